@@ -1,0 +1,153 @@
+// Package manifest holds the entries of a snapshot and the codec of the
+// segments that store them. It is pure: no I/O, no clock.
+package manifest
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Type of a node. The numbers are part of the stored format.
+type Type uint8
+
+// Types of nodes.
+const (
+	File        Type = 1
+	Dir         Type = 2
+	Symlink     Type = 3
+	Fifo        Type = 4
+	Socket      Type = 5
+	CharDevice  Type = 6
+	BlockDevice Type = 7
+)
+
+var typeNames = [...]string{"?", "file", "dir", "symlink", "fifo", "socket", "chardev", "blockdev"}
+
+func (t Type) String() string {
+	if int(t) < len(typeNames) {
+		return typeNames[t]
+	}
+	return fmt.Sprintf("type-%d", uint8(t))
+}
+
+// Flags of an entry. The numbers are part of the stored format.
+type Flags uint8
+
+const (
+	// Implied marks a parent directory of a captured path: its metadata is
+	// kept so that a new tree can be built, but the directory itself was
+	// not captured and a restore in place leaves it alone.
+	Implied Flags = 1 << iota
+	// Changed marks a file that changed while it was read, twice.
+	Changed
+	// Unreadable marks a node whose content, or part of it, could not be
+	// read; the content held by the entry is not the file's.
+	Unreadable
+	// Command marks the output of a command source.
+	Command
+)
+
+// Entry is one node of a captured tree.
+//
+// Path is relative to the root of the file system: any bytes but NUL, no
+// leading, trailing or doubled slash, no "." or ".." component; the root
+// itself is "". Strings of a decoded entry share memory with their segment
+// and must not be kept beyond it without strings.Clone.
+type Entry struct {
+	Path  string
+	Type  Type
+	Flags Flags
+
+	Mode        uint32 // permission bits with setuid, setgid, sticky: 0o7777
+	UID, GID    uint32
+	User, Group string // names at capture; may be empty
+	Mtime       Time
+
+	Size   uint64   // files: length in bytes, holes included
+	Target string   // symlinks
+	Rdev   uint64   // devices: major<<32 | minor
+	Xattrs []Xattr  // sorted by name; ACLs, capabilities and labels included
+	Link   uint64   // nonzero: all entries of a snapshot with this value are one inode
+	Holes  []Extent // files: sorted, disjoint, not adjacent; chunks cover the rest
+	Chunks []Chunk  // content without holes, in order
+
+	Stat *Stat // what the host saw; only in the host's own copy of a manifest
+}
+
+// Stat is what tells the host that a file has not changed since. It never
+// enters the store.
+type Stat struct {
+	Ctime Time
+	Inode uint64
+	Dev   uint64 // major<<32 | minor
+}
+
+// Time in seconds since 1970, which may be negative, and nanoseconds 0..999999999.
+type Time struct {
+	Sec  int64
+	Nsec uint32
+}
+
+// Time as the standard library's type, in UTC.
+func (t Time) Time() time.Time { return time.Unix(t.Sec, int64(t.Nsec)).UTC() }
+
+// Xattr is one extended attribute with its full name, such as "user.comment".
+type Xattr struct {
+	Name  string
+	Value []byte
+}
+
+// Extent is a range of a file in bytes.
+type Extent struct{ Offset, Length uint64 }
+
+// ChunkID is the keyed BLAKE3-256 of a chunk's plaintext.
+type ChunkID [32]byte
+
+// Chunk is a piece of content and where it was last known to lie.
+type Chunk struct {
+	ID  ChunkID
+	Len uint32 // plaintext bytes
+	Loc Location
+}
+
+// Location is a hint: the index is the authority when it fails.
+type Location struct {
+	Pack        *Pack  // shared by all chunks of one pack
+	FrameOffset uint32 // of the sealed frame in the pack
+	FrameLen    uint32 // sealed bytes
+	Offset      uint32 // of the chunk in the frame's plaintext
+}
+
+// Pack names a pack and what opens it.
+type Pack struct {
+	Hash    [32]byte // SHA-256 of the stored bytes: its key
+	Session [16]byte // which sealed session secret opens it
+	Salt    [32]byte
+}
+
+// Compare orders paths component-wise by bytes: a directory comes before
+// what is in it, and that before the directory's next sibling.
+func Compare(a, b string) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			if a[i] == '/' {
+				return -1
+			}
+			if b[i] == '/' {
+				return 1
+			}
+			if a[i] < b[i] {
+				return -1
+			}
+			return 1
+		}
+	}
+	return len(a) - len(b)
+}
+
+// Within tells whether path is dir or lies below it.
+func Within(path, dir string) bool {
+	return dir == "" || path == dir || len(path) > len(dir) && path[len(dir)] == '/' && strings.HasPrefix(path, dir)
+}

@@ -1,0 +1,48 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What callers of a Store branch on.
+var (
+	ErrNotFound    = errors.New("object does not exist")
+	ErrExists      = errors.New("object exists already with other content")
+	ErrNoStore     = errors.New("store does not exist") // no such bucket or directory
+	ErrDenied      = errors.New("access denied")
+	ErrCredentials = errors.New("no usable credentials")
+	ErrUnreachable = errors.New("store cannot be reached")
+	ErrFull        = errors.New("no space left in the store")
+	ErrUnsupported = errors.New("store does not support this")
+	ErrInvalidKey  = errors.New("invalid object key")
+	ErrStalled     = errors.New("transfer stalled")
+	ErrUnavailable = errors.New("store is temporarily unavailable") // throttled, 5xx after retries
+	ErrLocked      = errors.New("object is locked")
+)
+
+// Error says which operation failed on what, and what to do next.
+type Error struct {
+	Op    string // put, get, list, delete, retain, open
+	Store string // URL without secrets
+	Key   string
+	Err   error
+	Hint  string // what the operator can do; may be empty
+}
+
+func (e *Error) Error() string {
+	s := e.Op
+	if e.Key != "" {
+		s += " " + e.Key
+	}
+	if e.Store != "" {
+		s += " in " + e.Store
+	}
+	s = fmt.Sprintf("%s: %v", s, e.Err)
+	if e.Hint != "" {
+		s += " (" + e.Hint + ")"
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,161 @@
+// Package storage is the contract between knowngood and whatever keeps its
+// objects: an S3 bucket, a directory, the memory of a test.
+//
+// It promises little on purpose. Objects are created once and never changed;
+// there is no rename, no append, no lock. A store that keeps the contract
+// passes the conformance suite in storage/storagetest.
+package storage
+
+import (
+	"context"
+	"io"
+	"iter"
+	"time"
+)
+
+// Store keeps immutable objects under slash-separated keys.
+//
+// Keys are valid UTF-8 made of [A-Za-z0-9._=-] segments joined by single
+// slashes; no segment is empty, "." or "..". Every method may be called
+// concurrently. Errors are *Error values and match the sentinels of this
+// package with errors.Is.
+type Store interface {
+	// Put creates key with body. It never replaces: when key exists with
+	// other bytes the error is ErrExists and the stored object is
+	// untouched. When key exists with the same bytes Put returns nil, so a
+	// retry after a lost reply is harmless. When Put returns nil the object
+	// is durable and visible to Get and List. A failed Put leaves either
+	// nothing or the whole object. body is not kept after Put returns.
+	Put(ctx context.Context, key string, body []byte, opts PutOptions) error
+
+	// Get returns length bytes of key from offset; a negative length means
+	// to the end. A range that reaches past the end yields the bytes there
+	// are; an offset at or past the end yields none. The caller closes the
+	// reader. A key that does not exist is ErrNotFound.
+	Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error)
+
+	// List yields the objects that opts selects in bytewise key order. It
+	// stops after the first error. Memory does not grow with the listing.
+	List(ctx context.Context, opts ListOptions) iter.Seq2[Object, error]
+
+	// Delete removes key from view. Deleting what does not exist is no
+	// error. On a versioned store older versions may remain.
+	Delete(ctx context.Context, key string) error
+}
+
+// PutOptions qualify one Put. The zero value is a plain create.
+type PutOptions struct {
+	// SHA256 of the body, sent for the store to verify; computed when zero.
+	SHA256 [32]byte
+	// Retention, when its mode is set, locks the new object.
+	Retention Retention
+}
+
+// RetentionMode is an S3 Object Lock mode.
+type RetentionMode string
+
+// The modes of Object Lock; the empty mode is no lock.
+const (
+	Governance RetentionMode = "GOVERNANCE"
+	Compliance RetentionMode = "COMPLIANCE"
+)
+
+// Retention is a lock on one version of one object.
+type Retention struct {
+	Mode  RetentionMode
+	Until time.Time
+}
+
+// ListOptions select what List yields.
+type ListOptions struct {
+	// Prefix is a plain string prefix of the keys.
+	Prefix string
+	// After leaves out keys bytewise at or before it.
+	After string
+	// Delimiter folds keys that have a further slash after Prefix into one
+	// Object with Folded set, whose Key ends in that slash.
+	Delimiter bool
+	// Limit ends the listing after so many objects; 0 is no limit.
+	Limit int
+}
+
+// Object describes a stored object, or a folded prefix of several.
+type Object struct {
+	Key      string
+	Size     int64
+	Modified time.Time
+	Folded   bool
+}
+
+// Retainer is the optional capability to see and extend locks.
+type Retainer interface {
+	// Retain sets or extends the lock of a version; it never shortens.
+	Retain(ctx context.Context, key, version string, r Retention) error
+	// Retention tells the lock of a version; the zero value means none is
+	// reported, which on some stores may still mean a bucket default.
+	Retention(ctx context.Context, key, version string) (Retention, error)
+}
+
+// Versioner is the optional capability to see what lies beneath the current
+// view: older versions, and versions hidden by a delete marker.
+type Versioner interface {
+	// Versions yields the versions of key, newest first. A key that never
+	// existed yields nothing.
+	Versions(ctx context.Context, key string) iter.Seq2[Version, error]
+	// GetVersion is Get of one version.
+	GetVersion(ctx context.Context, key, version string, offset, length int64) (io.ReadCloser, error)
+}
+
+// Version is one version of an object.
+type Version struct {
+	ID       string
+	Size     int64
+	Modified time.Time
+	// Marker says that this version is a delete marker and has no bytes.
+	Marker bool
+}
+
+// Unwrapper is a decorator: a Store around another.
+type Unwrapper interface{ Unwrap() Store }
+
+// Capability returns s, or the nearest store that s decorates, as a T.
+func Capability[T any](s Store) (T, bool) {
+	for s != nil {
+		if t, ok := s.(T); ok {
+			return t, true
+		}
+		u, ok := s.(Unwrapper)
+		if !ok {
+			break
+		}
+		s = u.Unwrap()
+	}
+	var zero T
+	return zero, false
+}
+
+// ReadAll reads one range of an object into memory; see Store.Get. It is an
+// error when a non-negative length is asked for and fewer bytes arrive than
+// that: io.ErrUnexpectedEOF, wrapped.
+func ReadAll(ctx context.Context, s Store, key string, offset, length int64) ([]byte, error) {
+	r, err := s.Get(ctx, key, offset, length)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if length < 0 {
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return nil, &Error{Op: "get", Key: key, Err: err}
+		}
+		return b, nil
+	}
+	b := make([]byte, length)
+	if _, err := io.ReadFull(r, b); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, &Error{Op: "get", Key: key, Err: err}
+	}
+	return b, nil
+}
