@@ -1,0 +1,268 @@
+package wire
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Field is a field of a record that this version does not know.
+type Field struct {
+	Tag   uint64
+	Value []byte
+}
+
+// Record builds a record. Fields may be added in any order; zero values are
+// left out.
+type Record struct{ fields []Field }
+
+// Bytes adds a field of raw bytes, which the record keeps until Append.
+func (r *Record) Bytes(tag uint64, v []byte) {
+	if len(v) > 0 {
+		r.fields = append(r.fields, Field{tag, v})
+	}
+}
+
+// Text adds a field of text.
+func (r *Record) Text(tag uint64, v string) { r.Bytes(tag, []byte(v)) }
+
+// Uint adds an integer.
+func (r *Record) Uint(tag, v uint64) {
+	if v != 0 {
+		r.Bytes(tag, AppendUvarint(nil, v))
+	}
+}
+
+// Time adds a time; the zero time is left out.
+func (r *Record) Time(tag uint64, t time.Time) {
+	if !t.IsZero() {
+		r.Bytes(tag, AppendSvarint(nil, t.UnixNano()))
+	}
+}
+
+// List adds a list of byte strings.
+func (r *Record) List(tag uint64, v [][]byte) {
+	if len(v) == 0 {
+		return
+	}
+	b := AppendUvarint(nil, uint64(len(v)))
+	for _, e := range v {
+		b = AppendBytes(b, e)
+	}
+	r.Bytes(tag, b)
+}
+
+// Unknown adds the fields that Fields.Unknown gave.
+func (r *Record) Unknown(f []Field) { r.fields = append(r.fields, f...) }
+
+// Append appends the record to b.
+func (r *Record) Append(b []byte) []byte {
+	slices.SortFunc(r.fields, func(x, y Field) int {
+		if x.Tag < y.Tag {
+			return -1
+		}
+		return 1
+	})
+	for _, f := range r.fields {
+		b = AppendUvarint(b, f.Tag)
+		b = AppendBytes(b, f.Value)
+	}
+	return b
+}
+
+// Fields is a record being decoded. Each method takes its field away; what
+// Finish finds left is unknown. Values share memory with the input.
+type Fields struct {
+	fields []Field
+	err    error
+}
+
+// ParseRecord splits b into fields.
+func ParseRecord(b []byte) (*Fields, error) {
+	d := NewDecoder(b)
+	r := &Fields{}
+	last := uint64(0)
+	for d.Err() == nil && d.Rest() > 0 {
+		f := Field{Tag: d.Uvarint(), Value: d.Bytes()}
+		if d.Err() == nil && f.Tag <= last {
+			d.Fail("field %d after field %d", f.Tag, last)
+		}
+		if d.Err() == nil && len(f.Value) == 0 {
+			d.Fail("field %d is empty", f.Tag)
+		}
+		last = f.Tag
+		r.fields = append(r.fields, f)
+	}
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Fail records an error about a field, unless one is recorded.
+func (r *Fields) Fail(tag uint64, format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: field %d: %s", ErrMalformed, tag, fmt.Sprintf(format, args...))
+	}
+}
+
+// Bytes takes a field, nil when it is absent.
+func (r *Fields) Bytes(tag uint64) []byte {
+	for i, f := range r.fields {
+		if f.Tag == tag {
+			r.fields = slices.Delete(r.fields, i, i+1)
+			return f.Value
+		}
+	}
+	return nil
+}
+
+// Fixed fills dst from a field that must be there with just that length.
+func (r *Fields) Fixed(tag uint64, dst []byte) {
+	v := r.Bytes(tag)
+	if len(v) != len(dst) {
+		r.Fail(tag, "%d bytes, want %d", len(v), len(dst))
+		return
+	}
+	copy(dst, v)
+}
+
+// OptionalFixed is Fixed for a field that may be absent; it tells whether it was there.
+func (r *Fields) OptionalFixed(tag uint64, dst []byte) bool {
+	v := r.Bytes(tag)
+	if v == nil {
+		return false
+	}
+	if len(v) != len(dst) {
+		r.Fail(tag, "%d bytes, want %d", len(v), len(dst))
+		return false
+	}
+	copy(dst, v)
+	return true
+}
+
+// Text takes a text field.
+func (r *Fields) Text(tag uint64) string { return string(r.Bytes(tag)) }
+
+// Uint takes an integer field.
+func (r *Fields) Uint(tag uint64) uint64 {
+	v := r.Bytes(tag)
+	if v == nil {
+		return 0
+	}
+	d := NewDecoder(v)
+	n := d.Uvarint()
+	if d.Finish() != nil || n == 0 {
+		r.Fail(tag, "not a nonzero integer")
+	}
+	return n
+}
+
+// Time takes a time field.
+func (r *Fields) Time(tag uint64) time.Time {
+	v := r.Bytes(tag)
+	if v == nil {
+		return time.Time{}
+	}
+	d := NewDecoder(v)
+	n := d.Svarint()
+	if d.Finish() != nil {
+		r.Fail(tag, "not a time")
+	}
+	return time.Unix(0, n).UTC()
+}
+
+// List takes a list of byte strings of at most limit elements.
+func (r *Fields) List(tag uint64, limit int) [][]byte {
+	v := r.Bytes(tag)
+	if v == nil {
+		return nil
+	}
+	d := NewDecoder(v)
+	n := d.Count(1)
+	if n == 0 || n > limit {
+		r.Fail(tag, "list of %d elements", n)
+		return nil
+	}
+	out := make([][]byte, n)
+	for i := range out {
+		out[i] = d.Bytes()
+	}
+	if err := d.Finish(); err != nil {
+		r.Fail(tag, "%v", err)
+		return nil
+	}
+	return out
+}
+
+// Finish returns the fields that nobody took, which must be of odd tags, or
+// the first error. The unknown fields are copies.
+func (r *Fields) Finish() ([]Field, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	for i, f := range r.fields {
+		if f.Tag%2 == 0 {
+			return nil, fmt.Errorf("field %d is unknown: %w", f.Tag, ErrNewer)
+		}
+		r.fields[i].Value = slices.Clone(f.Value)
+	}
+	return r.fields, nil
+}
+
+// Kind of an object; the numbers are part of the stored format.
+type Kind uint8
+
+// Kinds of objects. 16 to 21 are reserved for receipts, tombstones,
+// attestations, audit events, parity and pending deletions.
+const (
+	KindDescriptor  Kind = 1
+	KindEpoch       Kind = 2
+	KindCertificate Kind = 3
+	KindJoinRequest Kind = 4
+	KindPack        Kind = 5
+	KindManifest    Kind = 6
+	KindIndexRun    Kind = 7
+	KindRoot        Kind = 8
+)
+
+var kindNames = [...]string{"object", "descriptor", "epoch", "host certificate", "join request", "pack", "manifest", "index run", "root"}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind-%d object", uint8(k))
+}
+
+// PreludeLen is the length of the bytes that every object starts with.
+const PreludeLen = 8
+
+const (
+	magic   = "KNGD"
+	version = 1
+)
+
+// AppendPrelude appends the prelude of an object.
+func AppendPrelude(b []byte, k Kind) []byte {
+	return append(append(b, magic...), byte(k), version, 0, 0)
+}
+
+// Prelude reads and checks the prelude of an object of kind k.
+func (d *Decoder) Prelude(k Kind) {
+	b := d.Take(PreludeLen)
+	switch {
+	case b == nil:
+	case string(b[:4]) != magic:
+		d.Fail("this is no object of knowngood")
+	case b[5] != version:
+		d.err = fmt.Errorf("format version %d: %w", b[5], ErrNewer)
+	case b[6] != 0 || b[7] != 0:
+		d.err = fmt.Errorf("required features %02x%02x: %w", b[7], b[6], ErrNewer)
+	case Kind(b[4]) != k:
+		d.Fail("a %v where a %v should be", Kind(b[4]), k)
+	}
+	if d.err != nil {
+		d.off = len(d.buf)
+	}
+}
