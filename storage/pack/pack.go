@@ -1,0 +1,325 @@
+// Package pack is the codec of packs and manifest containers (docs/FORMAT.md
+// sections 6 and 7): content compressed and sealed in frames, a table of
+// contents that the host can read, and a trailer that opens from itself.
+//
+// It is pure: no I/O, no logging, no clock. It never panics on what it reads
+// and allocates in proportion to it.
+package pack
+
+import (
+	"crypto/cipher"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"slices"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/seal"
+)
+
+// FirstOffset is where the first frame of an object starts.
+const FirstOffset = wire.PreludeLen
+
+const (
+	footer     = "KNGE"
+	footerLen  = 4 + 4 + len(footer)
+	trailerMin = 16 + 8 + 8 + 16 + 32
+	endLen     = 2 + 4 + sha256.Size + seal.Overhead // method and length take a byte each
+)
+
+// TailLen is how many bytes of an object's end hold the contents of most
+// packs: what a reader asks for first.
+const TailLen = 64 << 10
+
+// Chunk is a piece of a frame's content.
+type Chunk struct {
+	ID  [32]byte
+	Len uint32
+}
+
+// Frame is a line of the contents.
+type Frame struct {
+	Offset     uint32 // of the sealed frame, in the object
+	SealedLen  uint32
+	ContentLen uint32
+	Chunks     []Chunk
+}
+
+// Object is a line of a manifest's list of what its snapshot needs.
+type Object struct {
+	Kind wire.Kind
+	Hash [32]byte
+	Size uint64 // stored bytes
+	Live uint64 // content bytes that the snapshot refers to
+}
+
+// CompareObjects orders by kind, then hash.
+func CompareObjects(a, b Object) int {
+	if a.Kind != b.Kind {
+		return int(a.Kind) - int(b.Kind)
+	}
+	return slices.Compare(a.Hash[:], b.Hash[:])
+}
+
+// Contents is the table of an object: its frames and, in a container that
+// holds a manifest table, the objects that the snapshot needs.
+type Contents struct {
+	Frames  []Frame
+	Objects []Object
+}
+
+// Append appends the plaintext of the contents.
+func (c *Contents) Append(b []byte) []byte {
+	b = wire.AppendUvarint(b, uint64(len(c.Frames)))
+	for _, f := range c.Frames {
+		b = wire.AppendUvarint(b, uint64(f.SealedLen))
+		b = wire.AppendUvarint(b, uint64(f.ContentLen))
+		b = wire.AppendUvarint(b, uint64(len(f.Chunks)))
+		for _, ch := range f.Chunks {
+			b = append(b, ch.ID[:]...)
+			b = wire.AppendUvarint(b, uint64(ch.Len))
+		}
+	}
+	b = wire.AppendUvarint(b, uint64(len(c.Objects)))
+	for _, o := range c.Objects {
+		b = append(b, byte(o.Kind))
+		b = append(b, o.Hash[:]...)
+		b = wire.AppendUvarint(b, o.Size)
+		b = wire.AppendUvarint(b, o.Live)
+	}
+	return b
+}
+
+// ParseContents reads the plaintext of the contents of an object of kind.
+func ParseContents(kind wire.Kind, b []byte) (*Contents, error) {
+	d := wire.NewDecoder(b)
+	c := &Contents{Frames: make([]Frame, 0, min(d.Rest()/3, 1024))}
+	offset := uint64(FirstOffset)
+	for range d.Count(3) {
+		f := Frame{Offset: uint32(offset), SealedLen: uint32(d.UvarintMax(MaxObject)), ContentLen: uint32(d.UvarintMax(maxContent(kind)))}
+		if offset += uint64(f.SealedLen); offset > MaxObject {
+			d.Fail("frames are longer than an object may be")
+		}
+		n := d.Count(33)
+		f.Chunks = make([]Chunk, n)
+		var sum uint64
+		for i := range f.Chunks {
+			d.Copy(f.Chunks[i].ID[:])
+			f.Chunks[i].Len = uint32(d.UvarintMax(maxContent(kind)))
+			if f.Chunks[i].Len == 0 && d.Err() == nil {
+				d.Fail("empty chunk")
+			}
+			sum += uint64(f.Chunks[i].Len)
+		}
+		if n > 0 && sum != uint64(f.ContentLen) {
+			d.Fail("chunks of %d bytes in a frame of %d", sum, f.ContentLen)
+		}
+		if d.Err() != nil {
+			break
+		}
+		c.Frames = append(c.Frames, f)
+	}
+	for range d.Count(35) {
+		o := Object{Kind: wire.Kind(d.U8())}
+		d.Copy(o.Hash[:])
+		o.Size, o.Live = d.Uvarint(), d.Uvarint()
+		if k := len(c.Objects); k > 0 && CompareObjects(c.Objects[k-1], o) >= 0 {
+			d.Fail("objects out of order")
+		}
+		if o.Kind != wire.KindPack && o.Kind != wire.KindManifest {
+			d.Fail("a %v among the objects of a snapshot", o.Kind)
+		}
+		if d.Err() != nil {
+			break
+		}
+		c.Objects = append(c.Objects, o)
+	}
+	if err := d.Finish(); err != nil {
+		return nil, fmt.Errorf("contents: %w", err)
+	}
+	return c, nil
+}
+
+// Trailer is what opens an object, in clear at its end.
+type Trailer struct {
+	Repository seal.RepositoryID
+	Domain     seal.DomainID
+	Session    seal.SealedSession
+	Salt       seal.Salt
+}
+
+func (t *Trailer) append(b []byte) []byte {
+	b = append(b, t.Repository[:]...)
+	b = append(b, t.Domain[:]...)
+	b = append(b, t.Session.Epoch[:]...)
+	b = append(b, t.Session.ID[:]...)
+	b = append(b, t.Salt[:]...)
+	return append(b, t.Session.Sealed...)
+}
+
+// Tail is the end of an object, split.
+type Tail struct {
+	Trailer
+	sealed     []byte // contents
+	additional []byte
+	end        int64 // offset of the sealed contents in the object
+}
+
+// ErrShortTail says that the tail given was too short; Need tells how many
+// bytes it takes.
+type ErrShortTail struct{ Need int64 }
+
+func (e *ErrShortTail) Error() string {
+	return fmt.Sprintf("the end of the object takes %d bytes", e.Need)
+}
+
+// ParseTail splits tail, the last bytes of an object that is size bytes long.
+// The error is *ErrShortTail when tail has fewer bytes than it takes.
+func ParseTail(kind wire.Kind, tail []byte, size int64) (*Tail, error) {
+	bad := func(what string) (*Tail, error) { return nil, fmt.Errorf("%v: %w: %s", kind, wire.ErrMalformed, what) }
+	if size > MaxObject || len(tail) < footerLen || int64(len(tail)) > size {
+		return bad("its size cannot be")
+	}
+	foot := tail[len(tail)-footerLen:]
+	if string(foot[8:]) != footer {
+		return bad("its end is missing")
+	}
+	contents, trailer := int64(binary.LittleEndian.Uint32(foot)), int64(binary.LittleEndian.Uint32(foot[4:]))
+	need := contents + trailer + footerLen
+	if contents > MaxContents || contents < seal.Overhead+2 || trailer < trailerMin || trailer > trailerMin+seal.MaxSealed || need+FirstOffset+endLen > size {
+		return bad("its table's length cannot be")
+	}
+	if int64(len(tail)) < need {
+		return nil, &ErrShortTail{need}
+	}
+	tail = tail[int64(len(tail))-need:]
+	d := wire.NewDecoder(tail[contents : contents+trailer])
+	t := &Tail{sealed: tail[:contents], end: size - need}
+	d.Copy(t.Repository[:])
+	d.Copy(t.Domain[:])
+	d.Copy(t.Session.Epoch[:])
+	d.Copy(t.Session.ID[:])
+	d.Copy(t.Salt[:])
+	t.Session.Sealed = slices.Clone(d.Take(d.Rest()))
+	t.additional = append(wire.AppendPrelude(nil, kind), tail[contents:contents+trailer]...)
+	return t, nil
+}
+
+// Contents opens the table with the host's own keys.
+func (t *Tail) Contents(kind wire.Kind, domain *seal.Domain) (*Contents, error) {
+	b, err := seal.OpenOnce(domain.ContentsKey(kind, t.Salt), t.sealed, t.additional)
+	if err != nil {
+		return nil, fmt.Errorf("contents: %w", err)
+	}
+	c, err := ParseContents(kind, b)
+	if err != nil {
+		return nil, err
+	}
+	end := int64(FirstOffset)
+	if n := len(c.Frames); n > 0 {
+		end = int64(c.Frames[n-1].Offset) + int64(c.Frames[n-1].SealedLen)
+	}
+	if end+endLen != t.end {
+		return nil, fmt.Errorf("contents: %w: the frames end at %d, the table starts at %d", wire.ErrMalformed, end, t.end)
+	}
+	return c, nil
+}
+
+// VerifyEnd checks with the frame key that the contents are those that the
+// writer of the frames sealed. object is the whole object.
+func (t *Tail) VerifyEnd(key cipher.AEAD, kind wire.Kind, object []byte, c *Contents) error {
+	at := int(t.end) - endLen
+	nonce, ad := frameNonce(at), frameAdditional(kind, true)
+	b, err := key.Open(nil, nonce[:], object[at:t.end], ad[:])
+	if err != nil {
+		return fmt.Errorf("end frame: %w", seal.ErrWrongKey)
+	}
+	if want := endFrame(c.Append(nil), len(c.Frames)); !slices.Equal(b, want) {
+		return fmt.Errorf("contents differ from what their writer sealed: %w", wire.ErrMalformed)
+	}
+	return nil
+}
+
+func endFrame(contents []byte, frames int) []byte {
+	sum := sha256.Sum256(contents)
+	return StoredFrame(nil, append(binary.LittleEndian.AppendUint32(nil, uint32(frames)), sum[:]...))
+}
+
+// CheckPrelude checks the first bytes of an object.
+func CheckPrelude(kind wire.Kind, object []byte) error {
+	d := wire.NewDecoder(object)
+	d.Prelude(kind)
+	return d.Err()
+}
+
+// Builder makes one object in memory. It is owned by one goroutine.
+type Builder struct {
+	kind     wire.Kind
+	repo     seal.RepositoryID
+	domain   *seal.Domain
+	session  *seal.Session
+	salt     seal.Salt
+	key      cipher.AEAD
+	buf      []byte
+	hash     hash.Hash
+	hashed   int
+	contents Contents
+	chunks   int
+}
+
+// NewBuilder starts an object in buf's memory, which it keeps until Finish.
+func NewBuilder(kind wire.Kind, repo seal.RepositoryID, domain *seal.Domain, session *seal.Session, buf []byte) *Builder {
+	salt := seal.NewSalt()
+	return &Builder{
+		kind: kind, repo: repo, domain: domain, session: session, salt: salt,
+		key:  session.FrameKey(kind, repo, domain.ID, salt),
+		buf:  wire.AppendPrelude(buf[:0], kind),
+		hash: sha256.New(),
+	}
+}
+
+// Salt of the object, for those who will open its frames.
+func (b *Builder) Salt() seal.Salt { return b.salt }
+
+// Size is the number of bytes so far.
+func (b *Builder) Size() int { return len(b.buf) }
+
+// Chunks is the number of chunks so far.
+func (b *Builder) Chunks() int { return b.chunks }
+
+// Add seals plaintext, the plaintext of a frame whose content is contentLen
+// bytes long and consists of chunks, which the Builder keeps.
+func (b *Builder) Add(plaintext []byte, contentLen int, chunks []Chunk) Frame {
+	f := Frame{Offset: uint32(len(b.buf)), ContentLen: uint32(contentLen), Chunks: chunks}
+	b.sealFrame(plaintext, false)
+	f.SealedLen = uint32(len(b.buf)) - f.Offset
+	b.contents.Frames = append(b.contents.Frames, f)
+	b.chunks += len(chunks)
+	b.hash.Write(b.buf[b.hashed:])
+	b.hashed = len(b.buf)
+	return f
+}
+
+func (b *Builder) sealFrame(plaintext []byte, last bool) {
+	nonce, ad := frameNonce(len(b.buf)), frameAdditional(b.kind, last)
+	b.buf = b.key.Seal(b.buf, nonce[:], plaintext, ad[:])
+}
+
+// Finish ends the object and returns its bytes, its SHA-256 and its contents.
+// The Builder must not be used after it; the bytes are the caller's.
+func (b *Builder) Finish(objects []Object) (object []byte, sum [32]byte, contents *Contents) {
+	b.contents.Objects = objects
+	table := b.contents.Append(nil)
+	b.sealFrame(endFrame(table, len(b.contents.Frames)), true)
+	t := Trailer{Repository: b.repo, Domain: b.domain.ID, Session: b.session.SealedSession, Salt: b.salt}
+	additional := t.append(wire.AppendPrelude(nil, b.kind))
+	sealed := seal.Once(b.domain.ContentsKey(b.kind, b.salt), table, additional)
+	b.buf = append(b.buf, sealed...)
+	b.buf = append(b.buf, additional[wire.PreludeLen:]...)
+	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed)))
+	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(additional)-wire.PreludeLen))
+	b.buf = append(b.buf, footer...)
+	b.hash.Write(b.buf[b.hashed:])
+	return b.buf, [32]byte(b.hash.Sum(nil)), &b.contents
+}
