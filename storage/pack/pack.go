@@ -23,7 +23,7 @@ const FirstOffset = wire.PreludeLen
 
 const (
 	footer     = "KNGE"
-	footerLen  = 4 + 4 + len(footer)
+	footerLen  = 4 + 4 + 4
 	trailerMin = 16 + 8 + 8 + 16 + 32
 	endLen     = 2 + 4 + sha256.Size + seal.Overhead // method and length take a byte each
 )
