@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"knowngood/storage/pack"
 )
 
 // Type of a node. The numbers are part of the stored format.
@@ -71,6 +73,7 @@ type Entry struct {
 	Link   uint64   // nonzero: all entries of a snapshot with this value are one inode
 	Holes  []Extent // files: sorted, disjoint, not adjacent; chunks cover the rest
 	Chunks []Chunk  // content without holes, in order
+	Ext    []byte   // a record of fields that this version does not know
 
 	Stat *Stat // what the host saw; only in the host's own copy of a manifest
 }
@@ -113,17 +116,10 @@ type Chunk struct {
 
 // Location is a hint: the index is the authority when it fails.
 type Location struct {
-	Pack        *Pack  // shared by all chunks of one pack
-	FrameOffset uint32 // of the sealed frame in the pack
-	FrameLen    uint32 // sealed bytes
-	Offset      uint32 // of the chunk in the frame's plaintext
-}
-
-// Pack names a pack and what opens it.
-type Pack struct {
-	Hash    [32]byte // SHA-256 of the stored bytes: its key
-	Session [16]byte // which sealed session secret opens it
-	Salt    [32]byte
+	Pack        *pack.Ref // shared by all chunks of one pack
+	FrameOffset uint32    // of the sealed frame in the pack
+	FrameLen    uint32    // sealed bytes
+	Offset      uint32    // of the chunk in the frame's plaintext
 }
 
 // Compare orders paths component-wise by bytes: a directory comes before
@@ -150,4 +146,13 @@ func Compare(a, b string) int {
 // Within tells whether path is dir or lies below it.
 func Within(path, dir string) bool {
 	return dir == "" || path == dir || len(path) > len(dir) && path[len(dir)] == '/' && strings.HasPrefix(path, dir)
+}
+
+// ContentSize is how many bytes of a file are not holes.
+func (e *Entry) ContentSize() uint64 {
+	n := e.Size
+	for _, h := range e.Holes {
+		n -= h.Length
+	}
+	return n
 }

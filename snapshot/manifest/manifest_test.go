@@ -1,0 +1,251 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/pack"
+	"knowngood/storage/seal"
+)
+
+var update = flag.Bool("update", false, "write the vectors anew")
+
+func genEntries(t *rapid.T) []*Entry {
+	paths := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-c.\x01\xff ]{1,6}(/[a-c\n]{1,3}){0,3}`), 1, 40, rapid.ID).Draw(t, "paths")
+	paths = slices.DeleteFunc(paths, func(p string) bool { return !ValidPath(p) })
+	if rapid.Bool().Draw(t, "root") {
+		paths = append(paths, "")
+	}
+	if len(paths) == 0 {
+		paths = []string{"a"}
+	}
+	slices.SortFunc(paths, Compare)
+	packs := make([]*pack.Ref, 3)
+	for i := range packs {
+		packs[i] = &pack.Ref{Hash: [32]byte{byte(i)}, Session: seal.SessionID{byte(i)}, Salt: seal.Salt{byte(i)}}
+	}
+	var out []*Entry
+	for _, p := range paths {
+		e := &Entry{Path: p, Type: Type(rapid.IntRange(1, 7).Draw(t, "type")), Flags: Flags(rapid.IntRange(0, 15).Draw(t, "flags")),
+			Mode: uint32(rapid.IntRange(0, 0o7777).Draw(t, "mode")), UID: rapid.Uint32().Draw(t, "uid"), GID: uint32(rapid.IntRange(0, 2).Draw(t, "gid")),
+			User: rapid.SampledFrom([]string{"", "root", "www"}).Draw(t, "user"), Group: "g",
+			Mtime: Time{rapid.Int64().Draw(t, "sec"), uint32(rapid.IntRange(0, 999_999_999).Draw(t, "nsec"))},
+			Link:  rapid.SampledFrom([]uint64{0, 1, 1 << 63}).Draw(t, "link")}
+		if rapid.Bool().Draw(t, "xattr") {
+			e.Xattrs = []Xattr{{"user.a", []byte("v")}, {"user.b", []byte{}}}
+		}
+		if rapid.IntRange(0, 5).Draw(t, "ext") == 0 {
+			e.Ext = []byte{1, 1, 7}
+		}
+		switch e.Type {
+		case Symlink:
+			e.Target = "../x\n"
+		case CharDevice, BlockDevice:
+			e.Rdev = rapid.Uint64().Draw(t, "rdev")
+		case File:
+			for range rapid.IntRange(0, 3).Draw(t, "chunks") {
+				c := Chunk{Len: uint32(rapid.IntRange(1, pack.MaxChunk).Draw(t, "len"))}
+				copy(c.ID[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "id"))
+				c.Loc = Location{packs[rapid.IntRange(0, 2).Draw(t, "pack")], uint32(rapid.IntRange(8, 20).Draw(t, "frame")), 7, uint32(rapid.IntRange(0, 99).Draw(t, "offset"))}
+				e.Chunks = append(e.Chunks, c)
+				e.Size += uint64(c.Len)
+			}
+			if rapid.Bool().Draw(t, "holes") {
+				e.Holes = []Extent{{0, 4096}}
+				e.Size += 4096
+				if e.Size > 4096 {
+					e.Holes = append(e.Holes, Extent{4097, 5})
+					e.Size += 5
+				}
+			}
+		}
+		e.Stat = &Stat{Time{rapid.Int64().Draw(t, "csec"), 5}, rapid.Uint64().Draw(t, "ino"), 9}
+		out = append(out, e)
+	}
+	return out
+}
+
+func TestSegmentsAndStatsReadBackAsWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		entries := genEntries(t)
+		var x Encoder
+		content := x.Append(nil, entries)
+		got, err := ParseSegment(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ParseStats(AppendStats(nil, entries), got); err != nil {
+			t.Fatal(err)
+		}
+		for i := range got {
+			if !reflect.DeepEqual(normal(got[i]), normal(*entries[i])) {
+				t.Fatalf("entry %d\n got %+v\nwant %+v", i, got[i], *entries[i])
+			}
+		}
+		if again := x.Append(nil, pointers(got)); !bytes.Equal(again, content) {
+			t.Fatal("encodes to other bytes")
+		}
+	})
+}
+
+func normal(e Entry) Entry {
+	if len(e.Chunks) == 0 {
+		e.Chunks = nil
+	}
+	return e
+}
+
+func pointers(e []Entry) []*Entry {
+	out := make([]*Entry, len(e))
+	for i := range e {
+		out[i] = &e[i]
+	}
+	return out
+}
+
+func TestTheSegmentIDIgnoresLocations(t *testing.T) {
+	chunk := func(p byte) Chunk {
+		return Chunk{ID: ChunkID{1}, Len: 5, Loc: Location{Pack: &pack.Ref{Hash: [32]byte{p}}, FrameOffset: uint32(p), FrameLen: 9}}
+	}
+	id := func(p byte, path string) [32]byte {
+		var x Encoder
+		id, err := SegmentID([32]byte{3}, x.Append(nil, []*Entry{{Path: path, Type: File, Size: 5, Chunks: []Chunk{chunk(p)}}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	if id(1, "a") != id(2, "a") {
+		t.Error("the location changes the ID")
+	}
+	if id(1, "a") == id(1, "b") {
+		t.Error("the path does not change the ID")
+	}
+}
+
+func TestCompareOrdersByComponent(t *testing.T) {
+	want := []string{"", "a", "a/b", "a/b/c", "a/c", "a b", "a-", "a.", "ab", "b"}
+	got := slices.Clone(want)
+	slices.Reverse(got)
+	slices.SortFunc(got, Compare)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestPathsThatCouldEscapeAreInvalid(t *testing.T) {
+	for _, p := range []string{"/a", "a/", "a//b", ".", "..", "a/../b", "a/.", "a\x00b", strings.Repeat("a/", MaxPath/2) + "a"} {
+		if ValidPath(p) {
+			t.Errorf("%.20q is valid", p)
+		}
+		var x Encoder
+		if _, err := ParseSegment(x.Append(nil, []*Entry{{Path: p, Type: Dir}})); !errors.Is(err, wire.ErrMalformed) {
+			t.Errorf("segment with %.20q: %v", p, err)
+		}
+	}
+	for _, p := range []string{"", "a", "...", "a/..b", "\xff\n", "a/ "} {
+		if !ValidPath(p) {
+			t.Errorf("%q is not valid", p)
+		}
+	}
+}
+
+func TestEntriesOutOfOrderAreRefused(t *testing.T) {
+	for _, paths := range [][]string{{"b", "a"}, {"a", "a"}, {"a b", "a/b"}} {
+		var x Encoder
+		if _, err := ParseSegment(x.Append(nil, []*Entry{{Path: paths[0], Type: Dir}, {Path: paths[1], Type: Dir}})); err == nil {
+			t.Errorf("%q is read", paths)
+		}
+	}
+}
+
+func vectorTable() *Table {
+	return &Table{
+		Sources:    []string{"/etc"},
+		Containers: []pack.Ref{{Hash: [32]byte{1}, Session: seal.SessionID{2}, Salt: seal.Salt{3}}},
+		Segments: []Segment{{Container: 1, Offset: 8, SealedLen: 100, ContentLen: 200, ID: [32]byte{4}, Entries: 3, First: ""},
+			{Container: 0, Offset: 8, SealedLen: 50, ContentLen: 60, ID: [32]byte{5}, Entries: 1, First: "etc/b"}},
+		Sessions: []seal.SealedSession{{ID: seal.SessionID{2}, Epoch: seal.EpochID{6}, Sealed: []byte("sealed")}},
+		Problems: []Problem{{"etc/shadow", "permission denied"}}, Exclusions: []string{"*.tmp"},
+		Unknown: []wire.Field{{Tag: 99, Value: []byte("kept")}},
+	}
+}
+
+func vectorEntries() []*Entry {
+	p := &pack.Ref{Hash: [32]byte{1}, Session: seal.SessionID{2}, Salt: seal.Salt{3}}
+	return []*Entry{
+		{Path: "", Type: Dir, Flags: Implied, Mode: 0o755, User: "root", Group: "root", Mtime: Time{-1, 5}},
+		{Path: "etc", Type: Dir, Mode: 0o755, User: "root", Group: "root", Mtime: Time{1700000000, 0}},
+		{Path: "etc/a", Type: File, Mode: 0o4755, UID: 7, GID: 8, Mtime: Time{1700000001, 999999999}, Size: 5000,
+			Holes: []Extent{{100, 4096}}, Xattrs: []Xattr{{"user.k", []byte("v")}},
+			Chunks: []Chunk{{ChunkID{9}, 800, Location{p, 8, 500, 0}}, {ChunkID{10}, 104, Location{p, 8, 500, 800}}}},
+		{Path: "etc/b", Type: Symlink, Mode: 0o777, Target: "../a", Ext: []byte{1, 1, 7}},
+		{Path: "etc/null", Type: CharDevice, Mode: 0o666, Rdev: 1<<32 | 3, Link: 77},
+	}
+}
+
+func TestVectorsOfTheFormatHold(t *testing.T) {
+	var x Encoder
+	segment := x.Append(nil, vectorEntries())
+	id, err := SegmentID([32]byte{1, 2, 3}, segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range map[string][]byte{"segment": segment, "segment-id": id[:], "table": vectorTable().Append(nil)} {
+		file := filepath.Join("testdata", name+".hex")
+		if *update {
+			os.MkdirAll("testdata", 0o755)
+			os.WriteFile(file, []byte(hex.EncodeToString(got)+"\n"), 0o644)
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if hex.EncodeToString(got) != strings.TrimSpace(string(want)) {
+			t.Errorf("%s is\n%x, the vector\n%s", name, got, want)
+		}
+	}
+	table, err := ParseTable(vectorTable().Append(nil))
+	if err != nil || !reflect.DeepEqual(table, vectorTable()) {
+		t.Errorf("table reads back as %+v, %v", table, err)
+	}
+}
+
+func FuzzSegment(f *testing.F) {
+	var x Encoder
+	f.Add(x.Append(nil, vectorEntries()))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		entries, err := ParseSegment(b)
+		if err != nil {
+			return
+		}
+		var x Encoder
+		if again := x.Append(nil, pointers(entries)); !bytes.Equal(again, b) {
+			t.Errorf("parses, but encodes to\n%x, not\n%x", again, b)
+		}
+	})
+}
+
+func FuzzTable(f *testing.F) {
+	f.Add(vectorTable().Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		table, err := ParseTable(b)
+		if err != nil {
+			return
+		}
+		if again := table.Append(nil); !bytes.Equal(again, b) {
+			t.Errorf("parses, but encodes to\n%x, not\n%x", again, b)
+		}
+	})
+}

@@ -1,0 +1,176 @@
+package manifest
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/pack"
+	"knowngood/storage/seal"
+)
+
+// Limits of a table.
+const (
+	MaxSegments = 1 << 24
+	MaxProblems = 10_000
+)
+
+// Table is the directory of a manifest: its segments and what opens them.
+type Table struct {
+	Sources    []string   // paths and commands as configured
+	Containers []pack.Ref // of segments that lie outside the table's own container
+	Segments   []Segment  // in path order
+	Sessions   []seal.SealedSession
+	Problems   []Problem
+	Exclusions []string
+	Unknown    []wire.Field
+}
+
+// Segment says where a segment lies and what it starts with.
+type Segment struct {
+	Container  int // 0: that of the table; else position in Containers, plus 1
+	Offset     uint32
+	SealedLen  uint32
+	ContentLen uint32
+	ID         [32]byte
+	Entries    uint32
+	First      string // path of the first entry
+}
+
+// Problem names what could not be captured as it should.
+type Problem struct{ Path, Reason string }
+
+// Append appends the record of the table.
+func (t *Table) Append(dst []byte) []byte {
+	var r wire.Record
+	r.List(2, fromStrings(t.Sources))
+	if len(t.Containers) > 0 {
+		b := wire.AppendUvarint(nil, uint64(len(t.Containers)))
+		for _, c := range t.Containers {
+			b = append(b, c.Hash[:]...)
+			b = append(b, c.Session[:]...)
+			b = append(b, c.Salt[:]...)
+		}
+		r.Bytes(4, b)
+	}
+	if len(t.Segments) > 0 {
+		b := wire.AppendUvarint(nil, uint64(len(t.Segments)))
+		for i := range t.Segments {
+			s := &t.Segments[i]
+			b = wire.AppendUvarint(b, uint64(s.Container))
+			b = wire.AppendUvarint(b, uint64(s.Offset))
+			b = wire.AppendUvarint(b, uint64(s.SealedLen))
+			b = wire.AppendUvarint(b, uint64(s.ContentLen))
+			b = append(b, s.ID[:]...)
+			b = wire.AppendUvarint(b, uint64(s.Entries))
+			b = wire.AppendBytes(b, s.First)
+		}
+		r.Bytes(6, b)
+	}
+	if len(t.Sessions) > 0 {
+		b := wire.AppendUvarint(nil, uint64(len(t.Sessions)))
+		for _, s := range t.Sessions {
+			b = append(b, s.ID[:]...)
+			b = append(b, s.Epoch[:]...)
+			b = wire.AppendBytes(b, s.Sealed)
+		}
+		r.Bytes(8, b)
+	}
+	if len(t.Problems) > 0 {
+		b := wire.AppendUvarint(nil, uint64(len(t.Problems)))
+		for _, p := range t.Problems {
+			b = wire.AppendBytes(b, p.Path)
+			b = wire.AppendBytes(b, p.Reason)
+		}
+		r.Bytes(9, b)
+	}
+	r.List(11, fromStrings(t.Exclusions))
+	r.Unknown(t.Unknown)
+	return r.Append(dst)
+}
+
+// ParseTable decodes the record of a table.
+func ParseTable(b []byte) (*Table, error) {
+	f, err := wire.ParseRecord(b)
+	if err != nil {
+		return nil, fmt.Errorf("manifest table: %w", err)
+	}
+	t := &Table{Sources: toStrings(f.List(2, 65536))}
+	list(f, 4, 80, func(d *wire.Decoder) {
+		var c pack.Ref
+		d.Copy(c.Hash[:])
+		d.Copy(c.Session[:])
+		d.Copy(c.Salt[:])
+		t.Containers = append(t.Containers, c)
+	})
+	list(f, 6, 38, func(d *wire.Decoder) {
+		s := Segment{Container: int(d.UvarintMax(uint64(len(t.Containers)))), Offset: uint32(d.UvarintMax(pack.MaxObject)),
+			SealedLen: uint32(d.UvarintMax(pack.MaxObject)), ContentLen: uint32(d.UvarintMax(pack.MaxSegmentContent))}
+		d.Copy(s.ID[:])
+		s.Entries = uint32(d.UvarintMax(MaxEntries))
+		s.First = string(d.Bytes())
+		if n := len(t.Segments); !ValidPath(s.First) || n > 0 && Compare(t.Segments[n-1].First, s.First) >= 0 || n >= MaxSegments || s.Entries == 0 {
+			d.Fail("segment %d", n)
+		}
+		t.Segments = append(t.Segments, s)
+	})
+	list(f, 8, 25, func(d *wire.Decoder) {
+		var s seal.SealedSession
+		d.Copy(s.ID[:])
+		d.Copy(s.Epoch[:])
+		s.Sealed = slices.Clone(d.Bytes())
+		if n := len(t.Sessions); n > 0 && bytes.Compare(t.Sessions[n-1].ID[:], s.ID[:]) >= 0 || len(s.Sealed) > seal.MaxSealed {
+			d.Fail("session %d", n)
+		}
+		t.Sessions = append(t.Sessions, s)
+	})
+	list(f, 9, 2, func(d *wire.Decoder) {
+		t.Problems = append(t.Problems, Problem{string(d.Bytes()), string(d.Bytes())})
+		if len(t.Problems) > MaxProblems {
+			d.Fail("too many problems")
+		}
+	})
+	t.Exclusions = toStrings(f.List(11, 65536))
+	if t.Unknown, err = f.Finish(); err != nil {
+		return nil, fmt.Errorf("manifest table: %w", err)
+	}
+	return t, nil
+}
+
+// list reads a field that is a list of elements of at least size bytes.
+func list(f *wire.Fields, tag uint64, size int, element func(*wire.Decoder)) {
+	v := f.Bytes(tag)
+	if v == nil {
+		return
+	}
+	d := wire.NewDecoder(v)
+	n := d.Count(size)
+	if n == 0 {
+		d.Fail("empty list")
+	}
+	for range n {
+		if element(d); d.Err() != nil {
+			break
+		}
+	}
+	if err := d.Finish(); err != nil {
+		f.Fail(tag, "%v", err)
+	}
+}
+
+func fromStrings(s []string) [][]byte {
+	out := make([][]byte, len(s))
+	for i := range s {
+		out[i] = []byte(s[i])
+	}
+	return out
+}
+
+func toStrings(b [][]byte) []string {
+	var out []string
+	for _, s := range b {
+		out = append(out, string(s))
+	}
+	return out
+}
