@@ -1,0 +1,255 @@
+package statement
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"knowngood/storage/seal"
+)
+
+// KeyDescriptor is where the descriptor lies.
+const KeyDescriptor = "descriptor"
+
+// Prefixes of listings; each ends in a slash.
+const (
+	PrefixEpochs       = "epochs/"
+	PrefixOwnerSecrets = "keys/owner/"
+	PrefixHosts        = "hosts/"
+)
+
+// Inverted is 2^64-1-n in hexadecimal, so that higher numbers come first.
+func Inverted(n uint64) string { return fmt.Sprintf("%016x", math.MaxUint64-n) }
+
+// PrefixEpochSecrets lists the age files of an epoch.
+func PrefixEpochSecrets(epoch seal.EpochID) string { return "keys/" + epoch.String() + "/" }
+
+// PrefixHost lists all of a host.
+func PrefixHost(host string) string { return PrefixHosts + host + "/" }
+
+// PrefixCertificates lists the certificates of a host, newest first.
+func PrefixCertificates(host string) string { return PrefixHost(host) + "certs/" }
+
+// PrefixHostEpochs lists the epochs of a host alone, newest first.
+func PrefixHostEpochs(host string) string { return PrefixHost(host) + "epochs/" }
+
+// PrefixPackDomains lists, folded, the domains in which a host has packs.
+func PrefixPackDomains(host string) string { return PrefixHost(host) + "packs/" }
+
+// PrefixPacks lists the packs of a domain.
+func PrefixPacks(host string, domain seal.DomainID) string {
+	return PrefixPackDomains(host) + domain.String() + "/"
+}
+
+// PrefixManifests lists the manifest containers of a domain.
+func PrefixManifests(host string, domain seal.DomainID) string {
+	return PrefixHost(host) + "manifests/" + domain.String() + "/"
+}
+
+// PrefixIndexRuns lists the index runs of a domain, highest generation first.
+func PrefixIndexRuns(host string, domain seal.DomainID) string {
+	return PrefixHost(host) + "index/" + domain.String() + "/"
+}
+
+// PrefixEnvironments lists, folded, the environments of a host.
+func PrefixEnvironments(host string) string { return PrefixHost(host) + "roots/" }
+
+// PrefixRoots lists the roots of an environment, newest first.
+func PrefixRoots(host, environment string) string {
+	return PrefixEnvironments(host) + environment + "/"
+}
+
+// KeyEpoch is where an epoch of the whole repository lies.
+func KeyEpoch(number uint64) string { return PrefixEpochs + Inverted(number) }
+
+// KeyEpochSecret is where an epoch's secret lies, wrapped for one recipient.
+func KeyEpochSecret(epoch seal.EpochID, fingerprint string) string {
+	return PrefixEpochSecrets(epoch) + fingerprint
+}
+
+// KeyOwnerSecret is where the owner's secret lies, wrapped for one recipient.
+func KeyOwnerSecret(fingerprint string) string { return PrefixOwnerSecrets + fingerprint }
+
+// KeyCertificate is where a host certificate lies.
+func KeyCertificate(host string, serial uint64) string {
+	return PrefixCertificates(host) + Inverted(serial)
+}
+
+// KeyHostEpoch is where an epoch of one host alone lies.
+func KeyHostEpoch(host string, number uint64) string {
+	return PrefixHostEpochs(host) + Inverted(number)
+}
+
+// KeyPack is where a pack lies.
+func KeyPack(host string, domain seal.DomainID, hash [32]byte) string {
+	return PrefixPacks(host, domain) + hex.EncodeToString(hash[:])
+}
+
+// KeyManifest is where a manifest container lies.
+func KeyManifest(host string, domain seal.DomainID, hash [32]byte) string {
+	return PrefixManifests(host, domain) + hex.EncodeToString(hash[:])
+}
+
+// KeyIndexRun is where an index run lies.
+func KeyIndexRun(host string, domain seal.DomainID, generation uint64, hash [32]byte) string {
+	return PrefixIndexRuns(host, domain) + Inverted(generation) + "-" + hex.EncodeToString(hash[:])
+}
+
+// KeyRoot is where a root lies.
+func KeyRoot(host, environment string, number uint64) string {
+	return PrefixRoots(host, environment) + Inverted(number)
+}
+
+// ParseEpochKey reads what KeyEpoch wrote.
+func ParseEpochKey(key string) (number uint64, ok bool) {
+	s, ok := strings.CutPrefix(key, PrefixEpochs)
+	if !ok {
+		return 0, false
+	}
+	return parseInverted(s)
+}
+
+// ParseEpochSecretKey reads what KeyEpochSecret wrote.
+func ParseEpochSecretKey(key string) (epoch seal.EpochID, fingerprint string, ok bool) {
+	p := strings.Split(key, "/")
+	ok = len(p) == 3 && p[0] == "keys" && parseHex(epoch[:], p[1]) && validFingerprint(p[2])
+	if !ok {
+		return seal.EpochID{}, "", false
+	}
+	return epoch, p[2], true
+}
+
+// ParseOwnerSecretKey reads what KeyOwnerSecret wrote.
+func ParseOwnerSecretKey(key string) (fingerprint string, ok bool) {
+	s, ok := strings.CutPrefix(key, PrefixOwnerSecrets)
+	if !ok || !validFingerprint(s) {
+		return "", false
+	}
+	return s, true
+}
+
+// ParseHostPrefix reads the host out of a folded listing of PrefixHosts.
+func ParseHostPrefix(folded string) (host string, ok bool) {
+	s, ok := strings.CutPrefix(folded, PrefixHosts)
+	s, slash := strings.CutSuffix(s, "/")
+	if !ok || !slash || ValidName(s) != nil {
+		return "", false
+	}
+	return s, true
+}
+
+// ParseEnvironmentPrefix reads host and environment out of a folded listing of
+// PrefixEnvironments.
+func ParseEnvironmentPrefix(folded string) (host, environment string, ok bool) {
+	host, rest, ok := hostKey(folded, "roots", 2)
+	if !ok || ValidName(rest[0]) != nil || rest[1] != "" {
+		return "", "", false
+	}
+	return host, rest[0], true
+}
+
+// ParsePackDomainPrefix reads host and domain out of a folded listing of
+// PrefixPackDomains.
+func ParsePackDomainPrefix(folded string) (host string, domain seal.DomainID, ok bool) {
+	host, rest, ok := hostKey(folded, "packs", 2)
+	if !ok || !parseHex(domain[:], rest[0]) || rest[1] != "" {
+		return "", seal.DomainID{}, false
+	}
+	return host, domain, true
+}
+
+// ParseCertificateKey reads what KeyCertificate wrote.
+func ParseCertificateKey(key string) (host string, serial uint64, ok bool) {
+	return parseNumberKey(key, "certs")
+}
+
+// ParseHostEpochKey reads what KeyHostEpoch wrote.
+func ParseHostEpochKey(key string) (host string, number uint64, ok bool) {
+	return parseNumberKey(key, "epochs")
+}
+
+// ParsePackKey reads what KeyPack wrote.
+func ParsePackKey(key string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {
+	return parseHashKey(key, "packs")
+}
+
+// ParseManifestKey reads what KeyManifest wrote.
+func ParseManifestKey(key string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {
+	return parseHashKey(key, "manifests")
+}
+
+// ParseIndexRunKey reads what KeyIndexRun wrote.
+func ParseIndexRunKey(key string) (host string, domain seal.DomainID, generation uint64, hash [32]byte, ok bool) {
+	host, rest, ok := hostKey(key, "index", 2)
+	if ok {
+		inverted, sum, dash := strings.Cut(rest[1], "-")
+		var number bool
+		generation, number = parseInverted(inverted)
+		ok = dash && number && parseHex(domain[:], rest[0]) && parseHex(hash[:], sum)
+	}
+	if !ok {
+		return "", seal.DomainID{}, 0, [32]byte{}, false
+	}
+	return host, domain, generation, hash, true
+}
+
+// ParseRootKey reads what KeyRoot wrote.
+func ParseRootKey(key string) (host, environment string, number uint64, ok bool) {
+	host, rest, ok := hostKey(key, "roots", 2)
+	if ok {
+		number, ok = parseInverted(rest[1])
+	}
+	if !ok || ValidName(rest[0]) != nil {
+		return "", "", 0, false
+	}
+	return host, rest[0], number, true
+}
+
+func parseNumberKey(key, folder string) (host string, number uint64, ok bool) {
+	host, rest, ok := hostKey(key, folder, 1)
+	if ok {
+		number, ok = parseInverted(rest[0])
+	}
+	if !ok {
+		return "", 0, false
+	}
+	return host, number, true
+}
+
+func parseHashKey(key, folder string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {
+	host, rest, ok := hostKey(key, folder, 2)
+	if !ok || !parseHex(domain[:], rest[0]) || !parseHex(hash[:], rest[1]) {
+		return "", seal.DomainID{}, [32]byte{}, false
+	}
+	return host, domain, hash, true
+}
+
+// hostKey splits hosts/<host>/<folder>/ and n further parts.
+func hostKey(key, folder string, n int) (host string, rest []string, ok bool) {
+	p := strings.Split(key, "/")
+	if len(p) != 3+n || p[0]+"/" != PrefixHosts || ValidName(p[1]) != nil || p[2] != folder {
+		return "", nil, false
+	}
+	return p[1], p[3:], true
+}
+
+// parseInverted reads what Inverted wrote; numbers start from 1.
+func parseInverted(s string) (uint64, bool) {
+	v, err := strconv.ParseUint(s, 16, 64)
+	if err != nil || len(s) != 16 || s != strings.ToLower(s) || v == math.MaxUint64 {
+		return 0, false
+	}
+	return math.MaxUint64 - v, true
+}
+
+func parseHex(dst []byte, s string) bool {
+	if len(s) != 2*len(dst) || s != strings.ToLower(s) {
+		return false
+	}
+	_, err := hex.Decode(dst, []byte(s))
+	return err == nil
+}
+
+func validFingerprint(s string) bool { return parseHex(make([]byte, 16), s) }

@@ -1,0 +1,61 @@
+package statement
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+
+	"knowngood/storage/seal"
+)
+
+// ErrEnded says that a root was signed under a certificate that a later one
+// ended.
+var ErrEnded = errors.New("signed under a host certificate that a later one ended")
+
+// CheckRootCertificate checks root against the owner: its repository, the
+// certificate in it, its signature, and the later certificates of its host
+// (docs/FORMAT.md section 4). A root signed under an older certificate counts
+// only up to the head that every later one names for its environment.
+//
+// certs are the certificates that the repository holds for the host, in any
+// order; with none only the one in the root is checked. Those that the owner
+// did not sign, or that are of another host or repository, have no say: who
+// can write to the store must not be able to end a host's snapshots.
+func CheckRootCertificate(root *Root, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID) error {
+	cert := root.Certificate
+	if err := cert.Verify(repo, owner); err != nil {
+		return fmt.Errorf("root %s: %w", root.Ref(), err)
+	}
+	if err := root.Verify(repo, cert.HostKey); err != nil {
+		return fmt.Errorf("root %s: %w", root.Ref(), err)
+	}
+	for _, c := range certs {
+		if c.Host != root.Host || c.Serial < cert.Serial || c.hash == cert.hash || c.Verify(repo, owner) != nil {
+			continue
+		}
+		if c.Serial == cert.Serial {
+			return fmt.Errorf("root %s: the repository holds another certificate with serial %d: %w", root.Ref(), c.Serial, ErrEnded)
+		}
+		if err := withinHeads(root, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// withinHeads checks an older root against the heads of a later certificate.
+func withinHeads(root *Root, later *Certificate) error {
+	i := slices.IndexFunc(later.Heads, func(h Head) bool { return h.Environment == root.Environment })
+	if i < 0 {
+		return fmt.Errorf("root %s: certificate %d knows no %s from before it: %w", root.Ref(), later.Serial, root.Environment, ErrEnded)
+	}
+	head := later.Heads[i]
+	if root.Number > head.Number {
+		return fmt.Errorf("root %s: certificate %d ended the one before at %d: %w", root.Ref(), later.Serial, head.Number, ErrEnded)
+	}
+	if root.Number == head.Number && root.hash != head.Hash {
+		return fmt.Errorf("root %s: it is not the one that certificate %d names: %w", root.Ref(), later.Serial, ErrEnded)
+	}
+	return nil
+}
