@@ -1,0 +1,224 @@
+package index
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrFull says that the disk of the cache is full.
+var ErrFull = errors.New("no space left for the index cache")
+
+const (
+	runSuffix  = ".run"
+	tempPrefix = "tmp-"
+)
+
+// Cache is a directory of runs, for one domain. Several processes may use it
+// at once: files appear whole, are never changed, and one that is removed
+// stays usable to those who have it open.
+type Cache struct{ dir string }
+
+// OpenCache opens the cache in dir, which it makes when needed, and clears
+// away what processes that died left unfinished.
+func OpenCache(dir string) (*Cache, error) {
+	c := &Cache{dir}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, c.fail(err)
+	}
+	names, err := c.names()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, tempPrefix) {
+			if err := c.removeIfDead(n); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return c, nil
+}
+
+// fail puts an error into words for the operator.
+func (c *Cache) fail(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w in %s: free some, or choose another place with --state-dir: %w", ErrFull, c.dir, err)
+	}
+	return fmt.Errorf("index cache in %s: %w", c.dir, err)
+}
+
+func (c *Cache) names() ([]string, error) {
+	d, err := os.Open(c.dir)
+	if err != nil {
+		return nil, c.fail(err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, c.fail(err)
+	}
+	return names, nil
+}
+
+// removeIfDead removes a temporary file unless a living process holds it.
+func (c *Cache) removeIfDead(name string) error {
+	f, err := os.Open(filepath.Join(c.dir, name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return c.fail(err)
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil
+	}
+	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return c.fail(err)
+	}
+	return nil
+}
+
+// temp makes a temporary file and locks it, so that it is known to be alive.
+// Another process may take it for dead in the moment before the lock; then it
+// is gone, and the next one is tried. Where files cannot be locked none is
+// ever taken for dead.
+func (c *Cache) temp() (*os.File, error) {
+	for {
+		f, err := os.CreateTemp(c.dir, tempPrefix)
+		if err != nil {
+			return nil, c.fail(err)
+		}
+		locked := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			f.Close()
+			return nil, c.fail(err)
+		}
+		if locked != unix.EWOULDBLOCK && st.Nlink > 0 {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+func (c *Cache) path(hash [32]byte) string {
+	return filepath.Join(c.dir, hex.EncodeToString(hash[:])+runSuffix)
+}
+
+// Runs lists the hashes of the runs that are here, in no order.
+func (c *Cache) Runs() ([][32]byte, error) {
+	names, err := c.names()
+	if err != nil {
+		return nil, err
+	}
+	var runs [][32]byte
+	for _, n := range names {
+		b, err := hex.DecodeString(strings.TrimSuffix(n, runSuffix))
+		if err == nil && len(b) == 32 && strings.HasSuffix(n, runSuffix) {
+			runs = append(runs, [32]byte(b))
+		}
+	}
+	return runs, nil
+}
+
+// Open maps a run. The error matches os.ErrNotExist when it is not here, and
+// ErrDamaged when it must be removed and fetched again.
+func (c *Cache) Open(hash [32]byte) (*File, error) {
+	f, err := os.Open(c.path(hash))
+	if err != nil {
+		return nil, c.fail(err)
+	}
+	defer f.Close()
+	x, err := mapFile(f)
+	if err != nil {
+		return nil, c.fail(err)
+	}
+	if x.info.Hash != hash {
+		x.Close()
+		return nil, c.fail(fmt.Errorf("%s: %w: it holds another run", f.Name(), ErrDamaged))
+	}
+	return x, nil
+}
+
+// Adopt stores a run under info.Hash and maps it. The counts in info are
+// taken from body.
+func (c *Cache) Adopt(info Info, body *Body) (*File, error) {
+	f, err := c.write(info, body)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := os.Rename(f.Name(), c.path(info.Hash)); err != nil {
+		os.Remove(f.Name())
+		return nil, c.fail(err)
+	}
+	x, err := mapFile(f)
+	if err != nil {
+		return nil, c.fail(err)
+	}
+	return x, nil
+}
+
+// write writes a run into a temporary file, which is removed on error.
+func (c *Cache) write(info Info, body *Body) (*os.File, error) {
+	f, err := c.temp()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(f, info, body); err != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return nil, c.fail(err)
+	}
+	return f, nil
+}
+
+// spill maps a run that only this process needs. It has no name, so that
+// nothing is left of it when the process ends.
+func (c *Cache) spill(body *Body) (*File, error) {
+	f, err := c.write(Info{}, body)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, c.fail(err)
+	}
+	x, err := mapFile(f)
+	if err != nil {
+		return nil, c.fail(err)
+	}
+	return x, nil
+}
+
+// Remove removes a run; one that is not here is no error.
+func (c *Cache) Remove(hash [32]byte) error {
+	if err := os.Remove(c.path(hash)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return c.fail(err)
+	}
+	return nil
+}
+
+// Keep removes all runs but those given.
+func (c *Cache) Keep(runs []Info) error {
+	here, err := c.Runs()
+	if err != nil {
+		return err
+	}
+	for _, h := range here {
+		if !slices.ContainsFunc(runs, func(r Info) bool { return r.Hash == h }) {
+			if err := c.Remove(h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

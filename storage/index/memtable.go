@@ -1,0 +1,112 @@
+package index
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"knowngood/storage/pack"
+)
+
+// spillEntries is how many chunks are kept in memory before they are written
+// to a mapped file: about 10 MB of them.
+const spillEntries = 128 << 10
+
+// memtable holds what was added last. It is guarded by its Table until it is
+// full, and not changed after.
+type memtable struct {
+	packs  []*PackInfo
+	frames []Frame
+	chunks map[[32]byte]place
+	gone   int
+}
+
+// place is where a chunk lies, as an Entry has it.
+type place struct {
+	frame  uint32
+	offset uint32
+	len    uint32 // 0: the chunk is gone
+}
+
+func newMemtable() *memtable { return &memtable{chunks: map[[32]byte]place{}} }
+
+// checkPack makes sure that a pack's contents can be written into a run.
+func checkPack(info *PackInfo, frames []pack.Frame) error {
+	end := uint64(0)
+	for _, f := range frames {
+		g := Frame{Offset: f.Offset, SealedLen: f.SealedLen, ContentLen: f.ContentLen}
+		if err := checkFrame(g, end, info.Size); err != nil {
+			return fmt.Errorf("pack %x: %w", info.Hash, err)
+		}
+		end = g.end()
+		offset := uint64(0)
+		for _, c := range f.Chunks {
+			if c.Len == 0 || c.Len > pack.MaxChunk {
+				return fmt.Errorf("pack %x: chunk of %d bytes", info.Hash, c.Len)
+			}
+			offset += uint64(c.Len)
+		}
+		if offset > uint64(f.ContentLen) {
+			return fmt.Errorf("pack %x: chunks of %d bytes in a frame of %d", info.Hash, offset, f.ContentLen)
+		}
+	}
+	return nil
+}
+
+// add takes in the chunks of a pack that passes checkPack.
+func (m *memtable) add(info *PackInfo, frames []pack.Frame) {
+	m.packs = append(m.packs, info)
+	for _, f := range frames {
+		number := uint32(len(m.frames))
+		m.frames = append(m.frames, Frame{uint32(len(m.packs) - 1), f.Offset, f.SealedLen, f.ContentLen})
+		offset := uint32(0)
+		for _, c := range f.Chunks {
+			m.put(c.ID, place{number, offset, c.Len})
+			offset += c.Len
+		}
+	}
+}
+
+func (m *memtable) put(id [32]byte, p place) {
+	if old, ok := m.chunks[id]; ok && old.len == 0 {
+		m.gone--
+	}
+	if p.len == 0 {
+		m.gone++
+	}
+	m.chunks[id] = p
+}
+
+// lookup finds a chunk; known says that the table has something to say about
+// it, be it that the chunk is gone.
+func (m *memtable) lookup(id [32]byte) (loc Location, found, known bool) {
+	p, known := m.chunks[id]
+	if !known || p.len == 0 {
+		return Location{}, false, known
+	}
+	f := m.frames[p.frame]
+	return Location{Pack: m.packs[f.Pack], FrameOffset: f.Offset, FrameLen: f.SealedLen, Offset: p.offset, Len: p.len}, true, true
+}
+
+// body is the table in the form of a run. Frames without a chunk of their own
+// are among it: the file that it goes to is private.
+func (m *memtable) body() *Body {
+	ids := make([][32]byte, 0, len(m.chunks))
+	for id := range m.chunks {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	b := &Body{Frames: m.frames, Len: len(ids), Gone: m.gone}
+	for _, p := range m.packs {
+		b.Packs = append(b.Packs, *p)
+	}
+	b.Entries = func(yield func(Entry) bool) {
+		for _, id := range ids {
+			p := m.chunks[id]
+			if !yield(Entry{ID: id, Frame: p.frame, Offset: p.offset, Len: p.len, Gone: p.len == 0}) {
+				return
+			}
+		}
+	}
+	return b
+}

@@ -1,0 +1,305 @@
+package index
+
+import (
+	"errors"
+	"iter"
+	"slices"
+	"sync"
+
+	"knowngood/storage/pack"
+)
+
+// Location is where a chunk lies.
+type Location struct {
+	// Pack is shared by all chunks of the pack, for the life of the Table.
+	Pack        *PackInfo
+	FrameOffset uint32 // of the sealed frame, in the pack
+	FrameLen    uint32 // sealed
+	Offset      uint32 // in the frame's content
+	Len         uint32
+}
+
+// Table answers where chunks lie: from the runs of a domain and from what was
+// added since. What was added last holds, then the newer run before the older.
+//
+// Lookups and additions may run concurrently with each other and with the one
+// goroutine that saves, merges and adopts runs.
+type Table struct {
+	cache *Cache
+	spill int // entries
+
+	spilling sync.Mutex // held while memtables are spilled; taken before mu
+
+	mu         sync.RWMutex // guards all down to packsMu
+	mem        *memtable
+	frozen     []*memtable // full ones, not yet spilled, newest first
+	layers     []*File     // spilled ones, not yet saved, newest first
+	runs       []*File     // live, newest first
+	replaced   map[[32]byte]bool
+	generation uint64
+
+	packsMu sync.Mutex // taken after mu
+	packs   map[PackInfo]*PackInfo
+}
+
+// NewTable makes a table of runs, which it closes when they are replaced and
+// at its own end. Files of what is added go to cache.
+func NewTable(cache *Cache, runs ...*File) *Table {
+	t := &Table{cache: cache, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: map[PackInfo]*PackInfo{}}
+	t.Adopt(runs...)
+	return t
+}
+
+// Lookup finds a chunk. Chunks that are gone are not found.
+func (t *Table) Lookup(id [32]byte) (Location, bool) {
+	t.mu.RLock()
+	if loc, found, known := t.mem.lookup(id); known {
+		t.mu.RUnlock()
+		return loc, found
+	}
+	for _, m := range t.frozen {
+		if loc, found, known := m.lookup(id); known {
+			t.mu.RUnlock()
+			return loc, found
+		}
+	}
+	loc, found := t.lookupFiles(&id)
+	t.mu.RUnlock()
+	return loc, found
+}
+
+func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
+	for _, files := range [2][]*File{t.layers, t.runs} {
+		for _, f := range files {
+			i, ok := f.find(id)
+			if !ok {
+				continue
+			}
+			e := f.entry(i)
+			if e.Gone {
+				return Location{}, false
+			}
+			frame := f.frame(int(e.Frame))
+			known := &f.known[frame.Pack]
+			p := known.Load()
+			if p == nil {
+				p = t.shared(f.pack(int(frame.Pack)))
+				known.Store(p)
+			}
+			return Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}, true
+		}
+	}
+	return Location{}, false
+}
+
+// shared is the one copy of info.
+func (t *Table) shared(info PackInfo) *PackInfo {
+	t.packsMu.Lock()
+	defer t.packsMu.Unlock()
+	p, ok := t.packs[info]
+	if !ok {
+		p = &info
+		t.packs[info] = p
+	}
+	return p
+}
+
+// Add takes in the contents of a pack that is durable in the store. An error
+// means that the pack cannot be or that the cache cannot be written; what was
+// added remains to be found either way.
+func (t *Table) Add(info PackInfo, frames []pack.Frame) error {
+	if err := checkPack(&info, frames); err != nil {
+		return err
+	}
+	p := t.shared(info)
+	return t.change(func(m *memtable) { m.add(p, frames) })
+}
+
+// Forget notes that chunks are gone.
+func (t *Table) Forget(ids ...[32]byte) error {
+	return t.change(func(m *memtable) {
+		for _, id := range ids {
+			m.put(id, place{})
+		}
+	})
+}
+
+// change changes the memtable, and spills it when it is full.
+func (t *Table) change(f func(*memtable)) error {
+	t.mu.Lock()
+	f(t.mem)
+	full := len(t.mem.chunks) >= t.spill
+	if full {
+		t.freeze()
+	}
+	t.mu.Unlock()
+	if !full {
+		return nil
+	}
+	return t.spillFrozen()
+}
+
+// freeze begins a new memtable; mu is held.
+func (t *Table) freeze() {
+	if len(t.mem.chunks) > 0 {
+		t.frozen = slices.Insert(t.frozen, 0, t.mem)
+		t.mem = newMemtable()
+	}
+}
+
+// spillFrozen turns frozen memtables into mapped files, the oldest first.
+// Lookups and additions go on meanwhile.
+func (t *Table) spillFrozen() error {
+	t.spilling.Lock()
+	defer t.spilling.Unlock()
+	for {
+		t.mu.RLock()
+		var m *memtable
+		if n := len(t.frozen); n > 0 {
+			m = t.frozen[n-1]
+		}
+		t.mu.RUnlock()
+		if m == nil {
+			return nil
+		}
+		f, err := t.cache.spill(m.body())
+		if err != nil {
+			return err
+		}
+		for i, p := range m.packs {
+			f.known[i].Store(p)
+		}
+		t.mu.Lock()
+		t.frozen = slices.Delete(t.frozen, len(t.frozen)-1, len(t.frozen))
+		t.layers = slices.Insert(t.layers, 0, f)
+		t.mu.Unlock()
+	}
+}
+
+// Runs are the live runs, newest first.
+func (t *Table) Runs() []Info {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return infosOf(t.runs)
+}
+
+func infosOf(files []*File) []Info {
+	infos := make([]Info, len(files))
+	for i, f := range files {
+		infos[i] = f.info
+	}
+	return infos
+}
+
+// Generation is the highest that the table has seen.
+func (t *Table) Generation() uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.generation
+}
+
+// Adopt takes runs in: those that this process published or fetched. Runs
+// that others replace are closed.
+func (t *Table) Adopt(runs ...*File) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.adopt(runs)
+}
+
+// adopt is Adopt with mu held.
+func (t *Table) adopt(runs []*File) {
+	for _, f := range runs {
+		t.generation = max(t.generation, f.info.Generation)
+		for _, h := range f.info.Replaces {
+			t.replaced[h] = true
+		}
+	}
+	all := append(t.runs, runs...)
+	slices.SortStableFunc(all, func(a, b *File) int { return newerFirst(a.info, b.info) })
+	t.runs = nil
+	for _, f := range all {
+		n := len(t.runs)
+		switch {
+		case n > 0 && t.runs[n-1] == f:
+		case t.replaced[f.info.Hash], n > 0 && t.runs[n-1].info.Hash == f.info.Hash:
+			f.Close()
+		default:
+			t.runs = append(t.runs, f)
+		}
+	}
+}
+
+// Merge yields the bodies of the runs that replace some of Runs, as Plan chose
+// them. Publish all bodies, the last with the hashes of Replaced, and adopt
+// them together.
+func (t *Table) Merge(some []Info) iter.Seq[*Body] {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	files := slices.DeleteFunc(slices.Clone(t.runs), func(f *File) bool {
+		return !slices.ContainsFunc(some, func(i Info) bool { return i.Hash == f.info.Hash })
+	})
+	return Merge(files, MaxEntries, len(files) == len(t.runs))
+}
+
+// Pending is about how many chunks were added and not yet saved.
+func (t *Table) Pending() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := len(t.mem.chunks)
+	for _, m := range t.frozen {
+		n += len(m.chunks)
+	}
+	for _, f := range t.layers {
+		n += f.len()
+	}
+	return n
+}
+
+// Unsaved is what was added up to one moment and not yet saved.
+type Unsaved struct {
+	t      *Table
+	layers []*File
+}
+
+// Unsaved takes stock of what was added since the last Saved. What is added
+// from now on belongs to the next one.
+func (t *Table) Unsaved() (*Unsaved, error) {
+	t.mu.Lock()
+	t.freeze()
+	t.mu.Unlock()
+	if err := t.spillFrozen(); err != nil {
+		return nil, err
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return &Unsaved{t, slices.Clone(t.layers)}, nil
+}
+
+// Bodies yields bodies of at most SaveEntries chunks, each to be published as
+// a run of its own.
+func (u *Unsaved) Bodies() iter.Seq[*Body] { return Merge(u.layers, SaveEntries, false) }
+
+// Saved puts the runs that were published from all of Bodies in the place of
+// what they were made from. Bodies must not be used after it.
+func (u *Unsaved) Saved(runs ...*File) {
+	u.t.mu.Lock()
+	defer u.t.mu.Unlock()
+	u.t.adopt(runs)
+	u.t.layers = slices.DeleteFunc(u.t.layers, func(f *File) bool { return slices.Contains(u.layers, f) })
+	for _, f := range u.layers {
+		f.Close()
+	}
+	u.layers = nil
+}
+
+// Close closes all files. Locations remain valid.
+func (t *Table) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, f := range slices.Concat(t.layers, t.runs) {
+		errs = append(errs, f.Close())
+	}
+	t.layers, t.runs = nil, nil
+	return errors.Join(errs...)
+}
