@@ -1,10 +1,16 @@
 package wire
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
+	"unicode/utf8"
 )
+
+// maxFields is the most fields of a record: far more than any kind has, and
+// few enough for a record of tiny fields not to take many times its size.
+const maxFields = 1024
 
 // Field is a field of a record that this version does not know.
 type Field struct {
@@ -33,9 +39,10 @@ func (r *Record) Uint(tag, v uint64) {
 	}
 }
 
-// Time adds a time; the zero time is left out.
+// Time adds a time, in nanoseconds since 1970 UTC. The zero time is left out,
+// and so is 1970 itself: that is the stored type's zero.
 func (r *Record) Time(tag uint64, t time.Time) {
-	if !t.IsZero() {
+	if !t.IsZero() && t.UnixNano() != 0 {
 		r.Bytes(tag, AppendSvarint(nil, t.UnixNano()))
 	}
 }
@@ -57,12 +64,7 @@ func (r *Record) Unknown(f []Field) { r.fields = append(r.fields, f...) }
 
 // Append appends the record to b.
 func (r *Record) Append(b []byte) []byte {
-	slices.SortFunc(r.fields, func(x, y Field) int {
-		if x.Tag < y.Tag {
-			return -1
-		}
-		return 1
-	})
+	slices.SortStableFunc(r.fields, func(x, y Field) int { return cmp.Compare(x.Tag, y.Tag) })
 	for _, f := range r.fields {
 		b = AppendUvarint(b, f.Tag)
 		b = AppendBytes(b, f.Value)
@@ -89,6 +91,9 @@ func ParseRecord(b []byte) (*Fields, error) {
 		}
 		if d.Err() == nil && len(f.Value) == 0 {
 			d.Fail("field %d is empty", f.Tag)
+		}
+		if len(r.fields) == maxFields {
+			d.Fail("more than %d fields", maxFields)
 		}
 		last = f.Tag
 		r.fields = append(r.fields, f)
@@ -141,8 +146,15 @@ func (r *Fields) OptionalFixed(tag uint64, dst []byte) bool {
 	return true
 }
 
-// Text takes a text field.
-func (r *Fields) Text(tag uint64) string { return string(r.Bytes(tag)) }
+// Text takes a text field, which is UTF-8.
+func (r *Fields) Text(tag uint64) string {
+	v := r.Bytes(tag)
+	if !utf8.Valid(v) {
+		r.Fail(tag, "not UTF-8 text")
+		return ""
+	}
+	return string(v)
+}
 
 // Uint takes an integer field.
 func (r *Fields) Uint(tag uint64) uint64 {
@@ -166,8 +178,8 @@ func (r *Fields) Time(tag uint64) time.Time {
 	}
 	d := NewDecoder(v)
 	n := d.Svarint()
-	if d.Finish() != nil {
-		r.Fail(tag, "not a time")
+	if d.Finish() != nil || n == 0 {
+		r.Fail(tag, "not a nonzero time")
 	}
 	return time.Unix(0, n).UTC()
 }

@@ -10,7 +10,7 @@ import (
 	"fmt"
 )
 
-// ErrMalformed matches every error of decoding.
+// ErrMalformed matches every error of decoding but those of ErrNewer.
 var ErrMalformed = errors.New("malformed data")
 
 // ErrNewer says that the object needs a newer version of the program.
@@ -117,6 +117,8 @@ func (d *Decoder) Count(size int) int {
 func (d *Decoder) Take(n int) []byte {
 	if n < 0 || n > d.Rest() {
 		d.Fail("%d bytes wanted, %d left", n, d.Rest())
+	}
+	if d.err != nil {
 		return nil
 	}
 	b := d.buf[d.off : d.off+n : d.off+n]
