@@ -1,0 +1,253 @@
+// Package snapshot captures environments and reads what was captured.
+//
+// A capture is one pass (docs/ARCHITECTURE.md has the page): the walk yields
+// nodes in path order; they are merged with the host's own copy of the last
+// manifest; files that changed are read, chunked and stored by workers; the
+// entries come together again, in path order, as segments of the new manifest.
+// Memory does not grow with the tree.
+//
+// It promises that what it reports as complete is durable and committed, and
+// that a run which dies at any moment leaves the repository as it was, plus
+// packs that the next run finds. It takes no locks in the store.
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/posix"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+	"knowngood/storage/chunk"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+// Options of a capture.
+type Options struct {
+	Environment string
+	Sources     []walk.Source
+	Commands    []Command
+	Omit        []walk.Omit // what is never captured: the repository, the state directory
+	Describe    []string    // sources as configured, for the manifest
+	Exclusions  []string    // patterns as configured, for the manifest
+
+	StateDir string // of this repository
+	Level    pack.Level
+	PackSize int    // bytes; that of the repository when 0
+	Reread   bool   // read every file, whatever its time stamps say
+	DryRun   bool   // walk and compare, store nothing
+	Version  string // of the program
+	Tags     []string
+	Progress *Progress // may be nil
+}
+
+// Result of a capture.
+type Result struct {
+	Snapshot *repository.Snapshot // nil in a dry run
+	Totals
+	NewBytes    uint64 // content that the repository did not have
+	StoredBytes uint64 // bytes written to the store
+	Read        uint64 // files read
+	Problems    []manifest.Problem
+	Count       uint64 // of problems, of which at most manifest.MaxProblems are listed
+	Duration    time.Duration
+}
+
+// Partial tells whether something could not be captured as it should.
+func (r *Result) Partial() bool { return r.Count > 0 }
+
+// capture is one run.
+type capture struct {
+	Options
+	repo    *repository.Repository
+	host    *repository.Host
+	writer  *repository.Writer // nil in a dry run
+	index   *repository.Index
+	chunker *chunk.Chunker
+	users   *posix.Users
+	started time.Time
+
+	parent   *localManifest // the last complete manifest, or nil
+	partials []*localManifest
+
+	problems problems
+	jobs     chan *job
+	batches  chan []*item
+	pressed  chan struct{} // the merge offers here when the emitter holds it up
+}
+
+// Capture takes a snapshot of an environment.
+func Capture(ctx context.Context, repo *repository.Repository, host *repository.Host, o Options) (*Result, error) {
+	if o.Progress == nil {
+		o.Progress = &Progress{}
+	}
+	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(),
+		jobs: make(chan *job), batches: make(chan []*item, maxBatches), pressed: make(chan struct{})}
+	dir := filepath.Join(o.StateDir, "env", o.Environment)
+	c.openParents(dir)
+	defer c.closeParents()
+
+	if o.DryRun {
+		return c.run(ctx, nil)
+	}
+	d := repo.Descriptor()
+	chunker, err := chunk.New(chunk.Params{Min: d.ChunkMin, Avg: d.ChunkAvg, Max: d.ChunkMax}, host.Domain.GearKey())
+	if err != nil {
+		return nil, err
+	}
+	c.chunker = chunker
+	epoch, err := repo.CurrentEpoch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c.index, err = repo.OpenIndex(ctx, host); err != nil {
+		return nil, err
+	}
+	defer c.index.Close()
+	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, repository.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
+		return nil, err
+	}
+	local, err := newLocalWriter(dir, c.started)
+	if err != nil {
+		return nil, err
+	}
+	defer c.writer.Abort()
+	result, err := c.run(c.writer.Context(), local)
+	if err != nil {
+		local.keep()
+		if cause := context.Cause(c.writer.Context()); cause != nil && errors.Is(err, context.Canceled) {
+			err = cause
+		}
+		return nil, err
+	}
+	for _, p := range c.partials {
+		os.Remove(p.file.Name())
+	}
+	return result, nil
+}
+
+func (c *capture) openParents(dir string) {
+	if c.Reread {
+		return
+	}
+	domain := c.host.Domain.ID
+	if m, err := openLocal(filepath.Join(dir, localFile)); err == nil {
+		if m.trailer != nil && m.trailer.domain == domain {
+			c.parent = m
+		} else {
+			m.close()
+		}
+	}
+	if !c.DryRun {
+		c.partials = leftovers(dir)
+	}
+}
+
+func (c *capture) closeParents() {
+	if c.parent != nil {
+		c.parent.close()
+	}
+	for _, p := range c.partials {
+		p.close()
+	}
+}
+
+// run is the pipeline: walk and merge, read, emit, then commit.
+func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) {
+	commands, err := c.runCommands(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e := newEmitter(c, local)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(c.batches)
+		defer close(c.jobs)
+		return c.merge(gctx, commands)
+	})
+	var readers errgroup.Group
+	for range runtime.GOMAXPROCS(0) {
+		readers.Go(func() error { return c.readFiles(gctx) })
+	}
+	g.Go(func() error {
+		err := readers.Wait()
+		if err == nil && c.writer != nil {
+			err = c.writer.CloseChunks()
+		}
+		return err
+	})
+	g.Go(func() error { return e.emit(gctx) })
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if c.DryRun {
+		return c.result(e, nil), nil
+	}
+	return c.commit(ctx, e)
+}
+
+func (c *capture) result(e *emitter, s *repository.Snapshot) *Result {
+	r := &Result{Snapshot: s, Totals: e.totals, Duration: time.Since(c.started), Read: c.Progress.FilesRead.Load()}
+	r.Problems, r.Count = c.problems.list()
+	if c.writer != nil {
+		r.NewBytes, r.StoredBytes = c.writer.NewBytes(), c.writer.StoredBytes()
+	}
+	return r
+}
+
+// commit publishes the index, the manifest and the root, in this order.
+func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
+	generation, err := c.index.Publish(ctx, c.host, c.writer)
+	if err != nil {
+		return nil, err
+	}
+	trailer, err := e.finish()
+	if err != nil {
+		return nil, err
+	}
+	problems, count := c.problems.list()
+	body := statement.RootBody{
+		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, IndexGeneration: generation,
+		Counts: statement.Counts{Entries: e.totals.Entries, Files: e.totals.Files, Directories: e.totals.Directories, ContentBytes: e.totals.Bytes,
+			NewContentBytes: c.writer.NewBytes(), Problems: count},
+		Version: c.Version, Tags: c.Tags,
+	}
+	if len(problems) > 0 {
+		body.Status = statement.Partial
+	}
+	s, err := c.host.Commit(ctx, c.Environment, func(uint64) *statement.RootBody {
+		b := body
+		b.StoredBytes, b.Finished = c.writer.StoredBytes(), time.Now()
+		return &b
+	}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	c.index.Done()
+	trailer.root, trailer.number = s.ID, s.Number
+	if err := e.local.commit(trailer); err != nil {
+		// The snapshot is committed; the next run only reads more.
+		c.Progress.warn(fmt.Sprintf("%s is committed, but the next snapshot will read every file again: %v", s.Ref(), err))
+	}
+	return c.result(e, s), nil
+}
+
+// fingerprint of what was configured, so that a change of it is not taken for
+// an unchanged manifest.
+func (o *Options) fingerprint() []byte {
+	h := sha256.New()
+	for _, s := range append(append([]string{}, o.Describe...), o.Exclusions...) {
+		fmt.Fprintf(h, "%d:%s", len(s), s)
+	}
+	return h.Sum(nil)
+}

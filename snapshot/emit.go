@@ -1,0 +1,365 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"knowngood/internal/wire"
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+)
+
+// maxSessions is how many sealed sessions a manifest carries; the readers of
+// the others' packs read a trailer each.
+const maxSessions = 1024
+
+// segment is one of the new manifest, as its table says it but for the place.
+type segment struct {
+	manifest.Segment
+	place segmentPlace      // container: position in emitter.containers
+	frame *repository.Frame // set when it is written in this run; place is not
+}
+
+// live counts what a snapshot needs of one object.
+type live struct {
+	bytes uint64
+	ref   *pack.Ref
+}
+
+// emitter brings the entries together again, in path order.
+type emitter struct {
+	*capture
+	local   *localWriter // nil in a dry run
+	enc     manifest.Encoder
+	comp    *pack.Compressor
+	content []byte
+	plain   []byte
+	packed  []byte
+	key     [32]byte
+
+	entries []*manifest.Entry
+	size    int
+	// whole is the parent's segment that entries are the start of, all of
+	// them unchanged; nil when they are not.
+	whole *localSegment
+	seen  []*localSegment // of the parent, that entries stood in
+
+	segments   []segment
+	containers []container
+	known      map[[32]byte]int // containers by hash
+	packs      map[[32]byte]*live
+	sizes      map[[32]byte]uint64 // stored bytes of packs met in this run
+	totals     Totals
+	changed    bool // the manifest differs from the parent's
+	copied     int  // segments of the parent taken over, in order
+}
+
+func newEmitter(c *capture, local *localWriter) *emitter {
+	e := &emitter{capture: c, local: local, known: map[[32]byte]int{}, packs: map[[32]byte]*live{}, sizes: map[[32]byte]uint64{}}
+	if c.writer != nil {
+		e.comp, e.key = pack.NewCompressor(c.Level), c.host.Domain.SegmentKey()
+	}
+	return e
+}
+
+func (e *emitter) emit(ctx context.Context) error {
+	for {
+		select {
+		case batch, ok := <-e.batches:
+			if !ok {
+				return e.cut(true)
+			}
+			for _, it := range batch {
+				if err := e.item(ctx, it); err != nil {
+					return err
+				}
+			}
+			if e.local != nil {
+				if err := e.local.flush(); err != nil {
+					return err
+				}
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (e *emitter) item(ctx context.Context, it *item) error {
+	if it.file != nil {
+		if it.job != nil {
+			select {
+			case <-it.job.done:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		if err := e.place(it); err != nil {
+			return err
+		}
+		if it.file.gone {
+			return nil
+		}
+		it.file = nil
+	}
+	e.totals.add(it.entry)
+	e.count(it.entry)
+	if it.same && it.pos == len(e.entries) && (it.pos == 0 || e.whole == it.seg) {
+		e.whole = it.seg
+	} else {
+		e.whole = nil
+	}
+	if it.seg != nil && (len(e.seen) == 0 || e.seen[len(e.seen)-1] != it.seg) {
+		e.seen = append(e.seen, it.seg)
+	}
+	e.entries = append(e.entries, it.entry)
+	e.size += 64 + len(it.entry.Path) + 40*len(it.entry.Chunks)
+	if manifest.CutAfter(it.entry.Path, len(e.entries), e.size) {
+		return e.cut(false)
+	}
+	return nil
+}
+
+// place waits until the chunks of a file are durable and notes where they lie.
+func (e *emitter) place(it *item) error {
+	f := it.file
+	if t := f.twin; t != nil {
+		// The twin came before, so it is complete.
+		if t.gone() {
+			f.gone = true
+			return nil
+		}
+		o := t.entry
+		it.entry.Size, it.entry.Holes, it.entry.Chunks = o.Size, o.Holes, o.Chunks
+		it.entry.Flags |= o.Flags &^ manifest.Implied
+		return nil
+	}
+	for i, ref := range f.refs {
+		in, frame, length, offset, err := e.writer.Place(ref, e.pressed)
+		if err != nil {
+			return err
+		}
+		it.entry.Chunks[i].Loc = manifest.Location{Pack: &in.Ref, FrameOffset: frame, FrameLen: length, Offset: offset}
+		e.sizes[in.Hash] = in.Size
+	}
+	return nil
+}
+
+func (it *item) gone() bool { return it.file != nil && it.file.gone }
+
+// count adds what an entry needs of each pack.
+func (e *emitter) count(entry *manifest.Entry) {
+	var last *pack.Ref
+	var l *live
+	for i := range entry.Chunks {
+		c := &entry.Chunks[i]
+		if c.Loc.Pack == nil {
+			continue // a dry run
+		}
+		if c.Loc.Pack != last {
+			last = c.Loc.Pack
+			if l = e.packs[last.Hash]; l == nil {
+				l = &live{ref: last}
+				e.packs[last.Hash] = l
+			}
+		}
+		l.bytes += uint64(c.Len)
+	}
+}
+
+// cut ends the segment.
+func (e *emitter) cut(end bool) error {
+	entries, whole, seen := e.entries, e.whole, e.seen
+	e.entries, e.size, e.whole, e.seen = entries[:0], 0, nil, seen[:0]
+	if len(entries) == 0 || e.local == nil {
+		return nil
+	}
+	if whole != nil && len(entries) == whole.count {
+		if seg, ok := e.taken(whole); ok {
+			e.copied++
+			e.segments = append(e.segments, seg)
+			return e.local.segment(whole)
+		}
+	}
+	e.changed = true
+	e.content = e.enc.Append(e.content[:0], entries)
+	if len(e.content) > pack.MaxSegmentContent {
+		return fmt.Errorf("%q has more chunks than one file may have: exclude it, or make a repository with larger chunks", "/"+entries[len(entries)-1].Path)
+	}
+	id, err := manifest.SegmentID(e.key, e.content)
+	if err != nil {
+		return err
+	}
+	contentLen := uint32(len(e.content))
+	seg := segment{Segment: manifest.Segment{ContentLen: contentLen, ID: id, Entries: uint32(len(entries)), First: strings.Clone(entries[0].Path)}}
+	stored := false
+	for _, old := range seen {
+		if old.id == id {
+			if s, ok := e.taken(old); ok {
+				seg, stored = s, true
+			}
+		}
+	}
+	if !stored {
+		e.plain = e.comp.Frame(e.plain[:0], e.content)
+		if seg.frame, err = e.writer.AddSegment(id, e.plain, len(e.content)); err != nil {
+			return err
+		}
+	}
+	e.segments = append(e.segments, seg)
+	e.content = manifest.AppendStats(e.content, entries)
+	e.packed = e.local.enc.EncodeAll(e.content, e.packed[:0])
+	return e.local.segment(&localSegment{contentLen: contentLen, id: id, count: len(entries), first: seg.First, statsLen: len(e.content) - int(contentLen), packed: e.packed})
+}
+
+// taken is a segment of the parent, taken over as it lies in the store.
+func (e *emitter) taken(s *localSegment) (segment, bool) {
+	c, p, ok := s.place()
+	if !ok {
+		return segment{}, false
+	}
+	p.container = e.container(c)
+	return segment{Segment: manifest.Segment{ContentLen: s.contentLen, ID: s.id, Entries: uint32(s.count), First: s.first}, place: p}, true
+}
+
+// container is the position of c among the run's containers.
+func (e *emitter) container(c container) int {
+	i, ok := e.known[c.Hash]
+	if !ok {
+		i = len(e.containers)
+		e.known[c.Hash] = i
+		e.containers = append(e.containers, c)
+	}
+	return i
+}
+
+// finish stores the manifest's table, unless the manifest is the parent's,
+// and makes the trailer of the host's copy.
+func (e *emitter) finish() (*localTrailer, error) {
+	t := &localTrailer{domain: e.host.Domain.ID, totals: e.totals, sources: e.fingerprint()}
+	if p := e.capture.parent; p != nil && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
+		len(p.trailer.table.Problems) == 0 && string(p.trailer.sources) == string(t.sources) {
+		old := p.trailer
+		t.table, t.manifest, t.containers, t.objects, t.places = old.table, old.manifest, old.containers, old.objects, old.places
+		return t, nil
+	}
+	problems, _ := e.problems.list()
+	table := &manifest.Table{Sources: e.Describe, Problems: problems, Exclusions: e.Exclusions, Sessions: e.sessions()}
+	ref, err := e.writer.FinishManifest(func(place func(*repository.Frame) repository.SegmentPlace) ([]byte, []pack.Object) {
+		e.fillTable(table, t, place)
+		t.objects = e.objects(table)
+		return table.Append(nil), t.objects
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.manifest = *ref
+	own := e.container(container{pack.Ref{Hash: ref.Hash, Session: ref.Session.ID, Salt: ref.Salt}, ref.Size})
+	for i := range t.places {
+		if t.places[i].container < 0 {
+			t.places[i].container = own
+		}
+	}
+	t.containers = e.containers
+	table.Segments, table.Containers = nil, nil
+	t.table = table
+	return t, nil
+}
+
+// fillTable lists the segments, and their containers in order of first use.
+func (e *emitter) fillTable(table *manifest.Table, t *localTrailer, place func(*repository.Frame) repository.SegmentPlace) {
+	positions := map[int]int{-1: 0}
+	for _, s := range e.segments {
+		if s.frame != nil {
+			p := place(s.frame)
+			s.place = segmentPlace{-1, p.Offset, p.SealedLen}
+			if p.Container != nil {
+				s.place.container = e.container(container{p.Container.Ref, p.Container.Size})
+			}
+		}
+		pos, ok := positions[s.place.container]
+		if !ok {
+			table.Containers = append(table.Containers, e.containers[s.place.container].Ref)
+			pos = len(table.Containers)
+			positions[s.place.container] = pos
+		}
+		s.Container, s.Offset, s.SealedLen = pos, s.place.offset, s.place.sealedLen
+		table.Segments = append(table.Segments, s.Segment)
+		t.places = append(t.places, s.place)
+	}
+}
+
+// objects lists what the snapshot needs but for the table's container.
+func (e *emitter) objects(table *manifest.Table) []pack.Object {
+	var out []pack.Object
+	old := map[[32]byte]uint64{}
+	if p := e.capture.parent; p != nil {
+		for _, o := range p.trailer.objects {
+			old[o.Hash] = o.Size
+		}
+	}
+	for hash, l := range e.packs {
+		size, ok := e.sizes[hash]
+		if !ok {
+			size = old[hash]
+		}
+		out = append(out, pack.Object{Kind: wire.KindPack, Hash: hash, Size: size, Live: l.bytes})
+	}
+	segments := map[[32]byte]uint64{}
+	for _, s := range table.Segments {
+		if s.Container > 0 {
+			segments[table.Containers[s.Container-1].Hash] += uint64(s.ContentLen)
+		}
+	}
+	for _, c := range e.containers {
+		if n, ok := segments[c.Hash]; ok {
+			out = append(out, pack.Object{Kind: wire.KindManifest, Hash: c.Hash, Size: c.Size, Live: n})
+		}
+	}
+	slices.SortFunc(out, pack.CompareObjects)
+	return out
+}
+
+// sessions that the packs of the snapshot need, as far as the host remembers
+// their sealed secrets: those of the most bytes, when there are many.
+func (e *emitter) sessions() []seal.SealedSession {
+	sealed := map[seal.SessionID]seal.SealedSession{}
+	own := e.writer.Session()
+	sealed[own.ID] = own
+	if p := e.capture.parent; p != nil {
+		for _, s := range p.trailer.table.Sessions {
+			sealed[s.ID] = s
+		}
+		m := p.trailer.manifest.Session
+		sealed[m.ID] = m
+	}
+	weight := map[seal.SessionID]uint64{own.ID: 1}
+	for _, l := range e.packs {
+		weight[l.ref.Session] += l.bytes
+	}
+	for _, c := range e.containers {
+		weight[c.Session] += c.Size
+	}
+	var out []seal.SealedSession
+	for id := range weight {
+		if s, ok := sealed[id]; ok {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b seal.SealedSession) int {
+		switch wa, wb := weight[a.ID], weight[b.ID]; {
+		case wa > wb:
+			return -1
+		case wa < wb:
+			return 1
+		}
+		return slices.Compare(a.ID[:], b.ID[:])
+	})
+	out = out[:min(len(out), maxSessions)]
+	slices.SortFunc(out, func(a, b seal.SealedSession) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	return out
+}

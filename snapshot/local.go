@@ -1,0 +1,442 @@
+package snapshot
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/wire"
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/pack"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// The host's own copy of an environment's last manifest. It lies in the state
+// directory, holds no secret, and may be lost: then the next run reads every
+// file again. Its layout is private to this file:
+//
+//	"KNLM" u8 version | u64 start of the run, ns | blocks | trailer block | u64 offset of the trailer block | "KNLE"
+//	block: u32 length of the payload | u32 CRC-32C | payload
+//
+// A file without a trailer is what a run left that did not come to its end:
+// its entries are good, its segments are not yet in the store.
+const (
+	localMagic   = "KNLM\x01"
+	localHead    = int64(len(localMagic)) + 8
+	localEnd     = "KNLE"
+	localFile    = "manifest"
+	partialFile  = "partial-"
+	maxLocalSize = 256 << 20 // a block's payload
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// container is a manifest container as the host remembers it.
+type container struct {
+	pack.Ref
+	Size uint64
+}
+
+// segmentPlace is where a segment lies in the store.
+type segmentPlace struct {
+	container         int // position in the trailer's containers; -1: not known yet
+	offset, sealedLen uint32
+}
+
+// localSegment is a block: a segment with what the host saw of its entries.
+type localSegment struct {
+	contentLen uint32
+	id         [32]byte
+	count      int // of entries
+	first      string
+	statsLen   int
+	packed     []byte // zstd of content and stats
+
+	entries []manifest.Entry // nil until decoded
+	owner   *localManifest
+	ordinal int
+}
+
+// place is where the segment lies in the store; ok is false for a segment of
+// a run that did not come to its end.
+func (s *localSegment) place() (c container, p segmentPlace, ok bool) {
+	if s.owner.trailer == nil {
+		return c, p, false
+	}
+	p = s.owner.trailer.places[s.ordinal]
+	return s.owner.trailer.containers[p.container], p, true
+}
+
+func (s *localSegment) append(b []byte) []byte {
+	b = wire.AppendUvarint(b, uint64(s.contentLen))
+	b = append(b, s.id[:]...)
+	b = wire.AppendUvarint(b, uint64(s.count))
+	b = wire.AppendBytes(b, s.first)
+	b = wire.AppendUvarint(b, uint64(s.statsLen))
+	return append(b, s.packed...)
+}
+
+func parseLocalSegment(b []byte) (*localSegment, error) {
+	d := wire.NewDecoder(b)
+	s := &localSegment{contentLen: uint32(d.UvarintMax(pack.MaxSegmentContent))}
+	d.Copy(s.id[:])
+	s.count = int(d.UvarintMax(manifest.MaxEntries))
+	s.first = string(d.Bytes())
+	s.statsLen = int(d.UvarintMax(pack.MaxSegmentContent))
+	s.packed = d.Take(d.Rest())
+	return s, d.Err()
+}
+
+// decode unpacks the entries.
+func (s *localSegment) decode(dec *zstd.Decoder) error {
+	content, err := dec.DecodeAll(s.packed, make([]byte, 0, int(s.contentLen)+s.statsLen))
+	if err != nil {
+		return err
+	}
+	if len(content) != int(s.contentLen)+s.statsLen {
+		return fmt.Errorf("segment of %d bytes: %w", len(content), wire.ErrMalformed)
+	}
+	if s.entries, err = manifest.ParseSegment(content[:s.contentLen]); err != nil {
+		return err
+	}
+	return manifest.ParseStats(content[s.contentLen:], s.entries)
+}
+
+// localTrailer is what the end of a complete file says.
+type localTrailer struct {
+	root       [32]byte // of the snapshot
+	number     uint64
+	domain     seal.DomainID
+	table      *manifest.Table // without its segments
+	manifest   statement.ManifestRef
+	containers []container
+	places     []segmentPlace // of the blocks, in order
+	objects    []pack.Object
+	totals     Totals
+	sources    []byte // fingerprint of what was configured
+}
+
+func (t *localTrailer) append(b []byte) []byte {
+	var r wire.Record
+	r.Bytes(1, t.root[:])
+	r.Uint(2, t.number)
+	r.Bytes(3, t.domain[:])
+	r.Bytes(4, t.table.Append(nil))
+	m := &t.manifest
+	r.Bytes(5, m.Hash[:])
+	r.Bytes(6, m.Salt[:])
+	r.Bytes(7, m.Session.ID[:])
+	r.Uint(8, m.Size)
+	r.Uint(9, m.Offset)
+	r.Uint(10, m.Length)
+	r.Bytes(11, m.Session.Epoch[:])
+	r.Bytes(12, m.Session.Sealed)
+	c := wire.AppendUvarint(nil, uint64(len(t.containers)))
+	for _, x := range t.containers {
+		c = append(c, x.Hash[:]...)
+		c = append(c, x.Session[:]...)
+		c = append(c, x.Salt[:]...)
+		c = wire.AppendUvarint(c, x.Size)
+	}
+	r.Bytes(13, c)
+	l := wire.AppendUvarint(nil, uint64(len(t.places)))
+	for _, p := range t.places {
+		l = wire.AppendUvarint(l, uint64(p.container))
+		l = wire.AppendUvarint(l, uint64(p.offset))
+		l = wire.AppendUvarint(l, uint64(p.sealedLen))
+	}
+	r.Bytes(17, l)
+	r.Bytes(14, (&pack.Contents{Objects: t.objects}).Append(nil))
+	r.Bytes(15, t.totals.append(nil))
+	r.Bytes(16, t.sources)
+	return r.Append(b)
+}
+
+func parseLocalTrailer(b []byte) (*localTrailer, error) {
+	f, err := wire.ParseRecord(b)
+	if err != nil {
+		return nil, err
+	}
+	t := &localTrailer{}
+	m := &t.manifest
+	f.Fixed(1, t.root[:])
+	t.number = f.Uint(2)
+	f.Fixed(3, t.domain[:])
+	if t.table, err = manifest.ParseTable(f.Bytes(4)); err != nil {
+		return nil, err
+	}
+	f.Fixed(5, m.Hash[:])
+	f.Fixed(6, m.Salt[:])
+	f.Fixed(7, m.Session.ID[:])
+	m.Size, m.Offset, m.Length = f.Uint(8), f.Uint(9), f.Uint(10)
+	f.Fixed(11, m.Session.Epoch[:])
+	m.Session.Sealed = slices.Clone(f.Bytes(12))
+	d := wire.NewDecoder(f.Bytes(13))
+	t.containers = make([]container, d.Count(81))
+	for i := range t.containers {
+		d.Copy(t.containers[i].Hash[:])
+		d.Copy(t.containers[i].Session[:])
+		d.Copy(t.containers[i].Salt[:])
+		t.containers[i].Size = d.Uvarint()
+	}
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	d = wire.NewDecoder(f.Bytes(17))
+	t.places = make([]segmentPlace, d.Count(3))
+	for i := range t.places {
+		t.places[i] = segmentPlace{int(d.UvarintMax(uint64(len(t.containers)) - 1)), uint32(d.UvarintMax(pack.MaxObject)), uint32(d.UvarintMax(pack.MaxObject))}
+	}
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	c, err := pack.ParseContents(wire.KindManifest, f.Bytes(14))
+	if err != nil {
+		return nil, err
+	}
+	t.objects = c.Objects
+	if err := t.totals.parse(f.Bytes(15)); err != nil {
+		return nil, err
+	}
+	t.sources = slices.Clone(f.Bytes(16))
+	_, err = f.Finish()
+	return t, err
+}
+
+// localManifest reads a file, block by block.
+type localManifest struct {
+	file    *os.File
+	r       *bufio.Reader
+	left    int64         // bytes of blocks not yet read
+	started int64         // nanoseconds since 1970
+	trailer *localTrailer // nil when the file has none
+	read    int           // segments read
+}
+
+// openLocal opens a file; an error means that there is none to be used.
+func openLocal(path string) (*localManifest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	m := &localManifest{file: f}
+	if err := m.open(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil
+}
+
+func (m *localManifest) open() error {
+	st, err := m.file.Stat()
+	if err != nil {
+		return err
+	}
+	var head [localHead]byte
+	if _, err := io.ReadFull(m.file, head[:]); err != nil || string(head[:len(localMagic)]) != localMagic {
+		return errors.New("not a local manifest")
+	}
+	m.started = int64(binary.LittleEndian.Uint64(head[len(localMagic):]))
+	m.left = st.Size() - localHead
+	var end [12]byte
+	if m.left >= int64(len(end)) {
+		if _, err := m.file.ReadAt(end[:], st.Size()-int64(len(end))); err != nil {
+			return err
+		}
+	}
+	if string(end[8:]) == localEnd {
+		at := int64(binary.LittleEndian.Uint64(end[:]))
+		if at < localHead || at > st.Size() {
+			return wire.ErrMalformed
+		}
+		b, err := readBlock(io.NewSectionReader(m.file, at, st.Size()-at))
+		if err != nil {
+			return err
+		}
+		if m.trailer, err = parseLocalTrailer(b); err != nil {
+			return err
+		}
+		m.left = at - localHead
+	}
+	m.r = bufio.NewReaderSize(io.LimitReader(m.file, m.left), 256<<10)
+	return nil
+}
+
+func readBlock(r io.Reader) ([]byte, error) {
+	var head [8]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint32(head[:])
+	if n > maxLocalSize {
+		return nil, wire.ErrMalformed
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, err
+	}
+	if crc32.Checksum(b, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
+		return nil, fmt.Errorf("checksum: %w", wire.ErrMalformed)
+	}
+	return b, nil
+}
+
+// next reads the next segment, not yet decoded; io.EOF ends them. In a file
+// without a trailer a torn block counts as the end.
+func (m *localManifest) next() (*localSegment, error) {
+	b, err := readBlock(m.r)
+	if err == io.EOF {
+		return nil, io.EOF
+	}
+	if err != nil {
+		if m.trailer == nil {
+			return nil, io.EOF
+		}
+		return nil, err
+	}
+	s, err := parseLocalSegment(b)
+	if err != nil {
+		return nil, err
+	}
+	if m.trailer != nil && m.read >= len(m.trailer.places) {
+		return nil, wire.ErrMalformed
+	}
+	s.owner, s.ordinal = m, m.read
+	m.read++
+	return s, nil
+}
+
+func (m *localManifest) close() { m.file.Close() }
+
+// localWriter writes the file of a run.
+type localWriter struct {
+	path string // "" when nothing is to be kept
+	file *os.File
+	w    *bufio.Writer
+	at   int64
+	enc  *zstd.Encoder
+	buf  []byte
+}
+
+// newLocalWriter starts a partial file in dir and holds a lock on it as long
+// as the process lives, so that others know it from what a dead run left.
+func newLocalWriter(dir string, started time.Time) (*localWriter, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, stateError(dir, err)
+	}
+	f, err := os.CreateTemp(dir, partialFile+"*")
+	if err != nil {
+		return nil, stateError(dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, stateError(f.Name(), err)
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+	if err != nil {
+		panic(err) // the options are constants, and valid
+	}
+	w := &localWriter{path: f.Name(), file: f, w: bufio.NewWriterSize(f, 256<<10), enc: enc}
+	return w, w.write(binary.LittleEndian.AppendUint64([]byte(localMagic), uint64(started.UnixNano())))
+}
+
+func stateError(path string, err error) error {
+	return fmt.Errorf("state directory: %s: %w (free some space there, or choose another place with --state-dir)", path, err)
+}
+
+func (w *localWriter) write(b []byte) error {
+	w.at += int64(len(b))
+	if _, err := w.w.Write(b); err != nil {
+		return stateError(w.path, err)
+	}
+	return nil
+}
+
+func (w *localWriter) block(payload []byte) error {
+	var head [8]byte
+	binary.LittleEndian.PutUint32(head[:], uint32(len(payload)))
+	binary.LittleEndian.PutUint32(head[4:], crc32.Checksum(payload, castagnoli))
+	if err := w.write(head[:]); err != nil {
+		return err
+	}
+	return w.write(payload)
+}
+
+// segment writes the next segment.
+func (w *localWriter) segment(s *localSegment) error {
+	w.buf = s.append(w.buf[:0])
+	return w.block(w.buf)
+}
+
+// flush hands what was written to the kernel, so that it outlives the process.
+func (w *localWriter) flush() error {
+	if err := w.w.Flush(); err != nil {
+		return stateError(w.path, err)
+	}
+	return nil
+}
+
+// commit writes the trailer and makes the file the environment's manifest.
+func (w *localWriter) commit(t *localTrailer) error {
+	at := w.at
+	if err := w.block(t.append(nil)); err != nil {
+		return err
+	}
+	if err := w.write(append(binary.LittleEndian.AppendUint64(nil, uint64(at)), localEnd...)); err != nil {
+		return err
+	}
+	err := w.w.Flush()
+	if err == nil {
+		err = w.file.Sync()
+	}
+	if err == nil {
+		err = os.Rename(w.path, filepath.Join(filepath.Dir(w.path), localFile))
+	}
+	w.file.Close()
+	if err != nil {
+		return stateError(w.path, err)
+	}
+	return nil
+}
+
+// keep leaves the partial file for the next run; drop removes it.
+func (w *localWriter) keep() { w.w.Flush(); w.file.Close() }
+func (w *localWriter) drop() { os.Remove(w.path); w.file.Close() }
+
+// leftovers opens the partial files that dead runs left in dir, the largest
+// first, and locks them; the caller removes them when its run is complete.
+func leftovers(dir string) []*localManifest {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var out []*localManifest
+	for _, n := range names {
+		if !strings.HasPrefix(n.Name(), partialFile) {
+			continue
+		}
+		m, err := openLocal(filepath.Join(dir, n.Name()))
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(m.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			m.close() // its run is alive
+			continue
+		}
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b *localManifest) int { return int(b.left - a.left) })
+	return out
+}

@@ -1,0 +1,290 @@
+package snapshot
+
+import (
+	"context"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+	"knowngood/storage/repository"
+)
+
+const (
+	batchItems  = 512
+	batchWeight = 512 << 10 // bytes of memory, roughly
+	maxBatches  = 64
+	jobBytes    = 1 << 20 // of neighbouring small files read by one worker
+	jobFiles    = 256
+	// young is how long before the start of a run a file must have been
+	// left alone to be trusted by its time stamps in the next: the clock
+	// that stamps files ticks more coarsely than files change.
+	young = 50_000_000 // nanoseconds
+)
+
+// item is a node on its way from the merge to the emitter.
+type item struct {
+	entry *manifest.Entry
+	seg   *localSegment // of the parent, where the path stood; may be nil
+	pos   int           // position there
+	same  bool          // entry is that of the parent, unchanged
+	file  *file         // being read; nil when entry is complete
+	job   *job          // that reads the file
+}
+
+// file is a regular file, or another node whose metadata must be read.
+type file struct {
+	node  *walk.Node
+	entry *manifest.Entry
+	refs  []repository.ChunkRef
+	twin  *item // an earlier link to the same inode, which is read instead
+	gone  bool  // vanished: the entry is left out
+}
+
+// job is what one worker reads in one go.
+type job struct {
+	files []*file
+	bytes uint64
+	done  chan struct{}
+}
+
+// cursor follows a local manifest in path order.
+type cursor struct {
+	next    func() (*localSegment, bool)
+	seg     *localSegment
+	pos     int
+	started int64
+}
+
+// seek finds the entry of path; paths must be sought in order.
+func (c *cursor) seek(path string) (*localSegment, int) {
+	for c.next != nil {
+		for c.seg == nil || c.pos >= len(c.seg.entries) {
+			seg, ok := c.next()
+			if !ok {
+				c.next, c.seg = nil, nil
+				return nil, 0
+			}
+			c.seg, c.pos = seg, 0
+		}
+		switch d := manifest.Compare(c.seg.entries[c.pos].Path, path); {
+		case d == 0:
+			c.pos++
+			return c.seg, c.pos - 1
+		case d > 0:
+			return nil, 0
+		}
+		c.pos++
+	}
+	return nil, 0
+}
+
+// follow decodes the segments of m ahead of the merge.
+func (c *capture) follow(ctx context.Context, m *localManifest) *cursor {
+	out := make(chan *localSegment, 2)
+	go func() {
+		defer close(out)
+		dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			panic(err) // the options are constants, and valid
+		}
+		defer dec.Close()
+		for {
+			s, err := m.next()
+			if err == nil {
+				err = s.decode(dec)
+			}
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				c.Progress.warn("the host's copy of the last manifest is damaged; more files than changed are read: " + err.Error())
+				return
+			}
+			select {
+			case out <- s:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return &cursor{started: m.started, next: func() (*localSegment, bool) { s, ok := <-out; return s, ok }}
+}
+
+// merger matches the walk with the parents and hands on.
+type merger struct {
+	*capture
+	ctx     context.Context
+	parent  *cursor
+	partial []*cursor
+	batch   []*item
+	weight  int
+	job     *job
+	links   map[uint64]*item // the first of each inode with several links that is read in this run
+}
+
+func (c *capture) merge(ctx context.Context, commands []*item) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m := &merger{capture: c, ctx: ctx, links: map[uint64]*item{}}
+	if c.parent != nil {
+		m.parent = c.follow(ctx, c.parent)
+	}
+	for _, p := range c.partials {
+		m.partial = append(m.partial, c.follow(ctx, p))
+	}
+	err := walk.Walk(ctx, walk.Options{Sources: c.Sources, Omit: c.Omit}, func(n *walk.Node) error {
+		for len(commands) > 0 && manifest.Compare(commands[0].entry.Path, n.Path) <= 0 {
+			// A captured directory stands for the one a command's output implies.
+			if commands[0].entry.Path != n.Path {
+				if err := m.add(commands[0]); err != nil {
+					return err
+				}
+			}
+			commands = commands[1:]
+		}
+		return m.node(n)
+	})
+	if err != nil {
+		return err
+	}
+	for _, it := range commands {
+		if err := m.add(it); err != nil {
+			return err
+		}
+	}
+	return m.send()
+}
+
+// node merges one node of the walk.
+func (m *merger) node(n *walk.Node) error {
+	if n.Err != nil {
+		m.problem(n.Path, n.Err.Error())
+		if !n.Listed {
+			return nil
+		}
+	}
+	it := &item{}
+	if m.parent != nil {
+		it.seg, it.pos = m.parent.seek(n.Path)
+	}
+	if it.seg != nil && unchanged(n, &it.seg.entries[it.pos], m.parent.started) {
+		it.entry, it.same = &it.seg.entries[it.pos], true
+	}
+	for _, p := range m.partial {
+		seg, pos := p.seek(n.Path)
+		if seg != nil && !it.same && it.entry == nil && unchanged(n, &seg.entries[pos], p.started) {
+			it.entry = &seg.entries[pos]
+		}
+	}
+	if it.entry != nil {
+		if n.Dir != nil {
+			n.Dir.Release()
+		}
+		if it.entry.Type == manifest.File {
+			m.Progress.Unchanged.Add(1)
+			m.Progress.Files.Add(1)
+			m.Progress.Bytes.Add(it.entry.Size)
+		}
+		return m.add(it)
+	}
+	it.entry = &manifest.Entry{Path: n.Path}
+	m.fill(it.entry, &n.Stat)
+	if n.Implied {
+		it.entry.Flags |= manifest.Implied
+	}
+	if n.Err != nil {
+		it.entry.Flags |= manifest.Unreadable
+	}
+	it.file = &file{node: n, entry: it.entry}
+	if it.entry.Link != 0 {
+		if first, ok := m.links[it.entry.Link]; ok {
+			it.file.twin = first
+		} else {
+			m.links[it.entry.Link] = it
+		}
+	}
+	if m.job == nil {
+		m.job = &job{done: make(chan struct{})}
+	}
+	it.job = m.job
+	m.job.files = append(m.job.files, it.file)
+	if it.file.twin == nil {
+		m.job.bytes += it.entry.Size
+	}
+	if m.job.bytes >= jobBytes || len(m.job.files) >= jobFiles {
+		if err := m.dispatch(); err != nil {
+			return err
+		}
+	}
+	return m.add(it)
+}
+
+// unchanged tells whether the host sees the node as it was when the parent,
+// whose run started at started, recorded e.
+func unchanged(n *walk.Node, e *manifest.Entry, started int64) bool {
+	s := &n.Stat
+	old := e.Stat
+	return e.Type == s.Type && old.Inode == s.Ino && old.Ctime == s.Ctime && e.Mtime == s.Mtime &&
+		(e.Type != manifest.File || e.Size == s.Size) &&
+		e.Flags&^manifest.Implied == 0 && e.Flags&manifest.Implied != 0 == n.Implied && n.Err == nil &&
+		s.Ctime.Sec*1_000_000_000+int64(s.Ctime.Nsec) < started-young
+}
+
+func (m *merger) dispatch() error {
+	if m.job == nil {
+		return nil
+	}
+	j := m.job
+	m.job = nil
+	select {
+	case m.jobs <- j:
+		return nil
+	case <-m.ctx.Done():
+		return context.Cause(m.ctx)
+	}
+}
+
+// add hands an item on, in a batch.
+func (m *merger) add(it *item) error {
+	m.batch = append(m.batch, it)
+	m.weight += 400 + 2*len(it.entry.Path) + 80*len(it.entry.Chunks)
+	if len(m.batch) < batchItems && m.weight < batchWeight {
+		return nil
+	}
+	return m.pass()
+}
+
+// pass sends the batch. When the emitter is far behind it waits for chunks
+// that still lie in a frame or pack being filled; it is pressed to have them
+// sent on their way.
+func (m *merger) pass() error {
+	batch := m.batch
+	m.batch, m.weight = make([]*item, 0, batchItems), 0
+	select {
+	case m.batches <- batch:
+		return nil
+	default:
+	}
+	if err := m.dispatch(); err != nil {
+		return err
+	}
+	for {
+		select {
+		case m.batches <- batch:
+			return nil
+		case m.pressed <- struct{}{}:
+		case <-m.ctx.Done():
+			return context.Cause(m.ctx)
+		}
+	}
+}
+
+// send hands the last items on.
+func (m *merger) send() error {
+	if err := m.dispatch(); err != nil {
+		return err
+	}
+	return m.pass()
+}

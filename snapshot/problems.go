@@ -1,0 +1,59 @@
+package snapshot
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"knowngood/snapshot/manifest"
+)
+
+// Progress is what a capture has done so far. The numbers may be read while it
+// runs.
+type Progress struct {
+	Files, Bytes         atomic.Uint64 // captured, of files read or unchanged
+	FilesRead, BytesRead atomic.Uint64
+	Unchanged            atomic.Uint64 // files that cost a stat only
+	Problems             atomic.Uint64
+
+	// Problem, when set, is told each problem as it is met; Warn what went
+	// wrong without harm to the snapshot. Both may be called concurrently.
+	Problem func(path, reason string)
+	Warn    func(message string)
+}
+
+func (p *Progress) warn(message string) {
+	if p.Warn != nil {
+		p.Warn(message)
+	}
+}
+
+// problems gathers what could not be captured as it should.
+type problems struct {
+	mu    sync.Mutex
+	all   []manifest.Problem
+	count uint64
+}
+
+func (c *capture) problem(path, reason string) {
+	c.problems.mu.Lock()
+	c.problems.count++
+	if len(c.problems.all) < manifest.MaxProblems {
+		c.problems.all = append(c.problems.all, manifest.Problem{Path: strings.Clone(path), Reason: reason})
+	}
+	c.problems.mu.Unlock()
+	c.Progress.Problems.Add(1)
+	if c.Progress.Problem != nil {
+		c.Progress.Problem(path, reason)
+	}
+}
+
+// list is sorted by path.
+func (p *problems) list() ([]manifest.Problem, uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := slices.Clone(p.all)
+	slices.SortFunc(all, func(a, b manifest.Problem) int { return manifest.Compare(a.Path, b.Path) })
+	return all, p.count
+}

@@ -1,0 +1,244 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"sort"
+
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/wire"
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+)
+
+const (
+	// groupBytes is how much of neighbouring segments one request reads.
+	groupBytes = 1 << 20
+	// groupsAhead is how many such requests run ahead of the consumer.
+	groupsAhead = 4
+)
+
+// Tree reads the entries of a snapshot from the repository. It needs an
+// identity.
+type Tree struct {
+	Snapshot *repository.Snapshot
+	Table    *manifest.Table
+	Reader   *repository.Reader
+
+	own pack.Ref // the container of the table
+}
+
+// OpenTree reads the manifest table of a snapshot.
+func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Snapshot) (*Tree, error) {
+	if s.Body == nil || s.Domain == nil {
+		return nil, fmt.Errorf("%s: %w opens it: give one of its recipients' with --identity", s.Ref(), repository.ErrNoUsableIdentity)
+	}
+	r := repo.NewReader(s.Host, s.Domain)
+	b := s.Body
+	own := pack.Ref{Hash: b.Manifest.Hash, Session: b.Manifest.Session.ID, Salt: b.Manifest.Salt}
+	r.AddSessions([]seal.SealedSession{b.Manifest.Session})
+	content, err := r.Frame(ctx, wire.KindManifest, &own, uint32(b.Manifest.Offset), uint32(b.Manifest.Length))
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	table, err := manifest.ParseTable(content)
+	if err != nil {
+		return nil, &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: err}
+	}
+	r.AddSessions(table.Sessions)
+	return &Tree{Snapshot: s, Table: table, Reader: r, own: own}, nil
+}
+
+// container of a segment.
+func (t *Tree) container(s *manifest.Segment) *pack.Ref {
+	if s.Container == 0 {
+		return &t.own
+	}
+	return &t.Table.Containers[s.Container-1]
+}
+
+// group is a run of segments that lie next to each other.
+type group struct {
+	segments []manifest.Segment
+	offset   uint32
+	length   uint32
+}
+
+func groups(segments []manifest.Segment) []group {
+	var out []group
+	for i := range segments {
+		s := &segments[i]
+		if n := len(out); n > 0 {
+			g := &out[n-1]
+			if s.Container == g.segments[0].Container && s.Offset == g.offset+g.length && g.length+s.SealedLen <= groupBytes {
+				g.segments = segments[i-len(g.segments) : i+1]
+				g.length += s.SealedLen
+				continue
+			}
+		}
+		out = append(out, group{segments[i : i+1], s.Offset, s.SealedLen})
+	}
+	return out
+}
+
+// Damaged segments are told apart from a failing store by *SegmentError.
+type SegmentError struct {
+	First, Next string // paths from First, to before Next ("" when it is the last), cannot be named
+	Err         error
+}
+
+func (e *SegmentError) Error() string {
+	if e.Next == "" {
+		return fmt.Sprintf("the list of files from %q on cannot be read: %v", "/"+e.First, e.Err)
+	}
+	return fmt.Sprintf("the list of files from %q to before %q cannot be read: %v", "/"+e.First, "/"+e.Next, e.Err)
+}
+
+func (e *SegmentError) Unwrap() error { return e.Err }
+
+// Segment reads and decodes one segment of the table.
+func (t *Tree) Segment(ctx context.Context, i int) ([]manifest.Entry, error) {
+	s := &t.Table.Segments[i]
+	sealed, err := t.Reader.Read(ctx, wire.KindManifest, t.container(s).Hash, int64(s.Offset), int64(s.SealedLen))
+	if err != nil {
+		return nil, err
+	}
+	return t.decode(ctx, s, sealed)
+}
+
+func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte) ([]manifest.Entry, error) {
+	content, err := t.Reader.Open(ctx, nil, wire.KindManifest, t.container(s), s.Offset, sealed)
+	if err != nil {
+		return nil, err
+	}
+	id, err := manifest.SegmentID(t.Reader.Domain().SegmentKey(), content)
+	if err == nil && id != s.ID {
+		err = fmt.Errorf("segment has another ID than its table says: %w", wire.ErrMalformed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return manifest.ParseSegment(content)
+}
+
+// Entries yields the entries at and below the path under, in path order; ""
+// is all. Segments are read ahead. A segment that cannot be read is yielded as
+// an error of type *SegmentError, and the iteration may go on after it.
+func (t *Tree) Entries(ctx context.Context, under string) iter.Seq2[*manifest.Entry, error] {
+	return func(yield func(*manifest.Entry, error) bool) {
+		segments := t.Table.Segments
+		if under != "" {
+			from := sort.Search(len(segments), func(i int) bool { return manifest.Compare(segments[i].First, under) > 0 })
+			from = max(0, from-1)
+			to := from + sort.Search(len(segments)-from, func(i int) bool {
+				f := segments[from+i].First
+				return manifest.Compare(f, under) > 0 && !manifest.Within(f, under)
+			})
+			segments = segments[from:to]
+		}
+		for batch, err := range t.batches(ctx, segments) {
+			if err != nil {
+				if !yield(nil, err) {
+					return
+				}
+				continue
+			}
+			for i := range batch {
+				e := &batch[i]
+				if under != "" && !manifest.Within(e.Path, under) {
+					continue
+				}
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// batches yields the decoded segments in order.
+func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Seq2[[]manifest.Entry, error] {
+	type result struct {
+		entries [][]manifest.Entry
+		errs    []error
+	}
+	return func(yield func([]manifest.Entry, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		pending := make(chan chan result, groupsAhead)
+		var g errgroup.Group
+		defer g.Wait()
+		defer cancel()
+		g.Go(func() error {
+			defer close(pending)
+			for _, grp := range groups(segments) {
+				c := make(chan result, 1)
+				select {
+				case pending <- c:
+				case <-ctx.Done():
+					return nil
+				}
+				g.Go(func() error {
+					var r result
+					r.entries, r.errs = t.readGroup(ctx, grp)
+					c <- r
+					return nil
+				})
+			}
+			return nil
+		})
+		at := 0
+		for c := range pending {
+			r := <-c
+			for i, entries := range r.entries {
+				err := r.errs[i]
+				if err != nil {
+					se := &SegmentError{First: segments[at].First, Err: err}
+					if at+1 < len(segments) {
+						se.Next = segments[at+1].First
+					}
+					err = se
+				}
+				at++
+				if !yield(entries, err) {
+					return
+				}
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(nil, context.Cause(ctx))
+		}
+	}
+}
+
+func (t *Tree) readGroup(ctx context.Context, g group) ([][]manifest.Entry, []error) {
+	entries, errs := make([][]manifest.Entry, len(g.segments)), make([]error, len(g.segments))
+	sealed, err := t.Reader.Read(ctx, wire.KindManifest, t.container(&g.segments[0]).Hash, int64(g.offset), int64(g.length))
+	for i := range g.segments {
+		s := &g.segments[i]
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		at := s.Offset - g.offset
+		entries[i], errs[i] = t.decode(ctx, s, sealed[at:at+s.SealedLen])
+	}
+	return entries, errs
+}
+
+// Find yields the entry of one path, or nil.
+func (t *Tree) Find(ctx context.Context, path string) (*manifest.Entry, error) {
+	for e, err := range t.Entries(ctx, path) {
+		if err != nil {
+			return nil, err
+		}
+		if e.Path == path {
+			return e, nil
+		}
+		break
+	}
+	return nil, nil
+}

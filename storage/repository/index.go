@@ -1,0 +1,370 @@
+package repository
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/index"
+	"knowngood/storage/pack"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// tailsInFlight is how many packs' contents are read at once.
+const tailsInFlight = 16
+
+// Index tells where the chunks of a domain lie. What is in the store is
+// cached in the state directory and mapped, not loaded.
+type Index struct {
+	repo   *Repository
+	host   string
+	domain *seal.Domain
+	cache  *index.Cache
+	table  *index.Table
+	remove string // a temporary cache directory
+
+	marker *os.File // of this run
+	stale  []string // markers of runs that died
+}
+
+// OpenIndex opens the index of the host's own domain for a run that writes.
+// Packs that a killed run left, or that no index names because everything
+// local was lost, are found by listing and taken in.
+func (r *Repository) OpenIndex(ctx context.Context, host *Host) (*Index, error) {
+	dir := filepath.Join(r.LocalDir(), "index", host.Domain.ID.String())
+	x, err := r.openIndex(ctx, host.Name, host.Domain, dir)
+	if err != nil {
+		return nil, err
+	}
+	complete, err := x.sync(ctx)
+	if err == nil {
+		err = x.mark(filepath.Join(r.LocalDir(), "runs"))
+	}
+	if err == nil && (!complete || len(x.stale) > 0) {
+		err = x.adoptPacks(ctx)
+	}
+	if err != nil {
+		x.Close()
+		return nil, err
+	}
+	return x, nil
+}
+
+// ReadIndex opens the index of any domain for reading; a temporary directory
+// caches it.
+func (r *Repository) ReadIndex(ctx context.Context, host string, domain *seal.Domain) (*Index, error) {
+	dir, err := os.MkdirTemp("", "knowngood-index-")
+	if err != nil {
+		return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
+	}
+	x, err := r.openIndex(ctx, host, domain, dir)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	x.remove = dir
+	if _, err = x.sync(ctx); err == nil {
+		err = x.adoptPacks(ctx)
+	}
+	if err != nil {
+		x.Close()
+		return nil, err
+	}
+	return x, nil
+}
+
+func (r *Repository) openIndex(ctx context.Context, host string, domain *seal.Domain, dir string) (*Index, error) {
+	cache, err := index.OpenCache(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Index{repo: r, host: host, domain: domain, cache: cache, table: index.NewTable(cache)}, nil
+}
+
+// Close releases the index. A run that was not completed is told by its
+// marker to the next one.
+func (x *Index) Close() {
+	x.table.Close()
+	if x.marker != nil {
+		x.marker.Close()
+	}
+	if x.remove != "" {
+		os.RemoveAll(x.remove)
+	}
+}
+
+// Lookup finds a chunk.
+func (x *Index) Lookup(id [32]byte) (index.Location, bool) { return x.table.Lookup(id) }
+
+func (x *Index) add(info index.PackInfo, c *pack.Contents) error { return x.table.Add(info, c.Frames) }
+
+// sync takes in the runs that the store has. It tells whether the index is
+// known to be complete: not when nothing was cached before, nor when a run is
+// damaged.
+func (x *Index) sync(ctx context.Context) (complete bool, err error) {
+	cached, err := x.cache.Runs()
+	if err != nil {
+		return false, err
+	}
+	complete = len(cached) > 0
+	replaced := map[[32]byte]bool{}
+	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixIndexRuns(x.host, x.domain.ID)}) {
+		if err != nil {
+			return false, err
+		}
+		_, _, generation, hash, ok := statement.ParseIndexRunKey(o.Key)
+		if !ok || replaced[hash] {
+			continue
+		}
+		f, err := x.run(ctx, o.Key, generation, hash)
+		var damage *DamageError
+		if errors.As(err, &damage) {
+			x.repo.warn(err)
+			complete = false
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, h := range f.Info().Replaces {
+			replaced[h] = true
+		}
+		x.table.Adopt(f)
+	}
+	return complete, x.cache.Keep(x.table.Runs())
+}
+
+// run opens a run from the cache, or fetches it.
+func (x *Index) run(ctx context.Context, key string, generation uint64, hash [32]byte) (*index.File, error) {
+	f, err := x.cache.Open(hash)
+	if err == nil {
+		return f, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		if err := x.cache.Remove(hash); err != nil {
+			return nil, err
+		}
+	}
+	object, err := storage.ReadAll(ctx, x.repo.Store(), key, 0, -1)
+	if err == nil && sha256.Sum256(object) != hash || errors.Is(err, storage.ErrNotFound) {
+		object, err = x.repo.readHidden(ctx, key, hash, 0, -1, errors.New("its bytes are not those of its name"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	run, body, err := x.open(object)
+	if err == nil && run.Generation != generation {
+		err = fmt.Errorf("it says generation %d", run.Generation)
+	}
+	if err != nil {
+		return nil, &DamageError{Key: key, What: "index run", Err: err}
+	}
+	return x.cache.Adopt(index.Info{Hash: hash, Generation: generation, Replaces: run.Replaces}, body)
+}
+
+// open verifies and opens an index run.
+func (x *Index) open(object []byte) (*statement.IndexRun, *index.Body, error) {
+	run, err := statement.ParseIndexRun(object)
+	if err != nil {
+		return nil, nil, err
+	}
+	if run.Repository != x.repo.ID() || run.Host != x.host || run.Domain != x.domain.ID || run.Certificate == nil {
+		return nil, nil, errors.New("it belongs elsewhere")
+	}
+	if err := run.Certificate.Verify(x.repo.ID(), x.repo.desc.Owner); err != nil {
+		return nil, nil, err
+	}
+	if err := run.Verify(run.Certificate.HostKey); err != nil {
+		return nil, nil, err
+	}
+	b, err := seal.OpenOnce(x.domain.RunKey(run.Salt), run.SealedBody, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := index.Parse(b)
+	return run, body, err
+}
+
+// mark leaves a sign that a run is under way, and finds those of runs that
+// died.
+func (x *Index) mark(dir string) error {
+	fail := func(err error) error {
+		return fmt.Errorf("state directory: %w (free some space in %s, or choose another place with --state-dir)", err, dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(err)
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return fail(err)
+	}
+	for _, n := range names {
+		f, err := os.Open(filepath.Join(dir, n.Name()))
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			x.stale = append(x.stale, f.Name())
+		}
+		f.Close()
+	}
+	if x.marker, err = os.CreateTemp(dir, x.domain.ID.String()+"-"); err != nil {
+		return fail(err)
+	}
+	if err := unix.Flock(int(x.marker.Fd()), unix.LOCK_EX); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// adoptPacks takes in the contents of every pack in the store that no run
+// names.
+func (x *Index) adoptPacks(ctx context.Context) error {
+	known := x.table.HasPacks()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(tailsInFlight)
+	for o, err := range x.repo.Store().List(gctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
+		if err != nil {
+			g.Go(func() error { return err })
+			break
+		}
+		_, _, hash, ok := statement.ParsePackKey(o.Key)
+		if !ok || known(hash) {
+			continue
+		}
+		g.Go(func() error {
+			err := x.adoptPack(gctx, o.Key, hash, o.Size)
+			var damage *DamageError
+			if errors.As(err, &damage) {
+				x.repo.warn(err) // what it held is stored again
+				return nil
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+func (x *Index) adoptPack(ctx context.Context, key string, hash [32]byte, size int64) error {
+	tail, err := x.repo.tail(ctx, wire.KindPack, key, size)
+	if err != nil {
+		return err
+	}
+	c, err := tail.Contents(wire.KindPack, x.domain)
+	if err != nil {
+		return &DamageError{Key: key, What: "pack", Err: err}
+	}
+	return x.add(index.PackInfo{Ref: pack.Ref{Hash: hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: uint64(size)}, c)
+}
+
+// Publish writes what the run added as index runs, merges small ones, and
+// returns the highest generation seen. It may be called repeatedly.
+func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) (uint64, error) {
+	unsaved, err := x.table.Unsaved()
+	if err != nil {
+		return 0, err
+	}
+	var files []*index.File
+	generation := x.table.Generation() + 1
+	for body := range unsaved.Bodies() {
+		f, err := x.publish(ctx, host, w, generation, nil, body)
+		if err != nil {
+			return 0, err
+		}
+		files = append(files, f)
+	}
+	unsaved.Saved(files...)
+	for {
+		some := index.Plan(x.table.Runs())
+		if len(some) == 0 {
+			break
+		}
+		generation := x.table.Generation() + 1
+		var bodies []*index.Body
+		for body := range x.table.Merge(some) {
+			bodies = append(bodies, body)
+		}
+		var merged []*index.File
+		for i, body := range bodies {
+			var replaces [][32]byte
+			if i == len(bodies)-1 {
+				replaces = index.Replaced(some)
+			}
+			f, err := x.publish(ctx, host, w, generation, replaces, body)
+			if err != nil {
+				return 0, err
+			}
+			merged = append(merged, f)
+		}
+		x.table.Adopt(merged...)
+	}
+	if err := x.cache.Keep(x.table.Runs()); err != nil {
+		return 0, err
+	}
+	for _, m := range x.stale {
+		os.Remove(m)
+	}
+	x.stale = nil
+	return x.table.Generation(), nil
+}
+
+// Done says that the run is complete: nothing of it has to be looked for.
+func (x *Index) Done() {
+	if x.marker != nil {
+		os.Remove(x.marker.Name())
+	}
+}
+
+func (x *Index) publish(ctx context.Context, host *Host, w *Writer, generation uint64, replaces [][32]byte, body *index.Body) (*index.File, error) {
+	plain, err := body.Append(nil)
+	if err != nil {
+		return nil, err
+	}
+	run := &statement.IndexRun{Repository: x.repo.ID(), Host: x.host, Domain: x.domain.ID, Generation: generation, Salt: seal.NewSalt(), Replaces: replaces, Certificate: host.Certificate}
+	run.SealedBody = seal.Once(x.domain.RunKey(run.Salt), plain, nil)
+	object, err := run.Encode(host.SigningKey())
+	if err != nil {
+		return nil, err
+	}
+	hash := sha256.Sum256(object)
+	if err := x.repo.put(ctx, statement.KeyIndexRun(x.host, x.domain.ID, generation, hash), object, time.Now()); err != nil {
+		return nil, err
+	}
+	w.countStored(len(object))
+	return x.cache.Adopt(index.Info{Hash: hash, Generation: generation, Replaces: replaces}, body)
+}
+
+// lazyIndex opens an index once, when it is first needed.
+type lazyIndex struct {
+	once  sync.Once
+	index *Index
+	err   error
+}
+
+// Locate finds where a chunk lies now, for a hint that failed.
+func (r *Reader) Locate(ctx context.Context, id [32]byte) (index.Location, bool, error) {
+	r.lazy.once.Do(func() { r.lazy.index, r.lazy.err = r.repo.ReadIndex(ctx, r.host, r.domain) })
+	if r.lazy.err != nil {
+		return index.Location{}, false, r.lazy.err
+	}
+	loc, ok := r.lazy.index.Lookup(id)
+	return loc, ok, nil
+}
+
+// Close releases what Locate needed.
+func (r *Reader) Close() {
+	if r.lazy.index != nil {
+		r.lazy.index.Close()
+	}
+}
