@@ -179,13 +179,10 @@ func (x *Index) open(object []byte) (*statement.IndexRun, *index.Body, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if run.Repository != x.repo.ID() || run.Host != x.host || run.Domain != x.domain.ID || run.Certificate == nil {
+	if run.Host != x.host || run.Domain != x.domain.ID {
 		return nil, nil, errors.New("it belongs elsewhere")
 	}
-	if err := run.Certificate.Verify(x.repo.ID(), x.repo.desc.Owner); err != nil {
-		return nil, nil, err
-	}
-	if err := run.Verify(run.Certificate.HostKey); err != nil {
+	if err := run.Verify(x.repo.ID(), x.repo.desc.Owner); err != nil {
 		return nil, nil, err
 	}
 	b, err := seal.OpenOnce(x.domain.RunKey(run.Salt), run.SealedBody, nil)

@@ -57,19 +57,36 @@ func newPacker(w *Writer, kind wire.Kind, target, inFlight int) *packer {
 func (p *packer) add(ctx context.Context, f *Frame, plaintext []byte, contentLen int, chunks []pack.Chunk) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.open == nil {
-		var buf []byte
-		select {
-		case buf = <-p.buffers:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		if buf == nil {
-			buf = make([]byte, 0, p.target+p.target/8)
-		}
-		b := pack.NewBuilder(p.kind, p.w.repo.ID(), p.w.host.Domain, p.w.session, buf)
-		p.open = &openPack{builder: b, info: index.PackInfo{Ref: pack.Ref{Session: p.w.session.ID, Salt: b.Salt()}}, durable: make(chan struct{})}
+	if err := p.begin(ctx); err != nil {
+		return err
 	}
+	p.place(f, plaintext, contentLen, chunks)
+	if p.open.builder.Size() >= p.target || p.open.builder.Chunks() >= maxPackChunks {
+		p.finish(nil)
+	}
+	return nil
+}
+
+// begin sees to it that there is an open object; p.mu is held.
+func (p *packer) begin(ctx context.Context) error {
+	if p.open != nil {
+		return nil
+	}
+	var buf []byte
+	select {
+	case buf = <-p.buffers:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if buf == nil {
+		buf = make([]byte, 0, p.target+p.target/8)
+	}
+	b := pack.NewBuilder(p.kind, p.w.repo.ID(), p.w.host.Domain, p.w.session, buf)
+	p.open = &openPack{builder: b, info: index.PackInfo{Ref: pack.Ref{Session: p.w.session.ID, Salt: b.Salt()}}, durable: make(chan struct{})}
+	return nil
+}
+
+func (p *packer) place(f *Frame, plaintext []byte, contentLen int, chunks []pack.Chunk) {
 	placed := p.open.builder.Add(plaintext, contentLen, chunks)
 	f.pack, f.offset, f.len = p.open, placed.Offset, placed.SealedLen
 	close(f.placed)
