@@ -1,0 +1,155 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// Commit makes a snapshot of env: it claims the environment's next number with
+// a root, reads it back, verifies and remembers it. Everything that the body
+// refers to must be durable before.
+//
+// body makes the body for a number; it is called again when another process
+// claims that number first. Commit adds nonce and witnesses, and now as the
+// time it finished if body leaves that open. The error is *TamperError when
+// the store shows an older head than is remembered, ErrCloned when another
+// machine has taken the host over.
+func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) *statement.RootBody, now time.Time) (*Snapshot, error) {
+	r := h.repo
+	epoch, err := r.CurrentEpoch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := h.Domain.SealTo(epoch, r.ID(), h.Name)
+	if err != nil {
+		return nil, fmt.Errorf("seal the domain: %w", err)
+	}
+	for {
+		e, err := r.environment(ctx, h.Name, env)
+		if err != nil {
+			return nil, err
+		}
+		if err := h.checkCurrent(e.certs); err != nil {
+			return nil, err
+		}
+		previous, number, err := e.next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		root := &statement.Root{
+			Repository: r.ID(), Host: h.Name, Environment: env, Number: number, Previous: previous, Certificate: h.Certificate,
+			Domain: h.Domain.ID, Epoch: epoch.ID, SealedDomain: sealed, Salt: seal.NewSalt(),
+		}
+		b := body(number)
+		if err := h.sealBody(root, b, now); err != nil {
+			return nil, err
+		}
+		object, err := root.Encode(h.key)
+		if err != nil {
+			return nil, err
+		}
+		key := statement.KeyRoot(h.Name, env, number)
+		opts := storage.PutOptions{SHA256: sha256.Sum256(object)}
+		if r.desc.LockMode != "" && !b.ProtectedUntil.IsZero() {
+			opts.Retention = storage.Retention{Mode: storage.RetentionMode(r.desc.LockMode), Until: b.ProtectedUntil}
+		}
+		err = r.store.Put(ctx, key, object, opts)
+		if errors.Is(err, storage.ErrExists) {
+			continue // another process was first
+		}
+		if err != nil {
+			return nil, fmt.Errorf("commit %s: %w", root.Ref(), err)
+		}
+		return e.readBack(ctx, key, object)
+	}
+}
+
+// sealBody completes the body and seals it into root.
+func (h *Host) sealBody(root *statement.Root, b *statement.RootBody, now time.Time) error {
+	rand.Read(b.Nonce[:])
+	if b.Finished.IsZero() {
+		b.Finished = now
+	}
+	var err error
+	if b.Witnesses, err = h.repo.local.witnesses(h.Name, root.Environment); err != nil {
+		return err
+	}
+	record, err := b.AppendRecord(nil)
+	if err != nil {
+		return err
+	}
+	root.SealedBody = seal.Once(h.Domain.RootKey(root.Salt), record, nil)
+	return nil
+}
+
+// next is the number that a new root may claim, and the hash of the root that
+// it follows: the newest that verifies, or the newest remembered. Damaged
+// roots are warned of and passed over, for a damaged object must not end the
+// protection of what comes after it.
+func (e *environment) next(ctx context.Context) (previous [32]byte, number uint64, err error) {
+	taken := map[uint64]bool{} // numbers above the newest that counts
+	for n, err := range e.numbers(ctx) {
+		var s *Snapshot
+		if err == nil {
+			s, err = e.root(ctx, n)
+		}
+		var tampered *TamperError
+		switch {
+		case err == nil:
+			previous, number = s.ID, s.Number
+		case errors.As(err, &tampered) || !damaged(err):
+			return previous, 0, err
+		case e.known != nil && n == e.known.Number && !errors.Is(err, statement.ErrEnded): // damaged, but we know what it was
+			e.r.warn(err)
+			previous, number = e.known.Hash, n
+		default:
+			e.r.warn(err)
+			taken[n] = true
+			continue
+		}
+		break
+	}
+	number++
+	for taken[number] {
+		number++
+	}
+	if number > 1 && previous == [32]byte{} {
+		// None of the roots before verifies: name the bytes that are there.
+		object, err := readObject(ctx, e.r.store, statement.KeyRoot(e.host, e.name, number-1))
+		if err != nil {
+			return previous, 0, err
+		}
+		previous = sha256.Sum256(object)
+	}
+	return previous, number, nil
+}
+
+// readBack says that a root is committed once the store gives it back.
+func (e *environment) readBack(ctx context.Context, key string, object []byte) (*Snapshot, error) {
+	stored, err := readObject(ctx, e.r.store, key)
+	if err == nil && !bytes.Equal(stored, object) {
+		err = &DamageError{Key: key, What: "root", Err: errors.New("the store gives back other bytes than were put")}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read back the root just committed: %w", err)
+	}
+	root, err := e.check(key, stored)
+	if err != nil {
+		return nil, err
+	}
+	s, err := e.snapshot(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	e.r.remember(s)
+	return s, nil
+}

@@ -1,0 +1,57 @@
+package repository
+
+import (
+	"context"
+	"errors"
+
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// domain opens the domain of a root: this host's own, or one that an identity
+// opens. It is nil when nothing at hand does.
+func (r *Repository) domain(ctx context.Context, root *statement.Root) (*seal.Domain, error) {
+	own, err := r.ownDomain()
+	if err != nil {
+		return nil, err
+	}
+	if own != nil && own.ID == root.Domain {
+		return own, nil
+	}
+	if !r.Unlocked() {
+		return nil, nil
+	}
+	secret, err := r.EpochSecret(ctx, root.Epoch)
+	if errors.Is(err, ErrNoUsableIdentity) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	domain, err := secret.OpenDomain(r.ID(), root.Domain, root.Host, root.SealedDomain)
+	if err != nil {
+		return nil, &DamageError{Key: statement.KeyRoot(root.Host, root.Environment, root.Number), What: "root", Err: err}
+	}
+	return domain, nil
+}
+
+// ownDomain is the domain of this machine's host key; nil when it has none,
+// or one that may not be used here.
+func (r *Repository) ownDomain() (*seal.Domain, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.host != nil {
+		return r.host.Domain, nil
+	}
+	if !r.domainRead {
+		k, err := r.hostKey()
+		if err != nil && !errors.Is(err, ErrCloned) {
+			return nil, err
+		}
+		if k != nil {
+			r.domainOwn = k.domain
+		}
+		r.domainRead = true
+	}
+	return r.domainOwn, nil
+}

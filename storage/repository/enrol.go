@@ -1,0 +1,210 @@
+package repository
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/statement"
+)
+
+// JoinOptions say how a host joins.
+type JoinOptions struct {
+	Host string
+	// Reenrol takes over the name of a host that there is: what its old key
+	// signs from now on counts no more.
+	Reenrol bool
+	Now     time.Time
+}
+
+// Join enrols this machine as a host, with an identity that opens the owner
+// key. The error is ErrHostExists when the host is enrolled and Reenrol is
+// not set.
+func (r *Repository) Join(ctx context.Context, o JoinOptions) (*Host, error) {
+	if err := r.mayEnrol(o); err != nil {
+		return nil, err
+	}
+	k, err := r.newHostKey(o.Host)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.certify(ctx, o, k.public(), func(c *statement.Certificate) error {
+		k.certificate = c.Bytes()
+		return r.keep(k) // before it is published: a certificate whose key is lost blocks the name
+	}); err != nil {
+		return nil, err
+	}
+	return r.Host(ctx)
+}
+
+// mayEnrol refuses to replace a host key that is in use.
+func (r *Repository) mayEnrol(o JoinOptions) error {
+	if err := statement.ValidName(o.Host); err != nil {
+		return fmt.Errorf("host: %w", err)
+	}
+	if r.local.stateDir == "" {
+		return errors.New("joining needs a state directory: choose one with --state-dir")
+	}
+	k, err := r.hostKey()
+	if err != nil && !o.Reenrol {
+		return err
+	}
+	if k != nil && k.certificate != nil && !o.Reenrol {
+		return fmt.Errorf("%w: this machine is host %s", ErrHostExists, k.name)
+	}
+	return nil
+}
+
+// certify makes the next certificate of a host and publishes it, after keep
+// has taken it.
+func (r *Repository) certify(ctx context.Context, o JoinOptions, public ed25519.PublicKey, keep func(*statement.Certificate) error) (*statement.Certificate, error) {
+	owner, err := r.OwnerKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.successor(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	c.HostKey = public
+	for ; ; c.Serial++ {
+		signed, err := signCertificate(owner, c)
+		if err != nil {
+			return nil, err
+		}
+		if err := keep(signed); err != nil {
+			return nil, err
+		}
+		key := statement.KeyCertificate(o.Host, c.Serial)
+		err = r.put(ctx, key, signed.Bytes(), o.Now)
+		if err == nil {
+			return signed, nil
+		}
+		if !errors.Is(err, storage.ErrExists) {
+			return nil, fmt.Errorf("publish the certificate of host %s: %w", o.Host, err)
+		}
+		if _, err := r.certificate(ctx, key); !damaged(err) {
+			return nil, fmt.Errorf("%w: %s was enrolled by another process just now", ErrHostExists, o.Host)
+		}
+	}
+}
+
+// successor is the certificate that comes next for a host, without its key.
+func (r *Repository) successor(ctx context.Context, o JoinOptions) (*statement.Certificate, error) {
+	certs, err := r.hostCertificates(ctx, o.Host)
+	if err != nil {
+		return nil, err
+	}
+	envs, err := r.Environments(ctx, o.Host)
+	if err != nil {
+		return nil, err
+	}
+	c := &statement.Certificate{Repository: r.ID(), Host: o.Host, Serial: 1, Issued: o.Now}
+	if len(certs) == 0 && len(envs) == 0 {
+		return c, nil
+	}
+	if !o.Reenrol {
+		return nil, fmt.Errorf("%w: %s. If this machine was reinstalled and takes that name over, add --reenrol; if it is a clone, give it another name with --host", ErrHostExists, o.Host)
+	}
+	if len(certs) > 0 {
+		c.Serial, c.Previous = certs[0].Serial+1, certs[0].Hash()
+	}
+	for _, env := range envs {
+		head, err := r.newestValid(ctx, o.Host, env)
+		if err != nil {
+			return nil, err
+		}
+		if head != nil {
+			c.Heads = append(c.Heads, head.head())
+		}
+	}
+	return c, nil
+}
+
+// newestValid is the newest root of an environment that verifies; nil when
+// none does. Those that do not are warned of.
+func (r *Repository) newestValid(ctx context.Context, host, env string) (*Snapshot, error) {
+	for s, err := range r.Snapshots(ctx, host, env) {
+		if damaged(err) {
+			r.warn(err)
+			continue
+		}
+		return s, err
+	}
+	return nil, nil
+}
+
+func signCertificate(owner ed25519.PrivateKey, c *statement.Certificate) (*statement.Certificate, error) {
+	object, err := c.Encode(owner)
+	if err != nil {
+		return nil, err
+	}
+	return statement.ParseCertificate(object)
+}
+
+// JoinRequest draws the keys of a host that may never see an identity, keeps
+// them, and returns the request to be carried to someone who grants it. A
+// request that waits is made again with the same keys.
+func (r *Repository) JoinRequest(host string, now time.Time) ([]byte, error) {
+	if err := r.mayEnrol(JoinOptions{Host: host}); err != nil {
+		return nil, err
+	}
+	k, err := r.hostKey()
+	if err != nil {
+		return nil, err
+	}
+	if k == nil || k.name != host {
+		if k, err = r.newHostKey(host); err != nil {
+			return nil, err
+		}
+		if err := r.keep(k); err != nil {
+			return nil, err
+		}
+	}
+	req := &statement.JoinRequest{Repository: r.ID(), Host: host, HostKey: k.public(), Created: now}
+	return req.Encode(k.key)
+}
+
+// Grant certifies the host of a join request, with an identity that opens the
+// owner key. Whoever grants must know that the request is the host's own: the
+// fingerprint of the key in the certificate is the one the host shows.
+func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, now time.Time) (*statement.Certificate, error) {
+	req, err := statement.ParseJoinRequest(request)
+	if err == nil {
+		err = req.Verify(r.ID())
+	}
+	if err != nil {
+		return nil, err
+	}
+	o := JoinOptions{Host: req.Host, Reenrol: reenrol, Now: now}
+	return r.certify(ctx, o, req.HostKey, func(*statement.Certificate) error { return nil })
+}
+
+// AcceptGrant completes the enrolment of a host whose request was granted.
+// The error is ErrNotEnrolled while it was not.
+func (r *Repository) AcceptGrant(ctx context.Context) (*Host, error) {
+	k, err := r.hostKey()
+	if err != nil {
+		return nil, err
+	}
+	if k == nil {
+		return nil, fmt.Errorf("%w and has made no request: run `knowngood init --join --request`", ErrNotEnrolled)
+	}
+	certs, err := r.hostCertificates(ctx, k.name)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range certs {
+		if c.HostKey.Equal(k.public()) {
+			k.certificate = c.Bytes()
+			if err := r.keep(k); err != nil {
+				return nil, err
+			}
+			return r.Host(ctx)
+		}
+	}
+	return nil, fmt.Errorf("%w yet: the request of host %s (key %s) was not granted", ErrNotEnrolled, k.name, Fingerprint(k.public()))
+}

@@ -1,0 +1,236 @@
+package repository
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/chunk"
+	"knowngood/storage/identity"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// DefaultPackSize is what packs aim at unless Init is told otherwise, in bytes.
+const DefaultPackSize = 16 << 20
+
+// Lock is the Object Lock that a repository asks for on what is written to it.
+type Lock struct {
+	Mode storage.RetentionMode // empty for none
+	Keep time.Duration         // in whole seconds
+}
+
+// InitOptions say how a repository is made. Zero values choose sensible ones,
+// but recipients, host and state directory must be there.
+type InitOptions struct {
+	Recipients []string // who can read: age recipients
+	Host       string   // the name of this machine
+	StateDir   string
+	URL        string
+	MachineID  string // that of the system when empty
+	Chunker    chunk.Params
+	PackSize   uint32 // bytes
+	Lock       Lock
+	Now        time.Time
+}
+
+// InitResult is what a person must be told of a new repository.
+type InitResult struct {
+	Pin              [32]byte
+	OwnerFingerprint string
+	Epoch            seal.EpochID
+	Recipients       []Recipient
+	Probe            statement.Probe
+}
+
+// Init makes a repository in store and enrols this machine as its first host.
+// The descriptor is what makes it one and is written after the keys that it
+// needs: a run that fails leaves a store that Init takes again. The error is
+// ErrRepositoryExists when there is a repository, ErrUnsafeStore when the
+// store would replace objects.
+func Init(ctx context.Context, store storage.Store, o InitOptions) (*Repository, *InitResult, error) {
+	recipients, err := o.complete()
+	if err != nil {
+		return nil, nil, err
+	}
+	switch _, err := readObject(ctx, store, statement.KeyDescriptor); {
+	case err == nil || damaged(err):
+		return nil, nil, fmt.Errorf("%w: use it with `knowngood init --join`, or choose another URL", ErrRepositoryExists)
+	case !errors.Is(err, storage.ErrNotFound):
+		return nil, nil, err
+	}
+	probe, err := probeStore(ctx, store, o.Now)
+	if err != nil {
+		return nil, nil, fmt.Errorf("probe the store: %w", err)
+	}
+	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}}
+	owner, err := r.describe(o, probe)
+	if err != nil {
+		return nil, nil, err
+	}
+	// The state directory comes first: one that is full must not leave a
+	// repository whose first host is lost.
+	key, cert, err := r.firstHost(o, owner)
+	if err != nil {
+		return nil, nil, err
+	}
+	epoch, err := r.publish(ctx, o, owner, recipients)
+	if err == nil {
+		err = r.local.rememberPin(o.URL, r.desc, o.Now)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, r.forget())
+	}
+	if err := r.put(ctx, statement.KeyCertificate(key.name, cert.Serial), cert.Bytes(), o.Now); err != nil {
+		return nil, nil, fmt.Errorf("publish the certificate of host %s (the next run does so again): %w", key.name, err)
+	}
+	return r, &InitResult{Pin: r.Pin(), OwnerFingerprint: r.OwnerFingerprint(), Epoch: epoch, Recipients: recipients, Probe: *probe}, nil
+}
+
+// complete fills what was left open and refuses what cannot be.
+func (o *InitOptions) complete() ([]Recipient, error) {
+	if err := statement.ValidName(o.Host); err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	if o.StateDir == "" {
+		return nil, errors.New("init needs a state directory: choose one with --state-dir")
+	}
+	if o.Chunker == (chunk.Params{}) {
+		o.Chunker = chunk.DefaultParams()
+	}
+	if err := o.Chunker.Validate(); err != nil {
+		return nil, err
+	}
+	if o.PackSize == 0 {
+		o.PackSize = DefaultPackSize
+	}
+	switch o.Lock.Mode {
+	case "", storage.Governance, storage.Compliance:
+	default:
+		return nil, fmt.Errorf("lock mode %q: use %s or %s", o.Lock.Mode, storage.Compliance, storage.Governance)
+	}
+	if (o.Lock.Mode == "") != (o.Lock.Keep == 0) || o.Lock.Keep < 0 {
+		return nil, errors.New("a lock takes both a mode and a duration")
+	}
+	return parseRecipients(o.Recipients)
+}
+
+// describe draws the owner key and makes the descriptor.
+func (r *Repository) describe(o InitOptions, probe *statement.Probe) (ed25519.PrivateKey, error) {
+	public, owner, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	d := &statement.Descriptor{
+		Repository: seal.NewRepositoryID(), Owner: public, Created: o.Now,
+		ChunkMin: o.Chunker.Min, ChunkAverage: o.Chunker.Avg, ChunkMax: o.Chunker.Max, PackSize: o.PackSize,
+		LockMode: string(o.Lock.Mode), LockDuration: o.Lock.Keep, Probe: probe,
+	}
+	object, err := d.Encode(owner)
+	if err != nil {
+		return nil, err
+	}
+	if r.desc, err = parseDescriptor(object); err != nil {
+		return nil, err
+	}
+	r.local.repo = r.desc.Repository
+	return owner, nil
+}
+
+// firstHost makes the keys of the first host and keeps them.
+func (r *Repository) firstHost(o InitOptions, owner ed25519.PrivateKey) (*hostKey, *statement.Certificate, error) {
+	k, err := r.newHostKey(o.Host)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err := signCertificate(owner, &statement.Certificate{Repository: r.ID(), Host: o.Host, Serial: 1, HostKey: k.public(), Issued: o.Now})
+	if err != nil {
+		return nil, nil, err
+	}
+	k.certificate = cert.Bytes()
+	return k, cert, r.keep(k)
+}
+
+// publish writes the first epoch, the wrapped keys and, last, the descriptor.
+func (r *Repository) publish(ctx context.Context, o InitOptions, owner ed25519.PrivateKey, recipients []Recipient) (seal.EpochID, error) {
+	secret, err := seal.NewEpochSecret()
+	if err != nil {
+		return seal.EpochID{}, err
+	}
+	if err := r.wrapEpoch(ctx, secret, recipients, o.Now); err != nil {
+		return seal.EpochID{}, err
+	}
+	for _, rc := range recipients {
+		if _, err := r.wrap(ctx, statement.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, o.Now); err != nil {
+			return seal.EpochID{}, err
+		}
+	}
+	epoch := &statement.Epoch{Repository: r.ID(), Number: 1, PublicKey: secret.Public(), Recipients: texts(recipients), Created: o.Now}
+	// A run that failed before its descriptor may have left an epoch of
+	// another owner: it counts for nothing, and its number is passed over.
+	for ; ; epoch.Number++ {
+		object, err := epoch.Encode(owner)
+		if err != nil {
+			return seal.EpochID{}, err
+		}
+		err = r.put(ctx, statement.KeyEpoch(epoch.Number), object, o.Now)
+		if errors.Is(err, storage.ErrExists) {
+			continue
+		}
+		if err != nil {
+			return seal.EpochID{}, err
+		}
+		if err := r.local.write(epochFile, object); err != nil {
+			return seal.EpochID{}, err
+		}
+		break
+	}
+	err = r.put(ctx, statement.KeyDescriptor, r.desc.Bytes(), o.Now)
+	if errors.Is(err, storage.ErrExists) {
+		err = fmt.Errorf("%w: another process made it just now", ErrRepositoryExists)
+	}
+	return secret.ID, err
+}
+
+// forget removes what was kept for a repository that did not come to be.
+func (r *Repository) forget() error {
+	if err := os.RemoveAll(r.local.dir()); err != nil {
+		return r.local.wrap(err)
+	}
+	return nil
+}
+
+// probeStore finds out with an object of its own what the store does when a
+// key exists, and whether it keeps versions. A store that replaces is
+// ErrUnsafeStore.
+func probeStore(ctx context.Context, store storage.Store, now time.Time) (*statement.Probe, error) {
+	var id [16]byte
+	rand.Read(id[:])
+	key := "probe/" + hex.EncodeToString(id[:])
+	if err := store.Put(ctx, key, []byte("knowngood probe 1\n"), storage.PutOptions{}); err != nil {
+		return nil, err
+	}
+	p := &statement.Probe{At: now}
+	second := store.Put(ctx, key, []byte("knowngood probe 2\n"), storage.PutOptions{})
+	p.SecondCreateRefused = errors.Is(second, storage.ErrExists)
+	// Deleting is cleanliness: a store that forbids it is all the better.
+	if err := store.Delete(ctx, key); err != nil && !errors.Is(err, storage.ErrDenied) && !errors.Is(err, storage.ErrLocked) {
+		return nil, err
+	}
+	switch {
+	case second == nil:
+		return nil, ErrUnsafeStore
+	case !p.SecondCreateRefused:
+		return nil, second
+	}
+	r := &Repository{store: store}
+	_, versions, err := r.versions(ctx, key)
+	p.VersionsKept = len(versions) > 0
+	return p, err
+}

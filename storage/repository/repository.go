@@ -1,0 +1,232 @@
+package repository
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// maxStatement is the longest statement that is read here, in bytes.
+const maxStatement = statement.MaxPayload + 256
+
+// maxWarnings bounds what waits to be told.
+const maxWarnings = 1000
+
+// Repository is an open repository. Its methods may be called concurrently.
+type Repository struct {
+	store storage.Store
+	desc  *statement.Descriptor
+	url   string
+	local local
+	first bool // trusted on first use
+	keys  keyring
+	certs certificates
+
+	mu         sync.Mutex
+	host       *Host        // loaded and checked
+	domainOwn  *seal.Domain // of the host key, once domainRead
+	domainRead bool
+	warnings   []error
+	warned     map[string]bool
+}
+
+// OpenOptions qualify Open.
+type OpenOptions struct {
+	// StateDir is where this machine remembers; empty for no memory.
+	StateDir string
+	// Pin is the SHA-256 of the descriptor, when it is known from elsewhere.
+	Pin *[32]byte
+	// URL under which the repository is remembered and named in messages.
+	URL string
+	// MachineID tells machines apart; that of the system when empty.
+	MachineID string
+	Now       time.Time
+}
+
+// Open opens the repository in store. Its descriptor must match the pin given
+// and what the state directory remembers of the URL; with neither it is
+// trusted on first use, and remembered. The error is ErrNoRepository when
+// there is none, wire.ErrNewer when it needs a newer version, *TamperError
+// when it is not the one that is remembered.
+func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository, error) {
+	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}}
+	known, err := r.local.pin(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	if o.Pin != nil {
+		if known != nil && known.pin != *o.Pin {
+			return nil, pinMismatch("the pin given", known.file, known.pin, *o.Pin)
+		}
+		known = &pinned{pin: *o.Pin, file: "the pin given"}
+	}
+	object, err := r.descriptor(ctx, known)
+	if err != nil {
+		return nil, err
+	}
+	if r.desc, err = parseDescriptor(object); err != nil {
+		return nil, err
+	}
+	r.local.repo = r.desc.Repository
+	r.first = known == nil
+	if err := r.local.rememberPin(o.URL, r.desc, o.Now); err != nil {
+		if r.first {
+			r.warn(fmt.Errorf("this repository will not be recognised next time: %w", err))
+		}
+	}
+	return r, nil
+}
+
+// descriptor reads the descriptor, from beneath the current view when that
+// does not show the one that is known.
+func (r *Repository) descriptor(ctx context.Context, known *pinned) ([]byte, error) {
+	object, err := readObject(ctx, r.store, statement.KeyDescriptor)
+	missing := errors.Is(err, storage.ErrNotFound)
+	if err != nil && !missing {
+		return nil, err
+	}
+	if !missing && (known == nil || sha256.Sum256(object) == known.pin) {
+		return object, nil
+	}
+	if known != nil {
+		hidden, err := r.version(ctx, statement.KeyDescriptor, maxStatement, func(b []byte) bool { return sha256.Sum256(b) == known.pin })
+		if err != nil {
+			return nil, err
+		}
+		if hidden != nil {
+			r.warnHidden(statement.KeyDescriptor, missing)
+			return hidden, nil
+		}
+	}
+	if missing {
+		return nil, fmt.Errorf("%w%s: check the URL, or make one with `knowngood init`", ErrNoRepository, r.where())
+	}
+	return nil, pinMismatch("the descriptor"+r.where(), known.file, known.pin, sha256.Sum256(object))
+}
+
+func pinMismatch(what, source string, remembered, found [32]byte) error {
+	return &TamperError{What: what, Remembered: fmt.Sprintf("pin %x from %s", remembered, source), Found: fmt.Sprintf("%x", found),
+		Hint: "this is another repository than the one trusted before; if you replaced it yourself, give its pin, or remove the old one from " + source}
+}
+
+func parseDescriptor(object []byte) (*statement.Descriptor, error) {
+	d, err := statement.ParseDescriptor(object)
+	if err == nil {
+		err = d.Verify()
+	}
+	if err != nil {
+		return nil, &DamageError{Key: statement.KeyDescriptor, What: "descriptor", Err: err}
+	}
+	return d, nil
+}
+
+func (r *Repository) where() string {
+	if r.url == "" {
+		return ""
+	}
+	return " at " + r.url
+}
+
+// Store that the repository lies in.
+func (r *Repository) Store() storage.Store { return r.store }
+
+// ID of the repository.
+func (r *Repository) ID() seal.RepositoryID { return r.desc.Repository }
+
+// Descriptor of the repository; the caller must not change it.
+func (r *Repository) Descriptor() *statement.Descriptor { return r.desc }
+
+// URL that the repository was opened by.
+func (r *Repository) URL() string { return r.url }
+
+// StateDir is the state directory that Open was given.
+func (r *Repository) StateDir() string { return r.local.stateDir }
+
+// LocalDir is where this machine keeps what belongs to this repository alone.
+func (r *Repository) LocalDir() string { return r.local.dir() }
+
+// TrustedOnFirstUse says that nothing vouched for the descriptor.
+func (r *Repository) TrustedOnFirstUse() bool { return r.first }
+
+// Pin is the SHA-256 of the descriptor.
+func (r *Repository) Pin() [32]byte { return r.desc.Hash() }
+
+// OwnerFingerprint names the owner key: the first 16 bytes of its SHA-256, in
+// hexadecimal.
+func (r *Repository) OwnerFingerprint() string { return Fingerprint(r.desc.Owner) }
+
+// Fingerprint names an Ed25519 public key: the first 16 bytes of its SHA-256,
+// in hexadecimal.
+func Fingerprint(pub []byte) string {
+	sum := sha256.Sum256(pub)
+	return hex.EncodeToString(sum[:16])
+}
+
+// Retention is the lock that the repository asks for on an object made now;
+// the zero value is none.
+func (r *Repository) Retention(now time.Time) storage.Retention {
+	if r.desc.LockMode == "" {
+		return storage.Retention{}
+	}
+	return storage.Retention{Mode: storage.RetentionMode(r.desc.LockMode), Until: now.Add(r.desc.LockDuration)}
+}
+
+// put creates an object under the repository's lock.
+func (r *Repository) put(ctx context.Context, key string, object []byte, now time.Time) error {
+	return r.store.Put(ctx, key, object, storage.PutOptions{SHA256: sha256.Sum256(object), Retention: r.Retention(now)})
+}
+
+// Warnings returns what was found amiss and got round since the last call:
+// hidden and overwritten objects, statements that do not verify, memory that
+// could not be written.
+func (r *Repository) Warnings() []error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.warnings
+	r.warnings, r.warned = nil, nil
+	return w
+}
+
+func (r *Repository) warn(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.warned[err.Error()] || len(r.warnings) >= maxWarnings {
+		return
+	}
+	if r.warned == nil {
+		r.warned = map[string]bool{}
+	}
+	r.warned[err.Error()] = true
+	r.warnings = append(r.warnings, err)
+}
+
+// readObject reads a whole statement or age file. One that is longer than any
+// may be is a *DamageError.
+func readObject(ctx context.Context, s storage.Store, key string) ([]byte, error) {
+	body, err := s.Get(ctx, key, 0, maxStatement+1)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return readLimited(key, body)
+}
+
+func readLimited(key string, body io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(body, maxStatement+1))
+	if err != nil {
+		return nil, &storage.Error{Op: "get", Key: key, Err: err}
+	}
+	if len(b) > maxStatement {
+		return nil, &DamageError{Key: key, What: "object", Err: fmt.Errorf("longer than the limit of %d bytes", maxStatement)}
+	}
+	return b, nil
+}

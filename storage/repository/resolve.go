@@ -1,0 +1,191 @@
+package repository
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"knowngood/storage"
+	"knowngood/storage/statement"
+)
+
+// Resolve finds the snapshot that ref names. Where ref says no host it is
+// defaultHost if that has the environment, else the only host that has it.
+// The error is ErrNoSnapshot when there is none, ErrAmbiguous when several
+// hosts or snapshots fit, *DamageError or *TamperError when the one named
+// does not verify.
+func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (*Snapshot, error) {
+	if ref.ID == "" {
+		host, err := r.hostOf(ctx, ref, defaultHost)
+		if err != nil {
+			return nil, err
+		}
+		return r.selected(ctx, ref, host)
+	}
+	if ref.Environment != "" {
+		host, err := r.hostOf(ctx, ref, defaultHost)
+		if err == nil {
+			return r.selected(ctx, ref, host)
+		}
+		if !errors.Is(err, ErrNoSnapshot) {
+			return nil, err
+		}
+	}
+	return r.byID(ctx, ref.ID)
+}
+
+// hostOf finds the host that has the environment of ref.
+func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (string, error) {
+	if ref.Host != "" {
+		return ref.Host, nil
+	}
+	hosts, err := r.Hosts(ctx)
+	if err != nil {
+		return "", err
+	}
+	var have []string
+	for _, h := range hosts {
+		envs, err := r.Environments(ctx, h)
+		if err != nil {
+			return "", err
+		}
+		if !slices.Contains(envs, ref.Environment) {
+			continue
+		}
+		if h == defaultHost {
+			return h, nil
+		}
+		have = append(have, h)
+	}
+	switch len(have) {
+	case 0:
+		// The default host may remember what the store hides.
+		if known, err := r.local.head(defaultHost, ref.Environment); err == nil && known != nil {
+			return defaultHost, nil
+		}
+		return "", fmt.Errorf("%w: %s: no host has an environment of that name; `knowngood list` shows what there is", ErrNoSnapshot, ref)
+	case 1:
+		return have[0], nil
+	}
+	for i, h := range have {
+		have[i] = h + "/" + ref.text
+	}
+	return "", fmt.Errorf("%w: %s can be %s", ErrAmbiguous, ref, strings.Join(have, ", "))
+}
+
+// selected applies the selector of ref within a host.
+func (r *Repository) selected(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
+	switch ref.Selector {
+	case KnownGood:
+		return nil, fmt.Errorf("%w: no snapshot of %s is known to be good yet: no drill has passed", ErrNoSnapshot, ref.Environment)
+	case ByNumber:
+		return r.byNumber(ctx, ref, host)
+	case NotLater:
+		return r.notLater(ctx, ref, host)
+	}
+	s, err := r.Head(ctx, host, ref.Environment)
+	if damaged(err) {
+		return nil, fmt.Errorf("the newest snapshot of %s cannot be used; name an older one, as `knowngood list %s` shows them: %w", ref.Environment, ref.Environment, err)
+	}
+	return s, err
+}
+
+// byNumber fetches one root; the one after it, where there is one, vouches
+// for it.
+func (r *Repository) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
+	e, err := r.environment(ctx, host, ref.Environment)
+	if err != nil {
+		return nil, err
+	}
+	newer, err := e.root(ctx, ref.Number+1)
+	if err != nil && !damaged(err) {
+		return nil, err
+	}
+	s, err := e.root(ctx, ref.Number)
+	if newer == nil {
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil, e.absent(ctx, ref)
+		}
+		return s, err
+	}
+	if err == nil && newer.Root.Previous != s.ID {
+		return e.linked(ctx, newer, s)
+	}
+	return s, err
+}
+
+// absent tells a number that was never reached from one that is missing.
+func (e *environment) absent(ctx context.Context, ref Ref) error {
+	for n, err := range e.numbers(ctx) {
+		if err != nil {
+			return err
+		}
+		if n > ref.Number {
+			return &DamageError{Key: statement.KeyRoot(e.host, e.name, ref.Number), What: "root", Err: fmt.Errorf("missing, though there is %s@%d", e.name, n)}
+		}
+		return fmt.Errorf("%w: %s: the newest of host %s is %s@%d", ErrNoSnapshot, ref, e.host, e.name, n)
+	}
+	return fmt.Errorf("%w: %s: host %s has no snapshot of %s", ErrNoSnapshot, ref, e.host, e.name)
+}
+
+func (r *Repository) notLater(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
+	for s, err := range r.Snapshots(ctx, host, ref.Environment) {
+		if errors.Is(err, statement.ErrEnded) {
+			r.warn(err)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", ref, err)
+		}
+		if s.Body == nil {
+			return nil, fmt.Errorf("find %s: %w: the time of %s/%s takes an identity; give its file with --identity, or name a number", ref, ErrNoUsableIdentity, s.Host, s.Ref())
+		}
+		if s.Body.Started.Before(ref.Before) {
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %s: host %s has no snapshot of %s that early", ErrNoSnapshot, ref, host, ref.Environment)
+}
+
+// byID looks through all snapshots. Those that do not verify have no ID.
+func (r *Repository) byID(ctx context.Context, prefix string) (*Snapshot, error) {
+	hosts, err := r.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []*Snapshot
+	for _, h := range hosts {
+		envs, err := r.Environments(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		for _, env := range envs {
+			for s, err := range r.Snapshots(ctx, h, env) {
+				if damaged(err) {
+					r.warn(err)
+					continue
+				}
+				if err != nil {
+					return nil, err
+				}
+				if strings.HasPrefix(hex.EncodeToString(s.ID[:]), prefix) {
+					found = append(found, s)
+				}
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%w: %s is neither an environment nor the ID of a snapshot", ErrNoSnapshot, prefix)
+	case 1:
+		return found[0], nil
+	}
+	names := make([]string, len(found))
+	for i, s := range found {
+		names[i] = fmt.Sprintf("%x (%s/%s)", s.ID[:8], s.Host, s.Ref())
+	}
+	return nil, fmt.Errorf("%w: %s can be %s", ErrAmbiguous, prefix, strings.Join(names, ", "))
+}

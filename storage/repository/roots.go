@@ -1,0 +1,357 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"knowngood/storage"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// rootsInFlight is how many roots are fetched at once.
+const rootsInFlight = 8
+
+// Snapshot is a root that verified.
+type Snapshot struct {
+	Host        string
+	Environment string
+	Number      uint64
+	ID          [32]byte
+	Root        *statement.Root
+	// Body and Domain are nil when this host's domain is another and no
+	// identity at hand opens it.
+	Body   *statement.RootBody
+	Domain *seal.Domain
+	Size   int64 // of the root, in stored bytes
+}
+
+// Ref names the snapshot within its host: web@42.
+func (s *Snapshot) Ref() string { return s.Root.Ref() }
+
+func (s *Snapshot) head() statement.Head {
+	return statement.Head{Environment: s.Environment, Number: s.Number, Hash: s.ID}
+}
+
+// Hosts lists the hosts that have objects in the repository, sorted.
+func (r *Repository) Hosts(ctx context.Context) ([]string, error) {
+	return r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
+}
+
+// Environments lists the environments in which a host has snapshots, sorted.
+func (r *Repository) Environments(ctx context.Context, host string) ([]string, error) {
+	return r.folders(ctx, statement.PrefixEnvironments(host), func(folded string) (string, bool) {
+		_, env, ok := statement.ParseEnvironmentPrefix(folded)
+		return env, ok
+	})
+}
+
+func (r *Repository) folders(ctx context.Context, prefix string, parse func(string) (string, bool)) ([]string, error) {
+	var names []string
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true}) {
+		if err != nil {
+			return nil, err
+		}
+		if name, ok := parse(o.Key); ok && o.Folded {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// Snapshots yields the snapshots of an environment, newest first, each
+// verified: signature, certificate, place, and its link with its neighbour.
+// A *DamageError or *TamperError takes the place of what does not verify, and
+// the iteration may go on past it; any other error ends it.
+func (r *Repository) Snapshots(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
+	return func(yield func(*Snapshot, error) bool) {
+		e, err := r.environment(ctx, host, env)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		var newer *Snapshot
+		fetch := func(ctx context.Context, n uint64) (*Snapshot, error) { return e.root(ctx, n) }
+		for s, err := range ordered(ctx, rootsInFlight, e.numbers, fetch) {
+			if err == nil && newer != nil && newer.Number == s.Number+1 && newer.Root.Previous != s.ID {
+				s, err = e.linked(ctx, newer, s)
+			}
+			if err == nil {
+				if newer == nil {
+					r.remember(s)
+				}
+				newer = s
+			}
+			if !yield(s, err) || err != nil && !damaged(err) {
+				return
+			}
+		}
+	}
+}
+
+// Head is the newest snapshot of an environment. The error is ErrNoSnapshot
+// when there is none, *DamageError when the newest does not verify,
+// *TamperError when a newer one is remembered than the store shows. Roots
+// under certificates that ended are passed over.
+func (r *Repository) Head(ctx context.Context, host, env string) (*Snapshot, error) {
+	e, err := r.environment(ctx, host, env)
+	if err != nil {
+		return nil, err
+	}
+	for n, err := range e.numbers(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		s, err := e.root(ctx, n)
+		if errors.Is(err, statement.ErrEnded) {
+			r.warn(err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.remember(s)
+		return s, nil
+	}
+	return nil, fmt.Errorf("%w: environment %s of host %s has none yet", ErrNoSnapshot, env, host)
+}
+
+func (r *Repository) remember(s *Snapshot) {
+	if err := r.local.rememberHead(s.Host, s.head()); err != nil {
+		r.warn(fmt.Errorf("a roll-back to before %s may go unseen: %w", s.Ref(), err))
+	}
+}
+
+// environment is what verifying the roots of one environment takes.
+type environment struct {
+	r          *Repository
+	host, name string
+	certs      []*statement.Certificate
+	known      *statement.Head // remembered; nil when nothing is
+	listed     uint64          // newest root that a listing showed; set by numbers
+}
+
+func (r *Repository) environment(ctx context.Context, host, env string) (*environment, error) {
+	if err := statement.ValidName(host); err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	if err := statement.ValidName(env); err != nil {
+		return nil, fmt.Errorf("environment: %w", err)
+	}
+	known, err := r.local.head(host, env)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := r.hostCertificates(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	return &environment{r: r, host: host, name: env, certs: certs, known: known}, nil
+}
+
+// maxGap is how many missing roots are named one by one.
+const maxGap = 16
+
+// numbers yields the numbers of the roots there should be, newest first:
+// those listed, those that are hidden or remembered above them, and those
+// missing between, which reading will find out.
+func (e *environment) numbers(ctx context.Context) iter.Seq2[uint64, error] {
+	return func(yield func(uint64, error) bool) {
+		last := uint64(0) // the one yielded before; 0 at the start
+		// down yields what is missing between the last number and n.
+		down := func(n uint64) bool {
+			if last == 0 || last-n <= 1 {
+				return true
+			}
+			if last-n-1 > maxGap {
+				return yield(0, &DamageError{Key: statement.PrefixRoots(e.host, e.name), What: "chain",
+					Err: fmt.Errorf("the roots %s@%d to %s@%d are missing", e.name, n+1, e.name, last-1)})
+			}
+			for m := last - 1; m > n; m-- {
+				if !yield(m, nil) {
+					return false
+				}
+			}
+			return true
+		}
+		// top yields what should be there above the newest root listed.
+		top := func(listed uint64) bool {
+			e.listed = listed
+			hidden, err := e.hidden(ctx, listed)
+			if err != nil {
+				yield(0, err)
+				return false
+			}
+			if e.known != nil && e.known.Number > hidden {
+				if e.known.Number-listed > maxGap && !yield(0, e.rolledBack()) {
+					return false
+				}
+				hidden = e.known.Number
+			}
+			if hidden > listed {
+				last = hidden
+				if !yield(hidden, nil) || !down(listed) {
+					return false
+				}
+				last = listed + 1
+			}
+			return true
+		}
+		first := true
+		for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(e.host, e.name)}) {
+			if err != nil {
+				yield(0, err)
+				return
+			}
+			_, _, n, ok := statement.ParseRootKey(o.Key)
+			if !ok {
+				e.r.warn(&DamageError{Key: o.Key, What: "object", Err: errors.New("its key is none of a root")})
+				continue
+			}
+			if first && !top(n) {
+				return
+			}
+			first = false
+			if !down(n) {
+				return
+			}
+			last = n
+			if !yield(n, nil) {
+				return
+			}
+		}
+		if first && !top(0) {
+			return
+		}
+		down(0)
+	}
+}
+
+// hidden is the highest number of the roots that lie, hidden, right above the
+// head listed; that number itself when none does.
+func (e *environment) hidden(ctx context.Context, listed uint64) (uint64, error) {
+	for n := listed; ; n++ {
+		_, all, err := e.r.versions(ctx, statement.KeyRoot(e.host, e.name, n+1))
+		if err != nil {
+			return 0, err
+		}
+		if len(all) == 0 {
+			return n, nil
+		}
+	}
+}
+
+func (e *environment) rolledBack() error {
+	found := "no snapshot"
+	if e.listed > 0 {
+		found = fmt.Sprintf("%s@%d as the newest", e.name, e.listed)
+	}
+	return &TamperError{What: fmt.Sprintf("environment %s of host %s was rolled back", e.name, e.host),
+		Remembered: fmt.Sprintf("%s@%d (%x)", e.name, e.known.Number, e.known.Hash), Found: found,
+		Hint: "snapshots were hidden or removed; name an older one to use it"}
+}
+
+// root fetches and verifies one root, from beneath the current view when that
+// does not show it.
+func (e *environment) root(ctx context.Context, n uint64) (*Snapshot, error) {
+	key := statement.KeyRoot(e.host, e.name, n)
+	object, err := readObject(ctx, e.r.store, key)
+	missing := errors.Is(err, storage.ErrNotFound)
+	var root *statement.Root
+	if err == nil {
+		root, err = e.check(key, object)
+	}
+	if err == nil && e.expected(root) {
+		return e.snapshot(ctx, root)
+	}
+	if err != nil && !missing && !damaged(err) {
+		return nil, err
+	}
+	var found *statement.Root
+	_, verr := e.r.version(ctx, key, maxStatement, func(b []byte) bool {
+		v, err := e.check(key, b)
+		if err != nil || !e.expected(v) {
+			return false
+		}
+		found = v
+		return true
+	})
+	switch {
+	case verr != nil:
+		return nil, verr
+	case found != nil:
+		e.r.warnHidden(key, missing)
+		return e.snapshot(ctx, found)
+	case e.known != nil && n == e.known.Number && missing:
+		return nil, e.rolledBack()
+	case err == nil: // it verifies, but it is not the one remembered
+		return nil, &TamperError{What: "root " + key, Remembered: fmt.Sprintf("%s@%d (%x)", e.name, n, e.known.Hash), Found: fmt.Sprintf("%x", root.Hash()),
+			Hint: "the history was forked: another machine signs with this host's key, or the store went back"}
+	case missing:
+		return nil, &DamageError{Key: key, What: "root", Err: err}
+	}
+	return nil, err
+}
+
+// expected says whether a root is the one remembered, if one is.
+func (e *environment) expected(root *statement.Root) bool {
+	return e.known == nil || root.Number != e.known.Number || root.Hash() == e.known.Hash
+}
+
+// check verifies the object at key as a root of the environment.
+func (e *environment) check(key string, object []byte) (*statement.Root, error) {
+	root, err := statement.ParseRoot(object)
+	if err == nil {
+		err = statement.CheckRootCertificate(root, e.certs, e.r.desc.Owner, e.r.ID())
+	}
+	if err == nil && statement.KeyRoot(root.Host, root.Environment, root.Number) != key {
+		err = fmt.Errorf("it is the root of %s of host %s", root.Ref(), root.Host)
+	}
+	if err != nil {
+		return nil, &DamageError{Key: key, What: "root", Err: err}
+	}
+	return root, nil
+}
+
+// linked finds beneath s, which does not match, the root that newer was built on.
+func (e *environment) linked(ctx context.Context, newer, s *Snapshot) (*Snapshot, error) {
+	key := statement.KeyRoot(e.host, e.name, s.Number)
+	var found *statement.Root
+	_, err := e.r.version(ctx, key, maxStatement, func(b []byte) bool {
+		v, err := e.check(key, b)
+		if err != nil || v.Hash() != newer.Root.Previous {
+			return false
+		}
+		found = v
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return nil, &TamperError{What: "root " + key, Remembered: fmt.Sprintf("%x by %s", newer.Root.Previous, newer.Ref()), Found: fmt.Sprintf("%x", s.ID),
+			Hint: "the history was forked: two machines sign with this host's key, or a root was replaced"}
+	}
+	e.r.warnHidden(key, false)
+	return e.snapshot(ctx, found)
+}
+
+// snapshot opens a verified root's body with what is at hand.
+func (e *environment) snapshot(ctx context.Context, root *statement.Root) (*Snapshot, error) {
+	s := &Snapshot{Host: root.Host, Environment: root.Environment, Number: root.Number, ID: root.Hash(), Root: root, Size: int64(len(root.Bytes()))}
+	domain, err := e.r.domain(ctx, root)
+	if err != nil || domain == nil {
+		return s, err
+	}
+	record, err := seal.OpenOnce(domain.RootKey(root.Salt), root.SealedBody, nil)
+	if err == nil {
+		s.Body, err = statement.ParseRootBody(record)
+	}
+	if err != nil {
+		return nil, &DamageError{Key: statement.KeyRoot(s.Host, s.Environment, s.Number), What: "root", Err: err}
+	}
+	s.Domain = domain
+	return s, nil
+}

@@ -1,0 +1,225 @@
+package repository
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/storage/internal/durable"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// local is what a machine keeps of a repository in its state directory:
+//
+//	pins/<hash of the URL>             descriptor trusted at that URL
+//	repos/<repository id>/host.key     see hostkey.go
+//	repos/<repository id>/epoch        newest epoch of the owner seen
+//	repos/<repository id>/epoch.host   epoch that this host made for itself
+//	repos/<repository id>/heads/<host>/<environment>
+//
+// Every file is replaced atomically and is on disk when it counts.
+type local struct {
+	stateDir string
+	machine  string
+	repo     seal.RepositoryID
+}
+
+func (l *local) dir() string {
+	if l.stateDir == "" {
+		return ""
+	}
+	return filepath.Join(l.stateDir, "repos", l.repo.String())
+}
+
+// read reads a file of the repository's folder; nil when it does not exist.
+func (l *local) read(name string) ([]byte, error) {
+	if l.stateDir == "" {
+		return nil, nil
+	}
+	return l.readFile(filepath.Join(l.dir(), name))
+}
+
+func (l *local) readFile(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, l.wrap(err)
+	}
+	return b, nil
+}
+
+func (l *local) write(name string, data []byte) error {
+	return l.writeFile(filepath.Join(l.dir(), name), data)
+}
+
+func (l *local) writeFile(path string, data []byte) error {
+	if l.stateDir == "" {
+		return errors.New("no state directory: choose one with --state-dir")
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return l.wrap(err)
+	}
+	if err := durable.Replace(path, data, 0o600); err != nil {
+		return l.wrap(err)
+	}
+	return nil
+}
+
+func (l *local) wrap(err error) error {
+	hint := "check it, or choose another with --state-dir"
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		hint = "free space there, or choose another with --state-dir"
+	}
+	return fmt.Errorf("state directory %s: %w (%s)", l.stateDir, err, hint)
+}
+
+// locked runs do while no other process writes the repository's folder.
+func (l *local) locked(do func() error) error {
+	if err := os.MkdirAll(l.dir(), 0o700); err != nil {
+		return l.wrap(err)
+	}
+	f, err := os.OpenFile(filepath.Join(l.dir(), "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return l.wrap(err)
+	}
+	defer f.Close() // which unlocks
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return l.wrap(err)
+	}
+	return do()
+}
+
+// pinned is what is remembered of a URL.
+type pinned struct {
+	pin  [32]byte
+	file string // where it is remembered
+}
+
+func (l *local) pinFile(url string) string {
+	sum := sha256.Sum256([]byte(url))
+	return filepath.Join(l.stateDir, "pins", hex.EncodeToString(sum[:16]))
+}
+
+// pin is what is remembered of a URL; nil when nothing is.
+func (l *local) pin(url string) (*pinned, error) {
+	if l.stateDir == "" || url == "" {
+		return nil, nil
+	}
+	file := l.pinFile(url)
+	b, err := l.readFile(file)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if v, ok := strings.CutPrefix(line, "pin: "); ok {
+			if h, err := hex.DecodeString(v); err == nil && len(h) == 32 {
+				return &pinned{[32]byte(h), file}, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("file %s is damaged: it holds no pin; remove it to trust the repository anew", file)
+}
+
+// rememberPin makes the descriptor the one that is trusted at url.
+func (l *local) rememberPin(url string, d *statement.Descriptor, now time.Time) error {
+	if l.stateDir == "" || url == "" {
+		return nil
+	}
+	if known, err := l.pin(url); err == nil && known != nil && known.pin == d.Hash() {
+		return nil
+	}
+	text := fmt.Sprintf("url: %s\nrepository: %v\npin: %x\nsince: %s\n", strings.ReplaceAll(url, "\n", " "), d.Repository, d.Hash(), now.UTC().Format(time.RFC3339))
+	return l.writeFile(l.pinFile(url), []byte(text))
+}
+
+func headFile(host, env string) string { return filepath.Join("heads", host, env) }
+
+// head is the newest root of an environment that this machine saw verified;
+// nil when it saw none.
+func (l *local) head(host, env string) (*statement.Head, error) {
+	b, err := l.read(headFile(host, env))
+	if b == nil || err != nil {
+		return nil, err
+	}
+	number, hash, ok := strings.Cut(strings.TrimSpace(string(b)), " ")
+	n, nerr := strconv.ParseUint(number, 10, 64)
+	h, herr := hex.DecodeString(hash)
+	if !ok || nerr != nil || herr != nil || len(h) != 32 || n == 0 {
+		return nil, fmt.Errorf("file %s is damaged: remove it to forget the newest snapshot seen", filepath.Join(l.dir(), headFile(host, env)))
+	}
+	return &statement.Head{Environment: env, Number: n, Hash: [32]byte(h)}, nil
+}
+
+// rememberHead remembers a verified root unless a newer one is remembered.
+func (l *local) rememberHead(host string, head statement.Head) error {
+	if l.stateDir == "" {
+		return nil
+	}
+	if known, err := l.head(host, head.Environment); err == nil && known != nil && known.Number >= head.Number {
+		return nil
+	}
+	return l.locked(func() error {
+		known, err := l.head(host, head.Environment)
+		if err != nil || known != nil && known.Number >= head.Number {
+			return err
+		}
+		return l.write(headFile(host, head.Environment), fmt.Appendf(nil, "%d %x\n", head.Number, head.Hash))
+	})
+}
+
+// witnesses are the remembered heads of a host but that of env, sorted.
+func (l *local) witnesses(host, env string) ([]statement.Head, error) {
+	if l.stateDir == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(filepath.Join(l.dir(), "heads", host)) // sorted
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, l.wrap(err)
+	}
+	var heads []statement.Head
+	for _, e := range entries {
+		if e.Name() == env || statement.ValidName(e.Name()) != nil {
+			continue
+		}
+		h, err := l.head(host, e.Name())
+		if err != nil {
+			return nil, err
+		}
+		if h != nil {
+			heads = append(heads, *h)
+		}
+	}
+	return heads, nil
+}
+
+// machineHash tells this machine from others without naming it; zero when the
+// system has no machine ID.
+func (l *local) machineHash() (sum [32]byte) {
+	id := []byte(l.machine)
+	for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		if len(id) > 0 {
+			break
+		}
+		if b, err := os.ReadFile(file); err == nil {
+			id = bytes.TrimSpace(b)
+		}
+	}
+	if len(id) == 0 {
+		return sum
+	}
+	return sha256.Sum256(append(append([]byte("knowngood v1 machine\n"), l.repo[:]...), id...))
+}
