@@ -19,11 +19,12 @@ var (
 	ErrStalled     = errors.New("transfer stalled")
 	ErrUnavailable = errors.New("store is temporarily unavailable") // throttled, 5xx after retries
 	ErrLocked      = errors.New("object is locked")
+	ErrChecksum    = errors.New("content does not match its checksum")
 )
 
 // Error says which operation failed on what, and what to do next.
 type Error struct {
-	Op    string // put, get, list, delete, retain, open
+	Op    string // open, put, get, list, delete, versions, retain, retention
 	Store string // URL without secrets
 	Key   string
 	Err   error

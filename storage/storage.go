@@ -15,23 +15,26 @@ import (
 
 // Store keeps immutable objects under slash-separated keys.
 //
-// Keys are valid UTF-8 made of [A-Za-z0-9._=-] segments joined by single
-// slashes; no segment is empty, "." or "..". Every method may be called
-// concurrently. Errors are *Error values and match the sentinels of this
-// package with errors.Is.
+// Keys are what CheckKey accepts. No key is a directory of another: beside an
+// object a/b there is none named a. Every method may be called concurrently.
+// Errors are *Error values and match the sentinels of this package with
+// errors.Is; an end of ctx matches context.Canceled or
+// context.DeadlineExceeded.
 type Store interface {
 	// Put creates key with body. It never replaces: when key exists with
 	// other bytes the error is ErrExists and the stored object is
 	// untouched. When key exists with the same bytes Put returns nil, so a
 	// retry after a lost reply is harmless. When Put returns nil the object
 	// is durable and visible to Get and List. A failed Put leaves either
-	// nothing or the whole object. body is not kept after Put returns.
+	// nothing or the whole object. body is not kept after Put returns, and
+	// never changed.
 	Put(ctx context.Context, key string, body []byte, opts PutOptions) error
 
 	// Get returns length bytes of key from offset; a negative length means
 	// to the end. A range that reaches past the end yields the bytes there
 	// are; an offset at or past the end yields none. The caller closes the
-	// reader. A key that does not exist is ErrNotFound.
+	// reader. A key that does not exist is ErrNotFound. ctx governs the
+	// reader too.
 	Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error)
 
 	// List yields the objects that opts selects in bytewise key order. It
@@ -45,9 +48,11 @@ type Store interface {
 
 // PutOptions qualify one Put. The zero value is a plain create.
 type PutOptions struct {
-	// SHA256 of the body, sent for the store to verify; computed when zero.
+	// SHA256 of the body, for the store to verify what arrived: another
+	// content is ErrChecksum. Computed when zero.
 	SHA256 [32]byte
-	// Retention, when its mode is set, locks the new object.
+	// Retention, when its mode is set, locks the new object. A store
+	// without locks answers ErrUnsupported and creates nothing.
 	Retention Retention
 }
 
@@ -66,14 +71,28 @@ type Retention struct {
 	Until time.Time
 }
 
+// Join returns the lock that is at least as long and as strong as both.
+func (r Retention) Join(other Retention) Retention {
+	if other.Mode == Compliance || r.Mode == "" {
+		r.Mode = other.Mode
+	}
+	if other.Mode != "" && other.Until.After(r.Until) {
+		r.Until = other.Until
+	}
+	return r
+}
+
 // ListOptions select what List yields.
 type ListOptions struct {
 	// Prefix is a plain string prefix of the keys.
 	Prefix string
-	// After leaves out keys bytewise at or before it.
+	// After leaves out keys bytewise at or before it. Of folded keys it is
+	// the folded form that counts, so the Key of the last Object seen goes
+	// on after it in either case.
 	After string
 	// Delimiter folds keys that have a further slash after Prefix into one
-	// Object with Folded set, whose Key ends in that slash.
+	// Object with Folded set, whose Key ends in that slash. Size and
+	// Modified of a folded Object are zero.
 	Delimiter bool
 	// Limit ends the listing after so many objects; 0 is no limit.
 	Limit int
@@ -89,7 +108,8 @@ type Object struct {
 
 // Retainer is the optional capability to see and extend locks.
 type Retainer interface {
-	// Retain sets or extends the lock of a version; it never shortens.
+	// Retain sets or extends the lock of a version; it never shortens nor
+	// weakens: where a longer or stronger lock holds, that stays.
 	Retain(ctx context.Context, key, version string, r Retention) error
 	// Retention tells the lock of a version; the zero value means none is
 	// reported, which on some stores may still mean a bucket default.
