@@ -208,7 +208,7 @@ func (r *Fields) List(tag uint64, limit int) [][]byte {
 }
 
 // Finish returns the fields that nobody took, which must be of odd tags, or
-// the first error. The unknown fields are copies.
+// the first error. The unknown fields are copies; nil means that there are none.
 func (r *Fields) Finish() ([]Field, error) {
 	if r.err != nil {
 		return nil, r.err
@@ -218,6 +218,9 @@ func (r *Fields) Finish() ([]Field, error) {
 			return nil, fmt.Errorf("field %d is unknown: %w", f.Tag, ErrNewer)
 		}
 		r.fields[i].Value = slices.Clone(f.Value)
+	}
+	if len(r.fields) == 0 {
+		return nil, nil
 	}
 	return r.fields, nil
 }

@@ -143,7 +143,7 @@ func ParseHostPrefix(folded string) (host string, ok bool) {
 // ParseEnvironmentPrefix reads host and environment out of a folded listing of
 // PrefixEnvironments.
 func ParseEnvironmentPrefix(folded string) (host, environment string, ok bool) {
-	host, rest, ok := hostKey(folded, "roots", 2)
+	host, rest, ok := splitHostKey(folded, "roots", 2)
 	if !ok || ValidName(rest[0]) != nil || rest[1] != "" {
 		return "", "", false
 	}
@@ -153,7 +153,7 @@ func ParseEnvironmentPrefix(folded string) (host, environment string, ok bool) {
 // ParsePackDomainPrefix reads host and domain out of a folded listing of
 // PrefixPackDomains.
 func ParsePackDomainPrefix(folded string) (host string, domain seal.DomainID, ok bool) {
-	host, rest, ok := hostKey(folded, "packs", 2)
+	host, rest, ok := splitHostKey(folded, "packs", 2)
 	if !ok || !parseHex(domain[:], rest[0]) || rest[1] != "" {
 		return "", seal.DomainID{}, false
 	}
@@ -182,7 +182,7 @@ func ParseManifestKey(key string) (host string, domain seal.DomainID, hash [32]b
 
 // ParseIndexRunKey reads what KeyIndexRun wrote.
 func ParseIndexRunKey(key string) (host string, domain seal.DomainID, generation uint64, hash [32]byte, ok bool) {
-	host, rest, ok := hostKey(key, "index", 2)
+	host, rest, ok := splitHostKey(key, "index", 2)
 	if ok {
 		inverted, sum, dash := strings.Cut(rest[1], "-")
 		var number bool
@@ -197,7 +197,7 @@ func ParseIndexRunKey(key string) (host string, domain seal.DomainID, generation
 
 // ParseRootKey reads what KeyRoot wrote.
 func ParseRootKey(key string) (host, environment string, number uint64, ok bool) {
-	host, rest, ok := hostKey(key, "roots", 2)
+	host, rest, ok := splitHostKey(key, "roots", 2)
 	if ok {
 		number, ok = parseInverted(rest[1])
 	}
@@ -208,7 +208,7 @@ func ParseRootKey(key string) (host, environment string, number uint64, ok bool)
 }
 
 func parseNumberKey(key, folder string) (host string, number uint64, ok bool) {
-	host, rest, ok := hostKey(key, folder, 1)
+	host, rest, ok := splitHostKey(key, folder, 1)
 	if ok {
 		number, ok = parseInverted(rest[0])
 	}
@@ -219,15 +219,15 @@ func parseNumberKey(key, folder string) (host string, number uint64, ok bool) {
 }
 
 func parseHashKey(key, folder string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {
-	host, rest, ok := hostKey(key, folder, 2)
+	host, rest, ok := splitHostKey(key, folder, 2)
 	if !ok || !parseHex(domain[:], rest[0]) || !parseHex(hash[:], rest[1]) {
 		return "", seal.DomainID{}, [32]byte{}, false
 	}
 	return host, domain, hash, true
 }
 
-// hostKey splits hosts/<host>/<folder>/ and n further parts.
-func hostKey(key, folder string, n int) (host string, rest []string, ok bool) {
+// splitHostKey splits hosts/<host>/<folder>/ and n further parts.
+func splitHostKey(key, folder string, n int) (host string, rest []string, ok bool) {
 	p := strings.Split(key, "/")
 	if len(p) != 3+n || p[0]+"/" != PrefixHosts || ValidName(p[1]) != nil || p[2] != folder {
 		return "", nil, false

@@ -1,0 +1,198 @@
+package statement
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"knowngood/storage/seal"
+)
+
+func TestKeysAreThoseOfTheFormat(t *testing.T) {
+	domain, epoch := seal.DomainID{0xd0, 1}, seal.EpochID{0xe0, 2}
+	hash := [32]byte{0xab, 31: 0xcd}
+	sum := "ab" + strings.Repeat("00", 30) + "cd"
+	finger := strings.Repeat("0f", 16)
+	for want, got := range map[string]string{
+		"descriptor":                                                 KeyDescriptor,
+		"epochs/fffffffffffffffe":                                    KeyEpoch(1),
+		"keys/e002000000000000/" + finger:                            KeyEpochSecret(epoch, finger),
+		"keys/owner/" + finger:                                       KeyOwnerSecret(finger),
+		"hosts/web-7/certs/fffffffffffffffd":                         KeyCertificate("web-7", 2),
+		"hosts/web-7/epochs/fffffffffffffffc":                        KeyHostEpoch("web-7", 3),
+		"hosts/web-7/packs/d001000000000000/" + sum:                  KeyPack("web-7", domain, hash),
+		"hosts/web-7/manifests/d001000000000000/" + sum:              KeyManifest("web-7", domain, hash),
+		"hosts/web-7/index/d001000000000000/fffffffffffffffa-" + sum: KeyIndexRun("web-7", domain, 5, hash),
+		"hosts/web-7/roots/web/ffffffffffffffd5":                     KeyRoot("web-7", "web", 42),
+	} {
+		if got != want {
+			t.Errorf("key %s, want %s", got, want)
+		}
+	}
+}
+
+func TestKeysReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`[a-z0-9][a-z0-9._-]{0,62}`)
+		host, env := name.Draw(t, "host"), name.Draw(t, "env")
+		n := rapid.Uint64Range(1, math.MaxUint64-1).Draw(t, "n")
+		var hash [32]byte
+		var domain seal.DomainID
+		var epoch seal.EpochID
+		copy(hash[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "hash"))
+		copy(domain[:], hash[3:])
+		copy(epoch[:], hash[5:])
+		finger := RecipientFingerprint(host)
+		check := func(what string, ok bool) {
+			if !ok {
+				t.Fatalf("%s does not read back", what)
+			}
+		}
+		gn, ok := ParseEpochKey(KeyEpoch(n))
+		check("epoch", ok && gn == n)
+		ge, gf, ok := ParseEpochSecretKey(KeyEpochSecret(epoch, finger))
+		check("epoch secret", ok && ge == epoch && gf == finger)
+		gf, ok = ParseOwnerSecretKey(KeyOwnerSecret(finger))
+		check("owner secret", ok && gf == finger)
+		gh, gn, ok := ParseCertificateKey(KeyCertificate(host, n))
+		check("certificate", ok && gh == host && gn == n)
+		gh, gn, ok = ParseHostEpochKey(KeyHostEpoch(host, n))
+		check("host epoch", ok && gh == host && gn == n)
+		gh, gd, gs, ok := ParsePackKey(KeyPack(host, domain, hash))
+		check("pack", ok && gh == host && gd == domain && gs == hash)
+		gh, gd, gs, ok = ParseManifestKey(KeyManifest(host, domain, hash))
+		check("manifest", ok && gh == host && gd == domain && gs == hash)
+		gh, gd, gn, gs, ok = ParseIndexRunKey(KeyIndexRun(host, domain, n, hash))
+		check("index run", ok && gh == host && gd == domain && gn == n && gs == hash)
+		gh, genv, gn, ok := ParseRootKey(KeyRoot(host, env, n))
+		check("root", ok && gh == host && genv == env && gn == n)
+		gh, ok = ParseHostPrefix(PrefixHost(host))
+		check("host prefix", ok && gh == host)
+		gh, genv, ok = ParseEnvironmentPrefix(PrefixRoots(host, env))
+		check("environment prefix", ok && gh == host && genv == env)
+		gh, gd, ok = ParsePackDomainPrefix(PrefixPacks(host, domain))
+		check("domain prefix", ok && gh == host && gd == domain)
+	})
+}
+
+// parseKey tells how many of the parsers take a key, and what they would
+// write for it.
+func parseKey(key string) (written []string) {
+	add := func(ok bool, k func() string) {
+		if ok {
+			written = append(written, k())
+		}
+	}
+	n, ok := ParseEpochKey(key)
+	add(ok, func() string { return KeyEpoch(n) })
+	e, f, ok := ParseEpochSecretKey(key)
+	add(ok, func() string { return KeyEpochSecret(e, f) })
+	f2, ok := ParseOwnerSecretKey(key)
+	add(ok, func() string { return KeyOwnerSecret(f2) })
+	h, n2, ok := ParseCertificateKey(key)
+	add(ok, func() string { return KeyCertificate(h, n2) })
+	h2, n3, ok := ParseHostEpochKey(key)
+	add(ok, func() string { return KeyHostEpoch(h2, n3) })
+	h3, d, s, ok := ParsePackKey(key)
+	add(ok, func() string { return KeyPack(h3, d, s) })
+	h4, d2, s2, ok := ParseManifestKey(key)
+	add(ok, func() string { return KeyManifest(h4, d2, s2) })
+	h5, d3, g, s3, ok := ParseIndexRunKey(key)
+	add(ok, func() string { return KeyIndexRun(h5, d3, g, s3) })
+	h6, env, n4, ok := ParseRootKey(key)
+	add(ok, func() string { return KeyRoot(h6, env, n4) })
+	h7, ok := ParseHostPrefix(key)
+	add(ok, func() string { return PrefixHost(h7) })
+	h8, env2, ok := ParseEnvironmentPrefix(key)
+	add(ok, func() string { return PrefixRoots(h8, env2) })
+	h9, d4, ok := ParsePackDomainPrefix(key)
+	add(ok, func() string { return PrefixPacks(h9, d4) })
+	return written
+}
+
+func TestKeysOfNothing(t *testing.T) {
+	sum := strings.Repeat("ab", 32)
+	for _, key := range []string{
+		"", "/", "epochs/", "epochs/1", "epochs/fffffffffffffff", "epochs/ffffffffffffffff", "epochs/FFFFFFFFFFFFFFFE", "epochs/+ffffffffffffffe",
+		"epochs/fffffffffffffffe/", "epochs/0x00000000000001", "keys/owner/ab", "keys/owner/" + strings.Repeat("AB", 16), "keys/e0/" + strings.Repeat("ab", 16),
+		"hosts/", "hosts//", "hosts/Web/", "hosts/../", "hosts/web/certs/", "hosts/web/certs/x/fffffffffffffffe", "hosts/web/roots/fffffffffffffffe",
+		"hosts/web/roots//fffffffffffffffe", "hosts/web/roots/web/fffffffffffffffe/", "hosts/web/roots/web/ffffffffffffffff",
+		"hosts/web/packs/00/" + sum, "hosts/web/packs/0000000000000000/" + sum[1:], "hosts/web/packs/0000000000000000/" + strings.ToUpper(sum),
+		"hosts/web/index/0000000000000000/" + sum, "hosts/web/index/0000000000000000/fffffffffffffffe-", "hosts/web/index/0000000000000000/-" + sum,
+		"hosts/web/others/0000000000000000/" + sum, "prefix/hosts/web/certs/fffffffffffffffe",
+	} {
+		if w := parseKey(key); len(w) > 0 {
+			t.Errorf("%q was read as %q", key, w)
+		}
+	}
+}
+
+func FuzzKeys(f *testing.F) {
+	for _, k := range []string{KeyEpoch(1), KeyRoot("a", "b", 7), KeyIndexRun("a", seal.DomainID{}, 4, [32]byte{}), PrefixHost("a"), KeyOwnerSecret(RecipientFingerprint("x"))} {
+		f.Add(k)
+	}
+	f.Fuzz(func(t *testing.T, key string) {
+		w := parseKey(key)
+		if len(w) > 1 {
+			t.Fatalf("%q has several meanings: %q", key, w)
+		}
+		if len(w) == 1 && w[0] != key {
+			t.Fatalf("%q became %q", key, w[0])
+		}
+	})
+}
+
+func TestAListingYieldsHigherNumbersFirst(t *testing.T) {
+	numbers := []uint64{1, 2, 9, 10, 255, 256, 1 << 32, math.MaxUint64 - 1}
+	for i := 1; i < len(numbers); i++ {
+		if a, b := Inverted(numbers[i]), Inverted(numbers[i-1]); a >= b {
+			t.Errorf("%d comes after %d: %s %s", numbers[i], numbers[i-1], a, b)
+		}
+	}
+}
+
+func TestValidName(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	for _, s := range []string{"a", "0", "web-7", "db.example.com", "a_b", long} {
+		if err := ValidName(s); err != nil {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+	for _, s := range []string{"", long + "a", "A", "Web", ".a", "-a", "_a", "..", "a/b", "a b", "a\n", "ä", "a\x00", "a@1", "a:b"} {
+		if ValidName(s) == nil {
+			t.Errorf("%q passes", s)
+		}
+	}
+}
+
+func TestRecipientFingerprint(t *testing.T) {
+	const pin = "2c26b46b68ffc68ff99b453c1d304134"
+	if got := RecipientFingerprint("foo"); got != pin {
+		t.Errorf("fingerprint %s, want the first half of SHA-256, %s", got, pin)
+	}
+	for _, same := range [][2]string{
+		{"age1xyz", " age1xyz\n"},
+		{"ssh-ed25519 AAAA", "ssh-ed25519 AAAA me@host"},
+		{"ssh-ed25519 AAAA", "ssh-ed25519  \tAAAA  a comment of words"},
+	} {
+		if RecipientFingerprint(same[0]) != RecipientFingerprint(same[1]) {
+			t.Errorf("%q and %q differ", same[0], same[1])
+		}
+	}
+	seen := map[string]string{}
+	for _, s := range []string{"age1a", "age1b", "ssh-ed25519 AAAA", "ssh-rsa AAAA", "ssh-ed25519 AAAB"} {
+		f := RecipientFingerprint(s)
+		if other, ok := seen[f]; ok {
+			t.Errorf("%q has the fingerprint of %q", s, other)
+		}
+		seen[f] = s
+	}
+}
+
+func ExampleKeyRoot() {
+	fmt.Println(KeyRoot("web-7", "web", 42))
+	// Output: hosts/web-7/roots/web/ffffffffffffffd5
+}

@@ -1,0 +1,94 @@
+package statement
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/seal"
+)
+
+func sampleBody() *RootBody {
+	return &RootBody{
+		Started: at, Finished: at.Add(time.Minute), Status: Partial,
+		Manifest: ManifestRef{Hash: [32]byte{1}, Size: 5000, Offset: 8, Length: 400, Salt: seal.Salt{2},
+			Session: seal.SealedSession{ID: seal.SessionID{3}, Epoch: seal.EpochID{4}, Sealed: []byte("sealed session")}},
+		IndexGeneration: 7, ProtectedUntil: at.Add(time.Hour), Nonce: [16]byte{5},
+		Counts:    Counts{Entries: 10, Files: 7, Directories: 3, ContentBytes: 1 << 40, NewContentBytes: 99, StoredBytes: 50, Problems: 1},
+		Witnesses: []Head{{"db", 3, [32]byte{6}}}, Version: "v1.2.3", Tags: []string{"before upgrade", "x"},
+		Unknown: []wire.Field{{Tag: 903, Value: []byte("later")}},
+	}
+}
+
+func TestARootBodyIsTheVectorAndReadsBack(t *testing.T) {
+	x := sampleBody()
+	b, err := x.AppendRecord([]byte("before"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, ok := bytes.CutPrefix(b, []byte("before"))
+	if !ok {
+		t.Fatal("what stood before is gone")
+	}
+	vector(t, "root-body", b)
+	got, err := ParseRootBody(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, x) {
+		t.Fatalf("it reads back as %+v", got)
+	}
+}
+
+func TestARootBodyIsRefusedWith(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*RootBody)
+		want   error
+	}{
+		"no start":                            {func(x *RootBody) { x.Started = time.Time{} }, wire.ErrMalformed},
+		"no end":                              {func(x *RootBody) { x.Finished = time.Time{} }, wire.ErrMalformed},
+		"no status":                           {func(x *RootBody) { x.Status = 0 }, wire.ErrMalformed},
+		"a status of a newer version":         {func(x *RootBody) { x.Status = 3 }, wire.ErrNewer},
+		"an empty container":                  {func(x *RootBody) { x.Manifest.Size = 0 }, wire.ErrMalformed},
+		"a container over the limit":          {func(x *RootBody) { x.Manifest.Size = 256<<20 + 1 }, wire.ErrMalformed},
+		"a table within the prelude":          {func(x *RootBody) { x.Manifest.Offset = 7 }, wire.ErrMalformed},
+		"a table after its container":         {func(x *RootBody) { x.Manifest.Offset = 5001 }, wire.ErrMalformed},
+		"a table that ends after it":          {func(x *RootBody) { x.Manifest.Length = 4993 }, wire.ErrMalformed},
+		"a table of an overflowing length":    {func(x *RootBody) { x.Manifest.Length = 1<<64 - 8 }, wire.ErrMalformed},
+		"no session secret":                   {func(x *RootBody) { x.Manifest.Session.Sealed = nil }, wire.ErrMalformed},
+		"a session secret over the limit":     {func(x *RootBody) { x.Manifest.Session.Sealed = make([]byte, 4097) }, wire.ErrMalformed},
+		"witnesses out of order":              {func(x *RootBody) { x.Witnesses = []Head{{"web", 1, [32]byte{}}, {"db", 1, [32]byte{}}} }, wire.ErrMalformed},
+		"a version that is no text":           {func(x *RootBody) { x.Version = "\xff" }, wire.ErrMalformed},
+		"more tags than allowed":              {func(x *RootBody) { x.Tags = make([]string, maxTags+1) }, wire.ErrMalformed},
+		"an unknown field that must be known": {func(x *RootBody) { x.Unknown[0].Tag = 904 }, wire.ErrNewer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := sampleBody()
+			c.change(x)
+			if _, err := x.AppendRecord(nil); !errors.Is(err, c.want) {
+				t.Fatalf("error %v", err)
+			}
+		})
+	}
+}
+
+func FuzzRootBody(f *testing.F) {
+	b, err := sampleBody().AppendRecord(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, in []byte) {
+		x, err := ParseRootBody(in)
+		if err != nil {
+			return
+		}
+		out, err := x.AppendRecord(nil)
+		if err != nil || !bytes.Equal(in, out) {
+			t.Fatalf("%x became %x, %v", in, out, err)
+		}
+	})
+}

@@ -1,0 +1,365 @@
+package statement
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/seal"
+)
+
+var update = flag.Bool("update", false, "write the vectors anew")
+
+var (
+	repo      = seal.RepositoryID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+	at        = time.Unix(1_700_000_000, 123_456_789).UTC()
+	ownerKey  = keyOf(1)
+	hostKey   = keyOf(2)
+	strange   = keyOf(3)
+	publicKEM = bytes.Repeat([]byte{0xaa, 0x55}, publicKeyLen/2)
+)
+
+func keyOf(b byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{b}, ed25519.SeedSize))
+}
+
+func public(k ed25519.PrivateKey) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
+
+// statement is what all statements have in common, for the tests.
+type statement interface {
+	Encode(ed25519.PrivateKey) ([]byte, error)
+	Bytes() []byte
+	Hash() [32]byte
+}
+
+// codec is a kind of statement with a sample that uses every field.
+type codec struct {
+	name   string
+	kind   wire.Kind
+	sample statement
+	key    ed25519.PrivateKey
+	parse  func([]byte) (statement, error)
+	verify func(s statement, r seal.RepositoryID, owner ed25519.PublicKey) error
+}
+
+func codecs(t testing.TB) []codec {
+	cert := mustParse(t, ParseCertificate, certificate(1, hostKey), ownerKey)
+	hostEpoch := &Epoch{Repository: repo, Number: 3, PublicKey: publicKEM, Recipients: []string{"age1a"}, Created: at, Host: "web-7", Certificate: cert}
+	root := sampleRoot(cert)
+	return []codec{
+		{"descriptor", wire.KindDescriptor, &Descriptor{Repository: repo, Owner: public(ownerKey), Created: at,
+			ChunkMin: 256 << 10, ChunkAverage: 1 << 20, ChunkMax: 4 << 20, PackSize: 16 << 20, LockMode: "COMPLIANCE", LockDuration: 30 * 24 * time.Hour,
+			Probe: &Probe{SecondCreateRefused: true, VersionsKept: true, At: at}}, ownerKey,
+			parser(ParseDescriptor), func(s statement, r seal.RepositoryID, owner ed25519.PublicKey) error {
+				d := s.(*Descriptor)
+				return d.verify(d.Repository, r, owner)
+			}},
+		{"epoch", wire.KindEpoch, &Epoch{Repository: repo, Number: 1, PublicKey: publicKEM,
+			Recipients: []string{"age1pqexample", "ssh-ed25519 AAAA"}, Created: at}, ownerKey,
+			parser(ParseEpoch), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Epoch).Verify(r, k) }},
+		{"host-epoch", wire.KindEpoch, hostEpoch, hostKey,
+			parser(ParseEpoch), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Epoch).Verify(r, k) }},
+		{"certificate", wire.KindCertificate, &Certificate{Repository: repo, Host: "web-7", Serial: 2, HostKey: public(hostKey), Issued: at, Previous: [32]byte{7},
+			Heads: []Head{{"db", 3, [32]byte{8}}, {"web", 300, [32]byte{9}}}}, ownerKey,
+			parser(ParseCertificate), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
+				return s.(*Certificate).Verify(r, k)
+			}},
+		{"join-request", wire.KindJoinRequest, &JoinRequest{Repository: repo, Host: "web-7", HostKey: public(hostKey), Created: at}, hostKey,
+			parser(ParseJoinRequest), func(s statement, r seal.RepositoryID, owner ed25519.PublicKey) error {
+				if !bytes.Equal(owner, public(ownerKey)) {
+					return s.(*JoinRequest).verify(s.(*JoinRequest).Repository, r, owner)
+				}
+				return s.(*JoinRequest).Verify(r)
+			}},
+		{"index-run", wire.KindIndexRun, &IndexRun{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Generation: 9, Salt: seal.Salt{6},
+			Replaces: [][32]byte{{1}, {2}}, SealedBody: []byte("sealed body"), Certificate: cert}, hostKey,
+			parser(ParseIndexRun), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*IndexRun).Verify(r, k) }},
+		{"root", wire.KindRoot, root, hostKey,
+			parser(ParseRoot), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
+				return CheckRootCertificate(s.(*Root), nil, k, r)
+			}},
+	}
+}
+
+func certificate(serial uint64, key ed25519.PrivateKey, heads ...Head) *Certificate {
+	return &Certificate{Repository: repo, Host: "web-7", Serial: serial, HostKey: public(key), Issued: at, Heads: heads}
+}
+
+func sampleRoot(cert *Certificate) *Root {
+	return &Root{Repository: repo, Host: "web-7", Environment: "web", Number: 42, Previous: [32]byte{4}, Certificate: cert,
+		Domain: seal.DomainID{5}, Epoch: seal.EpochID{6}, SealedDomain: []byte("sealed domain"), Salt: seal.Salt{7}, SealedBody: []byte("sealed body")}
+}
+
+func parser[T statement](parse func([]byte) (T, error)) func([]byte) (statement, error) {
+	return func(b []byte) (statement, error) { return parse(b) }
+}
+
+func mustParse[T statement](t testing.TB, parse func([]byte) (T, error), s T, key ed25519.PrivateKey) T {
+	t.Helper()
+	b, err := s.Encode(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err = parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (c *codec) encode(t testing.TB) []byte {
+	t.Helper()
+	b, err := c.sample.Encode(c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// withoutEnvelope compares what a statement says, not what it was read from.
+func withoutEnvelope(s statement) any {
+	v := reflect.New(reflect.TypeOf(s).Elem()).Elem()
+	v.Set(reflect.ValueOf(s).Elem())
+	v.FieldByName("Envelope").SetZero()
+	return v.Interface()
+}
+
+func vector(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".hex")
+	if *update {
+		var lines strings.Builder
+		for b := range slices.Chunk(got, 64) {
+			lines.WriteString(hex.EncodeToString(b) + "\n")
+		}
+		if err := os.WriteFile(path, []byte(lines.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := hex.DecodeString(strings.ReplaceAll(string(text), "\n", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("%s is no longer what it was: the format changed", name)
+	}
+}
+
+func TestStatementsAreTheVectorsAndReadBack(t *testing.T) {
+	for _, c := range codecs(t) {
+		t.Run(c.name, func(t *testing.T) {
+			b := c.encode(t)
+			vector(t, c.name, b)
+			s, err := c.parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(withoutEnvelope(s), withoutEnvelope(c.sample)) {
+				t.Fatal("it reads back as something else")
+			}
+			if !bytes.Equal(s.Bytes(), b) {
+				t.Fatal("the parsed statement does not hold its object")
+			}
+			if err := c.verify(s, repo, public(ownerKey)); err != nil {
+				t.Fatal(err)
+			}
+			again, err := s.Encode(c.key)
+			if err != nil || !bytes.Equal(again, b) {
+				t.Fatalf("written again it differs, %v", err)
+			}
+		})
+	}
+}
+
+// edited is the sample with its fields changed by edit and signed anew.
+func (c *codec) edited(t testing.TB, edit func(map[uint64][]byte)) []byte {
+	t.Helper()
+	b := c.encode(t)
+	d := wire.NewDecoder(b[headLen : len(b)-ed25519.SignatureSize])
+	fields := map[uint64][]byte{}
+	for d.Rest() > 0 {
+		tag := d.Uvarint()
+		fields[tag] = d.Bytes()
+	}
+	edit(fields)
+	var r wire.Record
+	for tag, v := range fields {
+		r.Bytes(tag, v)
+	}
+	b, err := sign(c.kind, r.Append(nil), c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestAFieldOfANewerVersion(t *testing.T) {
+	for _, c := range codecs(t) {
+		t.Run(c.name+" is kept when its tag is odd", func(t *testing.T) {
+			b := c.edited(t, func(f map[uint64][]byte) { f[901] = []byte("later") })
+			s, err := c.parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := s.Encode(c.key); err != nil || !bytes.Equal(again, b) {
+				t.Fatalf("written again it differs, %v", err)
+			}
+		})
+		t.Run(c.name+" is refused when its tag is even", func(t *testing.T) {
+			_, err := c.parse(c.edited(t, func(f map[uint64][]byte) { f[902] = []byte("later") }))
+			if !errors.Is(err, wire.ErrNewer) {
+				t.Fatalf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestParseRefusesWhatIsNoSuchObject(t *testing.T) {
+	for _, c := range codecs(t) {
+		change := func(i int, v byte) []byte {
+			b := c.encode(t)
+			b[i] = v
+			return b
+		}
+		long := c.encode(t)
+		binary.LittleEndian.PutUint32(long[8:], uint32(maxPayload(c.kind)+1))
+		for name, in := range map[string]struct {
+			object []byte
+			want   error
+		}{
+			"nothing":                 {nil, wire.ErrMalformed},
+			"another program's":       {change(0, 'X'), wire.ErrMalformed},
+			"another kind":            {change(4, byte(wire.KindPack)), wire.ErrMalformed},
+			"a newer version":         {change(5, 2), wire.ErrNewer},
+			"an unknown feature":      {change(7, 1), wire.ErrNewer},
+			"a payload over limit":    {long, wire.ErrMalformed},
+			"bytes after the end":     {append(c.encode(t), 0), wire.ErrMalformed},
+			"a signature cut short":   {c.encode(t)[:len(c.encode(t))-1], wire.ErrMalformed},
+			"a prelude and no more":   {c.encode(t)[:8], wire.ErrMalformed},
+			"no repository ID":        {c.edited(t, func(f map[uint64][]byte) { delete(f, 2) }), wire.ErrMalformed},
+			"a short repository ID":   {c.edited(t, func(f map[uint64][]byte) { f[2] = f[2][:15] }), wire.ErrMalformed},
+			"an empty payload":        {mustSign(t, c.kind, nil), wire.ErrMalformed},
+			"a payload not a record":  {mustSign(t, c.kind, []byte{0xff}), wire.ErrMalformed},
+			"no field 4":              {c.edited(t, func(f map[uint64][]byte) { delete(f, 4) }), wire.ErrMalformed},
+			"a field 4 of rubbish":    {c.edited(t, func(f map[uint64][]byte) { f[4] = []byte{0x80, 0xff} }), wire.ErrMalformed},
+			"a field 4 of many bytes": {c.edited(t, func(f map[uint64][]byte) { f[4] = make([]byte, 5000) }), wire.ErrMalformed},
+		} {
+			t.Run(c.name+" from "+name, func(t *testing.T) {
+				if _, err := c.parse(in.object); !errors.Is(err, in.want) {
+					t.Fatalf("error %v", err)
+				}
+			})
+		}
+	}
+}
+
+func mustSign(t *testing.T, k wire.Kind, payload []byte) []byte {
+	t.Helper()
+	b, err := sign(k, payload, hostKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestParseRefusesFields(t *testing.T) {
+	all := map[string]codec{}
+	for _, c := range codecs(t) {
+		all[c.name] = c
+	}
+	otherHost := mustParse(t, ParseCertificate, &Certificate{Repository: repo, Host: "web-8", Serial: 1, HostKey: public(hostKey), Issued: at}, ownerKey).Bytes()
+	otherRepository := mustParse(t, ParseCertificate, &Certificate{Repository: seal.RepositoryID{9}, Host: "web-7", Serial: 1, HostKey: public(hostKey), Issued: at}, ownerKey).Bytes()
+	certCodec := all["certificate"]
+	newerCertificate := certCodec.edited(t, func(f map[uint64][]byte) { f[902] = []byte("later") })
+	u := func(v uint64) []byte { return wire.AppendUvarint(nil, v) }
+	heads := func(h ...Head) []byte { return appendHeads(h) }
+	for name, c := range map[string]struct {
+		codec string
+		tag   uint64
+		value []byte // nil: leave the field out
+		want  error
+	}{
+		"a short owner key":                       {"descriptor", 4, make([]byte, 31), wire.ErrMalformed},
+		"no time of creation":                     {"descriptor", 6, nil, wire.ErrMalformed},
+		"chunks of minimum 0":                     {"descriptor", 8, nil, wire.ErrMalformed},
+		"a minimum above the average":             {"descriptor", 8, u(2 << 20), wire.ErrMalformed},
+		"an average above the maximum":            {"descriptor", 10, u(5 << 20), wire.ErrMalformed},
+		"a maximum above the limit of chunks":     {"descriptor", 12, u(8<<20 + 1), wire.ErrMalformed},
+		"packs of no size":                        {"descriptor", 14, nil, wire.ErrMalformed},
+		"packs above the limit":                   {"descriptor", 14, u(256<<20 + 1), wire.ErrMalformed},
+		"a descriptor of another KEM":             {"descriptor", 16, u(0x20), wire.ErrNewer},
+		"a lock mode that is no text":             {"descriptor", 17, []byte{0xff}, wire.ErrMalformed},
+		"a lock longer than a duration":           {"descriptor", 19, u(1 << 63), wire.ErrMalformed},
+		"a probe that is no record":               {"descriptor", 21, []byte{1}, wire.ErrMalformed},
+		"a probe that says maybe":                 {"descriptor", 21, []byte{1, 1, 2}, wire.ErrMalformed},
+		"a probe of a newer version":              {"descriptor", 21, []byte{2, 1, 2}, wire.ErrNewer},
+		"epoch 0":                                 {"epoch", 4, nil, wire.ErrMalformed},
+		"an epoch of another KEM":                 {"epoch", 6, u(0x20), wire.ErrNewer},
+		"a short public key":                      {"epoch", 8, publicKEM[1:], wire.ErrMalformed},
+		"no recipients":                           {"epoch", 10, nil, wire.ErrMalformed},
+		"an empty recipient":                      {"epoch", 10, []byte{1, 0}, wire.ErrMalformed},
+		"a recipient that is no text":             {"epoch", 10, []byte{1, 1, 0xff}, wire.ErrMalformed},
+		"an epoch made at no time":                {"epoch", 12, nil, wire.ErrMalformed},
+		"a host without its certificate":          {"epoch", 14, []byte("web-7"), wire.ErrMalformed},
+		"a certificate without its host":          {"host-epoch", 14, nil, wire.ErrMalformed},
+		"an epoch with another host's":            {"host-epoch", 16, otherHost, wire.ErrMalformed},
+		"a host certificate in capitals":          {"certificate", 4, []byte("Web"), wire.ErrMalformed},
+		"certificate 0":                           {"certificate", 6, nil, wire.ErrMalformed},
+		"a long host key":                         {"certificate", 8, make([]byte, 33), wire.ErrMalformed},
+		"a certificate issued at no time":         {"certificate", 10, nil, wire.ErrMalformed},
+		"a certificate before of zeros":           {"certificate", 12, make([]byte, 32), wire.ErrMalformed},
+		"heads out of order":                      {"certificate", 14, heads(Head{"web", 1, [32]byte{}}, Head{"db", 1, [32]byte{}}), wire.ErrMalformed},
+		"heads of one environment twice":          {"certificate", 14, heads(Head{"web", 1, [32]byte{}}, Head{"web", 2, [32]byte{}}), wire.ErrMalformed},
+		"a head of number 0":                      {"certificate", 14, heads(Head{"web", 0, [32]byte{}}), wire.ErrMalformed},
+		"a head of a bad name":                    {"certificate", 14, heads(Head{"../x", 1, [32]byte{}}), wire.ErrMalformed},
+		"an empty list of heads":                  {"certificate", 14, []byte{0}, wire.ErrMalformed},
+		"heads with bytes after them":             {"certificate", 14, append(heads(Head{"web", 1, [32]byte{}}), 0), wire.ErrMalformed},
+		"more heads than there is room for":       {"certificate", 14, []byte{0xff, 0xff, 0xff, 0x7f}, wire.ErrMalformed},
+		"a request of a host with a slash":        {"join-request", 4, []byte("a/b"), wire.ErrMalformed},
+		"a request without a key":                 {"join-request", 6, nil, wire.ErrMalformed},
+		"a request made at no time":               {"join-request", 8, nil, wire.ErrMalformed},
+		"a run of generation 0":                   {"index-run", 8, nil, wire.ErrMalformed},
+		"a run of the last generation":            {"index-run", 8, u(1<<64 - 1), wire.ErrMalformed},
+		"a run without a salt":                    {"index-run", 10, nil, wire.ErrMalformed},
+		"half a hash of a replaced run":           {"index-run", 12, append([]byte{1}, make([]byte, 16)...), wire.ErrMalformed},
+		"an empty list of replaced runs":          {"index-run", 12, []byte{0}, wire.ErrMalformed},
+		"a run without a body":                    {"index-run", 14, nil, wire.ErrMalformed},
+		"a run without a certificate":             {"index-run", 15, nil, wire.ErrMalformed},
+		"a root of a bad environment":             {"root", 6, []byte("-web"), wire.ErrMalformed},
+		"root 0":                                  {"root", 8, nil, wire.ErrMalformed},
+		"a first root with one before it":         {"root", 8, u(1), wire.ErrMalformed},
+		"a later root with none before it":        {"root", 10, nil, wire.ErrMalformed},
+		"a root without a certificate":            {"root", 12, nil, wire.ErrMalformed},
+		"a root with another host's":              {"root", 12, otherHost, wire.ErrMalformed},
+		"a root with another repository's":        {"root", 12, otherRepository, wire.ErrMalformed},
+		"a root with a certificate newer than us": {"root", 12, newerCertificate, wire.ErrNewer},
+		"a long domain ID":                        {"root", 14, make([]byte, 9), wire.ErrMalformed},
+		"a short epoch ID":                        {"root", 16, make([]byte, 7), wire.ErrMalformed},
+		"a root without a domain secret":          {"root", 18, nil, wire.ErrMalformed},
+		"a domain secret over the limit":          {"root", 18, make([]byte, seal.MaxSealed+1), wire.ErrMalformed},
+		"a root without a body":                   {"root", 22, nil, wire.ErrMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := all[c.codec]
+			_, err := k.parse(k.edited(t, func(f map[uint64][]byte) { f[c.tag] = c.value }))
+			if !errors.Is(err, c.want) {
+				t.Fatalf("error %v", err)
+			}
+		})
+	}
+}

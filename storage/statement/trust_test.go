@@ -1,0 +1,53 @@
+package statement
+
+import (
+	"errors"
+	"testing"
+
+	"knowngood/storage/seal"
+)
+
+func TestCheckRootCertificate(t *testing.T) {
+	newKey := keyOf(4)
+	first := mustParse(t, ParseCertificate, certificate(1, hostKey), ownerKey)
+	root := mustParse(t, ParseRoot, sampleRoot(first), hostKey) // web@42 under certificate 1
+	later := func(serial uint64, heads ...Head) *Certificate {
+		return mustParse(t, ParseCertificate, certificate(serial, newKey, heads...), ownerKey)
+	}
+	named := Head{"web", 42, root.Hash()}
+	forged := mustParse(t, ParseCertificate, certificate(2, newKey), strange)
+	otherHost := mustParse(t, ParseCertificate, &Certificate{Repository: repo, Host: "web-8", Serial: 2, HostKey: public(newKey), Issued: at}, ownerKey)
+	otherRepository := mustParse(t, ParseCertificate, &Certificate{Repository: seal.RepositoryID{9}, Host: "web-7", Serial: 2, HostKey: public(newKey), Issued: at}, ownerKey)
+	second := later(2, named)
+	underSecond := mustParse(t, ParseRoot, sampleRoot(second), newKey)
+
+	for name, c := range map[string]struct {
+		root  *Root
+		certs []*Certificate
+		want  error
+	}{
+		"counts with no other certificate known":               {root, nil, nil},
+		"counts beside its own certificate":                    {root, []*Certificate{first}, nil},
+		"counts when a later certificate names it":             {root, []*Certificate{second, first}, nil},
+		"counts when a later certificate names a later one":    {root, []*Certificate{later(2, Head{"web", 43, [32]byte{1}})}, nil},
+		"counts under the latest whatever the older ones name": {underSecond, []*Certificate{first, second}, nil},
+		"counts when all later certificates name it":           {root, []*Certificate{later(3, Head{"web", 50, [32]byte{1}}), second}, nil},
+		"ends after the head that was named":                   {root, []*Certificate{later(2, Head{"web", 41, [32]byte{1}})}, ErrEnded},
+		"ends when another root was named at its number":       {root, []*Certificate{later(2, Head{"web", 42, [32]byte{1}})}, ErrEnded},
+		"ends when its environment was not named":              {root, []*Certificate{later(2, Head{"db", 99, [32]byte{1}})}, ErrEnded},
+		"ends when no heads were named":                        {root, []*Certificate{later(2)}, ErrEnded},
+		"ends by any of the later certificates":                {root, []*Certificate{later(3, Head{"web", 50, [32]byte{1}}), later(2, Head{"web", 41, [32]byte{1}})}, ErrEnded},
+		"ends when the repository holds another one of serial": {root, []*Certificate{later(1)}, ErrEnded},
+		"counts beside one that the owner did not sign":        {root, []*Certificate{forged}, nil},
+		"counts beside one of another host":                    {root, []*Certificate{otherHost}, nil},
+		"counts beside one of another repository":              {root, []*Certificate{otherRepository}, nil},
+		"signed by another key than the certified":             {mustParse(t, ParseRoot, sampleRoot(first), newKey), nil, ErrSignature},
+		"with a certificate that the owner did not sign":       {mustParse(t, ParseRoot, sampleRoot(forged), newKey), nil, ErrSignature},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := CheckRootCertificate(c.root, c.certs, public(ownerKey), repo); !errors.Is(err, c.want) {
+				t.Fatalf("error %v, want %v", err, c.want)
+			}
+		})
+	}
+}
