@@ -1,0 +1,247 @@
+// Package dir keeps objects as files below a directory.
+//
+// It promises what storage.Store does on any local file system, and on
+// network file systems as far as they keep link(2) or renameat2(2) atomic:
+// an object appears whole or not at all, is never replaced, and is on the
+// disk, with the directories above it, when Put returns. Keys and symbolic
+// links cannot lead out of the directory.
+//
+// It refuses locks: whoever owns a directory can change it.
+package dir
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"knowngood/storage"
+)
+
+// scratch is where objects are written before they get their name. "+" is in
+// no key, so it is no object's directory.
+const scratch = "+tmp"
+
+// Store is a storage.Store in a directory. It holds one file descriptor and
+// is closed by the garbage collector when it is no longer used.
+type Store struct {
+	path string
+	root *os.Root
+
+	mu      sync.Mutex
+	durable map[string]bool // directories that survive a crash, relative
+	swept   bool            // stale files in scratch were removed
+}
+
+var _ storage.Store = (*Store)(nil)
+
+// Open opens an existing directory, storage.ErrNoStore when there is none.
+func Open(path string) (*Store, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, &storage.Error{Op: "open", Store: path, Err: err}
+	}
+	s := &Store{path: path, durable: map[string]bool{".": true}}
+	s.root, err = os.OpenRoot(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "make the directory, or mount what should be there"}
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "this is not a directory"}
+	case err != nil:
+		return nil, s.fail("open", "", err)
+	}
+	return s, nil
+}
+
+// Create makes the directory with mode 0700 where it is missing, its parents
+// too, and opens it.
+func Create(path string) (*Store, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, &storage.Error{Op: "open", Store: path, Err: err}
+	}
+	if err := makeDurable(path); err != nil {
+		s := Store{path: path}
+		return nil, s.fail("open", "", err)
+	}
+	return Open(path)
+}
+
+// makeDurable is MkdirAll that syncs the parent of each directory it makes.
+func makeDurable(path string) error {
+	err := os.Mkdir(path, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDurable(filepath.Dir(path)); err != nil {
+			return err
+		}
+		err = os.Mkdir(path, 0o700)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil // Open says what is wrong with anything but a directory
+	}
+	if err != nil {
+		return err
+	}
+	parent, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return parent.Sync()
+}
+
+// String is the URL of the store.
+func (s *Store) String() string { return "file://" + s.path }
+
+// Get implements storage.Store.
+func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if err := begin(ctx, key); err != nil {
+		return nil, s.fail("get", key, err)
+	}
+	if offset < 0 {
+		return nil, s.fail("get", key, fmt.Errorf("negative offset %d", offset))
+	}
+	f, err := s.open(key)
+	if err != nil {
+		return nil, s.fail("get", key, err)
+	}
+	if length < 0 {
+		length = 1<<63 - 1 - offset
+	}
+	return &body{ctx: ctx, s: s, key: key, f: f, r: io.NewSectionReader(f, offset, length)}, nil
+}
+
+// open opens the regular file of an object for reading.
+func (s *Store) open(key string) (*os.File, error) {
+	// A fifo that somebody left in the store must not block.
+	f, err := s.root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+type body struct {
+	ctx context.Context
+	s   *Store
+	key string
+	f   *os.File
+	r   *io.SectionReader
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, b.s.fail("get", b.key, err)
+	}
+	n, err := b.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = b.s.fail("get", b.key, err)
+	}
+	return n, err
+}
+
+func (b *body) Close() error { return b.f.Close() }
+
+// Delete implements storage.Store. Directories stay, so that it cannot pull
+// one away from under a Put.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	if err := begin(ctx, key); err != nil {
+		return s.fail("delete", key, err)
+	}
+	info, err := s.root.Lstat(key)
+	if err == nil && info.IsDir() {
+		return nil
+	}
+	if err == nil {
+		err = s.root.Remove(key)
+	}
+	if absent(err) {
+		return nil
+	}
+	if err == nil {
+		err = s.syncDir(filepath.Dir(key))
+	}
+	if err != nil {
+		return s.fail("delete", key, err)
+	}
+	return nil
+}
+
+// same tells whether the object at key has exactly the bytes of want.
+func (s *Store) same(key string, want []byte) (bool, error) {
+	f, err := s.open(key)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() != int64(len(want)) {
+		return false, err
+	}
+	have := sha256.New()
+	if _, err := io.Copy(have, f); err != nil {
+		return false, err
+	}
+	sum := sha256.Sum256(want)
+	return bytes.Equal(have.Sum(nil), sum[:]), nil
+}
+
+func (s *Store) syncDir(path string) error {
+	d, err := s.root.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // EINVAL: a network file system that needs none
+		return err
+	}
+	return nil
+}
+
+func begin(ctx context.Context, key string) error {
+	if err := storage.CheckKey(key); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// absent tells that a path leads nowhere, also because a file stands where
+// it would need a directory.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}
+
+// fail gives an error of the file system its meaning.
+func (s *Store) fail(op, key string, err error) error {
+	e := &storage.Error{Op: op, Store: s.String(), Key: key, Err: err}
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		e.Err, e.Hint = storage.ErrFull, "free some space on the file system"
+	case errors.Is(err, syscall.EDQUOT):
+		e.Err, e.Hint = storage.ErrFull, "the disk quota is used up"
+	case errors.Is(err, fs.ErrPermission):
+		e.Err, e.Hint = fmt.Errorf("%w: %w", storage.ErrDenied, err), "check owner and mode of the directory"
+	case errors.Is(err, syscall.EROFS):
+		e.Err, e.Hint = fmt.Errorf("%w: %w", storage.ErrDenied, err), "the file system is mounted read-only"
+	case op == "get" && absent(err):
+		e.Err = storage.ErrNotFound
+	case op == "put" && errors.Is(err, syscall.ENOTDIR):
+		e.Err, e.Hint = storage.ErrInvalidKey, "an object has the name of a directory that this key needs"
+	}
+	return e
+}

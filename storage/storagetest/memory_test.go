@@ -1,0 +1,16 @@
+package storagetest_test
+
+import (
+	"testing"
+
+	"knowngood/storage"
+	"knowngood/storage/storagetest"
+)
+
+func TestMemoryKeepsTheContract(t *testing.T) {
+	storagetest.Run(t, func(*testing.T) storage.Store { return storagetest.NewMemory() }, storagetest.Versions, storagetest.Locks)
+}
+
+func TestPlainMemoryKeepsTheContract(t *testing.T) {
+	storagetest.Run(t, func(*testing.T) storage.Store { return storagetest.NewPlainMemory() })
+}

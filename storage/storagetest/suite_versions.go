@@ -1,0 +1,152 @@
+package storagetest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"knowngood/storage"
+)
+
+func testVersions(t *testing.T, s storage.Store, versioned bool) {
+	v, ok := storage.Capability[storage.Versioner](s)
+	if !ok {
+		if versioned {
+			t.Fatal("the store has no versions to see")
+		}
+		return
+	}
+	put(t, s, "v/key", "old bytes")
+	put(t, s, "v/key2", "a neighbour")
+	put(t, s, "v/key-3", "another")
+	before, err := versions(t.Context(), v, "v/key")
+	if err != nil || len(before) != 1 || before[0].Marker || before[0].Size != 9 {
+		t.Fatalf("after one put the versions are %+v, %v", before, err)
+	}
+	if none, err := versions(t.Context(), v, "v/never"); err != nil || len(none) != 0 {
+		t.Errorf("what never was has versions %+v, %v", none, err)
+	}
+	if _, err := versions(t.Context(), v, "../v"); !errors.Is(err, storage.ErrInvalidKey) {
+		t.Errorf("versions of an invalid key: %v, want ErrInvalidKey", err)
+	}
+	if err := s.Delete(t.Context(), "v/key"); err != nil {
+		t.Fatal(err)
+	}
+	wantAbsent(t, s, "v/key")
+	after, err := versions(t.Context(), v, "v/key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !versioned {
+		if len(after) != 0 {
+			t.Errorf("a store without versions kept %+v", after)
+		}
+		return
+	}
+	if len(after) != 2 || !after[0].Marker || after[1].ID != before[0].ID {
+		t.Fatalf("after a delete the versions are %+v, want a marker over %q", after, before[0].ID)
+	}
+	for _, c := range []struct {
+		offset, length int64
+		want           string
+	}{{0, -1, "old bytes"}, {4, 3, "byt"}, {4, 100, "bytes"}, {9, 1, ""}, {0, 0, ""}} {
+		r, err := v.GetVersion(t.Context(), "v/key", before[0].ID, c.offset, c.length)
+		if err != nil {
+			t.Fatalf("get of the hidden version: %v", err)
+		}
+		have, err := io.ReadAll(r)
+		if r.Close(); err != nil || string(have) != c.want {
+			t.Errorf("the hidden version at [%d, +%d) has %q, %v; want %q", c.offset, c.length, have, err, c.want)
+		}
+	}
+}
+
+func testLocks(t *testing.T, s storage.Store, locking bool) {
+	now := time.Now().UTC().Truncate(time.Second)
+	lock := storage.Retention{Mode: storage.Compliance, Until: now.Add(time.Hour)}
+	err := s.Put(t.Context(), "l/key", []byte("locked"), storage.PutOptions{Retention: lock})
+	if !locking {
+		if !errors.Is(err, storage.ErrUnsupported) {
+			t.Errorf("a locked put where no locks are: %v, want ErrUnsupported", err)
+		}
+		wantAbsent(t, s, "l/key")
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, ok := storage.Capability[storage.Retainer](s)
+	if !ok {
+		t.Fatal("the store tells nothing of locks")
+	}
+	wantLock(t, s, "l/key", lock)
+	longer := storage.Retention{Mode: storage.Compliance, Until: now.Add(2 * time.Hour)}
+	for _, step := range []struct{ ask, want storage.Retention }{
+		{longer, longer},
+		{lock, longer}, // never shortened
+		{storage.Retention{Mode: storage.Governance, Until: now.Add(time.Hour)}, longer},
+		{storage.Retention{Mode: storage.Governance, Until: now.Add(3 * time.Hour)}, storage.Retention{Mode: storage.Compliance, Until: now.Add(3 * time.Hour)}},
+	} {
+		if err := r.Retain(t.Context(), "l/key", newest(t, s, "l/key"), step.ask); err != nil {
+			t.Fatalf("retain: %v", err)
+		}
+		wantLock(t, s, "l/key", step.want)
+	}
+
+	put(t, s, "l/free", "unlocked")
+	wantLock(t, s, "l/free", storage.Retention{})
+	if err := r.Retain(t.Context(), "l/free", newest(t, s, "l/free"), lock); err != nil {
+		t.Fatalf("retain of what had no lock: %v", err)
+	}
+	wantLock(t, s, "l/free", lock)
+	if _, err := r.Retention(t.Context(), "l/never", ""); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("retention of nothing: %v, want ErrNotFound", err)
+	}
+
+	id := newest(t, s, "l/key")
+	if err := s.Delete(t.Context(), "l/key"); err != nil {
+		t.Fatalf("a delete that only hides: %v", err)
+	}
+	v, _ := storage.Capability[storage.Versioner](s)
+	body, err := v.GetVersion(t.Context(), "l/key", id, 0, -1)
+	if err != nil {
+		t.Fatalf("the locked version is gone: %v", err)
+	}
+	body.Close()
+}
+
+func wantLock(t *testing.T, s storage.Store, key string, want storage.Retention) {
+	t.Helper()
+	r, _ := storage.Capability[storage.Retainer](s)
+	have, err := r.Retention(t.Context(), key, newest(t, s, key))
+	if err != nil || have.Mode != want.Mode || !have.Until.Equal(want.Until) {
+		t.Errorf("%s is locked %+v, %v; want %+v", key, have, err, want)
+	}
+}
+
+// newest returns the ID of the version in view.
+func newest(t *testing.T, s storage.Store, key string) string {
+	t.Helper()
+	v, ok := storage.Capability[storage.Versioner](s)
+	if !ok {
+		t.Fatal("a store with locks must tell versions")
+	}
+	all, err := versions(t.Context(), v, key)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("versions of %s: %+v, %v", key, all, err)
+	}
+	return all[0].ID
+}
+
+func versions(ctx context.Context, v storage.Versioner, key string) ([]storage.Version, error) {
+	var all []storage.Version
+	for version, err := range v.Versions(ctx, key) {
+		if err != nil {
+			return all, err
+		}
+		all = append(all, version)
+	}
+	return all, nil
+}
