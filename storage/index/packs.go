@@ -20,3 +20,23 @@ func (t *Table) HasPacks() func(hash [32]byte) bool {
 	}
 	return func(hash [32]byte) bool { return known[hash] }
 }
+
+// All yields every entry of every live run with where it says the chunk lies;
+// chunks that are gone are left out. It holds the table meanwhile.
+func (t *Table) All(yield func(id [32]byte, loc Location) bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, f := range t.runs {
+		for i := range f.len() {
+			e := f.entry(i)
+			if e.Gone {
+				continue
+			}
+			frame := f.frame(int(e.Frame))
+			p := t.shared(f.pack(int(frame.Pack)))
+			if !yield(e.ID, Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}) {
+				return
+			}
+		}
+	}
+}

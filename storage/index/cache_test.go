@@ -1,0 +1,258 @@
+package index
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+func openCache(t testing.TB) *Cache {
+	t.Helper()
+	c, err := OpenCache(filepath.Join(t.TempDir(), "index"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func adopt(t testing.TB, c *Cache, info Info, x *Body) *File {
+	t.Helper()
+	f, err := c.Adopt(info, x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// bodyFrom reads a file back into a body.
+func bodyFrom(f *File) *Body {
+	x := &Body{Len: f.len(), Gone: f.info.Gone}
+	for i := range len(f.known) {
+		x.Packs = append(x.Packs, f.pack(i))
+	}
+	for i := range f.frameCount() {
+		x.Frames = append(x.Frames, f.frame(i))
+	}
+	x.Entries = func(yield func(Entry) bool) {
+		for i := range f.len() {
+			if !yield(f.entry(i)) {
+				return
+			}
+		}
+	}
+	return x
+}
+
+func TestARunStaysInTheCache(t *testing.T) {
+	c := openCache(t)
+	info := Info{Hash: [32]byte{7}, Generation: 9, Replaces: [][32]byte{{1}, {2}}, Entries: 4, Gone: 1}
+	f := adopt(t, c, info, sampleBody())
+	f.Close()
+	again, err := OpenCache(c.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err = again.Open(info.Hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if !reflect.DeepEqual(f.Info(), info) || !sameBody(bodyFrom(f), sampleBody()) {
+		t.Fatalf("it holds something else: %+v", f.Info())
+	}
+	if runs, err := c.Runs(); err != nil || !slices.Equal(runs, [][32]byte{info.Hash}) {
+		t.Fatalf("runs %x, %v", runs, err)
+	}
+	st, err := os.Stat(c.path(info.Hash))
+	if err != nil || st.Mode() != 0o600 {
+		t.Fatalf("mode %v, %v", st.Mode(), err)
+	}
+	if err := c.Remove(info.Hash); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := f.find(ptr(idOf(1))); !ok {
+		t.Fatal("a removed run is lost to those who have it open")
+	}
+	if _, err := c.Open(info.Hash); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("error %v", err)
+	}
+	if err := c.Remove(info.Hash); err != nil {
+		t.Fatalf("removing what is not there: %v", err)
+	}
+}
+
+func ptr(id [32]byte) *[32]byte { return &id }
+
+func TestKeepRemovesTheOtherRuns(t *testing.T) {
+	c := openCache(t)
+	for i := range byte(4) {
+		adopt(t, c, Info{Hash: [32]byte{i}}, sampleBody()).Close()
+	}
+	if err := c.Keep([]Info{{Hash: [32]byte{1}}, {Hash: [32]byte{3}}, {Hash: [32]byte{9}}}); err != nil {
+		t.Fatal(err)
+	}
+	runs, err := c.Runs()
+	slices.SortFunc(runs, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	if err != nil || !slices.Equal(runs, [][32]byte{{1}, {3}}) {
+		t.Fatalf("runs %x, %v", runs, err)
+	}
+}
+
+func TestADamagedFileDoesNotOpen(t *testing.T) {
+	c := openCache(t)
+	hash := [32]byte{7}
+	adopt(t, c, Info{Hash: hash, Generation: 1}, sampleBody()).Close()
+	whole, err := os.ReadFile(c.path(hash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(c.path(hash), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := c.Open(hash); !errors.Is(err, ErrDamaged) {
+			t.Fatalf("%s: opened: %v, error %v", what, f != nil, err)
+		}
+	}
+	for i := range whole {
+		b := bytes.Clone(whole)
+		b[i] ^= 0x10
+		refused("a flipped bit", b)
+		refused("a cut", whole[:i])
+		refused("zeros from somewhere on", append(bytes.Clone(whole[:i]), make([]byte, len(whole)-i)...))
+	}
+	refused("more bytes", append(bytes.Clone(whole), 0))
+
+	// A file with a right checksum whose numbers lead astray.
+	checked := func(change func([]byte)) []byte {
+		b := bytes.Clone(whole)
+		change(b)
+		n := len(b) - trailerLen
+		binary.LittleEndian.PutUint32(b[n:], crc32.Checksum(b[:n], crc32.MakeTable(crc32.Castagnoli)))
+		return b
+	}
+	frames := headerLen + 2*packLen
+	refused("a frame in no pack", checked(func(b []byte) { b[frames] = 2 }))
+	refused("a chunk in no frame", checked(func(b []byte) { b[frames+3*frameLen+32] = 4 }))
+	refused("too many packs", checked(func(b []byte) { b[52] = 3 }))
+	refused("more of everything than memory", checked(func(b []byte) { copy(b[48:68], bytes.Repeat([]byte{0xff}, 20)) }))
+
+	if err := os.WriteFile(c.path([32]byte{8}), whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Open([32]byte{8}); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("another run's file: error %v", err)
+	}
+}
+
+func TestWhatDeadProcessesLeftIsRemoved(t *testing.T) {
+	c := openCache(t)
+	living, err := c.temp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer living.Close()
+	dead := filepath.Join(c.dir, tempPrefix+"123")
+	if err := os.WriteFile(dead, []byte("half a run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenCache(c.dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the dead process's file: %v", err)
+	}
+	if _, err := os.Stat(living.Name()); err != nil {
+		t.Errorf("the living process's file: %v", err)
+	}
+}
+
+func TestAFailedWriteLeavesNothing(t *testing.T) {
+	c := openCache(t)
+	bad := bodyOf(nil, nil)
+	bad.Len = 1
+	if _, err := c.Adopt(Info{}, bad); err == nil {
+		t.Fatal("a body with fewer chunks than it says was stored")
+	}
+	if names, err := c.names(); err != nil || len(names) > 0 {
+		t.Fatalf("left behind: %v, %v", names, err)
+	}
+}
+
+func TestAFullDiskIsNamedWithTheWayOut(t *testing.T) {
+	c := openCache(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	err = c.fail(writeFile(full, Info{}, sampleBody()))
+	if !errors.Is(err, ErrFull) || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), c.dir) || !strings.Contains(err.Error(), "--state-dir") {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func TestACacheThatCannotBeIsAnError(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenCache(filepath.Join(file, "index")); err == nil || !strings.Contains(err.Error(), file) {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func TestSeekFindsThePlaceHoweverTheIDsAreSpread(t *testing.T) {
+	c := openCache(t)
+	rapid.Check(t, func(t *rapid.T) {
+		shift := rapid.SampledFrom([]uint{0, 8, 32, 56}).Draw(t, "shift") // all IDs in a corner
+		numbers := rapid.SliceOfDistinct(rapid.Custom(func(t *rapid.T) uint64 {
+			v := rapid.Uint64().Draw(t, "id")
+			if rapid.Bool().Draw(t, "clustered") {
+				v = v%64 + 1<<40
+			}
+			return v >> shift
+		}), func(v uint64) uint64 { return v }).Draw(t, "ids")
+		slices.Sort(numbers)
+		x := &Body{Packs: []PackInfo{packOf(1)}, Frames: []Frame{{0, 8, 100, 300}}, Len: len(numbers)}
+		x.Entries = func(yield func(Entry) bool) {
+			for _, n := range numbers {
+				if !yield(Entry{ID: idOf(n), Len: 1}) {
+					return
+				}
+			}
+		}
+		f, err := c.spill(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for _, k := range append(rapid.SliceOf(rapid.Uint64()).Draw(t, "others"), append(numbers, 0, 1<<64-1)...) {
+			for _, after := range []byte{0, 1} {
+				id := idOf(k)
+				id[31] = after
+				want := sort.Search(len(numbers), func(i int) bool { return bytes.Compare(ptr(idOf(numbers[i]))[:], id[:]) >= 0 })
+				if got := f.seek(&id); got != want {
+					t.Fatalf("%x at %d, want %d", id, got, want)
+				}
+				_, found := f.find(&id)
+				if there := slices.Contains(numbers, k) && after == 0; found != there {
+					t.Fatalf("%x found: %v", id, found)
+				}
+			}
+		}
+	})
+}

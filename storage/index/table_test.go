@@ -1,0 +1,498 @@
+package index
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"knowngood/storage/pack"
+)
+
+// publish does what a writer does with a body: encode it, name it, adopt it.
+func publish(t testing.TB, c *Cache, generation uint64, replaces [][32]byte, x *Body) *File {
+	t.Helper()
+	b, err := x.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x, err = Parse(b); err != nil {
+		t.Fatal(err)
+	}
+	return adopt(t, c, Info{Hash: sha256.Sum256(fmt.Append(b, generation)), Generation: generation, Replaces: replaces}, x)
+}
+
+type tableModel struct {
+	t      testing.TB
+	cache  *Cache
+	table  *Table
+	chunks map[[32]byte]Location // Pack is the model's own copy
+	saved  int                   // what is still there when the table is lost
+	packs  uint64
+}
+
+// add puts one pack of frames of chunks with the given numbers.
+func (m *tableModel) add(numbers [][]uint64) {
+	m.packs++
+	info := PackInfo{Ref: pack.Ref{Hash: idOf(m.packs)}, Size: 1 << 20}
+	at := uint32(pack.FirstOffset)
+	var frames []pack.Frame
+	for _, chunks := range numbers {
+		f := pack.Frame{Offset: at, SealedLen: 10}
+		for _, n := range chunks {
+			id := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, n))
+			m.chunks[id] = Location{&info, f.Offset, f.SealedLen, f.ContentLen, 5}
+			f.Chunks = append(f.Chunks, pack.Chunk{ID: id, Len: 5})
+			f.ContentLen += 5
+		}
+		frames = append(frames, f)
+		at += f.SealedLen
+	}
+	if err := m.table.Add(info, frames); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *tableModel) forget(n uint64) {
+	id := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, n))
+	delete(m.chunks, id)
+	if err := m.table.Forget(id); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *tableModel) save() {
+	u, err := m.table.Unsaved()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var runs []*File
+	generation := m.table.Generation() + 1
+	for x := range u.Bodies() {
+		runs = append(runs, publish(m.t, m.cache, generation, nil, x))
+	}
+	u.Saved(runs...)
+	if n := m.table.Pending(); n != 0 {
+		m.t.Fatalf("%d chunks pending after all were saved", n)
+	}
+}
+
+// merge replaces the newest n runs, which is always right.
+func (m *tableModel) merge(n int) {
+	some := m.table.Runs()
+	some = some[:min(n, len(some))]
+	var runs []*File
+	for x := range m.table.Merge(some) {
+		runs = append(runs, publish(m.t, m.cache, m.table.Generation()+1, Replaced(some), x))
+	}
+	m.table.Adopt(runs...)
+	if err := m.cache.Keep(m.table.Runs()); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// reopen loses what was not saved, as a new process does.
+func (m *tableModel) reopen() {
+	m.save()
+	if err := m.table.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	hashes, err := m.cache.Runs()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var runs []*File
+	for _, h := range hashes {
+		f, err := m.cache.Open(h)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		runs = append(runs, f)
+	}
+	m.open(runs...)
+}
+
+func (m *tableModel) open(runs ...*File) {
+	m.table = NewTable(m.cache, runs...)
+	m.table.spill = 7
+}
+
+func (m *tableModel) check(numbers uint64) {
+	shared := map[[32]byte]*PackInfo{}
+	for n := range numbers {
+		id := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, n))
+		want, there := m.chunks[id]
+		got, found := m.table.Lookup(id)
+		if found != there {
+			m.t.Fatalf("chunk %d found: %v, want %v", n, found, there)
+		}
+		if !found {
+			continue
+		}
+		if *got.Pack != *want.Pack {
+			m.t.Fatalf("chunk %d in pack %x, want %x", n, got.Pack.Hash, want.Pack.Hash)
+		}
+		if p := shared[got.Pack.Hash]; p != nil && p != got.Pack {
+			m.t.Fatalf("two copies of pack %x", p.Hash)
+		}
+		shared[got.Pack.Hash] = got.Pack
+		want.Pack = got.Pack
+		if got != want {
+			m.t.Fatalf("chunk %d at %+v, want %+v", n, got, want)
+		}
+	}
+}
+
+func TestATableAnswersAsAMapWould(t *testing.T) {
+	const numbers = 60
+	cache := openCache(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		if err := cache.Keep(nil); err != nil {
+			t.Fatal(err)
+		}
+		m := &tableModel{t: t, cache: cache, chunks: map[[32]byte]Location{}}
+		m.open()
+		defer func() { m.table.Close() }()
+		chunk := rapid.Uint64Range(0, numbers-1)
+		rt.Repeat(map[string]func(*rapid.T){
+			"add": func(rt *rapid.T) {
+				m.add(rapid.SliceOfN(rapid.SliceOfNDistinct(chunk, 1, 6, rapid.ID), 1, 3).Draw(rt, "pack"))
+			},
+			"forget": func(rt *rapid.T) { m.forget(chunk.Draw(rt, "chunk")) },
+			"save":   func(rt *rapid.T) { m.save() },
+			"merge":  func(rt *rapid.T) { m.merge(rapid.IntRange(1, 5).Draw(rt, "runs")) },
+			"reopen": func(rt *rapid.T) { m.reopen() },
+			"":       func(rt *rapid.T) { m.check(numbers) },
+		})
+	})
+}
+
+func TestWhatIsAddedDuringASaveBelongsToTheNext(t *testing.T) {
+	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
+	m.open()
+	defer func() { m.table.Close() }()
+	m.add([][]uint64{{1, 2, 3}})
+	u, err := m.table.Unsaved()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.add([][]uint64{{2, 4}})
+	m.forget(3)
+	var runs []*File
+	for x := range u.Bodies() {
+		if x.Len != 3 {
+			t.Fatalf("%d chunks, want those of before", x.Len)
+		}
+		runs = append(runs, publish(t, m.cache, 1, nil, x))
+	}
+	u.Saved(runs...)
+	if n := m.table.Pending(); n != 3 {
+		t.Fatalf("%d pending, want 3", n)
+	}
+	m.check(10)
+	m.reopen()
+	m.check(10)
+}
+
+func TestARunThatIsReplacedDoesNotCount(t *testing.T) {
+	c := openCache(t)
+	body := func(p byte) *Body {
+		return bodyOf([]PackInfo{packOf(p)}, []Frame{{0, 8, 100, 300}}, Entry{ID: idOf(uint64(p)), Len: 1})
+	}
+	old := adopt(t, c, Info{Hash: [32]byte{1}, Generation: 5}, body(1))
+	table := NewTable(c, old)
+	defer table.Close()
+	if _, ok := table.Lookup(idOf(1)); !ok {
+		t.Fatal("not found")
+	}
+	table.Adopt(adopt(t, c, Info{Hash: [32]byte{2}, Generation: 6, Replaces: [][32]byte{{1}, {3}}}, body(2)))
+	table.Adopt(adopt(t, c, Info{Hash: [32]byte{3}, Generation: 4}, body(3))) // late
+	for id, want := range map[uint64]bool{1: false, 2: true, 3: false} {
+		if _, ok := table.Lookup(idOf(id)); ok != want {
+			t.Errorf("chunk of run %d found: %v", id, ok)
+		}
+	}
+	if runs := table.Runs(); len(runs) != 1 || table.Generation() != 6 {
+		t.Errorf("runs %+v, generation %d", runs, table.Generation())
+	}
+}
+
+func TestOfRunsThatDisagreeTheNewerHolds(t *testing.T) {
+	c := openCache(t)
+	id := idOf(9)
+	run := func(hash byte, generation uint64, p byte) *File {
+		e := Entry{ID: id, Len: 1}
+		if p == 0 {
+			e = Entry{ID: id, Gone: true}
+		}
+		return adopt(t, c, Info{Hash: [32]byte{hash}, Generation: generation}, bodyOf([]PackInfo{packOf(p)}, []Frame{{0, 8, 100, 300}}, e))
+	}
+	table := NewTable(c, run(9, 1, 1), run(1, 3, 3), run(5, 2, 2))
+	defer table.Close()
+	want := func(p byte) {
+		t.Helper()
+		loc, ok := table.Lookup(id)
+		if ok != (p != 0) || ok && *loc.Pack != packOf(p) {
+			t.Fatalf("found %v in %+v, want pack %d", ok, loc.Pack, p)
+		}
+	}
+	want(3)
+	table.Adopt(run(7, 3, 7)) // the same generation, a greater hash
+	want(7)
+	table.Adopt(run(6, 3, 6)) // a hash between
+	want(7)
+	table.Adopt(run(2, 4, 0))
+	want(0)
+}
+
+func TestAddRefusesAPackThatCannotBe(t *testing.T) {
+	table := NewTable(openCache(t))
+	defer table.Close()
+	chunk := func(n uint32) []pack.Chunk { return []pack.Chunk{{ID: idOf(1), Len: n}} }
+	for name, f := range map[string][]pack.Frame{
+		"a frame beyond its end":  {{Offset: 8, SealedLen: 1 << 20, ContentLen: 10, Chunks: chunk(10)}},
+		"an empty chunk":          {{Offset: 8, SealedLen: 10, ContentLen: 10, Chunks: chunk(0)}},
+		"a chunk over the limit":  {{Offset: 8, SealedLen: 10, ContentLen: 16 << 20, Chunks: chunk(pack.MaxChunk + 1)}},
+		"chunks beyond the frame": {{Offset: 8, SealedLen: 10, ContentLen: 10, Chunks: chunk(11)}},
+		"frames that overlap":     {{Offset: 8, SealedLen: 10, ContentLen: 10, Chunks: chunk(10)}, {Offset: 17, SealedLen: 10}},
+	} {
+		if err := table.Add(packOf(1), f); err == nil || !strings.Contains(err.Error(), "pack 01") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	if _, ok := table.Lookup(idOf(1)); ok {
+		t.Error("a chunk of a refused pack is found")
+	}
+}
+
+// fill adds n random chunks, in packs of 16 frames of 16, and returns some IDs.
+func fill(t testing.TB, table *Table, n int) [][32]byte {
+	t.Helper()
+	r := rand.NewChaCha8([32]byte{1})
+	var ids [][32]byte
+	for n > 0 {
+		info := PackInfo{Size: 1 << 24}
+		r.Read(info.Hash[:])
+		var frames []pack.Frame
+		for i := 0; i < 16 && n > 0; i++ {
+			f := pack.Frame{Offset: uint32(8 + i<<20), SealedLen: 1 << 19, ContentLen: 1 << 20}
+			for j := 0; j < 16 && n > 0; j++ {
+				var id [32]byte
+				r.Read(id[:])
+				f.Chunks = append(f.Chunks, pack.Chunk{ID: id, Len: 1 << 16})
+				if j == 0 {
+					ids = append(ids, id)
+				}
+				n--
+			}
+			frames = append(frames, f)
+		}
+		if err := table.Add(info, frames); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ids
+}
+
+func TestLookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
+	c := openCache(t)
+	table := NewTable(c)
+	defer table.Close()
+	table.spill = 500
+	known := fill(t, table, 1000)
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				for _, id := range known {
+					if _, ok := table.Lookup(id); !ok {
+						t.Error("a known chunk is not found")
+						return
+					}
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	var adders sync.WaitGroup
+	for w := range 2 {
+		adders.Go(func() {
+			for i := range 200 {
+				id := sha256.Sum256([]byte{byte(w), byte(i)})
+				info := PackInfo{Ref: pack.Ref{Hash: id}, Size: 1 << 20}
+				if err := table.Add(info, []pack.Frame{{Offset: 8, SealedLen: 9, ContentLen: 9, Chunks: []pack.Chunk{{ID: id, Len: 9}}}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 10 {
+		u, err := table.Unsaved()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var runs []*File
+		for x := range u.Bodies() {
+			runs = append(runs, publish(t, c, table.Generation()+1, nil, x))
+		}
+		u.Saved(runs...)
+		all := table.Runs()
+		runs = nil
+		for x := range table.Merge(all) {
+			runs = append(runs, publish(t, c, table.Generation()+1, Replaced(all), x))
+		}
+		table.Adopt(runs...)
+	}
+	adders.Wait()
+	close(stop)
+	wg.Wait()
+	for w := range 2 {
+		for i := range 200 {
+			if _, ok := table.Lookup(sha256.Sum256([]byte{byte(w), byte(i)})); !ok {
+				t.Fatal("an added chunk is not found")
+			}
+		}
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}
+
+func TestMemoryDoesNotGrowWithTheIndex(t *testing.T) {
+	table := NewTable(openCache(t))
+	defer table.Close()
+	before := heapInUse()
+	fill(t, table, 600_000) // 26 MB of mapped entries
+	u, err := table.Unsaved()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if grown := int64(heapInUse() - before); grown > 8<<20 {
+		t.Errorf("%d bytes of heap for 600,000 chunks", grown)
+	}
+	sizes := []int{}
+	for x := range u.Bodies() {
+		sizes = append(sizes, x.Len)
+		if grown := int64(heapInUse() - before); grown > 24<<20 {
+			t.Errorf("%d bytes of heap while saving", grown)
+		}
+	}
+	if want := []int{200_000, 200_000, 200_000}; !slices.Equal(sizes, want) {
+		t.Errorf("bodies of %v chunks, want %v", sizes, want)
+	}
+}
+
+func TestALookupAllocatesNothing(t *testing.T) {
+	table := NewTable(openCache(t))
+	defer table.Close()
+	table.spill = 1000
+	ids := fill(t, table, 5500)
+	for name, id := range map[string][32]byte{"spilled": ids[0], "fresh": ids[len(ids)-1], "missing": {1}} {
+		if n := testing.AllocsPerRun(100, func() { table.Lookup(id) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	c := openCache(b)
+	table := NewTable(c)
+	defer table.Close()
+	ids := fill(b, table, 1_000_000)
+	u, err := table.Unsaved()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var runs []*File
+	for x := range u.Bodies() {
+		runs = append(runs, publish(b, c, 1, nil, x))
+	}
+	layers := len(u.layers)
+	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	missing := slices.Clone(ids)
+	for i := range missing {
+		missing[i][7] ^= 1
+	}
+	bench := func(name string, ids [][32]byte, want bool) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if _, ok := table.Lookup(ids[i%len(ids)]); ok != want {
+					b.Fatal("wrong answer")
+				}
+			}
+		})
+	}
+	bench(fmt.Sprintf("hit-%d-spills", layers), ids, true)
+	bench(fmt.Sprintf("miss-%d-spills", layers), missing, false)
+	u.Saved(runs...)
+	bench(fmt.Sprintf("hit-%d-runs", len(runs)), ids, true)
+	bench(fmt.Sprintf("miss-%d-runs", len(runs)), missing, false)
+	b.Run("hit-parallel", func(b *testing.B) {
+		b.RunParallel(func(p *testing.PB) {
+			for i := 0; p.Next(); i++ {
+				table.Lookup(ids[i%len(ids)])
+			}
+		})
+	})
+}
+
+func BenchmarkMerge(b *testing.B) {
+	c := openCache(b)
+	table := NewTable(c)
+	defer table.Close()
+	fill(b, table, MaxEntries)
+	u, err := table.Unsaved()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for x := range u.Bodies() {
+			if _, err := x.Append(nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(MaxEntries), "entries/op")
+}
+
+func BenchmarkOpen(b *testing.B) {
+	c := openCache(b)
+	table := NewTable(c)
+	defer table.Close()
+	fill(b, table, MaxEntries)
+	u, err := table.Unsaved()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var hash [32]byte
+	for x := range Merge(u.layers, MaxEntries, false) {
+		f := publish(b, c, 1, nil, x)
+		hash = f.info.Hash
+		f.Close()
+	}
+	for b.Loop() {
+		f, err := c.Open(hash)
+		if err != nil {
+			b.Fatal(err)
+		}
+		f.Close()
+	}
+}
