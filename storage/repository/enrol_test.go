@@ -1,0 +1,218 @@
+package repository_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+func join(name string) repository.JoinOptions {
+	return repository.JoinOptions{Host: name, Now: now}
+}
+
+func TestAFurtherHostJoinsWithTheIdentityAndWritesUnderItsOwnName(t *testing.T) {
+	w := newWorld(t)
+	m := machine{t.TempDir(), "second"}
+	r := m.open(t, w.store)
+	if _, err := r.Host(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) || !strings.Contains(err.Error(), "--join") {
+		t.Errorf("before joining: %v", err)
+	}
+	if _, err := r.Join(t.Context(), join("web-2")); !errors.Is(err, repository.ErrNoUsableIdentity) {
+		t.Errorf("without an identity: %v", err)
+	}
+	r.Unlock(w.id)
+	if _, err := r.Join(t.Context(), join("web-1")); !errors.Is(err, repository.ErrHostExists) || !strings.Contains(err.Error(), "--reenrol") {
+		t.Errorf("under a name that is taken: %v", err)
+	}
+	h, err := r.Join(t.Context(), join("web-2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := commit(t, h, "web"); s.Host != "web-2" || s.Number != 1 {
+		t.Errorf("committed %s of %s", s.Ref(), s.Host)
+	}
+	if _, err := r.Join(t.Context(), join("web-3")); !errors.Is(err, repository.ErrHostExists) {
+		t.Errorf("a machine that is a host already: %v", err)
+	}
+	// The first host can verify the second's snapshots, and cannot look into them.
+	s, err := w.m.open(t, w.store).Head(t.Context(), "web-2", "web")
+	if err != nil || s.Body != nil || s.Domain != nil {
+		t.Errorf("seen by the first host: %+v, %v", s, err)
+	}
+	if s, err := w.operator(t).Head(t.Context(), "web-2", "web"); err != nil || s.Body == nil || s.Domain == nil {
+		t.Errorf("seen by the operator: %+v, %v", s, err)
+	}
+}
+
+func TestAHostThatNeverSeesTheIdentityIsGranted(t *testing.T) {
+	w := newWorld(t)
+	m := machine{t.TempDir(), "second"}
+	r := m.open(t, w.store)
+	if _, err := r.AcceptGrant(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) {
+		t.Errorf("before the request: %v", err)
+	}
+	request, err := r.JoinRequest("web-2", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := m.open(t, w.store).JoinRequest("web-2", now)
+	if err != nil || string(again) != string(request) {
+		t.Errorf("a request made twice differs, or %v", err)
+	}
+	if _, err := r.AcceptGrant(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) {
+		t.Errorf("before the grant: %v", err)
+	}
+	if _, err := r.Host(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) || !strings.Contains(err.Error(), "grant") {
+		t.Errorf("before the grant: %v", err)
+	}
+	forged := append([]byte(nil), request...)
+	forged[len(forged)-1] ^= 1
+	if _, err := w.operator(t).Grant(t.Context(), forged, false, now); err == nil {
+		t.Error("a forged request is granted")
+	}
+	cert, err := w.operator(t).Grant(t.Context(), request, false, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := r.AcceptGrant(t.Context())
+	if err != nil || h.Certificate.Hash() != cert.Hash() {
+		t.Fatal(h, err)
+	}
+	commit(t, h, "web")
+	if _, err := w.operator(t).Grant(t.Context(), request, false, now); !errors.Is(err, repository.ErrHostExists) {
+		t.Errorf("granted twice: %v", err)
+	}
+}
+
+func TestAReinstalledHostEnrolsAgainAndItsOldKeyEnds(t *testing.T) {
+	w := newWorld(t)
+	old := w.m.host(t, w.store)
+	commit(t, old, "web")
+	second := commit(t, old, "web")
+	commit(t, old, "db")
+
+	m := machine{t.TempDir(), "reinstalled"}
+	r := m.open(t, w.store)
+	r.Unlock(w.id)
+	o := join("web-1")
+	o.Reenrol = true
+	h, err := r.Join(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := h.Certificate; c.Serial != 2 || c.Previous != old.Certificate.Hash() || len(c.Heads) != 2 || c.Heads[1].Hash != second.ID {
+		t.Errorf("certificate %d, heads %+v", c.Serial, c.Heads)
+	}
+	if h.Domain.ID == old.Domain.ID {
+		t.Error("the domain is not fresh")
+	}
+	if _, err := old.Commit(t.Context(), "web", body, now); !errors.Is(err, repository.ErrCloned) {
+		t.Errorf("the old key commits: %v", err)
+	}
+	if _, err := w.m.open(t, w.store).Host(t.Context()); !errors.Is(err, repository.ErrCloned) {
+		t.Errorf("the old machine loads: %v", err)
+	}
+
+	// A thief with the old key does not ask: he writes a root by himself.
+	forgeRoot(t, w, old, "web", 3, second.ID)
+	forgeRoot(t, w, old, "mail", 1, [32]byte{})
+	reader := w.operator(t)
+	refs, errs := list(t.Context(), reader, "web-1", "web")
+	if fmt.Sprint(refs) != "[web@2 web@1]" || len(errs) != 1 || !errors.Is(errs[0], statement.ErrEnded) {
+		t.Errorf("listed %v, %v", refs, errs)
+	}
+	if s, err := reader.Head(t.Context(), "web-1", "web"); err != nil || s.ID != second.ID {
+		t.Errorf("head %v, %v", s, err)
+	}
+	if _, err := reader.Head(t.Context(), "web-1", "mail"); !errors.Is(err, repository.ErrNoSnapshot) {
+		t.Errorf("an environment that the old key began: %v", err)
+	}
+	if s := commit(t, h, "web"); s.Number != 4 || s.Root.Previous != second.ID {
+		t.Errorf("the new key commits %s on %x", s.Ref(), s.Root.Previous)
+	}
+	if s := commit(t, h, "mail"); s.Number != 2 {
+		t.Errorf("the new key commits %s", s.Ref())
+	}
+}
+
+// forgeRoot writes a root with a host's key past all checks.
+func forgeRoot(t *testing.T, w *world, h *repository.Host, env string, number uint64, previous [32]byte) []byte {
+	t.Helper()
+	epoch, err := w.m.open(t, w.store).CurrentEpoch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := signRoot(t, h, epoch, w.m.open(t, w.store).ID(), env, number, previous)
+	w.store.Overwrite(statement.KeyRoot(h.Name, env, number), object)
+	return object
+}
+
+func TestACopiedStateDirectoryIsRefusedOnAnotherMachine(t *testing.T) {
+	w := newWorld(t)
+	clone := machine{t.TempDir(), "another machine"}
+	if err := os.CopyFS(clone.state, os.DirFS(w.m.state)); err != nil {
+		t.Fatal(err)
+	}
+	r := clone.open(t, w.store)
+	_, err := r.Host(t.Context())
+	if !errors.Is(err, repository.ErrCloned) || !strings.Contains(err.Error(), "--reenrol") {
+		t.Errorf("the clone loads: %v", err)
+	}
+	if _, err := r.Head(t.Context(), "web-1", "web"); !errors.Is(err, repository.ErrNoSnapshot) {
+		t.Errorf("the clone cannot even read: %v", err)
+	}
+	r.Unlock(w.id)
+	if _, err := r.Join(t.Context(), join("web-2")); !errors.Is(err, repository.ErrCloned) {
+		t.Errorf("the clone joins over the copied key: %v", err)
+	}
+	o := join("web-1")
+	o.Reenrol = true
+	if _, err := r.Join(t.Context(), o); err != nil {
+		t.Errorf("a machine that moved for good: %v", err)
+	}
+}
+
+func TestADamagedHostKeyIsNamed(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(w.m.open(t, w.store).LocalDir(), "host.key")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, _ := os.Stat(path); st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
+	}
+	for i := 0; i < len(whole); i += 7 {
+		b := append([]byte(nil), whole...)
+		b[i] ^= 0x40
+		for _, content := range [][]byte{b, whole[:i]} {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.m.open(t, w.store).Host(t.Context()); err == nil || !strings.Contains(err.Error(), path) {
+				t.Fatalf("damaged at %d: %v", i, err)
+			}
+		}
+	}
+}
+
+func TestHybridIdentitiesOpenTheOwnerKey(t *testing.T) {
+	w := newWorld(t)
+	id := newIdentity(t, identity.Hybrid)
+	store := w.store
+	if _, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now); err != nil {
+		t.Fatal(err)
+	}
+	r := machine{t.TempDir(), "second"}.open(t, store)
+	r.Unlock(id)
+	if _, err := r.Join(t.Context(), join("web-2")); err != nil {
+		t.Error(err)
+	}
+}

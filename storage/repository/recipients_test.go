@@ -1,0 +1,221 @@
+package repository_test
+
+import (
+	"crypto/ed25519"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+	"knowngood/storage/storagetest"
+)
+
+func sshIdentity(t *testing.T) *identity.File {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "me")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "id_ed25519")
+	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := identity.Load(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// reads says whether id, on a bare machine, reads the n-th snapshot of web.
+func (w *world) reads(t *testing.T, id *identity.File, n uint64) bool {
+	t.Helper()
+	r := newMachine(t).open(t, w.store)
+	r.Unlock(id)
+	s, err := r.Resolve(t.Context(), repository.Ref{Environment: "web", Selector: repository.ByNumber, Number: n}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.EpochSecret(t.Context(), s.Root.Epoch)
+	if err != nil && !errors.Is(err, repository.ErrNoUsableIdentity) {
+		t.Fatal(err)
+	}
+	if (s.Body != nil) != (err == nil) {
+		t.Fatalf("the body is there: %v, the epoch opens: %v", s.Body != nil, err)
+	}
+	return s.Body != nil
+}
+
+func TestEveryKindOfRecipientReadsAlone(t *testing.T) {
+	ids := map[string]*identity.File{"hybrid": newIdentity(t, identity.Hybrid), "X25519": newIdentity(t, identity.X25519), "ssh": sshIdentity(t)}
+	w := &world{store: storagetest.NewMemory(), m: newMachine(t)}
+	var recipients []string
+	for _, id := range ids {
+		recipients = append(recipients, id.Recipients[0]+" ")
+	}
+	initIn(t, w.store, w.m, append(recipients, recipients...)...)
+	commit(t, w.m.host(t, w.store), "web")
+	for name, id := range ids {
+		if !w.reads(t, id, 1) {
+			t.Errorf("%s does not read", name)
+		}
+		// An identity that cannot tell its recipient, as a plugin's, is tried on all.
+		if !w.reads(t, &identity.File{Identities: id.Identities}, 1) {
+			t.Errorf("%s does not read when its recipient is unknown", name)
+		}
+	}
+	stranger := newIdentity(t, identity.X25519)
+	if w.reads(t, stranger, 1) {
+		t.Error("a stranger reads")
+	}
+	r := newMachine(t).open(t, w.store)
+	_, err := r.OwnerKey(t.Context())
+	if !errors.Is(err, repository.ErrNoUsableIdentity) || !strings.Contains(err.Error(), repository.ShortRecipient(ids["hybrid"].Recipients[0])) {
+		t.Errorf("without an identity: %v", err)
+	}
+	r.Unlock(stranger)
+	if _, err := r.OwnerKey(t.Context()); !errors.Is(err, repository.ErrNoUsableIdentity) {
+		t.Errorf("a stranger opens the owner key: %v", err)
+	}
+}
+
+func TestARecipientAddedWithAnIdentityReadsPastAndFuture(t *testing.T) {
+	w := newWorld(t)
+	h := w.m.host(t, w.store)
+	commit(t, h, "web")
+	id := sshIdentity(t)
+	op := w.operator(t)
+	change, err := op.AddRecipient(t.Context(), id.Recipients[0]+" comment", now)
+	if err != nil || !change.Past || change.Host != "" || change.Epoch != w.made.Epoch {
+		t.Fatalf("%+v, %v", change, err)
+	}
+	commit(t, h, "web")
+	if !w.reads(t, id, 1) || !w.reads(t, id, 2) || !w.reads(t, w.id, 2) {
+		t.Error("someone does not read")
+	}
+	if again, err := op.AddRecipient(t.Context(), id.Recipients[0], now); err != nil || !again.Past {
+		t.Errorf("added twice: %+v, %v", again, err)
+	}
+	if list, err := w.m.open(t, w.store).Recipients(t.Context()); err != nil || len(list) != 2 {
+		t.Errorf("recipients %v, %v", list, err)
+	}
+	// The added recipient can add on.
+	third := newIdentity(t, identity.X25519)
+	r := newMachine(t).open(t, w.store)
+	r.Unlock(id)
+	if _, err := r.AddRecipient(t.Context(), third.Recipients[0], now); err != nil {
+		t.Fatal(err)
+	}
+	if !w.reads(t, third, 1) {
+		t.Error("the third does not read")
+	}
+}
+
+func TestARecipientAddedByAHostReadsWhatThatHostCapturesFromThenOn(t *testing.T) {
+	w := newWorld(t)
+	h := w.m.host(t, w.store)
+	commit(t, h, "web")
+	id := newIdentity(t, identity.Hybrid)
+	r := w.m.open(t, w.store)
+	change, err := r.AddRecipient(t.Context(), id.Recipients[0], now)
+	if err != nil || change.Past || change.Host != "web-1" || change.Epoch == w.made.Epoch {
+		t.Fatalf("%+v, %v", change, err)
+	}
+	s := commit(t, w.m.host(t, w.store), "web")
+	if s.Root.Epoch != change.Epoch {
+		t.Errorf("sealed to %v, want %v", s.Root.Epoch, change.Epoch)
+	}
+	if w.reads(t, id, 1) || !w.reads(t, id, 2) || !w.reads(t, w.id, 1) || !w.reads(t, w.id, 2) {
+		t.Error("the wrong ones read")
+	}
+	// With the identity the owner lets it read the past, and the host follows.
+	all, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now)
+	if err != nil || len(all.Notes) != 1 || !strings.Contains(all.Notes[0], "web-1") {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	if s := commit(t, w.m.host(t, w.store), "web"); s.Root.Epoch != w.made.Epoch || !w.reads(t, id, 1) || !w.reads(t, id, 3) {
+		t.Error("the owner's list does not hold")
+	}
+	if _, err := newMachine(t).open(t, w.store).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); !errors.Is(err, repository.ErrNotEnrolled) {
+		t.Errorf("neither host nor identity: %v", err)
+	}
+}
+
+func TestARecipientRemovedDoesNotReadWhatComes(t *testing.T) {
+	for _, by := range []string{"the owner", "a host"} {
+		t.Run(by, func(t *testing.T) {
+			w := newWorld(t)
+			id := newIdentity(t, identity.X25519)
+			if _, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now); err != nil {
+				t.Fatal(err)
+			}
+			commit(t, w.m.host(t, w.store), "web")
+			r := w.operator(t)
+			if by == "a host" {
+				r = w.m.open(t, w.store)
+			}
+			list, err := r.Recipients(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(list, func(rc repository.Recipient) bool { return rc.Text == id.Recipients[0] })
+			change, err := r.RemoveRecipient(t.Context(), list[i].Fingerprint, now)
+			if err != nil || !change.Past || change.Recipient.Text != id.Recipients[0] {
+				t.Fatalf("%+v, %v", change, err)
+			}
+			commit(t, w.m.host(t, w.store), "web")
+			if !w.reads(t, id, 1) || w.reads(t, id, 2) || !w.reads(t, w.id, 2) {
+				t.Error("the wrong ones read")
+			}
+			if _, err := r.RemoveRecipient(t.Context(), id.Recipients[0], now); err == nil {
+				t.Error("removed twice")
+			}
+			if _, err := r.RemoveRecipient(t.Context(), w.id.Recipients[0], now); err == nil {
+				t.Error("the last one is removed")
+			}
+		})
+	}
+}
+
+func TestAHostDoesNotGoBackToAnEpochBeforeTheOneItSaw(t *testing.T) {
+	w := newWorld(t)
+	id := newIdentity(t, identity.X25519)
+	if _, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now); err != nil {
+		t.Fatal(err)
+	}
+	change, err := w.operator(t).RemoveRecipient(t.Context(), id.Recipients[0], now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.m.open(t, w.store)
+	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != change.Epoch {
+		t.Fatal(e, err)
+	}
+	for _, key := range w.store.Keys() {
+		if strings.HasPrefix(key, "epochs/") && key < "epochs/fffffffffffffffe" {
+			w.store.Forget(key)
+		}
+	}
+	r = w.m.open(t, w.store)
+	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != change.Epoch {
+		t.Errorf("went back to %v, %v", e, err)
+	}
+	wantWarning(t, r, "epoch")
+	// Rubbish above the newest is passed over.
+	w.store.Overwrite("epochs/0000000000000001", []byte("rubbish"))
+	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != change.Epoch {
+		t.Errorf("rubbish: %v, %v", e, err)
+	}
+}

@@ -1,0 +1,151 @@
+package repository_test
+
+import (
+	"encoding/hex"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+func ref(t *testing.T, text string) repository.Ref {
+	t.Helper()
+	r, _, err := repository.ParseRef(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestReferencesAreReadAsPeopleWriteThem(t *testing.T) {
+	day := time.Date(2026, 11, 20, 0, 0, 0, 0, time.Local)
+	for text, want := range map[string]struct {
+		repository.Ref
+		path string
+	}{
+		"web":                             {repository.Ref{Environment: "web"}, ""},
+		"web@latest":                      {repository.Ref{Environment: "web"}, ""},
+		"web@42":                          {repository.Ref{Environment: "web", Selector: repository.ByNumber, Number: 42}, ""},
+		"web@known-good":                  {repository.Ref{Environment: "web", Selector: repository.KnownGood}, ""},
+		"host-1/web@42":                   {repository.Ref{Host: "host-1", Environment: "web", Selector: repository.ByNumber, Number: 42}, ""},
+		"host/web":                        {repository.Ref{Host: "host", Environment: "web"}, ""},
+		"web@42:/etc/passwd":              {repository.Ref{Environment: "web", Selector: repository.ByNumber, Number: 42}, "etc/passwd"},
+		"web:/a:/b/../c/":                 {repository.Ref{Environment: "web"}, "a:/c"},
+		"web:/":                           {repository.Ref{Environment: "web"}, ""},
+		"web:/../../etc":                  {repository.Ref{Environment: "web"}, "etc"},
+		"web@2026-11-20":                  {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.AddDate(0, 0, 1)}, ""},
+		"web@2026-11-20T10:00":            {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.Add(10*time.Hour + time.Minute)}, ""},
+		"web@2026-11-20T10:00:/x":         {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.Add(10*time.Hour + time.Minute)}, "x"},
+		"web@2026-11-20T10:00:07":         {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.Add(10*time.Hour + 8*time.Second)}, ""},
+		"web@2026-11-20T10:00:07Z":        {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: time.Date(2026, 11, 20, 10, 0, 8, 0, time.UTC)}, ""},
+		"h/web@2026-11-20T10:00:07+02:00": {repository.Ref{Host: "h", Environment: "web", Selector: repository.NotLater, Before: time.Date(2026, 11, 20, 8, 0, 8, 0, time.UTC)}, ""},
+		"3fa9c1":                          {repository.Ref{Environment: "3fa9c1", ID: "3fa9c1"}, ""},
+		"3FA9C17":                         {repository.Ref{ID: "3fa9c17"}, ""},
+		"3fa9c1:/etc":                     {repository.Ref{Environment: "3fa9c1", ID: "3fa9c1"}, "etc"},
+		"3fa9c":                           {repository.Ref{Environment: "3fa9c"}, ""},
+	} {
+		got, path, err := repository.ParseRef(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if !got.Before.Equal(want.Before) {
+			t.Errorf("%s: before %v, want %v", text, got.Before, want.Before)
+		}
+		if got.Host != want.Host || got.Environment != want.Environment || got.Selector != want.Selector || got.Number != want.Number || got.ID != want.ID || path != want.path {
+			t.Errorf("%s: %+v %q, want %+v", text, got, path, want)
+		}
+		if shown, _, _ := strings.Cut(text, ":/"); got.String() != shown {
+			t.Errorf("%s prints as %s", text, got)
+		}
+	}
+}
+
+func TestWhatIsNoReferenceIsRefused(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "name", "@": "name", "@3": "name", "web@": "neither", "web@0": "start from 1", "web@042": "start from 1", "web@-1": "neither",
+		"web@yesterday": "neither", "web@2026-13-01": "neither", "Web": "name", "a/b/c": "name", "/web": "host", "web:etc": "slash", "web:/a\x00b": "NUL",
+		"web@99999999999999999999": "neither",
+	} {
+		if _, _, err := repository.ParseRef(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func FuzzParseRef(f *testing.F) {
+	for _, s := range []string{"web", "h/web@42:/x", "web@2026-11-20T10:00:/a", "3fa9c1", "web@known-good", "web@2026-11-20T10:00:07+02:00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r, path, err := repository.ParseRef(text)
+		if err != nil {
+			return
+		}
+		if strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/") || path == ".." || strings.HasPrefix(path, "../") || strings.Contains(path, "/../") {
+			t.Errorf("path %q", path)
+		}
+		if r.Environment == "" && r.ID == "" || r.Environment != "" && statement.ValidName(r.Environment) != nil || r.Host != "" && statement.ValidName(r.Host) != nil {
+			t.Errorf("%q: %+v", text, r)
+		}
+		again, _, err := repository.ParseRef(r.String())
+		if err != nil || again != r {
+			t.Errorf("%q prints as %q, which reads as %+v, %v", text, r, again, err)
+		}
+	})
+}
+
+func TestResolveFindsTheSnapshotOrSaysWhyNot(t *testing.T) {
+	w := newWorld(t)
+	h := w.m.host(t, w.store)
+	var made []*repository.Snapshot
+	for i := range 3 {
+		s, err := h.Commit(t.Context(), "web", func(n uint64) *statement.RootBody {
+			b := body(n)
+			b.Started = time.Date(2026, 11, 20, 10+i, 0, 30, 0, time.Local)
+			return b
+		}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, s)
+	}
+	m := machine{t.TempDir(), "second"}
+	second := m.open(t, w.store)
+	second.Unlock(w.id)
+	h2, err := second.Join(t.Context(), join("web-2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := commit(t, h2, "web")
+	only := commit(t, h2, "only")
+	id := func(s *repository.Snapshot) string { return hex.EncodeToString(s.ID[:]) }
+	r := w.m.open(t, w.store)
+	for text, want := range map[string]*repository.Snapshot{
+		"web": made[2], "web@2": made[1], "web@3": made[2], "web@2026-11-20T10:00": made[0], "web@2026-11-20T11:59": made[1], "web@2026-11-20": made[2],
+		"web@2026-11-20T11:00:29": made[0], "web-2/web": other, "only": only, "only@1": only, id(made[0])[:10]: made[0], strings.ToUpper(id(other)): other,
+	} {
+		if s, err := r.Resolve(t.Context(), ref(t, text), "web-1"); err != nil || s.ID != want.ID {
+			t.Errorf("%s: %v, %v; want %s/%s", text, s, err, want.Host, want.Ref())
+		}
+	}
+	for text, want := range map[string]error{
+		"nothing": repository.ErrNoSnapshot, "web@4": repository.ErrNoSnapshot, "web@18446744073709551615": repository.ErrNoSnapshot, "web@known-good": repository.ErrNoSnapshot,
+		"web@2020-01-01": repository.ErrNoSnapshot, "aaaaaaaaaaaa": repository.ErrNoSnapshot, "nobody/web": repository.ErrNoSnapshot,
+		"web-2/web@2026-11-20": repository.ErrNoUsableIdentity,
+	} {
+		if s, err := r.Resolve(t.Context(), ref(t, text), "web-1"); !errors.Is(err, want) {
+			t.Errorf("%s: %v, %v; want %v", text, s, err, want)
+		}
+	}
+	if _, err := r.Resolve(t.Context(), ref(t, "web@2"), "elsewhere"); !errors.Is(err, repository.ErrAmbiguous) || !strings.Contains(err.Error(), "web-1/web@2, web-2/web@2") {
+		t.Errorf("two hosts: %v", err)
+	}
+	_, err = r.Resolve(t.Context(), ref(t, "web@known-good"), "web-1")
+	if err == nil || !strings.Contains(err.Error(), "no snapshot of web is known to be good yet: no drill has passed") {
+		t.Errorf("known-good: %v", err)
+	}
+}

@@ -1,0 +1,386 @@
+package repository_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+)
+
+var now = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+
+const url = "s3://bucket/repo"
+
+// machine is a machine of a test: a state directory and an ID.
+type machine struct {
+	state, id string
+}
+
+func newMachine(t *testing.T) machine { return machine{t.TempDir(), t.Name()} }
+
+func (m machine) open(t *testing.T, store storage.Store) *repository.Repository {
+	t.Helper()
+	r, err := repository.Open(t.Context(), store, repository.OpenOptions{StateDir: m.state, URL: url, MachineID: m.id, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (m machine) host(t *testing.T, store storage.Store) *repository.Host {
+	t.Helper()
+	h, err := m.open(t, store).Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// newIdentity makes an identity file of the quick kind.
+func newIdentity(t *testing.T, kind identity.Kind) *identity.File {
+	t.Helper()
+	k, err := identity.Generate(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "identity")
+	if err := identity.WriteFile(path, k, identity.WriteOptions{Created: now}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := identity.Load(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// world is a repository with one host, web-1, and the identity that reads it.
+type world struct {
+	store *storagetest.Memory
+	m     machine
+	id    *identity.File
+	made  *repository.InitResult
+}
+
+func initIn(t *testing.T, store storage.Store, m machine, recipients ...string) (*repository.Repository, *repository.InitResult) {
+	t.Helper()
+	r, made, err := repository.Init(t.Context(), store, repository.InitOptions{
+		Recipients: recipients, Host: "web-1", StateDir: m.state, URL: url, MachineID: m.id, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, made
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{store: storagetest.NewMemory(), m: newMachine(t), id: newIdentity(t, identity.X25519)}
+	_, w.made = initIn(t, w.store, w.m, w.id.Recipients...)
+	return w
+}
+
+// operator opens the repository with the identity and a fresh memory.
+func (w *world) operator(t *testing.T) *repository.Repository {
+	t.Helper()
+	r := newMachine(t).open(t, w.store)
+	r.Unlock(w.id)
+	return r
+}
+
+// body is a body that says little.
+func body(uint64) *statement.RootBody {
+	return &statement.RootBody{Started: now, Status: statement.Complete, Manifest: statement.ManifestRef{
+		Size: 100, Offset: 8, Length: 20, Session: seal.SealedSession{Sealed: []byte{1}}}}
+}
+
+func commit(t *testing.T, h *repository.Host, env string) *repository.Snapshot {
+	t.Helper()
+	s, err := h.Commit(t.Context(), env, body, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// list is the references of the snapshots of an environment, and the errors met.
+func list(ctx context.Context, r *repository.Repository, host, env string) (refs []string, errs []error) {
+	for s, err := range r.Snapshots(ctx, host, env) {
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		refs = append(refs, s.Ref())
+	}
+	return refs, errs
+}
+
+func wantList(t *testing.T, r *repository.Repository, want ...string) {
+	t.Helper()
+	if refs, errs := list(t.Context(), r, "web-1", "web"); !slices.Equal(refs, want) || errs != nil {
+		t.Errorf("listed %v, %v; want %v", refs, errs, want)
+	}
+}
+
+func wantWarning(t *testing.T, r *repository.Repository, part string) {
+	t.Helper()
+	warnings := r.Warnings()
+	if !slices.ContainsFunc(warnings, func(err error) bool { return strings.Contains(err.Error(), part) }) {
+		t.Errorf("warnings %v lack %q", warnings, part)
+	}
+}
+
+func asTampered(err error) bool { var e *repository.TamperError; return errors.As(err, &e) }
+func asDamaged(err error) bool  { var e *repository.DamageError; return errors.As(err, &e) }
+
+func TestANewRepositoryOpensAndItsHostCommits(t *testing.T) {
+	w := newWorld(t)
+	if p := w.made.Probe; !p.SecondCreateRefused || !p.VersionsKept || !p.At.Equal(now) {
+		t.Errorf("probe %+v", p)
+	}
+	r := w.m.open(t, w.store)
+	if r.TrustedOnFirstUse() || r.Pin() != w.made.Pin || r.OwnerFingerprint() != w.made.OwnerFingerprint {
+		t.Errorf("pin %x, want %x; first use %v", r.Pin(), w.made.Pin, r.TrustedOnFirstUse())
+	}
+	if d := r.Descriptor(); d.PackSize != 16<<20 || d.ChunkAverage != 1<<20 {
+		t.Errorf("descriptor %+v", d)
+	}
+	h := w.m.host(t, w.store)
+	first, second := commit(t, h, "web"), commit(t, h, "web")
+	if first.Ref() != "web@1" || second.Ref() != "web@2" || second.Root.Previous != first.ID || second.Body == nil || !second.Body.Finished.Equal(now) {
+		t.Errorf("committed %s, %s: %+v", first.Ref(), second.Ref(), second.Body)
+	}
+	commit(t, h, "db")
+	third := commit(t, h, "web")
+	if w := third.Body.Witnesses; len(w) != 1 || w[0].Environment != "db" || w[0].Number != 1 {
+		t.Errorf("witnesses %+v", w)
+	}
+	wantList(t, r, "web@3", "web@2", "web@1")
+	if envs, err := r.Environments(t.Context(), "web-1"); err != nil || !slices.Equal(envs, []string{"db", "web"}) {
+		t.Errorf("environments %v, %v", envs, err)
+	}
+	if got := r.Warnings(); got != nil {
+		t.Errorf("warnings %v", got)
+	}
+}
+
+func TestInitRefusesARepositoryAStoreThatReplacesAndNonsense(t *testing.T) {
+	w := newWorld(t)
+	o := repository.InitOptions{Recipients: w.id.Recipients, Host: "web-1", StateDir: t.TempDir(), Now: now}
+	if _, _, err := repository.Init(t.Context(), w.store, o); !errors.Is(err, repository.ErrRepositoryExists) {
+		t.Errorf("a second init: %v", err)
+	}
+	unsafe := replacing{storagetest.NewMemory()}
+	if _, _, err := repository.Init(t.Context(), unsafe, o); !errors.Is(err, repository.ErrUnsafeStore) {
+		t.Errorf("a store that replaces: %v", err)
+	}
+	if keys := unsafe.Keys(); len(keys) > 0 {
+		t.Errorf("left in the unsafe store: %v", keys)
+	}
+	for name, spoil := range map[string]func(*repository.InitOptions){
+		"no recipients":         func(o *repository.InitOptions) { o.Recipients = nil },
+		"a bad recipient":       func(o *repository.InitOptions) { o.Recipients = []string{"hello"} },
+		"a bad host":            func(o *repository.InitOptions) { o.Host = "Web 1" },
+		"no state directory":    func(o *repository.InitOptions) { o.StateDir = "" },
+		"half a lock":           func(o *repository.InitOptions) { o.Lock.Mode = storage.Compliance },
+		"a strange lock":        func(o *repository.InitOptions) { o.Lock = repository.Lock{Mode: "x", Keep: time.Hour} },
+		"a full state dir":      func(o *repository.InitOptions) { o.StateDir = "/dev/null/state" },
+		"chunks that cannot be": func(o *repository.InitOptions) { o.Chunker.Min = 7 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, o := storagetest.NewMemory(), o
+			spoil(&o)
+			if _, _, err := repository.Init(t.Context(), store, o); err == nil {
+				t.Fatal("it went through")
+			}
+			if keys := store.Keys(); len(keys) > 0 {
+				t.Errorf("left behind: %v", keys)
+			}
+		})
+	}
+}
+
+// replacing is a store that does not know conditional puts.
+type replacing struct{ *storagetest.Memory }
+
+func (s replacing) Put(ctx context.Context, key string, b []byte, o storage.PutOptions) error {
+	if err := s.Memory.Put(ctx, key, b, o); errors.Is(err, storage.ErrExists) {
+		s.Overwrite(key, b)
+	}
+	return nil
+}
+
+// stopping is a store that fails for good after some puts.
+type stopping struct {
+	*storagetest.Plain
+	left   *int
+	effect bool // whether the put that fails takes effect
+}
+
+var errStopped = errors.New("the store stopped")
+
+func (s stopping) Put(ctx context.Context, key string, b []byte, o storage.PutOptions) error {
+	if *s.left--; *s.left < 0 {
+		if s.effect && *s.left == -1 {
+			return errors.Join(s.Plain.Put(ctx, key, b, o), errStopped)
+		}
+		return errStopped
+	}
+	return s.Plain.Put(ctx, key, b, o)
+}
+
+func TestAnInitThatStopsAnywhereLeavesAStoreThatCanBeUsed(t *testing.T) {
+	id := newIdentity(t, identity.X25519)
+	for _, effect := range []bool{false, true} {
+		for puts := 0; ; puts++ {
+			m := newMachine(t)
+			left := puts
+			store := stopping{storagetest.NewPlainMemory(), &left, effect}
+			o := repository.InitOptions{Recipients: id.Recipients, Host: "web-1", StateDir: m.state, URL: url, MachineID: m.id, Now: now}
+			_, _, err := repository.Init(t.Context(), store, o)
+			if err == nil {
+				break
+			}
+			left = 1000
+			if _, _, err = repository.Init(t.Context(), store, o); errors.Is(err, repository.ErrRepositoryExists) {
+				r := m.open(t, store)
+				if _, err = r.Host(t.Context()); errors.Is(err, repository.ErrNotEnrolled) {
+					r.Unlock(id)
+					_, err = r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Now: now})
+				}
+			}
+			if err != nil {
+				t.Fatalf("after %d puts (effect %v): %v", puts, effect, err)
+			}
+			commit(t, m.host(t, store), "web")
+		}
+	}
+}
+
+func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
+	w := newWorld(t)
+	open := func(store storage.Store, o repository.OpenOptions) error {
+		_, err := repository.Open(t.Context(), store, o)
+		return err
+	}
+	if err := open(storagetest.NewMemory(), repository.OpenOptions{URL: url}); !errors.Is(err, repository.ErrNoRepository) || !strings.Contains(err.Error(), url) {
+		t.Errorf("an empty store: %v", err)
+	}
+	if err := open(w.store, repository.OpenOptions{Pin: &w.made.Pin}); err != nil {
+		t.Errorf("the right pin: %v", err)
+	}
+	if err := open(w.store, repository.OpenOptions{Pin: &[32]byte{1}}); !asTampered(err) || !strings.Contains(err.Error(), fmt.Sprintf("%x", w.made.Pin)) || !strings.Contains(err.Error(), "0100000000") {
+		t.Errorf("a wrong pin: %v", err)
+	}
+
+	m := newMachine(t)
+	if !m.open(t, w.store).TrustedOnFirstUse() {
+		t.Error("nothing vouches, yet it is not said")
+	}
+	if m.open(t, w.store).TrustedOnFirstUse() {
+		t.Error("the first use is not remembered")
+	}
+	other := storagetest.NewMemory()
+	initIn(t, other, newMachine(t), w.id.Recipients...)
+	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url}); !asTampered(err) {
+		t.Errorf("another repository at the same URL: %v", err)
+	}
+	if err := open(w.store, repository.OpenOptions{StateDir: m.state, URL: url, Pin: &[32]byte{1}}); !asTampered(err) {
+		t.Errorf("a pin other than the one remembered: %v", err)
+	}
+}
+
+func TestAReplacedOrHiddenDescriptorIsFoundBeneath(t *testing.T) {
+	w := newWorld(t)
+	w.store.Overwrite(statement.KeyDescriptor, []byte("rubbish"))
+	wantWarning(t, w.m.open(t, w.store), "descriptor")
+	if _, err := repository.Open(t.Context(), w.store, repository.OpenOptions{}); !asDamaged(err) {
+		t.Errorf("without memory: %v", err)
+	}
+	if err := w.store.Delete(t.Context(), statement.KeyDescriptor); err != nil {
+		t.Fatal(err)
+	}
+	wantWarning(t, w.m.open(t, w.store), "delete marker")
+}
+
+func TestANewerFormatIsSaidToBeNewer(t *testing.T) {
+	store := storagetest.NewMemory()
+	_, made := initIn(t, store, newMachine(t), newIdentity(t, identity.X25519).Recipients...)
+	store.Edit(statement.KeyDescriptor, func(b []byte) []byte { b[5] = 2; return b })
+	_, err := repository.Open(t.Context(), store, repository.OpenOptions{})
+	if !errors.Is(err, wire.ErrNewer) {
+		t.Errorf("pin %x: %v", made.Pin, err)
+	}
+}
+
+func TestWhatAnotherRepositorySignedCountsForNothing(t *testing.T) {
+	w, v := newWorld(t), newWorld(t)
+	commit(t, w.m.host(t, w.store), "web")
+	commit(t, v.m.host(t, v.store), "web")
+	for _, key := range []string{statement.KeyRoot("web-1", "web", 1), statement.KeyCertificate("web-1", 1), statement.KeyEpoch(1)} {
+		b, err := storage.ReadAll(t.Context(), v.store, key, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain := storagetest.NewPlainMemory()
+		for _, k := range w.store.Keys() {
+			own, err := storage.ReadAll(t.Context(), w.store, k, 0, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if k == key {
+				own = b
+			}
+			if err := plain.Put(t.Context(), k, own, storage.PutOptions{SHA256: sha256.Sum256(own)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := repository.Open(t.Context(), plain, repository.OpenOptions{Pin: &w.made.Pin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, headErr := r.Head(t.Context(), "web-1", "web")
+		_, epochErr := r.CurrentEpoch(t.Context())
+		switch warnings := fmt.Sprint(r.Warnings()); {
+		case strings.Contains(key, "/roots/") && !errors.Is(headErr, statement.ErrOtherRepository):
+			t.Errorf("its root: %v", headErr)
+		case strings.Contains(key, "/certs/") && !strings.Contains(warnings, "other"):
+			t.Errorf("its certificate: warnings %v", warnings)
+		case strings.HasPrefix(key, "epochs/") && !asDamaged(epochErr):
+			t.Errorf("its epoch: %v", epochErr)
+		}
+	}
+}
+
+func TestAStateDirectoryThatCannotBeWrittenIsNamedWithTheFlag(t *testing.T) {
+	w := newWorld(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := repository.Open(t.Context(), w.store, repository.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Unlock(w.id)
+	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-2", Now: now}); err == nil || !strings.Contains(err.Error(), "--state-dir") {
+		t.Errorf("no state directory: %v", err)
+	}
+	_, err = repository.Open(t.Context(), w.store, repository.OpenOptions{StateDir: file, URL: url})
+	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "--state-dir") {
+		t.Errorf("a state directory that is a file: %v", err)
+	}
+}
