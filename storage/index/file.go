@@ -61,7 +61,7 @@ type File struct {
 	// answers most misses without touching its mapping.
 	low, high uint64
 	density   float64 // entries to a step of the first 8 bytes
-	// known are the packs that lookups have met; see Table.pack.
+	// known are the packs that lookups have met; see Table.shared.
 	known []atomic.Pointer[PackInfo]
 }
 

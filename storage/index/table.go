@@ -28,12 +28,13 @@ type Table struct {
 	cache *Cache
 	spill int // entries
 
-	spilling sync.Mutex // held while memtables are spilled; taken before mu
+	spilling sync.Mutex // held while layers come or are united; taken before mu
 
 	mu         sync.RWMutex // guards all down to packsMu
 	mem        *memtable
 	frozen     []*memtable // full ones, not yet spilled, newest first
 	layers     []*File     // spilled ones, not yet saved, newest first
+	held       int         // how many of the oldest layers an Unsaved reads
 	runs       []*File     // live, newest first
 	replaced   map[[32]byte]bool
 	generation uint64
@@ -173,6 +174,48 @@ func (t *Table) spillFrozen() error {
 		t.frozen = slices.Delete(t.frozen, len(t.frozen)-1, len(t.frozen))
 		t.layers = slices.Insert(t.layers, 0, f)
 		t.mu.Unlock()
+		if err := t.unite(); err != nil {
+			return err
+		}
+	}
+}
+
+// uniteLayers is how many small layers become one.
+const uniteLayers = 4
+
+// unite merges the newest layers when there are several small ones, so that a
+// lookup has fewer to ask: a chunk that is new is looked for in all. spilling
+// is held.
+func (t *Table) unite() error {
+	t.mu.RLock()
+	small := slices.Clone(t.layers[:len(t.layers)-t.held])
+	t.mu.RUnlock()
+	small = small[:min(len(small), uniteLayers)]
+	if len(small) < uniteLayers || slices.ContainsFunc(small, func(f *File) bool { return f.len() > 2*t.spill }) {
+		return nil
+	}
+	total := 0
+	for _, f := range small {
+		total += f.len()
+	}
+	for x := range Merge(small, total, false) {
+		united, err := t.cache.spill(x)
+		if err != nil {
+			return err
+		}
+		t.mu.Lock()
+		t.dropLayers(small)
+		t.layers = slices.Insert(t.layers, 0, united)
+		t.mu.Unlock()
+	}
+	return nil
+}
+
+// dropLayers closes layers and takes them out of the table; mu is held.
+func (t *Table) dropLayers(files []*File) {
+	t.layers = slices.DeleteFunc(t.layers, func(f *File) bool { return slices.Contains(files, f) })
+	for _, f := range files {
+		f.Close()
 	}
 }
 
@@ -270,8 +313,11 @@ func (t *Table) Unsaved() (*Unsaved, error) {
 	if err := t.spillFrozen(); err != nil {
 		return nil, err
 	}
-	t.mu.RLock()
-	defer t.mu.RUnlock()
+	t.spilling.Lock()
+	defer t.spilling.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held = len(t.layers)
 	return &Unsaved{t, slices.Clone(t.layers)}, nil
 }
 
@@ -285,11 +331,8 @@ func (u *Unsaved) Saved(runs ...*File) {
 	u.t.mu.Lock()
 	defer u.t.mu.Unlock()
 	u.t.adopt(runs)
-	u.t.layers = slices.DeleteFunc(u.t.layers, func(f *File) bool { return slices.Contains(u.layers, f) })
-	for _, f := range u.layers {
-		f.Close()
-	}
-	u.layers = nil
+	u.t.dropLayers(u.layers)
+	u.t.held, u.layers = 0, nil
 }
 
 // Close closes all files. Locations remain valid.

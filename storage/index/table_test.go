@@ -410,89 +410,50 @@ func TestALookupAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkLookup(b *testing.B) {
-	c := openCache(b)
-	table := NewTable(c)
-	defer table.Close()
-	ids := fill(b, table, 1_000_000)
-	u, err := table.Unsaved()
-	if err != nil {
-		b.Fatal(err)
+func TestSpilledFilesAreUnitedAsTheyCome(t *testing.T) {
+	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
+	m.open()
+	defer func() { m.table.Close() }()
+	for n := range uint64(800) {
+		m.add([][]uint64{{n % 700}}) // some are stored twice
 	}
-	var runs []*File
-	for x := range u.Bodies() {
-		runs = append(runs, publish(b, c, 1, nil, x))
+	m.forget(3)
+	if _, err := m.table.Unsaved(); err != nil { // given up by its caller
+		t.Fatal(err)
 	}
-	layers := len(u.layers)
-	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	missing := slices.Clone(ids)
-	for i := range missing {
-		missing[i][7] ^= 1
+	if n, most := len(m.table.layers), 800/(uniteLayers*m.table.spill)+2*uniteLayers; n > most {
+		t.Errorf("%d files, want at most %d", n, most)
 	}
-	bench := func(name string, ids [][32]byte, want bool) {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for i := 0; b.Loop(); i++ {
-				if _, ok := table.Lookup(ids[i%len(ids)]); ok != want {
-					b.Fatal("wrong answer")
-				}
-			}
-		})
+	m.check(800)
+	m.reopen()
+	m.check(800)
+}
+
+func TestTheTableListsItsPacksAndChunks(t *testing.T) {
+	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
+	m.open()
+	defer func() { m.table.Close() }()
+	m.add([][]uint64{{1, 2}, {3}})
+	m.add([][]uint64{{4}})
+	m.forget(2)
+	for _, saved := range []bool{false, true} {
+		if saved {
+			m.save()
+		}
+		has := m.table.HasPacks()
+		if !has(idOf(1)) || !has(idOf(2)) || has(idOf(3)) {
+			t.Errorf("saved %v: the packs are not those that were added", saved)
+		}
 	}
-	bench(fmt.Sprintf("hit-%d-spills", layers), ids, true)
-	bench(fmt.Sprintf("miss-%d-spills", layers), missing, false)
-	u.Saved(runs...)
-	bench(fmt.Sprintf("hit-%d-runs", len(runs)), ids, true)
-	bench(fmt.Sprintf("miss-%d-runs", len(runs)), missing, false)
-	b.Run("hit-parallel", func(b *testing.B) {
-		b.RunParallel(func(p *testing.PB) {
-			for i := 0; p.Next(); i++ {
-				table.Lookup(ids[i%len(ids)])
-			}
-		})
+	n := 0
+	m.table.All(func(id [32]byte, loc Location) bool {
+		n++
+		if want := m.chunks[id]; *want.Pack != *loc.Pack || want.FrameOffset != loc.FrameOffset {
+			t.Errorf("chunk %x at %+v", id, loc)
+		}
+		return true
 	})
-}
-
-func BenchmarkMerge(b *testing.B) {
-	c := openCache(b)
-	table := NewTable(c)
-	defer table.Close()
-	fill(b, table, MaxEntries)
-	u, err := table.Unsaved()
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		for x := range u.Bodies() {
-			if _, err := x.Append(nil); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	b.ReportMetric(float64(MaxEntries), "entries/op")
-}
-
-func BenchmarkOpen(b *testing.B) {
-	c := openCache(b)
-	table := NewTable(c)
-	defer table.Close()
-	fill(b, table, MaxEntries)
-	u, err := table.Unsaved()
-	if err != nil {
-		b.Fatal(err)
-	}
-	var hash [32]byte
-	for x := range Merge(u.layers, MaxEntries, false) {
-		f := publish(b, c, 1, nil, x)
-		hash = f.info.Hash
-		f.Close()
-	}
-	for b.Loop() {
-		f, err := c.Open(hash)
-		if err != nil {
-			b.Fatal(err)
-		}
-		f.Close()
+	if n != 3 {
+		t.Errorf("%d chunks, want 3", n)
 	}
 }

@@ -103,3 +103,31 @@ func FuzzStatements(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatASelfSignedStatementVerifiesAgainst(t *testing.T) {
+	d := codecs(t)[0]
+	for name, key := range map[string]ed25519.PrivateKey{"its own key": ownerKey, "a stranger's": strange} {
+		b, err := d.sample.Encode(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := ParseDescriptor(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Verify(); (err == nil) != (name == "its own key") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestAnEpochIsNamedByItsPublicKey(t *testing.T) {
+	s, err := seal.NewEpochSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := mustParse(t, ParseEpoch, &Epoch{Repository: repo, Number: 1, PublicKey: s.Public(), Recipients: []string{"age1a"}, Created: at}, ownerKey)
+	if e.ID() != s.ID {
+		t.Fatalf("epoch %v, want %v", e.ID(), s.ID)
+	}
+}
