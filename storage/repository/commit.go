@@ -33,6 +33,7 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 	if err != nil {
 		return nil, fmt.Errorf("seal the domain: %w", err)
 	}
+	conflict := uint64(0) // the number that was taken when we tried it
 	for {
 		e, err := r.environment(ctx, h.Name, env)
 		if err != nil {
@@ -44,6 +45,10 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 		previous, number, err := e.next(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if number == conflict {
+			return nil, &TamperError{What: fmt.Sprintf("root %s@%d", env, number), Remembered: "that it exists, for it cannot be created", Found: "none in the listing",
+				Hint: "it is hidden by a delete marker; let this host see the versions of " + statement.KeyRoot(h.Name, env, number) + ", or remove the marker"}
 		}
 		root := &statement.Root{
 			Repository: r.ID(), Host: h.Name, Environment: env, Number: number, Previous: previous, Certificate: h.Certificate,
@@ -64,7 +69,8 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 		}
 		err = r.store.Put(ctx, key, object, opts)
 		if errors.Is(err, storage.ErrExists) {
-			continue // another process was first
+			conflict = number // another process was first
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("commit %s: %w", root.Ref(), err)

@@ -27,14 +27,22 @@ func (r *Repository) Join(ctx context.Context, o JoinOptions) (*Host, error) {
 	if err := r.mayEnrol(o); err != nil {
 		return nil, err
 	}
+	before, err := r.local.read(hostKeyFile)
+	if err != nil {
+		return nil, err
+	}
 	k, err := r.newHostKey(o.Host)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.certify(ctx, o, k.public(), func(c *statement.Certificate) error {
+	_, err = r.certify(ctx, o, k.public(), func(c *statement.Certificate) error {
 		k.certificate = c.Bytes()
 		return r.keep(k) // before it is published: a certificate whose key is lost blocks the name
-	}); err != nil {
+	})
+	if errors.Is(err, ErrHostExists) {
+		err = errors.Join(err, r.keepAgain(before)) // the certificate was surely not published
+	}
+	if err != nil {
 		return nil, err
 	}
 	return r.Host(ctx)

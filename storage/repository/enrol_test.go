@@ -216,3 +216,40 @@ func TestHybridIdentitiesOpenTheOwnerKey(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestOfTwoMachinesThatJoinUnderOneNameOneWinsAndTheOtherCanTakeAnother(t *testing.T) {
+	w := newWorld(t)
+	results := make(chan *repository.Repository, 2)
+	won := make(chan *repository.Host, 2)
+	for i := range 2 {
+		r := machine{t.TempDir(), fmt.Sprint("machine ", i)}.open(t, w.store)
+		r.Unlock(w.id)
+		go func() {
+			h, err := r.Join(t.Context(), join("web-2"))
+			if err == nil {
+				won <- h
+				results <- nil
+				return
+			}
+			if !errors.Is(err, repository.ErrHostExists) {
+				t.Error(err)
+			}
+			results <- r
+		}()
+	}
+	var lost *repository.Repository
+	for range 2 {
+		if r := <-results; r != nil {
+			lost = r
+		}
+	}
+	if len(won) != 1 || lost == nil {
+		t.Fatalf("%d won", len(won))
+	}
+	commit(t, <-won, "web")
+	h, err := lost.Join(t.Context(), join("web-3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, h, "web")
+}

@@ -66,6 +66,9 @@ func (r *Repository) newestEpoch(ctx context.Context) (*statement.Epoch, error) 
 		newest = e
 		break
 	}
+	if newest, err = r.hiddenEpoch(ctx, newest); err != nil {
+		return nil, err
+	}
 	switch {
 	case newest == nil && known == nil:
 		return nil, &DamageError{Key: statement.PrefixEpochs, What: "epochs", Err: errors.New("there is none that the owner signed")}
@@ -84,6 +87,29 @@ func (r *Repository) newestEpoch(ctx context.Context) (*statement.Epoch, error) 
 		}
 	}
 	return newest, nil
+}
+
+// hiddenEpoch is the newest of the owner's epochs that lie, hidden, right
+// above listed; listed itself, which may be nil, when none does.
+func (r *Repository) hiddenEpoch(ctx context.Context, listed *statement.Epoch) (*statement.Epoch, error) {
+	for {
+		number := uint64(1)
+		if listed != nil {
+			number = listed.Number + 1
+		}
+		key := statement.KeyEpoch(number)
+		var found *statement.Epoch
+		_, err := r.version(ctx, key, maxStatement, func(b []byte) bool {
+			e, err := r.checkEpoch(key, b)
+			found = e
+			return err == nil
+		})
+		if err != nil || found == nil {
+			return listed, err
+		}
+		r.warnHidden(key, true)
+		listed = found
+	}
 }
 
 // rememberedEpoch reads an epoch of the state directory; nil when there is none.
@@ -131,6 +157,10 @@ func (r *Repository) epoch(ctx context.Context, key string) (*statement.Epoch, e
 	if err != nil {
 		return nil, err
 	}
+	return r.checkEpoch(key, object)
+}
+
+func (r *Repository) checkEpoch(key string, object []byte) (*statement.Epoch, error) {
 	e, err := statement.ParseEpoch(object)
 	if err == nil {
 		err = e.Verify(r.ID(), r.desc.Owner)

@@ -79,9 +79,17 @@ func (h *Host) checkCurrent(certs []*statement.Certificate) error {
 }
 
 // keep writes the host key into the state directory.
-func (r *Repository) keep(k *hostKey) error {
+func (r *Repository) keep(k *hostKey) error { return r.keepAgain(k.encode()) }
+
+// keepAgain writes a host key file as it was; nil for none.
+func (r *Repository) keepAgain(file []byte) error {
 	r.mu.Lock()
 	r.host, r.domainOwn, r.domainRead = nil, nil, false
 	r.mu.Unlock()
-	return r.local.locked(func() error { return r.local.write(hostKeyFile, k.encode()) })
+	return r.local.locked(func() error {
+		if file == nil {
+			return r.local.remove(hostKeyFile)
+		}
+		return r.local.write(hostKeyFile, file)
+	})
 }

@@ -128,28 +128,35 @@ func (r *Repository) unwrap(ctx context.Context, prefix, label string, use func(
 		return fmt.Errorf("%w: it takes one of %s; give its file with --identity", ErrNoUsableIdentity, r.recipientNames(ctx))
 	}
 	var problems []error
+	open := func(file []byte) error {
+		secret, err := identity.Unwrap(label, file, k.identities...)
+		if err != nil {
+			return err
+		}
+		return use(secret)
+	}
 	try := func(key string) (bool, error) {
 		file, err := readObject(ctx, r.store, key)
-		if errors.Is(err, storage.ErrNotFound) {
-			return false, nil
-		}
-		if err != nil && !damaged(err) {
+		missing := errors.Is(err, storage.ErrNotFound)
+		if err == nil {
+			err = open(file)
+		} else if !missing && !damaged(err) {
 			return false, err
 		}
-		var secret []byte
-		if err == nil {
-			secret, err = identity.Unwrap(label, file, k.identities...)
+		if err == nil || errors.Is(err, identity.ErrNoMatch) {
+			return err == nil, nil
 		}
-		if errors.Is(err, identity.ErrNoMatch) {
-			return false, nil
-		}
-		if err == nil {
-			err = use(secret)
-		}
-		if err != nil {
+		hidden, verr := r.version(ctx, key, identity.MaxWrapped, func(b []byte) bool { return open(b) == nil })
+		switch {
+		case verr != nil:
+			return false, verr
+		case hidden != nil:
+			r.warnHidden(key, missing)
+			return true, nil
+		case !missing:
 			problems = append(problems, &DamageError{Key: key, What: "wrapped key", Err: err})
 		}
-		return err == nil, nil
+		return false, nil
 	}
 	for _, f := range k.fingerprints {
 		if ok, err := try(prefix + f); ok || err != nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"knowngood/storage"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
@@ -217,5 +219,52 @@ func TestAHostDoesNotGoBackToAnEpochBeforeTheOneItSaw(t *testing.T) {
 	w.store.Overwrite("epochs/0000000000000001", []byte("rubbish"))
 	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != change.Epoch {
 		t.Errorf("rubbish: %v, %v", e, err)
+	}
+}
+
+func TestHiddenAndReplacedKeysAreFoundBeneath(t *testing.T) {
+	w := newWorld(t)
+	commit(t, w.m.host(t, w.store), "web")
+	for _, key := range w.store.Keys() {
+		switch {
+		case strings.HasPrefix(key, "keys/owner/"):
+			w.store.Overwrite(key, []byte("rubbish"))
+		case strings.HasPrefix(key, "keys/"), strings.HasPrefix(key, "epochs/"):
+			remove(t, w.store, key)
+		}
+	}
+	r := w.operator(t)
+	if _, err := r.OwnerKey(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s, err := r.Head(t.Context(), "web-1", "web"); err != nil || s.Body == nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != w.made.Epoch {
+		t.Errorf("%v, %v", e, err)
+	}
+	warnings := fmt.Sprint(r.Warnings())
+	for _, part := range []string{"keys/owner/", "keys/" + w.made.Epoch.String(), "epochs/"} {
+		if !strings.Contains(warnings, part) {
+			t.Errorf("warnings %s lack %s", warnings, part)
+		}
+	}
+}
+
+func TestADamagedKeyIsNamedAndNotTakenForAWrongIdentity(t *testing.T) {
+	w, plain := plainWorld(t, 1)
+	for o, err := range plain.List(t.Context(), storage.ListOptions{Prefix: "keys/owner/"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		remove(t, plain, o.Key)
+		if err := plain.Put(t.Context(), o.Key, []byte("rubbish"), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newMachine(t).open(t, plain)
+	r.Unlock(w.id)
+	if _, err := r.OwnerKey(t.Context()); !asDamaged(err) || !strings.Contains(err.Error(), "keys/owner/") {
+		t.Errorf("error %v", err)
 	}
 }

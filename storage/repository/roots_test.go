@@ -7,10 +7,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"knowngood/storage"
+	"knowngood/storage/identity"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -308,5 +310,61 @@ func TestABodyIsMadeForTheNumberItIsCommittedUnder(t *testing.T) {
 	}
 	if _, err := h.Commit(t.Context(), "No Name", body, now); err == nil {
 		t.Error("a name that is none is committed")
+	}
+}
+
+// markers is a store that refuses to create over a delete marker, and shows
+// no versions to this host.
+type markers struct {
+	*storagetest.Plain
+	hidden map[string]bool
+}
+
+func (s markers) Put(ctx context.Context, key string, b []byte, o storage.PutOptions) error {
+	if s.hidden[key] {
+		return &storage.Error{Op: "put", Key: key, Err: storage.ErrExists}
+	}
+	return s.Plain.Put(ctx, key, b, o)
+}
+
+func TestANumberThatCanNeitherBeSeenNorTakenEndsTheCommit(t *testing.T) {
+	w, plain := plainWorld(t, 1)
+	h := w.m.host(t, markers{plain, map[string]bool{rootKey(2): true}})
+	if _, err := h.Commit(t.Context(), "web", body, now); !asTampered(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestALockedRepositoryLocksWhatItWrites(t *testing.T) {
+	store, m := storagetest.NewMemory(), newMachine(t)
+	r, _, err := repository.Init(t.Context(), store, repository.InitOptions{
+		Recipients: newIdentity(t, identity.X25519).Recipients, Host: "web-1", StateDir: m.state, URL: url, MachineID: m.id, Now: now,
+		Lock: repository.Lock{Mode: storage.Compliance, Keep: 30 * 24 * time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := now.Add(30 * 24 * time.Hour)
+	if got := r.Retention(now); got.Mode != storage.Compliance || !got.Until.Equal(until) {
+		t.Errorf("retention %+v", got)
+	}
+	if _, err := m.host(t, store).Commit(t.Context(), "web", func(n uint64) *statement.RootBody {
+		b := body(n)
+		b.ProtectedUntil = until
+		return b
+	}, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range store.Keys() {
+		for v, err := range store.Versions(t.Context(), key) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(key, "probe/") {
+				continue
+			}
+			if lock, err := store.Retention(t.Context(), key, v.ID); err != nil || lock.Mode != storage.Compliance || !lock.Until.Equal(until) {
+				t.Errorf("%s is locked %+v, %v", key, lock, err)
+			}
+		}
 	}
 }

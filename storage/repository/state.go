@@ -79,6 +79,13 @@ func (l *local) writeFile(path string, data []byte) error {
 	return nil
 }
 
+func (l *local) remove(name string) error {
+	if err := os.Remove(filepath.Join(l.dir(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return l.wrap(err)
+	}
+	return nil
+}
+
 func (l *local) wrap(err error) error {
 	hint := "check it, or choose another with --state-dir"
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
