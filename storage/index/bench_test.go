@@ -3,9 +3,53 @@ package index
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 )
+
+func heapInUse() uint64 {
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}
+
+func TestMemoryDoesNotGrowWithTheIndex(t *testing.T) {
+	table := NewTable(openCache(t))
+	defer table.Close()
+	before := heapInUse()
+	fill(t, table, 600_000) // 26 MB of mapped entries
+	u, err := table.Unsaved()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if grown := int64(heapInUse() - before); grown > 8<<20 {
+		t.Errorf("%d bytes of heap for 600,000 chunks", grown)
+	}
+	sizes := []int{}
+	for x := range u.Bodies() {
+		sizes = append(sizes, x.Len)
+		if grown := int64(heapInUse() - before); grown > 24<<20 {
+			t.Errorf("%d bytes of heap while saving", grown)
+		}
+	}
+	if want := []int{200_000, 200_000, 200_000}; !slices.Equal(sizes, want) {
+		t.Errorf("bodies of %v chunks, want %v", sizes, want)
+	}
+}
+
+func TestALookupAllocatesNothing(t *testing.T) {
+	table := NewTable(openCache(t))
+	defer table.Close()
+	table.spill = 1000
+	ids := fill(t, table, 5500)
+	for name, id := range map[string][32]byte{"spilled": ids[0], "fresh": ids[len(ids)-1], "missing": {1}} {
+		if n := testing.AllocsPerRun(100, func() { table.Lookup(id) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
 
 func BenchmarkLookup(b *testing.B) {
 	c := openCache(b)

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,7 +32,6 @@ type tableModel struct {
 	cache  *Cache
 	table  *Table
 	chunks map[[32]byte]Location // Pack is the model's own copy
-	saved  int                   // what is still there when the table is lost
 	packs  uint64
 }
 
@@ -363,49 +360,6 @@ func TestLookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 			if _, ok := table.Lookup(sha256.Sum256([]byte{byte(w), byte(i)})); !ok {
 				t.Fatal("an added chunk is not found")
 			}
-		}
-	}
-}
-
-func heapInUse() uint64 {
-	runtime.GC()
-	var s runtime.MemStats
-	runtime.ReadMemStats(&s)
-	return s.HeapAlloc
-}
-
-func TestMemoryDoesNotGrowWithTheIndex(t *testing.T) {
-	table := NewTable(openCache(t))
-	defer table.Close()
-	before := heapInUse()
-	fill(t, table, 600_000) // 26 MB of mapped entries
-	u, err := table.Unsaved()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if grown := int64(heapInUse() - before); grown > 8<<20 {
-		t.Errorf("%d bytes of heap for 600,000 chunks", grown)
-	}
-	sizes := []int{}
-	for x := range u.Bodies() {
-		sizes = append(sizes, x.Len)
-		if grown := int64(heapInUse() - before); grown > 24<<20 {
-			t.Errorf("%d bytes of heap while saving", grown)
-		}
-	}
-	if want := []int{200_000, 200_000, 200_000}; !slices.Equal(sizes, want) {
-		t.Errorf("bodies of %v chunks, want %v", sizes, want)
-	}
-}
-
-func TestALookupAllocatesNothing(t *testing.T) {
-	table := NewTable(openCache(t))
-	defer table.Close()
-	table.spill = 1000
-	ids := fill(t, table, 5500)
-	for name, id := range map[string][32]byte{"spilled": ids[0], "fresh": ids[len(ids)-1], "missing": {1}} {
-		if n := testing.AllocsPerRun(100, func() { table.Lookup(id) }); n != 0 {
-			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
 }
