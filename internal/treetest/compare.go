@@ -12,16 +12,16 @@ type Kind string
 
 // Kinds of differences.
 const (
-	Missing   Kind = "missing"    // not in the tree that was got, though its directory is
-	Extra     Kind = "extra"      // only in the tree that was got
-	TypeKind  Kind = "type"       // nothing else of such a node is compared
-	Mode      Kind = "mode"       //
-	Owner     Kind = "owner"      //
-	Mtime     Kind = "mtime"      //
-	Xattr     Kind = "xattr"      // one for each name
-	Size      Kind = "size"       // then the content is not compared
-	Content   Kind = "content"    // the first 64 KiB block that differs
-	Target    Kind = "target"     //
+	Missing   Kind = "missing" // not in the tree that was got, though its directory is
+	Extra     Kind = "extra"   // only in the tree that was got
+	TypeKind  Kind = "type"    // nothing else of such a node is compared
+	Mode      Kind = "mode"
+	Owner     Kind = "owner"
+	Mtime     Kind = "mtime"
+	Xattr     Kind = "xattr"   // one for each name
+	Size      Kind = "size"    // then the content is not compared
+	Content   Kind = "content" // the first 64 KiB block that differs
+	Target    Kind = "target"
 	Device    Kind = "device"     // its major and minor number
 	Links     Kind = "hard links" // it is one inode with other paths than it should be
 	HolesLost Kind = "holes"      // only with Options.Holes

@@ -146,7 +146,8 @@ func (b *builder) target() string {
 		return "trailing/ \n"
 	case 6:
 		if len(b.files) > 0 {
-			return b.files[b.choices.IntN(len(b.files))].target()
+			path := b.files[b.choices.IntN(len(b.files))].path
+			return path[:min(len(path), 4095)]
 		}
 	}
 	return "dangling"

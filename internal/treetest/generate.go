@@ -12,11 +12,11 @@ import (
 )
 
 // Shape of a tree. The zero value is a tree of about a hundred nodes with a
-// few MiB, and a directory of 400 more.
+// few MiB, and a directory of 150 more.
 type Shape struct {
 	Nodes    int    // random nodes beside one of each part; 0 means 80, less than 0 none
 	MaxFile  int64  // bytes of the largest file; 0 means 3 MiB
-	LargeDir int    // entries of a large directory; 0 means 400
+	LargeDir int    // entries of a large directory; 0 means 150
 	Without  []Part // what not to make
 }
 
@@ -64,9 +64,6 @@ type made struct {
 	typ  Type
 }
 
-// target is what a link from the tree's root would say.
-func (m made) target() string { return m.path[:min(len(m.path), 4095)] }
-
 // builder makes nodes and keeps account of them.
 type builder struct {
 	root       root
@@ -94,7 +91,7 @@ func newBuilder(dir string, choices Choices, shape Shape) (*builder, error) {
 		shape.MaxFile = 3 << 20
 	}
 	if shape.LargeDir == 0 {
-		shape.LargeDir = 400
+		shape.LargeDir = 150
 	}
 	b := &builder{
 		root:       r,
@@ -337,7 +334,7 @@ func (b *builder) addDeepPath() error {
 	for err == nil && path != "" && len(path) < unix.PathMax+200 {
 		b.report.Made[Type(unix.S_IFDIR).String()]++
 		b.fresh = append(b.fresh, made{path, unix.S_IFDIR})
-		path += "/" + strings.Repeat("d", 60+b.choices.IntN(190))
+		path += "/" + strings.Repeat("d", 200+b.choices.IntN(56))
 		err = b.root.at(path, mkdir)
 	}
 	if path == "" || b.refused(DeepPaths, err) {

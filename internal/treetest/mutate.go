@@ -37,10 +37,11 @@ func Mutate(t T, dir string, choices Choices, n int, shape Shape) []string {
 	return done
 }
 
-// survey finds what is in the tree now.
+// survey finds what is in the tree now, in an order that does not depend on
+// the file system.
 func (b *builder) survey() error {
 	b.dirs, b.files = nil, nil
-	return b.root.walk(func(path string, _ int, _ string, st *unix.Stat_t) error {
+	err := b.root.walk(func(path string, _ int, _ string, st *unix.Stat_t) error {
 		if typ := Type(st.Mode & unix.S_IFMT); typ == unix.S_IFDIR {
 			b.dirs = append(b.dirs, path)
 		} else {
@@ -48,6 +49,9 @@ func (b *builder) survey() error {
 		}
 		return nil
 	})
+	slices.Sort(b.dirs)
+	slices.SortFunc(b.files, func(x, y made) int { return strings.Compare(x.path, y.path) })
+	return err
 }
 
 // edit makes one random edit of a random node that it fits. Where none fits it

@@ -18,7 +18,7 @@ import (
 )
 
 func TestASeedMakesTheSameTreeTwice(t *testing.T) {
-	for seed := range uint64(5) {
+	for seed := range uint64(2) {
 		a, b := TempDir(t), TempDir(t)
 		report := Generate(t, a, Seed(seed), Shape{})
 		Generate(t, b, Seed(seed), Shape{})
@@ -62,15 +62,17 @@ func TestATreeHasEveryPart(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"file", "directory", "symlink", "fifo", "socket", "deep path", "hole", "before 1970",
-		"after 2038", "nanoseconds", "setuid", "linked file", "user"}
-	if os.Geteuid() == 0 {
-		want = append(want, "character device", "block device", "no rights", "owner", "trusted",
-			"system.posix_acl_access", "system.posix_acl_default", "security.capability", "linked symlink")
-	}
-	for _, w := range want {
-		if !found[w] && len(report.Refused) == 0 {
-			t.Errorf("there is no %s in the tree", w)
+	// What the machine refuses may be missing, and nothing else.
+	for want, part := range map[string]Part{
+		"file": "", "directory": "", "symlink": Symlinks, "fifo": Fifos, "socket": Sockets,
+		"deep path": DeepPaths, "hole": SparseFiles, "linked file": HardLinks, "user": UserXattrs,
+		"before 1970": OddTimes, "after 2038": OddTimes, "nanoseconds": OddTimes, "setuid": OddModes,
+		"system.posix_acl_access": ACLs, "system.posix_acl_default": ACLs,
+		"character device": CharDevices, "block device": BlockDevices, "linked symlink": HardLinks,
+		"no rights": OddModes, "owner": Owners, "trusted": RootXattrs, "security.capability": Capabilities,
+	} {
+		if !found[want] && report.Refused[part] == 0 {
+			t.Errorf("there is no %s in the tree", want)
 		}
 	}
 	t.Log(report)
@@ -135,7 +137,7 @@ func TestAnEmptyDirectoryCanBeMutated(t *testing.T) {
 func TestRapidDrawsTrees(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir := TempDir(t)
-		shape := Shape{Nodes: 10, MaxFile: 50_000, LargeDir: 3}
+		shape := Shape{Nodes: 6, MaxFile: 20_000, LargeDir: 3, Without: []Part{DeepPaths}}
 		Generate(t, dir, Rapid(t), shape)
 		before := Snapshot(t, dir)
 		before.Equal(t, dir, Options{Holes: true})
@@ -174,7 +176,7 @@ func TestUsersWithoutRightsHaveTreesToo(t *testing.T) {
 	}
 	self := filepath.Join(dir, "self")
 	copyFile(t, self)
-	cmd := exec.Command(self, "-test.run", "TestASeedMakes|TestATreeHas|TestEveryEdit|TestRemoval|TestDirectoriesThatForbid", "-test.v")
+	cmd := exec.Command(self, "-test.run", "TestATreeHas|TestEveryEdit|TestRemoval|TestDirectoriesThatForbid", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
