@@ -1,0 +1,225 @@
+package posix
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/snapshot/manifest"
+)
+
+// OwnerFunc maps the owner of an entry to one of this host. When ok is false
+// the owner is left as it is.
+type OwnerFunc func(uid, gid uint32, user, group string) (newUID, newGID uint32, ok bool)
+
+// ApplyOptions say how metadata is applied.
+type ApplyOptions struct {
+	// Owner maps owners; nil means by name, where this host knows the name,
+	// else by number.
+	Owner OwnerFunc
+	// NumericIDs takes numbers for what they are, without a look at names.
+	// It has no effect beside Owner.
+	NumericIDs bool
+	// Exact removes extended attributes that the entry does not have, of the
+	// kinds that a captured tree carries itself: user and trusted
+	// attributes, ACLs (inherited ones too) and capabilities. Labels that the
+	// system gives by its own rules stay.
+	Exact bool
+}
+
+// Applier applies the metadata of entries. It is safe for concurrent use.
+//
+// Numbers of users inside ACLs are applied as they were captured; owners
+// alone are mapped.
+type Applier struct {
+	opts       ApplyOptions
+	users      Users
+	mayChown   bool
+	notOwned   atomic.Uint64
+	complained atomic.Bool
+}
+
+// Problem is one attribute that could not be applied.
+type Problem struct {
+	Attr string // such as "owner", `xattr "user.note"`
+	Err  error
+}
+
+func (p *Problem) Error() string { return p.Attr + ": " + p.Err.Error() }
+func (p *Problem) Unwrap() error { return p.Err }
+
+// NewApplier finds out what this process may do.
+func NewApplier(opts ApplyOptions) *Applier { return &Applier{opts: opts, mayChown: hasChown()} }
+
+// hasChown tells whether the process has CAP_CHOWN.
+func hasChown() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return os.Geteuid() == 0
+	}
+	return data[0].Effective&(1<<unix.CAP_CHOWN) != 0
+}
+
+// NotOwned is how many nodes kept an owner other than that of their entry
+// because this process may not give nodes away.
+func (a *Applier) NotOwned() uint64 { return a.notOwned.Load() }
+
+// Apply applies the metadata of e to an open file or directory (not O_PATH):
+// owner, extended attributes, mode and times, in this order, for a change of
+// owner clears setuid bits and capabilities, an ACL sets mode bits, and
+// everything changes times. It goes on past what fails and returns that. A
+// process without CAP_CHOWN gets one problem about owners, not one for each
+// node; see NotOwned. A node that could not be given to its owner does not get
+// setuid and setgid bits, nor capabilities.
+func (a *Applier) Apply(fd int, e *manifest.Entry) []*Problem {
+	return a.apply(&node{fd: fd, open: true, path: procPath(fd)}, e)
+}
+
+// ApplyAt is Apply for the node name in a directory, of any type, without
+// opening it: links, devices, fifos and sockets. It refuses a node of another
+// type than the entry's.
+func (a *Applier) ApplyAt(dirfd int, name string, e *manifest.Entry) []*Problem {
+	fd, err := openPath(dirfd, name)
+	if err != nil {
+		return []*Problem{{"metadata", err}}
+	}
+	defer unix.Close(fd)
+	n := &node{fd: fd, path: procPath(fd)}
+	if e.Type == manifest.Symlink {
+		n.link, n.path = true, procPath(dirfd)+"/"+name
+	}
+	return a.apply(n, e)
+}
+
+func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
+	st, err := StatFd(n.fd)
+	if err == nil && st.Type != e.Type {
+		err = fmt.Errorf("is a %v, not a %v", st.Type, e.Type)
+	}
+	if err != nil {
+		return []*Problem{{"metadata", err}}
+	}
+	var problems []*Problem
+	report := func(attr string, err error) {
+		if err != nil {
+			problems = append(problems, &Problem{attr, err})
+		}
+	}
+
+	owned, err := a.chown(n, &st, e)
+	report("owner", err)
+	stripped := e.Type == manifest.File && !owned
+	mode := e.Mode
+	if stripped {
+		mode &^= unix.S_ISUID | unix.S_ISGID
+	}
+	problems = a.xattrs(n, e, st.Mode, stripped, problems)
+	if e.Type != manifest.Symlink {
+		report("mode", n.chmod(mode))
+	}
+	report("mtime", n.setMtime(e.Mtime))
+	return problems
+}
+
+// chown tells whether the node has, in the end, the owner that its setuid bits
+// and capabilities are meant for.
+func (a *Applier) chown(n *node, st *Stat, e *manifest.Entry) (bool, error) {
+	uid, gid, ok := a.owner(e)
+	if !ok {
+		return st.UID == e.UID && st.GID == e.GID, nil
+	}
+	if uid == st.UID && gid == st.GID {
+		// An unprivileged user's map collects the nodes of others, whose
+		// setuid bits were not made for that user.
+		mapped := a.opts.Owner != nil && (uid != e.UID || gid != e.GID)
+		return a.mayChown || !mapped, nil
+	}
+	err := n.chown(int(uid), int(gid))
+	if err == nil {
+		return true, nil
+	}
+	if a.mayChown {
+		return false, err
+	}
+	if gid != st.GID {
+		// A group of one's own can be given without any right.
+		if n.chown(-1, int(gid)) == nil && uid == st.UID {
+			return true, nil
+		}
+	}
+	a.notOwned.Add(1)
+	if a.complained.Swap(true) {
+		return false, nil
+	}
+	return false, fmt.Errorf("%w: without the right to give files away (CAP_CHOWN) they stay with the current user; this is said once", err)
+}
+
+func (a *Applier) owner(e *manifest.Entry) (uid, gid uint32, ok bool) {
+	uid, gid = e.UID, e.GID
+	switch {
+	case a.opts.Owner != nil:
+		return a.opts.Owner(uid, gid, e.User, e.Group)
+	case !a.opts.NumericIDs:
+		if id, ok := a.users.UID(e.User); ok && e.User != "" {
+			uid = id
+		}
+		if id, ok := a.users.GID(e.Group); ok && e.Group != "" {
+			gid = id
+		}
+	}
+	return uid, gid, true
+}
+
+const capabilityXattr = "security.capability"
+
+func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool, problems []*Problem) []*Problem {
+	report := func(name string, err error) {
+		if err != nil {
+			problems = append(problems, &Problem{fmt.Sprintf("xattr %q", name), err})
+		}
+	}
+	writable := false
+	setOne := func(x manifest.Xattr) error {
+		err := n.setXattr(x)
+		if isErrno(err, unix.EACCES) && !writable && e.Type != manifest.Symlink {
+			// The mode denies its owner writing; the right one comes after.
+			writable = true
+			if n.chmod(mode|0o600) == nil {
+				err = n.setXattr(x)
+			}
+		}
+		return err
+	}
+	for _, x := range e.Xattrs {
+		if stripped && x.Name == capabilityXattr {
+			continue
+		}
+		report(x.Name, setOne(x))
+	}
+	if !a.opts.Exact {
+		return problems
+	}
+	names, err := n.listXattrs()
+	report("*", err)
+	for _, name := range names {
+		_, has := slices.BinarySearchFunc(e.Xattrs, name, func(x manifest.Xattr, name string) int { return strings.Compare(x.Name, name) })
+		if has && !(stripped && name == capabilityXattr) || !carried(name) {
+			continue
+		}
+		if err := n.removeXattr(name); !isErrno(err, unix.ENODATA) {
+			report(name, err)
+		}
+	}
+	return problems
+}
+
+// carried tells whether an attribute belongs to the tree, not to the system.
+func carried(name string) bool {
+	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||
+		strings.HasPrefix(name, "system.posix_acl_") || name == capabilityXattr
+}

@@ -1,0 +1,108 @@
+package posix
+
+import (
+	"bytes"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/snapshot/manifest"
+)
+
+// node is what metadata is applied to: an open descriptor, or a mere reference
+// (O_PATH) for which some calls must take the way through /proc.
+type node struct {
+	fd   int
+	open bool   // fd is open for reading or writing
+	link bool   // a symbolic link: path is its own name in its directory
+	path string // in /proc
+}
+
+func (n *node) chown(uid, gid int) error {
+	return retry("chown", func() error { return unix.Fchownat(n.fd, "", uid, gid, unix.AT_EMPTY_PATH) })
+}
+
+func (n *node) chmod(mode uint32) error {
+	return retry("chmod", func() error {
+		if n.open {
+			return unix.Fchmod(n.fd, mode)
+		}
+		return unix.Chmod(n.path, mode)
+	})
+}
+
+func (n *node) setXattr(x manifest.Xattr) error {
+	return retry("setxattr", func() error {
+		switch {
+		case n.open:
+			return unix.Fsetxattr(n.fd, x.Name, x.Value, 0)
+		case n.link:
+			return unix.Lsetxattr(n.path, x.Name, x.Value, 0)
+		}
+		return unix.Setxattr(n.path, x.Name, x.Value, 0)
+	})
+}
+
+func (n *node) removeXattr(name string) error {
+	return retry("removexattr", func() error {
+		switch {
+		case n.open:
+			return unix.Fremovexattr(n.fd, name)
+		case n.link:
+			return unix.Lremovexattr(n.path, name)
+		}
+		return unix.Removexattr(n.path, name)
+	})
+}
+
+func (n *node) listXattrs() ([]string, error) {
+	var stack [1024]byte
+	raw, err := grow("listxattr", stack[:], func(buf []byte) (int, error) {
+		switch {
+		case n.open:
+			return unix.Flistxattr(n.fd, buf)
+		case n.link:
+			return unix.Llistxattr(n.path, buf)
+		}
+		return unix.Listxattr(n.path, buf)
+	})
+	if isErrno(err, unix.EOPNOTSUPP, unix.ENOSYS) {
+		return nil, nil
+	}
+	if err != nil || len(raw) == 0 {
+		return nil, err
+	}
+	var names []string
+	for name := range bytes.SplitSeq(bytes.TrimSuffix(raw, []byte{0}), []byte{0}) {
+		names = append(names, string(name))
+	}
+	return names, nil
+}
+
+// errClamped says that a file system cannot hold a time.
+var errClamped = errors.New("the file system cannot hold this time and has stored another")
+
+// setMtime leaves the access time alone.
+func (n *node) setMtime(t manifest.Time) error {
+	mtime, err := unix.TimeToTimespec(t.Time())
+	if err != nil {
+		return os.NewSyscallError("utimensat", err)
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
+	err = retry("utimensat", func() error {
+		if n.link {
+			return unix.UtimesNanoAt(unix.AT_FDCWD, n.path, times, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		return unix.UtimesNanoAt(unix.AT_FDCWD, n.path, times, 0)
+	})
+	if err != nil || int64(int32(t.Sec)) == t.Sec {
+		return err
+	}
+	// File systems store the nearest time that they can and say nothing.
+	st, err := StatFd(n.fd)
+	if err == nil && st.Mtime != t {
+		err = errClamped
+	}
+	return err
+}

@@ -1,0 +1,104 @@
+package posix
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/snapshot/manifest"
+)
+
+// ErrNotRegular says that a node to be read is not a regular file (any more).
+var ErrNotRegular = errors.New("not a regular file")
+
+// OpenFile opens a regular file for reading and describes what was opened. It
+// follows no link, waits for no fifo or device, and leaves the access time
+// alone where the kernel allows that. The caller closes the descriptor.
+func OpenFile(dirfd int, name string) (int, Stat, error) {
+	fd, err := openNoatime(dirfd, name, unix.O_NONBLOCK)
+	if err != nil {
+		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
+			err = ErrNotRegular
+		}
+		return -1, Stat{}, err
+	}
+	st, err := StatFd(fd)
+	if err == nil && st.Type != manifest.File {
+		err = ErrNotRegular
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, Stat{}, err
+	}
+	return fd, st, nil
+}
+
+// OpenDir opens a directory for listing, following no link. The caller closes
+// the descriptor.
+func OpenDir(dirfd int, name string) (int, error) {
+	return openNoatime(dirfd, name, unix.O_DIRECTORY)
+}
+
+// openNoatime opens for reading. O_NOATIME is refused to those who neither own
+// the node nor are privileged.
+func openNoatime(dirfd int, name string, flags int) (int, error) {
+	flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := openat(dirfd, name, flags|unix.O_NOATIME)
+	if errors.Is(err, unix.EPERM) {
+		fd, err = openat(dirfd, name, flags)
+	}
+	return fd, err
+}
+
+// openPath opens a node of any type as a mere reference to it.
+func openPath(dirfd int, name string) (int, error) {
+	return openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+}
+
+func openat(dirfd int, name string, flags int) (int, error) {
+	fd := -1
+	err := retry("openat", func() (err error) {
+		fd, err = unix.Openat(dirfd, name, flags, 0)
+		return err
+	})
+	return fd, err
+}
+
+// Readlink is the target of a symbolic link, however long.
+func Readlink(dirfd int, name string) (string, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, size)
+		n := 0
+		err := retry("readlinkat", func() (err error) {
+			n, err = unix.Readlinkat(dirfd, name, buf)
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+		if n < size {
+			return string(buf[:n]), nil
+		}
+	}
+}
+
+// Mknod makes the fifo, socket or device of an entry with mode 0600. Metadata
+// is for ApplyAt.
+func Mknod(dirfd int, name string, e *manifest.Entry) error {
+	var kind uint32
+	switch e.Type {
+	case manifest.Fifo:
+		kind = unix.S_IFIFO
+	case manifest.Socket:
+		kind = unix.S_IFSOCK
+	case manifest.CharDevice:
+		kind = unix.S_IFCHR
+	case manifest.BlockDevice:
+		kind = unix.S_IFBLK
+	default:
+		return os.NewSyscallError("mknodat", unix.EINVAL)
+	}
+	dev := unix.Mkdev(uint32(e.Rdev>>32), uint32(e.Rdev))
+	return retry("mknodat", func() error { return unix.Mknodat(dirfd, name, kind|0o600, int(dev)) })
+}

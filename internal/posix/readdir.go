@@ -1,0 +1,57 @@
+package posix
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/snapshot/manifest"
+)
+
+// DirBuffer is a good size, in bytes, of the buffer for ReadDir.
+const DirBuffer = 64 << 10
+
+// Layout of struct linux_dirent64.
+const (
+	direntLen  = 16
+	direntType = 18
+	direntName = 19
+)
+
+// ReadDir calls each for every name of an open directory but "." and "..", in
+// the order of the file system. The type is 0 where the file system does not
+// tell it. The name lies in buf and changes with the next call. An error of
+// the directory comes after the names that could be read; an error of each
+// ends the listing.
+func ReadDir(fd int, buf []byte, each func(name []byte, t manifest.Type) error) error {
+	if _, err := seek(fd, 0, unix.SEEK_SET); err != nil {
+		return err
+	}
+	for {
+		n := 0
+		err := retry("getdents64", func() (err error) {
+			n, err = unix.Getdents(fd, buf)
+			return err
+		})
+		if err != nil || n == 0 {
+			return err
+		}
+		for rest := buf[:n]; len(rest) > direntName; {
+			size := int(binary.NativeEndian.Uint16(rest[direntLen:]))
+			if size <= direntName || size > len(rest) {
+				break
+			}
+			name := rest[direntName:size]
+			if i := bytes.IndexByte(name, 0); i >= 0 {
+				name = name[:i]
+			}
+			if string(name) != "." && string(name) != ".." {
+				if err := each(name, typeOf(uint32(rest[direntType])<<12)); err != nil {
+					return err
+				}
+			}
+			rest = rest[size:]
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package posix
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/snapshot/manifest"
+)
+
+// MaxXattrs is how many bytes the extended attributes of one node, names and
+// values, may hold to be captured. The kernel allows 64 KiB in each.
+const MaxXattrs = 8 << 20
+
+// Xattrs are the extended attributes of an open node (not O_PATH), sorted by
+// name; none where the file system has no such thing. What the kernel keeps
+// from this process is left out silently, as it leaves it out of listings; a
+// user attribute that exists and cannot be read is an error, which comes
+// beside the attributes that could be read.
+func Xattrs(fd int) ([]manifest.Xattr, error) {
+	return readXattrs(
+		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) })
+}
+
+// XattrsAt is Xattrs of the node name in a directory, of any type, without
+// opening it. The name "." is the directory itself.
+func XattrsAt(dirfd int, name string) ([]manifest.Xattr, error) {
+	path := procPath(dirfd) + "/" + name
+	return readXattrs(
+		func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
+}
+
+// procPath leads to the node of a descriptor, O_PATH included.
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) ([]manifest.Xattr, error) {
+	var stack [1024]byte
+	names, err := grow("listxattr", stack[:], list)
+	if isErrno(err, unix.EOPNOTSUPP, unix.ENOSYS) {
+		return nil, nil
+	}
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	var (
+		out    []manifest.Xattr
+		errs   []error
+		total  int
+		values [1024]byte
+	)
+	for raw := range bytes.SplitSeq(bytes.TrimSuffix(names, []byte{0}), []byte{0}) {
+		name := string(raw)
+		value, err := grow("getxattr", values[:], func(buf []byte) (int, error) { return get(name, buf) })
+		switch {
+		case isErrno(err, unix.ENODATA): // removed meanwhile
+			continue
+		case isErrno(err, unix.EPERM, unix.EACCES, unix.EOPNOTSUPP) && !strings.HasPrefix(name, "user."):
+			continue
+		case err != nil:
+			errs = append(errs, fmt.Errorf("xattr %q: %w", name, err))
+			continue
+		}
+		if total += len(name) + len(value); total > MaxXattrs {
+			return out, fmt.Errorf("extended attributes hold more than %d MiB", MaxXattrs>>20)
+		}
+		out = append(out, manifest.Xattr{Name: name, Value: bytes.Clone(value)})
+	}
+	slices.SortFunc(out, func(a, b manifest.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return out, errors.Join(errs...)
+}
+
+// grow reads what may grow between two calls, into buf or a larger one.
+func grow(op string, buf []byte, read func([]byte) (int, error)) ([]byte, error) {
+	for {
+		n := 0
+		err := retry(op, func() (err error) {
+			n, err = read(buf)
+			return err
+		})
+		if err == nil {
+			return buf[:n], nil
+		}
+		if !isErrno(err, unix.ERANGE) || len(buf) > 1<<20 {
+			return nil, err
+		}
+		buf = make([]byte, 8*len(buf))
+	}
+}
+
+// isErrno tells whether err is one of these errors of the kernel.
+func isErrno(err error, errnos ...unix.Errno) bool {
+	if err == nil {
+		return false
+	}
+	var se *os.SyscallError
+	if errors.As(err, &se) {
+		err = se.Err
+	}
+	e, ok := err.(unix.Errno)
+	return ok && slices.Contains(errnos, e)
+}
