@@ -1,0 +1,160 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"knowngood/storage"
+)
+
+// errHidden is a conflict with an object that cannot be seen.
+var errHidden = errors.New("the key is taken, but nothing is in view")
+
+// Put implements storage.Store: one conditional request. The caller's SHA-256
+// is both the checksum that the server verifies and the content hash that is
+// signed, so that the body is not hashed again.
+func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutOptions) error {
+	if err := begin(ctx, key); err != nil {
+		return s.fail(ctx, "put", key, err)
+	}
+	if o.SHA256 == [32]byte{} {
+		o.SHA256 = sha256.Sum256(body)
+	}
+	request := s.putRequest(key, body, o)
+	hidden, hashed := false, false
+	err := s.attempt(ctx, func() error {
+		err := request(ctx)
+		switch code := minio.ToErrorResponse(err).Code; {
+		case code == "PreconditionFailed":
+			// Either an attempt before this succeeded and its reply was
+			// lost, or the key is another's.
+			err = s.same(ctx, key, body, o.SHA256)
+			if errors.Is(err, errHidden) && !hidden {
+				// The object may have been deleted between the two
+				// requests.
+				hidden = true
+				err = request(ctx)
+			}
+		case isChecksumCode(code) && !hashed:
+			// Bytes that changed on their way are sent again, bytes that
+			// were never those of the checksum are not.
+			hashed = true
+			if sha256.Sum256(body) != o.SHA256 {
+				err = storage.ErrChecksum
+			}
+		}
+		return err
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errHidden), hidden && minio.ToErrorResponse(err).Code == "PreconditionFailed":
+		return &storage.Error{Op: "put", Store: s.url, Key: key, Err: storage.ErrExists, Hint: "the object is hidden by a delete marker: somebody deleted it"}
+	}
+	return s.fail(ctx, "put", key, err)
+}
+
+func isChecksumCode(code string) bool {
+	return code == "BadDigest" || code == "XAmzContentSHA256Mismatch" || code == "XAmzContentChecksumMismatch"
+}
+
+// putRequest makes the function that sends one attempt.
+func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(context.Context) error {
+	options := minio.PutObjectOptions{
+		DisableMultipart:     true,
+		DisableContentSha256: true, // of pieces of the body; the whole is signed
+		UserMetadata: map[string]string{
+			"X-Amz-Checksum-Sha256":        base64.StdEncoding.EncodeToString(o.SHA256[:]),
+			"X-Amz-Sdk-Checksum-Algorithm": "SHA256",
+		},
+	}
+	options.SetMatchETagExcept("*")
+	var md5Sum string
+	if o.Retention.Mode != "" {
+		options.Mode = minio.RetentionMode(o.Retention.Mode)
+		options.RetainUntilDate = wholeSeconds(o.Retention.Until)
+		// Amazon takes either checksum for a locked put; others look for
+		// the older one alone.
+		sum := md5.Sum(body)
+		md5Sum = base64.StdEncoding.EncodeToString(sum[:])
+	}
+	sha256Hex := hex.EncodeToString(o.SHA256[:])
+	return func(ctx context.Context) error {
+		_, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, bytes.NewReader(body), int64(len(body)), md5Sum, sha256Hex, options)
+		return err
+	}
+}
+
+// same returns nil when the object in the store has the bytes of body, and
+// storage.ErrExists when it has others.
+func (s *Store) same(ctx context.Context, key string, body []byte, sum [32]byte) error {
+	info, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{Checksum: true})
+	if err != nil {
+		if minio.ToErrorResponse(err).StatusCode == http.StatusNotFound {
+			return errHidden
+		}
+		return err
+	}
+	if info.Size != int64(len(body)) {
+		return storage.ErrExists
+	}
+	// The server verified the checksum at the upload. Another one proves
+	// other bytes only when it is of the whole object, not of parts.
+	if info.ChecksumSHA256 == base64.StdEncoding.EncodeToString(sum[:]) {
+		return nil
+	}
+	r, err := s.Get(ctx, key, 0, -1)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	have := sha256.New()
+	if _, err := io.Copy(have, r); err != nil {
+		return err
+	}
+	if !bytes.Equal(have.Sum(nil), sum[:]) {
+		return storage.ErrExists
+	}
+	return nil
+}
+
+// Delete implements storage.Store. On a versioned bucket it puts a delete
+// marker on top.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	err := begin(ctx, key)
+	if err == nil {
+		err = s.attempt(ctx, func() error {
+			return s.client.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{})
+		})
+	}
+	if err != nil && minio.ToErrorResponse(err).Code != "NoSuchKey" {
+		return s.fail(ctx, "delete", key, err)
+	}
+	return nil
+}
+
+func begin(ctx context.Context, key string) error {
+	if err := storage.CheckKey(key); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// wholeSeconds rounds up, as locks have no finer times.
+func wholeSeconds(t time.Time) time.Time {
+	t = t.UTC()
+	if whole := t.Truncate(time.Second); !whole.Equal(t) {
+		return whole.Add(time.Second)
+	}
+	return t
+}

@@ -1,0 +1,142 @@
+package s3
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"knowngood/storage"
+)
+
+const (
+	firstDelay = 100 * time.Millisecond
+	maxDelay   = 10 * time.Second
+	// A server that was never reached is more likely misspelt than down.
+	retriesBeforeContact = 3
+	// Each stall has cost a whole idle time.
+	retriesOfStalls = 2
+)
+
+// attempts is the retry policy of one operation: exponential backoff with
+// jitter, within the store's number of retries.
+type attempts struct {
+	s      *Store
+	failed int
+	stalls int
+}
+
+// attempt calls f until it succeeds, fails for good, or retries are used up.
+func (s *Store) attempt(ctx context.Context, f func() error) error {
+	a := attempts{s: s}
+	for {
+		err := f()
+		if err == nil {
+			s.reached.Store(true)
+			return nil
+		}
+		if !a.again(ctx, err) {
+			return err
+		}
+	}
+}
+
+// again tells, after a pause, that the operation should be tried once more.
+func (a *attempts) again(ctx context.Context, err error) bool {
+	code := minio.ToErrorResponse(err).Code
+	if code != "" {
+		a.s.reached.Store(true)
+	}
+	if ctx.Err() != nil || !transient(err) {
+		return false
+	}
+	limit := a.s.retries
+	if unreachable(err) && !a.s.reached.Load() {
+		limit = min(limit, retriesBeforeContact)
+	}
+	if errors.Is(err, storage.ErrStalled) {
+		if a.stalls++; a.stalls > retriesOfStalls {
+			return false
+		}
+	}
+	if a.failed++; a.failed > limit {
+		return false
+	}
+	if strings.HasPrefix(code, "ExpiredToken") {
+		a.s.creds.Expire()
+	}
+	select {
+	case <-time.After(delay(a.failed)):
+	case <-ctx.Done():
+		return false
+	}
+	a.s.counts.retries.Add(1)
+	return true
+}
+
+// progressed says that something was achieved since the last failure.
+func (a *attempts) progressed() { a.failed, a.stalls = 0, 0 }
+
+// delay before the n-th retry, counted from 1: between half and all of a
+// time that doubles, so that many clients do not come back together.
+func delay(n int) time.Duration {
+	d := maxDelay
+	if n < 8 {
+		d = min(maxDelay, firstDelay<<(n-1))
+	}
+	return d/2 + rand.N(d/2)
+}
+
+// transient tells that the same request may succeed later.
+func transient(err error) bool {
+	var reply minio.ErrorResponse
+	if errors.As(err, &reply) {
+		return transientReply(reply)
+	}
+	var final *storage.Error // of an operation within, with retries of its own
+	if errors.As(err, &final) {
+		return false
+	}
+	var certificate *tls.CertificateVerificationError
+	var plain tls.RecordHeaderError
+	if errors.As(err, &certificate) || errors.As(err, &plain) || strings.Contains(err.Error(), "HTTP response to HTTPS client") {
+		return false
+	}
+	var request *url.Error
+	var network net.Error
+	var syntax *xml.SyntaxError // the listing broke off
+	return errors.Is(err, storage.ErrStalled) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, storage.ErrCredentials) ||
+		errors.As(err, &request) || errors.As(err, &network) || errors.As(err, &syntax)
+}
+
+func transientReply(r minio.ErrorResponse) bool {
+	switch r.Code {
+	case "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "IncompleteBody",
+		"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
+		"ExpiredToken", "ExpiredTokenException":
+		return true
+	}
+	switch r.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented, http.StatusInsufficientStorage, http.StatusHTTPVersionNotSupported:
+		return false
+	}
+	return r.StatusCode >= 500
+}
+
+// unreachable tells that no connection came about.
+func unreachable(err error) bool {
+	var op *net.OpError
+	var dns *net.DNSError
+	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &dns)
+}

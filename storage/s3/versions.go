@@ -1,0 +1,114 @@
+package s3
+
+import (
+	"context"
+	"iter"
+
+	"github.com/minio/minio-go/v7"
+
+	"knowngood/storage"
+)
+
+// Versions implements storage.Versioner. A bucket without versions tells one
+// version of each object, with an ID that is of no use but here.
+func (s *Store) Versions(ctx context.Context, key string) iter.Seq2[storage.Version, error] {
+	return func(yield func(storage.Version, error) bool) {
+		err := begin(ctx, key)
+		stopped, last := false, ""
+		if err == nil {
+			err = s.attempt(ctx, func() error {
+				return s.versions(ctx, key, last, func(v storage.Version) bool {
+					last = v.ID
+					stopped = !yield(v, nil)
+					return !stopped
+				})
+			})
+		}
+		if err != nil && !stopped {
+			yield(storage.Version{}, s.fail(ctx, "versions", key, err))
+		}
+	}
+}
+
+// versions yields those of key after the one with the ID last, or all.
+func (s *Store) versions(ctx context.Context, key, last string, yield func(storage.Version) bool) error {
+	full := s.prefix + key
+	seen := last == ""
+	for info := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: full, Recursive: true, WithVersions: true}) {
+		switch {
+		case info.Err != nil:
+			return info.Err
+		case info.Key != full:
+			return nil // the key itself comes before those it is a prefix of
+		case !seen:
+			seen = info.VersionID == last
+			continue
+		}
+		v := storage.Version{ID: info.VersionID, Modified: info.LastModified, Marker: info.IsDeleteMarker}
+		if !v.Marker {
+			v.Size = info.Size
+		}
+		if !yield(v) {
+			return nil
+		}
+	}
+	return ctx.Err() // the iteration ends without an error when ctx does
+}
+
+// Retention implements storage.Retainer.
+func (s *Store) Retention(ctx context.Context, key, version string) (storage.Retention, error) {
+	var r storage.Retention
+	err := begin(ctx, key)
+	if err == nil {
+		r, err = s.retention(ctx, key, version)
+	}
+	if err != nil {
+		return storage.Retention{}, s.fail(ctx, "retention", key, err)
+	}
+	return r, nil
+}
+
+func (s *Store) retention(ctx context.Context, key, version string) (r storage.Retention, err error) {
+	err = s.attempt(ctx, func() error {
+		mode, until, err := s.client.GetObjectRetention(ctx, s.bucket, s.prefix+key, version)
+		if err == nil && *mode != "" && until != nil {
+			r = storage.Retention{Mode: storage.RetentionMode(*mode), Until: *until}
+		}
+		return err
+	})
+	if minio.ToErrorResponse(err).Code == "NoSuchObjectLockConfiguration" {
+		return storage.Retention{}, nil // an object without a lock
+	}
+	return r, err
+}
+
+// Retain implements storage.Retainer. It looks at the lock there is first:
+// there are servers that let some accounts shorten it.
+func (s *Store) Retain(ctx context.Context, key, version string, r storage.Retention) error {
+	err := begin(ctx, key)
+	var now storage.Retention
+	if err == nil {
+		now, err = s.retention(ctx, key, version)
+	}
+	if err == nil {
+		r.Until = wholeSeconds(r.Until)
+		if r = now.Join(r); r.Mode != now.Mode || !r.Until.Equal(now.Until) {
+			err = s.setRetention(ctx, key, version, r)
+		}
+	}
+	if err != nil {
+		return s.fail(ctx, "retain", key, err)
+	}
+	return nil
+}
+
+func (s *Store) setRetention(ctx context.Context, key, version string, r storage.Retention) error {
+	mode := minio.RetentionMode(r.Mode)
+	return s.attempt(ctx, func() error {
+		return s.client.PutObjectRetention(ctx, s.bucket, s.prefix+key, minio.PutObjectRetentionOptions{
+			Mode:            &mode,
+			RetainUntilDate: &r.Until,
+			VersionID:       version,
+		})
+	})
+}
