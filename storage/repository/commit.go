@@ -114,7 +114,7 @@ func (e *environment) next(ctx context.Context) (previous [32]byte, number uint6
 			previous, number = s.ID, s.Number
 		case errors.As(err, &tampered) || !damaged(err):
 			return previous, 0, err
-		case e.known != nil && n == e.known.Number && !errors.Is(err, statement.ErrEnded): // damaged, but we know what it was
+		case e.known != nil && n == e.known.Number: // damaged, but we know what it was
 			e.r.warn(err)
 			previous, number = e.known.Hash, n
 		default:

@@ -45,6 +45,12 @@ func (r *Repository) Join(ctx context.Context, o JoinOptions) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Reenrol {
+		// From here the heads in the certificate say what there was.
+		if err := r.local.forgetHeads(o.Host); err != nil {
+			return nil, err
+		}
+	}
 	return r.Host(ctx)
 }
 

@@ -156,6 +156,7 @@ func forgeRoot(t *testing.T, w *world, h *repository.Host, env string, number ui
 
 func TestACopiedStateDirectoryIsRefusedOnAnotherMachine(t *testing.T) {
 	w := newWorld(t)
+	commit(t, w.m.host(t, w.store), "web")
 	clone := machine{t.TempDir(), "another machine"}
 	if err := os.CopyFS(clone.state, os.DirFS(w.m.state)); err != nil {
 		t.Fatal(err)
@@ -165,7 +166,7 @@ func TestACopiedStateDirectoryIsRefusedOnAnotherMachine(t *testing.T) {
 	if !errors.Is(err, repository.ErrCloned) || !strings.Contains(err.Error(), "--reenrol") {
 		t.Errorf("the clone loads: %v", err)
 	}
-	if _, err := r.Head(t.Context(), "web-1", "web"); !errors.Is(err, repository.ErrNoSnapshot) {
+	if _, err := r.Head(t.Context(), "web-1", "web"); err != nil {
 		t.Errorf("the clone cannot even read: %v", err)
 	}
 	r.Unlock(w.id)
@@ -252,4 +253,20 @@ func TestOfTwoMachinesThatJoinUnderOneNameOneWinsAndTheOtherCanTakeAnother(t *te
 		t.Fatal(err)
 	}
 	commit(t, h, "web")
+}
+
+func TestEnrollingAgainAcceptsWhatTheStoreStillHas(t *testing.T) {
+	w, plain := plainWorld(t, 3)
+	remove(t, plain, rootKey(3))
+	r := w.m.open(t, plain)
+	r.Unlock(w.id)
+	o := join("web-1")
+	o.Reenrol = true
+	h, err := r.Join(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := commit(t, h, "web"); s.Number != 3 {
+		t.Errorf("committed %s", s.Ref())
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
+	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
@@ -266,5 +267,56 @@ func TestADamagedKeyIsNamedAndNotTakenForAWrongIdentity(t *testing.T) {
 	r.Unlock(w.id)
 	if _, err := r.OwnerKey(t.Context()); !asDamaged(err) || !strings.Contains(err.Error(), "keys/owner/") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestAKeyInTheWrongPlaceIsDamage(t *testing.T) {
+	w, plain := plainWorld(t, 1)
+	other := storagetest.NewMemory()
+	_, made := initIn(t, other, newMachine(t), w.id.Recipients...)
+	move := func(from, to string) {
+		t.Helper()
+		b, err := storage.ReadAll(t.Context(), other, from, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		remove(t, plain, to)
+		if err := plain.Put(t.Context(), to, b, storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fp := statement.RecipientFingerprint(w.id.Recipients[0])
+	move(statement.KeyOwnerSecret(fp), statement.KeyOwnerSecret(fp))
+	move(statement.KeyEpochSecret(made.Epoch, fp), statement.KeyEpochSecret(w.made.Epoch, fp))
+	r := newMachine(t).open(t, plain)
+	r.Unlock(w.id)
+	if _, err := r.OwnerKey(t.Context()); !asDamaged(err) {
+		t.Errorf("another repository's owner: %v", err)
+	}
+	if _, err := r.EpochSecret(t.Context(), w.made.Epoch); !asDamaged(err) {
+		t.Errorf("another epoch's secret: %v", err)
+	}
+	first, err := storage.ReadAll(t.Context(), plain, statement.KeyEpoch(1), 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := plain.Put(t.Context(), statement.KeyEpoch(5), first, storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.CurrentEpoch(t.Context()); err != nil {
+		t.Error(err)
+	}
+	wantWarning(t, r, "belongs at")
+}
+
+func TestAHostWhoseClockIsBehindChangesItsRecipientsAllTheSame(t *testing.T) {
+	w := newWorld(t)
+	r := w.m.open(t, w.store)
+	change, err := r.AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now.Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != change.Epoch {
+		t.Errorf("%v, %v; want %v", e, err, change.Epoch)
 	}
 }

@@ -115,7 +115,7 @@ func (r *Repository) descriptor(ctx context.Context, known *pinned) ([]byte, err
 
 func pinMismatch(what, source string, remembered, found [32]byte) error {
 	return &TamperError{What: what, Remembered: fmt.Sprintf("pin %x from %s", remembered, source), Found: fmt.Sprintf("%x", found),
-		Hint: "this is another repository than the one trusted before; if you replaced it yourself, give its pin, or remove the old one from " + source}
+		Hint: "this is another repository than the one trusted before; if you replaced it yourself, correct the pin, or remove it from where it is remembered"}
 }
 
 func parseDescriptor(object []byte) (*statement.Descriptor, error) {

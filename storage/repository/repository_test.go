@@ -294,11 +294,11 @@ func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 		t.Error("the first use is not remembered")
 	}
 	other := storagetest.NewMemory()
-	initIn(t, other, newMachine(t), w.id.Recipients...)
+	_, made := initIn(t, other, newMachine(t), w.id.Recipients...)
 	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url}); !asTampered(err) {
 		t.Errorf("another repository at the same URL: %v", err)
 	}
-	if err := open(w.store, repository.OpenOptions{StateDir: m.state, URL: url, Pin: &[32]byte{1}}); !asTampered(err) {
+	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url, Pin: &made.Pin}); !asTampered(err) {
 		t.Errorf("a pin other than the one remembered: %v", err)
 	}
 }

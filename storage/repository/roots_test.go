@@ -207,8 +207,9 @@ func TestDamageIsNamedAndIterationGoesOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			h := w.m.host(t, w.store)
+			var third *repository.Snapshot
 			for range 3 {
-				commit(t, h, "web")
+				third = commit(t, h, "web")
 			}
 			c.spoil(w.store)
 			r := newMachine(t).open(t, w.store)
@@ -225,8 +226,8 @@ func TestDamageIsNamedAndIterationGoesOn(t *testing.T) {
 				t.Errorf("latest: %v", err)
 			}
 			// The host goes on, whatever happened to what it wrote before.
-			if s := commit(t, w.m.host(t, w.store), "web"); s.Number != 4 {
-				t.Errorf("committed %s", s.Ref())
+			if s := commit(t, w.m.host(t, w.store), "web"); s.Number != 4 || s.Root.Previous != third.ID {
+				t.Errorf("committed %s on %x", s.Ref(), s.Root.Previous)
 			}
 		})
 	}

@@ -188,6 +188,14 @@ func (l *local) rememberHead(host string, head statement.Head) error {
 	})
 }
 
+// forgetHeads forgets the heads of a host, whose history the owner restated.
+func (l *local) forgetHeads(host string) error {
+	if err := os.RemoveAll(filepath.Join(l.dir(), "heads", host)); err != nil {
+		return l.wrap(err)
+	}
+	return nil
+}
+
 // witnesses are the remembered heads of a host but that of env, sorted.
 func (l *local) witnesses(host, env string) ([]statement.Head, error) {
 	if l.stateDir == "" {
