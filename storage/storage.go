@@ -92,7 +92,8 @@ type ListOptions struct {
 	After string
 	// Delimiter folds keys that have a further slash after Prefix into one
 	// Object with Folded set, whose Key ends in that slash. Size and
-	// Modified of a folded Object are zero.
+	// Modified of a folded Object are zero. On some versioned stores it may
+	// stand for deleted objects alone.
 	Delimiter bool
 	// Limit ends the listing after so many objects; 0 is no limit.
 	Limit int

@@ -27,6 +27,11 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutO
 	if err := begin(ctx, key); err != nil {
 		return s.fail(ctx, "put", key, err)
 	}
+	if o.Retention.Mode != "" {
+		if err := s.checkLocks(ctx); err != nil {
+			return s.fail(ctx, "put", key, err)
+		}
+	}
 	if o.SHA256 == [32]byte{} {
 		o.SHA256 = sha256.Sum256(body)
 	}

@@ -89,6 +89,7 @@ type Store struct {
 	retries   int
 	counts    *counts
 	reached   atomic.Bool // the server has answered before
+	locks     atomic.Bool // the bucket has Object Lock, or will not tell
 }
 
 var (

@@ -105,7 +105,7 @@ func (c *counts) request(req *http.Request) {
 	switch {
 	case query.Has("list-type"):
 		c.lists.Add(1)
-	case query.Has("retention"), query.Has("versions"), query.Has("location"):
+	case query.Has("retention"), query.Has("versions"), query.Has("object-lock"), query.Has("location"):
 		c.others.Add(1)
 	case req.Method == http.MethodGet:
 		c.gets.Add(1)

@@ -2,7 +2,11 @@ package s3
 
 import (
 	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
 	"iter"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -76,10 +80,60 @@ func (s *Store) retention(ctx context.Context, key, version string) (r storage.R
 		}
 		return err
 	})
-	if minio.ToErrorResponse(err).Code == "NoSuchObjectLockConfiguration" {
+	var misnamed xml.UnmarshalError
+	switch {
+	case minio.ToErrorResponse(err).Code == "NoSuchObjectLockConfiguration":
 		return storage.Retention{}, nil // an object without a lock
+	case errors.As(err, &misnamed):
+		// versitygw sends an element of another name, which the library
+		// cannot read.
+		return s.retentionFromHeaders(ctx, key, version)
 	}
 	return r, err
+}
+
+// retentionFromHeaders is the second choice: a server leaves the headers out
+// for those who may not see locks.
+func (s *Store) retentionFromHeaders(ctx context.Context, key, version string) (storage.Retention, error) {
+	var info minio.ObjectInfo
+	err := s.attempt(ctx, func() (err error) {
+		info, err = s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{VersionID: version})
+		return err
+	})
+	mode := info.Metadata.Get("X-Amz-Object-Lock-Mode")
+	if err != nil || mode == "" {
+		return storage.Retention{}, err
+	}
+	until, err := time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+	if err != nil {
+		return storage.Retention{}, fmt.Errorf("the time that the lock ends: %w", err)
+	}
+	return storage.Retention{Mode: storage.RetentionMode(mode), Until: until}, nil
+}
+
+// checkLocks returns storage.ErrUnsupported for a bucket without Object Lock.
+// There are servers that take a locked put into such a bucket, and lock
+// nothing.
+func (s *Store) checkLocks(ctx context.Context) error {
+	if s.locks.Load() {
+		return nil
+	}
+	err := s.attempt(ctx, func() error {
+		_, _, _, _, err := s.client.GetObjectLockConfig(ctx, s.bucket)
+		return err
+	})
+	switch minio.ToErrorResponse(err).Code {
+	case "":
+		if err != nil {
+			return err
+		}
+	case "ObjectLockConfigurationNotFoundError", "NoSuchBucket":
+		return err
+	}
+	// Those who may not see the configuration may still put locked objects:
+	// then the word of the server has to do.
+	s.locks.Store(true)
+	return nil
 }
 
 // Retain implements storage.Retainer. It looks at the lock there is first:
