@@ -37,9 +37,9 @@ type Options struct {
 	Environment string
 	Sources     []walk.Source
 	Commands    []Command
-	Omit        []walk.Omit // what is never captured: the repository, the state directory
-	Describe    []string    // sources as configured, for the manifest
-	Exclusions  []string    // patterns as configured, for the manifest
+	Omit        []posix.DevIno // what is never captured: the repository, the state directory
+	Describe    []string       // sources as configured, for the manifest
+	Exclusions  []string       // patterns as configured, for the manifest
 
 	StateDir string // of this repository
 	Level    pack.Level
@@ -101,7 +101,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 		return c.run(ctx, nil)
 	}
 	d := repo.Descriptor()
-	chunker, err := chunk.New(chunk.Params{Min: d.ChunkMin, Avg: d.ChunkAvg, Max: d.ChunkMax}, host.Domain.GearKey())
+	chunker, err := chunk.New(chunk.Params{Min: d.ChunkMin, Avg: d.ChunkAverage, Max: d.ChunkMax}, host.Domain.GearKey())
 	if err != nil {
 		return nil, err
 	}

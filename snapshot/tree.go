@@ -61,6 +61,9 @@ func (t *Tree) container(s *manifest.Segment) *pack.Ref {
 	return &t.Table.Containers[s.Container-1]
 }
 
+// ContainerHash names the container of the i-th segment.
+func (t *Tree) ContainerHash(i int) [32]byte { return t.container(&t.Table.Segments[i]).Hash }
+
 // group is a run of segments that lie next to each other.
 type group struct {
 	segments []manifest.Segment

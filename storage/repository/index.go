@@ -64,20 +64,11 @@ func (r *Repository) OpenIndex(ctx context.Context, host *Host) (*Index, error) 
 // ReadIndex opens the index of any domain for reading; a temporary directory
 // caches it.
 func (r *Repository) ReadIndex(ctx context.Context, host string, domain *seal.Domain) (*Index, error) {
-	dir, err := os.MkdirTemp("", "knowngood-index-")
+	x, err := r.ReadRuns(ctx, host, domain)
 	if err != nil {
-		return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
-	}
-	x, err := r.openIndex(ctx, host, domain, dir)
-	if err != nil {
-		os.RemoveAll(dir)
 		return nil, err
 	}
-	x.remove = dir
-	if _, err = x.sync(ctx); err == nil {
-		err = x.adoptPacks(ctx)
-	}
-	if err != nil {
+	if err := x.adoptPacks(ctx); err != nil {
 		x.Close()
 		return nil, err
 	}
@@ -365,3 +356,29 @@ func (r *Reader) Close() {
 		r.lazy.index.Close()
 	}
 }
+
+// ReadRuns opens the index of any domain as its runs say it, without looking
+// into packs.
+func (r *Repository) ReadRuns(ctx context.Context, host string, domain *seal.Domain) (*Index, error) {
+	dir, err := os.MkdirTemp("", "knowngood-index-")
+	if err != nil {
+		return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
+	}
+	x, err := r.openIndex(ctx, host, domain, dir)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	x.remove = dir
+	if _, err = x.sync(ctx); err != nil {
+		x.Close()
+		return nil, err
+	}
+	return x, nil
+}
+
+// All yields every chunk that the runs name, with where they say it lies.
+func (x *Index) All(yield func(id [32]byte, loc index.Location) bool) { x.table.All(yield) }
+
+// Scratch makes an empty table that spills into the index's cache directory.
+func (x *Index) Scratch() *index.Table { return index.NewTable(x.cache) }

@@ -139,6 +139,11 @@ func (r *Reader) Tail(ctx context.Context, kind wire.Kind, hash [32]byte) (*pack
 	return r.repo.tail(ctx, kind, objectKey(kind, r.host, r.domain.ID, hash), -1)
 }
 
+// TailOf is Tail of an object that is size bytes long.
+func (r *Reader) TailOf(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, error) {
+	return r.repo.tail(ctx, kind, objectKey(kind, r.host, r.domain.ID, hash), size)
+}
+
 // tail reads the end of an object that is size bytes long; a negative size is
 // looked up.
 func (r *Repository) tail(ctx context.Context, kind wire.Kind, key string, size int64) (*pack.Tail, error) {

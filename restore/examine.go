@@ -1,0 +1,294 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/posix"
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/chunk"
+)
+
+// examiner compares files with what is there, by content, on all cores.
+type examiner struct {
+	r     *restorer
+	ctx   context.Context
+	g     *errgroup.Group
+	files chan *file
+}
+
+func newExaminer(ctx context.Context, r *restorer) *examiner {
+	x := &examiner{r: r, files: make(chan *file, 256)}
+	x.g, x.ctx = errgroup.WithContext(ctx)
+	for range runtime.GOMAXPROCS(0) {
+		x.g.Go(x.work)
+	}
+	return x
+}
+
+func (x *examiner) send(f *file) error {
+	select {
+	case x.files <- f:
+		return nil
+	case <-x.ctx.Done():
+		return context.Cause(x.ctx)
+	}
+}
+
+func (x *examiner) wait() error {
+	close(x.files)
+	return x.g.Wait()
+}
+
+func (x *examiner) work() error {
+	c := &comparer{hasher: chunk.NewHasher(x.r.Tree.Reader.Domain().ChunkKey())}
+	for f := range x.files {
+		if err := x.ctx.Err(); err != nil {
+			return context.Cause(x.ctx)
+		}
+		if err := x.r.fatal(f.entry.Path, x.file(c, f)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// file decides what becomes of a file: left alone, given its metadata, or
+// written anew with the chunks that are still good.
+func (x *examiner) file(c *comparer, f *file) error {
+	r, e := x.r, f.entry
+	h, name, err := r.within(e.Path)
+	if err != nil && r.DryRun {
+		r.change("create", e.Path)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	fd, st, err := posix.OpenFile(h.FD(), name)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		r.change("create", e.Path)
+		if r.DryRun {
+			return nil
+		}
+		f.temp = true
+		return r.window.add(x.ctx, f)
+	case errors.Is(err, posix.ErrNotRegular):
+		fd = -1
+	case err != nil:
+		return err
+	}
+	if fd >= 0 {
+		defer unix.Close(fd)
+	}
+	same, err := c.compare(fd, &st, e)
+	if err != nil {
+		return err
+	}
+	// Another name of the same inode would be changed along: a file that is
+	// linked elsewhere is written anew unless the snapshot has it linked too.
+	if same && (st.Nlink == 1 || f.group != nil) {
+		return x.keep(f, fd, &st)
+	}
+	r.change("change", e.Path)
+	if r.DryRun {
+		return nil
+	}
+	f.temp = true
+	if fd >= 0 && len(c.good) > 0 {
+		if err := x.reuse(c, f, fd); err != nil {
+			return err
+		}
+	}
+	return r.window.add(x.ctx, f)
+}
+
+// keep leaves the content of a file and sees to its metadata.
+func (x *examiner) keep(f *file, fd int, st *posix.Stat) error {
+	r, e := x.r, f.entry
+	same, err := r.sameMetadata(fd, st, e)
+	if err != nil {
+		return err
+	}
+	if same {
+		r.change("unchanged", e.Path)
+	} else {
+		r.change("metadata", e.Path)
+		if !r.DryRun {
+			r.attributes(e.Path, r.applier.Apply(fd, e))
+		}
+	}
+	r.Progress.Files.Add(1)
+	r.Progress.Bytes.Add(e.Size)
+	return f.group.complete(r, e.Path)
+}
+
+// sameMetadata tells whether nothing has to be applied.
+func (r *restorer) sameMetadata(fd int, st *posix.Stat, e *manifest.Entry) (bool, error) {
+	if st.Mode != e.Mode || st.Mtime != e.Mtime || !r.applier.Owns(st, e) {
+		return false, nil
+	}
+	have, err := posix.Xattrs(fd)
+	if err != nil || len(have) != len(e.Xattrs) {
+		return false, err
+	}
+	for i := range have {
+		if have[i].Name != e.Xattrs[i].Name || string(have[i].Value) != string(e.Xattrs[i].Value) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// reuse copies the chunks that are still good into the new version.
+func (x *examiner) reuse(c *comparer, f *file, fd int) error {
+	f.mu.Lock()
+	err := f.open(x.r)
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	f.present = make([]bool, len(f.entry.Chunks))
+	at := uint64(0)
+	for i := range f.entry.Chunks {
+		n := uint64(f.entry.Chunks[i].Len)
+		if i < len(c.good) && c.good[i] {
+			b := c.buffer(int(n))
+			err := readContent(fd, f.entry, at, b)
+			// It may have changed since: what is copied is verified too.
+			if err == nil && c.hasher.ID(b) == f.entry.Chunks[i].ID {
+				if err := f.put(f.fd, at, b); err != nil {
+					return err
+				}
+				f.present[i] = true
+				x.r.Progress.Bytes.Add(n)
+			}
+		}
+		at += n
+	}
+	return nil
+}
+
+// comparer compares content with chunk IDs.
+type comparer struct {
+	hasher *chunk.Hasher
+	buf    []byte
+	good   []bool // chunks of the last file that are where they should be
+}
+
+func (c *comparer) buffer(n int) []byte {
+	if cap(c.buf) < n {
+		c.buf = make([]byte, n)
+	}
+	return c.buf[:n]
+}
+
+// compare tells whether a file has the content of an entry, holes read as
+// zeros; fd is -1 when there is no regular file.
+func (c *comparer) compare(fd int, st *posix.Stat, e *manifest.Entry) (bool, error) {
+	c.good = c.good[:0]
+	if fd < 0 {
+		return false, nil
+	}
+	same := st.Size == e.Size
+	at := uint64(0)
+	for i := range e.Chunks {
+		b := c.buffer(int(e.Chunks[i].Len))
+		err := readContent(fd, e, at, b)
+		if err != nil && err != io.ErrUnexpectedEOF {
+			return false, err
+		}
+		good := err == nil && c.hasher.ID(b) == e.Chunks[i].ID
+		same = same && good
+		if !same && len(e.Chunks) == 1 {
+			return false, nil
+		}
+		c.good = append(c.good, good)
+		at += uint64(e.Chunks[i].Len)
+	}
+	if same && len(e.Holes) > 0 {
+		// What the snapshot has as holes must read as zeros.
+		return c.zeros(fd, e)
+	}
+	return same, nil
+}
+
+// zeros tells whether all holes of an entry read as zeros; those that are
+// holes in the file cost nothing.
+func (c *comparer) zeros(fd int, e *manifest.Entry) (bool, error) {
+	have, err := posix.Holes(fd, e.Size)
+	if err != nil {
+		return false, err
+	}
+	for _, h := range e.Holes {
+		for at := h.Offset; at < h.Offset+h.Length; {
+			if n := holeAt(have, at); n > 0 {
+				at += n
+				continue
+			}
+			b := c.buffer(int(min(64<<10, h.Offset+h.Length-at)))
+			if err := pread(fd, b, at); err != nil {
+				return false, err
+			}
+			for _, x := range b {
+				if x != 0 {
+					return false, nil
+				}
+			}
+			at += uint64(len(b))
+		}
+	}
+	return true, nil
+}
+
+// holeAt is how far a hole reaches from at; 0 when at is data.
+func holeAt(holes []manifest.Extent, at uint64) uint64 {
+	for _, h := range holes {
+		if at >= h.Offset && at < h.Offset+h.Length {
+			return h.Offset + h.Length - at
+		}
+	}
+	return 0
+}
+
+// readContent fills b with content of the file, holes of the entry left out.
+func readContent(fd int, e *manifest.Entry, at uint64, b []byte) error {
+	for _, h := range e.Holes {
+		if h.Offset > at {
+			n := min(h.Offset-at, uint64(len(b)))
+			if err := pread(fd, b[:n], at); err != nil {
+				return err
+			}
+			b, at = b[n:], at+n
+			if len(b) == 0 {
+				return nil
+			}
+		}
+		at += h.Length
+	}
+	return pread(fd, b, at)
+}
+
+func pread(fd int, b []byte, at uint64) error {
+	for len(b) > 0 {
+		n, err := unix.Pread(fd, b, int64(at))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		b, at = b[n:], at+uint64(n)
+	}
+	return nil
+}

@@ -1,0 +1,308 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+
+	"knowngood/internal/wire"
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/chunk"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+)
+
+const (
+	// rangesInFlight is how many requests run at once.
+	rangesInFlight = 16
+	rangeBytes     = 2 << 20  // of one request
+	rangeGap       = 64 << 10 // that is read along rather than asked for anew
+	windowBytes    = 64 << 20 // of content planned together
+	windowChunks   = 16 << 10 // likewise
+	memoryBudget   = 48 << 20 // sealed and opened bytes in flight
+)
+
+// errWrongContent says that a chunk does not have the content of its ID.
+var errWrongContent = errors.New("its content does not verify: the pack that holds it is damaged")
+
+// use is a place that a chunk is written to.
+type use struct {
+	file  *file
+	index int    // of the chunk
+	at    uint64 // offset in the file's content, holes left out
+}
+
+// frame is a sealed frame with what is wanted of it.
+type frame struct {
+	ref         *pack.Ref
+	offset, len uint32
+	uses        []use
+}
+
+// rangeJob is a range of a pack that is read in one request.
+type rangeJob struct {
+	ref         *pack.Ref
+	offset, len uint32
+	frames      []*frame
+}
+
+type frameKey struct {
+	hash   [32]byte
+	offset uint32
+}
+
+// window gathers what is wanted until there is enough to plan ranges.
+type window struct {
+	r      *restorer
+	mu     sync.Mutex
+	frames map[frameKey]*frame
+	order  []*frame
+	chunks int
+	bytes  uint64
+}
+
+func newWindow(r *restorer) *window { return &window{r: r, frames: map[frameKey]*frame{}} }
+
+// add plans all chunks of a file that are still to be written.
+func (w *window) add(ctx context.Context, f *file) error {
+	chunks := f.entry.Chunks
+	need := 0
+	for i := range chunks {
+		if !f.have(i) {
+			need++
+		}
+	}
+	f.left.Store(int64(need))
+	if need == 0 {
+		return w.r.fatal(f.entry.Path, f.finish(w.r))
+	}
+	at := uint64(0)
+	for i := range chunks {
+		c := &chunks[i]
+		if !f.have(i) {
+			if err := w.use(ctx, c, use{f, i, at}); err != nil {
+				return err
+			}
+		}
+		at += uint64(c.Len)
+	}
+	return nil
+}
+
+func (w *window) use(ctx context.Context, c *manifest.Chunk, u use) error {
+	w.mu.Lock()
+	key := frameKey{c.Loc.Pack.Hash, c.Loc.FrameOffset}
+	fr := w.frames[key]
+	if fr == nil {
+		fr = &frame{ref: c.Loc.Pack, offset: c.Loc.FrameOffset, len: c.Loc.FrameLen}
+		w.frames[key] = fr
+		w.order = append(w.order, fr)
+	}
+	fr.uses = append(fr.uses, u)
+	w.chunks++
+	w.bytes += uint64(c.Len)
+	full := w.chunks >= windowChunks || w.bytes >= windowBytes
+	var plan []*rangeJob
+	if full {
+		plan = w.take()
+	}
+	w.mu.Unlock()
+	return w.send(ctx, plan)
+}
+
+func (w *window) flush(ctx context.Context) error {
+	w.mu.Lock()
+	plan := w.take()
+	w.mu.Unlock()
+	return w.send(ctx, plan)
+}
+
+func (w *window) send(ctx context.Context, plan []*rangeJob) error {
+	for _, job := range plan {
+		select {
+		case w.r.ranges <- job:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// take turns what is gathered into ranges: packs in order of first use, the
+// frames of each by offset, neighbours in one range.
+func (w *window) take() []*rangeJob {
+	packs := map[[32]byte]int{}
+	for _, f := range w.order {
+		if _, ok := packs[f.ref.Hash]; !ok {
+			packs[f.ref.Hash] = len(packs)
+		}
+	}
+	slices.SortFunc(w.order, func(a, b *frame) int {
+		if d := packs[a.ref.Hash] - packs[b.ref.Hash]; d != 0 {
+			return d
+		}
+		return int(int64(a.offset) - int64(b.offset))
+	})
+	var plan []*rangeJob
+	for _, f := range w.order {
+		if n := len(plan); n > 0 {
+			j := plan[n-1]
+			end := j.offset + j.len
+			if j.ref.Hash == f.ref.Hash && f.offset >= end && f.offset-end <= rangeGap && uint64(f.offset)+uint64(f.len)-uint64(j.offset) <= rangeBytes {
+				j.len = f.offset + f.len - j.offset
+				j.frames = append(j.frames, f)
+				continue
+			}
+		}
+		plan = append(plan, &rangeJob{ref: f.ref, offset: f.offset, len: f.len, frames: []*frame{f}})
+	}
+	w.frames, w.order, w.chunks, w.bytes = map[frameKey]*frame{}, nil, 0, 0
+	return plan
+}
+
+// fetcher reads ranges and writes what is in them.
+type fetcher struct {
+	r      *restorer
+	budget *semaphore.Weighted
+}
+
+func newFetcher(r *restorer) *fetcher {
+	return &fetcher{r, semaphore.NewWeighted(memoryBudget)}
+}
+
+func (f *fetcher) work(ctx context.Context) error {
+	h := chunk.NewHasher(f.r.Tree.Reader.Domain().ChunkKey())
+	var content []byte
+	for {
+		select {
+		case job, ok := <-f.r.ranges:
+			if !ok {
+				return nil
+			}
+			weight := min(int64(job.len)+2*rangeBytes, memoryBudget)
+			if err := f.budget.Acquire(ctx, weight); err != nil {
+				return context.Cause(ctx)
+			}
+			var err error
+			content, err = f.job(ctx, h, content[:0], job)
+			f.budget.Release(weight)
+			if err != nil {
+				return err
+			}
+			if cap(content) > 2*rangeBytes {
+				content = nil
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// job reads one range, and opens and writes its frames.
+func (f *fetcher) job(ctx context.Context, h *chunk.Hasher, content []byte, job *rangeJob) ([]byte, error) {
+	reader := f.r.Tree.Reader
+	sealed, err := reader.Read(ctx, wire.KindPack, job.ref.Hash, int64(job.offset), int64(job.len))
+	if err == nil {
+		f.r.Progress.Fetched.Add(uint64(len(sealed)))
+	} else if !lost(err) {
+		return content, err
+	}
+	for _, fr := range job.frames {
+		if err != nil {
+			if e := f.elsewhere(ctx, h, fr, err); e != nil {
+				return content, e
+			}
+			continue
+		}
+		at := fr.offset - job.offset
+		c, ferr := reader.Open(ctx, content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
+		if ferr != nil {
+			if !lost(ferr) {
+				return content, ferr
+			}
+			if e := f.elsewhere(ctx, h, fr, ferr); e != nil {
+				return content, e
+			}
+			continue
+		}
+		content = c
+		if err := f.frame(ctx, h, fr, content); err != nil {
+			return content, err
+		}
+	}
+	return content, nil
+}
+
+// lost tells damage and absence, which another copy may heal, from a store
+// that cannot be reached.
+func lost(err error) bool {
+	var damage *repository.DamageError
+	return errors.As(err, &damage) || errors.Is(err, wire.ErrMalformed)
+}
+
+// frame writes the chunks of an opened frame where they are wanted.
+func (f *fetcher) frame(ctx context.Context, h *chunk.Hasher, fr *frame, content []byte) error {
+	slices.SortFunc(fr.uses, func(a, b use) int {
+		return int(int64(a.chunk().Loc.Offset) - int64(b.chunk().Loc.Offset))
+	})
+	var last *manifest.Chunk
+	good := false
+	for _, u := range fr.uses {
+		c := u.chunk()
+		from, to := uint64(c.Loc.Offset), uint64(c.Loc.Offset)+uint64(c.Len)
+		if last == nil || last.Loc.Offset != c.Loc.Offset || last.ID != c.ID || last.Len != c.Len {
+			last = c
+			good = to <= uint64(len(content)) && h.ID(content[from:to]) == c.ID
+		}
+		if !good {
+			if err := f.elsewhereChunk(ctx, h, u, errWrongContent); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := u.file.write(f.r, u, content[from:to]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *use) chunk() *manifest.Chunk { return &u.file.entry.Chunks[u.index] }
+
+// elsewhere looks for other copies of the chunks of a frame that is lost.
+func (f *fetcher) elsewhere(ctx context.Context, h *chunk.Hasher, fr *frame, cause error) error {
+	for _, u := range fr.uses {
+		if err := f.elsewhereChunk(ctx, h, u, cause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// elsewhereChunk asks the index where a chunk lies now. Without another copy
+// the file is given up, and named.
+func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, cause error) error {
+	c := u.chunk()
+	reader := f.r.Tree.Reader
+	loc, ok, err := reader.Locate(ctx, c.ID)
+	if err != nil && !lost(err) {
+		return err
+	}
+	moved := ok && (loc.Pack.Hash != c.Loc.Pack.Hash || loc.FrameOffset != c.Loc.FrameOffset || loc.Offset != c.Loc.Offset)
+	if moved {
+		content, err := reader.Frame(ctx, wire.KindPack, &loc.Pack.Ref, loc.FrameOffset, loc.FrameLen)
+		if err != nil && !lost(err) {
+			return err
+		}
+		to := uint64(loc.Offset) + uint64(c.Len)
+		if err == nil && to <= uint64(len(content)) && h.ID(content[loc.Offset:to]) == c.ID {
+			return u.file.write(f.r, u, content[loc.Offset:to])
+		}
+	}
+	u.file.fail(f.r, fmt.Errorf("%w (%d bytes of it, in pack %x)", cause, c.Len, c.Loc.Pack.Hash))
+	return nil
+}

@@ -1,0 +1,90 @@
+package snapshot
+
+import (
+	"context"
+	"iter"
+	"slices"
+
+	"knowngood/snapshot/manifest"
+)
+
+// Change is a difference between two trees.
+type Change string
+
+// The kinds of changes.
+const (
+	Added    Change = "added"
+	Removed  Change = "removed"
+	Modified Change = "modified" // content, type or target
+	Metadata Change = "metadata" // owner, mode, times or attributes alone
+)
+
+// Difference is one path that differs. From is nil when it was added, To when
+// it was removed.
+type Difference struct {
+	Change   Change
+	Path     string
+	From, To *manifest.Entry
+}
+
+// Diff yields what differs from a at and below under to b, in path order.
+func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, error] {
+	return func(yield func(Difference, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		nextA, stopA := iter.Pull2(a.Entries(ctx, under))
+		defer stopA()
+		nextB, stopB := iter.Pull2(b.Entries(ctx, under))
+		defer stopB()
+		ea, erra, okA := nextA()
+		eb, errb, okB := nextB()
+		for okA || okB {
+			for _, err := range []error{erra, errb} {
+				if err != nil {
+					yield(Difference{}, err)
+					return
+				}
+			}
+			order := 0
+			switch {
+			case !okA:
+				order = 1
+			case !okB:
+				order = -1
+			default:
+				order = manifest.Compare(ea.Path, eb.Path)
+			}
+			var d Difference
+			switch {
+			case order < 0:
+				d = Difference{Removed, ea.Path, ea, nil}
+			case order > 0:
+				d = Difference{Added, eb.Path, nil, eb}
+			default:
+				d = Difference{compare(ea, eb), eb.Path, ea, eb}
+			}
+			if d.Change != "" && !yield(d, nil) {
+				return
+			}
+			if order <= 0 {
+				ea, erra, okA = nextA()
+			}
+			if order >= 0 {
+				eb, errb, okB = nextB()
+			}
+		}
+	}
+}
+
+// compare tells how two entries of one path differ; "" is not at all.
+func compare(a, b *manifest.Entry) Change {
+	switch {
+	case a.Type != b.Type, a.Size != b.Size, a.Target != b.Target, a.Rdev != b.Rdev,
+		!slices.EqualFunc(a.Chunks, b.Chunks, func(x, y manifest.Chunk) bool { return x.ID == y.ID }):
+		return Modified
+	case a.Mode != b.Mode, a.UID != b.UID, a.GID != b.GID, a.User != b.User, a.Group != b.Group, a.Mtime != b.Mtime, a.Flags != b.Flags,
+		!slices.EqualFunc(a.Xattrs, b.Xattrs, func(x, y manifest.Xattr) bool { return x.Name == y.Name && string(x.Value) == string(y.Value) }):
+		return Metadata
+	}
+	return ""
+}
