@@ -54,7 +54,14 @@ type PutOptions struct {
 	// Retention, when its mode is set, locks the new object. A store
 	// without locks answers ErrUnsupported and creates nothing.
 	Retention Retention
+	// Pace, when set, is called before each piece of n bytes of the body is
+	// sent, of which none is longer than PieceSize. It may wait; its error
+	// ends the Put.
+	Pace func(ctx context.Context, n int) error
 }
+
+// PieceSize is the most that a Put sends without asking PutOptions.Pace.
+const PieceSize = 16 << 10
 
 // RetentionMode is an S3 Object Lock mode.
 type RetentionMode string
@@ -136,23 +143,23 @@ type Version struct {
 	Marker bool
 }
 
-// Unwrapper is a decorator: a Store around another.
+// Unwrapper is a decorator: a Store around another. It may implement any of
+// the capabilities to forward them, and has none of its own.
 type Unwrapper interface{ Unwrap() Store }
 
-// Capability returns s, or the nearest store that s decorates, as a T.
+// Capability returns s, or the nearest store that s decorates, as a T. What a
+// decorator implements counts only where the decorated store has T too.
 func Capability[T any](s Store) (T, bool) {
-	for s != nil {
-		if t, ok := s.(T); ok {
-			return t, true
-		}
-		u, ok := s.(Unwrapper)
-		if !ok {
-			break
-		}
-		s = u.Unwrap()
+	t, ok := s.(T)
+	u, decorates := s.(Unwrapper)
+	if !decorates {
+		return t, ok
 	}
-	var zero T
-	return zero, false
+	inner, has := Capability[T](u.Unwrap())
+	if has && ok {
+		return t, true
+	}
+	return inner, has
 }
 
 // ReadAll reads one range of an object into memory; see Store.Get. It is an

@@ -5,9 +5,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"syscall"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 
 const (
 	writeSize = 1 << 20        // bytes between two looks at the context
-	staleAge  = 24 * time.Hour // after that no Put is still writing its file
+	staleAge  = 24 * time.Hour // of a file that no Put is still writing
 )
 
 // Put implements storage.Store: write aside, sync, link to the final name,
@@ -37,7 +39,7 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutO
 	if _, err := s.root.Lstat(key); err == nil {
 		return s.settle(key, body)
 	}
-	if err := s.put(ctx, key, body); err != nil {
+	if err := s.put(ctx, key, body, o); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return s.settle(key, body)
 		}
@@ -46,8 +48,8 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutO
 	return nil
 }
 
-func (s *Store) put(ctx context.Context, key string, body []byte) error {
-	temp, err := s.write(ctx, body)
+func (s *Store) put(ctx context.Context, key string, body []byte, o storage.PutOptions) error {
+	temp, err := s.write(ctx, body, o)
 	if err != nil {
 		return err
 	}
@@ -85,7 +87,7 @@ func (s *Store) settle(key string, body []byte) error {
 }
 
 // write makes a synced file with body in scratch and returns its path.
-func (s *Store) write(ctx context.Context, body []byte) (string, error) {
+func (s *Store) write(ctx context.Context, body []byte, o storage.PutOptions) (string, error) {
 	if err := s.openScratch(); err != nil {
 		return "", err
 	}
@@ -94,20 +96,35 @@ func (s *Store) write(ctx context.Context, body []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for err == nil && len(body) > 0 {
-		n := min(len(body), writeSize)
-		if err = ctx.Err(); err == nil {
-			_, err = f.Write(body[:n])
-		}
-		body = body[n:]
-	}
-	if err == nil {
+	if err = writeAll(ctx, f, body, o.Pace); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return "", errors.Join(err, s.root.Remove(temp))
 	}
 	return temp, nil
+}
+
+// writeAll writes body piece by piece, so that ctx and pace can end it.
+func writeAll(ctx context.Context, w io.Writer, body []byte, pace func(context.Context, int) error) error {
+	size := writeSize
+	if pace != nil {
+		size = storage.PieceSize
+	}
+	for piece := range slices.Chunk(body, size) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if pace != nil {
+			if err := pace(ctx, len(piece)); err != nil {
+				return err
+			}
+		}
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // place gives the file temp the name of key, fs.ErrExist when it is taken.

@@ -95,9 +95,30 @@ func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(c
 	}
 	sha256Hex := hex.EncodeToString(o.SHA256[:])
 	return func(ctx context.Context) error {
-		_, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, bytes.NewReader(body), int64(len(body)), md5Sum, sha256Hex, options)
+		var r io.ReadSeeker = bytes.NewReader(body)
+		if o.Pace != nil {
+			r = &paced{ctx, r, o.Pace}
+		}
+		_, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, r, int64(len(body)), md5Sum, sha256Hex, options)
 		return err
 	}
+}
+
+// paced is a body that is sent as fast as storage.PutOptions.Pace lets it.
+type paced struct {
+	ctx context.Context
+	io.ReadSeeker
+	pace func(ctx context.Context, n int) error
+}
+
+func (r *paced) Read(p []byte) (int, error) {
+	n, err := r.ReadSeeker.Read(p[:min(len(p), storage.PieceSize)])
+	if n > 0 {
+		if err := r.pace(r.ctx, n); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
 }
 
 // same returns nil when the object in the store has the bytes of body, and

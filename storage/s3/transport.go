@@ -55,8 +55,9 @@ func (w *watch) explain(err error) error {
 	return err
 }
 
-// upload moves the deadline with each piece that was asked for, which is when
-// the piece before has been sent.
+// upload moves the deadline with each piece that is asked for, which is when
+// the piece before has been sent. A body that takes its time is no stalled
+// server.
 type upload struct {
 	io.ReadCloser
 	w    *watch
@@ -64,10 +65,11 @@ type upload struct {
 }
 
 func (u *upload) Read(p []byte) (int, error) {
+	u.w.timer.Stop()
+	n, err := u.ReadCloser.Read(p)
 	if u.w.ctx.Err() == nil {
 		u.w.timer.Reset(u.w.idle)
 	}
-	n, err := u.ReadCloser.Read(p)
 	u.sent.Add(int64(n))
 	return n, err
 }

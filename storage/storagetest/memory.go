@@ -53,6 +53,13 @@ func (m *Memory) Put(ctx context.Context, key string, body []byte, o storage.Put
 	if o.SHA256 != [32]byte{} && o.SHA256 != sha256.Sum256(body) {
 		return memoryError("put", key, storage.ErrChecksum)
 	}
+	if o.Pace != nil {
+		for piece := range slices.Chunk(body, storage.PieceSize) {
+			if err := o.Pace(ctx, len(piece)); err != nil {
+				return memoryError("put", key, err)
+			}
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if v, ok := m.current(key); ok {
