@@ -125,9 +125,14 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 // URL of the store, without anything secret.
 func (c Config) URL() string {
 	u := url.URL{Scheme: "s3", Host: c.Bucket, Path: c.Prefix}
-	if c.Endpoint != "" {
-		// The endpoint is what tells two buckets of one name apart.
-		u.RawQuery = "endpoint=" + c.Endpoint
+	if c.Endpoint == "" {
+		return u.String()
+	}
+	// The endpoint is what tells two buckets of one name apart. What is no
+	// URL may be a secret in the wrong place.
+	u.RawQuery = "endpoint=…"
+	if e, err := url.Parse(c.Endpoint); err == nil && e.Host != "" {
+		u.RawQuery = "endpoint=" + e.Scheme + "://" + e.Host
 	}
 	return u.String()
 }

@@ -1,0 +1,208 @@
+// Package stores opens a store by its URL:
+//
+//	file:///path  or an absolute path
+//	s3://bucket/prefix?endpoint=https://host:port&region=…&path_style=true&ca=/file&profile=…
+//
+// It refuses what it does not understand, and URLs with secrets in them:
+// those end up in process lists, logs and configuration that others read.
+package stores
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/dir"
+	"knowngood/storage/s3"
+	"knowngood/storage/throttle"
+)
+
+// ErrURL is a repository URL that cannot be used, whatever the store is like.
+var ErrURL = errors.New("invalid repository URL")
+
+// Options qualify Open and Create. The zero value is fit for use.
+type Options struct {
+	// Upload and Download limit the rate in bytes per second; 0 is no limit.
+	Upload   int64
+	Download int64
+	// MaxRetries and IdleTimeout of network stores; see s3.Config.
+	MaxRetries  int
+	IdleTimeout time.Duration
+}
+
+// Open opens the store at a URL.
+func Open(ctx context.Context, rawURL string, o Options) (storage.Store, error) {
+	return open(ctx, rawURL, o, dir.Open)
+}
+
+// Create opens the store at a URL and makes it first where it can: a
+// directory, but no bucket.
+func Create(ctx context.Context, rawURL string, o Options) (storage.Store, error) {
+	return open(ctx, rawURL, o, dir.Create)
+}
+
+func open(ctx context.Context, rawURL string, o Options, openDir func(string) (*dir.Store, error)) (storage.Store, error) {
+	u, err := parse(rawURL)
+	if err != nil {
+		return nil, &storage.Error{Op: "open", Store: Redact(rawURL), Err: fmt.Errorf("%w: %w", ErrURL, err), Hint: "use file:///path or s3://bucket/prefix?endpoint=https://host:port"}
+	}
+	var s storage.Store
+	if u.Scheme == "file" {
+		s, err = openDir(u.Path)
+	} else {
+		s, err = openBucket(ctx, u, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.Upload > 0 || o.Download > 0 {
+		s = throttle.New(s, throttle.Limits{Upload: o.Upload, Download: o.Download})
+	}
+	return s, nil
+}
+
+func openBucket(ctx context.Context, u *url.URL, o Options) (storage.Store, error) {
+	c, err := bucketConfig(u)
+	if err != nil {
+		return nil, &storage.Error{Op: "open", Store: Redact(u.String()), Err: fmt.Errorf("%w: %w", ErrURL, err)}
+	}
+	c.MaxRetries, c.IdleTimeout = o.MaxRetries, o.IdleTimeout
+	s, err := s3.Open(ctx, c)
+	if err != nil {
+		return nil, err // not a *s3.Store that is nil in an interface
+	}
+	return s, nil
+}
+
+// parse checks the parts of a URL that all schemes have in common.
+func parse(rawURL string) (*url.URL, error) {
+	if filepath.IsAbs(rawURL) {
+		return &url.URL{Scheme: "file", Path: filepath.Clean(rawURL)}, nil
+	}
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, errors.New("it does not parse") // the parser's words repeat the URL with its secrets
+	}
+	switch {
+	case u.Scheme == "" && rawURL != "":
+		return nil, errors.New("a path must be absolute")
+	case u.Scheme != "file" && u.Scheme != "s3":
+		return nil, fmt.Errorf("the scheme is %q, want file or s3", u.Scheme)
+	case u.User != nil:
+		return nil, errors.New("it has credentials in it: put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the AWS credentials file")
+	case u.Fragment != "":
+		return nil, errors.New("it has a fragment (#)")
+	}
+	if u.Scheme == "file" {
+		return u, checkFile(u)
+	}
+	if u.Host == "" || u.Opaque != "" || u.Port() != "" {
+		return nil, errors.New("the bucket is missing: s3://bucket/prefix; a server's address goes into endpoint=")
+	}
+	return u, nil
+}
+
+func checkFile(u *url.URL) error {
+	switch {
+	case u.RawQuery != "":
+		return errors.New("a file URL takes no parameters")
+	case u.Host != "" && u.Host != "localhost":
+		return errors.New("a file URL has three slashes: file:///path")
+	case u.Opaque != "" || !filepath.IsAbs(u.Path):
+		return errors.New("the path must be absolute: file:///path")
+	}
+	return nil
+}
+
+// parameters that an S3 URL may have.
+const (
+	paramEndpoint  = "endpoint"
+	paramRegion    = "region"
+	paramPathStyle = "path_style"
+	paramCA        = "ca"
+	paramProfile   = "profile"
+)
+
+func bucketConfig(u *url.URL) (s3.Config, error) {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return s3.Config{}, errors.New("its parameters do not parse")
+	}
+	for name, values := range query {
+		if known := []string{paramEndpoint, paramRegion, paramPathStyle, paramCA, paramProfile}; !slices.Contains(known, name) {
+			return s3.Config{}, fmt.Errorf("unknown parameter %q, want one of %s", name, strings.Join(known, ", "))
+		}
+		if len(values) != 1 || values[0] == "" {
+			return s3.Config{}, fmt.Errorf("parameter %q needs one value", name)
+		}
+	}
+	c := s3.Config{
+		Bucket:   u.Host,
+		Prefix:   strings.Trim(u.Path, "/"),
+		Endpoint: query.Get(paramEndpoint),
+		Region:   query.Get(paramRegion),
+		CAFile:   query.Get(paramCA),
+		Profile:  query.Get(paramProfile),
+	}
+	if value := query.Get(paramPathStyle); value != "" {
+		yes, err := strconv.ParseBool(value)
+		switch {
+		case err != nil:
+			return s3.Config{}, fmt.Errorf("parameter %q is %q, want true or false", paramPathStyle, value)
+		case yes:
+			c.Addressing = s3.AddressPath
+		default:
+			c.Addressing = s3.AddressHost
+		}
+	}
+	return c, nil
+}
+
+// Redact returns a URL that may be shown: without user information, and
+// without the values of parameters that this package does not know.
+func Redact(rawURL string) string {
+	if filepath.IsAbs(rawURL) {
+		return rawURL
+	}
+	u, err := url.Parse(rawURL)
+	if err != nil || u.Opaque != "" {
+		scheme, _, found := strings.Cut(rawURL, ":")
+		if !found {
+			scheme = "?"
+		}
+		return scheme + ":…"
+	}
+	if u.User != nil {
+		u.User = url.User("…")
+	}
+	var shown []string
+	for name, values := range u.Query() {
+		for _, value := range values {
+			switch name {
+			case paramEndpoint:
+				value = Redact(value)
+			case paramRegion, paramPathStyle, paramCA, paramProfile:
+			default:
+				value = "…"
+			}
+			shown = append(shown, name+"="+value)
+		}
+	}
+	slices.Sort(shown)
+	u.RawQuery, u.ForceQuery = strings.Join(shown, "&"), false
+	if u.Fragment != "" {
+		u.Fragment = "…"
+	}
+	plain, err := url.PathUnescape(u.String())
+	if err != nil {
+		return u.String()
+	}
+	return plain
+}
