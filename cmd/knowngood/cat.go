@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/restore"
+)
+
+func catCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "cat REF:PATH",
+		Short: "Write a file of a snapshot to the standard output",
+		Long:  "Write a file of a snapshot to the standard output. Every byte is verified before it is written.",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			tree, sub, err := a.tree(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			defer tree.Reader.Close()
+			if sub == "" {
+				return usagef("which file? cat takes REF:PATH")
+			}
+			e, err := tree.Find(cmd.Context(), sub)
+			if err != nil {
+				return err
+			}
+			if e == nil {
+				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
+			}
+			return restore.Cat(cmd.Context(), tree, e, a.stdout)
+		},
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/restore"
+)
+
+func checkCommand(a *app) *cobra.Command {
+	var readData string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Verify that what is stored is whole",
+		Long: `Verify roots, signatures and chains, manifests, the index against the packs, and
+that every chunk of every snapshot is there. --read-data also reads and verifies
+every byte, or a share: --read-data=10% reads others from day to day.
+
+Damaged objects are named with the files and snapshots that they hurt; the exit
+code is 13 then.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			share, err := percent(readData)
+			if err != nil {
+				return err
+			}
+			r, err := a.openForReading(cmd.Context())
+			if err != nil {
+				return err
+			}
+			o := restore.CheckOptions{ReadData: share, Progress: &restore.CheckProgress{}}
+			p := a.progress(func() progressState {
+				return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %d packs", o.Progress.PacksDone.Load(), o.Progress.Packs.Load())}
+			})
+			report, err := restore.Check(cmd.Context(), r, o)
+			p.end()
+			if err != nil {
+				return err
+			}
+			return a.tellCheck(report)
+		},
+	}
+	cmd.Flags().StringVar(&readData, "read-data", "", "read every byte, or a `percentage` of the packs")
+	cmd.Flags().Lookup("read-data").NoOptDefVal = "100%"
+	return cmd
+}
+
+func percent(text string) (float64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil || n <= 0 || n > 100 {
+		return 0, usagef("--read-data: %q is not a percentage from 0 to 100", text)
+	}
+	return n / 100, nil
+}
+
+func (a *app) tellCheck(r *restore.CheckReport) error {
+	type damage struct {
+		Object string   `json:"object"`
+		Error  string   `json:"error"`
+		Hurts  []string `json:"hurts"`
+		Count  int      `json:"hurts_count"`
+	}
+	list := []damage{}
+	for _, d := range r.Damage {
+		list = append(list, damage{d.Object, d.Err.Error(), d.Hurts, d.Count})
+		a.printf("DAMAGED %s\n  %v\n", d.Object, d.Err)
+		for _, h := range d.Hurts {
+			a.printf("  hurts %s\n", printable(h))
+		}
+		if d.Count > len(d.Hurts) {
+			a.printf("  and %d more files\n", d.Count-len(d.Hurts))
+		}
+	}
+	for _, n := range r.Notes {
+		a.printf("note: %s\n", n)
+	}
+	read := ""
+	if r.BytesRead > 0 {
+		read = fmt.Sprintf(", %s read and verified", bytesText(r.BytesRead))
+	}
+	verdict := "no damage found"
+	if len(list) > 0 {
+		verdict = fmt.Sprintf("%d objects DAMAGED", len(list))
+	}
+	a.printf("checked %s snapshots, %s packs, %s chunks%s: %s; %s\n", count(r.Snapshots), count(r.Packs), count(r.Chunks), read, verdict, duration(r.Duration))
+	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
+		"bytes_read": r.BytesRead, "damage": list, "notes": r.Notes, "duration_seconds": r.Duration.Seconds()})
+	if err == nil && len(list) > 0 {
+		err = fmt.Errorf("%w: %d objects; what the check named is lost or must come from another copy; take new snapshots now: chunks that are missing are stored again", errDamage, len(list))
+	}
+	return err
+}

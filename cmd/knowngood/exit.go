@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"knowngood/storage"
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+)
+
+// Exit codes.
+const (
+	exitDone         = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitIncomplete   = 3
+	exitNoRepository = 10
+	exitExists       = 11
+	exitNoIdentity   = 12
+	exitDamage       = 13
+	exitInterrupted  = 130
+)
+
+// usageError is a mistake in flags, arguments or configuration.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// exitCode is the one place that turns errors into exit codes.
+func exitCode(ctx context.Context, err error) int {
+	var usage *usageError
+	var damage *repository.DamageError
+	var tamper *repository.TamperError
+	switch {
+	case ctx.Err() != nil:
+		return exitInterrupted
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, repository.ErrNoRepository), errors.Is(err, storage.ErrNoStore):
+		return exitNoRepository
+	case errors.Is(err, repository.ErrRepositoryExists), errors.Is(err, repository.ErrHostExists):
+		return exitExists
+	case errors.Is(err, repository.ErrNoUsableIdentity), errors.Is(err, identity.ErrNoIdentity), errors.Is(err, identity.ErrWrongPassphrase), errors.Is(err, identity.ErrNoPassphrase):
+		return exitNoIdentity
+	case errors.Is(err, errDamage), errors.As(err, &damage), errors.As(err, &tamper):
+		return exitDamage
+	}
+	return exitFailed
+}
+
+// fail tells the error and returns the exit code.
+func (a *app) fail(ctx context.Context, err error) int {
+	code := exitCode(ctx, err)
+	if code == exitInterrupted {
+		err = errors.New("interrupted: what was stored so far is kept, run the same command again to go on")
+	}
+	if a.json {
+		b, _ := json.Marshal(map[string]any{"type": "error", "error": err.Error(), "exit_code": code})
+		fmt.Fprintf(a.stdout, "%s\n", b)
+	}
+	fmt.Fprintf(a.stderr, "knowngood: %v\n", err)
+	return code
+}

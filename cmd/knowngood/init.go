@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/configs"
+	"knowngood/storage"
+	"knowngood/storage/chunk"
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+	"knowngood/storage/stores"
+)
+
+// initFlags of the init command.
+type initFlags struct {
+	recipients    []string
+	kind          string
+	protect       bool
+	join, reenrol bool
+	accept        bool
+	request       string
+	lockMode      string
+	lockKeep      string
+	chunkAvg      string
+}
+
+func initCommand(a *app) *cobra.Command {
+	var f initFlags
+	cmd := &cobra.Command{
+		Use:   "init --repo URL --identity FILE",
+		Short: "Make a repository, or join one as a further host",
+		Long: `Make a repository at URL and enrol this machine as its first host.
+
+The identity is the key that restores. When FILE does not exist it is made
+(0600; hybrid post-quantum age key). Existing age identities and SSH keys work
+too, and --recipient names further public keys: age1…, age1pq1…, ssh-ed25519 …,
+or a plugin's. With --recipient alone no identity is needed here: the host then
+captures without being able to read what it captured.
+
+A further host joins with --join and an identity that holds the owner key; one
+that may never see an identity makes a request, which is granted elsewhere:
+  knowngood init --join --repo URL --request web-7.request     on the host
+  knowngood keys grant web-7.request --repo URL --identity FILE  elsewhere
+  knowngood init --join --repo URL --accept                    on the host
+A reinstalled host enrols again under its old name with --join --reenrol.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.join || f.accept || f.request != "" || f.reenrol {
+				return a.joinRepository(cmd.Context(), &f)
+			}
+			return a.initRepository(cmd.Context(), &f)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringArrayVar(&f.recipients, "recipient", nil, "a further public `key` that can read; may be repeated")
+	fl.StringVar(&f.kind, "identity-type", "hybrid", "`kind` of identity that is made: hybrid (post-quantum) or x25519")
+	fl.BoolVar(&f.protect, "passphrase", false, "protect the identity that is made with a passphrase")
+	fl.BoolVar(&f.join, "join", false, "join an existing repository as a further host")
+	fl.BoolVar(&f.reenrol, "reenrol", false, "with --join: enrol again under a name that is known; ends the old key")
+	fl.StringVar(&f.request, "request", "", "with --join: write a join request to `file`")
+	fl.BoolVar(&f.accept, "accept", false, "with --join: take up a granted request")
+	fl.StringVar(&f.lockMode, "lock", "", "Object Lock `mode` for what is written: compliance or governance")
+	fl.StringVar(&f.lockKeep, "lock-keep", "", "how long objects are locked, such as 30d")
+	fl.StringVar(&f.chunkAvg, "chunk-size", "", "average chunk `size`, a power of two; 1MiB by default")
+	return cmd
+}
+
+func (a *app) initRepository(ctx context.Context, f *initFlags) error {
+	if a.identityPath == "" && len(f.recipients) == 0 {
+		return usagef("who will be able to restore? Give --identity FILE (made when it does not exist), or --recipient KEY")
+	}
+	s, err := a.store(ctx, true)
+	if err != nil {
+		return err
+	}
+	o := repository.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Now: time.Now(), Recipients: f.recipients}
+	if err := f.options(a, &o); err != nil {
+		return err
+	}
+	// Ask first, so that no identity is made for a repository that exists.
+	if _, err := repository.Open(ctx, s, repository.OpenOptions{}); err == nil {
+		return fmt.Errorf("%w at %s: use it as it is, join it with --join, or choose another URL", repository.ErrRepositoryExists, o.URL)
+	} else if !errors.Is(err, repository.ErrNoRepository) {
+		return err
+	}
+	made := false
+	if a.identityPath != "" {
+		var own []string
+		if own, made, err = a.initIdentity(f); err != nil {
+			return err
+		}
+		o.Recipients = append(own, o.Recipients...)
+	}
+	r, result, err := repository.Init(ctx, s, o)
+	if err != nil {
+		if made {
+			os.Remove(a.identityPath)
+		}
+		return err
+	}
+	a.repo = r
+	pin := identity.Pin{Repository: o.URL, Descriptor: result.Pin, Owner: result.OwnerFingerprint}
+	pinned := a.identityPath != "" && identity.AppendPin(a.identityPath, pin) == nil
+	return a.tellInit(result, o, made, pinned)
+}
+
+func (f *initFlags) options(a *app, o *repository.InitOptions) error {
+	mode, keep := f.lockMode, time.Duration(0)
+	if mode == "" {
+		mode, keep = string(a.config.Repository.Lock.Mode), time.Duration(a.config.Repository.Lock.Keep)
+	}
+	if f.lockKeep != "" {
+		d, err := configs.ParseDuration(f.lockKeep)
+		if err != nil {
+			return usagef("--lock-keep: %w", err)
+		}
+		keep = time.Duration(d)
+	}
+	o.Lock = repository.Lock{Mode: storage.RetentionMode(strings.ToUpper(mode)), Keep: keep}
+	if f.chunkAvg != "" {
+		n, err := rate("--chunk-size", f.chunkAvg, 0)
+		if err != nil {
+			return err
+		}
+		o.Chunker = chunk.Params{Min: uint32(n / 4), Avg: uint32(n), Max: uint32(n * 4)}
+		if err := o.Chunker.Validate(); err != nil {
+			return usagef("--chunk-size: %w", err)
+		}
+	}
+	return nil
+}
+
+// initIdentity makes the identity file, or reads it, and tells its recipients.
+func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err error) {
+	if _, err := os.Stat(a.identityPath); err == nil {
+		file, err := a.identity()
+		if err != nil {
+			return nil, false, err
+		}
+		if len(file.Recipients) == 0 && len(f.recipients) == 0 {
+			return nil, false, usagef("%s: its public key cannot be told from it: give it with --recipient", a.identityPath)
+		}
+		return file.Recipients, false, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, err
+	}
+	kind := identity.Hybrid
+	switch f.kind {
+	case "hybrid":
+	case "x25519":
+		kind = identity.X25519
+	default:
+		return nil, false, usagef("--identity-type: %q is neither hybrid nor x25519", f.kind)
+	}
+	key, err := identity.Generate(kind)
+	if err != nil {
+		return nil, false, err
+	}
+	w := identity.WriteOptions{Created: time.Now()}
+	if f.protect {
+		if w.Passphrase, err = identity.NewPassphrase(a.passphraseFD).New("the new identity " + a.identityPath); err != nil {
+			return nil, false, err
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(a.identityPath), 0o700); err != nil {
+		return nil, false, err
+	}
+	if err := identity.WriteFile(a.identityPath, key, w); err != nil {
+		return nil, false, err
+	}
+	return []string{key.Recipient}, true, nil
+}
+
+// tellInit says what was made, and what must be kept where.
+func (a *app) tellInit(r *repository.InitResult, o repository.InitOptions, made, pinned bool) error {
+	a.printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, a.repo.LocalDir(), r.OwnerFingerprint, r.Pin)
+	for _, rec := range r.Recipients {
+		a.printf("  recipient  %s\n", repository.ShortRecipient(rec.Text))
+	}
+	a.printf("\nKeep in a safe place, away from this machine:\n")
+	if a.identityPath != "" {
+		verb := "the identity"
+		if made {
+			verb = "the identity just made"
+		}
+		a.printf("  %s  (%s: without it NOTHING can be restored)\n", a.identityPath, verb)
+	}
+	a.printf("  the URL above and credentials that read it\n")
+	if !pinned {
+		a.printf("  the pin above: it lets a bare machine tell this repository from a forgery\n")
+	}
+	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: knowngood snapshot --repo %s --env NAME PATH...\n", o.URL)
+	return a.result(map[string]any{"type": "result", "url": o.URL, "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "repository": a.repo.ID().String()})
+}
+
+func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
+	if !f.join {
+		return usagef("--request, --accept and --reenrol go with --join")
+	}
+	r, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case f.request != "":
+		b, err := r.JoinRequest(a.host, time.Now())
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.request, b, 0o644); err != nil {
+			return err
+		}
+		a.printf("Wrote the request of host %s to %s.\nHave it granted where the owner's identity is:\n  knowngood keys grant %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", a.host, f.request, filepath.Base(f.request), r.URL(), r.URL())
+		return a.result(map[string]any{"type": "result", "host": a.host, "request": f.request})
+	case f.accept:
+		h, err := r.AcceptGrant(ctx)
+		if err != nil {
+			return err
+		}
+		return a.tellJoined(r, h)
+	}
+	if !r.Unlocked() {
+		return usagef("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one")
+	}
+	h, err := r.Join(ctx, repository.JoinOptions{Host: a.host, Reenrol: f.reenrol, Now: time.Now()})
+	if err != nil {
+		return err
+	}
+	return a.tellJoined(r, h)
+}
+
+func (a *app) tellJoined(r *repository.Repository, h *repository.Host) error {
+	a.printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.LocalDir())
+	return a.result(map[string]any{"type": "result", "host": h.Name, "serial": h.Certificate.Serial})
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/storage/repository"
+)
+
+func listCommand(a *app) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "list [ENVIRONMENT]",
+		Short: "List snapshots, the newest last",
+		Long: `List the snapshots of this host, the newest last, or those of one environment.
+--all-hosts lists those of every host. A host without an identity lists its own;
+what only an identity opens is shown as sealed.`,
+		Args: args(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := a.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			env := ""
+			if len(args) == 1 {
+				env = args[0]
+			}
+			return a.list(cmd.Context(), r, env, all)
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all-hosts", false, "list the snapshots of every host")
+	return cmd
+}
+
+// hosts that a command looks at: this one; all when it has nothing there.
+func (a *app) hosts(ctx context.Context, r *repository.Repository, all bool) ([]string, error) {
+	known, err := r.Hosts(ctx)
+	if err != nil || all || !slices.Contains(known, a.host) {
+		return known, err
+	}
+	return []string{a.host}, nil
+}
+
+// collect gathers snapshots, oldest first; damage is told and passed over.
+func (a *app) collect(ctx context.Context, r *repository.Repository, env string, all bool) (out []*repository.Snapshot, damaged error, err error) {
+	hosts, err := a.hosts(ctx, r, all)
+	if err != nil {
+		return nil, nil, err
+	}
+	found := env == ""
+	for _, h := range hosts {
+		envs, err := r.Environments(ctx, h)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, e := range envs {
+			if env != "" && e != env {
+				continue
+			}
+			found = true
+			var some []*repository.Snapshot
+			for s, err := range r.Snapshots(ctx, h, e) {
+				if err != nil {
+					if exitCode(ctx, err) != exitDamage {
+						return nil, nil, err
+					}
+					fmt.Fprintf(a.stderr, "knowngood: %v\n", err)
+					damaged = errDamage
+					continue
+				}
+				some = append(some, s)
+			}
+			slices.Reverse(some)
+			out = append(out, some...)
+		}
+	}
+	if !found {
+		return nil, nil, fmt.Errorf("%w: no environment %q (knowngood list shows what there is)", repository.ErrNoSnapshot, env)
+	}
+	return out, damaged, nil
+}
+
+func (a *app) list(ctx context.Context, r *repository.Repository, env string, all bool) error {
+	snapshots, damaged, err := a.collect(ctx, r, env, all)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(snapshots, func(x, y *repository.Snapshot) int { return started(x).Compare(started(y)) })
+	out := []snapshotJSON{}
+	for _, s := range snapshots {
+		out = append(out, toJSON(s))
+	}
+	if err := a.result(map[string]any{"type": "result", "snapshots": out}); err != nil {
+		return err
+	}
+	if !a.json && len(out) == 0 {
+		a.printf("No snapshots yet. Take one: knowngood snapshot --repo %s --env NAME PATH...\n", r.URL())
+	} else if !a.json {
+		w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+		fmt.Fprintln(w, "SNAPSHOT\tHOST\tTIME\tSTATUS\tFILES\tSIZE\tNEW\tID")
+		for _, s := range out {
+			at := "-"
+			if s.Time != nil {
+				at = s.Time.Local().Format("2006-01-02 15:04:05")
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Ref, s.Host, at, s.Status, count(s.Files), bytesText(s.Bytes), bytesText(s.NewBytes), s.ID[:12])
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	return damaged
+}
+
+func started(s *repository.Snapshot) time.Time {
+	if s.Body == nil {
+		return time.Time{}
+	}
+	return s.Body.Started
+}

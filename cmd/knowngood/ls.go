@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/restore"
+	"knowngood/snapshot"
+	"knowngood/snapshot/manifest"
+)
+
+func lsCommand(a *app) *cobra.Command {
+	var recursive, long bool
+	cmd := &cobra.Command{
+		Use:   "ls REF[:PATH]",
+		Short: "List the files of a snapshot",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			tree, sub, err := a.tree(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			defer tree.Reader.Close()
+			found := false
+			err = a.entries(cmd.Context(), tree, sub, func(e *manifest.Entry) error {
+				found = true
+				rest := strings.TrimPrefix(strings.TrimPrefix(e.Path, sub), "/")
+				if !recursive && strings.Contains(rest, "/") || rest == "" && e.Type == manifest.Dir {
+					return nil
+				}
+				return a.entry(e, long)
+			})
+			if err == nil && !found {
+				err = fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "list what is below, too")
+	cmd.Flags().BoolVarP(&long, "long", "l", false, "show mode, owner, size and time")
+	return cmd
+}
+
+// tree opens the manifest that a reference names.
+func (a *app) tree(ctx context.Context, ref string) (*snapshot.Tree, string, error) {
+	r, err := a.openForReading(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	s, sub, err := a.resolve(ctx, r, ref)
+	if err != nil {
+		return nil, "", err
+	}
+	t, err := snapshot.OpenTree(ctx, r, s)
+	return t, sub, err
+}
+
+// entries calls f for each entry below a path; damage is an error.
+func (a *app) entries(ctx context.Context, t *snapshot.Tree, under string, f func(*manifest.Entry) error) error {
+	for e, err := range t.Entries(ctx, under) {
+		if err == nil {
+			err = f(e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entryJSON is an entry as --json prints it.
+type entryJSON struct {
+	Path   string    `json:"path"`
+	Type   string    `json:"type"`
+	Size   uint64    `json:"size"`
+	Mode   string    `json:"mode"`
+	UID    uint32    `json:"uid"`
+	GID    uint32    `json:"gid"`
+	User   string    `json:"user,omitempty"`
+	Group  string    `json:"group,omitempty"`
+	Mtime  time.Time `json:"mtime"`
+	Target string    `json:"target,omitempty"`
+}
+
+// entry prints one line of a listing.
+func (a *app) entry(e *manifest.Entry, long bool) error {
+	if a.json {
+		return a.result(entryJSON{"/" + e.Path, e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, e.Mtime.Time(), e.Target})
+	}
+	name := printable("/" + e.Path)
+	if !long {
+		_, err := fmt.Fprintln(a.stdout, name)
+		return err
+	}
+	if e.Type == manifest.Symlink {
+		name += " -> " + printable(e.Target)
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s %-8s %-8s %12d %s %s\n", modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, e.Mtime.Time().Local().Format("2006-01-02 15:04:05"), name)
+	return err
+}
+
+func ownerText(name string, id uint32) string {
+	if name != "" {
+		return name
+	}
+	return fmt.Sprint(id)
+}
+
+func modeText(e *manifest.Entry) string {
+	m := fs.FileMode(e.Mode & 0o777)
+	for bit, fm := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if e.Mode&bit != 0 {
+			m |= fm
+		}
+	}
+	switch e.Type {
+	case manifest.Dir:
+		m |= fs.ModeDir
+	case manifest.Symlink:
+		m |= fs.ModeSymlink
+	case manifest.Fifo:
+		m |= fs.ModeNamedPipe
+	case manifest.Socket:
+		m |= fs.ModeSocket
+	case manifest.CharDevice:
+		m |= fs.ModeDevice | fs.ModeCharDevice
+	case manifest.BlockDevice:
+		m |= fs.ModeDevice
+	}
+	return m.String()
+}

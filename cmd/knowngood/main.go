@@ -1,0 +1,36 @@
+// Command knowngood captures environments as immutable, encrypted snapshots
+// and restores them. Commands are one file each; they wire flags to the
+// packages below and print what those return.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set at link time.
+var version = "0.1.0-dev"
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the program: it returns the exit code.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the program at once.
+	context.AfterFunc(ctx, stop)
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	cmd := newRoot(a)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	a.warnings()
+	if err == nil {
+		return a.code
+	}
+	return a.fail(ctx, err)
+}

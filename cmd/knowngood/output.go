@@ -1,0 +1,192 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"knowngood/storage/repository"
+)
+
+// errDamage says that a command came to its end and found damage.
+var errDamage = errors.New("damage found")
+
+// printf prints for people; with --json it prints nothing.
+func (a *app) printf(format string, args ...any) {
+	if !a.json {
+		fmt.Fprintf(a.stdout, format, args...)
+	}
+}
+
+// result prints the one result object of --json.
+func (a *app) result(v any) error {
+	if !a.json {
+		return nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s\n", b)
+	return err
+}
+
+// rate reads a limit in bytes a second.
+func rate(flag, text string, configured uint64) (uint64, error) {
+	if text == "" {
+		return configured, nil
+	}
+	n, err := humanize.ParseBytes(strings.TrimSuffix(text, "/s"))
+	if err != nil {
+		return 0, usagef("%s: %q is not a number of bytes, such as 10MiB", flag, text)
+	}
+	return n, nil
+}
+
+func bytesText(n uint64) string { return humanize.IBytes(n) }
+
+func count(n uint64) string { return humanize.Comma(int64(n)) }
+
+// printable quotes paths that could mislead a terminal.
+func printable(path string) string {
+	q := fmt.Sprintf("%q", path)
+	if len(q) == len(path)+2 {
+		return path
+	}
+	return q
+}
+
+// progress shows how a long command gets on: a line that changes on a
+// terminal, a line now and then elsewhere, JSON when asked.
+type progress struct {
+	a     *app
+	stop  chan struct{}
+	done  sync.WaitGroup
+	start time.Time
+	state func() progressState
+}
+
+// progressState is one look at a command under way.
+type progressState struct {
+	Files, Bytes, Total uint64 // bytes in all; 0 when not known
+	Note                string
+}
+
+func (a *app) progress(state func() progressState) *progress {
+	p := &progress{a: a, stop: make(chan struct{}), start: time.Now(), state: state}
+	if a.quiet {
+		return p
+	}
+	stderr, ok := a.stderr.(*os.File)
+	terminal := ok && term.IsTerminal(int(stderr.Fd())) && !a.json
+	every := 10 * time.Second
+	switch {
+	case a.json:
+		every = time.Second
+	case terminal:
+		every = 200 * time.Millisecond
+	}
+	var bar *progressbar.ProgressBar
+	if terminal {
+		bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(stderr), progressbar.OptionSpinnerType(14), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
+	}
+	p.done.Add(1)
+	go func() {
+		defer p.done.Done()
+		t := time.NewTicker(every)
+		defer t.Stop()
+		for {
+			select {
+			case <-p.stop:
+				if bar != nil {
+					bar.Finish()
+				}
+				return
+			case <-t.C:
+				p.show(bar)
+			}
+		}
+	}()
+	return p
+}
+
+func (p *progress) show(bar *progressbar.ProgressBar) {
+	s := p.state()
+	elapsed := time.Since(p.start).Seconds()
+	perSecond := uint64(float64(s.Bytes) / elapsed)
+	left := -1.0
+	if s.Total > 0 && perSecond > 0 && s.Bytes <= s.Total {
+		left = float64(s.Total-s.Bytes) / float64(perSecond)
+	}
+	if p.a.json {
+		m := map[string]any{"type": "progress", "files": s.Files, "bytes": s.Bytes, "bytes_per_second": perSecond, "seconds": elapsed}
+		if left >= 0 {
+			m["total_bytes"], m["seconds_left"] = s.Total, left
+		}
+		b, _ := json.Marshal(m)
+		fmt.Fprintf(p.a.stdout, "%s\n", b)
+		return
+	}
+	text := fmt.Sprintf("%s files, %s, %s/s", count(s.Files), bytesText(s.Bytes), bytesText(perSecond))
+	if left >= 0 {
+		text += fmt.Sprintf(", %d %%, %s left", s.Bytes*100/s.Total, (time.Duration(left) * time.Second).Round(time.Second))
+	}
+	if s.Note != "" {
+		text += ", " + s.Note
+	}
+	if bar != nil {
+		bar.Describe(text)
+		bar.Add(1)
+		return
+	}
+	fmt.Fprintln(p.a.stderr, text)
+}
+
+func (p *progress) end() {
+	close(p.stop)
+	p.done.Wait()
+}
+
+// duration in the form that people read.
+func duration(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+// snapshotJSON is a snapshot as --json prints it.
+type snapshotJSON struct {
+	Ref         string     `json:"ref"`
+	Host        string     `json:"host"`
+	Environment string     `json:"environment"`
+	Number      uint64     `json:"number"`
+	ID          string     `json:"id"`
+	Time        *time.Time `json:"time,omitempty"`
+	Status      string     `json:"status"`
+	Files       uint64     `json:"files"`
+	Directories uint64     `json:"directories"`
+	Bytes       uint64     `json:"bytes"`
+	NewBytes    uint64     `json:"new_bytes"`
+	StoredBytes uint64     `json:"stored_bytes"`
+	Problems    uint64     `json:"problems"`
+	Tags        []string   `json:"tags,omitempty"`
+}
+
+func toJSON(s *repository.Snapshot) snapshotJSON {
+	j := snapshotJSON{Ref: s.Ref(), Host: s.Host, Environment: s.Environment, Number: s.Number, ID: fmt.Sprintf("%x", s.ID), Status: "sealed"}
+	if b := s.Body; b != nil {
+		t := b.Started.UTC()
+		j.Time, j.Status, j.Files, j.Directories, j.Bytes = &t, b.Status.String(), b.Files, b.Directories, b.ContentBytes
+		j.NewBytes, j.StoredBytes, j.Problems, j.Tags = b.NewContentBytes, b.StoredBytes, b.Problems, b.Tags
+	}
+	return j
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/restore"
+	"knowngood/snapshot"
+	"knowngood/snapshot/walk"
+	"knowngood/storage/dir"
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+)
+
+func quickstartCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "quickstart [DIR]",
+		Short: "Try it: capture a directory, restore it elsewhere, compare",
+		Long: `Try it, without any configuration: makes a repository and an identity in a folder
+of your state directory, captures DIR (the present directory by default) twice,
+restores it to a temporary directory and compares every byte. Changes nothing
+else. Run it again as often as you like.`,
+		Args: args(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			source := "."
+			if len(args) == 1 {
+				source = args[0]
+			}
+			return a.quickstart(cmd.Context(), source)
+		},
+	}
+}
+
+func (a *app) quickstart(ctx context.Context, source string) error {
+	source, err := filepath.Abs(source)
+	if err != nil {
+		return err
+	}
+	if st, err := os.Stat(source); err != nil {
+		return err
+	} else if !st.IsDir() {
+		return usagef("%s is not a directory", source)
+	}
+	home := filepath.Join(a.stateDir, "quickstart")
+	url := filepath.Join(home, "repository")
+	a.stateDir, a.repoURL, a.identityPath = filepath.Join(home, "state"), "file://"+url, filepath.Join(home, "identity")
+	r, err := a.quickRepository(ctx, url)
+	if err != nil {
+		return err
+	}
+	host, err := r.Host(ctx)
+	if err != nil {
+		return err
+	}
+	var results []*snapshot.Result
+	for i := range 2 {
+		o := snapshot.Options{Environment: "quickstart", StateDir: r.LocalDir(), Version: version, Describe: []string{source}, Sources: []walk.Source{{Path: source}},
+			Progress: &snapshot.Progress{Problem: func(path, reason string) { fmt.Fprintf(a.stderr, "  %s: %s\n", printable("/"+path), reason) }}}
+		a.omit(&o)
+		p := a.progress(func() progressState {
+			return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load()}
+		})
+		res, err := snapshot.Capture(ctx, r, host, o)
+		p.end()
+		if err != nil {
+			return err
+		}
+		results = append(results, res)
+		if i == 0 {
+			a.printf("2. Captured %s as %s: %s files, %s, in %s; %s of it was new and is stored in %s.\n", source, res.Snapshot.Ref(), count(res.Files), bytesText(res.Bytes), duration(res.Duration), bytesText(res.NewBytes), bytesText(res.StoredBytes))
+		} else {
+			a.printf("3. Captured it again as %s, in %s: %s of %s files had to be read, %s were stored.\n", res.Snapshot.Ref(), duration(res.Duration), count(res.Read), count(res.Files), bytesText(res.StoredBytes))
+		}
+	}
+	back, err := a.quickRestore(ctx, r, results[1].Snapshot)
+	if err != nil {
+		return err
+	}
+	a.printf(`
+That is the whole job: %s is proven to restore. Nothing but %s was written.
+
+Next:
+  knowngood ls %s --repo %s --identity %s
+  knowngood init --repo URL --identity FILE      a repository of your own, on a disk or in S3
+  knowngood snapshot --repo URL --env NAME PATH...
+  rm -r %s                          to forget this trial
+`, results[1].Snapshot.Ref(), home, results[1].Snapshot.Ref(), url, a.identityPath, home)
+	first := results[0]
+	return a.result(map[string]any{"type": "result", "ref": results[1].Snapshot.Ref(), "repository": url, "identity": a.identityPath, "files": first.Files, "bytes": first.Bytes, "new_bytes": first.NewBytes,
+		"stored_bytes": first.StoredBytes, "capture_seconds": first.Duration.Seconds(), "again_seconds": results[1].Duration.Seconds(), "restore_seconds": back.Duration.Seconds(), "verified": true})
+}
+
+// quickRepository opens the trial repository, and makes it the first time.
+func (a *app) quickRepository(ctx context.Context, path string) (*repository.Repository, error) {
+	if r, err := a.open(ctx); err == nil {
+		a.printf("1. Using the repository of the last trial: %s\n", path)
+		return r, nil
+	}
+	key, err := identity.Generate(identity.Hybrid)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(a.identityPath), 0o700); err != nil {
+		return nil, err
+	}
+	err = identity.WriteFile(a.identityPath, key, identity.WriteOptions{Created: time.Now()})
+	if errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("the trial in %s is half made or damaged: remove that folder and run quickstart again", filepath.Dir(a.identityPath))
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := dir.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	_, result, err := repository.Init(ctx, s, repository.InitOptions{Recipients: []string{key.Recipient}, Host: a.host, StateDir: a.stateDir, URL: a.repoURL, Now: time.Now()})
+	if err != nil {
+		return nil, err
+	}
+	if err := identity.AppendPin(a.identityPath, identity.Pin{Repository: a.repoURL, Descriptor: result.Pin, Owner: result.OwnerFingerprint}); err != nil {
+		return nil, err
+	}
+	a.printf("1. Made a repository in %s and its identity, the key that restores, in %s.\n", path, a.identityPath)
+	return a.open(ctx)
+}
+
+// quickRestore restores to a temporary directory and compares every byte.
+func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (*restore.Result, error) {
+	tree, err := snapshot.OpenTree(ctx, r, s)
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Reader.Close()
+	temp, err := os.MkdirTemp("", "knowngood-quickstart-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(temp)
+	o := restore.Options{Tree: tree, Target: temp, Apply: applyOptions(false, false), Progress: &restore.Progress{}}
+	p := a.progress(func() progressState {
+		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: s.Body.ContentBytes}
+	})
+	result, err := restore.Run(ctx, o)
+	p.end()
+	if err != nil {
+		return nil, err
+	}
+	for _, pr := range result.Problems {
+		fmt.Fprintf(a.stderr, "  %s: %v\n", printable("/"+pr.Path), pr.Err)
+	}
+	o.InPlace, o.Delete, o.DryRun, o.Progress = true, true, true, &restore.Progress{}
+	compared, err := restore.Run(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if n := compared.Created + compared.Changed + compared.Deleted; n > 0 || result.Damaged {
+		return nil, fmt.Errorf("%w: %d files of the restored tree differ from the snapshot", errDamage, n)
+	}
+	a.printf("4. Restored %s to a temporary directory in %s, read every byte of it back and compared: all %s files are as captured.\n", s.Ref(), duration(result.Duration), count(compared.Files))
+	if result.Count > 0 {
+		a.code = exitIncomplete
+	}
+	return result, nil
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/internal/posix"
+	"knowngood/restore"
+	"knowngood/snapshot"
+	"knowngood/snapshot/filter"
+)
+
+// restoreFlags of the restore command.
+type restoreFlags struct {
+	target           string
+	inPlace, delete  bool
+	dryRun           bool
+	include, exclude []string
+	numeric, noOwner bool
+	verbose          bool
+}
+
+func restoreCommand(a *app) *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore REF[:PATH] --target DIR",
+		Short: "Restore a snapshot, or a part of it",
+		Long: `Restore a snapshot into a new directory: the tree appears below DIR at its
+original path. REF:/sub/path puts that subtree's content into DIR itself.
+
+--in-place changes what is there (below /, or below DIR with --target):
+unchanged files are left alone, changed ones replaced at once as a whole;
+--delete also removes what the snapshot does not have. Look first with
+--dry-run, which changes nothing.
+
+Every chunk is verified before it is written, and what is reported as restored
+is durable. Interrupted, the same command goes on where it stopped. What could
+not be restored as it should is named, and makes the exit code 3; damage in the
+repository makes it 13.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), &f, args[0]) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.target, "target", "", "`directory` to restore into")
+	fl.BoolVar(&f.inPlace, "in-place", false, "change what is there instead of demanding an empty directory")
+	fl.BoolVar(&f.delete, "delete", false, "in place: remove what the snapshot does not have")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print the plan, change nothing")
+	fl.StringArrayVar(&f.include, "include", nil, "restore only what matches this `pattern`; may be repeated")
+	fl.StringArrayVar(&f.exclude, "exclude", nil, "leave out what matches this `pattern`; may be repeated")
+	fl.BoolVar(&f.numeric, "numeric-ids", false, "set owners by number, not by name")
+	fl.BoolVar(&f.noOwner, "no-owner", false, "leave all files to the user who restores (always so when not root)")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
+	return cmd
+}
+
+func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
+	switch {
+	case f.target == "" && !f.inPlace:
+		return usagef("where to? Give --target DIR, or --in-place to change what is there")
+	case f.delete && !f.inPlace:
+		return usagef("--delete goes with --in-place")
+	}
+	tree, sub, err := a.tree(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer tree.Reader.Close()
+	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun}
+	if o.Target == "" {
+		o.Target = "/" + sub
+	}
+	if o.Select, err = f.selection(); err != nil {
+		return err
+	}
+	o.Apply = applyOptions(f.numeric, f.noOwner)
+	o.Progress = &restore.Progress{Problem: func(path string, err error) {
+		fmt.Fprintf(a.stderr, "knowngood: %s: %v\n", printable("/"+path), err)
+	}}
+	if f.verbose || f.dryRun && a.json {
+		o.Progress.Change = func(action, path string) {
+			if action == "unchanged" {
+				return
+			}
+			a.printf("%-9s %s\n", action, printable("/"+path))
+			a.result(map[string]any{"type": "change", "action": action, "path": "/" + path})
+		}
+	}
+	if f.dryRun {
+		a.tellPlan(tree, &o)
+	}
+	total := tree.Snapshot.Body.ContentBytes
+	if sub != "" || o.Select != nil {
+		total = 0
+	}
+	p := a.progress(func() progressState {
+		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: total}
+	})
+	result, err := restore.Run(ctx, o)
+	p.end()
+	if err != nil {
+		return err
+	}
+	return a.tellRestore(tree, &o, result)
+}
+
+// applyOptions say how owners are set: by name, by number, or not at all when
+// that is not wanted or not possible.
+func applyOptions(numeric, noOwner bool) posix.ApplyOptions {
+	o := posix.ApplyOptions{NumericIDs: numeric}
+	if noOwner || os.Geteuid() != 0 {
+		o.Owner = func(uint32, uint32, string, string) (uint32, uint32, bool) { return 0, 0, false }
+	}
+	return o
+}
+
+// selection makes the choice of includes and excludes.
+func (f *restoreFlags) selection() (func(string, bool) bool, error) {
+	if len(f.include)+len(f.exclude) == 0 {
+		return nil, nil
+	}
+	rules, err := filter.Compile("/", f.include, f.exclude)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return func(path string, dir bool) bool { return rules.Match(path, dir) == filter.Include }, nil
+}
+
+// tellPlan says what a restore would start from.
+func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
+	s := t.Snapshot
+	a.printf("plan: restore %s of host %s", s.Ref(), s.Host)
+	if o.Under != "" {
+		a.printf(", /%s", o.Under)
+	}
+	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  whole    %s files, %s\n", o.Target, s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), count(s.Body.Files), bytesText(s.Body.ContentBytes))
+}
+
+func (a *app) trust() string {
+	if a.repo.TrustedOnFirstUse() {
+		return "signature verified; repository trusted on first use (give an identity file with its pin to be sure)"
+	}
+	return "signature verified; repository pinned"
+}
+
+func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result) error {
+	status := "restored"
+	switch {
+	case r.Damaged:
+		status = "damaged"
+	case r.Count > 0:
+		status, a.code = "incomplete", exitIncomplete
+	}
+	type problem struct {
+		Path  string `json:"path"`
+		Error string `json:"error"`
+	}
+	problems := []problem{}
+	for _, p := range r.Problems {
+		problems = append(problems, problem{"/" + p.Path, p.Err.Error()})
+	}
+	err := a.result(map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
+		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,
+		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems})
+	if err != nil {
+		return err
+	}
+	verb, trust := "restored", ""
+	if o.DryRun {
+		verb = "would restore"
+	}
+	if a.repo.TrustedOnFirstUse() {
+		trust = "; repository trusted on first use"
+	}
+	what := []string{count(r.Files) + " files", count(r.Directories) + " directories", bytesText(r.Bytes)}
+	if r.Others > 0 {
+		what = append(what, count(r.Others)+" others")
+	}
+	a.printf("%s %s to %s: %s", verb, t.Snapshot.Ref(), o.Target, strings.Join(what, ", "))
+	if o.InPlace || o.DryRun {
+		a.printf("; %s created, %s changed, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Unchanged), count(r.Deleted))
+	}
+	a.printf("; %s%s\n", duration(r.Duration), trust)
+	if r.Damaged {
+		return fmt.Errorf("%w: %d files were not restored; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check", errDamage, r.Count)
+	}
+	if r.Count > 0 {
+		fmt.Fprintf(a.stderr, "knowngood: %d problems: see above\n", r.Count)
+	}
+	return nil
+}

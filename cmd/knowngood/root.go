@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/configs"
+	"knowngood/storage"
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+	"knowngood/storage/stores"
+	"knowngood/storage/throttle"
+)
+
+// app is what commands share: flags, streams, and what they open.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	configPath, repoURL, identityPath, stateDir, host string
+	json, quiet                                       bool
+	passphraseFD                                      int
+	limitUpload, limitDownload                        string
+
+	config *configs.Config
+	code   int // of a command that came to its end
+	repo   *repository.Repository
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "knowngood",
+		Short: "Disaster-recovery snapshots that are proven to restore",
+		Long: `knowngood captures environments (files, dumps, configuration) as versioned,
+immutable, encrypted, deduplicated snapshots in a directory or in S3-compatible
+storage, and restores them.
+
+A host that captures holds no key that reads what it captured: the identity
+that restores can be kept elsewhere.
+
+Start with:
+  knowngood quickstart                                try it, changes nothing else
+  knowngood init --repo URL --identity FILE           make a repository
+  knowngood snapshot --repo URL --env web /srv/web    take a snapshot
+  knowngood list --repo URL                           see what there is
+  knowngood restore --repo URL --identity FILE web@latest --target DIR
+
+URLs: /path or file:///path for a directory,
+s3://bucket/prefix?endpoint=https://host:port&region=… for a bucket, with
+credentials from the standard AWS places (environment, ~/.aws, instance role).
+
+References: web@42, web@latest, web@2026-11-20T10:00 (the newest not later), an
+ID, host/web@42; where a path is taken, :/path follows.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but
+incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
+13 damage or tampering found; 130 interrupted.`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error { return a.load(cmd) },
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usagef("%w (see %s --help)", err, c.CommandPath())
+	})
+	f := root.PersistentFlags()
+	f.StringVar(&a.configPath, "config", os.Getenv("KNOWNGOOD_CONFIG"), "configuration `file`; /etc/knowngood/config.yaml when it exists (KNOWNGOOD_CONFIG)")
+	f.StringVar(&a.repoURL, "repo", os.Getenv("KNOWNGOOD_REPO"), "repository `URL` (KNOWNGOOD_REPO)")
+	f.StringVar(&a.identityPath, "identity", os.Getenv("KNOWNGOOD_IDENTITY"), "identity `file` that opens snapshots (KNOWNGOOD_IDENTITY)")
+	f.StringVar(&a.stateDir, "state-dir", os.Getenv("KNOWNGOOD_STATE_DIR"), "`directory` of the host's keys, memory and caches (KNOWNGOOD_STATE_DIR)")
+	f.StringVar(&a.host, "host", "", "`name` of the host; the machine's own by default")
+	f.BoolVar(&a.json, "json", false, "print progress as lines of JSON and the result as one object")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "print no progress")
+	f.IntVar(&a.passphraseFD, "passphrase-fd", -1, "read the identity's passphrase from file `descriptor` N")
+	f.StringVar(&a.limitUpload, "limit-upload", "", "at most so many bytes a second, such as 10MiB")
+	f.StringVar(&a.limitDownload, "limit-download", "", "at most so many bytes a second")
+	root.AddCommand(quickstartCommand(a), initCommand(a), snapshotCommand(a), listCommand(a), showCommand(a), lsCommand(a), catCommand(a),
+		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a))
+	return root
+}
+
+// args wraps a check of arguments so that its error is one of usage.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usagef("%w (see %s --help)", err, cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+// load reads the configuration and fills in what flags left open.
+func (a *app) load(cmd *cobra.Command) error {
+	path := a.configPath
+	if path == "" {
+		if _, err := os.Stat(configs.DefaultPath); err == nil {
+			path = configs.DefaultPath
+		}
+	}
+	if path == "" || cmd.Annotations["config"] == "none" {
+		a.config = configs.Default()
+	} else {
+		c, err := configs.Load(path)
+		if err != nil {
+			return &usageError{err}
+		}
+		a.config = c
+	}
+	fill := func(flag *string, from string) {
+		if *flag == "" {
+			*flag = from
+		}
+	}
+	fill(&a.repoURL, a.config.Repository.URL)
+	fill(&a.identityPath, a.config.Identity)
+	fill(&a.stateDir, a.config.StateDir)
+	fill(&a.host, a.config.Host)
+	var err error
+	if a.stateDir, err = filepath.Abs(a.stateDir); err != nil {
+		return err
+	}
+	return nil
+}
+
+// store opens the store of the repository URL; create makes its directory.
+func (a *app) store(ctx context.Context, create bool) (storage.Store, error) {
+	if a.repoURL == "" {
+		return nil, usagef("which repository? Give --repo URL, set KNOWNGOOD_REPO, or name it in the configuration")
+	}
+	open := stores.Open
+	if create {
+		open = stores.Create
+	}
+	s, err := open(ctx, a.repoURL, stores.Options{})
+	if err != nil {
+		return nil, err
+	}
+	up, err := rate("--limit-upload", a.limitUpload, uint64(a.config.Limits.Upload))
+	if err != nil {
+		return nil, err
+	}
+	down, err := rate("--limit-download", a.limitDownload, uint64(a.config.Limits.Download))
+	if err != nil {
+		return nil, err
+	}
+	if up > 0 || down > 0 {
+		s = throttle.New(s, throttle.Limits{Upload: int64(up), Download: int64(down)})
+	}
+	return s, nil
+}
+
+// open opens the repository; with an identity when one is configured.
+func (a *app) open(ctx context.Context) (*repository.Repository, error) {
+	s, err := a.store(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	o := repository.OpenOptions{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Now: time.Now()}
+	var file *identity.File
+	if a.identityPath != "" {
+		if file, err = a.identity(); err != nil {
+			return nil, err
+		}
+		o.Pin = pinFor(file, o.URL)
+	}
+	r, err := repository.Open(ctx, s, o)
+	if err != nil {
+		return nil, err
+	}
+	a.repo = r
+	if file != nil {
+		r.Unlock(file)
+	}
+	return r, nil
+}
+
+// pinFor is what an identity file remembers of the repository.
+func pinFor(f *identity.File, url string) *[32]byte {
+	for i := range f.Pins {
+		if f.Pins[i].Repository == url {
+			return &f.Pins[i].Descriptor
+		}
+	}
+	return nil
+}
+
+// openForReading opens the repository, and asks for an identity.
+func (a *app) openForReading(ctx context.Context) (*repository.Repository, error) {
+	if a.identityPath == "" {
+		return nil, fmt.Errorf("%w: give --identity FILE, or set KNOWNGOOD_IDENTITY (a host that only captures has none; use the one made by init)", repository.ErrNoUsableIdentity)
+	}
+	return a.open(ctx)
+}
+
+func (a *app) identity() (*identity.File, error) {
+	p := identity.NewPassphrase(a.passphraseFD)
+	return identity.Load(a.identityPath, func() ([]byte, error) { return p.Get(a.identityPath) })
+}
+
+// resolve finds the snapshot of a reference, and the manifest path after it.
+func (a *app) resolve(ctx context.Context, r *repository.Repository, text string) (*repository.Snapshot, string, error) {
+	ref, sub, err := repository.ParseRef(text)
+	if err != nil {
+		return nil, "", &usageError{err}
+	}
+	s, err := r.Resolve(ctx, ref, a.host)
+	if err != nil {
+		return nil, "", err
+	}
+	return s, strings.Trim(sub, "/"), nil
+}
+
+// warnings prints what the repository found amiss and got round.
+func (a *app) warnings() {
+	if a.repo == nil {
+		return
+	}
+	for _, w := range a.repo.Warnings() {
+		fmt.Fprintf(a.stderr, "knowngood: warning: %v\n", w)
+	}
+}
