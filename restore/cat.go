@@ -9,6 +9,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/chunk"
+	"knowngood/storage/repository"
 )
 
 // catAhead is how many chunks are fetched ahead of the one being written.
@@ -98,7 +99,7 @@ func readChunk(ctx context.Context, t *snapshot.Tree, c *manifest.Chunk) ([]byte
 			return b, nil
 		}
 		err = errWrongContent
-	} else if !lost(err) {
+	} else if !repository.Damaged(err) {
 		return nil, err
 	}
 	loc, ok, lerr := t.Reader.Locate(ctx, c.ID)

@@ -35,19 +35,19 @@ type linkGroup struct {
 // run is the pipeline: entries in path order; existing files compared on all
 // cores; ranges fetched and decoded by many.
 func (r *restorer) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	r.ranges = make(chan *rangeJob)
 	r.window = newWindow(r)
 	r.commit.r = r
 	if !r.DryRun {
 		f := newFetcher(r)
 		for range rangesInFlight {
-			g.Go(func() error { return f.work(ctx) })
+			g.Go(func() error { return f.work(gctx) })
 		}
 	}
 	g.Go(func() error {
 		defer close(r.ranges)
-		return r.feed(ctx)
+		return r.feed(gctx)
 	})
 	if err := g.Wait(); err != nil {
 		return err

@@ -208,7 +208,7 @@ func (f *fetcher) job(ctx context.Context, h *chunk.Hasher, content []byte, job 
 	sealed, err := reader.Read(ctx, wire.KindPack, job.ref.Hash, int64(job.offset), int64(job.len))
 	if err == nil {
 		f.r.Progress.Fetched.Add(uint64(len(sealed)))
-	} else if !lost(err) {
+	} else if !repository.Damaged(err) {
 		return content, err
 	}
 	for _, fr := range job.frames {
@@ -221,7 +221,7 @@ func (f *fetcher) job(ctx context.Context, h *chunk.Hasher, content []byte, job 
 		at := fr.offset - job.offset
 		c, ferr := reader.Open(ctx, content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
 		if ferr != nil {
-			if !lost(ferr) {
+			if !repository.Damaged(ferr) {
 				return content, ferr
 			}
 			if e := f.elsewhere(ctx, h, fr, ferr); e != nil {
@@ -235,13 +235,6 @@ func (f *fetcher) job(ctx context.Context, h *chunk.Hasher, content []byte, job 
 		}
 	}
 	return content, nil
-}
-
-// lost tells damage and absence, which another copy may heal, from a store
-// that cannot be reached.
-func lost(err error) bool {
-	var damage *repository.DamageError
-	return errors.As(err, &damage) || errors.Is(err, wire.ErrMalformed)
 }
 
 // frame writes the chunks of an opened frame where they are wanted.
@@ -289,13 +282,13 @@ func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, ca
 	c := u.chunk()
 	reader := f.r.Tree.Reader
 	loc, ok, err := reader.Locate(ctx, c.ID)
-	if err != nil && !lost(err) {
+	if err != nil && !repository.Damaged(err) {
 		return err
 	}
 	moved := ok && (loc.Pack.Hash != c.Loc.Pack.Hash || loc.FrameOffset != c.Loc.FrameOffset || loc.Offset != c.Loc.Offset)
 	if moved {
 		content, err := reader.Frame(ctx, wire.KindPack, &loc.Pack.Ref, loc.FrameOffset, loc.FrameLen)
-		if err != nil && !lost(err) {
+		if err != nil && !repository.Damaged(err) {
 			return err
 		}
 		to := uint64(loc.Offset) + uint64(c.Len)

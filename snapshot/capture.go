@@ -144,6 +144,7 @@ func (c *capture) openParents(dir string) {
 	if m, err := openLocal(filepath.Join(dir, localFile)); err == nil {
 		if m.trailer != nil && m.trailer.domain == domain {
 			c.parent = m
+			c.Progress.Expected.Store(m.trailer.totals.Bytes)
 		} else {
 			m.close()
 		}
@@ -201,6 +202,9 @@ func (c *capture) result(e *emitter, s *repository.Snapshot) *Result {
 	r.Problems, r.Count = c.problems.list()
 	if c.writer != nil {
 		r.NewBytes, r.StoredBytes = c.writer.NewBytes(), c.writer.StoredBytes()
+	}
+	if s != nil {
+		r.StoredBytes += uint64(s.Size)
 	}
 	return r
 }

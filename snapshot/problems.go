@@ -16,6 +16,7 @@ type Progress struct {
 	FilesRead, BytesRead atomic.Uint64
 	Unchanged            atomic.Uint64 // files that cost a stat only
 	Problems             atomic.Uint64
+	Expected             atomic.Uint64 // bytes, those of the last snapshot; 0 without one
 
 	// Problem, when set, is told each problem as it is met; Warn what went
 	// wrong without harm to the snapshot. Both may be called concurrently.

@@ -198,7 +198,8 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 			r := <-c
 			for i, entries := range r.entries {
 				err := r.errs[i]
-				if err != nil {
+				lost := err != nil && repository.Damaged(err)
+				if lost {
 					se := &SegmentError{First: segments[at].First, Err: err}
 					if at+1 < len(segments) {
 						se.Next = segments[at+1].First
@@ -206,7 +207,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 					err = se
 				}
 				at++
-				if !yield(entries, err) {
+				if !yield(entries, err) || err != nil && !lost {
 					return
 				}
 			}

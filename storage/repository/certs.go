@@ -26,7 +26,7 @@ func (r *Repository) hostCertificates(ctx context.Context, host string) ([]*stat
 			return nil, fmt.Errorf("list the certificates of host %s: %w", host, err)
 		}
 		c, err := r.certificate(ctx, o.Key)
-		if damaged(err) {
+		if Damaged(err) {
 			r.warn(err)
 			continue
 		}

@@ -112,7 +112,7 @@ func (e *environment) next(ctx context.Context) (previous [32]byte, number uint6
 		switch {
 		case err == nil:
 			previous, number = s.ID, s.Number
-		case errors.As(err, &tampered) || !damaged(err):
+		case errors.As(err, &tampered) || !Damaged(err):
 			return previous, 0, err
 		case e.known != nil && n == e.known.Number: // damaged, but we know what it was
 			e.r.warn(err)

@@ -100,7 +100,7 @@ func (r *Repository) certify(ctx context.Context, o JoinOptions, public ed25519.
 		if !errors.Is(err, storage.ErrExists) {
 			return nil, fmt.Errorf("publish the certificate of host %s: %w", o.Host, err)
 		}
-		if _, err := r.certificate(ctx, key); !damaged(err) {
+		if _, err := r.certificate(ctx, key); !Damaged(err) {
 			return nil, fmt.Errorf("%w: %s was enrolled by another process just now", ErrHostExists, o.Host)
 		}
 	}
@@ -142,7 +142,7 @@ func (r *Repository) successor(ctx context.Context, o JoinOptions) (*statement.C
 // none does. Those that do not are warned of.
 func (r *Repository) newestValid(ctx context.Context, host, env string) (*Snapshot, error) {
 	for s, err := range r.Snapshots(ctx, host, env) {
-		if damaged(err) {
+		if Damaged(err) {
 			r.warn(err)
 			continue
 		}

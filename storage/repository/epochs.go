@@ -141,7 +141,7 @@ func (r *Repository) epochs(ctx context.Context, prefix string) func(yield func(
 				return
 			}
 			e, err := r.epoch(ctx, o.Key)
-			if damaged(err) {
+			if Damaged(err) {
 				r.warn(err)
 				continue
 			}

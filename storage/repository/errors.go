@@ -3,6 +3,9 @@ package repository
 import (
 	"errors"
 	"fmt"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/seal"
 )
 
 // What callers branch on. What cannot be read by this version is wire.ErrNewer.
@@ -46,10 +49,10 @@ func (e *TamperError) Error() string {
 	return s
 }
 
-// damaged says whether err is about the content of the repository rather than
-// about reaching it.
-func damaged(err error) bool {
+// Damaged says whether err is about the content of the repository rather than
+// about reaching it: another copy may heal it, trying again does not.
+func Damaged(err error) bool {
 	var d *DamageError
 	var t *TamperError
-	return errors.As(err, &d) || errors.As(err, &t)
+	return errors.As(err, &d) || errors.As(err, &t) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, seal.ErrWrongKey)
 }

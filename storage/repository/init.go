@@ -60,7 +60,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Repository,
 		return nil, nil, err
 	}
 	switch _, err := readObject(ctx, store, statement.KeyDescriptor); {
-	case err == nil || damaged(err):
+	case err == nil || Damaged(err):
 		return nil, nil, fmt.Errorf("%w: use it with `knowngood init --join`, or choose another URL", ErrRepositoryExists)
 	case !errors.Is(err, storage.ErrNotFound):
 		return nil, nil, err

@@ -140,7 +140,7 @@ func (r *Repository) unwrap(ctx context.Context, prefix, label string, use func(
 		missing := errors.Is(err, storage.ErrNotFound)
 		if err == nil {
 			err = open(file)
-		} else if !missing && !damaged(err) {
+		} else if !missing && !Damaged(err) {
 			return false, err
 		}
 		if err == nil || errors.Is(err, identity.ErrNoMatch) {

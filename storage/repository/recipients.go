@@ -267,7 +267,7 @@ func (r *Repository) announce(ctx context.Context, e, newest *statement.Epoch, a
 		if !errors.Is(err, storage.ErrExists) {
 			return err
 		}
-		if _, err := r.epoch(ctx, key); !damaged(err) {
+		if _, err := r.epoch(ctx, key); !Damaged(err) {
 			return fmt.Errorf("the recipients were changed by another process just now: look at them, and try again (%w)", storage.ErrExists)
 		}
 	}

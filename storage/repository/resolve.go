@@ -87,7 +87,7 @@ func (r *Repository) selected(ctx context.Context, ref Ref, host string) (*Snaps
 		return r.notLater(ctx, ref, host)
 	}
 	s, err := r.Head(ctx, host, ref.Environment)
-	if damaged(err) {
+	if Damaged(err) {
 		return nil, fmt.Errorf("the newest snapshot of %s cannot be used; name an older one, as `knowngood list %s` shows them: %w", ref.Environment, ref.Environment, err)
 	}
 	return s, err
@@ -101,7 +101,7 @@ func (r *Repository) byNumber(ctx context.Context, ref Ref, host string) (*Snaps
 		return nil, err
 	}
 	newer, err := e.root(ctx, ref.Number+1)
-	if err != nil && !damaged(err) {
+	if err != nil && !Damaged(err) {
 		return nil, err
 	}
 	s, err := e.root(ctx, ref.Number)
@@ -164,7 +164,7 @@ func (r *Repository) byID(ctx context.Context, prefix string) (*Snapshot, error)
 		}
 		for _, env := range envs {
 			for s, err := range r.Snapshots(ctx, h, env) {
-				if damaged(err) {
+				if Damaged(err) {
 					r.warn(err)
 					continue
 				}

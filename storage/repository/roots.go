@@ -85,7 +85,7 @@ func (r *Repository) Snapshots(ctx context.Context, host, env string) iter.Seq2[
 				}
 				newer = s
 			}
-			if !yield(s, err) || err != nil && !damaged(err) {
+			if !yield(s, err) || err != nil && !Damaged(err) {
 				return
 			}
 		}
@@ -267,7 +267,7 @@ func (e *environment) root(ctx context.Context, n uint64) (*Snapshot, error) {
 	if err == nil && e.expected(root) {
 		return e.snapshot(ctx, root)
 	}
-	if err != nil && !missing && !damaged(err) {
+	if err != nil && !missing && !Damaged(err) {
 		return nil, err
 	}
 	var found *statement.Root

@@ -21,6 +21,10 @@ import (
 // compression, little enough to read one file alone.
 const frameTarget = 1 << 20
 
+// metaTarget is the size of manifest containers, in bytes: they are read whole
+// more often than packs, and there are far fewer of them.
+const metaTarget = 4 << 20
+
 // WriterOptions bound what a run uses. Zero values choose sensible ones.
 type WriterOptions struct {
 	Level    pack.Level
@@ -76,7 +80,7 @@ func (r *Repository) NewWriter(ctx context.Context, host *Host, epoch *seal.Epoc
 	w.ctx, w.fail = context.WithCancelCause(ctx)
 	w.data = newPacker(w, wire.KindPack, o.PackSize, o.InFlight)
 	w.data.stored = w.packStored
-	w.meta = newPacker(w, wire.KindManifest, o.PackSize, 2)
+	w.meta = newPacker(w, wire.KindManifest, min(o.PackSize, metaTarget), 2)
 	for range procs {
 		w.compressors.Go(func() error {
 			err := w.compress()
