@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,7 +17,6 @@ import (
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
-	"knowngood/storage/throttle"
 )
 
 // app is what commands share: flags, streams, and what they open.
@@ -139,10 +139,6 @@ func (a *app) store(ctx context.Context, create bool) (storage.Store, error) {
 	if create {
 		open = stores.Create
 	}
-	s, err := open(ctx, a.repoURL, stores.Options{})
-	if err != nil {
-		return nil, err
-	}
 	up, err := rate("--limit-upload", a.limitUpload, uint64(a.config.Limits.Upload))
 	if err != nil {
 		return nil, err
@@ -151,10 +147,11 @@ func (a *app) store(ctx context.Context, create bool) (storage.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if up > 0 || down > 0 {
-		s = throttle.New(s, throttle.Limits{Upload: int64(up), Download: int64(down)})
+	s, err := open(ctx, a.repoURL, stores.Options{Upload: int64(up), Download: int64(down)})
+	if errors.Is(err, stores.ErrURL) {
+		err = &usageError{err}
 	}
-	return s, nil
+	return s, err
 }
 
 // open opens the repository; with an identity when one is configured.
