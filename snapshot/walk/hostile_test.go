@@ -1,0 +1,3 @@
+package walk_test
+
+func walkDenied(string) int { return 0 }

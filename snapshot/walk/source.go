@@ -1,0 +1,130 @@
+package walk
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"runtime"
+	"slices"
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/posix"
+	"knowngood/snapshot/manifest"
+)
+
+// place is a path that is a source, or leads to sources.
+type place struct {
+	path   string // of an entry
+	name   string
+	source *Source  // nil where it merely leads to some
+	below  []*place // sorted by name
+}
+
+func (p *place) abs() string { return "/" + p.path }
+
+// child finds what leads on over name, or nil.
+func (p *place) child(name string) *place {
+	if p == nil {
+		return nil
+	}
+	i := sort.Search(len(p.below), func(i int) bool { return p.below[i].name >= name })
+	if i < len(p.below) && p.below[i].name == name {
+		return p.below[i]
+	}
+	return nil
+}
+
+// fail is the error of the first source at or below the place.
+func (p *place) fail(err error) *SourceError {
+	for p.source == nil && len(p.below) > 0 {
+		p = p.below[0]
+	}
+	if p.source == nil {
+		return &SourceError{p.abs(), err}
+	}
+	return &SourceError{p.source.Path, err}
+}
+
+// plan arranges the sources by their paths.
+func plan(sources []Source) (*place, error) {
+	top := &place{}
+	for i := range sources {
+		s := &sources[i]
+		if !path.IsAbs(s.Path) || strings.IndexByte(s.Path, 0) >= 0 {
+			return nil, &SourceError{s.Path, errors.New("not an absolute path")}
+		}
+		at, rel := top, strings.TrimPrefix(path.Clean(s.Path), "/")
+		for end := 0; end < len(rel); {
+			start := end
+			if start > 0 {
+				start++
+			}
+			if end = strings.IndexByte(rel[start:], '/') + start; end < start {
+				end = len(rel)
+			}
+			next := at.child(rel[start:end])
+			if next == nil {
+				next = &place{path: rel[:end], name: rel[start:end]}
+				at.below = append(at.below, next)
+				slices.SortFunc(at.below, func(a, b *place) int { return strings.Compare(a.name, b.name) })
+			}
+			at = next
+		}
+		if at.source != nil && !at.source.equal(s) {
+			return nil, &SourceError{s.Path, errors.New("given twice with different settings")}
+		}
+		at.source = s
+	}
+	return top, check(top, false)
+}
+
+func (s *Source) equal(o *Source) bool {
+	return s.Rules == o.Rules && s.OneFileSystem == o.OneFileSystem && s.ExcludeCaches == o.ExcludeCaches &&
+		slices.Equal(s.ExcludeIfPresent, o.ExcludeIfPresent) && s.MaxFileSize == o.MaxFileSize
+}
+
+// check finds sources that are missing, and those that lie behind a symbolic
+// link in another source: that link cannot be captured both as itself and as a
+// directory.
+func check(p *place, within bool) error {
+	if p.source != nil || within {
+		st, err := posix.StatAt(unix.AT_FDCWD, p.abs())
+		if err != nil {
+			return p.fail(err)
+		}
+		if len(p.below) > 0 && st.Type == manifest.Symlink {
+			return p.below[0].fail(fmt.Errorf("it lies behind the symbolic link %s, which is in another source; give the path that the link leads to", p.abs()))
+		}
+	}
+	for _, b := range p.below {
+		if err := check(b, within || p.source != nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openTree opens the directory at an absolute path, following links.
+func openTree(abs string) (*tree, error) {
+	fd, err := unix.Open(abs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	dirs, err := posix.NewDirs(fd, posix.DirsLimit)
+	if err != nil {
+		return nil, err
+	}
+	root, err := dirs.Get("")
+	if err != nil {
+		return nil, err
+	}
+	defer root.Release()
+	t := &tree{dirs: dirs, stat: root.Stat}
+	t.refs.Store(1)
+	// A run that fails may leave nodes behind without a release.
+	runtime.AddCleanup(t, func(ds *posix.Dirs) { ds.Close() }, dirs)
+	return t, nil
+}
