@@ -195,15 +195,26 @@ func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool,
 		}
 		return err
 	}
+	if a.opts.Exact {
+		a.removeOthers(n, e, stripped, report)
+	}
 	for _, x := range e.Xattrs {
 		if stripped && x.Name == capabilityXattr {
 			continue
 		}
-		report(x.Name, setOne(x))
+		err := setOne(x)
+		if isErrno(err, unix.ENOSPC) && a.opts.Exact && n.removeXattr(x.Name) == nil {
+			// There is no room for the old value and the new one at once.
+			err = setOne(x)
+		}
+		report(x.Name, err)
 	}
-	if !a.opts.Exact {
-		return problems
-	}
+	return problems
+}
+
+// removeOthers removes the attributes that the entry does not have. That comes
+// before the others are set: the room for attributes is small.
+func (a *Applier) removeOthers(n *node, e *manifest.Entry, stripped bool, report func(string, error)) {
 	names, err := n.listXattrs()
 	report("*", err)
 	for _, name := range names {
@@ -215,7 +226,6 @@ func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool,
 			report(name, err)
 		}
 	}
-	return problems
 }
 
 // carried tells whether an attribute belongs to the tree, not to the system.
