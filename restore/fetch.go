@@ -23,7 +23,7 @@ const (
 	rangeGap       = 64 << 10 // that is read along rather than asked for anew
 	windowBytes    = 64 << 20 // of content planned together
 	windowChunks   = 16 << 10 // likewise
-	memoryBudget   = 48 << 20 // sealed and opened bytes in flight
+	memoryBudget   = 32 << 20 // sealed and opened bytes in flight
 )
 
 // errWrongContent says that a chunk does not have the content of its ID.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 )
 
@@ -15,6 +16,9 @@ import (
 var version = "0.1.0-dev"
 
 func main() {
+	// Most of the heap are a few large buffers: collecting often costs little
+	// and keeps the peak low.
+	debug.SetGCPercent(25)
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -28,6 +32,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	cmd := newRoot(a)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
+	if a.profiled != nil {
+		a.profiled()
+	}
 	a.warnings()
 	if err == nil {
 		return a.code

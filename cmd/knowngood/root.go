@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +32,10 @@ type app struct {
 
 	config *configs.Config
 	code   int // of a command that came to its end
-	repo   *repository.Repository
+
+	profileDir string
+	profiled   func()
+	repo       *repository.Repository
 }
 
 func newRoot(a *app) *cobra.Command {
@@ -82,6 +86,8 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.IntVar(&a.passphraseFD, "passphrase-fd", -1, "read the identity's passphrase from file `descriptor` N")
 	f.StringVar(&a.limitUpload, "limit-upload", "", "at most so many bytes a second, such as 10MiB")
 	f.StringVar(&a.limitDownload, "limit-download", "", "at most so many bytes a second")
+	f.StringVar(&a.profileDir, "profile", "", "write CPU and heap profiles into `directory`")
+	f.MarkHidden("profile")
 	root.AddCommand(quickstartCommand(a), initCommand(a), snapshotCommand(a), listCommand(a), showCommand(a), lsCommand(a), catCommand(a),
 		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a))
 	return root
@@ -98,7 +104,12 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 }
 
 // load reads the configuration and fills in what flags left open.
-func (a *app) load(cmd *cobra.Command) error {
+func (a *app) load(cmd *cobra.Command) (err error) {
+	if a.profileDir != "" {
+		if a.profiled, err = profile(a.profileDir); err != nil {
+			return err
+		}
+	}
 	path := a.configPath
 	if path == "" {
 		if _, err := os.Stat(configs.DefaultPath); err == nil {
@@ -123,7 +134,6 @@ func (a *app) load(cmd *cobra.Command) error {
 	fill(&a.identityPath, a.config.Identity)
 	fill(&a.stateDir, a.config.StateDir)
 	fill(&a.host, a.config.Host)
-	var err error
 	if a.stateDir, err = filepath.Abs(a.stateDir); err != nil {
 		return err
 	}
@@ -179,9 +189,10 @@ func (a *app) open(ctx context.Context) (*repository.Repository, error) {
 	return r, nil
 }
 
-// pinFor is what an identity file remembers of the repository.
+// pinFor is what an identity file remembers of the repository; what was added
+// last holds, for a repository may have been made anew at its URL.
 func pinFor(f *identity.File, url string) *[32]byte {
-	for i := range f.Pins {
+	for i := range slices.Backward(f.Pins) {
 		if f.Pins[i].Repository == url {
 			return &f.Pins[i].Descriptor
 		}

@@ -79,7 +79,7 @@ func (p *packer) begin(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if buf == nil {
-		buf = make([]byte, 0, p.target+p.target/8)
+		buf = make([]byte, 0, p.target+frameTarget+frameTarget/8)
 	}
 	b := pack.NewBuilder(p.kind, p.w.repo.ID(), p.w.host.Domain, p.w.session, buf)
 	p.open = &openPack{builder: b, info: index.PackInfo{Ref: pack.Ref{Session: p.w.session.ID, Salt: b.Salt()}}, durable: make(chan struct{})}

@@ -29,7 +29,7 @@ const metaTarget = 4 << 20
 type WriterOptions struct {
 	Level    pack.Level
 	PackSize int // bytes; that of the descriptor when 0
-	InFlight int // packs in memory, the one being filled included; 4 when 0
+	InFlight int // packs in memory, the one being filled included; 3 when 0
 }
 
 // Writer stores the chunks and segments of one run. Its methods may be called
@@ -69,7 +69,7 @@ func (r *Repository) NewWriter(ctx context.Context, host *Host, epoch *seal.Epoc
 		o.PackSize = int(r.Descriptor().PackSize)
 	}
 	if o.InFlight == 0 {
-		o.InFlight = 4
+		o.InFlight = 3
 	}
 	w := &Writer{repo: r, host: host, session: session, index: ix, level: o.Level, retention: r.Retention(time.Now()), claims: map[[32]byte]ChunkRef{}}
 	procs := runtime.GOMAXPROCS(0)
