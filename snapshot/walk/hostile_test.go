@@ -81,7 +81,7 @@ func TestATreeOfFiveThousandLevelsIsWalkedWithFewDescriptors(t *testing.T) {
 	if err != nil {
 		dir = tempDir(t)
 	}
-	t.Cleanup(func() { os.Remove(dir) })
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	const levels = 5000
 	deep(t, dir, levels, "level")
 	before := openFDs(t)

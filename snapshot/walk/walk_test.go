@@ -126,7 +126,7 @@ func TestEveryNodeIsYieldedOnceInPathOrderWhateverTheNames(t *testing.T) {
 	dir := tempDir(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	dirs := []string{dir}
-	for range 4000 {
+	for range 2000 {
 		name := make([]byte, rnd.IntN(12)+1)
 		for i := range name {
 			name[i] = []byte("ab!\n\xff .-0~\x01")[rnd.IntN(11)]
@@ -165,7 +165,7 @@ func TestEveryNodeIsYieldedOnceInPathOrderWhateverTheNames(t *testing.T) {
 func TestALargeDirectoryIsDescribedInBlocksInOrder(t *testing.T) {
 	dir := tempDir(t)
 	var want []string
-	for i := range 3000 {
+	for i := range 1300 {
 		name := fmt.Sprintf("f%d", i)
 		if i%7 == 0 {
 			name += "/"
@@ -179,7 +179,7 @@ func TestALargeDirectoryIsDescribedInBlocksInOrder(t *testing.T) {
 	slices.SortFunc(want, func(a, b string) int {
 		return manifest.Compare(strings.TrimSuffix(a, "/"), strings.TrimSuffix(b, "/"))
 	})
-	for range 3 {
+	for range 2 {
 		expect(t, collect(t, dir, walk.Options{Sources: []walk.Source{{Path: dir}}}), want...)
 	}
 }
