@@ -49,13 +49,16 @@ func Open(path string) (*Store, error) {
 		return nil, &storage.Error{Op: "open", Store: path, Err: err}
 	}
 	s := &Store{path: path, durable: map[string]bool{".": true}}
-	s.root, err = os.OpenRoot(path)
+	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case absent(err):
 		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "make the directory, or mount what should be there"}
-	case errors.Is(err, syscall.ENOTDIR):
-		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "this is not a directory"}
 	case err != nil:
+		return nil, s.fail("open", "", err)
+	case !info.IsDir():
+		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "this is not a directory"}
+	}
+	if s.root, err = os.OpenRoot(path); err != nil {
 		return nil, s.fail("open", "", err)
 	}
 	return s, nil

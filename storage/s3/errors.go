@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ func (s *Store) meaning(r minio.ErrorResponse) (error, string) {
 		return storage.ErrExists, ""
 	case "SignatureDoesNotMatch":
 		return storage.ErrDenied, "the secret key does not belong to the access key ID"
-	case "InvalidAccessKeyId":
+	case "InvalidAccessKeyId", "XAdminUserNotFound":
 		return storage.ErrDenied, "the server does not know this access key ID"
 	case "InvalidToken", "ExpiredToken", "ExpiredTokenException":
 		return storage.ErrDenied, "get new temporary credentials"
@@ -85,8 +86,10 @@ func (s *Store) meaning(r minio.ErrorResponse) (error, string) {
 		return storage.ErrChecksum, "bytes change on their way: check memory and network of this host"
 	}
 	switch {
-	case r.StatusCode == 507:
+	case r.StatusCode == http.StatusInsufficientStorage:
 		return storage.ErrFull, "make room in the store"
+	case r.StatusCode == http.StatusUnauthorized, r.StatusCode == http.StatusForbidden:
+		return storage.ErrDenied, "check the credentials and their policy"
 	case transientReply(r):
 		return storage.ErrUnavailable, "it goes on failing after retries: try later, or look at the server"
 	}

@@ -1,6 +1,8 @@
 package s3_test
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -117,3 +119,6 @@ func open(t *testing.T, c s3.Config) *s3.Store {
 	t.Cleanup(s.Close)
 	return s
 }
+
+// discard is for servers that would complain about what a test does to them.
+func discard() *log.Logger { return log.New(io.Discard, "", 0) }
