@@ -46,7 +46,6 @@ var errReleased = errors.New("directory of a node used after its release")
 type DirRef struct {
 	in   *location
 	open *posix.Dir
-	err  error
 }
 
 // Open gives a descriptor of the directory, good for *at calls until Release.
