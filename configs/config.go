@@ -1,0 +1,208 @@
+package configs
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// DefaultPath is where the configuration lies unless a flag says otherwise.
+const DefaultPath = "/etc/knowngood/config.yaml"
+
+// Config is a whole configuration.
+type Config struct {
+	Repository   Repository              `yaml:"repository"`
+	Host         string                  `yaml:"host"`
+	Identity     string                  `yaml:"identity,omitempty"`
+	StateDir     string                  `yaml:"state_dir"`
+	Listen       string                  `yaml:"listen"`
+	Compression  Compression             `yaml:"compression"`
+	Limits       Limits                  `yaml:"limits,omitempty"`
+	Environments map[string]*Environment `yaml:"environments,omitempty"`
+	Notify       Notify                  `yaml:"notify,omitempty"`
+}
+
+// Repository says where snapshots go.
+type Repository struct {
+	URL  string `yaml:"url,omitempty"`
+	Lock Lock   `yaml:"lock,omitempty"`
+}
+
+// Lock is the Object Lock of what is written; both fields or none.
+type Lock struct {
+	Mode LockMode `yaml:"mode,omitempty"`
+	Keep Duration `yaml:"keep,omitempty"`
+}
+
+// LockMode is compliance or governance.
+type LockMode string
+
+// Compression is default, fastest or better.
+type Compression string
+
+// Limits of transfer, in bytes a second; 0 is none.
+type Limits struct {
+	Upload   Size `yaml:"upload,omitempty"`
+	Download Size `yaml:"download,omitempty"`
+}
+
+// Environment is what is captured and restored together.
+type Environment struct {
+	Schedule string   `yaml:"schedule,omitempty"`
+	TimeZone string   `yaml:"time_zone,omitempty"`
+	Jitter   Duration `yaml:"jitter,omitempty"`
+	CatchUp  Duration `yaml:"catch_up,omitempty"`
+	RPO      Duration `yaml:"rpo,omitempty"`
+	Timeout  Duration `yaml:"timeout,omitempty"`
+	Sources  []Source `yaml:"sources"`
+	Hooks    Hooks    `yaml:"hooks,omitempty"`
+	Keep     Keep     `yaml:"keep,omitempty"`
+	Root     string   `yaml:"root,omitempty"`
+	Drill    *Drill   `yaml:"drill,omitempty"`
+}
+
+// Source is a path or a command.
+type Source struct {
+	Path             string   `yaml:"path,omitempty"`
+	Include          []string `yaml:"include,omitempty"`
+	Exclude          []string `yaml:"exclude,omitempty"`
+	ExcludeCaches    bool     `yaml:"exclude_caches,omitempty"`
+	ExcludeIfPresent []string `yaml:"exclude_if_present,omitempty"`
+	OneFileSystem    bool     `yaml:"one_file_system,omitempty"`
+	MaxFileSize      Size     `yaml:"max_file_size,omitempty"`
+
+	Command []string `yaml:"command,omitempty"`
+	As      string   `yaml:"as,omitempty"`
+	Restore []string `yaml:"restore,omitempty"`
+	Timeout Duration `yaml:"timeout,omitempty"`
+}
+
+// Hooks are commands around a run.
+type Hooks struct {
+	Before    []Hook `yaml:"before,omitempty"`
+	After     []Hook `yaml:"after,omitempty"`
+	OnFailure []Hook `yaml:"on_failure,omitempty"`
+}
+
+// Hook is a command with a time limit.
+type Hook struct {
+	Command []string `yaml:"command"`
+	Timeout Duration `yaml:"timeout,omitempty"`
+}
+
+// Keep says which snapshots are kept; what no rule names is forgotten.
+type Keep struct {
+	Last      int      `yaml:"last,omitempty"`
+	Hourly    int      `yaml:"hourly,omitempty"`
+	Daily     int      `yaml:"daily,omitempty"`
+	Weekly    int      `yaml:"weekly,omitempty"`
+	Monthly   int      `yaml:"monthly,omitempty"`
+	Yearly    int      `yaml:"yearly,omitempty"`
+	Within    Duration `yaml:"within,omitempty"`
+	KnownGood int      `yaml:"known_good,omitempty"`
+}
+
+// Drill is a test restore on a schedule.
+type Drill struct {
+	Schedule    string   `yaml:"schedule"`
+	MaxDuration Duration `yaml:"max_duration,omitempty"`
+	Probes      []Probe  `yaml:"probes,omitempty"`
+}
+
+// Probe is one of its fields.
+type Probe struct {
+	Command []string `yaml:"command,omitempty"`
+	HTTP    string   `yaml:"http,omitempty"`
+	TCP     string   `yaml:"tcp,omitempty"`
+	Timeout Duration `yaml:"timeout,omitempty"`
+}
+
+// Notify says who is told.
+type Notify struct {
+	Webhook []Webhook `yaml:"webhook,omitempty"`
+	Email   *Email    `yaml:"email,omitempty"`
+	Command []string  `yaml:"command,omitempty"`
+	Ping    string    `yaml:"ping,omitempty"`
+}
+
+// Webhook is an address that messages are posted to.
+type Webhook struct {
+	URL     string            `yaml:"url"`
+	Headers map[string]string `yaml:"headers,omitempty"`
+}
+
+// Email is how messages are mailed.
+type Email struct {
+	From     string   `yaml:"from"`
+	To       []string `yaml:"to"`
+	Server   string   `yaml:"server"` // host:port
+	User     string   `yaml:"user,omitempty"`
+	Password string   `yaml:"password,omitempty"`
+}
+
+// Default is the configuration of a machine that has none.
+func Default() *Config {
+	c := &Config{}
+	c.fill()
+	return c
+}
+
+// fill gives what was left out its default.
+func (c *Config) fill() {
+	if c.Host == "" {
+		c.Host = hostName()
+	}
+	if c.StateDir == "" {
+		c.StateDir = stateDir()
+	}
+	if c.Listen == "" {
+		c.Listen = "unix:///run/knowngood/api.sock"
+	}
+	if c.Compression == "" {
+		c.Compression = "default"
+	}
+	for _, e := range c.Environments {
+		if e == nil {
+			continue
+		}
+		if e.CatchUp == 0 {
+			e.CatchUp = Duration(24 * hour)
+		}
+		if e.TimeZone == "" {
+			e.TimeZone = "Local"
+		}
+	}
+}
+
+// hostName is the short name of the machine, fit to be a host's.
+func hostName() string {
+	h, err := os.Hostname()
+	if err != nil {
+		return "host"
+	}
+	h, _, _ = strings.Cut(strings.ToLower(h), ".")
+	h = strings.TrimLeft(strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return '-'
+	}, h), "-_")
+	if h == "" {
+		return "host"
+	}
+	return h[:min(len(h), 63)]
+}
+
+func stateDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/knowngood"
+	}
+	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "knowngood")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), "knowngood")
+	}
+	return filepath.Join(home, ".local", "state", "knowngood")
+}

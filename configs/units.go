@@ -1,0 +1,118 @@
+package configs
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/goccy/go-yaml/ast"
+)
+
+const hour = time.Hour
+
+// Duration is a time span: 90s, 15m, 2h30m, 30d, 2w.
+type Duration time.Duration
+
+// ParseDuration reads Go's form, with d for days of 24 hours and w for weeks.
+func ParseDuration(s string) (Duration, error) {
+	bad := fmt.Errorf("%q is not a duration, such as 90s, 15m, 2h30m, 30d or 2w", s)
+	if d, err := time.ParseDuration(s); err == nil {
+		if d < 0 {
+			return 0, bad
+		}
+		return Duration(d), nil
+	}
+	rest, total := s, time.Duration(0)
+	for _, unit := range []struct {
+		name string
+		size time.Duration
+	}{{"w", 7 * 24 * hour}, {"d", 24 * hour}} {
+		number, after, ok := strings.Cut(rest, unit.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(number, 10, 32)
+		if err != nil || float64(n)*float64(unit.size)+float64(total) > math.MaxInt64 {
+			return 0, bad
+		}
+		total += time.Duration(n) * unit.size
+		rest = after
+	}
+	if rest == s {
+		return 0, bad
+	}
+	if rest != "" {
+		d, err := time.ParseDuration(rest)
+		if err != nil || d < 0 || total+d < total {
+			return 0, bad
+		}
+		total += d
+	}
+	return Duration(total), nil
+}
+
+// UnmarshalYAML implements the decoder's interface.
+func (d *Duration) UnmarshalYAML(n ast.Node) (err error) {
+	*d, err = ParseDuration(scalar(n))
+	return at(n, err)
+}
+
+// MarshalYAML implements the encoder's interface.
+func (d Duration) MarshalYAML() ([]byte, error) {
+	t := time.Duration(d)
+	if days := t / (24 * hour); days > 0 && t%(24*hour) == 0 {
+		return fmt.Appendf(nil, "%dd", days), nil
+	}
+	s := t.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return []byte(s), nil
+}
+
+// Size is a number of bytes, or of bytes a second: 512, 10MiB, 2GB, 10MiB/s.
+type Size uint64
+
+// ParseSize reads a number of bytes.
+func ParseSize(s string) (Size, error) {
+	n, err := humanize.ParseBytes(strings.TrimSuffix(s, "/s"))
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a size, such as 512KiB, 10MiB or 2GB", s)
+	}
+	return Size(n), nil
+}
+
+// UnmarshalYAML implements the decoder's interface.
+func (s *Size) UnmarshalYAML(n ast.Node) (err error) {
+	*s, err = ParseSize(scalar(n))
+	return at(n, err)
+}
+
+// MarshalYAML implements the encoder's interface.
+func (s Size) MarshalYAML() ([]byte, error) { return strconv.AppendUint(nil, uint64(s), 10), nil }
+
+// scalar is the text of a plain or quoted scalar.
+func scalar(n ast.Node) string {
+	if t := n.GetToken(); t != nil {
+		return t.Value
+	}
+	return n.String()
+}
+
+// at gives an error the place of a node.
+func at(n ast.Node, err error) error {
+	if err == nil {
+		return nil
+	}
+	p := &Problem{Line: 1, Column: 1, Msg: err.Error()}
+	if t := n.GetToken(); t != nil {
+		p.Line, p.Column = t.Position.Line, t.Position.Column
+	}
+	return p
+}
