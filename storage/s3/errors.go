@@ -26,93 +26,96 @@ func (s *Store) fail(ctx context.Context, op, key string, err error) error {
 	case ctx.Err() != nil:
 		e.Err = ctx.Err()
 	case errors.As(err, &reply):
-		e.Err, e.Hint = s.explain(reply)
+		e.Hint, e.Err = s.explain(reply)
 	default:
-		e.Err, e.Hint = s.explainLocal(err)
+		e.Hint, e.Err = s.explainLocal(err)
 	}
 	return e
 }
 
 // explain gives a reply of the server its meaning.
-func (s *Store) explain(r minio.ErrorResponse) (error, string) {
-	meaning, hint := s.meaning(r)
+func (s *Store) explain(r minio.ErrorResponse) (hint string, err error) {
+	hint, meaning := s.meaning(r)
 	said := strings.TrimSuffix(r.Message, ".")
 	if r.Code != "" && !strings.Contains(said, r.Code) {
 		said = r.Code + ": " + said
 	}
 	if meaning == nil {
-		return errors.New(said), hint
+		return hint, errors.New(said)
 	}
-	return fmt.Errorf("%w: %s", meaning, said), hint
+	return hint, fmt.Errorf("%w: %s", meaning, said)
 }
 
-func (s *Store) meaning(r minio.ErrorResponse) (error, string) {
+// meaning of a reply as a sentinel of package storage, nil for none.
+func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 	switch r.Code {
 	case "NoSuchKey", "NoSuchVersion", "MethodNotAllowed":
-		return storage.ErrNotFound, ""
+		return "", storage.ErrNotFound
 	case "NoSuchBucket":
-		return storage.ErrNoStore, fmt.Sprintf("create the bucket %s first, or check its name and the endpoint", s.bucket)
+		return fmt.Sprintf("create the bucket %s first, or check its name and the endpoint", s.bucket), storage.ErrNoStore
 	case "PreconditionFailed":
-		return storage.ErrExists, ""
+		return "", storage.ErrExists
 	case "SignatureDoesNotMatch":
-		return storage.ErrDenied, "the secret key does not belong to the access key ID"
+		return "the secret key does not belong to the access key ID", storage.ErrDenied
 	case "InvalidAccessKeyId", "XAdminUserNotFound":
-		return storage.ErrDenied, "the server does not know this access key ID"
+		return "the server does not know this access key ID", storage.ErrDenied
 	case "InvalidToken", "ExpiredToken", "ExpiredTokenException":
-		return storage.ErrDenied, "get new temporary credentials"
+		return "get new temporary credentials", storage.ErrDenied
 	case "RequestTimeTooSkewed":
-		return storage.ErrDenied, fmt.Sprintf("this host's clock, now %s, is off from the server's: synchronise it", time.Now().UTC().Format(time.DateTime+" UTC"))
+		return fmt.Sprintf("this host's clock, now %s, is off from the server's: synchronise it", time.Now().UTC().Format(time.DateTime+" UTC")), storage.ErrDenied
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException":
 		if r.Region != "" {
-			return storage.ErrNoStore, "the bucket is in another region: set region=" + r.Region
+			return "the bucket is in another region: set region=" + r.Region, storage.ErrNoStore
 		}
-		return storage.ErrNoStore, "the bucket is in another region: check region and endpoint"
-	case "ObjectLocked", "InvalidObjectState":
-		return storage.ErrLocked, ""
+		return "the bucket is in another region: check region and endpoint", storage.ErrNoStore
+	case "ObjectLocked":
+		return "", storage.ErrLocked
+	case "InvalidObjectState":
+		return "the object lies in an archive: restore it to a storage class that can be read", storage.ErrUnavailable
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage":
-		return storage.ErrFull, "make room in the store, or raise the quota of the bucket"
+		return "make room in the store, or raise the quota of the bucket", storage.ErrFull
 	case "NotImplemented":
-		return storage.ErrUnsupported, "this server lacks what knowngood needs"
+		return "this server lacks what knowngood needs", storage.ErrUnsupported
 	case "AccessDenied", "AllAccessDisabled", "AccountProblem":
 		if strings.Contains(strings.ToLower(r.Message), "object protected") || strings.Contains(r.Message, "WORM") {
-			return storage.ErrLocked, ""
+			return "", storage.ErrLocked
 		}
-		return storage.ErrDenied, "the policy of these credentials does not allow it"
+		return "the policy of these credentials does not allow it", storage.ErrDenied
 	case "InvalidRequest", "InvalidBucketObjectLockConfiguration", "ObjectLockConfigurationNotFoundError":
 		if message := strings.ToLower(r.Message); strings.Contains(message, "lock") {
-			return storage.ErrUnsupported, "the bucket was made without Object Lock"
+			return "the bucket was made without Object Lock", storage.ErrUnsupported
 		}
 	case "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch":
-		return storage.ErrChecksum, "bytes change on their way: check memory and network of this host"
+		return "bytes change on their way: check memory and network of this host", storage.ErrChecksum
 	}
 	switch {
 	case r.StatusCode == http.StatusInsufficientStorage:
-		return storage.ErrFull, "make room in the store"
+		return "make room in the store", storage.ErrFull
 	case r.StatusCode == http.StatusUnauthorized, r.StatusCode == http.StatusForbidden:
-		return storage.ErrDenied, "check the credentials and their policy"
+		return "check the credentials and their policy", storage.ErrDenied
 	case transientReply(r):
-		return storage.ErrUnavailable, "it goes on failing after retries: try later, or look at the server"
+		return "it goes on failing after retries: try later, or look at the server", storage.ErrUnavailable
 	}
-	return nil, ""
+	return "", nil
 }
 
 // explainLocal gives an error without a reply its meaning.
-func (s *Store) explainLocal(err error) (error, string) {
+func (s *Store) explainLocal(err error) (hint string, meaning error) {
 	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, storage.ErrCredentials):
 		if !strings.Contains(err.Error(), storage.ErrCredentials.Error()) {
 			err = fmt.Errorf("%w: %w", storage.ErrCredentials, err)
 		}
-		return err, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of the AWS credentials file"
+		return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of the AWS credentials file", err
 	case errors.Is(err, storage.ErrStalled):
-		return err, fmt.Sprintf("no byte moved for %v: look at the network and the server", s.transport.idle)
+		return fmt.Sprintf("no byte moved for %v: look at the network and the server", s.transport.idle), err
 	case errors.As(err, &certificate):
-		return fmt.Errorf("%w: %w", storage.ErrUnreachable, err), "name the certificate of its authority with ca=FILE"
+		return "name the certificate of its authority with ca=FILE", fmt.Errorf("%w: %w", storage.ErrUnreachable, err)
 	case unreachable(err):
-		return fmt.Errorf("%w: %w", storage.ErrUnreachable, err), "check the endpoint, the network and the server"
+		return "check the endpoint, the network and the server", fmt.Errorf("%w: %w", storage.ErrUnreachable, err)
 	case transient(err):
-		return fmt.Errorf("%w: %w", storage.ErrUnavailable, err), "it goes on failing after retries: try later, or look at the server"
+		return "it goes on failing after retries: try later, or look at the server", fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}
-	return err, ""
+	return "", err
 }

@@ -72,6 +72,9 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 		return false
 	}
 	if strings.HasPrefix(code, "ExpiredToken") {
+		if a.failed > 1 {
+			return false // the new ones have expired too
+		}
 		a.s.creds.Expire()
 	}
 	select {

@@ -34,10 +34,10 @@ func testListing(t *testing.T, s storage.Store) {
 		t.Fatal(err)
 	}
 	keys := slices.Sorted(slices.Values(neighbours))
-	for _, prefix := range []string{"", "a", "a/", "a/b", "b", "b/", "b/0", "b/0/", "b/_/a/b/", "c", "d/d", "d/d/d/d", "none", "none/", "zz"} {
-		for _, after := range []string{"", "a", "a/", "a/b", "a/b-c", "a0", "b/", "b/0", "b/0/", "b/0/x", "b/_/a/b/c", "d/d/", "z", "zz"} {
+	for _, prefix := range []string{"", "a", "a/b", "b", "b/", "b/0", "b/0/", "b/_/a/b/", "d/d", "d/d/d/d", "none/"} {
+		for _, after := range []string{"", "a", "a/", "a/b", "a/b-c", "b/", "b/0", "b/0/", "b/0/x", "b/_/a/b/c", "d/d/", "zz"} {
 			for _, fold := range []bool{false, true} {
-				for _, limit := range []int{0, 1, 3} {
+				for _, limit := range []int{0, 2} {
 					o := storage.ListOptions{Prefix: prefix, After: after, Delimiter: fold, Limit: limit}
 					wantKeys(t, s, o, expect(keys, o)...)
 				}
