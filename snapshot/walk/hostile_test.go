@@ -163,15 +163,20 @@ func TestADirectoryThatWasReplacedIsNotTakenForTheOneThatWasWalked(t *testing.T)
 	for i := range 2 * posix.DirsLimit {
 		build(t, dir, fmt.Sprintf("more/%03d/file", i))
 	}
-	var kept []*walk.Node
+	var kept, others []*walk.Node
 	must(t, walk.Walk(t.Context(), walk.Options{Sources: []walk.Source{{Path: dir}}}, func(n *walk.Node) error {
 		if n.Name == "file" && len(kept) < 2 {
 			kept = append(kept, n)
-			return nil
+		} else {
+			others = append(others, n)
 		}
-		n.Dir.Release()
 		return nil
 	}))
+	for _, n := range others { // more directories than are kept open
+		_, err := n.Dir.Open()
+		must(t, err)
+		n.Dir.Release()
+	}
 	must(t, os.Rename(dir+"/0", dir+"/old"))
 	build(t, dir, "0/file")
 	must(t, os.Rename(dir+"/1", dir+"/gone"))

@@ -132,5 +132,8 @@ func Walk(ctx context.Context, opts Options, yield func(*Node) error) error {
 	stop := context.AfterFunc(ctx, func() { w.halt(context.Cause(ctx)) })
 	defer stop()
 	e := &emitter{walker: w, lister: newLister(opts.Omit), yield: yield}
-	return e.place(top)
+	if err := e.place(top); err != nil {
+		return err
+	}
+	return context.Cause(ctx) // which the last nodes may not have noticed
 }
