@@ -49,6 +49,8 @@ type Options struct {
 	Version  string // of the program
 	Tags     []string
 	Progress *Progress // may be nil
+	// Skipped, when set, is told what is left out, and why.
+	Skipped func(path string, why walk.Reason)
 }
 
 // Result of a capture.

@@ -17,6 +17,10 @@ import (
 // the others' packs read a trailer each.
 const maxSessions = 1024
 
+// saveBytes is how much may be read again after a run that died, in bytes,
+// besides what was on its way into the store.
+const saveBytes = 16 << 20
+
 // segment is one of the new manifest, as its table says it but for the place.
 type segment struct {
 	manifest.Segment
@@ -43,6 +47,8 @@ type emitter struct {
 
 	entries []*manifest.Entry
 	size    int
+	saved   int    // of entries, in provisional blocks of the local copy
+	unsaved uint64 // bytes read for entries that are not saved
 	// whole is the parent's segment that entries are the start of, all of
 	// them unchanged; nil when they are not.
 	whole *localSegment
@@ -71,7 +77,7 @@ func (e *emitter) emit(ctx context.Context) error {
 		select {
 		case batch, ok := <-e.batches:
 			if !ok {
-				return e.cut(true)
+				return e.cut()
 			}
 			for _, it := range batch {
 				if err := e.item(ctx, it); err != nil {
@@ -105,6 +111,7 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 			return nil
 		}
 		it.file = nil
+		e.unsaved += it.entry.Size
 	}
 	e.totals.add(it.entry)
 	e.count(it.entry)
@@ -119,9 +126,34 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 	e.entries = append(e.entries, it.entry)
 	e.size += 64 + len(it.entry.Path) + 40*len(it.entry.Chunks)
 	if manifest.CutAfter(it.entry.Path, len(e.entries), e.size) {
-		return e.cut(false)
+		return e.cut()
+	}
+	if e.unsaved >= saveBytes && e.local != nil {
+		return e.save()
 	}
 	return nil
+}
+
+// save writes the entries of the segment being filled to the local copy, so
+// that a run that dies need not have read their files in vain.
+func (e *emitter) save() error {
+	entries := e.entries[e.saved:]
+	e.saved, e.unsaved = len(e.entries), 0
+	e.content = e.enc.Append(e.content[:0], entries)
+	s := &localSegment{provisional: true, contentLen: uint32(len(e.content)), count: len(entries), first: entries[0].Path}
+	e.pack(s, entries)
+	if err := e.local.segment(s); err != nil {
+		return err
+	}
+	return e.local.flush()
+}
+
+// pack completes a segment of the local copy, whose content is in e.content.
+func (e *emitter) pack(s *localSegment, entries []*manifest.Entry) {
+	e.content = manifest.AppendStats(e.content, entries)
+	s.statsLen = len(e.content) - int(s.contentLen)
+	e.packed = e.local.enc.EncodeAll(e.content, e.packed[:0])
+	s.packed = e.packed
 }
 
 // place waits until the chunks of a file are durable and notes where they lie.
@@ -172,9 +204,10 @@ func (e *emitter) count(entry *manifest.Entry) {
 }
 
 // cut ends the segment.
-func (e *emitter) cut(end bool) error {
+func (e *emitter) cut() error {
 	entries, whole, seen := e.entries, e.whole, e.seen
 	e.entries, e.size, e.whole, e.seen = entries[:0], 0, nil, seen[:0]
+	e.saved, e.unsaved = 0, 0
 	if len(entries) == 0 || e.local == nil {
 		return nil
 	}
@@ -211,9 +244,9 @@ func (e *emitter) cut(end bool) error {
 		}
 	}
 	e.segments = append(e.segments, seg)
-	e.content = manifest.AppendStats(e.content, entries)
-	e.packed = e.local.enc.EncodeAll(e.content, e.packed[:0])
-	return e.local.segment(&localSegment{contentLen: contentLen, id: id, count: len(entries), first: seg.First, statsLen: len(e.content) - int(contentLen), packed: e.packed})
+	s := &localSegment{contentLen: contentLen, id: id, count: len(entries), first: seg.First}
+	e.pack(s, entries)
+	return e.local.segment(s)
 }
 
 // taken is a segment of the parent, taken over as it lies in the store.
@@ -302,10 +335,14 @@ func (e *emitter) objects(table *manifest.Table) []pack.Object {
 			old[o.Hash] = o.Size
 		}
 	}
+	var known map[[32]byte]uint64
 	for hash, l := range e.packs {
-		size, ok := e.sizes[hash]
-		if !ok {
-			size = old[hash]
+		size := max(e.sizes[hash], old[hash])
+		if size == 0 { // it was stored by a run that died
+			if known == nil {
+				known = e.index.PackSizes()
+			}
+			size = known[hash]
 		}
 		out = append(out, pack.Object{Kind: wire.KindPack, Hash: hash, Size: size, Live: l.bytes})
 	}

@@ -31,7 +31,10 @@ import (
 //	block: u32 length of the payload | u32 CRC-32C | payload
 //
 // A file without a trailer is what a run left that did not come to its end:
-// its entries are good, its segments are not yet in the store.
+// its entries are good, its segments are not yet in the store. Provisional
+// blocks hold entries of the segment being filled, so that large files need
+// not be read again; the segment that follows them holds the same entries, and
+// they count only where none does.
 const (
 	localMagic   = "KNLM\x01"
 	localHead    = int64(len(localMagic)) + 8
@@ -64,6 +67,8 @@ type localSegment struct {
 	statsLen   int
 	packed     []byte // zstd of content and stats
 
+	provisional bool
+
 	entries []manifest.Entry // nil until decoded
 	owner   *localManifest
 	ordinal int
@@ -80,6 +85,11 @@ func (s *localSegment) place() (c container, p segmentPlace, ok bool) {
 }
 
 func (s *localSegment) append(b []byte) []byte {
+	if s.provisional {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
 	b = wire.AppendUvarint(b, uint64(s.contentLen))
 	b = append(b, s.id[:]...)
 	b = wire.AppendUvarint(b, uint64(s.count))
@@ -90,7 +100,7 @@ func (s *localSegment) append(b []byte) []byte {
 
 func parseLocalSegment(b []byte) (*localSegment, error) {
 	d := wire.NewDecoder(b)
-	s := &localSegment{contentLen: uint32(d.UvarintMax(pack.MaxSegmentContent))}
+	s := &localSegment{provisional: d.U8() == 1, contentLen: uint32(d.UvarintMax(pack.MaxSegmentContent))}
 	d.Copy(s.id[:])
 	s.count = int(d.UvarintMax(manifest.MaxEntries))
 	s.first = string(d.Bytes())
@@ -219,10 +229,11 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 type localManifest struct {
 	file    *os.File
 	r       *bufio.Reader
-	left    int64         // bytes of blocks not yet read
-	started int64         // nanoseconds since 1970
-	trailer *localTrailer // nil when the file has none
-	read    int           // segments read
+	left    int64           // bytes of blocks not yet read
+	started int64           // nanoseconds since 1970
+	trailer *localTrailer   // nil when the file has none
+	read    int             // segments read
+	held    []*localSegment // provisional ones, until a segment follows
 }
 
 // openLocal opens a file; an error means that there is none to be used.
@@ -296,25 +307,39 @@ func readBlock(r io.Reader) ([]byte, error) {
 // next reads the next segment, not yet decoded; io.EOF ends them. In a file
 // without a trailer a torn block counts as the end.
 func (m *localManifest) next() (*localSegment, error) {
-	b, err := readBlock(m.r)
-	if err == io.EOF {
-		return nil, io.EOF
-	}
-	if err != nil {
-		if m.trailer == nil {
-			return nil, io.EOF
+	var s *localSegment
+	for s == nil || s.provisional {
+		b, err := readBlock(m.r)
+		if err == io.EOF || err != nil && m.trailer == nil {
+			return m.leftover()
 		}
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		if s, err = parseLocalSegment(b); err != nil {
+			return nil, err
+		}
+		if s.provisional {
+			m.held = append(m.held, s)
+		}
 	}
-	s, err := parseLocalSegment(b)
-	if err != nil {
-		return nil, err
-	}
+	m.held = nil
 	if m.trailer != nil && m.read >= len(m.trailer.places) {
 		return nil, wire.ErrMalformed
 	}
 	s.owner, s.ordinal = m, m.read
 	m.read++
+	return s, nil
+}
+
+// leftover yields what a run that died had of the segment being filled.
+func (m *localManifest) leftover() (*localSegment, error) {
+	if m.trailer != nil || len(m.held) == 0 {
+		return nil, io.EOF
+	}
+	s := m.held[0]
+	m.held = m.held[1:]
+	s.owner = m
 	return s, nil
 }
 

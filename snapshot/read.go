@@ -74,11 +74,13 @@ func (r *reader) node(ctx context.Context, f *file) error {
 		return nil
 	}
 	e := f.entry
-	var err error
-	if e.Type == manifest.File && f.twin == nil {
-		err = r.file(ctx, n.Dir.FD(), n.Name, f)
-	} else {
-		err = r.metadata(n.Dir.FD(), n.Name, e)
+	dirfd, err := n.Dir.Open()
+	switch {
+	case err != nil:
+	case e.Type == manifest.File && f.twin == nil:
+		err = r.file(ctx, dirfd, n.Name, f)
+	default:
+		err = r.metadata(dirfd, n.Name, e)
 	}
 	switch {
 	case err == nil:

@@ -66,15 +66,6 @@ func (d *DirRef) Open() (int, error) {
 	return h.FD(), nil
 }
 
-// FD is Open for callers to whom -1, which every call refuses, says enough.
-func (d *DirRef) FD() int {
-	fd, err := d.Open()
-	if err != nil {
-		return -1
-	}
-	return fd
-}
-
 // Release gives the directory back.
 func (d *DirRef) Release() {
 	if d.open != nil {

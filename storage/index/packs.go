@@ -1,24 +1,25 @@
 package index
 
-// HasPacks returns a function that tells whether a pack is known: whether its
-// contents are in a run or were added. It sees the table as it is now.
-func (t *Table) HasPacks() func(hash [32]byte) bool {
-	known := map[[32]byte]bool{}
+// PackSizes are the stored bytes of every pack that is known: whose contents
+// are in a run or were added.
+func (t *Table) PackSizes() map[[32]byte]uint64 {
+	sizes := map[[32]byte]uint64{}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, files := range [2][]*File{t.layers, t.runs} {
 		for _, f := range files {
 			for i := range len(f.packs) / packLen {
-				known[f.pack(i).Hash] = true
+				p := f.pack(i)
+				sizes[p.Hash] = p.Size
 			}
 		}
 	}
 	for _, m := range append([]*memtable{t.mem}, t.frozen...) {
 		for _, p := range m.packs {
-			known[p.Hash] = true
+			sizes[p.Hash] = p.Size
 		}
 	}
-	return func(hash [32]byte) bool { return known[hash] }
+	return sizes
 }
 
 // All yields every entry of every live run with where it says the chunk lies;

@@ -98,6 +98,9 @@ func (x *Index) Close() {
 // Lookup finds a chunk.
 func (x *Index) Lookup(id [32]byte) (index.Location, bool) { return x.table.Lookup(id) }
 
+// PackSizes are the stored bytes of every pack that the index knows.
+func (x *Index) PackSizes() map[[32]byte]uint64 { return x.table.PackSizes() }
+
 func (x *Index) add(info index.PackInfo, c *pack.Contents) error { return x.table.Add(info, c.Frames) }
 
 // sync takes in the runs that the store has. It tells whether the index is
@@ -219,7 +222,7 @@ func (x *Index) mark(dir string) error {
 // adoptPacks takes in the contents of every pack in the store that no run
 // names.
 func (x *Index) adoptPacks(ctx context.Context) error {
-	known := x.table.HasPacks()
+	known := x.table.PackSizes()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
 	for o, err := range x.repo.Store().List(gctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
@@ -228,7 +231,7 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 			break
 		}
 		_, _, hash, ok := statement.ParsePackKey(o.Key)
-		if !ok || known(hash) {
+		if _, have := known[hash]; !ok || have {
 			continue
 		}
 		g.Go(func() error {
