@@ -1,0 +1,222 @@
+// Package enginetest makes repositories for tests of capture and restore: one
+// host, the identity that opens what it captures, and a store of the test's
+// choice.
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"knowngood/internal/treetest"
+	"knowngood/restore"
+	"knowngood/snapshot"
+	"knowngood/snapshot/walk"
+	"knowngood/storage"
+	"knowngood/storage/chunk"
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+)
+
+// Host is the name of the host that a World has.
+const Host = "h"
+
+// small are chunk sizes that give small test files several chunks.
+var small = chunk.Params{Min: 16 << 10, Avg: 64 << 10, Max: 256 << 10}
+
+// packSize gives a test tree several packs, in bytes.
+const packSize = 1 << 20
+
+// World is a repository with one host and the identity that opens it.
+type World struct {
+	T     treetest.T
+	Ctx   context.Context
+	Store storage.Store
+	State string // the host's state directory
+	ID    *identity.File
+	Key   string // the identity as its file holds it
+}
+
+// New makes a repository in an empty store.
+func New(t treetest.T, store storage.Store) *World {
+	t.Helper()
+	w := &World{T: t, Ctx: context.Background(), Store: store, State: treetest.TempDir(t)}
+	key, err := identity.Generate(identity.X25519)
+	w.Check(err)
+	file := filepath.Join(treetest.TempDir(t), "identity")
+	w.Check(identity.WriteFile(file, key, identity.WriteOptions{Created: time.Now()}))
+	b, err := os.ReadFile(file)
+	w.Check(err)
+	w.Key = string(b)
+	w.ID, err = identity.Load(file, nil)
+	w.Check(err)
+	_, _, err = repository.Init(w.Ctx, store, repository.InitOptions{Recipients: []string{key.Recipient}, Host: Host, StateDir: w.State, URL: "test",
+		Now: time.Now(), Chunker: small, PackSize: packSize})
+	w.Check(err)
+	return w
+}
+
+// With is the same host and identity over another store and a copy of the
+// state directory, for t.
+func (w *World) With(t treetest.T, store storage.Store) *World {
+	t.Helper()
+	c := *w
+	c.T, c.Store, c.State = t, store, treetest.TempDir(t)
+	c.Check(os.CopyFS(c.State, os.DirFS(w.State)))
+	return &c
+}
+
+// Check fails the test when err is not nil.
+func (w *World) Check(err error) {
+	w.T.Helper()
+	if err != nil {
+		w.T.Fatalf("%v", err)
+	}
+}
+
+// Open opens the repository with a state directory, which may be "".
+func (w *World) Open(state string) *repository.Repository {
+	w.T.Helper()
+	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: state, URL: "test", Now: time.Now()})
+	w.Check(err)
+	return r
+}
+
+// Bare opens the repository as a machine does that has the identity and
+// nothing of the host.
+func (w *World) Bare() *repository.Repository {
+	w.T.Helper()
+	r := w.Open("")
+	r.Unlock(w.ID)
+	return r
+}
+
+// Capture takes a snapshot of env, without any identity. edit may be nil.
+func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...string) (*snapshot.Result, error) {
+	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now()})
+	if err != nil {
+		return nil, err
+	}
+	host, err := r.Host(w.Ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := snapshot.Options{Environment: env, StateDir: r.LocalDir(), Describe: paths, Version: "test"}
+	for _, p := range paths {
+		o.Sources = append(o.Sources, walk.Source{Path: p})
+	}
+	if edit != nil {
+		edit(&o)
+	}
+	return snapshot.Capture(w.Ctx, r, host, o)
+}
+
+// MustCapture is Capture of paths without any problem.
+func (w *World) MustCapture(env string, paths ...string) *snapshot.Result {
+	w.T.Helper()
+	res, err := w.Capture(env, nil, paths...)
+	w.Check(err)
+	for _, p := range res.Problems {
+		w.T.Errorf("problem: %q: %s", p.Path, p.Reason)
+	}
+	return res
+}
+
+// Snapshot resolves a reference on a bare machine.
+func (w *World) Snapshot(ref string) (*repository.Repository, *repository.Snapshot, error) {
+	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{})
+	if err != nil {
+		return nil, nil, err
+	}
+	r.Unlock(w.ID)
+	parsed, _, err := repository.ParseRef(ref)
+	w.Check(err)
+	s, err := r.Resolve(w.Ctx, parsed, Host)
+	return r, s, err
+}
+
+// Tree opens the manifest of a snapshot on a bare machine.
+func (w *World) Tree(ref string) *snapshot.Tree {
+	w.T.Helper()
+	r, s, err := w.Snapshot(ref)
+	w.Check(err)
+	tree, err := snapshot.OpenTree(w.Ctx, r, s)
+	w.Check(err)
+	return tree
+}
+
+// TryRestore restores a snapshot on a bare machine; o.Tree is set here.
+func (w *World) TryRestore(ref string, o restore.Options) (*restore.Result, error) {
+	r, s, err := w.Snapshot(ref)
+	if err != nil {
+		return nil, err
+	}
+	if o.Tree, err = snapshot.OpenTree(w.Ctx, r, s); err != nil {
+		return nil, err
+	}
+	defer o.Tree.Reader.Close()
+	return restore.Run(w.Ctx, o)
+}
+
+// Restore restores a snapshot without any problem.
+func (w *World) Restore(ref string, o restore.Options) *restore.Result {
+	w.T.Helper()
+	res, err := w.TryRestore(ref, o)
+	w.Check(err)
+	for _, p := range res.Problems {
+		w.T.Errorf("restore %s: %q: %v", ref, p.Path, p.Err)
+	}
+	return res
+}
+
+// Restores asserts that a snapshot of the tree that was at path restores to
+// what it was.
+func (w *World) Restores(ref, path string, want treetest.Tree) {
+	w.T.Helper()
+	out := treetest.TempDir(w.T)
+	w.Restore(ref, restore.Options{Under: Under(path), Target: out})
+	want.Equal(w.T, out, treetest.Options{})
+}
+
+// Clean asserts that a check of everything, every byte read, finds no damage.
+func (w *World) Clean() {
+	w.T.Helper()
+	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+	w.Check(err)
+	for _, d := range report.Damage {
+		w.T.Errorf("check: %s: %v, hurts %q", d.Object, d.Err, d.Hurts)
+	}
+	for _, n := range report.Notes {
+		w.T.Errorf("check: %s", n)
+	}
+}
+
+// Under is the manifest path of an absolute path.
+func Under(path string) string { return strings.TrimPrefix(path, "/") }
+
+// Slow tells whether the long tests are wanted: KNOWNGOOD_SLOW=1.
+func Slow() bool { return os.Getenv("KNOWNGOOD_SLOW") != "" }
+
+// InMemory puts temporary directories into memory where the system has a
+// place for that, so that tests that sync file systems do not wait for the
+// disk; not when TMPDIR or the slow tests are asked for.
+func InMemory() error {
+	const place = "/dev/shm"
+	if Slow() || os.Getenv("TMPDIR") != "" {
+		return nil
+	}
+	dir, err := os.MkdirTemp(place, "knowngood-")
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil {
+		return err
+	}
+	return os.Setenv("TMPDIR", place)
+}
