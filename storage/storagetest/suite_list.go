@@ -104,6 +104,9 @@ func testManyKeys(t *testing.T, s storage.Store) {
 		if len(page) == 0 {
 			break
 		}
+		if page[0].Key <= after {
+			t.Fatalf("the page after %q starts with %q", after, page[0].Key)
+		}
 		for _, o := range page {
 			paged = append(paged, o.Key)
 		}
