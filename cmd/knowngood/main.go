@@ -17,8 +17,11 @@ var version = "0.1.0-dev"
 
 func main() {
 	// Most of the heap are a few large buffers: collecting often costs little
-	// and keeps the peak low.
+	// and keeps the peak low. GOMEMLIMIT overrides the limit.
 	debug.SetGCPercent(25)
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(152 << 20)
+	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -12,8 +12,8 @@ const (
 	// aheadBytes is how much memory nodes may take that the consumer has not
 	// come to, and aheadNames their directories' names. A single directory
 	// may exceed the latter: its names have to be sorted.
-	aheadBytes = 24 << 20
-	aheadNames = 8 << 20
+	aheadBytes = 10 << 20
+	aheadNames = 6 << 20
 )
 
 // walker hands pieces of work to whoever comes first: a worker, in path order,

@@ -73,8 +73,8 @@ func (r *Repository) NewWriter(ctx context.Context, host *Host, epoch *seal.Epoc
 	}
 	w := &Writer{repo: r, host: host, session: session, index: ix, level: o.Level, retention: r.Retention(time.Now()), claims: map[[32]byte]ChunkRef{}}
 	procs := runtime.GOMAXPROCS(0)
-	w.jobs, w.buffers = make(chan frameJob), make(chan []byte, 3*procs)
-	for range 3 * procs {
+	w.jobs, w.buffers = make(chan frameJob), make(chan []byte, 2*procs+1)
+	for range 2*procs + 1 {
 		w.buffers <- nil
 	}
 	w.ctx, w.fail = context.WithCancelCause(ctx)
@@ -180,7 +180,7 @@ func (f *Framer) Add(id [32]byte, content []byte) (ChunkRef, error) {
 	f.w.newBytes.Add(uint64(len(content)))
 	chunk := pack.Chunk{ID: id, Len: uint32(len(content))}
 	if alone {
-		buf, err := f.w.buffer()
+		buf, err := f.w.buffer(len(content))
 		if err != nil {
 			return ref, err
 		}
@@ -194,7 +194,7 @@ func (f *Framer) Add(id [32]byte, content []byte) (ChunkRef, error) {
 	}
 	if f.buf == nil {
 		var err error
-		if f.buf, err = f.w.buffer(); err != nil {
+		if f.buf, err = f.w.buffer(frameTarget); err != nil {
 			return ref, err
 		}
 	}
@@ -220,11 +220,12 @@ type frameJob struct {
 	chunks  []pack.Chunk
 }
 
-func (w *Writer) buffer() ([]byte, error) {
+// buffer is one of at least size bytes, when one is free.
+func (w *Writer) buffer(size int) ([]byte, error) {
 	select {
 	case b := <-w.buffers:
-		if b == nil {
-			b = make([]byte, 0, frameTarget)
+		if cap(b) < size {
+			b = make([]byte, 0, (size+frameTarget-1)/frameTarget*frameTarget)
 		}
 		return b, nil
 	case <-w.ctx.Done():
