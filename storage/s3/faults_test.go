@@ -64,6 +64,35 @@ func TestALostReplyIsNoConflict(t *testing.T) {
 	})
 }
 
+func TestABigPutLooksBeforeItIsSentAgain(t *testing.T) {
+	server := storagetest.PlainVersityGW(t)
+	// A server need not read the body of a put that it refuses, and its
+	// answer is lost when it hangs up.
+	c := proxied(t, server, storagetest.PlainBucket, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.Method == http.MethodPut {
+			hangUp(w)
+		}
+		next.ServeHTTP(w, r)
+	})
+	direct := c
+	direct.Endpoint = server.Endpoint
+	body := random(6 << 20)
+	if err := open(t, direct).Put(t.Context(), "k", body, storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, c)
+	if err := s.Put(t.Context(), "k", body, storage.PutOptions{}); err != nil {
+		t.Errorf("put of the same bytes: %v", err)
+	}
+	body[0] ^= 1
+	if err := s.Put(t.Context(), "k", body, storage.PutOptions{}); !errors.Is(err, storage.ErrExists) {
+		t.Errorf("put of other bytes: %v, want ErrExists", err)
+	}
+	if n := s.Stats().Puts; n != 2 {
+		t.Errorf("two puts took %d requests", n)
+	}
+}
+
 type withoutChecksums struct{ http.ResponseWriter }
 
 func (w *withoutChecksums) WriteHeader(status int) {

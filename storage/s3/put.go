@@ -17,6 +17,10 @@ import (
 	"knowngood/storage"
 )
 
+// lookFirst is the size in bytes from which a put that failed looks whether
+// the object is there before it is sent again.
+const lookFirst = 256 << 10
+
 // errHidden is a conflict with an object that cannot be seen.
 var errHidden = errors.New("the key is taken, but nothing is in view")
 
@@ -35,38 +39,55 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutO
 	if o.SHA256 == [32]byte{} {
 		o.SHA256 = sha256.Sum256(body)
 	}
-	request := s.putRequest(key, body, o)
-	hidden, hashed := false, false
-	err := s.attempt(ctx, func() error {
-		err := request(ctx)
-		switch code := minio.ToErrorResponse(err).Code; {
-		case code == "PreconditionFailed":
-			// Either an attempt before this succeeded and its reply was
-			// lost, or the key is another's.
-			err = s.same(ctx, key, body, o.SHA256)
-			if errors.Is(err, errHidden) && !hidden {
-				// The object may have been deleted between the two
-				// requests.
-				hidden = true
-				err = request(ctx)
-			}
-		case isChecksumCode(code) && !hashed:
-			// Bytes that changed on their way are sent again, bytes that
-			// were never those of the checksum are not.
-			hashed = true
-			if sha256.Sum256(body) != o.SHA256 {
-				err = storage.ErrChecksum
-			}
-		}
-		return err
-	})
+	c := creation{s: s, key: key, body: body, sum: o.SHA256, send: s.putRequest(key, body, o)}
+	err := s.attempt(ctx, func() error { return c.try(ctx) })
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errHidden), hidden && minio.ToErrorResponse(err).Code == "PreconditionFailed":
+	case errors.Is(err, errHidden):
 		return &storage.Error{Op: "put", Store: s.url, Key: key, Err: storage.ErrExists, Hint: "the object is hidden by a delete marker: somebody deleted it"}
 	}
 	return s.fail(ctx, "put", key, err)
+}
+
+// creation is one Put, with what its attempts so far have found out.
+type creation struct {
+	s    *Store
+	key  string
+	body []byte
+	sum  [32]byte
+	send func(context.Context) error
+
+	sent   bool // an attempt was made, and its outcome is not known
+	hidden bool // an attempt met an object that was not in view
+}
+
+func (c *creation) try(ctx context.Context) error {
+	if c.sent && len(c.body) >= lookFirst {
+		// A server that refuses a put may hang up before it has read the
+		// body, and the sender then often loses the answer. To look is
+		// cheaper than to send again, and tells for sure.
+		if err := c.s.same(ctx, c.key, c.body, c.sum); !errors.Is(err, errHidden) {
+			return err
+		}
+	}
+	c.sent = true
+	err := c.send(ctx)
+	switch code := minio.ToErrorResponse(err).Code; {
+	case code == "PreconditionFailed":
+		// Either an attempt before this succeeded and its reply was lost,
+		// or the key is another's.
+		err = c.s.same(ctx, c.key, c.body, c.sum)
+		if errors.Is(err, errHidden) && !c.hidden {
+			c.hidden = true
+			return c.try(ctx) // it may have been deleted between the two requests
+		}
+	case isChecksumCode(code) && sha256.Sum256(c.body) != c.sum:
+		// Bytes that changed on their way are sent again, bytes that never
+		// were those of the checksum are not.
+		err = storage.ErrChecksum
+	}
+	return err
 }
 
 func isChecksumCode(code string) bool {
