@@ -68,7 +68,7 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	}
 	list := []damage{}
 	for _, d := range r.Damage {
-		list = append(list, damage{d.Object, d.Err.Error(), d.Hurts, d.Count})
+		list = append(list, damage{d.Object, d.Err.Error(), listed(d.Hurts), d.Count})
 		a.printf("DAMAGED %s\n  %v\n", d.Object, d.Err)
 		for _, h := range d.Hurts {
 			a.printf("  hurts %s\n", printable(h))
@@ -90,7 +90,7 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	}
 	a.printf("checked %s snapshots, %s packs, %s chunks%s: %s; %s\n", count(r.Snapshots), count(r.Packs), count(r.Chunks), read, verdict, duration(r.Duration))
 	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
-		"bytes_read": r.BytesRead, "damage": list, "notes": r.Notes, "duration_seconds": r.Duration.Seconds()})
+		"bytes_read": r.BytesRead, "damage": list, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		err = fmt.Errorf("%w: %d objects; what the check named is lost or must come from another copy; take new snapshots now: chunks that are missing are stored again", errDamage, len(list))
 	}

@@ -14,6 +14,8 @@ func configCommand(a *app) *cobra.Command {
 		Short: "Check and show the configuration",
 		Args:  args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		Annotations: map[string]string{"config": "none"},
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -38,7 +40,7 @@ func configCommand(a *app) *cobra.Command {
 					a.printf("warning: %s\n", w)
 				}
 				a.printf("%s is valid: %d environments\n", path, len(c.Environments))
-				return a.result(map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": warnings})
+				return a.result(map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": listed(warnings)})
 			},
 		},
 		&cobra.Command{

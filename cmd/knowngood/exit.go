@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
@@ -48,6 +49,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitExists
 	case errors.Is(err, repository.ErrNoUsableIdentity), errors.Is(err, identity.ErrNoIdentity), errors.Is(err, identity.ErrWrongPassphrase), errors.Is(err, identity.ErrNoPassphrase):
 		return exitNoIdentity
+	case errors.Is(err, wire.ErrNewer): // which is no damage, wherever it was met
+		return exitFailed
 	case errors.Is(err, errDamage), errors.As(err, &damage), errors.As(err, &tamper):
 		return exitDamage
 	}

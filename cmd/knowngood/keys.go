@@ -16,6 +16,8 @@ func keysCommand(a *app) *cobra.Command {
 		Short: "List, add and remove who can read, and let hosts in",
 		Args:  args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		Annotations: map[string]string{"config": "none"},
 	}
 	var reenrol bool
 	grant := &cobra.Command{
@@ -54,11 +56,13 @@ func keysCommand(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				out := []recipientJSON{}
 				for _, k := range list {
 					a.printf("%s  %s\n", k.Fingerprint, repository.ShortRecipient(k.Text))
+					out = append(out, recipientJSON{k.Text, k.Fingerprint})
 				}
 				a.printf("owner %s\npin   %x\n", r.OwnerFingerprint(), r.Pin())
-				return a.result(map[string]any{"type": "result", "recipients": list, "owner": r.OwnerFingerprint(), "pin": fmt.Sprintf("%x", r.Pin())})
+				return a.result(map[string]any{"type": "result", "recipients": out, "owner": r.OwnerFingerprint(), "pin": fmt.Sprintf("%x", r.Pin())})
 			},
 		},
 		&cobra.Command{
@@ -76,7 +80,11 @@ hosts; without one the future snapshots of this host alone.`,
 				if err != nil {
 					return err
 				}
-				return a.tellRecipient("Added", c)
+				past := "what is captured from now on"
+				if c.Past {
+					past = "past and future snapshots"
+				}
+				return a.tellRecipient("Added", "can read "+past, c)
 			},
 		},
 		&cobra.Command{
@@ -94,24 +102,26 @@ before, it still can: that was sealed to it, and may have been copied.`,
 				if err != nil {
 					return err
 				}
-				return a.tellRecipient("Removed", c)
+				return a.tellRecipient("Removed", "can read nothing that is captured from now on", c)
 			},
 		})
 	return cmd
 }
 
-func (a *app) tellRecipient(verb string, c *repository.RecipientChange) error {
-	scope := "all hosts"
+// recipientJSON is a public key as --json prints it.
+type recipientJSON struct {
+	Recipient   string `json:"recipient"`
+	Fingerprint string `json:"fingerprint"`
+}
+
+func (a *app) tellRecipient(verb, effect string, c *repository.RecipientChange) error {
+	scope := "of all hosts"
 	if c.Host != "" {
-		scope = "host " + c.Host + " alone"
+		scope = "of host " + c.Host + " alone"
 	}
-	past := "what is captured from now on"
-	if c.Past {
-		past = "past and future snapshots"
-	}
-	a.printf("%s %s (%s): %s, %s\n", verb, repository.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, past, scope)
+	a.printf("%s %s (%s): %s, %s\n", verb, repository.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect, scope)
 	for _, n := range c.Notes {
 		a.printf("note: %s\n", n)
 	}
-	return a.result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "host": c.Host, "past": c.Past, "notes": c.Notes})
+	return a.result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "host": c.Host, "past": c.Past, "notes": listed(c.Notes)})
 }

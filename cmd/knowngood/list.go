@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"text/tabwriter"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/internal/wire"
 	"knowngood/storage/repository"
 )
 
@@ -46,7 +48,8 @@ func (a *app) hosts(ctx context.Context, r *repository.Repository, all bool) ([]
 	return []string{a.host}, nil
 }
 
-// collect gathers snapshots, oldest first; damage is told and passed over.
+// collect gathers snapshots, oldest first. Those that do not verify are told
+// and passed over; damaged says so then.
 func (a *app) collect(ctx context.Context, r *repository.Repository, env string, all bool) (out []*repository.Snapshot, damaged error, err error) {
 	hosts, err := a.hosts(ctx, r, all)
 	if err != nil {
@@ -66,11 +69,16 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 			var some []*repository.Snapshot
 			for s, err := range r.Snapshots(ctx, h, e) {
 				if err != nil {
-					if exitCode(ctx, err) != exitDamage {
+					if !repository.Damaged(err) {
 						return nil, nil, err
 					}
 					fmt.Fprintf(a.stderr, "knowngood: %v\n", err)
-					damaged = errDamage
+					switch {
+					case !errors.Is(err, wire.ErrNewer):
+						damaged = fmt.Errorf("%w: the snapshots named above cannot be used; knowngood check tells more", errDamage)
+					case damaged == nil:
+						damaged = wire.ErrNewer
+					}
 					continue
 				}
 				some = append(some, s)

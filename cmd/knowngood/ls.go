@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"strings"
 	"time"
 
@@ -111,26 +110,30 @@ func ownerText(name string, id uint32) string {
 	return fmt.Sprint(id)
 }
 
+// modeText is the mode as ls(1) prints it.
 func modeText(e *manifest.Entry) string {
-	m := fs.FileMode(e.Mode & 0o777)
-	for bit, fm := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if e.Mode&bit != 0 {
-			m |= fm
+	kind := map[manifest.Type]byte{manifest.Dir: 'd', manifest.Symlink: 'l', manifest.Fifo: 'p', manifest.Socket: 's', manifest.CharDevice: 'c', manifest.BlockDevice: 'b'}
+	text := []byte("-rwxrwxrwx")
+	if k, ok := kind[e.Type]; ok {
+		text[0] = k
+	}
+	for i := range 9 {
+		if e.Mode&(0o400>>i) == 0 {
+			text[1+i] = '-'
 		}
 	}
-	switch e.Type {
-	case manifest.Dir:
-		m |= fs.ModeDir
-	case manifest.Symlink:
-		m |= fs.ModeSymlink
-	case manifest.Fifo:
-		m |= fs.ModeNamedPipe
-	case manifest.Socket:
-		m |= fs.ModeSocket
-	case manifest.CharDevice:
-		m |= fs.ModeDevice | fs.ModeCharDevice
-	case manifest.BlockDevice:
-		m |= fs.ModeDevice
+	for _, special := range []struct {
+		bit    uint32
+		at     int
+		letter byte // in capitals where execution is not allowed
+	}{{0o4000, 3, 's'}, {0o2000, 6, 's'}, {0o1000, 9, 't'}} {
+		if e.Mode&special.bit == 0 {
+			continue
+		}
+		if text[special.at] == '-' {
+			special.letter -= 'a' - 'A'
+		}
+		text[special.at] = special.letter
 	}
-	return m.String()
+	return string(text)
 }

@@ -39,6 +39,14 @@ func (a *app) result(v any) error {
 	return err
 }
 
+// listed makes a list that is empty print as [], not as null.
+func listed[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
 // rate reads a limit in bytes a second.
 func rate(flag, text string, configured uint64) (uint64, error) {
 	if text == "" {
@@ -161,6 +169,12 @@ func duration(d time.Duration) string {
 		return fmt.Sprintf("%.2f s", d.Seconds())
 	}
 	return d.Round(time.Second).String()
+}
+
+// problemJSON is what is amiss with a path, as --json prints it.
+type problemJSON struct {
+	Path  string `json:"path"`
+	Error string `json:"error"`
 }
 
 // snapshotJSON is a snapshot as --json prints it.

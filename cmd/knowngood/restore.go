@@ -154,13 +154,9 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	case r.Count > 0:
 		status, a.code = "incomplete", exitIncomplete
 	}
-	type problem struct {
-		Path  string `json:"path"`
-		Error string `json:"error"`
-	}
-	problems := []problem{}
+	problems := []problemJSON{}
 	for _, p := range r.Problems {
-		problems = append(problems, problem{"/" + p.Path, p.Err.Error()})
+		problems = append(problems, problemJSON{"/" + p.Path, p.Err.Error()})
 	}
 	err := a.result(map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,

@@ -68,7 +68,12 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 13 damage or tampering found; 130 interrupted.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
+		Annotations:       map[string]string{"config": "none"},
 		PersistentPreRunE: func(cmd *cobra.Command, args []string) error { return a.load(cmd) },
+		Args:              unknownCommand,
+
+		SuggestionsMinimumDistance: 2,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -103,6 +108,31 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
+// unknownCommand refuses what is no command, and says what was meant, perhaps.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	meant := ""
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		meant = fmt.Sprintf(": did you mean %s?", strings.Join(s, ", "))
+	}
+	return usagef("there is no command %q%s (see %s --help)", args[0], meant, cmd.CommandPath())
+}
+
+// needsConfig tells commands that read the configuration from those that must
+// work without, and with one that is broken: completions among them.
+func needsConfig(cmd *cobra.Command) bool {
+	switch cmd.Name() {
+	case "help", cobra.ShellCompRequestCmd:
+		return false
+	}
+	if cmd.Annotations["config"] == "none" {
+		return false
+	}
+	return cmd.Parent() == nil || cmd.Parent().Name() != "completion"
+}
+
 // load reads the configuration and fills in what flags left open.
 func (a *app) load(cmd *cobra.Command) (err error) {
 	if a.profileDir != "" {
@@ -116,7 +146,7 @@ func (a *app) load(cmd *cobra.Command) (err error) {
 			path = configs.DefaultPath
 		}
 	}
-	if path == "" || cmd.Annotations["config"] == "none" {
+	if path == "" || !needsConfig(cmd) {
 		a.config = configs.Default()
 	} else {
 		c, err := configs.Load(path)

@@ -36,7 +36,11 @@ With an identity also its sources, and what could not be captured as it should.`
 			if a.json {
 				out := map[string]any{"type": "result", "snapshot": toJSON(s)}
 				if tree != nil {
-					out["sources"], out["exclusions"], out["problem_list"] = tree.Table.Sources, tree.Table.Exclusions, tree.Table.Problems
+					problems := []problemJSON{}
+					for _, p := range tree.Table.Problems {
+						problems = append(problems, problemJSON{"/" + p.Path, p.Reason})
+					}
+					out["sources"], out["exclusions"], out["problem_list"] = listed(tree.Table.Sources), listed(tree.Table.Exclusions), problems
 				}
 				return a.result(out)
 			}
