@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// TestMain makes this test binary stand for the program as well: tests find
+// it in their PATH as knowngood, beside programs that start it under
+// circumstances.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"knowngood":      main,
+		"without-rights": withoutRights,
+		"with-disk":      withDisk,
+	})
+}
+
+// withoutRights runs a program as a user whom the modes of files concern, be
+// it root: without-rights PROGRAM ARGUMENT...
+func withoutRights() {
+	runtime.LockOSThread() // capabilities belong to a thread; exec takes those of the caller
+	if os.Geteuid() == 0 {
+		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
+				fatal("drop capability %d: %v", c, err)
+			}
+		}
+	}
+	replace(os.Args[1:])
+}
+
+// withDisk runs a program that alone sees a small file system at a directory:
+// with-disk DIRECTORY OPTIONS PROGRAM ARGUMENT...; options are those of tmpfs.
+func withDisk() {
+	if len(os.Args) < 4 {
+		fatal("usage: with-disk DIRECTORY OPTIONS PROGRAM ARGUMENT...")
+	}
+	runtime.LockOSThread() // a namespace belongs to a thread; exec takes that of the caller
+	if err := mountDisk(os.Args[1], os.Args[2]); err != nil {
+		fatal("mount a file system at %s: %v", os.Args[1], err)
+	}
+	replace(os.Args[3:])
+}
+
+// mountDisk mounts a tmpfs that only the calling thread sees.
+func mountDisk(dir, options string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	flags := uintptr(0)
+	if rest, ok := strings.CutPrefix(options, "ro,"); ok {
+		flags, options = unix.MS_RDONLY, rest
+	}
+	return unix.Mount("tmpfs", dir, "tmpfs", flags, options)
+}
+
+// replace makes this process run another program.
+func replace(argv []string) {
+	if len(argv) == 0 {
+		fatal("which program?")
+	}
+	path, err := lookPath(argv[0])
+	if err == nil {
+		err = syscall.Exec(path, argv, os.Environ())
+	}
+	fatal("%s: %v", argv[0], err)
+}
+
+// fatal ends a program that could not do its part with a code that knowngood
+// never has.
+func fatal(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, os.Args[0]+": "+format+"\n", args...)
+	os.Exit(125)
+}
