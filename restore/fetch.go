@@ -220,6 +220,10 @@ func (f *fetcher) job(ctx context.Context, h *chunk.Hasher, content []byte, job 
 		}
 		at := fr.offset - job.offset
 		c, ferr := reader.Open(ctx, content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
+		if repository.Damaged(ferr) {
+			// The reply may be damaged, or the object covered by another.
+			c, ferr = reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
+		}
 		if ferr != nil {
 			if !repository.Damaged(ferr) {
 				return content, ferr

@@ -115,6 +115,10 @@ func (t *Tree) Segment(ctx context.Context, i int) ([]manifest.Entry, error) {
 
 func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte) ([]manifest.Entry, error) {
 	content, err := t.Reader.Open(ctx, nil, wire.KindManifest, t.container(s), s.Offset, sealed)
+	if repository.Damaged(err) {
+		// The reply may be damaged, or the object covered by another.
+		content, err = t.Reader.Frame(ctx, wire.KindManifest, t.container(s), s.Offset, s.SealedLen)
+	}
 	if err != nil {
 		return nil, err
 	}

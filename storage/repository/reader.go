@@ -3,8 +3,10 @@ package repository
 import (
 	"context"
 	"crypto/cipher"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"knowngood/internal/wire"
@@ -28,13 +30,16 @@ type Reader struct {
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession
 	keys     map[[32]byte]cipher.AEAD
+
+	beneathMu sync.Mutex
+	beneath   map[[32]byte]string // versions of objects that the current view does not show; "" for none
 }
 
 // NewReader reads what lies under a snapshot. The snapshot's domain must be
 // open, by an identity or because it is this host's own.
 func (r *Repository) NewReader(host string, domain *seal.Domain) *Reader {
 	return &Reader{repo: r, host: host, domain: domain, dec: pack.NewDecompressor(),
-		sessions: map[seal.SessionID]seal.SealedSession{}, keys: map[[32]byte]cipher.AEAD{}}
+		sessions: map[seal.SessionID]seal.SealedSession{}, keys: map[[32]byte]cipher.AEAD{}, beneath: map[[32]byte]string{}}
 }
 
 // Domain whose objects are read.
@@ -59,14 +64,107 @@ func (r *Reader) AddSessions(sealed []seal.SealedSession) {
 	}
 }
 
-// Read reads length bytes of an object from offset.
+// Read reads length bytes of an object from offset, from beneath the current
+// view where that has nothing there. The error is *DamageError when the object
+// is missing or shorter than that.
 func (r *Reader) Read(ctx context.Context, kind wire.Kind, hash [32]byte, offset, length int64) ([]byte, error) {
 	key := objectKey(kind, r.host, r.domain.ID, hash)
-	b, err := storage.ReadAll(ctx, r.repo.Store(), key, offset, length)
-	if errors.Is(err, storage.ErrNotFound) {
-		return r.repo.readHidden(ctx, key, hash, offset, length, err)
+	if id, _ := r.version(hash); id != "" {
+		return r.readVersion(ctx, key, id, offset, length)
 	}
-	return b, err
+	b, err := r.repo.readRange(ctx, key, offset, length)
+	if !errors.Is(err, storage.ErrNotFound) && !Damaged(err) {
+		return b, err
+	}
+	id, verr := r.uncover(ctx, key, hash, errors.Is(err, storage.ErrNotFound))
+	switch {
+	case verr != nil:
+		return nil, verr
+	case id != "":
+		return r.readVersion(ctx, key, id, offset, length)
+	case Damaged(err):
+		return nil, err
+	}
+	return nil, &DamageError{Key: key, What: kind.String(), Err: err}
+}
+
+// Whole reads an object whole and verifies its hash, from beneath the current
+// view where that shows other bytes. With *DamageError it may return the bytes
+// that there are.
+func (r *Reader) Whole(ctx context.Context, kind wire.Kind, hash [32]byte) ([]byte, error) {
+	b, err := r.Read(ctx, kind, hash, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b)
+	if sum == hash {
+		return b, nil
+	}
+	key := objectKey(kind, r.host, r.domain.ID, hash)
+	switch id, err := r.uncover(ctx, key, hash, false); {
+	case err != nil:
+		return nil, err
+	case id != "":
+		return r.readVersion(ctx, key, id, 0, -1)
+	}
+	return b, &DamageError{Key: key, What: kind.String(), Err: fmt.Errorf("its bytes have the hash %x", sum)}
+}
+
+func (r *Reader) version(hash [32]byte) (id string, looked bool) {
+	r.beneathMu.Lock()
+	defer r.beneathMu.Unlock()
+	id, looked = r.beneath[hash]
+	return id, looked
+}
+
+// uncover looks, once for each object, for a version with the bytes of its
+// name; "" when there is none.
+func (r *Reader) uncover(ctx context.Context, key string, hash [32]byte, deleted bool) (string, error) {
+	r.beneathMu.Lock()
+	defer r.beneathMu.Unlock()
+	if id, looked := r.beneath[hash]; looked {
+		return id, nil
+	}
+	v, all, err := r.repo.versions(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	found := ""
+	for _, ver := range all {
+		if ver.Size > pack.MaxObject {
+			continue
+		}
+		b, err := readVersion(ctx, v, key, ver.ID, pack.MaxObject)
+		if err != nil && !unseen(err) {
+			return "", err
+		}
+		if err == nil && sha256.Sum256(b) == hash {
+			found = ver.ID
+			r.repo.warnHidden(key, deleted)
+			break
+		}
+	}
+	r.beneath[hash] = found
+	return found, nil
+}
+
+func (r *Reader) readVersion(ctx context.Context, key, id string, offset, length int64) ([]byte, error) {
+	v, ok := storage.Capability[storage.Versioner](r.repo.Store())
+	if !ok {
+		return nil, &storage.Error{Op: "get", Key: key, Err: storage.ErrUnsupported}
+	}
+	return storage.ReadAll(ctx, versionStore{r.repo.Store(), v, id}, key, offset, length)
+}
+
+// versionStore reads one version in place of the current view.
+type versionStore struct {
+	storage.Store
+	versions storage.Versioner
+	id       string
+}
+
+func (s versionStore) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	return s.versions.GetVersion(ctx, key, s.id, offset, length)
 }
 
 // Key is the frame key of an object.
@@ -121,13 +219,31 @@ func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 	return content, nil
 }
 
-// Frame reads and opens one frame.
+// Frame reads and opens one frame, from beneath the current view where that
+// shows other bytes.
 func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset, length uint32) ([]byte, error) {
-	sealed, err := r.Read(ctx, kind, ref.Hash, int64(offset), int64(length))
-	if err != nil {
+	read := func() ([]byte, error) {
+		sealed, err := r.Read(ctx, kind, ref.Hash, int64(offset), int64(length))
+		if err != nil {
+			return nil, err
+		}
+		return r.Open(ctx, nil, kind, ref, offset, sealed)
+	}
+	content, err := read()
+	if !Damaged(err) {
+		return content, err
+	}
+	if _, looked := r.version(ref.Hash); looked {
 		return nil, err
 	}
-	return r.Open(ctx, nil, kind, ref, offset, sealed)
+	id, verr := r.uncover(ctx, objectKey(kind, r.host, r.domain.ID, ref.Hash), ref.Hash, false)
+	if verr != nil {
+		return nil, verr
+	}
+	if id == "" {
+		return nil, err
+	}
+	return read()
 }
 
 func (r *Reader) damaged(kind wire.Kind, hash [32]byte, err error) error {
@@ -136,46 +252,95 @@ func (r *Reader) damaged(kind wire.Kind, hash [32]byte, err error) error {
 
 // Tail reads the trailer and the sealed contents of an object.
 func (r *Reader) Tail(ctx context.Context, kind wire.Kind, hash [32]byte) (*pack.Tail, error) {
-	return r.repo.tail(ctx, kind, objectKey(kind, r.host, r.domain.ID, hash), -1)
+	return r.TailOf(ctx, kind, hash, -1)
 }
 
-// TailOf is Tail of an object that is size bytes long.
+// TailOf is Tail of an object that is size bytes long; a negative size is
+// looked up.
 func (r *Reader) TailOf(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, error) {
-	return r.repo.tail(ctx, kind, objectKey(kind, r.host, r.domain.ID, hash), size)
+	key := objectKey(kind, r.host, r.domain.ID, hash)
+	t, err := r.repo.tail(ctx, kind, key, size)
+	if !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+		return t, err
+	}
+	id, verr := r.uncover(ctx, key, hash, errors.Is(err, storage.ErrNotFound))
+	switch {
+	case verr != nil:
+		return nil, verr
+	case id != "":
+		object, err := r.readVersion(ctx, key, id, 0, -1)
+		if err != nil {
+			return nil, err
+		}
+		return r.repo.parseTail(kind, key, object, int64(len(object)))
+	case Damaged(err):
+		return nil, err
+	}
+	return nil, &DamageError{Key: key, What: kind.String(), Err: err}
 }
 
 // tail reads the end of an object that is size bytes long; a negative size is
 // looked up.
 func (r *Repository) tail(ctx context.Context, kind wire.Kind, key string, size int64) (*pack.Tail, error) {
 	if size < 0 {
-		for o, err := range r.Store().List(ctx, storage.ListOptions{Prefix: key, Limit: 1}) {
-			if err != nil {
-				return nil, err
-			}
-			size = o.Size
-		}
-		if size < 0 {
-			return nil, &storage.Error{Op: "get", Key: key, Err: storage.ErrNotFound}
+		var err error
+		if size, err = r.size(ctx, key); err != nil {
+			return nil, err
 		}
 	}
 	n := min(size, pack.TailLen)
 	for {
-		b, err := storage.ReadAll(ctx, r.Store(), key, size-n, n)
+		b, err := r.readRange(ctx, key, size-n, n)
 		if err != nil {
 			return nil, err
 		}
-		t, err := pack.ParseTail(kind, b, size)
+		t, err := r.parseTail(kind, key, b, size)
 		var short *pack.ErrShortTail
 		if errors.As(err, &short) && short.Need > n && short.Need <= size {
 			n = short.Need
 			continue
 		}
-		if err != nil {
-			return nil, &DamageError{Key: key, What: kind.String(), Err: err}
-		}
-		if t.Repository != r.ID() {
-			return nil, &DamageError{Key: key, What: kind.String(), Err: fmt.Errorf("it belongs to repository %v", t.Repository)}
-		}
-		return t, nil
+		return t, err
 	}
+}
+
+func (r *Repository) parseTail(kind wire.Kind, key string, end []byte, size int64) (*pack.Tail, error) {
+	t, err := pack.ParseTail(kind, end, size)
+	if err == nil && t.Repository != r.ID() {
+		err = fmt.Errorf("it belongs to repository %v", t.Repository)
+	}
+	if err != nil {
+		return nil, &DamageError{Key: key, What: kind.String(), Err: err}
+	}
+	return t, nil
+}
+
+// size is the stored bytes of an object.
+func (r *Repository) size(ctx context.Context, key string) (int64, error) {
+	for o, err := range r.Store().List(ctx, storage.ListOptions{Prefix: key, Limit: 1}) {
+		if err != nil {
+			return 0, err
+		}
+		if o.Key == key {
+			return o.Size, nil
+		}
+	}
+	return 0, &storage.Error{Op: "get", Key: key, Err: storage.ErrNotFound}
+}
+
+// readRange is storage.ReadAll that tells an object which is too short, a
+// *DamageError, from a reply that broke off.
+func (r *Repository) readRange(ctx context.Context, key string, offset, length int64) ([]byte, error) {
+	b, err := storage.ReadAll(ctx, r.Store(), key, offset, length)
+	if length < 0 || !errors.Is(err, io.ErrUnexpectedEOF) {
+		return b, err
+	}
+	size, serr := r.size(ctx, key)
+	if serr != nil {
+		return nil, serr
+	}
+	if size < offset+length {
+		return nil, &DamageError{Key: key, What: "object", Err: fmt.Errorf("it is cut short: %d bytes long, at least %d are needed", size, offset+length)}
+	}
+	return nil, err
 }
