@@ -2,30 +2,17 @@ package restore
 
 import (
 	"context"
-	"crypto/cipher"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"knowngood/internal/wire"
-	"knowngood/snapshot"
-	"knowngood/snapshot/manifest"
-	"knowngood/storage"
-	"knowngood/storage/chunk"
-	"knowngood/storage/index"
-	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // CheckOptions of a check.
@@ -82,6 +69,9 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 		o.Progress = &CheckProgress{}
 	}
 	c := &checker{CheckOptions: o, repo: repo, byKey: map[string]int{}}
+	if err := c.audit(repo.AuditKeys(ctx)); err != nil {
+		return nil, err
+	}
 	hosts, err := repo.Hosts(ctx)
 	if err != nil {
 		return nil, err
@@ -95,10 +85,27 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 		}
 	}
 	for _, w := range repo.Warnings() {
-		c.note(w.Error())
+		if object, ok := damagedObject(w); ok {
+			c.damage(object, w)
+		} else {
+			c.note(w.Error())
+		}
 	}
+	slices.SortFunc(c.report.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
 	c.report.Duration = time.Since(started)
 	return &c.report, nil
+}
+
+// audit notes the damage that an audit finds.
+func (c *checker) audit(found iter.Seq[error]) error {
+	for err := range found {
+		object, ok := damagedObject(err)
+		if !ok {
+			return err
+		}
+		c.damage(object, err)
+	}
+	return nil
 }
 
 func (c *checker) note(s string) {
@@ -116,6 +123,13 @@ func (c *checker) damage(object string, err error) {
 	}
 	c.byKey[object] = len(c.report.Damage)
 	c.report.Damage = append(c.report.Damage, Damage{Object: object, Err: err})
+}
+
+func (c *checker) damaged(object string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.byKey[object]
+	return ok
 }
 
 func (c *checker) hurts(object, file string) {
@@ -139,7 +153,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 		return err
 	}
 	domains := map[seal.DomainID]*domainCheck{}
-	closed := 0
+	closed, serial := 0, uint64(0)
 	for _, env := range envs {
 		for s, err := range c.repo.Snapshots(ctx, host, env) {
 			if err != nil {
@@ -151,6 +165,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 				continue
 			}
 			c.report.Snapshots++
+			serial = max(serial, s.Root.Certificate.Serial)
 			if s.Body == nil {
 				closed++
 				continue
@@ -158,11 +173,14 @@ func (c *checker) host(ctx context.Context, host string) error {
 			d := domains[s.Domain.ID]
 			if d == nil {
 				d = &domainCheck{checker: c, host: host, domain: s.Domain, reader: c.repo.NewReader(host, s.Domain),
-					bad: map[[32]byte]string{}, segments: map[[32]byte]bool{}}
+					bad: map[[32]byte]string{}, segments: map[[32]byte]bool{}, missing: map[[32]byte]bool{}, remnants: map[[32]byte]remnant{}}
 				domains[s.Domain.ID] = d
 			}
 			d.snapshots = append(d.snapshots, s)
 		}
+	}
+	if err := c.audit(c.repo.AuditCertificates(ctx, host, serial)); err != nil {
+		return err
 	}
 	if closed > 0 {
 		c.note(fmt.Sprintf("%d snapshots of host %s could not be looked into: no identity at hand opens them", closed, host))
@@ -186,354 +204,4 @@ func damagedObject(err error) (string, bool) {
 		return tamper.What, true
 	}
 	return "", false
-}
-
-// domainCheck checks what lies under one domain of a host.
-type domainCheck struct {
-	*checker
-	host       string
-	domain     *seal.Domain
-	reader     *repository.Reader
-	snapshots  []*repository.Snapshot
-	packs      map[[32]byte]int64 // stored sizes
-	containers map[[32]byte]int64
-	actual     *index.Table        // made of the packs' own contents
-	bad        map[[32]byte]string // chunks that do not verify, and the pack's key
-	segments   map[[32]byte]bool   // of ID, those that were looked into
-	hurt       bool                // some file is
-}
-
-func (d *domainCheck) check(ctx context.Context) error {
-	x, err := d.repo.ReadRuns(ctx, d.host, d.domain)
-	if err != nil {
-		return err
-	}
-	defer x.Close()
-	defer d.reader.Close()
-	d.actual = x.Scratch()
-	defer d.actual.Close()
-	if d.packs, err = d.list(ctx, statement.PrefixPacks(d.host, d.domain.ID), statement.ParsePackKey); err != nil {
-		return err
-	}
-	if d.containers, err = d.list(ctx, statement.PrefixManifests(d.host, d.domain.ID), statement.ParseManifestKey); err != nil {
-		return err
-	}
-	d.report.Packs += uint64(len(d.packs))
-	d.report.Containers += uint64(len(d.containers))
-	if err := d.objects(ctx); err != nil {
-		return err
-	}
-	d.index(x)
-	for _, s := range d.snapshots {
-		if err := d.snapshot(ctx, s); err != nil {
-			return err
-		}
-	}
-	if d.hurt || len(d.bad) > 0 {
-		return d.name(ctx)
-	}
-	return nil
-}
-
-// list gives the stored sizes of the objects under a prefix.
-func (d *domainCheck) list(ctx context.Context, prefix string, parse func(string) (string, seal.DomainID, [32]byte, bool)) (map[[32]byte]int64, error) {
-	out := map[[32]byte]int64{}
-	for o, err := range d.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
-		if err != nil {
-			return nil, err
-		}
-		if _, _, hash, ok := parse(o.Key); ok {
-			out[hash] = o.Size
-		}
-	}
-	return out, nil
-}
-
-// objects reads the contents of every pack, and of those drawn every byte.
-func (d *domainCheck) objects(ctx context.Context) error {
-	d.Progress.Packs.Add(uint64(len(d.packs)))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(4, 2*runtime.GOMAXPROCS(0)))
-	whole := make(chan struct{}, runtime.GOMAXPROCS(0)+1) // bounds the packs in memory
-	for hash, size := range d.packs {
-		g.Go(func() error {
-			defer d.Progress.PacksDone.Add(1)
-			key := statement.KeyPack(d.host, d.domain.ID, hash)
-			var err error
-			if drawn(hash, d.ReadData) {
-				whole <- struct{}{}
-				err = d.wholePack(gctx, key, hash)
-				<-whole
-			} else {
-				err = d.packContents(gctx, key, hash, size)
-			}
-			return d.object(key, err)
-		})
-	}
-	if d.ReadData > 0 {
-		for hash := range d.containers {
-			g.Go(func() error {
-				key := statement.KeyManifest(d.host, d.domain.ID, hash)
-				whole <- struct{}{}
-				_, err := d.readWhole(gctx, wire.KindManifest, key, hash)
-				<-whole
-				return d.object(key, err)
-			})
-		}
-	}
-	return g.Wait()
-}
-
-// object notes damage and passes other errors on.
-func (d *domainCheck) object(key string, err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := damagedObject(err); ok || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, storage.ErrNotFound) {
-		d.damage(key, err)
-		return nil
-	}
-	return err
-}
-
-// drawn tells whether a pack is among the share to be read. The draw depends
-// on the day, so that repeated checks see other packs.
-func drawn(hash [32]byte, share float64) bool {
-	if share >= 1 {
-		return true
-	}
-	day := binary.LittleEndian.AppendUint64(hash[:], uint64(time.Now().Unix()/86400))
-	sum := sha256.Sum256(day)
-	return float64(binary.LittleEndian.Uint64(sum[:])>>11)/(1<<53) < share
-}
-
-func (d *domainCheck) packContents(ctx context.Context, key string, hash [32]byte, size int64) error {
-	tail, err := d.reader.TailOf(ctx, wire.KindPack, hash, size)
-	if err != nil {
-		return err
-	}
-	contents, err := tail.Contents(wire.KindPack, d.domain)
-	if err != nil {
-		return err
-	}
-	return d.known(hash, size, tail, contents)
-}
-
-// known takes the contents of a pack into the table of what there really is.
-func (d *domainCheck) known(hash [32]byte, size int64, tail *pack.Tail, c *pack.Contents) error {
-	return d.actual.Add(index.PackInfo{Ref: pack.Ref{Hash: hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: uint64(size)}, c.Frames)
-}
-
-func (d *domainCheck) readWhole(ctx context.Context, kind wire.Kind, key string, hash [32]byte) ([]byte, error) {
-	b, err := d.reader.Read(ctx, kind, hash, 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	d.Progress.Bytes.Add(uint64(len(b)))
-	d.mu.Lock()
-	d.report.BytesRead += uint64(len(b))
-	d.mu.Unlock()
-	if sum := sha256.Sum256(b); sum != hash {
-		return b, &repository.DamageError{Key: key, What: kind.String(), Err: fmt.Errorf("its bytes have the hash %x", sum)}
-	}
-	return b, nil
-}
-
-// wholePack verifies every byte of a pack: its name, every frame, every
-// chunk, and that its contents are what its writer sealed.
-func (d *domainCheck) wholePack(ctx context.Context, key string, hash [32]byte) error {
-	object, damage := d.readWhole(ctx, wire.KindPack, key, hash)
-	if object == nil {
-		return damage
-	}
-	tail, err := pack.ParseTail(wire.KindPack, object, int64(len(object)))
-	if err != nil {
-		return errors.Join(damage, err)
-	}
-	contents, err := tail.Contents(wire.KindPack, d.domain)
-	if err != nil {
-		return errors.Join(damage, err)
-	}
-	if err := d.known(hash, int64(len(object)), tail, contents); err != nil {
-		return errors.Join(damage, err)
-	}
-	session, err := d.repo.OpenSession(ctx, tail.Session)
-	if err != nil {
-		return err
-	}
-	k := session.FrameKey(wire.KindPack, d.repo.ID(), d.domain.ID, tail.Salt)
-	if err := tail.VerifyEnd(k, wire.KindPack, object, contents); err != nil {
-		damage = errors.Join(damage, err)
-	}
-	if err := pack.CheckPrelude(wire.KindPack, object); err != nil {
-		damage = errors.Join(damage, err)
-	}
-	if err := d.frames(ctx, key, k, object, contents); err != nil {
-		damage = errors.Join(damage, err)
-	}
-	return damage
-}
-
-// frames opens every frame of a pack and verifies every chunk in it.
-func (d *domainCheck) frames(ctx context.Context, key string, k cipher.AEAD, object []byte, contents *pack.Contents) error {
-	h := chunk.NewHasher(d.domain.ChunkKey())
-	dec := pack.NewDecompressor()
-	var first error
-	var content []byte
-	for _, f := range contents.Frames {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		plain, err := pack.OpenFrame(k, wire.KindPack, int(f.Offset), object[f.Offset:f.Offset+f.SealedLen])
-		if err == nil {
-			content, err = dec.Content(content[:0], wire.KindPack, plain)
-		}
-		if err == nil && len(content) != int(f.ContentLen) {
-			err = fmt.Errorf("frame at %d holds %d bytes, its table says %d: %w", f.Offset, len(content), f.ContentLen, wire.ErrMalformed)
-		}
-		at := 0
-		for _, ch := range f.Chunks {
-			end := at + int(ch.Len)
-			if err != nil || h.ID(content[at:end]) != ch.ID {
-				d.badChunk(ch.ID, key)
-				if first == nil {
-					first = errors.Join(err, fmt.Errorf("chunk %x does not verify: %w", ch.ID[:8], wire.ErrMalformed))
-				}
-			}
-			at = end
-		}
-	}
-	return first
-}
-
-func (d *domainCheck) badChunk(id [32]byte, key string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.bad[id] = key
-}
-
-// index compares the runs with what the packs hold.
-func (d *domainCheck) index(x *repository.Index) {
-	x.All(func(id [32]byte, loc index.Location) bool {
-		d.report.Chunks++
-		if _, ok := d.packs[loc.Pack.Hash]; !ok {
-			d.damage(statement.KeyPack(d.host, d.domain.ID, loc.Pack.Hash), errors.New("the index names it, but it is not there"))
-			return true
-		}
-		real, ok := d.actual.Lookup(id)
-		if !ok || real.Pack.Hash == loc.Pack.Hash && (real.FrameOffset != loc.FrameOffset || real.Offset != loc.Offset || real.Len != loc.Len) {
-			d.note(fmt.Sprintf("the index has chunk %x in pack %x, whose contents say otherwise: restores look into the pack", id[:8], loc.Pack.Hash[:8]))
-		}
-		return true
-	})
-}
-
-// snapshot checks that all that a snapshot needs is there. Segments that
-// several snapshots share are looked into once.
-func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) error {
-	key := statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash)
-	tail, err := d.reader.TailOf(ctx, wire.KindManifest, s.Body.Manifest.Hash, int64(s.Body.Manifest.Size))
-	if err == nil {
-		var contents *pack.Contents
-		if contents, err = tail.Contents(wire.KindManifest, d.domain); err == nil {
-			d.needed(s, contents.Objects)
-		}
-	}
-	if err := d.object(key, err); err != nil {
-		return err
-	}
-	tree, err := snapshot.OpenTree(ctx, d.repo, s)
-	if err != nil {
-		d.hurt = true
-		return d.object(key, err)
-	}
-	for i := range tree.Table.Segments {
-		seg := &tree.Table.Segments[i]
-		if d.segments[seg.ID] {
-			continue
-		}
-		d.segments[seg.ID] = true
-		d.report.Segments++
-		entries, err := tree.Segment(ctx, i)
-		if err != nil {
-			d.hurt = true
-			if err := d.object(statement.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err); err != nil {
-				return err
-			}
-			delete(d.segments, seg.ID)
-			continue
-		}
-		for j := range entries {
-			for k := range entries[j].Chunks {
-				c := &entries[j].Chunks[k]
-				if loc, ok := d.actual.Lookup(c.ID); !ok || loc.Len != c.Len {
-					d.hurt = true
-					d.badChunk(c.ID, statement.KeyPack(d.host, d.domain.ID, c.Loc.Pack.Hash))
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// needed compares the objects that a manifest lists with those there are.
-func (d *domainCheck) needed(s *repository.Snapshot, objects []pack.Object) {
-	for _, o := range objects {
-		have, key := d.packs, statement.KeyPack(d.host, d.domain.ID, o.Hash)
-		if o.Kind == wire.KindManifest {
-			have, key = d.containers, statement.KeyManifest(d.host, d.domain.ID, o.Hash)
-		}
-		size, ok := have[o.Hash]
-		if !ok {
-			d.hurt = true
-			d.damage(key, fmt.Errorf("missing, needed by %s", s.Ref()))
-		} else if uint64(size) != o.Size {
-			d.hurt = true
-			d.damage(key, fmt.Errorf("%d bytes long, %s says %d", size, s.Ref(), o.Size))
-		}
-	}
-}
-
-// name goes through all snapshots again and names the files that are hurt.
-func (d *domainCheck) name(ctx context.Context) error {
-	for id, key := range d.bad {
-		d.damage(key, fmt.Errorf("chunk %x is lost", id[:8]))
-	}
-	for _, s := range d.snapshots {
-		tree, err := snapshot.OpenTree(ctx, d.repo, s)
-		if err != nil {
-			d.hurts(statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), s.Ref()+" as a whole")
-			continue
-		}
-		for e, err := range tree.Entries(ctx, "") {
-			var se *snapshot.SegmentError
-			if errors.As(err, &se) {
-				object, _ := damagedObject(err)
-				if object == "" {
-					object = statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash)
-				}
-				d.hurts(object, s.Ref()+": "+strings.TrimSuffix(se.Error(), ": "+se.Err.Error()))
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			d.nameFile(s, e)
-		}
-	}
-	slices.SortFunc(d.report.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
-	for i := range d.report.Damage {
-		d.byKey[d.report.Damage[i].Object] = i
-	}
-	return nil
-}
-
-func (d *domainCheck) nameFile(s *repository.Snapshot, e *manifest.Entry) {
-	named := map[string]bool{}
-	for i := range e.Chunks {
-		if key, ok := d.bad[e.Chunks[i].ID]; ok && !named[key] {
-			named[key] = true
-			d.hurts(key, s.Ref()+":/"+e.Path)
-		}
-	}
 }

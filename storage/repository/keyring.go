@@ -70,10 +70,7 @@ func (r *Repository) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.Ep
 	}
 	var secret *seal.EpochSecret
 	err := r.unwrap(ctx, statement.PrefixEpochSecrets(id), identity.EpochSecret, func(b []byte) error {
-		s, err := seal.ParseEpochSecret(b)
-		if err == nil && s.ID != id {
-			err = fmt.Errorf("it is the secret of epoch %v", s.ID)
-		}
+		s, err := parseEpochSecret(b, id)
 		secret = s
 		return err
 	})
@@ -92,6 +89,14 @@ func (r *Repository) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.Ep
 	}
 	k.epochs[id] = secret
 	return secret, nil
+}
+
+func parseEpochSecret(b []byte, id seal.EpochID) (*seal.EpochSecret, error) {
+	s, err := seal.ParseEpochSecret(b)
+	if err == nil && s.ID != id {
+		err = fmt.Errorf("it is the secret of epoch %v", s.ID)
+	}
+	return s, err
 }
 
 // OwnerKey is the key that certifies hosts and epochs. The error is
@@ -128,14 +133,8 @@ func (r *Repository) unwrap(ctx context.Context, prefix, label string, use func(
 		return fmt.Errorf("%w: it takes one of %s; give its file with --identity", ErrNoUsableIdentity, r.recipientNames(ctx))
 	}
 	var problems []error
-	open := func(file []byte) error {
-		secret, err := identity.Unwrap(label, file, k.identities...)
-		if err != nil {
-			return err
-		}
-		return use(secret)
-	}
 	try := func(key string) (bool, error) {
+		open := func(file []byte) error { return k.open(label, strings.TrimPrefix(key, prefix), file, use) }
 		file, err := readObject(ctx, r.store, key)
 		missing := errors.Is(err, storage.ErrNotFound)
 		if err == nil {
@@ -178,6 +177,20 @@ func (r *Repository) unwrap(ctx context.Context, prefix, label string, use func(
 		return errors.Join(problems...)
 	}
 	return fmt.Errorf("%w: it takes one of %s, and the identities given are others", ErrNoUsableIdentity, r.recipientNames(ctx))
+}
+
+// open uses the secret in an age file that was wrapped for the recipient of a
+// fingerprint. identity.ErrNoMatch says that this is another's. The keyring is
+// held.
+func (k *keyring) open(label, fingerprint string, file []byte, use func([]byte) error) error {
+	secret, err := identity.Unwrap(label, file, k.identities...)
+	if errors.Is(err, identity.ErrNoMatch) && slices.Contains(k.fingerprints, fingerprint) {
+		return errors.New("it does not open with the identity that it is for")
+	}
+	if err != nil {
+		return err
+	}
+	return use(secret)
 }
 
 // recipientNames lists, for a message, the recipients of the repository.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"path/filepath"
+	"slices"
 
 	"knowngood/storage"
 	"knowngood/storage/seal"
@@ -36,21 +37,26 @@ func (s *Snapshot) head() statement.Head {
 	return statement.Head{Environment: s.Environment, Number: s.Number, Hash: s.ID}
 }
 
-// Hosts lists the hosts that have objects in the repository, sorted.
+// Hosts lists the hosts that have objects in the repository, or are remembered
+// to have had snapshots, sorted.
 func (r *Repository) Hosts(ctx context.Context) ([]string, error) {
-	return r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
+	return r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix, "")
 }
 
-// Environments lists the environments in which a host has snapshots, sorted.
+// Environments lists the environments in which a host has snapshots, or is
+// remembered to have had some, sorted.
 func (r *Repository) Environments(ctx context.Context, host string) ([]string, error) {
 	return r.folders(ctx, statement.PrefixEnvironments(host), func(folded string) (string, bool) {
 		_, env, ok := statement.ParseEnvironmentPrefix(folded)
 		return env, ok
-	})
+	}, host)
 }
 
-func (r *Repository) folders(ctx context.Context, prefix string, parse func(string) (string, bool)) ([]string, error) {
-	var names []string
+func (r *Repository) folders(ctx context.Context, prefix string, parse func(string) (string, bool), remembered string) ([]string, error) {
+	names, err := r.local.names(remembered)
+	if err != nil {
+		return nil, err
+	}
 	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true}) {
 		if err != nil {
 			return nil, err
@@ -59,7 +65,8 @@ func (r *Repository) folders(ctx context.Context, prefix string, parse func(stri
 			names = append(names, name)
 		}
 	}
-	return names, nil
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // Snapshots yields the snapshots of an environment, newest first, each

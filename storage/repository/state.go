@@ -188,6 +188,25 @@ func (l *local) rememberHead(host string, head statement.Head) error {
 	})
 }
 
+// names are the hosts of which a head is remembered, or the environments of
+// one host.
+func (l *local) names(host string) ([]string, error) {
+	if l.stateDir == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(filepath.Join(l.dir(), "heads", host))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, l.wrap(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if statement.ValidName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
 // forgetHeads forgets the heads of a host, whose history the owner restated.
 func (l *local) forgetHeads(host string) error {
 	if err := os.RemoveAll(filepath.Join(l.dir(), "heads", host)); err != nil {
@@ -198,19 +217,16 @@ func (l *local) forgetHeads(host string) error {
 
 // witnesses are the remembered heads of a host but that of env, sorted.
 func (l *local) witnesses(host, env string) ([]statement.Head, error) {
-	if l.stateDir == "" {
-		return nil, nil
-	}
-	entries, err := os.ReadDir(filepath.Join(l.dir(), "heads", host)) // sorted
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, l.wrap(err)
+	names, err := l.names(host) // sorted
+	if err != nil {
+		return nil, err
 	}
 	var heads []statement.Head
-	for _, e := range entries {
-		if e.Name() == env || statement.ValidName(e.Name()) != nil {
+	for _, name := range names {
+		if name == env {
 			continue
 		}
-		h, err := l.head(host, e.Name())
+		h, err := l.head(host, name)
 		if err != nil {
 			return nil, err
 		}
