@@ -37,7 +37,8 @@ type World struct {
 	Store storage.Store
 	State string // the host's state directory
 	ID    *identity.File
-	Key   string // the identity as its file holds it
+	Key   string   // the identity as its file holds it
+	Pin   [32]byte // of the repository
 }
 
 // New makes a repository in an empty store.
@@ -53,9 +54,10 @@ func New(t treetest.T, store storage.Store) *World {
 	w.Key = string(b)
 	w.ID, err = identity.Load(file, nil)
 	w.Check(err)
-	_, _, err = repository.Init(w.Ctx, store, repository.InitOptions{Recipients: []string{key.Recipient}, Host: Host, StateDir: w.State, URL: "test",
+	_, made, err := repository.Init(w.Ctx, store, repository.InitOptions{Recipients: []string{key.Recipient}, Host: Host, StateDir: w.State, URL: "test",
 		Now: time.Now(), Chunker: small, PackSize: packSize})
 	w.Check(err)
+	w.Pin = made.Pin
 	return w
 }
 
