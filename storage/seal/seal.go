@@ -221,7 +221,9 @@ func (d *Domain) ContentsKey(kind wire.Kind, salt Salt) cipher.AEAD {
 }
 
 // RunKey seals the body of one index run.
-func (d *Domain) RunKey(salt Salt) cipher.AEAD { return d.indexed(salt, []byte("knowngood v1 index run")) }
+func (d *Domain) RunKey(salt Salt) cipher.AEAD {
+	return d.indexed(salt, []byte("knowngood v1 index run"))
+}
 
 // RootKey seals the body of one root.
 func (d *Domain) RootKey(salt Salt) cipher.AEAD { return d.indexed(salt, []byte("knowngood v1 root")) }
