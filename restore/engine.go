@@ -25,6 +25,7 @@ type pendingDir struct {
 
 // linkGroup is an inode with several names.
 type linkGroup struct {
+	of     manifest.Type
 	mu     sync.Mutex
 	path   string // the name that is complete, once done
 	done   bool
@@ -123,10 +124,12 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 		r.result.Others++
 	}
 	if e.Link != 0 {
-		if g, ok := r.links[e.Link]; ok {
+		if g, ok := r.links[e.Link]; ok && g.of != e.Type {
+			return r.fatal(e.Path, fmt.Errorf("not restored: the snapshot has it as a %v and as another name of a %v", e.Type, g.of))
+		} else if ok {
 			return r.fatal(e.Path, r.link(g, e.Path))
 		}
-		r.links[e.Link] = &linkGroup{}
+		r.links[e.Link] = &linkGroup{of: e.Type}
 	}
 	if e.Type != manifest.File {
 		return r.fatal(e.Path, r.node(e))
