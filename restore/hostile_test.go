@@ -1,0 +1,323 @@
+package restore_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/enginetest"
+	"knowngood/internal/treetest"
+	"knowngood/restore"
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/chunk"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+)
+
+// forge commits a snapshot of entries of the caller's choice, as whoever has
+// taken a host can. Files in contents get chunks that hold them.
+func forge(w *enginetest.World, entries []*manifest.Entry, contents map[string]string) {
+	w.T.Helper()
+	r := w.Open(w.State)
+	host, err := r.Host(w.Ctx)
+	w.Check(err)
+	epoch, err := r.CurrentEpoch(w.Ctx)
+	w.Check(err)
+	ix, err := r.OpenIndex(w.Ctx, host)
+	w.Check(err)
+	defer ix.Close()
+	writer, err := r.NewWriter(w.Ctx, host, epoch, ix, repository.WriterOptions{})
+	w.Check(err)
+	defer writer.Abort()
+	framer, hasher := writer.NewFramer(), chunk.NewHasher(host.Domain.ChunkKey())
+	refs := map[*manifest.Entry]repository.ChunkRef{}
+	for _, e := range entries {
+		if text, ok := contents[e.Path]; ok {
+			id := hasher.ID([]byte(text))
+			refs[e], err = framer.Add(id, []byte(text))
+			w.Check(err)
+			e.Size, e.Chunks = uint64(len(text)), []manifest.Chunk{{ID: id, Len: uint32(len(text))}}
+		}
+	}
+	w.Check(writer.CloseChunks())
+	for e, ref := range refs {
+		in, frame, length, offset, err := writer.Place(ref, nil)
+		w.Check(err)
+		e.Chunks[0].Loc = manifest.Location{Pack: &in.Ref, FrameOffset: frame, FrameLen: length, Offset: offset}
+	}
+	generation, err := ix.Publish(w.Ctx, host, writer)
+	w.Check(err)
+	counts := statement.Counts{}
+	for _, e := range entries {
+		counts.ContentBytes += e.ContentSize()
+	}
+	var enc manifest.Encoder
+	content := enc.Append(nil, entries)
+	id, err := manifest.SegmentID(host.Domain.SegmentKey(), content)
+	w.Check(err)
+	frame, err := writer.AddSegment(id, pack.NewCompressor(pack.LevelDefault).Frame(nil, content), len(content))
+	w.Check(err)
+	ref, err := writer.FinishManifest(func(place func(*repository.Frame) repository.SegmentPlace) ([]byte, []pack.Object) {
+		p := place(frame)
+		table := &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
+		return table.Append(nil), nil
+	})
+	w.Check(err)
+	_, err = host.Commit(w.Ctx, "e", func(uint64) *statement.RootBody {
+		return &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, IndexGeneration: generation, Counts: counts, Version: "forged"}
+	}, time.Now())
+	w.Check(err)
+}
+
+func dir(path string) *manifest.Entry {
+	return &manifest.Entry{Path: path, Type: manifest.Dir, Mode: 0o755}
+}
+func file(path string) *manifest.Entry {
+	return &manifest.Entry{Path: path, Type: manifest.File, Mode: 0o644}
+}
+func symlink(path, target string) *manifest.Entry {
+	return &manifest.Entry{Path: path, Type: manifest.Symlink, Mode: 0o777, Target: target}
+}
+func linked(e *manifest.Entry, group uint64) *manifest.Entry { e.Link = group; return e }
+
+// manyChunks is a file that says it consists of n chunks of the greatest length.
+func manyChunks(path string, n int) *manifest.Entry {
+	e := file(path)
+	ref := &pack.Ref{}
+	for range n {
+		e.Chunks = append(e.Chunks, manifest.Chunk{Len: pack.MaxChunk, Loc: manifest.Location{Pack: ref, FrameOffset: pack.FirstOffset, FrameLen: 100}})
+	}
+	e.Size = uint64(n) * pack.MaxChunk
+	return e
+}
+
+// hostile manifests; OUT stands for a directory outside the target.
+var hostile = []struct {
+	name    string
+	entries func(out string) []*manifest.Entry
+	refused string // what the error or a problem says; "" when the tree can be made as it says
+}{
+	{"a path that climbs", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("../x")} }, "malformed"},
+	{"a path that climbs further down", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), dir("a"), file("a/../../x")} }, "malformed"},
+	{"a path that ends in dots", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), symlink("a/..", "x")} }, "malformed"},
+	{"an absolute path", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), file(out + "/x")} }, "malformed"},
+	{"a path with NUL", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("a\x00b")} }, "malformed"},
+	{"an empty component", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("a//x")} }, "malformed"},
+	{"one path twice", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), symlink("a", out), file("a")} }, "malformed"},
+	{"paths out of order", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("b"), symlink("a", out)} }, "malformed"},
+	{"a file below a symlink", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), symlink("a", out), file("a/x")} }, "a/x"},
+	{"a directory below a symlink", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), symlink("a", out), dir("a/d"), file("a/d/x")}
+	}, "a/d"},
+	{"a symlink below a symlink", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), symlink("a", out), symlink("a/x", "/")}
+	}, "a/x"},
+	{"a relative symlink that climbs", func(string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), symlink("a", "../outside"), file("a/x")}
+	}, "a/x"},
+	{"a file below a file", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("a"), file("a/x")} }, "a/x"},
+	{"a link group of a symlink and a file", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), linked(symlink("a", out+"/kept"), 7), linked(file("x"), 7)}
+	}, "x"},
+	{"a link group of a file and a symlink", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), linked(file("a"), 7), linked(symlink("b", out+"/kept"), 7), linked(file("x"), 7)}
+	}, "b"},
+	{"a link below a symlink", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), linked(file("a"), 7), symlink("b", out), linked(file("b/x"), 7)}
+	}, "b/x"},
+	{"the marker of a restore as a symlink", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), symlink(".knowngood-restore", out+"/kept")}
+	}, ".knowngood-restore"},
+	{"a name too long", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file(strings.Repeat("n", 300))} }, "name too long"},
+	{"a target too long", func(string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), symlink("a", strings.Repeat("t", 9000))}
+	}, "name too long"},
+	{"a path of a megabyte whose directories are missing", func(string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), file(strings.Repeat("a/", 500_000) + "x")}
+	}, "no such file"},
+	{"more content than there is room", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), manyChunks("a", 100_000)} }, "not enough free space"},
+	{"a file in a pack that does not exist", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), manyChunks("a", 1)} }, "object does not exist"},
+	{"an unknown type", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), {Path: "a", Type: 9}} }, "malformed"},
+	{"a mode with the bits of a type", func(string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), {Path: "a", Type: manifest.Dir, Mode: unix.S_IFBLK | 0o644}}
+	}, "malformed"},
+	{"a size beyond what a file can have", func(string) []*manifest.Entry {
+		e := file("a")
+		e.Size, e.Holes = 1<<63, []manifest.Extent{{Offset: 0, Length: 1 << 63}}
+		return []*manifest.Entry{dir(""), e}
+	}, "malformed"},
+	{"holes that overflow", func(string) []*manifest.Entry {
+		e := file("a")
+		e.Size, e.Holes = 1<<20, []manifest.Extent{{Offset: 1 << 19, Length: 1<<63 - 1}, {Offset: 1 << 18, Length: 1}}
+		return []*manifest.Entry{dir(""), e}
+	}, "malformed"},
+	{"a symlink that leads outside, alone", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{dir(""), symlink("a", out), symlink("b", "a/kept")}
+	}, ""},
+}
+
+// arena is a directory with a target and what lies outside it.
+type arena struct {
+	target, outside string
+	before          treetest.Tree
+}
+
+func newArena(t *testing.T) *arena {
+	base := treetest.TempDir(t)
+	a := &arena{filepath.Join(base, "target"), filepath.Join(base, "outside"), nil}
+	write(t, filepath.Join(a.outside, "kept"), "what was there")
+	write(t, filepath.Join(a.outside, "d", "kept"), "what was there")
+	if err := os.Mkdir(a.target, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	a.before = treetest.Snapshot(t, a.outside)
+	return a
+}
+
+// intact asserts that nothing outside the target was touched.
+func (a *arena) intact(t *testing.T) {
+	t.Helper()
+	a.before.Equal(t, a.outside, treetest.Options{})
+	names, err := os.ReadDir(filepath.Dir(a.target))
+	if err != nil || len(names) != 2 {
+		t.Errorf("beside the target there is %v, %v", names, err)
+	}
+}
+
+func TestAHostileManifestWritesNothingOutsideTheTarget(t *testing.T) {
+	t.Parallel()
+	for _, h := range hostile {
+		t.Run(h.name, func(t *testing.T) {
+			t.Parallel()
+			a := newArena(t)
+			w := enginetest.New(t, storagetest.NewMemory())
+			entries := h.entries(a.outside)
+			contents := map[string]string{}
+			for _, e := range entries {
+				if e.Type == manifest.File && e.Size == 0 {
+					contents[e.Path] = "hostile content"
+				}
+			}
+			forge(w, entries, contents)
+			for _, o := range []restore.Options{{}, {DryRun: true}, {InPlace: true}, {InPlace: true, Delete: true}} {
+				if o.InPlace && h.refused == "not enough free space" {
+					continue // in place, room is not counted
+				}
+				o.Target = a.target
+				res, err := w.TryRestore("e", o)
+				a.intact(t)
+				var said []string
+				if err != nil {
+					said = append(said, err.Error())
+				} else {
+					for _, p := range res.Problems {
+						said = append(said, p.Path+": "+p.Err.Error())
+					}
+				}
+				refused := slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, h.refused) })
+				// A dry run makes nothing that could fail; in place there is no marker.
+				certain := !o.DryRun && !(o.InPlace && strings.HasPrefix(h.refused, ".knowngood"))
+				switch {
+				case h.refused == "" && len(said) > 0:
+					t.Errorf("%+v: %q", o, said)
+				case h.refused != "" && certain && !refused:
+					t.Errorf("%+v: nothing says %q, but %q", o, h.refused, said)
+				}
+				if err := treetest.Empty(a.target); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestAHugeSparseFileTakesNoRoom(t *testing.T) {
+	t.Parallel()
+	w := enginetest.New(t, storagetest.NewMemory())
+	e := file("a")
+	e.Size, e.Holes = 1<<40, []manifest.Extent{{Offset: 0, Length: 1 << 40}}
+	forge(w, []*manifest.Entry{dir(""), e}, nil)
+	target := filepath.Join(treetest.TempDir(t), "target")
+	if _, err := w.TryRestore("e", restore.Options{Target: target}); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(target, "a"), &st); err != nil {
+		t.Skip("the file system does not have files of that size")
+	}
+	if st.Size != 1<<40 || st.Blocks > 64 {
+		t.Errorf("%d bytes, %d blocks", st.Size, st.Blocks)
+	}
+}
+
+func TestSymlinksInTheTargetAreReplacedAndNotFollowed(t *testing.T) {
+	t.Parallel()
+	a := newArena(t)
+	w := enginetest.New(t, storagetest.NewMemory())
+	forge(w, []*manifest.Entry{dir(""), dir("d"), file("d/kept"), file("kept")}, map[string]string{"d/kept": "new", "kept": "new"})
+	for _, name := range []string{"d", "kept"} {
+		if err := os.Symlink(filepath.Join(a.outside, name), filepath.Join(a.target, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Restore("e", restore.Options{Target: a.target, InPlace: true})
+	a.intact(t)
+	for _, name := range []string{"d/kept", "kept"} {
+		if b, err := os.ReadFile(filepath.Join(a.target, name)); err != nil || string(b) != "new" {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+}
+
+func TestDirectoriesThatTurnIntoSymlinksMeanwhileAreNotFollowed(t *testing.T) {
+	t.Parallel()
+	a := newArena(t)
+	w := enginetest.New(t, storagetest.NewMemory())
+	entries, contents := []*manifest.Entry{dir("")}, map[string]string{}
+	for d := range 5 {
+		entries = append(entries, dir(fmt.Sprint(d)))
+		for f := range 20 {
+			path := fmt.Sprintf("%d/%02d", d, f)
+			entries = append(entries, file(path))
+			contents[path] = "content of " + path
+		}
+	}
+	forge(w, entries, contents)
+	stop := make(chan struct{})
+	var attacker sync.WaitGroup
+	attacker.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			name := filepath.Join(a.target, fmt.Sprint(i%5))
+			aside := name + ".aside"
+			if os.Rename(name, aside) == nil {
+				os.Symlink(a.outside, name)
+				time.Sleep(50 * time.Microsecond)
+				os.Remove(name)
+				os.Rename(aside, name)
+			}
+		}
+	})
+	for range 20 {
+		if _, err := w.TryRestore("e", restore.Options{Target: a.target, InPlace: true}); err != nil && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) && !errors.Is(err, unix.ENOENT) {
+			t.Log(err) // the attacker may well make a restore fail
+		}
+	}
+	close(stop)
+	attacker.Wait()
+	a.intact(t)
+}
