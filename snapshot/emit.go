@@ -163,6 +163,7 @@ func (e *emitter) place(it *item) error {
 		// The twin came before, so it is complete.
 		if t.gone() {
 			f.gone = true
+			e.problem(it.entry.Path, "another name of it vanished while the snapshot was taken")
 			return nil
 		}
 		o := t.entry
