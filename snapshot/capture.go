@@ -119,7 +119,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, repository.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
 		return nil, err
 	}
-	local, err := newLocalWriter(dir, c.started)
+	local, err := newLocalWriter(dir, host.Domain.ID, c.started)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (c *capture) openParents(dir string) {
 	}
 	domain := c.host.Domain.ID
 	if m, err := openLocal(filepath.Join(dir, localFile)); err == nil {
-		if m.trailer != nil && m.trailer.domain == domain {
+		if m.trailer != nil && m.domain == domain {
 			c.parent = m
 			c.Progress.Expected.Store(m.trailer.totals.Bytes)
 		} else {
@@ -152,7 +152,7 @@ func (c *capture) openParents(dir string) {
 		}
 	}
 	if !c.DryRun {
-		c.partials = leftovers(dir)
+		c.partials = leftovers(dir, domain)
 	}
 }
 

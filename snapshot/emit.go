@@ -274,7 +274,7 @@ func (e *emitter) container(c container) int {
 // finish stores the manifest's table, unless the manifest is the parent's,
 // and makes the trailer of the host's copy.
 func (e *emitter) finish() (*localTrailer, error) {
-	t := &localTrailer{domain: e.host.Domain.ID, totals: e.totals, sources: e.fingerprint()}
+	t := &localTrailer{totals: e.totals, sources: e.fingerprint()}
 	if p := e.capture.parent; p != nil && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
 		len(p.trailer.table.Problems) == 0 && string(p.trailer.sources) == string(t.sources) {
 		old := p.trailer

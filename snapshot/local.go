@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -27,7 +26,7 @@ import (
 // directory, holds no secret, and may be lost: then the next run reads every
 // file again. Its layout is private to this file:
 //
-//	"KNLM" u8 version | u64 start of the run, ns | blocks | trailer block | u64 offset of the trailer block | "KNLE"
+//	"KNLM" u8 version | u64 start of the run, ns | domain ID, 8 | blocks | trailer block | u64 offset of the trailer block | "KNLE"
 //	block: u32 length of the payload | u32 CRC-32C | payload
 //
 // A file without a trailer is what a run left that did not come to its end:
@@ -36,8 +35,8 @@ import (
 // not be read again; the segment that follows them holds the same entries, and
 // they count only where none does.
 const (
-	localMagic   = "KNLM\x01"
-	localHead    = int64(len(localMagic)) + 8
+	localMagic   = "KNLM\x02"
+	localHead    = int64(len(localMagic)) + 8 + int64(len(seal.DomainID{}))
 	localEnd     = "KNLE"
 	localFile    = "manifest"
 	partialFile  = "partial-"
@@ -128,7 +127,6 @@ func (s *localSegment) decode(dec *zstd.Decoder) error {
 type localTrailer struct {
 	root       [32]byte // of the snapshot
 	number     uint64
-	domain     seal.DomainID
 	table      *manifest.Table // without its segments
 	manifest   statement.ManifestRef
 	containers []container
@@ -142,7 +140,6 @@ func (t *localTrailer) append(b []byte) []byte {
 	var r wire.Record
 	r.Bytes(1, t.root[:])
 	r.Uint(2, t.number)
-	r.Bytes(3, t.domain[:])
 	r.Bytes(4, t.table.Append(nil))
 	m := &t.manifest
 	r.Bytes(5, m.Hash[:])
@@ -183,7 +180,6 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 	m := &t.manifest
 	f.Fixed(1, t.root[:])
 	t.number = f.Uint(2)
-	f.Fixed(3, t.domain[:])
 	if t.table, err = manifest.ParseTable(f.Bytes(4)); err != nil {
 		return nil, err
 	}
@@ -231,6 +227,7 @@ type localManifest struct {
 	r       *bufio.Reader
 	left    int64           // bytes of blocks not yet read
 	started int64           // nanoseconds since 1970
+	domain  seal.DomainID   // that the IDs of chunks belong to
 	trailer *localTrailer   // nil when the file has none
 	read    int             // segments read
 	held    []*localSegment // provisional ones, until a segment follows
@@ -260,6 +257,7 @@ func (m *localManifest) open() error {
 		return errors.New("not a local manifest")
 	}
 	m.started = int64(binary.LittleEndian.Uint64(head[len(localMagic):]))
+	m.domain = seal.DomainID(head[len(localMagic)+8:])
 	m.left = st.Size() - localHead
 	var end [12]byte
 	if m.left >= int64(len(end)) {
@@ -345,104 +343,10 @@ func (m *localManifest) leftover() (*localSegment, error) {
 
 func (m *localManifest) close() { m.file.Close() }
 
-// localWriter writes the file of a run.
-type localWriter struct {
-	path string // "" when nothing is to be kept
-	file *os.File
-	w    *bufio.Writer
-	at   int64
-	enc  *zstd.Encoder
-	buf  []byte
-}
-
-// newLocalWriter starts a partial file in dir and holds a lock on it as long
-// as the process lives, so that others know it from what a dead run left.
-func newLocalWriter(dir string, started time.Time) (*localWriter, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, stateError(dir, err)
-	}
-	f, err := os.CreateTemp(dir, partialFile+"*")
-	if err != nil {
-		return nil, stateError(dir, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, stateError(f.Name(), err)
-	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
-	if err != nil {
-		panic(err) // the options are constants, and valid
-	}
-	w := &localWriter{path: f.Name(), file: f, w: bufio.NewWriterSize(f, 256<<10), enc: enc}
-	return w, w.write(binary.LittleEndian.AppendUint64([]byte(localMagic), uint64(started.UnixNano())))
-}
-
-func stateError(path string, err error) error {
-	return fmt.Errorf("state directory: %s: %w (free some space there, or choose another place with --state-dir)", path, err)
-}
-
-func (w *localWriter) write(b []byte) error {
-	w.at += int64(len(b))
-	if _, err := w.w.Write(b); err != nil {
-		return stateError(w.path, err)
-	}
-	return nil
-}
-
-func (w *localWriter) block(payload []byte) error {
-	var head [8]byte
-	binary.LittleEndian.PutUint32(head[:], uint32(len(payload)))
-	binary.LittleEndian.PutUint32(head[4:], crc32.Checksum(payload, castagnoli))
-	if err := w.write(head[:]); err != nil {
-		return err
-	}
-	return w.write(payload)
-}
-
-// segment writes the next segment.
-func (w *localWriter) segment(s *localSegment) error {
-	w.buf = s.append(w.buf[:0])
-	return w.block(w.buf)
-}
-
-// flush hands what was written to the kernel, so that it outlives the process.
-func (w *localWriter) flush() error {
-	if err := w.w.Flush(); err != nil {
-		return stateError(w.path, err)
-	}
-	return nil
-}
-
-// commit writes the trailer and makes the file the environment's manifest.
-func (w *localWriter) commit(t *localTrailer) error {
-	at := w.at
-	if err := w.block(t.append(nil)); err != nil {
-		return err
-	}
-	if err := w.write(append(binary.LittleEndian.AppendUint64(nil, uint64(at)), localEnd...)); err != nil {
-		return err
-	}
-	err := w.w.Flush()
-	if err == nil {
-		err = w.file.Sync()
-	}
-	if err == nil {
-		err = os.Rename(w.path, filepath.Join(filepath.Dir(w.path), localFile))
-	}
-	w.file.Close()
-	if err != nil {
-		return stateError(w.path, err)
-	}
-	return nil
-}
-
-// keep leaves the partial file for the next run; drop removes it.
-func (w *localWriter) keep() { w.w.Flush(); w.file.Close() }
-func (w *localWriter) drop() { os.Remove(w.path); w.file.Close() }
-
 // leftovers opens the partial files that dead runs left in dir, the largest
 // first, and locks them; the caller removes them when its run is complete.
-func leftovers(dir string) []*localManifest {
+// Those that are of no use, to this domain, are removed here.
+func leftovers(dir string, domain seal.DomainID) []*localManifest {
 	names, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
@@ -452,12 +356,19 @@ func leftovers(dir string) []*localManifest {
 		if !strings.HasPrefix(n.Name(), partialFile) {
 			continue
 		}
-		m, err := openLocal(filepath.Join(dir, n.Name()))
+		path := filepath.Join(dir, n.Name())
+		f, err := os.Open(path)
 		if err != nil {
 			continue
 		}
-		if unix.Flock(int(m.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		m := &localManifest{file: f}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 			m.close() // its run is alive
+			continue
+		}
+		if m.open() != nil || m.domain != domain {
+			os.Remove(path)
+			m.close()
 			continue
 		}
 		out = append(out, m)
