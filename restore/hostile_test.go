@@ -79,7 +79,7 @@ func forge(w *enginetest.World, entries []*manifest.Entry, contents map[string]s
 	w.Check(err)
 }
 
-func dir(path string) *manifest.Entry {
+func folder(path string) *manifest.Entry {
 	return &manifest.Entry{Path: path, Type: manifest.Dir, Mode: 0o755}
 }
 func file(path string) *manifest.Entry {
@@ -107,62 +107,64 @@ var hostile = []struct {
 	entries func(out string) []*manifest.Entry
 	refused string // what the error or a problem says; "" when the tree can be made as it says
 }{
-	{"a path that climbs", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("../x")} }, "malformed"},
-	{"a path that climbs further down", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), dir("a"), file("a/../../x")} }, "malformed"},
-	{"a path that ends in dots", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), symlink("a/..", "x")} }, "malformed"},
-	{"an absolute path", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), file(out + "/x")} }, "malformed"},
-	{"a path with NUL", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("a\x00b")} }, "malformed"},
-	{"an empty component", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("a//x")} }, "malformed"},
-	{"one path twice", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), symlink("a", out), file("a")} }, "malformed"},
-	{"paths out of order", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("b"), symlink("a", out)} }, "malformed"},
-	{"a file below a symlink", func(out string) []*manifest.Entry { return []*manifest.Entry{dir(""), symlink("a", out), file("a/x")} }, "a/x"},
+	{"a path that climbs", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), file("../x")} }, "malformed"},
+	{"a path that climbs further down", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), folder("a"), file("a/../../x")} }, "malformed"},
+	{"a path that ends in dots", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), symlink("a/..", "x")} }, "malformed"},
+	{"an absolute path", func(out string) []*manifest.Entry { return []*manifest.Entry{folder(""), file(out + "/x")} }, "malformed"},
+	{"a path with NUL", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), file("a\x00b")} }, "malformed"},
+	{"an empty component", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), file("a//x")} }, "malformed"},
+	{"one path twice", func(out string) []*manifest.Entry { return []*manifest.Entry{folder(""), symlink("a", out), file("a")} }, "malformed"},
+	{"paths out of order", func(out string) []*manifest.Entry { return []*manifest.Entry{folder(""), file("b"), symlink("a", out)} }, "malformed"},
+	{"a file below a symlink", func(out string) []*manifest.Entry {
+		return []*manifest.Entry{folder(""), symlink("a", out), file("a/x")}
+	}, "a/x"},
 	{"a directory below a symlink", func(out string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), symlink("a", out), dir("a/d"), file("a/d/x")}
+		return []*manifest.Entry{folder(""), symlink("a", out), folder("a/d"), file("a/d/x")}
 	}, "a/d"},
 	{"a symlink below a symlink", func(out string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), symlink("a", out), symlink("a/x", "/")}
+		return []*manifest.Entry{folder(""), symlink("a", out), symlink("a/x", "/")}
 	}, "a/x"},
 	{"a relative symlink that climbs", func(string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), symlink("a", "../outside"), file("a/x")}
+		return []*manifest.Entry{folder(""), symlink("a", "../outside"), file("a/x")}
 	}, "a/x"},
-	{"a file below a file", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file("a"), file("a/x")} }, "a/x"},
+	{"a file below a file", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), file("a"), file("a/x")} }, "a/x"},
 	{"a link group of a symlink and a file", func(out string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), linked(symlink("a", out+"/kept"), 7), linked(file("x"), 7)}
+		return []*manifest.Entry{folder(""), linked(symlink("a", out+"/kept"), 7), linked(file("x"), 7)}
 	}, "x"},
 	{"a link group of a file and a symlink", func(out string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), linked(file("a"), 7), linked(symlink("b", out+"/kept"), 7), linked(file("x"), 7)}
+		return []*manifest.Entry{folder(""), linked(file("a"), 7), linked(symlink("b", out+"/kept"), 7), linked(file("x"), 7)}
 	}, "b"},
 	{"a link below a symlink", func(out string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), linked(file("a"), 7), symlink("b", out), linked(file("b/x"), 7)}
+		return []*manifest.Entry{folder(""), linked(file("a"), 7), symlink("b", out), linked(file("b/x"), 7)}
 	}, "b/x"},
 	{"the marker of a restore as a symlink", func(out string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), symlink(".knowngood-restore", out+"/kept")}
+		return []*manifest.Entry{folder(""), symlink(".knowngood-restore", out+"/kept")}
 	}, ".knowngood-restore"},
-	{"a name too long", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), file(strings.Repeat("n", 300))} }, "name too long"},
+	{"a name too long", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), file(strings.Repeat("n", 300))} }, "name too long"},
 	{"a target too long", func(string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), symlink("a", strings.Repeat("t", 9000))}
+		return []*manifest.Entry{folder(""), symlink("a", strings.Repeat("t", 9000))}
 	}, "name too long"},
 	{"a path of a megabyte whose directories are missing", func(string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), file(strings.Repeat("a/", 500_000) + "x")}
+		return []*manifest.Entry{folder(""), file(strings.Repeat("a/", 500_000) + "x")}
 	}, "no such file"},
-	{"more content than there is room", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), manyChunks("a", 100_000)} }, "not enough free space"},
-	{"a file in a pack that does not exist", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), manyChunks("a", 1)} }, "object does not exist"},
-	{"an unknown type", func(string) []*manifest.Entry { return []*manifest.Entry{dir(""), {Path: "a", Type: 9}} }, "malformed"},
+	{"more content than there is room", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 100_000)} }, "not enough free space"},
+	{"a file in a pack that does not exist", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 1)} }, "object does not exist"},
+	{"an unknown type", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), {Path: "a", Type: 9}} }, "malformed"},
 	{"a mode with the bits of a type", func(string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), {Path: "a", Type: manifest.Dir, Mode: unix.S_IFBLK | 0o644}}
+		return []*manifest.Entry{folder(""), {Path: "a", Type: manifest.Dir, Mode: unix.S_IFBLK | 0o644}}
 	}, "malformed"},
 	{"a size beyond what a file can have", func(string) []*manifest.Entry {
 		e := file("a")
 		e.Size, e.Holes = 1<<63, []manifest.Extent{{Offset: 0, Length: 1 << 63}}
-		return []*manifest.Entry{dir(""), e}
+		return []*manifest.Entry{folder(""), e}
 	}, "malformed"},
 	{"holes that overflow", func(string) []*manifest.Entry {
 		e := file("a")
 		e.Size, e.Holes = 1<<20, []manifest.Extent{{Offset: 1 << 19, Length: 1<<63 - 1}, {Offset: 1 << 18, Length: 1}}
-		return []*manifest.Entry{dir(""), e}
+		return []*manifest.Entry{folder(""), e}
 	}, "malformed"},
 	{"a symlink that leads outside, alone", func(out string) []*manifest.Entry {
-		return []*manifest.Entry{dir(""), symlink("a", out), symlink("b", "a/kept")}
+		return []*manifest.Entry{folder(""), symlink("a", out), symlink("b", "a/kept")}
 	}, ""},
 }
 
@@ -246,7 +248,7 @@ func TestAHugeSparseFileTakesNoRoom(t *testing.T) {
 	w := enginetest.New(t, storagetest.NewMemory())
 	e := file("a")
 	e.Size, e.Holes = 1<<40, []manifest.Extent{{Offset: 0, Length: 1 << 40}}
-	forge(w, []*manifest.Entry{dir(""), e}, nil)
+	forge(w, []*manifest.Entry{folder(""), e}, nil)
 	target := filepath.Join(treetest.TempDir(t), "target")
 	if _, err := w.TryRestore("e", restore.Options{Target: target}); err != nil {
 		t.Fatal(err)
@@ -264,7 +266,7 @@ func TestSymlinksInTheTargetAreReplacedAndNotFollowed(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	w := enginetest.New(t, storagetest.NewMemory())
-	forge(w, []*manifest.Entry{dir(""), dir("d"), file("d/kept"), file("kept")}, map[string]string{"d/kept": "new", "kept": "new"})
+	forge(w, []*manifest.Entry{folder(""), folder("d"), file("d/kept"), file("kept")}, map[string]string{"d/kept": "new", "kept": "new"})
 	for _, name := range []string{"d", "kept"} {
 		if err := os.Symlink(filepath.Join(a.outside, name), filepath.Join(a.target, name)); err != nil {
 			t.Fatal(err)
@@ -283,9 +285,9 @@ func TestDirectoriesThatTurnIntoSymlinksMeanwhileAreNotFollowed(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	w := enginetest.New(t, storagetest.NewMemory())
-	entries, contents := []*manifest.Entry{dir("")}, map[string]string{}
+	entries, contents := []*manifest.Entry{folder("")}, map[string]string{}
 	for d := range 5 {
-		entries = append(entries, dir(fmt.Sprint(d)))
+		entries = append(entries, folder(fmt.Sprint(d)))
 		for f := range 20 {
 			path := fmt.Sprintf("%d/%02d", d, f)
 			entries = append(entries, file(path))

@@ -29,7 +29,7 @@ func restoreUnprivileged() int {
 	t := &childT{}
 	defer t.cleanup()
 	w := enginetest.New(t, storagetest.NewMemory())
-	forge(w, []*manifest.Entry{dir(""),
+	forge(w, []*manifest.Entry{folder(""),
 		{Path: "block", Type: manifest.BlockDevice, Mode: 0o600, Rdev: 8 << 32},
 		{Path: "char", Type: manifest.CharDevice, Mode: 0o600, Rdev: 1<<32 | 3},
 		{Path: "file", Type: manifest.File, Mode: 0o4755, UID: 1, GID: 1},
