@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"syscall"
@@ -20,6 +21,7 @@ func TestMain(m *testing.M) {
 		"knowngood":      main,
 		"without-rights": withoutRights,
 		"with-disk":      withDisk,
+		"as-machine":     asMachine,
 	})
 }
 
@@ -50,13 +52,27 @@ func withDisk() {
 	replace(os.Args[3:])
 }
 
+// asMachine runs a program as if on another machine, whose ID is in a file:
+// as-machine FILE PROGRAM ARGUMENT...
+func asMachine() {
+	if len(os.Args) < 3 {
+		fatal("usage: as-machine FILE PROGRAM ARGUMENT...")
+	}
+	runtime.LockOSThread() // as in withDisk
+	err := ownMounts()
+	if err == nil {
+		err = unix.Mount(os.Args[1], "/etc/machine-id", "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		fatal("mount %s: %v", os.Args[1], err)
+	}
+	replace(os.Args[2:])
+}
+
 // mountDisk mounts a tmpfs that only the calling thread sees.
 func mountDisk(dir, options string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
-	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := ownMounts(); err != nil {
+		return err
 	}
 	flags := uintptr(0)
 	if rest, ok := strings.CutPrefix(options, "ro,"); ok {
@@ -65,12 +81,23 @@ func mountDisk(dir, options string) error {
 	return unix.Mount("tmpfs", dir, "tmpfs", flags, options)
 }
 
+// ownMounts hides what the calling thread mounts from all others.
+func ownMounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	return nil
+}
+
 // replace makes this process run another program.
 func replace(argv []string) {
 	if len(argv) == 0 {
 		fatal("which program?")
 	}
-	path, err := lookPath(argv[0])
+	path, err := exec.LookPath(argv[0])
 	if err == nil {
 		err = syscall.Exec(path, argv, os.Environ())
 	}

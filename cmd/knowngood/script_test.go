@@ -23,8 +23,6 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func lookPath(name string) (string, error) { return exec.LookPath(name) }
-
 // TestScripts runs the commands as their users do. Beside what testscript has,
 // scripts can use:
 //
@@ -39,8 +37,10 @@ func lookPath(name string) (string, error) { return exec.LookPath(name) }
 //	ssh-key FILE                    make an SSH key, and FILE.pub
 //	server versitygw|minio [NAME]   start an S3 server; sets S3 (of a bucket) and credentials
 //
-// and the conditions root, disks (file systems of their own can be mounted).
+// and the conditions root, disks (file systems can be mounted where only one
+// program sees them), machine-id (there is one). Programs are those of TestMain.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	servers := &sharedServers{t: t, started: map[string]*storagetest.Server{}}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -76,6 +76,9 @@ func condition(name string) (bool, error) {
 		return os.Geteuid() == 0, nil
 	case "disks":
 		return canMount(), nil
+	case "machine-id":
+		_, err := os.Stat("/etc/machine-id")
+		return err == nil, nil
 	}
 	return false, fmt.Errorf("there is no condition %q", name)
 }

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"knowngood/internal/treetest"
+)
+
+// TestInterruptedCommandsSayThatTheyGoOn interrupts a command by each signal
+// in the midst of its work: it says so, keeps what was done, and goes on.
+func TestInterruptedCommandsSayThatTheyGoOn(t *testing.T) {
+	for name, signal := range map[string]syscall.Signal{"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			repo := filepath.Join(t.TempDir(), "repo")
+			m, k := newMachine(t, repo), newKiller(t)
+			src := t.TempDir()
+			const files, size = 6, 8 << 20
+			for i := range files {
+				k.write(t, filepath.Join(src, fmt.Sprint("file-", i)), size)
+			}
+
+			packs := filepath.Join(repo, "hosts/*/packs/*/*")
+			interrupt(t, m, signal, func() bool { return found(t, packs) > 0 },
+				"snapshot", "--env", "web", "--limit-upload", "24MiB", src)
+			if refs := m.refs(t); len(refs) > 0 {
+				t.Fatalf("an interrupted run committed %v", refs)
+			}
+			m.must(t, "check")
+			r := m.snapshot(t, "web", src)
+			if r.Ref != "web@1" || r.Status != "complete" || r.NewBytes > files*size-size {
+				t.Errorf("the run after the interrupted one: %+v; want fewer new bytes", r)
+			}
+
+			target := filepath.Join(t.TempDir(), "out")
+			written := filepath.Join(target, "file-*")
+			interrupt(t, m, signal, func() bool { return found(t, written) > 1 },
+				"restore", "web:"+src, "--target", target, "--limit-download", "24MiB")
+			m.must(t, "restore", "web:"+src, "--target", target)
+			treetest.Equal(t, src, target, treetest.Options{})
+		})
+	}
+}
+
+// interrupt signals a command when it has done something, and demands that it
+// ends soon, and as it should.
+func interrupt(t *testing.T, m *machine, signal os.Signal, begun func() bool, args ...string) {
+	t.Helper()
+	cmd, wait := m.start(t, args...)
+	for deadline := time.Now().Add(30 * time.Second); !begun(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			_ = cmd.Process.Kill()
+			t.Fatalf("%v did nothing: %s", args, &wait().stderr)
+		}
+	}
+	if err := cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	signalled := time.Now()
+	o := wait()
+	o.exits(t, exitInterrupted)
+	if !strings.Contains(o.stderr.String(), "interrupted: what was stored so far is kept, run the same command again to go on") {
+		t.Errorf("%v said %q", args, &o.stderr)
+	}
+	if took := time.Since(signalled); took > 5*time.Second {
+		t.Errorf("%v took %v to end", args, took)
+	}
+}
+
+func found(t *testing.T, pattern string) int {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}

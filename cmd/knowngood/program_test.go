@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"knowngood/storage/storagetest"
+)
+
+// machine runs the program against one repository, with a state directory of
+// its own. The zero environment is that of the test.
+type machine struct {
+	repo, identity, state string
+	env                   []string // more of it
+}
+
+// newMachine makes a repository at url.
+func newMachine(t *testing.T, url string, env ...string) *machine {
+	t.Helper()
+	dir := t.TempDir()
+	m := &machine{repo: url, identity: filepath.Join(dir, "identity"), state: filepath.Join(dir, "state"), env: env}
+	m.must(t, "init", "--identity-type", "x25519")
+	return m
+}
+
+// bare is a machine with the URL and the identity, and nothing else.
+func (m *machine) bare(t *testing.T) *machine {
+	b := *m
+	b.state = t.TempDir()
+	return &b
+}
+
+func (m *machine) command(args ...string) *exec.Cmd {
+	cmd := exec.Command("knowngood", args...)
+	cmd.Env = append(os.Environ(), "KNOWNGOOD_CONFIG=", "KNOWNGOOD_REPO="+m.repo, "KNOWNGOOD_IDENTITY="+m.identity, "KNOWNGOOD_STATE_DIR="+m.state)
+	cmd.Env = append(cmd.Env, m.env...)
+	return cmd
+}
+
+// outcome is what a run of the program left.
+type outcome struct {
+	args           []string
+	stdout, stderr bytes.Buffer
+	code           int // -1: killed
+}
+
+// wait waits for a command that start returned.
+type wait func() *outcome
+
+func (m *machine) start(t *testing.T, args ...string) (*exec.Cmd, wait) {
+	t.Helper()
+	cmd, o := m.command(args...), &outcome{args: args}
+	cmd.Stdout, cmd.Stderr = &o.stdout, &o.stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, func() *outcome {
+		err := cmd.Wait()
+		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+			o.stderr.WriteString(err.Error())
+		}
+		o.code = cmd.ProcessState.ExitCode()
+		return o
+	}
+}
+
+func (m *machine) run(t *testing.T, args ...string) *outcome {
+	t.Helper()
+	_, wait := m.start(t, args...)
+	return wait()
+}
+
+// must demands success and returns standard output.
+func (m *machine) must(t *testing.T, args ...string) string {
+	t.Helper()
+	return m.run(t, args...).exits(t, exitDone)
+}
+
+// exits demands an exit code and returns standard output.
+func (o *outcome) exits(t *testing.T, code int) string {
+	t.Helper()
+	if o.code != code {
+		t.Fatalf("knowngood %s: exit code %d, want %d\n%s%s", strings.Join(o.args, " "), o.code, code, &o.stdout, &o.stderr)
+	}
+	return o.stdout.String()
+}
+
+// snapshotResult is what snapshot --json says at its end.
+type snapshotResult struct {
+	Ref       string `json:"ref"`
+	Files     uint64 `json:"files"`
+	ReadFiles uint64 `json:"read_files"`
+	Bytes     uint64 `json:"bytes"`
+	NewBytes  uint64 `json:"new_bytes"`
+	Status    string `json:"status"`
+}
+
+func (m *machine) snapshot(t *testing.T, env string, paths ...string) snapshotResult {
+	t.Helper()
+	return decode[snapshotResult](t, m.must(t, append([]string{"snapshot", "--json", "--env", env}, paths...)...))
+}
+
+// refs are the snapshots that list shows.
+func (m *machine) refs(t *testing.T) []string {
+	t.Helper()
+	list := decode[struct {
+		Snapshots []struct{ Ref string }
+	}](t, m.must(t, "list", "--json"))
+	refs := []string{}
+	for _, s := range list.Snapshots {
+		refs = append(refs, s.Ref)
+	}
+	return refs
+}
+
+// decode reads the last line of what --json printed.
+func decode[T any](t *testing.T, stdout string) (v T) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &v); err != nil {
+		t.Fatalf("%v in %s", err, stdout)
+	}
+	return v
+}
+
+// onStores runs a test on a directory and on a real S3 server.
+func onStores(t *testing.T, test func(t *testing.T, m *machine)) {
+	t.Run("directory", func(t *testing.T) {
+		t.Parallel()
+		test(t, newMachine(t, filepath.Join(t.TempDir(), "repo")))
+	})
+	t.Run("versitygw", func(t *testing.T) {
+		t.Parallel()
+		server := storagetest.VersityGW(t)
+		server.Bucket(t, "backups", storagetest.VersionedBucket)
+		test(t, newMachine(t, server.URL("backups", "prod"), server.Env(t)...))
+	})
+}
+
+// slow tells whether there is time for long tests.
+func slow() bool { return os.Getenv("KNOWNGOOD_SLOW") != "" }

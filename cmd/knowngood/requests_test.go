@@ -1,0 +1,94 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"knowngood/internal/treetest"
+	"knowngood/storage/storagetest"
+)
+
+// requestLog stands between the program and a server, and keeps what was asked.
+type requestLog struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (l *requestLog) serve(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		l.mu.Lock()
+		l.list = append(l.list, r.Method+" "+r.URL.RequestURI()+" "+r.Header.Get("Range"))
+		l.mu.Unlock()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// atMost demands that f makes the program send no more than n requests.
+func (l *requestLog) atMost(t *testing.T, n int, what string, f func()) {
+	t.Helper()
+	l.mu.Lock()
+	l.list = nil
+	l.mu.Unlock()
+	f()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.Logf("%s: %d requests", what, len(l.list))
+	if len(l.list) > n {
+		t.Errorf("%s takes %d requests, want at most %d:\n%s", what, len(l.list), n, strings.Join(l.list, "\n"))
+	}
+}
+
+func TestRequestsToAServerAreFew(t *testing.T) {
+	t.Parallel()
+	server := storagetest.VersityGW(t)
+	server.Bucket(t, "backups", storagetest.VersionedBucket)
+	target, err := url.Parse(server.Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &requestLog{}
+	proxy := httptest.NewServer(log.serve(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host // which is signed
+	}}))
+	t.Cleanup(proxy.Close)
+	s := *server
+	s.Endpoint = proxy.URL
+	m := newMachine(t, s.URL("backups", "prod"), server.Env(t)...)
+
+	dir := treetest.TempDir(t)
+	src := filepath.Join(dir, "src")
+	if err := os.Mkdir(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	treetest.Generate(t, src, treetest.Seed(5), treetest.Shape{Nodes: 200})
+	file := filepath.Join(src, "the-file")
+	if err := os.WriteFile(file, []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		m.snapshot(t, "web", src)
+	}
+	log.atMost(t, 19, "an unchanged snapshot", func() {
+		if r := m.snapshot(t, "web", src); r.ReadFiles != 0 {
+			t.Errorf("it read %d files", r.ReadFiles)
+		}
+	})
+	bare := m.bare(t)
+	log.atMost(t, 15, "a file restored on a bare machine", func() {
+		bare.must(t, "restore", "web@4:"+file, "--target", filepath.Join(dir, "out"))
+	})
+	log.atMost(t, 15, "the newest version of a file restored", func() {
+		bare.must(t, "restore", "web:"+file, "--target", filepath.Join(dir, "out-2"))
+	})
+	if b, err := os.ReadFile(filepath.Join(dir, "out", "the-file")); err != nil || string(b) != "content" {
+		t.Errorf("restored %q, %v", b, err)
+	}
+}
