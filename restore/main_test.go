@@ -10,9 +10,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(unprivilegedTarget) != "" {
-		os.Exit(restoreUnprivileged())
-	}
 	if err := enginetest.InMemory(); err != nil {
 		log.Fatal(err)
 	}
