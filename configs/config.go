@@ -1,8 +1,11 @@
 package configs
 
 import (
+	"maps"
 	"os"
+	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -40,10 +43,10 @@ type LockMode string
 // Compression is default, fastest or better.
 type Compression string
 
-// Limits of transfer, in bytes a second; 0 is none.
+// Limits of transfer; 0 is none.
 type Limits struct {
-	Upload   Size `yaml:"upload,omitempty"`
-	Download Size `yaml:"download,omitempty"`
+	Upload   Rate `yaml:"upload,omitempty"`
+	Download Rate `yaml:"download,omitempty"`
 }
 
 // Environment is what is captured and restored together.
@@ -51,7 +54,7 @@ type Environment struct {
 	Schedule string   `yaml:"schedule,omitempty"`
 	TimeZone string   `yaml:"time_zone,omitempty"`
 	Jitter   Duration `yaml:"jitter,omitempty"`
-	CatchUp  Duration `yaml:"catch_up,omitempty"`
+	CatchUp  Duration `yaml:"catch_up"`
 	RPO      Duration `yaml:"rpo,omitempty"`
 	Timeout  Duration `yaml:"timeout,omitempty"`
 	Sources  []Source `yaml:"sources"`
@@ -140,15 +143,19 @@ type Email struct {
 	Password string   `yaml:"password,omitempty"`
 }
 
+// EnvironmentNames are the names of the environments, sorted.
+func (c *Config) EnvironmentNames() []string { return slices.Sorted(maps.Keys(c.Environments)) }
+
 // Default is the configuration of a machine that has none.
 func Default() *Config {
 	c := &Config{}
-	c.fill()
+	c.fill(func(keyPath) bool { return false })
 	return c
 }
 
-// fill gives what was left out its default.
-func (c *Config) fill() {
+// fill gives what was left out its default; given tells of values for which
+// zero is a choice too.
+func (c *Config) fill(given func(keyPath) bool) {
 	if c.Host == "" {
 		c.Host = hostName()
 	}
@@ -161,11 +168,11 @@ func (c *Config) fill() {
 	if c.Compression == "" {
 		c.Compression = "default"
 	}
-	for _, e := range c.Environments {
+	for name, e := range c.Environments {
 		if e == nil {
 			continue
 		}
-		if e.CatchUp == 0 {
+		if e.CatchUp == 0 && !given(keyPath{"environments", name, "catch_up"}) {
 			e.CatchUp = Duration(24 * hour)
 		}
 		if e.TimeZone == "" {
@@ -202,7 +209,15 @@ func stateDir() string {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return filepath.Join(os.TempDir(), "knowngood")
+		home = homeOfUser()
 	}
 	return filepath.Join(home, ".local", "state", "knowngood")
+}
+
+// homeOfUser is the home directory for processes that were not told theirs.
+func homeOfUser() string {
+	if u, err := user.Current(); err == nil && filepath.IsAbs(u.HomeDir) {
+		return u.HomeDir
+	}
+	return "/"
 }

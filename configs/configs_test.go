@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -26,13 +27,7 @@ func TestEveryValidFileLoads(t *testing.T) {
 			t.Errorf("%s: %v", f, err)
 			continue
 		}
-		text, err := c.YAML()
-		if err != nil {
-			t.Errorf("%s: %v", f, err)
-		}
-		if _, err := Parse("shown", text); err != nil {
-			t.Errorf("%s: what is shown does not load: %v\n%s", f, err, text)
-		}
+		shown(t, c)
 	}
 }
 
@@ -46,8 +41,8 @@ func TestEveryInvalidFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
 		}
 		first, _, _ := strings.Cut(string(b), "\n")
 		want, ok := strings.CutPrefix(first, "# want: ")
-		if !ok {
-			t.Fatalf("%s does not say what it wants", f)
+		if !ok || want == "" {
+			t.Errorf("%s does not say what it wants", f)
 		}
 		_, err = Load(f)
 		switch {
@@ -79,7 +74,7 @@ func TestTheSampleLoadsAndNamesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range keys {
+	for k := range places() {
 		if !regexp.MustCompile(`(?m)[\s{]` + k + `:`).Match(b) {
 			t.Errorf("the sample does not name %q", k)
 		}
@@ -94,30 +89,69 @@ func TestTheSampleLoadsAndNamesEveryKey(t *testing.T) {
 }
 
 func TestDefaultsAreThoseThatTheSampleSays(t *testing.T) {
-	c, d := sample(t), Default()
-	d.Environments = map[string]*Environment{"web": {}}
-	d.fill()
-	if c.Listen != d.Listen || c.Compression != d.Compression || c.Environments["web"].CatchUp != d.Environments["web"].CatchUp || d.Environments["web"].TimeZone != "Local" {
-		t.Errorf("defaults: %+v", d)
+	sample, err := os.ReadFile("sample.yaml")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if os.Geteuid() == 0 && c.StateDir != d.StateDir {
-		t.Errorf("state_dir: %s", d.StateDir)
+	c, err := Parse("f", []byte("environments: {web: {sources: [{path: /srv/web}]}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := c.Environments["web"]
+	catchUp, err := web.CatchUp.MarshalYAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := map[string]string{
+		"listen": c.Listen, "compression": string(c.Compression), "time_zone": web.TimeZone, "catch_up": string(catchUp),
+		"jitter": fmt.Sprint(web.Jitter), "exclude_caches": fmt.Sprint(web.Sources[0].ExcludeCaches), "one_file_system": fmt.Sprint(web.Sources[0].OneFileSystem),
+	}
+	if os.Geteuid() == 0 {
+		defaults["state_dir"] = c.StateDir + " for root"
+	}
+	said := regexp.MustCompile(`(?m)Default: ([^\n]*?)[.,]?\n(?: *#.*\n)* *(?:- )?([a-z_]+):`)
+	told := map[string]string{}
+	for _, m := range said.FindAllStringSubmatch(string(sample), -1) {
+		told[m[2]] = m[1]
+	}
+	for key, want := range defaults {
+		if told[key] != want {
+			t.Errorf("%s: the sample says %q, it is %q", key, told[key], want)
+		}
 	}
 }
 
 func TestSecretsAreNotShown(t *testing.T) {
-	text, err := sample(t).YAML()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(text), "secret-") {
+	text := shown(t, sample(t))
+	if strings.Contains(text, "secret-") || !strings.Contains(text, "https://chat.example.com/(hidden)") {
 		t.Errorf("shown:\n%s", text)
+	}
+}
+
+func TestAValidURLIsShownAsItIs(t *testing.T) {
+	for url, want := range map[string]string{
+		"s3://b/p@q?region=eu-1": "s3://b/p@q?region=eu-1",
+		"file:///srv/a@b":        "file:///srv/a@b",
+		"s3://b/p?secret_key=x":  "s3://b/p?secret_key=(hidden)",
+	} {
+		c, err := Parse("f", []byte("repository: {url: '"+url+"'}"))
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		if text := shown(t, c); !strings.Contains(text, want) {
+			t.Errorf("%s is shown as\n%s", url, text)
+		}
 	}
 }
 
 func TestAllProblemsAreToldAtOnce(t *testing.T) {
 	_, err := Parse("f", []byte("host: UP\nlisten: x\nstate_dir: rel\n"))
 	if err == nil || strings.Count(err.Error(), "f:") != 3 || !strings.Contains(err.Error(), "f:2:9") {
+		t.Errorf("told: %v", err)
+	}
+	_, err = Parse("f", []byte("hots: a\nenvironments:\n  a: {jitter: soon, keep: {last: many}, sources: [{path: /a, one_file_system: yes}]}\n"))
+	if err == nil || strings.Count(err.Error(), "f:") != 4 || !strings.HasPrefix(err.Error(), "f:1:1: ") {
 		t.Errorf("told: %v", err)
 	}
 }
@@ -155,6 +189,22 @@ func TestDurations(t *testing.T) {
 	}
 }
 
+func TestRatesAndSizes(t *testing.T) {
+	for _, s := range []string{"10MiB/s", "10485760", "10240 KiB/s"} {
+		if r, err := ParseRate(s); err != nil || r != 10<<20 {
+			t.Errorf("%s: %d, %v", s, r, err)
+		}
+	}
+	for _, s := range []string{"", "fast", "-1MB", "10MB/h", "17EB"} {
+		if r, err := ParseRate(s); err == nil {
+			t.Errorf("%q is %d", s, r)
+		}
+	}
+	if n, err := ParseSize("10MiB/s"); err == nil {
+		t.Errorf("a rate is the size %d", n)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	names, _ := filepath.Glob("testdata/*/*.yaml")
 	for _, n := range append(names, "sample.yaml") {
@@ -163,10 +213,29 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := Parse("f", b); err == nil {
-			if _, err := c.YAML(); err != nil {
-				t.Errorf("valid, but cannot be shown: %v", err)
-			}
+		c, err := Parse("f", b)
+		if err != nil {
+			return
 		}
+		c.Warnings()
+		shown(t, c)
 	})
+}
+
+// shown checks that what is shown of a configuration loads, and shows the same
+// again.
+func shown(t *testing.T, c *Config) string {
+	t.Helper()
+	text, err := c.YAML()
+	if err != nil {
+		t.Fatalf("valid, but cannot be shown: %v", err)
+	}
+	again, err := Parse("shown", text)
+	if err != nil {
+		t.Fatalf("what is shown does not load: %v\n%s", err, text)
+	}
+	if second, err := again.YAML(); err != nil || string(second) != string(text) {
+		t.Fatalf("shown as\n%s\nand then, %v, as\n%s", text, err, second)
+	}
+	return string(text)
 }

@@ -1,9 +1,20 @@
 // Package configs reads and validates the configuration.
 //
 // It is strict: unknown and repeated keys, wrong types and values that cannot
-// be are refused with file, line and column, all of them at once. What is left
-// out has a documented default. ${NAME} is replaced from the environment in
-// repository.url, identity, state_dir and below notify, and nowhere else; a
-// variable that is not set is an error. The package imports no other of
-// knowngood, so that anything may.
+// be are refused with file, line, column and the line itself. What is wrong
+// with the shape of a file (keys, types, durations, sizes) is told all at once;
+// when nothing is, what is wrong with the values is. What is left out has a
+// documented default.
+//
+// ${NAME} is replaced from the environment in repository.url, identity,
+// state_dir and below notify except in notify.command (arguments show in
+// process lists), and nowhere else; a variable that is not set is an error.
+//
+// Secrets belong below notify. Lines from there, credentials in URLs and the
+// values of variables are kept out of errors and of what YAML shows.
+//
+// Anchors and aliases work; merge keys (<<) are refused. Text that YAML would
+// read as a number or a truth value must be quoted: it would not come through
+// unchanged (007 is 7). The package imports no other of knowngood, so that
+// anything may import it.
 package configs

@@ -9,22 +9,22 @@ import (
 )
 
 // zone checks a time zone.
-func (v *validator) zone(z string, key []any) {
+func (v *validator) zone(z string, key keyPath) {
 	if _, err := time.LoadLocation(z); err != nil {
 		v.addf(key, "%q is not a time zone, such as Europe/Berlin or UTC", z)
 	}
 }
 
 // schedule checks a cron expression.
-func (v *validator) schedule(s, zone string, key []any) {
+func (v *validator) schedule(s, zone string, key keyPath) {
 	if _, err := parseSchedule(s, zone); err != nil {
-		v.add(err.Error(), key...)
+		v.addf(key, "%v", err)
 	}
 }
 
 // parseSchedule refuses what the parser takes but no job can use: a zone in
 // the expression (time_zone has it, and the parser panics on an empty one),
-// and dates that never come.
+// dates that never come, and intervals that it would round up to a second.
 func parseSchedule(s, zone string) (cron.Schedule, error) {
 	if strings.HasPrefix(s, "TZ=") || strings.HasPrefix(s, "CRON_TZ=") {
 		return nil, fmt.Errorf("%q: the time zone goes into time_zone", s)
@@ -32,6 +32,11 @@ func parseSchedule(s, zone string) (cron.Schedule, error) {
 	schedule, err := cron.ParseStandard(s)
 	if err != nil {
 		return nil, fmt.Errorf("%q is not a schedule, such as \"*/15 * * * *\" (minute hour day month weekday) or \"@every 1h\": %w", s, err)
+	}
+	if every, ok := strings.CutPrefix(s, "@every "); ok {
+		if d, err := time.ParseDuration(every); err != nil || d < time.Second {
+			return nil, fmt.Errorf("%q is less than a second", s)
+		}
 	}
 	loc, err := time.LoadLocation(zone)
 	if err != nil {
@@ -43,18 +48,28 @@ func parseSchedule(s, zone string) (cron.Schedule, error) {
 	return schedule, nil
 }
 
-// interval is the longest time between two of the next runs of a schedule.
-func interval(s, zone string) (time.Duration, bool) {
+// intervals are the shortest and the longest time between two runs of a
+// schedule: of a week of runs each minute, of a decade of monthly ones. They
+// are counted in UTC, where no day is an hour longer than others.
+func intervals(s, zone string) (shortest, longest time.Duration, ok bool) {
 	schedule, err := parseSchedule(s, zone)
 	if s == "" || err != nil {
-		return 0, false
+		return 0, 0, false
 	}
-	var longest time.Duration
+	const most = 12000
 	at := schedule.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
-	for range 200 {
+	end := at.AddDate(10, 0, 0)
+	for i := 0; i < most && at.Before(end); i++ {
 		next := schedule.Next(at)
-		longest = max(longest, next.Sub(at))
+		if next.IsZero() {
+			break
+		}
+		gap := next.Sub(at)
+		if i == 0 || gap < shortest {
+			shortest = gap
+		}
+		longest = max(longest, gap)
 		at = next
 	}
-	return longest, true
+	return shortest, longest, longest > 0
 }

@@ -35,7 +35,7 @@ func ParseDuration(s string) (Duration, error) {
 			continue
 		}
 		n, err := strconv.ParseUint(number, 10, 32)
-		if err != nil || float64(n)*float64(unit.size)+float64(total) > math.MaxInt64 {
+		if err != nil || float64(n)*float64(unit.size)+float64(total) >= math.MaxInt64 {
 			return 0, bad
 		}
 		total += time.Duration(n) * unit.size
@@ -57,7 +57,7 @@ func ParseDuration(s string) (Duration, error) {
 // UnmarshalYAML implements the decoder's interface.
 func (d *Duration) UnmarshalYAML(n ast.Node) (err error) {
 	*d, err = ParseDuration(scalar(n))
-	return at(n, err)
+	return err
 }
 
 // MarshalYAML implements the encoder's interface.
@@ -76,12 +76,12 @@ func (d Duration) MarshalYAML() ([]byte, error) {
 	return []byte(s), nil
 }
 
-// Size is a number of bytes, or of bytes a second: 512, 10MiB, 2GB, 10MiB/s.
+// Size is a number of bytes: 512, 10MiB, 2GB.
 type Size uint64
 
 // ParseSize reads a number of bytes.
 func ParseSize(s string) (Size, error) {
-	n, err := humanize.ParseBytes(strings.TrimSuffix(s, "/s"))
+	n, err := humanize.ParseBytes(s)
 	if err != nil {
 		return 0, fmt.Errorf("%q is not a size, such as 512KiB, 10MiB or 2GB", s)
 	}
@@ -91,11 +91,33 @@ func ParseSize(s string) (Size, error) {
 // UnmarshalYAML implements the decoder's interface.
 func (s *Size) UnmarshalYAML(n ast.Node) (err error) {
 	*s, err = ParseSize(scalar(n))
-	return at(n, err)
+	return err
 }
 
 // MarshalYAML implements the encoder's interface.
 func (s Size) MarshalYAML() ([]byte, error) { return strconv.AppendUint(nil, uint64(s), 10), nil }
+
+// Rate is a number of bytes a second: 512KiB/s, 10MB/s. The /s may be left out.
+type Rate uint64
+
+// ParseRate reads a number of bytes a second. What does not fit 63 bits is
+// refused: limiters count in those.
+func ParseRate(s string) (Rate, error) {
+	n, err := humanize.ParseBytes(strings.TrimSuffix(s, "/s"))
+	if err != nil || n > math.MaxInt64 {
+		return 0, fmt.Errorf("%q is not a rate in bytes a second, such as 512KiB/s or 10MB/s", s)
+	}
+	return Rate(n), nil
+}
+
+// UnmarshalYAML implements the decoder's interface.
+func (r *Rate) UnmarshalYAML(n ast.Node) (err error) {
+	*r, err = ParseRate(scalar(n))
+	return err
+}
+
+// MarshalYAML implements the encoder's interface.
+func (r Rate) MarshalYAML() ([]byte, error) { return fmt.Appendf(nil, "%d/s", uint64(r)), nil }
 
 // scalar is the text of a plain or quoted scalar.
 func scalar(n ast.Node) string {
@@ -103,16 +125,4 @@ func scalar(n ast.Node) string {
 		return t.Value
 	}
 	return n.String()
-}
-
-// at gives an error the place of a node.
-func at(n ast.Node, err error) error {
-	if err == nil {
-		return nil
-	}
-	p := &Problem{Line: 1, Column: 1, Msg: err.Error()}
-	if t := n.GetToken(); t != nil {
-		p.Line, p.Column = t.Position.Line, t.Position.Column
-	}
-	return p
 }

@@ -1,0 +1,107 @@
+package configs
+
+import (
+	"net/mail"
+	"net/url"
+	"strings"
+)
+
+const urlForms = "a repository lies in s3://bucket/prefix, file:///path or /path"
+
+// wrongURL says why a string is no URL of a repository; "" when it may be one.
+// It never repeats the URL, which may hold credentials.
+func wrongURL(s string) string {
+	if strings.HasPrefix(s, "/") {
+		if strings.ContainsRune(s, 0) {
+			return "not a path"
+		}
+		return ""
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return "not a URL: " + urlForms
+	case u.Scheme != "s3" && u.Scheme != "file":
+		return urlForms
+	case u.User != nil:
+		return "a URL is no place for credentials: put them into the environment or ~/.aws"
+	case u.Fragment != "":
+		return "the URL has a fragment (#): write %23 for a # in it"
+	case u.Scheme == "file" && (u.Host != "" && u.Host != "localhost" || !strings.HasPrefix(u.Path, "/")):
+		return "a file URL has three slashes: file:///path"
+	case u.Scheme == "file" && u.RawQuery != "":
+		return "a file URL takes no parameters"
+	case u.Scheme == "s3" && (u.Host == "" || u.Port() != ""):
+		return "the bucket is missing: s3://bucket/prefix; a server's address goes into endpoint="
+	}
+	return wrongEndpoint(u)
+}
+
+// wrongEndpoint says why the endpoint in a repository's URL is none.
+func wrongEndpoint(u *url.URL) string {
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return "its parameters do not parse"
+	}
+	if !q.Has("endpoint") {
+		return ""
+	}
+	e, err := url.Parse(q.Get("endpoint"))
+	switch {
+	case err != nil || e.Scheme != "http" && e.Scheme != "https" || e.Host == "":
+		return "endpoint is not an address such as https://s3.example.com"
+	case e.User != nil:
+		return "an endpoint is no place for credentials: put them into the environment or ~/.aws"
+	}
+	return ""
+}
+
+// isHTTP tells addresses that can be asked over HTTP.
+func isHTTP(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+}
+
+// notify checks addresses without repeating them: they are secrets.
+func (v *validator) notify(n *Notify) {
+	key := keyPath{"notify"}
+	for i, w := range n.Webhook {
+		if !isHTTP(w.URL) {
+			v.addf(key.child("webhook").item(i).child("url"), "not an http URL")
+		}
+	}
+	if n.Email != nil {
+		v.email(n.Email, key.child("email"))
+	}
+	if n.Command != nil {
+		v.command(n.Command, key.child("command"))
+	}
+	if n.Ping != "" && !isHTTP(n.Ping) {
+		v.addf(key.child("ping"), "not an http URL")
+	}
+}
+
+func (v *validator) email(e *Email, key keyPath) {
+	if e.From == "" || len(e.To) == 0 {
+		v.addf(key, "mail needs from and to")
+	}
+	if e.From != "" && !isMail(e.From) {
+		v.addf(key.child("from"), "not a mail address, such as knowngood@example.com")
+	}
+	for i, to := range e.To {
+		if !isMail(to) {
+			v.addf(key.child("to").item(i), "not a mail address, such as ops@example.com")
+		}
+	}
+	if !isHostPort(e.Server) {
+		v.addf(key.child("server"), "not host:port, such as mail.example.com:587")
+	}
+	if e.Password != "" && e.User == "" {
+		v.addf(key.child("password"), "a password needs a user")
+	}
+}
+
+func isMail(s string) bool {
+	_, err := mail.ParseAddress(s)
+	return err == nil
+}

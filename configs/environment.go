@@ -1,0 +1,172 @@
+package configs
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
+
+func (v *validator) environment(e *Environment, key keyPath) {
+	v.zone(e.TimeZone, key.child("time_zone"))
+	if e.Schedule != "" {
+		v.schedule(e.Schedule, e.TimeZone, key.child("schedule"))
+	}
+	v.sources(e.Sources, key)
+	for _, h := range []struct {
+		name  string
+		hooks []Hook
+	}{{"before", e.Hooks.Before}, {"after", e.Hooks.After}, {"on_failure", e.Hooks.OnFailure}} {
+		for i, hook := range h.hooks {
+			v.command(hook.Command, key.child("hooks", h.name).item(i))
+		}
+	}
+	for _, k := range []struct {
+		name  string
+		count int
+	}{{"last", e.Keep.Last}, {"hourly", e.Keep.Hourly}, {"daily", e.Keep.Daily}, {"weekly", e.Keep.Weekly}, {"monthly", e.Keep.Monthly}, {"yearly", e.Keep.Yearly}, {"known_good", e.Keep.KnownGood}} {
+		if k.count < 0 {
+			v.addf(key.child("keep", k.name), "%d is less than none", k.count)
+		}
+	}
+	if e.Root != "" {
+		v.absolute(e.Root, key.child("root"))
+	}
+	if e.Drill != nil {
+		v.drill(e, key.child("drill"))
+	}
+}
+
+func (v *validator) sources(sources []Source, key keyPath) {
+	if len(sources) == 0 {
+		v.addf(key.child("sources"), "there is nothing to capture: it needs sources")
+	}
+	var paths, outputs []string
+	for i := range sources {
+		s, k := &sources[i], key.child("sources").item(i)
+		switch {
+		case s.Path != "" && s.Command != nil:
+			v.addf(k, "a source is a path or a command, not both")
+		case s.Path != "":
+			v.pathSource(s, paths, k)
+			paths = append(paths, s.Path)
+		case s.Command != nil:
+			v.commandSource(s, outputs, k)
+			outputs = append(outputs, s.As)
+		default:
+			v.addf(k, "a source needs a path or a command")
+		}
+	}
+	for i := range sources {
+		if as := sources[i].As; as != "" && sources[i].Path == "" {
+			v.outputAgainstPaths(as, paths, key.child("sources").item(i).child("as"))
+		}
+	}
+}
+
+// outputAgainstPaths refuses the output of a command in the place of what a
+// path source captures: outputs lie where paths do, counted from the root.
+func (v *validator) outputAgainstPaths(as string, paths []string, key keyPath) {
+	for _, p := range paths {
+		if isWithin(strings.TrimPrefix(p, "/"), as) {
+			v.addf(key, "%q is where the source %q is captured: choose another", as, p)
+			return
+		}
+	}
+}
+
+// isWithin tells whether a path is another, or lies below it.
+func isWithin(p, parent string) bool { return p == parent || strings.HasPrefix(p, parent+"/") }
+
+func (v *validator) pathSource(s *Source, seen []string, key keyPath) {
+	k := key.child("path")
+	switch {
+	case !path.IsAbs(s.Path) || strings.ContainsRune(s.Path, 0):
+		v.absolute(s.Path, k)
+	case path.Clean(s.Path) != s.Path:
+		v.addf(k, "write it as %q", path.Clean(s.Path))
+	case slices.Contains(seen, s.Path):
+		v.addf(k, "%q is a source already", s.Path)
+	}
+	if s.As != "" || s.Restore != nil || s.Timeout != 0 {
+		v.addf(key, "as, restore and timeout belong to command sources")
+	}
+	v.patterns(s.Include, key.child("include"))
+	v.patterns(s.Exclude, key.child("exclude"))
+	for i, n := range s.ExcludeIfPresent {
+		if n == "" || n == "." || n == ".." || strings.ContainsAny(n, "/\x00") {
+			v.addf(key.child("exclude_if_present").item(i), "%q is not the name of a file", n)
+		}
+	}
+}
+
+func (v *validator) patterns(patterns []string, key keyPath) {
+	for i, p := range patterns {
+		if strings.TrimLeft(p, "!") == "" || !doublestar.ValidatePattern(strings.TrimPrefix(p, "!")) {
+			v.addf(key.item(i), "%q is not a valid pattern", p)
+		}
+	}
+}
+
+func (v *validator) commandSource(s *Source, seen []string, key keyPath) {
+	v.command(s.Command, key.child("command"))
+	if len(s.Include)+len(s.Exclude)+len(s.ExcludeIfPresent) > 0 || s.ExcludeCaches || s.OneFileSystem || s.MaxFileSize > 0 {
+		v.addf(key, "patterns and limits belong to path sources")
+	}
+	if s.Restore != nil {
+		v.command(s.Restore, key.child("restore"))
+	}
+	k := key.child("as")
+	if s.As == "" {
+		v.addf(key, "a command needs as: the path of its output in the snapshot, such as db/web.dump")
+		return
+	}
+	if path.IsAbs(s.As) || path.Clean(s.As) != s.As || s.As == "." || isWithin(s.As, "..") || strings.ContainsRune(s.As, 0) {
+		v.addf(k, "%q is not a plain relative path, such as db/web.dump", s.As)
+	}
+	for _, other := range seen {
+		if isWithin(s.As, other) || isWithin(other, s.As) {
+			v.addf(k, "%q and %q are in each other's way", s.As, other)
+		}
+	}
+}
+
+func (v *validator) command(argv []string, key keyPath) {
+	if len(argv) == 0 || argv[0] == "" {
+		v.addf(key, "a command needs a program: [program, argument, ...]")
+	}
+	for i, arg := range argv {
+		if strings.ContainsRune(arg, 0) {
+			v.addf(key.item(i), "an argument cannot hold a NUL")
+		}
+	}
+}
+
+func (v *validator) drill(e *Environment, key keyPath) {
+	v.schedule(e.Drill.Schedule, e.TimeZone, key.child("schedule"))
+	for i, p := range e.Drill.Probes {
+		v.probe(p, key.child("probes").item(i))
+	}
+}
+
+func (v *validator) probe(p Probe, key keyPath) {
+	n := 0
+	for _, set := range []bool{p.Command != nil, p.HTTP != "", p.TCP != ""} {
+		if set {
+			n++
+		}
+	}
+	if n != 1 {
+		v.addf(key, "a probe is one of command, http and tcp")
+	}
+	if p.Command != nil {
+		v.command(p.Command, key.child("command"))
+	}
+	if p.HTTP != "" && !isHTTP(p.HTTP) {
+		v.addf(key.child("http"), "%q is not an http URL", redactURL(p.HTTP))
+	}
+	if p.TCP != "" && !isHostPort(p.TCP) {
+		v.addf(key.child("tcp"), "%q is not host:port", p.TCP)
+	}
+}

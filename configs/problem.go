@@ -1,0 +1,79 @@
+package configs
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Problem is a mistake, with its place.
+type Problem struct {
+	File         string
+	Line, Column int    // from 1; 0 for a configuration that is not from a file
+	Key          string // such as environments.web.schedule; empty for syntax
+	Msg          string
+	Quote        string // the line, with a mark below; empty where it may hold a secret
+}
+
+func (p *Problem) Error() string {
+	s := p.File + ": "
+	if p.Line > 0 {
+		s = fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
+	}
+	if p.Key != "" {
+		s += p.Key + ": "
+	}
+	s += p.Msg
+	if p.Quote != "" {
+		s += "\n" + p.Quote
+	}
+	return s
+}
+
+// keyPath names a value: keys of mappings, and indexes of lists in decimal.
+type keyPath []string
+
+// child is a key below, in memory of its own.
+func (k keyPath) child(names ...string) keyPath { return append(slices.Clone(k), names...) }
+
+// item is an entry of a list below.
+func (k keyPath) item(i int) keyPath { return k.child(fmt.Sprint(i)) }
+
+func (k keyPath) String() string { return strings.Join(k, ".") }
+
+// problems gathers what is wrong with a configuration.
+type problems struct {
+	doc   *document // nil for one that is not from a file
+	found []*Problem
+}
+
+// addf adds a problem of the value that a key names.
+func (p *problems) addf(key keyPath, format string, args ...any) {
+	problem := &Problem{File: "configuration", Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}
+	if p.doc != nil {
+		problem.Line, problem.Column = p.doc.position(key)
+		p.doc.locate(problem)
+	}
+	p.found = append(p.found, problem)
+}
+
+// addAt adds a problem at a line and a column.
+func (p *problems) addAt(line, column int, key keyPath, format string, args ...any) {
+	problem := &Problem{Line: line, Column: column, Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}
+	p.doc.locate(problem)
+	p.found = append(p.found, problem)
+}
+
+// err joins the problems in the order of their places.
+func (p *problems) err() error {
+	slices.SortStableFunc(p.found, func(a, b *Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Key, b.Key))
+	})
+	errs := make([]error, len(p.found))
+	for i, problem := range p.found {
+		errs[i] = problem
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,216 @@
+package configs
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// refused parses a text that must be refused and returns the error's text.
+func refused(t *testing.T, text string) string {
+	t.Helper()
+	_, err := Parse("f", []byte(text))
+	if err == nil {
+		t.Fatalf("loads: %s", text)
+	}
+	return err.Error()
+}
+
+func TestErrorsQuoteTheLineAndMarkTheColumn(t *testing.T) {
+	got := refused(t, "environments:\n  a:\n    shedule: '@daily'\n    sources: [{path: /a}]\n")
+	want := "f:3:5: environments.a: unknown key \"shedule\": did you mean \"schedule\"?\n    3 | shedule: '@daily'"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	got = refused(t, "environments:\r\n  a:\r\n    sources: [{path: a}]\r\n")
+	want = "f:3:22: environments.a.sources.0.path: \"a\" is not an absolute path\n    3 | sources: [{path: a}]\n      |                  ^"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestAnUnknownKeyIsMetWithWhatWasMeant(t *testing.T) {
+	for text, want := range map[string]string{
+		"sources: [{path: /a}]":                                      `unknown key "sources" here: it belongs below environments.NAME`,
+		"schedule: '@daily'":                                         `belongs below environments.NAME or environments.NAME.drill`,
+		"notify: {identity: /i}":                                     `it belongs to the outermost level`,
+		"environments: {a: {time-zone: UTC}}":                        `did you mean "time_zone"?`,
+		"environments: {a: {timeZone: UTC}}":                         `did you mean "time_zone"?`,
+		"environments: {a: {hooks: {onFailure: []}}}":                `did you mean "on_failure"?`,
+		"environments: {a: {sources: [{path: /a, maxFileSize: 1}]}}": `did you mean "max_file_size"?`,
+		"environments: {a: {keep: {dayly: 1}}}":                      `did you mean "daily"?`,
+		"zzzzzzzzzzzzzzzzzzzz: 1":                                    `unknown key "zzzzzzzzzzzzzzzzzzzz"`,
+	} {
+		if got := refused(t, text); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+}
+
+func TestNoErrorHoldsASecret(t *testing.T) {
+	t.Setenv("KNOWNGOOD_TEST_SECRET", "hunter2")
+	for _, text := range []string{
+		"notify:\n  email:\n    password: hunter2\n    sever: x\n",
+		"notify:\n  email:\n    sever: x\n    password: hunter2\n",
+		"notify:\n  email: {password: hunter2, sever: x}\n",
+		"notify: {email: {password: [hunter2]}}\n",
+		"{notify: {email: {password: [hunter2]}}}\n",
+		"notfy:\n  email:\n    password: hunter2\n",
+		"\"notify\":\n  email:\n    password: hunter2: x\n",
+		"notify:\n  email:\n    password: \"hunter2\n",
+		"notify:\n  webhook:\n  - url: hunter2\n",
+		"notify:\n  webhook:\n  - url: https://h/\n    headers:\n      A: b\n      A: hunter2\n",
+		"notify:\n  webhook:\n  - url: https://h/\n    headers: {A: [hunter2]}\n",
+		"notify:\n  ping: https:///hunter2\n",
+		"notify:\n  ping: ${KNOWNGOOD_TEST_SECRET}\n",
+		"notify:\n  email: {from: '${KNOWNGOOD_TEST_SECRET}', to: ['${KNOWNGOOD_TEST_SECRET}'], server: '${KNOWNGOOD_TEST_SECRET}'}\n",
+		"repository:\n  url: https://key:hunter2@h/x\n",
+		"repository:\n  url: s3://key:hun%hunter2@h/x\n",
+		"repository:\n  url: s3://b/x?endpoint=https://k:hunter2@h\n",
+		"repository:\n  url: s3:///x?secret_key=hunter2\n",
+		"repository:\n  url: ftp://${KNOWNGOOD_TEST_SECRET}/\n",
+		"repository: {url: 's3://k:hunter2@b', lok: {}}\n",
+		"environments: {a: {sources: [{path: /a}], drill: {schedule: '@daily', probes: [{http: 'ftp://u:hunter2@h/'}]}}}\n",
+	} {
+		if got := refused(t, text); strings.Contains(got, "hunter2") {
+			t.Errorf("%q is refused with\n%s", text, got)
+		}
+	}
+}
+
+func TestTextIsNotChangedOnTheWay(t *testing.T) {
+	for _, text := range []string{
+		"notify: {email: {from: a@b.c, to: [d@e.f], server: 'h:25', user: u, password: 007}}",
+		"host: 0x10",
+		"host: true",
+		"environments: {1: {sources: [{path: /a}]}}",
+	} {
+		if got := refused(t, text); !strings.Contains(got, "in quotes") {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+	c, err := Parse("f", []byte("host: '007'"))
+	if err != nil || c.Host != "007" {
+		t.Errorf("host %v, %v", c, err)
+	}
+}
+
+func TestAliasesStandForWhatTheyName(t *testing.T) {
+	c, err := Parse("f", []byte("environments:\n  a: {jitter: &j 2m, rpo: *j, schedule: '@every 1m', sources: &s [{path: /a, exclude: &x ['*.o']}]}\n  b: {sources: *s}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := c.Environments["a"], c.Environments["b"]; a.RPO != Duration(2*time.Minute) || b.Sources[0].Exclude[0] != "*.o" {
+		t.Errorf("a %+v, b %+v", a, b)
+	}
+	for text, want := range map[string]string{
+		"environments: {a: *nothing}":                            "not there",
+		"environments: &e {a: *e}":                               "unknown key",
+		"host: &h *h":                                            "",
+		"environments: {a: &a {jitter: 1m}, b: {<<: *a}}":        "merge keys",
+		"environments: {a: {jitter: &j 1m}, b: {jitter: &j 2m}}": "there already",
+		"environments: {a: {sources: [{path: *.o}]}}":            "",
+		"host: a\n\"host\": b":                                   "already",
+		"environments:\n  a: {}\n  'a': {}":                      "already",
+	} {
+		if got := refused(t, text); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+}
+
+func TestZeroIsAChoiceWhereItIsGiven(t *testing.T) {
+	c, err := Parse("f", []byte("environments:\n  a: {catch_up: 0s, sources: [{path: /a}]}\n  b.c: {sources: [{path: /a}]}\n  d: {catch_up: , sources: [{path: /a}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]Duration{"a": 0, "b.c": Duration(24 * time.Hour), "d": Duration(24 * time.Hour)} {
+		if got := c.Environments[name].CatchUp; got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	shown(t, c)
+}
+
+func TestTextsMadeToExhaustAreRefusedSoon(t *testing.T) {
+	wide := "environments:\n  a: {sources: [&p {path: /a, exclude: [" + strings.Repeat("a,", 1000) + "]}, " + strings.Repeat("*p, ", 5000) + "]}\n"
+	for name, text := range map[string]string{
+		"brackets":    strings.Repeat("[", maxFile),
+		"braces":      "host: " + strings.Repeat("{a: ", maxFile/8),
+		"entries":     strings.Repeat("- ", maxFile/2),
+		"keys":        strings.Repeat("? ", maxFile/2),
+		"tags":        "host: " + strings.Repeat("!a ", maxFile/8) + "x",
+		"anchors":     "host: " + strings.Repeat("&a ", maxFile/8) + "x",
+		"aliases":     wide,
+		"long scalar": "host: " + strings.Repeat("a", maxFile/2),
+		"not UTF-8":   "host: \xff",
+	} {
+		started := time.Now()
+		got := refused(t, text)
+		if took := time.Since(started); took > 10*time.Second || len(got) > 1<<10 {
+			t.Errorf("%s: %s, %d bytes of error", name, took, len(got))
+		}
+		if name == "aliases" && !strings.Contains(got, "the file has more than") {
+			t.Errorf("aliases: %s", got)
+		}
+	}
+}
+
+func TestAPanicOfTheYAMLLibraryIsAnError(t *testing.T) {
+	if err := contained(func() error { panic("odd") }); err == nil || !strings.Contains(err.Error(), "odd") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestValidateTellsAllProblems(t *testing.T) {
+	c := Default()
+	if err := c.Validate(); err != nil {
+		t.Errorf("the default is not valid: %v", err)
+	}
+	c.Host, c.StateDir, c.Compression = "UP", "rel", "best"
+	if err := c.Validate(); err == nil || strings.Count(err.Error(), "configuration: ") != 3 {
+		t.Errorf("told: %v", err)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for text, want := range map[string]string{
+		"{schedule: '* 9-17 * * *', rpo: 1h, sources: [{path: /a}]}": "up to 15h",
+		"{schedule: '0 12 * * 1', rpo: 6d, sources: [{path: /a}]}":   "up to 168h",
+		"{schedule: '@every 5m', jitter: 5m, sources: [{path: /a}]}": "jitter",
+		"{rpo: 1h, sources: [{path: /a}]}":                           "without a schedule",
+		"{sources: [{path: /db}, {command: [x], as: db/x}]}":         "lies within",
+		"{sources: [{path: /a}], drill: {schedule: '@daily'}}":       "no identity",
+		"{schedule: '0 4 29 2 *', rpo: 10w, sources: [{path: /a}]}":  "rpo is shorter",
+	} {
+		c, err := Parse("f", []byte("environments: {a: "+text+"}"))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if w := c.Warnings(); len(w) != 1 || !strings.Contains(w[0], want) {
+			t.Errorf("%s: %q", text, w)
+		}
+	}
+	c, err := Parse("f", []byte("environments: {a: {schedule: '*/15 * * * *', rpo: 15m, jitter: 14m, sources: [{path: /}, {command: [x], as: db/x}]}}"))
+	if err != nil || len(c.Warnings()) != 0 {
+		t.Errorf("warnings %q, %v", c.Warnings(), err)
+	}
+}
+
+func FuzzSchedule(f *testing.F) {
+	for _, s := range []string{"*/15 * * * *", "@every 1h", "@daily", "TZ=", "CRON_TZ=X", "0 0 30 2 *", "@every -1h", "0 4 29 2 *"} {
+		f.Add(s, "Europe/Berlin")
+	}
+	f.Fuzz(func(t *testing.T, s, zone string) {
+		if len(s) > 100 {
+			return
+		}
+		if _, err := parseSchedule(s, zone); err != nil {
+			return
+		}
+		if shortest, longest, ok := intervals(s, zone); ok && (shortest <= 0 || longest < shortest) {
+			t.Errorf("%q: between %s and %s", s, shortest, longest)
+		}
+	})
+}
