@@ -134,6 +134,9 @@ type Session struct {
 	key secret
 }
 
+// Format prints the session's name alone, whatever the verb.
+func (s Session) Format(f fmt.State, _ rune) { fmt.Fprint(f, "session ", s.ID) }
+
 // NewSession draws the secret of a run and seals it to epoch.
 func NewSession(repo RepositoryID, epoch *Epoch) (*Session, error) {
 	s := &Session{SealedSession: SealedSession{Epoch: epoch.ID}}
