@@ -47,26 +47,29 @@ func plain(s string) string {
 	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s))
 }
 
-// distance is the number of edits between two strings (Levenshtein); of a
-// string too long to be any key, more than ever counts.
+// distance is the number of edits between two strings, a swap of neighbours
+// counted as one (optimal string alignment); of a string too long to be any
+// key, more than ever counts.
 func distance(a, b string) int {
 	if len(a) > len(b)+maxTypos {
 		return maxTypos + 1
 	}
-	row := make([]int, len(b)+1)
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		last := row[0]
+		before, last, row = last, row, before
 		row[0] = i + 1
 		for j := range len(b) {
-			cost := last
+			change := last[j]
 			if a[i] != b[j] {
-				cost++
+				change++
 			}
-			last = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			row[j+1] = min(change, row[j]+1, last[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
 	}
 	return row[len(b)]

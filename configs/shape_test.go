@@ -31,18 +31,31 @@ func TestErrorsQuoteTheLineAndMarkTheColumn(t *testing.T) {
 
 func TestAnUnknownKeyIsMetWithWhatWasMeant(t *testing.T) {
 	for text, want := range map[string]string{
-		"sources: [{path: /a}]":                                      `unknown key "sources" here: it belongs below environments.NAME`,
-		"schedule: '@daily'":                                         `belongs below environments.NAME or environments.NAME.drill`,
-		"notify: {identity: /i}":                                     `it belongs to the outermost level`,
-		"environments: {a: {time-zone: UTC}}":                        `did you mean "time_zone"?`,
-		"environments: {a: {timeZone: UTC}}":                         `did you mean "time_zone"?`,
-		"environments: {a: {hooks: {onFailure: []}}}":                `did you mean "on_failure"?`,
+		"sources: [{path: /a}]":                       `unknown key "sources" here: it belongs below environments.NAME`,
+		"schedule: '@daily'":                          `belongs below environments.NAME or environments.NAME.drill`,
+		"repository: {ulr: /b}":                       `did you mean "url"?`,
+		"x: 1":                                        "unknown key \"x\"\n",
+		"notify: {identity: /i}":                      `it belongs to the outermost level`,
+		"environments: {a: {time-zone: UTC}}":         `did you mean "time_zone"?`,
+		"environments: {a: {timeZone: UTC}}":          `did you mean "time_zone"?`,
+		"environments: {a: {hooks: {onFailure: []}}}": `did you mean "on_failure"?`,
 		"environments: {a: {sources: [{path: /a, maxFileSize: 1}]}}": `did you mean "max_file_size"?`,
 		"environments: {a: {keep: {dayly: 1}}}":                      `did you mean "daily"?`,
 		"zzzzzzzzzzzzzzzzzzzz: 1":                                    `unknown key "zzzzzzzzzzzzzzzzzzzz"`,
 	} {
 		if got := refused(t, text); !strings.Contains(got, want) {
 			t.Errorf("%s: %s", text, got)
+		}
+	}
+}
+
+func TestDistanceCountsEdits(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"url", "url", 0}, {"ulr", "url", 1}, {"hots", "host", 1}, {"", "as", 2}, {"shedule", "schedule", 1}, {"dayly", "daily", 1}, {"keeps", "keep", 1}, {"abcd", "badc", 2}, {"tcp", "http", 2}} {
+		if got := distance(c.a, c.b); got != c.want {
+			t.Errorf("%s and %s: %d, want %d", c.a, c.b, got, c.want)
 		}
 	}
 }
