@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
@@ -137,7 +138,11 @@ func (c *capture) merge(ctx context.Context, commands []*item) error {
 	err := walk.Walk(ctx, walk.Options{Sources: c.Sources, Omit: c.Omit, Skipped: c.Skipped}, func(n *walk.Node) error {
 		for len(commands) > 0 && manifest.Compare(commands[0].entry.Path, n.Path) <= 0 {
 			// A captured directory stands for the one a command's output implies.
-			if commands[0].entry.Path != n.Path {
+			e := commands[0].entry
+			if e.Path == n.Path && (e.Type != manifest.Dir || n.Stat.Type != manifest.Dir) {
+				return fmt.Errorf("%q is captured as a %v, and is to take the output of a command: give the command another path", "/"+n.Path, n.Stat.Type)
+			}
+			if e.Path != n.Path {
 				if err := m.add(commands[0]); err != nil {
 					return err
 				}

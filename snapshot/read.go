@@ -296,6 +296,9 @@ func (c *capture) runCommands(ctx context.Context) ([]*item, error) {
 	if len(c.Commands) == 0 || c.DryRun {
 		return nil, nil
 	}
+	if err := checkCommands(c.Commands); err != nil {
+		return nil, err
+	}
 	r := c.newReader()
 	now := manifest.Time{Sec: c.started.Unix()}
 	byPath := map[string]*item{}
@@ -336,6 +339,22 @@ func (c *capture) runCommands(ctx context.Context) ([]*item, error) {
 	}
 	slices.SortFunc(items, func(a, b *item) int { return manifest.Compare(a.entry.Path, b.entry.Path) })
 	return items, nil
+}
+
+// checkCommands refuses paths that cannot all be in one tree, before a command
+// runs for hours.
+func checkCommands(commands []Command) error {
+	for i, c := range commands {
+		if c.As == "" || !manifest.ValidPath(c.As) {
+			return fmt.Errorf("command source %q: not a path that its output could have", c.As)
+		}
+		for j, o := range commands {
+			if i != j && manifest.Within(c.As, o.As) {
+				return fmt.Errorf("command source %q: another has the path %q: give one of them another path", c.As, o.As)
+			}
+		}
+	}
+	return nil
 }
 
 // CommandError says that a command source failed, and so the snapshot.
