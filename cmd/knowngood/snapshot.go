@@ -114,7 +114,7 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 func (a *app) sources(env *configs.Environment, o *snapshot.Options) error {
 	for _, s := range env.Sources {
 		if len(s.Command) > 0 {
-			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, As: s.As, Run: runSource})
+			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, As: s.As, Run: runSource(time.Duration(s.Timeout))})
 			o.Describe = append(o.Describe, "command "+s.As)
 			continue
 		}
@@ -129,9 +129,25 @@ func (a *app) sources(env *configs.Environment, o *snapshot.Options) error {
 	return nil
 }
 
-// runSource runs a command source; what it says on standard error goes into
-// the error.
-func runSource(ctx context.Context, argv []string, stdout io.Writer) error {
+// runSource runs a command source, for at most limit unless that is 0.
+func runSource(limit time.Duration) func(context.Context, []string, io.Writer) error {
+	return func(ctx context.Context, argv []string, stdout io.Writer) error {
+		if limit == 0 {
+			return runCommand(ctx, argv, stdout)
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than its timeout of %v", limit))
+		defer cancel()
+		err := runCommand(ctx, argv, stdout)
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			err = cause
+		}
+		return err
+	}
+}
+
+// runCommand runs a command; what it says on standard error goes into the
+// error.
+func runCommand(ctx context.Context, argv []string, stdout io.Writer) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdout = stdout
 	tail := &tailWriter{limit: 2048}
@@ -227,16 +243,18 @@ func level(flag, configured string) (pack.Level, error) {
 // omit leaves the repository and the state directory out of what is captured,
 // and warns when the identity lies within.
 func (a *app) omit(o *snapshot.Options) {
-	places := map[string]string{"state directory": a.stateDir}
+	places := []string{a.stateDir}
 	if path, ok := directoryOf(a.repoURL); ok {
-		places["repository"] = path
+		places = append(places, path)
 	}
-	for what, path := range places {
+	for _, path := range places {
 		if st, err := posix.StatAt(unix.AT_FDCWD, resolved(path)); err == nil {
 			o.Omit = append(o.Omit, st.ID())
-			if src := within(o.Sources, path); src != "" && !a.json {
-				fmt.Fprintf(a.stderr, "knowngood: note: the %s %s lies in %s and is left out\n", what, path, src)
-			}
+		}
+	}
+	o.Skipped = func(path string, why walk.Reason) {
+		if why == walk.Omitted && !a.json && !a.quiet {
+			fmt.Fprintf(a.stderr, "knowngood: note: %s is the repository or the state directory and is left out\n", printable("/"+path))
 		}
 	}
 	if a.identityPath != "" {
