@@ -70,7 +70,7 @@ type EpochSecret struct {
 }
 
 // Format prints no byte of the secret.
-func (*EpochSecret) Format(f fmt.State, _ rune) { f.Write([]byte("[epoch secret]")) }
+func (EpochSecret) Format(f fmt.State, _ rune) { f.Write([]byte("[epoch secret]")) }
 
 // NewEpochSecret draws a new repository key.
 func NewEpochSecret() (*EpochSecret, error) {
@@ -173,7 +173,7 @@ type Domain struct {
 }
 
 // Format prints no byte of the secret.
-func (*Domain) Format(f fmt.State, _ rune) { f.Write([]byte("[domain secret]")) }
+func (Domain) Format(f fmt.State, _ rune) { f.Write([]byte("[domain secret]")) }
 
 // NewDomain draws a domain.
 func NewDomain() *Domain {

@@ -104,7 +104,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	domain := d.Bytes()
 	secrets := [][]byte{b, s.key.b[:], domain[:]}
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
-		for _, v := range []any{epoch, d, s.key, *s} {
+		for _, v := range []any{epoch, *epoch, d, *d, s.key, s, *s} {
 			text := fmt.Sprintf(format, v)
 			for _, secret := range secrets {
 				for _, form := range []string{string(secret), hex.EncodeToString(secret), strings.Trim(fmt.Sprint(secret), "[]"), fmt.Sprintf("%#v", secret)[6:40]} {
