@@ -1,181 +1,176 @@
-// Command bench runs knowngood beside restic and borg on the same trees, in
-// turns, and writes what it measured: as text, as JSON, and as the tables of
-// docs/PERFORMANCE.md. It never fails on time, but on a restore that differs
-// from its source.
+// Bench measures knowngood beside restic and borg on the same trees, and keeps
+// the proof in docs/PERFORMANCE.md.
+//
+// Runs alternate between the sides, every restore is compared with its source,
+// and the figures are medians with their spread. It fails when a command fails
+// or a restore is not equal, never because something was slow. Start it with
+// bench/run, which builds what it measures.
 package main
 
 import (
-	"encoding/json"
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"time"
+	"syscall"
 )
 
-// steps in the order in which they are run, with what the ratio of wall time
-// against restic should be at most, on tree A and on B.
-var steps = []struct {
-	name   string
-	target map[string]float64
-}{
-	{"first capture", map[string]float64{"A": 0.5, "B": 0.5}},
-	{"unchanged capture", map[string]float64{"A": 0.2, "B": 0.3}},
-	{"1 % changed", map[string]float64{"A": 0.25, "B": 0.5}},
-	{"restore", map[string]float64{"A": 0.6, "B": 0.6}},
-	{"restore in place", map[string]float64{"A": 0.5, "B": 0.6}},
-	{"check --read-data", map[string]float64{"A": 0.6, "B": 0.6}},
+// options of a run of the harness.
+type options struct {
+	dir    string // trees, repositories, results
+	small  bool
+	only   []string // of the sections; all when empty
+	steps  []string // all when empty
+	peers  []string
+	runs   int
+	json   string // file of the results
+	docs   string // file whose tables are rewritten; none when empty
+	binary string // the knowngood under test
 }
 
-// results by tree, step and side.
-type results map[string]map[string]map[string][]sample
+// Sections of the report. The first three are trees too.
+const (
+	sectionA       = "A"
+	sectionB       = "B"
+	sectionMillion = "M"
+	sectionS3      = "S3"
+)
 
-// report is what is written as JSON.
-type report struct {
-	Date     time.Time                   `json:"date"`
-	Machine  string                      `json:"machine"`
-	Versions map[string]string           `json:"versions"`
-	Runs     int                         `json:"runs"`
-	Samples  results                     `json:"samples"`
-	Stored   map[string]map[string]int64 `json:"stored_bytes"` // after the first capture
+// bench is one run of the harness.
+type bench struct {
+	options
+	stage   *stage
+	report  *report
+	current string // section
+}
+
+func parse(args []string) (*options, error) {
+	o := &options{}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.StringVar(&o.dir, "dir", "/var/tmp/knowngood-bench", "`directory` of trees, repositories and results")
+	f.BoolVar(&o.small, "small", false, "use small trees, as CI does; leaves the documents alone")
+	only := f.String("only", "", "`sections` to measure, of "+strings.Join(sections(), ",")+"; all by default")
+	steps := f.String("steps", "", "`steps` to measure, of "+strings.Join(stepNames(), ",")+"; all by default; leaves the documents alone")
+	peers := f.String("peers", "restic,borg", "`programs` to compare with")
+	f.IntVar(&o.runs, "runs", 3, "`runs` of each step; leaves the documents alone when fewer than 3")
+	f.StringVar(&o.json, "json", "", "`file` for the results; DIR/result.json by default")
+	f.StringVar(&o.docs, "docs", "docs/PERFORMANCE.md", "`file` whose tables are rewritten")
+	f.StringVar(&o.binary, "binary", "", "`program` under test; DIR/bin/knowngood by default")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	var err error
+	if o.dir, err = filepath.Abs(o.dir); err != nil {
+		return nil, err
+	}
+	if o.json == "" {
+		o.json = filepath.Join(o.dir, "result.json")
+	}
+	if o.binary == "" {
+		o.binary = filepath.Join(o.dir, "bin", "knowngood")
+	}
+	if f.NArg() > 0 || o.runs < 1 {
+		return nil, fmt.Errorf("unexpected argument %q, or fewer runs than 1: see --help", f.Args())
+	}
+	for _, list := range []struct {
+		flag, text string
+		known      []string
+		to         *[]string
+	}{{"only", *only, sections(), &o.only}, {"steps", *steps, stepNames(), &o.steps}, {"peers", *peers, []string{nameRestic, nameBorg}, &o.peers}} {
+		*list.to = strings.FieldsFunc(list.text, func(r rune) bool { return r == ',' })
+		for _, name := range *list.to {
+			if !slices.Contains(list.known, name) {
+				return nil, fmt.Errorf("--%s: %q is none of %s", list.flag, name, strings.Join(list.known, ", "))
+			}
+		}
+	}
+	if o.small || len(o.steps) > 0 || o.runs < 3 || len(o.peers) < 2 {
+		o.docs = ""
+	}
+	return o, nil
+}
+
+func sections() []string { return []string{sectionA, sectionB, sectionMillion, sectionS3} }
+
+// wants tells whether a section or step was asked for.
+func wants(list []string, name string) bool {
+	return len(list) == 0 || slices.Contains(list, name)
 }
 
 func main() {
-	dir := flag.String("dir", "/var/tmp/knowngood-bench", "where trees, repositories and restores lie")
-	only := flag.String("only", "A,B", "which trees")
-	runs := flag.Int("runs", 3, "how often each step is run")
-	small := flag.Bool("small", false, "small trees, for CI; the document is left alone")
-	peers := flag.String("peers", "restic,borg", "whom to compare with")
-	flag.Parse()
-	r := &report{Date: time.Now().UTC(), Machine: machine(), Versions: map[string]string{}, Runs: *runs, Samples: results{}, Stored: map[string]map[string]int64{}}
-	for _, name := range strings.Split(*only, ",") {
-		if err := r.tree(*dir, name, *small, strings.Split(*peers, ",")); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-	}
-	text := r.markdown()
-	fmt.Print(text)
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(*dir, "report.json"), b, 0o644)
-	}
-	if err == nil && !*small {
-		err = writeDocument("docs/PERFORMANCE.md", text)
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	failed := errors.New("stopped")
+	done := make(chan struct{})
+	// The helpers of the tests end the goroutine that they fail in.
+	go func() {
+		defer close(done)
+		b := &bench{options: *o, stage: &stage{dir: filepath.Join(o.dir, "tmp")}}
+		defer b.stage.end()
+		failed = b.run(ctx)
+	}()
+	<-done
+	stop()
+	if failed != nil {
+		fmt.Fprintln(os.Stderr, "bench:", failed)
 		os.Exit(1)
 	}
 }
 
-// tree measures all steps on one tree, the sides taking turns.
-func (r *report) tree(dir, name string, small bool, peers []string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func (b *bench) run(ctx context.Context) error {
+	for _, peer := range b.peers {
+		if _, err := exec.LookPath(peer); err != nil {
+			return fmt.Errorf("%w: install it, or leave it out with --peers", err)
+		}
+	}
+	var err error
+	if b.report, err = newReport(ctx, &b.options); err != nil {
 		return err
 	}
-	source, err := makeTree(dir, name, small)
-	if err != nil {
-		return err
-	}
-	all := slices.DeleteFunc(sides(dir, source), func(s *side) bool { return s.name != "knowngood" && !slices.Contains(peers, s.name) })
-	r.Samples[name], r.Stored[name] = map[string]map[string][]sample{}, map[string]int64{}
-	for _, s := range all {
-		out, _ := exec.Command(s.version[0], s.version[1:]...).Output()
-		r.Versions[s.name] = strings.TrimSpace(string(out))
-	}
-	for run := range r.Runs {
-		warm(source)
-		if err := r.turn(dir, name, source, run, all); err != nil {
+	fmt.Println(b.report.Environment)
+	for _, name := range sections() {
+		if !wants(b.only, name) {
+			continue
+		}
+		if err := b.section(ctx, name); err != nil {
+			return err
+		}
+		runtime.GC() // a source that was compared is large
+		if err := b.report.publish(name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// turn runs each step once on each side.
-func (r *report) turn(dir, name, source string, run int, all []*side) error {
-	step := func(what string, f func(s *side) ([]string, bool)) error {
-		if what == "1 % changed" {
-			if err := change(source, name, uint64(run)); err != nil {
-				return err
-			}
-			warm(source)
-		}
-		for i := range all {
-			s := all[(i+run)%len(all)]
-			argv, sync := f(s)
-			if argv == nil {
-				continue
-			}
-			m, err := measure(argv, s.env, sync)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(os.Stderr, "%s %-18s %-10s %7.2f s wall %7.2f s user %6.2f s sys %4d MiB\n", name, what, s.name, m.Wall, m.User, m.Sys, m.Peak>>20)
-			if r.Samples[name][what] == nil {
-				r.Samples[name][what] = map[string][]sample{}
-			}
-			r.Samples[name][what][s.name] = append(r.Samples[name][what][s.name], m)
-		}
-		return nil
+func (b *bench) section(ctx context.Context, name string) error {
+	b.current = name
+	treeName := name
+	if name == sectionS3 {
+		treeName = sectionA
 	}
-	capture := func(s *side) ([]string, bool) { return append(slices.Clone(s.capture), source), false }
-	target := func(s *side) string { return filepath.Join(dir, "out-"+s.name) }
-	for _, s := range all {
-		if err := s.reset(); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(target(s)); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(target(s), 0o755); err != nil {
-			return err
-		}
-	}
-	if err := step(steps[0].name, capture); err != nil {
-		return err
-	}
-	for _, s := range all {
-		r.Stored[name][s.name] = size(filepath.Join(s.home, "repo"))
-	}
-	for _, n := range []string{steps[1].name, steps[2].name} {
-		if err := step(n, capture); err != nil {
-			return err
-		}
-	}
-	if err := step(steps[3].name, func(s *side) ([]string, bool) { return append(slices.Clone(s.restore), target(s)), true }); err != nil {
-		return err
-	}
-	for _, s := range all {
-		if err := same(source, filepath.Join(target(s), source)); err != nil {
-			return err
-		}
-	}
-	err := step(steps[4].name, func(s *side) ([]string, bool) {
-		if s.inPlace == nil {
-			return nil, false
-		}
-		return append(slices.Clone(s.inPlace), target(s)), true
-	})
+	t, err := b.tree(ctx, treeName)
 	if err != nil {
-		return err
+		return fmt.Errorf("make tree %s: %w", treeName, err)
 	}
-	return step(steps[5].name, func(s *side) ([]string, bool) { return s.check, false })
-}
-
-func machine() string {
-	model := "unknown CPU"
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if _, after, ok := strings.Cut(string(b), "model name"); ok {
-			line, _, _ := strings.Cut(after, "\n")
-			model = strings.TrimSpace(strings.TrimLeft(line, "\t :"))
-		}
+	b.report.Sections[name] = t.about
+	fmt.Printf("\n%s: %s\n", name, t.about)
+	if name == sectionS3 {
+		return b.s3(ctx, t)
 	}
-	kernel, _ := exec.Command("uname", "-r").Output()
-	return fmt.Sprintf("%d cores of %s, Linux %s", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)))
+	return b.local(ctx, t)
 }

@@ -2,96 +2,111 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// sample is one run of a step.
-type sample struct {
-	Wall float64 `json:"wall_seconds"`
-	User float64 `json:"user_seconds"`
-	Sys  float64 `json:"system_seconds"`
-	Peak int64   `json:"peak_anonymous_bytes"`
+// Sample is what one run of one command took.
+type Sample struct {
+	Wall     float64 `json:"wall_seconds"`
+	User     float64 `json:"user_seconds"`
+	System   float64 `json:"system_seconds"`
+	Peak     int64   `json:"peak_anonymous_bytes"`
+	Stored   int64   `json:"stored_bytes,omitempty"`
+	Requests int     `json:"requests,omitempty"`
+	// Methods counts the requests by HTTP method.
+	Methods map[string]int `json:"methods,omitempty"`
 }
 
-// measure runs a command to its end. With sync, the time to sync the file
-// system is part of it. Peak is the greatest anonymous memory of the command
-// and its children, looked at 50 times a second.
-func measure(argv, env []string, sync bool) (sample, error) {
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), env...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+const (
+	sampleInterval = 20 * time.Millisecond
+	outputTail     = 2000 // bytes of a failed command's output that are told
+)
+
+// measure runs a command; with durable, until what it wrote is on the disk.
+// What was written before is on the disk when it starts.
+func measure(ctx context.Context, c command, durable bool) (Sample, error) {
+	unix.Sync()
+	cmd := c.build(ctx)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
-		return sample{}, err
+		return Sample{}, err
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	var s sample
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			s.Peak = max(s.Peak, anonymous(cmd.Process.Pid))
-			continue
-		case err := <-done:
-			if err != nil {
-				return s, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out.String())
-			}
-		}
-		break
+	ended, peak := make(chan struct{}), make(chan int64)
+	go func() { peak <- watchMemory(cmd.Process.Pid, ended) }()
+	err := cmd.Wait()
+	if durable {
+		unix.Sync()
 	}
-	if sync {
-		syscall.Sync()
+	s := Sample{Wall: time.Since(start).Seconds()}
+	close(ended)
+	s.Peak = <-peak
+	if err != nil {
+		return s, commandError(c, err, output.Bytes())
 	}
-	s.Wall = time.Since(start).Seconds()
-	s.User, s.Sys = cmd.ProcessState.UserTime().Seconds(), cmd.ProcessState.SystemTime().Seconds()
+	s.User, s.System = cmd.ProcessState.UserTime().Seconds(), cmd.ProcessState.SystemTime().Seconds()
 	return s, nil
 }
 
-// anonymous is the anonymous memory of the processes of a group, in bytes.
-func anonymous(group int) (total int64) {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, f := range stats {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue
-		}
-		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		if len(fields) < 3 || fields[2] != strconv.Itoa(group) {
-			continue
-		}
-		status, err := os.ReadFile(filepath.Join(filepath.Dir(f), "status"))
-		if err != nil {
-			continue
-		}
-		if _, after, ok := strings.Cut(string(status), "RssAnon:"); ok {
-			kb, _ := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
-			total += kb << 10
-		}
+// runQuietly runs a command that is not measured.
+func runQuietly(ctx context.Context, c command) error {
+	out, err := c.build(ctx).CombinedOutput()
+	if err != nil {
+		return commandError(c, err, out)
 	}
-	return total
+	return nil
 }
 
-// size is the length of all files below dir, in bytes.
-func size(dir string) (total int64) {
-	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if info, err := d.Info(); err == nil {
-				total += info.Size()
+func commandError(c command, err error, output []byte) error {
+	return fmt.Errorf("%s: %w\n%s", strings.Join(c.argv, " "), err, output[max(0, len(output)-outputTail):])
+}
+
+// watchMemory returns the most anonymous memory, in bytes, that a process and
+// its descendants had at one time, as often as it looked.
+func watchMemory(pid int, ended <-chan struct{}) int64 {
+	var peak int64
+	tick := time.NewTicker(sampleInterval)
+	defer tick.Stop()
+	for {
+		peak = max(peak, anonymousMemory(pid))
+		select {
+		case <-ended:
+			return peak
+		case <-tick.C:
+		}
+	}
+}
+
+// anonymousMemory is 0 for a process that has ended.
+func anonymousMemory(pid int) int64 {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return 0
+	}
+	var total int64
+	if _, rest, ok := bytes.Cut(status, []byte("\nRssAnon:")); ok {
+		line, _, _ := strings.Cut(string(rest), " kB")
+		kib, _ := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		total = kib << 10
+	}
+	lists, _ := filepath.Glob(filepath.Join(dir, "task/*/children"))
+	for _, list := range lists {
+		children, _ := os.ReadFile(list) // a thread may end meanwhile
+		for _, child := range strings.Fields(string(children)) {
+			if n, err := strconv.Atoi(child); err == nil {
+				total += anonymousMemory(n)
 			}
 		}
-		return nil
-	})
+	}
 	return total
 }

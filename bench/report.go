@@ -1,89 +1,236 @@
 package main
 
 import (
-	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"text/tabwriter"
+	"time"
 )
 
-// median of what f takes from samples.
-func median(s []sample, f func(sample) float64) float64 {
-	if len(s) == 0 {
-		return 0
-	}
-	v := make([]float64, len(s))
-	for i := range s {
-		v[i] = f(s[i])
-	}
-	slices.SortFunc(v, cmp.Compare)
-	return v[len(v)/2]
+// report collects what was measured.
+type report struct {
+	Time        time.Time         `json:"time"`
+	Environment environment       `json:"environment"`
+	Small       bool              `json:"small"`
+	Command     string            `json:"command"`
+	Sections    map[string]string `json:"sections"` // what each is about
+	Results     []*result         `json:"results"`
+	Rows        []row             `json:"rows"`
+
+	options *options
 }
 
-// markdown is the tables.
-func (r *report) markdown() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Measured %s on %s; medians of %d runs in turns; ratios against restic, below 1 is less.\n\n", r.Date.Format("2006-01-02"), r.Machine, r.Runs)
-	for _, n := range []string{"knowngood", "restic", "borg"} {
-		if v := r.Versions[n]; v != "" {
-			fmt.Fprintf(&b, "- %s\n", v)
+// result of one step on one side.
+type result struct {
+	Section string   `json:"section"`
+	Step    string   `json:"step"`
+	Side    string   `json:"side"`
+	Samples []Sample `json:"samples"`
+}
+
+func newReport(ctx context.Context, o *options) (*report, error) {
+	env, err := findEnvironment(ctx, o)
+	return &report{Time: time.Now().UTC().Truncate(time.Second), Environment: env, Small: o.small,
+		Command: strings.Join(append([]string{"bench/run"}, os.Args[1:]...), " "), Sections: make(map[string]string), options: o}, err
+}
+
+func (r *report) add(section, step, side string, run int, s Sample) {
+	i := slices.IndexFunc(r.Results, func(x *result) bool { return x.Section == section && x.Step == step && x.Side == side })
+	if i < 0 {
+		i = len(r.Results)
+		r.Results = append(r.Results, &result{Section: section, Step: step, Side: side})
+	}
+	r.Results[i].Samples = append(r.Results[i].Samples, s)
+	fmt.Printf("%-2s %-9s %-9s run %d: %7.2f s, CPU %6.2f + %5.2f s, %4d MiB", section, step, side, run+1, s.Wall, s.User, s.System, s.Peak>>20)
+	if s.Stored > 0 {
+		fmt.Printf(", stored %.1f MiB", float64(s.Stored)/(1<<20))
+	}
+	if s.Requests > 0 {
+		fmt.Printf(", %d requests %v", s.Requests, s.Methods)
+	}
+	fmt.Println()
+}
+
+// row compares the sides in one respect.
+type row struct {
+	Section string           `json:"section"`
+	Step    string           `json:"step"`
+	Metric  string           `json:"metric"`
+	Unit    string           `json:"unit"`
+	Sides   map[string]stats `json:"sides"`
+	Ratio   float64          `json:"ratio_to_restic,omitempty"`
+	Target  *target          `json:"target,omitempty"`
+	Met     bool             `json:"met,omitempty"`
+}
+
+// stats of several runs.
+type stats struct {
+	Median float64 `json:"median"`
+	Least  float64 `json:"least"`
+	Most   float64 `json:"most"`
+}
+
+// statsOf takes the lower of two middle values.
+func statsOf(values []float64) stats {
+	slices.Sort(values)
+	return stats{values[(len(values)-1)/2], values[0], values[len(values)-1]}
+}
+
+// rows of a section: for each step, each metric that has a value.
+func (r *report) rows(section string) []row {
+	var rows []row
+	for _, step := range stepNames() {
+		for _, m := range metrics() {
+			sides := make(map[string]stats)
+			for _, x := range r.Results {
+				if x.Section != section || x.Step != step {
+					continue
+				}
+				if values := m.values(x.Samples); len(values) > 0 {
+					sides[x.Side] = statsOf(values)
+				}
+			}
+			if len(sides) > 0 {
+				rows = append(rows, judge(row{Section: section, Step: step, Metric: m.name, Unit: m.unit, Sides: sides}))
+			}
 		}
 	}
-	for _, tree := range []string{"A", "B"} {
-		if r.Samples[tree] != nil {
-			r.table(&b, tree)
+	return rows
+}
+
+// judge adds ratio, target and verdict.
+func judge(r row) row {
+	ours := r.Sides[nameOurs].Median
+	peer, compared := r.Sides[nameRestic]
+	if compared && peer.Median > 0 {
+		r.Ratio = ours / peer.Median
+	}
+	for _, t := range targets() {
+		if t.section == r.Section && t.metric == r.Metric && (t.step == r.Step || t.step == "") {
+			if !t.Absolute && r.Ratio == 0 {
+				continue
+			}
+			r.Target = &t
+			r.Met = t.Absolute && ours <= t.Most || !t.Absolute && r.Ratio <= t.Most
+		}
+	}
+	return r
+}
+
+// publish prints a section, and keeps it in the files.
+func (r *report) publish(section string) error {
+	rows := r.rows(section)
+	r.Rows = append(r.Rows, rows...)
+	fmt.Println()
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, line := range table(rows) {
+		fmt.Fprintln(w, strings.Join(line, "\t"))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(r.options.json), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.options.json, append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	fmt.Printf("results: %s\n", r.options.json)
+	if r.options.docs == "" {
+		return nil
+	}
+	return rewrite(r.options.docs, section, r.markdown(section, rows))
+}
+
+// markdown is what stands in the documents about a section.
+func (r *report) markdown(section string, rows []row) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Tree: %s.\n\nMeasured %s with `%s`. %s\n\n", r.Sections[section], r.Time.Format("2006-01-02"), r.Command, r.Environment)
+	for i, line := range table(rows) {
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(line, " | "))
+		if i == 0 {
+			fmt.Fprintf(&b, "|%s\n", strings.Repeat(" --- |", len(line)))
 		}
 	}
 	return b.String()
 }
 
-func (r *report) table(b *strings.Builder, tree string) {
-	wall := func(s sample) float64 { return s.Wall }
-	user := func(s sample) float64 { return s.User }
-	peak := func(s sample) float64 { return float64(s.Peak) / (1 << 20) }
-	fmt.Fprintf(b, "\n### Tree %s\n\n| step | wall: knowngood | restic | borg | ratio (spread) | target | user CPU: knowngood | restic | ratio | peak MiB: knowngood | restic |\n|---|---|---|---|---|---|---|---|---|---|---|\n", tree)
-	for _, st := range steps {
-		s := r.Samples[tree][st.name]
-		kg, re, bo := s["knowngood"], s["restic"], s["borg"]
-		var ratios []float64
-		for i := range min(len(kg), len(re)) {
-			ratios = append(ratios, kg[i].Wall/re[i].Wall)
+// table is a heading and a line for each row.
+func table(rows []row) [][]string {
+	seen := make(map[string]bool)
+	for _, r := range rows {
+		for name := range maps.Keys(r.Sides) {
+			seen[name] = true
 		}
-		spread := "-"
-		if len(ratios) > 0 {
-			slices.Sort(ratios)
-			spread = fmt.Sprintf("%.2f (%.2f to %.2f)", ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
-		}
-		fmt.Fprintf(b, "| %s | %.2f s | %.2f s | %s | %s | %.2f | %.2f s | %.2f s | %.2f | %.0f | %.0f |\n", st.name, median(kg, wall), median(re, wall), seconds(bo), spread, st.target[tree],
-			median(kg, user), median(re, user), median(kg, user)/max(median(re, user), 0.001), median(kg, peak), median(re, peak))
 	}
-	kg, re := r.Stored[tree]["knowngood"], r.Stored[tree]["restic"]
-	fmt.Fprintf(b, "\nStored after the first capture: knowngood %d MiB, restic %d MiB, borg %d MiB; ratio against restic %.3f\n", kg>>20, re>>20, r.Stored[tree]["borg"]>>20, float64(kg)/max(float64(re), 1))
+	head := []string{"step", "measured"}
+	var names []string
+	for _, name := range []string{nameOurs, nameRestic, nameBorg} {
+		if seen[name] {
+			names = append(names, name)
+		}
+	}
+	lines := [][]string{append(append(head, names...), "of restic", "target", "")}
+	last := ""
+	for _, r := range rows {
+		line := []string{stepTitle(r.Section, r.Step), r.Metric}
+		if r.Step == last {
+			line[0] = ""
+		}
+		last = r.Step
+		for _, name := range names {
+			s, ok := r.Sides[name]
+			line = append(line, cell(s, ok, r.Unit))
+		}
+		lines = append(lines, append(line, verdict(r)...))
+	}
+	return lines
 }
 
-func seconds(s []sample) string {
-	if len(s) == 0 {
+// cell shows a median with its unit, and the spread.
+func cell(s stats, ok bool, unit string) string {
+	if !ok {
 		return "-"
 	}
-	return fmt.Sprintf("%.2f s", median(s, func(s sample) float64 { return s.Wall }))
+	if s.Least == s.Most {
+		return strings.TrimSpace(number(s.Median) + " " + unit)
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %s", number(s.Median), unit)) + fmt.Sprintf(" (%s–%s)", number(s.Least), number(s.Most))
 }
 
-const (
-	begin = "<!-- tables: written by bench/run -->\n"
-	end   = "<!-- end of tables -->\n"
-)
+func number(v float64) string {
+	switch {
+	case v == float64(int64(v)) && v < 1e6:
+		return fmt.Sprintf("%.0f", v)
+	case v < 100:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
 
-// writeDocument puts the tables between the marks of the document.
-func writeDocument(path, tables string) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
+func verdict(r row) []string {
+	ratio, goal, met := "-", "-", ""
+	if r.Ratio > 0 {
+		ratio = fmt.Sprintf("%.2f", r.Ratio)
 	}
-	before, rest, ok1 := strings.Cut(string(b), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok1 || !ok2 {
-		return fmt.Errorf("%s has no marks for the tables", path)
+	if r.Target != nil {
+		goal, met = "≤ "+number(r.Target.Most), "missed"
+		if r.Target.Absolute {
+			goal = strings.TrimSpace(goal + " " + r.Unit)
+		}
+		if r.Met {
+			met = "met"
+		}
 	}
-	return os.WriteFile(path, []byte(before+begin+"\n"+tables+"\n"+end+after), 0o644)
+	return []string{ratio, goal, met}
 }

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"knowngood/internal/treetest"
+)
+
+// Steps, in the order in which they are taken.
+const (
+	stepFirst     = "first"
+	stepUnchanged = "unchanged"
+	stepChanged   = "changed"
+	stepRestore   = "restore"
+	stepInPlace   = "in-place"
+	stepCheck     = "check"
+	stepFile      = "file" // only on S3
+)
+
+func stepNames() []string {
+	return []string{stepFirst, stepUnchanged, stepChanged, stepRestore, stepInPlace, stepCheck, stepFile}
+}
+
+// side is a contender and where it has its things.
+type side struct {
+	contender
+	name     string
+	place    place
+	target   string
+	restored bool // the target holds the newest snapshot
+}
+
+// comparison of all sides on one tree, with repositories in directories.
+type comparison struct {
+	*bench
+	tree    *tree
+	sides   []*side
+	changes changes
+	want    treetest.Tree // the tree as it is, when it was needed
+}
+
+func (b *bench) local(ctx context.Context, t *tree) (err error) {
+	c := &comparison{bench: b, tree: t, changes: changes{tree: t}}
+	names := append([]string{nameOurs}, b.peers...)
+	if t.name == sectionMillion {
+		names = names[:1] // what is asked there is no comparison
+	}
+	work := filepath.Join(b.dir, "work")
+	defer func() { err = errors.Join(err, c.changes.undo(), os.RemoveAll(work)) }()
+	for _, name := range names {
+		dir := filepath.Join(work, name)
+		c.sides = append(c.sides, &side{
+			name:   name,
+			place:  place{repo: filepath.Join(dir, "repo"), keys: filepath.Join(dir, "keys"), home: filepath.Join(dir, "home")},
+			target: filepath.Join(dir, "target"),
+		})
+	}
+	steps := []struct {
+		name   string
+		before func() error
+		do     func(context.Context, *side) (Sample, error)
+	}{
+		{stepFirst, nil, c.first},
+		{stepUnchanged, nil, c.capture},
+		{stepChanged, c.applyChange, c.capture},
+		{stepRestore, nil, c.restore},
+		{stepInPlace, nil, c.restoreInPlace},
+		{stepCheck, nil, c.check},
+	}
+	for _, step := range steps {
+		if t.name == sectionMillion && !slices.Contains([]string{stepFirst, stepUnchanged, stepRestore}, step.name) {
+			continue
+		}
+		if err := c.step(ctx, step.name, step.before, step.do); err != nil {
+			return fmt.Errorf("tree %s, %s: %w", t.name, step.name, err)
+		}
+	}
+	return nil
+}
+
+// step runs one step on all sides in turn, as often as asked for. The first
+// capture is taken even when it is not measured: all else needs it.
+func (c *comparison) step(ctx context.Context, name string, before func() error, do func(context.Context, *side) (Sample, error)) error {
+	measured := wants(c.steps, name)
+	runs := c.runs
+	if c.tree.name == sectionMillion && name != stepUnchanged || !measured {
+		runs = 1 // only memory is asked for, or nothing
+	}
+	if !measured && name != stepFirst {
+		return nil
+	}
+	for run := range runs {
+		if before != nil {
+			if err := before(); err != nil {
+				return err
+			}
+		}
+		for _, s := range c.sides {
+			sample, err := do(ctx, s)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			if measured {
+				c.report.add(c.current, name, s.name, run, sample)
+			}
+		}
+	}
+	if name == stepInPlace {
+		return c.trySilentChange(ctx)
+	}
+	return nil
+}
+
+// first captures into a new repository, with nothing known locally.
+func (c *comparison) first(ctx context.Context, s *side) (Sample, error) {
+	if err := s.empty(); err != nil {
+		return Sample{}, err
+	}
+	s.contender = c.contender(s.name, s.place)
+	if err := runQuietly(ctx, s.Init()); err != nil {
+		return Sample{}, err
+	}
+	sample, err := c.capture(ctx, s)
+	if err != nil {
+		return sample, err
+	}
+	sample.Stored, err = storedBytes(ctx, s.place.repo)
+	return sample, err
+}
+
+// empty takes away all that a side has, but leaves its directories.
+func (s *side) empty() error {
+	if err := os.RemoveAll(filepath.Dir(s.target)); err != nil {
+		return err
+	}
+	s.restored = false
+	return errors.Join(os.MkdirAll(s.place.keys, 0o700), os.MkdirAll(s.place.home, 0o700))
+}
+
+func (c *comparison) capture(ctx context.Context, s *side) (Sample, error) {
+	s.restored = false
+	return measure(ctx, s.Capture(c.tree.path), false)
+}
+
+func (c *comparison) applyChange() error {
+	c.want = nil
+	return c.changes.apply()
+}
+
+func (c *comparison) restore(ctx context.Context, s *side) (Sample, error) {
+	if err := renew(s.target); err != nil {
+		return Sample{}, err
+	}
+	sample, err := measure(ctx, s.Restore(s.target), true)
+	if err == nil {
+		err = c.verify(s)
+	}
+	s.restored = err == nil
+	return sample, err
+}
+
+// renew makes a directory, or makes it empty.
+func renew(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+func (c *comparison) restoreInPlace(ctx context.Context, s *side) (Sample, error) {
+	if !s.restored {
+		if _, err := c.restore(ctx, s); err != nil {
+			return Sample{}, err
+		}
+	}
+	sample, err := measure(ctx, s.RestoreInPlace(s.target), true)
+	if err != nil {
+		return sample, err
+	}
+	return sample, c.verify(s)
+}
+
+func (c *comparison) check(ctx context.Context, s *side) (Sample, error) {
+	return measure(ctx, s.Check(), false)
+}
+
+// verify demands that a restore is equal to the source in all that counts.
+func (c *comparison) verify(s *side) error {
+	if c.want == nil {
+		c.want = treetest.Snapshot(c.stage, c.tree.path)
+	}
+	return equal(c.stage, c.want, s.target+c.tree.path)
+}
+
+func equal(st *stage, want treetest.Tree, dir string) error {
+	different := want.Compare(treetest.Snapshot(st, dir), treetest.Options{})
+	if len(different) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s is not equal to the source: %d differences, the first: %v", dir, len(different), different[0])
+}
+
+// trySilentChange proves that restores in place go by content: one byte of a
+// restored file changes, its size and time do not, and it has to come back.
+func (c *comparison) trySilentChange(ctx context.Context) error {
+	for _, s := range c.sides {
+		if err := flipByte(ctx, s.target); err != nil {
+			return err
+		}
+		if err := runQuietly(ctx, s.RestoreInPlace(s.target)); err != nil {
+			return err
+		}
+		if err := c.verify(s); err != nil {
+			return fmt.Errorf("%s does not verify by content: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+var errFound = errors.New("found")
+
+// flipByte changes the first byte of some file, but neither size nor time.
+func flipByte(ctx context.Context, dir string) error {
+	err := eachFile(ctx, dir, func(path string, info fs.FileInfo) error {
+		if info.Size() == 0 {
+			return nil
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		b := make([]byte, 1)
+		if _, err := f.ReadAt(b, 0); err != nil {
+			return err
+		}
+		b[0] ^= 1
+		if _, err := f.WriteAt(b, 0); err != nil {
+			return err
+		}
+		if err := os.Chtimes(path, info.ModTime(), info.ModTime()); err != nil {
+			return err
+		}
+		return errFound
+	})
+	if errors.Is(err, errFound) {
+		return nil
+	}
+	return errors.Join(err, fmt.Errorf("%s holds no file to change", dir))
+}
