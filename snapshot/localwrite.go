@@ -123,6 +123,5 @@ func (w *localWriter) commit(t *localTrailer) error {
 	return nil
 }
 
-// keep leaves the partial file for the next run; drop removes it.
+// keep leaves the partial file for the next run.
 func (w *localWriter) keep() { w.w.Flush(); w.file.Close() }
-func (w *localWriter) drop() { os.Remove(w.path); w.file.Close() }
