@@ -21,12 +21,13 @@ type Sample struct {
 	Peak     int64   `json:"peak_anonymous_bytes"`
 	Stored   int64   `json:"stored_bytes,omitempty"`
 	Requests int     `json:"requests,omitempty"`
+	Uploaded int64   `json:"uploaded_bytes,omitempty"`
 	// Methods counts the requests by HTTP method.
 	Methods map[string]int `json:"methods,omitempty"`
 }
 
 const (
-	sampleInterval = 20 * time.Millisecond
+	sampleInterval = 20 * time.Millisecond // shorter at first, for commands that end soon
 	outputTail     = 2000 // bytes of a failed command's output that are told
 )
 
@@ -74,14 +75,12 @@ func commandError(c command, err error, output []byte) error {
 // its descendants had at one time, as often as it looked.
 func watchMemory(pid int, ended <-chan struct{}) int64 {
 	var peak int64
-	tick := time.NewTicker(sampleInterval)
-	defer tick.Stop()
-	for {
+	for wait := time.Millisecond; ; wait = min(2*wait, sampleInterval) {
 		peak = max(peak, anonymousMemory(pid))
 		select {
 		case <-ended:
 			return peak
-		case <-tick.C:
+		case <-time.After(wait):
 		}
 	}
 }

@@ -97,19 +97,23 @@ func (r *report) rows(section string) []row {
 				}
 			}
 			if len(sides) > 0 {
-				rows = append(rows, judge(row{Section: section, Step: step, Metric: m.name, Unit: m.unit, Sides: sides}))
+				rows = append(rows, judge(row{Section: section, Step: step, Metric: m.name, Unit: m.unit, Sides: sides}, !r.Small))
 			}
 		}
 	}
 	return rows
 }
 
-// judge adds ratio, target and verdict.
-func judge(r row) row {
+// judge adds the ratio, and target and verdict when the trees are of the size
+// that targets are for.
+func judge(r row, full bool) row {
 	ours := r.Sides[nameOurs].Median
 	peer, compared := r.Sides[nameRestic]
 	if compared && peer.Median > 0 {
 		r.Ratio = ours / peer.Median
+	}
+	if !full {
+		return r
 	}
 	for _, t := range targets() {
 		if t.section == r.Section && t.metric == r.Metric && (t.step == r.Step || t.step == "") {
@@ -212,8 +216,10 @@ func number(v float64) string {
 	switch {
 	case v == float64(int64(v)) && v < 1e6:
 		return fmt.Sprintf("%.0f", v)
-	case v < 100:
+	case v < 10:
 		return fmt.Sprintf("%.2f", v)
+	case v < 100:
+		return fmt.Sprintf("%.1f", v)
 	}
 	return fmt.Sprintf("%.0f", v)
 }

@@ -108,7 +108,9 @@ func (r *remote) first(ctx context.Context, s *side, run int) (Sample, error) {
 	if err := runQuietly(ctx, s.Init()); err != nil {
 		return Sample{}, err
 	}
-	return r.measure(ctx, s.Capture(r.tree.path), false)
+	sample, err := r.measure(ctx, s.Capture(r.tree.path), false)
+	sample.Stored = sample.Uploaded
+	return sample, err
 }
 
 // coldStart gives a side an empty directory for caches and state, and an empty
@@ -122,7 +124,7 @@ func (r *remote) measure(ctx context.Context, c command, durable bool) (Sample, 
 	r.proxy.take()
 	sample, err := measure(ctx, c, durable)
 	t := r.proxy.take()
-	sample.Requests, sample.Methods, sample.Stored = t.requests, t.methods, t.uploaded
+	sample.Requests, sample.Methods, sample.Uploaded = t.requests, t.methods, t.uploaded
 	return sample, err
 }
 
