@@ -1,28 +1,26 @@
-# The few things that are done to the source.
+# The few things that are done to the source. What CI checks is in .ci/run,
+# whose steps can be run alone.
 .PHONY: build test race lint fuzz bench ci clean
 
-build: ## the binary, static
+build: ## the binary, static, in bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/knowngood ./cmd/knowngood
 
 test: ## all tests, real S3 servers included
 	go test ./...
 
-race:
-	CGO_ENABLED=1 go test -race ./storage/... ./snapshot/... ./restore/...
+race: ## the packages that do things at once, under the race detector
+	.ci/run race
 
-lint:
-	gofmt -l $$(git ls-files '*.go')
-	go vet ./...
-	go tool -modfile=tools/go.mod staticcheck ./...
+lint: ## gofmt, vet, staticcheck
+	.ci/run format lint
 
 fuzz: ## each decoder for half a minute
-	for p in $$(go list ./...); do for t in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
-		go test -run '^$$' -fuzz "^$$t\$$" -fuzztime 30s $$p || exit 1; done; done
+	FUZZ_SECONDS=30 FUZZ_BUDGET=3600 .ci/run fuzz
 
 bench: ## beside restic and borg, on the same trees
 	bench/run
 
-ci:
+ci: ## all that must pass
 	.ci/run
 
 clean:

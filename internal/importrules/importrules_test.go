@@ -1,85 +1,120 @@
 // Package importrules holds the direction of imports: a package may use those
-// below it, never those above.
+// of its own layer and those below, never those above.
 package importrules
 
 import (
+	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// layers from the bottom up; a package belongs to the last one whose prefix
-// it has.
+// layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
-	{"knowngood/internal/", "knowngood/storage/internal/"},
-	{"knowngood/storage/seal", "knowngood/storage/pack", "knowngood/storage/chunk", "knowngood/storage/statement", "knowngood/storage/index", "knowngood/snapshot/manifest"},
-	{"knowngood/internal/posix", "knowngood/snapshot/filter"},
-	{"knowngood/storage"},
-	{"knowngood/storage/dir", "knowngood/storage/s3", "knowngood/storage/throttle", "knowngood/storage/identity"},
-	{"knowngood/storage/stores", "knowngood/storage/storagetest"},
-	{"knowngood/storage/repository"},
-	{"knowngood/snapshot", "knowngood/snapshot/walk"},
-	{"knowngood/restore"},
-	{"knowngood/internal/enginetest"},
-	{"knowngood/cmd"},
+	{"internal/importrules", "internal/wire", "storage/internal/durable"},
+	{"snapshot/manifest", "storage/chunk", "storage/index", "storage/pack", "storage/seal", "storage/statement"},
+	{"configs", "internal/posix", "internal/treetest", "snapshot/filter"},
+	{"storage"},
+	{"storage/dir", "storage/identity", "storage/s3", "storage/throttle"},
+	{"storage/stores", "storage/storagetest"},
+	{"storage/repository"},
+	{"snapshot", "snapshot/walk"},
+	{"restore"},
+	{"internal/enginetest"},
+	{"cmd/knowngood"},
+	{"bench"},
 }
 
+// pure packages do no network I/O and know no stores.
+var pure = layers[1]
+
+const module = "knowngood"
+
+// layer of a package of ours; -1 when it stands in none.
 func layer(pkg string) int {
-	best, length := -1, 0
-	for i, prefixes := range layers {
-		for _, p := range prefixes {
-			exact := pkg == strings.TrimSuffix(p, "/")
-			if (exact || strings.HasPrefix(pkg, p) && (strings.HasSuffix(p, "/") || p == "knowngood/cmd")) && len(p) > length {
-				best, length = i, len(p)
-			}
-		}
-	}
-	return best
+	return slices.IndexFunc(layers, func(l []string) bool {
+		return slices.Contains(l, strings.TrimPrefix(pkg, module+"/"))
+	})
 }
+
+func ours(pkg string) bool { return strings.HasPrefix(pkg, module+"/") }
 
 func list(t *testing.T, args ...string) []string {
 	t.Helper()
-	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list: %v", err)
+		t.Fatalf("%s: %v", cmd, err)
 	}
-	return strings.Split(strings.TrimSpace(string(out)), "\n")
+	return strings.Fields(string(out))
+}
+
+// deps are all packages that a package of ours is built from, itself included.
+func deps(t *testing.T, pkg string) []string {
+	t.Helper()
+	return list(t, "-deps", module+"/"+pkg)
+}
+
+func TestEveryPackageStandsInALayer(t *testing.T) {
+	for _, pkg := range list(t, module+"/...") {
+		if layer(pkg) < 0 {
+			t.Errorf("%s stands in no layer: put it into the list of this test, and into docs/ARCHITECTURE.md", pkg)
+		}
+	}
 }
 
 func TestImportsRunOneWay(t *testing.T) {
-	for _, line := range list(t, "-f", "{{.ImportPath}}: {{join .Imports \" \"}}", "knowngood/...") {
-		pkg, imports, _ := strings.Cut(line, ": ")
-		at := layer(pkg)
-		for _, i := range strings.Fields(imports) {
-			if to := layer(i); at >= 0 && to > at {
-				t.Errorf("%s imports %s, which lies above it", pkg, i)
+	for at, l := range layers {
+		for _, pkg := range l {
+			for _, dep := range deps(t, pkg) {
+				if ours(dep) && layer(dep) > at {
+					t.Errorf("%s needs %s, which lies above it", pkg, dep)
+				}
 			}
 		}
 	}
 }
 
 func TestTheStorageContractNeedsOnlyTheStandardLibrary(t *testing.T) {
-	for _, i := range list(t, "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "knowngood/storage") {
-		if i != "knowngood/storage" && i != "" {
-			t.Errorf("knowngood/storage needs %s", i)
-		}
-	}
-}
-
-func TestThePureCodecsDoNoNetworkAndKnowNoStores(t *testing.T) {
-	for _, pkg := range []string{"knowngood/storage/seal", "knowngood/storage/pack", "knowngood/storage/chunk", "knowngood/storage/statement", "knowngood/storage/index", "knowngood/snapshot/manifest"} {
-		for _, i := range list(t, "-deps", pkg) {
-			if i == "net/http" || i == "knowngood/storage" || strings.Contains(i, "minio") {
-				t.Errorf("%s needs %s", pkg, i)
+	for _, dep := range deps(t, "storage") {
+		if strings.Contains(dep, ".") || ours(dep) && dep != module+"/storage" {
+			if !strings.HasPrefix(dep, "vendor/") { // the standard library's own
+				t.Errorf("storage needs %s", dep)
 			}
 		}
 	}
 }
 
-func TestTestServersAreNotLinked(t *testing.T) {
-	for _, i := range list(t, "-deps", "knowngood/cmd/knowngood") {
-		if strings.Contains(i, "versitygw") || strings.Contains(i, "minio/minio/") || strings.Contains(i, "testing") && strings.HasPrefix(i, "knowngood/") {
-			t.Errorf("the program links %s", i)
+func TestThePureCodecsDoNoNetworkAndKnowNoStores(t *testing.T) {
+	for _, pkg := range pure {
+		for _, dep := range deps(t, pkg) {
+			if dep == "net/http" || dep == module+"/storage" || strings.HasPrefix(dep, "github.com/minio/minio-go") {
+				t.Errorf("%s needs %s", pkg, dep)
+			}
 		}
+	}
+}
+
+func TestTestHelpersAreNotLinked(t *testing.T) {
+	for _, dep := range deps(t, "cmd/knowngood") {
+		if dep == "testing" || ours(dep) && strings.HasSuffix(dep, "test") {
+			t.Errorf("the program links %s", dep)
+		}
+	}
+}
+
+// Test servers live in tools/go.mod. Their modules are wide: required here
+// they would choose the versions of what the program is built from.
+func TestTestServersAreInNoGoModOfOurs(t *testing.T) {
+	text, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers := regexp.MustCompile(`github\.com/(minio/minio|versity/versitygw|johannesboyne/gofakes3|rclone/rclone)[ /]`)
+	if found := servers.Find(text); found != nil {
+		t.Errorf("go.mod requires %s: put it into tools/go.mod", found)
 	}
 }
