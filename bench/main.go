@@ -121,7 +121,9 @@ func main() {
 		defer close(done)
 		b := &bench{options: *o, stage: &stage{dir: filepath.Join(o.dir, "tmp")}}
 		defer b.stage.end()
-		failed = b.run(ctx)
+		if failed = b.run(ctx); failed == nil && b.stage.failed > 0 {
+			failed = fmt.Errorf("%d errors, see above", b.stage.failed)
+		}
 	}()
 	<-done
 	stop()
