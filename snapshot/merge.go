@@ -254,7 +254,10 @@ func (m *merger) dispatch() error {
 // add hands an item on, in a batch.
 func (m *merger) add(it *item) error {
 	m.batch = append(m.batch, it)
-	m.weight += 400 + 2*len(it.entry.Path) + 80*len(it.entry.Chunks)
+	m.weight += 400 + 2*len(it.entry.Path)
+	if it.file == nil { // else a reader has the entry
+		m.weight += 80 * len(it.entry.Chunks)
+	}
 	if len(m.batch) < batchItems && m.weight < batchWeight {
 		return nil
 	}
