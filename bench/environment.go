@@ -22,11 +22,12 @@ type environment struct {
 	System     string   `json:"system"`
 	FileSystem string   `json:"file_system"` // type of that under the work directory
 	Load       string   `json:"load"`        // average over a minute, before
+	LoadAfter  string   `json:"load_after"`  // of the section that was measured last
 	Versions   []string `json:"versions"`
 }
 
 func (e environment) String() string {
-	return fmt.Sprintf("Machine: %s, %d cores, %.0f GiB, %s, %s; load before: %s. Versions: %s.", e.CPU, e.Cores, e.MemoryGiB, e.System, e.FileSystem, e.Load, strings.Join(e.Versions, "; "))
+	return fmt.Sprintf("Machine: %s, %d cores, %.0f GiB, %s, %s; load %s before, %s after. Versions: %s.", e.CPU, e.Cores, e.MemoryGiB, e.System, e.FileSystem, e.Load, e.LoadAfter, strings.Join(e.Versions, "; "))
 }
 
 func findEnvironment(ctx context.Context, o *options) (environment, error) {
@@ -43,11 +44,10 @@ func findEnvironment(ctx context.Context, o *options) (environment, error) {
 		return e, err
 	}
 	e.MemoryGiB = float64(memory.Totalram) * float64(memory.Unit) / (1 << 30)
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
+	if e.Load, err = loadAverage(); err != nil {
 		return e, err
 	}
-	e.Load, _, _ = strings.Cut(string(load), " ")
+	e.LoadAfter = e.Load
 	if e.System, err = systemName(); err != nil {
 		return e, err
 	}
@@ -56,6 +56,14 @@ func findEnvironment(ctx context.Context, o *options) (environment, error) {
 	}
 	e.Versions, err = versions(ctx, o)
 	return e, err
+}
+
+// loadAverage is that of the last minute: above the number of cores, something
+// else ran beside what was measured, and seconds mean little.
+func loadAverage() (string, error) {
+	load, err := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(load), " ")
+	return first, err
 }
 
 // systemName is that of the distribution, and the kernel's release.

@@ -128,7 +128,10 @@ func judge(r row, full bool) row {
 }
 
 // publish prints a section, and keeps it in the files.
-func (r *report) publish(section string) error {
+func (r *report) publish(section string) (err error) {
+	if r.Environment.LoadAfter, err = loadAverage(); err != nil {
+		return err
+	}
 	rows := r.rows(section)
 	r.Rows = append(r.Rows, rows...)
 	fmt.Println()
