@@ -18,7 +18,7 @@ import (
 // kills is how often the tests below kill the program.
 func kills() int {
 	if slow() {
-		return 200
+		return 80
 	}
 	return 25
 }
