@@ -201,14 +201,9 @@ func (x *Index) mark(dir string) error {
 		return fail(err)
 	}
 	for _, n := range names {
-		f, err := os.Open(filepath.Join(dir, n.Name()))
-		if err != nil {
-			continue
+		if path := filepath.Join(dir, n.Name()); abandoned(path) {
+			x.stale = append(x.stale, path)
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			x.stale = append(x.stale, f.Name())
-		}
-		f.Close()
 	}
 	if x.marker, err = os.CreateTemp(dir, x.domain.ID.String()+"-"); err != nil {
 		return fail(err)
@@ -217,6 +212,16 @@ func (x *Index) mark(dir string) error {
 		return fail(err)
 	}
 	return nil
+}
+
+// abandoned tells whether the run that left a marker is no more.
+func abandoned(marker string) bool {
+	f, err := os.Open(marker)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // which unlocks
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 }
 
 // adoptPacks takes in the contents of every pack in the store that no run
@@ -304,7 +309,10 @@ func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) (uint64, err
 		return 0, err
 	}
 	for _, m := range x.stale {
-		os.Remove(m)
+		// One that was made but not yet locked when it was looked at is by now.
+		if abandoned(m) {
+			os.Remove(m)
+		}
 	}
 	x.stale = nil
 	return x.table.Generation(), nil
