@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"knowngood/storage/storagetest"
 )
@@ -50,6 +52,9 @@ type outcome struct {
 	code           int // -1: killed
 }
 
+// patience is how long a run of the program may take.
+const patience = 2 * time.Minute
+
 // wait waits for a command that start returned.
 type wait func() *outcome
 
@@ -60,7 +65,10 @@ func (m *machine) start(t *testing.T, args ...string) (*exec.Cmd, wait) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	// One that hangs shows what its goroutines do.
+	hung := time.AfterFunc(patience, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
 	return cmd, func() *outcome {
+		defer hung.Stop()
 		err := cmd.Wait()
 		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 			o.stderr.WriteString(err.Error())
