@@ -92,6 +92,9 @@ func TestSnapshotsThatAreKilledHarmNothing(t *testing.T) {
 	killed, committed := 0, 0
 	for round := range kills() {
 		treetest.Mutate(t, src, treetest.Seed(k.random.Uint64()), 5, treetest.Shape{MaxFile: 1 << 20})
+		if err := treetest.Remove(bulk); err != nil { // it may have become a fifo
+			t.Fatal(err)
+		}
 		k.write(t, bulk, 1+k.random.IntN(12<<20))
 		if k.kill(t, m, "snapshot", "--env", "web", src) {
 			killed++
