@@ -31,6 +31,9 @@ type linkGroup struct {
 	done   bool
 	failed bool
 	later  []string // names to be made when it is complete
+	// renewed is of a dry run: the inode would be another than is there, and
+	// so would what the other names stand for.
+	renewed bool
 }
 
 // run is the pipeline: entries in path order; existing files compared on all
@@ -140,7 +143,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 	}
 	r.change("create", e.Path)
 	if r.DryRun {
-		return nil
+		return f.group.planned(r, e.Path)
 	}
 	return r.window.add(ctx, f)
 }
@@ -254,13 +257,13 @@ func tempName(name string) string {
 func (r *restorer) node(e *manifest.Entry) error {
 	if r.root < 0 {
 		r.change("create", e.Path)
-		return nil
+		return r.links[e.Link].planned(r, e.Path)
 	}
 	h, name, err := r.within(e.Path)
 	if err != nil {
 		if r.DryRun {
 			r.change("create", e.Path)
-			return nil
+			return r.links[e.Link].planned(r, e.Path)
 		}
 		return err
 	}
@@ -293,7 +296,7 @@ func (r *restorer) node(e *manifest.Entry) error {
 	}
 	r.change(action, e.Path)
 	if r.DryRun {
-		return nil
+		return r.links[e.Link].planned(r, e.Path)
 	}
 	as := name
 	if action == "change" {
@@ -358,6 +361,42 @@ func (r *restorer) attributes(path string, problems []*posix.Problem) {
 	}
 }
 
+// planLink tells what linkNow would do.
+func (r *restorer) planLink(g *linkGroup, path string) error {
+	st, err := r.statOf(path)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		r.change("create", path)
+		return nil
+	case err != nil:
+		return err
+	}
+	source, err := r.statOf(g.path)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	if err == nil && !g.renewed && st.ID() == source.ID() {
+		r.change("unchanged", path)
+	} else {
+		r.change("change", path)
+	}
+	return nil
+}
+
+// statOf looks at a node in the target; ENOENT also when it has no directory,
+// and where nothing is to be compared with.
+func (r *restorer) statOf(path string) (posix.Stat, error) {
+	if !r.compare || r.root < 0 {
+		return posix.Stat{}, unix.ENOENT
+	}
+	h, name, err := r.within(path)
+	if err != nil {
+		return posix.Stat{}, unix.ENOENT // a dry run makes no directories
+	}
+	defer h.Release()
+	return posix.StatAt(h.FD(), name)
+}
+
 // link gives an inode that has a name another one, now or when it is complete.
 func (r *restorer) link(g *linkGroup, path string) error {
 	g.mu.Lock()
@@ -371,15 +410,14 @@ func (r *restorer) link(g *linkGroup, path string) error {
 		return nil
 	}
 	g.mu.Unlock()
-	return r.linkNow(g.path, path)
+	return r.linkNow(g, path)
 }
 
-func (r *restorer) linkNow(old, path string) error {
-	if r.DryRun || r.root < 0 {
-		r.change("create", path)
-		return nil
+func (r *restorer) linkNow(g *linkGroup, path string) error {
+	if r.DryRun {
+		return r.planLink(g, path)
 	}
-	from, fromName, err := r.within(old)
+	from, fromName, err := r.within(g.path)
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (x *examiner) file(c *comparer, f *file) error {
 	h, name, err := r.within(e.Path)
 	if err != nil && r.DryRun {
 		r.change("create", e.Path)
-		return nil
+		return f.group.planned(r, e.Path)
 	}
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func (x *examiner) file(c *comparer, f *file) error {
 	case errors.Is(err, unix.ENOENT):
 		r.change("create", e.Path)
 		if r.DryRun {
-			return nil
+			return f.group.planned(r, e.Path)
 		}
 		f.temp = true
 		return r.window.add(x.ctx, f)
@@ -99,7 +99,7 @@ func (x *examiner) file(c *comparer, f *file) error {
 	}
 	r.change("change", e.Path)
 	if r.DryRun {
-		return nil
+		return f.group.planned(r, e.Path)
 	}
 	f.temp = true
 	if fd >= 0 && len(c.good) > 0 {

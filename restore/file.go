@@ -188,11 +188,20 @@ func (g *linkGroup) complete(r *restorer, path string) error {
 	g.path, g.done, g.later = path, true, nil
 	g.mu.Unlock()
 	for _, p := range later {
-		if err := r.fatal(p, r.linkNow(path, p)); err != nil {
+		if err := r.fatal(p, r.linkNow(g, p)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// planned ends a dry run's part for a node that would be made anew.
+func (g *linkGroup) planned(r *restorer, path string) error {
+	if g == nil {
+		return nil
+	}
+	g.renewed = true
+	return g.complete(r, path)
 }
 
 func (g *linkGroup) fail(r *restorer) {
