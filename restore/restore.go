@@ -139,15 +139,15 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := r.run(ctx); err != nil {
 		return nil, r.explain(err)
 	}
-	if marker != "" {
-		if err := unix.Unlinkat(r.root, marker, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-			return nil, err
-		}
-	}
 	if !o.DryRun {
 		r.log.apply(r)
 		if err := syncfs(r.root); err != nil {
 			return nil, fmt.Errorf("sync %s: %w", o.Target, err)
+		}
+	}
+	if marker != "" {
+		if err := r.removeMarker(marker); err != nil {
+			return nil, err
 		}
 	}
 	r.result.Duration = time.Since(started)
@@ -265,6 +265,26 @@ func (r *restorer) checkSpace(ctx context.Context) error {
 		return fmt.Errorf("%w: %s has %d bytes free, the restore takes %d (make room, or restore a sub-path)", ErrNoSpace, r.Target, free, need)
 	}
 	return ctx.Err()
+}
+
+// removeMarker says that the restore is complete, now that all of it is
+// durable. The target keeps the times that it was given.
+func (r *restorer) removeMarker(marker string) error {
+	var st unix.Stat_t
+	err := unix.Fstat(r.root, &st)
+	if err == nil {
+		err = unix.Unlinkat(r.root, marker, 0)
+	}
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", r.root), []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}, 0)
+	}
+	if err == nil {
+		err = syncfs(r.root)
+	}
+	if err != nil {
+		return fmt.Errorf("target %s: end the restore: %w", r.Target, err)
+	}
+	return nil
 }
 
 // problem notes what could not be restored.
