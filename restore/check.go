@@ -76,7 +76,13 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range hosts {
+	unsigned, err := repo.HostsWithObjects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hosts = append(hosts, unsigned...)
+	slices.Sort(hosts)
+	for _, h := range slices.Compact(hosts) {
 		if o.Host != "" && h != o.Host {
 			continue
 		}

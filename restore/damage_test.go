@@ -165,7 +165,7 @@ var kinds = []struct{ name, prefix string }{
 	{"descriptor", "descriptor"},
 	{"epoch", "epochs/"},
 	{"wrapped keys", "keys/"},
-	{"certificate", "hosts/h/certs/"},
+	{"certificate", "certs/h/"},
 	{"pack", "hosts/h/packs/"},
 	{"manifest", "hosts/h/manifests/"},
 	{"index run", "hosts/h/index/"},

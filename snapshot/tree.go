@@ -1,10 +1,12 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"iter"
 	"sort"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,6 +22,9 @@ const (
 	groupBytes = 1 << 20
 	// groupsAhead is how many such requests run ahead of the consumer.
 	groupsAhead = 4
+	// wholeBytes is up to what size the container of the table is read whole,
+	// which saves the requests for what else is in it.
+	wholeBytes = 4 << 20
 )
 
 // Tree reads the entries of a snapshot from the repository. It needs an
@@ -30,6 +35,26 @@ type Tree struct {
 	Reader   *repository.Reader
 
 	own pack.Ref // the container of the table
+
+	mu    sync.Mutex
+	whole span // the container of the table, when it is small
+	found span // the segment that Find read last
+}
+
+// span is a range of a container as it is stored.
+type span struct {
+	container [32]byte
+	offset    int64
+	sealed    []byte
+}
+
+// of copies a range out of the span, for the caller to keep; nil when it is
+// not in it.
+func (s *span) of(container [32]byte, offset, length int64) []byte {
+	if s.container != container || offset < s.offset || offset+length > s.offset+int64(len(s.sealed)) {
+		return nil
+	}
+	return bytes.Clone(s.sealed[offset-s.offset:][:length])
 }
 
 // OpenTree reads the manifest table of a snapshot.
@@ -41,7 +66,15 @@ func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Sn
 	b := s.Body
 	own := pack.Ref{Hash: b.Manifest.Hash, Session: b.Manifest.Session.ID, Salt: b.Manifest.Salt}
 	r.AddSessions([]seal.SealedSession{b.Manifest.Session})
-	content, err := r.Frame(ctx, wire.KindManifest, &own, uint32(b.Manifest.Offset), uint32(b.Manifest.Length))
+	t := &Tree{Snapshot: s, Reader: r, own: own}
+	if b.Manifest.Size <= wholeBytes {
+		sealed, err := r.Read(ctx, wire.KindManifest, own.Hash, 0, int64(b.Manifest.Size))
+		if err != nil && !repository.Damaged(err) {
+			return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+		}
+		t.whole = span{container: own.Hash, sealed: sealed}
+	}
+	content, err := t.frame(ctx, &own, uint32(b.Manifest.Offset), uint32(b.Manifest.Length))
 	if err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
@@ -50,7 +83,43 @@ func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Sn
 		return nil, &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: err}
 	}
 	r.AddSessions(table.Sessions)
-	return &Tree{Snapshot: s, Table: table, Reader: r, own: own}, nil
+	t.Table = table
+	return t, nil
+}
+
+// frame reads and opens a frame.
+func (t *Tree) frame(ctx context.Context, in *pack.Ref, offset, length uint32) ([]byte, error) {
+	sealed, err := t.read(ctx, in.Hash, int64(offset), int64(length))
+	if err != nil {
+		return nil, err
+	}
+	return t.open(ctx, in, offset, sealed)
+}
+
+// open opens a frame as it was read. The reply may be damaged, or the object
+// covered by another: then it is read again.
+func (t *Tree) open(ctx context.Context, in *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
+	length := uint32(len(sealed))
+	content, err := t.Reader.Open(ctx, nil, wire.KindManifest, in, offset, sealed)
+	if repository.Damaged(err) {
+		return t.Reader.Frame(ctx, wire.KindManifest, in, offset, length)
+	}
+	return content, err
+}
+
+// read reads a range of a container, unless it is at hand. The caller may
+// change the bytes.
+func (t *Tree) read(ctx context.Context, container [32]byte, offset, length int64) ([]byte, error) {
+	t.mu.Lock()
+	b := t.whole.of(container, offset, length)
+	if b == nil {
+		b = t.found.of(container, offset, length)
+	}
+	t.mu.Unlock()
+	if b != nil {
+		return b, nil
+	}
+	return t.Reader.Read(ctx, wire.KindManifest, container, offset, length)
 }
 
 // container of a segment.
@@ -106,7 +175,7 @@ func (e *SegmentError) Unwrap() error { return e.Err }
 // Segment reads and decodes one segment of the table.
 func (t *Tree) Segment(ctx context.Context, i int) ([]manifest.Entry, error) {
 	s := &t.Table.Segments[i]
-	sealed, err := t.Reader.Read(ctx, wire.KindManifest, t.container(s).Hash, int64(s.Offset), int64(s.SealedLen))
+	sealed, err := t.read(ctx, t.container(s).Hash, int64(s.Offset), int64(s.SealedLen))
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +183,7 @@ func (t *Tree) Segment(ctx context.Context, i int) ([]manifest.Entry, error) {
 }
 
 func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte) ([]manifest.Entry, error) {
-	content, err := t.Reader.Open(ctx, nil, wire.KindManifest, t.container(s), s.Offset, sealed)
-	if repository.Damaged(err) {
-		// The reply may be damaged, or the object covered by another.
-		content, err = t.Reader.Frame(ctx, wire.KindManifest, t.container(s), s.Offset, s.SealedLen)
-	}
+	content, err := t.open(ctx, t.container(s), s.Offset, sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +204,7 @@ func (t *Tree) Entries(ctx context.Context, under string) iter.Seq2[*manifest.En
 	return func(yield func(*manifest.Entry, error) bool) {
 		segments := t.Table.Segments
 		if under != "" {
-			from := sort.Search(len(segments), func(i int) bool { return manifest.Compare(segments[i].First, under) > 0 })
-			from = max(0, from-1)
+			from := t.segmentOf(under)
 			to := from + sort.Search(len(segments)-from, func(i int) bool {
 				f := segments[from+i].First
 				return manifest.Compare(f, under) > 0 && !manifest.Within(f, under)
@@ -224,7 +288,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 
 func (t *Tree) readGroup(ctx context.Context, g group) ([][]manifest.Entry, []error) {
 	entries, errs := make([][]manifest.Entry, len(g.segments)), make([]error, len(g.segments))
-	sealed, err := t.Reader.Read(ctx, wire.KindManifest, t.container(&g.segments[0]).Hash, int64(g.offset), int64(g.length))
+	sealed, err := t.read(ctx, t.container(&g.segments[0]).Hash, int64(g.offset), int64(g.length))
 	for i := range g.segments {
 		s := &g.segments[i]
 		if err != nil {
@@ -239,14 +303,32 @@ func (t *Tree) readGroup(ctx context.Context, g group) ([][]manifest.Entry, []er
 
 // Find yields the entry of one path, or nil.
 func (t *Tree) Find(ctx context.Context, path string) (*manifest.Entry, error) {
-	for e, err := range t.Entries(ctx, path) {
-		if err != nil {
-			return nil, err
+	if len(t.Table.Segments) == 0 {
+		return nil, nil
+	}
+	s := &t.Table.Segments[t.segmentOf(path)]
+	container := t.container(s)
+	sealed, err := t.read(ctx, container.Hash, int64(s.Offset), int64(s.SealedLen))
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	t.found = span{container.Hash, int64(s.Offset), bytes.Clone(sealed)}
+	t.mu.Unlock()
+	entries, err := t.decode(ctx, s, sealed)
+	if err != nil {
+		return nil, err
+	}
+	for i := range entries {
+		if entries[i].Path == path {
+			return &entries[i], nil
 		}
-		if e.Path == path {
-			return e, nil
-		}
-		break
 	}
 	return nil, nil
+}
+
+// segmentOf is the segment that the entry of a path would be in.
+func (t *Tree) segmentOf(path string) int {
+	after := sort.Search(len(t.Table.Segments), func(i int) bool { return manifest.Compare(t.Table.Segments[i].First, path) > 0 })
+	return max(0, after-1)
 }

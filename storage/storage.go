@@ -102,6 +102,10 @@ type ListOptions struct {
 	// Modified of a folded Object are zero. On some versioned stores it may
 	// stand for deleted objects alone.
 	Delimiter bool
+	// Hidden yields, where the store keeps versions and lets us see them,
+	// also what a delete marker hides. It does nothing elsewhere, nor with
+	// Delimiter.
+	Hidden bool
 	// Limit ends the listing after so many objects; 0 is no limit.
 	Limit int
 }
@@ -112,6 +116,9 @@ type Object struct {
 	Size     int64
 	Modified time.Time
 	Folded   bool
+	// Hidden says that a delete marker lies on it: Get does not find it, but
+	// Versioner does.
+	Hidden bool
 }
 
 // Retainer is the optional capability to see and extend locks.

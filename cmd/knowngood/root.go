@@ -200,7 +200,7 @@ func (a *app) open(ctx context.Context) (*repository.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := repository.OpenOptions{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Now: time.Now()}
+	o := repository.OpenOptions{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Now: time.Now(), Fresh: time.Minute}
 	var file *identity.File
 	if a.identityPath != "" {
 		if file, err = a.identity(); err != nil {

@@ -4,28 +4,77 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"time"
 
 	"knowngood/storage"
 	"knowngood/storage/statement"
 )
 
-// certificates keeps what was verified; a certificate never changes.
+// certificates keeps what was verified, which never changes, and for a while
+// what was listed.
 type certificates struct {
-	mu    sync.Mutex
-	byKey map[string]*statement.Certificate
+	mu     sync.Mutex
+	byKey  map[string]*statement.Certificate
+	listed map[string]certificateList // by host; "" for all hosts
+}
+
+type certificateList struct {
+	at   time.Time
+	keys []storage.Object
+}
+
+// certificateKeys lists the certificates of a host, newest first, or those of
+// all hosts; what was listed a moment ago counts (OpenOptions.Fresh).
+func (r *Repository) certificateKeys(ctx context.Context, host string) ([]storage.Object, error) {
+	prefix := statement.PrefixAllCertificates
+	if host != "" {
+		prefix = statement.PrefixCertificates(host)
+	}
+	r.certs.mu.Lock()
+	for _, h := range []string{host, ""} {
+		l, ok := r.certs.listed[h]
+		if !ok || time.Since(l.at) >= r.freshFor {
+			continue
+		}
+		r.certs.mu.Unlock()
+		var keys []storage.Object
+		for _, o := range l.keys {
+			if strings.HasPrefix(o.Key, prefix) {
+				keys = append(keys, o)
+			}
+		}
+		return keys, nil
+	}
+	r.certs.mu.Unlock()
+
+	l := certificateList{at: time.Now()}
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
+		if err != nil {
+			return nil, fmt.Errorf("list certificates of hosts: %w", err)
+		}
+		l.keys = append(l.keys, o)
+	}
+	r.certs.mu.Lock()
+	defer r.certs.mu.Unlock()
+	if r.certs.listed == nil {
+		r.certs.listed = map[string]certificateList{}
+	}
+	r.certs.listed[host] = l
+	return l.keys, nil
 }
 
 // hostCertificates are the certificates of a host that the owner signed,
-// newest first. Those hidden above the newest are found where the store keeps
-// versions.
+// newest first, those that were hidden included.
 func (r *Repository) hostCertificates(ctx context.Context, host string) ([]*statement.Certificate, error) {
+	listed, err := r.certificateKeys(ctx, host)
+	if err != nil {
+		return nil, err
+	}
 	var certs []*statement.Certificate
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixCertificates(host)}) {
-		if err != nil {
-			return nil, fmt.Errorf("list the certificates of host %s: %w", host, err)
-		}
-		c, err := r.certificate(ctx, o.Key)
+	for _, o := range listed {
+		c, err := r.certificate(ctx, o)
 		if Damaged(err) {
 			r.warn(err)
 			continue
@@ -35,43 +84,24 @@ func (r *Repository) hostCertificates(ctx context.Context, host string) ([]*stat
 		}
 		certs = append(certs, c)
 	}
-	for {
-		next := uint64(1)
-		if len(certs) > 0 {
-			next = certs[0].Serial + 1
-		}
-		key := statement.KeyCertificate(host, next)
-		object, err := r.version(ctx, key, maxStatement, func(b []byte) bool { _, err := r.checkCertificate(key, b); return err == nil })
-		if err != nil {
-			return nil, err
-		}
-		if object == nil {
-			return certs, nil
-		}
-		c, err := r.checkCertificate(key, object)
-		if err != nil {
-			return nil, err
-		}
-		r.warnHidden(key, true)
-		certs = append([]*statement.Certificate{c}, certs...)
-	}
+	return certs, nil
 }
 
-func (r *Repository) certificate(ctx context.Context, key string) (*statement.Certificate, error) {
+func (r *Repository) certificate(ctx context.Context, o storage.Object) (*statement.Certificate, error) {
 	r.certs.mu.Lock()
-	c := r.certs.byKey[key]
+	c := r.certs.byKey[o.Key]
 	r.certs.mu.Unlock()
 	if c != nil {
 		return c, nil
 	}
-	object, err := readObject(ctx, r.store, key)
+	object, err := r.listed(ctx, o, func(b []byte) bool { _, err := r.checkCertificate(o.Key, b); return err == nil })
 	if errors.Is(err, storage.ErrNotFound) {
-		err = &DamageError{Key: key, What: "host certificate", Err: err}
+		err = &DamageError{Key: o.Key, What: "host certificate", Err: err}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if c, err = r.checkCertificate(key, object); err != nil {
+	if c, err = r.checkCertificate(o.Key, object); err != nil {
 		return nil, err
 	}
 	r.certs.mu.Lock()
@@ -79,7 +109,7 @@ func (r *Repository) certificate(ctx context.Context, key string) (*statement.Ce
 	if r.certs.byKey == nil {
 		r.certs.byKey = map[string]*statement.Certificate{}
 	}
-	r.certs.byKey[key] = c
+	r.certs.byKey[o.Key] = c
 	return c, nil
 }
 

@@ -100,7 +100,7 @@ func (r *Repository) certify(ctx context.Context, o JoinOptions, public ed25519.
 		if !errors.Is(err, storage.ErrExists) {
 			return nil, fmt.Errorf("publish the certificate of host %s: %w", o.Host, err)
 		}
-		if _, err := r.certificate(ctx, key); !Damaged(err) {
+		if _, err := r.certificate(ctx, storage.Object{Key: key}); !Damaged(err) {
 			return nil, fmt.Errorf("%w: %s was enrolled by another process just now", ErrHostExists, o.Host)
 		}
 	}

@@ -58,16 +58,20 @@ func (r *Repository) newestEpoch(ctx context.Context) (*statement.Epoch, error) 
 	if err != nil {
 		return nil, err
 	}
+	r.mu.Lock()
+	seen := r.epochSeen
+	r.mu.Unlock()
+	if seen.epoch != nil && time.Since(seen.at) < r.freshFor {
+		return seen.epoch, nil
+	}
+	seen.at = time.Now()
 	var newest *statement.Epoch
-	for e, err := range r.epochs(ctx, statement.PrefixEpochs) {
+	for e, err := range r.epochs(ctx, statement.PrefixEpochs, known) {
 		if err != nil {
 			return nil, err
 		}
 		newest = e
 		break
-	}
-	if newest, err = r.hiddenEpoch(ctx, newest); err != nil {
-		return nil, err
 	}
 	switch {
 	case newest == nil && known == nil:
@@ -86,30 +90,17 @@ func (r *Repository) newestEpoch(ctx context.Context) (*statement.Epoch, error) 
 			}
 		}
 	}
+	seen.epoch = newest
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.epochSeen = seen
 	return newest, nil
 }
 
-// hiddenEpoch is the newest of the owner's epochs that lie, hidden, right
-// above listed; listed itself, which may be nil, when none does.
-func (r *Repository) hiddenEpoch(ctx context.Context, listed *statement.Epoch) (*statement.Epoch, error) {
-	for {
-		number := uint64(1)
-		if listed != nil {
-			number = listed.Number + 1
-		}
-		key := statement.KeyEpoch(number)
-		var found *statement.Epoch
-		_, err := r.version(ctx, key, maxStatement, func(b []byte) bool {
-			e, err := r.checkEpoch(key, b)
-			found = e
-			return err == nil
-		})
-		if err != nil || found == nil {
-			return listed, err
-		}
-		r.warnHidden(key, true)
-		listed = found
-	}
+// epochSeen is the owner's newest epoch as the store showed it at a time.
+type epochSeen struct {
+	at    time.Time
+	epoch *statement.Epoch
 }
 
 // rememberedEpoch reads an epoch of the state directory; nil when there is none.
@@ -131,16 +122,23 @@ func (r *Repository) rememberedEpoch(file string) (*statement.Epoch, error) {
 	return e, nil
 }
 
-// epochs yields the epochs under prefix that verify, newest first. Those that
-// do not are warned of.
-func (r *Repository) epochs(ctx context.Context, prefix string) func(yield func(*statement.Epoch, error) bool) {
+// epochs yields the epochs under prefix that verify, newest first, hidden ones
+// included. Those that do not are warned of. known, which may be nil, is not
+// read again.
+func (r *Repository) epochs(ctx context.Context, prefix string, known *statement.Epoch) func(yield func(*statement.Epoch, error) bool) {
 	return func(yield func(*statement.Epoch, error) bool) {
-		for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix}) {
+		for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
 			if err != nil {
 				yield(nil, fmt.Errorf("list epochs: %w", err))
 				return
 			}
-			e, err := r.epoch(ctx, o.Key)
+			if known != nil && !o.Hidden && o.Key == statement.KeyEpoch(known.Number) {
+				if !yield(known, nil) {
+					return
+				}
+				continue
+			}
+			e, err := r.epoch(ctx, o)
 			if Damaged(err) {
 				r.warn(err)
 				continue
@@ -152,12 +150,12 @@ func (r *Repository) epochs(ctx context.Context, prefix string) func(yield func(
 	}
 }
 
-func (r *Repository) epoch(ctx context.Context, key string) (*statement.Epoch, error) {
-	object, err := readObject(ctx, r.store, key)
+func (r *Repository) epoch(ctx context.Context, o storage.Object) (*statement.Epoch, error) {
+	object, err := r.listed(ctx, o, func(b []byte) bool { _, err := r.checkEpoch(o.Key, b); return err == nil })
 	if err != nil {
 		return nil, err
 	}
-	return r.checkEpoch(key, object)
+	return r.checkEpoch(o.Key, object)
 }
 
 func (r *Repository) checkEpoch(key string, object []byte) (*statement.Epoch, error) {
@@ -193,7 +191,7 @@ func (r *Repository) allEpochs(ctx context.Context) ([]*statement.Epoch, error) 
 	}
 	var all []*statement.Epoch
 	for _, p := range prefixes {
-		for e, err := range r.epochs(ctx, p) {
+		for e, err := range r.epochs(ctx, p, nil) {
 			if err != nil {
 				return nil, err
 			}

@@ -267,7 +267,7 @@ func (r *Repository) announce(ctx context.Context, e, newest *statement.Epoch, a
 		if !errors.Is(err, storage.ErrExists) {
 			return err
 		}
-		if _, err := r.epoch(ctx, key); !Damaged(err) {
+		if _, err := r.epoch(ctx, storage.Object{Key: key}); !Damaged(err) {
 			return fmt.Errorf("the recipients were changed by another process just now: look at them, and try again (%w)", storage.ErrExists)
 		}
 	}
@@ -289,7 +289,7 @@ func (r *Repository) hostEpoch(ctx context.Context, rc Recipient, recipients []s
 	}
 	e := &statement.Epoch{Repository: r.ID(), Number: 1, PublicKey: secret.Public(), Recipients: recipients,
 		Created: after(now, current), Host: h.Name, Certificate: h.Certificate}
-	for known, err := range r.epochs(ctx, statement.PrefixHostEpochs(h.Name)) {
+	for known, err := range r.epochs(ctx, statement.PrefixHostEpochs(h.Name), nil) {
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +32,10 @@ type Repository struct {
 	keys  keyring
 	certs certificates
 
+	freshFor time.Duration // how long what was listed counts
+
 	mu         sync.Mutex
+	epochSeen  epochSeen
 	host       *Host        // loaded and checked
 	domainOwn  *seal.Domain // of the host key, once domainRead
 	domainRead bool
@@ -50,6 +54,10 @@ type OpenOptions struct {
 	// MachineID tells machines apart; that of the system when empty.
 	MachineID string
 	Now       time.Time
+	// Fresh is how long a look at certificates and epochs counts, before the
+	// store is asked again; 0 asks each time. What this Repository publishes
+	// itself it sees at once.
+	Fresh time.Duration
 }
 
 // Open opens the repository in store. Its descriptor must match the pin given
@@ -58,7 +66,7 @@ type OpenOptions struct {
 // there is none, wire.ErrNewer when it needs a newer version, *TamperError
 // when it is not the one that is remembered.
 func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository, error) {
-	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}}
+	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}, freshFor: o.Fresh}
 	known, err := r.local.pin(o.URL)
 	if err != nil {
 		return nil, err
@@ -182,7 +190,20 @@ func (r *Repository) Retention(now time.Time) storage.Retention {
 
 // put creates an object under the repository's lock.
 func (r *Repository) put(ctx context.Context, key string, object []byte, now time.Time) error {
+	if strings.HasPrefix(key, statement.PrefixAllCertificates) || strings.HasPrefix(key, statement.PrefixEpochs) {
+		defer r.lookAgain()
+	}
 	return r.store.Put(ctx, key, object, storage.PutOptions{SHA256: sha256.Sum256(object), Retention: r.Retention(now)})
+}
+
+// lookAgain forgets what was listed.
+func (r *Repository) lookAgain() {
+	r.certs.mu.Lock()
+	r.certs.listed = nil
+	r.certs.mu.Unlock()
+	r.mu.Lock()
+	r.epochSeen = epochSeen{}
+	r.mu.Unlock()
 }
 
 // Warnings returns what was found amiss and got round since the last call:

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"knowngood/storage"
 	"knowngood/storage/statement"
 )
@@ -46,19 +48,21 @@ func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (s
 	if err != nil {
 		return "", err
 	}
-	var have []string
-	for _, h := range hosts {
-		envs, err := r.Environments(ctx, h)
-		if err != nil {
-			return "", err
+	if len(hosts) == 1 && ref.ID == "" {
+		return hosts[0], nil // looking into it tells whether it has the environment
+	}
+	have, err := r.having(ctx, hosts, ref.Environment)
+	if err == nil && len(have) == 0 {
+		// Certificates may have been removed.
+		if hosts, err = r.HostsWithObjects(ctx); err == nil {
+			have, err = r.having(ctx, hosts, ref.Environment)
 		}
-		if !slices.Contains(envs, ref.Environment) {
-			continue
-		}
-		if h == defaultHost {
-			return h, nil
-		}
-		have = append(have, h)
+	}
+	if err != nil {
+		return "", err
+	}
+	if slices.Contains(have, defaultHost) {
+		return defaultHost, nil
 	}
 	switch len(have) {
 	case 0:
@@ -74,6 +78,30 @@ func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (s
 		have[i] = h + "/" + ref.text
 	}
 	return "", fmt.Errorf("%w: %s can be %s", ErrAmbiguous, ref, strings.Join(have, ", "))
+}
+
+// having are the hosts that have an environment.
+func (r *Repository) having(ctx context.Context, hosts []string, env string) ([]string, error) {
+	has := make([]bool, len(hosts))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(rootsInFlight)
+	for i, h := range hosts {
+		g.Go(func() error {
+			envs, err := r.Environments(gctx, h)
+			has[i] = slices.Contains(envs, env)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var have []string
+	for i, h := range hosts {
+		if has[i] {
+			have = append(have, h)
+		}
+	}
+	return have, nil
 }
 
 // selected applies the selector of ref within a host.
@@ -100,8 +128,8 @@ func (r *Repository) byNumber(ctx context.Context, ref Ref, host string) (*Snaps
 	if err != nil {
 		return nil, err
 	}
-	newer, err := e.root(ctx, ref.Number+1)
-	if err != nil && !Damaged(err) {
+	newer, err := e.after(ctx, ref.Number)
+	if err != nil {
 		return nil, err
 	}
 	s, err := e.root(ctx, ref.Number)
@@ -115,6 +143,22 @@ func (r *Repository) byNumber(ctx context.Context, ref Ref, host string) (*Snaps
 		return e.linked(ctx, newer, s)
 	}
 	return s, err
+}
+
+// after is the root that follows number; nil when there is none that verifies.
+func (e *environment) after(ctx context.Context, number uint64) (*Snapshot, error) {
+	next := statement.KeyRoot(e.host, e.name, number+1)
+	for _, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: next, Hidden: true}) {
+		if err != nil {
+			return nil, err
+		}
+		s, err := e.root(ctx, number+1)
+		if Damaged(err) {
+			return nil, nil
+		}
+		return s, err
+	}
+	return nil, nil
 }
 
 // absent tells a number that was never reached from one that is missing.

@@ -37,26 +37,34 @@ func (s *Snapshot) head() statement.Head {
 	return statement.Head{Environment: s.Environment, Number: s.Number, Hash: s.ID}
 }
 
-// Hosts lists the hosts that have objects in the repository, or are remembered
-// to have had snapshots, sorted.
+// Hosts lists the hosts that were enrolled, or are remembered to have had
+// snapshots, sorted.
 func (r *Repository) Hosts(ctx context.Context) ([]string, error) {
-	return r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix, "")
-}
-
-// Environments lists the environments in which a host has snapshots, or is
-// remembered to have had some, sorted.
-func (r *Repository) Environments(ctx context.Context, host string) ([]string, error) {
-	return r.folders(ctx, statement.PrefixEnvironments(host), func(folded string) (string, bool) {
-		_, env, ok := statement.ParseEnvironmentPrefix(folded)
-		return env, ok
-	}, host)
-}
-
-func (r *Repository) folders(ctx context.Context, prefix string, parse func(string) (string, bool), remembered string) ([]string, error) {
-	names, err := r.local.names(remembered)
+	names, err := r.local.names("")
 	if err != nil {
 		return nil, err
 	}
+	listed, err := r.certificateKeys(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range listed {
+		if host, _, ok := statement.ParseCertificateKey(o.Key); ok {
+			names = append(names, host)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// HostsWithObjects lists the hosts under which anything lies, enrolled or not,
+// sorted.
+func (r *Repository) HostsWithObjects(ctx context.Context) ([]string, error) {
+	return r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
+}
+
+func (r *Repository) folders(ctx context.Context, prefix string, parse func(string) (string, bool)) ([]string, error) {
+	var names []string
 	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true}) {
 		if err != nil {
 			return nil, err
@@ -65,6 +73,24 @@ func (r *Repository) folders(ctx context.Context, prefix string, parse func(stri
 			names = append(names, name)
 		}
 	}
+	return names, nil
+}
+
+// Environments lists the environments in which a host has snapshots, or is
+// remembered to have had some, sorted.
+func (r *Repository) Environments(ctx context.Context, host string) ([]string, error) {
+	remembered, err := r.local.names(host)
+	if err != nil {
+		return nil, err
+	}
+	names, err := r.folders(ctx, statement.PrefixEnvironments(host), func(folded string) (string, bool) {
+		_, env, ok := statement.ParseEnvironmentPrefix(folded)
+		return env, ok
+	})
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, remembered...)
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
@@ -163,8 +189,8 @@ func (r *Repository) environment(ctx context.Context, host, env string) (*enviro
 const maxGap = 16
 
 // numbers yields the numbers of the roots there should be, newest first:
-// those listed, those that are hidden or remembered above them, and those
-// missing between, which reading will find out.
+// those listed, hidden ones included, the one remembered, and those missing
+// between, which reading will find out.
 func (e *environment) numbers(ctx context.Context) iter.Seq2[uint64, error] {
 	return func(yield func(uint64, error) bool) {
 		last := uint64(0) // the one yielded before; 0 at the start
@@ -184,31 +210,20 @@ func (e *environment) numbers(ctx context.Context) iter.Seq2[uint64, error] {
 			}
 			return true
 		}
-		// top yields what should be there above the newest root listed.
+		// top yields the root remembered, where it should be above the newest listed.
 		top := func(listed uint64) bool {
 			e.listed = listed
-			hidden, err := e.hidden(ctx, listed)
-			if err != nil {
-				yield(0, err)
+			if e.known == nil || e.known.Number <= listed {
+				return true
+			}
+			if e.known.Number-listed > maxGap && !yield(0, e.rolledBack()) {
 				return false
 			}
-			if e.known != nil && e.known.Number > hidden {
-				if e.known.Number-listed > maxGap && !yield(0, e.rolledBack()) {
-					return false
-				}
-				hidden = e.known.Number
-			}
-			if hidden > listed {
-				last = hidden
-				if !yield(hidden, nil) || !down(listed) {
-					return false
-				}
-				last = listed + 1
-			}
-			return true
+			last = e.known.Number
+			return yield(last, nil)
 		}
 		first := true
-		for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(e.host, e.name)}) {
+		for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(e.host, e.name), Hidden: true}) {
 			if err != nil {
 				yield(0, err)
 				return
@@ -234,20 +249,6 @@ func (e *environment) numbers(ctx context.Context) iter.Seq2[uint64, error] {
 			return
 		}
 		down(0)
-	}
-}
-
-// hidden is the highest number of the roots that lie, hidden, right above the
-// head listed; that number itself when none does.
-func (e *environment) hidden(ctx context.Context, listed uint64) (uint64, error) {
-	for n := listed; ; n++ {
-		_, all, err := e.r.versions(ctx, statement.KeyRoot(e.host, e.name, n+1))
-		if err != nil {
-			return 0, err
-		}
-		if len(all) == 0 {
-			return n, nil
-		}
 	}
 }
 

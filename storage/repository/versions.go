@@ -38,6 +38,22 @@ func (r *Repository) version(ctx context.Context, key string, limit int64, accep
 	return nil, nil
 }
 
+// listed reads what a listing showed: the object, or where a delete marker
+// hides it the version that accept takes.
+func (r *Repository) listed(ctx context.Context, o storage.Object, accept func([]byte) bool) ([]byte, error) {
+	if !o.Hidden {
+		return readObject(ctx, r.store, o.Key)
+	}
+	object, err := r.version(ctx, o.Key, maxStatement, accept)
+	if err == nil && object == nil {
+		err = &DamageError{Key: o.Key, What: "object", Err: errors.New("it is hidden by a delete marker, and no version of it verifies")}
+	}
+	if err == nil {
+		r.warnHidden(o.Key, true)
+	}
+	return object, err
+}
+
 // versions of key that have bytes, newest first.
 func (r *Repository) versions(ctx context.Context, key string) (storage.Versioner, []storage.Version, error) {
 	v, ok := storage.Capability[storage.Versioner](r.store)

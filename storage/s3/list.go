@@ -33,6 +33,13 @@ func (s *Store) list(ctx context.Context, o storage.ListOptions, yield func(stor
 	if !some {
 		return ctx.Err()
 	}
+	if o.Hidden && !o.Delimiter && !s.blind.Load() {
+		err := s.listVersions(ctx, o, yield)
+		if !mayNot(err) {
+			return err
+		}
+		s.blind.Store(true)
+	}
 	fetch, err := s.pages(ctx, o, start)
 	if err != nil {
 		return err
@@ -60,6 +67,77 @@ func (s *Store) list(ctx context.Context, o storage.ListOptions, yield func(stor
 		}
 		token = page.NextContinuationToken
 	}
+}
+
+// mayNot says that the server does not list versions, or not for us.
+func mayNot(err error) bool {
+	switch r := minio.ToErrorResponse(err); r.Code {
+	case "AccessDenied", "NotImplemented", "MethodNotAllowed":
+		return true
+	}
+	return false
+}
+
+// listVersions lists with what delete markers hide: the newest version of each
+// key that is none. There are servers that go in circles when they are asked
+// for the page after a version, so each page starts after a key.
+func (s *Store) listVersions(ctx context.Context, o storage.ListOptions, yield func(storage.Object, error) bool) error {
+	v := versionPage{Store: s, o: o, yield: yield}
+	if o.After >= o.Prefix {
+		v.last = o.After
+	}
+	for {
+		from := v.last
+		if err := s.attempt(ctx, func() error { return v.read(ctx) }); err != nil || !v.more {
+			return err
+		}
+		if v.last == from {
+			return errOrder
+		}
+	}
+}
+
+// versionPage is where a listing of versions stands.
+type versionPage struct {
+	*Store
+	o     storage.ListOptions
+	yield func(storage.Object, error) bool
+	last  string // key that was yielded last, or after which the listing starts
+	n     int    // yielded
+	more  bool   // there may be more after last
+}
+
+func (v *versionPage) read(ctx context.Context) error {
+	v.more = false
+	opts := minio.ListObjectsOptions{Prefix: v.prefix + v.o.Prefix, Recursive: true, WithVersions: true}
+	if v.last != "" {
+		opts.StartAfter = v.prefix + v.last
+	}
+	seen, marked, previous := 0, "", minio.ObjectInfo{}
+	for info := range v.client.ListObjectsIter(ctx, v.bucket, opts) {
+		if info.Err != nil {
+			return info.Err
+		}
+		circle := info.Key == previous.Key && info.VersionID == previous.VersionID
+		previous = info
+		key, ours := strings.CutPrefix(info.Key, v.prefix)
+		switch {
+		case circle:
+		case !ours || storage.CheckKey(key) != nil || key <= v.last: // not ours, or an older version
+		case info.IsDeleteMarker:
+			marked = key
+		default:
+			v.last = key
+			if v.n++; !v.yield(storage.Object{Key: key, Size: info.Size, Modified: info.LastModified, Hidden: key == marked}, nil) || v.n == v.o.Limit {
+				return nil
+			}
+		}
+		if seen++; seen == pageSize || circle {
+			v.more = true
+			return nil
+		}
+	}
+	return ctx.Err() // the iteration ends without an error when ctx does
 }
 
 // startAfter is the key, without the store's prefix, after which the server

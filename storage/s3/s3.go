@@ -90,6 +90,7 @@ type Store struct {
 	counts    *counts
 	reached   atomic.Bool // the server has answered before
 	locks     atomic.Bool // the bucket has Object Lock, or will not tell
+	blind     atomic.Bool // we may not list versions
 }
 
 var (

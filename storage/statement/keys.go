@@ -18,6 +18,9 @@ const (
 	PrefixEpochs       = "epochs/"
 	PrefixOwnerSecrets = "keys/owner/"
 	PrefixHosts        = "hosts/"
+	// PrefixAllCertificates lists the certificates of all hosts: one request
+	// tells every host there is.
+	PrefixAllCertificates = "certs/"
 )
 
 // Inverted is 2^64-1-n in hexadecimal, so that higher numbers come first.
@@ -30,7 +33,7 @@ func PrefixEpochSecrets(epoch seal.EpochID) string { return "keys/" + epoch.Stri
 func PrefixHost(host string) string { return PrefixHosts + host + "/" }
 
 // PrefixCertificates lists the certificates of a host, newest first.
-func PrefixCertificates(host string) string { return PrefixHost(host) + "certs/" }
+func PrefixCertificates(host string) string { return PrefixAllCertificates + host + "/" }
 
 // PrefixHostEpochs lists the epochs of a host alone, newest first.
 func PrefixHostEpochs(host string) string { return PrefixHost(host) + "epochs/" }
@@ -162,12 +165,26 @@ func ParsePackDomainPrefix(folded string) (host string, domain seal.DomainID, ok
 
 // ParseCertificateKey reads what KeyCertificate wrote.
 func ParseCertificateKey(key string) (host string, serial uint64, ok bool) {
-	return parseNumberKey(key, "certs")
+	p := strings.Split(key, "/")
+	if ok = len(p) == 3 && p[0]+"/" == PrefixAllCertificates && ValidName(p[1]) == nil; ok {
+		serial, ok = parseInverted(p[2])
+	}
+	if !ok {
+		return "", 0, false
+	}
+	return p[1], serial, true
 }
 
 // ParseHostEpochKey reads what KeyHostEpoch wrote.
 func ParseHostEpochKey(key string) (host string, number uint64, ok bool) {
-	return parseNumberKey(key, "epochs")
+	host, rest, ok := splitHostKey(key, "epochs", 1)
+	if ok {
+		number, ok = parseInverted(rest[0])
+	}
+	if !ok {
+		return "", 0, false
+	}
+	return host, number, true
 }
 
 // ParsePackKey reads what KeyPack wrote.
@@ -205,17 +222,6 @@ func ParseRootKey(key string) (host, environment string, number uint64, ok bool)
 		return "", "", 0, false
 	}
 	return host, rest[0], number, true
-}
-
-func parseNumberKey(key, folder string) (host string, number uint64, ok bool) {
-	host, rest, ok := splitHostKey(key, folder, 1)
-	if ok {
-		number, ok = parseInverted(rest[0])
-	}
-	if !ok {
-		return "", 0, false
-	}
-	return host, number, true
 }
 
 func parseHashKey(key, folder string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {

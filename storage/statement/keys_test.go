@@ -21,7 +21,7 @@ func TestKeysAreThoseOfTheFormat(t *testing.T) {
 		"epochs/fffffffffffffffe":                                    KeyEpoch(1),
 		"keys/e002000000000000/" + finger:                            KeyEpochSecret(epoch, finger),
 		"keys/owner/" + finger:                                       KeyOwnerSecret(finger),
-		"hosts/web-7/certs/fffffffffffffffd":                         KeyCertificate("web-7", 2),
+		"certs/web-7/fffffffffffffffd":                               KeyCertificate("web-7", 2),
 		"hosts/web-7/epochs/fffffffffffffffc":                        KeyHostEpoch("web-7", 3),
 		"hosts/web-7/packs/d001000000000000/" + sum:                  KeyPack("web-7", domain, hash),
 		"hosts/web-7/manifests/d001000000000000/" + sum:              KeyManifest("web-7", domain, hash),

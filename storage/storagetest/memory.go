@@ -95,7 +95,7 @@ func (m *Memory) List(ctx context.Context, o storage.ListOptions) iter.Seq2[stor
 				yield(storage.Object{}, memoryError("list", o.Prefix, err))
 				return
 			}
-			next, ok := m.next(o.Prefix, after, o.Delimiter)
+			next, ok := m.next(o, after)
 			if !ok || !yield(next, nil) {
 				return
 			}
@@ -106,7 +106,8 @@ func (m *Memory) List(ctx context.Context, o storage.ListOptions) iter.Seq2[stor
 }
 
 // next finds the first object or folded prefix after a key.
-func (m *Memory) next(prefix, after string, fold bool) (storage.Object, bool) {
+func (m *Memory) next(opts storage.ListOptions, after string) (storage.Object, bool) {
+	prefix, fold := opts.Prefix, opts.Delimiter
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	i, _ := slices.BinarySearch(m.keys, max(prefix, after))
@@ -115,10 +116,15 @@ func (m *Memory) next(prefix, after string, fold bool) (storage.Object, bool) {
 			break
 		}
 		v, ok := m.current(key)
+		hidden := false
+		if !ok && opts.Hidden && !fold {
+			v, ok = m.beneath(key)
+			hidden = ok
+		}
 		if !ok {
 			continue
 		}
-		o := storage.Object{Key: key, Size: v.Size, Modified: v.Modified}
+		o := storage.Object{Key: key, Size: v.Size, Modified: v.Modified, Hidden: hidden}
 		if dir, _, deeper := strings.Cut(key[len(prefix):], "/"); fold && deeper {
 			o = storage.Object{Key: prefix + dir + "/", Folded: true}
 		}
@@ -244,7 +250,7 @@ func (m *Memory) Keys() []string {
 	})
 }
 
-// current, add, version and forget need the lock.
+// current, beneath, add, version and forget need the lock.
 
 func (m *Memory) current(key string) (version, bool) {
 	all := m.objects[key]
@@ -252,6 +258,16 @@ func (m *Memory) current(key string) (version, bool) {
 		return version{}, false
 	}
 	return all[len(all)-1], true
+}
+
+// beneath is the newest version that is no marker.
+func (m *Memory) beneath(key string) (version, bool) {
+	for _, v := range slices.Backward(m.objects[key]) {
+		if !v.Marker {
+			return v, true
+		}
+	}
+	return version{}, false
 }
 
 func (m *Memory) add(key string, v version) {

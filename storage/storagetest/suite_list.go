@@ -91,6 +91,10 @@ func testManyKeys(t *testing.T, s storage.Store) {
 		{Prefix: "m/06", Delimiter: true},
 		{After: keys[999], Limit: 50},
 		{After: keys[1298]},
+		{Hidden: true},
+		{Prefix: "m/", Limit: 1001, Hidden: true},
+		{Prefix: "m/", After: keys[999], Limit: 50, Hidden: true},
+		{Prefix: "m/", After: keys[997] + "-", Hidden: true},
 	} {
 		wantKeys(t, s, o, expect(keys, o)...)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,6 +22,11 @@ func testVersions(t *testing.T, s storage.Store, versioned bool) {
 	put(t, s, "v/key", "old bytes")
 	put(t, s, "v/key2", "a neighbour")
 	put(t, s, "v/key-3", "another")
+	for o, err := range s.List(t.Context(), storage.ListOptions{Prefix: "v/", After: "v/a", Limit: 1, Hidden: true}) {
+		if err != nil || o.Key != "v/key" {
+			t.Errorf("the first after v/a is %+v, %v", o, err)
+		}
+	}
 	before, err := versions(t.Context(), v, "v/key")
 	if err != nil || len(before) != 1 || before[0].Marker || before[0].Size != 9 {
 		t.Fatalf("after one put the versions are %+v, %v", before, err)
@@ -35,6 +41,7 @@ func testVersions(t *testing.T, s storage.Store, versioned bool) {
 		t.Fatal(err)
 	}
 	wantAbsent(t, s, "v/key")
+	wantHidden(t, s, versioned)
 	after, err := versions(t.Context(), v, "v/key")
 	if err != nil {
 		t.Fatal(err)
@@ -59,6 +66,25 @@ func testVersions(t *testing.T, s storage.Store, versioned bool) {
 		have, err := io.ReadAll(r)
 		if r.Close(); err != nil || string(have) != c.want {
 			t.Errorf("the hidden version at [%d, +%d) has %q, %v; want %q", c.offset, c.length, have, err, c.want)
+		}
+	}
+}
+
+// wantHidden lists what lies beneath v/ once v/key was deleted.
+func wantHidden(t *testing.T, s storage.Store, versioned bool) {
+	t.Helper()
+	for _, o := range []storage.ListOptions{{Prefix: "v/"}, {Prefix: "v/key"}, {Prefix: "v/", After: "v/a"}, {Prefix: "v/", Limit: 3}, {Prefix: "v/", After: "v/a", Limit: 3}, {Prefix: "v/key", After: "v/key"}} {
+		o.Hidden = true
+		want := []storage.Object{{Key: "v/key", Size: 9, Hidden: true}, {Key: "v/key-3", Size: 7}, {Key: "v/key2", Size: 11}}
+		if !versioned || o.After == "v/key" {
+			want = want[1:]
+		}
+		found, err := list(t.Context(), s, o)
+		for i := range found {
+			found[i].Modified = time.Time{}
+		}
+		if err != nil || !slices.Equal(found, want) {
+			t.Errorf("with what is hidden, %+v lists %+v, %v; want %+v", o, found, err, want)
 		}
 	}
 }
