@@ -98,16 +98,19 @@ func (d *domainCheck) objects(ctx context.Context) error {
 	d.Progress.Packs.Add(uint64(len(d.packs)))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(4, 2*runtime.GOMAXPROCS(0)))
-	whole := make(chan struct{}, runtime.GOMAXPROCS(0)+1) // bounds the packs in memory
+	whole := make(chan *scratch, runtime.GOMAXPROCS(0)+1) // bounds the packs in memory
+	for range cap(whole) {
+		whole <- &scratch{hasher: chunk.NewHasher(d.domain.ChunkKey()), dec: pack.NewDecompressor()}
+	}
 	for hash, size := range d.packs {
 		g.Go(func() error {
 			defer d.Progress.PacksDone.Add(1)
 			key := statement.KeyPack(d.host, d.domain.ID, hash)
 			var err error
 			if drawn(hash, d.ReadData) {
-				whole <- struct{}{}
-				err = d.wholePack(gctx, key, hash)
-				<-whole
+				s := <-whole
+				err = d.wholePack(gctx, s, key, hash, size)
+				whole <- s
 			} else {
 				err = d.packContents(gctx, key, hash, size)
 			}
@@ -115,12 +118,12 @@ func (d *domainCheck) objects(ctx context.Context) error {
 		})
 	}
 	if d.ReadData > 0 {
-		for hash := range d.containers {
+		for hash, size := range d.containers {
 			g.Go(func() error {
 				key := statement.KeyManifest(d.host, d.domain.ID, hash)
-				whole <- struct{}{}
-				_, err := d.readWhole(gctx, wire.KindManifest, hash)
-				<-whole
+				s := <-whole
+				_, err := d.readWhole(gctx, s, wire.KindManifest, hash, size)
+				whole <- s
 				return d.object(key, err)
 			})
 		}
@@ -197,8 +200,21 @@ func (d *domainCheck) there(c *manifest.Chunk) bool {
 	return ok && r.pack == *c.Loc.Pack && r.len == c.Len
 }
 
-func (d *domainCheck) readWhole(ctx context.Context, kind wire.Kind, hash [32]byte) ([]byte, error) {
-	b, err := d.reader.Whole(ctx, kind, hash)
+// scratch is the memory that reading a pack whole takes.
+type scratch struct {
+	object  []byte
+	content []byte // of a frame
+	hasher  *chunk.Hasher
+	dec     *pack.Decompressor
+}
+
+// readWhole reads an object of about size bytes; it is valid until s is used
+// again.
+func (d *domainCheck) readWhole(ctx context.Context, s *scratch, kind wire.Kind, hash [32]byte, size int64) ([]byte, error) {
+	if need := min(size, pack.MaxObject) + 512; int64(cap(s.object)) < need { // with room to see the end
+		s.object = make([]byte, 0, max(need, 17<<20))
+	}
+	b, err := d.reader.Whole(ctx, s.object, kind, hash)
 	d.Progress.Bytes.Add(uint64(len(b)))
 	d.mu.Lock()
 	d.report.BytesRead += uint64(len(b))
@@ -208,8 +224,8 @@ func (d *domainCheck) readWhole(ctx context.Context, kind wire.Kind, hash [32]by
 
 // wholePack verifies every byte of a pack: its name, every frame, every
 // chunk, and that its contents are what its writer sealed.
-func (d *domainCheck) wholePack(ctx context.Context, key string, hash [32]byte) error {
-	object, damage := d.readWhole(ctx, wire.KindPack, hash)
+func (d *domainCheck) wholePack(ctx context.Context, s *scratch, key string, hash [32]byte, size int64) error {
+	object, damage := d.readWhole(ctx, s, wire.KindPack, hash, size)
 	if object == nil {
 		return damage
 	}
@@ -237,25 +253,25 @@ func (d *domainCheck) wholePack(ctx context.Context, key string, hash [32]byte) 
 	if err := pack.CheckPrelude(wire.KindPack, object); err != nil {
 		damage = errors.Join(damage, err)
 	}
-	if err := d.frames(ctx, key, k, object, contents); err != nil {
+	if err := d.frames(ctx, s, key, k, object, contents); err != nil {
 		damage = errors.Join(damage, err)
 	}
 	return damage
 }
 
 // frames opens every frame of a pack and verifies every chunk in it.
-func (d *domainCheck) frames(ctx context.Context, key string, k cipher.AEAD, object []byte, contents *pack.Contents) error {
-	h := chunk.NewHasher(d.domain.ChunkKey())
-	dec := pack.NewDecompressor()
+func (d *domainCheck) frames(ctx context.Context, s *scratch, key string, k cipher.AEAD, object []byte, contents *pack.Contents) error {
 	var first error
-	var content []byte
 	for _, f := range contents.Frames {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		var content []byte
 		plain, err := pack.OpenFrame(k, wire.KindPack, int(f.Offset), object[f.Offset:f.Offset+f.SealedLen])
 		if err == nil {
-			content, err = dec.Content(content[:0], wire.KindPack, plain)
+			if content, err = s.dec.Content(s.content[:0], wire.KindPack, plain); err == nil {
+				s.content = content
+			}
 		}
 		if err == nil && len(content) != int(f.ContentLen) {
 			err = fmt.Errorf("frame at %d holds %d bytes, its table says %d: %w", f.Offset, len(content), f.ContentLen, wire.ErrMalformed)
@@ -263,7 +279,7 @@ func (d *domainCheck) frames(ctx context.Context, key string, k cipher.AEAD, obj
 		at := 0
 		for _, ch := range f.Chunks {
 			end := at + int(ch.Len)
-			if err != nil || h.ID(content[at:end]) != ch.ID {
+			if err != nil || s.hasher.ID(content[at:end]) != ch.ID {
 				d.badChunk(ch.ID, key)
 				if first == nil {
 					first = errors.Join(err, fmt.Errorf("chunk %x does not verify: %w", ch.ID[:8], wire.ErrMalformed))

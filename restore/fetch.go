@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -23,7 +24,7 @@ const (
 	rangeGap       = 64 << 10 // that is read along rather than asked for anew
 	windowBytes    = 64 << 20 // of content planned together
 	windowChunks   = 16 << 10 // likewise
-	memoryBudget   = 32 << 20 // sealed and opened bytes in flight
+	memoryBudget   = 32 << 20 // sealed bytes in flight
 )
 
 // errWrongContent says that a chunk does not have the content of its ID.
@@ -164,37 +165,46 @@ func (w *window) take() []*rangeJob {
 	return plan
 }
 
-// fetcher reads ranges and writes what is in them.
+// fetcher reads ranges and writes what is in them. Many ranges are on their
+// way at once; a few, as many as there are cores, are decoded and written.
 type fetcher struct {
-	r      *restorer
-	budget *semaphore.Weighted
+	r       *restorer
+	budget  *semaphore.Weighted // of sealed bytes
+	decoder chan *decoder
+
+	mu     sync.Mutex
+	sealed [][]byte // buffers to be used again
+}
+
+// decoder is the memory that opening frames takes.
+type decoder struct {
+	hasher  *chunk.Hasher
+	content []byte
 }
 
 func newFetcher(r *restorer) *fetcher {
-	return &fetcher{r, semaphore.NewWeighted(memoryBudget)}
+	f := &fetcher{r: r, budget: semaphore.NewWeighted(memoryBudget), decoder: make(chan *decoder, runtime.GOMAXPROCS(0)+1)}
+	for range cap(f.decoder) {
+		f.decoder <- &decoder{hasher: chunk.NewHasher(r.Tree.Reader.Domain().ChunkKey())}
+	}
+	return f
 }
 
 func (f *fetcher) work(ctx context.Context) error {
-	h := chunk.NewHasher(f.r.Tree.Reader.Domain().ChunkKey())
-	var content []byte
 	for {
 		select {
 		case job, ok := <-f.r.ranges:
 			if !ok {
 				return nil
 			}
-			weight := min(int64(job.len)+2*rangeBytes, memoryBudget)
+			weight := min(int64(job.len), memoryBudget)
 			if err := f.budget.Acquire(ctx, weight); err != nil {
 				return context.Cause(ctx)
 			}
-			var err error
-			content, err = f.job(ctx, h, content[:0], job)
+			err := f.job(ctx, job)
 			f.budget.Release(weight)
 			if err != nil {
 				return err
-			}
-			if cap(content) > 2*rangeBytes {
-				content = nil
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -202,43 +212,70 @@ func (f *fetcher) work(ctx context.Context) error {
 	}
 }
 
+// buffer is one for n sealed bytes.
+func (f *fetcher) buffer(n int) []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, b := range slices.Backward(f.sealed) {
+		if cap(b) >= n {
+			f.sealed = slices.Delete(f.sealed, i, i+1)
+			return b
+		}
+	}
+	return make([]byte, 0, max(n, rangeBytes))
+}
+
+func (f *fetcher) release(b []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cap(b) == 0 || len(f.sealed) == rangesInFlight {
+		return
+	}
+	f.sealed = append(f.sealed, b)
+}
+
 // job reads one range, and opens and writes its frames.
-func (f *fetcher) job(ctx context.Context, h *chunk.Hasher, content []byte, job *rangeJob) ([]byte, error) {
+func (f *fetcher) job(ctx context.Context, job *rangeJob) error {
 	reader := f.r.Tree.Reader
-	sealed, err := reader.Read(ctx, wire.KindPack, job.ref.Hash, int64(job.offset), int64(job.len))
+	buffer := f.buffer(int(job.len))
+	defer f.release(buffer)
+	sealed, err := reader.Read(ctx, buffer[:0], wire.KindPack, job.ref.Hash, int64(job.offset), int64(job.len))
 	if err == nil {
 		f.r.Progress.Fetched.Add(uint64(len(sealed)))
 	} else if !repository.Damaged(err) {
-		return content, err
+		return err
 	}
+	d := <-f.decoder
+	defer func() { f.decoder <- d }()
+	h := d.hasher
 	for _, fr := range job.frames {
 		if err != nil {
 			if e := f.elsewhere(ctx, h, fr, err); e != nil {
-				return content, e
+				return e
 			}
 			continue
 		}
 		at := fr.offset - job.offset
-		c, ferr := reader.Open(ctx, content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
+		c, ferr := reader.Open(ctx, d.content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
 		if repository.Damaged(ferr) {
 			// The reply may be damaged, or the object covered by another.
 			c, ferr = reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
 		}
 		if ferr != nil {
 			if !repository.Damaged(ferr) {
-				return content, ferr
+				return ferr
 			}
 			if e := f.elsewhere(ctx, h, fr, ferr); e != nil {
-				return content, e
+				return e
 			}
 			continue
 		}
-		content = c
-		if err := f.frame(ctx, h, fr, content); err != nil {
-			return content, err
+		d.content = c
+		if err := f.frame(ctx, h, fr, c); err != nil {
+			return err
 		}
 	}
-	return content, nil
+	return nil
 }
 
 // frame writes the chunks of an opened frame where they are wanted.

@@ -11,6 +11,10 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
+// earlyWrite is the length of a chunk, in bytes, from which the disk is told to
+// begin with it at once, so that less is left for the sync at the end.
+const earlyWrite = 256 << 10
+
 // file is a regular file being restored.
 type file struct {
 	entry *manifest.Entry
@@ -24,6 +28,9 @@ type file struct {
 	mu     sync.Mutex
 	fd     int // -1 when not open
 	failed bool
+	// writing lets one chunk at a time be written: the kernel serialises
+	// writes to a file, and those who wait for it there burn a core.
+	writing sync.Mutex
 }
 
 // have tells whether chunk i is in the file already.
@@ -69,7 +76,12 @@ func (f *file) write(r *restorer, u use, b []byte) error {
 	fd := f.fd
 	f.mu.Unlock()
 	if err == nil {
+		f.writing.Lock()
 		err = f.put(fd, u.at, b)
+		f.writing.Unlock()
+		if len(b) >= earlyWrite {
+			unix.SyncFileRange(fd, int64(u.at), int64(len(b)), unix.SYNC_FILE_RANGE_WRITE)
+		}
 	}
 	if err != nil {
 		f.fail(r, err)

@@ -50,8 +50,7 @@ func (c *capture) newReader() *reader {
 	r := &reader{capture: c}
 	if c.writer != nil {
 		r.framer, r.hasher = c.writer.NewFramer(), chunk.NewHasher(c.host.Domain.ChunkKey())
-		// One chunk of the greatest length, and room to read on.
-		r.buf = make([]byte, int(c.repo.Descriptor().ChunkMax)+1<<20)
+		r.buf = make([]byte, c.repo.Descriptor().ChunkMax)
 	}
 	return r
 }

@@ -68,7 +68,7 @@ func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Sn
 	r.AddSessions([]seal.SealedSession{b.Manifest.Session})
 	t := &Tree{Snapshot: s, Reader: r, own: own}
 	if b.Manifest.Size <= wholeBytes {
-		sealed, err := r.Read(ctx, wire.KindManifest, own.Hash, 0, int64(b.Manifest.Size))
+		sealed, err := r.Read(ctx, nil, wire.KindManifest, own.Hash, 0, int64(b.Manifest.Size))
 		if err != nil && !repository.Damaged(err) {
 			return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 		}
@@ -119,7 +119,7 @@ func (t *Tree) read(ctx context.Context, container [32]byte, offset, length int6
 	if b != nil {
 		return b, nil
 	}
-	return t.Reader.Read(ctx, wire.KindManifest, container, offset, length)
+	return t.Reader.Read(ctx, nil, wire.KindManifest, container, offset, length)
 }
 
 // container of a segment.

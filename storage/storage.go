@@ -10,6 +10,7 @@ import (
 	"context"
 	"io"
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -48,8 +49,9 @@ type Store interface {
 
 // PutOptions qualify one Put. The zero value is a plain create.
 type PutOptions struct {
-	// SHA256 of the body, for the store to verify what arrived: another
-	// content is ErrChecksum. Computed when zero.
+	// SHA256 of the body. A store that sends the body to a server has what
+	// arrived verified there: another content is ErrChecksum. Computed when
+	// zero, where it is needed.
 	SHA256 [32]byte
 	// Retention, when its mode is set, locks the new object. A store
 	// without locks answers ErrUnsupported and creates nothing.
@@ -169,28 +171,41 @@ func Capability[T any](s Store) (T, bool) {
 	return inner, has
 }
 
-// ReadAll reads one range of an object into memory; see Store.Get. It is an
-// error when a non-negative length is asked for and fewer bytes arrive than
-// that: io.ErrUnexpectedEOF, wrapped.
+// ReadAll reads one range of an object into memory; see Append.
 func ReadAll(ctx context.Context, s Store, key string, offset, length int64) ([]byte, error) {
+	return Append(ctx, nil, s, key, offset, length)
+}
+
+// Append appends one range of an object to dst; see Store.Get. It is an error
+// when a non-negative length is asked for and fewer bytes arrive than that:
+// io.ErrUnexpectedEOF, wrapped.
+func Append(ctx context.Context, dst []byte, s Store, key string, offset, length int64) ([]byte, error) {
 	r, err := s.Get(ctx, key, offset, length)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	if length < 0 {
-		b, err := io.ReadAll(r)
-		if err != nil {
-			return nil, &Error{Op: "get", Key: key, Err: err}
-		}
-		return b, nil
-	}
-	b := make([]byte, length)
-	if _, err := io.ReadFull(r, b); err != nil {
-		if err == io.EOF {
+	start := len(dst)
+	if length >= 0 {
+		dst = slices.Grow(dst, int(length))
+		_, err = io.ReadFull(r, dst[start:start+int(length)])
+		if err == io.EOF && length > 0 {
 			err = io.ErrUnexpectedEOF
 		}
+		dst = dst[:start+int(length)]
+	} else {
+		for err == nil {
+			dst = slices.Grow(dst, 512)
+			var n int
+			n, err = r.Read(dst[len(dst):cap(dst)])
+			dst = dst[:len(dst)+n]
+		}
+		if err == io.EOF {
+			err = nil
+		}
+	}
+	if err != nil {
 		return nil, &Error{Op: "get", Key: key, Err: err}
 	}
-	return b, nil
+	return dst, nil
 }

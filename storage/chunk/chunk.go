@@ -121,22 +121,24 @@ func (c *Chunker) MaxLen() int { return c.max }
 // Cut returns the length in bytes of the first chunk of buf, which must begin
 // at the start of the content or at a cut point. final says that the content
 // ends with buf. Cut returns 0 when it needs more bytes to decide, which is
-// only when buf is shorter than MaxLen and not final, or when buf is empty.
+// only when buf is shorter than MaxLen, not final and without a cut point, or
+// when buf is empty.
 func (c *Chunker) Cut(buf []byte, final bool) int {
-	if len(buf) > c.max {
-		buf = buf[:c.max]
-	} else if len(buf) < c.max && !final {
-		return 0
+	end := 0 // where the chunk ends when there is no cut point
+	if len(buf) >= c.max {
+		buf, end = buf[:c.max], c.max
+	} else if final {
+		end = len(buf)
 	}
 	if len(buf) <= c.min {
-		return len(buf)
+		return end
 	}
 	n := scan(&c.gear, buf[:min(c.avg-1, len(buf))], c.min, c.early)
 	if n == 0 && len(buf) >= c.avg {
 		n = scan(&c.gear, buf, c.avg, c.late)
 	}
 	if n == 0 {
-		return len(buf)
+		return end
 	}
 	return n
 }

@@ -4,13 +4,17 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
-	"sync"
+	"math"
 
 	"github.com/klauspost/compress/zstd"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/seal"
 )
+
+// FrameTarget is the content of a data frame, in bytes: enough for solid
+// compression, little enough to read one file alone.
+const FrameTarget = 2 << 20
 
 // Limits that readers hold (docs/FORMAT.md section 12), in bytes.
 const (
@@ -45,18 +49,30 @@ const (
 
 // Compressor turns content into the plaintext of frames. It is owned by one
 // goroutine at a time.
-type Compressor struct{ enc *zstd.Encoder }
+type Compressor struct {
+	enc  *zstd.Encoder
+	fast *zstd.Encoder // for content that gains little from more effort; may be nil
+}
 
 // NewCompressor makes a Compressor; it needs no closing.
 func NewCompressor(l Level) *Compressor {
-	zl := map[Level]zstd.EncoderLevel{LevelDefault: zstd.SpeedDefault, LevelFastest: zstd.SpeedFastest, LevelBetter: zstd.SpeedBetterCompression}[l]
-	// One megabyte is the size of a frame: a larger window would only cost memory.
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zl), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+	switch l {
+	case LevelFastest:
+		return &Compressor{enc: newEncoder(zstd.SpeedFastest)}
+	case LevelBetter:
+		return &Compressor{enc: newEncoder(zstd.SpeedBetterCompression)}
+	}
+	return &Compressor{enc: newEncoder(zstd.SpeedDefault), fast: newEncoder(zstd.SpeedFastest)}
+}
+
+func newEncoder(l zstd.EncoderLevel) *zstd.Encoder {
+	// A larger window than the content of a frame would only cost memory.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(FrameTarget), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic(err) // the options are constants, and valid
 	}
-	return &Compressor{enc}
+	return enc
 }
 
 // Frame appends the plaintext of a frame that holds content to dst: compressed
@@ -66,8 +82,13 @@ func (c *Compressor) Frame(dst, content []byte) []byte {
 	dst = append(dst, methodZstd)
 	dst = binary.AppendUvarint(dst, uint64(len(content)))
 	body := len(dst)
-	if worthTrying(content) {
-		dst = c.enc.EncodeAll(content, dst)
+	entropy := sampleEntropy(content)
+	if entropy < randomEntropy {
+		enc := c.enc
+		if entropy >= denseEntropy && c.fast != nil {
+			enc = c.fast
+		}
+		dst = enc.EncodeAll(content, dst)
 		if len(dst)-body < len(content)-len(content)/64 {
 			return dst
 		}
@@ -76,14 +97,23 @@ func (c *Compressor) Frame(dst, content []byte) []byte {
 	return append(dst[:body], content...)
 }
 
-// worthTrying probes long content for compressibility: the byte histogram of
-// a few samples. Content whose samples are all but uniform is encrypted or
-// compressed already; a repetition that a histogram cannot see is rare enough
-// there to be given up for the speed.
-func worthTrying(content []byte) bool {
-	const probe, samples = 1024, 8
-	if len(content) < 4*probe*samples {
-		return true
+const (
+	// randomEntropy is that of content which is encrypted or compressed
+	// already. A repetition that a histogram cannot see is rare enough there
+	// to be given up for the speed.
+	randomEntropy = 7.98
+	// denseEntropy is from where on the default level takes much longer than
+	// the fastest and saves little: programs, databases, media. Text, source
+	// and tables lie below.
+	denseEntropy = 6.2
+)
+
+// sampleEntropy is the Shannon entropy of the bytes of a few samples of long
+// content, in bits a byte; 0 of short content.
+func sampleEntropy(content []byte) float64 {
+	const probe, samples = 1024, 16
+	if len(content) < 2*probe*samples {
+		return 0
 	}
 	var hist [256]uint32
 	step := (len(content) - probe) / (samples - 1)
@@ -92,14 +122,14 @@ func worthTrying(content []byte) bool {
 			hist[b]++
 		}
 	}
-	// The sum of squares is about n²/256 + n for uniform bytes, with little
-	// spread; anything that compresses by more than 1 % lies well above.
-	var squares uint64
-	for _, h := range hist {
-		squares += uint64(h) * uint64(h)
-	}
 	const n = probe * samples
-	return squares > n*n/256+n+n/2
+	sum := 0.0
+	for _, h := range hist {
+		if h > 0 {
+			sum += float64(h) * math.Log2(float64(h))
+		}
+	}
+	return math.Log2(n) - sum/n
 }
 
 // StoredFrame appends the plaintext of a frame that holds content as it is.
@@ -110,14 +140,20 @@ func StoredFrame(dst, content []byte) []byte {
 }
 
 // Decompressor opens frames. It may be shared by goroutines.
-type Decompressor struct{ pool sync.Pool }
+type Decompressor struct {
+	// A sync.Pool would be emptied at each garbage collection, of which large
+	// buffers cause many.
+	free chan *zstd.Decoder
+}
 
 // NewDecompressor makes a Decompressor.
-func NewDecompressor() *Decompressor { return &Decompressor{} }
+func NewDecompressor() *Decompressor { return &Decompressor{make(chan *zstd.Decoder, 16)} }
 
 func (d *Decompressor) decoder() *zstd.Decoder {
-	if dec, ok := d.pool.Get().(*zstd.Decoder); ok {
+	select {
+	case dec := <-d.free:
 		return dec
+	default:
 	}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxSegmentContent),
 		zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))
@@ -151,7 +187,10 @@ func (d *Decompressor) Content(dst []byte, kind wire.Kind, plaintext []byte) ([]
 		start := len(dst)
 		dec := d.decoder()
 		out, err := dec.DecodeAll(body, dst[:start:start+n])
-		d.pool.Put(dec)
+		select {
+		case d.free <- dec:
+		default:
+		}
 		if err != nil {
 			return nil, fmt.Errorf("frame: %w: %w", wire.ErrMalformed, err)
 		}

@@ -16,6 +16,9 @@ import (
 // for it stays bounded.
 const maxPackChunks = 32 << 10
 
+// contentsRoom is what the table of most packs and the trailer take, in bytes.
+const contentsRoom = 512 << 10
+
 // Frame is a frame written in this run. Its place is final once its pack is.
 type Frame struct {
 	placed      chan struct{}
@@ -57,11 +60,14 @@ func newPacker(w *Writer, kind wire.Kind, target, inFlight int) *packer {
 func (p *packer) add(ctx context.Context, f *Frame, plaintext []byte, contentLen int, chunks []pack.Chunk) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.open != nil && p.open.builder.Size()+len(plaintext)+seal.Overhead > p.target {
+		p.finish(nil)
+	}
 	if err := p.begin(ctx); err != nil {
 		return err
 	}
 	p.place(f, plaintext, contentLen, chunks)
-	if p.open.builder.Size() >= p.target || p.open.builder.Chunks() >= maxPackChunks {
+	if p.open.builder.Chunks() >= maxPackChunks {
 		p.finish(nil)
 	}
 	return nil
@@ -79,7 +85,7 @@ func (p *packer) begin(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if buf == nil {
-		buf = make([]byte, 0, p.target+frameTarget+frameTarget/8)
+		buf = make([]byte, 0, p.target+contentsRoom)
 	}
 	b := pack.NewBuilder(p.kind, p.w.repo.ID(), p.w.host.Domain, p.w.session, buf)
 	p.open = &openPack{builder: b, info: index.PackInfo{Ref: pack.Ref{Session: p.w.session.ID, Salt: b.Salt()}}, durable: make(chan struct{})}

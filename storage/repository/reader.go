@@ -64,15 +64,15 @@ func (r *Reader) AddSessions(sealed []seal.SealedSession) {
 	}
 }
 
-// Read reads length bytes of an object from offset, from beneath the current
-// view where that has nothing there. The error is *DamageError when the object
-// is missing or shorter than that.
-func (r *Reader) Read(ctx context.Context, kind wire.Kind, hash [32]byte, offset, length int64) ([]byte, error) {
+// Read appends length bytes of an object from offset to dst, from beneath the
+// current view where that has nothing there. The error is *DamageError when
+// the object is missing or shorter than that.
+func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte, offset, length int64) ([]byte, error) {
 	key := objectKey(kind, r.host, r.domain.ID, hash)
 	if id, _ := r.version(hash); id != "" {
-		return r.readVersion(ctx, key, id, offset, length)
+		return r.readVersion(ctx, dst, key, id, offset, length)
 	}
-	b, err := r.repo.readRange(ctx, key, offset, length)
+	b, err := r.repo.readRange(ctx, dst, key, offset, length)
 	if !errors.Is(err, storage.ErrNotFound) && !Damaged(err) {
 		return b, err
 	}
@@ -81,18 +81,18 @@ func (r *Reader) Read(ctx context.Context, kind wire.Kind, hash [32]byte, offset
 	case verr != nil:
 		return nil, verr
 	case id != "":
-		return r.readVersion(ctx, key, id, offset, length)
+		return r.readVersion(ctx, dst, key, id, offset, length)
 	case Damaged(err):
 		return nil, err
 	}
 	return nil, &DamageError{Key: key, What: kind.String(), Err: err}
 }
 
-// Whole reads an object whole and verifies its hash, from beneath the current
-// view where that shows other bytes. With *DamageError it may return the bytes
-// that there are.
-func (r *Reader) Whole(ctx context.Context, kind wire.Kind, hash [32]byte) ([]byte, error) {
-	b, err := r.Read(ctx, kind, hash, 0, -1)
+// Whole reads an object whole into dst's memory and verifies its hash, from
+// beneath the current view where that shows other bytes. With *DamageError it
+// may return the bytes that there are.
+func (r *Reader) Whole(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte) ([]byte, error) {
+	b, err := r.Read(ctx, dst[:0], kind, hash, 0, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (r *Reader) Whole(ctx context.Context, kind wire.Kind, hash [32]byte) ([]by
 	case err != nil:
 		return nil, err
 	case id != "":
-		return r.readVersion(ctx, key, id, 0, -1)
+		return r.readVersion(ctx, nil, key, id, 0, -1)
 	}
 	return b, &DamageError{Key: key, What: kind.String(), Err: fmt.Errorf("its bytes have the hash %x", sum)}
 }
@@ -148,12 +148,12 @@ func (r *Reader) uncover(ctx context.Context, key string, hash [32]byte, deleted
 	return found, nil
 }
 
-func (r *Reader) readVersion(ctx context.Context, key, id string, offset, length int64) ([]byte, error) {
+func (r *Reader) readVersion(ctx context.Context, dst []byte, key, id string, offset, length int64) ([]byte, error) {
 	v, ok := storage.Capability[storage.Versioner](r.repo.Store())
 	if !ok {
 		return nil, &storage.Error{Op: "get", Key: key, Err: storage.ErrUnsupported}
 	}
-	return storage.ReadAll(ctx, versionStore{r.repo.Store(), v, id}, key, offset, length)
+	return storage.Append(ctx, dst, versionStore{r.repo.Store(), v, id}, key, offset, length)
 }
 
 // versionStore reads one version in place of the current view.
@@ -223,7 +223,7 @@ func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 // shows other bytes.
 func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset, length uint32) ([]byte, error) {
 	read := func() ([]byte, error) {
-		sealed, err := r.Read(ctx, kind, ref.Hash, int64(offset), int64(length))
+		sealed, err := r.Read(ctx, nil, kind, ref.Hash, int64(offset), int64(length))
 		if err != nil {
 			return nil, err
 		}
@@ -268,7 +268,7 @@ func (r *Reader) TailOf(ctx context.Context, kind wire.Kind, hash [32]byte, size
 	case verr != nil:
 		return nil, verr
 	case id != "":
-		object, err := r.readVersion(ctx, key, id, 0, -1)
+		object, err := r.readVersion(ctx, nil, key, id, 0, -1)
 		if err != nil {
 			return nil, err
 		}
@@ -290,7 +290,7 @@ func (r *Repository) tail(ctx context.Context, kind wire.Kind, key string, size 
 	}
 	n := min(size, pack.TailLen)
 	for {
-		b, err := r.readRange(ctx, key, size-n, n)
+		b, err := r.readRange(ctx, nil, key, size-n, n)
 		if err != nil {
 			return nil, err
 		}
@@ -328,10 +328,10 @@ func (r *Repository) size(ctx context.Context, key string) (int64, error) {
 	return 0, &storage.Error{Op: "get", Key: key, Err: storage.ErrNotFound}
 }
 
-// readRange is storage.ReadAll that tells an object which is too short, a
+// readRange is storage.Append that tells an object which is too short, a
 // *DamageError, from a reply that broke off.
-func (r *Repository) readRange(ctx context.Context, key string, offset, length int64) ([]byte, error) {
-	b, err := storage.ReadAll(ctx, r.Store(), key, offset, length)
+func (r *Repository) readRange(ctx context.Context, dst []byte, key string, offset, length int64) ([]byte, error) {
+	b, err := storage.Append(ctx, dst, r.Store(), key, offset, length)
 	if length < 0 || !errors.Is(err, io.ErrUnexpectedEOF) {
 		return b, err
 	}

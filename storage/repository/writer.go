@@ -17,10 +17,6 @@ import (
 	"knowngood/storage/statement"
 )
 
-// frameTarget is the content of a frame, in bytes: enough for solid
-// compression, little enough to read one file alone.
-const frameTarget = 1 << 20
-
 // metaTarget is the size of manifest containers, in bytes: they are read whole
 // more often than packs, and there are far fewer of them.
 const metaTarget = 4 << 20
@@ -168,9 +164,9 @@ func (w *Writer) NewFramer() *Framer {
 func (f *Framer) Add(id [32]byte, content []byte) (ChunkRef, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	alone := len(content) >= frameTarget/2
+	alone := len(content) >= pack.FrameTarget
 	frame, at := f.frame, len(f.buf)
-	if alone || at+len(content) > frameTarget {
+	if alone || at+len(content) > pack.FrameTarget {
 		frame, at = newFrame(), 0
 	}
 	ref, mine := f.w.claim(id, frame, uint32(at))
@@ -194,7 +190,7 @@ func (f *Framer) Add(id [32]byte, content []byte) (ChunkRef, error) {
 	}
 	if f.buf == nil {
 		var err error
-		if f.buf, err = f.w.buffer(frameTarget); err != nil {
+		if f.buf, err = f.w.buffer(pack.FrameTarget); err != nil {
 			return ref, err
 		}
 	}
@@ -225,7 +221,7 @@ func (w *Writer) buffer(size int) ([]byte, error) {
 	select {
 	case b := <-w.buffers:
 		if cap(b) < size {
-			b = make([]byte, 0, (size+frameTarget-1)/frameTarget*frameTarget)
+			b = make([]byte, 0, (size+pack.FrameTarget-1)/pack.FrameTarget*pack.FrameTarget)
 		}
 		return b, nil
 	case <-w.ctx.Done():

@@ -17,8 +17,8 @@ import (
 func TestAFaultyStoreWithoutRulesKeepsTheContract(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) storage.Store {
 		return storagetest.NewFaulty(storagetest.NewMemory())
-	}, storagetest.Versions, storagetest.Locks)
-	storagetest.Run(t, func(*testing.T) storage.Store { return storagetest.NewFaulty(storagetest.NewPlainMemory()) })
+	}, storagetest.Versions, storagetest.Locks, storagetest.Checksums)
+	storagetest.Run(t, func(*testing.T) storage.Store { return storagetest.NewFaulty(storagetest.NewPlainMemory()) }, storagetest.Checksums)
 }
 
 func TestFaultsHaveTheEffectTheySay(t *testing.T) {

@@ -25,8 +25,9 @@ type Feature int
 // The features that Run checks when told that the store has them, and else
 // checks to be refused.
 const (
-	Versions Feature = iota // a delete hides, older versions stay
-	Locks                   // objects can be locked
+	Versions  Feature = iota // a delete hides, older versions stay
+	Locks                    // objects can be locked
+	Checksums                // what arrives is verified
 )
 
 // Run holds a store to the contract of storage.Store. open returns an empty
@@ -62,6 +63,12 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store, features ...Featur
 		t.Parallel()
 		testVersions(t, open(t), has[Versions])
 	})
+	if has[Checksums] {
+		t.Run("what arrives is verified", func(t *testing.T) {
+			t.Parallel()
+			testChecksum(t, open(t))
+		})
+	}
 	t.Run("locks are told and only grow", func(t *testing.T) {
 		t.Parallel()
 		testLocks(t, open(t), has[Locks])
@@ -88,6 +95,9 @@ func testRoundTrip(t *testing.T, s storage.Store) {
 		clear(body) // the store may not keep it
 		wantBody(t, s, name, given)
 	}
+}
+
+func testChecksum(t *testing.T, s storage.Store) {
 	wrong := storage.PutOptions{SHA256: sha256.Sum256([]byte("other"))}
 	if err := s.Put(t.Context(), "wrong", []byte("this"), wrong); !errors.Is(err, storage.ErrChecksum) {
 		t.Errorf("put with the checksum of other bytes: %v, want ErrChecksum", err)

@@ -19,7 +19,7 @@ func TestAThrottledStoreKeepsTheContract(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
 		storagetest.Run(t, func(*testing.T) storage.Store {
 			return throttle.New(storagetest.NewMemory(), fast)
-		}, storagetest.Versions, storagetest.Locks)
+		}, storagetest.Versions, storagetest.Locks, storagetest.Checksums)
 	})
 	t.Run("directory", func(t *testing.T) {
 		storagetest.Run(t, func(t *testing.T) storage.Store {
