@@ -86,7 +86,7 @@ func entry(w *enginetest.World, ref, path string) *manifest.Entry {
 func TestWhatChangesAfterTheWalkSawItIsCapturedAsItIsReadOrNamed(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
-	for i := range 40 {
+	for i := range 100 {
 		write(t, filepath.Join(src, "a", string(rune('a'+i/26))+string(rune('a'+i%26))), random(uint64(i), 400<<10))
 	}
 	for _, name := range []string{"gone", "grown", "shrunk", "turned-to-directory", "turned-to-symlink", "folder/gone-with-it"} {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -20,9 +22,16 @@ import (
 // reader reads files, one at a time.
 type reader struct {
 	*capture
-	framer *repository.Framer
-	hasher *chunk.Hasher
-	buf    []byte
+	framer  *repository.Framer
+	hashers chan *chunk.Hasher
+	buf     []byte
+	pieces  []piece // all that fit into buf: they are pointed to, and must not move
+}
+
+// piece is a chunk in the buffer.
+type piece struct {
+	from, to int
+	id       [32]byte
 }
 
 // readFiles works until there are no more jobs.
@@ -49,8 +58,14 @@ func (c *capture) readFiles(ctx context.Context) error {
 func (c *capture) newReader() *reader {
 	r := &reader{capture: c}
 	if c.writer != nil {
-		r.framer, r.hasher = c.writer.NewFramer(), chunk.NewHasher(c.host.Domain.ChunkKey())
-		r.buf = make([]byte, c.repo.Descriptor().ChunkMax)
+		r.framer, r.hashers = c.writer.NewFramer(), make(chan *chunk.Hasher, runtime.GOMAXPROCS(0))
+		for range cap(r.hashers) {
+			r.hashers <- chunk.NewHasher(c.host.Domain.ChunkKey())
+		}
+		// One chunk of the greatest length, and room to read on.
+		d := c.repo.Descriptor()
+		r.buf = make([]byte, d.ChunkMax+readAhead)
+		r.pieces = make([]piece, 0, len(r.buf)/int(d.ChunkMin)+2)
 	}
 	return r
 }
@@ -252,16 +267,11 @@ func (r *reader) content(ctx context.Context, src io.Reader, f *file) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		at := 0
-		for at < have {
-			n := r.chunker.Cut(r.buf[at:have], final)
-			if n == 0 {
-				break
-			}
-			if err := r.chunk(f, r.buf[at:at+n]); err != nil {
+		at := r.cut(r.buf[:have], final)
+		for i := range r.pieces {
+			if err := r.chunk(f, &r.pieces[i]); err != nil {
 				return err
 			}
-			at += n
 		}
 		have = copy(r.buf, r.buf[at:have])
 		if final && have == 0 {
@@ -270,14 +280,52 @@ func (r *reader) content(ctx context.Context, src io.Reader, f *file) error {
 	}
 }
 
-func (r *reader) chunk(f *file, b []byte) error {
-	id := r.hasher.ID(b)
-	ref, err := r.framer.Add(id, b)
+const (
+	// readAhead is how much more than a chunk the buffer of a reader takes, in
+	// bytes.
+	readAhead = 2 << 20
+	// hashAside is the length of a chunk, in bytes, from which others look for
+	// the next cut point while it is hashed. A large file is read by one
+	// reader, which is not to be what the rest waits for.
+	hashAside = 128 << 10
+)
+
+// cut finds the chunks in b and their IDs. It returns how many bytes they have.
+func (r *reader) cut(b []byte, final bool) (at int) {
+	r.pieces = r.pieces[:0]
+	var aside sync.WaitGroup
+	for at < len(b) {
+		n := r.chunker.Cut(b[at:], final)
+		if n == 0 {
+			break
+		}
+		r.pieces = append(r.pieces, piece{from: at, to: at + n})
+		p, content := &r.pieces[len(r.pieces)-1], b[at:at+n]
+		at += n
+		if n < hashAside {
+			h := <-r.hashers
+			p.id = h.ID(content)
+			r.hashers <- h
+			continue
+		}
+		aside.Go(func() {
+			h := <-r.hashers
+			p.id = h.ID(content)
+			r.hashers <- h
+		})
+	}
+	aside.Wait()
+	return at
+}
+
+func (r *reader) chunk(f *file, p *piece) error {
+	b := r.buf[p.from:p.to]
+	ref, err := r.framer.Add(p.id, b)
 	if err != nil {
 		return err
 	}
 	f.refs = append(f.refs, ref)
-	f.entry.Chunks = append(f.entry.Chunks, manifest.Chunk{ID: id, Len: uint32(len(b))})
+	f.entry.Chunks = append(f.entry.Chunks, manifest.Chunk{ID: p.id, Len: uint32(len(b))})
 	r.Progress.Bytes.Add(uint64(len(b)))
 	return nil
 }

@@ -58,17 +58,20 @@ type Compressor struct {
 func NewCompressor(l Level) *Compressor {
 	switch l {
 	case LevelFastest:
-		return &Compressor{enc: newEncoder(zstd.SpeedFastest)}
+		return &Compressor{enc: newEncoder(zstd.SpeedFastest, window)}
 	case LevelBetter:
-		return &Compressor{enc: newEncoder(zstd.SpeedBetterCompression)}
+		return &Compressor{enc: newEncoder(zstd.SpeedBetterCompression, window)}
 	}
-	return &Compressor{enc: newEncoder(zstd.SpeedDefault), fast: newEncoder(zstd.SpeedFastest)}
+	return &Compressor{enc: newEncoder(zstd.SpeedDefault, window), fast: newEncoder(zstd.SpeedFastest, window/2)}
 }
 
-func newEncoder(l zstd.EncoderLevel) *zstd.Encoder {
-	// A larger window than the content of a frame would only cost memory.
+// window is how far back repetitions are looked for, in bytes: each encoder
+// takes as much memory.
+const window = 2 << 20
+
+func newEncoder(l zstd.EncoderLevel, window int) *zstd.Encoder {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(FrameTarget), zstd.WithLowerEncoderMem(true))
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic(err) // the options are constants, and valid
 	}
@@ -105,7 +108,7 @@ const (
 	// denseEntropy is from where on the default level takes much longer than
 	// the fastest and saves little: programs, databases, media. Text, source
 	// and tables lie below.
-	denseEntropy = 6.2
+	denseEntropy = 6.6
 )
 
 // sampleEntropy is the Shannon entropy of the bytes of a few samples of long
