@@ -43,10 +43,10 @@ func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 			defer cancel()
 			var store *storagetest.Faulty
 			if how == "cancelled" {
-				w.Store = cancelAt{memory, cancel, "hosts/h/packs/", new(counter), 32}
+				w.Store = cancelAt{memory, cancel, "hosts/h/packs/", new(counter), 16}
 				w.Ctx = ctx
 			} else {
-				store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 32, Fault: storagetest.FailBefore(nil)})
+				store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 16, Fault: storagetest.FailBefore(nil)})
 				w.Store = store
 			}
 			if _, err := w.Capture("e", nil, src); !errors.Is(err, storagetest.ErrInjected) && !errors.Is(err, context.Canceled) {
@@ -81,7 +81,7 @@ func TestWhatAnInterruptedRunNotedIsNotUsedUnderAnotherKey(t *testing.T) {
 	want := treetest.Snapshot(t, src)
 	memory := storagetest.NewMemory()
 	w := enginetest.New(t, memory)
-	w.Store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 22, Fault: storagetest.FailBefore(nil)})
+	w.Store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 9, Fault: storagetest.FailBefore(nil)})
 	if _, err := w.Capture("e", nil, src); !errors.Is(err, storagetest.ErrInjected) {
 		t.Fatalf("the first run: %v", err)
 	}

@@ -172,7 +172,7 @@ func (e *environment) absent(ctx context.Context, ref Ref) error {
 		}
 		return fmt.Errorf("%w: %s: the newest of host %s is %s@%d", ErrNoSnapshot, ref, e.host, e.name, n)
 	}
-	return fmt.Errorf("%w: %s: host %s has no snapshot of %s", ErrNoSnapshot, ref, e.host, e.name)
+	return fmt.Errorf("%w: %s: host %s has no snapshot of %s; `knowngood list` shows what there is", ErrNoSnapshot, ref, e.host, e.name)
 }
 
 func (r *Repository) notLater(ctx context.Context, ref Ref, host string) (*Snapshot, error) {

@@ -149,7 +149,7 @@ func (r *Repository) Head(ctx context.Context, host, env string) (*Snapshot, err
 		r.remember(s)
 		return s, nil
 	}
-	return nil, fmt.Errorf("%w: environment %s of host %s has none yet", ErrNoSnapshot, env, host)
+	return nil, fmt.Errorf("%w: host %s has no snapshot of %s; `knowngood list` shows what there is", ErrNoSnapshot, host, env)
 }
 
 func (r *Repository) remember(s *Snapshot) {
