@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"knowngood/internal/treetest"
 )
@@ -112,9 +113,11 @@ func (c *comparison) step(ctx context.Context, name string, before func() error,
 		}
 	}
 	if name == stepInPlace {
-		return c.trySilentChange(ctx)
+		if err := c.trySilentChange(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+	return os.RemoveAll(c.attic())
 }
 
 // first captures into a new repository, with nothing known locally.
@@ -154,7 +157,7 @@ func (c *comparison) applyChange() error {
 }
 
 func (c *comparison) restore(ctx context.Context, s *side) (Sample, error) {
-	if err := renew(s.target); err != nil {
+	if err := c.renew(s.target); err != nil {
 		return Sample{}, err
 	}
 	sample, err := measure(ctx, s.Restore(s.target), true)
@@ -165,13 +168,33 @@ func (c *comparison) restore(ctx context.Context, s *side) (Sample, error) {
 	return sample, err
 }
 
-// renew makes a directory, or makes it empty.
-func renew(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
+// fewFiles is how many are removed in a moment.
+const fewFiles = 1000
+
+// renew makes a directory, or makes it empty. What is in it is put aside, to be
+// removed after the step: for some seconds ext4 passes over the inodes that
+// were freed, one by one, and creating files just after many were removed
+// takes several times as long.
+func (b *bench) renew(dir string) error {
+	if b.files < fewFiles {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+		return os.MkdirAll(dir, 0o700)
+	}
+	if err := os.MkdirAll(b.attic(), 0o700); err != nil {
+		return err
+	}
+	b.aside++
+	err := os.Rename(dir, filepath.Join(b.attic(), strconv.Itoa(b.aside)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return os.MkdirAll(dir, 0o700)
 }
+
+// attic is where renew puts things.
+func (b *bench) attic() string { return filepath.Join(b.dir, "work", "aside") }
 
 func (c *comparison) restoreInPlace(ctx context.Context, s *side) (Sample, error) {
 	if !s.restored {

@@ -49,6 +49,8 @@ type bench struct {
 	stage   *stage
 	report  *report
 	current string // section
+	files   int64  // of its tree
+	aside   int    // directories that renew put aside
 }
 
 func parse(args []string) (*options, error) {

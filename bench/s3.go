@@ -117,7 +117,7 @@ func (r *remote) first(ctx context.Context, s *side, run int) (Sample, error) {
 // target.
 func (r *remote) coldStart(s *side) (home string, err error) {
 	home, s.target = filepath.Join(r.work, s.name, "home"), filepath.Join(r.work, s.name, "target")
-	return home, errors.Join(renew(home), renew(s.target))
+	return home, errors.Join(r.renew(home), r.renew(s.target))
 }
 
 func (r *remote) measure(ctx context.Context, c command, durable bool) (Sample, error) {

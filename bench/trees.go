@@ -72,6 +72,7 @@ func (b *bench) tree(ctx context.Context, name string) (*tree, error) {
 	}
 	// Reading everything once also warms the page cache.
 	files, bytes, err := readAll(ctx, t.path)
+	b.files = files
 	t.about = fmt.Sprintf("%s: %d files, %.2f GB", what, files, float64(bytes)/1e9)
 	return t, err
 }
