@@ -15,7 +15,7 @@ import (
 const (
 	batchItems  = 512
 	batchWeight = 512 << 10 // bytes of memory, roughly
-	maxBatches  = 24
+	maxBatches  = 36
 	jobBytes    = 1 << 20 // of neighbouring small files read by one worker
 	jobFiles    = 256
 	// young is how long before the start of a run a file must have been
