@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"knowngood/internal/treetest"
 )
@@ -53,7 +56,7 @@ func (b *bench) local(ctx context.Context, t *tree) (err error) {
 		names = names[:1] // what is asked there is no comparison
 	}
 	work := filepath.Join(b.dir, "work")
-	defer func() { err = errors.Join(err, c.changes.undo(), os.RemoveAll(work)) }()
+	defer func() { err = errors.Join(err, c.changes.undo(), c.remove(work)) }()
 	for _, name := range names {
 		dir := filepath.Join(work, name)
 		c.sides = append(c.sides, &side{
@@ -117,7 +120,33 @@ func (c *comparison) step(ctx context.Context, name string, before func() error,
 			return err
 		}
 	}
-	return os.RemoveAll(c.attic())
+	return c.remove(c.attic())
+}
+
+// recent is how long ext4 passes over inodes that were freed, one by one, when
+// it looks for a new one (recently_deleted in fs/ext4/ialloc.c): creating
+// files just after many were removed takes several times as long, for whoever
+// comes next.
+const recent = 65 * time.Second
+
+// remove removes a directory that may hold many files.
+func (b *bench) remove(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if b.files >= fewFiles {
+		defer func() { b.removed = time.Now() }()
+	}
+	return os.RemoveAll(dir)
+}
+
+// settle waits until what was removed does not slow down what comes.
+func (b *bench) settle(ctx context.Context) {
+	unix.Sync()
+	select {
+	case <-time.After(time.Until(b.removed.Add(recent))):
+	case <-ctx.Done():
+	}
 }
 
 // first captures into a new repository, with nothing known locally.
@@ -160,6 +189,7 @@ func (c *comparison) restore(ctx context.Context, s *side) (Sample, error) {
 	if err := c.renew(s.target); err != nil {
 		return Sample{}, err
 	}
+	c.settle(ctx)
 	sample, err := measure(ctx, s.Restore(s.target), true)
 	if err == nil {
 		err = c.verify(s)
@@ -172,9 +202,7 @@ func (c *comparison) restore(ctx context.Context, s *side) (Sample, error) {
 const fewFiles = 1000
 
 // renew makes a directory, or makes it empty. What is in it is put aside, to be
-// removed after the step: for some seconds ext4 passes over the inodes that
-// were freed, one by one, and creating files just after many were removed
-// takes several times as long.
+// removed after the step; see settle.
 func (b *bench) renew(dir string) error {
 	if b.files < fewFiles {
 		if err := os.RemoveAll(dir); err != nil {

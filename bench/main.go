@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // options of a run of the harness.
@@ -48,9 +49,10 @@ type bench struct {
 	options
 	stage   *stage
 	report  *report
-	current string // section
-	files   int64  // of its tree
-	aside   int    // directories that renew put aside
+	current string    // section
+	files   int64     // of its tree
+	aside   int       // directories that renew put aside
+	removed time.Time // when many files were
 }
 
 func parse(args []string) (*options, error) {

@@ -40,7 +40,7 @@ func (b *bench) s3(ctx context.Context, t *tree) error {
 	}
 	defer p.close()
 	r := &remote{bench: b, tree: t, proxy: p, env: server.Env(b.stage), work: filepath.Join(b.dir, "work")}
-	defer os.RemoveAll(r.work)
+	defer b.remove(r.work)
 	r.sides = append(r.sides, &side{name: nameOurs})
 	if slices.Contains(b.peers, nameRestic) {
 		r.sides = append(r.sides, &side{name: nameRestic})
@@ -132,6 +132,7 @@ func (r *remote) restore(ctx context.Context, s *side, _ int) (Sample, error) {
 	if _, err := r.coldStart(s); err != nil {
 		return Sample{}, err
 	}
+	r.settle(ctx)
 	sample, err := r.measure(ctx, s.Restore(s.target), true)
 	if err != nil {
 		return sample, err
