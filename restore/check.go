@@ -72,17 +72,11 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 	if err := c.audit(repo.AuditKeys(ctx)); err != nil {
 		return nil, err
 	}
-	hosts, err := repo.Hosts(ctx)
+	hosts, err := repo.AllHosts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	unsigned, err := repo.HostsWithObjects(ctx)
-	if err != nil {
-		return nil, err
-	}
-	hosts = append(hosts, unsigned...)
-	slices.Sort(hosts)
-	for _, h := range slices.Compact(hosts) {
+	for _, h := range hosts {
 		if o.Host != "" && h != o.Host {
 			continue
 		}
@@ -179,7 +173,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 			d := domains[s.Domain.ID]
 			if d == nil {
 				d = &domainCheck{checker: c, host: host, domain: s.Domain, reader: c.repo.NewReader(host, s.Domain),
-					bad: map[[32]byte]string{}, segments: map[[32]byte]bool{}, missing: map[[32]byte]bool{}, remnants: map[[32]byte]remnant{}}
+					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, missing: map[[32]byte]bool{}, remnants: map[[32]byte]remnant{}}
 				domains[s.Domain.ID] = d
 			}
 			d.snapshots = append(d.snapshots, s)

@@ -36,10 +36,18 @@ type domainCheck struct {
 	containers map[[32]byte]int64
 	actual     *index.Table        // made of the packs' own contents
 	bad        map[[32]byte]string // chunks that do not verify, and the pack's key
+	tables     map[tableKey]bool   // of manifests that were looked into
 	segments   map[[32]byte]bool   // of ID, those that were looked into
 	remnants   map[[32]byte]remnant
 	missing    map[[32]byte]bool // objects found to be
 	hurt       bool              // some file is
+}
+
+// tableKey is where a manifest's table lies. Snapshots between which nothing
+// changed share it.
+type tableKey struct {
+	container [32]byte
+	offset    uint64
 }
 
 func (d *domainCheck) check(ctx context.Context) error {
@@ -59,7 +67,14 @@ func (d *domainCheck) check(ctx context.Context) error {
 	}
 	d.report.Packs += uint64(len(d.packs))
 	d.report.Containers += uint64(len(d.containers))
+	var different []*repository.Snapshot
 	for _, s := range d.snapshots {
+		key := tableKey{s.Body.Manifest.Hash, s.Body.Manifest.Offset}
+		if d.tables[key] {
+			continue
+		}
+		d.tables[key] = true
+		different = append(different, s)
 		if err := d.needed(ctx, s); err != nil {
 			return err
 		}
@@ -68,7 +83,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 		return err
 	}
 	d.index(x)
-	for _, s := range d.snapshots {
+	for _, s := range different {
 		if err := d.snapshot(ctx, s); err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func (f *file) open(r *restorer) error {
 			return err
 		}
 	}
-	fd, err := unix.Openat(h.FD(), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(h.FD(), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, r.createMode(f.entry))
 	if err != nil {
 		return err
 	}
@@ -61,6 +61,15 @@ func (f *file) open(r *restorer) error {
 		return unix.Ftruncate(fd, int64(f.entry.Size))
 	}
 	return nil
+}
+
+// createMode is the mode with which a file is made: its own when whoever makes
+// it will own it, which saves a call; else nobody else's until it is complete.
+func (r *restorer) createMode(e *manifest.Entry) uint32 {
+	if int(e.UID) == r.uid && int(e.GID) == r.gid && len(e.Xattrs) == 0 {
+		return e.Mode & 0o777
+	}
+	return 0o600
 }
 
 // write puts a verified chunk in its place and completes the file with the

@@ -31,7 +31,7 @@ func manyFiles(t *testing.T, n int) string {
 
 func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 	t.Parallel()
-	const files = 700
+	const files = 1400
 	src := manyFiles(t, files)
 	want := treetest.Snapshot(t, src)
 	for _, how := range []string{"the store fails", "cancelled"} {
@@ -43,10 +43,10 @@ func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 			defer cancel()
 			var store *storagetest.Faulty
 			if how == "cancelled" {
-				w.Store = cancelAt{memory, cancel, "hosts/h/packs/", new(counter), 16}
+				w.Store = cancelAt{memory, cancel, "hosts/h/packs/", new(counter), 32}
 				w.Ctx = ctx
 			} else {
-				store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 16, Fault: storagetest.FailBefore(nil)})
+				store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 32, Fault: storagetest.FailBefore(nil)})
 				w.Store = store
 			}
 			if _, err := w.Capture("e", nil, src); !errors.Is(err, storagetest.ErrInjected) && !errors.Is(err, context.Canceled) {
@@ -55,7 +55,7 @@ func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 			w.Store, w.Ctx = memory, t.Context()
 			left := content(w, memory)
 			durable := left / (64 << 10)
-			if durable < 400 {
+			if durable < 800 {
 				t.Fatalf("only %d files are stored", durable)
 			}
 			next := w.MustCapture("e", src)
@@ -64,7 +64,7 @@ func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 			}
 			// What was on its way is read again, and what was read since the
 			// last 16 MiB were noted.
-			if most := files - durable + 64 + 256; next.Read > most {
+			if most := files - durable + 128 + 256; next.Read > most {
 				t.Errorf("%d files were stored, and of %d the next run reads %d", durable, files, next.Read)
 			}
 			w.Restores("e", src, want)

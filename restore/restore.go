@@ -98,6 +98,8 @@ type restorer struct {
 	dirs    *posix.Dirs
 	applier *posix.Applier
 	compare bool // look at what is there
+	uid     int  // of this process
+	gid     int
 	strip   int  // bytes of the path that lie above the target
 	single  bool // Under is not a directory
 
@@ -119,7 +121,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
-	r := &restorer{Options: o, root: -1, compare: o.InPlace, links: map[uint64]*linkGroup{}}
+	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), links: map[uint64]*linkGroup{}}
 	first, err := r.locate(ctx)
 	if err != nil {
 		return nil, err

@@ -68,8 +68,9 @@ func keysCommand(a *app) *cobra.Command {
 		&cobra.Command{
 			Use:   "add RECIPIENT",
 			Short: "Let a further public key read",
-			Long: `Let a further public key read: with an identity past and future snapshots of all
-hosts; without one the future snapshots of this host alone.`,
+			Long: `Let a further public key read. With an identity: past and future snapshots of all
+hosts. Without one: what this host stores anew from now on. Files that did not
+change since stay closed to the new key, and with them the snapshots that share them.`,
 			Args: args(cobra.ExactArgs(1)),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				r, err := a.open(cmd.Context())
@@ -80,7 +81,7 @@ hosts; without one the future snapshots of this host alone.`,
 				if err != nil {
 					return err
 				}
-				past := "what is captured from now on"
+				past := "what is stored anew from now on"
 				if c.Past {
 					past = "past and future snapshots"
 				}

@@ -143,7 +143,10 @@ func (p *progress) show(bar *progressbar.ProgressBar) {
 		fmt.Fprintf(p.a.stdout, "%s\n", b)
 		return
 	}
-	text := fmt.Sprintf("%s files, %s, %s/s", count(s.Files), bytesText(s.Bytes), bytesText(perSecond))
+	text := fmt.Sprintf("%s, %s/s", bytesText(s.Bytes), bytesText(perSecond))
+	if s.Files > 0 {
+		text = count(s.Files) + " files, " + text
+	}
 	if left >= 0 {
 		text += fmt.Sprintf(", %d %%, %s left", s.Bytes*100/s.Total, (time.Duration(left) * time.Second).Round(time.Second))
 	}

@@ -45,8 +45,8 @@ func (l *requestLog) atMost(t *testing.T, n int, what string, f func()) {
 	}
 }
 
+// Not parallel: other tests change the directory that all are in.
 func TestRequestsToAServerAreFew(t *testing.T) {
-	t.Parallel()
 	server := storagetest.VersityGW(t)
 	server.Bucket(t, "backups", storagetest.VersionedBucket)
 	target, err := url.Parse(server.Endpoint)

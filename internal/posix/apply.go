@@ -77,7 +77,7 @@ func (a *Applier) NotOwned() uint64 { return a.notOwned.Load() }
 // node; see NotOwned. A node that could not be given to its owner does not get
 // setuid and setgid bits, nor capabilities.
 func (a *Applier) Apply(fd int, e *manifest.Entry) []*Problem {
-	return a.apply(&node{fd: fd, open: true, path: procPath(fd)}, e)
+	return a.apply(&node{fd: fd, open: true}, e)
 }
 
 // ApplyAt is Apply for the node name in a directory, of any type, without
@@ -119,7 +119,9 @@ func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
 		mode &^= unix.S_ISUID | unix.S_ISGID
 	}
 	problems = a.xattrs(n, e, st.Mode, stripped, problems)
-	if e.Type != manifest.Symlink {
+	// A change of owner may have cleared bits, and an ACL have set some.
+	same := st.Mode == mode && st.UID == e.UID && st.GID == e.GID && len(e.Xattrs) == 0
+	if e.Type != manifest.Symlink && !same {
 		report("mode", n.chmod(mode))
 	}
 	report("mtime", n.setMtime(e.Mtime))

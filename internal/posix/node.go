@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +17,7 @@ type node struct {
 	fd   int
 	open bool   // fd is open for reading or writing
 	link bool   // a symbolic link: path is its own name in its directory
-	path string // in /proc
+	path string // in /proc, of one that is not open
 }
 
 func (n *node) chown(uid, gid int) error {
@@ -80,6 +81,15 @@ func (n *node) listXattrs() ([]string, error) {
 	return names, nil
 }
 
+// futimens is utimensat of a descriptor, without the way through /proc.
+func futimens(fd int, times *[2]unix.Timespec) error {
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(times)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // errClamped says that a file system cannot hold a time.
 var errClamped = errors.New("the file system cannot hold this time and has stored another")
 
@@ -89,12 +99,15 @@ func (n *node) setMtime(t manifest.Time) error {
 	if err != nil {
 		return os.NewSyscallError("utimensat", err)
 	}
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
+	times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
 	err = retry("utimensat", func() error {
-		if n.link {
-			return unix.UtimesNanoAt(unix.AT_FDCWD, n.path, times, unix.AT_SYMLINK_NOFOLLOW)
+		switch {
+		case n.open:
+			return futimens(n.fd, &times)
+		case n.link:
+			return unix.UtimesNanoAt(unix.AT_FDCWD, n.path, times[:], unix.AT_SYMLINK_NOFOLLOW)
 		}
-		return unix.UtimesNanoAt(unix.AT_FDCWD, n.path, times, 0)
+		return unix.UtimesNanoAt(unix.AT_FDCWD, n.path, times[:], 0)
 	})
 	if err != nil || int64(int32(t.Sec)) == t.Sec {
 		return err

@@ -152,6 +152,26 @@ func TestContentThatDoesNotCompressIsStored(t *testing.T) {
 	}
 }
 
+// The default level spends its effort where it saves something.
+func TestTheDefaultLevelDependsOnTheContent(t *testing.T) {
+	size := func(l Level, content []byte) int { return len(NewCompressor(l).Frame(nil, content)) }
+	r := rand.New(rand.NewPCG(1, 2))
+	dense, text := make([]byte, 1<<20), []byte{}
+	for i := range dense {
+		dense[i] = byte(r.NormFloat64() * 30)
+	}
+	words := strings.Fields("the quick brown fox jumps over lazy dogs while nobody in town looks at what happens here or there")
+	for len(text) < 1<<20 {
+		text = append(append(text, words[r.IntN(len(words))]...), ' ')
+	}
+	if d, f := size(LevelDefault, dense), size(LevelFastest, dense); d != f {
+		t.Errorf("dense content takes %d bytes, at the fastest level %d", d, f)
+	}
+	if d, f := size(LevelDefault, text), size(LevelFastest, text); d >= f {
+		t.Errorf("text takes %d bytes, at the fastest level %d", d, f)
+	}
+}
+
 func TestFramesThatLieAboutTheirLengthAreRefused(t *testing.T) {
 	d := NewDecompressor()
 	good := NewCompressor(LevelDefault).Frame(nil, bytes.Repeat([]byte("x"), 1000))

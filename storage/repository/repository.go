@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -131,8 +132,11 @@ func parseDescriptor(object []byte) (*statement.Descriptor, error) {
 	if err == nil {
 		err = d.Verify()
 	}
+	if errors.Is(err, wire.ErrNewer) {
+		return nil, fmt.Errorf("the repository's descriptor: %w", err)
+	}
 	if err != nil {
-		return nil, &DamageError{Key: statement.KeyDescriptor, What: "descriptor", Err: err}
+		return nil, &DamageError{Key: statement.KeyDescriptor, What: "object", Err: err}
 	}
 	return d, nil
 }

@@ -54,7 +54,7 @@ func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (s
 	have, err := r.having(ctx, hosts, ref.Environment)
 	if err == nil && len(have) == 0 {
 		// Certificates may have been removed.
-		if hosts, err = r.HostsWithObjects(ctx); err == nil {
+		if hosts, err = r.AllHosts(ctx); err == nil {
 			have, err = r.having(ctx, hosts, ref.Environment)
 		}
 	}

@@ -57,10 +57,20 @@ func (r *Repository) Hosts(ctx context.Context) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// HostsWithObjects lists the hosts under which anything lies, enrolled or not,
-// sorted.
-func (r *Repository) HostsWithObjects(ctx context.Context) ([]string, error) {
-	return r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
+// AllHosts is Hosts with those under which anything lies, even if somebody
+// removed their certificates; it takes one more request.
+func (r *Repository) AllHosts(ctx context.Context) ([]string, error) {
+	names, err := r.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	others, err := r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, others...)
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 func (r *Repository) folders(ctx context.Context, prefix string, parse func(string) (string, bool)) ([]string, error) {

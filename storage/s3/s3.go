@@ -100,13 +100,16 @@ var (
 	_ storage.Counter   = (*Store)(nil)
 )
 
+// ErrConfig is a Config that no server could be reached with.
+var ErrConfig = errors.New("invalid configuration of the store")
+
 // Open finds credentials and, where it is not given, the region of the
 // bucket. Otherwise it asks nothing of the server: a missing bucket may show
 // only with the first operation. ctx governs the opening alone.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	s, err := prepare(c)
 	if err != nil {
-		return nil, &storage.Error{Op: "open", Store: c.URL(), Err: err}
+		return nil, &storage.Error{Op: "open", Store: c.URL(), Err: fmt.Errorf("%w: %w", ErrConfig, err)}
 	}
 	if s.creds, err = findCredentials(ctx, c.Profile); err != nil {
 		return nil, s.fail(ctx, "open", "", err)

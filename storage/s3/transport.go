@@ -105,9 +105,9 @@ type counts struct {
 func (c *counts) request(req *http.Request) {
 	query := req.URL.Query()
 	switch {
-	case query.Has("list-type"):
+	case query.Has("list-type"), query.Has("versions"):
 		c.lists.Add(1)
-	case query.Has("retention"), query.Has("versions"), query.Has("object-lock"), query.Has("location"):
+	case query.Has("retention"), query.Has("object-lock"), query.Has("location"):
 		c.others.Add(1)
 	case req.Method == http.MethodGet:
 		c.gets.Add(1)

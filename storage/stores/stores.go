@@ -75,6 +75,9 @@ func openBucket(ctx context.Context, u *url.URL, o Options) (storage.Store, erro
 	}
 	c.MaxRetries, c.IdleTimeout = o.MaxRetries, o.IdleTimeout
 	s, err := s3.Open(ctx, c)
+	if errors.Is(err, s3.ErrConfig) {
+		return nil, fmt.Errorf("%w: %w", ErrURL, err)
+	}
 	if err != nil {
 		return nil, err // not a *s3.Store that is nil in an interface
 	}

@@ -1,0 +1,42 @@
+package restore_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"knowngood/internal/enginetest"
+	"knowngood/internal/treetest"
+	"knowngood/storage/storagetest"
+)
+
+// Snapshots between which nothing changed share their manifest, and a check
+// looks into it once. Not parallel: other tests change the directory that all
+// are in.
+func TestACheckReadsASharedManifestOnce(t *testing.T) {
+	src := treetest.TempDir(t)
+	write(t, filepath.Join(src, "a"), "content")
+	memory := storagetest.NewMemory()
+	w := enginetest.New(t, memory)
+	settle()
+	reads := func() (n int) {
+		store := storagetest.NewFaulty(memory)
+		w.Store = store
+		w.Clean()
+		w.Store = memory
+		for _, op := range store.Log() {
+			if op.Op == storagetest.Get && strings.Contains(op.Key, "/manifests/") {
+				n++
+			}
+		}
+		return n
+	}
+	w.MustCapture("e", src)
+	one := reads()
+	for range 5 {
+		w.MustCapture("e", src)
+	}
+	if six := reads(); six != one {
+		t.Errorf("containers are read %d times for one snapshot, %d times for six", one, six)
+	}
+}

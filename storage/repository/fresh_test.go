@@ -1,0 +1,83 @@
+package repository_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+)
+
+// listings counts the listings under a prefix since the last call.
+func listings(f *storagetest.Faulty, prefix string, since *int) (n int) {
+	log := f.Log()
+	for _, op := range log[*since:] {
+		if op.Op == storagetest.List && strings.HasPrefix(op.Key, prefix) {
+			n++
+		}
+	}
+	*since = len(log)
+	return n
+}
+
+func TestALookAtCertificatesCountsForAWhile(t *testing.T) {
+	w := newWorld(t)
+	store := storagetest.NewFaulty(w.store)
+	for _, c := range []struct {
+		fresh time.Duration
+		most  int
+	}{{time.Hour, 1}, {0, 100}} {
+		r, err := repository.Open(t.Context(), store, repository.OpenOptions{StateDir: w.m.state, URL: url, MachineID: w.m.id, Now: now, Fresh: c.fresh})
+		if err != nil {
+			t.Fatal(err)
+		}
+		since := len(store.Log())
+		h, err := r.Host(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit(t, h, "web")
+		commit(t, h, "web")
+		n := listings(store, statement.PrefixAllCertificates, &since)
+		if n < 1 || n > c.most || c.fresh == 0 && n < 3 {
+			t.Errorf("fresh for %v: %d listings", c.fresh, n)
+		}
+	}
+}
+
+func TestWhatARepositoryPublishesItselfItSeesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	r, err := repository.Open(t.Context(), w.store, repository.OpenOptions{StateDir: w.m.state, URL: url, MachineID: w.m.id, Now: now, Fresh: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Unlock(w.id)
+	h, err := r.Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, h, "web")
+	before, err := r.CurrentEpoch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: h.Name, Reenrol: true, Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := r.Host(t.Context()); err != nil || again.Certificate.Serial != 2 {
+		t.Errorf("host %+v, %v", again, err)
+	}
+	other := newIdentity(t, identity.X25519)
+	if _, err := r.AddRecipient(t.Context(), other.Recipients[0], now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RemoveRecipient(t.Context(), other.Recipients[0], now); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := r.CurrentEpoch(t.Context()); err != nil || after.ID == before.ID {
+		t.Errorf("epoch %v after %v, %v", after, before, err)
+	}
+}
