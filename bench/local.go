@@ -177,6 +177,10 @@ func (s *side) empty() error {
 
 func (c *comparison) capture(ctx context.Context, s *side) (Sample, error) {
 	s.restored = false
+	// borg tells the kernel to forget each file that it has read.
+	if _, _, err := readAll(ctx, c.tree.path); err != nil {
+		return Sample{}, err
+	}
 	return measure(ctx, s.Capture(c.tree.path), false)
 }
 

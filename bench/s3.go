@@ -108,6 +108,9 @@ func (r *remote) first(ctx context.Context, s *side, run int) (Sample, error) {
 	if err := runQuietly(ctx, s.Init()); err != nil {
 		return Sample{}, err
 	}
+	if _, _, err := readAll(ctx, r.tree.path); err != nil {
+		return Sample{}, err
+	}
 	sample, err := r.measure(ctx, s.Capture(r.tree.path), false)
 	sample.Stored = sample.Uploaded
 	return sample, err

@@ -235,6 +235,7 @@ func (e *emitter) cut() error {
 			if s, ok := e.taken(old); ok {
 				seg, stored = s, true
 				e.copied++
+				break
 			}
 		}
 	}

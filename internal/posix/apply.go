@@ -119,8 +119,8 @@ func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
 		mode &^= unix.S_ISUID | unix.S_ISGID
 	}
 	problems = a.xattrs(n, e, st.Mode, stripped, problems)
-	// A change of owner may have cleared bits, and an ACL have set some.
-	same := st.Mode == mode && st.UID == e.UID && st.GID == e.GID && len(e.Xattrs) == 0
+	// A change of owner clears setuid bits, and an ACL may have set others.
+	same := st.Mode == mode && mode&(unix.S_ISUID|unix.S_ISGID) == 0 && len(e.Xattrs) == 0
 	if e.Type != manifest.Symlink && !same {
 		report("mode", n.chmod(mode))
 	}
