@@ -95,7 +95,7 @@ func parse(args []string) (*options, error) {
 			}
 		}
 	}
-	if o.small || len(o.steps) > 0 || o.runs < 3 || len(o.peers) < 2 {
+	if o.small || len(o.steps) > 0 || o.runs < 3 || !slices.Contains(o.peers, nameRestic) {
 		o.docs = ""
 	}
 	return o, nil

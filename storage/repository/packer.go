@@ -118,11 +118,11 @@ func (p *packer) finishWith(ctx context.Context, plaintext []byte, contentLen in
 	return f, p.finish(objects), nil
 }
 
-// flush sends the open object on its way, if there is one.
-func (p *packer) flush() {
+// flush sends o on its way, if it is still open.
+func (p *packer) flush(o *openPack) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.open != nil {
+	if p.open != nil && p.open == o {
 		p.finish(nil)
 	}
 }

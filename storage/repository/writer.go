@@ -292,14 +292,18 @@ func (w *Writer) Place(c ChunkRef, pressed <-chan struct{}) (in *index.PackInfo,
 	return &c.frame.pack.info, c.frame.offset, c.frame.len, c.offset, nil
 }
 
-// flush sends what the framers hold on its way, and the pack that frame is in.
+// flush sends frame and the pack that it is in on their way, if they are not.
 func (w *Writer) flush(frame *Frame) error {
-	if err := w.flushFramers(); err != nil {
-		return err
+	select {
+	case <-frame.placed:
+	default:
+		if err := w.flushFramers(); err != nil {
+			return err
+		}
 	}
 	select {
 	case <-frame.placed:
-		w.data.flush()
+		w.data.flush(frame.pack)
 		return nil
 	case <-w.ctx.Done():
 		return context.Cause(w.ctx)
@@ -331,7 +335,7 @@ func (w *Writer) CloseChunks() error {
 	if err := w.compressors.Wait(); err != nil {
 		return err
 	}
-	w.data.flush()
+	w.data.flush(w.data.last())
 	return nil
 }
 
