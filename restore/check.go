@@ -72,7 +72,7 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 	if err := c.audit(repo.AuditKeys(ctx)); err != nil {
 		return nil, err
 	}
-	hosts, err := repo.AllHosts(ctx)
+	hosts, err := repo.Hosts(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ what only an identity opens is shown as sealed.`,
 
 // hosts that a command looks at: this one; all when it has nothing there.
 func (a *app) hosts(ctx context.Context, r *repository.Repository, all bool) ([]string, error) {
-	known, err := r.AllHosts(ctx)
+	known, err := r.Hosts(ctx)
 	if err != nil || all || !slices.Contains(known, a.host) {
 		return known, err
 	}

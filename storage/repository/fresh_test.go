@@ -1,6 +1,7 @@
 package repository_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -79,5 +80,34 @@ func TestWhatARepositoryPublishesItselfItSeesAtOnce(t *testing.T) {
 	}
 	if after, err := r.CurrentEpoch(t.Context()); err != nil || after.ID == before.ID {
 		t.Errorf("epoch %v after %v, %v", after, before, err)
+	}
+}
+
+// A host whose certificates somebody removed is listed and found all the same.
+func TestAHostWithoutCertificatesIsNotForgotten(t *testing.T) {
+	w, plain := plainWorld(t, 2)
+	for _, key := range w.store.Keys() {
+		if strings.HasPrefix(key, statement.PrefixAllCertificates) {
+			if err := plain.Delete(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := newMachine(t).open(t, plain)
+	r.Unlock(w.id)
+	if hosts, err := r.Hosts(t.Context()); err != nil || len(hosts) != 1 || hosts[0] != "web-1" {
+		t.Errorf("hosts %q, %v", hosts, err)
+	}
+	ref, _, err := repository.ParseRef("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Resolve(t.Context(), ref, "elsewhere")
+	if err != nil || s.Number != 2 {
+		t.Fatalf("resolved %v, %v", s, err)
+	}
+	byID := repository.Ref{ID: fmt.Sprintf("%x", s.ID[:8])}
+	if again, err := r.Resolve(t.Context(), byID, "elsewhere"); err != nil || again.ID != s.ID {
+		t.Errorf("resolved %v, %v", again, err)
 	}
 }

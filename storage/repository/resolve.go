@@ -44,7 +44,7 @@ func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (s
 	if ref.Host != "" {
 		return ref.Host, nil
 	}
-	hosts, err := r.Hosts(ctx)
+	hosts, err := r.enrolledHosts(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -54,7 +54,7 @@ func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (s
 	have, err := r.having(ctx, hosts, ref.Environment)
 	if err == nil && len(have) == 0 {
 		// Certificates may have been removed.
-		if hosts, err = r.AllHosts(ctx); err == nil {
+		if hosts, err = r.Hosts(ctx); err == nil {
 			have, err = r.having(ctx, hosts, ref.Environment)
 		}
 	}

@@ -37,9 +37,25 @@ func (s *Snapshot) head() statement.Head {
 	return statement.Head{Environment: s.Environment, Number: s.Number, Hash: s.ID}
 }
 
-// Hosts lists the hosts that were enrolled, or are remembered to have had
-// snapshots, sorted.
+// Hosts lists the hosts that were enrolled, or have objects even though somebody
+// removed their certificates, or are remembered to have had snapshots; sorted.
 func (r *Repository) Hosts(ctx context.Context) ([]string, error) {
+	names, err := r.enrolledHosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	others, err := r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, others...)
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// enrolledHosts are the hosts that have a certificate, or are remembered. It
+// takes a request that has to be made for their certificates anyway.
+func (r *Repository) enrolledHosts(ctx context.Context) ([]string, error) {
 	names, err := r.local.names("")
 	if err != nil {
 		return nil, err
@@ -53,22 +69,6 @@ func (r *Repository) Hosts(ctx context.Context) ([]string, error) {
 			names = append(names, host)
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
-}
-
-// AllHosts is Hosts with those under which anything lies, even if somebody
-// removed their certificates; it takes one more request.
-func (r *Repository) AllHosts(ctx context.Context) ([]string, error) {
-	names, err := r.Hosts(ctx)
-	if err != nil {
-		return nil, err
-	}
-	others, err := r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
-	if err != nil {
-		return nil, err
-	}
-	names = append(names, others...)
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
