@@ -1,9 +1,11 @@
 package configs
 
 import (
+	"encoding/json"
 	"net/mail"
 	"net/url"
 	"strings"
+	"text/template"
 )
 
 const urlForms = "a repository lies in s3://bucket/prefix, file:///path or /path"
@@ -69,6 +71,9 @@ func (v *validator) notify(n *Notify) {
 		if !isHTTP(w.URL) {
 			v.addf(key.child("webhook").item(i).child("url"), "not an http URL")
 		}
+		if _, err := BodyTemplate(w.Template); err != nil {
+			v.addf(key.child("webhook").item(i).child("template"), "%v", err)
+		}
 	}
 	if n.Email != nil {
 		v.email(n.Email, key.child("email"))
@@ -99,6 +104,29 @@ func (v *validator) email(e *Email, key keyPath) {
 	if e.Password != "" && e.User == "" {
 		v.addf(key.child("password"), "a password needs a user")
 	}
+	if e.PasswordFile != "" {
+		v.absolute(e.PasswordFile, key.child("password_file"))
+		if e.Password != "" || e.User == "" {
+			v.addf(key.child("password_file"), "a file with the password goes with a user, and in place of password")
+		}
+	}
+	switch e.TLS {
+	case "", "starttls", "tls", "none":
+	default:
+		v.addf(key.child("tls"), "%q is none of starttls, tls, none", e.TLS)
+	}
+	if e.TLS == "none" && e.User != "" {
+		v.addf(key.child("tls"), "a password does not go over a connection that anybody can read: use starttls or tls")
+	}
+}
+
+// BodyTemplate reads the template of a webhook's body. It is given a message
+// (see docs/OPERATIONS.md) and has json, which writes a value as JSON.
+func BodyTemplate(text string) (*template.Template, error) {
+	return template.New("template").Option("missingkey=error").Funcs(template.FuncMap{"json": func(v any) (string, error) {
+		b, err := json.Marshal(v)
+		return string(b), err
+	}}).Parse(text)
 }
 
 func isMail(s string) bool {

@@ -19,9 +19,11 @@ type Config struct {
 	Identity     string                  `yaml:"identity,omitempty"`
 	StateDir     string                  `yaml:"state_dir"`
 	Listen       string                  `yaml:"listen"`
+	MaxRuns      int                     `yaml:"max_runs"`
 	Compression  Compression             `yaml:"compression"`
 	Limits       Limits                  `yaml:"limits,omitempty"`
 	Environments map[string]*Environment `yaml:"environments,omitempty"`
+	Prune        *Prune                  `yaml:"prune,omitempty"`
 	Notify       Notify                  `yaml:"notify,omitempty"`
 }
 
@@ -29,6 +31,9 @@ type Config struct {
 type Repository struct {
 	URL  string `yaml:"url,omitempty"`
 	Lock Lock   `yaml:"lock,omitempty"`
+	// Quota is what the store may hold, in bytes, for the forecast of when it
+	// is full; 0 is not known.
+	Quota Size `yaml:"quota,omitempty"`
 }
 
 // Lock is the Object Lock of what is written; both fields or none.
@@ -57,6 +62,7 @@ type Environment struct {
 	CatchUp  Duration `yaml:"catch_up"`
 	RPO      Duration `yaml:"rpo,omitempty"`
 	Timeout  Duration `yaml:"timeout,omitempty"`
+	Retries  int      `yaml:"retries"`
 	Sources  []Source `yaml:"sources"`
 	Hooks    Hooks    `yaml:"hooks,omitempty"`
 	Keep     Keep     `yaml:"keep,omitempty"`
@@ -87,10 +93,12 @@ type Hooks struct {
 	OnFailure []Hook `yaml:"on_failure,omitempty"`
 }
 
-// Hook is a command with a time limit.
+// Hook is a command with a time limit. Outside, it runs in a unit of its own,
+// beyond the sandbox of the daemon's.
 type Hook struct {
 	Command []string `yaml:"command"`
 	Timeout Duration `yaml:"timeout,omitempty"`
+	Outside bool     `yaml:"outside,omitempty"`
 }
 
 // Keep says which snapshots are kept; what no rule names is forgotten.
@@ -120,18 +128,29 @@ type Probe struct {
 	Timeout Duration `yaml:"timeout,omitempty"`
 }
 
+// Prune frees what no kept snapshot needs, on a schedule.
+type Prune struct {
+	Schedule  string   `yaml:"schedule"`
+	TimeZone  string   `yaml:"time_zone,omitempty"`
+	Announce  Duration `yaml:"announce"`             // between announcement and deletion
+	MaxRepack Size     `yaml:"max_repack,omitempty"` // bytes rewritten in a run
+}
+
 // Notify says who is told.
 type Notify struct {
 	Webhook []Webhook `yaml:"webhook,omitempty"`
 	Email   *Email    `yaml:"email,omitempty"`
 	Command []string  `yaml:"command,omitempty"`
 	Ping    string    `yaml:"ping,omitempty"`
+	Repeat  Duration  `yaml:"repeat"` // how often what goes on is told again
 }
 
-// Webhook is an address that messages are posted to.
+// Webhook is an address that messages are posted to. Template, when set, makes
+// the body; JSON of the whole message is the default.
 type Webhook struct {
-	URL     string            `yaml:"url"`
-	Headers map[string]string `yaml:"headers,omitempty"`
+	URL      string            `yaml:"url"`
+	Headers  map[string]string `yaml:"headers,omitempty"`
+	Template string            `yaml:"template,omitempty"`
 }
 
 // Email is how messages are mailed.
@@ -141,7 +160,14 @@ type Email struct {
 	Server   string   `yaml:"server"` // host:port
 	User     string   `yaml:"user,omitempty"`
 	Password string   `yaml:"password,omitempty"`
+	// PasswordFile holds the password instead, such as a systemd credential.
+	PasswordFile string  `yaml:"password_file,omitempty"`
+	TLS          MailTLS `yaml:"tls,omitempty"`
 }
+
+// MailTLS is starttls, tls (from the first byte, port 465) or none; when it is
+// empty the port says.
+type MailTLS string
 
 // EnvironmentNames are the names of the environments, sorted.
 func (c *Config) EnvironmentNames() []string { return slices.Sorted(maps.Keys(c.Environments)) }
@@ -168,9 +194,26 @@ func (c *Config) fill(given func(keyPath) bool) {
 	if c.Compression == "" {
 		c.Compression = "default"
 	}
+	if c.MaxRuns == 0 {
+		c.MaxRuns = 2
+	}
+	if c.Notify.Repeat == 0 && !given(keyPath{"notify", "repeat"}) {
+		c.Notify.Repeat = Duration(24 * hour)
+	}
+	if p := c.Prune; p != nil {
+		if p.Announce == 0 {
+			p.Announce = Duration(7 * 24 * hour)
+		}
+		if p.TimeZone == "" {
+			p.TimeZone = "Local"
+		}
+	}
 	for name, e := range c.Environments {
 		if e == nil {
 			continue
+		}
+		if e.Retries == 0 && !given(keyPath{"environments", name, "retries"}) {
+			e.Retries = 4
 		}
 		if e.CatchUp == 0 && !given(keyPath{"environments", name, "catch_up"}) {
 			e.CatchUp = Duration(24 * hour)

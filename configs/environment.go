@@ -13,6 +13,9 @@ func (v *validator) environment(e *Environment, key keyPath) {
 	if e.Schedule != "" {
 		v.schedule(e.Schedule, e.TimeZone, key.child("schedule"))
 	}
+	if e.Retries < 0 {
+		v.addf(key.child("retries"), "%d is less than none", e.Retries)
+	}
 	v.sources(e.Sources, key)
 	for _, h := range []struct {
 		name  string

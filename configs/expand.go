@@ -50,6 +50,7 @@ func expand(c *Config, p *problems) {
 		one(&e.Server, "notify", "email", "server")
 		one(&e.User, "notify", "email", "user")
 		one(&e.Password, "notify", "email", "password")
+		one(&e.PasswordFile, "notify", "email", "password_file")
 	}
 }
 

@@ -34,6 +34,9 @@ func (v *validator) config(c *Config) {
 		v.absolute(c.Identity, keyPath{"identity"})
 	}
 	v.listen(c.Listen)
+	if c.MaxRuns < 1 {
+		v.addf(keyPath{"max_runs"}, "%d is less than one", c.MaxRuns)
+	}
 	switch c.Compression {
 	case "default", "fastest", "better":
 	default:
@@ -50,7 +53,22 @@ func (v *validator) config(c *Config) {
 		}
 		v.environment(c.Environments[n], key)
 	}
+	if c.Prune != nil {
+		v.prune(c.Prune, keyPath{"prune"})
+	}
 	v.notify(&c.Notify)
+}
+
+// minAnnounce is twice the time that a writer may run without looking whether
+// what it reuses is still there (docs/FORMAT.md, section 10).
+const minAnnounce = Duration(48 * hour)
+
+func (v *validator) prune(p *Prune, key keyPath) {
+	v.zone(p.TimeZone, key.child("time_zone"))
+	v.schedule(p.Schedule, p.TimeZone, key.child("schedule"))
+	if p.Announce < minAnnounce {
+		v.addf(key.child("announce"), "%v is too short: a deletion is announced at least 48h ahead, or a run under way could lose what it reuses", p.Announce)
+	}
 }
 
 func (v *validator) absolute(p string, key keyPath) {

@@ -13,7 +13,7 @@ import (
 
 // layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
-	{"internal/importrules", "internal/wire", "storage/internal/durable"},
+	{"internal/importrules", "internal/wire", "storage/internal/durable", "daemon/report", "internal/command"},
 	{"snapshot/manifest", "storage/chunk", "storage/index", "storage/pack", "storage/seal", "storage/statement"},
 	{"configs", "internal/posix", "internal/treetest", "snapshot/filter"},
 	{"storage"},
@@ -23,6 +23,8 @@ var layers = [][]string{
 	{"snapshot", "snapshot/walk"},
 	{"restore"},
 	{"internal/enginetest"},
+	{"daemon/notify", "daemon/web"},
+	{"daemon"},
 	{"cmd/knowngood"},
 	{"bench"},
 }

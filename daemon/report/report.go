@@ -1,0 +1,129 @@
+// Package report is what the daemon says of itself: the JSON of its API, what
+// the status command and the page show, and where metrics are taken from. It
+// holds data alone, of which nothing is secret.
+package report
+
+import "time"
+
+// Report is the state of a daemon at one moment.
+type Report struct {
+	Version    string    `json:"version"`
+	Host       string    `json:"host"`
+	Repository string    `json:"repository"` // URL, credentials left out
+	Now        time.Time `json:"now"`
+	Started    time.Time `json:"started"`
+	// Degraded says why the daemon cannot do its work; empty when it can.
+	Degraded     string        `json:"degraded,omitempty"`
+	Environments []Environment `json:"environments"`
+	Prune        *Job          `json:"prune,omitempty"`
+	Storage      Storage       `json:"storage"`
+	// Warnings are what needs a person: damage, tampering, a configuration
+	// that was not taken, state that cannot be written. Newest last.
+	Warnings []Warning `json:"warnings"`
+}
+
+// Warning is something amiss that no run failed of.
+type Warning struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+	// Tampering says that it is about the content of the repository.
+	Tampering bool `json:"tampering,omitempty"`
+}
+
+// Job is something done on a schedule.
+type Job struct {
+	Schedule string `json:"schedule,omitempty"` // empty: by hand alone
+	TimeZone string `json:"time_zone,omitempty"`
+	// Next is when it runs next; zero when it has no schedule.
+	Next          time.Time `json:"next,omitzero"`
+	LastScheduled time.Time `json:"last_scheduled,omitzero"`
+	// Running is set while it runs.
+	Running *Progress `json:"running,omitempty"`
+	// Last is the run that ended last, LastSuccess the last one that succeeded.
+	Last        *Run `json:"last,omitempty"`
+	LastSuccess *Run `json:"last_success,omitempty"`
+	// Failures in a row since the last success.
+	Failures int `json:"failures"`
+}
+
+// Environment is one environment of the host.
+type Environment struct {
+	Name string `json:"name"`
+	Job
+	// Newest is the start of the newest good snapshot; zero when there is none.
+	Newest time.Time `json:"newest,omitzero"`
+	// AgeSeconds is how old that is; -1 when there is none.
+	AgeSeconds float64 `json:"age_seconds"`
+	// RPOSeconds is how old it may be; 0 when nothing was promised.
+	RPOSeconds float64 `json:"rpo_seconds,omitempty"`
+	RPOBroken  bool    `json:"rpo_broken"`
+	// Kept is how many snapshots are not forgotten.
+	Kept int `json:"kept"`
+	// ProtectedUntil is when the first lock of the newest snapshot's objects
+	// ends, as written; zero when nothing is locked.
+	ProtectedUntil time.Time `json:"protected_until,omitzero"`
+	// Runs are past runs, oldest first.
+	Runs []Run `json:"runs"`
+}
+
+// Result of a run.
+type Result string
+
+// Results. A partial run made a snapshot that lacks what could not be read; a
+// skipped one was never begun.
+const (
+	Success Result = "success"
+	Partial Result = "partial"
+	Failed  Result = "failed"
+	Skipped Result = "skipped"
+)
+
+// Good says whether a run made a snapshot that can be restored.
+func (r Result) Good() bool { return r == Success || r == Partial }
+
+// Run is one run of a job, retries included.
+type Run struct {
+	Trigger   string    `json:"trigger"` // schedule, catch-up, hand
+	Scheduled time.Time `json:"scheduled,omitzero"`
+	Started   time.Time `json:"started"`
+	Finished  time.Time `json:"finished"`
+	Result    Result    `json:"result"`
+	Error     string    `json:"error,omitempty"`
+	Attempts  int       `json:"attempts"`
+	Missed    int       `json:"missed,omitempty"` // scheduled times that this run makes up for
+
+	Snapshot    string `json:"snapshot,omitempty"` // web@42
+	Files       uint64 `json:"files,omitempty"`
+	Bytes       uint64 `json:"bytes,omitempty"`
+	NewBytes    uint64 `json:"new_bytes,omitempty"`
+	StoredBytes uint64 `json:"stored_bytes,omitempty"` // written to the store; freed, of a prune
+	Problems    uint64 `json:"problems,omitempty"`
+	Forgotten   int    `json:"forgotten,omitempty"`
+}
+
+// Duration of the run, retries and their waits included.
+func (r *Run) Duration() time.Duration { return r.Finished.Sub(r.Started) }
+
+// Progress of a run under way.
+type Progress struct {
+	Started time.Time `json:"started"`
+	Phase   string    `json:"phase"` // waiting, before, capture, retry, after, prune
+	Attempt int       `json:"attempt"`
+	Files   uint64    `json:"files"`
+	Bytes   uint64    `json:"bytes"`
+	Total   uint64    `json:"total,omitempty"` // expected bytes; 0 when not known
+}
+
+// Storage is how full the store is.
+type Storage struct {
+	// UsedBytes are those of this host's objects; 0 when not yet known.
+	UsedBytes uint64 `json:"used_bytes"`
+	// LimitBytes is the quota, or the size of the directory's disk; 0 when none is known.
+	LimitBytes uint64 `json:"limit_bytes,omitempty"`
+	// FreeBytes is what is left of it.
+	FreeBytes uint64 `json:"free_bytes,omitempty"`
+	// BytesPerDay is the growth of late.
+	BytesPerDay float64 `json:"bytes_per_day"`
+	// FullAt is when it will be full at this growth; zero when never, or unknown.
+	FullAt time.Time `json:"full_at,omitzero"`
+}
