@@ -1,0 +1,169 @@
+// Package retention decides which snapshots of an environment a policy keeps.
+// It is pure: it reads no clock and no store, and forgets nothing itself.
+//
+// Every rule adds to what is kept, none takes away, so raising a number never
+// forgets more. The newest snapshot is kept whatever the policy says, and a
+// policy without rules keeps everything.
+//
+// Clocks go wrong, numbers do not: "newest", last and known-good go by number,
+// and the rules of the calendar by time. A snapshot whose time lies ahead of
+// now cannot be judged by its age: it is kept, and takes no place that another
+// snapshot would have had.
+package retention
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"knowngood/configs"
+)
+
+// Policy says how many snapshots are kept; 0 of a rule is none by that rule.
+type Policy struct {
+	Last int // by number
+
+	// The newest snapshot of each of so many hours, days, weeks, months and
+	// years, of those that have any.
+	Hourly, Daily, Weekly, Monthly, Yearly int
+
+	// Within keeps all that are at most that much older than the newest: of a
+	// host that was off for a year, the last days are kept as they were.
+	Within time.Duration
+
+	KnownGood int // of the attested ones, by number
+}
+
+// Of is the policy of a configuration.
+func Of(k configs.Keep) Policy {
+	return Policy{
+		Last: k.Last, Hourly: k.Hourly, Daily: k.Daily, Weekly: k.Weekly, Monthly: k.Monthly, Yearly: k.Yearly,
+		Within: time.Duration(k.Within), KnownGood: k.KnownGood,
+	}
+}
+
+// Empty tells whether the policy has no rule, and so keeps everything.
+func (p Policy) Empty() bool {
+	return max(p.Last, p.Hourly, p.Daily, p.Weekly, p.Monthly, p.Yearly, p.KnownGood) <= 0 && p.Within <= 0
+}
+
+// Item is a snapshot of the one environment that a policy is applied to.
+type Item struct {
+	Number    uint64
+	Time      time.Time
+	KnownGood bool
+}
+
+// Verdict is what becomes of an item. Without reasons it is not kept.
+type Verdict struct {
+	Item
+	Reasons []string
+}
+
+// Kept tells whether the item is kept.
+func (v Verdict) Kept() bool { return len(v.Reasons) > 0 }
+
+// Reasons that are not the name of a rule.
+const (
+	Newest   = "newest"
+	Ahead    = "ahead of the clock"
+	NoPolicy = "no policy"
+)
+
+// Apply judges all items, and returns them by number, the newest first. Hours,
+// days, weeks (which begin on Monday), months and years are those of loc, UTC
+// when it is nil; an hour that the end of daylight saving repeats is two.
+func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict {
+	if loc == nil {
+		loc = time.UTC
+	}
+	out := make([]Verdict, len(items))
+	for i, it := range items {
+		out[i].Item = it
+	}
+	slices.SortStableFunc(out, func(a, b Verdict) int {
+		return cmp.Or(cmp.Compare(b.Number, a.Number), b.Time.Compare(a.Time))
+	})
+	var judged []*Verdict
+	for i := range out {
+		v := &out[i]
+		if i == 0 {
+			v.keep(Newest)
+		}
+		switch {
+		case p.Empty():
+			v.keep(NoPolicy)
+		case v.Time.After(now):
+			v.keep(Ahead)
+		default:
+			judged = append(judged, v)
+		}
+	}
+	byNumber(p, judged)
+	slices.SortStableFunc(judged, func(a, b *Verdict) int { return b.Time.Compare(a.Time) })
+	byTime(p, judged, loc)
+	return out
+}
+
+func (v *Verdict) keep(reason string) { v.Reasons = append(v.Reasons, reason) }
+
+// byNumber applies the rules that count snapshots, newest first.
+func byNumber(p Policy, judged []*Verdict) {
+	good := 0
+	for i, v := range judged {
+		if i < p.Last {
+			v.keep("last")
+		}
+		if v.KnownGood && good < p.KnownGood {
+			v.keep("known-good")
+			good++
+		}
+	}
+}
+
+// byTime applies the rules of the calendar, latest first.
+func byTime(p Policy, judged []*Verdict, loc *time.Location) {
+	for _, r := range []struct {
+		name   string
+		count  int
+		period func(time.Time) period
+	}{
+		{"hourly", p.Hourly, hour}, {"daily", p.Daily, day}, {"weekly", p.Weekly, week},
+		{"monthly", p.Monthly, month}, {"yearly", p.Yearly, year},
+	} {
+		seen := make(map[period]bool)
+		for _, v := range judged {
+			if len(seen) >= r.count {
+				break
+			}
+			if at := r.period(v.Time.In(loc)); !seen[at] {
+				seen[at] = true
+				v.keep(r.name)
+			}
+		}
+	}
+	for _, v := range judged {
+		if p.Within > 0 && judged[0].Time.Sub(v.Time) <= p.Within {
+			v.keep("within")
+		}
+	}
+}
+
+// period is what tells an hour, a day, … of a calendar from all others.
+type period [5]int
+
+func hour(t time.Time) period {
+	_, offset := t.Zone()
+	return period{t.Year(), int(t.Month()), t.Day(), t.Hour(), offset}
+}
+
+func day(t time.Time) period { return period{t.Year(), int(t.Month()), t.Day()} }
+
+func week(t time.Time) period {
+	y, w := t.ISOWeek()
+	return period{y, w}
+}
+
+func month(t time.Time) period { return period{t.Year(), int(t.Month())} }
+
+func year(t time.Time) period { return period{t.Year()} }
