@@ -42,7 +42,10 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 		if err := h.checkCurrent(e.certs); err != nil {
 			return nil, err
 		}
-		previous, number, err := e.next(ctx)
+		previous, number, err := e.afterKnown(ctx)
+		if err == nil && (number == 0 || number == conflict) {
+			previous, number, err = e.next(ctx)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -137,6 +140,22 @@ func (e *environment) next(ctx context.Context) (previous [32]byte, number uint6
 		previous = sha256.Sum256(object)
 	}
 	return previous, number, nil
+}
+
+// afterKnown is what a root after the newest remembered says of it, when the
+// store still shows that one. Whether there is a newer one the put will tell.
+func (e *environment) afterKnown(ctx context.Context) (previous [32]byte, number uint64, err error) {
+	if e.known == nil {
+		return previous, 0, nil
+	}
+	object, err := readObject(ctx, e.r.store, statement.KeyRoot(e.host, e.name, e.known.Number))
+	switch {
+	case err == nil && sha256.Sum256(object) == e.known.Hash:
+		return e.known.Hash, e.known.Number + 1, nil
+	case err == nil || errors.Is(err, storage.ErrNotFound) || Damaged(err):
+		return previous, 0, nil
+	}
+	return previous, 0, err
 }
 
 // readBack says that a root is committed once the store gives it back.

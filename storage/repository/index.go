@@ -33,6 +33,8 @@ type Index struct {
 	cache  *index.Cache
 	table  *index.Table
 	remove string // a temporary cache directory
+	shared *warm  // whose table it is; nil: its own
+	synced time.Time
 
 	marker *os.File // of this run
 	stale  []string // markers of runs that died
@@ -42,15 +44,11 @@ type Index struct {
 // Packs that a killed run left, or that no index names because everything
 // local was lost, are found by listing and taken in.
 func (r *Repository) OpenIndex(ctx context.Context, host *Host) (*Index, error) {
-	dir := filepath.Join(r.LocalDir(), "index", host.Domain.ID.String())
-	x, err := r.openIndex(ctx, host.Name, host.Domain, dir)
+	x, complete, err := r.ownIndex(ctx, host)
 	if err != nil {
 		return nil, err
 	}
-	complete, err := x.sync(ctx)
-	if err == nil {
-		err = x.mark(filepath.Join(r.LocalDir(), "runs"))
-	}
+	err = x.mark(filepath.Join(r.LocalDir(), "runs"))
 	if err == nil && (!complete || len(x.stale) > 0) {
 		err = x.adoptPacks(ctx)
 	}
@@ -59,6 +57,23 @@ func (r *Repository) OpenIndex(ctx context.Context, host *Host) (*Index, error) 
 		return nil, err
 	}
 	return x, nil
+}
+
+// ownIndex is the index of the host's domain as the store shows it: the one
+// that is kept open, if one may be. It tells whether it is known to be complete.
+func (r *Repository) ownIndex(ctx context.Context, host *Host) (x *Index, complete bool, err error) {
+	if r.keepIndex > 0 {
+		return r.warmIndex(ctx, host)
+	}
+	x, err = r.openIndex(ctx, host.Name, host.Domain, filepath.Join(r.LocalDir(), "index", host.Domain.ID.String()))
+	if err != nil {
+		return nil, false, err
+	}
+	x.synced = time.Now()
+	if complete, err = x.sync(ctx); err != nil {
+		x.Close()
+	}
+	return x, complete, err
 }
 
 // ReadIndex opens the index of any domain for reading; a temporary directory
@@ -86,7 +101,9 @@ func (r *Repository) openIndex(ctx context.Context, host string, domain *seal.Do
 // Close releases the index. A run that was not completed is told by its
 // marker to the next one.
 func (x *Index) Close() {
-	x.table.Close()
+	if x.shared == nil {
+		x.table.Close()
+	}
 	if x.marker != nil {
 		x.marker.Close()
 	}
@@ -267,6 +284,10 @@ func (x *Index) adoptPack(ctx context.Context, key string, hash [32]byte, size i
 // Publish writes what the run added as index runs, merges small ones, and
 // returns the highest generation seen. It may be called repeatedly.
 func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) (uint64, error) {
+	if x.shared != nil {
+		x.shared.mu.Lock()
+		defer x.shared.mu.Unlock()
+	}
 	unsaved, err := x.table.Unsaved()
 	if err != nil {
 		return 0, err

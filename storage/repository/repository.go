@@ -33,7 +33,9 @@ type Repository struct {
 	keys  keyring
 	certs certificates
 
-	freshFor time.Duration // how long what was listed counts
+	freshFor  time.Duration // how long what was listed counts
+	keepIndex time.Duration // how long a look at index runs counts
+	warm      warm
 
 	mu         sync.Mutex
 	epochSeen  epochSeen
@@ -59,6 +61,10 @@ type OpenOptions struct {
 	// store is asked again; 0 asks each time. What this Repository publishes
 	// itself it sees at once.
 	Fresh time.Duration
+	// KeepIndex keeps the index of the host's own domain open between runs,
+	// until Close: this is how long a look at what other processes of the host
+	// wrote counts, at most half a day. 0 opens it for each run.
+	KeepIndex time.Duration
 }
 
 // Open opens the repository in store. Its descriptor must match the pin given
@@ -67,7 +73,7 @@ type OpenOptions struct {
 // there is none, wire.ErrNewer when it needs a newer version, *TamperError
 // when it is not the one that is remembered.
 func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository, error) {
-	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}, freshFor: o.Fresh}
+	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}, freshFor: o.Fresh, keepIndex: o.KeepIndex}
 	known, err := r.local.pin(o.URL)
 	if err != nil {
 		return nil, err
