@@ -1,0 +1,64 @@
+package repository
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// maxUnverified is how long a writer may rely on what it saw in the store
+// before it looks again; docs/FORMAT.md, section 10.
+const maxUnverified = 24 * time.Hour
+
+// warm is the index of the host's own domain, kept open between runs. Several
+// runs may use it at once.
+type warm struct {
+	mu     sync.Mutex // held by whoever takes runs in, or publishes
+	index  *Index     // nil until first opened
+	synced time.Time  // when the store was last asked
+}
+
+// warmIndex is the index as the store showed it at most r.keepIndex ago. It
+// tells whether the index is known to be complete.
+func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, complete bool, err error) {
+	w := &r.warm
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.index != nil && w.index.domain.ID != host.Domain.ID { // enrolled anew
+		w.index.table.Close()
+		w.index = nil
+	}
+	opened := false
+	if w.index == nil {
+		if w.index, err = r.openIndex(ctx, host.Name, host.Domain, filepath.Join(r.LocalDir(), "index", host.Domain.ID.String())); err != nil {
+			return nil, false, err
+		}
+		opened = true
+	}
+	if since := time.Since(w.synced); opened || since < 0 || since >= min(r.keepIndex, maxUnverified/2) {
+		now := time.Now()
+		if complete, err = w.index.sync(ctx); err != nil {
+			if opened {
+				w.index.table.Close()
+				w.index = nil
+			}
+			return nil, false, err
+		}
+		w.synced = now
+	}
+	run := *w.index
+	run.shared, run.synced = w, w.synced
+	return &run, complete || !opened, nil
+}
+
+// Close releases what is kept between runs. No run may be under way.
+func (r *Repository) Close() {
+	w := &r.warm
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.index != nil {
+		w.index.table.Close()
+		w.index = nil
+	}
+}
