@@ -15,7 +15,7 @@ import (
 	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
 
-	"knowngood/storage/internal/durable"
+	"knowngood/internal/durable"
 )
 
 // maxFile is the longest identity file that is read, in bytes.

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/storage/internal/durable"
+	"knowngood/internal/durable"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )

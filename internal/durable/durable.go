@@ -19,7 +19,7 @@ func Create(path string, data []byte, mode os.FileMode) error {
 	if err := finish(f, data, mode); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // Replace writes path anew through a temporary file beside it.
@@ -34,7 +34,7 @@ func Replace(path string, data []byte, mode os.FileMode) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 func finish(f *os.File, data []byte, mode os.FileMode) error {
@@ -48,7 +48,8 @@ func finish(f *os.File, data []byte, mode os.FileMode) error {
 	return errors.Join(err, f.Close())
 }
 
-func syncDir(path string) error {
+// SyncDir makes the names in a directory durable.
+func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err

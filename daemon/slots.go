@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/durable"
+)
+
+// slotSize is the room for one state, in bytes; a file has two.
+const slotSize = 16 << 10
+
+// slotHead is u64 number, u32 length, u32 CRC-32C of number, length and text.
+const slotHead = 16
+
+// slots is a small file that neither a crash nor a full disk spoils. Its space
+// is taken when it is made; states are written into its two slots in turn, each
+// with a number and a checksum, so the one before stays until the next is whole.
+type slots struct {
+	file   *os.File
+	number uint64
+}
+
+// openSlots opens or makes the file at path, and reads its newest state into
+// v, which stays as it is when there is none. A file of which neither slot
+// verifies is begun anew, and said so by an error that wraps errSpoiled.
+func openSlots(path string, v any) (*slots, error) {
+	fail := func(err error) (*slots, error) { return nil, fmt.Errorf("state file %s: %w", path, err) }
+	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = makeSlots(path)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	s := &slots{file: f}
+	b := make([]byte, 2*slotSize)
+	n, err := io.ReadFull(f, b)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		f.Close()
+		return fail(err)
+	}
+	var newest []byte
+	written := false
+	for i := range 2 {
+		slot := b[i*slotSize : (i+1)*slotSize]
+		if i*slotSize+slotHead > n {
+			break
+		}
+		number, text, ok := parseSlot(slot)
+		written = written || binary.LittleEndian.Uint64(slot) != 0
+		if ok && number > s.number {
+			s.number, newest = number, text
+		}
+	}
+	if newest == nil {
+		if written {
+			return s, fmt.Errorf("state file %s: %w", path, errSpoiled)
+		}
+		return s, nil
+	}
+	if err := json.Unmarshal(newest, v); err != nil {
+		return s, fmt.Errorf("state file %s: %w: %w", path, errSpoiled, err)
+	}
+	return s, nil
+}
+
+var errSpoiled = errors.New("it is damaged, and begun anew")
+
+// makeSlots makes the file with all its space.
+func makeSlots(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, 2*slotSize)
+	if errors.Is(err, unix.EOPNOTSUPP) { // then zeros take it
+		_, err = f.Write(make([]byte, 2*slotSize))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(path)
+		return nil, err
+	}
+	return f, nil
+}
+
+func parseSlot(b []byte) (number uint64, text []byte, ok bool) {
+	number = binary.LittleEndian.Uint64(b)
+	length := binary.LittleEndian.Uint32(b[8:])
+	if number == 0 || int64(length) > int64(len(b)-slotHead) {
+		return 0, nil, false
+	}
+	text = b[slotHead : slotHead+int(length)]
+	return number, text, slotSum(b[:12], text) == binary.LittleEndian.Uint32(b[12:])
+}
+
+func slotSum(head, text []byte) uint32 {
+	t := crc32.MakeTable(crc32.Castagnoli)
+	return crc32.Update(crc32.Checksum(head, t), t, text)
+}
+
+// write makes v the newest state; it is on disk when write returns nil.
+func (s *slots) write(v any) error {
+	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.file.Name(), err) }
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fail(err)
+	}
+	if len(text) > slotSize-slotHead {
+		return fail(fmt.Errorf("a state of %d bytes is too large", len(text)))
+	}
+	number := s.number + 1
+	b := make([]byte, slotHead, slotHead+len(text))
+	binary.LittleEndian.PutUint64(b, number)
+	binary.LittleEndian.PutUint32(b[8:], uint32(len(text)))
+	binary.LittleEndian.PutUint32(b[12:], slotSum(b[:12], text))
+	if _, err := s.file.WriteAt(append(b, text...), int64(number%2)*slotSize); err != nil {
+		return fail(err)
+	}
+	if err := unix.Fdatasync(int(s.file.Fd())); err != nil {
+		return fail(err)
+	}
+	s.number = number
+	return nil
+}
+
+func (s *slots) close() error { return s.file.Close() }

@@ -1,0 +1,146 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+type counter struct {
+	N    int
+	Text string
+}
+
+func readSlots(t rapid.TB, path string) (counter, error) {
+	t.Helper()
+	var c counter
+	s, err := openSlots(path, &c)
+	if s == nil {
+		t.Fatal(err)
+	}
+	s.close()
+	return c, err
+}
+
+func TestAStateIsReadBackAsItWasWrittenLast(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state")
+	s, err := openSlots(path, &counter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 5 {
+		if err := s.write(counter{n, strings.Repeat("x", 1000*n)}); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := readSlots(t, path); err != nil || c.N != n || len(c.Text) != 1000*n {
+			t.Errorf("read %d, %v; want %d", c.N, err, n)
+		}
+	}
+	if err := s.write(counter{Text: strings.Repeat("x", slotSize)}); err == nil {
+		t.Error("a state that does not fit was written")
+	}
+	if c, err := readSlots(t, path); err != nil || c.N != 4 {
+		t.Errorf("after a state too large: %d, %v", c.N, err)
+	}
+}
+
+// A write that a crash cuts leaves some prefix of the slot written.
+func TestACutWriteLeavesTheStateBefore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		path := filepath.Join(dir, "state")
+		defer os.Remove(path)
+		s, err := openSlots(path, &counter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		writes := rapid.IntRange(1, 4).Draw(t, "writes")
+		for n := range writes {
+			if err := s.write(counter{N: n, Text: rapid.StringN(0, 200, -1).Draw(t, "text")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.write(counter{N: writes, Text: "after"}); err != nil {
+			t.Fatal(err)
+		}
+		after, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := int(s.number%2) * slotSize
+		cut := rapid.IntRange(0, 60).Draw(t, "cut")
+		torn := append([]byte{}, before...)
+		copy(torn[at:at+cut], after[at:])
+		if err := os.WriteFile(path, torn, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := readSlots(t, path); err != nil || c.N != writes-1 && c.N != writes {
+			t.Errorf("read %+v, %v, want %d or %d", c, err, writes-1, writes)
+		}
+	})
+}
+
+func TestAFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state")
+	for _, content := range []string{strings.Repeat("rubbish ", 4096), "short but not empty"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readSlots(t, path); !errors.Is(err, errSpoiled) {
+			t.Errorf("%.10q: %v", content, err)
+		}
+	}
+	s, err := openSlots(path, &counter{})
+	if s == nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if err := s.write(counter{N: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := readSlots(t, path); err != nil || c.N != 7 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestAStateIsWrittenOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small file system takes root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("no file system can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	path := filepath.Join(dir, "state")
+	s, err := openSlots(path, &counter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	for n := range 4 {
+		if err := s.write(counter{N: n, Text: strings.Repeat("x", 4000)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c, err := readSlots(t, path); err != nil || c.N != 3 {
+		t.Errorf("%d, %v", c.N, err)
+	}
+}
