@@ -228,8 +228,8 @@ func (r *Fields) Finish() ([]Field, error) {
 // Kind of an object; the numbers are part of the stored format.
 type Kind uint8
 
-// Kinds of objects. 16 to 21 are reserved for receipts, tombstones,
-// attestations, audit events, parity and pending deletions.
+// Kinds of objects. 16 and 18 to 20 are reserved for receipts, attestations,
+// audit events and parity.
 const (
 	KindDescriptor  Kind = 1
 	KindEpoch       Kind = 2
@@ -239,13 +239,20 @@ const (
 	KindManifest    Kind = 6
 	KindIndexRun    Kind = 7
 	KindRoot        Kind = 8
+	KindTombstone   Kind = 17
+	KindDeletion    Kind = 21
 )
 
 var kindNames = [...]string{"object", "descriptor", "epoch", "host certificate", "join request", "pack", "manifest", "index run", "root"}
 
 func (k Kind) String() string {
-	if int(k) < len(kindNames) {
+	switch {
+	case int(k) < len(kindNames):
 		return kindNames[k]
+	case k == KindTombstone:
+		return "tombstone"
+	case k == KindDeletion:
+		return "pending deletion"
 	}
 	return fmt.Sprintf("kind-%d object", uint8(k))
 }

@@ -81,7 +81,11 @@ func TestANewerPreludeIsRefusedAsNewer(t *testing.T) {
 }
 
 func TestEveryKindsPreludeReadsBack(t *testing.T) {
+	kinds := []Kind{KindTombstone, KindDeletion}
 	for k := KindDescriptor; k <= KindRoot; k++ {
+		kinds = append(kinds, k)
+	}
+	for _, k := range kinds {
 		d := NewDecoder(AppendPrelude(nil, k))
 		if d.Prelude(k); d.Finish() != nil {
 			t.Errorf("%v: %v", k, d.Err())

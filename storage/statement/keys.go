@@ -64,6 +64,19 @@ func PrefixRoots(host, environment string) string {
 	return PrefixEnvironments(host) + environment + "/"
 }
 
+// PrefixTombstones lists the tombstones of an environment, newest first.
+func PrefixTombstones(host, environment string) string {
+	return PrefixHost(host) + "tombstones/" + environment + "/"
+}
+
+// PrefixDeletions lists the pending deletions of a domain, newest first.
+func PrefixDeletions(host string, domain seal.DomainID) string {
+	return PrefixHost(host) + "pending/" + domain.String() + "/"
+}
+
+// PrefixHostProbes lists what tells the time of the store.
+func PrefixHostProbes(host string) string { return PrefixHost(host) + "probe/" }
+
 // KeyEpoch is where an epoch of the whole repository lies.
 func KeyEpoch(number uint64) string { return PrefixEpochs + Inverted(number) }
 
@@ -103,6 +116,16 @@ func KeyIndexRun(host string, domain seal.DomainID, generation uint64, hash [32]
 // KeyRoot is where a root lies.
 func KeyRoot(host, environment string, number uint64) string {
 	return PrefixRoots(host, environment) + Inverted(number)
+}
+
+// KeyTombstone is where a tombstone lies.
+func KeyTombstone(host, environment string, serial uint64) string {
+	return PrefixTombstones(host, environment) + Inverted(serial)
+}
+
+// KeyDeletion is where a pending deletion lies.
+func KeyDeletion(host string, domain seal.DomainID, serial uint64) string {
+	return PrefixDeletions(host, domain) + Inverted(serial)
 }
 
 // ParseEpochKey reads what KeyEpoch wrote.
@@ -222,6 +245,30 @@ func ParseRootKey(key string) (host, environment string, number uint64, ok bool)
 		return "", "", 0, false
 	}
 	return host, rest[0], number, true
+}
+
+// ParseTombstoneKey reads what KeyTombstone wrote.
+func ParseTombstoneKey(key string) (host, environment string, serial uint64, ok bool) {
+	host, rest, ok := splitHostKey(key, "tombstones", 2)
+	if ok {
+		serial, ok = parseInverted(rest[1])
+	}
+	if !ok || ValidName(rest[0]) != nil {
+		return "", "", 0, false
+	}
+	return host, rest[0], serial, true
+}
+
+// ParseDeletionKey reads what KeyDeletion wrote.
+func ParseDeletionKey(key string) (host string, domain seal.DomainID, serial uint64, ok bool) {
+	host, rest, ok := splitHostKey(key, "pending", 2)
+	if ok {
+		serial, ok = parseInverted(rest[1])
+	}
+	if !ok || !parseHex(domain[:], rest[0]) {
+		return "", seal.DomainID{}, 0, false
+	}
+	return host, domain, serial, true
 }
 
 func parseHashKey(key, folder string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {

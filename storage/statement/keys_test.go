@@ -27,6 +27,8 @@ func TestKeysAreThoseOfTheFormat(t *testing.T) {
 		"hosts/web-7/manifests/d001000000000000/" + sum:              KeyManifest("web-7", domain, hash),
 		"hosts/web-7/index/d001000000000000/fffffffffffffffa-" + sum: KeyIndexRun("web-7", domain, 5, hash),
 		"hosts/web-7/roots/web/ffffffffffffffd5":                     KeyRoot("web-7", "web", 42),
+		"hosts/web-7/tombstones/web/fffffffffffffffc":                KeyTombstone("web-7", "web", 3),
+		"hosts/web-7/pending/d001000000000000/fffffffffffffff6":      KeyDeletion("web-7", domain, 9),
 	} {
 		if got != want {
 			t.Errorf("key %s, want %s", got, want)
@@ -69,6 +71,10 @@ func TestKeysReadBack(t *testing.T) {
 		check("index run", ok && gh == host && gd == domain && gn == n && gs == hash)
 		gh, genv, gn, ok := ParseRootKey(KeyRoot(host, env, n))
 		check("root", ok && gh == host && genv == env && gn == n)
+		gh, genv, gn, ok = ParseTombstoneKey(KeyTombstone(host, env, n))
+		check("tombstone", ok && gh == host && genv == env && gn == n)
+		gh, gd, gn, ok = ParseDeletionKey(KeyDeletion(host, domain, n))
+		check("pending deletion", ok && gh == host && gd == domain && gn == n)
 		gh, ok = ParseHostPrefix(PrefixHost(host))
 		check("host prefix", ok && gh == host)
 		gh, genv, ok = ParseEnvironmentPrefix(PrefixRoots(host, env))
@@ -110,6 +116,10 @@ func parseKey(key string) (written []string) {
 	add(ok, func() string { return PrefixRoots(h8, env2) })
 	h9, d4, ok := ParsePackDomainPrefix(key)
 	add(ok, func() string { return PrefixPacks(h9, d4) })
+	h10, env3, n5, ok := ParseTombstoneKey(key)
+	add(ok, func() string { return KeyTombstone(h10, env3, n5) })
+	h11, d5, n6, ok := ParseDeletionKey(key)
+	add(ok, func() string { return KeyDeletion(h11, d5, n6) })
 	return written
 }
 

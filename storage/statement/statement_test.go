@@ -89,6 +89,19 @@ func codecs(t testing.TB) []codec {
 			parser(ParseRoot), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
 				return CheckRootCertificate(s.(*Root), nil, k, r)
 			}},
+		{"tombstone", wire.KindTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 3, Previous: [32]byte{4},
+			Forgotten: Numbers{{1, 9}, {11, 11}, {300, 4000}}, Made: at, Reason: "keep 24 hourly", Certificate: cert}, hostKey,
+			parser(ParseTombstone), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
+				return CheckTombstoneCertificate(s.(*Tombstone), nil, k, r)
+			}},
+		{"owner-tombstone", wire.KindTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Made: at}, ownerKey,
+			parser(ParseTombstone), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Tombstone).Verify(r, k) }},
+		{"pending-deletion", wire.KindDeletion, &Deletion{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Serial: 9, Since: 7, Made: at, Certificate: cert,
+			Announced: []Object{{wire.KindPack, [32]byte{1}, 17 << 20}, {wire.KindManifest, [32]byte{1}, 5000}},
+			Deleted:   []Object{{wire.KindPack, [32]byte{2}, 0}, {wire.KindPack, [32]byte{3}, 0}}, Spared: []Object{{wire.KindManifest, [32]byte{4}, 0}}}, hostKey,
+			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
+		{"owner-pending-deletion", wire.KindDeletion, &Deletion{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Serial: 1, Since: 1, Made: at}, ownerKey,
+			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
 	}
 }
 
@@ -353,6 +366,30 @@ func TestParseRefusesFields(t *testing.T) {
 		"a root without a domain secret":          {"root", 18, nil, wire.ErrMalformed},
 		"a domain secret over the limit":          {"root", 18, make([]byte, seal.MaxSealed+1), wire.ErrMalformed},
 		"a root without a body":                   {"root", 22, nil, wire.ErrMalformed},
+		"a tombstone in a bad environment":        {"tombstone", 6, []byte("-web"), wire.ErrMalformed},
+		"tombstone 0":                             {"tombstone", 8, nil, wire.ErrMalformed},
+		"a tombstone before of zeros":             {"tombstone", 10, make([]byte, 32), wire.ErrMalformed},
+		"an empty list of numbers":                {"tombstone", 12, []byte{0}, wire.ErrMalformed},
+		"snapshot 0 forgotten":                    {"tombstone", 12, []byte{1, 0, 1}, wire.ErrMalformed},
+		"ranges that touch":                       {"tombstone", 12, []byte{2, 1, 1, 0, 1}, wire.ErrMalformed},
+		"a range of no numbers":                   {"tombstone", 12, []byte{1, 1, 0}, wire.ErrMalformed},
+		"a range beyond all numbers":              {"tombstone", 12, append([]byte{1, 2}, u(1<<64-2)...), wire.ErrMalformed},
+		"a range that begins beyond all numbers":  {"tombstone", 12, append(append([]byte{1}, u(1<<64-1)...), 1), wire.ErrMalformed},
+		"ranges with bytes after them":            {"tombstone", 12, []byte{1, 1, 1, 0}, wire.ErrMalformed},
+		"a tombstone made at no time":             {"tombstone", 14, nil, wire.ErrMalformed},
+		"a reason that is no text":                {"tombstone", 15, []byte{0xff}, wire.ErrMalformed},
+		"a reason of many words":                  {"tombstone", 15, bytes.Repeat([]byte("a"), maxReason+1), wire.ErrMalformed},
+		"a tombstone with another host's":         {"tombstone", 16, otherHost, wire.ErrMalformed},
+		"a deletion in no domain":                 {"pending-deletion", 6, nil, wire.ErrMalformed},
+		"deletion 0":                              {"pending-deletion", 8, nil, wire.ErrMalformed},
+		"an empty list of objects":                {"pending-deletion", 10, []byte{0}, wire.ErrMalformed},
+		"a root to be deleted":                    {"pending-deletion", 12, append([]byte{1, byte(wire.KindRoot)}, make([]byte, 32)...), wire.ErrMalformed},
+		"an object named twice":                   {"pending-deletion", 14, appendObjects([]Object{{wire.KindPack, [32]byte{1}, 0}, {wire.KindPack, [32]byte{1}, 0}}, false), wire.ErrMalformed},
+		"an announced object without its size":    {"pending-deletion", 10, appendObjects([]Object{{wire.KindPack, [32]byte{1}, 0}}, false), wire.ErrMalformed},
+		"since the future":                        {"pending-deletion", 16, u(10), wire.ErrMalformed},
+		"since never":                             {"pending-deletion", 16, nil, wire.ErrMalformed},
+		"a deletion made at no time":              {"pending-deletion", 18, nil, wire.ErrMalformed},
+		"a deletion with another host's":          {"pending-deletion", 20, otherHost, wire.ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := all[c.codec]

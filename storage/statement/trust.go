@@ -59,3 +59,19 @@ func withinHeads(root *Root, later *Certificate) error {
 	}
 	return nil
 }
+
+// CheckTombstoneCertificate checks a tombstone against the owner and the
+// certificates of its host, as CheckRootCertificate does a root. One that a
+// host signed counts only under its newest certificate: whoever takes an old
+// key over must not forget anything with it.
+func CheckTombstoneCertificate(x *Tombstone, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID) error {
+	if err := x.Verify(repo, owner); err != nil || x.Certificate == nil {
+		return err
+	}
+	for _, c := range certs {
+		if c.Host == x.Host && c.Serial >= x.Certificate.Serial && c.hash != x.Certificate.hash && c.Verify(repo, owner) == nil {
+			return fmt.Errorf("tombstone %d of %s: %w", x.Serial, x.Environment, ErrEnded)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+package statement
+
+import (
+	"math"
+	"slices"
+	"sort"
+
+	"knowngood/internal/wire"
+)
+
+// Numbers is a set of numbers of snapshots, as ascending ranges that neither
+// overlap nor touch.
+type Numbers []Range
+
+// Range is the numbers from First to Last, both included.
+type Range struct{ First, Last uint64 }
+
+// NumbersOf makes a set; the list may be in any order.
+func NumbersOf(list ...uint64) Numbers {
+	list = slices.Clone(list)
+	slices.Sort(list)
+	var out Numbers
+	for _, n := range list {
+		if k := len(out); k > 0 && n <= out[k-1].Last+1 {
+			out[k-1].Last = n
+			continue
+		}
+		out = append(out, Range{n, n})
+	}
+	return out
+}
+
+// Has tells whether n is in the set.
+func (s Numbers) Has(n uint64) bool {
+	i := sort.Search(len(s), func(i int) bool { return s[i].Last >= n })
+	return i < len(s) && s[i].First <= n
+}
+
+// Count is how many numbers are in the set.
+func (s Numbers) Count() uint64 {
+	n := uint64(0)
+	for _, r := range s {
+		n += r.Last - r.First + 1
+	}
+	return n
+}
+
+// With is the set with the numbers of other too.
+func (s Numbers) With(other Numbers) Numbers {
+	all := slices.Concat(s, other)
+	slices.SortFunc(all, func(a, b Range) int {
+		switch {
+		case a.First < b.First:
+			return -1
+		case a.First > b.First:
+			return 1
+		}
+		return 0
+	})
+	var out Numbers
+	for _, r := range all {
+		if k := len(out); k > 0 && r.First <= out[k-1].Last+1 {
+			out[k-1].Last = max(out[k-1].Last, r.Last)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Without is the set without the numbers of other.
+func (s Numbers) Without(other Numbers) Numbers {
+	var out Numbers
+	for _, r := range s {
+		for _, o := range other {
+			if o.Last < r.First || o.First > r.Last {
+				continue
+			}
+			if o.First > r.First {
+				out = append(out, Range{r.First, o.First - 1})
+			}
+			if r.First = o.Last + 1; r.First > r.Last {
+				break
+			}
+		}
+		if r.First <= r.Last {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// append encodes the set; none is nil.
+func (s Numbers) append() []byte {
+	if len(s) == 0 {
+		return nil
+	}
+	b := wire.AppendUvarint(nil, uint64(len(s)))
+	end := uint64(0)
+	for _, r := range s {
+		b = wire.AppendUvarint(b, r.First-end)
+		b = wire.AppendUvarint(b, r.Last-r.First+1)
+		end = r.Last + 1
+	}
+	return b
+}
+
+// parseNumbers takes a set of numbers.
+func parseNumbers(r *wire.Fields, tag uint64) Numbers {
+	v := r.Bytes(tag)
+	if v == nil {
+		return nil
+	}
+	d := wire.NewDecoder(v)
+	n := d.Count(2)
+	if n == 0 {
+		d.Fail("an empty list")
+	}
+	out := make(Numbers, 0, n)
+	end := uint64(0) // the number after the range before
+	for range n {
+		gap, count := d.Uvarint(), d.Uvarint()
+		if d.Err() != nil {
+			break
+		}
+		// Numbers stay below the last there is, so that nothing overflows.
+		if gap == 0 || count == 0 || gap >= math.MaxUint64-end || count >= math.MaxUint64-end-gap {
+			d.Fail("a range of %d numbers %d after the one before", count, gap)
+			break
+		}
+		first := end + gap
+		end = first + count
+		out = append(out, Range{first, end - 1})
+	}
+	if err := d.Finish(); err != nil {
+		r.Fail(tag, "%v", err)
+		return nil
+	}
+	return out
+}

@@ -1,0 +1,103 @@
+package statement
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"math"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/seal"
+)
+
+// maxReason bounds what a tombstone says of its reason, in bytes.
+const maxReason = 4096
+
+// Tombstone says which snapshots of an environment are forgotten, all of
+// them: the newest that counts is the only one that has to be read. Nothing is
+// deleted by it, and a later one may take it back.
+type Tombstone struct {
+	Envelope
+	Repository  seal.RepositoryID
+	Host        string
+	Environment string
+	Serial      uint64   // from 1
+	Previous    [32]byte // hash of the tombstone before; zero for none
+	Forgotten   Numbers
+	Made        time.Time
+	Reason      string
+	// Certificate of the host that signed; nil when the owner did.
+	Certificate *Certificate
+	// Unknown fields of newer versions, kept.
+	Unknown []wire.Field
+}
+
+// Encode signs the tombstone with the key of its certificate, or with the
+// owner's where it has none.
+func (x *Tombstone) Encode(key ed25519.PrivateKey) ([]byte, error) {
+	if err := checkTimes(x.Made); err != nil {
+		return nil, fmt.Errorf("tombstone: %w", err)
+	}
+	var r wire.Record
+	r.Bytes(tagRepository, x.Repository[:])
+	r.Text(4, x.Host)
+	r.Text(6, x.Environment)
+	r.Uint(8, x.Serial)
+	hash32(&r, 10, x.Previous)
+	r.Bytes(12, x.Forgotten.append())
+	r.Time(14, x.Made)
+	r.Text(15, x.Reason)
+	if x.Certificate != nil {
+		r.Bytes(16, x.Certificate.Bytes())
+	}
+	r.Unknown(x.Unknown)
+	return encode(wire.KindTombstone, &r, key, ParseTombstone)
+}
+
+// ParseTombstone reads a tombstone, which shares memory with object, and
+// trusts nothing in it.
+func ParseTombstone(object []byte) (*Tombstone, error) {
+	env, r, err := open(wire.KindTombstone, object)
+	if err != nil {
+		return nil, err
+	}
+	x := &Tombstone{Envelope: env}
+	r.Fixed(tagRepository, x.Repository[:])
+	x.Host = name(r, 4)
+	x.Environment = name(r, 6)
+	x.Serial = validUint(r, 8, r.Uint(8), 1, math.MaxUint64-1)
+	x.Previous = optionalHash(r, 10)
+	x.Forgotten = parseNumbers(r, 12)
+	x.Made = r.Time(14)
+	validTime(r, 14, x.Made)
+	x.Reason = r.Text(15)
+	if len(x.Reason) > maxReason {
+		r.Fail(15, "a reason of %d bytes", len(x.Reason))
+	}
+	cert := r.Bytes(16)
+	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
+		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tombstone: %w", err)
+	}
+	return x, nil
+}
+
+// Verify checks repository and signature: by owner, or by the key of the
+// certificate, which owner must have signed. CheckTombstoneCertificate checks
+// besides that the certificate still holds.
+func (x *Tombstone) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
+	return verifySigner(&x.Envelope, x.Repository, x.Certificate, repo, owner)
+}
+
+// verifySigner checks a statement that the owner or a certified host signs.
+func verifySigner(e *Envelope, of seal.RepositoryID, cert *Certificate, repo seal.RepositoryID, owner ed25519.PublicKey) error {
+	if cert == nil {
+		return e.verify(of, repo, owner)
+	}
+	if err := cert.Verify(repo, owner); err != nil {
+		return fmt.Errorf("%v: %w", e.kind, err)
+	}
+	return e.verify(of, repo, cert.HostKey)
+}
