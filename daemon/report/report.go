@@ -1,6 +1,6 @@
 // Package report is what the daemon says of itself: the JSON of its API, what
 // the status command and the page show, and where metrics are taken from. It
-// holds data alone, of which nothing is secret.
+// holds data, of which nothing is secret, and what that comes to in words.
 package report
 
 import "time"
@@ -44,6 +44,9 @@ type Job struct {
 	LastSuccess *Run `json:"last_success,omitempty"`
 	// Failures in a row since the last success.
 	Failures int `json:"failures"`
+	// Totals are the runs that ended, by result; they only grow while the
+	// daemon's state lives.
+	Totals map[Result]uint64 `json:"totals,omitempty"`
 }
 
 // Environment is one environment of the host.

@@ -1,0 +1,163 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Level says how bad it is; a higher one is worse.
+type Level int
+
+// Levels. Broken: what was promised does not hold, or the repository cannot be
+// trusted or used. Attention: it still holds, and will not if nobody looks.
+const (
+	Well Level = iota
+	Attention
+	Broken
+)
+
+func (l Level) String() string {
+	return [...]string{"well", "attention", "broken"}[l]
+}
+
+// Broken says whether the environment's RPO does not hold: a promise of which
+// there is no snapshot is a broken one.
+func (e *Environment) Broken() bool {
+	return e.RPOBroken || e.RPOSeconds > 0 && e.Newest.IsZero()
+}
+
+// RPO is how old the newest good snapshot may be; 0 when nothing was promised.
+func (e *Environment) RPO() time.Duration { return seconds(e.RPOSeconds) }
+
+// Verdict on one environment, in words that go on after its name.
+func (e *Environment) Verdict() (Level, string) {
+	failing := ""
+	switch {
+	case e.Failures == 1:
+		failing = "failed in its last run"
+	case e.Failures > 1:
+		failing = fmt.Sprintf("failed in its last %d runs", e.Failures)
+	}
+	switch {
+	case e.Broken() && e.Newest.IsZero():
+		return Broken, fmt.Sprintf("has no snapshot, and its RPO is %s", Span(e.RPO()))
+	case e.Broken():
+		return Broken, fmt.Sprintf("broke its RPO: the newest good snapshot is %s old, %s was promised", Span(seconds(e.AgeSeconds)), Span(e.RPO()))
+	case failing != "":
+		return Attention, failing
+	case e.Newest.IsZero():
+		return Attention, "has no snapshot yet"
+	case e.Last != nil && e.Last.Result == Partial:
+		return Attention, fmt.Sprintf("lacks what could not be read: %d in its last run", e.Last.Problems)
+	case e.RPOSeconds == 0:
+		return Well, "has no RPO"
+	}
+	return Well, "is within its RPO"
+}
+
+// Verdict on everything, in one sentence that begins with what is worst.
+func (r *Report) Verdict() (Level, string) {
+	if slices.ContainsFunc(r.Warnings, func(w Warning) bool { return w.Tampering }) {
+		return Broken, "The repository was tampered with, see the warnings"
+	}
+	envs, bad := r.Ranked(), 0
+	worst, unpromised := Well, 0
+	for i := range envs {
+		level, _ := envs[i].Verdict()
+		if i == 0 {
+			worst = level
+		}
+		if level == worst {
+			bad++
+		}
+		if envs[i].RPOSeconds == 0 {
+			unpromised++
+		}
+	}
+	switch {
+	case worst == Broken && bad == 1:
+		return Broken, sentence(&envs[0])
+	case worst == Broken:
+		return Broken, fmt.Sprintf("%d of %d environments broke their RPO, first %s", bad, len(envs), sentence(&envs[0]))
+	case r.Degraded != "":
+		return Broken, "The daemon cannot do its work: " + r.Degraded
+	case len(envs) == 0:
+		return Attention, "No environments are configured"
+	case worst == Attention && bad == 1:
+		return Attention, sentence(&envs[0])
+	case worst == Attention:
+		return Attention, fmt.Sprintf("%d of %d environments need attention, first %s", bad, len(envs), sentence(&envs[0]))
+	case r.Prune != nil && r.Prune.Failures > 0:
+		return Attention, fmt.Sprintf("Pruning failed in its last %s", counted(r.Prune.Failures, "run", "runs"))
+	case len(r.Warnings) > 0:
+		return Attention, fmt.Sprintf("All environments are well; %s a look", counted(len(r.Warnings), "warning deserves", "warnings deserve"))
+	case unpromised == len(envs):
+		return Well, fmt.Sprintf("%s a snapshot; nothing was promised with an rpo", counted(len(envs), "environment has", "environments have"))
+	case unpromised > 0:
+		return Well, fmt.Sprintf("%d of %d environments are within their RPO, the others have none", len(envs)-unpromised, len(envs))
+	case len(envs) == 1:
+		return Well, sentence(&envs[0])
+	}
+	return Well, fmt.Sprintf("All %d environments are within their RPO", len(envs))
+}
+
+// Ranked are the environments, the worst first, and by name among equals.
+func (r *Report) Ranked() []Environment {
+	out := slices.Clone(r.Environments)
+	slices.SortStableFunc(out, func(a, b Environment) int {
+		la, _ := a.Verdict()
+		lb, _ := b.Verdict()
+		if la != lb {
+			return int(lb - la)
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return out
+}
+
+// NextStep is what a person can do about an environment that failed.
+func (e *Environment) NextStep() string {
+	try := fmt.Sprintf("mend the cause, then run: knowngood snapshot %s", e.Name)
+	if !e.Next.IsZero() {
+		try += fmt.Sprintf("; it is tried again by itself at %s", e.Next.Format("2006-01-02 15:04 MST"))
+	}
+	return try
+}
+
+// Span is a duration as people read it: 45 s, 12 min, 3 h 5 min, 9 d 4 h.
+func Span(d time.Duration) string {
+	two := func(a time.Duration, unit string, b time.Duration, small string) string {
+		if b == 0 {
+			return fmt.Sprintf("%d %s", a, unit)
+		}
+		return fmt.Sprintf("%d %s %d %s", a, unit, b, small)
+	}
+	const day = 24 * time.Hour
+	switch {
+	case d < 0:
+		return "-" + Span(-d)
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", d/time.Minute)
+	case d < 2*day:
+		return two(d/time.Hour, "h", d%time.Hour/time.Minute, "min")
+	}
+	return two(d/day, "d", d%day/time.Hour, "h")
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func sentence(e *Environment) string {
+	_, text := e.Verdict()
+	return e.Name + " " + text
+}
+
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

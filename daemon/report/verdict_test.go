@@ -1,0 +1,83 @@
+package report
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+var now = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+
+func env(name string, rpo, age time.Duration, failures int) Environment {
+	e := Environment{Name: name, RPOSeconds: rpo.Seconds(), AgeSeconds: -1, Job: Job{Failures: failures}}
+	if age >= 0 {
+		e.Newest, e.AgeSeconds = now.Add(-age), age.Seconds()
+		e.RPOBroken = rpo > 0 && age > rpo
+	}
+	return e
+}
+
+func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
+	t.Parallel()
+	const none = -1
+	well, slow, free := env("web", time.Hour, time.Minute, 0), env("db", time.Hour, 3*time.Hour, 2), env("etc", 0, time.Hour, 0)
+	failing, never := env("web", time.Hour, time.Minute, 1), env("new", time.Hour, none, 0)
+	partial := env("home", time.Hour, time.Minute, 0)
+	partial.Last = &Run{Result: Partial, Problems: 3}
+	for name, c := range map[string]struct {
+		r     Report
+		level Level
+		want  string
+	}{
+		"all hold":                        {Report{Environments: []Environment{well, well}}, Well, "All 2 environments are within their RPO"},
+		"one alone holds":                 {Report{Environments: []Environment{well}}, Well, "web is within its RPO"},
+		"some have none":                  {Report{Environments: []Environment{well, free}}, Well, "1 of 2 environments are within their RPO, the others have none"},
+		"none has one":                    {Report{Environments: []Environment{free}}, Well, "1 environment has a snapshot; nothing was promised with an rpo"},
+		"nothing is configured":           {Report{}, Attention, "No environments are configured"},
+		"one is broken":                   {Report{Environments: []Environment{well, slow}}, Broken, "db broke its RPO: the newest good snapshot is 3 h old, 1 h was promised"},
+		"two are broken":                  {Report{Environments: []Environment{well, slow, never}}, Broken, "2 of 3 environments broke their RPO, first db broke"},
+		"a promise without a snapshot":    {Report{Environments: []Environment{never}}, Broken, "new has no snapshot, and its RPO is 1 h"},
+		"a failure within the RPO":        {Report{Environments: []Environment{failing, free}}, Attention, "web failed in its last run"},
+		"what could not be read":          {Report{Environments: []Environment{partial}}, Attention, "home lacks what could not be read: 3"},
+		"an environment without snapshot": {Report{Environments: []Environment{env("x", 0, none, 0)}}, Attention, "x has no snapshot yet"},
+		"degraded":                        {Report{Environments: []Environment{failing}, Degraded: "no route to host"}, Broken, "The daemon cannot do its work: no route to host"},
+		"a broken RPO before degraded":    {Report{Environments: []Environment{slow}, Degraded: "x"}, Broken, "db broke its RPO"},
+		"tampering before all":            {Report{Environments: []Environment{slow}, Warnings: []Warning{{Tampering: true}}}, Broken, "The repository was tampered with"},
+		"a warning":                       {Report{Environments: []Environment{well}, Warnings: []Warning{{}}}, Attention, "All environments are well; 1 warning deserves a look"},
+		"pruning fails":                   {Report{Environments: []Environment{well}, Prune: &Job{Failures: 2}}, Attention, "Pruning failed in its last 2 runs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			level, text := c.r.Verdict()
+			if level != c.level || !strings.HasPrefix(text, c.want) {
+				t.Errorf("%v: %q, want %v: %q", level, text, c.level, c.want)
+			}
+		})
+	}
+}
+
+func TestTheWorstEnvironmentsRankFirst(t *testing.T) {
+	t.Parallel()
+	r := Report{Environments: []Environment{env("a", time.Hour, 0, 0), env("b", time.Hour, 0, 1), env("d", time.Hour, 2*time.Hour, 0), env("c", time.Hour, 2*time.Hour, 0)}}
+	var names []string
+	for _, e := range r.Ranked() {
+		names = append(names, e.Name)
+	}
+	if got := strings.Join(names, " "); got != "c d b a" {
+		t.Errorf("ranked %s", got)
+	}
+	if r.Environments[0].Name != "a" {
+		t.Error("ranking changed the report")
+	}
+}
+
+func TestSpansReadAsPeopleSayThem(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "0 s", 59 * time.Second: "59 s", 90 * time.Second: "1 min", time.Hour: "1 h", 185 * time.Minute: "3 h 5 min",
+		47 * time.Hour: "47 h", 48 * time.Hour: "2 d", 220 * time.Hour: "9 d 4 h", -time.Minute: "-1 min",
+	} {
+		if got := Span(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+}
