@@ -362,7 +362,7 @@ func (c *capture) runCommands(ctx context.Context) ([]*item, error) {
 		err := r.content(ctx, pr, f)
 		pr.CloseWithError(err)
 		if runErr := <-failed; runErr != nil {
-			return nil, &CommandError{cmd.Argv, cmd.As, runErr}
+			return nil, &CommandError{cmd.As, runErr}
 		}
 		if err != nil {
 			return nil, err
@@ -406,13 +406,12 @@ func checkCommands(commands []Command) error {
 
 // CommandError says that a command source failed, and so the snapshot.
 type CommandError struct {
-	Argv []string
-	As   string
-	Err  error
+	As  string
+	Err error
 }
 
 func (e *CommandError) Error() string {
-	return fmt.Sprintf("command source %q (%s): %v: no snapshot was taken", e.As, e.Argv[0], e.Err)
+	return fmt.Sprintf("command source %q: %v: no snapshot was taken", e.As, e.Err)
 }
 
 func (e *CommandError) Unwrap() error { return e.Err }

@@ -4,16 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
+	"knowngood/internal/command"
 	"knowngood/internal/posix"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
@@ -132,46 +131,8 @@ func (a *app) sources(env *configs.Environment, o *snapshot.Options) error {
 // runSource runs a command source, for at most limit unless that is 0.
 func runSource(limit time.Duration) func(context.Context, []string, io.Writer) error {
 	return func(ctx context.Context, argv []string, stdout io.Writer) error {
-		if limit == 0 {
-			return runCommand(ctx, argv, stdout)
-		}
-		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than its timeout of %v", limit))
-		defer cancel()
-		err := runCommand(ctx, argv, stdout)
-		if cause := context.Cause(ctx); err != nil && cause != nil {
-			err = cause
-		}
-		return err
+		return (&command.Command{Argv: argv, Timeout: limit, Stdout: stdout}).Run(ctx)
 	}
-}
-
-// runCommand runs a command; what it says on standard error goes into the
-// error.
-func runCommand(ctx context.Context, argv []string, stdout io.Writer) error {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdout = stdout
-	tail := &tailWriter{limit: 2048}
-	cmd.Stderr = tail
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	err := cmd.Run()
-	if err != nil && len(tail.b) > 0 {
-		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(tail.b)))
-	}
-	return err
-}
-
-// tailWriter keeps the last bytes written.
-type tailWriter struct {
-	b     []byte
-	limit int
-}
-
-func (t *tailWriter) Write(b []byte) (int, error) {
-	t.b = append(t.b, b...)
-	t.b = t.b[max(0, len(t.b)-t.limit):]
-	return len(b), nil
 }
 
 func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) error {
