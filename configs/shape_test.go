@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"knowngood/daemon/schedule"
 )
 
 // refused parses a text that must be refused and returns the error's text.
@@ -219,10 +221,10 @@ func FuzzSchedule(f *testing.F) {
 		if len(s) > 100 {
 			return
 		}
-		if _, err := parseSchedule(s, zone); err != nil {
+		if _, err := schedule.Parse(s, zone); err != nil {
 			return
 		}
-		if shortest, longest, ok := intervals(s, zone); ok && (shortest <= 0 || longest < shortest) {
+		if shortest, longest, ok := intervals(s); ok && (shortest <= 0 || longest < shortest) {
 			t.Errorf("%q: between %s and %s", s, shortest, longest)
 		}
 	})

@@ -29,7 +29,7 @@ func (c *Config) Warnings() []string {
 
 func (e *Environment) warnings() []string {
 	var out []string
-	shortest, longest, ok := intervals(e.Schedule, e.TimeZone)
+	shortest, longest, ok := intervals(e.Schedule)
 	if ok && e.RPO > 0 && Duration(longest) > e.RPO {
 		out = append(out, fmt.Sprintf("rpo is shorter than the time between two runs (up to %s): it will be broken between them", longest))
 	}
