@@ -1,6 +1,6 @@
 # The few things that are done to the source. What CI checks is in .ci/run,
 # whose steps can be run alone.
-.PHONY: build test race lint fuzz bench ci clean
+.PHONY: build test race lint fuzz bench package ci clean
 
 build: ## the binary, static, in bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/knowngood ./cmd/knowngood
@@ -19,6 +19,9 @@ fuzz: ## each decoder for half a minute
 
 bench: ## beside restic and borg, on the same trees
 	bench/run
+
+package: ## .deb and .rpm, in dist/
+	systemd/package/build
 
 ci: ## all that must pass
 	.ci/run

@@ -243,7 +243,11 @@ func hostName() string {
 	return h[:min(len(h), 63)]
 }
 
+// stateDir is what the unit that this process belongs to has for it, if any.
 func stateDir() string {
+	if d, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(d) {
+		return d
+	}
 	if os.Geteuid() == 0 {
 		return "/var/lib/knowngood"
 	}

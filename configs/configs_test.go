@@ -239,3 +239,14 @@ func shown(t *testing.T, c *Config) string {
 	}
 	return string(text)
 }
+
+func TestAUnitSaysWhereItsStateGoes(t *testing.T) {
+	t.Setenv("STATE_DIRECTORY", "/var/lib/other")
+	if got := Default().StateDir; got != "/var/lib/other" {
+		t.Errorf("the state directory is %q, not that of the unit", got)
+	}
+	t.Setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
+	if got := Default().StateDir; got != "/var/lib/one" {
+		t.Errorf("the state directory is %q, not the first of the unit's", got)
+	}
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+// manCommand is for those who build packages.
+func manCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:         "man DIR",
+		Short:       "Write the manual pages into a directory",
+		Hidden:      true,
+		Args:        args(cobra.ExactArgs(1)),
+		Annotations: map[string]string{"config": "none"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			built := time.Now()
+			if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" {
+				seconds, err := strconv.ParseInt(text, 10, 64)
+				if err != nil {
+					return usagef("SOURCE_DATE_EPOCH: %q is no number of seconds", text)
+				}
+				built = time.Unix(seconds, 0).UTC()
+			}
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
+				return fmt.Errorf("manual pages: %w", err)
+			}
+			root := cmd.Root()
+			root.DisableAutoGenTag = true
+			header := &doc.GenManHeader{Section: "1", Source: "knowngood " + version, Manual: "knowngood", Date: &built}
+			if err := doc.GenManTree(root, header, args[0]); err != nil {
+				return fmt.Errorf("manual pages in %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+}
