@@ -81,6 +81,7 @@ type capture struct {
 
 	parent   *localManifest // the last complete manifest, or nil
 	partials []*localManifest
+	usable   func(pack [32]byte) bool // of what partials refer to; nil: all is
 
 	problems problems
 	jobs     chan *job
@@ -116,6 +117,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 		return nil, err
 	}
 	defer c.index.Close()
+	c.letGo()
 	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, repository.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
 		return nil, err
 	}
@@ -127,6 +129,9 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	result, err := c.run(c.writer.Context(), local)
 	if err != nil {
 		local.keep()
+		if errors.Is(err, repository.ErrOvertaken) {
+			os.Remove(filepath.Join(dir, localFile)) // or the next run would be, too
+		}
 		if cause := context.Cause(c.writer.Context()); cause != nil && errors.Is(err, context.Canceled) {
 			err = cause
 		}
@@ -213,6 +218,10 @@ func (c *capture) result(e *emitter, s *repository.Snapshot) *Result {
 
 // commit publishes the index, the manifest and the root, in this order.
 func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
+	again, err := c.index.LookAgain(ctx)
+	if err != nil {
+		return nil, err
+	}
 	generation, err := c.index.Publish(ctx, c.host, c.writer)
 	if err != nil {
 		return nil, err
@@ -220,6 +229,11 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	trailer, err := e.finish()
 	if err != nil {
 		return nil, err
+	}
+	if again {
+		if err := c.index.Verify(ctx, trailer.needed()); err != nil {
+			return nil, err
+		}
 	}
 	problems, count := c.problems.list()
 	body := statement.RootBody{
@@ -231,11 +245,18 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	if len(problems) > 0 {
 		body.Status = statement.Partial
 	}
-	s, err := c.host.Commit(ctx, c.Environment, func(uint64) *statement.RootBody {
+	var overtaken error
+	s, err := c.host.Commit(ctx, c.Environment, func(number uint64) *statement.RootBody {
+		if overtaken = c.followsParent(ctx, number, trailer); overtaken != nil {
+			return nil
+		}
 		b := body
 		b.StoredBytes, b.Finished = c.writer.StoredBytes(), time.Now()
 		return &b
 	}, time.Now())
+	if overtaken != nil {
+		return nil, overtaken
+	}
 	if err != nil {
 		return nil, err
 	}

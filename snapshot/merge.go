@@ -179,7 +179,7 @@ func (m *merger) node(n *walk.Node) error {
 	}
 	for _, p := range m.partial {
 		seg, pos := p.seek(n.Path)
-		if seg != nil && !it.same && it.entry == nil && unchanged(n, &seg.entries[pos], p.started) {
+		if seg != nil && !it.same && it.entry == nil && unchanged(n, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
 			it.entry = &seg.entries[pos]
 		}
 	}

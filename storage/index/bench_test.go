@@ -124,7 +124,7 @@ func BenchmarkOpen(b *testing.B) {
 		b.Fatal(err)
 	}
 	var hash [32]byte
-	for x := range Merge(u.layers, MaxEntries, false) {
+	for x := range Merge(u.layers, MaxEntries, MergeOptions{}) {
 		f := publish(b, c, 1, nil, x)
 		hash = f.info.Hash
 		f.Close()

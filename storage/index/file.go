@@ -227,6 +227,11 @@ func (f *File) pack(i int) (p PackInfo) {
 	return p
 }
 
+// packOf is the hash of the pack that an entry names.
+func (f *File) packOf(e Entry) [32]byte {
+	return [32]byte(f.packs[int(f.frame(int(e.Frame)).Pack)*packLen:])
+}
+
 // find returns the position of id.
 func (f *File) find(id *[32]byte) (int, bool) {
 	if k := binary.BigEndian.Uint64(id[:]); k < f.low || k > f.high {

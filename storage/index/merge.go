@@ -8,15 +8,23 @@ import (
 	"slices"
 )
 
+// MergeOptions say what a merge leaves out.
+type MergeOptions struct {
+	// DropGone leaves out chunks that are gone, which is right only when the
+	// files are all there is.
+	DropGone bool
+	// LeaveOut are packs whose entries are taken for not there.
+	LeaveOut map[[32]byte]bool
+}
+
 // Merge yields the entries of files, which stand newest first, as bodies of
 // at most limit entries each, cut by ranges of IDs and of about equal size.
-// Of several entries of one chunk the newest holds. With dropGone, chunks that
-// are gone are left out, which is right only when files are all there is.
-// There is at least one body, be it empty, unless there are no files.
+// Of several entries of one chunk the newest holds. There is at least one
+// body, be it empty, unless there are no files.
 //
 // Each body reads from the files when its entries are asked for. Besides the
 // mapped files a merge holds the frames and packs of one body.
-func Merge(files []*File, limit int, dropGone bool) iter.Seq[*Body] {
+func Merge(files []*File, limit int, o MergeOptions) iter.Seq[*Body] {
 	return func(yield func(*Body) bool) {
 		if len(files) == 0 {
 			return
@@ -30,7 +38,7 @@ func Merge(files []*File, limit int, dropGone bool) iter.Seq[*Body] {
 		var from [32]byte
 		for more := true; more; {
 			var b *Body
-			b, from, more = mergePart(files, from, size, dropGone)
+			b, from, more = mergePart(files, from, size, o)
 			if !yield(b) {
 				return
 			}
@@ -43,7 +51,7 @@ type frameRef struct{ file, frame int }
 
 // mergePart builds the body of the first size entries from an ID on. next is
 // where to go on when there are more.
-func mergePart(files []*File, from [32]byte, size int, dropGone bool) (b *Body, next [32]byte, more bool) {
+func mergePart(files []*File, from [32]byte, size int, o MergeOptions) (b *Body, next [32]byte, more bool) {
 	b = &Body{}
 	// numbers[file][frame] is the frame's position in b.Frames, plus 1.
 	numbers := make([][]uint32, len(files))
@@ -51,7 +59,7 @@ func mergePart(files []*File, from [32]byte, size int, dropGone bool) (b *Body, 
 		numbers[i] = make([]uint32, f.frameCount())
 	}
 	var used []frameRef
-	for file, e := range merged(files, from, dropGone) {
+	for file, e := range merged(files, from, o) {
 		if b.Len == size {
 			next, more = e.ID, true
 			break
@@ -67,7 +75,7 @@ func mergePart(files []*File, from [32]byte, size int, dropGone bool) (b *Body, 
 	b.number(files, used, numbers)
 	b.Entries = func(yield func(Entry) bool) {
 		n := 0
-		for file, e := range merged(files, from, dropGone) {
+		for file, e := range merged(files, from, o) {
 			if n == b.Len {
 				return
 			}
@@ -139,7 +147,7 @@ func (c *cursor) less(o *cursor) bool {
 
 // merged yields the entries of files from an ID on, each chunk once, with the
 // position of the file that it comes from.
-func merged(files []*File, from [32]byte, dropGone bool) iter.Seq2[int, Entry] {
+func merged(files []*File, from [32]byte, o MergeOptions) iter.Seq2[int, Entry] {
 	return func(yield func(int, Entry) bool) {
 		var heap []cursor
 		for i, f := range files {
@@ -153,7 +161,7 @@ func merged(files []*File, from [32]byte, dropGone bool) iter.Seq2[int, Entry] {
 		var last [32]byte
 		for first := true; len(heap) > 0; {
 			c := &heap[0]
-			e, rank := c.file.entry(c.at), c.rank
+			e, rank, file := c.file.entry(c.at), c.rank, c.file
 			if c.at++; c.at < c.file.len() {
 				c.key = binary.BigEndian.Uint64(c.file.id(c.at))
 			} else {
@@ -164,8 +172,11 @@ func merged(files []*File, from [32]byte, dropGone bool) iter.Seq2[int, Entry] {
 			if !first && e.ID == last {
 				continue
 			}
+			if len(o.LeaveOut) > 0 && !e.Gone && o.LeaveOut[file.packOf(e)] {
+				continue
+			}
 			first, last = false, e.ID
-			if !(e.Gone && dropGone) && !yield(rank, e) {
+			if !(e.Gone && o.DropGone) && !yield(rank, e) {
 				return
 			}
 		}

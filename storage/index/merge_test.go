@@ -92,7 +92,7 @@ func TestAMergeHoldsTheNewestOfEveryChunk(t *testing.T) {
 		got := map[[32]byte]spot{}
 		bodies := 0
 		var last []byte
-		for x := range Merge(files, limit, drop) {
+		for x := range Merge(files, limit, MergeOptions{DropGone: drop}) {
 			bodies++
 			encoded, err := x.Append(nil)
 			if err != nil {
@@ -129,7 +129,7 @@ func TestAMergeHoldsTheNewestOfEveryChunk(t *testing.T) {
 }
 
 func TestAMergeOfNothing(t *testing.T) {
-	for range Merge(nil, 10, false) {
+	for range Merge(nil, 10, MergeOptions{}) {
 		t.Fatal("a body out of no files")
 	}
 	c := openCache(t)
@@ -139,7 +139,7 @@ func TestAMergeOfNothing(t *testing.T) {
 	}
 	defer gone.Close()
 	n := 0
-	for x := range Merge([]*File{gone}, 10, true) {
+	for x := range Merge([]*File{gone}, 10, MergeOptions{DropGone: true}) {
 		if n++; x.Len != 0 {
 			t.Fatalf("%d chunks where all are gone", x.Len)
 		}

@@ -38,6 +38,8 @@ type Table struct {
 	runs       []*File     // live, newest first
 	replaced   map[[32]byte]bool
 	generation uint64
+	absent     map[[32]byte]bool // packs that lookups pass over; see PassOver
+	deleted    map[[32]byte]bool // packs that merges leave out
 
 	packsMu sync.Mutex // taken after mu
 	packs   map[PackInfo]*PackInfo
@@ -51,15 +53,24 @@ func NewTable(cache *Cache, runs ...*File) *Table {
 	return t
 }
 
+// PassOver makes lookups from now on take what lies in absent packs for never
+// stored, and merges leave out what lies in deleted ones. The maps must not be
+// changed any more.
+func (t *Table) PassOver(absent, deleted map[[32]byte]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.absent, t.deleted = absent, deleted
+}
+
 // Lookup finds a chunk. Chunks that are gone are not found.
 func (t *Table) Lookup(id [32]byte) (Location, bool) {
 	t.mu.RLock()
-	if loc, found, known := t.mem.lookup(id); known {
+	if loc, found, known := t.mem.lookup(id); known && !(found && t.absent[loc.Pack.Hash]) {
 		t.mu.RUnlock()
 		return loc, found
 	}
 	for _, m := range t.frozen {
-		if loc, found, known := m.lookup(id); known {
+		if loc, found, known := m.lookup(id); known && !(found && t.absent[loc.Pack.Hash]) {
 			t.mu.RUnlock()
 			return loc, found
 		}
@@ -86,6 +97,9 @@ func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
 			if p == nil {
 				p = t.shared(f.pack(int(frame.Pack)))
 				known.Store(p)
+			}
+			if t.absent[p.Hash] {
+				continue
 			}
 			return Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}, true
 		}
@@ -198,7 +212,7 @@ func (t *Table) unite() error {
 	for _, f := range small {
 		total += f.len()
 	}
-	for x := range Merge(small, total, false) {
+	for x := range Merge(small, total, MergeOptions{}) {
 		united, err := t.cache.spill(x)
 		if err != nil {
 			return err
@@ -281,7 +295,7 @@ func (t *Table) Merge(some []Info) iter.Seq[*Body] {
 	files := slices.DeleteFunc(slices.Clone(t.runs), func(f *File) bool {
 		return !slices.ContainsFunc(some, func(i Info) bool { return i.Hash == f.info.Hash })
 	})
-	return Merge(files, MaxEntries, len(files) == len(t.runs))
+	return Merge(files, MaxEntries, MergeOptions{DropGone: len(files) == len(t.runs), LeaveOut: t.deleted})
 }
 
 // Pending is about how many chunks were added and not yet saved.
@@ -323,7 +337,7 @@ func (t *Table) Unsaved() (*Unsaved, error) {
 
 // Bodies yields bodies of at most SaveEntries chunks, each to be published as
 // a run of its own.
-func (u *Unsaved) Bodies() iter.Seq[*Body] { return Merge(u.layers, SaveEntries, false) }
+func (u *Unsaved) Bodies() iter.Seq[*Body] { return Merge(u.layers, SaveEntries, MergeOptions{}) }
 
 // Saved puts the runs that were published from all of Bodies in the place of
 // what they were made from. Bodies must not be used after it.

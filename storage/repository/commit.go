@@ -19,8 +19,8 @@ import (
 // refers to must be durable before.
 //
 // body makes the body for a number; it is called again when another process
-// claims that number first. Commit adds nonce and witnesses, and now as the
-// time it finished if body leaves that open. The error is *TamperError when
+// claims that number first, and gives up by returning nil. Commit adds nonce
+// and witnesses, and now as the time it finished if body leaves that open. The error is *TamperError when
 // the store shows an older head than is remembered, ErrCloned when another
 // machine has taken the host over.
 func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) *statement.RootBody, now time.Time) (*Snapshot, error) {
@@ -58,6 +58,9 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 			Domain: h.Domain.ID, Epoch: epoch.ID, SealedDomain: sealed, Salt: seal.NewSalt(),
 		}
 		b := body(number)
+		if b == nil {
+			return nil, fmt.Errorf("commit %s: given up", root.Ref())
+		}
 		if err := h.sealBody(root, b, now); err != nil {
 			return nil, err
 		}

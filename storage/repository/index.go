@@ -36,6 +36,9 @@ type Index struct {
 	shared *warm  // whose table it is; nil: its own
 	synced time.Time
 
+	deletions *Deletions // as of synced
+	reading   bool       // nothing is written: what is only announced still counts
+
 	marker *os.File // of this run
 	stale  []string // markers of runs that died
 }
@@ -124,6 +127,9 @@ func (x *Index) add(info index.PackInfo, c *pack.Contents) error { return x.tabl
 // known to be complete: not when nothing was cached before, nor when a run is
 // damaged.
 func (x *Index) sync(ctx context.Context) (complete bool, err error) {
+	if err := x.heed(ctx); err != nil {
+		return false, err
+	}
 	cached, err := x.cache.Runs()
 	if err != nil {
 		return false, err
@@ -253,7 +259,7 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 			break
 		}
 		_, _, hash, ok := statement.ParsePackKey(o.Key)
-		if _, have := known[hash]; !ok || have {
+		if _, have := known[hash]; !ok || have || x.Absent(wire.KindPack, hash) {
 			continue
 		}
 		g.Go(func() error {
@@ -401,7 +407,7 @@ func (r *Repository) ReadRuns(ctx context.Context, host string, domain *seal.Dom
 		os.RemoveAll(dir)
 		return nil, err
 	}
-	x.remove = dir
+	x.remove, x.reading = dir, true
 	if _, err = x.sync(ctx); err != nil {
 		x.Close()
 		return nil, err

@@ -110,7 +110,11 @@ func (r *Repository) selected(ctx context.Context, ref Ref, host string) (*Snaps
 	case KnownGood:
 		return nil, fmt.Errorf("%w: no snapshot of %s is known to be good yet: no drill has passed", ErrNoSnapshot, ref.Environment)
 	case ByNumber:
-		return r.byNumber(ctx, ref, host)
+		s, err := r.byNumber(ctx, ref, host)
+		if err == nil {
+			err = r.unlessPruned(ctx, s)
+		}
+		return s, err
 	case NotLater:
 		return r.notLater(ctx, ref, host)
 	}
@@ -140,7 +144,7 @@ func (r *Repository) byNumber(ctx context.Context, ref Ref, host string) (*Snaps
 		return s, err
 	}
 	if err == nil && newer.Root.Previous != s.ID {
-		return e.linked(ctx, newer, s)
+		s, err = e.linked(ctx, newer, s)
 	}
 	return s, err
 }
@@ -176,7 +180,7 @@ func (e *environment) absent(ctx context.Context, ref Ref) error {
 }
 
 func (r *Repository) notLater(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
-	for s, err := range r.Snapshots(ctx, host, ref.Environment) {
+	for s, err := range r.Kept(ctx, host, ref.Environment) {
 		if errors.Is(err, statement.ErrEnded) {
 			r.warn(err)
 			continue

@@ -110,6 +110,12 @@ func (r *Repository) Environments(ctx context.Context, host string) ([]string, e
 // A *DamageError or *TamperError takes the place of what does not verify, and
 // the iteration may go on past it; any other error ends it.
 func (r *Repository) Snapshots(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
+	return r.Without(ctx, host, env, nil)
+}
+
+// Without is Snapshots that passes over numbers, whose roots it does not read;
+// but never over the newest snapshot that counts.
+func (r *Repository) Without(ctx context.Context, host, env string, skip statement.Numbers) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
 		e, err := r.environment(ctx, host, env)
 		if err != nil {
@@ -117,8 +123,37 @@ func (r *Repository) Snapshots(ctx context.Context, host, env string) iter.Seq2[
 			return
 		}
 		var newer *Snapshot
-		fetch := func(ctx context.Context, n uint64) (*Snapshot, error) { return e.root(ctx, n) }
-		for s, err := range ordered(ctx, rootsInFlight, e.numbers, fetch) {
+		type read struct {
+			number uint64
+			s      *Snapshot // the newest, which was read to know it
+			err    error
+		}
+		numbers := func(ctx context.Context) iter.Seq2[read, error] {
+			return func(yield func(read, error) bool) {
+				headSeen := len(skip) == 0
+				for n, err := range e.numbers(ctx) {
+					x := read{number: n}
+					switch {
+					case err != nil:
+					case !headSeen:
+						x.s, x.err = e.root(ctx, n)
+						headSeen = x.err == nil
+					case skip.Has(n):
+						continue
+					}
+					if !yield(x, err) {
+						return
+					}
+				}
+			}
+		}
+		fetch := func(ctx context.Context, x read) (*Snapshot, error) {
+			if x.s != nil || x.err != nil {
+				return x.s, x.err
+			}
+			return e.root(ctx, x.number)
+		}
+		for s, err := range ordered(ctx, rootsInFlight, numbers, fetch) {
 			if err == nil && newer != nil && newer.Number == s.Number+1 && newer.Root.Previous != s.ID {
 				s, err = e.linked(ctx, newer, s)
 			}

@@ -1,0 +1,214 @@
+package repository
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// ObjectID names a pack or a manifest container of a domain.
+type ObjectID struct {
+	Kind wire.Kind
+	Hash [32]byte
+}
+
+// Fate is what the pending deletions of a domain say of an object.
+type Fate uint8
+
+// Fates.
+const (
+	Announced Fate = iota + 1 // to be deleted
+	Deleted
+	Spared // needed again
+)
+
+// Doom is the fate of one object.
+type Doom struct {
+	Fate   Fate
+	Serial uint64    // of the statement that says so
+	At     time.Time // when the store took that statement
+	Size   uint64    // in stored bytes, of an announced one
+}
+
+// Deletions are what was announced and deleted in a domain.
+type Deletions struct {
+	Dooms  map[ObjectID]Doom
+	Newest uint64 // serial of the newest statement; 0 when there is none
+}
+
+// Absent tells whether a writer must take the object for not there. It may be
+// asked of nil.
+func (d *Deletions) Absent(o ObjectID) bool {
+	if d == nil {
+		return false
+	}
+	f := d.Dooms[o].Fate
+	return f == Announced || f == Deleted
+}
+
+// packs are those with one of the fates.
+func (d *Deletions) packs(fates ...Fate) map[[32]byte]bool {
+	out := map[[32]byte]bool{}
+	for o, doom := range d.Dooms {
+		if o.Kind == wire.KindPack && slices.Contains(fates, doom.Fate) {
+			out[o.Hash] = true
+		}
+	}
+	return out
+}
+
+// Deletions reads the pending deletions of a domain. Statements that do not
+// verify are warned of, and count for nothing.
+func (r *Repository) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
+	d := &Deletions{Dooms: map[ObjectID]Doom{}}
+	type read struct {
+		*statement.Deletion
+		at time.Time
+	}
+	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
+		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
+	}
+	since := uint64(0)
+	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (read, error) {
+		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
+		if !ok {
+			return read{}, nil
+		}
+		x, err := r.deletion(ctx, o, serial)
+		return read{x, o.Modified}, err
+	}) {
+		if Damaged(err) {
+			r.warn(err)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
+		}
+		if s.Deletion == nil {
+			continue
+		}
+		d.Newest = max(d.Newest, s.Serial)
+		if s.Serial < since {
+			break
+		}
+		since = max(since, s.Since)
+		for _, of := range []struct {
+			list []statement.Object
+			fate Fate
+		}{{s.Announced, Announced}, {s.Deleted, Deleted}, {s.Spared, Spared}} {
+			for _, o := range of.list {
+				id := ObjectID{o.Kind, o.Hash}
+				if _, newer := d.Dooms[id]; !newer {
+					d.Dooms[id] = Doom{of.fate, s.Serial, s.at, o.Size}
+				}
+			}
+		}
+	}
+	return d, nil
+}
+
+// deletion reads one statement, from the state directory if it was read before.
+func (r *Repository) deletion(ctx context.Context, o storage.Object, serial uint64) (*statement.Deletion, error) {
+	check := func(object []byte) (*statement.Deletion, error) {
+		x, err := statement.ParseDeletion(object)
+		if err == nil {
+			err = x.Verify(r.ID(), r.desc.Owner)
+		}
+		if err == nil && statement.KeyDeletion(x.Host, x.Domain, x.Serial) != o.Key {
+			err = fmt.Errorf("it is number %d of domain %v of host %s", x.Serial, x.Domain, x.Host)
+		}
+		if err != nil {
+			return nil, &DamageError{Key: o.Key, What: "pending deletion", Err: err}
+		}
+		return x, nil
+	}
+	host, domain, _, _ := statement.ParseDeletionKey(o.Key)
+	file := filepath.Join("pending", host, domain.String(), statement.Inverted(serial))
+	if b, err := r.local.read(file); err == nil && b != nil {
+		if x, err := check(b); err == nil {
+			return x, nil
+		}
+	}
+	object, err := r.listed(ctx, o, func(b []byte) bool { _, err := check(b); return err == nil })
+	if errors.Is(err, storage.ErrNotFound) {
+		err = &DamageError{Key: o.Key, What: "pending deletion", Err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	x, err := check(object)
+	if err == nil && r.local.stateDir != "" {
+		if err := r.local.write(file, object); err != nil {
+			r.warn(err)
+		}
+	}
+	return x, err
+}
+
+// signer is who may sign for a host here: this machine as that host, else the
+// owner, which takes an identity.
+func (r *Repository) signer(ctx context.Context, host string) (ed25519.PrivateKey, *statement.Certificate, error) {
+	h, err := r.Host(ctx)
+	if err == nil && h.Name == host {
+		return h.key, h.Certificate, nil
+	}
+	if err != nil && !errors.Is(err, ErrNotEnrolled) && !errors.Is(err, ErrCloned) {
+		return nil, nil, err
+	}
+	owner, err := r.OwnerKey(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("this machine is not host %s, so it takes the owner key: %w", host, err)
+	}
+	return owner, nil, nil
+}
+
+// TellDeletions publishes what is announced, deleted and spared in a domain,
+// as statements after d.Newest; what they say of order and size is seen to
+// here. since is the lowest serial that still has something to say, of those
+// before; 0 when nothing has.
+func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal.DomainID, d *Deletions, announced, deleted, spared []statement.Object, since uint64, now time.Time) error {
+	key, cert, err := r.signer(ctx, host)
+	if err != nil {
+		return err
+	}
+	serial := d.Newest + 1
+	if since == 0 {
+		since = serial
+	}
+	lists := [3][]statement.Object{announced, deleted, spared}
+	for i := range lists {
+		lists[i] = slices.SortedFunc(slices.Values(lists[i]), statement.CompareObjects)
+	}
+	for len(lists[0])+len(lists[1])+len(lists[2]) > 0 {
+		x := &statement.Deletion{Repository: r.ID(), Host: host, Domain: domain, Serial: serial, Since: since, Made: now, Certificate: cert}
+		room := statement.MaxDeletionObjects
+		for i, part := range []*[]statement.Object{&x.Announced, &x.Deleted, &x.Spared} {
+			n := min(room, len(lists[i]))
+			*part, lists[i] = lists[i][:n], lists[i][n:]
+			room -= n
+		}
+		object, err := x.Encode(key)
+		if err != nil {
+			return err
+		}
+		err = r.put(ctx, statement.KeyDeletion(host, domain, serial), object, now)
+		if errors.Is(err, storage.ErrExists) {
+			return fmt.Errorf("pending deletions of host %s: another process prunes it just now: let it end, then run again (%w)", host, err)
+		}
+		if err != nil {
+			return err
+		}
+		serial++
+	}
+	return nil
+}

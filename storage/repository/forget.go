@@ -1,0 +1,267 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/pack"
+	"knowngood/storage/statement"
+)
+
+// ErrPruned says that a snapshot was forgotten and content of it deleted.
+var ErrPruned = errors.New("the snapshot was forgotten and its content deleted")
+
+// Tombstone is what says which snapshots of an environment are forgotten; nil
+// when nothing does.
+func (r *Repository) Tombstone(ctx context.Context, host, env string) (*statement.Tombstone, error) {
+	x, _, err := r.tombstone(ctx, host, env)
+	return x, err
+}
+
+// tombstone is the newest that counts, and the highest serial there is. Those
+// that do not verify are warned of; those under a certificate that ended were
+// of a host that is no more, and forget nothing.
+func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, newest uint64, err error) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixTombstones(host, env), Hidden: true}) {
+		if err != nil {
+			return nil, 0, fmt.Errorf("list tombstones of %s: %w", env, err)
+		}
+		_, _, serial, ok := statement.ParseTombstoneKey(o.Key)
+		if !ok {
+			continue
+		}
+		newest = max(newest, serial)
+		certs, err := r.hostCertificates(ctx, host)
+		if err != nil {
+			return nil, 0, err
+		}
+		check := func(object []byte) error {
+			x, err = statement.ParseTombstone(object)
+			if err == nil {
+				err = statement.CheckTombstoneCertificate(x, certs, r.desc.Owner, r.ID())
+			}
+			if err == nil && statement.KeyTombstone(x.Host, x.Environment, x.Serial) != o.Key {
+				err = fmt.Errorf("it is number %d of %s of host %s", x.Serial, x.Environment, x.Host)
+			}
+			if err != nil {
+				return &DamageError{Key: o.Key, What: "tombstone", Err: err}
+			}
+			return nil
+		}
+		object, err := r.listed(ctx, o, func(b []byte) bool { return check(b) == nil })
+		if errors.Is(err, storage.ErrNotFound) {
+			err = &DamageError{Key: o.Key, What: "tombstone", Err: err}
+		}
+		if err == nil {
+			err = check(object)
+		}
+		switch {
+		case err == nil:
+			return x, newest, nil
+		case errors.Is(err, statement.ErrEnded):
+		case Damaged(err):
+			r.warn(err)
+		default:
+			return nil, 0, err
+		}
+	}
+	return nil, newest, nil
+}
+
+// Kept is Snapshots without those that are forgotten, whose roots are not
+// read. The newest that counts is always among them.
+func (r *Repository) Kept(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
+	return func(yield func(*Snapshot, error) bool) {
+		x, err := r.Tombstone(ctx, host, env)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		var skip statement.Numbers
+		if x != nil {
+			skip = x.Forgotten
+		}
+		for s, err := range r.Without(ctx, host, env, skip) {
+			if !yield(s, err) {
+				return
+			}
+		}
+	}
+}
+
+// Written tells when the store took the roots of an environment, by number:
+// a time that is not the host's word.
+func (r *Repository) Written(ctx context.Context, host, env string) (map[uint64]time.Time, error) {
+	out := map[uint64]time.Time{}
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(host, env), Hidden: true}) {
+		if err != nil {
+			return nil, err
+		}
+		if _, _, n, ok := statement.ParseRootKey(o.Key); ok {
+			out[n] = o.Modified
+		}
+	}
+	return out, nil
+}
+
+// Change of what is forgotten.
+type Change struct {
+	Forget statement.Numbers
+	Undo   statement.Numbers // of what was forgotten
+	Reason string
+	Now    time.Time
+}
+
+// Forget writes a tombstone that changes what is forgotten of an environment,
+// and returns what holds then. Nothing is deleted by it. This machine signs it
+// as the host, or, with an identity, the owner. The newest snapshot cannot be
+// forgotten; what was deleted already cannot be undone, which is ErrPruned.
+func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*statement.Tombstone, error) {
+	head, err := r.Head(ctx, host, env)
+	if err != nil {
+		return nil, err
+	}
+	if c.Forget.Has(head.Number) {
+		return nil, fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
+	}
+	if n := len(c.Forget); n > 0 && c.Forget[n-1].Last > head.Number {
+		return nil, fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, c.Forget[n-1].Last, host, head.Ref())
+	}
+	key, cert, err := r.signer(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	checked := false
+	for {
+		old, newest, err := r.tombstone(ctx, host, env)
+		if err != nil {
+			return nil, err
+		}
+		x := &statement.Tombstone{Repository: r.ID(), Host: host, Environment: env, Serial: newest + 1, Made: c.Now, Reason: c.Reason, Certificate: cert}
+		var before statement.Numbers
+		if old != nil {
+			before, x.Previous = old.Forgotten, old.Hash()
+		}
+		x.Forgotten = before.With(c.Forget).Without(c.Undo)
+		if x.Forgotten.Count() == before.Count() && x.Forgotten.Without(before).Count() == 0 {
+			return old, nil // nothing changes
+		}
+		if !checked {
+			if err := r.restorable(ctx, host, env, before.Without(x.Forgotten)); err != nil {
+				return nil, err
+			}
+			checked = true
+		}
+		object, err := x.Encode(key)
+		if err != nil {
+			return nil, err
+		}
+		err = r.put(ctx, statement.KeyTombstone(host, env, x.Serial), object, c.Now)
+		if errors.Is(err, storage.ErrExists) {
+			if newest, err := r.newestTombstone(ctx, host, env); err != nil || newest < x.Serial {
+				return nil, errors.Join(err, fmt.Errorf("tombstone %d of %s exists, and no listing shows it: let this host see the versions of its objects", x.Serial, env))
+			}
+			continue // another process was first
+		}
+		if err != nil {
+			return nil, fmt.Errorf("forget snapshots of %s: %w", env, err)
+		}
+		return statement.ParseTombstone(object)
+	}
+}
+
+func (r *Repository) newestTombstone(ctx context.Context, host, env string) (uint64, error) {
+	_, newest, err := r.tombstone(ctx, host, env)
+	return newest, err
+}
+
+// restorable makes sure that all content of snapshots is still there.
+func (r *Repository) restorable(ctx context.Context, host, env string, numbers statement.Numbers) error {
+	for _, span := range numbers {
+		for n := span.First; n <= span.Last; n++ {
+			s, err := r.byNumber(ctx, Ref{Environment: env, Selector: ByNumber, Number: n, text: fmt.Sprintf("%s@%d", env, n)}, host)
+			if err == nil {
+				err = r.Whole(ctx, s)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Whole tells whether every object that a snapshot needs is there; the error
+// is ErrPruned when it was deleted. What is only announced is warned of.
+func (r *Repository) Whole(ctx context.Context, s *Snapshot) error {
+	if s.Body == nil {
+		return fmt.Errorf("%s: %w: whether its content is still there takes one; give its file with --identity", s.Ref(), ErrNoUsableIdentity)
+	}
+	d, err := r.Deletions(ctx, s.Host, s.Root.Domain)
+	if err != nil {
+		return err
+	}
+	pruned := func() error {
+		on := ""
+		for _, doom := range d.Dooms {
+			if doom.Fate == Deleted && doom.At.After(s.Body.Finished) {
+				on = ", by " + doom.At.Local().Format(time.DateTime)
+				break
+			}
+		}
+		return fmt.Errorf("%s: %w%s: choose another, as `knowngood list` shows them", s.Ref(), ErrPruned, on)
+	}
+	rd := r.NewReader(s.Host, s.Domain)
+	m := s.Body.Manifest
+	tail, err := rd.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	if errors.Is(err, storage.ErrNotFound) {
+		return pruned()
+	}
+	var contents *pack.Contents
+	if err == nil {
+		contents, err = tail.Contents(wire.KindManifest, s.Domain)
+	}
+	if err != nil {
+		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	x := &Index{repo: r, host: s.Host, domain: s.Domain}
+	there := map[ObjectID]bool{}
+	for o, err := range x.objects(ctx) {
+		if err != nil {
+			return err
+		}
+		there[o] = true
+	}
+	announced := 0
+	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
+		id := ObjectID{o.Kind, o.Hash}
+		if !there[id] {
+			return pruned()
+		}
+		if d.Absent(id) {
+			announced++
+		}
+	}
+	if announced > 0 {
+		r.warn(fmt.Errorf("%s: %d of its objects are announced for deletion: the next `knowngood prune` spares them, but one that is at work right now may delete them; look again with `knowngood check` after it", s.Ref(), announced))
+	}
+	return nil
+}
+
+// unlessPruned refuses a snapshot that was forgotten and whose content was
+// deleted.
+func (r *Repository) unlessPruned(ctx context.Context, s *Snapshot) error {
+	x, err := r.Tombstone(ctx, s.Host, s.Environment)
+	if err != nil || x == nil || !x.Forgotten.Has(s.Number) || s.Body == nil {
+		return err
+	}
+	if err := r.Whole(ctx, s); err != nil {
+		return fmt.Errorf("%s was forgotten (last change %s): %w", s.Ref(), x.Made.Local().Format(time.DateTime), err)
+	}
+	return nil
+}
