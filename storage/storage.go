@@ -143,6 +143,14 @@ type Versioner interface {
 	GetVersion(ctx context.Context, key, version string, offset, length int64) (io.ReadCloser, error)
 }
 
+// Purger is the optional capability to delete for good what Versioner shows.
+type Purger interface {
+	// DeleteVersion removes one version of key, or one delete marker.
+	// Removing what does not exist is no error. A version that is locked
+	// stays: ErrLocked.
+	DeleteVersion(ctx context.Context, key, version string) error
+}
+
 // Version is one version of an object.
 type Version struct {
 	ID       string

@@ -82,6 +82,9 @@ func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 		}
 		return "the policy of these credentials does not allow it", storage.ErrDenied
 	case "InvalidRequest", "InvalidBucketObjectLockConfiguration", "ObjectLockConfigurationNotFoundError":
+		if strings.Contains(r.Message, "WORM protected") {
+			return "", storage.ErrLocked
+		}
 		if message := strings.ToLower(r.Message); strings.Contains(message, "lock") {
 			return "the bucket was made without Object Lock", storage.ErrUnsupported
 		}

@@ -59,6 +59,24 @@ func (s *Store) versions(ctx context.Context, key, last string, yield func(stora
 	return ctx.Err() // the iteration ends without an error when ctx does
 }
 
+// DeleteVersion implements storage.Purger.
+func (s *Store) DeleteVersion(ctx context.Context, key, version string) error {
+	err := begin(ctx, key)
+	if err == nil {
+		err = s.attempt(ctx, func() error {
+			return s.client.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{VersionID: version})
+		})
+	}
+	if err == nil {
+		return nil
+	}
+	switch minio.ToErrorResponse(err).Code {
+	case "NoSuchKey", "NoSuchVersion":
+		return nil
+	}
+	return s.fail(ctx, "delete", key, err)
+}
+
 // Retention implements storage.Retainer.
 func (s *Store) Retention(ctx context.Context, key, version string) (storage.Retention, error) {
 	var r storage.Retention

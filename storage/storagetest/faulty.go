@@ -31,6 +31,7 @@ const (
 	Delete     Op = "delete"
 	ListOfKey  Op = "versions"
 	GetVersion Op = "get version"
+	DeleteOne  Op = "delete version"
 	Retain     Op = "retain"
 	Retention  Op = "retention"
 )
@@ -232,6 +233,19 @@ func (f *Faulty) GetVersion(ctx context.Context, key, version string, offset, le
 	}
 	r, err := v.GetVersion(ctx, key, version, offset, length)
 	return f.read(ctx, GetVersion, key, fault, r, err)
+}
+
+// DeleteVersion implements storage.Purger.
+func (f *Faulty) DeleteVersion(ctx context.Context, key, version string) error {
+	fault, err := f.begin(ctx, DeleteOne, key)
+	if err != nil {
+		return err
+	}
+	inner, ok := storage.Capability[storage.Purger](f.inner)
+	if !ok {
+		return faultError(DeleteOne, key, storage.ErrUnsupported)
+	}
+	return fault.end(DeleteOne, key, inner.DeleteVersion(ctx, key, version))
 }
 
 // Retain implements storage.Retainer.

@@ -180,6 +180,27 @@ func (m *Memory) GetVersion(ctx context.Context, key, id string, offset, length 
 	return slice(ctx, key, v.body, offset, length)
 }
 
+// DeleteVersion implements storage.Purger.
+func (m *Memory) DeleteVersion(ctx context.Context, key, id string) error {
+	if err := begin(ctx, key); err != nil {
+		return memoryError("delete", key, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := m.objects[key]
+	i := slices.IndexFunc(all, func(v version) bool { return v.ID == id })
+	if i < 0 {
+		return nil
+	}
+	if all[i].lock.Mode != "" && all[i].lock.Until.After(m.now()) {
+		return memoryError("delete", key, storage.ErrLocked)
+	}
+	if m.objects[key] = slices.Delete(all, i, i+1); len(all) == 1 {
+		m.forget(key)
+	}
+	return nil
+}
+
 // Retain implements storage.Retainer.
 func (m *Memory) Retain(ctx context.Context, key, id string, r storage.Retention) error {
 	if err := begin(ctx, key); err != nil {

@@ -50,6 +50,10 @@ func testVersions(t *testing.T, s storage.Store, versioned bool) {
 		if len(after) != 0 {
 			t.Errorf("a store without versions kept %+v", after)
 		}
+		if p, ok := storage.Capability[storage.Purger](s); ok {
+			purge(t, p, "v/key2", newest(t, s, "v/key2"))
+			wantAbsent(t, s, "v/key2")
+		}
 		return
 	}
 	if len(after) != 2 || !after[0].Marker || after[1].ID != before[0].ID {
@@ -67,6 +71,27 @@ func testVersions(t *testing.T, s storage.Store, versioned bool) {
 		if r.Close(); err != nil || string(have) != c.want {
 			t.Errorf("the hidden version at [%d, +%d) has %q, %v; want %q", c.offset, c.length, have, err, c.want)
 		}
+	}
+	p, ok := storage.Capability[storage.Purger](s)
+	if !ok {
+		t.Fatal("a store that keeps versions must be able to let go of them")
+	}
+	purge(t, p, "v/key", after[0].ID)
+	wantBody(t, s, "v/key", []byte("old bytes")) // the marker hides it no more
+	for range 2 {
+		purge(t, p, "v/key", after[1].ID)
+		if left, err := versions(t.Context(), v, "v/key"); err != nil || len(left) != 0 {
+			t.Fatalf("of a purged object there is %+v, %v", left, err)
+		}
+	}
+	wantAbsent(t, s, "v/key")
+	wantBody(t, s, "v/key2", []byte("a neighbour"))
+}
+
+func purge(t *testing.T, p storage.Purger, key, version string) {
+	t.Helper()
+	if err := p.DeleteVersion(t.Context(), key, version); err != nil {
+		t.Fatalf("delete version %q of %s: %v", version, key, err)
 	}
 }
 
@@ -132,6 +157,11 @@ func testLocks(t *testing.T, s storage.Store, locking bool) {
 	}
 
 	id := newest(t, s, "l/key")
+	if p, _ := storage.Capability[storage.Purger](s); p == nil {
+		t.Error("a store with locks must be able to let go of versions")
+	} else if err := p.DeleteVersion(t.Context(), "l/key", id); !errors.Is(err, storage.ErrLocked) {
+		t.Errorf("delete of a locked version: %v, want ErrLocked", err)
+	}
 	if err := s.Delete(t.Context(), "l/key"); err != nil {
 		t.Fatalf("a delete that only hides: %v", err)
 	}
