@@ -1,0 +1,92 @@
+package notify
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"knowngood/daemon/report"
+)
+
+// Kind of a message.
+type Kind string
+
+// Kinds. Recovery follows failure and degraded, RPOMet follows RPO.
+const (
+	Failure  Kind = "failure"
+	Recovery Kind = "recovery"
+	RPO      Kind = "rpo"
+	RPOMet   Kind = "rpo-met"
+	Damage   Kind = "damage"
+	Degraded Kind = "degraded"
+	Test     Kind = "test"
+)
+
+// Message is what is told: the JSON that webhooks and commands get, and what
+// templates are given. Nothing in it is secret.
+type Message struct {
+	Kind        Kind      `json:"kind"`
+	Host        string    `json:"host"`
+	Environment string    `json:"environment,omitempty"` // empty: the daemon as a whole
+	Repository  string    `json:"repository"`            // URL, credentials left out
+	Version     string    `json:"version"`
+	Time        time.Time `json:"time"`
+	Title       string    `json:"title"` // one line
+	Text        string    `json:"text"`  // says all, for people
+	// Since is when what is told of began.
+	Since time.Time `json:"since,omitzero"`
+	// Repeated counts how often it was told before.
+	Repeated int         `json:"repeated,omitempty"`
+	Run      *report.Run `json:"run,omitempty"`
+	Failures int         `json:"failures,omitempty"` // in a row
+	// AgeSeconds of the newest good snapshot, -1 when there is none, and what
+	// is promised; of RPO and RPOMet.
+	AgeSeconds float64 `json:"age_seconds,omitempty"`
+	RPOSeconds float64 `json:"rpo_seconds,omitempty"`
+	Tampering  bool    `json:"tampering,omitempty"`
+	// LeftOut is how many messages before had no room.
+	LeftOut int `json:"left_out,omitempty"`
+}
+
+func testMessage(host string) Message {
+	return Message{
+		Kind: Test, Environment: "test", Title: host + ": test of the notifications",
+		Text: host + ": this is a test of knowngood's notifications. Nothing has happened.",
+		Run:  &report.Run{Trigger: "hand", Result: report.Success},
+	}
+}
+
+// after is the message when others before it had no room.
+func (m Message) after(leftOut int) *Message {
+	if m.LeftOut = leftOut; leftOut > 0 {
+		m.Text += fmt.Sprintf(" (Messages left out before this one: %d.)", leftOut)
+	}
+	return &m
+}
+
+// body is the message as a mail or a page of text.
+func (m *Message) body() string {
+	var b strings.Builder
+	b.WriteString(m.Text + "\n")
+	fmt.Fprintf(&b, "\nHost:       %s\n", m.Host)
+	if m.Environment != "" && m.Kind != Test {
+		fmt.Fprintf(&b, "Look:       knowngood status; knowngood list %s\n", m.Environment)
+	}
+	fmt.Fprintf(&b, "Repository: %s\nVersion:    %s\n", m.Repository, m.Version)
+	return b.String()
+}
+
+// cut shortens a text to at most n bytes.
+func cut(text string, n int) string {
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) <= n {
+		return text
+	}
+	const mark = "..."
+	n -= len(mark)
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n] + mark
+}

@@ -1,0 +1,57 @@
+package notify
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"knowngood/daemon/report"
+)
+
+// Event of a run that a monitor is told of, as healthchecks.io defined them and
+// others took over.
+type Event string
+
+// Events: of them only success is posted to the address as it stands.
+const (
+	Started   Event = "start"
+	Succeeded Event = "success"
+	Failing   Event = "fail"
+)
+
+// ping tells a dead man's switch.
+type ping struct {
+	*address
+	client *client
+}
+
+func newPing(text string, c *client) (*ping, error) {
+	a, err := newAddress(text, nil)
+	return &ping{a, c}, err
+}
+
+func (p *ping) name() string { return "ping " + p.host() }
+
+func (p *ping) send(ctx context.Context, e Event, text string) error {
+	suffix := string(e)
+	if e == Succeeded {
+		suffix = ""
+	}
+	return p.client.post(ctx, p.address, suffix, "text/plain; charset=utf-8", []byte(text))
+}
+
+// pingText is what the monitor shows of a run.
+func pingText(host, environment string, run *report.Run) string {
+	text := host + "/" + environment
+	switch {
+	case run == nil:
+		return text + ": started"
+	case !run.Result.Good():
+		return cut(fmt.Sprintf("%s: %s: %s", text, run.Result, run.Error), 8<<10)
+	}
+	text += fmt.Sprintf(": %s, %s in %v", run.Result, run.Snapshot, run.Duration().Round(time.Second))
+	if run.Problems > 0 {
+		text += fmt.Sprintf("; %d files could not be read as they should", run.Problems)
+	}
+	return text
+}

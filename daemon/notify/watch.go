@@ -1,0 +1,228 @@
+package notify
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"knowngood/daemon/report"
+)
+
+// Watch decides what is told, and when: what begins is told once, what goes on
+// is told again after Repeat, and what ends is told if its beginning was. It
+// does nothing itself, reads no clock, and is not safe for concurrent use.
+type Watch struct {
+	Host   string
+	Repeat time.Duration // 0: never again
+	State  State         // to be kept over a restart
+}
+
+// State is what Watch remembers.
+type State struct {
+	Failing  map[string]*Told `json:"failing,omitempty"` // by environment
+	Late     map[string]*Told `json:"late,omitempty"`    // RPO broken
+	Prune    *Told            `json:"prune,omitempty"`
+	Degraded *Told            `json:"degraded,omitempty"`
+	Damage   map[string]*Told `json:"damage,omitempty"` // by the hash of its text
+}
+
+// Told is something that goes on.
+type Told struct {
+	Since time.Time `json:"since"`
+	Last  time.Time `json:"last"` // time that it was told
+	Seen  time.Time `json:"seen"`
+	Times int       `json:"times"` // that it was told
+}
+
+// maxDamage is how many texts are remembered; more of them say nothing new.
+const maxDamage = 200
+
+// begin says whether something that goes on at this time is to be told.
+func (w *Watch) begin(t **Told, now time.Time) bool {
+	if *t == nil {
+		*t = &Told{Since: now}
+	}
+	told := *t
+	told.Seen = now
+	if told.Last.After(now) { // the clock was set back
+		told.Last = now
+	}
+	if told.Times > 0 && (w.Repeat <= 0 || now.Sub(told.Last) < w.Repeat) {
+		return false
+	}
+	told.Last = now
+	told.Times++
+	return true
+}
+
+// in is begin on an entry of a map.
+func (w *Watch) in(m *map[string]*Told, key string, now time.Time) (*Told, bool) {
+	if *m == nil {
+		*m = map[string]*Told{}
+	}
+	t := (*m)[key]
+	tell := w.begin(&t, now)
+	(*m)[key] = t
+	return t, tell
+}
+
+func (w *Watch) message(kind Kind, env string, now time.Time, t *Told, title, text string) Message {
+	subject := w.Host
+	if env != "" {
+		subject += "/" + env
+	}
+	m := Message{Kind: kind, Host: w.Host, Environment: env, Time: now, Title: subject + ": " + title, Text: subject + ": " + text, Since: t.Since}
+	if kind != Recovery && kind != RPOMet {
+		m.Repeated = t.Times - 1
+	}
+	return m
+}
+
+// Ran tells of a run of an environment that ended, failures in a row included.
+// A run that was skipped says nothing.
+func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
+	now := run.Finished
+	switch {
+	case run.Result == report.Failed:
+		t, tell := w.in(&w.State.Failing, env, now)
+		if !tell {
+			return nil
+		}
+		text := "the snapshot failed: " + sentence(run.Error)
+		if failures > 1 {
+			text += fmt.Sprintf(" It is failure %d in a row, since %s.", failures, clock(t.Since))
+		}
+		return []Message{failed(w.message(Failure, env, now, t, "snapshot failed", text), run, failures)}
+	case run.Result.Good() && w.State.Failing[env] != nil:
+		t := w.State.Failing[env]
+		delete(w.State.Failing, env)
+		text := fmt.Sprintf("snapshots succeed again: %s was taken. They had failed since %s.", run.Snapshot, clock(t.Since))
+		return []Message{failed(w.message(Recovery, env, now, t, "snapshots succeed again", text), run, 0)}
+	}
+	return nil
+}
+
+// Pruned tells of a run of the prune job.
+func (w *Watch) Pruned(run report.Run, failures int) []Message {
+	now := run.Finished
+	switch {
+	case run.Result == report.Failed:
+		if !w.begin(&w.State.Prune, now) {
+			return nil
+		}
+		return []Message{failed(w.message(Failure, "", now, w.State.Prune, "prune failed", "pruning failed, so nothing is freed: "+sentence(run.Error)), run, failures)}
+	case run.Result.Good() && w.State.Prune != nil:
+		t := w.State.Prune
+		w.State.Prune = nil
+		return []Message{failed(w.message(Recovery, "", now, t, "prune succeeds again", fmt.Sprintf("pruning succeeds again. It had failed since %s.", clock(t.Since))), run, 0)}
+	}
+	return nil
+}
+
+func failed(m Message, run report.Run, failures int) Message {
+	m.Run, m.Failures = &run, failures
+	return m
+}
+
+// Checked tells of the age of an environment's newest snapshot.
+func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
+	newest := "there is no good snapshot"
+	if !e.Newest.IsZero() {
+		newest = fmt.Sprintf("the newest good snapshot is %s old", report.Span(now.Sub(e.Newest)))
+	}
+	promised := report.Span(e.RPO())
+	if e.Broken() {
+		t, tell := w.in(&w.State.Late, e.Name, now)
+		if !tell {
+			return nil
+		}
+		text := fmt.Sprintf("%s, and at most %s was promised (rpo).", newest, promised)
+		if e.Failures > 0 && e.Last != nil {
+			text += fmt.Sprintf(" The last run failed: %s", sentence(e.Last.Error))
+		}
+		return []Message{aged(w.message(RPO, e.Name, now, t, "RPO broken", text), e)}
+	}
+	t := w.State.Late[e.Name]
+	if t == nil {
+		return nil
+	}
+	delete(w.State.Late, e.Name)
+	if e.RPOSeconds == 0 { // nothing is promised any more
+		return nil
+	}
+	text := fmt.Sprintf("%s again, within the promised %s (rpo). It was not since %s.", newest, promised, clock(t.Since))
+	return []Message{aged(w.message(RPOMet, e.Name, now, t, "RPO met again", text), e)}
+}
+
+func aged(m Message, e *report.Environment) Message {
+	m.AgeSeconds, m.RPOSeconds = e.AgeSeconds, e.RPOSeconds
+	return m
+}
+
+// Found tells of damage, tampering or whatever else needs a person: each text
+// by itself, and again after Repeat if it is still found.
+func (w *Watch) Found(warning report.Warning) []Message {
+	now := warning.Time
+	hash := sha256.Sum256([]byte(warning.Text))
+	t, tell := w.in(&w.State.Damage, hex.EncodeToString(hash[:8]), now)
+	w.forgetDamage()
+	if !tell {
+		return nil
+	}
+	title := "needs a look"
+	if warning.Tampering {
+		title = "the repository was damaged or tampered with"
+	}
+	m := w.message(Damage, "", now, t, title, title+": "+sentence(warning.Text))
+	m.Tampering = warning.Tampering
+	return []Message{m}
+}
+
+// forgetDamage drops what was not seen for longest when there is too much.
+func (w *Watch) forgetDamage() {
+	for len(w.State.Damage) > maxDamage {
+		oldest := ""
+		for key, t := range w.State.Damage {
+			if o := w.State.Damage[oldest]; o == nil || t.Seen.Before(o.Seen) {
+				oldest = key
+			}
+		}
+		delete(w.State.Damage, oldest)
+	}
+}
+
+// Degraded tells that the daemon as a whole cannot do its work, and why; an
+// empty reason is that it can.
+func (w *Watch) Degraded(now time.Time, reason string) []Message {
+	if reason != "" {
+		if !w.begin(&w.State.Degraded, now) {
+			return nil
+		}
+		return []Message{w.message(Degraded, "", now, w.State.Degraded, "the daemon cannot do its work", "the daemon cannot do its work: "+sentence(reason))}
+	}
+	t := w.State.Degraded
+	if t == nil {
+		return nil
+	}
+	w.State.Degraded = nil
+	return []Message{w.message(Recovery, "", now, t, "the daemon works again", fmt.Sprintf("the daemon works again. It could not since %s.", clock(t.Since)))}
+}
+
+// Keep forgets environments that are configured no more.
+func (w *Watch) Keep(environments []string) {
+	for _, m := range []map[string]*Told{w.State.Failing, w.State.Late} {
+		for name := range m {
+			if !slices.Contains(environments, name) {
+				delete(m, name)
+			}
+		}
+	}
+}
+
+// sentence ends in one full stop.
+func sentence(text string) string { return strings.TrimRight(text, ". \n") + "." }
+
+func clock(t time.Time) string { return t.Format("2006-01-02 15:04 MST") }

@@ -1,0 +1,284 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+)
+
+// Secrets of the channels in these tests; none may ever be told.
+const (
+	secretPath   = "T0KEN-in-the-path"
+	secretQuery  = "T0KEN-in-the-query"
+	secretHeader = "T0KEN-in-a-header"
+	secretUser   = "T0KEN-of-the-user"
+)
+
+// request is what a server got.
+type request struct {
+	method, path, query, body string
+	header                    http.Header
+}
+
+// server answers and remembers.
+func server(t *testing.T, answer http.HandlerFunc) (*httptest.Server, <-chan request) {
+	t.Helper()
+	got := make(chan request, 100)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- request{r.Method, r.URL.Path, r.URL.RawQuery, string(body), r.Header}
+		if answer != nil {
+			answer(w, r)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s, got
+}
+
+// hooked is the webhook for a server, with secrets in every place.
+func hooked(s *httptest.Server, template string) configs.Webhook {
+	return configs.Webhook{
+		URL:     strings.Replace(s.URL, "http://", "http://bot:"+secretUser+"@", 1) + "/hooks/" + secretPath + "?token=" + secretQuery,
+		Headers: map[string]string{"X-Auth": secretHeader}, Template: template,
+	}
+}
+
+// sendBy sends one message by a webhook.
+func sendBy(t *testing.T, w configs.Webhook, m Message) error {
+	t.Helper()
+	n, _ := notifier(t, configs.Notify{Webhook: []configs.Webhook{w}})
+	return n.channels[0].send(t.Context(), n.complete(m))
+}
+
+func noSecret(t *testing.T, text string) {
+	t.Helper()
+	if strings.Contains(text, "T0KEN") {
+		t.Errorf("a secret is told: %s", text)
+	}
+}
+
+func TestAWebhookGetsTheMessageAsJSON(t *testing.T) {
+	t.Parallel()
+	s, got := server(t, nil)
+	if err := sendBy(t, hooked(s, ""), failure()); err != nil {
+		t.Fatal(err)
+	}
+	r := <-got
+	user, password, _ := (&http.Request{Header: r.header}).BasicAuth()
+	if r.method != "POST" || r.path != "/hooks/"+secretPath || r.query != "token="+secretQuery || user != "bot" || password != secretUser {
+		t.Errorf("%s %s?%s by %s", r.method, r.path, r.query, user)
+	}
+	for name, want := range map[string]string{"Content-Type": "application/json", "X-Auth": secretHeader, "User-Agent": "knowngood/1.2.3"} {
+		if got := r.header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	var m map[string]any
+	if err := json.Unmarshal([]byte(r.body), &m); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]any{"kind": "failure", "host": "web-7", "environment": "db", "repository": "s3://backups/prod", "version": "1.2.3", "failures": 3.0, "time": "2026-11-24T10:00:00Z", "title": "web-7/db: snapshot failed"} {
+		if m[name] != want {
+			t.Errorf("%s is %v, want %v", name, m[name], want)
+		}
+	}
+	if run, _ := m["run"].(map[string]any); run["error"] != "no such database" {
+		t.Errorf("run is %v", m["run"])
+	}
+	noSecret(t, r.body)
+}
+
+func TestATemplateMakesTheBody(t *testing.T) {
+	t.Parallel()
+	m := failure()
+	m.Text = "say \"no\"\nand <more>"
+	for template, want := range map[string]request{
+		`{"text": {{json .Text}}}`:                               {body: `{"text": "say \"no\"\nand \u003cmore\u003e"}`, path: "application/json"},
+		`{{.Kind}} on {{.Host}}{{with .Run}}: {{.Error}}{{end}}`: {body: "failure on web-7: no such database", path: "text/plain; charset=utf-8"},
+	} {
+		s, got := server(t, nil)
+		if err := sendBy(t, hooked(s, template), m); err != nil {
+			t.Fatal(err)
+		}
+		if r := <-got; r.body != want.body || r.header.Get("Content-Type") != want.path {
+			t.Errorf("%s made %s of type %s", template, r.body, r.header.Get("Content-Type"))
+		}
+	}
+}
+
+func TestATemplateThatMakesNothingOfAMessageIsRefusedAtTheStart(t *testing.T) {
+	t.Parallel()
+	for template, want := range map[string]string{`{{.Txt}}`: "Txt", `{{.Run.Error}}`: "{{with .Run}}"} {
+		_, err := New(configs.Notify{Webhook: []configs.Webhook{{URL: "http://localhost/" + secretPath, Template: template}}}, Options{})
+		if err == nil || !strings.Contains(err.Error(), "notify.webhook[0]") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", template, err)
+		} else {
+			noSecret(t, err.Error())
+		}
+	}
+}
+
+func TestAnAnswerSaysWhetherToTryAgain(t *testing.T) {
+	t.Parallel()
+	for code, again := range map[int]bool{500: true, 502: true, 503: true, 429: true, 408: true, 400: false, 401: false, 404: false, 410: false} {
+		s, _ := server(t, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(code)
+			fmt.Fprintf(w, "invalid_payload at %s with %s", r.URL, r.Header.Get("X-Auth"))
+		})
+		err := sendBy(t, hooked(s, ""), failure())
+		if err == nil {
+			t.Errorf("%d passes for success", code)
+			continue
+		}
+		if _, permanent := err.(permanentError); permanent == again {
+			t.Errorf("%d: try again is %v, want %v", code, !permanent, again)
+		}
+		if !strings.Contains(err.Error(), fmt.Sprint(s.URL, ": ", code)) || !strings.Contains(err.Error(), "invalid_payload at (hidden)?(hidden) with (hidden)") {
+			t.Errorf("%d: %v", code, err)
+		}
+		noSecret(t, err.Error())
+	}
+	s, _ := server(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	if err := sendBy(t, hooked(s, ""), failure()); err != nil {
+		t.Errorf("204: %v", err)
+	}
+}
+
+func TestARedirectIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Bool
+	other, _ := server(t, func(http.ResponseWriter, *http.Request) { asked.Store(true) })
+	for _, code := range []int{301, 302, 303, 307, 308} {
+		s, _ := server(t, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, other.URL+"/"+secretPath, code)
+		})
+		err := sendBy(t, hooked(s, ""), failure())
+		if err == nil || asked.Load() || !strings.Contains(err.Error(), "redirects to "+other.URL+",") {
+			t.Errorf("%d: %v, the other was asked: %v", code, err, asked.Load())
+		} else {
+			noSecret(t, err.Error())
+		}
+	}
+}
+
+func TestAServerThatDoesNotAnswerIsLeftAfterATime(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	for name, answer := range map[string]http.HandlerFunc{
+		"no answer": func(http.ResponseWriter, *http.Request) { <-release },
+		"half of one": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			w.WriteHeader(500)
+			w.(http.Flusher).Flush()
+			<-release
+		},
+	} {
+		s, _ := server(t, answer)
+		n, _ := notifier(t, configs.Notify{Webhook: []configs.Webhook{hooked(s, "")}})
+		w := n.channels[0].(*webhook)
+		w.client.timeout = 200 * time.Millisecond
+		err := w.send(t.Context(), n.complete(failure()))
+		if err == nil {
+			t.Errorf("%s passes for success", name)
+		} else {
+			noSecret(t, err.Error())
+		}
+	}
+	close(release)
+}
+
+func TestErrorsOfTheNetworkTellNoSecrets(t *testing.T) {
+	t.Parallel()
+	s, _ := server(t, nil)
+	w := hooked(s, "")
+	s.Close()
+	closed := sendBy(t, w, failure())
+	bad := sendBy(t, configs.Webhook{URL: w.URL, Headers: map[string]string{"X-Auth": secretHeader + "\n"}}, failure())
+	tls, _ := server(t, nil)
+	noTLS := sendBy(t, configs.Webhook{URL: strings.Replace(tls.URL, "http:", "https:", 1) + "/" + secretPath}, failure())
+	noHost := sendBy(t, configs.Webhook{URL: "http://no-such-host.invalid/" + secretPath}, failure())
+	for _, err := range []error{closed, bad, noTLS, noHost} {
+		if err == nil {
+			t.Error("it passes for success")
+			continue
+		}
+		noSecret(t, err.Error())
+	}
+	if !strings.Contains(closed.Error(), "connection refused") {
+		t.Error(closed)
+	}
+}
+
+func TestPingsSayHowRunsGo(t *testing.T) {
+	t.Parallel()
+	s, got := server(t, nil)
+	n, _ := notifier(t, configs.Notify{Ping: s.URL + "/" + secretPath + "?create=1"})
+	ctx, cancel := context.WithCancel(t.Context())
+	began := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
+	run := &report.Run{Result: report.Success, Snapshot: "web@42", Started: began, Finished: began.Add(90 * time.Second)}
+	n.Ping(Started, "web", nil)
+	n.Ping(Succeeded, "web", run)
+	n.Ping(Failing, "web", &report.Run{Result: report.Failed, Error: "no space left"})
+	cancel()
+	n.Run(ctx)
+	for _, want := range []request{
+		{path: "/" + secretPath + "/start", body: "web-7/web: started"},
+		{path: "/" + secretPath, body: "web-7/web: success, web@42 in 1m30s"},
+		{path: "/" + secretPath + "/fail", body: "web-7/web: failed: no space left"},
+	} {
+		if r := <-got; r.method != "POST" || r.path != want.path || r.body != want.body || r.query != "create=1" {
+			t.Errorf("%+v, want %+v", r, want)
+		}
+	}
+}
+
+func TestNothingOfAChannelThatFailsIsLogged(t *testing.T) {
+	t.Parallel()
+	s, _ := server(t, nil)
+	w := hooked(s, "")
+	s.Close()
+	n, logs := notifier(t, configs.Notify{Webhook: []configs.Webhook{w}, Ping: w.URL})
+	n.Tell(failure())
+	n.Ping(Started, "web", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	n.Run(ctx)
+	if logs.Len() != 2 {
+		t.Errorf("%d lines are logged, want 2", logs.Len())
+	}
+	for _, entry := range logs.All() {
+		var b bytes.Buffer
+		fmt.Fprint(&b, entry.Message, entry.ContextMap())
+		noSecret(t, b.String())
+	}
+}
+
+func TestATestReportsOnEachChannel(t *testing.T) {
+	t.Parallel()
+	good, got := server(t, nil)
+	bad, _ := server(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
+	n, _ := notifier(t, configs.Notify{Webhook: []configs.Webhook{hooked(good, ""), hooked(bad, "")}, Command: []string{"no-such-program"}, Ping: good.URL})
+	tests := n.Test(t.Context())
+	if len(tests) != 3 || tests[0].Err != nil || tests[1].Err == nil || tests[2].Err == nil {
+		t.Fatalf("%+v", tests)
+	}
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(good.URL, "http://"))
+	if tests[0].Channel != "webhook http://127.0.0.1:"+port || tests[2].Channel != "command no-such-program" {
+		t.Errorf("%+v", tests)
+	}
+	if r := <-got; !strings.Contains(r.body, `"kind":"test"`) || len(got) > 0 {
+		t.Errorf("%+v, and %d more", r, len(got))
+	}
+}
