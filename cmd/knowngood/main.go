@@ -40,6 +40,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		a.profiled()
 	}
 	a.warnings()
+	a.giveBack()
 	if err == nil {
 		return a.code
 	}

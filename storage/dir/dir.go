@@ -32,8 +32,9 @@ const scratch = "+tmp"
 // Store is a storage.Store in a directory. It holds one file descriptor and
 // is closed by the garbage collector when it is no longer used.
 type Store struct {
-	path string
-	root *os.Root
+	path  string
+	root  *os.Root
+	owner *syscall.Stat_t // of path, when root writes for somebody else
 
 	mu      sync.Mutex
 	durable map[string]bool // directories that survive a crash, relative
@@ -61,7 +62,31 @@ func Open(path string) (*Store, error) {
 	if s.root, err = os.OpenRoot(path); err != nil {
 		return nil, s.fail("open", "", err)
 	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && os.Geteuid() == 0 {
+		s.owner = st
+	}
 	return s, nil
+}
+
+// give gives what was made to the owner of the store: what root does by hand
+// must not be in the way of a daemon with a user of its own.
+func (s *Store) give(name string) error {
+	if s.owner == nil {
+		return nil
+	}
+	return s.root.Lchown(name, int(s.owner.Uid), int(s.owner.Gid))
+}
+
+// makeDir makes a directory where there is none.
+func (s *Store) makeDir(dir string) error {
+	err := s.root.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.give(dir)
 }
 
 // Create makes the directory with mode 0700 where it is missing, its parents

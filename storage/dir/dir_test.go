@@ -311,3 +311,33 @@ func names(t *testing.T, dir string) []string {
 	}
 	return all
 }
+
+func TestWhatRootMakesInADirectoryOfAnotherIsTheirs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes things for others")
+	}
+	const somebody = 54321
+	path := t.TempDir()
+	if err := os.Chown(path, somebody, somebody); err != nil {
+		t.Fatal(err)
+	}
+	put(t, create(t, path), "a/b/key", "x")
+	seen := 0
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		seen++
+		if st := info.Sys().(*syscall.Stat_t); st.Uid != somebody || st.Gid != somebody {
+			t.Errorf("%s belongs to %d:%d", p, st.Uid, st.Gid)
+		}
+		return nil
+	})
+	if err != nil || seen != 5 {
+		t.Errorf("%d of 5 were seen, %v", seen, err)
+	}
+}

@@ -92,7 +92,10 @@ func (s *Store) write(ctx context.Context, body []byte, o storage.PutOptions) (s
 	if err != nil {
 		return "", err
 	}
-	if err = writeAll(ctx, f, body, o.Pace); err == nil {
+	if err = s.give(temp); err == nil {
+		err = writeAll(ctx, f, body, o.Pace)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -179,7 +182,7 @@ func (s *Store) makeParents(dir string) error {
 	if err := s.makeParents(parent); err != nil {
 		return err
 	}
-	if err := s.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.makeDir(dir); err != nil {
 		return err
 	}
 	if err := s.syncDir(parent); err != nil {
@@ -206,7 +209,7 @@ func (s *Store) forgetParents() {
 // openScratch makes the directory for unfinished objects and, once, removes
 // what processes that died long ago left in it.
 func (s *Store) openScratch() error {
-	if err := s.root.Mkdir(scratch, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.makeDir(scratch); err != nil {
 		return err
 	}
 	s.mu.Lock()
