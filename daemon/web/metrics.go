@@ -1,0 +1,165 @@
+package web
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"knowngood/daemon/report"
+)
+
+// metricsHandler exports the report as it is at each scrape; what is not known
+// is left out rather than told as zero.
+func metricsHandler(s Source) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(&collector{source: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 20 * time.Second})
+}
+
+type collector struct{ source Source }
+
+// desc describes one metric, of which label names are those after the help.
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("knowngood_"+name, help, labels, nil)
+}
+
+// What is exported. A name holds its unit; a time is in seconds since 1970.
+var (
+	buildInfo = desc("build_info", "1, with the version of the daemon.", "version")
+	degraded  = desc("degraded", "1 while the daemon cannot do its work.")
+	warnings  = desc("warnings", "Warnings that need a person, by kind: tampering or other.", "kind")
+
+	newest       = desc("newest_snapshot_timestamp_seconds", "Start of the newest good snapshot.", "environment")
+	rpo          = desc("rpo_seconds", "How old the newest good snapshot may be.", "environment")
+	rpoBroken    = desc("rpo_broken", "1 while the newest good snapshot is older than the RPO, or there is none.", "environment")
+	nextRun      = desc("next_run_timestamp_seconds", "When the next run is due.", "environment")
+	running      = desc("running", "1 while the environment is being captured.", "environment")
+	failures     = desc("consecutive_failures", "Runs that failed since the last success.", "environment")
+	runs         = desc("runs_total", "Runs that ended, by result.", "environment", "result")
+	lastRun      = desc("last_run_timestamp_seconds", "When the last run ended, whatever its result.", "environment")
+	lastDuration = desc("last_run_duration_seconds", "How long the last run took, retries included.", "environment")
+	lastSuccess  = desc("last_success_timestamp_seconds", "When the last run ended that made a good snapshot.", "environment")
+	snapFiles    = desc("snapshot_files", "Files of the newest good snapshot.", "environment")
+	snapBytes    = desc("snapshot_bytes", "Content of the newest good snapshot.", "environment")
+	snapNew      = desc("snapshot_new_bytes", "Content of it that the repository did not have.", "environment")
+	snapStored   = desc("snapshot_stored_bytes", "What was written to the store for it.", "environment")
+	snapProblems = desc("snapshot_problems", "Paths that could not be captured as they should.", "environment")
+	kept         = desc("snapshots_kept", "Snapshots that are not forgotten.", "environment")
+	lock         = desc("lock_remaining_seconds", "Until the first lock of the newest snapshot's objects ends; 0 when it has.", "environment")
+
+	pruneRuns     = desc("prune_runs_total", "Runs of pruning that ended, by result.", "result")
+	pruneFailures = desc("prune_consecutive_failures", "Runs of pruning that failed since the last success.")
+	pruneSuccess  = desc("prune_last_success_timestamp_seconds", "When pruning last succeeded.")
+	pruneFreed    = desc("prune_freed_bytes", "What the last run of pruning freed.")
+
+	storeUsed   = desc("store_used_bytes", "What this host's objects take up.")
+	storeLimit  = desc("store_limit_bytes", "The quota, or the size of the disk.")
+	storeFree   = desc("store_free_bytes", "What is left of it.")
+	storeGrowth = desc("store_growth_bytes_per_day", "How fast the store grew of late.")
+	storeFull   = desc("store_full_timestamp_seconds", "When it is full, growing like that.")
+)
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{buildInfo, degraded, warnings, newest, rpo, rpoBroken, nextRun, running, failures, runs, lastRun, lastDuration, lastSuccess,
+		snapFiles, snapBytes, snapNew, snapStored, snapProblems, kept, lock, pruneRuns, pruneFailures, pruneSuccess, pruneFreed, storeUsed, storeLimit, storeFree, storeGrowth, storeFull} {
+		ch <- d
+	}
+}
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	r := c.source.Report()
+	g := gauges{ch}
+	g.set(buildInfo, 1, r.Version)
+	g.set(degraded, truth(r.Degraded != ""))
+	tampering := 0
+	for _, w := range r.Warnings {
+		if w.Tampering {
+			tampering++
+		}
+	}
+	g.set(warnings, float64(tampering), "tampering")
+	g.set(warnings, float64(len(r.Warnings)-tampering), "other")
+	for i := range r.Environments {
+		g.environment(&r.Environments[i], r.Now)
+	}
+	if p := r.Prune; p != nil {
+		g.totals(pruneRuns, p.Totals)
+		g.set(pruneFailures, float64(p.Failures))
+		if p.LastSuccess != nil {
+			g.time(pruneSuccess, p.LastSuccess.Finished)
+		}
+		if p.Last != nil {
+			g.set(pruneFreed, float64(p.Last.StoredBytes))
+		}
+	}
+	if s := r.Storage; s.UsedBytes > 0 {
+		g.set(storeUsed, float64(s.UsedBytes))
+		g.set(storeGrowth, s.BytesPerDay)
+	}
+	if s := r.Storage; s.LimitBytes > 0 {
+		g.set(storeLimit, float64(s.LimitBytes))
+		g.set(storeFree, float64(s.FreeBytes))
+	}
+	g.time(storeFull, r.Storage.FullAt)
+}
+
+// gauges sends values to a scrape.
+type gauges struct{ ch chan<- prometheus.Metric }
+
+func (g gauges) environment(e *report.Environment, now time.Time) {
+	name := e.Name
+	g.time(newest, e.Newest, name)
+	if e.RPOSeconds > 0 {
+		g.set(rpo, e.RPOSeconds, name)
+		g.set(rpoBroken, truth(e.Broken()), name)
+	}
+	g.time(nextRun, e.Next, name)
+	g.set(running, truth(e.Running != nil), name)
+	g.set(failures, float64(e.Failures), name)
+	g.totals(runs, e.Totals, name)
+	if l := e.Last; l != nil {
+		g.time(lastRun, l.Finished, name)
+		g.set(lastDuration, l.Duration().Seconds(), name)
+	}
+	if l := e.LastSuccess; l != nil {
+		g.time(lastSuccess, l.Finished, name)
+		g.set(snapFiles, float64(l.Files), name)
+		g.set(snapBytes, float64(l.Bytes), name)
+		g.set(snapNew, float64(l.NewBytes), name)
+		g.set(snapStored, float64(l.StoredBytes), name)
+		g.set(snapProblems, float64(l.Problems), name)
+	}
+	g.set(kept, float64(e.Kept), name)
+	if !e.ProtectedUntil.IsZero() {
+		g.set(lock, max(0, e.ProtectedUntil.Sub(now).Seconds()), name)
+	}
+}
+
+func (g gauges) set(d *prometheus.Desc, v float64, labels ...string) {
+	g.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+// time sends a moment that is known.
+func (g gauges) time(d *prometheus.Desc, t time.Time, labels ...string) {
+	if !t.IsZero() {
+		g.set(d, float64(t.UnixMilli())/1000, labels...)
+	}
+}
+
+// totals sends a counter for every result, those that never were included, so
+// that the first failure is an increase.
+func (g gauges) totals(d *prometheus.Desc, t map[report.Result]uint64, labels ...string) {
+	for _, r := range results() {
+		g.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(t[r]), append(labels, string(r))...)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

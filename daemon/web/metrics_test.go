@@ -1,0 +1,129 @@
+package web
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/daemon/report"
+)
+
+func scrape(t *testing.T, r report.Report) string {
+	t.Helper()
+	f := &fake{r: r}
+	w := ask(Handler(f, f), "GET", "/metrics", nil)
+	if w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+func TestMetricsTellTheReport(t *testing.T) {
+	t.Parallel()
+	text := scrape(t, sample())
+	for _, line := range []string{
+		`knowngood_build_info{version="1.4.0"} 1`, `knowngood_degraded 0`,
+		`knowngood_warnings{kind="other"} 1`, `knowngood_warnings{kind="tampering"} 0`,
+		`knowngood_newest_snapshot_timestamp_seconds{environment="web"} 1.79516818e+09`,
+		`knowngood_rpo_seconds{environment="web"} 3600`, `knowngood_rpo_broken{environment="web"} 0`, `knowngood_rpo_broken{environment="db"} 1`,
+		`knowngood_runs_total{environment="web",result="failed"} 2`, `knowngood_runs_total{environment="etc",result="failed"} 0`,
+		`knowngood_consecutive_failures{environment="db"} 3`, `knowngood_running{environment="web"} 1`,
+		`knowngood_last_run_duration_seconds{environment="db"} 31`, `knowngood_lock_remaining_seconds{environment="web"} 2.5056e+06`,
+		`knowngood_snapshots_kept{environment="web"} 87`, `knowngood_prune_freed_bytes 7.1e+09`, `knowngood_store_free_bytes 6e+10`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			name, _, _ := strings.Cut(line, " ")
+			t.Errorf("there is no %s: %s", line, regexp.MustCompile(regexp.QuoteMeta(name)+".*").FindString(text))
+		}
+	}
+	for _, absent := range []string{`knowngood_rpo_broken{environment="etc"}`, `knowngood_lock_remaining_seconds{environment="etc"}`} {
+		if strings.Contains(text, absent) {
+			t.Errorf("%s tells what nobody promised", absent)
+		}
+	}
+}
+
+func TestWhatIsNotKnownIsLeftOutOfTheMetrics(t *testing.T) {
+	t.Parallel()
+	text := scrape(t, report.Report{Now: now, Environments: []report.Environment{{Name: "new", RPOSeconds: 60, AgeSeconds: -1}}})
+	if !strings.Contains(text, `knowngood_rpo_broken{environment="new"} 1`) {
+		t.Error("a promise without a snapshot is not told")
+	}
+	for _, absent := range []string{"newest_snapshot", "last_run", "last_success", "snapshot_bytes", "store_", "prune_", "next_run", "lock_"} {
+		if strings.Contains(text, "knowngood_"+absent) {
+			t.Errorf("it tells knowngood_%s", absent)
+		}
+	}
+}
+
+func TestALockThatEndedHasNothingLeft(t *testing.T) {
+	t.Parallel()
+	r := sample()
+	r.Environments[0].ProtectedUntil = now.Add(-time.Hour)
+	if text := scrape(t, r); !strings.Contains(text, "knowngood_lock_remaining_seconds{environment=\"etc\"} 0\n") {
+		t.Error("it is not told as 0")
+	}
+}
+
+// promtool runs Prometheus' own tool; the test is skipped where there is none.
+func promtool(t *testing.T, stdin string, args ...string) {
+	t.Helper()
+	path, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("no promtool (Debian: prometheus): ", err)
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%s: %v\n%s", cmd, err, out)
+	}
+}
+
+func TestPromtoolTakesTheMetrics(t *testing.T) {
+	t.Parallel()
+	promtool(t, scrape(t, sample()), "check", "metrics")
+}
+
+const rules = "../../configs/prometheus/knowngood.rules.yml"
+
+func TestPromtoolTakesTheAlertRulesAndTheirTests(t *testing.T) {
+	t.Parallel()
+	promtool(t, "", "check", "rules", "--lint-fatal", rules)
+	promtool(t, "", "test", "rules", strings.TrimSuffix(rules, ".yml")+"_test.yml")
+}
+
+var metricName = regexp.MustCompile(`knowngood_[a-z_]+`)
+
+func TestAlertRulesAndTheDocumentNameMetricsThatThereAre(t *testing.T) {
+	t.Parallel()
+	exported := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (knowngood_\S+)`).FindAllStringSubmatch(scrape(t, sample()), -1) {
+		exported[m[1]] = true
+	}
+	if len(exported) < 25 {
+		t.Fatalf("the sample has only %d metrics", len(exported))
+	}
+	for _, file := range []string{rules, "../../docs/API.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range metricName.FindAllString(string(text), -1) {
+			if !exported[name] {
+				t.Errorf("%s names %s, which is not exported", file, name)
+			}
+		}
+		if file == rules {
+			continue
+		}
+		for name := range exported {
+			if !bytes.Contains(text, []byte("`"+name+"`")) {
+				t.Errorf("%s does not tell of %s", file, name)
+			}
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"fmt"
+	"html/template"
+	"net/http"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"knowngood/daemon/report"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// chartsUpTo is how many environments have their charts on the first page; of
+// more, each has them on a page of its own.
+const chartsUpTo = 6
+
+// troublesShown bounds the list of what went wrong of late.
+const troublesShown = 20
+
+type pages struct {
+	source Source
+	t      *template.Template
+	files  map[string][]byte
+}
+
+func newPages(s Source) *pages {
+	p := &pages{source: s, files: map[string][]byte{}}
+	sum := sha256.New()
+	for _, name := range []string{"page.css", "page.js", "icon.svg"} {
+		b, err := assets.ReadFile("assets/" + name)
+		if err != nil {
+			panic(err) // embedded
+		}
+		p.files[name] = b
+		sum.Write(b)
+	}
+	version := fmt.Sprintf("%x", sum.Sum(nil)[:6])
+	p.t = template.Must(template.New("page.html").Funcs(template.FuncMap{
+		"asset":   func(name string) string { return "/assets/" + name + "?" + version },
+		"bytes":   func(n uint64) string { return humanize.IBytes(n) },
+		"count":   func(n uint64) string { return humanize.Comma(int64(n)) },
+		"results": results,
+		"bar":     func(part float64, level, label string) barView { return barView{part, level, label} },
+	}).ParseFS(assets, "assets/page.html"))
+	return p
+}
+
+// results are all there are, the best first.
+func results() []report.Result {
+	return []report.Result{report.Success, report.Partial, report.Failed, report.Skipped}
+}
+
+// view is what the template shows.
+type view struct {
+	R      report.Report
+	Level  string
+	Words  string
+	Envs   []envView
+	Single bool // the page of one environment
+	Prune  *jobView
+	Store  *storeView
+	Troubles,
+	Warnings []trouble
+	now time.Time
+}
+
+// trouble is something that went wrong, in full.
+type trouble struct {
+	When      moment
+	Who, Text string
+	Tampering bool
+	// Times that it went wrong in the same way, the first of them Since; Since
+	// is not known for what did once.
+	Times int
+	Since moment
+}
+
+func (p *pages) overview(w http.ResponseWriter, _ *http.Request) {
+	r := p.source.Report()
+	v := newView(r)
+	for _, e := range r.Ranked() {
+		v.Envs = append(v.Envs, newEnvView(e, r.Now, len(r.Environments) <= chartsUpTo))
+	}
+	v.troubles(r.Environments)
+	p.show(w, http.StatusOK, v)
+}
+
+func (p *pages) environment(w http.ResponseWriter, req *http.Request) {
+	r := p.source.Report()
+	v := newView(r)
+	v.Single = true
+	e := find(&r, req.PathValue("name"))
+	if e == nil {
+		v.Level, v.Words = report.Attention.String(), "There is no environment of this name"
+		p.show(w, http.StatusNotFound, v)
+		return
+	}
+	level, words := e.Verdict()
+	v.Level, v.Words = level.String(), e.Name+" "+words
+	v.Envs = []envView{newEnvView(*e, r.Now, true)}
+	v.troubles([]report.Environment{*e})
+	p.show(w, http.StatusOK, v)
+}
+
+func newView(r report.Report) *view {
+	level, words := r.Verdict()
+	v := &view{R: r, Level: level.String(), Words: words, now: r.Now, Store: newStoreView(r.Storage, r.Now)}
+	if r.Prune != nil {
+		v.Prune = newJobView(*r.Prune, r.Now)
+	}
+	for _, w := range slices.Backward(r.Warnings) {
+		v.Warnings = append(v.Warnings, trouble{When: v.at(w.Time), Text: w.Text, Tampering: w.Tampering})
+	}
+	return v
+}
+
+// troubles lists runs that went wrong, the newest first. What went wrong again
+// and again is told once.
+func (v *view) troubles(envs []report.Environment) {
+	type same struct{ who, text string }
+	seen := map[same]int{}
+	add := func(who string, r report.Run) {
+		if r.Error == "" {
+			return
+		}
+		key := same{who, r.Error}
+		if i, ok := seen[key]; ok {
+			v.Troubles[i].Times++
+			v.Troubles[i].Since = v.at(r.Finished)
+			return
+		}
+		seen[key] = len(v.Troubles)
+		v.Troubles = append(v.Troubles, trouble{When: v.at(r.Finished), Who: who, Text: r.Error, Times: 1})
+	}
+	for _, e := range envs {
+		for _, r := range slices.Backward(e.Runs) {
+			add(e.Name, r)
+		}
+	}
+	if p := v.R.Prune; p != nil && p.Last != nil && !v.Single {
+		add("pruning", *p.Last)
+	}
+	slices.SortStableFunc(v.Troubles, func(a, b trouble) int { return b.When.t.Compare(a.When.t) })
+	v.Troubles = v.Troubles[:min(len(v.Troubles), troublesShown)]
+}
+
+func (v *view) at(t time.Time) moment { return moment{t, v.now} }
+
+// Started is when the daemon was started.
+func (v *view) Started() moment { return v.at(v.R.Started) }
+
+// Now is when the page was made.
+func (v *view) Now() moment { return v.at(v.now) }
+
+// show sends a page; one that cannot be made is an error, never half a page.
+func (p *pages) show(w http.ResponseWriter, code int, v *view) {
+	var b bytes.Buffer
+	if err := p.t.Execute(&b, v); err != nil {
+		plain(w, http.StatusInternalServerError, "the page could not be made: "+err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(code)
+	w.Write(b.Bytes())
+}
+
+func (p *pages) asset(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("file")
+	b, ok := p.files[name]
+	if !ok {
+		plain(w, http.StatusNotFound, "there is no such file")
+		return
+	}
+	types := map[string]string{".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+	w.Header().Set("Content-Type", types[path.Ext(name)]+"; charset=utf-8")
+	w.Header().Set("Cache-Control", "max-age=31536000, immutable") // named with its hash
+	w.Write(b)
+}
