@@ -13,20 +13,20 @@ import (
 
 // layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
-	{"internal/importrules", "internal/wire", "internal/durable", "daemon/report", "internal/command"},
+	{"internal/importrules", "internal/wire", "internal/durable", "daemon/report", "internal/command", "internal/outside"},
 	{"daemon/schedule", "snapshot/manifest", "storage/chunk", "storage/index", "storage/pack", "storage/seal", "storage/statement"},
 	{"configs", "internal/posix", "internal/treetest", "snapshot/filter", "snapshot/retention"},
 	{"storage"},
 	{"storage/dir", "storage/identity", "storage/s3", "storage/throttle"},
 	{"storage/stores", "storage/storagetest"},
 	{"storage/repository"},
-	{"snapshot", "snapshot/walk"},
+	{"snapshot", "snapshot/walk", "storage/prune"},
 	{"restore"},
 	{"internal/enginetest"},
 	{"daemon/notify", "daemon/web"},
 	{"daemon"},
 	{"cmd/knowngood"},
-	{"bench"},
+	{"bench", "systemd"},
 }
 
 // pure packages do no network I/O and know no stores.

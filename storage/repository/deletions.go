@@ -43,7 +43,7 @@ type Doom struct {
 // Deletions are what was announced and deleted in a domain.
 type Deletions struct {
 	Dooms  map[ObjectID]Doom
-	Newest uint64 // serial of the newest statement; 0 when there is none
+	Newest uint64 // the highest serial there is; 0 for none
 }
 
 // Absent tells whether a writer must take the object for not there. It may be
@@ -73,7 +73,8 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 	d := &Deletions{Dooms: map[ObjectID]Doom{}}
 	type read struct {
 		*statement.Deletion
-		at time.Time
+		serial uint64 // by its key
+		at     time.Time
 	}
 	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
 		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
@@ -85,8 +86,9 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 			return read{}, nil
 		}
 		x, err := r.deletion(ctx, o, serial)
-		return read{x, o.Modified}, err
+		return read{x, serial, o.Modified}, err
 	}) {
+		d.Newest = max(d.Newest, s.serial)
 		if Damaged(err) {
 			r.warn(err)
 			continue
@@ -97,7 +99,6 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 		if s.Deletion == nil {
 			continue
 		}
-		d.Newest = max(d.Newest, s.Serial)
 		if s.Serial < since {
 			break
 		}
@@ -170,6 +171,13 @@ func (r *Repository) signer(ctx context.Context, host string) (ed25519.PrivateKe
 		return nil, nil, fmt.Errorf("this machine is not host %s, so it takes the owner key: %w", host, err)
 	}
 	return owner, nil, nil
+}
+
+// MaySign tells whether this machine can sign for a host: as that host, or with
+// an identity as the owner. The error is ErrNoUsableIdentity when it cannot.
+func (r *Repository) MaySign(ctx context.Context, host string) error {
+	_, _, err := r.signer(ctx, host)
+	return err
 }
 
 // TellDeletions publishes what is announced, deleted and spared in a domain,

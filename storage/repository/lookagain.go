@@ -101,7 +101,7 @@ func (x *Index) objects(ctx context.Context) func(yield func(ObjectID, error) bo
 					yield(ObjectID{}, err)
 					return
 				}
-				if id, ok := parseObjectKey(o.Key); ok && !yield(id, nil) {
+				if id, ok := ParseObjectKey(o.Key); ok && !yield(id, nil) {
 					return
 				}
 			}
@@ -109,8 +109,8 @@ func (x *Index) objects(ctx context.Context) func(yield func(ObjectID, error) bo
 	}
 }
 
-// parseObjectKey reads what objectKey wrote.
-func parseObjectKey(key string) (ObjectID, bool) {
+// ParseObjectKey reads the key of a pack or a manifest container.
+func ParseObjectKey(key string) (ObjectID, bool) {
 	if _, _, hash, ok := statement.ParsePackKey(key); ok {
 		return ObjectID{wire.KindPack, hash}, true
 	}

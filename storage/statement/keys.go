@@ -41,6 +41,10 @@ func PrefixHostEpochs(host string) string { return PrefixHost(host) + "epochs/" 
 // PrefixPackDomains lists, folded, the domains in which a host has packs.
 func PrefixPackDomains(host string) string { return PrefixHost(host) + "packs/" }
 
+// PrefixManifestDomains lists, folded, the domains in which a host has
+// manifests.
+func PrefixManifestDomains(host string) string { return PrefixHost(host) + "manifests/" }
+
 // PrefixPacks lists the packs of a domain.
 func PrefixPacks(host string, domain seal.DomainID) string {
 	return PrefixPackDomains(host) + domain.String() + "/"
@@ -48,7 +52,7 @@ func PrefixPacks(host string, domain seal.DomainID) string {
 
 // PrefixManifests lists the manifest containers of a domain.
 func PrefixManifests(host string, domain seal.DomainID) string {
-	return PrefixHost(host) + "manifests/" + domain.String() + "/"
+	return PrefixManifestDomains(host) + domain.String() + "/"
 }
 
 // PrefixIndexRuns lists the index runs of a domain, highest generation first.
@@ -179,7 +183,17 @@ func ParseEnvironmentPrefix(folded string) (host, environment string, ok bool) {
 // ParsePackDomainPrefix reads host and domain out of a folded listing of
 // PrefixPackDomains.
 func ParsePackDomainPrefix(folded string) (host string, domain seal.DomainID, ok bool) {
-	host, rest, ok := splitHostKey(folded, "packs", 2)
+	return parseDomainPrefix(folded, "packs")
+}
+
+// ParseManifestDomainPrefix reads host and domain out of a folded listing of
+// PrefixManifestDomains.
+func ParseManifestDomainPrefix(folded string) (host string, domain seal.DomainID, ok bool) {
+	return parseDomainPrefix(folded, "manifests")
+}
+
+func parseDomainPrefix(folded, folder string) (host string, domain seal.DomainID, ok bool) {
+	host, rest, ok := splitHostKey(folded, folder, 2)
 	if !ok || !parseHex(domain[:], rest[0]) || rest[1] != "" {
 		return "", seal.DomainID{}, false
 	}

@@ -81,6 +81,8 @@ func TestKeysReadBack(t *testing.T) {
 		check("environment prefix", ok && gh == host && genv == env)
 		gh, gd, ok = ParsePackDomainPrefix(PrefixPacks(host, domain))
 		check("domain prefix", ok && gh == host && gd == domain)
+		gh, gd, ok = ParseManifestDomainPrefix(PrefixManifests(host, domain))
+		check("domain prefix of manifests", ok && gh == host && gd == domain)
 	})
 }
 
@@ -116,6 +118,8 @@ func parseKey(key string) (written []string) {
 	add(ok, func() string { return PrefixRoots(h8, env2) })
 	h9, d4, ok := ParsePackDomainPrefix(key)
 	add(ok, func() string { return PrefixPacks(h9, d4) })
+	h12, d6, ok := ParseManifestDomainPrefix(key)
+	add(ok, func() string { return PrefixManifests(h12, d6) })
 	h10, env3, n5, ok := ParseTombstoneKey(key)
 	add(ok, func() string { return KeyTombstone(h10, env3, n5) })
 	h11, d5, n6, ok := ParseDeletionKey(key)

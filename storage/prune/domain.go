@@ -1,0 +1,317 @@
+package prune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+const (
+	manifestsInFlight = 4  // containers read whole at once
+	deletesInFlight   = 16 // objects deleted at once
+)
+
+// domain prunes one domain.
+type domain struct {
+	*host
+	*inventory
+	id     seal.DomainID
+	domain *seal.Domain // nil when no kept snapshot opens it
+	needed map[repository.ObjectID]bool
+	out    Domain
+
+	mu        sync.Mutex
+	announced []statement.Object
+	deleted   []statement.Object
+	spared    []statement.Object
+}
+
+func (h *host) domain(ctx context.Context, id seal.DomainID) error {
+	d := &domain{host: h, inventory: h.inventory[id], id: id, needed: map[repository.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
+	for _, s := range h.snapshots[id] {
+		if s.Body == nil {
+			return fmt.Errorf("what %s needs takes an identity to tell: %w", s.Ref(), repository.ErrNoUsableIdentity)
+		}
+		d.domain = s.Domain
+	}
+	if err := d.need(ctx); err != nil {
+		return err
+	}
+	err := d.prune(ctx)
+	h.report.Domains = append(h.report.Domains, d.out)
+	return err
+}
+
+// need finds out what kept snapshots need.
+func (d *domain) need(ctx context.Context) error {
+	type manifest struct {
+		kept
+		objects []pack.Object
+		err     error
+	}
+	byHash := map[[32]byte]*manifest{}
+	for _, s := range d.snapshots[d.id] {
+		d.out.Snapshots++
+		m := byHash[s.Body.Manifest.Hash]
+		if m == nil {
+			byHash[s.Body.Manifest.Hash] = &manifest{kept: s}
+		} else if !s.forgotten {
+			m.forgotten = false
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(manifestsInFlight)
+	for _, m := range byHash {
+		g.Go(func() error {
+			m.objects, m.err = d.objectsOf(ctx, m.Snapshot)
+			d.Progress.Manifests.Add(1)
+			if repository.Damaged(m.err) && m.forgotten {
+				return nil // deleted before the policy could speak for it
+			}
+			return m.err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, m := range byHash {
+		if m.err != nil {
+			d.note("%s of host %s was forgotten, and its content is deleted already, though the policy of this run keeps it", m.Ref(), d.name)
+			continue
+		}
+		for _, o := range m.objects {
+			id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
+			if _, ok := d.objects[id]; !ok && !m.forgotten {
+				return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: look with `knowngood check`, and forget what is lost", m.Ref())}
+			}
+			if !d.needed[id] {
+				d.needed[id] = true
+				d.out.Needed.add(d.objects[id].size)
+			}
+		}
+	}
+	return nil
+}
+
+// objectsOf reads the list of objects of a manifest, whose container is read
+// whole and verified by its name: who can replace objects must not be able to
+// have others deleted.
+func (d *domain) objectsOf(ctx context.Context, s *repository.Snapshot) ([]pack.Object, error) {
+	m := &s.Body.Manifest
+	r := d.repo.NewReader(s.Host, s.Domain)
+	defer r.Close()
+	object, err := r.Whole(ctx, nil, wire.KindManifest, m.Hash)
+	var tail *pack.Tail
+	var contents *pack.Contents
+	if err == nil {
+		tail, err = pack.ParseTail(wire.KindManifest, object, int64(len(object)))
+	}
+	if err == nil {
+		contents, err = tail.Contents(wire.KindManifest, s.Domain)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	return append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}), nil
+}
+
+func (d *domain) key(id repository.ObjectID) string {
+	if id.Kind == wire.KindManifest {
+		return statement.KeyManifest(d.name, d.id, id.Hash)
+	}
+	return statement.KeyPack(d.name, d.id, id.Hash)
+}
+
+// prune spares, deletes and announces, and tells so in a statement.
+func (d *domain) prune(ctx context.Context) error {
+	indexed, mayName, err := d.index(ctx)
+	if err != nil {
+		return err
+	}
+	var due []repository.ObjectID
+	since := uint64(0)
+	settle := func(id repository.ObjectID, doom repository.Doom) (stays bool) {
+		o, listed := d.objects[id]
+		switch {
+		case doom.Fate != repository.Announced:
+			return false
+		case !listed: // by a run that died before it told
+			d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
+			return false
+		case d.needed[id]:
+			d.spared = append(d.spared, statement.Object{Kind: id.Kind, Hash: id.Hash})
+			d.out.Spared.add(o.size)
+			return false
+		case d.now.Sub(doom.At) < d.Announce:
+			d.out.Waiting.add(o.size)
+			if at := doom.At.Add(d.Announce); d.out.Due.IsZero() || at.Before(d.out.Due) {
+				d.out.Due = at
+			}
+			return true
+		}
+		due = append(due, id)
+		return true // until it is deleted
+	}
+	unsettled := map[repository.ObjectID]uint64{}
+	for id, doom := range d.deletions.Dooms {
+		if settle(id, doom) {
+			unsettled[id] = doom.Serial
+		}
+	}
+	d.announce(indexed)
+	if d.DryRun {
+		for _, id := range due {
+			d.out.Deleted.add(d.objects[id].size)
+		}
+		return nil
+	}
+	failed := d.delete(ctx, due, unsettled)
+	for _, serial := range unsettled {
+		if since == 0 || serial < since {
+			since = serial
+		}
+	}
+	if len(d.announced)+len(d.deleted)+len(d.spared) == 0 {
+		return failed
+	}
+	d.deleted = append(d.deleted, d.carried(since, indexed, mayName)...)
+	return errors.Join(failed, d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, since, time.Now()))
+}
+
+// carried are deleted packs that an index run may still name, and that the
+// statements read from now on would not tell of.
+func (d *domain) carried(since uint64, indexed map[[32]byte]uint64, mayName bool) []statement.Object {
+	if since == 0 {
+		since = d.deletions.Newest + 1
+	}
+	var out []statement.Object
+	for id, doom := range d.deletions.Dooms {
+		if doom.Fate != repository.Deleted || id.Kind != wire.KindPack || doom.Serial >= since {
+			continue
+		}
+		if _, named := indexed[id.Hash]; named || mayName {
+			out = append(out, statement.Object{Kind: id.Kind, Hash: id.Hash})
+		}
+	}
+	return out
+}
+
+// index deletes index runs that were replaced long ago, and gives the packs
+// that the live ones name. mayName tells that others are there, which may
+// name more.
+func (d *domain) index(ctx context.Context) (indexed map[[32]byte]uint64, mayName bool, err error) {
+	if d.domain == nil {
+		return nil, true, nil
+	}
+	x, err := d.repo.OpenRuns(ctx, d.name, d.domain)
+	if err != nil {
+		return nil, false, err
+	}
+	defer x.Close()
+	old, mayName, err := x.Replaced(ctx, d.now.Add(-young))
+	if err != nil {
+		return nil, false, err
+	}
+	for _, o := range old {
+		if !d.DryRun {
+			err = d.repo.Purge(ctx, o.Key)
+		}
+		switch {
+		case errors.Is(err, storage.ErrLocked):
+			d.out.Locked.add(uint64(o.Size))
+			mayName = true
+		case err != nil:
+			return nil, false, err
+		default:
+			d.out.Deleted.add(uint64(o.Size))
+		}
+	}
+	return x.PackSizes(), mayName || d.DryRun, nil
+}
+
+// announce chooses what is not needed and old enough. Packs that no index run
+// names, while there are young ones, look like those of a run that takes days:
+// they are left alone, and so are containers that it may have written.
+func (d *domain) announce(indexed map[[32]byte]uint64) {
+	var old []repository.ObjectID
+	underway, began := false, d.now
+	for id, o := range d.objects {
+		if d.needed[id] || d.deletions.Dooms[id].Fate == repository.Announced {
+			continue
+		}
+		recent := d.now.Sub(o.at) < young
+		if _, named := indexed[id.Hash]; !named && id.Kind == wire.KindPack {
+			underway = underway || recent
+			if o.at.Before(began) {
+				began = o.at
+			}
+		}
+		if recent {
+			d.out.Young.add(o.size)
+			continue
+		}
+		old = append(old, id)
+	}
+	for _, id := range old {
+		o := d.objects[id]
+		_, named := indexed[id.Hash]
+		if underway && (id.Kind == wire.KindPack && !named || id.Kind == wire.KindManifest && o.at.After(began.Add(-young))) {
+			d.out.Young.add(o.size)
+			continue
+		}
+		d.tell(id, o)
+	}
+}
+
+func (d *domain) tell(id repository.ObjectID, o object) {
+	d.announced = append(d.announced, statement.Object{Kind: id.Kind, Hash: id.Hash, Size: o.size})
+	d.out.Announced.add(o.size)
+}
+
+// delete deletes what is due, and goes on past what is locked.
+func (d *domain) delete(ctx context.Context, due []repository.ObjectID, unsettled map[repository.ObjectID]uint64) error {
+	if len(due) == 0 {
+		return nil
+	}
+	if err := d.same(ctx); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(deletesInFlight)
+	for _, id := range due {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			err := d.repo.Purge(gctx, d.key(id))
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			size := d.objects[id].size
+			if errors.Is(err, storage.ErrLocked) {
+				d.out.Locked.add(size)
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			delete(unsettled, id)
+			d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
+			d.out.Deleted.add(size)
+			d.Progress.Deleted.Add(1)
+			d.Progress.Bytes.Add(size)
+			return nil
+		})
+	}
+	return g.Wait()
+}

@@ -1,0 +1,186 @@
+package prune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"knowngood/snapshot/retention"
+	"knowngood/storage"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// host is what a run knows of a host.
+type host struct {
+	*pruner
+	name       string
+	now        time.Time // of the store, before anything was listed
+	inventory  map[seal.DomainID]*inventory
+	snapshots  map[seal.DomainID][]kept
+	tombstones map[string]uint64 // serials, by environment
+}
+
+// inventory is what lies in a domain.
+type inventory struct {
+	objects   map[repository.ObjectID]object
+	deletions *repository.Deletions
+}
+
+type object struct {
+	size uint64
+	at   time.Time // when the store took it
+}
+
+// kept is a snapshot whose content must stay.
+type kept struct {
+	*repository.Snapshot
+	forgotten bool // by its host; the policy of this run keeps it
+}
+
+// host looks in the order that makes it safe: the clock, the objects, what was
+// announced, and only then what is needed.
+func (p *pruner) host(ctx context.Context, name string) error {
+	h := &host{pruner: p, name: name, now: time.Now(), inventory: map[seal.DomainID]*inventory{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
+	domains, err := p.repo.Domains(ctx, name)
+	if err != nil || len(domains) == 0 {
+		return err
+	}
+	if !p.DryRun {
+		if err := p.repo.MaySign(ctx, name); err != nil {
+			return err
+		}
+		if h.now, err = p.repo.StoreTime(ctx, name); err != nil {
+			return err
+		}
+	}
+	for _, d := range domains {
+		if err := h.list(ctx, d); err != nil {
+			return err
+		}
+	}
+	envs, err := p.repo.EveryEnvironment(ctx, name)
+	if err != nil {
+		return err
+	}
+	for _, env := range envs {
+		if err := h.environment(ctx, env); err != nil {
+			return err
+		}
+	}
+	if len(h.snapshots) == 0 {
+		p.note("host %s has no snapshot: nothing of it is pruned", name)
+		return nil
+	}
+	for _, d := range domains {
+		if err := p.blocks(name, d.String(), h.domain(ctx, d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list takes the inventory of a domain, with what delete markers hide.
+func (h *host) list(ctx context.Context, domain seal.DomainID) error {
+	i := &inventory{objects: map[repository.ObjectID]object{}}
+	h.inventory[domain] = i
+	for _, prefix := range []string{statement.PrefixPacks(h.name, domain), statement.PrefixManifests(h.name, domain)} {
+		for o, err := range h.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
+			if err != nil {
+				return err
+			}
+			if id, ok := repository.ParseObjectKey(o.Key); ok {
+				i.objects[id] = object{uint64(o.Size), o.Modified}
+			}
+		}
+	}
+	var err error
+	i.deletions, err = h.repo.Deletions(ctx, h.name, domain)
+	return err
+}
+
+// environment gathers the kept snapshots of an environment. One that does not
+// verify may need anything, so it is an error.
+func (h *host) environment(ctx context.Context, env string) error {
+	x, err := h.repo.Tombstone(ctx, h.name, env)
+	if err != nil {
+		return err
+	}
+	var forgotten, protected statement.Numbers
+	if x != nil {
+		forgotten, h.tombstones[env] = x.Forgotten, x.Serial
+		if protected, err = h.protected(ctx, env, forgotten); err != nil {
+			return err
+		}
+	}
+	count := 0
+	for s, err := range h.repo.Without(ctx, h.name, env, forgotten.Without(protected)) {
+		if errors.Is(err, statement.ErrEnded) {
+			h.note("host %s: %v; what it alone needs is not kept", h.name, err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("environment %s: %w", env, err)
+		}
+		count++
+		again := forgotten.Has(s.Number) && protected.Has(s.Number)
+		h.snapshots[s.Root.Domain] = append(h.snapshots[s.Root.Domain], kept{s, again})
+	}
+	if count == 0 {
+		return &repository.DamageError{Key: statement.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
+	}
+	return nil
+}
+
+// protected are the forgotten snapshots that the policy of this run keeps.
+func (h *host) protected(ctx context.Context, env string, forgotten statement.Numbers) (statement.Numbers, error) {
+	var policy *retention.Policy
+	if h.Policy != nil {
+		policy = h.Policy(h.name, env)
+	}
+	if policy == nil || len(forgotten) == 0 {
+		return nil, nil
+	}
+	written, err := h.repo.Written(ctx, h.name, env)
+	if err != nil {
+		return nil, err
+	}
+	var items []retention.Item
+	for n, at := range written {
+		items = append(items, retention.Item{Number: n, Time: at})
+	}
+	var out []uint64
+	for _, v := range retention.Apply(*policy, items, h.now, time.UTC) {
+		if v.Kept() && forgotten.Has(v.Number) {
+			out = append(out, v.Number)
+		}
+	}
+	if len(out) > 0 {
+		h.note("host %s forgot %d snapshots of %s that the policy of this run keeps: they stay", h.name, len(out), env)
+	}
+	return statement.NumbersOf(out...), nil
+}
+
+// same makes sure that nobody forgot, or took back, anything meanwhile.
+func (h *host) same(ctx context.Context) error {
+	envs, err := h.repo.EveryEnvironment(ctx, h.name)
+	if err != nil {
+		return err
+	}
+	for _, env := range envs {
+		x, err := h.repo.Tombstone(ctx, h.name, env)
+		if err != nil {
+			return err
+		}
+		serial := uint64(0)
+		if x != nil {
+			serial = x.Serial
+		}
+		if serial != h.tombstones[env] {
+			return fmt.Errorf("what is forgotten of %s was changed just now: run again", env)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+// Package prune frees what no kept snapshot needs: packs, manifest containers
+// and replaced index runs, as docs/FORMAT.md section 10 says. It works in two
+// phases and without locks, beside captures under way: a run announces what is
+// not needed; a later one, when the time is out, looks anew and deletes what
+// is still not needed.
+//
+// It promises to delete nothing that a kept snapshot needs. It refuses to
+// delete anything of a host whose roots, or of a domain whose manifests, it
+// cannot read and verify all. It may be stopped at any moment and run again.
+// Roots, keys and other statements it never deletes.
+//
+// It holds some hundred bytes for each pack and container, nothing for each
+// chunk.
+package prune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"knowngood/snapshot/retention"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+)
+
+// Times that docs/FORMAT.md section 10 rests on.
+const (
+	// MinAnnounce is the least time between announcing and deleting: twice
+	// what a writer may run without looking again.
+	MinAnnounce = 48 * time.Hour
+	// young is how long an object is left alone that may belong to a run
+	// under way.
+	young = 48 * time.Hour
+)
+
+// DefaultAnnounce is the time between announcing and deleting, unless told.
+const DefaultAnnounce = 7 * 24 * time.Hour
+
+// Options of a run.
+type Options struct {
+	Host     string        // the only host to look at; "" is all
+	Announce time.Duration // DefaultAnnounce when 0; at least MinAnnounce
+	DryRun   bool          // find out, and change nothing
+	// Policy, when it is set and gives one, names snapshots that are kept
+	// whatever their host forgot: who took a host over can forget with its
+	// key. It goes by when the store took the roots, in UTC.
+	Policy   func(host, env string) *retention.Policy
+	Progress *Progress // may be nil
+}
+
+// Progress may be read while a run is under way.
+type Progress struct {
+	Manifests, Deleted, Bytes atomic.Uint64
+}
+
+// Amount of objects.
+type Amount struct{ Objects, Bytes uint64 }
+
+func (a *Amount) add(size uint64) { a.Objects, a.Bytes = a.Objects+1, a.Bytes+size }
+
+// Domain is what was found and done in a domain of a host. In a dry run it is
+// what would be done.
+type Domain struct {
+	Host      string
+	ID        seal.DomainID
+	Snapshots uint64 // kept
+	Needed    Amount
+	Announced Amount // in this run
+	Waiting   Amount // announced before, and not long enough ago
+	Due       time.Time
+	Deleted   Amount // replaced index runs included
+	Spared    Amount // announced, and needed again
+	Locked    Amount // not deleted because the store keeps them locked
+	Young     Amount // not needed, and left alone because a run may be under way
+}
+
+// Blocked is what could not be pruned, and why.
+type Blocked struct {
+	Host   string
+	Domain string // "" for all of the host
+	Err    error
+}
+
+func (b Blocked) Error() string {
+	if b.Domain == "" {
+		return fmt.Sprintf("nothing of host %s was pruned: %v", b.Host, b.Err)
+	}
+	return fmt.Sprintf("nothing of domain %s of host %s was pruned: %v", b.Domain, b.Host, b.Err)
+}
+
+// Report of a run.
+type Report struct {
+	Domains  []Domain
+	Blocked  []Blocked
+	Notes    []string
+	Duration time.Duration
+}
+
+// pruner is one run.
+type pruner struct {
+	Options
+	repo   *repository.Repository
+	report *Report
+}
+
+// Run prunes. What hinders it in one host or domain stands in the report; the
+// error is of what ended it.
+func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, error) {
+	started := time.Now()
+	if o.Announce == 0 {
+		o.Announce = DefaultAnnounce
+	}
+	if o.Announce < MinAnnounce {
+		return nil, fmt.Errorf("deletions must be announced at least %v ahead, not %v: a run under way may need that long to notice", MinAnnounce, o.Announce)
+	}
+	if o.Progress == nil {
+		o.Progress = &Progress{}
+	}
+	p := &pruner{Options: o, repo: repo, report: &Report{}}
+	hosts, err := repo.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range hosts {
+		if o.Host != "" && h != o.Host {
+			continue
+		}
+		if err := p.host(ctx, h); p.blocks(h, "", err) != nil {
+			return p.report, fmt.Errorf("prune host %s: %w", h, err)
+		}
+	}
+	p.report.Duration = time.Since(started)
+	return p.report, nil
+}
+
+// blocks notes an error that hinders one host or domain, and passes others on.
+func (p *pruner) blocks(host, domain string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) {
+		p.report.Blocked = append(p.report.Blocked, Blocked{host, domain, err})
+		return nil
+	}
+	return err
+}
+
+func (p *pruner) note(format string, args ...any) {
+	p.report.Notes = append(p.report.Notes, fmt.Sprintf(format, args...))
+}
