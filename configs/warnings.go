@@ -34,7 +34,7 @@ func (e *Environment) warnings() []string {
 		out = append(out, fmt.Sprintf("rpo is shorter than the time between two runs (up to %s): it will be broken between them", longest))
 	}
 	if ok && e.Jitter >= Duration(shortest) {
-		out = append(out, fmt.Sprintf("jitter is not shorter than the time between two runs (down to %s): runs will be left out", shortest))
+		out = append(out, fmt.Sprintf("jitter is not shorter than the time between two runs (down to %s): a shorter one spreads hosts as well", shortest))
 	}
 	if e.Schedule == "" && e.RPO > 0 {
 		out = append(out, "rpo without a schedule: nothing takes snapshots by itself")

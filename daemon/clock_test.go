@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"knowngood/daemon/schedule"
 )
 
@@ -302,4 +304,39 @@ func TestALoopThatIsBusyRunsOnceForWhatItMissedMeanwhile(t *testing.T) {
 	if !slices.Equal(ran, want) {
 		t.Errorf("%q", ran)
 	}
+}
+
+func TestEachScheduledTimeIsAccountedForOnce(t *testing.T) {
+	t.Parallel()
+	s, err := schedule.Parse("*/20 0-9 * * *", "Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		tm := &timing{schedule: s,
+			offset:  time.Duration(rapid.IntRange(0, 3000).Draw(t, "offset")) * time.Second,
+			catchUp: time.Duration(rapid.IntRange(0, 48).Draw(t, "catch up")) * time.Hour}
+		begin := time.Date(2026, 3, 25, 0, 0, 0, 0, time.UTC)
+		last, now, sum := begin, begin, 0
+		for range rapid.IntRange(1, 40).Draw(t, "looks") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 40*60*60).Draw(t, "seconds")) * time.Second)
+			for d := tm.due(last, now); !d.at.IsZero() || d.skipped > 0; d = tm.due(last, now) {
+				if !d.at.IsZero() {
+					last, sum = d.at, sum+1+d.missed
+				} else {
+					last, sum = d.skippedAt, sum+d.skipped
+				}
+				if !d.next.After(now) {
+					t.Fatalf("at %s the next is due at %s, and is not run for", now, d.next)
+				}
+			}
+		}
+		want := 0
+		for at := s.Next(begin); !at.Add(tm.offset).After(now); at = s.Next(at) {
+			want++
+		}
+		if sum != want {
+			t.Fatalf("%d of %d times are accounted for", sum, want)
+		}
+	})
 }

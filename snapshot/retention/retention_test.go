@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"knowngood/configs"
 	"pgregory.net/rapid"
+
+	"knowngood/configs"
 )
 
 var update = flag.Bool("update", false, "write the golden file anew")
@@ -43,7 +44,7 @@ func items(t *testing.T, loc *time.Location, times ...string) []Item {
 	return out
 }
 
-// line is a verdict as the tables below write it: "3: newest, daily".
+// lines are verdicts as the tables below write them: "3: newest, daily".
 func lines(verdicts []Verdict) string {
 	var out []string
 	for _, v := range verdicts {
