@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +36,7 @@ type Command struct {
 	// cut to 4 KiB, at most 1000 lines and 64 KiB of them. Calls do not overlap.
 	Line func(stream, line string)
 	// Outside runs it in a unit of its own, beyond the sandbox of ours. It needs
-	// systemd.
+	// systemd; who is not root asks a server of root's (package outside).
 	Outside bool
 
 	grace time.Duration // for tests: how long it may take to end when asked
@@ -87,7 +88,9 @@ func (c *Command) Run(ctx context.Context) error {
 	}
 	e := &Error{Argv0: c.Argv[0], ExitCode: -1}
 	argv, unit := c.Argv, ""
-	if c.Outside {
+	if c.Outside && os.Geteuid() != 0 {
+		argv = c.asked()
+	} else if c.Outside {
 		var err error
 		if argv, unit, err = c.outside(booted()); err != nil {
 			e.Err = err

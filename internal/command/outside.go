@@ -38,6 +38,12 @@ func (c *Command) outside(booted bool) (argv []string, unit string, err error) {
 	return append(append(argv, "--"), c.Argv...), unit, nil
 }
 
+// asked is what has root's server run the program: this one, which may have
+// been replaced on disk by a newer version.
+func (c *Command) asked() []string {
+	return append([]string{"/proc/self/exe", "outside", "--"}, c.Argv...)
+}
+
 // stopUnit ends a unit, with all its processes: what systemd-run started is no
 // child of ours, and does not end with it.
 func stopUnit(unit string, grace time.Duration) {

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/configs"
+	"knowngood/internal/outside"
+)
+
+// outsideCommand is for the units: the daemon calls it for hooks with
+// outside: true, and knowngood-outside@.service serves it.
+func outsideCommand(a *app) *cobra.Command {
+	var serve bool
+	cmd := &cobra.Command{
+		Use:         "outside COMMAND... | outside --serve",
+		Short:       "Run a hook beyond the sandbox of the daemon's unit",
+		Hidden:      true,
+		Args:        args(cobra.ArbitraryArgs),
+		Annotations: map[string]string{"config": "none"},
+		RunE: func(cmd *cobra.Command, argv []string) (err error) {
+			if serve {
+				return serveOutside(cmd, a.configPath)
+			}
+			if len(argv) == 0 {
+				return usagef("which command?")
+			}
+			a.code, err = outside.Run(cmd.Context(), outside.Socket, argv, os.Environ(), os.Stdout, os.Stderr)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&serve, "serve", false, "run the hook that is asked for over the socket on standard input")
+	return cmd
+}
+
+func serveOutside(cmd *cobra.Command, path string) error {
+	if path == "" {
+		path = configs.DefaultPath
+	}
+	c, err := net.FileConn(os.Stdin)
+	if err != nil {
+		return fmt.Errorf("standard input: %w", err)
+	}
+	defer c.Close()
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return errors.New("standard input is no Unix socket")
+	}
+	return outside.Serve(cmd.Context(), conn, func(argv []string) (bool, error) {
+		config, err := configs.Load(path)
+		if err != nil {
+			return false, err
+		}
+		for _, e := range config.Environments {
+			for _, h := range slices.Concat(e.Hooks.Before, e.Hooks.After, e.Hooks.OnFailure) {
+				if h.Outside && slices.Equal(h.Command, argv) {
+					return true, nil
+				}
+			}
+		}
+		return false, nil
+	})
+}
