@@ -11,7 +11,7 @@ import (
 func configCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
-		Short: "Check and show the configuration",
+		Short: "Check and show the configuration, and try its notifications",
 		Args:  args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 
@@ -55,6 +55,7 @@ func configCommand(a *app) *cobra.Command {
 				_, err = fmt.Fprintf(a.stdout, "%s", text)
 				return err
 			},
-		})
+		},
+		testNotifyCommand(a))
 	return cmd
 }

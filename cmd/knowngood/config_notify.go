@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/daemon/notify"
+	"knowngood/storage/stores"
+)
+
+func testNotifyCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "test-notify",
+		Short: "Send a test by each configured way of notification",
+		Long: `Send a test message by each webhook, by mail and by the command that are
+configured below notify, at once, and say how each took it. The ping is left
+alone: it would tell its monitor of a run that never was.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.testNotify(cmd.Context()) },
+	}
+}
+
+func (a *app) testNotify(ctx context.Context) error {
+	n, err := notify.New(a.config.Notify, notify.Options{Host: a.host, Repository: stores.Redact(a.repoURL), Version: version})
+	if err != nil {
+		return &usageError{err}
+	}
+	tests := n.Test(ctx)
+	if len(tests) == 0 {
+		return usagef("nobody is told of anything: the configuration has no webhook, email or command below notify")
+	}
+	channels := []any{}
+	for _, t := range tests {
+		said := map[string]any{"channel": t.Channel, "sent": t.Err == nil}
+		if t.Err == nil {
+			a.printf("%s: sent\n", t.Channel)
+		} else {
+			a.code = exitFailed
+			said["error"] = t.Err.Error()
+			a.printf("%s: FAILED: %v\n", t.Channel, t.Err)
+		}
+		channels = append(channels, said)
+	}
+	return a.result(map[string]any{"type": "result", "channels": channels})
+}
