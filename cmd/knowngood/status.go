@@ -1,64 +1,196 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"text/tabwriter"
+	"slices"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/daemon/web"
+	"knowngood/storage/stores"
 )
 
 func statusCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var noDaemon bool
+	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the newest snapshot of each environment",
-		Long:  "Show the newest snapshot of each environment of this host and its age. No identity is needed for a host's own.",
-		Args:  args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx := cmd.Context()
-			r, err := a.open(ctx)
+		Short: "Show how old the newest snapshot of each environment is, and what was promised",
+		Long: `Show the newest good snapshot of each environment of this host, its age against
+the rpo of the configuration, and, when the daemon runs, its runs, the last
+errors in full, warnings, and how full the store is.
+
+The daemon is asked where the configuration says that it listens. When it does
+not run, or has another repository or host, the repository itself is looked
+into; no identity is needed for a host's own snapshots.
+
+Exit code 1 when an rpo is broken: the newest good snapshot is older, or there
+is none.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), noDaemon) },
+	}
+	cmd.Flags().BoolVar(&noDaemon, "no-daemon", false, "look into the repository, whether the daemon runs or not")
+	return cmd
+}
+
+// statusReport is what the status command tells.
+type statusReport struct {
+	Type    string `json:"type"`
+	Source  string `json:"source"` // daemon or repository
+	Level   string `json:"level"`  // well, attention, broken
+	Summary string `json:"summary"`
+	report.Report
+	Environments []statusLine `json:"environments"`
+}
+
+// statusLine is one environment. Its newest snapshot is told in full, its past
+// runs are not.
+type statusLine struct {
+	reported
+	Name   string        `json:"environment"`
+	Host   string        `json:"host"`
+	Newest *snapshotJSON `json:"newest,omitempty"`
+	Runs   *struct{}     `json:"runs,omitempty"`
+}
+
+type reported = report.Environment
+
+func (a *app) status(ctx context.Context, noDaemon bool) error {
+	s, err := a.statusOfDaemon(ctx, noDaemon)
+	if err == nil && s == nil {
+		s, err = a.statusOfRepository(ctx, time.Now())
+	}
+	if err != nil {
+		return err
+	}
+	s.Type = "result"
+	level, text := s.Verdict()
+	s.Level, s.Summary = level.String(), text
+	if slices.ContainsFunc(s.Report.Environments, func(e report.Environment) bool { return e.Broken() }) {
+		a.code = exitFailed
+	}
+	if a.json {
+		return a.result(s)
+	}
+	return a.showStatus(s)
+}
+
+// statusOfDaemon asks the daemon; nil when there is none that knows of this
+// host and repository.
+func (a *app) statusOfDaemon(ctx context.Context, noDaemon bool) (*statusReport, error) {
+	if noDaemon {
+		return nil, nil
+	}
+	client, err := web.Dial(a.config.Listen)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	defer client.Close()
+	r, err := client.Report(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, web.ErrNotRunning):
+		if slices.ContainsFunc(a.config.EnvironmentNames(), func(name string) bool { return a.config.Environments[name].Schedule != "" }) {
+			a.note("%v; this is what the repository says", err)
+		}
+		return nil, nil
+	case err != nil:
+		a.note("%v; this is what the repository says", err)
+		return nil, nil
+	case r.Host != a.host || a.repoURL != "" && r.Repository != stores.Redact(a.repoURL):
+		a.note("the daemon at %s is that of host %s and repository %s; this is what the repository says", a.config.Listen, r.Host, r.Repository)
+		return nil, nil
+	}
+	s := &statusReport{Source: "daemon", Report: *r, Environments: []statusLine{}}
+	for _, e := range r.Ranked() {
+		line := statusLine{reported: e, Name: e.Name, Host: r.Host}
+		if l := e.LastSuccess; l != nil {
+			line.Newest = &snapshotJSON{Ref: l.Snapshot, Host: r.Host, Environment: e.Name, Time: &l.Started, Status: "complete",
+				Files: l.Files, Bytes: l.Bytes, NewBytes: l.NewBytes, StoredBytes: l.StoredBytes, Problems: l.Problems}
+			if l.Result == report.Partial {
+				line.Newest.Status = "partial"
+			}
+		}
+		s.Environments = append(s.Environments, line)
+	}
+	return s, nil
+}
+
+// statusOfRepository looks at the heads in the repository, and at what the
+// configuration promises of them.
+func (a *app) statusOfRepository(ctx context.Context, now time.Time) (*statusReport, error) {
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := a.hosts(ctx, r, false)
+	if err != nil {
+		return nil, err
+	}
+	s := &statusReport{Source: "repository", Report: report.Report{Version: version, Host: a.host, Repository: r.URL(), Now: now, Warnings: []report.Warning{}}, Environments: []statusLine{}}
+	seen := map[string]bool{}
+	for _, h := range hosts {
+		envs, err := r.Environments(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		for _, env := range envs {
+			head, err := r.Head(ctx, h, env)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			hosts, err := a.hosts(ctx, r, false)
-			if err != nil {
-				return err
+			if head == nil {
+				continue
 			}
-			w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
-			if !a.json {
-				fmt.Fprintln(w, "ENVIRONMENT\tHOST\tNEWEST\tAGE\tSTATUS\tFILES\tSIZE")
+			newest := toJSON(head)
+			line := statusLine{reported: reported{Name: env, AgeSeconds: -1}, Name: env, Host: h, Newest: &newest}
+			if b := head.Body; b != nil {
+				line.reported.Newest, line.AgeSeconds, line.ProtectedUntil = b.Started, now.Sub(b.Started).Seconds(), b.ProtectedUntil
 			}
-			out := []map[string]any{}
-			for _, h := range hosts {
-				envs, err := r.Environments(ctx, h)
-				if err != nil {
-					return err
-				}
-				for _, env := range envs {
-					s, err := r.Head(ctx, h, env)
-					if err != nil {
-						return err
-					}
-					if s == nil {
-						continue
-					}
-					j, age := toJSON(s), "-"
-					line := map[string]any{"environment": env, "host": h, "newest": j}
-					if j.Time != nil {
-						age = humanize.RelTime(*j.Time, time.Now(), "ago", "from now")
-						line["age_seconds"] = time.Since(*j.Time).Seconds()
-					}
-					out = append(out, line)
-					if !a.json {
-						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", env, h, j.Ref, age, j.Status, count(j.Files), bytesText(j.Bytes))
-					}
-				}
+			if h == a.host {
+				seen[env] = true
+				promise(&line, a.config.Environments[env])
 			}
-			if err := a.result(map[string]any{"type": "result", "environments": out}); err != nil {
-				return err
-			}
-			return w.Flush()
-		},
+			s.add(line)
+		}
+	}
+	for _, env := range a.config.EnvironmentNames() {
+		if !seen[env] {
+			line := statusLine{reported: reported{Name: env, AgeSeconds: -1}, Name: env, Host: a.host}
+			promise(&line, a.config.Environments[env])
+			s.add(line)
+		}
+	}
+	return s, nil
+}
+
+// add adds a line, and to the report what is known of it: what nobody here can
+// open has no age.
+func (s *statusReport) add(l statusLine) {
+	s.Environments = append(s.Environments, l)
+	if l.Newest == nil || l.Newest.Time != nil {
+		s.Report.Environments = append(s.Report.Environments, l.reported)
+	}
+}
+
+// promise says what the configuration promises of an environment.
+func promise(l *statusLine, env *configs.Environment) {
+	if env == nil {
+		return
+	}
+	l.RPOSeconds = time.Duration(env.RPO).Seconds()
+	l.Schedule, l.TimeZone = env.Schedule, env.TimeZone
+	l.RPOBroken = l.RPOSeconds > 0 && (l.AgeSeconds < 0 || l.AgeSeconds > l.RPOSeconds)
+}
+
+// note tells people what they should know of what follows.
+func (a *app) note(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.stderr, "knowngood: "+format+"\n", args...)
 	}
 }

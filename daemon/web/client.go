@@ -60,7 +60,7 @@ func (c *Client) Report(ctx context.Context) (*report.Report, error) {
 }
 
 // Snapshot makes the daemon capture an environment and waits until it has,
-// while progress hears how it gets on. The run may have failed. The error is
+// while progress, unless it is nil, hears how it gets on. The run may have failed. The error is
 // ErrUnknown, ErrRunning, ErrNotRunning, or says that the daemon would not.
 func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.Progress)) (*report.Run, error) {
 	var s started
@@ -78,7 +78,7 @@ func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.
 		if e.Last != nil && !e.Last.Started.Before(s.Asked) {
 			return e.Last, nil
 		}
-		if e.Running != nil {
+		if e.Running != nil && progress != nil {
 			progress(*e.Running)
 		}
 		select {

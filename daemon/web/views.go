@@ -127,6 +127,7 @@ func newEnvView(e report.Environment, now time.Time, charts bool) envView {
 	}
 	if l := e.Last; l != nil && l.Error != "" {
 		v.Error = l.Error
+		e.Next = e.Next.In(now.Location())
 		v.Next = e.NextStep()
 	}
 	v.Strip = newStrip(&e, now)

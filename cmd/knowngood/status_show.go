@@ -1,0 +1,149 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"knowngood/daemon/report"
+)
+
+// showStatus prints the status for people: one sentence, a table, and in full
+// what is amiss.
+func (a *app) showStatus(s *statusReport) error {
+	if len(s.Environments) == 0 && s.Source == "repository" {
+		a.printf("No snapshots yet. Take one: knowngood snapshot --repo %s --env NAME PATH...\n", s.Repository)
+		return nil
+	}
+	a.printf("%s.\n\n", clean(s.Summary))
+	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	daemon := s.Source == "daemon"
+	if daemon {
+		fmt.Fprintln(w, "ENVIRONMENT\tNEWEST\tAGE\tRPO\tNEXT RUN\tLAST RUN\tSIZE\tPROTECTED\tKEPT")
+	} else {
+		fmt.Fprintln(w, "ENVIRONMENT\tHOST\tNEWEST\tAGE\tRPO\tSTATUS\tFILES\tSIZE\tPROTECTED")
+	}
+	for i := range s.Environments {
+		l := &s.Environments[i]
+		ref, status, files, size, age := "none", "-", "-", "-", "-"
+		if n := l.Newest; n != nil {
+			ref, status, files, size = clean(n.Ref), n.Status, count(n.Files), bytesText(n.Bytes)
+		}
+		if l.AgeSeconds >= 0 {
+			age = report.Span(time.Duration(l.AgeSeconds * float64(time.Second)))
+		}
+		if daemon {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", clean(l.Name), ref, age, rpoText(l), nextText(l, s.Now), lastText(l, s.Now), size, protectedText(l, s.Now), l.Kept)
+		} else {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Host, ref, age, rpoText(l), status, files, size, protectedText(l, s.Now))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	a.showTroubles(s)
+	return nil
+}
+
+// showTroubles prints what is amiss, in full, and how full the store is.
+func (a *app) showTroubles(s *statusReport) {
+	if s.Degraded != "" {
+		a.printf("\nThe daemon cannot do its work:\n%s", indented(s.Degraded))
+	}
+	for i := range s.Environments {
+		l := &s.Environments[i]
+		if l.Last == nil || l.Last.Error == "" {
+			continue
+		}
+		a.printf("\n%s %s at %s:\n%s", clean(l.Name), l.Last.Result, localTime(l.Last.Finished), indented(l.Last.Error))
+		l.Next = l.Next.Local()
+		a.printf("  Next: %s\n", l.NextStep())
+	}
+	if p := s.Prune; p != nil && p.Last != nil && p.Last.Error != "" {
+		a.printf("\npruning %s at %s:\n%s", p.Last.Result, localTime(p.Last.Finished), indented(p.Last.Error))
+	}
+	for _, w := range s.Warnings {
+		kind := "Warning"
+		if w.Tampering {
+			kind = "TAMPERING"
+		}
+		a.printf("\n%s, %s:\n%s", kind, localTime(w.Time), indented(w.Text))
+	}
+	if st := s.Storage; st.UsedBytes > 0 {
+		text := bytesText(st.UsedBytes) + " used by this host"
+		if st.LimitBytes > 0 {
+			text += fmt.Sprintf(", %s of %s left", bytesText(st.FreeBytes), bytesText(st.LimitBytes))
+		}
+		if st.BytesPerDay >= 1 {
+			text += fmt.Sprintf("; grows by %s a day", bytesText(uint64(st.BytesPerDay)))
+		}
+		if !st.FullAt.IsZero() {
+			text += fmt.Sprintf(", full in %s", report.Span(st.FullAt.Sub(s.Now)))
+		}
+		a.printf("\nStore: %s.\n", text)
+	}
+}
+
+func rpoText(l *statusLine) string {
+	switch {
+	case l.RPOSeconds == 0:
+		return "-"
+	case l.Broken():
+		return "BROKEN, " + report.Span(l.RPO())
+	}
+	return "ok, " + report.Span(l.RPO())
+}
+
+func nextText(l *statusLine, now time.Time) string {
+	switch {
+	case l.Next.IsZero():
+		return "by hand"
+	case l.Next.Before(now):
+		return "due"
+	}
+	return "in " + report.Span(l.Next.Sub(now))
+}
+
+func lastText(l *statusLine, now time.Time) string {
+	switch {
+	case l.Running != nil:
+		return fmt.Sprintf("running for %s: %s", report.Span(now.Sub(l.Running.Started)), cmp.Or(l.Running.Phase, "waiting"))
+	case l.Last == nil:
+		return "never"
+	}
+	ago := report.Span(now.Sub(l.Last.Finished)) + " ago"
+	if l.Failures > 1 && l.Last.Result == report.Failed {
+		return fmt.Sprintf("FAILED %d times, %s", l.Failures, ago)
+	}
+	if l.Last.Result == report.Failed {
+		return "FAILED " + ago
+	}
+	return fmt.Sprintf("%s %s", l.Last.Result, ago)
+}
+
+func protectedText(l *statusLine, now time.Time) string {
+	if l.ProtectedUntil.After(now) {
+		return report.Span(l.ProtectedUntil.Sub(now))
+	}
+	return "no lock"
+}
+
+func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }
+
+// indented is text of several lines below a heading.
+func indented(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimSpace(clean(text)), "\n", "\n  ") + "\n"
+}
+
+// clean takes out what would make a terminal do something.
+func clean(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' {
+			return '\uFFFD'
+		}
+		return r
+	}, text)
+}
