@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/daemon"
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
@@ -62,7 +63,7 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	for i := range 2 {
 		o := snapshot.Options{Environment: "quickstart", StateDir: r.LocalDir(), Version: version, Describe: []string{source}, Sources: []walk.Source{{Path: source}},
 			Progress: &snapshot.Progress{Problem: func(path, reason string) { fmt.Fprintf(a.stderr, "  %s: %s\n", printable("/"+path), reason) }}}
-		a.omit(&o)
+		daemon.Omit(&o, a.stateDir, a.repoURL)
 		p := a.progress(func() progressState {
 			return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load()}
 		})

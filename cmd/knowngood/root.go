@@ -30,13 +30,20 @@ type app struct {
 	passphraseFD                                      int
 	limitUpload, limitDownload                        string
 
-	config *configs.Config
-	code   int // of a command that came to its end
+	config     *configs.Config
+	configFile string // that config was read from; "" for none
+	given      given
+	code       int // of a command that came to its end
+
+	fresh, keepIndex time.Duration // of repository.OpenOptions
 
 	profileDir string
 	profiled   func()
 	repo       *repository.Repository
 }
+
+// given is what flags and variables said, before the configuration.
+type given struct{ repoURL, identityPath, stateDir, host string }
 
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
@@ -94,7 +101,7 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.StringVar(&a.profileDir, "profile", "", "write CPU and heap profiles into `directory`")
 	f.MarkHidden("profile")
 	root.AddCommand(quickstartCommand(a), initCommand(a), snapshotCommand(a), listCommand(a), showCommand(a), lsCommand(a), catCommand(a),
-		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a), manCommand(a))
+		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), daemonCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a), manCommand(a), outsideCommand(a))
 	return root
 }
 
@@ -146,27 +153,32 @@ func (a *app) load(cmd *cobra.Command) (err error) {
 			path = configs.DefaultPath
 		}
 	}
-	if path == "" || !needsConfig(cmd) {
-		a.config = configs.Default()
-	} else {
-		c, err := configs.Load(path)
-		if err != nil {
+	if !needsConfig(cmd) {
+		path = ""
+	}
+	a.configFile, a.given = path, given{a.repoURL, a.identityPath, a.stateDir, a.host}
+	return a.readConfig(path)
+}
+
+// readConfig reads the configuration at path, the default one for "". What flags
+// gave goes into it, and what they left open is taken from it.
+func (a *app) readConfig(path string) (err error) {
+	c := configs.Default()
+	if path != "" {
+		if c, err = configs.Load(path); err != nil {
 			return &usageError{err}
 		}
-		a.config = c
 	}
-	fill := func(flag *string, from string) {
-		if *flag == "" {
-			*flag = from
+	for _, f := range [...]struct{ flag, configured *string }{{&a.repoURL, &c.Repository.URL}, {&a.identityPath, &c.Identity}, {&a.stateDir, &c.StateDir}, {&a.host, &c.Host}} {
+		if *f.flag == "" {
+			*f.flag = *f.configured
 		}
+		*f.configured = *f.flag
 	}
-	fill(&a.repoURL, a.config.Repository.URL)
-	fill(&a.identityPath, a.config.Identity)
-	fill(&a.stateDir, a.config.StateDir)
-	fill(&a.host, a.config.Host)
 	if a.stateDir, err = filepath.Abs(a.stateDir); err != nil {
 		return err
 	}
+	c.StateDir, a.config = a.stateDir, c
 	return nil
 }
 
@@ -200,7 +212,7 @@ func (a *app) open(ctx context.Context) (*repository.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := repository.OpenOptions{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Now: time.Now(), Fresh: time.Minute}
+	o := repository.OpenOptions{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Now: time.Now(), Fresh: max(a.fresh, time.Minute), KeepIndex: a.keepIndex}
 	var file *identity.File
 	if a.identityPath != "" {
 		if file, err = a.identity(); err != nil {

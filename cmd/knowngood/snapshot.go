@@ -2,25 +2,26 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
-	"knowngood/internal/command"
-	"knowngood/internal/posix"
+	"knowngood/daemon"
+	"knowngood/daemon/report"
+	"knowngood/daemon/web"
 	"knowngood/snapshot"
-	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/stores"
 )
 
 // snapshotFlags of the snapshot command.
@@ -109,36 +110,19 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 	return f.env, env, nil
 }
 
-// sources turns the configured sources into those of a capture.
-func (a *app) sources(env *configs.Environment, o *snapshot.Options) error {
-	for _, s := range env.Sources {
-		if len(s.Command) > 0 {
-			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, As: s.As, Run: runSource(time.Duration(s.Timeout))})
-			o.Describe = append(o.Describe, "command "+s.As)
-			continue
-		}
-		rules, err := filter.Compile(s.Path, s.Include, s.Exclude)
-		if err != nil {
-			return &usageError{err}
-		}
-		o.Sources = append(o.Sources, walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: uint64(s.MaxFileSize)})
-		o.Describe = append(o.Describe, s.Path)
-		o.Exclusions = append(o.Exclusions, s.Exclude...)
-	}
-	return nil
-}
-
-// runSource runs a command source, for at most limit unless that is 0.
-func runSource(limit time.Duration) func(context.Context, []string, io.Writer) error {
-	return func(ctx context.Context, argv []string, stdout io.Writer) error {
-		return (&command.Command{Argv: argv, Timeout: limit, Stdout: stdout}).Run(ctx)
-	}
-}
-
 func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) error {
 	name, env, err := a.environment(f, paths)
 	if err != nil {
 		return err
+	}
+	if f.compression == "" {
+		f.compression = string(a.config.Compression)
+	}
+	if !slices.Contains([]string{"default", "fastest", "better"}, f.compression) {
+		return usagef("--compression: %q is none of default, fastest, better", f.compression)
+	}
+	if env == a.config.Environments[name] && !f.dryRun {
+		return a.runEnvironment(ctx, name, env, f)
 	}
 	r, err := a.openForWriting(ctx)
 	if err != nil {
@@ -148,32 +132,129 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if err != nil {
 		return err
 	}
-	level, err := level(f.compression, string(a.config.Compression))
+	o, err := daemon.CaptureOptions(name, env)
 	if err != nil {
-		return err
+		return &usageError{err}
 	}
-	o := snapshot.Options{Environment: name, StateDir: r.LocalDir(), Level: level, Reread: f.reread, DryRun: f.dryRun, Version: version, Tags: f.tags}
-	if err := a.sources(env, &o); err != nil {
-		return err
-	}
-	a.omit(&o)
-	o.Progress = &snapshot.Progress{
-		Problem: func(path, reason string) { fmt.Fprintf(a.stderr, "knowngood: %s: %s\n", printable("/"+path), reason) },
-		Warn:    func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", m) },
-	}
-	p := a.progress(func() progressState {
-		s := progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: o.Progress.Expected.Load()}
-		if n := o.Progress.Problems.Load(); n > 0 {
-			s.Note = fmt.Sprintf("%d problems", n)
-		}
-		return s
-	})
+	o.StateDir, o.Level, o.Version = r.LocalDir(), daemon.Level(f.compression), version
+	daemon.Omit(&o, a.stateDir, a.repoURL)
+	a.edit(f, &o)
+	p := a.progress(func() progressState { return captureState(o.Progress) })
 	result, err := snapshot.Capture(ctx, r, host, o)
 	p.end()
 	if err != nil {
 		return err
 	}
 	return a.tellSnapshot(name, result)
+}
+
+// edit adds to a capture what flags say, and tells its problems as they come.
+func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
+	o.Reread, o.DryRun, o.Tags = f.reread, f.dryRun, f.tags
+	if o.Progress == nil {
+		o.Progress = &snapshot.Progress{}
+	}
+	o.Progress.Problem = func(path, reason string) { fmt.Fprintf(a.stderr, "knowngood: %s: %s\n", printable("/"+path), reason) }
+	o.Progress.Warn = func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", m) }
+	a.warnOfIdentity(o)
+}
+
+func captureState(p *snapshot.Progress) progressState {
+	if p == nil {
+		return progressState{}
+	}
+	s := progressState{Files: p.Files.Load(), Bytes: p.Bytes.Load(), Total: p.Expected.Load()}
+	if n := p.Problems.Load(); n > 0 {
+		s.Note = fmt.Sprintf("%d problems", n)
+	}
+	return s
+}
+
+// runEnvironment captures a configured environment with all that belongs to a
+// run of it: hooks, retries, retention. A daemon that is up is asked to.
+func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Environment, f *snapshotFlags) error {
+	if asked, err := a.askDaemon(ctx, name, f); asked {
+		return err
+	}
+	level := "info"
+	if a.quiet {
+		level = "warn"
+	}
+	log, err := newLog(a.stderr, level)
+	if err != nil {
+		return err
+	}
+	var result *snapshot.Result
+	runner := daemon.Runner{Host: a.host, Repository: stores.Redact(a.repoURL), URL: a.repoURL, StateDir: a.stateDir, Version: version, Compression: f.compression,
+		Purpose: "knowngood snapshot", Log: log, Open: a.openForWriting,
+		Edit: func(o *snapshot.Options) { a.edit(f, o) },
+		Waiting: func(holder string) {
+			fmt.Fprintf(a.stderr, "knowngood: %s is being captured by %s; waiting for it\n", name, holder)
+		},
+		Committed: func(made *snapshot.Result) { result = made }, Kept: &daemon.Kept{}}
+	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &daemon.Live{}
+	p := a.progress(func() progressState {
+		s := captureState(live.Progress())
+		if phase := live.Phase(); phase != "capture" {
+			s.Note = phase
+		}
+		return s
+	})
+	err = runner.Run(ctx, name, env, &run, live)
+	p.end()
+	if result == nil {
+		return err
+	}
+	return errors.Join(a.tellSnapshot(name, result), err)
+}
+
+// askDaemon has a daemon capture the environment, which has the credentials and
+// a warm index. asked is false when none is up that does the same.
+func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (asked bool, err error) {
+	if f.reread || len(f.tags) > 0 || f.compression != string(a.config.Compression) {
+		return false, nil
+	}
+	client, err := web.Dial(a.config.Listen)
+	if err != nil {
+		return false, nil
+	}
+	defer client.Close()
+	r, err := client.Report(ctx)
+	if err != nil || r.Host != a.host || r.Repository != stores.Redact(a.repoURL) || !slices.ContainsFunc(r.Environments, func(e report.Environment) bool { return e.Name == name }) {
+		return false, nil
+	}
+	if !a.quiet && !a.json {
+		fmt.Fprintln(a.stderr, "the daemon captures it")
+	}
+	var now atomic.Pointer[report.Progress]
+	p := a.progress(func() progressState {
+		s := progressState{}
+		if n := now.Load(); n != nil {
+			s = progressState{Files: n.Files, Bytes: n.Bytes, Total: n.Total}
+			if n.Phase != "capture" {
+				s.Note = n.Phase
+			}
+		}
+		return s
+	})
+	run, err := client.Snapshot(ctx, name, func(n report.Progress) { now.Store(&n) })
+	p.end()
+	if err != nil {
+		return true, err
+	}
+	if !run.Result.Good() {
+		return true, fmt.Errorf("the daemon's run failed: %s (its log: journalctl -u knowngood)", run.Error)
+	}
+	status := "complete"
+	if run.Result == report.Partial {
+		status, a.code = "partial", exitIncomplete
+	}
+	a.printf("%s\n", run.Snapshot)
+	if !a.quiet && !a.json {
+		fmt.Fprintf(a.stderr, "%s files, %s in all; %s new, stored as %s; %s; %s\n", count(run.Files), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), duration(run.Duration()), status)
+	}
+	return true, a.result(map[string]any{"type": "result", "ref": run.Snapshot, "files": run.Files, "bytes": run.Bytes, "new_bytes": run.NewBytes, "stored_bytes": run.StoredBytes,
+		"duration_seconds": run.Duration().Seconds(), "status": status, "problems": run.Problems, "by": "daemon"})
 }
 
 // openForWriting opens the repository without the identity: taking a snapshot
@@ -186,33 +267,9 @@ func (a *app) openForWriting(ctx context.Context) (*repository.Repository, error
 	return r, err
 }
 
-func level(flag, configured string) (pack.Level, error) {
-	if flag == "" {
-		flag = configured
-	}
-	switch flag {
-	case "", "default":
-		return pack.LevelDefault, nil
-	case "fastest":
-		return pack.LevelFastest, nil
-	case "better":
-		return pack.LevelBetter, nil
-	}
-	return 0, usagef("--compression: %q is none of default, fastest, better", flag)
-}
-
-// omit leaves the repository and the state directory out of what is captured,
-// and warns when the identity lies within.
-func (a *app) omit(o *snapshot.Options) {
-	places := []string{a.stateDir}
-	if path, ok := directoryOf(a.repoURL); ok {
-		places = append(places, path)
-	}
-	for _, path := range places {
-		if st, err := posix.StatAt(unix.AT_FDCWD, resolved(path)); err == nil {
-			o.Omit = append(o.Omit, st.ID())
-		}
-	}
+// warnOfIdentity says what of the program's own is left out, and warns when the
+// identity is captured with the rest.
+func (a *app) warnOfIdentity(o *snapshot.Options) {
 	o.Skipped = func(path string, why walk.Reason) {
 		if why == walk.Omitted && !a.json && !a.quiet {
 			fmt.Fprintf(a.stderr, "knowngood: note: %s is the repository or the state directory and is left out\n", printable("/"+path))
@@ -227,14 +284,6 @@ func (a *app) omit(o *snapshot.Options) {
 	}
 }
 
-// resolved is path with its symbolic links followed, as far as it exists.
-func resolved(path string) string {
-	if p, err := filepath.EvalSymlinks(path); err == nil {
-		return p
-	}
-	return path
-}
-
 func within(sources []walk.Source, path string) string {
 	for _, s := range sources {
 		if manifest.Within(strings.Trim(path, "/"), strings.Trim(s.Path, "/")) {
@@ -242,14 +291,6 @@ func within(sources []walk.Source, path string) string {
 		}
 	}
 	return ""
-}
-
-// directoryOf is the directory of a repository URL that names one.
-func directoryOf(url string) (string, bool) {
-	if path, ok := strings.CutPrefix(url, "file://"); ok {
-		return path, true
-	}
-	return url, strings.HasPrefix(url, "/")
 }
 
 func (a *app) tellSnapshot(name string, r *snapshot.Result) error {

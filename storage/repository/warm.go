@@ -62,3 +62,29 @@ func (r *Repository) Close() {
 		w.index = nil
 	}
 }
+
+// Remembered is the number of the newest snapshot of an environment that this
+// machine saw; 0 when it saw none. It asks no store.
+func (r *Repository) Remembered(host, env string) (uint64, error) {
+	known, err := r.local.head(host, env)
+	if known == nil || err != nil {
+		return 0, err
+	}
+	return known.Number, nil
+}
+
+// KnownBytes are the stored bytes of the packs that the index kept open knows;
+// 0 while none is.
+func (r *Repository) KnownBytes() uint64 {
+	w := &r.warm
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.index == nil {
+		return 0
+	}
+	sum := uint64(0)
+	for _, n := range w.index.table.PackSizes() {
+		sum += n
+	}
+	return sum
+}

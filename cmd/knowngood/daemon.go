@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"knowngood/configs"
+	"knowngood/daemon"
+	"knowngood/storage/repository"
+)
+
+// How long the daemon takes what it saw in the store for true: who may read,
+// which hosts there are, and what other processes of this host wrote.
+const (
+	daemonFresh = time.Hour
+	daemonIndex = 6 * time.Hour
+)
+
+func daemonCommand(a *app) *cobra.Command {
+	var level string
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Take the scheduled snapshots of the configuration",
+		Long: `Take the snapshots of the configuration on their schedules, until stopped.
+
+Each environment with a schedule is captured when it is due: hooks before,
+sources, retries while the store fails, hooks after, retention. What was missed
+while the machine was off is made up for, once (catch_up). Failures, broken
+RPOs, damage and recoveries are told by the channels under notify.
+
+It listens where listen says (a Unix socket by default) for:
+  knowngood status          a table of how things stand
+  knowngood snapshot NAME   a run now
+and for monitors: /healthz, /readyz, /metrics, /api/v1/report, and a page at /.
+
+SIGHUP takes in a changed configuration; one that is not valid changes nothing.
+SIGTERM ends runs under way where they are: the next run goes on from there.
+Run it as the service that the package installs: systemctl enable --now knowngood.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context(), level) },
+	}
+	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func (a *app) daemon(ctx context.Context, level string) error {
+	log, err := newLog(a.stderr, level)
+	if err != nil {
+		return usagef("--log-level: %w", err)
+	}
+	defer log.Sync()
+	if a.config.Repository.URL == "" {
+		return usagef("which repository? Name it in the configuration (repository.url), or give --repo URL")
+	}
+	open := func(identity bool) func(context.Context, *configs.Config) (*repository.Repository, error) {
+		return func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {
+			at := *a
+			at.config, at.repoURL, at.stateDir, at.host = c, c.Repository.URL, c.StateDir, c.Host
+			at.fresh, at.keepIndex = daemonFresh, daemonIndex
+			at.identityPath = ""
+			if identity {
+				at.identityPath, at.keepIndex = c.Identity, 0
+				return at.openForReading(ctx)
+			}
+			return at.open(ctx)
+		}
+	}
+	d := daemon.New(daemon.Options{Config: a.config, Load: a.loadAgain, Open: open(false), Unlocked: open(true), Version: version, Log: log,
+		Notify: func(state string) {
+			if _, err := sd.SdNotify(false, state); err != nil {
+				log.Debug("the service manager does not listen", zap.Error(err))
+			}
+		},
+		Watchdog: watchdog()})
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go func() {
+		for {
+			select {
+			case <-hup:
+				d.Reload() // which tells why, if it does not
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return d.Run(ctx)
+}
+
+// loadAgain reads the configuration as it is now, flags applied as at the start.
+func (a *app) loadAgain() (*configs.Config, error) {
+	at := *a
+	at.repoURL, at.identityPath, at.stateDir, at.host = a.given.repoURL, a.given.identityPath, a.given.stateDir, a.given.host
+	if err := at.readConfig(a.configFile); err != nil {
+		return nil, err
+	}
+	return at.config, nil
+}
+
+// watchdog is how often the service manager wants to hear from this process.
+func watchdog() time.Duration {
+	usec, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
+	if pid := os.Getenv("WATCHDOG_PID"); err != nil || usec <= 0 || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	return time.Duration(usec) * time.Microsecond
+}

@@ -1,0 +1,163 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"knowngood/daemon/notify"
+	"knowngood/daemon/report"
+	"knowngood/storage/repository"
+)
+
+// begin starts a run of j; mu is held.
+func (d *Daemon) begin(ctx context.Context, j *job, run report.Run) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	run.Started = d.Now()
+	r := &running{run: run, began: run.Started, moved: run.Started, cancel: cancel}
+	j.running = r
+	d.busy++
+	work := d.capture(j, r)
+	if j.name == "" {
+		work = d.prune(r)
+	}
+	places := d.places
+	d.runs.Go(func() {
+		defer cancel(nil)
+		err := d.guarded(ctx, places, work)
+		d.end(ctx, j, r, err)
+	})
+}
+
+// guarded waits for a place among the runs at once, and turns a panic, which
+// is a mistake of ours, into an error of the run.
+func (d *Daemon) guarded(ctx context.Context, places *places, work func(context.Context) error) (err error) {
+	if err := places.acquire(ctx); err != nil {
+		return err
+	}
+	defer places.release()
+	defer func() {
+		if p := recover(); p != nil {
+			d.Log.Error("panic in a run", zap.Any("panic", p), zap.Stack("stack"))
+			err = errPanic
+		}
+	}()
+	return work(ctx)
+}
+
+var errPanic = errors.New("a mistake in knowngood ended the run: the log has the details, please report them")
+
+// capture is a run of an environment; mu is held.
+func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
+	c, env := d.config, j.env
+	runner := &Runner{Host: c.Host, Repository: redact(c.Repository.URL), URL: c.Repository.URL, StateDir: c.StateDir, Version: d.Version, Purpose: "the daemon",
+		Log: d.Log.With(zap.String("environment", j.name)), Open: d.repository, Compression: string(c.Compression),
+		Kept: j.kept}
+	return func(ctx context.Context) error {
+		d.ping(notify.Started, j.name, nil)
+		return runner.Run(ctx, j.name, env, &r.run, &r.live)
+	}
+}
+
+// end takes in that a run ended.
+func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
+	run := &r.run
+	if run.Finished.IsZero() {
+		run.Finished = d.Now()
+	}
+	stopped := errors.Is(context.Cause(ctx), errStopped) || ctx.Err() != nil && d.ctx.Err() != nil
+	if err != nil && run.Error == "" {
+		run.Result, run.Error = report.Failed, err.Error()
+	}
+	if run.Result == "" {
+		run.Result = report.Success
+	}
+	d.logRun(j.name, run, stopped)
+	repo, _ := d.repo.current()
+	if repo != nil {
+		d.takeWarnings(repo, err)
+	}
+	d.mu.Lock()
+	j.running = nil
+	d.busy--
+	if run.Snapshot != "" {
+		j.state.Newest = run.Started
+		if n, nerr := d.numberOf(repo, j.name); nerr == nil {
+			j.state.Number = n
+		}
+	}
+	if !stopped || run.Snapshot != "" {
+		// A run cut short by the end of the daemon counts as not begun.
+		if err := j.ended(*run); err != nil {
+			d.warn("what the daemon remembers: "+err.Error(), false)
+		}
+	}
+	failures := j.state.Failures
+	d.measure(repo)
+	if j.gone {
+		j.close()
+		delete(d.jobs, j.name)
+	}
+	last := d.busy == 0
+	if last {
+		d.repo.mu.Lock()
+		d.repo.closeOld()
+		d.repo.mu.Unlock()
+	}
+	d.mu.Unlock()
+	if !stopped {
+		d.tellRun(j.name, run, failures)
+	}
+	if last {
+		idle()
+	}
+	d.look()
+}
+
+func (d *Daemon) numberOf(repo *repository.Repository, env string) (uint64, error) {
+	if repo == nil {
+		return 0, errors.New("no repository is open")
+	}
+	return repo.Remembered(d.config.Host, env)
+}
+
+// logRun is the one line that a run leaves at info.
+func (d *Daemon) logRun(name string, run *report.Run, stopped bool) {
+	fields := []zap.Field{zap.String("result", string(run.Result)), zap.String("trigger", run.Trigger), zap.Duration("took", run.Duration().Round(time.Millisecond)), zap.Int("attempts", run.Attempts)}
+	what := "prune"
+	if name != "" {
+		what = "run"
+		fields = append(fields, zap.String("environment", name), zap.String("snapshot", run.Snapshot), zap.Uint64("files", run.Files), zap.Uint64("bytes", run.Bytes),
+			zap.Uint64("new_bytes", run.NewBytes), zap.Uint64("problems", run.Problems))
+	}
+	fields = append(fields, zap.Uint64("stored_bytes", run.StoredBytes))
+	if run.Missed > 0 {
+		fields = append(fields, zap.Int("missed", run.Missed))
+	}
+	switch {
+	case stopped && run.Snapshot == "":
+		d.Log.Info(what+" ended by the end of the daemon; the next one goes on from here", fields...)
+	case run.Result == report.Failed:
+		d.Log.Error(what+" failed", append(fields, zap.String("error", run.Error))...)
+	default:
+		d.Log.Info(what+" done", fields...)
+	}
+}
+
+// places bounds how many runs do their work at once.
+type places struct{ taken chan struct{} }
+
+func newPlaces(n int) *places { return &places{make(chan struct{}, n)} }
+
+func (p *places) acquire(ctx context.Context) error {
+	select {
+	case p.taken <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (p *places) release() { <-p.taken }

@@ -1,0 +1,303 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/daemon/web"
+	"knowngood/storage/repository"
+)
+
+// Options of a daemon.
+type Options struct {
+	Config *configs.Config
+	// Load reads the configuration anew, and checks it.
+	Load func() (*configs.Config, error)
+	// Open opens the repository of a configuration. The daemon closes it.
+	Open func(context.Context, *configs.Config) (*repository.Repository, error)
+	// Unlocked opens it with the identity of the configuration, for repacking.
+	Unlocked func(context.Context, *configs.Config) (*repository.Repository, error)
+	Version  string
+	Log      *zap.Logger
+	// Notify tells the service manager a state, such as READY=1.
+	Notify func(state string)
+	// Watchdog is how often the service manager wants to hear; 0 is never.
+	Watchdog time.Duration
+	// Now is the wall clock.
+	Now func() time.Time
+}
+
+// Limits.
+const (
+	// stuck ends a run that has no timeout and did nothing for so long.
+	stuck = 2 * time.Hour
+	// unresponsive is how long after that the daemon calls itself broken, for
+	// the service manager to start it anew.
+	unresponsive = 10 * time.Minute
+	// reopenAfter is how soon a repository that could not be opened is tried
+	// again without a run that needs it.
+	reopenAfter = time.Minute
+	// startPatience is how long the start waits for the repository.
+	startPatience = 20 * time.Second
+	maxWarnings   = 50
+)
+
+// Daemon is the service. Run runs it once.
+type Daemon struct {
+	Options
+	ctx     context.Context // of Run
+	started time.Time
+	wake    chan struct{} // something changed: look again
+	runs    sync.WaitGroup
+	looking sync.Mutex // held by whoever looks into the repository between runs
+	repo    repositoryHolder
+
+	mu       sync.Mutex
+	config   *configs.Config
+	jobs     map[string]*job
+	places   *places
+	busy     int // runs under way
+	warnings []report.Warning
+	storage  report.Storage
+	watch    *watch
+	teller   *teller
+	said     string // to the service manager
+}
+
+// New makes a daemon; its state is read by Run.
+func New(o Options) *Daemon {
+	if o.Notify == nil {
+		o.Notify = func(string) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Daemon{Options: o, config: o.Config, started: o.Now(), wake: make(chan struct{}, 1), jobs: map[string]*job{}}
+}
+
+// Run runs the daemon until ctx ends, and then until its runs have. The error
+// says why it could not begin.
+func (d *Daemon) Run(ctx context.Context) error {
+	lock, err := tryLock(filepath.Join(d.config.StateDir, "daemon", "locks", ".daemon"), "daemon")
+	var held *heldError
+	if errors.As(err, &held) {
+		return fmt.Errorf("another daemon uses the state directory %s: %s; stop that one first, or give this one a state_dir of its own", d.config.StateDir, held.holder)
+	}
+	if err != nil {
+		return fmt.Errorf("state directory %s: %w", d.config.StateDir, err)
+	}
+	defer lock.release()
+	listener, err := web.Listen(d.config.Listen)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := web.Serve(ctx, listener, web.Handler(d, d)); err != nil && ctx.Err() == nil {
+			d.Log.Error("the API stopped", zap.Error(err))
+		}
+	})
+	defer serving.Wait()
+	defer cancel()
+	return d.work(ctx)
+}
+
+// work runs the jobs until ctx ends.
+func (d *Daemon) work(ctx context.Context) error {
+	if err := d.begun(ctx); err != nil {
+		return err
+	}
+	defer d.close()
+	opened := make(chan struct{})
+	d.runs.Go(func() {
+		d.looking.Lock()
+		defer d.looking.Unlock()
+		d.open(ctx)
+		close(opened)
+	})
+	select {
+	case <-opened:
+	case <-time.After(startPatience): // the status says that it is not open yet
+	case <-ctx.Done():
+	}
+	d.status()
+	d.Notify("READY=1")
+	d.loop(ctx)
+	d.Notify("STOPPING=1")
+	d.stop()
+	return nil
+}
+
+// begun reads what the daemon remembers, and begins to tell.
+func (d *Daemon) begun(ctx context.Context) (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ctx = ctx
+	if d.teller, err = d.startTeller(d.config); err != nil {
+		return err
+	}
+	if d.watch, err = openWatch(d.config.StateDir); err != nil {
+		d.warn("what was told before is not known: "+err.Error(), false)
+	}
+	d.apply(d.config)
+	return nil
+}
+
+// stop ends the runs under way; what they stored so far is kept, and the next
+// one goes on from there.
+func (d *Daemon) stop() {
+	d.mu.Lock()
+	for _, j := range d.jobs {
+		if j.running != nil {
+			j.running.cancel(errStopped)
+		}
+	}
+	d.mu.Unlock()
+	d.runs.Wait()
+}
+
+var errStopped = errors.New("the daemon was stopped")
+
+func (d *Daemon) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, j := range d.jobs {
+		j.close()
+	}
+	d.teller.stop()
+	d.watch.close()
+	d.repo.close()
+}
+
+// apply makes the jobs those of a configuration; mu is held.
+func (d *Daemon) apply(c *configs.Config) {
+	want := map[string]bool{}
+	for name, env := range c.Environments {
+		want[name] = true
+		j := d.job(name)
+		j.env, j.gone = env, false
+		d.schedule(j, c.Host, env.Schedule, env.TimeZone, time.Duration(env.Jitter), time.Duration(env.CatchUp))
+	}
+	if c.Prune != nil {
+		want[""] = true
+		j := d.job("")
+		j.gone = false
+		d.schedule(j, c.Host, c.Prune.Schedule, c.Prune.TimeZone, 0, 24*time.Hour)
+	}
+	for name, j := range d.jobs {
+		if want[name] {
+			continue
+		}
+		j.gone, j.timing = true, nil
+		if j.running == nil {
+			j.close()
+			delete(d.jobs, name)
+		}
+	}
+	d.config = c
+	d.places = newPlaces(c.MaxRuns)
+	d.watchOver(c)
+}
+
+func (d *Daemon) schedule(j *job, host, expression, zone string, jitter, catchUp time.Duration) {
+	if err := j.reschedule(host, expression, zone, jitter, catchUp, d.Now()); err != nil {
+		d.warn(fmt.Sprintf("schedule of %q: %v", j.name, err), false) // which loading refuses
+	}
+}
+
+// job is the job of a name, with its state; mu is held.
+func (d *Daemon) job(name string) *job {
+	if j := d.jobs[name]; j != nil {
+		return j
+	}
+	j, problems := openJob(d.config.StateDir, name)
+	for _, err := range problems {
+		d.warn("what the daemon remembers: "+err.Error(), false)
+	}
+	d.jobs[name] = j
+	return j
+}
+
+// Reload takes in the configuration as it is now. One that is not valid, or
+// asks for what only a restart can do, changes nothing.
+func (d *Daemon) Reload() error {
+	d.Notify("RELOADING=1\n" + monotonic())
+	defer d.Notify("READY=1")
+	c, err := d.Load()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ctx == nil {
+		return nil // it has only just been read
+	}
+	if err == nil {
+		err = d.reloadable(c)
+	}
+	var t *teller
+	if err == nil {
+		t, err = d.startTeller(c)
+	}
+	if err != nil {
+		d.warn("the new configuration was not taken, the old one stays in force: "+err.Error(), false)
+		d.Notify("STATUS=The new configuration was not taken: " + firstLine(err.Error()))
+		return err
+	}
+	if c.Repository.URL != d.config.Repository.URL || c.Host != d.config.Host {
+		d.repo.replace(d.busy == 0)
+	}
+	old := d.teller
+	d.teller = t
+	go old.stop() // it may have to wait for a server
+	d.apply(c)
+	d.Log.Info("configuration taken", zap.Int("environments", len(c.Environments)))
+	d.look()
+	return nil
+}
+
+// reloadable refuses what is held since the start.
+func (d *Daemon) reloadable(c *configs.Config) error {
+	switch {
+	case c.StateDir != d.config.StateDir:
+		return errors.New("state_dir changed: restart the daemon for that")
+	case c.Listen != d.config.Listen:
+		return errors.New("listen changed: restart the daemon for that")
+	}
+	return nil
+}
+
+// look makes the loop look again.
+func (d *Daemon) look() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// warn remembers what a person should see; mu is held.
+func (d *Daemon) warn(text string, tampering bool) {
+	d.Log.Warn(text)
+	for i, w := range d.warnings {
+		if w.Text == text {
+			d.warnings = append(slices.Delete(d.warnings, i, i+1), report.Warning{Time: d.Now(), Text: text, Tampering: tampering})
+			return
+		}
+	}
+	d.warnings = append(d.warnings, report.Warning{Time: d.Now(), Text: text, Tampering: tampering})
+	if extra := len(d.warnings) - maxWarnings; extra > 0 {
+		d.warnings = slices.Delete(d.warnings, 0, extra)
+	}
+}
+
+// idle gives memory back to the system after a run; mu is not held.
+func idle() { debug.FreeOSMemory() }

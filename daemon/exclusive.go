@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockWait is how often a lock that another process holds is tried again.
+const lockWait = 2 * time.Second
+
+// lockFile is a file that one process at a time holds; what it is for stands in
+// it. The kernel lets go of it when the process dies.
+type lockFile struct{ file *os.File }
+
+// heldError says who holds a lock.
+type heldError struct{ holder string }
+
+func (e *heldError) Error() string { return "held by " + e.holder }
+
+// tryLock takes the lock at path; a *heldError when another holds it.
+func tryLock(path, purpose string) (*lockFile, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		b, _ := io.ReadAll(io.LimitReader(f, 200))
+		holder := strings.TrimSpace(string(b))
+		if holder == "" {
+			holder = "another process"
+		}
+		return nil, &heldError{holder}
+	}
+	// The words are for people: a disk too full for them is no reason to stop.
+	f.Truncate(0)
+	fmt.Fprintf(f, "process %d (%s) since %s\n", os.Getpid(), purpose, time.Now().Format(time.RFC3339))
+	return &lockFile{f}, nil
+}
+
+// waitLock takes the lock as soon as nobody else holds it; waiting is told who
+// does, once.
+func waitLock(ctx context.Context, path, purpose string, waiting func(holder string)) (*lockFile, error) {
+	for told := false; ; {
+		l, err := tryLock(path, purpose)
+		var held *heldError
+		if !errors.As(err, &held) {
+			return l, err
+		}
+		if !told && waiting != nil {
+			waiting(held.holder)
+		}
+		told = true
+		select {
+		case <-time.After(lockWait):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("it is %w, and that took too long", held)
+		}
+	}
+}
+
+func (l *lockFile) release() { l.file.Close() }

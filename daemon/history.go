@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+
+	"knowngood/daemon/report"
+	"knowngood/internal/durable"
+)
+
+// keptRuns is how many past runs of a job are remembered; the file holds at
+// most twice as many.
+const keptRuns = 500
+
+// history is the past runs of a job, a line of JSON each. It is for people: a
+// line that cannot be read or written is a line less, and no more.
+type history struct {
+	path  string
+	runs  []report.Run // oldest first
+	lines int          // in the file
+}
+
+// openHistory reads what there is.
+func openHistory(path string) (*history, error) {
+	h := &history{path: path}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return h, nil
+	}
+	if err != nil {
+		return h, err
+	}
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		h.lines++
+		var r report.Run
+		if json.Unmarshal(lines.Bytes(), &r) == nil {
+			h.keep(r)
+		}
+	}
+	return h, nil
+}
+
+func (h *history) keep(r report.Run) {
+	h.runs = append(h.runs, r)
+	if extra := len(h.runs) - keptRuns; extra > 0 {
+		h.runs = slices.Delete(h.runs, 0, extra)
+	}
+}
+
+// add remembers a run. An error means that the file does not have it.
+func (h *history) add(r report.Run) error {
+	h.keep(r)
+	if h.lines >= 2*keptRuns {
+		return h.rewrite()
+	}
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(h.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	// The line end comes first where a crash or a full disk cut the last line.
+	if st, serr := f.Stat(); serr == nil && st.Size() > 0 {
+		line = append([]byte{'\n'}, line...)
+	}
+	_, err = f.Write(line)
+	h.lines++
+	return errors.Join(err, f.Close())
+}
+
+func (h *history) rewrite() error {
+	var b []byte
+	for i, r := range h.runs {
+		line, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			b = append(b, '\n')
+		}
+		b = append(b, line...)
+	}
+	if err := durable.Replace(h.path, b, 0o600); err != nil {
+		return err
+	}
+	h.lines = len(h.runs)
+	return nil
+}

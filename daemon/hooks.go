@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/internal/command"
+)
+
+// hookTimeout ends hooks that name no other.
+const hookTimeout = 5 * time.Minute
+
+// hooks runs the commands around a run, in order; with stop, none after one
+// that failed. The error is the first.
+func (r *Runner) hooks(ctx context.Context, which string, hooks []configs.Hook, environ []string, stop bool) error {
+	var first error
+	for i, h := range hooks {
+		log := r.Log.With(zap.String("hook", which), zap.String("program", h.Command[0]))
+		timeout := time.Duration(h.Timeout)
+		if timeout == 0 {
+			timeout = hookTimeout
+		}
+		c := command.Command{Argv: h.Command, Env: append(environ, "KNOWNGOOD_HOOK="+which), Timeout: timeout, Outside: h.Outside,
+			Line: func(stream, line string) { log.Info(line, zap.String("stream", stream)) }}
+		if err := c.Run(ctx); err != nil {
+			err = fmt.Errorf("hook %s, command %d: %w", which, i+1, err)
+			log.Error("hook failed", zap.Error(err))
+			if first == nil {
+				first = err
+			}
+			if stop {
+				return first
+			}
+		}
+	}
+	return first
+}
+
+// environ describes a run to its hooks. What is not known yet is left out.
+func (r *Runner) environ(name string, run *report.Run) []string {
+	env := []string{"KNOWNGOOD_ENVIRONMENT=" + name, "KNOWNGOOD_HOST=" + r.Host, "KNOWNGOOD_REPOSITORY=" + r.Repository, "KNOWNGOOD_TRIGGER=" + run.Trigger,
+		"KNOWNGOOD_STARTED=" + run.Started.UTC().Format(time.RFC3339)}
+	add := func(name, value string) {
+		if value != "" && value != "0" {
+			env = append(env, "KNOWNGOOD_"+name+"="+value)
+		}
+	}
+	add("RESULT", string(run.Result))
+	add("SNAPSHOT", run.Snapshot)
+	add("ERROR", run.Error)
+	for _, n := range []struct {
+		name  string
+		value uint64
+	}{{"FILES", run.Files}, {"BYTES", run.Bytes}, {"NEW_BYTES", run.NewBytes}, {"STORED_BYTES", run.StoredBytes}, {"PROBLEMS", run.Problems}} {
+		add(n.name, strconv.FormatUint(n.value, 10))
+	}
+	return env
+}

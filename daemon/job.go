@@ -1,0 +1,146 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/daemon/schedule"
+)
+
+// jobState is what a job must still know after a crash.
+type jobState struct {
+	LastScheduled time.Time                `json:"last_scheduled,omitzero"`
+	Last          *report.Run              `json:"last,omitempty"`
+	LastSuccess   *report.Run              `json:"last_success,omitempty"`
+	Failures      int                      `json:"failures"`
+	Totals        map[report.Result]uint64 `json:"totals"`
+	// Newest is the start of the newest snapshot known, and Number its number.
+	Newest time.Time `json:"newest,omitzero"`
+	Number uint64    `json:"number,omitempty"`
+}
+
+// maxErrorText is what is kept of an error, so that a state fits its slot.
+const maxErrorText = 2000
+
+// job is something done on a schedule; its fields belong to Daemon.mu, but for
+// what says otherwise.
+type job struct {
+	name       string // of the environment; "" is the prune
+	expression string // of its schedule, as configured
+	zone       string
+	timing     *timing // nil: only by hand
+	env        *configs.Environment
+
+	state   jobState
+	slots   *slots
+	history *history
+
+	running *running // nil when it is not
+	kept    *Kept
+	gone    bool // no longer configured; it ends with its run
+}
+
+// running is a run under way.
+type running struct {
+	run    report.Run // written by the run alone, read by others only when it ended
+	live   Live
+	began  time.Time
+	cancel context.CancelCauseFunc
+	seen   uint64 // what it had done when it was looked at last
+	moved  time.Time
+}
+
+// openJob reads the state of a job from the state directory.
+func openJob(stateDir, name string) (*job, []error) {
+	file := "env-" + name
+	if name == "" {
+		file = "prune"
+	}
+	j := &job{name: name, kept: &Kept{}}
+	var problems []error
+	dir := filepath.Join(stateDir, "daemon", "jobs")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		problems = append(problems, err)
+	}
+	var err error
+	if j.slots, err = openSlots(filepath.Join(dir, file+".state"), &j.state); err != nil {
+		problems = append(problems, err)
+	}
+	if j.history, err = openHistory(filepath.Join(dir, file+".runs")); err != nil {
+		problems = append(problems, fmt.Errorf("past runs: %w", err))
+	}
+	if j.state.Totals == nil {
+		j.state.Totals = map[report.Result]uint64{}
+	}
+	return j, problems
+}
+
+// save makes the state durable.
+func (j *job) save() error {
+	if j.slots == nil {
+		return errors.New("there is no state file to write to")
+	}
+	return j.slots.write(&j.state)
+}
+
+func (j *job) close() {
+	if j.slots != nil {
+		j.slots.close()
+		j.slots = nil
+	}
+}
+
+// ended takes in a run that came to its end.
+func (j *job) ended(run report.Run) error {
+	if len(run.Error) > maxErrorText {
+		run.Error = run.Error[:maxErrorText] + "…"
+	}
+	j.state.Last = &run
+	j.state.Totals[run.Result]++
+	switch run.Result {
+	case report.Failed:
+		j.state.Failures++
+	case report.Success, report.Partial:
+		j.state.Failures = 0
+		j.state.LastSuccess = &run
+	}
+	if run.Scheduled.After(j.state.LastScheduled) {
+		j.state.LastScheduled = run.Scheduled
+	}
+	return errors.Join(j.history.add(run), j.save())
+}
+
+// done is a measure of what a run has done, which only grows.
+func (r *running) done() uint64 {
+	n := uint64(r.live.Attempt())
+	if p := r.live.Progress(); p != nil {
+		n += p.Files.Load() + p.Bytes.Load() + p.FilesRead.Load() + p.BytesRead.Load()
+	}
+	return n
+}
+
+// reschedule sets when a job runs; without a schedule it runs by hand alone.
+func (j *job) reschedule(host, expression, zone string, jitter, catchUp time.Duration, now time.Time) error {
+	if j.expression != "" && (j.expression != expression || j.zone != zone) {
+		j.state.LastScheduled = now // the new one's times before were never missed
+	}
+	j.expression, j.zone, j.timing = expression, zone, nil
+	if expression == "" {
+		return nil
+	}
+	s, err := schedule.Parse(expression, zone)
+	if err != nil {
+		return err
+	}
+	j.timing = &timing{schedule: s, offset: schedule.Offset(host, j.name, jitter), catchUp: catchUp}
+	return nil
+}
+
+// due is what to do now of a job that has a schedule.
+func (j *job) due(now time.Time) dueNow { return j.timing.due(j.state.LastScheduled, now) }

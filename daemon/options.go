@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/configs"
+	"knowngood/internal/command"
+	"knowngood/internal/posix"
+	"knowngood/snapshot"
+	"knowngood/snapshot/filter"
+	"knowngood/snapshot/walk"
+)
+
+// CaptureOptions are what the sources of a configured environment come to. A
+// pattern that does not compile is an error.
+func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, error) {
+	o := snapshot.Options{Environment: name}
+	for _, s := range env.Sources {
+		if len(s.Command) > 0 {
+			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, As: s.As, Run: runSource(time.Duration(s.Timeout), s.Outside)})
+			o.Describe = append(o.Describe, "command "+s.As)
+			continue
+		}
+		rules, err := filter.Compile(s.Path, s.Include, s.Exclude)
+		if err != nil {
+			return o, err
+		}
+		o.Sources = append(o.Sources, walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: uint64(s.MaxFileSize)})
+		o.Describe = append(o.Describe, s.Path)
+		o.Exclusions = append(o.Exclusions, s.Exclude...)
+	}
+	return o, nil
+}
+
+// runSource runs a command source, for at most limit unless that is 0.
+func runSource(limit time.Duration, outside bool) func(context.Context, []string, io.Writer) error {
+	return func(ctx context.Context, argv []string, stdout io.Writer) error {
+		return (&command.Command{Argv: argv, Timeout: limit, Stdout: stdout, Outside: outside}).Run(ctx)
+	}
+}
+
+// Omit leaves the state directory out of what is captured, and the repository
+// where it is a directory.
+func Omit(o *snapshot.Options, stateDir, repoURL string) {
+	places := []string{stateDir}
+	if path, ok := directoryOf(repoURL); ok {
+		places = append(places, path)
+	}
+	for _, path := range places {
+		if p, err := filepath.EvalSymlinks(path); err == nil {
+			path = p
+		}
+		if st, err := posix.StatAt(unix.AT_FDCWD, path); err == nil {
+			o.Omit = append(o.Omit, st.ID())
+		}
+	}
+}
+
+// directoryOf is the directory of a repository URL that names one.
+func directoryOf(url string) (string, bool) {
+	if path, ok := strings.CutPrefix(url, "file://"); ok {
+		return path, true
+	}
+	return url, strings.HasPrefix(url, "/")
+}

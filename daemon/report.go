@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/daemon/report"
+	"knowngood/storage/repository"
+	"knowngood/storage/stores"
+)
+
+// growthDays is how far back the growth of the store is measured.
+const growthDays = 30
+
+// Report is the state now.
+func (d *Daemon) Report() report.Report { return d.report(true) }
+
+// report is the state now, with past runs or without.
+func (d *Daemon) report(runs bool) report.Report {
+	repo, err := d.repo.current()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.Now()
+	r := report.Report{Version: d.Version, Host: d.config.Host, Repository: redact(d.config.Repository.URL), Now: now, Started: d.started,
+		Environments: []report.Environment{}, Storage: d.storage, Warnings: slices.Clone(d.warnings)}
+	if r.Warnings == nil {
+		r.Warnings = []report.Warning{}
+	}
+	switch {
+	case err != nil:
+		r.Degraded = err.Error()
+	case repo == nil:
+		r.Degraded = "the repository is not open yet"
+	}
+	for name, j := range d.jobs {
+		if j.gone {
+			continue
+		}
+		if name == "" {
+			p := d.reportJob(j, now)
+			r.Prune = &p
+			continue
+		}
+		e := report.Environment{Name: name, Job: d.reportJob(j, now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
+			Kept: j.kept.Count(), Runs: []report.Run{}}
+		if runs {
+			e.Runs = append(e.Runs, j.history.runs...)
+		}
+		if !e.Newest.IsZero() {
+			e.AgeSeconds = now.Sub(e.Newest).Seconds()
+			if repo != nil {
+				e.ProtectedUntil = repo.Retention(e.Newest).Until
+			}
+		}
+		e.RPOBroken = e.RPOSeconds > 0 && (e.Newest.IsZero() || e.AgeSeconds > e.RPOSeconds)
+		r.Environments = append(r.Environments, e)
+	}
+	slices.SortFunc(r.Environments, func(a, b report.Environment) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return r
+}
+
+// reportJob tells of one job; mu is held.
+func (d *Daemon) reportJob(j *job, now time.Time) report.Job {
+	s := &j.state
+	out := report.Job{Schedule: j.expression, TimeZone: j.zone, LastScheduled: s.LastScheduled, Last: s.Last, LastSuccess: s.LastSuccess, Failures: s.Failures,
+		Totals: map[report.Result]uint64{}}
+	for result, n := range s.Totals {
+		out.Totals[result] = n
+	}
+	if j.timing != nil {
+		out.Next = j.due(now).next
+	}
+	if r := j.running; r != nil {
+		p := report.Progress{Started: r.began, Phase: r.live.Phase(), Attempt: r.live.Attempt()}
+		if c := r.live.Progress(); c != nil {
+			p.Files, p.Bytes, p.Total = c.Files.Load(), c.Bytes.Load(), c.Expected.Load()
+		}
+		out.Running = &p
+	}
+	return out
+}
+
+func redact(url string) string { return stores.Redact(url) }
+
+// measure looks how full the store is; mu is held.
+func (d *Daemon) measure(repo *repository.Repository) {
+	s := report.Storage{LimitBytes: uint64(d.config.Repository.Quota)}
+	if repo != nil {
+		s.UsedBytes = repo.KnownBytes()
+	}
+	if path, ok := directoryOf(d.config.Repository.URL); ok {
+		var st unix.Statfs_t
+		if unix.Statfs(path, &st) == nil {
+			disk, free := st.Blocks*uint64(st.Bsize), st.Bavail*uint64(st.Bsize)
+			if s.LimitBytes == 0 || s.LimitBytes > disk {
+				s.LimitBytes = disk
+			}
+			s.FreeBytes = free
+		}
+	}
+	if quota := uint64(d.config.Repository.Quota); quota > 0 {
+		left := quota - min(quota, s.UsedBytes)
+		if s.FreeBytes == 0 || left < s.FreeBytes {
+			s.FreeBytes = left
+		}
+	}
+	var runs []report.Run
+	for _, j := range d.jobs {
+		if j.name != "" {
+			runs = append(runs, j.history.runs...)
+		}
+	}
+	s.BytesPerDay, s.FullAt = forecast(runs, s.FreeBytes, s.LimitBytes > 0, d.Now())
+	d.storage = s
+}
+
+// forecast tells the growth of the last days, from what runs stored, and when
+// it will have used up what is free. Less than a day of runs says nothing.
+func forecast(runs []report.Run, free uint64, limited bool, now time.Time) (perDay float64, full time.Time) {
+	since := now.AddDate(0, 0, -growthDays)
+	first, stored := now, 0.0
+	for _, r := range runs {
+		if r.Started.Before(since) || r.Started.After(now) || r.Snapshot == "" {
+			continue
+		}
+		if r.Started.Before(first) {
+			first = r.Started
+		}
+		stored += float64(r.StoredBytes)
+	}
+	days := now.Sub(first).Hours() / 24
+	if days < 1 {
+		return 0, time.Time{}
+	}
+	perDay = stored / days
+	const farAway = 100 * 365
+	if !limited || perDay <= 0 || float64(free)/perDay > farAway {
+		return perDay, time.Time{}
+	}
+	return perDay, now.Add(time.Duration(float64(free) / perDay * 24 * float64(time.Hour)))
+}

@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"knowngood/configs"
+	"knowngood/snapshot/retention"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+// retainEvery is how often what a policy forgets is written down. Nothing hangs
+// on it: what is forgotten is deleted days later at the earliest.
+const retainEvery = time.Hour
+
+// Kept are the snapshots of an environment that are not forgotten, as far as
+// they are known. The zero value knows none, and lists them when it must. One
+// run at a time may call Retain.
+type Kept struct {
+	wrote time.Time // of Retain alone
+
+	mu    sync.Mutex // not held while a store is asked
+	known bool
+	items []retention.Item
+}
+
+// Count is how many are kept; 0 when that is not known.
+func (k *Kept) Count() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.items)
+}
+
+// set makes items what is kept.
+func (k *Kept) set(items []retention.Item, known bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.items, k.known = items, known
+}
+
+// doubt makes the next Retain list anew what is kept.
+func (k *Kept) doubt() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.known = false
+}
+
+// Retain applies the policy of an environment to what is kept of it, made just
+// now included, and returns how many snapshots it forgot.
+func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made *repository.Snapshot, now time.Time) (int, error) {
+	policy := retention.Of(env.Keep)
+	if policy.Empty() {
+		return 0, nil
+	}
+	items, err := k.with(ctx, repo, host, name, made)
+	if err != nil {
+		return 0, fmt.Errorf("retention of %s: nothing is forgotten: %w", name, err)
+	}
+	k.set(items, true)
+	if since := now.Sub(k.wrote); since >= 0 && since < retainEvery {
+		return 0, nil
+	}
+	zone, err := time.LoadLocation(env.TimeZone)
+	if err != nil {
+		return 0, err
+	}
+	var rest []retention.Item
+	var dropped []uint64
+	for _, v := range retention.Apply(policy, items, now, zone) {
+		if len(v.Reasons) > 0 {
+			rest = append(rest, v.Item)
+		} else {
+			dropped = append(dropped, v.Number)
+		}
+	}
+	if len(dropped) == 0 {
+		return 0, nil
+	}
+	change := repository.Change{Forget: statement.NumbersOf(dropped...), Reason: "retention policy", Now: now}
+	if _, err := repo.Forget(ctx, host, name, change); err != nil {
+		k.set(items, false)
+		return 0, fmt.Errorf("retention of %s: %w", name, err)
+	}
+	k.set(rest, true)
+	k.wrote = now
+	return len(dropped), nil
+}
+
+// with is what is kept, and what was made; from a listing if it is not known.
+func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name string, made *repository.Snapshot) ([]retention.Item, error) {
+	k.mu.Lock()
+	items, known := slices.Clone(k.items), k.known
+	k.mu.Unlock()
+	if known {
+		return append(items, retention.Item{Number: made.Number, Time: made.Body.Started}), nil
+	}
+	items = nil
+	for s, err := range repo.Kept(ctx, host, name) {
+		if err != nil {
+			return nil, err
+		}
+		if s.Body != nil { // else it is of an earlier key of this host, and stays
+			items = append(items, retention.Item{Number: s.Number, Time: s.Body.Started})
+		}
+	}
+	return items, nil
+}
+
+// retain is Retain of a job, whose errors fail no run: the snapshot is there.
+func (r *Runner) retain(ctx context.Context, repo *repository.Repository, name string, env *configs.Environment, made *repository.Snapshot) int {
+	if r.Kept == nil {
+		return 0
+	}
+	n, err := r.Kept.Retain(ctx, repo, r.Host, name, env, made, time.Now())
+	if err != nil {
+		r.Log.Warn("nothing is forgotten", zap.Error(err))
+	}
+	return n
+}

@@ -1,0 +1,230 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/snapshot"
+	"knowngood/storage"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+)
+
+// Waits before a run is tried again: the first, doubled each time, and at most
+// the last. Up to a fifth is added by chance, so that hosts do not come back
+// to a store together.
+const (
+	firstRetry = 30 * time.Second
+	lastRetry  = 15 * time.Minute
+)
+
+// afterTimeout bounds the hooks that clean up behind a run that was ended.
+const afterTimeout = 2 * time.Minute
+
+// Runner runs configured environments: hooks, capture, retries.
+//
+// A run counts as good only when its root was read back from the store and
+// verified; every object before it was confirmed by its checksum.
+type Runner struct {
+	Host       string
+	Repository string // its URL, credentials left out
+	URL        string // the same with all that it had
+	StateDir   string
+	Version    string // of the program
+	// Compression is default, fastest or better.
+	Compression string
+	Purpose     string // who runs: "daemon", "by hand"
+	Log         *zap.Logger
+	// Open gives the open repository. It stays open for Close by whoever opened it.
+	Open func(context.Context) (*repository.Repository, error)
+	// Edit, when set, adds to what is captured how.
+	Edit func(*snapshot.Options)
+	// Waiting, when set, is told who else is capturing the environment.
+	Waiting func(holder string)
+	// Committed, when set, is told of the capture that made a snapshot.
+	Committed func(result *snapshot.Result)
+	// Kept is what retention is applied to; nil for none.
+	Kept *Kept
+}
+
+// Live is what a run under way has done; it may be read at any time.
+type Live struct {
+	phase    atomic.Pointer[string]
+	attempt  atomic.Int32
+	progress atomic.Pointer[snapshot.Progress]
+}
+
+func (l *Live) enter(phase string) { l.phase.Store(&phase) }
+
+// Phase is what the run is about.
+func (l *Live) Phase() string {
+	if p := l.phase.Load(); p != nil {
+		return *p
+	}
+	return "waiting"
+}
+
+// Progress of the capture under way; nil before the first.
+func (l *Live) Progress() *snapshot.Progress { return l.progress.Load() }
+
+// Attempt under way, from 1; 0 before the first.
+func (l *Live) Attempt() int { return int(l.attempt.Load()) }
+
+// Run captures an environment once, retries included, and fills in run, whose
+// Trigger and Started are set. The error is that of the run; run.Error tells it
+// in words. When run names a snapshot, that is committed whatever came after.
+func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
+	if env.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(env.Timeout), fmt.Errorf("the run took longer than its timeout of %v", time.Duration(env.Timeout)))
+		defer cancel()
+	}
+	err := r.exclusive(ctx, name, env, run, live)
+	if cause := context.Cause(ctx); err != nil && ctx.Err() != nil && !errors.Is(cause, context.Canceled) {
+		err = fmt.Errorf("%w; it was then: %w", cause, err)
+	}
+	run.Finished = time.Now()
+	if err != nil {
+		run.Result, run.Error = report.Failed, err.Error()
+		live.enter("on_failure")
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
+		defer cancel()
+		r.hooks(clean, "on_failure", env.Hooks.OnFailure, r.environ(name, run), false)
+		run.Finished = time.Now()
+	}
+	return err
+}
+
+// exclusive runs the environment while no other process of this host does.
+func (r *Runner) exclusive(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
+	live.enter("waiting")
+	lock, err := waitLock(ctx, filepath.Join(r.StateDir, "daemon", "locks", name), r.Purpose, r.Waiting)
+	var held *heldError
+	if errors.As(err, &held) {
+		return fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("state directory %s: %w", r.StateDir, err)
+	}
+	defer lock.release()
+
+	live.enter("before")
+	err = r.hooks(ctx, "before", env.Hooks.Before, r.environ(name, run), true)
+	if err != nil {
+		err = fmt.Errorf("nothing was captured: %w", err)
+	} else {
+		err = r.attempts(ctx, name, env, run, live)
+	}
+	live.enter("after")
+	clean, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if ctx.Err() != nil {
+		clean, cancel = context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
+		defer cancel()
+	}
+	if err != nil {
+		run.Result, run.Error = report.Failed, err.Error()
+	}
+	if after := r.hooks(clean, "after", env.Hooks.After, r.environ(name, run), false); after != nil {
+		if run.Snapshot != "" {
+			after = fmt.Errorf("%s is committed, but what should follow failed: %w", run.Snapshot, after)
+		}
+		err = errors.Join(err, after)
+	}
+	return err
+}
+
+// attempts captures until it succeeds, or trying again makes no sense.
+func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
+	wait := firstRetry
+	for {
+		run.Attempts++
+		live.attempt.Store(int32(run.Attempts))
+		live.enter("capture")
+		err := r.capture(ctx, name, env, run, live)
+		if err == nil || run.Attempts > env.Retries || !passing(err) || ctx.Err() != nil {
+			return err
+		}
+		pause := wait + rand.N(wait/5)
+		r.Log.Warn("the store failed; the run is tried again", zap.Error(err), zap.Int("attempt", run.Attempts), zap.Duration("in", pause.Round(time.Second)))
+		live.enter("retry")
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+		wait = min(2*wait, lastRetry)
+	}
+}
+
+// passing tells whether an error may be gone by itself later: the store could
+// not be reached or used for a while.
+func passing(err error) bool {
+	if repository.Damaged(err) {
+		return false
+	}
+	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrChecksum, storage.ErrFull} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// capture is one attempt.
+func (r *Runner) capture(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
+	o, err := CaptureOptions(name, env)
+	if err != nil {
+		return err
+	}
+	repo, err := r.Open(ctx)
+	if err != nil {
+		return err
+	}
+	host, err := repo.Host(ctx)
+	if err != nil {
+		return err
+	}
+	o.StateDir, o.Version, o.Level = repo.LocalDir(), r.Version, Level(r.Compression)
+	Omit(&o, r.StateDir, r.URL)
+	o.Progress = &snapshot.Progress{Warn: func(m string) { r.Log.Warn(m) }}
+	if r.Edit != nil {
+		r.Edit(&o)
+	}
+	live.progress.Store(o.Progress)
+	result, err := snapshot.Capture(ctx, repo, host, o)
+	if err != nil {
+		return err
+	}
+	run.Snapshot, run.Files, run.Bytes, run.NewBytes, run.StoredBytes, run.Problems = result.Snapshot.Ref(), result.Files, result.Bytes, result.NewBytes, result.StoredBytes, result.Count
+	run.Result = report.Success
+	if result.Partial() {
+		run.Result = report.Partial
+	}
+	if r.Committed != nil {
+		r.Committed(result)
+	}
+	live.enter("retention")
+	run.Forgotten = r.retain(ctx, repo, name, env, result.Snapshot)
+	return nil
+}
+
+// Level of a configured compression.
+func Level(compression string) pack.Level {
+	switch compression {
+	case "fastest":
+		return pack.LevelFastest
+	case "better":
+		return pack.LevelBetter
+	}
+	return pack.LevelDefault
+}
