@@ -70,7 +70,7 @@ type Environment struct {
 	Drill    *Drill   `yaml:"drill,omitempty"`
 }
 
-// Source is a path or a command.
+// Source is a path or a command; that may run as a hook does, outside.
 type Source struct {
 	Path             string   `yaml:"path,omitempty"`
 	Include          []string `yaml:"include,omitempty"`
@@ -84,6 +84,7 @@ type Source struct {
 	As      string   `yaml:"as,omitempty"`
 	Restore []string `yaml:"restore,omitempty"`
 	Timeout Duration `yaml:"timeout,omitempty"`
+	Outside bool     `yaml:"outside,omitempty"`
 }
 
 // Hooks are commands around a run.

@@ -92,8 +92,8 @@ func (v *validator) pathSource(s *Source, seen []string, key keyPath) {
 	case slices.Contains(seen, s.Path):
 		v.addf(k, "%q is a source already", s.Path)
 	}
-	if s.As != "" || s.Restore != nil || s.Timeout != 0 {
-		v.addf(key, "as, restore and timeout belong to command sources")
+	if s.As != "" || s.Restore != nil || s.Timeout != 0 || s.Outside {
+		v.addf(key, "as, restore, timeout and outside belong to command sources")
 	}
 	v.patterns(s.Include, key.child("include"))
 	v.patterns(s.Exclude, key.child("exclude"))

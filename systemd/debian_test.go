@@ -48,9 +48,7 @@ var makeDebian sync.Mutex
 // mirror is where this machine's own packages come from, and its release.
 func mirror(t *testing.T) (uri, codename string) {
 	t.Helper()
-	if _, err := exec.LookPath("debootstrap"); err != nil {
-		t.Skip("debootstrap, which makes the machine, is not installed")
-	}
+	needs(t, "debootstrap")
 	release, err := os.ReadFile("/etc/os-release")
 	if err != nil {
 		t.Skipf("no Debian: %v", err)

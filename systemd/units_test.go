@@ -11,7 +11,15 @@ import (
 	"testing"
 )
 
-// lines of a unit file that are settings, by section.
+// needs skips a test where a program is missing.
+func needs(t *testing.T, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		t.Skipf("%s is not installed", program)
+	}
+}
+
+// settings of a unit file, by section.
 func settings(t *testing.T, file string) map[string][]string {
 	t.Helper()
 	b, err := os.ReadFile(file)
@@ -50,9 +58,7 @@ func TestBothServicesHaveTheSameSandbox(t *testing.T) {
 
 func TestEveryUnitIsExposedByAtMostTwo(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("systemd-analyze is not installed")
-	}
+	needs(t, "systemd-analyze")
 	for _, unit := range []string{"knowngood.service", "knowngood-snapshot@.service"} {
 		run(t, "systemd-analyze", "security", "--offline=true", "--threshold=20", unit)
 	}
@@ -60,9 +66,7 @@ func TestEveryUnitIsExposedByAtMostTwo(t *testing.T) {
 
 func TestEveryDropInIsUnderstood(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("systemd-analyze is not installed")
-	}
+	needs(t, "systemd-analyze")
 	examples, err := filepath.Glob("knowngood.service.d/*.conf.example")
 	if err != nil || len(examples) == 0 {
 		t.Fatalf("%d examples, %v", len(examples), err)

@@ -13,13 +13,13 @@ import (
 	"knowngood/internal/outside"
 )
 
-// outsideCommand is for the units: the daemon calls it for hooks with
+// outsideCommand is for the units: the daemon calls it for commands with
 // outside: true, and knowngood-outside@.service serves it.
 func outsideCommand(a *app) *cobra.Command {
 	var serve bool
 	cmd := &cobra.Command{
 		Use:         "outside COMMAND... | outside --serve",
-		Short:       "Run a hook beyond the sandbox of the daemon's unit",
+		Short:       "Run a command beyond the sandbox of the daemon's unit",
 		Hidden:      true,
 		Args:        args(cobra.ArbitraryArgs),
 		Annotations: map[string]string{"config": "none"},
@@ -34,7 +34,7 @@ func outsideCommand(a *app) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&serve, "serve", false, "run the hook that is asked for over the socket on standard input")
+	cmd.Flags().BoolVar(&serve, "serve", false, "run what is asked for over the socket on standard input")
 	return cmd
 }
 
@@ -59,6 +59,11 @@ func serveOutside(cmd *cobra.Command, path string) error {
 		for _, e := range config.Environments {
 			for _, h := range slices.Concat(e.Hooks.Before, e.Hooks.After, e.Hooks.OnFailure) {
 				if h.Outside && slices.Equal(h.Command, argv) {
+					return true, nil
+				}
+			}
+			for _, s := range e.Sources {
+				if s.Outside && slices.Equal(s.Command, argv) {
 					return true, nil
 				}
 			}

@@ -94,7 +94,7 @@ func TestWhatIsNotAllowedIsNotRun(t *testing.T) {
 		t.Errorf("a hook: status %d, %v", status, err)
 	}
 	_, _, _, err := ask(t, t.Context(), socket, nil, "touch", made)
-	if err == nil || !strings.Contains(err.Error(), "touch, with these arguments, is no hook with outside: true") {
+	if err == nil || !strings.Contains(err.Error(), "touch, with these arguments, is nothing with outside: true") {
 		t.Errorf("another command: %v", err)
 	}
 	if _, err := os.Stat(made); !errors.Is(err, os.ErrNotExist) {

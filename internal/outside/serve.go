@@ -27,7 +27,7 @@ func Serve(ctx context.Context, conn *net.UnixConn, allowed func(argv []string) 
 	if ok, err := allowed(r.Argv); err != nil {
 		a.Error = err.Error()
 	} else if !ok {
-		a.Error = fmt.Sprintf("%s, with these arguments, is no hook with outside: true in the configuration that root sees", r.Argv[0])
+		a.Error = fmt.Sprintf("%s, with these arguments, is nothing with outside: true in the configuration that root sees", r.Argv[0])
 	} else if a.Status, err = execute(ctx, conn, &r, stdout, stderr); err != nil {
 		a.Error = err.Error()
 	}
