@@ -90,15 +90,15 @@ func (e *email) deliver(ctx context.Context, password string, m *Message) error 
 		return permanentError{err}
 	}
 	secure := &tls.Config{ServerName: server, RootCAs: e.roots, MinVersion: tls.VersionTLS12}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.cfg.Server)
+	plain, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.cfg.Server)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	security := e.security(port)
+	defer plain.Close()
+	defer context.AfterFunc(ctx, func() { plain.Close() })()
+	conn, security := plain, e.security(port)
 	if security == "tls" {
-		conn = tls.Client(conn, secure)
+		conn = tls.Client(plain, secure)
 	}
 	c, err := smtp.NewClient(conn, server)
 	if err != nil {
