@@ -80,7 +80,7 @@ func TestRequestsToAServerAreFew(t *testing.T) {
 	for range 2 {
 		m.snapshot(t, "web", src)
 	}
-	log.atMost(t, 8, "an unchanged snapshot", func() {
+	log.atMost(t, 9, "an unchanged snapshot", func() {
 		if r := m.snapshot(t, "web", src); r.ReadFiles != 0 {
 			t.Errorf("it read %d files", r.ReadFiles)
 		}
