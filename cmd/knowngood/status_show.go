@@ -33,6 +33,9 @@ func (a *app) showStatus(s *statusReport) error {
 			ref, status, files, size = clean(n.Ref), n.Status, count(n.Files), bytesText(n.Bytes)
 		}
 		if l.AgeSeconds >= 0 {
+			if l.Newest == nil { // not one of the daemon's runs
+				ref = "-"
+			}
 			age = report.Span(time.Duration(l.AgeSeconds * float64(time.Second)))
 		}
 		if daemon {

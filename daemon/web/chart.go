@@ -55,6 +55,10 @@ func newStrip(e *report.Environment, now time.Time) *strip {
 	return s
 }
 
+// tooltipText bounds what a tooltip holds of an error, which the page has in
+// full elsewhere.
+const tooltipText = 160
+
 // describe is a run in one line.
 func describe(r *report.Run, now time.Time) string {
 	text := fmt.Sprintf("%s, %s, %s", r.Result, moment{r.Started, now}.Full(), spanOfRun(r))
@@ -62,7 +66,11 @@ func describe(r *report.Run, now time.Time) string {
 		text += fmt.Sprintf(", %s, %s", r.Snapshot, humanize.IBytes(r.Bytes))
 	}
 	if r.Error != "" {
-		text += ": " + r.Error
+		why := []rune(r.Error)
+		if len(why) > tooltipText {
+			why = append(why[:tooltipText], '…')
+		}
+		text += ": " + string(why)
 	}
 	return text
 }

@@ -97,6 +97,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if s := r.Storage; s.UsedBytes > 0 {
 		g.set(storeUsed, float64(s.UsedBytes))
+	}
+	if s := r.Storage; s.BytesPerDay != 0 {
 		g.set(storeGrowth, s.BytesPerDay)
 	}
 	if s := r.Storage; s.LimitBytes > 0 {

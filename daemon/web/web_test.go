@@ -237,6 +237,25 @@ func TestManyEnvironmentsHaveTheirChartsOnPagesOfTheirOwn(t *testing.T) {
 	}
 }
 
+func TestLongErrorsAreShownInFullOnceEach(t *testing.T) {
+	t.Parallel()
+	r := sample()
+	for i := range r.Environments {
+		for j := range r.Environments[i].Runs {
+			run := &r.Environments[i].Runs[j]
+			run.Result, run.Error = report.Failed, fmt.Sprintf("%d %d %s end", i, j, strings.Repeat("long ", 1600))
+		}
+	}
+	f := &fake{r: r}
+	page := ask(Handler(f, f), "GET", "/", nil).Body.String()
+	if n := strings.Count(page, " end<"); n != troublesShown+len(r.Environments) {
+		t.Errorf("%d errors are in full", n)
+	}
+	if len(page) > 1<<20 {
+		t.Errorf("the page has %d bytes", len(page))
+	}
+}
+
 // socket is a path that fits into a socket's address.
 func socket(t *testing.T) string {
 	t.Helper()
