@@ -42,6 +42,7 @@ type Damage struct {
 // CheckReport is what a check found.
 type CheckReport struct {
 	Snapshots, Packs, Containers, Chunks, Segments uint64
+	Forgotten                                      uint64 // of the snapshots; what they hold is not looked into
 	BytesRead                                      uint64 // of packs and containers read whole
 	Damage                                         []Damage
 	Notes                                          []string // what could not be looked into, and why
@@ -155,6 +156,11 @@ func (c *checker) host(ctx context.Context, host string) error {
 	domains := map[seal.DomainID]*domainCheck{}
 	closed, serial := 0, uint64(0)
 	for _, env := range envs {
+		tombstone, err := c.repo.Tombstone(ctx, host, env)
+		if err != nil {
+			return err
+		}
+		newest := true
 		for s, err := range c.repo.Snapshots(ctx, host, env) {
 			if err != nil {
 				object, ok := damagedObject(err)
@@ -166,6 +172,11 @@ func (c *checker) host(ctx context.Context, host string) error {
 			}
 			c.report.Snapshots++
 			serial = max(serial, s.Root.Certificate.Serial)
+			if tombstone != nil && !newest && tombstone.Forgotten.Has(s.Number) {
+				c.report.Forgotten++
+				continue
+			}
+			newest = false
 			if s.Body == nil {
 				closed++
 				continue

@@ -317,7 +317,9 @@ func (d *domainCheck) index(x *repository.Index) {
 	x.All(func(id [32]byte, loc index.Location) bool {
 		d.report.Chunks++
 		key := statement.KeyPack(d.host, d.domain.ID, loc.Pack.Hash)
-		if _, ok := d.packs[loc.Pack.Hash]; !ok {
+		if _, ok := d.packs[loc.Pack.Hash]; !ok && x.Absent(wire.KindPack, loc.Pack.Hash) {
+			return true // pruned, or about to be
+		} else if !ok {
 			d.damage(key, errors.New("the index names it, but it is not there"))
 			return true
 		}

@@ -88,8 +88,12 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	if len(list) > 0 {
 		verdict = fmt.Sprintf("%d objects DAMAGED", len(list))
 	}
-	a.printf("checked %s snapshots, %s packs, %s chunks%s: %s; %s\n", count(r.Snapshots), count(r.Packs), count(r.Chunks), read, verdict, duration(r.Duration))
-	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
+	forgotten := ""
+	if r.Forgotten > 0 {
+		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", count(r.Forgotten))
+	}
+	a.printf("checked %s snapshots%s, %s packs, %s chunks%s: %s; %s\n", count(r.Snapshots), forgotten, count(r.Packs), count(r.Chunks), read, verdict, duration(r.Duration))
+	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
 		"bytes_read": r.BytesRead, "damage": list, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		err = fmt.Errorf("%w: %d objects; what the check named is lost or must come from another copy; take new snapshots now: chunks that are missing are stored again", errDamage, len(list))
