@@ -19,6 +19,7 @@ type Config struct {
 	Identity     string                  `yaml:"identity,omitempty"`
 	StateDir     string                  `yaml:"state_dir"`
 	Listen       string                  `yaml:"listen"`
+	ListenTCP    string                  `yaml:"listen_tcp,omitempty"`
 	MaxRuns      int                     `yaml:"max_runs"`
 	Compression  Compression             `yaml:"compression"`
 	Limits       Limits                  `yaml:"limits,omitempty"`

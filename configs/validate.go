@@ -33,7 +33,14 @@ func (v *validator) config(c *Config) {
 	if c.Identity != "" {
 		v.absolute(c.Identity, keyPath{"identity"})
 	}
-	v.listen(c.Listen)
+	v.listen(c.Listen, keyPath{"listen"})
+	if c.ListenTCP != "" {
+		if strings.HasPrefix(c.ListenTCP, "unix:") {
+			v.addf(keyPath{"listen_tcp"}, "%q is no loopback address such as 127.0.0.1:9321: a socket goes into listen", c.ListenTCP)
+		} else {
+			v.listen(c.ListenTCP, keyPath{"listen_tcp"})
+		}
+	}
 	if c.MaxRuns < 1 {
 		v.addf(keyPath{"max_runs"}, "%d is less than one", c.MaxRuns)
 	}
@@ -103,8 +110,7 @@ func (v *validator) repository(r *Repository) {
 	}
 }
 
-func (v *validator) listen(s string) {
-	key := keyPath{"listen"}
+func (v *validator) listen(s string, key keyPath) {
 	if p, ok := strings.CutPrefix(s, "unix://"); ok {
 		v.absolute(p, key)
 		return

@@ -97,20 +97,25 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return fmt.Errorf("state directory %s: %w", d.config.StateDir, err)
 	}
 	defer lock.release()
-	listener, err := web.Listen(d.config.Listen)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var serving sync.WaitGroup
-	serving.Go(func() {
-		if err := web.Serve(ctx, listener, web.Handler(d, d)); err != nil && ctx.Err() == nil {
-			d.Log.Error("the API stopped", zap.Error(err))
-		}
-	})
 	defer serving.Wait()
 	defer cancel()
+	for _, addr := range []string{d.config.Listen, d.config.ListenTCP} {
+		if addr == "" {
+			continue
+		}
+		listener, err := web.Listen(addr)
+		if err != nil {
+			return err
+		}
+		serving.Go(func() {
+			if err := web.Serve(ctx, listener, web.Handler(d, d)); err != nil && ctx.Err() == nil {
+				d.Log.Error("the API stopped", zap.String("listen", addr), zap.Error(err))
+			}
+		})
+	}
 	return d.work(ctx)
 }
 
@@ -270,8 +275,8 @@ func (d *Daemon) reloadable(c *configs.Config) error {
 	switch {
 	case c.StateDir != d.config.StateDir:
 		return errors.New("state_dir changed: restart the daemon for that")
-	case c.Listen != d.config.Listen:
-		return errors.New("listen changed: restart the daemon for that")
+	case c.Listen != d.config.Listen || c.ListenTCP != d.config.ListenTCP:
+		return errors.New("listen or listen_tcp changed: restart the daemon for that")
 	}
 	return nil
 }
