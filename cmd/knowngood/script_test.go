@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
@@ -67,6 +68,9 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	env.Setenv("HOST", configs.Default().Host)
 	env.Setenv("TZ", "UTC")
+	// A file that changed within 50 ms before a capture is read again by the
+	// next one: those of the script must be older.
+	time.Sleep(100 * time.Millisecond)
 	return nil
 }
 
