@@ -12,15 +12,16 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage/repository"
+	"knowngood/storage/statement"
 )
 
 func listCommand(a *app) *cobra.Command {
-	var all bool
+	var all, forgotten bool
 	cmd := &cobra.Command{
 		Use:   "list [ENVIRONMENT]",
 		Short: "List snapshots, the newest last",
 		Long: `List the snapshots of this host, the newest last, or those of one environment.
---all-hosts lists those of every host. A host without an identity lists its own;
+--all-hosts lists those of every host; --all those too that are forgotten. A host without an identity lists its own;
 what only an identity opens is shown as sealed.`,
 		Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,10 +33,11 @@ what only an identity opens is shown as sealed.`,
 			if len(args) == 1 {
 				env = args[0]
 			}
-			return a.list(cmd.Context(), r, env, all)
+			return a.list(cmd.Context(), r, env, all, forgotten)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all-hosts", false, "list the snapshots of every host")
+	cmd.Flags().BoolVar(&forgotten, "all", false, "list forgotten snapshots too")
 	return cmd
 }
 
@@ -48,18 +50,20 @@ func (a *app) hosts(ctx context.Context, r *repository.Repository, all bool) ([]
 	return []string{a.host}, nil
 }
 
-// collect gathers snapshots, oldest first. Those that do not verify are told
-// and passed over; damaged says so then.
-func (a *app) collect(ctx context.Context, r *repository.Repository, env string, all bool) (out []*repository.Snapshot, damaged error, err error) {
+// collect gathers snapshots, oldest first: those that are kept, or with
+// forgotten all, and which of them are forgotten. Those that do not verify are
+// told and passed over; damaged says so then.
+func (a *app) collect(ctx context.Context, r *repository.Repository, env string, all, forgotten bool) (out []*repository.Snapshot, gone map[*repository.Snapshot]bool, damaged error, err error) {
+	gone = map[*repository.Snapshot]bool{}
 	hosts, err := a.hosts(ctx, r, all)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	found := env == ""
 	for _, h := range hosts {
 		envs, err := r.Environments(ctx, h)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		for _, e := range envs {
 			if env != "" && e != env {
@@ -67,10 +71,18 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 			}
 			found = true
 			var some []*repository.Snapshot
-			for s, err := range r.Snapshots(ctx, h, e) {
+			snapshots := r.Kept
+			var tombstone *statement.Tombstone
+			if forgotten {
+				snapshots = r.Snapshots
+				if tombstone, err = r.Tombstone(ctx, h, e); err != nil {
+					return nil, nil, nil, err
+				}
+			}
+			for s, err := range snapshots(ctx, h, e) {
 				if err != nil {
 					if !repository.Damaged(err) {
-						return nil, nil, err
+						return nil, nil, nil, err
 					}
 					fmt.Fprintf(a.stderr, "knowngood: %v\n", err)
 					switch {
@@ -81,6 +93,9 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 					}
 					continue
 				}
+				if tombstone != nil && len(some) > 0 && tombstone.Forgotten.Has(s.Number) {
+					gone[s] = true
+				}
 				some = append(some, s)
 			}
 			slices.Reverse(some)
@@ -88,20 +103,24 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 		}
 	}
 	if !found {
-		return nil, nil, fmt.Errorf("%w: no environment %q (knowngood list shows what there is)", repository.ErrNoSnapshot, env)
+		return nil, nil, nil, fmt.Errorf("%w: no environment %q (knowngood list shows what there is)", repository.ErrNoSnapshot, env)
 	}
-	return out, damaged, nil
+	return out, gone, damaged, nil
 }
 
-func (a *app) list(ctx context.Context, r *repository.Repository, env string, all bool) error {
-	snapshots, damaged, err := a.collect(ctx, r, env, all)
+func (a *app) list(ctx context.Context, r *repository.Repository, env string, all, forgotten bool) error {
+	snapshots, gone, damaged, err := a.collect(ctx, r, env, all, forgotten)
 	if err != nil {
 		return err
 	}
 	slices.SortStableFunc(snapshots, func(x, y *repository.Snapshot) int { return started(x).Compare(started(y)) })
 	out := []snapshotJSON{}
 	for _, s := range snapshots {
-		out = append(out, toJSON(s))
+		j := toJSON(s)
+		if j.Forgotten = gone[s]; j.Forgotten {
+			j.Status = "forgotten"
+		}
+		out = append(out, j)
 	}
 	if err := a.result(map[string]any{"type": "result", "snapshots": out}); err != nil {
 		return err

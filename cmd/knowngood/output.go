@@ -196,6 +196,7 @@ type snapshotJSON struct {
 	StoredBytes uint64     `json:"stored_bytes"`
 	Problems    uint64     `json:"problems"`
 	Tags        []string   `json:"tags,omitempty"`
+	Forgotten   bool       `json:"forgotten,omitempty"`
 }
 
 func toJSON(s *repository.Snapshot) snapshotJSON {

@@ -101,7 +101,7 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.StringVar(&a.profileDir, "profile", "", "write CPU and heap profiles into `directory`")
 	f.MarkHidden("profile")
 	root.AddCommand(quickstartCommand(a), initCommand(a), snapshotCommand(a), listCommand(a), showCommand(a), lsCommand(a), catCommand(a),
-		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), daemonCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a), manCommand(a), outsideCommand(a))
+		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), forgetCommand(a), pruneCommand(a), daemonCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a), manCommand(a), outsideCommand(a))
 	return root
 }
 

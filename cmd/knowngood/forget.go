@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/configs"
+	"knowngood/snapshot/retention"
+	"knowngood/storage/prune"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+// forgetFlags are those of forget.
+type forgetFlags struct {
+	env          string
+	policy       bool
+	undo, dryRun bool
+	reason       string
+	keep         retention.Policy
+	within       string
+}
+
+func forgetCommand(a *app) *cobra.Command {
+	f := &forgetFlags{}
+	cmd := &cobra.Command{
+		Use:   "forget {REF... | --policy | --keep-RULE N...}",
+		Short: "Forget snapshots: by name, or by what a policy keeps",
+		Long: `Forget snapshots, by name or by a retention policy. A forgotten snapshot is no
+longer listed and not what a time or @latest finds, but nothing is deleted:
+--undo takes it back, until knowngood prune has deleted what it alone needs,
+which takes days from its announcement.
+
+By name: knowngood forget web@3 web@4.
+By policy: --policy applies the keep rules of the configuration to each of its
+environments, or to the one of --env. --keep-last and the like state a policy
+here, for the environment of --env. A snapshot that any rule keeps is kept, and
+with no rule all are. The newest is never forgotten.
+
+--dry-run shows what would be kept, why, and what forgotten. What is written is
+a tombstone, signed by this host; for another host it takes an identity.`,
+		Example: `  knowngood forget --policy --dry-run
+  knowngood forget --env web --keep-hourly 48 --keep-daily 30
+  knowngood forget web@17 --reason "held a secret"
+  knowngood forget --undo web@17`,
+		Args: args(cobra.ArbitraryArgs),
+		RunE: func(cmd *cobra.Command, refs []string) error {
+			byRules := false
+			for _, name := range []string{"last", "hourly", "daily", "weekly", "monthly", "yearly", "within"} {
+				byRules = byRules || cmd.Flags().Changed("keep-"+name)
+			}
+			if err := f.check(refs, byRules); err != nil {
+				return err
+			}
+			r, err := a.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(refs) > 0 {
+				return a.forgetNamed(cmd.Context(), r, f, refs)
+			}
+			return a.forgetByPolicy(cmd.Context(), r, f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.env, "env", "", "the `environment` that a policy is applied to")
+	flags.BoolVar(&f.policy, "policy", false, "apply the keep rules of the configuration")
+	flags.BoolVar(&f.undo, "undo", false, "take back that the snapshots named were forgotten")
+	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "show what would be done")
+	flags.StringVar(&f.reason, "reason", "", "`text` that is kept with it")
+	flags.IntVar(&f.keep.Last, "keep-last", 0, "keep the newest `N`")
+	flags.IntVar(&f.keep.Hourly, "keep-hourly", 0, "keep the newest of each of `N` hours that have any")
+	flags.IntVar(&f.keep.Daily, "keep-daily", 0, "the same for `N` days")
+	flags.IntVar(&f.keep.Weekly, "keep-weekly", 0, "the same for `N` weeks, which begin on Monday")
+	flags.IntVar(&f.keep.Monthly, "keep-monthly", 0, "the same for `N` months")
+	flags.IntVar(&f.keep.Yearly, "keep-yearly", 0, "the same for `N` years")
+	flags.StringVar(&f.within, "keep-within", "", "keep all not older than the newest by this `duration`, such as 7d")
+	return cmd
+}
+
+func (f *forgetFlags) check(refs []string, byRules bool) error {
+	ways := 0
+	for _, way := range []bool{len(refs) > 0, f.policy, byRules} {
+		if way {
+			ways++
+		}
+	}
+	switch {
+	case ways != 1:
+		return usagef("name snapshots, or give --policy, or --keep rules: one of them")
+	case f.undo && len(refs) == 0:
+		return usagef("--undo takes the names of snapshots")
+	case byRules && f.env == "":
+		return usagef("--keep rules need --env NAME")
+	case f.env != "" && len(refs) > 0:
+		return usagef("--env goes with a policy, not with names of snapshots")
+	case min(f.keep.Last, f.keep.Hourly, f.keep.Daily, f.keep.Weekly, f.keep.Monthly, f.keep.Yearly) < 0:
+		return usagef("a --keep rule cannot keep less than none")
+	}
+	if f.within != "" {
+		d, err := configs.ParseDuration(f.within)
+		if err != nil {
+			return usagef("--keep-within: %w", err)
+		}
+		f.keep.Within = time.Duration(d)
+	}
+	return nil
+}
+
+// forgotten is a snapshot or environment, as --json prints it.
+type forgottenJSON struct {
+	Ref     string     `json:"ref"`
+	Host    string     `json:"host"`
+	Time    *time.Time `json:"time,omitempty"`
+	Kept    bool       `json:"kept"`
+	Reasons []string   `json:"reasons"`
+}
+
+func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forgetFlags, refs []string) error {
+	type place struct{ host, env string }
+	numbers := map[place][]uint64{}
+	var order []place
+	out := []forgottenJSON{}
+	for _, text := range refs {
+		s, sub, err := a.resolve(ctx, r, text)
+		if err != nil {
+			return err
+		}
+		if sub != "" {
+			return usagef("%s: a snapshot is forgotten as a whole, without a path", text)
+		}
+		p := place{s.Host, s.Environment}
+		if numbers[p] == nil {
+			order = append(order, p)
+		}
+		numbers[p] = append(numbers[p], s.Number)
+		j := toJSON(s)
+		out = append(out, forgottenJSON{Ref: j.Ref, Host: s.Host, Time: j.Time, Kept: f.undo, Reasons: []string{}})
+	}
+	verb := "forgotten"
+	if f.undo {
+		verb = "kept again"
+	}
+	if f.dryRun {
+		verb = "would be " + verb
+	}
+	for _, p := range order {
+		set := statement.NumbersOf(numbers[p]...)
+		change := repository.Change{Forget: set, Reason: f.reason, Now: time.Now()}
+		if f.undo {
+			change.Forget, change.Undo = nil, set
+		}
+		if f.dryRun {
+			continue
+		}
+		if _, err := r.Forget(ctx, p.host, p.env, change); err != nil {
+			return err
+		}
+	}
+	for _, o := range out {
+		a.printf("%s of host %s: %s\n", o.Ref, o.Host, verb)
+	}
+	return a.result(map[string]any{"type": "result", "dry_run": f.dryRun, "snapshots": out})
+}
+
+func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *forgetFlags) error {
+	envs := a.config.EnvironmentNames()
+	if f.env != "" {
+		if envs = []string{f.env}; f.policy && a.config.Environments[f.env] == nil {
+			return usagef("the configuration has no environment %q", f.env)
+		}
+	}
+	if len(envs) == 0 {
+		return usagef("the configuration has no environments: name one with --env, and give --keep rules")
+	}
+	have, err := r.Environments(ctx, a.host)
+	if err != nil {
+		return err
+	}
+	out := []forgottenJSON{}
+	for _, env := range envs {
+		if !slices.Contains(have, env) {
+			if f.env != "" {
+				return fmt.Errorf("%w: host %s has no snapshot of %s (knowngood list shows what there is)", repository.ErrNoSnapshot, a.host, env)
+			}
+			continue
+		}
+		policy, zone := f.keep, time.Local
+		if e := a.config.Environments[env]; e != nil {
+			if zone, err = time.LoadLocation(e.TimeZone); err != nil {
+				return usagef("environment %s: %w", env, err)
+			}
+			if f.policy {
+				policy = retention.Of(e.Keep)
+			}
+		}
+		judged, damaged, err := prune.Judge(ctx, r, a.host, env, policy, time.Now(), zone)
+		if err != nil {
+			return err
+		}
+		for _, d := range damaged {
+			fmt.Fprintf(a.stderr, "knowngood: warning: %v\n", d)
+		}
+		unkept := prune.Unkept(judged)
+		if !f.dryRun && unkept.Count() > 0 {
+			if _, err := r.Forget(ctx, a.host, env, repository.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {
+				return err
+			}
+		}
+		slices.Reverse(judged)
+		for _, j := range judged {
+			out = append(out, forgottenJSON{Ref: j.Ref(), Host: j.Host, Time: toJSON(j.Snapshot).Time, Kept: len(j.Reasons) > 0, Reasons: listed(j.Reasons)})
+		}
+	}
+	return a.tellForgotten(out, f.dryRun)
+}
+
+func (a *app) tellForgotten(out []forgottenJSON, dryRun bool) error {
+	if a.json {
+		return a.result(map[string]any{"type": "result", "dry_run": dryRun, "snapshots": out})
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "SNAPSHOT\tTIME\tKEPT\tWHY")
+	gone := 0
+	for _, o := range out {
+		at, kept := "-", "yes"
+		if o.Time != nil {
+			at = o.Time.Local().Format("2006-01-02 15:04:05")
+		}
+		if !o.Kept {
+			kept = "no"
+			gone++
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", o.Ref, at, kept, strings.Join(o.Reasons, ", "))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	done := "forgotten; knowngood prune frees what they alone need"
+	if dryRun {
+		done = "would be forgotten"
+	}
+	a.printf("%d of %d snapshots %s\n", gone, len(out), done)
+	return nil
+}

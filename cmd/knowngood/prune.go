@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/configs"
+	"knowngood/storage/prune"
+	"knowngood/storage/repository"
+)
+
+func pruneCommand(a *app) *cobra.Command {
+	var announce string
+	var all, dryRun bool
+	cmd := &cobra.Command{
+		Use:   "prune",
+		Short: "Free what no kept snapshot needs",
+		Long: `Free what only forgotten snapshots need, and what runs that died have left:
+packs, manifest containers, index runs that others replaced.
+
+It takes two runs. The first announces what is not needed; captures from then on
+store such content again. A later run, once the time of --announce is out by the
+store's clock, looks anew, deletes what is still not needed, and spares what is
+needed again. So it needs no locks, and captures may run all the while. Stopped at
+any moment, it is simply run again: once a day, say.
+
+Nothing of a host is deleted while one of its snapshots does not verify. What the
+store keeps locked is left for a later run. On a bucket that keeps versions all
+versions of what is deleted go, which takes s3:DeleteObjectVersion.
+
+This host's own objects take no identity; those of others do (--all-hosts, or
+--host NAME with --identity).`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o := prune.Options{Host: a.host, DryRun: dryRun, Progress: &prune.Progress{}}
+			if p := a.config.Prune; p != nil {
+				o.Announce = time.Duration(p.Announce)
+			}
+			if announce != "" {
+				d, err := configs.ParseDuration(announce)
+				if err != nil {
+					return usagef("--announce: %w", err)
+				}
+				if o.Announce = time.Duration(d); o.Announce < prune.MinAnnounce {
+					return usagef("--announce %s: at least 48h, or a run under way could lose what it reuses", announce)
+				}
+			}
+			r, err := a.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if all {
+				o.Host = ""
+			} else if known, err := r.Hosts(cmd.Context()); err != nil {
+				return err
+			} else if !slices.Contains(known, o.Host) {
+				return usagef("the repository has no host %q: name one with --host, or give --all-hosts", o.Host)
+			}
+			return a.prune(cmd.Context(), r, o)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&all, "all-hosts", false, "prune every host; it takes an identity")
+	f.BoolVarP(&dryRun, "dry-run", "n", false, "show what would be done")
+	f.StringVar(&announce, "announce", "", "`time` from announcement to deletion, at least 48h (default: of the configuration, else 7d)")
+	return cmd
+}
+
+func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Options) error {
+	p := a.progress(func() progressState {
+		return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d manifests read, %d objects deleted", o.Progress.Manifests.Load(), o.Progress.Deleted.Load())}
+	})
+	report, err := prune.Run(ctx, r, o)
+	p.end()
+	if report != nil {
+		if err := a.tellPrune(report, o.DryRun); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	var blocked []error
+	for _, b := range report.Blocked {
+		blocked = append(blocked, b.Err)
+		fmt.Fprintf(a.stderr, "knowngood: %v\n", b)
+	}
+	switch err := errors.Join(blocked...); {
+	case err == nil:
+	case repository.Damaged(err):
+		return fmt.Errorf("%w: what the messages above name was not pruned; knowngood check tells more", errDamage)
+	case len(report.Domains) == 0:
+		return err
+	default:
+		a.code = exitIncomplete
+	}
+	return nil
+}
+
+// pruneJSON is a domain as --json prints it.
+type pruneJSON struct {
+	Host      string     `json:"host"`
+	Domain    string     `json:"domain"`
+	Snapshots uint64     `json:"snapshots"`
+	Needed    amountJSON `json:"needed"`
+	Announced amountJSON `json:"announced"`
+	Waiting   amountJSON `json:"waiting"`
+	Due       *time.Time `json:"due,omitempty"`
+	Deleted   amountJSON `json:"deleted"`
+	Spared    amountJSON `json:"spared"`
+	Locked    amountJSON `json:"locked"`
+	Young     amountJSON `json:"left_alone"`
+}
+
+type amountJSON struct {
+	Objects uint64 `json:"objects"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
+	out, blocked := []pruneJSON{}, []string{}
+	would := ""
+	if dryRun {
+		would = "would be "
+	}
+	freed := uint64(0)
+	for _, d := range r.Domains {
+		j := pruneJSON{d.Host, d.ID.String(), d.Snapshots, amountJSON(d.Needed), amountJSON(d.Announced), amountJSON(d.Waiting), nil, amountJSON(d.Deleted), amountJSON(d.Spared), amountJSON(d.Locked), amountJSON(d.Young)}
+		if !d.Due.IsZero() {
+			due := d.Due.UTC()
+			j.Due = &due
+		}
+		out = append(out, j)
+		freed += d.Deleted.Bytes
+		a.printf("host %s: %s snapshots kept, %s needed by them\n", d.Host, count(d.Snapshots), amountText(d.Needed))
+		for _, line := range []struct {
+			amount prune.Amount
+			text   string
+		}{
+			{d.Deleted, would + "deleted"},
+			{d.Announced, would + "announced for deletion"},
+			{d.Waiting, "announced before; the first may be deleted from " + d.Due.Local().Format("2006-01-02 15:04")},
+			{d.Spared, would + "spared: announced, but needed again"},
+			{d.Locked, "not deleted: the store keeps them locked"},
+			{d.Young, "not needed, but younger than 48 hours, or of a run under way: left alone"},
+		} {
+			if line.amount.Objects > 0 {
+				a.printf("  %s %s\n", amountText(line.amount), line.text)
+			}
+		}
+	}
+	for _, n := range r.Notes {
+		a.printf("note: %s\n", n)
+	}
+	for _, b := range r.Blocked {
+		blocked = append(blocked, b.Error())
+	}
+	a.printf("%s %sfreed; %s\n", bytesText(freed), would, duration(r.Duration))
+	return a.result(map[string]any{"type": "result", "dry_run": dryRun, "domains": out, "freed_bytes": freed, "blocked": blocked, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
+}
+
+func amountText(a prune.Amount) string {
+	return fmt.Sprintf("%s objects of %s", count(a.Objects), bytesText(a.Bytes))
+}
