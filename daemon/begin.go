@@ -21,7 +21,7 @@ func (d *Daemon) begin(ctx context.Context, j *job, run report.Run) {
 	d.busy++
 	work := d.capture(j, r)
 	if j.name == "" {
-		work = d.prune(r)
+		work = d.prune(d.config, r)
 	}
 	places := d.places
 	d.runs.Go(func() {

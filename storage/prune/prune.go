@@ -90,6 +90,8 @@ func (b Blocked) Error() string {
 	return fmt.Sprintf("nothing of domain %s of host %s was pruned: %v", b.Domain, b.Host, b.Err)
 }
 
+func (b Blocked) Unwrap() error { return b.Err }
+
 // Report of a run.
 type Report struct {
 	Domains  []Domain

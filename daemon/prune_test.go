@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/internal/treetest"
+	"knowngood/storage"
+	"knowngood/storage/statement"
+)
+
+// stored are the packs in the store.
+func (w *world) stored() (n int) {
+	w.t.Helper()
+	for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixHosts}) {
+		w.Check(err)
+		if _, _, _, ok := statement.ParsePackKey(o.Key); ok {
+			n++
+		}
+	}
+	return n
+}
+
+// Three weeks of captures of content that never comes again, with a policy
+// that keeps little and a nightly prune: what is stored stays bounded, and all
+// that is kept is whole.
+func TestWhatThePolicyForgetsIsFreedBesideTheCaptures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.config(`  web: {schedule: "0 */2 * * *", time_zone: UTC, sources: [{path: $SOURCE}], keep: {last: 3}}
+`)
+		c.Prune = &configs.Prune{Schedule: "@daily", TimeZone: "UTC", Announce: configs.Duration(48 * time.Hour)}
+		d := w.daemon(c)
+		stop := w.run(d)
+		random := rand.New(rand.NewPCG(3, 4))
+		most := 0
+		for day := range 21 {
+			for hour := range 12 {
+				content := make([]byte, 20_000)
+				for i := range content {
+					content[i] = byte(random.Uint32())
+				}
+				w.write(fmt.Sprintf("file-%d", hour%3), string(content))
+				time.Sleep(2 * time.Hour)
+			}
+			if day > 7 {
+				most = max(most, w.stored())
+			}
+		}
+		r := d.Report()
+		stop()
+		if r.Prune == nil || r.Prune.LastSuccess == nil || r.Prune.Failures > 0 || r.Prune.Totals[report.Success] < 20 || r.Prune.LastSuccess.StoredBytes == 0 {
+			t.Fatalf("the prune job: %+v", r.Prune)
+		}
+		// A day makes 12 packs; young ones and announced ones stay 48 hours each.
+		if total := 21 * 12; most > total/2 {
+			t.Errorf("up to %d packs are stored, %d were written in all", most, total)
+		}
+		w.Clean()
+		w.Restores("web", w.source, treetest.Snapshot(t, w.source))
+	})
+}
