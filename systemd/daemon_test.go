@@ -128,9 +128,9 @@ func TestTheDaemonRunsInItsUnitAndHooksOutsideOfIt(t *testing.T) {
 	}
 }
 
-func TestADaemonThatDiesIsStartedAgainAndABrokenConfigurationIsNotTaken(t *testing.T) {
+func TestADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken(t *testing.T) {
 	m := configured(t)
-	m.dropIn("knowngood.service", "soon", "[Service]\nRestartSec=100ms\n")
+	m.dropIn("knowngood.service", "soon", "[Service]\nRestartSec=100ms\nWatchdogSec=3s\n")
 	m.must("systemctl", "start", "knowngood.service")
 	pid := m.property("knowngood.service", "MainPID")
 
@@ -157,6 +157,14 @@ func TestADaemonThatDiesIsStartedAgainAndABrokenConfigurationIsNotTaken(t *testi
 	m.until("it runs with a configuration that is right again", func() error {
 		if state := m.property("knowngood.service", "SubState"); state != "running" {
 			return fmt.Errorf("it is %s", state)
+		}
+		return nil
+	})
+	restarts := m.property("knowngood.service", "NRestarts")
+	m.must("systemctl", "kill", "--kill-whom=main", "-s", "STOP", "knowngood.service")
+	m.until("the watchdog ends one that hangs", func() error {
+		if n := m.property("knowngood.service", "NRestarts"); n == "0" || n == restarts {
+			return fmt.Errorf("it was started again %s times", n)
 		}
 		return nil
 	})

@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,7 +38,7 @@ func debian(t *testing.T) string {
 		t.Fatal(err)
 	}
 	run(t, "debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv,dbus", codename, temp, uri)
-	if err := os.Rename(temp, dir); err != nil {
+	if err := os.Rename(temp, dir); err != nil && !errors.Is(err, os.ErrExist) { // another process was faster
 		t.Fatal(err)
 	}
 	return dir

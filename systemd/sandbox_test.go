@@ -174,3 +174,23 @@ func TestTheSandboxHolds(t *testing.T) {
 		}
 	}
 }
+
+func TestASnapshotThatLacksSomethingIsASuccessThatSaysSo(t *testing.T) {
+	m := boot(t)
+	m.must("dpkg", "-i", "/knowngood.deb")
+	m.write("/srv/there", "here")
+	// /sys/bus/cpu has files that are for writing alone, whoever reads.
+	m.write("/etc/knowngood/config.yaml", "repository: {url: \"file:///backup\"}\nhost: machine\nenvironments:\n  tree:\n    sources:\n      - path: /srv/there\n      - path: /sys/bus/cpu\n")
+	m.repository("knowngood-snapshot@.service")
+	m.byUnit()
+	if said := m.said("knowngood-snapshot@tree.service"); !strings.Contains(said, "partial") || !strings.Contains(said, "/sys/bus/cpu/uevent") {
+		t.Errorf("what is missing is not named:\n%s", said)
+	}
+	m.must("systemctl", "start", "knowngood-snapshot@tree.timer")
+	if next := m.property("knowngood-snapshot@tree.timer", "NextElapseUSecRealtime"); next == "" {
+		t.Error("the timer has no next time")
+	}
+	if failed := m.must("systemctl", "--failed", "--plain", "--no-legend"); failed != "" {
+		t.Errorf("there are failed units:\n%s", failed)
+	}
+}
