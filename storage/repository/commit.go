@@ -69,10 +69,7 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 			return nil, err
 		}
 		key := statement.KeyRoot(h.Name, env, number)
-		opts := storage.PutOptions{SHA256: sha256.Sum256(object)}
-		if r.desc.LockMode != "" && !b.ProtectedUntil.IsZero() {
-			opts.Retention = storage.Retention{Mode: storage.RetentionMode(r.desc.LockMode), Until: b.ProtectedUntil}
-		}
+		opts := storage.PutOptions{SHA256: sha256.Sum256(object), Retention: r.Retention(now)}
 		err = r.store.Put(ctx, key, object, opts)
 		if errors.Is(err, storage.ErrExists) {
 			conflict = number // another process was first

@@ -348,11 +348,7 @@ func TestALockedRepositoryLocksWhatItWrites(t *testing.T) {
 	if got := r.Retention(now); got.Mode != storage.Compliance || !got.Until.Equal(until) {
 		t.Errorf("retention %+v", got)
 	}
-	if _, err := m.host(t, store).Commit(t.Context(), "web", func(n uint64) *statement.RootBody {
-		b := body(n)
-		b.ProtectedUntil = until
-		return b
-	}, now); err != nil {
+	if _, err := m.host(t, store).Commit(t.Context(), "web", body, now); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range store.Keys() {
