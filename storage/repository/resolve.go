@@ -51,6 +51,12 @@ func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (s
 	if len(hosts) == 1 && ref.ID == "" {
 		return hosts[0], nil // looking into it tells whether it has the environment
 	}
+	if slices.Contains(hosts, defaultHost) {
+		// It is preferred, and its credentials may not show others.
+		if own, err := r.having(ctx, []string{defaultHost}, ref.Environment); err != nil || len(own) > 0 {
+			return defaultHost, err
+		}
+	}
 	have, err := r.having(ctx, hosts, ref.Environment)
 	if err == nil && len(have) == 0 {
 		// Certificates may have been removed.
