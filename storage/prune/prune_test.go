@@ -42,7 +42,7 @@ func simulated(t *testing.T, store func() storage.Store, f func(w *world)) {
 		w.check(os.Mkdir(w.dir, 0o755))
 		info, err := os.Stat(w.dir)
 		w.check(err)
-		time.Sleep(info.ModTime().Sub(time.Now()) + day)
+		time.Sleep(time.Until(info.ModTime()) + day)
 		w.World = enginetest.New(t, store())
 		f(w)
 	})
@@ -452,5 +452,62 @@ func TestARunIsToldWhenWhatItReusedWasAnnounced(t *testing.T) {
 		w.capture("db")
 		w.Restores("db@1", w.dir, treetest.Snapshot(t, w.dir))
 		w.Clean()
+	})
+}
+
+func TestARunThatIsStoppedAnywhereIsSimplyRunAgain(t *testing.T) {
+	for name, effect := range map[string]bool{"before an operation": false, "after an operation": true} {
+		t.Run(name, func(t *testing.T) {
+			m := storagetest.NewMemory()
+			simulated(t, func() storage.Store { return m }, func(w *world) {
+				for range 5 {
+					w.write("file", 2<<20)
+					w.capture("web")
+				}
+				tree := treetest.Snapshot(t, w.dir)
+				before, _ := w.stored()
+				w.forget("web", 1, 2, 3, 4)
+				time.Sleep(3 * day)
+				ended := 0
+				for n := 1; ended < 3 && n < 300; n++ {
+					faulty := storagetest.NewFaulty(m)
+					stopped := *w.World
+					stopped.Store = faulty
+					r := stopped.Open(w.State)
+					faulty.Clear()
+					faulty.StopAt(n, effect)
+					if _, err := prune.Run(w.Ctx, r, prune.Options{Announce: prune.MinAnnounce}); err == nil {
+						ended++
+						time.Sleep(3 * day)
+					} else if !errors.Is(err, storagetest.ErrStopped) {
+						t.Fatalf("stopped at operation %d it says %v", n, err)
+					}
+					w.Restores("web@5", w.dir, tree)
+				}
+				w.Clean()
+				if d := w.free(); d.Announced.Objects+d.Deleted.Objects+d.Spared.Objects+d.Waiting.Objects > 0 {
+					t.Errorf("something is left to do: %+v", d)
+				}
+				if packs, _ := w.stored(); ended < 3 || packs >= before {
+					t.Errorf("%d packs are left of %d, after %d runs that came to their end", packs, before, ended)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatItCannotSignOrOpenIsLeft(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		w.write("file", 1<<20)
+		w.capture("web")
+		r := w.Open("") // neither the host nor an identity
+		report, err := prune.Run(w.Ctx, r, prune.Options{})
+		w.check(err)
+		if len(report.Blocked) != 1 || !errors.Is(report.Blocked[0].Err, repository.ErrNoUsableIdentity) {
+			t.Errorf("blocked by %v", report.Blocked)
+		}
+		if _, err := prune.Run(w.Ctx, w.host(), prune.Options{Announce: time.Hour}); err == nil {
+			t.Error("an hour's notice was taken")
+		}
 	})
 }
