@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,10 @@ func tryLock(path, purpose string) (*lockFile, error) {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrPermission) {
+		// root gives back what it made here, once its run is over.
+		return nil, &heldError{"a process of another user"}
+	}
 	if err != nil {
 		return nil, err
 	}

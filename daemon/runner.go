@@ -27,8 +27,9 @@ const (
 	lastRetry  = 15 * time.Minute
 )
 
-// afterTimeout bounds the hooks that clean up behind a run that was ended.
-const afterTimeout = 2 * time.Minute
+// afterTimeout bounds the hooks that clean up behind a run that was ended: the
+// service manager does not wait for ever.
+const afterTimeout = time.Minute
 
 // Runner runs configured environments: hooks, capture, retries.
 //
@@ -95,6 +96,9 @@ func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment,
 	run.Finished = time.Now()
 	if err != nil {
 		run.Result, run.Error = report.Failed, err.Error()
+		if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) || errors.Is(cause, errStopped) {
+			return err // it was stopped, and did not fail
+		}
 		live.enter("on_failure")
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
 		defer cancel()

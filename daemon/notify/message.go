@@ -12,15 +12,17 @@ import (
 // Kind of a message.
 type Kind string
 
-// Kinds. Recovery follows failure and degraded, RPOMet follows RPO.
+// Kinds. Recovery follows failure and degraded, RPOMet follows RPO. Incomplete
+// is of snapshots that lack what could not be read.
 const (
-	Failure  Kind = "failure"
-	Recovery Kind = "recovery"
-	RPO      Kind = "rpo"
-	RPOMet   Kind = "rpo-met"
-	Damage   Kind = "damage"
-	Degraded Kind = "degraded"
-	Test     Kind = "test"
+	Failure    Kind = "failure"
+	Recovery   Kind = "recovery"
+	Incomplete Kind = "incomplete"
+	RPO        Kind = "rpo"
+	RPOMet     Kind = "rpo-met"
+	Damage     Kind = "damage"
+	Degraded   Kind = "degraded"
+	Test       Kind = "test"
 )
 
 // Message is what is told: the JSON that webhooks and commands get, and what

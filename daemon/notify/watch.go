@@ -23,6 +23,7 @@ type Watch struct {
 // State is what Watch remembers.
 type State struct {
 	Failing  map[string]*Told `json:"failing,omitempty"` // by environment
+	Lacking  map[string]*Told `json:"lacking,omitempty"` // what could not be read
 	Late     map[string]*Told `json:"late,omitempty"`    // RPO broken
 	Prune    *Told            `json:"prune,omitempty"`
 	Degraded *Told            `json:"degraded,omitempty"`
@@ -96,13 +97,24 @@ func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
 			text += fmt.Sprintf(" It is failure %d in a row, since %s.", failures, clock(t.Since))
 		}
 		return []Message{failed(w.message(Failure, env, now, t, "snapshot failed", text), run, failures)}
-	case run.Result.Good() && w.State.Failing[env] != nil:
-		t := w.State.Failing[env]
+	case !run.Result.Good():
+		return nil
+	}
+	var messages []Message
+	if t := w.State.Failing[env]; t != nil {
 		delete(w.State.Failing, env)
 		text := fmt.Sprintf("snapshots succeed again: %s was taken. They had failed since %s.", run.Snapshot, clock(t.Since))
-		return []Message{failed(w.message(Recovery, env, now, t, "snapshots succeed again", text), run, 0)}
+		messages = append(messages, failed(w.message(Recovery, env, now, t, "snapshots succeed again", text), run, 0))
 	}
-	return nil
+	if run.Result != report.Partial {
+		delete(w.State.Lacking, env)
+		return messages
+	}
+	if t, tell := w.in(&w.State.Lacking, env, now); tell {
+		text := fmt.Sprintf("%s lacks what could not be read: %d files or directories, which `knowngood show %s` names.", run.Snapshot, run.Problems, run.Snapshot)
+		messages = append(messages, failed(w.message(Incomplete, env, now, t, "snapshot incomplete", text), run, 0))
+	}
+	return messages
 }
 
 // Pruned tells of a run of the prune job.
@@ -213,7 +225,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 
 // Keep forgets environments that are configured no more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Told{w.State.Failing, w.State.Late} {
+	for _, m := range []map[string]*Told{w.State.Failing, w.State.Lacking, w.State.Late} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

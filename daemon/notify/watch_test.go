@@ -20,7 +20,7 @@ type event struct {
 
 func run(result report.Result, failures int) func(*Watch, time.Time) []Message {
 	return func(w *Watch, now time.Time) []Message {
-		return w.Ran("web", report.Run{Result: result, Finished: now, Error: "no space left", Snapshot: "web@42"}, failures)
+		return w.Ran("web", report.Run{Result: result, Finished: now, Error: "no space left", Snapshot: "web@42", Problems: 3}, failures)
 	}
 }
 
@@ -63,11 +63,13 @@ var watched = []struct {
 	events []event
 	want   []string // kind, when, and part of the text
 }{
-	{name: "success is not told", events: []event{{0, run(report.Success, 0)}, {h, run(report.Partial, 0)}, {2 * h, prune(report.Success)}, {3 * h, degraded("")}, {4 * h, age(h, 2*h)}, {5 * h, age(9*h, 0)}}},
+	{name: "success is not told", events: []event{{0, run(report.Success, 0)}, {2 * h, prune(report.Success)}, {3 * h, degraded("")}, {4 * h, age(h, 2*h)}, {5 * h, age(9*h, 0)}}},
 	{name: "a failure is told once, and its end", events: []event{{0, run(report.Failed, 1)}, {h, run(report.Failed, 2)}, {2 * h, run(report.Success, 0)}, {3 * h, run(report.Success, 0)}},
 		want: []string{"failure 0s web-7/web: the snapshot failed: no space left.", "recovery 2h0m0s web@42 was taken. They had failed since 2026-11-24 10:00 UTC"}},
 	{name: "a partial snapshot is a recovery, a skipped run is none", events: []event{{0, run(report.Failed, 1)}, {h, run(report.Skipped, 1)}, {2 * h, run(report.Partial, 0)}},
-		want: []string{"failure 0s ", "recovery 2h0m0s "}},
+		want: []string{"failure 0s ", "recovery 2h0m0s ", "incomplete 2h0m0s web-7/web: web@42 lacks what could not be read: 3 files"}},
+	{name: "what a snapshot lacks is told once, and anew when it begins again", events: []event{{0, run(report.Partial, 0)}, {h, run(report.Partial, 0)}, {2 * h, run(report.Success, 0)}, {3 * h, run(report.Partial, 0)}},
+		want: []string{"incomplete 0s ", "incomplete 3h0m0s "}},
 	{name: "what fails on is told again after a day", events: []event{{0, run(report.Failed, 1)}, {23 * h, run(report.Failed, 2)}, {24 * h, run(report.Failed, 3)}, {47 * h, run(report.Failed, 4)}, {50 * h, run(report.Failed, 5)}},
 		want: []string{"failure 0s ", "failure 24h0m0s It is failure 3 in a row, since 2026-11-24 10:00 UTC.", "failure 50h0m0s failure 5"}},
 	{name: "or never", never: true, events: []event{{0, run(report.Failed, 1)}, {900 * h, run(report.Failed, 9)}, {901 * h, run(report.Success, 0)}},
