@@ -14,6 +14,6 @@
 // versions an object that was hidden or overwritten is found beneath the
 // current view, used, and reported by Warnings.
 //
-// It never replaces an object and deletes none but the one by which Init
-// probes the store.
+// It never replaces an object, and deletes none of its own accord but those by
+// which it probes the store. What may be deleted storage/prune decides.
 package repository
