@@ -9,14 +9,13 @@ import (
 
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
-	"knowngood/storage/repository"
 )
 
 // begin starts a run of j; mu is held.
 func (d *Daemon) begin(ctx context.Context, j *job, run report.Run) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	run.Started = d.Now()
-	r := &running{run: run, began: run.Started, moved: run.Started, cancel: cancel}
+	r := &running{run: run, began: run.Started, moved: run.Started, cancel: cancel, number: d.repo.configured()}
 	j.running = r
 	d.busy++
 	work := d.capture(j, r)
@@ -82,9 +81,9 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	d.mu.Lock()
 	j.running = nil
 	d.busy--
-	if run.Snapshot != "" {
-		j.state.Newest = run.Started
-		if n, nerr := d.numberOf(repo, j.name); nerr == nil {
+	if run.Snapshot != "" && repo != nil && r.number == d.repo.configured() { // else it may be in another repository
+		j.state.Newest, j.state.Repository = run.Started, repo.ID().String()
+		if n, nerr := repo.Remembered(d.config.Host, j.name); nerr == nil {
 			j.state.Number = n
 		}
 	}
@@ -114,13 +113,6 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 		idle()
 	}
 	d.look()
-}
-
-func (d *Daemon) numberOf(repo *repository.Repository, env string) (uint64, error) {
-	if repo == nil {
-		return 0, errors.New("no repository is open")
-	}
-	return repo.Remembered(d.config.Host, env)
 }
 
 // logRun is the one line that a run leaves at info.

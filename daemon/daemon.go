@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,6 +151,7 @@ func (d *Daemon) begun(ctx context.Context) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ctx = ctx
+	d.repo.since = d.Now()
 	if d.teller, err = d.startTeller(d.config); err != nil {
 		return err
 	}
@@ -254,13 +256,18 @@ func (d *Daemon) Reload() error {
 		t, err = d.startTeller(c)
 	}
 	if err != nil {
-		d.warn("the new configuration was not taken, the old one stays in force: "+err.Error(), false)
+		d.warn(notTaken+err.Error(), false)
 		d.Notify("STATUS=The new configuration was not taken: " + firstLine(err.Error()))
 		return err
 	}
 	if c.Repository.URL != d.config.Repository.URL || c.Host != d.config.Host {
-		d.repo.replace(d.busy == 0)
+		d.repo.replace(d.Now(), d.busy == 0)
 	}
+	for _, j := range d.jobs {
+		j.kept.doubt() // a policy may begin, of which runs before took no account
+	}
+	d.warnings = slices.DeleteFunc(d.warnings, func(w report.Warning) bool { return strings.HasPrefix(w.Text, notTaken) })
+	d.said = "" // it may have been that it was not taken
 	old := d.teller
 	d.teller = t
 	go old.stop() // it may have to wait for a server
@@ -269,6 +276,10 @@ func (d *Daemon) Reload() error {
 	d.look()
 	return nil
 }
+
+// notTaken begins the warning of a configuration that is not valid; one that is
+// takes it back.
+const notTaken = "the new configuration was not taken, the old one stays in force: "
 
 // reloadable refuses what is held since the start.
 func (d *Daemon) reloadable(c *configs.Config) error {

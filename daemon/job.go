@@ -20,9 +20,11 @@ type jobState struct {
 	LastSuccess   *report.Run              `json:"last_success,omitempty"`
 	Failures      int                      `json:"failures"`
 	Totals        map[report.Result]uint64 `json:"totals"`
-	// Newest is the start of the newest snapshot known, and Number its number.
-	Newest time.Time `json:"newest,omitzero"`
-	Number uint64    `json:"number,omitempty"`
+	// Newest is the start of the newest snapshot known, Number its number, and
+	// Repository the ID of where it is.
+	Newest     time.Time `json:"newest,omitzero"`
+	Number     uint64    `json:"number,omitempty"`
+	Repository string    `json:"repository,omitempty"`
 }
 
 // maxErrorText is what is kept of an error, so that a state fits its slot.
@@ -51,6 +53,7 @@ type running struct {
 	run    report.Run // written by the run alone, read by others only when it ended
 	live   Live
 	began  time.Time
+	number int // of the configuration of the repository
 	cancel context.CancelCauseFunc
 	seen   uint64 // what it had done when it was looked at last
 	moved  time.Time

@@ -22,6 +22,7 @@ type repositoryHolder struct {
 	tried  time.Time
 	old    []*repository.Repository // of earlier configurations, which runs may still use
 	number int                      // of the configuration
+	since  time.Time                // when it was first tried by that
 }
 
 // get opens the repository unless it is open.
@@ -64,14 +65,22 @@ func (d *Daemon) repository(ctx context.Context) (*repository.Repository, error)
 	return repo, nil
 }
 
+// settling tells that the repository is about to be opened for the first time.
+func (h *repositoryHolder) settling(now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	waited := now.Sub(h.since)
+	return h.repo == nil && h.err == nil && waited >= 0 && waited < startPatience
+}
+
 // replace lets go of the repository; idle: no run uses it.
-func (h *repositoryHolder) replace(idle bool) {
+func (h *repositoryHolder) replace(now time.Time, idle bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.repo != nil {
 		h.old = append(h.old, h.repo)
 	}
-	h.repo, h.err, h.tried = nil, nil, time.Time{}
+	h.repo, h.err, h.tried, h.since = nil, nil, time.Time{}, now
 	h.number++
 	if idle {
 		h.closeOld()
@@ -93,6 +102,13 @@ func (h *repositoryHolder) close() {
 		h.repo.Close()
 	}
 	h.closeOld()
+}
+
+// configured is the number of the configuration in force.
+func (h *repositoryHolder) configured() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.number
 }
 
 // current is the open repository, or why there is none.
@@ -121,12 +137,18 @@ func (d *Daemon) Ready() error {
 }
 
 // reached takes in what the repository knows and the daemon does not: the
-// newest snapshots, where its own memory was lost or somebody captured by hand.
+// newest snapshots, where its own memory was lost or is of another repository,
+// or somebody captured by hand.
 func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
+	id := repo.ID().String()
 	d.mu.Lock()
 	var names []string
 	for name, j := range d.jobs {
-		if n, err := repo.Remembered(d.config.Host, name); name != "" && j.running == nil && err == nil && n > j.state.Number || name != "" && j.state.Number == 0 {
+		if name == "" {
+			continue
+		}
+		n, err := repo.Remembered(d.config.Host, name)
+		if j.state.Number == 0 || j.state.Repository != id || j.running == nil && err == nil && n > j.state.Number {
 			names = append(names, name)
 		}
 	}
@@ -134,21 +156,36 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 	d.mu.Unlock()
 	for _, name := range names {
 		s, err := repo.Head(ctx, host, name)
-		if errors.Is(err, repository.ErrNoSnapshot) || ctx.Err() != nil {
-			continue
+		if ctx.Err() != nil {
+			return
 		}
 		d.mu.Lock()
-		j := d.jobs[name]
-		switch {
-		case err != nil:
-			d.warn("newest snapshot of "+name+": "+err.Error(), repository.Damaged(err))
-		case j != nil && s.Body != nil && s.Number > j.state.Number:
-			j.state.Number, j.state.Newest = s.Number, s.Body.Started
-			j.kept.doubt()
-			if err := j.save(); err != nil {
-				d.warn(err.Error(), false)
-			}
-		}
+		d.newest(name, id, s, err)
 		d.mu.Unlock()
+	}
+}
+
+// newest takes in which snapshot of an environment is the newest in a
+// repository; mu is held.
+func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
+	j := d.jobs[name]
+	none := errors.Is(err, repository.ErrNoSnapshot)
+	switch {
+	case err != nil && !none:
+		d.warn("newest snapshot of "+name+": "+err.Error(), repository.Damaged(err))
+		return
+	case j == nil:
+		return
+	case none && j.state.Repository != id:
+		j.state.Number, j.state.Newest = 0, time.Time{}
+	case !none && s.Body != nil && (s.Number > j.state.Number || j.state.Repository != id):
+		j.state.Number, j.state.Newest = s.Number, s.Body.Started
+		j.kept.doubt()
+	default:
+		return
+	}
+	j.state.Repository = id
+	if err := j.save(); err != nil {
+		d.warn(err.Error(), false)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"knowngood/configs"
 	"knowngood/snapshot/retention"
 	"knowngood/storage/repository"
+	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
 
@@ -28,6 +29,7 @@ type Kept struct {
 	mu    sync.Mutex // not held while a store is asked
 	known bool
 	items []retention.Item
+	of    seal.RepositoryID // where they are
 }
 
 // Count is how many are kept; 0 when that is not known.
@@ -37,11 +39,11 @@ func (k *Kept) Count() int {
 	return len(k.items)
 }
 
-// set makes items what is kept.
-func (k *Kept) set(items []retention.Item, known bool) {
+// set makes items what is kept in a repository.
+func (k *Kept) set(of seal.RepositoryID, items []retention.Item, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.items, k.known = items, known
+	k.of, k.items, k.known = of, items, known
 }
 
 // doubt makes the next Retain list anew what is kept.
@@ -62,7 +64,7 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 	if err != nil {
 		return 0, fmt.Errorf("retention of %s: nothing is forgotten: %w", name, err)
 	}
-	k.set(items, true)
+	k.set(repo.ID(), items, true)
 	if since := now.Sub(k.wrote); since >= 0 && since < retainEvery {
 		return 0, nil
 	}
@@ -84,10 +86,10 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 	}
 	change := repository.Change{Forget: statement.NumbersOf(dropped...), Reason: "retention policy", Now: now}
 	if _, err := repo.Forget(ctx, host, name, change); err != nil {
-		k.set(items, false)
+		k.set(repo.ID(), items, false)
 		return 0, fmt.Errorf("retention of %s: %w", name, err)
 	}
-	k.set(rest, true)
+	k.set(repo.ID(), rest, true)
 	k.wrote = now
 	return len(dropped), nil
 }
@@ -95,7 +97,7 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 // with is what is kept, and what was made; from a listing if it is not known.
 func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name string, made *repository.Snapshot) ([]retention.Item, error) {
 	k.mu.Lock()
-	items, known := slices.Clone(k.items), k.known
+	items, known := slices.Clone(k.items), k.known && k.of == repo.ID()
 	k.mu.Unlock()
 	if known {
 		return append(items, retention.Item{Number: made.Number, Time: made.Body.Started}), nil

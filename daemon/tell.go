@@ -109,11 +109,15 @@ func (d *Daemon) tellRun(name string, run *report.Run, failures int) {
 	})
 }
 
-// tellAges tells of broken RPOs, and of a repository that cannot be used.
+// tellAges tells of broken RPOs, and of a repository that cannot be used. One
+// that is only just being opened is neither told of nor taken for well.
 func (d *Daemon) tellAges(r *report.Report) {
 	d.tell(func(w *watch) (m []notify.Message) {
 		for i := range r.Environments {
 			m = append(m, w.Checked(r.Now, &r.Environments[i])...)
+		}
+		if d.repo.settling(r.Now) {
+			return m
 		}
 		return append(m, w.Degraded(r.Now, r.Degraded)...)
 	})

@@ -114,12 +114,12 @@ func (m *machine) snapshot(t *testing.T, env string, paths ...string) snapshotRe
 	return decode[snapshotResult](t, m.must(t, append([]string{"snapshot", "--json", "--env", env}, paths...)...))
 }
 
-// refs are the snapshots that list shows.
-func (m *machine) refs(t *testing.T) []string {
+// refs are the snapshots that list shows, with flags or without.
+func (m *machine) refs(t *testing.T, flags ...string) []string {
 	t.Helper()
 	list := decode[struct {
 		Snapshots []struct{ Ref string }
-	}](t, m.must(t, "list", "--json"))
+	}](t, m.must(t, append([]string{"list", "--json"}, flags...)...))
 	refs := []string{}
 	for _, s := range list.Snapshots {
 		refs = append(refs, s.Ref)

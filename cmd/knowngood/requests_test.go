@@ -30,8 +30,9 @@ func (l *requestLog) serve(next http.Handler) http.Handler {
 	})
 }
 
-// atMost demands that f makes the program send no more than n requests.
-func (l *requestLog) atMost(t *testing.T, n int, what string, f func()) {
+// atMost demands that f makes the program send no more than n requests, and
+// returns how many.
+func (l *requestLog) atMost(t *testing.T, n int, what string, f func()) int {
 	t.Helper()
 	l.mu.Lock()
 	l.list = nil
@@ -43,10 +44,12 @@ func (l *requestLog) atMost(t *testing.T, n int, what string, f func()) {
 	if len(l.list) > n {
 		t.Errorf("%s takes %d requests, want at most %d:\n%s", what, len(l.list), n, strings.Join(l.list, "\n"))
 	}
+	return len(l.list)
 }
 
-// Not parallel: other tests change the directory that all are in.
-func TestRequestsToAServerAreFew(t *testing.T) {
+// loggedMachine is a machine with a repository on a real server.
+func loggedMachine(t *testing.T) (*machine, *requestLog) {
+	t.Helper()
 	server := storagetest.VersityGW(t)
 	server.Bucket(t, "backups", storagetest.VersionedBucket)
 	target, err := url.Parse(server.Endpoint)
@@ -61,7 +64,12 @@ func TestRequestsToAServerAreFew(t *testing.T) {
 	t.Cleanup(proxy.Close)
 	s := *server
 	s.Endpoint = proxy.URL
-	m := newMachine(t, s.URL("backups", "prod"), server.Env(t)...)
+	return newMachine(t, s.URL("backups", "prod"), server.Env(t)...), log
+}
+
+// Not parallel: other tests change the directory that all are in.
+func TestRequestsToAServerAreFew(t *testing.T) {
+	m, log := loggedMachine(t)
 
 	dir := treetest.TempDir(t)
 	src := filepath.Join(dir, "src")

@@ -239,6 +239,9 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	})
 	run, err := client.Snapshot(ctx, name, func(n report.Progress) { now.Store(&n) })
 	p.end()
+	if errors.Is(err, web.ErrRunning) {
+		return true, fmt.Errorf("%s: %w, by the daemon: see how far it is with knowngood status, and run this again when it has done", name, err)
+	}
 	if err != nil {
 		return true, err
 	}
