@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"knowngood/daemon/notify"
+	"knowngood/daemon/report"
+)
+
+// A hook that leaves processes behind, floods and does not end fails its own
+// run, and nothing else.
+func TestAHookCannotHangOrFillTheDaemon(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	src := t.TempDir()
+	hook := filepath.Join(src, "hook")
+	script := "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho $! >" + filepath.Join(src, "left") + "\nyes flood | head -c 50000000\nyes flood | head -c 50000000 >&2\nsleep 1000\n"
+	if err := os.WriteFile(hook, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := newService(t, m, `environments:
+  bad: {sources: [{path: %[1]s}], hooks: {before: [{command: [%[2]s], timeout: 3s}], after: [{command: [touch, %[1]s/after]}], on_failure: [{command: [sh, -c, "echo $KNOWNGOOD_ERROR >%[1]s/failed"]}]}}
+  good: {schedule: "@every 1s", sources: [{path: %[1]s}]}
+`, src, hook)
+	s.up(t)
+	if code, body := s.fetch(t, "POST", "/api/v1/environments/bad/snapshot"); code != 202 {
+		t.Fatalf("%d %s", code, body)
+	}
+	s.until(t, "the hook runs", func(r *report.Report) bool {
+		e := environmentOf(r, "bad").Running
+		return e != nil && e.Phase == "before"
+	})
+	good := len(environmentOf(s.until(t, "it answers", func(*report.Report) bool { return true }), "good").Runs)
+	beside := s.captured(t, "good", good+2)
+	r := s.until(t, "the run with the hook ends", func(r *report.Report) bool { return environmentOf(r, "bad").Last != nil })
+	run := environmentOf(r, "bad").Last
+	if run.Result != report.Failed || run.Snapshot != "" || !strings.Contains(run.Error, "nothing was captured: hook before, command 1") || !strings.Contains(run.Error, "timeout of 3s") {
+		t.Errorf("the run with the hook: %+v", run)
+	}
+	if last := beside[len(beside)-1]; last.Started.Before(run.Started) || last.Started.After(run.Finished) {
+		t.Errorf("beside the hook from %v to %v nothing was captured: %v", run.Started, run.Finished, last.Started)
+	}
+	for _, name := range []string{"after", "failed"} {
+		if _, err := os.Stat(filepath.Join(src, name)); err != nil {
+			t.Errorf("a hook did not run: %v", err)
+		}
+	}
+	if size := len(s.log(t)); size > 1<<20 {
+		t.Errorf("the log has %d bytes", size)
+	}
+	left, err := os.ReadFile(filepath.Join(src, "left"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%s/cmdline", bytes.TrimSpace(left))); err == nil && string(b) == "sleep\x001000\x00" {
+		t.Errorf("process %s is left behind", left)
+	}
+	s.stop(t)
+}
+
+// messages are what was told, in order.
+func messages(t *testing.T, file string) []notify.Message {
+	t.Helper()
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var list []notify.Message
+	for d := json.NewDecoder(f); ; {
+		var m notify.Message
+		if err := d.Decode(&m); err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Fatal(err)
+			}
+			return list
+		}
+		list = append(list, m)
+	}
+}
+
+func kinds(list []notify.Message) (out []notify.Kind) {
+	for _, m := range list {
+		out = append(out, m.Kind)
+	}
+	return out
+}
+
+func TestDamageAndFailuresAreToldOnce(t *testing.T) {
+	t.Parallel()
+	repo := filepath.Join(t.TempDir(), "repo")
+	m := newMachine(t, repo)
+	down, told := filepath.Join(t.TempDir(), "down"), filepath.Join(t.TempDir(), "told")
+	s := newService(t, m, "environments: {web: {sources: [{command: [sh, -c, \"echo rows; test ! -e %s\"], as: dump}]}}\nnotify: {command: [sh, -c, \"cat >>%s\"]}\n", down, told)
+	s.up(t)
+	s.take(t, "web")
+	roots, err := filepath.Glob(filepath.Join(repo, "hosts/*/roots/web/*"))
+	if err != nil || len(roots) != 1 {
+		t.Fatalf("roots: %v, %v", roots, err)
+	}
+	root, err := os.ReadFile(roots[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range root {
+		root[i] ^= 0x55
+	}
+	replaceFile(t, roots[0], root)
+	for range 3 {
+		s.take(t, "web") // which needs nothing of it
+	}
+	r := s.until(t, "the damage is in the report", func(r *report.Report) bool { return len(r.Warnings) > 0 })
+	if w := r.Warnings[0]; len(r.Warnings) > 1 || !w.Tampering || !strings.Contains(w.Text, "damaged root hosts/") {
+		t.Errorf("the warnings: %+v", r.Warnings)
+	}
+	if o := s.ask(t, "status"); !strings.Contains(o.stdout.String(), "The repository was tampered with, see the warnings.") {
+		t.Errorf("status: %s", &o.stdout)
+	}
+
+	if err := os.WriteFile(down, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		run, err := s.client.Snapshot(t.Context(), "web", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if run.Result != report.Failed || run.Error == "" {
+			t.Fatalf("of a source that fails: %+v", run)
+		}
+	}
+	if err := os.Remove(down); err != nil {
+		t.Fatal(err)
+	}
+	if run := s.take(t, "web"); run.Snapshot != "web@5" {
+		t.Errorf("the run after it: %+v", run)
+	}
+	waitFor(t, "the recovery is told", func() bool { return slices.Contains(kinds(messages(t, told)), notify.Recovery) })
+	s.stop(t)
+	if list := kinds(messages(t, told)); !slices.Equal(list, []notify.Kind{notify.Damage, notify.Failure, notify.Recovery}) {
+		t.Errorf("told: %v", list)
+	}
+}
+
+// replaceFile writes a file that may be read-only.
+func replaceFile(t *testing.T, file string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(file+".new", content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestABrokenPromiseIsToldOnceAndMetAgainOnce(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	told := filepath.Join(t.TempDir(), "told")
+	s := newService(t, m, "environments: {web: {rpo: 3s, sources: [{path: %s}]}}\nnotify: {command: [sh, -c, \"cat >>%s\"]}\n", t.TempDir(), told)
+	s.launch(t)
+	// Without a snapshot the promise is broken from the start.
+	waitFor(t, "the broken promise is told", func() bool { return len(messages(t, told)) > 0 })
+	for range 3 { // further looks tell nothing
+		s.hup(t)
+	}
+	if o := s.ask(t, "status"); o.code != exitFailed {
+		t.Errorf("status ends with %d while a promise is broken", o.code)
+	}
+	s.take(t, "web")
+	waitFor(t, "the met promise is told", func() bool { return len(messages(t, told)) > 1 })
+	if list := kinds(messages(t, told)); !slices.Equal(list[:2], []notify.Kind{notify.RPO, notify.RPOMet}) {
+		t.Errorf("told: %v", list)
+	}
+	s.until(t, "the promise is broken again", func(r *report.Report) bool { return environmentOf(r, "web").RPOBroken })
+	s.hup(t)
+	waitFor(t, "that is told", func() bool { return len(messages(t, told)) > 2 })
+	s.stop(t)
+	if list := kinds(messages(t, told)); !slices.Equal(list, []notify.Kind{notify.RPO, notify.RPOMet, notify.RPO}) {
+		t.Errorf("told: %v", list)
+	}
+}
+
+// A disk without room under the state directory stops no daemon, and spoils
+// nothing of what it remembers.
+func TestADaemonOutlivesAFullDisk(t *testing.T) {
+	t.Parallel()
+	needs(t, true)
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	src, small, log := t.TempDir(), t.TempDir(), t.TempDir()
+	made := m.state
+	disk := *m
+	disk.state = filepath.Join(small, "state")
+	s := newService(t, &disk, "environments: {web: {retries: 0, keep: {last: 3}, sources: [{path: %s}]}}\n", src)
+	// Only the daemon sees the disk; exec keeps its number.
+	s.prefix = []string{"with-disk", small, "size=3m", "sh", "-ec", fmt.Sprintf("cp -a %s %s; exec \"$@\"", made, disk.state), "sh"}
+	s.up(t)
+	s.prefix = nil
+	before := *s.take(t, "web")
+
+	seen := fmt.Sprintf("/proc/%d/root%s", s.cmd.Process.Pid, small)
+	other, err := os.Create(filepath.Join(seen, "other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for b := make([]byte, 64<<10); ; {
+		if _, err := other.Write(b); errors.Is(err, syscall.ENOSPC) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	results := map[report.Result]int{}
+	for n := range 4 {
+		if err := os.WriteFile(filepath.Join(src, "file"), fmt.Append(nil, n), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		run, err := s.client.Snapshot(t.Context(), "web", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		results[run.Result]++
+		if run.Result == report.Failed && !strings.Contains(run.Error, "no space left on device") {
+			t.Errorf("a run on a full disk: %+v", run)
+		}
+		if n == 0 {
+			t.Logf("a run on a full disk: %s %s", run.Result, run.Error)
+		}
+	}
+	t.Logf("runs on a full disk: %v", results)
+	full := filepath.Join(log, "full")
+	output(t, nil, "cp", "-a", filepath.Join(seen, "state"), full)
+
+	if err := other.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	after := s.take(t, "web")
+	if after.Files != before.Files+1 {
+		t.Errorf("the run after it: %+v", after)
+	}
+	s.stop(t)
+	m.must(t, "check", "--read-data")
+
+	// What a crash on the full disk would have left.
+	crashed := *m
+	crashed.state = full
+	s.machine = &crashed
+	s.configure(t, "environments: {web: {sources: [{path: %s}]}}\n", src)
+	s.up(t)
+	r := s.until(t, "the repository is open", func(r *report.Report) bool { return r.Degraded == "" })
+	if e := environmentOf(r, "web"); len(r.Warnings) > 0 || e.Totals[report.Success]+e.Totals[report.Failed] != 5 || e.Last == nil {
+		t.Errorf("a state from the full disk: %+v, warnings %+v", e.Job, r.Warnings)
+	}
+	s.take(t, "web")
+	s.stop(t)
+}
