@@ -105,7 +105,7 @@ func TestHooksThatHangFloodOrForkEndWithTheirTime(t *testing.T) {
 	for name, hook := range map[string]string{
 		"one that hangs":                 `{command: [sleep, "1000"], timeout: 1s}`,
 		"one that floods":                `{command: ["yes"], timeout: 1s}`,
-		"one that leaves a child":        `{command: [sh, -c, "sleep 1000 & exit 1"], timeout: 5s}`,
+		"one that leaves a child":        `{command: [sh, -c, "sleep 20 & exit 1"], timeout: 5s}`,
 		"one whose child floods on":      `{command: [sh, -c, "yes & wait"], timeout: 1s}`,
 		"one that will not hear of TERM": `{command: [sh, -c, "trap '' TERM; while :; do sleep 1; done"], timeout: 1s}`,
 	} {
