@@ -14,6 +14,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/internal/wire"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/prune"
@@ -206,10 +207,34 @@ func (x *together) pruneAndLook() {
 		x.counts["spared"] += int(d.Spared.Objects)
 	}
 	x.collect()
+	x.indexSays(false)
 	for env := range x.trees {
 		for _, n := range x.kept(env) {
 			x.Restores(fmt.Sprintf("%s@%d", env, n), x.dir, x.trees[env][n])
 		}
+	}
+}
+
+// indexSays makes sure that a pack which the index names is there, or known to
+// be none to refer to; and when all runs ended, that no replaced run is left.
+func (x *together) indexSays(ended bool) {
+	r := x.host()
+	h, err := r.Host(x.Ctx)
+	x.check(err)
+	ix, err := r.OpenRuns(x.Ctx, enginetest.Host, h.Domain)
+	x.check(err)
+	defer ix.Close()
+	there := map[string]bool{}
+	for _, key := range x.memory.Keys() {
+		there[key] = true
+	}
+	for hash := range ix.PackSizes() {
+		if !there[statement.KeyPack(enginetest.Host, h.Domain.ID, hash)] && !ix.Absent(wire.KindPack, hash) {
+			x.t.Fatalf("the index names pack %x, which was deleted, and nothing says so any more", hash[:8])
+		}
+	}
+	if old, more, err := ix.Replaced(x.Ctx, time.Now()); err != nil || ended && (more || len(old) > 0) {
+		x.t.Errorf("replaced index runs are left: %v, %v", old, err)
 	}
 }
 
@@ -222,6 +247,7 @@ func (x *together) end() {
 		time.Sleep(60 * time.Hour)
 	}
 	x.Clean()
+	x.indexSays(true)
 	report := x.prune(prune.Options{Announce: prune.MinAnnounce})
 	if len(report.Domains) == 0 {
 		return
