@@ -222,7 +222,7 @@ func simulateYear(t *testing.T, zone string, loc *time.Location) (log []string) 
 	synctest.Test(t, func(t *testing.T) {
 		s := &simulated{timing: newTestTiming(t, "30 2 * * *", zone, 7*time.Minute, 6*time.Hour), zone: loc}
 		begin := moment(loc, "1-1 0:00")
-		s.ahead = begin.Sub(time.Now())
+		s.ahead = time.Until(begin)
 		s.last = begin
 		for _, e := range script {
 			at := moment(loc, e.at)
