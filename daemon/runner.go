@@ -111,7 +111,9 @@ func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment,
 // exclusive runs the environment while no other process of this host does.
 func (r *Runner) exclusive(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
 	live.enter("waiting")
-	lock, err := waitLock(ctx, filepath.Join(r.StateDir, "daemon", "locks", name), r.Purpose, r.Waiting)
+	patient, cancel := context.WithTimeout(ctx, stuck) // a place is held meanwhile
+	defer cancel()
+	lock, err := waitLock(patient, filepath.Join(r.StateDir, "daemon", "locks", name), r.Purpose, r.Waiting)
 	var held *heldError
 	if errors.As(err, &held) {
 		return fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
@@ -129,12 +131,8 @@ func (r *Runner) exclusive(ctx context.Context, name string, env *configs.Enviro
 		err = r.attempts(ctx, name, env, run, live)
 	}
 	live.enter("after")
-	clean, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if ctx.Err() != nil {
-		clean, cancel = context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
-		defer cancel()
-	}
+	clean, end := outliving(ctx)
+	defer end()
 	if err != nil {
 		run.Result, run.Error = report.Failed, err.Error()
 	}
@@ -145,6 +143,23 @@ func (r *Runner) exclusive(ctx context.Context, name string, env *configs.Enviro
 		err = errors.Join(err, after)
 	}
 	return err
+}
+
+// outliving is a context for what cleans up: it goes on for afterTimeout after
+// the end of ctx.
+func outliving(ctx context.Context) (context.Context, context.CancelFunc) {
+	clean, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(afterTimeout):
+			cancel()
+		case <-clean.Done():
+		}
+	})
+	return clean, func() {
+		unhook()
+		cancel()
+	}
 }
 
 // attempts captures until it succeeds, or trying again makes no sense.

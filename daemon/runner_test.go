@@ -176,3 +176,20 @@ func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
 		}
 	})
 }
+
+func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "knowngood snapshot")
+		w.Check(err)
+		defer lock.release()
+		began := time.Now()
+		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}]}`)
+		if err == nil || !strings.Contains(err.Error(), "environment web is being captured already: it is held by process ") || !strings.Contains(err.Error(), "(knowngood snapshot)") {
+			t.Errorf("%+v, %v", run, err)
+		}
+		if waited := time.Since(began); waited < stuck || waited > 2*stuck {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
+}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
@@ -66,6 +67,52 @@ func TestAHookCannotHangOrFillTheDaemon(t *testing.T) {
 		t.Errorf("process %s is left behind", left)
 	}
 	s.stop(t)
+}
+
+// A hook that takes back what was done before the run comes to its end, also
+// when the daemon is stopped meanwhile.
+func TestAHookAfterARunIsLetEndWhenTheDaemonIsStopped(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	src, dir := t.TempDir(), t.TempDir()
+	begun, done := filepath.Join(dir, "begun"), filepath.Join(dir, "done")
+	s := newService(t, m, "environments: {web: {sources: [{path: %s}], hooks: {after: [{command: [sh, -c, \"touch %s; sleep 2; touch %s\"]}]}}}\n", src, begun, done)
+	s.up(t)
+	if code, body := s.fetch(t, "POST", "/api/v1/environments/web/snapshot"); code != 202 {
+		t.Fatalf("%d %s", code, body)
+	}
+	waitFor(t, "the hook runs", func() bool { return found(t, begun) > 0 })
+	s.stop(t)
+	if found(t, done) == 0 {
+		t.Error("the hook was ended within its work")
+	}
+	if !strings.Contains(s.log(t), `run done {"result": "success"`) {
+		t.Error("the log does not tell that the run was done")
+	}
+}
+
+// A daemon that is stopped waits for hooks that clean up, and not for ever.
+func TestHooksThatHangDoNotHoldADaemonThatIsStopped(t *testing.T) {
+	t.Parallel()
+	if !slow() {
+		t.Skip("takes more than a minute: set KNOWNGOOD_SLOW=1")
+	}
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	hang := `[{command: [sh, -c, "trap '' TERM; while :; do sleep 1; done"], timeout: 1h}]`
+	s := newService(t, m, "environments: {web: {sources: [{path: %s}], hooks: {before: %[2]s, after: %[2]s, on_failure: %[2]s}}}\n", t.TempDir(), hang)
+	s.up(t)
+	if code, body := s.fetch(t, "POST", "/api/v1/environments/web/snapshot"); code != 202 {
+		t.Fatalf("%d %s", code, body)
+	}
+	s.until(t, "the hook runs", func(r *report.Report) bool {
+		e := environmentOf(r, "web").Running
+		return e != nil && e.Phase == "before"
+	})
+	took := s.stop(t)
+	t.Logf("it took %v", took)
+	if took > 110*time.Second { // the unit kills it after two minutes
+		t.Errorf("it took %v to end", took)
+	}
 }
 
 // messages are what was told, in order.
