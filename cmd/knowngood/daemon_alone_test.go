@@ -84,6 +84,8 @@ func TestADaemonThatIsStoppedInACaptureGoesOnFromThere(t *testing.T) {
 	if most := files*size + 2<<20 - uint64(stored); run.StoredBytes > most {
 		t.Errorf("the run after it stored %d bytes, want at most %d", run.StoredBytes, most)
 	}
+	waitFor(t, "memory is given back", func() bool { return s.proc(t, "RssAnon") <= idleMemory })
+	t.Logf("anonymous memory after a large capture: %d kB", s.proc(t, "RssAnon"))
 	s.stop(t)
 	m.must(t, "check", "--read-data")
 }

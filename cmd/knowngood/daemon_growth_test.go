@@ -60,7 +60,7 @@ func (s *service) takeSoon(t *testing.T, name string, n uint64) {
 	})
 }
 
-func TestADaemonDoesNotGrow(t *testing.T) {
+func TestADaemonDoesNotGrowWithItsRuns(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src := t.TempDir()
@@ -95,6 +95,43 @@ func TestADaemonDoesNotGrow(t *testing.T) {
 	t.Logf("after %d runs: %+v; after %d, %v later: %+v", warm, before, runs, time.Since(began).Round(time.Millisecond), now)
 	if now.descriptors > before.descriptors+3 || now.goroutines > before.goroutines+4 || now.memory > before.memory+before.memory/4+4<<10 {
 		t.Errorf("after %d runs it holds %+v, after %d it held %+v", runs, now, warm, before)
+	}
+	s.stop(t)
+}
+
+func TestADaemonDoesNotGrowWithItsConfigurations(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	other := *m
+	other.repo = filepath.Join(t.TempDir(), "other")
+	other.must(t, "init", "--identity-type", "x25519")
+	s := newService(t, m, "environments: {}\n")
+	text := fmt.Sprintf("environments: {%%s: {schedule: \"@every 1s\", sources: [{path: %s}]}}\nnotify: {command: [\"true\"]}\n", t.TempDir())
+	s.configure(t, text, "env-0")
+	s.up(t)
+	reloads := 40
+	if slow() {
+		reloads = 400
+	}
+	var before holdings
+	for n := range reloads {
+		s.machine = []*machine{m, &other}[n%2]
+		s.configure(t, text, fmt.Sprint("env-", n%5))
+		s.hup(t)
+		if n%5 == 0 {
+			s.until(t, "a run ended", func(r *report.Report) bool {
+				e := r.Environments[0]
+				return e.Last != nil && e.Last.Started.After(r.Now.Add(-time.Minute))
+			})
+		}
+		if n+1 == reloads/4 {
+			before = s.holdings(t)
+		}
+	}
+	now := s.holdings(t)
+	t.Logf("after %d reloads: %+v; after %d: %+v", reloads/4, before, reloads, now)
+	if now.descriptors > before.descriptors+8 || now.goroutines > before.goroutines+6 || now.memory > before.memory+before.memory/4+4<<10 {
+		t.Errorf("after %d reloads it holds %+v, after %d it held %+v", reloads, now, reloads/4, before)
 	}
 	s.stop(t)
 }

@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"knowngood/daemon/report"
 	"knowngood/storage/storagetest"
@@ -165,6 +167,22 @@ func TestTheServiceManagerHearsHowThingsStand(t *testing.T) {
 	manager.until(t, "STOPPING=1")
 	if all := manager.heard(); all[len(all)-1] != "STOPPING=1" && !slices.Contains(all[len(all)-3:], "STOPPING=1") {
 		t.Errorf("the last words: %q", all[len(all)-3:])
+	}
+
+	// One that hangs is not waited for longer than for some seconds.
+	if slow() {
+		gateway.Signal(t, syscall.SIGSTOP)
+		s.up(t, manager.env()...)
+		manager.until(t, "STATUS=The daemon cannot do its work: the repository is not open yet", "READY=1")
+		gateway.Signal(t, syscall.SIGCONT)
+		s.until(t, "a run succeeds when the server goes on", func(r *report.Report) bool { return environmentOf(r, "web").Running == nil && r.Degraded == "" })
+		s.take(t, "web")
+		gateway.Signal(t, syscall.SIGSTOP)
+		s.until(t, "a run hangs", func(r *report.Report) bool { return environmentOf(r, "web").Running != nil })
+		if took := s.stop(t); took > 20*time.Second {
+			t.Errorf("it took %v to end while the server hung", took)
+		}
+		gateway.Signal(t, syscall.SIGCONT)
 	}
 
 	// A bucket that is not there is no reason to give up either.

@@ -99,7 +99,7 @@ func TestADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 	s.machine = m
 	s.configure(t, "%s", hourly)
 	s.up(t)
-	r = s.until(t, "the first repository is open", func(r *report.Report) bool { return r.Degraded == "" && !environmentOf(r, "web").Newest.IsZero() })
+	s.until(t, "the first repository is open", func(r *report.Report) bool { return r.Degraded == "" && !environmentOf(r, "web").Newest.IsZero() })
 	s.take(t, "web")
 	if s.stop(t); len(m.refs(t)) < 3 {
 		t.Errorf("the first repository has %v", m.refs(t))
