@@ -198,7 +198,7 @@ func (a *app) tellInit(r *repository.InitResult, o repository.InitOptions, made,
 	if !pinned {
 		a.printf("  the pin above: it lets a bare machine tell this repository from a forgery\n")
 	}
-	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: knowngood snapshot --repo %s --env NAME PATH...\n", o.URL)
+	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: knowngood snapshot --repo %s --env NAME PATH...\n", quoted(o.URL))
 	return a.result(map[string]any{"type": "result", "url": o.URL, "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "repository": a.repo.ID().String()})
 }
 
@@ -219,7 +219,11 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 		if err := os.WriteFile(f.request, b, 0o644); err != nil {
 			return err
 		}
-		a.printf("Wrote the request of host %s to %s.\nHave it granted where the owner's identity is:\n  knowngood keys grant %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", a.host, f.request, filepath.Base(f.request), r.URL(), r.URL())
+		grant := "knowngood keys grant"
+		if f.reenrol {
+			grant += " --reenrol"
+		}
+		a.printf("Wrote the request of host %s to %s.\nHave it granted where the owner's identity is:\n  %s %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", a.host, f.request, grant, filepath.Base(f.request), quoted(r.URL()), quoted(r.URL()))
 		return a.result(map[string]any{"type": "result", "host": a.host, "request": f.request})
 	case f.accept:
 		h, err := r.AcceptGrant(ctx)

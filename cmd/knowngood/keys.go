@@ -37,7 +37,7 @@ func keysCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.printf("Granted: host %s (certificate %d). On it: knowngood init --join --accept --repo %s\n", c.Host, c.Serial, r.URL())
+			a.printf("Granted: host %s (certificate %d). On it: knowngood init --join --accept --repo %s\n", c.Host, c.Serial, quoted(r.URL()))
 			return a.result(map[string]any{"type": "result", "host": c.Host, "serial": c.Serial})
 		},
 	}
