@@ -22,6 +22,10 @@ func (d *Daemon) prune(c *configs.Config, r *running) func(context.Context) erro
 			return err
 		}
 		report, err := prune.Run(ctx, repo, o)
+		for errors.Is(err, prune.ErrChanged) && r.run.Attempts < 10 { // by a run of our own that ended just now
+			r.run.Attempts++
+			report, err = prune.Run(ctx, repo, o)
+		}
 		var blocked []error
 		if report != nil {
 			for _, x := range report.Domains {

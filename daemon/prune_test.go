@@ -55,6 +55,9 @@ func TestWhatThePolicyForgetsIsFreedBesideTheCaptures(t *testing.T) {
 		r := d.Report()
 		stop()
 		if r.Prune == nil || r.Prune.LastSuccess == nil || r.Prune.Failures > 0 || r.Prune.Totals[report.Success] < 20 || r.Prune.LastSuccess.StoredBytes == 0 {
+			for _, l := range w.logs.FilterMessage("prune failed").All() {
+				t.Log(l.ContextMap()["error"])
+			}
 			t.Fatalf("the prune job: %+v", r.Prune)
 		}
 		// A day makes 12 packs; young ones and announced ones stay 48 hours each.

@@ -92,7 +92,11 @@ func (d *domain) need(ctx context.Context) error {
 		}
 		for _, o := range m.objects {
 			id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
-			if _, ok := d.objects[id]; !ok && !m.forgotten {
+			there, err := d.there(ctx, id)
+			if err != nil {
+				return err
+			}
+			if !there && !m.forgotten {
 				return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: look with `knowngood check`, and forget what is lost", m.Ref())}
 			}
 			if !d.needed[id] {
@@ -102,6 +106,22 @@ func (d *domain) need(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// there tells whether an object exists: one that the inventory does not have
+// may have been put since, by a capture that ended in between.
+func (d *domain) there(ctx context.Context, id repository.ObjectID) (bool, error) {
+	if _, ok := d.objects[id]; ok {
+		return true, nil
+	}
+	for o, err := range d.repo.Store().List(ctx, storage.ListOptions{Prefix: d.key(id), Hidden: true, Limit: 1}) {
+		if err != nil {
+			return false, err
+		}
+		d.objects[id] = object{uint64(o.Size), o.Modified}
+		return true, nil
+	}
+	return false, nil
 }
 
 // objectsOf reads the list of objects of a manifest, whose container is read

@@ -179,7 +179,7 @@ func (h *host) same(ctx context.Context) error {
 			serial = x.Serial
 		}
 		if serial != h.tombstones[env] {
-			return fmt.Errorf("what is forgotten of %s was changed just now: run again", env)
+			return fmt.Errorf("%w: of %s: run again", ErrChanged, env)
 		}
 	}
 	return nil

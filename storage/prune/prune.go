@@ -35,6 +35,9 @@ const (
 	young = 48 * time.Hour
 )
 
+// ErrChanged says that what is forgotten was changed while a run looked.
+var ErrChanged = errors.New("what is forgotten was changed just now")
+
 // DefaultAnnounce is the time between announcing and deleting, unless told.
 const DefaultAnnounce = 7 * 24 * time.Hour
 
