@@ -1,0 +1,97 @@
+package prune_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/prune"
+)
+
+// interrupted calls a function once, before the first listing of roots or
+// before the first manifest is read.
+type interrupted struct {
+	storage.Store
+	at   string // "/roots/" or "/manifests/"
+	then func()
+}
+
+func (s *interrupted) Unwrap() storage.Store { return s.Store }
+
+func (s *interrupted) interrupt(key string) {
+	if then := s.then; then != nil && strings.Contains(key, s.at) {
+		s.then = nil
+		then()
+	}
+}
+
+func (s *interrupted) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
+	if s.at == "/roots/" && !o.Delimiter {
+		s.interrupt(o.Prefix)
+	}
+	return s.Store.List(ctx, o)
+}
+
+func (s *interrupted) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if s.at == "/manifests/" {
+		s.interrupt(key)
+	}
+	return s.Store.Get(ctx, key, offset, length)
+}
+
+func TestACaptureThatEndsWhileObjectsAreListedIsNoDamage(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		w.write("a", 200_000)
+		w.capture("web")
+		plain := w.Store
+		w.Store = &interrupted{plain, "/roots/", func() {
+			w.Store = plain
+			w.write("b", 200_000)
+			w.capture("web")
+		}}
+		report, err := prune.Run(w.Ctx, w.host(), prune.Options{})
+		w.check(err)
+		for _, b := range report.Blocked {
+			t.Error(b)
+		}
+		if len(report.Domains) != 1 || report.Domains[0].Snapshots != 2 {
+			t.Errorf("%+v: the capture did not come in between", report.Domains)
+		}
+		w.Clean()
+	})
+}
+
+func TestARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		for range 3 {
+			w.write("a", 200_000)
+			w.capture("web")
+		}
+		w.forget("web", 1)
+		w.free()
+		time.Sleep(8 * day)
+		w.free() // announces: what it found was too young at first
+		time.Sleep(8 * day)
+		plain := w.Store
+		w.Store = &interrupted{plain, "/manifests/", func() {
+			w.Store = plain
+			w.forget("web", 2)
+		}}
+		packs, _ := w.stored()
+		if _, err := prune.Run(w.Ctx, w.host(), prune.Options{}); !errors.Is(err, prune.ErrChanged) {
+			t.Errorf("error %v", err)
+		}
+		if now, _ := w.stored(); now != packs {
+			t.Errorf("%d of %d packs are left", now, packs)
+		}
+		if d := w.free(); d.Deleted.Objects == 0 {
+			t.Errorf("the next run: %+v", d)
+		}
+		w.Clean()
+	})
+}
