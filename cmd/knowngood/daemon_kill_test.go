@@ -17,12 +17,15 @@ import (
 // is skipped for ever, and what was committed is there.
 func TestADaemonThatIsKilledLosesNothing(t *testing.T) {
 	t.Parallel()
-	repo := filepath.Join(t.TempDir(), "repo")
-	m, k := newMachine(t, repo), newKiller(t)
-	cycles := 8
-	if slow() {
-		cycles = 100
+	if !slow() {
+		killADaemon(t, newMachine(t, filepath.Join(t.TempDir(), "repo")), 8)
+		return
 	}
+	onStores(t, func(t *testing.T, m *machine) { killADaemon(t, m, 100) })
+}
+
+func killADaemon(t *testing.T, m *machine, cycles int) {
+	k := newKiller(t)
 	const every = time.Second
 	names := []string{"db", "web"}
 	source, hooked := map[string]string{}, filepath.Join(t.TempDir(), "hooked")

@@ -16,7 +16,7 @@ const idleMemory = 40 << 10
 func TestAnUnchangedRunOfADaemonCostsLittle(t *testing.T) {
 	m, requests := loggedMachine(t)
 	src := t.TempDir()
-	files := 20_000
+	files := 10_000
 	if slow() {
 		files = 100_000
 	}
