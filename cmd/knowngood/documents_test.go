@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -138,6 +139,37 @@ func TestEachAlertHasASectionThatSaysWhatToDo(t *testing.T) {
 	sections := names("docs/OPERATIONS.md", `(?m)^### (Knowngood\w+)$`)
 	if len(rules) == 0 || !slices.Equal(rules, sections) {
 		t.Errorf("the rules are %v\nthe sections are %v", rules, sections)
+	}
+}
+
+func TestTextsOfTheLogThatTheGuideExplainsExist(t *testing.T) {
+	t.Parallel()
+	var sources strings.Builder
+	err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			var b []byte
+			b, err = os.ReadFile(path)
+			sources.Write(b)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(document(t, "docs/OPERATIONS.md"), "\n## What the log says\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	tried := 0
+	for _, row := range regexp.MustCompile(`(?m)^\| (`+"`"+`[^|]*) \|`).FindAllStringSubmatch(table, -1) {
+		for _, text := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			for part := range strings.SplitSeq(text[1], "…") {
+				if tried++; !strings.Contains(sources.String(), strings.Trim(part, " :,")) {
+					t.Errorf("nothing says %q", part)
+				}
+			}
+		}
+	}
+	if tried < 30 {
+		t.Errorf("only %d texts were found", tried)
 	}
 }
 
