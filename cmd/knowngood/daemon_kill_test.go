@@ -41,7 +41,7 @@ func killADaemon(t *testing.T, m *machine, cycles int) {
 			k.write(t, filepath.Join(source[name], fmt.Sprint("file-", k.random.IntN(4))), 1+k.random.IntN(2<<20))
 		}
 		s.up(t)
-		if cycle%10 == 9 { // now and then it gets to an end
+		if cycle%5 == 4 { // now and then it gets to an end
 			began := time.Now()
 			s.until(t, "both environments were captured", func(r *report.Report) bool { return newerThan(r, names, began) })
 		}
