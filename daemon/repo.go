@@ -8,7 +8,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"knowngood/daemon/report"
 	"knowngood/storage/repository"
+	"knowngood/storage/statement"
 )
 
 // repositoryHolder keeps one repository open: its index, connections and
@@ -180,6 +182,8 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 		j.state.Number, j.state.Newest = 0, time.Time{}
 	case !none && s.Body != nil && (s.Number > j.state.Number || j.state.Repository != id):
 		j.state.Number, j.state.Newest = s.Number, s.Body.Started
+		run := made(s)
+		j.state.Last, j.state.LastSuccess, j.state.Failures = run, run, 0
 		j.kept.doubt()
 	default:
 		return
@@ -188,4 +192,15 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 	if err := j.save(); err != nil {
 		d.warn(err.Error(), false)
 	}
+}
+
+// made is the run by hand that made a snapshot, as far as that tells.
+func made(s *repository.Snapshot) *report.Run {
+	b := s.Body
+	run := &report.Run{Trigger: "hand", Started: b.Started, Finished: b.Finished, Result: report.Success, Attempts: 1, Snapshot: s.Ref(),
+		Files: b.Files, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems}
+	if b.Status == statement.Partial {
+		run.Result = report.Partial
+	}
+	return run
 }

@@ -114,7 +114,11 @@ func (d *Daemon) tellRun(name string, run *report.Run, failures int) {
 func (d *Daemon) tellAges(r *report.Report) {
 	d.tell(func(w *watch) (m []notify.Message) {
 		for i := range r.Environments {
-			m = append(m, w.Checked(r.Now, &r.Environments[i])...)
+			e := &r.Environments[i]
+			if e.Newest.IsZero() && r.Now.Sub(r.Started) < e.RPO() {
+				continue // there was no time yet for the first one
+			}
+			m = append(m, w.Checked(r.Now, e)...)
 		}
 		if d.repo.settling(r.Now) {
 			return m

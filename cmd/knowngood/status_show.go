@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -39,7 +40,11 @@ func (a *app) showStatus(s *statusReport) error {
 			age = report.Span(time.Duration(l.AgeSeconds * float64(time.Second)))
 		}
 		if daemon {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", clean(l.Name), ref, age, rpoText(l), nextText(l, s.Now), lastText(l, s.Now), size, protectedText(l, s.Now), l.Kept)
+			kept := "-"
+			if l.Kept > 0 {
+				kept = strconv.Itoa(l.Kept)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", clean(l.Name), ref, age, rpoText(l), nextText(l, s.Now), lastText(l, s.Now), size, protectedText(l, s.Now), kept)
 		} else {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Host, ref, age, rpoText(l), status, files, size, protectedText(l, s.Now))
 		}

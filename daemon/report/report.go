@@ -60,8 +60,9 @@ type Environment struct {
 	// RPOSeconds is how old it may be; 0 when nothing was promised.
 	RPOSeconds float64 `json:"rpo_seconds,omitempty"`
 	RPOBroken  bool    `json:"rpo_broken"`
-	// Kept is how many snapshots are not forgotten.
-	Kept int `json:"kept"`
+	// Kept is how many snapshots are not forgotten; 0 when that is not known, as
+	// before the first run, and without a retention policy.
+	Kept int `json:"kept,omitempty"`
 	// ProtectedUntil is when the first lock of the newest snapshot's objects
 	// ends, as written; zero when nothing is locked.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`

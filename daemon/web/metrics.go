@@ -134,7 +134,9 @@ func (g gauges) environment(e *report.Environment, now time.Time) {
 		g.set(snapStored, float64(l.StoredBytes), name)
 		g.set(snapProblems, float64(l.Problems), name)
 	}
-	g.set(kept, float64(e.Kept), name)
+	if e.Kept > 0 {
+		g.set(kept, float64(e.Kept), name)
+	}
 	if !e.ProtectedUntil.IsZero() {
 		g.set(lock, max(0, e.ProtectedUntil.Sub(now).Seconds()), name)
 	}
