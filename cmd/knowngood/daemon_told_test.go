@@ -117,8 +117,10 @@ func TestABrokenPromiseIsToldOnceAndMetAgainOnce(t *testing.T) {
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	told := filepath.Join(t.TempDir(), "told")
 	s := newService(t, m, "environments: {web: {rpo: 3s, sources: [{path: %s}]}}\nnotify: {command: [sh, -c, \"cat >>%s\"]}\n", t.TempDir(), told)
-	s.launch(t)
-	// Without a snapshot the promise is broken from the start.
+	s.up(t)
+	// Without a snapshot it is broken when there was time for one.
+	s.until(t, "there was time", func(r *report.Report) bool { return r.Now.Sub(r.Started) > environmentOf(r, "web").RPO() })
+	s.hup(t)
 	waitFor(t, "the broken promise is told", func() bool { return len(messages(t, told)) > 0 })
 	for range 3 { // further looks tell nothing
 		s.hup(t)
