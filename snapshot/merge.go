@@ -198,6 +198,7 @@ func (m *merger) node(n *walk.Node) error {
 	m.fill(it.entry, &n.Stat)
 	if n.Implied {
 		it.entry.Flags |= manifest.Implied
+		m.keepTime(it)
 	}
 	if n.Err != nil {
 		it.entry.Flags |= manifest.Unreadable
@@ -224,6 +225,17 @@ func (m *merger) node(n *walk.Node) error {
 		}
 	}
 	return m.add(it)
+}
+
+// keepTime leaves a directory above the sources the mtime that it had in the
+// parent: what comes and goes beside the sources is no change of theirs.
+func (m *merger) keepTime(it *item) {
+	if it.seg == nil {
+		return
+	}
+	if old := &it.seg.entries[it.pos]; old.Type == it.entry.Type && old.Flags&manifest.Implied != 0 {
+		it.entry.Mtime = old.Mtime
+	}
 }
 
 // unchanged tells whether the host sees the node as it was when the parent,
