@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,13 +14,22 @@ import (
 
 // prune is a run of the prune job, over what this host stored.
 func (d *Daemon) prune(c *configs.Config, r *running) func(context.Context) error {
-	o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce)}
+	o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack)}
 	return func(ctx context.Context) error {
 		r.live.enter("prune")
 		r.run.Attempts = 1
 		repo, err := d.repository(ctx)
 		if err != nil {
 			return err
+		}
+		if o.MaxRepack > 0 && c.Identity != "" {
+			unlocked, err := d.Unlocked(ctx, c)
+			if err != nil {
+				return fmt.Errorf("open the repository with the identity, to repack: %w", err)
+			}
+			defer unlocked.Close()
+			defer repo.LookAnew() // what was announced, lest the next snapshot refer to it
+			repo = unlocked
 		}
 		report, err := prune.Run(ctx, repo, o)
 		for errors.Is(err, prune.ErrChanged) && r.run.Attempts < 10 { // by a run of our own that ended just now
@@ -31,7 +41,8 @@ func (d *Daemon) prune(c *configs.Config, r *running) func(context.Context) erro
 			for _, x := range report.Domains {
 				r.run.StoredBytes += x.Deleted.Bytes
 				d.Log.Info("pruned", zap.Stringer("domain", x.ID), zap.Uint64("deleted_bytes", x.Deleted.Bytes), zap.Uint64("announced_bytes", x.Announced.Bytes),
-					zap.Uint64("waiting_bytes", x.Waiting.Bytes), zap.Uint64("spared_bytes", x.Spared.Bytes), zap.Uint64("locked_bytes", x.Locked.Bytes))
+					zap.Uint64("waiting_bytes", x.Waiting.Bytes), zap.Uint64("spared_bytes", x.Spared.Bytes), zap.Uint64("locked_bytes", x.Locked.Bytes),
+					zap.Uint64("repacked_bytes", x.Repacked.Bytes), zap.Uint64("rewritten_bytes", x.Rewritten))
 			}
 			for _, n := range report.Notes {
 				d.Log.Warn(n)

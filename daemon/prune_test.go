@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
 
@@ -64,6 +66,67 @@ func TestWhatThePolicyForgetsIsFreedBesideTheCaptures(t *testing.T) {
 		// A day makes 12 packs; young ones and announced ones stay 48 hours each.
 		if total := 21 * 12; most > total/2 {
 			t.Errorf("up to %d packs are stored, %d were written in all", most, total)
+		}
+		w.Clean()
+		w.Restores("web", w.source, treetest.Snapshot(t, w.source))
+	})
+}
+
+// One pack holds what stays and what does not. With an identity the nightly
+// prune rewrites it, and the captures after it do not refer to the old one.
+func TestANightlyPruneRepacksWithTheIdentityOfTheConfiguration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		random := rand.New(rand.NewPCG(5, 6))
+		fill := func(name string, n int) {
+			content := make([]byte, n)
+			for i := range content {
+				content[i] = byte(random.Uint32())
+			}
+			w.write(name, string(content))
+		}
+		fill("stays", 50_000)
+		fill("goes", 800_000)
+		c := w.config(`  web: {schedule: "0 */2 * * *", time_zone: UTC, sources: [{path: $SOURCE}], keep: {last: 2}}
+`)
+		c.Prune = &configs.Prune{Schedule: "@daily", TimeZone: "UTC", Announce: configs.Duration(48 * time.Hour), MaxRepack: 1 << 30}
+		c.Identity = "/etc/knowngood/identity"
+		d := w.daemon(c)
+		d.Unlocked = func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {
+			r, err := repository.Open(ctx, w.faulty, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour})
+			if err == nil {
+				r.Unlock(w.ID)
+			}
+			return r, err
+		}
+		stop := w.run(d)
+		time.Sleep(3 * time.Hour)
+		w.write("goes", "nothing much")
+		bytes := func() (n int64) {
+			for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixHosts}) {
+				w.Check(err)
+				if _, _, _, ok := statement.ParsePackKey(o.Key); ok {
+					n += o.Size
+				}
+			}
+			return n
+		}
+		if n := bytes(); n < 800_000 {
+			t.Fatalf("only %d bytes are stored", n)
+		}
+		time.Sleep(9 * 24 * time.Hour)
+		if n := bytes(); n > 200_000 {
+			t.Errorf("%d bytes of packs are left", n)
+		}
+		r := d.Report()
+		stop()
+		if r.Prune.Failures > 0 || r.Prune.Totals[report.Success] < 8 {
+			t.Errorf("the prune job: %+v", r.Prune)
+		}
+		for _, e := range w.logs.FilterMessage("pruned").All() {
+			if spared := e.ContextMap()["spared_bytes"]; spared != uint64(0) {
+				t.Errorf("%v bytes were rewritten in vain", spared)
+			}
 		}
 		w.Clean()
 		w.Restores("web", w.source, treetest.Snapshot(t, w.source))

@@ -32,7 +32,9 @@ type domainCheck struct {
 	domain     *seal.Domain
 	reader     *repository.Reader
 	snapshots  []*repository.Snapshot
-	packs      map[[32]byte]int64 // stored sizes
+	deletions  *repository.Deletions
+	sizes      map[[32]byte]uint64 // of packs, as the index has them
+	packs      map[[32]byte]int64  // stored sizes
 	containers map[[32]byte]int64
 	actual     *index.Table        // made of the packs' own contents
 	bad        map[[32]byte]string // chunks that do not verify, and the pack's key
@@ -65,6 +67,10 @@ func (d *domainCheck) check(ctx context.Context) error {
 	if d.containers, err = d.list(ctx, statement.PrefixManifests(d.host, d.domain.ID), statement.ParseManifestKey); err != nil {
 		return err
 	}
+	if d.deletions, err = d.repo.Deletions(ctx, d.host, d.domain.ID); err != nil {
+		return err
+	}
+	d.sizes = x.PackSizes()
 	d.report.Packs += uint64(len(d.packs))
 	d.report.Containers += uint64(len(d.containers))
 	var different []*repository.Snapshot
@@ -385,9 +391,20 @@ func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error 
 	if err != nil {
 		return d.object(statement.KeyManifest(d.host, d.domain.ID, m.Hash), err)
 	}
+	there := func(id repository.ObjectID) bool {
+		_, ok := d.packs[id.Hash]
+		return ok
+	}
 	for _, o := range contents.Objects {
-		if err := d.need(ctx, s, o); err != nil {
-			return err
+		id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
+		for _, in := range d.deletions.Resolve(m.Hash, id, there) {
+			x := o
+			if in != id {
+				x = pack.Object{Kind: in.Kind, Hash: in.Hash, Size: d.sizes[in.Hash]}
+			}
+			if err := d.need(ctx, s, x); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

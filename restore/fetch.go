@@ -284,6 +284,7 @@ func (f *fetcher) frame(ctx context.Context, h *chunk.Hasher, fr *frame, content
 		return int(int64(a.chunk().Loc.Offset) - int64(b.chunk().Loc.Offset))
 	})
 	var last *manifest.Chunk
+	var copies located
 	good := false
 	for _, u := range fr.uses {
 		c := u.chunk()
@@ -293,7 +294,7 @@ func (f *fetcher) frame(ctx context.Context, h *chunk.Hasher, fr *frame, content
 			good = to <= uint64(len(content)) && h.ID(content[from:to]) == c.ID
 		}
 		if !good {
-			if err := f.elsewhereChunk(ctx, h, u, errWrongContent); err != nil {
+			if err := f.elsewhereChunk(ctx, h, u, errWrongContent, &copies); err != nil {
 				return err
 			}
 			continue
@@ -309,17 +310,25 @@ func (u *use) chunk() *manifest.Chunk { return &u.file.entry.Chunks[u.index] }
 
 // elsewhere looks for other copies of the chunks of a frame that is lost.
 func (f *fetcher) elsewhere(ctx context.Context, h *chunk.Hasher, fr *frame, cause error) error {
+	var copies located
 	for _, u := range fr.uses {
-		if err := f.elsewhereChunk(ctx, h, u, cause); err != nil {
+		if err := f.elsewhereChunk(ctx, h, u, cause, &copies); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// located is the frame that copies of chunks were last read from: those of a
+// pack that was rewritten mostly lie together again.
+type located struct {
+	key     frameKey
+	content []byte // nil before the first
+}
+
 // elsewhereChunk asks the index where a chunk lies now. Without another copy
 // the file is given up, and named.
-func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, cause error) error {
+func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, cause error, in *located) error {
 	c := u.chunk()
 	reader := f.r.Tree.Reader
 	loc, ok, err := reader.Locate(ctx, c.ID)
@@ -327,15 +336,15 @@ func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, ca
 		return err
 	}
 	moved := ok && (loc.Pack.Hash != c.Loc.Pack.Hash || loc.FrameOffset != c.Loc.FrameOffset || loc.Offset != c.Loc.Offset)
-	if moved {
+	if moved && (in.content == nil || in.key != frameKey{loc.Pack.Hash, loc.FrameOffset}) {
 		content, err := reader.Frame(ctx, wire.KindPack, &loc.Pack.Ref, loc.FrameOffset, loc.FrameLen)
 		if err != nil && !repository.Damaged(err) {
 			return err
 		}
-		to := uint64(loc.Offset) + uint64(c.Len)
-		if err == nil && to <= uint64(len(content)) && h.ID(content[loc.Offset:to]) == c.ID {
-			return u.file.write(f.r, u, content[loc.Offset:to])
-		}
+		*in = located{frameKey{loc.Pack.Hash, loc.FrameOffset}, content}
+	}
+	if to := uint64(loc.Offset) + uint64(c.Len); moved && to <= uint64(len(in.content)) && h.ID(in.content[loc.Offset:to]) == c.ID {
+		return u.file.write(f.r, u, in.content[loc.Offset:to])
 	}
 	u.file.fail(f.r, fmt.Errorf("%w (%d bytes of it, in pack %x)", cause, c.Len, c.Loc.Pack.Hash))
 	return nil

@@ -82,6 +82,7 @@ type capture struct {
 	parent   *localManifest // the last complete manifest, or nil
 	partials []*localManifest
 	usable   func(pack [32]byte) bool // of what partials refer to; nil: all is
+	moved    bool                     // the parent refers to packs that were rewritten
 
 	problems problems
 	jobs     chan *job

@@ -53,6 +53,7 @@ type emitter struct {
 	// them unchanged; nil when they are not.
 	whole *localSegment
 	seen  []*localSegment // of the parent, that entries stood in
+	moved bool            // the parent's segment of the same entries has hints that will not hold
 
 	segments   []segment
 	containers []container
@@ -113,6 +114,7 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 		it.file = nil
 		e.unsaved += it.entry.Size
 	}
+	e.moved = e.moved || it.moved
 	e.totals.add(it.entry)
 	e.count(it.entry)
 	if it.same && it.pos == len(e.entries) && (it.pos == 0 || e.whole == it.seg) {
@@ -206,8 +208,8 @@ func (e *emitter) count(entry *manifest.Entry) {
 
 // cut ends the segment.
 func (e *emitter) cut() error {
-	entries, whole, seen := e.entries, e.whole, e.seen
-	e.entries, e.size, e.whole, e.seen = entries[:0], 0, nil, seen[:0]
+	entries, whole, seen, moved := e.entries, e.whole, e.seen, e.moved
+	e.entries, e.size, e.whole, e.seen, e.moved = entries[:0], 0, nil, seen[:0], false
 	e.saved, e.unsaved = 0, 0
 	if len(entries) == 0 || e.local == nil {
 		return nil
@@ -231,7 +233,7 @@ func (e *emitter) cut() error {
 	seg := segment{Segment: manifest.Segment{ContentLen: contentLen, ID: id, Entries: uint32(len(entries)), First: strings.Clone(entries[0].Path)}}
 	stored := false
 	for _, old := range seen {
-		if old.id == id {
+		if old.id == id && !moved {
 			if s, ok := e.taken(old); ok {
 				seg, stored = s, true
 				e.copied++

@@ -30,6 +30,7 @@ type item struct {
 	seg   *localSegment // of the parent, where the path stood; may be nil
 	pos   int           // position there
 	same  bool          // entry is that of the parent, unchanged
+	moved bool          // it would be, but for where its chunks lie
 	file  *file         // being read; nil when entry is complete
 	job   *job          // that reads the file
 }
@@ -175,11 +176,14 @@ func (m *merger) node(n *walk.Node) error {
 		it.seg, it.pos = m.parent.seek(n.Path)
 	}
 	if it.seg != nil && unchanged(n, &it.seg.entries[it.pos], m.parent.started) {
-		it.entry, it.same = &it.seg.entries[it.pos], true
+		e := &it.seg.entries[it.pos]
+		it.entry = m.relocated(e)
+		it.same = it.entry == e
+		it.moved = it.entry != e
 	}
 	for _, p := range m.partial {
 		seg, pos := p.seek(n.Path)
-		if seg != nil && !it.same && it.entry == nil && unchanged(n, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
+		if seg != nil && it.entry == nil && unchanged(n, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
 			it.entry = &seg.entries[pos]
 		}
 	}

@@ -11,16 +11,50 @@ import (
 
 // letGo lets go of the last manifest when it refers to what is deleted, or
 // about to be: then files are read again, and what of them is still stored is
-// not stored twice. Of what dead runs left each entry is looked at by itself.
+// not stored twice. Not so when all of that was rewritten: then the index tells
+// where it lies now. Of what dead runs left each entry is looked at by itself.
 func (c *capture) letGo() {
-	if c.parent != nil && slices.ContainsFunc(c.parent.trailer.needed(), func(o pack.Object) bool { return c.index.Absent(o.Kind, o.Hash) }) {
-		c.parent.close()
-		c.parent = nil
-		c.Progress.warn("the last manifest of this host refers to what is being deleted; every file is read again")
+	if c.parent != nil {
+		lost := false
+		for _, o := range c.parent.trailer.needed() {
+			if c.index.Absent(o.Kind, o.Hash) {
+				c.moved = true
+				lost = lost || o.Kind != wire.KindPack || !c.index.Moved(o.Hash)
+			}
+		}
+		if lost {
+			c.parent.close()
+			c.parent = nil
+			c.Progress.warn("the last manifest of this host refers to what is being deleted; every file is read again")
+		}
 	}
 	if len(c.partials) > 0 {
 		c.usable = c.index.Usable()
 	}
+}
+
+// relocated gives an entry of the last manifest the places where its chunks lie
+// now, if one lies in a pack that is deleted, or about to be. It is nil when
+// one of them is not stored any more.
+func (c *capture) relocated(e *manifest.Entry) *manifest.Entry {
+	gone := func(x manifest.Chunk) bool { return c.index.Absent(wire.KindPack, x.Loc.Pack.Hash) }
+	if !c.moved || !slices.ContainsFunc(e.Chunks, gone) {
+		return e
+	}
+	out := *e
+	out.Chunks = slices.Clone(e.Chunks)
+	for i := range out.Chunks {
+		x := &out.Chunks[i]
+		if !gone(*x) {
+			continue
+		}
+		loc, ok := c.index.Lookup(x.ID)
+		if !ok || loc.Len != x.Len {
+			return nil
+		}
+		x.Loc = manifest.Location{Pack: &loc.Pack.Ref, FrameOffset: loc.FrameOffset, FrameLen: loc.FrameLen, Offset: loc.Offset}
+	}
+	return &out
 }
 
 // stored tells whether the content of an entry that a dead run left is still

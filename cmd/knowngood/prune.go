@@ -15,7 +15,7 @@ import (
 )
 
 func pruneCommand(a *app) *cobra.Command {
-	var announce string
+	var announce, budget string
 	var all, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "prune",
@@ -33,13 +33,25 @@ Nothing of a host is deleted while one of its snapshots does not verify. What th
 store keeps locked is left for a later run. On a bucket that keeps versions all
 versions of what is deleted go, which takes s3:DeleteObjectVersion.
 
+With --max-repack, packs of which little is still needed are rewritten, up to
+that many bytes of them a run, the emptiest first, so that their space is freed as
+well. It takes an identity, on the host itself. What is locked for long is left
+alone. A dry run does not tell of it.
+
 This host's own objects take no identity; those of others do (--all-hosts, or
 --host NAME with --identity).`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o := prune.Options{Host: a.host, DryRun: dryRun, Progress: &prune.Progress{}}
 			if p := a.config.Prune; p != nil {
-				o.Announce = time.Duration(p.Announce)
+				o.Announce, o.MaxRepack = time.Duration(p.Announce), uint64(p.MaxRepack)
+			}
+			if budget != "" {
+				n, err := configs.ParseSize(budget)
+				if err != nil {
+					return usagef("--max-repack: %w", err)
+				}
+				o.MaxRepack = uint64(n)
 			}
 			if announce != "" {
 				d, err := configs.ParseDuration(announce)
@@ -68,6 +80,7 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 	f.BoolVar(&all, "all-hosts", false, "prune every host; it takes an identity")
 	f.BoolVarP(&dryRun, "dry-run", "n", false, "show what would be done")
 	f.StringVar(&announce, "announce", "", "`time` from announcement to deletion, at least 48h (default: of the configuration, else 7d)")
+	f.StringVar(&budget, "max-repack", "", "`bytes` of packs rewritten in this run, such as 10GiB (default: of the configuration, else none)")
 	return cmd
 }
 
@@ -114,6 +127,8 @@ type pruneJSON struct {
 	Deleted   amountJSON `json:"deleted"`
 	Spared    amountJSON `json:"spared"`
 	Locked    amountJSON `json:"locked"`
+	Repacked  amountJSON `json:"repacked"`
+	Rewritten uint64     `json:"rewritten_bytes"`
 	Young     amountJSON `json:"left_alone"`
 }
 
@@ -130,7 +145,7 @@ func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
 	}
 	freed := uint64(0)
 	for _, d := range r.Domains {
-		j := pruneJSON{d.Host, d.ID.String(), d.Snapshots, amountJSON(d.Needed), amountJSON(d.Announced), amountJSON(d.Waiting), nil, amountJSON(d.Deleted), amountJSON(d.Spared), amountJSON(d.Locked), amountJSON(d.Young)}
+		j := pruneJSON{d.Host, d.ID.String(), d.Snapshots, amountJSON(d.Needed), amountJSON(d.Announced), amountJSON(d.Waiting), nil, amountJSON(d.Deleted), amountJSON(d.Spared), amountJSON(d.Locked), amountJSON(d.Repacked), d.Rewritten, amountJSON(d.Young)}
 		if !d.Due.IsZero() {
 			due := d.Due.UTC()
 			j.Due = &due
@@ -143,6 +158,7 @@ func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
 			text   string
 		}{
 			{d.Deleted, would + "deleted"},
+			{d.Repacked, "rewritten into " + bytesText(d.Rewritten)},
 			{d.Announced, would + "announced for deletion"},
 			{d.Waiting, "announced before; the first may be deleted from " + d.Due.Local().Format("2006-01-02 15:04")},
 			{d.Spared, would + "spared: announced, but needed again"},

@@ -28,6 +28,7 @@ type domain struct {
 	*inventory
 	id     seal.DomainID
 	domain *seal.Domain // nil when no kept snapshot opens it
+	own    bool         // it is this machine's own
 	needed map[repository.ObjectID]bool
 	out    Domain
 
@@ -35,6 +36,8 @@ type domain struct {
 	announced []statement.Object
 	deleted   []statement.Object
 	spared    []statement.Object
+	repacks   []statement.Repack // of this run
+	manifests []*manifest        // of kept snapshots, each once
 }
 
 func (h *host) domain(ctx context.Context, id seal.DomainID) error {
@@ -45,21 +48,20 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) error {
 		}
 		d.domain = s.Domain
 	}
+	var err error
+	if d.own, err = d.ownDomain(ctx); err != nil {
+		return err
+	}
 	if err := d.need(ctx); err != nil {
 		return err
 	}
-	err := d.prune(ctx)
+	err = d.prune(ctx)
 	h.report.Domains = append(h.report.Domains, d.out)
 	return err
 }
 
 // need finds out what kept snapshots need.
 func (d *domain) need(ctx context.Context) error {
-	type manifest struct {
-		kept
-		objects []pack.Object
-		err     error
-	}
 	byHash := map[[32]byte]*manifest{}
 	for _, s := range d.snapshots[d.id] {
 		d.out.Snapshots++
@@ -90,18 +92,20 @@ func (d *domain) need(ctx context.Context) error {
 			d.note("%s of host %s was forgotten, and its content is deleted already, though the policy of this run keeps it", m.Ref(), d.name)
 			continue
 		}
+		d.manifests = append(d.manifests, m)
 		for _, o := range m.objects {
-			id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
-			there, err := d.there(ctx, id)
-			if err != nil {
-				return err
-			}
-			if !there && !m.forgotten {
-				return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: look with `knowngood check`, and forget what is lost", m.Ref())}
-			}
-			if !d.needed[id] {
-				d.needed[id] = true
-				d.out.Needed.add(d.objects[id].size)
+			for _, id := range d.resolve(m, o) {
+				there, err := d.there(ctx, id)
+				if err != nil {
+					return err
+				}
+				if !there && !m.forgotten {
+					return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: look with `knowngood check`, and forget what is lost", m.Ref())}
+				}
+				if !d.needed[id] {
+					d.needed[id] = true
+					d.out.Needed.add(d.objects[id].size)
+				}
 			}
 		}
 	}
@@ -189,6 +193,9 @@ func (d *domain) prune(ctx context.Context) error {
 			unsettled[id] = doom.Serial
 		}
 	}
+	if err := d.repack(ctx); err != nil {
+		return err
+	}
 	d.announce(indexed)
 	if d.DryRun {
 		for _, id := range due {
@@ -202,19 +209,19 @@ func (d *domain) prune(ctx context.Context) error {
 			since = serial
 		}
 	}
-	if len(d.announced)+len(d.deleted)+len(d.spared) == 0 {
+	if len(d.announced)+len(d.deleted)+len(d.spared)+len(d.repacks) == 0 {
 		return failed
 	}
+	if since == 0 {
+		since = d.deletions.Newest + 1
+	}
 	d.deleted = append(d.deleted, d.carried(since, indexed, mayName)...)
-	return errors.Join(failed, d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, since, time.Now()))
+	return errors.Join(failed, d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, append(d.repacks, d.told(since)...), since, time.Now()))
 }
 
 // carried are deleted packs that an index run may still name, and that the
 // statements read from now on would not tell of.
 func (d *domain) carried(since uint64, indexed map[[32]byte]uint64, mayName bool) []statement.Object {
-	if since == 0 {
-		since = d.deletions.Newest + 1
-	}
 	var out []statement.Object
 	for id, doom := range d.deletions.Dooms {
 		if doom.Fate != repository.Deleted || id.Kind != wire.KindPack || doom.Serial >= since {

@@ -9,8 +9,11 @@
 // cannot read and verify all. It may be stopped at any moment and run again.
 // Roots, keys and other statements it never deletes.
 //
+// On the host itself and with an identity it may also rewrite packs of which
+// little is needed, so that they are not needed any more.
+//
 // It holds some hundred bytes for each pack and container, nothing for each
-// chunk.
+// chunk but those in the packs that it rewrites.
 package prune
 
 import (
@@ -49,8 +52,12 @@ type Options struct {
 	// Policy, when it is set and gives one, names snapshots that are kept
 	// whatever their host forgot: who took a host over can forget with its
 	// key. It goes by when the store took the roots, in UTC.
-	Policy   func(host, env string) *retention.Policy
-	Progress *Progress // may be nil
+	Policy func(host, env string) *retention.Policy
+	// MaxRepack is how many stored bytes of packs of which little is needed are
+	// rewritten, so that their space is freed as well; 0 for none. It takes an
+	// identity, on the host itself.
+	MaxRepack uint64
+	Progress  *Progress // may be nil
 }
 
 // Progress may be read while a run is under way.
@@ -76,6 +83,8 @@ type Domain struct {
 	Deleted   Amount // replaced index runs included
 	Spared    Amount // announced, and needed again
 	Locked    Amount // not deleted because the store keeps them locked
+	Repacked  Amount // packs of which what is needed was rewritten in this run; announced
+	Rewritten uint64 // bytes stored for that
 	Young     Amount // not needed, and left alone because a run may be under way
 }
 

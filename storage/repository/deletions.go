@@ -44,6 +44,11 @@ type Doom struct {
 type Deletions struct {
 	Dooms  map[ObjectID]Doom
 	Newest uint64 // the highest serial there is; 0 for none
+	// Repacks of packs that were not spared since, the newest first.
+	Repacks []Repack
+
+	rewritten map[[32]byte][]int // positions in Repacks, by old pack
+	void      map[[32]byte]bool  // packs that a statement spares which is newer than the one being read
 }
 
 // Absent tells whether a writer must take the object for not there. It may be
@@ -70,7 +75,7 @@ func (d *Deletions) packs(fates ...Fate) map[[32]byte]bool {
 // Deletions reads the pending deletions of a domain. Statements that do not
 // verify are warned of, and count for nothing.
 func (r *Repository) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
-	d := &Deletions{Dooms: map[ObjectID]Doom{}}
+	d := &Deletions{Dooms: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}, void: map[[32]byte]bool{}}
 	type read struct {
 		*statement.Deletion
 		serial uint64 // by its key
@@ -103,6 +108,7 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 			break
 		}
 		since = max(since, s.Since)
+		d.repacked(s.Deletion)
 		for _, of := range []struct {
 			list []statement.Object
 			fate Fate
@@ -182,9 +188,9 @@ func (r *Repository) MaySign(ctx context.Context, host string) error {
 
 // TellDeletions publishes what is announced, deleted and spared in a domain,
 // as statements after d.Newest; what they say of order and size is seen to
-// here. since is the lowest serial that still has something to say, of those
-// before; 0 when nothing has.
-func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal.DomainID, d *Deletions, announced, deleted, spared []statement.Object, since uint64, now time.Time) error {
+// here. repacks stand in the first that have room. since is the lowest serial
+// that still has something to say, of those before; 0 when nothing has.
+func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal.DomainID, d *Deletions, announced, deleted, spared []statement.Object, repacks []statement.Repack, since uint64, now time.Time) error {
 	key, cert, err := r.signer(ctx, host)
 	if err != nil {
 		return err
@@ -197,9 +203,13 @@ func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal
 	for i := range lists {
 		lists[i] = slices.SortedFunc(slices.Values(lists[i]), statement.CompareObjects)
 	}
-	for len(lists[0])+len(lists[1])+len(lists[2]) > 0 {
+	for len(lists[0])+len(lists[1])+len(lists[2])+len(repacks) > 0 {
 		x := &statement.Deletion{Repository: r.ID(), Host: host, Domain: domain, Serial: serial, Since: since, Made: now, Certificate: cert}
 		room := statement.MaxDeletionObjects
+		for len(repacks) > 0 && (repacks[0].Hashes() <= room || len(x.Repacks) == 0) {
+			room -= min(room, repacks[0].Hashes())
+			x.Repacks, repacks = append(x.Repacks, repacks[0]), repacks[1:]
+		}
 		for i, part := range []*[]statement.Object{&x.Announced, &x.Deleted, &x.Spared} {
 			n := min(room, len(lists[i]))
 			*part, lists[i] = lists[i][:n], lists[i][n:]

@@ -239,12 +239,13 @@ func (r *Repository) Whole(ctx context.Context, s *Snapshot) error {
 	}
 	announced := 0
 	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
-		id := ObjectID{o.Kind, o.Hash}
-		if !there[id] {
-			return pruned()
-		}
-		if d.Absent(id) {
-			announced++
+		for _, id := range d.Resolve(m.Hash, ObjectID{o.Kind, o.Hash}, func(id ObjectID) bool { return there[id] }) {
+			if !there[id] {
+				return pruned()
+			}
+			if d.Absent(id) {
+				announced++
+			}
 		}
 	}
 	if announced > 0 {

@@ -52,6 +52,15 @@ func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, compl
 	return &run, complete || !opened, nil
 }
 
+// LookAnew makes the next run compare the index with the store, however short
+// ago that was done.
+func (r *Repository) LookAnew() {
+	w := &r.warm
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.synced = time.Time{}
+}
+
 // Close releases what is kept between runs. No run may be under way.
 func (r *Repository) Close() {
 	w := &r.warm

@@ -45,6 +45,7 @@ type Deletion struct {
 	Made  time.Time
 	// Certificate of the host that signed; nil when the owner did.
 	Certificate *Certificate
+	Repacks     []Repack // of packs that are announced, or deleted already
 	// Unknown fields of newer versions, kept.
 	Unknown []wire.Field
 }
@@ -68,6 +69,7 @@ func (x *Deletion) Encode(key ed25519.PrivateKey) ([]byte, error) {
 	if x.Certificate != nil {
 		r.Bytes(20, x.Certificate.Bytes())
 	}
+	r.Bytes(22, appendRepacks(x.Repacks))
 	r.Unknown(x.Unknown)
 	return encode(wire.KindDeletion, &r, key, ParseDeletion)
 }
@@ -91,6 +93,7 @@ func ParseDeletion(object []byte) (*Deletion, error) {
 	x.Made = r.Time(18)
 	validTime(r, 18, x.Made)
 	cert := r.Bytes(20)
+	x.Repacks = parseRepacks(r, 22)
 	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
 		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
 	}

@@ -1,0 +1,208 @@
+package prune
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/wire"
+	"knowngood/snapshot"
+	"knowngood/storage"
+	"knowngood/storage/index"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+)
+
+const (
+	// A pack of which the estimate says that less than maxEstimate is needed is
+	// looked into, and rewritten when it is less than maxShare.
+	maxEstimate = 0.5
+	maxShare    = 0.6
+
+	// maxRepacked bounds the packs of a run: a statement must name them, with
+	// the new ones and the manifests.
+	maxRepacked      = 4096
+	segmentsInFlight = 8
+	// lockMargin is how long after its announcement a pack may still be locked
+	// to be worth rewriting.
+	lockMargin = 7 * 24 * time.Hour
+)
+
+// candidate is a pack that may be rewritten.
+type candidate struct {
+	id    repository.ObjectID
+	size  uint64 // stored
+	share float64
+	tail  *pack.Tail
+	table *pack.Contents
+}
+
+// choose estimates what is needed of each pack by the lists of objects, and
+// takes those of which the least is, as far as the budget goes.
+func (d *domain) choose(ctx context.Context, r *repository.Reader, x *repository.Index) ([]*candidate, error) {
+	held := map[[32]byte]uint64{} // content bytes
+	x.All(func(_ [32]byte, loc index.Location) bool {
+		held[loc.Pack.Hash] += uint64(loc.Len)
+		return true
+	})
+	live := d.estimate()
+	var all []*candidate
+	for id, o := range d.objects {
+		content := held[id.Hash]
+		share := float64(live[id]) / float64(max(content, 1))
+		if id.Kind != wire.KindPack || !d.needed[id] || content == 0 || share >= maxEstimate ||
+			d.deletions.Dooms[id].Fate == repository.Announced || d.now.Sub(o.at) < young {
+			continue
+		}
+		all = append(all, &candidate{id: id, size: o.size, share: share})
+	}
+	slices.SortFunc(all, func(a, b *candidate) int {
+		return cmp.Or(cmp.Compare(a.share, b.share), repository.CompareHashes(a.id.Hash, b.id.Hash))
+	})
+	var chosen []*candidate
+	budget := d.MaxRepack
+	for _, c := range all {
+		if c.size > budget || len(chosen) == maxRepacked {
+			break
+		}
+		locked, err := d.locked(ctx, d.key(c.id))
+		if err != nil {
+			return nil, err
+		}
+		if locked {
+			continue
+		}
+		if c.tail, err = r.TailOf(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
+			return nil, err
+		}
+		if c.table, err = c.tail.Contents(wire.KindPack, d.domain); err != nil {
+			return nil, &repository.DamageError{Key: d.key(c.id), What: "pack", Err: err}
+		}
+		budget -= c.size
+		chosen = append(chosen, c)
+	}
+	return chosen, nil
+}
+
+// estimate is how many bytes of each object the manifest needs that needs the
+// most of it: a lower bound of what is needed in all. Of packs
+// that stand for others each is taken to have its part.
+func (d *domain) estimate() map[repository.ObjectID]uint64 {
+	most := map[repository.ObjectID]uint64{}
+	for _, m := range d.manifests {
+		own := map[repository.ObjectID]uint64{}
+		for _, o := range m.objects {
+			in := d.resolve(m, o)
+			for _, id := range in {
+				own[id] += o.Live / uint64(len(in))
+			}
+		}
+		for id, n := range own {
+			most[id] = max(most[id], n)
+		}
+	}
+	return most
+}
+
+// locked tells whether an object cannot be deleted for so long that rewriting
+// it frees nothing soon.
+func (d *domain) locked(ctx context.Context, key string) (bool, error) {
+	l, ok := storage.Capability[storage.Retainer](d.repo.Store())
+	if !ok {
+		return false, nil
+	}
+	lock, err := l.Retention(ctx, key, "")
+	if errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrDenied) {
+		return false, nil
+	}
+	return lock.Mode != "" && lock.Until.After(d.now.Add(d.Announce+lockMargin)), err
+}
+
+// needy are the manifests that need one of the packs.
+func (d *domain) needy(packs []*candidate) []*manifest {
+	among := map[repository.ObjectID]bool{}
+	for _, c := range packs {
+		among[c.id] = true
+	}
+	var out []*manifest
+	for _, m := range d.manifests {
+		if slices.ContainsFunc(m.objects, func(o pack.Object) bool {
+			return slices.ContainsFunc(d.resolve(m, o), func(id repository.ObjectID) bool { return among[id] })
+		}) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// used tells of each chunk in the packs whether a kept snapshot refers to it,
+// be it to a copy elsewhere. A segment that several share is read once.
+func (d *domain) used(ctx context.Context, packs []*candidate, by []*manifest) (map[[32]byte]bool, error) {
+	used := map[[32]byte]bool{}
+	for _, c := range packs {
+		for _, f := range c.table.Frames {
+			for _, ch := range f.Chunks {
+				used[ch.ID] = false
+			}
+		}
+	}
+	var mu sync.Mutex
+	seen := map[[32]byte]bool{}
+	for _, m := range by {
+		tree, err := snapshot.OpenTree(ctx, d.repo, m.Snapshot)
+		if err != nil {
+			return nil, err
+		}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(segmentsInFlight)
+		for i := range tree.Table.Segments {
+			if id := tree.Table.Segments[i].ID; seen[id] {
+				continue
+			} else {
+				seen[id] = true
+			}
+			g.Go(func() error {
+				entries, err := tree.Segment(gctx, i)
+				if err != nil {
+					return fmt.Errorf("manifest of %s: %w", m.Ref(), err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for j := range entries {
+					for k := range entries[j].Chunks {
+						if _, held := used[entries[j].Chunks[k].ID]; held {
+							used[entries[j].Chunks[k].ID] = true
+						}
+					}
+				}
+				return nil
+			})
+		}
+		err = g.Wait()
+		tree.Reader.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return used, nil
+}
+
+// exact is the share of the pack's content that is used.
+func (c *candidate) exact(used map[[32]byte]bool) float64 {
+	var live, all uint64
+	for _, f := range c.table.Frames {
+		for _, ch := range f.Chunks {
+			all += uint64(ch.Len)
+			if used[ch.ID] {
+				live += uint64(ch.Len)
+			}
+		}
+	}
+	return float64(live) / float64(max(all, 1))
+}

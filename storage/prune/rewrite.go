@@ -1,0 +1,117 @@
+package prune
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/chunk"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// copyOver stores the chunks in use anew, in packs of a session of this run,
+// and publishes where they lie. It tells how many bytes were stored.
+func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *repository.Index, r *repository.Reader, packs []*candidate, used map[[32]byte]bool) (uint64, error) {
+	epoch, err := d.repo.CurrentEpoch(ctx)
+	if err != nil {
+		return 0, err
+	}
+	w, err := d.repo.NewWriter(ctx, host, epoch, x, repository.WriterOptions{})
+	if err != nil {
+		return 0, err
+	}
+	defer w.Abort()
+	fail := func(err error) (uint64, error) {
+		if cause := context.Cause(w.Context()); cause != nil && errors.Is(err, context.Canceled) {
+			err = cause
+		}
+		return 0, err
+	}
+	to := w.NewFramer()
+	hasher := chunk.NewHasher(d.domain.ChunkKey())
+	var object, content []byte
+	for _, c := range packs {
+		if object, err = r.Whole(w.Context(), object, wire.KindPack, c.id.Hash); err != nil {
+			return fail(err)
+		}
+		r.AddSessions([]seal.SealedSession{c.tail.Session})
+		ref := &pack.Ref{Hash: c.id.Hash, Session: c.tail.Session.ID, Salt: c.tail.Salt}
+		for _, f := range c.table.Frames {
+			if !slices.ContainsFunc(f.Chunks, func(ch pack.Chunk) bool { return used[ch.ID] }) {
+				continue
+			}
+			if content, err = r.Open(w.Context(), content[:0], wire.KindPack, ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen]); err != nil {
+				return fail(err)
+			}
+			at := uint32(0)
+			for _, ch := range f.Chunks {
+				end := at + ch.Len
+				if used[ch.ID] {
+					if int(end) > len(content) || hasher.ID(content[at:end]) != ch.ID {
+						return fail(&repository.DamageError{Key: d.key(c.id), What: "pack", Err: fmt.Errorf("chunk %x does not verify", ch.ID[:8])})
+					}
+					if _, err := to.Add(ch.ID, content[at:end]); err != nil {
+						return fail(err)
+					}
+				}
+				at = end
+			}
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return fail(err)
+	}
+	if again, err := x.LookAgain(ctx); err != nil || again {
+		return 0, cmp.Or(err, repository.ErrOvertaken) // what was rewritten is there for the next run
+	}
+	if _, err := x.Publish(ctx, host, w); err != nil {
+		return fail(err)
+	}
+	return w.StoredBytes(), nil
+}
+
+// rewritten makes sure that every chunk in use lies in another pack, which is
+// in the store, and makes the record of it.
+func (d *domain) rewritten(ctx context.Context, x *repository.Index, packs []*candidate, used map[[32]byte]bool) (*statement.Repack, error) {
+	record := &statement.Repack{}
+	in := map[[32]byte]uint64{}
+	for _, c := range packs {
+		record.Old = append(record.Old, c.id.Hash)
+		for _, f := range c.table.Frames {
+			for _, ch := range f.Chunks {
+				if !used[ch.ID] {
+					continue
+				}
+				loc, ok := x.Lookup(ch.ID)
+				if !ok || loc.Len != ch.Len {
+					return nil, fmt.Errorf("chunk %x was rewritten, and the index does not have it: %w", ch.ID[:8], repository.ErrOvertaken)
+				}
+				in[loc.Pack.Hash] = loc.Pack.Size
+			}
+		}
+	}
+	var objects []pack.Object
+	for h, size := range in {
+		record.New = append(record.New, h)
+		objects = append(objects, pack.Object{Kind: wire.KindPack, Hash: h, Size: size})
+	}
+	for _, m := range d.needy(packs) {
+		record.Manifests = append(record.Manifests, m.Body.Manifest.Hash)
+	}
+	if len(record.New) == 0 || record.Hashes() > statement.MaxDeletionObjects {
+		return nil, nil
+	}
+	if err := x.Verify(ctx, objects); err != nil {
+		return nil, err
+	}
+	for _, list := range [][][32]byte{record.Old, record.New, record.Manifests} {
+		slices.SortFunc(list, repository.CompareHashes)
+	}
+	return record, nil
+}
