@@ -16,6 +16,9 @@ func (d *Daemon) begin(ctx context.Context, j *job, run report.Run) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	run.Started = d.Now()
 	r := &running{run: run, began: run.Started, moved: run.Started, cancel: cancel, number: d.repo.configured()}
+	if j.env != nil {
+		r.timeout = time.Duration(j.env.Timeout)
+	}
 	j.running = r
 	d.busy++
 	work := d.capture(j, r)
@@ -79,11 +82,18 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 		d.takeWarnings(repo, err)
 	}
 	d.mu.Lock()
+	url, quota := d.config.Repository.URL, uint64(d.config.Repository.Quota)
+	d.mu.Unlock()
+	store := space(repo, url, quota)
+	d.mu.Lock()
 	j.running = nil
 	d.busy--
 	if run.Snapshot != "" && repo != nil && r.number == d.repo.configured() { // else it may be in another repository
 		j.state.Newest, j.state.Repository = run.Started, repo.ID().String()
 		if n, nerr := repo.Remembered(d.config.Host, j.name); nerr == nil {
+			if n != j.state.Number+1 {
+				j.kept.doubt() // somebody captured by hand in between
+			}
 			j.state.Number = n
 		}
 	}
@@ -94,7 +104,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 		}
 	}
 	failures := j.state.Failures
-	d.measure(repo)
+	d.measure(store)
 	if j.gone {
 		j.close()
 		delete(d.jobs, j.name)

@@ -233,6 +233,12 @@ func (d *Daemon) job(name string) *job {
 	for _, err := range problems {
 		d.warn("what the daemon remembers: "+err.Error(), false)
 	}
+	if j.state.Since.IsZero() {
+		j.state.Since = d.Now()
+		if err := j.save(); err != nil {
+			d.warn("what the daemon remembers: "+err.Error(), false)
+		}
+	}
 	d.jobs[name] = j
 	return j
 }
@@ -260,7 +266,7 @@ func (d *Daemon) Reload() error {
 		d.Notify("STATUS=The new configuration was not taken: " + firstLine(err.Error()))
 		return err
 	}
-	if c.Repository.URL != d.config.Repository.URL || c.Host != d.config.Host {
+	if c.Repository.URL != d.config.Repository.URL || c.Host != d.config.Host || c.Limits != d.config.Limits {
 		d.repo.replace(d.Now(), d.busy == 0)
 	}
 	for _, j := range d.jobs {
@@ -302,13 +308,13 @@ func (d *Daemon) look() {
 
 // warn remembers what a person should see; mu is held.
 func (d *Daemon) warn(text string, tampering bool) {
-	d.Log.Warn(text)
 	for i, w := range d.warnings {
 		if w.Text == text {
 			d.warnings = append(slices.Delete(d.warnings, i, i+1), report.Warning{Time: d.Now(), Text: text, Tampering: tampering})
 			return
 		}
 	}
+	d.Log.Warn(text)
 	d.warnings = append(d.warnings, report.Warning{Time: d.Now(), Text: text, Tampering: tampering})
 	if extra := len(d.warnings) - maxWarnings; extra > 0 {
 		d.warnings = slices.Delete(d.warnings, 0, extra)

@@ -25,7 +25,12 @@ type jobState struct {
 	Newest     time.Time `json:"newest,omitzero"`
 	Number     uint64    `json:"number,omitempty"`
 	Repository string    `json:"repository,omitempty"`
+	// Since is when the job was first configured.
+	Since time.Time `json:"since,omitzero"`
 }
+
+// jobSize is the room for the state of a job.
+const jobSize = 16 << 10
 
 // maxErrorText is what is kept of an error, so that a state fits its slot.
 const maxErrorText = 2000
@@ -43,6 +48,7 @@ type job struct {
 	slots   *slots
 	history *history
 
+	looked  string   // ID of the repository in which its newest snapshot was looked for
 	running *running // nil when it is not
 	kept    *Kept
 	gone    bool // no longer configured; it ends with its run
@@ -55,8 +61,10 @@ type running struct {
 	began  time.Time
 	number int // of the configuration of the repository
 	cancel context.CancelCauseFunc
-	seen   uint64 // what it had done when it was looked at last
-	moved  time.Time
+	// timeout that it began with; 0 is none.
+	timeout time.Duration
+	seen    uint64 // what it had done when it was looked at last
+	moved   time.Time
 }
 
 // openJob reads the state of a job from the state directory.
@@ -72,7 +80,7 @@ func openJob(stateDir, name string) (*job, []error) {
 		problems = append(problems, err)
 	}
 	var err error
-	if j.slots, err = openSlots(filepath.Join(dir, file+".state"), &j.state); err != nil {
+	if j.slots, err = openSlots(filepath.Join(dir, file+".state"), jobSize, &j.state); err != nil {
 		problems = append(problems, err)
 	}
 	if j.history, err = openHistory(filepath.Join(dir, file+".runs")); err != nil {

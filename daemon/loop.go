@@ -107,12 +107,14 @@ func (d *Daemon) moving(j *job, now time.Time) bool {
 		r.seen, r.moved = done, now
 		return true
 	}
-	still := now.Sub(r.moved)
-	if j.env != nil && j.env.Timeout > 0 || still < stuck {
+	still, limit := now.Sub(r.moved), max(stuck, r.timeout)
+	if still < limit {
 		return true
 	}
-	r.cancel(fmt.Errorf("the run did nothing for %v, and was ended: see whether a source or the store hangs, and set a timeout", stuck))
-	return still < stuck+unresponsive
+	if r.timeout == 0 { // else that has ended it, if anything can
+		r.cancel(fmt.Errorf("the run did nothing for %v, and was ended: see whether a source or the store hangs, and set a timeout", stuck))
+	}
+	return still < limit+unresponsive
 }
 
 // skip records scheduled times that will not be made up for; mu is held.

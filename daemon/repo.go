@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -150,7 +151,7 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 			continue
 		}
 		n, err := repo.Remembered(d.config.Host, name)
-		if j.state.Number == 0 || j.state.Repository != id || j.running == nil && err == nil && n > j.state.Number {
+		if j.running == nil && (j.looked != id || err == nil && n > j.state.Number) {
 			names = append(names, name)
 		}
 	}
@@ -164,6 +165,11 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 		d.mu.Lock()
 		d.newest(name, id, s, err)
 		d.mu.Unlock()
+		if repository.Damaged(err) {
+			d.tell(func(w *watch) []notify.Message {
+				return w.Found(report.Warning{Time: d.Now(), Text: err.Error(), Tampering: true})
+			})
+		}
 	}
 }
 
@@ -178,6 +184,9 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 		return
 	case j == nil:
 		return
+	}
+	j.looked = id
+	switch {
 	case none && j.state.Repository != id:
 		j.state.Number, j.state.Newest = 0, time.Time{}
 	case !none && s.Body != nil && (s.Number > j.state.Number || j.state.Repository != id):

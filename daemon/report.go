@@ -54,7 +54,9 @@ func (d *Daemon) report(runs bool) report.Report {
 				e.ProtectedUntil = repo.Retention(e.Newest).Until
 			}
 		}
-		e.RPOBroken = e.RPOSeconds > 0 && (e.Newest.IsZero() || e.AgeSeconds > e.RPOSeconds)
+		// One that lies ahead was taken by a clock that was wrong: its age is not known.
+		ahead := e.Newest.After(now.Add(time.Hour))
+		e.RPOBroken = e.RPOSeconds > 0 && (e.Newest.IsZero() || ahead || e.AgeSeconds > e.RPOSeconds)
 		r.Environments = append(r.Environments, e)
 	}
 	slices.SortFunc(r.Environments, func(a, b report.Environment) int {
@@ -89,13 +91,13 @@ func (d *Daemon) reportJob(j *job, now time.Time) report.Job {
 
 func redact(url string) string { return stores.Redact(url) }
 
-// measure looks how full the store is; mu is held.
-func (d *Daemon) measure(repo *repository.Repository) {
-	s := report.Storage{LimitBytes: uint64(d.config.Repository.Quota)}
+// space looks how full the store is; it may take its time, so mu is not held.
+func space(repo *repository.Repository, url string, quota uint64) report.Storage {
+	s := report.Storage{LimitBytes: quota}
 	if repo != nil {
 		s.UsedBytes = repo.KnownBytes()
 	}
-	if path, ok := directoryOf(d.config.Repository.URL); ok {
+	if path, ok := directoryOf(url); ok {
 		var st unix.Statfs_t
 		if unix.Statfs(path, &st) == nil {
 			disk, free := st.Blocks*uint64(st.Bsize), st.Bavail*uint64(st.Bsize)
@@ -105,12 +107,17 @@ func (d *Daemon) measure(repo *repository.Repository) {
 			s.FreeBytes = free
 		}
 	}
-	if quota := uint64(d.config.Repository.Quota); quota > 0 {
+	if quota > 0 {
 		left := quota - min(quota, s.UsedBytes)
 		if s.FreeBytes == 0 || left < s.FreeBytes {
 			s.FreeBytes = left
 		}
 	}
+	return s
+}
+
+// measure adds the growth of the store to how full it is; mu is held.
+func (d *Daemon) measure(s report.Storage) {
 	var runs []report.Run
 	for _, j := range d.jobs {
 		if j.name != "" {

@@ -16,9 +16,6 @@ import (
 	"knowngood/internal/durable"
 )
 
-// slotSize is the room for one state, in bytes; a file has two.
-const slotSize = 16 << 10
-
 // slotHead is u64 number, u32 length, u32 CRC-32C of number, length and text.
 const slotHead = 16
 
@@ -27,23 +24,24 @@ const slotHead = 16
 // with a number and a checksum, so the one before stays until the next is whole.
 type slots struct {
 	file   *os.File
+	size   int // of a slot, in bytes; a file has two
 	number uint64
 }
 
-// openSlots opens or makes the file at path, and reads its newest state into
+// openSlots opens or makes the file at path, of slots of size bytes, and reads its newest state into
 // v, which stays as it is when there is none. A file of which neither slot
 // verifies is begun anew, and said so by an error that wraps errSpoiled.
-func openSlots(path string, v any) (*slots, error) {
+func openSlots(path string, size int, v any) (*slots, error) {
 	fail := func(err error) (*slots, error) { return nil, fmt.Errorf("state file %s: %w", path, err) }
 	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = makeSlots(path)
+		f, err = makeSlots(path, size)
 	}
 	if err != nil {
 		return fail(err)
 	}
-	s := &slots{file: f}
-	b := make([]byte, 2*slotSize)
+	s := &slots{file: f, size: size}
+	b := make([]byte, 2*size)
 	n, err := io.ReadFull(f, b)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		f.Close()
@@ -52,8 +50,8 @@ func openSlots(path string, v any) (*slots, error) {
 	var newest []byte
 	written := false
 	for i := range 2 {
-		slot := b[i*slotSize : (i+1)*slotSize]
-		if i*slotSize+slotHead > n {
+		slot := b[i*size : (i+1)*size]
+		if i*size+slotHead > n {
 			break
 		}
 		number, text, ok := parseSlot(slot)
@@ -77,14 +75,14 @@ func openSlots(path string, v any) (*slots, error) {
 var errSpoiled = errors.New("it is damaged, and begun anew")
 
 // makeSlots makes the file with all its space.
-func makeSlots(path string) (*os.File, error) {
+func makeSlots(path string, size int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, 2*slotSize)
+	err = unix.Fallocate(int(f.Fd()), 0, 0, 2*int64(size))
 	if errors.Is(err, unix.EOPNOTSUPP) { // then zeros take it
-		_, err = f.Write(make([]byte, 2*slotSize))
+		_, err = f.Write(make([]byte, 2*size))
 	}
 	if err == nil {
 		err = f.Sync()
@@ -122,15 +120,15 @@ func (s *slots) write(v any) error {
 	if err != nil {
 		return fail(err)
 	}
-	if len(text) > slotSize-slotHead {
-		return fail(fmt.Errorf("a state of %d bytes is too large", len(text)))
+	if len(text) > s.size-slotHead {
+		return fail(errors.New("what is to be remembered is more than it has room for"))
 	}
 	number := s.number + 1
 	b := make([]byte, slotHead, slotHead+len(text))
 	binary.LittleEndian.PutUint64(b, number)
 	binary.LittleEndian.PutUint32(b[8:], uint32(len(text)))
 	binary.LittleEndian.PutUint32(b[12:], slotSum(b[:12], text))
-	if _, err := s.file.WriteAt(append(b, text...), int64(number%2)*slotSize); err != nil {
+	if _, err := s.file.WriteAt(append(b, text...), int64(number%2)*int64(s.size)); err != nil {
 		return fail(err)
 	}
 	if err := unix.Fdatasync(int(s.file.Fd())); err != nil {

@@ -19,7 +19,7 @@ type counter struct {
 func readSlots(t rapid.TB, path string) (counter, error) {
 	t.Helper()
 	var c counter
-	s, err := openSlots(path, &c)
+	s, err := openSlots(path, jobSize, &c)
 	if s == nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func readSlots(t rapid.TB, path string) (counter, error) {
 func TestAStateIsReadBackAsItWasWrittenLast(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")
-	s, err := openSlots(path, &counter{})
+	s, err := openSlots(path, jobSize, &counter{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestAStateIsReadBackAsItWasWrittenLast(t *testing.T) {
 			t.Errorf("read %d, %v; want %d", c.N, err, n)
 		}
 	}
-	if err := s.write(counter{Text: strings.Repeat("x", slotSize)}); err == nil {
+	if err := s.write(counter{Text: strings.Repeat("x", jobSize)}); err == nil {
 		t.Error("a state that does not fit was written")
 	}
 	if c, err := readSlots(t, path); err != nil || c.N != 4 {
@@ -57,7 +57,7 @@ func TestACutWriteLeavesTheStateBefore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		path := filepath.Join(dir, "state")
 		defer os.Remove(path)
-		s, err := openSlots(path, &counter{})
+		s, err := openSlots(path, jobSize, &counter{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func TestACutWriteLeavesTheStateBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := int(s.number%2) * slotSize
+		at := int(s.number%2) * jobSize
 		cut := rapid.IntRange(0, 60).Draw(t, "cut")
 		torn := append([]byte{}, before...)
 		copy(torn[at:at+cut], after[at:])
@@ -103,7 +103,7 @@ func TestAFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo(t *testing.T) {
 			t.Errorf("%.10q: %v", content, err)
 		}
 	}
-	s, err := openSlots(path, &counter{})
+	s, err := openSlots(path, jobSize, &counter{})
 	if s == nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestAStateIsWrittenOnAFullDisk(t *testing.T) {
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	path := filepath.Join(dir, "state")
-	s, err := openSlots(path, &counter{})
+	s, err := openSlots(path, jobSize, &counter{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func openWatch(stateDir string) (*watch, error) {
 		return w, err
 	}
 	var err error
-	w.slots, err = openSlots(filepath.Join(dir, "told.state"), &w.State)
+	w.slots, err = openSlots(filepath.Join(dir, "told.state"), toldSize, &w.State)
 	return w, err
 }
 
@@ -37,6 +37,9 @@ func (w *watch) close() {
 		w.slots.close()
 	}
 }
+
+// toldSize is the room for what was told of some thousand environments.
+const toldSize = 1 << 20
 
 // teller delivers messages by one configuration.
 type teller struct {
@@ -115,7 +118,7 @@ func (d *Daemon) tellAges(r *report.Report) {
 	d.tell(func(w *watch) (m []notify.Message) {
 		for i := range r.Environments {
 			e := &r.Environments[i]
-			if e.Newest.IsZero() && r.Now.Sub(r.Started) < e.RPO() {
+			if j := d.jobs[e.Name]; j != nil && e.Newest.IsZero() && r.Now.Sub(j.state.Since).Abs() < e.RPO() {
 				continue // there was no time yet for the first one
 			}
 			m = append(m, w.Checked(r.Now, e)...)

@@ -401,6 +401,9 @@ func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error 
 			x := o
 			if in != id {
 				x = pack.Object{Kind: in.Kind, Hash: in.Hash, Size: d.sizes[in.Hash]}
+				if x.Size == 0 { // no index run names it
+					x.Size = uint64(max(d.packs[in.Hash], 0))
+				}
 			}
 			if err := d.need(ctx, s, x); err != nil {
 				return err

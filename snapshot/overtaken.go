@@ -78,9 +78,10 @@ func (t *localTrailer) needed() []pack.Object {
 
 // followsParent makes sure that what was taken over from the last manifest is
 // still there. The newest snapshot is never deleted; but an older state
-// directory may have come back, and its manifest be that of another.
+// directory may have come back, and its manifest be that of another. Nor may
+// the machine have slept since the look that the run rests on.
 func (c *capture) followsParent(ctx context.Context, number uint64, t *localTrailer) error {
-	if c.parent == nil || number == c.parent.trailer.number+1 {
+	if (c.parent == nil || number == c.parent.trailer.number+1) && !c.index.Old() {
 		return nil
 	}
 	return c.index.Verify(ctx, t.needed())

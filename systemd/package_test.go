@@ -77,8 +77,9 @@ func TestThePackageIsInstalledUpgradedAndRemovedCleanly(t *testing.T) {
 				return true
 			}
 		}
-		// The user, whom systemd-sysusers made, and the place of credentials.
-		return slices.Contains([]string{"/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock", "/etc/credstore"}, f)
+		// The user, whom systemd-sysusers made, the place of credentials, and what
+		// the hook of the configuration makes.
+		return slices.Contains([]string{"/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock", "/etc/credstore", "/etc/outside"}, f)
 	}
 	for _, f := range added(before, m.files()) {
 		if !ours(f) {

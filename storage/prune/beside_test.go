@@ -9,8 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/internal/enginetest"
+	"knowngood/snapshot/retention"
 	"knowngood/storage"
 	"knowngood/storage/prune"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
 )
 
 // interrupted calls a function once, before the first listing of roots or
@@ -92,6 +96,38 @@ func TestARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
 		if d := w.free(); d.Deleted.Objects == 0 {
 			t.Errorf("the next run: %+v", d)
 		}
+		w.Clean()
+	})
+}
+
+func TestOfTwoPrunersTheOneThatTellsLastDeletesNothing(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		for range 2 {
+			w.write("a", 200_000)
+			w.capture("web")
+		}
+		w.forget("web", 1)
+		w.free()
+		time.Sleep(8 * day)
+		w.free()
+		time.Sleep(8 * day)
+		plain := w.Store
+		w.Store = &interrupted{plain, "/manifests/", func() {
+			w.Store = plain
+			report := w.prune(prune.Options{Policy: func(string, string) *retention.Policy { return &retention.Policy{Last: 10} }})
+			if report.Domains[0].Spared.Objects == 0 {
+				t.Errorf("the other pruner spared nothing: %+v", report.Domains[0])
+			}
+		}}
+		packs, _ := w.stored()
+		if report, err := prune.Run(w.Ctx, w.host(), prune.Options{}); err == nil && report.Domains[0].Deleted.Objects > 0 {
+			t.Errorf("deleted %+v", report.Domains[0])
+		}
+		if now, _ := w.stored(); now != packs {
+			t.Errorf("%d of %d packs are left", now, packs)
+		}
+		_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
+		w.check(err)
 		w.Clean()
 	})
 }

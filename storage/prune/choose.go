@@ -68,8 +68,11 @@ func (d *domain) choose(ctx context.Context, r *repository.Reader, x *repository
 	var chosen []*candidate
 	budget := d.MaxRepack
 	for _, c := range all {
-		if c.size > budget || len(chosen) == maxRepacked {
+		if len(chosen) == maxRepacked {
 			break
+		}
+		if c.size > budget {
+			continue
 		}
 		locked, err := d.locked(ctx, d.key(c.id))
 		if err != nil {

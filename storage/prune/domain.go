@@ -163,14 +163,14 @@ func (d *domain) prune(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var due []repository.ObjectID
+	var due, again []repository.ObjectID // again: of which it was told
 	since := uint64(0)
 	settle := func(id repository.ObjectID, doom repository.Doom) (stays bool) {
 		o, listed := d.objects[id]
 		switch {
-		case doom.Fate != repository.Announced:
+		case doom.Fate != repository.Announced && !(doom.Fate == repository.Deleted && listed):
 			return false
-		case !listed: // by a run that died before it told
+		case !listed:
 			d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
 			return false
 		case d.needed[id]:
@@ -184,7 +184,11 @@ func (d *domain) prune(ctx context.Context) error {
 			}
 			return true
 		}
-		due = append(due, id)
+		if doom.Fate == repository.Deleted { // a run died before it was, or it was locked
+			again = append(again, id)
+		} else {
+			due = append(due, id)
+		}
 		return true // until it is deleted
 	}
 	unsettled := map[repository.ObjectID]uint64{}
@@ -198,25 +202,38 @@ func (d *domain) prune(ctx context.Context) error {
 	}
 	d.announce(indexed)
 	if d.DryRun {
-		for _, id := range due {
+		for _, id := range append(due, again...) {
 			d.out.Deleted.add(d.objects[id].size)
 		}
 		return nil
 	}
-	failed := d.delete(ctx, due, unsettled)
+	if len(due)+len(again) > 0 {
+		if err := d.same(ctx); err != nil {
+			return err
+		}
+	}
+	// What is deleted is told before: of two pruners the one that tells first
+	// deletes, and the other finds its statement's number taken.
+	for _, id := range due {
+		delete(unsettled, id)
+		d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
+	}
 	for _, serial := range unsettled {
 		if since == 0 || serial < since {
 			since = serial
 		}
 	}
 	if len(d.announced)+len(d.deleted)+len(d.spared)+len(d.repacks) == 0 {
-		return failed
+		return d.delete(ctx, again)
 	}
 	if since == 0 {
 		since = d.deletions.Newest + 1
 	}
 	d.deleted = append(d.deleted, d.carried(since, indexed, mayName)...)
-	return errors.Join(failed, d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, append(d.repacks, d.told(since)...), since, time.Now()))
+	if err := d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, append(d.repacks, d.told(since)...), since, time.Now()); err != nil {
+		return err
+	}
+	return d.delete(ctx, append(due, again...))
 }
 
 // carried are deleted packs that an index run may still name, and that the
@@ -274,7 +291,7 @@ func (d *domain) announce(indexed map[[32]byte]uint64) {
 	var old []repository.ObjectID
 	underway, began := false, d.now
 	for id, o := range d.objects {
-		if d.needed[id] || d.deletions.Dooms[id].Fate == repository.Announced {
+		if fate := d.deletions.Dooms[id].Fate; d.needed[id] || fate == repository.Announced || fate == repository.Deleted {
 			continue
 		}
 		recent := d.now.Sub(o.at) < young
@@ -307,13 +324,7 @@ func (d *domain) tell(id repository.ObjectID, o object) {
 }
 
 // delete deletes what is due, and goes on past what is locked.
-func (d *domain) delete(ctx context.Context, due []repository.ObjectID, unsettled map[repository.ObjectID]uint64) error {
-	if len(due) == 0 {
-		return nil
-	}
-	if err := d.same(ctx); err != nil {
-		return err
-	}
+func (d *domain) delete(ctx context.Context, due []repository.ObjectID) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesInFlight)
 	for _, id := range due {
@@ -332,8 +343,6 @@ func (d *domain) delete(ctx context.Context, due []repository.ObjectID, unsettle
 			if err != nil {
 				return err
 			}
-			delete(unsettled, id)
-			d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
 			d.out.Deleted.add(size)
 			d.Progress.Deleted.Add(1)
 			d.Progress.Bytes.Add(size)

@@ -72,11 +72,12 @@ func (d *domain) rewrite(ctx context.Context, host *repository.Host) (err error)
 	if len(chosen) == 0 {
 		return nil
 	}
-	old := map[[32]byte]bool{}
-	for _, c := range chosen {
-		old[c.id.Hash] = true
+	// Copies elsewhere do not count: nobody has just read them.
+	before := map[[32]byte]bool{}
+	for h := range x.PackSizes() {
+		before[h] = true
 	}
-	x.PassOver(old)
+	x.PassOver(before)
 	stored, err := d.copyOver(ctx, host, x, r, chosen, used)
 	if err != nil {
 		return err

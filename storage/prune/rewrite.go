@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -40,6 +41,9 @@ func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *reposit
 		if object, err = r.Whole(w.Context(), object, wire.KindPack, c.id.Hash); err != nil {
 			return fail(err)
 		}
+		if err := c.same(object, d.domain); err != nil {
+			return fail(&repository.DamageError{Key: d.key(c.id), What: "pack", Err: err})
+		}
 		r.AddSessions([]seal.SealedSession{c.tail.Session})
 		ref := &pack.Ref{Hash: c.id.Hash, Session: c.tail.Session.ID, Salt: c.tail.Salt}
 		for _, f := range c.table.Frames {
@@ -74,6 +78,23 @@ func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *reposit
 		return fail(err)
 	}
 	return w.StoredBytes(), nil
+}
+
+// same makes sure that the pack, which has the bytes of its name, has the
+// table by which it was chosen: that was read from whatever the store showed.
+func (c *candidate) same(object []byte, domain *seal.Domain) error {
+	tail, err := pack.ParseTail(wire.KindPack, object, int64(len(object)))
+	if err != nil {
+		return err
+	}
+	table, err := tail.Contents(wire.KindPack, domain)
+	if err != nil {
+		return err
+	}
+	if tail.Salt != c.tail.Salt || !bytes.Equal(table.Append(nil), c.table.Append(nil)) {
+		return errors.New("the store showed another object in its place")
+	}
+	return nil
 }
 
 // rewritten makes sure that every chunk in use lies in another pack, which is

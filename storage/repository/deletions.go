@@ -84,6 +84,12 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
 		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
 	}
+	// Of a host that was enrolled anew, nothing that the old key says is needed
+	// no more is believed.
+	certs, err := r.hostCertificates(ctx, host)
+	if err != nil {
+		return nil, err
+	}
 	since := uint64(0)
 	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (read, error) {
 		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
@@ -108,7 +114,9 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 			break
 		}
 		since = max(since, s.Since)
-		d.repacked(s.Deletion)
+		if err := statement.CheckDeletionCertificate(s.Deletion, certs); err == nil {
+			d.repacked(s.Deletion)
+		}
 		for _, of := range []struct {
 			list []statement.Object
 			fate Fate

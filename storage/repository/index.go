@@ -39,6 +39,8 @@ type Index struct {
 	deletions *Deletions // as of synced
 	reading   bool       // nothing is written: what is only announced still counts
 
+	unread bool // a run could not be read: it may name anything
+
 	marker *os.File // of this run
 	stale  []string // markers of runs that died
 }
@@ -148,7 +150,7 @@ func (x *Index) sync(ctx context.Context) (complete bool, err error) {
 		var damage *DamageError
 		if errors.As(err, &damage) {
 			x.repo.warn(err)
-			complete = false
+			complete, x.unread = false, true
 			continue
 		}
 		if err != nil {

@@ -57,11 +57,15 @@ func (x *Index) age() time.Duration {
 	return max(now.Sub(x.synced), now.Round(0).Sub(x.synced.Round(0)))
 }
 
+// Old tells whether the look that the index rests on is too old to be relied
+// on; what is left to be done must fit into the rest of the time.
+func (x *Index) Old() bool { return x.age() >= maxUnverified-time.Hour }
+
 // LookAgain must be called before a run publishes its index. When the look
 // that it began with is too old to be relied on, it looks at the pending
 // deletions again, and tells so.
 func (x *Index) LookAgain(ctx context.Context) (again bool, err error) {
-	if x.age() < maxUnverified-time.Hour { // what is left to be done must fit
+	if !x.Old() {
 		return false, nil
 	}
 	now := time.Now()

@@ -183,5 +183,5 @@ func (x *Index) Replaced(ctx context.Context, before time.Time) (old []storage.O
 		}
 		old = append(old, o)
 	}
-	return old, more, nil
+	return old, more || x.unread, nil
 }

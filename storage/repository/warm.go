@@ -14,9 +14,8 @@ const maxUnverified = 24 * time.Hour
 // warm is the index of the host's own domain, kept open between runs. Several
 // runs may use it at once.
 type warm struct {
-	mu     sync.Mutex // held by whoever takes runs in, or publishes
-	index  *Index     // nil until first opened
-	synced time.Time  // when the store was last asked
+	mu    sync.Mutex // held by whoever takes runs in, or publishes
+	index *Index     // nil until first opened
 }
 
 // warmIndex is the index as the store showed it at most r.keepIndex ago. It
@@ -36,7 +35,7 @@ func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, compl
 		}
 		opened = true
 	}
-	if since := time.Since(w.synced); opened || since < 0 || since >= min(r.keepIndex, maxUnverified/2) {
+	if opened || w.index.age() >= min(r.keepIndex, maxUnverified/2) {
 		now := time.Now()
 		if complete, err = w.index.sync(ctx); err != nil {
 			if opened {
@@ -45,10 +44,10 @@ func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, compl
 			}
 			return nil, false, err
 		}
-		w.synced = now
+		w.index.synced = now
 	}
 	run := *w.index
-	run.shared, run.synced = w, w.synced
+	run.shared = w
 	return &run, complete || !opened, nil
 }
 
@@ -58,7 +57,9 @@ func (r *Repository) LookAnew() {
 	w := &r.warm
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.synced = time.Time{}
+	if w.index != nil {
+		w.index.synced = time.Time{}
+	}
 }
 
 // Close releases what is kept between runs. No run may be under way.

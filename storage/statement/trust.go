@@ -75,3 +75,18 @@ func CheckTombstoneCertificate(x *Tombstone, certs []*Certificate, owner ed25519
 	}
 	return nil
 }
+
+// CheckDeletionCertificate tells whether what a deletion says of rewritten
+// packs may be believed: signed by the owner, or under the newest of the host's
+// certificates, which were verified. The error wraps ErrEnded.
+func CheckDeletionCertificate(x *Deletion, certs []*Certificate) error {
+	if x.Certificate == nil {
+		return nil
+	}
+	for _, c := range certs {
+		if c.Host == x.Host && c.Serial >= x.Certificate.Serial && c.hash != x.Certificate.hash {
+			return fmt.Errorf("pending deletion %d of host %s: %w", x.Serial, x.Host, ErrEnded)
+		}
+	}
+	return nil
+}
