@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,14 +24,14 @@ type interrupted struct {
 	storage.Store
 	at   string // "/roots/" or "/manifests/"
 	then func()
+	once sync.Once
 }
 
 func (s *interrupted) Unwrap() storage.Store { return s.Store }
 
 func (s *interrupted) interrupt(key string) {
-	if then := s.then; then != nil && strings.Contains(key, s.at) {
-		s.then = nil
-		then()
+	if strings.Contains(key, s.at) {
+		s.once.Do(s.then)
 	}
 }
 
@@ -53,7 +54,7 @@ func TestACaptureThatEndsWhileObjectsAreListedIsNoDamage(t *testing.T) {
 		w.write("a", 200_000)
 		w.capture("web")
 		plain := w.Store
-		w.Store = &interrupted{plain, "/roots/", func() {
+		w.Store = &interrupted{Store: plain, at: "/roots/", then: func() {
 			w.Store = plain
 			w.write("b", 200_000)
 			w.capture("web")
@@ -82,7 +83,7 @@ func TestARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
 		w.free() // announces: what it found was too young at first
 		time.Sleep(8 * day)
 		plain := w.Store
-		w.Store = &interrupted{plain, "/manifests/", func() {
+		w.Store = &interrupted{Store: plain, at: "/manifests/", then: func() {
 			w.Store = plain
 			w.forget("web", 2)
 		}}
@@ -112,7 +113,7 @@ func TestOfTwoPrunersTheOneThatTellsLastDeletesNothing(t *testing.T) {
 		w.free()
 		time.Sleep(8 * day)
 		plain := w.Store
-		w.Store = &interrupted{plain, "/manifests/", func() {
+		w.Store = &interrupted{Store: plain, at: "/manifests/", then: func() {
 			w.Store = plain
 			report := w.prune(prune.Options{Policy: func(string, string) *retention.Policy { return &retention.Policy{Last: 10} }})
 			if report.Domains[0].Spared.Objects == 0 {
