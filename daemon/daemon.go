@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -257,8 +258,10 @@ func (d *Daemon) Reload() error {
 	if err == nil {
 		err = d.reloadable(c)
 	}
-	var t *teller
-	if err == nil {
+	// What still waits to be told goes on waiting where nothing changed.
+	same := err == nil && reflect.DeepEqual(c.Notify, d.config.Notify) && c.Host == d.config.Host && c.Repository.URL == d.config.Repository.URL
+	t := d.teller
+	if err == nil && !same {
 		t, err = d.startTeller(c)
 	}
 	if err != nil {
@@ -274,9 +277,10 @@ func (d *Daemon) Reload() error {
 	}
 	d.warnings = slices.DeleteFunc(d.warnings, func(w report.Warning) bool { return strings.HasPrefix(w.Text, notTaken) })
 	d.said = "" // it may have been that it was not taken
-	old := d.teller
-	d.teller = t
-	go old.stop() // it may have to wait for a server
+	if !same {
+		go d.teller.stop() // it may have to wait for a server
+		d.teller = t
+	}
 	d.apply(c)
 	d.Log.Info("configuration taken", zap.Int("environments", len(c.Environments)))
 	d.look()

@@ -39,6 +39,11 @@ func tryLock(path, purpose string) (*lockFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	// root gives the file to whose the state directory is, even if it is killed.
+	var st unix.Stat_t
+	if os.Geteuid() == 0 && unix.Stat(filepath.Dir(filepath.Dir(filepath.Dir(path))), &st) == nil {
+		f.Chown(int(st.Uid), int(st.Gid))
+	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
