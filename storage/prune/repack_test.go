@@ -202,7 +202,9 @@ func TestAPackIsRewrittenTwice(t *testing.T) {
 			w.Clean()
 			w.Restores("a@1", a, trees["a"])
 		}
-		if n := w.bytes(); n > 700<<10 {
+		// The first repack may have put a file of each into a pack of their own,
+		// of which too much is needed to be rewritten.
+		if n := w.bytes(); n > 2*600<<10+50<<10 {
 			t.Errorf("%d bytes of packs are left", n)
 		}
 		w.check(w.unlocked().Whole(w.Ctx, w.opened("a@1")))
