@@ -89,7 +89,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	j.running = nil
 	d.busy--
 	if run.Snapshot != "" && repo != nil && r.number == d.repo.configured() { // else it may be in another repository
-		j.state.Newest, j.state.Repository = run.Started, repo.ID().String()
+		j.state.Newest, j.state.Protected, j.state.Repository = run.Started, run.ProtectedUntil, repo.ID().String()
 		if n, nerr := repo.Remembered(d.config.Host, j.name); nerr == nil {
 			if n != j.state.Number+1 {
 				j.kept.doubt() // somebody captured by hand in between

@@ -20,9 +20,10 @@ type jobState struct {
 	LastSuccess   *report.Run              `json:"last_success,omitempty"`
 	Failures      int                      `json:"failures"`
 	Totals        map[report.Result]uint64 `json:"totals"`
-	// Newest is the start of the newest snapshot known, Number its number, and
-	// Repository the ID of where it is.
+	// Newest is the start of the newest snapshot known, Protected when its first
+	// lock ends, Number its number, and Repository the ID of where it is.
 	Newest     time.Time `json:"newest,omitzero"`
+	Protected  time.Time `json:"protected,omitzero"`
 	Number     uint64    `json:"number,omitempty"`
 	Repository string    `json:"repository,omitempty"`
 	// Since is when the job was first configured.

@@ -188,9 +188,9 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 	j.looked = id
 	switch {
 	case none && j.state.Repository != id:
-		j.state.Number, j.state.Newest = 0, time.Time{}
+		j.state.Number, j.state.Newest, j.state.Protected = 0, time.Time{}, time.Time{}
 	case !none && s.Body != nil && (s.Number > j.state.Number || j.state.Repository != id):
-		j.state.Number, j.state.Newest = s.Number, s.Body.Started
+		j.state.Number, j.state.Newest, j.state.Protected = s.Number, s.Body.Started, s.Body.ProtectedUntil
 		run := made(s)
 		j.state.Last, j.state.LastSuccess, j.state.Failures = run, run, 0
 		j.kept.doubt()
@@ -207,7 +207,7 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 func made(s *repository.Snapshot) *report.Run {
 	b := s.Body
 	run := &report.Run{Trigger: "hand", Started: b.Started, Finished: b.Finished, Result: report.Success, Attempts: 1, Snapshot: s.Ref(),
-		Files: b.Files, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems}
+		Files: b.Files, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems, ProtectedUntil: b.ProtectedUntil}
 	if b.Status == statement.Partial {
 		run.Result = report.Partial
 	}

@@ -49,10 +49,7 @@ func (d *Daemon) report(runs bool) report.Report {
 			e.Runs = append(e.Runs, j.history.runs...)
 		}
 		if !e.Newest.IsZero() {
-			e.AgeSeconds = now.Sub(e.Newest).Seconds()
-			if repo != nil {
-				e.ProtectedUntil = repo.Retention(e.Newest).Until
-			}
+			e.AgeSeconds, e.ProtectedUntil = now.Sub(e.Newest).Seconds(), j.state.Protected
 		}
 		// One that lies ahead was taken by a clock that was wrong: its age is not known.
 		ahead := e.Newest.After(now.Add(time.Hour))

@@ -225,6 +225,9 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 		return err
 	}
 	run.Snapshot, run.Files, run.Bytes, run.NewBytes, run.StoredBytes, run.Problems = result.Snapshot.Ref(), result.Files, result.Bytes, result.NewBytes, result.StoredBytes, result.Count
+	if b := result.Snapshot.Body; b != nil {
+		run.ProtectedUntil = b.ProtectedUntil
+	}
 	run.Result = report.Success
 	if result.Partial() {
 		run.Result = report.Partial

@@ -236,9 +236,13 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 			return nil, err
 		}
 	}
+	protected, err := c.protect(ctx, trailer)
+	if err != nil {
+		return nil, err
+	}
 	problems, count := c.problems.list()
 	body := statement.RootBody{
-		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, IndexGeneration: generation,
+		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, IndexGeneration: generation, ProtectedUntil: protected,
 		Counts: statement.Counts{Entries: e.totals.Entries, Files: e.totals.Files, Directories: e.totals.Directories, ContentBytes: e.totals.Bytes,
 			NewContentBytes: c.writer.NewBytes(), Problems: count},
 		Version: c.Version, Tags: c.Tags,

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -35,7 +37,7 @@ import (
 // not be read again; the segment that follows them holds the same entries, and
 // they count only where none does.
 const (
-	localMagic   = "KNLM\x02"
+	localMagic   = "KNLM\x03"
 	localHead    = int64(len(localMagic)) + 8 + int64(len(seal.DomainID{}))
 	localEnd     = "KNLE"
 	localFile    = "manifest"
@@ -132,6 +134,7 @@ type localTrailer struct {
 	containers []container
 	places     []segmentPlace // of the blocks, in order
 	objects    []pack.Object
+	locks      []time.Time // when those of needed end, as far as known; to the second
 	totals     Totals
 	sources    []byte // fingerprint of what was configured
 }
@@ -166,6 +169,11 @@ func (t *localTrailer) append(b []byte) []byte {
 	}
 	r.Bytes(17, l)
 	r.Bytes(14, (&pack.Contents{Objects: t.objects}).Append(nil))
+	k := wire.AppendUvarint(nil, uint64(len(t.locks)))
+	for _, end := range t.locks {
+		k = wire.AppendUvarint(k, uint64(max(0, end.Unix())))
+	}
+	r.Bytes(18, k)
 	r.Bytes(15, t.totals.append(nil))
 	r.Bytes(16, t.sources)
 	return r.Append(b)
@@ -208,11 +216,24 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
+	d = wire.NewDecoder(f.Bytes(18))
+	t.locks = make([]time.Time, d.Count(1))
+	for i := range t.locks {
+		if v := d.UvarintMax(math.MaxInt64); v > 0 {
+			t.locks[i] = time.Unix(int64(v), 0)
+		}
+	}
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
 	c, err := pack.ParseContents(wire.KindManifest, f.Bytes(14))
 	if err != nil {
 		return nil, err
 	}
 	t.objects = c.Objects
+	if len(t.locks) != len(t.objects)+1 {
+		return nil, wire.ErrMalformed
+	}
 	if err := t.totals.parse(f.Bytes(15)); err != nil {
 		return nil, err
 	}

@@ -37,6 +37,22 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 			if r := decode[snapshotResult](t, outcomes[1].stdout.String()); r.NewBytes != 0 {
 				t.Errorf("the second snapshot stored %d bytes anew", r.NewBytes)
 			}
+			for _, o := range outcomes {
+				if strings.Contains(o.stderr.String(), "warning") {
+					t.Errorf("it lacks a right: %s", &o.stderr)
+				}
+			}
+			t.Run("a host locks again what it uses again", func(t *testing.T) {
+				if lock == nil {
+					t.Skip("nothing is locked")
+				}
+				w.forgetLocks(t)
+				o := w.web.run(t, "snapshot", "--host", iamHost, "--env", "web", src)
+				o.exits(t, exitDone)
+				if strings.Contains(o.stderr.String(), "warning") {
+					t.Errorf("%s", &o.stderr)
+				}
+			})
 			t.Run("a host puts below its own prefix and deletes nothing", func(t *testing.T) {
 				c := w.client(t, host)
 				w.mayNotPut(t, c, "elsewhere", "prod/descriptor", "prod/epochs/x", "prod/keys/x/y", "prod/certs/web-7/x", "prod/certs/admin/x", "prod/hosts/admin/roots/packs/x")
@@ -155,7 +171,7 @@ func TestHostPolicyAllowsNothingThatAHostDoesNotNeed(t *testing.T) {
 				w := newIAMWorld(t, server, bucket, "--lock", "governance", "--lock-keep", "1d")
 				w.admin.must(t, "snapshot", "--host", "admin", "--env", "web", iamSource(t))
 				for _, o := range slices.Concat(w.join(t, strings.ReplaceAll(string(b), "BUCKET", bucket)), w.capture(t, iamSource(t))) {
-					if o.code != exitDone {
+					if o.code != exitDone || strings.Contains(o.stderr.String(), "could not be extended") {
 						t.Logf("without it: %s", &o.stderr)
 						return
 					}

@@ -63,8 +63,8 @@ type Environment struct {
 	// Kept is how many snapshots are not forgotten; 0 when that is not known, as
 	// before the first run, and without a retention policy.
 	Kept int `json:"kept,omitempty"`
-	// ProtectedUntil is when the first lock of the newest snapshot's objects
-	// ends, as written; zero when nothing is locked.
+	// ProtectedUntil is when the first lock of what the newest snapshot needs
+	// ends, as of its commit; zero when something is not locked.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Runs are past runs, oldest first.
 	Runs []Run `json:"runs"`
@@ -103,6 +103,9 @@ type Run struct {
 	StoredBytes uint64 `json:"stored_bytes,omitempty"` // written to the store; freed, of a prune
 	Problems    uint64 `json:"problems,omitempty"`
 	Forgotten   int    `json:"forgotten,omitempty"`
+	// ProtectedUntil is when the first lock of what the snapshot needs ended, as
+	// of its commit; zero when something was not locked.
+	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 }
 
 // Duration of the run, retries and their waits included.

@@ -44,6 +44,12 @@ type World struct {
 // New makes a repository in an empty store.
 func New(t treetest.T, store storage.Store) *World {
 	t.Helper()
+	return NewLocked(t, store, repository.Lock{})
+}
+
+// NewLocked is New with locks.
+func NewLocked(t treetest.T, store storage.Store, lock repository.Lock) *World {
+	t.Helper()
 	w := &World{T: t, Ctx: context.Background(), Store: store, State: treetest.TempDir(t)}
 	key, err := identity.Generate(identity.X25519)
 	w.Check(err)
@@ -55,7 +61,7 @@ func New(t treetest.T, store storage.Store) *World {
 	w.ID, err = identity.Load(file, nil)
 	w.Check(err)
 	_, made, err := repository.Init(w.Ctx, store, repository.InitOptions{Recipients: []string{key.Recipient}, Host: Host, StateDir: w.State, URL: "test",
-		Now: time.Now(), Chunker: small, PackSize: packSize})
+		Now: time.Now(), Chunker: small, PackSize: packSize, Lock: lock})
 	w.Check(err)
 	w.Pin = made.Pin
 	return w

@@ -149,6 +149,7 @@ func (p *packer) upload(o *openPack, object []byte, contents *pack.Contents) err
 		return err
 	}
 	p.w.countStored(len(object))
+	p.w.own.Store(o.info.Hash, true)
 	if p.stored != nil {
 		if err := p.stored(o, contents); err != nil {
 			return err

@@ -189,15 +189,6 @@ func Fingerprint(pub []byte) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// Retention is the lock that the repository asks for on an object made now;
-// the zero value is none.
-func (r *Repository) Retention(now time.Time) storage.Retention {
-	if r.desc.LockMode == "" {
-		return storage.Retention{}
-	}
-	return storage.Retention{Mode: storage.RetentionMode(r.desc.LockMode), Until: now.Add(r.desc.LockDuration)}
-}
-
 // put creates an object under the repository's lock.
 func (r *Repository) put(ctx context.Context, key string, object []byte, now time.Time) error {
 	if strings.HasPrefix(key, statement.PrefixAllCertificates) || strings.HasPrefix(key, statement.PrefixEpochs) {

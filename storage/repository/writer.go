@@ -50,6 +50,7 @@ type Writer struct {
 	mu       sync.Mutex
 	claims   map[[32]byte]ChunkRef
 	framers  []*Framer
+	own      sync.Map // hashes of the objects stored in this run
 	stored   atomic.Uint64
 	newBytes atomic.Uint64
 }
@@ -100,6 +101,15 @@ func (w *Writer) StoredBytes() uint64 { return w.stored.Load() }
 
 // NewBytes is how many bytes of content were new to the repository.
 func (w *Writer) NewBytes() uint64 { return w.newBytes.Load() }
+
+// LockEnd is when the lock ends that this run put on an object; zero when the
+// run did not store it.
+func (w *Writer) LockEnd(hash [32]byte) time.Time {
+	if _, ok := w.own.Load(hash); ok {
+		return w.retention.Until
+	}
+	return time.Time{}
+}
 
 func (w *Writer) countStored(n int) { w.stored.Add(uint64(n)) }
 

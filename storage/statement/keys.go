@@ -16,6 +16,7 @@ const KeyDescriptor = "descriptor"
 // Prefixes of listings; each ends in a slash.
 const (
 	PrefixEpochs       = "epochs/"
+	PrefixKeys         = "keys/"
 	PrefixOwnerSecrets = "keys/owner/"
 	PrefixHosts        = "hosts/"
 	// PrefixAllCertificates lists the certificates of all hosts: one request

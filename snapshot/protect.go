@@ -1,0 +1,31 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// protect extends the locks of what the snapshot shares with earlier ones: it
+// is as protected as its least protected object. It tells until when all of it
+// is. Where that fails the snapshot is worth having all the same.
+func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, error) {
+	objects := t.needed()
+	known := map[[32]byte]time.Time{}
+	if c.parent != nil {
+		for i, o := range c.parent.trailer.needed() {
+			known[o.Hash] = c.parent.trailer.locks[i]
+		}
+	}
+	t.locks = make([]time.Time, len(objects))
+	for i, o := range objects {
+		if t.locks[i] = c.writer.LockEnd(o.Hash); t.locks[i].IsZero() {
+			t.locks[i] = known[o.Hash]
+		}
+	}
+	until, problems, err := c.host.Protect(ctx, objects, t.locks, c.started)
+	if len(problems) > 0 {
+		c.Progress.warn(fmt.Sprintf("%d locks could not be extended, so the snapshot is protected for less than the repository's lock duration; the first: %v", len(problems), problems[0]))
+	}
+	return until, err
+}

@@ -1,0 +1,224 @@
+package snapshot_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"knowngood/internal/enginetest"
+	"knowngood/internal/treetest"
+	"knowngood/internal/wire"
+	"knowngood/snapshot"
+	"knowngood/storage"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+	"knowngood/storage/stores"
+)
+
+const day = 24 * time.Hour
+
+// firstLock is when the first lock ends of all that a restore of the snapshot
+// needs, as the store tells it.
+func firstLock(t *testing.T, w *enginetest.World, ref string) time.Time {
+	t.Helper()
+	r, s, err := w.Snapshot(ref)
+	w.Check(err)
+	m := s.Body.Manifest
+	rd := r.NewReader(s.Host, s.Domain)
+	defer rd.Close()
+	object, err := rd.Whole(w.Ctx, nil, wire.KindManifest, m.Hash)
+	w.Check(err)
+	tail, err := pack.ParseTail(wire.KindManifest, object, int64(len(object)))
+	w.Check(err)
+	contents, err := tail.Contents(wire.KindManifest, s.Domain)
+	w.Check(err)
+	keys := []string{statement.KeyDescriptor, statement.KeyManifest(s.Host, s.Domain.ID, m.Hash), statement.KeyRoot(s.Host, s.Environment, s.Number)}
+	for _, o := range contents.Objects {
+		if o.Kind == wire.KindManifest {
+			keys = append(keys, statement.KeyManifest(s.Host, s.Domain.ID, o.Hash))
+		} else {
+			keys = append(keys, statement.KeyPack(s.Host, s.Domain.ID, o.Hash))
+		}
+	}
+	for _, prefix := range []string{"keys/", "epochs/", "certs/"} {
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: prefix}) {
+			w.Check(err)
+			keys = append(keys, o.Key)
+		}
+	}
+	versions, _ := storage.Capability[storage.Versioner](w.Store)
+	retainer, ok := storage.Capability[storage.Retainer](w.Store)
+	if !ok {
+		t.Fatal("the store has no locks")
+	}
+	var first time.Time
+	for _, key := range keys {
+		var oldest storage.Version
+		for v, err := range versions.Versions(w.Ctx, key) {
+			w.Check(err)
+			if !v.Marker {
+				oldest = v
+			}
+		}
+		lock, err := retainer.Retention(w.Ctx, key, oldest.ID)
+		w.Check(err)
+		if lock.Mode != storage.Compliance {
+			t.Errorf("%s is not locked", key)
+		}
+		if first.IsZero() || lock.Until.Before(first) {
+			first = lock.Until
+		}
+	}
+	return first
+}
+
+// locked is a repository with locks of 30 days in a bubble of time, with a
+// tree of several packs.
+func locked(t *testing.T, f func(w *enginetest.World, store *storagetest.Faulty, src string)) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		src := filepath.Join(treetest.TempDir(t), "src")
+		if err := os.Mkdir(src, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 8 {
+			write(t, filepath.Join(src, fmt.Sprintf("file-%d", i)), random(uint64(i), 400<<10))
+		}
+		time.Sleep(365 * 100 * day) // files are older than the bubble
+		store := storagetest.NewFaulty(storagetest.NewMemory())
+		f(enginetest.NewLocked(t, store, repository.Lock{Mode: storage.Compliance, Keep: 30 * day}), store, src)
+	})
+}
+
+func retained(store *storagetest.Faulty) (n int) {
+	for _, o := range store.Log() {
+		if o.Op == storagetest.Retain {
+			n++
+		}
+	}
+	return n
+}
+
+func TestASnapshotIsLockedAsLongAsTheRepositorySaysWhateverItReuses(t *testing.T) {
+	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
+		extended := 0
+		for i := range 80 {
+			if i%9 == 5 {
+				write(t, filepath.Join(src, "file-3"), random(uint64(100+i), 400<<10))
+			}
+			store.Clear()
+			res := w.MustCapture("web", src)
+			extended += retained(store)
+			b := res.Snapshot.Body
+			if b.ProtectedUntil.Before(b.Started.Add(30 * day)) {
+				t.Fatalf("capture %d, of %v, says that it is protected until %v", i, b.Started, b.ProtectedUntil)
+			}
+			if first := firstLock(t, w, "web@latest"); first.Before(b.ProtectedUntil) {
+				t.Fatalf("capture %d: the first lock ends %v, the root says %v", i, first, b.ProtectedUntil)
+			}
+			time.Sleep(day)
+		}
+		// About 10 objects, each again after seven days and a half.
+		if extended == 0 || extended > 12*13 {
+			t.Errorf("%d locks were extended", extended)
+		}
+	})
+}
+
+func TestAHostThatForgotItsLocksLooksAtAllOfThem(t *testing.T) {
+	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
+		w.MustCapture("web", src)
+		time.Sleep(20 * day)
+		os.RemoveAll(filepath.Join(w.Open(w.State).LocalDir(), "env"))
+		os.Remove(filepath.Join(w.Open(w.State).LocalDir(), "locks"))
+		b := w.MustCapture("web", src).Snapshot.Body
+		if first := firstLock(t, w, "web@2"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
+			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)
+		}
+	})
+}
+
+func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
+	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
+		w.MustCapture("web", src)
+		first := firstLock(t, w, "web@1")
+		time.Sleep(20 * day)
+		store.Add(storagetest.Rule{Op: storagetest.Retain, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.FailBefore(storage.ErrDenied)})
+		var said []string
+		res, err := w.Capture("web", func(o *snapshot.Options) {
+			o.Progress = &snapshot.Progress{Warn: func(m string) { said = append(said, m) }}
+		}, src)
+		w.Check(err)
+		if b := res.Snapshot.Body; !b.ProtectedUntil.Equal(first.Truncate(time.Second)) {
+			t.Errorf("protected until %v; the lock that was not extended ends %v", b.ProtectedUntil, first)
+		}
+		if len(said) != 1 || !strings.Contains(said[0], "1 locks could not be extended") || !strings.Contains(said[0], "hosts/h/packs/") {
+			t.Errorf("said: %q", said)
+		}
+		// The next one does what was left.
+		b := w.MustCapture("web", src).Snapshot.Body
+		if first := firstLock(t, w, "web@3"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
+			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)
+		}
+	})
+}
+
+func TestAHiddenOrOverwrittenPackIsLockedInItsOwnVersion(t *testing.T) {
+	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
+		w.MustCapture("web", src)
+		memory := store.Unwrap().(*storagetest.Memory)
+		hidden, n := "", 0
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: "hosts/h/packs/"}) {
+			w.Check(err)
+			switch n++; n {
+			case 1:
+				hidden = o.Key
+			case 2:
+				memory.Overwrite(o.Key, make([]byte, o.Size))
+			}
+		}
+		w.Check(w.Store.Delete(w.Ctx, hidden))
+		time.Sleep(20 * day)
+		b := w.MustCapture("web", src).Snapshot.Body
+		if first := firstLock(t, w, "web@2"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
+			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)
+		}
+	})
+}
+
+// Locks of a few seconds, for nobody can set the clock of a server: what was
+// captured before is reused once a quarter of that is over.
+func TestServersExtendTheLocksOfWhatIsReused(t *testing.T) {
+	for name, start := range map[string]func(testing.TB) *storagetest.Server{"versitygw": storagetest.VersityGW, "minio": storagetest.MinIO} {
+		t.Run(name, func(t *testing.T) {
+			server := start(t)
+			server.Setenv(t)
+			server.Bucket(t, "locks", storagetest.LockBucket)
+			store, err := stores.Open(t.Context(), server.URL("locks", "repo"), stores.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			src := treetest.TempDir(t)
+			write(t, filepath.Join(src, "file"), random(1, 3<<20))
+			const keep = 4 * time.Second
+			w := enginetest.NewLocked(t, store, repository.Lock{Mode: storage.Compliance, Keep: keep})
+			was := w.MustCapture("web", src).Snapshot.Body.Started
+			for time.Since(was) < keep/4+2*time.Second {
+				time.Sleep(100 * time.Millisecond)
+			}
+			b := w.MustCapture("web", src).Snapshot.Body
+			if b.ProtectedUntil.Before(b.Started.Add(keep)) {
+				t.Errorf("of %v: protected until %v", b.Started, b.ProtectedUntil)
+			}
+			if first := firstLock(t, w, "web@2"); first.Before(b.ProtectedUntil.Truncate(time.Second)) {
+				t.Errorf("the first lock ends %v, the root says %v", first, b.ProtectedUntil)
+			}
+		})
+	}
+}
