@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -129,6 +130,9 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 	out := []forgottenJSON{}
 	for _, text := range refs {
 		s, sub, err := a.resolve(ctx, r, text)
+		if !f.undo && repository.Damaged(err) {
+			s, sub, err = a.lost(ctx, r, text, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -140,8 +144,11 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 			order = append(order, p)
 		}
 		numbers[p] = append(numbers[p], s.Number)
-		j := toJSON(s)
-		out = append(out, forgottenJSON{Ref: j.Ref, Host: s.Host, Time: j.Time, Kept: f.undo, Reasons: []string{}})
+		j := forgottenJSON{Ref: fmt.Sprintf("%s@%d", s.Environment, s.Number), Host: s.Host, Kept: f.undo, Reasons: []string{}}
+		if s.Root != nil {
+			j.Time = toJSON(s).Time
+		}
+		out = append(out, j)
 	}
 	verb := "forgotten"
 	if f.undo {
@@ -167,6 +174,21 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 		a.printf("%s of host %s: %s\n", o.Ref, o.Host, verb)
 	}
 	return a.result(map[string]any{"type": "result", "dry_run": f.dryRun, "snapshots": out})
+}
+
+// lost is a snapshot that is named by its number and does not verify: what is
+// lost, or never was one, can be forgotten all the same.
+func (a *app) lost(ctx context.Context, r *repository.Repository, text string, damage error) (*repository.Snapshot, string, error) {
+	ref, sub, err := repository.ParseRef(text)
+	if err != nil || ref.Selector != repository.ByNumber {
+		return nil, "", damage
+	}
+	host, err := r.HostOf(ctx, ref, a.host)
+	if err != nil {
+		return nil, "", errors.Join(damage, err)
+	}
+	fmt.Fprintf(a.stderr, "knowngood: warning: %s: %v\n", text, damage)
+	return &repository.Snapshot{Host: host, Environment: ref.Environment, Number: ref.Number}, sub, nil
 }
 
 func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *forgetFlags) error {

@@ -53,6 +53,9 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 			return nil, &TamperError{What: fmt.Sprintf("root %s@%d", env, number), Remembered: "that it exists, for it cannot be created", Found: "none in the listing",
 				Hint: "it is hidden by a delete marker; let this host see the versions of " + statement.KeyRoot(h.Name, env, number) + ", or remove the marker"}
 		}
+		if number > statement.MaxNumber {
+			return nil, fmt.Errorf("commit %s: %w", env, noSerialLeft(h.Name))
+		}
 		root := &statement.Root{
 			Repository: r.ID(), Host: h.Name, Environment: env, Number: number, Previous: previous, Certificate: h.Certificate,
 			Domain: h.Domain.ID, Epoch: epoch.ID, SealedDomain: sealed, Salt: seal.NewSalt(),

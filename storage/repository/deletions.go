@@ -43,10 +43,11 @@ type Doom struct {
 // Deletions are what was announced and deleted in a domain.
 type Deletions struct {
 	Dooms  map[ObjectID]Doom
-	Newest uint64 // the highest serial there is; 0 for none
+	Newest uint64 // the highest serial that counts; 0 for none
 	// Repacks of packs that were not spared since, the newest first.
 	Repacks []Repack
 
+	serials   serials
 	rewritten map[[32]byte][]int // positions in Repacks, by old pack
 	void      map[[32]byte]bool  // packs that a statement spares which is newer than the one being read
 }
@@ -76,31 +77,27 @@ func (d *Deletions) packs(fates ...Fate) map[[32]byte]bool {
 // verify are warned of, and count for nothing.
 func (r *Repository) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
 	d := &Deletions{Dooms: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}, void: map[[32]byte]bool{}}
-	type read struct {
-		*statement.Deletion
-		serial uint64 // by its key
-		at     time.Time
-	}
 	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
 		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
 	}
-	// Of a host that was enrolled anew, nothing that the old key says is needed
-	// no more is believed.
+	// Of a host that was enrolled anew, what the old key says counts only below
+	// the first statement since, and nothing that it says is needed no more.
 	certs, err := r.hostCertificates(ctx, host)
 	if err != nil {
 		return nil, err
 	}
 	since := uint64(0)
-	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (read, error) {
+	var ended []told // above the newest that counts
+	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (told, error) {
 		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
 		if !ok {
-			return read{}, nil
+			return told{}, nil
 		}
 		x, err := r.deletion(ctx, o, serial)
-		return read{x, serial, o.Modified}, err
+		return told{x, serial, o.Modified}, err
 	}) {
-		d.Newest = max(d.Newest, s.serial)
 		if Damaged(err) {
+			d.serials.pass(s.serial, false)
 			r.warn(err)
 			continue
 		}
@@ -110,26 +107,50 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 		if s.Deletion == nil {
 			continue
 		}
-		if s.Serial < since {
+		if s.serial < since {
 			break
 		}
-		since = max(since, s.Since)
-		if err := statement.CheckDeletionCertificate(s.Deletion, certs); err == nil {
+		counts := statement.CheckDeletionCertificate(s.Deletion, certs) == nil
+		d.serials.pass(s.serial, counts)
+		switch {
+		case counts:
+			since = max(since, s.Since)
 			d.repacked(s.Deletion)
+			ended = nil
+		case d.serials.newest == 0:
+			ended = append(ended, s)
+			continue
 		}
-		for _, of := range []struct {
-			list []statement.Object
-			fate Fate
-		}{{s.Announced, Announced}, {s.Deleted, Deleted}, {s.Spared, Spared}} {
-			for _, o := range of.list {
-				id := ObjectID{o.Kind, o.Hash}
-				if _, newer := d.Dooms[id]; !newer {
-					d.Dooms[id] = Doom{of.fate, s.Serial, s.at, o.Size}
-				}
+		d.take(s)
+	}
+	for _, s := range ended {
+		d.take(s)
+	}
+	d.Newest = d.serials.newest
+	return d, nil
+}
+
+// told is a statement as the store shows it.
+type told struct {
+	*statement.Deletion
+	serial uint64 // by its key
+	at     time.Time
+}
+
+// take takes in what a statement says, but for what a newer one says
+// otherwise; statements come the newest first.
+func (d *Deletions) take(s told) {
+	for _, of := range []struct {
+		list []statement.Object
+		fate Fate
+	}{{s.Announced, Announced}, {s.Deleted, Deleted}, {s.Spared, Spared}} {
+		for _, o := range of.list {
+			id := ObjectID{o.Kind, o.Hash}
+			if _, newer := d.Dooms[id]; !newer {
+				d.Dooms[id] = Doom{of.fate, s.serial, s.at, o.Size}
 			}
 		}
 	}
-	return d, nil
 }
 
 // deletion reads one statement, from the state directory if it was read before.
@@ -203,15 +224,19 @@ func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal
 	if err != nil {
 		return err
 	}
-	serial := d.Newest + 1
+	in := d.serials
 	if since == 0 {
-		since = serial
+		since = in.newest + 1
 	}
 	lists := [3][]statement.Object{announced, deleted, spared}
 	for i := range lists {
 		lists[i] = slices.SortedFunc(slices.Values(lists[i]), statement.CompareObjects)
 	}
 	for len(lists[0])+len(lists[1])+len(lists[2])+len(repacks) > 0 {
+		serial := in.next()
+		if serial == 0 {
+			return fmt.Errorf("pending deletions of host %s: %w", host, noSerialLeft(host))
+		}
 		x := &statement.Deletion{Repository: r.ID(), Host: host, Domain: domain, Serial: serial, Since: since, Made: now, Certificate: cert}
 		room := statement.MaxDeletionObjects
 		for len(repacks) > 0 && (repacks[0].Hashes() <= room || len(x.Repacks) == 0) {
@@ -234,7 +259,7 @@ func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal
 		if err != nil {
 			return err
 		}
-		serial++
+		in.pass(serial, true)
 	}
 	return nil
 }

@@ -138,10 +138,17 @@ func (r *Repository) successor(ctx context.Context, o JoinOptions) (*statement.C
 	return c, nil
 }
 
+// absurd is a number that no host comes to that keeps the rules.
+const absurd = 1 << 63
+
 // newestValid is the newest root of an environment that verifies; nil when
-// none does. Those that do not are warned of.
+// none does. Those that do not are warned of, and so are absurd ones: a key
+// that was taken must not be able to use up all numbers.
 func (r *Repository) newestValid(ctx context.Context, host, env string) (*Snapshot, error) {
 	for s, err := range r.Snapshots(ctx, host, env) {
+		if err == nil && s.Number >= absurd {
+			err = &DamageError{Key: statement.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
+		}
 		if Damaged(err) {
 			r.warn(err)
 			continue

@@ -23,22 +23,21 @@ func (r *Repository) Tombstone(ctx context.Context, host, env string) (*statemen
 	return x, err
 }
 
-// tombstone is the newest that counts, and the highest serial there is. Those
+// tombstone is the newest that counts, and the serials from there up. Those
 // that do not verify are warned of; those under a certificate that ended were
 // of a host that is no more, and forget nothing.
-func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, newest uint64, err error) {
+func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, in serials, err error) {
 	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixTombstones(host, env), Hidden: true}) {
 		if err != nil {
-			return nil, 0, fmt.Errorf("list tombstones of %s: %w", env, err)
+			return nil, in, fmt.Errorf("list tombstones of %s: %w", env, err)
 		}
 		_, _, serial, ok := statement.ParseTombstoneKey(o.Key)
 		if !ok {
 			continue
 		}
-		newest = max(newest, serial)
 		certs, err := r.hostCertificates(ctx, host)
 		if err != nil {
-			return nil, 0, err
+			return nil, in, err
 		}
 		check := func(object []byte) error {
 			x, err = statement.ParseTombstone(object)
@@ -60,17 +59,18 @@ func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statem
 		if err == nil {
 			err = check(object)
 		}
+		in.pass(serial, err == nil)
 		switch {
 		case err == nil:
-			return x, newest, nil
+			return x, in, nil
 		case errors.Is(err, statement.ErrEnded):
 		case Damaged(err):
 			r.warn(err)
 		default:
-			return nil, 0, err
+			return nil, in, err
 		}
 	}
-	return nil, newest, nil
+	return nil, in, nil
 }
 
 // Kept is Snapshots without those that are forgotten, whose roots are not
@@ -122,27 +122,21 @@ type Change struct {
 // as the host, or, with an identity, the owner. The newest snapshot cannot be
 // forgotten; what was deleted already cannot be undone, which is ErrPruned.
 func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*statement.Tombstone, error) {
-	head, err := r.Head(ctx, host, env)
-	if err != nil {
+	if err := r.forgettable(ctx, host, env, c.Forget); err != nil {
 		return nil, err
-	}
-	if c.Forget.Has(head.Number) {
-		return nil, fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
-	}
-	if n := len(c.Forget); n > 0 && c.Forget[n-1].Last > head.Number {
-		return nil, fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, c.Forget[n-1].Last, host, head.Ref())
 	}
 	key, cert, err := r.signer(ctx, host)
 	if err != nil {
 		return nil, err
 	}
 	checked := false
+	conflict := uint64(0) // the serial that was taken when we tried it
 	for {
-		old, newest, err := r.tombstone(ctx, host, env)
+		old, in, err := r.tombstone(ctx, host, env)
 		if err != nil {
 			return nil, err
 		}
-		x := &statement.Tombstone{Repository: r.ID(), Host: host, Environment: env, Serial: newest + 1, Made: c.Now, Reason: c.Reason, Certificate: cert}
+		x := &statement.Tombstone{Repository: r.ID(), Host: host, Environment: env, Serial: in.next(), Made: c.Now, Reason: c.Reason, Certificate: cert}
 		var before statement.Numbers
 		if old != nil {
 			before, x.Previous = old.Forgotten, old.Hash()
@@ -157,16 +151,20 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 			}
 			checked = true
 		}
+		switch x.Serial {
+		case 0:
+			return nil, fmt.Errorf("forget snapshots of %s: %w", env, noSerialLeft(host))
+		case conflict:
+			return nil, fmt.Errorf("tombstone %d of %s exists, and no listing shows it: let this host see the versions of its objects", conflict, env)
+		}
 		object, err := x.Encode(key)
 		if err != nil {
 			return nil, err
 		}
 		err = r.put(ctx, statement.KeyTombstone(host, env, x.Serial), object, c.Now)
 		if errors.Is(err, storage.ErrExists) {
-			if newest, err := r.newestTombstone(ctx, host, env); err != nil || newest < x.Serial {
-				return nil, errors.Join(err, fmt.Errorf("tombstone %d of %s exists, and no listing shows it: let this host see the versions of its objects", x.Serial, env))
-			}
-			continue // another process was first
+			conflict = x.Serial // another process was first
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("forget snapshots of %s: %w", env, err)
@@ -175,9 +173,38 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 	}
 }
 
-func (r *Repository) newestTombstone(ctx context.Context, host, env string) (uint64, error) {
-	_, newest, err := r.tombstone(ctx, host, env)
-	return newest, err
+// forgettable refuses to forget the newest snapshot that counts, and what there
+// is not yet: above the newest that is whatever lies there and does not verify.
+func (r *Repository) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) error {
+	e, err := r.environment(ctx, host, env)
+	if err != nil {
+		return err
+	}
+	head, err := e.head(ctx, true)
+	if err != nil {
+		return err
+	}
+	if numbers.Has(head.Number) {
+		return fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
+	}
+	above := numbers.Without(statement.Numbers{{First: 1, Last: head.Number}})
+	if len(above) == 0 {
+		return nil
+	}
+	written, err := r.Written(ctx, host, env)
+	if err != nil {
+		return err
+	}
+	there := uint64(0)
+	for n := range written {
+		if above.Has(n) {
+			there++
+		}
+	}
+	if there < above.Count() {
+		return fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, above[len(above)-1].Last, host, head.Ref())
+	}
+	return nil
 }
 
 // restorable makes sure that all content of snapshots is still there.

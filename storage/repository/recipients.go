@@ -293,8 +293,11 @@ func (r *Repository) hostEpoch(ctx context.Context, rc Recipient, recipients []s
 		if err != nil {
 			return nil, err
 		}
-		e.Number = known.Number + 1
-		break
+		// One of an earlier enrolment may have used up all numbers.
+		if known.Certificate.HostKey.Equal(h.Certificate.HostKey) {
+			e.Number = known.Number + 1
+			break
+		}
 	}
 	for ; ; e.Number++ {
 		object, err := e.Encode(h.key)

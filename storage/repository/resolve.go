@@ -21,14 +21,14 @@ import (
 // does not verify.
 func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (*Snapshot, error) {
 	if ref.ID == "" {
-		host, err := r.hostOf(ctx, ref, defaultHost)
+		host, err := r.HostOf(ctx, ref, defaultHost)
 		if err != nil {
 			return nil, err
 		}
 		return r.selected(ctx, ref, host)
 	}
 	if ref.Environment != "" {
-		host, err := r.hostOf(ctx, ref, defaultHost)
+		host, err := r.HostOf(ctx, ref, defaultHost)
 		if err == nil {
 			return r.selected(ctx, ref, host)
 		}
@@ -39,8 +39,8 @@ func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (
 	return r.byID(ctx, ref.ID)
 }
 
-// hostOf finds the host that has the environment of ref.
-func (r *Repository) hostOf(ctx context.Context, ref Ref, defaultHost string) (string, error) {
+// HostOf finds the host that has the environment of ref.
+func (r *Repository) HostOf(ctx context.Context, ref Ref, defaultHost string) (string, error) {
 	if ref.Host != "" {
 		return ref.Host, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"knowngood/storage"
 	"knowngood/storage/seal"
@@ -114,7 +115,8 @@ func (r *Repository) Snapshots(ctx context.Context, host, env string) iter.Seq2[
 }
 
 // Without is Snapshots that passes over numbers, whose roots it does not read;
-// but never over the newest snapshot that counts.
+// but never over the newest snapshot that counts. What does not verify above
+// that one is passed over too, if it is among the numbers.
 func (r *Repository) Without(ctx context.Context, host, env string, skip statement.Numbers) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
 		e, err := r.environment(ctx, host, env)
@@ -122,6 +124,7 @@ func (r *Repository) Without(ctx context.Context, host, env string, skip stateme
 			yield(nil, err)
 			return
 		}
+		e.skip = skip
 		var newer *Snapshot
 		type read struct {
 			number uint64
@@ -138,6 +141,9 @@ func (r *Repository) Without(ctx context.Context, host, env string, skip stateme
 					case !headSeen:
 						x.s, x.err = e.root(ctx, n)
 						headSeen = x.err == nil
+						if skip.Has(n) && unverified(x.err) {
+							continue
+						}
 					case skip.Has(n):
 						continue
 					}
@@ -171,30 +177,53 @@ func (r *Repository) Without(ctx context.Context, host, env string, skip stateme
 }
 
 // Head is the newest snapshot of an environment. The error is ErrNoSnapshot
-// when there is none, *DamageError when the newest does not verify,
-// *TamperError when a newer one is remembered than the store shows. Roots
-// under certificates that ended are passed over.
+// when there is none, *DamageError when the newest does not verify and is not
+// forgotten, *TamperError when a newer one is remembered than the store shows.
+// Roots under certificates that ended are passed over.
 func (r *Repository) Head(ctx context.Context, host, env string) (*Snapshot, error) {
 	e, err := r.environment(ctx, host, env)
 	if err != nil {
 		return nil, err
 	}
-	for n, err := range e.numbers(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		s, err := e.root(ctx, n)
-		if errors.Is(err, statement.ErrEnded) {
-			r.warn(err)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		r.remember(s)
-		return s, nil
+	s, err := e.head(ctx, false)
+	if !unverified(err) {
+		return s, err
 	}
-	return nil, fmt.Errorf("%w: host %s has no snapshot of %s; `knowngood list` shows what there is", ErrNoSnapshot, host, env)
+	x, terr := r.Tombstone(ctx, host, env)
+	if x == nil || terr != nil {
+		return nil, errors.Join(err, terr)
+	}
+	e.skip = x.Forgotten
+	return e.head(ctx, false)
+}
+
+// head is the newest root that verifies. What does not ends the search, unless
+// it is to be skipped, or past says to go on.
+func (e *environment) head(ctx context.Context, past bool) (*Snapshot, error) {
+	for n, err := range e.numbers(ctx) {
+		var s *Snapshot
+		if err == nil {
+			s, err = e.root(ctx, n)
+		}
+		switch {
+		case err == nil:
+			e.r.remember(s)
+			return s, nil
+		case errors.Is(err, statement.ErrEnded) || unverified(err) && past:
+			e.r.warn(err)
+		case e.skip.Has(n) && unverified(err):
+		default:
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w: host %s has no snapshot of %s; `knowngood list` shows what there is", ErrNoSnapshot, e.host, e.name)
+}
+
+// unverified says that an object is not what it should be, or is not there:
+// damage, of which nothing that is remembered speaks.
+func unverified(err error) bool {
+	var tampered *TamperError
+	return Damaged(err) && !errors.As(err, &tampered)
 }
 
 func (r *Repository) remember(s *Snapshot) {
@@ -210,6 +239,8 @@ type environment struct {
 	certs      []*statement.Certificate
 	known      *statement.Head // remembered; nil when nothing is
 	listed     uint64          // newest root that a listing showed; set by numbers
+
+	skip statement.Numbers // whose roots need not be there
 }
 
 func (r *Repository) environment(ctx context.Context, host, env string) (*environment, error) {
@@ -233,24 +264,60 @@ func (r *Repository) environment(ctx context.Context, host, env string) (*enviro
 // maxGap is how many missing roots are named one by one.
 const maxGap = 16
 
+// newest is the highest number of which it is known that a root had it: all
+// below must be there, too. What does not verify says nothing of others.
+func (e *environment) newest(ctx context.Context) (uint64, error) {
+	for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(e.host, e.name), Hidden: true}) {
+		if err != nil {
+			return 0, err
+		}
+		_, _, n, ok := statement.ParseRootKey(o.Key)
+		if ok && e.known != nil && n <= e.known.Number {
+			break
+		}
+		if !ok {
+			continue
+		}
+		if _, err := e.root(ctx, n); !unverified(err) {
+			return n, err
+		}
+	}
+	if e.known != nil {
+		return e.known.Number, nil
+	}
+	return 0, nil
+}
+
 // numbers yields the numbers of the roots there should be, newest first:
 // those listed, hidden ones included, the one remembered, and those missing
 // between, which reading will find out.
 func (e *environment) numbers(ctx context.Context) iter.Seq2[uint64, error] {
 	return func(yield func(uint64, error) bool) {
 		last := uint64(0) // the one yielded before; 0 at the start
+		newest := sync.OnceValues(func() (uint64, error) { return e.newest(ctx) })
 		// down yields what is missing between the last number and n.
 		down := func(n uint64) bool {
 			if last == 0 || last-n <= 1 {
 				return true
 			}
-			if last-n-1 > maxGap {
-				return yield(0, &DamageError{Key: statement.PrefixRoots(e.host, e.name), What: "chain",
-					Err: fmt.Errorf("the roots %s@%d to %s@%d are missing", e.name, n+1, e.name, last-1)})
+			newest, err := newest()
+			if err != nil {
+				yield(0, err)
+				return false
 			}
-			for m := last - 1; m > n; m-- {
-				if !yield(m, nil) {
-					return false
+			if newest <= n {
+				return true
+			}
+			missing := statement.Numbers{{First: n + 1, Last: min(last-1, newest)}}.Without(e.skip)
+			if missing.Count() > maxGap {
+				return yield(0, &DamageError{Key: statement.PrefixRoots(e.host, e.name), What: "chain",
+					Err: fmt.Errorf("the roots %s@%d to %s@%d are missing", e.name, missing[0].First, e.name, missing[len(missing)-1].Last)})
+			}
+			for _, span := range slices.Backward(missing) {
+				for m := span.Last; m >= span.First; m-- {
+					if !yield(m, nil) {
+						return false
+					}
 				}
 			}
 			return true

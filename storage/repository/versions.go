@@ -38,18 +38,25 @@ func (r *Repository) version(ctx context.Context, key string, limit int64, accep
 	return nil, nil
 }
 
-// listed reads what a listing showed: the object, or where a delete marker
-// hides it the version that accept takes.
+// listed reads what a listing showed: the object, or where accept does not take
+// that, because it was overwritten or a delete marker hides it, the version
+// beneath that accept takes. With neither it is the object all the same.
 func (r *Repository) listed(ctx context.Context, o storage.Object, accept func([]byte) bool) ([]byte, error) {
+	var object []byte
+	err := error(&DamageError{Key: o.Key, What: "object", Err: errors.New("it is hidden by a delete marker, and no version of it verifies")})
 	if !o.Hidden {
-		return readObject(ctx, r.store, o.Key)
+		object, err = readObject(ctx, r.store, o.Key)
 	}
-	object, err := r.version(ctx, o.Key, maxStatement, accept)
-	if err == nil && object == nil {
-		err = &DamageError{Key: o.Key, What: "object", Err: errors.New("it is hidden by a delete marker, and no version of it verifies")}
+	if err == nil && accept(object) || err != nil && !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+		return object, err
 	}
-	if err == nil {
-		r.warnHidden(o.Key, true)
+	beneath, verr := r.version(ctx, o.Key, maxStatement, accept)
+	if verr != nil {
+		return nil, verr
+	}
+	if beneath != nil {
+		r.warnHidden(o.Key, o.Hidden)
+		return beneath, nil
 	}
 	return object, err
 }

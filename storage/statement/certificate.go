@@ -3,7 +3,6 @@ package statement
 import (
 	"crypto/ed25519"
 	"fmt"
-	"math"
 	"time"
 
 	"knowngood/internal/wire"
@@ -54,7 +53,7 @@ func ParseCertificate(object []byte) (*Certificate, error) {
 	c := &Certificate{Envelope: env}
 	r.Fixed(tagRepository, c.Repository[:])
 	c.Host = name(r, 4)
-	c.Serial = validUint(r, 6, r.Uint(6), 1, math.MaxUint64)
+	c.Serial = validUint(r, 6, r.Uint(6), 1, MaxNumber)
 	c.HostKey = publicKey(r, 8)
 	c.Issued = r.Time(10)
 	validTime(r, 10, c.Issued)

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/ed25519"
 	"fmt"
-	"math"
 	"time"
 
 	"knowngood/internal/wire"
@@ -85,7 +84,7 @@ func ParseDeletion(object []byte) (*Deletion, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	r.Fixed(6, x.Domain[:])
-	x.Serial = validUint(r, 8, r.Uint(8), 1, math.MaxUint64-1)
+	x.Serial = validUint(r, 8, r.Uint(8), 1, MaxNumber)
 	x.Announced = parseObjects(r, 10, true)
 	x.Deleted = parseObjects(r, 12, false)
 	x.Spared = parseObjects(r, 14, false)

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
-	"math"
 	"time"
 	"unicode/utf8"
 
@@ -74,7 +73,7 @@ func ParseEpoch(object []byte) (*Epoch, error) {
 	}
 	e := &Epoch{Envelope: env}
 	r.Fixed(tagRepository, e.Repository[:])
-	e.Number = validUint(r, 4, r.Uint(4), 1, math.MaxUint64)
+	e.Number = validUint(r, 4, r.Uint(4), 1, MaxNumber)
 	kem := r.Uint(6)
 	e.PublicKey = r.Bytes(8)
 	for _, b := range r.List(10, maxRecipients) {

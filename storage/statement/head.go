@@ -2,7 +2,6 @@ package statement
 
 import (
 	"bytes"
-	"math"
 
 	"knowngood/internal/wire"
 )
@@ -48,7 +47,7 @@ func parseHeads(r *wire.Fields, tag uint64) []Head {
 		if err := ValidName(heads[i].Environment); err != nil {
 			d.Fail("%v", err)
 		}
-		if heads[i].Number == 0 || heads[i].Number == math.MaxUint64 {
+		if heads[i].Number == 0 || heads[i].Number > MaxNumber {
 			d.Fail("root number %d", heads[i].Number)
 		}
 		if i > 0 && bytes.Compare(last, env) >= 0 {

@@ -3,7 +3,6 @@ package statement
 import (
 	"crypto/ed25519"
 	"fmt"
-	"math"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/seal"
@@ -60,7 +59,7 @@ func ParseIndexRun(object []byte) (*IndexRun, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	r.Fixed(6, x.Domain[:])
-	x.Generation = validUint(r, 8, r.Uint(8), 1, math.MaxUint64-1)
+	x.Generation = validUint(r, 8, r.Uint(8), 1, MaxNumber)
 	r.Fixed(10, x.Salt[:])
 	x.Replaces = parseHashes(r, 12)
 	x.SealedBody = some(r, 14, MaxIndexRunPayload)

@@ -303,10 +303,10 @@ func splitHostKey(key, folder string, n int) (host string, rest []string, ok boo
 	return p[1], p[3:], true
 }
 
-// parseInverted reads what Inverted wrote; numbers start from 1.
+// parseInverted reads what Inverted wrote, of numbers from 1 to MaxNumber.
 func parseInverted(s string) (uint64, bool) {
 	v, err := strconv.ParseUint(s, 16, 64)
-	if err != nil || len(s) != 16 || s != strings.ToLower(s) || v == math.MaxUint64 {
+	if err != nil || len(s) != 16 || s != strings.ToLower(s) || v < math.MaxUint64-MaxNumber || v == math.MaxUint64 {
 		return 0, false
 	}
 	return math.MaxUint64 - v, true

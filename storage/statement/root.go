@@ -3,7 +3,6 @@ package statement
 import (
 	"crypto/ed25519"
 	"fmt"
-	"math"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/seal"
@@ -58,7 +57,7 @@ func ParseRoot(object []byte) (*Root, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	x.Environment = name(r, 6)
-	x.Number = validUint(r, 8, r.Uint(8), 1, math.MaxUint64-1)
+	x.Number = validUint(r, 8, r.Uint(8), 1, MaxNumber)
 	x.Previous = optionalHash(r, 10)
 	if (x.Number == 1) != (x.Previous == [32]byte{}) {
 		r.Fail(10, "the first root, and no other, names no root before it")

@@ -3,7 +3,6 @@ package statement
 import (
 	"crypto/ed25519"
 	"fmt"
-	"math"
 	"time"
 
 	"knowngood/internal/wire"
@@ -65,7 +64,7 @@ func ParseTombstone(object []byte) (*Tombstone, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	x.Environment = name(r, 6)
-	x.Serial = validUint(r, 8, r.Uint(8), 1, math.MaxUint64-1)
+	x.Serial = validUint(r, 8, r.Uint(8), 1, MaxNumber)
 	x.Previous = optionalHash(r, 10)
 	x.Forgotten = parseNumbers(r, 12)
 	x.Made = r.Time(14)

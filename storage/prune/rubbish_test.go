@@ -1,0 +1,230 @@
+package prune_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/internal/enginetest"
+	"knowngood/internal/treetest"
+	"knowngood/storage"
+	"knowngood/storage/prune"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+	"knowngood/storage/stores"
+)
+
+// keys of statements of one kind, by serial.
+type keys func(serial uint64) string
+
+// statements are those that are numbered by serials.
+func (w *world) statements() map[string]keys {
+	w.t.Helper()
+	h, err := w.host().Host(w.Ctx)
+	w.check(err)
+	return map[string]keys{
+		"tombstones":        func(n uint64) string { return statement.KeyTombstone(enginetest.Host, "web", n) },
+		"pending deletions": func(n uint64) string { return statement.KeyDeletion(enginetest.Host, h.Domain.ID, n) },
+	}
+}
+
+func (w *world) put(key string, body []byte) {
+	w.t.Helper()
+	w.check(w.Store.Put(w.Ctx, key, body, storage.PutOptions{}))
+}
+
+func (w *world) copyOf(key string) []byte {
+	w.t.Helper()
+	b, err := storage.ReadAll(w.Ctx, w.Store, key, 0, -1)
+	w.check(err)
+	return b
+}
+
+// prunes forgets, announces and deletes, spoils statements in between, and
+// wants nothing to be blocked, nothing lost, and something said.
+func (w *world) prunes(pass func(), spoil func(keys)) {
+	w.t.Helper()
+	t := w.t
+	w.write("stays", 10<<10)
+	for range 3 {
+		w.write("goes", 1<<20)
+		w.capture("web")
+	}
+	tree := treetest.Snapshot(t, w.dir)
+	w.forget("web", 1)
+	pass()
+	if d := w.free(); d.Announced.Objects == 0 {
+		t.Fatalf("not announced: %+v", d)
+	}
+	for _, k := range w.statements() {
+		spoil(k)
+	}
+	told := map[string]bool{}
+	hear := func(r *repository.Repository) {
+		for _, warning := range r.Warnings() {
+			if !repository.Damaged(warning) {
+				t.Errorf("warning: %v", warning)
+			}
+			for folder := range map[string]int{"tombstones": 0, "pending": 0} {
+				told[folder] = told[folder] || strings.Contains(warning.Error(), "/"+folder+"/")
+			}
+		}
+	}
+	r := w.host()
+	x, err := r.Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(2), Now: time.Now()})
+	w.check(err)
+	if fmt.Sprint(x.Forgotten) != "[{1 2}]" {
+		t.Errorf("forgotten are %v", x.Forgotten)
+	}
+	hear(r)
+	deleted := uint64(0)
+	for range 4 {
+		pass()
+		// Another machine, which remembers nothing of what it read.
+		r := w.Bare()
+		report, err := prune.Run(w.Ctx, r, prune.Options{})
+		w.check(err)
+		for _, b := range report.Blocked {
+			t.Error(b)
+		}
+		deleted += report.Domains[0].Deleted.Objects
+		hear(r)
+	}
+	if deleted < 3 {
+		t.Errorf("%d objects were deleted", deleted)
+	}
+	if !told["tombstones"] || !told["pending"] {
+		t.Errorf("not all was told: %v", told)
+	}
+	if packs, containers := w.stored(); packs+containers > 6 {
+		t.Errorf("%d packs and %d containers are left", packs, containers)
+	}
+	w.Restores("web@3", w.dir, tree)
+}
+
+func TestNoRubbishAmongStatementsBlocksForgettingOrPruning(t *testing.T) {
+	m := storagetest.NewMemory
+	for name, spoil := range map[string]func(w *world, m *storagetest.Memory, key keys){
+		"at the highest serial": func(w *world, _ *storagetest.Memory, key keys) { w.put(key(statement.MaxNumber), []byte("rubbish")) },
+		"above the highest": func(w *world, _ *storagetest.Memory, key keys) {
+			w.put(key(statement.MaxNumber+2), []byte("rubbish"))
+			w.put(key(statement.MaxNumber), nil)
+		},
+		"at the serials to come": func(w *world, _ *storagetest.Memory, key keys) {
+			w.put(key(2), []byte("rubbish"))
+			w.put(key(3), nil)
+			w.put(key(5), make([]byte, 2<<20))
+		},
+		"an older one at the highest serial": func(w *world, _ *storagetest.Memory, key keys) {
+			w.put(key(statement.MaxNumber), w.copyOf(key(1)))
+		},
+		"over the newest": func(w *world, m *storagetest.Memory, key keys) { m.Overwrite(key(1), []byte("rubbish")) },
+		"over the newest, and hidden too": func(w *world, m *storagetest.Memory, key keys) {
+			m.Overwrite(key(1), nil)
+			w.check(m.Delete(w.Ctx, key(1)))
+		},
+		"a delete marker on the newest": func(w *world, m *storagetest.Memory, key keys) { w.check(m.Delete(w.Ctx, key(1))) },
+		"hidden rubbish at the highest": func(w *world, m *storagetest.Memory, key keys) {
+			w.put(key(statement.MaxNumber), []byte("rubbish"))
+			w.check(m.Delete(w.Ctx, key(statement.MaxNumber)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := m()
+			simulated(t, func() storage.Store { return m }, func(w *world) {
+				w.prunes(func() { time.Sleep(8 * day) }, func(k keys) { spoil(w, m, k) })
+			})
+		})
+	}
+}
+
+func TestNoRubbishOnAServerBlocksForgettingOrPruning(t *testing.T) {
+	server := storagetest.VersityGW(t)
+	server.Setenv(t)
+	server.Bucket(t, "rubbish", storagetest.VersionedBucket)
+	s, err := stores.Open(t.Context(), server.URL("rubbish", "repo"), stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := &aged{Store: s, by: 10 * day}
+	dir := filepath.Join(treetest.TempDir(t), "tree")
+	w := &world{World: enginetest.New(t, store), t: t, dir: dir, rand: rand.New(rand.NewPCG(1, 2))}
+	w.check(os.Mkdir(dir, 0o755))
+	w.prunes(func() { store.pass(w) }, func(key keys) {
+		w.put(key(statement.MaxNumber), []byte("rubbish"))
+		w.put(key(1<<40), w.copyOf(key(1)))
+		w.check(s.Delete(w.Ctx, key(1)))
+	})
+}
+
+func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		for range 3 {
+			w.write("goes", 1<<20)
+			w.capture("web")
+		}
+		// Who took the host over uses up all serials, and announces all.
+		old, err := w.host().Host(w.Ctx)
+		w.check(err)
+		x := &statement.Tombstone{Repository: w.host().ID(), Host: enginetest.Host, Environment: "web", Serial: statement.MaxNumber, Forgotten: statement.NumbersOf(1, 2), Made: time.Now(), Certificate: old.Certificate}
+		object, err := x.Encode(old.SigningKey())
+		w.check(err)
+		w.put(statement.KeyTombstone(enginetest.Host, "web", x.Serial), object)
+		d := &statement.Deletion{Repository: x.Repository, Host: enginetest.Host, Domain: old.Domain.ID, Serial: statement.MaxNumber, Since: statement.MaxNumber, Made: time.Now(), Certificate: old.Certificate}
+		for key, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: "hosts/"}) {
+			w.check(err)
+			if id, ok := repository.ParseObjectKey(key.Key); ok {
+				d.Announced = append(d.Announced, statement.Object{Kind: id.Kind, Hash: id.Hash, Size: 1})
+			}
+		}
+		manifests := 0
+		for d.Announced[manifests].Kind != d.Announced[len(d.Announced)-1].Kind {
+			manifests++
+		}
+		d.Announced = append(d.Announced[manifests:], d.Announced[:manifests]...)
+		object, err = d.Encode(old.SigningKey())
+		w.check(err)
+		w.put(statement.KeyDeletion(enginetest.Host, old.Domain.ID, d.Serial), object)
+		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()}); err == nil || !strings.Contains(err.Error(), "--reenrol") {
+			t.Errorf("after the last serial: %v", err)
+		}
+
+		again := w.Open(treetest.TempDir(t))
+		again.Unlock(w.ID)
+		_, err = again.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+		w.check(err)
+		y, err := again.Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(1), Now: time.Now()})
+		w.check(err)
+		if y.Serial != 1 || fmt.Sprint(y.Forgotten) != "[{1 1}]" {
+			t.Errorf("tombstone %d forgets %v", y.Serial, y.Forgotten)
+		}
+		deleted := uint64(0)
+		for range 4 {
+			time.Sleep(8 * day)
+			report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+			w.check(err)
+			for _, b := range report.Blocked {
+				t.Fatal(b)
+			}
+			deleted += report.Domains[0].Deleted.Objects
+		}
+		if deleted == 0 {
+			t.Error("nothing was deleted")
+		}
+		quiet, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+		w.check(err)
+		if d := quiet.Domains[0]; d.Spared.Objects+d.Announced.Objects+d.Deleted.Objects > 0 {
+			t.Errorf("it never comes to an end: %+v", d)
+		}
+		for _, ref := range []string{"web@2", "web@3"} {
+			_, s, err := w.Snapshot(ref)
+			w.check(err)
+			w.check(w.Bare().Whole(w.Ctx, s))
+		}
+	})
+}

@@ -1,0 +1,188 @@
+package repository_test
+
+import (
+	"fmt"
+	"testing"
+
+	"knowngood/storage"
+	"knowngood/storage/identity"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+// kept lists the snapshots of web that are not forgotten, and the errors met.
+func kept(t *testing.T, r *repository.Repository) (refs []string, errs []error) {
+	t.Helper()
+	for s, err := range r.Kept(t.Context(), "web-1", "web") {
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		refs = append(refs, s.Ref())
+	}
+	return refs, errs
+}
+
+func wantKept(t *testing.T, r *repository.Repository, want string) {
+	t.Helper()
+	if refs, errs := kept(t, r); fmt.Sprint(refs) != want || errs != nil {
+		t.Errorf("kept are %v, want %s; errors %v", refs, want, errs)
+	}
+}
+
+func forget(t *testing.T, r *repository.Repository, numbers ...uint64) error {
+	t.Helper()
+	_, err := r.Forget(t.Context(), "web-1", "web", repository.Change{Forget: statement.NumbersOf(numbers...), Now: now})
+	return err
+}
+
+func TestARubbishRootIsForgottenByItsNumber(t *testing.T) {
+	for name, far := range map[string]uint64{"close above": 6, "far above": 1 << 60, "at the highest number": statement.MaxNumber} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			for range 3 {
+				commit(t, w.m.host(t, w.store), "web")
+			}
+			w.store.Overwrite(rootKey(far), []byte("rubbish"))
+			w.store.Overwrite("hosts/web-1/roots/web/0000000000000000", []byte("rubbish"))
+			r := w.m.open(t, w.store)
+			if _, err := r.Head(t.Context(), "web-1", "web"); !asDamaged(err) {
+				t.Errorf("head with rubbish above: %v", err)
+			}
+			// Others can be forgotten all the same.
+			if err := forget(t, r, 1); err != nil {
+				t.Fatal(err)
+			}
+			wantWarning(t, r, rootKey(far))
+			if _, errs := kept(t, r); len(errs) == 0 {
+				t.Error("nothing tells of the rubbish")
+			}
+			if err := forget(t, r, far); err != nil {
+				t.Fatal(err)
+			}
+			for n, want := range map[uint64]string{3: "the newest", 4: "no such snapshot", far - 1: "no such snapshot"} {
+				if err := forget(t, r, n); err == nil {
+					t.Errorf("%d was forgotten, but for it being %s", n, want)
+				}
+			}
+			for _, m := range []machine{w.m, newMachine(t)} {
+				r := m.open(t, w.store)
+				if s, err := r.Head(t.Context(), "web-1", "web"); err != nil || s.Number != 3 {
+					t.Errorf("head %v, %v", s, err)
+				}
+				wantKept(t, r, "[web@3 web@2]")
+			}
+			if s := commit(t, w.m.host(t, w.store), "web"); s.Number != 4 {
+				t.Errorf("committed %s", s.Ref())
+			}
+			wantKept(t, w.m.open(t, w.store), "[web@4 web@3 web@2]")
+		})
+	}
+}
+
+func TestLostRootsAreForgottenHoweverManyTheyAre(t *testing.T) {
+	w := newWorld(t)
+	h := w.m.host(t, w.store)
+	var lost []uint64
+	for n := uint64(1); n <= 40; n++ {
+		commit(t, h, "web")
+		if n > 5 && n < 38 {
+			lost = append(lost, n)
+			w.store.Forget(rootKey(n - 1))
+		}
+	}
+	w.store.Forget(rootKey(37))
+	r := w.m.open(t, w.store)
+	if _, errs := kept(t, r); len(errs) == 0 {
+		t.Error("nothing tells of the lost roots")
+	}
+	if err := forget(t, r, append(lost, 5)...); err != nil {
+		t.Fatal(err)
+	}
+	wantKept(t, w.m.open(t, w.store), "[web@40 web@39 web@38 web@4 web@3 web@2 web@1]")
+	// One more that nobody forgot is missed.
+	w.store.Forget(rootKey(3))
+	if _, errs := kept(t, w.m.open(t, w.store)); len(errs) != 1 {
+		t.Errorf("errors %v", errs)
+	}
+}
+
+func TestAnOverwrittenCertificateStillEndsTheOldKey(t *testing.T) {
+	w := newWorld(t)
+	old := w.m.host(t, w.store)
+	first := commit(t, old, "web")
+	r := machine{t.TempDir(), "reinstalled"}.open(t, w.store)
+	r.Unlock(w.id)
+	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	forgeRoot(t, w, old, "web", 2, first.ID)
+	w.store.Overwrite(statement.KeyCertificate("web-1", 2), []byte("rubbish"))
+	reader := newMachine(t).open(t, w.store)
+	if s, err := reader.Head(t.Context(), "web-1", "web"); err != nil || s.Number != 1 {
+		t.Errorf("head %v, %v", s, err)
+	}
+	wantWarning(t, reader, statement.KeyCertificate("web-1", 2))
+}
+
+func TestAKeyThatWasTakenCannotUseUpTheNumbers(t *testing.T) {
+	w := newWorld(t)
+	old := w.m.host(t, w.store)
+	first := commit(t, old, "web")
+	forgeRoot(t, w, old, "web", statement.MaxNumber, first.ID)
+	taken := machine{t.TempDir(), w.m.id}
+	if b, err := storage.ReadAll(t.Context(), w.store, rootKey(statement.MaxNumber), 0, -1); err != nil || len(b) == 0 {
+		t.Fatal(err)
+	}
+	if _, err := w.m.open(t, w.store).Head(t.Context(), "web-1", "web"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.m.host(t, w.store).Commit(t.Context(), "web", body, now); !asTampered(err) {
+		t.Errorf("after the last number: %v", err)
+	}
+	r := taken.open(t, w.store)
+	r.Unlock(w.id)
+	h, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := commit(t, h, "web"); s.Number != 2 || s.Root.Previous != first.ID {
+		t.Errorf("committed %s", s.Ref())
+	}
+	if s, err := newMachine(t).open(t, w.store).Head(t.Context(), "web-1", "web"); err != nil || s.Number != 2 {
+		t.Errorf("head %v, %v", s, err)
+	}
+}
+
+func TestAHostThatWasTakenCannotUseUpTheEpochs(t *testing.T) {
+	w := newWorld(t)
+	old := w.m.host(t, w.store)
+	if _, err := w.m.open(t, w.store).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); err != nil {
+		t.Fatal(err)
+	}
+	b, err := storage.ReadAll(t.Context(), w.store, statement.KeyHostEpoch("web-1", 1), 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := statement.ParseEpoch(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Number = statement.MaxNumber
+	if b, err = e.Encode(old.SigningKey()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Put(t.Context(), statement.KeyHostEpoch("web-1", e.Number), b, storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	m := machine{t.TempDir(), "reinstalled"}
+	r := m.open(t, w.store)
+	r.Unlock(w.id)
+	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	change, err := m.open(t, w.store).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now)
+	if err != nil || change.Host != "web-1" {
+		t.Errorf("%+v, %v", change, err)
+	}
+}
