@@ -25,21 +25,15 @@ func (d *Daemon) begin(ctx context.Context, j *job, run report.Run) {
 	if j.name == "" {
 		work = d.prune(d.config, r)
 	}
-	places := d.places
 	d.runs.Go(func() {
 		defer cancel(nil)
-		err := d.guarded(ctx, places, work)
+		err := d.guarded(ctx, work)
 		d.end(ctx, j, r, err)
 	})
 }
 
-// guarded waits for a place among the runs at once, and turns a panic, which
-// is a mistake of ours, into an error of the run.
-func (d *Daemon) guarded(ctx context.Context, places *places, work func(context.Context) error) (err error) {
-	if err := places.acquire(ctx); err != nil {
-		return err
-	}
-	defer places.release()
+// guarded turns a panic, which is a mistake of ours, into an error of the run.
+func (d *Daemon) guarded(ctx context.Context, work func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			d.Log.Error("panic in a run", zap.Any("panic", p), zap.Stack("stack"))
@@ -53,14 +47,21 @@ var errPanic = errors.New("a mistake in knowngood ended the run: the log has the
 
 // capture is a run of an environment; mu is held.
 func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
-	c, env := d.config, j.env
+	c, env, places := d.config, j.env, d.places
+	log := d.Log.With(zap.String("environment", j.name))
 	runner := &Runner{Host: c.Host, Repository: redact(c.Repository.URL), URL: c.Repository.URL, StateDir: c.StateDir, Version: d.Version, Purpose: "the daemon",
-		Log: d.Log.With(zap.String("environment", j.name)), Open: d.repository, Compression: string(c.Compression),
-		Kept: j.kept}
-	return func(ctx context.Context) error {
-		d.ping(notify.Started, j.name, nil)
-		return runner.Run(ctx, j.name, env, &r.run, &r.live)
-	}
+		Log: log, Open: d.repository, Compression: string(c.Compression), Kept: j.kept,
+		Waiting: func(holder string) {
+			log.Info("the environment is being captured already; waiting for that", zap.String("by", holder))
+		},
+		Place: func(ctx context.Context) (func(), error) {
+			leave, err := places.take(ctx)
+			if err == nil {
+				d.ping(notify.Started, j.name, nil)
+			}
+			return leave, err
+		}}
+	return func(ctx context.Context) error { return runner.Run(ctx, j.name, env, &r.run, &r.live) }
 }
 
 // end takes in that a run ended.
@@ -153,13 +154,12 @@ type places struct{ taken chan struct{} }
 
 func newPlaces(n int) *places { return &places{make(chan struct{}, n)} }
 
-func (p *places) acquire(ctx context.Context) error {
+// take waits for a place; leave gives it back.
+func (p *places) take(ctx context.Context) (leave func(), err error) {
 	select {
 	case p.taken <- struct{}{}:
-		return nil
+		return func() { <-p.taken }, nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 }
-
-func (p *places) release() { <-p.taken }

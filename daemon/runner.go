@@ -51,6 +51,9 @@ type Runner struct {
 	Edit func(*snapshot.Options)
 	// Waiting, when set, is told who else is capturing the environment.
 	Waiting func(holder string)
+	// Place, when set, waits for a place among the runs at once. It is called
+	// with the environment locked; leave gives the place back.
+	Place func(context.Context) (leave func(), err error)
 	// Committed, when set, is told of the capture that made a snapshot.
 	Committed func(result *snapshot.Result)
 	// Kept is what retention is applied to; nil for none.
@@ -84,15 +87,7 @@ func (l *Live) Attempt() int { return int(l.attempt.Load()) }
 // Trigger and Started are set. The error is that of the run; run.Error tells it
 // in words. When run names a snapshot, that is committed whatever came after.
 func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
-	if env.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(env.Timeout), fmt.Errorf("the run took longer than its timeout of %v", time.Duration(env.Timeout)))
-		defer cancel()
-	}
 	err := r.exclusive(ctx, name, env, run, live)
-	if cause := context.Cause(ctx); err != nil && ctx.Err() != nil && !errors.Is(cause, context.Canceled) {
-		err = fmt.Errorf("%w; it was then: %w", cause, err)
-	}
 	run.Finished = time.Now()
 	if err != nil {
 		run.Result, run.Error = report.Failed, err.Error()
@@ -108,23 +103,59 @@ func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment,
 	return err
 }
 
-// exclusive runs the environment while no other process of this host does.
+// exclusive runs the environment while no other process of this host does. The
+// lock comes first, and then the place, so that none is held while waiting for
+// others; who has a place waits for no lock.
 func (r *Runner) exclusive(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
 	live.enter("waiting")
-	patient, cancel := context.WithTimeout(ctx, stuck) // a place is held meanwhile
+	lock, err := r.lock(ctx, name, time.Duration(env.Timeout))
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	if r.Place != nil {
+		leave, err := r.Place(ctx)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
+	if env.Timeout > 0 { // of the work, and not of waiting for others
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(env.Timeout), fmt.Errorf("the run took longer than its timeout of %v", time.Duration(env.Timeout)))
+		defer cancel()
+	}
+	err = r.around(ctx, name, env, run, live)
+	if cause := context.Cause(ctx); err != nil && ctx.Err() != nil && !errors.Is(cause, context.Canceled) {
+		err = fmt.Errorf("%w; it was then: %w", cause, err)
+	}
+	return err
+}
+
+// lock waits until no other process captures the environment: for so long as a
+// run may take, lest nobody hears of one that hangs.
+func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (*lockFile, error) {
+	patience := stuck
+	if timeout > 0 {
+		patience = min(stuck, timeout)
+	}
+	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	lock, err := waitLock(patient, filepath.Join(r.StateDir, "daemon", "locks", name), r.Purpose, r.Waiting)
 	var held *heldError
 	if errors.As(err, &held) {
-		return fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
+		return nil, fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
 	}
 	if err != nil {
-		return fmt.Errorf("state directory %s: %w", r.StateDir, err)
+		return nil, fmt.Errorf("state directory %s: %w", r.StateDir, err)
 	}
-	defer lock.release()
+	return lock, nil
+}
 
+// around captures the environment between its hooks.
+func (r *Runner) around(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
 	live.enter("before")
-	err = r.hooks(ctx, "before", env.Hooks.Before, r.environ(name, run), true)
+	err := r.hooks(ctx, "before", env.Hooks.Before, r.environ(name, run), true)
 	if err != nil {
 		err = fmt.Errorf("nothing was captured: %w", err)
 	} else {

@@ -193,3 +193,49 @@ func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
 		}
 	})
 }
+
+func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
+		c.MaxRuns = 1
+		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "knowngood snapshot")
+		w.Check(err)
+		d := w.daemon(c)
+		stop := w.run(d)
+		time.Sleep(time.Minute)
+		w.Check(d.Start(t.Context(), "web"))
+		time.Sleep(time.Minute)
+		w.Check(d.Start(t.Context(), "db"))
+		time.Sleep(time.Minute)
+		if e := w.environment(d, "db"); e.Last == nil || e.Last.Result != report.Success {
+			t.Errorf("beside one that waits: %+v", e.Last)
+		}
+		if e := w.environment(d, "web"); e.Running == nil {
+			t.Errorf("it did not wait: %+v", e.Last)
+		}
+		lock.release()
+		time.Sleep(time.Minute)
+		if e := w.environment(d, "web"); e.Last == nil || e.Last.Result != report.Success {
+			t.Errorf("after the one by hand: %+v", e.Last)
+		}
+		stop()
+	})
+}
+
+func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.runner()
+		left := false
+		r.Place = func(context.Context) (func(), error) {
+			time.Sleep(3 * time.Hour)
+			return func() { left = true }, nil
+		}
+		run := report.Run{Trigger: "hand", Started: time.Now()}
+		err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}], timeout: 1m}`), &run, &Live{})
+		if err != nil || run.Snapshot != "web@1" || !left {
+			t.Errorf("%+v, %v; the place was given back: %v", run, err, left)
+		}
+	})
+}
