@@ -2,13 +2,13 @@ package snapshot
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
 // protect extends the locks of what the snapshot shares with earlier ones: it
 // is as protected as its least protected object. It tells until when all of it
-// is. Where that fails the snapshot is worth having all the same.
+// is. Where that fails the snapshot is worth having all the same, with a warning of
+// the repository.
 func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, error) {
 	objects := t.needed()
 	known := map[[32]byte]time.Time{}
@@ -23,9 +23,5 @@ func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, erro
 			t.locks[i] = known[o.Hash]
 		}
 	}
-	until, problems, err := c.host.Protect(ctx, objects, t.locks, c.started)
-	if len(problems) > 0 {
-		c.Progress.warn(fmt.Sprintf("%d locks could not be extended, so the snapshot is protected for less than the repository's lock duration; the first: %v", len(problems), problems[0]))
-	}
-	return until, err
+	return c.host.Protect(ctx, objects, t.locks, c.started)
 }

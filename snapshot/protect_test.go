@@ -13,6 +13,7 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/internal/wire"
 	"knowngood/snapshot"
+	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
@@ -150,15 +151,16 @@ func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
 		first := firstLock(t, w, "web@1")
 		time.Sleep(20 * day)
 		store.Add(storagetest.Rule{Op: storagetest.Retain, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.FailBefore(storage.ErrDenied)})
-		var said []string
-		res, err := w.Capture("web", func(o *snapshot.Options) {
-			o.Progress = &snapshot.Progress{Warn: func(m string) { said = append(said, m) }}
-		}, src)
+		r := w.Open(w.State)
+		host, err := r.Host(w.Ctx)
+		w.Check(err)
+		res, err := snapshot.Capture(w.Ctx, r, host, snapshot.Options{Environment: "web", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: src}}, Describe: []string{src}})
 		w.Check(err)
 		if b := res.Snapshot.Body; !b.ProtectedUntil.Equal(first.Truncate(time.Second)) {
 			t.Errorf("protected until %v; the lock that was not extended ends %v", b.ProtectedUntil, first)
 		}
-		if len(said) != 1 || !strings.Contains(said[0], "1 locks could not be extended") || !strings.Contains(said[0], "hosts/h/packs/") {
+		said := r.Warnings()
+		if len(said) != 1 || !strings.Contains(said[0].Error(), "locks that the snapshots of h need could not be extended to 720h") || !strings.Contains(said[0].Error(), "hosts/h/packs/") {
 			t.Errorf("said: %q", said)
 		}
 		// The next one does what was left.

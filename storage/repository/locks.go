@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -45,14 +46,15 @@ func (r *Repository) Retention(now time.Time) storage.Retention {
 // lock ends, of the objects and of the keys and certificates that every
 // snapshot needs; zero when that is not known, or nothing is locked.
 //
-// What could not be locked keeps the end that it had, and problems tell of it.
-func (h *Host) Protect(ctx context.Context, objects []pack.Object, ends []time.Time, started time.Time) (until time.Time, problems []error, err error) {
+// What could not be locked keeps the end that it had, and is warned of.
+func (h *Host) Protect(ctx context.Context, objects []pack.Object, ends []time.Time, started time.Time) (until time.Time, err error) {
 	r := h.repo
 	if r.desc.LockMode == "" {
-		return until, nil, nil
+		return until, nil
 	}
 	needed := started.Add(r.desc.LockDuration)
 	var mu sync.Mutex
+	var failed []error
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(locksInFlight)
 	for i, o := range objects {
@@ -68,7 +70,7 @@ func (h *Host) Protect(ctx context.Context, objects []pack.Object, ends []time.T
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				problems = append(problems, err)
+				failed = append(failed, err)
 				return nil
 			}
 			ends[i] = lock.Until
@@ -76,21 +78,26 @@ func (h *Host) Protect(ctx context.Context, objects []pack.Object, ends []time.T
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return until, nil, err
+		return until, err
 	}
 	until, err = h.protectTrust(ctx, started)
 	if ctx.Err() != nil {
-		return until, nil, context.Cause(ctx)
+		return until, context.Cause(ctx)
 	}
 	if err != nil {
-		problems = append(problems, err)
+		failed = append(failed, err)
+	}
+	if len(failed) > 0 {
+		// The same words as long as the same is amiss: people are told once.
+		first := slices.MinFunc(failed, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		r.warn(fmt.Errorf("locks that the snapshots of %s need could not be extended to %v, such as: %w", h.Name, r.desc.LockDuration, first))
 	}
 	for _, end := range ends {
 		if end.Before(until) {
 			until = end
 		}
 	}
-	return until, problems, nil
+	return until, nil
 }
 
 // extend locks the versions of an object that have its size; a negative one
