@@ -1,7 +1,7 @@
 package index
 
 // PackSizes are the stored bytes of every pack that is known: whose contents
-// are in a run or were added.
+// are in a run or were added, and that is not lost.
 func (t *Table) PackSizes() map[[32]byte]uint64 {
 	sizes := map[[32]byte]uint64{}
 	t.mu.RLock()
@@ -18,6 +18,9 @@ func (t *Table) PackSizes() map[[32]byte]uint64 {
 		for _, p := range m.packs {
 			sizes[p.Hash] = p.Size
 		}
+	}
+	for h := range t.lost {
+		delete(sizes, h)
 	}
 	return sizes
 }

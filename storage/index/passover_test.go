@@ -51,9 +51,53 @@ func TestPacksThatArePassedOverCountAsAbsent(t *testing.T) {
 					t.Errorf("after a merge pack %d is named: %v, want %v", p, ok, want)
 				}
 			}
-			if got := in(1); save && got != 1 {
+			if got := in(1); got != 1 {
 				t.Errorf("after a merge chunk 1 is found in pack %d, want the one that stayed", got)
 			}
 		})
+	}
+}
+
+func TestPacksThatAreLostAreNeitherFoundNorSavedNorKnown(t *testing.T) {
+	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
+	m.open()
+	defer func() { m.table.Close() }()
+	m.add([][]uint64{{1}})
+	m.add([][]uint64{{2}})
+	m.save()
+	m.add([][]uint64{{3}})
+	m.add([][]uint64{{4}})
+	lost := map[[32]byte]bool{idOf(2): true, idOf(4): true}
+	m.table.Lost(lost)
+	m.table.PassOver(map[[32]byte]bool{}, nil) // which does not bring them back
+	wants := func(when string) {
+		t.Helper()
+		sizes := m.table.PackSizes()
+		for p := uint64(1); p <= 4; p++ {
+			_, found := m.table.Lookup(sha256.Sum256(binary.LittleEndian.AppendUint64(nil, p)))
+			_, known := sizes[idOf(p)]
+			if want := !lost[idOf(p)]; found != want || known != want {
+				t.Errorf("%s pack %d is found %v and known %v, want %v", when, p, found, known, want)
+			}
+		}
+	}
+	wants("added,")
+	m.save()
+	wants("saved,")
+	for _, run := range m.table.runs[:1] {
+		for i := range run.len() {
+			if h := run.pack(int(run.frame(int(run.entry(i).Frame)).Pack)).Hash; lost[h] {
+				t.Errorf("the run that was saved last names %x", h[:4])
+			}
+		}
+	}
+	m.add([][]uint64{{5}})
+	m.table.Lost(map[[32]byte]bool{idOf(5): true})
+	unsaved, err := m.table.Unsaved()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for x := range unsaved.Bodies() {
+		t.Errorf("a run of %d chunks would be saved, where all are lost", x.Len)
 	}
 }

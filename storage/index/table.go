@@ -3,6 +3,7 @@ package index
 import (
 	"errors"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 
@@ -39,7 +40,8 @@ type Table struct {
 	replaced   map[[32]byte]bool
 	generation uint64
 	absent     map[[32]byte]bool // packs that lookups pass over; see PassOver
-	deleted    map[[32]byte]bool // packs that merges leave out
+	deleted    map[[32]byte]bool // packs that are left out of what is saved or merged
+	lost       map[[32]byte]bool // packs that are both for good; see Lost
 
 	packsMu sync.Mutex // taken after mu
 	packs   map[PackInfo]*PackInfo
@@ -54,12 +56,31 @@ func NewTable(cache *Cache, runs ...*File) *Table {
 }
 
 // PassOver makes lookups from now on take what lies in absent packs for never
-// stored, and merges leave out what lies in deleted ones. The maps must not be
-// changed any more.
+// stored, and leaves what lies in deleted ones out of what is saved or merged.
+// The maps must not be changed any more.
 func (t *Table) PassOver(absent, deleted map[[32]byte]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.absent, t.deleted = absent, deleted
+	t.absent, t.deleted = united(absent, t.lost), united(deleted, t.lost)
+}
+
+// Lost tells of packs that are not in the store any more: they are absent and
+// deleted, and not known, until the end of the table.
+func (t *Table) Lost(packs map[[32]byte]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost = united(t.lost, packs)
+	t.absent, t.deleted = united(t.absent, packs), united(t.deleted, packs)
+}
+
+// united is a set with the packs of another too; neither is changed.
+func united(a, b map[[32]byte]bool) map[[32]byte]bool {
+	if len(b) == 0 {
+		return a
+	}
+	out := maps.Clone(b)
+	maps.Copy(out, a)
+	return out
 }
 
 // Lookup finds a chunk. Chunks that are gone are not found.
@@ -202,7 +223,7 @@ const uniteLayers = 4
 // is held.
 func (t *Table) unite() error {
 	t.mu.RLock()
-	small := slices.Clone(t.layers[:len(t.layers)-t.held])
+	small, deleted := slices.Clone(t.layers[:len(t.layers)-t.held]), t.deleted
 	t.mu.RUnlock()
 	small = small[:min(len(small), uniteLayers)]
 	if len(small) < uniteLayers || slices.ContainsFunc(small, func(f *File) bool { return f.len() > 2*t.spill }) {
@@ -212,7 +233,7 @@ func (t *Table) unite() error {
 	for _, f := range small {
 		total += f.len()
 	}
-	for x := range Merge(small, total, MergeOptions{}) {
+	for x := range Merge(small, total, MergeOptions{LeaveOut: deleted}) {
 		united, err := t.cache.spill(x)
 		if err != nil {
 			return err
@@ -336,8 +357,19 @@ func (t *Table) Unsaved() (*Unsaved, error) {
 }
 
 // Bodies yields bodies of at most SaveEntries chunks, each to be published as
-// a run of its own.
-func (u *Unsaved) Bodies() iter.Seq[*Body] { return Merge(u.layers, SaveEntries, MergeOptions{}) }
+// a run of its own. Those that PassOver left nothing in are not among them.
+func (u *Unsaved) Bodies() iter.Seq[*Body] {
+	u.t.mu.RLock()
+	deleted := u.t.deleted
+	u.t.mu.RUnlock()
+	return func(yield func(*Body) bool) {
+		for x := range Merge(u.layers, SaveEntries, MergeOptions{LeaveOut: deleted}) {
+			if x.Len > 0 && !yield(x) {
+				return
+			}
+		}
+	}
+}
 
 // Saved puts the runs that were published from all of Bodies in the place of
 // what they were made from. Bodies must not be used after it.

@@ -6,14 +6,19 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+
+	capture "knowngood/snapshot"
 )
 
 func TestAnOlderStateDirectoryThatCameBackLosesNothing(t *testing.T) {
@@ -145,5 +150,100 @@ func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
 		_, err = again.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 		w.check(err)
 		want("the host was enrolled again, and what the owner signed holds", 4, 2, 1)
+	})
+}
+
+func TestWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
+	for name, keep := range map[string]time.Duration{"and the next run opens the index": 0, "and the next run has it open": 6 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			m := storagetest.NewMemory()
+			simulated(t, func() storage.Store { return m }, func(w *world) {
+				w.write("early", 100<<10)
+				w.capture("web")
+				// Its first packs come at once, its last one when they are long
+				// taken for those of a run that died.
+				slow := storagetest.NewFaulty(m)
+				for nth := 3; nth < 8; nth++ {
+					slow.Add(storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: nth, Fault: storagetest.Delayed(12 * day)})
+				}
+				w.write("late", 4<<20)
+				daemon, err := repository.Open(w.Ctx, slow, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), KeepIndex: keep})
+				w.check(err)
+				defer daemon.Close()
+				run := func() error {
+					host, err := daemon.Host(w.Ctx)
+					w.check(err)
+					_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}})
+					return err
+				}
+				done := make(chan error, 1)
+				go func() { done <- run() }()
+				synctest.Wait()
+				// Others of the host go on beside it, from another state
+				// directory of its own.
+				deleted := uint64(0)
+				other := filepath.Join(treetest.TempDir(t), "other")
+				w.check(os.MkdirAll(other, 0o755))
+				for n := range uint64(11) {
+					time.Sleep(day)
+					w.check(os.WriteFile(filepath.Join(other, "file"), fmt.Appendf(nil, "%d", n), 0o644))
+					w.MustCapture("other", other)
+					if n > 0 {
+						w.forget("other", n)
+					}
+					d := w.prune(prune.Options{Announce: prune.MinAnnounce}).Domains[0]
+					deleted += d.Deleted.Bytes
+				}
+				if deleted < 1<<20 {
+					t.Fatalf("%d bytes were deleted under the run", deleted)
+				}
+				if err := <-done; !errors.Is(err, repository.ErrOvertaken) {
+					t.Errorf("the run ends with %v", err)
+				}
+				w.check(run())
+				w.Restores("db@1", w.dir, treetest.Snapshot(t, w.dir))
+				w.Clean()
+			})
+		})
+	}
+}
+
+func TestWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned(t *testing.T) {
+	m := storagetest.NewMemory()
+	simulated(t, func() storage.Store { return m }, func(w *world) {
+		for range 5 {
+			w.write("early", 100<<10)
+			w.capture("web")
+		}
+		failing := storagetest.NewFaulty(m, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 3, Fault: storagetest.FailBefore(nil)})
+		w.write("late", 4<<20)
+		daemon, err := repository.Open(w.Ctx, failing, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), KeepIndex: 6 * time.Hour})
+		w.check(err)
+		defer daemon.Close()
+		run := func() error {
+			host, err := daemon.Host(w.Ctx)
+			w.check(err)
+			_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}})
+			return err
+		}
+		if err := run(); !errors.Is(err, storagetest.ErrInjected) {
+			t.Fatal(err)
+		}
+		// The machine sleeps, and another one prunes.
+		deleted := uint64(0)
+		for n := range uint64(4) {
+			_, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(n + 1), Now: time.Now()})
+			w.check(err)
+			time.Sleep(3 * day)
+			report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{Announce: prune.MinAnnounce})
+			w.check(err)
+			deleted += report.Domains[0].Deleted.Bytes
+		}
+		if deleted < 1<<20 {
+			t.Fatalf("%d bytes were deleted", deleted)
+		}
+		w.check(run())
+		w.Restores("db@1", w.dir, treetest.Snapshot(t, w.dir))
+		w.Clean()
 	})
 }

@@ -63,12 +63,15 @@ func (x *Index) Old() bool { return x.age() >= maxUnverified-time.Hour }
 
 // LookAgain must be called before a run publishes its index. When the look
 // that it began with is too old to be relied on, it looks at the pending
-// deletions again, and tells so.
+// deletions and at the packs again, and tells so.
 func (x *Index) LookAgain(ctx context.Context) (again bool, err error) {
 	if !x.Old() {
 		return false, nil
 	}
 	now := time.Now()
+	if err := x.miss(ctx); err != nil {
+		return false, err
+	}
 	if err := x.heed(ctx); err != nil {
 		return false, err
 	}
@@ -97,6 +100,27 @@ func (x *Index) Verify(ctx context.Context, objects []pack.Object) error {
 			return fmt.Errorf("%s: %w", objectKey(o.Kind, x.host, x.domain.ID, o.Hash), ErrOvertaken)
 		}
 	}
+	return nil
+}
+
+// miss finds the packs that the index knows and the store has no more. Of one
+// that no run in the store names, as those of a run that takes days, nothing
+// tells any more once its deletion has long been done; and whoever put it into
+// the index would have later runs rely on it.
+func (x *Index) miss(ctx context.Context) error {
+	gone := map[[32]byte]bool{}
+	for h := range x.table.PackSizes() { // before listing: what comes meanwhile is there
+		gone[h] = true
+	}
+	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
+		if err != nil {
+			return err
+		}
+		if _, _, hash, ok := statement.ParsePackKey(o.Key); ok {
+			delete(gone, hash)
+		}
+	}
+	x.table.Lost(gone)
 	return nil
 }
 
