@@ -3,11 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"knowngood/configs"
+	"knowngood/daemon"
 	"knowngood/restore"
 	"knowngood/snapshot"
+	"knowngood/snapshot/filter"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
 )
 
 func diffCommand(a *app) *cobra.Command {
@@ -15,7 +22,9 @@ func diffCommand(a *app) *cobra.Command {
 		Use:   "diff REF[:PATH] [REF]",
 		Short: "Show what differs between two snapshots, or from a snapshot to now",
 		Long: `Show what differs from the first snapshot to the second. With one snapshot: what
-differs on this machine from it, by content, not by time stamps.
+differs on this machine from it, by content, not by time stamps; of what is new,
+what a capture would take: as the configuration has the environment, or where it
+does not have it, without what the snapshot's exclude patterns leave out.
 
 + added, - removed, M modified, m metadata (owner, mode, times, attributes)`,
 		Args: args(cobra.RangeArgs(1, 2)),
@@ -70,9 +79,13 @@ func (a *app) differences(counts map[snapshot.Change]int) error {
 }
 
 // drift compares the machine with a snapshot: what a restore in place would
-// do, seen from the other side.
+// do, seen from the other side, and what a capture would add.
 func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error {
-	kinds := map[string]snapshot.Change{"create": snapshot.Removed, "change": snapshot.Modified, "metadata": snapshot.Metadata, "delete": snapshot.Added}
+	capture, err := a.captureOf(tree)
+	if err != nil {
+		return err
+	}
+	kinds := map[string]snapshot.Change{"create": snapshot.Removed, "change": snapshot.Modified, "metadata": snapshot.Metadata}
 	counts := map[snapshot.Change]int{}
 	changes := make(chan func() error, 256)
 	printed := make(chan error, 1)
@@ -85,12 +98,19 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 		}
 		printed <- first
 	}()
-	p := &restore.Progress{Change: func(action, path string) {
-		if c, ok := kinds[action]; ok {
-			changes <- func() error { counts[c]++; return a.difference(c, path) }
-		}
-	}}
-	_, err := restore.Run(ctx, restore.Options{Tree: tree, Under: sub, Target: "/" + sub, InPlace: true, Delete: true, DryRun: true, Progress: p})
+	unseen := 0
+	p := &restore.Progress{
+		Change: func(action, path string) {
+			if c, ok := kinds[action]; ok && !ofCommand(tree, path) {
+				changes <- func() error { counts[c]++; return a.difference(c, path) }
+			}
+		},
+		Problem: func(path string, err error) {
+			changes <- func() error { unseen++; a.unseen(path, err); return nil }
+		},
+	}
+	// Delete: a directory in the place of a file is a change, and nothing in the way.
+	result, err := restore.Run(ctx, restore.Options{Tree: tree, Under: sub, Target: "/" + sub, InPlace: true, Delete: true, DryRun: true, Progress: p})
 	close(changes)
 	if perr := <-printed; err == nil {
 		err = perr
@@ -98,5 +118,67 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 	if err != nil {
 		return err
 	}
-	return a.differences(counts)
+	err = snapshot.Extra(ctx, tree, sub, walk.Options{Sources: capture.Sources, Omit: capture.Omit}, func(path string) error {
+		counts[snapshot.Added]++
+		return a.difference(snapshot.Added, path)
+	}, func(path string, err error) { unseen++; a.unseen(path, err) })
+	if err != nil {
+		return err
+	}
+	if err := a.differences(counts); err != nil {
+		return err
+	}
+	switch {
+	case result.Damaged:
+		return fmt.Errorf("%w: see above for what could not be compared; knowngood check tells more", errDamage)
+	case unseen > 0:
+		a.code = exitIncomplete
+		fmt.Fprintf(a.stderr, "knowngood: %d paths could not be compared: see above\n", unseen)
+	}
+	return nil
+}
+
+func (a *app) unseen(path string, err error) {
+	fmt.Fprintf(a.stderr, "knowngood: %s: %v\n", printable("/"+path), err)
+}
+
+// commandSource is what the manifest has before the path of a command's output.
+const commandSource = "command "
+
+// ofCommand tells whether a path is that of a command's output, which is no file
+// of the machine, or leads there.
+func ofCommand(tree *snapshot.Tree, path string) bool {
+	return slices.ContainsFunc(tree.Table.Sources, func(source string) bool {
+		output, ok := strings.CutPrefix(source, commandSource)
+		return ok && manifest.Within(output, path)
+	})
+}
+
+// captureOf is how the environment of a snapshot would be captured now: as the
+// configuration has it, or as the snapshot tells, which knows its sources and
+// the patterns of all of them together.
+func (a *app) captureOf(tree *snapshot.Tree) (snapshot.Options, error) {
+	s := tree.Snapshot
+	env := a.config.Environments[s.Environment]
+	if env == nil || s.Host != a.host {
+		env = &configs.Environment{}
+		for _, path := range tree.Table.Sources {
+			if strings.HasPrefix(path, commandSource) {
+				continue
+			}
+			source := configs.Source{Path: path}
+			for _, p := range tree.Table.Exclusions {
+				if _, err := filter.Compile(path, nil, []string{p}); err == nil { // else it is another source's
+					source.Exclude = append(source.Exclude, p)
+				}
+			}
+			env.Sources = append(env.Sources, source)
+		}
+	}
+	o, err := daemon.CaptureOptions(s.Environment, env)
+	if err != nil {
+		return o, &usageError{err}
+	}
+	daemon.Omit(&o, a.stateDir, a.repoURL)
+	return o, nil
 }
