@@ -1,11 +1,17 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"knowngood/snapshot"
+	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
 
@@ -14,67 +20,111 @@ func showCommand(a *app) *cobra.Command {
 		Use:   "show REF",
 		Short: "Show what is known of a snapshot",
 		Long: `Show what is known of a snapshot: when, by whom, how much, how it is verified.
-With an identity also its sources, and what could not be captured as it should.`,
+With an identity also its sources, and what could not be captured as it should.
+One that is forgotten says so, and whether it can still be restored.`,
 		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			r, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			s, _, err := a.resolve(ctx, r, args[0])
-			if err != nil {
-				return err
-			}
-			var tree *snapshot.Tree
-			if r.Unlocked() && s.Body != nil {
-				if tree, err = snapshot.OpenTree(ctx, r, s); err != nil {
-					return err
-				}
-				defer tree.Reader.Close()
-			}
-			if a.json {
-				out := map[string]any{"type": "result", "snapshot": toJSON(s)}
-				if tree != nil {
-					problems := []problemJSON{}
-					for _, p := range tree.Table.Problems {
-						problems = append(problems, problemJSON{"/" + p.Path, p.Reason})
-					}
-					out["sources"], out["exclusions"], out["problem_list"] = listed(tree.Table.Sources), listed(tree.Table.Exclusions), problems
-				}
-				return a.result(out)
-			}
-			trust := "signature verified; repository pinned"
-			if r.TrustedOnFirstUse() {
-				trust = "signature verified; repository trusted on first use"
-			}
-			a.printf("snapshot    %s of host %s\nid          %x\nprevious    %x\ntrust       %s\n", s.Ref(), s.Host, s.ID, s.Root.Previous, trust)
-			b := s.Body
-			if b == nil {
-				a.printf("contents    sealed: give --identity FILE to see more\n")
-				return nil
-			}
-			a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), b.Status)
-			a.printf("content     %s files, %s directories, %s\nnew         %s, stored as %s\nprogram     %s\n", count(b.Files), count(b.Directories), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), b.Version)
-			for _, t := range b.Tags {
-				a.printf("tag         %s\n", t)
-			}
-			if tree == nil {
-				if b.Status == statement.Partial {
-					a.printf("problems    %d (give --identity FILE to see which)\n", b.Problems)
-				}
-				return nil
-			}
-			for _, src := range tree.Table.Sources {
-				a.printf("source      %s\n", printable(src))
-			}
-			for _, x := range tree.Table.Exclusions {
-				a.printf("exclude     %s\n", printable(x))
-			}
-			for _, p := range tree.Table.Problems {
-				a.printf("problem     %s: %s\n", printable("/"+p.Path), p.Reason)
-			}
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0]) },
 	}
+}
+
+func (a *app) show(ctx context.Context, text string) error {
+	r, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	ref, _, err := repository.ParseRef(text)
+	if err != nil {
+		return &usageError{err}
+	}
+	s, err := r.Resolve(ctx, ref, a.host)
+	pruned := errors.Is(err, repository.ErrPruned) && s != nil
+	if err != nil && !pruned {
+		return err
+	}
+	forgotten := pruned
+	if !pruned {
+		if forgotten, err = isForgotten(ctx, r, s); err != nil {
+			return err
+		}
+	}
+	var tree *snapshot.Tree
+	if r.Unlocked() && s.Body != nil && !pruned {
+		if tree, err = snapshot.OpenTree(ctx, r, s); err != nil {
+			return err
+		}
+		defer tree.Reader.Close()
+	}
+	previous := ""
+	if s.Root.Previous != [32]byte{} {
+		previous = fmt.Sprintf("%x", s.Root.Previous)
+	}
+	if a.json {
+		j := toJSON(s)
+		j.Forgotten = forgotten
+		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned, "trusted_on_first_use": r.TrustedOnFirstUse()}
+		if tree != nil {
+			problems := []problemJSON{}
+			for _, p := range tree.Table.Problems {
+				problems = append(problems, problemJSON{"/" + p.Path, p.Reason})
+			}
+			out["sources"], out["exclusions"], out["problem_list"] = listed(tree.Table.Sources), listed(unique(tree.Table.Exclusions)), problems
+		}
+		return a.result(out)
+	}
+	a.printf("snapshot    %s of host %s\nid          %x\nprevious    %s\ntrust       %s\n", s.Ref(), s.Host, s.ID, cmp.Or(previous, "none, it is the first"), a.trust())
+	switch {
+	case pruned:
+		a.printf("forgotten   yes, and its content deleted: it cannot be restored\n")
+	case forgotten:
+		a.printf("forgotten   yes, not yet deleted: knowngood forget --undo %s/%s takes it back\n", s.Host, s.Ref())
+	}
+	b := s.Body
+	if b == nil {
+		a.printf("contents    sealed: give --identity FILE to see more\n")
+		return nil
+	}
+	a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), b.Status)
+	a.printf("content     %s files, %s directories, %s\nnew         %s, stored as %s\nprogram     %s\n", count(b.Files), count(b.Directories), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), b.Version)
+	for _, t := range b.Tags {
+		a.printf("tag         %s\n", t)
+	}
+	if tree == nil {
+		if b.Status == statement.Partial && !pruned {
+			a.printf("problems    %d (give --identity FILE to see which)\n", b.Problems)
+		}
+		return nil
+	}
+	for _, src := range tree.Table.Sources {
+		a.printf("source      %s\n", printable(src))
+	}
+	for _, x := range unique(tree.Table.Exclusions) {
+		a.printf("exclude     %s\n", printable(x))
+	}
+	for _, p := range tree.Table.Problems {
+		a.printf("problem     %s: %s\n", printable("/"+p.Path), p.Reason)
+	}
+	return nil
+}
+
+// isForgotten tells whether a snapshot is forgotten, which the newest never is.
+func isForgotten(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (bool, error) {
+	x, err := r.Tombstone(ctx, s.Host, s.Environment)
+	if err != nil || x == nil || !x.Forgotten.Has(s.Number) {
+		return false, err
+	}
+	head, err := r.Head(ctx, s.Host, s.Environment)
+	if repository.Damaged(err) {
+		return true, nil
+	}
+	return err == nil && head.Number != s.Number, err
+}
+
+// unique drops what was said before: each source has its patterns recorded.
+func unique(patterns []string) (out []string) {
+	for _, p := range patterns {
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }

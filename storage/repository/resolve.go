@@ -18,7 +18,7 @@ import (
 // defaultHost if that has the environment, else the only host that has it.
 // The error is ErrNoSnapshot when there is none, ErrAmbiguous when several
 // hosts or snapshots fit, *DamageError or *TamperError when the one named
-// does not verify.
+// does not verify, and, beside the snapshot, ErrPruned.
 func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (*Snapshot, error) {
 	if ref.ID == "" {
 		host, err := r.HostOf(ctx, ref, defaultHost)
@@ -36,7 +36,11 @@ func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (
 			return nil, err
 		}
 	}
-	return r.byID(ctx, ref.ID)
+	s, err := r.byID(ctx, ref.ID)
+	if err == nil {
+		err = r.unlessPruned(ctx, s)
+	}
+	return s, err
 }
 
 // HostOf finds the host that has the environment of ref.
