@@ -25,9 +25,7 @@ const (
 	maxEstimate = 0.5
 	maxShare    = 0.6
 
-	// maxRepacked bounds the packs of a run: a statement must name them, with
-	// the new ones and the manifests.
-	maxRepacked      = 4096
+	maxRepacked      = 4096 // packs in a run: no more new ones come of them, and statements must name those
 	segmentsInFlight = 8
 	// lockMargin is how long after its announcement a pack may still be locked
 	// to be worth rewriting.
@@ -45,7 +43,7 @@ type candidate struct {
 
 // choose estimates what is needed of each pack by the lists of objects, and
 // takes those of which the least is, as far as the budget goes.
-func (d *domain) choose(ctx context.Context, r *repository.Reader, x *repository.Index) ([]*candidate, error) {
+func (d *domain) choose(ctx context.Context, x *repository.Index) ([]*candidate, error) {
 	held := map[[32]byte]uint64{} // content bytes
 	x.All(func(_ [32]byte, loc index.Location) bool {
 		held[loc.Pack.Hash] += uint64(loc.Len)
@@ -57,7 +55,7 @@ func (d *domain) choose(ctx context.Context, r *repository.Reader, x *repository
 		content := held[id.Hash]
 		share := float64(live[id]) / float64(max(content, 1))
 		if id.Kind != wire.KindPack || !d.needed[id] || content == 0 || share >= maxEstimate ||
-			d.deletions.Dooms[id].Fate == repository.Announced || d.now.Sub(o.at) < young {
+			d.deletions.Absent(id) || d.now.Sub(o.at) < young {
 			continue
 		}
 		all = append(all, &candidate{id: id, size: o.size, share: share})
@@ -81,16 +79,23 @@ func (d *domain) choose(ctx context.Context, r *repository.Reader, x *repository
 		if locked {
 			continue
 		}
-		if c.tail, err = r.TailOf(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
-			return nil, err
-		}
-		if c.table, err = c.tail.Contents(wire.KindPack, d.domain); err != nil {
-			return nil, &repository.DamageError{Key: d.key(c.id), What: "pack", Err: err}
-		}
 		budget -= c.size
 		chosen = append(chosen, c)
 	}
 	return chosen, nil
+}
+
+// open reads what the packs hold.
+func (d *domain) open(ctx context.Context, r *repository.Reader, packs []*candidate) (err error) {
+	for _, c := range packs {
+		if c.tail, err = r.TailOf(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
+			return err
+		}
+		if c.table, err = c.tail.Contents(wire.KindPack, d.domain); err != nil {
+			return &repository.DamageError{Key: d.key(c.id), What: "pack", Err: err}
+		}
+	}
+	return nil
 }
 
 // estimate is how many bytes of each object the manifest needs that needs the

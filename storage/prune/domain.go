@@ -30,18 +30,20 @@ type domain struct {
 	domain *seal.Domain // nil when no kept snapshot opens it
 	own    bool         // it is this machine's own
 	needed map[repository.ObjectID]bool
+	held   map[repository.ObjectID]bool // see hold
 	out    Domain
 
 	mu        sync.Mutex
 	announced []statement.Object
 	deleted   []statement.Object
 	spared    []statement.Object
-	repacks   []statement.Repack // of this run
-	manifests []*manifest        // of kept snapshots, each once
+	repacks   []statement.Repack
+	manifests []*manifest         // of kept snapshots, each once
+	rewrites  repository.Rewrites // nil until needed
 }
 
 func (h *host) domain(ctx context.Context, id seal.DomainID) error {
-	d := &domain{host: h, inventory: h.inventory[id], id: id, needed: map[repository.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
+	d := &domain{host: h, inventory: h.inventory[id], id: id, needed: map[repository.ObjectID]bool{}, held: map[repository.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
 	for _, s := range h.snapshots[id] {
 		if s.Body == nil {
 			return fmt.Errorf("what %s needs takes an identity to tell: %w", s.Ref(), repository.ErrNoUsableIdentity)
@@ -94,7 +96,8 @@ func (d *domain) need(ctx context.Context) error {
 		}
 		d.manifests = append(d.manifests, m)
 		for _, o := range m.objects {
-			for _, id := range d.resolve(m, o) {
+			stand := d.resolve(m, o)
+			for _, id := range stand {
 				there, err := d.there(ctx, id)
 				if err != nil {
 					return err
@@ -107,6 +110,14 @@ func (d *domain) need(ctx context.Context) error {
 					d.out.Needed.add(d.objects[id].size)
 				}
 			}
+			if err := d.hold(ctx, o, stand); err != nil {
+				return err
+			}
+		}
+	}
+	for id := range d.held {
+		if !d.needed[id] {
+			d.out.Needed.add(d.objects[id].size)
 		}
 	}
 	return nil
@@ -164,7 +175,6 @@ func (d *domain) prune(ctx context.Context) error {
 		return err
 	}
 	var due, again []repository.ObjectID // again: of which it was told
-	since := uint64(0)
 	settle := func(id repository.ObjectID, doom repository.Doom) (stays bool) {
 		o, listed := d.objects[id]
 		switch {
@@ -177,6 +187,8 @@ func (d *domain) prune(ctx context.Context) error {
 			d.spared = append(d.spared, statement.Object{Kind: id.Kind, Hash: id.Hash})
 			d.out.Spared.add(o.size)
 			return false
+		case d.held[id]:
+			return true // until its host deletes it, or no kept snapshot names it
 		case d.now.Sub(doom.At) < d.Announce:
 			d.out.Waiting.add(o.size)
 			if at := doom.At.Add(d.Announce); d.out.Due.IsZero() || at.Before(d.out.Due) {
@@ -218,19 +230,22 @@ func (d *domain) prune(ctx context.Context) error {
 		delete(unsettled, id)
 		d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
 	}
-	for _, serial := range unsettled {
-		if since == 0 || serial < since {
-			since = serial
-		}
-	}
 	if len(d.announced)+len(d.deleted)+len(d.spared)+len(d.repacks) == 0 {
 		return d.delete(ctx, again)
 	}
-	if since == 0 {
-		since = d.deletions.Newest + 1
+	since := d.deletions.Newest + 1
+	for _, serial := range unsettled {
+		since = min(since, serial)
+	}
+	if d.own {
+		d.repacks = append(d.repacks, d.told(since)...)
+	} else { // nobody else's word becomes this machine's
+		for _, x := range d.deletions.Repacks {
+			since = min(since, x.Serial)
+		}
 	}
 	d.deleted = append(d.deleted, d.carried(since, indexed, mayName)...)
-	if err := d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, append(d.repacks, d.told(since)...), since, time.Now()); err != nil {
+	if err := d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, d.repacks, since, time.Now()); err != nil {
 		return err
 	}
 	return d.delete(ctx, append(due, again...))
@@ -291,7 +306,7 @@ func (d *domain) announce(indexed map[[32]byte]uint64) {
 	var old []repository.ObjectID
 	underway, began := false, d.now
 	for id, o := range d.objects {
-		if fate := d.deletions.Dooms[id].Fate; d.needed[id] || fate == repository.Announced || fate == repository.Deleted {
+		if d.needed[id] || d.held[id] || d.deletions.Absent(id) {
 			continue
 		}
 		recent := d.now.Sub(o.at) < young

@@ -83,8 +83,8 @@ type Domain struct {
 	Deleted   Amount // replaced index runs included
 	Spared    Amount // announced, and needed again
 	Locked    Amount // not deleted because the store keeps them locked
-	Repacked  Amount // packs of which what is needed was rewritten in this run; announced
-	Rewritten uint64 // bytes stored for that
+	Repacked  Amount // packs of which what is needed was rewritten in this run, and that are announced; in a dry run about
+	Rewritten uint64 // bytes stored for that; in a dry run about
 	Young     Amount // not needed, and left alone because a run may be under way
 }
 

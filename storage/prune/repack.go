@@ -5,11 +5,9 @@ import (
 	"errors"
 	"slices"
 
-	"knowngood/internal/wire"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // manifest is a list of objects that a kept snapshot needs, with the snapshot.
@@ -22,11 +20,15 @@ type manifest struct {
 // repack rewrites packs of which little is needed, and says that kept
 // snapshots need the new ones instead. Why nothing was rewritten is noted.
 func (d *domain) repack(ctx context.Context) error {
-	if d.MaxRepack == 0 || d.DryRun || d.domain == nil {
+	if d.MaxRepack == 0 || d.domain == nil {
 		return nil
 	}
+	would := "was"
+	if d.DryRun {
+		would = "would be"
+	}
 	why := func(format string, args ...any) error {
-		d.note("host %s: nothing was repacked: "+format, append([]any{d.name}, args...)...)
+		d.note("host %s: nothing %s repacked: "+format, append([]any{d.name, would}, args...)...)
 		return nil
 	}
 	switch {
@@ -34,6 +36,8 @@ func (d *domain) repack(ctx context.Context) error {
 		return why("its host alone rewrites packs, with the keys that it has now")
 	case !d.repo.Unlocked():
 		return why("that takes an identity")
+	case d.DryRun:
+		return d.foresee(ctx)
 	}
 	host, err := d.repo.Host(ctx)
 	if err != nil {
@@ -42,6 +46,21 @@ func (d *domain) repack(ctx context.Context) error {
 	err = d.rewrite(ctx, host)
 	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, repository.ErrOvertaken) {
 		return why("%v", err)
+	}
+	return err
+}
+
+// foresee tells what would be rewritten, as far as lists of objects tell.
+func (d *domain) foresee(ctx context.Context) error {
+	x, err := d.repo.OpenRuns(ctx, d.name, d.domain)
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	chosen, err := d.choose(ctx, x)
+	for _, c := range chosen {
+		d.out.Repacked.add(c.size)
+		d.out.Rewritten += uint64(c.share * float64(c.size))
 	}
 	return err
 }
@@ -57,10 +76,13 @@ func (d *domain) rewrite(ctx context.Context, host *repository.Host) (err error)
 		}
 		x.Close()
 	}()
+	chosen, err := d.choose(ctx, x)
+	if err != nil || len(chosen) == 0 {
+		return err
+	}
 	r := d.repo.NewReader(d.name, d.domain)
 	defer r.Close()
-	chosen, err := d.choose(ctx, r, x)
-	if err != nil || len(chosen) == 0 {
+	if err := d.open(ctx, r, chosen); err != nil {
 		return err
 	}
 	needy := d.needy(chosen)
@@ -82,40 +104,57 @@ func (d *domain) rewrite(ctx context.Context, host *repository.Host) (err error)
 	if err != nil {
 		return err
 	}
-	record, err := d.rewritten(ctx, x, chosen, used)
-	if err != nil || record == nil {
+	into, err := d.rewritten(ctx, x, chosen, used)
+	if err != nil {
 		return err
 	}
-	d.repacks = append(d.repacks, *record)
 	d.out.Rewritten += stored
 	for _, c := range chosen {
 		delete(d.needed, c.id)
 		d.out.Needed.Objects, d.out.Needed.Bytes = d.out.Needed.Objects-1, d.out.Needed.Bytes-c.size
 		d.out.Repacked.add(c.size)
 	}
-	sizes := x.PackSizes()
-	for _, h := range record.New {
-		if id := (repository.ObjectID{Kind: wire.KindPack, Hash: h}); !d.needed[id] {
-			d.needed[id] = true
-			d.out.Needed.add(sizes[h])
-		}
+	for _, o := range into {
+		d.needed[repository.ObjectID{Kind: o.Kind, Hash: o.Hash}] = true
+		d.out.Needed.add(o.Size)
 	}
 	return nil
 }
 
-// resolve is what a manifest needs in the place of an object that it names. A
-// repack is the host's word that all was rewritten: who is not that host keeps
-// what is still there, or who took it over could have anything deleted.
+// resolve is what a manifest needs in the place of an object that it names.
 func (d *domain) resolve(m *manifest, o pack.Object) []repository.ObjectID {
-	id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
-	there := func(id repository.ObjectID) bool {
+	return d.deletions.Resolve(m.Body.Manifest.Hash, repository.ObjectID{Kind: o.Kind, Hash: o.Hash}, func(id repository.ObjectID) bool {
 		_, ok := d.objects[id]
 		return ok
+	})
+}
+
+// hold keeps what a repack says is not needed of an object that a kept snapshot
+// names, unless this machine is the host: who took that over could have
+// anything deleted by a repack. It is the object itself, or, once that is gone,
+// all that it was ever said to be rewritten into.
+func (d *domain) hold(ctx context.Context, o pack.Object, stand []repository.ObjectID) error {
+	id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
+	if d.own || slices.Contains(stand, id) {
+		return nil
 	}
-	if !d.own && there(id) {
-		return []repository.ObjectID{id}
+	if _, there := d.objects[id]; there {
+		d.held[id] = true
+		return nil
 	}
-	return d.deletions.Resolve(m.Body.Manifest.Hash, id, there)
+	if d.rewrites == nil {
+		var err error
+		if d.rewrites, err = d.repo.Rewrites(ctx, d.name, d.id); err != nil {
+			return err
+		}
+	}
+	for _, h := range d.rewrites.Beyond(o.Hash) {
+		id.Hash = h
+		if _, there := d.objects[id]; there {
+			d.held[id] = true
+		}
+	}
+	return nil
 }
 
 // ownDomain tells whether this machine is the host, and the domain its present
@@ -126,40 +165,4 @@ func (d *domain) ownDomain(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	return err == nil && host.Name == d.name && host.Domain.ID == d.id, err
-}
-
-// told are the repacks that kept snapshots still rely on, and that the
-// statements read from now on would not tell of.
-func (d *domain) told(since uint64) []statement.Repack {
-	named := map[[32]byte]bool{}
-	for _, m := range d.manifests {
-		for _, o := range m.objects {
-			named[o.Hash] = true
-		}
-	}
-	spared := map[[32]byte]bool{}
-	for _, o := range d.spared {
-		spared[o.Hash] = true
-	}
-	all := d.deletions.Repacks
-	for more := true; more; {
-		more = false
-		for _, x := range all {
-			if !slices.ContainsFunc(x.Old, func(h [32]byte) bool { return named[h] }) {
-				continue
-			}
-			for _, h := range x.New {
-				more = more || !named[h]
-				named[h] = true
-			}
-		}
-	}
-	var out []statement.Repack
-	for _, x := range all {
-		x.Old = slices.DeleteFunc(slices.Clone(x.Old), func(h [32]byte) bool { return !named[h] || spared[h] })
-		if x.Serial < since && len(x.Old) > 0 {
-			out = append(out, x.Repack)
-		}
-	}
-	return out
 }

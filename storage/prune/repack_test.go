@@ -309,50 +309,6 @@ func TestASnapshotThatWasNotLookedAtSparesTheOldPacks(t *testing.T) {
 	})
 }
 
-// Who took a host over could say of every pack that it was rewritten.
-func TestAnotherMachineDoesNotBelieveARepack(t *testing.T) {
-	simulated(t, memory, func(w *world) {
-		second, third := w.sparse()
-		elsewhere := func() prune.Domain {
-			t.Helper()
-			report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
-			w.check(err)
-			if len(report.Blocked) > 0 {
-				t.Fatal(report.Blocked)
-			}
-			return report.Domains[0]
-		}
-		intact := func() {
-			t.Helper()
-			w.Clean()
-			w.Restores("web@2", w.dir, second)
-			w.Restores("web@3", w.dir, third)
-		}
-		first := w.repack(1 << 30)
-		if first.Repacked.Objects == 0 {
-			t.Fatalf("not repacked: %+v", first)
-		}
-		time.Sleep(8 * day)
-		if d := elsewhere(); d.Spared.Objects != first.Repacked.Objects {
-			t.Errorf("not spared: %+v", d)
-		}
-		intact()
-		time.Sleep(8 * day)
-		elsewhere()
-		intact()
-		// Once the host itself has deleted them, what stands for them is needed.
-		if d := w.repack(1 << 30); d.Repacked != first.Repacked {
-			t.Fatalf("not repacked again: %+v", d)
-		}
-		for range 3 {
-			time.Sleep(8 * day)
-			w.free()
-			elsewhere()
-			intact()
-		}
-	})
-}
-
 // A run under way that looked at the repository before it was repacked refers
 // to the old packs still.
 func TestARunUnderWayIsNotHurtByARepack(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"knowngood/internal/wire"
@@ -13,7 +14,6 @@ import (
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // copyOver stores the chunks in use anew, in packs of a session of this run,
@@ -98,12 +98,17 @@ func (c *candidate) same(object []byte, domain *seal.Domain) error {
 }
 
 // rewritten makes sure that every chunk in use lies in another pack, which is
-// in the store, and makes the record of it.
-func (d *domain) rewritten(ctx context.Context, x *repository.Index, packs []*candidate, used map[[32]byte]bool) (*statement.Repack, error) {
-	record := &statement.Repack{}
-	in := map[[32]byte]uint64{}
+// in the store, and records that. It gives those packs.
+func (d *domain) rewritten(ctx context.Context, x *repository.Index, packs []*candidate, used map[[32]byte]bool) ([]pack.Object, error) {
+	var manifests [][32]byte
+	for _, m := range d.needy(packs) {
+		manifests = append(manifests, m.Body.Manifest.Hash)
+	}
+	slices.SortFunc(manifests, repository.CompareHashes)
+	var said []saying
+	sizes := map[[32]byte]uint64{}
 	for _, c := range packs {
-		record.Old = append(record.Old, c.id.Hash)
+		in := map[[32]byte]bool{}
 		for _, f := range c.table.Frames {
 			for _, ch := range f.Chunks {
 				if !used[ch.ID] {
@@ -113,26 +118,18 @@ func (d *domain) rewritten(ctx context.Context, x *repository.Index, packs []*ca
 				if !ok || loc.Len != ch.Len {
 					return nil, fmt.Errorf("chunk %x was rewritten, and the index does not have it: %w", ch.ID[:8], repository.ErrOvertaken)
 				}
-				in[loc.Pack.Hash] = loc.Pack.Size
+				in[loc.Pack.Hash], sizes[loc.Pack.Hash] = true, loc.Pack.Size
 			}
 		}
+		said = append(said, saying{c.id.Hash, slices.SortedFunc(maps.Keys(in), repository.CompareHashes), manifests})
 	}
-	var objects []pack.Object
-	for h, size := range in {
-		record.New = append(record.New, h)
-		objects = append(objects, pack.Object{Kind: wire.KindPack, Hash: h, Size: size})
+	var into []pack.Object
+	for h, size := range sizes {
+		into = append(into, pack.Object{Kind: wire.KindPack, Hash: h, Size: size})
 	}
-	for _, m := range d.needy(packs) {
-		record.Manifests = append(record.Manifests, m.Body.Manifest.Hash)
-	}
-	if len(record.New) == 0 || record.Hashes() > statement.MaxDeletionObjects {
-		return nil, nil
-	}
-	if err := x.Verify(ctx, objects); err != nil {
+	if err := x.Verify(ctx, into); err != nil {
 		return nil, err
 	}
-	for _, list := range [][][32]byte{record.Old, record.New, record.Manifests} {
-		slices.SortFunc(list, repository.CompareHashes)
-	}
-	return record, nil
+	d.repacks = append(d.repacks, recorded(said)...)
+	return into, nil
 }

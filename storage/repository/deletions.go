@@ -44,12 +44,12 @@ type Doom struct {
 type Deletions struct {
 	Dooms  map[ObjectID]Doom
 	Newest uint64 // the highest serial that counts; 0 for none
-	// Repacks of packs that were not spared since, the newest first.
+	// Repacks say what packs were rewritten into, the newest first.
 	Repacks []Repack
 
 	serials   serials
+	since     uint64             // what statements before it say counts no more
 	rewritten map[[32]byte][]int // positions in Repacks, by old pack
-	void      map[[32]byte]bool  // packs that a statement spares which is newer than the one being read
 }
 
 // Absent tells whether a writer must take the object for not there. It may be
@@ -76,17 +76,22 @@ func (d *Deletions) packs(fates ...Fate) map[[32]byte]bool {
 // Deletions reads the pending deletions of a domain. Statements that do not
 // verify are warned of, and count for nothing.
 func (r *Repository) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
-	d := &Deletions{Dooms: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}, void: map[[32]byte]bool{}}
+	d := &Deletions{Dooms: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}}
 	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
 		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
 	}
 	// Of a host that was enrolled anew, what the old key says counts only below
-	// the first statement since, and nothing that it says is needed no more.
+	// the first statement since; and in the domain that this machine has as the
+	// host, nothing that it says is needed no more.
 	certs, err := r.hostCertificates(ctx, host)
 	if err != nil {
 		return nil, err
 	}
-	since := uint64(0)
+	own, err := r.ownDomain()
+	if err != nil {
+		return nil, err
+	}
+	present := own != nil && own.ID == domain
 	var ended []told // above the newest that counts
 	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (told, error) {
 		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
@@ -107,15 +112,17 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 		if s.Deletion == nil {
 			continue
 		}
-		if s.serial < since {
+		if s.serial < d.since {
 			break
 		}
 		counts := statement.CheckDeletionCertificate(s.Deletion, certs) == nil
 		d.serials.pass(s.serial, counts)
+		if counts || !present {
+			d.repacked(s.Deletion)
+		}
 		switch {
 		case counts:
-			since = max(since, s.Since)
-			d.repacked(s.Deletion)
+			d.since = max(d.since, s.Since)
 			ended = nil
 		case d.serials.newest == 0:
 			ended = append(ended, s)
@@ -217,8 +224,9 @@ func (r *Repository) MaySign(ctx context.Context, host string) error {
 
 // TellDeletions publishes what is announced, deleted and spared in a domain,
 // as statements after d.Newest; what they say of order and size is seen to
-// here. repacks stand in the first that have room. since is the lowest serial
-// that still has something to say, of those before; 0 when nothing has.
+// here. since is the lowest serial that still has something to say, of those
+// before; 0 when nothing has. The last statement says so: until it is there,
+// what they would say again counts.
 func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal.DomainID, d *Deletions, announced, deleted, spared []statement.Object, repacks []statement.Repack, since uint64, now time.Time) error {
 	key, cert, err := r.signer(ctx, host)
 	if err != nil {
@@ -232,21 +240,28 @@ func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal
 	for i := range lists {
 		lists[i] = slices.SortedFunc(slices.Values(lists[i]), statement.CompareObjects)
 	}
-	for len(lists[0])+len(lists[1])+len(lists[2])+len(repacks) > 0 {
+	var parts []statement.Repack
+	for _, x := range repacks {
+		parts = append(parts, x.Split(statement.MaxDeletionObjects)...)
+	}
+	for more := true; more; {
 		serial := in.next()
 		if serial == 0 {
 			return fmt.Errorf("pending deletions of host %s: %w", host, noSerialLeft(host))
 		}
 		x := &statement.Deletion{Repository: r.ID(), Host: host, Domain: domain, Serial: serial, Since: since, Made: now, Certificate: cert}
 		room := statement.MaxDeletionObjects
-		for len(repacks) > 0 && (repacks[0].Hashes() <= room || len(x.Repacks) == 0) {
-			room -= min(room, repacks[0].Hashes())
-			x.Repacks, repacks = append(x.Repacks, repacks[0]), repacks[1:]
+		for len(parts) > 0 && (parts[0].Hashes() <= room || len(x.Repacks) == 0) {
+			room -= min(room, parts[0].Hashes())
+			x.Repacks, parts = append(x.Repacks, parts[0]), parts[1:]
 		}
 		for i, part := range []*[]statement.Object{&x.Announced, &x.Deleted, &x.Spared} {
 			n := min(room, len(lists[i]))
 			*part, lists[i] = lists[i][:n], lists[i][n:]
 			room -= n
+		}
+		if more = len(lists[0])+len(lists[1])+len(lists[2])+len(parts) > 0; more {
+			x.Since = min(since, max(d.since, 1))
 		}
 		object, err := x.Encode(key)
 		if err != nil {

@@ -253,6 +253,14 @@ func abandoned(marker string) bool {
 // names.
 func (x *Index) adoptPacks(ctx context.Context) error {
 	known := x.table.PackSizes()
+	return x.adopt(ctx, func(hash [32]byte) bool {
+		_, have := known[hash]
+		return have || x.Absent(wire.KindPack, hash)
+	})
+}
+
+// adopt takes in the contents of the packs in the store, but for some.
+func (x *Index) adopt(ctx context.Context, skip func(hash [32]byte) bool) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
 	for o, err := range x.repo.Store().List(gctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
@@ -261,7 +269,7 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 			break
 		}
 		_, _, hash, ok := statement.ParsePackKey(o.Key)
-		if _, have := known[hash]; !ok || have || x.Absent(wire.KindPack, hash) {
+		if !ok || skip(hash) {
 			continue
 		}
 		g.Go(func() error {
@@ -378,15 +386,28 @@ type lazyIndex struct {
 	once  sync.Once
 	index *Index
 	err   error
+
+	all    sync.Once // the contents of every pack are read
+	allErr error
 }
 
-// Locate finds where a chunk lies now, for a hint that failed.
+// Locate finds where a chunk lies now, for a hint that failed. What the index
+// does not know is looked for in the packs themselves: a run may have gone by a
+// copy of the chunk that was not needed and is deleted.
 func (r *Reader) Locate(ctx context.Context, id [32]byte) (index.Location, bool, error) {
 	r.lazy.once.Do(func() { r.lazy.index, r.lazy.err = r.repo.ReadIndex(ctx, r.host, r.domain) })
 	if r.lazy.err != nil {
 		return index.Location{}, false, r.lazy.err
 	}
-	loc, ok := r.lazy.index.Lookup(id)
+	x := r.lazy.index
+	if loc, ok := x.Lookup(id); ok {
+		return loc, true, nil
+	}
+	r.lazy.all.Do(func() { r.lazy.allErr = x.adopt(ctx, func([32]byte) bool { return false }) })
+	if r.lazy.allErr != nil {
+		return index.Location{}, false, r.lazy.allErr
+	}
+	loc, ok := x.Lookup(id)
 	return loc, ok, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"knowngood/internal/wire"
@@ -18,7 +17,7 @@ import (
 var ErrOvertaken = errors.New("what this run relied on was deleted meanwhile, or is about to be: nothing is lost, run it again")
 
 // heed takes in which objects count as absent. Who reads may still read what
-// is only announced, but looks for what was rewritten where it lies now.
+// is only announced.
 func (x *Index) heed(ctx context.Context) error {
 	d, err := x.repo.Deletions(ctx, x.host, x.domain.ID)
 	if err != nil {
@@ -27,10 +26,7 @@ func (x *Index) heed(ctx context.Context) error {
 	x.deletions = d
 	absent, deleted := d.packs(Announced, Deleted), d.packs(Deleted)
 	if x.reading {
-		absent = maps.Clone(deleted)
-		for h := range d.rewritten {
-			absent[h] = true
-		}
+		absent = deleted
 	}
 	x.table.PassOver(absent, deleted)
 	return nil

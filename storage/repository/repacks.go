@@ -1,34 +1,34 @@
 package repository
 
 import (
+	"context"
+	"fmt"
+	"iter"
 	"slices"
 
 	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
 
-// Repack tells of packs that were rewritten; see statement.Repack.
+// Repack tells into what packs were rewritten for some manifests.
 type Repack struct {
-	statement.Repack
-	Serial uint64 // of the statement that says so
+	statement.Move
+	Manifests [][32]byte
+	Serial    uint64 // of the statement that says so
 }
 
 // repacked takes in what a statement says of rewritten packs; statements come
-// the newest first. What an older one says of a pack that was spared since is
-// void: its new packs may be gone, for the old one was needed itself.
+// the newest first. That an old pack was spared since changes nothing: who was
+// told to need the new ones needs them still.
 func (d *Deletions) repacked(s *statement.Deletion) {
 	for _, x := range s.Repacks {
-		x.Old = slices.DeleteFunc(slices.Clone(x.Old), func(h [32]byte) bool { return d.void[h] })
-		for _, h := range x.Old {
-			d.rewritten[h] = append(d.rewritten[h], len(d.Repacks))
-		}
-		if len(x.Old) > 0 {
-			d.Repacks = append(d.Repacks, Repack{x, s.Serial})
-		}
-	}
-	for _, o := range s.Spared {
-		if o.Kind == wire.KindPack {
-			d.void[o.Hash] = true
+		for _, m := range x.Moves {
+			for _, h := range m.Old {
+				d.rewritten[h] = append(d.rewritten[h], len(d.Repacks))
+			}
+			d.Repacks = append(d.Repacks, Repack{m, x.Manifests, s.Serial})
 		}
 	}
 }
@@ -93,3 +93,58 @@ func CompareHashes(a, b [32]byte) int { return slices.Compare(a[:], b[:]) }
 
 // Moved tells of a pack whether what was needed of it was rewritten.
 func (x *Index) Moved(pack [32]byte) bool { return len(x.deletions.rewritten[pack]) > 0 }
+
+// Rewrites tell of packs into what they were ever said to be rewritten, for
+// whatever manifests.
+type Rewrites map[[32]byte][][][32]byte
+
+// Rewrites reads every statement of a domain that verifies, those too that
+// count no more: who may put one can have others pass for outdated.
+func (r *Repository) Rewrites(ctx context.Context, host string, domain seal.DomainID) (Rewrites, error) {
+	out := Rewrites{}
+	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
+		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
+	}
+	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (*statement.Deletion, error) {
+		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
+		if !ok {
+			return nil, nil
+		}
+		return r.deletion(ctx, o, serial)
+	}) {
+		if Damaged(err) {
+			continue // of which Deletions warns
+		}
+		if err != nil {
+			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
+		}
+		if s == nil {
+			continue
+		}
+		for _, x := range s.Repacks {
+			for _, m := range x.Moves {
+				for _, h := range m.Old {
+					out[h] = append(out[h], m.New)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// Beyond are all packs that one leads to.
+func (w Rewrites) Beyond(pack [32]byte) [][32]byte {
+	var out [][32]byte
+	seen := map[[32]byte]bool{pack: true}
+	for next := [][32]byte{pack}; len(next) > 0; next = next[1:] {
+		for _, into := range w[next[0]] {
+			for _, h := range into {
+				if !seen[h] {
+					seen[h] = true
+					out, next = append(out, h), append(next, h)
+				}
+			}
+		}
+	}
+	return out
+}

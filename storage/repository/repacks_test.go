@@ -10,7 +10,7 @@ import (
 
 // repacks are those of statements, the newest first.
 func repacks(statements ...statement.Deletion) *Deletions {
-	d := &Deletions{Dooms: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}, void: map[[32]byte]bool{}}
+	d := &Deletions{Dooms: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}}
 	for i := range statements {
 		d.repacked(&statements[i])
 	}
@@ -25,14 +25,7 @@ func hashes(names string) (out [][32]byte) {
 }
 
 func repack(old, into, manifests string) statement.Deletion {
-	return statement.Deletion{Repacks: []statement.Repack{{Old: hashes(old), New: hashes(into), Manifests: hashes(manifests)}}}
-}
-
-func spares(names string) (x statement.Deletion) {
-	for _, h := range hashes(names) {
-		x.Spared = append(x.Spared, statement.Object{Kind: wire.KindPack, Hash: h})
-	}
-	return x
+	return statement.Deletion{Repacks: []statement.Repack{{Manifests: hashes(manifests), Moves: []statement.Move{{Old: hashes(old), New: hashes(into)}}}}}
 }
 
 func TestAManifestNeedsWhatAPackWasRewrittenInto(t *testing.T) {
@@ -49,13 +42,12 @@ func TestAManifestNeedsWhatAPackWasRewrittenInto(t *testing.T) {
 		"the older when the newest is not for it":           {[]statement.Deletion{repack("a", "e", "n"), repack("a", "c", "m")}, "ce", "c"},
 		"what the new ones were rewritten into":             {[]statement.Deletion{repack("c", "ef", "m"), repack("a", "cd", "m")}, "def", "efd"},
 		"each once":                                         {[]statement.Deletion{repack("cd", "e", "m"), repack("a", "cd", "m")}, "e", "e"},
-		"the pack itself when it was spared since":          {[]statement.Deletion{spares("a"), repack("a", "c", "m")}, "ac", "a"},
-		"the new packs when it was spared before":           {[]statement.Deletion{repack("a", "c", "m"), spares("a")}, "ac", "c"},
-		"a new pack that was spared itself":                 {[]statement.Deletion{spares("c"), repack("c", "e", "m"), repack("a", "c", "m")}, "ce", "c"},
 		"the pack itself while a new one is missing":        {[]statement.Deletion{repack("a", "cd", "m")}, "ac", "ca"},
 		"a pack between while the newest is missing":        {[]statement.Deletion{repack("c", "e", "m"), repack("a", "cd", "m")}, "cd", "cd"},
 		"each of two that were rewritten into what is gone": {[]statement.Deletion{repack("cd", "e", "m"), repack("a", "cd", "m")}, "cd", "cd"},
 		"what is missing, when all is":                      {[]statement.Deletion{repack("a", "c", "m")}, "", "c"},
+		"nothing, when nothing of it was":                   {[]statement.Deletion{repack("a", "", "m")}, "a", ""},
+		"the part that is needed":                           {[]statement.Deletion{repack("c", "", "m"), repack("a", "cd", "m")}, "ad", "d"},
 		"an end, where repacks go round":                    {[]statement.Deletion{repack("c", "a", "m"), repack("a", "c", "m")}, "a", "a"},
 	} {
 		t.Run(name, func(t *testing.T) {

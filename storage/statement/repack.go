@@ -8,29 +8,70 @@ import (
 )
 
 // Repack says that packs were rewritten: of each chunk that one of the
-// manifests needs from an old pack there is a copy in a new one. Who needs an
-// old pack for such a manifest needs the new ones instead, all of them, which
-// may have been rewritten themselves since. It says nothing of any other
-// manifest.
+// manifests needs from an old pack there is a copy in one of the new packs that
+// stand beside it. Who needs an old pack for such a manifest needs those
+// instead, all of them, which may have been rewritten themselves since. It says
+// nothing of any other manifest.
 type Repack struct {
-	Old, New  [][32]byte // packs
 	Manifests [][32]byte // the containers of their tables
+	Moves     []Move
 }
 
+// Move tells into what packs were rewritten. New is empty where nothing of
+// them is needed.
+type Move struct{ Old, New [][32]byte }
+
+func (m *Move) hashes() int { return len(m.Old) + len(m.New) }
+
 // Hashes is how many the Repack names.
-func (x *Repack) Hashes() int { return len(x.Old) + len(x.New) + len(x.Manifests) }
+func (x *Repack) Hashes() int {
+	n := len(x.Manifests)
+	for i := range x.Moves {
+		n += x.Moves[i].hashes()
+	}
+	return n
+}
+
+// Split gives repacks that together say the same, each of at most limit
+// hashes: what is said of each manifest and pack is said of it alone. No move
+// may name more than half of limit.
+func (x Repack) Split(limit int) []Repack {
+	if x.Hashes() <= limit {
+		return []Repack{x}
+	}
+	var out []Repack
+	for manifests := range slices.Chunk(x.Manifests, limit/2) {
+		part := Repack{Manifests: manifests}
+		for _, m := range x.Moves {
+			if part.Hashes()+m.hashes() > limit && len(part.Moves) > 0 {
+				out, part.Moves = append(out, part), nil
+			}
+			part.Moves = append(part.Moves, m)
+		}
+		out = append(out, part)
+	}
+	return out
+}
+
+func compareHashes(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) }
 
 func appendRepacks(list []Repack) []byte {
 	if len(list) == 0 {
 		return nil
 	}
 	b := wire.AppendUvarint(nil, uint64(len(list)))
+	hashes := func(list [][32]byte) {
+		b = wire.AppendUvarint(b, uint64(len(list)))
+		for _, h := range list {
+			b = append(b, h[:]...)
+		}
+	}
 	for _, x := range list {
-		for _, hashes := range [][][32]byte{x.Old, x.New, x.Manifests} {
-			b = wire.AppendUvarint(b, uint64(len(hashes)))
-			for _, h := range hashes {
-				b = append(b, h[:]...)
-			}
+		hashes(x.Manifests)
+		b = wire.AppendUvarint(b, uint64(len(x.Moves)))
+		for _, m := range x.Moves {
+			hashes(m.Old)
+			hashes(m.New)
 		}
 	}
 	return b
@@ -44,32 +85,45 @@ func parseRepacks(r *wire.Fields, tag uint64) []Repack {
 		return nil
 	}
 	d := wire.NewDecoder(v)
-	n := d.Count(3 * (1 + 32))
-	if n == 0 {
-		d.Fail("an empty list")
-	}
-	list := make([]Repack, n)
-	named := 0
-	for i := range list {
-		x := &list[i]
-		for _, hashes := range []*[][32]byte{&x.Old, &x.New, &x.Manifests} {
-			n := d.Count(32)
-			if named += n; n == 0 || named > MaxDeletionObjects {
-				d.Fail("a list of %d hashes", n)
-			}
-			if d.Err() != nil {
-				break
-			}
-			*hashes = make([][32]byte, n)
-			for k := range *hashes {
-				d.Copy((*hashes)[k][:])
-				if k > 0 && bytes.Compare((*hashes)[k-1][:], (*hashes)[k][:]) >= 0 {
-					d.Fail("hashes out of order")
-				}
+	room := MaxDeletionObjects
+	hashes := func(least int) [][32]byte {
+		n := d.Count(32)
+		if room -= n; n < least || room < 0 {
+			d.Fail("a list of %d hashes", n)
+		}
+		if d.Err() != nil || n == 0 {
+			return nil
+		}
+		list := make([][32]byte, n)
+		for i := range list {
+			d.Copy(list[i][:])
+			if i > 0 && compareHashes(list[i-1], list[i]) >= 0 {
+				d.Fail("hashes out of order")
 			}
 		}
-		if d.Err() == nil && slices.ContainsFunc(x.Old, func(h [32]byte) bool { return slices.Contains(x.New, h) }) {
-			d.Fail("a pack rewritten into itself")
+		return list
+	}
+	count := func(least int) int {
+		n := d.Count(least)
+		if n == 0 {
+			d.Fail("an empty list")
+		}
+		if d.Err() != nil {
+			return 0
+		}
+		return n
+	}
+	list := make([]Repack, count(1+32+1+1+32+1))
+	for i := range list {
+		x := &list[i]
+		x.Manifests = hashes(1)
+		x.Moves = make([]Move, count(1+32+1))
+		for k := range x.Moves {
+			m := &x.Moves[k]
+			m.Old, m.New = hashes(1), hashes(0)
+			if slices.ContainsFunc(m.New, func(h [32]byte) bool { _, in := slices.BinarySearchFunc(m.Old, h, compareHashes); return in }) {
+				d.Fail("a pack rewritten into itself")
+			}
 		}
 		if d.Err() != nil {
 			break

@@ -102,8 +102,8 @@ func codecs(t testing.TB) []codec {
 			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
 		{"repack", wire.KindDeletion, &Deletion{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Serial: 2, Since: 1, Made: at, Certificate: cert,
 			Announced: []Object{{wire.KindPack, [32]byte{1}, 17 << 20}, {wire.KindPack, [32]byte{2}, 16 << 20}},
-			Repacks: []Repack{{Old: [][32]byte{{1}, {2}}, New: [][32]byte{{3}}, Manifests: [][32]byte{{7}, {8}, {9}}},
-				{Old: [][32]byte{{4}}, New: [][32]byte{{1}, {3}}, Manifests: [][32]byte{{7}}}}}, hostKey,
+			Repacks: []Repack{{Manifests: [][32]byte{{7}, {8}, {9}}, Moves: []Move{{[][32]byte{{1}, {2}}, [][32]byte{{3}}}, {[][32]byte{{5}}, nil}}},
+				{Manifests: [][32]byte{{7}}, Moves: []Move{{[][32]byte{{4}}, [][32]byte{{1}, {3}}}}}}}, hostKey,
 			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
 		{"owner-pending-deletion", wire.KindDeletion, &Deletion{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Serial: 1, Since: 1, Made: at}, ownerKey,
 			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
@@ -117,6 +117,17 @@ func many(n int) [][32]byte {
 		binary.BigEndian.PutUint32(out[i][:], uint32(i))
 	}
 	return out
+}
+
+func hashes(first ...byte) (out [][32]byte) {
+	for _, b := range first {
+		out = append(out, [32]byte{b})
+	}
+	return out
+}
+
+func repackOf(manifests [][32]byte, moves ...Move) []byte {
+	return appendRepacks([]Repack{{manifests, moves}})
 }
 
 func certificate(serial uint64, key ed25519.PrivateKey, heads ...Head) *Certificate {
@@ -404,12 +415,14 @@ func TestParseRefusesFields(t *testing.T) {
 		"since never":                             {"pending-deletion", 16, nil, wire.ErrMalformed},
 		"a deletion made at no time":              {"pending-deletion", 18, nil, wire.ErrMalformed},
 		"no repack at all":                        {"repack", 22, []byte{0}, wire.ErrMalformed},
-		"a repack of nothing":                     {"repack", 22, appendRepacks([]Repack{{New: [][32]byte{{1}}, Manifests: [][32]byte{{1}, {2}}}}), wire.ErrMalformed},
-		"a repack into nothing":                   {"repack", 22, appendRepacks([]Repack{{Old: [][32]byte{{1}}, Manifests: [][32]byte{{1}, {2}}}}), wire.ErrMalformed},
-		"a repack for nobody":                     {"repack", 22, appendRepacks([]Repack{{Old: [][32]byte{{1}}, New: [][32]byte{{2}, {3}}}}), wire.ErrMalformed},
-		"a repack of packs out of order":          {"repack", 22, appendRepacks([]Repack{{[][32]byte{{2}, {1}}, [][32]byte{{3}}, [][32]byte{{1}}}}), wire.ErrMalformed},
-		"a pack rewritten into itself":            {"repack", 22, appendRepacks([]Repack{{[][32]byte{{1}, {2}}, [][32]byte{{2}}, [][32]byte{{1}}}}), wire.ErrMalformed},
-		"a repack of more than fits":              {"repack", 22, appendRepacks([]Repack{{many(MaxDeletionObjects - 1), [][32]byte{{0xff}}, [][32]byte{{1}}}}), wire.ErrMalformed},
+		"a repack of nothing":                     {"repack", 22, repackOf(hashes(1, 2)), wire.ErrMalformed},
+		"a repack for nobody":                     {"repack", 22, repackOf(nil, Move{hashes(1), hashes(2, 3)}), wire.ErrMalformed},
+		"a move of nothing":                       {"repack", 22, repackOf(hashes(1, 2), Move{nil, hashes(1)}), wire.ErrMalformed},
+		"a repack of packs out of order":          {"repack", 22, repackOf(hashes(1), Move{hashes(2, 1), hashes(3)}), wire.ErrMalformed},
+		"a repack for a manifest named twice":     {"repack", 22, repackOf(hashes(1, 1), Move{hashes(2), hashes(3)}), wire.ErrMalformed},
+		"a pack rewritten into itself":            {"repack", 22, repackOf(hashes(1), Move{hashes(1, 2), hashes(2)}), wire.ErrMalformed},
+		"a repack of more than fits":              {"repack", 22, repackOf(hashes(1), Move{many(MaxDeletionObjects - 1), hashes(0xff)}), wire.ErrMalformed},
+		"repacks of more than fits together":      {"repack", 22, repackOf(hashes(1), Move{many(MaxDeletionObjects / 2), nil}, Move{many(MaxDeletionObjects / 2), nil}), wire.ErrMalformed},
 		"a deletion with another host's":          {"pending-deletion", 20, otherHost, wire.ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
