@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,6 +33,7 @@ type app struct {
 
 	config     *configs.Config
 	configFile string // that config was read from; "" for none
+	unusable   error  // of a configuration that status does without
 	given      given
 	code       int // of a command that came to its end
 
@@ -157,7 +159,14 @@ func (a *app) load(cmd *cobra.Command) (err error) {
 		path = ""
 	}
 	a.configFile, a.given = path, given{a.repoURL, a.identityPath, a.stateDir, a.host}
-	return a.readConfig(path)
+	err = a.readConfig(path)
+	if err != nil && cmd.Annotations["config"] == "unless broken" && !errors.Is(err, fs.ErrNotExist) {
+		a.unusable = err
+		if err = a.readConfig(""); err == nil {
+			a.config.Listen = configs.Listen(path)
+		}
+	}
+	return err
 }
 
 // readConfig reads the configuration at path, the default one for "". What flags

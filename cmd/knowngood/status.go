@@ -28,10 +28,15 @@ The daemon is asked where the configuration says that it listens. When it does
 not run, or has another repository or host, the repository itself is looked
 into; no identity is needed for a host's own snapshots.
 
+A daemon goes on with the configuration that it took when the file has a mistake
+since; status then shows what it says, and the mistake.
+
 Exit code 1 when an rpo is broken: the newest good snapshot is older, or there
-is none.`,
-		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), noDaemon) },
+is none; and when the configuration cannot be used. 2 when it cannot, and no
+daemon answers.`,
+		Annotations: map[string]string{"config": "unless broken"},
+		Args:        args(cobra.NoArgs),
+		RunE:        func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), noDaemon) },
 	}
 	cmd.Flags().BoolVar(&noDaemon, "no-daemon", false, "look into the repository, whether the daemon runs or not")
 	return cmd
@@ -43,6 +48,8 @@ type statusReport struct {
 	Source  string `json:"source"` // daemon or repository
 	Level   string `json:"level"`  // well, attention, broken
 	Summary string `json:"summary"`
+	// Unusable is why the configuration cannot be read as it is now.
+	Unusable string `json:"configuration_error,omitempty"`
 	report.Report
 	Environments []statusLine `json:"environments"`
 }
@@ -61,6 +68,9 @@ type reported = report.Environment
 
 func (a *app) status(ctx context.Context, noDaemon bool) error {
 	s, err := a.statusOfDaemon(ctx, noDaemon)
+	if err == nil && s == nil && a.unusable != nil {
+		return a.unusable
+	}
 	if err == nil && s == nil {
 		s, err = a.statusOfRepository(ctx, time.Now())
 	}
@@ -72,6 +82,9 @@ func (a *app) status(ctx context.Context, noDaemon bool) error {
 	s.Level, s.Summary = level.String(), text
 	if slices.ContainsFunc(s.Report.Environments, func(e report.Environment) bool { return e.Broken() }) {
 		a.code = exitFailed
+	}
+	if a.unusable != nil {
+		a.code, s.Unusable, s.Level = exitFailed, a.unusable.Error(), max(level, report.Attention).String()
 	}
 	if a.json {
 		return a.result(s)
@@ -94,6 +107,9 @@ func (a *app) statusOfDaemon(ctx context.Context, noDaemon bool) (*statusReport,
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
+	case err != nil && a.unusable != nil:
+		a.note("%v", err)
+		return nil, nil
 	case errors.Is(err, web.ErrNotRunning):
 		if slices.ContainsFunc(a.config.EnvironmentNames(), func(name string) bool { return a.config.Environments[name].Schedule != "" }) {
 			a.note("%v; this is what the repository says", err)
@@ -102,7 +118,7 @@ func (a *app) statusOfDaemon(ctx context.Context, noDaemon bool) (*statusReport,
 	case err != nil:
 		a.note("%v; this is what the repository says", err)
 		return nil, nil
-	case r.Host != a.host || a.repoURL != "" && r.Repository != stores.Redact(a.repoURL):
+	case a.unusable == nil && (r.Host != a.host || a.repoURL != "" && r.Repository != stores.Redact(a.repoURL)):
 		a.note("the daemon at %s is that of host %s and repository %s; this is what the repository says", a.config.Listen, r.Host, r.Repository)
 		return nil, nil
 	}

@@ -25,6 +25,12 @@ func (d shownDaemon) Start(context.Context, string) error { return web.ErrUnknow
 // statusOf runs the status command beside a daemon that reports r.
 func statusOf(t *testing.T, r report.Report, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
+	return statusWith(t, r, "", args...)
+}
+
+// statusWith has more text in the configuration.
+func statusWith(t *testing.T, r report.Report, more string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "kg") // short enough for a socket's address
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +55,7 @@ func statusOf(t *testing.T, r report.Report, args ...string) (code int, stdout, 
 		}
 	}()
 	config := filepath.Join(dir, "config.yaml")
-	text := fmt.Sprintf("repository: {url: \"file://%s/repo\"}\nhost: web-7\nstate_dir: %s/state\nlisten: %s\n", dir, dir, listen)
+	text := fmt.Sprintf("repository: {url: \"file://%s/repo\"}\nhost: web-7\nstate_dir: %s/state\nlisten: %s # a socket\n%s", dir, dir, listen, more)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -139,5 +145,32 @@ func TestStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn(t *testing.T) {
 	}
 	if code, _, errs := statusOf(t, report.Report{Host: "web-7"}, "--no-daemon"); code != exitNoRepository || strings.Contains(errs, "daemon") {
 		t.Errorf("--no-daemon: exit code %d: %s", code, errs)
+	}
+}
+
+func TestStatusOfADaemonIsShownWhateverBecameOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}}
+	for more, mistake := range map[string]string{
+		"shedule: x\n":                        `config.yaml:5:1: unknown key "shedule"`,
+		"environments: {web: [\n":             "config.yaml:5:",
+		"notify: {ping: \"http://${NO_SUCH}\"}": "set +a",
+	} {
+		code, out, errs := statusWith(t, r, more)
+		if code != exitFailed || errs != "" || !strings.HasPrefix(out, "THE CONFIGURATION CANNOT BE USED. ") || !strings.Contains(out, mistake) || !strings.Contains(out, "web is within its RPO.\n") {
+			t.Errorf("with %q: exit code %d: %s%s", more, code, out, errs)
+		}
+		code, out, _ = statusWith(t, r, more, "--json")
+		var j struct {
+			Level string
+			Error string `json:"configuration_error"`
+		}
+		if err := json.Unmarshal([]byte(out), &j); err != nil || code != exitFailed || j.Level != "attention" || j.Error == "" {
+			t.Errorf("with %q: exit code %d: %v: %s", more, code, err, out)
+		}
+		if code, out, errs = statusWith(t, r, more, "--no-daemon"); code != exitUsage || out != "" || !strings.Contains(errs, "config.yaml:5:") {
+			t.Errorf("with %q, without the daemon: exit code %d: %s%s", more, code, out, errs)
+		}
 	}
 }

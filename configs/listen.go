@@ -1,0 +1,23 @@
+package configs
+
+import (
+	"io"
+	"os"
+	"regexp"
+)
+
+var listenLine = regexp.MustCompile(`(?m)^listen:[ \t]+["']?([^\s"'#]+)`)
+
+// Listen tells where a daemon with the configuration at path listens, however
+// wrong that is. It goes by the text, for it may not parse; where it does not
+// tell, the default counts.
+func Listen(path string) string {
+	if f, err := os.Open(path); err == nil {
+		defer f.Close()
+		text, _ := io.ReadAll(io.LimitReader(f, maxFile)) // what was read is looked at
+		if m := listenLine.FindSubmatch(text); m != nil {
+			return string(m[1])
+		}
+	}
+	return Default().Listen
+}
