@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"knowngood/snapshot/retention"
@@ -129,6 +131,11 @@ func (h *host) environment(ctx context.Context, env string) error {
 		h.snapshots[s.Root.Domain] = append(h.snapshots[s.Root.Domain], kept{s, again})
 	}
 	if count == 0 {
+		// Unless what lies there, rubbish or lost, is forgotten by its number.
+		written, err := h.repo.Written(ctx, h.name, env)
+		if err != nil || len(written) > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(written)), func(n uint64) bool { return !forgotten.Has(n) }) {
+			return err
+		}
 		return &repository.DamageError{Key: statement.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
 	}
 	return nil

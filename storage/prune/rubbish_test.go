@@ -1,7 +1,10 @@
 package prune_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -226,5 +229,119 @@ func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
 			w.check(err)
 			w.check(w.Bare().Whole(w.Ctx, s))
 		}
+	})
+}
+
+func TestNoRubbishAmongRootsHidesAnEnvironment(t *testing.T) {
+	for name, key := range map[string]string{
+		"before all":                     "hosts/h/roots/a",
+		"before those of one":            "hosts/h/roots/db/0",
+		"between two":                    "hosts/h/roots/e/rubbish",
+		"under a name that cannot be":    "hosts/h/roots/dZ/ffffffffffffffff",
+		"deeper":                         "hosts/h/roots/db/0/0",
+		"above the highest of one":       "hosts/h/roots/web/0000000000000000",
+		"beside those of one":            "hosts/h/roots/db-",
+		"under the name of one, longer":  "hosts/h/roots/db.2/0",
+		"and the host's folder as a key": "hosts/h/roots/db/fffffffffffffffe0",
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, memory, func(w *world) {
+				w.write("db", 1<<20)
+				w.capture("db")
+				w.write("web", 1<<20)
+				w.capture("web")
+				tree := treetest.Snapshot(t, w.dir)
+				w.check(os.Remove(filepath.Join(w.dir, "web")))
+				w.capture("zz")
+				w.put(key, []byte("rubbish"))
+				for range 4 {
+					time.Sleep(8 * day)
+					report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+					w.check(err)
+					for _, b := range report.Blocked {
+						t.Error(b)
+					}
+					if d := report.Domains; len(d) != 1 || d[0].Snapshots != 3 || d[0].Announced.Objects+d[0].Deleted.Objects > 0 {
+						t.Errorf("pruned %+v", d)
+					}
+				}
+				w.Restores("web@1", w.dir, tree)
+			})
+		})
+	}
+}
+
+func TestAnEnvironmentOfRubbishAloneIsForgotten(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		for range 2 {
+			w.write("goes", 1<<20)
+			w.capture("web")
+		}
+		w.forget("web", 1)
+		w.put(statement.KeyRoot(enginetest.Host, "rubbish", 1), []byte("rubbish"))
+		w.put(statement.KeyRoot(enginetest.Host, "rubbish", 1<<50), nil)
+		deleted := func() (deleted uint64, blocked bool) {
+			for range 3 {
+				time.Sleep(8 * day)
+				report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+				w.check(err)
+				blocked = len(report.Blocked) > 0
+				for _, d := range report.Domains {
+					deleted += d.Deleted.Objects
+				}
+			}
+			return deleted, blocked
+		}
+		if n, blocked := deleted(); n > 0 || !blocked {
+			t.Errorf("%d objects were deleted though roots do not verify", n)
+		}
+		for _, n := range []uint64{1, 1 << 50} {
+			if n, blocked := deleted(); n > 0 || !blocked {
+				t.Errorf("%d objects were deleted though a root does not verify", n)
+			}
+			r := w.host()
+			if _, err := r.Forget(w.Ctx, enginetest.Host, "rubbish", repository.Change{Forget: statement.NumbersOf(n + 1), Now: time.Now()}); !errors.Is(err, repository.ErrNoSnapshot) {
+				t.Errorf("forgetting what there is not: %v", err)
+			}
+			_, err := r.Forget(w.Ctx, enginetest.Host, "rubbish", repository.Change{Forget: statement.NumbersOf(n), Now: time.Now()})
+			w.check(err)
+		}
+		if n, blocked := deleted(); n == 0 || blocked {
+			t.Errorf("%d objects were deleted, blocked %v", n, blocked)
+		}
+	})
+}
+
+// bounded refuses to give all of an object, however long it is.
+type bounded struct {
+	storage.Store
+	t *testing.T
+}
+
+func (b *bounded) Unwrap() storage.Store { return b.Store }
+
+func (b *bounded) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if length < 0 || length > 300<<20 {
+		b.t.Errorf("%d bytes of %s are asked for", length, key)
+	}
+	return b.Store.Get(ctx, key, offset, length)
+}
+
+func TestNothingIsReadWithoutALimit(t *testing.T) {
+	b := &bounded{Store: storagetest.NewMemory(), t: t}
+	simulated(t, func() storage.Store { return b }, func(w *world) {
+		for range 3 {
+			w.write("file", 1<<20)
+			w.capture("web")
+		}
+		w.forget("web", 1)
+		for range 3 {
+			time.Sleep(8 * day)
+			w.free()
+		}
+		w.check(os.RemoveAll(filepath.Join(w.host().LocalDir(), "index")))
+		w.capture("web")
+		w.Restores("web@3", w.dir, treetest.Snapshot(t, w.dir))
+		w.Clean()
 	})
 }

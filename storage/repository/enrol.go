@@ -112,7 +112,7 @@ func (r *Repository) successor(ctx context.Context, o JoinOptions) (*statement.C
 	if err != nil {
 		return nil, err
 	}
-	envs, err := r.Environments(ctx, o.Host)
+	envs, err := r.EveryEnvironment(ctx, o.Host) // the roots of one that is left out end
 	if err != nil {
 		return nil, err
 	}

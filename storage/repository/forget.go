@@ -181,13 +181,16 @@ func (r *Repository) forgettable(ctx context.Context, host, env string, numbers 
 		return err
 	}
 	head, err := e.head(ctx, true)
-	if err != nil {
+	above, newest := numbers, "none that counts"
+	switch {
+	case errors.Is(err, ErrNoSnapshot): // all is rubbish, or lost
+	case err != nil:
 		return err
-	}
-	if numbers.Has(head.Number) {
+	case numbers.Has(head.Number):
 		return fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
+	default:
+		above, newest = numbers.Without(statement.Numbers{{First: 1, Last: head.Number}}), head.Ref()
 	}
-	above := numbers.Without(statement.Numbers{{First: 1, Last: head.Number}})
 	if len(above) == 0 {
 		return nil
 	}
@@ -202,7 +205,7 @@ func (r *Repository) forgettable(ctx context.Context, host, env string, numbers 
 		}
 	}
 	if there < above.Count() {
-		return fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, above[len(above)-1].Last, host, head.Ref())
+		return fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, above[len(above)-1].Last, host, newest)
 	}
 	return nil
 }

@@ -82,28 +82,24 @@ func (r *Repository) StoreTime(ctx context.Context, host string) (time.Time, err
 }
 
 // EveryEnvironment lists the environments of a host, those too of which every
-// root is hidden.
+// root is hidden. What else lies there is passed over: it must hide none.
 func (r *Repository) EveryEnvironment(ctx context.Context, host string) ([]string, error) {
 	names, err := r.local.names(host)
 	if err != nil {
 		return nil, err
 	}
 	prefix := statement.PrefixEnvironments(host)
-	for after := ""; ; {
-		env := ""
-		for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, After: after, Hidden: true, Limit: 1}) {
+	for after, more := "", true; more; {
+		more = false
+		for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, After: after, Hidden: true}) {
 			if err != nil {
 				return nil, err
 			}
-			after = o.Key
-			_, env, _, _ = statement.ParseRootKey(o.Key)
-			if env != "" {
+			if _, env, _, ok := statement.ParseRootKey(o.Key); ok {
 				names = append(names, env)
-				after = statement.PrefixRoots(host, env) + "~" // after all of them: no key has it
+				after, more = statement.PrefixRoots(host, env)+"~", true // after all of them: no key has it
+				break
 			}
-		}
-		if after == "" || env == "" {
-			break
 		}
 	}
 	slices.Sort(names)
