@@ -24,6 +24,9 @@ import (
 // tailsInFlight is how many packs' contents are read at once.
 const tailsInFlight = 16
 
+// maxIndexRun is the longest index run that is read, in bytes.
+const maxIndexRun = statement.MaxIndexRunPayload + 256
+
 // Index tells where the chunks of a domain lie. What is in the store is
 // cached in the state directory and mapped, not loaded.
 type Index struct {
@@ -175,9 +178,12 @@ func (x *Index) run(ctx context.Context, key string, generation uint64, hash [32
 			return nil, err
 		}
 	}
-	object, err := storage.ReadAll(ctx, x.repo.Store(), key, 0, -1)
-	if err == nil && sha256.Sum256(object) != hash || errors.Is(err, storage.ErrNotFound) {
-		object, err = x.repo.readHidden(ctx, key, hash, 0, -1, errors.New("its bytes are not those of its name"))
+	object, err := readAtMost(ctx, nil, x.repo.Store(), key, 0, maxIndexRun)
+	if err == nil && sha256.Sum256(object) != hash {
+		err = &DamageError{Key: key, What: "object", Err: errors.New("its bytes are not those of its name")}
+	}
+	if Damaged(err) || errors.Is(err, storage.ErrNotFound) {
+		object, err = x.repo.readHidden(ctx, key, hash, 0, -1, err)
 	}
 	if err != nil {
 		return nil, err

@@ -331,8 +331,11 @@ func (r *Repository) size(ctx context.Context, key string) (int64, error) {
 // readRange is storage.Append that tells an object which is too short, a
 // *DamageError, from a reply that broke off.
 func (r *Repository) readRange(ctx context.Context, dst []byte, key string, offset, length int64) ([]byte, error) {
+	if length < 0 {
+		return readAtMost(ctx, dst, r.Store(), key, offset, pack.MaxObject)
+	}
 	b, err := storage.Append(ctx, dst, r.Store(), key, offset, length)
-	if length < 0 || !errors.Is(err, io.ErrUnexpectedEOF) {
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		return b, err
 	}
 	size, serr := r.size(ctx, key)

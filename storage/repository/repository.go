@@ -106,11 +106,8 @@ func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository,
 func (r *Repository) descriptor(ctx context.Context, known *pinned) ([]byte, error) {
 	object, err := readObject(ctx, r.store, statement.KeyDescriptor)
 	missing := errors.Is(err, storage.ErrNotFound)
-	if err != nil && !missing {
-		return nil, err
-	}
-	if !missing && (known == nil || sha256.Sum256(object) == known.pin) {
-		return object, nil
+	if err != nil && !missing && !Damaged(err) || err == nil && (known == nil || sha256.Sum256(object) == known.pin) {
+		return object, err
 	}
 	if known != nil {
 		hidden, err := r.version(ctx, statement.KeyDescriptor, maxStatement, func(b []byte) bool { return sha256.Sum256(b) == known.pin })
@@ -124,6 +121,9 @@ func (r *Repository) descriptor(ctx context.Context, known *pinned) ([]byte, err
 	}
 	if missing {
 		return nil, fmt.Errorf("%w%s: check the URL, or make one with `knowngood init`", ErrNoRepository, r.where())
+	}
+	if err != nil {
+		return nil, err
 	}
 	return nil, pinMismatch("the descriptor"+r.where(), known.file, known.pin, sha256.Sum256(object))
 }
@@ -234,21 +234,34 @@ func (r *Repository) warn(err error) {
 // readObject reads a whole statement or age file. One that is longer than any
 // may be is a *DamageError.
 func readObject(ctx context.Context, s storage.Store, key string) ([]byte, error) {
-	body, err := s.Get(ctx, key, 0, maxStatement+1)
+	return readAtMost(ctx, nil, s, key, 0, maxStatement)
+}
+
+// readAtMost appends all of an object from offset to dst. One of which that is
+// more than limit bytes is a *DamageError: whoever may put objects must not be
+// able to fill the memory of those who read.
+func readAtMost(ctx context.Context, dst []byte, s storage.Store, key string, offset, limit int64) ([]byte, error) {
+	start := len(dst)
+	b, err := storage.Append(ctx, dst, atMost{s, limit + 1}, key, offset, -1)
+	if err == nil && int64(len(b)-start) > limit {
+		return nil, &DamageError{Key: key, What: "object", Err: fmt.Errorf("longer than the limit of %d bytes", limit)}
+	}
+	return b, err
+}
+
+// atMost is a store that gives no more than so many bytes of an object.
+type atMost struct {
+	storage.Store
+	bytes int64
+}
+
+func (s atMost) Get(ctx context.Context, key string, offset, _ int64) (io.ReadCloser, error) {
+	body, err := s.Store.Get(ctx, key, offset, s.bytes)
 	if err != nil {
 		return nil, err
 	}
-	defer body.Close()
-	return readLimited(key, body)
-}
-
-func readLimited(key string, body io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(body, maxStatement+1))
-	if err != nil {
-		return nil, &storage.Error{Op: "get", Key: key, Err: err}
-	}
-	if len(b) > maxStatement {
-		return nil, &DamageError{Key: key, What: "object", Err: fmt.Errorf("longer than the limit of %d bytes", maxStatement)}
-	}
-	return b, nil
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(body, s.bytes), body}, nil
 }

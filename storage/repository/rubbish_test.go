@@ -1,7 +1,11 @@
 package repository_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"testing"
 
 	"knowngood/storage"
@@ -185,4 +189,65 @@ func TestAHostThatWasTakenCannotUseUpTheEpochs(t *testing.T) {
 	if err != nil || change.Host != "web-1" {
 		t.Errorf("%+v, %v", change, err)
 	}
+}
+
+// endless gives without an end what lies under a prefix.
+type endless struct {
+	storage.Store
+	prefix string
+}
+
+func (s *endless) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if !strings.HasPrefix(key, s.prefix) {
+		return s.Store.Get(ctx, key, offset, length)
+	}
+	return io.NopCloser(io.LimitReader(zeros{}, 1<<40)), nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+func TestAnEndlessObjectIsDamage(t *testing.T) {
+	for name, prefix := range map[string]string{"a descriptor": "descriptor", "a root": "hosts/web-1/roots/", "a certificate": "certs/", "an epoch": "epochs/", "an index run": "hosts/web-1/index/"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			h := w.m.host(t, w.store)
+			commit(t, h, "web")
+			if err := w.store.Put(t.Context(), statement.KeyIndexRun("web-1", h.Domain.ID, 1, [32]byte{1}), []byte("x"), storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			r, err := repository.Open(t.Context(), &endless{w.store, prefix}, repository.OpenOptions{})
+			if err != nil {
+				if prefix != "descriptor" || !asDamaged(err) {
+					t.Errorf("open: %v", err)
+				}
+				return
+			}
+			_, headErr := r.Head(t.Context(), "web-1", "web")
+			_, epochErr := r.CurrentEpoch(t.Context())
+			x, err := r.ReadRuns(t.Context(), "web-1", h.Domain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.Close()
+			if told := append(r.Warnings(), headErr, epochErr); !slices.ContainsFunc(told, func(err error) bool { return err != nil && strings.Contains(err.Error(), "longer than the limit") }) {
+				t.Errorf("told %v", told)
+			}
+		})
+	}
+}
+
+func TestEnrollingAgainEndsNoEnvironmentThatIsHidden(t *testing.T) {
+	w := newWorld(t)
+	for range 2 {
+		commit(t, w.m.host(t, w.store), "web")
+	}
+	remove(t, w.store, rootKey(1), rootKey(2))
+	r := machine{t.TempDir(), "reinstalled"}.open(t, w.store)
+	r.Unlock(w.id)
+	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	wantList(t, newMachine(t).open(t, w.store), "web@2", "web@1")
 }

@@ -108,6 +108,9 @@ func (r *Repository) readHidden(ctx context.Context, key string, hash [32]byte, 
 	if err != nil {
 		return nil, err
 	}
+	if object == nil && Damaged(cause) {
+		return nil, cause
+	}
 	if object == nil {
 		return nil, &DamageError{Key: key, What: "object", Err: cause}
 	}
