@@ -36,7 +36,7 @@ versions of what is deleted go, which takes s3:DeleteObjectVersion.
 With --max-repack, packs of which little is still needed are rewritten, up to
 that many bytes of them a run, the emptiest first, so that their space is freed as
 well. It takes an identity, on the host itself. What is locked for long is left
-alone. A dry run does not tell of it.
+alone. A dry run tells about how much that is: it looks into no pack.
 
 This host's own objects take no identity; those of others do (--all-hosts, or
 --host NAME with --identity).`,
@@ -153,12 +153,16 @@ func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
 		out = append(out, j)
 		freed += d.Deleted.Bytes
 		a.printf("host %s: %s snapshots kept, %s needed by them\n", d.Host, count(d.Snapshots), amountText(d.Needed))
+		rewritten := "rewritten into " + bytesText(d.Rewritten)
+		if dryRun {
+			rewritten = fmt.Sprintf("would be read and rewritten into about %s: about %s more would be freed later", bytesText(d.Rewritten), bytesText(d.Repacked.Bytes-min(d.Rewritten, d.Repacked.Bytes)))
+		}
 		for _, line := range []struct {
 			amount prune.Amount
 			text   string
 		}{
 			{d.Deleted, would + "deleted"},
-			{d.Repacked, "rewritten into " + bytesText(d.Rewritten)},
+			{d.Repacked, rewritten},
 			{d.Announced, would + "announced for deletion"},
 			{d.Waiting, "announced before; the first may be deleted from " + d.Due.Local().Format("2006-01-02 15:04")},
 			{d.Spared, would + "spared: announced, but needed again"},

@@ -121,13 +121,10 @@ func TestASparsePackIsRewrittenAndFreed(t *testing.T) {
 		}
 		// The record outlives the statement that made it.
 		for range 3 {
-			w.write("more", 300<<10)
-			w.capture("web")
-			w.forget("web", w.newest("web")-1)
-			time.Sleep(9 * day)
-			w.free()
+			w.turn()
 			intact()
 		}
+		w.saysOnlyWhatHolds("web@2", "web@3")
 		if err := w.host().Whole(w.Ctx, w.opened("web@2")); err != nil {
 			t.Errorf("web@2 is not whole: %v", err)
 		}
@@ -202,6 +199,7 @@ func TestAPackIsRewrittenTwice(t *testing.T) {
 			w.Clean()
 			w.Restores("a@1", a, trees["a"])
 		}
+		w.saysOnlyWhatHolds("a@1")
 		// The first repack may have put a file of each into a pack of their own,
 		// of which too much is needed to be rewritten.
 		if n := w.bytes(); n > 2*600<<10+50<<10 {

@@ -176,7 +176,7 @@ func (r *Repository) deletion(ctx context.Context, o storage.Object, serial uint
 		return x, nil
 	}
 	host, domain, _, _ := statement.ParseDeletionKey(o.Key)
-	file := filepath.Join("pending", host, domain.String(), statement.Inverted(serial))
+	file := pendingFile(host, domain, serial)
 	if b, err := r.local.read(file); err == nil && b != nil {
 		if x, err := check(b); err == nil {
 			return x, nil
@@ -196,6 +196,11 @@ func (r *Repository) deletion(ctx context.Context, o storage.Object, serial uint
 		}
 	}
 	return x, err
+}
+
+// pendingFile is where a statement is kept in the state directory.
+func pendingFile(host string, domain seal.DomainID, serial uint64) string {
+	return filepath.Join("pending", host, domain.String(), statement.Inverted(serial))
 }
 
 // signer is who may sign for a host here: this machine as that host, else the
@@ -273,6 +278,11 @@ func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal
 		}
 		if err != nil {
 			return err
+		}
+		if r.local.stateDir != "" { // where a daemon beside this process finds it
+			if err := r.local.write(pendingFile(host, domain, serial), object); err != nil {
+				r.warn(err)
+			}
 		}
 		in.pass(serial, true)
 	}

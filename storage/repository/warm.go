@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -35,7 +36,7 @@ func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, compl
 		}
 		opened = true
 	}
-	if opened || w.index.age() >= min(r.keepIndex, maxUnverified/2) {
+	if opened || w.index.age() >= min(r.keepIndex, maxUnverified/2) || r.toldSince(w.index) {
 		now := time.Now()
 		if !opened && w.index.Old() {
 			// It may hold packs of a run that failed, which nothing names.
@@ -55,6 +56,17 @@ func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, compl
 	run := *w.index
 	run.shared = w
 	return &run, complete || !opened, nil
+}
+
+// toldSince tells whether another process on this machine, a prune by hand say,
+// has announced or deleted something since the index looked at that.
+func (r *Repository) toldSince(x *Index) bool {
+	next := x.deletions.serials.next()
+	if next == 0 || r.local.stateDir == "" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(r.local.dir(), pendingFile(x.host, x.domain.ID, next)))
+	return err == nil
 }
 
 // LookAnew makes the next run compare the index with the store, however short

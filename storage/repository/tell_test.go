@@ -1,0 +1,88 @@
+package repository_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+)
+
+// numbered are n hashes in order, that differ by kind.
+func numbered(kind byte, n int) [][32]byte {
+	out := make([][32]byte, n)
+	for i := range out {
+		out[i] = [32]byte{kind, byte(i >> 16), byte(i >> 8), byte(i)}
+	}
+	return out
+}
+
+// What is said again takes several statements here. Whichever of them a run
+// dies at, nothing that held before is unsaid.
+func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
+	w := newWorld(t)
+	domain := seal.DomainID{5}
+	at := func(store *storagetest.Faulty) (*repository.Repository, *repository.Deletions) {
+		r := w.m.open(t, store)
+		d, err := r.Deletions(t.Context(), "web-1", domain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, d
+	}
+	pack := func(h [32]byte) repository.ObjectID { return repository.ObjectID{Kind: wire.KindPack, Hash: h} }
+	objects := func(hashes [][32]byte) (out []statement.Object) {
+		for _, h := range hashes {
+			out = append(out, statement.Object{Kind: wire.KindPack, Hash: h})
+		}
+		return out
+	}
+	manifests, old, into := numbered('m', 25_000), numbered('o', 3), numbered('n', 2)
+	moves := []statement.Repack{{Manifests: manifests, Moves: []statement.Move{{Old: old, New: into}}}}
+	deleted := objects(numbered('d', 25_000))
+	says := func(d *repository.Deletions) error {
+		for _, m := range [][32]byte{manifests[0], manifests[9_999], manifests[10_000], manifests[24_999]} {
+			if got := d.Resolve(m, pack(old[1]), func(repository.ObjectID) bool { return true }); fmt.Sprint(got) != fmt.Sprint([]repository.ObjectID{pack(into[0]), pack(into[1])}) {
+				return fmt.Errorf("manifest %x needs %v", m[:4], got)
+			}
+		}
+		for _, o := range deleted {
+			if d.Dooms[pack(o.Hash)].Fate != repository.Deleted {
+				return fmt.Errorf("pack %x is not deleted", o.Hash[:4])
+			}
+		}
+		return nil
+	}
+	store := storagetest.NewFaulty(w.store)
+	r, d := at(store)
+	if err := r.TellDeletions(t.Context(), "web-1", domain, d, nil, deleted, nil, moves, 0, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, d = at(store); says(d) != nil || d.Newest < 3 {
+		t.Fatalf("%d statements: %v", d.Newest, says(d))
+	}
+	first := d.Newest
+	for n := 1; ; n++ {
+		store.Clear()
+		store.Add(storagetest.Rule{Op: storagetest.Put, Prefix: statement.PrefixDeletions("web-1", domain), Nth: n, Fault: storagetest.FailBefore(nil)})
+		r, d = at(store)
+		err := r.TellDeletions(t.Context(), "web-1", domain, d, objects(numbered('a', 20_000)), deleted, nil, moves, d.Newest+1, now)
+		if err != nil && !errors.Is(err, storagetest.ErrInjected) {
+			t.Fatal(err)
+		}
+		store.Clear()
+		if _, d = at(store); says(d) != nil {
+			t.Errorf("dead at statement %d: %v", n, says(d))
+		}
+		if err == nil {
+			break
+		}
+	}
+	if d.Newest < first+10 {
+		t.Errorf("statements %d to %d were told", first+1, d.Newest)
+	}
+}
