@@ -88,7 +88,7 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 	}
 	// Ask first, so that no identity is made for a repository that exists.
 	if _, err := repository.Open(ctx, s, repository.OpenOptions{}); err == nil {
-		return fmt.Errorf("%w at %s: use it as it is, join it with --join, or choose another URL", repository.ErrRepositoryExists, o.URL)
+		return fmt.Errorf("%w at %s: use it as it is, make this machine a further host of it with --join, or choose another URL", repository.ErrRepositoryExists, o.URL)
 	} else if !errors.Is(err, repository.ErrNoRepository) {
 		return err
 	}
@@ -212,7 +212,7 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	}
 	switch {
 	case f.request != "":
-		b, err := r.JoinRequest(a.host, time.Now())
+		b, err := r.JoinRequest(a.host, f.reenrol, time.Now())
 		if err != nil {
 			return err
 		}
@@ -233,7 +233,7 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 		return a.tellJoined(r, h)
 	}
 	if !r.Unlocked() {
-		return usagef("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one")
+		return usagef("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
 	}
 	h, err := r.Join(ctx, repository.JoinOptions{Host: a.host, Reenrol: f.reenrol, Now: time.Now()})
 	if err != nil {

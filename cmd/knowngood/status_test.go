@@ -153,8 +153,8 @@ func TestStatusOfADaemonIsShownWhateverBecameOfTheConfiguration(t *testing.T) {
 	now := time.Now()
 	r := report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}}
 	for more, mistake := range map[string]string{
-		"shedule: x\n":                        `config.yaml:5:1: unknown key "shedule"`,
-		"environments: {web: [\n":             "config.yaml:5:",
+		"shedule: x\n":                          `config.yaml:5:1: unknown key "shedule"`,
+		"environments: {web: [\n":               "config.yaml:5:",
 		"notify: {ping: \"http://${NO_SUCH}\"}": "set +a",
 	} {
 		code, out, errs := statusWith(t, r, more)

@@ -67,7 +67,7 @@ func (r *Repository) mayEnrol(o JoinOptions) error {
 		return err
 	}
 	if k != nil && k.certificate != nil && !o.Reenrol {
-		return fmt.Errorf("%w: this machine is host %s", ErrHostExists, k.name)
+		return fmt.Errorf("%w: this machine is host %s, with the key in %s; nothing is to be done, unless --reenrol shall end that key", ErrHostExists, k.name, r.local.dir())
 	}
 	return nil
 }
@@ -168,16 +168,17 @@ func signCertificate(owner ed25519.PrivateKey, c *statement.Certificate) (*state
 
 // JoinRequest draws the keys of a host that may never see an identity, keeps
 // them, and returns the request to be carried to someone who grants it. A
-// request that waits is made again with the same keys.
-func (r *Repository) JoinRequest(host string, now time.Time) ([]byte, error) {
-	if err := r.mayEnrol(JoinOptions{Host: host}); err != nil {
+// request that waits is made again with the same keys; reenrol gives up a key
+// that was in use, or is of no use here.
+func (r *Repository) JoinRequest(host string, reenrol bool, now time.Time) ([]byte, error) {
+	if err := r.mayEnrol(JoinOptions{Host: host, Reenrol: reenrol}); err != nil {
 		return nil, err
 	}
 	k, err := r.hostKey()
-	if err != nil {
+	if err != nil && !reenrol {
 		return nil, err
 	}
-	if k == nil || k.name != host {
+	if k == nil || k.name != host || k.certificate != nil {
 		if k, err = r.newHostKey(host); err != nil {
 			return nil, err
 		}
@@ -212,7 +213,7 @@ func (r *Repository) AcceptGrant(ctx context.Context) (*Host, error) {
 		return nil, err
 	}
 	if k == nil {
-		return nil, fmt.Errorf("%w and has made no request: run `knowngood init --join --request`", ErrNotEnrolled)
+		return nil, fmt.Errorf("%w, and has no request that could be granted. %s", ErrNotEnrolled, r.howToJoin())
 	}
 	certs, err := r.hostCertificates(ctx, k.name)
 	if err != nil {
@@ -227,5 +228,10 @@ func (r *Repository) AcceptGrant(ctx context.Context) (*Host, error) {
 			return r.Host(ctx)
 		}
 	}
-	return nil, fmt.Errorf("%w yet: the request of host %s (key %s) was not granted", ErrNotEnrolled, k.name, Fingerprint(k.public()))
+	return nil, fmt.Errorf("%w yet: the request of host %s (key %s) was not granted: run `knowngood keys grant REQUEST --identity FILE` where the owner's identity is, then this again", ErrNotEnrolled, k.name, Fingerprint(k.public()))
+}
+
+// howToJoin tells what makes this machine a host, whether it was one before.
+func (r *Repository) howToJoin() string {
+	return fmt.Sprintf("A new host runs `knowngood init --join --identity FILE`, or `knowngood init --join --request FILE` where no identity may be. One that was a host before, and was reinstalled or lost its state directory, adds --reenrol. (Its key would be in %s: is that the right --state-dir?)", r.local.dir())
 }

@@ -58,11 +58,11 @@ func TestAHostThatNeverSeesTheIdentityIsGranted(t *testing.T) {
 	if _, err := r.AcceptGrant(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) {
 		t.Errorf("before the request: %v", err)
 	}
-	request, err := r.JoinRequest("web-2", now)
+	request, err := r.JoinRequest("web-2", false, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := m.open(t, w.store).JoinRequest("web-2", now)
+	again, err := m.open(t, w.store).JoinRequest("web-2", false, now)
 	if err != nil || string(again) != string(request) {
 		t.Errorf("a request made twice differs, or %v", err)
 	}

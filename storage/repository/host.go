@@ -49,10 +49,10 @@ func (r *Repository) loadHost() (*Host, error) {
 		return nil, err
 	}
 	if k == nil {
-		return nil, fmt.Errorf("%w%s: run `knowngood init --join`, or `--request` for a host that may never see an identity", ErrNotEnrolled, r.where())
+		return nil, fmt.Errorf("%w%s. %s", ErrNotEnrolled, r.where(), r.howToJoin())
 	}
 	if k.certificate == nil {
-		return nil, fmt.Errorf("%w yet: host %s waits for a grant of its request; have it granted, then run `knowngood init --join` again", ErrNotEnrolled, k.name)
+		return nil, fmt.Errorf("%w yet: the request of host %s waits for its grant: run `knowngood keys grant REQUEST --identity FILE` where the owner's identity is, then `knowngood init --join --accept` here", ErrNotEnrolled, k.name)
 	}
 	cert, err := statement.ParseCertificate(k.certificate)
 	if err == nil {
@@ -71,8 +71,8 @@ func (r *Repository) loadHost() (*Host, error) {
 func (h *Host) checkCurrent(certs []*statement.Certificate) error {
 	for _, c := range certs {
 		if c.Serial > h.Certificate.Serial || c.Serial == h.Certificate.Serial && c.Hash() != h.Certificate.Hash() {
-			return fmt.Errorf("%w: host %s was enrolled again on %s (certificate %d, this machine has %d); if this is the rightful machine, run `knowngood init --join --reenrol`",
-				ErrCloned, h.Name, c.Issued.Format(time.RFC3339), c.Serial, h.Certificate.Serial)
+			return fmt.Errorf("%w: host %s was enrolled again on %s (certificate %d, this machine has %d); if this is the rightful machine, run `knowngood init --join --reenrol`, with --identity FILE or --request FILE; a clone removes %s and runs `knowngood init --join --host NEWNAME`",
+				ErrCloned, h.Name, c.Issued.Format(time.RFC3339), c.Serial, h.Certificate.Serial, h.repo.local.dir())
 		}
 	}
 	return nil
