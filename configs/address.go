@@ -81,8 +81,12 @@ func (v *validator) notify(n *Notify) {
 	if n.Command != nil {
 		v.command(n.Command, key.child("command"))
 	}
-	if n.Ping != "" && !isHTTP(n.Ping) {
-		v.addf(key.child("ping"), "not an http URL")
+	v.ping(n.Ping, key.child("ping"))
+}
+
+func (v *validator) ping(address string, key keyPath) {
+	if address != "" && !isHTTP(address) {
+		v.addf(key, "not an http URL")
 	}
 }
 

@@ -69,6 +69,7 @@ type Environment struct {
 	Keep     Keep     `yaml:"keep,omitempty"`
 	Root     string   `yaml:"root,omitempty"`
 	Drill    *Drill   `yaml:"drill,omitempty"`
+	Ping     string   `yaml:"ping,omitempty"` // in place of that of Notify
 }
 
 // Source is a path or a command; that may run as a hook does, outside.

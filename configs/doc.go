@@ -7,11 +7,12 @@
 // documented default.
 //
 // ${NAME} is replaced from the environment in repository.url, identity,
-// state_dir and below notify except in notify.command (arguments show in
-// process lists), and nowhere else; a variable that is not set is an error.
+// state_dir, the ping of an environment and below notify except in
+// notify.command (arguments show in process lists), and nowhere else; a variable
+// that is not set is an error.
 //
-// Secrets belong below notify. Lines from there, credentials in URLs and the
-// values of variables are kept out of errors and of what YAML shows.
+// Secrets belong below notify and into ping. Lines from there, credentials in
+// URLs and the values of variables are kept out of errors and of what YAML shows.
 //
 // Anchors and aliases work; merge keys (<<) are refused. Text that YAML would
 // read as a number or a truth value must be quoted: it would not come through

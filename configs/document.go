@@ -256,10 +256,20 @@ func (d *document) quote(line, column int) string {
 
 var topKey = regexp.MustCompile(`^["']?([^\s"':#{}\[\]]+)`)
 
-// secret tells whether a line may belong to notify, where secrets lie. It goes
-// by the text, for it is asked about files that do not parse: by the line
-// above that begins in the first column.
+var anyKey = regexp.MustCompile(`([A-Za-z_]+)["']?\s*:`)
+
+// secret tells whether a line may belong to notify or be a ping, where secrets
+// lie. It goes by the text, for it is asked about files that do not parse: by
+// the line above that begins in the first column, and by the keys of the line
+// and the one before.
 func (d *document) secret(line int) bool {
+	for _, l := range d.lines[max(line-2, 0):line] {
+		for _, m := range anyKey.FindAllStringSubmatch(l, -1) {
+			if distance(m[1], "ping") <= 1 {
+				return true
+			}
+		}
+	}
 	for i := line - 1; i >= 0; i-- {
 		l := strings.TrimRight(d.lines[i], "\r")
 		if l == "" || strings.ContainsRune(" \t#", rune(l[0])) {

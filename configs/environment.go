@@ -39,6 +39,7 @@ func (v *validator) environment(e *Environment, key keyPath) {
 	if e.Drill != nil {
 		v.drill(e, key.child("drill"))
 	}
+	v.ping(e.Ping, key.child("ping"))
 }
 
 func (v *validator) sources(sources []Source, key keyPath) {

@@ -31,6 +31,13 @@ func expand(c *Config, p *problems) {
 	one(&c.Identity, "identity")
 	one(&c.StateDir, "state_dir")
 	one(&c.Notify.Ping, "notify", "ping")
+	for _, n := range c.EnvironmentNames() {
+		if e := c.Environments[n]; e != nil && e.Ping != "" {
+			copied := *e // an alias may share it
+			c.Environments[n] = &copied
+			one(&copied.Ping, "environments", n, "ping")
+		}
+	}
 	for i := range c.Notify.Webhook {
 		w, at := &c.Notify.Webhook[i], keyPath{"notify", "webhook"}.item(i)
 		one(&w.URL, at.child("url")...)

@@ -35,6 +35,14 @@ func (c *Config) YAML() ([]byte, error) {
 	if shown.Notify.Ping != "" {
 		shown.Notify.Ping = hostOnly(shown.Notify.Ping)
 	}
+	shown.Environments = maps.Clone(c.Environments)
+	for name, e := range c.Environments {
+		if e != nil && e.Ping != "" {
+			copied := *e
+			copied.Ping = hostOnly(e.Ping)
+			shown.Environments[name] = &copied
+		}
+	}
 	return yaml.Marshal(&shown)
 }
 

@@ -98,16 +98,15 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 			j.state.Number = n
 		}
 	}
-	if !stopped || run.Snapshot != "" {
-		// A run cut short by the end of the daemon counts as not begun.
-		if err := j.ended(*run); err != nil {
-			d.warn("what the daemon remembers: "+err.Error(), false)
-		}
+	// A run cut short by the end of the daemon counts as not begun.
+	counts := !stopped || run.Snapshot != ""
+	if counts {
+		d.ended(j, *run)
 	}
 	failures := j.state.Failures
 	d.measure(store)
 	if j.gone {
-		j.close()
+		j.slots.close()
 		delete(d.jobs, j.name)
 	}
 	last := d.busy == 0
@@ -117,7 +116,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 		d.repo.mu.Unlock()
 	}
 	d.mu.Unlock()
-	if !stopped {
+	if counts {
 		d.tellRun(j.name, run, failures)
 	}
 	if last {

@@ -8,13 +8,14 @@ import (
 	"reflect"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"knowngood/configs"
+	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
 	"knowngood/storage/repository"
@@ -74,6 +75,10 @@ type Daemon struct {
 	watch    *watch
 	teller   *teller
 	said     string // to the service manager
+	// lessWaits to be told than is written down.
+	lessWaits atomic.Bool
+	// keptAgain is when what could not be written was tried again.
+	keptAgain time.Time
 }
 
 // New makes a daemon; its state is read by Run.
@@ -84,7 +89,8 @@ func New(o Options) *Daemon {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Daemon{Options: o, config: o.Config, started: o.Now(), wake: make(chan struct{}, 1), jobs: map[string]*job{}}
+	return &Daemon{Options: o, config: o.Config, started: o.Now(), wake: make(chan struct{}, 1), jobs: map[string]*job{},
+		repo: repositoryHolder{opening: make(chan struct{}, 1)}}
 }
 
 // Run runs the daemon until ctx ends, and then until its runs have. The error
@@ -127,6 +133,7 @@ func (d *Daemon) work(ctx context.Context) error {
 		return err
 	}
 	defer d.close()
+	d.tellLast()
 	opened := make(chan struct{})
 	d.runs.Go(func() {
 		d.looking.Lock()
@@ -153,13 +160,17 @@ func (d *Daemon) begun(ctx context.Context) (err error) {
 	defer d.mu.Unlock()
 	d.ctx = ctx
 	d.repo.since = d.Now()
-	if d.teller, err = d.startTeller(d.config); err != nil {
+	if d.teller, err = d.newTeller(d.config); err != nil {
 		return err
 	}
-	if d.watch, err = openWatch(d.config.StateDir); err != nil {
+	var waiting notify.Waiting
+	if d.watch, waiting, err = openWatch(d.config.StateDir); errors.Is(err, errSpoiled) {
 		d.warn("what was told before is not known: "+err.Error(), false)
 	}
+	d.teller.Restore(waiting, d.Now())
+	d.teller.start(nil, d.Now())
 	d.apply(d.config)
+	d.keepTold() // some may have been dropped
 	return nil
 }
 
@@ -180,12 +191,16 @@ var errStopped = errors.New("the daemon was stopped")
 
 func (d *Daemon) close() {
 	d.mu.Lock()
+	t := d.teller
+	d.mu.Unlock()
+	t.stop() // which takes its time
+	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.keepTold()
 	for _, j := range d.jobs {
-		j.close()
+		j.slots.close()
 	}
-	d.teller.stop()
-	d.watch.close()
+	d.watch.slots.close()
 	d.repo.close()
 }
 
@@ -210,7 +225,7 @@ func (d *Daemon) apply(c *configs.Config) {
 		}
 		j.gone, j.timing = true, nil
 		if j.running == nil {
-			j.close()
+			j.slots.close()
 			delete(d.jobs, name)
 		}
 	}
@@ -230,15 +245,14 @@ func (d *Daemon) job(name string) *job {
 	if j := d.jobs[name]; j != nil {
 		return j
 	}
-	j, problems := openJob(d.config.StateDir, name)
-	for _, err := range problems {
-		d.warn("what the daemon remembers: "+err.Error(), false)
+	j, spoiled, unread := openJob(d.config.StateDir, name)
+	if spoiled != nil {
+		d.warn("what the daemon remembers: "+spoiled.Error(), false)
 	}
+	d.written(&j.history.failed, j.history.path, unread)
 	if j.state.Since.IsZero() {
 		j.state.Since = d.Now()
-		if err := j.save(); err != nil {
-			d.warn("what the daemon remembers: "+err.Error(), false)
-		}
+		d.keep(j.slots, &j.state)
 	}
 	d.jobs[name] = j
 	return j
@@ -258,11 +272,10 @@ func (d *Daemon) Reload() error {
 	if err == nil {
 		err = d.reloadable(c)
 	}
-	// What still waits to be told goes on waiting where nothing changed.
-	same := err == nil && reflect.DeepEqual(c.Notify, d.config.Notify) && c.Host == d.config.Host && c.Repository.URL == d.config.Repository.URL
+	same := err == nil && reflect.DeepEqual(tellingOf(c), tellingOf(d.config))
 	t := d.teller
 	if err == nil && !same {
-		t, err = d.startTeller(c)
+		t, err = d.newTeller(c)
 	}
 	if err != nil {
 		d.warn(notTaken+err.Error(), false)
@@ -275,10 +288,10 @@ func (d *Daemon) Reload() error {
 	for _, j := range d.jobs {
 		j.kept.doubt() // a policy may begin, of which runs before took no account
 	}
-	d.warnings = slices.DeleteFunc(d.warnings, func(w report.Warning) bool { return strings.HasPrefix(w.Text, notTaken) })
+	d.unwarn(notTaken)
 	d.said = "" // it may have been that it was not taken
 	if !same {
-		go d.teller.stop() // it may have to wait for a server
+		t.start(d.teller, d.Now())
 		d.teller = t
 	}
 	d.apply(c)

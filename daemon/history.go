@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -23,6 +24,8 @@ type history struct {
 	path  string
 	runs  []report.Run // oldest first
 	lines int          // in the file
+	// failed is why the newest run is not in the file; "" when it is.
+	failed string
 }
 
 // openHistory reads what there is.
@@ -33,7 +36,7 @@ func openHistory(path string) (*history, error) {
 		return h, nil
 	}
 	if err != nil {
-		return h, err
+		return h, fmt.Errorf("past runs: %w", err)
 	}
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	lines.Buffer(nil, 1<<20)
@@ -66,7 +69,7 @@ func (h *history) add(r report.Run) error {
 	}
 	f, err := os.OpenFile(h.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("past runs: %w", err)
 	}
 	// The line end comes first where a crash or a full disk cut the last line.
 	if st, serr := f.Stat(); serr == nil && st.Size() > 0 {

@@ -3,8 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -68,47 +66,28 @@ type running struct {
 	moved   time.Time
 }
 
-// openJob reads the state of a job from the state directory.
-func openJob(stateDir, name string) (*job, []error) {
+// openJob reads the state of a job from the state directory. Errors are that it
+// was damaged, and that past runs could not be read; the job is good with both.
+func openJob(stateDir, name string) (j *job, spoiled, unread error) {
 	file := "env-" + name
 	if name == "" {
 		file = "prune"
 	}
-	j := &job{name: name, kept: &Kept{}}
-	var problems []error
+	j = &job{name: name, kept: &Kept{}}
 	dir := filepath.Join(stateDir, "daemon", "jobs")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		problems = append(problems, err)
-	}
 	var err error
-	if j.slots, err = openSlots(filepath.Join(dir, file+".state"), jobSize, &j.state); err != nil {
-		problems = append(problems, err)
+	if j.slots, err = openSlots(filepath.Join(dir, file+".state"), jobSize, &j.state); errors.Is(err, errSpoiled) {
+		spoiled = err
 	}
-	if j.history, err = openHistory(filepath.Join(dir, file+".runs")); err != nil {
-		problems = append(problems, fmt.Errorf("past runs: %w", err))
-	}
+	j.history, unread = openHistory(filepath.Join(dir, file+".runs"))
 	if j.state.Totals == nil {
 		j.state.Totals = map[report.Result]uint64{}
 	}
-	return j, problems
+	return j, spoiled, unread
 }
 
-// save makes the state durable.
-func (j *job) save() error {
-	if j.slots == nil {
-		return errors.New("there is no state file to write to")
-	}
-	return j.slots.write(&j.state)
-}
-
-func (j *job) close() {
-	if j.slots != nil {
-		j.slots.close()
-		j.slots = nil
-	}
-}
-
-// ended takes in a run that came to its end.
+// ended takes in a run that came to its end. An error is that the past runs lack
+// it; the state is yet to be written.
 func (j *job) ended(run report.Run) error {
 	if len(run.Error) > maxErrorText {
 		run.Error = run.Error[:maxErrorText] + "…"
@@ -125,7 +104,7 @@ func (j *job) ended(run report.Run) error {
 	if run.Scheduled.After(j.state.LastScheduled) {
 		j.state.LastScheduled = run.Scheduled
 	}
-	return errors.Join(j.history.add(run), j.save())
+	return j.history.add(run)
 }
 
 // done is a measure of what a run has done, which only grows.

@@ -42,6 +42,10 @@ func (d *Daemon) tick(ctx context.Context) (next time.Time) {
 	d.mu.Lock()
 	now := d.Now()
 	next = now.Add(checkEvery)
+	d.keepAgain(now)
+	if d.lessWaits.Swap(false) {
+		d.keepTold()
+	}
 	healthy := true
 	for _, j := range d.jobs {
 		if j.running != nil {
@@ -54,9 +58,7 @@ func (d *Daemon) tick(ctx context.Context) (next time.Time) {
 		due := j.due(now)
 		if !due.from.IsZero() {
 			j.state.LastScheduled = due.from
-			if err := j.save(); err != nil {
-				d.warn("what the daemon remembers: "+err.Error(), false)
-			}
+			d.keep(j.slots, &j.state)
 		}
 		if due.skipped > 0 {
 			d.skip(j, due, now)
@@ -122,9 +124,7 @@ func (d *Daemon) skip(j *job, due dueNow, now time.Time) {
 	run := report.Run{Trigger: "schedule", Scheduled: due.skippedAt, Started: now, Finished: now, Result: report.Skipped, Missed: due.skipped,
 		Error: fmt.Sprintf("%d scheduled times up to %s were missed, longer ago than catch_up", due.skipped, due.skippedAt.Format(time.RFC3339))}
 	d.Log.Warn("runs were missed and are not made up for", zap.String("environment", j.name), zap.Int("missed", due.skipped), zap.Time("newest", due.skippedAt))
-	if err := j.ended(run); err != nil {
-		d.warn(err.Error(), false)
-	}
+	d.ended(j, run)
 }
 
 // Start begins a run by hand; see web.Control.

@@ -17,7 +17,7 @@ import (
 // repositoryHolder keeps one repository open: its index, connections and
 // caches stay warm between runs.
 type repositoryHolder struct {
-	opening sync.Mutex // held while one opens
+	opening chan struct{} // holds something while one opens
 
 	mu     sync.Mutex
 	repo   *repository.Repository // nil: not open
@@ -28,21 +28,35 @@ type repositoryHolder struct {
 	since  time.Time                // when it was first tried by that
 }
 
-// get opens the repository unless it is open.
+// repository opens the repository unless it is open.
 func (d *Daemon) repository(ctx context.Context) (*repository.Repository, error) {
+	repo, opened, err := d.opened(ctx)
+	if opened {
+		d.reached(ctx, repo)
+	}
+	return repo, err
+}
+
+// opened is the open repository, and whether it was opened just now. Who waits
+// for another to open it does so no longer than ctx.
+func (d *Daemon) opened(ctx context.Context) (repo *repository.Repository, now bool, err error) {
 	h := &d.repo
-	h.opening.Lock()
-	defer h.opening.Unlock()
+	select {
+	case h.opening <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false, context.Cause(ctx)
+	}
+	defer func() { <-h.opening }()
 	h.mu.Lock()
 	repo, number := h.repo, h.number
 	h.mu.Unlock()
 	if repo != nil {
-		return repo, nil
+		return repo, false, nil
 	}
 	d.mu.Lock()
 	config := d.config
 	d.mu.Unlock()
-	repo, err := d.Open(ctx, config)
+	repo, err = d.Open(ctx, config)
 	if err == nil {
 		if _, err = repo.Host(ctx); err != nil {
 			repo.Close()
@@ -61,11 +75,7 @@ func (d *Daemon) repository(ctx context.Context) (*repository.Repository, error)
 		h.repo = repo
 	}
 	h.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	d.reached(ctx, repo)
-	return repo, nil
+	return repo, err == nil, err
 }
 
 // settling tells that the repository is about to be opened for the first time.
@@ -157,6 +167,9 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 	}
 	host := d.config.Host
 	d.mu.Unlock()
+	if len(names) == 0 {
+		return
+	}
 	for _, name := range names {
 		s, err := repo.Head(ctx, host, name)
 		if ctx.Err() != nil {
@@ -171,6 +184,7 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 			})
 		}
 	}
+	d.tellLast() // that what failed was taken by hand
 }
 
 // newest takes in which snapshot of an environment is the newest in a
@@ -198,9 +212,7 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 		return
 	}
 	j.state.Repository = id
-	if err := j.save(); err != nil {
-		d.warn(err.Error(), false)
-	}
+	d.keep(j.slots, &j.state)
 }
 
 // made is the run by hand that made a snapshot, as far as that tells.

@@ -23,30 +23,43 @@ const slotHead = 16
 // is taken when it is made; states are written into its two slots in turn, each
 // with a number and a checksum, so the one before stays until the next is whole.
 type slots struct {
-	file   *os.File
-	size   int // of a slot, in bytes; a file has two
+	path   string
+	size   int      // of a slot, in bytes; a file has two
+	file   *os.File // nil: not open
 	number uint64
+	failed string // why the newest state is not in the file; "" when it is
 }
 
 // openSlots opens or makes the file at path, of slots of size bytes, and reads its newest state into
 // v, which stays as it is when there is none. A file of which neither slot
-// verifies is begun anew, and said so by an error that wraps errSpoiled.
+// verifies is begun anew, and said so by an error that wraps errSpoiled. With
+// another error the file is not open, and write tries again to open it: what is
+// written then takes the place of what could not be read.
 func openSlots(path string, size int, v any) (*slots, error) {
-	fail := func(err error) (*slots, error) { return nil, fmt.Errorf("state file %s: %w", path, err) }
-	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
+	s := &slots{path: path, size: size}
+	return s, s.open(v)
+}
+
+func (s *slots) open(v any) error {
+	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.path, err) }
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+		return fail(err)
+	}
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = makeSlots(path, size)
+		f, err = makeSlots(s.path, s.size)
 	}
 	if err != nil {
 		return fail(err)
 	}
-	s := &slots{file: f, size: size}
+	size := s.size
 	b := make([]byte, 2*size)
 	n, err := io.ReadFull(f, b)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		f.Close()
 		return fail(err)
 	}
+	s.file = f
 	var newest []byte
 	written := false
 	for i := range 2 {
@@ -62,14 +75,14 @@ func openSlots(path string, size int, v any) (*slots, error) {
 	}
 	if newest == nil {
 		if written {
-			return s, fmt.Errorf("state file %s: %w", path, errSpoiled)
+			return fail(errSpoiled)
 		}
-		return s, nil
+		return nil
 	}
 	if err := json.Unmarshal(newest, v); err != nil {
-		return s, fmt.Errorf("state file %s: %w: %w", path, errSpoiled, err)
+		return fail(fmt.Errorf("%w: %w", errSpoiled, err))
 	}
-	return s, nil
+	return nil
 }
 
 var errSpoiled = errors.New("it is damaged, and begun anew")
@@ -115,10 +128,15 @@ func slotSum(head, text []byte) uint32 {
 
 // write makes v the newest state; it is on disk when write returns nil.
 func (s *slots) write(v any) error {
-	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.file.Name(), err) }
+	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.path, err) }
 	text, err := json.Marshal(v)
 	if err != nil {
 		return fail(err)
+	}
+	if s.file == nil {
+		if err := s.open(new(json.RawMessage)); s.file == nil {
+			return err
+		}
 	}
 	if len(text) > s.size-slotHead {
 		return fail(errors.New("what is to be remembered is more than it has room for"))
@@ -138,4 +156,15 @@ func (s *slots) write(v any) error {
 	return nil
 }
 
-func (s *slots) close() error { return s.file.Close() }
+// fits tells whether there is room for v.
+func (s *slots) fits(v any) bool {
+	text, err := json.Marshal(v)
+	return err == nil && len(text) <= s.size-slotHead
+}
+
+func (s *slots) close() {
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+}

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"knowngood/configs"
@@ -21,46 +21,93 @@ type watch struct {
 	slots *slots
 }
 
-func openWatch(stateDir string) (*watch, error) {
-	w := &watch{}
-	dir := filepath.Join(stateDir, "daemon")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return w, err
-	}
-	var err error
-	w.slots, err = openSlots(filepath.Join(dir, "told.state"), toldSize, &w.State)
-	return w, err
+// told is what is kept of it, in one piece with what is not delivered yet: so
+// no crash lies between the two.
+type told struct {
+	notify.State
+	Waiting notify.Waiting `json:"waiting,omitempty"`
 }
 
-func (w *watch) close() {
-	if w.slots != nil {
-		w.slots.close()
-	}
-}
-
-// toldSize is the room for what was told of some thousand environments.
+// toldSize is the room for what was told of some thousand environments, and for
+// some hundred messages that wait.
 const toldSize = 1 << 20
+
+// openWatch reads what was told, and what of it waits. The watch is good with
+// every error.
+func openWatch(stateDir string) (*watch, notify.Waiting, error) {
+	var t told
+	s, err := openSlots(filepath.Join(stateDir, "daemon", "told.state"), toldSize, &t)
+	return &watch{notify.Watch{State: t.State}, s}, t.Waiting, err
+}
+
+// keepTold writes what was told and what of it waits. When that is more than
+// there is room for, the older half of it waits in memory alone; mu is held.
+func (d *Daemon) keepTold() {
+	t := told{d.watch.State, d.teller.waiting()}
+	for !d.watch.slots.fits(t) && len(t.Waiting) > 0 {
+		for channel, list := range t.Waiting {
+			if t.Waiting[channel] = list[(len(list)+1)/2:]; len(t.Waiting[channel]) == 0 {
+				delete(t.Waiting, channel)
+			}
+		}
+	}
+	d.keep(d.watch.slots, t)
+}
 
 // teller delivers messages by one configuration.
 type teller struct {
 	*notify.Notifier
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	mu     sync.Mutex
+	before *teller // of the configuration before, while it still delivers
 }
 
-// startTeller makes a teller of a configuration. It delivers until stopped.
-func (d *Daemon) startTeller(c *configs.Config) (*teller, error) {
-	n, err := notify.New(c.Notify, notify.Options{Log: d.Log, Host: c.Host, Repository: redact(c.Repository.URL), Version: d.Version})
+// newTeller makes a teller of a configuration, which delivers when it is
+// started.
+func (d *Daemon) newTeller(c *configs.Config) (*teller, error) {
+	t := tellingOf(c)
+	n, err := notify.New(t.Notify, notify.Options{Log: d.Log, Host: t.Host, Repository: redact(t.URL), Version: d.Version, Pings: t.Pings, Done: d.delivered})
 	if err != nil {
 		return nil, err
 	}
+	return &teller{Notifier: n, done: make(chan struct{})}, nil
+}
+
+// telling is what a teller is made of.
+type telling struct {
+	Notify    configs.Notify
+	Pings     map[string]string
+	Host, URL string
+}
+
+func tellingOf(c *configs.Config) telling {
+	t := telling{c.Notify, map[string]string{}, c.Host, c.Repository.URL}
+	for name, env := range c.Environments {
+		if env.Ping != "" {
+			t.Pings[name] = env.Ping
+		}
+	}
+	return t
+}
+
+// start delivers until stopped. It takes over what the teller of the
+// configuration before could not deliver, if there is one.
+func (t *teller) start(before *teller, now time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &teller{Notifier: n, cancel: cancel, done: make(chan struct{})}
+	t.cancel, t.before = cancel, before
 	go func() {
 		defer close(t.done)
-		n.Run(ctx)
+		if before != nil {
+			before.stop() // it may have to wait for a server
+			t.mu.Lock()
+			t.Restore(before.Waiting(), now)
+			t.before = nil
+			t.mu.Unlock()
+		}
+		t.Run(ctx)
 	}()
-	return t, nil
 }
 
 // stop delivers what is queued, for some seconds at most.
@@ -69,22 +116,38 @@ func (t *teller) stop() {
 	<-t.done
 }
 
+// waiting is what is not delivered yet.
+func (t *teller) waiting() notify.Waiting {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w := t.Waiting()
+	if t.before != nil {
+		for channel, list := range t.before.waiting() {
+			w[channel] = append(list, w[channel]...)
+		}
+	}
+	return w
+}
+
+// delivered has the next tick take down that less waits. To forget that, by a
+// crash, is to tell something twice.
+func (d *Daemon) delivered() {
+	d.lessWaits.Store(true)
+	d.look()
+}
+
 // tell sends what decide finds worth telling, and remembers that it was told.
 // decide is called with mu held.
 func (d *Daemon) tell(decide func(w *watch) []notify.Message) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	before := d.watch.State.Size()
 	messages := decide(d.watch)
-	if len(messages) == 0 {
-		return
-	}
 	for _, m := range messages {
 		d.teller.Tell(m)
 	}
-	if d.watch.slots != nil {
-		if err := d.watch.slots.write(&d.watch.State); err != nil {
-			d.warn("what was told may be told again after a restart: "+err.Error(), false)
-		}
+	if len(messages) > 0 || d.watch.State.Size() != before {
+		d.keepTold()
 	}
 }
 
@@ -104,11 +167,27 @@ func (d *Daemon) tellRun(name string, run *report.Run, failures int) {
 		}
 		d.ping(event, name, run)
 	}
-	d.tell(func(w *watch) []notify.Message {
-		if name == "" {
-			return w.Pruned(*run, failures)
+	d.tell(func(w *watch) []notify.Message { return w.ended(name, run, failures) })
+}
+
+// ended is what to tell of a run.
+func (w *watch) ended(name string, run *report.Run, failures int) []notify.Message {
+	if name == "" {
+		return w.Pruned(*run, failures)
+	}
+	return w.Ran(name, *run, failures)
+}
+
+// tellLast tells how the last runs ended where that is not told yet: a crash
+// came in between, or somebody captured by hand.
+func (d *Daemon) tellLast() {
+	d.tell(func(w *watch) (m []notify.Message) {
+		for name, j := range d.jobs {
+			if j.state.Last != nil {
+				m = append(m, w.ended(name, j.state.Last, j.state.Failures)...)
+			}
 		}
-		return w.Ran(name, *run, failures)
+		return m
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,5 +141,69 @@ func TestABrokenPromiseIsToldOnceAndMetAgainOnce(t *testing.T) {
 	s.stop(t)
 	if list := kinds(messages(t, told)); !slices.Equal(list, []notify.Kind{notify.RPO, notify.RPOMet, notify.RPO}) {
 		t.Errorf("told: %v", list)
+	}
+}
+
+// What is told and not delivered outlives a crash and a stop, and is delivered
+// once.
+func TestAFailureIsToldThoughTheDaemonWasKilledBeforeItCouldBe(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	dir := t.TempDir()
+	open, told, src := filepath.Join(dir, "open"), filepath.Join(dir, "told"), filepath.Join(dir, "src")
+	s := newService(t, m, "environments: {web: {sources: [{path: %s}]}}\nnotify: {command: [sh, -c, \"test -e %s && cat >>%s\"]}\n", src, open, told)
+	said := func(what string) func() bool {
+		return func() bool { return strings.Contains(s.log(t), what) }
+	}
+	s.up(t)
+	if run, err := s.client.Snapshot(t.Context(), "web", nil); err != nil || run.Result != report.Failed {
+		t.Fatalf("of a source that is not there: %+v, %v", run, err)
+	}
+	waitFor(t, "it is not told", said("not told yet"))
+	s.kill()
+	s.up(t) // tries again, and fails
+	s.stop(t)
+	if !strings.Contains(s.log(t), "not told before the stop") {
+		t.Error("the daemon that came after did not try")
+	}
+	for _, file := range []string{open, src} {
+		if err := os.WriteFile(file, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.up(t)
+	waitFor(t, "it is told", func() bool { return len(messages(t, told)) > 0 })
+	s.take(t, "web")
+	s.stop(t)
+	s.up(t)
+	s.stop(t)
+	if list := kinds(messages(t, told)); !slices.Equal(list, []notify.Kind{notify.Failure, notify.Recovery}) {
+		t.Errorf("told: %v", list)
+	}
+}
+
+func TestEachEnvironmentMayHaveAMonitorOfItsOwn(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 100)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.URL.Path }))
+	t.Cleanup(server.Close)
+	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+	text := "environments:\n  web: {sources: [{path: %[1]s}]}\n  db: {sources: [{path: %[1]s}], ping: %[2]s/%[3]s}\nnotify: {ping: %[2]s/all}\n"
+	src := t.TempDir()
+	s := newService(t, m, text, src, server.URL, "db")
+	s.up(t)
+	s.take(t, "web")
+	s.take(t, "db")
+	s.configure(t, text, src, server.URL, "other")
+	s.hup(t)
+	s.take(t, "db")
+	s.stop(t)
+	var paths []string
+	for len(asked) > 0 {
+		paths = append(paths, <-asked)
+	}
+	slices.Sort(paths)
+	if want := []string{"/all", "/all/start", "/db", "/db/start", "/other", "/other/start"}; !slices.Equal(paths, want) {
+		t.Errorf("asked: %q, want %q", paths, want)
 	}
 }

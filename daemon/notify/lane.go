@@ -28,9 +28,10 @@ var (
 
 // job is one thing to deliver.
 type job struct {
-	what  string
-	since time.Time
-	send  func(ctx context.Context, leftOut int) error
+	what    string
+	since   time.Time
+	message *Message // nil: a ping
+	send    func(ctx context.Context, leftOut int) error
 }
 
 // permanentError is one that another attempt would meet again.
@@ -43,12 +44,17 @@ func (e permanentError) Unwrap() error { return e.error }
 type lane struct {
 	pace
 	name    string
+	id      string // of the channel; see channelID
 	log     *zap.Logger
 	limiter *rate.Limiter // nil: none
 	wake    chan struct{}
+	done    func() // called when a job is; nil: nobody wants to know
 
-	mu      sync.Mutex
-	queue   []job
+	mu    sync.Mutex
+	queue []job
+	// taken are those that were taken from the queue and are not done: the one
+	// under way and, at the stop, those that failed.
+	taken   []job
 	leftOut int
 }
 
@@ -84,6 +90,7 @@ func (l *lane) take(ctx context.Context) (job, bool) {
 			j := l.queue[0]
 			l.queue[0] = job{}
 			l.queue = l.queue[1:]
+			l.taken = append(l.taken, j)
 			l.mu.Unlock()
 			return j, true
 		}
@@ -112,12 +119,47 @@ func (l *lane) run(ctx, sending context.Context) {
 		if l.limiter != nil {
 			_ = l.limiter.Wait(ctx) // an error is that ctx is done: no time to wait
 		}
-		l.deliver(ctx, sending, j)
+		if !l.deliver(ctx, sending, j) {
+			continue
+		}
+		l.mu.Lock()
+		l.taken = l.taken[:len(l.taken)-1]
+		l.mu.Unlock()
+		if l.done != nil {
+			l.done()
+		}
 	}
 }
 
-// deliver tries until it succeeds, cannot, or takes too long.
-func (l *lane) deliver(ctx, sending context.Context, j job) {
+// waiting are the messages that are not done, oldest first.
+func (l *lane) waiting() []*Message {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []*Message
+	for _, jobs := range [][]job{l.taken, l.queue} {
+		for _, j := range jobs {
+			if j.message != nil {
+				list = append(list, j.message)
+			}
+		}
+	}
+	return list
+}
+
+// precede queues jobs before all others.
+func (l *lane) precede(jobs []job) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = append(jobs, l.queue...)
+	if extra := len(l.queue) - l.room; extra > 0 {
+		l.queue = l.queue[extra:]
+		l.leftOut += extra
+	}
+}
+
+// deliver tries until it succeeds, cannot, or takes too long; false when the
+// stop left no time for that.
+func (l *lane) deliver(ctx, sending context.Context, j job) bool {
 	log := l.log.With(zap.String("message", j.what))
 	wait := l.first
 	for attempt := 1; ; attempt++ {
@@ -131,19 +173,19 @@ func (l *lane) deliver(ctx, sending context.Context, j job) {
 			l.leftOut -= leftOut
 			l.mu.Unlock()
 			log.Debug("told", zap.Int("attempts", attempt))
-			return
+			return true
 		}
 		var permanent permanentError
 		switch {
 		case errors.As(err, &permanent):
 			log.Error("not told: the channel refuses it", zap.Error(err))
-			return
+			return true
 		case stopping:
-			log.Error("not told before the stop", zap.Error(err))
-			return
+			log.Warn("not told before the stop", zap.Error(err))
+			return false
 		case time.Since(j.since)+wait > l.patience:
 			log.Error("not told: given up", zap.Int("attempts", attempt), zap.Error(err))
-			return
+			return true
 		}
 		log.Warn("not told yet", zap.Int("attempts", attempt), zap.Duration("next", wait), zap.Error(err))
 		select {

@@ -27,6 +27,8 @@ type fake struct {
 
 func (f *fake) name() string { return "fake" }
 
+func (f *fake) target() string { return "fake" }
+
 func (f *fake) send(_ context.Context, m *Message) error {
 	f.mu.Lock()
 	f.attempts++
@@ -56,20 +58,25 @@ func deliver(t *testing.T, f *fake, test func(n *Notifier, stop func())) *observ
 		f.began = time.Now()
 		n := &Notifier{o: Options{Host: "web-7"}, channels: []channel{f}}
 		n.lanes = []*lane{newLane("fake", messagePace, zap.New(core))}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			n.Run(ctx)
-		}()
-		stop := func() {
-			cancel()
-			<-done
-		}
+		stop := running(n)
 		test(n, stop)
 		stop()
 	})
 	return logs
+}
+
+// running runs a Notifier until it is stopped.
+func running(n *Notifier) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 func tell(n *Notifier, titles ...string) {

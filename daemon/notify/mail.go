@@ -33,6 +33,8 @@ type email struct {
 
 func (e *email) name() string { return "email " + e.cfg.Server }
 
+func (e *email) target() string { return "email " + e.cfg.Server + " " + strings.Join(e.cfg.To, " ") }
+
 func (e *email) send(ctx context.Context, m *Message) error {
 	password, err := e.password()
 	if err != nil {

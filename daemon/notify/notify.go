@@ -4,7 +4,8 @@
 // Watch decides when something is told, a Notifier delivers it. Telling never
 // blocks: messages wait in a bounded queue for each channel, are sent at a
 // bounded rate and tried again for hours; what had no room is counted in the
-// next one that is delivered. No secret of a channel (the path of an address, a
+// next one that is delivered. What waits when a Notifier ends, the next one takes
+// over (Waiting, Restore), so a message may come twice. No secret of a channel (the path of an address, a
 // password, the value of a header) gets into an error or the log.
 package notify
 
@@ -27,11 +28,18 @@ type Options struct {
 	Host       string
 	Repository string // URL, credentials left out
 	Version    string
+	// Pings are addresses of a monitor for each environment that has one of its
+	// own.
+	Pings map[string]string
+	// Done is called when a message is delivered or given up; nil: nobody wants
+	// to know. It must not block.
+	Done func()
 }
 
 // channel is one way to tell people.
 type channel interface {
-	name() string // nothing secret
+	name() string   // nothing secret
+	target() string // what it is told at, secrets and all
 	send(ctx context.Context, m *Message) error
 }
 
@@ -39,9 +47,14 @@ type channel interface {
 type Notifier struct {
 	o        Options
 	channels []channel
-	lanes    []*lane // one for each channel
-	ping     *ping   // nil: none
-	pings    *lane
+	lanes    []*lane            // one for each channel
+	pings    map[string]*pinged // by environment; "" is of those without
+}
+
+// pinged is a monitor, and the queue before it.
+type pinged struct {
+	*ping
+	lane *lane
 }
 
 // drain is how long Run still delivers once its context is done.
@@ -72,16 +85,34 @@ func New(cfg configs.Notify, o Options) (*Notifier, error) {
 		n.channels = append(n.channels, &program{argv: cfg.Command, log: o.Log})
 	}
 	for _, c := range n.channels {
-		n.lanes = append(n.lanes, newLane(c.name(), messagePace, o.Log))
-	}
-	if cfg.Ping != "" {
-		p, err := newPing(cfg.Ping, client)
-		if err != nil {
-			return nil, fmt.Errorf("notify.ping: %w", err)
+		l := newLane(c.name(), messagePace, o.Log)
+		l.done = o.Done
+		for l.id = channelID(c); n.has(l.id); { // the same is told twice
+			l.id += "+"
 		}
-		n.ping, n.pings = p, newLane(p.name(), pingPace, o.Log)
+		n.lanes = append(n.lanes, l)
+	}
+	n.pings = map[string]*pinged{}
+	for environment, address := range o.Pings {
+		if err := n.addPing(environment, address, client); err != nil {
+			return nil, fmt.Errorf("environments.%s.ping: %w", environment, err)
+		}
+	}
+	if err := n.addPing("", cfg.Ping, client); err != nil {
+		return nil, fmt.Errorf("notify.ping: %w", err)
 	}
 	return n, nil
+}
+
+func (n *Notifier) addPing(environment, address string, c *client) error {
+	if address == "" {
+		return nil
+	}
+	p, err := newPing(address, c)
+	if err == nil {
+		n.pings[environment] = &pinged{p, newLane(p.name(), pingPace, n.o.Log)}
+	}
+	return err
 }
 
 // complete fills in what is the same in all messages, and bounds the rest.
@@ -92,26 +123,33 @@ func (n *Notifier) complete(m Message) *Message {
 	}
 	m.Title = cut(strings.Join(strings.Fields(m.Title), " "), 200)
 	m.Text = cut(m.Text, 8<<10)
+	if m.Run != nil {
+		run := *m.Run
+		run.Error = cut(run.Error, 8<<10)
+		m.Run = &run
+	}
 	return &m
 }
 
 // Tell queues a message for every channel.
 func (n *Notifier) Tell(m Message) {
 	complete := n.complete(m)
-	for i, c := range n.channels {
-		n.lanes[i].add(job{what: string(m.Kind), since: time.Now(), send: func(ctx context.Context, leftOut int) error {
-			return c.send(ctx, complete.after(leftOut))
-		}})
+	for i, l := range n.lanes {
+		l.add(n.job(i, complete))
 	}
 }
 
 // Ping queues a ping about a run of an environment; run is nil at its start.
 func (n *Notifier) Ping(e Event, environment string, run *report.Run) {
-	if n.ping == nil {
+	p := n.pings[environment]
+	if p == nil {
+		p = n.pings[""]
+	}
+	if p == nil {
 		return
 	}
 	text := pingText(n.o.Host, environment, run)
-	n.pings.add(job{what: string(e), since: time.Now(), send: func(ctx context.Context, _ int) error { return n.ping.send(ctx, e, text) }})
+	p.lane.add(job{what: string(e), since: time.Now(), send: func(ctx context.Context, _ int) error { return p.send(ctx, e, text) }})
 }
 
 // Tested is how a channel took a test.
@@ -143,8 +181,8 @@ func (n *Notifier) Run(ctx context.Context) {
 	for _, l := range n.lanes {
 		wg.Go(func() { l.run(ctx, sending) })
 	}
-	if n.pings != nil {
-		wg.Go(func() { n.pings.run(ctx, sending) })
+	for _, p := range n.pings {
+		wg.Go(func() { p.lane.run(ctx, sending) })
 	}
 	wg.Wait()
 }

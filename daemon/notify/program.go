@@ -23,6 +23,8 @@ type program struct {
 
 func (p *program) name() string { return "command " + p.argv[0] }
 
+func (p *program) target() string { return "command " + strings.Join(p.argv, "\x00") }
+
 func (p *program) send(ctx context.Context, m *Message) error {
 	body, err := json.Marshal(m)
 	if err != nil {

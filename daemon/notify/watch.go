@@ -30,6 +30,17 @@ type State struct {
 	Damage   map[string]*Told `json:"damage,omitempty"` // by the hash of its text
 }
 
+// Size is how much goes on.
+func (s *State) Size() int {
+	n := len(s.Failing) + len(s.Lacking) + len(s.Late) + len(s.Damage)
+	for _, t := range []*Told{s.Prune, s.Degraded} {
+		if t != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // Told is something that goes on.
 type Told struct {
 	Since time.Time `json:"since"`

@@ -146,6 +146,8 @@ func newWebhook(cfg configs.Webhook, c *client) (*webhook, error) {
 
 func (w *webhook) name() string { return "webhook " + w.host() }
 
+func (w *webhook) target() string { return "webhook " + w.url.String() }
+
 // body is what is posted, and its type.
 func (w *webhook) body(m *Message) (kind string, body []byte, err error) {
 	if w.make == nil {

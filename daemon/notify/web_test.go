@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -240,6 +241,36 @@ func TestPingsSayHowRunsGo(t *testing.T) {
 	} {
 		if r := <-got; r.method != "POST" || r.path != want.path || r.body != want.body || r.query != "create=1" {
 			t.Errorf("%+v, want %+v", r, want)
+		}
+	}
+}
+
+func TestAMonitorOfAnEnvironmentTakesThePlaceOfTheOneForAll(t *testing.T) {
+	t.Parallel()
+	s, got := server(t, nil)
+	for _, all := range []string{s.URL + "/all", ""} {
+		n, err := New(configs.Notify{Ping: all}, Options{Host: "web-7", Pings: map[string]string{"db": s.URL + "/db"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		n.Ping(Started, "web", nil)
+		n.Ping(Started, "db", nil)
+		n.Ping(Started, "mail", nil)
+		cancel()
+		n.Run(ctx)
+		var bodies []string
+		for len(got) > 0 {
+			r := <-got
+			bodies = append(bodies, r.path+" "+r.body)
+		}
+		slices.Sort(bodies)
+		want := []string{"/all/start web-7/mail: started", "/all/start web-7/web: started", "/db/start web-7/db: started"}
+		if all == "" {
+			want = want[2:]
+		}
+		if !slices.Equal(bodies, want) {
+			t.Errorf("%q, want %q", bodies, want)
 		}
 	}
 }

@@ -1,0 +1,189 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap/zaptest/observer"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/storage/repository"
+)
+
+func TestStateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		dir := filepath.Join(w.State, "daemon")
+		w.Check(os.MkdirAll(filepath.Join(dir, "told.state"), 0o700))
+		w.Check(os.WriteFile(filepath.Join(dir, "jobs"), nil, 0o600))
+		d := w.daemon(w.config("  web: {schedule: '@every 1h', sources: [{path: $SOURCE}]}\n"))
+		stop := w.run(d)
+		time.Sleep(90 * time.Minute)
+		var files []string
+		for _, warning := range d.Report().Warnings {
+			for _, name := range []string{"env-web.state", "env-web.runs", "told.state"} {
+				if strings.HasPrefix(warning.Text, "what the daemon remembers: ") && strings.Contains(warning.Text, name) {
+					files = append(files, name)
+				}
+			}
+		}
+		slices.Sort(files)
+		if want := []string{"env-web.runs", "env-web.state", "told.state"}; !slices.Equal(files, want) || len(d.Report().Warnings) != 3 {
+			t.Errorf("warnings of %v, want %v: %+v", files, want, d.Report().Warnings)
+		}
+		said := w.logs.Filter(func(e observer.LoggedEntry) bool { return strings.Contains(e.Message, "what the daemon remembers") })
+		if said.Len() != 3 {
+			t.Errorf("it is logged %d times, want once for each file", said.Len())
+		}
+
+		w.Check(os.Remove(filepath.Join(dir, "told.state")))
+		w.Check(os.Remove(filepath.Join(dir, "jobs")))
+		time.Sleep(2 * checkEvery)
+		j, spoiled, _ := openJob(w.State, "web")
+		j.slots.close()
+		if spoiled != nil || j.state.Totals[report.Success] != 1 || j.state.Last == nil {
+			t.Errorf("the state is %+v, %v", j.state, spoiled)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "told.state")); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Hour) // past runs are written with the next one
+		if list := d.Report().Warnings; len(list) > 0 {
+			t.Errorf("they can be written, and the warnings are %+v", list)
+		}
+		if n := w.logs.FilterMessage("what the daemon remembers is written again").Len(); n != 3 {
+			t.Errorf("that they can be written is logged %d times", n)
+		}
+		stop()
+	})
+}
+
+// tellingWorld is a world whose daemon tells by a command, which fails until the
+// channel is open.
+type tellingWorld struct {
+	*world
+	open, told, bad string
+}
+
+func newTelling(t *testing.T) *tellingWorld {
+	dir := t.TempDir()
+	return &tellingWorld{newWorld(t), filepath.Join(dir, "open"), filepath.Join(dir, "told"), filepath.Join(dir, "bad")}
+}
+
+// settings of an environment that fails while bad is not there.
+func (w *tellingWorld) settings(repeat time.Duration) *configs.Config {
+	c := w.config("  web: {sources: [{path: " + w.bad + "}]}\n")
+	c.Notify = configs.Notify{Repeat: configs.Duration(repeat), Command: []string{"sh", "-c", `test -e "$0" && echo "$KNOWNGOOD_KIND" >>"$1"`, w.open, w.told}}
+	return c
+}
+
+// until waits for what must come, in real time.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it never came to this: %s", what)
+		}
+	}
+}
+
+// fail runs web, which fails.
+func (w *tellingWorld) fail(d *Daemon) {
+	w.t.Helper()
+	until(w.t, "the daemon runs", func() bool { return d.Start(w.t.Context(), "web") == nil })
+	until(w.t, "the run fails", func() bool {
+		e := w.environment(d, "web")
+		return e.Running == nil && e.Last != nil && e.Last.Result == report.Failed
+	})
+}
+
+func TestAFailureThatACrashKeptFromBeingToldIsToldAtTheStart(t *testing.T) {
+	t.Parallel()
+	w := newTelling(t)
+	w.Check(os.WriteFile(w.open, nil, 0o600))
+	d := w.daemon(w.settings(24 * time.Hour))
+	stop := w.run(d)
+	w.fail(d)
+	stop()
+	w.run(w.daemon(w.settings(24 * time.Hour)))()
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
+		t.Fatalf("after a restart there was told %q", got)
+	}
+	// As a crash leaves it before the telling is written down.
+	w.Check(os.Remove(filepath.Join(w.State, "daemon", "told.state")))
+	w.run(w.daemon(w.settings(24 * time.Hour)))()
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure", "failure"}) {
+		t.Errorf("after a crash there was told %q", got)
+	}
+}
+
+func TestWhatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges(t *testing.T) {
+	t.Parallel()
+	w := newTelling(t)
+	d := w.daemon(w.settings(24 * time.Hour))
+	d.Load = func() (*configs.Config, error) { return w.settings(48 * time.Hour), nil }
+	stop := w.run(d)
+	w.fail(d)
+	until(t, "it is not told", func() bool { return w.logs.FilterMessage("not told yet").Len() > 0 })
+	w.Check(d.Reload())
+	until(t, "the old configuration tells no more", func() bool { return w.logs.FilterMessage("not told before the stop").Len() > 0 })
+	w.Check(os.WriteFile(w.open, nil, 0o600))
+	stop()
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
+		t.Errorf("there was told %q", got)
+	}
+}
+
+func TestARunThatSucceedsWhileTheDaemonStopsIsToldAsOne(t *testing.T) {
+	t.Parallel()
+	w := newTelling(t)
+	w.Check(os.WriteFile(w.open, nil, 0o600))
+	began, end := filepath.Join(t.TempDir(), "began"), filepath.Join(t.TempDir(), "end")
+	c := w.settings(24 * time.Hour)
+	c.Environments["web"].Hooks.After = []configs.Hook{{Command: []string{"sh", "-c", `test -z "$KNOWNGOOD_SNAPSHOT" && exit; touch "$0"; while ! test -e "$1"; do sleep 0.05; done`, began, end}}}
+	d := w.daemon(c)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.work(ctx) }()
+	w.fail(d)
+	w.Check(os.Mkdir(w.bad, 0o755))
+	w.Check(d.Start(ctx, "web"))
+	until(t, "the snapshot is committed", func() bool {
+		_, err := os.Stat(began)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
+	cancel()
+	w.Check(os.WriteFile(end, nil, 0o600))
+	w.Check(<-done)
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure", "recovery"}) {
+		t.Errorf("there was told %q", got)
+	}
+}
+
+func TestARunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := w.daemon(w.config("  web: {timeout: 1m, retries: 0, sources: [{path: $SOURCE}]}\n"))
+		d.Open = func(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
+			<-ctx.Done() // a store that hangs
+			return nil, ctx.Err()
+		}
+		stop := w.run(d)
+		time.Sleep(startPatience + time.Second)
+		w.Check(d.Start(t.Context(), "web"))
+		time.Sleep(2 * time.Minute)
+		if e := w.environment(d, "web"); e.Last == nil || !strings.Contains(e.Last.Error, "longer than its timeout of 1m") {
+			t.Errorf("%+v", e.Last)
+		}
+		stop()
+	})
+}

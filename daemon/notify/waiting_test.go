@@ -1,0 +1,141 @@
+package notify
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"knowngood/configs"
+)
+
+// kept is what waits, after a restart.
+func kept(t *testing.T, w Waiting) Waiting {
+	t.Helper()
+	b, err := json.Marshal(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Waiting
+	if err := json.Unmarshal(b, &back); err != nil {
+		t.Fatal(err)
+	}
+	return back
+}
+
+func TestWhatAStopLeavesIsToldAfterTheNextStartBeforeAllElse(t *testing.T) {
+	t.Parallel()
+	var left Waiting
+	deliver(t, &fake{answer: func(int, *Message) error { return errors.New("connection refused") }}, func(n *Notifier, stop func()) {
+		tell(n, "a", "b", "c")
+		synctest.Wait()
+		if w := n.Waiting(); len(w[""]) != 3 {
+			t.Errorf("while the first is tried there wait %v", w)
+		}
+		stop()
+		left = kept(t, n.Waiting())
+	})
+	f := &fake{}
+	deliver(t, f, func(n *Notifier, _ func()) {
+		n.Restore(left, time.Now())
+		tell(n, "d")
+		synctest.Wait()
+		if want := []string{"a 0 0", "b 0 0", "c 0 0", "d 0 0"}; !slices.Equal(f.got(), want) {
+			t.Errorf("got %q, want %q", f.got(), want)
+		}
+		if w := n.Waiting(); len(w) != 0 {
+			t.Errorf("when all is told there wait %v", w)
+		}
+	})
+}
+
+func TestWhatWasToldMeanwhileComesAfterWhatWaited(t *testing.T) {
+	t.Parallel()
+	n, _ := notifier(t, configs.Notify{Command: []string{"true"}})
+	before, _ := notifier(t, configs.Notify{Command: []string{"true"}})
+	tell(before, numbered(1, 30)...)
+	tell(n, numbered(31, 60)...)
+	n.Restore(kept(t, before.Waiting()), time.Now())
+	var titles []string
+	for _, m := range slices.Concat(slices.Collect(maps.Values(n.Waiting()))...) {
+		titles = append(titles, m.Title)
+	}
+	if want := numbered(11, 60); !slices.Equal(titles, want) || n.lanes[0].leftOut != 10 {
+		t.Errorf("there wait %q, want %q; %d were left out", titles, want, n.lanes[0].leftOut)
+	}
+}
+
+func TestWhatIsOldOrForAChannelThatIsNoMoreIsLeftOutAndLogged(t *testing.T) {
+	t.Parallel()
+	hook := configs.Webhook{URL: "https://chat.example.com/one"}
+	before, _ := notifier(t, configs.Notify{Webhook: []configs.Webhook{hook}, Command: []string{"true"}})
+	now := time.Now()
+	before.Tell(Message{Kind: Failure, Title: "yesterday", Time: now.Add(-keepFor - time.Minute)})
+	before.Tell(Message{Kind: Failure, Title: "today", Time: now.Add(-keepFor + time.Minute)})
+	n, logs := notifier(t, configs.Notify{Command: []string{"true"}})
+	n.Restore(kept(t, before.Waiting()), now)
+	w := n.Waiting()
+	if len(w) != 1 || len(w[n.lanes[0].id]) != 1 || w[n.lanes[0].id][0].Title != "today" {
+		t.Errorf("there wait %v", w)
+	}
+	said := map[string]int{}
+	for _, l := range logs.All() {
+		said[l.Message]++
+	}
+	if said["not told: it has waited for more than 24h0m0s"] != 1 || said["not told: the channel is not configured any more"] != 2 || len(said) != 2 {
+		t.Errorf("logged: %v", said)
+	}
+}
+
+func TestAChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem(t *testing.T) {
+	t.Parallel()
+	configured := func(secret string) configs.Notify {
+		hook := configs.Webhook{URL: "https://hunter2@chat.example.com/hunter2?key=hunter2", Headers: map[string]string{"X-Key": "hunter2" + secret}, Template: "{{.Text}}" + secret}
+		return configs.Notify{
+			Webhook: []configs.Webhook{hook, hook, {URL: "https://chat.example.com/other"}}, Command: []string{"page", "hunter2"},
+			Email: &configs.Email{From: "a@example.com", To: []string{"b@example.com"}, Server: "mail.example.com:587", User: "a", Password: "hunter2" + secret},
+		}
+	}
+	n, _ := notifier(t, configured("1"))
+	tell(n, "a")
+	b, err := json.Marshal(n.Waiting())
+	if err != nil || strings.Contains(string(b), "hunter2") {
+		t.Errorf("what is kept: %s, %v", b, err)
+	}
+	again, logs := notifier(t, configured("2"))
+	again.Restore(kept(t, n.Waiting()), time.Now())
+	if w := again.Waiting(); len(w) != 5 || logs.Len() > 0 {
+		t.Errorf("of five channels there wait %v; logged %v", w, logs.All())
+	}
+}
+
+func TestWhoeverKeepsWhatWaitsHearsWhenAMessageIsDone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		done := 0
+		f := &fake{began: time.Now(), answer: func(attempt int, _ *Message) error {
+			if attempt < 3 {
+				return errors.New("connection refused")
+			}
+			return nil
+		}}
+		n, _ := notifier(t, configs.Notify{})
+		n.channels, n.lanes = []channel{f}, []*lane{newLane("fake", messagePace, n.o.Log)}
+		n.lanes[0].done = func() { done++ }
+		stop := running(n)
+		tell(n, "a", "b")
+		synctest.Wait()
+		if done != 0 {
+			t.Error("nothing is done, and it is said to be")
+		}
+		time.Sleep(time.Hour)
+		if done != 2 || len(n.Waiting()) != 0 {
+			t.Errorf("%d are done; there wait %v", done, n.Waiting())
+		}
+		stop()
+	})
+}
