@@ -198,7 +198,7 @@ func (a *app) tellInit(r *repository.InitResult, o repository.InitOptions, made,
 	if !pinned {
 		a.printf("  the pin above: it lets a bare machine tell this repository from a forgery\n")
 	}
-	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: knowngood snapshot --repo %s --env NAME PATH...\n", quoted(o.URL))
+	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(o.URL))
 	return a.result(map[string]any{"type": "result", "url": o.URL, "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "repository": a.repo.ID().String()})
 }
 

@@ -126,7 +126,7 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, al
 		return err
 	}
 	if !a.json && len(out) == 0 {
-		a.printf("No snapshots yet. Take one: knowngood snapshot --repo %s --env NAME PATH...\n", quoted(r.URL()))
+		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(r.URL()))
 	} else if !a.json {
 		w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
 		fmt.Fprintln(w, "SNAPSHOT\tHOST\tTIME\tSTATUS\tFILES\tSIZE\tNEW\tID")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -70,6 +71,27 @@ func quoted(word string) string {
 		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 	}
 	return word
+}
+
+// self is how this program is started again, in commands that are shown for
+// copying: by its name where that is in the PATH, else by its file. One that go
+// run made is gone, or may be, and is made again.
+func self() string {
+	path, err := os.Executable()
+	if err != nil {
+		return "knowngood"
+	}
+	if strings.Contains(path, "/go-build") {
+		return "go run ./cmd/knowngood"
+	}
+	if found, err := exec.LookPath("knowngood"); err == nil {
+		a, aerr := os.Stat(path)
+		b, berr := os.Stat(found)
+		if aerr == nil && berr == nil && os.SameFile(a, b) {
+			return "knowngood"
+		}
+	}
+	return quoted(path)
 }
 
 // printable quotes paths that could mislead a terminal.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,15 +84,20 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	if err != nil {
 		return err
 	}
+	me := self()
 	a.printf(`
 That is the whole job: %s is proven to restore. Nothing but %s was written.
 
-Next:
-  knowngood ls %s --repo %s --identity %s
-  knowngood init --repo URL --identity FILE      a repository of your own, on a disk or in S3
-  knowngood snapshot --repo URL --env NAME PATH...
-  rm -r %s                          to forget this trial
-`, results[1].Snapshot.Ref(), home, results[1].Snapshot.Ref(), url, a.identityPath, home)
+Look into it, or forget this trial:
+  %s ls %s --repo %s --identity %s
+  rm -r %s
+A repository of your own, on a disk or in S3, and a first snapshot:
+  %s init --repo URL --identity FILE
+  %s snapshot --repo URL --env NAME PATH...
+`, results[1].Snapshot.Ref(), home, me, quoted(results[1].Snapshot.Ref()+":"+source), quoted(url), quoted(a.identityPath), quoted(home), me, me)
+	if strings.HasPrefix(me, "go run") {
+		a.printf("To have it as knowngood, from anywhere: make build, then install bin/knowngood (README.md, Install).\n")
+	}
 	first := results[0]
 	return a.result(map[string]any{"type": "result", "ref": results[1].Snapshot.Ref(), "repository": url, "identity": a.identityPath, "files": first.Files, "bytes": first.Bytes, "new_bytes": first.NewBytes,
 		"stored_bytes": first.StoredBytes, "capture_seconds": first.Duration.Seconds(), "again_seconds": results[1].Duration.Seconds(), "restore_seconds": back.Duration.Seconds(), "verified": true})

@@ -16,7 +16,7 @@ import (
 // what is amiss.
 func (a *app) showStatus(s *statusReport) error {
 	if len(s.Environments) == 0 && s.Source == "repository" {
-		a.printf("No snapshots yet. Take one: knowngood snapshot --repo %s --env NAME PATH...\n", quoted(s.Repository))
+		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(s.Repository))
 		return nil
 	}
 	if s.Unusable != "" {
