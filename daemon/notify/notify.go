@@ -4,9 +4,10 @@
 // Watch decides when something is told, a Notifier delivers it. Telling never
 // blocks: messages wait in a bounded queue for each channel, are sent at a
 // bounded rate and tried again for hours; what had no room is counted in the
-// next one that is delivered. What waits when a Notifier ends, the next one takes
-// over (Waiting, Restore), so a message may come twice. No secret of a channel (the path of an address, a
-// password, the value of a header) gets into an error or the log.
+// next one that is delivered. What waits when a Notifier ends, the next one
+// takes over (Waiting, Restore), so a message may come twice. No secret of a
+// channel (the path of an address, a password, the value of a header) gets into
+// an error, the log or what is kept.
 package notify
 
 import (

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -116,7 +117,7 @@ func TestAChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem(t *testing.T
 func TestWhoeverKeepsWhatWaitsHearsWhenAMessageIsDone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		done := 0
+		var done atomic.Int32
 		f := &fake{began: time.Now(), answer: func(attempt int, _ *Message) error {
 			if attempt < 3 {
 				return errors.New("connection refused")
@@ -125,16 +126,16 @@ func TestWhoeverKeepsWhatWaitsHearsWhenAMessageIsDone(t *testing.T) {
 		}}
 		n, _ := notifier(t, configs.Notify{})
 		n.channels, n.lanes = []channel{f}, []*lane{newLane("fake", messagePace, n.o.Log)}
-		n.lanes[0].done = func() { done++ }
+		n.lanes[0].done = func() { done.Add(1) }
 		stop := running(n)
 		tell(n, "a", "b")
 		synctest.Wait()
-		if done != 0 {
+		if done.Load() != 0 {
 			t.Error("nothing is done, and it is said to be")
 		}
 		time.Sleep(time.Hour)
-		if done != 2 || len(n.Waiting()) != 0 {
-			t.Errorf("%d are done; there wait %v", done, n.Waiting())
+		if done.Load() != 2 || len(n.Waiting()) != 0 {
+			t.Errorf("%d are done; there wait %v", done.Load(), n.Waiting())
 		}
 		stop()
 	})
