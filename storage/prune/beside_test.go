@@ -16,6 +16,7 @@ import (
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
 )
 
 // interrupted calls a function once, before the first listing of roots or
@@ -102,6 +103,11 @@ func TestARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
 }
 
 func TestOfTwoPrunersTheOneThatTellsLastDeletesNothing(t *testing.T) {
+	t.Run("what is due", func(t *testing.T) { twoPruners(t, false) })
+	t.Run("what a run that died left", func(t *testing.T) { twoPruners(t, true) })
+}
+
+func twoPruners(t *testing.T, died bool) {
 	simulated(t, memory, func(w *world) {
 		for range 2 {
 			w.write("a", 200_000)
@@ -113,6 +119,15 @@ func TestOfTwoPrunersTheOneThatTellsLastDeletesNothing(t *testing.T) {
 		w.free()
 		time.Sleep(8 * day)
 		plain := w.Store
+		if died {
+			w.Store = storagetest.NewFaulty(plain, storagetest.Rule{Op: storagetest.DeleteOne, Prefix: "hosts/h/packs/", Fault: storagetest.FailBefore(nil)},
+				storagetest.Rule{Op: storagetest.DeleteOne, Prefix: "hosts/h/manifests/", Fault: storagetest.FailBefore(nil)})
+			if _, err := prune.Run(w.Ctx, w.host(), prune.Options{}); !errors.Is(err, storagetest.ErrInjected) {
+				t.Fatal(err)
+			}
+			w.Store = plain
+			time.Sleep(8 * day)
+		}
 		w.Store = &interrupted{Store: plain, at: "/manifests/", then: func() {
 			w.Store = plain
 			report := w.prune(prune.Options{Policy: func(string, string) *retention.Policy { return &retention.Policy{Last: 10} }})
@@ -127,7 +142,15 @@ func TestOfTwoPrunersTheOneThatTellsLastDeletesNothing(t *testing.T) {
 		if now, _ := w.stored(); now != packs {
 			t.Errorf("%d of %d packs are left", now, packs)
 		}
-		_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
+		d, err := w.host().Deletions(w.Ctx, enginetest.Host, w.domain())
+		w.check(err)
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, w.domain())}) {
+			w.check(err)
+			if id, _ := repository.ParseObjectKey(o.Key); d.Absent(id) {
+				t.Errorf("%s was spared, and counts as absent: %+v", o.Key, d.Dooms[id])
+			}
+		}
+		_, err = w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
 		w.check(err)
 		w.Clean()
 	})

@@ -174,7 +174,7 @@ func (d *domain) prune(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var due, again []repository.ObjectID // again: of which it was told
+	var due []repository.ObjectID
 	settle := func(id repository.ObjectID, doom repository.Doom) (stays bool) {
 		o, listed := d.objects[id]
 		switch {
@@ -196,17 +196,17 @@ func (d *domain) prune(ctx context.Context) error {
 			}
 			return true
 		}
-		if doom.Fate == repository.Deleted { // a run died before it was, or it was locked
-			again = append(again, id)
-		} else {
-			due = append(due, id)
+		due = append(due, id)
+		if doom.Fate == repository.Deleted { // a run told so and died, or it was locked
+			return true
 		}
-		return true // until it is deleted
+		d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
+		return false
 	}
-	unsettled := map[repository.ObjectID]uint64{}
+	since := d.deletions.Newest + 1
 	for id, doom := range d.deletions.Dooms {
 		if settle(id, doom) {
-			unsettled[id] = doom.Serial
+			since = min(since, doom.Serial)
 		}
 	}
 	if err := d.repack(ctx); err != nil {
@@ -214,28 +214,18 @@ func (d *domain) prune(ctx context.Context) error {
 	}
 	d.announce(indexed)
 	if d.DryRun {
-		for _, id := range append(due, again...) {
+		for _, id := range due {
 			d.out.Deleted.add(d.objects[id].size)
 		}
 		return nil
 	}
-	if len(due)+len(again) > 0 {
+	if len(due) > 0 {
 		if err := d.same(ctx); err != nil {
 			return err
 		}
 	}
-	// What is deleted is told before: of two pruners the one that tells first
-	// deletes, and the other finds its statement's number taken.
-	for _, id := range due {
-		delete(unsettled, id)
-		d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
-	}
-	if len(d.announced)+len(d.deleted)+len(d.spared)+len(d.repacks) == 0 {
-		return d.delete(ctx, again)
-	}
-	since := d.deletions.Newest + 1
-	for _, serial := range unsettled {
-		since = min(since, serial)
+	if len(due)+len(d.announced)+len(d.deleted)+len(d.spared)+len(d.repacks) == 0 {
+		return nil
 	}
 	if d.own {
 		d.repacks = append(d.repacks, d.told(since)...)
@@ -245,18 +235,21 @@ func (d *domain) prune(ctx context.Context) error {
 		}
 	}
 	d.deleted = append(d.deleted, d.carried(since, indexed, mayName)...)
+	// What is deleted is told before, and a statement put in any case: of two
+	// pruners the one that is first deletes, and the other finds its statement's
+	// number taken.
 	if err := d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, d.repacks, since, time.Now()); err != nil {
 		return err
 	}
-	return d.delete(ctx, append(due, again...))
+	return d.delete(ctx, due)
 }
 
-// carried are deleted packs that an index run may still name, and that the
-// statements read from now on would not tell of.
+// carried are packs that are gone, that an index run may still name, and that
+// the statements read from now on would not tell of.
 func (d *domain) carried(since uint64, indexed map[[32]byte]uint64, mayName bool) []statement.Object {
 	var out []statement.Object
 	for id, doom := range d.deletions.Dooms {
-		if doom.Fate != repository.Deleted || id.Kind != wire.KindPack || doom.Serial >= since {
+		if _, there := d.objects[id]; there || doom.Fate != repository.Deleted || id.Kind != wire.KindPack || doom.Serial >= since {
 			continue
 		}
 		if _, named := indexed[id.Hash]; named || mayName {

@@ -228,10 +228,10 @@ func (r *Repository) MaySign(ctx context.Context, host string) error {
 }
 
 // TellDeletions publishes what is announced, deleted and spared in a domain,
-// as statements after d.Newest; what they say of order and size is seen to
-// here. since is the lowest serial that still has something to say, of those
-// before; 0 when nothing has. The last statement says so: until it is there,
-// what they would say again counts.
+// as statements after d.Newest, one at least; what they say of order and size
+// is seen to here. since is the lowest serial that still has something to say,
+// of those before; 0 when nothing has. The last statement says so: until it is
+// there, what they would say again counts.
 func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal.DomainID, d *Deletions, announced, deleted, spared []statement.Object, repacks []statement.Repack, since uint64, now time.Time) error {
 	key, cert, err := r.signer(ctx, host)
 	if err != nil {
