@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"knowngood/configs"
 	"knowngood/snapshot/retention"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
@@ -24,8 +23,7 @@ type forgetFlags struct {
 	policy       bool
 	undo, dryRun bool
 	reason       string
-	keep         retention.Policy
-	within       string
+	keep         keepFlags
 }
 
 func forgetCommand(a *app) *cobra.Command {
@@ -52,11 +50,7 @@ a tombstone, signed by this host; for another host it takes an identity.`,
   knowngood forget --undo web@17`,
 		Args: args(cobra.ArbitraryArgs),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			byRules := false
-			for _, name := range []string{"last", "hourly", "daily", "weekly", "monthly", "yearly", "within"} {
-				byRules = byRules || cmd.Flags().Changed("keep-"+name)
-			}
-			if err := f.check(refs, byRules); err != nil {
+			if err := f.check(refs, f.keep.given(cmd.Flags())); err != nil {
 				return err
 			}
 			r, err := a.open(cmd.Context())
@@ -75,13 +69,7 @@ a tombstone, signed by this host; for another host it takes an identity.`,
 	flags.BoolVar(&f.undo, "undo", false, "take back that the snapshots named were forgotten")
 	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "show what would be done")
 	flags.StringVar(&f.reason, "reason", "", "`text` that is kept with it")
-	flags.IntVar(&f.keep.Last, "keep-last", 0, "keep the newest `N`")
-	flags.IntVar(&f.keep.Hourly, "keep-hourly", 0, "keep the newest of each of `N` hours that have any")
-	flags.IntVar(&f.keep.Daily, "keep-daily", 0, "the same for `N` days")
-	flags.IntVar(&f.keep.Weekly, "keep-weekly", 0, "the same for `N` weeks, which begin on Monday")
-	flags.IntVar(&f.keep.Monthly, "keep-monthly", 0, "the same for `N` months")
-	flags.IntVar(&f.keep.Yearly, "keep-yearly", 0, "the same for `N` years")
-	flags.StringVar(&f.within, "keep-within", "", "keep all not older than the newest by this `duration`, such as 7d")
+	f.keep.add(flags)
 	return cmd
 }
 
@@ -101,17 +89,8 @@ func (f *forgetFlags) check(refs []string, byRules bool) error {
 		return usagef("--keep rules need --env NAME")
 	case f.env != "" && len(refs) > 0:
 		return usagef("--env goes with a policy, not with names of snapshots")
-	case min(f.keep.Last, f.keep.Hourly, f.keep.Daily, f.keep.Weekly, f.keep.Monthly, f.keep.Yearly) < 0:
-		return usagef("a --keep rule cannot keep less than none")
 	}
-	if f.within != "" {
-		d, err := configs.ParseDuration(f.within)
-		if err != nil {
-			return usagef("--keep-within: %w", err)
-		}
-		f.keep.Within = time.Duration(d)
-	}
-	return nil
+	return f.keep.read()
 }
 
 // forgotten is a snapshot or environment, as --json prints it.
@@ -213,7 +192,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 			}
 			continue
 		}
-		policy, zone := f.keep, time.Local
+		policy, zone := f.keep.policy, time.Local
 		if e := a.config.Environments[env]; e != nil {
 			if zone, err = time.LoadLocation(e.TimeZone); err != nil {
 				return usagef("environment %s: %w", env, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
+	"knowngood/snapshot/retention"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 )
@@ -17,6 +18,7 @@ import (
 func pruneCommand(a *app) *cobra.Command {
 	var announce, budget string
 	var all, dryRun bool
+	var keep keepFlags
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Free what no kept snapshot needs",
@@ -38,6 +40,10 @@ that many bytes of them a run, the emptiest first, so that their space is freed 
 well. It takes an identity, on the host itself. What is locked for long is left
 alone. A dry run tells about how much that is: it looks into no pack.
 
+With --keep rules, what they keep of each environment stays, whatever its host
+forgot: who took a host over can forget with its key. They go by the times at
+which the store took the snapshots, not by the host's word.
+
 This host's own objects take no identity; those of others do (--all-hosts, or
 --host NAME with --identity).`,
 		Args: args(cobra.NoArgs),
@@ -45,6 +51,12 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 			o := prune.Options{Host: a.host, DryRun: dryRun, Progress: &prune.Progress{}}
 			if p := a.config.Prune; p != nil {
 				o.Announce, o.MaxRepack = time.Duration(p.Announce), uint64(p.MaxRepack)
+			}
+			if err := keep.read(); err != nil {
+				return err
+			}
+			if keep.given(cmd.Flags()) {
+				o.Policy = func(string, string) *retention.Policy { return &keep.policy }
 			}
 			if budget != "" {
 				n, err := configs.ParseSize(budget)
@@ -81,6 +93,7 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 	f.BoolVarP(&dryRun, "dry-run", "n", false, "show what would be done")
 	f.StringVar(&announce, "announce", "", "`time` from announcement to deletion, at least 48h (default: of the configuration, else 7d)")
 	f.StringVar(&budget, "max-repack", "", "`bytes` of packs rewritten in this run, such as 10GiB (default: of the configuration, else none)")
+	keep.add(f)
 	return cmd
 }
 
