@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"knowngood/configs"
+	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/storage/repository"
 )
@@ -186,4 +188,37 @@ func TestARunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay(t *testing.T) 
 		}
 		stop()
 	})
+}
+
+func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
+	for _, path := range []string{"1", "2", "3", "4", "5"} {
+		c.Notify.Webhook = append(c.Notify.Webhook, configs.Webhook{URL: "http://127.0.0.1:1/" + path})
+	}
+	d := w.daemon(c)
+	var err error
+	d.teller, err = d.newTeller(c) // and not started
+	w.Check(err)
+	d.watch, _, err = openWatch(w.State)
+	w.Check(err)
+	const told = 50
+	for n := range told {
+		d.tell(func(*watch) []notify.Message {
+			return []notify.Message{{Kind: notify.Failure, Title: strconv.Itoa(n), Text: strings.Repeat("x", 8<<10)}}
+		})
+	}
+	d.watch.slots.close()
+	again, waiting, err := openWatch(w.State)
+	w.Check(err)
+	again.slots.close()
+	if len(waiting) != 5 || len(d.warnings) > 0 {
+		t.Errorf("messages for %d of 5 channels are kept; warnings %v", len(waiting), d.warnings)
+	}
+	for _, list := range waiting {
+		if n := len(list); n == told || n < 10 || list[n-1].Title != strconv.Itoa(told-1) {
+			t.Errorf("%d are kept, the last is %s", n, list[n-1].Title)
+		}
+	}
 }
