@@ -73,16 +73,17 @@ func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr 
 		return 0, fmt.Errorf("outside: true: a command and variables of %d bytes are too long", len(text))
 	}
 	text = append(text, '\n')
-	n, _, err := conn.WriteMsgUnix(text, unix.UnixRights(int(stdout.Fd()), int(stderr.Fd())), nil)
-	if err == nil {
-		_, err = conn.Write(text[n:])
-	}
-	if err != nil {
-		return 0, fmt.Errorf("outside: true: %w", err)
+	n, _, unsent := conn.WriteMsgUnix(text, unix.UnixRights(int(stdout.Fd()), int(stderr.Fd())), nil)
+	if unsent == nil && n < len(text) {
+		_, unsent = conn.Write(text[n:])
 	}
 	defer context.AfterFunc(ctx, func() { conn.CloseWrite() })()
 	var a answer
+	// A server that has refused hangs up before it has heard all.
 	if err := json.NewDecoder(conn).Decode(&a); err != nil {
+		if unsent != nil {
+			err = unsent
+		}
 		return 0, fmt.Errorf("outside: true: no answer: %w (journalctl -u 'knowngood-outside@*')", err)
 	}
 	if a.Error != "" {
