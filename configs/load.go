@@ -1,8 +1,10 @@
 package configs
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"reflect"
 
@@ -16,6 +18,9 @@ const maxFile = 1 << 20
 // *Problems found; one that is not about the text wraps that of the system.
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("configuration: %w (name another with --config; one with comments comes with the package: /usr/share/doc/knowngood/examples/config.yaml)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,7 +175,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 	envs := a.config.EnvironmentNames()
 	if f.env != "" {
 		if envs = []string{f.env}; f.policy && a.config.Environments[f.env] == nil {
-			return usagef("the configuration has no environment %q", f.env)
+			return usagef("there is no environment %q in the configuration, %s", f.env, a.configured())
 		}
 	}
 	if len(envs) == 0 {
@@ -188,7 +189,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 	for _, env := range envs {
 		if !slices.Contains(have, env) {
 			if f.env != "" {
-				return fmt.Errorf("%w: host %s has no snapshot of %s (knowngood list shows what there is)", repository.ErrNoSnapshot, a.host, env)
+				return fmt.Errorf("%w: host %s has no snapshot of %s; it has %s", repository.ErrNoSnapshot, a.host, env, cmp.Or(strings.Join(have, ", "), "none at all"))
 			}
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -60,11 +61,13 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 		return nil, nil, nil, err
 	}
 	found := env == ""
+	var have []string
 	for _, h := range hosts {
 		envs, err := r.Environments(ctx, h)
 		if err != nil {
 			return nil, nil, nil, err
 		}
+		have = append(have, envs...)
 		for _, e := range envs {
 			if env != "" && e != env {
 				continue
@@ -103,7 +106,12 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 		}
 	}
 	if !found {
-		return nil, nil, nil, fmt.Errorf("%w: no environment %q (knowngood list shows what there is)", repository.ErrNoSnapshot, env)
+		what := "there is none yet"
+		if len(have) > 0 {
+			slices.Sort(have)
+			what = "there is " + strings.Join(slices.Compact(have), ", ")
+		}
+		return nil, nil, nil, fmt.Errorf("%w: no environment %q; %s", repository.ErrNoSnapshot, env, what)
 	}
 	return out, gone, damaged, nil
 }

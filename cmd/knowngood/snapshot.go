@@ -77,7 +77,7 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 		if env, ok := a.config.Environments[paths[0]]; ok {
 			return paths[0], env, nil
 		}
-		return "", nil, usagef("there is no environment %q in the configuration; for a path give its environment's name: --env NAME PATH", paths[0])
+		return "", nil, usagef("there is no environment %q in the configuration, %s; for a path give its environment's name: --env NAME PATH", paths[0], a.configured())
 	}
 	if f.env == "" {
 		return "", nil, usagef("which environment? Give --env NAME and the paths, or the NAME of a configured environment")
@@ -108,6 +108,19 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 		env.Sources = append(env.Sources, configs.Source{Path: abs, Include: f.include, Exclude: f.exclude, ExcludeCaches: f.excludeCaches, ExcludeIfPresent: f.excludeIfPresent, OneFileSystem: f.oneFileSystem, MaxFileSize: configs.Size(max)})
 	}
 	return f.env, env, nil
+}
+
+// configured tells what environments the configuration has, for who named none
+// of them.
+func (a *app) configured() string {
+	if a.configFile == "" {
+		return "for there is none: name it with --config, or make " + configs.DefaultPath
+	}
+	names := a.config.EnvironmentNames()
+	if len(names) == 0 {
+		return "which has none: " + a.configFile
+	}
+	return "which has " + strings.Join(names, ", ")
 }
 
 func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) error {

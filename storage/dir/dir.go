@@ -53,7 +53,7 @@ func Open(path string) (*Store, error) {
 	info, err := os.Stat(path)
 	switch {
 	case absent(err):
-		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "make the directory, or mount what should be there"}
+		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "is the path right, and what should be mounted there mounted? knowngood init makes a new one"}
 	case err != nil:
 		return nil, s.fail("open", "", err)
 	case !info.IsDir():

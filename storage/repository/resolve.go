@@ -25,7 +25,13 @@ func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (
 		if err != nil {
 			return nil, err
 		}
-		return r.selected(ctx, ref, host)
+		s, err := r.selected(ctx, ref, host)
+		if errors.Is(err, ErrNoSnapshot) {
+			if have, lerr := r.Environments(ctx, host); lerr == nil && len(have) > 0 && !slices.Contains(have, ref.Environment) {
+				err = fmt.Errorf("%w; it has %s", err, strings.Join(have, ", "))
+			}
+		}
+		return s, err
 	}
 	if ref.Environment != "" {
 		host, err := r.HostOf(ctx, ref, defaultHost)

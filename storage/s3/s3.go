@@ -183,7 +183,7 @@ func parseEndpoint(endpoint string) (*url.URL, error) {
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil {
-		return nil, errors.New("the endpoint is not a URL")
+		return nil, errors.New("the endpoint is not a URL, want https://host or https://host:port")
 	}
 	if u.User != nil {
 		return nil, errors.New("the endpoint has credentials in it: put them into the environment or the AWS credentials file")
