@@ -164,7 +164,7 @@ func (r *restorer) deleteNames(l *level, names []string) error {
 			return err
 		}
 		st, err := posix.StatAt(h.FD(), name)
-		if err == nil && (r.Select == nil || r.Select(path, st.Type == manifest.Dir)) && (r.rel(path) != markerName) {
+		if err == nil && (r.Select == nil || r.Select(path, st.Type == manifest.Dir)) && r.rel(path) != markerName && !r.spared(path) {
 			r.change("delete", path)
 			if !r.DryRun {
 				err = posix.RemoveAll(h.FD(), name)

@@ -348,6 +348,9 @@ func (r *restorer) clear(dirfd int, name, path string) error {
 	if !r.Delete {
 		return errors.New("a directory is in the way: give --delete to remove what the snapshot does not have")
 	}
+	if r.spared(path) {
+		return errors.New("a directory is in the way, with the repository, the state directory or the identity in it: move these")
+	}
 	if r.DryRun {
 		return nil
 	}

@@ -16,6 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,6 +41,9 @@ type Options struct {
 	InPlace bool
 	// Delete removes what the snapshot does not have, in place only.
 	Delete bool
+	// Spare are absolute paths, free of links, that Delete leaves alone, with
+	// what is below and above them: the repository itself, say.
+	Spare []string
 	// Select tells whether an entry is wanted; nil wants all.
 	Select func(path string, dir bool) bool
 	Apply  posix.ApplyOptions
@@ -100,8 +105,9 @@ type restorer struct {
 	compare bool // look at what is there
 	uid     int  // of this process
 	gid     int
-	strip   int  // bytes of the path that lie above the target
-	single  bool // Under is not a directory
+	real    string // path of the target, free of links
+	strip   int    // bytes of the path that lie above the target
+	single  bool   // Under is not a directory
 
 	ranges chan *rangeJob
 	window *window
@@ -187,6 +193,14 @@ func (r *restorer) rel(path string) string {
 	return path[r.strip:]
 }
 
+// spared tells whether a path in the target is not to be deleted.
+func (r *restorer) spared(path string) bool {
+	at := filepath.Join(r.real, r.rel(path))
+	return slices.ContainsFunc(r.Spare, func(p string) bool {
+		return p == at || strings.HasPrefix(p, at+"/") || strings.HasPrefix(at, p+"/")
+	})
+}
+
 const markerName = ".knowngood-restore"
 
 // openTarget opens the target directory and makes it when it is missing. A
@@ -210,7 +224,10 @@ func (r *restorer) openTarget(ctx context.Context) (marker string, err error) {
 		return "", fmt.Errorf("target %s: %w", r.Target, err)
 	}
 	if r.InPlace {
-		return "", nil
+		if r.real, err = filepath.EvalSymlinks(r.Target); err == nil {
+			r.real, err = filepath.Abs(r.real)
+		}
+		return "", err
 	}
 	want := fmt.Sprintf("%x\n%s\n", r.Tree.Snapshot.ID, r.Under)
 	empty := true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,8 +35,9 @@ original path. REF:/sub/path puts that subtree's content into DIR itself.
 
 --in-place changes what is there (below /, or below DIR with --target):
 unchanged files are left alone, changed ones replaced at once as a whole;
---delete also removes what the snapshot does not have. Look first with
---dry-run, which changes nothing.
+--delete also removes what the snapshot does not have, what it left out on
+purpose and what is mounted there included, but for the repository, the state
+directory and the identity. Look first with --dry-run -v, which changes nothing.
 
 Every chunk is verified before it is written, and what is reported as restored
 is durable. Interrupted, the same command goes on where it stopped. What could
@@ -69,7 +71,7 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	defer tree.Reader.Close()
-	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun}
+	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Spare: a.own()}
 	if o.Target == "" {
 		o.Target = "/" + sub
 	}
@@ -105,6 +107,18 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	return a.tellRestore(tree, &o, result)
+}
+
+// own are the places of what a restore needs itself.
+func (a *app) own() (places []string) {
+	for _, path := range []string{a.stateDir, a.identityPath, strings.TrimPrefix(a.repoURL, "file://")} {
+		if abs, err := filepath.Abs(path); err == nil && path != "" {
+			if real, err := filepath.EvalSymlinks(abs); err == nil {
+				places = append(places, real)
+			}
+		}
+	}
+	return places
 }
 
 // applyOptions say how owners are set: by name, by number, or not at all when
