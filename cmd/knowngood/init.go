@@ -69,7 +69,7 @@ A reinstalled host enrols again under its old name with --join --reenrol.`,
 	fl.StringVar(&f.request, "request", "", "with --join: write a join request to `file`")
 	fl.BoolVar(&f.accept, "accept", false, "with --join: take up a granted request")
 	fl.StringVar(&f.lockMode, "lock", "", "Object Lock `mode` for what is written: compliance or governance")
-	fl.StringVar(&f.lockKeep, "lock-keep", "", "how long objects are locked, such as 30d")
+	fl.StringVar(&f.lockKeep, "lock-keep", "", "for how long after the last snapshot that needs them objects are locked, such as 30d")
 	fl.StringVar(&f.chunkAvg, "chunk-size", "", "average chunk `size`, a power of two; 1MiB by default")
 	return cmd
 }

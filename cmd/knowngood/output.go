@@ -228,6 +228,9 @@ type snapshotJSON struct {
 	Problems    uint64     `json:"problems"`
 	Tags        []string   `json:"tags,omitempty"`
 	Forgotten   bool       `json:"forgotten,omitempty"`
+	// ProtectedUntil is when the first lock ended of what it needs, as of its
+	// commit; left out when something was not locked.
+	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 }
 
 func toJSON(s *repository.Snapshot) snapshotJSON {
@@ -236,6 +239,7 @@ func toJSON(s *repository.Snapshot) snapshotJSON {
 		t := b.Started.UTC()
 		j.Time, j.Status, j.Files, j.Directories, j.Bytes = &t, b.Status.String(), b.Files, b.Directories, b.ContentBytes
 		j.NewBytes, j.StoredBytes, j.Problems, j.Tags = b.NewContentBytes, b.StoredBytes, b.Problems, b.Tags
+		j.ProtectedUntil = b.ProtectedUntil.UTC()
 	}
 	return j
 }
