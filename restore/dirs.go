@@ -87,16 +87,36 @@ type level struct {
 	path  string
 	names []string // what is there, sorted
 	next  int
+	// mounted is a mount that the snapshot has nothing of, as far as seen.
+	mounted bool
 }
 
 // deleteExtra removes what the snapshot does not have from the directories
 // that it has. It runs last, when all else is in place.
 func (r *restorer) deleteExtra(ctx context.Context) error {
+	if r.Extra != nil {
+		err := r.Extra(ctx, func(path string, within bool) error {
+			if !within {
+				return nil
+			}
+			dir, name := split(path)
+			return r.deleteNames(dir, []string{name})
+		}, r.problem)
+		var se *snapshot.SegmentError
+		if errors.As(err, &se) {
+			r.problem(se.First, errors.New("from here on nothing was deleted: the list of files is damaged"))
+			return nil
+		}
+		return err
+	}
 	var stack []*level
 	pop := func() error {
 		l := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		return r.deleteNames(l, l.names[l.next:])
+		if l.mounted {
+			return nil
+		}
+		return r.deleteNames(l.path, l.names[l.next:])
 	}
 	for e, err := range r.Tree.Entries(ctx, r.Under) {
 		if err != nil {
@@ -116,8 +136,9 @@ func (r *restorer) deleteExtra(ctx context.Context) error {
 		if n := len(stack); n > 0 {
 			l := stack[n-1]
 			if dir, name := split(e.Path); dir == l.path {
+				l.mounted = false
 				i, _ := slices.BinarySearch(l.names[l.next:], name)
-				if err := r.deleteNames(l, l.names[l.next:l.next+i]); err != nil {
+				if err := r.deleteNames(l.path, l.names[l.next:l.next+i]); err != nil {
 					return err
 				}
 				if l.next += i; l.next < len(l.names) && l.names[l.next] == name {
@@ -138,6 +159,9 @@ func (r *restorer) deleteExtra(ctx context.Context) error {
 			return nil
 		})
 		h.Release()
+		if err == nil {
+			l.mounted, err = r.mounted(e.Path)
+		}
 		if err != nil {
 			r.problem(e.Path, err)
 			continue
@@ -153,13 +177,28 @@ func (r *restorer) deleteExtra(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (r *restorer) deleteNames(l *level, names []string) error {
+// mounted tells whether something is mounted on a directory below the target.
+func (r *restorer) mounted(path string) (bool, error) {
+	if r.rel(path) == "" {
+		return false, nil
+	}
+	dir, name := split(path)
+	h, err := r.dirs.Get(r.rel(dir))
+	if err != nil {
+		return false, err
+	}
+	defer h.Release()
+	return posix.Mounted(h.FD(), name)
+}
+
+// deleteNames removes nodes of a directory.
+func (r *restorer) deleteNames(dir string, names []string) error {
 	for _, name := range names {
 		path := name
-		if l.path != "" {
-			path = l.path + "/" + name
+		if dir != "" {
+			path = dir + "/" + name
 		}
-		h, err := r.dirs.Get(r.rel(l.path))
+		h, err := r.dirs.Get(r.rel(dir))
 		if err != nil {
 			return err
 		}

@@ -39,8 +39,12 @@ type Options struct {
 	// InPlace compares with what is there: unchanged files are left alone,
 	// changed ones replaced.
 	InPlace bool
-	// Delete removes what the snapshot does not have, in place only.
+	// Delete removes what the snapshot does not have, in place only, and never
+	// what is mounted there.
 	Delete bool
+	// Extra, when set, yields what Delete is to remove; else it is whatever the
+	// directories hold that were captured. See snapshot.Extra.
+	Extra func(ctx context.Context, found func(path string, within bool) error, problem func(path string, err error)) error
 	// Spare are absolute paths, free of links, that Delete leaves alone, with
 	// what is below and above them: the repository itself, say.
 	Spare []string

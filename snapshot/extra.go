@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -18,8 +19,9 @@ import (
 // Extra tells what a capture as of o would add to what the tree has at and
 // below under: the topmost new paths, in path order. What the capture would
 // leave out is not extra, for it walks as that does; a source that is gone adds
-// nothing. Problem hears of what cannot be looked at.
-func Extra(ctx context.Context, t *Tree, under string, o walk.Options, found func(path string) error, problem func(path string, err error)) error {
+// nothing. within says that the directory it is in was captured, not only the
+// way through it to a source. Problem hears of what cannot be looked at.
+func Extra(ctx context.Context, t *Tree, under string, o walk.Options, found func(path string, within bool) error, problem func(path string, err error)) error {
 	o.Sources = slices.Clone(o.Sources)
 	o.Sources = slices.DeleteFunc(o.Sources, func(s walk.Source) bool {
 		path := strings.Trim(s.Path, "/")
@@ -30,7 +32,8 @@ func Extra(ctx context.Context, t *Tree, under string, o walk.Options, found fun
 	defer stop()
 	e, eerr, more := next()
 	past := errors.New("past what is to be looked at")
-	inside, covered := "", false // of something that is told, or that is no directory in the tree
+	captured := map[string]bool{} // directories on the way to the present node
+	inside, covered := "", false  // of something that is told, or that is no directory in the tree
 	err := walk.Walk(ctx, o, func(n *walk.Node) error {
 		if n.Dir != nil {
 			n.Dir.Release()
@@ -53,13 +56,17 @@ func Extra(ctx context.Context, t *Tree, under string, o walk.Options, found fun
 		case more && e.Path == n.Path:
 			if e.Type != manifest.Dir {
 				inside, covered = n.Path, true
+				return nil
 			}
+			maps.DeleteFunc(captured, func(dir string, _ bool) bool { return !manifest.Within(n.Path, dir) })
+			captured[strings.Clone(n.Path)] = e.Flags&manifest.Implied == 0
 			return nil
 		case n.Implied || !n.Listed:
 			return nil
 		}
 		inside, covered = n.Path, true
-		return found(n.Path)
+		dir := n.Path[:max(0, strings.LastIndexByte(n.Path, '/'))]
+		return found(n.Path, n.Path != "" && captured[dir])
 	})
 	if err == past {
 		return nil

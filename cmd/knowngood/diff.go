@@ -14,7 +14,6 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
-	"knowngood/snapshot/walk"
 )
 
 func diffCommand(a *app) *cobra.Command {
@@ -81,7 +80,7 @@ func (a *app) differences(counts map[snapshot.Change]int) error {
 // drift compares the machine with a snapshot: what a restore in place would
 // do, seen from the other side, and what a capture would add.
 func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error {
-	capture, err := a.captureOf(tree)
+	extra, err := a.extra(tree, sub)
 	if err != nil {
 		return err
 	}
@@ -118,7 +117,7 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 	if err != nil {
 		return err
 	}
-	err = snapshot.Extra(ctx, tree, sub, walk.Options{Sources: capture.Sources, Omit: capture.Omit}, func(path string) error {
+	err = extra(ctx, func(path string, _ bool) error {
 		counts[snapshot.Added]++
 		return a.difference(snapshot.Added, path)
 	}, func(path string, err error) { unseen++; a.unseen(path, err) })
@@ -155,12 +154,14 @@ func ofCommand(tree *snapshot.Tree, path string) bool {
 }
 
 // captureOf is how the environment of a snapshot would be captured now: as the
-// configuration has it, or as the snapshot tells, which knows its sources and
-// the patterns of all of them together.
+// configuration has it, where that has all its sources, or as the snapshot
+// tells, which knows its sources and the patterns of all of them together.
 func (a *app) captureOf(tree *snapshot.Tree) (snapshot.Options, error) {
 	s := tree.Snapshot
 	env := a.config.Environments[s.Environment]
-	if env == nil || s.Host != a.host {
+	if env == nil || s.Host != a.host || slices.ContainsFunc(tree.Table.Sources, func(path string) bool {
+		return !strings.HasPrefix(path, commandSource) && !slices.ContainsFunc(env.Sources, func(x configs.Source) bool { return x.Path == path })
+	}) {
 		env = &configs.Environment{}
 		for _, path := range tree.Table.Sources {
 			if strings.HasPrefix(path, commandSource) {

@@ -13,6 +13,7 @@ import (
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
+	"knowngood/snapshot/walk"
 )
 
 // restoreFlags of the restore command.
@@ -35,9 +36,11 @@ original path. REF:/sub/path puts that subtree's content into DIR itself.
 
 --in-place changes what is there (below /, or below DIR with --target):
 unchanged files are left alone, changed ones replaced at once as a whole;
---delete also removes what the snapshot does not have, what it left out on
-purpose and what is mounted there included, but for the repository, the state
-directory and the identity. Look first with --dry-run -v, which changes nothing.
+--delete also removes what has come since: what knowngood diff shows with a +, in
+the directories that were captured. It leaves what a capture leaves out (below
+--target, what the patterns given here do), what is mounted there, the repository,
+the state directory and the identity. Look first with --dry-run -v, which changes
+nothing.
 
 Every chunk is verified before it is written, and what is reported as restored
 is durable. Interrupted, the same command goes on where it stopped. What could
@@ -74,6 +77,11 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Spare: a.own()}
 	if o.Target == "" {
 		o.Target = "/" + sub
+		if f.delete {
+			if o.Extra, err = a.extra(tree, sub); err != nil {
+				return err
+			}
+		}
 	}
 	if o.Select, err = f.selection(); err != nil {
 		return err
@@ -107,6 +115,17 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	return a.tellRestore(tree, &o, result)
+}
+
+// extra is what a capture would add to the snapshot.
+func (a *app) extra(tree *snapshot.Tree, sub string) (func(context.Context, func(string, bool) error, func(string, error)) error, error) {
+	capture, err := a.captureOf(tree)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, found func(string, bool) error, problem func(string, error)) error {
+		return snapshot.Extra(ctx, tree, sub, walk.Options{Sources: capture.Sources, Omit: capture.Omit}, found, problem)
+	}, nil
 }
 
 // own are the places of what a restore needs itself.
