@@ -134,7 +134,8 @@ type localTrailer struct {
 	containers []container
 	places     []segmentPlace // of the blocks, in order
 	objects    []pack.Object
-	locks      []time.Time // when those of needed end, as far as known; to the second
+	locks      []time.Time // when those of needed end in store, as far as known; to the second
+	store      string      // see repository.StoreHash
 	totals     Totals
 	sources    []byte // fingerprint of what was configured
 }
@@ -174,6 +175,7 @@ func (t *localTrailer) append(b []byte) []byte {
 		k = wire.AppendUvarint(k, uint64(max(0, end.Unix())))
 	}
 	r.Bytes(18, k)
+	r.Text(19, t.store)
 	r.Bytes(15, t.totals.append(nil))
 	r.Bytes(16, t.sources)
 	return r.Append(b)
@@ -216,6 +218,7 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
+	t.store = f.Text(19)
 	d = wire.NewDecoder(f.Bytes(18))
 	t.locks = make([]time.Time, d.Count(1))
 	for i := range t.locks {

@@ -12,7 +12,8 @@ import (
 func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, error) {
 	objects := t.needed()
 	known := map[[32]byte]time.Time{}
-	if c.parent != nil {
+	t.store = c.repo.StoreHash()
+	if c.parent != nil && c.parent.trailer.store == t.store {
 		for i, o := range c.parent.trailer.needed() {
 			known[o.Hash] = c.parent.trailer.locks[i]
 		}

@@ -137,7 +137,7 @@ func TestAHostThatForgotItsLocksLooksAtAllOfThem(t *testing.T) {
 		w.MustCapture("web", src)
 		time.Sleep(20 * day)
 		os.RemoveAll(filepath.Join(w.Open(w.State).LocalDir(), "env"))
-		os.Remove(filepath.Join(w.Open(w.State).LocalDir(), "locks"))
+		os.RemoveAll(filepath.Join(w.Open(w.State).LocalDir(), "stores"))
 		b := w.MustCapture("web", src).Snapshot.Body
 		if first := firstLock(t, w, "web@2"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
 			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)
@@ -167,6 +167,40 @@ func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
 		b := w.MustCapture("web", src).Snapshot.Body
 		if first := firstLock(t, w, "web@3"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
 			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)
+		}
+	})
+}
+
+func TestACopyOfARepositoryIsNotTakenForLockedAsTheFirstWas(t *testing.T) {
+	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
+		w.MustCapture("web", src)
+		copied := w.With(t, storagetest.NewMemory())
+		copied.URL = "copied"
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{}) {
+			w.Check(err)
+			b, err := storage.ReadAll(w.Ctx, w.Store, o.Key, 0, -1)
+			w.Check(err)
+			w.Check(copied.Store.Put(w.Ctx, o.Key, b, storage.PutOptions{}))
+		}
+		b := copied.MustCapture("web", src).Snapshot.Body
+		if first := firstLock(t, copied, "web@2"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
+			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)
+		}
+	})
+}
+
+func TestWhoMayNotExtendLocksIsNotRefusedForEachObject(t *testing.T) {
+	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
+		for i := range 32 { // more packs than are locked at once
+			write(t, filepath.Join(src, fmt.Sprintf("more-%d", i)), random(uint64(50+i), 1<<20))
+		}
+		w.MustCapture("web", src)
+		time.Sleep(20 * day)
+		store.Clear()
+		store.Add(storagetest.Rule{Op: storagetest.Retain, Fault: storagetest.FailBefore(storage.ErrDenied)})
+		w.MustCapture("web", src)
+		if n := retained(store); n == 0 || n > 20 {
+			t.Errorf("it was refused %d times", n)
 		}
 	})
 }

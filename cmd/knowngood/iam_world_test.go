@@ -177,7 +177,7 @@ func allDone(t *testing.T, outcomes []*outcome) {
 // forgetLocks lets host web-7 forget which locks it has seen.
 func (w *iamWorld) forgetLocks(t *testing.T) {
 	t.Helper()
-	for _, pattern := range []string{"repos/*/env", "repos/*/locks"} {
+	for _, pattern := range []string{"repos/*/env", "repos/*/stores/*/locks"} {
 		found, err := filepath.Glob(filepath.Join(w.web.state, pattern))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("%s: %v, %v", pattern, found, err)

@@ -35,6 +35,7 @@ type World struct {
 	T     treetest.T
 	Ctx   context.Context
 	Store storage.Store
+	URL   string // that Store is known by
 	State string // the host's state directory
 	ID    *identity.File
 	Key   string   // the identity as its file holds it
@@ -50,7 +51,7 @@ func New(t treetest.T, store storage.Store) *World {
 // NewLocked is New with locks.
 func NewLocked(t treetest.T, store storage.Store, lock repository.Lock) *World {
 	t.Helper()
-	w := &World{T: t, Ctx: context.Background(), Store: store, State: treetest.TempDir(t)}
+	w := &World{T: t, Ctx: context.Background(), Store: store, URL: "test", State: treetest.TempDir(t)}
 	key, err := identity.Generate(identity.X25519)
 	w.Check(err)
 	file := filepath.Join(treetest.TempDir(t), "identity")
@@ -88,7 +89,7 @@ func (w *World) Check(err error) {
 // Open opens the repository with a state directory, which may be "".
 func (w *World) Open(state string) *repository.Repository {
 	w.T.Helper()
-	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: state, URL: "test", Now: time.Now()})
+	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: state, URL: w.URL, Now: time.Now()})
 	w.Check(err)
 	return r
 }
@@ -104,7 +105,7 @@ func (w *World) Bare() *repository.Repository {
 
 // Capture takes a snapshot of env, without any identity. edit may be nil.
 func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...string) (*snapshot.Result, error) {
-	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now()})
+	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: w.URL, Now: time.Now()})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +26,7 @@ const locksInFlight = 16
 const maxLockedVersions = 4
 
 // trustLocks is the file that remembers until when the objects that all
-// snapshots need are locked, and when extending that failed.
+// snapshots need are locked in a store.
 const trustLocks = "locks"
 
 // Retention is the lock that the repository asks for on an object made now;
@@ -55,11 +56,15 @@ func (h *Host) Protect(ctx context.Context, objects []pack.Object, ends []time.T
 	needed := started.Add(r.desc.LockDuration)
 	var mu sync.Mutex
 	var failed []error
+	var stop atomic.Bool
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(locksInFlight)
 	for i, o := range objects {
 		if !ends[i].Before(needed) {
 			continue
+		}
+		if stop.Load() {
+			break
 		}
 		g.Go(func() error {
 			lock := r.Retention(started)
@@ -71,6 +76,7 @@ func (h *Host) Protect(ctx context.Context, objects []pack.Object, ends []time.T
 			defer mu.Unlock()
 			if err != nil {
 				failed = append(failed, err)
+				stop.Store(stop.Load() || general(err))
 				return nil
 			}
 			ends[i] = lock.Until
@@ -98,6 +104,14 @@ func (h *Host) Protect(ctx context.Context, objects []pack.Object, ends []time.T
 		}
 	}
 	return until, nil
+}
+
+// general tells whether others will fail for the same reason: a right that is
+// missing, or a store that cannot be reached.
+func general(err error) bool {
+	return slices.ContainsFunc([]error{storage.ErrDenied, storage.ErrUnsupported, storage.ErrCredentials, storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled}, func(of error) bool {
+		return errors.Is(err, of)
+	})
 }
 
 // extend locks the versions of an object that have its size; a negative one
@@ -131,11 +145,10 @@ func (r *Repository) extend(ctx context.Context, key string, size int64, lock st
 // protectTrust extends the locks of what every snapshot of the host needs: the
 // descriptor, the epochs with their wrapped keys, the owner's among them, and
 // the host's certificates. Which these are changes rarely, so what was done is
-// remembered, and what fails is tried again after a day.
+// remembered.
 func (h *Host) protectTrust(ctx context.Context, started time.Time) (until time.Time, err error) {
 	r := h.repo
-	until, failed := r.local.trustLocks()
-	if !until.Before(started.Add(r.desc.LockDuration)) || started.Sub(failed).Abs() < 24*time.Hour {
+	if until = r.trustLocks(); !until.Before(started.Add(r.desc.LockDuration)) {
 		return until, nil
 	}
 	lock := r.Retention(started)
@@ -153,29 +166,25 @@ func (h *Host) protectTrust(ctx context.Context, started time.Time) (until time.
 			}
 		}
 	}
-	if ctx.Err() != nil {
-		return until, ctx.Err()
+	if err != nil {
+		return until, err
 	}
-	failed = started
-	if err == nil {
-		until, failed = lock.Until, time.Time{}
-	}
-	return until, errors.Join(err, r.local.rememberTrustLocks(until, failed))
+	return lock.Until, r.rememberTrustLocks(lock.Until)
 }
 
-// trustLocks are two times in RFC 3339; one that cannot be read is not known.
-func (l *local) trustLocks() (until, failed time.Time) {
-	b, err := l.read(trustLocks)
-	if f := strings.Fields(string(b)); err == nil && len(f) == 2 {
-		until, _ = time.Parse(time.RFC3339, f[0])
-		failed, _ = time.Parse(time.RFC3339, f[1])
+// trustLocks is zero when nothing is remembered.
+func (r *Repository) trustLocks() time.Time {
+	b, err := r.local.read(ofStore(r.url, trustLocks))
+	if err != nil {
+		return time.Time{}
 	}
-	return until, failed
+	until, _ := time.Parse(time.RFC3339, strings.TrimSpace(string(b)))
+	return until
 }
 
-func (l *local) rememberTrustLocks(until, failed time.Time) error {
-	if l.stateDir == "" {
+func (r *Repository) rememberTrustLocks(until time.Time) error {
+	if r.local.stateDir == "" {
 		return nil
 	}
-	return l.write(trustLocks, []byte(until.UTC().Format(time.RFC3339)+" "+failed.UTC().Format(time.RFC3339)+"\n"))
+	return r.local.write(ofStore(r.url, trustLocks), []byte(until.UTC().Format(time.RFC3339)+"\n"))
 }

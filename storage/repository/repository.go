@@ -166,6 +166,10 @@ func (r *Repository) Descriptor() *statement.Descriptor { return r.desc }
 // URL that the repository was opened by.
 func (r *Repository) URL() string { return r.url }
 
+// StoreHash names the place that the repository was opened at, by its URL: a
+// copy of it elsewhere has another.
+func (r *Repository) StoreHash() string { return urlHash(r.url) }
+
 // StateDir is the state directory that Open was given.
 func (r *Repository) StateDir() string { return r.local.stateDir }
 

@@ -28,6 +28,7 @@ import (
 //	repos/<repository id>/epoch        newest epoch of the owner seen
 //	repos/<repository id>/epoch.host   epoch that this host made for itself
 //	repos/<repository id>/heads/<host>/<environment>
+//	repos/<repository id>/stores/<hash of the URL>/…   what holds of that copy of the repository alone
 //
 // Every file is replaced atomically and is on disk when it counts.
 type local struct {
@@ -116,10 +117,16 @@ type pinned struct {
 	file string // where it is remembered
 }
 
-func (l *local) pinFile(url string) string {
+func urlHash(url string) string {
 	sum := sha256.Sum256([]byte(url))
-	return filepath.Join(l.stateDir, "pins", hex.EncodeToString(sum[:16]))
+	return hex.EncodeToString(sum[:16])
 }
+
+func (l *local) pinFile(url string) string { return filepath.Join(l.stateDir, "pins", urlHash(url)) }
+
+// ofStore is where a file lies that tells of the store at url: a copy of the
+// repository elsewhere has other locks, and other deletions.
+func ofStore(url, name string) string { return filepath.Join("stores", urlHash(url), name) }
 
 // pin is what is remembered of a URL; nil when nothing is.
 func (l *local) pin(url string) (*pinned, error) {
