@@ -23,6 +23,7 @@ func expand(c *Config, p *problems) {
 			value, ok := os.LookupEnv(name)
 			if !ok {
 				p.addf(key, "the environment variable %s is not set", name)
+				p.found[len(p.found)-1].Unset = name
 			}
 			return value
 		})

@@ -15,6 +15,32 @@ type Problem struct {
 	Key          string // such as environments.web.schedule; empty for syntax
 	Msg          string
 	Quote        string // the line, with a mark below; empty where it may hold a secret
+	Unset        string // the environment variable that is missing, if it is that
+}
+
+// Unset are the environment variables for want of which alone a configuration
+// did not load; none where it has other problems. Another process may have them.
+func Unset(err error) (names []string) {
+	var all []error
+	for ; err != nil; err = errors.Unwrap(err) {
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			all = joined.Unwrap()
+			break
+		}
+	}
+	keys := map[string]bool{}
+	for _, err := range all {
+		if p, ok := err.(*Problem); ok && p.Unset != "" && !keys[p.Key] {
+			keys[p.Key], names = true, append(names, p.Unset)
+		}
+	}
+	for _, err := range all {
+		// Without its variable a value may be amiss in other ways.
+		if p, ok := err.(*Problem); !ok || !keys[p.Key] {
+			return nil
+		}
+	}
+	return names
 }
 
 func (p *Problem) Error() string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ since; status then shows what it says, and the mistake.
 
 Exit code 1 when an rpo is broken: the newest good snapshot is older, or there
 is none; and when the configuration cannot be used. 2 when it cannot, and no
-daemon answers.`,
+daemon answers. Variables that are not set in this shell alone are no such fault.`,
 		Annotations: map[string]string{"config": "unless broken"},
 		Args:        args(cobra.NoArgs),
 		RunE:        func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), noDaemon) },
@@ -83,7 +84,10 @@ func (a *app) status(ctx context.Context, noDaemon bool) error {
 	if slices.ContainsFunc(s.Report.Environments, func(e report.Environment) bool { return e.Broken() }) {
 		a.code = exitFailed
 	}
-	if a.unusable != nil {
+	switch unset := configs.Unset(a.unusable); {
+	case len(unset) > 0:
+		a.note("variables of the configuration that the daemon may have are not set here: %s (set -a; . /etc/knowngood/environment; set +a)", strings.Join(unset, ", "))
+	case a.unusable != nil:
 		a.code, s.Unusable, s.Level = exitFailed, a.unusable.Error(), max(level, report.Attention).String()
 	}
 	if a.json {

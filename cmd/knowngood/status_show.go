@@ -20,11 +20,7 @@ func (a *app) showStatus(s *statusReport) error {
 		return nil
 	}
 	if s.Unusable != "" {
-		next := "mend it, knowngood config check, systemctl reload knowngood"
-		if strings.Contains(s.Unusable, "environment variable") {
-			next += "; a variable that the daemon alone has: set -a; . /etc/knowngood/environment; set +a"
-		}
-		a.printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: %s\n\nWith the configuration that the daemon took before: ", indented(s.Unusable), next)
+		a.printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: mend it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
 	}
 	a.printf("%s.\n\n", clean(s.Summary))
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)

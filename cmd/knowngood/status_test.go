@@ -148,14 +148,29 @@ func TestStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn(t *testing.T) {
 	}
 }
 
+func TestAVariableThatTheDaemonAloneHasIsNoFaultOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}}
+	for _, more := range []string{"notify: {ping: \"${NO_SUCH}\"}", "notify: {webhook: [{url: \"${NO_SUCH}\"}]}"} {
+		code, out, errs := statusWith(t, r, more)
+		if code != exitDone || !strings.Contains(errs, "not set here: NO_SUCH ") || !strings.HasPrefix(out, "web is within its RPO.\n") {
+			t.Errorf("with %q: exit code %d: %s%s", more, code, out, errs)
+		}
+		if code, out, errs = statusWith(t, r, more, "--no-daemon"); code != exitUsage || out != "" || !strings.Contains(errs, "NO_SUCH is not set") {
+			t.Errorf("with %q, without the daemon: exit code %d: %s%s", more, code, out, errs)
+		}
+	}
+}
+
 func TestStatusOfADaemonIsShownWhateverBecameOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	r := report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}}
 	for more, mistake := range map[string]string{
-		"shedule: x\n":                          `config.yaml:5:1: unknown key "shedule"`,
-		"environments: {web: [\n":               "config.yaml:5:",
-		"notify: {ping: \"http://${NO_SUCH}\"}": "set +a",
+		"shedule: x\n":            `config.yaml:5:1: unknown key "shedule"`,
+		"environments: {web: [\n": "config.yaml:5:",
+		"notify: {ping: \"ftp://${NO_SUCH}\", repeat: x}": "config.yaml:5:",
 	} {
 		code, out, errs := statusWith(t, r, more)
 		if code != exitFailed || errs != "" || !strings.HasPrefix(out, "THE CONFIGURATION CANNOT BE USED. ") || !strings.Contains(out, mistake) || !strings.Contains(out, "web is within its RPO.\n") {
