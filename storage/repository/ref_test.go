@@ -77,7 +77,7 @@ func TestWhatIsNoReferenceIsRefused(t *testing.T) {
 }
 
 func FuzzParseRef(f *testing.F) {
-	for _, s := range []string{"web", "h/web@42:/x", "web@2026-11-20T10:00:/a", "3fa9c1", "web@known-good", "web@2026-11-20T10:00:07+02:00"} {
+	for _, s := range []string{"web", "h/web@42:/x", "web@2026-11-20T10:00:/a", "3fa9c1", "web@known-good", "web@2026-11-20T10:00:07+02:00", "0@0000-01-10T0:00+00:01"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -92,6 +92,9 @@ func FuzzParseRef(f *testing.F) {
 			t.Errorf("%q: %+v", text, r)
 		}
 		again, _, err := repository.ParseRef(r.String())
+		if again.Before.Equal(r.Before) { // each has a zone of its own
+			again.Before = r.Before
+		}
 		if err != nil || again != r {
 			t.Errorf("%q prints as %q, which reads as %+v, %v", text, r, again, err)
 		}
