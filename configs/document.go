@@ -258,12 +258,19 @@ var topKey = regexp.MustCompile(`^["']?([^\s"':#{}\[\]]+)`)
 
 var anyKey = regexp.MustCompile(`([A-Za-z_]+)["']?\s*:`)
 
+// webAddress is a value, be its key mistaken: those that a configuration has
+// are of hooks and monitors. The endpoint in a repository's URL is none.
+var webAddress = regexp.MustCompile(`(?i)(^|[\s"'\[{,:])https?://`)
+
 // secret tells whether a line may belong to notify or be a ping, where secrets
 // lie. It goes by the text, for it is asked about files that do not parse: by
-// the line above that begins in the first column, and by the keys of the line
-// and the one before.
+// the line above that begins in the first column, by the keys of the line and
+// the one before, and by what values look like.
 func (d *document) secret(line int) bool {
 	for _, l := range d.lines[max(line-2, 0):line] {
+		if webAddress.MatchString(l) {
+			return true
+		}
 		for _, m := range anyKey.FindAllStringSubmatch(l, -1) {
 			if distance(m[1], "ping") <= 1 {
 				return true

@@ -82,6 +82,7 @@ func TestNoErrorHoldsASecret(t *testing.T) {
 		"environments:\n  a:\n    sources: [{path: /a}]\n    ping: ftp://h/hunter2\n",
 		"environments:\n  a:\n    sources: [{path: /a}]\n    ping: https://h/${KNOWNGOOD_TEST_SECRET}\n    rpo: soon\n",
 		"environments:\n  a:\n    ping:\n      https://h/hunter2: x\n",
+		"environments:\n  a:\n    sources: [{path: /a}]\n    monitor: https://h/hunter2\n",
 		"environments: {a: {pings: 'https://h/hunter2', sources: [{path: /a}]}}\n",
 		"environments: {a: {ping: [hunter2], sources: [{path: /a}]}}\n",
 		"repository:\n  url: https://key:hunter2@h/x\n",
