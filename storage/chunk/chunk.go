@@ -130,7 +130,7 @@ func (c *Chunker) Cut(buf []byte, final bool) int {
 	} else if final {
 		end = len(buf)
 	}
-	if len(buf) <= c.min {
+	if len(buf) < c.min {
 		return end
 	}
 	n := scan(&c.gear, buf[:min(c.avg-1, len(buf))], c.min, c.early)

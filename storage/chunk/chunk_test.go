@@ -299,6 +299,12 @@ func FuzzCut(f *testing.F) {
 	f.Add(make([]byte, 5000), false)
 	f.Add(random(1, 3000), true)
 	c := newChunker(f, small)
+	for seed := uint64(1); ; seed++ { // a cut point at the least length, and nothing after it
+		if data := random(seed, int(small.Min)); specified(c, small, append(data[:len(data):len(data)], 0)) == len(data) {
+			f.Add(data, false)
+			break
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte, final bool) {
 		got := c.Cut(data, final)
 		want := specified(c, small, data)
