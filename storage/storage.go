@@ -121,6 +121,9 @@ type Object struct {
 	// Hidden says that a delete marker lies on it: Get does not find it, but
 	// Versioner does.
 	Hidden bool
+	// Older says that other versions lie beneath this one, or may. It is told
+	// where ListOptions.Hidden shows what is hidden.
+	Older bool
 }
 
 // Retainer is the optional capability to see and extend locks.

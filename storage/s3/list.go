@@ -114,6 +114,16 @@ func (v *versionPage) read(ctx context.Context) error {
 		opts.StartAfter = v.prefix + v.last
 	}
 	seen, marked, previous := 0, "", minio.ObjectInfo{}
+	var next *storage.Object // to be yielded once it is known whether it is the only version
+	flush := func() (goOn bool) {
+		if next == nil {
+			return true
+		}
+		o := *next
+		next, v.last = nil, o.Key
+		v.n++
+		return v.yield(o, nil) && v.n != v.o.Limit
+	}
 	for info := range v.client.ListObjectsIter(ctx, v.bucket, opts) {
 		if info.Err != nil {
 			return info.Err
@@ -123,21 +133,30 @@ func (v *versionPage) read(ctx context.Context) error {
 		key, ours := strings.CutPrefix(info.Key, v.prefix)
 		switch {
 		case circle:
-		case !ours || storage.CheckKey(key) != nil || key <= v.last: // not ours, or an older version
+		case !ours || storage.CheckKey(key) != nil || key <= v.last || next != nil && key < next.Key: // not ours, or an older version
 		case info.IsDeleteMarker:
 			marked = key
+		case next != nil && key == next.Key:
+			next.Older = true
 		default:
-			v.last = key
-			if v.n++; !v.yield(storage.Object{Key: key, Size: info.Size, Modified: info.LastModified, Hidden: key == marked}, nil) || v.n == v.o.Limit {
+			if !flush() {
 				return nil
 			}
+			next = &storage.Object{Key: key, Size: info.Size, Modified: info.LastModified, Hidden: key == marked}
 		}
 		if seen++; seen == pageSize || circle {
-			v.more = true
+			if next != nil {
+				next.Older = true // the rest of them may be on the next page
+			}
+			v.more = flush()
 			return nil
 		}
 	}
-	return ctx.Err() // the iteration ends without an error when ctx does
+	if err := ctx.Err(); err != nil {
+		return err // the iteration ends without an error when ctx does
+	}
+	flush()
+	return nil
 }
 
 // startAfter is the key, without the store's prefix, after which the server

@@ -124,7 +124,7 @@ func (m *Memory) next(opts storage.ListOptions, after string) (storage.Object, b
 		if !ok {
 			continue
 		}
-		o := storage.Object{Key: key, Size: v.Size, Modified: v.Modified, Hidden: hidden}
+		o := storage.Object{Key: key, Size: v.Size, Modified: v.Modified, Hidden: hidden, Older: opts.Hidden && !fold && m.bodies(key) > 1}
 		if dir, _, deeper := strings.Cut(key[len(prefix):], "/"); fold && deeper {
 			o = storage.Object{Key: prefix + dir + "/", Folded: true}
 		}
@@ -271,7 +271,7 @@ func (m *Memory) Keys() []string {
 	})
 }
 
-// current, beneath, add, version and forget need the lock.
+// current, beneath, bodies, add, version and forget need the lock.
 
 func (m *Memory) current(key string) (version, bool) {
 	all := m.objects[key]
@@ -289,6 +289,16 @@ func (m *Memory) beneath(key string) (version, bool) {
 		}
 	}
 	return version{}, false
+}
+
+// bodies is how many versions are no marker.
+func (m *Memory) bodies(key string) (n int) {
+	for _, v := range m.objects[key] {
+		if !v.Marker {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *Memory) add(key string, v version) {
