@@ -53,7 +53,7 @@ type lane struct {
 	mu    sync.Mutex
 	queue []job
 	// taken are those that were taken from the queue and are not done: the one
-	// under way and, at the stop, those that failed.
+	// under way or, at the stop, the message that failed.
 	taken   []job
 	leftOut int
 }
@@ -109,7 +109,7 @@ func (l *lane) take(ctx context.Context) (job, bool) {
 }
 
 // run delivers jobs until ctx is done, and then those that are left, as long as
-// sending allows.
+// sending allows and none fails: what comes after that waits with it.
 func (l *lane) run(ctx, sending context.Context) {
 	for {
 		j, ok := l.take(ctx)
@@ -120,7 +120,10 @@ func (l *lane) run(ctx, sending context.Context) {
 			_ = l.limiter.Wait(ctx) // an error is that ctx is done: no time to wait
 		}
 		if !l.deliver(ctx, sending, j) {
-			continue
+			if j.message != nil {
+				return
+			}
+			continue // nothing of pings is kept: the last one tells most
 		}
 		l.mu.Lock()
 		l.taken = l.taken[:len(l.taken)-1]

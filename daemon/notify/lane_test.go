@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -215,6 +216,51 @@ func TestAStopDeliversWhatIsQueuedWithoutWaitingForTheRate(t *testing.T) {
 	})
 }
 
+// The stop meets a channel that fails once: nothing overtakes what it refused.
+func TestAMessageThatFailsAtTheStopWaitsWithThoseAfterIt(t *testing.T) {
+	t.Parallel()
+	f := &fake{answer: func(attempt int, _ *Message) error {
+		if attempt <= 2 {
+			return errors.New("503")
+		}
+		return nil
+	}}
+	deliver(t, f, func(n *Notifier, stop func()) {
+		tell(n, "failure", "recovery")
+		synctest.Wait()
+		stop()
+		var titles []string
+		for _, m := range n.lanes[0].waiting() {
+			titles = append(titles, m.Title)
+		}
+		if got := f.got(); len(got) > 0 || !slices.Equal(titles, []string{"failure", "recovery"}) {
+			t.Errorf("told: %q; there wait %q", got, titles)
+		}
+	})
+}
+
+func TestAPingThatFailsAtTheStopHoldsUpNoneAfterIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		l := newLane("ping", pingPace, zap.NewNop())
+		ping := func(what string, err error) job {
+			return job{what: what, since: time.Now(), send: func(context.Context, int) error {
+				asked = append(asked, what)
+				return err
+			}}
+		}
+		l.add(ping("start", errors.New("503")))
+		l.add(ping("success", nil))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		l.run(ctx, t.Context())
+		if !slices.Equal(asked, []string{"start", "success"}) {
+			t.Errorf("asked: %q", asked)
+		}
+	})
+}
+
 func TestAStopTriesWhatIsUnderWayOnceMoreAndEnds(t *testing.T) {
 	t.Parallel()
 	f := &fake{answer: func(int, *Message) error { return errors.New("connection refused") }}
@@ -222,11 +268,11 @@ func TestAStopTriesWhatIsUnderWayOnceMoreAndEnds(t *testing.T) {
 		tell(n, "a", "b")
 		synctest.Wait()
 		stop()
-		if f.attempts != 3 || time.Since(f.began) > time.Second {
+		if f.attempts != 2 || time.Since(f.began) > time.Second {
 			t.Errorf("%d attempts, ended after %v", f.attempts, time.Since(f.began))
 		}
 	})
-	if logs.FilterMessage("not told before the stop").Len() != 2 {
+	if logs.FilterMessage("not told before the stop").Len() != 1 {
 		t.Errorf("logged %v", logs.All())
 	}
 }

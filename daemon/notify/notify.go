@@ -172,8 +172,9 @@ func (n *Notifier) Test(ctx context.Context) []Tested {
 	return tests
 }
 
-// Run delivers until ctx is done, and then what is still queued: once each,
-// for some seconds. Cancel it after all who tell have ended. It runs once.
+// Run delivers until ctx is done, and then what is still queued: for some
+// seconds, and by each channel until a message fails, which waits with those
+// after it. Cancel it after all who tell have ended. It runs once.
 func (n *Notifier) Run(ctx context.Context) {
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
