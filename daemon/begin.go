@@ -47,7 +47,7 @@ var errPanic = errors.New("a mistake in knowngood ended the run: the log has the
 
 // capture is a run of an environment; mu is held.
 func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
-	c, env, places := d.config, j.env, d.places
+	c, env := d.config, j.env
 	log := d.Log.With(zap.String("environment", j.name))
 	runner := &Runner{Host: c.Host, Repository: redact(c.Repository.URL), URL: c.Repository.URL, StateDir: c.StateDir, Version: d.Version, Purpose: "the daemon",
 		Log: log, Open: d.repository, Compression: string(c.Compression), Kept: j.kept,
@@ -55,11 +55,11 @@ func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
 			log.Info("the environment is being captured already; waiting for that", zap.String("by", holder))
 		},
 		Place: func(ctx context.Context) (func(), error) {
-			leave, err := places.take(ctx)
-			if err == nil {
-				d.ping(notify.Started, j.name, nil)
+			if err := d.places.take(ctx); err != nil {
+				return nil, err
 			}
-			return leave, err
+			d.ping(notify.Started, j.name, nil)
+			return d.places.leave, nil
 		}}
 	return func(ctx context.Context) error { return runner.Run(ctx, j.name, env, &r.run, &r.live) }
 }
@@ -145,20 +145,5 @@ func (d *Daemon) logRun(name string, run *report.Run, stopped bool) {
 		d.Log.Error(what+" failed", append(fields, zap.String("error", run.Error))...)
 	default:
 		d.Log.Info(what+" done", fields...)
-	}
-}
-
-// places bounds how many runs do their work at once.
-type places struct{ taken chan struct{} }
-
-func newPlaces(n int) *places { return &places{make(chan struct{}, n)} }
-
-// take waits for a place; leave gives it back.
-func (p *places) take(ctx context.Context) (leave func(), err error) {
-	select {
-	case p.taken <- struct{}{}:
-		return func() { <-p.taken }, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	}
 }

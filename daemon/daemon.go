@@ -64,11 +64,11 @@ type Daemon struct {
 	runs    sync.WaitGroup
 	looking sync.Mutex // held by whoever looks into the repository between runs
 	repo    repositoryHolder
+	places  places
 
 	mu       sync.Mutex
 	config   *configs.Config
 	jobs     map[string]*job
-	places   *places
 	busy     int // runs under way
 	warnings []report.Warning
 	storage  report.Storage
@@ -230,7 +230,7 @@ func (d *Daemon) apply(c *configs.Config) {
 		}
 	}
 	d.config = c
-	d.places = newPlaces(c.MaxRuns)
+	d.places.resize(c.MaxRuns)
 	d.watchOver(c)
 }
 

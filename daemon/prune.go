@@ -15,13 +15,11 @@ import (
 // prune is a run of the prune job, over what this host stored; mu is held.
 func (d *Daemon) prune(c *configs.Config, r *running) func(context.Context) error {
 	o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack)}
-	places := d.places
 	return func(ctx context.Context) error {
-		leave, err := places.take(ctx)
-		if err != nil {
+		if err := d.places.take(ctx); err != nil {
 			return err
 		}
-		defer leave()
+		defer d.places.leave()
 		r.live.enter("prune")
 		r.run.Attempts = 1
 		repo, err := d.repository(ctx)

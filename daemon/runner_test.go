@@ -223,6 +223,28 @@ func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
 	})
 }
 
+func TestAReloadLetsNoMoreRunAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
+		c.MaxRuns = 1
+		d := w.daemon(c)
+		d.Load = func() (*configs.Config, error) { return c, nil }
+		stop := w.run(d)
+		time.Sleep(time.Minute)
+		w.faulty.Add(storagetest.Rule{Op: storagetest.Put, Fault: storagetest.Delayed(time.Hour)})
+		w.Check(d.Start(t.Context(), "web"))
+		time.Sleep(time.Minute)
+		w.Check(d.Reload())
+		w.Check(d.Start(t.Context(), "db"))
+		time.Sleep(time.Minute)
+		if web, db := w.environment(d, "web").Running, w.environment(d, "db").Running; web.Phase != "capture" || db.Phase != "waiting" {
+			t.Errorf("of one run at once the first is at %s, the second at %s", web.Phase, db.Phase)
+		}
+		stop()
+	})
+}
+
 func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
