@@ -154,7 +154,7 @@ func TestNoRubbishOnAServerBlocksForgettingOrPruning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := &aged{Store: s, by: 10 * day}
+	store := newAged(s)
 	dir := filepath.Join(treetest.TempDir(t), "tree")
 	w := &world{World: enginetest.New(t, store), t: t, dir: dir, rand: rand.New(rand.NewPCG(1, 2))}
 	w.check(os.Mkdir(dir, 0o755))

@@ -22,8 +22,14 @@ import (
 // be older than they are: nobody can set the clock of a server.
 type aged struct {
 	storage.Store
+	storage.Versioner
 	until atomic.Pointer[time.Time] // of the store; nil: none is
 	by    time.Duration
+}
+
+func newAged(s storage.Store) *aged {
+	v, _ := storage.Capability[storage.Versioner](s)
+	return &aged{Store: s, Versioner: v, by: 10 * day}
 }
 
 func (a *aged) Unwrap() storage.Store { return a.Store }
@@ -31,14 +37,30 @@ func (a *aged) Unwrap() storage.Store { return a.Store }
 func (a *aged) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		for x, err := range a.Store.List(ctx, o) {
-			if until := a.until.Load(); until != nil && !x.Modified.After(*until) {
-				x.Modified = x.Modified.Add(-a.by)
-			}
+			x.Modified = a.age(x.Modified)
 			if !yield(x, err) {
 				return
 			}
 		}
 	}
+}
+
+func (a *aged) Versions(ctx context.Context, key string) iter.Seq2[storage.Version, error] {
+	return func(yield func(storage.Version, error) bool) {
+		for v, err := range a.Versioner.Versions(ctx, key) {
+			v.Modified = a.age(v.Modified)
+			if !yield(v, err) {
+				return
+			}
+		}
+	}
+}
+
+func (a *aged) age(at time.Time) time.Time {
+	if until := a.until.Load(); until != nil && !at.After(*until) {
+		return at.Add(-a.by)
+	}
+	return at
 }
 
 // pass makes all that is there now older, and waits until the server's clock,
@@ -84,7 +106,7 @@ func TestPruningServers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			store := &aged{Store: s, by: 10 * day}
+			store := newAged(s)
 			dir := filepath.Join(treetest.TempDir(t), "tree")
 			w := &world{World: enginetest.New(t, store), t: t, dir: dir, rand: rand.New(rand.NewPCG(1, 2))}
 			w.check(os.Mkdir(dir, 0o755))

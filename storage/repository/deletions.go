@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -92,15 +93,20 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 		return nil, err
 	}
 	present := own != nil && own.ID == domain
-	var ended []told // above the newest that counts
-	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (told, error) {
+	counts := func(x *statement.Deletion) bool { return statement.CheckDeletionCertificate(x, certs) == nil }
+	read := func(ctx context.Context, o storage.Object) (told, error) {
 		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
 		if !ok {
 			return told{}, nil
 		}
-		x, err := r.deletion(ctx, o, serial)
-		return told{x, serial, o.Modified}, err
-	}) {
+		s := told{serial: serial, object: o}
+		var err error
+		s.Deletion, s.at, err = r.deletion(ctx, o, counts)
+		return s, err
+	}
+	var ended []storage.Object // above the newest that counts
+	var heeded time.Time       // since when what comes next is: below a statement that counts
+	for s, err := range ordered(ctx, rootsInFlight, in, read) {
 		if Damaged(err) {
 			d.serials.pass(s.serial, false)
 			r.warn(err)
@@ -115,7 +121,7 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 		if s.serial < d.since {
 			break
 		}
-		counts := statement.CheckDeletionCertificate(s.Deletion, certs) == nil
+		counts := counts(s.Deletion)
 		d.serials.pass(s.serial, counts)
 		if counts || !present {
 			d.repacked(s.Deletion)
@@ -123,17 +129,34 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 		switch {
 		case counts:
 			d.since = max(d.since, s.Since)
-			ended = nil
+			ended, heeded = nil, s.at
 		case d.serials.newest == 0:
-			ended = append(ended, s)
+			ended = append(ended, s.object)
 			continue
+		case s.at.Before(heeded): // no writer saw it before
+			s.at = heeded
 		}
 		d.take(s)
 	}
-	for _, s := range ended {
-		d.take(s)
-	}
 	d.Newest = d.serials.newest
+	// There may be any number of them, so they are read again, not kept.
+	again := func(context.Context) iter.Seq2[storage.Object, error] {
+		return func(yield func(storage.Object, error) bool) {
+			for _, o := range ended {
+				if !yield(o, nil) {
+					return
+				}
+			}
+		}
+	}
+	for s, err := range ordered(ctx, rootsInFlight, again, read) {
+		if err != nil && !Damaged(err) {
+			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
+		}
+		if err == nil {
+			d.take(s)
+		}
+	}
 	return d, nil
 }
 
@@ -142,6 +165,7 @@ type told struct {
 	*statement.Deletion
 	serial uint64 // by its key
 	at     time.Time
+	object storage.Object
 }
 
 // take takes in what a statement says, but for what a newer one says
@@ -160,8 +184,9 @@ func (d *Deletions) take(s told) {
 	}
 }
 
-// deletion reads one statement, from the state directory if it was read before.
-func (r *Repository) deletion(ctx context.Context, o storage.Object, serial uint64) (*statement.Deletion, error) {
+// deletion reads one statement, and when the store took it. Those that are to
+// be kept it keeps in the state directory, as long as the store shows the same.
+func (r *Repository) deletion(ctx context.Context, o storage.Object, keep func(*statement.Deletion) bool) (*statement.Deletion, time.Time, error) {
 	check := func(object []byte) (*statement.Deletion, error) {
 		x, err := statement.ParseDeletion(object)
 		if err == nil {
@@ -175,32 +200,60 @@ func (r *Repository) deletion(ctx context.Context, o storage.Object, serial uint
 		}
 		return x, nil
 	}
-	host, domain, _, _ := statement.ParseDeletionKey(o.Key)
-	file := pendingFile(host, domain, serial)
-	if b, err := r.local.read(file); err == nil && b != nil {
-		if x, err := check(b); err == nil {
-			return x, nil
+	host, domain, serial, _ := statement.ParseDeletionKey(o.Key)
+	file := r.pendingFile(host, domain, serial)
+	if !o.Hidden && !o.Older {
+		if x, err := check(r.pending(file, o)); err == nil {
+			return x, o.Modified, nil
 		}
 	}
-	object, err := r.listed(ctx, o, func(b []byte) bool { _, err := check(b); return err == nil })
+	object, at, err := r.listedAt(ctx, o, func(b []byte) bool { _, err := check(b); return err == nil })
 	if errors.Is(err, storage.ErrNotFound) {
 		err = &DamageError{Key: o.Key, What: "pending deletion", Err: err}
 	}
 	if err != nil {
-		return nil, err
+		return nil, at, err
 	}
 	x, err := check(object)
-	if err == nil && r.local.stateDir != "" {
-		if err := r.local.write(file, object); err != nil {
+	if err == nil && r.local.stateDir != "" && keep(x) {
+		if err := r.keepPending(file, object, at); err != nil {
 			r.warn(err)
 		}
 	}
-	return x, err
+	return x, at, err
 }
 
 // pendingFile is where a statement is kept in the state directory.
-func pendingFile(host string, domain seal.DomainID, serial uint64) string {
-	return filepath.Join("pending", host, domain.String(), statement.Inverted(serial))
+func (r *Repository) pendingFile(host string, domain seal.DomainID, serial uint64) string {
+	return ofStore(r.url, filepath.Join("pending", host, domain.String(), statement.Inverted(serial)))
+}
+
+// pending is what is kept of an object: nil when that is another than is
+// listed, as where a copy of the repository took its place.
+func (r *Repository) pending(file string, o storage.Object) []byte {
+	if r.local.stateDir == "" {
+		return nil
+	}
+	info, err := os.Stat(filepath.Join(r.local.dir(), file))
+	if err != nil || info.Size() != o.Size || !info.ModTime().Equal(o.Modified) {
+		return nil
+	}
+	b, err := r.local.read(file)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// keepPending keeps a statement under the time at which the store took it.
+func (r *Repository) keepPending(file string, object []byte, at time.Time) error {
+	if err := r.local.write(file, object); err != nil {
+		return err
+	}
+	if err := os.Chtimes(filepath.Join(r.local.dir(), file), at, at); err != nil {
+		return r.local.wrap(err)
+	}
+	return nil
 }
 
 // signer is who may sign for a host here: this machine as that host, else the
@@ -280,7 +333,7 @@ func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal
 			return err
 		}
 		if r.local.stateDir != "" { // where a daemon beside this process finds it
-			if err := r.local.write(pendingFile(host, domain, serial), object); err != nil {
+			if err := r.local.write(r.pendingFile(host, domain, serial), object); err != nil {
 				r.warn(err)
 			}
 		}

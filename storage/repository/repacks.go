@@ -106,11 +106,11 @@ func (r *Repository) Rewrites(ctx context.Context, host string, domain seal.Doma
 		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
 	}
 	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (*statement.Deletion, error) {
-		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
-		if !ok {
+		if _, _, _, ok := statement.ParseDeletionKey(o.Key); !ok {
 			return nil, nil
 		}
-		return r.deletion(ctx, o, serial)
+		x, _, err := r.deletion(ctx, o, func(*statement.Deletion) bool { return false })
+		return x, err
 	}) {
 		if Damaged(err) {
 			continue // of which Deletions warns

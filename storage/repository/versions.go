@@ -1,12 +1,14 @@
 package repository
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"knowngood/storage"
 	"knowngood/storage/pack"
@@ -16,9 +18,15 @@ import (
 // at most limit bytes, that accept takes; nil when there is none, or when the
 // store keeps no versions or does not show them to us.
 func (r *Repository) version(ctx context.Context, key string, limit int64, accept func([]byte) bool) ([]byte, error) {
+	b, _, err := r.earliest(ctx, key, limit, accept)
+	return b, err
+}
+
+// earliest is version, and tells when the store took it.
+func (r *Repository) earliest(ctx context.Context, key string, limit int64, accept func([]byte) bool) (b []byte, at time.Time, err error) {
 	v, all, err := r.versions(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, at, err
 	}
 	for _, ver := range slices.Backward(all) { // listed newest first
 		if ver.Size > limit {
@@ -29,36 +37,44 @@ func (r *Repository) version(ctx context.Context, key string, limit int64, accep
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, at, err
 		}
 		if accept(b) {
-			return b, nil
+			return b, ver.Modified, nil
 		}
 	}
-	return nil, nil
+	return nil, at, nil
 }
 
-// listed reads what a listing showed: the object, or where accept does not take
-// that, because it was overwritten or a delete marker hides it, the version
-// beneath that accept takes. With neither it is the object all the same.
+// listed reads what a listing that shows what is hidden showed: of several
+// versions the earliest that accept takes, for what was put over it, or hides
+// it, comes from somebody who does not keep the rules. With none it is the
+// object all the same.
 func (r *Repository) listed(ctx context.Context, o storage.Object, accept func([]byte) bool) ([]byte, error) {
-	var object []byte
-	err := error(&DamageError{Key: o.Key, What: "object", Err: errors.New("it is hidden by a delete marker, and no version of it verifies")})
+	object, _, err := r.listedAt(ctx, o, accept)
+	return object, err
+}
+
+// listedAt is listed, and tells when the store took what it gives.
+func (r *Repository) listedAt(ctx context.Context, o storage.Object, accept func([]byte) bool) (object []byte, at time.Time, err error) {
+	err = error(&DamageError{Key: o.Key, What: "object", Err: errors.New("it is hidden by a delete marker, and no version of it verifies")})
 	if !o.Hidden {
 		object, err = readObject(ctx, r.store, o.Key)
 	}
-	if err == nil && accept(object) || err != nil && !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
-		return object, err
+	if err == nil && !o.Older && accept(object) || err != nil && !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+		return object, o.Modified, err
 	}
-	beneath, verr := r.version(ctx, o.Key, maxStatement, accept)
+	first, at, verr := r.earliest(ctx, o.Key, maxStatement, accept)
 	if verr != nil {
-		return nil, verr
+		return nil, at, verr
 	}
-	if beneath != nil {
+	if first == nil {
+		return object, o.Modified, err
+	}
+	if !bytes.Equal(first, object) {
 		r.warnHidden(o.Key, o.Hidden)
-		return beneath, nil
 	}
-	return object, err
+	return first, at, nil
 }
 
 // versions of key that have bytes, newest first.

@@ -65,7 +65,7 @@ func (r *Repository) toldSince(x *Index) bool {
 	if next == 0 || r.local.stateDir == "" {
 		return false
 	}
-	_, err := os.Stat(filepath.Join(r.local.dir(), pendingFile(x.host, x.domain.ID, next)))
+	_, err := os.Stat(filepath.Join(r.local.dir(), r.pendingFile(x.host, x.domain.ID, next)))
 	return err == nil
 }
 

@@ -1,0 +1,282 @@
+package prune_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/internal/enginetest"
+	"knowngood/internal/treetest"
+	"knowngood/snapshot/walk"
+	"knowngood/storage"
+	"knowngood/storage/prune"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+
+	capture "knowngood/snapshot"
+)
+
+// reenrol is what is done after a break-in: the host has another key and
+// domain from here on. It gives the one whose key ended.
+func (w *world) reenrol() *repository.Host {
+	w.t.Helper()
+	old, err := w.host().Host(w.Ctx)
+	w.check(err)
+	state := treetest.TempDir(w.t)
+	again := w.Open(state)
+	again.Unlock(w.ID)
+	_, err = again.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+	w.check(err)
+	w.State = state
+	return old
+}
+
+// signed is a pending deletion in the host's present domain, signed by the key
+// of a host that may have ended.
+func (w *world) signed(by *repository.Host, serial uint64, edit func(*statement.Deletion)) []byte {
+	w.t.Helper()
+	d := &statement.Deletion{Repository: w.Bare().ID(), Host: enginetest.Host, Domain: w.domain(), Serial: serial, Since: 1, Made: time.Now(), Certificate: by.Certificate}
+	edit(d)
+	object, err := d.Encode(by.SigningKey())
+	w.check(err)
+	return object
+}
+
+// take removes a file of the tree, and gives what puts it back.
+func (w *world) take(name string) (back func()) {
+	w.t.Helper()
+	path := filepath.Join(w.dir, name)
+	b, err := os.ReadFile(path)
+	w.check(err)
+	w.check(os.Remove(path))
+	return func() { w.t.Helper(); w.check(os.WriteFile(path, b, 0o644)) }
+}
+
+// present prunes on another machine, and gives what came of the host's present
+// domain.
+func (w *world) present() (out prune.Domain) {
+	w.t.Helper()
+	report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+	w.check(err)
+	for _, b := range report.Blocked {
+		w.t.Fatal(b)
+	}
+	for _, d := range report.Domains {
+		if d.ID == w.domain() {
+			out = d
+		}
+	}
+	return out
+}
+
+// A writer passes over what an ended key announces above the statements that
+// count. The next of those makes it heeded, as announced from then on.
+func TestWhatAnEndedKeyAnnouncedWaitsFromWhenItIsHeeded(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		w.write("stays", 100<<10)
+		w.capture("web")
+		old := w.reenrol()
+		w.write("junk", 1<<20)
+		w.capture("web") // 2
+		w.take("junk")
+		w.write("precious", 2<<20)
+		w.capture("web") // 3
+		back := w.take("precious")
+		w.capture("web") // 4
+		w.forget("web", 2)
+		time.Sleep(3 * day)
+		w.present()
+		w.put(statement.KeyDeletion(enginetest.Host, w.domain(), 2), w.signed(old, 2, func(d *statement.Deletion) {
+			for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, w.domain())}) {
+				w.check(err)
+				id, _ := repository.ParseObjectKey(o.Key)
+				d.Announced = append(d.Announced, statement.Object{Kind: id.Kind, Hash: id.Hash, Size: 1})
+			}
+		}))
+		time.Sleep(9 * day)
+
+		// A daemon looks, and relies on that for hours.
+		daemon, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: w.URL, Now: time.Now(), KeepIndex: 12 * time.Hour, Fresh: time.Hour})
+		w.check(err)
+		defer daemon.Close()
+		run := func() *repository.Snapshot {
+			host, err := daemon.Host(w.Ctx)
+			w.check(err)
+			res, err := capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "web", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}, Describe: []string{w.dir}})
+			w.check(err)
+			return res.Snapshot
+		}
+		run() // 5
+		time.Sleep(time.Hour)
+		if d := w.present(); d.Deleted.Objects == 0 {
+			t.Fatalf("the junk is not deleted: %+v", d)
+		}
+		w.forget("web", 3)
+		time.Sleep(time.Minute)
+		if d := w.present(); d.Deleted.Objects > 0 {
+			t.Errorf("deleted a minute after it was first heeded: %+v", d.Deleted)
+		}
+		back()
+		s := run()
+		w.Restores(s.Ref(), w.dir, treetest.Snapshot(t, w.dir))
+		w.Clean()
+	})
+}
+
+func TestAnEndedKeyReplacesNoStatement(t *testing.T) {
+	m := storagetest.NewMemory()
+	simulated(t, func() storage.Store { return m }, func(w *world) {
+		w.write("stays", 1000)
+		w.capture("web") // 1
+		old := w.reenrol()
+		w.capture("web") // 2
+		w.write("goes", 1<<20)
+		w.capture("web") // 3
+		back := w.take("goes")
+		w.capture("web") // 4
+		w.forget("web", 3)
+		for range 3 {
+			time.Sleep(8 * day)
+			w.present()
+		}
+		for serial := uint64(1); serial <= 2; serial++ {
+			w.copyOf(statement.KeyDeletion(enginetest.Host, w.domain(), serial)) // it is there
+			m.Overwrite(statement.KeyDeletion(enginetest.Host, w.domain(), serial), w.signed(old, serial, func(d *statement.Deletion) {
+				d.Spared = []statement.Object{{Kind: 5}}
+			}))
+		}
+		back()
+		s := w.capture("web")
+		w.Restores(s.Ref(), w.dir, treetest.Snapshot(t, w.dir))
+	})
+}
+
+func TestPuttingOverAStatementDelaysNothing(t *testing.T) {
+	for name, by := range map[string]func(w *world, object []byte) []byte{
+		"rubbish":        func(*world, []byte) []byte { return []byte("rubbish") },
+		"the same again": func(_ *world, object []byte) []byte { return object },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := storagetest.NewMemory()
+			simulated(t, func() storage.Store { return m }, func(w *world) {
+				w.write("stays", 1000)
+				w.capture("web")
+				w.write("goes", 1<<20)
+				w.capture("web")
+				w.take("goes")
+				w.capture("web")
+				w.forget("web", 2)
+				time.Sleep(3 * day)
+				w.present()
+				key := statement.KeyDeletion(enginetest.Host, w.domain(), 1)
+				object := w.copyOf(key)
+				deleted := uint64(0)
+				for range 14 {
+					m.Overwrite(key, by(w, object))
+					time.Sleep(day)
+					deleted += w.present().Deleted.Objects
+				}
+				if deleted == 0 {
+					t.Error("in 14 days nothing was deleted")
+				}
+			})
+		})
+	}
+}
+
+// The host goes on with a copy of the repository, after it worked with the
+// original for a while; somebody else prunes the copy.
+func TestStatementsOfOneStoreAreNotTakenForThoseOfAnother(t *testing.T) {
+	for name, url := range map[string]string{"at another place": "copy", "at the same place": "test"} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, memory, func(w *world) {
+				w.write("stays", 1000)
+				w.capture("web") // 1
+				w.write("x", 1<<20)
+				w.capture("web") // 2
+				back := w.take("x")
+				w.write("y", 1<<20)
+				w.capture("web") // 3
+				w.take("y")
+				w.capture("web") // 4
+				time.Sleep(3 * day)
+				c := w.copy()
+				// In the original y is deleted.
+				w.forget("web", 3)
+				for range 2 {
+					w.free()
+					time.Sleep(8 * day)
+				}
+				// In the copy it is x.
+				v := w.over(c)
+				v.URL = url
+				_, err := v.Bare().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(2), Now: time.Now()})
+				w.check(err)
+				for range 2 {
+					v.elsewhere()
+					time.Sleep(8 * day)
+				}
+				back()
+				s := v.capture("web")
+				v.Restores(s.Ref(), v.dir, treetest.Snapshot(t, v.dir))
+				v.Clean()
+			})
+		})
+	}
+}
+
+// Who has a key that ended can sign any number of statements, as long as may be.
+func TestOnlyStatementsThatCountAreKeptInTheStateDirectory(t *testing.T) {
+	log := storagetest.NewFaulty(storagetest.NewMemory())
+	simulated(t, func() storage.Store { return log }, func(w *world) {
+		w.write("stays", 1000)
+		w.capture("web") // 1
+		old := w.reenrol()
+		w.write("goes", 1<<20)
+		w.capture("web") // 2
+		w.take("goes")
+		w.capture("web") // 3
+		w.forget("web", 2)
+		time.Sleep(3 * day)
+		for _, serial := range []uint64{1, 3} {
+			w.put(statement.KeyDeletion(enginetest.Host, w.domain(), serial), w.signed(old, serial, func(*statement.Deletion) {}))
+		}
+		kept := func() (serials []uint64) {
+			w.check(filepath.WalkDir(w.State, func(path string, d os.DirEntry, err error) error {
+				for serial := range uint64(5) {
+					if err == nil && d.Name() == statement.Inverted(serial) && strings.Contains(path, "/pending/") {
+						serials = append(serials, serial)
+					}
+				}
+				return err
+			}))
+			slices.Sort(serials)
+			return serials
+		}
+		want := func(want string, gets int) {
+			t.Helper()
+			before := len(log.Log())
+			w.capture("web")
+			for _, op := range log.Log()[before:] {
+				if op.Op == storagetest.Get && strings.Contains(op.Key, "/pending/") {
+					gets--
+				}
+			}
+			if got := fmt.Sprint(kept()); got != want || gets != 0 {
+				t.Errorf("kept are %s, want %s; %d statements were read less than should be", got, want, gets)
+			}
+		}
+		want("[]", 4) // none counts: each is read, and taken in
+		if d := w.present(); d.Announced.Objects == 0 {
+			t.Fatalf("not announced: %+v", d)
+		}
+		want("[2]", 3)
+		want("[2]", 2)
+		w.Clean()
+	})
+}
