@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 )
@@ -15,15 +16,12 @@ import (
 func (d *Daemon) begin(ctx context.Context, j *job, run report.Run) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	run.Started = d.Now()
-	r := &running{run: run, began: run.Started, moved: run.Started, cancel: cancel, number: d.repo.configured()}
-	if j.env != nil {
-		r.timeout = time.Duration(j.env.Timeout)
-	}
+	r := &running{run: run, began: run.Started, moved: run.Started, cancel: cancel}
 	j.running = r
 	d.busy++
 	work := d.capture(j, r)
 	if j.name == "" {
-		work = d.prune(d.config, r)
+		work = d.prune(r)
 	}
 	d.runs.Go(func() {
 		defer cancel(nil)
@@ -45,22 +43,30 @@ func (d *Daemon) guarded(ctx context.Context, work func(context.Context) error) 
 
 var errPanic = errors.New("a mistake in knowngood ended the run: the log has the details, please report them")
 
-// capture is a run of an environment; mu is held.
+// errGone ends a run whose turn came when a reload had taken out its job.
+var errGone = errors.New("it is not configured any more")
+
+// capture is a run of an environment, as it is configured when its turn comes;
+// mu is held.
 func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
-	c, env := d.config, j.env
 	log := d.Log.With(zap.String("environment", j.name))
-	runner := &Runner{Host: c.Host, Repository: redact(c.Repository.URL), URL: c.Repository.URL, StateDir: c.StateDir, Version: d.Version, Purpose: "the daemon",
-		Log: log, Open: d.repository, Compression: string(c.Compression), Kept: j.kept,
+	runner := &Runner{StateDir: d.config.StateDir, Version: d.Version, Purpose: "the daemon", Log: log, Open: d.repository, Kept: j.kept, places: &d.places,
 		Waiting: func(holder string) {
 			log.Info("the environment is being captured already; waiting for that", zap.String("by", holder))
-		},
-		Place: func(ctx context.Context) (func(), error) {
-			if err := d.places.take(ctx); err != nil {
-				return nil, err
-			}
-			d.ping(notify.Started, j.name, nil)
-			return d.places.leave, nil
 		}}
+	runner.admitted = func() (*configs.Environment, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if j.gone {
+			return nil, errGone
+		}
+		c := d.config
+		runner.Host, runner.Repository, runner.URL, runner.Compression = c.Host, redact(c.Repository.URL), c.Repository.URL, string(c.Compression)
+		r.number, r.timeout = d.repo.configured(), time.Duration(j.env.Timeout)
+		d.teller.Ping(notify.Started, j.name, nil)
+		return j.env, nil
+	}
+	env := j.env
 	return func(ctx context.Context) error { return runner.Run(ctx, j.name, env, &r.run, &r.live) }
 }
 
@@ -77,7 +83,12 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	if run.Result == "" {
 		run.Result = report.Success
 	}
-	d.logRun(j.name, run, stopped)
+	gone := errors.Is(err, errGone)
+	if gone {
+		d.Log.Info("a run that waited for its turn is left out: "+err.Error(), zap.String("environment", j.name))
+	} else {
+		d.logRun(j.name, run, stopped)
+	}
 	repo, _ := d.repo.current()
 	if repo != nil {
 		d.takeWarnings(repo, err)
@@ -98,8 +109,9 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 			j.state.Number = n
 		}
 	}
-	// A run cut short by the end of the daemon counts as not begun.
-	counts := !stopped || run.Snapshot != ""
+	// A run cut short by the end of the daemon counts as not begun, as does one
+	// of what is configured no more.
+	counts := !gone && (!stopped || run.Snapshot != "")
 	if counts {
 		d.ended(j, *run)
 	}

@@ -84,3 +84,56 @@ func waitLock(ctx context.Context, path, purpose string, waiting func(holder str
 }
 
 func (l *lockFile) release() { l.file.Close() }
+
+// admit waits until no other process of this host captures the environment, and
+// for a place. Nothing is held while waiting for the other: neither does a run
+// that queues keep out one by hand, nor one that waits for that keep a place.
+func (r *Runner) admit(ctx context.Context, name string, timeout time.Duration) (leave func(), err error) {
+	for {
+		lock, err := r.lock(ctx, name, timeout)
+		if err != nil {
+			return nil, err
+		}
+		if r.places == nil {
+			return lock.release, nil
+		}
+		if !r.places.try() {
+			lock.release()
+			if err := r.places.take(ctx); err != nil {
+				return nil, err
+			}
+			if lock, err = tryLock(r.lockPath(name), r.Purpose); err != nil { // lock waits for it, or says why
+				r.places.leave()
+				continue
+			}
+		}
+		return func() {
+			r.places.leave()
+			lock.release()
+		}, nil
+	}
+}
+
+func (r *Runner) lockPath(name string) string {
+	return filepath.Join(r.StateDir, "daemon", "locks", name)
+}
+
+// lock waits until no other process captures the environment: for so long as a
+// run may take, lest nobody hears of one that hangs.
+func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (*lockFile, error) {
+	patience := stuck
+	if timeout > 0 {
+		patience = min(stuck, timeout)
+	}
+	patient, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	lock, err := waitLock(patient, r.lockPath(name), r.Purpose, r.Waiting)
+	var held *heldError
+	if errors.As(err, &held) {
+		return nil, fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state directory %s: %w", r.StateDir, err)
+	}
+	return lock, nil
+}

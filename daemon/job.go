@@ -58,9 +58,10 @@ type running struct {
 	run    report.Run // written by the run alone, read by others only when it ended
 	live   Live
 	began  time.Time
-	number int // of the configuration of the repository
 	cancel context.CancelCauseFunc
-	// timeout that it began with; 0 is none.
+	// number of the configuration of the repository, and timeout (0: none), when
+	// it was its turn.
+	number  int
 	timeout time.Duration
 	seen    uint64 // what it had done when it was looked at last
 	moved   time.Time

@@ -8,18 +8,24 @@ import (
 
 	"go.uber.org/zap"
 
-	"knowngood/configs"
 	"knowngood/storage/prune"
 )
 
-// prune is a run of the prune job, over what this host stored; mu is held.
-func (d *Daemon) prune(c *configs.Config, r *running) func(context.Context) error {
-	o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack)}
+// prune is a run of the prune job, over what this host stored, as it is
+// configured when its turn comes.
+func (d *Daemon) prune(r *running) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := d.places.take(ctx); err != nil {
 			return err
 		}
 		defer d.places.leave()
+		d.mu.Lock()
+		c := d.config
+		d.mu.Unlock()
+		if c.Prune == nil {
+			return errGone
+		}
+		o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack)}
 		r.live.enter("prune")
 		r.run.Attempts = 1
 		repo, err := d.repository(ctx)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -51,13 +50,15 @@ type Runner struct {
 	Edit func(*snapshot.Options)
 	// Waiting, when set, is told who else is capturing the environment.
 	Waiting func(holder string)
-	// Place, when set, waits for a place among the runs at once. It is called
-	// with the environment locked; leave gives the place back.
-	Place func(context.Context) (leave func(), err error)
 	// Committed, when set, is told of the capture that made a snapshot.
 	Committed func(result *snapshot.Result)
 	// Kept is what retention is applied to; nil for none.
 	Kept *Kept
+
+	places *places // bound how many run at once; nil: nothing does
+	// admitted, when set, is called when a run has the environment and a place,
+	// and says what to capture: it may have waited for hours.
+	admitted func() (*configs.Environment, error)
 }
 
 // Live is what a run under way has done; it may be read at any time.
@@ -87,69 +88,45 @@ func (l *Live) Attempt() int { return int(l.attempt.Load()) }
 // Trigger and Started are set. The error is that of the run; run.Error tells it
 // in words. When run names a snapshot, that is committed whatever came after.
 func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
-	err := r.exclusive(ctx, name, env, run, live)
+	live.enter("waiting")
+	leave, err := r.admit(ctx, name, time.Duration(env.Timeout))
+	if err == nil {
+		defer leave()
+		if r.admitted != nil {
+			env, err = r.admitted()
+		}
+		if err == nil {
+			err = r.work(ctx, name, env, run, live)
+		}
+	}
 	run.Finished = time.Now()
 	if err != nil {
 		run.Result, run.Error = report.Failed, err.Error()
-		if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) || errors.Is(cause, errStopped) {
-			return err // it was stopped, and did not fail
-		}
-		live.enter("on_failure")
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
-		defer cancel()
-		r.hooks(clean, "on_failure", env.Hooks.OnFailure, r.environ(name, run), false)
-		run.Finished = time.Now()
 	}
 	return err
 }
 
-// exclusive runs the environment while no other process of this host does. The
-// lock comes first, and then the place, so that none is held while waiting for
-// others; who has a place waits for no lock.
-func (r *Runner) exclusive(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
-	live.enter("waiting")
-	lock, err := r.lock(ctx, name, time.Duration(env.Timeout))
-	if err != nil {
-		return err
-	}
-	defer lock.release()
-	if r.Place != nil {
-		leave, err := r.Place(ctx)
-		if err != nil {
-			return err
-		}
-		defer leave()
-	}
+// work is the run of an environment that it has to itself.
+func (r *Runner) work(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
+	limited := ctx
 	if env.Timeout > 0 { // of the work, and not of waiting for others
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(env.Timeout), fmt.Errorf("the run took longer than its timeout of %v", time.Duration(env.Timeout)))
+		limited, cancel = context.WithTimeoutCause(ctx, time.Duration(env.Timeout), fmt.Errorf("the run took longer than its timeout of %v", time.Duration(env.Timeout)))
 		defer cancel()
 	}
-	err = r.around(ctx, name, env, run, live)
-	if cause := context.Cause(ctx); err != nil && ctx.Err() != nil && !errors.Is(cause, context.Canceled) {
+	err := r.around(limited, name, env, run, live)
+	if cause := context.Cause(limited); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = fmt.Errorf("%w; it was then: %w", cause, err)
 	}
-	return err
-}
-
-// lock waits until no other process captures the environment: for so long as a
-// run may take, lest nobody hears of one that hangs.
-func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (*lockFile, error) {
-	patience := stuck
-	if timeout > 0 {
-		patience = min(stuck, timeout)
+	if cause := context.Cause(ctx); err == nil || errors.Is(cause, context.Canceled) || errors.Is(cause, errStopped) {
+		return err // it was stopped, and did not fail
 	}
-	patient, cancel := context.WithTimeout(ctx, patience)
+	run.Result, run.Error = report.Failed, err.Error()
+	live.enter("on_failure")
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
 	defer cancel()
-	lock, err := waitLock(patient, filepath.Join(r.StateDir, "daemon", "locks", name), r.Purpose, r.Waiting)
-	var held *heldError
-	if errors.As(err, &held) {
-		return nil, fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("state directory %s: %w", r.StateDir, err)
-	}
-	return lock, nil
+	r.hooks(clean, "on_failure", env.Hooks.OnFailure, r.environ(name, run), false)
+	return err
 }
 
 // around captures the environment between its hooks.

@@ -1,0 +1,233 @@
+package daemon
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/daemon/report"
+	"knowngood/storage/storagetest"
+)
+
+func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "somebody")
+		w.Check(err)
+		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m}`)
+		if err == nil || !strings.Contains(err.Error(), "captured already") || !strings.Contains(err.Error(), "somebody") || run.Snapshot != "" {
+			t.Errorf("%+v, %v", run, err)
+		}
+		time.AfterFunc(time.Minute, lock.release)
+		told := ""
+		r := w.runner()
+		r.Waiting = func(holder string) { told = holder }
+		run = report.Run{Trigger: "hand", Started: time.Now()}
+		if err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}]}`), &run, &Live{}); err != nil || !strings.Contains(told, "somebody") || run.Duration() < time.Minute {
+			t.Errorf("%+v, %v, told %q", run, err, told)
+		}
+	})
+}
+
+func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "knowngood snapshot")
+		w.Check(err)
+		defer lock.release()
+		began := time.Now()
+		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}]}`)
+		if err == nil || !strings.Contains(err.Error(), "environment web is being captured already: it is held by process ") || !strings.Contains(err.Error(), "(knowngood snapshot)") {
+			t.Errorf("%+v, %v", run, err)
+		}
+		if waited := time.Since(began); waited < stuck || waited > 2*stuck {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
+}
+
+func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
+		c.MaxRuns = 1
+		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "knowngood snapshot")
+		w.Check(err)
+		d := w.daemon(c)
+		stop := w.run(d)
+		time.Sleep(time.Minute)
+		w.Check(d.Start(t.Context(), "web"))
+		time.Sleep(time.Minute)
+		w.Check(d.Start(t.Context(), "db"))
+		time.Sleep(time.Minute)
+		if e := w.environment(d, "db"); e.Last == nil || e.Last.Result != report.Success {
+			t.Errorf("beside one that waits: %+v", e.Last)
+		}
+		if e := w.environment(d, "web"); e.Running == nil {
+			t.Errorf("it did not wait: %+v", e.Last)
+		}
+		lock.release()
+		time.Sleep(time.Minute)
+		if e := w.environment(d, "web"); e.Last == nil || e.Last.Result != report.Success {
+			t.Errorf("after the one by hand: %+v", e.Last)
+		}
+		stop()
+	})
+}
+
+func TestAReloadLetsNoMoreRunAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
+		c.MaxRuns = 1
+		d := w.daemon(c)
+		d.Load = func() (*configs.Config, error) { return c, nil }
+		stop := w.run(d)
+		time.Sleep(time.Minute)
+		w.faulty.Add(storagetest.Rule{Op: storagetest.Put, Fault: storagetest.Delayed(time.Hour)})
+		w.Check(d.Start(t.Context(), "web"))
+		time.Sleep(time.Minute)
+		w.Check(d.Reload())
+		w.Check(d.Start(t.Context(), "db"))
+		time.Sleep(time.Minute)
+		if web, db := w.environment(d, "web").Running, w.environment(d, "db").Running; web.Phase != "capture" || db.Phase != "waiting" {
+			t.Errorf("of one run at once the first is at %s, the second at %s", web.Phase, db.Phase)
+		}
+		stop()
+	})
+}
+
+func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.runner()
+		r.places = &places{}
+		time.AfterFunc(3*time.Hour, func() { r.places.resize(1) })
+		run := report.Run{Trigger: "hand", Started: time.Now()}
+		err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}], timeout: 1m}`), &run, &Live{})
+		if err != nil || run.Snapshot != "web@1" || run.Duration() < 3*time.Hour || !r.places.try() {
+			t.Errorf("%+v, %v", run, err)
+		}
+	})
+}
+
+// queued is a daemon with one place, for an hour that of web, and db after it.
+func (w *world) queued() (d *Daemon, stop func()) {
+	w.t.Helper()
+	c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n  mail: {sources: [{path: $SOURCE}]}\n")
+	c.MaxRuns = 1
+	d = w.daemon(c)
+	stop = w.run(d)
+	time.Sleep(time.Minute)
+	w.faulty.Add(storagetest.Rule{Op: storagetest.Put, Nth: 1, Fault: storagetest.Delayed(time.Hour)})
+	for _, name := range []string{"web", "db"} {
+		w.Check(d.Start(w.t.Context(), name))
+		time.Sleep(time.Minute)
+	}
+	return d, stop
+}
+
+func TestARunThatQueuesKeepsNobodyFromTheEnvironment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d, stop := w.queued()
+		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "db"), "knowngood snapshot")
+		w.Check(err)
+		w.Check(d.Start(t.Context(), "mail"))
+		time.Sleep(90 * time.Minute)
+		if e := w.environment(d, "mail"); e.Last == nil || e.Last.Result != report.Success {
+			t.Errorf("beside one that waits for one by hand: %+v", e.Last)
+		}
+		if e := w.environment(d, "db"); e.Running == nil || e.Running.Phase != "waiting" {
+			t.Errorf("while one by hand runs: %+v, %+v", e.Running, e.Last)
+		}
+		lock.release()
+		time.Sleep(time.Minute)
+		if e := w.environment(d, "db"); e.Last == nil || e.Last.Result != report.Success {
+			t.Errorf("after the one by hand: %+v", e.Last)
+		}
+		stop()
+	})
+}
+
+func TestARunTakesTheConfigurationOfWhenItsTurnComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d, stop := w.queued()
+		more := t.TempDir()
+		w.Check(os.WriteFile(filepath.Join(more, "more"), []byte("more"), 0o600))
+		d.Load = func() (*configs.Config, error) {
+			return w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}, {path: " + more + "}]}\n"), nil
+		}
+		w.Check(d.Reload())
+		time.Sleep(2 * time.Hour)
+		if e := w.environment(d, "db"); e.Last == nil || e.Last.Files != 2 {
+			t.Errorf("%+v", e.Last)
+		}
+		stop()
+	})
+}
+
+func TestAnEnvironmentThatIsTakenOutWhileItQueuesIsNotCaptured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d, stop := w.queued()
+		with := d.config
+		d.Load = func() (*configs.Config, error) { return w.config("  web: {sources: [{path: $SOURCE}]}\n"), nil }
+		w.Check(d.Reload())
+		time.Sleep(2 * time.Hour)
+		d.Load = func() (*configs.Config, error) { return with, nil }
+		w.Check(d.Reload())
+		if e := w.environment(d, "db"); e.Running != nil || e.Last != nil || len(e.Totals) > 0 {
+			t.Errorf("%+v, %+v, %v", e.Running, e.Last, e.Totals)
+		}
+		if w.logs.FilterMessageSnippet("is left out: it is not configured any more").Len() != 1 {
+			t.Error("that it is left out is not in the log")
+		}
+		stop()
+	})
+}
+
+func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	began, end := filepath.Join(t.TempDir(), "began"), filepath.Join(t.TempDir(), "end")
+	env := w.web(`{sources: [{path: /nowhere}], hooks: {on_failure: [{command: [sh, -c, 'touch "$0"; while ! test -e "$1"; do sleep 0.05; done', ` + began + `, ` + end + `]}]}}`)
+	done := make(chan error)
+	go func() { done <- w.runner().Run(t.Context(), "web", env, &report.Run{Started: time.Now()}, &Live{}) }()
+	until(t, "the hook runs", func() bool {
+		_, err := os.Stat(began)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
+	var held *heldError
+	if lock, err := tryLock(w.runner().lockPath("web"), "the next"); !errors.As(err, &held) {
+		t.Errorf("beside the hook the next run begins: %v, %v", lock, err)
+	}
+	w.Check(os.WriteFile(end, nil, 0o600))
+	if err := <-done; err == nil {
+		t.Error("it did not fail")
+	}
+}
+
+func TestARunThatNeverHadItsEnvironmentRunsNoHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		lock, err := tryLock(w.runner().lockPath("web"), "knowngood snapshot")
+		w.Check(err)
+		defer lock.release()
+		ran := filepath.Join(t.TempDir(), "ran")
+		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m, hooks: {on_failure: [{command: [touch, `+ran+`]}]}}`)
+		if err == nil || run.Result != report.Failed {
+			t.Errorf("%+v, %v", run, err)
+		}
+		if _, err := os.Stat(ran); !errors.Is(err, fs.ErrNotExist) {
+			t.Error("it ran a hook beside the run of another process")
+		}
+	})
+}
