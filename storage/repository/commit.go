@@ -106,9 +106,10 @@ func (h *Host) sealBody(root *statement.Root, b *statement.RootBody, now time.Ti
 // next is the number that a new root may claim, and the hash of the root that
 // it follows: the newest that verifies, or the newest remembered. Damaged
 // roots are warned of and passed over, for a damaged object must not end the
-// protection of what comes after it.
+// protection of what comes after it. So are numbers that are forgotten: a
+// snapshot that was born so would be deleted.
 func (e *environment) next(ctx context.Context) (previous [32]byte, number uint64, err error) {
-	taken := map[uint64]bool{} // numbers above the newest that counts
+	var taken []uint64 // above the newest that counts
 	for n, err := range e.numbers(ctx) {
 		var s *Snapshot
 		if err == nil {
@@ -125,22 +126,29 @@ func (e *environment) next(ctx context.Context) (previous [32]byte, number uint6
 			previous, number = e.known.Hash, n
 		default:
 			e.r.warn(err)
-			taken[n] = true
+			taken = append(taken, n)
 			continue
 		}
 		break
 	}
+	x, err := e.r.Tombstone(ctx, e.host, e.name)
+	if err != nil {
+		return previous, 0, err
+	}
+	passed := statement.NumbersOf(taken...)
+	if x != nil {
+		passed = passed.With(x.Forgotten)
+	}
 	number++
-	for taken[number] {
-		number++
+	for _, span := range passed {
+		if span.First <= number && number <= span.Last {
+			number = span.Last + 1
+		}
 	}
 	if number > 1 && previous == [32]byte{} {
-		// None of the roots before verifies: name the bytes that are there.
-		object, err := readObject(ctx, e.r.store, statement.KeyRoot(e.host, e.name, number-1))
-		if err != nil {
-			return previous, 0, err
-		}
-		previous = sha256.Sum256(object)
+		// There is none before that verifies, and what lies there need not be
+		// readable.
+		previous = sha256.Sum256([]byte(statement.KeyRoot(e.host, e.name, number-1)))
 	}
 	return previous, number, nil
 }

@@ -62,7 +62,7 @@ func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statem
 		in.pass(serial, err == nil)
 		switch {
 		case err == nil:
-			return x, in, nil
+			return x, in, r.sinceTaken(ctx, x)
 		case errors.Is(err, statement.ErrEnded):
 		case Damaged(err):
 			r.warn(err)
@@ -94,21 +94,6 @@ func (r *Repository) Kept(ctx context.Context, host, env string) iter.Seq2[*Snap
 	}
 }
 
-// Written tells when the store took the roots of an environment, by number:
-// a time that is not the host's word.
-func (r *Repository) Written(ctx context.Context, host, env string) (map[uint64]time.Time, error) {
-	out := map[uint64]time.Time{}
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(host, env), Hidden: true}) {
-		if err != nil {
-			return nil, err
-		}
-		if _, _, n, ok := statement.ParseRootKey(o.Key); ok {
-			out[n] = o.Modified
-		}
-	}
-	return out, nil
-}
-
 // Change of what is forgotten.
 type Change struct {
 	Forget statement.Numbers
@@ -122,7 +107,8 @@ type Change struct {
 // as the host, or, with an identity, the owner. The newest snapshot cannot be
 // forgotten; what was deleted already cannot be undone, which is ErrPruned.
 func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*statement.Tombstone, error) {
-	if err := r.forgettable(ctx, host, env, c.Forget); err != nil {
+	free, err := r.forgettable(ctx, host, env, c.Forget)
+	if err != nil {
 		return nil, err
 	}
 	key, cert, err := r.signer(ctx, host)
@@ -136,7 +122,7 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 		if err != nil {
 			return nil, err
 		}
-		x := &statement.Tombstone{Repository: r.ID(), Host: host, Environment: env, Serial: in.next(), Made: c.Now, Reason: c.Reason, Certificate: cert}
+		x := &statement.Tombstone{Repository: r.ID(), Host: host, Environment: env, Serial: in.next(), Free: free, Made: c.Now, Reason: c.Reason, Certificate: cert}
 		var before statement.Numbers
 		if old != nil {
 			before, x.Previous = old.Forgotten, old.Hash()
@@ -175,28 +161,29 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 
 // forgettable refuses to forget the newest snapshot that counts, and what there
 // is not yet: above the newest that is whatever lies there and does not verify.
-func (r *Repository) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) error {
+// It tells the lowest number there.
+func (r *Repository) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) (free uint64, err error) {
 	e, err := r.environment(ctx, host, env)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	head, err := e.head(ctx, true)
-	above, newest := numbers, "none that counts"
+	above, newest, free := numbers, "none that counts", uint64(1)
 	switch {
 	case errors.Is(err, ErrNoSnapshot): // all is rubbish, or lost
 	case err != nil:
-		return err
+		return 0, err
 	case numbers.Has(head.Number):
-		return fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
+		return 0, fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
 	default:
-		above, newest = numbers.Without(statement.Numbers{{First: 1, Last: head.Number}}), head.Ref()
+		above, newest, free = numbers.Without(statement.Numbers{{First: 1, Last: head.Number}}), head.Ref(), head.Number+1
 	}
 	if len(above) == 0 {
-		return nil
+		return free, nil
 	}
 	written, err := r.Written(ctx, host, env)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	there := uint64(0)
 	for n := range written {
@@ -205,9 +192,9 @@ func (r *Repository) forgettable(ctx context.Context, host, env string, numbers 
 		}
 	}
 	if there < above.Count() {
-		return fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, above[len(above)-1].Last, host, newest)
+		return 0, fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, above[len(above)-1].Last, host, newest)
 	}
-	return nil
+	return free, nil
 }
 
 // restorable makes sure that all content of snapshots is still there.

@@ -90,7 +90,7 @@ func codecs(t testing.TB) []codec {
 				return CheckRootCertificate(s.(*Root), nil, k, r)
 			}},
 		{"tombstone", wire.KindTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 3, Previous: [32]byte{4},
-			Forgotten: Numbers{{1, 9}, {11, 11}, {300, 4000}}, Made: at, Reason: "keep 24 hourly", Certificate: cert}, hostKey,
+			Forgotten: Numbers{{1, 9}, {11, 11}, {300, 4000}}, Free: 4000, Made: at, Reason: "keep 24 hourly", Certificate: cert}, hostKey,
 			parser(ParseTombstone), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
 				return CheckTombstoneCertificate(s.(*Tombstone), nil, k, r)
 			}},

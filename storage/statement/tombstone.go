@@ -23,8 +23,12 @@ type Tombstone struct {
 	Serial      uint64   // from 1
 	Previous    [32]byte // hash of the tombstone before; zero for none
 	Forgotten   Numbers
-	Made        time.Time
-	Reason      string
+	// Free is the lowest number that no snapshot had when the tombstone was
+	// made. What is forgotten from there up is rubbish: a snapshot that takes
+	// such a number later is not. 0 says nothing of that.
+	Free   uint64
+	Made   time.Time
+	Reason string
 	// Certificate of the host that signed; nil when the owner did.
 	Certificate *Certificate
 	// Unknown fields of newer versions, kept.
@@ -49,6 +53,7 @@ func (x *Tombstone) Encode(key ed25519.PrivateKey) ([]byte, error) {
 	if x.Certificate != nil {
 		r.Bytes(16, x.Certificate.Bytes())
 	}
+	r.Uint(18, x.Free)
 	r.Unknown(x.Unknown)
 	return encode(wire.KindTombstone, &r, key, ParseTombstone)
 }
@@ -74,6 +79,7 @@ func ParseTombstone(object []byte) (*Tombstone, error) {
 		r.Fail(15, "a reason of %d bytes", len(x.Reason))
 	}
 	cert := r.Bytes(16)
+	x.Free = r.Uint(18)
 	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
 		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
 	}
