@@ -141,10 +141,20 @@ func (d *Daemon) work(ctx context.Context) error {
 		d.open(ctx)
 		close(opened)
 	})
-	select {
-	case <-opened:
-	case <-time.After(startPatience): // the status says that it is not open yet
-	case <-ctx.Done():
+	patience := time.After(startPatience)
+	for waiting := true; waiting; {
+		select {
+		case <-opened:
+			waiting = false
+		case <-patience: // the status says that it is not open yet
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		case <-d.wake: // the loop has not begun; all but this it looks at first thing
+			d.mu.Lock()
+			d.keepDelivered()
+			d.mu.Unlock()
+		}
 	}
 	d.status()
 	d.Notify("READY=1")
@@ -266,8 +276,8 @@ func (d *Daemon) Reload() error {
 	c, err := d.Load()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ctx == nil {
-		return nil // it has only just been read
+	if d.ctx == nil || d.ctx.Err() != nil {
+		return nil // it has only just been read, or is needed no more
 	}
 	if err == nil {
 		err = d.reloadable(c)

@@ -43,9 +43,7 @@ func (d *Daemon) tick(ctx context.Context) (next time.Time) {
 	now := d.Now()
 	next = now.Add(checkEvery)
 	d.keepAgain(now)
-	if d.lessWaits.Swap(false) {
-		d.keepTold()
-	}
+	d.keepDelivered()
 	healthy := true
 	for _, j := range d.jobs {
 		if j.running != nil {

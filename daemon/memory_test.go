@@ -145,6 +145,54 @@ func TestWhatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges(t *testing.T)
 	}
 }
 
+// A daemon that dies again and again at its start would tell it each time.
+func TestWhatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTelling(t)
+		d := w.daemon(w.settings(24 * time.Hour))
+		stop := w.run(d)
+		w.fail(d)
+		stop()
+		w.Check(os.WriteFile(w.open, nil, 0o600))
+		d = w.daemon(w.settings(24 * time.Hour))
+		d.Open = func(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
+			<-ctx.Done() // a store that hangs
+			return nil, ctx.Err()
+		}
+		stop = w.run(d)
+		time.Sleep(startPatience - time.Second)
+		if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
+			t.Errorf("there was told %q", got)
+		}
+		again, waiting, err := openWatch(w.State)
+		w.Check(err)
+		again.slots.close()
+		for _, list := range waiting {
+			if len(list) > 0 {
+				t.Errorf("after it is delivered the next daemon would deliver %v", list[0].Title)
+			}
+		}
+		stop()
+	})
+}
+
+func TestAReloadWhileTheDaemonEndsChangesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.daemon(w.config("  web: {sources: [{path: $SOURCE}]}\n"))
+	d.Load = func() (*configs.Config, error) {
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
+		c.Notify.Command = []string{"true"}
+		return c, nil
+	}
+	w.run(d)()
+	teller := d.teller
+	w.Check(d.Reload())
+	if len(d.jobs) != 1 || d.teller != teller {
+		t.Errorf("there are %d jobs; it tells anew: %v", len(d.jobs), d.teller != teller)
+	}
+}
+
 func TestARunThatSucceedsWhileTheDaemonStopsIsToldAsOne(t *testing.T) {
 	t.Parallel()
 	w := newTelling(t)

@@ -129,11 +129,18 @@ func (t *teller) waiting() notify.Waiting {
 	return w
 }
 
-// delivered has the next tick take down that less waits. To forget that, by a
-// crash, is to tell something twice.
+// delivered has it taken down that less waits. To forget that, by a crash, is
+// to tell something twice.
 func (d *Daemon) delivered() {
 	d.lessWaits.Store(true)
 	d.look()
+}
+
+// keepDelivered takes that down; mu is held.
+func (d *Daemon) keepDelivered() {
+	if d.lessWaits.Swap(false) {
+		d.keepTold()
+	}
 }
 
 // tell sends what decide finds worth telling, and remembers that it was told.
