@@ -2,7 +2,6 @@ package repository
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"iter"
@@ -252,92 +251,6 @@ func (r *Repository) keepPending(file string, object []byte, at time.Time) error
 	}
 	if err := os.Chtimes(filepath.Join(r.local.dir(), file), at, at); err != nil {
 		return r.local.wrap(err)
-	}
-	return nil
-}
-
-// signer is who may sign for a host here: this machine as that host, else the
-// owner, which takes an identity.
-func (r *Repository) signer(ctx context.Context, host string) (ed25519.PrivateKey, *statement.Certificate, error) {
-	h, err := r.Host(ctx)
-	if err == nil && h.Name == host {
-		return h.key, h.Certificate, nil
-	}
-	if err != nil && !errors.Is(err, ErrNotEnrolled) && !errors.Is(err, ErrCloned) {
-		return nil, nil, err
-	}
-	owner, err := r.OwnerKey(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("this machine is not host %s, so it takes the owner key: %w", host, err)
-	}
-	return owner, nil, nil
-}
-
-// MaySign tells whether this machine can sign for a host: as that host, or with
-// an identity as the owner. The error is ErrNoUsableIdentity when it cannot.
-func (r *Repository) MaySign(ctx context.Context, host string) error {
-	_, _, err := r.signer(ctx, host)
-	return err
-}
-
-// TellDeletions publishes what is announced, deleted and spared in a domain,
-// as statements after d.Newest, one at least; what they say of order and size
-// is seen to here. since is the lowest serial that still has something to say,
-// of those before; 0 when nothing has. The last statement says so: until it is
-// there, what they would say again counts.
-func (r *Repository) TellDeletions(ctx context.Context, host string, domain seal.DomainID, d *Deletions, announced, deleted, spared []statement.Object, repacks []statement.Repack, since uint64, now time.Time) error {
-	key, cert, err := r.signer(ctx, host)
-	if err != nil {
-		return err
-	}
-	in := d.serials
-	if since == 0 {
-		since = in.newest + 1
-	}
-	lists := [3][]statement.Object{announced, deleted, spared}
-	for i := range lists {
-		lists[i] = slices.SortedFunc(slices.Values(lists[i]), statement.CompareObjects)
-	}
-	var parts []statement.Repack
-	for _, x := range repacks {
-		parts = append(parts, x.Split(statement.MaxDeletionObjects)...)
-	}
-	for more := true; more; {
-		serial := in.next()
-		if serial == 0 {
-			return fmt.Errorf("pending deletions of host %s: %w", host, noSerialLeft(host))
-		}
-		x := &statement.Deletion{Repository: r.ID(), Host: host, Domain: domain, Serial: serial, Since: since, Made: now, Certificate: cert}
-		room := statement.MaxDeletionObjects
-		for len(parts) > 0 && (parts[0].Hashes() <= room || len(x.Repacks) == 0) {
-			room -= min(room, parts[0].Hashes())
-			x.Repacks, parts = append(x.Repacks, parts[0]), parts[1:]
-		}
-		for i, part := range []*[]statement.Object{&x.Announced, &x.Deleted, &x.Spared} {
-			n := min(room, len(lists[i]))
-			*part, lists[i] = lists[i][:n], lists[i][n:]
-			room -= n
-		}
-		if more = len(lists[0])+len(lists[1])+len(lists[2])+len(parts) > 0; more {
-			x.Since = min(since, max(d.since, 1))
-		}
-		object, err := x.Encode(key)
-		if err != nil {
-			return err
-		}
-		err = r.put(ctx, statement.KeyDeletion(host, domain, serial), object, now)
-		if errors.Is(err, storage.ErrExists) {
-			return fmt.Errorf("pending deletions of host %s: another process prunes it just now: let it end, then run again (%w)", host, err)
-		}
-		if err != nil {
-			return err
-		}
-		if r.local.stateDir != "" { // where a daemon beside this process finds it
-			if err := r.local.write(r.pendingFile(host, domain, serial), object); err != nil {
-				r.warn(err)
-			}
-		}
-		in.pass(serial, true)
 	}
 	return nil
 }

@@ -1,11 +1,14 @@
 package repository_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"knowngood/internal/wire"
+	"knowngood/storage"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -84,5 +87,88 @@ func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 	}
 	if d.Newest < first+10 {
 		t.Errorf("statements %d to %d were told", first+1, d.Newest)
+	}
+}
+
+// taker puts something at each key of a pending deletion, just before somebody
+// else does, so many times.
+type taker struct {
+	*storagetest.Memory
+	times int
+	body  func(key string) []byte
+}
+
+func (s *taker) Put(ctx context.Context, key string, body []byte, o storage.PutOptions) error {
+	if s.times > 0 && strings.Contains(key, "/pending/") {
+		s.times--
+		if err := s.Memory.Put(ctx, key, s.body(key), storage.PutOptions{}); err != nil {
+			return err
+		}
+	}
+	return s.Memory.Put(ctx, key, body, o)
+}
+
+func TestWhatDoesNotCountIsPassedOverWhoeverIsFaster(t *testing.T) {
+	domain := seal.DomainID{5}
+	of := func(old *repository.Host, key string) []byte {
+		host, domain, serial, _ := statement.ParseDeletionKey(key)
+		x := &statement.Deletion{Repository: old.Certificate.Repository, Host: host, Domain: domain, Serial: serial, Since: serial, Made: now, Certificate: old.Certificate}
+		object, err := x.Encode(old.SigningKey())
+		if err != nil {
+			t.Error(err)
+		}
+		return object
+	}
+	for name, c := range map[string]struct {
+		times  int
+		body   func(ended, present *repository.Host) func(key string) []byte
+		serial uint64 // of the second of two statements
+		want   string
+	}{
+		"rubbish, often": {10, func(_, _ *repository.Host) func(string) []byte {
+			return func(string) []byte { return []byte("rubbish") }
+		}, 12, ""},
+		"a statement of a key that ended": {2, func(ended, _ *repository.Host) func(string) []byte {
+			return func(key string) []byte { return of(ended, key) }
+		}, 4, ""},
+		"rubbish without end": {1 << 30, func(_, _ *repository.Host) func(string) []byte {
+			return func(string) []byte { return []byte("rubbish") }
+		}, 0, "find out who writes to"},
+		"a statement that counts": {1, func(_, present *repository.Host) func(string) []byte {
+			return func(key string) []byte { return of(present, key) }
+		}, 0, "another process prunes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			ended := w.m.host(t, w.store)
+			m := machine{t.TempDir(), "reinstalled"}
+			r := m.open(t, w.store)
+			r.Unlock(w.id)
+			if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+				t.Fatal(err)
+			}
+			r = m.open(t, &taker{w.store, c.times, c.body(ended, m.host(t, w.store))})
+			d, err := r.Deletions(t.Context(), "web-1", domain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects := make([]statement.Object, statement.MaxDeletionObjects+1)
+			for i, h := range numbered('a', len(objects)) {
+				objects[i] = statement.Object{Kind: wire.KindPack, Hash: h}
+			}
+			err = r.TellDeletions(t.Context(), "web-1", domain, d, nil, objects, nil, nil, 0, now)
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("error %v, want %q", err, c.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, err = r.Deletions(t.Context(), "web-1", domain); err != nil || d.Newest != c.serial || len(d.Dooms) != len(objects) {
+				t.Errorf("newest is %d with %d objects, %v; want %d with %d", d.Newest, len(d.Dooms), err, c.serial, len(objects))
+			}
+		})
 	}
 }
