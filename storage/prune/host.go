@@ -142,6 +142,7 @@ func (h *host) environment(ctx context.Context, env string) error {
 }
 
 // protected are the forgotten snapshots that the policy of this run keeps.
+// What is forgotten and does not verify takes no place in it.
 func (h *host) protected(ctx context.Context, env string, forgotten statement.Numbers) (statement.Numbers, error) {
 	var policy *retention.Policy
 	if h.Policy != nil {
@@ -154,20 +155,39 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 	if err != nil {
 		return nil, err
 	}
-	var items []retention.Item
-	for n, at := range written {
-		items = append(items, retention.Item{Number: n, Time: at})
-	}
-	var out []uint64
-	for _, v := range retention.Apply(*policy, items, h.now, time.UTC) {
-		if v.Kept() && forgotten.Has(v.Number) {
-			out = append(out, v.Number)
+	verified := map[uint64]bool{}
+	for {
+		var items []retention.Item
+		for n, at := range written {
+			items = append(items, retention.Item{Number: n, Time: at})
 		}
+		var out []uint64
+		for _, v := range retention.Apply(*policy, items, h.now, time.UTC) {
+			if !v.Kept() || !forgotten.Has(v.Number) {
+				continue
+			}
+			var err error
+			if !verified[v.Number] {
+				err = h.repo.Verify(ctx, h.name, env, v.Number)
+			}
+			switch {
+			case repository.Damaged(err):
+				h.note("host %s: %v; it is forgotten, and the policy of this run passes over it", h.name, err)
+				delete(written, v.Number)
+			case err != nil:
+				return nil, err
+			default:
+				verified[v.Number], out = true, append(out, v.Number)
+			}
+		}
+		if len(written) < len(items) {
+			continue
+		}
+		if len(out) > 0 {
+			h.note("host %s forgot %d snapshots of %s that the policy of this run keeps: they stay", h.name, len(out), env)
+		}
+		return statement.NumbersOf(out...), nil
 	}
-	if len(out) > 0 {
-		h.note("host %s forgot %d snapshots of %s that the policy of this run keeps: they stay", h.name, len(out), env)
-	}
-	return statement.NumbersOf(out...), nil
 }
 
 // same makes sure that nobody forgot, or took back, anything meanwhile.

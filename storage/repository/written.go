@@ -43,6 +43,17 @@ func (r *Repository) Written(ctx context.Context, host, env string) (map[uint64]
 	return out, nil
 }
 
+// Verify reads one root and says whether it counts, or why it does not, which
+// is Damaged.
+func (r *Repository) Verify(ctx context.Context, host, env string, number uint64) error {
+	e, err := r.environment(ctx, host, env)
+	if err != nil {
+		return err
+	}
+	_, err = e.root(ctx, number)
+	return err
+}
+
 // sinceTaken takes out of what is forgotten the numbers at which rubbish lay
 // and that a snapshot has by now: once the rubbish is gone they can be claimed.
 func (r *Repository) sinceTaken(ctx context.Context, x *statement.Tombstone) error {
