@@ -270,3 +270,31 @@ func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
 		}
 	}
 }
+
+// The old configuration may take its time to stop, and a crash come in between.
+func TestWhileAnAddressIsCorrectedWhatWaitsIsKeptForTheNewOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	teller := func(program string) *teller {
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
+		c.Notify.Command = []string{program}
+		tell, err := w.daemon(c).newTeller(c) // and not started
+		w.Check(err)
+		return tell
+	}
+	wrong, right := teller("wrong"), teller("right")
+	wrong.Tell(notify.Message{Kind: notify.Failure, Title: "before"})
+	right.before = wrong
+	right.Tell(notify.Message{Kind: notify.Failure, Title: "since"})
+	again := teller("right")
+	again.Restore(right.waiting(), time.Now())
+	var titles []string
+	for _, list := range again.waiting() {
+		for _, m := range list {
+			titles = append(titles, m.Title)
+		}
+	}
+	if !slices.Equal(titles, []string{"before", "since"}) {
+		t.Errorf("there wait %q", titles)
+	}
+}

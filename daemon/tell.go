@@ -44,12 +44,7 @@ func openWatch(stateDir string) (*watch, notify.Waiting, error) {
 // there is room for, the older half of it waits in memory alone; mu is held.
 func (d *Daemon) keepTold() {
 	t := told{d.watch.State, d.teller.waiting()}
-	for !d.watch.slots.fits(t) && len(t.Waiting) > 0 {
-		for channel, list := range t.Waiting {
-			if t.Waiting[channel] = list[(len(list)+1)/2:]; len(t.Waiting[channel]) == 0 {
-				delete(t.Waiting, channel)
-			}
-		}
+	for !d.watch.slots.fits(t) && t.Waiting.Halve() {
 	}
 	d.keep(d.watch.slots, t)
 }
@@ -122,8 +117,9 @@ func (t *teller) waiting() notify.Waiting {
 	defer t.mu.Unlock()
 	w := t.Waiting()
 	if t.before != nil {
-		for channel, list := range t.before.waiting() {
-			w[channel] = append(list, w[channel]...)
+		before, _ := t.TakeOver(t.before.waiting())
+		for channel, list := range before {
+			w[channel] = slices.Concat(list, w[channel])
 		}
 	}
 	return w

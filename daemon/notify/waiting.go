@@ -10,8 +10,20 @@ import (
 )
 
 // Waiting are messages that were told and not delivered yet, oldest first, by
-// the ID of the channel that they wait for. It is to be kept over a restart.
+// the ID of the channel that they wait for. A channel for which none waits has
+// an empty list: so it tells which were configured. It is to be kept over a
+// restart.
 type Waiting map[string][]*Message
+
+// Halve leaves the newer half of what waits for each channel; false when nothing
+// does.
+func (w Waiting) Halve() (less bool) {
+	for id, list := range w {
+		w[id] = list[(len(list)+1)/2:]
+		less = less || len(list) > 0
+	}
+	return less
+}
 
 // keepFor is how long a message waits from one start to another. What still
 // goes on after that is told anew.
@@ -22,17 +34,16 @@ const keepFor = 24 * time.Hour
 func (n *Notifier) Waiting() Waiting {
 	w := Waiting{}
 	for _, l := range n.lanes {
-		if list := l.waiting(); len(list) > 0 {
-			w[l.id] = list
-		}
+		w[l.id] = l.waiting()
 	}
 	return w
 }
 
 // Restore queues what waited when another Notifier ended, before whatever was
-// told since. It says in the log what it leaves out: messages to channels that
-// are no more, and old ones. Call it before Run.
+// told since. It says in the log what it leaves out: what nobody takes over, and
+// old messages. Call it before Run.
 func (n *Notifier) Restore(w Waiting, now time.Time) {
+	w, left := n.TakeOver(w)
 	for i, l := range n.lanes {
 		var jobs []job
 		for _, m := range w[l.id] {
@@ -44,13 +55,30 @@ func (n *Notifier) Restore(w Waiting, now time.Time) {
 		}
 		l.precede(jobs)
 	}
-	for id, list := range w {
-		if !n.has(id) {
-			for _, m := range list {
-				n.dropped("not told: the channel is not configured any more", m)
-			}
+	for _, m := range left {
+		n.dropped("not told: the channel is not configured any more", m)
+	}
+}
+
+// TakeOver is what waits for the channels of n of what waited before. What
+// waited for those that are no more goes to the new ones, for an address may
+// have been corrected; it is left where there are none.
+func (n *Notifier) TakeOver(before Waiting) (w Waiting, left []*Message) {
+	for id, list := range before {
+		// All were told the same: the longest has what the others have.
+		if !n.has(id) && len(list) > len(left) {
+			left = list
 		}
 	}
+	w, lost := Waiting{}, left
+	for _, l := range n.lanes {
+		list, known := before[l.id]
+		if !known {
+			list, left = lost, nil
+		}
+		w[l.id] = list
+	}
+	return w, left
 }
 
 func (n *Notifier) dropped(why string, m *Message) {

@@ -48,7 +48,7 @@ func TestWhatAStopLeavesIsToldAfterTheNextStartBeforeAllElse(t *testing.T) {
 		if want := []string{"a 0 0", "b 0 0", "c 0 0", "d 0 0"}; !slices.Equal(f.got(), want) {
 			t.Errorf("got %q, want %q", f.got(), want)
 		}
-		if w := n.Waiting(); len(w) != 0 {
+		if w := n.Waiting(); len(w[""]) != 0 {
 			t.Errorf("when all is told there wait %v", w)
 		}
 	})
@@ -92,6 +92,38 @@ func TestWhatIsOldOrForAChannelThatIsNoMoreIsLeftOutAndLogged(t *testing.T) {
 	}
 }
 
+func TestWhatWaitsForAWrongAddressGoesToTheOneThatItIsCorrectedTo(t *testing.T) {
+	t.Parallel()
+	hooks := func(names ...string) (cfg configs.Notify) {
+		for _, name := range names {
+			cfg.Webhook = append(cfg.Webhook, configs.Webhook{URL: "https://chat.example.com/" + name})
+		}
+		return cfg
+	}
+	before, _ := notifier(t, hooks("stays", "wrong", "wrong too"))
+	tell(before, "a", "b")
+	done := func(channel, n int) { // as when so many were delivered
+		before.lanes[channel].queue = before.lanes[channel].queue[n:]
+	}
+	done(0, 2)
+	done(2, 1)
+	n, logs := notifier(t, hooks("right", "stays"))
+	n.Restore(kept(t, before.Waiting()), time.Now())
+	tell(n, "c")
+	for channel, want := range [][]string{{"a", "b", "c"}, {"c"}} {
+		var titles []string
+		for _, m := range n.lanes[channel].waiting() {
+			titles = append(titles, m.Title)
+		}
+		if !slices.Equal(titles, want) {
+			t.Errorf("for channel %d there wait %q, want %q", channel, titles, want)
+		}
+	}
+	if logs.Len() > 0 {
+		t.Errorf("logged: %v", logs.All())
+	}
+}
+
 func TestAChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem(t *testing.T) {
 	t.Parallel()
 	configured := func(secret string) configs.Notify {
@@ -109,8 +141,14 @@ func TestAChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem(t *testing.T
 	}
 	again, logs := notifier(t, configured("2"))
 	again.Restore(kept(t, n.Waiting()), time.Now())
-	if w := again.Waiting(); len(w) != 5 || logs.Len() > 0 {
-		t.Errorf("of five channels there wait %v; logged %v", w, logs.All())
+	w := again.Waiting()
+	for id, list := range w {
+		if len(list) != 1 {
+			t.Errorf("for %s there wait %v", id, list)
+		}
+	}
+	if len(w) != 5 || logs.Len() > 0 {
+		t.Errorf("there wait messages for %d of 5 channels; logged %v", len(w), logs.All())
 	}
 }
 
@@ -126,6 +164,7 @@ func TestWhoeverKeepsWhatWaitsHearsWhenAMessageIsDone(t *testing.T) {
 		}}
 		n, _ := notifier(t, configs.Notify{})
 		n.channels, n.lanes = []channel{f}, []*lane{newLane("fake", messagePace, n.o.Log)}
+		n.lanes[0].id = "fake"
 		n.lanes[0].done = func() { done.Add(1) }
 		stop := running(n)
 		tell(n, "a", "b")
@@ -134,7 +173,7 @@ func TestWhoeverKeepsWhatWaitsHearsWhenAMessageIsDone(t *testing.T) {
 			t.Error("nothing is done, and it is said to be")
 		}
 		time.Sleep(time.Hour)
-		if done.Load() != 2 || len(n.Waiting()) != 0 {
+		if done.Load() != 2 || len(n.Waiting()["fake"]) != 0 {
 			t.Errorf("%d are done; there wait %v", done.Load(), n.Waiting())
 		}
 		stop()
