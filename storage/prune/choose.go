@@ -118,16 +118,19 @@ func (d *domain) estimate() map[repository.ObjectID]uint64 {
 	return most
 }
 
-// locked tells whether an object cannot be deleted for so long that rewriting
-// it frees nothing soon.
+// locked tells whether an object cannot be deleted for so long, as far as is
+// known, that rewriting it frees nothing soon.
 func (d *domain) locked(ctx context.Context, key string) (bool, error) {
 	l, ok := storage.Capability[storage.Retainer](d.repo.Store())
 	if !ok {
 		return false, nil
 	}
 	lock, err := l.Retention(ctx, key, "")
-	if errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrDenied) {
+	switch {
+	case errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrDenied):
 		return false, nil
+	case errors.Is(err, storage.ErrNotFound): // a delete marker hides it: nothing is known of its lock
+		return true, nil
 	}
 	return lock.Mode != "" && lock.Until.After(d.now.Add(d.Announce+lockMargin)), err
 }

@@ -272,6 +272,22 @@ func TestAPackThatStaysLockedIsNotRewritten(t *testing.T) {
 	})
 }
 
+func TestAHiddenPackEndsNoPrune(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		second, _ := w.sparse()
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, w.domain())}) {
+			w.check(err)
+			w.check(w.Store.Delete(w.Ctx, o.Key))
+		}
+		report, err := prune.Run(w.Ctx, w.unlocked(), prune.Options{MaxRepack: 1 << 30})
+		w.check(err)
+		for _, b := range report.Blocked {
+			t.Error(b)
+		}
+		w.Restores("web@2", w.dir, second)
+	})
+}
+
 func TestASnapshotThatWasNotLookedAtSparesTheOldPacks(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		for i := range 24 {
