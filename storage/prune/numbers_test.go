@@ -7,7 +7,9 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/prune"
 	"knowngood/storage/repository"
+	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
@@ -105,6 +107,53 @@ func TestRubbishAtTheFirstNumberEndsNoCapture(t *testing.T) {
 					}
 				}
 				w.Restores("web@4", w.dir, treetest.Snapshot(t, w.dir))
+			})
+		})
+	}
+}
+
+func TestARootFarAboveWhoseKeyEndedBlocksNothing(t *testing.T) {
+	for name, n := range map[string]uint64{"far": 1 << 40, "at the highest number": statement.MaxNumber} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, memory, func(w *world) {
+				for range 3 {
+					w.write("goes", 1<<20)
+					w.capture("web")
+				}
+				old, err := w.host().Host(w.Ctx)
+				w.check(err)
+				s := w.opened("web@3")
+				x := *s.Root
+				y := &statement.Root{Repository: x.Repository, Host: x.Host, Environment: x.Environment, Number: n, Previous: s.ID, Certificate: old.Certificate,
+					Domain: x.Domain, Epoch: x.Epoch, SealedDomain: x.SealedDomain, Salt: seal.NewSalt()}
+				record, err := s.Body.AppendRecord(nil)
+				w.check(err)
+				y.SealedBody = seal.Once(old.Domain.RootKey(y.Salt), record, nil)
+				object, err := y.Encode(old.SigningKey())
+				w.check(err)
+				w.put(statement.KeyRoot(enginetest.Host, "web", n), object)
+
+				w.reenrol()
+				w.write("goes", 1<<20)
+				if s := w.capture("web"); s.Number != 4 {
+					t.Errorf("the snapshot after it is %s", s.Ref())
+				}
+				w.forget("web", 1, 2)
+				deleted := uint64(0)
+				for range 3 {
+					time.Sleep(8 * day)
+					report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+					w.check(err)
+					for _, b := range report.Blocked {
+						t.Error(b)
+					}
+					for _, d := range report.Domains {
+						deleted += d.Deleted.Objects
+					}
+				}
+				if deleted == 0 {
+					t.Error("nothing was deleted")
+				}
 			})
 		})
 	}
