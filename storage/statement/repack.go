@@ -33,16 +33,22 @@ func (x *Repack) Hashes() int {
 }
 
 // Split gives repacks that together say the same, each of at most limit
-// hashes: what is said of each manifest and pack is said of it alone. No move
-// may name more than half of limit.
+// hashes: what is said of each manifest and pack is said of it alone. Of the new
+// packs of a move there must be less than half of limit.
 func (x Repack) Split(limit int) []Repack {
 	if x.Hashes() <= limit {
 		return []Repack{x}
 	}
+	var moves []Move
+	for _, m := range x.Moves {
+		for old := range slices.Chunk(m.Old, max(limit/2-len(m.New), 1)) {
+			moves = append(moves, Move{old, m.New})
+		}
+	}
 	var out []Repack
 	for manifests := range slices.Chunk(x.Manifests, limit/2) {
 		part := Repack{Manifests: manifests}
-		for _, m := range x.Moves {
+		for _, m := range moves {
 			if part.Hashes()+m.hashes() > limit && len(part.Moves) > 0 {
 				out, part.Moves = append(out, part), nil
 			}
