@@ -19,7 +19,7 @@ func TestARepackIsSplitIntoWhatFits(t *testing.T) {
 			}
 			return out
 		}()},
-		"of a large move":   {numbered(0, 1), []Move{{numbered(100, 250), numbered(400, 20)}, {numbered(500, 3), nil}}},
+		"of a large move": {numbered(0, 1), []Move{{numbered(100, 250), numbered(400, 20)}, {numbered(500, 3), nil}}},
 		"of many of both": {numbered(0, 90), []Move{{numbered(100, 24), numbered(200, 24)}, {numbered(130, 1), nil}, {numbered(150, 49), numbered(300, 1)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
