@@ -44,6 +44,9 @@ type Options struct {
 const (
 	// stuck ends a run that has no timeout and did nothing for so long.
 	stuck = 2 * time.Hour
+	// stuckPrune does so to a prune that read no manifest and deleted nothing for
+	// so long: listing and repacking show nothing of what they do.
+	stuckPrune = 24 * time.Hour
 	// unresponsive is how long after that the daemon calls itself broken, for
 	// the service manager to start it anew.
 	unresponsive = 10 * time.Minute

@@ -9,6 +9,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/schedule"
+	"knowngood/storage/prune"
 )
 
 // jobState is what a job must still know after a crash.
@@ -57,13 +58,15 @@ type job struct {
 type running struct {
 	run    report.Run // written by the run alone, read by others only when it ended
 	live   Live
+	pruned prune.Progress
 	began  time.Time
 	cancel context.CancelCauseFunc
 	// number of the configuration of the repository, and timeout (0: none), when
 	// it was its turn.
 	number  int
 	timeout time.Duration
-	seen    uint64 // what it had done when it was looked at last
+	phase   string // when it was looked at last
+	seen    uint64 // what it had done then
 	moved   time.Time
 }
 
@@ -114,6 +117,7 @@ func (r *running) done() uint64 {
 	if p := r.live.Progress(); p != nil {
 		n += p.Files.Load() + p.Bytes.Load() + p.FilesRead.Load() + p.BytesRead.Load()
 	}
+	n += r.pruned.Manifests.Load() + r.pruned.Deleted.Load()
 	return n
 }
 

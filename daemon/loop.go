@@ -103,18 +103,36 @@ func (d *Daemon) reopen(ctx context.Context) {
 // moving ends a run that does nothing, and tells whether it ends; mu is held.
 func (d *Daemon) moving(j *job, now time.Time) bool {
 	r := j.running
-	if done := r.done(); done != r.seen || r.live.Phase() != "capture" {
-		r.seen, r.moved = done, now
+	phase, done := r.live.Phase(), r.done()
+	limit := r.patience(phase)
+	if limit == 0 || phase != r.phase || done != r.seen {
+		r.phase, r.seen, r.moved = phase, done, now
 		return true
 	}
-	still, limit := now.Sub(r.moved), max(stuck, r.timeout)
+	still := now.Sub(r.moved)
 	if still < limit {
 		return true
 	}
 	if r.timeout == 0 { // else that has ended it, if anything can
-		r.cancel(fmt.Errorf("the run did nothing for %v, and was ended: see whether a source or the store hangs, and set a timeout", stuck))
+		hint := "a source or the store hangs, and set a timeout"
+		if j.name == "" {
+			hint = "the store hangs"
+		}
+		r.cancel(fmt.Errorf("the run did nothing for %v, and was ended: see whether %s", limit, hint))
 	}
 	return still < limit+unresponsive
+}
+
+// patience is how long a run may do nothing in a phase; 0 is for ever, for
+// phases that end by themselves.
+func (r *running) patience(phase string) time.Duration {
+	switch phase {
+	case "capture", "retention":
+		return max(stuck, r.timeout)
+	case "prune":
+		return stuckPrune
+	}
+	return 0
 }
 
 // skip records scheduled times that will not be made up for; mu is held.

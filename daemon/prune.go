@@ -14,18 +14,19 @@ import (
 // prune is a run of the prune job, over what this host stored, as it is
 // configured when its turn comes.
 func (d *Daemon) prune(r *running) func(context.Context) error {
-	return func(ctx context.Context) error {
+	return func(ctx context.Context) (err error) {
 		if err := d.places.take(ctx); err != nil {
 			return err
 		}
 		defer d.places.leave()
+		defer func() { err = because(ctx, err) }()
 		d.mu.Lock()
 		c := d.config
 		d.mu.Unlock()
 		if c.Prune == nil {
 			return errGone
 		}
-		o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack)}
+		o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack), Progress: &r.pruned}
 		r.live.enter("prune")
 		r.run.Attempts = 1
 		repo, err := d.repository(ctx)

@@ -114,10 +114,7 @@ func (r *Runner) work(ctx context.Context, name string, env *configs.Environment
 		limited, cancel = context.WithTimeoutCause(ctx, time.Duration(env.Timeout), fmt.Errorf("the run took longer than its timeout of %v", time.Duration(env.Timeout)))
 		defer cancel()
 	}
-	err := r.around(limited, name, env, run, live)
-	if cause := context.Cause(limited); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
-		err = fmt.Errorf("%w; it was then: %w", cause, err)
-	}
+	err := because(limited, r.around(limited, name, env, run, live))
 	if cause := context.Cause(ctx); err == nil || errors.Is(cause, context.Canceled) || errors.Is(cause, errStopped) {
 		return err // it was stopped, and did not fail
 	}
@@ -126,6 +123,14 @@ func (r *Runner) work(ctx context.Context, name string, env *configs.Environment
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
 	defer cancel()
 	r.hooks(clean, "on_failure", env.Hooks.OnFailure, r.environ(name, run), false)
+	return err
+}
+
+// because is an error with the cause of the end of ctx, if that was its own.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		return fmt.Errorf("%w; it was then: %w", cause, err)
+	}
 	return err
 }
 
