@@ -103,9 +103,6 @@ func TestAListingTellsWhereOlderVersionsLie(t *testing.T) {
 			want(storage.ListOptions{Prefix: "a/", Hidden: true, Limit: 2}, "a/1 a/2+")
 			want(storage.ListOptions{Prefix: "a/", Hidden: true, After: "a/2", Limit: 2}, "a/20- a/3+")
 			want(storage.ListOptions{Prefix: "a/"}, "a/1 a/2 a/3")
-			if name == "versitygw" { // it lists a key again, of which versions are left
-				return
-			}
 			for range 1000 { // more than a page
 				over("a/2")
 			}

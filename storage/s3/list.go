@@ -111,7 +111,9 @@ func (v *versionPage) read(ctx context.Context) error {
 	v.more = false
 	opts := minio.ListObjectsOptions{Prefix: v.prefix + v.o.Prefix, Recursive: true, WithVersions: true}
 	if v.last != "" {
-		opts.StartAfter = v.prefix + v.last
+		// Some servers list a key again, of which versions are left: between it
+		// and the next that is valid lies what is greater by a "!".
+		opts.StartAfter = v.prefix + v.last + "!"
 	}
 	seen, marked, previous := 0, "", minio.ObjectInfo{}
 	var next *storage.Object // to be yielded once it is known whether it is the only version
