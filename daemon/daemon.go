@@ -177,9 +177,8 @@ func (d *Daemon) begun(ctx context.Context) (err error) {
 		return err
 	}
 	var waiting notify.Waiting
-	if d.watch, waiting, err = openWatch(d.config.StateDir); errors.Is(err, errSpoiled) {
-		d.warn("what was told before is not known: "+err.Error(), false)
-	}
+	d.watch, waiting, err = openWatch(d.config.StateDir)
+	d.read(d.watch.slots, err)
 	d.teller.Restore(waiting, d.Now())
 	d.teller.start(nil, d.Now())
 	d.apply(d.config)
@@ -258,11 +257,9 @@ func (d *Daemon) job(name string) *job {
 	if j := d.jobs[name]; j != nil {
 		return j
 	}
-	j, spoiled, unread := openJob(d.config.StateDir, name)
-	if spoiled != nil {
-		d.warn("what the daemon remembers: "+spoiled.Error(), false)
-	}
-	d.written(&j.history.failed, j.history.path, unread)
+	j, state, runs := openJob(d.config.StateDir, name)
+	d.read(j.slots, state)
+	d.written(&j.history.failed, j.history.path, runs)
 	if j.state.Since.IsZero() {
 		j.state.Since = d.Now()
 		d.keep(j.slots, &j.state)

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"path/filepath"
 	"time"
 
@@ -70,24 +69,21 @@ type running struct {
 	moved   time.Time
 }
 
-// openJob reads the state of a job from the state directory. Errors are that it
-// was damaged, and that past runs could not be read; the job is good with both.
-func openJob(stateDir, name string) (j *job, spoiled, unread error) {
+// openJob reads the state of a job from the state directory. Errors are of that
+// (see openSlots), and of past runs; the job is good with both.
+func openJob(stateDir, name string) (j *job, state, runs error) {
 	file := "env-" + name
 	if name == "" {
 		file = "prune"
 	}
 	j = &job{name: name, kept: &Kept{}}
 	dir := filepath.Join(stateDir, "daemon", "jobs")
-	var err error
-	if j.slots, err = openSlots(filepath.Join(dir, file+".state"), jobSize, &j.state); errors.Is(err, errSpoiled) {
-		spoiled = err
-	}
-	j.history, unread = openHistory(filepath.Join(dir, file+".runs"))
+	j.slots, state = openSlots(filepath.Join(dir, file+".state"), jobSize, &j.state)
+	j.history, runs = openHistory(filepath.Join(dir, file+".runs"))
 	if j.state.Totals == nil {
 		j.state.Totals = map[report.Result]uint64{}
 	}
-	return j, spoiled, unread
+	return j, state, runs
 }
 
 // ended takes in a run that came to its end. An error is that the past runs lack

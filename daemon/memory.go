@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,15 @@ import (
 // keep makes v what a state file holds. What cannot be written now is written
 // by a later tick; mu is held.
 func (d *Daemon) keep(s *slots, v any) { d.written(&s.failed, s.path, s.write(v)) }
+
+// read warns of a state file that was not read as it should; mu is held.
+func (d *Daemon) read(s *slots, err error) {
+	if errors.Is(err, errSpoiled) { // it is good again with the next state
+		d.warn("what the daemon remembers: "+err.Error(), false)
+		return
+	}
+	d.written(&s.failed, s.path, err)
+}
 
 // ended takes in that a run of a job came to its end; mu is held.
 func (d *Daemon) ended(j *job, run report.Run) {

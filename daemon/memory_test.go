@@ -69,6 +69,61 @@ func TestStateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
 	})
 }
 
+// moveAway puts a folder where a file is, so that it cannot be opened; back undoes
+// it.
+func (w *world) moveAway(path string) (back func()) {
+	w.t.Helper()
+	w.Check(os.Rename(path, path+".away"))
+	w.Check(os.Mkdir(path, 0o700))
+	return func() {
+		w.t.Helper()
+		w.Check(os.Remove(path))
+		w.Check(os.Rename(path+".away", path))
+	}
+}
+
+// As when files could not be opened for a moment.
+func TestAStateThatCouldNotBeReadIsWarnedOfAndNotOverwritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.config("  web: {schedule: '@every 1h', sources: [{path: $SOURCE}]}\n")
+		stop := w.run(w.daemon(c))
+		time.Sleep(90 * time.Minute)
+		stop()
+		dir := filepath.Join(w.State, "daemon")
+		files := []string{filepath.Join(dir, "told.state"), filepath.Join(dir, "jobs", "env-web.state")}
+		var back []func()
+		for _, file := range files {
+			back = append(back, w.moveAway(file))
+		}
+		d := w.daemon(c)
+		stop = w.run(d)
+		time.Sleep(checkEvery + time.Second) // it looks again at full minutes
+		check := func(when, what string) {
+			t.Helper()
+			for _, file := range files {
+				if !slices.ContainsFunc(d.Report().Warnings, func(w report.Warning) bool { return strings.Contains(w.Text, file) && strings.Contains(w.Text, what) }) {
+					t.Errorf("%s no warning is of %s: %+v", when, file, d.Report().Warnings)
+				}
+			}
+		}
+		check("while they cannot be read", "is a directory")
+		for _, b := range back {
+			b()
+		}
+		time.Sleep(90 * time.Minute)
+		check("when they can be read", "restart the daemon")
+		stop()
+		d = w.daemon(c)
+		stop = w.run(d)
+		time.Sleep(time.Second)
+		if e, list := w.environment(d, "web"), d.Report().Warnings; e.Totals[report.Success] == 0 || len(list) > 0 {
+			t.Errorf("after a restart the runs are %v, the warnings %+v", e.Totals, list)
+		}
+		stop()
+	})
+}
+
 // tellingWorld is a world whose daemon tells by a command, which fails until the
 // channel is open.
 type tellingWorld struct {

@@ -33,8 +33,8 @@ type slots struct {
 // openSlots opens or makes the file at path, of slots of size bytes, and reads its newest state into
 // v, which stays as it is when there is none. A file of which neither slot
 // verifies is begun anew, and said so by an error that wraps errSpoiled. With
-// another error the file is not open, and write tries again to open it: what is
-// written then takes the place of what could not be read.
+// another error the file is not open, and write tries again to open it; a state
+// that it then finds there, and nobody has read, it leaves alone.
 func openSlots(path string, size int, v any) (*slots, error) {
 	s := &slots{path: path, size: size}
 	return s, s.open(v)
@@ -85,7 +85,10 @@ func (s *slots) open(v any) error {
 	return nil
 }
 
-var errSpoiled = errors.New("it is damaged, and begun anew")
+var (
+	errSpoiled = errors.New("it is damaged, and begun anew")
+	errUnread  = errors.New("it could not be read at first, and the state that it holds is left alone: restart the daemon, which then goes on from that")
+)
 
 // makeSlots makes the file with all its space.
 func makeSlots(path string, size int) (*os.File, error) {
@@ -134,8 +137,14 @@ func (s *slots) write(v any) error {
 		return fail(err)
 	}
 	if s.file == nil {
+		known := s.number
 		if err := s.open(new(json.RawMessage)); s.file == nil {
 			return err
+		}
+		if s.number > known {
+			s.close()
+			s.number = known
+			return fail(errUnread)
 		}
 	}
 	if len(text) > s.size-slotHead {
