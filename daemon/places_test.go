@@ -6,6 +6,14 @@ import (
 	"testing/synctest"
 )
 
+// takeAll takes all places that are free, and tells how many.
+func takeAll(p *places) (n int) {
+	for p.try() {
+		n++
+	}
+	return n
+}
+
 // waiter takes a place in the background; got tells when.
 func waiter(ctx context.Context, p *places) (got chan error) {
 	got = make(chan error, 1)
@@ -17,8 +25,8 @@ func waiter(ctx context.Context, p *places) (got chan error) {
 func TestPlacesAreGivenInTurnAndKeptWhenTheirNumberChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &places{limit: 2}
-		if !p.try() || !p.try() || p.try() {
-			t.Fatal("of two places not two were given")
+		if n := takeAll(p); n != 2 {
+			t.Fatalf("of two places %d were given", n)
 		}
 		first, second := waiter(t.Context(), p), waiter(t.Context(), p)
 		p.resize(1)
@@ -34,8 +42,8 @@ func TestPlacesAreGivenInTurnAndKeptWhenTheirNumberChanges(t *testing.T) {
 		}
 		p.resize(3)
 		synctest.Wait()
-		if len(second) != 1 || !p.try() || p.try() {
-			t.Error("of three places not three were given")
+		if n := takeAll(p); len(second) != 1 || n != 1 {
+			t.Errorf("of two more places %d went to who waited, %d were free", len(second), n)
 		}
 	})
 }
@@ -55,8 +63,8 @@ func TestWhoGivesUpWaitingForAPlaceTakesNone(t *testing.T) {
 			t.Error(err)
 		}
 		p.leave()
-		if !p.try() || p.try() {
-			t.Error("a place is lost, or one too many")
+		if n := takeAll(p); n != 1 {
+			t.Errorf("in the end %d places are free, want 1", n)
 		}
 	})
 }

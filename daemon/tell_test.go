@@ -1,0 +1,250 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/daemon/notify"
+	"knowngood/daemon/report"
+	"knowngood/storage/repository"
+)
+
+// tellingWorld is a world whose daemon tells by a command, which fails until the
+// channel is open.
+type tellingWorld struct {
+	*world
+	open, told, bad string
+}
+
+func newTelling(t *testing.T) *tellingWorld {
+	dir := t.TempDir()
+	return &tellingWorld{newWorld(t), filepath.Join(dir, "open"), filepath.Join(dir, "told"), filepath.Join(dir, "bad")}
+}
+
+// settings of an environment that fails while bad is not there.
+func (w *tellingWorld) settings(repeat time.Duration) *configs.Config {
+	c := w.config("  web: {sources: [{path: " + w.bad + "}]}\n")
+	c.Notify = configs.Notify{Repeat: configs.Duration(repeat), Command: []string{"sh", "-c", `test -e "$0" && echo "$KNOWNGOOD_KIND" >>"$1"`, w.open, w.told}}
+	return c
+}
+
+// until waits for what must come, in real time.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it never came to this: %s", what)
+		}
+	}
+}
+
+// fail runs web, which fails.
+func (w *tellingWorld) fail(d *Daemon) {
+	w.t.Helper()
+	until(w.t, "the daemon runs", func() bool { return d.Start(w.t.Context(), "web") == nil })
+	until(w.t, "the run fails", func() bool {
+		e := w.environment(d, "web")
+		return e.Running == nil && e.Last != nil && e.Last.Result == report.Failed
+	})
+}
+
+func TestAFailureThatACrashKeptFromBeingToldIsToldAtTheStart(t *testing.T) {
+	t.Parallel()
+	w := newTelling(t)
+	w.Check(os.WriteFile(w.open, nil, 0o600))
+	d := w.daemon(w.settings(24 * time.Hour))
+	stop := w.run(d)
+	w.fail(d)
+	stop()
+	w.run(w.daemon(w.settings(24 * time.Hour)))()
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
+		t.Fatalf("after a restart there was told %q", got)
+	}
+	// As a crash leaves it before the telling is written down.
+	w.Check(os.Remove(filepath.Join(w.State, "daemon", "told.state")))
+	w.run(w.daemon(w.settings(24 * time.Hour)))()
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure", "failure"}) {
+		t.Errorf("after a crash there was told %q", got)
+	}
+}
+
+func TestWhatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges(t *testing.T) {
+	t.Parallel()
+	w := newTelling(t)
+	d := w.daemon(w.settings(24 * time.Hour))
+	d.Load = func() (*configs.Config, error) { return w.settings(48 * time.Hour), nil }
+	stop := w.run(d)
+	w.fail(d)
+	until(t, "it is not told", func() bool { return w.logs.FilterMessage("not told yet").Len() > 0 })
+	w.Check(d.Reload())
+	until(t, "the old configuration tells no more", func() bool { return w.logs.FilterMessage("not told before the stop").Len() > 0 })
+	w.Check(os.WriteFile(w.open, nil, 0o600))
+	stop()
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
+		t.Errorf("there was told %q", got)
+	}
+}
+
+// A daemon that dies again and again at its start would tell it each time.
+func TestWhatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTelling(t)
+		d := w.daemon(w.settings(24 * time.Hour))
+		stop := w.run(d)
+		w.fail(d)
+		stop()
+		w.Check(os.WriteFile(w.open, nil, 0o600))
+		d = w.daemon(w.settings(24 * time.Hour))
+		d.Open = func(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
+			<-ctx.Done() // a store that hangs
+			return nil, ctx.Err()
+		}
+		stop = w.run(d)
+		time.Sleep(startPatience - time.Second)
+		if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
+			t.Errorf("there was told %q", got)
+		}
+		again, waiting, err := openWatch(w.State)
+		w.Check(err)
+		again.slots.close()
+		for _, list := range waiting {
+			if len(list) > 0 {
+				t.Errorf("after it is delivered the next daemon would deliver %v", list[0].Title)
+			}
+		}
+		stop()
+	})
+}
+
+func TestAReloadWhileTheDaemonEndsChangesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.daemon(w.config("  web: {sources: [{path: $SOURCE}]}\n"))
+	d.Load = func() (*configs.Config, error) {
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
+		c.Notify.Command = []string{"true"}
+		return c, nil
+	}
+	w.run(d)()
+	teller := d.teller
+	w.Check(d.Reload())
+	if len(d.jobs) != 1 || d.teller != teller {
+		t.Errorf("there are %d jobs; it tells anew: %v", len(d.jobs), d.teller != teller)
+	}
+}
+
+func TestARunThatSucceedsWhileTheDaemonStopsIsToldAsOne(t *testing.T) {
+	t.Parallel()
+	w := newTelling(t)
+	w.Check(os.WriteFile(w.open, nil, 0o600))
+	began, end := filepath.Join(t.TempDir(), "began"), filepath.Join(t.TempDir(), "end")
+	c := w.settings(24 * time.Hour)
+	c.Environments["web"].Hooks.After = []configs.Hook{{Command: []string{"sh", "-c", `test -z "$KNOWNGOOD_SNAPSHOT" && exit; touch "$0"; while ! test -e "$1"; do sleep 0.05; done`, began, end}}}
+	d := w.daemon(c)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.work(ctx) }()
+	w.fail(d)
+	w.Check(os.Mkdir(w.bad, 0o755))
+	w.Check(d.Start(ctx, "web"))
+	until(t, "the snapshot is committed", func() bool {
+		_, err := os.Stat(began)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
+	cancel()
+	w.Check(os.WriteFile(end, nil, 0o600))
+	w.Check(<-done)
+	if got := w.lines(w.told); !slices.Equal(got, []string{"failure", "recovery"}) {
+		t.Errorf("there was told %q", got)
+	}
+}
+
+func TestARunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := w.daemon(w.config("  web: {timeout: 1m, retries: 0, sources: [{path: $SOURCE}]}\n"))
+		d.Open = func(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
+			<-ctx.Done() // a store that hangs
+			return nil, ctx.Err()
+		}
+		stop := w.run(d)
+		time.Sleep(startPatience + time.Second)
+		w.Check(d.Start(t.Context(), "web"))
+		time.Sleep(2 * time.Minute)
+		if e := w.environment(d, "web"); e.Last == nil || !strings.Contains(e.Last.Error, "longer than its timeout of 1m") {
+			t.Errorf("%+v", e.Last)
+		}
+		stop()
+	})
+}
+
+func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
+	for _, path := range []string{"1", "2", "3", "4", "5"} {
+		c.Notify.Webhook = append(c.Notify.Webhook, configs.Webhook{URL: "http://127.0.0.1:1/" + path})
+	}
+	d := w.daemon(c)
+	var err error
+	d.teller, err = d.newTeller(c) // and not started
+	w.Check(err)
+	d.watch, _, err = openWatch(w.State)
+	w.Check(err)
+	const told = 50
+	for n := range told {
+		d.tell(func(*watch) []notify.Message {
+			return []notify.Message{{Kind: notify.Failure, Title: strconv.Itoa(n), Text: strings.Repeat("x", 8<<10)}}
+		})
+	}
+	d.watch.slots.close()
+	again, waiting, err := openWatch(w.State)
+	w.Check(err)
+	again.slots.close()
+	if len(waiting) != 5 || len(d.warnings) > 0 {
+		t.Errorf("messages for %d of 5 channels are kept; warnings %v", len(waiting), d.warnings)
+	}
+	for _, list := range waiting {
+		if n := len(list); n == told || n < 10 || list[n-1].Title != strconv.Itoa(told-1) {
+			t.Errorf("%d are kept, the last is %s", n, list[n-1].Title)
+		}
+	}
+}
+
+// The old configuration may take its time to stop, and a crash come in between.
+func TestWhileAnAddressIsCorrectedWhatWaitsIsKeptForTheNewOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	teller := func(program string) *teller {
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
+		c.Notify.Command = []string{program}
+		tell, err := w.daemon(c).newTeller(c) // and not started
+		w.Check(err)
+		return tell
+	}
+	wrong, right := teller("wrong"), teller("right")
+	wrong.Tell(notify.Message{Kind: notify.Failure, Title: "before"})
+	right.before = wrong
+	right.Tell(notify.Message{Kind: notify.Failure, Title: "since"})
+	again := teller("right")
+	again.Restore(right.waiting(), time.Now())
+	var titles []string
+	for _, list := range again.waiting() {
+		for _, m := range list {
+			titles = append(titles, m.Title)
+		}
+	}
+	if !slices.Equal(titles, []string{"before", "since"}) {
+		t.Errorf("there wait %q", titles)
+	}
+}
