@@ -43,8 +43,8 @@ type Options struct {
 const (
 	// stuck ends a run that has no timeout and did nothing for so long.
 	stuck = 2 * time.Hour
-	// stuckPrune does so to a prune that read no manifest and deleted nothing for
-	// so long: listing and repacking show nothing of what they do.
+	// stuckPrune does so to a prune that read nothing and deleted nothing for so
+	// long: listing shows nothing of what it does.
 	stuckPrune = 24 * time.Hour
 	// unresponsive is how long after that the daemon calls itself broken, for
 	// the service manager to start it anew.

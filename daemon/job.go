@@ -113,7 +113,7 @@ func (r *running) done() uint64 {
 	if p := r.live.Progress(); p != nil {
 		n += p.Files.Load() + p.Bytes.Load() + p.FilesRead.Load() + p.BytesRead.Load()
 	}
-	n += r.pruned.Manifests.Load() + r.pruned.Deleted.Load()
+	n += r.pruned.Manifests.Load() + r.pruned.Read.Load() + r.pruned.Deleted.Load()
 	return n
 }
 

@@ -63,6 +63,7 @@ type Options struct {
 // Progress may be read while a run is under way.
 type Progress struct {
 	Manifests, Deleted, Bytes atomic.Uint64
+	Read                      atomic.Uint64 // bytes of packs that are rewritten
 }
 
 // Amount of objects.

@@ -41,6 +41,7 @@ func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *reposit
 		if object, err = r.Whole(w.Context(), object, wire.KindPack, c.id.Hash); err != nil {
 			return fail(err)
 		}
+		d.Progress.Read.Add(uint64(len(object)))
 		if err := c.same(object, d.domain); err != nil {
 			return fail(&repository.DamageError{Key: d.key(c.id), What: "pack", Err: err})
 		}

@@ -43,6 +43,14 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 			return nil, err
 		}
 		previous, number, err := e.afterKnown(ctx)
+		if err == nil && number > 0 && len(e.certs) > 1 {
+			// Numbers of a host that was enrolled anew may have been forgotten,
+			// and lost since.
+			var x *statement.Tombstone
+			if x, err = r.Tombstone(ctx, h.Name, env); x != nil && x.Forgotten.Has(number) {
+				number = 0
+			}
+		}
 		if err == nil && (number == 0 || number == conflict) {
 			previous, number, err = e.next(ctx)
 		}

@@ -126,6 +126,7 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 		var before statement.Numbers
 		if old != nil {
 			before, x.Previous = old.Forgotten, old.Hash()
+			x.Free = max(x.Free, old.Free) // the newest may not show just now
 		}
 		x.Forgotten = before.With(c.Forget).Without(c.Undo)
 		if x.Forgotten.Count() == before.Count() && x.Forgotten.Without(before).Count() == 0 {

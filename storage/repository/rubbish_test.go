@@ -251,3 +251,29 @@ func TestEnrollingAgainEndsNoEnvironmentThatIsHidden(t *testing.T) {
 	}
 	wantList(t, newMachine(t).open(t, w.store), "web@2", "web@1")
 }
+
+func TestAHostThatLostItsRootsGivesNoNumberThatTheOwnerForgot(t *testing.T) {
+	w := newWorld(t)
+	for range 5 {
+		commit(t, w.m.host(t, w.store), "web")
+	}
+	owner := newMachine(t).open(t, w.store)
+	owner.Unlock(w.id)
+	if err := forget(t, owner, 4); err != nil {
+		t.Fatal(err)
+	}
+	for n := uint64(3); n <= 5; n++ {
+		w.store.Forget(rootKey(n))
+	}
+	m := machine{t.TempDir(), "reinstalled"}
+	r := m.open(t, w.store)
+	r.Unlock(w.id)
+	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint64{3, 5, 6} {
+		if s := commit(t, m.host(t, w.store), "web"); s.Number != want {
+			t.Fatalf("web@%d was made in the place of web@%d", s.Number, want)
+		}
+	}
+}
