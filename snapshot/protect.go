@@ -11,14 +11,16 @@ import (
 // the repository.
 func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, error) {
 	objects := t.needed()
+	t.store, t.locks = c.repo.StoreHash(), make([]time.Time, len(objects))
+	if c.repo.Descriptor().LockMode == "" {
+		return time.Time{}, nil
+	}
 	known := map[[32]byte]time.Time{}
-	t.store = c.repo.StoreHash()
 	if c.parent != nil && c.parent.trailer.store == t.store {
 		for i, o := range c.parent.trailer.needed() {
 			known[o.Hash] = c.parent.trailer.locks[i]
 		}
 	}
-	t.locks = make([]time.Time, len(objects))
 	for i, o := range objects {
 		if t.locks[i] = c.writer.LockEnd(o.Hash); t.locks[i].IsZero() {
 			t.locks[i] = known[o.Hash]
