@@ -23,8 +23,7 @@ func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, er
 	o := snapshot.Options{Environment: name}
 	for _, s := range env.Sources {
 		if len(s.Command) > 0 {
-			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, As: s.As, Run: runSource(time.Duration(s.Timeout), s.Outside)})
-			o.Describe = append(o.Describe, "command "+s.As)
+			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, Restore: s.Restore, As: s.As, Run: runSource(time.Duration(s.Timeout), s.Outside)})
 			continue
 		}
 		rules, err := filter.Compile(s.Path, s.Include, s.Exclude)
@@ -32,8 +31,6 @@ func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, er
 			return o, err
 		}
 		o.Sources = append(o.Sources, walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: uint64(s.MaxFileSize)})
-		o.Describe = append(o.Describe, s.Path)
-		o.Exclusions = append(o.Exclusions, s.Exclude...)
 	}
 	return o, nil
 }

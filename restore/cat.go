@@ -21,6 +21,9 @@ func Cat(ctx context.Context, t *snapshot.Tree, e *manifest.Entry, w io.Writer) 
 	if e.Type != manifest.File {
 		return fmt.Errorf("%q is no file but a %v", "/"+e.Path, e.Type)
 	}
+	if e.Flags&manifest.ContentUnread != 0 {
+		return fmt.Errorf("%q: nothing is written: %w", "/"+e.Path, incompleteError(t, e))
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type fetched struct {

@@ -105,7 +105,12 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 	for len(r.chain) > 0 && !manifest.Within(e.Path, r.chain[len(r.chain)-1].entry.Path) {
 		r.chain = r.chain[:len(r.chain)-1]
 	}
-	wanted := r.Select == nil || r.Select(e.Path, e.Type == manifest.Dir)
+	wanted := r.wanted(e.Path, e.Type == manifest.Dir)
+	if wanted && e.Flags != 0 {
+		if e = r.flagged(e); e == nil {
+			return nil
+		}
+	}
 	if e.Type == manifest.Dir {
 		r.chain = append(r.chain, &pendingDir{entry: *e})
 		if wanted {
@@ -171,23 +176,24 @@ func (r *restorer) makeDirs() error {
 		rel := r.rel(d.entry.Path)
 		if rel == "" {
 			// The target itself: it takes on what was captured, not what was implied.
-			if d.entry.Flags&manifest.Implied == 0 {
+			if d.entry.Flags&manifest.Implied == 0 && !unknown(&d.entry) {
 				r.log.add(&d.entry)
 			}
 			continue
 		}
-		made, err := r.makeDir(rel, d.entry.Path)
+		made, err := r.makeDir(rel, &d.entry)
 		if err != nil {
 			return err
 		}
-		if made || d.entry.Flags&manifest.Implied == 0 {
+		if (made || d.entry.Flags&manifest.Implied == 0) && !unknown(&d.entry) {
 			r.log.add(&d.entry)
 		}
 	}
 	return nil
 }
 
-func (r *restorer) makeDir(rel, path string) (made bool, err error) {
+func (r *restorer) makeDir(rel string, e *manifest.Entry) (made bool, err error) {
+	path := e.Path
 	if r.root < 0 {
 		r.change("create", path)
 		return true, nil
@@ -208,6 +214,8 @@ func (r *restorer) makeDir(rel, path string) (made bool, err error) {
 		case err == nil && st.Type == manifest.Dir:
 			r.change("unchanged", path)
 			return false, nil
+		case err == nil && e.Flags&manifest.ListingUnread != 0:
+			return false, fmt.Errorf("a %v is in the way, and what the directory held is not in the snapshot", st.Type)
 		case err == nil:
 			r.change("change", path)
 			if r.DryRun {

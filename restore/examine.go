@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -136,6 +137,11 @@ func (r *restorer) sameMetadata(fd int, st *posix.Stat, e *manifest.Entry) (bool
 		return false, nil
 	}
 	have, err := posix.Xattrs(fd)
+	if e.Flags&manifest.MetadataIncomplete != 0 { // what it lacks says nothing
+		have = slices.DeleteFunc(have, func(x manifest.Xattr) bool {
+			return !slices.ContainsFunc(e.Xattrs, func(y manifest.Xattr) bool { return x.Name == y.Name })
+		})
+	}
 	if err != nil || len(have) != len(e.Xattrs) {
 		return false, err
 	}

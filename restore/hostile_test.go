@@ -55,7 +55,7 @@ func forge(w *enginetest.World, entries []*manifest.Entry, contents map[string]s
 		w.Check(err)
 		e.Chunks[0].Loc = manifest.Location{Pack: &in.Ref, FrameOffset: frame, FrameLen: length, Offset: offset}
 	}
-	generation, err := ix.Publish(w.Ctx, host, writer)
+	runs, err := ix.Publish(w.Ctx, host, writer)
 	w.Check(err)
 	counts := statement.Counts{}
 	for _, e := range entries {
@@ -67,14 +67,15 @@ func forge(w *enginetest.World, entries []*manifest.Entry, contents map[string]s
 	w.Check(err)
 	frame, err := writer.AddSegment(id, pack.NewCompressor(pack.LevelDefault).Frame(nil, content), len(content))
 	w.Check(err)
+	var table *manifest.Table
 	ref, err := writer.FinishManifest(func(place func(*repository.Frame) repository.SegmentPlace) ([]byte, []pack.Object) {
 		p := place(frame)
-		table := &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
+		table = &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
 		return table.Append(nil), nil
 	})
 	w.Check(err)
 	_, err = host.Commit(w.Ctx, "e", func(uint64) *statement.RootBody {
-		return &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, IndexGeneration: generation, Counts: counts, Version: "forged"}
+		return &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
 	}, time.Now())
 	w.Check(err)
 }

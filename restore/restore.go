@@ -39,19 +39,23 @@ type Options struct {
 	// InPlace compares with what is there: unchanged files are left alone,
 	// changed ones replaced.
 	InPlace bool
-	// Delete removes what the snapshot does not have, in place only, and never
-	// what is mounted there.
+	// Delete removes what the snapshot does not have from the directories that
+	// were captured, in place only. What the capture left out, by the rules
+	// that the snapshot records, stays, and what is mounted there.
 	Delete bool
-	// Extra, when set, yields what Delete is to remove; else it is whatever the
-	// directories hold that were captured. See snapshot.Extra.
-	Extra func(ctx context.Context, found func(path string, within bool) error, problem func(path string, err error)) error
+	// Today, when set, is what a capture would mean now: what its rules leave
+	// out is not deleted either.
+	Today *snapshot.Scope
 	// Spare are absolute paths, free of links, that Delete leaves alone, with
 	// what is below and above them: the repository itself, say.
 	Spare []string
-	// Select tells whether an entry is wanted; nil wants all.
-	Select func(path string, dir bool) bool
-	Apply  posix.ApplyOptions
-	DryRun bool
+	// Select decides which entries are wanted; nil wants all.
+	Select *snapshot.Scope
+	// WithIncomplete writes what was read of a file that could not be read
+	// whole as NAME.incomplete; else nothing is written in its name.
+	WithIncomplete bool
+	Apply          posix.ApplyOptions
+	DryRun         bool
 
 	Progress *Progress
 }
@@ -79,9 +83,16 @@ type Result struct {
 	Deleted     uint64 `json:"deleted"`
 	Fetched     uint64 `json:"fetched_bytes"`
 	Duration    time.Duration
-	Problems    []Problem
-	Count       uint64 // of problems, of which the first ones are listed
-	Damaged     bool   // some of the problems are damage in the repository
+	// Incomplete counts what was not restored because the capture could not
+	// read it whole; each is a problem, too.
+	Incomplete uint64
+	// Flagged are entries that were restored as the capture has them, which may
+	// not be as they were: the first ones, of FlaggedCount.
+	Flagged      []Flagged
+	FlaggedCount uint64
+	Problems     []Problem
+	Count        uint64 // of problems, of which the first ones are listed
+	Damaged      bool   // some of the problems are damage in the repository
 }
 
 // Problem names a node that could not be restored as it should.
@@ -116,9 +127,11 @@ type restorer struct {
 	ranges chan *rangeJob
 	window *window
 	links  map[uint64]*linkGroup
-	chain  []*pendingDir // the directories above the present entry
-	log    dirLog
-	commit committer
+	// incompletes are the paths that were written as NAME.incomplete.
+	incompletes map[string]bool
+	chain       []*pendingDir // the directories above the present entry
+	log         dirLog
+	commit      committer
 
 	mu     sync.Mutex
 	result Result
@@ -131,7 +144,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
-	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), links: map[uint64]*linkGroup{}}
+	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), links: map[uint64]*linkGroup{}, incompletes: map[string]bool{}}
 	first, err := r.locate(ctx)
 	if err != nil {
 		return nil, err
@@ -197,7 +210,14 @@ func (r *restorer) rel(path string) string {
 	return path[r.strip:]
 }
 
-// spared tells whether a path in the target is not to be deleted.
+// isOwn reports whether a path in the target is one of Spare, or in one.
+func (r *restorer) isOwn(path string) bool {
+	at := filepath.Join(r.real, r.rel(path))
+	return slices.ContainsFunc(r.Spare, func(p string) bool { return p == at || strings.HasPrefix(at, p+"/") })
+}
+
+// spared reports whether a path in the target is one of Spare, or above or
+// below one.
 func (r *restorer) spared(path string) bool {
 	at := filepath.Join(r.real, r.rel(path))
 	return slices.ContainsFunc(r.Spare, func(p string) bool {
@@ -276,7 +296,7 @@ func (r *restorer) checkSpace(ctx context.Context) error {
 		if err != nil {
 			continue // the restore itself names it
 		}
-		if e.Type != manifest.File || r.Select != nil && !r.Select(e.Path, false) || e.Link != 0 && seen[e.Link] {
+		if e.Type != manifest.File || !r.wanted(e.Path, false) || e.Link != 0 && seen[e.Link] {
 			continue
 		}
 		if e.Link != 0 {

@@ -13,7 +13,6 @@ package snapshot
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -38,8 +37,6 @@ type Options struct {
 	Sources     []walk.Source
 	Commands    []Command
 	Omit        []posix.DevIno // what is never captured: the repository, the state directory
-	Describe    []string       // sources as configured, for the manifest
-	Exclusions  []string       // patterns as configured, for the manifest
 
 	StateDir string // of this repository
 	Level    pack.Level
@@ -85,6 +82,7 @@ type capture struct {
 	moved    bool                     // the parent refers to packs that were rewritten
 
 	problems problems
+	mounts   []mountPoint // met by the walk, in path order
 	jobs     chan *job
 	batches  chan []*item
 	pressed  chan struct{} // the merge offers here when the emitter holds it up
@@ -223,7 +221,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	generation, err := c.index.Publish(ctx, c.host, c.writer)
+	runs, err := c.index.Publish(ctx, c.host, c.writer)
 	if err != nil {
 		return nil, err
 	}
@@ -242,10 +240,10 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	}
 	problems, count := c.problems.list()
 	body := statement.RootBody{
-		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, IndexGeneration: generation, ProtectedUntil: protected,
+		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, Content: trailer.content, IndexRuns: runs, ProtectedUntil: protected,
 		Counts: statement.Counts{Entries: e.totals.Entries, Files: e.totals.Files, Directories: e.totals.Directories, ContentBytes: e.totals.Bytes,
 			NewContentBytes: c.writer.NewBytes(), Problems: count},
-		Version: c.Version, Tags: c.Tags,
+		Sources: c.sourceCounts(trailer.table.Sources), Version: c.Version, Tags: c.Tags,
 	}
 	if len(problems) > 0 {
 		body.Status = statement.Partial
@@ -272,14 +270,4 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 		c.Progress.warn(fmt.Sprintf("%s is committed, but the next snapshot will read every file again: %v", s.Ref(), err))
 	}
 	return c.result(e, s), nil
-}
-
-// fingerprint of what was configured, so that a change of it is not taken for
-// an unchanged manifest.
-func (o *Options) fingerprint() []byte {
-	h := sha256.New()
-	for _, s := range append(append([]string{}, o.Describe...), o.Exclusions...) {
-		fmt.Fprintf(h, "%d:%s", len(s), s)
-	}
-	return h.Sum(nil)
 }

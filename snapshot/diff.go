@@ -17,6 +17,7 @@ const (
 	Removed  Change = "removed"
 	Modified Change = "modified" // content, type or target
 	Metadata Change = "metadata" // owner, mode, times or attributes alone
+	Unread   Change = "unread"   // one of the two could not be captured whole
 )
 
 // Difference is one path that differs. From is nil when it was added, To when
@@ -79,6 +80,8 @@ func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, e
 // compare tells how two entries of one path differ; "" is not at all.
 func compare(a, b *manifest.Entry) Change {
 	switch {
+	case (a.Flags|b.Flags)&manifest.Incomplete != 0:
+		return Unread
 	case a.Type != b.Type, a.Size != b.Size, a.Target != b.Target, a.Rdev != b.Rdev,
 		!slices.EqualFunc(a.Chunks, b.Chunks, func(x, y manifest.Chunk) bool { return x.ID == y.ID }):
 		return Modified

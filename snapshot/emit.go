@@ -61,12 +61,14 @@ type emitter struct {
 	packs      map[[32]byte]*live
 	sizes      map[[32]byte]uint64 // stored bytes of packs met in this run
 	totals     Totals
+	sources    sourceCounter
 	changed    bool // the manifest differs from the parent's
 	copied     int  // segments of the parent taken over, in order
 }
 
 func newEmitter(c *capture, local *localWriter) *emitter {
 	e := &emitter{capture: c, local: local, known: map[[32]byte]int{}, packs: map[[32]byte]*live{}, sizes: map[[32]byte]uint64{}}
+	e.sources = newSourceCounter(c.recordSources())
 	if c.writer != nil {
 		e.comp, e.key = pack.NewCompressor(c.Level), c.host.Domain.SegmentKey()
 	}
@@ -114,8 +116,12 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 		it.file = nil
 		e.unsaved += it.entry.Size
 	}
+	if e.local != nil && !it.same && !e.storable(it.entry) {
+		return nil
+	}
 	e.moved = e.moved || it.moved
 	e.totals.add(it.entry)
+	e.sources.add(it.entry)
 	e.count(it.entry)
 	if it.same && it.pos == len(e.entries) && (it.pos == 0 || e.whole == it.seg) {
 		e.whole = it.seg
@@ -126,7 +132,7 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 		e.seen = append(e.seen, it.seg)
 	}
 	e.entries = append(e.entries, it.entry)
-	e.size += 64 + len(it.entry.Path) + 40*len(it.entry.Chunks)
+	e.size += 64 + len(it.entry.Path) + 40*len(it.entry.Chunks) + manifest.XattrBytes(it.entry)
 	if manifest.CutAfter(it.entry.Path, len(e.entries), e.size) {
 		return e.cut()
 	}
@@ -161,18 +167,6 @@ func (e *emitter) pack(s *localSegment, entries []*manifest.Entry) {
 // place waits until the chunks of a file are durable and notes where they lie.
 func (e *emitter) place(it *item) error {
 	f := it.file
-	if t := f.twin; t != nil {
-		// The twin came before, so it is complete.
-		if t.gone() {
-			f.gone = true
-			e.problem(it.entry.Path, "another name of it vanished while the snapshot was taken")
-			return nil
-		}
-		o := t.entry
-		it.entry.Size, it.entry.Holes, it.entry.Chunks = o.Size, o.Holes, o.Chunks
-		it.entry.Flags |= o.Flags &^ manifest.Implied
-		return nil
-	}
 	for i, ref := range f.refs {
 		in, frame, length, offset, err := e.writer.Place(ref, e.pressed)
 		if err != nil {
@@ -184,7 +178,21 @@ func (e *emitter) place(it *item) error {
 	return nil
 }
 
-func (it *item) gone() bool { return it.file != nil && it.file.gone }
+// storable reports whether an entry can stand in a segment, where one that
+// cannot would make all the others unreadable. Attributes that cannot be stored
+// are left out; an entry without which it cannot be is named, and left out.
+func (e *emitter) storable(entry *manifest.Entry) bool {
+	err := manifest.Check(entry)
+	if err != nil && len(entry.Xattrs) > 0 {
+		entry.Xattrs, entry.Flags = nil, entry.Flags|manifest.MetadataIncomplete
+		e.problem(entry.Path, err.Error())
+		err = manifest.Check(entry)
+	}
+	if err != nil {
+		e.problem(entry.Path, err.Error())
+	}
+	return err == nil
+}
 
 // count adds what an entry needs of each pack.
 func (e *emitter) count(entry *manifest.Entry) {
@@ -224,6 +232,11 @@ func (e *emitter) cut() error {
 	e.content = e.enc.Append(e.content[:0], entries)
 	if len(e.content) > pack.MaxSegmentContent {
 		return fmt.Errorf("%q has more chunks than one file may have: exclude it, or make a repository with larger chunks", "/"+entries[len(entries)-1].Path)
+	}
+	// A segment that cannot be read again is worth nothing, and every later
+	// snapshot would take it over.
+	if _, err := manifest.ParseSegment(e.content); err != nil {
+		return fmt.Errorf("the list of files does not read back as it was written, from %q on; nothing is committed: please report this: %w", "/"+entries[0].Path, err)
 	}
 	id, err := manifest.SegmentID(e.key, e.content)
 	if err != nil {
@@ -278,23 +291,32 @@ func (e *emitter) container(c container) int {
 // finish stores the manifest's table, unless the manifest is the parent's,
 // and makes the trailer of the host's copy.
 func (e *emitter) finish() (*localTrailer, error) {
-	t := &localTrailer{totals: e.totals, sources: e.fingerprint()}
+	t := &localTrailer{totals: e.totals}
+	sources := e.sources.list(e.mounts)
 	if p := e.capture.parent; p != nil && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
-		len(p.trailer.table.Problems) == 0 && string(p.trailer.sources) == string(t.sources) {
+		len(p.trailer.table.Problems) == 0 && manifest.EqualSources(p.trailer.table.Sources, sources) {
 		old := p.trailer
-		t.table, t.manifest, t.containers, t.objects, t.places = old.table, old.manifest, old.containers, old.objects, old.places
+		t.table, t.content, t.manifest, t.containers, t.objects, t.places = old.table, old.content, old.manifest, old.containers, old.objects, old.places
 		return t, nil
 	}
+
 	problems, _ := e.problems.list()
-	table := &manifest.Table{Sources: e.Describe, Problems: problems, Exclusions: e.Exclusions, Sessions: e.sessions()}
+	table := &manifest.Table{Sources: sources, Problems: problems, Sessions: e.packSessions()}
+	var unreadable error
 	ref, err := e.writer.FinishManifest(func(place func(*repository.Frame) repository.SegmentPlace) ([]byte, []pack.Object) {
 		e.fillTable(table, t, place)
 		t.objects = e.objects(table)
-		return table.Append(nil), t.objects
+		encoded := table.Append(nil)
+		_, unreadable = manifest.ParseTable(encoded)
+		return encoded, t.objects
 	})
+	if err == nil {
+		err = unreadable
+	}
 	if err != nil {
 		return nil, err
 	}
+	t.content = table.Digest()
 	t.manifest = *ref
 	own := e.container(container{pack.Ref{Hash: ref.Hash, Session: ref.Session.ID, Salt: ref.Salt}, ref.Size})
 	for i := range t.places {
@@ -366,9 +388,9 @@ func (e *emitter) objects(table *manifest.Table) []pack.Object {
 	return out
 }
 
-// sessions that the packs of the snapshot need, as far as the host remembers
+// packSessions are those that the packs of the snapshot need, as far as the host remembers
 // their sealed secrets: those of the most bytes, when there are many.
-func (e *emitter) sessions() []seal.SealedSession {
+func (e *emitter) packSessions() []seal.SealedSession {
 	sealed := map[seal.SessionID]seal.SealedSession{}
 	own := e.writer.Session()
 	sealed[own.ID] = own

@@ -37,7 +37,7 @@ import (
 // not be read again; the segment that follows them holds the same entries, and
 // they count only where none does.
 const (
-	localMagic   = "KNLM\x03"
+	localMagic   = "KNLM\x04"
 	localHead    = int64(len(localMagic)) + 8 + int64(len(seal.DomainID{}))
 	localEnd     = "KNLE"
 	localFile    = "manifest"
@@ -137,7 +137,7 @@ type localTrailer struct {
 	locks      []time.Time // when those of needed end in store, as far as known; to the second
 	store      string      // see repository.StoreHash
 	totals     Totals
-	sources    []byte // fingerprint of what was configured
+	content    [32]byte // see manifest.Table.Digest
 }
 
 func (t *localTrailer) append(b []byte) []byte {
@@ -177,7 +177,7 @@ func (t *localTrailer) append(b []byte) []byte {
 	r.Bytes(18, k)
 	r.Text(19, t.store)
 	r.Bytes(15, t.totals.append(nil))
-	r.Bytes(16, t.sources)
+	r.Bytes(16, t.content[:])
 	return r.Append(b)
 }
 
@@ -240,7 +240,7 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 	if err := t.totals.parse(f.Bytes(15)); err != nil {
 		return nil, err
 	}
-	t.sources = slices.Clone(f.Bytes(16))
+	f.Fixed(16, t.content[:])
 	_, err = f.Finish()
 	return t, err
 }

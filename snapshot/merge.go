@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
+	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/repository"
@@ -38,10 +40,14 @@ type item struct {
 // file is a regular file, or another node whose metadata must be read.
 type file struct {
 	node  *walk.Node
+	stat  posix.Stat // as the walk saw it
 	entry *manifest.Entry
 	refs  []repository.ChunkRef
-	twin  *item // an earlier link to the same inode, which is read instead
-	gone  bool  // vanished: the entry is left out
+	gone  bool // vanished: the entry is left out
+
+	first *file         // an earlier name of the same inode, whose content may be taken over
+	read  chan struct{} // of a first name: closed when it was read
+	got   posix.Stat    // of a first name: what was read, whole; the zero value when nothing was
 }
 
 // job is what one worker reads in one go.
@@ -123,13 +129,14 @@ type merger struct {
 	batch   []*item
 	weight  int
 	job     *job
-	links   map[uint64]*item // the first of each inode with several links that is read in this run
+	links   map[posix.DevIno]*linkGroup
+	key     [32]byte // for the names of link groups
 }
 
 func (c *capture) merge(ctx context.Context, commands []*item) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m := &merger{capture: c, ctx: ctx, links: map[uint64]*item{}}
+	m := &merger{capture: c, ctx: ctx, links: map[posix.DevIno]*linkGroup{}, key: c.host.Domain.SegmentKey()}
 	if c.parent != nil {
 		m.parent = c.follow(ctx, c.parent)
 	}
@@ -167,14 +174,68 @@ func (c *capture) merge(ctx context.Context, commands []*item) error {
 func (m *merger) node(n *walk.Node) error {
 	if n.Err != nil {
 		m.problem(n.Path, n.Err.Error())
-		if !n.Listed {
-			return nil
-		}
 	}
+	if !n.Listed {
+		return m.unlisted(n)
+	}
+	if n.Mount != walk.NoMount {
+		m.mounts = append(m.mounts, mountPoint{strings.Clone(n.Path), n.Mount == walk.EnteredMount})
+	}
+
 	it := &item{}
 	if m.parent != nil {
 		it.seg, it.pos = m.parent.seek(n.Path)
 	}
+	group, member := m.group(n)
+	if !member || group.first == nil {
+		m.takeOver(it, n)
+	}
+	if it.entry != nil {
+		return m.unchanged(it, n, group)
+	}
+
+	it.entry = &manifest.Entry{Path: n.Path}
+	m.fill(it.entry, &n.Stat)
+	if group != nil {
+		it.entry.Link = group.name
+	}
+	if n.Implied {
+		it.entry.Flags |= manifest.Implied
+		m.keepTime(it)
+	}
+	if n.Err != nil {
+		it.entry.Flags |= manifest.ListingUnread
+	}
+	it.file = &file{node: n, stat: n.Stat, entry: it.entry}
+	m.join(it.file, group, member)
+	if err := m.queue(it); err != nil {
+		return err
+	}
+	return m.add(it)
+}
+
+// unlisted merges a node of which nothing but its name is known. It has an
+// entry, so that a restore leaves alone what has its name.
+func (m *merger) unlisted(n *walk.Node) error {
+	if n.Gone {
+		return nil
+	}
+	e := &manifest.Entry{Path: n.Path, Type: n.Stat.Type, Flags: manifest.ContentUnread | manifest.MetadataIncomplete, Stat: &manifest.Stat{}}
+	switch e.Type {
+	case manifest.Dir:
+		e.Flags = manifest.ListingUnread | manifest.MetadataIncomplete
+	case 0:
+		e.Type = manifest.File
+	}
+	if n.Implied {
+		e.Flags |= manifest.Implied
+	}
+	return m.add(&item{entry: e})
+}
+
+// takeOver gives the item the entry that the last manifest, or a run that
+// died, has of a node that did not change since.
+func (m *merger) takeOver(it *item, n *walk.Node) {
 	if it.seg != nil && unchanged(n, &it.seg.entries[it.pos], m.parent.started) {
 		e := &it.seg.entries[it.pos]
 		it.entry = m.relocated(e)
@@ -187,48 +248,44 @@ func (m *merger) node(n *walk.Node) error {
 			it.entry = &seg.entries[pos]
 		}
 	}
-	if it.entry != nil {
-		if n.Dir != nil {
-			n.Dir.Release()
-		}
-		if it.entry.Type == manifest.File {
-			m.Progress.Unchanged.Add(1)
-			m.Progress.Files.Add(1)
-			m.Progress.Bytes.Add(it.entry.Size)
-		}
-		return m.add(it)
+}
+
+// unchanged hands on a node whose entry was taken over.
+func (m *merger) unchanged(it *item, n *walk.Node, group *linkGroup) error {
+	if n.Dir != nil {
+		n.Dir.Release()
 	}
-	it.entry = &manifest.Entry{Path: n.Path}
-	m.fill(it.entry, &n.Stat)
-	if n.Implied {
-		it.entry.Flags |= manifest.Implied
-		m.keepTime(it)
+	link := uint64(0)
+	if group != nil {
+		link = group.name
 	}
-	if n.Err != nil {
-		it.entry.Flags |= manifest.Unreadable
+	if it.entry.Link != link {
+		e := *it.entry
+		e.Link = link
+		it.entry, it.same = &e, false
 	}
-	it.file = &file{node: n, entry: it.entry}
-	if it.entry.Link != 0 {
-		if first, ok := m.links[it.entry.Link]; ok {
-			it.file.twin = first
-		} else {
-			m.links[it.entry.Link] = it
-		}
+	if it.entry.Type == manifest.File {
+		m.Progress.Unchanged.Add(1)
+		m.Progress.Files.Add(1)
+		m.Progress.Bytes.Add(it.entry.Size)
 	}
+	return m.add(it)
+}
+
+// queue gives a node to the readers, with its neighbours.
+func (m *merger) queue(it *item) error {
 	if m.job == nil {
 		m.job = &job{done: make(chan struct{})}
 	}
 	it.job = m.job
 	m.job.files = append(m.job.files, it.file)
-	if it.file.twin == nil {
+	if it.file.first == nil {
 		m.job.bytes += it.entry.Size
 	}
 	if m.job.bytes >= jobBytes || len(m.job.files) >= jobFiles {
-		if err := m.dispatch(); err != nil {
-			return err
-		}
+		return m.dispatch()
 	}
-	return m.add(it)
+	return nil
 }
 
 // keepTime leaves a directory above the sources the mtime that it had in the
@@ -250,8 +307,11 @@ func unchanged(n *walk.Node, e *manifest.Entry, started int64) bool {
 	return e.Type == s.Type && old.Inode == s.Ino && old.Ctime == s.Ctime && e.Mtime == s.Mtime &&
 		(e.Type != manifest.File || e.Size == s.Size) &&
 		e.Flags&^manifest.Implied == 0 && e.Flags&manifest.Implied != 0 == n.Implied && n.Err == nil &&
-		s.Ctime.Sec*1_000_000_000+int64(s.Ctime.Nsec) < started-young
+		stamp(s.Ctime) < started-young
 }
+
+// stamp is a time in nanoseconds since 1970.
+func stamp(t manifest.Time) int64 { return t.Sec*1_000_000_000 + int64(t.Nsec) }
 
 func (m *merger) dispatch() error {
 	if m.job == nil {

@@ -154,7 +154,7 @@ func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
 		r := w.Open(w.State)
 		host, err := r.Host(w.Ctx)
 		w.Check(err)
-		res, err := snapshot.Capture(w.Ctx, r, host, snapshot.Options{Environment: "web", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: src}}, Describe: []string{src}})
+		res, err := snapshot.Capture(w.Ctx, r, host, snapshot.Options{Environment: "web", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: src}}})
 		w.Check(err)
 		if b := res.Snapshot.Body; !b.ProtectedUntil.Equal(first.Truncate(time.Second)) {
 			t.Errorf("protected until %v; the lock that was not extended ends %v", b.ProtectedUntil, first)

@@ -2,8 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -70,14 +68,17 @@ func (c *capture) newReader() *reader {
 	return r
 }
 
-// node completes the entry of a node: metadata that a stat does not tell, and
+// node completes the entry of a node: metadata that a stat does not return, and
 // content.
 func (r *reader) node(ctx context.Context, f *file) error {
 	n := f.node
+	f.node = nil
 	if n.Dir != nil {
 		defer n.Dir.Release()
 	}
-	f.node = nil
+	if f.read != nil {
+		defer close(f.read)
+	}
 	if r.DryRun {
 		if f.entry.Type == manifest.File {
 			r.Progress.Files.Add(1)
@@ -87,68 +88,121 @@ func (r *reader) node(ctx context.Context, f *file) error {
 		}
 		return nil
 	}
-	e := f.entry
+
 	dirfd, err := n.Dir.Open()
 	switch {
 	case err != nil:
-	case e.Type == manifest.File && f.twin == nil:
+	case f.entry.Type == manifest.File:
 		err = r.file(ctx, dirfd, n.Name, f)
 	default:
-		err = r.metadata(dirfd, n.Name, e)
+		err = r.metadata(dirfd, n.Name, f)
 	}
-	switch {
-	case err == nil:
-	case errors.Is(err, unix.ENOENT):
-		f.gone = true
-		r.problem(e.Path, "vanished while the snapshot was taken")
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case context.Cause(r.writer.Context()) != nil:
-		return context.Cause(r.writer.Context())
-	default:
-		e.Flags |= manifest.Unreadable
-		r.problem(e.Path, err.Error())
+	if err != nil {
+		if err := r.unread(ctx, f, err); err != nil {
+			return err
+		}
 	}
-	if e.Type == manifest.File && !f.gone {
+	if f.entry.Type == manifest.File && !f.gone {
 		r.Progress.Files.Add(1)
 	}
 	return nil
 }
 
-// fill sets what a stat tells.
+// errReplaced says that a node is of another type than the walk saw. Nothing
+// of what has its name now is captured as if it were the node's.
+var errReplaced = errors.New("something else took its name while the snapshot was taken")
+
+// unread records a node that could not be read, or not whole. It returns the
+// errors that end the run.
+func (r *reader) unread(ctx context.Context, f *file, err error) error {
+	e := f.entry
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case context.Cause(r.writer.Context()) != nil:
+		return context.Cause(r.writer.Context())
+	case e.Type == manifest.Dir:
+		// What was captured below it needs a parent.
+		e.Flags |= manifest.MetadataIncomplete
+		if errors.Is(err, unix.ENOENT) {
+			err = errors.New("vanished while the snapshot was taken: what was captured of it is kept")
+		}
+	case errors.Is(err, unix.ENOENT):
+		f.gone = true
+		err = errors.New("vanished while the snapshot was taken")
+	default:
+		e.Flags |= manifest.ContentUnread
+	}
+	if e.Type == manifest.File {
+		e.Size, e.Holes = chunked(e), nil // what was read of it
+	}
+	r.problem(e.Path, err.Error())
+	return nil
+}
+
+// fill sets what a stat returns. An inode that is not the one that the walk saw
+// belongs to no group of links.
 func (c *capture) fill(e *manifest.Entry, st *posix.Stat) {
 	posix.Fill(e, st)
 	e.User, e.Group = c.users.User(e.UID), c.users.Group(e.GID)
-	e.Link = 0
-	if st.Nlink > 1 && st.Type != manifest.Dir {
-		var b [16]byte
-		binary.LittleEndian.PutUint64(b[:], st.Dev)
-		binary.LittleEndian.PutUint64(b[8:], st.Ino)
-		sum := sha256.Sum256(b[:])
-		e.Link = binary.LittleEndian.Uint64(sum[:]) | 1
+}
+
+func (c *capture) refill(f *file, st *posix.Stat) {
+	c.fill(f.entry, st)
+	if st.ID() != f.stat.ID() {
+		f.entry.Link = 0
 	}
 }
 
-// metadata reads what a stat does not tell of a node that is not read.
-func (r *reader) metadata(dirfd int, name string, e *manifest.Entry) (err error) {
+// metadata reads what a stat does not return of a node that is no file, from
+// the node itself, whatever has its name by then.
+func (r *reader) metadata(dirfd int, name string, f *file) error {
+	e := f.entry
+	fd, st, err := posix.OpenNode(dirfd, name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if st.Type != e.Type || e.Type == manifest.Dir && st.ID() != f.stat.ID() {
+		return errReplaced
+	}
+	if e.Type != manifest.Dir {
+		r.refill(f, &st)
+	}
+
 	if e.Type == manifest.Symlink {
-		if e.Target, err = posix.Readlink(dirfd, name); err != nil {
+		if e.Target, err = posix.Readlink(fd, ""); err != nil {
 			return err
 		}
 		if e.Target == "" {
 			return errors.New("the symlink has no target")
 		}
 	}
-	e.Xattrs, err = posix.XattrsAt(dirfd, name)
-	return err
+	r.attributes(e, func() ([]manifest.Xattr, error) { return posix.NodeXattrs(fd) })
+	return nil
+}
+
+// attributes reads the extended attributes of a node. One that cannot be read
+// is named and costs nothing else.
+func (r *reader) attributes(e *manifest.Entry, read func() ([]manifest.Xattr, error)) {
+	var err error
+	if e.Xattrs, err = read(); err != nil {
+		e.Flags |= manifest.MetadataIncomplete
+		r.problem(e.Path, err.Error())
+	}
 }
 
 // errChanged says that a file changed while it was read.
 var errChanged = errors.New("changed while it was read, twice: what was captured may mix old and new content")
 
-// file reads a regular file into chunks. A file that changes meanwhile is
-// read once more.
+// file reads a regular file into chunks, or takes over what was read of
+// another name of its inode. A file that changes meanwhile is read once more.
 func (r *reader) file(ctx context.Context, dirfd int, name string, f *file) error {
+	if f.first != nil {
+		if done, err := r.takeOver(ctx, dirfd, name, f); done || err != nil {
+			return err
+		}
+	}
 	e := f.entry
 	for attempt := range 2 {
 		changed, err := r.once(ctx, dirfd, name, f)
@@ -163,34 +217,66 @@ func (r *reader) file(ctx context.Context, dirfd int, name string, f *file) erro
 			r.problem(e.Path, errChanged.Error())
 		}
 	}
+	if o := f.first; o != nil && e.Link != 0 && e.Link == o.entry.Link && !o.gone && !manifest.SameContent(e, o.entry) {
+		e.Link = 0
+		r.problem(e.Path, apart)
+	}
 	r.Progress.FilesRead.Add(1)
 	return nil
 }
 
-// once reads the file and tells whether it was another when it ended.
+// takeOver gives f the content that was read of the first name of its inode,
+// if that still is the inode that f names, in the state that was read. It
+// reports whether it did.
+func (r *reader) takeOver(ctx context.Context, dirfd int, name string, f *file) (done bool, err error) {
+	first := f.first
+	select { // it is in an earlier place of this job, or in an earlier job
+	case <-first.read:
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
+	fd, now, err := posix.OpenNode(dirfd, name)
+	if err != nil {
+		return false, err
+	}
+	unix.Close(fd)
+	if !sameContent(&now, &first.got) {
+		return false, nil
+	}
+
+	e, o := f.entry, first.entry
+	r.fill(e, &now)
+	e.Size, e.Holes, e.Chunks, e.Xattrs, e.InodeFlags = o.Size, o.Holes, o.Chunks, o.Xattrs, o.InodeFlags
+	e.Flags |= o.Flags & manifest.MetadataIncomplete
+	f.refs = first.refs
+	return true, nil
+}
+
+// once reads the file and reports whether it was another when it ended.
 func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (changed bool, err error) {
 	e := f.entry
 	e.Size, e.Chunks, e.Holes, f.refs = 0, nil, nil, f.refs[:0]
 	fd, before, err := posix.OpenFile(dirfd, name)
+	if errors.Is(err, posix.ErrNotRegular) {
+		err = errReplaced
+	}
 	if err != nil {
 		return false, err
 	}
 	defer unix.Close(fd)
-	r.fill(e, &before)
+	r.refill(f, &before)
 	want := e.Size
 	e.Size = 0
-	if e.Xattrs, err = posix.Xattrs(fd); err != nil {
-		return false, err
-	}
+	e.Flags &^= manifest.MetadataIncomplete
+	r.attributes(e, func() ([]manifest.Xattr, error) { return posix.Xattrs(fd) })
 	var holes []manifest.Extent
 	if before.Sparse() {
 		if holes, err = posix.Holes(fd, want); err != nil {
 			return false, err
 		}
 	}
+
 	if err := r.content(ctx, &source{fd: fd, holes: holes, size: want}, f); err != nil {
-		// What was read so far is kept, and named as such.
-		e.Holes, e.Size = nil, chunked(e)
 		return false, err
 	}
 	e.Holes, e.Size = holes, want
@@ -198,12 +284,18 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 		// It grew shorter while it was read: what there was is all data.
 		e.Holes, e.Size = nil, chunked(e)
 	}
+
 	after, err := posix.StatFd(fd)
 	if err != nil {
 		return false, err
 	}
-	same := after.Mtime == before.Mtime && after.Size == before.Size && after.Ctime == before.Ctime && e.Size == want
-	return !same, nil
+	if !sameContent(&before, &after) || e.Size != want {
+		return true, nil
+	}
+	if f.read != nil && before.ID() == f.stat.ID() {
+		f.got = before
+	}
+	return false, nil
 }
 
 func chunked(e *manifest.Entry) (n uint64) {
@@ -332,9 +424,10 @@ func (r *reader) chunk(f *file, p *piece) error {
 
 // Command is a command whose standard output is captured as a file.
 type Command struct {
-	Argv []string
-	As   string // path of the file in the snapshot
-	Run  func(ctx context.Context, argv []string, stdout io.Writer) error
+	Argv    []string
+	Restore []string // arguments of the command that takes the output back; may be none
+	As      string   // path of the file in the snapshot
+	Run     func(ctx context.Context, argv []string, stdout io.Writer) error
 }
 
 // runCommands captures the output of every command and makes the entries,

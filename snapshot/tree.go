@@ -3,6 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"sort"
@@ -81,6 +82,9 @@ func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Sn
 	table, err := manifest.ParseTable(content)
 	if err != nil {
 		return nil, &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: err}
+	}
+	if table.Digest() != b.Content {
+		return nil, &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: errors.New("it is not the one that the root was signed for")}
 	}
 	r.AddSessions(table.Sessions)
 	t.Table = table

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"knowngood/internal/wire"
+	"knowngood/restore"
 	"knowngood/storage"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
@@ -51,6 +52,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNoIdentity
 	case errors.Is(err, wire.ErrNewer): // which is no damage, wherever it was met
 		return exitFailed
+	case errors.Is(err, restore.ErrIncomplete):
+		return exitIncomplete
 	case errors.Is(err, errDamage), errors.As(err, &damage), errors.As(err, &tamper):
 		return exitDamage
 	}

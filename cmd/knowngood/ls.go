@@ -84,12 +84,13 @@ type entryJSON struct {
 	Group  string    `json:"group,omitempty"`
 	Mtime  time.Time `json:"mtime"`
 	Target string    `json:"target,omitempty"`
+	Flags  []string  `json:"flags,omitempty"` // what could not be captured as it was
 }
 
 // entry prints one line of a listing.
 func (a *app) entry(e *manifest.Entry, long bool) error {
 	if a.json {
-		return a.result(entryJSON{"/" + e.Path, e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, e.Mtime.Time(), e.Target})
+		return a.result(entryJSON{"/" + e.Path, e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, e.Mtime.Time(), e.Target, flagWords(e.Flags)})
 	}
 	name := printable("/" + e.Path)
 	if !long {
@@ -98,6 +99,11 @@ func (a *app) entry(e *manifest.Entry, long bool) error {
 	}
 	if e.Type == manifest.Symlink {
 		name += " -> " + printable(e.Target)
+	}
+	for _, x := range flagTexts {
+		if e.Flags&x.flag != 0 {
+			name += " (" + x.text + ")"
+		}
 	}
 	_, err := fmt.Fprintf(a.stdout, "%s %-8s %-8s %12d %s %s\n", modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, e.Mtime.Time().Local().Format("2006-01-02 15:04:05"), name)
 	return err

@@ -67,7 +67,7 @@ func count(n uint64) string { return humanize.Comma(int64(n)) }
 // quoted is a word of a command that is shown for copying, as a shell takes it:
 // URLs have signs in them that mean something there.
 func quoted(word string) string {
-	if strings.ContainsAny(word, " \t\n&;|<>()$`\\\"'*?[]#~!{}") {
+	if word == "" || strings.ContainsAny(word, " \t\n&;|<>()$`\\\"'*?[]#~!{}") {
 		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 	}
 	return word

@@ -62,7 +62,7 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	}
 	var results []*snapshot.Result
 	for i := range 2 {
-		o := snapshot.Options{Environment: "quickstart", StateDir: r.LocalDir(), Version: version, Describe: []string{source}, Sources: []walk.Source{{Path: source}},
+		o := snapshot.Options{Environment: "quickstart", StateDir: r.LocalDir(), Version: version, Sources: []walk.Source{{Path: source}},
 			Progress: &snapshot.Progress{Problem: func(path, reason string) { fmt.Fprintf(a.stderr, "  %s: %s\n", printable("/"+path), reason) }}}
 		daemon.Omit(&o, a.stateDir, a.repoURL)
 		p := a.progress(func() progressState {

@@ -12,8 +12,6 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/restore"
 	"knowngood/snapshot"
-	"knowngood/snapshot/filter"
-	"knowngood/snapshot/walk"
 )
 
 // restoreFlags of the restore command.
@@ -24,6 +22,7 @@ type restoreFlags struct {
 	include, exclude []string
 	numeric, noOwner bool
 	verbose          bool
+	withIncomplete   bool
 }
 
 func restoreCommand(a *app) *cobra.Command {
@@ -36,11 +35,15 @@ original path. REF:/sub/path puts that subtree's content into DIR itself.
 
 --in-place changes what is there (below /, or below DIR with --target):
 unchanged files are left alone, changed ones replaced at once as a whole;
---delete also removes what has come since: what knowngood diff shows with a +, in
-the directories that were captured. It leaves what a capture leaves out (below
---target, what the patterns given here do), what is mounted there, the repository,
-the state directory and the identity. Look first with --dry-run -v, which changes
-nothing.
+--delete also removes what has come since: what knowngood diff shows with a +. It
+leaves what the rules of the snapshot leave out, or those of the configuration, or
+the patterns given here; what is on file systems that the capture did not enter;
+the repository, the state directory and the identity. Look first with --dry-run -v,
+which changes nothing.
+
+Patterns mean what they mean for knowngood snapshot. What could not be read whole
+when the snapshot was taken is named, and nothing is written, replaced or deleted
+in its name; --with-incomplete writes what was read of a file as NAME.incomplete.
 
 Every chunk is verified before it is written, and what is reported as restored
 is durable. Interrupted, the same command goes on where it stopped. What could
@@ -56,6 +59,7 @@ repository makes it 13.`,
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the plan, change nothing")
 	fl.StringArrayVar(&f.include, "include", nil, "restore only what matches this `pattern`; may be repeated")
 	fl.StringArrayVar(&f.exclude, "exclude", nil, "leave out what matches this `pattern`; may be repeated")
+	fl.BoolVar(&f.withIncomplete, "with-incomplete", false, "write what was read of files that could not be read whole as NAME.incomplete")
 	fl.BoolVar(&f.numeric, "numeric-ids", false, "set owners by number, not by name")
 	fl.BoolVar(&f.noOwner, "no-owner", false, "leave all files to the user who restores (always so when not root)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
@@ -74,16 +78,14 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	defer tree.Reader.Close()
-	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Spare: a.own()}
+	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, WithIncomplete: f.withIncomplete, Spare: a.own()}
 	if o.Target == "" {
 		o.Target = "/" + sub
-		if f.delete {
-			if o.Extra, err = a.extra(tree, sub); err != nil {
-				return err
-			}
-		}
 	}
-	if o.Select, err = f.selection(); err != nil {
+	if o.Select, err = selection(tree.Table, f.include, f.exclude); err != nil {
+		return err
+	}
+	if o.Today, err = a.today(tree.Snapshot.Environment); err != nil {
 		return err
 	}
 	o.Apply = applyOptions(f.numeric, f.noOwner)
@@ -117,17 +119,6 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	return a.tellRestore(tree, &o, result)
 }
 
-// extra is what a capture would add to the snapshot.
-func (a *app) extra(tree *snapshot.Tree, sub string) (func(context.Context, func(string, bool) error, func(string, error)) error, error) {
-	capture, err := a.captureOf(tree)
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context, found func(string, bool) error, problem func(string, error)) error {
-		return snapshot.Extra(ctx, tree, sub, walk.Options{Sources: capture.Sources, Omit: capture.Omit}, found, problem)
-	}, nil
-}
-
 // own are the places of what a restore needs itself.
 func (a *app) own() (places []string) {
 	for _, path := range []string{a.stateDir, a.identityPath, strings.TrimPrefix(a.repoURL, "file://")} {
@@ -148,18 +139,6 @@ func applyOptions(numeric, noOwner bool) posix.ApplyOptions {
 		o.Owner = func(uint32, uint32, string, string) (uint32, uint32, bool) { return 0, 0, false }
 	}
 	return o
-}
-
-// selection makes the choice of includes and excludes.
-func (f *restoreFlags) selection() (func(string, bool) bool, error) {
-	if len(f.include)+len(f.exclude) == 0 {
-		return nil, nil
-	}
-	rules, err := filter.Compile("/", f.include, f.exclude)
-	if err != nil {
-		return nil, &usageError{err}
-	}
-	return func(path string, dir bool) bool { return rules.Match(path, dir) == filter.Include }, nil
 }
 
 // tellPlan says what a restore would start from.
@@ -193,7 +172,8 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	err := a.result(map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,
-		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems})
+		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems,
+		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)})
 	if err != nil {
 		return err
 	}
@@ -213,6 +193,7 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		a.printf("; %s created, %s changed, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Unchanged), count(r.Deleted))
 	}
 	a.printf("; %s%s\n", duration(r.Duration), trust)
+	a.printFlagged(t, r)
 	if r.Damaged {
 		return fmt.Errorf("%w: %d files were not restored; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check", errDamage, r.Count)
 	}

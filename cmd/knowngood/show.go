@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,18 +15,22 @@ import (
 )
 
 func showCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var problems bool
+	cmd := &cobra.Command{
 		Use:   "show REF",
 		Short: "Show what is known of a snapshot",
 		Long: `Show what is known of a snapshot: when, by whom, how much, how it is verified.
-With an identity also its sources, and what could not be captured as it should.
+With an identity also its sources with their rules, and with --problems what
+could not be captured as it should.
 One that is forgotten says so, and whether it can still be restored.`,
 		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0], problems) },
 	}
+	cmd.Flags().BoolVar(&problems, "problems", false, "list what could not be captured as it should")
+	return cmd
 }
 
-func (a *app) show(ctx context.Context, text string) error {
+func (a *app) show(ctx context.Context, text string, problems bool) error {
 	r, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -63,11 +66,11 @@ func (a *app) show(ctx context.Context, text string) error {
 		j.Forgotten = forgotten
 		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned, "trusted_on_first_use": r.TrustedOnFirstUse()}
 		if tree != nil {
-			problems := []problemJSON{}
+			list := []problemJSON{}
 			for _, p := range tree.Table.Problems {
-				problems = append(problems, problemJSON{"/" + p.Path, p.Reason})
+				list = append(list, problemJSON{"/" + p.Path, p.Reason})
 			}
-			out["sources"], out["exclusions"], out["problem_list"] = listed(tree.Table.Sources), listed(unique(tree.Table.Exclusions)), problems
+			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), list
 		}
 		return a.result(out)
 	}
@@ -97,14 +100,19 @@ func (a *app) show(ctx context.Context, text string) error {
 		}
 		return nil
 	}
-	for _, src := range tree.Table.Sources {
-		a.printf("source      %s\n", printable(src))
+	for i := range tree.Table.Sources {
+		for _, line := range ruleLines(&tree.Table.Sources[i]) {
+			a.printf("%-11s %s\n", line[0], line[1])
+		}
 	}
-	for _, x := range unique(tree.Table.Exclusions) {
-		a.printf("exclude     %s\n", printable(x))
+	if !problems {
+		if n := len(tree.Table.Problems); n > 0 {
+			a.printf("problems    %d (knowngood show --problems %s lists them)\n", b.Problems, s.Ref())
+		}
+		return nil
 	}
 	for _, p := range tree.Table.Problems {
-		a.printf("problem     %s: %s\n", printable("/"+p.Path), p.Reason)
+		a.printf("problem     %s: %s\n", printable("/"+p.Path), printable(p.Reason))
 	}
 	return nil
 }
@@ -120,14 +128,4 @@ func isForgotten(ctx context.Context, r *repository.Repository, s *repository.Sn
 		return true, nil
 	}
 	return err == nil && head.Number != s.Number, err
-}
-
-// unique drops what was said before: each source has its patterns recorded.
-func unique(patterns []string) (out []string) {
-	for _, p := range patterns {
-		if !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	return out
 }

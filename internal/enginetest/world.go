@@ -113,7 +113,7 @@ func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...strin
 	if err != nil {
 		return nil, err
 	}
-	o := snapshot.Options{Environment: env, StateDir: r.LocalDir(), Describe: paths, Version: "test"}
+	o := snapshot.Options{Environment: env, StateDir: r.LocalDir(), Version: "test"}
 	for _, p := range paths {
 		o.Sources = append(o.Sources, walk.Source{Path: p})
 	}

@@ -197,7 +197,7 @@ func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool,
 		}
 		return err
 	}
-	if a.opts.Exact {
+	if a.opts.Exact && e.Flags&manifest.MetadataIncomplete == 0 {
 		a.removeOthers(n, e, stripped, report)
 	}
 	for _, x := range e.Xattrs {

@@ -29,7 +29,7 @@ func describe(t *testing.T, dirfd int, name string) *manifest.Entry {
 	must(t, err)
 	e := &manifest.Entry{}
 	posix.Fill(e, &st)
-	e.Xattrs, err = posix.XattrsAt(dirfd, name)
+	e.Xattrs, err = xattrsAt(dirfd, name)
 	must(t, err)
 	return e
 }
@@ -124,7 +124,7 @@ func TestExactRemovesWhatTheDirectoryGaveItsNewNodes(t *testing.T) {
 	}
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	if x, err := posix.XattrsAt(fd, "file"); err != nil || len(x) == 0 {
+	if x, err := xattrsAt(fd, "file"); err != nil || len(x) == 0 {
 		t.Fatalf("the ACL was not inherited: %v, %v", x, err)
 	}
 	e := describe(t, fd, "file")
@@ -223,7 +223,7 @@ func applyUnprivileged(dir string) int {
 			fmt.Println(name, p.Attr)
 		}
 		st, _ := posix.StatAt(fd, name)
-		x, _ := posix.XattrsAt(fd, name)
+		x, _ := xattrsAt(fd, name)
 		fmt.Printf("%s %o %d %v\n", name, st.Mode, st.Mtime.Sec, x)
 	}
 	fmt.Println("not owned", a.NotOwned())

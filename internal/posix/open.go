@@ -65,7 +65,23 @@ func openat(dirfd int, name string, flags int) (int, error) {
 	return fd, err
 }
 
-// Readlink is the target of a symbolic link, however long.
+// OpenNode opens the node name in a directory, of any type, as a reference to
+// it (O_PATH), and describes what was opened. The caller closes the descriptor.
+func OpenNode(dirfd int, name string) (int, Stat, error) {
+	fd, err := openPath(dirfd, name)
+	if err != nil {
+		return -1, Stat{}, err
+	}
+	st, err := StatFd(fd)
+	if err != nil {
+		unix.Close(fd)
+		return -1, Stat{}, err
+	}
+	return fd, st, nil
+}
+
+// Readlink is the target of a symbolic link, however long. The empty name is
+// the link that dirfd was opened from, by OpenNode.
 func Readlink(dirfd int, name string) (string, error) {
 	for size := 256; ; size *= 4 {
 		buf := make([]byte, size)

@@ -29,13 +29,12 @@ func Xattrs(fd int) ([]manifest.Xattr, error) {
 		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) })
 }
 
-// XattrsAt is Xattrs of the node name in a directory, of any type, without
-// opening it. The name "." is the directory itself.
-func XattrsAt(dirfd int, name string) ([]manifest.Xattr, error) {
-	path := procPath(dirfd) + "/" + name
+// NodeXattrs is Xattrs of a node of any type that OpenNode opened.
+func NodeXattrs(fd int) ([]manifest.Xattr, error) {
+	path := procPath(fd)
 	return readXattrs(
-		func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
-		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
+		func(buf []byte) (int, error) { return unix.Listxattr(path, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Getxattr(path, name, buf) })
 }
 
 // procPath leads to the node of a descriptor, O_PATH included.

@@ -63,7 +63,20 @@ func (d Decision) String() string {
 type Rules struct {
 	rules    []rule
 	selected bool // what no pattern matches is not meant
+
+	include, exclude []string
 }
+
+// Patterns that the rules were compiled from. The caller must not change them.
+func (r *Rules) Patterns() (include, exclude []string) {
+	if r == nil {
+		return nil, nil
+	}
+	return r.include, r.exclude
+}
+
+// Nothing is rules that include nothing.
+func Nothing() *Rules { return &Rules{selected: true} }
 
 // State of a directory: what decided about it, which goes for what is below as
 // long as no later pattern matches there. The zero State is that of the top.
@@ -76,7 +89,7 @@ func Compile(source string, include, exclude []string) (*Rules, error) {
 	if !path.IsAbs(source) {
 		return nil, fmt.Errorf("source %q of patterns is not an absolute path", source)
 	}
-	r := &Rules{selected: len(include) > 0}
+	r := &Rules{selected: len(include) > 0, include: include, exclude: exclude}
 	for _, p := range include {
 		if strings.HasPrefix(p, "!") {
 			return nil, fmt.Errorf(`pattern %q: "!" has no meaning in a pattern that includes; exclude what is not wanted`, p)

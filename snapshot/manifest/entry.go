@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,14 +42,28 @@ const (
 	// kept so that a new tree can be built, but the directory itself was
 	// not captured and a restore in place leaves it alone.
 	Implied Flags = 1 << iota
-	// Changed marks a file that changed while it was read, twice.
+	// Changed marks a file that changed while it was read, twice: what was
+	// captured may mix old and new content.
 	Changed
-	// Unreadable marks a node whose content, or part of it, could not be
-	// read; the content held by the entry is not the file's.
-	Unreadable
+	// ContentUnread marks a node whose content (or target) could not be
+	// read, or not to its end. The content of the entry is not the node's: a
+	// restore writes nothing in its name.
+	ContentUnread
 	// Command marks the output of a command source.
 	Command
+	// ListingUnread marks a directory whose names could not be read, or not
+	// all of them. What is missing below it says nothing.
+	ListingUnread
+	// MetadataIncomplete marks a node of which some metadata could not be
+	// read; its content is whole.
+	MetadataIncomplete
+
+	allFlags = Implied | Changed | ContentUnread | Command | ListingUnread | MetadataIncomplete
 )
+
+// Incomplete are the flags of what cannot be restored as it was: content or
+// names are missing.
+const Incomplete = ContentUnread | ListingUnread
 
 // Entry is one node of a captured tree.
 //
@@ -67,13 +82,15 @@ type Entry struct {
 	Mtime       Time
 
 	Size   uint64   // files: length in bytes, holes included
-	Target string   // symlinks
+	Target string   // symlinks; empty only with ContentUnread
 	Rdev   uint64   // devices: major<<32 | minor
 	Xattrs []Xattr  // sorted by name; ACLs, capabilities and labels included
 	Link   uint64   // nonzero: all entries of a snapshot with this value are one inode
 	Holes  []Extent // files: sorted, disjoint, not adjacent; chunks cover the rest
 	Chunks []Chunk  // content without holes, in order
 	Ext    []byte   // a record of fields that this version does not know
+
+	InodeFlags uint32 // FS_*_FL, as lsattr shows them: immutable, append-only and the like
 
 	Stat *Stat // what the host saw; only in the host's own copy of a manifest
 }
@@ -146,6 +163,21 @@ func Compare(a, b string) int {
 // Within tells whether path is dir or lies below it.
 func Within(path, dir string) bool {
 	return dir == "" || path == dir || len(path) > len(dir) && path[len(dir)] == '/' && strings.HasPrefix(path, dir)
+}
+
+// XattrBytes is how many bytes the attributes of an entry take, roughly.
+func XattrBytes(e *Entry) (n int) {
+	for i := range e.Xattrs {
+		n += len(e.Xattrs[i].Name) + len(e.Xattrs[i].Value)
+	}
+	return n
+}
+
+// SameContent reports whether two files hold the same bytes, by size, holes and
+// chunk IDs. IDs of two domains cannot be compared.
+func SameContent(a, b *Entry) bool {
+	return a.Size == b.Size && slices.Equal(a.Holes, b.Holes) &&
+		slices.EqualFunc(a.Chunks, b.Chunks, func(x, y Chunk) bool { return x.ID == y.ID && x.Len == y.Len })
 }
 
 // ContentSize is how many bytes of a file are not holes.

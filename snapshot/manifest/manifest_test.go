@@ -37,7 +37,7 @@ func genEntries(t *rapid.T) []*Entry {
 	}
 	var out []*Entry
 	for _, p := range paths {
-		e := &Entry{Path: p, Type: Type(rapid.IntRange(1, 7).Draw(t, "type")), Flags: Flags(rapid.IntRange(0, 15).Draw(t, "flags")),
+		e := &Entry{Path: p, Type: Type(rapid.IntRange(1, 7).Draw(t, "type")), Flags: Flags(rapid.IntRange(0, 63).Draw(t, "flags")), InodeFlags: uint32(rapid.SampledFrom([]int{0, 0, 16, 0x30}).Draw(t, "inode flags")),
 			Mode: uint32(rapid.IntRange(0, 0o7777).Draw(t, "mode")), UID: rapid.Uint32().Draw(t, "uid"), GID: uint32(rapid.IntRange(0, 2).Draw(t, "gid")),
 			User: rapid.SampledFrom([]string{"", "root", "www"}).Draw(t, "user"), Group: "g",
 			Mtime: Time{rapid.Int64().Draw(t, "sec"), uint32(rapid.IntRange(0, 999_999_999).Draw(t, "nsec"))},
@@ -48,9 +48,17 @@ func genEntries(t *rapid.T) []*Entry {
 		if rapid.IntRange(0, 5).Draw(t, "ext") == 0 {
 			e.Ext = []byte{1, 1, 7}
 		}
+		if e.Type == Dir {
+			e.Flags &^= ContentUnread
+		} else {
+			e.Flags &^= ListingUnread
+		}
 		switch e.Type {
 		case Symlink:
 			e.Target = "../x\n"
+			if e.Flags&ContentUnread != 0 && rapid.Bool().Draw(t, "no target") {
+				e.Target = ""
+			}
 		case CharDevice, BlockDevice:
 			e.Rdev = rapid.Uint64().Draw(t, "rdev")
 		case File:
@@ -114,6 +122,80 @@ func pointers(e []Entry) []*Entry {
 	return out
 }
 
+func TestCheck(t *testing.T) {
+	t.Run("accepts what a parser reads, and refuses what it refuses", func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			e := rapid.SampledFrom(genEntries(t)).Draw(t, "entry")
+			rapid.SampledFrom([]func(){
+				func() {},
+				func() { e.Path = rapid.SampledFrom([]string{"a/", "/a", "a//b", "..", "a\x00"}).Draw(t, "path") },
+				func() { e.Type = Type(rapid.IntRange(0, 9).Draw(t, "other type")) },
+				func() { e.Flags ^= ContentUnread | ListingUnread },
+				func() { e.Mode = 1 << 12 },
+				func() { e.Mtime.Nsec = 1_000_000_000 },
+				func() { e.Target = rapid.SampledFrom([]string{"", "a\x00b", "x"}).Draw(t, "target") },
+				func() { e.Size = rapid.SampledFrom([]uint64{0, 1, 4096, 1 << 63}).Draw(t, "size") },
+				func() { e.Holes = append(e.Holes, Extent{uint64(rapid.IntRange(0, 9000).Draw(t, "hole")), 7}) },
+				func() {
+					e.Chunks = append(e.Chunks, Chunk{Len: uint32(rapid.SampledFrom([]int{0, 5, pack.MaxChunk + 1}).Draw(t, "chunk")), Loc: Location{Pack: &pack.Ref{}}})
+				},
+				func() { e.Xattrs = []Xattr{{"user.b", nil}, {"user.a", nil}} },
+				func() { e.Xattrs = []Xattr{{"user.\x00", nil}} },
+				func() { e.Xattrs = []Xattr{{"user.a", make([]byte, MaxXattrValue+1)}} },
+			}).Draw(t, "change")()
+			if e.Type != Symlink {
+				e.Target = ""
+			}
+			if e.Type != File { // of others the encoder writes neither
+				e.Size, e.Holes = 0, nil
+			}
+			var x Encoder
+			_, perr := ParseSegment(x.Append(nil, []*Entry{e}))
+			if err := Check(e); (err == nil) != (perr == nil) {
+				t.Fatalf("%+v: Check returns %v, the parser %v", e, err, perr)
+			}
+		})
+	})
+}
+
+func TestTheDigestOfATable(t *testing.T) {
+	digest := func(change func(*Table)) [32]byte {
+		x := vectorTable()
+		change(x)
+		return x.Digest()
+	}
+	same := digest(func(*Table) {})
+	t.Run("ignores where segments lie and what opens them", func(t *testing.T) {
+		got := digest(func(x *Table) {
+			x.Sessions, x.Containers = nil, nil
+			for i := range x.Segments {
+				s := &x.Segments[i]
+				s.Container, s.Offset, s.SealedLen, s.ContentLen = 0, 99, 98, 97
+			}
+		})
+		if got != same {
+			t.Error("it changes with the location")
+		}
+	})
+	for name, change := range map[string]func(*Table){
+		"a segment's ID":         func(x *Table) { x.Segments[1].ID[31]++ },
+		"a segment's entries":    func(x *Table) { x.Segments[1].Entries++ },
+		"a segment's first path": func(x *Table) { x.Segments[1].First += "x" },
+		"a segment less":         func(x *Table) { x.Segments = x.Segments[:1] },
+		"the order of segments":  func(x *Table) { x.Segments[0], x.Segments[1] = x.Segments[1], x.Segments[0] },
+		"a rule":                 func(x *Table) { x.Sources[0].Exclude[0] = "*.bak" },
+		"a mount point":          func(x *Table) { x.Sources[0].Mounts = nil },
+		"a count":                func(x *Table) { x.Sources[0].Bytes-- },
+		"a problem":              func(x *Table) { x.Problems = nil },
+	} {
+		t.Run("changes with "+name, func(t *testing.T) {
+			if digest(change) == same {
+				t.Error("it does not")
+			}
+		})
+	}
+}
+
 func TestTheSegmentIDIgnoresLocations(t *testing.T) {
 	chunk := func(p byte) Chunk {
 		return Chunk{ID: ChunkID{1}, Len: 5, Loc: Location{Pack: &pack.Ref{Hash: [32]byte{p}}, FrameOffset: uint32(p), FrameLen: 9}}
@@ -172,13 +254,17 @@ func TestEntriesOutOfOrderAreRefused(t *testing.T) {
 
 func vectorTable() *Table {
 	return &Table{
-		Sources:    []string{"/etc"},
+		Sources: []Source{
+			{Path: "/etc", Resolved: "/private/etc", Include: []string{"*.conf"}, Exclude: []string{"*.tmp", "!keep.tmp"}, ExcludeIfPresent: []string{".nobackup"},
+				OneFileSystem: true, CachedAttributes: true, MaxFileSize: 1 << 20, Mounts: []string{"etc/m"}, Entered: []string{"etc/n"}, Counts: Counts{3, 2, 5000}},
+			{Path: "db/web.dump", Command: []string{"pg_dump", "web"}, Restore: []string{"pg_restore"}, Counts: Counts{Files: 1}},
+		},
 		Containers: []pack.Ref{{Hash: [32]byte{1}, Session: seal.SessionID{2}, Salt: seal.Salt{3}}},
 		Segments: []Segment{{Container: 1, Offset: 8, SealedLen: 100, ContentLen: 200, ID: [32]byte{4}, Entries: 3, First: ""},
 			{Container: 0, Offset: 8, SealedLen: 50, ContentLen: 60, ID: [32]byte{5}, Entries: 1, First: "etc/b"}},
 		Sessions: []seal.SealedSession{{ID: seal.SessionID{2}, Epoch: seal.EpochID{6}, Sealed: []byte("sealed")}},
-		Problems: []Problem{{"etc/shadow", "permission denied"}}, Exclusions: []string{"*.tmp"},
-		Unknown: []wire.Field{{Tag: 99, Value: []byte("kept")}},
+		Problems: []Problem{{"etc/shadow", "permission denied"}},
+		Unknown:  []wire.Field{{Tag: 99, Value: []byte("kept")}},
 	}
 }
 
@@ -191,6 +277,8 @@ func vectorEntries() []*Entry {
 			Holes: []Extent{{100, 4096}}, Xattrs: []Xattr{{"user.k", []byte("v")}},
 			Chunks: []Chunk{{ChunkID{9}, 800, Location{p, 8, 500, 0}}, {ChunkID{10}, 104, Location{p, 8, 500, 800}}}},
 		{Path: "etc/b", Type: Symlink, Mode: 0o777, Target: "../a", Ext: []byte{1, 1, 7}},
+		{Path: "etc/c", Type: Symlink, Mode: 0o777, Flags: ContentUnread | MetadataIncomplete},
+		{Path: "etc/d", Type: Dir, Mode: 0o700, Flags: ListingUnread, InodeFlags: 0x30},
 		{Path: "etc/null", Type: CharDevice, Mode: 0o666, Rdev: 1<<32 | 3, Link: 77},
 	}
 }
@@ -202,7 +290,8 @@ func TestVectorsOfTheFormatHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, got := range map[string][]byte{"segment": segment, "segment-id": id[:], "table": vectorTable().Append(nil)} {
+	digest := vectorTable().Digest()
+	for name, got := range map[string][]byte{"segment": segment, "segment-id": id[:], "table": vectorTable().Append(nil), "content-digest": digest[:]} {
 		file := filepath.Join("testdata", name+".hex")
 		if *update {
 			os.MkdirAll("testdata", 0o755)

@@ -86,7 +86,7 @@ func (p *parser) parseSets() {
 		set := make([]Xattr, p.Count(2))
 		for j := range set {
 			set[j] = Xattr{string(p.Bytes()), p.Bytes()}
-			if set[j].Name == "" || strings.IndexByte(set[j].Name, 0) >= 0 || len(set[j].Value) > MaxXattrValue || j > 0 && set[j].Name <= set[j-1].Name {
+			if !validXattr(&set[j]) || j > 0 && set[j].Name <= set[j-1].Name {
 				p.Fail("attribute %d", j)
 			}
 			key.WriteString(set[j].Name)
@@ -120,10 +120,7 @@ func (p *parser) entry(e, prev *Entry, first bool) {
 	}
 	e.Type = Type(p.U8())
 	flags := p.U8()
-	if flags&^byte(extended|Implied|Changed|Unreadable|Command) != 0 {
-		p.Fail("flags %#x", flags)
-	}
-	e.Flags = Flags(flags &^ extended)
+	e.Flags = Flags(flags &^ (extended | hasInodeFlags))
 	e.Mode = uint32(p.UvarintMax(0o7777))
 	e.UID, e.GID, e.User, e.Group = p.owner()
 	e.Mtime.Sec = prev.Mtime.Sec + p.Svarint()
@@ -136,19 +133,21 @@ func (p *parser) entry(e, prev *Entry, first bool) {
 		e.Xattrs = p.sets[i-1]
 	}
 	e.Link = p.Uvarint()
+	if flags&hasInodeFlags != 0 {
+		if e.InodeFlags = uint32(p.UvarintMax(math.MaxUint32)); e.InodeFlags == 0 {
+			p.Fail("no inode flags of %q", e.Path)
+		}
+	}
 	switch e.Type {
 	case File:
 		p.file(e)
 	case Symlink:
 		e.Target = string(p.Bytes())
-		if e.Target == "" || strings.IndexByte(e.Target, 0) >= 0 {
-			p.Fail("target of symlink %q", e.Path)
-		}
 	case CharDevice, BlockDevice:
 		e.Rdev = p.Uvarint()
-	case Dir, Fifo, Socket:
-	default:
-		p.Fail("type %d", e.Type)
+	}
+	if reason := e.misfit(); reason != "" {
+		p.Fail("%q: %s", e.Path, reason)
 	}
 	if flags&extended != 0 {
 		e.Ext = p.Bytes()

@@ -40,9 +40,11 @@ func CutAfter(path string, entries, size int) bool {
 	return binary.LittleEndian.Uint64(sum[:])%cutModulus == 0
 }
 
-// extended marks an entry that carries an extension; it is not a flag of the
-// entry but of its encoding.
-const extended = 128
+// Flags of an entry's encoding: inode flags, or an extension, follow.
+const (
+	hasInodeFlags = 64
+	extended      = 128
+)
 
 type owner struct {
 	uid, gid    uint32
@@ -120,6 +122,9 @@ func (x *Encoder) entry(e *Entry, prev string, mtime int64) {
 	if len(e.Ext) > 0 {
 		flags |= extended
 	}
+	if e.InodeFlags != 0 {
+		flags |= hasInodeFlags
+	}
 	b = append(b, byte(e.Type), flags)
 	b = wire.AppendUvarint(b, uint64(e.Mode))
 	b = wire.AppendUvarint(b, x.owner(e))
@@ -127,6 +132,9 @@ func (x *Encoder) entry(e *Entry, prev string, mtime int64) {
 	b = wire.AppendUvarint(b, uint64(e.Mtime.Nsec))
 	b = wire.AppendUvarint(b, x.attributes(e.Xattrs))
 	b = wire.AppendUvarint(b, e.Link)
+	if e.InodeFlags != 0 {
+		b = wire.AppendUvarint(b, uint64(e.InodeFlags))
+	}
 	switch e.Type {
 	case File:
 		b = wire.AppendUvarint(b, e.Size)

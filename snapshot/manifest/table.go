@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -18,12 +19,11 @@ const (
 
 // Table is the directory of a manifest: its segments and what opens them.
 type Table struct {
-	Sources    []string   // paths and commands as configured
+	Sources    []Source   // trees first, then commands, as configured
 	Containers []pack.Ref // of segments that lie outside the table's own container
 	Segments   []Segment  // in path order
 	Sessions   []seal.SealedSession
 	Problems   []Problem
-	Exclusions []string
 	Unknown    []wire.Field
 }
 
@@ -44,7 +44,9 @@ type Problem struct{ Path, Reason string }
 // Append appends the record of the table.
 func (t *Table) Append(dst []byte) []byte {
 	var r wire.Record
-	r.List(2, fromStrings(t.Sources))
+	if len(t.Sources) > 0 {
+		r.Bytes(2, appendSources(nil, t.Sources))
+	}
 	if len(t.Containers) > 0 {
 		b := wire.AppendUvarint(nil, uint64(len(t.Containers)))
 		for _, c := range t.Containers {
@@ -78,14 +80,8 @@ func (t *Table) Append(dst []byte) []byte {
 		r.Bytes(8, b)
 	}
 	if len(t.Problems) > 0 {
-		b := wire.AppendUvarint(nil, uint64(len(t.Problems)))
-		for _, p := range t.Problems {
-			b = wire.AppendBytes(b, p.Path)
-			b = wire.AppendBytes(b, p.Reason)
-		}
-		r.Bytes(9, b)
+		r.Bytes(10, appendProblems(nil, t.Problems))
 	}
-	r.List(11, fromStrings(t.Exclusions))
 	r.Unknown(t.Unknown)
 	return r.Append(dst)
 }
@@ -96,7 +92,14 @@ func ParseTable(b []byte) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("manifest table: %w", err)
 	}
-	t := &Table{Sources: toStrings(f.List(2, 65536))}
+	t := &Table{}
+	list(f, 2, 4, func(d *wire.Decoder) {
+		s, err := parseSource(d.Bytes())
+		if err != nil || len(t.Sources) >= maxSources {
+			d.Fail("source %d: %v", len(t.Sources), err)
+		}
+		t.Sources = append(t.Sources, s)
+	})
 	list(f, 4, 80, func(d *wire.Decoder) {
 		var c pack.Ref
 		d.Copy(c.Hash[:])
@@ -125,17 +128,50 @@ func ParseTable(b []byte) (*Table, error) {
 		}
 		t.Sessions = append(t.Sessions, s)
 	})
-	list(f, 9, 2, func(d *wire.Decoder) {
+	list(f, 10, 2, func(d *wire.Decoder) {
 		t.Problems = append(t.Problems, Problem{string(d.Bytes()), string(d.Bytes())})
 		if len(t.Problems) > MaxProblems {
 			d.Fail("too many problems")
 		}
 	})
-	t.Exclusions = toStrings(f.List(11, 65536))
 	if t.Unknown, err = f.Finish(); err != nil {
 		return nil, fmt.Errorf("manifest table: %w", err)
 	}
 	return t, nil
+}
+
+func appendProblems(b []byte, problems []Problem) []byte {
+	b = wire.AppendUvarint(b, uint64(len(problems)))
+	for _, p := range problems {
+		b = wire.AppendBytes(b, p.Path)
+		b = wire.AppendBytes(b, p.Reason)
+	}
+	return b
+}
+
+// Digest commits to all that the table says of the snapshot, wherever its
+// segments lie: sources with their rules, problems, and the segments in order
+// (docs/FORMAT.md section 8). The root carries it; a table with another digest
+// is not the snapshot's.
+func (t *Table) Digest() [32]byte {
+	h := sha256.New()
+	var b []byte
+	b = append(b, "knowngood v1 content\n"...)
+	b = appendSources(b, t.Sources)
+	b = appendProblems(b, t.Problems)
+	b = wire.AppendUvarint(b, uint64(len(t.Segments)))
+	for i := range t.Segments {
+		s := &t.Segments[i]
+		b = append(b, s.ID[:]...)
+		b = wire.AppendUvarint(b, uint64(s.Entries))
+		b = wire.AppendBytes(b, s.First)
+		if len(b) > 32<<10 {
+			h.Write(b)
+			b = b[:0]
+		}
+	}
+	h.Write(b)
+	return [32]byte(h.Sum(nil))
 }
 
 // list reads a field that is a list of elements of at least size bytes.

@@ -2,7 +2,6 @@ package walk
 
 import (
 	"errors"
-	"io"
 	"slices"
 	"unsafe"
 
@@ -127,35 +126,13 @@ func (l *lister) readNames(d *dir, fd int) error {
 		return nil
 	})
 	d.names.sort()
-	marked := func(name string) bool { return slices.Contains(d.src.ExcludeIfPresent, name) }
-	switch {
-	case slices.ContainsFunc(d.src.ExcludeIfPresent, d.names.has):
-		d.skip = Marked
-		d.names.keep(marked)
-	case d.src.ExcludeCaches && d.names.has(cacheTag) && isCache(fd):
-		d.skip = Cache
+	switch d.skip = d.src.MarkedBy(fd, d.names.has); d.skip {
+	case Marked:
+		d.names.keep(func(name string) bool { return slices.Contains(d.src.ExcludeIfPresent, name) })
+	case Cache:
 		d.names.keep(func(name string) bool { return name == cacheTag })
 	}
 	return err
-}
-
-// The mark of cache directories, as https://bford.info/cachedir/ defines it.
-const (
-	cacheTag       = "CACHEDIR.TAG"
-	cacheSignature = "Signature: 8a477f597d28d172789f06886806bc55"
-)
-
-// isCache tells whether the tag in a directory is a valid one. A tag that
-// cannot be read marks nothing: too much is captured rather than too little.
-func isCache(dirfd int) bool {
-	fd, _, err := posix.OpenFile(dirfd, cacheTag)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	buf := make([]byte, len(cacheSignature))
-	n, err := unix.Pread(fd, buf, 0)
-	return (err == nil || err == io.EOF) && string(buf[:max(n, 0)]) == cacheSignature
 }
 
 // describe does the k-th block of a directory that is listed.
@@ -194,7 +171,9 @@ func (l *lister) failed(d *dir, k int, err error) *block {
 	b := &block{nodes: make([]Node, to-from), memory: blockMemory(all, to-from)}
 	start := 0
 	for i, end := range l.ends {
-		b.nodes[i] = Node{Path: all[start:end], Name: all[end-len(d.names.name(from+i)) : end], Err: err}
+		n := &b.nodes[i]
+		*n = Node{Path: all[start:end], Name: all[end-len(d.names.name(from+i)) : end], Err: err}
+		n.Stat.Type = d.names.kind(from + i)
 		start = end + 1
 	}
 	return b
@@ -235,7 +214,9 @@ func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []
 		if err == nil && n.Stat.Type == 0 {
 			err = errors.New("it is of an unknown type")
 		}
-		n.Err, n.Listed = err, err == nil
+		if n.Err, n.Listed = err, err == nil; err != nil {
+			n.Stat.Type = kind
+		}
 		return err == nil
 	}
 	if kind == 0 && !stat() {
@@ -262,11 +243,14 @@ func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []
 			return true
 		}
 		decision = filter.Exclude
-	case n.Stat.Type == manifest.File && d.src.MaxFileSize > 0 && n.Stat.Size > d.src.MaxFileSize:
+	case d.src.TooLarge(&n.Stat):
 		n.skip = TooLarge
 		return true
 	}
 	n.Implied = decision != filter.Include
+	if n.Stat.Type == manifest.Dir && n.Stat.Dev != h.Stat.Dev {
+		n.Mount = EnteredMount
+	}
 	if n.Stat.Type == manifest.Dir {
 		n.sub = &dir{path: n.Path, rel: relative(d.rel, n.Name, n.Path), tree: d.tree, src: d.src, state: state,
 			place: n.place, only: decision == filter.Exclude}

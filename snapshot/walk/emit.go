@@ -166,11 +166,18 @@ func (e *emitter) node(n *Node, in *location) (*dir, error) {
 				n.Stat = sub.stat // replaced between its description and its listing
 			}
 		} else {
-			n.Listed = !errors.Is(sub.err, unix.ENOENT) && !errors.Is(sub.err, unix.ENOTDIR)
+			n.Gone = errors.Is(sub.err, unix.ENOENT)
+			n.Listed = !n.Gone && !errors.Is(sub.err, unix.ENOTDIR)
+			if errors.Is(sub.err, unix.ENOTDIR) {
+				n.Stat = posix.Stat{} // something else has its name
+			}
 		}
 	}
 	if err := lost(n); err != nil {
 		return nil, err
+	}
+	if sub != nil && sub.skip == OtherFileSystem {
+		n.Mount = SkippedMount
 	}
 	if n.Listed {
 		n.refTo(in)

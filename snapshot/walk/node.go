@@ -22,9 +22,16 @@ type Node struct {
 	// Implied marks a directory that is not captured itself, but leads to
 	// what is.
 	Implied bool
-	// Listed tells that the node was found and Stat holds. It is false only
-	// beside Err.
+	// Listed says that the node was found and Stat holds. It is false only
+	// beside Err; Stat.Type is then what the directory said of the name, 0 when
+	// it said nothing.
 	Listed bool
+	// Gone says that the node was seen and existed no more when it was looked
+	// at; Listed is false.
+	Gone bool
+	// Mount is set for a directory on another file system than the directory
+	// that it lies in.
+	Mount Mount
 	// Err is why the node could not be described, or why a directory could
 	// not be listed, or not to its end. It does not name the path.
 	Err error
@@ -34,6 +41,17 @@ type Node struct {
 	place *place // sources at or below this node
 	skip  Reason // not yielded
 }
+
+// Mount says of a directory whether it is a mount point, as far as device
+// numbers show that, and whether the walk enters it.
+type Mount uint8
+
+// The kinds of mount points.
+const (
+	NoMount Mount = iota
+	EnteredMount
+	SkippedMount // yielded as an empty directory
+)
 
 // ErrReplaced says that a directory is no longer the one that was walked.
 var ErrReplaced = errors.New("its directory was replaced by another while the snapshot was taken")

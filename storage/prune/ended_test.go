@@ -107,7 +107,7 @@ func TestWhatAnEndedKeyAnnouncedWaitsFromWhenItIsHeeded(t *testing.T) {
 		run := func() *repository.Snapshot {
 			host, err := daemon.Host(w.Ctx)
 			w.check(err)
-			res, err := capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "web", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}, Describe: []string{w.dir}})
+			res, err := capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "web", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}})
 			w.check(err)
 			return res.Snapshot
 		}

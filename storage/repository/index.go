@@ -1,12 +1,14 @@
 package repository
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -304,22 +306,22 @@ func (x *Index) adoptPack(ctx context.Context, key string, hash [32]byte, size i
 }
 
 // Publish writes what the run added as index runs, merges small ones, and
-// returns the highest generation seen. It may be called repeatedly.
-func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) (uint64, error) {
+// returns the hashes of all live runs, sorted. It may be called repeatedly.
+func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) ([][32]byte, error) {
 	if x.shared != nil {
 		x.shared.mu.Lock()
 		defer x.shared.mu.Unlock()
 	}
 	unsaved, err := x.table.Unsaved()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var files []*index.File
 	generation := x.table.Generation() + 1
 	for body := range unsaved.Bodies() {
 		f, err := x.publish(ctx, host, w, generation, nil, body)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		files = append(files, f)
 	}
@@ -342,14 +344,14 @@ func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) (uint64, err
 			}
 			f, err := x.publish(ctx, host, w, generation, replaces, body)
 			if err != nil {
-				return 0, err
+				return nil, err
 			}
 			merged = append(merged, f)
 		}
 		x.table.Adopt(merged...)
 	}
 	if err := x.cache.Keep(x.table.Runs()); err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, m := range x.stale {
 		// One that was made but not yet locked when it was looked at is by now.
@@ -358,7 +360,13 @@ func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) (uint64, err
 		}
 	}
 	x.stale = nil
-	return x.table.Generation(), nil
+
+	var live [][32]byte
+	for _, run := range x.table.Runs() {
+		live = append(live, run.Hash)
+	}
+	slices.SortFunc(live, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	return live, nil
 }
 
 // Done says that the run is complete: nothing of it has to be looked for.

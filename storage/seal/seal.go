@@ -218,6 +218,14 @@ func (d *Domain) GearKey() [32]byte { return d.derive("knowngood v1 gear") }
 // SegmentKey keys the IDs of segments.
 func (d *Domain) SegmentKey() [32]byte { return d.derive("knowngood v1 segment id") }
 
+// SourceTag names a source of an environment, by its path, across snapshots:
+// those who hold the domain secret alone can compare counts without learning
+// the path.
+func (d *Domain) SourceTag(path string) [8]byte {
+	sum := d.derive("knowngood v1 source\n" + path)
+	return [8]byte(sum[:8])
+}
+
 // ContentsKey seals the table of contents of one object.
 func (d *Domain) ContentsKey(kind wire.Kind, salt Salt) cipher.AEAD {
 	return d.indexed(salt, append([]byte("knowngood v1 contents"), byte(kind)))

@@ -1,6 +1,7 @@
 package statement
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"fmt"
 
@@ -33,13 +34,7 @@ func (x *IndexRun) Encode(host ed25519.PrivateKey) ([]byte, error) {
 	r.Bytes(6, x.Domain[:])
 	r.Uint(8, x.Generation)
 	r.Bytes(10, x.Salt[:])
-	if n := len(x.Replaces); n > 0 {
-		b := wire.AppendUvarint(nil, uint64(n))
-		for _, h := range x.Replaces {
-			b = append(b, h[:]...)
-		}
-		r.Bytes(12, b)
-	}
+	r.Bytes(12, appendHashes(x.Replaces))
 	r.Bytes(14, x.SealedBody)
 	if x.Certificate != nil {
 		r.Bytes(15, x.Certificate.Bytes())
@@ -71,6 +66,28 @@ func ParseIndexRun(object []byte) (*IndexRun, error) {
 		return nil, fmt.Errorf("index run: %w", err)
 	}
 	return x, nil
+}
+
+// appendHashes encodes a list of hashes; none is nil.
+func appendHashes(hashes [][32]byte) []byte {
+	if len(hashes) == 0 {
+		return nil
+	}
+	b := wire.AppendUvarint(nil, uint64(len(hashes)))
+	for i := range hashes {
+		b = append(b, hashes[i][:]...)
+	}
+	return b
+}
+
+// ascending reports whether hashes are sorted, without duplicates.
+func ascending(hashes [][32]byte) bool {
+	for i := 1; i < len(hashes); i++ {
+		if bytes.Compare(hashes[i-1][:], hashes[i][:]) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // parseHashes takes a list of hashes.

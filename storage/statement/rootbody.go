@@ -46,15 +46,29 @@ type Counts struct {
 	Problems                     uint64
 }
 
+// SourceCounts are what one source contributed to a snapshot. Tag names the
+// source across snapshots without telling its path: see seal.Domain.SourceTag.
+type SourceCounts struct {
+	Tag                       [8]byte
+	Files, Directories, Bytes uint64
+}
+
 // RootBody is what a root says to those who hold the index key.
 type RootBody struct {
 	Started, Finished time.Time
 	Status            Status
 	Manifest          ManifestRef
-	IndexGeneration   uint64    // the highest seen
-	ProtectedUntil    time.Time // zero when nothing is locked
-	Nonce             [16]byte  // random, so that no two roots are the same
+	// Content commits to what the manifest says, wherever it is stored; see
+	// manifest.Table.Digest.
+	Content [32]byte
+	// IndexRuns are the hashes of the live index runs that the writer has seen
+	// or published, sorted.
+	IndexRuns      [][32]byte
+	ProtectedUntil time.Time // zero when nothing is locked
+	Nonce          [16]byte  // random, so that no two roots are the same
 	Counts
+	// Sources are the counts of each source, in the order of the manifest.
+	Sources []SourceCounts
 	// Witnesses are the host's other heads as last seen, sorted.
 	Witnesses []Head
 	// Version of the program that wrote the snapshot.
@@ -82,11 +96,15 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 	r.Bytes(18, x.Manifest.Salt[:])
 	r.Bytes(20, x.Manifest.Session.Epoch[:])
 	r.Bytes(22, x.Manifest.Session.Sealed)
-	r.Uint(24, x.IndexGeneration)
+	r.Bytes(24, appendHashes(x.IndexRuns))
 	r.Time(26, x.ProtectedUntil)
 	r.Bytes(28, x.Nonce[:])
 	for i, v := range x.counts() {
 		r.Uint(firstCountTag+2*uint64(i), *v)
+	}
+	r.Bytes(44, x.Content[:])
+	if len(x.Sources) > 0 {
+		r.Bytes(46, appendSourceCounts(x.Sources))
 	}
 	r.Bytes(43, appendHeads(x.Witnesses))
 	r.Text(45, x.Version)
@@ -101,6 +119,46 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("refused to write: %w", err)
 	}
 	return append(b, record...), nil
+}
+
+// maxSources and maxIndexRuns bound the lists of a root.
+const (
+	maxSources   = 4096
+	maxIndexRuns = 4096
+)
+
+func appendSourceCounts(sources []SourceCounts) []byte {
+	b := wire.AppendUvarint(nil, uint64(len(sources)))
+	for _, s := range sources {
+		b = append(b, s.Tag[:]...)
+		b = wire.AppendUvarint(b, s.Files)
+		b = wire.AppendUvarint(b, s.Directories)
+		b = wire.AppendUvarint(b, s.Bytes)
+	}
+	return b
+}
+
+func parseSourceCounts(r *wire.Fields) []SourceCounts {
+	v := r.Bytes(46)
+	if v == nil {
+		return nil
+	}
+
+	d := wire.NewDecoder(v)
+	n := d.Count(11)
+	if n == 0 || n > maxSources {
+		d.Fail("%d sources", n)
+		n = 0
+	}
+	out := make([]SourceCounts, n)
+	for i := range out {
+		d.Copy(out[i].Tag[:])
+		out[i].Files, out[i].Directories, out[i].Bytes = d.Uvarint(), d.Uvarint(), d.Uvarint()
+	}
+	if err := d.Finish(); err != nil {
+		r.Fail(46, "%v", err)
+	}
+	return out
 }
 
 // maxTags is the most tags a snapshot may carry.
@@ -134,12 +192,17 @@ func ParseRootBody(record []byte) (*RootBody, error) {
 	r.Fixed(18, m.Salt[:])
 	r.Fixed(20, m.Session.Epoch[:])
 	m.Session.Sealed = slices.Clone(some(r, 22, seal.MaxSealed))
-	x.IndexGeneration = r.Uint(24)
+	x.IndexRuns = parseHashes(r, 24)
+	if n := len(x.IndexRuns); n > maxIndexRuns || !ascending(x.IndexRuns) {
+		r.Fail(24, "%d index runs, or not in order", n)
+	}
 	x.ProtectedUntil = r.Time(26)
 	r.Fixed(28, x.Nonce[:])
 	for i, v := range x.counts() {
 		*v = r.Uint(firstCountTag + 2*uint64(i))
 	}
+	r.Fixed(44, x.Content[:])
+	x.Sources = parseSourceCounts(r)
 	x.Witnesses = parseHeads(r, 43)
 	x.Version = r.Text(45)
 	for _, t := range r.List(47, maxTags) {

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"knowngood/daemon"
+	"knowngood/snapshot"
+	"knowngood/snapshot/filter"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+)
+
+// selection is what include and exclude patterns choose of a snapshot; nil is
+// all. They mean what they mean for a capture: they are relative to the source
+// that a path lies in. Besides, an absolute pattern may match a source, or a
+// directory above it, and a source that is a single file is chosen by its name.
+func selection(table *manifest.Table, include, exclude []string) (*snapshot.Scope, error) {
+	if len(include)+len(exclude) == 0 {
+		return nil, nil
+	}
+	var sources []walk.Source
+	for i := range table.Sources {
+		rules, err := selectionOf(&table.Sources[i], include, exclude)
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		sources = append(sources, walk.Source{Path: "/" + manifest.EntryPath(table.Sources[i].Path), Rules: rules})
+	}
+	return snapshot.NewScope(sources), nil
+}
+
+func selectionOf(s *manifest.Source, include, exclude []string) (*filter.Rules, error) {
+	path := manifest.EntryPath(s.Path)
+	single := len(s.Command) > 0 || s.Files == 1 && s.Directories == 0
+	matches := func(patterns []string) (bool, error) {
+		if !single {
+			patterns = slices.DeleteFunc(slices.Clone(patterns), func(p string) bool { return !strings.HasPrefix(p, "/") })
+		}
+		if len(patterns) == 0 || path == "" {
+			return false, nil
+		}
+		rules, err := filter.Compile("/", patterns, nil)
+		return err == nil && rules.Match(path, !single) == filter.Include, err
+	}
+
+	excluded, err := matches(slices.DeleteFunc(slices.Clone(exclude), func(p string) bool { return strings.HasPrefix(p, "!") }))
+	if err != nil {
+		return nil, err
+	}
+	included, err := matches(include)
+	switch {
+	case err != nil:
+		return nil, err
+	case excluded, single && len(include) > 0 && !included:
+		return filter.Nothing(), nil
+	case single:
+		return nil, nil
+	}
+
+	// A pattern that names the source itself says nothing of what is below.
+	other := func(patterns []string) []string {
+		return slices.DeleteFunc(slices.Clone(patterns), func(p string) bool {
+			return strings.HasPrefix(p, "/") && strings.Trim(p, "/") == path
+		})
+	}
+	include, exclude = other(include), other(exclude)
+	switch {
+	case included:
+		include = nil
+	case len(include) == 0 && len(exclude) == 0:
+		return nil, nil
+	}
+	return filter.Compile("/"+path, include, exclude)
+}
+
+// today is what a capture of the environment would mean now, as the
+// configuration has it; nil where it does not have it.
+func (a *app) today(environment string) (*snapshot.Scope, error) {
+	env := a.config.Environments[environment]
+	if env == nil {
+		return nil, nil
+	}
+	o, err := daemon.CaptureOptions(environment, env)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return snapshot.NewScope(o.Sources), nil
+}
+
+// ruleLines describe a source of a snapshot with its rules, each as a label and
+// a text.
+func ruleLines(s *manifest.Source) [][2]string {
+	var out [][2]string
+	add := func(label, text string) { out = append(out, [2]string{label, printable(text)}) }
+	if len(s.Command) > 0 {
+		add("source", fmt.Sprintf("command %s, as %s", commandLine(s.Command), s.Path))
+		if len(s.Restore) > 0 {
+			add("  restore", commandLine(s.Restore))
+		}
+		return out
+	}
+
+	add("source", s.Path)
+	if s.Resolved != "" {
+		add("  leads to", s.Resolved)
+	}
+	lists := []struct {
+		label string
+		texts []string
+	}{{"  include", s.Include}, {"  exclude", s.Exclude}, {"  if present", s.ExcludeIfPresent}, {"  not entered", rooted(s.Mounts)}}
+	for _, l := range lists {
+		for _, text := range l.texts {
+			add(l.label, text)
+		}
+	}
+	if s.ExcludeCaches {
+		add("  leaves out", "directories marked as caches")
+	}
+	if s.OneFileSystem {
+		add("  leaves out", "other file systems")
+	}
+	if s.MaxFileSize > 0 {
+		add("  leaves out", "files larger than "+bytesText(s.MaxFileSize))
+	}
+	if s.CachedAttributes {
+		add("  attributes", "cached ones were believed")
+	}
+	add("  holds", fmt.Sprintf("%s files, %s directories, %s", count(s.Files), count(s.Directories), bytesText(s.Bytes)))
+	return out
+}
+
+// rooted are paths of entries as absolute paths.
+func rooted(paths []string) []string {
+	out := make([]string, len(paths))
+	for i, p := range paths {
+		out[i] = "/" + p
+	}
+	return out
+}
+
+// commandLine is how a shell would take arguments.
+func commandLine(argv []string) string {
+	words := make([]string, len(argv))
+	for i, arg := range argv {
+		words[i] = quoted(arg)
+	}
+	return strings.Join(words, " ")
+}
+
+// sourceJSON is a source of a snapshot as --json prints it.
+type sourceJSON struct {
+	Path             string   `json:"path"`
+	Resolved         string   `json:"resolved,omitempty"`
+	Include          []string `json:"include,omitempty"`
+	Exclude          []string `json:"exclude,omitempty"`
+	ExcludeIfPresent []string `json:"exclude_if_present,omitempty"`
+	ExcludeCaches    bool     `json:"exclude_caches,omitempty"`
+	OneFileSystem    bool     `json:"one_file_system,omitempty"`
+	CachedAttributes bool     `json:"cached_attributes,omitempty"`
+	MaxFileSize      uint64   `json:"max_file_size,omitempty"`
+	NotEntered       []string `json:"not_entered,omitempty"`
+	Command          []string `json:"command,omitempty"`
+	Restore          []string `json:"restore,omitempty"`
+	Files            uint64   `json:"files"`
+	Directories      uint64   `json:"directories"`
+	Bytes            uint64   `json:"bytes"`
+}
+
+func sourcesJSON(sources []manifest.Source) []sourceJSON {
+	out := []sourceJSON{}
+	for i := range sources {
+		s := &sources[i]
+		out = append(out, sourceJSON{s.Path, s.Resolved, s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
+			rooted(s.Mounts), s.Command, s.Restore, s.Files, s.Directories, s.Bytes})
+	}
+	return out
+}

@@ -1,0 +1,118 @@
+package snapshot
+
+import (
+	"fmt"
+	"slices"
+
+	"knowngood/snapshot/filter"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+	"knowngood/storage/statement"
+)
+
+// recordSources are the sources of the run as the manifest has them, trees
+// first, without what the run finds out.
+func (c *capture) recordSources() []manifest.Source {
+	var out []manifest.Source
+	for _, s := range c.Sources {
+		include, exclude := s.Rules.Patterns()
+		out = append(out, manifest.Source{Path: s.Path, Include: include, Exclude: exclude, ExcludeIfPresent: s.ExcludeIfPresent,
+			OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, MaxFileSize: s.MaxFileSize})
+	}
+	for _, x := range c.Commands {
+		out = append(out, manifest.Source{Path: x.As, Command: x.Argv, Restore: x.Restore})
+	}
+	return out
+}
+
+// WalkSource is the source of a manifest as a walk takes it, with the rules of
+// the capture. It must be a tree.
+func WalkSource(s *manifest.Source) (walk.Source, error) {
+	rules, err := filter.Compile(s.Path, s.Include, s.Exclude)
+	if err != nil {
+		return walk.Source{}, fmt.Errorf("the rules of source %q in the snapshot: %w", s.Path, err)
+	}
+	return walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: s.MaxFileSize}, nil
+}
+
+// sourceCounts are the counts per source for those who hold no identity.
+func (c *capture) sourceCounts(sources []manifest.Source) []statement.SourceCounts {
+	var out []statement.SourceCounts
+	for i := range sources {
+		s := &sources[i]
+		out = append(out, statement.SourceCounts{Tag: c.host.Domain.SourceTag(s.Path), Files: s.Files, Directories: s.Directories, Bytes: s.Bytes})
+	}
+	return out
+}
+
+// sourceCounter counts entries, which come in path order, for the innermost
+// source that each lies in.
+type sourceCounter struct {
+	sources []manifest.Source
+	paths   []sourcePath // sorted
+	next    int
+	open    []sourcePath // the sources that the last entry lay in, outermost first
+}
+
+// sourcePath is the path of a source as that of an entry.
+type sourcePath struct {
+	path string
+	at   int // position among the sources
+}
+
+func newSourceCounter(sources []manifest.Source) sourceCounter {
+	c := sourceCounter{sources: sources}
+	for i := range sources {
+		c.paths = append(c.paths, sourcePath{manifest.EntryPath(sources[i].Path), i})
+	}
+	slices.SortStableFunc(c.paths, func(a, b sourcePath) int { return manifest.Compare(a.path, b.path) })
+	return c
+}
+
+func (c *sourceCounter) add(e *manifest.Entry) {
+	for n := len(c.open); n > 0 && !manifest.Within(e.Path, c.open[n-1].path); n = len(c.open) {
+		c.open = c.open[:n-1]
+	}
+	for c.next < len(c.paths) && manifest.Compare(c.paths[c.next].path, e.Path) <= 0 {
+		if manifest.Within(e.Path, c.paths[c.next].path) {
+			c.open = append(c.open, c.paths[c.next])
+		}
+		c.next++
+	}
+	if len(c.open) == 0 || e.Flags&manifest.Implied != 0 {
+		return
+	}
+
+	s := &c.sources[c.open[len(c.open)-1].at]
+	switch e.Type {
+	case manifest.File:
+		s.Files++
+		s.Bytes += e.Size
+	case manifest.Dir:
+		s.Directories++
+	}
+}
+
+// mountPoint is the path of an entry on which another file system is mounted.
+type mountPoint struct {
+	path    string
+	entered bool
+}
+
+// list is the sources with their counts, and the mount points in each.
+func (c *sourceCounter) list(mounts []mountPoint) []manifest.Source {
+	for _, m := range mounts {
+		for _, p := range slices.Backward(c.paths) { // the innermost comes first
+			if !manifest.Within(m.path, p.path) {
+				continue
+			}
+			if s := &c.sources[p.at]; m.entered {
+				s.Entered = append(s.Entered, m.path)
+			} else {
+				s.Mounts = append(s.Mounts, m.path)
+			}
+			break
+		}
+	}
+	return c.sources
+}
