@@ -28,6 +28,12 @@ import (
 // taken a host can. Files in contents get chunks that hold them.
 func forge(w *enginetest.World, entries []*manifest.Entry, contents map[string]string) {
 	w.T.Helper()
+	forgeRoot(w, entries, contents, func(*statement.RootBody) {})
+}
+
+// forgeRoot is forge with a root that was changed before it was signed.
+func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[string]string, change func(*statement.RootBody)) {
+	w.T.Helper()
 	r := w.Open(w.State)
 	host, err := r.Host(w.Ctx)
 	w.Check(err)
@@ -75,7 +81,9 @@ func forge(w *enginetest.World, entries []*manifest.Entry, contents map[string]s
 	})
 	w.Check(err)
 	_, err = host.Commit(w.Ctx, "e", func(uint64) *statement.RootBody {
-		return &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
+		b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
+		change(b)
+		return b
 	}, time.Now())
 	w.Check(err)
 }
@@ -241,6 +249,22 @@ func TestAHostileManifestWritesNothingOutsideTheTarget(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestATableThatTheRootWasNotSignedForIsRefused(t *testing.T) {
+	t.Parallel()
+	w := enginetest.New(t, storagetest.NewMemory())
+	forgeRoot(w, []*manifest.Entry{folder(""), file("a")}, map[string]string{"a": "content"}, func(b *statement.RootBody) { b.Content[0]++ })
+
+	_, err := w.TryRestore("e", restore.Options{Target: t.TempDir()})
+	if !repository.Damaged(err) || !strings.Contains(err.Error(), "not the one that the root was signed for") {
+		t.Errorf("restore: %v", err)
+	}
+	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
+	w.Check(err)
+	if len(report.Damage) != 1 {
+		t.Errorf("check finds %+v", report.Damage)
 	}
 }
 

@@ -447,3 +447,29 @@ func TestADamagedLocalManifestCostsTimeOnly(t *testing.T) {
 		})
 	}
 }
+
+func TestSources(t *testing.T) {
+	t.Parallel()
+	src := treetest.TempDir(t)
+	write(t, filepath.Join(src, "a"), "12345")
+	write(t, filepath.Join(src, "in", "b"), "123")
+	write(t, filepath.Join(src, "in", "deep", "c"), "1")
+	write(t, filepath.Join(src, "z"), "12")
+	w := enginetest.New(t, storagetest.NewMemory())
+	res := w.MustCapture("e", src, filepath.Join(src, "in"))
+
+	t.Run("are recorded with what each contributed, an entry counting for the innermost", func(t *testing.T) {
+		got := w.Tree("e").Table.Sources
+		want := []manifest.Counts{{Files: 2, Directories: 1, Bytes: 7}, {Files: 2, Directories: 2, Bytes: 4}}
+		if len(got) != 2 || got[0].Path != src || got[0].Counts != want[0] || got[1].Counts != want[1] {
+			t.Errorf("%+v", got)
+		}
+	})
+
+	t.Run("are counted in the root under a tag that does not show the path", func(t *testing.T) {
+		got := res.Snapshot.Body.Sources
+		if len(got) != 2 || got[0].Files != 2 || got[1].Bytes != 4 || got[0].Tag == got[1].Tag || got[0].Tag != res.Snapshot.Domain.SourceTag(src) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
