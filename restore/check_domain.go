@@ -45,11 +45,12 @@ type domainCheck struct {
 	hurt       bool              // some file is
 }
 
-// tableKey is where a manifest's table lies. Snapshots between which nothing
-// changed share it.
+// tableKey is where a manifest's table lies, and the digest that a root claims
+// for it. Snapshots between which nothing changed share both.
 type tableKey struct {
 	container [32]byte
 	offset    uint64
+	content   [32]byte
 }
 
 func (d *domainCheck) check(ctx context.Context) error {
@@ -75,7 +76,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 	d.report.Containers += uint64(len(d.containers))
 	var different []*repository.Snapshot
 	for _, s := range d.snapshots {
-		key := tableKey{s.Body.Manifest.Hash, s.Body.Manifest.Offset}
+		key := tableKey{s.Body.Manifest.Hash, s.Body.Manifest.Offset, s.Body.Content}
 		if d.tables[key] {
 			continue
 		}
