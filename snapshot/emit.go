@@ -116,7 +116,7 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 		it.file = nil
 		e.unsaved += it.entry.Size
 	}
-	if e.local != nil && !it.same && !e.storable(it.entry) {
+	if e.local != nil && !it.same && !e.storable(it) {
 		return nil
 	}
 	e.moved = e.moved || it.moved
@@ -180,16 +180,19 @@ func (e *emitter) place(it *item) error {
 
 // storable reports whether an entry can stand in a segment, where one that
 // cannot would make all the others unreadable. Attributes that cannot be stored
-// are left out; an entry without which it cannot be is named, and left out.
-func (e *emitter) storable(entry *manifest.Entry) bool {
-	err := manifest.Check(entry)
-	if err != nil && len(entry.Xattrs) > 0 {
-		entry.Xattrs, entry.Flags = nil, entry.Flags|manifest.MetadataIncomplete
-		e.problem(entry.Path, err.Error())
-		err = manifest.Check(entry)
+// are left out; an entry that cannot be stored without them is left out itself.
+// Both are named.
+func (e *emitter) storable(it *item) bool {
+	err := manifest.Check(it.entry)
+	if err != nil && len(it.entry.Xattrs) > 0 {
+		e.problem(it.entry.Path, err.Error())
+		bare := *it.entry // another name of the inode may be looking at the other
+		bare.Xattrs, bare.Flags = nil, bare.Flags|manifest.MetadataIncomplete
+		it.entry = &bare
+		err = manifest.Check(it.entry)
 	}
 	if err != nil {
-		e.problem(entry.Path, err.Error())
+		e.problem(it.entry.Path, err.Error())
 	}
 	return err == nil
 }

@@ -217,7 +217,7 @@ func (r *reader) file(ctx context.Context, dirfd int, name string, f *file) erro
 			r.problem(e.Path, errChanged.Error())
 		}
 	}
-	if o := f.first; o != nil && e.Link != 0 && e.Link == o.entry.Link && !o.gone && !manifest.SameContent(e, o.entry) {
+	if o := f.first; o != nil && e.Link != 0 && e.Link == o.entry.Link && !o.gone && o.entry.Flags&manifest.ContentUnread == 0 && !manifest.SameContent(e, o.entry) {
 		e.Link = 0
 		r.problem(e.Path, apart)
 	}
