@@ -92,7 +92,7 @@ func redact(url string) string { return stores.Redact(url) }
 func space(repo *repository.Repository, url string, quota uint64) report.Storage {
 	s := report.Storage{LimitBytes: quota}
 	if repo != nil {
-		s.UsedBytes = repo.KnownBytes()
+		s.UsedBytes, s.UnprovenPuts = repo.KnownBytes(), repo.UnprovenPuts()
 	}
 	if path, ok := directoryOf(url); ok {
 		var st unix.Statfs_t

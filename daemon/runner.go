@@ -204,7 +204,7 @@ func passing(err error) bool {
 	if repository.Damaged(err) {
 		return false
 	}
-	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrChecksum, storage.ErrFull, repository.ErrOvertaken} {
+	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, repository.ErrOvertaken} {
 		if errors.Is(err, e) {
 			return true
 		}

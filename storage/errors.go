@@ -20,6 +20,9 @@ var (
 	ErrUnavailable = errors.New("store is temporarily unavailable") // throttled, 5xx after retries
 	ErrLocked      = errors.New("object is locked")
 	ErrChecksum    = errors.New("content does not match its checksum")
+	// ErrUnproven is a put that was answered as if it had succeeded, when
+	// neither the reply nor reading the object back proves that.
+	ErrUnproven = errors.New("the put was answered as done, but the store does not give the object back")
 )
 
 // Error says which operation failed on what, and what to do next.

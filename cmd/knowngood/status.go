@@ -152,7 +152,8 @@ func (a *app) statusOfRepository(ctx context.Context, now time.Time) (*statusRep
 	if err != nil {
 		return nil, err
 	}
-	s := &statusReport{Source: "repository", Report: report.Report{Version: version, Host: a.host, Repository: r.URL(), Now: now, Warnings: []report.Warning{}}, Environments: []statusLine{}}
+	s := &statusReport{Source: "repository", Report: report.Report{Version: version, Host: a.host, Repository: r.URL(), Now: now, Warnings: []report.Warning{},
+		Storage: report.Storage{UnprovenPuts: r.UnprovenPuts()}}, Environments: []statusLine{}}
 	seen := map[string]bool{}
 	for _, h := range hosts {
 		envs, err := r.Environments(ctx, h)

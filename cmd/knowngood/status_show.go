@@ -96,6 +96,9 @@ func (a *app) showTroubles(s *statusReport) {
 		}
 		a.printf("\nStore: %s.\n", text)
 	}
+	if s.Storage.UnprovenPuts {
+		a.printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")
+	}
 }
 
 func rpoText(l *statusLine) string {

@@ -133,4 +133,7 @@ type Storage struct {
 	BytesPerDay float64 `json:"bytes_per_day"`
 	// FullAt is when it will be full at this growth; zero when never, or unknown.
 	FullAt time.Time `json:"full_at,omitzero"`
+	// UnprovenPuts says that the store's replies to puts prove nothing: the end
+	// of each object is read back.
+	UnprovenPuts bool `json:"unproven_puts,omitempty"`
 }

@@ -89,6 +89,7 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 		if err != nil {
 			return nil, fmt.Errorf("commit %s: %w", root.Ref(), err)
 		}
+		r.rememberPutProof(now)
 		return e.readBack(ctx, key, object)
 	}
 }

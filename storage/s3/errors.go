@@ -113,10 +113,14 @@ func (s *Store) explainLocal(err error) (hint string, meaning error) {
 		return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of the AWS credentials file", err
 	case errors.Is(err, storage.ErrStalled):
 		return fmt.Sprintf("no byte moved for %v: look at the network and the server", s.transport.idle), err
+	case errors.Is(err, storage.ErrUnproven):
+		return "something on the way answers in the store's place, or the store loses what it takes: check the endpoint, proxies on the way, and the server", err
 	case errors.As(err, &certificate):
 		return "name the certificate of its authority with ca=FILE", fmt.Errorf("%w: %w", storage.ErrUnreachable, err)
 	case unreachable(err):
 		return "check the endpoint, the network and the server", fmt.Errorf("%w: %w", storage.ErrUnreachable, err)
+	case strange(err):
+		return "something on the way answers in the store's place: check the endpoint and proxies on the way", fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	case transient(err):
 		return "it goes on failing after retries: try later, or look at the server", fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}

@@ -77,6 +77,7 @@ func (b *body) open() error {
 		}
 	}
 	r, info, header, err := b.s.client.GetObject(b.ctx, b.s.bucket, b.s.prefix+b.key, options)
+	err = objectError(err)
 	switch code := minio.ToErrorResponse(err); {
 	case err == nil:
 	case code.StatusCode == http.StatusRequestedRangeNotSatisfiable && b.etag == "":

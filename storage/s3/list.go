@@ -128,7 +128,7 @@ func (v *versionPage) read(ctx context.Context) error {
 	}
 	for info := range v.client.ListObjectsIter(ctx, v.bucket, opts) {
 		if info.Err != nil {
-			return info.Err
+			return listingError(info.Err)
 		}
 		circle := info.Key == previous.Key && info.VersionID == previous.VersionID
 		previous = info
@@ -203,7 +203,7 @@ func (s *Store) pages(ctx context.Context, o storage.ListOptions, start string) 
 		}
 		err = s.attempt(ctx, func() error {
 			page, err = client.ListObjectsV2(s.bucket, s.prefix+o.Prefix, start, token, delimiter, size)
-			return err
+			return listingError(err)
 		})
 		return page, err
 	}, nil

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -24,9 +25,10 @@ const lookFirst = 256 << 10
 // errHidden is a conflict with an object that cannot be seen.
 var errHidden = errors.New("the key is taken, but nothing is in view")
 
-// Put implements storage.Store: one conditional request. The caller's SHA-256
-// is both the checksum that the server verifies and the content hash that is
-// signed, so that the body is not hashed again.
+// Put implements storage.Store: one conditional request, whose reply must prove
+// the object (see prove). The caller's SHA-256 is both the checksum that the
+// server verifies and the content hash that is signed, so that the body is not
+// hashed again.
 func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutOptions) error {
 	if err := begin(ctx, key); err != nil {
 		return s.fail(ctx, "put", key, err)
@@ -56,7 +58,7 @@ type creation struct {
 	key  string
 	body []byte
 	sum  [32]byte
-	send func(context.Context) error
+	send func(context.Context) (minio.UploadInfo, error)
 
 	sent   bool // an attempt was made, and its outcome is not known
 	hidden bool // an attempt met an object that was not in view
@@ -72,8 +74,10 @@ func (c *creation) try(ctx context.Context) error {
 		}
 	}
 	c.sent = true
-	err := c.send(ctx)
+	reply, err := c.send(ctx)
 	switch code := minio.ToErrorResponse(err).Code; {
+	case err == nil:
+		err = c.prove(ctx, reply)
 	case code == "PreconditionFailed":
 		// Either an attempt before this succeeded and its reply was lost,
 		// or the key is another's.
@@ -95,7 +99,7 @@ func isChecksumCode(code string) bool {
 }
 
 // putRequest makes the function that sends one attempt.
-func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(context.Context) error {
+func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(context.Context) (minio.UploadInfo, error) {
 	options := minio.PutObjectOptions{
 		DisableMultipart:     true,
 		DisableContentSha256: true, // of pieces of the body; the whole is signed
@@ -115,13 +119,12 @@ func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(c
 		md5Sum = base64.StdEncoding.EncodeToString(sum[:])
 	}
 	sha256Hex := hex.EncodeToString(o.SHA256[:])
-	return func(ctx context.Context) error {
+	return func(ctx context.Context) (minio.UploadInfo, error) {
 		var r io.ReadSeeker = bytes.NewReader(body)
 		if o.Pace != nil {
 			r = &paced{ctx, r, o.Pace}
 		}
-		_, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, r, int64(len(body)), md5Sum, sha256Hex, options)
-		return err
+		return s.client.PutObject(ctx, s.bucket, s.prefix+key, r, int64(len(body)), md5Sum, sha256Hex, options)
 	}
 }
 
@@ -149,6 +152,9 @@ func (s *Store) same(ctx context.Context, key string, body []byte, sum [32]byte)
 	if err != nil {
 		if minio.ToErrorResponse(err).StatusCode == http.StatusNotFound {
 			return errHidden
+		}
+		if errors.Is(objectError(err), errNoObject) {
+			err = fmt.Errorf("%w: %w", storage.ErrUnproven, errNoObject)
 		}
 		return err
 	}

@@ -25,14 +25,17 @@ const (
 	retriesBeforeContact = 3
 	// Each stall has cost a whole idle time.
 	retriesOfStalls = 2
+	// Whatever answers in the server's place seldom stops.
+	retriesOfStrange = 2
 )
 
 // attempts is the retry policy of one operation: exponential backoff with
 // jitter, within the store's number of retries.
 type attempts struct {
-	s      *Store
-	failed int
-	stalls int
+	s       *Store
+	failed  int
+	stalls  int
+	strange int
 }
 
 // attempt calls f until it succeeds, fails for good, or retries are used up.
@@ -68,6 +71,11 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 			return false
 		}
 	}
+	if strange(err) {
+		if a.strange++; a.strange > retriesOfStrange {
+			return false
+		}
+	}
 	if a.failed++; a.failed > limit {
 		return false
 	}
@@ -87,7 +95,7 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 }
 
 // progressed says that something was achieved since the last failure.
-func (a *attempts) progressed() { a.failed, a.stalls = 0, 0 }
+func (a *attempts) progressed() { a.failed, a.stalls, a.strange = 0, 0, 0 }
 
 // delay before the n-th retry, counted from 1: between half and all of a
 // time that doubles, so that many clients do not come back together.
@@ -117,7 +125,8 @@ func transient(err error) bool {
 	var request *url.Error
 	var network net.Error
 	var syntax *xml.SyntaxError // the listing broke off
-	return errors.Is(err, storage.ErrStalled) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, storage.ErrCredentials) ||
+	return errors.Is(err, storage.ErrStalled) || strange(err) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, storage.ErrCredentials) ||
 		errors.As(err, &request) || errors.As(err, &network) || errors.As(err, &syntax)
 }
 

@@ -4,8 +4,9 @@
 // It promises what storage.Store does over a network that loses, delays and
 // garbles: every request is retried with a policy of its own, a lost reply is
 // told from a conflict, a transfer that stands still is given up, a download
-// that breaks goes on from where it stopped, and uploads carry their SHA-256
-// for the server to verify.
+// that breaks goes on from where it stopped, uploads carry their SHA-256 for
+// the server to verify, and a put counts only when its reply, or reading back,
+// proves that the store has the object.
 //
 // It refuses to overwrite, to go on without credentials, and to upload in
 // parts: a put is one request, atomic, and leaves nothing behind when it
@@ -76,7 +77,7 @@ const (
 )
 
 // Store is a storage.Store in a bucket. It is also a storage.Versioner, a
-// storage.Retainer and a storage.Counter.
+// storage.Retainer, a storage.Counter and a storage.Prover.
 type Store struct {
 	url       string
 	bucket    string
@@ -88,9 +89,11 @@ type Store struct {
 	transport *transport
 	retries   int
 	counts    *counts
-	reached   atomic.Bool // the server has answered before
-	locks     atomic.Bool // the bucket has Object Lock, or will not tell
-	blind     atomic.Bool // we may not list versions
+	reached   atomic.Bool  // the server has answered before
+	locks     atomic.Bool  // the bucket has Object Lock, or will not tell
+	blind     atomic.Bool  // we may not list versions
+	foreign   atomic.Bool  // ETags are no MD5 of what was put
+	proof     atomic.Int32 // storage.PutProof of the last put
 }
 
 var (
@@ -98,6 +101,7 @@ var (
 	_ storage.Versioner = (*Store)(nil)
 	_ storage.Retainer  = (*Store)(nil)
 	_ storage.Counter   = (*Store)(nil)
+	_ storage.Prover    = (*Store)(nil)
 )
 
 // ErrConfig is a Config that no server could be reached with.

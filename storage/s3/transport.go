@@ -36,6 +36,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = &download{resp.Body, w, &t.counts.fetched}
+	if element := listed(req); element != "" && resp.StatusCode == http.StatusOK {
+		resp.Body = &listing{ReadCloser: resp.Body, element: element}
+	}
 	return resp, nil
 }
 
@@ -105,7 +108,7 @@ type counts struct {
 func (c *counts) request(req *http.Request) {
 	query := req.URL.Query()
 	switch {
-	case query.Has("list-type"), query.Has("versions"):
+	case listed(req) != "":
 		c.lists.Add(1)
 	case query.Has("retention"), query.Has("object-lock"), query.Has("location"):
 		c.others.Add(1)

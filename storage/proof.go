@@ -1,0 +1,19 @@
+package storage
+
+// PutProof is how the puts of a store are known to have been kept.
+type PutProof int
+
+// The ways to know: not at all as long as nothing was put, by a hash in the
+// reply to the put, or by reading the object back because the reply names none.
+const (
+	ProofUnknown PutProof = iota
+	ProofByReply
+	ProofByReading
+)
+
+// Prover is the optional capability to tell how puts are proved. Stores without
+// it know by themselves: no network lies between.
+type Prover interface {
+	// PutProof is that of the last put since the store was opened.
+	PutProof() PutProof
+}
