@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // validator checks the values of a configuration.
@@ -89,6 +90,12 @@ func (v *validator) absolute(p string, key keyPath) {
 	}
 }
 
+// maxLock is the longest that a store can be asked to lock objects for; see
+// repository.MaxLock.
+const maxLock = Duration(29200 * 24 * hour)
+
+func days(d Duration) string { return strconv.Itoa(int(time.Duration(d)/(24*hour))) + "d" }
+
 func (v *validator) repository(r *Repository) {
 	if r.URL != "" {
 		if why := wrongURL(r.URL); why != "" {
@@ -102,8 +109,11 @@ func (v *validator) repository(r *Repository) {
 			v.addf(key.child("keep"), "a duration without a mode: add mode: compliance")
 		}
 	case "compliance", "governance":
-		if r.Lock.Keep == 0 {
+		switch {
+		case r.Lock.Keep == 0:
 			v.addf(key, "a lock needs keep, such as 30d")
+		case r.Lock.Keep > maxLock:
+			v.addf(key.child("keep"), "%s is too long: the most is 29200d (80 years)", days(r.Lock.Keep))
 		}
 	default:
 		v.addf(key.child("mode"), "%q is neither compliance nor governance", r.Lock.Mode)

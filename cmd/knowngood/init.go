@@ -126,6 +126,9 @@ func (f *initFlags) options(a *app, o *repository.InitOptions) error {
 		keep = time.Duration(d)
 	}
 	o.Lock = repository.Lock{Mode: storage.RetentionMode(strings.ToUpper(mode)), Keep: keep}
+	if err := o.Lock.Check(); err != nil {
+		return usagef("--lock, --lock-keep: %w", err)
+	}
 	if f.chunkAvg != "" {
 		n, err := rate("--chunk-size", f.chunkAvg, 0)
 		if err != nil {

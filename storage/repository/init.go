@@ -26,6 +26,25 @@ type Lock struct {
 	Keep time.Duration         // in whole seconds
 }
 
+// MaxLock is the longest that objects can be locked for: 80 years. With the
+// quarter that Retention adds it is 100, the most that Amazon S3 takes.
+const MaxLock = 80 * 365 * 24 * time.Hour
+
+// Check reports what is wrong with the lock.
+func (l Lock) Check() error {
+	switch {
+	case l.Mode != "" && l.Mode != storage.Governance && l.Mode != storage.Compliance:
+		return fmt.Errorf("lock mode %q: use %s or %s", l.Mode, storage.Compliance, storage.Governance)
+	case (l.Mode == "") != (l.Keep == 0) || l.Keep < 0:
+		return errors.New("a lock takes both a mode and a duration")
+	case l.Keep > MaxLock:
+		return fmt.Errorf("a lock for %d days is too long: the most is %d days (80 years)", l.Keep/(24*time.Hour), MaxLock/(24*time.Hour))
+	case l.Keep%time.Second != 0:
+		return fmt.Errorf("a lock for %v: use whole seconds", l.Keep)
+	}
+	return nil
+}
+
 // InitOptions say how a repository is made. Zero values choose sensible ones,
 // but recipients, host and state directory must be there.
 type InitOptions struct {
@@ -110,13 +129,8 @@ func (o *InitOptions) complete() ([]Recipient, error) {
 	if o.PackSize == 0 {
 		o.PackSize = DefaultPackSize
 	}
-	switch o.Lock.Mode {
-	case "", storage.Governance, storage.Compliance:
-	default:
-		return nil, fmt.Errorf("lock mode %q: use %s or %s", o.Lock.Mode, storage.Compliance, storage.Governance)
-	}
-	if (o.Lock.Mode == "") != (o.Lock.Keep == 0) || o.Lock.Keep < 0 {
-		return nil, errors.New("a lock takes both a mode and a duration")
+	if err := o.Lock.Check(); err != nil {
+		return nil, err
 	}
 	return parseRecipients(o.Recipients)
 }
