@@ -180,14 +180,41 @@ func (e *SegmentError) Unwrap() error { return e.Err }
 func (t *Tree) Segment(ctx context.Context, i int) ([]manifest.Entry, error) {
 	s := &t.Table.Segments[i]
 	sealed, err := t.read(ctx, t.container(s).Hash, int64(s.Offset), int64(s.SealedLen))
-	if err != nil {
-		return nil, err
-	}
-	return t.decode(ctx, s, sealed)
+	return t.decode(ctx, s, sealed, err)
 }
 
-func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte) ([]manifest.Entry, error) {
-	content, err := t.open(ctx, t.container(s), s.Offset, sealed)
+// decode decodes a segment as it was read, or as a later snapshot stored it again
+// when that cannot be used: err is that of reading.
+func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte, err error) ([]manifest.Entry, error) {
+	var entries []manifest.Entry
+	if err == nil {
+		entries, err = t.entriesOf(ctx, s, t.container(s), s.Offset, sealed)
+	}
+	if !repository.Damaged(err) {
+		return entries, err
+	}
+	copies, cerr := t.Reader.SegmentCopies(ctx, s.ID)
+	if cerr != nil {
+		return nil, cerr
+	}
+	for _, c := range copies {
+		if c.Container.Hash == t.container(s).Hash {
+			continue
+		}
+		sealed, cerr := t.Reader.Read(ctx, nil, wire.KindManifest, c.Container.Hash, int64(c.Offset), int64(c.SealedLen))
+		if cerr == nil {
+			entries, cerr = t.entriesOf(ctx, s, &c.Container, c.Offset, sealed)
+		}
+		if !repository.Damaged(cerr) && !errors.Is(cerr, repository.ErrNoUsableIdentity) {
+			return entries, cerr
+		}
+	}
+	return nil, err
+}
+
+// entriesOf opens a sealed segment that lies at an offset of a container.
+func (t *Tree) entriesOf(ctx context.Context, s *manifest.Segment, in *pack.Ref, offset uint32, sealed []byte) ([]manifest.Entry, error) {
+	content, err := t.open(ctx, in, offset, sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -295,12 +322,12 @@ func (t *Tree) readGroup(ctx context.Context, g group) ([][]manifest.Entry, []er
 	sealed, err := t.read(ctx, t.container(&g.segments[0]).Hash, int64(g.offset), int64(g.length))
 	for i := range g.segments {
 		s := &g.segments[i]
-		if err != nil {
-			errs[i] = err
-			continue
+		var part []byte
+		if err == nil {
+			at := s.Offset - g.offset
+			part = sealed[at : at+s.SealedLen]
 		}
-		at := s.Offset - g.offset
-		entries[i], errs[i] = t.decode(ctx, s, sealed[at:at+s.SealedLen])
+		entries[i], errs[i] = t.decode(ctx, s, part, err)
 	}
 	return entries, errs
 }
@@ -313,13 +340,12 @@ func (t *Tree) Find(ctx context.Context, path string) (*manifest.Entry, error) {
 	s := &t.Table.Segments[t.segmentOf(path)]
 	container := t.container(s)
 	sealed, err := t.read(ctx, container.Hash, int64(s.Offset), int64(s.SealedLen))
-	if err != nil {
-		return nil, err
+	if err == nil {
+		t.mu.Lock()
+		t.found = span{container.Hash, int64(s.Offset), bytes.Clone(sealed)}
+		t.mu.Unlock()
 	}
-	t.mu.Lock()
-	t.found = span{container.Hash, int64(s.Offset), bytes.Clone(sealed)}
-	t.mu.Unlock()
-	entries, err := t.decode(ctx, s, sealed)
+	entries, err := t.decode(ctx, s, sealed, err)
 	if err != nil {
 		return nil, err
 	}

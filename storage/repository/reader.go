@@ -27,6 +27,8 @@ type Reader struct {
 	dec    *pack.Decompressor
 	lazy   lazyIndex
 
+	segments segmentCopies
+
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession
 	keys     map[[32]byte]cipher.AEAD
