@@ -39,10 +39,11 @@ type domainCheck struct {
 	actual     *index.Table        // made of the packs' own contents
 	bad        map[[32]byte]string // chunks that do not verify, and the pack's key
 	tables     map[tableKey]bool   // of manifests that were looked into
+	tablesIn   map[[32]byte]bool   // containers that hold one
 	segments   map[[32]byte]bool   // of ID, those that were looked into
 	remnants   map[[32]byte]remnant
-	missing    map[[32]byte]bool // objects found to be
-	hurt       bool              // some file is
+	suspects   map[repository.ObjectID]*suspect // objects that are missing or damaged
+	hurt       bool                             // some file is
 }
 
 // tableKey is where a manifest's table lies, and the digest that a root claims
@@ -95,6 +96,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 			return err
 		}
 	}
+	d.judge()
 	if d.hurt || len(d.bad) > 0 {
 		return d.name(ctx)
 	}
@@ -136,17 +138,16 @@ func (d *domainCheck) objects(ctx context.Context) error {
 			} else {
 				err = d.packContents(gctx, key, hash, size)
 			}
-			return d.object(key, err)
+			return d.doubtful(repository.ObjectID{Kind: wire.KindPack, Hash: hash}, err)
 		})
 	}
 	if d.ReadData > 0 {
 		for hash, size := range d.containers {
 			g.Go(func() error {
-				key := statement.KeyManifest(d.host, d.domain.ID, hash)
 				s := <-whole
 				_, err := d.readWhole(gctx, s, wire.KindManifest, hash, size)
 				whole <- s
-				return d.object(key, err)
+				return d.doubtful(repository.ObjectID{Kind: wire.KindManifest, Hash: hash}, err)
 			})
 		}
 	}
@@ -313,24 +314,22 @@ func (d *domainCheck) frames(ctx context.Context, s *scratch, key string, k ciph
 	return first
 }
 
-func (d *domainCheck) badChunk(id [32]byte, key string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.bad[id] = key
-}
-
 // index compares the runs with what the packs hold.
 func (d *domainCheck) index(x *repository.Index) {
 	x.All(func(id [32]byte, loc index.Location) bool {
 		d.report.Chunks++
-		key := statement.KeyPack(d.host, d.domain.ID, loc.Pack.Hash)
-		if _, ok := d.packs[loc.Pack.Hash]; !ok && x.Absent(wire.KindPack, loc.Pack.Hash) {
+		in := repository.ObjectID{Kind: wire.KindPack, Hash: loc.Pack.Hash}
+		_, there := d.packs[in.Hash]
+		switch {
+		case !there && x.Absent(in.Kind, in.Hash):
 			return true // pruned, or about to be
-		} else if !ok {
-			d.damage(key, errors.New("the index names it, but it is not there"))
-			return true
+		case !there:
+			d.suspect(in, errors.New("the index names it, but it is not there"))
 		}
-		if d.damaged(key) {
+		if s := d.suspects[in]; s != nil {
+			// A writer that has not found out refers to it.
+			answer, ok := x.Lookup(id)
+			s.needed = s.needed || ok && answer.Pack.Hash == loc.Pack.Hash && !d.elsewhere(id)
 			return true
 		}
 		real, ok := d.actual.Lookup(id)
@@ -351,6 +350,9 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 	}
 	for i := range tree.Table.Segments {
 		seg := &tree.Table.Segments[i]
+		if err := d.container(ctx, tree.ContainerHash(i), seg.ID); err != nil {
+			return err
+		}
 		if d.segments[seg.ID] {
 			continue
 		}
@@ -368,6 +370,9 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 		for j := range entries {
 			for k := range entries[j].Chunks {
 				c := &entries[j].Chunks[k]
+				if s := d.suspects[repository.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}]; s != nil && !d.elsewhere(c.ID) {
+					s.needed = true
+				}
 				if !d.there(c) {
 					d.hurt = true
 					d.badChunk(c.ID, statement.KeyPack(d.host, d.domain.ID, c.Loc.Pack.Hash))
@@ -384,6 +389,7 @@ func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error 
 	if err := d.need(ctx, s, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}); err != nil {
 		return err
 	}
+	d.tablesIn[m.Hash] = true
 	tail, err := d.reader.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	var contents *pack.Contents
 	if err == nil {
@@ -422,7 +428,8 @@ func (d *domainCheck) need(ctx context.Context, s *repository.Snapshot, o pack.O
 		have, key = d.containers, statement.KeyManifest(d.host, d.domain.ID, o.Hash)
 	}
 	size, ok := have[o.Hash]
-	if ok && uint64(size) == o.Size || d.missing[o.Hash] {
+	id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
+	if ok && uint64(size) == o.Size || d.suspects[id] != nil {
 		return nil
 	}
 	_, err := d.reader.TailOf(ctx, o.Kind, o.Hash, int64(o.Size))
@@ -437,8 +444,7 @@ func (d *domainCheck) need(ctx context.Context, s *repository.Snapshot, o pack.O
 	default:
 		return d.object(key, err)
 	}
-	d.hurt, d.missing[o.Hash] = true, true
-	d.damage(key, err)
+	d.suspect(id, err)
 	return nil
 }
 

@@ -1,0 +1,104 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// suspect is a pack or container that is missing or damaged. What it held may
+// have been stored again since: then it hurts nobody.
+type suspect struct {
+	err    error
+	needed bool // a snapshot, or the next capture, relies on it alone for something
+}
+
+// suspect notes what is wrong with an object, once.
+func (d *domainCheck) suspect(id repository.ObjectID, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.suspects[id] == nil {
+		d.suspects[id] = &suspect{err: err}
+	}
+}
+
+// doubtful takes the outcome of looking into an object: damage is noted, other
+// errors are passed on.
+func (d *domainCheck) doubtful(id repository.ObjectID, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := damagedObject(err); ok || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, storage.ErrNotFound) {
+		d.suspect(id, err)
+		return nil
+	}
+	return err
+}
+
+// elsewhere reports whether a chunk lies in a pack that is whole.
+func (d *domainCheck) elsewhere(id [32]byte) bool {
+	_, ok := d.actual.Lookup(id)
+	return ok
+}
+
+// container looks whether a segment lies only in a container that is missing or
+// damaged.
+func (d *domainCheck) container(ctx context.Context, hash, segment [32]byte) error {
+	s := d.suspects[repository.ObjectID{Kind: wire.KindManifest, Hash: hash}]
+	if s == nil || s.needed {
+		return nil
+	}
+	copies, err := d.reader.SegmentCopies(ctx, segment)
+	if err != nil {
+		return err
+	}
+	s.needed = !slices.ContainsFunc(copies, func(c repository.SegmentCopy) bool {
+		return d.suspects[repository.ObjectID{Kind: wire.KindManifest, Hash: c.Container.Hash}] == nil
+	})
+	return nil
+}
+
+func (d *domainCheck) badChunk(id [32]byte, key string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.bad[id] = key
+}
+
+// judge says of each suspect whether it is damage, and forgets bad chunks of
+// which there is another copy.
+func (d *domainCheck) judge() {
+	for id := range d.bad {
+		if d.elsewhere(id) {
+			delete(d.bad, id)
+		}
+	}
+	var others []string
+	for id, s := range d.suspects {
+		key := statement.KeyPack(d.host, d.domain.ID, id.Hash)
+		if id.Kind == wire.KindManifest {
+			key = statement.KeyManifest(d.host, d.domain.ID, id.Hash)
+			s.needed = s.needed || d.tablesIn[id.Hash]
+		}
+		if s.needed {
+			d.hurt = true
+			d.damage(key, s.err)
+		} else {
+			others = append(others, fmt.Sprintf("%s (%v)", key, s.err))
+		}
+	}
+	if len(others) > 0 {
+		slices.Sort(others)
+		d.note(fmt.Sprintf("%d objects are missing or damaged and hurt nothing, for what snapshots need of them is stored elsewhere too: %s", len(others), strings.Join(others[:min(len(others), maxNamed)], ", ")))
+	}
+}
+
+// maxNamed is how many objects one note names.
+const maxNamed = 10
