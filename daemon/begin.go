@@ -147,6 +147,9 @@ func (d *Daemon) logRun(name string, run *report.Run, stopped bool) {
 			zap.Uint64("new_bytes", run.NewBytes), zap.Uint64("problems", run.Problems))
 	}
 	fields = append(fields, zap.Uint64("stored_bytes", run.StoredBytes))
+	if run.HealedPacks > 0 {
+		fields = append(fields, zap.Uint64("healed_packs", run.HealedPacks), zap.Uint64("healed_bytes", run.HealedBytes))
+	}
 	if run.Missed > 0 {
 		fields = append(fields, zap.Int("missed", run.Missed))
 	}

@@ -204,7 +204,7 @@ func passing(err error) bool {
 	if repository.Damaged(err) {
 		return false
 	}
-	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, repository.ErrOvertaken} {
+	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, repository.ErrOvertaken, repository.ErrLost} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -238,6 +238,7 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 		return err
 	}
 	run.Snapshot, run.Files, run.Bytes, run.NewBytes, run.StoredBytes, run.Problems = result.Snapshot.Ref(), result.Files, result.Bytes, result.NewBytes, result.StoredBytes, result.Count
+	run.HealedPacks, run.HealedBytes = result.Healed.Packs, result.Healed.Bytes
 	if b := result.Snapshot.Body; b != nil {
 		run.ProtectedUntil = b.ProtectedUntil
 	}

@@ -39,7 +39,7 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	w.Check(err)
 	epoch, err := r.CurrentEpoch(w.Ctx)
 	w.Check(err)
-	ix, err := r.OpenIndex(w.Ctx, host)
+	ix, err := r.OpenIndex(w.Ctx, host, false)
 	w.Check(err)
 	defer ix.Close()
 	writer, err := r.NewWriter(w.Ctx, host, epoch, ix, repository.WriterOptions{})
@@ -50,7 +50,7 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	for _, e := range entries {
 		if text, ok := contents[e.Path]; ok {
 			id := hasher.ID([]byte(text))
-			refs[e], err = framer.Add(id, []byte(text))
+			refs[e], _, err = framer.Add(id, []byte(text))
 			w.Check(err)
 			e.Size, e.Chunks = uint64(len(text)), []manifest.Chunk{{ID: id, Len: uint32(len(text))}}
 		}

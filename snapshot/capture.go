@@ -42,6 +42,7 @@ type Options struct {
 	Level    pack.Level
 	PackSize int    // bytes; that of the repository when 0
 	Reread   bool   // read every file, whatever its time stamps say
+	Verify   bool   // list what the store holds, however short ago that was done
 	DryRun   bool   // walk and compare, store nothing
 	Version  string // of the program
 	Tags     []string
@@ -57,6 +58,7 @@ type Result struct {
 	NewBytes    uint64 // content that the repository did not have
 	StoredBytes uint64 // bytes written to the store
 	Read        uint64 // files read
+	Healed      Healed
 	Problems    []manifest.Problem
 	Count       uint64 // of problems, of which at most manifest.MaxProblems are listed
 	Duration    time.Duration
@@ -79,7 +81,8 @@ type capture struct {
 	parent   *localManifest // the last complete manifest, or nil
 	partials []*localManifest
 	usable   func(pack [32]byte) bool // of what partials refer to; nil: all is
-	moved    bool                     // the parent refers to packs that were rewritten
+	gaps     bool                     // the parent refers to objects that are lost or deleted
+	healing  healing
 
 	problems problems
 	mounts   []mountPoint // met by the walk, in path order
@@ -112,11 +115,13 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	if err != nil {
 		return nil, err
 	}
-	if c.index, err = repo.OpenIndex(ctx, host); err != nil {
+	if c.index, err = repo.OpenIndex(ctx, host, o.Verify); err != nil {
 		return nil, err
 	}
 	defer c.index.Close()
-	c.letGo()
+	if err := c.checkParents(ctx); err != nil {
+		return nil, err
+	}
 	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, repository.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
 		return nil, err
 	}
@@ -128,9 +133,6 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	result, err := c.run(c.writer.Context(), local)
 	if err != nil {
 		local.keep()
-		if errors.Is(err, repository.ErrOvertaken) {
-			os.Remove(filepath.Join(dir, localFile)) // or the next run would be, too
-		}
 		if cause := context.Cause(c.writer.Context()); cause != nil && errors.Is(err, context.Canceled) {
 			err = cause
 		}
@@ -207,7 +209,7 @@ func (c *capture) result(e *emitter, s *repository.Snapshot) *Result {
 	r := &Result{Snapshot: s, Totals: e.totals, Duration: time.Since(c.started), Read: c.Progress.FilesRead.Load()}
 	r.Problems, r.Count = c.problems.list()
 	if c.writer != nil {
-		r.NewBytes, r.StoredBytes = c.writer.NewBytes(), c.writer.StoredBytes()
+		r.NewBytes, r.StoredBytes, r.Healed = c.writer.NewBytes(), c.writer.StoredBytes(), c.healing.total()
 	}
 	if s != nil {
 		r.StoredBytes += uint64(s.Size)
@@ -229,10 +231,8 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if again {
-		if err := c.index.Verify(ctx, trailer.needed()); err != nil {
-			return nil, err
-		}
+	if err := c.index.Verify(ctx, trailer.needed(), again); err != nil {
+		return nil, err
 	}
 	protected, err := c.protect(ctx, trailer)
 	if err != nil {

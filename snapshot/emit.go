@@ -270,10 +270,17 @@ func (e *emitter) cut() error {
 	return e.local.segment(s)
 }
 
-// taken is a segment of the parent, taken over as it lies in the store.
+// taken is a segment of the parent, taken over as it lies in the store; not when
+// its container is gone.
 func (e *emitter) taken(s *localSegment) (segment, bool) {
 	c, p, ok := s.place()
 	if !ok {
+		return segment{}, false
+	}
+	if e.gaps && e.index.Absent(wire.KindManifest, c.Hash) {
+		if e.index.Lost(wire.KindManifest, c.Hash) {
+			e.healing.add(c.Hash, int(s.contentLen))
+		}
 		return segment{}, false
 	}
 	p.container = e.container(c)
@@ -296,7 +303,7 @@ func (e *emitter) container(c container) int {
 func (e *emitter) finish() (*localTrailer, error) {
 	t := &localTrailer{totals: e.totals}
 	sources := e.sources.list(e.mounts)
-	if p := e.capture.parent; p != nil && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
+	if p := e.capture.parent; p != nil && !e.gaps && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
 		len(p.trailer.table.Problems) == 0 && manifest.EqualSources(p.trailer.table.Sources, sources) {
 		old := p.trailer
 		t.table, t.content, t.manifest, t.containers, t.objects, t.places = old.table, old.content, old.manifest, old.containers, old.objects, old.places

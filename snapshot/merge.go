@@ -32,7 +32,7 @@ type item struct {
 	seg   *localSegment // of the parent, where the path stood; may be nil
 	pos   int           // position there
 	same  bool          // entry is that of the parent, unchanged
-	moved bool          // it would be, but for where its chunks lie
+	moved bool          // the parent's entry has chunks in packs that are gone
 	file  *file         // being read; nil when entry is complete
 	job   *job          // that reads the file
 }
@@ -43,6 +43,7 @@ type file struct {
 	stat  posix.Stat // as the walk saw it
 	entry *manifest.Entry
 	refs  []repository.ChunkRef
+	lost  []manifest.Chunk // of the parent's entry, those in packs that the store lost
 	gone  bool // vanished: the entry is left out
 
 	first *file         // an earlier name of the same inode, whose content may be taken over
@@ -185,6 +186,7 @@ func (m *merger) node(n *walk.Node) error {
 	it := &item{}
 	if m.parent != nil {
 		it.seg, it.pos = m.parent.seek(n.Path)
+		it.moved = it.seg != nil && m.displaced(&it.seg.entries[it.pos])
 	}
 	group, member := m.group(n)
 	if !member || group.first == nil {
@@ -207,6 +209,9 @@ func (m *merger) node(n *walk.Node) error {
 		it.entry.Flags |= manifest.ListingUnread
 	}
 	it.file = &file{node: n, stat: n.Stat, entry: it.entry}
+	if it.moved {
+		it.file.lost = m.lostOf(&it.seg.entries[it.pos])
+	}
 	m.join(it.file, group, member)
 	if err := m.queue(it); err != nil {
 		return err
@@ -238,9 +243,11 @@ func (m *merger) unlisted(n *walk.Node) error {
 func (m *merger) takeOver(it *item, n *walk.Node) {
 	if it.seg != nil && unchanged(n, &it.seg.entries[it.pos], m.parent.started) {
 		e := &it.seg.entries[it.pos]
-		it.entry = m.relocated(e)
-		it.same = it.entry == e
-		it.moved = it.entry != e
+		if it.moved {
+			it.entry = m.relocated(e)
+		} else {
+			it.entry, it.same = e, true
+		}
 	}
 	for _, p := range m.partial {
 		seg, pos := p.seek(n.Path)

@@ -9,43 +9,51 @@ import (
 	"knowngood/storage/pack"
 )
 
-// letGo lets go of the last manifest when it refers to what is deleted, or
-// about to be: then files are read again, and what of them is still stored is
-// not stored twice. Not so when all of that was rewritten: then the index tells
-// where it lies now. Of what dead runs left each entry is looked at by itself.
-func (c *capture) letGo() {
+// checkParents finds out whether objects that the last manifest refers to are
+// lost, or deleted, or about to be: then its entries are looked at one by one,
+// and so are its segments. Of what dead runs left each entry is always looked
+// at by itself.
+func (c *capture) checkParents(ctx context.Context) error {
 	if c.parent != nil {
-		lost := false
-		for _, o := range c.parent.trailer.needed() {
-			if c.index.Absent(o.Kind, o.Hash) {
-				c.moved = true
-				lost = lost || o.Kind != wire.KindPack || !c.index.Moved(o.Hash)
-			}
+		needed := c.parent.trailer.needed()
+		if err := c.index.Expect(ctx, needed); err != nil {
+			return err
 		}
-		if lost {
-			c.parent.close()
-			c.parent = nil
-			c.Progress.warn("the last manifest of this host refers to what is being deleted; every file is read again")
-		}
+		c.gaps = slices.ContainsFunc(needed, func(o pack.Object) bool { return c.index.Absent(o.Kind, o.Hash) })
 	}
 	if len(c.partials) > 0 {
 		c.usable = c.index.Usable()
 	}
+	return nil
 }
 
-// relocated gives an entry of the last manifest the places where its chunks lie
-// now, if one lies in a pack that is deleted, or about to be. It is nil when
-// one of them is not stored any more.
-func (c *capture) relocated(e *manifest.Entry) *manifest.Entry {
-	gone := func(x manifest.Chunk) bool { return c.index.Absent(wire.KindPack, x.Loc.Pack.Hash) }
-	if !c.moved || !slices.ContainsFunc(e.Chunks, gone) {
-		return e
+// gone reports whether the pack of a chunk may not be referred to any more.
+func (c *capture) gone(x *manifest.Chunk) bool {
+	return c.index.Absent(wire.KindPack, x.Loc.Pack.Hash)
+}
+
+// displaced reports whether an entry of the last manifest has chunks in packs
+// that are gone.
+func (c *capture) displaced(e *manifest.Entry) bool {
+	if !c.gaps {
+		return false
 	}
+	for i := range e.Chunks {
+		if c.gone(&e.Chunks[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// relocated gives a displaced entry the places where its chunks lie now. It is
+// nil when one of them is not stored any more.
+func (c *capture) relocated(e *manifest.Entry) *manifest.Entry {
 	out := *e
 	out.Chunks = slices.Clone(e.Chunks)
 	for i := range out.Chunks {
 		x := &out.Chunks[i]
-		if !gone(*x) {
+		if !c.gone(x) {
 			continue
 		}
 		loc, ok := c.index.Lookup(x.ID)
@@ -84,5 +92,5 @@ func (c *capture) followsParent(ctx context.Context, number uint64, t *localTrai
 	if (c.parent == nil || number == c.parent.trailer.number+1) && !c.index.Old() {
 		return nil
 	}
-	return c.index.Verify(ctx, t.needed())
+	return c.index.Verify(ctx, t.needed(), true)
 }

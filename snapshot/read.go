@@ -412,9 +412,12 @@ func (r *reader) cut(b []byte, final bool) (at int) {
 
 func (r *reader) chunk(f *file, p *piece) error {
 	b := r.buf[p.from:p.to]
-	ref, err := r.framer.Add(p.id, b)
+	ref, stored, err := r.framer.Add(p.id, b)
 	if err != nil {
 		return err
+	}
+	if stored {
+		r.healed(f, p.id, len(b))
 	}
 	f.refs = append(f.refs, ref)
 	f.entry.Chunks = append(f.entry.Chunks, manifest.Chunk{ID: p.id, Len: uint32(len(b))})

@@ -96,7 +96,7 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
 		"bytes_read": r.BytesRead, "damage": list, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
-		err = fmt.Errorf("%w: %d objects; what the check named is lost or must come from another copy; take new snapshots now: chunks that are missing are stored again", errDamage, len(list))
+		err = fmt.Errorf("%w: %d objects; the next snapshot of each host stores again what is missing, as far as its files are still there: run knowngood snapshot --verify on it; the rest must come from another copy", errDamage, len(list))
 	}
 	return err
 }

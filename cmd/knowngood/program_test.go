@@ -107,6 +107,9 @@ type snapshotResult struct {
 	Bytes     uint64 `json:"bytes"`
 	NewBytes  uint64 `json:"new_bytes"`
 	Status    string `json:"status"`
+
+	HealedPacks uint64 `json:"healed_packs"`
+	HealedBytes uint64 `json:"healed_bytes"`
 }
 
 func (m *machine) snapshot(t *testing.T, env string, paths ...string) snapshotResult {

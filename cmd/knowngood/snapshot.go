@@ -33,6 +33,7 @@ type snapshotFlags struct {
 	oneFileSystem    bool
 	maxFileSize      string
 	dryRun, reread   bool
+	verify           bool
 	compression      string
 	tags             []string
 }
@@ -51,7 +52,11 @@ source, a slash at the end means directories only.
 
 What could not be captured as it should (unreadable, changed while read,
 vanished) is named, recorded in the snapshot, and makes the exit code 3.
-Interrupted, the next run goes on where this one was.`,
+Interrupted, the next run goes on where this one was.
+
+What the store lost is noticed within a day, or at once with --verify: its
+content counts as new and is stored again, which makes older snapshots that need
+it whole.`,
 		Args: args(cobra.ArbitraryArgs),
 		RunE: func(cmd *cobra.Command, paths []string) error { return a.snapshot(cmd.Context(), &f, paths) },
 	}
@@ -65,6 +70,7 @@ Interrupted, the next run goes on where this one was.`,
 	fl.StringVar(&f.maxFileSize, "max-file-size", "", "leave out files larger than `size`")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "tell what would be read, store nothing")
 	fl.BoolVar(&f.reread, "reread", false, "read every file, whatever its time stamps say")
+	fl.BoolVar(&f.verify, "verify", false, "list what the store holds, however short ago that was done, and store again what it lost")
 	fl.StringVar(&f.compression, "compression", "", "default, fastest or better")
 	fl.StringArrayVar(&f.tags, "tag", nil, "a `label` for the snapshot; may be repeated")
 	return cmd
@@ -163,7 +169,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 
 // edit adds to a capture what flags say, and tells its problems as they come.
 func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
-	o.Reread, o.DryRun, o.Tags = f.reread, f.dryRun, f.tags
+	o.Reread, o.Verify, o.DryRun, o.Tags = f.reread, f.verify, f.dryRun, f.tags
 	if o.Progress == nil {
 		o.Progress = &snapshot.Progress{}
 	}
@@ -224,7 +230,7 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 // askDaemon has a daemon capture the environment, which has the credentials and
 // a warm index. asked is false when none is up that does the same.
 func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (asked bool, err error) {
-	if f.reread || len(f.tags) > 0 || f.compression != string(a.config.Compression) {
+	if f.reread || f.verify || len(f.tags) > 0 || f.compression != string(a.config.Compression) {
 		return false, nil
 	}
 	client, err := web.Dial(a.config.Listen)
@@ -267,10 +273,10 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	}
 	a.printf("%s\n", run.Snapshot)
 	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s files, %s in all; %s new, stored as %s; %s; %s\n", count(run.Files), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), duration(run.Duration()), status)
+		fmt.Fprintf(a.stderr, "%s files, %s in all; %s new, stored as %s%s; %s; %s\n", count(run.Files), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
 	}
 	return true, a.result(map[string]any{"type": "result", "ref": run.Snapshot, "files": run.Files, "bytes": run.Bytes, "new_bytes": run.NewBytes, "stored_bytes": run.StoredBytes,
-		"duration_seconds": run.Duration().Seconds(), "status": status, "problems": run.Problems, "by": "daemon"})
+		"healed_packs": run.HealedPacks, "healed_bytes": run.HealedBytes, "duration_seconds": run.Duration().Seconds(), "status": status, "problems": run.Problems, "by": "daemon"})
 }
 
 // openForWriting opens the repository without the identity: taking a snapshot
@@ -315,7 +321,7 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 		status, a.code = "partial", exitIncomplete
 	}
 	out := map[string]any{"type": "result", "files": r.Files, "directories": r.Directories, "bytes": r.Bytes, "new_bytes": r.NewBytes, "stored_bytes": r.StoredBytes,
-		"read_files": r.Read, "duration_seconds": r.Duration.Seconds(), "status": status, "problems": r.Count}
+		"read_files": r.Read, "healed_packs": r.Healed.Packs, "healed_bytes": r.Healed.Bytes, "duration_seconds": r.Duration.Seconds(), "status": status, "problems": r.Count}
 	if r.Snapshot == nil {
 		out["dry_run"] = true
 		a.printf("%s: would capture %s files, %s in all, and read %s of them (dry run)\n", name, count(r.Files), bytesText(r.Bytes), count(r.Read))
@@ -324,7 +330,15 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 	out["ref"], out["id"] = r.Snapshot.Ref(), fmt.Sprintf("%x", r.Snapshot.ID)
 	a.printf("%s\n", r.Snapshot.Ref())
 	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s files, %s in all; %s files read, %s new, stored as %s; %s; %s\n", count(r.Files), bytesText(r.Bytes), count(r.Read), bytesText(r.NewBytes), bytesText(r.StoredBytes), duration(r.Duration), status)
+		fmt.Fprintf(a.stderr, "%s files, %s in all; %s files read, %s new, stored as %s%s; %s; %s\n", count(r.Files), bytesText(r.Bytes), count(r.Read), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), status)
 	}
 	return a.result(out)
+}
+
+// healedText tells what was stored again because the store had lost it.
+func healedText(packs, bytes uint64) string {
+	if packs == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; healed: the store had lost %s packs or manifests, %s stored again", count(packs), bytesText(bytes))
 }

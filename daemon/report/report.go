@@ -101,6 +101,10 @@ type Run struct {
 	Bytes       uint64 `json:"bytes,omitempty"`
 	NewBytes    uint64 `json:"new_bytes,omitempty"`
 	StoredBytes uint64 `json:"stored_bytes,omitempty"` // written to the store; freed, of a prune
+	// HealedPacks are the packs and manifest containers that the store had lost
+	// and of which content was stored again, HealedBytes that content.
+	HealedPacks uint64 `json:"healed_packs,omitempty"`
+	HealedBytes uint64 `json:"healed_bytes,omitempty"`
 	Problems    uint64 `json:"problems,omitempty"`
 	Forgotten   int    `json:"forgotten,omitempty"`
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as

@@ -128,6 +128,30 @@ func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
 	return Location{}, false
 }
 
+// LostPack is the lost pack that a chunk lay in, by the newest entry that names
+// one.
+func (t *Table) LostPack(id [32]byte) (hash [32]byte, ok bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if len(t.lost) == 0 {
+		return hash, false
+	}
+	for _, files := range [2][]*File{t.layers, t.runs} {
+		for _, f := range files {
+			i, found := f.find(&id)
+			if !found {
+				continue
+			}
+			if e := f.entry(i); !e.Gone {
+				if p := f.pack(int(f.frame(int(e.Frame)).Pack)); t.lost[p.Hash] {
+					return p.Hash, true
+				}
+			}
+		}
+	}
+	return hash, false
+}
+
 // shared is the one copy of info.
 func (t *Table) shared(info PackInfo) *PackInfo {
 	t.packsMu.Lock()

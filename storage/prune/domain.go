@@ -103,7 +103,7 @@ func (d *domain) need(ctx context.Context) error {
 					return err
 				}
 				if !there && !m.forgotten {
-					return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: look with `knowngood check`, and forget what is lost", m.Ref())}
+					return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` tells whether what it held is stored elsewhere", m.Ref())}
 				}
 				if !d.needed[id] {
 					d.needed[id] = true

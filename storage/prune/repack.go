@@ -44,7 +44,7 @@ func (d *domain) repack(ctx context.Context) error {
 		return err
 	}
 	err = d.rewrite(ctx, host)
-	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, repository.ErrOvertaken) {
+	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, repository.ErrOvertaken) || errors.Is(err, repository.ErrLost) {
 		return why("%v", err)
 	}
 	return err
@@ -66,7 +66,7 @@ func (d *domain) foresee(ctx context.Context) error {
 }
 
 func (d *domain) rewrite(ctx context.Context, host *repository.Host) (err error) {
-	x, err := d.repo.OpenIndex(ctx, host)
+	x, err := d.repo.OpenIndex(ctx, host, false)
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *reposit
 					if int(end) > len(content) || hasher.ID(content[at:end]) != ch.ID {
 						return fail(&repository.DamageError{Key: d.key(c.id), What: "pack", Err: fmt.Errorf("chunk %x does not verify", ch.ID[:8])})
 					}
-					if _, err := to.Add(ch.ID, content[at:end]); err != nil {
+					if _, _, err := to.Add(ch.ID, content[at:end]); err != nil {
 						return fail(err)
 					}
 				}
@@ -128,7 +128,7 @@ func (d *domain) rewritten(ctx context.Context, x *repository.Index, packs []*ca
 	for h, size := range sizes {
 		into = append(into, pack.Object{Kind: wire.KindPack, Hash: h, Size: size})
 	}
-	if err := x.Verify(ctx, into); err != nil {
+	if err := x.Verify(ctx, into, true); err != nil {
 		return nil, err
 	}
 	d.repacks = append(d.repacks, recorded(said)...)

@@ -55,11 +55,10 @@ func TestAnOlderStateDirectoryThatCameBackLosesNothing(t *testing.T) {
 		w.check(os.RemoveAll(w.State))
 		w.check(os.CopyFS(w.State, os.DirFS(saved)))
 		stamp(first)
-		if _, err := w.Capture("web", nil, w.dir); !errors.Is(err, repository.ErrOvertaken) {
-			t.Errorf("segments that were deleted are taken over: %v", err)
+		for _, ref := range []string{"web@5", "web@6"} { // what was deleted is stored again, and stays
+			w.capture("web")
+			w.Restores(ref, w.dir, treetest.Snapshot(t, w.dir))
 		}
-		w.capture("web")
-		w.Restores("web@5", w.dir, treetest.Snapshot(t, w.dir))
 		w.Clean()
 	})
 }
@@ -197,7 +196,7 @@ func TestWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
 				if deleted < 1<<20 {
 					t.Fatalf("%d bytes were deleted under the run", deleted)
 				}
-				if err := <-done; !errors.Is(err, repository.ErrOvertaken) {
+				if err := <-done; !errors.Is(err, repository.ErrLost) {
 					t.Errorf("the run ends with %v", err)
 				}
 				w.check(run())

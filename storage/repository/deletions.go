@@ -12,15 +12,13 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/inventory"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
 
 // ObjectID names a pack or a manifest container of a domain.
-type ObjectID struct {
-	Kind wire.Kind
-	Hash [32]byte
-}
+type ObjectID = inventory.ID
 
 // Fate is what the pending deletions of a domain say of an object.
 type Fate uint8
@@ -175,7 +173,7 @@ func (d *Deletions) take(s told) {
 		fate Fate
 	}{{s.Announced, Announced}, {s.Deleted, Deleted}, {s.Spared, Spared}} {
 		for _, o := range of.list {
-			id := ObjectID{o.Kind, o.Hash}
+			id := ObjectID{Kind: o.Kind, Hash: o.Hash}
 			if _, newer := d.Dooms[id]; !newer {
 				d.Dooms[id] = Doom{of.fate, s.serial, s.at, o.Size}
 			}

@@ -247,17 +247,17 @@ func (r *Repository) Whole(ctx context.Context, s *Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
-	x := &Index{repo: r, host: s.Host, domain: s.Domain}
+	listing, err := r.listObjects(ctx, s.Host, s.Domain.ID, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
+	if err != nil {
+		return err
+	}
 	there := map[ObjectID]bool{}
-	for o, err := range x.objects(ctx) {
-		if err != nil {
-			return err
-		}
-		there[o] = true
+	for _, o := range listing {
+		there[o.ID] = true
 	}
 	announced := 0
 	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
-		for _, id := range d.Resolve(m.Hash, ObjectID{o.Kind, o.Hash}, func(id ObjectID) bool { return there[id] }) {
+		for _, id := range d.Resolve(m.Hash, ObjectID{Kind: o.Kind, Hash: o.Hash}, func(id ObjectID) bool { return there[id] }) {
 			if !there[id] {
 				return pruned()
 			}

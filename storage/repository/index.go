@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/index"
+	"knowngood/storage/inventory"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -40,6 +42,9 @@ type Index struct {
 	remove string // a temporary cache directory
 	shared *warm  // whose table it is; nil: its own
 	synced time.Time
+	began  time.Time // of a run that writes
+
+	inventory *ownInventory
 
 	deletions *Deletions // as of synced
 	reading   bool       // nothing is written: what is only announced still counts
@@ -53,13 +58,23 @@ type Index struct {
 // OpenIndex opens the index of the host's own domain for a run that writes.
 // Packs that a killed run left, or that no index names because everything
 // local was lost, are found by listing and taken in.
-func (r *Repository) OpenIndex(ctx context.Context, host *Host) (*Index, error) {
+//
+// The packs that it knows are compared with a listing that is less than a day
+// old; with anew one is taken in any case. What lies in packs that the store
+// lost counts as not stored.
+func (r *Repository) OpenIndex(ctx context.Context, host *Host, anew bool) (*Index, error) {
+	began := time.Now()
 	x, complete, err := r.ownIndex(ctx, host)
 	if err != nil {
 		return nil, err
 	}
+	x.began = began
 	err = x.mark(filepath.Join(r.LocalDir(), "runs"))
-	if err == nil && (!complete || len(x.stale) > 0) {
+	adopt := !complete || len(x.stale) > 0
+	if err == nil {
+		err = x.compareWithStore(ctx, anew || adopt)
+	}
+	if err == nil && adopt {
 		err = x.adoptPacks(ctx)
 	}
 	if err != nil {
@@ -105,7 +120,7 @@ func (r *Repository) openIndex(ctx context.Context, host string, domain *seal.Do
 	if err != nil {
 		return nil, err
 	}
-	return &Index{repo: r, host: host, domain: domain, cache: cache, table: index.NewTable(cache)}, nil
+	return &Index{repo: r, host: host, domain: domain, cache: cache, table: index.NewTable(cache), inventory: r.inventoryOf(domain.ID)}, nil
 }
 
 // Close releases the index. A run that was not completed is told by its
@@ -271,17 +286,16 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 func (x *Index) adopt(ctx context.Context, skip func(hash [32]byte) bool) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
-	for o, err := range x.repo.Store().List(gctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
+	for o, err := range x.packs(gctx) {
 		if err != nil {
 			g.Go(func() error { return err })
 			break
 		}
-		_, _, hash, ok := statement.ParsePackKey(o.Key)
-		if !ok || skip(hash) {
+		if skip(o.Hash) {
 			continue
 		}
 		g.Go(func() error {
-			err := x.adoptPack(gctx, o.Key, hash, o.Size)
+			err := x.adoptPack(gctx, o)
 			var damage *DamageError
 			if errors.As(err, &damage) {
 				x.repo.warn(err) // what it held is stored again
@@ -293,8 +307,35 @@ func (x *Index) adopt(ctx context.Context, skip func(hash [32]byte) bool) error 
 	return g.Wait()
 }
 
-func (x *Index) adoptPack(ctx context.Context, key string, hash [32]byte, size int64) error {
-	tail, err := x.repo.tail(ctx, wire.KindPack, key, size)
+// packs are those in the store: by the inventory of a run that writes, which
+// was just taken, else by a listing.
+func (x *Index) packs(ctx context.Context) iter.Seq2[inventory.Object, error] {
+	return func(yield func(inventory.Object, error) bool) {
+		var known []inventory.Object
+		if !x.reading {
+			x.inventory.with(func(v *inventory.Inventory) { known = slices.Collect(v.Objects(wire.KindPack)) })
+			for _, o := range known {
+				if !yield(o, nil) {
+					return
+				}
+			}
+			return
+		}
+		for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
+			id, ok := ParseObjectKey(o.Key)
+			if err == nil && !ok {
+				continue
+			}
+			if !yield(inventory.Object{ID: id, Size: uint64(max(o.Size, 0))}, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (x *Index) adoptPack(ctx context.Context, o inventory.Object) error {
+	key := statement.KeyPack(x.host, x.domain.ID, o.Hash)
+	tail, err := x.repo.tail(ctx, wire.KindPack, key, int64(o.Size))
 	if err != nil {
 		return err
 	}
@@ -302,7 +343,7 @@ func (x *Index) adoptPack(ctx context.Context, key string, hash [32]byte, size i
 	if err != nil {
 		return &DamageError{Key: key, What: "pack", Err: err}
 	}
-	return x.add(index.PackInfo{Ref: pack.Ref{Hash: hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: uint64(size)}, c)
+	return x.add(index.PackInfo{Ref: pack.Ref{Hash: o.Hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: o.Size}, c)
 }
 
 // Publish writes what the run added as index runs, merges small ones, and
@@ -371,6 +412,7 @@ func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) ([][32]byte,
 
 // Done says that the run is complete: nothing of it has to be looked for.
 func (x *Index) Done() {
+	x.saveInventory()
 	if x.marker != nil {
 		os.Remove(x.marker.Name())
 	}

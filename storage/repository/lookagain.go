@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
-	"knowngood/storage"
 	"knowngood/storage/pack"
 	"knowngood/storage/statement"
 )
@@ -32,9 +31,10 @@ func (x *Index) heed(ctx context.Context) error {
 	return nil
 }
 
-// Absent tells whether an object must be taken for not there.
+// Absent reports whether an object must be taken for not there: it is about to
+// be deleted, or lost.
 func (x *Index) Absent(kind wire.Kind, hash [32]byte) bool {
-	return x.deletions.Absent(ObjectID{kind, hash})
+	return x.deletions.Absent(ObjectID{Kind: kind, Hash: hash}) || x.Lost(kind, hash)
 }
 
 // Usable tells of a pack that the index knows whether it may be referred to.
@@ -65,7 +65,7 @@ func (x *Index) LookAgain(ctx context.Context) (again bool, err error) {
 		return false, nil
 	}
 	now := time.Now()
-	if err := x.miss(ctx); err != nil {
+	if err := x.compareWithStore(ctx, true); err != nil {
 		return false, err
 	}
 	if err := x.heed(ctx); err != nil {
@@ -75,73 +75,44 @@ func (x *Index) LookAgain(ctx context.Context) (again bool, err error) {
 	return true, nil
 }
 
-// Verify makes sure that objects exist, and are not about to be deleted. The
-// error is ErrOvertaken when one does not or is.
-func (x *Index) Verify(ctx context.Context, objects []pack.Object) error {
+// Verify makes sure that the store has the objects, by a listing that is less
+// than a day old, or by a new one together with a new look at the pending
+// deletions. The error is ErrLost when it lacks one, and ErrOvertaken when one
+// is about to be deleted.
+func (x *Index) Verify(ctx context.Context, objects []pack.Object, anew bool) error {
 	now := time.Now()
-	there := map[ObjectID]bool{}
-	for o, err := range x.objects(ctx) {
-		if err != nil {
+	if anew || x.inventoryAge() >= maxInventoryAge {
+		if err := x.takeInventory(ctx); err != nil {
 			return err
 		}
-		there[o] = true
 	}
-	if err := x.heed(ctx); err != nil {
+	lost, err := x.expect(ctx, inventoried(objects))
+	if err != nil {
 		return err
 	}
-	x.synced = now
+	if anew {
+		if err := x.heed(ctx); err != nil {
+			return err
+		}
+		x.synced = now
+	}
+	x.saveInventory()
 	for _, o := range objects {
-		id := ObjectID{o.Kind, o.Hash}
-		if !there[id] || x.deletions.Absent(id) {
+		if x.deletions.Absent(ObjectID{Kind: o.Kind, Hash: o.Hash}) {
 			return fmt.Errorf("%s: %w", objectKey(o.Kind, x.host, x.domain.ID, o.Hash), ErrOvertaken)
 		}
 	}
+	if len(lost) > 0 {
+		return fmt.Errorf("%s is %v: %w", objectKey(lost[0].Kind, x.host, x.domain.ID, lost[0].Hash), lost[0].why, ErrLost)
+	}
 	return nil
-}
-
-// miss finds the packs that the index knows and the store has no more. Of one
-// that no run in the store names, as those of a run that takes days, nothing
-// tells any more once its deletion has long been done; and whoever put it into
-// the index would have later runs rely on it.
-func (x *Index) miss(ctx context.Context) error {
-	gone := map[[32]byte]bool{}
-	for h := range x.table.PackSizes() { // before listing: what comes meanwhile is there
-		gone[h] = true
-	}
-	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
-		if err != nil {
-			return err
-		}
-		if _, _, hash, ok := statement.ParsePackKey(o.Key); ok {
-			delete(gone, hash)
-		}
-	}
-	x.table.Lost(gone)
-	return nil
-}
-
-// objects lists the packs and containers of the domain.
-func (x *Index) objects(ctx context.Context) func(yield func(ObjectID, error) bool) {
-	return func(yield func(ObjectID, error) bool) {
-		for _, prefix := range []string{statement.PrefixPacks(x.host, x.domain.ID), statement.PrefixManifests(x.host, x.domain.ID)} {
-			for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
-				if err != nil {
-					yield(ObjectID{}, err)
-					return
-				}
-				if id, ok := ParseObjectKey(o.Key); ok && !yield(id, nil) {
-					return
-				}
-			}
-		}
-	}
 }
 
 // ParseObjectKey reads the key of a pack or a manifest container.
 func ParseObjectKey(key string) (ObjectID, bool) {
 	if _, _, hash, ok := statement.ParsePackKey(key); ok {
-		return ObjectID{wire.KindPack, hash}, true
+		return ObjectID{Kind: wire.KindPack, Hash: hash}, true
 	}
 	_, _, hash, ok := statement.ParseManifestKey(key)
-	return ObjectID{wire.KindManifest, hash}, ok
+	return ObjectID{Kind: wire.KindManifest, Hash: hash}, ok
 }

@@ -150,6 +150,7 @@ func (p *packer) upload(o *openPack, object []byte, contents *pack.Contents) err
 	}
 	p.w.countStored(len(object))
 	p.w.own.Store(o.info.Hash, true)
+	p.w.index.confirmed(ObjectID{Kind: p.kind, Hash: o.info.Hash}, o.info.Size)
 	if p.stored != nil {
 		if err := p.stored(o, contents); err != nil {
 			return err

@@ -60,7 +60,7 @@ func (r *resolution) visit(pack [32]byte) (whole bool) {
 	if whole, seen := r.seen[pack]; seen {
 		return whole
 	}
-	id := ObjectID{wire.KindPack, pack}
+	id := ObjectID{Kind: wire.KindPack, Hash: pack}
 	i := slices.IndexFunc(r.rewritten[pack], func(i int) bool { return contains(r.Repacks[i].Manifests, r.manifest) })
 	if i < 0 || r.within[pack] { // none is rewritten into itself
 		r.out = append(r.out, id)

@@ -53,7 +53,7 @@ func TestAManifestNeedsWhatAPackWasRewrittenInto(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			there := func(id ObjectID) bool { return slices.Contains(hashes(c.there), id.Hash) }
 			got := ""
-			for _, id := range repacks(c.told...).Resolve([32]byte{'m'}, ObjectID{wire.KindPack, [32]byte{'a'}}, there) {
+			for _, id := range repacks(c.told...).Resolve([32]byte{'m'}, ObjectID{Kind: wire.KindPack, Hash: [32]byte{'a'}}, there) {
 				got += string(id.Hash[:1])
 			}
 			if got != c.want {

@@ -37,13 +37,14 @@ type Repository struct {
 	keepIndex time.Duration // how long a look at index runs counts
 	warm      warm
 
-	mu         sync.Mutex
-	epochSeen  epochSeen
-	host       *Host        // loaded and checked
-	domainOwn  *seal.Domain // of the host key, once domainRead
-	domainRead bool
-	warnings   []error
-	warned     map[string]bool
+	mu          sync.Mutex
+	epochSeen   epochSeen
+	host        *Host        // loaded and checked
+	domainOwn   *seal.Domain // of the host key, once domainRead
+	domainRead  bool
+	inventories map[seal.DomainID]*ownInventory
+	warnings    []error
+	warned      map[string]bool
 }
 
 // OpenOptions qualify Open.

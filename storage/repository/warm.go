@@ -38,12 +38,6 @@ func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, compl
 	}
 	if opened || w.index.age() >= min(r.keepIndex, maxUnverified/2) || r.toldSince(w.index) {
 		now := time.Now()
-		if !opened && w.index.Old() {
-			// It may hold packs of a run that failed, which nothing names.
-			if err := w.index.miss(ctx); err != nil {
-				return nil, false, err
-			}
-		}
 		if complete, err = w.index.sync(ctx); err != nil {
 			if opened {
 				w.index.table.Close()

@@ -169,9 +169,9 @@ func (w *Writer) NewFramer() *Framer {
 	return f
 }
 
-// Add stores content, whose ID is id, unless the repository has it. content
-// is not kept.
-func (f *Framer) Add(id [32]byte, content []byte) (ChunkRef, error) {
+// Add stores content, whose ID is id, unless the repository has it, and reports
+// whether it does. content is not kept.
+func (f *Framer) Add(id [32]byte, content []byte) (ref ChunkRef, stored bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	alone := len(content) >= pack.FrameTarget
@@ -181,32 +181,31 @@ func (f *Framer) Add(id [32]byte, content []byte) (ChunkRef, error) {
 	}
 	ref, mine := f.w.claim(id, frame, uint32(at))
 	if !mine {
-		return ref, nil
+		return ref, false, nil
 	}
 	f.w.newBytes.Add(uint64(len(content)))
 	chunk := pack.Chunk{ID: id, Len: uint32(len(content))}
 	if alone {
 		buf, err := f.w.buffer(len(content))
 		if err != nil {
-			return ref, err
+			return ref, false, err
 		}
-		return ref, f.w.send(frameJob{frame, append(buf, content...), []pack.Chunk{chunk}})
+		return ref, true, f.w.send(frameJob{frame, append(buf, content...), []pack.Chunk{chunk}})
 	}
 	if frame != f.frame {
 		if err := f.flush(); err != nil {
-			return ref, err
+			return ref, false, err
 		}
 		f.frame = frame
 	}
 	if f.buf == nil {
-		var err error
 		if f.buf, err = f.w.buffer(pack.FrameTarget); err != nil {
-			return ref, err
+			return ref, false, err
 		}
 	}
 	f.buf = append(f.buf, content...)
 	f.chunks = append(f.chunks, chunk)
-	return ref, nil
+	return ref, true, nil
 }
 
 // flush sends what is gathered to the compressors; f.mu is held.

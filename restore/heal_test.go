@@ -1,0 +1,325 @@
+package restore_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"knowngood/internal/enginetest"
+	"knowngood/internal/treetest"
+	"knowngood/restore"
+	"knowngood/snapshot"
+	"knowngood/snapshot/walk"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+)
+
+// verify makes a capture list what the store holds.
+func verify(o *snapshot.Options) { o.Verify = true }
+
+// heals takes a snapshot, and asserts that all snapshots are whole then, on a
+// machine that has nothing but the identity.
+func (a *archive) heals(env string, edit func(*snapshot.Options)) *snapshot.Result {
+	a.T.Helper()
+	res, err := a.Capture(env, edit, a.src)
+	a.Check(err)
+	a.whole()
+	return res
+}
+
+// whole asserts that every snapshot restores, and that a check finds nothing.
+func (a *archive) whole() {
+	a.T.Helper()
+	for i, want := range a.trees {
+		a.Restores(fmt.Sprintf("e@%d", i+1), a.src, want)
+	}
+	undamaged(a.World)
+}
+
+// undamaged asserts that a check of every byte finds no damage.
+func undamaged(w *enginetest.World) {
+	w.T.Helper()
+	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+	w.Check(err)
+	for _, d := range report.Damage {
+		var tampered *repository.TamperError
+		if !errors.As(d.Err, &tampered) { // what is hidden is found all the same, and told
+			w.T.Errorf("check: %s: %v, hurts %q", d.Object, d.Err, d.Hurts)
+		}
+	}
+}
+
+// forgetIndex removes the index here and in the store.
+func (a *archive) forgetIndex() {
+	a.T.Helper()
+	for _, key := range a.keys("hosts/h/index/") {
+		a.memory.Forget(key)
+	}
+	found, err := filepath.Glob(filepath.Join(a.State, "repos", "*", "index"))
+	a.Check(err)
+	for _, dir := range found {
+		a.Check(os.RemoveAll(dir))
+	}
+}
+
+func TestLostPacksAreNoticedAndHealed(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	for name, c := range map[string]struct {
+		env  string
+		edit func(*snapshot.Options)
+		lose func(a *archive)
+	}{
+		"by the next snapshot":      {"e", verify, nil},
+		"when all is read anew":     {"e", func(o *snapshot.Options) { o.Verify, o.Reread = true, true }, nil},
+		"by another environment":    {"f", verify, nil},
+		"without the index":         {"e", nil, (*archive).forgetIndex},
+		"without what was listed":   {"e", nil, func(a *archive) { a.forgetState("stores") }},
+		"without the last manifest": {"e", verify, func(a *archive) { a.forgetState("env") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := a.with(t)
+			packs := a.keys("hosts/h/packs/")
+			for _, key := range packs {
+				a.memory.Forget(key)
+			}
+			if c.lose != nil {
+				c.lose(a)
+			}
+			res := a.heals(c.env, c.edit)
+			if c.env == "e" && name != "without the last manifest" || c.lose == nil {
+				if res.Healed.Packs != uint64(len(packs)) || res.Healed.Bytes == 0 || res.Healed.Bytes != res.NewBytes {
+					t.Errorf("of %d packs it tells %+v, and of %d new bytes", len(packs), res.Healed, res.NewBytes)
+				}
+			}
+			again := a.heals("e", verify)
+			if again.Healed != (snapshot.Healed{}) || again.NewBytes != 0 {
+				t.Errorf("the next one heals %+v, with %d new bytes", again.Healed, again.NewBytes)
+			}
+		})
+	}
+}
+
+// forgetState removes a part of the state directory.
+func (a *archive) forgetState(name string) {
+	a.T.Helper()
+	found, err := filepath.Glob(filepath.Join(a.State, "repos", "*", name))
+	a.Check(err)
+	if len(found) != 1 {
+		a.T.Fatalf("%s: %v", name, found)
+	}
+	a.Check(os.RemoveAll(found[0]))
+}
+
+func TestOnlyWhatLayInALostPackIsReadAgain(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	for name, harm := range map[string]func(a *archive, key string){
+		"missing":            func(a *archive, key string) { a.memory.Forget(key) },
+		"cut short":          func(a *archive, key string) { a.memory.Edit(key, func(b []byte) []byte { return b[:len(b)-1] }) },
+		"empty":              func(a *archive, key string) { a.memory.Edit(key, func([]byte) []byte { return nil }) },
+		"hidden by a delete": func(a *archive, key string) { a.Check(a.memory.Delete(a.Ctx, key)) },
+		"longer than it was": func(a *archive, key string) { a.memory.Edit(key, func(b []byte) []byte { return append(b, 0) }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := a.with(t)
+			key := a.keys("hosts/h/packs/")[0]
+			harm(a, key)
+			res := a.heals("e", verify)
+			if res.Healed.Packs != 1 || res.Healed.Bytes != res.NewBytes || res.Read == 0 || res.Read == res.Files {
+				t.Errorf("it healed %+v with %d new bytes, and read %d of %d files", res.Healed, res.NewBytes, res.Read, res.Files)
+			}
+			if res := a.heals("e", nil); res.Read != 0 || res.Healed != (snapshot.Healed{}) {
+				t.Errorf("the next one reads %d files, and heals %+v", res.Read, res.Healed)
+			}
+		})
+	}
+}
+
+func TestSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
+	t.Parallel()
+	// Of two snapshots the second shares all segments but one with the first.
+	h := &history{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
+	h.World = enginetest.New(t, h.memory)
+	for i := range 9000 {
+		h.Check(os.WriteFile(filepath.Join(h.src, fmt.Sprintf("%04d", i)), nil, 0o600))
+	}
+	settle()
+	first := h.MustCapture("e", h.src)
+	h.before = treetest.Snapshot(t, h.src)
+	h.Check(os.WriteFile(filepath.Join(h.src, "8999"), []byte("changed"), 0o600))
+	settle()
+	second := h.MustCapture("e", h.src)
+	h.now = treetest.Snapshot(t, h.src)
+	for _, lost := range []*repository.Snapshot{first.Snapshot, second.Snapshot} {
+		w := *h
+		w.memory = copyOf(t, h.memory)
+		w.World = h.With(t, w.memory)
+		key := statement.KeyManifest(enginetest.Host, lost.Domain.ID, lost.Body.Manifest.Hash)
+		w.memory.Forget(key)
+		res, err := w.Capture("e", verify, w.src)
+		w.Check(err)
+		if res.Read != 0 || res.NewBytes != 0 || res.Healed.Packs != 1 || res.Healed.Bytes == 0 {
+			t.Errorf("it read %d files, stored %d new bytes, and healed %+v", res.Read, res.NewBytes, res.Healed)
+		}
+		w.Restores("e@3", w.src, w.now)
+		if lost == first.Snapshot { // whose table is in no other container
+			w.Restores("e@2", w.src, w.now)
+		} else {
+			w.Restores("e@1", w.src, w.before)
+		}
+		if res, err := w.Capture("e", verify, w.src); err != nil || res.Healed != (snapshot.Healed{}) {
+			t.Errorf("the next one heals %+v, %v", res.Healed, err)
+		}
+		report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+		w.Check(err)
+		if len(report.Damage) != 1 || report.Damage[0].Object != key {
+			t.Errorf("check names %+v, want the one whose snapshot is lost", report.Damage)
+		}
+	}
+}
+
+func TestWhatADeadRunStoredAndTheStoreLostIsReadAgain(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	writeRandom(t, filepath.Join(a.src, "late"), 99, 3<<20)
+	settle()
+	before := a.keys("hosts/h/packs/")
+	dying := *a.World
+	dying.Store = storagetest.NewFaulty(a.memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/roots/", Fault: storagetest.FailBefore(nil)})
+	if _, err := dying.Capture("e", nil, a.src); err == nil {
+		t.Fatal("the run did not die")
+	}
+	for _, key := range a.keys("hosts/h/packs/") {
+		if !slices.Contains(before, key) {
+			a.memory.Forget(key)
+		}
+	}
+	a.trees = append(a.trees, treetest.Snapshot(t, a.src))
+	if res := a.heals("e", nil); res.NewBytes < 3<<20 {
+		t.Errorf("%d bytes were stored again", res.NewBytes)
+	}
+}
+
+// days runs f in simulated time that begins after the files' own, with a
+// repository that has one snapshot, d@1, of random files.
+func days(t *testing.T, f func(t *testing.T, h *history)) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
+		info, err := os.Stat(h.src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(info.ModTime()) + 24*time.Hour)
+		h.World = enginetest.New(t, h.memory)
+		for i := range 4 {
+			writeRandom(t, filepath.Join(h.src, fmt.Sprint(i)), uint64(i), 1<<20)
+		}
+		h.before = treetest.Snapshot(t, h.src)
+		h.MustCapture("d", h.src)
+		f(t, h)
+	})
+}
+
+// packs are the keys of all packs.
+func (h *history) packs() []string {
+	return slices.DeleteFunc(h.memory.Keys(), func(k string) bool { return !strings.HasPrefix(k, "hosts/h/packs/") })
+}
+
+func TestALossIsNoticedWithinADay(t *testing.T) {
+	for name, keep := range map[string]time.Duration{"by a command each hour": 0, "by a daemon": 6 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			days(t, func(t *testing.T, h *history) {
+				store := storagetest.NewFaulty(h.memory)
+				open := func() *repository.Repository {
+					r, err := repository.Open(h.Ctx, store, repository.OpenOptions{StateDir: h.State, URL: h.URL, Now: time.Now(), KeepIndex: keep})
+					h.Check(err)
+					return r
+				}
+				r := open()
+				run := func() *snapshot.Result {
+					if keep == 0 {
+						r.Close()
+						r = open()
+					}
+					host, err := r.Host(h.Ctx)
+					h.Check(err)
+					res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: h.src}}})
+					h.Check(err)
+					return res
+				}
+				lists := func() (n int) {
+					for _, op := range store.Log() {
+						if op.Op == storagetest.List && strings.HasPrefix(op.Key, "hosts/h/packs/") {
+							n++
+						}
+					}
+					return n
+				}
+				run()
+				h.memory.Forget(h.packs()[0])
+				healed := 0
+				for hour := 1; hour <= 72; hour++ {
+					time.Sleep(time.Hour)
+					if res := run(); res.Healed.Packs > 0 {
+						healed++
+						if hour > 24 || res.Healed.Packs != 1 {
+							t.Errorf("healed %+v after %d hours", res.Healed, hour)
+						}
+						h.Restores("d@1", h.src, h.before)
+						h.Restores(res.Snapshot.Ref(), h.src, h.before)
+					}
+				}
+				if healed != 1 {
+					t.Errorf("it was healed %d times", healed)
+				}
+				if n := lists(); n < 3 || n > 4 {
+					t.Errorf("in three days the packs were listed %d times", n)
+				}
+				r.Close()
+				undamaged(h.World)
+			})
+		})
+	}
+}
+
+func TestNoRunIsCompleteThatRefersToWhatTheStoreLost(t *testing.T) {
+	days(t, func(t *testing.T, h *history) {
+		// It takes two days, and a pack that it relies on is lost after one.
+		slow := storagetest.NewFaulty(h.memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.Delayed(26 * time.Hour)})
+		long := *h.World
+		long.Store = slow
+		lost := h.packs()[0]
+		writeRandom(t, filepath.Join(h.src, "new"), 99, 100<<10)
+		now := treetest.Snapshot(t, h.src)
+		done := make(chan error, 1)
+		go func() {
+			_, err := long.Capture("d", nil, h.src)
+			done <- err
+		}()
+		synctest.Wait()
+		time.Sleep(25 * time.Hour)
+		h.memory.Forget(lost)
+		if err := <-done; !errors.Is(err, repository.ErrLost) {
+			t.Errorf("the run ends with %v, want ErrLost", err)
+		}
+		res, err := h.Capture("d", nil, h.src)
+		h.Check(err)
+		if res.Healed.Packs != 1 {
+			t.Errorf("the next run heals %+v", res.Healed)
+		}
+		h.Restores("d@1", h.src, h.before)
+		h.Restores("d@2", h.src, now)
+		undamaged(h.World)
+	})
+}
