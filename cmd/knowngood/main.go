@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -32,7 +33,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer stop()
 	// A second signal ends the program at once.
 	context.AfterFunc(ctx, stop)
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	out := &printer{w: stdout}
+	a := &app{stdin: stdin, stdout: out, stderr: stderr}
 	cmd := newRoot(a)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
@@ -41,8 +43,15 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	a.warnings()
 	a.giveBack()
-	if err == nil {
-		return a.code
+
+	code := a.code
+	if err != nil {
+		code = a.fail(ctx, err)
 	}
-	return a.fail(ctx, err)
+	// A command that failed keeps its own exit code.
+	if lost := out.close(); lost != nil && err == nil {
+		fmt.Fprintf(stderr, "knowngood: %v\n", lost)
+		code = exitFailed
+	}
+	return code
 }
