@@ -28,15 +28,33 @@ type CheckOptions struct {
 type CheckProgress struct {
 	Packs, PacksDone atomic.Uint64
 	Bytes            atomic.Uint64 // read from packs
+
+	// Hurt, when set, is called with each damaged object and each file that it
+	// hurts, one call at a time.
+	Hurt func(object string, h Hurt)
 }
 
 // Damage is an object that is not as it should be, with whom it hurts.
 type Damage struct {
 	Object string
 	Err    error
-	// Hurts lists files, as REF:/path, up to a limit; Count counts them.
-	Hurts []string
+	// Hurts lists what cannot be restored, up to a limit; Count counts all.
+	Hurts []Hurt
 	Count int
+}
+
+// Hurt is a file, or more of a snapshot, that cannot be restored.
+type Hurt struct {
+	Ref  string // of the snapshot
+	Path string // of the file in its manifest; "" where Part says more
+	Part string // what of the snapshot, in words; "" for a file
+}
+
+func (h Hurt) String() string {
+	if h.Part != "" {
+		return h.Ref + ": " + h.Part
+	}
+	return h.Ref + ":/" + h.Path
 }
 
 // CheckReport is what a check found.
@@ -133,7 +151,7 @@ func (c *checker) damaged(object string) bool {
 	return ok
 }
 
-func (c *checker) hurts(object, file string) {
+func (c *checker) hurts(object string, h Hurt) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i, ok := c.byKey[object]
@@ -143,7 +161,11 @@ func (c *checker) hurts(object, file string) {
 	d := &c.report.Damage[i]
 	d.Count++
 	if len(d.Hurts) < maxHurt {
-		d.Hurts = append(d.Hurts, file)
+		h.Path = strings.Clone(h.Path)
+		d.Hurts = append(d.Hurts, h)
+	}
+	if c.Progress.Hurt != nil {
+		c.Progress.Hurt(object, h)
 	}
 }
 

@@ -456,7 +456,7 @@ func (d *domainCheck) name(ctx context.Context) error {
 	for _, s := range d.snapshots {
 		tree, err := snapshot.OpenTree(ctx, d.repo, s)
 		if err != nil {
-			d.hurts(statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), s.Ref()+" as a whole")
+			d.hurts(statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), Hurt{Ref: s.Ref(), Part: "all of it"})
 			continue
 		}
 		for e, err := range tree.Entries(ctx, "") {
@@ -466,7 +466,7 @@ func (d *domainCheck) name(ctx context.Context) error {
 				if object == "" {
 					object = statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash)
 				}
-				d.hurts(object, s.Ref()+": "+strings.TrimSuffix(se.Error(), ": "+se.Err.Error()))
+				d.hurts(object, Hurt{Ref: s.Ref(), Part: strings.TrimSuffix(se.Error(), ": "+se.Err.Error())})
 				continue
 			}
 			if err != nil {
@@ -483,7 +483,7 @@ func (d *domainCheck) nameFile(s *repository.Snapshot, e *manifest.Entry) {
 	for i := range e.Chunks {
 		if key, ok := d.bad[e.Chunks[i].ID]; ok && !named[key] {
 			named[key] = true
-			d.hurts(key, s.Ref()+":/"+e.Path)
+			d.hurts(key, Hurt{Ref: s.Ref(), Path: e.Path})
 		}
 	}
 }

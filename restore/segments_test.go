@@ -88,7 +88,7 @@ func TestADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
 	}
 	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
 	w.Check(err)
-	if len(report.Damage) != 1 || report.Damage[0].Object != key || len(report.Damage[0].Hurts) != 1 || !strings.Contains(report.Damage[0].Hurts[0], "/"+s.First) {
+	if len(report.Damage) != 1 || report.Damage[0].Object != key || len(report.Damage[0].Hurts) != 1 || !strings.Contains(report.Damage[0].Hurts[0].Part, "/"+s.First) {
 		t.Errorf("check: %+v", report.Damage)
 	}
 	// In place, nothing is called extra while the list is not whole.

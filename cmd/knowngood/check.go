@@ -32,6 +32,11 @@ code is 13 then.`,
 				return err
 			}
 			o := restore.CheckOptions{ReadData: share, Progress: &restore.CheckProgress{}}
+			if a.json {
+				o.Progress.Hurt = func(object string, h restore.Hurt) {
+					a.result(hurtLine{"hurt", object, toHurtJSON(h)})
+				}
+			}
 			p := a.progress(func() progressState {
 				return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %d packs", o.Progress.PacksDone.Load(), o.Progress.Packs.Load())}
 			})
@@ -60,23 +65,15 @@ func percent(text string) (float64, error) {
 }
 
 func (a *app) tellCheck(r *restore.CheckReport) error {
-	type damage struct {
-		Object string   `json:"object"`
-		Error  string   `json:"error"`
-		Hurts  []string `json:"hurts"`
-		Count  int      `json:"hurts_count"`
-	}
-	list := []damage{}
+	list := []damageJSON{}
 	for _, d := range r.Damage {
-		list = append(list, damage{d.Object, d.Err.Error(), listed(d.Hurts), d.Count})
-		a.printf("DAMAGED %s\n  %v\n", d.Object, d.Err)
+		hurts := []hurtJSON{}
 		for _, h := range d.Hurts {
-			a.printf("  hurts %s\n", printable(h))
+			hurts = append(hurts, toHurtJSON(h))
 		}
-		if d.Count > len(d.Hurts) {
-			a.printf("  and %d more files\n", d.Count-len(d.Hurts))
-		}
+		list = append(list, damageJSON{d.Object, d.Err.Error(), hurts, d.Count})
 	}
+	a.printDamage(r.Damage)
 	for _, n := range r.Notes {
 		a.printf("note: %s\n", n)
 	}
@@ -99,4 +96,84 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 		err = fmt.Errorf("%w: %d objects; the next snapshot of each host stores again what is missing, as far as its files are still there: run knowngood snapshot --verify on it; the rest must come from another copy", errDamage, len(list))
 	}
 	return err
+}
+
+// damageJSON is a damaged object as --json prints it, with some of what it hurts.
+type damageJSON struct {
+	Object string     `json:"object"`
+	Error  string     `json:"error"`
+	Hurts  []hurtJSON `json:"hurts"`
+	Count  int        `json:"hurts_count"`
+}
+
+// hurtJSON is a file that cannot be restored, or says in words what cannot.
+type hurtJSON struct {
+	Ref string `json:"ref"`
+	*pathJSON
+	Part string `json:"part,omitempty"`
+}
+
+// hurtLine is printed for each file that damage hurts, as it is found.
+type hurtLine struct {
+	Type   string `json:"type"`
+	Object string `json:"object"`
+	hurtJSON
+}
+
+func toHurtJSON(h restore.Hurt) hurtJSON {
+	if h.Part != "" {
+		return hurtJSON{Ref: h.Ref, Part: h.Part}
+	}
+	path := jsonPath(h.Path)
+	return hurtJSON{Ref: h.Ref, pathJSON: &path}
+}
+
+// firstDamaged is how many objects are shown that are damaged in the same way,
+// and how many files of each.
+const firstDamaged = 10
+
+// printDamage shows damaged objects and whom they hurt; of many that are damaged
+// in the same way the first few, and how many more there are.
+func (a *app) printDamage(damage []restore.Damage) {
+	groups := map[string][]restore.Damage{}
+	var order []string
+	for _, d := range damage {
+		text := causeOf("", d.Err)
+		if groups[text] == nil {
+			order = append(order, text)
+		}
+		groups[text] = append(groups[text], d)
+	}
+
+	for _, text := range order {
+		group := groups[text]
+		more := 0
+		if len(group) > firstDamaged+1 {
+			more = len(group) - firstDamaged
+		}
+		for _, d := range group[:len(group)-more] {
+			a.printHurts(d)
+		}
+		if more > 0 {
+			files := 0
+			for _, d := range group[len(group)-more:] {
+				files += d.Count
+			}
+			a.printf("and %s more, hurting %s files: %s\n", count(uint64(more)), count(uint64(files)), text)
+		}
+	}
+}
+
+func (a *app) printHurts(d restore.Damage) {
+	a.printf("DAMAGED %s\n  %s\n", d.Object, oneLine(d.Err))
+	shown := d.Hurts
+	if d.Count > firstDamaged+1 {
+		shown = shown[:firstDamaged]
+	}
+	for _, h := range shown {
+		a.printf("  hurts %s\n", printable(h.String()))
+	}
+	if more := d.Count - len(shown); more > 0 {
+		a.printf("  and %s more files\n", count(uint64(more)))
+	}
 }

@@ -60,9 +60,16 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 
 var changeMarks = map[snapshot.Change]string{snapshot.Added: "+", snapshot.Removed: "-", snapshot.Modified: "M", snapshot.Metadata: "m", snapshot.Unread: "?"}
 
+// differenceJSON is a path that differs, as --json prints it.
+type differenceJSON struct {
+	Type   string          `json:"type"`
+	Change snapshot.Change `json:"change"`
+	pathJSON
+}
+
 func (a *app) difference(c snapshot.Change, path string) error {
 	if a.json {
-		return a.result(map[string]any{"type": "difference", "change": c, "path": "/" + path})
+		return a.result(differenceJSON{"difference", c, jsonPath(path)})
 	}
 	_, err := fmt.Fprintf(a.stdout, "%s %s\n", changeMarks[c], printable("/"+path))
 	return err
@@ -97,16 +104,15 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 		}
 		printed <- first
 	}()
-	unseen := 0
+	unseen := a.problems()
+	defer unseen.end()
 	p := &restore.Progress{
 		Change: func(action, path string) {
 			if c, ok := kinds[action]; ok && !ofCommand(tree, path) {
 				changes <- func() error { counts[c]++; return a.difference(c, path) }
 			}
 		},
-		Problem: func(path string, err error) {
-			changes <- func() error { unseen++; a.unseen(path, err); return nil }
-		},
+		Problem: unseen.add,
 	}
 	// Delete: a directory in the place of a file is a change, and nothing in the
 	// way; and what a restore would delete is what is new.
@@ -118,21 +124,18 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 	if err != nil {
 		return err
 	}
+	unseen.end()
 	if err := a.differences(counts); err != nil {
 		return err
 	}
 	switch {
 	case result.Damaged:
 		return fmt.Errorf("%w: see above for what could not be compared; knowngood check shows more", errDamage)
-	case unseen > 0:
+	case unseen.count > 0:
 		a.code = exitIncomplete
-		fmt.Fprintf(a.stderr, "knowngood: %d paths could not be compared: see above\n", unseen)
+		fmt.Fprintf(a.stderr, "knowngood: %s paths could not be compared: see above\n", count(unseen.count))
 	}
 	return nil
-}
-
-func (a *app) unseen(path string, err error) {
-	fmt.Fprintf(a.stderr, "knowngood: %s: %v\n", printable("/"+path), err)
 }
 
 // ofCommand reports whether a path is that of a command's output, which is no

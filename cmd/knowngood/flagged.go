@@ -35,14 +35,14 @@ func flagWords(f manifest.Flags) (out []string) {
 
 // flaggedJSON is an entry whose capture may not show it as it was.
 type flaggedJSON struct {
-	Path  string   `json:"path"`
+	pathJSON
 	Flags []string `json:"flags"`
 }
 
 func flaggedJSONs(list []restore.Flagged) []flaggedJSON {
 	out := []flaggedJSON{}
 	for _, f := range list {
-		out = append(out, flaggedJSON{"/" + f.Path, flagWords(f.Flags)})
+		out = append(out, flaggedJSON{jsonPath(f.Path), flagWords(f.Flags)})
 	}
 	return out
 }

@@ -206,9 +206,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 		if err != nil {
 			return err
 		}
-		for _, d := range damaged {
-			fmt.Fprintf(a.stderr, "knowngood: warning: %v\n", d)
-		}
+		printErrors(a, "knowngood: warning: ", damaged)
 		unkept := prune.Unkept(judged)
 		if !f.dryRun && unkept.Count() > 0 {
 			if _, err := r.Forget(ctx, a.host, env, repository.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {

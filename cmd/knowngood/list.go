@@ -62,6 +62,8 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 	}
 	found := env == ""
 	var have []string
+	unusable := a.problems()
+	defer unusable.end()
 	for _, h := range hosts {
 		envs, err := r.Environments(ctx, h)
 		if err != nil {
@@ -87,7 +89,7 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 					if !repository.Damaged(err) {
 						return nil, nil, nil, err
 					}
-					fmt.Fprintf(a.stderr, "knowngood: %v\n", err)
+					unusable.addError(err)
 					switch {
 					case !errors.Is(err, wire.ErrNewer):
 						damaged = fmt.Errorf("%w: the snapshots named above cannot be used; knowngood check tells more", errDamage)

@@ -74,23 +74,24 @@ func (a *app) entries(ctx context.Context, t *snapshot.Tree, under string, f fun
 
 // entryJSON is an entry as --json prints it.
 type entryJSON struct {
-	Path   string    `json:"path"`
-	Type   string    `json:"type"`
-	Size   uint64    `json:"size"`
-	Mode   string    `json:"mode"`
-	UID    uint32    `json:"uid"`
-	GID    uint32    `json:"gid"`
-	User   string    `json:"user,omitempty"`
-	Group  string    `json:"group,omitempty"`
-	Mtime  time.Time `json:"mtime"`
-	Target string    `json:"target,omitempty"`
-	Flags  []string  `json:"flags,omitempty"` // what could not be captured as it was
+	pathJSON
+	Type        string   `json:"type"`
+	Size        uint64   `json:"size"`
+	Mode        string   `json:"mode"`
+	UID         uint32   `json:"uid"`
+	GID         uint32   `json:"gid"`
+	User        string   `json:"user,omitempty"`
+	Group       string   `json:"group,omitempty"`
+	Mtime       timeJSON `json:"mtime"`
+	Target      string   `json:"target,omitempty"`
+	ExactTarget []byte   `json:"target_base64,omitempty"`
+	Flags       []string `json:"flags,omitempty"` // what could not be captured as it was
 }
 
 // entry prints one line of a listing.
 func (a *app) entry(e *manifest.Entry, long bool) error {
 	if a.json {
-		return a.result(entryJSON{"/" + e.Path, e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, e.Mtime.Time(), e.Target, flagWords(e.Flags)})
+		return a.result(entryJSON{jsonPath(e.Path), e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, timeJSON(e.Mtime), e.Target, exact(e.Target), flagWords(e.Flags)})
 	}
 	name := printable("/" + e.Path)
 	if !long {
@@ -105,7 +106,7 @@ func (a *app) entry(e *manifest.Entry, long bool) error {
 			name += " (" + x.text + ")"
 		}
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s %-8s %-8s %12d %s %s\n", modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, e.Mtime.Time().Local().Format("2006-01-02 15:04:05"), name)
+	_, err := fmt.Fprintf(a.stdout, "%s %-8s %-8s %12d %s %s\n", modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, timeText(e.Mtime, time.Local, "2006-01-02 15:04:05"), name)
 	return err
 }
 

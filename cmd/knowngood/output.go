@@ -205,12 +205,6 @@ func duration(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// problemJSON is what is amiss with a path, as --json prints it.
-type problemJSON struct {
-	Path  string `json:"path"`
-	Error string `json:"error"`
-}
-
 // snapshotJSON is a snapshot as --json prints it.
 type snapshotJSON struct {
 	Ref         string     `json:"ref"`

@@ -114,8 +114,8 @@ func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Optio
 	var blocked []error
 	for _, b := range report.Blocked {
 		blocked = append(blocked, b.Err)
-		fmt.Fprintf(a.stderr, "knowngood: %v\n", b)
 	}
+	printErrors(a, "knowngood: ", report.Blocked)
 	switch err := errors.Join(blocked...); {
 	case err == nil:
 	case repository.Damaged(err):

@@ -62,14 +62,16 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	}
 	var results []*snapshot.Result
 	for i := range 2 {
+		problems := a.problems()
 		o := snapshot.Options{Environment: "quickstart", StateDir: r.LocalDir(), Version: version, Sources: []walk.Source{{Path: source}},
-			Progress: &snapshot.Progress{Problem: func(path, reason string) { fmt.Fprintf(a.stderr, "  %s: %s\n", printable("/"+path), reason) }}}
+			Progress: &snapshot.Progress{Problem: func(path, reason string) { problems.add(path, errors.New(reason)) }}}
 		daemon.Omit(&o, a.stateDir, a.repoURL)
 		p := a.progress(func() progressState {
 			return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load()}
 		})
 		res, err := snapshot.Capture(ctx, r, host, o)
 		p.end()
+		problems.end()
 		if err != nil {
 			return err
 		}
@@ -150,17 +152,16 @@ func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *rep
 		return nil, err
 	}
 	defer os.RemoveAll(temp)
-	o := restore.Options{Tree: tree, Target: temp, Apply: applyOptions(false, false), Progress: &restore.Progress{}}
+	problems := a.problems()
+	o := restore.Options{Tree: tree, Target: temp, Apply: applyOptions(false, false), Progress: &restore.Progress{Problem: problems.add}}
 	p := a.progress(func() progressState {
 		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: s.Body.ContentBytes}
 	})
 	result, err := restore.Run(ctx, o)
 	p.end()
+	problems.end()
 	if err != nil {
 		return nil, err
-	}
-	for _, pr := range result.Problems {
-		fmt.Fprintf(a.stderr, "  %s: %v\n", printable("/"+pr.Path), pr.Err)
 	}
 	o.InPlace, o.Delete, o.DryRun, o.Progress = true, true, true, &restore.Progress{}
 	compared, err := restore.Run(ctx, o)

@@ -89,16 +89,15 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	o.Apply = applyOptions(f.numeric, f.noOwner)
-	o.Progress = &restore.Progress{Problem: func(path string, err error) {
-		fmt.Fprintf(a.stderr, "knowngood: %s: %v\n", printable("/"+path), err)
-	}}
+	problems := a.problems()
+	o.Progress = &restore.Progress{Problem: problems.add}
 	if f.verbose || f.dryRun && a.json {
 		o.Progress.Change = func(action, path string) {
 			if action == "unchanged" {
 				return
 			}
 			a.printf("%-9s %s\n", action, printable("/"+path))
-			a.result(map[string]any{"type": "change", "action": action, "path": "/" + path})
+			a.result(changeJSON{"change", action, jsonPath(path)})
 		}
 	}
 	if f.dryRun {
@@ -113,6 +112,7 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	})
 	result, err := restore.Run(ctx, o)
 	p.end()
+	problems.end()
 	if err != nil {
 		return err
 	}
@@ -168,13 +168,16 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	problems := []problemJSON{}
 	for _, p := range r.Problems {
-		problems = append(problems, problemJSON{"/" + p.Path, p.Err.Error()})
+		problems = append(problems, problemJSON{jsonPath(p.Path), p.Err.Error()})
 	}
-	err := a.result(map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
+	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,
 		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems,
-		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)})
-	if err != nil {
+		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
+	if b := exact(o.Target); b != nil {
+		out["target_base64"] = b
+	}
+	if err := a.result(out); err != nil {
 		return err
 	}
 	verb, trust := "restored", ""

@@ -282,7 +282,5 @@ func (a *app) warnings() {
 	if a.repo == nil {
 		return
 	}
-	for _, w := range a.repo.Warnings() {
-		fmt.Fprintf(a.stderr, "knowngood: warning: %v\n", w)
-	}
+	printErrors(a, "knowngood: warning: ", a.repo.Warnings())
 }

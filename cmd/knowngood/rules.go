@@ -151,29 +151,34 @@ func commandLine(argv []string) string {
 
 // sourceJSON is a source of a snapshot as --json prints it.
 type sourceJSON struct {
-	Path             string   `json:"path"`
-	Resolved         string   `json:"resolved,omitempty"`
-	Include          []string `json:"include,omitempty"`
-	Exclude          []string `json:"exclude,omitempty"`
-	ExcludeIfPresent []string `json:"exclude_if_present,omitempty"`
-	ExcludeCaches    bool     `json:"exclude_caches,omitempty"`
-	OneFileSystem    bool     `json:"one_file_system,omitempty"`
-	CachedAttributes bool     `json:"cached_attributes,omitempty"`
-	MaxFileSize      uint64   `json:"max_file_size,omitempty"`
-	NotEntered       []string `json:"not_entered,omitempty"`
-	Command          []string `json:"command,omitempty"`
-	Restore          []string `json:"restore,omitempty"`
-	Files            uint64   `json:"files"`
-	Directories      uint64   `json:"directories"`
-	Bytes            uint64   `json:"bytes"`
+	pathJSON
+	Resolved         string     `json:"resolved,omitempty"`
+	ExactResolved    []byte     `json:"resolved_base64,omitempty"`
+	Include          []string   `json:"include,omitempty"`
+	Exclude          []string   `json:"exclude,omitempty"`
+	ExcludeIfPresent []string   `json:"exclude_if_present,omitempty"`
+	ExcludeCaches    bool       `json:"exclude_caches,omitempty"`
+	OneFileSystem    bool       `json:"one_file_system,omitempty"`
+	CachedAttributes bool       `json:"cached_attributes,omitempty"`
+	MaxFileSize      uint64     `json:"max_file_size,omitempty"`
+	NotEntered       []pathJSON `json:"not_entered,omitempty"`
+	Command          []string   `json:"command,omitempty"`
+	Restore          []string   `json:"restore,omitempty"`
+	Files            uint64     `json:"files"`
+	Directories      uint64     `json:"directories"`
+	Bytes            uint64     `json:"bytes"`
 }
 
 func sourcesJSON(sources []manifest.Source) []sourceJSON {
 	out := []sourceJSON{}
 	for i := range sources {
 		s := &sources[i]
-		out = append(out, sourceJSON{s.Path, s.Resolved, s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
-			rooted(s.Mounts), s.Command, s.Restore, s.Files, s.Directories, s.Bytes})
+		var mounts []pathJSON
+		for _, m := range s.Mounts {
+			mounts = append(mounts, jsonPath(m))
+		}
+		out = append(out, sourceJSON{jsonName(s.Path), s.Resolved, exact(s.Resolved), s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
+			mounts, s.Command, s.Restore, s.Files, s.Directories, s.Bytes})
 	}
 	return out
 }

@@ -66,11 +66,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		j.Forgotten = forgotten
 		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned, "trusted_on_first_use": r.TrustedOnFirstUse()}
 		if tree != nil {
-			list := []problemJSON{}
-			for _, p := range tree.Table.Problems {
-				list = append(list, problemJSON{"/" + p.Path, p.Reason})
-			}
-			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), list
+			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), problemsJSON(tree.Table.Problems)
 		}
 		return a.result(out)
 	}

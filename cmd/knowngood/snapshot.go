@@ -36,6 +36,8 @@ type snapshotFlags struct {
 	verify           bool
 	compression      string
 	tags             []string
+
+	problems *problemList // of the run
 }
 
 func snapshotCommand(a *app) *cobra.Command {
@@ -161,6 +163,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	p := a.progress(func() progressState { return captureState(o.Progress) })
 	result, err := snapshot.Capture(ctx, r, host, o)
 	p.end()
+	f.problems.end()
 	if err != nil {
 		return err
 	}
@@ -173,7 +176,8 @@ func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
 	if o.Progress == nil {
 		o.Progress = &snapshot.Progress{}
 	}
-	o.Progress.Problem = func(path, reason string) { fmt.Fprintf(a.stderr, "knowngood: %s: %s\n", printable("/"+path), reason) }
+	f.problems = a.problems() // of this try
+	o.Progress.Problem = func(path, reason string) { f.problems.add(path, errors.New(reason)) }
 	o.Progress.Warn = func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", m) }
 	a.warnOfIdentity(o)
 }
@@ -221,6 +225,9 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 	})
 	err = runner.Run(ctx, name, env, &run, live)
 	p.end()
+	if f.problems != nil {
+		f.problems.end()
+	}
 	if result == nil {
 		return err
 	}
@@ -321,7 +328,7 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 		status, a.code = "partial", exitIncomplete
 	}
 	out := map[string]any{"type": "result", "files": r.Files, "directories": r.Directories, "bytes": r.Bytes, "new_bytes": r.NewBytes, "stored_bytes": r.StoredBytes,
-		"read_files": r.Read, "healed_packs": r.Healed.Packs, "healed_bytes": r.Healed.Bytes, "duration_seconds": r.Duration.Seconds(), "status": status, "problems": r.Count}
+		"read_files": r.Read, "healed_packs": r.Healed.Packs, "healed_bytes": r.Healed.Bytes, "duration_seconds": r.Duration.Seconds(), "status": status, "problems": r.Count, "problem_list": problemsJSON(r.Problems)}
 	if r.Snapshot == nil {
 		out["dry_run"] = true
 		a.printf("%s: would capture %s files, %s in all, and read %s of them (dry run)\n", name, count(r.Files), bytesText(r.Bytes), count(r.Read))

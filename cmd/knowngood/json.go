@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"knowngood/snapshot/manifest"
+)
+
+// pathJSON is a path as --json prints it. JSON holds Unicode alone: in a path
+// that is not valid UTF-8 the bytes that are not become U+FFFD, and a second
+// field has the exact bytes in base64.
+type pathJSON struct {
+	Path  string `json:"path"`
+	Exact []byte `json:"path_base64,omitempty"`
+}
+
+// jsonPath is a path of a manifest, which has no slash in front.
+func jsonPath(path string) pathJSON { return jsonName("/" + path) }
+
+// jsonName is a path as it is.
+func jsonName(path string) pathJSON { return pathJSON{path, exact(path)} }
+
+// exact is the text in bytes where JSON cannot hold it, else nil.
+func exact(text string) []byte {
+	if utf8.ValidString(text) {
+		return nil
+	}
+	return []byte(text)
+}
+
+// problemJSON is what is amiss with a path, as --json prints it.
+type problemJSON struct {
+	pathJSON
+	Error string `json:"error"`
+}
+
+// problemsJSON are the problems of a manifest, as --json prints them.
+func problemsJSON(problems []manifest.Problem) []problemJSON {
+	out := []problemJSON{}
+	for _, p := range problems {
+		out = append(out, problemJSON{jsonPath(p.Path), p.Reason})
+	}
+	return out
+}
+
+// changeJSON is what a restore does to a path, as --json prints it.
+type changeJSON struct {
+	Type   string `json:"type"`
+	Action string `json:"action"`
+	pathJSON
+}
+
+// timeJSON is a time as --json prints it: RFC 3339; outside the years 0 to 9999,
+// which that has no form for, as in timeText.
+type timeJSON manifest.Time
+
+func (t timeJSON) MarshalJSON() ([]byte, error) {
+	return json.Marshal(timeText(manifest.Time(t), time.UTC, time.RFC3339Nano))
+}
+
+// farthest is how many seconds from 1970 package time computes without overflow.
+const farthest = 1 << 60
+
+// timeText is a time in a layout that begins with the year. Years outside 0 to
+// 9999 get a sign, as ISO 8601 has it; times that no calendar reaches are their
+// seconds since 1970 after an @, which touch and date read, too.
+func timeText(t manifest.Time, zone *time.Location, layout string) string {
+	if t.Sec < -farthest || t.Sec > farthest {
+		return fmt.Sprintf("@%d.%09d", t.Sec, t.Nsec)
+	}
+	at := t.Time().In(zone)
+	if year := at.Year(); year < 0 || year > 9999 {
+		return fmt.Sprintf("%+05d", year) + at.Format(layout[len("2006"):])
+	}
+	return at.Format(layout)
+}

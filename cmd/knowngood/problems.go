@@ -1,0 +1,181 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/repository"
+)
+
+// problemList reports what is amiss with paths. People see the first problem of
+// each cause at once, for a few causes, and the rest at the end, grouped by
+// cause; --json has each problem, as it comes. Memory does not grow with the
+// number of problems. It is safe for concurrent use.
+type problemList struct {
+	a      *app
+	before string // what a line on standard error begins with
+	quiet  bool   // show nothing before the end
+
+	mu     sync.Mutex
+	causes map[string]*cause
+	count  uint64
+	shown  uint64
+	others uint64 // of causes beyond maxCauses
+}
+
+// cause is a group of problems that differ in what they concern alone.
+type cause struct {
+	text  string
+	count uint64
+	first []problem // in the order of paths
+}
+
+type problem struct{ path, text string }
+
+const (
+	// atOnce is how many causes are shown while a command runs.
+	atOnce = 5
+	// firstPaths is how many paths are named of a cause.
+	firstPaths = 3
+	// maxCauses is how many causes are told apart, and shownCauses how many of
+	// them are shown.
+	maxCauses   = 1000
+	shownCauses = 20
+)
+
+func (a *app) problems() *problemList {
+	return &problemList{a: a, before: "knowngood: ", causes: map[string]*cause{}}
+}
+
+// add reports a problem with a path of a manifest.
+func (l *problemList) add(path string, err error) {
+	if l.a.json {
+		l.a.result(struct {
+			Type string `json:"type"`
+			problemJSON
+		}{"problem", problemJSON{jsonPath(path), err.Error()}})
+	}
+	l.note(printable("/"+path), oneLine(err), causeOf(path, err))
+}
+
+// addError reports a problem that concerns no path.
+func (l *problemList) addError(err error) {
+	l.a.result(map[string]any{"type": "problem", "error": err.Error()})
+	l.note("", oneLine(err), causeOf("", err))
+}
+
+// printErrors prints errors that concern no path, grouped by cause, each with
+// before in front.
+func printErrors[E error](a *app, before string, errs []E) {
+	l := a.problems()
+	l.before, l.quiet = before, true
+	for _, err := range errs {
+		l.note("", oneLine(err), causeOf("", err))
+	}
+	l.end()
+}
+
+func (l *problemList) note(path, text, group string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count++
+	c := l.causes[group]
+	if c == nil && len(l.causes) == maxCauses {
+		l.others++
+		return
+	}
+	if c == nil {
+		c = &cause{text: group}
+		l.causes[group] = c
+		if !l.quiet && len(l.causes) <= atOnce {
+			l.shown++
+			l.line(problem{path, text})
+		}
+	}
+	c.count++
+
+	// One more than is named: a single further path is named, too.
+	p := problem{strings.Clone(path), text}
+	at := slices.IndexFunc(c.first, func(x problem) bool { return manifest.Compare(x.path, path) > 0 })
+	if at < 0 {
+		at = len(c.first)
+	}
+	if at <= firstPaths {
+		c.first = slices.Insert(c.first, at, p)
+		c.first = c.first[:min(len(c.first), firstPaths+1)]
+	}
+}
+
+func (l *problemList) line(p problem) {
+	if p.path != "" {
+		p.path += ": "
+	}
+	fmt.Fprintf(l.a.stderr, "%s%s%s\n", l.before, p.path, p.text)
+}
+
+// end shows all problems by cause, the most frequent first, unless each was
+// shown at once.
+func (l *problemList) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shown == l.count {
+		return
+	}
+	defer func() { l.shown = l.count }()
+	if l.shown > 0 {
+		fmt.Fprintf(l.a.stderr, "%s%s problems, by cause:\n", l.before, count(l.count))
+	}
+
+	causes := make([]*cause, 0, len(l.causes))
+	for _, c := range l.causes {
+		causes = append(causes, c)
+	}
+	slices.SortFunc(causes, func(a, b *cause) int {
+		return cmp.Or(cmp.Compare(b.count, a.count), manifest.Compare(a.first[0].path, b.first[0].path), cmp.Compare(a.text, b.text))
+	})
+
+	others := l.others
+	for i, c := range causes {
+		if i >= shownCauses {
+			others += c.count
+			continue
+		}
+		named := c.first
+		if c.count > firstPaths+1 {
+			named = named[:firstPaths]
+		}
+		for _, p := range named {
+			l.line(p)
+		}
+		if more := c.count - uint64(len(named)); more > 0 {
+			fmt.Fprintf(l.a.stderr, "%sand %s more: %s\n", l.before, count(more), c.text)
+		}
+	}
+	if others > 0 {
+		fmt.Fprintf(l.a.stderr, "%sand %s more of other causes: --json lists all\n", l.before, count(others))
+	}
+}
+
+// causeOf is what an error has in common with those of the same cause: its text
+// without the path and without the object of the repository that it concerns.
+func causeOf(path string, err error) string {
+	text := oneLine(err)
+	if damage := (*repository.DamageError)(nil); errors.As(err, &damage) && damage.Key != "" {
+		text = strings.ReplaceAll(text, damage.Key, "…")
+	}
+	if path != "" {
+		text = strings.ReplaceAll(text, fmt.Sprintf("%q", "/"+path), "…")
+	}
+	return text
+}
+
+// oneLine is the text of an error as one line that a terminal shows and does
+// not obey.
+func oneLine(err error) string {
+	return clean(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+}
