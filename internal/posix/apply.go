@@ -201,7 +201,7 @@ func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool,
 		a.removeOthers(n, e, stripped, report)
 	}
 	for _, x := range e.Xattrs {
-		if stripped && x.Name == capabilityXattr {
+		if stripped && x.Name == capabilityXattr || invented(x.Name, x.Value) {
 			continue
 		}
 		err := setOne(x)
@@ -232,6 +232,9 @@ func (a *Applier) removeOthers(n *node, e *manifest.Entry, stripped bool, report
 
 // carried tells whether an attribute belongs to the tree, not to the system.
 func carried(name string) bool {
+	if invented(name, nil) {
+		return false
+	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||
 		strings.HasPrefix(name, "system.posix_acl_") || name == capabilityXattr
 }

@@ -20,9 +20,9 @@ const MaxXattrs = 8 << 20
 
 // Xattrs are the extended attributes of an open node (not O_PATH), sorted by
 // name; none where the file system has no such thing. What the kernel keeps
-// from this process is left out silently, as it leaves it out of listings; a
-// user attribute that exists and cannot be read is an error, which comes
-// beside the attributes that could be read.
+// from this process is left out silently, as it leaves it out of listings, and
+// so is what the file system invents; a user attribute that exists and cannot be
+// read is an error, which comes beside the attributes that could be read.
 func Xattrs(fd int) ([]manifest.Xattr, error) {
 	return readXattrs(
 		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
@@ -67,6 +67,9 @@ func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, e
 			errs = append(errs, fmt.Errorf("xattr %q: %w", name, err))
 			continue
 		}
+		if invented(name, value) {
+			continue
+		}
 		if total += len(name) + len(value); total > MaxXattrs {
 			return out, fmt.Errorf("extended attributes hold more than %d MiB", MaxXattrs>>20)
 		}
@@ -93,6 +96,23 @@ func grow(op string, buf []byte, read func([]byte) (int, error)) ([]byte, error)
 		buf = make([]byte, 8*len(buf))
 	}
 }
+
+// invented reports whether the kernel made an attribute by itself, from what an
+// entry has anyway or for this one inode alone. Such attributes are neither
+// captured nor set nor removed: on xfs, removing its second name of an ACL
+// removes the ACL.
+func invented(name string, value []byte) bool {
+	switch name {
+	case "trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT": // how xfs shows root the ACLs that it keeps
+		return true
+	case "security.evm": // the keyed hash that binds metadata to an inode; signatures are other types
+		return len(value) > 0 && value[0] == evmHMAC
+	}
+	return false
+}
+
+// evmHMAC is the type of a keyed hash of the kernel's: EVM_XATTR_HMAC.
+const evmHMAC = 2
 
 // isErrno tells whether err is one of these errors of the kernel.
 func isErrno(err error, errnos ...unix.Errno) bool {
