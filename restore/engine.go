@@ -111,6 +111,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 			return nil
 		}
 	}
+	r.owners.apply(ctx, e, wanted)
 	if e.Type == manifest.Dir {
 		r.chain = append(r.chain, &pendingDir{entry: *e})
 		if wanted {

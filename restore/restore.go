@@ -54,7 +54,7 @@ type Options struct {
 	// WithIncomplete writes what was read of a file that could not be read
 	// whole as NAME.incomplete; else nothing is written in its name.
 	WithIncomplete bool
-	Apply          posix.ApplyOptions
+	Owners         OwnerOptions
 	DryRun         bool
 
 	Progress *Progress
@@ -93,6 +93,7 @@ type Result struct {
 	Problems     []Problem
 	Count        uint64 // of problems, of which the first ones are listed
 	Damaged      bool   // some of the problems are damage in the repository
+	Owners       Owners
 }
 
 // Problem names a node that could not be restored as it should.
@@ -117,6 +118,7 @@ type restorer struct {
 	root    int // the target's descriptor; -1 in a dry run without target
 	dirs    *posix.Dirs
 	applier *posix.Applier
+	owners  *ownerMap
 	compare bool // look at what is there
 	uid     int  // of this process
 	gid     int
@@ -156,8 +158,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if r.root >= 0 {
 		defer r.dirs.Close()
 	}
-	r.Apply.Exact = r.compare
-	r.applier = posix.NewApplier(r.Apply)
+	r.applier = posix.NewApplier(posix.ApplyOptions{KeepOwner: o.Owners.Keep, Exact: r.compare})
+	if r.owners, err = newOwnerMap(ctx, &r.Options, first); err != nil {
+		return nil, err
+	}
 	if first.Type != manifest.Dir {
 		r.single = true
 	}
@@ -179,6 +183,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	r.result.Created, r.result.Changed = r.counts.created.Load(), r.counts.changed.Load()
 	r.result.Unchanged, r.result.Deleted = r.counts.unchanged.Load(), r.counts.deleted.Load()
 	r.result.Fetched = o.Progress.Fetched.Load()
+	r.result.Owners = r.owners.result()
 	return &r.result, nil
 }
 

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		"without-rights": withoutRights,
 		"with-disk":      withDisk,
 		"as-machine":     asMachine,
+		"with-accounts":  withAccounts,
 	})
 }
 
@@ -65,6 +66,26 @@ func asMachine() {
 	}
 	if err != nil {
 		fatal("mount %s: %v", os.Args[1], err)
+	}
+	replace(os.Args[2:])
+}
+
+// withAccounts runs a program as if on a machine with other users and groups,
+// those of passwd and group in a directory: with-accounts DIRECTORY PROGRAM
+// ARGUMENT...
+func withAccounts() {
+	if len(os.Args) < 3 {
+		fatal("usage: with-accounts DIRECTORY PROGRAM ARGUMENT...")
+	}
+	runtime.LockOSThread() // as in withDisk
+	err := ownMounts()
+	for _, name := range []string{"passwd", "group"} {
+		if err == nil {
+			err = unix.Mount(os.Args[1]+"/"+name, "/etc/"+name, "", unix.MS_BIND, "")
+		}
+	}
+	if err != nil {
+		fatal("mount the accounts of %s: %v", os.Args[1], err)
 	}
 	replace(os.Args[2:])
 }

@@ -153,7 +153,7 @@ func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *rep
 	}
 	defer os.RemoveAll(temp)
 	problems := a.problems()
-	o := restore.Options{Tree: tree, Target: temp, Apply: applyOptions(false, false), Progress: &restore.Progress{Problem: problems.add}}
+	o := restore.Options{Tree: tree, Target: temp, Owners: ownerOptions(false, false), Progress: &restore.Progress{Problem: problems.add}}
 	p := a.progress(func() progressState {
 		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: s.Body.ContentBytes}
 	})

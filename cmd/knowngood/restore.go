@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"knowngood/internal/posix"
 	"knowngood/restore"
 	"knowngood/snapshot"
 )
@@ -45,6 +43,12 @@ Patterns mean what they mean for knowngood snapshot. What could not be read whol
 when the snapshot was taken is named, and nothing is written, replaced or deleted
 in its name; --with-incomplete writes what was read of a file as NAME.incomplete.
 
+Owners go by name: the number that this machine gives to the name, and where it
+does not know the name, the number of the snapshot. A tree that brings its own
+accounts (etc/passwd at its top, and not left out) keeps all numbers, which are
+what that file says. It is said which, and who is not the same here.
+--numeric-ids keeps all numbers.
+
 Every chunk is verified before it is written, and what is reported as restored
 is durable. Interrupted, the same command goes on where it stopped. What could
 not be restored as it should is named, and makes the exit code 3; damage in the
@@ -60,7 +64,7 @@ repository makes it 13.`,
 	fl.StringArrayVar(&f.include, "include", nil, "restore only what matches this `pattern`; may be repeated")
 	fl.StringArrayVar(&f.exclude, "exclude", nil, "leave out what matches this `pattern`; may be repeated")
 	fl.BoolVar(&f.withIncomplete, "with-incomplete", false, "write what was read of files that could not be read whole as NAME.incomplete")
-	fl.BoolVar(&f.numeric, "numeric-ids", false, "set owners by number, not by name")
+	fl.BoolVar(&f.numeric, "numeric-ids", false, "keep the numbers of owners, whatever their names")
 	fl.BoolVar(&f.noOwner, "no-owner", false, "leave all files to the user who restores (always so when not root)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
 	return cmd
@@ -88,7 +92,7 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	if o.Today, err = a.today(tree.Snapshot.Environment); err != nil {
 		return err
 	}
-	o.Apply = applyOptions(f.numeric, f.noOwner)
+	o.Owners = ownerOptions(f.numeric, f.noOwner)
 	problems := a.problems()
 	o.Progress = &restore.Progress{Problem: problems.add}
 	if f.verbose || f.dryRun && a.json {
@@ -131,16 +135,6 @@ func (a *app) own() (places []string) {
 	return places
 }
 
-// applyOptions say how owners are set: by name, by number, or not at all when
-// that is not wanted or not possible.
-func applyOptions(numeric, noOwner bool) posix.ApplyOptions {
-	o := posix.ApplyOptions{NumericIDs: numeric}
-	if noOwner || os.Geteuid() != 0 {
-		o.Owner = func(uint32, uint32, string, string) (uint32, uint32, bool) { return 0, 0, false }
-	}
-	return o
-}
-
 // tellPlan says what a restore would start from.
 func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
 	s := t.Snapshot
@@ -172,7 +166,7 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,
-		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems,
+		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners),
 		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
 	if b := exact(o.Target); b != nil {
 		out["target_base64"] = b
@@ -180,6 +174,7 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	if err := a.result(out); err != nil {
 		return err
 	}
+	a.tellOwners(o, &r.Owners)
 	verb, trust := "restored", ""
 	if o.DryRun {
 		verb = "would restore"

@@ -12,18 +12,11 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// OwnerFunc maps the owner of an entry to one of this host. When ok is false
-// the owner is left as it is.
-type OwnerFunc func(uid, gid uint32, user, group string) (newUID, newGID uint32, ok bool)
-
 // ApplyOptions say how metadata is applied.
 type ApplyOptions struct {
-	// Owner maps owners; nil means by name, where this host knows the name,
-	// else by number.
-	Owner OwnerFunc
-	// NumericIDs takes numbers for what they are, without a look at names.
-	// It has no effect beside Owner.
-	NumericIDs bool
+	// KeepOwner leaves the owners of nodes as they are. Else a node gets the
+	// numbers that its entry has: who maps names has changed these before.
+	KeepOwner bool
 	// Exact removes extended attributes that the entry does not have, of the
 	// kinds that a captured tree carries itself: user and trusted
 	// attributes, ACLs (inherited ones too) and capabilities. Labels that the
@@ -32,12 +25,8 @@ type ApplyOptions struct {
 }
 
 // Applier applies the metadata of entries. It is safe for concurrent use.
-//
-// Numbers of users inside ACLs are applied as they were captured; owners
-// alone are mapped.
 type Applier struct {
 	opts       ApplyOptions
-	users      Users
 	mayChown   bool
 	notOwned   atomic.Uint64
 	complained atomic.Bool
@@ -131,26 +120,19 @@ func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
 // chown tells whether the node has, in the end, the owner that its setuid bits
 // and capabilities are meant for.
 func (a *Applier) chown(n *node, st *Stat, e *manifest.Entry) (bool, error) {
-	uid, gid, ok := a.owner(e)
-	if !ok {
-		return st.UID == e.UID && st.GID == e.GID, nil
+	if a.opts.KeepOwner || e.UID == st.UID && e.GID == st.GID {
+		return e.UID == st.UID && e.GID == st.GID, nil
 	}
-	if uid == st.UID && gid == st.GID {
-		// An unprivileged user's map collects the nodes of others, whose
-		// setuid bits were not made for that user.
-		mapped := a.opts.Owner != nil && (uid != e.UID || gid != e.GID)
-		return a.mayChown || !mapped, nil
-	}
-	err := n.chown(int(uid), int(gid))
+	err := n.chown(int(e.UID), int(e.GID))
 	if err == nil {
 		return true, nil
 	}
 	if a.mayChown {
 		return false, err
 	}
-	if gid != st.GID {
+	if e.GID != st.GID {
 		// A group of one's own can be given without any right.
-		if n.chown(-1, int(gid)) == nil && uid == st.UID {
+		if n.chown(-1, int(e.GID)) == nil && e.UID == st.UID {
 			return true, nil
 		}
 	}
@@ -159,22 +141,6 @@ func (a *Applier) chown(n *node, st *Stat, e *manifest.Entry) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("%w: without the right to give files away (CAP_CHOWN) they stay with the current user; this is said once", err)
-}
-
-func (a *Applier) owner(e *manifest.Entry) (uid, gid uint32, ok bool) {
-	uid, gid = e.UID, e.GID
-	switch {
-	case a.opts.Owner != nil:
-		return a.opts.Owner(uid, gid, e.User, e.Group)
-	case !a.opts.NumericIDs:
-		if id, ok := a.users.UID(e.User); ok && e.User != "" {
-			uid = id
-		}
-		if id, ok := a.users.GID(e.Group); ok && e.Group != "" {
-			gid = id
-		}
-	}
-	return uid, gid, true
 }
 
 const capabilityXattr = "security.capability"

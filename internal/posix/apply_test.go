@@ -70,7 +70,7 @@ func TestApplyGivesEveryTypeOfNodeAllItsMetadata(t *testing.T) {
 		"char":    {Type: manifest.CharDevice, Mode: 0o604, Rdev: 1<<32 | 3, Xattrs: user[:1]},
 		"block":   {Type: manifest.BlockDevice, Mode: 0o640, Rdev: 259<<32 | 70000},
 	}
-	a := posix.NewApplier(posix.ApplyOptions{NumericIDs: true, Exact: true})
+	a := posix.NewApplier(posix.ApplyOptions{Exact: true})
 	i := 0
 	for name, e := range entries {
 		e.UID, e.GID, e.Mtime = 12345, 54321, times[i%len(times)]
@@ -137,22 +137,18 @@ func TestExactRemovesWhatTheDirectoryGaveItsNewNodes(t *testing.T) {
 	}
 }
 
-func TestOwnersGoByNameUnlessNumbersAreAskedForOrMapped(t *testing.T) {
+func TestOwnersAreNumbersOrLeftAsTheyAre(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	e := &manifest.Entry{Type: manifest.File, Mode: 0o600, UID: 777, GID: 778, User: "root", Group: "no such group"}
+	e := &manifest.Entry{Type: manifest.File, Mode: 0o600, UID: 777, GID: 778, User: "root", Group: "root"}
 	for name, test := range map[string]struct {
 		opts     posix.ApplyOptions
 		uid, gid uint32
 	}{
-		"by name, else by number": {posix.ApplyOptions{}, 0, 778},
-		"by number":               {posix.ApplyOptions{NumericIDs: true}, 777, 778},
-		"mapped": {posix.ApplyOptions{Owner: func(uid, gid uint32, user, group string) (uint32, uint32, bool) {
-			return uid + 1, gid + 1, user == "root"
-		}}, 778, 779},
-		"left as they are": {posix.ApplyOptions{Owner: func(uint32, uint32, string, string) (uint32, uint32, bool) { return 0, 0, false }}, 5, 6},
+		"numbers":          {posix.ApplyOptions{}, 777, 778},
+		"left as they are": {posix.ApplyOptions{KeepOwner: true}, 5, 6},
 	} {
 		must(t, os.Chown(filepath.Join(dir, "file"), 5, 6))
 		if problems := posix.NewApplier(test.opts).ApplyAt(fd, "file", e); len(problems) > 0 {
@@ -170,7 +166,7 @@ func TestProblemsNameTheAttributeAndDoNotStopTheRest(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	e := &manifest.Entry{Type: manifest.File, Mode: 0o604, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Mtime: manifest.Time{Sec: 7},
 		Xattrs: []manifest.Xattr{{Name: "nonsense.x", Value: []byte("1")}, {Name: "user.y", Value: []byte("2")}}}
-	problems := posix.NewApplier(posix.ApplyOptions{NumericIDs: true}).ApplyAt(fd, "file", e)
+	problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", e)
 	if len(problems) != 1 || !strings.HasPrefix(problems[0].Error(), `xattr "nonsense.x": `) {
 		t.Errorf("problems: %v", problems)
 	}
@@ -194,7 +190,7 @@ func TestATimeThatTheFileSystemCannotHoldIsAProblem(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	e := describe(t, fd, "file")
 	e.Mtime = manifest.Time{Sec: 1 << 40}
-	problems := posix.NewApplier(posix.ApplyOptions{NumericIDs: true}).ApplyAt(fd, "file", e)
+	problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", e)
 	stored := describe(t, fd, "file").Mtime == e.Mtime
 	if stored == (len(problems) > 0) {
 		t.Errorf("stored %v, problems %v", stored, problems)
@@ -208,7 +204,7 @@ func applyUnprivileged(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	a := posix.NewApplier(posix.ApplyOptions{NumericIDs: true, Exact: true})
+	a := posix.NewApplier(posix.ApplyOptions{Exact: true})
 	for _, name := range []string{"1", "2", "3"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o400); err != nil {
 			fmt.Println(err)
