@@ -170,8 +170,28 @@ func causeOf(path string, err error) string {
 	}
 	if path != "" {
 		text = strings.ReplaceAll(text, fmt.Sprintf("%q", "/"+path), "…")
+		text = withoutWord(text, "/"+path)
 	}
 	return text
+}
+
+// withoutWord is a text with … where a path stands by itself, or with an
+// extension: the path must not be a part of another.
+func withoutWord(text, path string) string {
+	const before, after = " (:", " ):;,."
+	for from := 0; ; {
+		i := strings.Index(text[from:], path)
+		if i < 0 {
+			return text
+		}
+		i += from
+		end := i + len(path)
+		if (i == 0 || strings.IndexByte(before, text[i-1]) >= 0) && (end == len(text) || strings.IndexByte(after, text[end]) >= 0) {
+			text = text[:i] + "…" + text[end:]
+			end = i + len("…")
+		}
+		from = end
+	}
 }
 
 // oneLine is the text of an error as one line that a terminal shows and does

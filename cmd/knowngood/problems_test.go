@@ -57,6 +57,15 @@ knowngood: /1: "/1": damaged pack packs/1: gone
 knowngood: /2: "/2": damaged pack packs/2: gone
 knowngood: and 6 more: …: damaged pack …: gone
 `},
+		"that name their path without quotes are of one cause, and other paths stay": {many(5, func(add func(string, error), i int) {
+			add(fmt.Sprint(i), fmt.Errorf("as /%d.incomplete: see /%d0 and /x/%d (/%d)", i, 0, 0, i))
+		}), `knowngood: /0: as /0.incomplete: see /00 and /x/0 (/0)
+knowngood: 5 problems, by cause:
+knowngood: /0: as /0.incomplete: see /00 and /x/0 (/0)
+knowngood: /1: as /1.incomplete: see /00 and /x/0 (/1)
+knowngood: /2: as /2.incomplete: see /00 and /x/0 (/2)
+knowngood: and 2 more: as ….incomplete: see /00 and /x/0 (…)
+`},
 		"of more causes than are shown are counted": {many(30, func(add func(string, error), i int) { add(fmt.Sprintf("%02d", i), fmt.Errorf("cause %d", i)) }),
 			func() string {
 				var b strings.Builder
