@@ -24,15 +24,28 @@ func Cat(ctx context.Context, t *snapshot.Tree, e *manifest.Entry, w io.Writer) 
 	if e.Flags&manifest.ContentUnread != 0 {
 		return fmt.Errorf("%q: nothing is written: %w", "/"+e.Path, incompleteError(t, e))
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	return writeContent(ctx, e, w, func(ctx context.Context, i int, _ uint64) ([]byte, error) { return readChunk(ctx, t, &e.Chunks[i]) })
+}
+
+// writeContent writes the content of a file, holes as zeros. Its chunks come
+// from read, which is called for several at once, with the position of a chunk
+// and where it begins in the content without holes.
+func writeContent(ctx context.Context, e *manifest.Entry, w io.Writer, read func(ctx context.Context, i int, at uint64) ([]byte, error)) error {
 	type fetched struct {
 		b   []byte
 		err error
 	}
 	queue := make(chan chan fetched, catAhead)
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() { // nothing is read any more on return
+		cancel()
+		for c := range queue {
+			<-c
+		}
+	}()
 	go func() {
 		defer close(queue)
+		at := uint64(0)
 		for i := range e.Chunks {
 			c := make(chan fetched, 1)
 			select {
@@ -40,8 +53,10 @@ func Cat(ctx context.Context, t *snapshot.Tree, e *manifest.Entry, w io.Writer) 
 			case <-ctx.Done():
 				return
 			}
+			begin := at
+			at += uint64(e.Chunks[i].Len)
 			go func() {
-				b, err := readChunk(ctx, t, &e.Chunks[i])
+				b, err := read(ctx, i, begin)
 				c <- fetched{b, err}
 			}()
 		}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 	"github.com/schollz/progressbar/v3"
@@ -65,12 +67,40 @@ func bytesText(n uint64) string { return humanize.IBytes(n) }
 func count(n uint64) string { return humanize.Comma(int64(n)) }
 
 // quoted is a word of a command that is shown for copying, as a shell takes it:
-// URLs have signs in them that mean something there.
+// URLs have signs in them that mean something there. What a terminal would obey,
+// or would not show, is escaped in a way that bash, zsh and ksh read.
 func quoted(word string) string {
-	if word == "" || strings.ContainsAny(word, " \t\n&;|<>()$`\\\"'*?[]#~!{}") {
+	switch {
+	case !utf8.ValidString(word) || strings.ContainsFunc(word, func(r rune) bool { return !strconv.IsPrint(r) }):
+		return escaped(word)
+	case word == "" || strings.ContainsAny(word, " &;|<>()$`\\\"'*?[]#~!{}^"):
 		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 	}
 	return word
+}
+
+// escaped is a word in the quotes $'...', in which the bytes of what cannot be
+// printed are numbers.
+func escaped(word string) string {
+	var b strings.Builder
+	b.WriteString("$'")
+	for len(word) > 0 {
+		r, n := utf8.DecodeRuneInString(word)
+		switch valid := r != utf8.RuneError || n > 1; {
+		case r == '\'' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case valid && strconv.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			for _, x := range []byte(word[:n]) {
+				fmt.Fprintf(&b, "\\%03o", x) // three digits always, for the next character may be one
+			}
+		}
+		word = word[n:]
+	}
+	b.WriteByte('\'')
+	return b.String()
 }
 
 // self is how this program is started again, in commands that are shown for

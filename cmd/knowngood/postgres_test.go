@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"knowngood/configs"
 	"knowngood/internal/command"
 )
 
@@ -148,40 +147,24 @@ const postgresConfig = `
 environments:
   db:
     sources:
-      - command: ["pg_dump", "-Fc", "-Z0", "shop"]
-        as: db/shop.dump
-        restore: ["pg_restore", "--clean", "--if-exists", "--exit-on-error", "-d", "shop"]
       - command: ["pg_dumpall", "--globals-only"]
         as: db/globals.sql
         restore: ["psql", "-X", "-q", "-d", "postgres"]
+      - command: ["pg_dump", "-Fc", "-Z0", "shop"]
+        as: db/shop.dump
+        restore: ["pg_restore", "--clean", "--if-exists", "--exit-on-error", "-d", "shop"]
   broken:
     sources:
       - command: ["pg_dump", "-Fc", "-Z0", "no-such-shop"]
         as: db/shop.dump
 `
 
-// restored runs the restore command of a source on what a snapshot holds of it.
+// restored restores the dumps of a snapshot and has a server take them back.
 func restored(t *testing.T, m *machine, p *postgres, config, ref string) {
 	t.Helper()
-	c, err := configs.Load(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	env, _, _ := strings.Cut(ref, "@")
-	for _, s := range slices.Backward(c.Environments[env].Sources) { // roles come before those who need them
-		target := filepath.Join(t.TempDir(), "out")
-		m.must(t, "restore", ref+":/"+s.As, "--target", target)
-		dump, err := os.Open(filepath.Join(target, filepath.Base(s.As)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer dump.Close()
-		argv := slices.Clone(s.Restore)
-		argv[0] = p.command(argv[0]).Path
-		if err := (&command.Command{Argv: argv, Env: p.env, Stdin: dump}).Run(t.Context()); err != nil {
-			t.Fatalf("%s: %v", s.As, err)
-		}
-	}
+	at := *m
+	at.env = p.env
+	at.must(t, "restore", ref+":/db", "--target", filepath.Join(t.TempDir(), "out"), "--load", "--config", config)
 }
 
 func TestAPostgresDatabaseComesBackFromItsDump(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,7 @@ type restoreFlags struct {
 	numeric, noOwner bool
 	verbose          bool
 	withIncomplete   bool
+	load             loadFlags
 }
 
 func restoreCommand(a *app) *cobra.Command {
@@ -49,6 +51,13 @@ accounts (etc/passwd at its top, and not left out) keeps all numbers, which are
 what that file says. It is said which, and who is not the same here.
 --numeric-ids keeps all numbers.
 
+Restored outputs of command sources are shown with the commands that take them
+back. --load runs those that the configuration names for the environment, in its
+order and until one fails, each with the restored file on its standard input,
+verified once more. A command that the snapshot alone names may have been written
+by whoever held that host: it is marked, and --load=snapshot runs it after asking
+at the terminal.
+
 Every chunk is verified before it is written, and what is reported as restored
 is durable. Interrupted, the same command goes on where it stopped. What could
 not be restored as it should is named, and makes the exit code 3; damage in the
@@ -66,6 +75,9 @@ repository makes it 13.`,
 	fl.BoolVar(&f.withIncomplete, "with-incomplete", false, "write what was read of files that could not be read whole as NAME.incomplete")
 	fl.BoolVar(&f.numeric, "numeric-ids", false, "keep the numbers of owners, whatever their names")
 	fl.BoolVar(&f.noOwner, "no-owner", false, "leave all files to the user who restores (always so when not root)")
+	fl.StringVar(&f.load.which, "load", "", "give restored outputs of command sources to the restore commands of the configuration; =snapshot: of the snapshot, too, after asking")
+	fl.Lookup("load").NoOptDefVal = loadConfigured
+	fl.StringVar(&f.load.timeout, "load-timeout", "", "end a restore command that takes longer than this `time`, such as 2h (default: none)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
 	return cmd
 }
@@ -76,6 +88,9 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return usagef("where to? Give --target DIR, or --in-place to change what is there")
 	case f.delete && !f.inPlace:
 		return usagef("--delete goes with --in-place")
+	}
+	if err := f.load.check(); err != nil {
+		return err
 	}
 	tree, sub, err := a.tree(ctx, ref)
 	if err != nil {
@@ -120,7 +135,9 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	if err != nil {
 		return err
 	}
-	return a.tellRestore(tree, &o, result)
+	loads, loadErr := a.takeBack(ctx, &f.load, tree, &o)
+	a.printLoads(loads, f.load.which != "")
+	return errors.Join(a.tellRestore(tree, &o, result, loads), loadErr)
 }
 
 // own are the places of what a restore needs itself.
@@ -152,7 +169,7 @@ func (a *app) trust() string {
 	return "signature verified; repository pinned"
 }
 
-func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result) error {
+func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result, loads []*load) error {
 	status := "restored"
 	switch {
 	case r.Damaged:
@@ -166,7 +183,7 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,
-		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners),
+		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": loadsJSON(loads),
 		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
 	if b := exact(o.Target); b != nil {
 		out["target_base64"] = b

@@ -92,15 +92,16 @@ func (a *app) today(environment string) (*snapshot.Scope, error) {
 // ruleLines describe a source of a snapshot with its rules, each as a label and
 // a text.
 func ruleLines(s *manifest.Source) [][2]string {
-	var out [][2]string
-	add := func(label, text string) { out = append(out, [2]string{label, printable(text)}) }
 	if len(s.Command) > 0 {
-		add("source", fmt.Sprintf("command %s, as %s", commandLine(s.Command), s.Path))
+		out := [][2]string{{"source", fmt.Sprintf("command %s, as %s", commandLine(s.Command), printable(s.Path))}}
 		if len(s.Restore) > 0 {
-			add("  restore", commandLine(s.Restore))
+			out = append(out, [2]string{"  restore", commandLine(s.Restore)})
 		}
 		return out
 	}
+
+	var out [][2]string
+	add := func(label, text string) { out = append(out, [2]string{label, printable(text)}) }
 
 	add("source", s.Path)
 	if s.Resolved != "" {
@@ -140,11 +141,14 @@ func rooted(paths []string) []string {
 	return out
 }
 
-// commandLine is how a shell would take arguments.
+// commandLine is how a shell would take arguments; it can be printed.
 func commandLine(argv []string) string {
 	words := make([]string, len(argv))
 	for i, arg := range argv {
 		words[i] = quoted(arg)
+		if i == 0 && words[i] == arg && strings.Contains(arg, "=") {
+			words[i] = "'" + arg + "'" // else a variable
+		}
 	}
 	return strings.Join(words, " ")
 }
