@@ -96,12 +96,23 @@ func newOwnerMap(ctx context.Context, o *Options, first *manifest.Entry) (*owner
 	}
 
 	path := strings.TrimPrefix(o.Under+"/etc/passwd", "/")
+	if !mayHold(o.Tree.Table.Sources, path) {
+		return m, nil
+	}
 	e, err := o.Tree.Find(ctx, path)
 	if repository.Damaged(err) {
 		return m, nil // the restore itself names it, and does not bring it
 	}
 	m.byNumber = err == nil && e != nil && e.Type == manifest.File && e.Flags&manifest.ContentUnread == 0 && (o.Select == nil || o.Select.Decide(path, false) == filter.Include)
 	return m, err
+}
+
+// mayHold reports whether a path lies in one of the sources, which saves looking
+// for it where none does.
+func mayHold(sources []manifest.Source, path string) bool {
+	return len(sources) == 0 || slices.ContainsFunc(sources, func(s manifest.Source) bool {
+		return manifest.Within(path, manifest.EntryPath(s.Path)) || s.Resolved != "" && manifest.Within(path, manifest.EntryPath(s.Resolved))
+	})
 }
 
 // apply gives an entry, and the users and groups of its ACLs, the numbers that

@@ -282,6 +282,9 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	if !a.quiet && !a.json {
 		fmt.Fprintf(a.stderr, "%s files, %s in all; %s new, stored as %s%s; %s; %s\n", count(run.Files), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
 	}
+	if run.Problems > 0 {
+		fmt.Fprintf(a.stderr, "knowngood: %s problems: knowngood show --problems %s lists them\n", count(run.Problems), run.Snapshot)
+	}
 	return true, a.result(map[string]any{"type": "result", "ref": run.Snapshot, "files": run.Files, "bytes": run.Bytes, "new_bytes": run.NewBytes, "stored_bytes": run.StoredBytes,
 		"healed_packs": run.HealedPacks, "healed_bytes": run.HealedBytes, "duration_seconds": run.Duration().Seconds(), "status": status, "problems": run.Problems, "by": "daemon"})
 }
