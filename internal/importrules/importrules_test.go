@@ -15,7 +15,7 @@ import (
 var layers = [][]string{
 	{"internal/importrules", "internal/wire", "internal/durable", "daemon/report", "internal/command", "internal/outside"},
 	{"daemon/schedule", "snapshot/manifest", "storage/chunk", "storage/index", "storage/inventory", "storage/pack", "storage/seal", "storage/statement"},
-	{"configs", "internal/posix", "internal/treetest", "snapshot/filter", "snapshot/retention"},
+	{"configs", "internal/fusetest", "internal/posix", "internal/treetest", "snapshot/filter", "snapshot/retention"},
 	{"storage"},
 	{"storage/dir", "storage/identity", "storage/s3", "storage/throttle"},
 	{"storage/stores", "storage/storagetest"},

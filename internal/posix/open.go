@@ -12,8 +12,8 @@ import (
 // ErrNotRegular says that a node to be read is not a regular file (any more).
 var ErrNotRegular = errors.New("not a regular file")
 
-// OpenFile opens a regular file for reading and describes what was opened. It
-// follows no link, waits for no fifo or device, and leaves the access time
+// OpenFile opens a regular file for reading and describes what was opened, as
+// CurrentStatFd does. It follows no link, waits for no fifo or device, and leaves the access time
 // alone where the kernel allows that. The caller closes the descriptor.
 func OpenFile(dirfd int, name string) (int, Stat, error) {
 	fd, err := openNoatime(dirfd, name, unix.O_NONBLOCK)
@@ -23,7 +23,7 @@ func OpenFile(dirfd int, name string) (int, Stat, error) {
 		}
 		return -1, Stat{}, err
 	}
-	st, err := StatFd(fd)
+	st, err := CurrentStatFd(fd)
 	if err == nil && st.Type != manifest.File {
 		err = ErrNotRegular
 	}

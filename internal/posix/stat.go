@@ -38,7 +38,7 @@ type DevIno struct{ Dev, Ino uint64 }
 // ID of the node.
 func (st *Stat) ID() DevIno { return DevIno{st.Dev, st.Ino} }
 
-const statFlags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+const statFlags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 
 // StatAt describes the node name in a directory; a symbolic link itself, not
 // what it points to.
@@ -46,7 +46,7 @@ func StatAt(dirfd int, name string) (Stat, error) {
 	b := make([]byte, len(name)+1)
 	copy(b, name)
 	var st Stat
-	err := st.ReadAt(dirfd, b)
+	err := st.ReadAt(dirfd, b, false)
 	return st, err
 }
 
@@ -57,8 +57,23 @@ func StatFd(fd int) (Stat, error) {
 	return st, err
 }
 
-// ReadAt is StatAt without allocation. The name must end with a NUL.
-func (st *Stat) ReadAt(dirfd int, name []byte) error { return st.read(dirfd, name, statFlags) }
+// CurrentStatFd is StatFd with the attributes that the file system has now,
+// whatever the kernel remembers of them. On a local file system it costs
+// nothing more; on others it is a request.
+func CurrentStatFd(fd int) (Stat, error) {
+	var st Stat
+	err := st.read(fd, []byte{0}, unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC)
+	return st, err
+}
+
+// ReadAt is StatAt without allocation. The name must end with a NUL. With
+// current set the file system is asked, as in CurrentStatFd.
+func (st *Stat) ReadAt(dirfd int, name []byte, current bool) error {
+	if current {
+		return st.read(dirfd, name, statFlags|unix.AT_STATX_FORCE_SYNC)
+	}
+	return st.read(dirfd, name, statFlags|unix.AT_STATX_DONT_SYNC)
+}
 
 func (st *Stat) read(dirfd int, name []byte, flags int) error {
 	if len(name) == 0 || name[len(name)-1] != 0 {

@@ -12,8 +12,12 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// blockNodes is how many nodes are described in one go.
-const blockNodes = 512
+// blockNodes is how many nodes are described in one go, and remoteNodes how
+// many where each takes a request.
+const (
+	blockNodes  = 512
+	remoteNodes = 16
+)
 
 // phase of a piece of work. It is guarded by walker.mu.
 type phase uint8
@@ -38,13 +42,18 @@ type dir struct {
 	claim []phase // of each block
 
 	// What listing found.
-	stat   posix.Stat
-	found  bool // it is a directory still, and stat holds
-	err    error
-	skip   Reason // why its content, or most of it, is left out
-	where  *location
-	names  names
-	blocks []*block
+	stat    posix.Stat
+	found   bool // it is a directory still, and stat holds
+	err     error
+	skip    Reason // why its content, or most of it, is left out
+	where   *location
+	volume  *posix.Volume
+	current bool   // attributes are asked for, not remembered ones believed
+	step    int    // nodes of a block
+	flags   uint32 // of the inode
+	flagErr error
+	names   names
+	blocks  []*block
 }
 
 // source is what a walk needs to know of a Source.
@@ -62,14 +71,14 @@ type block struct {
 
 // lister does the work; each goroutine has its own.
 type lister struct {
-	omit []posix.DevIno
+	*walker
 	dirs []byte // for ReadDir
 	text []byte // paths of a block, each with a NUL
 	ends []int
 }
 
-func newLister(omit []posix.DevIno) *lister {
-	return &lister{omit: omit, dirs: make([]byte, posix.DirBuffer)}
+func newLister(w *walker) *lister {
+	return &lister{walker: w, dirs: make([]byte, posix.DirBuffer)}
 }
 
 // list reads the names of a directory and describes the first of them.
@@ -82,10 +91,23 @@ func (l *lister) list(d *dir) {
 	defer h.Release()
 	d.found, d.stat = true, h.Stat
 	d.where = &location{tree: d.tree, rel: d.rel, id: h.Stat.ID()}
+	d.volume, d.step = l.volumes.Of(h.FD(), h.Stat.Dev), blockNodes
+	if d.volume.Kind().CachesAttributes() && !d.src.CachedAttributes {
+		d.current, d.step = true, remoteNodes
+		l.remote.Do(func() { l.start(remoteWorkers) })
+		// Asked before it is read: what the kernel remembers of the names is
+		// dropped when the directory turns out to have changed.
+		if d.stat, d.err = posix.CurrentStatFd(h.FD()); d.err != nil {
+			d.found = false
+			return
+		}
+	}
 	switch {
 	case d.only:
 	case d.src.OneFileSystem && h.Stat.Dev != d.src.dev:
 		d.skip, d.only = OtherFileSystem, true
+	case d.volume.Kind().OfKernel() && h.Stat.Dev != d.src.dev:
+		d.skip, d.only = KernelFileSystem, true
 	default:
 		d.err = l.read(d, h)
 	}
@@ -100,7 +122,7 @@ func (l *lister) list(d *dir) {
 			}
 		}
 	}
-	n := (d.names.len() + blockNodes - 1) / blockNodes
+	n := (d.names.len() + d.step - 1) / d.step
 	d.blocks, d.claim = make([]*block, n), make([]phase, n)
 	if n > 0 {
 		d.claim[0] = done
@@ -121,6 +143,7 @@ func (l *lister) read(d *dir, h *posix.Dir) error {
 }
 
 func (l *lister) readNames(d *dir, fd int) error {
+	d.flags, d.flagErr = d.volume.InodeFlags(fd)
 	err := posix.ReadDir(fd, l.dirs, func(name []byte, t manifest.Type) error {
 		d.names.add(name, t)
 		return nil
@@ -146,7 +169,7 @@ func (l *lister) describe(d *dir, k int) *block {
 }
 
 func (d *dir) span(k int) (from, to int) {
-	return k * blockNodes, min((k+1)*blockNodes, d.names.len())
+	return k * d.step, min((k+1)*d.step, d.names.len())
 }
 
 // paths puts the paths of a block's names one after the other, each with a NUL
@@ -210,7 +233,10 @@ func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []
 		return true
 	}
 	stat := func() bool {
-		err := n.Stat.ReadAt(h.FD(), name)
+		err := n.Stat.ReadAt(h.FD(), name, d.current)
+		if n.Volume = d.volume; err == nil && n.Stat.Dev != d.stat.Dev {
+			err = l.mounted(d, h, n, name)
+		}
 		if err == nil && n.Stat.Type == 0 {
 			err = errors.New("it is of an unknown type")
 		}
@@ -237,7 +263,7 @@ func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []
 		return n.place != nil || !d.vanished(n.Err, h)
 	}
 	switch {
-	case slices.Contains(l.omit, n.Stat.ID()):
+	case slices.Contains(l.opts.Omit, n.Stat.ID()):
 		if n.place == nil {
 			n.skip = Omitted
 			return true
@@ -258,6 +284,23 @@ func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []
 	return true
 }
 
+// mounted completes what is known of a node that lies on another device than
+// its directory.
+func (l *lister) mounted(d *dir, h *posix.Dir, n *Node, name []byte) error {
+	if n.Volume = l.volumes.Known(n.Stat.Dev); n.Volume == nil {
+		fd, _, err := posix.OpenNode(h.FD(), n.Name)
+		if err != nil {
+			return err
+		}
+		n.Volume = l.volumes.Of(fd, n.Stat.Dev)
+		unix.Close(fd)
+	}
+	if !d.current && n.Volume.Kind().CachesAttributes() && !d.src.CachedAttributes {
+		return n.Stat.ReadAt(h.FD(), name, true)
+	}
+	return nil
+}
+
 // relative is dir/name, as a part of path, which ends with it.
 func relative(dir, name, path string) string {
 	if dir == "" {
@@ -273,6 +316,6 @@ func (d *dir) vanished(err error, h *posix.Dir) bool {
 	if !errors.Is(err, unix.ENOENT) {
 		return false
 	}
-	now, err := posix.StatFd(h.FD())
+	now, err := posix.CurrentStatFd(h.FD())
 	return err != nil || now.Mtime != d.stat.Mtime
 }

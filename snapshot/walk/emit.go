@@ -37,51 +37,70 @@ func (e *emitter) place(p *place) error {
 // implied emits a parent of sources. It is its own directory, for it may be
 // reached over a symbolic link.
 func (e *emitter) implied(p *place) error {
-	t, err := openTree(p.abs())
+	r, err := follow(p.abs())
+	if err != nil {
+		return p.fail(err)
+	}
+	t, err := openTree(r)
 	if err != nil {
 		return p.fail(err)
 	}
 	defer t.release()
-	at := &location{tree: t, id: t.stat.ID()}
 	n := &Node{Path: p.path, Name: ".", Stat: t.stat, Implied: true, Listed: true}
-	n.refTo(at)
+	n.refTo(&location{tree: t, id: t.stat.ID()})
 	return e.yield(n)
 }
 
 // source emits a source and all below it.
 func (e *emitter) source(p *place) error {
-	abs, name := p.abs(), p.name
-	if p.path == "" {
-		name = "."
-	}
-	t, err := openTree(path.Dir(abs))
+	t, n, err := openSource(p)
 	if err != nil {
 		return p.fail(err)
 	}
 	defer t.release()
 	at := &location{tree: t, id: t.stat.ID()}
-	h, err := at.get()
-	if err != nil {
+	if err := e.describeSource(p, n, at); err != nil {
 		return p.fail(err)
 	}
-	st, err := posix.StatAt(h.FD(), name)
-	h.Release()
-	if err != nil {
-		return p.fail(err)
-	}
-	if len(p.below) > 0 && st.Type != manifest.Dir {
+	if len(p.below) > 0 && n.Stat.Type != manifest.Dir {
 		return p.below[0].fail(unix.ENOTDIR)
 	}
-	n := &Node{Path: p.path, Name: name, Stat: st, Listed: true}
-	if st.Type == manifest.Dir {
-		src := &source{Source: p.source, prefix: len(p.path) + 1, dev: st.Dev}
+	if t.linked && e.opts.Resolved != nil {
+		e.opts.Resolved(p.source.Path, path.Join(t.real, n.Name))
+	}
+	if n.Stat.Type == manifest.Dir {
+		src := &source{Source: p.source, prefix: len(p.path) + 1, dev: n.Stat.Dev}
+		rel := n.Name
 		if p.path == "" {
 			src.prefix = 0
 		}
+		if n.Name == "." {
+			rel = ""
+		}
 		n.Implied = p.source.Rules.Match("", true) != filter.Include
-		n.sub = &dir{path: p.path, rel: p.name, tree: t, src: src, place: p}
+		n.sub = &dir{path: p.path, rel: rel, tree: t, src: src, place: p}
 	}
 	return e.tree(n, at)
+}
+
+// describeSource finds out what the source lies on, and asks for its attributes
+// where the kernel's may be out of date.
+func (e *emitter) describeSource(p *place, n *Node, at *location) error {
+	h, err := at.get()
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	fd, _, err := posix.OpenNode(h.FD(), n.Name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	n.Volume = e.volumes.Of(fd, n.Stat.Dev)
+	if n.Volume.Kind().CachesAttributes() && !p.source.CachedAttributes {
+		n.Stat, err = posix.CurrentStatFd(fd)
+	}
+	return err
 }
 
 // frame is a directory that the consumer is in.
@@ -161,6 +180,7 @@ func (e *emitter) node(n *Node, in *location) (*dir, error) {
 			return nil, err
 		}
 		n.Err = sub.err
+		n.Volume = sub.volume
 		if sub.found {
 			if sub.stat.ID() != n.Stat.ID() {
 				n.Stat = sub.stat // replaced between its description and its listing
@@ -176,7 +196,7 @@ func (e *emitter) node(n *Node, in *location) (*dir, error) {
 	if err := lost(n); err != nil {
 		return nil, err
 	}
-	if sub != nil && sub.skip == OtherFileSystem {
+	if sub != nil && (sub.skip == OtherFileSystem || sub.skip == KernelFileSystem) {
 		n.Mount = SkippedMount
 	}
 	if n.Listed {

@@ -16,6 +16,8 @@ type Node struct {
 	Name string
 	// Stat of the node.
 	Stat posix.Stat
+	// Volume that the node lies on. It is nil when there is no Stat.
+	Volume *posix.Volume
 	// Dir is where the node lies. It is nil when there is no Stat. The
 	// consumer releases it, once.
 	Dir *DirRef
@@ -52,6 +54,15 @@ const (
 	EnteredMount
 	SkippedMount // yielded as an empty directory
 )
+
+// DirFlags returns the inode flags of a directory that was listed; of other
+// nodes none.
+func (n *Node) DirFlags() (uint32, error) {
+	if n.sub == nil {
+		return 0, nil
+	}
+	return n.sub.flags, n.sub.flagErr
+}
 
 // ErrReplaced says that a directory is no longer the one that was walked.
 var ErrReplaced = errors.New("its directory was replaced by another while the snapshot was taken")
@@ -126,9 +137,11 @@ func (n *Node) refTo(l *location) {
 // tree is the directory above a source, with the descriptors below it. The
 // last who refers to it closes it.
 type tree struct {
-	dirs *posix.Dirs
-	stat posix.Stat // of the root
-	refs atomic.Int64
+	dirs   *posix.Dirs
+	stat   posix.Stat // of the root
+	real   string     // path of the root, free of links
+	linked bool       // the root was reached over links
+	refs   atomic.Int64
 }
 
 func (t *tree) release() {

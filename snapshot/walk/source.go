@@ -83,7 +83,7 @@ func plan(sources []Source) (*place, error) {
 
 func (s *Source) equal(o *Source) bool {
 	return s.Rules == o.Rules && s.OneFileSystem == o.OneFileSystem && s.ExcludeCaches == o.ExcludeCaches &&
-		slices.Equal(s.ExcludeIfPresent, o.ExcludeIfPresent) && s.MaxFileSize == o.MaxFileSize
+		slices.Equal(s.ExcludeIfPresent, o.ExcludeIfPresent) && s.MaxFileSize == o.MaxFileSize && s.CachedAttributes == o.CachedAttributes
 }
 
 // check finds sources that are missing, and those that lie behind a symbolic
@@ -95,9 +95,16 @@ func check(p *place, within bool) error {
 		if err != nil {
 			return p.fail(err)
 		}
-		if len(p.below) > 0 && st.Type == manifest.Symlink {
+		if p.source == nil && len(p.below) > 0 && st.Type == manifest.Symlink {
 			return p.below[0].fail(fmt.Errorf("it lies behind the symbolic link %s, which is in another source; give the path that the link leads to", p.abs()))
 		}
+	}
+	if p.source != nil {
+		t, _, err := openSource(p)
+		if err != nil {
+			return p.fail(err)
+		}
+		t.release()
 	}
 	for _, b := range p.below {
 		if err := check(b, within || p.source != nil); err != nil {
@@ -107,22 +114,51 @@ func check(p *place, within bool) error {
 	return nil
 }
 
-// openTree opens the directory at an absolute path, following links.
-func openTree(abs string) (*tree, error) {
-	fd, err := unix.Open(abs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openSource opens the tree in which a source lies, and describes the source,
+// which has the name of n there: "." where the tree is the source itself.
+func openSource(p *place) (*tree, *Node, error) {
+	r, err := follow(path.Dir(p.abs()))
+	if err != nil {
+		return nil, nil, err
+	}
+	n := &Node{Path: p.path, Name: p.name, Listed: true}
+	if p.path == "" {
+		n.Name = "."
+	}
+	if n.Stat, err = posix.StatAt(r.fd, n.Name); err != nil {
+		r.close()
+		return nil, nil, err
+	}
+	if n.Stat.Type == manifest.Symlink {
+		end, err := follow(p.abs())
+		switch {
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // it leads nowhere
+		case err != nil:
+			r.close()
+			return nil, nil, err
+		case end.stat.Type != manifest.Dir:
+			end.close()
+		default:
+			r.close()
+			r, n.Name, n.Stat = end, ".", end.stat
+		}
+	}
+	t, err := openTree(r)
+	return t, n, err
+}
+
+// openTree makes a tree of the directory that a route ends at, and takes over
+// its descriptor.
+func openTree(r *route) (*tree, error) {
+	if err := r.safe(); err != nil {
+		r.close()
+		return nil, err
+	}
+	dirs, err := posix.NewDirs(r.fd, posix.DirsLimit)
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := posix.NewDirs(fd, posix.DirsLimit)
-	if err != nil {
-		return nil, err
-	}
-	root, err := dirs.Get("")
-	if err != nil {
-		return nil, err
-	}
-	defer root.Release()
-	t := &tree{dirs: dirs, stat: root.Stat}
+	t := &tree{dirs: dirs, stat: r.stat, real: r.real, linked: r.link != ""}
 	t.refs.Store(1)
 	// A run that fails may leave nodes behind without a release.
 	runtime.AddCleanup(t, func(ds *posix.Dirs) { ds.Close() }, dirs)

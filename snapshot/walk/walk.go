@@ -24,10 +24,12 @@ import (
 
 // Source is a tree to be walked, or a single node of any type.
 //
-// It is recorded at the path given here. A symbolic link at its end is the
-// node itself; one before that is followed, and recorded as the directory that
-// it leads to, so that the path names the same data when the link, such as
-// that of a current release, moves on.
+// It is recorded at the path given here. Symbolic links on the way, and one at
+// its end that leads to a directory, are recorded as the directories that they
+// lead to, so that the path names the same data when the link, such as that of
+// a current release, moves on. They are followed only where nobody but root and
+// the running user could have made them lead elsewhere; see UnsafeLinkError.
+// Any other link at the end is the node itself.
 type Source struct {
 	// Path is absolute.
 	Path string
@@ -45,6 +47,9 @@ type Source struct {
 	ExcludeIfPresent []string
 	// MaxFileSize leaves out larger files, in bytes; 0 sets no limit.
 	MaxFileSize uint64
+	// CachedAttributes believes what the kernel remembers of files on network
+	// and FUSE file systems, instead of asking these for each file.
+	CachedAttributes bool
 }
 
 // Options of a walk.
@@ -61,7 +66,11 @@ type Options struct {
 	// the calls of yield: the node at path, or for reasons of directories
 	// (see Reason) what is in it.
 	Skipped func(path string, why Reason)
-	// Workers that read ahead; 0 chooses a number for this machine.
+	// Resolved, when set, is told of each source that is reached over symbolic
+	// links, and the real path of what is walked, before its first node.
+	Resolved func(source, real string)
+	// Workers that read ahead; 0 chooses a number for this machine. File
+	// systems that have to be asked for attributes get remoteWorkers more.
 	Workers int
 }
 
@@ -81,6 +90,9 @@ const (
 	Cache
 	// Marked is a directory that is captured with nothing but its marks.
 	Marked
+	// KernelFileSystem is a directory that is captured empty: on it is mounted
+	// an interface of the kernel, such as /proc, and the source is not in it.
+	KernelFileSystem
 )
 
 func (r Reason) String() string {
@@ -97,6 +109,8 @@ func (r Reason) String() string {
 		return "marked as a cache"
 	case Marked:
 		return "marked to be left out"
+	case KernelFileSystem:
+		return "a file system of the kernel"
 	}
 	return fmt.Sprintf("reason-%d", uint8(r))
 }
@@ -131,7 +145,7 @@ func Walk(ctx context.Context, opts Options, yield func(*Node) error) error {
 	w.start(workers)
 	stop := context.AfterFunc(ctx, func() { w.halt(context.Cause(ctx)) })
 	defer stop()
-	e := &emitter{walker: w, lister: newLister(opts.Omit), yield: yield}
+	e := &emitter{walker: w, lister: newLister(w), yield: yield}
 	if err := e.place(top); err != nil {
 		return err
 	}

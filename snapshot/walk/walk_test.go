@@ -187,7 +187,7 @@ func TestALargeDirectoryIsDescribedInBlocksInOrder(t *testing.T) {
 func TestSeveralSourcesAreOneTreeWithTheirParentsImplied(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "a/b/one", "a/b/two", "a/c", "z/file", "z/other", "y/")
-	must(t, os.Symlink("a", dir+"/link"))
+	must(t, os.Symlink("a/c", dir+"/link"))
 	got := collect(t, dir, walk.Options{Sources: []walk.Source{{Path: dir + "/z/file"}, {Path: dir + "/link"}, {Path: dir + "/a/b/"}, {Path: dir + "/a/b"}}})
 	expect(t, got, "i a/", "a/b/", "a/b/one", "a/b/two", "link", "i z/", "z/file")
 
@@ -242,18 +242,19 @@ func TestSourcesThatCannotBeWalkedAreErrorsThatNameThem(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "a/x", "b")
 	must(t, os.Symlink("a", dir+"/link"))
+	must(t, os.Symlink("nothing", dir+"/nowhere"))
 	for name, test := range map[string]struct {
 		sources []walk.Source
 		named   string
 		is      error
 	}{
-		"missing":                     {[]walk.Source{{Path: dir + "/a"}, {Path: dir + "/nothing"}}, dir + "/nothing", os.ErrNotExist},
-		"missing within another":      {[]walk.Source{{Path: dir}, {Path: dir + "/a/no/thing"}}, dir + "/a/no/thing", os.ErrNotExist},
-		"below a file":                {[]walk.Source{{Path: dir + "/b/x"}}, dir + "/b/x", unix.ENOTDIR},
-		"relative":                    {[]walk.Source{{Path: "a"}}, "a", nil},
-		"behind a link of another":    {[]walk.Source{{Path: dir}, {Path: dir + "/link/x"}}, dir + "/link/x", nil},
-		"twice, with other settings":  {[]walk.Source{{Path: dir}, {Path: dir + "/", OneFileSystem: true}}, dir + "/", nil},
-		"below a link that is itself": {[]walk.Source{{Path: dir + "/link"}, {Path: dir + "/link/x"}}, dir + "/link/x", nil},
+		"missing":                    {[]walk.Source{{Path: dir + "/a"}, {Path: dir + "/nothing"}}, dir + "/nothing", os.ErrNotExist},
+		"missing within another":     {[]walk.Source{{Path: dir}, {Path: dir + "/a/no/thing"}}, dir + "/a/no/thing", os.ErrNotExist},
+		"below a file":               {[]walk.Source{{Path: dir + "/b/x"}}, dir + "/b/x", unix.ENOTDIR},
+		"relative":                   {[]walk.Source{{Path: "a"}}, "a", nil},
+		"behind a link of another":   {[]walk.Source{{Path: dir}, {Path: dir + "/link/x"}}, dir + "/link/x", nil},
+		"twice, with other settings": {[]walk.Source{{Path: dir}, {Path: dir + "/", OneFileSystem: true}}, dir + "/", nil},
+		"below a link to nothing":    {[]walk.Source{{Path: dir + "/nowhere"}, {Path: dir + "/nowhere/x"}}, dir + "/nowhere/x", unix.ENOENT},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := walk.Walk(t.Context(), walk.Options{Sources: test.sources}, func(n *walk.Node) error { n.Dir.Release(); return nil })

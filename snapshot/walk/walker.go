@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 )
 
@@ -14,6 +15,9 @@ const (
 	// may exceed the latter: its names have to be sorted.
 	aheadBytes = 10 << 20
 	aheadNames = 6 << 20
+	// remoteWorkers join as soon as a file system is met that has to be asked
+	// for attributes: each of them waits for one answer at a time.
+	remoteWorkers = 48
 )
 
 // walker hands pieces of work to whoever comes first: a worker, in path order,
@@ -30,6 +34,9 @@ type walker struct {
 	rest   tasks // further blocks of directories
 	bytes  int64 // of described nodes not yet consumed
 	names  int64
+
+	remote  sync.Once // more workers were started
+	volumes posix.Volumes
 }
 
 func newWalker(opts Options) *walker {
@@ -89,7 +96,7 @@ func (t *tasks) Pop() any {
 
 // serve is a worker.
 func (w *walker) serve() {
-	l := newLister(w.opts.Omit)
+	l := newLister(w)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {

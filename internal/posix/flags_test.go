@@ -1,0 +1,112 @@
+package posix_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/posix"
+)
+
+func TestInodeFlags(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	open := func(t *testing.T, name string) int {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("content"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { posix.SetInodeFlags(fd, 0); unix.Close(fd) })
+		if _, ok, err := posix.InodeFlags(fd); err != nil {
+			t.Fatal(err)
+		} else if !ok {
+			t.Skip("the file system of the temporary directory has no inode flags")
+		}
+		return fd
+	}
+	const immutable, appendOnly, noDump, noAccessTime, journal = 0x10, 0x20, 0x40, 0x80, 0x4000
+
+	t.Run("are set as they were read, and no others", func(t *testing.T) {
+		fd := open(t, "plain")
+		for _, want := range []uint32{noDump | noAccessTime, noAccessTime, 0} {
+			if err := posix.SetInodeFlags(fd, want); err != nil {
+				t.Fatal(err)
+			}
+			if got, _, err := posix.InodeFlags(fd); err != nil || got != want {
+				t.Errorf("flags %q, not %q (%v)", posix.FlagLetters(got), posix.FlagLetters(want), err)
+			}
+		}
+	})
+
+	t.Run("replace those that forbid changes", func(t *testing.T) {
+		fd := open(t, "locked")
+		for _, want := range []uint32{immutable, immutable | noDump, appendOnly | immutable, noDump, 0} {
+			err := posix.SetInodeFlags(fd, want)
+			if want != 0 && os.Geteuid() != 0 {
+				t.Skip("immutable files take root")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, _, err := posix.InodeFlags(fd); err != nil || got != want {
+				t.Errorf("flags %q, not %q (%v)", posix.FlagLetters(got), posix.FlagLetters(want), err)
+			}
+		}
+	})
+
+	t.Run("that a file system does not have are named, and the others set", func(t *testing.T) {
+		fd := open(t, "refused")
+		if err := posix.SetInodeFlags(fd, journal); err == nil {
+			t.Skip("this file system has all flags")
+		}
+		err := posix.SetInodeFlags(fd, journal|noDump)
+		if err == nil || !strings.Contains(err.Error(), "flags j ") {
+			t.Errorf("error: %v", err)
+		}
+		if got, _, err := posix.InodeFlags(fd); err != nil || got != noDump {
+			t.Errorf("flags %q (%v)", posix.FlagLetters(got), err)
+		}
+	})
+
+	t.Run("are none where the file system has none", func(t *testing.T) {
+		fd, err := unix.Open("/proc/self/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Skip(err)
+		}
+		defer unix.Close(fd)
+		if flags, ok, err := posix.InodeFlags(fd); flags != 0 || ok || err != nil {
+			t.Errorf("flags %q, %v, %v", posix.FlagLetters(flags), ok, err)
+		}
+		if err := posix.SetInodeFlags(fd, noDump); err == nil {
+			t.Error("they were set")
+		}
+	})
+}
+
+func TestFileSystems(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]posix.FileSystem{"/proc/self": posix.ProcOrSys, "/sys": posix.ProcOrSys, "/dev/pts": posix.Kernel, "/dev/shm": posix.Local} {
+		t.Run(strings.ReplaceAll(path[1:], "/", "-"), func(t *testing.T) {
+			fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Skip(err)
+			}
+			defer unix.Close(fd)
+			st, err := posix.StatFd(fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var volumes posix.Volumes
+			if got := volumes.Of(fd, st.Dev).Kind(); got != want {
+				t.Errorf("%v, not %v", got, want)
+			}
+		})
+	}
+}
