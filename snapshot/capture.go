@@ -40,13 +40,21 @@ type Options struct {
 
 	StateDir string // of this repository
 	Level    pack.Level
-	PackSize int    // bytes; that of the repository when 0
-	Reread   bool   // read every file, whatever its time stamps say
-	Verify   bool   // list what the store holds, however short ago that was done
-	DryRun   bool   // walk and compare, store nothing
-	Version  string // of the program
-	Tags     []string
-	Progress *Progress // may be nil
+	PackSize int  // bytes; that of the repository when 0
+	Reread   bool // read every file, whatever its time stamps say
+	// RereadEvery is within what time each file is read again, whatever its
+	// time stamps say; 0 is never. The files take turns, spread over that time.
+	RereadEvery time.Duration
+	// WritebackWindow is how long before a run a file must have been left alone
+	// for the next one to believe its time stamps. 0 asks the kernel how long
+	// it may miss writes through a mapping. Tests, whose files are younger, set
+	// a nanosecond; the granularity of the time stamps counts in any case.
+	WritebackWindow time.Duration
+	Verify          bool   // list what the store holds, however short ago that was done
+	DryRun          bool   // walk and compare, store nothing
+	Version         string // of the program
+	Tags            []string
+	Progress        *Progress // may be nil
 	// Skipped, when set, is told what is left out, and why.
 	Skipped func(path string, why walk.Reason)
 }
@@ -98,6 +106,9 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	}
 	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(),
 		jobs: make(chan *job), batches: make(chan []*item, maxBatches), pressed: make(chan struct{})}
+	if c.WritebackWindow == 0 {
+		c.WritebackWindow = writebackWindow("/proc/sys/vm")
+	}
 	dir := filepath.Join(o.StateDir, "env", o.Environment)
 	c.openParents(dir)
 	defer c.closeParents()

@@ -32,7 +32,7 @@ func (m *merger) group(n *walk.Node) (g *linkGroup, member bool) {
 	id := n.Stat.ID()
 	g = m.links[id]
 	if g == nil || !sameContent(&g.stat, &n.Stat) {
-		if g != nil && max(stamp(g.stat.Ctime), stamp(n.Stat.Ctime)) >= m.started.UnixNano()-young {
+		if g != nil && max(stamp(g.stat.Ctime), stamp(n.Stat.Ctime)) >= m.started.Add(-clockTick).UnixNano() {
 			// Else the file system gives one number to several inodes.
 			m.problem(n.Path, apart)
 		}

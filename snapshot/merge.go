@@ -20,10 +20,6 @@ const (
 	maxBatches  = 36
 	jobBytes    = 1 << 20 // of neighbouring small files read by one worker
 	jobFiles    = 256
-	// young is how long before the start of a run a file must have been
-	// left alone to be trusted by its time stamps in the next: the clock
-	// that stamps files ticks more coarsely than files change.
-	young = 50_000_000 // nanoseconds
 )
 
 // item is a node on its way from the merge to the emitter.
@@ -241,7 +237,7 @@ func (m *merger) unlisted(n *walk.Node) error {
 // takeOver gives the item the entry that the last manifest, or a run that
 // died, has of a node that did not change since.
 func (m *merger) takeOver(it *item, n *walk.Node) {
-	if it.seg != nil && unchanged(n, &it.seg.entries[it.pos], m.parent.started) {
+	if it.seg != nil && m.stillHolds(n, &it.seg.entries[it.pos], m.parent.started) {
 		e := &it.seg.entries[it.pos]
 		if it.moved {
 			it.entry = m.relocated(e)
@@ -251,7 +247,7 @@ func (m *merger) takeOver(it *item, n *walk.Node) {
 	}
 	for _, p := range m.partial {
 		seg, pos := p.seek(n.Path)
-		if seg != nil && it.entry == nil && unchanged(n, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
+		if seg != nil && it.entry == nil && m.stillHolds(n, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
 			it.entry = &seg.entries[pos]
 		}
 	}
@@ -305,20 +301,6 @@ func (m *merger) keepTime(it *item) {
 		it.entry.Mtime = old.Mtime
 	}
 }
-
-// unchanged tells whether the host sees the node as it was when the parent,
-// whose run started at started, recorded e.
-func unchanged(n *walk.Node, e *manifest.Entry, started int64) bool {
-	s := &n.Stat
-	old := e.Stat
-	return e.Type == s.Type && old.Inode == s.Ino && old.Ctime == s.Ctime && e.Mtime == s.Mtime &&
-		(e.Type != manifest.File || e.Size == s.Size) &&
-		e.Flags&^manifest.Implied == 0 && e.Flags&manifest.Implied != 0 == n.Implied && n.Err == nil &&
-		stamp(s.Ctime) < started-young
-}
-
-// stamp is a time in nanoseconds since 1970.
-func stamp(t manifest.Time) int64 { return t.Sec*1_000_000_000 + int64(t.Nsec) }
 
 func (m *merger) dispatch() error {
 	if m.job == nil {

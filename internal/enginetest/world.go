@@ -103,7 +103,9 @@ func (w *World) Bare() *repository.Repository {
 	return r
 }
 
-// Capture takes a snapshot of env, without any identity. edit may be nil.
+// Capture takes a snapshot of env, without any identity. Files are believed to
+// be unchanged soon after they were written; see
+// snapshot.Options.WritebackWindow. edit may be nil.
 func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...string) (*snapshot.Result, error) {
 	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: w.URL, Now: time.Now()})
 	if err != nil {
@@ -113,7 +115,7 @@ func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...strin
 	if err != nil {
 		return nil, err
 	}
-	o := snapshot.Options{Environment: env, StateDir: r.LocalDir(), Version: "test"}
+	o := snapshot.Options{Environment: env, StateDir: r.LocalDir(), Version: "test", WritebackWindow: 1}
 	for _, p := range paths {
 		o.Sources = append(o.Sources, walk.Source{Path: p})
 	}

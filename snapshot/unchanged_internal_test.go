@@ -1,0 +1,138 @@
+package snapshot
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+)
+
+func TestSettled(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 11, 28, 12, 0, 0, 500_000_000, time.UTC)
+	now := began.Add(time.Hour)
+	ago := func(d time.Duration) manifest.Time {
+		at := began.Add(-d)
+		return manifest.Time{Sec: at.Unix(), Nsec: uint32(at.Nanosecond())}
+	}
+	whole := func(d time.Duration) manifest.Time { at := ago(d); at.Nsec = 0; return at }
+	for name, test := range map[string]struct {
+		ctime, mtime manifest.Time
+		kind         manifest.Type
+		window       time.Duration
+		want         bool
+	}{
+		"left alone for longer than the window":                           {ago(41 * time.Second), ago(41 * time.Second), manifest.File, 40 * time.Second, true},
+		"changed within the window":                                       {ago(39 * time.Second), ago(time.Hour), manifest.File, 40 * time.Second, false},
+		"changed while that run was under way":                            {ago(-time.Minute), ago(time.Hour), manifest.File, time.Nanosecond, false},
+		"stamped by a clock that ticks":                                   {ago(40 * time.Millisecond), ago(time.Hour), manifest.File, time.Nanosecond, false},
+		"older than a tick":                                               {ago(60 * time.Millisecond), ago(time.Hour), manifest.File, time.Nanosecond, true},
+		"whole seconds, a second ago":                                     {whole(time.Second), whole(time.Second), manifest.File, time.Nanosecond, false},
+		"whole seconds, three seconds ago":                                {whole(3 * time.Second), whole(3 * time.Second), manifest.File, time.Nanosecond, true},
+		"a time of creation as ctime, changed within the window":          {ago(time.Hour), ago(39 * time.Second), manifest.File, 40 * time.Second, false},
+		"a time of creation as ctime, whole seconds":                      {ago(time.Hour), whole(time.Second), manifest.File, time.Nanosecond, false},
+		"a time of change that was set in the future":                     {ago(time.Hour), ago(-48 * time.Hour), manifest.File, 40 * time.Second, true},
+		"a directory, which is not written through mappings":              {ago(time.Second), ago(time.Second), manifest.Dir, 40 * time.Second, true},
+		"a directory that changed while the run was under way":            {ago(-time.Second), ago(-time.Second), manifest.Dir, 40 * time.Second, false},
+		"a ctime in the future, as the clock was set back since it began": {ago(-48 * time.Hour), ago(time.Hour), manifest.File, 40 * time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &merger{capture: &capture{Options: Options{WritebackWindow: test.window}, started: now}}
+			n := &walk.Node{}
+			n.Stat.Type, n.Stat.Ctime, n.Stat.Mtime = test.kind, test.ctime, test.mtime
+			if got := m.settled(n, began.UnixNano()); got != test.want {
+				t.Errorf("%v", got)
+			}
+		})
+	}
+}
+
+func TestWritebackWindow(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		expire, wake string // "" is no such file
+		want         time.Duration
+	}{
+		"the kernel's defaults":                  {"3000\n", "500\n", 40 * time.Second},
+		"no such settings":                       {"", "", 40 * time.Second},
+		"settings that are no numbers":           {"soon\n", "-1\n", 40 * time.Second},
+		"shorter":                                {"100\n", "50\n", 2 * time.Second},
+		"longer than is waited for":              {"360000\n", "500\n", 5 * time.Minute},
+		"pages that are not written for age":     {"3000\n", "0\n", 5 * time.Minute},
+		"a number that is larger than any clock": {"2147483647\n", "2147483647\n", 5 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, content := range map[string]string{"dirty_expire_centisecs": test.expire, "dirty_writeback_centisecs": test.wake} {
+				if content == "" {
+					continue
+				}
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := writebackWindow(dir); got != test.want {
+				t.Errorf("%v, not %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestRereadTurns(t *testing.T) {
+	t.Parallel()
+	const period = 30 * 24 * time.Hour
+	begin := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	turns := func(path string, every time.Duration, runs ...time.Time) (n int) {
+		for i := 1; i < len(runs); i++ {
+			m := &merger{capture: &capture{Options: Options{RereadEvery: every}, started: runs[i]}}
+			if m.due(path, runs[i-1].UnixNano()) {
+				n++
+			}
+		}
+		return n
+	}
+	var quarterHours []time.Time
+	for at := begin; !at.After(begin.Add(period)); at = at.Add(15 * time.Minute) {
+		quarterHours = append(quarterHours, at)
+	}
+
+	t.Run("come once in every period, and spread over its runs", func(t *testing.T) {
+		const paths = 2000
+		inRun := make([]int, len(quarterHours))
+		for i := range paths {
+			path := fmt.Sprintf("srv/web/%d/index.html", i)
+			if n := turns(path, period, quarterHours...); n != 1 {
+				t.Fatalf("%s has %d turns", path, n)
+			}
+			for r := 1; r < len(quarterHours); r++ {
+				inRun[r] += turns(path, period, quarterHours[r-1:r+1]...)
+			}
+		}
+		for r, n := range inRun {
+			if n > 12 { // of 0.7
+				t.Errorf("run %d has %d turns", r, n)
+			}
+		}
+	})
+	t.Run("are made up for after a longer time without runs", func(t *testing.T) {
+		for _, path := range []string{"a", "b/c", ""} {
+			if n := turns(path, period, begin, begin.Add(period)); n != 1 {
+				t.Errorf("%q has %d turns", path, n)
+			}
+		}
+	})
+	t.Run("do not come without a period", func(t *testing.T) {
+		if n := turns("a", 0, quarterHours...); n != 0 {
+			t.Errorf("%d turns", n)
+		}
+	})
+	t.Run("do not come back when the clock does", func(t *testing.T) {
+		if n := turns("a", period, begin.Add(period), begin); n != 0 {
+			t.Errorf("%d turns", n)
+		}
+	})
+}
