@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -17,24 +16,28 @@ import (
 // version is set at link time.
 var version = "0.1.0-dev"
 
-func main() {
+func main() { start(&app{}) }
+
+// start runs the program as a process of its own, and ends it.
+func start(a *app) {
 	// Most of the heap are a few large buffers: collecting often costs little
 	// and keeps the peak low. GOMEMLIMIT overrides the limit.
 	debug.SetGCPercent(25)
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(152 << 20)
 	}
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	a.stdin, a.stdout, a.stderr = os.Stdin, os.Stdout, os.Stderr
+	os.Exit(a.run(os.Args[1:]))
 }
 
 // run is the program: it returns the exit code.
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+func (a *app) run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// A second signal ends the program at once.
 	context.AfterFunc(ctx, stop)
-	out := &printer{w: stdout}
-	a := &app{stdin: stdin, stdout: out, stderr: stderr}
+	out := &printer{w: a.stdout}
+	a.stdout = out
 	cmd := newRoot(a)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
@@ -50,7 +53,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	// A command that failed keeps its own exit code.
 	if lost := out.close(); lost != nil && err == nil {
-		fmt.Fprintf(stderr, "knowngood: %v\n", lost)
+		fmt.Fprintf(a.stderr, "knowngood: %v\n", lost)
 		code = exitFailed
 	}
 	return code

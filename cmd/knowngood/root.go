@@ -38,6 +38,7 @@ type app struct {
 	code       int // of a command that came to its end
 
 	fresh, keepIndex time.Duration // of repository.OpenOptions
+	writebackWindow  time.Duration // of snapshot.Options
 
 	profileDir string
 	profiled   func()

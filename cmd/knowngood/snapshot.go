@@ -172,7 +172,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 
 // edit adds to a capture what flags say, and tells its problems as they come.
 func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
-	o.Reread, o.Verify, o.DryRun, o.Tags = f.reread, f.verify, f.dryRun, f.tags
+	o.Reread, o.Verify, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.verify, f.dryRun, f.tags, a.writebackWindow
 	if o.Progress == nil {
 		o.Progress = &snapshot.Progress{}
 	}

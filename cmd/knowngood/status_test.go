@@ -60,7 +60,8 @@ func statusWith(t *testing.T, r report.Report, more string, args ...string) (cod
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	code = run(append([]string{"status", "--config", config}, args...), strings.NewReader(""), &out, &errs)
+	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
+	code = a.run(append([]string{"status", "--config", config}, args...))
 	return code, out.String(), errs.String()
 }
 
