@@ -65,6 +65,7 @@ type Environment struct {
 	Timeout  Duration `yaml:"timeout,omitempty"`
 	Retries  int      `yaml:"retries"`
 	Sources  []Source `yaml:"sources"`
+	Reread   Duration `yaml:"reread,omitempty"`
 	Hooks    Hooks    `yaml:"hooks,omitempty"`
 	Keep     Keep     `yaml:"keep,omitempty"`
 	Root     string   `yaml:"root,omitempty"`
@@ -81,6 +82,7 @@ type Source struct {
 	ExcludeIfPresent []string `yaml:"exclude_if_present,omitempty"`
 	OneFileSystem    bool     `yaml:"one_file_system,omitempty"`
 	MaxFileSize      Size     `yaml:"max_file_size,omitempty"`
+	Attributes       string   `yaml:"attributes,omitempty"` // current or cached
 
 	Command []string `yaml:"command,omitempty"`
 	As      string   `yaml:"as,omitempty"`

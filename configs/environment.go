@@ -96,6 +96,9 @@ func (v *validator) pathSource(s *Source, seen []string, key keyPath) {
 	if s.As != "" || s.Restore != nil || s.Timeout != 0 || s.Outside {
 		v.addf(key, "as, restore, timeout and outside belong to command sources")
 	}
+	if a := s.Attributes; a != "" && a != "current" && a != "cached" {
+		v.addf(key.child("attributes"), "%q is neither current nor cached", a)
+	}
 	v.patterns(s.Include, key.child("include"))
 	v.patterns(s.Exclude, key.child("exclude"))
 	for i, n := range s.ExcludeIfPresent {
@@ -115,8 +118,8 @@ func (v *validator) patterns(patterns []string, key keyPath) {
 
 func (v *validator) commandSource(s *Source, seen []string, key keyPath) {
 	v.command(s.Command, key.child("command"))
-	if len(s.Include)+len(s.Exclude)+len(s.ExcludeIfPresent) > 0 || s.ExcludeCaches || s.OneFileSystem || s.MaxFileSize > 0 {
-		v.addf(key, "patterns and limits belong to path sources")
+	if len(s.Include)+len(s.Exclude)+len(s.ExcludeIfPresent) > 0 || s.ExcludeCaches || s.OneFileSystem || s.MaxFileSize > 0 || s.Attributes != "" {
+		v.addf(key, "patterns, limits and attributes belong to path sources")
 	}
 	if s.Restore != nil {
 		v.command(s.Restore, key.child("restore"))

@@ -20,7 +20,7 @@ import (
 // CaptureOptions are what the sources of a configured environment come to. A
 // pattern that does not compile is an error.
 func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, error) {
-	o := snapshot.Options{Environment: name}
+	o := snapshot.Options{Environment: name, RereadEvery: time.Duration(env.Reread)}
 	for _, s := range env.Sources {
 		if len(s.Command) > 0 {
 			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, Restore: s.Restore, As: s.As, Run: runSource(time.Duration(s.Timeout), s.Outside)})
@@ -30,7 +30,8 @@ func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, er
 		if err != nil {
 			return o, err
 		}
-		o.Sources = append(o.Sources, walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: uint64(s.MaxFileSize)})
+		o.Sources = append(o.Sources, walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: uint64(s.MaxFileSize),
+			CachedAttributes: s.Attributes == "cached"})
 	}
 	return o, nil
 }

@@ -228,7 +228,7 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 	}
 	o.StateDir, o.Version, o.Level = repo.LocalDir(), r.Version, Level(r.Compression)
 	Omit(&o, r.StateDir, r.URL)
-	o.Progress = &snapshot.Progress{Warn: func(m string) { r.Log.Warn(m) }}
+	o.Progress = &snapshot.Progress{Warn: func(m string) { r.Log.Warn(m) }, Note: func(m string) { r.Log.Info(m) }}
 	if r.Edit != nil {
 		r.Edit(&o)
 	}

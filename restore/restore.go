@@ -143,6 +143,9 @@ type restorer struct {
 // Run restores, or in a dry run tells what a restore would do.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	started := time.Now()
+	if err := posix.CheckProc(); err != nil {
+		return nil, err
+	}
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}

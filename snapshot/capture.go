@@ -93,7 +93,8 @@ type capture struct {
 	healing  healing
 
 	problems problems
-	mounts   []mountPoint // met by the walk, in path order
+	mounts   []mountPoint      // met by the walk, in path order
+	real     map[string]string // where sources lead to over symbolic links
 	jobs     chan *job
 	batches  chan []*item
 	pressed  chan struct{} // the merge offers here when the emitter holds it up
@@ -104,8 +105,11 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
-	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(),
+	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(), real: map[string]string{},
 		jobs: make(chan *job), batches: make(chan []*item, maxBatches), pressed: make(chan struct{})}
+	if err := posix.CheckProc(); err != nil {
+		return nil, err
+	}
 	if c.WritebackWindow == 0 {
 		c.WritebackWindow = writebackWindow("/proc/sys/vm")
 	}

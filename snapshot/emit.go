@@ -303,6 +303,9 @@ func (e *emitter) container(c container) int {
 func (e *emitter) finish() (*localTrailer, error) {
 	t := &localTrailer{totals: e.totals}
 	sources := e.sources.list(e.mounts)
+	for i := range sources {
+		sources[i].Resolved = e.real[sources[i].Path]
+	}
 	if p := e.capture.parent; p != nil && !e.gaps && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
 		len(p.trailer.table.Problems) == 0 && manifest.EqualSources(p.trailer.table.Sources, sources) {
 		old := p.trailer

@@ -35,12 +35,13 @@ type item struct {
 
 // file is a regular file, or another node whose metadata must be read.
 type file struct {
-	node  *walk.Node
-	stat  posix.Stat // as the walk saw it
-	entry *manifest.Entry
-	refs  []repository.ChunkRef
-	lost  []manifest.Chunk // of the parent's entry, those in packs that the store lost
-	gone  bool // vanished: the entry is left out
+	node   *walk.Node
+	stat   posix.Stat // as the walk saw it
+	volume *posix.Volume
+	entry  *manifest.Entry
+	refs   []repository.ChunkRef
+	lost   []manifest.Chunk // of the parent's entry, those in packs that the store lost
+	gone   bool             // vanished: the entry is left out
 
 	first *file         // an earlier name of the same inode, whose content may be taken over
 	read  chan struct{} // of a first name: closed when it was read
@@ -140,7 +141,7 @@ func (c *capture) merge(ctx context.Context, commands []*item) error {
 	for _, p := range c.partials {
 		m.partial = append(m.partial, c.follow(ctx, p))
 	}
-	err := walk.Walk(ctx, walk.Options{Sources: c.Sources, Omit: c.Omit, Skipped: c.Skipped}, func(n *walk.Node) error {
+	err := walk.Walk(ctx, walk.Options{Sources: c.Sources, Omit: c.Omit, Skipped: c.Skipped, Resolved: c.resolved}, func(n *walk.Node) error {
 		for len(commands) > 0 && manifest.Compare(commands[0].entry.Path, n.Path) <= 0 {
 			// A captured directory stands for the one a command's output implies.
 			e := commands[0].entry
@@ -204,7 +205,7 @@ func (m *merger) node(n *walk.Node) error {
 	if n.Err != nil {
 		it.entry.Flags |= manifest.ListingUnread
 	}
-	it.file = &file{node: n, stat: n.Stat, entry: it.entry}
+	it.file = &file{node: n, stat: n.Stat, volume: n.Volume, entry: it.entry}
 	if it.moved {
 		it.file.lost = m.lostOf(&it.seg.entries[it.pos])
 	}

@@ -19,9 +19,17 @@ type Progress struct {
 	Expected             atomic.Uint64 // bytes, those of the last snapshot; 0 without one
 
 	// Problem, when set, is told each problem as it is met; Warn what went
-	// wrong without harm to the snapshot. Both may be called concurrently.
+	// wrong without harm to the snapshot; Note what is as it should be, and may
+	// surprise. All may be called concurrently.
 	Problem func(path, reason string)
 	Warn    func(message string)
+	Note    func(message string)
+}
+
+func (p *Progress) note(message string) {
+	if p.Note != nil {
+		p.Note(message)
+	}
 }
 
 func (p *Progress) warn(message string) {

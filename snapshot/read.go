@@ -179,7 +179,21 @@ func (r *reader) metadata(dirfd int, name string, f *file) error {
 		}
 	}
 	r.attributes(e, func() ([]manifest.Xattr, error) { return posix.NodeXattrs(fd) })
+	if e.Type == manifest.Dir {
+		r.dirFlags(fd, f)
+	}
 	return nil
+}
+
+// dirFlags reads the inode flags of a directory. One that may not be listed has
+// none to be known; it is named for that already.
+func (r *reader) dirFlags(fd int, f *file) {
+	open, err := posix.OpenDir(fd, ".")
+	if err != nil {
+		return
+	}
+	defer unix.Close(open)
+	r.inodeFlags(f.entry, func() (uint32, error) { return f.volume.InodeFlags(open) })
 }
 
 // attributes reads the extended attributes of a node. One that cannot be read
@@ -189,6 +203,16 @@ func (r *reader) attributes(e *manifest.Entry, read func() ([]manifest.Xattr, er
 	if e.Xattrs, err = read(); err != nil {
 		e.Flags |= manifest.MetadataIncomplete
 		r.problem(e.Path, err.Error())
+	}
+}
+
+// inodeFlags reads the flags of an inode. They cost nothing else, like
+// attributes.
+func (r *reader) inodeFlags(e *manifest.Entry, read func() (uint32, error)) {
+	var err error
+	if e.InodeFlags, err = read(); err != nil {
+		e.Flags |= manifest.MetadataIncomplete
+		r.problem(e.Path, "inode flags: "+err.Error())
 	}
 }
 
@@ -269,13 +293,21 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 	e.Size = 0
 	e.Flags &^= manifest.MetadataIncomplete
 	r.attributes(e, func() ([]manifest.Xattr, error) { return posix.Xattrs(fd) })
+	r.inodeFlags(e, func() (uint32, error) { return f.volume.InodeFlags(fd) })
+
+	if f.volume.Kind().SizeUnknown(want) {
+		if err := r.unsized(ctx, fd, f); err != nil {
+			return false, err
+		}
+		e.Size = chunked(e)
+		return false, nil
+	}
 	var holes []manifest.Extent
 	if before.Sparse() {
 		if holes, err = posix.Holes(fd, want); err != nil {
 			return false, err
 		}
 	}
-
 	if err := r.content(ctx, &source{fd: fd, holes: holes, size: want}, f); err != nil {
 		return false, err
 	}
@@ -285,7 +317,7 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 		e.Holes, e.Size = nil, chunked(e)
 	}
 
-	after, err := posix.StatFd(fd)
+	after, err := posix.CurrentStatFd(fd)
 	if err != nil {
 		return false, err
 	}
@@ -296,6 +328,16 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 		f.got = before
 	}
 	return false, nil
+}
+
+// unsized reads a file that does not state its size.
+func (r *reader) unsized(ctx context.Context, fd int, f *file) error {
+	u, err := newUnsized(fd, maxUnsized, unsizedTime)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	return r.content(ctx, u, f)
 }
 
 func chunked(e *manifest.Entry) (n uint64) {

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"path"
 	"slices"
 
 	"knowngood/snapshot/filter"
@@ -17,7 +18,7 @@ func (c *capture) recordSources() []manifest.Source {
 	for _, s := range c.Sources {
 		include, exclude := s.Rules.Patterns()
 		out = append(out, manifest.Source{Path: s.Path, Include: include, Exclude: exclude, ExcludeIfPresent: s.ExcludeIfPresent,
-			OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, MaxFileSize: s.MaxFileSize})
+			OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, CachedAttributes: s.CachedAttributes, MaxFileSize: s.MaxFileSize})
 	}
 	for _, x := range c.Commands {
 		out = append(out, manifest.Source{Path: x.As, Command: x.Argv, Restore: x.Restore})
@@ -32,7 +33,16 @@ func WalkSource(s *manifest.Source) (walk.Source, error) {
 	if err != nil {
 		return walk.Source{}, fmt.Errorf("the rules of source %q in the snapshot: %w", s.Path, err)
 	}
-	return walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: s.MaxFileSize}, nil
+	return walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: s.MaxFileSize,
+		CachedAttributes: s.CachedAttributes}, nil
+}
+
+// resolved notes where a source leads to over symbolic links.
+func (c *capture) resolved(source, real string) {
+	c.real[source] = real
+	if path.Clean(source) != real {
+		c.Progress.note(fmt.Sprintf("%s leads to %s over symbolic links, and is captured as that directory", source, real))
+	}
 }
 
 // sourceCounts are the counts per source for those who hold no identity.

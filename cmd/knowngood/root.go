@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"knowngood/configs"
 	"knowngood/storage"
@@ -79,7 +80,12 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Annotations:       map[string]string{"config": "none"},
-		PersistentPreRunE: func(cmd *cobra.Command, args []string) error { return a.load(cmd) },
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := refuseEmpty(cmd, args); err != nil {
+				return err
+			}
+			return a.load(cmd)
+		},
 		Args:              unknownCommand,
 
 		SuggestionsMinimumDistance: 2,
@@ -116,6 +122,25 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// refuseEmpty refuses empty arguments and values of flags. They come from
+// variables that are not set, and must not stand for the working directory, or
+// for everything.
+func refuseEmpty(cmd *cobra.Command, args []string) error {
+	if cmd.Name() == cobra.ShellCompRequestCmd {
+		return nil // the word to be completed
+	}
+	if slices.Contains(args, "") {
+		return usagef("an argument is empty: is a variable not set? (see %s --help)", cmd.CommandPath())
+	}
+	var err error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if list, ok := f.Value.(pflag.SliceValue); f.Value.String() == "" || ok && slices.Contains(list.GetSlice(), "") {
+			err = usagef("--%s is empty: is a variable not set? Leave it out if you do not want it", f.Name)
+		}
+	})
+	return err
 }
 
 // unknownCommand refuses what is no command, and says what was meant, perhaps.

@@ -31,6 +31,7 @@ type snapshotFlags struct {
 	excludeCaches    bool
 	excludeIfPresent []string
 	oneFileSystem    bool
+	cachedAttributes bool
 	maxFileSize      string
 	dryRun, reread   bool
 	verify           bool
@@ -70,6 +71,7 @@ it whole.`,
 	fl.StringArrayVar(&f.excludeIfPresent, "exclude-if-present", nil, "leave out directories that hold a file of this `name`")
 	fl.BoolVar(&f.oneFileSystem, "one-file-system", false, "do not cross into other file systems")
 	fl.StringVar(&f.maxFileSize, "max-file-size", "", "leave out files larger than `size`")
+	fl.BoolVar(&f.cachedAttributes, "cached-attributes", false, "on network and FUSE file systems, believe the attributes that the kernel remembers")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "tell what would be read, store nothing")
 	fl.BoolVar(&f.reread, "reread", false, "read every file, whatever its time stamps say")
 	fl.BoolVar(&f.verify, "verify", false, "list what the store holds, however short ago that was done, and store again what it lost")
@@ -108,12 +110,20 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 		}
 		max = n
 	}
+	attributes := "current"
+	if f.cachedAttributes {
+		attributes = "cached"
+	}
 	for _, p := range paths {
 		abs, err := filepath.Abs(p)
 		if err != nil {
 			return "", nil, err
 		}
-		env.Sources = append(env.Sources, configs.Source{Path: abs, Include: f.include, Exclude: f.exclude, ExcludeCaches: f.excludeCaches, ExcludeIfPresent: f.excludeIfPresent, OneFileSystem: f.oneFileSystem, MaxFileSize: configs.Size(max)})
+		if slices.ContainsFunc(env.Sources, func(s configs.Source) bool { return s.Path == abs }) {
+			continue // given twice
+		}
+		env.Sources = append(env.Sources, configs.Source{Path: abs, Include: f.include, Exclude: f.exclude, ExcludeCaches: f.excludeCaches, ExcludeIfPresent: f.excludeIfPresent,
+			OneFileSystem: f.oneFileSystem, MaxFileSize: configs.Size(max), Attributes: attributes})
 	}
 	return f.env, env, nil
 }
@@ -179,6 +189,11 @@ func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
 	f.problems = a.problems() // of this try
 	o.Progress.Problem = func(path, reason string) { f.problems.add(path, errors.New(reason)) }
 	o.Progress.Warn = func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", m) }
+	o.Progress.Note = func(m string) {
+		if !a.json && !a.quiet {
+			fmt.Fprintf(a.stderr, "knowngood: note: %s\n", printable(m))
+		}
+	}
 	a.warnOfIdentity(o)
 }
 

@@ -80,12 +80,18 @@ func (vs *Volumes) Of(fd int, dev uint64) *Volume {
 	if v := vs.Known(dev); v != nil {
 		return v
 	}
-	var st unix.Statfs_t
-	if retry("fstatfs", func() error { return unix.Fstatfs(fd, &st) }) != nil {
+	kind, err := kindOf(fd)
+	if err != nil {
 		return nil // whatever is read there fails by itself
 	}
-	v, _ := vs.known.LoadOrStore(dev, &Volume{kind: fileSystem(uint32(st.Type))})
+	v, _ := vs.known.LoadOrStore(dev, &Volume{kind: kind})
 	return v.(*Volume)
+}
+
+func kindOf(fd int) (FileSystem, error) {
+	var st unix.Statfs_t
+	err := retry("fstatfs", func() error { return unix.Fstatfs(fd, &st) })
+	return fileSystem(uint32(st.Type)), err
 }
 
 // fileSystem knows the numbers of statfs(2), and of stat(1) for what the

@@ -37,6 +37,24 @@ func NodeXattrs(fd int) ([]manifest.Xattr, error) {
 		func(name string, buf []byte) (int, error) { return unix.Getxattr(path, name, buf) })
 }
 
+// ErrNoProc says that /proc is not there. Some metadata of nodes that cannot be
+// opened is reached through it alone.
+var ErrNoProc = errors.New("/proc is not mounted, and is needed to read and set metadata of files: mount it (mount -t proc proc /proc) and run this again")
+
+// CheckProc returns ErrNoProc where /proc is missing, or is not what it should
+// be.
+func CheckProc() error {
+	fd, err := openat(unix.AT_FDCWD, "/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return ErrNoProc
+	}
+	defer unix.Close(fd)
+	if kind, err := kindOf(fd); err != nil || kind != ProcOrSys {
+		return ErrNoProc
+	}
+	return nil
+}
+
 // procPath leads to the node of a descriptor, O_PATH included.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 

@@ -16,8 +16,8 @@ type Source struct {
 	// Path as configured, absolute; of a command the path of its output, as
 	// that of an entry.
 	Path string
-	// Resolved is where Path led to, when it was a symbolic link to a
-	// directory.
+	// Resolved is where Path led to, free of links, when there were symbolic
+	// links on the way; else "".
 	Resolved string
 
 	Include, Exclude []string // patterns in order; see package filter

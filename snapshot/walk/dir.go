@@ -48,10 +48,8 @@ type dir struct {
 	skip    Reason // why its content, or most of it, is left out
 	where   *location
 	volume  *posix.Volume
-	current bool   // attributes are asked for, not remembered ones believed
-	step    int    // nodes of a block
-	flags   uint32 // of the inode
-	flagErr error
+	current bool // attributes are asked for, not remembered ones believed
+	step    int  // nodes of a block
 	names   names
 	blocks  []*block
 }
@@ -143,7 +141,6 @@ func (l *lister) read(d *dir, h *posix.Dir) error {
 }
 
 func (l *lister) readNames(d *dir, fd int) error {
-	d.flags, d.flagErr = d.volume.InodeFlags(fd)
 	err := posix.ReadDir(fd, l.dirs, func(name []byte, t manifest.Type) error {
 		d.names.add(name, t)
 		return nil

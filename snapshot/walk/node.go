@@ -55,15 +55,6 @@ const (
 	SkippedMount // yielded as an empty directory
 )
 
-// DirFlags returns the inode flags of a directory that was listed; of other
-// nodes none.
-func (n *Node) DirFlags() (uint32, error) {
-	if n.sub == nil {
-		return 0, nil
-	}
-	return n.sub.flags, n.sub.flagErr
-}
-
 // ErrReplaced says that a directory is no longer the one that was walked.
 var ErrReplaced = errors.New("its directory was replaced by another while the snapshot was taken")
 
