@@ -24,11 +24,12 @@ const (
 	stepRestore   = "restore"
 	stepInPlace   = "in-place"
 	stepCheck     = "check"
-	stepFile      = "file" // only on S3
+	stepFile      = "file"  // only on S3
+	stepYoung     = "young" // only of A
 )
 
 func stepNames() []string {
-	return []string{stepFirst, stepUnchanged, stepChanged, stepRestore, stepInPlace, stepCheck, stepFile}
+	return []string{stepFirst, stepUnchanged, stepChanged, stepRestore, stepInPlace, stepCheck, stepFile, stepYoung}
 }
 
 // side is a contender and where it has its things.
@@ -67,7 +68,7 @@ func (b *bench) local(ctx context.Context, t *tree) (err error) {
 	}
 	steps := []struct {
 		name   string
-		before func() error
+		before func(context.Context) error
 		do     func(context.Context, *side) (Sample, error)
 	}{
 		{stepFirst, nil, c.first},
@@ -76,9 +77,13 @@ func (b *bench) local(ctx context.Context, t *tree) (err error) {
 		{stepRestore, nil, c.restore},
 		{stepInPlace, nil, c.restoreInPlace},
 		{stepCheck, nil, c.check},
+		{stepYoung, nil, c.captureYoung}, // the last, for it leaves the tree young
 	}
 	for _, step := range steps {
 		if t.name == sectionMillion && !slices.Contains([]string{stepFirst, stepUnchanged, stepRestore}, step.name) {
+			continue
+		}
+		if step.name == stepYoung && t.name != sectionA {
 			continue
 		}
 		if err := c.step(ctx, step.name, step.before, step.do); err != nil {
@@ -90,7 +95,7 @@ func (b *bench) local(ctx context.Context, t *tree) (err error) {
 
 // step runs one step on all sides in turn, as often as asked for. The first
 // capture is taken even when it is not measured: all else needs it.
-func (c *comparison) step(ctx context.Context, name string, before func() error, do func(context.Context, *side) (Sample, error)) error {
+func (c *comparison) step(ctx context.Context, name string, before func(context.Context) error, do func(context.Context, *side) (Sample, error)) error {
 	measured := wants(c.steps, name)
 	runs := c.runs
 	if c.tree.name == sectionMillion && name != stepUnchanged || !measured {
@@ -101,7 +106,7 @@ func (c *comparison) step(ctx context.Context, name string, before func() error,
 	}
 	for run := range runs {
 		if before != nil {
-			if err := before(); err != nil {
+			if err := before(ctx); err != nil {
 				return err
 			}
 		}
@@ -184,9 +189,31 @@ func (c *comparison) capture(ctx context.Context, s *side) (Sample, error) {
 	return measure(ctx, s.Capture(c.tree.path), false)
 }
 
-func (c *comparison) applyChange() error {
+// applyChange changes the tree, and waits until that is old: the files of the
+// round before would be read again with those of the next.
+func (c *comparison) applyChange(ctx context.Context) error {
 	c.want = nil
-	return c.changes.apply()
+	if err := c.changes.apply(); err != nil {
+		return err
+	}
+	c.touched = time.Now()
+	if c.small {
+		return nil // it costs a few files there
+	}
+	return c.age(ctx)
+}
+
+// captureYoung measures the capture that follows at once on that of a tree in
+// which every file has just been touched. The time of its content stays.
+func (c *comparison) captureYoung(ctx context.Context, s *side) (Sample, error) {
+	err := eachFile(ctx, c.tree.path, func(path string, info fs.FileInfo) error { return os.Chmod(path, info.Mode()) })
+	if err != nil {
+		return Sample{}, err
+	}
+	if _, err := c.capture(ctx, s); err != nil {
+		return Sample{}, err
+	}
+	return c.capture(ctx, s)
 }
 
 func (c *comparison) restore(ctx context.Context, s *side) (Sample, error) {

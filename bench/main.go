@@ -53,6 +53,7 @@ type bench struct {
 	files   int64     // of its tree
 	aside   int       // directories that renew put aside
 	removed time.Time // when many files were
+	touched time.Time // when a file of the tree changed last
 }
 
 func parse(args []string) (*options, error) {
@@ -175,6 +176,9 @@ func (b *bench) section(ctx context.Context, name string) error {
 	}
 	b.report.Sections[name] = t.about
 	fmt.Printf("\n%s: %s\n", name, t.about)
+	if err := b.age(ctx); err != nil {
+		return err
+	}
 	if name == sectionS3 {
 		return b.s3(ctx, t)
 	}

@@ -107,5 +107,6 @@ func stepTitle(section, step string) string {
 		stepInPlace:   "restore in place, nothing changed",
 		stepCheck:     "check --read-data",
 		stepFile:      "cold restore of one file",
+		stepYoung:     "unchanged capture, of a tree touched just before the last one",
 	}[step]
 }

@@ -11,8 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/posix"
 )
 
 // tree is a source that all sides capture.
@@ -72,7 +76,13 @@ func (b *bench) tree(ctx context.Context, name string) (*tree, error) {
 	}
 	// Reading everything once also warms the page cache.
 	files, bytes, err := readAll(ctx, t.path)
+	if err != nil {
+		return nil, err
+	}
 	b.files = files
+	if b.touched, err = newest(ctx, t.path); err != nil {
+		return nil, err
+	}
 	t.about = fmt.Sprintf("%s: %d files, %.2f GB", what, files, float64(bytes)/1e9)
 	return t, err
 }
@@ -197,6 +207,28 @@ func readAll(ctx context.Context, dir string) (files, bytes int64, err error) {
 		return err
 	})
 	return files, bytes, err
+}
+
+// newest is when the youngest file below a directory changed.
+func newest(ctx context.Context, dir string) (at time.Time, err error) {
+	err = eachFile(ctx, dir, func(path string, info fs.FileInfo) error {
+		c := info.Sys().(*syscall.Stat_t).Ctim
+		if changed := time.Unix(c.Sec, c.Nsec); changed.After(at) {
+			at = changed
+		}
+		return nil
+	})
+	return at, err
+}
+
+// age waits until the time stamps of the tree are believed: knowngood reads
+// files again that were younger when it captured them.
+func (b *bench) age(ctx context.Context) error {
+	select {
+	case <-time.After(time.Until(b.touched.Add(posix.WritebackWindow(posix.KernelSettings) + time.Second))):
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // storedBytes is the size of all files below a directory.

@@ -50,7 +50,7 @@ var errGone = errors.New("it is not configured any more")
 // mu is held.
 func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
 	log := d.Log.With(zap.String("environment", j.name))
-	runner := &Runner{StateDir: d.config.StateDir, Version: d.Version, Purpose: "the daemon", Log: log, Open: d.repository, Kept: j.kept, places: &d.places,
+	runner := &Runner{StateDir: d.config.StateDir, Version: d.Version, Purpose: "the daemon", Log: log, Open: d.repository, Kept: j.kept, places: &d.places, Edit: d.Edit,
 		Waiting: func(holder string) {
 			log.Info("the environment is being captured already; waiting for that", zap.String("by", holder))
 		}}

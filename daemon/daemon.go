@@ -17,6 +17,7 @@ import (
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
+	"knowngood/snapshot"
 	"knowngood/storage/repository"
 )
 
@@ -37,6 +38,8 @@ type Options struct {
 	Watchdog time.Duration
 	// Now is the wall clock.
 	Now func() time.Time
+	// Edit, when set, changes how environments are captured.
+	Edit func(*snapshot.Options)
 }
 
 // Limits.

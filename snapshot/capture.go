@@ -111,7 +111,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 		return nil, err
 	}
 	if c.WritebackWindow == 0 {
-		c.WritebackWindow = writebackWindow("/proc/sys/vm")
+		c.WritebackWindow = posix.WritebackWindow(posix.KernelSettings)
 	}
 	dir := filepath.Join(o.StateDir, "env", o.Environment)
 	c.openParents(dir)

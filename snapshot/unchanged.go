@@ -1,9 +1,6 @@
 package snapshot
 
 import (
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"knowngood/snapshot/manifest"
@@ -78,31 +75,4 @@ func hash(s string) uint64 {
 		h = (h ^ uint64(s[i])) * 1099511628211
 	}
 	return h
-}
-
-// maxWriteback bounds the write-back window, where the kernel is told to keep
-// what was written for longer.
-const maxWriteback = 5 * time.Minute
-
-// writebackWindow is how long the kernel may leave a page that was written
-// through a mapping as it is, and so miss further writes to it: until it is
-// old enough, found, and written. The settings lie in a directory of /proc.
-func writebackWindow(dir string) time.Duration {
-	setting := func(name string, or time.Duration) time.Duration {
-		b, err := os.ReadFile(dir + "/" + name)
-		if err != nil {
-			return or
-		}
-		n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 31)
-		if err != nil {
-			return or
-		}
-		return time.Duration(n) * 10 * time.Millisecond
-	}
-	expire := setting("dirty_expire_centisecs", 30*time.Second)
-	wake := setting("dirty_writeback_centisecs", 5*time.Second)
-	if wake == 0 { // nothing is written for its age
-		return maxWriteback
-	}
-	return min(expire+2*wake, maxWriteback)
 }

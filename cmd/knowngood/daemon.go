@@ -14,6 +14,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/daemon"
+	"knowngood/snapshot"
 	"knowngood/storage/repository"
 )
 
@@ -79,7 +80,8 @@ func (a *app) daemon(ctx context.Context, level string) error {
 				log.Debug("the service manager does not listen", zap.Error(err))
 			}
 		},
-		Watchdog: watchdog()})
+		Watchdog: watchdog(),
+		Edit:     func(o *snapshot.Options) { o.WritebackWindow = a.writebackWindow }})
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

@@ -77,16 +77,16 @@ ID, host/web@42; where a path is taken, :/path follows.
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but
 incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 13 damage or tampering found; 130 interrupted.`,
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		Annotations:       map[string]string{"config": "none"},
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Annotations:   map[string]string{"config": "none"},
 		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
 			if err := refuseEmpty(cmd, args); err != nil {
 				return err
 			}
 			return a.load(cmd)
 		},
-		Args:              unknownCommand,
+		Args: unknownCommand,
 
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
