@@ -126,7 +126,7 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // refuseEmpty refuses empty arguments and values of flags. They come from
 // variables that are not set, and must not stand for the working directory, or
-// for everything.
+// for everything. An empty --identity or --config asks for none.
 func refuseEmpty(cmd *cobra.Command, args []string) error {
 	if cmd.Name() == cobra.ShellCompRequestCmd {
 		return nil // the word to be completed
@@ -136,6 +136,9 @@ func refuseEmpty(cmd *cobra.Command, args []string) error {
 	}
 	var err error
 	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name == "identity" || f.Name == "config" {
+			return
+		}
 		if list, ok := f.Value.(pflag.SliceValue); f.Value.String() == "" || ok && slices.Contains(list.GetSlice(), "") {
 			err = usagef("--%s is empty: is a variable not set? Leave it out if you do not want it", f.Name)
 		}
