@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/restore"
+	"knowngood/restore/load"
 	"knowngood/snapshot"
 )
 
@@ -135,9 +136,8 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	if err != nil {
 		return err
 	}
-	loads, loadErr := a.takeBack(ctx, &f.load, tree, &o)
-	a.printLoads(loads, f.load.which != "")
-	return errors.Join(a.tellRestore(tree, &o, result, loads), loadErr)
+	outputs, loadErr := a.takeBack(ctx, &f.load, tree, &o)
+	return errors.Join(a.tellRestore(tree, &o, result, outputs), loadErr)
 }
 
 // own are the places of what a restore needs itself.
@@ -169,7 +169,7 @@ func (a *app) trust() string {
 	return "signature verified; repository pinned"
 }
 
-func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result, loads []*load) error {
+func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) error {
 	status := "restored"
 	switch {
 	case r.Damaged:
@@ -183,7 +183,7 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,
-		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": loadsJSON(loads),
+		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
 		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
 	if b := exact(o.Target); b != nil {
 		out["target_base64"] = b

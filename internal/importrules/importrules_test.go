@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"storage/repository"},
 	{"snapshot", "snapshot/walk", "storage/prune"},
 	{"restore"},
-	{"internal/enginetest"},
+	{"internal/enginetest", "restore/load"},
 	{"daemon/notify", "daemon/web"},
 	{"daemon"},
 	{"cmd/knowngood"},
