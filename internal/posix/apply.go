@@ -59,9 +59,10 @@ func hasChown() bool {
 func (a *Applier) NotOwned() uint64 { return a.notOwned.Load() }
 
 // Apply applies the metadata of e to an open file or directory (not O_PATH):
-// owner, extended attributes, mode and times, in this order, for a change of
-// owner clears setuid bits and capabilities, an ACL sets mode bits, and
-// everything changes times. It goes on past what fails and returns that. A
+// owner, extended attributes, mode, times and inode flags, in this order, for a
+// change of owner clears setuid bits and capabilities, an ACL sets mode bits,
+// and everything changes times. Flags that forbid changes are taken away;
+// Protect sets them. It goes on past what fails and returns that. A
 // process without CAP_CHOWN gets one problem about owners, not one for each
 // node; see NotOwned. A node that could not be given to its owner does not get
 // setuid and setgid bits, nor capabilities.
@@ -100,6 +101,8 @@ func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
 		}
 	}
 
+	flags, err := a.unlock(n, e)
+	report("inode flags", err)
 	owned, err := a.chown(n, &st, e)
 	report("owner", err)
 	stripped := e.Type == manifest.File && !owned
@@ -114,7 +117,52 @@ func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
 		report("mode", n.chmod(mode))
 	}
 	report("mtime", n.setMtime(e.Mtime))
+	report("inode flags", a.setFlags(n, e, flags))
 	return problems
+}
+
+// unlock returns the inode flags that a node has, of which those that forbid
+// changes are taken away, unless the entry may not know of them. It asks only
+// where flags may have to be set.
+func (a *Applier) unlock(n *node, e *manifest.Entry) (flags uint32, err error) {
+	if !n.open || e.InodeFlags == 0 && !a.opts.Exact {
+		return 0, nil
+	}
+	flags, _, err = InodeFlags(n.fd)
+	if err == nil && flags&LockingFlags != 0 && e.Flags&manifest.MetadataIncomplete == 0 {
+		_, err = Unlock(n.fd)
+	}
+	return flags, err
+}
+
+// setFlags gives a node the inode flags of an entry, but for those that forbid
+// changes; see Protect. Others that it has stay unless it is to be exact.
+func (a *Applier) setFlags(n *node, e *manifest.Entry, have uint32) error {
+	want := e.InodeFlags &^ LockingFlags
+	switch {
+	case e.Flags&manifest.MetadataIncomplete != 0:
+		want |= have
+	case !a.opts.Exact:
+		want |= have &^ LockingFlags
+	}
+	if !n.open || want == have {
+		return nil
+	}
+	return SetInodeFlags(n.fd, want)
+}
+
+// Protect gives an open file or directory the inode flags of an entry that
+// forbid changes: immutable, append-only. Nothing can be changed afterwards, so
+// it comes when all else is done, and the names in a directory are.
+func (a *Applier) Protect(fd int, e *manifest.Entry) *Problem {
+	have, _, err := InodeFlags(fd)
+	if err == nil {
+		err = SetInodeFlags(fd, have|e.InodeFlags&LockingFlags)
+	}
+	if err != nil {
+		return &Problem{"inode flags", err}
+	}
+	return nil
 }
 
 // chown tells whether the node has, in the end, the owner that its setuid bits

@@ -1,6 +1,7 @@
 package posix
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -69,10 +70,37 @@ func FlagLetters(flags uint32) string {
 // a user can set. ok is false where the file system has none.
 func InodeFlags(fd int) (flags uint32, ok bool, err error) {
 	all, err := getFlags(fd)
-	if isErrno(err, unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL) {
+	if errors.Is(err, errNoFlags) {
 		return 0, false, nil
 	}
 	return all & keptFlags(), err == nil, err
+}
+
+// SetEmptyFlags gives a new file or directory those of the flags that can be
+// set only while it is empty. What fails shows when all of them are set.
+func SetEmptyFlags(fd int, flags uint32) {
+	if flags &= EmptyFlags; flags == 0 {
+		return
+	}
+	if have, err := getFlags(fd); err == nil {
+		_ = setFlags(fd, have|flags)
+	}
+}
+
+// Unlock takes the flags away that forbid changes of an open file or directory,
+// and reports whether there were any. An error says that they are still there.
+func Unlock(fd int) (bool, error) {
+	have, err := getFlags(fd)
+	if errors.Is(err, errNoFlags) || err == nil && have&LockingFlags == 0 {
+		return false, nil
+	}
+	if err == nil {
+		err = setFlags(fd, have&^LockingFlags)
+	}
+	if err != nil {
+		return false, fmt.Errorf("it is protected by flags %s (chattr -%[1]s takes them away): %w", FlagLetters(have&LockingFlags), err)
+	}
+	return true, nil
 }
 
 // SetInodeFlags gives an open file or directory these flags, and of those that
@@ -80,6 +108,9 @@ func InodeFlags(fd int) (flags uint32, ok bool, err error) {
 // error names those that differ.
 func SetInodeFlags(fd int, flags uint32) error {
 	have, err := getFlags(fd)
+	if errors.Is(err, errNoFlags) && flags&keptFlags() == 0 {
+		return nil
+	}
 	if err != nil {
 		return flagError(flags, err)
 	}
@@ -120,11 +151,16 @@ func flagError(flags uint32, err error) error {
 	return fmt.Errorf("flags %s (see chattr): %w", FlagLetters(flags), err)
 }
 
+var errNoFlags = errors.New("the file system has no inode flags")
+
 func getFlags(fd int) (flags uint32, err error) {
 	err = retry("get inode flags", func() (err error) {
 		flags, err = unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
 		return err
 	})
+	if isErrno(err, unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL) {
+		err = errNoFlags
+	}
 	return flags, err
 }
 

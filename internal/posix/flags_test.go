@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
+	"knowngood/snapshot/manifest"
 )
 
 func TestInodeFlags(t *testing.T) {
@@ -72,6 +73,74 @@ func TestInodeFlags(t *testing.T) {
 		}
 		if got, _, err := posix.InodeFlags(fd); err != nil || got != noDump {
 			t.Errorf("flags %q (%v)", posix.FlagLetters(got), err)
+		}
+	})
+
+	apply := func(t *testing.T, fd int, o posix.ApplyOptions, e manifest.Entry) {
+		t.Helper()
+		e.Type, e.Mode, e.UID, e.GID = manifest.File, 0o600, uint32(os.Geteuid()), uint32(os.Getegid())
+		for _, p := range posix.NewApplier(o).Apply(fd, &e) {
+			t.Errorf("%v", p)
+		}
+	}
+	t.Run("are applied with other metadata, but for those that forbid changes", func(t *testing.T) {
+		for name, test := range map[string]struct {
+			exact      bool
+			have, want uint32
+			flags      manifest.Flags
+			end        uint32
+		}{
+			"to a new file":                         {false, 0, noDump, 0, noDump},
+			"to a new file that inherits others":    {false, noAccessTime, noDump, 0, noDump | noAccessTime},
+			"to a new file, that is to be locked":   {false, 0, noDump | immutable, 0, noDump},
+			"none to a new file that inherits some": {false, noAccessTime, 0, 0, noAccessTime},
+			"exactly":                               {true, noAccessTime, noDump, 0, noDump},
+			"exactly none":                          {true, noAccessTime, 0, 0, 0},
+			"to a file that is locked":              {true, immutable | noDump, appendOnly | noAccessTime, 0, noAccessTime},
+			"of an entry that may lack some":        {true, noAccessTime, noDump, manifest.MetadataIncomplete, noDump | noAccessTime},
+		} {
+			t.Run(name, func(t *testing.T) {
+				if os.Geteuid() != 0 && (test.have|test.want)&posix.LockingFlags != 0 {
+					t.Skip("immutable files take root")
+				}
+				fd := open(t, strings.ReplaceAll(name, " ", "-"))
+				if err := posix.SetInodeFlags(fd, test.have); err != nil {
+					t.Fatal(err)
+				}
+				e := manifest.Entry{InodeFlags: test.want, Flags: test.flags, Mtime: manifest.Time{Sec: 1_000_000_000}}
+				apply(t, fd, posix.ApplyOptions{Exact: test.exact}, e)
+				if got, _, err := posix.InodeFlags(fd); err != nil || got != test.end {
+					t.Errorf("flags %q, not %q (%v)", posix.FlagLetters(got), posix.FlagLetters(test.end), err)
+				}
+				if st, err := posix.StatFd(fd); err != nil || st.Mtime != e.Mtime || st.Mode != 0o600 {
+					t.Errorf("%+v, %v", st, err)
+				}
+				if p := posix.NewApplier(posix.ApplyOptions{}).Protect(fd, &e); p != nil {
+					t.Error(p)
+				}
+				want := test.end | test.want&posix.LockingFlags
+				if got, _, err := posix.InodeFlags(fd); err != nil || got != want {
+					t.Errorf("protected: flags %q, not %q (%v)", posix.FlagLetters(got), posix.FlagLetters(want), err)
+				}
+			})
+		}
+	})
+
+	t.Run("are taken away where they forbid changes", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("immutable files take root")
+		}
+		fd := open(t, "to-unlock")
+		for _, locked := range []uint32{0, immutable, appendOnly, immutable | appendOnly} {
+			if err := posix.SetInodeFlags(fd, locked|noDump); err != nil {
+				t.Fatal(err)
+			}
+			if did, err := posix.Unlock(fd); err != nil || did != (locked != 0) {
+				t.Errorf("%v, %v", did, err)
+			}
+			if got, _, err := posix.InodeFlags(fd); err != nil || got != noDump {
+				t.Errorf("flags %q (%v)", posix.FlagLetters(got), err)
+			}
 		}
 	})
 
