@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -90,10 +91,11 @@ func Outputs(ctx context.Context, t *snapshot.Tree, o *restore.Options, configur
 	return all
 }
 
-// fileOf is where a path of the snapshot is restored.
+// fileOf is where a path of the snapshot was restored. A single file lies in the
+// target when that is a directory; else it is the target.
 func fileOf(o *restore.Options, p string) string {
 	file := filepath.Join(o.Target, strings.TrimPrefix(p, o.Under))
-	if p == o.Under {
+	if st, err := os.Stat(file); p == o.Under && (strings.HasSuffix(o.Target, "/") || err == nil && st.IsDir()) {
 		file = filepath.Join(o.Target, path.Base(p))
 	}
 	if abs, err := filepath.Abs(file); err == nil {

@@ -192,15 +192,25 @@ func TestLoad(t *testing.T) {
 	t.Run("is of what was restored alone", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)
-		for under, want := range map[string][]string{"db": {"db/a", "db/b"}, "db/b": {"db/b"}, "list": nil, "d": nil} {
+		db, file, none := filepath.Join(w.target, "db"), filepath.Join(w.target, "db/b"), filepath.Join(w.target, "none")
+		for _, c := range []struct {
+			under, target string
+			want          []string // where outputs lie
+		}{
+			{"", w.target, []string{db + "/a", db + "/b"}},
+			{"db", w.target, []string{w.target + "/a", w.target + "/b"}},
+			{"db/b", db, []string{file}},
+			{"db/b", none + "/", []string{none + "/b"}},
+			{"db/b", none, []string{none}},
+			{"db/b", file, []string{file}},
+			{"list", w.target, nil},
+			{"d", w.target, nil},
+		} {
 			var got []string
-			for _, o := range load.Outputs(w.Ctx, w.tree, &restore.Options{Target: "/t", Under: under}, nil) {
-				got = append(got, o.Path)
-				if want := "/t/" + filepath.Base(o.Path); o.File != want {
-					t.Errorf("%s of %s lies at %s, want %s", o.Path, under, o.File, want)
-				}
+			for _, o := range load.Outputs(w.Ctx, w.tree, &restore.Options{Target: c.target, Under: c.under}, nil) {
+				got = append(got, o.File)
 			}
-			same(t, under, got, want)
+			same(t, fmt.Sprintf("%q to %s", c.under, c.target), got, c.want)
 		}
 	})
 	t.Run("ends when it is cancelled", func(t *testing.T) {
