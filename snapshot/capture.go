@@ -105,6 +105,9 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
+	if n := len(o.Sources) + len(o.Commands); n > manifest.MaxSources {
+		return nil, fmt.Errorf("%d sources: a snapshot holds at most %d: name fewer, larger trees", n, manifest.MaxSources)
+	}
 	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(), real: map[string]string{},
 		jobs: make(chan *job), batches: make(chan []*item, maxBatches), pressed: make(chan struct{})}
 	if err := posix.CheckProc(); err != nil {

@@ -58,11 +58,11 @@ func (c *capture) problem(path, reason string) {
 	}
 }
 
-// list is sorted by path.
+// list is in the order of manifest.CompareProblems.
 func (p *problems) list() ([]manifest.Problem, uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := slices.Clone(p.all)
-	slices.SortFunc(all, func(a, b manifest.Problem) int { return manifest.Compare(a.Path, b.Path) })
+	slices.SortFunc(all, manifest.CompareProblems)
 	return all, p.count
 }

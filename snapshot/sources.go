@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"fmt"
-	"path"
 	"slices"
 
 	"knowngood/snapshot/filter"
@@ -40,9 +39,7 @@ func WalkSource(s *manifest.Source) (walk.Source, error) {
 // resolved notes where a source leads to over symbolic links.
 func (c *capture) resolved(source, real string) {
 	c.real[source] = real
-	if path.Clean(source) != real {
-		c.Progress.note(fmt.Sprintf("%s leads to %s over symbolic links, and is captured as that directory", source, real))
-	}
+	c.Progress.note(fmt.Sprintf("%s leads to %s over symbolic links; what is there is captured", source, real))
 }
 
 // sourceCounts are the counts per source for those who hold no identity.

@@ -228,8 +228,7 @@ func (r *Fields) Finish() ([]Field, error) {
 // Kind of an object; the numbers are part of the stored format.
 type Kind uint8
 
-// Kinds of objects. 16 and 18 to 20 are reserved for receipts, attestations,
-// audit events and parity.
+// Kinds of objects. Section 2 of docs/FORMAT.md has those that are reserved.
 const (
 	KindDescriptor  Kind = 1
 	KindEpoch       Kind = 2

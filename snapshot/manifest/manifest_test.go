@@ -196,6 +196,37 @@ func TestTheDigestOfATable(t *testing.T) {
 	}
 }
 
+func TestTables(t *testing.T) {
+	refused := map[string]struct {
+		change func(*Table)
+		want   error
+	}{
+		"problems out of order":     {func(x *Table) { x.Problems = []Problem{{"b", ""}, {"a", ""}} }, wire.ErrMalformed},
+		"mount points out of order": {func(x *Table) { x.Sources[0].Mounts = []string{"b", "a"} }, wire.ErrMalformed},
+		"a source without a path":   {func(x *Table) { x.Sources[0].Path = "" }, wire.ErrMalformed},
+		"more sources than allowed": {func(x *Table) { x.Sources = slices.Repeat(x.Sources[:1], MaxSources+1) }, wire.ErrMalformed},
+		"a field of a newer source": {func(x *Table) { x.Sources[0].Unknown = []wire.Field{{Tag: 900, Value: []byte("x")}} }, wire.ErrNewer},
+	}
+	for name, test := range refused {
+		t.Run("are refused with "+name, func(t *testing.T) {
+			x := vectorTable()
+			test.change(x)
+			if _, err := ParseTable(x.Append(nil)); !errors.Is(err, test.want) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+
+	t.Run("keep fields of a source that may be skipped", func(t *testing.T) {
+		x := vectorTable()
+		x.Sources[0].Unknown = []wire.Field{{Tag: 901, Value: []byte("x")}}
+		got, err := ParseTable(x.Append(nil))
+		if err != nil || !reflect.DeepEqual(got, x) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
 func TestTheSegmentIDIgnoresLocations(t *testing.T) {
 	chunk := func(p byte) Chunk {
 		return Chunk{ID: ChunkID{1}, Len: 5, Loc: Location{Pack: &pack.Ref{Hash: [32]byte{p}}, FrameOffset: uint32(p), FrameLen: 9}}

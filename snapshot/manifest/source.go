@@ -35,15 +35,18 @@ type Source struct {
 	Restore []string // arguments of the command that takes its output back
 
 	Counts
+	Unknown []wire.Field // fields of newer versions, kept
 }
 
 // Counts of what a source contributed; Bytes are those of files, holes
 // included.
 type Counts struct{ Files, Directories, Bytes uint64 }
 
+// MaxSources is how many sources a snapshot may have.
+const MaxSources = 4096
+
 // Limits of a source.
 const (
-	maxSources    = 65536
 	maxSourceList = 1 << 20 // patterns, arguments, mount points
 )
 
@@ -88,6 +91,7 @@ func appendSources(b []byte, sources []Source) []byte {
 		r.Uint(24, s.Files)
 		r.Uint(26, s.Directories)
 		r.Uint(28, s.Bytes)
+		r.Unknown(s.Unknown)
 		b = wire.AppendBytes(b, r.Append(nil))
 	}
 	return b
@@ -115,11 +119,24 @@ func parseSource(b []byte) (Source, error) {
 	s.MaxFileSize = f.Uint(14)
 	s.Files, s.Directories, s.Bytes = f.Uint(24), f.Uint(26), f.Uint(28)
 
-	unknown, err := f.Finish()
-	if err == nil && (len(unknown) > 0 || s.Path == "") {
-		err = fmt.Errorf("source %q: %w", s.Path, wire.ErrMalformed)
+	if s.Unknown, err = f.Finish(); err != nil {
+		return Source{}, err
 	}
-	return s, err
+	if s.Path == "" || !sortedPaths(s.Mounts) || !sortedPaths(s.Entered) {
+		return Source{}, fmt.Errorf("source %q: %w", s.Path, wire.ErrMalformed)
+	}
+	return s, nil
+}
+
+// sortedPaths reports whether paths of entries are in order, without
+// duplicates.
+func sortedPaths(paths []string) bool {
+	for i := range paths {
+		if i > 0 && Compare(paths[i-1], paths[i]) >= 0 || !ValidPath(paths[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // EqualSources reports whether two lists of sources say the same.

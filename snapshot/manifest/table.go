@@ -2,7 +2,9 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -40,6 +42,11 @@ type Segment struct {
 
 // Problem names what could not be captured as it should.
 type Problem struct{ Path, Reason string }
+
+// CompareProblems orders problems by path, then by reason.
+func CompareProblems(a, b Problem) int {
+	return cmp.Or(Compare(a.Path, b.Path), cmp.Compare(a.Reason, b.Reason))
+}
 
 // Append appends the record of the table.
 func (t *Table) Append(dst []byte) []byte {
@@ -93,13 +100,22 @@ func ParseTable(b []byte) (*Table, error) {
 		return nil, fmt.Errorf("manifest table: %w", err)
 	}
 	t := &Table{}
+	var newer error // which a list cannot return
 	list(f, 2, 4, func(d *wire.Decoder) {
 		s, err := parseSource(d.Bytes())
-		if err != nil || len(t.Sources) >= maxSources {
+		switch {
+		case errors.Is(err, wire.ErrNewer):
+			newer = err
+		case err != nil:
 			d.Fail("source %d: %v", len(t.Sources), err)
+		case len(t.Sources) >= MaxSources:
+			d.Fail("more than %d sources", MaxSources)
 		}
 		t.Sources = append(t.Sources, s)
 	})
+	if newer != nil {
+		return nil, fmt.Errorf("manifest table: %w", newer)
+	}
 	list(f, 4, 80, func(d *wire.Decoder) {
 		var c pack.Ref
 		d.Copy(c.Hash[:])
@@ -129,10 +145,11 @@ func ParseTable(b []byte) (*Table, error) {
 		t.Sessions = append(t.Sessions, s)
 	})
 	list(f, 10, 2, func(d *wire.Decoder) {
-		t.Problems = append(t.Problems, Problem{string(d.Bytes()), string(d.Bytes())})
-		if len(t.Problems) > MaxProblems {
-			d.Fail("too many problems")
+		p := Problem{string(d.Bytes()), string(d.Bytes())}
+		if n := len(t.Problems); n > 0 && CompareProblems(t.Problems[n-1], p) > 0 || n >= MaxProblems {
+			d.Fail("problem %d", n)
 		}
+		t.Problems = append(t.Problems, p)
 	})
 	if t.Unknown, err = f.Finish(); err != nil {
 		return nil, fmt.Errorf("manifest table: %w", err)
