@@ -230,16 +230,17 @@ type Kind uint8
 
 // Kinds of objects. Section 2 of docs/FORMAT.md has those that are reserved.
 const (
-	KindDescriptor  Kind = 1
-	KindEpoch       Kind = 2
-	KindCertificate Kind = 3
-	KindJoinRequest Kind = 4
-	KindPack        Kind = 5
-	KindManifest    Kind = 6
-	KindIndexRun    Kind = 7
-	KindRoot        Kind = 8
-	KindTombstone   Kind = 17
-	KindDeletion    Kind = 21
+	KindDescriptor   Kind = 1
+	KindEpoch        Kind = 2
+	KindCertificate  Kind = 3
+	KindJoinRequest  Kind = 4
+	KindPack         Kind = 5
+	KindManifest     Kind = 6
+	KindIndexRun     Kind = 7
+	KindRoot         Kind = 8
+	KindTombstone    Kind = 17
+	KindDeletion     Kind = 21
+	KindDamageReport Kind = 23
 )
 
 var kindNames = [...]string{"object", "descriptor", "epoch", "host certificate", "join request", "pack", "manifest", "index run", "root"}
@@ -252,6 +253,8 @@ func (k Kind) String() string {
 		return "tombstone"
 	case k == KindDeletion:
 		return "pending deletion"
+	case k == KindDamageReport:
+		return "damage report"
 	}
 	return fmt.Sprintf("kind-%d object", uint8(k))
 }

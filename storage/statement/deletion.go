@@ -147,7 +147,7 @@ func parseObjects(r *wire.Fields, tag uint64, sizes bool) []Object {
 			o.Size = d.Uvarint()
 		}
 		if o.Kind != wire.KindPack && o.Kind != wire.KindManifest {
-			d.Fail("a %v cannot be deleted", o.Kind)
+			d.Fail("a %v among packs and containers", o.Kind)
 		}
 		if i > 0 && CompareObjects(list[i-1], *o) >= 0 {
 			d.Fail("objects out of order")

@@ -79,6 +79,11 @@ func PrefixDeletions(host string, domain seal.DomainID) string {
 	return PrefixHost(host) + "pending/" + domain.String() + "/"
 }
 
+// PrefixDamageReports lists the damage reports of a domain, in no order.
+func PrefixDamageReports(host string, domain seal.DomainID) string {
+	return PrefixHost(host) + "damage/" + domain.String() + "/"
+}
+
 // PrefixHostProbes lists what tells the time of the store.
 func PrefixHostProbes(host string) string { return PrefixHost(host) + "probe/" }
 
@@ -131,6 +136,11 @@ func KeyTombstone(host, environment string, serial uint64) string {
 // KeyDeletion is where a pending deletion lies.
 func KeyDeletion(host string, domain seal.DomainID, serial uint64) string {
 	return PrefixDeletions(host, domain) + Inverted(serial)
+}
+
+// KeyDamageReport is where a damage report lies, by the SHA-256 of its bytes.
+func KeyDamageReport(host string, domain seal.DomainID, hash [32]byte) string {
+	return PrefixDamageReports(host, domain) + hex.EncodeToString(hash[:])
 }
 
 // ParseEpochKey reads what KeyEpoch wrote.
@@ -284,6 +294,11 @@ func ParseDeletionKey(key string) (host string, domain seal.DomainID, serial uin
 		return "", seal.DomainID{}, 0, false
 	}
 	return host, domain, serial, true
+}
+
+// ParseDamageReportKey reads what KeyDamageReport wrote.
+func ParseDamageReportKey(key string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {
+	return parseHashKey(key, "damage")
 }
 
 func parseHashKey(key, folder string) (host string, domain seal.DomainID, hash [32]byte, ok bool) {

@@ -28,6 +28,7 @@ func TestKeysAreThoseOfTheFormat(t *testing.T) {
 		"hosts/web-7/roots/web/ffffffffffffffd5":                     KeyRoot("web-7", "web", 42),
 		"hosts/web-7/tombstones/web/fffffffffffffffc":                KeyTombstone("web-7", "web", 3),
 		"hosts/web-7/pending/d001000000000000/fffffffffffffff6":      KeyDeletion("web-7", domain, 9),
+		"hosts/web-7/damage/d001000000000000/" + sum:                 KeyDamageReport("web-7", domain, hash),
 	} {
 		if got != want {
 			t.Errorf("key %s, want %s", got, want)
@@ -74,6 +75,8 @@ func TestKeysReadBack(t *testing.T) {
 		check("tombstone", ok && gh == host && genv == env && gn == n)
 		gh, gd, gn, ok = ParseDeletionKey(KeyDeletion(host, domain, n))
 		check("pending deletion", ok && gh == host && gd == domain && gn == n)
+		gh, gd, gs, ok = ParseDamageReportKey(KeyDamageReport(host, domain, hash))
+		check("damage report", ok && gh == host && gd == domain && gs == hash)
 		gh, ok = ParseHostPrefix(PrefixHost(host))
 		check("host prefix", ok && gh == host)
 		gh, genv, ok = ParseEnvironmentPrefix(PrefixRoots(host, env))
@@ -121,6 +124,8 @@ func parseKey(key string) (written []string) {
 	add(ok, func() string { return PrefixManifests(h12, d6) })
 	h10, env3, n5, ok := ParseTombstoneKey(key)
 	add(ok, func() string { return KeyTombstone(h10, env3, n5) })
+	h13, d7, s7, ok := ParseDamageReportKey(key)
+	add(ok, func() string { return KeyDamageReport(h13, d7, s7) })
 	h11, d5, n6, ok := ParseDeletionKey(key)
 	add(ok, func() string { return KeyDeletion(h11, d5, n6) })
 	return written

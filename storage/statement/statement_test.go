@@ -107,6 +107,11 @@ func codecs(t testing.TB) []codec {
 			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
 		{"owner-pending-deletion", wire.KindDeletion, &Deletion{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Serial: 1, Since: 1, Made: at}, ownerKey,
 			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
+		{"damage-report", wire.KindDamageReport, &DamageReport{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Made: at,
+			Damaged: []Object{{wire.KindPack, [32]byte{1}, 0}, {wire.KindPack, [32]byte{2}, 0}, {wire.KindManifest, [32]byte{1}, 0}}}, ownerKey,
+			parser(ParseDamageReport), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
+				return s.(*DamageReport).Verify(r, k)
+			}},
 	}
 }
 
@@ -115,6 +120,14 @@ func many(n int) [][32]byte {
 	out := make([][32]byte, n)
 	for i := range out {
 		binary.BigEndian.PutUint32(out[i][:], uint32(i))
+	}
+	return out
+}
+
+// damagedPacks are n packs in order.
+func damagedPacks(n int) (out []Object) {
+	for _, h := range many(n) {
+		out = append(out, Object{Kind: wire.KindPack, Hash: h})
 	}
 	return out
 }
@@ -424,6 +437,14 @@ func TestParseRefusesFields(t *testing.T) {
 		"a repack of more than fits":              {"repack", 22, repackOf(hashes(1), Move{many(MaxDeletionObjects - 1), hashes(0xff)}), wire.ErrMalformed},
 		"repacks of more than fits together":      {"repack", 22, repackOf(hashes(1), Move{many(MaxDeletionObjects / 2), nil}, Move{many(MaxDeletionObjects / 2), nil}), wire.ErrMalformed},
 		"a deletion with another host's":          {"pending-deletion", 20, otherHost, wire.ErrMalformed},
+		"damage in no domain":                     {"damage-report", 6, nil, wire.ErrMalformed},
+		"damage at no time":                       {"damage-report", 8, nil, wire.ErrMalformed},
+		"damage of nothing":                       {"damage-report", 10, nil, wire.ErrMalformed},
+		"an empty list of damaged objects":        {"damage-report", 10, []byte{0}, wire.ErrMalformed},
+		"a damaged root":                          {"damage-report", 10, append([]byte{1, byte(wire.KindRoot)}, make([]byte, 32)...), wire.ErrMalformed},
+		"damaged objects out of order":            {"damage-report", 10, appendObjects([]Object{{wire.KindManifest, [32]byte{1}, 0}, {wire.KindPack, [32]byte{1}, 0}}, false), wire.ErrMalformed},
+		"more damage than fits":                   {"damage-report", 10, appendObjects(damagedPacks(MaxDeletionObjects+1), false), wire.ErrMalformed},
+		"damage that an attest key signed":        {"damage-report", 12, []byte("certificate"), wire.ErrNewer},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := all[c.codec]
