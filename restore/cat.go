@@ -153,11 +153,11 @@ func readChunk(ctx context.Context, t *snapshot.Tree, c *manifest.Chunk) ([]byte
 		if b := cut(content, c.Loc.Offset); b != nil {
 			return b, nil
 		}
-		err = errWrongContent
+		err = wrongContent(t.Reader, c.Loc.Pack.Hash)
 	} else if !repository.Damaged(err) {
 		return nil, err
 	}
-	loc, ok, lerr := t.Reader.Locate(ctx, c.ID)
+	loc, ok, lerr := t.Reader.Locate(ctx, c.ID, c.Loc.Pack.Hash)
 	if lerr != nil || !ok {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"knowngood/storage/chunk"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
+	"knowngood/storage/statement"
 )
 
 const (
@@ -27,8 +28,10 @@ const (
 	memoryBudget   = 32 << 20 // sealed bytes in flight
 )
 
-// errWrongContent says that a chunk does not have the content of its ID.
-var errWrongContent = errors.New("its content does not verify: the pack that holds it is damaged")
+// wrongContent says that a chunk in a pack does not have the content of its ID.
+func wrongContent(r *repository.Reader, hash [32]byte) error {
+	return &repository.DamageError{Key: statement.KeyPack(r.Host(), r.Domain().ID, hash), What: wire.KindPack.String(), Err: errors.New("a chunk in it has not the content of its ID")}
+}
 
 // use is a place that a chunk is written to.
 type use struct {
@@ -294,7 +297,7 @@ func (f *fetcher) frame(ctx context.Context, h *chunk.Hasher, fr *frame, content
 			good = to <= uint64(len(content)) && h.ID(content[from:to]) == c.ID
 		}
 		if !good {
-			if err := f.elsewhereChunk(ctx, h, u, errWrongContent, &copies); err != nil {
+			if err := f.elsewhereChunk(ctx, h, u, wrongContent(f.r.Tree.Reader, fr.ref.Hash), &copies); err != nil {
 				return err
 			}
 			continue
@@ -331,7 +334,7 @@ type located struct {
 func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, cause error, in *located) error {
 	c := u.chunk()
 	reader := f.r.Tree.Reader
-	loc, ok, err := reader.Locate(ctx, c.ID)
+	loc, ok, err := reader.Locate(ctx, c.ID, c.Loc.Pack.Hash)
 	if err != nil && !repository.Damaged(err) {
 		return err
 	}

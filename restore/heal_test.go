@@ -1,6 +1,8 @@
 package restore_test
 
 import (
+	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -13,16 +15,19 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/internal/wire"
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
+	"knowngood/storage"
 	"knowngood/storage/repository"
+	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
 // verify makes a capture list what the store holds.
-func verify(o *snapshot.Options) { o.Verify = true }
+func verify(o *snapshot.Options) { o.Verify.Listing = true }
 
 // heals takes a snapshot, and asserts that all snapshots are whole then, on a
 // machine that has nothing but the identity.
@@ -78,7 +83,7 @@ func TestLostPacksAreNoticedAndHealed(t *testing.T) {
 		lose func(a *archive)
 	}{
 		"by the next snapshot":      {"e", verify, nil},
-		"when all is read anew":     {"e", func(o *snapshot.Options) { o.Verify, o.Reread = true, true }, nil},
+		"when all is read anew":     {"e", func(o *snapshot.Options) { o.Verify.Listing, o.Reread = true, true }, nil},
 		"by another environment":    {"f", verify, nil},
 		"without the index":         {"e", nil, (*archive).forgetIndex},
 		"without what was listed":   {"e", nil, func(a *archive) { a.forgetState("stores") }},
@@ -322,4 +327,166 @@ func TestNoRunIsCompleteThatRefersToWhatTheStoreLost(t *testing.T) {
 		h.Restores("d@2", h.src, now)
 		undamaged(h.World)
 	})
+}
+
+// tell tells the host of damage, from a machine that has the identity, or from
+// the host itself.
+func (a *archive) tell(onHost bool, keys ...string) (noted bool) {
+	a.T.Helper()
+	state := ""
+	if onHost {
+		state = a.State
+	}
+	r := a.Open(state)
+	r.Unlock(a.ID)
+	var ids []repository.ObjectID
+	domain := seal.DomainID{}
+	for _, key := range keys {
+		id, ok := repository.ParseObjectKey(key)
+		if !ok {
+			a.T.Fatalf("%s is no pack or container", key)
+		}
+		ids = append(ids, id)
+	}
+	_, s, err := a.Snapshot("e@1")
+	a.Check(err)
+	domain = s.Domain.ID
+	noted, err = r.TellHost(a.Ctx, enginetest.Host, domain, ids, time.Now())
+	a.Check(err)
+	return noted
+}
+
+func TestDamageThatAListingDoesNotShowIsHealedByAHint(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	flipped := func(b []byte) []byte { b[len(b)/2] ^= 1; return b }
+	for name, c := range map[string]struct {
+		tell func(a *archive, key string) // nil: nobody does
+		edit func(*snapshot.Options)
+	}{
+		"found on the host":    {func(a *archive, key string) { a.noted(true, key) }, nil},
+		"found elsewhere":      {func(a *archive, key string) { a.noted(false, key) }, verify},
+		"by reading all of it": {nil, func(o *snapshot.Options) { o.Verify.Data = true }},
+	} {
+		for _, kind := range []string{"packs", "manifests"} {
+			t.Run(name+", of "+kind, func(t *testing.T) {
+				t.Parallel()
+				a := a.with(t)
+				settle()
+				a.MustCapture("e", a.src) // whose manifest is that of the one before
+				a.trees = append(a.trees, a.trees[len(a.trees)-1])
+				key := a.keys("hosts/h/" + kind + "/")[0]
+				a.memory.Edit(key, flipped)
+				if res, err := a.Capture("e", verify, a.src); err != nil || res.Healed != (snapshot.Healed{}) {
+					t.Errorf("nobody told, and it healed %+v, %v", res.Healed, err)
+				}
+				a.trees = append(a.trees, a.trees[len(a.trees)-1])
+				if c.tell != nil {
+					c.tell(a, key)
+				}
+				if kind == "packs" {
+					if res := a.heals("e", c.edit); res.Healed.Packs != 1 || res.Healed.Bytes != res.NewBytes || res.Read == res.Files {
+						t.Errorf("it healed %+v, stored %d bytes and read %d files", res.Healed, res.NewBytes, res.Read)
+					}
+				} else if res, err := a.Capture("e", c.edit, a.src); err != nil || res.Read != 0 {
+					t.Errorf("it read %d files, %v", res.Read, err)
+				}
+				a.trees = append(a.trees, a.trees[len(a.trees)-1])
+				a.Restores(fmt.Sprintf("e@%d", len(a.trees)), a.src, a.trees[len(a.trees)-1])
+				for _, edit := range []func(*snapshot.Options){nil, verify} {
+					res, err := a.Capture("e", edit, a.src)
+					a.Check(err)
+					if res.Healed != (snapshot.Healed{}) || res.NewBytes != 0 || res.Read != 0 {
+						t.Errorf("a later one heals %+v, stores %d bytes and reads %d files", res.Healed, res.NewBytes, res.Read)
+					}
+				}
+			})
+		}
+	}
+}
+
+// noted is tell that demands where the host was told.
+func (a *archive) noted(onHost bool, keys ...string) {
+	a.T.Helper()
+	if a.tell(onHost, keys...) != onHost {
+		a.T.Errorf("noted on the host: %v", !onHost)
+	}
+}
+
+func TestAHintThatIsWrongChangesNothing(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	for _, onHost := range []bool{true, false} {
+		a := a.with(t)
+		gone := strings.Repeat("00", 32)
+		some := a.keys("hosts/h/packs/")[0]
+		a.noted(onHost, some, a.keys("hosts/h/manifests/")[0], some[:len(some)-64]+gone)
+		res := a.heals("e", verify)
+		if res.Healed != (snapshot.Healed{}) || res.NewBytes != 0 || res.Read != 0 {
+			t.Errorf("on the host %v: it healed %+v, stored %d bytes and read %d files", onHost, res.Healed, res.NewBytes, res.Read)
+		}
+		// And it is looked at once.
+		store := storagetest.NewFaulty(a.memory)
+		w := *a.World
+		w.Store = store
+		if _, err := w.Capture("e", verify, a.src); err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range store.Log() {
+			if op.Op == storagetest.Get && (op.Key == some || strings.Contains(op.Key, "/damage/")) {
+				t.Errorf("it is looked at again: %v", op)
+			}
+		}
+	}
+}
+
+func TestADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	key := a.keys("hosts/h/packs/")[0]
+	a.memory.Edit(key, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+	id, _ := repository.ParseObjectKey(key)
+	_, s, err := a.Snapshot("e@1")
+	a.Check(err)
+	host, err := a.Open(a.State).Host(a.Ctx)
+	a.Check(err)
+	bare := a.Bare()
+	owner, err := bare.OwnerKey(a.Ctx)
+	a.Check(err)
+	good := statement.DamageReport{Repository: bare.ID(), Host: enginetest.Host, Domain: s.Domain.ID, Made: time.Now(), Damaged: []statement.Object{{Kind: id.Kind, Hash: id.Hash}}}
+	for name, c := range map[string]struct {
+		edit func(x *statement.DamageReport)
+		key  ed25519.PrivateKey
+		name func(sum [32]byte) [32]byte
+	}{
+		"signed by the host":    {nil, host.SigningKey(), nil},
+		"of another host":       {func(x *statement.DamageReport) { x.Host = "other" }, owner, nil},
+		"of another domain":     {func(x *statement.DamageReport) { x.Domain[0] ^= 1 }, owner, nil},
+		"of another repository": {func(x *statement.DamageReport) { x.Repository[0] ^= 1 }, owner, nil},
+		"under another name":    {nil, owner, func(sum [32]byte) [32]byte { sum[0] ^= 1; return sum }},
+		"of a newer version":    {func(x *statement.DamageReport) { x.Unknown = []wire.Field{{Tag: 99, Value: []byte{1}}} }, owner, nil},
+		"as the format says":    {nil, owner, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := a.with(t)
+			x := good
+			if c.edit != nil {
+				c.edit(&x)
+			}
+			object, err := x.Encode(c.key)
+			a.Check(err)
+			sum := sha256.Sum256(object)
+			named := sum
+			if c.name != nil {
+				named = c.name(sum)
+			}
+			a.Check(a.memory.Put(a.Ctx, statement.KeyDamageReport(enginetest.Host, s.Domain.ID, named), object, storage.PutOptions{SHA256: sum}))
+			res, err := a.Capture("e", verify, a.src)
+			a.Check(err)
+			if counts := name == "as the format says" || name == "of a newer version"; (res.Healed.Packs == 1) != counts {
+				t.Errorf("it healed %+v", res.Healed)
+			}
+		})
+	}
 }

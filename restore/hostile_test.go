@@ -39,7 +39,7 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	w.Check(err)
 	epoch, err := r.CurrentEpoch(w.Ctx)
 	w.Check(err)
-	ix, err := r.OpenIndex(w.Ctx, host, false)
+	ix, err := r.OpenIndex(w.Ctx, host, repository.Verification{})
 	w.Check(err)
 	defer ix.Close()
 	writer, err := r.NewWriter(w.Ctx, host, epoch, ix, repository.WriterOptions{})

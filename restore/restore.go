@@ -346,7 +346,7 @@ func (r *restorer) problem(path string, err error) {
 		r.result.Problems = append(r.result.Problems, Problem{strings.Clone(path), err})
 	}
 	var damage *repository.DamageError
-	if errors.As(err, &damage) || errors.Is(err, errWrongContent) {
+	if errors.As(err, &damage) {
 		r.result.Damaged = true
 	}
 	r.mu.Unlock()

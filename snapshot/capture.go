@@ -50,7 +50,7 @@ type Options struct {
 	// it may miss writes through a mapping. Tests, whose files are younger, set
 	// a nanosecond; the granularity of the time stamps counts in any case.
 	WritebackWindow time.Duration
-	Verify          bool   // list what the store holds, however short ago that was done
+	Verify          repository.Verification
 	DryRun          bool   // walk and compare, store nothing
 	Version         string // of the program
 	Tags            []string

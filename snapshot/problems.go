@@ -17,6 +17,7 @@ type Progress struct {
 	Unchanged            atomic.Uint64 // files that cost a stat only
 	Problems             atomic.Uint64
 	Expected             atomic.Uint64 // bytes, those of the last snapshot; 0 without one
+	Verified             atomic.Uint64 // bytes of objects in the store that were read to verify them
 
 	// Problem, when set, is told each problem as it is met; Warn what went
 	// wrong without harm to the snapshot; Note what is as it should be, and may

@@ -67,6 +67,7 @@ func percent(text string) (float64, error) {
 func (a *app) tellCheck(r *restore.CheckReport) error {
 	list := []damageJSON{}
 	for _, d := range r.Damage {
+		a.foundDamaged(d.Object)
 		hurts := []hurtJSON{}
 		for _, h := range d.Hurts {
 			hurts = append(hurts, toHurtJSON(h))
@@ -93,7 +94,7 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
 		"bytes_read": r.BytesRead, "damage": list, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
-		err = fmt.Errorf("%w: %d objects; the next snapshot of each host stores again what is missing, as far as its files are still there: run knowngood snapshot --verify on it; the rest must come from another copy", errDamage, len(list))
+		err = fmt.Errorf("%w: %d objects; the next snapshot of their hosts stores again what is still on these machines; the rest is lost or must come from another copy", errDamage, len(list))
 	}
 	return err
 }

@@ -128,6 +128,9 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 	if err := a.differences(counts); err != nil {
 		return err
 	}
+	for _, p := range result.Problems {
+		a.foundDamage(p.Err)
+	}
 	switch {
 	case result.Damaged:
 		return fmt.Errorf("%w: see above for what could not be compared; knowngood check shows more", errDamage)

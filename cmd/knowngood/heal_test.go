@@ -8,6 +8,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"knowngood/daemon/report"
 	"knowngood/storage/storagetest"
 )
 
@@ -98,4 +99,72 @@ func TestALostPackIsNoticedNamedAndHealed(t *testing.T) {
 		s := m.snapshot(t, "web", src)
 		restores(t, m.bare(t), s.Ref, src, contents(t, src))
 	})
+}
+
+// flipPacks changes a bit in the middle of each pack of a directory.
+func flipPacks(t *testing.T, repo string) {
+	t.Helper()
+	packs, err := filepath.Glob(filepath.Join(repo, "hosts", "*", "packs", "*", "*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("%v, %v", packs, err)
+	}
+	for _, path := range packs {
+		b, err := os.ReadFile(path)
+		if err == nil {
+			b[len(b)/2] ^= 1
+			err = os.Chmod(path, 0o600)
+		}
+		if err == nil {
+			err = os.WriteFile(path, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
+	t.Parallel()
+	for name, find := range map[string]func(s *service, src string) *outcome{
+		"by a check": func(s *service, _ string) *outcome { return s.run(t, "check", "--read-data") },
+		"by a restore": func(s *service, src string) *outcome {
+			return s.run(t, "restore", "web:"+src, "--target", filepath.Join(s.dir, "out"))
+		},
+		"by cat": func(s *service, src string) *outcome { return s.run(t, "cat", "web:"+filepath.Join(src, "one")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
+			src := t.TempDir()
+			grow(t, src, "one", 200_000)
+			s := newService(t, m, "environments: {web: {sources: [{path: %s}]}}\n", src)
+			s.up(t)
+			first := s.take(t, "web")
+			flipPacks(t, m.repo)
+			if run := s.take(t, "web"); run.HealedPacks != 0 {
+				t.Errorf("nobody told, and it healed %+v", run)
+			}
+
+			o := find(s, src)
+			o.exits(t, exitDamage)
+			if !strings.Contains(o.stderr.String(), "that are missing or damaged (1): noted here; its next snapshot looks at them") {
+				t.Errorf("it says %s", &o.stderr)
+			}
+			if run := s.take(t, "web"); run.HealedPacks != 1 || run.HealedBytes != 200_000 {
+				t.Errorf("the next run healed %d packs, %d bytes", run.HealedPacks, run.HealedBytes)
+			}
+			if log := s.log(t); !strings.Contains(log, "healed_packs") {
+				t.Errorf("the log does not tell it: %s", log)
+			}
+			restores(t, m.bare(t), first.Snapshot, src, contents(t, src))
+			m.must(t, "check", "--read-data")
+			if run := s.take(t, "web"); run.HealedPacks != 0 || run.NewBytes != 0 {
+				t.Errorf("the run after it healed %d packs, and stored %d bytes", run.HealedPacks, run.NewBytes)
+			}
+			r := s.until(t, "a warning", func(r *report.Report) bool { return len(r.Warnings) > 0 })
+			if w := r.Warnings[0]; !strings.Contains(w.Text, "1 of the objects that host ") || w.Tampering {
+				t.Errorf("it warns of %+v", w)
+			}
+		})
+	}
 }

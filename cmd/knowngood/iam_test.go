@@ -76,7 +76,7 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 					t.Error("a root that is hidden by a delete marker is not told of")
 				}
 			})
-			t.Run("who restores reads everything and writes nothing", func(t *testing.T) {
+			t.Run("who restores reads everything and writes nothing but damage reports", func(t *testing.T) {
 				read := policy(t, "restore-policy.json", bucket)
 				m := w.with(t, w.admin.bare(t), read)
 				out := filepath.Join(t.TempDir(), "out")
@@ -93,10 +93,11 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 				}
 				m.must(t, "restore", "admin/packs@1:"+src, "--target", filepath.Join(t.TempDir(), "out"))
 				c := w.client(t, read)
-				w.mayNotPut(t, c, "elsewhere", "prod/descriptor", "prod/hosts/web-7/roots/web/x", "prod/hosts/web-7/packs/x/y")
+				w.mayNotPut(t, c, "elsewhere", "prod/descriptor", "prod/hosts/web-7/roots/web/x", "prod/hosts/web-7/packs/x/y", "prod/hosts/web-7/pending/x/y", "prod/hosts/web-7/tombstones/web/x")
 				w.mayNotDelete(t, c, func(string) bool { return true })
 				w.mayNotConfigure(t, c)
 			})
+			t.Run("who restores tells a host of damage, which heals it", func(t *testing.T) { w.tellAndHeal(t, src) })
 			t.Run("who prunes announces, deletes packs, and never a root", func(t *testing.T) {
 				may := policy(t, "prune-policy.json", bucket)
 				m := w.with(t, w.admin.bare(t), may)

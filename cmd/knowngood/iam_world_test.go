@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -218,4 +220,71 @@ func (w *iamWorld) seesHidden(t *testing.T) bool {
 	t.Helper()
 	o := w.web.run(t, "list", "--host", iamHost)
 	return strings.Contains(o.stderr.String(), "hidden by a delete marker") && strings.Contains(o.stdout.String(), "web@2")
+}
+
+// flipAPack changes a bit of the newest pack of host web-7, in a version on top,
+// and returns what takes that away again.
+func (w *iamWorld) flipAPack(t *testing.T) (undo func()) {
+	t.Helper()
+	c := w.server.Client(t)
+	var key string
+	var newest time.Time
+	for _, o := range w.everything(t) {
+		if strings.HasPrefix(o.Key, "prod/hosts/web-7/packs/") && o.IsLatest && o.LastModified.After(newest) {
+			key, newest = o.Key, o.LastModified
+		}
+	}
+	r, err := c.GetObject(t.Context(), w.bucket, key, minio.GetObjectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	made, err := c.PutObject(t.Context(), w.bucket, key, bytes.NewReader(b), int64(len(b)), minio.PutObjectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := c.RemoveObject(t.Context(), w.bucket, key, minio.RemoveObjectOptions{VersionID: made.VersionID}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// tellAndHeal lets who restores find a damaged pack, and host web-7 heal it.
+func (w *iamWorld) tellAndHeal(t *testing.T, src string) {
+	t.Helper()
+	with := policy(t, "restore-policy.json", w.bucket)
+	without := strings.ReplaceAll(with, "/damage/*", "/nothing/*")
+	defer w.flipAPack(t)()
+
+	o := w.with(t, w.admin.bare(t), without).run(t, "check", "--read-data")
+	o.exits(t, exitDamage)
+	if says := o.stderr.String(); !strings.Contains(says, "the host could not be told (") || !strings.Contains(says, "Run on it: knowngood snapshot ENV --verify=data") {
+		t.Errorf("it may not tell the host, and says %s", says)
+	}
+	o = w.with(t, w.admin.bare(t), with).run(t, "check", "--read-data")
+	o.exits(t, exitDamage)
+	if says := o.stderr.String(); !strings.Contains(says, "objects of host web-7 that are missing or damaged (1): told by a damage report") {
+		t.Errorf("it tells the host, and says %s", says)
+	}
+
+	o = w.web.run(t, "snapshot", "--json", "--host", iamHost, "--env", "web", "--verify", src)
+	o.exits(t, exitDone)
+	if r := decode[snapshotResult](t, o.stdout.String()); r.HealedPacks != 1 || r.HealedBytes == 0 {
+		t.Errorf("the host heals %+v: %s", r, &o.stderr)
+	}
+	reports := 0
+	for _, o := range w.everything(t) {
+		if strings.HasPrefix(o.Key, "prod/hosts/web-7/damage/") {
+			reports++
+		}
+	}
+	if reports != 1 {
+		t.Errorf("there are %d damage reports", reports)
+	}
 }

@@ -44,6 +44,7 @@ func (a *app) run(args []string) int {
 	if a.profiled != nil {
 		a.profiled()
 	}
+	a.tellHosts(ctx, err)
 	a.warnings()
 	a.giveBack()
 

@@ -179,6 +179,7 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	problems := []problemJSON{}
 	for _, p := range r.Problems {
+		a.foundDamage(p.Err)
 		problems = append(problems, problemJSON{jsonPath(p.Path), p.Err.Error()})
 	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,

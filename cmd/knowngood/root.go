@@ -44,6 +44,8 @@ type app struct {
 	profileDir string
 	profiled   func()
 	repo       *repository.Repository
+
+	damaged map[string]bool // keys of objects that the command found to be missing or damaged
 }
 
 // given is what flags and variables said, before the configuration.

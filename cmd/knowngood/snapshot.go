@@ -34,7 +34,7 @@ type snapshotFlags struct {
 	cachedAttributes bool
 	maxFileSize      string
 	dryRun, reread   bool
-	verify           bool
+	verify           string
 	compression      string
 	tags             []string
 
@@ -59,7 +59,8 @@ Interrupted, the next run goes on where this one was.
 
 What the store lost is noticed within a day, or at once with --verify: its
 content counts as new and is stored again, which makes older snapshots that need
-it whole.`,
+it whole. --verify=data also reads every object that the host has in the store,
+and compares it with its name; that takes no identity.`,
 		Args: args(cobra.ArbitraryArgs),
 		RunE: func(cmd *cobra.Command, paths []string) error { return a.snapshot(cmd.Context(), &f, paths) },
 	}
@@ -74,7 +75,8 @@ it whole.`,
 	fl.BoolVar(&f.cachedAttributes, "cached-attributes", false, "on network and FUSE file systems, believe the attributes that the kernel remembers")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "tell what would be read, store nothing")
 	fl.BoolVar(&f.reread, "reread", false, "read every file, whatever its time stamps say")
-	fl.BoolVar(&f.verify, "verify", false, "list what the store holds, however short ago that was done, and store again what it lost")
+	fl.StringVar(&f.verify, "verify", "", "`how` to look at what the store holds, and store again what it lost: listing, or data, which reads every object")
+	fl.Lookup("verify").NoOptDefVal = "listing"
 	fl.StringVar(&f.compression, "compression", "", "default, fastest or better")
 	fl.StringArrayVar(&f.tags, "tag", nil, "a `label` for the snapshot; may be repeated")
 	return cmd
@@ -152,6 +154,9 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if !slices.Contains([]string{"default", "fastest", "better"}, f.compression) {
 		return usagef("--compression: %q is none of default, fastest, better", f.compression)
 	}
+	if !slices.Contains([]string{"", "listing", "data"}, f.verify) {
+		return usagef("--verify: %q is neither listing nor data", f.verify)
+	}
 	if env == a.config.Environments[name] && !f.dryRun {
 		return a.runEnvironment(ctx, name, env, f)
 	}
@@ -182,10 +187,12 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 
 // edit adds to a capture what flags say, and tells its problems as they come.
 func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
-	o.Reread, o.Verify, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.verify, f.dryRun, f.tags, a.writebackWindow
+	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.dryRun, f.tags, a.writebackWindow
+	o.Verify.Listing, o.Verify.Data = f.verify != "", f.verify == "data"
 	if o.Progress == nil {
 		o.Progress = &snapshot.Progress{}
 	}
+	o.Verify.Read = func(bytes int) { o.Progress.Verified.Add(uint64(bytes)) }
 	f.problems = a.problems() // of this try
 	o.Progress.Problem = func(path, reason string) { f.problems.add(path, errors.New(reason)) }
 	o.Progress.Warn = func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", m) }
@@ -202,6 +209,9 @@ func captureState(p *snapshot.Progress) progressState {
 		return progressState{}
 	}
 	s := progressState{Files: p.Files.Load(), Bytes: p.Bytes.Load(), Total: p.Expected.Load()}
+	if n := p.Verified.Load(); n > 0 {
+		s.Note = bytesText(n) + " of objects verified"
+	}
 	if n := p.Problems.Load(); n > 0 {
 		s.Note = fmt.Sprintf("%d problems", n)
 	}
@@ -252,7 +262,7 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 // askDaemon has a daemon capture the environment, which has the credentials and
 // a warm index. asked is false when none is up that does the same.
 func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (asked bool, err error) {
-	if f.reread || f.verify || len(f.tags) > 0 || f.compression != string(a.config.Compression) {
+	if f.reread || f.verify != "" || len(f.tags) > 0 || f.compression != string(a.config.Compression) {
 		return false, nil
 	}
 	client, err := web.Dial(a.config.Listen)

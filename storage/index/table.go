@@ -96,12 +96,25 @@ func (t *Table) Lookup(id [32]byte) (Location, bool) {
 			return loc, found
 		}
 	}
-	loc, found := t.lookupFiles(&id)
+	loc, found := t.lookupFiles(&id, nil)
 	t.mu.RUnlock()
 	return loc, found
 }
 
-func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
+// LookupOutside finds a chunk in another pack than one that failed.
+func (t *Table) LookupOutside(id, pack [32]byte) (Location, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, m := range append([]*memtable{t.mem}, t.frozen...) {
+		if loc, found, _ := m.lookup(id); found && loc.Pack.Hash != pack && !t.absent[loc.Pack.Hash] {
+			return loc, true
+		}
+	}
+	return t.lookupFiles(&id, &pack)
+}
+
+// lookupFiles looks into the files, but for what lies in one pack; mu is held.
+func (t *Table) lookupFiles(id, except *[32]byte) (Location, bool) {
 	for _, files := range [2][]*File{t.layers, t.runs} {
 		for _, f := range files {
 			i, ok := f.find(id)
@@ -119,7 +132,7 @@ func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
 				p = t.shared(f.pack(int(frame.Pack)))
 				known.Store(p)
 			}
-			if t.absent[p.Hash] {
+			if t.absent[p.Hash] || except != nil && p.Hash == *except {
 				continue
 			}
 			return Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}, true

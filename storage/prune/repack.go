@@ -66,7 +66,7 @@ func (d *domain) foresee(ctx context.Context) error {
 }
 
 func (d *domain) rewrite(ctx context.Context, host *repository.Host) (err error) {
-	x, err := d.repo.OpenIndex(ctx, host, false)
+	x, err := d.repo.OpenIndex(ctx, host, repository.Verification{})
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func TestAnIndexThatIsKeptOpenHeedsAPruneByHand(t *testing.T) {
 		host, err := r.Host(w.Ctx)
 		w.check(err)
 		absent := func(pack [32]byte) bool {
-			x, err := r.OpenIndex(w.Ctx, host, false)
+			x, err := r.OpenIndex(w.Ctx, host, repository.Verification{})
 			w.check(err)
 			defer x.Close()
 			x.Done()

@@ -60,9 +60,9 @@ type Index struct {
 // local was lost, are found by listing and taken in.
 //
 // The packs that it knows are compared with a listing that is less than a day
-// old; with anew one is taken in any case. What lies in packs that the store
-// lost counts as not stored.
-func (r *Repository) OpenIndex(ctx context.Context, host *Host, anew bool) (*Index, error) {
+// old, or as v says. What lies in packs that the store lost, or that are
+// damaged, counts as not stored.
+func (r *Repository) OpenIndex(ctx context.Context, host *Host, v Verification) (*Index, error) {
 	began := time.Now()
 	x, complete, err := r.ownIndex(ctx, host)
 	if err != nil {
@@ -72,7 +72,8 @@ func (r *Repository) OpenIndex(ctx context.Context, host *Host, anew bool) (*Ind
 	err = x.mark(filepath.Join(r.LocalDir(), "runs"))
 	adopt := !complete || len(x.stale) > 0
 	if err == nil {
-		err = x.compareWithStore(ctx, anew || adopt)
+		v.Listing = v.Listing || adopt
+		err = x.compareWithStore(ctx, v)
 	}
 	if err == nil && adopt {
 		err = x.adoptPacks(ctx)
@@ -284,6 +285,8 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 
 // adopt takes in the contents of the packs in the store, but for some.
 func (x *Index) adopt(ctx context.Context, skip func(hash [32]byte) bool) error {
+	var mu sync.Mutex
+	var damaged []ObjectID
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
 	for o, err := range x.packs(gctx) {
@@ -299,12 +302,19 @@ func (x *Index) adopt(ctx context.Context, skip func(hash [32]byte) bool) error 
 			var damage *DamageError
 			if errors.As(err, &damage) {
 				x.repo.warn(err) // what it held is stored again
+				mu.Lock()
+				damaged = append(damaged, o.ID)
+				mu.Unlock()
 				return nil
 			}
 			return err
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil || x.reading {
+		return err
+	}
+	_, err := x.examine(ctx, damaged, nil)
+	return err
 }
 
 // packs are those in the store: by the inventory of a run that writes, which
@@ -447,21 +457,25 @@ type lazyIndex struct {
 	allErr error
 }
 
-// Locate finds where a chunk lies now, for a hint that failed. What the index
-// does not know is looked for in the packs themselves: a run may have gone by a
-// copy of the chunk that was not needed and is deleted.
-func (r *Reader) Locate(ctx context.Context, id [32]byte) (index.Location, bool, error) {
+// Locate finds where a chunk lies now, for a hint into a pack that failed: in
+// another pack, or else elsewhere in that one. What the index does not know is
+// looked for in the packs themselves: a run may have gone by a copy of the chunk
+// that was not needed and is deleted.
+func (r *Reader) Locate(ctx context.Context, id, failed [32]byte) (index.Location, bool, error) {
 	r.lazy.once.Do(func() { r.lazy.index, r.lazy.err = r.repo.ReadIndex(ctx, r.host, r.domain) })
 	if r.lazy.err != nil {
 		return index.Location{}, false, r.lazy.err
 	}
 	x := r.lazy.index
-	if loc, ok := x.Lookup(id); ok {
+	if loc, ok := x.table.LookupOutside(id, failed); ok {
 		return loc, true, nil
 	}
 	r.lazy.all.Do(func() { r.lazy.allErr = x.adopt(ctx, func([32]byte) bool { return false }) })
 	if r.lazy.allErr != nil {
 		return index.Location{}, false, r.lazy.allErr
+	}
+	if loc, ok := x.table.LookupOutside(id, failed); ok {
+		return loc, true, nil
 	}
 	loc, ok := x.Lookup(id)
 	return loc, ok, nil

@@ -336,22 +336,60 @@ func (x *Index) Lost(kind wire.Kind, hash [32]byte) (lost bool) {
 	return lost
 }
 
+// Verification is how a run that writes looks at what the store holds before it
+// relies on it. The zero value is a listing of the last day.
+type Verification struct {
+	Listing bool // takes a new listing
+	Data    bool // and reads every object, and compares it with its name
+	// Read, when set, is told how many bytes of objects were read, concurrently.
+	Read func(bytes int)
+}
+
 // compareWithStore makes sure that the inventory counts, takes a new listing
-// where it does not, or is wanted, and compares the packs that the index knows
-// with it.
-func (x *Index) compareWithStore(ctx context.Context, anew bool) error {
+// where it does not, or is wanted, looks at what was found to be damaged, and
+// compares the packs that the index knows with it all.
+func (x *Index) compareWithStore(ctx context.Context, v Verification) error {
 	x.loadInventory()
+	noted, err := x.repo.notedDamage(x.domain.ID)
+	if err != nil {
+		return err
+	}
 	var packs []inventory.Object
 	for hash, size := range x.table.PackSizes() { // before listing: what comes meanwhile is there
 		if id := (ObjectID{Kind: wire.KindPack, Hash: hash}); !x.deletions.Absent(id) {
 			packs = append(packs, inventory.Object{ID: id, Size: size})
 		}
 	}
-	if anew || x.inventoryAge() >= renewInventory {
+	if v.Listing || v.Data || len(noted) > 0 || x.inventoryAge() >= renewInventory {
 		if err := x.takeInventory(ctx); err != nil {
 			return err
 		}
+		if err := x.followHints(ctx, noted); err != nil {
+			return err
+		}
 	}
-	_, err := x.expect(ctx, packs)
+	if v.Data {
+		if err := x.examineAll(ctx, v.Read); err != nil {
+			return err
+		}
+	}
+	_, err = x.expect(ctx, packs)
+	return err
+}
+
+// examineAll reads every object of the domain that the store holds.
+func (x *Index) examineAll(ctx context.Context, done func(bytes int)) error {
+	var all []ObjectID
+	x.inventory.with(func(known *inventory.Inventory) {
+		for _, kind := range [...]wire.Kind{wire.KindPack, wire.KindManifest} {
+			for o := range known.Objects(kind) {
+				all = append(all, o.ID)
+			}
+		}
+	})
+	unread, err := x.examine(ctx, all, done)
+	if err == nil && len(unread) > 0 {
+		err = fmt.Errorf("%d of %d objects could not be read, so not all is verified: try again later", len(unread), len(all))
+	}
 	return err
 }

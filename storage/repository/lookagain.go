@@ -65,7 +65,7 @@ func (x *Index) LookAgain(ctx context.Context) (again bool, err error) {
 		return false, nil
 	}
 	now := time.Now()
-	if err := x.compareWithStore(ctx, true); err != nil {
+	if err := x.compareWithStore(ctx, Verification{Listing: true}); err != nil {
 		return false, err
 	}
 	if err := x.heed(ctx); err != nil {

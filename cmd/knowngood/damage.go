@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// foundDamage takes down the object that an error says is damaged.
+func (a *app) foundDamage(err error) {
+	var damage *repository.DamageError
+	if errors.As(err, &damage) {
+		a.foundDamaged(damage.Key)
+	}
+}
+
+// foundDamaged takes down an object that is missing or damaged, for its host to
+// be told at the end.
+func (a *app) foundDamaged(key string) {
+	if a.damaged == nil {
+		a.damaged = map[string]bool{}
+	}
+	a.damaged[key] = true
+}
+
+// domainOf is a domain of a host.
+type domainOf struct {
+	host   string
+	domain seal.DomainID
+}
+
+// tellHosts tells each host of the objects that the command found to be missing
+// or damaged, so that its next run stores again what they held. err is what the
+// command ended with.
+func (a *app) tellHosts(ctx context.Context, err error) {
+	a.foundDamage(err)
+	if a.repo == nil || ctx.Err() != nil {
+		return
+	}
+	objects := map[domainOf][]repository.ObjectID{}
+	for key := range a.damaged {
+		host, domain, hash, ok := statement.ParsePackKey(key)
+		kind := wire.KindPack
+		if !ok {
+			host, domain, hash, ok = statement.ParseManifestKey(key)
+			kind = wire.KindManifest
+		}
+		if ok {
+			of := domainOf{host, domain}
+			objects[of] = append(objects[of], repository.ObjectID{Kind: kind, Hash: hash})
+		}
+	}
+	hosts := slices.SortedFunc(maps.Keys(objects), func(a, b domainOf) int {
+		return slices.Compare([]string{a.host, a.domain.String()}, []string{b.host, b.domain.String()})
+	})
+	for _, of := range hosts {
+		a.tellHost(ctx, of, objects[of])
+	}
+}
+
+func (a *app) tellHost(ctx context.Context, of domainOf, objects []repository.ObjectID) {
+	what := fmt.Sprintf("objects of host %s that are missing or damaged (%d)", of.host, len(objects))
+	noted, err := a.repo.TellHost(ctx, of.host, of.domain, objects, time.Now())
+	switch {
+	case err != nil:
+		fmt.Fprintf(a.stderr, "knowngood: %s: the host could not be told (%v). Run on it: knowngood snapshot ENV --verify=data\n", what, err)
+	case noted:
+		fmt.Fprintf(a.stderr, "knowngood: %s: noted here; its next snapshot looks at them, and stores again what they held as far as the files are still there\n", what)
+	default:
+		fmt.Fprintf(a.stderr, "knowngood: %s: told by a damage report; the host looks at them within a day, or at once with: knowngood snapshot ENV --verify\n", what)
+	}
+}
