@@ -91,6 +91,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 		return err
 	}
 	d.index(x)
+	d.runs(x)
 	for _, s := range different {
 		if err := d.snapshot(ctx, s); err != nil {
 			return err

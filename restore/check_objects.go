@@ -102,3 +102,21 @@ func (d *domainCheck) judge() {
 
 // maxNamed is how many objects one note names.
 const maxNamed = 10
+
+// runs compares the index runs that the newest snapshot of the domain saw with
+// those that the store has. What one held can be read from the packs, so nothing
+// is lost with it; somebody removed it all the same.
+func (d *domainCheck) runs(x *repository.Index) {
+	var newest *repository.Snapshot
+	for _, s := range d.snapshots {
+		if newest == nil || s.Body.Finished.After(newest.Body.Finished) {
+			newest = s
+		}
+	}
+	if newest == nil {
+		return
+	}
+	for _, hash := range x.MissingRuns(newest.Body.IndexRuns) {
+		d.damage(fmt.Sprintf("%s*-%x", statement.PrefixIndexRuns(d.host, d.domain.ID), hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
+	}
+}

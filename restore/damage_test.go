@@ -230,7 +230,7 @@ func TestAMissingObjectIsNamedWithWhatItHurts(t *testing.T) {
 						t.Errorf("e@%d: %+v", i+1, o)
 					}
 				}
-				a.named(outcomes)
+				a.named(outcomes, key[len(key)-64:])
 			default:
 				a.named(outcomes, key)
 			}

@@ -490,3 +490,83 @@ func TestADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
 		})
 	}
 }
+
+func TestAnIndexRunThatTheStoreLostIsPublishedAgain(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	gone := func(a *archive, key string) { a.memory.Forget(key) }
+	flipped := func(a *archive, key string) { a.memory.Edit(key, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }) }
+	lost := func(a *archive) { a.forgetState("index") }
+	for name, c := range map[string]struct {
+		harm  func(a *archive, key string)
+		state func(a *archive) // what the host forgets besides
+		edit  func(*snapshot.Options)
+	}{
+		"from the host's copy":                   {gone, nil, nil},
+		"from the packs":                         {gone, lost, nil},
+		"one of several, from the packs":         {flipped, lost, nil},
+		"that is damaged, when all is looked at": {flipped, nil, func(o *snapshot.Options) { o.Verify.Data = true }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := a.with(t)
+			runs := a.keys("hosts/h/index/")
+			key := runs[len(runs)/2]
+			c.harm(a, key)
+			report, err := a.report()
+			a.Check(err)
+			if !slices.ContainsFunc(report.Damage, func(d restore.Damage) bool { return strings.HasSuffix(d.Object, key[len(key)-64:]) }) {
+				t.Errorf("check does not name %s: %+v", key, report.Damage)
+			}
+			if c.state != nil {
+				c.state(a)
+			}
+			if res := a.heals("e", c.edit); res.Read != 0 || res.NewBytes != 0 {
+				t.Errorf("it read %d files and stored %d bytes", res.Read, res.NewBytes)
+			}
+			// What it named is known: another environment stores nothing.
+			if res, err := a.Capture("f", nil, a.src); err != nil || res.NewBytes != 0 {
+				t.Errorf("another environment stores %d bytes anew, %v", res.NewBytes, err)
+			}
+			before := a.keys("hosts/h/index/")
+			a.heals("e", nil)
+			if after := a.keys("hosts/h/index/"); len(after) != len(before) {
+				t.Errorf("the next one publishes it once more: %d runs, %d before", len(after), len(before))
+			}
+		})
+	}
+}
+
+func TestADaemonPublishesAgainTheIndexRunThatTheStoreLost(t *testing.T) {
+	days(t, func(t *testing.T, h *history) {
+		r, err := repository.Open(h.Ctx, h.memory, repository.OpenOptions{StateDir: h.State, URL: h.URL, Now: time.Now(), KeepIndex: 6 * time.Hour})
+		h.Check(err)
+		defer r.Close()
+		run := func() {
+			host, err := r.Host(h.Ctx)
+			h.Check(err)
+			res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: h.src}}})
+			h.Check(err)
+			if res.NewBytes != 0 {
+				t.Errorf("%d bytes are new", res.NewBytes)
+			}
+		}
+		runs := func() (keys []string) {
+			return slices.DeleteFunc(h.memory.Keys(), func(k string) bool { return !strings.HasPrefix(k, "hosts/h/index/") })
+		}
+		run()
+		for _, key := range runs() {
+			h.memory.Forget(key)
+		}
+		time.Sleep(7 * time.Hour)
+		for range 3 {
+			run()
+			time.Sleep(7 * time.Hour)
+		}
+		if n := len(runs()); n != 1 {
+			t.Errorf("there are %d index runs", n)
+		}
+		undamaged(h.World)
+		h.Restores("d@1", h.src, h.before)
+	})
+}

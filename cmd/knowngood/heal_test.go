@@ -168,3 +168,26 @@ func TestADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
 		})
 	}
 }
+
+func TestACheckNoticesThatAnIndexRunIsGone(t *testing.T) {
+	t.Parallel()
+	losingStores(t, func(t *testing.T, m *machine, lose func(part string) int) {
+		src := t.TempDir()
+		grow(t, src, "one", 200_000)
+		m.snapshot(t, "web", src)
+		if n := lose("/index/"); n != 1 {
+			t.Fatalf("%d runs are lost", n)
+		}
+		if out := m.run(t, "check").exits(t, exitDamage); !strings.Contains(out, "DAMAGED hosts/") || !strings.Contains(out, "/index/") || !strings.Contains(out, "missing, seen by web@1") {
+			t.Errorf("check: %s", out)
+		}
+		if s := m.snapshot(t, "web", src); s.NewBytes != 0 {
+			t.Errorf("the next snapshot: %+v", s)
+		}
+		m.must(t, "check")
+		grow(t, src, "two", 100)
+		if s := m.snapshot(t, "db", src); s.NewBytes != 100 {
+			t.Errorf("another environment stores %d bytes", s.NewBytes)
+		}
+	})
+}

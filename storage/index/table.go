@@ -344,6 +344,25 @@ func (t *Table) adopt(runs []*File) {
 	}
 }
 
+// Unsave takes live runs for not saved any more: what they hold is among the
+// next Unsaved, and not among Runs. Of what was added it counts as the oldest.
+func (t *Table) Unsave(runs [][32]byte) {
+	t.spilling.Lock()
+	defer t.spilling.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.runs = slices.DeleteFunc(t.runs, func(f *File) bool {
+		unsaved := slices.Contains(runs, f.info.Hash)
+		if unsaved {
+			t.layers = append(t.layers, f)
+			if t.held > 0 { // by a publication that failed
+				t.held++
+			}
+		}
+		return unsaved
+	})
+}
+
 // Merge yields the bodies of the runs that replace some of Runs, as Plan chose
 // them. Publish all bodies, the last with the hashes of Replaced, and adopt
 // them together.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,7 +50,9 @@ type Index struct {
 	deletions *Deletions // as of synced
 	reading   bool       // nothing is written: what is only announced still counts
 
-	unread bool // a run could not be read: it may name anything
+	unread     [][32]byte        // runs that could not be read: they may name anything
+	seen       map[[32]byte]bool // runs that the store lists, or has replaced
+	superseded *superseded
 
 	marker *os.File // of this run
 	stale  []string // markers of runs that died
@@ -64,6 +67,11 @@ type Index struct {
 // damaged, counts as not stored.
 func (r *Repository) OpenIndex(ctx context.Context, host *Host, v Verification) (*Index, error) {
 	began := time.Now()
+	if v.Data && r.keepIndex == 0 {
+		if err := r.forgetRuns(r.indexDir(host.Domain.ID)); err != nil {
+			return nil, err
+		}
+	}
 	x, complete, err := r.ownIndex(ctx, host)
 	if err != nil {
 		return nil, err
@@ -76,7 +84,9 @@ func (r *Repository) OpenIndex(ctx context.Context, host *Host, v Verification) 
 		err = x.compareWithStore(ctx, v)
 	}
 	if err == nil && adopt {
-		err = x.adoptPacks(ctx)
+		if err = x.adoptPacks(ctx); err == nil {
+			x.supersede(x.unread)
+		}
 	}
 	if err != nil {
 		x.Close()
@@ -91,7 +101,7 @@ func (r *Repository) ownIndex(ctx context.Context, host *Host) (x *Index, comple
 	if r.keepIndex > 0 {
 		return r.warmIndex(ctx, host)
 	}
-	x, err = r.openIndex(ctx, host.Name, host.Domain, filepath.Join(r.LocalDir(), "index", host.Domain.ID.String()))
+	x, err = r.openIndex(ctx, host.Name, host.Domain, r.indexDir(host.Domain.ID))
 	if err != nil {
 		return nil, false, err
 	}
@@ -121,7 +131,7 @@ func (r *Repository) openIndex(ctx context.Context, host string, domain *seal.Do
 	if err != nil {
 		return nil, err
 	}
-	return &Index{repo: r, host: host, domain: domain, cache: cache, table: index.NewTable(cache), inventory: r.inventoryOf(domain.ID)}, nil
+	return &Index{repo: r, host: host, domain: domain, cache: cache, table: index.NewTable(cache), inventory: r.inventoryOf(domain.ID), superseded: &superseded{}}, nil
 }
 
 // Close releases the index. A run that was not completed is told by its
@@ -158,20 +168,25 @@ func (x *Index) sync(ctx context.Context) (complete bool, err error) {
 		return false, err
 	}
 	complete = len(cached) > 0
-	replaced := map[[32]byte]bool{}
+	listed, replaced := map[[32]byte]bool{}, map[[32]byte]bool{}
+	x.unread = nil
 	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixIndexRuns(x.host, x.domain.ID)}) {
 		if err != nil {
 			return false, err
 		}
 		_, _, generation, hash, ok := statement.ParseIndexRunKey(o.Key)
-		if !ok || replaced[hash] {
+		if !ok {
+			continue
+		}
+		listed[hash] = true
+		if replaced[hash] {
 			continue
 		}
 		f, err := x.run(ctx, o.Key, generation, hash)
 		var damage *DamageError
 		if errors.As(err, &damage) {
 			x.repo.warn(err)
-			complete, x.unread = false, true
+			complete, x.unread = false, append(x.unread, hash)
 			continue
 		}
 		if err != nil {
@@ -182,7 +197,28 @@ func (x *Index) sync(ctx context.Context) (complete bool, err error) {
 		}
 		x.table.Adopt(f)
 	}
-	return complete, x.cache.Keep(x.table.Runs())
+	if !x.reading {
+		restored, err := x.restoreRuns(cached, listed, replaced)
+		if err != nil {
+			return false, err
+		}
+		complete = complete && restored
+	}
+	maps.Copy(listed, replaced)
+	x.seen = listed
+	return complete, x.keepRuns(cached)
+}
+
+// keepRuns removes copies of runs that count no more. Those that the store lost
+// stay until they are published again.
+func (x *Index) keepRuns(cached [][32]byte) error {
+	keep := x.table.Runs()
+	for _, hash := range cached {
+		if !x.seen[hash] {
+			keep = append(keep, index.Info{Hash: hash})
+		}
+	}
+	return x.cache.Keep(keep)
 }
 
 // run opens a run from the cache, or fetches it.
@@ -363,20 +399,9 @@ func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) ([][32]byte,
 		x.shared.mu.Lock()
 		defer x.shared.mu.Unlock()
 	}
-	unsaved, err := x.table.Unsaved()
-	if err != nil {
+	if err := x.publishUnsaved(ctx, host, w); err != nil {
 		return nil, err
 	}
-	var files []*index.File
-	generation := x.table.Generation() + 1
-	for body := range unsaved.Bodies() {
-		f, err := x.publish(ctx, host, w, generation, nil, body)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, f)
-	}
-	unsaved.Saved(files...)
 	for {
 		some := index.Plan(x.table.Runs())
 		if len(some) == 0 {

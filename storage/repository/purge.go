@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -135,7 +134,7 @@ func (r *Repository) OpenRuns(ctx context.Context, host string, domain *seal.Dom
 	if own == nil || own.ID != domain.ID || r.LocalDir() == "" {
 		return r.ReadRuns(ctx, host, domain)
 	}
-	x, err := r.openIndex(ctx, host, domain, filepath.Join(r.LocalDir(), "index", domain.ID.String()))
+	x, err := r.openIndex(ctx, host, domain, r.indexDir(domain.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -179,5 +178,5 @@ func (x *Index) Replaced(ctx context.Context, before time.Time) (old []storage.O
 		}
 		old = append(old, o)
 	}
-	return old, more || x.unread, nil
+	return old, more || len(x.unread) > 0, nil
 }

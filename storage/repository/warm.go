@@ -31,7 +31,7 @@ func (r *Repository) warmIndex(ctx context.Context, host *Host) (x *Index, compl
 	}
 	opened := false
 	if w.index == nil {
-		if w.index, err = r.openIndex(ctx, host.Name, host.Domain, filepath.Join(r.LocalDir(), "index", host.Domain.ID.String())); err != nil {
+		if w.index, err = r.openIndex(ctx, host.Name, host.Domain, r.indexDir(host.Domain.ID)); err != nil {
 			return nil, false, err
 		}
 		opened = true
