@@ -93,6 +93,26 @@ func futimens(fd int, times *[2]unix.Timespec) error {
 // errClamped says that a file system cannot hold a time.
 var errClamped = errors.New("the file system cannot hold this time and has stored another")
 
+// SetMtime sets the mtime of an open node (not O_PATH) and leaves its access
+// time alone.
+func SetMtime(fd int, t manifest.Time) error {
+	n := node{fd: fd, open: true}
+	return n.setMtime(t)
+}
+
+// ChmodDir sets the mode, at most 0o7777, of the directory name in a directory,
+// whether this process may open it or not. It follows no symbolic link.
+func ChmodDir(dirfd int, name string, mode uint32) error {
+	fd, err := openat(dirfd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+
+	n := node{fd: fd, path: procPath(fd)}
+	return n.chmod(mode)
+}
+
 // setMtime leaves the access time alone.
 func (n *node) setMtime(t manifest.Time) error {
 	mtime, err := unix.TimeToTimespec(t.Time())

@@ -14,7 +14,9 @@ var ErrMounted = errors.New("something is mounted here: it is left alone")
 
 // RemoveAll removes the node name in a directory and, when it is a directory,
 // all below it. It follows no link, and enters nothing that is mounted below:
-// the error is ErrMounted then. What does not exist is no error.
+// the error is ErrMounted then. What does not exist is no error. Directories
+// below that belong to this user and refuse him are given the rights that
+// removing them takes.
 func RemoveAll(dirfd int, name string) error {
 	err := retry("unlinkat", func() error { return unix.Unlinkat(dirfd, name, 0) })
 	if err == nil || errors.Is(err, unix.ENOENT) {
@@ -31,6 +33,9 @@ func RemoveAll(dirfd int, name string) error {
 		return fmt.Errorf("%s: %w", name, ErrMounted)
 	}
 	fd, derr := OpenDir(dirfd, name)
+	if errors.Is(derr, unix.EACCES) && ChmodDir(dirfd, name, 0o700) == nil {
+		fd, derr = OpenDir(dirfd, name)
+	}
 	if errors.Is(derr, unix.ENOTDIR) {
 		return err
 	}
@@ -38,6 +43,9 @@ func RemoveAll(dirfd int, name string) error {
 		return derr
 	}
 	err = removeBelow(fd)
+	if errors.Is(err, unix.EACCES) && unix.Fchmod(fd, 0o700) == nil {
+		err = removeBelow(fd)
+	}
 	unix.Close(fd)
 	if err != nil {
 		return err
