@@ -13,7 +13,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/chunk"
+	"knowngood/snapshot/walk"
 )
 
 // pendingDir is a directory on the way to the present entry. It is made when
@@ -253,15 +253,6 @@ func (r *restorer) within(path string) (*posix.Dir, string, error) {
 	return h, name, err
 }
 
-// tempName is where the new version of a node lies until it takes its place.
-// It depends on the name alone, so that a restore that goes on meets what the
-// interrupted one left.
-func tempName(name string) string {
-	var key [32]byte
-	id := chunk.NewHasher(key).ID([]byte(name))
-	return fmt.Sprintf(".knowngood-%x.part", id[:8])
-}
-
 // node restores a node that is neither file nor directory.
 func (r *restorer) node(e *manifest.Entry) error {
 	if r.root < 0 {
@@ -309,7 +300,7 @@ func (r *restorer) node(e *manifest.Entry) error {
 	}
 	as := name
 	if action == "change" {
-		as = tempName(name)
+		as = walk.PartName(name)
 		if err := unix.Unlinkat(h.FD(), as, 0); err != nil && err != unix.ENOENT {
 			return err
 		}
@@ -463,7 +454,7 @@ func (r *restorer) linkNow(g *linkGroup, path string) error {
 		}
 	}
 	r.change("change", path)
-	temp := tempName(name)
+	temp := walk.PartName(name)
 	if err := unix.Unlinkat(h.FD(), temp, 0); err != nil && err != unix.ENOENT {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
 )
 
 // earlyWrite is the length of a chunk, in bytes, from which the disk is told to
@@ -47,7 +48,7 @@ func (f *file) open(r *restorer) error {
 	}
 	defer h.Release()
 	if f.temp {
-		name = tempName(name)
+		name = walk.PartName(name)
 		if err := unix.Unlinkat(h.FD(), name, 0); err != nil && err != unix.ENOENT {
 			return err
 		}
@@ -167,7 +168,7 @@ func (f *file) done(r *restorer) {
 		f.fd = -1
 		if h, name, err := r.within(f.entry.Path); err == nil {
 			if f.temp {
-				name = tempName(name)
+				name = walk.PartName(name)
 			}
 			unix.Unlinkat(h.FD(), name, 0)
 			h.Release()
@@ -286,10 +287,10 @@ func (c *committer) rename(f *file) error {
 		return err
 	}
 	defer h.Release()
-	err = unix.Renameat(h.FD(), tempName(name), h.FD(), name)
+	err = unix.Renameat(h.FD(), walk.PartName(name), h.FD(), name)
 	if err == unix.EISDIR || err == unix.ENOTEMPTY {
 		if err = c.r.clear(h.FD(), name, f.entry.Path); err == nil {
-			err = unix.Renameat(h.FD(), tempName(name), h.FD(), name)
+			err = unix.Renameat(h.FD(), walk.PartName(name), h.FD(), name)
 		}
 	}
 	if err != nil {

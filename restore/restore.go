@@ -28,6 +28,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
 	"knowngood/storage/repository"
 )
 
@@ -233,8 +234,6 @@ func (r *restorer) spared(path string) bool {
 	})
 }
 
-const markerName = ".knowngood-restore"
-
 // openTarget opens the target directory and makes it when it is missing. A
 // marker in it tells an interrupted restore of the same snapshot, which goes
 // on.
@@ -265,12 +264,12 @@ func (r *restorer) openTarget(ctx context.Context) (marker string, err error) {
 	empty := true
 	err = posix.ReadDir(r.root, make([]byte, posix.DirBuffer), func([]byte, manifest.Type) error { empty = false; return errors.New("stop") })
 	if !empty {
-		got, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", r.root, markerName))
+		got, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", r.root, walk.RestoreMarker))
 		if err != nil || string(got) != want {
 			return "", fmt.Errorf("%w: %s (choose a new directory, or --in-place to change what is there)", ErrNotEmpty, r.Target)
 		}
 		r.compare = true
-		return markerName, nil
+		return walk.RestoreMarker, nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("target %s: %w", r.Target, err)
@@ -278,10 +277,10 @@ func (r *restorer) openTarget(ctx context.Context) (marker string, err error) {
 	if err := r.checkSpace(ctx); err != nil || r.DryRun {
 		return "", err
 	}
-	if err := os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", r.root, markerName), []byte(want), 0o600); err != nil {
+	if err := os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", r.root, walk.RestoreMarker), []byte(want), 0o600); err != nil {
 		return "", fmt.Errorf("target %s: %w", r.Target, err)
 	}
-	return markerName, nil
+	return walk.RestoreMarker, nil
 }
 
 // checkSpace compares the content to be written with the room there is.

@@ -328,8 +328,14 @@ func (a *app) openForWriting(ctx context.Context) (*repository.Repository, error
 // identity is captured with the rest.
 func (a *app) warnOfIdentity(o *snapshot.Options) {
 	o.Skipped = func(path string, why walk.Reason) {
-		if why == walk.Omitted && !a.json && !a.quiet {
+		if a.json || a.quiet {
+			return
+		}
+		switch why {
+		case walk.Omitted:
 			fmt.Fprintf(a.stderr, "knowngood: note: %s is the repository or the state directory and is left out\n", printable("/"+path))
+		case walk.Unfinished:
+			fmt.Fprintf(a.stderr, "knowngood: note: %s was left by a restore that did not finish and is left out\n", printable("/"+path))
 		}
 	}
 	if a.identityPath != "" {

@@ -269,6 +269,9 @@ func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []
 	case d.src.TooLarge(&n.Stat):
 		n.skip = TooLarge
 		return true
+	case n.Stat.Type == manifest.File && unfinished(h.FD(), n.Name):
+		n.skip = Unfinished
+		return true
 	}
 	n.Implied = decision != filter.Include
 	if n.Stat.Type == manifest.Dir && n.Stat.Dev != h.Stat.Dev {

@@ -93,6 +93,8 @@ const (
 	// KernelFileSystem is a directory that is captured empty: on it is mounted
 	// an interface of the kernel, such as /proc, and the source is not in it.
 	KernelFileSystem
+	// Unfinished is a file that a restore left which did not finish.
+	Unfinished
 )
 
 func (r Reason) String() string {
@@ -111,6 +113,8 @@ func (r Reason) String() string {
 		return "marked to be left out"
 	case KernelFileSystem:
 		return "a file system of the kernel"
+	case Unfinished:
+		return "left by a restore that did not finish"
 	}
 	return fmt.Sprintf("reason-%d", uint8(r))
 }
