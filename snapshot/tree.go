@@ -164,6 +164,7 @@ func groups(segments []manifest.Segment) []group {
 // Damaged segments are told apart from a failing store by *SegmentError.
 type SegmentError struct {
 	First, Next string // paths from First, to before Next ("" when it is the last), cannot be named
+	Entries     uint32 // how many there are
 	Err         error
 }
 
@@ -299,7 +300,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 				err := r.errs[i]
 				lost := err != nil && repository.Damaged(err)
 				if lost {
-					se := &SegmentError{First: segments[at].First, Err: err}
+					se := &SegmentError{First: segments[at].First, Entries: segments[at].Entries, Err: err}
 					if at+1 < len(segments) {
 						se.Next = segments[at+1].First
 					}
