@@ -13,6 +13,7 @@ import (
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
@@ -83,7 +84,12 @@ func (a *archive) restoreAll() []outcome {
 			continue
 		}
 		o := outcome{wrong: map[string]bool{}}
+		marked := false
 		for _, d := range want.Compare(treetest.Snapshot(a.T, out), treetest.Options{}) {
+			if d.Path == walk.RestoreMarker {
+				marked = true
+				continue
+			}
 			o.wrong[d.Path] = true
 			if !names(res.Problems, enginetest.Under(filepath.Join(a.src, d.Path))) {
 				a.T.Errorf("restore %s: not named: %v", ref, d)
@@ -94,6 +100,9 @@ func (a *archive) restoreAll() []outcome {
 		}
 		if (len(res.Problems) > 0) != res.Damaged {
 			a.T.Errorf("restore %s: damaged %v, problems %v", ref, res.Damaged, res.Problems)
+		}
+		if marked != res.Unfinished || marked == res.Complete() || marked != res.Damaged {
+			a.T.Errorf("restore %s: marker %v, unfinished %v, damaged %v, %+v of %+v restored", ref, marked, res.Unfinished, res.Damaged, res.Restored, res.Planned)
 		}
 		all = append(all, o)
 	}

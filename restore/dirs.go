@@ -69,16 +69,40 @@ func (l *dirLog) apply(r *restorer) {
 }
 
 func (r *restorer) finishDir(e *manifest.Entry) {
-	h, err := r.dirs.Get(r.rel(e.Path))
+	rel := r.rel(e.Path)
+	problems, err := r.applyDir(rel, e)
 	if err != nil {
 		r.problem(e.Path, err)
 		return
 	}
-	defer h.Release()
-	r.attributes(e.Path, r.applier.Apply(h.FD(), e))
+	r.attributes(e.Path, problems)
+	if !slices.ContainsFunc(problems, func(p *posix.Problem) bool { return p.Attr == "mode" }) {
+		r.rights.settled(rel)
+	}
 }
 
-// mounted tells whether something is mounted on a directory below the target.
+// applyDir applies the metadata of a directory, which this process may not be
+// allowed to open.
+func (r *restorer) applyDir(rel string, e *manifest.Entry) ([]*posix.Problem, error) {
+	h, err := r.dirs.Get(rel)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Release()
+	if h.Readable {
+		return r.applier.Apply(h.FD(), e), nil
+	}
+
+	above, name := split(rel)
+	in, err := r.dirs.Get(above)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Release()
+	return r.applier.ApplyAt(in.FD(), name, e), nil
+}
+
+// mounted reports whether something is mounted on a directory below the target.
 func (r *restorer) mounted(path string) (bool, error) {
 	if r.rel(path) == "" {
 		return false, nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -23,21 +22,9 @@ type pendingDir struct {
 	made  bool
 }
 
-// linkGroup is an inode with several names.
-type linkGroup struct {
-	of     manifest.Type
-	mu     sync.Mutex
-	path   string // the name that is complete, once done
-	done   bool
-	failed bool
-	later  []string // names to be made when it is complete
-	// renewed is of a dry run: the inode would be another than is there, and
-	// so would what the other names stand for.
-	renewed bool
-}
-
 // run is the pipeline: entries in path order; existing files compared on all
-// cores; ranges fetched and decoded by many.
+// cores; ranges fetched and decoded by many. However it ends, files that are
+// whole take their places, and of others nothing is left beside them.
 func (r *restorer) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	r.ranges = make(chan *rangeJob)
@@ -53,13 +40,16 @@ func (r *restorer) run(ctx context.Context) error {
 		defer close(r.ranges)
 		return r.feed(gctx)
 	})
-	if err := g.Wait(); err != nil {
+	err := g.Wait()
+	if ferr := r.commit.flush(); err == nil {
+		err = ferr
+	}
+	r.commit.discard()
+	if err != nil {
 		return err
 	}
-	if err := r.commit.flush(); err != nil {
-		return err
-	}
-	if r.Delete && r.compare && r.root >= 0 {
+
+	if r.Delete && r.compare && r.root >= 0 && r.single == "" {
 		return r.deleteExtra(ctx)
 	}
 	return nil
@@ -67,37 +57,61 @@ func (r *restorer) run(ctx context.Context) error {
 
 // feed walks the entries, makes directories and small nodes, and hands files on.
 func (r *restorer) feed(ctx context.Context) error {
+	if err := r.pass(ctx, r.entry); err != nil {
+		return err
+	}
+	if r.links.waiting.Load() {
+		// Now all names of each group are known.
+		r.links.second = true
+		if err := r.pass(ctx, r.waited); err != nil {
+			return err
+		}
+	}
+	return r.window.flush(ctx)
+}
+
+// pass hands each entry to do, with what compares files, where there is
+// something to compare with.
+func (r *restorer) pass(ctx context.Context, do func(context.Context, *examiner, *manifest.Entry) error) error {
 	var ex *examiner
 	if r.compare && r.root >= 0 {
 		ex = newExaminer(ctx, r)
 	}
-	err := r.entries(ctx, ex)
+	err := r.entries(ctx, func(e *manifest.Entry) error { return do(ctx, ex, e) })
 	if ex != nil {
 		if werr := ex.wait(); err == nil {
 			err = werr
 		}
 	}
-	if err != nil {
-		return err
-	}
-	return r.window.flush(ctx)
+	return err
 }
 
-func (r *restorer) entries(ctx context.Context, ex *examiner) error {
+// entries calls do with each entry. Of parts of the list that cannot be read it
+// counts the entries.
+func (r *restorer) entries(ctx context.Context, do func(*manifest.Entry) error) error {
 	for e, err := range r.Tree.Entries(ctx, r.Under) {
-		if err != nil {
-			var se *snapshot.SegmentError
-			if !errors.As(err, &se) {
-				return err
-			}
-			r.problem(se.First, err)
-			continue
+		var lost *snapshot.SegmentError
+		switch {
+		case err == nil:
+			err = do(e)
+		case errors.As(err, &lost):
+			r.lost(lost, err)
+			err = nil
 		}
-		if err := r.entry(ctx, ex, e); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// lost names a part of the list of files that cannot be read, once.
+func (r *restorer) lost(s *snapshot.SegmentError, err error) {
+	if r.links.second {
+		return
+	}
+	r.result.Unlisted += uint64(s.Entries)
+	r.problem(s.First, err)
 }
 
 // entry restores one entry, or hands it on.
@@ -106,65 +120,57 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 		r.chain = r.chain[:len(r.chain)-1]
 	}
 	wanted := r.wanted(e.Path, e.Type == manifest.Dir)
-	if wanted && e.Flags != 0 {
-		if e = r.flagged(e); e == nil {
-			return nil
+	path := e.Path
+	if wanted {
+		r.planned.plan(e.Type, e.Size)
+		if e.Flags != 0 {
+			if e = r.flagged(e); e == nil {
+				return nil
+			}
 		}
 	}
 	r.owners.apply(ctx, e, wanted)
 	if e.Type == manifest.Dir {
 		r.chain = append(r.chain, &pendingDir{entry: *e})
-		if wanted {
-			r.result.Directories++
-			return r.fatal(e.Path, r.makeDirs())
-		}
-		return nil
 	}
 	if !wanted {
 		return nil
 	}
+	if r.marked && r.rel(e.Path) == walk.RestoreMarker {
+		r.problem(e.Path, errors.New("not restored: the marker of this restore has its name (restore its directory elsewhere)"))
+		return nil
+	}
+
 	if err := r.makeDirs(); err != nil {
 		return r.fatal(e.Path, err)
 	}
-	if e.Type == manifest.File {
-		r.result.Files++
-		r.result.Bytes += e.Size
-	} else {
-		r.result.Others++
+	if e.Type == manifest.Dir {
+		r.tally.directories.Add(1)
+		return nil
 	}
-	if e.Link != 0 {
-		if g, ok := r.links[e.Link]; ok && g.of != e.Type {
-			return r.fatal(e.Path, fmt.Errorf("not restored: the snapshot has it as a %v and as another name of a %v", e.Type, g.of))
-		} else if ok {
-			return r.fatal(e.Path, r.link(g, e.Path))
-		}
-		r.links[e.Link] = &linkGroup{of: e.Type}
+	group, linked := r.group(e)
+	switch {
+	case linked:
+		return r.fatal(e.Path, r.link(group, e.Path))
+	case e.Type == manifest.File:
+		return r.file(ctx, ex, &file{entry: e, fd: -1, action: "create", group: group, part: e.Path != path})
 	}
-	if e.Type != manifest.File {
-		return r.fatal(e.Path, r.node(e))
+	if err := r.with(e.Path, func() error { return r.node(e, group) }); err != nil {
+		group.fail(r)
+		return r.fatal(e.Path, fmt.Errorf("not restored: %w", err))
 	}
-	f := &file{entry: e, fd: -1, group: r.links[e.Link]}
-	if ex != nil {
-		return ex.send(f)
-	}
-	r.change("create", e.Path)
-	if r.DryRun {
-		return f.group.planned(r, e.Path)
-	}
-	return r.window.add(ctx, f)
+	return group.complete(r)
 }
 
-// fatal turns an error that concerns one node into a problem, and lets
-// through those that end the restore.
-func (r *restorer) fatal(path string, err error) error {
+// file hands a file on to where it is compared, or fetched.
+func (r *restorer) file(ctx context.Context, ex *examiner, f *file) error {
 	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EROFS), errors.Is(err, unix.EIO), errors.Is(err, unix.EMFILE):
-		return fmt.Errorf("%q: %w", "/"+path, err)
+	case ex != nil:
+		return ex.send(f)
+	case r.DryRun:
+		return f.planned(r, nil)
 	}
-	r.problem(path, err)
-	return nil
+	return r.window.add(ctx, f)
 }
 
 // makeDirs makes the directories of the chain that are missing.
@@ -182,59 +188,60 @@ func (r *restorer) makeDirs() error {
 			}
 			continue
 		}
-		made, err := r.makeDir(rel, &d.entry)
+		action := ""
+		err := r.with(d.entry.Path, func() (err error) {
+			action, err = r.makeDir(rel, &d.entry)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		if (made || d.entry.Flags&manifest.Implied == 0) && !unknown(&d.entry) {
+		r.did(action, d.entry.Path)
+		if (action != "unchanged" || d.entry.Flags&manifest.Implied == 0) && !unknown(&d.entry) {
 			r.log.add(&d.entry)
 		}
 	}
 	return nil
 }
 
-func (r *restorer) makeDir(rel string, e *manifest.Entry) (made bool, err error) {
-	path := e.Path
+// makeDir makes a directory, or finds it there, and returns which.
+func (r *restorer) makeDir(rel string, e *manifest.Entry) (action string, err error) {
 	if r.root < 0 {
-		r.change("create", path)
-		return true, nil
+		return "create", nil
 	}
 	dir, name := split(rel)
 	h, err := r.dirs.Get(dir)
 	if err != nil {
 		if r.DryRun {
-			r.change("create", path)
-			return true, nil
+			return "create", nil
 		}
-		return false, err
+		return "", err
 	}
 	defer h.Release()
+
+	action = "create"
 	if r.compare {
 		st, err := posix.StatAt(h.FD(), name)
 		switch {
 		case err == nil && st.Type == manifest.Dir:
-			r.change("unchanged", path)
-			return false, nil
+			return "unchanged", nil
 		case err == nil && e.Flags&manifest.ListingUnread != 0:
-			return false, fmt.Errorf("a %v is in the way, and what the directory held is not in the snapshot", st.Type)
+			return "", fmt.Errorf("a %v is in the way, and what the directory held is not in the snapshot", st.Type)
 		case err == nil:
-			r.change("change", path)
-			if r.DryRun {
-				return true, nil
-			}
-			if err := unix.Unlinkat(h.FD(), name, 0); err != nil {
-				return false, err
-			}
-			return true, unix.Mkdirat(h.FD(), name, 0o700)
+			action = "change"
 		case !errors.Is(err, unix.ENOENT):
-			return false, err
+			return "", err
 		}
 	}
-	r.change("create", path)
 	if r.DryRun {
-		return true, nil
+		return action, nil
 	}
-	return true, unix.Mkdirat(h.FD(), name, 0o700)
+	if action == "change" {
+		if err := unix.Unlinkat(h.FD(), name, 0); err != nil {
+			return "", err
+		}
+	}
+	return action, unix.Mkdirat(h.FD(), name, 0o700)
 }
 
 // split separates the last component of a path.
@@ -253,213 +260,19 @@ func (r *restorer) within(path string) (*posix.Dir, string, error) {
 	return h, name, err
 }
 
-// node restores a node that is neither file nor directory.
-func (r *restorer) node(e *manifest.Entry) error {
-	if r.root < 0 {
-		r.change("create", e.Path)
-		return r.links[e.Link].planned(r, e.Path)
-	}
-	h, name, err := r.within(e.Path)
-	if err != nil {
-		if r.DryRun {
-			r.change("create", e.Path)
-			return r.links[e.Link].planned(r, e.Path)
-		}
-		return err
-	}
-	defer h.Release()
-	action := "create"
-	if r.compare {
-		st, err := posix.StatAt(h.FD(), name)
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
-		if err == nil {
-			same, err := sameNode(h.FD(), name, &st, e)
-			if err != nil {
-				return err
-			}
-			if same {
-				r.change("unchanged", e.Path)
-				if !r.DryRun {
-					r.attributes(e.Path, r.applier.ApplyAt(h.FD(), name, e))
-				}
-				r.linked(e)
-				return nil
-			}
-			if action = "change"; st.Type == manifest.Dir {
-				if err := r.clear(h.FD(), name, e.Path); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	r.change(action, e.Path)
-	if r.DryRun {
-		return r.links[e.Link].planned(r, e.Path)
-	}
-	as := name
-	if action == "change" {
-		as = walk.PartName(name)
-		if err := unix.Unlinkat(h.FD(), as, 0); err != nil && err != unix.ENOENT {
-			return err
-		}
-	}
-	if e.Type == manifest.Symlink {
-		err = unix.Symlinkat(e.Target, h.FD(), as)
-	} else {
-		err = posix.Mknod(h.FD(), as, e)
-	}
-	if err != nil {
-		return err
-	}
-	r.attributes(e.Path, r.applier.ApplyAt(h.FD(), as, e))
-	if as != name {
-		if err := unix.Renameat(h.FD(), as, h.FD(), name); err != nil {
-			return err
-		}
-	}
-	r.linked(e)
-	return nil
-}
-
-// linked tells those who wait that a node has its first name.
-func (r *restorer) linked(e *manifest.Entry) {
-	if g := r.links[e.Link]; e.Link != 0 {
-		g.path, g.done = e.Path, true
-	}
-}
-
-func sameNode(dirfd int, name string, st *posix.Stat, e *manifest.Entry) (bool, error) {
-	switch {
-	case st.Type != e.Type:
-		return false, nil
-	case e.Type == manifest.Symlink:
-		target, err := posix.Readlink(dirfd, name)
-		return target == e.Target, err
-	case e.Type == manifest.CharDevice || e.Type == manifest.BlockDevice:
-		return st.Rdev == e.Rdev, nil
-	}
-	return true, nil
-}
-
-// clear removes a directory that stands where the snapshot has something else.
-func (r *restorer) clear(dirfd int, name, path string) error {
-	if !r.Delete {
-		return errors.New("a directory is in the way: give --delete to remove what the snapshot does not have")
-	}
-	if r.spared(path) {
-		return errors.New("a directory is in the way, with the repository, the state directory or the identity in it: move these")
-	}
-	if r.DryRun {
-		return nil
-	}
-	return posix.RemoveAll(dirfd, name)
-}
-
-// attributes notes metadata that could not be applied.
-func (r *restorer) attributes(path string, problems []*posix.Problem) {
-	for _, err := range problems {
-		r.problem(path, err)
-	}
-}
-
-// planLink tells what linkNow would do.
-func (r *restorer) planLink(g *linkGroup, path string) error {
-	st, err := r.statOf(path)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		r.change("create", path)
-		return nil
-	case err != nil:
-		return err
-	}
-	source, err := r.statOf(g.path)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	if err == nil && !g.renewed && st.ID() == source.ID() {
-		r.change("unchanged", path)
-	} else {
-		r.change("change", path)
-	}
-	return nil
-}
-
-// statOf looks at a node in the target; ENOENT also when it has no directory,
-// and where nothing is to be compared with.
-func (r *restorer) statOf(path string) (posix.Stat, error) {
+// stat describes the node at a path in the target: ENOENT also when it has no
+// directory, and where nothing is to be compared with.
+func (r *restorer) stat(path string) (posix.Stat, error) {
 	if !r.compare || r.root < 0 {
 		return posix.Stat{}, unix.ENOENT
 	}
 	h, name, err := r.within(path)
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return posix.Stat{}, unix.ENOENT // a dry run makes no directories
+	}
+	if err != nil {
+		return posix.Stat{}, err
 	}
 	defer h.Release()
 	return posix.StatAt(h.FD(), name)
-}
-
-// link gives an inode that has a name another one, now or when it is complete.
-func (r *restorer) link(g *linkGroup, path string) error {
-	g.mu.Lock()
-	if g.failed {
-		g.mu.Unlock()
-		return errors.New("another name of a file that could not be restored")
-	}
-	if !g.done {
-		g.later = append(g.later, strings.Clone(path))
-		g.mu.Unlock()
-		return nil
-	}
-	g.mu.Unlock()
-	return r.linkNow(g, path)
-}
-
-func (r *restorer) linkNow(g *linkGroup, path string) error {
-	if r.DryRun {
-		return r.planLink(g, path)
-	}
-	from, fromName, err := r.within(g.path)
-	if err != nil {
-		return err
-	}
-	defer from.Release()
-	h, name, err := r.within(path)
-	if err != nil {
-		return err
-	}
-	defer h.Release()
-	if !r.compare {
-		r.change("create", path)
-		return unix.Linkat(from.FD(), fromName, h.FD(), name, 0)
-	}
-	source, err := posix.StatAt(from.FD(), fromName)
-	if err != nil {
-		return err
-	}
-	st, err := posix.StatAt(h.FD(), name)
-	switch {
-	case err == nil && st.ID() == source.ID():
-		r.change("unchanged", path)
-		return nil
-	case errors.Is(err, unix.ENOENT):
-		r.change("create", path)
-		return unix.Linkat(from.FD(), fromName, h.FD(), name, 0)
-	case err != nil:
-		return err
-	case st.Type == manifest.Dir:
-		if err := r.clear(h.FD(), name, path); err != nil {
-			return err
-		}
-	}
-	r.change("change", path)
-	temp := walk.PartName(name)
-	if err := unix.Unlinkat(h.FD(), temp, 0); err != nil && err != unix.ENOENT {
-		return err
-	}
-	if err := unix.Linkat(from.FD(), fromName, h.FD(), temp, 0); err != nil {
-		return err
-	}
-	return unix.Renameat(h.FD(), temp, h.FD(), name)
 }

@@ -63,94 +63,136 @@ func (x *examiner) work() error {
 // written anew with the chunks that are still good.
 func (x *examiner) file(c *comparer, f *file) error {
 	r, e := x.r, f.entry
-	h, name, err := r.within(e.Path)
-	if err != nil && r.DryRun {
-		r.change("create", e.Path)
-		return f.group.planned(r, e.Path)
-	}
-	if err != nil {
-		return err
-	}
-	defer h.Release()
-	fd, st, err := posix.OpenFile(h.FD(), name)
+	fd, st, err := x.open(e)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		r.change("create", e.Path)
-		if r.DryRun {
-			return f.group.planned(r, e.Path)
-		}
-		f.temp = true
-		return r.window.add(x.ctx, f)
-	case errors.Is(err, posix.ErrNotRegular):
-		fd = -1
+		c.good = c.good[:0]
+		return x.write(c, f, -1)
 	case err != nil:
-		return err
+		return f.giveUp(r, err)
 	}
+	f.action = "change"
 	if fd >= 0 {
 		defer unix.Close(fd)
 	}
+
 	same, err := c.compare(fd, &st, e)
-	if err != nil {
+	if err != nil && r.DryRun {
+		r.problem(e.Path, err)
+		f.group.fail(r)
+		return nil
+	}
+	if err == nil && same { // what cannot be read is written anew
+		keeps, err := x.keep(f, fd, &st)
+		if err != nil || keeps {
+			return err
+		}
+	}
+	return x.write(c, f, fd)
+}
+
+// open opens what is at the place of a file. The descriptor is -1 where
+// something else is that the file may replace.
+func (x *examiner) open(e *manifest.Entry) (fd int, st posix.Stat, err error) {
+	r := x.r
+	err = r.with(e.Path, func() error {
+		h, name, err := r.within(e.Path)
+		if err != nil && r.DryRun {
+			return unix.ENOENT // which would be made
+		}
+		if err != nil {
+			return err
+		}
+		defer h.Release()
+
+		fd, st, err = posix.OpenFile(h.FD(), name)
 		return err
+	})
+	refused := errors.Is(err, unix.EACCES) && !r.DryRun
+	if !refused && !errors.Is(err, posix.ErrNotRegular) {
+		return fd, st, err
 	}
-	// Another name of the same inode would be changed along: a file that is
-	// linked elsewhere is written anew unless the snapshot has it linked too.
-	if same && (st.Nlink == 1 || f.group != nil) {
-		return x.keep(f, fd, &st)
+	if st, err = r.stat(e.Path); err == nil && st.Type == manifest.Dir {
+		err = r.mayClear(e.Path)
 	}
-	r.change("change", e.Path)
+	return -1, st, err
+}
+
+// write writes a file anew, with the chunks of the open one that are good.
+func (x *examiner) write(c *comparer, f *file, fd int) error {
+	r := x.r
 	if r.DryRun {
-		return f.group.planned(r, e.Path)
+		return f.planned(r, c.good)
 	}
 	f.temp = true
+	f.group.renew()
 	if fd >= 0 && len(c.good) > 0 {
 		if err := x.reuse(c, f, fd); err != nil {
-			return err
+			return f.giveUp(r, err)
 		}
 	}
 	return r.window.add(x.ctx, f)
 }
 
-// keep leaves the content of a file and sees to its metadata.
-func (x *examiner) keep(f *file, fd int, st *posix.Stat) error {
+// keep leaves the content of a file that is as it should be, and sees to its
+// metadata. It reports whether the inode can stay at all: one that has names
+// elsewhere is not to change along, and one that is another file's as well is
+// to be two again.
+func (x *examiner) keep(f *file, fd int, st *posix.Stat) (bool, error) {
 	r, e := x.r, f.entry
 	same, err := r.sameMetadata(fd, st, e)
-	if err != nil {
-		return err
+	if err != nil && r.DryRun {
+		r.problem(e.Path, err)
 	}
-	if same {
-		r.change("unchanged", e.Path)
-	} else {
-		r.change("metadata", e.Path)
+	if st.Nlink > 1 {
+		switch {
+		case same:
+		case f.group == nil:
+			return false, nil
+		case !r.links.second:
+			r.links.wait(f.group)
+			return true, nil
+		case !r.holdsAll(f.group, st):
+			return false, nil
+		}
+		if !r.links.claim(st, f.group) {
+			return false, nil
+		}
+	}
+
+	f.action = "unchanged"
+	if !same {
+		f.action = "metadata"
 		if !r.DryRun {
 			r.attributes(e.Path, r.applier.Apply(fd, e))
 		}
 	}
-	r.Progress.Files.Add(1)
 	r.Progress.Bytes.Add(e.Size)
-	return f.group.complete(r, e.Path)
+	return true, f.placed(r)
 }
 
-// sameMetadata tells whether nothing has to be applied.
+// sameMetadata reports whether nothing has to be applied.
 func (r *restorer) sameMetadata(fd int, st *posix.Stat, e *manifest.Entry) (bool, error) {
-	if st.Mode != e.Mode || st.Mtime != e.Mtime || !r.applier.Owns(st, e) {
+	if !r.sameStat(st, e) {
 		return false, nil
 	}
 	have, err := posix.Xattrs(fd)
+	return err == nil && sameXattrs(have, e), err
+}
+
+// sameStat is the part of sameMetadata that a stat tells.
+func (r *restorer) sameStat(st *posix.Stat, e *manifest.Entry) bool {
+	return (st.Mode == e.Mode || e.Type == manifest.Symlink) && st.Mtime == e.Mtime && r.applier.Owns(st, e)
+}
+
+// sameXattrs compares extended attributes with those of an entry.
+func sameXattrs(have []manifest.Xattr, e *manifest.Entry) bool {
 	if e.Flags&manifest.MetadataIncomplete != 0 { // what it lacks says nothing
 		have = slices.DeleteFunc(have, func(x manifest.Xattr) bool {
 			return !slices.ContainsFunc(e.Xattrs, func(y manifest.Xattr) bool { return x.Name == y.Name })
 		})
 	}
-	if err != nil || len(have) != len(e.Xattrs) {
-		return false, err
-	}
-	for i := range have {
-		if have[i].Name != e.Xattrs[i].Name || string(have[i].Value) != string(e.Xattrs[i].Value) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return slices.EqualFunc(have, e.Xattrs, func(a, b manifest.Xattr) bool { return a.Name == b.Name && string(a.Value) == string(b.Value) })
 }
 
 // reuse copies the chunks that are still good into the new version.

@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -169,7 +170,7 @@ func (x *extras) remove(l *level, names []string) error {
 			return err
 		}
 		for _, path := range removed {
-			x.change("delete", path)
+			x.did("delete", path)
 		}
 	}
 	return nil
@@ -199,10 +200,10 @@ func (x *extras) node(dirfd int, name, path string) (removed []string, err error
 	}
 	if st.Type != manifest.Dir {
 		if !x.DryRun {
-			err = unix.Unlinkat(dirfd, name, 0)
+			err = x.with(path, func() error { return unix.Unlinkat(dirfd, name, 0) })
 		}
 		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return nil, x.fatal(path, err)
+			return nil, x.fatal(path, fmt.Errorf("not deleted: %w", explainNode(err)))
 		}
 		return []string{path}, nil
 	}
@@ -240,7 +241,11 @@ func (x *extras) directory(dirfd int, name, path string) (removed []string, err 
 	if err != nil {
 		return nil, x.fatal(path, err)
 	}
-	fd, err := posix.OpenDir(dirfd, name)
+	fd := -1
+	err = x.with(path+"/", func() (err error) {
+		fd, err = posix.OpenDir(dirfd, name)
+		return err
+	})
 	if err != nil {
 		return nil, x.fatal(path, err)
 	}
@@ -268,8 +273,9 @@ func (x *extras) directory(dirfd int, name, path string) (removed []string, err 
 		return removed, nil
 	}
 	if !x.DryRun {
-		if err := unix.Unlinkat(dirfd, name, unix.AT_REMOVEDIR); err != nil {
-			return removed, x.fatal(path, err)
+		err := x.with(path, func() error { return unix.Unlinkat(dirfd, name, unix.AT_REMOVEDIR) })
+		if err != nil {
+			return removed, x.fatal(path, fmt.Errorf("not deleted: %w", explainNode(err)))
 		}
 	}
 	return []string{path}, nil

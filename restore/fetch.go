@@ -12,6 +12,7 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage"
 	"knowngood/storage/chunk"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
@@ -252,16 +253,17 @@ func (f *fetcher) job(ctx context.Context, job *rangeJob) error {
 	defer func() { f.decoder <- d }()
 	h := d.hasher
 	for _, fr := range job.frames {
-		if err != nil {
-			if e := f.elsewhere(ctx, h, fr, err); e != nil {
-				return e
+		c, ferr := []byte(nil), err
+		switch {
+		case err == nil:
+			at := fr.offset - job.offset
+			c, ferr = reader.Open(ctx, d.content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
+			if repository.Damaged(ferr) {
+				// The reply may be damaged, or the object covered by another.
+				c, ferr = reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
 			}
-			continue
-		}
-		at := fr.offset - job.offset
-		c, ferr := reader.Open(ctx, d.content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
-		if repository.Damaged(ferr) {
-			// The reply may be damaged, or the object covered by another.
+		case len(job.frames) > 1 && !errors.Is(err, storage.ErrNotFound):
+			// The object may have been cut behind this frame.
 			c, ferr = reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
 		}
 		if ferr != nil {

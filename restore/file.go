@@ -10,6 +10,7 @@ import (
 
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
+	"knowngood/storage/repository"
 )
 
 // earlyWrite is the length of a chunk, in bytes, from which the disk is told to
@@ -18,9 +19,11 @@ const earlyWrite = 256 << 10
 
 // file is a regular file being restored.
 type file struct {
-	entry *manifest.Entry
-	group *linkGroup // nil unless the file has several names
-	left  atomic.Int64
+	entry  *manifest.Entry
+	group  *linkGroup // nil unless the file has several names
+	action string     // what is done to it: "create" or "change"
+	part   bool       // of what was read, under a name of its own: it does not stand for the file
+	left   atomic.Int64
 
 	// temp is set when the file is written beside its final name.
 	temp    bool
@@ -34,7 +37,7 @@ type file struct {
 	writing sync.Mutex
 }
 
-// have tells whether chunk i is in the file already.
+// have reports whether chunk i is in the file already.
 func (f *file) have(i int) bool { return f.present != nil && f.present[i] }
 
 // open creates the file when it is not open; f.mu is held.
@@ -42,26 +45,40 @@ func (f *file) open(r *restorer) error {
 	if f.fd >= 0 {
 		return nil
 	}
+	err := f.create(r)
+	if errors.Is(err, unix.EACCES) && r.unlock(f.entry.Path) {
+		err = f.create(r)
+	}
+	if err != nil {
+		return err
+	}
+	if f.temp {
+		r.commit.opened(f)
+	}
+	if len(f.entry.Chunks) != 1 || len(f.entry.Holes) > 0 {
+		return unix.Ftruncate(f.fd, int64(f.entry.Size))
+	}
+	return nil
+}
+
+func (f *file) create(r *restorer) error {
 	h, name, err := r.within(f.entry.Path)
 	if err != nil {
 		return err
 	}
 	defer h.Release()
+
 	if f.temp {
 		name = walk.PartName(name)
-		if err := unix.Unlinkat(h.FD(), name, 0); err != nil && err != unix.ENOENT {
+		if err := removePart(h.FD(), name); err != nil {
 			return err
 		}
 	}
 	fd, err := unix.Openat(h.FD(), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, r.createMode(f.entry))
-	if err != nil {
-		return err
+	if err == nil {
+		f.fd = fd
 	}
-	f.fd = fd
-	if len(f.entry.Chunks) != 1 || len(f.entry.Holes) > 0 {
-		return unix.Ftruncate(fd, int64(f.entry.Size))
-	}
-	return nil
+	return err
 }
 
 // createMode is the mode with which a file is made: its own when whoever makes
@@ -95,19 +112,14 @@ func (f *file) write(r *restorer, u use, b []byte) error {
 	}
 	if err != nil {
 		f.fail(r, err)
-		return r.ends(f.entry.Path, err)
+		if endsRestore(err) {
+			return fmt.Errorf("%q: %w", "/"+f.entry.Path, err)
+		}
+		return nil
 	}
 	r.Progress.Bytes.Add(uint64(len(b)))
 	if f.left.Add(-1) == 0 {
 		return r.fatal(f.entry.Path, f.finish(r))
-	}
-	return nil
-}
-
-// ends lets through what ends the restore; the rest is noted already.
-func (r *restorer) ends(path string, err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EIO) {
-		return fmt.Errorf("%q: %w", "/"+path, err)
 	}
 	return nil
 }
@@ -163,18 +175,34 @@ func (f *file) done(r *restorer) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.fd >= 0 {
-		unix.Close(f.fd)
-		f.fd = -1
-		if h, name, err := r.within(f.entry.Path); err == nil {
-			if f.temp {
-				name = walk.PartName(name)
-			}
-			unix.Unlinkat(h.FD(), name, 0)
-			h.Release()
-		}
-	}
+	f.discard(r)
 	f.group.fail(r)
+}
+
+// discard closes a file and removes what of it was written, if it is open;
+// f.mu is held.
+func (f *file) discard(r *restorer) {
+	if f.fd < 0 {
+		return
+	}
+	unix.Close(f.fd)
+	f.fd = -1
+	f.remove(r)
+}
+
+// remove removes what was written of a file.
+func (f *file) remove(r *restorer) {
+	h, name, err := r.within(f.entry.Path)
+	if err != nil {
+		return
+	}
+	defer h.Release()
+
+	if f.temp {
+		name = walk.PartName(name)
+		r.commit.gone(f)
+	}
+	unix.Unlinkat(h.FD(), name, 0)
 }
 
 // finish gives a file whose content is complete its metadata and its name.
@@ -184,6 +212,27 @@ func (f *file) finish(r *restorer) error {
 	if f.failed {
 		return nil
 	}
+
+	if err := f.seal(r); err != nil {
+		f.failed = true
+		return f.giveUp(r, err)
+	}
+	if f.temp {
+		return r.commit.add(f)
+	}
+	return f.placed(r)
+}
+
+// giveUp removes what was written of a file that nobody works on any more. It
+// returns the error as that of the file.
+func (f *file) giveUp(r *restorer, err error) error {
+	f.discard(r)
+	f.group.fail(r)
+	return fmt.Errorf("not restored: %w", err)
+}
+
+// seal applies the metadata of a file, and closes it.
+func (f *file) seal(r *restorer) error {
 	if err := f.open(r); err != nil {
 		return err
 	}
@@ -191,110 +240,40 @@ func (f *file) finish(r *restorer) error {
 	err := unix.Close(f.fd)
 	f.fd = -1
 	if err != nil {
-		return err
+		f.remove(r)
 	}
+	return err
+}
+
+// placed counts a file that has its name, and makes its other names.
+func (f *file) placed(r *restorer) error {
 	r.Progress.Files.Add(1)
-	if f.temp {
-		return r.commit.add(f)
-	}
-	return f.group.complete(r, f.entry.Path)
+	return f.count(r)
 }
 
-// complete makes the other names of a file that has its first.
-func (g *linkGroup) complete(r *restorer, path string) error {
-	if g == nil {
+// count counts a file as restored, in a dry run as one that could be, and does
+// the same for its other names.
+func (f *file) count(r *restorer) error {
+	if f.part {
+		r.did(f.action, f.entry.Path)
 		return nil
 	}
-	g.mu.Lock()
-	later := g.later
-	g.path, g.done, g.later = path, true, nil
-	g.mu.Unlock()
-	for _, p := range later {
-		if err := r.fatal(p, r.linkNow(g, p)); err != nil {
-			return err
-		}
-	}
-	return nil
+	r.done(f.action, f.entry.Path, manifest.File, f.entry.Size)
+	return f.group.complete(r)
 }
 
-// planned ends a dry run's part for a node that would be made anew.
-func (g *linkGroup) planned(r *restorer, path string) error {
-	if g == nil {
+// planned is the part of a dry run for a file that would be written; good are
+// the chunks that would be taken from what is there.
+func (f *file) planned(r *restorer, good []bool) error {
+	err := r.objects.lacking(f.entry, good)
+	if repository.Damaged(err) {
+		r.note(f.entry.Path, err)
+		f.group.fail(r)
 		return nil
-	}
-	g.renewed = true
-	return g.complete(r, path)
-}
-
-func (g *linkGroup) fail(r *restorer) {
-	if g == nil {
-		return
-	}
-	g.mu.Lock()
-	later := g.later
-	g.failed, g.later = true, nil
-	g.mu.Unlock()
-	for _, p := range later {
-		r.problem(p, errors.New("not restored: another name of a file that could not be restored"))
-	}
-}
-
-// committer puts files that were written beside their names in their places:
-// sync, then rename, in batches. What was there stays whole until then.
-type committer struct {
-	r     *restorer
-	mu    sync.Mutex
-	files []*file
-}
-
-const commitBatch = 2048
-
-func (c *committer) add(f *file) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.files = append(c.files, f)
-	if len(c.files) < commitBatch {
-		return nil
-	}
-	return c.flushLocked()
-}
-
-func (c *committer) flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.flushLocked()
-}
-
-func (c *committer) flushLocked() error {
-	if len(c.files) == 0 {
-		return nil
-	}
-	if err := syncfs(c.r.root); err != nil {
-		return fmt.Errorf("sync %s: %w", c.r.Target, err)
-	}
-	for _, f := range c.files {
-		if err := c.r.fatal(f.entry.Path, c.rename(f)); err != nil {
-			return err
-		}
-	}
-	c.files = c.files[:0]
-	return nil
-}
-
-func (c *committer) rename(f *file) error {
-	h, name, err := c.r.within(f.entry.Path)
-	if err != nil {
-		return err
-	}
-	defer h.Release()
-	err = unix.Renameat(h.FD(), walk.PartName(name), h.FD(), name)
-	if err == unix.EISDIR || err == unix.ENOTEMPTY {
-		if err = c.r.clear(h.FD(), name, f.entry.Path); err == nil {
-			err = unix.Renameat(h.FD(), walk.PartName(name), h.FD(), name)
-		}
 	}
 	if err != nil {
 		return err
 	}
-	return f.group.complete(c.r, f.entry.Path)
+	f.group.renew()
+	return f.count(r)
 }

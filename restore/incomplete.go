@@ -55,6 +55,7 @@ func (r *restorer) flagged(e *manifest.Entry) *manifest.Entry {
 		r.problem(e.Path, fmt.Errorf("what it held is not in the snapshot: %w", err))
 		return e
 	}
+	r.unavailable.plan(e.Type, e.Size)
 	if !r.WithIncomplete || e.Type != manifest.File {
 		r.problem(e.Path, fmt.Errorf("not restored: %w", err))
 		return nil

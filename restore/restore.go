@@ -16,8 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,15 +26,18 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
-	"knowngood/snapshot/walk"
 	"knowngood/storage/repository"
 )
 
 // Options of a restore.
 type Options struct {
-	Tree   *snapshot.Tree
-	Under  string // manifest path of the subtree to restore; "" is all
-	Target string // directory; the subtree's content comes to lie in it
+	Tree  *snapshot.Tree
+	Under string // manifest path of what to restore; "" is all
+	// Target is the directory that the content of Under comes to lie in. When
+	// Under is not a directory, it is the path that the node gets, or, when
+	// that is a directory or ends with a slash, the directory that takes it in
+	// under its own name.
+	Target string
 	// InPlace compares with what is there: unchanged files are left alone,
 	// changed ones replaced.
 	InPlace bool
@@ -56,7 +57,11 @@ type Options struct {
 	// whole as NAME.incomplete; else nothing is written in its name.
 	WithIncomplete bool
 	Owners         OwnerOptions
-	DryRun         bool
+	// DryRun changes nothing.
+	DryRun bool
+	// Verify makes a dry run find out whether the packs that it would read are
+	// there. See Result.Lacking.
+	Verify bool
 
 	Progress *Progress
 }
@@ -66,24 +71,33 @@ type Progress struct {
 	Files, Bytes atomic.Uint64 // done, unchanged ones included
 	Fetched      atomic.Uint64 // bytes read from the store
 
-	// Problem, when set, is told each problem as it is met, concurrently.
+	// Problem, when set, gets each problem as it is met, concurrently.
 	Problem func(path string, err error)
-	// Change, when set, is told what is done, or would be in a dry run.
+	// Change, when set, gets what was done to a path, or would be in a dry
+	// run: "create", "change", "metadata", "unchanged", "delete".
 	Change func(action, path string)
+}
+
+// Counts of nodes. Each name of a file with several counts as one.
+type Counts struct {
+	Files       uint64 `json:"files"`
+	Directories uint64 `json:"directories"`
+	Others      uint64 `json:"others"`
+	Bytes       uint64 `json:"bytes"` // of the files, holes included
 }
 
 // Result of a restore, or of a dry run.
 type Result struct {
-	Files       uint64 `json:"files"`
-	Directories uint64 `json:"directories"`
-	Others      uint64 `json:"others"`
-	Bytes       uint64 `json:"bytes"`
-	Created     uint64 `json:"created"`
-	Changed     uint64 `json:"changed"`
-	Unchanged   uint64 `json:"unchanged"`
-	Deleted     uint64 `json:"deleted"`
-	Fetched     uint64 `json:"fetched_bytes"`
-	Duration    time.Duration
+	Planned Counts // what was asked for
+	// Restored is what of that is on the disk now, whether it was there before
+	// or not; in a dry run, what could be restored.
+	Restored Counts
+	// Unlisted is how many entries at most lie in parts of the list of files
+	// that cannot be read. They count neither as planned nor as restored.
+	Unlisted uint64
+
+	Created, Changed, Metadata, Unchanged, Deleted uint64
+
 	// Incomplete counts what was not restored because the capture could not
 	// read it whole; each is a problem, too.
 	Incomplete uint64
@@ -91,11 +105,25 @@ type Result struct {
 	// not be as they were: the first ones, of FlaggedCount.
 	Flagged      []Flagged
 	FlaggedCount uint64
-	Problems     []Problem
-	Count        uint64 // of problems, of which the first ones are listed
-	Damaged      bool   // some of the problems are damage in the repository
-	Owners       Owners
+
+	Fetched  uint64 // bytes read from the store
+	Duration time.Duration
+	Problems []Problem
+	Count    uint64 // of problems, of which the first ones are listed
+	Damaged  bool   // some of the problems are damage in the repository
+	Owners   Owners
+	// Unfinished says that the target keeps the marker by which the same
+	// restore goes on, because not everything is restored.
+	Unfinished bool
+
+	// Packs is how many packs a dry run with Verify would read from, and
+	// Lacking which of them are not as they should be.
+	Packs   int
+	Lacking []Lacking
 }
+
+// Complete reports whether everything that was asked for is restored.
+func (r *Result) Complete() bool { return r.Planned == r.Restored && r.Unlisted == 0 }
 
 // Problem names a node that could not be restored as it should.
 type Problem struct {
@@ -108,40 +136,55 @@ const maxProblems = 10_000
 
 // Errors that callers branch on.
 var (
-	ErrNotEmpty = errors.New("the target directory is not empty")
-	ErrNoSpace  = errors.New("not enough free space in the target")
-	ErrNoPath   = errors.New("the snapshot has no such path")
+	ErrNotEmpty  = errors.New("the target directory is not empty")
+	ErrExists    = errors.New("the target exists")
+	ErrAmbiguous = errors.New("the target could be meant in two ways")
+	ErrNoSpace   = errors.New("not enough free space in the target")
+	ErrNoPath    = errors.New("the snapshot has no such path")
 )
 
 // restorer is one run.
 type restorer struct {
 	Options
-	root    int // the target's descriptor; -1 in a dry run without target
+	root    int // the descriptor of the target, or of the directory of a single node; -1 in a dry run without
 	dirs    *posix.Dirs
 	applier *posix.Applier
 	owners  *ownerMap
-	compare bool // look at what is there
+	compare bool // with what is there
 	uid     int  // of this process
 	gid     int
-	real    string // path of the target, free of links
+	real    string // path of root, free of links
 	strip   int    // bytes of the path that lie above the target
-	single  bool   // Under is not a directory
+	single  string // the name that Under gets, which is not a directory; else ""
+	marked  bool   // the target has the marker of this restore
+	parents []parent
 
 	ranges chan *rangeJob
 	window *window
-	links  map[uint64]*linkGroup
+	links  links
 	// incompletes are the paths that were written as NAME.incomplete.
 	incompletes map[string]bool
 	chain       []*pendingDir // the directories above the present entry
 	log         dirLog
 	commit      committer
+	rights      rights
+	objects     *objects // of a dry run that verifies; else nil
+
+	planned     Counts
+	unavailable Counts // of these, what the snapshot does not have whole
+	tally       tally
 
 	mu     sync.Mutex
-	result Result
-	counts struct{ created, changed, unchanged, deleted atomic.Uint64 }
+	result Result // its problems
 }
 
-// Run restores, or in a dry run tells what a restore would do.
+// tally counts what is done.
+type tally struct {
+	files, directories, others, bytes              atomic.Uint64
+	created, changed, metadata, unchanged, deleted atomic.Uint64
+}
+
+// Run restores, or in a dry run finds out what a restore would do.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	started := time.Now()
 	if err := posix.CheckProc(); err != nil {
@@ -150,196 +193,87 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
-	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), links: map[uint64]*linkGroup{}, incompletes: map[string]bool{}}
+	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), incompletes: map[string]bool{}}
+	r.links.groups = map[uint64]*linkGroup{}
 	first, err := r.locate(ctx)
 	if err != nil {
 		return nil, err
 	}
-	marker, err := r.openTarget(ctx)
-	if err != nil {
+	defer r.close()
+	if err := r.openTarget(ctx); err != nil {
 		return nil, err
-	}
-	if r.root >= 0 {
-		defer r.dirs.Close()
 	}
 	r.applier = posix.NewApplier(posix.ApplyOptions{KeepOwner: o.Owners.Keep, Exact: r.compare})
 	if r.owners, err = newOwnerMap(ctx, &r.Options, first); err != nil {
 		return nil, err
 	}
-	if first.Type != manifest.Dir {
-		r.single = true
-	}
-	if err := r.run(ctx); err != nil {
-		return nil, r.explain(err)
-	}
-	if !o.DryRun {
-		r.log.apply(r)
-		if err := syncfs(r.root); err != nil {
-			return nil, fmt.Errorf("sync %s: %w", o.Target, err)
-		}
-	}
-	if marker != "" {
-		if err := r.removeMarker(marker); err != nil {
+	if o.DryRun && o.Verify {
+		if r.objects, err = listObjects(ctx, o.Tree); err != nil {
 			return nil, err
 		}
 	}
-	r.result.Duration = time.Since(started)
-	r.result.Created, r.result.Changed = r.counts.created.Load(), r.counts.changed.Load()
-	r.result.Unchanged, r.result.Deleted = r.counts.unchanged.Load(), r.counts.deleted.Load()
-	r.result.Fetched = o.Progress.Fetched.Load()
-	r.result.Owners = r.owners.result()
-	return &r.result, nil
-}
 
-// locate finds the entry that the restore starts from.
-func (r *restorer) locate(ctx context.Context) (*manifest.Entry, error) {
-	if r.Under == "" {
-		return &manifest.Entry{Type: manifest.Dir}, nil
+	err = r.run(ctx)
+	if err == nil && !o.DryRun {
+		err = r.finish(ctx)
 	}
-	e, err := r.Tree.Find(ctx, r.Under)
+	r.rights.takeBack(r)
 	if err != nil {
-		return nil, err
+		return nil, r.explain(err)
 	}
-	if e == nil {
-		return nil, fmt.Errorf("%w: %q in %s (knowngood ls %s shows what it has)", ErrNoPath, "/"+r.Under, r.Tree.Snapshot.Ref(), r.Tree.Snapshot.Ref())
-	}
-	r.strip = len(r.Under)
-	if e.Type != manifest.Dir {
-		r.strip = strings.LastIndexByte(r.Under, '/')
-	}
-	r.strip++
-	return e, nil
+	return r.sum(started), nil
 }
 
-// rel is the path of an entry below the target.
-func (r *restorer) rel(path string) string {
-	if len(path) < r.strip {
-		return ""
+// finish applies what comes last, makes everything durable, and ends the
+// restore in the target when nothing is left to be done.
+func (r *restorer) finish(ctx context.Context) error {
+	r.log.apply(r)
+	r.finishParents(ctx)
+	if err := syncfs(r.root); err != nil {
+		return fmt.Errorf("sync %s: %w", r.Target, err)
 	}
-	return path[r.strip:]
+	if !r.marked {
+		return nil
+	}
+	if r.counts() != r.planned.less(r.unavailable) || r.result.Unlisted > 0 {
+		r.result.Unfinished = true
+		return nil
+	}
+	return r.removeMarker()
 }
 
-// isOwn reports whether a path in the target is one of Spare, or in one.
-func (r *restorer) isOwn(path string) bool {
-	at := filepath.Join(r.real, r.rel(path))
-	return slices.ContainsFunc(r.Spare, func(p string) bool { return p == at || strings.HasPrefix(at, p+"/") })
+// counts is what is restored so far.
+func (r *restorer) counts() Counts {
+	t := &r.tally
+	return Counts{Files: t.files.Load(), Directories: t.directories.Load(), Others: t.others.Load(), Bytes: t.bytes.Load()}
 }
 
-// spared reports whether a path in the target is one of Spare, or above or
-// below one.
-func (r *restorer) spared(path string) bool {
-	at := filepath.Join(r.real, r.rel(path))
-	return slices.ContainsFunc(r.Spare, func(p string) bool {
-		return p == at || strings.HasPrefix(p, at+"/") || strings.HasPrefix(at, p+"/")
-	})
-}
-
-// openTarget opens the target directory and makes it when it is missing. A
-// marker in it tells an interrupted restore of the same snapshot, which goes
-// on.
-func (r *restorer) openTarget(ctx context.Context) (marker string, err error) {
-	if !r.DryRun {
-		if err := os.MkdirAll(r.Target, 0o700); err != nil {
-			return "", fmt.Errorf("target: %w", err)
-		}
+func (r *restorer) sum(started time.Time) *Result {
+	s, t := &r.result, &r.tally
+	s.Planned, s.Restored = r.planned, r.counts()
+	s.Created, s.Changed, s.Metadata = t.created.Load(), t.changed.Load(), t.metadata.Load()
+	s.Unchanged, s.Deleted = t.unchanged.Load(), t.deleted.Load()
+	s.Fetched, s.Owners = r.Progress.Fetched.Load(), r.owners.result()
+	if r.objects != nil {
+		s.Packs, s.Lacking = r.objects.report()
 	}
-	r.root, err = unix.Open(r.Target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT && r.DryRun {
-		r.root = -1
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("target %s: %w", r.Target, err)
-	}
-	if r.dirs, err = posix.NewDirs(r.root, 4*posix.DirsLimit); err != nil {
-		return "", fmt.Errorf("target %s: %w", r.Target, err)
-	}
-	if r.InPlace {
-		if r.real, err = filepath.EvalSymlinks(r.Target); err == nil {
-			r.real, err = filepath.Abs(r.real)
-		}
-		return "", err
-	}
-	want := fmt.Sprintf("%x\n%s\n", r.Tree.Snapshot.ID, r.Under)
-	empty := true
-	err = posix.ReadDir(r.root, make([]byte, posix.DirBuffer), func([]byte, manifest.Type) error { empty = false; return errors.New("stop") })
-	if !empty {
-		got, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", r.root, walk.RestoreMarker))
-		if err != nil || string(got) != want {
-			return "", fmt.Errorf("%w: %s (choose a new directory, or --in-place to change what is there)", ErrNotEmpty, r.Target)
-		}
-		r.compare = true
-		return walk.RestoreMarker, nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("target %s: %w", r.Target, err)
-	}
-	if err := r.checkSpace(ctx); err != nil || r.DryRun {
-		return "", err
-	}
-	if err := os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", r.root, walk.RestoreMarker), []byte(want), 0o600); err != nil {
-		return "", fmt.Errorf("target %s: %w", r.Target, err)
-	}
-	return walk.RestoreMarker, nil
-}
-
-// checkSpace compares the content to be written with the room there is.
-func (r *restorer) checkSpace(ctx context.Context) error {
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(r.root, &fs); err != nil {
-		return fmt.Errorf("target %s: %w", r.Target, err)
-	}
-	free := fs.Bavail * uint64(fs.Bsize)
-	need := uint64(0)
-	if r.Under == "" && r.Select == nil {
-		need = r.Tree.Snapshot.Body.ContentBytes
-		if need <= free {
-			return nil
-		}
-		need = 0 // it counts holes and hard links; look closer
-	}
-	seen := map[uint64]bool{}
-	for e, err := range r.Tree.Entries(ctx, r.Under) {
-		if err != nil {
-			continue // the restore itself names it
-		}
-		if e.Type != manifest.File || !r.wanted(e.Path, false) || e.Link != 0 && seen[e.Link] {
-			continue
-		}
-		if e.Link != 0 {
-			seen[e.Link] = true
-		}
-		need += e.ContentSize()
-	}
-	if need > free {
-		return fmt.Errorf("%w: %s has %d bytes free, the restore takes %d (make room, or restore a sub-path)", ErrNoSpace, r.Target, free, need)
-	}
-	return ctx.Err()
-}
-
-// removeMarker says that the restore is complete, now that all of it is
-// durable. The target keeps the times that it was given.
-func (r *restorer) removeMarker(marker string) error {
-	var st unix.Stat_t
-	err := unix.Fstat(r.root, &st)
-	if err == nil {
-		err = unix.Unlinkat(r.root, marker, 0)
-	}
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		err = unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", r.root), []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}, 0)
-	}
-	if err == nil {
-		err = syncfs(r.root)
-	}
-	if err != nil {
-		return fmt.Errorf("target %s: end the restore: %w", r.Target, err)
-	}
-	return nil
+	s.Duration = time.Since(started)
+	return s
 }
 
 // problem notes what could not be restored.
 func (r *restorer) problem(path string, err error) {
+	r.note(path, err)
+	if r.Progress.Problem != nil {
+		r.Progress.Problem(path, err)
+	}
+}
+
+// note is problem without a word to Progress, for what is reported together
+// with more of its kind.
+func (r *restorer) note(path string, err error) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.result.Count++
 	if len(r.result.Problems) < maxProblems {
 		r.result.Problems = append(r.result.Problems, Problem{strings.Clone(path), err})
@@ -348,22 +282,53 @@ func (r *restorer) problem(path string, err error) {
 	if errors.As(err, &damage) {
 		r.result.Damaged = true
 	}
-	r.mu.Unlock()
-	if r.Progress.Problem != nil {
-		r.Progress.Problem(path, err)
+}
+
+// plan counts what is asked for.
+func (c *Counts) plan(kind manifest.Type, size uint64) {
+	switch kind {
+	case manifest.Dir:
+		c.Directories++
+	case manifest.File:
+		c.Files++
+		c.Bytes += size
+	default:
+		c.Others++
 	}
 }
 
-func (r *restorer) change(action, path string) {
+func (c Counts) less(o Counts) Counts {
+	return Counts{c.Files - o.Files, c.Directories - o.Directories, c.Others - o.Others, c.Bytes - o.Bytes}
+}
+
+// done counts a node that is now as the snapshot has it, or would be in a dry
+// run, and what was done for that. It comes after the act. The size is that of
+// a file.
+func (r *restorer) done(action, path string, kind manifest.Type, size uint64) {
+	switch kind {
+	case manifest.File:
+		r.tally.files.Add(1)
+		r.tally.bytes.Add(size)
+	case manifest.Dir: // counted where it is known to be wanted
+	default:
+		r.tally.others.Add(1)
+	}
+	r.did(action, path)
+}
+
+// did counts an action.
+func (r *restorer) did(action, path string) {
 	switch action {
 	case "create":
-		r.counts.created.Add(1)
+		r.tally.created.Add(1)
 	case "change":
-		r.counts.changed.Add(1)
-	case "delete":
-		r.counts.deleted.Add(1)
+		r.tally.changed.Add(1)
+	case "metadata":
+		r.tally.metadata.Add(1)
 	case "unchanged":
-		r.counts.unchanged.Add(1)
+		r.tally.unchanged.Add(1)
+	case "delete":
+		r.tally.deleted.Add(1)
 	}
 	if r.Progress.Change != nil {
 		r.Progress.Change(action, path)
@@ -379,6 +344,25 @@ func (r *restorer) explain(err error) error {
 		return fmt.Errorf("target %s is on a read-only file system: remount it, or choose another --target: %w", r.Target, err)
 	}
 	return err
+}
+
+// fatal turns an error that concerns one node into a problem, and returns
+// those that end the restore.
+func (r *restorer) fatal(path string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.EMFILE), endsRestore(err):
+		return fmt.Errorf("%q: %w", "/"+path, err)
+	}
+	r.problem(path, err)
+	return nil
+}
+
+// endsRestore reports whether an error of the target's file system would meet
+// every other file as well.
+func endsRestore(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EIO)
 }
 
 func syncfs(fd int) error {

@@ -171,7 +171,7 @@ func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *rep
 	if n := compared.Created + compared.Changed + compared.Deleted; n > 0 || result.Damaged {
 		return nil, fmt.Errorf("%w: %d files of the restored tree differ from the snapshot", errDamage, n)
 	}
-	a.printf("4. Restored %s to a temporary directory in %s, read every byte of it back and compared: all %s files are as captured.\n", s.Ref(), duration(result.Duration), count(compared.Files))
+	a.printf("4. Restored %s to a temporary directory in %s, read every byte of it back and compared: all %s files are as captured.\n", s.Ref(), duration(result.Duration), count(compared.Planned.Files))
 	if result.Count > 0 {
 		a.code = exitIncomplete
 	}

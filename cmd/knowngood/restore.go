@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"knowngood/restore"
-	"knowngood/restore/load"
 	"knowngood/snapshot"
 )
 
@@ -29,10 +27,15 @@ type restoreFlags struct {
 func restoreCommand(a *app) *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use:   "restore REF[:PATH] --target DIR",
+		Use:   "restore REF[:PATH] --target PATH",
 		Short: "Restore a snapshot, or a part of it",
 		Long: `Restore a snapshot into a new directory: the tree appears below DIR at its
 original path. REF:/sub/path puts that subtree's content into DIR itself.
+
+Where REF:/path is a file, or anything else but a directory, --target FILE says
+where it goes, as with cp: what exists as a directory takes it in under its own
+name, and what exists otherwise is replaced with --in-place alone. --in-place
+without a target puts it back where it was.
 
 --in-place changes what is there (below /, or below DIR with --target):
 unchanged files are left alone, changed ones replaced at once as a whole;
@@ -60,14 +63,17 @@ by whoever held that host: it is marked, and --load=snapshot runs it after askin
 at the terminal.
 
 Every chunk is verified before it is written, and what is reported as restored
-is durable. Interrupted, the same command goes on where it stopped. What could
-not be restored as it should is named, and makes the exit code 3; damage in the
-repository makes it 13.`,
+is durable. Interrupted, or stopped by what could not be restored, the same
+command goes on where it stopped. What could not be restored as it should is
+named, and makes the exit code 3; damage in the repository makes it 13.
+
+--dry-run also finds out whether the objects that it would read are there, in
+full length, and ends with the exit code that this gives the restore.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), &f, args[0]) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.target, "target", "", "`directory` to restore into")
+	fl.StringVar(&f.target, "target", "", "`path` to restore to: a directory, or for a single file its new path")
 	fl.BoolVar(&f.inPlace, "in-place", false, "change what is there instead of demanding an empty directory")
 	fl.BoolVar(&f.delete, "delete", false, "in place: remove what the snapshot does not have")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the plan, change nothing")
@@ -98,7 +104,7 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	defer tree.Reader.Close()
-	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, WithIncomplete: f.withIncomplete, Spare: a.own()}
+	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Verify: f.dryRun, WithIncomplete: f.withIncomplete, Spare: a.own()}
 	if o.Target == "" {
 		o.Target = "/" + sub
 	}
@@ -133,6 +139,9 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	result, err := restore.Run(ctx, o)
 	p.end()
 	problems.end()
+	if errors.Is(err, restore.ErrAmbiguous) {
+		return &usageError{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -152,14 +161,14 @@ func (a *app) own() (places []string) {
 	return places
 }
 
-// tellPlan says what a restore would start from.
+// tellPlan prints what a restore would start from.
 func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
 	s := t.Snapshot
 	a.printf("plan: restore %s of host %s", s.Ref(), s.Host)
 	if o.Under != "" {
 		a.printf(", /%s", o.Under)
 	}
-	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  whole    %s files, %s\n", o.Target, s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), count(s.Body.Files), bytesText(s.Body.ContentBytes))
+	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s files, %s\n", o.Target, s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), count(s.Body.Files), bytesText(s.Body.ContentBytes))
 }
 
 func (a *app) trust() string {
@@ -167,54 +176,4 @@ func (a *app) trust() string {
 		return "signature verified; repository trusted on first use (give an identity file with its pin to be sure)"
 	}
 	return "signature verified; repository pinned"
-}
-
-func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) error {
-	status := "restored"
-	switch {
-	case r.Damaged:
-		status = "damaged"
-	case r.Count > 0:
-		status, a.code = "incomplete", exitIncomplete
-	}
-	problems := []problemJSON{}
-	for _, p := range r.Problems {
-		a.foundDamage(p.Err)
-		problems = append(problems, problemJSON{jsonPath(p.Path), p.Err.Error()})
-	}
-	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
-		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "files": r.Files, "directories": r.Directories, "others": r.Others, "bytes": r.Bytes, "created": r.Created, "changed": r.Changed,
-		"unchanged": r.Unchanged, "deleted": r.Deleted, "fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
-		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
-	if b := exact(o.Target); b != nil {
-		out["target_base64"] = b
-	}
-	if err := a.result(out); err != nil {
-		return err
-	}
-	a.tellOwners(o, &r.Owners)
-	verb, trust := "restored", ""
-	if o.DryRun {
-		verb = "would restore"
-	}
-	if a.repo.TrustedOnFirstUse() {
-		trust = "; repository trusted on first use"
-	}
-	what := []string{count(r.Files) + " files", count(r.Directories) + " directories", bytesText(r.Bytes)}
-	if r.Others > 0 {
-		what = append(what, count(r.Others)+" others")
-	}
-	a.printf("%s %s to %s: %s", verb, t.Snapshot.Ref(), o.Target, strings.Join(what, ", "))
-	if o.InPlace || o.DryRun {
-		a.printf("; %s created, %s changed, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Unchanged), count(r.Deleted))
-	}
-	a.printf("; %s%s\n", duration(r.Duration), trust)
-	a.printFlagged(t, r)
-	if r.Damaged {
-		return fmt.Errorf("%w: %d files were not restored; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check", errDamage, r.Count)
-	}
-	if r.Count > 0 {
-		fmt.Fprintf(a.stderr, "knowngood: %d problems: see above\n", r.Count)
-	}
-	return nil
 }

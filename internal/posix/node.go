@@ -100,8 +100,15 @@ func SetMtime(fd int, t manifest.Time) error {
 	return n.setMtime(t)
 }
 
-// ChmodDir sets the mode, at most 0o7777, of the directory name in a directory,
-// whether this process may open it or not. It follows no symbolic link.
+// Chmod sets the mode, at most 0o7777, of the node of a descriptor, O_PATH
+// included; not of a symbolic link.
+func Chmod(fd int, mode uint32) error {
+	n := node{fd: fd, path: procPath(fd)}
+	return n.chmod(mode)
+}
+
+// ChmodDir is Chmod of the directory name in a directory, whether this process
+// may open it or not. It follows no symbolic link.
 func ChmodDir(dirfd int, name string, mode uint32) error {
 	fd, err := openat(dirfd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
 	if err != nil {
@@ -109,8 +116,7 @@ func ChmodDir(dirfd int, name string, mode uint32) error {
 	}
 	defer unix.Close(fd)
 
-	n := node{fd: fd, path: procPath(fd)}
-	return n.chmod(mode)
+	return Chmod(fd, mode)
 }
 
 // setMtime leaves the access time alone.

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"knowngood/restore"
+	"knowngood/restore/load"
+	"knowngood/snapshot"
+)
+
+// tellRestore prints what a restore, or a dry run, came to.
+func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) error {
+	if !r.Damaged && r.Count > 0 {
+		a.code = exitIncomplete
+	}
+	a.tellLacking(r)
+	if err := a.result(a.restoreJSON(t, o, r, outputs)); err != nil {
+		return err
+	}
+	a.tellOwners(o, &r.Owners)
+	a.printf("%s\n", a.restoreText(t, o, r))
+	a.printFlagged(t, r)
+
+	switch {
+	case r.Damaged:
+		return damageError(o, r)
+	case r.Count > 0 && r.Unfinished:
+		fmt.Fprintf(a.stderr, "knowngood: %d problems: see above; the same command goes on, with what is not restored yet\n", r.Count)
+	case r.Count > 0:
+		fmt.Fprintf(a.stderr, "knowngood: %d problems: see above\n", r.Count)
+	}
+	return nil
+}
+
+// tellLacking prints which packs a restore would look for in vain.
+func (a *app) tellLacking(r *restore.Result) {
+	for _, l := range r.Lacking {
+		a.printf("  lacking  %s: %v", l.Key, l.Err)
+		if l.Files == 0 {
+			a.printf("; what would be read of it is there\n")
+			continue
+		}
+		a.printf("; %s files need it\n", count(l.Files))
+		for _, path := range l.Paths {
+			a.printf("           %s\n", printable("/"+path))
+		}
+		if more := l.Files - uint64(len(l.Paths)); more > 0 {
+			a.printf("           and %s more\n", count(more))
+		}
+	}
+}
+
+// restoreText is the last line: first what is not restored, then what is.
+func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Result) string {
+	var b strings.Builder
+	not, verb := "NOT restored", "restored"
+	if o.DryRun {
+		not, verb = "could NOT restore", "would restore"
+	}
+	if missing := missingText(r); missing != "" {
+		why := "named above"
+		if r.Damaged {
+			why = "damaged"
+		}
+		fmt.Fprintf(&b, "%s: %s (%s); ", not, missing, why)
+	}
+
+	n := r.Restored
+	fmt.Fprintf(&b, "%s %s to %s: %s files, %s directories, %s", verb, t.Snapshot.Ref(), o.Target, count(n.Files), count(n.Directories), bytesText(n.Bytes))
+	if n.Others > 0 {
+		fmt.Fprintf(&b, ", %s others", count(n.Others))
+	}
+	if o.InPlace || o.DryRun {
+		fmt.Fprintf(&b, "; %s created, %s changed, %s with other metadata, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Metadata), count(r.Unchanged), count(r.Deleted))
+	}
+	if o.DryRun && r.Complete() && !r.Damaged {
+		fmt.Fprintf(&b, "; complete: %s packs to be read, all there", count(uint64(r.Packs)))
+	}
+	fmt.Fprintf(&b, "; %s", duration(r.Duration))
+	if a.repo.TrustedOnFirstUse() {
+		b.WriteString("; repository trusted on first use")
+	}
+	return b.String()
+}
+
+// missingText is what was asked for and is not restored; "" when all is.
+func missingText(r *restore.Result) string {
+	var parts []string
+	for _, c := range []struct {
+		what         string
+		planned, got uint64
+	}{
+		{"files", r.Planned.Files, r.Restored.Files},
+		{"directories", r.Planned.Directories, r.Restored.Directories},
+		{"others", r.Planned.Others, r.Restored.Others},
+	} {
+		if c.got < c.planned {
+			parts = append(parts, fmt.Sprintf("%s of %s %s", count(c.planned-c.got), count(c.planned), c.what))
+		}
+	}
+	if r.Unlisted > 0 {
+		parts = append(parts, fmt.Sprintf("up to %s entries whose list cannot be read", count(r.Unlisted)))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// damageError says what damage in the repository cost, and what to do next.
+func damageError(o *restore.Options, r *restore.Result) error {
+	what, goesOn := missingText(r), ""
+	switch {
+	case what == "":
+		what = "see above"
+	case o.DryRun:
+		what += " could not be restored"
+	default:
+		what += " were not restored"
+	}
+	if r.Unfinished {
+		goesOn = "; when the repository has them again, the same command goes on"
+	}
+	return fmt.Errorf("%w: %s; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check%s", errDamage, what, goesOn)
+}
+
+func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) map[string]any {
+	type lacking struct {
+		Object string     `json:"object"`
+		Error  string     `json:"error"`
+		Files  uint64     `json:"files"`
+		Paths  []pathJSON `json:"paths"`
+	}
+	status := "restored"
+	switch {
+	case r.Damaged:
+		status = "damaged"
+	case r.Count > 0:
+		status = "incomplete"
+	case o.DryRun:
+		status = "complete"
+	}
+	problems := []problemJSON{}
+	for _, p := range r.Problems {
+		problems = append(problems, problemJSON{jsonPath(p.Path), p.Err.Error()})
+	}
+	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
+		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "planned": r.Planned, "restored": r.Restored, "unlisted": r.Unlisted,
+		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
+		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
+		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
+	if b := exact(o.Target); b != nil {
+		out["target_base64"] = b
+	}
+	if o.DryRun {
+		list := []lacking{}
+		for _, l := range r.Lacking {
+			paths := []pathJSON{}
+			for _, p := range l.Paths {
+				paths = append(paths, jsonPath(p))
+			}
+			list = append(list, lacking{l.Key, l.Err.Error(), l.Files, paths})
+		}
+		out["restored"], out["possible"] = restore.Counts{}, r.Restored
+		out["packs"], out["lacking"] = r.Packs, list
+	}
+	return out
+}

@@ -1,0 +1,94 @@
+package restore
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/snapshot/walk"
+)
+
+// committer puts files that were written beside their names in their places:
+// sync, then rename, in batches. What was there stays whole until then.
+type committer struct {
+	r *restorer
+
+	mu    sync.Mutex
+	files []*file // complete, waiting for their rename
+
+	parts sync.Map // of *file: the temporary files that are there
+}
+
+const commitBatch = 2048
+
+// opened says that a temporary file is there, gone that it is not any more.
+func (c *committer) opened(f *file) { c.parts.Store(f, nil) }
+func (c *committer) gone(f *file)   { c.parts.Delete(f) }
+
+func (c *committer) add(f *file) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.files = append(c.files, f)
+	if len(c.files) < commitBatch {
+		return nil
+	}
+	return c.flushLocked()
+}
+
+func (c *committer) flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flushLocked()
+}
+
+func (c *committer) flushLocked() error {
+	if len(c.files) == 0 {
+		return nil
+	}
+	if err := syncfs(c.r.root); err != nil {
+		return fmt.Errorf("sync %s: %w", c.r.Target, err)
+	}
+	for len(c.files) > 0 {
+		f := c.files[0]
+		c.files = c.files[1:]
+		if err := c.r.fatal(f.entry.Path, c.place(f)); err != nil {
+			return err
+		}
+	}
+	c.files = nil
+	return nil
+}
+
+// place gives a file its name.
+func (c *committer) place(f *file) error {
+	if err := c.r.with(f.entry.Path, func() error { return c.rename(f) }); err != nil {
+		f.remove(c.r)
+		f.group.fail(c.r)
+		return fmt.Errorf("not restored: %w", err)
+	}
+	c.gone(f)
+	return f.placed(c.r)
+}
+
+func (c *committer) rename(f *file) error {
+	h, name, err := c.r.within(f.entry.Path)
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	return c.r.replace(h, walk.PartName(name), name, f.entry.Path)
+}
+
+// discard removes the temporary files that are left when a restore ends early.
+func (c *committer) discard() {
+	c.parts.Range(func(key, _ any) bool {
+		f := key.(*file)
+		if f.fd >= 0 {
+			unix.Close(f.fd)
+			f.fd = -1
+		}
+		f.remove(c.r)
+		return true
+	})
+}

@@ -1,0 +1,183 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"knowngood/internal/wire"
+	"knowngood/snapshot"
+	"knowngood/snapshot/manifest"
+	"knowngood/storage"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+// Lacking is a pack that is missing, or not as long as it should be, with what
+// a restore would not bring back for that.
+type Lacking struct {
+	Key   string // of the object
+	Err   error
+	Files uint64 // each name of a hard-linked file counts
+	Paths []string
+}
+
+// maxLacking is how many paths are named for each pack.
+const maxLacking = 10
+
+// objects are the packs that a dry run would read. One listing shows which of
+// those of the snapshot are there; nothing of them is read. Containers of the
+// manifest need no listing: a dry run reads what a restore reads of them.
+type objects struct {
+	ctx  context.Context
+	tree *snapshot.Tree
+
+	mu    sync.Mutex
+	packs map[[32]byte]*packState
+}
+
+// packState is what is known of one pack.
+type packState struct {
+	want, have int64 // stored bytes; -1 where that is not known
+	used       bool  // a dry run would read it
+	lacking    *Lacking
+}
+
+// listObjects compares the packs that a snapshot names with those there are.
+func listObjects(ctx context.Context, t *snapshot.Tree) (*objects, error) {
+	o := &objects{ctx: ctx, tree: t, packs: map[[32]byte]*packState{}}
+	m, r := &t.Snapshot.Body.Manifest, t.Reader
+	tail, err := r.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	var contents *pack.Contents
+	if err == nil {
+		contents, err = tail.Contents(wire.KindManifest, r.Domain())
+	}
+	if err != nil && !repository.Damaged(err) {
+		return nil, err
+	}
+	if err == nil { // else each pack is looked for when it is met
+		for _, x := range contents.Objects {
+			if x.Kind == wire.KindPack {
+				o.packs[x.Hash] = &packState{want: int64(x.Size), have: -1}
+			}
+		}
+	}
+
+	prefix := statement.PrefixPacks(r.Host(), r.Domain().ID)
+	for x, err := range r.Repository().Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
+		if err != nil {
+			return nil, err
+		}
+		if _, _, hash, ok := statement.ParsePackKey(x.Key); ok && o.packs[hash] != nil {
+			o.packs[hash].have = x.Size
+		}
+	}
+	return o, nil
+}
+
+// lacking reports why a file could not be restored, nil when it could; good are
+// the chunks of it that need not be read.
+func (o *objects) lacking(e *manifest.Entry, good []bool) error {
+	if o == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+
+	for i := range e.Chunks {
+		if i < len(good) && good[i] {
+			continue
+		}
+		c := &e.Chunks[i]
+		ok, err := o.there(c.Loc.Pack.Hash, int64(c.Loc.FrameOffset)+int64(c.Loc.FrameLen))
+		if err == nil && !ok {
+			ok, err = o.elsewhere(c)
+		}
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return o.lost(c.Loc.Pack.Hash, e)
+		}
+	}
+	return nil
+}
+
+// elsewhere reports whether the index knows another copy of a chunk.
+func (o *objects) elsewhere(c *manifest.Chunk) (bool, error) {
+	loc, ok, err := o.tree.Reader.Locate(o.ctx, c.ID, c.Loc.Pack.Hash)
+	if err != nil && !repository.Damaged(err) {
+		return false, err
+	}
+	if err != nil || !ok || loc.Pack.Hash == c.Loc.Pack.Hash {
+		return false, nil
+	}
+	return o.there(loc.Pack.Hash, int64(loc.FrameOffset)+int64(loc.FrameLen))
+}
+
+// there reports whether a pack is there, up to an offset.
+func (o *objects) there(hash [32]byte, end int64) (bool, error) {
+	p := o.packs[hash]
+	if p == nil {
+		p = &packState{want: -1, have: -1}
+		o.packs[hash] = p
+	}
+	if !p.used {
+		p.used = true
+		if err := o.judge(hash, p); err != nil {
+			return false, err
+		}
+	}
+	return p.lacking == nil || end <= p.have, nil
+}
+
+// judge finds out whether a pack is as it should be. One that the listing does
+// not show may lie beneath a delete marker, where a restore finds it too.
+func (o *objects) judge(hash [32]byte, p *packState) error {
+	if p.want >= 0 && p.have == p.want {
+		return nil
+	}
+	var missing error = errors.New("it is missing")
+	if p.have < 0 {
+		tail, err := o.tree.Reader.TailOf(o.ctx, wire.KindPack, hash, p.want)
+		if err == nil && tail != nil {
+			return nil
+		}
+		if !repository.Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+	} else {
+		missing = fmt.Errorf("it is %d bytes long, and should be %d", p.have, p.want)
+	}
+	r := o.tree.Reader
+	p.lacking = &Lacking{Key: statement.KeyPack(r.Host(), r.Domain().ID, hash), Err: missing}
+	return nil
+}
+
+// lost notes a file that needs what is not there.
+func (o *objects) lost(hash [32]byte, e *manifest.Entry) error {
+	l := o.packs[hash].lacking
+	l.Files++
+	if len(l.Paths) < maxLacking {
+		l.Paths = append(l.Paths, strings.Clone(e.Path))
+	}
+	return &repository.DamageError{Key: l.Key, What: "pack", Err: l.Err}
+}
+
+// report is how many packs would be read, and which of them are lacking.
+func (o *objects) report() (used int, lacking []Lacking) {
+	for _, p := range o.packs {
+		if p.used {
+			used++
+		}
+		if p.lacking != nil {
+			lacking = append(lacking, *p.lacking)
+		}
+	}
+	slices.SortFunc(lacking, func(a, b Lacking) int { return strings.Compare(a.Key, b.Key) })
+	return used, lacking
+}
