@@ -206,7 +206,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 			d := domains[s.Domain.ID]
 			if d == nil {
 				d = &domainCheck{checker: c, host: host, domain: s.Domain, reader: c.repo.NewReader(host, s.Domain),
-					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{}, suspects: map[repository.ObjectID]*suspect{}, remnants: map[[32]byte]remnant{}}
+					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{}, suspects: map[repository.ObjectID]*suspect{}, remnants: map[[32]byte]remnant{}}
 				domains[s.Domain.ID] = d
 			}
 			d.snapshots = append(d.snapshots, s)

@@ -40,7 +40,8 @@ type domainCheck struct {
 	bad        map[[32]byte]string // chunks that do not verify, and the pack's key
 	tables     map[tableKey]bool   // of manifests that were looked into
 	tablesIn   map[[32]byte]bool   // containers that hold one
-	segments   map[[32]byte]bool   // of ID, those that were looked into
+	segments   map[[32]byte]bool   // of ID, those that were looked into; true with hard links
+	linked     map[[32]byte]bool   // sets of such segments whose links are as they should be; see links
 	remnants   map[[32]byte]remnant
 	suspects   map[repository.ObjectID]*suspect // objects that are missing or damaged
 	hurt       bool                             // some file is
@@ -354,10 +355,9 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 		if err := d.container(ctx, tree.ContainerHash(i), seg.ID); err != nil {
 			return err
 		}
-		if d.segments[seg.ID] {
+		if _, seen := d.segments[seg.ID]; seen {
 			continue
 		}
-		d.segments[seg.ID] = true
 		d.report.Segments++
 		entries, err := tree.Segment(ctx, i)
 		if err != nil {
@@ -365,10 +365,11 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 			if err := d.object(statement.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err); err != nil {
 				return err
 			}
-			delete(d.segments, seg.ID)
 			continue
 		}
+		linked := false
 		for j := range entries {
+			linked = linked || entries[j].Link != 0
 			for k := range entries[j].Chunks {
 				c := &entries[j].Chunks[k]
 				if s := d.suspects[repository.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}]; s != nil && !d.elsewhere(c.ID) {
@@ -380,8 +381,9 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 				}
 			}
 		}
+		d.segments[seg.ID] = linked
 	}
-	return nil
+	return d.links(ctx, s, tree)
 }
 
 // needed compares the objects that a snapshot needs with those there are.
