@@ -40,6 +40,8 @@ type Tree struct {
 	mu    sync.Mutex
 	whole span // the container of the table, when it is small
 	found span // the segment that Find read last
+
+	opened openedFrames // of packs
 }
 
 // span is a range of a container as it is stored.
