@@ -1,8 +1,10 @@
 package restore_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -58,6 +60,22 @@ func (a *archive) keys(prefix string) []string {
 		a.T.Fatalf("no %s", prefix)
 	}
 	return keys
+}
+
+// packs are the keys of the packs of a store, the smallest one first.
+func packs(t *testing.T, m *storagetest.Memory) []string {
+	t.Helper()
+	sizes := map[string]int64{}
+	for o, err := range m.List(t.Context(), storage.ListOptions{Prefix: "hosts/h/packs/"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes[o.Key] = o.Size
+	}
+	if len(sizes) < 2 {
+		t.Fatalf("there are %d packs", len(sizes))
+	}
+	return slices.SortedFunc(maps.Keys(sizes), func(a, b string) int { return cmp.Compare(sizes[a], sizes[b]) })
 }
 
 // outcome is what a restore of one snapshot came to.

@@ -114,7 +114,18 @@ func (x *extras) entry(e *manifest.Entry) error {
 
 // push enters a directory of the snapshot.
 func (x *extras) push(path string, spare bool) error {
-	h, err := x.dirs.Get(x.rel(path))
+	var h *posix.Dir
+	err := x.with(path+"/", func() (err error) {
+		if h, err = x.dirs.Get(x.rel(path)); err == nil && !h.Readable {
+			h.Release()
+			err = unix.EACCES
+		}
+		return err
+	})
+	if errors.Is(err, unix.EACCES) {
+		x.problem(path, fmt.Errorf("nothing in it was deleted: %w", err))
+		return nil
+	}
 	if err != nil {
 		return nil // a dry run would make it, or it could not be made and is named
 	}

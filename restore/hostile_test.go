@@ -177,6 +177,17 @@ var hostile = []struct {
 	}, ""},
 }
 
+func hostileByName(t *testing.T, name string) []*manifest.Entry {
+	t.Helper()
+	for _, h := range hostile {
+		if h.name == name {
+			return h.entries("")
+		}
+	}
+	t.Fatalf("no hostile manifest is called %q", name)
+	return nil
+}
+
 // arena is a directory with a target and what lies outside it.
 type arena struct {
 	target, outside string

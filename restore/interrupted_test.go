@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -111,6 +112,22 @@ func (c cancelAt) Put(ctx context.Context, key string, body []byte, o storage.Pu
 		c.cancel()
 	}
 	return c.Store.Put(ctx, key, body, o)
+}
+
+// cancelAtGet cancels a context when so many ranges under a prefix are read.
+type cancelAtGet struct {
+	storage.Store
+	cancel context.CancelFunc
+	prefix string
+	seen   *counter
+	nth    int
+}
+
+func (c cancelAtGet) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if strings.HasPrefix(key, c.prefix) && c.seen.next() == c.nth {
+		c.cancel()
+	}
+	return c.Store.Get(ctx, key, offset, length)
 }
 
 func TestAnInterruptedRestoreGoesOnAndEndsAsIfItHadNotBeen(t *testing.T) {

@@ -88,6 +88,9 @@ type Counts struct {
 
 // Result of a restore, or of a dry run.
 type Result struct {
+	// Place is the path of what Under is, when that is not a directory; else
+	// it is the target.
+	Place   string
 	Planned Counts // what was asked for
 	// Restored is what of that is on the disk now, whether it was there before
 	// or not; in a dry run, what could be restored.
@@ -156,6 +159,7 @@ type restorer struct {
 	real    string // path of root, free of links
 	strip   int    // bytes of the path that lie above the target
 	single  string // the name that Under gets, which is not a directory; else ""
+	place   string // see Result
 	marked  bool   // the target has the marker of this restore
 	parents []parent
 
@@ -250,7 +254,7 @@ func (r *restorer) counts() Counts {
 
 func (r *restorer) sum(started time.Time) *Result {
 	s, t := &r.result, &r.tally
-	s.Planned, s.Restored = r.planned, r.counts()
+	s.Place, s.Planned, s.Restored = r.place, r.planned, r.counts()
 	s.Created, s.Changed, s.Metadata = t.created.Load(), t.changed.Load(), t.metadata.Load()
 	s.Unchanged, s.Deleted = t.unchanged.Load(), t.deleted.Load()
 	s.Fetched, s.Owners = r.Progress.Fetched.Load(), r.owners.result()

@@ -69,7 +69,11 @@ func (r *restorer) unlockDir(rel string) bool {
 	defer h.Release()
 
 	st, err := posix.StatAt(h.FD(), name)
-	return err == nil && r.needsRights(&st) && posix.ChmodDir(h.FD(), name, st.Mode|ownerRights) == nil && r.rights.note(rel, st.Mode)
+	if err != nil || !r.needsRights(&st) || posix.ChmodDir(h.FD(), name, st.Mode|ownerRights) != nil {
+		return false
+	}
+	r.dirs.Forget(rel) // it may have been opened without the right to read it
+	return r.rights.note(rel, st.Mode)
 }
 
 func (r *restorer) needsRights(st *posix.Stat) bool {

@@ -78,11 +78,13 @@ func (r *restorer) original() bool {
 // interrupted restore of the same snapshot shows whose it is.
 func (r *restorer) openTarget(ctx context.Context) error {
 	dir := r.Target
+	r.place = dir
 	if r.single != "" {
 		var err error
 		if dir, err = r.placeSingle(); err != nil {
 			return err
 		}
+		r.place = path.Join(dir, r.single)
 	}
 	near, err := r.openRoot(dir)
 	if err != nil {

@@ -67,12 +67,15 @@ func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 
 	n := r.Restored
-	fmt.Fprintf(&b, "%s %s to %s: %s files, %s directories, %s", verb, t.Snapshot.Ref(), o.Target, count(n.Files), count(n.Directories), bytesText(n.Bytes))
+	fmt.Fprintf(&b, "%s %s to %s: %s files, %s directories, %s", verb, t.Snapshot.Ref(), r.Place, count(n.Files), count(n.Directories), bytesText(n.Bytes))
 	if n.Others > 0 {
 		fmt.Fprintf(&b, ", %s others", count(n.Others))
 	}
 	if o.InPlace || o.DryRun {
-		fmt.Fprintf(&b, "; %s created, %s changed, %s with other metadata, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Metadata), count(r.Unchanged), count(r.Deleted))
+		fmt.Fprintf(&b, "; %s created, %s changed, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Unchanged), count(r.Deleted))
+		if r.Metadata > 0 {
+			fmt.Fprintf(&b, ", %s given other metadata", count(r.Metadata))
+		}
 	}
 	if o.DryRun && r.Complete() && !r.Damaged {
 		fmt.Fprintf(&b, "; complete: %s packs to be read, all there", count(uint64(r.Packs)))
@@ -122,6 +125,9 @@ func damageError(o *restore.Options, r *restore.Result) error {
 	return fmt.Errorf("%w: %s; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check%s", errDamage, what, goesOn)
 }
 
+// restoreJSON is the result of --json. Its files, directories, others and bytes
+// are what is restored, in a dry run what could be; planned is what was asked
+// for.
 func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) map[string]any {
 	type lacking struct {
 		Object string     `json:"object"`
@@ -140,10 +146,12 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	problems := []problemJSON{}
 	for _, p := range r.Problems {
+		a.foundDamage(p.Err)
 		problems = append(problems, problemJSON{jsonPath(p.Path), p.Err.Error()})
 	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
-		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "planned": r.Planned, "restored": r.Restored, "unlisted": r.Unlisted,
+		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "planned": r.Planned, "unlisted": r.Unlisted,
+		"files": r.Restored.Files, "directories": r.Restored.Directories, "others": r.Restored.Others, "bytes": r.Restored.Bytes,
 		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
 		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
 		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
@@ -159,7 +167,6 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 			}
 			list = append(list, lacking{l.Key, l.Err.Error(), l.Files, paths})
 		}
-		out["restored"], out["possible"] = restore.Counts{}, r.Restored
 		out["packs"], out["lacking"] = r.Packs, list
 	}
 	return out
