@@ -47,12 +47,15 @@ type domainCheck struct {
 	hurt       bool                             // some file is
 }
 
-// tableKey is where a manifest's table lies, and the digest that a root claims
-// for it. Snapshots between which nothing changed share both.
-type tableKey struct {
-	container [32]byte
-	offset    uint64
-	content   [32]byte
+// tableKey is all that a root claims of its manifest's table: where it lies, what
+// opens it, and its digest. Snapshots between which nothing changed share it.
+type tableKey [32]byte
+
+func keyOfTable(b *statement.RootBody) tableKey {
+	m := &b.Manifest
+	h := sha256.New()
+	fmt.Fprintf(h, "%x %d %d %d %x %x %x %x %x", m.Hash, m.Size, m.Offset, m.Length, m.Salt, m.Session.ID, m.Session.Epoch, m.Session.Sealed, b.Content)
+	return tableKey(h.Sum(nil))
 }
 
 func (d *domainCheck) check(ctx context.Context) error {
@@ -78,7 +81,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 	d.report.Containers += uint64(len(d.containers))
 	var different []*repository.Snapshot
 	for _, s := range d.snapshots {
-		key := tableKey{s.Body.Manifest.Hash, s.Body.Manifest.Offset, s.Body.Content}
+		key := keyOfTable(s.Body)
 		if d.tables[key] {
 			continue
 		}
@@ -262,11 +265,6 @@ func (d *domainCheck) wholePack(ctx context.Context, s *scratch, key string, has
 	if err != nil {
 		return errors.Join(damage, err)
 	}
-	if damage != nil {
-		d.doubt(hash, tail, contents)
-	} else if err := d.known(hash, int64(len(object)), tail, contents); err != nil {
-		return err
-	}
 	session, err := d.repo.OpenSession(ctx, tail.Session)
 	if err != nil {
 		return err
@@ -281,7 +279,13 @@ func (d *domainCheck) wholePack(ctx context.Context, s *scratch, key string, has
 	if err := d.frames(ctx, s, key, k, object, contents); err != nil {
 		damage = errors.Join(damage, err)
 	}
-	return damage
+
+	// Only what was read is a copy that others may rely on.
+	if damage != nil {
+		d.doubt(hash, tail, contents)
+		return damage
+	}
+	return d.known(hash, int64(len(object)), tail, contents)
 }
 
 // frames opens every frame of a pack and verifies every chunk in it.

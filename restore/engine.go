@@ -223,8 +223,10 @@ func (r *restorer) makeDir(rel string, e *manifest.Entry) (action string, err er
 	if r.compare {
 		st, err := posix.StatAt(h.FD(), name)
 		switch {
-		case err == nil && st.Type == manifest.Dir:
+		case err == nil && (st.Type == manifest.Dir || r.leadsOn(e.Path)):
 			return "unchanged", nil
+		case err == nil && e.Flags&manifest.Implied != 0:
+			return "", fmt.Errorf("a %v is in the way to what was captured, and is left alone: restore REF:PATH with --target and the directory that you mean", st.Type)
 		case err == nil && e.Flags&manifest.ListingUnread != 0:
 			return "", fmt.Errorf("a %v is in the way, and what the directory held is not in the snapshot", st.Type)
 		case err == nil:

@@ -160,6 +160,9 @@ func (x *examiner) keep(f *file, fd int, st *posix.Stat) (bool, error) {
 		}
 	}
 
+	if f.group != nil {
+		f.group.inode = st.ID()
+	}
 	f.action = "unchanged"
 	if !same {
 		f.action = "metadata"

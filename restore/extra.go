@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,8 +24,8 @@ import (
 type extras struct {
 	*restorer
 	own     *snapshot.Scope // the sources of the snapshot; what lies in none stays
-	scopes  []*snapshot.Scope
 	entered map[string]bool // mount points that the capture entered
+	skipped map[string]bool // those that it captured as empty directories
 	buf     []byte
 	stack   []*level
 }
@@ -35,29 +36,38 @@ type level struct {
 	names []string // what is there, sorted
 	next  int
 	spare bool // nothing in it is removed
-	// mounted is a mount that the snapshot has nothing of, as far as seen.
-	mounted bool
 }
 
-// deleteExtra runs last, when all else is in place.
-func (r *restorer) deleteExtra(ctx context.Context) error {
+// findScopes finds out what a capture means, by the rules of the snapshot and
+// by today's.
+func (r *restorer) findScopes() error {
 	own, err := r.Tree.Scope()
 	if err != nil {
 		return err
 	}
-	x := &extras{restorer: r, own: own, scopes: []*snapshot.Scope{own}, entered: map[string]bool{}, buf: make([]byte, posix.DirBuffer)}
+	r.scopes = []*snapshot.Scope{own}
 	if r.Today != nil {
-		x.scopes = append(x.scopes, r.Today)
+		r.scopes = append(r.scopes, r.Today)
 	}
+	return nil
+}
+
+func (r *restorer) newExtras() *extras {
+	x := &extras{restorer: r, own: r.scopes[0], entered: map[string]bool{}, skipped: map[string]bool{}, buf: make([]byte, posix.DirBuffer)}
 	for i := range r.Tree.Table.Sources {
 		s := &r.Tree.Table.Sources[i]
-		x.entered[manifest.EntryPath(s.Path)] = true
 		for _, m := range s.Entered {
 			x.entered[m] = true
 		}
+		for _, m := range s.Mounts {
+			x.skipped[m] = true
+		}
 	}
-	return x.run(ctx)
+	return x
 }
+
+// deleteExtra runs last, when all else is in place.
+func (r *restorer) deleteExtra(ctx context.Context) error { return r.newExtras().run(ctx) }
 
 func (x *extras) run(ctx context.Context) error {
 	for e, err := range x.Tree.Entries(ctx, x.Under) {
@@ -96,7 +106,6 @@ func (x *extras) entry(e *manifest.Entry) error {
 		l := x.stack[n-1]
 		spare = spare || l.spare
 		if dir, name := split(e.Path); dir == l.path {
-			l.mounted = false
 			i, _ := slices.BinarySearch(l.names[l.next:], name)
 			if err := x.remove(l, l.names[l.next:l.next+i]); err != nil {
 				return err
@@ -114,34 +123,58 @@ func (x *extras) entry(e *manifest.Entry) error {
 
 // push enters a directory of the snapshot.
 func (x *extras) push(path string, spare bool) error {
-	var h *posix.Dir
-	err := x.with(path+"/", func() (err error) {
-		if h, err = x.dirs.Get(x.rel(path)); err == nil && !h.Readable {
-			h.Release()
-			err = unix.EACCES
-		}
-		return err
-	})
-	if errors.Is(err, unix.EACCES) {
-		x.problem(path, fmt.Errorf("nothing in it was deleted: %w", err))
-		return nil
+	l := &level{path: path, spare: spare || x.skipped[path]}
+	if source, _ := x.own.Source(path); source == nil {
+		return nil // it only leads to a source
 	}
+	h, err := x.dirs.Get(x.rel(path))
 	if err != nil {
 		return nil // a dry run would make it, or it could not be made and is named
 	}
 	defer h.Release()
 
-	l := &level{path: path, spare: spare}
-	if l.names, err = x.list(h.FD()); err == nil && !x.entered[path] {
-		l.mounted, err = x.mounted(path)
+	if !l.spare && !x.entered[path] {
+		l.spare, err = x.mountedSince(path)
+	}
+	if err == nil {
+		l.names, err = x.list(h.FD())
 	}
 	if err != nil {
 		x.problem(path, err)
 		return nil
 	}
-	l.spare = spare || x.leftOutContent(path, h.FD(), l.names)
+	if l.spare && !spare && !x.skipped[path] && x.hasExtra(l) {
+		x.problem(path, fmt.Errorf("nothing in it was deleted: %w", posix.ErrMounted))
+	}
+	l.spare = l.spare || x.leftOutContent(path, h.FD(), l.names)
 	x.stack = append(x.stack, l)
 	return nil
+}
+
+// hasExtra reports whether a directory holds anything.
+func (x *extras) hasExtra(l *level) bool { return len(l.names) > 0 }
+
+// mountedSince reports whether a file system is mounted on a directory that the
+// capture did not find mounted there.
+func (x *extras) mountedSince(path string) (bool, error) {
+	if rel := x.rel(path); rel != "" {
+		dir, name := split(rel)
+		h, err := x.dirs.Get(dir)
+		if err != nil {
+			return false, err
+		}
+		defer h.Release()
+		return posix.Mounted(h.FD(), name)
+	}
+	if !x.original() || x.real == "/" {
+		return false, nil // a target of the caller's choice
+	}
+	fd, err := unix.Open(filepath.Dir(x.real), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	return posix.Mounted(fd, filepath.Base(x.real))
 }
 
 func (x *extras) list(fd int) (names []string, err error) {
@@ -167,7 +200,7 @@ func (x *extras) pop() error {
 
 // remove removes names of a directory of the snapshot.
 func (x *extras) remove(l *level, names []string) error {
-	if l.spare || l.mounted || len(names) == 0 {
+	if l.spare || len(names) == 0 {
 		return nil
 	}
 	h, err := x.dirs.Get(x.rel(l.path))
@@ -244,12 +277,67 @@ func (x *extras) meant(path string) bool {
 	})
 }
 
-func (x *extras) directory(dirfd int, name, path string) (removed []string, err error) {
+// otherFileSystem reports whether a directory is another file system than the
+// one that it lies in: something is mounted on it, or it is a subvolume.
+func (x *extras) otherFileSystem(dirfd int, name string) (bool, error) {
 	mounted, err := posix.Mounted(dirfd, name)
-	if err == nil && mounted {
-		err = posix.ErrMounted
+	if err != nil || mounted {
+		return mounted, err
 	}
+	above, err := posix.StatFd(dirfd)
 	if err != nil {
+		return false, err
+	}
+	st, err := posix.StatAt(dirfd, name)
+	return err == nil && st.Dev != above.Dev, err
+}
+
+// staysOnOne reports whether a rule leaves out other file systems at a path.
+func (x *extras) staysOnOne(path string) bool {
+	return slices.ContainsFunc(x.scopes, func(s *snapshot.Scope) bool {
+		source, _ := s.Source(path)
+		return source != nil && source.OneFileSystem
+	})
+}
+
+// kept is the first path at or below a directory that is not to be removed with
+// it; "" when all of it is.
+func (x *extras) kept(dirfd int, name, path string) (string, error) {
+	st, err := posix.StatAt(dirfd, name)
+	switch {
+	case err != nil:
+		return "", err
+	case x.stays(path, &st):
+		return path, nil
+	case st.Type != manifest.Dir:
+		return "", nil
+	}
+	if other, err := x.otherFileSystem(dirfd, name); err != nil || other || !x.meant(path) {
+		return path, err
+	}
+
+	fd, err := posix.OpenDir(dirfd, name)
+	if err != nil {
+		return path, err
+	}
+	defer unix.Close(fd)
+	names, err := x.list(fd)
+	if err != nil || x.leftOutContent(path, fd, names) {
+		return path, err
+	}
+	for _, n := range names {
+		if k, err := x.kept(fd, n, join(path, n)); k != "" || err != nil {
+			return k, err
+		}
+	}
+	return "", nil
+}
+
+func (x *extras) directory(dirfd int, name, path string) (removed []string, err error) {
+	if other, err := x.otherFileSystem(dirfd, name); err != nil || other {
+		if err == nil && !x.staysOnOne(path) {
+			err = posix.ErrMounted
+		}
 		return nil, x.fatal(path, err)
 	}
 	fd := -1

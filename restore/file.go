@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/repository"
@@ -237,6 +238,13 @@ func (f *file) seal(r *restorer) error {
 		return err
 	}
 	r.attributes(f.entry.Path, r.applier.Apply(f.fd, f.entry))
+	if f.group != nil {
+		st, err := posix.StatFd(f.fd)
+		if err != nil {
+			return err
+		}
+		f.group.inode = st.ID()
+	}
 	err := unix.Close(f.fd)
 	f.fd = -1
 	if err != nil {

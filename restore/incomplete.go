@@ -1,10 +1,13 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
@@ -62,10 +65,24 @@ func (r *restorer) flagged(e *manifest.Entry) *manifest.Entry {
 	}
 	part := *e
 	part.Path, part.Link = strings.Clone(e.Path)+".incomplete", 0
+	if r.taken(part.Path) {
+		r.problem(e.Path, fmt.Errorf("not restored, not even in part: %s exists already: %w", "/"+part.Path, err))
+		return nil
+	}
 	part.Flags &^= manifest.ContentUnread
 	r.incompletes[part.Path] = true
 	r.problem(e.Path, fmt.Errorf("restored as far as it was read, as %s: %w", "/"+part.Path, err))
 	return &part
+}
+
+// taken reports whether something has the name that a part of a file is to get,
+// in the snapshot or in the target.
+func (r *restorer) taken(path string) bool {
+	if e, err := r.Tree.Find(context.Background(), path); err != nil || e != nil {
+		return true
+	}
+	_, err := r.stat(path)
+	return !errors.Is(err, unix.ENOENT)
 }
 
 // incompleteError is why the snapshot does not have an entry whole.

@@ -43,6 +43,7 @@ type linkGroup struct {
 	what [16]byte // see inodeDigest
 
 	mu     sync.Mutex
+	inode  posix.DevIno // of the first name, once done
 	done   bool
 	failed bool
 	later  []string // names to be made when the first is done
@@ -217,6 +218,20 @@ func (r *restorer) linkAction(g *linkGroup, path string) (string, error) {
 	return "change", nil
 }
 
+// linkInode gives the inode of the first name another one. Who may change the
+// directory of the first name could have put something else there meanwhile.
+func (g *linkGroup) linkInode(fromfd int, from string, fd int, name string) error {
+	if err := unix.Linkat(fromfd, from, fd, name, 0); err != nil {
+		return err
+	}
+	st, err := posix.StatAt(fd, name)
+	if err == nil && st.ID() != g.inode {
+		unix.Unlinkat(fd, name, 0)
+		err = fmt.Errorf("/%s, another name of it, was replaced while the restore ran", g.path)
+	}
+	return err
+}
+
 func (r *restorer) makeLink(g *linkGroup, path, action string) error {
 	if action == "unchanged" {
 		return nil
@@ -232,14 +247,14 @@ func (r *restorer) makeLink(g *linkGroup, path, action string) error {
 	}
 	defer h.Release()
 
-	if action == "create" {
-		return unix.Linkat(from.FD(), fromName, h.FD(), name, 0)
+	as := name
+	if action != "create" {
+		as = walk.PartName(name)
+		if err := removePart(h.FD(), as); err != nil {
+			return err
+		}
 	}
-	as := walk.PartName(name)
-	if err := removePart(h.FD(), as); err != nil {
-		return err
-	}
-	if err := unix.Linkat(from.FD(), fromName, h.FD(), as, 0); err != nil {
+	if err := g.linkInode(from.FD(), fromName, h.FD(), as); err != nil || as == name {
 		return err
 	}
 	if err = r.replace(h, as, name, path); err != nil {

@@ -24,6 +24,18 @@ func (r *restorer) node(e *manifest.Entry, group *linkGroup) error {
 		if err := r.makeNode(e, action); err != nil {
 			return err
 		}
+		if group != nil {
+			h, name, err := r.within(e.Path)
+			if err != nil {
+				return err
+			}
+			defer h.Release()
+			st, err := posix.StatAt(h.FD(), name)
+			if err != nil {
+				return err
+			}
+			group.inode = st.ID()
+		}
 	}
 	r.done(action, e.Path, e.Type, 0)
 	return nil
@@ -168,6 +180,18 @@ func (r *restorer) mayClear(path string) error {
 		return errors.New("a directory is in the way: give --delete to remove what the snapshot does not have")
 	case r.spared(path):
 		return errors.New("a directory is in the way, with the repository, the state directory or the identity in it: move these")
+	}
+	h, name, err := r.within(path)
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	kept, err := r.newExtras().kept(h.FD(), name, path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("a directory is in the way, and cannot be looked through: %w", err)
+	case kept != "":
+		return fmt.Errorf("a directory is in the way, and %s in it is not the snapshot's to delete (excluded, or another file system): move it away", "/"+kept)
 	}
 	return nil
 }

@@ -103,7 +103,9 @@ func newOwnerMap(ctx context.Context, o *Options, first *manifest.Entry) (*owner
 	if repository.Damaged(err) {
 		return m, nil // the restore itself names it, and does not bring it
 	}
-	m.byNumber = err == nil && e != nil && e.Type == manifest.File && e.Flags&manifest.ContentUnread == 0 && (o.Select == nil || o.Select.Decide(path, false) == filter.Include)
+	// Whoever else may write it must not choose whose files become whose.
+	ofRoot := e != nil && e.UID == 0 && e.Mode&0o022 == 0
+	m.byNumber = err == nil && ofRoot && e.Type == manifest.File && e.Flags&manifest.ContentUnread == 0 && (o.Select == nil || o.Select.Decide(path, false) == filter.Include)
 	return m, err
 }
 

@@ -160,7 +160,9 @@ type restorer struct {
 	strip   int    // bytes of the path that lie above the target
 	single  string // the name that Under gets, which is not a directory; else ""
 	place   string // see Result
-	marked  bool   // the target has the marker of this restore
+	detours []detour
+	scopes  []*snapshot.Scope // what a capture means: as the snapshot has it, and today
+	marked  bool              // the target has the marker of this restore
 	parents []parent
 
 	ranges chan *rangeJob
@@ -201,6 +203,12 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	r.links.groups = map[uint64]*linkGroup{}
 	first, err := r.locate(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := r.findDetours(); err != nil {
+		return nil, err
+	}
+	if err := r.findScopes(); err != nil {
 		return nil, err
 	}
 	defer r.close()

@@ -47,6 +47,9 @@ func (r *restorer) rel(path string) string {
 	if r.single != "" {
 		return r.single
 	}
+	if under := r.at(r.Under); len(r.detours) > 0 {
+		return strings.TrimPrefix(strings.TrimPrefix(r.at(path), under), "/")
+	}
 	if len(path) < r.strip {
 		return ""
 	}
@@ -79,6 +82,9 @@ func (r *restorer) original() bool {
 func (r *restorer) openTarget(ctx context.Context) error {
 	dir := r.Target
 	r.place = dir
+	if r.original() {
+		dir = "/" + r.at(r.Under)
+	}
 	if r.single != "" {
 		var err error
 		if dir, err = r.placeSingle(); err != nil {
@@ -118,12 +124,13 @@ func (r *restorer) openTarget(ctx context.Context) error {
 // placeSingle decides where a node goes that is not a directory: into which
 // directory, which it returns, and under which name.
 func (r *restorer) placeSingle() (dir string, err error) {
+	if r.original() { // whatever is there now
+		dir, r.single = path.Split("/" + r.at(r.Under))
+		return dir, nil
+	}
 	dir, name := path.Split(r.Target)
 	if dir == "" {
 		dir = "."
-	}
-	if r.original() {
-		return dir, nil // whatever is there now
 	}
 
 	st, err := os.Stat(r.Target)
@@ -208,7 +215,13 @@ func splitPath(p string) (above, name string) {
 // openExisting opens a directory that is there. One that belongs to this user
 // and refuses him is unlocked, where he asked to change what is there.
 func (r *restorer) openExisting(dir string) (int, error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	open := func(dir string) (int, error) {
+		return unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	if r.original() { // the snapshot names it, and its links were looked at
+		open = openWithoutLinks
+	}
+	fd, err := open(dir)
 	if err == unix.EACCES && r.InPlace && !r.DryRun {
 		fd, err = r.rights.openLocked(r, dir)
 	}

@@ -59,6 +59,9 @@ type Options struct {
 	Skipped func(path string, why walk.Reason)
 }
 
+// ErrNothing says that the rules of the sources include nothing that is there.
+var ErrNothing = errors.New("the include patterns match nothing: no snapshot was taken (knowngood snapshot --help explains patterns)")
+
 // Result of a capture.
 type Result struct {
 	Snapshot *repository.Snapshot // nil in a dry run
@@ -216,6 +219,9 @@ func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) 
 	g.Go(func() error { return e.emit(gctx) })
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	if len(c.Sources) > 0 && !e.sources.any {
+		return nil, ErrNothing
 	}
 	if c.DryRun {
 		return c.result(e, nil), nil

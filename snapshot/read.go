@@ -385,17 +385,18 @@ func (s *source) Read(b []byte) (int, error) {
 }
 
 // content chunks what src yields and stores it.
+//
+// When reading fails, what was read before is stored, too.
 func (r *reader) content(ctx context.Context, src io.Reader, f *file) error {
 	have, final := 0, false
+	var failed error
 	for {
 		for !final && have < len(r.buf) {
 			n, err := src.Read(r.buf[have:])
 			have += n
 			r.Progress.BytesRead.Add(uint64(n))
-			if err == io.EOF {
-				final = true
-			} else if err != nil {
-				return err
+			if final = err != nil; final && err != io.EOF {
+				failed = err
 			}
 		}
 		if err := ctx.Err(); err != nil {
@@ -409,7 +410,7 @@ func (r *reader) content(ctx context.Context, src io.Reader, f *file) error {
 		}
 		have = copy(r.buf, r.buf[at:have])
 		if final && have == 0 {
-			return nil
+			return failed
 		}
 	}
 }

@@ -58,6 +58,7 @@ type sourceCounter struct {
 	sources []manifest.Source
 	paths   []sourcePath // sorted
 	next    int
+	any     bool         // something was captured, not only the way to a source
 	open    []sourcePath // the sources that the last entry lay in, outermost first
 }
 
@@ -86,7 +87,11 @@ func (c *sourceCounter) add(e *manifest.Entry) {
 		}
 		c.next++
 	}
-	if len(c.open) == 0 || e.Flags&manifest.Implied != 0 {
+	if e.Flags&manifest.Implied != 0 {
+		return
+	}
+	c.any = true
+	if len(c.open) == 0 {
 		return
 	}
 

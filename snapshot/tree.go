@@ -16,6 +16,7 @@ import (
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
+	"knowngood/storage/statement"
 )
 
 const (
@@ -65,32 +66,59 @@ func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Sn
 	if s.Body == nil || s.Domain == nil {
 		return nil, fmt.Errorf("%s: %w opens it: give one of its recipients' with --identity", s.Ref(), repository.ErrNoUsableIdentity)
 	}
-	r := repo.NewReader(s.Host, s.Domain)
-	b := s.Body
-	own := pack.Ref{Hash: b.Manifest.Hash, Session: b.Manifest.Session.ID, Salt: b.Manifest.Salt}
-	r.AddSessions([]seal.SealedSession{b.Manifest.Session})
-	t := &Tree{Snapshot: s, Reader: r, own: own}
-	if b.Manifest.Size <= wholeBytes {
-		sealed, err := r.Read(ctx, nil, wire.KindManifest, own.Hash, 0, int64(b.Manifest.Size))
-		if err != nil && !repository.Damaged(err) {
-			return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
-		}
-		t.whole = span{container: own.Hash, sealed: sealed}
+	t := &Tree{Snapshot: s, Reader: repo.NewReader(s.Host, s.Domain)}
+	err := t.openTable(ctx, &s.Body.Manifest)
+	if !repository.Damaged(err) {
+		return t, err
 	}
-	content, err := t.frame(ctx, &own, uint32(b.Manifest.Offset), uint32(b.Manifest.Length))
+
+	// A later run may have stored the same table again.
+	for other, oerr := range repo.Snapshots(ctx, s.Host, s.Environment) {
+		if oerr != nil && !repository.Damaged(oerr) {
+			return nil, oerr
+		}
+		if oerr != nil || other.Body == nil || other.Domain == nil || other.Domain.ID != s.Domain.ID || other.Body.Content != s.Body.Content || other.Body.Manifest.Hash == s.Body.Manifest.Hash {
+			continue
+		}
+		if oerr = t.openTable(ctx, &other.Body.Manifest); !repository.Damaged(oerr) {
+			return t, oerr
+		}
+	}
+	return nil, err
+}
+
+// openTable reads the manifest table where a root says it lies, and makes sure
+// that it is the one that the tree's own root was signed for.
+func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
+	s, r := t.Snapshot, t.Reader
+	t.own = pack.Ref{Hash: at.Hash, Session: at.Session.ID, Salt: at.Salt}
+	t.whole = span{}
+	r.AddSessions([]seal.SealedSession{at.Session})
+	if at.Size <= wholeBytes {
+		sealed, err := r.Read(ctx, nil, wire.KindManifest, at.Hash, 0, int64(at.Size))
+		if err != nil && !repository.Damaged(err) {
+			return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+		}
+		t.whole = span{container: at.Hash, sealed: sealed}
+	}
+
+	content, err := t.frame(ctx, &t.own, uint32(at.Offset), uint32(at.Length))
 	if err != nil {
-		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	damage := func(err error) error {
+		return &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: err}
 	}
 	table, err := manifest.ParseTable(content)
 	if err != nil {
-		return nil, &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: err}
+		return damage(err)
 	}
-	if table.Digest() != b.Content {
-		return nil, &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: errors.New("it is not the one that the root was signed for")}
+	if table.Digest() != s.Body.Content {
+		return damage(errors.New("it is not the one that the root was signed for"))
 	}
 	r.AddSessions(table.Sessions)
 	t.Table = table
-	return t, nil
+	return nil
 }
 
 // frame reads and opens a frame.

@@ -8,6 +8,7 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/restore"
+	"knowngood/snapshot"
 	"knowngood/storage"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
@@ -42,7 +43,7 @@ func exitCode(ctx context.Context, err error) int {
 	switch {
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, snapshot.ErrNothing):
 		return exitUsage
 	case errors.Is(err, repository.ErrNoRepository), errors.Is(err, storage.ErrNoStore):
 		return exitNoRepository

@@ -112,7 +112,7 @@ func (a *app) entry(e *manifest.Entry, long bool) error {
 
 func ownerText(name string, id uint32) string {
 	if name != "" {
-		return name
+		return printable(name)
 	}
 	return fmt.Sprint(id)
 }

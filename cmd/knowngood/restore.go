@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -144,6 +145,9 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if o.Select != nil && result.Planned == (restore.Counts{}) && result.Unlisted == 0 {
+		return usagef("nothing was restored: no path of %s matches the patterns %s (knowngood find searches it)", ref, commandLine(append(slices.Clone(f.include), f.exclude...)))
 	}
 	outputs, loadErr := a.takeBack(ctx, &f.load, tree, &o)
 	return errors.Join(a.tellRestore(tree, &o, result, outputs), loadErr)

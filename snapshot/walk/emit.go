@@ -69,6 +69,9 @@ func (e *emitter) source(p *place) error {
 		e.opts.Resolved(p.source.Path, path.Join(t.real, n.Name))
 	}
 	if n.Stat.Type == manifest.Dir {
+		if n.Stat.Dev != t.stat.Dev {
+			n.Mount = EnteredMount
+		}
 		src := &source{Source: p.source, prefix: len(p.path) + 1, dev: n.Stat.Dev}
 		rel := n.Name
 		if p.path == "" {
