@@ -69,7 +69,7 @@ var errUnlike = errors.New("its list has files that differ as names of one file:
 // entry compares an entry with the first one of its group, and names both when
 // they differ.
 func (l *linkCheck) entry(ctx context.Context, segment int32, e *manifest.Entry) error {
-	if e.Link == 0 {
+	if e.Link == 0 || e.Flags&manifest.ContentUnread != 0 { // which no restore makes a name of it
 		return nil
 	}
 	what := inodeDigest(e)

@@ -52,6 +52,7 @@ type Options struct {
 	WritebackWindow time.Duration
 	Verify          repository.Verification
 	DryRun          bool   // walk and compare, store nothing
+	NotEmpty        bool   // refuse, with ErrNothing, a snapshot in which no rule includes anything
 	Version         string // of the program
 	Tags            []string
 	Progress        *Progress // may be nil
@@ -220,7 +221,7 @@ func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	if len(c.Sources) > 0 && !e.sources.any {
+	if c.NotEmpty && !e.sources.any {
 		return nil, ErrNothing
 	}
 	if c.DryRun {

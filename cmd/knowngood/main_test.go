@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,14 +19,22 @@ import (
 // it in their PATH as knowngood, beside programs that start it under
 // circumstances.
 func TestMain(m *testing.M) {
+	// Each check of a property runs the program several times, and the same ones
+	// are made each time. Flags on the command line, which are read later, win.
+	for name, value := range map[string]string{"rapid.checks": "15", "rapid.seed": "1"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
 	testscript.Main(m, map[string]func(){
 		// Files of tests are younger than what the kernel leaves unwritten;
 		// tests of package snapshot are about that.
-		"knowngood":      func() { start(&app{writebackWindow: time.Nanosecond}) },
-		"without-rights": withoutRights,
-		"with-disk":      withDisk,
-		"as-machine":     asMachine,
-		"with-accounts":  withAccounts,
+		"knowngood":         func() { start(&app{writebackWindow: time.Nanosecond}) },
+		"without-rights":    withoutRights,
+		"with-disk":         withDisk,
+		"as-machine":        asMachine,
+		"with-accounts":     withAccounts,
+		"under-supervision": underSupervision,
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/internal/treetest"
 	"knowngood/storage/storagetest"
 )
 
@@ -58,12 +59,12 @@ const patience = 2 * time.Minute
 // wait waits for a command that start returned.
 type wait func() *outcome
 
-func (m *machine) start(t *testing.T, args ...string) (*exec.Cmd, wait) {
+func (m *machine) start(t treetest.T, args ...string) (*exec.Cmd, wait) {
 	t.Helper()
 	cmd, o := m.command(args...), &outcome{args: args}
 	cmd.Stdout, cmd.Stderr = &o.stdout, &o.stderr
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	// One that hangs shows what its goroutines do.
 	hung := time.AfterFunc(patience, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
@@ -78,25 +79,43 @@ func (m *machine) start(t *testing.T, args ...string) (*exec.Cmd, wait) {
 	}
 }
 
-func (m *machine) run(t *testing.T, args ...string) *outcome {
+func (m *machine) run(t treetest.T, args ...string) *outcome {
 	t.Helper()
 	_, wait := m.start(t, args...)
 	return wait()
 }
 
 // must demands success and returns standard output.
-func (m *machine) must(t *testing.T, args ...string) string {
+func (m *machine) must(t treetest.T, args ...string) string {
 	t.Helper()
 	return m.run(t, args...).exits(t, exitDone)
 }
 
 // exits demands an exit code and returns standard output.
-func (o *outcome) exits(t *testing.T, code int) string {
+func (o *outcome) exits(t treetest.T, code int) string {
 	t.Helper()
 	if o.code != code {
 		t.Fatalf("knowngood %s: exit code %d, want %d\n%s%s", strings.Join(o.args, " "), o.code, code, &o.stdout, &o.stderr)
 	}
 	return o.stdout.String()
+}
+
+// problems are the paths that a run with --json has named as problems.
+func (o *outcome) problems(t treetest.T) (paths []string) {
+	t.Helper()
+	for line := range strings.Lines(o.stdout.String()) {
+		p := decode[struct {
+			Type, Path string
+			Exact      []byte `json:"path_base64"`
+		}](t, line)
+		switch {
+		case p.Type == "problem" && p.Exact != nil:
+			paths = append(paths, string(p.Exact))
+		case p.Type == "problem":
+			paths = append(paths, p.Path)
+		}
+	}
+	return paths
 }
 
 // snapshotResult is what snapshot --json says at its end.
@@ -112,13 +131,13 @@ type snapshotResult struct {
 	HealedBytes uint64 `json:"healed_bytes"`
 }
 
-func (m *machine) snapshot(t *testing.T, env string, paths ...string) snapshotResult {
+func (m *machine) snapshot(t treetest.T, env string, paths ...string) snapshotResult {
 	t.Helper()
 	return decode[snapshotResult](t, m.must(t, append([]string{"snapshot", "--json", "--env", env}, paths...)...))
 }
 
 // refs are the snapshots that list shows, with flags or without.
-func (m *machine) refs(t *testing.T, flags ...string) []string {
+func (m *machine) refs(t treetest.T, flags ...string) []string {
 	t.Helper()
 	list := decode[struct {
 		Snapshots []struct{ Ref string }
@@ -131,7 +150,7 @@ func (m *machine) refs(t *testing.T, flags ...string) []string {
 }
 
 // decode reads the last line of what --json printed.
-func decode[T any](t *testing.T, stdout string) (v T) {
+func decode[T any](t treetest.T, stdout string) (v T) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &v); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"log"
 	"maps"
@@ -12,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -58,6 +56,16 @@ func interceptedMachine(t *testing.T) (m, direct *machine, i *interceptor) {
 	t.Helper()
 	server := storagetest.VersityGW(t)
 	server.Bucket(t, "backups", storagetest.VersionedBucket)
+	through, i := intercept(t, server)
+	m = newMachine(t, through.URL("backups", "prod"), server.Env(t)...)
+	direct = m.bare(t)
+	direct.repo = server.URL("backups", "prod")
+	return m, direct, i
+}
+
+// intercept puts an interceptor before a server.
+func intercept(t *testing.T, server *storagetest.Server) (through *storagetest.Server, i *interceptor) {
+	t.Helper()
 	target, err := url.Parse(server.Endpoint)
 	if err != nil {
 		t.Fatal(err)
@@ -70,12 +78,9 @@ func interceptedMachine(t *testing.T) (m, direct *machine, i *interceptor) {
 	}}))
 	t.Cleanup(proxy.Close)
 	t.Cleanup(transport.CloseIdleConnections)
-	through := *server
-	through.Endpoint = proxy.URL
-	m = newMachine(t, through.URL("backups", "prod"), server.Env(t)...)
-	direct = m.bare(t)
-	direct.repo = server.URL("backups", "prod")
-	return m, direct, i
+	proxied := *server
+	proxied.Endpoint = proxy.URL
+	return &proxied, i
 }
 
 func welcome(w http.ResponseWriter) {
@@ -183,82 +188,4 @@ func TestPutsThatNothingProves(t *testing.T) {
 			t.Errorf("of a store that does again: %s", out)
 		}
 	})
-}
-
-// replies are what a fault puts into the place of a reply of the server.
-var replies = map[string]func(w http.ResponseWriter, r *http.Request, next http.Handler){
-	"another body": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { welcome(w) },
-	"an empty one": func(http.ResponseWriter, *http.Request, http.Handler) {},
-	"a shorter one": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		reply := httptest.NewRecorder()
-		next.ServeHTTP(reply, r)
-		maps.Copy(w.Header(), reply.Header())
-		half := reply.Body.Bytes()[:reply.Body.Len()/2]
-		w.Header().Set("Content-Length", strconv.Itoa(len(half)))
-		w.WriteHeader(reply.Code)
-		_, _ = w.Write(half)
-	},
-	"one that breaks off": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		reply := httptest.NewRecorder()
-		next.ServeHTTP(reply, r)
-		maps.Copy(w.Header(), reply.Header())
-		w.WriteHeader(reply.Code)
-		_, _ = w.Write(reply.Body.Bytes()[:reply.Body.Len()/2])
-		panic(http.ErrAbortHandler)
-	},
-}
-
-// TestNoRunClaimsMoreThanThereIs replaces each reply of the server in turn.
-func TestNoRunClaimsMoreThanThereIs(t *testing.T) {
-	t.Parallel()
-	for name, reply := range replies {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m, direct, between := interceptedMachine(t)
-			src := t.TempDir()
-			grow(t, src, "first", 100_000)
-			m.snapshot(t, "web", src)
-			nth := func(n int) func(int, http.ResponseWriter, *http.Request, http.Handler) bool {
-				return func(k int, w http.ResponseWriter, r *http.Request, next http.Handler) bool {
-					if k == n {
-						reply(w, r, next)
-					}
-					return k == n
-				}
-			}
-
-			for n := 1; ; n++ {
-				grow(t, src, fmt.Sprint("file-", n), 1000*n)
-				between.set(nth(n))
-				o := m.run(t, "snapshot", "--json", "--env", "web", src)
-				asked := between.requests()
-				between.set(nil)
-				if o.code == exitDone {
-					restores(t, direct, decode[snapshotResult](t, o.stdout.String()).Ref, src, contents(t, src))
-				}
-				if asked < n {
-					break
-				}
-			}
-			s := m.snapshot(t, "web", src)
-			restores(t, direct, s.Ref, src, contents(t, src))
-			direct.must(t, "check", "--read-data")
-
-			want := contents(t, src)
-			for n := 1; ; n++ {
-				out := filepath.Join(t.TempDir(), "out")
-				bare := m.bare(t)
-				between.set(nth(n))
-				o := bare.run(t, "restore", s.Ref+":"+src, "--target", out)
-				asked := between.requests()
-				between.set(nil)
-				if o.code == exitDone && !maps.Equal(contents(t, out), want) {
-					t.Errorf("reply %d: restored something else, and exit code 0", n)
-				}
-				if asked < n {
-					break
-				}
-			}
-		})
-	}
 }

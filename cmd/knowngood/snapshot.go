@@ -187,6 +187,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 
 // edit adds to a capture what flags say, and tells its problems as they come.
 func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
+	o.NotEmpty = len(f.include) > 0
 	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.dryRun, f.tags, a.writebackWindow
 	o.Verify.Listing, o.Verify.Data = f.verify != "", f.verify == "data"
 	if o.Progress == nil {

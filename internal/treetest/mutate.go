@@ -54,47 +54,90 @@ func (b *builder) survey() error {
 	return err
 }
 
-// edit makes one random edit of a random node that it fits. Where none fits it
-// makes a new node.
-func (b *builder) edit() (string, error) {
-	type change struct {
-		what string
-		fits func(made) bool
-		do   func(made) error
+// MutateAt makes one random edit of the node at path in dir, or of a random one
+// when there is none, and returns what it did, in words. Besides the edits of
+// Mutate a node may change places with another one.
+func MutateAt(t T, dir, path string, choices Choices, shape Shape) string {
+	t.Helper()
+	b, err := newBuilder(dir, choices, shape)
+	if err != nil {
+		t.Fatalf("mutating a tree: %v", err)
 	}
+	defer b.root.close()
+	if err := b.survey(); err != nil {
+		t.Fatalf("mutating %s: %v", dir, err)
+	}
+	candidates := slices.DeleteFunc(b.nodes(), func(m made) bool { return m.path != path })
+	if len(candidates) == 0 {
+		candidates = b.nodes()
+	}
+
+	edits := append(b.changes(), change{"exchange with another", func(m made) bool { return m.path != "" }, b.exchange})
+	c := one(b, slices.DeleteFunc(edits, func(c change) bool { return !slices.ContainsFunc(candidates, c.fits) })...)
+	candidates = slices.DeleteFunc(candidates, func(m made) bool { return !c.fits(m) })
+	m := candidates[b.choices.IntN(len(candidates))]
+	what, err := b.apply(c, m)
+	if err != nil {
+		t.Fatalf("mutating %s: %v", dir, err)
+	}
+	return what
+}
+
+// change is a kind of edit, and which nodes it fits.
+type change struct {
+	what string
+	fits func(made) bool
+	do   func(made) error
+}
+
+func (b *builder) changes() []change {
 	file := func(m made) bool { return m.typ == unix.S_IFREG }
 	below := func(m made) bool { return m.path != "" }
 	xattrs := func(m made) bool { return file(m) || m.typ == unix.S_IFDIR }
 	modes := func(m made) bool { return below(m) && m.typ != unix.S_IFLNK }
 	every := func(made) bool { return true }
-	c := one(b,
-		change{"append to", file, b.appendTo},
-		change{"overwrite in", file, b.overwrite},
-		change{"overwrite, keeping size and mtime, in", file, b.overwriteQuietly},
-		change{"truncate", file, b.truncate},
-		change{"extend with a hole", file, b.extend},
-		change{"punch a hole into", file, b.punch},
-		change{"replace by a new file", file, b.replace},
-		change{"delete", below, b.remove},
-		change{"rename", below, b.rename},
-		change{"change the type of", below, b.retype},
-		change{"chmod", modes, func(m made) error { return b.setMode(m, uint32(b.choices.IntN(0o10000))) }},
-		change{"change xattrs of", xattrs, b.changeXattrs},
-		change{"touch", every, b.dressTime},
-		change{"change all metadata of", every, b.dress},
-		change{"link to", func(m made) bool { return m.typ != unix.S_IFDIR }, b.linkTo},
-		change{"create beside", every, func(made) error { return b.addAny() }},
-	)
-	var candidates []made
-	for _, dir := range b.dirs {
-		candidates = append(candidates, made{dir, unix.S_IFDIR})
+	return []change{
+		{"append to", file, b.appendTo},
+		{"overwrite in", file, b.overwrite},
+		{"overwrite, keeping size and mtime, in", file, b.overwriteQuietly},
+		{"truncate", file, b.truncate},
+		{"extend with a hole", file, b.extend},
+		{"punch a hole into", file, b.punch},
+		{"replace by a new file", file, b.replace},
+		{"delete", below, b.remove},
+		{"rename", below, b.rename},
+		{"change the type of", below, b.retype},
+		{"chmod", modes, func(m made) error { return b.setMode(m, uint32(b.choices.IntN(0o10000))) }},
+		{"change xattrs of", xattrs, b.changeXattrs},
+		{"touch", every, b.dressTime},
+		{"change all metadata of", every, b.dress},
+		{"link to", func(m made) bool { return m.typ != unix.S_IFDIR }, b.linkTo},
+		{"create beside", every, func(made) error { return b.addAny() }},
 	}
-	candidates = slices.DeleteFunc(append(candidates, b.files...), func(m made) bool { return !c.fits(m) })
+}
+
+// nodes are all that there are.
+func (b *builder) nodes() []made {
+	var all []made
+	for _, dir := range b.dirs {
+		all = append(all, made{dir, unix.S_IFDIR})
+	}
+	return append(all, b.files...)
+}
+
+// edit makes one random edit of a random node that it fits. Where none fits it
+// makes a new node.
+func (b *builder) edit() (string, error) {
+	c := one(b, b.changes()...)
+	candidates := slices.DeleteFunc(b.nodes(), func(m made) bool { return !c.fits(m) })
 	if len(candidates) == 0 {
 		candidates = []made{{"", unix.S_IFDIR}}
 		c.what, c.do = "create in", func(made) error { return b.addAny() }
 	}
-	m := candidates[b.choices.IntN(len(candidates))]
+	return b.apply(c, candidates[b.choices.IntN(len(candidates))])
+}
+
+func (b *builder) apply(c change, m made) (string, error) {
 	what := fmt.Sprintf("%s %q", c.what, m.path)
 	before := maps.Clone(b.report.Refused)
 	if err := c.do(m); err != nil {
@@ -104,6 +147,26 @@ func (b *builder) edit() (string, error) {
 		what += " (refused in part or whole)"
 	}
 	return what, b.dressFresh()
+}
+
+// exchange makes two nodes change places.
+func (b *builder) exchange(m made) error {
+	others := slices.DeleteFunc(b.nodes(), func(o made) bool {
+		return o.path == "" || o.path == m.path || strings.HasPrefix(o.path, m.path+"/") || strings.HasPrefix(m.path, o.path+"/")
+	})
+	if len(others) == 0 {
+		return b.rename(m)
+	}
+	other := others[b.choices.IntN(len(others))]
+	err := b.root.at(m.path, func(dirfd int, name string) error {
+		return b.root.at(other.path, func(otherfd int, otherName string) error {
+			return unix.Renameat2(dirfd, name, otherfd, otherName, unix.RENAME_EXCHANGE)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return b.survey()
 }
 
 func (b *builder) appendTo(m made) error {

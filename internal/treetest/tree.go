@@ -48,6 +48,7 @@ type Node struct {
 	Mode     uint32 // permission bits with setuid, setgid, sticky
 	UID, GID uint32
 	Mtime    time.Time
+	Ctime    time.Time         // which no restore gives back: it is not compared
 	Xattrs   map[string]string // by full name; ACLs and capabilities included
 	Target   string            // symlinks
 	Rdev     uint64            // devices, as the kernel reports it
@@ -59,6 +60,10 @@ type Node struct {
 
 	inode inode
 }
+
+// Linked reports whether two nodes are names of one inode, or were when they
+// were looked at.
+func (n *Node) Linked(o *Node) bool { return n.inode == o.inode }
 
 // Extent is a range of a file in bytes.
 type Extent struct{ Offset, Length int64 }
@@ -95,6 +100,7 @@ func readNode(dirfd int, name string, st *unix.Stat_t) (*Node, error) {
 		UID:   st.Uid,
 		GID:   st.Gid,
 		Mtime: time.Unix(st.Mtim.Unix()).UTC(),
+		Ctime: time.Unix(st.Ctim.Unix()).UTC(),
 		inode: inode{uint64(st.Dev), st.Ino},
 	}
 	var err error
