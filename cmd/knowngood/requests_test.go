@@ -105,3 +105,19 @@ func TestRequestsToAServerAreFew(t *testing.T) {
 		t.Errorf("restored %q, %v", b, err)
 	}
 }
+
+func TestADaemonWithAWarmIndexAsksForLittle(t *testing.T) {
+	t.Parallel()
+	m, log := loggedMachine(t)
+	src := t.TempDir()
+	grow(t, src, "file", 100_000)
+	s := newService(t, m, "environments: {web: {sources: [{path: %s}]}}\n", src)
+	s.up(t)
+	for range 2 {
+		s.take(t, "web")
+	}
+	log.atMost(t, 3, "an unchanged snapshot by the daemon", func() { s.take(t, "web") })
+	grow(t, src, "more", 100_000)
+	log.atMost(t, 6, "a snapshot of one new file by the daemon", func() { s.take(t, "web") }) // a pack, an index run and a manifest besides
+	log.atMost(t, 3, "an unchanged one after it", func() { s.take(t, "web") })
+}
