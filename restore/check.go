@@ -144,13 +144,6 @@ func (c *checker) damage(object string, err error) {
 	c.report.Damage = append(c.report.Damage, Damage{Object: object, Err: err})
 }
 
-func (c *checker) damaged(object string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, ok := c.byKey[object]
-	return ok
-}
-
 func (c *checker) hurts(object string, h Hurt) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

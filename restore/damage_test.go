@@ -47,6 +47,7 @@ func newArchive(t *testing.T) *archive {
 // with is the archive over a copy of its store, for a subtest.
 func (a *archive) with(t *testing.T) *archive {
 	c := *a
+	c.trees = slices.Clip(a.trees) // which the copy may add to
 	c.memory = copyOf(t, a.memory)
 	c.World = a.With(t, c.memory)
 	return &c

@@ -87,6 +87,7 @@ func TestLostPacksAreNoticedAndHealed(t *testing.T) {
 		"by another environment":    {"f", verify, nil},
 		"without the index":         {"e", nil, (*archive).forgetIndex},
 		"without what was listed":   {"e", nil, func(a *archive) { a.forgetState("stores") }},
+		"when that is unreadable":   {"e", nil, (*archive).spoilInventory},
 		"without the last manifest": {"e", verify, func(a *archive) { a.forgetState("env") }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -111,6 +112,20 @@ func TestLostPacksAreNoticedAndHealed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// spoilInventory changes a byte of what was listed.
+func (a *archive) spoilInventory() {
+	a.T.Helper()
+	found, err := filepath.Glob(filepath.Join(a.State, "repos", "*", "stores", "*", "inventory", "*"))
+	a.Check(err)
+	if len(found) != 1 {
+		a.T.Fatalf("inventories: %v", found)
+	}
+	b, err := os.ReadFile(found[0])
+	a.Check(err)
+	b[len(b)/2] ^= 1
+	a.Check(os.WriteFile(found[0], b, 0o600))
 }
 
 // forgetState removes a part of the state directory.
@@ -569,4 +584,40 @@ func TestADaemonPublishesAgainTheIndexRunThatTheStoreLost(t *testing.T) {
 		undamaged(h.World)
 		h.Restores("d@1", h.src, h.before)
 	})
+}
+
+func TestALargeStoreIsListedInPartsAtOnce(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	_, s, err := a.Snapshot("e@1")
+	a.Check(err)
+	for i := range 4100 { // packs of another run, say
+		sum := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
+		a.Check(a.memory.Put(a.Ctx, statement.KeyPack(enginetest.Host, s.Domain.ID, sum), []byte("x"), storage.PutOptions{}))
+	}
+	for _, want := range []int{1, 16} { // of the first listing the size is not known
+		store := storagetest.NewFaulty(a.memory)
+		w := *a.World
+		w.Store = store
+		res, err := w.Capture("e", verify, a.src)
+		a.Check(err)
+		if res.Healed != (snapshot.Healed{}) || res.NewBytes != 0 {
+			t.Errorf("it healed %+v, and stored %d bytes", res.Healed, res.NewBytes)
+		}
+		n := 0
+		for _, op := range store.Log() {
+			if op.Op == storagetest.List && strings.HasPrefix(op.Key, statement.PrefixPacks(enginetest.Host, s.Domain.ID)) {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("the packs were listed in %d requests, want %d", n, want)
+		}
+	}
+	lost := a.keys("hosts/h/packs/")
+	real := slices.DeleteFunc(lost, func(key string) bool { b, _ := storage.ReadAll(a.Ctx, a.memory, key, 0, -1); return len(b) == 1 })
+	a.memory.Forget(real[0])
+	if res, err := a.Capture("e", verify, a.src); err != nil || res.Healed.Packs != 1 {
+		t.Errorf("of a pack that is lost it healed %+v, %v", res, err)
+	}
 }

@@ -123,6 +123,18 @@ func (v *Inventory) Size(id ID) (size uint64, ok bool) {
 // Lost reports whether an object is known to be lost.
 func (v *Inventory) Lost(id ID) bool { return v.lost[id] != 0 }
 
+// Spoiled are the objects that a listing shows and that are lost all the same, in
+// no order: they have another size, or other bytes.
+func (v *Inventory) Spoiled() iter.Seq[ID] {
+	return func(yield func(ID) bool) {
+		for id, loss := range v.lost {
+			if loss != Missing && !yield(id) {
+				return
+			}
+		}
+	}
+}
+
 // shown is the size of an object as it was listed or put.
 func (v *Inventory) shown(id ID) (size uint64, ok bool) {
 	if p, ok := v.put[id]; ok {

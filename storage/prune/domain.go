@@ -31,6 +31,7 @@ type domain struct {
 	own    bool         // it is this machine's own
 	needed map[repository.ObjectID]bool
 	held   map[repository.ObjectID]bool // see hold
+	spoilt map[repository.ObjectID]bool // objects that this host found to be damaged
 	out    Domain
 
 	mu        sync.Mutex
@@ -53,6 +54,9 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) error {
 	var err error
 	if d.own, err = d.ownDomain(ctx); err != nil {
 		return err
+	}
+	if d.own {
+		d.spoilt = d.repo.DamagedObjects(id)
 	}
 	if err := d.need(ctx); err != nil {
 		return err
@@ -101,6 +105,10 @@ func (d *domain) need(ctx context.Context) error {
 				there, err := d.there(ctx, id)
 				if err != nil {
 					return err
+				}
+				if there && d.spoilt[id] && !m.forgotten {
+					// What took its place is not in the list of this manifest.
+					return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("needed by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` tells whether what it held is stored elsewhere", m.Ref())}
 				}
 				if !there && !m.forgotten {
 					return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` tells whether what it held is stored elsewhere", m.Ref())}

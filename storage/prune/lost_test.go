@@ -2,16 +2,20 @@ package prune_test
 
 import (
 	"crypto/sha256"
+	"strings"
 	"testing"
 	"time"
 
 	"knowngood/internal/treetest"
 	"knowngood/internal/wire"
+	"knowngood/snapshot"
 	"knowngood/storage"
 	"knowngood/storage/index"
+	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
 )
 
 // A merge of runs keeps one place of each chunk. When that is in a pack which
@@ -82,4 +86,39 @@ func (w *world) forgetHalf() {
 	object, err := run.Encode(host.SigningKey())
 	w.check(err)
 	w.check(w.Store.Put(w.Ctx, statement.KeyIndexRun("h", host.Domain.ID, run.Generation, sha256.Sum256(object)), object, storage.PutOptions{}))
+}
+
+// What took the place of a damaged pack is in no list of the older snapshots,
+// which are whole only with it.
+func TestNothingIsDeletedWhileAKeptSnapshotNeedsADamagedPack(t *testing.T) {
+	m := storagetest.NewMemory()
+	simulated(t, func() storage.Store { return m }, func(w *world) {
+		w.write("a", 300_000)
+		w.capture("web")
+		before := treetest.Snapshot(t, w.dir)
+		for _, key := range m.Keys() {
+			if strings.HasPrefix(key, "hosts/h/packs/") {
+				m.Edit(key, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+			}
+		}
+		time.Sleep(time.Hour)
+		res, err := w.Capture("web", func(o *snapshot.Options) { o.Verify.Data = true }, w.dir)
+		w.check(err)
+		if res.Healed.Packs != 1 {
+			t.Fatalf("healed %+v", res.Healed)
+		}
+		w.write("a", 300_000)
+		w.capture("web")
+		w.forget("web", 2)
+		time.Sleep(8 * day)
+		for range 2 {
+			report, err := prune.Run(w.Ctx, w.host(), prune.Options{})
+			w.check(err)
+			if len(report.Blocked) == 0 || !strings.Contains(report.Blocked[0].Error(), "damaged pack") {
+				t.Errorf("prune: %+v, %v", report.Domains, report.Blocked)
+			}
+			time.Sleep(8 * day)
+		}
+		w.Restores("web@1", w.dir, before)
+	})
 }

@@ -262,6 +262,22 @@ func (x *Index) examine(ctx context.Context, ids []ObjectID, done func(bytes int
 	return unread, nil
 }
 
+// DamagedObjects are those of a domain of this host that are in the store and that
+// it found to be damaged, as far as it remembers.
+func (r *Repository) DamagedObjects(domain seal.DomainID) map[ObjectID]bool {
+	damaged := map[ObjectID]bool{}
+	b, err := r.local.read(r.inventoryOf(domain).name)
+	if err != nil || b == nil {
+		return damaged
+	}
+	if v, err := inventory.Parse(b); err == nil {
+		for id := range v.Spoiled() {
+			damaged[id] = true
+		}
+	}
+	return damaged
+}
+
 // hasItsName reports whether the bytes of an object are those of its name.
 func (x *Index) hasItsName(ctx context.Context, key string, id ObjectID, done func(bytes int)) (bool, error) {
 	body, err := x.repo.store.Get(ctx, key, 0, -1)
