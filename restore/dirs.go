@@ -79,6 +79,10 @@ func (r *restorer) finishDir(e *manifest.Entry) {
 	if !slices.ContainsFunc(problems, func(p *posix.Problem) bool { return p.Attr == "mode" }) {
 		r.rights.settled(rel)
 	}
+	if e.Flags&manifest.MetadataIncomplete == 0 {
+		r.protection.settled(rel)
+	}
+	r.protectLater(e)
 }
 
 // applyDir applies the metadata of a directory, which this process may not be

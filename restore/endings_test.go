@@ -95,12 +95,12 @@ func TestNoTemporaryFileIsLeft(t *testing.T) {
 		}
 		w.Check(os.Remove(w.out + "/one"))
 		write(t, w.out+"/one/mine", "a directory is there")
-		immutable := setImmutable(t, w.out+"/a1")
+		held := hold(t, w.out+"/a1")
 
 		res, err := w.TryRestore("e", w.options())
 		w.Check(err)
 		noParts(t, w.out)
-		want := map[string]bool{"one": true, "a1": immutable, "a2": immutable}
+		want := map[string]bool{"one": true, "a1": held, "a2": held}
 		for _, name := range []string{"a1", "a2", "b1", "b2", "one"} {
 			path := enginetest.Under(w.src) + "/" + name
 			if named := slices.ContainsFunc(res.Problems, func(p restore.Problem) bool { return p.Path == path }); named != want[name] {
@@ -108,7 +108,7 @@ func TestNoTemporaryFileIsLeft(t *testing.T) {
 			}
 		}
 		left := uint64(1)
-		if immutable {
+		if held {
 			left = 3
 		}
 		if res.Planned.Files != 5 || res.Restored.Files != 5-left || res.Restored.Bytes != 7*(5-left) || res.Complete() {
@@ -153,33 +153,16 @@ func TestNoTemporaryFileIsLeft(t *testing.T) {
 	})
 }
 
-// immutableFlag is FS_IMMUTABLE_FL of linux/fs.h.
-const immutableFlag = 0x10
-
-// setImmutable makes a file immutable where that is possible, and reports
-// whether it is. The test gets it back.
-func setImmutable(t *testing.T, path string) bool {
+// hold makes a file one that nothing can replace, by mounting it onto itself,
+// where that is possible, and reports whether it is so.
+func hold(t *testing.T, path string) bool {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|immutableFlag)
-	}
-	if err != nil {
-		t.Logf("no immutable files here: %v", err)
+	if err := unix.Mount(path, path, "", unix.MS_BIND, ""); err != nil {
+		t.Logf("no mounts here: %v", err)
 		return false
 	}
 	t.Cleanup(func() {
-		f, err := os.Open(path)
-		if err == nil {
-			defer f.Close()
-			err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags)
-		}
-		if err != nil {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})

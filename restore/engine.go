@@ -243,7 +243,16 @@ func (r *restorer) makeDir(rel string, e *manifest.Entry) (action string, err er
 			return "", err
 		}
 	}
-	return action, unix.Mkdirat(h.FD(), name, 0o700)
+	if err := unix.Mkdirat(h.FD(), name, 0o700); err != nil {
+		return "", err
+	}
+	if e.InodeFlags&posix.EmptyFlags != 0 {
+		if fd, err := posix.OpenDir(h.FD(), name); err == nil {
+			posix.SetEmptyFlags(fd, e.InodeFlags)
+			unix.Close(fd)
+		}
+	}
+	return action, nil
 }
 
 // split separates the last component of a path.

@@ -179,6 +179,13 @@ func (r *restorer) sameMetadata(fd int, st *posix.Stat, e *manifest.Entry) (bool
 	if !r.sameStat(st, e) {
 		return false, nil
 	}
+	flags, _, err := posix.InodeFlags(fd)
+	if e.Flags&manifest.MetadataIncomplete != 0 { // what it lacks says nothing
+		flags &= e.InodeFlags
+	}
+	if err != nil || flags != e.InodeFlags {
+		return false, err
+	}
 	have, err := posix.Xattrs(fd)
 	return err == nil && sameXattrs(have, e), err
 }

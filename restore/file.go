@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -46,11 +45,7 @@ func (f *file) open(r *restorer) error {
 	if f.fd >= 0 {
 		return nil
 	}
-	err := f.create(r)
-	if errors.Is(err, unix.EACCES) && r.unlock(f.entry.Path) {
-		err = f.create(r)
-	}
-	if err != nil {
+	if err := r.with(f.entry.Path, func() error { return f.create(r) }); err != nil {
 		return err
 	}
 	if f.temp {
@@ -78,6 +73,7 @@ func (f *file) create(r *restorer) error {
 	fd, err := unix.Openat(h.FD(), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, r.createMode(f.entry))
 	if err == nil {
 		f.fd = fd
+		posix.SetEmptyFlags(fd, f.entry.InodeFlags)
 	}
 	return err
 }
@@ -266,6 +262,7 @@ func (f *file) count(r *restorer) error {
 		r.did(f.action, f.entry.Path)
 		return nil
 	}
+	r.protectLater(f.entry)
 	r.done(f.action, f.entry.Path, manifest.File, f.entry.Size)
 	return f.group.complete(r)
 }

@@ -179,12 +179,14 @@ var errOtherName = errors.New("not restored: another name of a file that could n
 
 func (r *restorer) linkNow(g *linkGroup, path string) error {
 	action := ""
-	err := r.with(path, func() (err error) {
+	make := func() (err error) {
 		if action, err = r.linkAction(g, path); err == nil && !r.DryRun {
 			err = r.makeLink(g, path, action)
 		}
 		return err
-	})
+	}
+	// A protected inode gets no further names.
+	err := r.with(path, func() error { return r.with(g.path, make) })
 	if err != nil {
 		return fmt.Errorf("not restored: %w", err)
 	}

@@ -92,6 +92,9 @@ func (r *restorer) removeMarker() error {
 		err = posix.SetMtime(r.root, st.Mtime)
 	}
 	if err == nil {
+		r.protect(true)
+	}
+	if err == nil {
 		err = syncfs(r.root)
 	}
 	if err != nil {

@@ -174,6 +174,7 @@ type restorer struct {
 	log         dirLog
 	commit      committer
 	rights      rights
+	protection  protection
 	objects     *objects // of a dry run that verifies; else nil
 
 	planned     Counts
@@ -230,6 +231,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		err = r.finish(ctx)
 	}
 	r.rights.takeBack(r)
+	r.putBack()
 	if err != nil {
 		return nil, r.explain(err)
 	}
@@ -241,6 +243,12 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 func (r *restorer) finish(ctx context.Context) error {
 	r.log.apply(r)
 	r.finishParents(ctx)
+	r.rights.takeBack(r) // before flags forbid it
+	r.putBack()
+	r.protect(false)
+	if !r.marked {
+		r.protect(true)
+	}
 	if err := syncfs(r.root); err != nil {
 		return fmt.Errorf("sync %s: %w", r.Target, err)
 	}

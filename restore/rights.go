@@ -23,11 +23,19 @@ type rights struct {
 const ownerRights = 0o700
 
 // with does something to the node of a path, and does it once more when the
-// directories above refused it and could be unlocked.
+// directories above refused it and could be unlocked, or inode flags did and
+// could be taken away.
 func (r *restorer) with(path string, do func() error) error {
 	err := do()
 	if errors.Is(err, unix.EACCES) && r.unlock(path) {
 		err = do()
+	}
+	if errors.Is(err, unix.EPERM) {
+		if undo, did := r.unprotect(path); did {
+			if err = do(); err != nil {
+				undo()
+			}
+		}
 	}
 	return err
 }

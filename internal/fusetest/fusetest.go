@@ -27,6 +27,8 @@ type Options struct {
 	HideSizes bool
 	// Endless lets the content of files never end.
 	Endless bool
+	// NoFlags has no inode flags.
+	NoFlags bool
 	// Silent lets reads of files wait for ever.
 	Silent bool
 }
@@ -118,6 +120,14 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	s := f.RawFileSystem.GetAttr(cancel, in, out)
 	f.hide(&out.Attr)
 	return s
+}
+
+// Ioctl is how inode flags are read and set.
+func (f *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
+	if f.options.NoFlags {
+		return fuse.Status(unix.ENOTTY)
+	}
+	return f.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf)
 }
 
 // OpenDir waits.

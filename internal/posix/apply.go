@@ -151,13 +151,13 @@ func (a *Applier) setFlags(n *node, e *manifest.Entry, have uint32) error {
 	return SetInodeFlags(n.fd, want)
 }
 
-// Protect gives an open file or directory the inode flags of an entry that
-// forbid changes: immutable, append-only. Nothing can be changed afterwards, so
-// it comes when all else is done, and the names in a directory are.
-func (a *Applier) Protect(fd int, e *manifest.Entry) *Problem {
+// Protect gives an open file or directory those of the inode flags that forbid
+// changes: immutable, append-only. Nothing can be changed afterwards, so it
+// comes when all else is done, and the names in a directory are.
+func Protect(fd int, flags uint32) *Problem {
 	have, _, err := InodeFlags(fd)
 	if err == nil {
-		err = SetInodeFlags(fd, have|e.InodeFlags&LockingFlags)
+		err = SetInodeFlags(fd, have|flags&LockingFlags)
 	}
 	if err != nil {
 		return &Problem{"inode flags", err}

@@ -16,9 +16,18 @@ var ErrMounted = errors.New("something is mounted here: it is left alone")
 // all below it. It follows no link, and enters nothing that is mounted below:
 // the error is ErrMounted then. What does not exist is no error. Directories
 // below that belong to this user and refuse him are given the rights that
-// removing them takes.
+// removing them takes, and flags that forbid it are taken away.
 func RemoveAll(dirfd int, name string) error {
-	err := retry("unlinkat", func() error { return unix.Unlinkat(dirfd, name, 0) })
+	unlink := func() error { return unix.Unlinkat(dirfd, name, 0) }
+	err := retry("unlinkat", unlink)
+	if errors.Is(err, unix.EPERM) {
+		if fd, _, oerr := OpenFile(dirfd, name); oerr == nil {
+			if did, _ := Unlock(fd); did {
+				err = retry("unlinkat", unlink)
+			}
+			unix.Close(fd)
+		}
+	}
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -42,11 +51,14 @@ func RemoveAll(dirfd int, name string) error {
 	if derr != nil {
 		return derr
 	}
+	defer unix.Close(fd)
+	if _, err := Unlock(fd); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
 	err = removeBelow(fd)
 	if errors.Is(err, unix.EACCES) && unix.Fchmod(fd, 0o700) == nil {
 		err = removeBelow(fd)
 	}
-	unix.Close(fd)
 	if err != nil {
 		return err
 	}
