@@ -105,17 +105,3 @@ func (r *restorer) applyDir(rel string, e *manifest.Entry) ([]*posix.Problem, er
 	defer in.Release()
 	return r.applier.ApplyAt(in.FD(), name, e), nil
 }
-
-// mounted reports whether something is mounted on a directory below the target.
-func (r *restorer) mounted(path string) (bool, error) {
-	if r.rel(path) == "" {
-		return false, nil
-	}
-	dir, name := split(path)
-	h, err := r.dirs.Get(r.rel(dir))
-	if err != nil {
-		return false, err
-	}
-	defer h.Release()
-	return posix.Mounted(h.FD(), name)
-}

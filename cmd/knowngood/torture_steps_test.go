@@ -26,7 +26,7 @@ func (w *world) next() {
 		{3, w.forget, true}, {1, w.forgetByPolicy, true}, {2, w.undo, true}, {1, w.killForget, true},
 		{2, w.prune, true}, {2, w.ageAndPrune, true}, {2, w.killPrune, true},
 		{1, w.loseState, true}, {1, w.join, true}, {3, w.damage, false},
-		{2, w.restoreNew, false}, {2, w.restoreLive, false}, {2, w.restoreOver, false}, {1, w.restoreDirectory, false},
+		{2, w.restoreNew, false}, {2, w.restoreLive, false}, {2, w.restoreOver, false}, {1, w.restoreDirectory, false}, {2, w.restoreFile, false},
 		{1, w.dryRun, false}, {2, w.cat, false}, {2, w.killRestore, false},
 	}
 	total := 0
