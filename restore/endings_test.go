@@ -4,18 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/restore"
+	"knowngood/storage"
 	"knowngood/storage/storagetest"
 )
 
@@ -30,6 +33,29 @@ func noParts(t testing.TB, dir string) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// failsInFile is a store that fails to read a pack, once something is written
+// below a directory.
+type failsInFile struct {
+	storage.Store
+	pack, dir string
+}
+
+func (s failsInFile) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if key != s.pack {
+		return s.Store.Get(ctx, key, offset, length)
+	}
+	for {
+		parts, err := filepath.Glob(filepath.Join(s.dir, ".knowngood-*.part"))
+		if err == nil && len(parts) > 0 {
+			return nil, storagetest.ErrInjected
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -84,6 +110,24 @@ func TestNoTemporaryFileIsLeft(t *testing.T) {
 		if res := w.Restore("e", o); have > 1 && res.Unchanged == 0 {
 			t.Errorf("%d nodes were there: %+v", have, res)
 		}
+		treetest.Equal(t, src, o.Target, treetest.Options{})
+	})
+
+	t.Run("by a restore that ends in the midst of a file", func(t *testing.T) {
+		t.Parallel()
+		src := treetest.TempDir(t)
+		writeRandom(t, filepath.Join(src, "large"), 1, 12<<20)
+		memory := storagetest.NewMemory()
+		w := enginetest.New(t, memory)
+		w.MustCapture("e", src)
+		o := restore.Options{Under: enginetest.Under(src), Target: treetest.TempDir(t), InPlace: true}
+		broken := on(t, w)
+		broken.Store = failsInFile{memory, packs(t, memory)[0], o.Target}
+		if _, err := broken.TryRestore("e", o); !errors.Is(err, storagetest.ErrInjected) {
+			t.Fatalf("the restore ends with %v", err)
+		}
+		nothingLeft(t, o.Target)
+		w.Restore("e", o)
 		treetest.Equal(t, src, o.Target, treetest.Options{})
 	})
 

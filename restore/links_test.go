@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -38,8 +39,10 @@ type linkWorld struct {
 
 func newLinkWorld(t *testing.T) *linkWorld {
 	w := &linkWorld{World: enginetest.New(t, storagetest.NewMemory()), src: treetest.TempDir(t), out: treetest.TempDir(t), outside: treetest.TempDir(t)}
+	then := time.Now().Add(-time.Hour)
 	for _, name := range []string{"a1", "b1", "one"} {
 		write(t, filepath.Join(w.src, name), "content")
+		w.Check(os.Chtimes(filepath.Join(w.src, name), then, then))
 	}
 	for _, err := range []error{os.Link(w.src+"/a1", w.src+"/a2"), os.Link(w.src+"/b1", w.src+"/b2"), os.Chmod(w.src+"/b1", 0o600)} {
 		w.Check(err)

@@ -98,6 +98,8 @@ func TestTheMarkerOfARestore(t *testing.T) {
 				default:
 					os.Symlink("../kept", filepath.Join(target, walk.RestoreMarker))
 					os.Remove(filepath.Join(target, walk.RestoreMarker))
+					os.Link(filepath.Join(base, "kept"), filepath.Join(target, walk.RestoreMarker))
+					os.Remove(filepath.Join(target, walk.RestoreMarker))
 				}
 			}
 		})
