@@ -102,13 +102,14 @@ func TestHardLinksInPlace(t *testing.T) {
 		}
 	})
 	run("that were merged with equal metadata are two files again", func(t *testing.T, w *linkWorld) {
-		before := inode(t, w.out+"/a1")
 		w.relink(w.out+"/a1", w.out+"/one")
-		if r := w.restored(); r.Changed != 1 {
+		// Either may stay: whichever is looked at first.
+		if r := w.Restore("e", w.options()); r.Changed != 1 && r.Changed != 2 {
 			t.Errorf("%+v", r)
 		}
-		if after := inode(t, w.out+"/a2"); after.Ino != before.Ino || after.Nlink != 2 {
-			t.Errorf("a1 and a2 are inode %d with %d names", after.Ino, after.Nlink)
+		w.restored()
+		if a, one := inode(t, w.out+"/a2"), inode(t, w.out+"/one"); a.Ino == one.Ino || a.Nlink != 2 || one.Nlink != 1 {
+			t.Errorf("a1 and a2 are inode %d with %d names, one is %d with %d", a.Ino, a.Nlink, one.Ino, one.Nlink)
 		}
 	})
 	run("that were split are one file again", func(t *testing.T, w *linkWorld) {
