@@ -192,9 +192,18 @@ func (c *checker) host(ctx context.Context, host string) error {
 				continue
 			}
 			newest = false
-			if s.Body == nil {
+			_, err := c.repo.EpochSecret(ctx, s.Root.Epoch)
+			if object, ok := damagedObject(err); ok {
+				c.damage(object, err)
+				c.hurts(object, Hurt{Ref: s.Ref(), Part: "all of it"})
+				continue
+			}
+			if s.Body == nil && errors.Is(err, repository.ErrNoUsableIdentity) {
 				closed++
 				continue
+			}
+			if err != nil {
+				return err
 			}
 			d := domains[s.Domain.ID]
 			if d == nil {

@@ -159,9 +159,20 @@ func (d *domainCheck) objects(ctx context.Context) error {
 	return g.Wait()
 }
 
+// lostKey notes what is wrong with a wrapped key, and reports whether err is about
+// one: what that opens is no less whole for it.
+func (d *domainCheck) lostKey(err error) bool {
+	object, ok := damagedObject(err)
+	if !ok || !strings.HasPrefix(object, statement.PrefixKeys) {
+		return false
+	}
+	d.damage(object, err)
+	return true
+}
+
 // object notes damage and passes other errors on.
 func (d *domainCheck) object(key string, err error) error {
-	if err == nil {
+	if err == nil || d.lostKey(err) {
 		return nil
 	}
 	if _, ok := damagedObject(err); ok || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, storage.ErrNotFound) {
@@ -266,8 +277,11 @@ func (d *domainCheck) wholePack(ctx context.Context, s *scratch, key string, has
 		return errors.Join(damage, err)
 	}
 	session, err := d.repo.OpenSession(ctx, tail.Session)
+	if d.lostKey(err) {
+		d.doubt(hash, tail, contents)
+	}
 	if err != nil {
-		return err
+		return errors.Join(damage, err)
 	}
 	k := session.FrameKey(wire.KindPack, d.repo.ID(), d.domain.ID, tail.Salt)
 	if err := tail.VerifyEnd(k, wire.KindPack, object, contents); err != nil {

@@ -33,7 +33,7 @@ func (d *domainCheck) suspect(id repository.ObjectID, err error) {
 // doubtful takes the outcome of looking into an object: damage is noted, other
 // errors are passed on.
 func (d *domainCheck) doubtful(id repository.ObjectID, err error) error {
-	if err == nil {
+	if err == nil || d.lostKey(err) {
 		return nil
 	}
 	if _, ok := damagedObject(err); ok || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, storage.ErrNotFound) {

@@ -248,6 +248,9 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, err := range c.index.Unopenable() {
+		c.problem("", fmt.Sprintf("nobody can open the snapshot: %v", err))
+	}
 	runs, err := c.index.Publish(ctx, c.host, c.writer)
 	if err != nil {
 		return nil, err

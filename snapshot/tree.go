@@ -64,7 +64,7 @@ func (s *span) of(container [32]byte, offset, length int64) []byte {
 // OpenTree reads the manifest table of a snapshot.
 func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Snapshot) (*Tree, error) {
 	if s.Body == nil || s.Domain == nil {
-		return nil, fmt.Errorf("%s: %w opens it: give one of its recipients' with --identity", s.Ref(), repository.ErrNoUsableIdentity)
+		return nil, repo.Closed(ctx, s)
 	}
 	t := &Tree{Snapshot: s, Reader: repo.NewReader(s.Host, s.Domain)}
 	err := t.openTable(ctx, &s.Body.Manifest)

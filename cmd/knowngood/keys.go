@@ -69,7 +69,8 @@ func keysCommand(a *app) *cobra.Command {
 			Use:   "add RECIPIENT",
 			Short: "Let a further public key read",
 			Long: `Let a further public key read. With an identity: past and future snapshots of all
-hosts. Without one: what this host stores anew from now on. Files that did not
+hosts; for one that can read already, wrapped keys that the store lost are made
+again. Without one: what this host stores anew from now on. Files that did not
 change since stay closed to the new key, and with them the snapshots that share them.`,
 			Args: args(cobra.ExactArgs(1)),
 			RunE: func(cmd *cobra.Command, args []string) error {

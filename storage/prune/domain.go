@@ -47,7 +47,7 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) error {
 	d := &domain{host: h, inventory: h.inventory[id], id: id, needed: map[repository.ObjectID]bool{}, held: map[repository.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
 	for _, s := range h.snapshots[id] {
 		if s.Body == nil {
-			return fmt.Errorf("what %s needs takes an identity to tell: %w", s.Ref(), repository.ErrNoUsableIdentity)
+			return fmt.Errorf("what a snapshot needs takes an identity to tell: %w", d.repo.Closed(ctx, s.Snapshot))
 		}
 		d.domain = s.Domain
 	}

@@ -163,16 +163,20 @@ func (a *audit) wrapped(key, fingerprint, label string, use func([]byte) error) 
 	k := &a.keys
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return a.tell(a.object(key, "wrapped key", func(_ string, file []byte) error {
+	err := a.object(key, "wrapped key", func(_ string, file []byte) error {
 		err := k.open(label, fingerprint, file, use)
 		if errors.Is(err, identity.ErrNoMatch) {
 			err = outside(file)
 		}
 		if err != nil {
-			return &DamageError{Key: key, What: "wrapped key", Err: err}
+			return lostKey(key, err)
 		}
 		return nil
-	}))
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		err = lostKey(key, errors.New("missing"))
+	}
+	return a.tell(err)
 }
 
 // outside looks at an age file that is for others.

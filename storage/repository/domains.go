@@ -3,6 +3,7 @@ package repository
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -22,7 +23,7 @@ func (r *Repository) domain(ctx context.Context, root *statement.Root) (*seal.Do
 		return nil, nil
 	}
 	secret, err := r.EpochSecret(ctx, root.Epoch)
-	if errors.Is(err, ErrNoUsableIdentity) {
+	if errors.Is(err, ErrNoUsableIdentity) || Damaged(err) { // which Closed tells
 		return nil, nil
 	}
 	if err != nil {
@@ -33,6 +34,16 @@ func (r *Repository) domain(ctx context.Context, root *statement.Root) (*seal.Do
 		return nil, &DamageError{Key: statement.KeyRoot(root.Host, root.Environment, root.Number), What: "root", Err: err}
 	}
 	return domain, nil
+}
+
+// Closed is why nothing at hand opens a snapshot that has no body:
+// ErrNoUsableIdentity, or *DamageError of the wrapped key that it takes.
+func (r *Repository) Closed(ctx context.Context, s *Snapshot) error {
+	_, err := r.EpochSecret(ctx, s.Root.Epoch)
+	if err == nil {
+		err = fmt.Errorf("%w was at hand when it was read", ErrNoUsableIdentity)
+	}
+	return fmt.Errorf("%s: %w", s.Ref(), err)
 }
 
 // ownDomain is the domain of this machine's host key; nil when it has none,

@@ -218,7 +218,7 @@ func (r *Repository) restorable(ctx context.Context, host, env string, numbers s
 // is ErrPruned when it was deleted. What is only announced is warned of.
 func (r *Repository) Whole(ctx context.Context, s *Snapshot) error {
 	if s.Body == nil {
-		return fmt.Errorf("%s: %w: whether its content is still there takes one; give its file with --identity", s.Ref(), ErrNoUsableIdentity)
+		return fmt.Errorf("whether its content is still there takes an identity to tell: %w", r.Closed(ctx, s))
 	}
 	d, err := r.Deletions(ctx, s.Host, s.Root.Domain)
 	if err != nil {

@@ -45,7 +45,8 @@ type Index struct {
 	synced time.Time
 	began  time.Time // of a run that writes
 
-	inventory *ownInventory
+	inventory  *ownInventory
+	unopenable []error // see Unopenable
 
 	deletions *Deletions // as of synced
 	reading   bool       // nothing is written: what is only announced still counts

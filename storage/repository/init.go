@@ -177,7 +177,7 @@ func (r *Repository) publish(ctx context.Context, o InitOptions, owner ed25519.P
 	if err != nil {
 		return seal.EpochID{}, err
 	}
-	if err := r.wrapEpoch(ctx, secret, recipients, o.Now); err != nil {
+	if _, err := r.wrapEpoch(ctx, secret, recipients, o.Now); err != nil {
 		return seal.EpochID{}, err
 	}
 	for _, rc := range recipients {

@@ -360,13 +360,17 @@ func (x *Index) compareWithStore(ctx context.Context, v Verification) error {
 			packs = append(packs, inventory.Object{ID: id, Size: size})
 		}
 	}
-	if v.Listing || v.Data || len(noted) > 0 || x.inventoryAge() >= renewInventory {
+	anew := v.Listing || v.Data || len(noted) > 0 || x.inventoryAge() >= renewInventory
+	if anew {
 		if err := x.takeInventory(ctx); err != nil {
 			return err
 		}
 		if err := x.followHints(ctx, noted); err != nil {
 			return err
 		}
+	}
+	if x.unopenable, err = x.repo.checkWrappedKeys(ctx, x.host, anew); err != nil {
+		return err
 	}
 	if v.Data {
 		if err := x.examineAll(ctx, v.Read); err != nil {

@@ -57,7 +57,8 @@ func (r *Repository) Unlocked() bool {
 }
 
 // EpochSecret opens what is sealed to an epoch. The error is
-// ErrNoUsableIdentity when no identity at hand is a recipient of it.
+// ErrNoUsableIdentity when no identity at hand is a recipient of it, and
+// *DamageError when one is, whose wrapped key is missing or damaged.
 func (r *Repository) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.EpochSecret, error) {
 	k := &r.keys
 	k.mu.Lock()
@@ -69,14 +70,15 @@ func (r *Repository) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.Ep
 		return nil, err
 	}
 	var secret *seal.EpochSecret
-	err := r.unwrap(ctx, statement.PrefixEpochSecrets(id), identity.EpochSecret, func(b []byte) error {
+	named := func(e *statement.Epoch) bool { return e.ID() == id }
+	err := r.unwrap(ctx, statement.PrefixEpochSecrets(id), identity.EpochSecret, named, func(b []byte) error {
 		s, err := parseEpochSecret(b, id)
 		secret = s
 		return err
 	})
 	if err != nil {
 		err = fmt.Errorf("open epoch %v: %w", id, err)
-		if errors.Is(err, ErrNoUsableIdentity) {
+		if errors.Is(err, ErrNoUsableIdentity) || Damaged(err) {
 			if k.closed == nil {
 				k.closed = map[seal.EpochID]error{}
 			}
@@ -100,7 +102,8 @@ func parseEpochSecret(b []byte, id seal.EpochID) (*seal.EpochSecret, error) {
 }
 
 // OwnerKey is the key that certifies hosts and epochs. The error is
-// ErrNoUsableIdentity when no identity at hand opens it.
+// ErrNoUsableIdentity when no identity at hand opens it, and *DamageError when
+// the wrapped key of one is missing or damaged.
 func (r *Repository) OwnerKey(ctx context.Context) (ed25519.PrivateKey, error) {
 	k := &r.keys
 	k.mu.Lock()
@@ -108,7 +111,8 @@ func (r *Repository) OwnerKey(ctx context.Context) (ed25519.PrivateKey, error) {
 	if k.owner != nil {
 		return k.owner, nil
 	}
-	err := r.unwrap(ctx, statement.PrefixOwnerSecrets, identity.OwnerSecret, func(b []byte) error {
+	named := func(e *statement.Epoch) bool { return e.Host == "" }
+	err := r.unwrap(ctx, statement.PrefixOwnerSecrets, identity.OwnerSecret, named, func(b []byte) error {
 		if len(b) != ed25519.SeedSize {
 			return errors.New("it has the wrong length")
 		}
@@ -126,17 +130,21 @@ func (r *Repository) OwnerKey(ctx context.Context) (ed25519.PrivateKey, error) {
 }
 
 // unwrap tries the age files under prefix, those of the known recipients
-// first, until use takes the secret of one. The keyring is held.
-func (r *Repository) unwrap(ctx context.Context, prefix, label string, use func([]byte) error) error {
+// first, until use takes the secret of one. When none does, the epochs that are
+// named tell whose age files there must be. The keyring is held.
+func (r *Repository) unwrap(ctx context.Context, prefix, label string, named func(*statement.Epoch) bool, use func([]byte) error) error {
 	k := &r.keys
 	if len(k.identities) == 0 {
 		return fmt.Errorf("%w: it takes one of %s; give its file with --identity", ErrNoUsableIdentity, r.recipientNames(ctx))
 	}
 	var problems []error
+	seen := map[string]bool{} // age files that are there
 	try := func(key string) (bool, error) {
-		open := func(file []byte) error { return k.open(label, strings.TrimPrefix(key, prefix), file, use) }
+		fingerprint := strings.TrimPrefix(key, prefix)
+		open := func(file []byte) error { return k.open(label, fingerprint, file, use) }
 		file, err := readObject(ctx, r.store, key)
 		missing := errors.Is(err, storage.ErrNotFound)
+		seen[key] = seen[key] || !missing
 		if err == nil {
 			err = open(file)
 		} else if !missing && !Damaged(err) {
@@ -152,8 +160,8 @@ func (r *Repository) unwrap(ctx context.Context, prefix, label string, use func(
 		case hidden != nil:
 			r.warnHidden(key, missing)
 			return true, nil
-		case !missing:
-			problems = append(problems, &DamageError{Key: key, What: "wrapped key", Err: err})
+		case !missing && k.mayBe(fingerprint):
+			problems = append(problems, lostKey(key, err))
 		}
 		return false, nil
 	}
@@ -173,10 +181,33 @@ func (r *Repository) unwrap(ctx context.Context, prefix, label string, use func(
 			return err
 		}
 	}
+
+	epochs, err := r.allEpochs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range epochs {
+		if !named(e) {
+			continue
+		}
+		for _, text := range e.Recipients {
+			fingerprint := statement.RecipientFingerprint(text)
+			if key := prefix + fingerprint; !seen[key] && k.mayBe(fingerprint) {
+				seen[key] = true
+				problems = append(problems, lostKey(key, errors.New("missing")))
+			}
+		}
+	}
 	if len(problems) > 0 {
 		return errors.Join(problems...)
 	}
 	return fmt.Errorf("%w: it takes one of %s, and the identities given are others", ErrNoUsableIdentity, r.recipientNames(ctx))
+}
+
+// mayBe reports whether an identity at hand is, or may be, that of a recipient:
+// not every identity tells its own. The keyring is held.
+func (k *keyring) mayBe(fingerprint string) bool {
+	return slices.Contains(k.fingerprints, fingerprint) || len(k.fingerprints) < len(k.identities)
 }
 
 // open uses the secret in an age file that was wrapped for the recipient of a

@@ -75,6 +75,11 @@ func (x *Index) LookAgain(ctx context.Context) (again bool, err error) {
 	return true, nil
 }
 
+// Unopenable is what is missing or damaged of the epochs that this host seals to
+// and nobody can open: *DamageError of each of their wrapped keys. A snapshot is
+// not complete while there is one.
+func (x *Index) Unopenable() []error { return x.unopenable }
+
 // Verify makes sure that the store has the objects, by a listing that is less
 // than a day old, or by a new one together with a new look at the pending
 // deletions. The error is ErrLost when it lacks one, and ErrOvertaken when one

@@ -68,18 +68,21 @@ func (r *Repository) wrap(ctx context.Context, key, label string, secret []byte,
 	return false, err
 }
 
-// wrapEpoch creates the age files of an epoch's secret.
-func (r *Repository) wrapEpoch(ctx context.Context, secret *seal.EpochSecret, recipients []Recipient, now time.Time) error {
+// wrapEpoch creates the age files of an epoch's secret, and tells whether any of
+// them was not there.
+func (r *Repository) wrapEpoch(ctx context.Context, secret *seal.EpochSecret, recipients []Recipient, now time.Time) (made bool, err error) {
 	b, err := secret.Bytes()
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, rc := range recipients {
-		if _, err := r.wrap(ctx, statement.KeyEpochSecret(secret.ID, rc.Fingerprint), identity.EpochSecret, b, rc, now); err != nil {
-			return err
+		existed, err := r.wrap(ctx, statement.KeyEpochSecret(secret.ID, rc.Fingerprint), identity.EpochSecret, b, rc, now)
+		if err != nil {
+			return made, err
 		}
+		made = made || !existed
 	}
-	return nil
+	return made, nil
 }
 
 // Recipients are those whom a run that starts now seals to.
@@ -142,6 +145,7 @@ func (r *Repository) addEverywhere(ctx context.Context, rc Recipient, now time.T
 		return nil, err
 	}
 	done := map[seal.EpochID]bool{}
+	anew := false // some key of its was not there
 	for _, e := range all {
 		if done[e.ID()] {
 			continue
@@ -149,17 +153,20 @@ func (r *Repository) addEverywhere(ctx context.Context, rc Recipient, now time.T
 		done[e.ID()] = true
 		secret, err := r.EpochSecret(ctx, e.ID())
 		if err == nil {
-			err = r.wrapEpoch(ctx, secret, []Recipient{rc}, now)
+			var made bool
+			made, err = r.wrapEpoch(ctx, secret, []Recipient{rc}, now)
+			anew = anew || made
 		}
-		if errors.Is(err, ErrNoUsableIdentity) {
-			change.Notes = append(change.Notes, fmt.Sprintf("it cannot read what was sealed to epoch %v%s: the identity at hand does not open that", e.ID(), ofHost(e)))
+		if errors.Is(err, ErrNoUsableIdentity) || Damaged(err) {
+			change.Notes = append(change.Notes, fmt.Sprintf("it cannot read what was sealed to epoch %v%s, which the identity at hand does not open: %v", e.ID(), ofHost(e), err))
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	if _, err := r.wrap(ctx, statement.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, now); err != nil {
+	existed, err := r.wrap(ctx, statement.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, now)
+	if err != nil {
 		return nil, err
 	}
 	newest, err := r.newestEpoch(ctx)
@@ -167,11 +174,14 @@ func (r *Repository) addEverywhere(ctx context.Context, rc Recipient, now time.T
 		return nil, err
 	}
 	change.Epoch = newest.ID()
-	if slices.Contains(newest.Recipients, rc.Text) {
+	// The same key, announced with one recipient more, or once more: hosts take
+	// wrapped keys that are others than before for damaged else.
+	e := &statement.Epoch{PublicKey: newest.PublicKey, Recipients: slices.Clone(newest.Recipients)}
+	if !slices.Contains(newest.Recipients, rc.Text) {
+		e.Recipients = append(e.Recipients, rc.Text)
+	} else if existed && !anew {
 		return change, nil
 	}
-	// The same key, announced with one recipient more.
-	e := &statement.Epoch{PublicKey: newest.PublicKey, Recipients: append(slices.Clone(newest.Recipients), rc.Text)}
 	return change, r.announce(ctx, e, newest, all, now, change)
 }
 
@@ -239,7 +249,8 @@ func (r *Repository) newEpoch(ctx context.Context, recipients []string, now time
 	if err != nil {
 		return nil, err
 	}
-	return secret, r.wrapEpoch(ctx, secret, list, now)
+	_, err = r.wrapEpoch(ctx, secret, list, now)
+	return secret, err
 }
 
 // announce has the owner sign e as the epoch after newest. It holds for every

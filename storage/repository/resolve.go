@@ -205,7 +205,7 @@ func (r *Repository) notLater(ctx context.Context, ref Ref, host string) (*Snaps
 			return nil, fmt.Errorf("find %s: %w", ref, err)
 		}
 		if s.Body == nil {
-			return nil, fmt.Errorf("find %s: %w: the time of %s/%s takes an identity; give its file with --identity, or name a number", ref, ErrNoUsableIdentity, s.Host, s.Ref())
+			return nil, fmt.Errorf("find %s: name a number, for the time of %s/%s is sealed: %w", ref, s.Host, s.Ref(), r.Closed(ctx, s))
 		}
 		if s.Body.Started.Before(ref.Before) {
 			return s, nil
