@@ -327,29 +327,31 @@ func (f *fetcher) elsewhere(ctx context.Context, h *chunk.Hasher, fr *frame, cau
 // located is the frame that copies of chunks were last read from: those of a
 // pack that was rewritten mostly lie together again.
 type located struct {
-	key     frameKey
-	content []byte // nil before the first
+	at      repository.Place // of one of its chunks
+	content []byte           // nil when there is none
 }
 
-// elsewhereChunk asks the index where a chunk lies now. Without another copy
-// the file is given up, and named.
+// placeOf is where an entry says that a chunk lies.
+func placeOf(c *manifest.Chunk) repository.Place {
+	return repository.Place{Pack: *c.Loc.Pack, FrameOffset: c.Loc.FrameOffset, FrameLen: c.Loc.FrameLen, Offset: c.Loc.Offset}
+}
+
+// elsewhereChunk looks for a chunk in all other places that are named. When it is
+// at none of them the file is given up, and named.
 func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, cause error, in *located) error {
 	c := u.chunk()
 	reader := f.r.Tree.Reader
-	loc, ok, err := reader.Locate(ctx, c.ID, c.Loc.Pack.Hash)
-	if err != nil && !repository.Damaged(err) {
-		return err
-	}
-	moved := ok && (loc.Pack.Hash != c.Loc.Pack.Hash || loc.FrameOffset != c.Loc.FrameOffset || loc.Offset != c.Loc.Offset)
-	if moved && (in.content == nil || in.key != frameKey{loc.Pack.Hash, loc.FrameOffset}) {
-		content, err := reader.Frame(ctx, wire.KindPack, &loc.Pack.Ref, loc.FrameOffset, loc.FrameLen)
-		if err != nil && !repository.Damaged(err) {
+	for at, err := range reader.Places(ctx, c.ID, placeOf(c)) {
+		if err == nil && (in.content == nil || in.at.Pack != at.Pack || in.at.FrameOffset != at.FrameOffset || in.at.FrameLen != at.FrameLen) {
+			in.at = at
+			in.content, err = reader.Frame(ctx, wire.KindPack, &at.Pack, at.FrameOffset, at.FrameLen)
+		}
+		if err != nil && !repository.Damaged(err) && !errors.Is(err, repository.ErrNoUsableIdentity) {
 			return err
 		}
-		*in = located{frameKey{loc.Pack.Hash, loc.FrameOffset}, content}
-	}
-	if to := uint64(loc.Offset) + uint64(c.Len); moved && to <= uint64(len(in.content)) && h.ID(in.content[loc.Offset:to]) == c.ID {
-		return u.file.write(f.r, u, in.content[loc.Offset:to])
+		if to := uint64(at.Offset) + uint64(c.Len); err == nil && to <= uint64(len(in.content)) && h.ID(in.content[at.Offset:to]) == c.ID {
+			return u.file.write(f.r, u, in.content[at.Offset:to])
+		}
 	}
 	u.file.fail(f.r, fmt.Errorf("%w (%d bytes of it, in pack %x)", cause, c.Len, c.Loc.Pack.Hash))
 	return nil

@@ -107,16 +107,22 @@ func (o *objects) lacking(e *manifest.Entry, good []bool) error {
 	return nil
 }
 
-// elsewhere reports whether the index knows another copy of a chunk.
+// elsewhere reports whether another place is named at which a chunk may lie, in a
+// pack that is there.
 func (o *objects) elsewhere(c *manifest.Chunk) (bool, error) {
-	loc, ok, err := o.tree.Reader.Locate(o.ctx, c.ID, c.Loc.Pack.Hash)
-	if err != nil && !repository.Damaged(err) {
-		return false, err
+	for at, err := range o.tree.Reader.Places(o.ctx, c.ID, placeOf(c)) {
+		if repository.Damaged(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		ok, err := o.there(at.Pack.Hash, int64(at.FrameOffset)+int64(at.FrameLen))
+		if ok || err != nil {
+			return ok, err
+		}
 	}
-	if err != nil || !ok || loc.Pack.Hash == c.Loc.Pack.Hash {
-		return false, nil
-	}
-	return o.there(loc.Pack.Hash, int64(loc.FrameOffset)+int64(loc.FrameLen))
+	return false, nil
 }
 
 // there reports whether a pack is there, up to an offset.

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -121,13 +122,18 @@ func (t *Tree) chunk(ctx context.Context, c *manifest.Chunk) ([]byte, error) {
 		return nil, err
 	}
 
-	loc, ok, lerr := r.Locate(ctx, c.ID, c.Loc.Pack.Hash)
-	if lerr != nil || !ok {
-		return nil, err
-	}
-	content, ferr := t.dataFrame(ctx, &loc.Pack.Ref, loc.FrameOffset, loc.FrameLen)
-	if ferr == nil {
-		if b := t.cut(content, c, loc.Offset); b != nil {
+	failed := repository.Place{Pack: *c.Loc.Pack, FrameOffset: c.Loc.FrameOffset, FrameLen: c.Loc.FrameLen, Offset: c.Loc.Offset}
+	for at, perr := range r.Places(ctx, c.ID, failed) {
+		if perr == nil {
+			content, perr = t.dataFrame(ctx, &at.Pack, at.FrameOffset, at.FrameLen)
+		}
+		if perr != nil && !repository.Damaged(perr) && !errors.Is(perr, repository.ErrNoUsableIdentity) {
+			return nil, perr
+		}
+		if perr != nil {
+			continue
+		}
+		if b := t.cut(content, c, at.Offset); b != nil {
 			return b, nil
 		}
 	}

@@ -96,49 +96,61 @@ func (t *Table) Lookup(id [32]byte) (Location, bool) {
 			return loc, found
 		}
 	}
-	loc, found := t.lookupFiles(&id, nil)
+	loc, found := t.lookupFiles(&id)
 	t.mu.RUnlock()
 	return loc, found
 }
 
-// LookupOutside finds a chunk in another pack than one that failed.
-func (t *Table) LookupOutside(id, pack [32]byte) (Location, bool) {
+// Places are all places at which runs, and what was added, say that a chunk lies,
+// the one that holds first. What lies in absent packs is left out.
+func (t *Table) Places(id [32]byte) (places []Location) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, m := range append([]*memtable{t.mem}, t.frozen...) {
-		if loc, found, _ := m.lookup(id); found && loc.Pack.Hash != pack && !t.absent[loc.Pack.Hash] {
-			return loc, true
+		if loc, found, _ := m.lookup(id); found && !t.absent[loc.Pack.Hash] {
+			places = append(places, loc)
 		}
 	}
-	return t.lookupFiles(&id, &pack)
-}
-
-// lookupFiles looks into the files, but for what lies in one pack; mu is held.
-func (t *Table) lookupFiles(id, except *[32]byte) (Location, bool) {
 	for _, files := range [2][]*File{t.layers, t.runs} {
 		for _, f := range files {
-			i, ok := f.find(id)
-			if !ok {
-				continue
+			if loc, found, _ := t.lookupFile(f, &id); found && !t.absent[loc.Pack.Hash] {
+				places = append(places, loc)
 			}
-			e := f.entry(i)
-			if e.Gone {
-				return Location{}, false
+		}
+	}
+	return places
+}
+
+// lookupFiles looks into the files; mu is held.
+func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
+	for _, files := range [2][]*File{t.layers, t.runs} {
+		for _, f := range files {
+			if loc, found, known := t.lookupFile(f, id); known && !(found && t.absent[loc.Pack.Hash]) {
+				return loc, found
 			}
-			frame := f.frame(int(e.Frame))
-			known := &f.known[frame.Pack]
-			p := known.Load()
-			if p == nil {
-				p = t.shared(f.pack(int(frame.Pack)))
-				known.Store(p)
-			}
-			if t.absent[p.Hash] || except != nil && p.Hash == *except {
-				continue
-			}
-			return Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}, true
 		}
 	}
 	return Location{}, false
+}
+
+// lookupFile looks into one file, as memtable.lookup does; mu is held.
+func (t *Table) lookupFile(f *File, id *[32]byte) (loc Location, found, known bool) {
+	i, ok := f.find(id)
+	if !ok {
+		return Location{}, false, false
+	}
+	e := f.entry(i)
+	if e.Gone {
+		return Location{}, false, true
+	}
+	frame := f.frame(int(e.Frame))
+	pack := &f.known[frame.Pack]
+	p := pack.Load()
+	if p == nil {
+		p = t.shared(f.pack(int(frame.Pack)))
+		pack.Store(p)
+	}
+	return Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}, true, true
 }
 
 // LostPack is the lost pack that a chunk lay in, by the newest entry that names

@@ -314,14 +314,15 @@ func abandoned(marker string) bool {
 // names.
 func (x *Index) adoptPacks(ctx context.Context) error {
 	known := x.table.PackSizes()
-	return x.adopt(ctx, func(hash [32]byte) bool {
+	return x.readContents(ctx, func(hash [32]byte) bool {
 		_, have := known[hash]
 		return have || x.Absent(wire.KindPack, hash)
-	})
+	}, x.add)
 }
 
-// adopt takes in the contents of the packs in the store, but for some.
-func (x *Index) adopt(ctx context.Context, skip func(hash [32]byte) bool) error {
+// readContents reads the contents of the packs in the store, but for some, and
+// has them taken in, concurrently.
+func (x *Index) readContents(ctx context.Context, skip func(hash [32]byte) bool, take func(index.PackInfo, *pack.Contents) error) error {
 	var mu sync.Mutex
 	var damaged []ObjectID
 	g, gctx := errgroup.WithContext(ctx)
@@ -335,7 +336,10 @@ func (x *Index) adopt(ctx context.Context, skip func(hash [32]byte) bool) error 
 			continue
 		}
 		g.Go(func() error {
-			err := x.adoptPack(gctx, o)
+			info, contents, err := x.contents(gctx, o)
+			if err == nil {
+				err = take(info, contents)
+			}
 			var damage *DamageError
 			if errors.As(err, &damage) {
 				x.repo.warn(err) // what it held is stored again
@@ -380,17 +384,17 @@ func (x *Index) packs(ctx context.Context) iter.Seq2[inventory.Object, error] {
 	}
 }
 
-func (x *Index) adoptPack(ctx context.Context, o inventory.Object) error {
+func (x *Index) contents(ctx context.Context, o inventory.Object) (index.PackInfo, *pack.Contents, error) {
 	key := statement.KeyPack(x.host, x.domain.ID, o.Hash)
 	tail, err := x.repo.tail(ctx, wire.KindPack, key, int64(o.Size))
 	if err != nil {
-		return err
+		return index.PackInfo{}, nil, err
 	}
 	c, err := tail.Contents(wire.KindPack, x.domain)
 	if err != nil {
-		return &DamageError{Key: key, What: "pack", Err: err}
+		return index.PackInfo{}, nil, &DamageError{Key: key, What: "pack", Err: err}
 	}
-	return x.add(index.PackInfo{Ref: pack.Ref{Hash: o.Hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: o.Size}, c)
+	return index.PackInfo{Ref: pack.Ref{Hash: o.Hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: o.Size}, c, nil
 }
 
 // Publish writes what the run added as index runs, merges small ones, and
@@ -471,47 +475,6 @@ func (x *Index) publish(ctx context.Context, host *Host, w *Writer, generation u
 	}
 	w.countStored(len(object))
 	return x.cache.Adopt(index.Info{Hash: hash, Generation: generation, Replaces: replaces}, body)
-}
-
-// lazyIndex opens an index once, when it is first needed.
-type lazyIndex struct {
-	once  sync.Once
-	index *Index
-	err   error
-
-	all    sync.Once // the contents of every pack are read
-	allErr error
-}
-
-// Locate finds where a chunk lies now, for a hint into a pack that failed: in
-// another pack, or else elsewhere in that one. What the index does not know is
-// looked for in the packs themselves: a run may have gone by a copy of the chunk
-// that was not needed and is deleted.
-func (r *Reader) Locate(ctx context.Context, id, failed [32]byte) (index.Location, bool, error) {
-	r.lazy.once.Do(func() { r.lazy.index, r.lazy.err = r.repo.ReadIndex(ctx, r.host, r.domain) })
-	if r.lazy.err != nil {
-		return index.Location{}, false, r.lazy.err
-	}
-	x := r.lazy.index
-	if loc, ok := x.table.LookupOutside(id, failed); ok {
-		return loc, true, nil
-	}
-	r.lazy.all.Do(func() { r.lazy.allErr = x.adopt(ctx, func([32]byte) bool { return false }) })
-	if r.lazy.allErr != nil {
-		return index.Location{}, false, r.lazy.allErr
-	}
-	if loc, ok := x.table.LookupOutside(id, failed); ok {
-		return loc, true, nil
-	}
-	loc, ok := x.Lookup(id)
-	return loc, ok, nil
-}
-
-// Close releases what Locate needed.
-func (r *Reader) Close() {
-	if r.lazy.index != nil {
-		r.lazy.index.Close()
-	}
 }
 
 // ReadRuns opens the index of any domain as its runs say it, without looking

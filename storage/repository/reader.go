@@ -25,13 +25,13 @@ type Reader struct {
 	host   string
 	domain *seal.Domain
 	dec    *pack.Decompressor
-	lazy   lazyIndex
+	places places
 
 	segments segmentCopies
 
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession
-	keys     map[[32]byte]cipher.AEAD
+	keys     map[pack.Ref]cipher.AEAD // by all that makes them: what names a pack may name it wrongly
 
 	beneathMu sync.Mutex
 	beneath   map[[32]byte]string // versions of objects that the current view does not show; "" for none
@@ -41,7 +41,7 @@ type Reader struct {
 // open, by an identity or because it is this host's own.
 func (r *Repository) NewReader(host string, domain *seal.Domain) *Reader {
 	return &Reader{repo: r, host: host, domain: domain, dec: pack.NewDecompressor(),
-		sessions: map[seal.SessionID]seal.SealedSession{}, keys: map[[32]byte]cipher.AEAD{}, beneath: map[[32]byte]string{}}
+		sessions: map[seal.SessionID]seal.SealedSession{}, keys: map[pack.Ref]cipher.AEAD{}, beneath: map[[32]byte]string{}}
 }
 
 // Domain whose objects are read.
@@ -172,7 +172,7 @@ func (s versionStore) Get(ctx context.Context, key string, offset, length int64)
 // Key is the frame key of an object.
 func (r *Reader) Key(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher.AEAD, error) {
 	r.mu.Lock()
-	key, ok := r.keys[ref.Hash]
+	key, ok := r.keys[*ref]
 	sealed, known := r.sessions[ref.Session]
 	r.mu.Unlock()
 	if ok {
@@ -199,7 +199,7 @@ func (r *Reader) Key(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher
 	if len(r.keys) >= maxKeys {
 		clear(r.keys)
 	}
-	r.keys[ref.Hash] = key
+	r.keys[*ref] = key
 	return key, nil
 }
 
