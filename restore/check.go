@@ -1,10 +1,12 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -48,6 +50,7 @@ type Hurt struct {
 	Ref  string // of the snapshot
 	Path string // of the file in its manifest; "" where Part says more
 	Part string // what of the snapshot, in words; "" for a file
+	Lost bool   // no run of the host stores it again: no newest snapshot has it
 }
 
 func (h Hurt) String() string {
@@ -63,9 +66,16 @@ type CheckReport struct {
 	Forgotten                                      uint64 // of the snapshots; what they hold is not looked into
 	BytesRead                                      uint64 // of packs and containers read whole
 	Damage                                         []Damage
-	Notes                                          []string // what could not be looked into, and why
+	Heals                                          []Healing // the runs that store again what is still on the hosts
+	Lost                                           []string  // snapshots of which something is lost: of their host no run stores it again
+	Spoiled                                        []string  // objects that are there and damaged, and that no kept snapshot needs; the next one must not
+	Notes                                          []string  // what could not be looked into, and why
 	Duration                                       time.Duration
 }
+
+// Healing is a run that stores again some of what is missing or damaged, as far as
+// the files did not change since.
+type Healing struct{ Host, Environment string }
 
 // maxHurt is how many files are named for each damaged object.
 const maxHurt = 100
@@ -77,6 +87,8 @@ type checker struct {
 	mu     sync.Mutex
 	report CheckReport
 	byKey  map[string]int
+	heals  map[Healing]bool
+	lost   map[string]bool // snapshots
 }
 
 // Check verifies roots, signatures and chains, manifests, the index against
@@ -87,7 +99,7 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 	if o.Progress == nil {
 		o.Progress = &CheckProgress{}
 	}
-	c := &checker{CheckOptions: o, repo: repo, byKey: map[string]int{}}
+	c := &checker{CheckOptions: o, repo: repo, byKey: map[string]int{}, heals: map[Healing]bool{}, lost: map[string]bool{}}
 	if err := c.audit(repo.AuditKeys(ctx)); err != nil {
 		return nil, err
 	}
@@ -111,6 +123,11 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 		}
 	}
 	slices.SortFunc(c.report.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
+	c.report.Heals = slices.SortedFunc(maps.Keys(c.heals), func(a, b Healing) int {
+		return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.Environment, b.Environment))
+	})
+	c.report.Lost = slices.Sorted(maps.Keys(c.lost))
+	slices.Sort(c.report.Spoiled)
 	c.report.Duration = time.Since(started)
 	return &c.report, nil
 }
@@ -150,6 +167,9 @@ func (c *checker) hurts(object string, h Hurt) {
 	i, ok := c.byKey[object]
 	if !ok {
 		return
+	}
+	if h.Lost {
+		c.lost[h.Ref] = true
 	}
 	d := &c.report.Damage[i]
 	d.Count++
@@ -208,7 +228,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 			d := domains[s.Domain.ID]
 			if d == nil {
 				d = &domainCheck{checker: c, host: host, domain: s.Domain, reader: c.repo.NewReader(host, s.Domain),
-					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{}, suspects: map[repository.ObjectID]*suspect{}, remnants: map[[32]byte]remnant{}}
+					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{}, suspects: map[repository.ObjectID]*suspect{}, indexed: map[[32]byte]repository.ObjectID{}, remnants: map[[32]byte]remnant{}}
 				domains[s.Domain.ID] = d
 			}
 			d.snapshots = append(d.snapshots, s)

@@ -44,6 +44,7 @@ type domainCheck struct {
 	linked     map[[32]byte]bool   // sets of such segments whose links are as they should be; see links
 	remnants   map[[32]byte]remnant
 	suspects   map[repository.ObjectID]*suspect // objects that are missing or damaged
+	indexed    map[[32]byte]repository.ObjectID // chunks that the index has in one of them alone
 	hurt       bool                             // some file is
 }
 
@@ -346,10 +347,10 @@ func (d *domainCheck) index(x *repository.Index) {
 		case !there:
 			d.suspect(in, errors.New("the index names it, but it is not there"))
 		}
-		if s := d.suspects[in]; s != nil {
-			// A writer that has not found out refers to it.
-			answer, ok := x.Lookup(id)
-			s.needed = s.needed || ok && answer.Pack.Hash == loc.Pack.Hash && !d.elsewhere(id)
+		if d.suspects[in] != nil {
+			if answer, ok := x.Lookup(id); ok && answer.Pack.Hash == loc.Pack.Hash && !d.elsewhere(id) {
+				d.indexed[id] = in
+			}
 			return true
 		}
 		real, ok := d.actual.Lookup(id)
@@ -393,10 +394,16 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 				if s := d.suspects[repository.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}]; s != nil && !d.elsewhere(c.ID) {
 					s.needed = true
 				}
-				if !d.there(c) {
-					d.hurt = true
-					d.badChunk(c.ID, statement.KeyPack(d.host, d.domain.ID, c.Loc.Pack.Hash))
+				if d.there(c) {
+					continue
 				}
+				d.hurt = true
+				in := repository.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}
+				if at, ok := d.indexed[c.ID]; ok && d.suspects[in] == nil { // which took the place of the pack in the hint
+					in = at
+					d.suspects[in].needed = true
+				}
+				d.badChunk(c.ID, statement.KeyPack(d.host, d.domain.ID, in.Hash))
 			}
 		}
 		d.segments[seg.ID] = linked
@@ -467,44 +474,4 @@ func (d *domainCheck) need(ctx context.Context, s *repository.Snapshot, o pack.O
 	}
 	d.suspect(id, err)
 	return nil
-}
-
-// name goes through all snapshots again and names the files that are hurt.
-func (d *domainCheck) name(ctx context.Context) error {
-	for id, key := range d.bad {
-		d.damage(key, fmt.Errorf("chunk %x is lost", id[:8]))
-	}
-	for _, s := range d.snapshots {
-		tree, err := snapshot.OpenTree(ctx, d.repo, s)
-		if err != nil {
-			d.hurts(statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), Hurt{Ref: s.Ref(), Part: "all of it"})
-			continue
-		}
-		for e, err := range tree.Entries(ctx, "") {
-			var se *snapshot.SegmentError
-			if errors.As(err, &se) {
-				object, _ := damagedObject(err)
-				if object == "" {
-					object = statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash)
-				}
-				d.hurts(object, Hurt{Ref: s.Ref(), Part: strings.TrimSuffix(se.Error(), ": "+se.Err.Error())})
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			d.nameFile(s, e)
-		}
-	}
-	return nil
-}
-
-func (d *domainCheck) nameFile(s *repository.Snapshot, e *manifest.Entry) {
-	named := map[string]bool{}
-	for i := range e.Chunks {
-		if key, ok := d.bad[e.Chunks[i].ID]; ok && !named[key] {
-			named[key] = true
-			d.hurts(key, Hurt{Ref: s.Ref(), Path: e.Path})
-		}
-	}
 }

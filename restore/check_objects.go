@@ -18,7 +18,7 @@ import (
 // have been stored again since: then it hurts nobody.
 type suspect struct {
 	err    error
-	needed bool // a snapshot, or the next capture, relies on it alone for something
+	needed bool // a kept snapshot relies on it alone for something
 }
 
 // suspect notes what is wrong with an object, once.
@@ -80,24 +80,44 @@ func (d *domainCheck) judge() {
 			delete(d.bad, id)
 		}
 	}
-	var others []string
+	unique := map[repository.ObjectID]bool{} // of what the index has nowhere else
+	for _, id := range d.indexed {
+		unique[id] = true
+	}
+	var copied, idle []string
 	for id, s := range d.suspects {
-		key := statement.KeyPack(d.host, d.domain.ID, id.Hash)
+		key, have := statement.KeyPack(d.host, d.domain.ID, id.Hash), d.packs
 		if id.Kind == wire.KindManifest {
-			key = statement.KeyManifest(d.host, d.domain.ID, id.Hash)
+			key, have = statement.KeyManifest(d.host, d.domain.ID, id.Hash), d.containers
 			s.needed = s.needed || d.tablesIn[id.Hash]
 		}
-		if s.needed {
+		switch {
+		case s.needed:
 			d.hurt = true
 			d.damage(key, s.err)
-		} else {
-			others = append(others, fmt.Sprintf("%s (%v)", key, s.err))
+		case unique[id]:
+			idle = append(idle, fmt.Sprintf("%s (%v)", key, s.err))
+			if _, there := have[id.Hash]; there {
+				d.report.Spoiled = append(d.report.Spoiled, key)
+			}
+		default:
+			copied = append(copied, fmt.Sprintf("%s (%v)", key, s.err))
 		}
 	}
-	if len(others) > 0 {
-		slices.Sort(others)
-		d.note(fmt.Sprintf("%d objects are missing or damaged and hurt nothing, for what snapshots need of them is stored elsewhere too: %s", len(others), strings.Join(others[:min(len(others), maxNamed)], ", ")))
+	seen := "in objects that were read"
+	if d.ReadData < 1 {
+		seen = "by the lists of other objects, whose content was not read: knowngood check --read-data reads it"
 	}
+	d.noteObjects(copied, "hurt nothing, for what snapshots need of them is stored elsewhere too, "+seen)
+	d.noteObjects(idle, "hurt nothing, for no snapshot needs them that is kept: what was forgotten may lack something")
+}
+
+func (d *domainCheck) noteObjects(list []string, what string) {
+	if len(list) == 0 {
+		return
+	}
+	slices.Sort(list)
+	d.note(fmt.Sprintf("%d objects are missing or damaged and %s: %s", len(list), what, strings.Join(list[:min(len(list), maxNamed)], ", ")))
 }
 
 // maxNamed is how many objects one note names.
@@ -117,6 +137,7 @@ func (d *domainCheck) runs(x *repository.Index) {
 		return
 	}
 	for _, hash := range x.MissingRuns(newest.Body.IndexRuns) {
+		d.heal(newest.Environment)
 		d.damage(fmt.Sprintf("%s*-%x", statement.PrefixIndexRuns(d.host, d.domain.ID), hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
 	}
 }

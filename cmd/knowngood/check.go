@@ -20,7 +20,9 @@ that every chunk of every snapshot is there. --read-data also reads and verifies
 every byte, or a share: --read-data=10% reads others from day to day.
 
 Damaged objects are named with the files and snapshots that they hurt; the exit
-code is 13 then.`,
+code is 13 then. What the newest snapshot of an environment has is stored again by
+the command that is printed, as far as it did not change since; what only older
+snapshots have is marked as lost. An object that no kept snapshot needs is a note.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			share, err := percent(readData)
@@ -74,11 +76,14 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 		}
 		list = append(list, damageJSON{d.Object, d.Err.Error(), hurts, d.Count})
 	}
+	for _, object := range r.Spoiled {
+		a.foundDamaged(object)
+	}
 	a.printDamage(r.Damage)
 	for _, n := range r.Notes {
 		a.printf("note: %s\n", n)
 	}
-	read := ""
+	read := " by their lists (--read-data reads the content)"
 	if r.BytesRead > 0 {
 		read = fmt.Sprintf(", %s read and verified", bytesText(r.BytesRead))
 	}
@@ -92,11 +97,47 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	}
 	a.printf("checked %s snapshots%s, %s packs, %s chunks%s: %s; %s\n", count(r.Snapshots), forgotten, count(r.Packs), count(r.Chunks), read, verdict, duration(r.Duration))
 	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
-		"bytes_read": r.BytesRead, "damage": list, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
+		"bytes_read": r.BytesRead, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
-		err = fmt.Errorf("%w: %d objects; the next snapshot of their hosts stores again what is still on these machines; the rest is lost or must come from another copy", errDamage, len(list))
+		err = fmt.Errorf("%w: %d objects%s", errDamage, len(list), remedies(r))
 	}
 	return err
+}
+
+// remedies says what heals some of the damage, and what nothing does.
+func remedies(r *restore.CheckReport) string {
+	var text strings.Builder
+	for i, h := range r.Heals {
+		if i == 0 {
+			text.WriteString("; what did not change since is stored again by these commands")
+		}
+		fmt.Fprintf(&text, ", on host %s: knowngood snapshot --env %s --verify", h.Host, h.Environment)
+	}
+	if n := len(r.Lost); n > 0 {
+		fmt.Fprintf(&text, "; no snapshot heals all of %s", strings.Join(r.Lost[:min(n, firstDamaged)], ", "))
+		if n > firstDamaged {
+			fmt.Fprintf(&text, " and %s more", count(uint64(n-firstDamaged)))
+		}
+		text.WriteString(": what is marked as lost above must come from another copy of the repository, or be forgotten (knowngood forget)")
+	}
+	if len(r.Heals)+len(r.Lost) == 0 {
+		text.WriteString("; no snapshot heals this: it must come from another copy of the repository")
+	}
+	return text.String()
+}
+
+// healJSON is a run that heals some of the damage.
+type healJSON struct {
+	Host        string `json:"host"`
+	Environment string `json:"environment"`
+}
+
+func healsJSON(heals []restore.Healing) []healJSON {
+	out := []healJSON{}
+	for _, h := range heals {
+		out = append(out, healJSON(h))
+	}
+	return out
 }
 
 // damageJSON is a damaged object as --json prints it, with some of what it hurts.
@@ -112,6 +153,7 @@ type hurtJSON struct {
 	Ref string `json:"ref"`
 	*pathJSON
 	Part string `json:"part,omitempty"`
+	Lost bool   `json:"lost,omitempty"`
 }
 
 // hurtLine is printed for each file that damage hurts, as it is found.
@@ -123,10 +165,10 @@ type hurtLine struct {
 
 func toHurtJSON(h restore.Hurt) hurtJSON {
 	if h.Part != "" {
-		return hurtJSON{Ref: h.Ref, Part: h.Part}
+		return hurtJSON{Ref: h.Ref, Part: h.Part, Lost: h.Lost}
 	}
 	path := jsonPath(h.Path)
-	return hurtJSON{Ref: h.Ref, pathJSON: &path}
+	return hurtJSON{Ref: h.Ref, pathJSON: &path, Lost: h.Lost}
 }
 
 // firstDamaged is how many objects are shown that are damaged in the same way,
@@ -172,7 +214,11 @@ func (a *app) printHurts(d restore.Damage) {
 		shown = shown[:firstDamaged]
 	}
 	for _, h := range shown {
-		a.printf("  hurts %s\n", printable(h.String()))
+		lost := ""
+		if h.Lost {
+			lost = " (lost)"
+		}
+		a.printf("  hurts %s%s\n", printable(h.String()), lost)
 	}
 	if more := d.Count - len(shown); more > 0 {
 		a.printf("  and %s more files\n", count(uint64(more)))

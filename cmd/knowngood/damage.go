@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"knowngood/internal/wire"
@@ -68,13 +69,17 @@ func (a *app) tellHosts(ctx context.Context, err error) {
 
 func (a *app) tellHost(ctx context.Context, of domainOf, objects []repository.ObjectID) {
 	what := fmt.Sprintf("objects of host %s that are missing or damaged (%d)", of.host, len(objects))
+	verify := "knowngood snapshot --env NAME --verify"
+	if envs, err := a.repo.Environments(ctx, of.host); err == nil && len(envs) > 0 {
+		verify = "knowngood snapshot --env " + strings.Join(envs, " --verify, knowngood snapshot --env ") + " --verify"
+	}
 	noted, err := a.repo.TellHost(ctx, of.host, of.domain, objects, time.Now())
 	switch {
 	case err != nil:
-		fmt.Fprintf(a.stderr, "knowngood: %s: the host could not be told (%v). Run on it: knowngood snapshot ENV --verify=data\n", what, err)
+		fmt.Fprintf(a.stderr, "knowngood: %s: the host could not be told (%v). Run on it: %s\n", what, err, strings.ReplaceAll(verify, "--verify", "--verify=data"))
 	case noted:
 		fmt.Fprintf(a.stderr, "knowngood: %s: noted here; its next snapshot looks at them, and stores again what they held as far as the files are still there\n", what)
 	default:
-		fmt.Fprintf(a.stderr, "knowngood: %s: told by a damage report; the host looks at them within a day, or at once with: knowngood snapshot ENV --verify\n", what)
+		fmt.Fprintf(a.stderr, "knowngood: %s: told by a damage report; the host looks at them within a day, or at once with: %s\n", what, verify)
 	}
 }
