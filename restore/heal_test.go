@@ -621,3 +621,18 @@ func TestALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 		t.Errorf("of a pack that is lost it healed %+v, %v", res, err)
 	}
 }
+
+func TestWhatIsReportedIsNotReportedAgain(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	first, second := a.keys("hosts/h/packs/")[0], a.keys("hosts/h/packs/")[1]
+	for _, c := range []struct {
+		objects []string
+		reports int
+	}{{[]string{first}, 1}, {[]string{first}, 1}, {[]string{first, second}, 2}, {[]string{second}, 2}} {
+		a.noted(false, c.objects...)
+		if n := len(a.keys("hosts/h/damage/")); n != c.reports {
+			t.Errorf("there are %d reports, want %d", n, c.reports)
+		}
+	}
+}

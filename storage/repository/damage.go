@@ -27,6 +27,10 @@ import (
 // their names. None is held in memory.
 const examinedAtOnce = 4
 
+// reportAgain is after what time an object that is still damaged is reported once
+// more: a host looks at reports within a day.
+const reportAgain = 48 * time.Hour
+
 // damageFile is where objects are noted that were found to be damaged on the
 // host itself: a line each, the kind and the hash.
 func (r *Repository) damageFile(domain seal.DomainID) string {
@@ -115,9 +119,15 @@ func (r *Repository) reportDamage(ctx context.Context, host string, domain seal.
 	if err != nil {
 		return err
 	}
+	reported, err := r.reportedOfLate(ctx, host, domain, now)
+	if err != nil {
+		return err
+	}
 	var list []statement.Object
 	for _, id := range objects {
-		list = append(list, statement.Object{Kind: id.Kind, Hash: id.Hash})
+		if !reported[id] {
+			list = append(list, statement.Object{Kind: id.Kind, Hash: id.Hash})
+		}
 	}
 	slices.SortFunc(list, statement.CompareObjects)
 	list = slices.Compact(list)
@@ -135,6 +145,32 @@ func (r *Repository) reportDamage(ctx context.Context, host string, domain seal.
 	return nil
 }
 
+// reportedOfLate are the objects that were reported and that the host may not have
+// looked at yet: nobody else knows whether it did.
+func (r *Repository) reportedOfLate(ctx context.Context, host string, domain seal.DomainID, now time.Time) (map[ObjectID]bool, error) {
+	reported := map[ObjectID]bool{}
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDamageReports(host, domain)}) {
+		if errors.Is(err, storage.ErrDenied) {
+			return reported, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		_, _, hash, ok := statement.ParseDamageReportKey(o.Key)
+		if !ok || now.Sub(o.Modified) > reportAgain {
+			continue
+		}
+		report, err := r.damageReport(ctx, host, domain, o.Key, hash)
+		if err != nil {
+			continue // what does not count for the host counts for nobody
+		}
+		for _, d := range report.Damaged {
+			reported[ObjectID{Kind: d.Kind, Hash: d.Hash}] = true
+		}
+	}
+	return reported, nil
+}
+
 // reportedDamage reads the damage reports that were not dealt with yet. What
 // does not verify is warned of once, and counts as dealt with.
 func (x *Index) reportedDamage(ctx context.Context) (objects map[ObjectID]bool, reports [][32]byte, err error) {
@@ -149,7 +185,7 @@ func (x *Index) reportedDamage(ctx context.Context) (objects map[ObjectID]bool, 
 		if !ok || known[hash] {
 			continue
 		}
-		report, err := x.damageReport(ctx, o.Key, hash)
+		report, err := x.repo.damageReport(ctx, x.host, x.domain.ID, o.Key, hash)
 		if Damaged(err) || errors.Is(err, wire.ErrNewer) || errors.Is(err, storage.ErrNotFound) {
 			x.repo.warn(fmt.Errorf("a damage report counts for nothing: %w", err))
 		} else if err != nil {
@@ -165,8 +201,8 @@ func (x *Index) reportedDamage(ctx context.Context) (objects map[ObjectID]bool, 
 	return objects, reports, nil
 }
 
-func (x *Index) damageReport(ctx context.Context, key string, hash [32]byte) (*statement.DamageReport, error) {
-	object, err := readObject(ctx, x.repo.store, key)
+func (r *Repository) damageReport(ctx context.Context, host string, domain seal.DomainID, key string, hash [32]byte) (*statement.DamageReport, error) {
+	object, err := readObject(ctx, r.store, key)
 	if err != nil {
 		return nil, err
 	}
@@ -178,9 +214,9 @@ func (x *Index) damageReport(ctx context.Context, key string, hash [32]byte) (*s
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if err == nil {
-		err = report.Verify(x.repo.ID(), x.repo.desc.Owner)
+		err = report.Verify(r.ID(), r.desc.Owner)
 	}
-	if err == nil && (report.Host != x.host || report.Domain != x.domain.ID) {
+	if err == nil && (report.Host != host || report.Domain != domain) {
 		err = fmt.Errorf("it is about domain %v of host %s", report.Domain, report.Host)
 	}
 	if err != nil {
