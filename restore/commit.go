@@ -77,6 +77,9 @@ func (c *committer) rename(f *file) error {
 		return err
 	}
 	defer h.Release()
+	if f.part != "" { // which never replaces anything
+		return renameNew(h.FD(), walk.PartName(name), name)
+	}
 	return c.r.replace(h, walk.PartName(name), name, f.entry.Path)
 }
 

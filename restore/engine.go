@@ -153,7 +153,11 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 	case linked:
 		return r.fatal(e.Path, r.link(group, e.Path))
 	case e.Type == manifest.File:
-		return r.file(ctx, ex, &file{entry: e, fd: -1, action: "create", group: group, part: e.Path != path})
+		f := &file{entry: e, fd: -1, action: "create", group: group}
+		if e.Path != path {
+			f.part, f.temp = strings.Clone(path), true
+		}
+		return r.file(ctx, ex, f)
 	}
 	if err := r.with(e.Path, func() error { return r.node(e, group) }); err != nil {
 		group.fail(r)

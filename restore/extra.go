@@ -256,7 +256,7 @@ func (x *extras) node(dirfd int, name, path string) (removed []string, err error
 
 // stays reports whether a node, and all below it, is left alone.
 func (x *extras) stays(path string, st *posix.Stat) bool {
-	if source, _ := x.own.Source(path); source == nil || x.rel(path) == walk.RestoreMarker || x.isOwn(path) || x.incompletes[path] {
+	if source, _ := x.own.Source(path); source == nil || x.rel(path) == walk.RestoreMarker || x.isOwn(path) || x.parts[path] {
 		return true
 	}
 	isDir := st.Type == manifest.Dir

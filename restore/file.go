@@ -22,7 +22,7 @@ type file struct {
 	entry  *manifest.Entry
 	group  *linkGroup // nil unless the file has several names
 	action string     // what is done to it: "create" or "change"
-	part   bool       // of what was read, under a name of its own: it does not stand for the file
+	part   string     // the path of the file of which it is what was read; "" stands for itself
 	left   atomic.Int64
 
 	// temp is set when the file is written beside its final name.
@@ -258,8 +258,9 @@ func (f *file) placed(r *restorer) error {
 // count counts a file as restored, in a dry run as one that could be, and does
 // the same for its other names.
 func (f *file) count(r *restorer) error {
-	if f.part {
+	if f.part != "" {
 		r.did(f.action, f.entry.Path)
+		r.wrotePart(f.part, f.entry.Path)
 		return nil
 	}
 	r.protectLater(f.entry)

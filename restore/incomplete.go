@@ -9,9 +9,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/posix"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/chunk"
 )
 
 // ErrIncomplete says that the capture could not read something whole, so that
@@ -63,26 +65,101 @@ func (r *restorer) flagged(e *manifest.Entry) *manifest.Entry {
 		r.problem(e.Path, fmt.Errorf("not restored: %w", err))
 		return nil
 	}
-	part := *e
-	part.Path, part.Link = strings.Clone(e.Path)+".incomplete", 0
-	if r.taken(part.Path) {
-		r.problem(e.Path, fmt.Errorf("not restored, not even in part: %s exists already: %w", "/"+part.Path, err))
-		return nil
-	}
-	part.Flags &^= manifest.ContentUnread
-	r.incompletes[part.Path] = true
-	r.problem(e.Path, fmt.Errorf("restored as far as it was read, as %s: %w", "/"+part.Path, err))
-	return &part
+	r.problem(e.Path, fmt.Errorf("not restored: %w", err))
+	return r.part(e)
 }
 
-// taken reports whether something has the name that a part of a file is to get,
-// in the snapshot or in the target.
-func (r *restorer) taken(path string) bool {
-	if e, err := r.Tree.Find(context.Background(), path); err != nil || e != nil {
-		return true
+// Part is what was read of a file that could not be read whole.
+type Part struct {
+	Path string // of the file
+	File string // that holds what was read of it, in the target
+}
+
+// part is the entry under which what was read of a file is written; nil where a
+// file that holds just that is there already.
+func (r *restorer) part(e *manifest.Entry) *manifest.Entry {
+	part := *e
+	part.Link, part.Flags = 0, e.Flags&^manifest.ContentUnread
+	for n := 1; ; n++ {
+		part.Path = r.partPath(e.Path, n)
+		free, there, err := r.freeFor(&part)
+		switch {
+		case err != nil:
+			r.problem(e.Path, fmt.Errorf("not restored, not even in part: %w", err))
+			return nil
+		case !free:
+			continue
+		}
+
+		r.parts[part.Path] = true
+		if there {
+			r.did("unchanged", part.Path)
+			r.wrotePart(strings.Clone(e.Path), part.Path)
+			return nil
+		}
+		return &part
 	}
-	_, err := r.stat(path)
-	return !errors.Is(err, unix.ENOENT)
+}
+
+// partPath is the path of the nth name for a part of the file at path:
+// NAME.incomplete, NAME.incomplete-2 and so on. A name that is too long for
+// that is cut.
+func (r *restorer) partPath(path string, n int) string {
+	dir, name := split(path)
+	if r.single != "" {
+		name = r.single
+	}
+	suffix := ".incomplete"
+	if n > 1 {
+		suffix += fmt.Sprintf("-%d", n)
+	}
+	if limit := unix.NAME_MAX - len(suffix); len(name) > limit {
+		name = strings.ToValidUTF8(name[:limit], "")
+	}
+	return join(dir, name+suffix)
+}
+
+// freeFor reports whether a part may have its name: nothing has it, neither in
+// the snapshot nor in the target, or, there says so, a file with the content of
+// the part, as an earlier restore leaves it.
+func (r *restorer) freeFor(part *manifest.Entry) (free, there bool, err error) {
+	if r.parts[part.Path] {
+		return false, false, nil
+	}
+	if e, err := r.Tree.Find(context.Background(), part.Path); err != nil || e != nil {
+		return false, false, err
+	}
+	st, err := r.stat(part.Path)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return true, false, nil
+	case err != nil || st.Type != manifest.File:
+		return false, false, err
+	}
+
+	h, name, err := r.within(part.Path)
+	if err != nil {
+		return false, false, err
+	}
+	defer h.Release()
+	fd, st, err := posix.OpenFile(h.FD(), name)
+	if err != nil {
+		return false, false, nil // somebody else's
+	}
+	defer unix.Close(fd)
+	c := comparer{hasher: chunk.NewHasher(r.Tree.Reader.Domain().ChunkKey())}
+	same, err := c.compare(fd, &st, part)
+	return same && err == nil, true, nil
+}
+
+// wrotePart notes that a part of the file at path is in its place, or would be
+// in a dry run.
+func (r *restorer) wrotePart(path, part string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.result.PartCount++; len(r.result.Parts) < maxProblems {
+		r.result.Parts = append(r.result.Parts, Part{path, r.located(part)})
+	}
 }
 
 // incompleteError is why the snapshot does not have an entry whole.

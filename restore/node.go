@@ -128,6 +128,11 @@ func (r *restorer) renameOver(dirfd int, as, name string) error {
 	if r.single == "" || r.InPlace {
 		return unix.Renameat(dirfd, as, dirfd, name)
 	}
+	return renameNew(dirfd, as, name)
+}
+
+// renameNew is rename, which replaces nothing.
+func renameNew(dirfd int, as, name string) error {
 	err := unix.Renameat2(dirfd, as, dirfd, name, unix.RENAME_NOREPLACE)
 	if err == unix.EINVAL || err == unix.ENOSYS { // the file system does not know that
 		err = unix.Renameat(dirfd, as, dirfd, name)

@@ -54,7 +54,8 @@ type Options struct {
 	// Select decides which entries are wanted; nil wants all.
 	Select *snapshot.Scope
 	// WithIncomplete writes what was read of a file that could not be read
-	// whole as NAME.incomplete; else nothing is written in its name.
+	// whole as NAME.incomplete, or NAME.incomplete-2 and so on where something
+	// has that name; else nothing is written in its name.
 	WithIncomplete bool
 	Owners         OwnerOptions
 	// DryRun changes nothing.
@@ -104,6 +105,10 @@ type Result struct {
 	// Incomplete counts what was not restored because the capture could not
 	// read it whole; each is a problem, too.
 	Incomplete uint64
+	// Parts are the files that hold what was read of these, where that was
+	// asked for: the first ones, of PartCount. In a dry run they would.
+	Parts     []Part
+	PartCount uint64
 	// Flagged are entries that were restored as the capture has them, which may
 	// not be as they were: the first ones, of FlaggedCount.
 	Flagged      []Flagged
@@ -165,17 +170,16 @@ type restorer struct {
 	marked  bool              // the target has the marker of this restore
 	parents []parent
 
-	ranges chan *rangeJob
-	window *window
-	links  links
-	// incompletes are the paths that were written as NAME.incomplete.
-	incompletes map[string]bool
-	chain       []*pendingDir // the directories above the present entry
-	log         dirLog
-	commit      committer
-	rights      rights
-	protection  protection
-	objects     *objects // of a dry run that verifies; else nil
+	ranges     chan *rangeJob
+	window     *window
+	links      links
+	parts      map[string]bool // paths of what was read of files; see part
+	chain      []*pendingDir   // the directories above the present entry
+	log        dirLog
+	commit     committer
+	rights     rights
+	protection protection
+	objects    *objects // of a dry run that verifies; else nil
 
 	planned     Counts
 	unavailable Counts // of these, what the snapshot does not have whole
@@ -200,7 +204,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
-	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), incompletes: map[string]bool{}}
+	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), parts: map[string]bool{}}
 	r.links.groups = map[uint64]*linkGroup{}
 	first, err := r.locate(ctx)
 	if err != nil {

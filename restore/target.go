@@ -45,7 +45,11 @@ func (r *restorer) locate(ctx context.Context) (*manifest.Entry, error) {
 // rel is the path of an entry below root.
 func (r *restorer) rel(path string) string {
 	if r.single != "" {
-		return r.single
+		if manifest.Within(path, r.Under) {
+			return r.single + path[len(r.Under):]
+		}
+		_, name := split(path) // what is made beside it
+		return name
 	}
 	if under := r.at(r.Under); len(r.detours) > 0 {
 		return strings.TrimPrefix(strings.TrimPrefix(r.at(path), under), "/")
@@ -54,6 +58,17 @@ func (r *restorer) rel(path string) string {
 		return ""
 	}
 	return path[r.strip:]
+}
+
+// located is where an entry comes to lie, as the caller names the target.
+func (r *restorer) located(p string) string {
+	switch {
+	case r.original():
+		return "/" + r.at(p)
+	case r.single != "":
+		return path.Join(path.Dir(r.place), r.rel(p))
+	}
+	return path.Join(r.Target, r.rel(p))
 }
 
 // isOwn reports whether a path in the target is one of Spare, or in one.

@@ -48,7 +48,8 @@ which changes nothing.
 
 Patterns mean what they mean for knowngood snapshot. What could not be read whole
 when the snapshot was taken is named, and nothing is written, replaced or deleted
-in its name; --with-incomplete writes what was read of a file as NAME.incomplete.
+in its name; --with-incomplete writes what was read of a file as NAME.incomplete, or
+NAME.incomplete-2 and so on where something has that name, and says where.
 
 Owners go by name: the number that this machine gives to the name, and where it
 does not know the name, the number of the snapshot. A tree that brings its own

@@ -19,6 +19,7 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		return err
 	}
 	a.tellOwners(o, &r.Owners)
+	a.tellParts(r)
 	a.printf("%s\n", a.restoreText(t, o, r))
 	a.printFlagged(t, r)
 
@@ -48,6 +49,18 @@ func (a *app) tellLacking(r *restore.Result) {
 		if more := l.Files - uint64(len(l.Paths)); more > 0 {
 			a.printf("           and %s more\n", count(more))
 		}
+	}
+}
+
+// tellParts prints where what was read of files lies that could not be read
+// whole.
+func (a *app) tellParts(r *restore.Result) {
+	for i, p := range r.Parts {
+		if i == maxNamed {
+			a.printf("  in part  and %s more: --json has them\n", count(r.PartCount-maxNamed))
+			return
+		}
+		a.printf("  in part  %s: what was read of %s\n", printable(p.File), printable("/"+p.Path))
 	}
 }
 
@@ -125,6 +138,13 @@ func damageError(o *restore.Options, r *restore.Result) error {
 	return fmt.Errorf("%w: %s; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check%s", errDamage, what, goesOn)
 }
 
+// partJSON is a file that holds what was read of the one at a path.
+type partJSON struct {
+	pathJSON
+	File      string `json:"file"` // where it lies
+	ExactFile []byte `json:"file_base64,omitempty"`
+}
+
 // restoreJSON is the result of --json. Its files, directories, others and bytes
 // are what is restored, in a dry run what could be; planned is what was asked
 // for.
@@ -149,12 +169,16 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		a.foundDamage(p.Err)
 		problems = append(problems, problemJSON{jsonPath(p.Path), p.Err.Error()})
 	}
+	parts := []partJSON{}
+	for _, p := range r.Parts {
+		parts = append(parts, partJSON{jsonPath(p.Path), p.File, exact(p.File)})
+	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "planned": r.Planned, "unlisted": r.Unlisted,
 		"files": r.Restored.Files, "directories": r.Restored.Directories, "others": r.Restored.Others, "bytes": r.Restored.Bytes,
 		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
 		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
-		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
+		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "part_count": r.PartCount, "parts": parts, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
 	if b := exact(o.Target); b != nil {
 		out["target_base64"] = b
 	}
