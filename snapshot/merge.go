@@ -187,7 +187,7 @@ func (m *merger) node(n *walk.Node) error {
 	}
 	group, member := m.group(n)
 	if !member || group.first == nil {
-		m.takeOver(it, n)
+		m.takeOver(it, n, group)
 	}
 	if it.entry != nil {
 		return m.unchanged(it, n, group)
@@ -237,8 +237,8 @@ func (m *merger) unlisted(n *walk.Node) error {
 
 // takeOver gives the item the entry that the last manifest, or a run that
 // died, has of a node that did not change since.
-func (m *merger) takeOver(it *item, n *walk.Node) {
-	if it.seg != nil && m.stillHolds(n, &it.seg.entries[it.pos], m.parent.started) {
+func (m *merger) takeOver(it *item, n *walk.Node, group *linkGroup) {
+	if it.seg != nil && m.stillHolds(n, group, &it.seg.entries[it.pos], m.parent.started) {
 		e := &it.seg.entries[it.pos]
 		if it.moved {
 			it.entry = m.relocated(e)
@@ -248,7 +248,7 @@ func (m *merger) takeOver(it *item, n *walk.Node) {
 	}
 	for _, p := range m.partial {
 		seg, pos := p.seek(n.Path)
-		if seg != nil && it.entry == nil && m.stillHolds(n, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
+		if seg != nil && it.entry == nil && m.stillHolds(n, group, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
 			it.entry = &seg.entries[pos]
 		}
 	}

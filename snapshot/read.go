@@ -167,7 +167,11 @@ func (r *reader) metadata(dirfd int, name string, f *file) error {
 		return errReplaced
 	}
 	if e.Type != manifest.Dir {
-		r.refill(f, &st)
+		r.fill(e, &st)
+		if e.Link != 0 && !sameContent(&st, &f.stat) {
+			e.Link = 0
+			r.problem(e.Path, apart)
+		}
 	}
 
 	if e.Type == manifest.Symlink {
@@ -241,7 +245,7 @@ func (r *reader) file(ctx context.Context, dirfd int, name string, f *file) erro
 			r.problem(e.Path, errChanged.Error())
 		}
 	}
-	if o := f.first; o != nil && e.Link != 0 && e.Link == o.entry.Link && !o.gone && o.entry.Flags&manifest.ContentUnread == 0 && !manifest.SameContent(e, o.entry) {
+	if o := f.first; o != nil && e.Link != 0 && e.Link == o.entry.Link && !o.gone && o.entry.Flags&manifest.ContentUnread == 0 && !manifest.SameInode(e, o.entry) {
 		e.Link = 0
 		r.problem(e.Path, apart)
 	}

@@ -16,14 +16,19 @@ const (
 )
 
 // stillHolds reports whether the host sees a node as it was when a run that
-// began at started, in nanoseconds since 1970, recorded e.
-func (m *merger) stillHolds(n *walk.Node, e *manifest.Entry, started int64) bool {
+// began at started, in nanoseconds since 1970, recorded e. All names of a group
+// have the same turn to be read again: else they could come to differ.
+func (m *merger) stillHolds(n *walk.Node, group *linkGroup, e *manifest.Entry, started int64) bool {
+	turn := hash(n.Path)
+	if group != nil {
+		turn = group.name
+	}
 	s := &n.Stat
 	old := e.Stat
 	return e.Type == s.Type && old.Inode == s.Ino && old.Ctime == s.Ctime && e.Mtime == s.Mtime &&
 		(e.Type != manifest.File || e.Size == s.Size && !n.Volume.Kind().SizeUnknown(s.Size)) &&
 		e.Flags&^manifest.Implied == 0 && e.Flags&manifest.Implied != 0 == n.Implied && n.Err == nil &&
-		m.settled(n, started) && !m.due(n.Path, started)
+		m.settled(n, started) && !m.due(turn, started)
 }
 
 // settled reports whether a node had been left alone for long enough, when a
@@ -56,15 +61,15 @@ func olderThan(at manifest.Time, moment int64, window time.Duration) bool {
 // stamp is a time in nanoseconds since 1970.
 func stamp(t manifest.Time) int64 { return t.Sec*1_000_000_000 + int64(t.Nsec) }
 
-// due reports whether it is a path's turn to be read again although nothing
-// speaks for a change. Each path has a moment of its own in every period, and
+// due reports whether it is a node's turn to be read again although nothing
+// speaks for a change. Each turn has a moment of its own in every period, and
 // those that lie between a run and the next are that one's.
-func (m *merger) due(path string, started int64) bool {
+func (m *merger) due(turn uint64, started int64) bool {
 	period := int64(m.RereadEvery)
 	if period <= 0 {
 		return false
 	}
-	phase := int64(hash(path) % uint64(period))
+	phase := int64(turn % uint64(period))
 	return (m.started.UnixNano()-phase)/period > (started-phase)/period
 }
 

@@ -56,7 +56,7 @@ func TestRereadTurns(t *testing.T) {
 	turns := func(path string, every time.Duration, runs ...time.Time) (n int) {
 		for i := 1; i < len(runs); i++ {
 			m := &merger{capture: &capture{Options: Options{RereadEvery: every}, started: runs[i]}}
-			if m.due(path, runs[i-1].UnixNano()) {
+			if m.due(hash(path), runs[i-1].UnixNano()) {
 				n++
 			}
 		}
@@ -90,6 +90,28 @@ func TestRereadTurns(t *testing.T) {
 			if n := turns(path, period, begin, begin.Add(period)); n != 1 {
 				t.Errorf("%q has %d turns", path, n)
 			}
+		}
+	})
+	t.Run("are the same for all names of an inode", func(t *testing.T) {
+		due := 0
+		for i := range 100 {
+			m := &merger{capture: &capture{Options: Options{RereadEvery: period}, started: begin.Add(period / 2)}}
+			group := &linkGroup{name: hash(fmt.Sprint("group", i))}
+			var holds [2]bool
+			for j, path := range []string{fmt.Sprint("a", i), fmt.Sprint("b", i)} {
+				n := &walk.Node{Path: path}
+				n.Stat.Type = manifest.Fifo
+				holds[j] = m.stillHolds(n, group, &manifest.Entry{Path: path, Type: manifest.Fifo, Stat: &manifest.Stat{}}, begin.UnixNano())
+			}
+			if holds[0] != holds[1] {
+				t.Fatalf("group %d has two turns", i)
+			}
+			if !holds[0] {
+				due++
+			}
+		}
+		if due == 0 || due == 100 {
+			t.Errorf("%d of 100 have their turn in half a period", due)
 		}
 	})
 	t.Run("do not come without a period", func(t *testing.T) {

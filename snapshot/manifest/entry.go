@@ -3,6 +3,7 @@
 package manifest
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -178,6 +179,13 @@ func XattrBytes(e *Entry) (n int) {
 func SameContent(a, b *Entry) bool {
 	return a.Size == b.Size && slices.Equal(a.Holes, b.Holes) &&
 		slices.EqualFunc(a.Chunks, b.Chunks, func(x, y Chunk) bool { return x.ID == y.ID && x.Len == y.Len })
+}
+
+// SameInode reports whether two files may be names of one inode: they have the
+// same content and metadata.
+func SameInode(a, b *Entry) bool {
+	return SameContent(a, b) && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Mtime == b.Mtime && a.InodeFlags == b.InodeFlags &&
+		slices.EqualFunc(a.Xattrs, b.Xattrs, func(x, y Xattr) bool { return x.Name == y.Name && bytes.Equal(x.Value, y.Value) })
 }
 
 // ContentSize is how many bytes of a file are not holes.
