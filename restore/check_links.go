@@ -64,7 +64,7 @@ type linkCheck struct {
 	unlike   int
 }
 
-var errUnlike = errors.New("its list has files that differ as names of one file: a restore writes each of them by itself")
+var errUnlike = errors.New("its list has files that differ as names of one file, in content or metadata: a restore writes each of them by itself")
 
 // entry compares an entry with the first one of its group, and names both when
 // they differ.

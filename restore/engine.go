@@ -22,10 +22,26 @@ type pendingDir struct {
 	made  bool
 }
 
-// run is the pipeline: entries in path order; existing files compared on all
+// run restores all entries, names that cannot be linked to the first of their
+// inode after the others, and then deletes what is extra.
+func (r *restorer) run(ctx context.Context) error {
+	err := r.stage(ctx, r.entry)
+	for err == nil && r.links.nextStage() {
+		err = r.stage(ctx, r.apart)
+	}
+	if err != nil {
+		return err
+	}
+	if r.Delete && r.compare && r.root >= 0 && r.single == "" {
+		return r.deleteExtra(ctx)
+	}
+	return nil
+}
+
+// stage is the pipeline: entries in path order; existing files compared on all
 // cores; ranges fetched and decoded by many. However it ends, files that are
 // whole take their places, and of others nothing is left beside them.
-func (r *restorer) run(ctx context.Context) error {
+func (r *restorer) stage(ctx context.Context, do entryFunc) error {
 	g, gctx := errgroup.WithContext(ctx)
 	r.ranges = make(chan *rangeJob)
 	r.window = newWindow(r)
@@ -38,26 +54,23 @@ func (r *restorer) run(ctx context.Context) error {
 	}
 	g.Go(func() error {
 		defer close(r.ranges)
-		return r.feed(gctx)
+		return r.feed(gctx, do)
 	})
 	err := g.Wait()
 	if ferr := r.commit.flush(); err == nil {
 		err = ferr
 	}
 	r.commit.discard()
-	if err != nil {
-		return err
-	}
-
-	if r.Delete && r.compare && r.root >= 0 && r.single == "" {
-		return r.deleteExtra(ctx)
-	}
-	return nil
+	return err
 }
 
+// entryFunc does something with an entry. The examiner is nil where there is
+// nothing to compare with.
+type entryFunc func(context.Context, *examiner, *manifest.Entry) error
+
 // feed walks the entries, makes directories and small nodes, and hands files on.
-func (r *restorer) feed(ctx context.Context) error {
-	if err := r.pass(ctx, r.entry); err != nil {
+func (r *restorer) feed(ctx context.Context, do entryFunc) error {
+	if err := r.pass(ctx, do); err != nil {
 		return err
 	}
 	if r.links.waiting.Load() {
@@ -72,7 +85,7 @@ func (r *restorer) feed(ctx context.Context) error {
 
 // pass hands each entry to do, with what compares files, where there is
 // something to compare with.
-func (r *restorer) pass(ctx context.Context, do func(context.Context, *examiner, *manifest.Entry) error) error {
+func (r *restorer) pass(ctx context.Context, do entryFunc) error {
 	var ex *examiner
 	if r.compare && r.root >= 0 {
 		ex = newExaminer(ctx, r)
@@ -107,7 +120,7 @@ func (r *restorer) entries(ctx context.Context, do func(*manifest.Entry) error) 
 
 // lost names a part of the list of files that cannot be read, once.
 func (r *restorer) lost(s *snapshot.SegmentError, err error) {
-	if r.links.second {
+	if r.links.second || r.links.apart != nil {
 		return
 	}
 	r.result.Unlisted += uint64(s.Entries)
@@ -129,6 +142,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 			}
 		}
 	}
+	what := inodeDigest(e)
 	r.owners.apply(ctx, e, wanted)
 	if e.Type == manifest.Dir {
 		r.chain = append(r.chain, &pendingDir{entry: *e})
@@ -148,16 +162,20 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 		r.tally.directories.Add(1)
 		return nil
 	}
-	group, linked := r.group(e)
+	if e.Path != path {
+		return r.file(ctx, ex, &file{entry: e, fd: -1, action: "create", part: strings.Clone(path), temp: true})
+	}
+	return r.make(ctx, ex, e, what)
+}
+
+// make makes a node that is no directory, or has it made.
+func (r *restorer) make(ctx context.Context, ex *examiner, e *manifest.Entry, what [16]byte) error {
+	group, linked := r.group(e, what)
 	switch {
 	case linked:
 		return r.fatal(e.Path, r.link(group, e.Path))
 	case e.Type == manifest.File:
-		f := &file{entry: e, fd: -1, action: "create", group: group}
-		if e.Path != path {
-			f.part, f.temp = strings.Clone(path), true
-		}
-		return r.file(ctx, ex, f)
+		return r.file(ctx, ex, &file{entry: e, fd: -1, action: "create", group: group})
 	}
 	if err := r.with(e.Path, func() error { return r.node(e, group) }); err != nil {
 		group.fail(r)

@@ -28,6 +28,12 @@ type links struct {
 	second  bool
 
 	mu sync.Mutex
+	// apart are the names that are restored apart from the first of their inode
+	// in this stage, because they cannot be linked to it, and why; later those
+	// of the next stage.
+	apart map[string]error
+	later map[string]error
+
 	// claims says which inodes of the target, of those with several names,
 	// stay for which group. Another group that has names there was merged
 	// with it, and gets an inode of its own.
@@ -56,9 +62,22 @@ type linkGroup struct {
 }
 
 // inodeDigest identifies what all names of one inode have in common: content,
-// or what stands for it.
+// or what stands for it, and metadata, without the names of owners, which may
+// change while the inode does not. It is zero for a node with one name.
 func inodeDigest(e *manifest.Entry) [16]byte {
+	if e.Link == 0 {
+		return [16]byte{}
+	}
 	b := []byte{byte(e.Type)}
+	for _, n := range []uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Mtime.Sec), uint64(e.Mtime.Nsec), uint64(e.InodeFlags), uint64(len(e.Xattrs))} {
+		b = binary.AppendUvarint(b, n)
+	}
+	for _, x := range e.Xattrs {
+		b = binary.AppendUvarint(b, uint64(len(x.Name)))
+		b = append(b, x.Name...)
+		b = binary.AppendUvarint(b, uint64(len(x.Value)))
+		b = append(b, x.Value...)
+	}
 	b = binary.AppendUvarint(b, e.Size)
 	b = binary.AppendUvarint(b, e.Rdev)
 	b = binary.AppendUvarint(b, uint64(len(e.Target)))
@@ -75,15 +94,15 @@ func inodeDigest(e *manifest.Entry) [16]byte {
 	return [16]byte(sum[:])
 }
 
-// group is the link group of an entry. linked says that the entry is another
-// name of what the group has already. An entry that the list has in a group,
-// and that is something else, is a node of its own: so nothing gets the content
-// of another file.
-func (r *restorer) group(e *manifest.Entry) (g *linkGroup, linked bool) {
+// group is the link group of an entry with this digest. linked says that the
+// entry is another name of what the group has already. An entry that the list
+// has in a group, and that is something else, is a node of its own: so nothing
+// gets the content or the metadata of another file.
+func (r *restorer) group(e *manifest.Entry, what [16]byte) (g *linkGroup, linked bool) {
 	if e.Link == 0 {
 		return nil, false
 	}
-	g, what := r.links.groups[e.Link], inodeDigest(e)
+	g = r.links.groups[e.Link]
 	switch {
 	case g == nil:
 		g = &linkGroup{path: strings.Clone(e.Path), kind: e.Type, size: e.Size, what: what}
@@ -93,7 +112,7 @@ func (r *restorer) group(e *manifest.Entry) (g *linkGroup, linked bool) {
 		return g, true
 	}
 
-	const differ = "the snapshot has it as the same file as %q, and with other content: restored as a file of its own; compare both with an older snapshot"
+	const differ = "the snapshot has it as the same file as %q, and with other content or metadata: restored as a file of its own; compare both with an older snapshot"
 	if !g.unlike {
 		g.unlike = true
 		r.problem(g.path, fmt.Errorf(differ, "/"+e.Path))
@@ -180,13 +199,21 @@ var errOtherName = errors.New("not restored: another name of a file that could n
 func (r *restorer) linkNow(g *linkGroup, path string) error {
 	action := ""
 	make := func() (err error) {
-		if action, err = r.linkAction(g, path); err == nil && !r.DryRun {
-			err = r.makeLink(g, path, action)
+		action, err = r.linkAction(g, path)
+		switch {
+		case err != nil || action == "unchanged":
+			return err
+		case r.DryRun:
+			return r.mayLink(g, path)
 		}
-		return err
+		return r.makeLink(g, path, action)
 	}
 	// A protected inode gets no further names.
 	err := r.with(path, func() error { return r.with(g.path, make) })
+	if errors.Is(err, errNoLink) {
+		r.links.putOff(g, path, err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("not restored: %w", err)
 	}
@@ -224,7 +251,7 @@ func (r *restorer) linkAction(g *linkGroup, path string) (string, error) {
 // directory of the first name could have put something else there meanwhile.
 func (g *linkGroup) linkInode(fromfd int, from string, fd int, name string) error {
 	if err := unix.Linkat(fromfd, from, fd, name, 0); err != nil {
-		return err
+		return cannotLink(err)
 	}
 	st, err := posix.StatAt(fd, name)
 	if err == nil && st.ID() != g.inode {
@@ -235,9 +262,6 @@ func (g *linkGroup) linkInode(fromfd int, from string, fd int, name string) erro
 }
 
 func (r *restorer) makeLink(g *linkGroup, path, action string) error {
-	if action == "unchanged" {
-		return nil
-	}
 	from, fromName, err := r.within(g.path)
 	if err != nil {
 		return err

@@ -252,6 +252,43 @@ func TestRandomHardLinksInPlaceEndAsTheSnapshotHasThem(t *testing.T) {
 	})
 }
 
+func TestALinkThatTheFileSystemRefusesIsAFileOfItsOwn(t *testing.T) {
+	t.Parallel()
+	w := newLinkWorld(t)
+	w.out, w.outside = t.TempDir(), t.TempDir() // in memory there is no limit
+	w.Restore("e", w.options())
+	w.Check(os.Remove(w.out + "/a2"))
+	full := false
+	for i := 0; i < 70_000 && !full; i++ {
+		err := os.Link(w.out+"/a1", filepath.Join(w.outside, fmt.Sprint(i)))
+		if full = errors.Is(err, unix.EMLINK); !full {
+			w.Check(err)
+		}
+	}
+	if !full {
+		t.Skip("this file system allows more names than are tried here")
+	}
+
+	created := uint64(1)
+	for range 2 { // the second time there is nothing to do
+		res, err := w.TryRestore("e", w.options())
+		w.Check(err)
+		if len(res.Problems) != 1 || res.Problems[0].Path != enginetest.Under(w.src)+"/a2" || !strings.Contains(res.Problems[0].Err.Error(), "too many links") || !errors.Is(res.Problems[0].Err, unix.EMLINK) {
+			t.Errorf("the problems are %v", res.Problems)
+		}
+		if !res.Complete() || res.Unfinished || res.Created != created || res.Changed+res.Metadata > 0 {
+			t.Errorf("the result says %+v", res)
+		}
+		created = 0
+		if a1, a2, one := inode(t, w.out+"/a1"), inode(t, w.out+"/a2"), inode(t, w.out+"/one"); a1.Ino == a2.Ino || a2.Nlink != 1 || a2.Mode != a1.Mode || a2.Mtim != one.Mtim {
+			t.Errorf("a1 is %+v, a2 %+v", a1, a2)
+		}
+		if b, err := os.ReadFile(w.out + "/a2"); err != nil || string(b) != "content" {
+			t.Errorf("a2 holds %q, %v", b, err)
+		}
+	}
+}
+
 func TestAGroupOfLinksThatDiffer(t *testing.T) {
 	t.Parallel()
 	w := enginetest.New(t, storagetest.NewMemory())
@@ -260,8 +297,12 @@ func TestAGroupOfLinksThatDiffer(t *testing.T) {
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
 		entries = append(entries, linked(file(name), 7))
 	}
-	entries = append(entries, linked(symlink("f", "x"), 9), linked(symlink("g", "y"), 9), linked(file("h"), 11), linked(file("i"), 11))
-	contents["h"], contents["i"] = "same", "same"
+	entries = append(entries, linked(symlink("f", "x"), 9), linked(symlink("g", "y"), 9), linked(file("h"), 11), linked(file("i"), 11), linked(file("j"), 11), linked(file("k"), 13), linked(file("l"), 13))
+	entries[len(entries)-3].Mode = 0o600
+	entries[len(entries)-1].Xattrs = []manifest.Xattr{{Name: "user.of", Value: []byte("l")}}
+	for _, name := range []string{"h", "i", "j", "k", "l"} {
+		contents[name] = "same"
+	}
 	forge(w, entries, contents)
 
 	for _, how := range []string{"a new directory", "in place"} {
@@ -289,13 +330,16 @@ func TestAGroupOfLinksThatDiffer(t *testing.T) {
 			for _, p := range res.Problems {
 				named = append(named, p.Path)
 			}
-			if slices.Sort(named); !slices.Equal(named, []string{"a", "c", "d", "e", "f", "g"}) {
+			if slices.Sort(named); !slices.Equal(named, []string{"a", "c", "d", "e", "f", "g", "h", "j", "k", "l"}) {
 				t.Errorf("named are %q", named)
 			}
 			if inode(t, out+"/a").Ino != inode(t, out+"/b").Ino || inode(t, out+"/h").Ino != inode(t, out+"/i").Ino {
 				t.Error("what is equal is not linked")
 			}
-			if res.Damaged || res.Unfinished || !res.Complete() || res.Restored.Files != 7 || res.Restored.Others != 2 {
+			if i, j := inode(t, out+"/i"), inode(t, out+"/j"); i.Mode&0o777 != 0o644 || j.Mode&0o777 != 0o600 {
+				t.Errorf("the modes are %o and %o", i.Mode, j.Mode)
+			}
+			if res.Damaged || res.Unfinished || !res.Complete() || res.Restored.Files != 10 || res.Restored.Others != 2 {
 				t.Errorf("the result says %+v", res)
 			}
 		})
@@ -308,7 +352,7 @@ func TestAGroupOfLinksThatDiffer(t *testing.T) {
 		if len(report.Damage) != 1 || !strings.Contains(report.Damage[0].Err.Error(), "differ as names of one file") {
 			t.Fatalf("check: %+v", report.Damage)
 		}
-		want := []string{"e@1:/a", "e@1:/c", "e@1:/d", "e@1:/e", "e@1:/f", "e@1:/g"}
+		want := []string{"e@1:/a", "e@1:/c", "e@1:/d", "e@1:/e", "e@1:/f", "e@1:/g", "e@1:/h", "e@1:/j", "e@1:/k", "e@1:/l"}
 		var got []string
 		for _, h := range report.Damage[0].Hurts {
 			got = append(got, h.String())

@@ -338,6 +338,9 @@ func (r *restorer) done(action, path string, kind manifest.Type, size uint64) {
 		r.tally.others.Add(1)
 	}
 	r.did(action, path)
+	if why := r.links.apart[path]; why != nil {
+		r.problem(path, why)
+	}
 }
 
 // did counts an action.

@@ -67,7 +67,9 @@ at the terminal.
 Every chunk is verified before it is written, and what is reported as restored
 is durable. Interrupted, or stopped by what could not be restored, the same
 command goes on where it stopped. What could not be restored as it should is
-named, and makes the exit code 3; damage in the repository makes it 13.
+named, and makes the exit code 3; damage in the repository makes it 13. A further
+name of a file that cannot be linked to the first one, because it lies on another
+file system, becomes a file of its own and is named (exit code 3).
 
 --dry-run also finds out whether the objects that it would read are there, in
 full length, and ends with the exit code that this gives the restore.`,
