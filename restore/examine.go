@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"runtime"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -21,18 +23,29 @@ type examiner struct {
 	ctx   context.Context
 	g     *errgroup.Group
 	files chan *file
+	sent  uint64
+
+	taking sync.Mutex // files are taken in their order
+	mu     sync.Mutex
+	moved  sync.Cond // of turns
+	turns  []uint64  // of the file that each worker has, or noTurn
 }
 
+const noTurn = math.MaxUint64
+
 func newExaminer(ctx context.Context, r *restorer) *examiner {
-	x := &examiner{r: r, files: make(chan *file, 256)}
+	x := &examiner{r: r, files: make(chan *file, 256), turns: slices.Repeat([]uint64{noTurn}, runtime.GOMAXPROCS(0))}
+	x.moved.L = &x.mu
 	x.g, x.ctx = errgroup.WithContext(ctx)
-	for range runtime.GOMAXPROCS(0) {
-		x.g.Go(x.work)
+	for worker := range x.turns {
+		x.g.Go(func() error { return x.work(worker) })
 	}
 	return x
 }
 
 func (x *examiner) send(f *file) error {
+	f.turn = x.sent
+	x.sent++
 	select {
 	case x.files <- f:
 		return nil
@@ -46,9 +59,39 @@ func (x *examiner) wait() error {
 	return x.g.Wait()
 }
 
-func (x *examiner) work() error {
+// take takes the next file for a worker; nil when there are no more.
+func (x *examiner) take(worker int) *file {
+	x.setTurn(worker, noTurn)
+	x.taking.Lock()
+	defer x.taking.Unlock()
+	f := <-x.files
+	if f != nil {
+		x.setTurn(worker, f.turn)
+	}
+	return f
+}
+
+func (x *examiner) setTurn(worker int, turn uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.turns[worker] = turn
+	x.moved.Broadcast()
+}
+
+// await waits until all files before one are done with, so that what is first
+// come, first served does not depend on which worker is faster.
+func (x *examiner) await(f *file) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for slices.Min(x.turns) < f.turn {
+		x.moved.Wait()
+	}
+}
+
+func (x *examiner) work(worker int) error {
+	defer x.setTurn(worker, noTurn)
 	c := &comparer{hasher: chunk.NewHasher(x.r.Tree.Reader.Domain().ChunkKey())}
-	for f := range x.files {
+	for f := x.take(worker); f != nil; f = x.take(worker) {
 		if err := x.ctx.Err(); err != nil {
 			return context.Cause(x.ctx)
 		}
@@ -155,7 +198,7 @@ func (x *examiner) keep(f *file, fd int, st *posix.Stat) (bool, error) {
 		case !r.holdsAll(f.group, st):
 			return false, nil
 		}
-		if !r.links.claim(st, f.group) {
+		if x.await(f); !r.links.claim(st, f.group) {
 			return false, nil
 		}
 	}

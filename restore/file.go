@@ -24,6 +24,7 @@ type file struct {
 	action string     // what is done to it: "create" or "change"
 	part   string     // the path of the file of which it is what was read; "" stands for itself
 	left   atomic.Int64
+	turn   uint64 // in the order of files that are compared with what is there
 
 	// temp is set when the file is written beside its final name.
 	temp    bool
