@@ -242,7 +242,7 @@ func (r *restorer) makeDir(rel string, e *manifest.Entry) (action string, err er
 	defer h.Release()
 
 	action = "create"
-	if r.compare {
+	if r.compare || r.lostFound && rel == lostFound {
 		st, err := posix.StatAt(h.FD(), name)
 		switch {
 		case err == nil && (st.Type == manifest.Dir || r.leadsOn(e.Path)):

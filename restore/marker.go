@@ -26,11 +26,20 @@ func (r *restorer) markerText() string {
 
 var errStop = errors.New("stop")
 
+// lostFound is a directory that a file system keeps at its top for itself.
+const lostFound = "lost+found"
+
 // goesOn reports whether the target has the marker of this restore. Another
-// target that is not empty is refused.
+// target that is not empty is refused, but for a new file system.
 func (r *restorer) goesOn() (bool, error) {
 	empty := true
-	err := posix.ReadDir(r.root, make([]byte, posix.DirBuffer), func([]byte, manifest.Type) error {
+	err := posix.ReadDir(r.root, make([]byte, posix.DirBuffer), func(name []byte, _ manifest.Type) error {
+		if string(name) == lostFound {
+			if st, err := posix.StatAt(r.root, lostFound); err == nil && st.Type == manifest.Dir {
+				r.lostFound = true
+				return nil
+			}
+		}
 		empty = false
 		return errStop
 	})

@@ -168,7 +168,9 @@ type restorer struct {
 	detours []detour
 	scopes  []*snapshot.Scope // what a capture means: as the snapshot has it, and today
 	marked  bool              // the target has the marker of this restore
-	parents []parent
+	// lostFound says that the target, which is empty otherwise, has such a directory.
+	lostFound bool
+	parents   []parent
 
 	ranges     chan *rangeJob
 	window     *window
