@@ -221,7 +221,12 @@ func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	if c.NotEmpty && !e.sources.any {
+	switch {
+	case !c.NotEmpty: // nobody is there to see what it came to
+		for _, s := range e.sources.nothing() {
+			c.problem(manifest.EntryPath(s.Path), "its include patterns match nothing in it: correct them, or remove the source (what lies in a further source inside it belongs to that one)")
+		}
+	case !e.sources.any:
 		return nil, ErrNothing
 	}
 	if c.DryRun {

@@ -59,6 +59,7 @@ type sourceCounter struct {
 	paths   []sourcePath // sorted
 	next    int
 	any     bool         // something was captured, not only the way to a source
+	used    []bool       // of each source likewise
 	open    []sourcePath // the sources that the last entry lay in, outermost first
 }
 
@@ -69,7 +70,7 @@ type sourcePath struct {
 }
 
 func newSourceCounter(sources []manifest.Source) sourceCounter {
-	c := sourceCounter{sources: sources}
+	c := sourceCounter{sources: sources, used: make([]bool, len(sources))}
 	for i := range sources {
 		c.paths = append(c.paths, sourcePath{manifest.EntryPath(sources[i].Path), i})
 	}
@@ -95,7 +96,9 @@ func (c *sourceCounter) add(e *manifest.Entry) {
 		return
 	}
 
-	s := &c.sources[c.open[len(c.open)-1].at]
+	at := c.open[len(c.open)-1].at
+	c.used[at] = true
+	s := &c.sources[at]
 	switch e.Type {
 	case manifest.File:
 		s.Files++
@@ -103,6 +106,16 @@ func (c *sourceCounter) add(e *manifest.Entry) {
 	case manifest.Dir:
 		s.Directories++
 	}
+}
+
+// nothing are the sources whose include patterns match nothing that exists.
+func (c *sourceCounter) nothing() (out []*manifest.Source) {
+	for i := range c.sources {
+		if s := &c.sources[i]; len(s.Include) > 0 && !c.used[i] {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // mountPoint is the path of an entry on which another file system is mounted.

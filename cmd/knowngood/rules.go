@@ -14,24 +14,30 @@ import (
 
 // selection is what include and exclude patterns choose of a snapshot; nil is
 // all. They mean what they mean for a capture: they are relative to the source
-// that a path lies in. Besides, an absolute pattern may match a source, or a
+// that a path lies in, or to one around it. Besides, an absolute pattern may match a source, or a
 // directory above it, and a source that is a single file is chosen by its name.
 func selection(table *manifest.Table, include, exclude []string) (*snapshot.Scope, error) {
 	if len(include)+len(exclude) == 0 {
 		return nil, nil
 	}
 	var sources []walk.Source
+	var paths []string
 	for i := range table.Sources {
-		rules, err := selectionOf(&table.Sources[i], include, exclude)
+		paths = append(paths, "/"+manifest.EntryPath(table.Sources[i].Path))
+	}
+	for i := range table.Sources {
+		rules, err := selectionOf(&table.Sources[i], paths, include, exclude)
 		if err != nil {
 			return nil, &usageError{err}
 		}
-		sources = append(sources, walk.Source{Path: "/" + manifest.EntryPath(table.Sources[i].Path), Rules: rules})
+		sources = append(sources, walk.Source{Path: paths[i], Rules: rules})
 	}
 	return snapshot.NewScope(sources), nil
 }
 
-func selectionOf(s *manifest.Source, include, exclude []string) (*filter.Rules, error) {
+// selectionOf is what patterns choose of one source of a snapshot that has
+// sources at these paths.
+func selectionOf(s *manifest.Source, sources, include, exclude []string) (*filter.Rules, error) {
 	path := manifest.EntryPath(s.Path)
 	single := len(s.Command) > 0 || s.Files == 1 && s.Directories == 0
 	matches := func(patterns []string) (bool, error) {
@@ -72,7 +78,7 @@ func selectionOf(s *manifest.Source, include, exclude []string) (*filter.Rules, 
 	case len(include) == 0 && len(exclude) == 0:
 		return nil, nil
 	}
-	return filter.Compile("/"+path, include, exclude)
+	return filter.Compile("/"+path, filter.Inner("/"+path, sources, include), filter.Inner("/"+path, sources, exclude))
 }
 
 // today is what a capture of the environment would mean now, as the

@@ -17,6 +17,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
 	"knowngood/snapshot"
+	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/repository"
@@ -116,15 +117,18 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 	if f.cachedAttributes {
 		attributes = "cached"
 	}
+	var all []string
 	for _, p := range paths {
 		abs, err := filepath.Abs(p)
 		if err != nil {
 			return "", nil, err
 		}
-		if slices.ContainsFunc(env.Sources, func(s configs.Source) bool { return s.Path == abs }) {
-			continue // given twice
+		if !slices.Contains(all, abs) { // else given twice
+			all = append(all, abs)
 		}
-		env.Sources = append(env.Sources, configs.Source{Path: abs, Include: f.include, Exclude: f.exclude, ExcludeCaches: f.excludeCaches, ExcludeIfPresent: f.excludeIfPresent,
+	}
+	for _, p := range all {
+		env.Sources = append(env.Sources, configs.Source{Path: p, Include: filter.Inner(p, all, f.include), Exclude: filter.Inner(p, all, f.exclude), ExcludeCaches: f.excludeCaches, ExcludeIfPresent: f.excludeIfPresent,
 			OneFileSystem: f.oneFileSystem, MaxFileSize: configs.Size(max), Attributes: attributes})
 	}
 	return f.env, env, nil

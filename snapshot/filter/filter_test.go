@@ -183,3 +183,24 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	})
 }
+
+func TestPatternsOfSeveralSourcesInOneInside(t *testing.T) {
+	t.Parallel()
+	sources := []string{"/a", "/a/b/", "/a/b/c", "/x/b"}
+	for _, test := range []struct {
+		source, patterns, want string
+	}{
+		{"/a", "b/h *.tmp", "b/h *.tmp"},
+		{"/a/b", "b/h *.tmp", "b/h /h *.tmp"},
+		{"/a/b", "!b/h/i b/ b b/** */h ?/**/h c/h", "!b/h/i !/h/i b/ b b/** /** */h /h ?/**/h /**/h c/h"},
+		{"/a/b", "{b,c}/h", "{b,c}/h /h"},
+		{"/a/b/c", "b/c/h c/h c/", "b/c/h /h c/h /h c/"},
+		{"/a/b", "/b/h /a/b/h /a/h", "/b/h /h /a/b/h /a/h"},
+		{"/a/b", "b/{h", "b/{h"},
+		{"/x/b", "b/h", "b/h"},
+	} {
+		if got := strings.Join(filter.Inner(test.source, sources, strings.Fields(test.patterns)), " "); got != test.want {
+			t.Errorf("%s in %s: %s, want %s", test.patterns, test.source, got, test.want)
+		}
+	}
+}
