@@ -137,7 +137,7 @@ func (x *extras) push(path string, spare bool) error {
 		l.spare, err = x.mountedSince(path)
 	}
 	if err == nil {
-		l.names, err = x.list(h.FD())
+		l.names, err = x.listOpen(h)
 	}
 	if err != nil {
 		x.problem(path, err)
@@ -175,6 +175,19 @@ func (x *extras) mountedSince(path string) (bool, error) {
 	}
 	defer unix.Close(fd)
 	return posix.Mounted(fd, filepath.Base(x.real))
+}
+
+// listOpen lists a directory that is open, maybe without the right to read it.
+func (x *extras) listOpen(h *posix.Dir) ([]string, error) {
+	if h.Readable {
+		return x.list(h.FD())
+	}
+	fd, err := posix.OpenDir(h.FD(), ".")
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return x.list(fd)
 }
 
 func (x *extras) list(fd int) (names []string, err error) {

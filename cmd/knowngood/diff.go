@@ -52,6 +52,10 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 					return err
 				}
 			}
+			if n := counts[snapshot.Unread]; n > 0 {
+				a.code = exitIncomplete
+				fmt.Fprintf(a.stderr, "knowngood: %d paths could not be compared: one of the snapshots does not have them whole\n", n)
+			}
 			return a.differences(counts)
 		},
 	}
@@ -77,10 +81,6 @@ func (a *app) difference(c snapshot.Change, path string) error {
 
 func (a *app) differences(counts map[snapshot.Change]int) error {
 	a.printf("%d added, %d removed, %d modified, %d with other metadata\n", counts[snapshot.Added], counts[snapshot.Removed], counts[snapshot.Modified], counts[snapshot.Metadata])
-	if n := counts[snapshot.Unread]; n > 0 {
-		a.code = exitIncomplete
-		fmt.Fprintf(a.stderr, "knowngood: %d paths could not be compared: one of the snapshots does not have them whole\n", n)
-	}
 	return a.result(map[string]any{"type": "result", "unread": counts[snapshot.Unread], "added": counts[snapshot.Added], "removed": counts[snapshot.Removed], "modified": counts[snapshot.Modified], "metadata": counts[snapshot.Metadata]})
 }
 
@@ -125,6 +125,7 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 		return err
 	}
 	unseen.end()
+	counts[snapshot.Unread] = int(unseen.count)
 	if err := a.differences(counts); err != nil {
 		return err
 	}

@@ -101,14 +101,18 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 			a.printf("%-11s %s\n", line[0], line[1])
 		}
 	}
+	listed := uint64(len(tree.Table.Problems))
 	if !problems {
-		if n := len(tree.Table.Problems); n > 0 {
-			a.printf("problems    %d (knowngood show --problems %s lists them)\n", b.Problems, s.Ref())
+		if listed > 0 {
+			a.printf("problems    %s (knowngood show --problems %s lists %s)\n", count(b.Problems), s.Ref(), count(listed))
 		}
 		return nil
 	}
 	for _, p := range tree.Table.Problems {
 		a.printf("problem     %s: %s\n", printable("/"+p.Path), printable(p.Reason))
+	}
+	if listed < b.Problems {
+		a.printf("problems    %s, of which the snapshot has the paths of %s\n", count(b.Problems), count(listed))
 	}
 	return nil
 }
