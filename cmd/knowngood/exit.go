@@ -65,7 +65,7 @@ func exitCode(ctx context.Context, err error) int {
 func (a *app) fail(ctx context.Context, err error) int {
 	code := exitCode(ctx, err)
 	if code == exitInterrupted {
-		err = errors.New("interrupted: what was stored so far is kept, run the same command again to go on")
+		err = errors.New("interrupted: what was done so far is kept, run the same command again to go on")
 	}
 	if a.json {
 		b, _ := json.Marshal(map[string]any{"type": "error", "error": err.Error(), "exit_code": code})

@@ -65,7 +65,7 @@ func interrupt(t *testing.T, m *machine, signal os.Signal, begun func() bool, ar
 	signalled := time.Now()
 	o := wait()
 	o.exits(t, exitInterrupted)
-	if !strings.Contains(o.stderr.String(), "interrupted: what was stored so far is kept, run the same command again to go on") {
+	if !strings.Contains(o.stderr.String(), "interrupted: what was done so far is kept, run the same command again to go on") {
 		t.Errorf("%v said %q", args, &o.stderr)
 	}
 	if took := time.Since(signalled); took > 5*time.Second {

@@ -57,12 +57,14 @@ accounts (etc/passwd at its top, and not left out) keeps all numbers, which are
 what that file says. It is said which, and who is not the same here.
 --numeric-ids keeps all numbers.
 
-Restored outputs of command sources are shown with the commands that take them
-back. --load runs those that the configuration names for the environment, in its
-order and until one fails, each with the restored file on its standard input,
-verified once more. A command that the snapshot alone names may have been written
-by whoever held that host: it is marked, and --load=snapshot runs it after asking
-at the terminal.
+After the restore, each restored output of a command source, such as a database
+dump, is listed with the command that loads it. --load runs these commands: those
+that the configuration names for the environment, in the order of the
+configuration, each with the restored file, verified once more, on its standard
+input. The first one that fails ends that, with exit code 1. A command that only
+the snapshot names may have been written by whoever controlled that host: it is
+marked and not run (exit code 3). --load=snapshot runs it too, after asking at the
+terminal.
 
 Every chunk is verified before it is written, and what is reported as restored
 is durable. Interrupted, or stopped by what could not be restored, the same
@@ -86,7 +88,7 @@ full length, and ends with the exit code that this gives the restore.`,
 	fl.BoolVar(&f.withIncomplete, "with-incomplete", false, "write what was read of files that could not be read whole as NAME.incomplete")
 	fl.BoolVar(&f.numeric, "numeric-ids", false, "keep the numbers of owners, whatever their names")
 	fl.BoolVar(&f.noOwner, "no-owner", false, "leave all files to the user who restores (always so when not root)")
-	fl.StringVar(&f.load.which, "load", "", "give restored outputs of command sources to the restore commands of the configuration; =snapshot: of the snapshot, too, after asking")
+	fl.StringVar(&f.load.which, "load", "", "after the restore, load the restored outputs of command sources with the restore commands of the configuration; --load=snapshot also runs those that only the snapshot names, after asking")
 	fl.Lookup("load").NoOptDefVal = loadConfigured
 	fl.StringVar(&f.load.timeout, "load-timeout", "", "end a restore command that takes longer than this `time`, such as 2h (default: none)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
