@@ -118,12 +118,16 @@ func (r *restorer) entries(ctx context.Context, do func(*manifest.Entry) error) 
 	return ctx.Err()
 }
 
-// lost names a part of the list of files that cannot be read, once.
+// lost names a part of the list of files that cannot be read, once. In a later
+// pass its entries are known to the first one, and what waits is not restored.
 func (r *restorer) lost(s *snapshot.SegmentError, err error) {
-	if r.links.second || r.links.apart != nil {
+	if r.unread[s.First] {
 		return
 	}
-	r.result.Unlisted += uint64(s.Entries)
+	r.unread[s.First] = true
+	if !r.links.second && r.links.apart == nil {
+		r.result.Unlisted += uint64(s.Entries)
+	}
 	r.problem(s.First, err)
 }
 

@@ -176,6 +176,7 @@ type restorer struct {
 	window     *window
 	links      links
 	parts      map[string]bool // paths of what was read of files; see part
+	unread     map[string]bool // first paths of parts of the list that cannot be read
 	chain      []*pendingDir   // the directories above the present entry
 	log        dirLog
 	commit     committer
@@ -206,7 +207,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
-	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), parts: map[string]bool{}}
+	r := &restorer{Options: o, root: -1, compare: o.InPlace, uid: os.Geteuid(), gid: os.Getegid(), parts: map[string]bool{}, unread: map[string]bool{}}
 	r.links.groups = map[uint64]*linkGroup{}
 	first, err := r.locate(ctx)
 	if err != nil {
