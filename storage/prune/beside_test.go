@@ -19,11 +19,11 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-// interrupted calls a function once, before the first listing of roots or
-// before the first manifest is read.
+// interrupted calls a function once, before the first listing of roots or of
+// probes, or before the first manifest is read.
 type interrupted struct {
 	storage.Store
-	at   string // "/roots/" or "/manifests/"
+	at   string // "/roots/", "/probe/" or "/manifests/"
 	then func()
 	once sync.Once
 }
@@ -37,7 +37,7 @@ func (s *interrupted) interrupt(key string) {
 }
 
 func (s *interrupted) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
-	if s.at == "/roots/" && !o.Delimiter {
+	if s.at != "/manifests/" && !o.Delimiter {
 		s.interrupt(o.Prefix)
 	}
 	return s.Store.List(ctx, o)
@@ -69,6 +69,29 @@ func TestACaptureThatEndsWhileObjectsAreListedIsNoDamage(t *testing.T) {
 			t.Errorf("%+v: the capture did not come in between", report.Domains)
 		}
 		w.Clean()
+	})
+}
+
+func TestARunThatReadsTheClockLeavesTheProbesOfOthers(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		w.write("a", 200_000)
+		w.capture("web")
+		plain := w.Store
+		w.Store = &interrupted{Store: plain, at: "/probe/", then: func() {
+			w.Store = plain
+			w.free()
+		}}
+		w.free()
+
+		// What a run leaves that dies is deleted a day later.
+		dead := "hosts/h/probe/of-a-run-that-died"
+		w.check(plain.Put(w.Ctx, dead, []byte("x"), storage.PutOptions{}))
+		time.Sleep(day)
+		w.free()
+		for o, err := range plain.List(w.Ctx, storage.ListOptions{Prefix: "hosts/h/probe/"}) {
+			w.check(err)
+			t.Errorf("%s is left", o.Key)
+		}
 	})
 }
 

@@ -49,33 +49,51 @@ func (r *Repository) Purge(ctx context.Context, key string) error {
 	return nil
 }
 
+// staleProbe is how old a probe is, by the clock of the store, that nobody waits
+// for any more.
+const staleProbe = 24 * time.Hour
+
 // StoreTime is the time by the clock of the store, which stamps objects. It
 // puts an object for that, and deletes it.
 func (r *Repository) StoreTime(ctx context.Context, host string) (time.Time, error) {
-	fail := func(err error) (time.Time, error) {
+	now, err := r.storeTime(ctx, host)
+	if err != nil {
 		return time.Time{}, fmt.Errorf("read the clock of the store: %w", err)
 	}
+	return now, nil
+}
+
+func (r *Repository) storeTime(ctx context.Context, host string) (now time.Time, err error) {
 	var random [16]byte
 	rand.Read(random[:])
-	key := statement.PrefixHostProbes(host) + hex.EncodeToString(random[:])
-	if err := r.store.Put(ctx, key, []byte("knowngood probe\n"), storage.PutOptions{}); err != nil {
-		return fail(err)
+	key, body := statement.PrefixHostProbes(host)+hex.EncodeToString(random[:]), []byte("knowngood probe\n")
+	if err := r.store.Put(ctx, key, body, storage.PutOptions{}); err != nil {
+		return now, err
 	}
-	var now time.Time
+
+	var probes []storage.Object
 	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixHostProbes(host)}) {
 		if err != nil {
-			return fail(err)
+			return now, err
 		}
 		if o.Key == key {
 			now = o.Modified
 		}
-		// Those that a run left which died are deleted too.
-		if err := r.Purge(ctx, o.Key); err != nil && !errors.Is(err, storage.ErrLocked) {
-			return fail(err)
-		}
+		probes = append(probes, o)
 	}
 	if now.IsZero() {
-		return fail(errors.New("what was put is not listed"))
+		return now, errors.New("what was put is not listed")
+	}
+
+	// Those that a run left which died are deleted too. A younger one may be of
+	// a run beside this one, which has not listed it yet.
+	for _, o := range probes {
+		if o.Key != key && now.Sub(o.Modified) < staleProbe {
+			continue
+		}
+		if err := r.Purge(ctx, o.Key); err != nil && !errors.Is(err, storage.ErrLocked) {
+			return now, err
+		}
 	}
 	return now, nil
 }
