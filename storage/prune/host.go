@@ -42,28 +42,39 @@ type kept struct {
 	forgotten bool // by its host; the policy of this run keeps it
 }
 
-// host looks in the order that makes it safe: the clock, the objects, what was
-// announced, and only then what is needed.
+// host prunes a host, and leaves the reserve that the next run may need.
 func (p *pruner) host(ctx context.Context, name string) error {
-	h := &host{pruner: p, name: name, now: time.Now(), inventory: map[seal.DomainID]*inventory{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
 	domains, err := p.repo.Domains(ctx, name)
 	if err != nil || len(domains) == 0 {
 		return err
 	}
-	if !p.DryRun {
-		if err := p.repo.MaySign(ctx, name); err != nil {
-			return err
-		}
-		if h.now, err = p.repo.StoreTime(ctx, name); err != nil {
-			return err
-		}
+	h := &host{pruner: p, name: name, now: time.Now(), inventory: map[seal.DomainID]*inventory{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
+	if p.DryRun {
+		return h.prune(ctx, domains)
 	}
+	if err := p.repo.MaySign(ctx, name); err != nil {
+		return err
+	}
+
+	if h.now, err = p.repo.StoreTime(ctx, name); err != nil {
+		return err
+	}
+	err = h.prune(ctx, domains)
+	if kept := p.repo.KeepReserve(ctx, name); err == nil {
+		err = kept
+	}
+	return err
+}
+
+// prune looks in the order that makes it safe: the clock, which was read before
+// this, the objects, what was announced, and only then what is needed.
+func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
 	for _, d := range domains {
 		if err := h.list(ctx, d); err != nil {
 			return err
 		}
 	}
-	envs, err := p.repo.EveryEnvironment(ctx, name)
+	envs, err := h.repo.EveryEnvironment(ctx, h.name)
 	if err != nil {
 		return err
 	}
@@ -73,11 +84,11 @@ func (p *pruner) host(ctx context.Context, name string) error {
 		}
 	}
 	if len(h.snapshots) == 0 {
-		p.note("host %s has no snapshot: nothing of it is pruned", name)
+		h.note("host %s has no snapshot: nothing of it is pruned", h.name)
 		return nil
 	}
 	for _, d := range domains {
-		if err := p.blocks(name, d.String(), h.domain(ctx, d)); err != nil {
+		if err := h.blocks(h.name, d.String(), h.domain(ctx, d)); err != nil {
 			return err
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"knowngood/snapshot/retention"
+	"knowngood/storage"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 )
@@ -118,6 +119,7 @@ type pruner struct {
 	Options
 	repo   *repository.Repository
 	report *Report
+	full   error // of hosts and domains for which the store had no room
 }
 
 // Run prunes. What hinders it in one host or domain stands in the report; the
@@ -147,16 +149,22 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 		}
 	}
 	p.report.Duration = time.Since(started)
-	return p.report, nil
+	return p.report, p.full
 }
 
 // blocks notes an error that hinders one host or domain, and passes others on.
+// A full store hinders one that has nothing to be deleted yet: what is deleted
+// of another makes room.
 func (p *pruner) blocks(host, domain string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) {
 		p.report.Blocked = append(p.report.Blocked, Blocked{host, domain, err})
+		return nil
+	}
+	if errors.Is(err, storage.ErrFull) {
+		p.full = errors.Join(p.full, fmt.Errorf("prune host %s: %w", host, err))
 		return nil
 	}
 	return err

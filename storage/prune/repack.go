@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"knowngood/storage"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -44,7 +45,7 @@ func (d *domain) repack(ctx context.Context) error {
 		return err
 	}
 	err = d.rewrite(ctx, host)
-	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, repository.ErrOvertaken) || errors.Is(err, repository.ErrLost) {
+	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, repository.ErrOvertaken) || errors.Is(err, repository.ErrLost) || errors.Is(err, storage.ErrFull) {
 		return why("%v", err)
 	}
 	return err

@@ -148,7 +148,9 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 		if err != nil {
 			return nil, err
 		}
-		err = r.put(ctx, statement.KeyTombstone(host, env, x.Serial), object, c.Now)
+		err = r.withReserve(ctx, host, len(object), func() error {
+			return r.put(ctx, statement.KeyTombstone(host, env, x.Serial), object, c.Now)
+		})
 		if errors.Is(err, storage.ErrExists) {
 			conflict = x.Serial // another process was first
 			continue

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"knowngood/storage"
@@ -54,7 +55,8 @@ func (r *Repository) Purge(ctx context.Context, key string) error {
 const staleProbe = 24 * time.Hour
 
 // StoreTime is the time by the clock of the store, which stamps objects. It
-// puts an object for that, and deletes it.
+// puts an object for that, and deletes it; on a full store it gives up some of
+// the reserve of the host, see KeepReserve.
 func (r *Repository) StoreTime(ctx context.Context, host string) (time.Time, error) {
 	now, err := r.storeTime(ctx, host)
 	if err != nil {
@@ -67,7 +69,8 @@ func (r *Repository) storeTime(ctx context.Context, host string) (now time.Time,
 	var random [16]byte
 	rand.Read(random[:])
 	key, body := statement.PrefixHostProbes(host)+hex.EncodeToString(random[:]), []byte("knowngood probe\n")
-	if err := r.store.Put(ctx, key, body, storage.PutOptions{}); err != nil {
+	err = r.withReserve(ctx, host, len(body), func() error { return r.store.Put(ctx, key, body, storage.PutOptions{}) })
+	if err != nil {
 		return now, err
 	}
 
@@ -79,7 +82,9 @@ func (r *Repository) storeTime(ctx context.Context, host string) (now time.Time,
 		if o.Key == key {
 			now = o.Modified
 		}
-		probes = append(probes, o)
+		if !strings.HasPrefix(o.Key, statement.PrefixReserve(host)) {
+			probes = append(probes, o)
+		}
 	}
 	if now.IsZero() {
 		return now, errors.New("what was put is not listed")

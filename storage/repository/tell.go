@@ -97,7 +97,9 @@ func (r *Repository) tell(ctx context.Context, x *statement.Deletion, key ed2551
 		if err != nil {
 			return in, err
 		}
-		err = r.put(ctx, statement.KeyDeletion(x.Host, x.Domain, x.Serial), object, now)
+		err = r.withReserve(ctx, x.Host, len(object), func() error {
+			return r.put(ctx, statement.KeyDeletion(x.Host, x.Domain, x.Serial), object, now)
+		})
 		if err == nil {
 			if r.local.stateDir != "" { // where a daemon beside this process finds it
 				if err := r.local.write(r.pendingFile(x.Host, x.Domain, x.Serial), object); err != nil {

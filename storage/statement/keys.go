@@ -87,6 +87,9 @@ func PrefixDamageReports(host string, domain seal.DomainID) string {
 // PrefixHostProbes lists what tells the time of the store.
 func PrefixHostProbes(host string) string { return PrefixHost(host) + "probe/" }
 
+// PrefixReserve lists what is deleted first when the store is full.
+func PrefixReserve(host string) string { return PrefixHostProbes(host) + "reserve-" }
+
 // KeyEpoch is where an epoch of the whole repository lies.
 func KeyEpoch(number uint64) string { return PrefixEpochs + Inverted(number) }
 
