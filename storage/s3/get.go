@@ -7,7 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"strings"
+	"strconv"
 
 	"github.com/minio/minio-go/v7"
 )
@@ -89,24 +89,47 @@ func (b *body) open() error {
 	default:
 		return err
 	}
-	if ranged && !startsAt(header, b.pos) {
-		return errors.Join(errRangeIgnored, r.Close())
+	size := info.Size
+	if ranged {
+		if size, err = b.ranged(header, size); err != nil {
+			return errors.Join(err, r.Close())
+		}
 	}
-	if info.Size >= 0 && (b.left < 0 || info.Size < b.left) {
-		b.left = info.Size
+	if size >= 0 && (b.left < 0 || size < b.left) {
+		b.left = size
 	}
 	b.etag, b.r = info.ETag, r
 	return nil
 }
 
-// startsAt tells whether a reply is the range that starts at pos. A server
-// that sends a small object whole is right when pos is its start.
-func startsAt(h http.Header, pos int64) bool {
+// ranged returns how many bytes follow the header of a reply to a request for a
+// range, size by its Content-Length: as many as were asked for, or as the object
+// has. A server that sends a small object whole is right when pos is its start.
+func (b *body) ranged(h http.Header, size int64) (int64, error) {
 	contentRange := h.Get("Content-Range")
-	if contentRange == "" {
-		return pos == 0
+	if contentRange == "" && b.pos == 0 {
+		return size, nil
 	}
-	return strings.HasPrefix(contentRange, fmt.Sprintf("bytes %d-", pos))
+	var first, last int64
+	var total string
+	if _, err := fmt.Sscanf(contentRange, "bytes %d-%d/%s", &first, &last, &total); err != nil || first != b.pos {
+		return 0, errRangeIgnored
+	}
+
+	n := last - first + 1
+	if size >= 0 && size != n {
+		return 0, errTooShort
+	}
+	if whole, err := strconv.ParseInt(total, 10, 64); err == nil {
+		want := whole - first
+		if b.left >= 0 {
+			want = min(want, max(b.left, 1))
+		}
+		if n < want {
+			return 0, errTooShort
+		}
+	}
+	return n, nil
 }
 
 func (b *body) Read(p []byte) (int, error) {

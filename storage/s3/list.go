@@ -2,7 +2,6 @@ package s3
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"net/http"
 	"slices"
@@ -15,7 +14,8 @@ import (
 
 const pageSize = 1000 // what a server lists at once
 
-var errOrder = errors.New("the server lists keys out of order")
+// maxBarren is how many pages in a row may have no key, and say that more come.
+const maxBarren = 1000
 
 // List implements storage.Store, one page in memory at a time. Objects whose
 // names are no keys, which are not ours, are left out.
@@ -44,28 +44,28 @@ func (s *Store) list(ctx context.Context, o storage.ListOptions, yield func(stor
 	if err != nil {
 		return err
 	}
-	last, n := o.After, 0
+	last, n, barren := o.After, 0, 0
 	for token := ""; ; {
-		page, err := fetch(token)
+		objects, next, err := fetch(token, last)
 		if err != nil {
 			return err
 		}
-		for _, object := range s.objects(page) {
-			if object.Key <= o.After {
-				continue
-			}
-			if object.Key <= last {
-				return errOrder
-			}
+		for _, object := range objects {
 			last = object.Key
 			if n++; !yield(object, nil) || n == o.Limit {
 				return nil
 			}
 		}
-		if !page.IsTruncated {
+		if next == "" {
 			return nil
 		}
-		token = page.NextContinuationToken
+		if barren++; len(objects) > 0 {
+			barren = 0
+		}
+		if barren > maxBarren {
+			return errOrder
+		}
+		token = next
 	}
 }
 
@@ -115,7 +115,7 @@ func (v *versionPage) read(ctx context.Context) error {
 		// and the next that is valid lies what is greater by a "!".
 		opts.StartAfter = v.prefix + v.last + "!"
 	}
-	seen, marked, previous := 0, "", minio.ObjectInfo{}
+	seen, marked, newest, previous := 0, "", "", minio.ObjectInfo{}
 	var next *storage.Object // to be yielded once it is known whether it is the only version
 	flush := func() (goOn bool) {
 		if next == nil {
@@ -128,7 +128,16 @@ func (v *versionPage) read(ctx context.Context) error {
 	}
 	for info := range v.client.ListObjectsIter(ctx, v.bucket, opts) {
 		if info.Err != nil {
-			return listingError(info.Err)
+			return info.Err
+		}
+		if !strings.HasPrefix(info.Key, opts.Prefix) {
+			return errNotAsked
+		}
+		if !info.IsDeleteMarker { // some servers list those after the others of a page
+			if info.Key < newest {
+				return errOrder
+			}
+			newest = info.Key
 		}
 		circle := info.Key == previous.Key && info.VersionID == previous.VersionID
 		previous = info
@@ -179,8 +188,12 @@ func startAfter(o storage.ListOptions) (string, bool) {
 	return o.After, true
 }
 
+// fetchPage lists one page: the objects in it, all of which come after the key
+// last, and the token of the next page; "" when this is the end.
+type fetchPage func(token, last string) (objects []storage.Object, next string, err error)
+
 // pages returns the function that lists one page, with retries.
-func (s *Store) pages(ctx context.Context, o storage.ListOptions, start string) (func(token string) (minio.ListBucketV2Result, error), error) {
+func (s *Store) pages(ctx context.Context, o storage.ListOptions, start string) (fetchPage, error) {
 	// The library's listing of single pages takes no context, so this
 	// listing has a client of its own whose transport knows it.
 	client, err := s.newClient(bound{ctx, s.transport})
@@ -197,15 +210,25 @@ func (s *Store) pages(ctx context.Context, o storage.ListOptions, start string) 
 	if start != "" {
 		start = s.prefix + start
 	}
-	return func(token string) (page minio.ListBucketV2Result, err error) {
+	return func(token, last string) (objects []storage.Object, next string, err error) {
 		if err := ctx.Err(); err != nil {
-			return page, err
+			return nil, "", err
 		}
 		err = s.attempt(ctx, func() error {
-			page, err = client.ListObjectsV2(s.bucket, s.prefix+o.Prefix, start, token, delimiter, size)
-			return listingError(err)
+			page, err := client.ListObjectsV2(s.bucket, s.prefix+o.Prefix, start, token, delimiter, size)
+			if err != nil {
+				return err
+			}
+			if next = ""; page.IsTruncated {
+				next = page.NextContinuationToken
+			}
+			if next != "" && next == token {
+				return errOrder
+			}
+			objects, err = s.objects(page, o, last)
+			return err
 		})
-		return page, err
+		return objects, next, err
 	}, nil
 }
 
@@ -219,21 +242,37 @@ func (b bound) RoundTrip(req *http.Request) (*http.Response, error) {
 	return b.RoundTripper.RoundTrip(req.WithContext(b.ctx))
 }
 
-// objects merges the two sorted parts of a page.
-func (s *Store) objects(page minio.ListBucketV2Result) []storage.Object {
+// objects merges the two sorted parts of a page. It refuses what a server sends
+// that does not list what it was asked for, after the key last.
+func (s *Store) objects(page minio.ListBucketV2Result, o storage.ListOptions, last string) ([]storage.Object, error) {
 	all := make([]storage.Object, 0, len(page.Contents)+len(page.CommonPrefixes))
+	add := func(object storage.Object, name string) error {
+		if !strings.HasPrefix(name, s.prefix+o.Prefix) {
+			return errNotAsked
+		}
+		object.Key = strings.TrimPrefix(name, s.prefix)
+		if storage.CheckKey(strings.TrimSuffix(object.Key, "/")) == nil && strings.HasSuffix(object.Key, "/") == object.Folded && object.Key > o.After {
+			all = append(all, object)
+		}
+		return nil
+	}
 	for _, c := range page.Contents {
-		key, ours := strings.CutPrefix(c.Key, s.prefix)
-		if ours && storage.CheckKey(key) == nil {
-			all = append(all, storage.Object{Key: key, Size: c.Size, Modified: c.LastModified})
+		if err := add(storage.Object{Size: c.Size, Modified: c.LastModified}, c.Key); err != nil {
+			return nil, err
 		}
 	}
 	for _, c := range page.CommonPrefixes {
-		key, ours := strings.CutPrefix(c.Prefix, s.prefix)
-		if ours && storage.CheckKey(strings.TrimSuffix(key, "/")) == nil {
-			all = append(all, storage.Object{Key: key, Folded: true})
+		if err := add(storage.Object{Folded: true}, c.Prefix); err != nil {
+			return nil, err
 		}
 	}
 	slices.SortFunc(all, func(a, b storage.Object) int { return strings.Compare(a.Key, b.Key) })
-	return all
+
+	for _, object := range all {
+		if object.Key <= last {
+			return nil, errOrder
+		}
+		last = object.Key
+	}
+	return all, nil
 }

@@ -27,8 +27,14 @@ type hook func(w http.ResponseWriter, r *http.Request, next http.Handler)
 // looks into. It sets the environment of the test.
 func proxied(t *testing.T, server *storagetest.Server, kind storagetest.BucketKind, h hook) s3.Config {
 	t.Helper()
-	server.Setenv(t)
 	server.Bucket(t, "bucket", kind)
+	return between(t, server, h)
+}
+
+// between is proxied before a bucket that there is.
+func between(t *testing.T, server *storagetest.Server, h hook) s3.Config {
+	t.Helper()
+	server.Setenv(t)
 	proxy := httptest.NewServer(handler(t, server, h))
 	t.Cleanup(proxy.Close)
 	return s3.Config{Bucket: "bucket", Prefix: "p", Endpoint: proxy.URL, Region: storagetest.Region}

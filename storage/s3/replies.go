@@ -18,7 +18,14 @@ import (
 var (
 	errNoListing = errors.New("the reply to a request for a listing holds no listing")
 	errNoObject  = errors.New("the reply to a request for an object is not one of an S3 server")
+	errOrder     = errors.New("the server lists keys out of order, twice, or without an end")
+	errNotAsked  = errors.New("the server lists keys that were not asked for")
+	errTooShort  = errors.New("the server sends fewer bytes than it says")
 )
+
+// errBreaksOff is a document that ends before its end. A server that is asked
+// too much, or is stopped, may send such.
+var errBreaksOff = errors.New("the server answered 200 OK")
 
 // objectError recognises what the library makes of a reply of success that has
 // not the headers of an object.
@@ -29,17 +36,14 @@ func objectError(err error) error {
 	return err
 }
 
-// listingError recognises what the library makes of an empty reply.
-func listingError(err error) error {
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: it is empty", errNoListing)
-	}
-	return err
-}
-
 // strange reports whether the reply was none of an S3 server.
 func strange(err error) bool {
-	return errors.Is(err, storage.ErrUnproven) || errors.Is(err, errNoListing) || errors.Is(err, errNoObject)
+	for _, target := range []error{storage.ErrUnproven, errNoListing, errNoObject, errOrder, errNotAsked, errTooShort} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
 }
 
 // listed is the element that the reply to a request for a listing begins with;
@@ -54,46 +58,82 @@ func listed(req *http.Request) string {
 	return ""
 }
 
-// listing is the body of a reply to a request for a listing. Its first read
-// fails with errNoListing when it holds something else.
-type listing struct {
-	io.ReadCloser
-	element string
-	checked bool
-	start   bytes.Buffer // what was read to find out
+// document wraps the body of a reply of success to a request that is answered
+// in XML.
+func document(req *http.Request, body io.ReadCloser) io.ReadCloser {
+	query := req.URL.Query()
+	element := listed(req)
+	if element == "" && !(req.Method == http.MethodGet && (query.Has("location") || query.Has("retention") || query.Has("object-lock"))) {
+		return body
+	}
+	return &reply{ReadCloser: body, element: element}
 }
 
-func (l *listing) Read(p []byte) (int, error) {
-	if !l.checked {
-		if err := l.check(); err != nil {
+// reply is the body of a reply in XML. Its end is an error: whoever reads it
+// stops at the end of its first element. When that should be one of a name and
+// is not, the first read fails with errNoListing.
+type reply struct {
+	io.ReadCloser
+	element string // "" for any
+	checked bool
+	start   bytes.Buffer // what was read to find out
+	n       int          // bytes read
+}
+
+func (r *reply) Read(p []byte) (int, error) {
+	if !r.checked && r.element != "" {
+		if err := r.check(); err != nil {
 			return 0, err
 		}
-		l.checked = true
 	}
-	if l.start.Len() > 0 {
-		return l.start.Read(p)
+	r.checked = true
+	if r.start.Len() > 0 {
+		return r.start.Read(p)
 	}
-	return l.ReadCloser.Read(p)
+	n, err := r.ReadCloser.Read(p)
+	r.n += n
+	if err == io.EOF {
+		if err = nil; n == 0 {
+			err = r.breaksOff()
+		}
+	}
+	return n, err
+}
+
+func (r *reply) breaksOff() error {
+	if r.n == 0 {
+		return fmt.Errorf("%w with an empty body", errBreaksOff)
+	}
+	return fmt.Errorf("%w with a body that breaks off after %d bytes", errBreaksOff, r.n)
 }
 
 // check reads up to the first element, which must be that of a listing.
-func (l *listing) check() error {
-	d := xml.NewDecoder(io.TeeReader(l.ReadCloser, &l.start))
+func (r *reply) check() error {
+	d := xml.NewDecoder(io.TeeReader(r.ReadCloser, &r.start))
 	for {
 		token, err := d.RawToken()
+		r.n = r.start.Len()
 		var syntax *xml.SyntaxError
 		switch {
 		case err == nil:
+		case err == io.EOF && len(bytes.TrimSpace(r.start.Bytes())) == 0, bytes.HasPrefix(r.start.Bytes(), []byte("<?xml")) && unfinished(err):
+			return r.breaksOff()
 		case err == io.EOF, errors.As(err, &syntax):
 			return fmt.Errorf("%w: %w", errNoListing, err)
 		default:
 			return err // the transfer broke off
 		}
 		if e, ok := token.(xml.StartElement); ok {
-			if e.Name.Local != l.element {
+			if e.Name.Local != r.element {
 				return fmt.Errorf("%w: it begins with <%s>", errNoListing, e.Name.Local)
 			}
 			return nil
 		}
 	}
+}
+
+// unfinished reports whether an XML decoder met the end too early.
+func unfinished(err error) bool {
+	var syntax *xml.SyntaxError
+	return err == io.EOF || errors.As(err, &syntax) && syntax.Msg == "unexpected EOF"
 }

@@ -125,7 +125,7 @@ func transient(err error) bool {
 	var request *url.Error
 	var network net.Error
 	var syntax *xml.SyntaxError // the listing broke off
-	return errors.Is(err, storage.ErrStalled) || strange(err) ||
+	return errors.Is(err, storage.ErrStalled) || strange(err) || errors.Is(err, errBreaksOff) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, storage.ErrCredentials) ||
 		errors.As(err, &request) || errors.As(err, &network) || errors.As(err, &syntax)
 }

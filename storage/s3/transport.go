@@ -36,8 +36,8 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = &download{resp.Body, w, &t.counts.fetched}
-	if element := listed(req); element != "" && resp.StatusCode == http.StatusOK {
-		resp.Body = &listing{ReadCloser: resp.Body, element: element}
+	if resp.StatusCode == http.StatusOK {
+		resp.Body = document(req, resp.Body)
 	}
 	return resp, nil
 }

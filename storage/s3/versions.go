@@ -41,7 +41,7 @@ func (s *Store) versions(ctx context.Context, key, last string, yield func(stora
 	for info := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: full, Recursive: true, WithVersions: true}) {
 		switch {
 		case info.Err != nil:
-			return listingError(info.Err)
+			return info.Err
 		case info.Key != full:
 			return nil // the key itself comes before those it is a prefix of
 		case !seen:
