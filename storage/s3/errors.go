@@ -19,12 +19,15 @@ import (
 func (s *Store) fail(ctx context.Context, op, key string, err error) error {
 	e := &storage.Error{Op: op, Store: s.url, Key: key}
 	var known *storage.Error
+	var moved *redirected
 	var reply minio.ErrorResponse
 	switch {
 	case errors.As(err, &known):
 		return err
 	case ctx.Err() != nil:
 		e.Err = ctx.Err()
+	case errors.As(err, &moved):
+		e.Hint, e.Err = s.explainRedirect(moved)
 	case errors.As(err, &reply):
 		e.Hint, e.Err = s.explain(reply)
 	default:
@@ -63,11 +66,8 @@ func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 		return "get new temporary credentials", storage.ErrDenied
 	case "RequestTimeTooSkewed":
 		return fmt.Sprintf("this host's clock, now %s, is off from the server's: synchronise it", time.Now().UTC().Format(time.DateTime+" UTC")), storage.ErrDenied
-	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException":
-		if r.Region != "" {
-			return "the bucket is in another region: set region=" + r.Region, storage.ErrNoStore
-		}
-		return "the bucket is in another region: check region and endpoint", storage.ErrNoStore
+	case "AuthorizationHeaderMalformed", "InvalidRegion", "IllegalLocationConstraintException":
+		return s.elsewhere(firstOf(r.Region, regionIn(r.Message)), ""), storage.ErrNoStore
 	case "ObjectLocked":
 		return "", storage.ErrLocked
 	case "InvalidObjectState":
@@ -92,6 +92,8 @@ func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 		return "bytes change on their way: check memory and network of this host", storage.ErrChecksum
 	}
 	switch {
+	case r.StatusCode == http.StatusBadRequest && r.Region != "" && r.Region != s.options.Region: // to HEAD, which has no code
+		return s.elsewhere(r.Region, ""), storage.ErrNoStore
 	case r.StatusCode == http.StatusInsufficientStorage:
 		return "make room in the store", storage.ErrFull
 	case r.StatusCode == http.StatusUnauthorized, r.StatusCode == http.StatusForbidden:

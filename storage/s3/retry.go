@@ -117,9 +117,10 @@ func transient(err error) bool {
 	if errors.As(err, &final) {
 		return false
 	}
+	var moved *redirected
 	var certificate *tls.CertificateVerificationError
 	var plain tls.RecordHeaderError
-	if errors.As(err, &certificate) || errors.As(err, &plain) || strings.Contains(err.Error(), "HTTP response to HTTPS client") {
+	if errors.As(err, &moved) || errors.As(err, &certificate) || errors.As(err, &plain) || strings.Contains(err.Error(), "HTTP response to HTTPS client") {
 		return false
 	}
 	var request *url.Error

@@ -215,6 +215,9 @@ func (s *Store) findRegion(ctx context.Context) (string, error) {
 		region, err = client.GetBucketLocation(ctx, s.bucket)
 		return err
 	})
+	if named := regionOf(err); named != "" {
+		return named, nil
+	}
 	return firstOf(region, defaultRegion), err
 }
 

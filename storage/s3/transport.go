@@ -36,6 +36,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = &download{resp.Body, w, &t.counts.fetched}
+	if err := redirect(resp); err != nil {
+		return nil, err
+	}
 	if resp.StatusCode == http.StatusOK {
 		resp.Body = document(req, resp.Body)
 	}
