@@ -118,7 +118,7 @@ func (s *Store) explainLocal(err error) (hint string, meaning error) {
 	case errors.Is(err, storage.ErrUnproven):
 		return "something on the way answers in the store's place, or the store loses what it takes: check the endpoint, proxies on the way, and the server", err
 	case errors.As(err, &certificate):
-		return "name the certificate of its authority with ca=FILE", fmt.Errorf("%w: %w", storage.ErrUnreachable, err)
+		return "name the certificate of its authority with ca=FILE in the URL of the repository, or in AWS_CA_BUNDLE", fmt.Errorf("%w: %w", storage.ErrUnreachable, err)
 	case unreachable(err):
 		return "check the endpoint, the network and the server", fmt.Errorf("%w: %w", storage.ErrUnreachable, err)
 	case strange(err):

@@ -24,7 +24,7 @@ func noCredentials(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{
 		"AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE",
-		"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN",
+		"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN",
 		"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 		"AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_EC2_METADATA_SERVICE_ENDPOINT",
 	} {
@@ -252,8 +252,28 @@ func TestACertificateCanBeTrustedByFile(t *testing.T) {
 	if b, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || string(b) != "x" {
 		t.Errorf("get: %q, %v", b, err)
 	}
-	write(t, c.CAFile, "no certificate")
-	if _, err := s3.Open(t.Context(), c); err == nil || !strings.Contains(err.Error(), c.CAFile) {
+
+	const bundle = "AWS_CA_BUNDLE"
+	good, bad := c.CAFile, filepath.Join(t.TempDir(), "bad.pem")
+	write(t, bad, "no certificate")
+	t.Setenv(bundle, good)
+	c.CAFile = ""
+	if b, err := storage.ReadAll(t.Context(), open(t, c), "k", 0, -1); err != nil || string(b) != "x" {
+		t.Errorf("get with the certificate in %s: %q, %v", bundle, b, err)
+	}
+	for _, file := range []string{bad, filepath.Join(t.TempDir(), "missing.pem")} {
+		t.Setenv(bundle, file)
+		if _, err := s3.Open(t.Context(), c); !errors.Is(err, s3.ErrConfig) || !strings.Contains(err.Error(), bundle) || !strings.Contains(err.Error(), file) {
+			t.Errorf("open with %s=%s: %v", bundle, file, err)
+		}
+	}
+	c.CAFile = good
+	if b, err := storage.ReadAll(t.Context(), open(t, c), "k", 0, -1); err != nil || string(b) != "x" {
+		t.Errorf("get with ca=, and a bundle that is missing: %q, %v", b, err)
+	}
+	c.CAFile = bad
+	t.Setenv(bundle, good)
+	if _, err := s3.Open(t.Context(), c); !errors.Is(err, s3.ErrConfig) || !strings.Contains(err.Error(), bad) {
 		t.Errorf("open with a file that has no certificate: %v", err)
 	}
 }

@@ -56,7 +56,8 @@ type Config struct {
 	// at the server when empty.
 	Region     string
 	Addressing Addressing
-	// CAFile holds PEM certificates to trust beside the system's.
+	// CAFile holds PEM certificates to trust beside the system's. The file
+	// that AWS_CA_BUNDLE names does when empty.
 	CAFile string
 	// Profile of the AWS credential files. When empty, the whole AWS chain
 	// is tried.
@@ -257,22 +258,27 @@ func newTransport(c Config, counts *counts) (*transport, error) {
 	}, nil
 }
 
-// trusted returns the system's certificates with those of a file, nil for
-// the system's alone.
+// trusted returns the system's certificates with those of a file, which
+// AWS_CA_BUNDLE may name too; nil for the system's alone.
 func trusted(file string) (*x509.CertPool, error) {
+	from := "ca"
+	if file == "" {
+		from = "AWS_CA_BUNDLE"
+		file = os.Getenv(from)
+	}
 	if file == "" {
 		return nil, nil
 	}
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("CA certificates: %w", err)
+		return nil, fmt.Errorf("CA certificates, from %s: %w", from, err)
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		return nil, fmt.Errorf("CA certificates of the system: %w", err)
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA certificates: %s has no certificate in PEM form", file)
+		return nil, fmt.Errorf("CA certificates, from %s: %s has no certificate in PEM form", from, file)
 	}
 	return pool, nil
 }
