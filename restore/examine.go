@@ -214,6 +214,7 @@ func (x *examiner) keep(f *file, fd int, st *posix.Stat) (bool, error) {
 		}
 	}
 	r.Progress.Bytes.Add(e.Size)
+	r.Progress.Found.Add(e.Size)
 	return true, f.placed(r)
 }
 
@@ -270,6 +271,7 @@ func (x *examiner) reuse(c *comparer, f *file, fd int) error {
 				}
 				f.present[i] = true
 				x.r.Progress.Bytes.Add(n)
+				x.r.Progress.Found.Add(n)
 			}
 		}
 		at += n

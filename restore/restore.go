@@ -70,6 +70,7 @@ type Options struct {
 // Progress may be read while a restore runs.
 type Progress struct {
 	Files, Bytes atomic.Uint64 // done, unchanged ones included
+	Found        atomic.Uint64 // bytes of these that were there before the run
 	Fetched      atomic.Uint64 // bytes read from the store
 
 	// Problem, when set, gets each problem as it is met, concurrently.

@@ -140,17 +140,20 @@ type progress struct {
 	stop  chan struct{}
 	done  sync.WaitGroup
 	start time.Time
+	began time.Time // of the rate: before it all was found as it should be
 	state func() progressState
 }
 
 // progressState is one look at a command under way.
 type progressState struct {
 	Files, Bytes, Total uint64 // bytes in all; 0 when not known
+	Found               uint64 // bytes of these that the command had not to do
 	Note                string
 }
 
 func (a *app) progress(state func() progressState) *progress {
 	p := &progress{a: a, stop: make(chan struct{}), start: time.Now(), state: state}
+	p.began = p.start
 	if a.quiet {
 		return p
 	}
@@ -187,16 +190,27 @@ func (a *app) progress(state func() progressState) *progress {
 	return p
 }
 
-func (p *progress) show(bar *progressbar.ProgressBar) {
-	s := p.state()
-	elapsed := time.Since(p.start).Seconds()
-	perSecond := uint64(float64(s.Bytes) / elapsed)
-	left := -1.0
-	if s.Total > 0 && perSecond > 0 && s.Bytes <= s.Total {
-		left = float64(s.Total-s.Bytes) / float64(perSecond)
+// rate is how fast a command is, in bytes a second, and how many seconds are
+// left at that rate; less than 0 when that is not known. What it found done
+// already counts for neither.
+func (p *progress) rate(s progressState, now time.Time) (perSecond uint64, left float64) {
+	done := s.Bytes - min(s.Found, s.Bytes)
+	if done == 0 {
+		p.began = now
+		return 0, -1
 	}
+	rate := float64(done) / max(now.Sub(p.began), time.Millisecond).Seconds()
+	if s.Total == 0 || s.Bytes > s.Total {
+		return uint64(rate), -1
+	}
+	return uint64(rate), float64(s.Total-s.Bytes) / rate
+}
+
+func (p *progress) show(bar *progressbar.ProgressBar) {
+	s, now := p.state(), time.Now()
+	perSecond, left := p.rate(s, now)
 	if p.a.json {
-		m := map[string]any{"type": "progress", "files": s.Files, "bytes": s.Bytes, "bytes_per_second": perSecond, "seconds": elapsed}
+		m := map[string]any{"type": "progress", "files": s.Files, "bytes": s.Bytes, "found_bytes": s.Found, "bytes_per_second": perSecond, "seconds": now.Sub(p.start).Seconds()}
 		if left >= 0 {
 			m["total_bytes"], m["seconds_left"] = s.Total, left
 		}
@@ -204,7 +218,11 @@ func (p *progress) show(bar *progressbar.ProgressBar) {
 		fmt.Fprintf(p.a.stdout, "%s\n", b)
 		return
 	}
-	text := fmt.Sprintf("%s, %s/s", bytesText(s.Bytes), bytesText(perSecond))
+	text := bytesText(s.Bytes)
+	if s.Found > 0 {
+		text += fmt.Sprintf(" (%s of it was there)", bytesText(s.Found))
+	}
+	text += fmt.Sprintf(", %s/s", bytesText(perSecond))
 	if s.Files > 0 {
 		text = count(s.Files) + " files, " + text
 	}

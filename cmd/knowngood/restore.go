@@ -140,7 +140,7 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		total = 0
 	}
 	p := a.progress(func() progressState {
-		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: total}
+		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Found: o.Progress.Found.Load(), Total: total}
 	})
 	result, err := restore.Run(ctx, o)
 	p.end()
