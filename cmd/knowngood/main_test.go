@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 		"knowngood":         func() { start(&app{writebackWindow: time.Nanosecond}) },
 		"without-rights":    withoutRights,
 		"with-disk":         withDisk,
+		"without-proc":      withoutProc,
 		"as-machine":        asMachine,
 		"with-accounts":     withAccounts,
 		"under-supervision": underSupervision,
@@ -63,6 +64,20 @@ func withDisk() {
 		fatal("mount a file system at %s: %v", os.Args[1], err)
 	}
 	replace(os.Args[3:])
+}
+
+// withoutProc runs a program as in a chroot in which /proc is not mounted:
+// without-proc PROGRAM ARGUMENT...
+func withoutProc() {
+	runtime.LockOSThread() // as in withDisk
+	err := ownMounts()
+	if err == nil {
+		err = unix.Unmount("/proc", unix.MNT_DETACH)
+	}
+	if err != nil {
+		fatal("unmount /proc: %v", err)
+	}
+	replace(os.Args[1:])
 }
 
 // asMachine runs a program as if on another machine, whose ID is in a file:
