@@ -29,7 +29,7 @@ func (d *Daemon) prune(r *running) func(context.Context) error {
 		o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack), Progress: &r.pruned}
 		r.live.enter("prune")
 		r.run.Attempts = 1
-		repo, err := d.repository(ctx)
+		repo, _, err := d.repository(ctx)
 		if err != nil {
 			return err
 		}

@@ -28,37 +28,42 @@ type repositoryHolder struct {
 	since  time.Time                // when it was first tried by that
 }
 
-// repository opens the repository unless it is open.
-func (d *Daemon) repository(ctx context.Context) (*repository.Repository, error) {
-	repo, opened, err := d.opened(ctx)
+// repository opens the repository unless it is open, and sees whether this
+// machine is still its host. When it is not, the daemon can do nothing with it.
+func (d *Daemon) repository(ctx context.Context) (*repository.Repository, *repository.Host, error) {
+	repo, host, opened, err := d.opened(ctx)
 	if opened {
 		d.reached(ctx, repo)
 	}
-	return repo, err
+	return repo, host, err
 }
 
-// opened is the open repository, and whether it was opened just now. Who waits
-// for another to open it does so no longer than ctx.
-func (d *Daemon) opened(ctx context.Context) (repo *repository.Repository, now bool, err error) {
+// opened is the open repository, this machine as its host, and whether it was
+// opened just now. Who waits for another to open it does so no longer than ctx.
+func (d *Daemon) opened(ctx context.Context) (repo *repository.Repository, host *repository.Host, now bool, err error) {
 	h := &d.repo
 	select {
 	case h.opening <- struct{}{}:
 	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
+		return nil, nil, false, context.Cause(ctx)
 	}
 	defer func() { <-h.opening }()
 	h.mu.Lock()
 	repo, number := h.repo, h.number
 	h.mu.Unlock()
 	if repo != nil {
-		return repo, false, nil
+		if host, err = repo.Host(ctx); !errors.Is(err, repository.ErrCloned) {
+			return repo, host, false, err
+		}
+		// The key that this machine has by now may be another.
+		h.retire(repo)
 	}
 	d.mu.Lock()
 	config := d.config
 	d.mu.Unlock()
 	repo, err = d.Open(ctx, config)
 	if err == nil {
-		if _, err = repo.Host(ctx); err != nil {
+		if host, err = repo.Host(ctx); err != nil {
 			repo.Close()
 		}
 	}
@@ -75,7 +80,16 @@ func (d *Daemon) opened(ctx context.Context) (repo *repository.Repository, now b
 		h.repo = repo
 	}
 	h.mu.Unlock()
-	return repo, err == nil, err
+	return repo, host, err == nil, err
+}
+
+// retire takes a repository out of use; runs under way may still use it.
+func (h *repositoryHolder) retire(repo *repository.Repository) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.repo == repo {
+		h.old, h.repo = append(h.old, repo), nil
+	}
 }
 
 // settling tells that the repository is about to be opened for the first time.
@@ -133,7 +147,7 @@ func (h *repositoryHolder) current() (*repository.Repository, error) {
 
 // open opens the repository, and says how that went.
 func (d *Daemon) open(ctx context.Context) {
-	_, err := d.repository(ctx)
+	_, _, err := d.repository(ctx)
 	if err != nil && ctx.Err() == nil {
 		d.Log.Error("the repository cannot be used; it is tried again each minute", zap.Error(err))
 	}

@@ -44,8 +44,9 @@ type Runner struct {
 	Compression string
 	Purpose     string // who runs: "daemon", "by hand"
 	Log         *zap.Logger
-	// Open gives the open repository. It stays open for Close by whoever opened it.
-	Open func(context.Context) (*repository.Repository, error)
+	// Open gives the open repository, and this machine as its host, which it has
+	// just seen to be so. It stays open for Close by whoever opened it.
+	Open func(context.Context) (*repository.Repository, *repository.Host, error)
 	// Edit, when set, adds to what is captured how.
 	Edit func(*snapshot.Options)
 	// Waiting, when set, is told who else is capturing the environment.
@@ -218,11 +219,7 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 	if err != nil {
 		return err
 	}
-	repo, err := r.Open(ctx)
-	if err != nil {
-		return err
-	}
-	host, err := repo.Host(ctx)
+	repo, host, err := r.Open(ctx)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,14 @@ import (
 // runner runs environments of a world.
 func (w *world) runner() *Runner {
 	return &Runner{Host: enginetest.Host, Repository: "test", URL: "/nowhere", StateDir: w.State, Version: "test", Purpose: "a test", Log: zap.NewNop(),
-		Open: func(ctx context.Context) (*repository.Repository, error) { return w.open(ctx, nil) }}
+		Open: func(ctx context.Context) (*repository.Repository, *repository.Host, error) {
+			repo, err := w.open(ctx, nil)
+			if err != nil {
+				return nil, nil, err
+			}
+			host, err := repo.Host(ctx)
+			return repo, host, err
+		}}
 }
 
 // once runs the environment web of a configuration.

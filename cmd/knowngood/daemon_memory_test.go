@@ -43,14 +43,14 @@ func TestAnUnchangedRunOfADaemonCostsLittle(t *testing.T) {
 	for range runs {
 		// Directories above the source are captured as well, and others may write
 		// to those: then one container of the manifest is put.
-		fewest = min(fewest, requests.atMost(t, 4, "a run in which nothing changed", func() {
+		fewest = min(fewest, requests.atMost(t, 5, "a run in which nothing changed", func() {
 			if r := s.take(t, "web"); r.NewBytes != 0 || r.Files != first.Files {
 				t.Errorf("the run: %+v", r)
 			}
 		}))
 	}
-	if fewest > 3 {
-		t.Errorf("every run took %d requests or more, want 3", fewest)
+	if fewest > 4 {
+		t.Errorf("every run took %d requests or more, want 4", fewest)
 	}
 	s.until(t, "nothing runs", func(r *report.Report) bool { return environmentOf(r, "web").Running == nil })
 	each := (s.cpu(t) - before) / runs

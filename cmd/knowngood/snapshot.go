@@ -164,11 +164,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if env == a.config.Environments[name] && !f.dryRun {
 		return a.runEnvironment(ctx, name, env, f)
 	}
-	r, err := a.openForWriting(ctx)
-	if err != nil {
-		return err
-	}
-	host, err := r.Host(ctx)
+	r, host, err := a.openForWriting(ctx)
 	if err != nil {
 		return err
 	}
@@ -319,14 +315,18 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 		"healed_packs": run.HealedPacks, "healed_bytes": run.HealedBytes, "duration_seconds": run.Duration().Seconds(), "status": status, "problems": run.Problems, "by": "daemon"})
 }
 
-// openForWriting opens the repository without the identity: taking a snapshot
-// needs none, and one that cannot be read must not hinder it.
-func (a *app) openForWriting(ctx context.Context) (*repository.Repository, error) {
+// openForWriting opens the repository as its host, without the identity: taking
+// a snapshot needs none, and one that cannot be read must not hinder it.
+func (a *app) openForWriting(ctx context.Context) (*repository.Repository, *repository.Host, error) {
 	path := a.identityPath
 	a.identityPath = ""
 	r, err := a.open(ctx)
 	a.identityPath = path
-	return r, err
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := r.Host(ctx)
+	return r, host, err
 }
 
 // warnOfIdentity says what of the program's own is left out, and warns when the

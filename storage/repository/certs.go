@@ -20,13 +20,25 @@ type certificates struct {
 	listed map[string]certificateList // by host; "" for all hosts
 }
 
+// forgetListed makes the next look at certificates ask the store.
+func (c *certificates) forgetListed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listed = nil
+}
+
+// certificatesFresh is how long a look at certificates counts at most: a run
+// must not commit long after another machine ended its key.
+const certificatesFresh = time.Minute
+
 type certificateList struct {
 	at   time.Time
 	keys []storage.Object
 }
 
 // certificateKeys lists the certificates of a host, newest first, or those of
-// all hosts; what was listed a moment ago counts (OpenOptions.Fresh).
+// all hosts; what was listed a moment ago counts (OpenOptions.Fresh, and at most
+// certificatesFresh).
 func (r *Repository) certificateKeys(ctx context.Context, host string) ([]storage.Object, error) {
 	prefix := statement.PrefixAllCertificates
 	if host != "" {
@@ -35,7 +47,7 @@ func (r *Repository) certificateKeys(ctx context.Context, host string) ([]storag
 	r.certs.mu.Lock()
 	for _, h := range []string{host, ""} {
 		l, ok := r.certs.listed[h]
-		if !ok || time.Since(l.at) >= r.freshFor {
+		if !ok || time.Since(l.at) >= min(r.freshFor, certificatesFresh) {
 			continue
 		}
 		r.certs.mu.Unlock()

@@ -15,7 +15,7 @@ var (
 	ErrNoUsableIdentity = errors.New("no usable identity")
 	ErrNotEnrolled      = errors.New("this machine is not enrolled as a host of the repository")
 	ErrHostExists       = errors.New("the host is enrolled already")
-	ErrCloned           = errors.New("the host key belongs to another machine")
+	ErrCloned           = errors.New("another machine has the name of this host")
 	ErrNoSnapshot       = errors.New("no such snapshot")
 	ErrAmbiguous        = errors.New("the reference is ambiguous")
 	ErrUnsafeStore      = errors.New("the store replaces existing objects: nothing in it would be safe")

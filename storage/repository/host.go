@@ -9,16 +9,27 @@ import (
 	"knowngood/storage/statement"
 )
 
-// Host is this machine as a host of the repository. The error is
-// ErrNotEnrolled when it is none, ErrCloned when its key came from another
-// machine or another machine has taken its name over since.
+// Host is this machine as a host of the repository, as of now: each call after
+// the first lists the host's certificates anew, so that no run begins under a
+// key that ended. The error is ErrNotEnrolled when it is none, ErrCloned when
+// its key came from another machine or another machine has taken its name over
+// since.
 func (r *Repository) Host(ctx context.Context) (*Host, error) {
 	r.mu.Lock()
 	h := r.host
 	r.mu.Unlock()
 	if h != nil {
+		r.certs.forgetListed()
+		certs, err := r.hostCertificates(ctx, h.Name)
+		if err == nil {
+			err = h.checkCurrent(certs)
+		}
+		if err != nil {
+			return nil, err
+		}
 		return h, nil
 	}
+
 	h, err := r.loadHost()
 	if err != nil {
 		return nil, err
@@ -71,8 +82,8 @@ func (r *Repository) loadHost() (*Host, error) {
 func (h *Host) checkCurrent(certs []*statement.Certificate) error {
 	for _, c := range certs {
 		if c.Serial > h.Certificate.Serial || c.Serial == h.Certificate.Serial && c.Hash() != h.Certificate.Hash() {
-			return fmt.Errorf("%w: host %s was enrolled again on %s (certificate %d, this machine has %d); if this is the rightful machine, run `knowngood init --join --reenrol`, with --identity FILE or --request FILE; a clone removes %s and runs `knowngood init --join --host NEWNAME`",
-				ErrCloned, h.Name, c.Issued.Format(time.RFC3339), c.Serial, h.Certificate.Serial, h.repo.local.dir())
+			return fmt.Errorf("%w: host %s was enrolled again on %s, with the key %s (certificate %d); that ended the key of this machine, %s (certificate %d, of %s), and nobody accepts what it signs. If this is the rightful %[2]s, run `knowngood init --join --reenrol --host %[2]s`, with --identity FILE or --request FILE; a clone needs a name of its own: remove %[9]s and run `knowngood init --join --host NEWNAME`",
+				ErrCloned, h.Name, c.Issued.Format(time.RFC3339), Fingerprint(c.HostKey), c.Serial, Fingerprint(h.Certificate.HostKey), h.Certificate.Serial, h.Certificate.Issued.Format(time.RFC3339), h.repo.local.dir())
 		}
 	}
 	return nil

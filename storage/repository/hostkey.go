@@ -106,7 +106,7 @@ func (r *Repository) hostKey() (*hostKey, error) {
 		return nil, pinMismatch("the descriptor"+r.where(), "the host key", k.pin, r.Pin())
 	}
 	if now := r.local.machineHash(); k.machine != now && k.machine != [32]byte{} && now != [32]byte{} {
-		return nil, fmt.Errorf("%w: the key of host %s in %s was made on another machine. A clone needs a name of its own: remove that folder and run `knowngood init --join --host NEWNAME`; a host that moved for good runs `knowngood init --join --reenrol`; either with --identity FILE or --request FILE", ErrCloned, k.name, r.local.dir())
+		return nil, fmt.Errorf("%[1]w: the key of host %[2]s in %[3]s was made on another machine. A clone needs a name of its own: remove that folder and run `knowngood init --join --host NEWNAME`; a host that moved for good runs `knowngood init --join --reenrol --host %[2]s`; either with --identity FILE or --request FILE", ErrCloned, k.name, r.local.dir())
 	}
 	return k, nil
 }

@@ -58,9 +58,9 @@ type OpenOptions struct {
 	// MachineID tells machines apart; that of the system when empty.
 	MachineID string
 	Now       time.Time
-	// Fresh is how long a look at certificates and epochs counts, before the
-	// store is asked again; 0 asks each time. What this Repository publishes
-	// itself it sees at once.
+	// Fresh is how long a look at epochs counts before the store is asked again,
+	// and one at certificates, which counts for a minute at most; 0 asks each
+	// time. What this Repository publishes itself it sees at once.
 	Fresh time.Duration
 	// KeepIndex keeps the index of the host's own domain open between runs,
 	// until Close: this is how long a look at what other processes of the host
@@ -204,9 +204,7 @@ func (r *Repository) put(ctx context.Context, key string, object []byte, now tim
 
 // lookAgain forgets what was listed.
 func (r *Repository) lookAgain() {
-	r.certs.mu.Lock()
-	r.certs.listed = nil
-	r.certs.mu.Unlock()
+	r.certs.forgetListed()
 	r.mu.Lock()
 	r.epochSeen = epochSeen{}
 	r.mu.Unlock()
