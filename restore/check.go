@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 )
@@ -238,7 +240,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 		return err
 	}
 	if closed > 0 {
-		c.note(fmt.Sprintf("%d snapshots of host %s could not be looked into: no identity at hand opens them", closed, host))
+		c.note(fmt.Sprintf("%s of host %s could not be looked into: no identity at hand opens %s", english.Plural(closed, "snapshot", ""), host, english.PluralWord(closed, "it", "them")))
 	}
 	for _, d := range domains {
 		if err := d.check(ctx); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/repository"
@@ -108,16 +110,18 @@ func (d *domainCheck) judge() {
 	if d.ReadData < 1 {
 		seen = "by the lists of other objects, whose content was not read: knowngood check --read-data reads it"
 	}
-	d.noteObjects(copied, "hurt nothing, for what snapshots need of them is stored elsewhere too, "+seen)
-	d.noteObjects(idle, "hurt nothing, for no snapshot needs them that is kept: what was forgotten may lack something")
+	d.noteObjects(copied, "what snapshots need of it is stored elsewhere too, "+seen, "what snapshots need of them is stored elsewhere too, "+seen)
+	d.noteObjects(idle, "no snapshot needs it that is kept: what was forgotten may lack something", "no snapshot needs them that is kept: what was forgotten may lack something")
 }
 
-func (d *domainCheck) noteObjects(list []string, what string) {
+// noteObjects notes objects that hurt nothing, and why; many is for several.
+func (d *domainCheck) noteObjects(list []string, one, many string) {
 	if len(list) == 0 {
 		return
 	}
 	slices.Sort(list)
-	d.note(fmt.Sprintf("%d objects are missing or damaged and %s: %s", len(list), what, strings.Join(list[:min(len(list), maxNamed)], ", ")))
+	what := english.PluralWord(len(list), "1 object is missing or damaged and hurts nothing, for "+one, fmt.Sprintf("%d objects are missing or damaged and hurt nothing, for %s", len(list), many))
+	d.note(fmt.Sprintf("%s: %s", what, strings.Join(list[:min(len(list), maxNamed)], ", ")))
 }
 
 // maxNamed is how many objects one note names.

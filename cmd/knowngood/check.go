@@ -40,7 +40,7 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 				}
 			}
 			p := a.progress(func() progressState {
-				return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %d packs", o.Progress.PacksDone.Load(), o.Progress.Packs.Load())}
+				return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %s", o.Progress.PacksDone.Load(), counted(o.Progress.Packs.Load(), "pack"))}
 			})
 			report, err := restore.Check(cmd.Context(), r, o)
 			p.end()
@@ -89,17 +89,17 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	}
 	verdict := "no damage found"
 	if len(list) > 0 {
-		verdict = fmt.Sprintf("%d objects DAMAGED", len(list))
+		verdict = counted(len(list), "object") + " DAMAGED"
 	}
 	forgotten := ""
 	if r.Forgotten > 0 {
 		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", count(r.Forgotten))
 	}
-	a.printf("checked %s snapshots%s, %s packs, %s chunks%s: %s; %s\n", count(r.Snapshots), forgotten, count(r.Packs), count(r.Chunks), read, verdict, duration(r.Duration))
+	a.printf("checked %s%s, %s, %s%s: %s; %s\n", counted(r.Snapshots, "snapshot"), forgotten, counted(r.Packs, "pack"), counted(r.Chunks, "chunk"), read, verdict, duration(r.Duration))
 	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
 		"bytes_read": r.BytesRead, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
-		err = fmt.Errorf("%w: %d objects%s", errDamage, len(list), remedies(r))
+		err = fmt.Errorf("%w: %s%s", errDamage, counted(len(list), "object"), remedies(r))
 	}
 	return err
 }
@@ -202,7 +202,7 @@ func (a *app) printDamage(damage []restore.Damage) {
 			for _, d := range group[len(group)-more:] {
 				files += d.Count
 			}
-			a.printf("and %s more, hurting %s files: %s\n", count(uint64(more)), count(uint64(files)), text)
+			a.printf("and %s more, hurting %s: %s\n", count(more), counted(files, "file"), text)
 		}
 	}
 }
@@ -221,6 +221,6 @@ func (a *app) printHurts(d restore.Damage) {
 		a.printf("  hurts %s%s\n", printable(h.String()), lost)
 	}
 	if more := d.Count - len(shown); more > 0 {
-		a.printf("  and %s more files\n", count(uint64(more)))
+		a.printf("  and %s\n", counted(more, "more file"))
 	}
 }

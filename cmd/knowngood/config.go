@@ -39,7 +39,7 @@ func configCommand(a *app) *cobra.Command {
 				for _, w := range warnings {
 					a.printf("warning: %s\n", w)
 				}
-				a.printf("%s is valid: %d environments\n", path, len(c.Environments))
+				a.printf("%s is valid: %s\n", path, counted(len(c.Environments), "environment"))
 				return a.result(map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": listed(warnings)})
 			},
 		},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/restore"
@@ -54,7 +55,7 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 			}
 			if n := counts[snapshot.Unread]; n > 0 {
 				a.code = exitIncomplete
-				fmt.Fprintf(a.stderr, "knowngood: %d paths could not be compared: one of the snapshots does not have them whole\n", n)
+				fmt.Fprintf(a.stderr, "knowngood: %s could not be compared: one of the snapshots does not have %s whole\n", counted(n, "path"), english.PluralWord(n, "it", "them"))
 			}
 			return a.differences(counts)
 		},
@@ -137,7 +138,7 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 		return fmt.Errorf("%w: see above for what could not be compared; knowngood check shows more", errDamage)
 	case unseen.count > 0:
 		a.code = exitIncomplete
-		fmt.Fprintf(a.stderr, "knowngood: %s paths could not be compared: see above\n", count(unseen.count))
+		fmt.Fprintf(a.stderr, "knowngood: %s could not be compared: see above\n", counted(unseen.count, "path"))
 	}
 	return nil
 }

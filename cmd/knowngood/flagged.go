@@ -59,7 +59,7 @@ func (a *app) printFlagged(t *snapshot.Tree, r *restore.Result) {
 	}
 	for i, f := range r.Flagged {
 		if i == maxNamed {
-			fmt.Fprintf(a.stderr, "knowngood: note: and %s more such entries\n", count(r.FlaggedCount-maxNamed))
+			fmt.Fprintf(a.stderr, "knowngood: note: and %s more\n", counted(r.FlaggedCount-maxNamed, "such entry"))
 			return
 		}
 		for _, x := range flagTexts {

@@ -246,6 +246,6 @@ func (a *app) tellForgotten(out []forgottenJSON, dryRun bool) error {
 	if dryRun {
 		done = "would be forgotten"
 	}
-	a.printf("%d of %d snapshots %s\n", gone, len(out), done)
+	a.printf("%d of %s %s\n", gone, counted(len(out), "snapshot"), done)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
@@ -64,7 +65,12 @@ func rate(flag, text string, configured uint64) (uint64, error) {
 
 func bytesText(n uint64) string { return humanize.IBytes(n) }
 
-func count(n uint64) string { return humanize.Comma(int64(n)) }
+func count[N int | uint64](n N) string { return humanize.Comma(int64(n)) }
+
+// counted is so many of something: 1 file, 2,000 directories.
+func counted[N int | uint64](n N, noun string) string {
+	return count(n) + " " + english.PluralWord(int(n), noun, "")
+}
 
 // quoted is a word of a command that is shown for copying, as a shell takes it:
 // URLs have signs in them that mean something there. What a terminal would obey,
@@ -224,7 +230,7 @@ func (p *progress) show(bar *progressbar.ProgressBar) {
 	}
 	text += fmt.Sprintf(", %s/s", bytesText(perSecond))
 	if s.Files > 0 {
-		text = count(s.Files) + " files, " + text
+		text = counted(s.Files, "file") + ", " + text
 	}
 	if left >= 0 {
 		text += fmt.Sprintf(", %d %%, %s left", s.Bytes*100/s.Total, (time.Duration(left) * time.Second).Round(time.Second))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/restore"
 )
 
@@ -21,7 +23,7 @@ func (a *app) tellOwners(o *restore.Options, owners *restore.Owners) {
 	a.printf("owners %s\n", ownerRule(o, owners))
 	for i, c := range owners.Changes {
 		if i == shownOwners && len(owners.Changes) > shownOwners+1 {
-			fmt.Fprintf(a.stderr, "knowngood: note: and %s more users and groups that are not the same here: --json lists them\n", count(uint64(len(owners.Changes)-i)+owners.More))
+			fmt.Fprintf(a.stderr, "knowngood: note: and %s: --json lists all\n", moreOwners(uint64(len(owners.Changes)-i)+owners.More))
 			return
 		}
 		fmt.Fprintf(a.stderr, "knowngood: note: %s\n", changedOwner(&c, o.DryRun))
@@ -57,7 +59,7 @@ func changedOwner(c *restore.OwnerChange, dryRun bool) string {
 	if c.InACL {
 		where = " of access lists"
 	}
-	amount := count(c.Count) + " files"
+	amount := counted(c.Count, "file")
 	if c.Count == 1 {
 		amount = "1 file"
 	}
@@ -106,4 +108,8 @@ func toOwnersJSON(o *restore.Options, owners *restore.Owners) ownersJSON {
 		j.Changes = append(j.Changes, ownerChangeJSON{kind, c.Name, c.Number, c.Given, c.Missing, c.Here, c.InACL, c.Count})
 	}
 	return j
+}
+
+func moreOwners(n uint64) string {
+	return count(n) + " " + english.PluralWord(int(n), "more user or group that is not the same here", "more users and groups that are not the same here")
 }

@@ -128,7 +128,7 @@ func (l *problemList) end() {
 	}
 	defer func() { l.shown = l.count }()
 	if l.shown > 0 {
-		fmt.Fprintf(l.a.stderr, "%s%s problems, by cause:\n", l.before, count(l.count))
+		fmt.Fprintf(l.a.stderr, "%s%s, by cause:\n", l.before, counted(l.count, "problem"))
 	}
 
 	causes := make([]*cause, 0, len(l.causes))

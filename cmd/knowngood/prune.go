@@ -99,7 +99,7 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 
 func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Options) error {
 	p := a.progress(func() progressState {
-		return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d manifests read, %d objects deleted", o.Progress.Manifests.Load(), o.Progress.Deleted.Load())}
+		return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%s read, %s deleted", counted(o.Progress.Manifests.Load(), "manifest"), counted(o.Progress.Deleted.Load(), "object"))}
 	})
 	report, err := prune.Run(ctx, r, o)
 	p.end()
@@ -165,7 +165,7 @@ func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
 		}
 		out = append(out, j)
 		freed += d.Deleted.Bytes
-		a.printf("host %s: %s snapshots kept, %s needed by them\n", d.Host, count(d.Snapshots), amountText(d.Needed))
+		a.printf("host %s: %s kept, %s needed\n", d.Host, counted(d.Snapshots, "snapshot"), amountText(d.Needed))
 		rewritten := "rewritten into " + bytesText(d.Rewritten)
 		if dryRun {
 			rewritten = fmt.Sprintf("would be read and rewritten into about %s: about %s more would be freed later", bytesText(d.Rewritten), bytesText(d.Repacked.Bytes-min(d.Rewritten, d.Repacked.Bytes)))
@@ -198,5 +198,5 @@ func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
 }
 
 func amountText(a prune.Amount) string {
-	return fmt.Sprintf("%s objects of %s", count(a.Objects), bytesText(a.Bytes))
+	return fmt.Sprintf("%s of %s", counted(a.Objects, "object"), bytesText(a.Bytes))
 }

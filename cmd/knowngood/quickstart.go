@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/daemon"
@@ -77,9 +78,9 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 		}
 		results = append(results, res)
 		if i == 0 {
-			a.printf("2. Captured %s as %s: %s files, %s, in %s; %s of it was new and is stored in %s.\n", source, res.Snapshot.Ref(), count(res.Files), bytesText(res.Bytes), duration(res.Duration), bytesText(res.NewBytes), bytesText(res.StoredBytes))
+			a.printf("2. Captured %s as %s: %s, %s, in %s; %s of it was new and is stored in %s.\n", source, res.Snapshot.Ref(), counted(res.Files, "file"), bytesText(res.Bytes), duration(res.Duration), bytesText(res.NewBytes), bytesText(res.StoredBytes))
 		} else {
-			a.printf("3. Captured it again as %s, in %s: %s of %s files had to be read, %s were stored.\n", res.Snapshot.Ref(), duration(res.Duration), count(res.Read), count(res.Files), bytesText(res.StoredBytes))
+			a.printf("3. Captured it again as %s, in %s: %s of %s had to be read, %s were stored.\n", res.Snapshot.Ref(), duration(res.Duration), count(res.Read), counted(res.Files, "file"), bytesText(res.StoredBytes))
 		}
 	}
 	back, err := a.quickRestore(ctx, r, results[1].Snapshot)
@@ -169,9 +170,9 @@ func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *rep
 		return nil, err
 	}
 	if n := compared.Created + compared.Changed + compared.Deleted; n > 0 || result.Damaged {
-		return nil, fmt.Errorf("%w: %d files of the restored tree differ from the snapshot", errDamage, n)
+		return nil, fmt.Errorf("%w: %s of the restored tree %s from the snapshot", errDamage, counted(n, "file"), english.PluralWord(int(n), "differs", "differ"))
 	}
-	a.printf("4. Restored %s to a temporary directory in %s, read every byte of it back and compared: all %s files are as captured.\n", s.Ref(), duration(result.Duration), count(compared.Planned.Files))
+	a.printf("4. Restored %s to a temporary directory in %s, read every byte of it back and compared: %s as captured.\n", s.Ref(), duration(result.Duration), english.PluralWord(int(compared.Planned.Files), "the file is", fmt.Sprintf("all %s files are", count(compared.Planned.Files))))
 	if result.Count > 0 {
 		a.code = exitIncomplete
 	}

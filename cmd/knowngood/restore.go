@@ -177,7 +177,7 @@ func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
 	if o.Under != "" {
 		a.printf(", /%s", o.Under)
 	}
-	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s files, %s\n", o.Target, s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), count(s.Body.Files), bytesText(s.Body.ContentBytes))
+	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", o.Target, s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), counted(s.Body.Files, "file"), bytesText(s.Body.ContentBytes))
 }
 
 func (a *app) trust() string {

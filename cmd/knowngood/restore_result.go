@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/restore"
 	"knowngood/restore/load"
 	"knowngood/snapshot"
@@ -27,9 +29,9 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	case r.Damaged:
 		return damageError(o, r)
 	case r.Count > 0 && r.Unfinished:
-		fmt.Fprintf(a.stderr, "knowngood: %d problems: see above; the same command goes on, with what is not restored yet\n", r.Count)
+		fmt.Fprintf(a.stderr, "knowngood: %s: see above; the same command goes on, with what is not restored yet\n", counted(r.Count, "problem"))
 	case r.Count > 0:
-		fmt.Fprintf(a.stderr, "knowngood: %d problems: see above\n", r.Count)
+		fmt.Fprintf(a.stderr, "knowngood: %s: see above\n", counted(r.Count, "problem"))
 	}
 	return nil
 }
@@ -42,7 +44,7 @@ func (a *app) tellLacking(r *restore.Result) {
 			a.printf("; what would be read of it is there\n")
 			continue
 		}
-		a.printf("; %s files need it\n", count(l.Files))
+		a.printf("; %s %s it\n", counted(l.Files, "file"), english.PluralWord(int(l.Files), "needs", "need"))
 		for _, path := range l.Paths {
 			a.printf("           %s\n", printable("/"+path))
 		}
@@ -80,9 +82,9 @@ func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 
 	n := r.Restored
-	fmt.Fprintf(&b, "%s %s to %s: %s files, %s directories, %s", verb, t.Snapshot.Ref(), r.Place, count(n.Files), count(n.Directories), bytesText(n.Bytes))
+	fmt.Fprintf(&b, "%s %s to %s: %s, %s, %s", verb, t.Snapshot.Ref(), r.Place, counted(n.Files, "file"), counted(n.Directories, "directory"), bytesText(n.Bytes))
 	if n.Others > 0 {
-		fmt.Fprintf(&b, ", %s others", count(n.Others))
+		fmt.Fprintf(&b, ", %s", counted(n.Others, "other"))
 	}
 	if o.InPlace || o.DryRun {
 		fmt.Fprintf(&b, "; %s created, %s changed, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Unchanged), count(r.Deleted))
@@ -91,7 +93,7 @@ func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		}
 	}
 	if o.DryRun && r.Complete() && !r.Damaged {
-		fmt.Fprintf(&b, "; complete: %s packs to be read, all there", count(uint64(r.Packs)))
+		fmt.Fprintf(&b, "; complete: %s to be read, all there", counted(r.Packs, "pack"))
 	}
 	fmt.Fprintf(&b, "; %s", duration(r.Duration))
 	if a.repo.TrustedOnFirstUse() {
@@ -107,16 +109,16 @@ func missingText(r *restore.Result) string {
 		what         string
 		planned, got uint64
 	}{
-		{"files", r.Planned.Files, r.Restored.Files},
-		{"directories", r.Planned.Directories, r.Restored.Directories},
-		{"others", r.Planned.Others, r.Restored.Others},
+		{"file", r.Planned.Files, r.Restored.Files},
+		{"directory", r.Planned.Directories, r.Restored.Directories},
+		{"other", r.Planned.Others, r.Restored.Others},
 	} {
 		if c.got < c.planned {
-			parts = append(parts, fmt.Sprintf("%s of %s %s", count(c.planned-c.got), count(c.planned), c.what))
+			parts = append(parts, fmt.Sprintf("%s of %s", count(c.planned-c.got), counted(c.planned, c.what)))
 		}
 	}
 	if r.Unlisted > 0 {
-		parts = append(parts, fmt.Sprintf("up to %s entries whose list cannot be read", count(r.Unlisted)))
+		parts = append(parts, fmt.Sprintf("up to %s whose list cannot be read", counted(r.Unlisted, "entry")))
 	}
 	return strings.Join(parts, ", ")
 }

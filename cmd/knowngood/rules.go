@@ -134,7 +134,7 @@ func ruleLines(s *manifest.Source) [][2]string {
 	if s.CachedAttributes {
 		add("  attributes", "cached ones were believed")
 	}
-	add("  holds", fmt.Sprintf("%s files, %s directories, %s", count(s.Files), count(s.Directories), bytesText(s.Bytes)))
+	add("  holds", fmt.Sprintf("%s, %s, %s", counted(s.Files, "file"), counted(s.Directories, "directory"), bytesText(s.Bytes)))
 	return out
 }
 

@@ -83,7 +83,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		return nil
 	}
 	a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), b.Status)
-	a.printf("content     %s files, %s directories, %s\nnew         %s, stored as %s\nprogram     %s\n", count(b.Files), count(b.Directories), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), printable(b.Version))
+	a.printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", counted(b.Files, "file"), counted(b.Directories, "directory"), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), printable(b.Version))
 	if !b.ProtectedUntil.IsZero() {
 		a.printf("protected   until %s, by the locks of all that it needs\n", b.ProtectedUntil.Local().Format(time.RFC3339))
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
@@ -214,7 +215,7 @@ func captureState(p *snapshot.Progress) progressState {
 		s.Note = bytesText(n) + " of objects verified"
 	}
 	if n := p.Problems.Load(); n > 0 {
-		s.Note = fmt.Sprintf("%d problems", n)
+		s.Note = counted(n, "problem")
 	}
 	return s
 }
@@ -306,10 +307,10 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	}
 	a.printf("%s\n", run.Snapshot)
 	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s files, %s in all; %s new, stored as %s%s; %s; %s\n", count(run.Files), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
+		fmt.Fprintf(a.stderr, "%s, %s in all; %s new, stored as %s%s; %s; %s\n", counted(run.Files, "file"), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
 	}
 	if run.Problems > 0 {
-		fmt.Fprintf(a.stderr, "knowngood: %s problems: knowngood show --problems %s lists them\n", count(run.Problems), run.Snapshot)
+		fmt.Fprintf(a.stderr, "knowngood: %s: knowngood show --problems %s lists them\n", counted(run.Problems, "problem"), run.Snapshot)
 	}
 	return true, a.result(map[string]any{"type": "result", "ref": run.Snapshot, "files": run.Files, "bytes": run.Bytes, "new_bytes": run.NewBytes, "stored_bytes": run.StoredBytes,
 		"healed_packs": run.HealedPacks, "healed_bytes": run.HealedBytes, "duration_seconds": run.Duration().Seconds(), "status": status, "problems": run.Problems, "by": "daemon"})
@@ -370,13 +371,13 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 		"read_files": r.Read, "healed_packs": r.Healed.Packs, "healed_bytes": r.Healed.Bytes, "duration_seconds": r.Duration.Seconds(), "status": status, "problems": r.Count, "problem_list": problemsJSON(r.Problems)}
 	if r.Snapshot == nil {
 		out["dry_run"] = true
-		a.printf("%s: would capture %s files, %s in all, and read %s of them (dry run)\n", name, count(r.Files), bytesText(r.Bytes), count(r.Read))
+		a.printf("%s: would capture %s, %s in all, and read %s of them (dry run)\n", name, counted(r.Files, "file"), bytesText(r.Bytes), count(r.Read))
 		return a.result(out)
 	}
 	out["ref"], out["id"] = r.Snapshot.Ref(), fmt.Sprintf("%x", r.Snapshot.ID)
 	a.printf("%s\n", r.Snapshot.Ref())
 	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s files, %s in all; %s files read, %s new, stored as %s%s; %s; %s\n", count(r.Files), bytesText(r.Bytes), count(r.Read), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), status)
+		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(r.Files, "file"), bytesText(r.Bytes), counted(r.Read, "file"), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), status)
 	}
 	return a.result(out)
 }
@@ -386,5 +387,5 @@ func healedText(packs, bytes uint64) string {
 	if packs == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; healed: the store had lost %s packs or manifests, %s stored again", count(packs), bytesText(bytes))
+	return fmt.Sprintf("; healed: the store had lost %s %s, %s stored again", count(packs), english.PluralWord(int(packs), "pack or manifest", "packs or manifests"), bytesText(bytes))
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/daemon/report"
 )
 
@@ -51,7 +53,7 @@ func pingText(host, environment string, run *report.Run) string {
 	}
 	text += fmt.Sprintf(": %s, %s in %v", run.Result, run.Snapshot, run.Duration().Round(time.Second))
 	if run.Problems > 0 {
-		text += fmt.Sprintf("; %d files could not be read as they should", run.Problems)
+		text += fmt.Sprintf("; %s could not be read whole", english.Plural(int(run.Problems), "file", ""))
 	}
 	return text
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/daemon/report"
 )
 
@@ -122,7 +124,7 @@ func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
 		return messages
 	}
 	if t, tell := w.in(&w.State.Lacking, env, now); tell {
-		text := fmt.Sprintf("%s lacks what could not be read: %d files or directories, which `knowngood show %s` names.", run.Snapshot, run.Problems, run.Snapshot)
+		text := fmt.Sprintf("%s lacks what could not be read: %d %s, which `knowngood show %s` names.", run.Snapshot, run.Problems, english.PluralWord(int(run.Problems), "file or directory", "files or directories"), run.Snapshot)
 		messages = append(messages, failed(w.message(Incomplete, env, now, t, "snapshot incomplete", text), run, 0))
 	}
 	return messages

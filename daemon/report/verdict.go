@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize/english"
 )
 
 // Level says how bad it is; a higher one is worse.
@@ -90,13 +92,14 @@ func (r *Report) Verdict() (Level, string) {
 	case worst == Attention:
 		return Attention, fmt.Sprintf("%d of %d environments need attention, first %s", bad, len(envs), sentence(&envs[0]))
 	case r.Prune != nil && r.Prune.Failures > 0:
-		return Attention, fmt.Sprintf("Pruning failed in its last %s", counted(r.Prune.Failures, "run", "runs"))
+		return Attention, fmt.Sprintf("Pruning failed in its last %s", english.Plural(r.Prune.Failures, "run", "runs"))
 	case len(r.Warnings) > 0:
-		return Attention, fmt.Sprintf("All environments are well; %s a look", counted(len(r.Warnings), "warning deserves", "warnings deserve"))
+		return Attention, fmt.Sprintf("All environments are well; %s a look", english.Plural(len(r.Warnings), "warning deserves", "warnings deserve"))
 	case unpromised == len(envs):
-		return Well, fmt.Sprintf("%s a snapshot; nothing was promised with an rpo", counted(len(envs), "environment has", "environments have"))
+		return Well, fmt.Sprintf("%s a snapshot; nothing was promised with an rpo", english.Plural(len(envs), "environment has", "environments have"))
 	case unpromised > 0:
-		return Well, fmt.Sprintf("%d of %d environments are within their RPO, the others have none", len(envs)-unpromised, len(envs))
+		return Well, fmt.Sprintf("%d of %d environments %s, the %s", len(envs)-unpromised, len(envs),
+			english.PluralWord(len(envs)-unpromised, "is within its RPO", "are within their RPO"), english.PluralWord(unpromised, "other has none", "others have none"))
 	case len(envs) == 1:
 		return Well, sentence(&envs[0])
 	}
@@ -153,11 +156,4 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 func sentence(e *Environment) string {
 	_, text := e.Verdict()
 	return e.Name + " " + text
-}
-
-func counted(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -31,7 +31,7 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 	}{
 		"all hold":                        {Report{Environments: []Environment{well, well}}, Well, "All 2 environments are within their RPO"},
 		"one alone holds":                 {Report{Environments: []Environment{well}}, Well, "web is within its RPO"},
-		"some have none":                  {Report{Environments: []Environment{well, free}}, Well, "1 of 2 environments are within their RPO, the others have none"},
+		"some have none":                  {Report{Environments: []Environment{well, free}}, Well, "1 of 2 environments is within its RPO, the other has none"},
 		"none has one":                    {Report{Environments: []Environment{free}}, Well, "1 environment has a snapshot; nothing was promised with an rpo"},
 		"nothing is configured":           {Report{}, Attention, "No environments are configured"},
 		"one is broken":                   {Report{Environments: []Environment{well, slow}}, Broken, "db broke its RPO: the newest good snapshot is 3 h old, 1 h was promised"},

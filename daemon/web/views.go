@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 
 	"knowngood/daemon/report"
 )
@@ -66,7 +67,7 @@ func newJobView(j report.Job, now time.Time) *jobView {
 			v.RunningText += fmt.Sprintf(", attempt %d", p.Attempt)
 		}
 		if p.Files > 0 || p.Bytes > 0 {
-			v.RunningText += fmt.Sprintf(", %s files, %s", humanize.Comma(int64(p.Files)), humanize.IBytes(p.Bytes))
+			v.RunningText += fmt.Sprintf(", %s %s, %s", humanize.Comma(int64(p.Files)), english.PluralWord(int(p.Files), "file", ""), humanize.IBytes(p.Bytes))
 		}
 		if p.Total > 0 {
 			v.RunningPart = 100 * min(1, float64(p.Bytes)/float64(p.Total))

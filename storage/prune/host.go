@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
 	"knowngood/storage/repository"
@@ -195,7 +197,7 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 			continue
 		}
 		if len(out) > 0 {
-			h.note("host %s forgot %d snapshots of %s that the policy of this run keeps: they stay", h.name, len(out), env)
+			h.note("host %s forgot %s of %s that the policy of this run keeps: %s", h.name, english.Plural(len(out), "snapshot", ""), env, english.PluralWord(len(out), "it stays", "they stay"))
 		}
 		return statement.NumbersOf(out...), nil
 	}

@@ -330,7 +330,7 @@ func TestAPolicyOfThePrunerOutweighsATombstone(t *testing.T) {
 		}
 		time.Sleep(3 * day)
 		report := run()
-		if len(report.Notes) != 1 || !strings.Contains(report.Notes[0], "forgot 1 snapshots of web that the policy") {
+		if len(report.Notes) != 1 || !strings.Contains(report.Notes[0], "forgot 1 snapshot of web that the policy") {
 			t.Errorf("notes %q", report.Notes)
 		}
 		time.Sleep(8 * day)
