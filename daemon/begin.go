@@ -49,6 +49,17 @@ var errGone = errors.New("it is not configured any more")
 // capture is a run of an environment, as it is configured when its turn comes;
 // mu is held.
 func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
+	runner := d.runner(j, func() {
+		r.number, r.timeout = d.repo.configured(), time.Duration(j.env.Timeout)
+		d.teller.Ping(notify.Started, j.name, nil)
+	})
+	env := j.env
+	return func(ctx context.Context) error { return runner.Run(ctx, j.name, env, &r.run, &r.live) }
+}
+
+// runner runs the environment of j as it is configured when its turn comes.
+// admitted, which may be nil, is called then, with mu held.
+func (d *Daemon) runner(j *job, admitted func()) *Runner {
 	log := d.Log.With(zap.String("environment", j.name))
 	runner := &Runner{StateDir: d.config.StateDir, Version: d.Version, Purpose: "the daemon", Log: log, Open: d.repository, Kept: j.kept, places: &d.places, Edit: d.Edit,
 		Waiting: func(holder string) {
@@ -62,12 +73,13 @@ func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
 		}
 		c := d.config
 		runner.Host, runner.Repository, runner.URL, runner.Compression = c.Host, redact(c.Repository.URL), c.Repository.URL, string(c.Compression)
-		r.number, r.timeout = d.repo.configured(), time.Duration(j.env.Timeout)
-		d.teller.Ping(notify.Started, j.name, nil)
+		if admitted != nil {
+			admitted()
+		}
 		return j.env, nil
 	}
-	env := j.env
-	return func(ctx context.Context) error { return runner.Run(ctx, j.name, env, &r.run, &r.live) }
+	runner.died = func(run report.Run) { d.died(j, run) }
+	return runner
 }
 
 // end takes in that a run ended.
@@ -76,9 +88,8 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	if run.Finished.IsZero() {
 		run.Finished = d.Now()
 	}
-	stopped := errors.Is(context.Cause(ctx), errStopped) || ctx.Err() != nil && d.ctx.Err() != nil
 	if err != nil && run.Error == "" {
-		run.Result, run.Error = report.Failed, err.Error()
+		failed(ctx, run, err)
 	}
 	if run.Result == "" {
 		run.Result = report.Success
@@ -87,7 +98,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	if gone {
 		d.Log.Info("a run that waited for its turn is left out: "+err.Error(), zap.String("environment", j.name))
 	} else {
-		d.logRun(j.name, run, stopped)
+		d.logRun(j.name, run)
 	}
 	repo, _ := d.repo.current()
 	if repo != nil {
@@ -109,10 +120,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 			j.state.Number = n
 		}
 	}
-	// A run cut short by the end of the daemon counts as not begun, as does one
-	// of what is configured no more.
-	counts := !gone && (!stopped || run.Snapshot != "")
-	if counts {
+	if !gone {
 		d.ended(j, *run)
 	}
 	failures := j.state.Failures
@@ -128,7 +136,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 		d.repo.mu.Unlock()
 	}
 	d.mu.Unlock()
-	if counts {
+	if !gone {
 		d.tellRun(j.name, run, failures)
 	}
 	if last {
@@ -137,8 +145,8 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	d.look()
 }
 
-// logRun is the one line that a run leaves at info.
-func (d *Daemon) logRun(name string, run *report.Run, stopped bool) {
+// logRun is the line that a run leaves at its end.
+func (d *Daemon) logRun(name string, run *report.Run) {
 	fields := []zap.Field{zap.String("result", string(run.Result)), zap.String("trigger", run.Trigger), zap.Duration("took", run.Duration().Round(time.Millisecond)), zap.Int("attempts", run.Attempts)}
 	what := "prune"
 	if name != "" {
@@ -154,8 +162,8 @@ func (d *Daemon) logRun(name string, run *report.Run, stopped bool) {
 		fields = append(fields, zap.Int("missed", run.Missed))
 	}
 	switch {
-	case stopped && run.Snapshot == "":
-		d.Log.Info(what+" ended by the end of the daemon; the next one goes on from here", fields...)
+	case run.Result == report.Interrupted:
+		d.Log.Info(what+" interrupted by the stop of the daemon; the next one goes on from there", fields...)
 	case run.Result == report.Failed:
 		d.Log.Error(what+" failed", append(fields, zap.String("error", run.Error))...)
 	default:

@@ -161,6 +161,9 @@ func (d *Daemon) work(ctx context.Context) error {
 			d.mu.Unlock()
 		}
 	}
+	if err := d.settleDead(ctx); err != nil {
+		d.Log.Error("whether runs died is not known", zap.Error(err))
+	}
 	d.status()
 	d.Notify("READY=1")
 	d.loop(ctx)

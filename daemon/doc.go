@@ -12,8 +12,9 @@
 // or a channel of notification does holds up another environment.
 //
 // What it must know after a crash lies in small files that neither kill -9 nor
-// a full disk spoils (slots.go). A run that was cut short counts as not begun:
-// its scheduled time is made up for.
+// a full disk spoils (slots.go), and in the lock file of each environment, which
+// tells of a run that died (record.go). The scheduled time of a run that died or
+// was stopped is made up for.
 //
 // It holds no key that opens what was captured, unless repacking is configured.
 package daemon

@@ -17,9 +17,15 @@ import (
 // lockWait is how often a lock that another process holds is tried again.
 const lockWait = 2 * time.Second
 
-// lockFile is a file that one process at a time holds; what it is for stands in
-// it. The kernel lets go of it when the process dies.
-type lockFile struct{ file *os.File }
+// lockFile is a file that one process at a time holds. Who that is stands in it,
+// and what became of the runs of an environment. The kernel lets go of it when
+// the process dies.
+type lockFile struct {
+	file   *os.File
+	holder string // in words
+	made   bool   // just now: its name is not on disk yet
+	record record
+}
 
 // heldError says who holds a lock.
 type heldError struct{ holder string }
@@ -50,16 +56,19 @@ func tryLock(path, purpose string) (*lockFile, error) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		b, _ := io.ReadAll(io.LimitReader(f, 200))
-		holder := strings.TrimSpace(string(b))
+		holder, _, _ := strings.Cut(string(b), "\n")
 		if holder == "" {
 			holder = "another process"
 		}
 		return nil, &heldError{holder}
 	}
-	// The words are for people: a disk too full for them is no reason to stop.
-	f.Truncate(0)
-	fmt.Fprintf(f, "process %d (%s) since %s\n", os.Getpid(), purpose, time.Now().Format(time.RFC3339))
-	return &lockFile{f}, nil
+	l := &lockFile{file: f, holder: fmt.Sprintf("process %d (%s) since %s", os.Getpid(), purpose, time.Now().Format(time.RFC3339))}
+	if err := l.read(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	l.write() // words for people: a disk too full for them is no reason to stop
+	return l, nil
 }
 
 // waitLock takes the lock as soon as nobody else holds it; waiting is told who
@@ -88,26 +97,26 @@ func (l *lockFile) release() { l.file.Close() }
 // admit waits until no other process of this host captures the environment, and
 // for a place. Nothing is held while waiting for the other: neither does a run
 // that queues keep out one by hand, nor one that waits for that keep a place.
-func (r *Runner) admit(ctx context.Context, name string, timeout time.Duration) (leave func(), err error) {
+func (r *Runner) admit(ctx context.Context, name string, timeout time.Duration) (lock *lockFile, leave func(), err error) {
 	for {
 		lock, err := r.lock(ctx, name, timeout)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if r.places == nil {
-			return lock.release, nil
+			return lock, lock.release, nil
 		}
 		if !r.places.try() {
 			lock.release()
 			if err := r.places.take(ctx); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			if lock, err = tryLock(r.lockPath(name), r.Purpose); err != nil { // lock waits for it, or says why
 				r.places.leave()
 				continue
 			}
 		}
-		return func() {
+		return lock, func() {
 			r.places.leave()
 			lock.release()
 		}, nil

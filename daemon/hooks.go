@@ -51,7 +51,11 @@ func (r *Runner) environ(name string, run *report.Run) []string {
 			env = append(env, "KNOWNGOOD_"+name+"="+value)
 		}
 	}
-	add("RESULT", string(run.Result))
+	result := string(run.Result)
+	if run.Died {
+		result = "died"
+	}
+	add("RESULT", result)
 	add("SNAPSHOT", run.Snapshot)
 	add("ERROR", run.Error)
 	for _, n := range []struct {

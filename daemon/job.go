@@ -92,8 +92,11 @@ func (j *job) ended(run report.Run) error {
 	if len(run.Error) > maxErrorText {
 		run.Error = run.Error[:maxErrorText] + "…"
 	}
-	j.state.Last = &run
 	j.state.Totals[run.Result]++
+	if last := j.state.Last; run.Died && last != nil && last.Started.After(run.Started) {
+		return j.history.add(run) // others came after it
+	}
+	j.state.Last = &run
 	switch run.Result {
 	case report.Failed:
 		j.state.Failures++
@@ -101,7 +104,8 @@ func (j *job) ended(run report.Run) error {
 		j.state.Failures = 0
 		j.state.LastSuccess = &run
 	}
-	if run.Scheduled.After(j.state.LastScheduled) {
+	// What died or was stopped is made again.
+	if !run.Died && run.Result != report.Interrupted && run.Scheduled.After(j.state.LastScheduled) {
 		j.state.LastScheduled = run.Scheduled
 	}
 	return j.history.add(run)

@@ -220,7 +220,10 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 	case !none && s.Body != nil && (s.Number > j.state.Number || j.state.Repository != id):
 		j.state.Number, j.state.Newest, j.state.Protected = s.Number, s.Body.Started, s.Body.ProtectedUntil
 		run := made(s)
-		j.state.Last, j.state.LastSuccess, j.state.Failures = run, run, 0
+		j.state.LastSuccess = run
+		if last := j.state.Last; last == nil || !last.Died || s.Body.Started.After(last.Finished) { // else that made it, and died then
+			j.state.Last, j.state.Failures = run, 0
+		}
 		j.kept.doubt()
 	default:
 		return

@@ -60,6 +60,9 @@ type Runner struct {
 	// admitted, when set, is called when a run has the environment and a place,
 	// and says what to capture: it may have waited for hours.
 	admitted func() (*configs.Environment, error)
+	// died, when set, counts a run of the environment that died. It may be
+	// called again for the same one.
+	died func(report.Run)
 }
 
 // Live is what a run under way has done; it may be read at any time.
@@ -90,24 +93,52 @@ func (l *Live) Attempt() int { return int(l.attempt.Load()) }
 // in words. When run names a snapshot, that is committed whatever came after.
 func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
 	live.enter("waiting")
-	leave, err := r.admit(ctx, name, time.Duration(env.Timeout))
+	lock, leave, err := r.admit(ctx, name, time.Duration(env.Timeout))
 	if err == nil {
 		defer leave()
-		if r.admitted != nil {
-			env, err = r.admitted()
-		}
-		if err == nil {
-			err = r.work(ctx, name, env, run, live)
-		}
+		err = r.alone(ctx, lock, name, env, run, live)
 	}
 	run.Finished = time.Now()
-	if err != nil {
-		run.Result, run.Error = report.Failed, err.Error()
+	if err != nil && run.Error == "" {
+		failed(ctx, run, err)
 	}
 	return err
 }
 
-// work is the run of an environment that it has to itself.
+// alone is the run of an environment that it has to itself. It begins with what
+// a run that died left to do, and leaves a record of itself meanwhile.
+func (r *Runner) alone(ctx context.Context, lock *lockFile, name string, env *configs.Environment, run *report.Run, live *Live) (err error) {
+	if r.admitted != nil {
+		if env, err = r.admitted(); err != nil {
+			return err
+		}
+	}
+	if lock.record.Run != nil {
+		live.enter("after")
+	}
+	if err := r.afterDeath(ctx, lock, name, env); err != nil {
+		return fmt.Errorf("what should follow a run that died: %w", err)
+	}
+	if err := lock.begin(run); err != nil {
+		r.Log.Warn("should this run die, nobody will know", zap.Error(err))
+	}
+	err = r.work(ctx, name, env, run, live)
+	// After a panic the record stays, for the hooks that did not run.
+	if err := lock.end(); err != nil {
+		r.Log.Warn("this run will be taken for one that died", zap.Error(err))
+	}
+	return err
+}
+
+// failed records that a run came to an error: a failure, unless it was stopped.
+func failed(ctx context.Context, run *report.Run, err error) {
+	run.Result, run.Error = report.Failed, err.Error()
+	if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) || errors.Is(cause, errStopped) {
+		run.Result, run.Error = report.Interrupted, "the run was stopped; what it stored is kept, and the next run goes on from there"
+	}
+}
+
+// work runs the hooks, and captures.
 func (r *Runner) work(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
 	limited := ctx
 	if env.Timeout > 0 { // of the work, and not of waiting for others
@@ -115,11 +146,10 @@ func (r *Runner) work(ctx context.Context, name string, env *configs.Environment
 		limited, cancel = context.WithTimeoutCause(ctx, time.Duration(env.Timeout), fmt.Errorf("the run took longer than its timeout of %v", time.Duration(env.Timeout)))
 		defer cancel()
 	}
-	err := because(limited, r.around(limited, name, env, run, live))
-	if cause := context.Cause(ctx); err == nil || errors.Is(cause, context.Canceled) || errors.Is(cause, errStopped) {
-		return err // it was stopped, and did not fail
+	err := r.around(limited, name, env, run, live)
+	if run.Result != report.Failed {
+		return err
 	}
-	run.Result, run.Error = report.Failed, err.Error()
 	live.enter("on_failure")
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
 	defer cancel()
@@ -144,17 +174,24 @@ func (r *Runner) around(ctx context.Context, name string, env *configs.Environme
 	} else {
 		err = r.attempts(ctx, name, env, run, live)
 	}
+	if err != nil {
+		err = because(ctx, err)
+		failed(ctx, run, err)
+	}
 	live.enter("after")
 	clean, end := outliving(ctx)
 	defer end()
-	if err != nil {
-		run.Result, run.Error = report.Failed, err.Error()
-	}
 	if after := r.hooks(clean, "after", env.Hooks.After, r.environ(name, run), false); after != nil {
 		if run.Snapshot != "" {
 			after = fmt.Errorf("%s is committed, but what should follow failed: %w", run.Snapshot, after)
 		}
 		err = errors.Join(err, after)
+		if run.Result != report.Interrupted {
+			run.Result = report.Failed
+			run.Error = err.Error()
+		} else {
+			run.Error += "; then: " + after.Error()
+		}
 	}
 	return err
 }

@@ -163,7 +163,7 @@ func (d *Daemon) ping(e notify.Event, env string, run *report.Run) {
 
 // tellRun tells of a run that ended.
 func (d *Daemon) tellRun(name string, run *report.Run, failures int) {
-	if name != "" {
+	if name != "" && run.Result != report.Interrupted {
 		event := notify.Succeeded
 		if !run.Result.Good() {
 			event = notify.Failing

@@ -73,11 +73,15 @@ func TestADaemonThatIsStoppedInACaptureGoesOnFromThere(t *testing.T) {
 	if refs := m.refs(t); len(refs) > 0 || stored >= files*size {
 		t.Fatalf("the capture was over before it was stopped: %v, %d bytes", refs, stored)
 	}
-	if !strings.Contains(s.log(t), "run ended by the end of the daemon; the next one goes on from here") {
+	if !strings.Contains(s.log(t), "run interrupted by the stop of the daemon; the next one goes on from there") {
 		t.Error("the log does not tell that the run was ended")
 	}
 	s.up(t)
-	run := s.captured(t, "web", 1)[0]
+	runs := s.captured(t, "web", 2)
+	if runs[0].Result != report.Interrupted {
+		t.Errorf("the run that was stopped: %+v", runs[0])
+	}
+	run := runs[1]
 	if run.Result != report.Success || run.Snapshot != "web@1" || run.Trigger == "hand" {
 		t.Fatalf("the run after it: %+v", run)
 	}

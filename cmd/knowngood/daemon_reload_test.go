@@ -66,7 +66,10 @@ func TestADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 	}
 	db := make(chan *outcome, 1)
 	go func() { db <- s.ask(t, "snapshot", "db") }()
-	s.until(t, "db is captured", func(r *report.Report) bool { return environmentOf(r, "db").Running != nil })
+	s.until(t, "db is captured", func(r *report.Report) bool {
+		e := environmentOf(r, "db")
+		return e.Running != nil && e.Running.Phase == "capture"
+	})
 	s.configure(t, "%s", hourly)
 	s.hup(t)
 	s.until(t, "db is gone", func(r *report.Report) bool { return environmentOf(r, "db") == nil })

@@ -299,7 +299,7 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 		return true, err
 	}
 	if !run.Result.Good() {
-		return true, fmt.Errorf("the daemon's run failed: %s (its log: journalctl -u knowngood)", run.Error)
+		return true, fmt.Errorf("the daemon's run %s: %s (its log: journalctl -u knowngood)", run.Result, run.Error)
 	}
 	status := "complete"
 	if run.Result == report.Partial {

@@ -129,10 +129,12 @@ func lastText(l *statusLine, now time.Time) string {
 		return "never"
 	}
 	ago := report.Span(now.Sub(l.Last.Finished)) + " ago"
-	if l.Failures > 1 && l.Last.Result == report.Failed {
+	switch {
+	case l.Last.Died:
+		return "DIED, found " + ago
+	case l.Failures > 1 && l.Last.Result == report.Failed:
 		return fmt.Sprintf("FAILED %d times, %s", l.Failures, ago)
-	}
-	if l.Last.Result == report.Failed {
+	case l.Last.Result == report.Failed:
 		return "FAILED " + ago
 	}
 	return fmt.Sprintf("%s %s", l.Last.Result, ago)

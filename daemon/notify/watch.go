@@ -165,7 +165,7 @@ func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
 			return nil
 		}
 		text := fmt.Sprintf("%s, and at most %s was promised (rpo).", newest, promised)
-		if e.Failures > 0 && e.Last != nil {
+		if e.Last != nil && e.Last.Result == report.Failed {
 			text += fmt.Sprintf(" The last run failed: %s", sentence(e.Last.Error))
 		}
 		return []Message{aged(w.message(RPO, e.Name, now, t, "RPO broken", text), e)}

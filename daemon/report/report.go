@@ -73,13 +73,15 @@ type Environment struct {
 // Result of a run.
 type Result string
 
-// Results. A partial run made a snapshot that lacks what could not be read; a
-// skipped one was never begun.
+// Results. A partial run made a snapshot that lacks what could not be read; an
+// interrupted one was stopped, by hand or with the daemon, which is no failure
+// and no success; a skipped one was never begun.
 const (
-	Success Result = "success"
-	Partial Result = "partial"
-	Failed  Result = "failed"
-	Skipped Result = "skipped"
+	Success     Result = "success"
+	Partial     Result = "partial"
+	Failed      Result = "failed"
+	Interrupted Result = "interrupted"
+	Skipped     Result = "skipped"
 )
 
 // Good says whether a run made a snapshot that can be restored.
@@ -93,8 +95,11 @@ type Run struct {
 	Finished  time.Time `json:"finished"`
 	Result    Result    `json:"result"`
 	Error     string    `json:"error,omitempty"`
-	Attempts  int       `json:"attempts"`
-	Missed    int       `json:"missed,omitempty"` // scheduled times that this run makes up for
+	// Died says that the program or the machine ended in the middle of the run,
+	// which has failed so. Finished is then when that was found.
+	Died     bool `json:"died,omitempty"`
+	Attempts int  `json:"attempts"`
+	Missed   int  `json:"missed,omitempty"` // scheduled times that this run makes up for
 
 	Snapshot    string `json:"snapshot,omitempty"` // web@42
 	Files       uint64 `json:"files,omitempty"`

@@ -120,9 +120,13 @@ func (r *Report) Ranked() []Environment {
 	return out
 }
 
-// NextStep is what a person can do about an environment that failed.
+// NextStep is what a person can do about an environment whose last run failed or
+// was stopped.
 func (e *Environment) NextStep() string {
 	try := fmt.Sprintf("mend the cause, then run: knowngood snapshot %s", e.Name)
+	if e.Last != nil && e.Last.Result == Interrupted {
+		try = fmt.Sprintf("go on from there: knowngood snapshot %s", e.Name)
+	}
 	if !e.Next.IsZero() {
 		try += fmt.Sprintf("; it is tried again by itself at %s", e.Next.Format("2006-01-02 15:04 MST"))
 	}

@@ -77,6 +77,9 @@ func describe(r *report.Run, now time.Time) string {
 
 // spanOfRun keeps tenths where runs are short.
 func spanOfRun(r *report.Run) string {
+	if r.Died { // nobody knows when
+		return "died"
+	}
 	if d := r.Duration(); d < 10*time.Second {
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	}
@@ -107,7 +110,7 @@ func newCharts(e *report.Environment, now time.Time) []*chart {
 	var ended, good []*report.Run
 	for i := range e.Runs[max(0, len(e.Runs)-chartRuns):] {
 		r := &e.Runs[max(0, len(e.Runs)-chartRuns)+i]
-		if r.Result != report.Skipped {
+		if r.Result != report.Skipped && !r.Died { // of which nobody knows how long it took
 			ended = append(ended, r)
 		}
 		if r.Result.Good() {

@@ -124,7 +124,9 @@ func (g gauges) environment(e *report.Environment, now time.Time) {
 	g.totals(runs, e.Totals, name)
 	if l := e.Last; l != nil {
 		g.time(lastRun, l.Finished, name)
-		g.set(lastDuration, l.Duration().Seconds(), name)
+		if !l.Died {
+			g.set(lastDuration, l.Duration().Seconds(), name)
+		}
 	}
 	if l := e.LastSuccess; l != nil {
 		g.time(lastSuccess, l.Finished, name)

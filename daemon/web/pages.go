@@ -56,7 +56,7 @@ func newPages(s Source) *pages {
 
 // results are all there are, the best first.
 func results() []report.Result {
-	return []report.Result{report.Success, report.Partial, report.Failed, report.Skipped}
+	return []report.Result{report.Success, report.Partial, report.Failed, report.Interrupted, report.Skipped}
 }
 
 // view is what the template shows.
@@ -129,7 +129,7 @@ func (v *view) troubles(envs []report.Environment) {
 	type same struct{ who, text string }
 	seen := map[same]int{}
 	add := func(who string, r report.Run) {
-		if r.Error == "" {
+		if r.Error == "" || r.Result == report.Interrupted {
 			return
 		}
 		key := same{who, r.Error}

@@ -126,7 +126,7 @@ func newEnvView(e report.Environment, now time.Time, charts bool) envView {
 		}
 		v.Size, v.Files = humanize.IBytes(s.Bytes), humanize.Comma(int64(s.Files))
 	}
-	if l := e.Last; l != nil && l.Error != "" {
+	if l := e.Last; l != nil && l.Error != "" && l.Result != report.Interrupted {
 		v.Error = l.Error
 		e.Next = e.Next.In(now.Location())
 		v.Next = e.NextStep()

@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/daemon/report"
+	"knowngood/internal/durable"
+)
+
+// recordSize is the room in a lock file, in bytes. It is taken when the file is
+// made and written in place, so a disk that is full later hinders no run.
+const recordSize = 4096
+
+// recordMark begins the line of a lock file that holds a record.
+const recordMark = "runs "
+
+// maxDiedError is what is kept in a record of the error of a run, in bytes.
+const maxDiedError = 1000
+
+// record is what the lock file of an environment says of its runs. It tells who
+// takes the lock next that a run died. Nothing in it is executed: it says when a
+// run began, and today's configuration says what follows.
+type record struct {
+	// Run is under way; when nobody holds the lock, it died.
+	Run *report.Run `json:"run,omitempty"`
+	// Died is one that died. Its hooks have run, and no daemon has counted it yet.
+	Died *report.Run `json:"died,omitempty"`
+}
+
+// read takes in what the file says; the lock is held. A record that cannot be
+// read is that of a run of which nothing is known but that it died.
+func (l *lockFile) read() error {
+	b := make([]byte, recordSize)
+	n, err := l.file.ReadAt(b, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	l.made = n == 0
+	for line := range strings.Lines(string(b[:n])) {
+		text, ok := strings.CutPrefix(line, recordMark)
+		if !ok {
+			continue
+		}
+		if json.Unmarshal([]byte(text), &l.record) != nil {
+			l.record = record{Run: &report.Run{}}
+		}
+		if r := l.record.Run; r != nil && r.Started.IsZero() {
+			st, err := l.file.Stat()
+			if err != nil {
+				return err
+			}
+			r.Started = st.ModTime()
+		}
+	}
+	return nil
+}
+
+// write writes who holds the lock, and the record.
+func (l *lockFile) write() error {
+	text := []byte(l.holder + "\n")
+	if l.record != (record{}) {
+		line, err := json.Marshal(l.record)
+		if err != nil {
+			return err
+		}
+		text = fmt.Appendf(text, "%s%s\n", recordMark, line)
+	}
+	if len(text) > recordSize {
+		return fmt.Errorf("write %s: a record of %d bytes, in a room of %d", l.file.Name(), len(text), recordSize)
+	}
+	text = append(text, bytes.Repeat([]byte("\n"), recordSize-len(text))...)
+	_, err := l.file.WriteAt(text, 0)
+	return err
+}
+
+// keep writes the record, which is on disk when keep returns nil.
+func (l *lockFile) keep() error {
+	if err := l.write(); err != nil {
+		return err
+	}
+	if err := unix.Fdatasync(int(l.file.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", l.file.Name(), err)
+	}
+	if !l.made {
+		return nil
+	}
+	dir := filepath.Dir(l.file.Name())
+	if err := durable.SyncDir(dir); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	l.made = false
+	return nil
+}
+
+// begin records that a run is under way.
+func (l *lockFile) begin(run *report.Run) error {
+	l.record.Run = &report.Run{Trigger: run.Trigger, Scheduled: run.Scheduled, Started: run.Started, Missed: run.Missed}
+	return l.keep()
+}
+
+// end records that it came to its end.
+func (l *lockFile) end() error {
+	l.record.Run = nil
+	return l.keep()
+}
+
+// buried records that the hooks of a run that died have run.
+func (l *lockFile) buried(run report.Run) error {
+	if len(run.Error) > maxDiedError {
+		run.Error = strings.ToValidUTF8(run.Error[:maxDiedError], "") + "…"
+	}
+	l.record = record{Died: &run}
+	return l.keep()
+}
+
+// counted records that a daemon has counted it.
+func (l *lockFile) counted() error {
+	l.record.Died = nil
+	return l.keep()
+}

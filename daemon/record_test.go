@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/daemon/report"
+)
+
+func TestALockFileRemembersARunThatDied(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "daemon", "locks", "web")
+	take := func() *lockFile {
+		t.Helper()
+		l, err := tryLock(path, "a test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	did := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != recordSize {
+			t.Errorf("the file: %v, %v", info.Size(), err)
+		}
+	}
+	run := &report.Run{Trigger: "schedule", Scheduled: time.Now().Add(-time.Minute), Started: time.Now(), Missed: 3}
+
+	l := take()
+	if l.record != (record{}) {
+		t.Errorf("a new file holds %+v", l.record)
+	}
+	did(l.begin(run))
+	var held *heldError
+	if _, err := tryLock(path, "another"); !errors.As(err, &held) || !strings.HasSuffix(held.holder, time.Now().Format("-07:00")) && !strings.HasSuffix(held.holder, "Z") {
+		t.Errorf("while a run is under way: %v", err)
+	}
+	l.release() // as the kernel does for the dead
+
+	l = take()
+	if r := l.record.Run; r == nil || !r.Started.Equal(run.Started) || !r.Scheduled.Equal(run.Scheduled) || r.Missed != 3 || r.Trigger != "schedule" {
+		t.Fatalf("of a run that died it remembers %+v", l.record)
+	}
+	did(l.buried(report.Run{Started: run.Started, Error: strings.Repeat("é", recordSize), Died: true}))
+	did(l.begin(run))
+	did(l.end())
+	l.release()
+
+	l = take()
+	if r := l.record.Died; l.record.Run != nil || r == nil || !r.Started.Equal(run.Started) || !r.Died {
+		t.Errorf("of one that nobody has counted it remembers %+v", l.record)
+	}
+	did(l.counted())
+	l.release()
+	l = take()
+	if l.record != (record{}) {
+		t.Errorf("at last it remembers %+v", l.record)
+	}
+	l.release()
+}
+
+func TestALockFileThatCannotBeReadIsOfARunThatDied(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		text string
+		died bool
+	}{
+		"an empty one":          {"", false},
+		"one with words alone":  {"process 7 (the daemon) since 2026-11-29T00:00:00Z\n", false},
+		"one that is cut short": {"process 7 (the daemon) since 2026-11-29T00:00:00Z\nruns {\"run\":{\"trig", true},
+		"one that names no run": {"process 7\nruns {}\n", false},
+	} {
+		path := filepath.Join(t.TempDir(), "web")
+		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := tryLock(path, "a test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := l.record.Run; (r != nil) != c.died || r != nil && time.Since(r.Started) > time.Hour {
+			t.Errorf("%s: %+v", name, l.record)
+		}
+		l.release()
+	}
+}
