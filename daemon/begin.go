@@ -52,6 +52,7 @@ func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
 	runner := d.runner(j, func() {
 		r.number, r.timeout = d.repo.configured(), time.Duration(j.env.Timeout)
 		d.teller.Ping(notify.Started, j.name, nil)
+		d.Log.Info("run started", zap.String("environment", j.name), zap.String("trigger", r.run.Trigger))
 	})
 	env := j.env
 	return func(ctx context.Context) error { return runner.Run(ctx, j.name, env, &r.run, &r.live) }

@@ -31,7 +31,9 @@ type Options struct {
 	// Unlocked opens it with the identity of the configuration, for repacking.
 	Unlocked func(context.Context, *configs.Config) (*repository.Repository, error)
 	Version  string
-	Log      *zap.Logger
+	// ConfigFile is where the configuration came from; empty: from flags alone.
+	ConfigFile string
+	Log        *zap.Logger
 	// Notify tells the service manager a state, such as READY=1.
 	Notify func(state string)
 	// Watchdog is how often the service manager wants to hear; 0 is never.
@@ -188,6 +190,8 @@ func (d *Daemon) begun(ctx context.Context) (err error) {
 	d.teller.start(nil, d.Now())
 	d.apply(d.config)
 	d.keepTold() // some may have been dropped
+	d.Log.Info("daemon started", zap.String("version", d.Version), zap.String("config", d.ConfigFile), zap.String("host", d.config.Host),
+		zap.String("repository", redact(d.config.Repository.URL)), zap.Int("environments", len(d.config.Environments)))
 	return nil
 }
 

@@ -27,6 +27,7 @@ func (d *Daemon) prune(r *running) func(context.Context) error {
 			return errGone
 		}
 		o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack), Progress: &r.pruned}
+		d.Log.Info("prune started", zap.String("trigger", r.run.Trigger))
 		r.live.enter("prune")
 		r.run.Attempts = 1
 		repo, _, err := d.repository(ctx)

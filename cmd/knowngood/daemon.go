@@ -74,7 +74,7 @@ func (a *app) daemon(ctx context.Context, level string) error {
 			return at.open(ctx)
 		}
 	}
-	d := daemon.New(daemon.Options{Config: a.config, Load: a.loadAgain, Open: open(false), Unlocked: open(true), Version: version, Log: log,
+	d := daemon.New(daemon.Options{Config: a.config, Load: a.loadAgain, Open: open(false), Unlocked: open(true), Version: version, ConfigFile: a.configFile, Log: log,
 		Notify: func(state string) {
 			if _, err := sd.SdNotify(false, state); err != nil {
 				log.Debug("the service manager does not listen", zap.Error(err))

@@ -154,6 +154,11 @@ func TestADaemonThatDiedInARunCleansUpBehindItOnceAtItsNextStart(t *testing.T) {
 	if list := kinds(messages(t, m.told)); !slices.Equal(list, []notify.Kind{notify.Failure, notify.Recovery}) {
 		t.Errorf("told: %v", list)
 	}
+	for _, line := range []string{`INFO daemon started {"version": `, `"environments": 2}`, `INFO run started {"environment": "web", "trigger": "hand"}`} {
+		if !strings.Contains(m.log(t), line) {
+			t.Errorf("the log has no %q", line)
+		}
+	}
 }
 
 func TestHooksBehindARunThatDiedRunAgainWhenTheyDieToo(t *testing.T) {
