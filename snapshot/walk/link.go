@@ -3,18 +3,12 @@ package walk
 import (
 	"fmt"
 	"os"
-	"path"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 )
-
-// maxLinks is how many symbolic links lead to a source at most, as in the
-// kernel.
-const maxLinks = 40
 
 // UnsafeLinkError says that symbolic links lead to a source over a place where
 // others than root and the running user could make them lead elsewhere.
@@ -42,71 +36,25 @@ type route struct {
 // follow goes along an absolute path, over symbolic links at its end too. The
 // caller closes the route.
 func follow(abs string) (*route, error) {
-	r := &route{fd: -1}
-	if err := r.restart(); err != nil {
+	r := &route{}
+	var err error
+	r.fd, r.stat, r.real, err = posix.Follow(abs, r.pass)
+	if err != nil {
 		return nil, err
-	}
-	links := 0
-	for todo := strings.Split(abs, "/"); len(todo) > 0; {
-		name := todo[0]
-		if todo = todo[1:]; name == "" || name == "." {
-			continue
-		}
-		target, err := r.step(name)
-		if err == nil && target != "" {
-			if links++; links > maxLinks {
-				err = unix.ELOOP
-			} else if path.IsAbs(target) {
-				err = r.restart()
-			}
-			todo = append(strings.Split(target, "/"), todo...)
-		}
-		if err != nil {
-			r.close()
-			return nil, err
-		}
 	}
 	return r, nil
 }
 
-// restart goes to the root of the file system.
-func (r *route) restart() error {
-	fd, st, err := posix.OpenNode(unix.AT_FDCWD, "/")
-	if err == nil {
-		r.move(fd, &st, "/")
-	}
-	return err
-}
-
-// step goes on over one name. Where that is a symbolic link, it stays and
-// returns what the link says.
-func (r *route) step(name string) (target string, err error) {
-	fd, st, err := posix.OpenNode(r.fd, name)
-	if err != nil {
-		return "", err
-	}
-	at := path.Join(r.real, name)
-	if st.Type != manifest.Symlink {
-		r.move(fd, &st, at)
-		return "", nil
-	}
-	defer unix.Close(fd)
-	if r.link == "" {
+// pass takes in what lies on the way.
+func (r *route) pass(at string, st *posix.Stat) {
+	why := ownedByOthers(st) // the owner of a link can replace it in a sticky directory
+	if st.Type == manifest.Symlink && r.link == "" {
 		r.link = at
 	}
-	r.note(at, ownedByOthers(&st)) // its owner can replace it in a sticky directory
-	return posix.Readlink(fd, "")
-}
-
-// move takes over the descriptor of the node that the route has come to.
-func (r *route) move(fd int, st *posix.Stat, real string) {
-	r.close()
-	r.fd, r.real, r.stat = fd, real, *st
-	why := ownedByOthers(st)
 	if why == "" && st.Type == manifest.Dir && st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
 		why = "can be written by others"
 	}
-	r.note(real, why)
+	r.note(at, why)
 }
 
 func (r *route) note(place, why string) {
