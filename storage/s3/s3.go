@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -108,6 +109,27 @@ var (
 // ErrConfig is a Config that no server could be reached with.
 var ErrConfig = errors.New("invalid configuration of the store")
 
+// ErrBucketName is the name of a bucket that breaks the rules of Amazon S3, which
+// some servers do not hold to: Open takes it, and Check does not.
+var ErrBucketName = errors.New("not a name of a bucket by the rules of S3")
+
+// Check reports what Open would refuse of a Config, whatever the server and the
+// credentials are, and a name of a bucket that breaks the rules; it asks nothing
+// of anybody.
+func Check(c Config) error {
+	s, err := prepare(c)
+	if err == nil {
+		_, err = s.newClient(s.transport)
+	}
+	if err != nil {
+		return err
+	}
+	if s3utils.CheckValidBucketNameStrict(c.Bucket) != nil {
+		return fmt.Errorf("%w: %q: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them, with a letter or digit at both ends", ErrBucketName, c.Bucket)
+	}
+	return nil
+}
+
 // Open finds credentials and, where it is not given, the region of the
 // bucket. Otherwise it asks nothing of the server: a missing bucket may show
 // only with the first operation. ctx governs the opening alone.
@@ -149,7 +171,7 @@ func (c Config) URL() string {
 // prepare makes all of a Store but its credentials, region and client.
 func prepare(c Config) (*Store, error) {
 	if err := s3utils.CheckValidBucketName(c.Bucket); err != nil {
-		return nil, fmt.Errorf("bucket name %q: %w", c.Bucket, err)
+		return nil, fmt.Errorf("bucket name %q: %w: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them", c.Bucket, err)
 	}
 	s := &Store{url: c.URL(), bucket: c.Bucket, retries: c.MaxRetries, counts: &counts{}}
 	if s.retries == 0 {
@@ -157,7 +179,7 @@ func prepare(c Config) (*Store, error) {
 	}
 	if prefix := strings.Trim(c.Prefix, "/"); prefix != "" {
 		if err := storage.CheckKey(prefix); err != nil || len(prefix) > maxPrefix {
-			return nil, fmt.Errorf("prefix %q: %w", c.Prefix, storage.ErrInvalidKey)
+			return nil, fmt.Errorf("prefix %q: %w: use letters, digits, '.', '_', '=' and '-' between single slashes", c.Prefix, storage.ErrInvalidKey)
 		}
 		s.prefix = prefix + "/"
 	}
@@ -193,8 +215,11 @@ func parseEndpoint(endpoint string) (*url.URL, error) {
 	if u.User != nil {
 		return nil, errors.New("the endpoint has credentials in it: put them into the environment or the AWS credentials file")
 	}
-	if u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("the endpoint is %q, want https://host or https://host:port", endpoint)
+	if port, err := strconv.Atoi(u.Port()); u.Port() != "" && (err != nil || port < 1 || port > 65535) {
+		return nil, fmt.Errorf("the endpoint has the port %s, want one from 1 to 65535", u.Port())
+	}
+	if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("the endpoint is %q, want https://host or https://host:port (a path goes before the ?: s3://bucket/prefix)", endpoint)
 	}
 	return u, nil
 }

@@ -48,6 +48,22 @@ func Create(ctx context.Context, rawURL string, o Options) (storage.Store, error
 	return open(ctx, rawURL, o, dir.Create)
 }
 
+// Check reports why no store could be opened at a URL, whatever it is like: what
+// Open and Create refuse, and a name of a bucket that breaks the rules
+// (s3.ErrBucketName). It connects to nothing. The error does not repeat what may
+// be a secret.
+func Check(rawURL string) error {
+	u, err := parse(rawURL)
+	if err != nil || u.Scheme == "file" {
+		return err
+	}
+	c, err := bucketConfig(u)
+	if err != nil {
+		return err
+	}
+	return s3.Check(c)
+}
+
 func open(ctx context.Context, rawURL string, o Options, openDir func(string) (*dir.Store, error)) (storage.Store, error) {
 	u, err := parse(rawURL)
 	if err != nil {
@@ -86,6 +102,9 @@ func openBucket(ctx context.Context, u *url.URL, o Options) (storage.Store, erro
 
 // parse checks the parts of a URL that all schemes have in common.
 func parse(rawURL string) (*url.URL, error) {
+	if strings.ContainsRune(rawURL, 0) {
+		return nil, errors.New("it has a NUL in it")
+	}
 	if filepath.IsAbs(rawURL) {
 		return &url.URL{Scheme: "file", Path: filepath.Clean(rawURL)}, nil
 	}
@@ -95,13 +114,13 @@ func parse(rawURL string) (*url.URL, error) {
 	}
 	switch {
 	case u.Scheme == "" && rawURL != "":
-		return nil, errors.New("a path must be absolute")
+		return nil, errors.New("a path must be absolute: use /path, or s3://bucket/prefix")
 	case u.Scheme != "file" && u.Scheme != "s3":
-		return nil, fmt.Errorf("the scheme is %q, want file or s3", u.Scheme)
+		return nil, fmt.Errorf("the scheme is %q, want file or s3: file:///path, or s3://bucket/prefix?endpoint=https://host:port", u.Scheme)
 	case u.User != nil:
 		return nil, errors.New("it has credentials in it: put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the AWS credentials file")
 	case u.Fragment != "":
-		return nil, errors.New("it has a fragment (#)")
+		return nil, errors.New("it has a fragment (#): write %23 for a # in it")
 	}
 	if u.Scheme == "file" {
 		return u, checkFile(u)

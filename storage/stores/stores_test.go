@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"knowngood/storage"
+	"knowngood/storage/s3"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/stores"
 )
@@ -97,15 +98,39 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 		{"s3://bucket/../b", "invalid object key"},
 		{"s3://bucket?ca=/no/such/file", "/no/such/file"},
 		{"s3://bucket:hunter2@/%zz", "does not parse"},
+		{"s3://bucket?endpoint=https://host:99999", "from 1 to 65535"},
+		{"s3://bucket?endpoint=https://:9000", "want https://host"},
+		{"/path\x00x", "NUL"},
+		{"s3://Bad_Bucket", ""}, // some servers have such
+		{"s3://buck_et/p", ""},
 	} {
+		checked := stores.Check(c.url)
+		if c.want == "" {
+			if !errors.Is(checked, s3.ErrBucketName) || !strings.Contains(checked.Error(), "lower-case letters") {
+				t.Errorf("%q is checked with %v", c.url, checked)
+			}
+			continue
+		}
 		_, err := stores.Open(t.Context(), c.url, stores.Options{})
 		switch {
+		case checked == nil || !strings.Contains(checked.Error(), c.want) || strings.Contains(checked.Error(), "hunter2"):
+			t.Errorf("%q is checked with %v, want something with %q", c.url, checked, c.want)
 		case err == nil:
 			t.Errorf("%q was opened", c.url)
 		case !strings.Contains(err.Error(), c.want):
 			t.Errorf("%q: %v, want something with %q", c.url, err, c.want)
 		case strings.Contains(err.Error(), "hunter2"):
 			t.Errorf("%q: the error tells the secret: %v", c.url, err)
+		}
+	}
+}
+
+func TestWhatCanBeOpenedPassesTheCheckWithoutAnyConnection(t *testing.T) {
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	for _, u := range []string{"/srv/repo", "file:///srv/a%20b", "s3://bucket", "s3://bucket/deep/prefix/", "s3://my.bucket-1/p?region=eu-central-1",
+		"s3://bucket/p?endpoint=http://127.0.0.1:1&region=us-east-1&path_style=true&profile=other", "s3://bucket?endpoint=https://[::1]:9000/&path_style=0"} {
+		if err := stores.Check(u); err != nil {
+			t.Errorf("%s: %v", u, err)
 		}
 	}
 }
