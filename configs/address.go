@@ -4,72 +4,23 @@ import (
 	"encoding/json"
 	"net/mail"
 	"net/url"
-	"strings"
 	"text/template"
 )
-
-const urlForms = "a repository lies in s3://bucket/prefix, file:///path or /path"
-
-// wrongURL says why a string is no URL of a repository; "" when it may be one.
-// It never repeats the URL, which may hold credentials.
-func wrongURL(s string) string {
-	if strings.HasPrefix(s, "/") {
-		if strings.ContainsRune(s, 0) {
-			return "not a path"
-		}
-		return ""
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return "not a URL: " + urlForms
-	case u.Scheme != "s3" && u.Scheme != "file":
-		return urlForms
-	case u.User != nil:
-		return "a URL is no place for credentials: put them into the environment or ~/.aws"
-	case u.Fragment != "":
-		return "the URL has a fragment (#): write %23 for a # in it"
-	case u.Scheme == "file" && (u.Host != "" && u.Host != "localhost" || !strings.HasPrefix(u.Path, "/")):
-		return "a file URL has three slashes: file:///path"
-	case u.Scheme == "file" && u.RawQuery != "":
-		return "a file URL takes no parameters"
-	case u.Scheme == "s3" && (u.Host == "" || u.Port() != ""):
-		return "the bucket is missing: s3://bucket/prefix; a server's address goes into endpoint="
-	}
-	return wrongEndpoint(u)
-}
-
-// wrongEndpoint says why the endpoint in a repository's URL is none.
-func wrongEndpoint(u *url.URL) string {
-	q, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return "its parameters do not parse"
-	}
-	if !q.Has("endpoint") {
-		return ""
-	}
-	e, err := url.Parse(q.Get("endpoint"))
-	switch {
-	case err != nil || e.Scheme != "http" && e.Scheme != "https" || e.Host == "":
-		return "endpoint is not an address such as https://s3.example.com"
-	case e.User != nil:
-		return "an endpoint is no place for credentials: put them into the environment or ~/.aws"
-	}
-	return ""
-}
 
 // isHTTP tells addresses that can be asked over HTTP.
 func isHTTP(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && (u.Port() == "" || isPort(u.Port()))
 }
+
+const notHTTP = "not an http URL, such as https://host/path"
 
 // notify checks addresses without repeating them: they are secrets.
 func (v *validator) notify(n *Notify) {
 	key := keyPath{"notify"}
 	for i, w := range n.Webhook {
 		if !isHTTP(w.URL) {
-			v.addf(key.child("webhook").item(i).child("url"), "not an http URL")
+			v.addf(key.child("webhook").item(i).child("url"), "%s", notHTTP)
 		}
 		if _, err := BodyTemplate(w.Template); err != nil {
 			v.addf(key.child("webhook").item(i).child("template"), "%v", err)
@@ -86,7 +37,7 @@ func (v *validator) notify(n *Notify) {
 
 func (v *validator) ping(address string, key keyPath) {
 	if address != "" && !isHTTP(address) {
-		v.addf(key, "not an http URL")
+		v.addf(key, "%s", notHTTP)
 	}
 }
 

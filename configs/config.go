@@ -20,12 +20,18 @@ type Config struct {
 	StateDir     string                  `yaml:"state_dir"`
 	Listen       string                  `yaml:"listen"`
 	ListenTCP    string                  `yaml:"listen_tcp,omitempty"`
-	MaxRuns      int                     `yaml:"max_runs"`
+	MaxRuns      Count                   `yaml:"max_runs"`
 	Compression  Compression             `yaml:"compression"`
 	Limits       Limits                  `yaml:"limits,omitempty"`
 	Environments map[string]*Environment `yaml:"environments,omitempty"`
 	Prune        *Prune                  `yaml:"prune,omitempty"`
 	Notify       Notify                  `yaml:"notify,omitempty"`
+
+	// What reading the file found besides.
+	Sum      [32]byte   `yaml:"-"` // SHA-256 of its text
+	Empty    bool       `yaml:"-"` // it says nothing
+	Secret   []string   `yaml:"-"` // the key of a secret that stands in it; nil for none
+	Findings []*Problem `yaml:"-"` // what a person should know though it was taken, in the order of the file
 }
 
 // Repository says where snapshots go.
@@ -63,7 +69,7 @@ type Environment struct {
 	CatchUp  Duration `yaml:"catch_up"`
 	RPO      Duration `yaml:"rpo,omitempty"`
 	Timeout  Duration `yaml:"timeout,omitempty"`
-	Retries  int      `yaml:"retries"`
+	Retries  Count    `yaml:"retries"`
 	Sources  []Source `yaml:"sources"`
 	Reread   Duration `yaml:"reread,omitempty"`
 	Hooks    Hooks    `yaml:"hooks,omitempty"`
@@ -108,14 +114,14 @@ type Hook struct {
 
 // Keep says which snapshots are kept; what no rule names is forgotten.
 type Keep struct {
-	Last      int      `yaml:"last,omitempty"`
-	Hourly    int      `yaml:"hourly,omitempty"`
-	Daily     int      `yaml:"daily,omitempty"`
-	Weekly    int      `yaml:"weekly,omitempty"`
-	Monthly   int      `yaml:"monthly,omitempty"`
-	Yearly    int      `yaml:"yearly,omitempty"`
+	Last      Count    `yaml:"last,omitempty"`
+	Hourly    Count    `yaml:"hourly,omitempty"`
+	Daily     Count    `yaml:"daily,omitempty"`
+	Weekly    Count    `yaml:"weekly,omitempty"`
+	Monthly   Count    `yaml:"monthly,omitempty"`
+	Yearly    Count    `yaml:"yearly,omitempty"`
 	Within    Duration `yaml:"within,omitempty"`
-	KnownGood int      `yaml:"known_good,omitempty"`
+	KnownGood Count    `yaml:"known_good,omitempty"`
 }
 
 // Drill is a test restore on a schedule.

@@ -16,6 +16,10 @@
 //
 // Anchors and aliases work; merge keys (<<) are refused. Text that YAML would
 // read as a number or a truth value must be quoted: it would not come through
-// unchanged (007 is 7). The package imports no other of knowngood, so that
-// anything may import it.
+// unchanged (007 is 7). Numbers are decimal: 010 is ten.
+//
+// What only those who use a configuration can judge (URLs, templates, who else can
+// change the file) is up to LoadOptions.Judge: daemon.LoadConfig is what the
+// program reads configurations with. Of knowngood the package imports schedules
+// alone, so that anything may import it.
 package configs

@@ -13,9 +13,6 @@ func (v *validator) environment(e *Environment, key keyPath) {
 	if e.Schedule != "" {
 		v.schedule(e.Schedule, e.TimeZone, key.child("schedule"))
 	}
-	if e.Retries < 0 {
-		v.addf(key.child("retries"), "%d is less than none", e.Retries)
-	}
 	v.sources(e.Sources, key)
 	for _, h := range []struct {
 		name  string
@@ -23,14 +20,6 @@ func (v *validator) environment(e *Environment, key keyPath) {
 	}{{"before", e.Hooks.Before}, {"after", e.Hooks.After}, {"on_failure", e.Hooks.OnFailure}} {
 		for i, hook := range h.hooks {
 			v.command(hook.Command, key.child("hooks", h.name).item(i))
-		}
-	}
-	for _, k := range []struct {
-		name  string
-		count int
-	}{{"last", e.Keep.Last}, {"hourly", e.Keep.Hourly}, {"daily", e.Keep.Daily}, {"weekly", e.Keep.Weekly}, {"monthly", e.Keep.Monthly}, {"yearly", e.Keep.Yearly}, {"known_good", e.Keep.KnownGood}} {
-		if k.count < 0 {
-			v.addf(key.child("keep", k.name), "%d is less than none", k.count)
 		}
 	}
 	if e.Root != "" {

@@ -1,12 +1,14 @@
 package configs
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 )
@@ -14,9 +16,22 @@ import (
 // maxFile is the longest configuration that is read, in bytes.
 const maxFile = 1 << 20
 
+// LoadOptions qualify Load. The zero value judges the text alone.
+type LoadOptions struct {
+	// Judge adds what this package cannot know to be wrong with a configuration
+	// whose text is valid.
+	Judge func(*Config, Findings)
+	// Forgive reports whether an earlier version of the program took the same
+	// text; then what is Unfit in it is no reason to refuse it.
+	Forgive func(*Config) bool
+	// Advise has what is hardly meant looked for: that takes some milliseconds for
+	// each environment, and refuses nothing.
+	Advise bool
+}
+
 // Load reads and validates a configuration file. The error joins all
 // *Problems found; one that is not about the text wraps that of the system.
-func Load(path string) (*Config, error) {
+func Load(path string, o LoadOptions) (*Config, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("configuration: %w (name another with --config; one with comments comes with the package: /usr/share/doc/knowngood/examples/config.yaml)", err)
@@ -25,13 +40,7 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
-	if st.Mode().IsRegular() && st.Mode().Perm()&0o002 != 0 {
-		return nil, fmt.Errorf("configuration %s can be changed by anyone on this machine, and it names commands to run: chmod o-w %s", path, path)
-	}
+
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
@@ -39,17 +48,21 @@ func Load(path string) (*Config, error) {
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("configuration %s is longer than %d bytes: is it the right file?", path, maxFile)
 	}
-	return Parse(path, b)
+	return parseConfig(path, b, o)
 }
 
 // Parse reads and validates the text of a configuration; file names it in
 // errors, which are those of Load.
 func Parse(file string, text []byte) (*Config, error) {
+	return parseConfig(file, text, LoadOptions{Advise: true})
+}
+
+func parseConfig(file string, text []byte, o LoadOptions) (*Config, error) {
 	doc, err := parse(file, text)
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{}
+	c := &Config{Sum: sha256.Sum256(text), Empty: doc.body == nil}
 	found := &problems{doc: doc}
 	if doc.body != nil {
 		(&shape{problems: found}).value(doc.body, reflect.TypeFor[Config](), nil)
@@ -60,11 +73,31 @@ func Parse(file string, text []byte) (*Config, error) {
 			return nil, doc.syntax(err)
 		}
 	}
+
+	c.Secret = firstSecret(c)
 	expand(c, found)
 	c.fill(doc.has)
-	(&validator{found}).config(c)
+	v := &validator{found}
+	v.config(c)
 	if err := found.err(); err != nil {
 		return nil, err
 	}
+
+	if o.Advise {
+		v.advise(c)
+	}
+	if o.Judge != nil {
+		o.Judge(c, Findings{found})
+	}
+	told := found.take(Degrading, Advice)
+	refuses := slices.ContainsFunc(found.found, func(p *Problem) bool { return p.Severity == Invalid })
+	if refuses || len(found.found) > 0 && (o.Forgive == nil || !o.Forgive(c)) {
+		return nil, found.err()
+	}
+	for _, p := range found.found {
+		p.Msg, p.Quote = p.Msg+" (taken all the same, because an earlier version did: correct it)", ""
+	}
+	c.Findings = append(told, found.found...)
+	sortByPlace(c.Findings)
 	return c, nil
 }

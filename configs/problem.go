@@ -8,8 +8,25 @@ import (
 	"strings"
 )
 
-// Problem is a mistake, with its place.
+// Severity says what follows from a Problem.
+type Severity int
+
+const (
+	// Invalid: the configuration cannot be used, and is refused.
+	Invalid Severity = iota
+	// Unfit: it is refused, though snapshots could be taken with it. One that an
+	// earlier version of the program took is taken all the same; see
+	// LoadOptions.Forgive.
+	Unfit
+	// Degrading: it is taken, and a daemon that uses it calls itself degraded.
+	Degrading
+	// Advice: it is taken; a person should know.
+	Advice
+)
+
+// Problem is a mistake, or what a person should know, with its place.
 type Problem struct {
+	Severity     Severity
 	File         string
 	Line, Column int    // from 1; 0 for a configuration that is not from a file
 	Key          string // such as environments.web.schedule; empty for syntax
@@ -58,6 +75,10 @@ func (p *Problem) Error() string {
 	return s
 }
 
+// Degrades reports whether a daemon whose configuration has the problem is
+// degraded.
+func (p *Problem) Degrades() bool { return p.Severity == Unfit || p.Severity == Degrading }
+
 // keyPath names a value: keys of mappings, and indexes of lists in decimal.
 type keyPath []string
 
@@ -69,20 +90,53 @@ func (k keyPath) item(i int) keyPath { return k.child(fmt.Sprint(i)) }
 
 func (k keyPath) String() string { return strings.Join(k, ".") }
 
+// Findings is where a Judge puts what it finds.
+type Findings struct{ problems *problems }
+
+// Add adds a problem of the value that a key names; without a key, of the file
+// as a whole. It says what is wrong and what to write instead, and no secret.
+func (f Findings) Add(severity Severity, key []string, format string, args ...any) {
+	f.problems.add(severity, key, format, args...)
+}
+
 // problems gathers what is wrong with a configuration.
 type problems struct {
 	doc   *document // nil for one that is not from a file
 	found []*Problem
 }
 
-// addf adds a problem of the value that a key names.
+// addf adds a mistake in the value that a key names.
 func (p *problems) addf(key keyPath, format string, args ...any) {
-	problem := &Problem{File: "configuration", Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}
-	if p.doc != nil {
+	p.add(Invalid, key, format, args...)
+}
+
+// add adds a problem of the value that a key names; without a key, of the file
+// as a whole.
+func (p *problems) add(severity Severity, key keyPath, format string, args ...any) {
+	problem := &Problem{Severity: severity, File: "configuration", Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}
+	switch {
+	case p.doc != nil && len(key) == 0:
+		problem.File = p.doc.file
+	case p.doc != nil:
 		problem.Line, problem.Column = p.doc.position(key)
 		p.doc.locate(problem)
 	}
+	if severity > Unfit {
+		problem.Quote = "" // it is one line of a log
+	}
 	p.found = append(p.found, problem)
+}
+
+// take removes the problems of some severities, and returns them.
+func (p *problems) take(which ...Severity) (taken []*Problem) {
+	p.found = slices.DeleteFunc(p.found, func(problem *Problem) bool {
+		if slices.Contains(which, problem.Severity) {
+			taken = append(taken, problem)
+			return true
+		}
+		return false
+	})
+	return taken
 }
 
 // addAt adds a problem at a line and a column.
@@ -92,11 +146,15 @@ func (p *problems) addAt(line, column int, key keyPath, format string, args ...a
 	p.found = append(p.found, problem)
 }
 
-// err joins the problems in the order of their places.
-func (p *problems) err() error {
-	slices.SortStableFunc(p.found, func(a, b *Problem) int {
+func sortByPlace(found []*Problem) {
+	slices.SortStableFunc(found, func(a, b *Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Key, b.Key))
 	})
+}
+
+// err joins the problems in the order of their places.
+func (p *problems) err() error {
+	sortByPlace(p.found)
 	errs := make([]error, len(p.found))
 	for i, problem := range p.found {
 		errs[i] = problem

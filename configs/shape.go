@@ -3,10 +3,10 @@ package configs
 import (
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
 // maxValues is how many values a file may have, aliases counted each time.
@@ -43,6 +43,17 @@ func (s *shape) value(n ast.Node, t reflect.Type, key keyPath) {
 	case reflect.TypeFor[Rate]():
 		parsed(s, n, key, ParseRate)
 		return
+	case reflect.TypeFor[Count]():
+		_, scalar := n.(ast.ScalarNode)
+		switch {
+		case !scalar || n.Type() == ast.LiteralType:
+			s.wrong(n, key, "want a whole number, this is %s", kind(n))
+		case n.GetToken().Indicator == token.QuotedScalarIndicator:
+			s.wrong(n, key, "want a whole number, this is text: write it without quotes")
+		default:
+			parsed(s, n, key, ParseCount)
+		}
+		return
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -60,10 +71,6 @@ func (s *shape) value(n ast.Node, t reflect.Type, key keyPath) {
 	case reflect.Bool:
 		if n.Type() != ast.BoolType {
 			s.wrong(n, key, "want true or false, this is %s", kind(n))
-		}
-	case reflect.Int:
-		if _, err := strconv.ParseInt(n.GetToken().Value, 10, 32); err != nil || n.Type() != ast.IntegerType {
-			s.wrong(n, key, "want a whole number, this is %s", kind(n))
 		}
 	}
 }
@@ -192,8 +199,9 @@ func kind(n ast.Node) string {
 func fieldTypes(t reflect.Type) map[string]reflect.Type {
 	known := map[string]reflect.Type{}
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-		known[name] = t.Field(i).Type
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name != "-" {
+			known[name] = t.Field(i).Type
+		}
 	}
 	return known
 }

@@ -15,7 +15,9 @@ const hidden = "(hidden)"
 // out. Of a valid configuration it is valid itself.
 func (c *Config) YAML() ([]byte, error) {
 	shown := *c
-	if shown.Repository.URL = redactParameters(c.Repository.URL); wrongURL(c.Repository.URL) != "" {
+	if u, err := url.Parse(c.Repository.URL); err == nil && u.User == nil {
+		shown.Repository.URL = redactParameters(c.Repository.URL)
+	} else {
 		shown.Repository.URL = redactURL(c.Repository.URL)
 	}
 	if e := c.Notify.Email; e != nil && e.Password != "" {

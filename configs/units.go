@@ -1,8 +1,10 @@
 package configs
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -13,12 +15,25 @@ import (
 
 const hour = time.Hour
 
+// longest is the longest Duration, in whole days.
+const longest = "106751d"
+
+// durationShape is how a duration is written, whether it is too long or not.
+var durationShape = regexp.MustCompile(`^([0-9]+w)?([0-9]+d)?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))*$`)
+
 // Duration is a time span: 90s, 15m, 2h30m, 30d, 2w.
 type Duration time.Duration
 
-// ParseDuration reads Go's form, with d for days of 24 hours and w for weeks.
+// ParseDuration reads Go's form, with d for days of 24 hours and w for weeks. It
+// is the one grammar of durations, in configurations and in flags.
 func ParseDuration(s string) (Duration, error) {
 	bad := fmt.Errorf("%q is not a duration, such as 90s, 15m, 2h30m, 30d or 2w", s)
+	if durationShape.MatchString(s) {
+		bad = fmt.Errorf("%q is too long: the most is %s (292 years)", s, longest)
+	}
+	if s == "" {
+		return 0, fmt.Errorf("nothing is not a duration: write one such as 90s, 15m or 30d")
+	}
 	if d, err := time.ParseDuration(s); err == nil {
 		if d < 0 {
 			return 0, bad
@@ -79,13 +94,22 @@ func (d Duration) MarshalYAML() ([]byte, error) {
 // Size is a number of bytes: 512, 10MiB, 2GB.
 type Size uint64
 
-// ParseSize reads a number of bytes.
+// ParseSize reads a number of bytes. It is the one grammar of sizes, in
+// configurations and in flags.
 func ParseSize(s string) (Size, error) {
 	n, err := humanize.ParseBytes(s)
-	if err != nil {
+	switch {
+	case tooLarge(err):
+		return 0, fmt.Errorf("%q is too large: the most is %d bytes, less than 16EiB", s, uint64(math.MaxUint64))
+	case err != nil:
 		return 0, fmt.Errorf("%q is not a size, such as 512KiB, 10MiB or 2GB", s)
 	}
 	return Size(n), nil
+}
+
+// tooLarge reports whether an error is about a size that does not fit 64 bits.
+func tooLarge(err error) bool {
+	return err != nil && (errors.Is(err, strconv.ErrRange) || strings.HasPrefix(err.Error(), "too large"))
 }
 
 // UnmarshalYAML implements the decoder's interface.
@@ -104,7 +128,10 @@ type Rate uint64
 // refused: limiters count in those.
 func ParseRate(s string) (Rate, error) {
 	n, err := humanize.ParseBytes(strings.TrimSuffix(s, "/s"))
-	if err != nil || n > math.MaxInt64 {
+	switch {
+	case tooLarge(err) || n > math.MaxInt64:
+		return 0, fmt.Errorf("%q is too large: the most is less than 8EiB/s", s)
+	case err != nil:
 		return 0, fmt.Errorf("%q is not a rate in bytes a second, such as 512KiB/s or 10MB/s", s)
 	}
 	return Rate(n), nil
@@ -118,6 +145,30 @@ func (r *Rate) UnmarshalYAML(n ast.Node) (err error) {
 
 // MarshalYAML implements the encoder's interface.
 func (r Rate) MarshalYAML() ([]byte, error) { return fmt.Appendf(nil, "%d/s", uint64(r)), nil }
+
+// Count is a whole number, from 0 to 2147483647.
+type Count int
+
+// ParseCount reads a whole number in decimal, whatever zeros it begins with: 010
+// is ten. It is the one grammar of whole numbers, in configurations and in flags.
+func ParseCount(s string) (Count, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange):
+		return 0, fmt.Errorf("want a whole number, such as 5; this is %q", s)
+	case n < 0:
+		return 0, fmt.Errorf("%s is less than none: write 0 or more", s)
+	case n > math.MaxInt32:
+		return 0, fmt.Errorf("%s is too large: the most is %d", s, math.MaxInt32)
+	}
+	return Count(n), nil
+}
+
+// UnmarshalYAML implements the decoder's interface.
+func (c *Count) UnmarshalYAML(n ast.Node) (err error) {
+	*c, err = ParseCount(scalar(n))
+	return err
+}
 
 // scalar is the text of a plain or quoted scalar.
 func scalar(n ast.Node) string {

@@ -41,9 +41,12 @@ func (v *validator) config(c *Config) {
 		} else {
 			v.listen(c.ListenTCP, keyPath{"listen_tcp"})
 		}
+		if strings.TrimPrefix(c.ListenTCP, "tcp://") == strings.TrimPrefix(c.Listen, "tcp://") {
+			v.addf(keyPath{"listen_tcp"}, "%q is what listen has already: choose another port, or leave it out", c.ListenTCP)
+		}
 	}
 	if c.MaxRuns < 1 {
-		v.addf(keyPath{"max_runs"}, "%d is less than one", c.MaxRuns)
+		v.addf(keyPath{"max_runs"}, "%d is less than one: write 1 or more", c.MaxRuns)
 	}
 	switch c.Compression {
 	case "default", "fastest", "better":
@@ -97,11 +100,6 @@ const maxLock = Duration(29200 * 24 * hour)
 func days(d Duration) string { return strconv.Itoa(int(time.Duration(d)/(24*hour))) + "d" }
 
 func (v *validator) repository(r *Repository) {
-	if r.URL != "" {
-		if why := wrongURL(r.URL); why != "" {
-			v.addf(keyPath{"repository", "url"}, "%s", why)
-		}
-	}
 	key := keyPath{"repository", "lock"}
 	switch r.Lock.Mode {
 	case "":
@@ -112,6 +110,8 @@ func (v *validator) repository(r *Repository) {
 		switch {
 		case r.Lock.Keep == 0:
 			v.addf(key, "a lock needs keep, such as 30d")
+		case time.Duration(r.Lock.Keep)%time.Second != 0:
+			v.addf(key.child("keep"), "a lock is kept for whole seconds")
 		case r.Lock.Keep > maxLock:
 			v.addf(key.child("keep"), "%s is too long: the most is 29200d (80 years)", days(r.Lock.Keep))
 		}
@@ -120,9 +120,17 @@ func (v *validator) repository(r *Repository) {
 	}
 }
 
+// maxSocket is the longest path of a socket in Linux, in bytes.
+const maxSocket = 107
+
 func (v *validator) listen(s string, key keyPath) {
 	if p, ok := strings.CutPrefix(s, "unix://"); ok {
-		v.absolute(p, key)
+		switch v.absolute(p, key); {
+		case len(p) > maxSocket:
+			v.addf(key, "the path of a socket has at most %d bytes, this one %d: choose a shorter one", maxSocket, len(p))
+		case path.IsAbs(p) && path.Clean(p) != p:
+			v.addf(key, "write it as %q", "unix://"+path.Clean(p))
+		}
 		return
 	}
 	host, port, err := net.SplitHostPort(strings.TrimPrefix(s, "tcp://"))

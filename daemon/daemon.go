@@ -75,6 +75,7 @@ type Daemon struct {
 
 	mu       sync.Mutex
 	config   *configs.Config
+	taken    time.Time // when config was taken
 	jobs     map[string]*job
 	busy     int // runs under way
 	warnings []report.Warning
@@ -84,6 +85,8 @@ type Daemon struct {
 	said     string // to the service manager
 	// lessWaits to be told than is written down.
 	lessWaits atomic.Bool
+	// takenFailed is what was said last of writing down which configuration was taken.
+	takenFailed string
 	// keptAgain is when what could not be written was tried again.
 	keptAgain time.Time
 }
@@ -250,8 +253,12 @@ func (d *Daemon) apply(c *configs.Config) {
 			delete(d.jobs, name)
 		}
 	}
-	d.config = c
-	d.places.resize(c.MaxRuns)
+	d.config, d.taken = c, d.Now()
+	for _, p := range c.Findings {
+		d.Log.Warn(p.Error())
+	}
+	d.written(&d.takenFailed, takenFile(c.StateDir), d.takeDown(c))
+	d.places.resize(int(c.MaxRuns))
 	d.watchOver(c)
 }
 

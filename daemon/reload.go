@@ -29,6 +29,7 @@ func (d *Daemon) Reload() error {
 		t, err = d.newTeller(c)
 	}
 	if err != nil {
+		d.unwarn(notTaken) // the last one counts, and is logged again
 		d.warn(notTaken+err.Error(), false)
 		d.Notify("STATUS=The new configuration was not taken: " + firstLine(err.Error()))
 		return err

@@ -28,6 +28,11 @@ func (d *Daemon) report(runs bool) report.Report {
 	if r.Warnings == nil {
 		r.Warnings = []report.Warning{}
 	}
+	for _, p := range d.config.Findings {
+		if p.Degrades() {
+			r.Warnings = append(r.Warnings, report.Warning{Time: d.taken, Text: p.Error(), Degraded: true})
+		}
+	}
 	switch {
 	case err != nil:
 		r.Degraded = err.Error()

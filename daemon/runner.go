@@ -221,7 +221,7 @@ func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environ
 		live.attempt.Store(int32(run.Attempts))
 		live.enter("capture")
 		err := r.capture(ctx, name, env, run, live)
-		if err == nil || run.Attempts > env.Retries || !passing(err) || ctx.Err() != nil {
+		if err == nil || run.Attempts > int(env.Retries) || !passing(err) || ctx.Err() != nil {
 			return err
 		}
 		pause := wait + rand.N(wait/5)

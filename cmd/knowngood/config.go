@@ -19,8 +19,17 @@ func configCommand(a *app) *cobra.Command {
 	}
 	cmd.AddCommand(
 		&cobra.Command{
-			Use:         "check [FILE]",
-			Short:       "Check a configuration file",
+			Use:   "check [FILE]",
+			Short: "Check a configuration file",
+			Long: `Check a configuration file as the daemon does when it starts and reloads: what
+is taken here it takes, and what is refused here it refuses. The store is not
+connected to. As root it also judges who else could change the file, or a program
+that root runs by it.
+
+Warnings do not refuse it. With one that is marked as degraded, a daemon takes
+snapshots and calls itself degraded.`,
+			Example: `  knowngood config check
+  knowngood config check ./new.yaml --json`,
 			Args:        args(cobra.MaximumNArgs(1)),
 			Annotations: map[string]string{"config": "none"},
 			RunE: func(_ *cobra.Command, args []string) error {
@@ -31,16 +40,22 @@ func configCommand(a *app) *cobra.Command {
 				if path == "" {
 					path = configs.DefaultPath
 				}
-				c, err := configs.Load(path)
+				a.advise = true
+				c, err := a.loadConfig(path)
 				if err != nil {
-					return &usageError{err}
+					return err
 				}
-				warnings := c.Warnings()
-				for _, w := range warnings {
-					a.printf("warning: %s\n", w)
+				warnings, degraded := []string{}, false
+				for _, p := range c.Findings {
+					mark := ""
+					if p.Degrades() {
+						mark, degraded = " (degraded)", true
+					}
+					warnings = append(warnings, p.Error())
+					a.printf("warning%s: %s\n", mark, p)
 				}
 				a.printf("%s is valid: %s\n", path, counted(len(c.Environments), "environment"))
-				return a.result(map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": listed(warnings)})
+				return a.result(map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": warnings, "degraded": degraded})
 			},
 		},
 		&cobra.Command{

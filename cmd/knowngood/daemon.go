@@ -16,6 +16,7 @@ import (
 	"knowngood/daemon"
 	"knowngood/snapshot"
 	"knowngood/storage/repository"
+	"knowngood/storage/stores"
 )
 
 // How long the daemon takes what it saw in the store for true: who may read,
@@ -45,6 +46,8 @@ and for monitors: /healthz, /readyz, /metrics, /api/v1/report, and a page at /.
 SIGHUP takes in a changed configuration; one that is not valid changes nothing.
 SIGTERM ends runs under way where they are: the next run goes on from there.
 Run it as the service that the package installs: systemctl enable --now knowngood.`,
+		Annotations: map[string]string{"config": "with advice"},
+
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context(), level) },
 	}
@@ -58,8 +61,10 @@ func (a *app) daemon(ctx context.Context, level string) error {
 		return usagef("--log-level: %w", err)
 	}
 	defer log.Sync()
-	if a.config.Repository.URL == "" {
-		return usagef("which repository? Name it in the configuration (repository.url), or give --repo URL")
+	if a.given.repoURL != "" { // that of the configuration was judged with it
+		if err := stores.Check(a.given.repoURL); err != nil {
+			return usagef("--repo: %w", err)
+		}
 	}
 	open := func(identity bool) func(context.Context, *configs.Config) (*repository.Repository, error) {
 		return func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {

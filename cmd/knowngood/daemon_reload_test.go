@@ -36,6 +36,7 @@ func TestADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 
 	s.configure(t, "environments: {web: {shedule: \"@every 1s\"}}\n")
 	s.hup(t)
+	s.hup(t) // who tries it again is told again
 	r := s.until(t, "a warning tells of the broken configuration", func(r *report.Report) bool { return len(r.Warnings) == 1 })
 	if w := r.Warnings[0].Text; !strings.Contains(w, "the old one stays in force") || !strings.Contains(w, "shedule") {
 		t.Errorf("the warning: %s", w)

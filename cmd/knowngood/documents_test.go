@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"knowngood/configs"
+	"knowngood/daemon"
 )
 
 // guides are the documents whose commands people type.
@@ -118,11 +119,32 @@ func TestConfigurationsInTheGuidesAreValid(t *testing.T) {
 			if err := os.WriteFile(path, []byte(b), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if c, err := configs.Load(path); err != nil {
+			if _, err := daemon.LoadConfig(path, daemon.LoadOptions{}); err != nil {
 				t.Errorf("%s: %v\n%s", name, err, b)
-			} else if w := c.Warnings(); len(w) > 0 {
-				t.Errorf("%s: warnings of %v\n%s", name, w, b)
 			}
+			if c, err := configs.Parse(path, []byte(b)); err == nil && len(c.Findings) > 0 {
+				t.Errorf("%s: warnings of %v\n%s", name, c.Findings, b)
+			}
+		}
+	}
+}
+
+// Not parallel: it sets variables.
+func TestTheSampleHasNoWarningButOfPathsThatThisMachineLacks(t *testing.T) {
+	for _, name := range []string{"CHAT_HOOK", "MAIL_PASSWORD", "PING_ID"} {
+		t.Setenv(name, "value-of-"+name)
+	}
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(document(t, "configs/sample.yaml")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := daemon.LoadConfig(path, daemon.LoadOptions{Advise: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range c.Findings {
+		if !strings.Contains(p.Msg, "does not exist") {
+			t.Errorf("a warning: %v", p)
 		}
 	}
 }

@@ -130,9 +130,12 @@ func (f *initFlags) options(a *app, o *repository.InitOptions) error {
 		return usagef("--lock, --lock-keep: %w", err)
 	}
 	if f.chunkAvg != "" {
-		n, err := rate("--chunk-size", f.chunkAvg, 0)
-		if err != nil {
-			return err
+		n, err := configs.ParseSize(f.chunkAvg)
+		switch {
+		case err != nil:
+			return usagef("--chunk-size: %w", err)
+		case n > chunk.MaxSize:
+			return usagef("--chunk-size: %s is too large: the most is %s", f.chunkAvg, bytesText(chunk.MaxSize/4))
 		}
 		o.Chunker = chunk.Params{Min: uint32(n / 4), Avg: uint32(n), Max: uint32(n * 4)}
 		if err := o.Chunker.Validate(); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -16,12 +17,12 @@ type keepFlags struct {
 }
 
 func (k *keepFlags) add(f *pflag.FlagSet) {
-	f.IntVar(&k.policy.Last, "keep-last", 0, "keep the newest `N`")
-	f.IntVar(&k.policy.Hourly, "keep-hourly", 0, "keep the newest of each of `N` hours that have any")
-	f.IntVar(&k.policy.Daily, "keep-daily", 0, "the same for `N` days")
-	f.IntVar(&k.policy.Weekly, "keep-weekly", 0, "the same for `N` weeks, which begin on Monday")
-	f.IntVar(&k.policy.Monthly, "keep-monthly", 0, "the same for `N` months")
-	f.IntVar(&k.policy.Yearly, "keep-yearly", 0, "the same for `N` years")
+	f.Var(decimal{&k.policy.Last}, "keep-last", "keep the newest `N`")
+	f.Var(decimal{&k.policy.Hourly}, "keep-hourly", "keep the newest of each of `N` hours that have any")
+	f.Var(decimal{&k.policy.Daily}, "keep-daily", "the same for `N` days")
+	f.Var(decimal{&k.policy.Weekly}, "keep-weekly", "the same for `N` weeks, which begin on Monday")
+	f.Var(decimal{&k.policy.Monthly}, "keep-monthly", "the same for `N` months")
+	f.Var(decimal{&k.policy.Yearly}, "keep-yearly", "the same for `N` years")
 	f.StringVar(&k.within, "keep-within", "", "keep all not older than the newest by this `duration`, such as 7d")
 }
 
@@ -37,16 +38,31 @@ func (k *keepFlags) given(f *pflag.FlagSet) bool {
 
 // read completes the policy.
 func (k *keepFlags) read() error {
-	p := &k.policy
-	if min(p.Last, p.Hourly, p.Daily, p.Weekly, p.Monthly, p.Yearly) < 0 {
-		return usagef("a --keep rule cannot keep less than none")
-	}
 	if k.within != "" {
 		d, err := configs.ParseDuration(k.within)
 		if err != nil {
 			return usagef("--keep-within: %w", err)
 		}
-		p.Within = time.Duration(d)
+		k.policy.Within = time.Duration(d)
 	}
 	return nil
 }
+
+// decimal is a flag of a whole number, which is read as those of configurations
+// are.
+type decimal struct{ value *int }
+
+func (d decimal) String() string {
+	if d.value == nil || *d.value <= 0 { // help names no default
+		return "0"
+	}
+	return strconv.Itoa(*d.value)
+}
+
+func (d decimal) Set(text string) error {
+	n, err := configs.ParseCount(text)
+	*d.value = int(n)
+	return err
+}
+
+func (d decimal) Type() string { return "int" }

@@ -17,6 +17,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"knowngood/configs"
 	"knowngood/storage/repository"
 )
 
@@ -51,16 +52,16 @@ func listed[T any](s []T) []T {
 	return s
 }
 
-// rate reads a limit in bytes a second.
-func rate(flag, text string, configured uint64) (uint64, error) {
+// rate reads a limit in bytes a second; without text it is the configured one.
+func rate(flag, text string, configured configs.Rate) (configs.Rate, error) {
 	if text == "" {
 		return configured, nil
 	}
-	n, err := humanize.ParseBytes(strings.TrimSuffix(text, "/s"))
+	r, err := configs.ParseRate(text)
 	if err != nil {
-		return 0, usagef("%s: %q is not a number of bytes, such as 10MiB", flag, text)
+		return 0, usagef("%s: %w", flag, err)
 	}
-	return n, nil
+	return r, nil
 }
 
 func bytesText(n uint64) string { return humanize.IBytes(n) }

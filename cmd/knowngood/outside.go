@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
+	"knowngood/daemon"
 	"knowngood/internal/outside"
 )
 
@@ -52,7 +53,7 @@ func serveOutside(cmd *cobra.Command, path string) error {
 		return errors.New("standard input is no Unix socket")
 	}
 	return outside.Serve(cmd.Context(), conn, func(argv []string) (bool, error) {
-		config, err := configs.Load(path)
+		config, err := daemon.LoadConfig(path, daemon.LoadOptions{Version: version})
 		if err != nil {
 			return false, err
 		}

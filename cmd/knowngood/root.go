@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"knowngood/configs"
+	"knowngood/daemon"
 	"knowngood/storage"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
@@ -36,7 +37,8 @@ type app struct {
 	configFile string // that config was read from; "" for none
 	unusable   error  // of a configuration that status does without
 	given      given
-	code       int // of a command that came to its end
+	advise     bool // the command shows what is odd in the configuration
+	code       int  // of a command that came to its end
 
 	fresh, keepIndex time.Duration // of repository.OpenOptions
 	writebackWindow  time.Duration // of snapshot.Options
@@ -106,7 +108,8 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.StringVar(&a.host, "host", "", "`name` of the host; the machine's own by default")
 	f.BoolVar(&a.json, "json", false, "print progress as lines of JSON and the result as one object")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print no progress")
-	f.IntVar(&a.passphraseFD, "passphrase-fd", -1, "read the identity's passphrase from file `descriptor` N")
+	a.passphraseFD = -1
+	f.Var(decimal{&a.passphraseFD}, "passphrase-fd", "read the identity's passphrase from file `descriptor` N")
 	f.StringVar(&a.limitUpload, "limit-upload", "", "at most so many bytes a second, such as 10MiB")
 	f.StringVar(&a.limitDownload, "limit-download", "", "at most so many bytes a second")
 	f.StringVar(&a.profileDir, "profile", "", "write CPU and heap profiles into `directory`")
@@ -189,6 +192,7 @@ func (a *app) load(cmd *cobra.Command) (err error) {
 	if !needsConfig(cmd) {
 		path = ""
 	}
+	a.advise = cmd.Annotations["config"] == "with advice"
 	a.configFile, a.given = path, given{a.repoURL, a.identityPath, a.stateDir, a.host}
 	err = a.readConfig(path)
 	if err != nil && cmd.Annotations["config"] == "unless broken" && !errors.Is(err, fs.ErrNotExist) {
@@ -205,8 +209,8 @@ func (a *app) load(cmd *cobra.Command) (err error) {
 func (a *app) readConfig(path string) (err error) {
 	c := configs.Default()
 	if path != "" {
-		if c, err = configs.Load(path); err != nil {
-			return &usageError{err}
+		if c, err = a.loadConfig(path); err != nil {
+			return err
 		}
 	}
 	for _, f := range [...]struct{ flag, configured *string }{{&a.repoURL, &c.Repository.URL}, {&a.identityPath, &c.Identity}, {&a.stateDir, &c.StateDir}, {&a.host, &c.Host}} {
@@ -222,6 +226,24 @@ func (a *app) readConfig(path string) (err error) {
 	return nil
 }
 
+// loadConfig reads and validates a configuration, as flags and variables gave what
+// else holds.
+func (a *app) loadConfig(path string) (*configs.Config, error) {
+	o := daemon.LoadOptions{Version: version, Repository: a.given.repoURL, StateDir: a.given.stateDir, Advise: a.advise}
+	if o.StateDir != "" {
+		abs, err := filepath.Abs(o.StateDir)
+		if err != nil {
+			return nil, err
+		}
+		o.StateDir = abs
+	}
+	c, err := daemon.LoadConfig(path, o)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return c, nil
+}
+
 // store opens the store of the repository URL; create makes its directory.
 func (a *app) store(ctx context.Context, create bool) (storage.Store, error) {
 	if a.repoURL == "" {
@@ -231,11 +253,11 @@ func (a *app) store(ctx context.Context, create bool) (storage.Store, error) {
 	if create {
 		open = stores.Create
 	}
-	up, err := rate("--limit-upload", a.limitUpload, uint64(a.config.Limits.Upload))
+	up, err := rate("--limit-upload", a.limitUpload, a.config.Limits.Upload)
 	if err != nil {
 		return nil, err
 	}
-	down, err := rate("--limit-download", a.limitDownload, uint64(a.config.Limits.Download))
+	down, err := rate("--limit-download", a.limitDownload, a.config.Limits.Download)
 	if err != nil {
 		return nil, err
 	}

@@ -106,13 +106,13 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 		return "", nil, usagef("what is to be captured? Give at least one PATH")
 	}
 	env := &configs.Environment{}
-	var max uint64
+	var largest configs.Size
 	if f.maxFileSize != "" {
-		n, err := rate("--max-file-size", f.maxFileSize, 0)
+		n, err := configs.ParseSize(f.maxFileSize)
 		if err != nil {
-			return "", nil, err
+			return "", nil, usagef("--max-file-size: %w", err)
 		}
-		max = n
+		largest = n
 	}
 	attributes := "current"
 	if f.cachedAttributes {
@@ -130,7 +130,7 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 	}
 	for _, p := range all {
 		env.Sources = append(env.Sources, configs.Source{Path: p, Include: filter.Inner(p, all, f.include), Exclude: filter.Inner(p, all, f.exclude), ExcludeCaches: f.excludeCaches, ExcludeIfPresent: f.excludeIfPresent,
-			OneFileSystem: f.oneFileSystem, MaxFileSize: configs.Size(max), Attributes: attributes})
+			OneFileSystem: f.oneFileSystem, MaxFileSize: largest, Attributes: attributes})
 	}
 	return f.env, env, nil
 }

@@ -78,8 +78,11 @@ func (a *app) showTroubles(s *statusReport) {
 	}
 	for _, w := range s.Warnings {
 		kind := "Warning"
-		if w.Tampering {
+		switch {
+		case w.Tampering:
 			kind = "TAMPERING"
+		case w.Degraded:
+			kind = "DEGRADED"
 		}
 		a.printf("\n%s, %s:\n%s", kind, localTime(w.Time), indented(w.Text))
 	}

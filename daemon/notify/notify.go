@@ -61,8 +61,8 @@ type pinged struct {
 // drain is how long Run still delivers once its context is done.
 const drain = 5 * time.Second
 
-// New makes a Notifier for what is configured. An error is about a template
-// that makes nothing of a message.
+// New makes a Notifier for what is configured, which Check has judged. An error
+// is about an address, or a template that does not parse.
 func New(cfg configs.Notify, o Options) (*Notifier, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -71,9 +71,6 @@ func New(cfg configs.Notify, o Options) (*Notifier, error) {
 	client := newClient(o.Version)
 	for i, w := range cfg.Webhook {
 		c, err := newWebhook(w, client)
-		if err == nil {
-			err = c.try(n.complete(testMessage(o.Host)))
-		}
 		if err != nil {
 			return nil, fmt.Errorf("notify.webhook[%d]: %w", i, err)
 		}

@@ -164,19 +164,6 @@ func (w *webhook) body(m *Message) (kind string, body []byte, err error) {
 	return "text/plain; charset=utf-8", b.Bytes(), nil
 }
 
-// try makes bodies of a message about a run, and of one that is about none.
-func (w *webhook) try(m *Message) error {
-	if _, _, err := w.body(m); err != nil {
-		return err
-	}
-	without := *m
-	without.Run = nil
-	if _, _, err := w.body(&without); err != nil {
-		return fmt.Errorf("%w (not every message has a Run: write {{with .Run}}…{{end}})", err)
-	}
-	return nil
-}
-
 func (w *webhook) send(ctx context.Context, m *Message) error {
 	kind, body, err := w.body(m)
 	if err != nil {

@@ -119,18 +119,6 @@ func TestATemplateMakesTheBody(t *testing.T) {
 	}
 }
 
-func TestATemplateThatMakesNothingOfAMessageIsRefusedAtTheStart(t *testing.T) {
-	t.Parallel()
-	for template, want := range map[string]string{`{{.Txt}}`: "Txt", `{{.Run.Error}}`: "{{with .Run}}"} {
-		_, err := New(configs.Notify{Webhook: []configs.Webhook{{URL: "http://localhost/" + secretPath, Template: template}}}, Options{})
-		if err == nil || !strings.Contains(err.Error(), "notify.webhook[0]") || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", template, err)
-		} else {
-			noSecret(t, err.Error())
-		}
-	}
-}
-
 func TestAnAnswerSaysWhetherToTryAgain(t *testing.T) {
 	t.Parallel()
 	for code, again := range map[int]bool{500: true, 502: true, 503: true, 429: true, 408: true, 400: false, 401: false, 404: false, 410: false} {

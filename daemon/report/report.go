@@ -12,7 +12,8 @@ type Report struct {
 	Repository string    `json:"repository"` // URL, credentials left out
 	Now        time.Time `json:"now"`
 	Started    time.Time `json:"started"`
-	// Degraded says why the daemon cannot do its work; empty when it can.
+	// Degraded says why the daemon cannot do its work; empty when it can. What it
+	// works with all the same, and should not, is in Warnings: Warning.Degraded.
 	Degraded     string        `json:"degraded,omitempty"`
 	Environments []Environment `json:"environments"`
 	Prune        *Job          `json:"prune,omitempty"`
@@ -28,6 +29,9 @@ type Warning struct {
 	Text string    `json:"text"`
 	// Tampering says that it is about the content of the repository.
 	Tampering bool `json:"tampering,omitempty"`
+	// Degraded says that the daemon goes on with what it should not: a
+	// configuration that others can change, say.
+	Degraded bool `json:"degraded,omitempty"`
 }
 
 // Job is something done on a schedule.

@@ -64,6 +64,7 @@ func (r *Report) Verdict() (Level, string) {
 	if slices.ContainsFunc(r.Warnings, func(w Warning) bool { return w.Tampering }) {
 		return Broken, "The repository was tampered with, see the warnings"
 	}
+	degraded := slices.IndexFunc(r.Warnings, func(w Warning) bool { return w.Degraded })
 	envs, bad := r.Ranked(), 0
 	worst, unpromised := Well, 0
 	for i := range envs {
@@ -85,6 +86,8 @@ func (r *Report) Verdict() (Level, string) {
 		return Broken, fmt.Sprintf("%d of %d environments broke their RPO, first %s", bad, len(envs), sentence(&envs[0]))
 	case r.Degraded != "":
 		return Broken, "The daemon cannot do its work: " + r.Degraded
+	case degraded >= 0:
+		return Attention, "Degraded, though snapshots are taken: " + r.Warnings[degraded].Text
 	case len(envs) == 0:
 		return Attention, "No environments are configured"
 	case worst == Attention && bad == 1:

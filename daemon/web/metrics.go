@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,7 +30,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // What is exported. A name holds its unit; a time is in seconds since 1970.
 var (
 	buildInfo = desc("build_info", "1, with the version of the daemon.", "version")
-	degraded  = desc("degraded", "1 while the daemon cannot do its work.")
+	degraded  = desc("degraded", "1 while the daemon cannot do its work, or does it with a configuration that it should not.")
 	warnings  = desc("warnings", "Warnings that need a person, by kind: tampering or other.", "kind")
 
 	newest       = desc("newest_snapshot_timestamp_seconds", "Start of the newest good snapshot.", "environment")
@@ -73,7 +74,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	r := c.source.Report()
 	g := gauges{ch}
 	g.set(buildInfo, 1, r.Version)
-	g.set(degraded, truth(r.Degraded != ""))
+	g.set(degraded, truth(r.Degraded != "" || slices.ContainsFunc(r.Warnings, func(w report.Warning) bool { return w.Degraded })))
 	tampering := 0
 	for _, w := range r.Warnings {
 		if w.Tampering {

@@ -49,3 +49,21 @@ func MapACL(value []byte, user, group func(id uint32) uint32) []byte {
 	}
 	return out
 }
+
+// aclWrite is the permission to write, of an entry.
+const aclWrite = 0x02
+
+// ACLWriters returns the users that an ACL names and lets write, as far as its
+// mask goes. The groups that it names count as the group of the node does.
+func ACLWriters(value []byte) (users []uint32) {
+	if len(value) < aclHeader || (len(value)-aclHeader)%aclEntry != 0 || binary.LittleEndian.Uint32(value) != aclVersion {
+		return nil
+	}
+	for at := aclHeader; at < len(value); at += aclEntry {
+		tag, perm := binary.LittleEndian.Uint16(value[at:]), binary.LittleEndian.Uint16(value[at+2:])
+		if tag == aclUser && perm&aclWrite != 0 {
+			users = append(users, binary.LittleEndian.Uint32(value[at+aclIDOffset:]))
+		}
+	}
+	return users
+}

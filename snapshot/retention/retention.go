@@ -37,8 +37,8 @@ type Policy struct {
 // Of is the policy of a configuration.
 func Of(k configs.Keep) Policy {
 	return Policy{
-		Last: k.Last, Hourly: k.Hourly, Daily: k.Daily, Weekly: k.Weekly, Monthly: k.Monthly, Yearly: k.Yearly,
-		Within: time.Duration(k.Within), KnownGood: k.KnownGood,
+		Last: int(k.Last), Hourly: int(k.Hourly), Daily: int(k.Daily), Weekly: int(k.Weekly), Monthly: int(k.Monthly), Yearly: int(k.Yearly),
+		Within: time.Duration(k.Within), KnownGood: int(k.KnownGood),
 	}
 }
 

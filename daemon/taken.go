@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"knowngood/configs"
+	"knowngood/internal/durable"
+)
+
+// taken is which configuration a daemon took last, and which version of the
+// program that was. What a later version calls unfit in the same text must not
+// end the captures of a host that nobody looks at: it is taken, and the daemon is
+// degraded.
+type taken struct {
+	Version string `json:"version"` // empty: one that wrote down none of this
+	Sum     string `json:"sha256"`  // of the text
+}
+
+func takenFile(stateDir string) string { return filepath.Join(stateDir, "daemon", "configuration") }
+
+// takenEarlier reports whether a daemon of another version took this text, as
+// the last one. A state directory whose daemon wrote nothing of it down is one
+// of an earlier version.
+func takenEarlier(stateDir, version string, sum [32]byte) bool {
+	b, err := os.ReadFile(takenFile(stateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err := os.Stat(filepath.Join(stateDir, "daemon", "jobs"))
+		return err == nil
+	}
+	var t taken
+	return err == nil && json.Unmarshal(b, &t) == nil && t.Version != version && t.Sum == hex.EncodeToString(sum[:])
+}
+
+// takeDown writes down which configuration was taken. One that was taken only
+// because an earlier version had stays that one's.
+func (d *Daemon) takeDown(c *configs.Config) error {
+	t := taken{d.Version, hex.EncodeToString(c.Sum[:])}
+	file := takenFile(d.config.StateDir)
+	if slices.ContainsFunc(c.Findings, func(p *configs.Problem) bool { return p.Severity == configs.Unfit }) {
+		if _, err := os.Stat(file); err == nil {
+			return nil
+		}
+		t.Version = ""
+	}
+	b, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(file); err == nil && string(old) == string(b) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	return durable.Replace(file, b, 0o600)
+}

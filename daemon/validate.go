@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"knowngood/configs"
+	"knowngood/daemon/notify"
+	"knowngood/snapshot/filter"
+	"knowngood/storage/s3"
+	"knowngood/storage/stores"
+)
+
+// LoadOptions are what qualifies LoadConfig.
+type LoadOptions struct {
+	Version string // of the program
+	// Repository and StateDir are given in place of those of the configuration;
+	// empty: they are not.
+	Repository string
+	StateDir   string // absolute
+	// Advise has what is missing or hardly meant looked for as well; see
+	// configs.LoadOptions.
+	Advise bool
+}
+
+// LoadConfig reads a configuration and validates it. It is the one validation: of
+// config check, of the start and the reload of a daemon, of every other command.
+// What it takes a daemon can use; what it finds all the same is in
+// Config.Findings. Errors are those of configs.Load.
+func LoadConfig(path string, o LoadOptions) (*configs.Config, error) {
+	return configs.Load(path, configs.LoadOptions{
+		Judge: func(c *configs.Config, f configs.Findings) {
+			if o.Advise {
+				judgeLacks(c, f, o.Repository)
+			}
+			judgeUse(c, f)
+			judgeRights(c, f, path)
+		},
+		Advise:  o.Advise,
+		Forgive: func(c *configs.Config) bool { return takenEarlier(cmp.Or(o.StateDir, c.StateDir), o.Version, c.Sum) },
+	})
+}
+
+// judgeLacks warns of what is missing, so that nothing is captured.
+func judgeLacks(c *configs.Config, f configs.Findings, repository string) {
+	if c.Empty {
+		f.Add(configs.Advice, nil, "the file says nothing, so nothing is captured: name a repository and environments")
+		return
+	}
+	if c.Repository.URL == "" && repository == "" {
+		f.Add(configs.Advice, []string{"repository", "url"}, "no repository is named, so nothing is captured: write file:///path or s3://bucket/prefix")
+	}
+	if len(c.Environments) == 0 {
+		f.Add(configs.Advice, []string{"environments"}, "there are none, so nothing is captured")
+	}
+	for _, name := range c.EnvironmentNames() {
+		env, key := c.Environments[name], []string{"environments", name}
+		if env.Schedule == "" && env.RPO == 0 { // else the rpo is warned of
+			f.Add(configs.Advice, key, "it has no schedule: snapshots are taken by hand alone (knowngood snapshot %s); write one such as \"@every 1h\" to have the daemon take them", name)
+		}
+		if len(env.Hooks.Before) > 0 {
+			continue // what they make is not there yet
+		}
+		for i, s := range env.Sources {
+			if s.Path == "" {
+				continue
+			}
+			if _, err := os.Lstat(s.Path); errors.Is(err, fs.ErrNotExist) {
+				f.Add(configs.Advice, append(key[:2:2], "sources", strconv.Itoa(i), "path"), "%s does not exist: while that is so, every run fails", s.Path)
+			}
+		}
+	}
+}
+
+// judgeUse has those who will use the configuration judge it.
+func judgeUse(c *configs.Config, f configs.Findings) {
+	if c.Repository.URL != "" {
+		switch err := stores.Check(c.Repository.URL); {
+		case errors.Is(err, s3.ErrBucketName): // some servers have such buckets
+			f.Add(configs.Unfit, []string{"repository", "url"}, "%v", err)
+		case err != nil:
+			f.Add(configs.Invalid, []string{"repository", "url"}, "%v", err)
+		}
+	}
+
+	for _, name := range c.EnvironmentNames() {
+		for i, s := range c.Environments[name].Sources {
+			if s.Path == "" {
+				continue
+			}
+			if _, err := filter.Compile(s.Path, s.Include, s.Exclude); err != nil {
+				f.Add(configs.Invalid, []string{"environments", name, "sources", strconv.Itoa(i)}, "%v", err)
+			}
+		}
+	}
+
+	notify.Check(c.Notify, func(key []string, format string, args ...any) {
+		f.Add(configs.Unfit, append([]string{"notify"}, key...), format, args...)
+	})
+}
