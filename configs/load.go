@@ -40,7 +40,11 @@ func Load(path string, o LoadOptions) (*Config, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	defer f.Close()
+	return read(f, path, o)
+}
 
+// read reads and validates an open file; path names it in errors.
+func read(f *os.File, path string, o LoadOptions) (*Config, error) {
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)

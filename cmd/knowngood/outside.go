@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
-	"knowngood/daemon"
 	"knowngood/internal/outside"
 )
 
@@ -52,23 +51,23 @@ func serveOutside(cmd *cobra.Command, path string) error {
 	if !ok {
 		return errors.New("standard input is no Unix socket")
 	}
-	return outside.Serve(cmd.Context(), conn, func(argv []string) (bool, error) {
-		config, err := daemon.LoadConfig(path, daemon.LoadOptions{Version: version})
+	return outside.Serve(cmd.Context(), conn, func(argv []string) (outside.Permission, error) {
+		config, err := configs.LoadRoots(path)
 		if err != nil {
-			return false, err
+			return outside.No, err
 		}
 		for _, e := range config.Environments {
 			for _, h := range slices.Concat(e.Hooks.Before, e.Hooks.After, e.Hooks.OnFailure) {
 				if h.Outside && slices.Equal(h.Command, argv) {
-					return true, nil
+					return outside.Hook, nil
 				}
 			}
 			for _, s := range e.Sources {
 				if s.Outside && slices.Equal(s.Command, argv) {
-					return true, nil
+					return outside.Captured, nil
 				}
 			}
 		}
-		return false, nil
+		return outside.No, nil
 	})
 }

@@ -4,60 +4,87 @@
 //
 // systemd starts a server of root's for each connection to a socket that only
 // the daemon can open (knowngood-outside.socket). It takes a command, looks
-// whether it is allowed, runs it with the standard output and error that came
-// over the socket, and answers with its exit status. A connection that closes
-// ends the command, with all of its process group. Of the environment nothing
-// is taken but variables named KNOWNGOOD_*.
+// whether it is allowed, runs it, and sends its output and exit status over the
+// connection. A connection that closes ends the command, with all of its
+// process group.
+//
+// Whoever asks may be an attacker, so nothing that the command holds is of their
+// making: its output goes into pipes of the server's, no descriptor is taken
+// over the socket, and of the environment only the Variables, a line each.
 package outside
 
 import (
 	"bufio"
-	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
+	"slices"
 	"strings"
-	"syscall"
-
-	"golang.org/x/sys/unix"
+	"unicode"
 )
 
 // Socket is where the server listens.
 const Socket = "/run/knowngood-outside.sock"
 
+// Variables are the names of the variables that are passed on to a command.
+var Variables = []string{
+	"KNOWNGOOD_BYTES", "KNOWNGOOD_ENVIRONMENT", "KNOWNGOOD_ERROR", "KNOWNGOOD_FILES", "KNOWNGOOD_HOOK", "KNOWNGOOD_HOST", "KNOWNGOOD_NEW_BYTES", "KNOWNGOOD_PROBLEMS",
+	"KNOWNGOOD_REPOSITORY", "KNOWNGOOD_RESULT", "KNOWNGOOD_SNAPSHOT", "KNOWNGOOD_STARTED", "KNOWNGOOD_STORED_BYTES", "KNOWNGOOD_TRIGGER",
+}
+
 // maxRequest is the longest request, in bytes.
 const maxRequest = 1 << 20
 
-// request is sent as a line of JSON, with the two descriptors.
+// request is sent as a line of JSON.
 type request struct {
 	Argv []string `json:"argv"`
 	Env  []string `json:"env"`
 }
 
-// answer is a line of JSON.
+// answer is the last thing that the server sends, as JSON.
 type answer struct {
 	Status int    `json:"status"` // as a shell has it: 128 and more for signals
 	Error  string `json:"error,omitempty"`
 }
 
-// variables of an environment that are passed on.
+// What the server sends comes in parts: a byte that says what it is, the length
+// as a u32, little-endian, and so many bytes.
+const (
+	partStdout = 1
+	partStderr = 2
+	partAnswer = 3
+
+	partHead = 5
+	maxPart  = 64 << 10
+)
+
+// variables of an environment that are passed on, without control characters.
 func variables(env []string) []string {
 	var passed []string
 	for _, v := range env {
-		if strings.HasPrefix(v, "KNOWNGOOD_") {
-			passed = append(passed, v)
+		name, value, _ := strings.Cut(v, "=")
+		if !slices.Contains(Variables, name) {
+			continue
 		}
+		value = strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) {
+				return ' '
+			}
+			return r
+		}, strings.ToValidUTF8(value, "?"))
+		passed = append(passed, name+"="+value)
 	}
 	return passed
 }
 
-// Run has the server at socket run a command, and returns its exit status. When
-// ctx is done it asks for the command to be ended, and waits for that.
-func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr *os.File) (int, error) {
+// Run has the server at socket run a command, passes its output on, and returns
+// its exit status. When ctx is done, or its output cannot be written, it asks for
+// the command to be ended, and waits for that.
+func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr io.Writer) (int, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
@@ -65,6 +92,7 @@ func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr 
 	}
 	defer c.Close()
 	conn := c.(*net.UnixConn)
+
 	text, err := json.Marshal(request{argv, variables(env)})
 	if err != nil {
 		return 0, err
@@ -72,15 +100,12 @@ func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr 
 	if len(text) >= maxRequest {
 		return 0, fmt.Errorf("outside: true: a command and variables of %d bytes are too long", len(text))
 	}
-	text = append(text, '\n')
-	n, _, unsent := conn.WriteMsgUnix(text, unix.UnixRights(int(stdout.Fd()), int(stderr.Fd())), nil)
-	if unsent == nil && n < len(text) {
-		_, unsent = conn.Write(text[n:])
-	}
+	_, unsent := conn.Write(append(text, '\n'))
 	defer context.AfterFunc(ctx, func() { conn.CloseWrite() })()
-	var a answer
-	// A server that has refused hangs up before it has heard all.
-	if err := json.NewDecoder(conn).Decode(&a); err != nil {
+
+	a, err := follow(conn, stdout, stderr)
+	if err != nil {
+		// A server that has refused hangs up before it has heard all.
 		if unsent != nil {
 			err = unsent
 		}
@@ -92,57 +117,44 @@ func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr 
 	return a.Status, nil
 }
 
-// receive reads a request and the descriptors that come with it; what follows
-// on the connection is left.
-func receive(conn *net.UnixConn) (r request, stdout, stderr *os.File, err error) {
-	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(2*4))
-	n, oobn, _, _, err := conn.ReadMsgUnix(buf, oob)
-	if err != nil {
-		return r, nil, nil, err
-	}
-	files, err := descriptors(oob[:oobn])
-	if err != nil {
-		return r, nil, nil, err
-	}
-	if len(files) != 2 {
-		closeAll(files)
-		return r, nil, nil, fmt.Errorf("%d descriptors came, not 2", len(files))
-	}
-	line, err := bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(buf[:n]), conn), maxRequest)).ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &r)
-	}
-	if err == nil && (len(r.Argv) == 0 || r.Argv[0] == "") {
-		err = errors.New("no program is named")
-	}
-	if err != nil {
-		closeAll(files)
-		return r, nil, nil, fmt.Errorf("a request that is none: %w", err)
-	}
-	return r, files[0], files[1], nil
-}
-
-func descriptors(oob []byte) (files []*os.File, err error) {
-	messages, err := syscall.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range messages {
-		fds, err := syscall.ParseUnixRights(&m)
-		if err != nil {
-			closeAll(files)
-			return nil, err
+// follow passes the output of the command on until the answer comes.
+func follow(conn *net.UnixConn, stdout, stderr io.Writer) (a answer, err error) {
+	r := bufio.NewReader(conn)
+	var lost error
+	for {
+		var head [partHead]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return a, err
 		}
-		for _, fd := range fds {
-			syscall.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		n := binary.LittleEndian.Uint32(head[1:])
+		if n > maxPart {
+			return a, fmt.Errorf("a part of %d bytes came", n)
 		}
-	}
-	return files, nil
-}
+		part := make([]byte, n)
+		if _, err := io.ReadFull(r, part); err != nil {
+			return a, err
+		}
 
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
+		to := stdout
+		switch head[0] {
+		case partAnswer:
+			if err := json.Unmarshal(part, &a); err != nil {
+				return a, err
+			}
+			if a.Error == "" && lost != nil {
+				a.Error = "the output of the command: " + lost.Error()
+			}
+			return a, nil
+		case partStdout:
+		case partStderr:
+			to = stderr
+		default:
+			return a, fmt.Errorf("a part of kind %d came", head[0])
+		}
+		if lost == nil {
+			if _, lost = to.Write(part); lost != nil {
+				_ = conn.CloseWrite()
+			}
+		}
 	}
 }

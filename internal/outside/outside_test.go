@@ -3,13 +3,13 @@ package outside
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,7 +17,7 @@ import (
 )
 
 // server answers each connection to a socket until the test ends.
-func server(t *testing.T, allowed func([]string) (bool, error)) string {
+func server(t *testing.T, allowed func([]string) (Permission, error)) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "socket")
 	l, err := net.Listen("unix", socket)
@@ -40,28 +40,24 @@ func server(t *testing.T, allowed func([]string) (bool, error)) string {
 	return socket
 }
 
-func anything([]string) (bool, error) { return true, nil }
+func anything([]string) (Permission, error) { return Hook, nil }
+
+// only allows one command.
+func only(hook []string) func([]string) (Permission, error) {
+	return func(argv []string) (Permission, error) {
+		if slices.Equal(argv, hook) {
+			return Hook, nil
+		}
+		return No, nil
+	}
+}
 
 // ask runs a command at the server, and returns what it wrote.
 func ask(t *testing.T, ctx context.Context, socket string, env []string, argv ...string) (status int, stdout, stderr string, err error) {
 	t.Helper()
-	files := [2]*os.File{}
-	for i := range files {
-		if files[i], err = os.CreateTemp(t.TempDir(), ""); err != nil {
-			t.Fatal(err)
-		}
-		defer files[i].Close()
-	}
-	status, err = Run(ctx, socket, argv, env, files[0], files[1])
-	said := [2]string{}
-	for i, f := range files {
-		b, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<20))
-		if err != nil {
-			t.Fatal(err)
-		}
-		said[i] = string(b)
-	}
-	return status, said[0], said[1], err
+	var said [2]bytes.Buffer
+	status, err = Run(ctx, socket, argv, env, &said[0], &said[1])
+	return status, said[0].String(), said[1].String(), err
 }
 
 func TestACommandRunsWithTheOutputAndVariablesOfWhoAsks(t *testing.T) {
@@ -76,7 +72,7 @@ func TestACommandRunsWithTheOutputAndVariablesOfWhoAsks(t *testing.T) {
 func TestALongRequestArrivesWhole(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 100<<10)
-	_, stdout, _, err := ask(t, t.Context(), server(t, anything), []string{"KNOWNGOOD_A=" + long, "KNOWNGOOD_B=" + long}, "sh", "-c", "echo ${#KNOWNGOOD_A} ${#KNOWNGOOD_B}")
+	_, stdout, _, err := ask(t, t.Context(), server(t, anything), []string{"KNOWNGOOD_ERROR=" + long, "KNOWNGOOD_HOST=" + long}, "sh", "-c", "echo ${#KNOWNGOOD_ERROR} ${#KNOWNGOOD_HOST}")
 	if err != nil || stdout != "102400 102400\n" {
 		t.Errorf("%q, %v", stdout, err)
 	}
@@ -90,7 +86,7 @@ func TestWhatIsNotAllowedIsNotRun(t *testing.T) {
 	t.Parallel()
 	made := filepath.Join(t.TempDir(), "made")
 	hook := []string{"touch", made + ".allowed"}
-	socket := server(t, func(argv []string) (bool, error) { return slices.Equal(argv, hook), nil })
+	socket := server(t, only(hook))
 	if status, _, _, err := ask(t, t.Context(), socket, nil, hook...); err != nil || status != 0 {
 		t.Errorf("a hook: status %d, %v", status, err)
 	}
@@ -101,7 +97,7 @@ func TestWhatIsNotAllowedIsNotRun(t *testing.T) {
 	if _, err := os.Stat(made); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it ran: %v", err)
 	}
-	if _, _, _, err := ask(t, t.Context(), server(t, func([]string) (bool, error) { return false, errors.New("the configuration is broken") }), nil, "true"); err == nil || !strings.Contains(err.Error(), "is broken") {
+	if _, _, _, err := ask(t, t.Context(), server(t, func([]string) (Permission, error) { return No, errors.New("the configuration is broken") }), nil, "true"); err == nil || !strings.Contains(err.Error(), "is broken") {
 		t.Errorf("an error of the check is told as %v", err)
 	}
 }
@@ -159,23 +155,53 @@ func TestNonsenseIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := ends[0].WriteMsgUnix([]byte(text), rights(t), nil); err != nil {
+		if _, err := ends[0].Write([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		ends[0].CloseWrite()
-		if err := Serve(t.Context(), ends[1], func([]string) (bool, error) { t.Errorf("%s was looked at", name); return true, nil }); err == nil {
+		if err := Serve(t.Context(), ends[1], func([]string) (Permission, error) { t.Errorf("%s was looked at", name); return Hook, nil }); err == nil {
 			t.Errorf("%s was served", name)
 		}
 	}
-	ends, err := socketpair()
-	if err != nil {
-		t.Fatal(err)
+}
+
+func TestALongOutputArrivesWholeAndTheTwoStreamsApart(t *testing.T) {
+	t.Parallel()
+	script := `head -c 5000000 /dev/zero | tr '\0' o; head -c 3000000 /dev/zero | tr '\0' e >&2; echo end`
+	status, stdout, stderr, err := ask(t, t.Context(), server(t, anything), nil, "sh", "-c", script)
+	if err != nil || status != 0 || stdout != strings.Repeat("o", 5_000_000)+"end\n" || stderr != strings.Repeat("e", 3_000_000) {
+		t.Errorf("status %d, %d and %d bytes, %v", status, len(stdout), len(stderr), err)
 	}
-	b, _ := json.Marshal(request{Argv: []string{"true"}})
-	if _, err := ends[0].Write(append(b, '\n')); err != nil {
-		t.Fatal(err)
+}
+
+// full takes nothing.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no room") }
+
+func TestOutputThatNobodyTakesEndsTheCommand(t *testing.T) {
+	t.Parallel()
+	_, err := Run(t.Context(), server(t, anything), []string{"sh", "-c", "while :; do echo more; done"}, nil, full{}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("%v", err)
 	}
-	if err := Serve(t.Context(), ends[1], anything); err == nil || !strings.Contains(err.Error(), "0 descriptors came") {
-		t.Errorf("without descriptors: %v", err)
+}
+
+// escapes leaves a process in a session of its own, which its parent's end leaves
+// alone, and writes its number.
+const escapes = `setsid sh -c 'echo $$ >"$1"; exec sleep 30' sh "$1" & while [ ! -s "$1" ]; do :; done; cat "$1"`
+
+func TestOutputThatIsHeldOpenFailsWhereItIsCaptured(t *testing.T) {
+	t.Parallel()
+	for may, fails := range map[Permission]bool{Hook: false, Captured: true} {
+		_, stdout, _, err := ask(t, t.Context(), server(t, func([]string) (Permission, error) { return may, nil }), nil, "sh", "-c", escapes, "sh", filepath.Join(t.TempDir(), "pid"))
+		if fails != (err != nil) || fails && !strings.Contains(err.Error(), "holds its output open") {
+			t.Errorf("permission %d: %v", may, err)
+		}
+		pid, perr := strconv.Atoi(strings.TrimSpace(stdout))
+		if perr != nil {
+			t.Fatalf("%q, %v", stdout, perr)
+		}
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }

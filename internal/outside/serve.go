@@ -1,62 +1,202 @@
 package outside
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// grace is how long a command may take to end when asked.
-const grace = 10 * time.Second
+const (
+	// grace is how long a command may take to end when asked.
+	grace = 10 * time.Second
+	// linger is how long output is waited for that a process in the background
+	// holds open, once the command has ended.
+	linger = time.Second
+)
+
+// Permission is what the configuration allows of a command.
+type Permission int
+
+// Permissions. Of a command whose output is captured each byte counts: one that
+// leaves its output open in the background has failed.
+const (
+	No Permission = iota
+	Hook
+	Captured
+)
 
 // Serve runs the command that is asked for over a connection, if it is allowed.
 // The error is that of the connection; whatever else fails is answered.
-func Serve(ctx context.Context, conn *net.UnixConn, allowed func(argv []string) (bool, error)) error {
-	r, stdout, stderr, err := receive(conn)
+func Serve(ctx context.Context, conn *net.UnixConn, allowed func(argv []string) (Permission, error)) error {
+	in := bufio.NewReader(conn)
+	r, err := receive(in)
 	if err != nil {
 		return err
 	}
-	defer closeAll([]*os.File{stdout, stderr})
-	a := answer{}
-	if ok, err := allowed(r.Argv); err != nil {
+
+	out, a := &parts{conn: conn}, answer{}
+	switch may, err := allowed(r.Argv); {
+	case err != nil:
 		a.Error = err.Error()
-	} else if !ok {
+	case may == No:
 		a.Error = fmt.Sprintf("%s, with these arguments, is nothing with outside: true in the configuration that root sees", r.Argv[0])
-	} else if a.Status, err = execute(ctx, conn, &r, stdout, stderr); err != nil {
-		a.Error = err.Error()
+	default:
+		if a.Status, err = execute(ctx, in, r, out, may); err != nil {
+			a.Error = err.Error()
+		}
 	}
-	return json.NewEncoder(conn).Encode(a)
+
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	if len(text) > maxPart {
+		text, _ = json.Marshal(answer{a.Status, "what went wrong takes too many words"})
+	}
+	return out.write(partAnswer, text)
+}
+
+// receive reads a request. What follows it on the connection only keeps that
+// open.
+func receive(in *bufio.Reader) (*request, error) {
+	line, err := bufio.NewReader(io.LimitReader(in, maxRequest)).ReadBytes('\n')
+	r := &request{}
+	if err == nil {
+		err = json.Unmarshal(line, r)
+	}
+	if err == nil && (len(r.Argv) == 0 || r.Argv[0] == "") {
+		err = errors.New("no program is named")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("a request that is none: %w", err)
+	}
+	return r, nil
+}
+
+// parts sends parts over a connection.
+type parts struct {
+	mu   sync.Mutex
+	conn *net.UnixConn
+}
+
+func (p *parts) write(kind byte, b []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	part := binary.LittleEndian.AppendUint32([]byte{kind}, uint32(len(b)))
+	_, err := p.conn.Write(append(part, b...))
+	return err
 }
 
 // execute runs a command until it ends, or the connection does.
-func execute(ctx context.Context, conn *net.UnixConn, r *request, stdout, stderr *os.File) (int, error) {
+func execute(ctx context.Context, in io.Reader, r *request, out *parts, may Permission) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		defer cancel()
-		_, _ = io.Copy(io.Discard, conn)
+		_, _ = io.Copy(io.Discard, in)
 	}()
+
 	cmd := exec.CommandContext(ctx, r.Argv[0], r.Argv[1:]...)
 	cmd.Env = append(os.Environ(), variables(r.Env)...)
-	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
-		return 0, err // it was not started
+
+	stdout, err := newOutput(partStdout, out)
+	if err != nil {
+		return 0, err
 	}
+	defer stdout.close()
+	stderr, err := newOutput(partStderr, out)
+	if err != nil {
+		return 0, err
+	}
+	defer stderr.close()
+	cmd.Stdout, cmd.Stderr = stdout.w, stderr.w
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	go stdout.pass()
+	go stderr.pass()
+
+	// An error is that of the context, or in the status.
+	_ = cmd.Wait()
 	// What is left of its group ends too.
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	held := stdout.end()
+	stderr.end()
+
+	if held && may == Captured {
+		return 0, errors.New("it ended, but a process that it left behind holds its output open: let it wait for that one, or send that one's output elsewhere")
+	}
 	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		return 128 + int(status.Signal()), nil
 	}
 	return status.ExitStatus(), nil
+}
+
+// output is one stream of a command on its way to whoever asked.
+type output struct {
+	kind byte
+	to   *parts
+	r, w *os.File
+	over atomic.Bool // the command has ended
+	done chan struct{}
+	held bool // valid once done is closed: another process has it open
+}
+
+func newOutput(kind byte, to *parts) (*output, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	return &output{kind: kind, to: to, r: r, w: w, done: make(chan struct{})}, nil
+}
+
+// pass sends what the command writes. When nobody takes that, it goes on to read:
+// the command is asked to end, and must not wait for a reader.
+func (o *output) pass() {
+	defer close(o.done)
+	o.w.Close()
+	buf := make([]byte, maxPart)
+	gone := false
+	for {
+		if o.over.Load() {
+			_ = o.r.SetReadDeadline(time.Now().Add(linger))
+		}
+		n, err := o.r.Read(buf)
+		if n > 0 && !gone {
+			gone = o.to.write(o.kind, buf[:n]) != nil
+		}
+		if err != nil {
+			o.held = errors.Is(err, os.ErrDeadlineExceeded)
+			return
+		}
+	}
+}
+
+// end waits for what is left of the output of a command that has ended, and
+// reports whether another process holds it open.
+func (o *output) end() (held bool) {
+	o.over.Store(true)
+	_ = o.r.SetReadDeadline(time.Now().Add(linger))
+	<-o.done
+	return o.held
+}
+
+func (o *output) close() {
+	o.w.Close()
+	o.r.Close()
 }

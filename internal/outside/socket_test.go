@@ -4,9 +4,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // socketpair is a connection of which the test has both ends.
@@ -25,9 +22,4 @@ func socketpair() (ends [2]*net.UnixConn, err error) {
 		ends[i] = c.(*net.UnixConn)
 	}
 	return ends, nil
-}
-
-func rights(t *testing.T) []byte {
-	t.Helper()
-	return unix.UnixRights(int(os.Stdout.Fd()), int(os.Stderr.Fd()))
 }
