@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -106,7 +105,7 @@ func New(o Options) *Daemon {
 // Run runs the daemon until ctx ends, and then until its runs have. The error
 // says why it could not begin.
 func (d *Daemon) Run(ctx context.Context) error {
-	lock, err := tryLock(filepath.Join(d.config.StateDir, "daemon", "locks", ".daemon"), "daemon")
+	lock, err := tryLock(locks(d.config.StateDir), ".daemon", "daemon")
 	var held *heldError
 	if errors.As(err, &held) {
 		return fmt.Errorf("another daemon uses the state directory %s: %s; stop that one first, or give this one a state_dir of its own", d.config.StateDir, held.holder)
@@ -275,7 +274,7 @@ func (d *Daemon) job(name string) *job {
 	}
 	j, state, runs := openJob(d.config.StateDir, name)
 	d.read(j.slots, state)
-	d.written(&j.history.failed, j.history.path, runs)
+	d.written(&j.history.failed, j.history.dir.Path(j.history.name), runs)
 	if j.state.Since.IsZero() {
 		j.state.Since = d.Now()
 		d.keep(j.slots, &j.state)

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"knowngood/internal/userdir"
 )
 
 // lockWait is how often a lock that another process holds is tried again.
@@ -32,28 +32,22 @@ type heldError struct{ holder string }
 
 func (e *heldError) Error() string { return "held by " + e.holder }
 
-// tryLock takes the lock at path; a *heldError when another holds it.
-func tryLock(path, purpose string) (*lockFile, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+// locks is the folder of the locks in a state directory.
+func locks(stateDir string) userdir.Dir { return userdir.At(stateDir).In("daemon", "locks") }
+
+// tryLock takes the lock of a name; a *heldError when another holds it.
+func tryLock(dir userdir.Dir, name, purpose string) (*lockFile, error) {
+	if err := dir.Make(); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if errors.Is(err, fs.ErrPermission) {
-		// root gives back what it made here, once its run is over.
-		return nil, &heldError{"a process of another user"}
-	}
+	f, err := dir.OpenFile(name, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
-	}
-	// root gives the file to whose the state directory is, even if it is killed.
-	var st unix.Stat_t
-	if os.Geteuid() == 0 && unix.Stat(filepath.Dir(filepath.Dir(filepath.Dir(path))), &st) == nil {
-		f.Chown(int(st.Uid), int(st.Gid))
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			return nil, fmt.Errorf("lock %s: %w", dir.Path(name), err)
 		}
 		b, _ := io.ReadAll(io.LimitReader(f, 200))
 		holder, _, _ := strings.Cut(string(b), "\n")
@@ -73,9 +67,9 @@ func tryLock(path, purpose string) (*lockFile, error) {
 
 // waitLock takes the lock as soon as nobody else holds it; waiting is told who
 // does, once.
-func waitLock(ctx context.Context, path, purpose string, waiting func(holder string)) (*lockFile, error) {
+func waitLock(ctx context.Context, dir userdir.Dir, name, purpose string, waiting func(holder string)) (*lockFile, error) {
 	for told := false; ; {
-		l, err := tryLock(path, purpose)
+		l, err := tryLock(dir, name, purpose)
 		var held *heldError
 		if !errors.As(err, &held) {
 			return l, err
@@ -111,7 +105,7 @@ func (r *Runner) admit(ctx context.Context, name string, timeout time.Duration) 
 			if err := r.places.take(ctx); err != nil {
 				return nil, nil, err
 			}
-			if lock, err = tryLock(r.lockPath(name), r.Purpose); err != nil { // lock waits for it, or says why
+			if lock, err = tryLock(locks(r.StateDir), name, r.Purpose); err != nil { // lock waits for it, or says why
 				r.places.leave()
 				continue
 			}
@@ -123,10 +117,6 @@ func (r *Runner) admit(ctx context.Context, name string, timeout time.Duration) 
 	}
 }
 
-func (r *Runner) lockPath(name string) string {
-	return filepath.Join(r.StateDir, "daemon", "locks", name)
-}
-
 // lock waits until no other process captures the environment: for so long as a
 // run may take, lest nobody hears of one that hangs.
 func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (*lockFile, error) {
@@ -136,7 +126,7 @@ func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (
 	}
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	lock, err := waitLock(patient, r.lockPath(name), r.Purpose, r.Waiting)
+	lock, err := waitLock(patient, locks(r.StateDir), name, r.Purpose, r.Waiting)
 	var held *heldError
 	if errors.As(err, &held) {
 		return nil, fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)

@@ -11,7 +11,7 @@ import (
 	"slices"
 
 	"knowngood/daemon/report"
-	"knowngood/internal/durable"
+	"knowngood/internal/userdir"
 )
 
 // keptRuns is how many past runs of a job are remembered; the file holds at
@@ -21,7 +21,8 @@ const keptRuns = 500
 // history is the past runs of a job, a line of JSON each. It is for people: a
 // line that cannot be read or written is a line less, and no more.
 type history struct {
-	path  string
+	dir   userdir.Dir
+	name  string
 	runs  []report.Run // oldest first
 	lines int          // in the file
 	// failed is why the newest run is not in the file; "" when it is.
@@ -29,9 +30,9 @@ type history struct {
 }
 
 // openHistory reads what there is.
-func openHistory(path string) (*history, error) {
-	h := &history{path: path}
-	b, err := os.ReadFile(path)
+func openHistory(dir userdir.Dir, name string) (*history, error) {
+	h := &history{dir: dir, name: name}
+	b, err := dir.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h, nil
 	}
@@ -67,7 +68,7 @@ func (h *history) add(r report.Run) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(h.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := h.dir.OpenFile(h.name, os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 	if err != nil {
 		return fmt.Errorf("past runs: %w", err)
 	}
@@ -92,7 +93,7 @@ func (h *history) rewrite() error {
 		}
 		b = append(b, line...)
 	}
-	if err := durable.Replace(h.path, b, 0o600); err != nil {
+	if err := h.dir.Replace(h.name, b); err != nil {
 		return err
 	}
 	h.lines = len(h.runs)

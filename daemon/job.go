@@ -2,12 +2,12 @@ package daemon
 
 import (
 	"context"
-	"path/filepath"
 	"time"
 
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/schedule"
+	"knowngood/internal/userdir"
 	"knowngood/storage/prune"
 )
 
@@ -77,9 +77,9 @@ func openJob(stateDir, name string) (j *job, state, runs error) {
 		file = "prune"
 	}
 	j = &job{name: name, kept: &Kept{}}
-	dir := filepath.Join(stateDir, "daemon", "jobs")
-	j.slots, state = openSlots(filepath.Join(dir, file+".state"), jobSize, &j.state)
-	j.history, runs = openHistory(filepath.Join(dir, file+".runs"))
+	dir := userdir.At(stateDir).In("daemon", "jobs")
+	j.slots, state = openSlots(dir, file+".state", jobSize, &j.state)
+	j.history, runs = openHistory(dir, file+".runs")
 	if j.state.Totals == nil {
 		j.state.Totals = map[report.Result]uint64{}
 	}

@@ -13,7 +13,7 @@ import (
 
 // keep makes v what a state file holds. What cannot be written now is written
 // by a later tick; mu is held.
-func (d *Daemon) keep(s *slots, v any) { d.written(&s.failed, s.path, s.write(v)) }
+func (d *Daemon) keep(s *slots, v any) { d.written(&s.failed, s.dir.Path(s.name), s.write(v)) }
 
 // read warns of a state file that was not read as it should; mu is held.
 func (d *Daemon) read(s *slots, err error) {
@@ -21,12 +21,12 @@ func (d *Daemon) read(s *slots, err error) {
 		d.warn("what the daemon remembers: "+err.Error(), false)
 		return
 	}
-	d.written(&s.failed, s.path, err)
+	d.written(&s.failed, s.dir.Path(s.name), err)
 }
 
 // ended takes in that a run of a job came to its end; mu is held.
 func (d *Daemon) ended(j *job, run report.Run) {
-	d.written(&j.history.failed, j.history.path, j.ended(run))
+	d.written(&j.history.failed, j.history.dir.Path(j.history.name), j.ended(run))
 	d.keep(j.slots, &j.state)
 }
 

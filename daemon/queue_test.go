@@ -18,7 +18,7 @@ import (
 func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "somebody")
+		lock, err := tryLock(locks(w.State), "web", "somebody")
 		w.Check(err)
 		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m}`)
 		if err == nil || !strings.Contains(err.Error(), "captured already") || !strings.Contains(err.Error(), "somebody") || run.Snapshot != "" {
@@ -38,7 +38,7 @@ func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
 func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "knowngood snapshot")
+		lock, err := tryLock(locks(w.State), "web", "knowngood snapshot")
 		w.Check(err)
 		defer lock.release()
 		began := time.Now()
@@ -57,7 +57,7 @@ func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
 		w := newWorld(t)
 		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
 		c.MaxRuns = 1
-		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "web"), "knowngood snapshot")
+		lock, err := tryLock(locks(w.State), "web", "knowngood snapshot")
 		w.Check(err)
 		d := w.daemon(c)
 		stop := w.run(d)
@@ -137,7 +137,7 @@ func TestARunThatQueuesKeepsNobodyFromTheEnvironment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d, stop := w.queued()
-		lock, err := tryLock(filepath.Join(w.State, "daemon", "locks", "db"), "knowngood snapshot")
+		lock, err := tryLock(locks(w.State), "db", "knowngood snapshot")
 		w.Check(err)
 		w.Check(d.Start(t.Context(), "mail"))
 		time.Sleep(90 * time.Minute)
@@ -206,7 +206,7 @@ func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
 		return !errors.Is(err, fs.ErrNotExist)
 	})
 	var held *heldError
-	if lock, err := tryLock(w.runner().lockPath("web"), "the next"); !errors.As(err, &held) {
+	if lock, err := tryLock(locks(w.State), "web", "the next"); !errors.As(err, &held) {
 		t.Errorf("beside the hook the next run begins: %v, %v", lock, err)
 	}
 	w.Check(os.WriteFile(end, nil, 0o600))
@@ -218,7 +218,7 @@ func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
 func TestARunThatNeverHadItsEnvironmentRunsNoHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		lock, err := tryLock(w.runner().lockPath("web"), "knowngood snapshot")
+		lock, err := tryLock(locks(w.State), "web", "knowngood snapshot")
 		w.Check(err)
 		defer lock.release()
 		ran := filepath.Join(t.TempDir(), "ran")

@@ -9,11 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/internal/durable"
+	"knowngood/internal/userdir"
 )
 
 // slotHead is u64 number, u32 length, u32 CRC-32C of number, length and text.
@@ -23,31 +22,32 @@ const slotHead = 16
 // is taken when it is made; states are written into its two slots in turn, each
 // with a number and a checksum, so the one before stays until the next is whole.
 type slots struct {
-	path   string
+	dir    userdir.Dir
+	name   string
 	size   int      // of a slot, in bytes; a file has two
 	file   *os.File // nil: not open
 	number uint64
 	failed string // why the newest state is not in the file; "" when it is
 }
 
-// openSlots opens or makes the file at path, of slots of size bytes, and reads its newest state into
-// v, which stays as it is when there is none. A file of which neither slot
+// openSlots opens or makes the file of a name in dir, of slots of size bytes, and
+// reads its newest state into v, which stays as it is when there is none. A file of which neither slot
 // verifies is begun anew, and said so by an error that wraps errSpoiled. With
 // another error the file is not open, and write tries again to open it; a state
 // that it then finds there, and nobody has read, it leaves alone.
-func openSlots(path string, size int, v any) (*slots, error) {
-	s := &slots{path: path, size: size}
+func openSlots(dir userdir.Dir, name string, size int, v any) (*slots, error) {
+	s := &slots{dir: dir, name: name, size: size}
 	return s, s.open(v)
 }
 
 func (s *slots) open(v any) error {
-	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.path, err) }
-	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.dir.Path(s.name), err) }
+	if err := s.dir.Make(); err != nil {
 		return fail(err)
 	}
-	f, err := os.OpenFile(s.path, os.O_RDWR, 0o600)
+	f, err := s.dir.OpenFile(s.name, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = makeSlots(s.path, s.size)
+		f, err = s.make()
 	}
 	if err != nil {
 		return fail(err)
@@ -90,26 +90,25 @@ var (
 	errUnread  = errors.New("it could not be read at first, and the state that it holds is left alone: restart the daemon, which then goes on from that")
 )
 
-// makeSlots makes the file with all its space.
-func makeSlots(path string, size int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// make makes the file with all its space.
+func (s *slots) make() (*os.File, error) {
+	f, err := s.dir.OpenFile(s.name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, 2*int64(size))
+	err = unix.Fallocate(int(f.Fd()), 0, 0, 2*int64(s.size))
 	if errors.Is(err, unix.EOPNOTSUPP) { // then zeros take it
-		_, err = f.Write(make([]byte, 2*size))
+		_, err = f.Write(make([]byte, 2*s.size))
 	}
 	if err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path))
+		err = s.dir.Sync()
 	}
 	if err != nil {
 		f.Close()
-		os.Remove(path)
-		return nil, err
+		return nil, errors.Join(err, s.dir.Remove(s.name))
 	}
 	return f, nil
 }
@@ -131,7 +130,7 @@ func slotSum(head, text []byte) uint32 {
 
 // write makes v the newest state; it is on disk when write returns nil.
 func (s *slots) write(v any) error {
-	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.path, err) }
+	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.dir.Path(s.name), err) }
 	text, err := json.Marshal(v)
 	if err != nil {
 		return fail(err)

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"knowngood/internal/userdir"
 )
 
 type counter struct {
@@ -19,7 +21,7 @@ type counter struct {
 func readSlots(t rapid.TB, path string) (counter, error) {
 	t.Helper()
 	var c counter
-	s, err := openSlots(path, jobSize, &c)
+	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &c)
 	if s == nil {
 		t.Fatal(err)
 	}
@@ -30,7 +32,7 @@ func readSlots(t rapid.TB, path string) (counter, error) {
 func TestAStateIsReadBackAsItWasWrittenLast(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")
-	s, err := openSlots(path, jobSize, &counter{})
+	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +59,7 @@ func TestACutWriteLeavesTheStateBefore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		path := filepath.Join(dir, "state")
 		defer os.Remove(path)
-		s, err := openSlots(path, jobSize, &counter{})
+		s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +105,7 @@ func TestAFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo(t *testing.T) {
 			t.Errorf("%.10q: %v", content, err)
 		}
 	}
-	s, err := openSlots(path, jobSize, &counter{})
+	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 	if s == nil {
 		t.Fatal(err)
 	}
@@ -127,7 +129,7 @@ func TestAStateIsWrittenOnAFullDisk(t *testing.T) {
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	path := filepath.Join(dir, "state")
-	s, err := openSlots(path, jobSize, &counter{})
+	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 	if err != nil {
 		t.Fatal(err)
 	}

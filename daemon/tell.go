@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
+	"knowngood/internal/userdir"
 	"knowngood/storage/repository"
 )
 
@@ -36,7 +36,7 @@ const toldSize = 1 << 20
 // every error.
 func openWatch(stateDir string) (*watch, notify.Waiting, error) {
 	var t told
-	s, err := openSlots(filepath.Join(stateDir, "daemon", "told.state"), toldSize, &t)
+	s, err := openSlots(userdir.At(stateDir).In("daemon"), "told.state", toldSize, &t)
 	return &watch{notify.Watch{State: t.State}, s}, t.Waiting, err
 }
 

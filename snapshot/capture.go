@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"knowngood/internal/posix"
+	"knowngood/internal/userdir"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/chunk"
@@ -38,7 +38,7 @@ type Options struct {
 	Commands    []Command
 	Omit        []posix.DevIno // what is never captured: the repository, the state directory
 
-	StateDir string // of this repository
+	StateDir userdir.Dir // of this repository
 	Level    pack.Level
 	PackSize int  // bytes; that of the repository when 0
 	Reread   bool // read every file, whatever its time stamps say
@@ -120,7 +120,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	if c.WritebackWindow == 0 {
 		c.WritebackWindow = posix.WritebackWindow(posix.KernelSettings)
 	}
-	dir := filepath.Join(o.StateDir, "env", o.Environment)
+	dir := o.StateDir.In("env", o.Environment)
 	c.openParents(dir)
 	defer c.closeParents()
 
@@ -161,17 +161,17 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 		return nil, err
 	}
 	for _, p := range c.partials {
-		os.Remove(p.file.Name())
+		_ = dir.Remove(filepath.Base(p.file.Name())) // the next run looks at it again
 	}
 	return result, nil
 }
 
-func (c *capture) openParents(dir string) {
+func (c *capture) openParents(dir userdir.Dir) {
 	if c.Reread {
 		return
 	}
 	domain := c.host.Domain.ID
-	if m, err := openLocal(filepath.Join(dir, localFile)); err == nil {
+	if m, err := openLocal(dir); err == nil {
 		if m.trailer != nil && m.domain == domain {
 			c.parent = m
 			c.Progress.Expected.Store(m.trailer.totals.Bytes)

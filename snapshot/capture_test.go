@@ -410,7 +410,7 @@ func TestADamagedLocalManifestCostsTimeOnly(t *testing.T) {
 	base := enginetest.New(t, memory)
 	base.MustCapture("e", src)
 	want := treetest.Snapshot(t, src)
-	file := filepath.Join(base.Open(base.State).LocalDir(), "env", "e", "manifest")
+	file := base.Open(base.State).LocalDir().Path("env", "e", "manifest")
 	whole, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -430,7 +430,7 @@ func TestADamagedLocalManifestCostsTimeOnly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := base.With(t, memory)
-			file := filepath.Join(w.Open(w.State).LocalDir(), "env", "e", "manifest")
+			file := w.Open(w.State).LocalDir().Path("env", "e", "manifest")
 			if err := os.WriteFile(file, damage(bytes.Clone(whole)), 0o600); err != nil {
 				t.Fatal(err)
 			}

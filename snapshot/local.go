@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/pack"
@@ -257,16 +257,17 @@ type localManifest struct {
 	held    []*localSegment // provisional ones, until a segment follows
 }
 
-// openLocal opens a file; an error means that there is none to be used.
-func openLocal(path string) (*localManifest, error) {
-	f, err := os.Open(path)
+// openLocal opens the last manifest; an error means that there is none to be
+// used.
+func openLocal(dir userdir.Dir) (*localManifest, error) {
+	f, err := dir.Open(localFile)
 	if err != nil {
 		return nil, err
 	}
 	m := &localManifest{file: f}
 	if err := m.open(); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	return m, nil
 }
@@ -370,18 +371,17 @@ func (m *localManifest) close() { m.file.Close() }
 // leftovers opens the partial files that dead runs left in dir, the largest
 // first, and locks them; the caller removes them when its run is complete.
 // Those that are of no use, to this domain, are removed here.
-func leftovers(dir string, domain seal.DomainID) []*localManifest {
-	names, err := os.ReadDir(dir)
+func leftovers(dir userdir.Dir, domain seal.DomainID) []*localManifest {
+	names, err := dir.Names()
 	if err != nil {
 		return nil
 	}
 	var out []*localManifest
 	for _, n := range names {
-		if !strings.HasPrefix(n.Name(), partialFile) {
+		if !strings.HasPrefix(n, partialFile) {
 			continue
 		}
-		path := filepath.Join(dir, n.Name())
-		f, err := os.Open(path)
+		f, err := dir.Open(n)
 		if err != nil {
 			continue
 		}
@@ -391,7 +391,7 @@ func leftovers(dir string, domain seal.DomainID) []*localManifest {
 			continue
 		}
 		if m.open() != nil || m.domain != domain {
-			os.Remove(path)
+			_ = dir.Remove(n)
 			m.close()
 			continue
 		}

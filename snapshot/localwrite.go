@@ -12,12 +12,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/userdir"
 	"knowngood/storage/seal"
 )
 
 // localWriter writes the file of a run.
 type localWriter struct {
-	path string
+	dir  userdir.Dir
 	file *os.File
 	w    *bufio.Writer
 	at   int64
@@ -27,25 +28,25 @@ type localWriter struct {
 
 // newLocalWriter starts a partial file in dir and holds a lock on it as long
 // as the process lives, so that others know it from what a dead run left.
-func newLocalWriter(dir string, domain seal.DomainID, started time.Time) (*localWriter, error) {
+func newLocalWriter(dir userdir.Dir, domain seal.DomainID, started time.Time) (*localWriter, error) {
 	f, err := createPartial(dir)
 	if err != nil {
-		return nil, stateError(dir, err)
+		return nil, stateError(dir.String(), err)
 	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 	if err != nil {
 		panic(err) // the options are constants, and valid
 	}
-	w := &localWriter{path: f.Name(), file: f, w: bufio.NewWriterSize(f, 256<<10), enc: enc}
+	w := &localWriter{dir: dir, file: f, w: bufio.NewWriterSize(f, 256<<10), enc: enc}
 	return w, w.write(append(binary.LittleEndian.AppendUint64([]byte(localMagic), uint64(started.UnixNano())), domain[:]...))
 }
 
-func createPartial(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func createPartial(dir userdir.Dir) (*os.File, error) {
+	if err := dir.Make(); err != nil {
 		return nil, err
 	}
 	for {
-		f, err := os.CreateTemp(dir, partialFile+"*")
+		f, err := dir.CreateTemp(partialFile)
 		if err != nil {
 			return nil, err
 		}
@@ -71,7 +72,7 @@ func stateError(path string, err error) error {
 func (w *localWriter) write(b []byte) error {
 	w.at += int64(len(b))
 	if _, err := w.w.Write(b); err != nil {
-		return stateError(w.path, err)
+		return stateError(w.file.Name(), err)
 	}
 	return nil
 }
@@ -95,7 +96,7 @@ func (w *localWriter) segment(s *localSegment) error {
 // flush hands what was written to the kernel, so that it outlives the process.
 func (w *localWriter) flush() error {
 	if err := w.w.Flush(); err != nil {
-		return stateError(w.path, err)
+		return stateError(w.file.Name(), err)
 	}
 	return nil
 }
@@ -114,11 +115,11 @@ func (w *localWriter) commit(t *localTrailer) error {
 		err = w.file.Sync()
 	}
 	if err == nil {
-		err = os.Rename(w.path, filepath.Join(filepath.Dir(w.path), localFile))
+		err = w.dir.Rename(filepath.Base(w.file.Name()), localFile)
 	}
 	w.file.Close()
 	if err != nil {
-		return stateError(w.path, err)
+		return stateError(w.file.Name(), err)
 	}
 	return nil
 }

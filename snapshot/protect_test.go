@@ -136,8 +136,8 @@ func TestAHostThatForgotItsLocksLooksAtAllOfThem(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		w.MustCapture("web", src)
 		time.Sleep(20 * day)
-		os.RemoveAll(filepath.Join(w.Open(w.State).LocalDir(), "env"))
-		os.RemoveAll(filepath.Join(w.Open(w.State).LocalDir(), "stores"))
+		os.RemoveAll(w.Open(w.State).LocalDir().Path("env"))
+		os.RemoveAll(w.Open(w.State).LocalDir().Path("stores"))
 		b := w.MustCapture("web", src).Snapshot.Body
 		if first := firstLock(t, w, "web@2"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
 			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)

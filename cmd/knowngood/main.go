@@ -46,7 +46,6 @@ func (a *app) run(args []string) int {
 	}
 	a.tellHosts(ctx, err)
 	a.warnings()
-	a.giveBack()
 
 	code := a.code
 	if err != nil {

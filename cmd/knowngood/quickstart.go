@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/daemon"
+	"knowngood/internal/userdir"
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
@@ -50,7 +51,10 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	} else if !st.IsDir() {
 		return usagef("%s is not a directory", source)
 	}
-	home := filepath.Join(a.stateDir, "quickstart")
+	home, err := a.quickHome()
+	if err != nil {
+		return err
+	}
 	url := filepath.Join(home, "repository")
 	a.stateDir, a.repoURL, a.identityPath = filepath.Join(home, "state"), "file://"+url, filepath.Join(home, "identity")
 	r, err := a.quickRepository(ctx, url)
@@ -104,6 +108,20 @@ A repository of your own, on a disk or in S3, and a first snapshot:
 	first := results[0]
 	return a.result(map[string]any{"type": "result", "ref": results[1].Snapshot.Ref(), "repository": url, "identity": a.identityPath, "files": first.Files, "bytes": first.Bytes, "new_bytes": first.NewBytes,
 		"stored_bytes": first.StoredBytes, "capture_seconds": first.Duration.Seconds(), "again_seconds": results[1].Duration.Seconds(), "restore_seconds": back.Duration.Seconds(), "verified": true})
+}
+
+// quickHome is the folder of the trial. Root keeps what it tries out, an identity
+// among it, from a daemon whose state directory this is.
+func (a *app) quickHome() (string, error) {
+	info, err := os.Stat(a.stateDir)
+	if err != nil || userdir.OwnerOf(info) == (userdir.Owner{}) {
+		return filepath.Join(a.stateDir, "quickstart"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("the state directory %s is another user's, and a folder for this trial is needed elsewhere: %w (give one with --state-dir)", a.stateDir, err)
+	}
+	return filepath.Join(home, ".local", "state", "knowngood", "quickstart"), nil
 }
 
 // quickRepository opens the trial repository, and makes it the first time.

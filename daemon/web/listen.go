@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
+
+	"knowngood/internal/userdir"
 )
 
 // maxConnections bounds what requests can use up of a daemon that has work to do.
@@ -44,9 +46,11 @@ func Listen(addr string) (net.Listener, error) {
 		return nil, err
 	}
 	if network == "unix" {
-		if err := makeRoom(address); err != nil {
+		l, err := listenAt(address)
+		if err != nil {
 			return nil, fmt.Errorf("listen at %s: %w", addr, err)
 		}
+		return netutil.LimitListener(l, maxConnections), nil
 	}
 	l, err := net.Listen(network, address)
 	if err != nil {
@@ -56,21 +60,39 @@ func Listen(addr string) (net.Listener, error) {
 		}
 		return nil, fmt.Errorf("listen at %s: %w%s", addr, err, hint)
 	}
-	if network == "unix" {
-		// Until here none but the owner may connect, for that takes the right to write.
-		if err := os.Chmod(address, 0o660); err != nil {
-			l.Close()
-			return nil, fmt.Errorf("listen at %s: %w", addr, err)
-		}
-	}
 	return netutil.LimitListener(l, maxConnections), nil
 }
 
-// makeRoom makes the directory of a socket and removes a dead one.
-func makeRoom(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
+// listenAt makes a socket, with the rights of the owner of its directory, which
+// it makes when needed: that user may replace the socket by a link at any moment.
+func listenAt(path string) (l net.Listener, err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
 	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = userdir.OwnerOf(info).Do(func() error {
+		if err := makeRoom(path); err != nil {
+			return err
+		}
+		if l, err = net.Listen("unix", path); err != nil {
+			return err
+		}
+		// Until here none but the owner may connect, for that takes the right to write.
+		if err := os.Chmod(path, 0o660); err != nil {
+			l.Close()
+			return err
+		}
+		return nil
+	})
+	return l, err
+}
+
+// makeRoom removes a socket at which nobody answers.
+func makeRoom(path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -16,10 +16,10 @@ func Create(path string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	if err := finish(f, data, mode); err != nil {
+	if err := Finish(f, data, mode); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
 }
 
 // Replace writes path anew through a temporary file beside it.
@@ -28,16 +28,17 @@ func Replace(path string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	if err := finish(f, data, mode); err != nil {
+	if err := Finish(f, data, mode); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
 }
 
-func finish(f *os.File, data []byte, mode os.FileMode) error {
+// Finish writes a file that was made just now, to the disk, and closes it.
+func Finish(f *os.File, data []byte, mode os.FileMode) error {
 	_, err := f.Write(data)
 	if err == nil {
 		err = f.Chmod(mode)
@@ -48,8 +49,8 @@ func finish(f *os.File, data []byte, mode os.FileMode) error {
 	return errors.Join(err, f.Close())
 }
 
-// SyncDir makes the names in a directory durable.
-func SyncDir(path string) error {
+// syncDir makes the names in a directory durable.
+func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err

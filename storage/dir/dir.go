@@ -22,6 +22,7 @@ import (
 	"sync"
 	"syscall"
 
+	"knowngood/internal/userdir"
 	"knowngood/storage"
 )
 
@@ -34,7 +35,7 @@ const scratch = "+tmp"
 type Store struct {
 	path  string
 	root  *os.Root
-	owner *syscall.Stat_t // of path, when root writes for somebody else
+	owner userdir.Owner // of path: what root makes here is made with that user's rights
 
 	mu      sync.Mutex
 	durable map[string]bool // directories that survive a crash, relative
@@ -62,31 +63,20 @@ func Open(path string) (*Store, error) {
 	if s.root, err = os.OpenRoot(path); err != nil {
 		return nil, s.fail("open", "", err)
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && os.Geteuid() == 0 {
-		s.owner = st
+	if info, err = s.root.Stat("."); err != nil {
+		return nil, s.fail("open", "", err)
 	}
+	s.owner = userdir.OwnerOf(info)
 	return s, nil
-}
-
-// give gives what was made to the owner of the store: what root does by hand
-// must not be in the way of a daemon with a user of its own.
-func (s *Store) give(name string) error {
-	if s.owner == nil {
-		return nil
-	}
-	return s.root.Lchown(name, int(s.owner.Uid), int(s.owner.Gid))
 }
 
 // makeDir makes a directory where there is none.
 func (s *Store) makeDir(dir string) error {
-	err := s.root.Mkdir(dir, 0o700)
+	err := s.owner.Do(func() error { return s.root.Mkdir(dir, 0o700) })
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	return s.give(dir)
+	return err
 }
 
 // Create makes the directory with mode 0700 where it is missing, its parents

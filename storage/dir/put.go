@@ -88,13 +88,15 @@ func (s *Store) write(ctx context.Context, body []byte, o storage.PutOptions) (s
 		return "", err
 	}
 	temp := path.Join(scratch, rand.Text())
-	f, err := s.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	var f *os.File
+	err := s.owner.Do(func() (err error) {
+		f, err = s.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
-	if err = s.give(temp); err == nil {
-		err = writeAll(ctx, f, body, o.Pace)
-	}
+	err = writeAll(ctx, f, body, o.Pace)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"knowngood/internal/userdir"
 )
 
 // ErrFull says that the disk of the cache is full.
@@ -23,13 +25,13 @@ const (
 // Cache is a directory of runs, for one domain. Several processes may use it
 // at once: files appear whole, are never changed, and one that is removed
 // stays usable to those who have it open.
-type Cache struct{ dir string }
+type Cache struct{ dir userdir.Dir }
 
 // OpenCache opens the cache in dir, which it makes when needed, and clears
 // away what processes that died left unfinished.
-func OpenCache(dir string) (*Cache, error) {
+func OpenCache(dir userdir.Dir) (*Cache, error) {
 	c := &Cache{dir}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := dir.Make(); err != nil {
 		return nil, c.fail(err)
 	}
 	names, err := c.names()
@@ -55,12 +57,7 @@ func (c *Cache) fail(err error) error {
 }
 
 func (c *Cache) names() ([]string, error) {
-	d, err := os.Open(c.dir)
-	if err != nil {
-		return nil, c.fail(err)
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	names, err := c.dir.Names()
 	if err != nil {
 		return nil, c.fail(err)
 	}
@@ -69,7 +66,7 @@ func (c *Cache) names() ([]string, error) {
 
 // removeIfDead removes a temporary file unless a living process holds it.
 func (c *Cache) removeIfDead(name string) error {
-	f, err := os.Open(filepath.Join(c.dir, name))
+	f, err := c.dir.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -80,7 +77,7 @@ func (c *Cache) removeIfDead(name string) error {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
-	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := c.dir.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return c.fail(err)
 	}
 	return nil
@@ -92,7 +89,7 @@ func (c *Cache) removeIfDead(name string) error {
 // ever taken for dead.
 func (c *Cache) temp() (*os.File, error) {
 	for {
-		f, err := os.CreateTemp(c.dir, tempPrefix)
+		f, err := c.dir.CreateTemp(tempPrefix)
 		if err != nil {
 			return nil, c.fail(err)
 		}
@@ -109,9 +106,7 @@ func (c *Cache) temp() (*os.File, error) {
 	}
 }
 
-func (c *Cache) path(hash [32]byte) string {
-	return filepath.Join(c.dir, hex.EncodeToString(hash[:])+runSuffix)
-}
+func runName(hash [32]byte) string { return hex.EncodeToString(hash[:]) + runSuffix }
 
 // Runs lists the hashes of the runs that are here, in no order.
 func (c *Cache) Runs() ([][32]byte, error) {
@@ -132,7 +127,7 @@ func (c *Cache) Runs() ([][32]byte, error) {
 // Open maps a run. The error matches os.ErrNotExist when it is not here, and
 // ErrDamaged when it must be removed and fetched again.
 func (c *Cache) Open(hash [32]byte) (*File, error) {
-	f, err := os.Open(c.path(hash))
+	f, err := c.dir.Open(runName(hash))
 	if err != nil {
 		return nil, c.fail(err)
 	}
@@ -156,8 +151,8 @@ func (c *Cache) Adopt(info Info, body *Body) (*File, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if err := os.Rename(f.Name(), c.path(info.Hash)); err != nil {
-		os.Remove(f.Name())
+	if err := c.dir.Rename(filepath.Base(f.Name()), runName(info.Hash)); err != nil {
+		c.discard(f)
 		return nil, c.fail(err)
 	}
 	x, err := mapFile(f)
@@ -174,12 +169,15 @@ func (c *Cache) write(info Info, body *Body) (*os.File, error) {
 		return nil, err
 	}
 	if err := writeFile(f, info, body); err != nil {
-		os.Remove(f.Name())
+		c.discard(f)
 		f.Close()
 		return nil, c.fail(err)
 	}
 	return f, nil
 }
+
+// discard removes a temporary file, which stays open.
+func (c *Cache) discard(f *os.File) error { return c.dir.Remove(filepath.Base(f.Name())) }
 
 // spill maps a run that only this process needs. It has no name, so that
 // nothing is left of it when the process ends.
@@ -189,7 +187,7 @@ func (c *Cache) spill(body *Body) (*File, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if err := os.Remove(f.Name()); err != nil {
+	if err := c.discard(f); err != nil {
 		return nil, c.fail(err)
 	}
 	x, err := mapFile(f)
@@ -201,7 +199,7 @@ func (c *Cache) spill(body *Body) (*File, error) {
 
 // Remove removes a run; one that is not here is no error.
 func (c *Cache) Remove(hash [32]byte) error {
-	if err := os.Remove(c.path(hash)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := c.dir.Remove(runName(hash)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return c.fail(err)
 	}
 	return nil

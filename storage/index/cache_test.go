@@ -16,11 +16,13 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"knowngood/internal/userdir"
 )
 
 func openCache(t testing.TB) *Cache {
 	t.Helper()
-	c, err := OpenCache(filepath.Join(t.TempDir(), "index"))
+	c, err := OpenCache(userdir.At(t.TempDir()).In("index"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func TestARunStaysInTheCache(t *testing.T) {
 	if runs, err := c.Runs(); err != nil || !slices.Equal(runs, [][32]byte{info.Hash}) {
 		t.Fatalf("runs %x, %v", runs, err)
 	}
-	st, err := os.Stat(c.path(info.Hash))
+	st, err := os.Stat(c.dir.Path(runName(info.Hash)))
 	if err != nil || st.Mode() != 0o600 {
 		t.Fatalf("mode %v, %v", st.Mode(), err)
 	}
@@ -114,13 +116,13 @@ func TestADamagedFileDoesNotOpen(t *testing.T) {
 	c := openCache(t)
 	hash := [32]byte{7}
 	adopt(t, c, Info{Hash: hash, Generation: 1}, sampleBody()).Close()
-	whole, err := os.ReadFile(c.path(hash))
+	whole, err := os.ReadFile(c.dir.Path(runName(hash)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	refused := func(what string, b []byte) {
 		t.Helper()
-		if err := os.WriteFile(c.path(hash), b, 0o600); err != nil {
+		if err := os.WriteFile(c.dir.Path(runName(hash)), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if f, err := c.Open(hash); !errors.Is(err, ErrDamaged) {
@@ -150,7 +152,7 @@ func TestADamagedFileDoesNotOpen(t *testing.T) {
 	refused("too many packs", checked(func(b []byte) { b[52] = 3 }))
 	refused("more of everything than memory", checked(func(b []byte) { copy(b[48:68], bytes.Repeat([]byte{0xff}, 20)) }))
 
-	if err := os.WriteFile(c.path([32]byte{8}), whole, 0o600); err != nil {
+	if err := os.WriteFile(c.dir.Path(runName([32]byte{8})), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Open([32]byte{8}); !errors.Is(err, ErrDamaged) {
@@ -165,7 +167,7 @@ func TestWhatDeadProcessesLeftIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer living.Close()
-	dead := filepath.Join(c.dir, tempPrefix+"123")
+	dead := c.dir.Path(tempPrefix + "123")
 	if err := os.WriteFile(dead, []byte("half a run"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +202,7 @@ func TestAFullDiskIsNamedWithTheWayOut(t *testing.T) {
 	}
 	defer full.Close()
 	err = c.fail(writeFile(full, Info{}, sampleBody()))
-	if !errors.Is(err, ErrFull) || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), c.dir) || !strings.Contains(err.Error(), "--state-dir") {
+	if !errors.Is(err, ErrFull) || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), c.dir.String()) || !strings.Contains(err.Error(), "--state-dir") {
 		t.Fatalf("error %v", err)
 	}
 }
@@ -210,7 +212,7 @@ func TestACacheThatCannotBeIsAnError(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenCache(filepath.Join(file, "index")); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := OpenCache(userdir.At(file).In("index")); err == nil || !strings.Contains(err.Error(), file) {
 		t.Fatalf("error %v", err)
 	}
 }

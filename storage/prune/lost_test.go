@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"knowngood/internal/treetest"
+	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/snapshot"
 	"knowngood/storage"
@@ -46,7 +47,7 @@ func (w *world) forgetHalf() {
 	w.check(err)
 	reader := r.NewReader("h", host.Domain)
 	defer reader.Close()
-	cache, err := index.OpenCache(treetest.TempDir(w.t))
+	cache, err := index.OpenCache(userdir.At(treetest.TempDir(w.t)))
 	w.check(err)
 	table := index.NewTable(cache)
 	defer table.Close()

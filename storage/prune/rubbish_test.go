@@ -339,7 +339,7 @@ func TestNothingIsReadWithoutALimit(t *testing.T) {
 			time.Sleep(8 * day)
 			w.free()
 		}
-		w.check(os.RemoveAll(filepath.Join(w.host().LocalDir(), "index")))
+		w.check(os.RemoveAll(w.host().LocalDir().Path("index")))
 		w.capture("web")
 		w.Restores("web@3", w.dir, treetest.Snapshot(t, w.dir))
 		w.Clean()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -231,7 +230,7 @@ func (r *Repository) pending(file string, o storage.Object) []byte {
 	if r.local.stateDir == "" {
 		return nil
 	}
-	info, err := os.Stat(filepath.Join(r.local.dir(), file))
+	info, err := r.local.dir().Stat(file)
 	if err != nil || info.Size() != o.Size || info.ModTime().Sub(o.Modified).Abs() > 2*time.Second { // file systems round
 		return nil
 	}
@@ -247,7 +246,7 @@ func (r *Repository) keepPending(file string, object []byte, at time.Time) error
 	if err := r.local.write(file, object); err != nil {
 		return err
 	}
-	if err := os.Chtimes(filepath.Join(r.local.dir(), file), at, at); err != nil {
+	if err := r.local.dir().Chtimes(file, at, at); err != nil {
 		return r.local.wrap(err)
 	}
 	return nil

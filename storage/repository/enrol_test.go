@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -182,7 +181,7 @@ func TestACopiedStateDirectoryIsRefusedOnAnotherMachine(t *testing.T) {
 
 func TestADamagedHostKeyIsNamed(t *testing.T) {
 	w := newWorld(t)
-	path := filepath.Join(w.m.open(t, w.store).LocalDir(), "host.key")
+	path := w.m.open(t, w.store).LocalDir().Path("host.key")
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

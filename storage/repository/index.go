@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/index"
@@ -56,7 +57,7 @@ type Index struct {
 	superseded *superseded
 
 	marker *os.File // of this run
-	stale  []string // markers of runs that died
+	stale  []string // names of the markers of runs that died
 }
 
 // OpenIndex opens the index of the host's own domain for a run that writes.
@@ -78,7 +79,7 @@ func (r *Repository) OpenIndex(ctx context.Context, host *Host, v Verification) 
 		return nil, err
 	}
 	x.began = began
-	err = x.mark(filepath.Join(r.LocalDir(), "runs"))
+	err = x.mark()
 	adopt := !complete || len(x.stale) > 0
 	if err == nil {
 		v.Listing = v.Listing || adopt
@@ -127,7 +128,7 @@ func (r *Repository) ReadIndex(ctx context.Context, host string, domain *seal.Do
 	return x, nil
 }
 
-func (r *Repository) openIndex(ctx context.Context, host string, domain *seal.Domain, dir string) (*Index, error) {
+func (r *Repository) openIndex(ctx context.Context, host string, domain *seal.Domain, dir userdir.Dir) (*Index, error) {
 	cache, err := index.OpenCache(dir)
 	if err != nil {
 		return nil, err
@@ -273,25 +274,29 @@ func (x *Index) open(object []byte) (*statement.IndexRun, *index.Body, error) {
 	return run, body, err
 }
 
+// runs is the folder of the markers of runs.
+func (x *Index) runs() userdir.Dir { return x.repo.LocalDir().In("runs") }
+
 // mark leaves a sign that a run is under way, and finds those of runs that
 // died.
-func (x *Index) mark(dir string) error {
+func (x *Index) mark() error {
+	dir := x.runs()
 	fail := func(err error) error {
 		return fmt.Errorf("state directory: %w (free some space in %s, or choose another place with --state-dir)", err, dir)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := dir.Make(); err != nil {
 		return fail(err)
 	}
-	names, err := os.ReadDir(dir)
+	names, err := dir.Names()
 	if err != nil {
 		return fail(err)
 	}
 	for _, n := range names {
-		if path := filepath.Join(dir, n.Name()); abandoned(path) {
-			x.stale = append(x.stale, path)
+		if x.abandoned(n) {
+			x.stale = append(x.stale, n)
 		}
 	}
-	if x.marker, err = os.CreateTemp(dir, x.domain.ID.String()+"-"); err != nil {
+	if x.marker, err = dir.CreateTemp(x.domain.ID.String() + "-"); err != nil {
 		return fail(err)
 	}
 	if err := unix.Flock(int(x.marker.Fd()), unix.LOCK_EX); err != nil {
@@ -301,8 +306,8 @@ func (x *Index) mark(dir string) error {
 }
 
 // abandoned tells whether the run that left a marker is no more.
-func abandoned(marker string) bool {
-	f, err := os.Open(marker)
+func (x *Index) abandoned(marker string) bool {
+	f, err := x.runs().Open(marker)
 	if err != nil {
 		return false
 	}
@@ -436,8 +441,8 @@ func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) ([][32]byte,
 	}
 	for _, m := range x.stale {
 		// One that was made but not yet locked when it was looked at is by now.
-		if abandoned(m) {
-			os.Remove(m)
+		if x.abandoned(m) {
+			_ = x.runs().Remove(m) // what stays is looked at by the next run
 		}
 	}
 	x.stale = nil
@@ -454,7 +459,7 @@ func (x *Index) Publish(ctx context.Context, host *Host, w *Writer) ([][32]byte,
 func (x *Index) Done() {
 	x.saveInventory()
 	if x.marker != nil {
-		os.Remove(x.marker.Name())
+		_ = x.runs().Remove(filepath.Base(x.marker.Name()))
 	}
 }
 
@@ -484,7 +489,7 @@ func (r *Repository) ReadRuns(ctx context.Context, host string, domain *seal.Dom
 	if err != nil {
 		return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
 	}
-	x, err := r.openIndex(ctx, host, domain, dir)
+	x, err := r.openIndex(ctx, host, domain, userdir.At(dir))
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, err

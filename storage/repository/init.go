@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"knowngood/storage"
@@ -214,7 +213,7 @@ func (r *Repository) publish(ctx context.Context, o InitOptions, owner ed25519.P
 
 // forget removes what was kept for a repository that did not come to be.
 func (r *Repository) forget() error {
-	if err := os.RemoveAll(r.local.dir()); err != nil {
+	if err := r.local.dir().RemoveAll(); err != nil {
 		return r.local.wrap(err)
 	}
 	return nil

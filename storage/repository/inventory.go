@@ -92,8 +92,7 @@ func (o *ownInventory) with(do func(known *inventory.Inventory)) {
 // cannot be read counts as none: then the store is listed.
 func (x *Index) loadInventory() {
 	r, o := x.repo, x.inventory
-	path := filepath.Join(r.local.dir(), o.name)
-	info, err := os.Stat(path)
+	info, err := r.local.dir().Stat(o.name)
 	if err != nil {
 		return
 	}
@@ -101,7 +100,7 @@ func (x *Index) loadInventory() {
 		if o.file != nil && os.SameFile(o.file, info) && o.file.ModTime().Equal(info.ModTime()) && o.file.Size() == info.Size() {
 			return
 		}
-		b, err := os.ReadFile(path)
+		b, err := r.local.dir().ReadFile(o.name)
 		if err != nil {
 			return
 		}
@@ -135,7 +134,7 @@ func (x *Index) saveInventory() {
 		if err := r.local.write(o.name, b); err != nil {
 			return err
 		}
-		info, err := os.Stat(filepath.Join(r.local.dir(), o.name))
+		info, err := r.local.dir().Stat(o.name)
 		x.inventory.with(func(*inventory.Inventory) { o.file = info })
 		return err
 	})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,7 +35,7 @@ func TestRememberedHeadsOnlyGrowAndDamageIsNamed(t *testing.T) {
 		t.Errorf("remembered %+v, %v", h, err)
 	}
 	for _, content := range []string{"", "x", "3", "3 zz", "0 " + strings.Repeat("00", 32), "3 " + strings.Repeat("00", 31)} {
-		if err := os.WriteFile(filepath.Join(l.dir(), headFile("h", "web")), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(l.dir().Path(headFile("h", "web")), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := l.head("h", "web"); err == nil || !strings.Contains(err.Error(), "heads/h/web") {

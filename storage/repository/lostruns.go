@@ -3,9 +3,9 @@ package repository
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 
+	"knowngood/internal/userdir"
 	"knowngood/storage/index"
 	"knowngood/storage/seal"
 )
@@ -62,8 +62,8 @@ func (x *Index) supersede(runs [][32]byte) {
 }
 
 // indexDir is where copies of the runs of a domain of this host lie.
-func (r *Repository) indexDir(domain seal.DomainID) string {
-	return filepath.Join(r.LocalDir(), "index", domain.String())
+func (r *Repository) indexDir(domain seal.DomainID) userdir.Dir {
+	return r.LocalDir().In("index", domain.String())
 }
 
 // publishUnsaved publishes what was added, and replaces superseded runs.
@@ -118,7 +118,7 @@ func (x *Index) MissingRuns(named [][32]byte) (missing [][32]byte) {
 
 // forgetRuns makes a run begin without any copy of index runs, so that all of
 // them are fetched and verified.
-func (r *Repository) forgetRuns(dir string) error {
+func (r *Repository) forgetRuns(dir userdir.Dir) error {
 	cache, err := index.OpenCache(dir)
 	if err != nil {
 		return err

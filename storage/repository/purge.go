@@ -154,7 +154,7 @@ func (r *Repository) OpenRuns(ctx context.Context, host string, domain *seal.Dom
 	if err != nil {
 		return nil, err
 	}
-	if own == nil || own.ID != domain.ID || r.LocalDir() == "" {
+	if own == nil || own.ID != domain.ID || r.LocalDir().None() {
 		return r.ReadRuns(ctx, host, domain)
 	}
 	x, err := r.openIndex(ctx, host, domain, r.indexDir(domain.ID))

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/seal"
@@ -175,7 +176,7 @@ func (r *Repository) StoreHash() string { return urlHash(r.url) }
 func (r *Repository) StateDir() string { return r.local.stateDir }
 
 // LocalDir is where this machine keeps what belongs to this repository alone.
-func (r *Repository) LocalDir() string { return r.local.dir() }
+func (r *Repository) LocalDir() userdir.Dir { return r.local.dir() }
 
 // TrustedOnFirstUse says that nothing vouched for the descriptor.
 func (r *Repository) TrustedOnFirstUse() bool { return r.first }

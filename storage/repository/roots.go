@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -371,7 +370,7 @@ func (e *environment) rolledBack() error {
 	}
 	return &TamperError{What: fmt.Sprintf("environment %s of host %s was rolled back", e.name, e.host),
 		Remembered: fmt.Sprintf("%s@%d (%x)", e.name, e.known.Number, e.known.Hash), Found: found,
-		Hint: "snapshots were hidden or removed; name an older one to use it. To accept the loss, enrol the host again with --reenrol, and on other machines remove " + filepath.Join(e.r.local.dir(), headFile(e.host, e.name))}
+		Hint: "snapshots were hidden or removed; name an older one to use it. To accept the loss, enrol the host again with --reenrol, and on other machines remove " + e.r.local.dir().Path(headFile(e.host, e.name))}
 }
 
 // root fetches and verifies one root, from beneath the current view when that

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/internal/durable"
+	"knowngood/internal/userdir"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -37,23 +38,19 @@ type local struct {
 	repo     seal.RepositoryID
 }
 
-func (l *local) dir() string {
-	if l.stateDir == "" {
-		return ""
-	}
-	return filepath.Join(l.stateDir, "repos", l.repo.String())
-}
+// dir is the folder of the repository; none without a state directory.
+func (l *local) dir() userdir.Dir { return userdir.At(l.stateDir).In("repos", l.repo.String()) }
 
 // read reads a file of the repository's folder; nil when it does not exist.
 func (l *local) read(name string) ([]byte, error) {
 	if l.stateDir == "" {
 		return nil, nil
 	}
-	return l.readFile(filepath.Join(l.dir(), name))
+	return l.readFile(l.dir(), name)
 }
 
-func (l *local) readFile(path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
+func (l *local) readFile(dir userdir.Dir, name string) ([]byte, error) {
+	b, err := dir.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -64,24 +61,25 @@ func (l *local) readFile(path string) ([]byte, error) {
 }
 
 func (l *local) write(name string, data []byte) error {
-	return l.writeFile(filepath.Join(l.dir(), name), data)
+	return l.writeFile(l.dir(), name, data)
 }
 
-func (l *local) writeFile(path string, data []byte) error {
+func (l *local) writeFile(dir userdir.Dir, name string, data []byte) error {
 	if l.stateDir == "" {
 		return errors.New("no state directory: choose one with --state-dir")
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	dir = dir.In(filepath.Dir(name))
+	if err := dir.Make(); err != nil {
 		return l.wrap(err)
 	}
-	if err := durable.Replace(path, data, 0o600); err != nil {
+	if err := dir.Replace(filepath.Base(name), data); err != nil {
 		return l.wrap(err)
 	}
 	return nil
 }
 
 func (l *local) remove(name string) error {
-	if err := os.Remove(filepath.Join(l.dir(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := l.dir().Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return l.wrap(err)
 	}
 	return nil
@@ -97,10 +95,10 @@ func (l *local) wrap(err error) error {
 
 // locked runs do while no other process writes the repository's folder.
 func (l *local) locked(do func() error) error {
-	if err := os.MkdirAll(l.dir(), 0o700); err != nil {
+	if err := l.dir().Make(); err != nil {
 		return l.wrap(err)
 	}
-	f, err := os.OpenFile(filepath.Join(l.dir(), "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := l.dir().OpenFile("lock", os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return l.wrap(err)
 	}
@@ -122,7 +120,8 @@ func urlHash(url string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-func (l *local) pinFile(url string) string { return filepath.Join(l.stateDir, "pins", urlHash(url)) }
+// pins is the folder of what is trusted at each URL.
+func (l *local) pins() userdir.Dir { return userdir.At(l.stateDir).In("pins") }
 
 // ofStore is where a file lies that tells of the store at url: a copy of the
 // repository elsewhere has other locks, and other deletions.
@@ -133,8 +132,8 @@ func (l *local) pin(url string) (*pinned, error) {
 	if l.stateDir == "" || url == "" {
 		return nil, nil
 	}
-	file := l.pinFile(url)
-	b, err := l.readFile(file)
+	file := l.pins().Path(urlHash(url))
+	b, err := l.readFile(l.pins(), urlHash(url))
 	if b == nil || err != nil {
 		return nil, err
 	}
@@ -157,7 +156,7 @@ func (l *local) rememberPin(url string, d *statement.Descriptor, now time.Time) 
 		return nil
 	}
 	text := fmt.Sprintf("url: %s\nrepository: %v\npin: %x\nsince: %s\n", strings.ReplaceAll(url, "\n", " "), d.Repository, d.Hash(), now.UTC().Format(time.RFC3339))
-	return l.writeFile(l.pinFile(url), []byte(text))
+	return l.writeFile(l.pins(), urlHash(url), []byte(text))
 }
 
 func headFile(host, env string) string { return filepath.Join("heads", host, env) }
@@ -173,7 +172,7 @@ func (l *local) head(host, env string) (*statement.Head, error) {
 	n, nerr := strconv.ParseUint(number, 10, 64)
 	h, herr := hex.DecodeString(hash)
 	if !ok || nerr != nil || herr != nil || len(h) != 32 || n == 0 {
-		return nil, fmt.Errorf("file %s is damaged: remove it to forget the newest snapshot seen", filepath.Join(l.dir(), headFile(host, env)))
+		return nil, fmt.Errorf("file %s is damaged: remove it to forget the newest snapshot seen", l.dir().Path(headFile(host, env)))
 	}
 	return &statement.Head{Environment: env, Number: n, Hash: [32]byte(h)}, nil
 }
@@ -201,22 +200,23 @@ func (l *local) names(host string) ([]string, error) {
 	if l.stateDir == "" {
 		return nil, nil
 	}
-	entries, err := os.ReadDir(filepath.Join(l.dir(), "heads", host))
+	found, err := l.dir().In("heads", host).Names()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, l.wrap(err)
 	}
 	var names []string
-	for _, e := range entries {
-		if statement.ValidName(e.Name()) == nil {
-			names = append(names, e.Name())
+	for _, name := range found {
+		if statement.ValidName(name) == nil {
+			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names, nil
 }
 
 // forgetHeads forgets the heads of a host, whose history the owner restated.
 func (l *local) forgetHeads(host string) error {
-	if err := os.RemoveAll(filepath.Join(l.dir(), "heads", host)); err != nil {
+	if err := l.dir().In("heads", host).RemoveAll(); err != nil {
 		return l.wrap(err)
 	}
 	return nil

@@ -2,8 +2,6 @@ package repository
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -59,7 +57,7 @@ func (r *Repository) toldSince(x *Index) bool {
 	if next == 0 || r.local.stateDir == "" {
 		return false
 	}
-	_, err := os.Stat(filepath.Join(r.local.dir(), r.pendingFile(x.host, x.domain.ID, next)))
+	_, err := r.local.dir().Stat(r.pendingFile(x.host, x.domain.ID, next))
 	return err == nil
 }
 

@@ -1,0 +1,263 @@
+// Package userdir works in a directory that may belong to another user than the
+// process: the state directory of a daemon with a user of its own, in which root
+// works by hand.
+//
+// Root there has the file rights of the directory's owner and no others, so the
+// kernel refuses whatever the owner could not do: no link, no name that is
+// swapped at the right moment, leads to a file that the owner may not touch. What
+// is made is the owner's from the first moment; no owner is ever changed.
+// Whoever owns the directory and runs the process works in it likewise.
+//
+// Every name is looked up below one descriptor of the directory, and nothing
+// leads out of it. Only regular files are opened; a named pipe does not make a
+// process wait.
+package userdir
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"knowngood/internal/durable"
+)
+
+// maxFile is the longest file that ReadFile reads, in bytes.
+const maxFile = 1 << 30
+
+// Dir is a directory, or one below it. It holds nothing open, and is safe for
+// concurrent use. The zero Dir is none.
+type Dir struct {
+	top  string // as the administrator named it; its owner decides
+	path string // below top, clean; "" for top itself
+}
+
+// At is the directory at path, which need not exist; none when path is empty.
+// path itself may lead through links.
+func At(path string) Dir { return Dir{top: path} }
+
+// None reports whether d is no directory.
+func (d Dir) None() bool { return d.top == "" }
+
+// In is a directory below d.
+func (d Dir) In(names ...string) Dir {
+	if d.None() {
+		return d
+	}
+	return Dir{d.top, filepath.Join(append([]string{d.path}, names...)...)}
+}
+
+// String is the path of the directory; "" of none.
+func (d Dir) String() string { return d.Path() }
+
+// Path is the path of what has a name in the directory, for messages alone.
+func (d Dir) Path(names ...string) string {
+	if d.None() {
+		return ""
+	}
+	return filepath.Join(append([]string{d.top, d.path}, names...)...)
+}
+
+// within calls do with the rights of the owner and the directory's top.
+func (d Dir) within(name string, do func(root *os.Root, path string) error) error {
+	if d.None() {
+		return fmt.Errorf("no state directory: %w", fs.ErrNotExist)
+	}
+	root, err := os.OpenRoot(d.top)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	top, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+
+	owner := OwnerOf(top)
+	path := filepath.Join(".", d.path, name)
+	return d.explain(owner, owner.Do(func() error { return do(root, path) }))
+}
+
+// explain names whole paths in an error, and what to do where something is in
+// the way that the owner did not leave there by working in the directory.
+func (d Dir) explain(owner Owner, err error) error {
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+
+	if p := (*fs.PathError)(nil); errors.As(err, &p) && !filepath.IsAbs(p.Path) {
+		p.Path = filepath.Join(d.top, p.Path)
+	}
+	if l := (*os.LinkError)(nil); errors.As(err, &l) {
+		l.New = filepath.Join(d.top, d.path, l.New)
+	}
+	switch {
+	case owner.other && errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: user %d, whose directory %s is, may not do that, and so root does not either; see what it is (ls -la), then remove it or give it to that user (chown -h)", err, owner.uid, d.top)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: all that is in %s must be of the user who runs knowngood; see whose it is (ls -la), then give it to that user (chown -h)", err, d.top)
+	case strings.HasSuffix(err.Error(), "path escapes from parent"), errors.Is(err, syscall.ELOOP):
+		return fmt.Errorf("%w: a symbolic link leads out of %s; see where (ls -la), then remove the link", err, d.top)
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENXIO):
+		return fmt.Errorf("%w: something else has this name; see what it is (ls -la), then move it away", err)
+	}
+	return err
+}
+
+// Make makes the directory and those above it, with mode 0700, where they are
+// missing.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(d.top, 0o700); err != nil {
+		return err
+	}
+	if d.path == "" {
+		return nil
+	}
+	return d.within("", func(root *os.Root, path string) error { return root.MkdirAll(path, 0o700) })
+}
+
+// Open opens a regular file for reading.
+func (d Dir) Open(name string) (*os.File, error) { return d.OpenFile(name, os.O_RDONLY) }
+
+// OpenFile opens a regular file, which gets mode 0600 if it is made.
+func (d Dir) OpenFile(name string, flag int) (f *os.File, err error) {
+	err = d.within(name, func(root *os.Root, path string) error {
+		f, err = openRegular(root, path, flag)
+		return err
+	})
+	return f, err
+}
+
+func openRegular(root *os.Root, path string, flag int) (*os.File, error) {
+	f, err := root.OpenFile(path, flag|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		kind := "a device or a named pipe"
+		if info.IsDir() {
+			kind = "a directory"
+		}
+		err = fmt.Errorf("%s is %s, not a file; see what it is (ls -la), then move it away", f.Name(), kind)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// CreateTemp makes a new file whose name begins with prefix. The last part of
+// its Name is its name in the directory.
+func (d Dir) CreateTemp(prefix string) (*os.File, error) {
+	return d.OpenFile(prefix+rand.Text(), os.O_RDWR|os.O_CREATE|os.O_EXCL)
+}
+
+// ReadFile reads a whole file.
+func (d Dir) ReadFile(name string) ([]byte, error) {
+	f, err := d.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("%s is longer than anything that is kept there: remove it", f.Name())
+	}
+	b := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	_, err = b.ReadFrom(io.LimitReader(f, maxFile))
+	return b.Bytes(), err
+}
+
+// Replace writes a file anew, with mode 0600: whoever reads it sees the old
+// content or the new one, and the new one is on disk when it returns nil.
+func (d Dir) Replace(name string, data []byte) error {
+	f, err := d.CreateTemp("." + filepath.Base(name) + ".")
+	if err != nil {
+		return err
+	}
+	temp := filepath.Base(f.Name())
+	if err := durable.Finish(f, data, 0o600); err != nil {
+		return errors.Join(err, d.Remove(temp))
+	}
+	if err := d.Rename(temp, name); err != nil {
+		return errors.Join(err, d.Remove(temp))
+	}
+	return d.Sync()
+}
+
+// Rename gives a file of the directory another name in it.
+func (d Dir) Rename(from, to string) error {
+	return d.within(to, func(root *os.Root, path string) error {
+		return root.Rename(filepath.Join(filepath.Dir(path), from), path)
+	})
+}
+
+// Remove removes a file, or an empty directory.
+func (d Dir) Remove(name string) error {
+	return d.within(name, func(root *os.Root, path string) error { return root.Remove(path) })
+}
+
+// RemoveAll removes the directory with all that is in it. One that does not
+// exist is no error.
+func (d Dir) RemoveAll() error {
+	err := d.within("", func(root *os.Root, path string) error { return root.RemoveAll(path) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Names are the names in the directory, in no order.
+func (d Dir) Names() (names []string, err error) {
+	err = d.within("", func(root *os.Root, path string) error {
+		f, err := root.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		names, err = f.Readdirnames(-1)
+		return err
+	})
+	return names, err
+}
+
+// Stat describes what has a name in the directory, without following a link.
+func (d Dir) Stat(name string) (info fs.FileInfo, err error) {
+	err = d.within(name, func(root *os.Root, path string) error {
+		info, err = root.Lstat(path)
+		return err
+	})
+	return info, err
+}
+
+// Chtimes sets the times of a file.
+func (d Dir) Chtimes(name string, atime, mtime time.Time) error {
+	return d.within(name, func(root *os.Root, path string) error { return root.Chtimes(path, atime, mtime) })
+}
+
+// Sync makes the names in the directory durable.
+func (d Dir) Sync() error {
+	return d.within("", func(root *os.Root, path string) error {
+		f, err := root.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := f.Sync(); err != nil {
+			return fmt.Errorf("sync directory: %w", err)
+		}
+		return nil
+	})
+}
