@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/daemon/report"
+	"knowngood/internal/userdir"
 	"knowngood/storage/statement"
 )
 
@@ -64,7 +63,7 @@ func (r *Runner) afterDeath(ctx context.Context, lock *lockFile, name string, en
 // settle is afterDeath without a run after it. Whoever has the environment just
 // now has done it.
 func (r *Runner) settle(ctx context.Context, name string) error {
-	lock, err := tryLock(r.lockPath(name), r.Purpose)
+	lock, err := tryLock(locks(r.StateDir), name, r.Purpose)
 	if held := (*heldError)(nil); errors.As(err, &held) {
 		return nil
 	}
@@ -85,13 +84,12 @@ func (r *Runner) settle(ctx context.Context, name string) error {
 // settleDead deals with the runs that died before this start, beside what is done
 // from now on. A record of what is configured no more is dropped, and named.
 func (d *Daemon) settleDead(ctx context.Context) error {
-	dir := filepath.Join(d.config.StateDir, "daemon", "locks")
-	entries, err := os.ReadDir(dir)
+	dir := locks(d.config.StateDir)
+	names, err := dir.Names()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, e := range entries {
-		name := e.Name()
+	for _, name := range names {
 		if statement.ValidName(name) != nil || ctx.Err() != nil {
 			continue
 		}
@@ -102,7 +100,7 @@ func (d *Daemon) settleDead(ctx context.Context) error {
 		}
 		d.mu.Unlock()
 		if runner == nil {
-			d.dropRecord(filepath.Join(dir, name), name)
+			d.dropRecord(dir, name)
 			continue
 		}
 		d.runs.Go(func() {
@@ -115,8 +113,8 @@ func (d *Daemon) settleDead(ctx context.Context) error {
 }
 
 // dropRecord drops what is recorded of an environment that is not configured.
-func (d *Daemon) dropRecord(path, name string) {
-	lock, err := tryLock(path, "the daemon")
+func (d *Daemon) dropRecord(dir userdir.Dir, name string) {
+	lock, err := tryLock(dir, name, "the daemon")
 	if err != nil { // somebody may have it
 		return
 	}

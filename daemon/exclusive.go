@@ -21,6 +21,7 @@ const lockWait = 2 * time.Second
 // and what became of the runs of an environment. The kernel lets go of it when
 // the process dies.
 type lockFile struct {
+	dir    userdir.Dir
 	file   *os.File
 	holder string // in words
 	made   bool   // just now: its name is not on disk yet
@@ -56,10 +57,10 @@ func tryLock(dir userdir.Dir, name, purpose string) (*lockFile, error) {
 		}
 		return nil, &heldError{holder}
 	}
-	l := &lockFile{file: f, holder: fmt.Sprintf("process %d (%s) since %s", os.Getpid(), purpose, time.Now().Format(time.RFC3339))}
+	l := &lockFile{dir: dir, file: f, holder: fmt.Sprintf("process %d (%s) since %s", os.Getpid(), purpose, time.Now().Format(time.RFC3339))}
 	if err := l.read(); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", dir.Path(name), err)
 	}
 	l.write() // words for people: a disk too full for them is no reason to stop
 	return l, nil

@@ -3,15 +3,14 @@ package daemon
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"knowngood/daemon/report"
-	"knowngood/internal/durable"
 )
 
 // recordSize is the room in a lock file, in bytes. It is taken when the file is
@@ -91,11 +90,7 @@ func (l *lockFile) keep() error {
 	if !l.made {
 		return nil
 	}
-	dir := filepath.Dir(l.file.Name())
-	if err := durable.SyncDir(dir); err != nil {
-		return err
-	}
-	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
+	if err := errors.Join(l.dir.Sync(), l.dir.In("..").Sync()); err != nil {
 		return err
 	}
 	l.made = false

@@ -9,14 +9,15 @@ import (
 	"time"
 
 	"knowngood/daemon/report"
+	"knowngood/internal/userdir"
 )
 
 func TestALockFileRemembersARunThatDied(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "daemon", "locks", "web")
+	dir := locks(t.TempDir())
 	take := func() *lockFile {
 		t.Helper()
-		l, err := tryLock(path, "a test")
+		l, err := tryLock(dir, "web", "a test")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -27,7 +28,7 @@ func TestALockFileRemembersARunThatDied(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info, err := os.Stat(path); err != nil || info.Size() != recordSize {
+		if info, err := dir.Stat("web"); err != nil || info.Size() != recordSize {
 			t.Errorf("the file: %v, %v", info.Size(), err)
 		}
 	}
@@ -39,7 +40,7 @@ func TestALockFileRemembersARunThatDied(t *testing.T) {
 	}
 	did(l.begin(run))
 	var held *heldError
-	if _, err := tryLock(path, "another"); !errors.As(err, &held) || !strings.HasSuffix(held.holder, time.Now().Format("-07:00")) && !strings.HasSuffix(held.holder, "Z") {
+	if _, err := tryLock(dir, "web", "another"); !errors.As(err, &held) || !strings.HasSuffix(held.holder, time.Now().Format("-07:00")) && !strings.HasSuffix(held.holder, "Z") {
 		t.Errorf("while a run is under way: %v", err)
 	}
 	l.release() // as the kernel does for the dead
@@ -77,11 +78,11 @@ func TestALockFileThatCannotBeReadIsOfARunThatDied(t *testing.T) {
 		"one that is cut short": {"process 7 (the daemon) since 2026-11-29T00:00:00Z\nruns {\"run\":{\"trig", true},
 		"one that names no run": {"process 7\nruns {}\n", false},
 	} {
-		path := filepath.Join(t.TempDir(), "web")
-		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "web"), []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := tryLock(path, "a test")
+		l, err := tryLock(userdir.At(dir), "web", "a test")
 		if err != nil {
 			t.Fatal(err)
 		}

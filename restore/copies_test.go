@@ -8,6 +8,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
@@ -28,7 +29,7 @@ func (a *archive) rubbishRun(t *testing.T) {
 	a.Check(err)
 	reader := r.NewReader(enginetest.Host, host.Domain)
 	defer reader.Close()
-	cache, err := index.OpenCache(treetest.TempDir(t))
+	cache, err := index.OpenCache(userdir.At(treetest.TempDir(t)))
 	a.Check(err)
 	table := index.NewTable(cache)
 	defer table.Close()
