@@ -256,7 +256,7 @@ func (d *Daemon) apply(c *configs.Config) {
 	for _, p := range c.Findings {
 		d.Log.Warn(p.Error())
 	}
-	d.written(&d.takenFailed, takenFile(c.StateDir), d.takeDown(c))
+	d.written(&d.takenFailed, takenDir(d.config.StateDir).Path(takenFile), d.takeDown(c))
 	d.places.resize(int(c.MaxRuns))
 	d.watchOver(c)
 }

@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"knowngood/configs"
-	"knowngood/internal/durable"
+	"knowngood/internal/userdir"
 )
 
 // taken is which configuration a daemon took last, and which version of the
@@ -22,15 +20,19 @@ type taken struct {
 	Sum     string `json:"sha256"`  // of the text
 }
 
-func takenFile(stateDir string) string { return filepath.Join(stateDir, "daemon", "configuration") }
+// takenFile is its name, in the folder of the daemon in the state directory.
+const takenFile = "configuration"
+
+func takenDir(stateDir string) userdir.Dir { return userdir.At(stateDir).In("daemon") }
 
 // takenEarlier reports whether a daemon of another version took this text, as
 // the last one. A state directory whose daemon wrote nothing of it down is one
 // of an earlier version.
 func takenEarlier(stateDir, version string, sum [32]byte) bool {
-	b, err := os.ReadFile(takenFile(stateDir))
+	dir := takenDir(stateDir)
+	b, err := dir.ReadFile(takenFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err := os.Stat(filepath.Join(stateDir, "daemon", "jobs"))
+		_, err := dir.Stat("jobs")
 		return err == nil
 	}
 	var t taken
@@ -41,9 +43,9 @@ func takenEarlier(stateDir, version string, sum [32]byte) bool {
 // because an earlier version had stays that one's.
 func (d *Daemon) takeDown(c *configs.Config) error {
 	t := taken{d.Version, hex.EncodeToString(c.Sum[:])}
-	file := takenFile(d.config.StateDir)
+	dir := takenDir(d.config.StateDir)
 	if slices.ContainsFunc(c.Findings, func(p *configs.Problem) bool { return p.Severity == configs.Unfit }) {
-		if _, err := os.Stat(file); err == nil {
+		if _, err := dir.Stat(takenFile); err == nil {
 			return nil
 		}
 		t.Version = ""
@@ -52,11 +54,11 @@ func (d *Daemon) takeDown(c *configs.Config) error {
 	if err != nil {
 		return err
 	}
-	if old, err := os.ReadFile(file); err == nil && string(old) == string(b) {
+	if old, err := dir.ReadFile(takenFile); err == nil && string(old) == string(b) {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+	if err := dir.Make(); err != nil {
 		return err
 	}
-	return durable.Replace(file, b, 0o600)
+	return dir.Replace(takenFile, b)
 }

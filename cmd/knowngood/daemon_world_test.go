@@ -93,9 +93,11 @@ func (s *service) ask(t *testing.T, args ...string) *outcome {
 	t.Helper()
 	cmd, o := s.program(args...), &outcome{args: args}
 	cmd.Stdout, cmd.Stderr = &o.stdout, &o.stderr
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer time.AfterFunc(patience, func() { _ = cmd.Process.Kill() }).Stop()
+	_ = cmd.Wait() // the exit code tells
 	o.code = cmd.ProcessState.ExitCode()
 	return o
 }
