@@ -138,6 +138,7 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 			}
 			checked = true
 		}
+		x.SetReasons(old)
 		switch x.Serial {
 		case 0:
 			return nil, fmt.Errorf("forget snapshots of %s: %w", env, noSerialLeft(host))

@@ -115,6 +115,15 @@ func parseNumbers(r *wire.Fields, tag uint64) Numbers {
 	if v == nil {
 		return nil
 	}
+	out, err := decodeNumbers(v)
+	if err != nil {
+		r.Fail(tag, "%v", err)
+	}
+	return out
+}
+
+// decodeNumbers reads what Numbers.append wrote of a set that is not empty.
+func decodeNumbers(v []byte) (Numbers, error) {
 	d := wire.NewDecoder(v)
 	n := d.Count(2)
 	if n == 0 {
@@ -137,8 +146,7 @@ func parseNumbers(r *wire.Fields, tag uint64) Numbers {
 		out = append(out, Range{first, end - 1})
 	}
 	if err := d.Finish(); err != nil {
-		r.Fail(tag, "%v", err)
-		return nil
+		return nil, err
 	}
-	return out
+	return out, nil
 }

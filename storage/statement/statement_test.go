@@ -90,7 +90,8 @@ func codecs(t testing.TB) []codec {
 				return CheckRootCertificate(s.(*Root), nil, k, r)
 			}},
 		{"tombstone", wire.KindTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 3, Previous: [32]byte{4},
-			Forgotten: Numbers{{1, 9}, {11, 11}, {300, 4000}}, Free: 4000, Made: at, Reason: "keep 24 hourly", Certificate: cert}, hostKey,
+			Forgotten: Numbers{{1, 9}, {11, 11}, {300, 4000}}, Free: 4000, Made: at, Reason: "keep 24 hourly",
+			Reasons: []Reason{{"held a secret", Numbers{{11, 11}}}, {"keep 24 hourly", Numbers{{1, 9}, {300, 4000}}}}, Certificate: cert}, hostKey,
 			parser(ParseTombstone), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
 				return CheckTombstoneCertificate(s.(*Tombstone), nil, k, r)
 			}},
@@ -417,6 +418,10 @@ func TestParseRefusesFields(t *testing.T) {
 		"a tombstone made at no time":             {"tombstone", 14, nil, wire.ErrMalformed},
 		"a reason that is no text":                {"tombstone", 15, []byte{0xff}, wire.ErrMalformed},
 		"a reason of many words":                  {"tombstone", 15, bytes.Repeat([]byte("a"), maxReason+1), wire.ErrMalformed},
+		"a reason for nothing":                    {"tombstone", 17, []byte{2, 1, 'a', 0}, wire.ErrMalformed},
+		"a reason without numbers":                {"tombstone", 17, []byte{1, 1, 'a'}, wire.ErrMalformed},
+		"a reason that is empty":                  {"tombstone", 17, []byte{2, 0, 3, 1, 1, 1}, wire.ErrMalformed},
+		"reasons out of order":                    {"tombstone", 17, []byte{4, 1, 'b', 3, 1, 1, 1, 1, 'a', 3, 1, 2, 1}, wire.ErrMalformed},
 		"a tombstone with another host's":         {"tombstone", 16, otherHost, wire.ErrMalformed},
 		"a deletion in no domain":                 {"pending-deletion", 6, nil, wire.ErrMalformed},
 		"deletion 0":                              {"pending-deletion", 8, nil, wire.ErrMalformed},

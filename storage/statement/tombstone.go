@@ -28,7 +28,10 @@ type Tombstone struct {
 	// such a number later is not. 0 says nothing of that.
 	Free   uint64
 	Made   time.Time
-	Reason string
+	Reason string // of the change that this tombstone made
+	// Reasons of what is forgotten, in ascending order of their texts; see
+	// SetReasons.
+	Reasons []Reason
 	// Certificate of the host that signed; nil when the owner did.
 	Certificate *Certificate
 	// Unknown fields of newer versions, kept.
@@ -50,6 +53,7 @@ func (x *Tombstone) Encode(key ed25519.PrivateKey) ([]byte, error) {
 	r.Bytes(12, x.Forgotten.append())
 	r.Time(14, x.Made)
 	r.Text(15, x.Reason)
+	r.List(17, reasonList(x.Reasons))
 	if x.Certificate != nil {
 		r.Bytes(16, x.Certificate.Bytes())
 	}
@@ -79,6 +83,7 @@ func ParseTombstone(object []byte) (*Tombstone, error) {
 		r.Fail(15, "a reason of %d bytes", len(x.Reason))
 	}
 	cert := r.Bytes(16)
+	x.Reasons = parseReasons(r, 17)
 	x.Free = r.Uint(18)
 	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
 		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
