@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -185,6 +186,35 @@ func bucketConfig(u *url.URL) (s3.Config, error) {
 		}
 	}
 	return c, nil
+}
+
+// Place names the store at a URL: the same for every spelling of the URL, and
+// without what only says how to reach it (region, credentials, addressing). A
+// URL that cannot be used stands for itself, secrets left out. What comes out of
+// Redact has the place of what went in.
+func Place(rawURL string) string {
+	u, err := parse(rawURL)
+	if err != nil {
+		return Redact(rawURL)
+	}
+	if u.Scheme == "file" {
+		return "file://" + filepath.Clean(u.Path)
+	}
+	prefix := strings.Trim(u.Path, "/")
+	endpoint, err := url.Parse(u.Query().Get(paramEndpoint))
+	if err != nil {
+		return Redact(rawURL)
+	}
+	host, port := strings.TrimSuffix(strings.ToLower(endpoint.Hostname()), "."), endpoint.Port()
+	switch {
+	case host == "" || host == "amazonaws.com" || strings.HasSuffix(host, ".amazonaws.com"):
+		host, port = "amazonaws.com", "" // whose buckets have one name space
+	case port == "" && endpoint.Scheme == "http":
+		port = "80"
+	case port == "":
+		port = "443"
+	}
+	return "s3://" + net.JoinHostPort(host, port) + "/" + u.Host + "/" + prefix
 }
 
 // Redact returns a URL that may be shown: without user information, and
