@@ -2,18 +2,16 @@ package identity
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"strings"
 	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
+	"golang.org/x/sys/unix"
 
 	"knowngood/internal/durable"
 )
@@ -21,27 +19,14 @@ import (
 // maxFile is the longest identity file that is read, in bytes.
 const maxFile = 1 << 20
 
-// Pin is what an identity file remembers of a repository, so that a bare
-// machine can tell the repository from a forgery.
-type Pin struct {
-	Repository string   // URL, without secrets
-	Descriptor [32]byte // SHA-256 of the descriptor
-	Owner      string   // fingerprint of the owner key, hexadecimal
-}
-
-func (p Pin) comments() string {
-	return fmt.Sprintf("# repository: %s\n# pin: %x\n# owner: %s\n", oneLine(p.Repository), p.Descriptor, oneLine(p.Owner))
-}
-
-func oneLine(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
-
 // File is what an identity file holds.
 type File struct {
 	Path       string
 	Identities []age.Identity
 	Recipients []string // the public keys that can be told from the identities
 	Pins       []Pin
-	Protected  bool // by a passphrase
+	Protected  bool     // by a passphrase
+	Warnings   []string // for the user, about where the file lies
 }
 
 // WriteOptions qualify WriteFile.
@@ -67,7 +52,9 @@ func WriteFile(path string, key *Key, opts WriteOptions) error {
 			return fmt.Errorf("protect identity file %s: %w", path, err)
 		}
 	}
-	if err := durable.Create(path, data, 0o600); err != nil {
+	if err := durable.Create(path, data, 0o600); errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("write identity file: %w; on a file system without modes (vfat, exfat, ntfs, cifs) no identity can be made: make it on a disk of this machine, then copy it there", err)
+	} else if err != nil {
 		return fmt.Errorf("write identity file: %w", err)
 	}
 	return nil
@@ -93,59 +80,55 @@ func protect(plain, passphrase []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// AppendPin adds the comments of a pin to an identity file, atomically and
-// with its mode kept. A file that has the pin already is left alone; one that
-// is protected, or is no native identity file, is ErrFixed.
-func AppendPin(path string, pin Pin) error {
-	data, mode, err := read(path)
-	if err != nil {
-		return err
-	}
-	if isProtected(data) {
-		return fmt.Errorf("identity file %s: %w: it is protected by a passphrase; keep the pin beside it", path, ErrFixed)
-	}
-	if isPEM(data) {
-		return fmt.Errorf("identity file %s: %w: it is an SSH key; keep the pin beside it", path, ErrFixed)
-	}
-	for _, p := range parsePins(data) {
-		if p == pin {
-			return nil
-		}
-	}
-	if len(data) > 0 && data[len(data)-1] != '\n' {
-		data = append(data, '\n')
-	}
-	if err := durable.Replace(path, append(data, pin.comments()...), mode); err != nil {
-		return fmt.Errorf("add the pin to identity file: %w", err)
-	}
-	return nil
-}
-
 // Load reads an identity file: native and plugin identities, one a line, or an
 // SSH private key; all of it may be protected by a passphrase, for which
-// passphrase is asked then and only then. What is missing or holds no
-// identity is ErrNoIdentity.
+// passphrase is asked then and only then. What is missing or is no identity
+// file is ErrNoIdentity. One that others on the machine can read is refused,
+// unless its file system has no modes: then it has a warning.
 func Load(path string, passphrase func() ([]byte, error)) (*File, error) {
-	data, _, err := read(path)
+	src, err := read(path)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Path: path, Protected: isProtected(data)}
+	head, body := splitComments(src.data)
+	f := &File{Path: path, Protected: isProtected(body), Pins: parsePins(head)}
+	if src.warning != "" {
+		f.Warnings = append(f.Warnings, src.warning)
+	}
+
+	// Nobody is asked for a passphrase in vain.
 	if f.Protected {
-		if data, err = unprotect(data, passphrase); err != nil {
+		if err := onlyPassphrase(body); err != nil {
 			return nil, fmt.Errorf("identity file %s: %w", path, err)
 		}
 	}
-	if isPEM(data) {
-		id, recipient, err := parseSSH(data, passphrase)
+	if (f.Protected || isPrivateKey(body)) && src.exposed != nil {
+		return nil, src.exposed
+	}
+	if f.Protected {
+		if body, err = unprotect(body, passphrase); err != nil {
+			return nil, fmt.Errorf("identity file %s: %w", path, err)
+		}
+	}
+	if isPrivateKey(body) {
+		id, recipient, err := parseSSH(body, passphrase)
 		if err != nil {
 			return nil, fmt.Errorf("identity file %s: %w", path, err)
 		}
 		f.Identities, f.Recipients = []age.Identity{id}, []string{recipient}
 		return f, nil
 	}
-	if err := f.parse(data); err != nil {
+
+	native := body
+	if !f.Protected {
+		native, f.Pins = src.data, nil // from its first line, which errors count from
+	}
+	if err := f.parse(native); err != nil {
 		return nil, err
+	}
+	// Only now is it known to be an identity, which must be kept from others.
+	if src.exposed != nil {
+		return nil, src.exposed
 	}
 	return f, nil
 }
@@ -167,9 +150,9 @@ func (f *File) parse(data []byte) error {
 		}
 	}
 	if len(f.Identities) == 0 {
-		return fmt.Errorf("%w in file %s", ErrNoIdentity, f.Path)
+		return fmt.Errorf("%w in file %s: it has comments alone", ErrNoIdentity, f.Path)
 	}
-	f.Pins = parsePins(data)
+	f.Pins = append(f.Pins, parsePins(data)...)
 	return nil
 }
 
@@ -194,76 +177,46 @@ func parseIdentity(line string) (age.Identity, string, error) {
 		}
 		return id, "", nil
 	case strings.HasPrefix(line, "age1"), strings.HasPrefix(line, "ssh-"):
-		return nil, "", errors.New("this is a public key; an identity file holds secret keys")
+		return nil, "", fmt.Errorf("%w: this is a public key; an identity file holds secret keys", ErrNoIdentity)
 	}
-	return nil, "", errors.New("neither an age identity nor a comment")
+	return nil, "", fmt.Errorf("%w: neither an age identity nor a comment", ErrNoIdentity)
 }
 
-// parsePins reads the comments that Pin.comments writes. Groups that are
-// incomplete or malformed are no pins.
-func parsePins(data []byte) []Pin {
-	var pins []Pin
-	var p Pin
-	pinned := false
-	add := func() {
-		if pinned {
-			pins = append(pins, p)
-		}
-		p, pinned = Pin{}, false
-	}
-	for line := range strings.SplitSeq(string(data), "\n") {
-		name, value, ok := strings.Cut(strings.TrimPrefix(line, "#"), ":")
-		if !ok || !strings.HasPrefix(line, "#") {
-			continue
-		}
-		switch value = strings.TrimSpace(value); strings.TrimSpace(name) {
-		case "repository":
-			add()
-			p.Repository = value
-		case "pin":
-			if h, err := hex.DecodeString(value); err == nil && len(h) == 32 {
-				p.Descriptor, pinned = [32]byte(h), true
-			}
-		case "owner":
-			p.Owner = value
-		}
-	}
-	add()
-	return pins
-}
+// binaryHeader begins a protected file that is not armoured.
+const binaryHeader = "age-encryption.org/"
 
-// read reads an identity file and refuses one that others may read.
-func read(path string) ([]byte, os.FileMode, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, 0, fmt.Errorf("%w: file %s does not exist", ErrNoIdentity, path)
-		}
-		return nil, 0, fmt.Errorf("identity file: %w", err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, 0, fmt.Errorf("identity file: %w", err)
-	}
-	if st.IsDir() {
-		return nil, 0, fmt.Errorf("%w: %s is a directory", ErrNoIdentity, path)
-	}
-	if mode := st.Mode().Perm(); st.Mode().IsRegular() && mode&0o077 != 0 {
-		return nil, 0, fmt.Errorf("identity file %s can be read or written by others (mode %04o): run `chmod 600 %s`, and make a new identity if others may have read it", path, mode, path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, 0, fmt.Errorf("identity file: %w", err)
-	}
-	if len(b) > maxFile {
-		return nil, 0, fmt.Errorf("identity file %s is longer than %d bytes", path, maxFile)
-	}
-	return b, st.Mode().Perm(), nil
-}
+func isArmoured(b []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(b), []byte(armor.Header)) }
 
 func isProtected(b []byte) bool {
-	return bytes.HasPrefix(b, []byte("age-encryption.org/")) || bytes.HasPrefix(bytes.TrimSpace(b), []byte(armor.Header))
+	return bytes.HasPrefix(b, []byte(binaryHeader)) || isArmoured(b)
+}
+
+// stranger is an identity that opens nothing.
+type stranger struct{}
+
+func (stranger) Unwrap([]*age.Stanza) ([]byte, error) { return nil, age.ErrIncorrectIdentity }
+
+// onlyPassphrase refuses what no passphrase opens: files that are encrypted to
+// a key, and what is no age file.
+func onlyPassphrase(b []byte) error {
+	_, err := age.Decrypt(ageReader(b), stranger{})
+	no := (*age.NoIdentityMatchError)(nil)
+	if !errors.As(err, &no) {
+		return fmt.Errorf("decrypt: %w", err)
+	}
+	for _, t := range no.StanzaTypes {
+		if t != "scrypt" {
+			return fmt.Errorf("%w: it is encrypted to a key, not with a passphrase: decrypt it with age first", ErrNoIdentity)
+		}
+	}
+	return nil
+}
+
+func ageReader(b []byte) io.Reader {
+	if isArmoured(b) {
+		return armor.NewReader(bytes.NewReader(b))
+	}
+	return bytes.NewReader(b)
 }
 
 func unprotect(b []byte, passphrase func() ([]byte, error)) ([]byte, error) {
@@ -275,17 +228,8 @@ func unprotect(b []byte, passphrase func() ([]byte, error)) ([]byte, error) {
 	if err != nil {
 		return nil, ErrWrongPassphrase // the one refusal is of an empty passphrase
 	}
-	var src io.Reader = bytes.NewReader(b)
-	if !bytes.HasPrefix(b, []byte("age-encryption.org/")) {
-		src = armor.NewReader(src)
-	}
-	r, err := age.Decrypt(src, id)
+	r, err := age.Decrypt(ageReader(b), id)
 	if no := (*age.NoIdentityMatchError)(nil); errors.As(err, &no) {
-		for _, t := range no.StanzaTypes {
-			if t != "scrypt" {
-				return nil, errors.New("it is encrypted to a key, not with a passphrase: decrypt it with age first")
-			}
-		}
 		return nil, ErrWrongPassphrase
 	}
 	if err != nil {

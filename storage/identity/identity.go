@@ -3,7 +3,8 @@
 //
 // Native keys (hybrid post-quantum and X25519), SSH keys and plugins are
 // taken; identity files may be protected by a passphrase. It refuses files
-// that others on the machine can read, and never prints a secret.
+// that others on the machine can read where the file system has modes, and
+// never prints a secret.
 package identity
 
 import (
@@ -23,7 +24,7 @@ var (
 	ErrNoPassphrase = errors.New("no passphrase")
 	// ErrNoMatch says that none of the identities opens a file.
 	ErrNoMatch = errors.New("no identity at hand opens it")
-	// ErrFixed says that comments cannot be added to a file: it is protected or of a foreign format.
+	// ErrFixed says that comments cannot be added to a file: it is of a foreign format.
 	ErrFixed = errors.New("nothing can be added to this file")
 )
 

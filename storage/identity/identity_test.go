@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,20 @@ func generate(t *testing.T, kind identity.Kind) *identity.Key {
 		t.Fatal(err)
 	}
 	return k
+}
+
+// secretKey is the text of an identity file.
+func secretKey(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "identity")
+	if err := identity.WriteFile(path, generate(t, identity.X25519), identity.WriteOptions{Created: created}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 func never(t *testing.T) func() ([]byte, error) {
@@ -116,9 +131,31 @@ func TestAProtectedFileOpensWithItsPassphraseOnly(t *testing.T) {
 	if _, err := identity.Load(path, nil); !errors.Is(err, identity.ErrNoPassphrase) {
 		t.Errorf("no source: %v", err)
 	}
-	if err := identity.AppendPin(path, identity.Pin{}); !errors.Is(err, identity.ErrFixed) {
-		t.Errorf("pin added to a protected file: %v", err)
+}
+
+func TestAProtectedFileCarriesPinsBeforeItsArmour(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "identity")
+	inside, first, second := identity.Pin{Repository: "file:///srv/a", Descriptor: [32]byte{1}, Owner: "aa"}, identity.Pin{Repository: "file:///srv/b", Descriptor: [32]byte{2}, Owner: "bb"}, identity.Pin{Repository: "file:///srv/b", Descriptor: [32]byte{3}, Owner: "cc"}
+	key := generate(t, identity.X25519)
+	if err := identity.WriteFile(path, key, identity.WriteOptions{Created: created, Pins: []identity.Pin{inside}, Passphrase: []byte("correct horse")}); err != nil {
+		t.Fatal(err)
 	}
+	for _, p := range []identity.Pin{first, second, second} {
+		if err := identity.AppendPin(path, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if raw, _ := os.ReadFile(path); !bytes.HasSuffix(raw, []byte("-----END AGE ENCRYPTED FILE-----\n")) || !bytes.HasPrefix(raw, []byte("# repository: file:///srv/b\n")) {
+		t.Errorf("the file is %s", raw)
+	}
+	f, err := identity.Load(path, says("correct horse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !f.Protected || !slices.Equal(f.Pins, []identity.Pin{first, second, inside}) {
+		t.Errorf("protected %v, pins %+v", f.Protected, f.Pins)
+	}
+	opens(t, key.Recipient, f.Identities)
 }
 
 func TestPinsAreAddedOnceAndReadBack(t *testing.T) {
@@ -160,15 +197,17 @@ func TestWhatIsNoUsableIdentityFileIsRefusedPlainly(t *testing.T) {
 		is      error
 		want    string
 	}{
-		"readable by others":     {"# nothing", 0o640, nil, "chmod 600"},
+		"readable by others":     {"# nothing\n" + secretKey(t), 0o640, nil, "chmod 600"},
 		"empty":                  {"# a comment\n", 0o600, identity.ErrNoIdentity, ""},
-		"a public key":           {"age1qqqq", 0o600, nil, "public key"},
+		"a public key":           {"age1qqqq", 0o644, identity.ErrNoIdentity, "public key"},
+		"a file of the system":   {"root:x:0:0:root:/root:/bin/sh\n", 0o644, identity.ErrNoIdentity, "line 1"},
+		"a certificate":          {"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644, identity.ErrNoIdentity, "line 1"},
 		"a malformed secret":     {secret, 0o600, nil, "line 1"},
-		"something else":         {"\nhello", 0o600, nil, "line 2"},
+		"something else":         {"\nhello", 0o600, identity.ErrNoIdentity, "line 2"},
 		"a broken SSH key":       {"-----BEGIN OPENSSH PRIVATE KEY-----\n-----END OPENSSH PRIVATE KEY-----\n", 0o600, nil, "SSH private key"},
 		"a broken plugin":        {"AGE-PLUGIN-X", 0o600, nil, "plugin identity"},
 		"encrypted, cut short":   {"age-encryption.org/v1\n", 0o600, nil, "decrypt"},
-		"longer than any may be": {strings.Repeat("#", 1<<20+1), 0o600, nil, "longer"},
+		"longer than any may be": {strings.Repeat("#", 1<<20+1), 0o644, identity.ErrNoIdentity, "longer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "identity")
@@ -178,6 +217,9 @@ func TestWhatIsNoUsableIdentityFileIsRefusedPlainly(t *testing.T) {
 			_, err := identity.Load(path, says("x"))
 			if err == nil || !strings.Contains(err.Error(), c.want) || c.is != nil && !errors.Is(err, c.is) {
 				t.Errorf("error %v", err)
+			}
+			if errors.Is(err, identity.ErrNoIdentity) && strings.Contains(err.Error(), "chmod") {
+				t.Errorf("advice to change the mode of what is no identity: %v", err)
 			}
 			if err != nil && strings.Contains(err.Error(), "QQQQQQ") {
 				t.Errorf("the error tells a secret: %v", err)

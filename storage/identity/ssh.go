@@ -14,8 +14,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-func isPEM(b []byte) bool {
-	return bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN ")) && !isProtected(b)
+// isPrivateKey reports whether a file begins as a private key in PEM does.
+func isPrivateKey(b []byte) bool {
+	first, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
+	return bytes.HasPrefix(first, []byte("-----BEGIN ")) && bytes.HasSuffix(bytes.TrimSpace(first), []byte("PRIVATE KEY-----"))
 }
 
 // parseSSH reads an SSH private key, which may have a passphrase of its own.
