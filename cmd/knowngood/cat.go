@@ -12,8 +12,12 @@ func catCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cat REF:PATH",
 		Short: "Write a file of a snapshot to the standard output",
-		Long:  "Write a file of a snapshot to the standard output. Every byte is verified before it is written.",
-		Args:  args(cobra.ExactArgs(1)),
+		Long: `Write a file of a snapshot to the standard output. Every byte is verified before it
+is written.`,
+		Example: `  knowngood cat web@latest:/etc/nginx/nginx.conf
+  knowngood cat web@42:/db/web.dump | pg_restore --list`,
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tree, sub, err := a.tree(cmd.Context(), args[0])
 			if err != nil {

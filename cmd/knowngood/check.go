@@ -23,7 +23,10 @@ Damaged objects are named with the files and snapshots that they hurt; the exit
 code is 13 then. What the newest snapshot of an environment has is stored again by
 the command that is printed, as far as it did not change since; what only older
 snapshots have is marked as lost. An object that no kept snapshot needs is a note.`,
-		Args: args(cobra.NoArgs),
+		Example: `  knowngood check
+  knowngood check --read-data
+  knowngood check --read-data=10% --json`,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			share, err := percent(readData)
 			if err != nil {

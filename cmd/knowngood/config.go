@@ -1,23 +1,23 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 
+	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
 )
 
 func configCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "config",
 		Short: "Check and show the configuration, and try its notifications",
-		Args:  args(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		Annotations: map[string]string{"config": "none"},
-	}
-	cmd.AddCommand(
+		Example: `  knowngood config check
+  knowngood config show --config new.yaml
+  knowngood config test-notify`,
+	},
 		&cobra.Command{
 			Use:   "check [FILE]",
 			Short: "Check a configuration file",
@@ -30,7 +30,7 @@ Warnings do not refuse it. With one that is marked as degraded, a daemon takes
 snapshots and calls itself degraded.`,
 			Example: `  knowngood config check
   knowngood config check ./new.yaml --json`,
-			Args:        args(cobra.MaximumNArgs(1)),
+			Args:        takes(0, 1),
 			Annotations: map[string]string{"config": "none"},
 			RunE: func(_ *cobra.Command, args []string) error {
 				path := a.configPath
@@ -61,16 +61,24 @@ snapshots and calls itself degraded.`,
 		&cobra.Command{
 			Use:   "show",
 			Short: "Show the configuration in force, secrets left out",
-			Args:  args(cobra.NoArgs),
+			Example: `  knowngood config show
+  knowngood config show --config new.yaml --json`,
+			Args: takes(0, 0),
 			RunE: func(*cobra.Command, []string) error {
 				text, err := a.config.YAML()
 				if err != nil {
 					return err
+				}
+				if a.json {
+					shown, err := yaml.YAMLToJSON(text)
+					if err != nil {
+						return err
+					}
+					return a.result(map[string]any{"type": "result", "file": a.configFile, "configuration": json.RawMessage(shown)})
 				}
 				_, err = fmt.Fprintf(a.stdout, "%s", text)
 				return err
 			},
 		},
 		testNotifyCommand(a))
-	return cmd
 }

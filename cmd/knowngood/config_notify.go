@@ -14,10 +14,11 @@ func testNotifyCommand(a *app) *cobra.Command {
 		Use:   "test-notify",
 		Short: "Send a test by each configured way of notification",
 		Long: `Send a test message by each webhook, by mail and by the command that are
-configured below notify, at once, and say how each took it. The ping is left
-alone: it would tell its monitor of a run that never was.`,
-		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.testNotify(cmd.Context()) },
+configured below notify, and show whether each was sent. The ping is not sent: its
+monitor would take it for a run.`,
+		Example: `  knowngood config test-notify`,
+		Args:    takes(0, 0),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.testNotify(cmd.Context()) },
 	}
 }
 
@@ -28,7 +29,7 @@ func (a *app) testNotify(ctx context.Context) error {
 	}
 	tests := n.Test(ctx)
 	if len(tests) == 0 {
-		return usagef("nobody is told of anything: the configuration has no webhook, email or command below notify")
+		return usagef("nothing to test: the configuration has no webhook, email or command below notify")
 	}
 	channels := []any{}
 	for _, t := range tests {

@@ -35,20 +35,22 @@ func daemonCommand(a *app) *cobra.Command {
 
 Each environment with a schedule is captured when it is due: hooks before,
 sources, retries while the store fails, hooks after, retention. What was missed
-while the machine was off is made up for, once (catch_up). Failures, broken
-RPOs, damage and recoveries are told by the channels under notify.
+while the machine was off is captured once afterwards (catch_up). Failures, broken
+RPOs, damage and recoveries are sent to the channels below notify.
 
-It listens where listen says (a Unix socket by default) for:
-  knowngood status          a table of how things stand
+It listens at the address of listen (a Unix socket by default) for:
+  knowngood status          the state of each environment
   knowngood snapshot NAME   a run now
 and for monitors: /healthz, /readyz, /metrics, /api/v1/report, and a page at /.
 
-SIGHUP takes in a changed configuration; one that is not valid changes nothing.
-SIGTERM ends runs under way where they are: the next run goes on from there.
+SIGHUP loads a changed configuration; one that is not valid changes nothing.
+SIGTERM stops runs under way: the next run continues from there.
 Run it as the service that the package installs: systemctl enable --now knowngood.`,
+		Example: `  systemctl enable --now knowngood
+  knowngood daemon --config test.yaml --log-level debug`,
 		Annotations: map[string]string{"config": "with advice"},
 
-		Args: args(cobra.NoArgs),
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context(), level) },
 	}
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -66,6 +68,9 @@ func (a *app) daemon(ctx context.Context, level string) error {
 			return usagef("--repo: %w", err)
 		}
 	}
+	if err := a.refuseOtherHost(); err != nil {
+		return err
+	}
 	open := func(identity bool) func(context.Context, *configs.Config) (*repository.Repository, error) {
 		return func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {
 			at := *a
@@ -73,10 +78,11 @@ func (a *app) daemon(ctx context.Context, level string) error {
 			at.fresh, at.keepIndex = daemonFresh, daemonIndex
 			at.identityPath = ""
 			if identity {
-				at.identityPath, at.keepIndex = c.Identity, 0
-				return at.openForReading(ctx)
+				if at.identityPath, at.keepIndex = c.Identity, 0; c.Identity == "" {
+					return nil, errIdentityMissing
+				}
 			}
-			return at.open(ctx)
+			return at.connect(ctx)
 		}
 	}
 	d := daemon.New(daemon.Options{Config: a.config, Load: a.loadAgain, Open: open(false), Unlocked: open(true), Version: version, ConfigFile: a.configFile, Log: log,

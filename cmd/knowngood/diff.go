@@ -23,7 +23,11 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 
 + added, - removed, M modified, m metadata (owner, mode, times, attributes),
 ? could not be captured whole in one of the two, which makes the exit code 3`,
-		Args: args(cobra.RangeArgs(1, 2)),
+		Example: `  knowngood diff web@latest                 from the snapshot to this machine now
+  knowngood diff web@41 web@42              from one snapshot to another
+  knowngood diff web@41:/etc/nginx web@42   in one directory`,
+		Args:              takes(1, 2),
+		ValidArgsFunction: a.completeRefs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			from, sub, err := a.tree(ctx, args[0])

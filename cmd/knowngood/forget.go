@@ -33,9 +33,9 @@ func forgetCommand(a *app) *cobra.Command {
 		Use:   "forget {REF... | --policy | --keep-RULE N...}",
 		Short: "Forget snapshots: by name, or by what a policy keeps",
 		Long: `Forget snapshots, by name or by a retention policy. A forgotten snapshot is no
-longer listed and not what a time or @latest finds, but nothing is deleted:
---undo takes it back, until knowngood prune has deleted what it alone needs,
-which takes days from its announcement.
+longer listed, and neither a time nor @latest finds it, but nothing is deleted:
+--undo takes it back, until knowngood prune has deleted what it alone needs, which
+takes days.
 
 By name: knowngood forget web@3 web@4.
 By policy: --policy applies the keep rules of the configuration to each of its
@@ -49,7 +49,8 @@ a tombstone, signed by this host; for another host it takes an identity.`,
   knowngood forget --env web --keep-hourly 48 --keep-daily 30
   knowngood forget web@17 --reason "held a secret"
   knowngood forget --undo web@17`,
-		Args: args(cobra.ArbitraryArgs),
+		Args:              takes(0, -1),
+		ValidArgsFunction: a.completeRefs(-1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			if err := f.check(refs, f.keep.given(cmd.Flags())); err != nil {
 				return err
@@ -69,8 +70,9 @@ a tombstone, signed by this host; for another host it takes an identity.`,
 	flags.BoolVar(&f.policy, "policy", false, "apply the keep rules of the configuration")
 	flags.BoolVar(&f.undo, "undo", false, "take back that the snapshots named were forgotten")
 	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "show what would be done")
-	flags.StringVar(&f.reason, "reason", "", "`text` that is kept with it")
+	flags.StringVar(&f.reason, "reason", "", "`text` that is kept with what is forgotten, and shown by list --all and show")
 	f.keep.add(flags)
+	cmd.RegisterFlagCompletionFunc("env", a.completeEnvironments(-1))
 	return cmd
 }
 
@@ -153,13 +155,21 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 	for _, o := range out {
 		a.printf("%s of host %s: %s\n", o.Ref, o.Host, verb)
 	}
-	return a.result(map[string]any{"type": "result", "dry_run": f.dryRun, "snapshots": out})
+	return a.result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": plannedOr(f.dryRun, verb), "snapshots": out})
+}
+
+// plannedOr is the status that --json prints: nothing was done in a dry run.
+func plannedOr(dryRun bool, done string) string {
+	if dryRun {
+		return "planned"
+	}
+	return done
 }
 
 // lost is a snapshot that is named by its number and does not verify: what is
 // lost, or never was one, can be forgotten all the same.
 func (a *app) lost(ctx context.Context, r *repository.Repository, text string, damage error) (*repository.Snapshot, string, error) {
-	ref, sub, err := repository.ParseRef(text)
+	ref, sub, err := a.ref(text)
 	if err != nil || ref.Selector != repository.ByNumber {
 		return nil, "", damage
 	}
@@ -223,7 +233,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 
 func (a *app) tellForgotten(out []forgottenJSON, dryRun bool) error {
 	if a.json {
-		return a.result(map[string]any{"type": "result", "dry_run": dryRun, "snapshots": out})
+		return a.result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "forgotten"), "snapshots": out})
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "SNAPSHOT\tTIME\tKEPT\tWHY")

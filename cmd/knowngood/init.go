@@ -47,12 +47,19 @@ or a plugin's. With --recipient alone no identity is needed here: the host then
 captures without being able to read what it captured.
 
 A further host joins with --join and an identity that holds the owner key; one
-that may never see an identity makes a request, which is granted elsewhere:
-  knowngood init --join --repo URL --request web-7.request     on the host
-  knowngood keys grant web-7.request --repo URL --identity FILE  elsewhere
-  knowngood init --join --repo URL --accept                    on the host
-A reinstalled host enrols again under its old name with --join --reenrol.`,
-		Args: args(cobra.NoArgs),
+that may never see an identity writes a request with --request, which is granted
+elsewhere (knowngood keys grant) and taken up with --accept. A reinstalled host
+enrols again under its old name with --join --reenrol.`,
+		Example: `  knowngood init --repo /backup/kg --identity ~/knowngood.identity
+  knowngood init --repo 's3://backups/prod?region=eu-1' --recipient 'age1pq1…'
+  knowngood init --repo URL --identity FILE --lock compliance --lock-keep 30d
+A further host, with an identity:
+  knowngood init --join --repo URL --identity FILE
+A further host, without one:
+  knowngood init --join --repo URL --request web-8.request
+  knowngood keys grant web-8.request --repo URL --identity FILE    where the identity is
+  knowngood init --join --repo URL --accept`,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.join || f.accept || f.request != "" || f.reenrol {
 				return a.joinRepository(cmd.Context(), &f)
@@ -82,7 +89,7 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 	if err != nil {
 		return err
 	}
-	o := repository.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Now: time.Now(), Recipients: f.recipients}
+	o := repository.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Recipients: f.recipients}
 	if err := f.options(a, &o); err != nil {
 		return err
 	}
@@ -153,7 +160,7 @@ func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err er
 			return nil, false, err
 		}
 		if len(file.Recipients) == 0 && len(f.recipients) == 0 {
-			return nil, false, usagef("%s: its public key cannot be told from it: give it with --recipient", a.identityPath)
+			return nil, false, usagef("%s does not contain its public key: give it with --recipient", a.identityPath)
 		}
 		return file.Recipients, false, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -202,7 +209,7 @@ func (a *app) tellInit(r *repository.InitResult, o repository.InitOptions, made,
 	}
 	a.printf("  the URL above and credentials that read it\n")
 	if !pinned {
-		a.printf("  the pin above: it lets a bare machine tell this repository from a forgery\n")
+		a.printf("  the pin above: with --pin, a new machine refuses a forged repository\n")
 	}
 	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(o.URL))
 	return a.result(map[string]any{"type": "result", "url": o.URL, "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "repository": a.repo.ID().String()})
@@ -212,7 +219,7 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	if !f.join {
 		return usagef("--request, --accept and --reenrol go with --join")
 	}
-	r, err := a.open(ctx)
+	r, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/repository"
 )
 
 // pathJSON is a path as --json prints it. JSON holds Unicode alone: in a path
@@ -76,4 +77,52 @@ func timeText(t manifest.Time, zone *time.Location, layout string) string {
 		return fmt.Sprintf("%+05d", year) + at.Format(layout[len("2006"):])
 	}
 	return at.Format(layout)
+}
+
+// snapshotJSON is a snapshot as --json prints it, wherever it does. What is not
+// known is left out.
+type snapshotJSON struct {
+	Ref         string     `json:"ref,omitempty"` // with number and ID left out of what is planned
+	Host        string     `json:"host"`
+	Environment string     `json:"environment"`
+	Number      uint64     `json:"number,omitempty"`
+	ID          string     `json:"id,omitempty"`
+	Time        *time.Time `json:"time,omitempty"`  // when it was begun
+	Stored      time.Time  `json:"stored,omitzero"` // when the store took it; of one that is sealed
+	Status      string     `json:"status"`
+	*contentJSON
+	Tags      []string `json:"tags,omitempty"`
+	Forgotten bool     `json:"forgotten,omitempty"`
+	Reason    string   `json:"reason,omitempty"` // why it is forgotten
+	// ProtectedUntil is when the first lock ended of what it needs, as of its
+	// commit; left out when something was not locked.
+	ProtectedUntil time.Time `json:"protected_until,omitzero"`
+}
+
+// contentJSON are the counts of a snapshot.
+type contentJSON struct {
+	Files       uint64  `json:"files"`
+	Directories *uint64 `json:"directories,omitempty"` // not known of a daemon's run
+	Bytes       uint64  `json:"bytes"`
+	NewBytes    uint64  `json:"new_bytes"`
+	StoredBytes uint64  `json:"stored_bytes"`
+	Problems    uint64  `json:"problems"`
+}
+
+func toJSON(s *repository.Snapshot) snapshotJSON {
+	j := snapshotJSON{Ref: s.Ref(), Host: s.Host, Environment: s.Environment, Number: s.Number, ID: fmt.Sprintf("%x", s.ID), Status: "sealed"}
+	if b := s.Body; b != nil {
+		t := b.Started.UTC()
+		j.Time, j.Status, j.Tags, j.ProtectedUntil = &t, b.Status.String(), b.Tags, b.ProtectedUntil.UTC()
+		j.contentJSON = &contentJSON{b.Files, &b.Directories, b.ContentBytes, b.NewContentBytes, b.StoredBytes, b.Problems}
+	}
+	return j
+}
+
+// columns are the files, the size and the new bytes of a snapshot in a table.
+func (j *snapshotJSON) columns() (files, size, added string) {
+	if j.contentJSON == nil {
+		return "-", "-", "-"
+	}
+	return count(j.Files), bytesText(j.Bytes), bytesText(j.NewBytes)
 }

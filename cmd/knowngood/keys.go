@@ -11,19 +11,13 @@ import (
 )
 
 func keysCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "keys",
-		Short: "List, add and remove who can read, and let hosts in",
-		Args:  args(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		Annotations: map[string]string{"config": "none"},
-	}
 	var reenrol bool
 	grant := &cobra.Command{
 		Use:   "grant REQUEST",
 		Short: "Grant a host's join request, with an identity that holds the owner key",
-		Args:  args(cobra.ExactArgs(1)),
+		Example: `  knowngood keys grant web-8.request --identity ~/knowngood.identity
+  knowngood keys grant web-8.request --reenrol --identity ~/knowngood.identity`,
+		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := os.ReadFile(args[0])
 			if err != nil {
@@ -41,12 +35,20 @@ func keysCommand(a *app) *cobra.Command {
 			return a.result(map[string]any{"type": "result", "host": c.Host, "serial": c.Serial})
 		},
 	}
-	grant.Flags().BoolVar(&reenrol, "reenrol", false, "the host is known and was installed anew: ends its old key")
-	cmd.AddCommand(grant,
+	grant.Flags().BoolVar(&reenrol, "reenrol", false, "the host is known and was reinstalled: its old key ends")
+	return group(&cobra.Command{
+		Use:   "keys",
+		Short: "List, add and remove the public keys that can read, and admit hosts",
+		Example: `  knowngood keys list
+  knowngood keys add 'age1pq1…' --identity ~/knowngood.identity
+  knowngood keys grant web-8.request --identity ~/knowngood.identity`,
+	}, grant,
 		&cobra.Command{
 			Use:   "list",
 			Short: "List who can read what is captured from now on",
-			Args:  args(cobra.NoArgs),
+			Example: `  knowngood keys list
+  knowngood keys list --json`,
+			Args: takes(0, 0),
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				r, err := a.open(cmd.Context())
 				if err != nil {
@@ -67,12 +69,14 @@ func keysCommand(a *app) *cobra.Command {
 		},
 		&cobra.Command{
 			Use:   "add RECIPIENT",
-			Short: "Let a further public key read",
-			Long: `Let a further public key read. With an identity: past and future snapshots of all
+			Short: "Add a public key that can read",
+			Long: `Add a public key that can read. With an identity: past and future snapshots of all
 hosts; for one that can read already, wrapped keys that the store lost are made
-again. Without one: what this host stores anew from now on. Files that did not
-change since stay closed to the new key, and with them the snapshots that share them.`,
-			Args: args(cobra.ExactArgs(1)),
+again. Without one: what this host stores from now on. Files that have not changed
+since stay closed to the new key, and so do the snapshots that contain them.`,
+			Example: `  knowngood keys add 'age1pq1…' --identity ~/knowngood.identity
+  knowngood keys add "$(cat ~/.ssh/id_ed25519.pub)"`,
+			Args: takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				r, err := a.open(cmd.Context())
 				if err != nil {
@@ -91,10 +95,12 @@ change since stay closed to the new key, and with them the snapshots that share 
 		},
 		&cobra.Command{
 			Use:   "remove RECIPIENT|FINGERPRINT",
-			Short: "Let a public key read nothing that is captured from now on",
-			Long: `Let a public key read nothing that is captured from now on. What it could read
-before, it still can: that was sealed to it, and may have been copied.`,
-			Args: args(cobra.ExactArgs(1)),
+			Short: "Stop a public key from reading what is captured from now on",
+			Long: `Stop a public key from reading what is captured from now on. It can still read
+what it could read before: that was sealed to it, and may have been copied.`,
+			Example: `  knowngood keys remove 'age1pq1…' --identity ~/knowngood.identity
+  knowngood keys remove 3f2a9c0d11223344`,
+			Args: takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				r, err := a.open(cmd.Context())
 				if err != nil {
@@ -107,7 +113,6 @@ before, it still can: that was sealed to it, and may have been copied.`,
 				return a.tellRecipient("Removed", "can read nothing that is captured from now on", c)
 			},
 		})
-	return cmd
 }
 
 // recipientJSON is a public key as --json prints it.

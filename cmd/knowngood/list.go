@@ -5,27 +5,51 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"knowngood/configs"
 	"knowngood/internal/wire"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
 
+// listFlags say which snapshots list shows.
+type listFlags struct {
+	allHosts, forgotten bool
+	tags                []string
+	latest, since       string
+
+	newest int       // of latest; 0 for all
+	from   time.Time // of since
+}
+
 func listCommand(a *app) *cobra.Command {
-	var all, forgotten bool
+	var f listFlags
 	cmd := &cobra.Command{
 		Use:   "list [ENVIRONMENT]",
 		Short: "List snapshots, the newest last",
 		Long: `List the snapshots of this host, the newest last, or those of one environment.
---all-hosts lists those of every host; --all those too that are forgotten. A host without an identity lists its own;
-what only an identity opens is shown as sealed.`,
-		Args: args(cobra.MaximumNArgs(1)),
+--all-hosts lists those of every host; --all includes those that are forgotten,
+with the reason that was given.
+
+Without an identity a host sees the details of its own snapshots. Those of others
+are shown as sealed, with the time at which the store took them.`,
+		Example: `  knowngood list
+  knowngood list web --since 7d
+  knowngood list --latest --all-hosts
+  knowngood list --latest=3 --tag before-upgrade
+  knowngood list web --all`,
+		Args:              takes(0, 1),
+		ValidArgsFunction: a.completeEnvironments(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.read(time.Now()); err != nil {
+				return err
+			}
 			r, err := a.open(cmd.Context())
 			if err != nil {
 				return err
@@ -34,12 +58,42 @@ what only an identity opens is shown as sealed.`,
 			if len(args) == 1 {
 				env = args[0]
 			}
-			return a.list(cmd.Context(), r, env, all, forgotten)
+			return a.list(cmd.Context(), r, env, &f)
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all-hosts", false, "list the snapshots of every host")
-	cmd.Flags().BoolVar(&forgotten, "all", false, "list forgotten snapshots too")
+	fl := cmd.Flags()
+	fl.BoolVar(&f.allHosts, "all-hosts", false, "list the snapshots of every host")
+	fl.BoolVar(&f.forgotten, "all", false, "list forgotten snapshots too")
+	fl.StringArrayVar(&f.tags, "tag", nil, "list only snapshots with this `label`; repeated: with all of them")
+	fl.StringVar(&f.latest, "latest", "", "list only the newest `N` of each environment, 1 when no number is given")
+	fl.Lookup("latest").NoOptDefVal = "1"
+	fl.StringVar(&f.since, "since", "", "list only snapshots begun since then: a `time` such as 2026-11-20T10:00, or a duration before now such as 7d")
 	return cmd
+}
+
+// read takes in the flags that are more than a word.
+func (f *listFlags) read(now time.Time) error {
+	if f.latest != "" {
+		n, err := strconv.Atoi(f.latest)
+		if err != nil || n < 1 {
+			return usagef("--latest: %q is not a number of snapshots, from 1", f.latest)
+		}
+		f.newest = n
+	}
+	if f.since == "" {
+		return nil
+	}
+	at, _, err := repository.ParseTime(f.since)
+	if err == nil {
+		f.from = at
+		return nil
+	}
+	d, err := configs.ParseDuration(f.since)
+	if err != nil {
+		return usagef("--since: %q is neither a time such as 2026-11-20 or 2026-11-20T10:00, nor a duration such as 7d or 12h", f.since)
+	}
+	f.from = now.Add(-time.Duration(d))
+	return nil
 }
 
 // hosts that a command looks at: this one; all when it has nothing there.
@@ -51,112 +105,197 @@ func (a *app) hosts(ctx context.Context, r *repository.Repository, all bool) ([]
 	return []string{a.host}, nil
 }
 
+// collected is a snapshot that a command looks at.
+type collected struct {
+	*repository.Snapshot
+	at        time.Time // when it was begun; when the store took it, if that is sealed
+	forgotten bool
+	reason    string // why it is forgotten; may be empty
+}
+
 // collect gathers snapshots, oldest first: those that are kept, or with
-// forgotten all, and which of them are forgotten. Those that do not verify are
-// told and passed over; damaged says so then.
-func (a *app) collect(ctx context.Context, r *repository.Repository, env string, all, forgotten bool) (out []*repository.Snapshot, gone map[*repository.Snapshot]bool, damaged error, err error) {
-	gone = map[*repository.Snapshot]bool{}
-	hosts, err := a.hosts(ctx, r, all)
+// forgotten all. Those of an environment are in the order of their numbers.
+// Those that do not verify are reported and passed over; damaged is an error
+// then.
+func (a *app) collect(ctx context.Context, r *repository.Repository, env string, allHosts, forgotten bool) (out []collected, damaged error, err error) {
+	hosts, err := a.hosts(ctx, r, allHosts)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	found := env == ""
+	there := env == ""
 	var have []string
 	unusable := a.problems()
 	defer unusable.end()
 	for _, h := range hosts {
 		envs, err := r.Environments(ctx, h)
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, nil, err
 		}
 		have = append(have, envs...)
 		for _, e := range envs {
 			if env != "" && e != env {
 				continue
 			}
-			found = true
-			var some []*repository.Snapshot
-			snapshots := r.Kept
-			var tombstone *statement.Tombstone
-			if forgotten {
-				snapshots = r.Snapshots
-				if tombstone, err = r.Tombstone(ctx, h, e); err != nil {
-					return nil, nil, nil, err
-				}
+			there = true
+			some, bad, err := a.collectOf(ctx, r, h, e, forgotten, unusable)
+			if err != nil {
+				return nil, nil, err
 			}
-			for s, err := range snapshots(ctx, h, e) {
-				if err != nil {
-					if !repository.Damaged(err) {
-						return nil, nil, nil, err
-					}
-					unusable.addError(err)
-					switch {
-					case !errors.Is(err, wire.ErrNewer):
-						damaged = fmt.Errorf("%w: the snapshots named above cannot be used; knowngood check tells more", errDamage)
-					case damaged == nil:
-						damaged = wire.ErrNewer
-					}
-					continue
-				}
-				if tombstone != nil && len(some) > 0 && tombstone.Forgotten.Has(s.Number) {
-					gone[s] = true
-				}
-				some = append(some, s)
+			if damaged == nil || errors.Is(bad, errDamage) {
+				damaged = bad
 			}
-			slices.Reverse(some)
 			out = append(out, some...)
 		}
 	}
-	if !found {
+	if !there {
 		what := "there is none yet"
 		if len(have) > 0 {
 			slices.Sort(have)
 			what = "there is " + strings.Join(slices.Compact(have), ", ")
 		}
-		return nil, nil, nil, fmt.Errorf("%w: no environment %q; %s", repository.ErrNoSnapshot, env, what)
+		return nil, nil, fmt.Errorf("%w: no environment %q; %s", repository.ErrNoSnapshot, env, what)
 	}
-	return out, gone, damaged, nil
+
+	// A clock that went back must not change the order within an environment.
+	times := map[*repository.Snapshot]time.Time{}
+	latest := map[[2]string]time.Time{}
+	for _, s := range out {
+		of := [2]string{s.Host, s.Environment}
+		if s.at.After(latest[of]) {
+			latest[of] = s.at
+		}
+		times[s.Snapshot] = latest[of]
+	}
+	slices.SortStableFunc(out, func(x, y collected) int { return times[x.Snapshot].Compare(times[y.Snapshot]) })
+	return out, damaged, nil
 }
 
-func (a *app) list(ctx context.Context, r *repository.Repository, env string, all, forgotten bool) error {
-	snapshots, gone, damaged, err := a.collect(ctx, r, env, all, forgotten)
+// collectOf gathers the snapshots of one environment, in the order of their
+// numbers.
+func (a *app) collectOf(ctx context.Context, r *repository.Repository, host, env string, forgotten bool, unusable *problemList) (out []collected, damaged error, err error) {
+	snapshots := r.Kept
+	var tombstone *statement.Tombstone
+	if forgotten {
+		snapshots = r.Snapshots
+		if tombstone, err = r.Tombstone(ctx, host, env); err != nil {
+			return nil, nil, err
+		}
+	}
+	var stored map[uint64]time.Time // by the store's clock; nil until it is needed
+	for s, err := range snapshots(ctx, host, env) {
+		if err != nil {
+			if !repository.Damaged(err) {
+				return nil, nil, err
+			}
+			unusable.addError(err)
+			switch {
+			case !errors.Is(err, wire.ErrNewer):
+				damaged = fmt.Errorf("%w: the snapshots named above cannot be used; knowngood check shows more", errDamage)
+			case damaged == nil:
+				damaged = wire.ErrNewer
+			}
+			continue
+		}
+		x := collected{Snapshot: s}
+		if s.Body != nil {
+			x.at = s.Body.Started
+		} else if stored == nil {
+			if stored, err = r.Written(ctx, host, env); err != nil {
+				return nil, nil, err
+			}
+		}
+		if s.Body == nil {
+			x.at = stored[s.Number]
+		}
+		// The newest is never forgotten.
+		if tombstone != nil && len(out) > 0 && tombstone.Forgotten.Has(s.Number) {
+			x.forgotten, x.reason = true, tombstone.ReasonOf(s.Number)
+		}
+		out = append(out, x)
+	}
+	slices.Reverse(out)
+	return out, damaged, nil
+}
+
+// selected are the snapshots that the flags choose. sealed is how many of them
+// have no tags that could be read.
+func (f *listFlags) selected(all []collected) (out []collected, sealed int) {
+	count := map[[2]string]int{}
+	for _, s := range slices.Backward(all) {
+		if s.at.Before(f.from) {
+			continue
+		}
+		if len(f.tags) > 0 && s.Body == nil {
+			sealed++
+			continue
+		}
+		if slices.ContainsFunc(f.tags, func(tag string) bool { return !slices.Contains(s.Body.Tags, tag) }) {
+			continue
+		}
+		of := [2]string{s.Host, s.Environment}
+		if count[of]++; f.newest > 0 && count[of] > f.newest {
+			continue
+		}
+		out = append(out, s)
+	}
+	slices.Reverse(out)
+	return out, sealed
+}
+
+func (a *app) list(ctx context.Context, r *repository.Repository, env string, f *listFlags) error {
+	all, damaged, err := a.collect(ctx, r, env, f.allHosts, f.forgotten)
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(snapshots, func(x, y *repository.Snapshot) int { return started(x).Compare(started(y)) })
-	out := []snapshotJSON{}
+	snapshots, sealed := f.selected(all)
+	if sealed > 0 {
+		a.note("%d snapshots are sealed, so their tags are not known, and they are left out: give --identity FILE", sealed)
+	}
+	out, reasons := []snapshotJSON{}, false
 	for _, s := range snapshots {
-		j := toJSON(s)
-		if j.Forgotten = gone[s]; j.Forgotten {
+		j := toJSON(s.Snapshot)
+		if s.Body == nil {
+			j.Stored = s.at.UTC()
+		}
+		if j.Forgotten, j.Reason = s.forgotten, s.reason; j.Forgotten {
 			j.Status = "forgotten"
 		}
+		reasons = reasons || j.Reason != ""
 		out = append(out, j)
 	}
-	if err := a.result(map[string]any{"type": "result", "snapshots": out}); err != nil {
+	if a.json {
+		return errors.Join(a.result(map[string]any{"type": "result", "snapshots": out}), damaged)
+	}
+	switch {
+	case len(all) == 0:
+		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(r.URL()))
+		return damaged
+	case len(out) == 0:
+		a.printf("No snapshot matches the flags, of %d that there are.\n", len(all))
+		return damaged
+	}
+
+	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	head := "SNAPSHOT\tHOST\tTIME\tSTATUS\tFILES\tSIZE\tNEW\tID"
+	if reasons {
+		head += "\tREASON"
+	}
+	fmt.Fprintln(w, head)
+	for i := range out {
+		s := &out[i]
+		at := "-"
+		if t := snapshots[i].at; !t.IsZero() {
+			at = t.Local().Format("2006-01-02 15:04:05")
+		}
+		files, size, added := s.columns()
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", s.Ref, s.Host, at, s.Status, files, size, added, s.ID[:12])
+		if reasons {
+			fmt.Fprintf(w, "\t%s", printable(s.Reason))
+		}
+		fmt.Fprintln(w)
+	}
+	if err := w.Flush(); err != nil {
 		return err
 	}
-	if !a.json && len(out) == 0 {
-		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(r.URL()))
-	} else if !a.json {
-		w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
-		fmt.Fprintln(w, "SNAPSHOT\tHOST\tTIME\tSTATUS\tFILES\tSIZE\tNEW\tID")
-		for _, s := range out {
-			at := "-"
-			if s.Time != nil {
-				at = s.Time.Local().Format("2006-01-02 15:04:05")
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Ref, s.Host, at, s.Status, count(s.Files), bytesText(s.Bytes), bytesText(s.NewBytes), s.ID[:12])
-		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
-	}
 	return damaged
-}
-
-func started(s *repository.Snapshot) time.Time {
-	if s.Body == nil {
-		return time.Time{}
-	}
-	return s.Body.Started
 }

@@ -18,7 +18,13 @@ func lsCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls REF[:PATH]",
 		Short: "List the files of a snapshot",
-		Args:  args(cobra.ExactArgs(1)),
+		Long: `List the files of a snapshot, or those in one of its directories. What is below
+directories is listed with --recursive.`,
+		Example: `  knowngood ls web@latest
+  knowngood ls -l web@42:/srv/web
+  knowngood ls -R web-7/web@2026-11-20:/etc --json`,
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tree, sub, err := a.tree(cmd.Context(), args[0])
 			if err != nil {
@@ -32,7 +38,7 @@ func lsCommand(a *app) *cobra.Command {
 				if !recursive && strings.Contains(rest, "/") || rest == "" && e.Type == manifest.Dir {
 					return nil
 				}
-				return a.entry(e, long)
+				return a.entry("", e, long)
 			})
 			if err == nil && !found {
 				err = fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
@@ -74,6 +80,7 @@ func (a *app) entries(ctx context.Context, t *snapshot.Tree, under string, f fun
 
 // entryJSON is an entry as --json prints it.
 type entryJSON struct {
+	Ref string `json:"ref,omitempty"` // where several snapshots are searched
 	pathJSON
 	Type        string   `json:"type"`
 	Size        uint64   `json:"size"`
@@ -88,13 +95,17 @@ type entryJSON struct {
 	Flags       []string `json:"flags,omitempty"` // what could not be captured as it was
 }
 
-// entry prints one line of a listing.
-func (a *app) entry(e *manifest.Entry, long bool) error {
+// entry prints one line of a listing; ref, unless it is empty, in front.
+func (a *app) entry(ref string, e *manifest.Entry, long bool) error {
 	if a.json {
-		return a.result(entryJSON{jsonPath(e.Path), e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, timeJSON(e.Mtime), e.Target, exact(e.Target), flagWords(e.Flags)})
+		return a.result(entryJSON{ref, jsonPath(e.Path), e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, timeJSON(e.Mtime), e.Target, exact(e.Target), flagWords(e.Flags)})
 	}
 	name := printable("/" + e.Path)
+	if ref != "" {
+		ref += "  "
+	}
 	if !long {
+		name = ref + name
 		_, err := fmt.Fprintln(a.stdout, name)
 		return err
 	}
@@ -106,7 +117,7 @@ func (a *app) entry(e *manifest.Entry, long bool) error {
 			name += " (" + x.text + ")"
 		}
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s %-8s %-8s %12d %s %s\n", modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, timeText(e.Mtime, time.Local, "2006-01-02 15:04:05"), name)
+	_, err := fmt.Fprintf(a.stdout, "%s%s %-8s %-8s %12d %s %s\n", ref, modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, timeText(e.Mtime, time.Local, "2006-01-02 15:04:05"), name)
 	return err
 }
 

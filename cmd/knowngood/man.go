@@ -15,8 +15,9 @@ func manCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:         "man DIR",
 		Short:       "Write the manual pages into a directory",
+		Example:     "  knowngood man /usr/share/man/man1",
 		Hidden:      true,
-		Args:        args(cobra.ExactArgs(1)),
+		Args:        takes(1, 1),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			built := time.Now()

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/term"
 
 	"knowngood/configs"
-	"knowngood/storage/repository"
 )
 
 // errDamage says that a command came to its end and found damage.
@@ -258,37 +257,4 @@ func duration(d time.Duration) string {
 		return fmt.Sprintf("%.2f s", d.Seconds())
 	}
 	return d.Round(time.Second).String()
-}
-
-// snapshotJSON is a snapshot as --json prints it.
-type snapshotJSON struct {
-	Ref         string     `json:"ref"`
-	Host        string     `json:"host"`
-	Environment string     `json:"environment"`
-	Number      uint64     `json:"number"`
-	ID          string     `json:"id"`
-	Time        *time.Time `json:"time,omitempty"`
-	Status      string     `json:"status"`
-	Files       uint64     `json:"files"`
-	Directories uint64     `json:"directories"`
-	Bytes       uint64     `json:"bytes"`
-	NewBytes    uint64     `json:"new_bytes"`
-	StoredBytes uint64     `json:"stored_bytes"`
-	Problems    uint64     `json:"problems"`
-	Tags        []string   `json:"tags,omitempty"`
-	Forgotten   bool       `json:"forgotten,omitempty"`
-	// ProtectedUntil is when the first lock ended of what it needs, as of its
-	// commit; left out when something was not locked.
-	ProtectedUntil time.Time `json:"protected_until,omitzero"`
-}
-
-func toJSON(s *repository.Snapshot) snapshotJSON {
-	j := snapshotJSON{Ref: s.Ref(), Host: s.Host, Environment: s.Environment, Number: s.Number, ID: fmt.Sprintf("%x", s.ID), Status: "sealed"}
-	if b := s.Body; b != nil {
-		t := b.Started.UTC()
-		j.Time, j.Status, j.Files, j.Directories, j.Bytes = &t, b.Status.String(), b.Files, b.Directories, b.ContentBytes
-		j.NewBytes, j.StoredBytes, j.Problems, j.Tags = b.NewContentBytes, b.StoredBytes, b.Problems, b.Tags
-		j.ProtectedUntil = b.ProtectedUntil.UTC()
-	}
-	return j
 }

@@ -20,8 +20,9 @@ func outsideCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:         "outside COMMAND... | outside --serve",
 		Short:       "Run a command beyond the sandbox of the daemon's unit",
+		Example:     "  knowngood outside systemctl reload nginx",
 		Hidden:      true,
-		Args:        args(cobra.ArbitraryArgs),
+		Args:        takes(0, -1),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(cmd *cobra.Command, argv []string) (err error) {
 			if serve {

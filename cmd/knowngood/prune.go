@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,11 +27,13 @@ func pruneCommand(a *app) *cobra.Command {
 		Long: `Free what only forgotten snapshots need, and what runs that died have left:
 packs, manifest containers, index runs that others replaced.
 
-It takes two runs. The first announces what is not needed; captures from then on
-store such content again. A later run, once the time of --announce is out by the
-store's clock, looks anew, deletes what is still not needed, and spares what is
-needed again. So it needs no locks, and captures may run all the while. Stopped at
-any moment, it is simply run again: once a day, say.
+It takes at least two runs, and nothing is deleted by the first. A run announces
+what is not needed and is 48 hours old: what is younger may belong to a capture
+under way, and is left for a later run. Captures store announced content again. A
+run after the time of --announce (7 days by default), by the store's clock, deletes
+what is still not needed, and spares what is needed again. So prune needs no locks,
+and captures may run at any time. It may be stopped at any moment; run it once a
+day.
 
 Nothing of a host is deleted while one of its snapshots does not verify. What the
 store keeps locked is left for a later run. On a bucket that keeps versions all
@@ -38,7 +42,7 @@ versions of what is deleted go, which takes s3:DeleteObjectVersion.
 With --max-repack, packs of which little is still needed are rewritten, up to
 that many bytes of them a run, the emptiest first, so that their space is freed as
 well. It takes an identity, on the host itself. What is locked for long is left
-alone. A dry run tells about how much that is: it looks into no pack.
+alone. A dry run estimates how much that is, without reading packs.
 
 With --keep rules, what they keep of each environment stays, whatever its host
 forgot: who took a host over can forget with its key. They go by the times at
@@ -46,7 +50,11 @@ which the store took the snapshots, not by the host's word.
 
 This host's own objects take no identity; those of others do (--all-hosts, or
 --host NAME with --identity).`,
-		Args: args(cobra.NoArgs),
+		Example: `  knowngood prune --dry-run
+  knowngood prune
+  knowngood prune --max-repack 10GiB --identity ~/knowngood.identity
+  knowngood prune --all-hosts --keep-daily 30 --identity ~/knowngood.identity`,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o := prune.Options{Host: a.host, DryRun: dryRun, Progress: &prune.Progress{}}
 			if p := a.config.Prune; p != nil {
@@ -80,10 +88,14 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 			}
 			if all {
 				o.Host = ""
-			} else if known, err := r.Hosts(cmd.Context()); err != nil {
-				return err
-			} else if !slices.Contains(known, o.Host) {
-				return usagef("the repository has no host %q: name one with --host, or give --all-hosts", o.Host)
+			} else if o.Host = a.host; o.Host != a.ownHost() {
+				known, err := r.Hosts(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if !slices.Contains(known, o.Host) {
+					return usagef("this machine is no host of the repository: name one with --host, or give --all-hosts; there is %s", strings.Join(known, ", "))
+				}
 			}
 			return a.prune(cmd.Context(), r, o)
 		},
@@ -104,7 +116,7 @@ func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Optio
 	report, err := prune.Run(ctx, r, o)
 	p.end()
 	if report != nil {
-		if err := a.tellPrune(report, o.DryRun); err != nil {
+		if err := a.tellPrune(report, &o); err != nil {
 			return err
 		}
 	}
@@ -119,7 +131,7 @@ func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Optio
 	switch err := errors.Join(blocked...); {
 	case err == nil:
 	case repository.Damaged(err):
-		return fmt.Errorf("%w: what the messages above name was not pruned; knowngood check tells more", errDamage)
+		return fmt.Errorf("%w: what the messages above name was not pruned; knowngood check shows more", errDamage)
 	case len(report.Domains) == 0:
 		return err
 	default:
@@ -150,7 +162,9 @@ type amountJSON struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
+func (a *app) tellPrune(r *prune.Report, o *prune.Options) error {
+	dryRun := o.DryRun
+	from := time.Now().Add(cmp.Or(o.Announce, prune.DefaultAnnounce)).Format("2006-01-02 15:04")
 	out, blocked := []pruneJSON{}, []string{}
 	would := ""
 	if dryRun {
@@ -176,11 +190,11 @@ func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
 		}{
 			{d.Deleted, would + "deleted"},
 			{d.Repacked, rewritten},
-			{d.Announced, would + "announced for deletion"},
+			{d.Announced, would + "announced for deletion; a run from " + from + " on deletes them"},
 			{d.Waiting, "announced before; the first may be deleted from " + d.Due.Local().Format("2006-01-02 15:04")},
 			{d.Spared, would + "spared: announced, but needed again"},
 			{d.Locked, "not deleted: the store keeps them locked"},
-			{d.Young, "not needed, but younger than 48 hours, or of a run under way: left alone"},
+			{d.Young, "not needed, but younger than 48 hours, or of a run under way: left alone, for a later run to announce"},
 		} {
 			if line.amount.Objects > 0 {
 				a.printf("  %s %s\n", amountText(line.amount), line.text)
@@ -194,7 +208,7 @@ func (a *app) tellPrune(r *prune.Report, dryRun bool) error {
 		blocked = append(blocked, b.Error())
 	}
 	a.printf("%s %sfreed; %s\n", bytesText(freed), would, duration(r.Duration))
-	return a.result(map[string]any{"type": "result", "dry_run": dryRun, "domains": out, "freed_bytes": freed, "blocked": blocked, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
+	return a.result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "pruned"), "domains": out, "freed_bytes": freed, "blocked": blocked, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 }
 
 func amountText(a prune.Amount) string {

@@ -20,6 +20,7 @@ import (
 	"knowngood/storage/dir"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
+	"knowngood/storage/stores"
 )
 
 func quickstartCommand(a *app) *cobra.Command {
@@ -27,10 +28,12 @@ func quickstartCommand(a *app) *cobra.Command {
 		Use:   "quickstart [DIR]",
 		Short: "Try it: capture a directory, restore it elsewhere, compare",
 		Long: `Try it, without any configuration: makes a repository and an identity in a folder
-of your state directory, captures DIR (the present directory by default) twice,
+of your state directory, captures DIR (the current directory by default) twice,
 restores it to a temporary directory and compares every byte. Changes nothing
 else. Run it again as often as you like.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Example: `  knowngood quickstart
+  knowngood quickstart /etc`,
+		Args: takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source := "."
 			if len(args) == 1 {
@@ -57,6 +60,7 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	}
 	url := filepath.Join(home, "repository")
 	a.stateDir, a.repoURL, a.identityPath = filepath.Join(home, "state"), "file://"+url, filepath.Join(home, "identity")
+	a.pin, a.given.host = "", "" // of other repositories
 	r, err := a.quickRepository(ctx, url)
 	if err != nil {
 		return err
@@ -148,7 +152,7 @@ func (a *app) quickRepository(ctx context.Context, path string) (*repository.Rep
 	if err != nil {
 		return nil, err
 	}
-	_, result, err := repository.Init(ctx, s, repository.InitOptions{Recipients: []string{key.Recipient}, Host: a.host, StateDir: a.stateDir, URL: a.repoURL, Now: time.Now()})
+	_, result, err := repository.Init(ctx, s, repository.InitOptions{Recipients: []string{key.Recipient}, Host: a.host, StateDir: a.stateDir, URL: a.repoURL, Place: stores.Place(a.repoURL), Now: time.Now()})
 	if err != nil {
 		return nil, err
 	}

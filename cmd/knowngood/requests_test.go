@@ -100,6 +100,8 @@ func TestRequestsToAServerAreFew(t *testing.T) {
 	log.atMost(t, 9, "the newest version of a file restored", func() {
 		bare.must(t, "restore", "web:"+file, "--target", filepath.Join(dir, "out-2"))
 	})
+	log.atMost(t, 16, "statistics of four snapshots", func() { m.must(t, "stats") }) // a root and a manifest each
+	log.atMost(t, 6, "the snapshots that a shell is offered", func() { m.must(t, "__complete", "show", "web@") })
 	log.atMost(t, 15, "one that lists what the store holds", func() { m.snapshot(t, "web", "--verify", src) })
 	if b, err := os.ReadFile(filepath.Join(dir, "out")); err != nil || string(b) != "content" {
 		t.Errorf("restored %q, %v", b, err)

@@ -75,8 +75,14 @@ file system, becomes a file of its own and is named (exit code 3).
 
 --dry-run also finds out whether the objects that it would read are there, in
 full length, and ends with the exit code that this gives the restore.`,
-		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), &f, args[0]) },
+		Example: `  knowngood restore web@latest --target /restore --dry-run
+  knowngood restore web@latest --target /restore
+  knowngood restore web@42:/srv/web/conf --target /tmp/conf
+  knowngood restore web@42:/etc/fstab --target /tmp/fstab
+  knowngood restore web@42 --in-place --dry-run -v`,
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.completeRefs(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), &f, args[0]) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.target, "target", "", "`path` to restore to: a directory, or for a single file its new path")
@@ -182,7 +188,7 @@ func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
 
 func (a *app) trust() string {
 	if a.repo.TrustedOnFirstUse() {
-		return "signature verified; repository trusted on first use (give an identity file with its pin to be sure)"
+		return "signature verified; repository trusted on first use (to be sure, give an identity file that has its pin, or --pin)"
 	}
 	return "signature verified; repository pinned"
 }

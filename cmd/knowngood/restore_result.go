@@ -164,7 +164,7 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	case r.Count > 0:
 		status = "incomplete"
 	case o.DryRun:
-		status = "complete"
+		status = "planned"
 	}
 	problems := []problemJSON{}
 	for _, p := range r.Problems {
@@ -179,7 +179,7 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "planned": r.Planned, "unlisted": r.Unlisted,
 		"files": r.Restored.Files, "directories": r.Restored.Directories, "others": r.Restored.Others, "bytes": r.Restored.Bytes,
 		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
-		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problem_count": r.Count, "problems": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
+		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problems": r.Count, "problem_list": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
 		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "part_count": r.PartCount, "parts": parts, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
 	if b := exact(o.Target); b != nil {
 		out["target_base64"] = b

@@ -19,12 +19,18 @@ func showCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show REF",
 		Short: "Show what is known of a snapshot",
-		Long: `Show what is known of a snapshot: when, by whom, how much, how it is verified.
-With an identity also its sources with their rules, and with --problems what
-could not be captured as it should.
-One that is forgotten says so, and whether it can still be restored.`,
-		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0], problems) },
+		Long: `Show what is known of a snapshot: when and by which host it was taken, how much it
+holds, and how it is verified. With an identity also its sources with their
+rules, and with --problems what could not be captured as it should.
+
+A snapshot that is forgotten is marked, with the reason that was given, and with
+whether it can still be restored.`,
+		Example: `  knowngood show web@latest
+  knowngood show web@42 --problems --identity ~/knowngood.identity
+  knowngood show web-7/web@2026-11-20T10:00 --json`,
+		Args:              takes(1, 1),
+		ValidArgsFunction: a.completeRefs(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0], problems) },
 	}
 	cmd.Flags().BoolVar(&problems, "problems", false, "list what could not be captured as it should")
 	return cmd
@@ -35,20 +41,22 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	if err != nil {
 		return err
 	}
-	ref, _, err := repository.ParseRef(text)
+	ref, _, err := a.ref(text)
 	if err != nil {
-		return &usageError{err}
+		return err
 	}
 	s, err := r.Resolve(ctx, ref, a.host)
 	pruned := errors.Is(err, repository.ErrPruned) && s != nil
 	if err != nil && !pruned {
 		return err
 	}
-	forgotten := pruned
-	if !pruned {
-		if forgotten, err = isForgotten(ctx, r, s); err != nil {
-			return err
-		}
+	forgotten, reason, err := isForgotten(ctx, r, s)
+	if err != nil {
+		return err
+	}
+	stored, err := storedAt(ctx, r, s)
+	if err != nil {
+		return err
 	}
 	var tree *snapshot.Tree
 	if r.Unlocked() && s.Body != nil && !pruned {
@@ -63,7 +71,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	}
 	if a.json {
 		j := toJSON(s)
-		j.Forgotten = forgotten
+		j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored
 		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned, "trusted_on_first_use": r.TrustedOnFirstUse()}
 		if tree != nil {
 			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), problemsJSON(tree.Table.Problems)
@@ -77,9 +85,12 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	case forgotten:
 		a.printf("forgotten   yes, not yet deleted: knowngood forget --undo %s/%s takes it back\n", s.Host, s.Ref())
 	}
+	if reason != "" {
+		a.printf("reason      %s\n", printable(reason))
+	}
 	b := s.Body
 	if b == nil {
-		a.printf("contents    sealed: give --identity FILE to see more\n")
+		a.printf("stored      %s, by the clock of the store\ncontents    sealed: give --identity FILE to see more\n", stored.Local().Format(time.RFC3339))
 		return nil
 	}
 	a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), b.Status)
@@ -117,15 +128,29 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	return nil
 }
 
-// isForgotten tells whether a snapshot is forgotten, which the newest never is.
-func isForgotten(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (bool, error) {
+// isForgotten reports whether a snapshot is forgotten, which the newest never
+// is, and why.
+func isForgotten(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (forgotten bool, reason string, err error) {
 	x, err := r.Tombstone(ctx, s.Host, s.Environment)
 	if err != nil || x == nil || !x.Forgotten.Has(s.Number) {
-		return false, err
+		return false, "", err
 	}
 	head, err := r.Head(ctx, s.Host, s.Environment)
-	if repository.Damaged(err) {
-		return true, nil
+	switch {
+	case err == nil && head.Number == s.Number:
+		return false, "", nil
+	case err != nil && !repository.Damaged(err):
+		return false, "", err
 	}
-	return err == nil && head.Number != s.Number, err
+	return true, x.ReasonOf(s.Number), nil
+}
+
+// storedAt is when the store took a snapshot that is sealed; zero for others,
+// which tell their time themselves.
+func storedAt(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (time.Time, error) {
+	if s.Body != nil {
+		return time.Time{}, nil
+	}
+	at, err := r.Written(ctx, s.Host, s.Environment)
+	return at[s.Number].UTC(), err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,6 @@ import (
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/stores"
 )
@@ -63,8 +63,13 @@ What the store lost is noticed within a day, or at once with --verify: its
 content counts as new and is stored again, which makes older snapshots that need
 it whole. --verify=data also reads every object that the host has in the store,
 and compares it with its name; that takes no identity.`,
-		Args: args(cobra.ArbitraryArgs),
-		RunE: func(cmd *cobra.Command, paths []string) error { return a.snapshot(cmd.Context(), &f, paths) },
+		Example: `  knowngood snapshot --env web /srv/web /etc/nginx --exclude '*.tmp'
+  knowngood snapshot --env web /srv/web --dry-run
+  knowngood snapshot web                    as the configuration has it
+  knowngood snapshot web --tag before-upgrade --verify`,
+		Args:              takes(0, -1),
+		ValidArgsFunction: a.completeConfigured,
+		RunE:              func(cmd *cobra.Command, paths []string) error { return a.snapshot(cmd.Context(), &f, paths) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.env, "env", "", "`name` of the environment")
@@ -74,10 +79,10 @@ and compares it with its name; that takes no identity.`,
 	fl.StringArrayVar(&f.excludeIfPresent, "exclude-if-present", nil, "leave out directories that hold a file of this `name`")
 	fl.BoolVar(&f.oneFileSystem, "one-file-system", false, "do not cross into other file systems")
 	fl.StringVar(&f.maxFileSize, "max-file-size", "", "leave out files larger than `size`")
-	fl.BoolVar(&f.cachedAttributes, "cached-attributes", false, "on network and FUSE file systems, believe the attributes that the kernel remembers")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "tell what would be read, store nothing")
+	fl.BoolVar(&f.cachedAttributes, "cached-attributes", false, "on network and FUSE file systems, trust the attributes that the kernel has cached")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be read, store nothing")
 	fl.BoolVar(&f.reread, "reread", false, "read every file, whatever its time stamps say")
-	fl.StringVar(&f.verify, "verify", "", "`how` to look at what the store holds, and store again what it lost: listing, or data, which reads every object")
+	fl.StringVar(&f.verify, "verify", "", "check what the store holds, and store again what it lost; `how`: listing, or data, which reads every object")
 	fl.Lookup("verify").NoOptDefVal = "listing"
 	fl.StringVar(&f.compression, "compression", "", "default, fastest or better")
 	fl.StringArrayVar(&f.tags, "tag", nil, "a `label` for the snapshot; may be repeated")
@@ -150,6 +155,9 @@ func (a *app) configured() string {
 
 func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) error {
 	name, env, err := a.environment(f, paths)
+	if err == nil {
+		err = a.refuseOtherHost()
+	}
 	if err != nil {
 		return err
 	}
@@ -312,22 +320,26 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	if run.Problems > 0 {
 		fmt.Fprintf(a.stderr, "knowngood: %s: knowngood show --problems %s lists them\n", counted(run.Problems, "problem"), run.Snapshot)
 	}
-	return true, a.result(map[string]any{"type": "result", "ref": run.Snapshot, "files": run.Files, "bytes": run.Bytes, "new_bytes": run.NewBytes, "stored_bytes": run.StoredBytes,
-		"healed_packs": run.HealedPacks, "healed_bytes": run.HealedBytes, "duration_seconds": run.Duration().Seconds(), "status": status, "problems": run.Problems, "by": "daemon"})
+	out := madeJSON{Type: "result", By: "daemon", HealedPacks: run.HealedPacks, HealedBytes: run.HealedBytes, Seconds: run.Duration().Seconds(),
+		snapshotJSON: snapshotJSON{Ref: run.Snapshot, Host: a.host, Environment: name, Time: &run.Started, Status: status,
+			contentJSON: &contentJSON{Files: run.Files, Bytes: run.Bytes, NewBytes: run.NewBytes, StoredBytes: run.StoredBytes, Problems: run.Problems}}}
+	if _, number, ok := strings.Cut(run.Snapshot, "@"); ok {
+		out.Number, _ = strconv.ParseUint(number, 10, 64) // 0 is left out
+	}
+	return true, a.result(out)
 }
 
-// openForWriting opens the repository as its host, without the identity: taking
-// a snapshot needs none, and one that cannot be read must not hinder it.
-func (a *app) openForWriting(ctx context.Context) (*repository.Repository, *repository.Host, error) {
-	path := a.identityPath
-	a.identityPath = ""
-	r, err := a.open(ctx)
-	a.identityPath = path
-	if err != nil {
-		return nil, nil, err
-	}
-	host, err := r.Host(ctx)
-	return r, host, err
+// madeJSON is a snapshot that was made, or is planned, as --json prints it.
+type madeJSON struct {
+	Type string `json:"type"`
+	snapshotJSON
+	DryRun      bool          `json:"dry_run,omitempty"`
+	By          string        `json:"by,omitempty"`         // "daemon", or nobody else
+	ReadFiles   *uint64       `json:"read_files,omitempty"` // not known of a daemon's run
+	HealedPacks uint64        `json:"healed_packs"`
+	HealedBytes uint64        `json:"healed_bytes"`
+	Seconds     float64       `json:"duration_seconds"`
+	Problems    []problemJSON `json:"problem_list,omitzero"` // not known of a daemon's run
 }
 
 // warnOfIdentity says what of the program's own is left out, and warns when the
@@ -363,21 +375,23 @@ func within(sources []walk.Source, path string) string {
 }
 
 func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
-	status := "complete"
 	if r.Partial() {
-		status, a.code = "partial", exitIncomplete
+		a.code = exitIncomplete
 	}
-	out := map[string]any{"type": "result", "files": r.Files, "directories": r.Directories, "bytes": r.Bytes, "new_bytes": r.NewBytes, "stored_bytes": r.StoredBytes,
-		"read_files": r.Read, "healed_packs": r.Healed.Packs, "healed_bytes": r.Healed.Bytes, "duration_seconds": r.Duration.Seconds(), "status": status, "problems": r.Count, "problem_list": problemsJSON(r.Problems)}
+	out := madeJSON{Type: "result", ReadFiles: &r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Problems: problemsJSON(r.Problems),
+		snapshotJSON: snapshotJSON{Host: a.host, Environment: name, Status: "planned",
+			contentJSON: &contentJSON{r.Files, &r.Directories, r.Bytes, r.NewBytes, r.StoredBytes, r.Count}}}
 	if r.Snapshot == nil {
-		out["dry_run"] = true
+		out.DryRun = true
 		a.printf("%s: would capture %s, %s in all, and read %s of them (dry run)\n", name, counted(r.Files, "file"), bytesText(r.Bytes), count(r.Read))
 		return a.result(out)
 	}
-	out["ref"], out["id"] = r.Snapshot.Ref(), fmt.Sprintf("%x", r.Snapshot.ID)
+	stored := out.contentJSON // with the manifest, which a root cannot count
+	out.snapshotJSON = toJSON(r.Snapshot)
+	out.contentJSON = stored
 	a.printf("%s\n", r.Snapshot.Ref())
 	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(r.Files, "file"), bytesText(r.Bytes), counted(r.Read, "file"), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), status)
+		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(r.Files, "file"), bytesText(r.Bytes), counted(r.Read, "file"), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), out.Status)
 	}
 	return a.result(out)
 }

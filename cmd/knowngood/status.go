@@ -20,23 +20,25 @@ func statusCommand(a *app) *cobra.Command {
 	var noDaemon bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how old the newest snapshot of each environment is, and what was promised",
+		Short: "Show how old the newest snapshot of each environment is, and whether that is in time",
 		Long: `Show the newest good snapshot of each environment of this host, its age against
 the rpo of the configuration, and, when the daemon runs, its runs, the last
 errors in full, warnings, and how full the store is.
 
-The daemon is asked where the configuration says that it listens. When it does
-not run, or has another repository or host, the repository itself is looked
-into; no identity is needed for a host's own snapshots.
+The daemon is asked at the address where it listens. When it does not run, or
+serves another repository or host, status reads the repository itself; that takes
+no identity for a host's own snapshots.
 
-A daemon goes on with the configuration that it took when the file has a mistake
-since; status then shows what it says, and the mistake.
+When the configuration file has a mistake, a daemon keeps the last valid one;
+status then shows both its state and the mistake.
 
-Exit code 1 when an rpo is broken: the newest good snapshot is older, or there
-is none; and when the configuration cannot be used. 2 when it cannot, and no
-daemon answers. Variables that are not set in this shell alone are no such fault.`,
+Exit code 1 when an rpo is broken (the newest good snapshot is older, or there is
+none), and when the configuration cannot be used; 2 when it cannot be used and no
+daemon answers. Variables that are only missing in this shell are no mistake.`,
+		Example: `  knowngood status
+  knowngood status --no-daemon --json`,
 		Annotations: map[string]string{"config": "unless broken"},
-		Args:        args(cobra.NoArgs),
+		Args:        takes(0, 0),
 		RunE:        func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), noDaemon) },
 	}
 	cmd.Flags().BoolVar(&noDaemon, "no-daemon", false, "look into the repository, whether the daemon runs or not")
@@ -131,7 +133,7 @@ func (a *app) statusOfDaemon(ctx context.Context, noDaemon bool) (*statusReport,
 		line := statusLine{reported: e, Name: e.Name, Host: r.Host}
 		if l := e.LastSuccess; l != nil {
 			line.Newest = &snapshotJSON{Ref: l.Snapshot, Host: r.Host, Environment: e.Name, Time: &l.Started, Status: "complete",
-				Files: l.Files, Bytes: l.Bytes, NewBytes: l.NewBytes, StoredBytes: l.StoredBytes, Problems: l.Problems}
+				contentJSON: &contentJSON{Files: l.Files, Bytes: l.Bytes, NewBytes: l.NewBytes, StoredBytes: l.StoredBytes, Problems: l.Problems}}
 			if l.Result == report.Partial {
 				line.Newest.Status = "partial"
 			}

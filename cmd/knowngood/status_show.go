@@ -20,7 +20,7 @@ func (a *app) showStatus(s *statusReport) error {
 		return nil
 	}
 	if s.Unusable != "" {
-		a.printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: mend it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
+		a.printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: fix it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
 	}
 	a.printf("%s.\n\n", clean(s.Summary))
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
@@ -34,7 +34,8 @@ func (a *app) showStatus(s *statusReport) error {
 		l := &s.Environments[i]
 		ref, status, files, size, age := "none", "-", "-", "-", "-"
 		if n := l.Newest; n != nil {
-			ref, status, files, size = clean(n.Ref), n.Status, count(n.Files), bytesText(n.Bytes)
+			ref, status = clean(n.Ref), n.Status
+			files, size, _ = n.columns()
 		}
 		if l.AgeSeconds >= 0 {
 			if l.Newest == nil { // not one of the daemon's runs

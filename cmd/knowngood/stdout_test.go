@@ -63,6 +63,7 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"list", nil},
 		{"status", nil},
 		{"show", []string{"web"}},
+		{"stats", nil},
 		{"ls", []string{"web:" + at("src")}},
 		{"cat", []string{file}},
 		{"find", []string{"web", "file"}},

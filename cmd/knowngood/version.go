@@ -1,28 +1,36 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
 
+// versionText is the version with what it was built from and for.
+func versionText() string {
+	revision := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = " " + s.Value
+			}
+		}
+	}
+	return fmt.Sprintf("knowngood %s%s (%s, %s/%s), format 1", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:         "version",
-		Short:       "Print the version",
-		Args:        args(cobra.NoArgs),
+		Use:   "version",
+		Short: "Print the version",
+		Example: `  knowngood version
+  knowngood version --json`,
+		Args:        takes(0, 0),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(*cobra.Command, []string) error {
-			revision := ""
-			if bi, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range bi.Settings {
-					if s.Key == "vcs.revision" {
-						revision = " " + s.Value
-					}
-				}
-			}
-			a.printf("knowngood %s%s (%s, %s/%s), format 1\n", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			a.printf("%s\n", versionText())
 			return a.result(map[string]any{"type": "result", "version": version, "format": 1, "go": runtime.Version()})
 		},
 	}

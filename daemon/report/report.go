@@ -11,7 +11,7 @@ type Report struct {
 	Host       string    `json:"host"`
 	Repository string    `json:"repository"` // URL, credentials left out
 	Now        time.Time `json:"now"`
-	Started    time.Time `json:"started"`
+	Started    time.Time `json:"started,omitzero"` // the daemon
 	// Degraded says why the daemon cannot do its work; empty when it can. What it
 	// works with all the same, and should not, is in Warnings: Warning.Degraded.
 	Degraded     string        `json:"degraded,omitempty"`

@@ -34,7 +34,7 @@ const reportAgain = 48 * time.Hour
 // damageFile is where objects are noted that were found to be damaged on the
 // host itself: a line each, the kind and the hash.
 func (r *Repository) damageFile(domain seal.DomainID) string {
-	return ofStore(r.url, filepath.Join("damage", domain.String()))
+	return ofStore(r.place, filepath.Join("damage", domain.String()))
 }
 
 // TellHost tells a host that objects of a domain were found to be missing or

@@ -221,7 +221,7 @@ func (r *Repository) deletion(ctx context.Context, o storage.Object, keep func(*
 
 // pendingFile is where a statement is kept in the state directory.
 func (r *Repository) pendingFile(host string, domain seal.DomainID, serial uint64) string {
-	return ofStore(r.url, filepath.Join("pending", host, domain.String(), statement.Inverted(serial)))
+	return ofStore(r.place, filepath.Join("pending", host, domain.String(), statement.Inverted(serial)))
 }
 
 // pending is what is kept of an object: nil when that is another than is

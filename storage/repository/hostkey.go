@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -109,6 +110,32 @@ func (r *Repository) hostKey() (*hostKey, error) {
 		return nil, fmt.Errorf("%[1]w: the key of host %[2]s in %[3]s was made on another machine. A clone needs a name of its own: remove that folder and run `knowngood init --join --host NEWNAME`; a host that moved for good runs `knowngood init --join --reenrol --host %[2]s`; either with --identity FILE or --request FILE", ErrCloned, k.name, r.local.dir())
 	}
 	return k, nil
+}
+
+// EnrolledAs is the name of the host whose key a state directory holds for the
+// repository that it remembers at a place, as in OpenOptions; "" when there is
+// none, or none that can be read. It asks no store: whether the key counts, Host
+// finds out.
+func EnrolledAs(stateDir, place string) string {
+	l := &local{stateDir: stateDir}
+	b, err := l.readFile(l.pins(), placeHash(place))
+	if stateDir == "" || err != nil {
+		return ""
+	}
+	id, err := hex.DecodeString(pinField(b, "repository"))
+	if err != nil || len(id) != len(l.repo) {
+		return ""
+	}
+	l.repo = seal.RepositoryID(id)
+	key, err := l.read(hostKeyFile)
+	if err != nil {
+		return ""
+	}
+	k, err := parseHostKey(key)
+	if err != nil {
+		return ""
+	}
+	return k.name
 }
 
 // Host is this machine as a host of the repository: what it signs and

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -50,7 +51,8 @@ type InitOptions struct {
 	Recipients []string // who can read: age recipients
 	Host       string   // the name of this machine
 	StateDir   string
-	URL        string
+	URL        string // as in OpenOptions
+	Place      string // as in OpenOptions
 	MachineID  string // that of the system when empty
 	Chunker    chunk.Params
 	PackSize   uint32 // bytes
@@ -87,7 +89,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Repository,
 	if err != nil {
 		return nil, nil, fmt.Errorf("probe the store: %w", err)
 	}
-	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}}
+	r := &Repository{store: store, url: o.URL, place: cmp.Or(o.Place, o.URL), local: local{stateDir: o.StateDir, machine: o.MachineID}}
 	owner, err := r.describe(o, probe)
 	if err != nil {
 		return nil, nil, err
@@ -100,7 +102,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Repository,
 	}
 	epoch, err := r.publish(ctx, o, owner, recipients)
 	if err == nil {
-		err = r.local.rememberPin(o.URL, r.desc, o.Now)
+		err = r.local.rememberPin(r.place, o.URL, r.desc, o.Now)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, r.forget())

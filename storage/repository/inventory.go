@@ -55,7 +55,7 @@ func (r *Repository) inventoryOf(domain seal.DomainID) *ownInventory {
 	defer r.mu.Unlock()
 	o := r.inventories[domain]
 	if o == nil {
-		o = &ownInventory{name: ofStore(r.url, filepath.Join("inventory", domain.String()))}
+		o = &ownInventory{name: ofStore(r.place, filepath.Join("inventory", domain.String()))}
 		if r.inventories == nil {
 			r.inventories = map[seal.DomainID]*ownInventory{}
 		}

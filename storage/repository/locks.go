@@ -174,7 +174,7 @@ func (h *Host) protectTrust(ctx context.Context, started time.Time) (until time.
 
 // trustLocks is zero when nothing is remembered.
 func (r *Repository) trustLocks() time.Time {
-	b, err := r.local.read(ofStore(r.url, trustLocks))
+	b, err := r.local.read(ofStore(r.place, trustLocks))
 	if err != nil {
 		return time.Time{}
 	}
@@ -186,5 +186,5 @@ func (r *Repository) rememberTrustLocks(until time.Time) error {
 	if r.local.stateDir == "" {
 		return nil
 	}
-	return r.local.write(ofStore(r.url, trustLocks), []byte(until.UTC().Format(time.RFC3339)+"\n"))
+	return r.local.write(ofStore(r.place, trustLocks), []byte(until.UTC().Format(time.RFC3339)+"\n"))
 }

@@ -16,13 +16,13 @@ func (r *Repository) rememberPutProof(now time.Time) {
 	if r.local.stateDir == "" {
 		return
 	}
-	known, err := r.local.read(ofStore(r.url, unprovenPuts))
+	known, err := r.local.read(ofStore(r.place, unprovenPuts))
 	switch proof := r.putProof(); {
 	case err != nil:
 	case proof == storage.ProofByReply && known != nil:
-		err = r.local.remove(ofStore(r.url, unprovenPuts))
+		err = r.local.remove(ofStore(r.place, unprovenPuts))
 	case proof == storage.ProofByReading && known == nil:
-		err = r.local.write(ofStore(r.url, unprovenPuts), []byte(now.UTC().Format(time.RFC3339)+"\n"))
+		err = r.local.write(ofStore(r.place, unprovenPuts), []byte(now.UTC().Format(time.RFC3339)+"\n"))
 	}
 	if err != nil {
 		r.warn(err)
@@ -45,6 +45,6 @@ func (r *Repository) UnprovenPuts() bool {
 	case storage.ProofByReading:
 		return true
 	}
-	known, err := r.local.read(ofStore(r.url, unprovenPuts))
+	known, err := r.local.read(ofStore(r.place, unprovenPuts))
 	return err == nil && known != nil
 }

@@ -112,6 +112,17 @@ func (r *Ref) parseSelector(s string) error {
 		r.Selector, r.Number = ByNumber, n
 		return nil
 	}
+	_, end, err := ParseTime(s)
+	if err != nil {
+		return fmt.Errorf("%q is neither a number, nor latest, known-good or a time such as 2026-11-20T10:00", s)
+	}
+	r.Selector, r.Before = NotLater, end
+	return nil
+}
+
+// ParseTime reads a day, minute or second as references have it, in local time
+// or with a zone, and returns where it begins and where it ends.
+func ParseTime(s string) (begin, end time.Time, err error) {
 	for _, form := range []struct {
 		layout string
 		unit   time.Duration // 0 for a day
@@ -123,18 +134,16 @@ func (r *Ref) parseSelector(s string) error {
 		{"2006-01-02T15:04Z07:00", time.Minute},
 	} {
 		t, err := time.ParseInLocation(form.layout, s, time.Local)
-		if err != nil {
+		switch {
+		case err != nil:
 			continue
+		case form.unit == 0:
+			return t, t.AddDate(0, 0, 1), nil
 		}
-		r.Selector = NotLater
-		if form.unit == 0 {
-			r.Before = t.AddDate(0, 0, 1)
-		} else {
-			r.Before = t.Truncate(time.Second).Add(form.unit)
-		}
-		return nil
+		t = t.Truncate(time.Second)
+		return t, t.Add(form.unit), nil
 	}
-	return fmt.Errorf("%q is neither a number, nor latest, known-good or a time such as 2026-11-20T10:00", s)
+	return begin, end, fmt.Errorf("%q is no time such as 2026-11-20 or 2026-11-20T10:00", s)
 }
 
 // isID says whether s can be the beginning of a snapshot ID.

@@ -1,12 +1,14 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +31,7 @@ type Repository struct {
 	store storage.Store
 	desc  *statement.Descriptor
 	url   string
+	place string // names the store, however its URL is spelled
 	local local
 	first bool // trusted on first use
 	keys  keyring
@@ -52,10 +55,17 @@ type Repository struct {
 type OpenOptions struct {
 	// StateDir is where this machine remembers; empty for no memory.
 	StateDir string
-	// Pin is the SHA-256 of the descriptor, when it is known from elsewhere.
-	Pin *[32]byte
-	// URL under which the repository is remembered and named in messages.
+	// Pins are what is known from elsewhere of the repository at this place: the
+	// descriptor must match each.
+	Pins []Pin
+	// Known are the pins of repositories whose place is not said, or is another:
+	// one that the descriptor matches vouches for it.
+	Known [][32]byte
+	// URL by which the repository is named in messages.
 	URL string
+	// Place under which the repository is remembered: the same for all spellings
+	// of its URL. Empty: the URL.
+	Place string
 	// MachineID tells machines apart; that of the system when empty.
 	MachineID string
 	Now       time.Time
@@ -69,22 +79,29 @@ type OpenOptions struct {
 	KeepIndex time.Duration
 }
 
-// Open opens the repository in store. Its descriptor must match the pin given
-// and what the state directory remembers of the URL; with neither it is
-// trusted on first use, and remembered. The error is ErrNoRepository when
+// Pin is the SHA-256 of a repository's descriptor, known from elsewhere.
+type Pin struct {
+	Descriptor [32]byte
+	Source     string // where it is known from, for messages
+}
+
+// Open opens the repository in store. Its descriptor must match the pins given
+// and what the state directory remembers of the place. A pin that is known of
+// another place, as of a copy, vouches for it, too. With none it is trusted on
+// first use, and remembered. The error is ErrNoRepository when
 // there is none, wire.ErrNewer when it needs a newer version, *TamperError
 // when it is not the one that is remembered.
 func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository, error) {
-	r := &Repository{store: store, url: o.URL, local: local{stateDir: o.StateDir, machine: o.MachineID}, freshFor: o.Fresh, keepIndex: o.KeepIndex}
-	known, err := r.local.pin(o.URL)
+	r := &Repository{store: store, url: o.URL, place: cmp.Or(o.Place, o.URL), local: local{stateDir: o.StateDir, machine: o.MachineID}, freshFor: o.Fresh, keepIndex: o.KeepIndex}
+	known, err := r.local.pin(r.place)
 	if err != nil {
 		return nil, err
 	}
-	if o.Pin != nil {
-		if known != nil && known.pin != *o.Pin {
-			return nil, pinMismatch("the pin given", known.file, known.pin, *o.Pin)
+	for _, p := range o.Pins {
+		if known != nil && known.Descriptor != p.Descriptor {
+			return nil, pinMismatch(p.Source, known.Source, known.Descriptor, p.Descriptor)
 		}
-		known = &pinned{pin: *o.Pin, file: "the pin given"}
+		known = &p
 	}
 	object, err := r.descriptor(ctx, known)
 	if err != nil {
@@ -94,8 +111,8 @@ func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository,
 		return nil, err
 	}
 	r.local.repo = r.desc.Repository
-	r.first = known == nil
-	if err := r.local.rememberPin(o.URL, r.desc, o.Now); err != nil {
+	r.first = known == nil && !slices.Contains(o.Known, r.desc.Hash()) && !r.local.knows(r.desc.Hash())
+	if err := r.local.rememberPin(r.place, o.URL, r.desc, o.Now); err != nil {
 		if r.first {
 			r.warn(fmt.Errorf("this repository will not be recognised next time: %w", err))
 		}
@@ -105,14 +122,14 @@ func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository,
 
 // descriptor reads the descriptor, from beneath the current view when that
 // does not show the one that is known.
-func (r *Repository) descriptor(ctx context.Context, known *pinned) ([]byte, error) {
+func (r *Repository) descriptor(ctx context.Context, known *Pin) ([]byte, error) {
 	object, err := readObject(ctx, r.store, statement.KeyDescriptor)
 	missing := errors.Is(err, storage.ErrNotFound)
-	if err != nil && !missing && !Damaged(err) || err == nil && (known == nil || sha256.Sum256(object) == known.pin) {
+	if err != nil && !missing && !Damaged(err) || err == nil && (known == nil || sha256.Sum256(object) == known.Descriptor) {
 		return object, err
 	}
 	if known != nil {
-		hidden, err := r.version(ctx, statement.KeyDescriptor, maxStatement, func(b []byte) bool { return sha256.Sum256(b) == known.pin })
+		hidden, err := r.version(ctx, statement.KeyDescriptor, maxStatement, func(b []byte) bool { return sha256.Sum256(b) == known.Descriptor })
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +144,7 @@ func (r *Repository) descriptor(ctx context.Context, known *pinned) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	return nil, pinMismatch("the descriptor"+r.where(), known.file, known.pin, sha256.Sum256(object))
+	return nil, pinMismatch("the descriptor"+r.where(), known.Source, known.Descriptor, sha256.Sum256(object))
 }
 
 func pinMismatch(what, source string, remembered, found [32]byte) error {
@@ -168,9 +185,9 @@ func (r *Repository) Descriptor() *statement.Descriptor { return r.desc }
 // URL that the repository was opened by.
 func (r *Repository) URL() string { return r.url }
 
-// StoreHash names the place that the repository was opened at, by its URL: a
-// copy of it elsewhere has another.
-func (r *Repository) StoreHash() string { return urlHash(r.url) }
+// StoreHash names the place that the repository was opened at: a copy of it
+// elsewhere has another.
+func (r *Repository) StoreHash() string { return placeHash(r.place) }
 
 // StateDir is the state directory that Open was given.
 func (r *Repository) StateDir() string { return r.local.stateDir }

@@ -279,10 +279,10 @@ func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 	if err := open(storagetest.NewMemory(), repository.OpenOptions{URL: url}); !errors.Is(err, repository.ErrNoRepository) || !strings.Contains(err.Error(), url) {
 		t.Errorf("an empty store: %v", err)
 	}
-	if err := open(w.store, repository.OpenOptions{Pin: &w.made.Pin}); err != nil {
+	if err := open(w.store, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: w.made.Pin, Source: "--pin"}}}); err != nil {
 		t.Errorf("the right pin: %v", err)
 	}
-	if err := open(w.store, repository.OpenOptions{Pin: &[32]byte{1}}); !asTampered(err) || !strings.Contains(err.Error(), fmt.Sprintf("%x", w.made.Pin)) || !strings.Contains(err.Error(), "0100000000") {
+	if err := open(w.store, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: [32]byte{1}, Source: "--pin"}}}); !asTampered(err) || !strings.Contains(err.Error(), fmt.Sprintf("%x", w.made.Pin)) || !strings.Contains(err.Error(), "0100000000") {
 		t.Errorf("a wrong pin: %v", err)
 	}
 
@@ -298,8 +298,34 @@ func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url}); !asTampered(err) {
 		t.Errorf("another repository at the same URL: %v", err)
 	}
-	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url, Pin: &made.Pin}); !asTampered(err) {
+	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url, Pins: []repository.Pin{{Descriptor: made.Pin, Source: "--pin"}}}); !asTampered(err) {
 		t.Errorf("a pin other than the one remembered: %v", err)
+	}
+	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: "spelled otherwise", Place: url}); !asTampered(err) {
+		t.Errorf("another repository at the same place: %v", err)
+	}
+}
+
+func TestARepositoryIsKnownByItsPinWhereverItIs(t *testing.T) {
+	w, m := newWorld(t), newMachine(t)
+	m.open(t, w.store)
+	_, made := initIn(t, storagetest.NewMemory(), newMachine(t), w.id.Recipients...)
+	for name, c := range map[string]struct {
+		o     repository.OpenOptions
+		first bool
+	}{
+		"nothing is known":               {repository.OpenOptions{URL: url}, true},
+		"a pin of another place":         {repository.OpenOptions{URL: url, Known: [][32]byte{made.Pin, w.made.Pin}}, false},
+		"pins of other repositories":     {repository.OpenOptions{URL: url, Known: [][32]byte{made.Pin}}, true},
+		"remembered at the place":        {repository.OpenOptions{StateDir: m.state, URL: "spelled otherwise", Place: url}, false},
+		"remembered at another place":    {repository.OpenOptions{StateDir: m.state, URL: "a copy"}, false},
+		"remembered by another machine":  {repository.OpenOptions{StateDir: newMachine(t).state, URL: url}, true},
+		"two pins that are the same one": {repository.OpenOptions{URL: url, Pins: []repository.Pin{{Descriptor: w.made.Pin}, {Descriptor: w.made.Pin}}}, false},
+	} {
+		r, err := repository.Open(t.Context(), w.store, c.o)
+		if err != nil || r.TrustedOnFirstUse() != c.first {
+			t.Errorf("%s: %v, want trusted on first use: %v", name, err, c.first)
+		}
 	}
 }
 
@@ -348,7 +374,7 @@ func TestWhatAnotherRepositorySignedCountsForNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r, err := repository.Open(t.Context(), plain, repository.OpenOptions{Pin: &w.made.Pin})
+		r, err := repository.Open(t.Context(), plain, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: w.made.Pin, Source: "--pin"}}})
 		if err != nil {
 			t.Fatal(err)
 		}

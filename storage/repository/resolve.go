@@ -27,9 +27,7 @@ func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (
 		}
 		s, err := r.selected(ctx, ref, host)
 		if errors.Is(err, ErrNoSnapshot) {
-			if have, lerr := r.Environments(ctx, host); lerr == nil && len(have) > 0 && !slices.Contains(have, ref.Environment) {
-				err = fmt.Errorf("%w; it has %s", err, strings.Join(have, ", "))
-			}
+			err = r.withWhatThereIs(ctx, ref, host, err)
 		}
 		return s, err
 	}
@@ -47,6 +45,22 @@ func (r *Repository) Resolve(ctx context.Context, ref Ref, defaultHost string) (
 		err = r.unlessPruned(ctx, s)
 	}
 	return s, err
+}
+
+// withWhatThereIs adds to an ErrNoSnapshot the environments of the host, or the
+// hosts when there is none of its name.
+func (r *Repository) withWhatThereIs(ctx context.Context, ref Ref, host string, err error) error {
+	have, lerr := r.Environments(ctx, host)
+	if lerr != nil || slices.Contains(have, ref.Environment) {
+		return err
+	}
+	if len(have) > 0 {
+		return fmt.Errorf("%w; it has %s", err, strings.Join(have, ", "))
+	}
+	if hosts, lerr := r.Hosts(ctx); lerr == nil && len(hosts) > 0 && !slices.Contains(hosts, host) {
+		return fmt.Errorf("%w: the repository has no host %s; it has %s", ErrNoSnapshot, host, strings.Join(hosts, ", "))
+	}
+	return err
 }
 
 // HostOf finds the host that has the environment of ref.

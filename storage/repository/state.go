@@ -24,12 +24,12 @@ import (
 
 // local is what a machine keeps of a repository in its state directory:
 //
-//	pins/<hash of the URL>             descriptor trusted at that URL
+//	pins/<hash of the place>           descriptor trusted at that place
 //	repos/<repository id>/host.key     see hostkey.go
 //	repos/<repository id>/epoch        newest epoch of the owner seen
 //	repos/<repository id>/epoch.host   epoch that this host made for itself
 //	repos/<repository id>/heads/<host>/<environment>
-//	repos/<repository id>/stores/<hash of the URL>/…   what holds of that copy of the repository alone
+//	repos/<repository id>/stores/<hash of the place>/…   what holds of that copy of the repository alone
 //
 // Every file is replaced atomically and is on disk when it counts.
 type local struct {
@@ -109,54 +109,67 @@ func (l *local) locked(do func() error) error {
 	return do()
 }
 
-// pinned is what is remembered of a URL.
-type pinned struct {
-	pin  [32]byte
-	file string // where it is remembered
-}
-
-func urlHash(url string) string {
-	sum := sha256.Sum256([]byte(url))
+func placeHash(place string) string {
+	sum := sha256.Sum256([]byte(place))
 	return hex.EncodeToString(sum[:16])
 }
 
-// pins is the folder of what is trusted at each URL.
+// pins is the folder of what is trusted at each place.
 func (l *local) pins() userdir.Dir { return userdir.At(l.stateDir).In("pins") }
 
-// ofStore is where a file lies that tells of the store at url: a copy of the
+// ofStore is where a file lies that tells of the store at a place: a copy of the
 // repository elsewhere has other locks, and other deletions.
-func ofStore(url, name string) string { return filepath.Join("stores", urlHash(url), name) }
+func ofStore(place, name string) string { return filepath.Join("stores", placeHash(place), name) }
 
-// pin is what is remembered of a URL; nil when nothing is.
-func (l *local) pin(url string) (*pinned, error) {
-	if l.stateDir == "" || url == "" {
+// pin is what is remembered of a place; nil when nothing is.
+func (l *local) pin(place string) (*Pin, error) {
+	if l.stateDir == "" || place == "" {
 		return nil, nil
 	}
-	file := l.pins().Path(urlHash(url))
-	b, err := l.readFile(l.pins(), urlHash(url))
+	file := l.pins().Path(placeHash(place))
+	b, err := l.readFile(l.pins(), placeHash(place))
 	if b == nil || err != nil {
 		return nil, err
 	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if v, ok := strings.CutPrefix(line, "pin: "); ok {
-			if h, err := hex.DecodeString(v); err == nil && len(h) == 32 {
-				return &pinned{[32]byte(h), file}, nil
-			}
-		}
+	if h, err := hex.DecodeString(pinField(b, "pin")); err == nil && len(h) == 32 {
+		return &Pin{[32]byte(h), file}, nil
 	}
 	return nil, fmt.Errorf("file %s is damaged: it holds no pin; remove it to trust the repository anew", file)
 }
 
-// rememberPin makes the descriptor the one that is trusted at url.
-func (l *local) rememberPin(url string, d *statement.Descriptor, now time.Time) error {
-	if l.stateDir == "" || url == "" {
+// pinField is a line of a pin file; "" when there is none.
+func pinField(file []byte, name string) string {
+	for line := range strings.SplitSeq(string(file), "\n") {
+		if value, ok := strings.CutPrefix(line, name+": "); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// knows reports whether a descriptor is remembered of any place.
+func (l *local) knows(pin [32]byte) bool {
+	if l.stateDir == "" {
+		return false
+	}
+	names, _ := l.pins().Names() // where it cannot be read, nothing is known
+	return slices.ContainsFunc(names, func(name string) bool {
+		b, err := l.readFile(l.pins(), name)
+		return err == nil && pinField(b, "pin") == hex.EncodeToString(pin[:])
+	})
+}
+
+// rememberPin makes the descriptor the one that is trusted at a place, of which
+// url is one spelling.
+func (l *local) rememberPin(place, url string, d *statement.Descriptor, now time.Time) error {
+	if l.stateDir == "" || place == "" {
 		return nil
 	}
-	if known, err := l.pin(url); err == nil && known != nil && known.pin == d.Hash() {
+	if known, err := l.pin(place); err == nil && known != nil && known.Descriptor == d.Hash() {
 		return nil
 	}
 	text := fmt.Sprintf("url: %s\nrepository: %v\npin: %x\nsince: %s\n", strings.ReplaceAll(url, "\n", " "), d.Repository, d.Hash(), now.UTC().Format(time.RFC3339))
-	return l.writeFile(l.pins(), urlHash(url), []byte(text))
+	return l.writeFile(l.pins(), placeHash(place), []byte(text))
 }
 
 func headFile(host, env string) string { return filepath.Join("heads", host, env) }

@@ -42,7 +42,7 @@ type wrappedKeys struct {
 // wrappedKeys reads what is known; nil when nothing is. A line that cannot be
 // read is passed over.
 func (r *Repository) wrappedKeys() (*wrappedKeys, error) {
-	b, err := r.local.read(ofStore(r.url, wrappedFile))
+	b, err := r.local.read(ofStore(r.place, wrappedFile))
 	if b == nil || err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (r *Repository) rememberWrappedKeys(known *wrappedKeys) error {
 		}
 		fmt.Fprintf(&b, "%s %d %s %s\n", key, k.size, state, base64.StdEncoding.EncodeToString(k.file))
 	}
-	return r.local.locked(func() error { return r.local.write(ofStore(r.url, wrappedFile), []byte(b.String())) })
+	return r.local.locked(func() error { return r.local.write(ofStore(r.place, wrappedFile), []byte(b.String())) })
 }
 
 // owedKeys are the objects that hold what epochs are opened with, by their keys.

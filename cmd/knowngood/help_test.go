@@ -1,0 +1,58 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// allCommands are the program's commands, hidden ones too, without those that
+// the library adds.
+func allCommands() (out []*cobra.Command) {
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		out = append(out, c)
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRoot(&app{stdout: io.Discard, stderr: io.Discard}))
+	return out
+}
+
+func TestEachHelpHasExamplesThatCanBeTyped(t *testing.T) {
+	t.Parallel()
+	all := allCommands()
+	if len(all) < 25 {
+		t.Errorf("only %d commands were found", len(all))
+	}
+	for _, c := range all {
+		var calls [][]string
+		for line := range strings.Lines(c.Example + "\n" + c.Long) {
+			if indented := strings.TrimSpace(line); indented != strings.TrimRight(line, "\n") {
+				calls = append(calls, callsOf(strings.Split(indented, "   ")[0])...)
+			}
+		}
+		if len(calls) == 0 {
+			t.Errorf("%s --help has no example", c.CommandPath())
+		}
+		for _, words := range calls {
+			if err := validCall(words); err != nil {
+				t.Errorf("%s --help: knowngood %s: %v", c.CommandPath(), strings.Join(words, " "), err)
+			}
+		}
+	}
+}
+
+func TestEachHelpFitsATerminal(t *testing.T) {
+	t.Parallel()
+	for _, c := range allCommands() {
+		for line := range strings.Lines(c.Long + "\n" + c.Example) {
+			if n := len([]rune(strings.TrimRight(line, "\n"))); n > 92 {
+				t.Errorf("%s --help: a line of %d columns: %s", c.CommandPath(), n, line)
+			}
+		}
+	}
+}

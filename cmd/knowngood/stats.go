@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/storage/repository"
+)
+
+// needsInFlight is how many manifests are asked for their objects at once.
+const needsInFlight = 8
+
+func statsCommand(a *app) *cobra.Command {
+	var allHosts bool
+	cmd := &cobra.Command{
+		Use:   "stats [ENVIRONMENT]",
+		Short: "Show how much snapshots hold, and what they take in the store",
+		Long: `Show for each environment of this host, or for one, how many snapshots are kept,
+how much they hold, and what they take in the store:
+
+  FILES, SIZE   of the newest snapshot
+  LOGICAL       the content of all kept snapshots, each as if it were alone
+  STORED        the packs and manifests that they need, each once
+  RATIO         LOGICAL divided by STORED
+  ADDED         new content of the newest snapshot, and what was stored for it
+
+All figures come from signed roots and from the lists of objects in manifests. No
+content is read: whether it is whole, knowngood check finds out. Forgotten
+snapshots do not count. Environments share content, so the total of STORED can be
+less than the sum.`,
+		Example: `  knowngood stats
+  knowngood stats web
+  knowngood stats --all-hosts --identity ~/knowngood.identity --json`,
+		Args:              takes(0, 1),
+		ValidArgsFunction: a.completeEnvironments(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := a.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			env := ""
+			if len(args) == 1 {
+				env = args[0]
+			}
+			return a.stats(cmd.Context(), r, env, allHosts)
+		},
+	}
+	cmd.Flags().BoolVar(&allHosts, "all-hosts", false, "show the environments of every host; it takes an identity")
+	return cmd
+}
+
+// statsJSON is an environment, or all of them, as --json prints it.
+type statsJSON struct {
+	Environment string `json:"environment,omitempty"`
+	Host        string `json:"host,omitempty"`
+	Snapshots   uint64 `json:"snapshots"`
+	Sealed      uint64 `json:"sealed"` // of which nothing below tells
+	*sizesJSON
+	Newest *snapshotJSON `json:"newest,omitempty"`
+
+	objects map[repository.ObjectID]uint64 // stored sizes
+}
+
+// sizesJSON are the figures of snapshots that are not sealed.
+type sizesJSON struct {
+	LogicalBytes uint64  `json:"logical_bytes"`
+	StoredBytes  uint64  `json:"stored_bytes"`
+	Objects      uint64  `json:"objects"`
+	Ratio        float64 `json:"ratio,omitempty"`
+}
+
+func (a *app) stats(ctx context.Context, r *repository.Repository, env string, allHosts bool) error {
+	snapshots, damaged, err := a.collect(ctx, r, env, allHosts, false)
+	if err != nil {
+		return err
+	}
+	lines, err := a.countStats(ctx, r, snapshots, &damaged)
+	if err != nil {
+		return err
+	}
+
+	total := &statsJSON{objects: map[repository.ObjectID]uint64{}}
+	for _, l := range lines {
+		total.Snapshots, total.Sealed = total.Snapshots+l.Snapshots, total.Sealed+l.Sealed
+		if l.sizesJSON == nil {
+			continue
+		}
+		if total.sizesJSON == nil {
+			total.sizesJSON = &sizesJSON{}
+		}
+		total.LogicalBytes += l.LogicalBytes
+		for id, size := range l.objects {
+			total.objects[id] = size
+		}
+	}
+	for _, l := range append(lines, total) {
+		l.sum()
+	}
+	if a.json {
+		return errors.Join(a.result(map[string]any{"type": "result", "environments": listed(lines), "total": total}), damaged)
+	}
+	if len(lines) == 0 {
+		a.printf("No snapshots yet.\n")
+		return damaged
+	}
+
+	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "ENVIRONMENT\tHOST\tSNAPSHOTS\tFILES\tSIZE\tLOGICAL\tSTORED\tRATIO\tADDED")
+	for _, l := range lines {
+		l.print(w)
+	}
+	if len(lines) > 1 {
+		total.Environment, total.Host = "all", "-"
+		total.print(w)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if total.Sealed > 0 {
+		a.note("%d snapshots are sealed, and count as snapshots alone: give --identity FILE", total.Sealed)
+	}
+	return damaged
+}
+
+// countStats counts the snapshots of each environment, and what they need. Those
+// whose manifests are damaged are reported.
+func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshots []collected, damaged *error) (lines []*statsJSON, err error) {
+	byEnvironment := map[[2]string]*statsJSON{}
+	needs := r.Needs()
+	unusable := a.problems()
+	defer unusable.end()
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(needsInFlight)
+	for _, s := range snapshots {
+		of := [2]string{s.Host, s.Environment}
+		l := byEnvironment[of]
+		if l == nil {
+			l = &statsJSON{Environment: s.Environment, Host: s.Host, objects: map[repository.ObjectID]uint64{}}
+			byEnvironment[of] = l
+			lines = append(lines, l)
+		}
+		newest := toJSON(s.Snapshot)
+		if l.Snapshots++; s.Body == nil {
+			newest.Stored = s.at.UTC()
+		}
+		l.Newest = &newest
+		if s.Body == nil {
+			l.Sealed++
+			continue
+		}
+		g.Go(func() error {
+			objects, err := needs.Of(gctx, s.Snapshot)
+			if err != nil && !repository.Damaged(err) {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				unusable.addError(err)
+				a.foundDamage(err)
+				*damaged = fmt.Errorf("%w: what the snapshots named above need is not counted; knowngood check shows more", errDamage)
+				return nil
+			}
+			if l.sizesJSON == nil {
+				l.sizesJSON = &sizesJSON{}
+			}
+			l.LogicalBytes += s.Body.ContentBytes
+			for id, size := range objects {
+				l.objects[id] = size
+			}
+			return nil
+		})
+	}
+	return lines, g.Wait()
+}
+
+// sum counts the objects.
+func (l *statsJSON) sum() {
+	if l.sizesJSON == nil {
+		return
+	}
+	l.StoredBytes, l.Objects = 0, uint64(len(l.objects))
+	for _, size := range l.objects {
+		l.StoredBytes += size
+	}
+	if l.StoredBytes > 0 {
+		l.Ratio = float64(l.LogicalBytes) / float64(l.StoredBytes)
+	}
+}
+
+func (l *statsJSON) print(w *tabwriter.Writer) {
+	files, size, logical, stored, ratio, added := "-", "-", "-", "-", "-", "-"
+	if l.sizesJSON != nil {
+		logical, stored, ratio = bytesText(l.LogicalBytes), bytesText(l.StoredBytes), fmt.Sprintf("%.1f", l.Ratio)
+	}
+	if n := l.Newest; n != nil && n.contentJSON != nil {
+		files, size, _ = n.columns()
+		added = fmt.Sprintf("%s, stored as %s", bytesText(n.NewBytes), bytesText(n.StoredBytes))
+	}
+	fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Environment, l.Host, l.Snapshots, files, size, logical, stored, ratio, added)
+}

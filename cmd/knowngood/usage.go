@@ -1,0 +1,150 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// usageOf is how a command is called, and where there is more.
+func usageOf(cmd *cobra.Command) string {
+	return fmt.Sprintf("usage: %s (%s --help has examples)", cmd.UseLine(), cmd.CommandPath())
+}
+
+// takes demands at least and at most so many arguments; most < 0 is any number.
+func takes(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usagef("%s: an argument is missing; %s", cmd.CommandPath(), usageOf(cmd))
+		case most >= 0 && len(args) > most:
+			extra := args[most]
+			if name := optionalValue(cmd); name != "" {
+				return usagef("a value of --%s follows an equals sign: --%s=%s; without it, %q is an argument of its own; %s", name, name, extra, extra, usageOf(cmd))
+			}
+			return usagef("%s: %q is one argument too many; %s", cmd.CommandPath(), extra, usageOf(cmd))
+		}
+		return nil
+	}
+}
+
+// optionalValue names a flag that was given without the value that it may have:
+// a word after it, which was meant to be the value, became an argument.
+func optionalValue(cmd *cobra.Command) (name string) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.NoOptDefVal != "" && f.Value.Type() != "bool" && f.Value.String() == f.NoOptDefVal {
+			name = f.Name
+		}
+	})
+	return name
+}
+
+// group makes a command of one that only has others below it.
+func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	cmd.Args = unknownCommand
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.Annotations = map[string]string{"config": "none"}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// unknownCommand refuses what is no command, and suggests one that is spelled
+// like it.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usagef("there is no command %q%s (see %s --help)", args[0], didYouMean(cmd.SuggestionsFor(args[0]), ""), cmd.CommandPath())
+}
+
+func didYouMean(words []string, before string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	return ": did you mean " + before + strings.Join(words, " or "+before) + "?"
+}
+
+// flagError puts what the flag library found wrong into our words.
+func flagError(cmd *cobra.Command, err error) error {
+	var (
+		unknown *pflag.NotExistError
+		missing *pflag.ValueRequiredError
+		invalid *pflag.InvalidValueError
+		syntax  *pflag.InvalidSyntaxError
+	)
+	// Flags of a command whose name is misspelled are unknown, too.
+	if cmd.HasSubCommands() && errors.As(err, &unknown) {
+		if err := unknownCommand(cmd, cmd.Flags().Args()); err != nil {
+			return err
+		}
+	}
+	switch {
+	case errors.As(err, &unknown):
+		if unknown.GetSpecifiedShortnames() != "" {
+			return usagef("there is no flag -%s; %s", unknown.GetSpecifiedName(), usageOf(cmd))
+		}
+		name := unknown.GetSpecifiedName()
+		if name == "version" {
+			return usagef("there is no flag --version here: knowngood version prints the version")
+		}
+		return usagef("there is no flag --%s%s; %s", name, didYouMean(similarFlags(cmd, name), "--"), usageOf(cmd))
+	case errors.As(err, &missing):
+		return usagef("--%s takes a value: %s; %s", missing.GetFlag().Name, valueOf(missing.GetFlag()), usageOf(cmd))
+	case errors.As(err, &invalid):
+		f := invalid.GetFlag()
+		return usagef("--%s: %q is not %s; %s", f.Name, invalid.GetValue(), kindOfValue(f), usageOf(cmd))
+	case errors.As(err, &syntax):
+		return usagef("%q is no flag; %s", syntax.GetSpecifiedFlag(), usageOf(cmd))
+	}
+	return usagef("%w; %s", err, usageOf(cmd))
+}
+
+// similarFlags are flags of a command that are spelled like name.
+func similarFlags(cmd *cobra.Command, name string) []string {
+	flags := &cobra.Command{SuggestionsMinimumDistance: 2} // it has the measure of likeness
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			flags.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+		}
+	})
+	return flags.SuggestionsFor(name)
+}
+
+func valueOf(f *pflag.Flag) string {
+	name, _ := pflag.UnquoteUsage(f)
+	return fmt.Sprintf("--%s %s", f.Name, name)
+}
+
+func kindOfValue(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "bool":
+		return "true or false"
+	case "int", "int64", "uint", "uint64":
+		return "a whole number"
+	}
+	return "a valid value"
+}
+
+// refuseEmpty refuses empty arguments and values of flags. They come from
+// variables that are not set, and must not stand for the working directory, or
+// for everything. An empty --identity or --config asks for none.
+func refuseEmpty(cmd *cobra.Command, args []string) error {
+	if slices.Contains(args, "") {
+		return usagef("an argument is empty: is a variable not set? (see %s --help)", cmd.CommandPath())
+	}
+	var err error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name == "identity" || f.Name == "config" {
+			return
+		}
+		if list, ok := f.Value.(pflag.SliceValue); f.Value.String() == "" || ok && slices.Contains(list.GetSlice(), "") {
+			err = usagef("--%s is empty: is a variable not set? Leave it out if you do not want it", f.Name)
+		}
+	})
+	return err
+}
