@@ -240,6 +240,7 @@ const (
 	KindRoot         Kind = 8
 	KindTombstone    Kind = 17
 	KindDeletion     Kind = 21
+	KindAcceptance   Kind = 22
 	KindDamageReport Kind = 23
 )
 
@@ -253,6 +254,8 @@ func (k Kind) String() string {
 		return "tombstone"
 	case k == KindDeletion:
 		return "pending deletion"
+	case k == KindAcceptance:
+		return "acceptance"
 	case k == KindDamageReport:
 		return "damage report"
 	}

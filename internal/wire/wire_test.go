@@ -81,7 +81,7 @@ func TestANewerPreludeIsRefusedAsNewer(t *testing.T) {
 }
 
 func TestEveryKindsPreludeReadsBack(t *testing.T) {
-	kinds := []Kind{KindTombstone, KindDeletion}
+	kinds := []Kind{KindTombstone, KindDeletion, KindAcceptance}
 	for k := KindDescriptor; k <= KindRoot; k++ {
 		kinds = append(kinds, k)
 	}

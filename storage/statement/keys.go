@@ -74,6 +74,11 @@ func PrefixTombstones(host, environment string) string {
 	return PrefixHost(host) + "tombstones/" + environment + "/"
 }
 
+// PrefixAcceptances lists the acceptances of an environment, newest first.
+func PrefixAcceptances(host, environment string) string {
+	return PrefixHost(host) + "acceptances/" + environment + "/"
+}
+
 // PrefixDeletions lists the pending deletions of a domain, newest first.
 func PrefixDeletions(host string, domain seal.DomainID) string {
 	return PrefixHost(host) + "pending/" + domain.String() + "/"
@@ -134,6 +139,11 @@ func KeyRoot(host, environment string, number uint64) string {
 // KeyTombstone is where a tombstone lies.
 func KeyTombstone(host, environment string, serial uint64) string {
 	return PrefixTombstones(host, environment) + Inverted(serial)
+}
+
+// KeyAcceptance is where an acceptance lies.
+func KeyAcceptance(host, environment string, serial uint64) string {
+	return PrefixAcceptances(host, environment) + Inverted(serial)
 }
 
 // KeyDeletion is where a pending deletion lies.
@@ -265,7 +275,21 @@ func ParseIndexRunKey(key string) (host string, domain seal.DomainID, generation
 
 // ParseRootKey reads what KeyRoot wrote.
 func ParseRootKey(key string) (host, environment string, number uint64, ok bool) {
-	host, rest, ok := splitHostKey(key, "roots", 2)
+	return parseNumberKey(key, "roots")
+}
+
+// ParseTombstoneKey reads what KeyTombstone wrote.
+func ParseTombstoneKey(key string) (host, environment string, serial uint64, ok bool) {
+	return parseNumberKey(key, "tombstones")
+}
+
+// ParseAcceptanceKey reads what KeyAcceptance wrote.
+func ParseAcceptanceKey(key string) (host, environment string, serial uint64, ok bool) {
+	return parseNumberKey(key, "acceptances")
+}
+
+func parseNumberKey(key, folder string) (host, environment string, number uint64, ok bool) {
+	host, rest, ok := splitHostKey(key, folder, 2)
 	if ok {
 		number, ok = parseInverted(rest[1])
 	}
@@ -273,18 +297,6 @@ func ParseRootKey(key string) (host, environment string, number uint64, ok bool)
 		return "", "", 0, false
 	}
 	return host, rest[0], number, true
-}
-
-// ParseTombstoneKey reads what KeyTombstone wrote.
-func ParseTombstoneKey(key string) (host, environment string, serial uint64, ok bool) {
-	host, rest, ok := splitHostKey(key, "tombstones", 2)
-	if ok {
-		serial, ok = parseInverted(rest[1])
-	}
-	if !ok || ValidName(rest[0]) != nil {
-		return "", "", 0, false
-	}
-	return host, rest[0], serial, true
 }
 
 // ParseDeletionKey reads what KeyDeletion wrote.

@@ -69,6 +69,8 @@ type RootBody struct {
 	Counts
 	// Sources are the counts of each source, in the order of the manifest.
 	Sources []SourceCounts
+	// Suspect says which sources collapsed, and how; see Suspicion.
+	Suspect []Suspicion
 	// Witnesses are the host's other heads as last seen, sorted.
 	Witnesses []Head
 	// Version of the program that wrote the snapshot.
@@ -106,6 +108,7 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 	if len(x.Sources) > 0 {
 		r.Bytes(46, appendSourceCounts(x.Sources))
 	}
+	r.Bytes(48, appendSuspicions(x.Suspect))
 	r.Bytes(43, appendHeads(x.Witnesses))
 	r.Text(45, x.Version)
 	tags := make([][]byte, len(x.Tags))
@@ -203,6 +206,7 @@ func ParseRootBody(record []byte) (*RootBody, error) {
 	}
 	r.Fixed(44, x.Content[:])
 	x.Sources = parseSourceCounts(r)
+	x.Suspect = parseSuspicions(r, 48, len(x.Sources))
 	x.Witnesses = parseHeads(r, 43)
 	x.Version = r.Text(45)
 	for _, t := range r.List(47, maxTags) {

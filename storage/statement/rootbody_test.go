@@ -23,23 +23,31 @@ func sampleBody() *RootBody {
 	}
 }
 
-func TestARootBodyIsTheVectorAndReadsBack(t *testing.T) {
+// suspectBody is the body of a suspect snapshot.
+func suspectBody() *RootBody {
 	x := sampleBody()
-	b, err := x.AppendRecord([]byte("before"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, ok := bytes.CutPrefix(b, []byte("before"))
-	if !ok {
-		t.Fatal("what stood before is gone")
-	}
-	vector(t, "root-body", b)
-	got, err := ParseRootBody(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(got, x) {
-		t.Fatalf("it reads back as %+v", got)
+	x.Suspect = []Suspicion{{0, Shrank}, {1, Empty}, {1, NotMounted}}
+	return x
+}
+
+func TestARootBodyIsTheVectorAndReadsBack(t *testing.T) {
+	for name, x := range map[string]*RootBody{"root-body": sampleBody(), "suspect-root-body": suspectBody()} {
+		b, err := x.AppendRecord([]byte("before"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, ok := bytes.CutPrefix(b, []byte("before"))
+		if !ok {
+			t.Fatal("what stood before is gone")
+		}
+		vector(t, name, b)
+		got, err := ParseRootBody(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, x) {
+			t.Fatalf("it reads back as %+v", got)
+		}
 	}
 }
 
@@ -61,6 +69,11 @@ func TestARootBodyIsRefusedWith(t *testing.T) {
 		"a table after its container":         {func(x *RootBody) { x.Manifest.Offset = 5001 }, wire.ErrMalformed},
 		"a table that ends after it":          {func(x *RootBody) { x.Manifest.Length = 4993 }, wire.ErrMalformed},
 		"a table of an overflowing length":    {func(x *RootBody) { x.Manifest.Length = 1<<64 - 8 }, wire.ErrMalformed},
+		"a suspect source that is not there":  {func(x *RootBody) { x.Suspect = []Suspicion{{2, Shrank}} }, wire.ErrMalformed},
+		"a suspect source without a reason":   {func(x *RootBody) { x.Suspect = []Suspicion{{1, 0}} }, wire.ErrMalformed},
+		"suspect sources out of order":        {func(x *RootBody) { x.Suspect = []Suspicion{{1, Shrank}, {0, Shrank}} }, wire.ErrMalformed},
+		"a reason given twice":                {func(x *RootBody) { x.Suspect = []Suspicion{{1, Shrank}, {1, Shrank}} }, wire.ErrMalformed},
+		"an empty list of reasons":            {func(x *RootBody) { x.Unknown = []wire.Field{{Tag: 48, Value: []byte{0}}, x.Unknown[0]} }, wire.ErrMalformed},
 		"no session secret":                   {func(x *RootBody) { x.Manifest.Session.Sealed = nil }, wire.ErrMalformed},
 		"a session secret over the limit":     {func(x *RootBody) { x.Manifest.Session.Sealed = make([]byte, 4097) }, wire.ErrMalformed},
 		"witnesses out of order":              {func(x *RootBody) { x.Witnesses = []Head{{"web", 1, [32]byte{}}, {"db", 1, [32]byte{}}} }, wire.ErrMalformed},
@@ -79,11 +92,13 @@ func TestARootBodyIsRefusedWith(t *testing.T) {
 }
 
 func FuzzRootBody(f *testing.F) {
-	b, err := sampleBody().AppendRecord(nil)
-	if err != nil {
-		f.Fatal(err)
+	for _, x := range []*RootBody{sampleBody(), suspectBody()} {
+		b, err := x.AppendRecord(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
 	}
-	f.Add(b)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		x, err := ParseRootBody(in)
 		if err != nil {

@@ -65,12 +65,29 @@ func withinHeads(root *Root, later *Certificate) error {
 // host signed counts only under its newest certificate: whoever takes an old
 // key over must not forget anything with it.
 func CheckTombstoneCertificate(x *Tombstone, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID) error {
-	if err := x.Verify(repo, owner); err != nil || x.Certificate == nil {
+	if err := x.Verify(repo, owner); err != nil {
 		return err
 	}
+	return newestCertificate(x.Certificate, certs, owner, repo, fmt.Sprintf("tombstone %d of %s", x.Serial, x.Environment))
+}
+
+// CheckAcceptanceCertificate is CheckTombstoneCertificate of an acceptance.
+func CheckAcceptanceCertificate(x *Acceptance, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID) error {
+	if err := x.Verify(repo, owner); err != nil {
+		return err
+	}
+	return newestCertificate(x.Certificate, certs, owner, repo, fmt.Sprintf("acceptance %d of %s", x.Serial, x.Environment))
+}
+
+// newestCertificate checks that no other certificate ended that of a statement;
+// nil is the owner's signature, which nothing ends. The error wraps ErrEnded.
+func newestCertificate(of *Certificate, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID, what string) error {
+	if of == nil {
+		return nil
+	}
 	for _, c := range certs {
-		if c.Host == x.Host && c.Serial >= x.Certificate.Serial && c.hash != x.Certificate.hash && c.Verify(repo, owner) == nil {
-			return fmt.Errorf("tombstone %d of %s: %w", x.Serial, x.Environment, ErrEnded)
+		if c.Host == of.Host && c.Serial >= of.Serial && c.hash != of.hash && c.Verify(repo, owner) == nil {
+			return fmt.Errorf("%s: %w", what, ErrEnded)
 		}
 	}
 	return nil

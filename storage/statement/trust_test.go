@@ -53,28 +53,31 @@ func TestCheckRootCertificate(t *testing.T) {
 	}
 }
 
-func TestATombstoneCountsOnlyUnderTheNewestCertificate(t *testing.T) {
+func TestATombstoneOrAcceptanceCountsOnlyUnderTheNewestCertificate(t *testing.T) {
 	first := mustParse(t, ParseCertificate, certificate(1, hostKey), ownerKey)
 	second := mustParse(t, ParseCertificate, certificate(2, strange), ownerKey)
 	forged := mustParse(t, ParseCertificate, certificate(3, strange), strange)
-	by := func(c *Certificate, key ed25519.PrivateKey) *Tombstone {
-		return mustParse(t, ParseTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Made: at, Certificate: c}, key)
-	}
 	for name, c := range map[string]struct {
-		x     *Tombstone
+		of    *Certificate
+		key   ed25519.PrivateKey
 		certs []*Certificate
 		want  error
 	}{
-		"of the only certificate":              {by(first, hostKey), []*Certificate{first}, nil},
-		"of the newest certificate":            {by(second, strange), []*Certificate{second, first}, nil},
-		"of one that ended":                    {by(first, hostKey), []*Certificate{second, first}, ErrEnded},
-		"beside one that the owner never saw":  {by(first, hostKey), []*Certificate{forged, first}, nil},
-		"of the owner, whatever was certified": {by(nil, ownerKey), []*Certificate{second, first}, nil},
-		"of a stranger":                        {by(nil, strange), nil, ErrSignature},
+		"of the only certificate":              {first, hostKey, []*Certificate{first}, nil},
+		"of the newest certificate":            {second, strange, []*Certificate{second, first}, nil},
+		"of one that ended":                    {first, hostKey, []*Certificate{second, first}, ErrEnded},
+		"beside one that the owner never saw":  {first, hostKey, []*Certificate{forged, first}, nil},
+		"of the owner, whatever was certified": {nil, ownerKey, []*Certificate{second, first}, nil},
+		"of a stranger":                        {nil, strange, nil, ErrSignature},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := CheckTombstoneCertificate(c.x, c.certs, public(ownerKey), repo); !errors.Is(err, c.want) {
-				t.Fatalf("error %v, want %v", err, c.want)
+			x := mustParse(t, ParseTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Made: at, Certificate: c.of}, c.key)
+			if err := CheckTombstoneCertificate(x, c.certs, public(ownerKey), repo); !errors.Is(err, c.want) {
+				t.Errorf("tombstone: error %v, want %v", err, c.want)
+			}
+			y := mustParse(t, ParseAcceptance, &Acceptance{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Accepted: []Accepted{{1, [32]byte{1}}}, Made: at, Certificate: c.of}, c.key)
+			if err := CheckAcceptanceCertificate(y, c.certs, public(ownerKey), repo); !errors.Is(err, c.want) {
+				t.Errorf("acceptance: error %v, want %v", err, c.want)
 			}
 		})
 	}
