@@ -8,7 +8,8 @@
 // Clocks go wrong, numbers do not: "newest", last and known-good go by number,
 // and the rules of the calendar by time. A snapshot whose time lies ahead of
 // now cannot be judged by its age: it is kept, and takes no place that another
-// snapshot would have had.
+// snapshot would have had. Nor does a suspect one: such snapshots have places of
+// their own, by the same rules.
 package retention
 
 import (
@@ -52,6 +53,8 @@ type Item struct {
 	Number    uint64
 	Time      time.Time
 	KnownGood bool
+	// Suspect says that a source of it collapsed, and nobody accepted that.
+	Suspect bool
 }
 
 // Verdict is what becomes of an item. Without reasons it is not kept.
@@ -68,6 +71,8 @@ const (
 	Newest   = "newest"
 	Ahead    = "ahead of the clock"
 	NoPolicy = "no policy"
+	// Waiting is what Wait keeps.
+	Waiting = "the newest is suspect"
 )
 
 // Apply judges all items, and returns them by number, the newest first. Hours,
@@ -84,7 +89,7 @@ func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict 
 	slices.SortStableFunc(out, func(a, b Verdict) int {
 		return cmp.Or(cmp.Compare(b.Number, a.Number), b.Time.Compare(a.Time))
 	})
-	var judged []*Verdict
+	var good, suspect []*Verdict
 	for i := range out {
 		v := &out[i]
 		if i == 0 {
@@ -95,14 +100,34 @@ func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict 
 			v.keep(NoPolicy)
 		case v.Time.After(now):
 			v.keep(Ahead)
+		case v.Suspect:
+			suspect = append(suspect, v)
 		default:
-			judged = append(judged, v)
+			good = append(good, v)
 		}
 	}
-	byNumber(p, judged)
-	slices.SortStableFunc(judged, func(a, b *Verdict) int { return b.Time.Compare(a.Time) })
-	byTime(p, judged, loc)
+
+	for _, judged := range [][]*Verdict{good, suspect} {
+		byNumber(p, judged)
+		slices.SortStableFunc(judged, func(a, b *Verdict) int { return b.Time.Compare(a.Time) })
+		byTime(p, judged, loc)
+	}
 	return out
+}
+
+// Wait keeps all that a policy would forget while the newest snapshot is
+// suspect, and reports whether it is: nothing is forgotten then, until somebody
+// accepts one, or the next is as the good ones were.
+func Wait(verdicts []Verdict) bool {
+	if len(verdicts) == 0 || !verdicts[0].Suspect {
+		return false
+	}
+	for i := range verdicts {
+		if v := &verdicts[i]; !v.Kept() {
+			v.keep(Waiting)
+		}
+	}
+	return true
 }
 
 func (v *Verdict) keep(reason string) { v.Reasons = append(v.Reasons, reason) }

@@ -156,7 +156,7 @@ func TestAYearOfSnapshotsIsThinnedAsTheGoldenFileSays(t *testing.T) {
 	at := time.Date(2025, 9, 1, 4, 0, 0, 0, loc)
 	end := time.Date(2026, 11, 20, 17, 0, 0, 0, loc)
 	for n := uint64(1); at.Before(end); n++ {
-		given = append(given, Item{n, at, at.Weekday() == time.Sunday && at.Hour() == 4})
+		given = append(given, Item{Number: n, Time: at, KnownGood: at.Weekday() == time.Sunday && at.Hour() == 4})
 		at = time.Date(at.Year(), at.Month(), at.Day(), at.Hour()+6, 0, 0, 0, loc)
 	}
 	p := Policy{Last: 3, Hourly: 6, Daily: 7, Weekly: 5, Monthly: 6, Yearly: 3, Within: 36 * time.Hour, KnownGood: 2}
@@ -200,7 +200,7 @@ func drawItems(t *rapid.T, wrong bool) []Item {
 		if at.After(now) && !wrong {
 			break
 		}
-		it := Item{uint64(i + 1), at, rapid.Bool().Draw(t, "good")}
+		it := Item{Number: uint64(i + 1), Time: at, KnownGood: rapid.Bool().Draw(t, "good"), Suspect: rapid.Bool().Draw(t, "suspect")}
 		if wrong && rapid.IntRange(0, 9).Draw(t, "wrong") == 0 {
 			it.Time = now.AddDate(rapid.IntRange(-60, 60).Draw(t, "years"), 0, 0)
 		}
@@ -296,7 +296,7 @@ func TestATimeAheadOfTheClockChangesNothingForOthers(t *testing.T) {
 		if len(given) == 0 {
 			return
 		}
-		ahead := Item{uint64(rapid.IntRange(0, len(given)).Draw(t, "number")), now.Add(time.Duration(rapid.Int64Range(1, 1<<60).Draw(t, "ahead"))), true}
+		ahead := Item{Number: uint64(rapid.IntRange(0, len(given)).Draw(t, "number")), Time: now.Add(time.Duration(rapid.Int64Range(1, 1<<60).Draw(t, "ahead"))), KnownGood: true}
 		if n, ok := missing(kept(p, given), kept(p, append(slices.Clone(given), ahead))); ok && n != ahead.Number {
 			t.Fatalf("%+v keeps %d, but not beside one of %s", p, n, ahead.Time)
 		}
@@ -317,4 +317,49 @@ func TestTheNewestIsAlwaysKeptAndAllAreJudged(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestSuspectSnapshotsHavePlacesOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	items := func(suspect ...uint64) (out []Item) {
+		for n := uint64(1); n <= 6; n++ {
+			out = append(out, Item{Number: n, Time: at.Add(time.Duration(n) * time.Minute), Suspect: slices.Contains(suspect, n)})
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		policy  Policy
+		suspect []uint64
+		kept    []uint64 // the newest first
+		waits   bool
+	}{
+		"none is":                          {Policy{Last: 2}, nil, []uint64{6, 5}, false},
+		"the newest are":                   {Policy{Last: 2}, []uint64{4, 5, 6}, []uint64{6, 5, 3, 2}, true},
+		"all but the first are":            {Policy{Last: 3}, []uint64{2, 3, 4, 5, 6}, []uint64{6, 5, 4, 1}, true},
+		"some before the newest are":       {Policy{Last: 1}, []uint64{3, 4}, []uint64{6, 4}, false},
+		"the newest of the hour is one":    {Policy{Hourly: 1}, []uint64{6}, []uint64{6, 5}, true},
+		"one that no rule keeps, but last": {Policy{Within: time.Minute}, []uint64{6}, []uint64{6, 5, 4}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			verdicts := Apply(c.policy, items(c.suspect...), at.Add(time.Hour), nil)
+			var kept []uint64
+			for _, v := range verdicts {
+				if v.Kept() {
+					kept = append(kept, v.Number)
+				}
+			}
+			if !slices.Equal(kept, c.kept) {
+				t.Errorf("kept are %v, want %v", kept, c.kept)
+			}
+			if got := Wait(verdicts); got != c.waits {
+				t.Errorf("it waits: %v", got)
+			}
+			for _, v := range verdicts {
+				if c.waits && !v.Kept() {
+					t.Errorf("%d is not kept while the newest is suspect", v.Number)
+				}
+			}
+		})
+	}
 }
