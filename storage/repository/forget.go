@@ -27,47 +27,22 @@ func (r *Repository) Tombstone(ctx context.Context, host, env string) (*statemen
 // that do not verify are warned of; those under a certificate that ended were
 // of a host that is no more, and forget nothing.
 func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, in serials, err error) {
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixTombstones(host, env), Hidden: true}) {
-		if err != nil {
-			return nil, in, fmt.Errorf("list tombstones of %s: %w", env, err)
-		}
-		_, _, serial, ok := statement.ParseTombstoneKey(o.Key)
-		if !ok {
-			continue
-		}
-		certs, err := r.hostCertificates(ctx, host)
-		if err != nil {
-			return nil, in, err
-		}
-		check := func(object []byte) error {
-			x, err = statement.ParseTombstone(object)
-			if err == nil {
-				err = statement.CheckTombstoneCertificate(x, certs, r.desc.Owner, r.ID())
-			}
-			if err == nil && statement.KeyTombstone(x.Host, x.Environment, x.Serial) != o.Key {
-				err = fmt.Errorf("it is number %d of %s of host %s", x.Serial, x.Environment, x.Host)
-			}
-			if err != nil {
-				return &DamageError{Key: o.Key, What: "tombstone", Err: err}
-			}
-			return nil
-		}
-		object, err := r.listed(ctx, o, func(b []byte) bool { return check(b) == nil })
-		if errors.Is(err, storage.ErrNotFound) {
-			err = &DamageError{Key: o.Key, What: "tombstone", Err: err}
-		}
+	all := r.numbered(ctx, host, statement.PrefixTombstones(host, env), "tombstone", statement.ParseTombstoneKey, func(object []byte, certs []*statement.Certificate) (string, error) {
+		x, err = statement.ParseTombstone(object)
 		if err == nil {
-			err = check(object)
+			err = statement.CheckTombstoneCertificate(x, certs, r.desc.Owner, r.ID())
 		}
-		in.pass(serial, err == nil)
-		switch {
-		case err == nil:
-			return x, in, r.sinceTaken(ctx, x)
-		case errors.Is(err, statement.ErrEnded):
-		case Damaged(err):
-			r.warn(err)
-		default:
+		if err != nil {
+			return "", err
+		}
+		return statement.KeyTombstone(x.Host, x.Environment, x.Serial), nil
+	})
+	for n, err := range all {
+		if err != nil {
 			return nil, in, err
+		}
+		if in.pass(n.serial, n.counts); n.counts {
+			return x, in, r.sinceTaken(ctx, x)
 		}
 	}
 	return nil, in, nil
