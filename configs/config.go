@@ -74,10 +74,27 @@ type Environment struct {
 	Reread   Duration `yaml:"reread,omitempty"`
 	Hooks    Hooks    `yaml:"hooks,omitempty"`
 	Keep     Keep     `yaml:"keep,omitempty"`
-	Root     string   `yaml:"root,omitempty"`
-	Drill    *Drill   `yaml:"drill,omitempty"`
-	Ping     string   `yaml:"ping,omitempty"` // in place of that of Notify
+	// Shrink is what its sources must still have of what they had, lest a
+	// snapshot be suspect; nil is half.
+	Shrink *Percent `yaml:"shrink,omitempty"`
+	Root   string   `yaml:"root,omitempty"`
+	Drill  *Drill   `yaml:"drill,omitempty"`
+	Ping   string   `yaml:"ping,omitempty"` // in place of that of Notify
 }
+
+// ShrinkOf is what a source must still have of what it had; 0 is any amount.
+func (e *Environment) ShrinkOf(s *Source) Percent {
+	switch {
+	case s.Shrink != nil:
+		return *s.Shrink
+	case e.Shrink != nil:
+		return *e.Shrink
+	}
+	return defaultShrink
+}
+
+// defaultShrink is that of suspect.DefaultShrink, in percent.
+const defaultShrink = Percent(50)
 
 // Source is a path or a command; that may run as a hook does, outside.
 type Source struct {
@@ -95,6 +112,9 @@ type Source struct {
 	Restore []string `yaml:"restore,omitempty"`
 	Timeout Duration `yaml:"timeout,omitempty"`
 	Outside bool     `yaml:"outside,omitempty"`
+
+	Shrink  *Percent `yaml:"shrink,omitempty"`  // in place of that of the environment
+	Require string   `yaml:"require,omitempty"` // mounted or not_empty
 }
 
 // Hooks are commands around a run.
@@ -231,6 +251,10 @@ func (c *Config) fill(given func(keyPath) bool) {
 		}
 		if e.TimeZone == "" {
 			e.TimeZone = "Local"
+		}
+		if e.Shrink == nil {
+			half := defaultShrink
+			e.Shrink = &half
 		}
 	}
 }

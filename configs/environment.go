@@ -72,7 +72,15 @@ func (v *validator) outputAgainstPaths(as string, paths []string, key keyPath) {
 // isWithin tells whether a path is another, or lies below it.
 func isWithin(p, parent string) bool { return p == parent || strings.HasPrefix(p, parent+"/") }
 
+// require checks what a source must be like; allowed are the words for its kind.
+func (v *validator) require(s *Source, key keyPath, allowed ...string) {
+	if s.Require != "" && !slices.Contains(allowed, s.Require) {
+		v.addf(key.child("require"), "%q is not what can be required of it: %s", s.Require, strings.Join(allowed, " or "))
+	}
+}
+
 func (v *validator) pathSource(s *Source, seen []string, key keyPath) {
+	v.require(s, key, "mounted", "not_empty")
 	k := key.child("path")
 	switch {
 	case !path.IsAbs(s.Path) || strings.ContainsRune(s.Path, 0):
@@ -106,6 +114,7 @@ func (v *validator) patterns(patterns []string, key keyPath) {
 }
 
 func (v *validator) commandSource(s *Source, seen []string, key keyPath) {
+	v.require(s, key, "not_empty")
 	v.command(s.Command, key.child("command"))
 	if len(s.Include)+len(s.Exclude)+len(s.ExcludeIfPresent) > 0 || s.ExcludeCaches || s.OneFileSystem || s.MaxFileSize > 0 || s.Attributes != "" {
 		v.addf(key, "patterns, limits and attributes belong to path sources")

@@ -54,6 +54,9 @@ func (s *shape) value(n ast.Node, t reflect.Type, key keyPath) {
 			parsed(s, n, key, ParseCount)
 		}
 		return
+	case reflect.TypeFor[Percent]():
+		parsed(s, n, key, ParsePercent)
+		return
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

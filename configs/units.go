@@ -170,6 +170,28 @@ func (c *Count) UnmarshalYAML(n ast.Node) (err error) {
 	return err
 }
 
+// Percent is a part of a hundred: 50%, and 0.
+type Percent int
+
+// ParsePercent reads a whole percentage from 0% to 100%, or 0.
+func ParsePercent(s string) (Percent, error) {
+	digits, sign := strings.CutSuffix(s, "%")
+	n, err := strconv.ParseUint(digits, 10, 8)
+	if err != nil || n > 100 || !sign && n != 0 || digits != strconv.FormatUint(n, 10) {
+		return 0, fmt.Errorf("%q is not a percentage, such as 50%%; 0 switches it off", s)
+	}
+	return Percent(n), nil
+}
+
+// UnmarshalYAML implements the decoder's interface.
+func (p *Percent) UnmarshalYAML(n ast.Node) (err error) {
+	*p, err = ParsePercent(scalar(n))
+	return err
+}
+
+// MarshalYAML implements the encoder's interface.
+func (p Percent) MarshalYAML() ([]byte, error) { return fmt.Appendf(nil, "%d%%", int(p)), nil }
+
 // scalar is the text of a plain or quoted scalar.
 func scalar(n ast.Node) string {
 	if t := n.GetToken(); t != nil {
