@@ -36,6 +36,7 @@ type Options struct {
 	Environment string
 	Sources     []walk.Source
 	Commands    []Command
+	Expect      []Expectation  // of each of Sources, then of each of Commands; of those missing, half of what they had
 	Omit        []posix.DevIno // what is never captured: the repository, the state directory
 
 	StateDir userdir.Dir // of this repository
@@ -71,6 +72,7 @@ type Result struct {
 	StoredBytes uint64 // bytes written to the store
 	Read        uint64 // files read
 	Healed      Healed
+	Suspect     []Suspicion // why the snapshot is suspect; none: it is good
 	Problems    []manifest.Problem
 	Count       uint64 // of problems, of which at most manifest.MaxProblems are listed
 	Duration    time.Duration
@@ -95,6 +97,10 @@ type capture struct {
 	usable   func(pack [32]byte) bool // of what partials refer to; nil: all is
 	gaps     bool                     // the parent refers to objects that are lost or deleted
 	healing  healing
+
+	judgement  judgement // on the snapshots before
+	suspicions []Suspicion
+	unmounted  []int // positions of sources that must be mount points and are none
 
 	problems problems
 	mounts   []mountPoint      // met by the walk, in path order
@@ -195,6 +201,9 @@ func (c *capture) closeParents() {
 
 // run is the pipeline: walk and merge, read, emit, then commit.
 func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) {
+	if err := c.checkMounts(); err != nil {
+		return nil, err
+	}
 	commands, err := c.runCommands(ctx)
 	if err != nil {
 		return nil, err
@@ -236,7 +245,7 @@ func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) 
 }
 
 func (c *capture) result(e *emitter, s *repository.Snapshot) *Result {
-	r := &Result{Snapshot: s, Totals: e.totals, Duration: time.Since(c.started), Read: c.Progress.FilesRead.Load()}
+	r := &Result{Snapshot: s, Totals: e.totals, Suspect: c.suspicions, Duration: time.Since(c.started), Read: c.Progress.FilesRead.Load()}
 	r.Problems, r.Count = c.problems.list()
 	if c.writer != nil {
 		r.NewBytes, r.StoredBytes, r.Healed = c.writer.NewBytes(), c.writer.StoredBytes(), c.healing.total()
@@ -271,12 +280,16 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.judgement, err = judged(ctx, c.repo, c.host.Name, c.Environment); err != nil {
+		return nil, err
+	}
+	counts := c.sourceCounts(trailer.table.Sources)
 	problems, count := c.problems.list()
 	body := statement.RootBody{
 		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, Content: trailer.content, IndexRuns: runs, ProtectedUntil: protected,
 		Counts: statement.Counts{Entries: e.totals.Entries, Files: e.totals.Files, Directories: e.totals.Directories, ContentBytes: e.totals.Bytes,
 			NewContentBytes: c.writer.NewBytes(), Problems: count},
-		Sources: c.sourceCounts(trailer.table.Sources), Version: c.Version, Tags: c.Tags,
+		Sources: counts, Suspect: c.judge(trailer.table.Sources, counts), Version: c.Version, Tags: c.Tags,
 	}
 	if len(problems) > 0 {
 		body.Status = statement.Partial
@@ -297,6 +310,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 		return nil, err
 	}
 	c.index.Done()
+	c.remember(s)
 	trailer.root, trailer.number = s.ID, s.Number
 	if err := e.local.commit(trailer); err != nil {
 		// The snapshot is committed; the next run only reads more.

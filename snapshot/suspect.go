@@ -1,0 +1,294 @@
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"knowngood/internal/durable"
+	"knowngood/internal/posix"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/suspect"
+	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+)
+
+// Expectation is what a source must be like, lest its snapshot be suspect.
+type Expectation struct {
+	Shrink   int  // percentage of what it had that it must still have; 0: any
+	Mounted  bool // it must be a mount point
+	NotEmpty bool // it must hold a file; of a command: its output must not be empty
+}
+
+// Suspicion is why a source makes a snapshot suspect.
+type Suspicion struct {
+	Path        string // of the source
+	Reason      statement.Reason
+	Now, Before suspect.Amount // of what shrank
+	Than        string         // web@42, which had as much as Before
+}
+
+func (s Suspicion) String() string {
+	switch s.Reason {
+	case statement.Shrank:
+		return fmt.Sprintf("%s has %s of %s files and %s of %s, compared with %s", s.Path, humanize.Comma(int64(s.Now.Files)), humanize.Comma(int64(s.Before.Files)),
+			humanize.IBytes(s.Now.Bytes), humanize.IBytes(s.Before.Bytes), s.Than)
+	case statement.NotMounted:
+		return s.Path + " is no mount point, and must be one"
+	case statement.Empty:
+		return s.Path + " is empty, and must not be"
+	}
+	return fmt.Sprintf("%s %v", s.Path, s.Reason)
+}
+
+// Reasons are why a snapshot is suspect, as its root says it: a source has its
+// path where it is among paths, else its position.
+func Reasons(s *repository.Snapshot, paths []string) []string {
+	var out []string
+	if s.Body == nil {
+		return nil
+	}
+	for _, x := range s.Body.Suspect {
+		name := fmt.Sprintf("source %d", x.Source+1)
+		for _, p := range paths {
+			if s.Domain.SourceTag(p) == s.Body.Sources[x.Source].Tag {
+				name = p
+			}
+		}
+		out = append(out, fmt.Sprintf("%s %v", name, x.Reason))
+	}
+	return out
+}
+
+// referenceFile holds what this host must know to judge the next snapshot of an
+// environment. Where it is lost, or does not follow the newest snapshot, the
+// roots that are kept say the same.
+const referenceFile = "reference"
+
+// judgement is the content of the file.
+type judgement struct {
+	Number    uint64            `json:"number"`   // of the newest snapshot
+	Suspect   bool              `json:"suspect"`  // it is, and nobody accepted it
+	Accepted  uint64            `json:"accepted"` // the highest number that is accepted
+	Reference suspect.Reference `json:"reference"`
+}
+
+func referencePath(repo *repository.Repository, env string) string {
+	return filepath.Join(repo.LocalDir(), "env", env, referenceFile)
+}
+
+func (j *judgement) write(path string) error {
+	b, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return durable.Replace(path, b, 0o600)
+}
+
+// readJudgement reads the file; the zero value where there is none.
+func readJudgement(path string) (j judgement) {
+	b, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(b, &j) != nil {
+		return judgement{}
+	}
+	return j
+}
+
+// Accepted is the highest number of a snapshot that this host knows to be
+// accepted, 0 for none. It asks nothing of the store.
+func Accepted(repo *repository.Repository, env string) uint64 {
+	return readJudgement(referencePath(repo, env)).Accepted
+}
+
+// judged is the judgement on the snapshots so far. It asks the store only where
+// the newest is suspect, which somebody may have accepted, or this host does
+// not remember.
+func judged(ctx context.Context, repo *repository.Repository, host, env string) (judgement, error) {
+	number, err := repo.Remembered(host, env)
+	if number == 0 || err != nil {
+		return judgement{}, err
+	}
+	j := readJudgement(referencePath(repo, env))
+	if j.Number == number && !j.Suspect {
+		return j, nil
+	}
+	accepted, err := repo.Acceptances(ctx, host, env)
+	if err != nil || j.Number == number && accepted.Highest() <= j.Accepted {
+		return j, err
+	}
+	j, err = judgeKept(ctx, repo, host, env, accepted)
+	j.Number = number
+	return j, err
+}
+
+// judgeKept makes the judgement from the roots that are kept.
+func judgeKept(ctx context.Context, repo *repository.Repository, host, env string, accepted *repository.Acceptances) (judgement, error) {
+	j := judgement{Accepted: accepted.Highest()}
+	var all []*repository.Snapshot
+	for s, err := range repo.Kept(ctx, host, env) {
+		if err != nil && !repository.Damaged(err) {
+			return j, err
+		}
+		if err == nil && s.Body != nil {
+			all = append(all, s)
+		}
+	}
+
+	for _, s := range slices.Backward(all) {
+		j.Number, j.Suspect = s.Number, accepted.Suspect(s)
+		switch {
+		case j.Suspect:
+		case accepted.Names(s):
+			j.Reference = suspect.Reference{compared(s)}
+		default:
+			j.Reference = j.Reference.With(compared(s))
+		}
+	}
+	return j, nil
+}
+
+// compared is what is compared of a snapshot, by the clock of its host.
+func compared(s *repository.Snapshot) suspect.Snapshot {
+	return suspect.Snapshot{Number: s.Number, Time: s.Body.Started, Domain: s.Root.Domain, Sources: s.Body.Sources}
+}
+
+// expect is what the source at a position must be like.
+func (c *capture) expect(source int) Expectation {
+	if source < len(c.Expect) {
+		return c.Expect[source]
+	}
+	return Expectation{Shrink: suspect.DefaultShrink}
+}
+
+// checkMounts finds sources that must be mount points and are none.
+func (c *capture) checkMounts() error {
+	for i := range c.Sources {
+		if !c.expect(i).Mounted {
+			continue
+		}
+		mounted, err := posix.IsMountPoint(c.Sources[i].Path)
+		if err != nil {
+			return err
+		}
+		if !mounted {
+			c.unmounted = append(c.unmounted, i)
+		}
+	}
+	return nil
+}
+
+// judge says which of the sources, as they were captured, are suspect.
+func (c *capture) judge(sources []manifest.Source, counts []statement.SourceCounts) (out []statement.Suspicion) {
+	add := func(source int, s Suspicion) {
+		s.Path = sources[source].Path
+		c.suspicions = append(c.suspicions, s)
+		out = append(out, statement.Suspicion{Source: source, Reason: s.Reason})
+	}
+	now := suspect.Snapshot{Domain: c.host.Domain.ID, Sources: counts}
+	for _, s := range c.judgement.Reference.Shrunk(now, suspect.Rule{Shrink: func(i int) int { return c.expect(i).Shrink }}) {
+		add(s.Source, Suspicion{Reason: statement.Shrank, Now: s.Now, Before: s.Before, Than: fmt.Sprintf("%s@%d", c.Environment, s.Number)})
+	}
+	for i := range sources {
+		s := &sources[i]
+		if c.expect(i).NotEmpty && (s.Files == 0 || len(s.Command) > 0 && s.Bytes == 0) {
+			add(i, Suspicion{Reason: statement.Empty})
+		}
+	}
+	for _, i := range c.unmounted {
+		add(i, Suspicion{Reason: statement.NotMounted})
+	}
+	slices.SortFunc(out, func(a, b statement.Suspicion) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Reason, b.Reason))
+	})
+	return out
+}
+
+// remember takes in the snapshot that was made. What cannot be written is
+// found again in the store.
+func (c *capture) remember(s *repository.Snapshot) {
+	j := &c.judgement
+	if s.Number != j.Number+1 {
+		return // another process made one in between, and the file is not of the newest
+	}
+	j.Number, j.Suspect = s.Number, len(s.Body.Suspect) > 0
+	if !j.Suspect {
+		j.Reference = j.Reference.With(compared(s))
+	}
+	if err := j.write(referencePath(c.repo, c.Environment)); err != nil {
+		c.Progress.warn(fmt.Sprintf("%s is committed, but the next snapshot looks into the store for what to compare itself with: %v", s.Ref(), err))
+	}
+}
+
+// ErrNotSuspect says that a snapshot that is to be accepted needs that not.
+var ErrNotSuspect = errors.New("it is not suspect, or accepted already: there is nothing to accept")
+
+// Accept accepts a suspect snapshot, which is kept, and with it those after it
+// that shrank no further; it becomes what later ones are compared with. shrink
+// is as in suspect.Rule. The numbers are those that are accepted now.
+func Accept(ctx context.Context, repo *repository.Repository, s *repository.Snapshot, shrink func(source int) int, reason string, now time.Time) ([]uint64, error) {
+	accepted, err := repo.Acceptances(ctx, s.Host, s.Environment)
+	if err != nil {
+		return nil, err
+	}
+	if !accepted.Suspect(s) {
+		return nil, fmt.Errorf("%s: %w", s.Ref(), ErrNotSuspect)
+	}
+	var later []*repository.Snapshot
+	for x, err := range repo.Kept(ctx, s.Host, s.Environment) {
+		if err != nil && !repository.Damaged(err) {
+			return nil, err
+		}
+		if err == nil && x.Number <= s.Number {
+			break
+		}
+		if err == nil && x.Body != nil {
+			later = append(later, x)
+		}
+	}
+
+	list, numbers := []statement.Accepted{{Number: s.Number, ID: s.ID}}, []uint64{s.Number}
+	reference := suspect.Reference{compared(s)}
+	for _, x := range slices.Backward(later) {
+		shrunk := len(reference.Shrunk(compared(x), suspect.Rule{Shrink: shrink})) > 0
+		byItself := slices.ContainsFunc(x.Body.Suspect, func(y statement.Suspicion) bool { return y.Reason != statement.Shrank })
+		if accepted.Suspect(x) && (shrunk || byItself) {
+			continue
+		}
+		if accepted.Suspect(x) {
+			list, numbers = append(list, statement.Accepted{Number: x.Number, ID: x.ID}), append(numbers, x.Number)
+		}
+		reference = reference.With(compared(x))
+	}
+	if _, err := repo.Accept(ctx, s.Host, s.Environment, list, reason, now); err != nil {
+		return nil, err
+	}
+
+	if h, err := repo.Host(ctx); err == nil && h.Name == s.Host {
+		return numbers, rejudge(ctx, repo, s.Host, s.Environment)
+	}
+	return numbers, nil
+}
+
+// rejudge writes the judgement anew, which a daemon beside this process reads.
+func rejudge(ctx context.Context, repo *repository.Repository, host, env string) error {
+	accepted, err := repo.Acceptances(ctx, host, env)
+	if err != nil {
+		return err
+	}
+	j, err := judgeKept(ctx, repo, host, env, accepted)
+	if err != nil {
+		return err
+	}
+	return j.write(referencePath(repo, env))
+}
