@@ -197,6 +197,9 @@ func (c *checker) host(ctx context.Context, host string) error {
 		if err != nil {
 			return err
 		}
+		if _, err := c.repo.Acceptances(ctx, host, env); err != nil { // which warns of those that do not verify
+			return err
+		}
 		newest := true
 		for s, err := range c.repo.Snapshots(ctx, host, env) {
 			if err != nil {

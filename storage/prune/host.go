@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"knowngood/snapshot/retention"
+	"knowngood/snapshot/suspect"
 	"knowngood/storage"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -21,6 +22,7 @@ import (
 type host struct {
 	*pruner
 	name       string
+	own        bool      // it is this machine, whose word counts here
 	now        time.Time // of the store, before anything was listed
 	inventory  map[seal.DomainID]*inventory
 	snapshots  map[seal.DomainID][]kept
@@ -51,6 +53,9 @@ func (p *pruner) host(ctx context.Context, name string) error {
 		return err
 	}
 	h := &host{pruner: p, name: name, now: time.Now(), inventory: map[seal.DomainID]*inventory{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
+	if h.own, err = h.isThisMachine(ctx); err != nil {
+		return err
+	}
 	if p.DryRun {
 		return h.prune(ctx, domains)
 	}
@@ -126,6 +131,8 @@ func (h *host) environment(ctx context.Context, env string) error {
 	var forgotten, protected statement.Numbers
 	if x != nil {
 		forgotten, h.tombstones[env] = x.Forgotten, x.Serial
+	}
+	if len(forgotten) > 0 {
 		if protected, err = h.protected(ctx, env, forgotten); err != nil {
 			return err
 		}
@@ -154,25 +161,40 @@ func (h *host) environment(ctx context.Context, env string) error {
 	return nil
 }
 
-// protected are the forgotten snapshots that the policy of this run keeps.
-// What is forgotten and does not verify takes no place in it.
+// protected are the forgotten snapshots that the policy of this run keeps. What
+// is forgotten and does not verify takes no place in it. While the newest snapshot
+// of another host is suspect, the good ones that it forgot of the days before are
+// protected without a policy, too.
 func (h *host) protected(ctx context.Context, env string, forgotten statement.Numbers) (statement.Numbers, error) {
 	var policy *retention.Policy
 	if h.Policy != nil {
 		policy = h.Policy(h.name, env)
 	}
-	if policy == nil || len(forgotten) == 0 {
+	if policy == nil && h.own {
 		return nil, nil
 	}
 	written, err := h.repo.Written(ctx, h.name, env)
 	if err != nil {
 		return nil, err
 	}
+	suspects, waits, err := h.suspects(ctx, env, written)
+	if err != nil {
+		return nil, err
+	}
+	why := "the policy of this run keeps"
+	switch {
+	case policy == nil && !waits:
+		return nil, nil
+	case policy == nil:
+		policy, why = &retention.Policy{Within: suspect.Window}, "are good, of the last days before that"
+		maps.DeleteFunc(written, func(n uint64, _ time.Time) bool { return suspects.Has(n) })
+	}
+
 	verified := map[uint64]bool{}
 	for {
 		var items []retention.Item
 		for n, at := range written {
-			items = append(items, retention.Item{Number: n, Time: at})
+			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n)})
 		}
 		var out []uint64
 		for _, v := range retention.Apply(*policy, items, h.now, time.UTC) {
@@ -197,7 +219,7 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 			continue
 		}
 		if len(out) > 0 {
-			h.note("host %s forgot %s of %s that the policy of this run keeps: %s", h.name, english.Plural(len(out), "snapshot", ""), env, english.PluralWord(len(out), "it stays", "they stay"))
+			h.note("host %s forgot %s of %s that %s: %s", h.name, english.Plural(len(out), "snapshot", ""), env, why, english.PluralWord(len(out), "it stays", "they stay"))
 		}
 		return statement.NumbersOf(out...), nil
 	}

@@ -13,6 +13,7 @@ import (
 // Judged is a snapshot with what a retention policy says of it.
 type Judged struct {
 	*repository.Snapshot
+	Suspect bool     // by the word of its host, and nobody accepted it
 	Reasons []string // to keep it; none: it is to be forgotten
 }
 
@@ -20,11 +21,15 @@ type Judged struct {
 // not forgotten, and returns them the newest first. Their time is that of
 // their start, or where nothing at hand opens them that at which the store
 // took them. Roots that do not verify are not judged, and so stay: damaged
-// names them.
+// names them. While the newest is suspect, and nobody accepted it, all are kept.
 func Judge(ctx context.Context, repo *repository.Repository, host, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
 	byNumber := map[uint64]*repository.Snapshot{}
 	var items []retention.Item
 	var written map[uint64]time.Time
+	accepted, err := repo.Acceptances(ctx, host, env)
+	if err != nil {
+		return nil, nil, err
+	}
 	for s, err := range repo.Kept(ctx, host, env) {
 		if repository.Damaged(err) {
 			if !errors.Is(err, statement.ErrEnded) {
@@ -35,7 +40,7 @@ func Judge(ctx context.Context, repo *repository.Repository, host, env string, p
 		if err != nil {
 			return nil, nil, err
 		}
-		item := retention.Item{Number: s.Number}
+		item := retention.Item{Number: s.Number, Suspect: accepted.Suspect(s)}
 		if s.Body != nil {
 			item.Time = s.Body.Started
 		} else if written == nil {
@@ -48,8 +53,10 @@ func Judge(ctx context.Context, repo *repository.Repository, host, env string, p
 		}
 		items, byNumber[s.Number] = append(items, item), s
 	}
-	for _, v := range retention.Apply(policy, items, now, zone) {
-		judged = append(judged, Judged{byNumber[v.Number], v.Reasons})
+	verdicts := retention.Apply(policy, items, now, zone)
+	retention.Wait(verdicts)
+	for _, v := range verdicts {
+		judged = append(judged, Judged{byNumber[v.Number], v.Suspect, v.Reasons})
 	}
 	return judged, damaged, nil
 }

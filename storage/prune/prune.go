@@ -52,7 +52,10 @@ type Options struct {
 	DryRun   bool          // find out, and change nothing
 	// Policy, when it is set and gives one, names snapshots that are kept
 	// whatever their host forgot: who took a host over can forget with its
-	// key. It goes by when the store took the roots, in UTC.
+	// key. It goes by when the store took the roots, in UTC. Snapshots of another
+	// host that are suspect by the counts in their roots take no place in it of
+	// good ones; while its newest is, good ones of the days before that are kept
+	// without a policy, too.
 	Policy func(host, env string) *retention.Policy
 	// MaxRepack is how many stored bytes of packs of which little is needed are
 	// rewritten, so that their space is freed as well; 0 for none. It takes an

@@ -161,9 +161,18 @@ func (d *domain) hold(ctx context.Context, o pack.Object, stand []repository.Obj
 // ownDomain tells whether this machine is the host, and the domain its present
 // one.
 func (d *domain) ownDomain(ctx context.Context) (bool, error) {
+	if !d.host.own {
+		return false, nil
+	}
 	host, err := d.repo.Host(ctx)
+	return err == nil && host.Domain.ID == d.id, err
+}
+
+// isThisMachine tells whether this machine is the host.
+func (h *host) isThisMachine(ctx context.Context) (bool, error) {
+	host, err := h.repo.Host(ctx)
 	if errors.Is(err, repository.ErrNotEnrolled) || errors.Is(err, repository.ErrCloned) {
 		return false, nil
 	}
-	return err == nil && host.Name == d.name && host.Domain.ID == d.id, err
+	return err == nil && host.Name == h.name, err
 }

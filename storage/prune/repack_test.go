@@ -60,7 +60,8 @@ func (w *world) bytes() uint64 {
 }
 
 // sparse captures 24 files of 200 KiB, of which one in six stays as it is, and
-// waits until packs may be rewritten. It returns the trees of web@2 and web@3.
+// waits until packs may be rewritten. The owner accepts that so little is left.
+// It returns the trees of web@2 and web@3.
 func (w *world) sparse() (second, third treetest.Tree) {
 	w.t.Helper()
 	for i := range 24 {
@@ -72,7 +73,7 @@ func (w *world) sparse() (second, third treetest.Tree) {
 			w.write(fmt.Sprintf("file-%02d", i), 100)
 		}
 	}
-	w.capture("web")
+	w.accept(w.Bare(), w.capture("web"))
 	second = treetest.Snapshot(w.t, w.dir)
 	w.write("more", 100)
 	w.capture("web")
