@@ -10,6 +10,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
+	"knowngood/snapshot"
 )
 
 // begin starts a run of j; mu is held.
@@ -113,7 +114,11 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	j.running = nil
 	d.busy--
 	if run.Snapshot != "" && repo != nil && r.number == d.repo.configured() { // else it may be in another repository
-		j.state.Newest, j.state.Protected, j.state.Repository = run.Started, run.ProtectedUntil, repo.ID().String()
+		j.state.Repository = repo.ID().String()
+		if len(run.Suspect) == 0 {
+			j.state.Newest, j.state.Protected = run.Started, run.ProtectedUntil
+		}
+		j.state.Accepted = snapshot.Accepted(repo, j.name)
 		if n, nerr := repo.Remembered(d.config.Host, j.name); nerr == nil {
 			if n != j.state.Number+1 {
 				j.kept.doubt() // somebody captured by hand in between
@@ -167,6 +172,8 @@ func (d *Daemon) logRun(name string, run *report.Run) {
 		d.Log.Info(what+" interrupted by the stop of the daemon; the next one goes on from there", fields...)
 	case run.Result == report.Failed:
 		d.Log.Error(what+" failed", append(fields, zap.String("error", run.Error))...)
+	case run.Result == report.Suspect:
+		d.Log.Warn(what+" done: the snapshot is suspect, and nothing is forgotten until it is accepted or the source is back", append(fields, zap.Strings("suspect", run.Suspect))...)
 	default:
 		d.Log.Info(what+" done", fields...)
 	}

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"knowngood/configs"
@@ -24,6 +26,10 @@ type jobState struct {
 	Protected  time.Time `json:"protected,omitzero"`
 	Number     uint64    `json:"number,omitempty"`
 	Repository string    `json:"repository,omitempty"`
+	// Suspect is set while the newest snapshot is suspect, Accepted the highest
+	// number that was known to be accepted when that was looked at last.
+	Suspect  *report.Suspicion `json:"suspect,omitempty"`
+	Accepted uint64            `json:"accepted,omitempty"`
 	// Since is when the job was first configured.
 	Since time.Time `json:"since,omitzero"`
 }
@@ -102,13 +108,41 @@ func (j *job) ended(run report.Run) error {
 		j.state.Failures++
 	case report.Success, report.Partial:
 		j.state.Failures = 0
-		j.state.LastSuccess = &run
+		j.state.LastSuccess, j.state.Suspect = &run, nil
+	case report.Suspect:
+		j.state.Failures = 0
+	}
+	if len(run.Suspect) > 0 { // what came after it may have failed
+		j.suspect(&run)
 	}
 	// What died or was stopped is made again.
 	if !run.Died && run.Result != report.Interrupted && run.Scheduled.After(j.state.LastScheduled) {
 		j.state.LastScheduled = run.Scheduled
 	}
 	return j.history.add(run)
+}
+
+// bounded are reasons that are no longer than a state has room for.
+func bounded(reasons []string) []string {
+	size := 0
+	for i, r := range reasons {
+		if size += len(r); size > maxErrorText {
+			return append(slices.Clone(reasons[:i]), fmt.Sprintf("and %d more", len(reasons)-i))
+		}
+	}
+	return reasons
+}
+
+// suspect takes in a run whose snapshot is suspect.
+func (j *job) suspect(run *report.Run) {
+	s := &report.Suspicion{Since: run.Started, Snapshot: run.Snapshot, Reasons: run.Suspect}
+	if before := j.state.Suspect; before != nil {
+		s.Since = before.Since
+	}
+	if good := j.state.LastSuccess; good != nil {
+		s.Good = good.Snapshot
+	}
+	j.state.Suspect = s
 }
 
 // done is a measure of what a run has done, which only grows.

@@ -21,8 +21,11 @@ import (
 // pattern that does not compile is an error.
 func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, error) {
 	o := snapshot.Options{Environment: name, RereadEvery: time.Duration(env.Reread)}
+	var ofCommands []snapshot.Expectation
 	for _, s := range env.Sources {
+		expect := snapshot.Expectation{Shrink: int(env.ShrinkOf(&s)), Mounted: s.Require == "mounted", NotEmpty: s.Require == "not_empty"}
 		if len(s.Command) > 0 {
+			ofCommands = append(ofCommands, expect)
 			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, Restore: s.Restore, As: s.As, Run: runSource(time.Duration(s.Timeout), s.Outside)})
 			continue
 		}
@@ -32,7 +35,9 @@ func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, er
 		}
 		o.Sources = append(o.Sources, walk.Source{Path: s.Path, Rules: rules, OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, ExcludeIfPresent: s.ExcludeIfPresent, MaxFileSize: uint64(s.MaxFileSize),
 			CachedAttributes: s.Attributes == "cached"})
+		o.Expect = append(o.Expect, expect)
 	}
+	o.Expect = append(o.Expect, ofCommands...)
 	return o, nil
 }
 

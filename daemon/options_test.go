@@ -1,10 +1,14 @@
 package daemon
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"knowngood/configs"
+	"knowngood/snapshot"
+	"knowngood/snapshot/suspect"
 )
 
 func TestCaptureOptions(t *testing.T) {
@@ -21,5 +25,39 @@ func TestCaptureOptions(t *testing.T) {
 		if got := o.Sources[i].CachedAttributes; got != want {
 			t.Errorf("%s: cached attributes: %v", o.Sources[i].Path, got)
 		}
+	}
+}
+
+func TestCaptureOptionsHaveWhatIsExpectedOfEachSource(t *testing.T) {
+	t.Parallel()
+	percent := func(p configs.Percent) *configs.Percent { return &p }
+	env := &configs.Environment{Shrink: percent(25), Sources: []configs.Source{
+		{Command: []string{"date"}, As: "date", Require: "not_empty"}, {Path: "/a", Require: "mounted"}, {Path: "/b", Shrink: percent(0), Require: "not_empty"}}}
+	for name, c := range map[string]struct {
+		shrink *configs.Percent
+		want   []snapshot.Expectation
+	}{
+		"trees come before commands, as in a manifest": {percent(25), []snapshot.Expectation{{Shrink: 25, Mounted: true}, {NotEmpty: true}, {Shrink: 25, NotEmpty: true}}},
+		"half is the default":                          {nil, []snapshot.Expectation{{Shrink: suspect.DefaultShrink, Mounted: true}, {NotEmpty: true}, {Shrink: suspect.DefaultShrink, NotEmpty: true}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := *env
+			env.Shrink = c.shrink
+			o, err := CaptureOptions("web", &env)
+			if err != nil || !slices.Equal(o.Expect, c.want) {
+				t.Errorf("expected is %+v, %v", o.Expect, err)
+			}
+		})
+	}
+}
+
+func TestReasonsFitAState(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxErrorText/2)
+	if got := bounded([]string{long, long, "c", "d"}); len(got) != 3 || got[2] != "and 2 more" {
+		t.Errorf("%d reasons, the last %q", len(got), got[len(got)-1])
+	}
+	if got := bounded([]string{"a", "b"}); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("bounded are %q", got)
 	}
 }

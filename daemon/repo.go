@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -8,8 +9,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
+	"knowngood/snapshot"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -175,7 +178,8 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 			continue
 		}
 		n, err := repo.Remembered(d.config.Host, name)
-		if j.running == nil && (j.looked != id || err == nil && n > j.state.Number) {
+		accepted := j.state.Suspect != nil && snapshot.Accepted(repo, name) != j.state.Accepted
+		if j.running == nil && (j.looked != id || err == nil && n > j.state.Number || accepted) {
 			names = append(names, name)
 		}
 	}
@@ -185,12 +189,12 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 		return
 	}
 	for _, name := range names {
-		s, err := repo.Head(ctx, host, name)
+		f, err := lookForNewest(ctx, repo, host, name)
 		if ctx.Err() != nil {
 			return
 		}
 		d.mu.Lock()
-		d.newest(name, id, s, err)
+		d.newest(name, id, f, err)
 		d.mu.Unlock()
 		if repository.Damaged(err) {
 			d.tell(func(w *watch) []notify.Message {
@@ -201,9 +205,32 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 	d.tellLast() // that what failed was taken by hand
 }
 
+// found is what a look into the repository found of an environment.
+type found struct {
+	head     *repository.Snapshot
+	good     *repository.Snapshot // the newest that is not suspect; nil when there is none
+	accepted uint64               // the highest number that is known to be accepted
+}
+
+// lookForNewest looks for the newest snapshot of an environment, and for the
+// newest good one.
+func lookForNewest(ctx context.Context, repo *repository.Repository, host, name string) (*found, error) {
+	f := &found{accepted: snapshot.Accepted(repo, name)}
+	s, err := repo.Head(ctx, host, name)
+	if err != nil {
+		return nil, err
+	}
+	f.head, f.good = s, s
+	suspect, err := repo.Suspect(ctx, s)
+	if err == nil && suspect {
+		f.good, err = repo.NewestGood(ctx, host, name)
+	}
+	return f, err
+}
+
 // newest takes in which snapshot of an environment is the newest in a
 // repository; mu is held.
-func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
+func (d *Daemon) newest(name, id string, f *found, err error) {
 	j := d.jobs[name]
 	none := errors.Is(err, repository.ErrNoSnapshot)
 	switch {
@@ -216,20 +243,44 @@ func (d *Daemon) newest(name, id string, s *repository.Snapshot, err error) {
 	j.looked = id
 	switch {
 	case none && j.state.Repository != id:
-		j.state.Number, j.state.Newest, j.state.Protected = 0, time.Time{}, time.Time{}
-	case !none && s.Body != nil && (s.Number > j.state.Number || j.state.Repository != id):
-		j.state.Number, j.state.Newest, j.state.Protected = s.Number, s.Body.Started, s.Body.ProtectedUntil
-		run := made(s)
-		j.state.LastSuccess = run
-		if last := j.state.Last; last == nil || !last.Died || s.Body.Started.After(last.Finished) { // else that made it, and died then
-			j.state.Last, j.state.Failures = run, 0
-		}
-		j.kept.doubt()
+		j.state.Number, j.state.Newest, j.state.Protected, j.state.Suspect = 0, time.Time{}, time.Time{}, nil
+	case !none && f.head.Body != nil && (f.head.Number > j.state.Number || j.state.Repository != id || j.state.Suspect != nil && f.accepted != j.state.Accepted):
+		j.take(f, SourcePaths(j.env))
 	default:
 		return
 	}
 	j.state.Repository = id
 	d.keep(j.slots, &j.state)
+}
+
+// take takes in snapshots that were made, or accepted, elsewhere.
+func (j *job) take(f *found, paths []string) {
+	j.state.Number, j.state.Accepted = f.head.Number, f.accepted
+	j.state.Newest, j.state.Protected, j.state.LastSuccess, j.state.Suspect = time.Time{}, time.Time{}, nil, nil
+	if g := f.good; g != nil {
+		j.state.Newest, j.state.Protected, j.state.LastSuccess = g.Body.Started, g.Body.ProtectedUntil, made(g)
+	}
+	last := j.state.LastSuccess
+	if f.good == nil || f.good.Number != f.head.Number {
+		run := made(f.head)
+		run.Result, run.Suspect = report.Suspect, bounded(snapshot.Reasons(f.head, paths))
+		last = run
+		j.suspect(run)
+	}
+	if died := j.state.Last; died == nil || !died.Died || f.head.Body.Started.After(died.Finished) { // else that made it, and died then
+		j.state.Last, j.state.Failures = last, 0
+	}
+	j.kept.doubt()
+}
+
+// SourcePaths are the paths of the sources of an environment, as a manifest has
+// them.
+func SourcePaths(env *configs.Environment) []string {
+	var out []string
+	for _, s := range env.Sources {
+		out = append(out, cmp.Or(s.Path, s.As))
+	}
+	return out
 }
 
 // made is the run by hand that made a snapshot, as far as that tells.

@@ -49,7 +49,7 @@ func (d *Daemon) report(runs bool) report.Report {
 			continue
 		}
 		e := report.Environment{Name: name, Job: d.reportJob(j, now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
-			Kept: j.kept.Count(), Runs: []report.Run{}}
+			Kept: j.kept.Count(), Suspect: j.state.Suspect, Runs: []report.Run{}}
 		if runs {
 			e.Runs = append(e.Runs, j.history.runs...)
 		}

@@ -65,6 +65,9 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 		return 0, fmt.Errorf("retention of %s: nothing is forgotten: %w", name, err)
 	}
 	k.set(repo.ID(), items, true)
+	if len(made.Body.Suspect) > 0 {
+		return 0, nil // until somebody accepts it, or the next is as those before
+	}
 	if since := now.Sub(k.wrote); since >= 0 && since < retainEvery {
 		return 0, nil
 	}
@@ -72,10 +75,15 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 	if err != nil {
 		return 0, err
 	}
+	if items, err = stillSuspect(ctx, repo, host, name, items); err != nil {
+		return 0, fmt.Errorf("retention of %s: nothing is forgotten: %w", name, err)
+	}
 	var rest []retention.Item
 	var dropped []uint64
-	for _, v := range retention.Apply(policy, items, now, zone) {
-		if len(v.Reasons) > 0 {
+	verdicts := retention.Apply(policy, items, now, zone)
+	retention.Wait(verdicts)
+	for _, v := range verdicts {
+		if v.Kept() {
 			rest = append(rest, v.Item)
 		} else {
 			dropped = append(dropped, v.Number)
@@ -100,7 +108,7 @@ func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name
 	items, known := slices.Clone(k.items), k.known && k.of == repo.ID()
 	k.mu.Unlock()
 	if known {
-		return append(items, retention.Item{Number: made.Number, Time: made.Body.Started}), nil
+		return append(items, itemOf(made)), nil
 	}
 	items = nil
 	for s, err := range repo.Kept(ctx, host, name) {
@@ -108,8 +116,28 @@ func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name
 			return nil, err
 		}
 		if s.Body != nil { // else it is of an earlier key of this host, and stays
-			items = append(items, retention.Item{Number: s.Number, Time: s.Body.Started})
+			items = append(items, itemOf(s))
 		}
+	}
+	return items, nil
+}
+
+// itemOf is a snapshot as retention has it, suspect by the word of its host.
+func itemOf(s *repository.Snapshot) retention.Item {
+	return retention.Item{Number: s.Number, Time: s.Body.Started, Suspect: repository.Flagged(s)}
+}
+
+// stillSuspect are the items without suspicion of those that were accepted.
+func stillSuspect(ctx context.Context, repo *repository.Repository, host, name string, items []retention.Item) ([]retention.Item, error) {
+	if !slices.ContainsFunc(items, func(it retention.Item) bool { return it.Suspect }) {
+		return items, nil
+	}
+	accepted, err := repo.Acceptances(ctx, host, name)
+	if err != nil {
+		return nil, err
+	}
+	for i := range items {
+		items[i].Suspect = items[i].Suspect && !accepted.NamesNumber(items[i].Number)
 	}
 	return items, nil
 }

@@ -280,6 +280,10 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 	if result.Partial() {
 		run.Result = report.Partial
 	}
+	for _, s := range result.Suspect {
+		run.Result, run.Suspect = report.Suspect, append(run.Suspect, s.String())
+	}
+	run.Suspect = bounded(run.Suspect)
 	if r.Committed != nil {
 		r.Committed(result)
 	}

@@ -6,15 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
-	"knowngood/internal/durable"
 	"knowngood/internal/posix"
+	"knowngood/internal/userdir"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/suspect"
 	"knowngood/storage/repository"
@@ -81,24 +79,24 @@ type judgement struct {
 	Reference suspect.Reference `json:"reference"`
 }
 
-func referencePath(repo *repository.Repository, env string) string {
-	return filepath.Join(repo.LocalDir(), "env", env, referenceFile)
+func referenceDir(repo *repository.Repository, env string) userdir.Dir {
+	return repo.LocalDir().In("env", env)
 }
 
-func (j *judgement) write(path string) error {
+func (j *judgement) write(dir userdir.Dir) error {
 	b, err := json.Marshal(j)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := dir.Make(); err != nil {
 		return err
 	}
-	return durable.Replace(path, b, 0o600)
+	return dir.Replace(referenceFile, b)
 }
 
 // readJudgement reads the file; the zero value where there is none.
-func readJudgement(path string) (j judgement) {
-	b, err := os.ReadFile(path)
+func readJudgement(dir userdir.Dir) (j judgement) {
+	b, err := dir.ReadFile(referenceFile)
 	if err != nil || json.Unmarshal(b, &j) != nil {
 		return judgement{}
 	}
@@ -108,7 +106,7 @@ func readJudgement(path string) (j judgement) {
 // Accepted is the highest number of a snapshot that this host knows to be
 // accepted, 0 for none. It asks nothing of the store.
 func Accepted(repo *repository.Repository, env string) uint64 {
-	return readJudgement(referencePath(repo, env)).Accepted
+	return readJudgement(referenceDir(repo, env)).Accepted
 }
 
 // judged is the judgement on the snapshots so far. It asks the store only where
@@ -119,7 +117,7 @@ func judged(ctx context.Context, repo *repository.Repository, host, env string) 
 	if number == 0 || err != nil {
 		return judgement{}, err
 	}
-	j := readJudgement(referencePath(repo, env))
+	j := readJudgement(referenceDir(repo, env))
 	if j.Number == number && !j.Suspect {
 		return j, nil
 	}
@@ -225,7 +223,7 @@ func (c *capture) remember(s *repository.Snapshot) {
 	if !j.Suspect {
 		j.Reference = j.Reference.With(compared(s))
 	}
-	if err := j.write(referencePath(c.repo, c.Environment)); err != nil {
+	if err := j.write(referenceDir(c.repo, c.Environment)); err != nil {
 		c.Progress.warn(fmt.Sprintf("%s is committed, but the next snapshot looks into the store for what to compare itself with: %v", s.Ref(), err))
 	}
 }
@@ -290,5 +288,5 @@ func rejudge(ctx context.Context, repo *repository.Repository, host, env string)
 	if err != nil {
 		return err
 	}
-	return j.write(referencePath(repo, env))
+	return j.write(referenceDir(repo, env))
 }

@@ -12,12 +12,14 @@ import (
 // Kind of a message.
 type Kind string
 
-// Kinds. Recovery follows failure and degraded, RPOMet follows RPO. Incomplete
-// is of snapshots that lack what could not be read.
+// Kinds. Recovery follows failure, suspect and degraded, RPOMet follows RPO.
+// Incomplete is of snapshots that lack what could not be read, Suspect of those
+// of which a source collapsed.
 const (
 	Failure    Kind = "failure"
 	Recovery   Kind = "recovery"
 	Incomplete Kind = "incomplete"
+	Suspect    Kind = "suspect"
 	RPO        Kind = "rpo"
 	RPOMet     Kind = "rpo-met"
 	Damage     Kind = "damage"

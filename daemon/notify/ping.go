@@ -3,6 +3,7 @@ package notify
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize/english"
@@ -48,6 +49,8 @@ func pingText(host, environment string, run *report.Run) string {
 	switch {
 	case run == nil:
 		return text + ": started"
+	case run.Result == report.Suspect:
+		return cut(fmt.Sprintf("%s: %s is suspect: %s", text, run.Snapshot, strings.Join(run.Suspect, "; ")), 8<<10)
 	case !run.Result.Good():
 		return cut(fmt.Sprintf("%s: %s: %s", text, run.Result, run.Error), 8<<10)
 	}

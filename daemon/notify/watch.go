@@ -26,6 +26,7 @@ type Watch struct {
 type State struct {
 	Failing  map[string]*Told `json:"failing,omitempty"` // by environment
 	Lacking  map[string]*Told `json:"lacking,omitempty"` // what could not be read
+	Suspect  map[string]*Told `json:"suspect,omitempty"` // sources that collapsed
 	Late     map[string]*Told `json:"late,omitempty"`    // RPO broken
 	Prune    *Told            `json:"prune,omitempty"`
 	Degraded *Told            `json:"degraded,omitempty"`
@@ -34,7 +35,7 @@ type State struct {
 
 // Size is how much goes on.
 func (s *State) Size() int {
-	n := len(s.Failing) + len(s.Lacking) + len(s.Late) + len(s.Damage)
+	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Damage)
 	for _, t := range []*Told{s.Prune, s.Degraded} {
 		if t != nil {
 			n++
@@ -110,14 +111,23 @@ func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
 			text += fmt.Sprintf(" It is failure %d in a row, since %s.", failures, clock(t.Since))
 		}
 		return []Message{failed(w.message(Failure, env, now, t, "snapshot failed", text), run, failures)}
-	case !run.Result.Good():
+	case !run.Result.Good() && run.Result != report.Suspect:
 		return nil
 	}
+
 	var messages []Message
 	if t := w.State.Failing[env]; t != nil {
 		delete(w.State.Failing, env)
 		text := fmt.Sprintf("snapshots succeed again: %s was taken. They had failed since %s.", run.Snapshot, clock(t.Since))
 		messages = append(messages, failed(w.message(Recovery, env, now, t, "snapshots succeed again", text), run, 0))
+	}
+	if run.Result == report.Suspect {
+		return append(messages, w.suspect(env, run)...)
+	}
+	if t := w.State.Suspect[env]; t != nil {
+		delete(w.State.Suspect, env)
+		text := fmt.Sprintf("snapshots are good again: %s is not suspect. They were since %s.", run.Snapshot, clock(t.Since))
+		messages = append(messages, failed(w.message(Recovery, env, now, t, "snapshots are good again", text), run, 0))
 	}
 	if run.Result != report.Partial {
 		delete(w.State.Lacking, env)
@@ -128,6 +138,17 @@ func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
 		messages = append(messages, failed(w.message(Incomplete, env, now, t, "snapshot incomplete", text), run, 0))
 	}
 	return messages
+}
+
+// suspect tells of a snapshot of which a source collapsed.
+func (w *Watch) suspect(env string, run report.Run) []Message {
+	t, tell := w.in(&w.State.Suspect, env, run.Finished)
+	if !tell {
+		return nil
+	}
+	text := fmt.Sprintf("%s is suspect: %s. It does not count for the RPO, and nothing of %s is forgotten, until the source is back. Where it is meant to be so, run `knowngood accept %s`.",
+		run.Snapshot, strings.Join(run.Suspect, "; "), env, run.Snapshot)
+	return []Message{failed(w.message(Suspect, env, run.Finished, t, "snapshot suspect", text), run, 0)}
 }
 
 // Pruned tells of a run of the prune job.
@@ -238,7 +259,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 
 // Keep forgets environments that are configured no more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Told{w.State.Failing, w.State.Lacking, w.State.Late} {
+	for _, m := range []map[string]*Told{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

@@ -20,7 +20,8 @@ type event struct {
 
 func run(result report.Result, failures int) func(*Watch, time.Time) []Message {
 	return func(w *Watch, now time.Time) []Message {
-		return w.Ran("web", report.Run{Result: result, Finished: now, Error: "no space left", Snapshot: "web@42", Problems: 3}, failures)
+		return w.Ran("web", report.Run{Result: result, Finished: now, Error: "no space left", Snapshot: "web@42", Problems: 3,
+			Suspect: []string{"/srv/web has 0 of 3 files", "/mnt is no mount point"}}, failures)
 	}
 }
 
@@ -70,6 +71,10 @@ var watched = []struct {
 		want: []string{"failure 0s ", "recovery 2h0m0s ", "incomplete 2h0m0s web-7/web: web@42 lacks what could not be read: 3 files"}},
 	{name: "what a snapshot lacks is told once, and anew when it begins again", events: []event{{0, run(report.Partial, 0)}, {h, run(report.Partial, 0)}, {2 * h, run(report.Success, 0)}, {3 * h, run(report.Partial, 0)}},
 		want: []string{"incomplete 0s ", "incomplete 3h0m0s "}},
+	{name: "a suspect snapshot is told once, and its end", events: []event{{0, run(report.Suspect, 0)}, {h, run(report.Suspect, 0)}, {2 * h, run(report.Success, 0)}, {3 * h, run(report.Success, 0)}},
+		want: []string{"suspect 0s web-7/web: web@42 is suspect: /srv/web has 0 of 3 files; /mnt is no mount point. It does not count", "recovery 2h0m0s web@42 is not suspect. They were since 2026-11-24 10:00 UTC"}},
+	{name: "a suspect snapshot ends a failure, and a failure no suspicion", events: []event{{0, run(report.Failed, 1)}, {h, run(report.Suspect, 0)}, {2 * h, run(report.Failed, 1)}, {3 * h, run(report.Partial, 0)}},
+		want: []string{"failure 0s ", "recovery 1h0m0s succeed again", "suspect 1h0m0s ", "failure 2h0m0s ", "recovery 3h0m0s succeed again", "recovery 3h0m0s good again", "incomplete 3h0m0s "}},
 	{name: "what fails on is told again after a day", events: []event{{0, run(report.Failed, 1)}, {23 * h, run(report.Failed, 2)}, {24 * h, run(report.Failed, 3)}, {47 * h, run(report.Failed, 4)}, {50 * h, run(report.Failed, 5)}},
 		want: []string{"failure 0s ", "failure 24h0m0s It is failure 3 in a row, since 2026-11-24 10:00 UTC.", "failure 50h0m0s failure 5"}},
 	{name: "or never", never: true, events: []event{{0, run(report.Failed, 1)}, {900 * h, run(report.Failed, 9)}, {901 * h, run(report.Success, 0)}},

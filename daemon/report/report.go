@@ -70,25 +70,39 @@ type Environment struct {
 	// ProtectedUntil is when the first lock of what the newest snapshot needs
 	// ends, as of its commit; zero when something is not locked.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
+	// Suspect is set while the newest snapshot is suspect, and nobody accepted it.
+	Suspect *Suspicion `json:"suspect,omitempty"`
 	// Runs are past runs, oldest first.
 	Runs []Run `json:"runs"`
+}
+
+// Suspicion is that a source collapsed. While it lasts nothing of the environment
+// is forgotten.
+type Suspicion struct {
+	Since    time.Time `json:"since"`    // start of the first snapshot that is suspect
+	Snapshot string    `json:"snapshot"` // web@43, the newest
+	Reasons  []string  `json:"reasons"`
+	// Good is the newest snapshot that is not suspect; empty when none is known.
+	Good string `json:"good,omitempty"`
 }
 
 // Result of a run.
 type Result string
 
-// Results. A partial run made a snapshot that lacks what could not be read; an
-// interrupted one was stopped, by hand or with the daemon, which is no failure
-// and no success; a skipped one was never begun.
+// Results. A partial run made a snapshot that lacks what could not be read, a
+// suspect one a snapshot of which a source collapsed, and which counts for
+// nothing until it is accepted; an interrupted one was stopped, by hand or with
+// the daemon, which is no failure and no success; a skipped one was never begun.
 const (
 	Success     Result = "success"
 	Partial     Result = "partial"
+	Suspect     Result = "suspect"
 	Failed      Result = "failed"
 	Interrupted Result = "interrupted"
 	Skipped     Result = "skipped"
 )
 
-// Good says whether a run made a snapshot that can be restored.
+// Good reports whether a run made a snapshot that counts.
 func (r Result) Good() bool { return r == Success || r == Partial }
 
 // Run is one run of a job, retries included.
@@ -116,6 +130,8 @@ type Run struct {
 	HealedBytes uint64 `json:"healed_bytes,omitempty"`
 	Problems    uint64 `json:"problems,omitempty"`
 	Forgotten   int    `json:"forgotten,omitempty"`
+	// Suspect are the reasons why the snapshot is suspect.
+	Suspect []string `json:"suspect,omitempty"`
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as
 	// of its commit; zero when something was not locked.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`

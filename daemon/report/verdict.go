@@ -49,6 +49,8 @@ func (e *Environment) Verdict() (Level, string) {
 		return Broken, fmt.Sprintf("broke its RPO: the newest good snapshot is %s old, %s was promised", Span(seconds(e.AgeSeconds)), Span(e.RPO()))
 	case failing != "":
 		return Attention, failing
+	case e.Suspect != nil:
+		return Attention, "is suspect: " + strings.Join(e.Suspect.Reasons, "; ") + "; nothing is forgotten meanwhile"
 	case e.Newest.IsZero():
 		return Attention, "has no snapshot yet"
 	case e.Last != nil && e.Last.Result == Partial:
@@ -121,6 +123,15 @@ func (r *Report) Ranked() []Environment {
 		return strings.Compare(a.Name, b.Name)
 	})
 	return out
+}
+
+// AcceptStep is what a person can do about an environment that is suspect.
+func (e *Environment) AcceptStep() string {
+	step := "bring the source back, and the next run ends this; where it is meant to be so: knowngood accept " + e.Suspect.Snapshot
+	if e.Suspect.Good != "" {
+		step += "; the last good snapshot is " + e.Suspect.Good
+	}
+	return step
 }
 
 // NextStep is what a person can do about an environment whose last run failed or

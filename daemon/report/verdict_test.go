@@ -24,6 +24,8 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 	failing, never := env("web", time.Hour, time.Minute, 1), env("new", time.Hour, none, 0)
 	partial := env("home", time.Hour, time.Minute, 0)
 	partial.Last = &Run{Result: Partial, Problems: 3}
+	collapsed := env("srv", time.Hour, time.Minute, 0)
+	collapsed.Suspect = &Suspicion{Snapshot: "srv@4", Reasons: []string{"/srv shrank", "/mnt is not mounted"}}
 	for name, c := range map[string]struct {
 		r     Report
 		level Level
@@ -40,6 +42,7 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"a failure within the RPO":        {Report{Environments: []Environment{failing, free}}, Attention, "web failed in its last run"},
 		"what could not be read":          {Report{Environments: []Environment{partial}}, Attention, "home lacks what could not be read: 3"},
 		"an environment without snapshot": {Report{Environments: []Environment{env("x", 0, none, 0)}}, Attention, "x has no snapshot yet"},
+		"a source that collapsed":         {Report{Environments: []Environment{collapsed, well}}, Attention, "srv is suspect: /srv shrank; /mnt is not mounted; nothing is forgotten"},
 		"degraded":                        {Report{Environments: []Environment{failing}, Degraded: "no route to host"}, Broken, "The daemon cannot do its work: no route to host"},
 		"a broken RPO before degraded":    {Report{Environments: []Environment{slow}, Degraded: "x"}, Broken, "db broke its RPO"},
 		"tampering before all":            {Report{Environments: []Environment{slow}, Warnings: []Warning{{Tampering: true}}}, Broken, "The repository was tampered with"},

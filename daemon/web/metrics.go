@@ -36,6 +36,7 @@ var (
 	newest       = desc("newest_snapshot_timestamp_seconds", "Start of the newest good snapshot.", "environment")
 	rpo          = desc("rpo_seconds", "How old the newest good snapshot may be.", "environment")
 	rpoBroken    = desc("rpo_broken", "1 while the newest good snapshot is older than the RPO, or there is none.", "environment")
+	suspect      = desc("suspect", "1 while the newest snapshot is suspect and nobody accepted it.", "environment")
 	nextRun      = desc("next_run_timestamp_seconds", "When the next run is due.", "environment")
 	running      = desc("running", "1 while the environment is being captured.", "environment")
 	failures     = desc("consecutive_failures", "Runs that failed since the last success.", "environment")
@@ -64,7 +65,7 @@ var (
 )
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{buildInfo, degraded, warnings, newest, rpo, rpoBroken, nextRun, running, failures, runs, lastRun, lastDuration, lastSuccess,
+	for _, d := range []*prometheus.Desc{buildInfo, degraded, warnings, newest, rpo, rpoBroken, suspect, nextRun, running, failures, runs, lastRun, lastDuration, lastSuccess,
 		snapFiles, snapBytes, snapNew, snapStored, snapProblems, kept, lock, pruneRuns, pruneFailures, pruneSuccess, pruneFreed, storeUsed, storeLimit, storeFree, storeGrowth, storeFull} {
 		ch <- d
 	}
@@ -119,6 +120,7 @@ func (g gauges) environment(e *report.Environment, now time.Time) {
 		g.set(rpo, e.RPOSeconds, name)
 		g.set(rpoBroken, truth(e.Broken()), name)
 	}
+	g.set(suspect, truth(e.Suspect != nil), name)
 	g.time(nextRun, e.Next, name)
 	g.set(running, truth(e.Running != nil), name)
 	g.set(failures, float64(e.Failures), name)

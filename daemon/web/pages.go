@@ -56,7 +56,7 @@ func newPages(s Source) *pages {
 
 // results are all there are, the best first.
 func results() []report.Result {
-	return []report.Result{report.Success, report.Partial, report.Failed, report.Interrupted, report.Skipped}
+	return []report.Result{report.Success, report.Partial, report.Suspect, report.Failed, report.Interrupted, report.Skipped}
 }
 
 // view is what the template shows.

@@ -94,6 +94,8 @@ type envView struct {
 	Files      string
 	Error      string // of the last run, when that failed
 	Next       string // what to do about it
+	Suspect    *report.Suspicion
+	Accept     string // what to do about that
 	Strip      *strip
 	Charts     []*chart
 	Recent     []runView // newest first
@@ -130,6 +132,9 @@ func newEnvView(e report.Environment, now time.Time, charts bool) envView {
 		v.Error = l.Error
 		e.Next = e.Next.In(now.Location())
 		v.Next = e.NextStep()
+	}
+	if v.Suspect = e.Suspect; v.Suspect != nil {
+		v.Accept = e.AcceptStep()
 	}
 	v.Strip = newStrip(&e, now)
 	if charts {

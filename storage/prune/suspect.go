@@ -5,12 +5,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"knowngood/internal/durable"
+	"knowngood/internal/userdir"
 	"knowngood/snapshot/suspect"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -102,19 +100,14 @@ func acceptance(a *repository.Acceptances) string {
 	return hex.EncodeToString(hash[:])
 }
 
-// file is where this machine remembers of an environment what was judged; ""
-// without a state directory.
-func (h *host) file(env string) string {
-	if h.repo.LocalDir() == "" {
-		return ""
-	}
-	return filepath.Join(h.repo.LocalDir(), "judged", h.name, env)
-}
+// judgements is the folder in which this machine remembers what was judged, a
+// file for each environment.
+func (h *host) judgements() userdir.Dir { return h.repo.LocalDir().In("judged", h.name) }
 
 // remembered is what was judged by the acceptance that holds now.
 func (h *host) remembered(env string, accepted *repository.Acceptances) *judged {
 	j := &judged{}
-	b, err := os.ReadFile(h.file(env))
+	b, err := h.judgements().ReadFile(env)
 	if err != nil || json.Unmarshal(b, j) != nil || j.Acceptance != acceptance(accepted) {
 		return &judged{}
 	}
@@ -123,16 +116,16 @@ func (h *host) remembered(env string, accepted *repository.Acceptances) *judged 
 
 // remember keeps it. What cannot be written is read again.
 func (h *host) remember(env string, j *judged) {
-	path := h.file(env)
-	if path == "" {
+	dir := h.judgements()
+	if dir.None() {
 		return
 	}
 	b, err := json.Marshal(j)
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o700)
+		err = dir.Make()
 	}
 	if err == nil {
-		err = durable.Replace(path, b, 0o600)
+		err = dir.Replace(env, b)
 	}
 	if err != nil {
 		h.note("the roots of %s of host %s are all read again by the next run: %v", env, h.name, err)

@@ -8,8 +8,8 @@ import (
 	"knowngood/internal/wire"
 )
 
-// Reason is why snapshots were forgotten.
-type Reason struct {
+// ForgetReason is why snapshots were forgotten.
+type ForgetReason struct {
 	Text    string
 	Numbers Numbers // of the snapshots; never empty
 }
@@ -64,14 +64,14 @@ func (x *Tombstone) addReason(text string, numbers Numbers) {
 	if text == "" || len(numbers) == 0 {
 		return
 	}
-	i, found := slices.BinarySearchFunc(x.Reasons, text, func(r Reason, text string) int { return cmp.Compare(r.Text, text) })
+	i, found := slices.BinarySearchFunc(x.Reasons, text, func(r ForgetReason, text string) int { return cmp.Compare(r.Text, text) })
 	if !found {
-		x.Reasons = slices.Insert(x.Reasons, i, Reason{Text: text})
+		x.Reasons = slices.Insert(x.Reasons, i, ForgetReason{Text: text})
 	}
 	x.Reasons[i].Numbers = x.Reasons[i].Numbers.With(numbers)
 }
 
-func reasonBytes(reasons []Reason) (n int) {
+func reasonBytes(reasons []ForgetReason) (n int) {
 	for _, r := range reasons {
 		n += len(r.Text) + len(r.Numbers.append())
 	}
@@ -79,7 +79,7 @@ func reasonBytes(reasons []Reason) (n int) {
 }
 
 // reasonList is how reasons are stored: texts, each followed by its numbers.
-func reasonList(reasons []Reason) (list [][]byte) {
+func reasonList(reasons []ForgetReason) (list [][]byte) {
 	for _, r := range reasons {
 		list = append(list, []byte(r.Text), r.Numbers.append())
 	}
@@ -87,7 +87,7 @@ func reasonList(reasons []Reason) (list [][]byte) {
 }
 
 // parseReasons takes what reasonList gave: texts in ascending order.
-func parseReasons(r *wire.Fields, tag uint64) (out []Reason) {
+func parseReasons(r *wire.Fields, tag uint64) (out []ForgetReason) {
 	list := r.List(tag, 2*maxReasons)
 	if len(list)%2 != 0 {
 		r.Fail(tag, "a reason without numbers")
@@ -104,7 +104,7 @@ func parseReasons(r *wire.Fields, tag uint64) (out []Reason) {
 		case len(out) > 0 && out[len(out)-1].Text >= text:
 			r.Fail(tag, "reasons out of order")
 		}
-		out = append(out, Reason{text, numbers})
+		out = append(out, ForgetReason{text, numbers})
 	}
 	return out
 }

@@ -91,7 +91,7 @@ func codecs(t testing.TB) []codec {
 			}},
 		{"tombstone", wire.KindTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 3, Previous: [32]byte{4},
 			Forgotten: Numbers{{1, 9}, {11, 11}, {300, 4000}}, Free: 4000, Made: at, Reason: "keep 24 hourly",
-			Reasons: []Reason{{"held a secret", Numbers{{11, 11}}}, {"keep 24 hourly", Numbers{{1, 9}, {300, 4000}}}}, Certificate: cert}, hostKey,
+			Reasons: []ForgetReason{{"held a secret", Numbers{{11, 11}}}, {"keep 24 hourly", Numbers{{1, 9}, {300, 4000}}}}, Certificate: cert}, hostKey,
 			parser(ParseTombstone), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
 				return CheckTombstoneCertificate(s.(*Tombstone), nil, k, r)
 			}},

@@ -31,7 +31,7 @@ type Tombstone struct {
 	Reason string // of the change that this tombstone made
 	// Reasons of what is forgotten, in ascending order of their texts; see
 	// SetReasons.
-	Reasons []Reason
+	Reasons []ForgetReason
 	// Certificate of the host that signed; nil when the owner did.
 	Certificate *Certificate
 	// Unknown fields of newer versions, kept.
