@@ -41,7 +41,8 @@ By name: knowngood forget web@3 web@4.
 By policy: --policy applies the keep rules of the configuration to each of its
 environments, or to the one of --env. --keep-last and the like state a policy
 here, for the environment of --env. A snapshot that any rule keeps is kept, and
-with no rule all are. The newest is never forgotten.
+with no rule all are. The newest is never forgotten, and while it is suspect (see
+knowngood accept) no policy forgets anything of its environment.
 
 --dry-run shows what would be kept, why, and what forgotten. What is written is
 a tombstone, signed by this host; for another host it takes an identity.`,
@@ -217,6 +218,9 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 			return err
 		}
 		printErrors(a, "knowngood: warning: ", damaged)
+		if len(judged) > 0 && judged[0].Suspect {
+			a.note("%s is suspect: nothing of %s is forgotten until the source is back, or knowngood accept %s", judged[0].Ref(), env, judged[0].Ref())
+		}
 		unkept := prune.Unkept(judged)
 		if !f.dryRun && unkept.Count() > 0 {
 			if _, err := r.Forget(ctx, a.host, env, repository.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {

@@ -35,7 +35,8 @@ func listCommand(a *app) *cobra.Command {
 		Short: "List snapshots, the newest last",
 		Long: `List the snapshots of this host, the newest last, or those of one environment.
 --all-hosts lists those of every host; --all includes those that are forgotten,
-with the reason that was given.
+with the reason that was given. A suspect snapshot is one of which a source
+collapsed: see knowngood accept.
 
 Without an identity a host sees the details of its own snapshots. Those of others
 are shown as sealed, with the time at which the store took them.`,
@@ -251,11 +252,18 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, f 
 	if sealed > 0 {
 		a.note("%d snapshots are sealed, so their tags are not known, and they are left out: give --identity FILE", sealed)
 	}
+	suspect, err := suspects(ctx, r, snapshots)
+	if err != nil {
+		return err
+	}
 	out, reasons := []snapshotJSON{}, false
 	for _, s := range snapshots {
 		j := toJSON(s.Snapshot)
 		if s.Body == nil {
 			j.Stored = s.at.UTC()
+		}
+		if suspect[s.Snapshot] {
+			j.Status = "suspect"
 		}
 		if j.Forgotten, j.Reason = s.forgotten, s.reason; j.Forgotten {
 			j.Status = "forgotten"

@@ -46,7 +46,10 @@ alone. A dry run estimates how much that is, without reading packs.
 
 With --keep rules, what they keep of each environment stays, whatever its host
 forgot: who took a host over can forget with its key. They go by the times at
-which the store took the snapshots, not by the host's word.
+which the store took the snapshots, not by the host's word. A snapshot of which a
+source collapsed, by the counts in the roots, takes no place of a good one there;
+without rules, the good ones stay that its host forgot of the seven days before
+that. knowngood accept, with an identity, ends it.
 
 This host's own objects take no identity; those of others do (--all-hosts, or
 --host NAME with --identity).`,

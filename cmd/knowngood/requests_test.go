@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"knowngood/daemon/report"
 	"knowngood/internal/treetest"
 	"knowngood/storage/storagetest"
 )
@@ -122,4 +123,17 @@ func TestADaemonWithAWarmIndexAsksForLittle(t *testing.T) {
 	grow(t, src, "more", 100_000)
 	log.atMost(t, 7, "a snapshot of one new file by the daemon", func() { s.take(t, "web") }) // a pack, an index run and a manifest besides
 	log.atMost(t, 4, "an unchanged one after it", func() { s.take(t, "web") })
+
+	for _, name := range []string{"file", "more"} {
+		if err := os.Remove(filepath.Join(src, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	suspect := func() {
+		if run, err := s.client.Snapshot(t.Context(), "web", nil); err != nil || run.Result != report.Suspect {
+			t.Errorf("the run: %+v, %v", run, err)
+		}
+	}
+	suspect()
+	log.atMost(t, 5, "an unchanged suspect one", suspect) // acceptances are listed
 }

@@ -116,6 +116,7 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	defer tree.Reader.Close()
+	a.warnOfSuspect(ctx, tree.Snapshot, pathsIn(tree))
 	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Verify: f.dryRun, WithIncomplete: f.withIncomplete, Spare: a.own()}
 	if o.Target == "" {
 		o.Target = "/" + sub

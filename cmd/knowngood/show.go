@@ -58,6 +58,10 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	if err != nil {
 		return err
 	}
+	suspect, err := r.Suspect(ctx, s)
+	if err != nil {
+		return err
+	}
 	var tree *snapshot.Tree
 	if r.Unlocked() && s.Body != nil && !pruned {
 		if tree, err = snapshot.OpenTree(ctx, r, s); err != nil {
@@ -65,14 +69,23 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		}
 		defer tree.Reader.Close()
 	}
+	reasons := snapshot.Reasons(s, a.pathsOf(s))
+	if tree != nil {
+		reasons = snapshot.Reasons(s, pathsIn(tree))
+	}
 	previous := ""
 	if s.Root.Previous != [32]byte{} {
 		previous = fmt.Sprintf("%x", s.Root.Previous)
 	}
 	if a.json {
 		j := toJSON(s)
-		j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored
+		if j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored; suspect {
+			j.Status = "suspect"
+		}
 		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned, "trusted_on_first_use": r.TrustedOnFirstUse()}
+		if len(reasons) > 0 {
+			out["suspect"], out["accepted"] = reasons, !suspect
+		}
 		if tree != nil {
 			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), problemsJSON(tree.Table.Problems)
 		}
@@ -93,7 +106,18 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		a.printf("stored      %s, by the clock of the store\ncontents    sealed: give --identity FILE to see more\n", stored.Local().Format(time.RFC3339))
 		return nil
 	}
-	a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), b.Status)
+	status := b.Status.String()
+	if suspect {
+		status = "suspect, " + status
+	}
+	a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), status)
+	for _, why := range reasons {
+		if suspect {
+			a.printf("suspect     %s: knowngood accept %s, where it is meant to be so\n", printable(why), s.Ref())
+		} else {
+			a.printf("accepted    %s\n", printable(why))
+		}
+	}
 	a.printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", counted(b.Files, "file"), counted(b.Directories, "directory"), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), printable(b.Version))
 	if !b.ProtectedUntil.IsZero() {
 		a.printf("protected   until %s, by the locks of all that it needs\n", b.ProtectedUntil.Local().Format(time.RFC3339))

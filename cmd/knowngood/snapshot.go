@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
@@ -57,6 +56,8 @@ source, a slash at the end means directories only.
 
 What could not be captured as it should (unreadable, changed while read,
 vanished) is named, recorded in the snapshot, and makes the exit code 3.
+A snapshot of which a source has less than half of what it had is suspect:
+committed, and named loudly; knowngood accept --help tells what follows.
 Interrupted, the next run goes on where this one was.
 
 What the store lost is noticed within a day, or at once with --verify: its
@@ -306,40 +307,30 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	if err != nil {
 		return true, err
 	}
-	if !run.Result.Good() {
+	if run.Snapshot == "" || run.Error != "" {
 		return true, fmt.Errorf("the daemon's run %s: %s (its log: journalctl -u knowngood)", run.Result, run.Error)
 	}
-	status := "complete"
-	if run.Result == report.Partial {
-		status, a.code = "partial", exitIncomplete
+	status := statusWord(len(run.Suspect) > 0, run.Problems)
+	if run.Problems > 0 {
+		a.code = exitIncomplete
 	}
 	a.printf("%s\n", run.Snapshot)
+	if len(run.Suspect) > 0 {
+		a.tellSuspect(run.Snapshot, run.Suspect)
+	}
 	if !a.quiet && !a.json {
 		fmt.Fprintf(a.stderr, "%s, %s in all; %s new, stored as %s%s; %s; %s\n", counted(run.Files, "file"), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
 	}
 	if run.Problems > 0 {
 		fmt.Fprintf(a.stderr, "knowngood: %s: knowngood show --problems %s lists them\n", counted(run.Problems, "problem"), run.Snapshot)
 	}
-	out := madeJSON{Type: "result", By: "daemon", HealedPacks: run.HealedPacks, HealedBytes: run.HealedBytes, Seconds: run.Duration().Seconds(),
+	out := madeJSON{Type: "result", By: "daemon", HealedPacks: run.HealedPacks, HealedBytes: run.HealedBytes, Seconds: run.Duration().Seconds(), Suspect: listed(run.Suspect),
 		snapshotJSON: snapshotJSON{Ref: run.Snapshot, Host: a.host, Environment: name, Time: &run.Started, Status: status,
 			contentJSON: &contentJSON{Files: run.Files, Bytes: run.Bytes, NewBytes: run.NewBytes, StoredBytes: run.StoredBytes, Problems: run.Problems}}}
 	if _, number, ok := strings.Cut(run.Snapshot, "@"); ok {
 		out.Number, _ = strconv.ParseUint(number, 10, 64) // 0 is left out
 	}
 	return true, a.result(out)
-}
-
-// madeJSON is a snapshot that was made, or is planned, as --json prints it.
-type madeJSON struct {
-	Type string `json:"type"`
-	snapshotJSON
-	DryRun      bool          `json:"dry_run,omitempty"`
-	By          string        `json:"by,omitempty"`         // "daemon", or nobody else
-	ReadFiles   *uint64       `json:"read_files,omitempty"` // not known of a daemon's run
-	HealedPacks uint64        `json:"healed_packs"`
-	HealedBytes uint64        `json:"healed_bytes"`
-	Seconds     float64       `json:"duration_seconds"`
-	Problems    []problemJSON `json:"problem_list,omitzero"` // not known of a daemon's run
 }
 
 // warnOfIdentity says what of the program's own is left out, and warns when the
@@ -372,34 +363,4 @@ func within(sources []walk.Source, path string) string {
 		}
 	}
 	return ""
-}
-
-func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
-	if r.Partial() {
-		a.code = exitIncomplete
-	}
-	out := madeJSON{Type: "result", ReadFiles: &r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Problems: problemsJSON(r.Problems),
-		snapshotJSON: snapshotJSON{Host: a.host, Environment: name, Status: "planned",
-			contentJSON: &contentJSON{r.Files, &r.Directories, r.Bytes, r.NewBytes, r.StoredBytes, r.Count}}}
-	if r.Snapshot == nil {
-		out.DryRun = true
-		a.printf("%s: would capture %s, %s in all, and read %s of them (dry run)\n", name, counted(r.Files, "file"), bytesText(r.Bytes), count(r.Read))
-		return a.result(out)
-	}
-	stored := out.contentJSON // with the manifest, which a root cannot count
-	out.snapshotJSON = toJSON(r.Snapshot)
-	out.contentJSON = stored
-	a.printf("%s\n", r.Snapshot.Ref())
-	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(r.Files, "file"), bytesText(r.Bytes), counted(r.Read, "file"), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), out.Status)
-	}
-	return a.result(out)
-}
-
-// healedText tells what was stored again because the store had lost it.
-func healedText(packs, bytes uint64) string {
-	if packs == 0 {
-		return ""
-	}
-	return fmt.Sprintf("; healed: the store had lost %s %s, %s stored again", count(packs), english.PluralWord(int(packs), "pack or manifest", "packs or manifests"), bytesText(bytes))
 }

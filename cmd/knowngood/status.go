@@ -13,6 +13,8 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
+	"knowngood/snapshot"
+	"knowngood/storage/repository"
 	"knowngood/storage/stores"
 )
 
@@ -31,6 +33,9 @@ no identity for a host's own snapshots.
 
 When the configuration file has a mistake, a daemon keeps the last valid one;
 status then shows both its state and the mistake.
+
+A snapshot of which a source collapsed is suspect, and not a good one; status
+names it, why, and what to do.
 
 Exit code 1 when an rpo is broken (the newest good snapshot is older, or there is
 none), and when the configuration cannot be used; 2 when it cannot be used and no
@@ -170,9 +175,17 @@ func (a *app) statusOfRepository(ctx context.Context, now time.Time) (*statusRep
 			if head == nil {
 				continue
 			}
-			newest := toJSON(head)
-			line := statusLine{reported: reported{Name: env, AgeSeconds: -1}, Name: env, Host: h, Newest: &newest}
-			if b := head.Body; b != nil {
+			line := statusLine{reported: reported{Name: env, AgeSeconds: -1}, Name: env, Host: h}
+			good, err := a.doubt(ctx, r, &line, head)
+			if err != nil {
+				return nil, err
+			}
+			if good != nil {
+				newest := toJSON(good)
+				line.Newest = &newest
+			}
+			if good != nil && good.Body != nil {
+				b := good.Body
 				line.reported.Newest, line.AgeSeconds, line.ProtectedUntil = b.Started, now.Sub(b.Started).Seconds(), b.ProtectedUntil
 			}
 			if h == a.host {
@@ -190,6 +203,20 @@ func (a *app) statusOfRepository(ctx context.Context, now time.Time) (*statusRep
 		}
 	}
 	return s, nil
+}
+
+// doubt gives the newest good snapshot, and notes in the line when that is not
+// the head.
+func (a *app) doubt(ctx context.Context, r *repository.Repository, line *statusLine, head *repository.Snapshot) (good *repository.Snapshot, err error) {
+	suspect, err := r.Suspect(ctx, head)
+	if err != nil || !suspect {
+		return head, err
+	}
+	line.Suspect = &report.Suspicion{Since: head.Body.Started, Snapshot: head.Ref(), Reasons: snapshot.Reasons(head, a.pathsOf(head))}
+	if good, err = r.NewestGood(ctx, head.Host, head.Environment); good != nil {
+		line.Suspect.Good = good.Ref()
+	}
+	return good, err
 }
 
 // add adds a line, and to the report what is known of it: what nobody here can

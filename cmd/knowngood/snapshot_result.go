@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/dustin/go-humanize/english"
+
+	"knowngood/snapshot"
+)
+
+// madeJSON is a snapshot that was made, or is planned, as --json prints it.
+type madeJSON struct {
+	Type string `json:"type"`
+	snapshotJSON
+	DryRun      bool          `json:"dry_run,omitempty"`
+	By          string        `json:"by,omitempty"`         // "daemon", or nobody else
+	ReadFiles   *uint64       `json:"read_files,omitempty"` // not known of a daemon's run
+	HealedPacks uint64        `json:"healed_packs"`
+	HealedBytes uint64        `json:"healed_bytes"`
+	Seconds     float64       `json:"duration_seconds"`
+	Suspect     []string      `json:"suspect"`               // reasons
+	Problems    []problemJSON `json:"problem_list,omitzero"` // not known of a daemon's run
+}
+
+// tellSnapshot prints what a run of the command came to.
+func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
+	status, reasons := statusWord(len(r.Suspect) > 0, r.Count), []string{}
+	if r.Partial() {
+		a.code = exitIncomplete
+	}
+	for _, s := range r.Suspect {
+		reasons = append(reasons, s.String())
+	}
+	out := madeJSON{Type: "result", ReadFiles: &r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Suspect: reasons, Problems: problemsJSON(r.Problems),
+		snapshotJSON: snapshotJSON{Host: a.host, Environment: name, Status: "planned",
+			contentJSON: &contentJSON{r.Files, &r.Directories, r.Bytes, r.NewBytes, r.StoredBytes, r.Count}}}
+	if r.Snapshot == nil {
+		out.DryRun = true
+		a.printf("%s: would capture %s, %s in all, and read %s of them (dry run)\n", name, counted(r.Files, "file"), bytesText(r.Bytes), count(r.Read))
+		return a.result(out)
+	}
+
+	stored := out.contentJSON // with the manifest, which a root cannot count
+	out.snapshotJSON = toJSON(r.Snapshot)
+	out.contentJSON, out.Status = stored, status
+	a.printf("%s\n", r.Snapshot.Ref())
+	if len(reasons) > 0 {
+		a.tellSuspect(r.Snapshot.Ref(), reasons)
+	}
+	if !a.quiet && !a.json {
+		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(r.Files, "file"), bytesText(r.Bytes), counted(r.Read, "file"), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), status)
+	}
+	return a.result(out)
+}
+
+// healedText is what was stored again because the store had lost it.
+func healedText(packs, bytes uint64) string {
+	if packs == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; healed: the store had lost %s %s, %s stored again", count(packs), english.PluralWord(int(packs), "pack or manifest", "packs or manifests"), bytesText(bytes))
+}
+
+// statusWord is what a snapshot came to, in a word.
+func statusWord(suspect bool, problems uint64) string {
+	switch {
+	case suspect:
+		return "suspect"
+	case problems > 0:
+		return "partial"
+	}
+	return "complete"
+}

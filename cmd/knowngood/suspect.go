@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"knowngood/daemon"
+	"knowngood/snapshot"
+	"knowngood/storage/repository"
+)
+
+// tellSuspect says in a way that nobody overlooks that a snapshot is suspect.
+func (a *app) tellSuspect(ref string, reasons []string) {
+	env, _, _ := strings.Cut(ref, "@")
+	for _, why := range reasons {
+		fmt.Fprintf(a.stderr, "knowngood: SUSPECT: %s: %s\n", ref, printable(why))
+	}
+	fmt.Fprintf(a.stderr, "knowngood: %s is committed, but does not count for the rpo, and nothing of %s is forgotten, until the source is back. Where it is meant to be so: knowngood accept %s\n", ref, env, ref)
+}
+
+// warnOfSuspect says that a snapshot to be restored is suspect, and which one is
+// good.
+func (a *app) warnOfSuspect(ctx context.Context, s *repository.Snapshot, paths []string) {
+	suspect, err := a.repo.Suspect(ctx, s)
+	if err != nil || !suspect {
+		return // whoever restores it must not be hindered
+	}
+	for _, why := range snapshot.Reasons(s, paths) {
+		fmt.Fprintf(a.stderr, "knowngood: warning: %s is SUSPECT: %s\n", s.Ref(), printable(why))
+	}
+	good, err := a.repo.NewestGood(ctx, s.Host, s.Environment)
+	switch {
+	case err != nil:
+		fmt.Fprintf(a.stderr, "knowngood: warning: which one before it is good is not known: %v\n", err)
+	case good == nil:
+		fmt.Fprintf(a.stderr, "knowngood: warning: no snapshot of %s that is kept is good\n", s.Environment)
+	default:
+		fmt.Fprintf(a.stderr, "knowngood: warning: the newest good one is %s/%s, of %s\n", s.Host, good.Ref(), localTime(good.Body.Started))
+	}
+}
+
+// suspects are those of some snapshots that are suspect by the word of their
+// host, and that nobody accepted.
+func suspects(ctx context.Context, r *repository.Repository, snapshots []collected) (map[*repository.Snapshot]bool, error) {
+	out := map[*repository.Snapshot]bool{}
+	known := map[string]*repository.Acceptances{}
+	for _, x := range snapshots {
+		s := x.Snapshot
+		if !repository.Flagged(s) {
+			continue
+		}
+		place := s.Host + "/" + s.Environment
+		if known[place] == nil {
+			accepted, err := r.Acceptances(ctx, s.Host, s.Environment)
+			if err != nil {
+				return nil, err
+			}
+			known[place] = accepted
+		}
+		out[s] = known[place].Suspect(s)
+	}
+	return out, nil
+}
+
+// pathsOf are the paths of the sources of an environment of this host, as a
+// manifest has them.
+func (a *app) pathsOf(s *repository.Snapshot) []string {
+	env := a.config.Environments[s.Environment]
+	if env == nil || s.Host != a.host {
+		return nil
+	}
+	return daemon.SourcePaths(env)
+}
+
+// pathsIn are the paths of the sources of a snapshot.
+func pathsIn(t *snapshot.Tree) []string {
+	var out []string
+	for i := range t.Table.Sources {
+		out = append(out, t.Table.Sources[i].Path)
+	}
+	return out
+}
