@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,7 @@ const lostFound = "lost+found"
 // goesOn reports whether the target has the marker of this restore. Another
 // target that is not empty is refused, but for a new file system.
 func (r *restorer) goesOn() (bool, error) {
-	empty := true
+	empty, bare := true, true
 	err := posix.ReadDir(r.root, make([]byte, posix.DirBuffer), func(name []byte, _ manifest.Type) error {
 		if string(name) == lostFound {
 			if st, err := posix.StatAt(r.root, lostFound); err == nil && st.Type == manifest.Dir {
@@ -41,6 +42,10 @@ func (r *restorer) goesOn() (bool, error) {
 			}
 		}
 		empty = false
+		if string(name) == walk.RestoreMarker {
+			return nil
+		}
+		bare = false
 		return errStop
 	})
 	switch {
@@ -50,7 +55,15 @@ func (r *restorer) goesOn() (bool, error) {
 		return false, nil
 	}
 
-	if text, err := readMarker(r.root, r.uid); err != nil || text != r.markerText() {
+	text, err := readMarker(r.root, r.uid)
+	if err == nil && bare && len(text) < len(r.markerText()) && strings.HasPrefix(r.markerText(), text) {
+		// That restore died before its marker was written, and made nothing else.
+		if !r.DryRun {
+			err = unix.Unlinkat(r.root, walk.RestoreMarker, 0)
+		}
+		return false, err
+	}
+	if err != nil || text != r.markerText() {
 		return false, fmt.Errorf("%w: %s (choose a new directory, or --in-place to change what is there)", ErrNotEmpty, r.Target)
 	}
 	r.compare, r.marked = true, true

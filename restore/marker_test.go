@@ -66,6 +66,17 @@ func TestTheMarkerOfARestore(t *testing.T) {
 		})
 	}
 
+	for _, n := range []int{0, 1, len(text) - 1} {
+		t.Run(fmt.Sprintf("of which %d bytes were written is made anew", n), func(t *testing.T) {
+			w := on(t, w)
+			target := treetest.TempDir(t)
+			w.Check(os.WriteFile(filepath.Join(target, walk.RestoreMarker), []byte(text[:n]), 0o600))
+			w.Restore("e", restore.Options{Under: under, Target: target, DryRun: true})
+			w.Restore("e", restore.Options{Under: under, Target: target})
+			treetest.Equal(t, src, target, treetest.Options{})
+		})
+	}
+
 	t.Run("of a stranger is not believed", func(t *testing.T) {
 		w := on(t, w)
 		if os.Geteuid() != 0 {
