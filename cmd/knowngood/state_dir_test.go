@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"knowngood/storage/stores"
 )
 
 // somebody is the user of a daemon whose state directory root works in by hand.
@@ -93,8 +95,10 @@ func nodes(t *testing.T, dir string) map[string]node {
 	return all
 }
 
-// urlHash is the name of what is kept about the repository at a URL.
-func urlHash(url string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(url)))[:32] }
+// placeHash is the name of what is kept about the repository at a URL.
+func placeHash(url string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(stores.Place(url))))[:32]
+}
 
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
@@ -182,7 +186,7 @@ func (w *stateDirectory) planted(t *testing.T, path, name string, plant func(roo
 	m.repo = filepath.Join(dir, "repo")
 	copyTree(t, w.repo, m.repo)
 	// The state is that of a repository at another place.
-	was, is := urlHash(w.repo), urlHash(m.repo)
+	was, is := placeHash(w.repo), placeHash(m.repo)
 	for _, base := range []string{m.state, roots} {
 		stores, err := filepath.Glob(filepath.Join(base, "repos", "*", "stores"))
 		if err != nil || len(stores) != 1 {

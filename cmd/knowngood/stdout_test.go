@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,7 +34,8 @@ func invocations(t *testing.T, dir string) []invocation {
 	if err := errors.Join(
 		os.Mkdir(at("src"), 0o755),
 		os.WriteFile(at("src/file"), []byte("content"), 0o644),
-		os.WriteFile(at("config.yaml"), []byte("notify: {command: [\"true\"]}\n"), 0o600),
+		os.Mkdir(at("empty"), 0o755),
+		os.WriteFile(at("config.yaml"), fmt.Appendf(nil, "notify: {command: [\"true\"]}\nenvironments: {bare: {sources: [{path: %q, require: not_empty}]}}\n", at("empty")), 0o600),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +74,8 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"restore", []string{"web", "--target", at("out"), "--dry-run"}},
 		{"restore", []string{"web", "--target", at("out")}},
 		{"check", nil},
+		{"snapshot", []string{"bare", "--config", at("config.yaml")}},
+		{"accept", []string{"bare@1"}},
 		{"forget", []string{"web@1"}},
 		{"forget", []string{"--env", "web", "--keep-last", "1"}},
 		{"prune", []string{"--dry-run"}},

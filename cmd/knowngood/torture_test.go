@@ -220,5 +220,5 @@ func (w *world) anybody() *torturedHost {
 	m := *w.hosts[0].machine
 	m.repo, m.state = w.repo, filepath.Join(w.dir, "anybody")
 	w.discard(m.state)
-	return &torturedHost{name: "anybody", machine: &m}
+	return &torturedHost{machine: &m}
 }
