@@ -73,6 +73,7 @@ type Result struct {
 	Read        uint64 // files read
 	Healed      Healed
 	Suspect     []Suspicion // why the snapshot is suspect; none: it is good
+	Verified    time.Time   // when the listing began that has what the snapshot needs; zero in a dry run
 	Problems    []manifest.Problem
 	Count       uint64 // of problems, of which at most manifest.MaxProblems are listed
 	Duration    time.Duration
@@ -316,5 +317,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 		// The snapshot is committed; the next run only reads more.
 		c.Progress.warn(fmt.Sprintf("%s is committed, but the next snapshot will read every file again: %v", s.Ref(), err))
 	}
-	return c.result(e, s), nil
+	r := c.result(e, s)
+	r.Verified = c.index.Verified()
+	return r, nil
 }

@@ -46,6 +46,8 @@ type Index struct {
 	synced time.Time
 	began  time.Time // of a run that writes
 
+	verified time.Time // see Verified
+
 	inventory  *ownInventory
 	unopenable []error // see Unopenable
 

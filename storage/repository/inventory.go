@@ -248,10 +248,11 @@ type loss struct {
 	why inventory.Loss
 }
 
-// lacking are those of the objects that are lost, and how many of them were not
-// known to be.
-func (x *Index) lacking(objects []inventory.Object) (lost []loss, news int) {
+// lacking are those of the objects that are lost, how many of them were not
+// known to be, and when the listing began that says so.
+func (x *Index) lacking(objects []inventory.Object) (lost []loss, news int, listed time.Time) {
 	x.inventory.with(func(known *inventory.Inventory) {
+		listed = known.Taken.Wall.Round(0)
 		for _, o := range objects {
 			if why := known.Lacks(o); why != 0 {
 				lost = append(lost, loss{o, why})
@@ -261,22 +262,22 @@ func (x *Index) lacking(objects []inventory.Object) (lost []loss, news int) {
 			}
 		}
 	})
-	return lost, news
+	return lost, news, listed
 }
 
 // expect compares objects with the inventory, of which those count as lost from
 // now on that it lacks. What is news is looked for in a new listing first: the
-// one at hand may be older than the object.
-func (x *Index) expect(ctx context.Context, objects []inventory.Object) ([]loss, error) {
-	lost, news := x.lacking(objects)
+// one at hand may be older than the object. listed is when that listing began.
+func (x *Index) expect(ctx context.Context, objects []inventory.Object) (lost []loss, listed time.Time, err error) {
+	lost, news, listed := x.lacking(objects)
 	if news > 0 && !x.listedSince(x.began) {
 		if err := x.takeInventory(ctx); err != nil {
-			return nil, err
+			return nil, listed, err
 		}
-		lost, _ = x.lacking(objects)
+		lost, _, listed = x.lacking(objects)
 	}
 	x.lose(lost)
-	return lost, nil
+	return lost, listed, nil
 }
 
 // lose makes lookups take what lies in lost packs for not stored.
@@ -310,7 +311,7 @@ func (x *Index) lose(lost []loss) {
 // Expect compares the objects that an earlier snapshot needs with what the
 // store holds. Those that it lacks are Lost from now on.
 func (x *Index) Expect(ctx context.Context, objects []pack.Object) error {
-	_, err := x.expect(ctx, inventoried(objects))
+	_, _, err := x.expect(ctx, inventoried(objects))
 	return err
 }
 
@@ -376,7 +377,7 @@ func (x *Index) compareWithStore(ctx context.Context, v Verification) error {
 			return err
 		}
 	}
-	_, err = x.expect(ctx, packs)
+	_, _, err = x.expect(ctx, packs)
 	return err
 }
 

@@ -91,7 +91,7 @@ func (x *Index) Verify(ctx context.Context, objects []pack.Object, anew bool) er
 			return err
 		}
 	}
-	lost, err := x.expect(ctx, inventoried(objects))
+	lost, listed, err := x.expect(ctx, inventoried(objects))
 	if err != nil {
 		return err
 	}
@@ -110,8 +110,13 @@ func (x *Index) Verify(ctx context.Context, objects []pack.Object, anew bool) er
 	if len(lost) > 0 {
 		return fmt.Errorf("%s is %v: %w", objectKey(lost[0].Kind, x.host, x.domain.ID, lost[0].Hash), lost[0].why, ErrLost)
 	}
+	x.verified = listed
 	return nil
 }
+
+// Verified is when the listing began with which Verify last found that the store
+// has the objects; zero before that.
+func (x *Index) Verified() time.Time { return x.verified }
 
 // ParseObjectKey reads the key of a pack or a manifest container.
 func ParseObjectKey(key string) (ObjectID, bool) {
