@@ -10,7 +10,7 @@ import (
 func (k Keep) String() string {
 	var rules []string
 	for _, rule := range []struct {
-		n    int
+		n    Count
 		text string
 	}{
 		{k.Last, "the last %d"}, {k.Hourly, "%d hourly"}, {k.Daily, "%d daily"}, {k.Weekly, "%d weekly"},

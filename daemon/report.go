@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
@@ -38,6 +40,8 @@ func (d *Daemon) report(runs bool) report.Report {
 		r.Degraded = err.Error()
 	case repo == nil:
 		r.Degraded = "the repository is not open yet"
+	default:
+		r.Lock = lockOf(repo)
 	}
 	for name, j := range d.jobs {
 		if j.gone {
@@ -49,7 +53,7 @@ func (d *Daemon) report(runs bool) report.Report {
 			continue
 		}
 		e := report.Environment{Name: name, Job: d.reportJob(j, now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
-			Kept: j.kept.Count(), Suspect: j.state.Suspect, Runs: []report.Run{}}
+			Kept: j.kept.Count(), Sources: sourcesOf(j.env), Retention: j.env.Keep.String(), Suspect: j.state.Suspect, Runs: []report.Run{}}
 		if runs {
 			e.Runs = append(e.Runs, j.history.runs...)
 		}
@@ -87,6 +91,29 @@ func (d *Daemon) reportJob(j *job, now time.Time) report.Job {
 			p.Files, p.Bytes, p.Total = c.Files.Load(), c.Bytes.Load(), c.Expected.Load()
 		}
 		out.Running = &p
+	}
+	return out
+}
+
+// lockOf is the lock that a repository asks for.
+func lockOf(repo *repository.Repository) *report.Lock {
+	d := repo.Descriptor()
+	if d.LockMode == "" {
+		return &report.Lock{Mode: "none"}
+	}
+	return &report.Lock{Mode: strings.ToLower(d.LockMode), KeepSeconds: d.LockDuration.Seconds()}
+}
+
+// sourcesOf are what an environment captures. A command is named by its output,
+// for its arguments may be secret.
+func sourcesOf(env *configs.Environment) []report.Source {
+	var out []report.Source
+	for _, s := range env.Sources {
+		if len(s.Command) > 0 {
+			out = append(out, report.Source{Path: s.As, Command: true})
+		} else {
+			out = append(out, report.Source{Path: s.Path})
+		}
 	}
 	return out
 }

@@ -272,6 +272,7 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 		return err
 	}
 	run.Snapshot, run.Files, run.Bytes, run.NewBytes, run.StoredBytes, run.Problems = result.Snapshot.Ref(), result.Files, result.Bytes, result.NewBytes, result.StoredBytes, result.Count
+	run.Verified = result.Verified
 	run.HealedPacks, run.HealedBytes = result.Healed.Packs, result.Healed.Bytes
 	if b := result.Snapshot.Body; b != nil {
 		run.ProtectedUntil = b.ProtectedUntil

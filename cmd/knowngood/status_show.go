@@ -69,7 +69,7 @@ func (a *app) showTroubles(s *statusReport) {
 		l := &s.Environments[i]
 		if l.Suspect != nil {
 			a.printf("\n%s is SUSPECT since %s, %s:\n%s", clean(l.Name), localTime(l.Suspect.Since), clean(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
-			a.printf("  Next: %s\n", clean(l.AcceptStep()))
+			a.printf("  Next: %s\n", clean(l.AcceptStep().String()))
 		}
 		if l.Last == nil || l.Last.Error == "" {
 			continue

@@ -72,10 +72,12 @@ func samples() []Message {
 	env := &report.Environment{Name: "web", RPOSeconds: 3600, AgeSeconds: 7200, Newest: now.Add(-2 * time.Hour), RPOBroken: true}
 	failed := report.Run{Trigger: "schedule", Started: now, Finished: now, Result: report.Failed, Error: "connection refused", Attempts: 1}
 	partial := failed
+	suspect := failed
+	suspect.Result, suspect.Error, suspect.Snapshot, suspect.Suspect = report.Suspect, "", "web@43", []string{"/srv/web shrank"}
 	partial.Result, partial.Error, partial.Snapshot, partial.Problems = report.Partial, "", "web@42", 3
 
 	told := slices.Concat(
-		watch.Ran("web", failed, 2), watch.Ran("web", partial, 0), watch.Pruned(failed, 1),
+		watch.Ran("web", failed, 2), watch.Ran("web", partial, 0), watch.Ran("web", suspect, 0), watch.Pruned(failed, 1),
 		watch.Checked(now, env), watch.Found(report.Warning{Time: now, Text: "damaged", Tampering: true}), watch.Degraded(now, "connection refused"), watch.Degraded(now, ""))
 	env.AgeSeconds, env.RPOBroken = 60, false
 	told = append(told, watch.Checked(now, env)...)

@@ -18,10 +18,26 @@ type Report struct {
 	Environments []Environment `json:"environments"`
 	Prune        *Job          `json:"prune,omitempty"`
 	Storage      Storage       `json:"storage"`
+	// Lock is what the repository asks of the store for each object; nil while
+	// that is not known.
+	Lock *Lock `json:"lock,omitempty"`
 	// Warnings are what needs a person: damage, tampering, a configuration
 	// that was not taken, state that cannot be written. Newest last.
 	Warnings []Warning `json:"warnings"`
 }
+
+// Lock is the object lock of a repository.
+type Lock struct {
+	// Mode is none, governance (who has a special right can delete sooner) or
+	// compliance (nobody can).
+	Mode string `json:"mode"`
+	// KeepSeconds is how long an object is locked at least, from the snapshot that
+	// needs it on.
+	KeepSeconds float64 `json:"keep_seconds,omitempty"`
+}
+
+// Keep is KeepSeconds as a duration.
+func (l *Lock) Keep() time.Duration { return seconds(l.KeepSeconds) }
 
 // Warning is something amiss that no run failed of.
 type Warning struct {
@@ -57,6 +73,10 @@ type Job struct {
 type Environment struct {
 	Name string `json:"name"`
 	Job
+	Sources []Source `json:"sources,omitempty"`
+	// Retention is which snapshots are kept, in words; empty when nothing is ever
+	// forgotten.
+	Retention string `json:"retention,omitempty"`
 	// Newest is the start of the newest good snapshot; zero when there is none.
 	Newest time.Time `json:"newest,omitzero"`
 	// AgeSeconds is how old that is; -1 when there is none.
@@ -74,6 +94,13 @@ type Environment struct {
 	Suspect *Suspicion `json:"suspect,omitempty"`
 	// Runs are past runs, oldest first.
 	Runs []Run `json:"runs"`
+}
+
+// Source is what an environment captures.
+type Source struct {
+	// Path is that of the tree, or of a command's output in the snapshot.
+	Path    string `json:"path"`
+	Command bool   `json:"command,omitempty"`
 }
 
 // Suspicion is that a source collapsed. While it lasts nothing of the environment
@@ -135,6 +162,18 @@ type Run struct {
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as
 	// of its commit; zero when something was not locked.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
+	// Verified is when the store began the listing that has each object that the
+	// snapshot needs, with its size, but for those stored since then; zero when
+	// that is not known.
+	Verified time.Time `json:"verified,omitzero"`
+}
+
+// Outcome is the result in a word: of a run that died, that.
+func (r *Run) Outcome() string {
+	if r.Died {
+		return "died"
+	}
+	return string(r.Result)
 }
 
 // Duration of the run, retries and their waits included.

@@ -13,7 +13,8 @@ import (
 type Level int
 
 // Levels. Broken: what was promised does not hold, or the repository cannot be
-// trusted or used. Attention: it still holds, and will not if nobody looks.
+// trusted or used. Attention: it still holds, and will not if nobody looks; or
+// the first run is under way, and nothing is wrong with it so far.
 const (
 	Well Level = iota
 	Attention
@@ -30,6 +31,12 @@ func (e *Environment) Broken() bool {
 	return e.RPOBroken || e.RPOSeconds > 0 && e.Newest.IsZero()
 }
 
+// FirstRun reports whether a run is under way of an environment that has no
+// snapshot yet.
+func (e *Environment) FirstRun() bool {
+	return e.Running != nil && e.Newest.IsZero() && e.Suspect == nil
+}
+
 // RPO is how old the newest good snapshot may be; 0 when nothing was promised.
 func (e *Environment) RPO() time.Duration { return seconds(e.RPOSeconds) }
 
@@ -37,12 +44,16 @@ func (e *Environment) RPO() time.Duration { return seconds(e.RPOSeconds) }
 func (e *Environment) Verdict() (Level, string) {
 	failing := ""
 	switch {
+	case e.Failures == 1 && e.Last != nil && e.Last.Died:
+		failing = "died in its last run"
 	case e.Failures == 1:
 		failing = "failed in its last run"
 	case e.Failures > 1:
 		failing = fmt.Sprintf("failed in its last %d runs", e.Failures)
 	}
 	switch {
+	case e.FirstRun() && e.Failures == 0:
+		return Attention, "has no snapshot yet: its first run is under way"
 	case e.Broken() && e.Newest.IsZero():
 		return Broken, fmt.Sprintf("has no snapshot, and its RPO is %s", Span(e.RPO()))
 	case e.Broken():
@@ -123,28 +134,6 @@ func (r *Report) Ranked() []Environment {
 		return strings.Compare(a.Name, b.Name)
 	})
 	return out
-}
-
-// AcceptStep is what a person can do about an environment that is suspect.
-func (e *Environment) AcceptStep() string {
-	step := "bring the source back, and the next run ends this; where it is meant to be so: knowngood accept " + e.Suspect.Snapshot
-	if e.Suspect.Good != "" {
-		step += "; the last good snapshot is " + e.Suspect.Good
-	}
-	return step
-}
-
-// NextStep is what a person can do about an environment whose last run failed or
-// was stopped.
-func (e *Environment) NextStep() string {
-	try := fmt.Sprintf("mend the cause, then run: knowngood snapshot %s", e.Name)
-	if e.Last != nil && e.Last.Result == Interrupted {
-		try = fmt.Sprintf("go on from there: knowngood snapshot %s", e.Name)
-	}
-	if !e.Next.IsZero() {
-		try += fmt.Sprintf("; it is tried again by itself at %s", e.Next.Format("2006-01-02 15:04 MST"))
-	}
-	return try
 }
 
 // Span is a duration as people read it: 45 s, 12 min, 3 h 5 min, 9 d 4 h.

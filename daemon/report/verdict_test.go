@@ -26,6 +26,10 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 	partial.Last = &Run{Result: Partial, Problems: 3}
 	collapsed := env("srv", time.Hour, time.Minute, 0)
 	collapsed.Suspect = &Suspicion{Snapshot: "srv@4", Reasons: []string{"/srv shrank", "/mnt is not mounted"}}
+	died := env("web", time.Hour, time.Minute, 1)
+	died.Last = &Run{Result: Failed, Died: true}
+	first, again := env("new", time.Hour, none, 0), env("new", time.Hour, none, 1)
+	first.Running, again.Running = &Progress{}, &Progress{}
 	for name, c := range map[string]struct {
 		r     Report
 		level Level
@@ -39,10 +43,14 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"one is broken":                   {Report{Environments: []Environment{well, slow}}, Broken, "db broke its RPO: the newest good snapshot is 3 h old, 1 h was promised"},
 		"two are broken":                  {Report{Environments: []Environment{well, slow, never}}, Broken, "2 of 3 environments broke their RPO, first db broke"},
 		"a promise without a snapshot":    {Report{Environments: []Environment{never}}, Broken, "new has no snapshot, and its RPO is 1 h"},
+		"the first run is under way":      {Report{Environments: []Environment{first, well}}, Attention, "new has no snapshot yet: its first run is under way"},
+		"the first run failed before":     {Report{Environments: []Environment{again}}, Broken, "new has no snapshot, and its RPO is 1 h"},
+		"a run that died":                 {Report{Environments: []Environment{died}}, Attention, "web died in its last run"},
+		"a source that collapsed":         {Report{Environments: []Environment{collapsed, well}}, Attention, "srv is suspect: /srv shrank; /mnt is not mounted; nothing is forgotten"},
+		"a bad configuration":             {Report{Environments: []Environment{failing}, Warnings: []Warning{{Text: "open"}, {Text: "others can write it", Degraded: true}}}, Attention, "Degraded, though snapshots are taken: others can write it"},
 		"a failure within the RPO":        {Report{Environments: []Environment{failing, free}}, Attention, "web failed in its last run"},
 		"what could not be read":          {Report{Environments: []Environment{partial}}, Attention, "home lacks what could not be read: 3"},
 		"an environment without snapshot": {Report{Environments: []Environment{env("x", 0, none, 0)}}, Attention, "x has no snapshot yet"},
-		"a source that collapsed":         {Report{Environments: []Environment{collapsed, well}}, Attention, "srv is suspect: /srv shrank; /mnt is not mounted; nothing is forgotten"},
 		"degraded":                        {Report{Environments: []Environment{failing}, Degraded: "no route to host"}, Broken, "The daemon cannot do its work: no route to host"},
 		"a broken RPO before degraded":    {Report{Environments: []Environment{slow}, Degraded: "x"}, Broken, "db broke its RPO"},
 		"tampering before all":            {Report{Environments: []Environment{slow}, Warnings: []Warning{{Tampering: true}}}, Broken, "The repository was tampered with"},
@@ -82,5 +90,25 @@ func TestSpansReadAsPeopleSayThem(t *testing.T) {
 		if got := Span(d); got != want {
 			t.Errorf("%v is %q, want %q", d, got, want)
 		}
+	}
+}
+
+func TestTheNextStepFitsWhatIsAmiss(t *testing.T) {
+	t.Parallel()
+	later := Job{Next: now.Add(time.Hour)}
+	job := func(last *Run) Job { j := later; j.Last = last; return j }
+	for want, e := range map[string]Environment{
+		"mend the cause, then run: knowngood snapshot web; it is tried again by itself at 2026-11-20 11:00 UTC": {Name: "web", Job: job(&Run{Result: Failed, Error: "x"})},
+		"go on from there: knowngood snapshot web; it is tried again by itself at 2026-11-20 11:00 UTC":         {Name: "web", Job: job(&Run{Result: Interrupted, Error: "x"})},
+		"run it now: knowngood snapshot web; it is run by itself at 2026-11-20 11:00 UTC":                       {Name: "web", Job: later},
+		"run it now: knowngood snapshot web": {Name: "web"},
+	} {
+		if got := e.NextStep().String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	e := Environment{Suspect: &Suspicion{Snapshot: "web@4", Good: "web@3"}}
+	if got := e.AcceptStep().String(); !strings.HasSuffix(got, ": knowngood accept web@4; the last good snapshot is web@3") {
+		t.Errorf("of a suspect one: %q", got)
 	}
 }

@@ -39,7 +39,7 @@ func newBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Skip("no chromedriver (Debian: chromium-driver): ", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	home, err := os.MkdirTemp("", "chromium") // shorter than t.TempDir: its sockets have to fit
 	if err != nil {
@@ -130,6 +130,16 @@ func (b *browser) look(width int, scheme string) {
 	b.cdp("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 }
 
+// click clicks on an element.
+func (b *browser) click(selector string) {
+	b.t.Helper()
+	var element map[string]string
+	b.call("POST", "/element", map[string]string{"using": "css selector", "value": selector}, &element)
+	for _, id := range element {
+		b.call("POST", "/element/"+id+"/click", nil, nil)
+	}
+}
+
 // eval runs a script and returns what it returns.
 func eval[T any](b *browser, script string) T {
 	b.t.Helper()
@@ -195,13 +205,14 @@ func serve(t *testing.T, f *fake) *httptest.Server {
 type measured struct {
 	Overflow []string // what sticks out to the right
 	Faint    []string // text with too little contrast
+	Split    []string // quantities with a line break in them
 	Title    string
 }
 
 // measure walks the page. Contrast is that of WCAG 2, against the nearest
 // ground that is painted; 4.5 is its level AA.
 const measure = `
-const out = {overflow: [], faint: [], title: document.title};
+const out = {overflow: [], faint: [], split: [], title: document.title};
 const width = document.documentElement.clientWidth;
 if (document.documentElement.scrollWidth > width) out.overflow.push("document " + document.documentElement.scrollWidth + " > " + width);
 const rgb = (s) => s.match(/[\d.]+/g).map(Number);
@@ -216,6 +227,17 @@ for (const e of document.querySelectorAll("body *")) {
   const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
   if (ratio < 4.5) out.faint.push(e.tagName + "." + e.getAttribute("class") + " " + ratio.toFixed(2) + " " + e.textContent.slice(0, 40));
 }
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let n; (n = texts.nextNode());) {
+  if (n.parentElement.closest("pre, .said, title")) continue; // text of others is as it is
+  for (const m of n.data.matchAll(/\d+[ \u00a0](s|min|h|d|B|[KMGTPE]iB|%)(?!\w)/g)) {
+    const range = document.createRange();
+    range.setStart(n, m.index);
+    range.setEnd(n, m.index + m[0].length);
+    const rows = new Set([...range.getClientRects()].map((r) => Math.round(r.top)));
+    if (rows.size > 1) out.split.push(n.data.slice(0, 60));
+  }
+}
 return out;`
 
 func TestThePageFitsNarrowAndWideAndReadsLightAndDark(t *testing.T) {
@@ -225,14 +247,24 @@ func TestThePageFitsNarrowAndWideAndReadsLightAndDark(t *testing.T) {
 	empty.Environments, empty.Prune, empty.Storage, empty.Warnings = nil, nil, report.Storage{}, nil
 	fresh := sample()
 	fresh.Environments = []report.Environment{{Name: "new", RPOSeconds: 3600, AgeSeconds: -1}}
-	evil := hostile()
-	for _, c := range []struct {
+	type page struct {
 		name, path string
 		r          report.Report
-	}{
+	}
+	pages := []page{
 		{"sample", "/", sample()}, {"one", "/environments/db", sample()}, {"empty", "/", empty}, {"fresh", "/", fresh},
-		{"many", "/", many()}, {"hostile", "/", evil},
-	} {
+		{"many", "/", many()}, {"hostile", "/", hostile()}, {"hostile-one", "/environments/db", hostile()},
+		{"three-bad", "/", host("failed", "suspect", "good")}, {"three-new", "/", host("first", "died", "interrupted")}, {"three-late", "/", host("overdue", "never", "partial")},
+		{"twenty-four", "/", tampered(twentyFour())}, {"unusable", "/", unusable(host("good"))},
+	}
+	if os.Getenv("KNOWNGOOD_SLOW") != "" { // the same parts, each by itself
+		pages = append(pages, page{"calm", "/", twentyFour()}, page{"misconfigured", "/", misconfigured(host("good"))},
+			page{"tampered", "/", tampered(host("good"))}, page{"tampered-one", "/environments/good", tampered(host("good"))})
+		for _, s := range states {
+			pages = append(pages, page{"state-" + s, "/", host(s)})
+		}
+	}
+	for _, c := range pages {
 		s := serve(t, &fake{r: c.r})
 		for _, width := range []int{360, 820, 1440} {
 			for _, scheme := range []string{"light", "dark"} {
@@ -246,6 +278,9 @@ func TestThePageFitsNarrowAndWideAndReadsLightAndDark(t *testing.T) {
 				}
 				for _, f := range m.Faint {
 					t.Errorf("%s is hard to read: %s", name, f)
+				}
+				for _, s := range m.Split {
+					t.Errorf("%s has a line break between a number and its unit: %s", name, s)
 				}
 				if m.Title == "taken" {
 					t.Errorf("%s: text of the report ran as a script", name)
@@ -295,6 +330,26 @@ func TestThePageStaysFreshWithoutLosingFocusScrollOrWhatIsUnfolded(t *testing.T)
 		return document.getElementById("live").textContent.startsWith("no answer since");`)
 }
 
+func TestACommandIsCopiedWithAButton(t *testing.T) {
+	t.Parallel()
+	b := newBrowser(t)
+	s := serve(t, &fake{r: host("failed")})
+	b.open(s.URL)
+	b.cdp("Browser.grantPermissions", map[string]any{"origin": s.URL, "permissions": []string{"clipboardReadWrite", "clipboardSanitizedWrite"}}, nil)
+	b.click(".copy")
+	b.until("the button says so", `return document.querySelector(".copy").textContent === "Copied"`)
+	var got string
+	b.call("POST", "/execute/async", map[string]any{"args": []any{}, "script": `navigator.clipboard.readText().then(arguments[0], (e) => arguments[0]("not read: " + e))`}, &got)
+	if got != "knowngood snapshot failed" {
+		t.Errorf("the clipboard has %q", got)
+	}
+
+	// Where the browser does not allow it, the command is selected.
+	eval[any](b, `navigator.clipboard.writeText = () => Promise.reject(new Error("no")); getSelection().removeAllRanges()`)
+	b.click(".copy")
+	b.until("the command is selected", `return getSelection().toString() === "knowngood snapshot failed"`)
+}
+
 func TestThePageIsWholeWithoutScript(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
@@ -303,6 +358,9 @@ func TestThePageIsWholeWithoutScript(t *testing.T) {
 	b.open(s.URL)
 	var source string
 	b.call("GET", "/source", nil, &source)
+	if eval[bool](b, `return !!document.querySelector(".copy").getClientRects().length`) {
+		t.Error("a button is shown that does nothing")
+	}
 	for _, want := range []string{"broke its RPO", "env-web", "503 Slow Down", "<svg class=\"strip\""} {
 		if !strings.Contains(source, want) {
 			t.Errorf("the page lacks %q", want)

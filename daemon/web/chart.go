@@ -5,8 +5,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"knowngood/daemon/report"
 )
 
@@ -51,7 +49,7 @@ func newStrip(e *report.Environment, now time.Time) *strip {
 			s.Label += fmt.Sprintf(" %d %s,", counts[r], r)
 		}
 	}
-	s.Label += fmt.Sprintf(" the newest: %s", runs[len(runs)-1].Result)
+	s.Label += fmt.Sprintf(" the newest: %s", runs[len(runs)-1].Outcome())
 	return s
 }
 
@@ -61,16 +59,15 @@ const tooltipText = 160
 
 // describe is a run in one line.
 func describe(r *report.Run, now time.Time) string {
-	text := fmt.Sprintf("%s, %s, %s", r.Result, moment{r.Started, now}.Full(), spanOfRun(r))
+	text := fmt.Sprintf("%s, %s", r.Outcome(), moment{r.Started, now}.Full())
+	if !r.Died {
+		text += ", " + spanOfRun(r)
+	}
 	if r.Snapshot != "" {
-		text += fmt.Sprintf(", %s, %s", r.Snapshot, humanize.IBytes(r.Bytes))
+		text += fmt.Sprintf(", %s, %s", r.Snapshot, size(r.Bytes))
 	}
 	if r.Error != "" {
-		why := []rune(r.Error)
-		if len(why) > tooltipText {
-			why = append(why[:tooltipText], '…')
-		}
-		text += ": " + string(why)
+		text += ": " + cut(r.Error, tooltipText)
 	}
 	return text
 }
@@ -78,12 +75,12 @@ func describe(r *report.Run, now time.Time) string {
 // spanOfRun keeps tenths where runs are short.
 func spanOfRun(r *report.Run) string {
 	if r.Died { // nobody knows when
-		return "died"
+		return "–"
 	}
 	if d := r.Duration(); d < 10*time.Second {
-		return fmt.Sprintf("%.1f s", d.Seconds())
+		return fmt.Sprintf("%.1f\u00a0s", d.Seconds())
 	}
-	return report.Span(r.Duration())
+	return span(r.Duration())
 }
 
 // chart is a value over past runs, in a box of 100 by 100 that is stretched to
@@ -135,8 +132,8 @@ func sizeChart(name string, runs []*report.Run, now time.Time) *chart {
 		low, high = min(low, r.Bytes), max(high, r.Bytes)
 	}
 	top := roundBytes(float64(high))
-	c.Ticks = []string{humanize.IBytes(uint64(top)), humanize.IBytes(uint64(top / 2)), "0"}
-	c.Label = fmt.Sprintf("Size of %s over %d runs, from %s to %s", name, len(runs), humanize.IBytes(low), humanize.IBytes(high))
+	c.Ticks = []string{size(uint64(top)), size(uint64(top / 2)), "0"}
+	c.Label = fmt.Sprintf("Size of %s over %d runs, from %s to %s", name, len(runs), size(low), size(high))
 	for i, r := range runs {
 		x, y := place(i, len(runs)), 100*(1-float64(r.Bytes)/top)
 		step := "L"
@@ -219,10 +216,10 @@ func roundDuration(d time.Duration) time.Duration {
 // tick is a duration as short as an axis needs it.
 func tick(d time.Duration) string {
 	if d < 10*time.Second && d%time.Second != 0 {
-		return fmt.Sprintf("%.1f s", d.Seconds())
+		return fmt.Sprintf("%.1f\u00a0s", d.Seconds())
 	}
 	if d < 2*time.Minute && d%time.Minute != 0 {
-		return fmt.Sprintf("%d s", d/time.Second)
+		return fmt.Sprintf("%d\u00a0s", d/time.Second)
 	}
-	return report.Span(d)
+	return span(d)
 }

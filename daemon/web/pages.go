@@ -19,9 +19,9 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// chartsUpTo is how many environments have their charts on the first page; of
-// more, each has them on a page of its own.
-const chartsUpTo = 6
+// compactFrom is from how many environments on the first page is a table; each
+// has what is left out there on a page of its own.
+const compactFrom = 8
 
 // troublesShown bounds the list of what went wrong of late.
 const troublesShown = 20
@@ -46,7 +46,7 @@ func newPages(s Source) *pages {
 	version := fmt.Sprintf("%x", sum.Sum(nil)[:6])
 	p.t = template.Must(template.New("page.html").Funcs(template.FuncMap{
 		"asset":   func(name string) string { return "/assets/" + name + "?" + version },
-		"bytes":   func(n uint64) string { return humanize.IBytes(n) },
+		"bytes":   func(n uint64) string { return size(n) },
 		"count":   func(n uint64) string { return humanize.Comma(int64(n)) },
 		"results": results,
 		"bar":     func(part float64, level, label string) barView { return barView{part, level, label} },
@@ -66,17 +66,21 @@ type view struct {
 	Words  string
 	Envs   []envView
 	Single bool // the page of one environment
-	Prune  *jobView
-	Store  *storeView
-	Troubles,
-	Warnings []trouble
-	now time.Time
+	// Compact is a table in place of environments in full.
+	Compact  bool
+	Prune    *jobView
+	Store    *storeView
+	Lock     string
+	Troubles []trouble
+	Warnings []trouble // tampering first
+	now      time.Time
 }
 
 // trouble is something that went wrong, in full.
 type trouble struct {
 	When      moment
 	Who, Text string
+	Env       bool // Who is an environment
 	Tampering bool
 	// Times that it went wrong in the same way, the first of them Since; Since
 	// is not known for what did once.
@@ -87,8 +91,9 @@ type trouble struct {
 func (p *pages) overview(w http.ResponseWriter, _ *http.Request) {
 	r := p.source.Report()
 	v := newView(r)
+	v.Compact = len(r.Environments) >= compactFrom
 	for _, e := range r.Ranked() {
-		v.Envs = append(v.Envs, newEnvView(e, r.Now, len(r.Environments) <= chartsUpTo))
+		v.Envs = append(v.Envs, newEnvView(e, r.Lock, r.Now, !v.Compact))
 	}
 	v.troubles(r.Environments)
 	p.show(w, http.StatusOK, v)
@@ -105,23 +110,65 @@ func (p *pages) environment(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	level, words := e.Verdict()
-	v.Level, v.Words = level.String(), e.Name+" "+words
-	v.Envs = []envView{newEnvView(*e, r.Now, true)}
+	words = e.Name + " " + words
+	switch {
+	case v.tampering():
+		level, words = report.Broken, "The repository was tampered with, see the warnings; "+words
+	case r.Degraded != "":
+		level, words = report.Broken, "The daemon cannot do its work; "+words
+	}
+	v.Level, v.Words = level.String(), unbroken(words)
+	v.Envs = []envView{newEnvView(*e, r.Lock, r.Now, true)}
 	v.troubles([]report.Environment{*e})
 	p.show(w, http.StatusOK, v)
 }
 
 func newView(r report.Report) *view {
 	level, words := r.Verdict()
-	v := &view{R: r, Level: level.String(), Words: words, now: r.Now, Store: newStoreView(r.Storage, r.Now)}
+	v := &view{R: r, Level: level.String(), Words: unbroken(words), now: r.Now, Lock: lockText(r.Lock), Store: newStoreView(r.Storage, r.Now)}
 	if r.Prune != nil {
 		v.Prune = newJobView(*r.Prune, r.Now)
 	}
 	for _, w := range slices.Backward(r.Warnings) {
-		v.Warnings = append(v.Warnings, trouble{When: v.at(w.Time), Text: w.Text, Tampering: w.Tampering})
+		v.Warnings = append(v.Warnings, trouble{When: v.at(w.Time), Who: kindOf(w), Text: w.Text, Tampering: w.Tampering})
 	}
+	slices.SortStableFunc(v.Warnings, func(a, b trouble) int {
+		switch {
+		case a.Tampering == b.Tampering:
+			return 0
+		case a.Tampering:
+			return -1
+		}
+		return 1
+	})
 	return v
 }
+
+// kindOf is a warning in a word.
+func kindOf(w report.Warning) string {
+	switch {
+	case w.Tampering:
+		return "tampering"
+	case w.Degraded:
+		return "degraded"
+	}
+	return "daemon"
+}
+
+// tampering reports whether somebody changed what is in the repository.
+func (v *view) tampering() bool { return len(v.Warnings) > 0 && v.Warnings[0].Tampering }
+
+// WarningLevel is how bad the worst of the warnings is.
+func (v *view) WarningLevel() string {
+	if v.tampering() {
+		return report.Broken.String()
+	}
+	return report.Attention.String()
+}
+
+// pruning is who the prune is among what went wrong. No environment has a name
+// with a space.
+const pruning = "the prune"
 
 // troubles lists runs that went wrong, the newest first. What went wrong again
 // and again is told once.
@@ -139,7 +186,7 @@ func (v *view) troubles(envs []report.Environment) {
 			return
 		}
 		seen[key] = len(v.Troubles)
-		v.Troubles = append(v.Troubles, trouble{When: v.at(r.Finished), Who: who, Text: r.Error, Times: 1})
+		v.Troubles = append(v.Troubles, trouble{When: v.at(r.Finished), Who: who, Env: who != pruning, Text: r.Error, Times: 1})
 	}
 	for _, e := range envs {
 		for _, r := range slices.Backward(e.Runs) {
@@ -147,7 +194,7 @@ func (v *view) troubles(envs []report.Environment) {
 		}
 	}
 	if p := v.R.Prune; p != nil && p.Last != nil && !v.Single {
-		add("pruning", *p.Last)
+		add(pruning, *p.Last)
 	}
 	slices.SortStableFunc(v.Troubles, func(a, b trouble) int { return b.When.t.Compare(a.When.t) })
 	v.Troubles = v.Troubles[:min(len(v.Troubles), troublesShown)]

@@ -153,6 +153,12 @@ func hostile() report.Report {
 			e.Runs[j].Snapshot = evil
 		}
 	}
-	r.Warnings[0].Text = evil
+	r.Warnings[0].Text, r.Warnings[0].Degraded = evil, true
+	r.Lock = &report.Lock{Mode: evil, KeepSeconds: 1}
+	for i := range r.Environments {
+		e := &r.Environments[i]
+		e.Sources, e.Retention, e.Schedule, e.TimeZone = []report.Source{{Path: evil}, {Path: evil, Command: true}}, evil, evil, evil
+		e.Suspect = &report.Suspicion{Snapshot: evil, Good: evil, Reasons: []string{evil, evil}}
+	}
 	return r
 }

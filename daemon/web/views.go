@@ -40,11 +40,11 @@ func (m moment) Relative() string {
 	d := m.t.Sub(m.now)
 	switch {
 	case d >= time.Second:
-		return "in " + report.Span(d)
+		return "in " + span(d)
 	case d > -time.Second:
 		return "now"
 	}
-	return report.Span(-d) + " ago"
+	return span(-d) + " ago"
 }
 
 // jobView is something done on a schedule.
@@ -62,16 +62,16 @@ func newJobView(j report.Job, now time.Time) *jobView {
 		v.LastEnd = moment{j.Last.Finished, now}
 	}
 	if p := j.Running; p != nil {
-		v.RunningText = fmt.Sprintf("%s for %s", p.Phase, report.Span(now.Sub(p.Started)))
+		v.RunningText = fmt.Sprintf("%s for %s", p.Phase, span(now.Sub(p.Started)))
 		if p.Attempt > 1 {
 			v.RunningText += fmt.Sprintf(", attempt %d", p.Attempt)
 		}
 		if p.Files > 0 || p.Bytes > 0 {
-			v.RunningText += fmt.Sprintf(", %s %s, %s", humanize.Comma(int64(p.Files)), english.PluralWord(int(p.Files), "file", ""), humanize.IBytes(p.Bytes))
+			v.RunningText += fmt.Sprintf(", %s, %s", count(p.Files, "file", "files"), size(p.Bytes))
 		}
 		if p.Total > 0 {
 			v.RunningPart = 100 * min(1, float64(p.Bytes)/float64(p.Total))
-			v.RunningText += fmt.Sprintf(" of about %s", humanize.IBytes(p.Total))
+			v.RunningText += fmt.Sprintf(" of about %s", size(p.Total))
 		}
 	}
 	return v
@@ -80,45 +80,61 @@ func newJobView(j report.Job, now time.Time) *jobView {
 // envView is one environment on the page.
 type envView struct {
 	*jobView
-	Name       string
-	Level      string
-	Words      string
-	Newest     moment
-	Ref        string // of the newest good snapshot; its number alone where the name is long
-	Age        string
-	RPO        string
-	RPOPart    float64 // of 100: how much of what was promised is used up
-	Kept       int
-	Locked     string
-	Size       string // of the newest good snapshot
-	Files      string
-	Error      string // of the last run, when that failed
-	Next       string // what to do about it
-	Suspect    *report.Suspicion
-	Accept     string // what to do about that
-	Strip      *strip
-	Charts     []*chart
-	Recent     []runView // newest first
-	WithCharts bool
+	Name     string
+	Level    string
+	Words    string
+	Newest   moment
+	Ref      string // of the newest good snapshot; its number alone where the name is long
+	Age      string
+	RPO      string
+	RPOPart  float64 // of 100: how much of what was promised is used up
+	Kept     int
+	Locked   string
+	Lock     string // that of the repository
+	Size     string // of the newest good snapshot
+	Files    string
+	Sources  []report.Source
+	More     int // sources that are not shown
+	Keeps    string
+	Verified moment // of the newest good snapshot
+	Notices  []notice
+	Strip    *strip
+	Charts   []*chart  // none of what fails
+	Failures []failure // of what fails, newest first
+	Recent   []runView // newest first
 }
 
-// recentRuns are listed in full below the charts.
-const recentRuns = 12
+// recentRuns are listed below the charts, sourcesShown are named.
+const (
+	recentRuns   = 12
+	sourcesShown = 8
+)
 
-func newEnvView(e report.Environment, now time.Time, charts bool) envView {
+func newEnvView(e report.Environment, lock *report.Lock, now time.Time, charts bool) envView {
 	level, words := e.Verdict()
 	v := envView{
-		jobView: newJobView(e.Job, now), Name: e.Name, Level: level.String(), Words: words,
-		Newest: moment{e.Newest, now}, Kept: e.Kept, Locked: locked(e.ProtectedUntil, now), WithCharts: charts,
+		jobView: newJobView(e.Job, now), Name: e.Name, Level: level.String(), Words: unbroken(words),
+		Newest: moment{e.Newest, now}, Kept: e.Kept, Locked: locked(e.ProtectedUntil, now), Lock: lockText(lock), Sources: e.Sources, Keeps: e.Retention,
+		Notices: notices(e, now), Strip: newStrip(&e, now),
 	}
-	if v.Newest.Known() {
-		v.Age = report.Span(time.Duration(e.AgeSeconds * float64(time.Second)))
+	if extra := len(v.Sources) - sourcesShown; extra > 0 {
+		v.Sources, v.More = v.Sources[:sourcesShown], extra
+	}
+	if v.Keeps == "" {
+		v.Keeps = "everything"
+	}
+	if !v.Newest.Known() {
+		v.Locked = "–"
+	} else {
+		v.Age = span(time.Duration(e.AgeSeconds * float64(time.Second)))
 	}
 	if e.RPOSeconds > 0 {
-		v.RPO = report.Span(e.RPO())
-		v.RPOPart = 100
-		if v.Newest.Known() {
+		v.RPO = span(e.RPO())
+		switch {
+		case v.Newest.Known():
 			v.RPOPart = 100 * min(1, e.AgeSeconds/e.RPOSeconds)
+		case !e.FirstRun():
+			v.RPOPart = 100
 		}
 	}
 	if s := e.LastSuccess; s != nil {
@@ -126,24 +142,35 @@ func newEnvView(e report.Environment, now time.Time, charts bool) envView {
 		if i := strings.LastIndexByte(s.Snapshot, '@'); i > 20 {
 			v.Ref = s.Snapshot[i:]
 		}
-		v.Size, v.Files = humanize.IBytes(s.Bytes), humanize.Comma(int64(s.Files))
+		v.Size, v.Files, v.Verified = size(s.Bytes), count(s.Files, "file", "files"), moment{s.Verified, now}
 	}
-	if l := e.Last; l != nil && l.Error != "" && l.Result != report.Interrupted {
-		v.Error = l.Error
-		e.Next = e.Next.In(now.Location())
-		v.Next = e.NextStep()
-	}
-	if v.Suspect = e.Suspect; v.Suspect != nil {
-		v.Accept = e.AcceptStep()
-	}
-	v.Strip = newStrip(&e, now)
 	if charts {
-		v.Charts = newCharts(&e, now)
 		for i := len(e.Runs) - 1; i >= 0 && len(v.Recent) < recentRuns; i-- {
 			v.Recent = append(v.Recent, runView{e.Runs[i], moment{e.Runs[i].Started, now}})
 		}
+		if e.Failures > 0 {
+			v.Failures = errorHistory(v.Recent)
+		} else {
+			v.Charts = newCharts(&e, now)
+		}
 	}
 	return v
+}
+
+// lockText is the lock of a repository in words; empty while that is not known.
+func lockText(l *report.Lock) string {
+	switch {
+	case l == nil:
+		return ""
+	case l.KeepSeconds == 0:
+		return l.Mode
+	}
+	return l.Mode + ", " + span(l.Keep())
+}
+
+// count is a number and what it counts.
+func count(n uint64, one, many string) string {
+	return humanize.Comma(int64(n)) + " " + english.PluralWord(int(n), one, many)
 }
 
 // locked says for how long nobody can delete the newest snapshot.
@@ -152,9 +179,9 @@ func locked(until, now time.Time) string {
 	case until.IsZero():
 		return "no lock"
 	case until.After(now):
-		return "locked for " + report.Span(until.Sub(now))
+		return "locked for " + span(until.Sub(now))
 	}
-	return "lock ended " + report.Span(now.Sub(until)) + " ago"
+	return "lock ended " + span(now.Sub(until)) + " ago"
 }
 
 // runView is one past run in the list of runs.
@@ -199,9 +226,9 @@ func newStoreView(s report.Storage, now time.Time) *storeView {
 	}
 	switch {
 	case s.BytesPerDay >= 1:
-		v.Growth = "grows by " + humanize.IBytes(uint64(s.BytesPerDay)) + " a day"
+		v.Growth = "grows by " + size(uint64(s.BytesPerDay)) + " a day"
 	case s.BytesPerDay <= -1:
-		v.Growth = "shrinks by " + humanize.IBytes(uint64(-s.BytesPerDay)) + " a day"
+		v.Growth = "shrinks by " + size(uint64(-s.BytesPerDay)) + " a day"
 	}
 	return v
 }

@@ -181,12 +181,12 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 	if err != nil {
 		return nil, err
 	}
-	why := "the policy of this run keeps"
+	why := " that the policy of this run keeps"
 	switch {
 	case policy == nil && !waits:
 		return nil, nil
 	case policy == nil:
-		policy, why = &retention.Policy{Within: suspect.Window}, "are good, of the last days before that"
+		policy, why = &retention.Policy{Within: suspect.Window}, ", good and of the last days before that"
 		maps.DeleteFunc(written, func(n uint64, _ time.Time) bool { return suspects.Has(n) })
 	}
 
@@ -219,7 +219,7 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 			continue
 		}
 		if len(out) > 0 {
-			h.note("host %s forgot %s of %s that %s: %s", h.name, english.Plural(len(out), "snapshot", ""), env, why, english.PluralWord(len(out), "it stays", "they stay"))
+			h.note("host %s forgot %s of %s%s: %s", h.name, english.Plural(len(out), "snapshot", ""), env, why, english.PluralWord(len(out), "it stays", "they stay"))
 		}
 		return statement.NumbersOf(out...), nil
 	}

@@ -51,8 +51,8 @@ func TestWhoPrunesForAHostFindsOutByItselfThatASourceCollapsed(t *testing.T) {
 	}{
 		"with a policy of its own":           {&retention.Policy{Last: 3}, 0, 3 + 1, "that the policy of this run keeps: they stay"},
 		"with a policy, after weeks":         {&retention.Policy{Last: 3}, 30, 3 + 1, "that the policy of this run keeps: they stay"},
-		"without one, by what was good":      {nil, 0, 1 + 1, "that are good, of the last days before that: they stay"},
-		"without one, weeks after the first": {nil, 30, 1 + 1, "that are good, of the last days before that: they stay"},
+		"without one, by what was good":      {nil, 0, 1 + 1, ", good and of the last days before that: it stays"},
+		"without one, weeks after the first": {nil, 30, 1 + 1, ", good and of the last days before that: it stays"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {

@@ -121,8 +121,8 @@ func TestADownloadGoesOnFromWhereItBroke(t *testing.T) {
 			if err != nil || !bytes.Equal(have, body[10:len(body)-10]) {
 				t.Errorf("read %d bytes, %v", len(have), err)
 			}
-			if n := s.Stats(); n.Gets != 4 || n.Fetched < int64(len(body))-20 || n.Fetched > int64(len(body)) {
-				t.Errorf("counted %+v, want four gets that together read the range once", n)
+			if n := s.Stats(); n.Gets < 4 || n.Fetched < int64(len(body))-20 || n.Fetched > int64(len(body)) {
+				t.Errorf("counted %+v, want at least four gets that together read the range once", n)
 			}
 		})
 	}

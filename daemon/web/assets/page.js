@@ -39,6 +39,23 @@
     while (from.childNodes.length > wanted.length) from.lastChild.remove();
   };
 
+  // Buttons that copy the command beside them are for those who have a script.
+  document.documentElement.classList.add("scripted");
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest(".copy");
+    if (!button) return;
+    const command = button.parentElement.querySelector(".command");
+    let text = "Copied";
+    try {
+      await navigator.clipboard.writeText(command.textContent);
+    } catch { // not allowed, or not over a connection that browsers trust
+      getSelection().selectAllChildren(command);
+      text = "Press Ctrl+C";
+    }
+    button.textContent = text;
+    setTimeout(() => (button.textContent = "Copy"), 3000);
+  });
+
   let timer, last = new Date();
   const live = (text) => { // only a change is read out
     const place = document.getElementById("live");
