@@ -196,7 +196,8 @@ func TestWarnings(t *testing.T) {
 		"{schedule: '@every 5m', jitter: 5m, sources: [{path: /a}]}": "jitter",
 		"{rpo: 1h, sources: [{path: /a}]}":                           "without a schedule",
 		"{sources: [{path: /db}, {command: [x], as: db/x}]}":         "lies within",
-		"{sources: [{path: /a}], drill: {schedule: '@daily'}}":       "no identity",
+		"{sources: [{path: /a}], drill: {schedule: '@daily'}}":       "no effect yet",
+		"{sources: [{path: /a}], keep: {known_good: 2}}":             "no effect yet",
 		"{schedule: '0 4 29 2 *', rpo: 10w, sources: [{path: /a}]}":  "rpo is shorter",
 	} {
 		c, err := Parse("f", []byte("environments: {a: "+text+"}"))

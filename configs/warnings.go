@@ -22,8 +22,11 @@ func (v *validator) advise(c *Config) {
 		e, key := c.Environments[n], keyPath{"environments", n}
 		v.adviseOnTimes(e, key)
 		v.adviseOnOutputs(e.Sources, key)
-		if e.Drill != nil && c.Identity == "" {
-			v.advicef(key.child("drill"), "a drill restores, and this host has no identity: drills can run only where one is configured")
+		if e.Drill != nil {
+			v.advicef(key.child("drill"), "this version runs no drills: what is written here has no effect yet")
+		}
+		if e.Keep.KnownGood > 0 {
+			v.advicef(key.child("keep").child("known_good"), "this version attests no snapshot as known good: the rule has no effect yet")
 		}
 	}
 }

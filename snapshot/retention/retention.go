@@ -89,6 +89,13 @@ func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict 
 	slices.SortStableFunc(out, func(a, b Verdict) int {
 		return cmp.Or(cmp.Compare(b.Number, a.Number), b.Time.Compare(a.Time))
 	})
+	// Where nothing is attested, a policy of known-good snapshots alone names
+	// nothing that is to be kept, which is no reason to forget all the others.
+	attested := p.KnownGood > 0 && slices.ContainsFunc(items, func(it Item) bool { return it.KnownGood })
+	rest := p
+	rest.KnownGood = 0
+	none := rest.Empty() && !attested
+
 	var good, suspect []*Verdict
 	for i := range out {
 		v := &out[i]
@@ -96,7 +103,7 @@ func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict 
 			v.keep(Newest)
 		}
 		switch {
-		case p.Empty():
+		case none:
 			v.keep(NoPolicy)
 		case v.Time.After(now):
 			v.keep(Ahead)

@@ -136,6 +136,16 @@ func TestNothingIsKeptOfNothing(t *testing.T) {
 	}
 }
 
+func TestKnownGoodAloneForgetsNothingWhereNothingIsAttested(t *testing.T) {
+	at := time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
+	items := []Item{{Number: 1, Time: at}, {Number: 2, Time: at.Add(time.Hour)}, {Number: 3, Time: at.Add(2 * time.Hour)}}
+	for _, v := range Apply(Policy{KnownGood: 5}, items, at.Add(24*time.Hour), nil) {
+		if !v.Kept() {
+			t.Errorf("%d is forgotten", v.Number)
+		}
+	}
+}
+
 func TestAPolicyIsWhatTheConfigurationSays(t *testing.T) {
 	t.Parallel()
 	got := Of(configs.Keep{Last: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6, Within: configs.Duration(time.Hour), KnownGood: 7})

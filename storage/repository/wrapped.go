@@ -199,12 +199,12 @@ func (r *Repository) checkWrappedKey(ctx context.Context, key string, k *wrapped
 		}
 		return (k.size < 0 || int64(len(b)) == k.size) && outside(b) == nil
 	}
-	missing := size < 0
-	if !missing {
+	missing := false
+	for range 2 { // one reply that was cut short or altered proves no damage
 		b, err := readObject(ctx, r.store, key)
 		switch {
 		case err == nil && good(b):
-			k.size, k.file = size, b
+			k.size, k.file = int64(len(b)), b
 			return nil
 		case errors.Is(err, storage.ErrDenied) && size > 0 && (k.size < 0 || k.size == size):
 			k.size = size
