@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/user"
@@ -104,6 +105,44 @@ func groupName(gid uint32) string {
 		return id + " (" + g.Name + ")"
 	}
 	return id
+}
+
+// RootsAlone refuses a command unless root alone can change what it runs, as far
+// as that shows: each program among its words, and the interpreter of a script.
+func RootsAlone(argv []string) error {
+	if !filepath.IsAbs(argv[0]) {
+		return fmt.Errorf("%s: a command that runs as root is named by its absolute path", argv[0])
+	}
+	for _, file := range filesOf(argv) {
+		for _, path := range append([]string{file}, interpreterOf(file)...) {
+			r, err := inspectPath(path)
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			for _, w := range r.writers {
+				return fmt.Errorf("root runs %s, and another could change it: %s", path, w)
+			}
+		}
+	}
+	return nil
+}
+
+// interpreterOf is the program that the first line of a script names.
+func interpreterOf(path string) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b := make([]byte, 256)
+	n, _ := io.ReadFull(f, b)
+	line, _, _ := strings.Cut(string(b[:n]), "\n")
+	text, script := strings.CutPrefix(line, "#!")
+	words := strings.Fields(text)
+	if !script || len(words) == 0 {
+		return nil
+	}
+	return filesOf(words)
 }
 
 // judgeRights reports who else can change the configuration, and the programs that
