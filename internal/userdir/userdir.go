@@ -29,8 +29,11 @@ import (
 	"knowngood/internal/durable"
 )
 
-// maxFile is the longest file that ReadFile reads, in bytes.
-const maxFile = 1 << 30
+// The longest files that ReadFile and ReadList read, in bytes.
+const (
+	maxFile = 16 << 20
+	maxList = 1 << 30
+)
 
 // Dir is a directory, or one below it. It holds nothing open, and is safe for
 // concurrent use. The zero Dir is none.
@@ -161,8 +164,13 @@ func (d Dir) CreateTemp(prefix string) (*os.File, error) {
 	return d.OpenFile(prefix+rand.Text(), os.O_RDWR|os.O_CREATE|os.O_EXCL)
 }
 
-// ReadFile reads a whole file.
-func (d Dir) ReadFile(name string) ([]byte, error) {
+// ReadFile reads a whole file of a few kilobytes, and at most 16 MiB.
+func (d Dir) ReadFile(name string) ([]byte, error) { return d.read(name, maxFile) }
+
+// ReadList reads a file that grows with what the store holds, of at most 1 GiB.
+func (d Dir) ReadList(name string) ([]byte, error) { return d.read(name, maxList) }
+
+func (d Dir) read(name string, most int64) ([]byte, error) {
 	f, err := d.Open(name)
 	if err != nil {
 		return nil, err
@@ -172,11 +180,11 @@ func (d Dir) ReadFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > maxFile {
+	if info.Size() > most {
 		return nil, fmt.Errorf("%s is longer than anything that is kept there: remove it", f.Name())
 	}
 	b := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
-	_, err = b.ReadFrom(io.LimitReader(f, maxFile))
+	_, err = b.ReadFrom(io.LimitReader(f, most))
 	return b.Bytes(), err
 }
 

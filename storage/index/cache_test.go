@@ -97,6 +97,39 @@ func TestARunStaysInTheCache(t *testing.T) {
 
 func ptr(id [32]byte) *[32]byte { return &id }
 
+func TestARunOfAnotherUsersIsNotMapped(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving files away takes root")
+	}
+	c := openCache(t)
+	f := adopt(t, c, Info{Hash: [32]byte{7}}, sampleBody())
+	f.Close()
+	names, err := c.dir.Names()
+	if err != nil || len(names) != 1 {
+		t.Fatalf("%v, %v", names, err)
+	}
+	path := c.dir.Path(names[0])
+	file, err := os.Open(path)
+	if err == nil {
+		err = os.Chown(path, 65534, 65534)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	f, err = mapFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	for i := range f.len() { // which would end the process
+		f.entry(i)
+	}
+}
+
 func TestKeepRemovesTheOtherRuns(t *testing.T) {
 	c := openCache(t)
 	for i := range byte(4) {

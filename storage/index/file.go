@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +55,7 @@ type Info struct {
 type File struct {
 	info    Info
 	mapping []byte
+	copied  bool // mapping is memory of the process
 	packs   []byte
 	frames  []byte
 	entries []byte
@@ -126,6 +128,9 @@ func mapFile(f *os.File) (*File, error) {
 	if st.Size() < headerLen+trailerLen || st.Size() > math.MaxInt {
 		return nil, fmt.Errorf("%s: %w: %d bytes long", f.Name(), ErrDamaged, st.Size())
 	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() {
+		return copyFile(f, st.Size())
+	}
 	m, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
@@ -135,6 +140,27 @@ func mapFile(f *os.File) (*File, error) {
 		unix.Munmap(m)
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
+	return x, nil
+}
+
+// maxRun is the longest file of a run, in bytes.
+const maxRun = 256 << 20
+
+// copyFile reads a run of another user's, who could shorten or change it while it
+// is mapped.
+func copyFile(f *os.File, size int64) (*File, error) {
+	if size > maxRun {
+		return nil, fmt.Errorf("%s: %w: %d bytes long", f.Name(), ErrDamaged, size)
+	}
+	b := make([]byte, size)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", f.Name(), ErrDamaged, err)
+	}
+	x, err := parseFile(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	x.copied = true
 	return x, nil
 }
 
@@ -190,7 +216,12 @@ func (f *File) checkNumbers() error {
 }
 
 // Close ends the mapping.
-func (f *File) Close() error { return unix.Munmap(f.mapping) }
+func (f *File) Close() error {
+	if f.copied {
+		return nil
+	}
+	return unix.Munmap(f.mapping)
+}
 
 func (f *File) len() int { return len(f.entries) / entryLen }
 

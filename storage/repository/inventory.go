@@ -100,7 +100,7 @@ func (x *Index) loadInventory() {
 		if o.file != nil && os.SameFile(o.file, info) && o.file.ModTime().Equal(info.ModTime()) && o.file.Size() == info.Size() {
 			return
 		}
-		b, err := r.local.dir().ReadFile(o.name)
+		b, err := r.local.dir().ReadList(o.name)
 		if err != nil {
 			return
 		}
