@@ -71,6 +71,6 @@ func (a *app) fail(ctx context.Context, err error) int {
 		b, _ := json.Marshal(map[string]any{"type": "error", "error": err.Error(), "exit_code": code})
 		fmt.Fprintf(a.stdout, "%s\n", b)
 	}
-	fmt.Fprintf(a.stderr, "knowngood: %v\n", err)
+	fmt.Fprintf(a.stderr, "knowngood: %s\n", clean(err.Error()))
 	return code
 }

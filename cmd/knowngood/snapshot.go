@@ -248,7 +248,7 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 		Purpose: "knowngood snapshot", Log: log, Open: a.openForWriting,
 		Edit: func(o *snapshot.Options) { a.edit(f, o) },
 		Waiting: func(holder string) {
-			fmt.Fprintf(a.stderr, "knowngood: %s is being captured by %s; waiting for it\n", name, holder)
+			fmt.Fprintf(a.stderr, "knowngood: %s is being captured by %s; waiting for it\n", name, clean(holder))
 		},
 		Committed: func(made *snapshot.Result) { result = made }, Kept: &daemon.Kept{}}
 	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &daemon.Live{}

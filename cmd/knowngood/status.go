@@ -241,6 +241,6 @@ func promise(l *statusLine, env *configs.Environment) {
 // note tells people what they should know of what follows.
 func (a *app) note(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintf(a.stderr, "knowngood: "+format+"\n", args...)
+		fmt.Fprintf(a.stderr, "knowngood: %s\n", clean(fmt.Sprintf(format, args...)))
 	}
 }

@@ -48,7 +48,7 @@ func (a *app) showStatus(s *statusReport) error {
 			if l.Kept > 0 {
 				kept = strconv.Itoa(l.Kept)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", clean(l.Name), ref, age, rpoText(l), nextText(l, s.Now), lastText(l, s.Now), size, protectedText(l, s.Now), kept)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", clean(l.Name), ref, age, rpoText(l), nextText(l, s.Now), clean(lastText(l, s.Now)), size, protectedText(l, s.Now), kept)
 		} else {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Host, ref, age, rpoText(l), status, files, size, protectedText(l, s.Now))
 		}
@@ -74,12 +74,12 @@ func (a *app) showTroubles(s *statusReport) {
 		if l.Last == nil || l.Last.Error == "" {
 			continue
 		}
-		a.printf("\n%s %s at %s:\n%s", clean(l.Name), l.Last.Result, localTime(l.Last.Finished), indented(l.Last.Error))
+		a.printf("\n%s %s at %s:\n%s", clean(l.Name), clean(string(l.Last.Result)), localTime(l.Last.Finished), indented(l.Last.Error))
 		l.Next = l.Next.Local()
 		a.printf("  Next: %s\n", l.NextStep())
 	}
 	if p := s.Prune; p != nil && p.Last != nil && p.Last.Error != "" {
-		a.printf("\npruning %s at %s:\n%s", p.Last.Result, localTime(p.Last.Finished), indented(p.Last.Error))
+		a.printf("\npruning %s at %s:\n%s", clean(string(p.Last.Result)), localTime(p.Last.Finished), indented(p.Last.Error))
 	}
 	for _, w := range s.Warnings {
 		kind := "Warning"
