@@ -162,7 +162,7 @@ func (p *pruner) blocks(host, domain string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) {
+	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, storage.ErrInvalidKey) {
 		p.report.Blocked = append(p.report.Blocked, Blocked{host, domain, err})
 		return nil
 	}
