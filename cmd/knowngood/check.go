@@ -107,6 +107,9 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 	return err
 }
 
+// notConfigured follows commands that name environments as the configuration does.
+const notConfigured = "(one that is not configured: knowngood snapshot --env NAME --verify PATH...)"
+
 // remedies says what heals some of the damage, and what nothing does.
 func remedies(r *restore.CheckReport) string {
 	var text strings.Builder
@@ -114,7 +117,10 @@ func remedies(r *restore.CheckReport) string {
 		if i == 0 {
 			text.WriteString("; what did not change since is stored again by these commands")
 		}
-		fmt.Fprintf(&text, ", on host %s: knowngood snapshot --env %s --verify", h.Host, h.Environment)
+		fmt.Fprintf(&text, ", on host %s: knowngood snapshot %s --verify", h.Host, h.Environment)
+	}
+	if len(r.Heals) > 0 {
+		text.WriteString(" " + notConfigured)
 	}
 	if n := len(r.Lost); n > 0 {
 		fmt.Fprintf(&text, "; no snapshot heals all of %s", strings.Join(r.Lost[:min(n, firstDamaged)], ", "))

@@ -69,10 +69,11 @@ func (a *app) tellHosts(ctx context.Context, err error) {
 
 func (a *app) tellHost(ctx context.Context, of domainOf, objects []repository.ObjectID) {
 	what := fmt.Sprintf("objects of host %s that are missing or damaged (%d)", of.host, len(objects))
-	verify := "knowngood snapshot --env NAME --verify"
+	verify := "knowngood snapshot NAME --verify"
 	if envs, err := a.repo.Environments(ctx, of.host); err == nil && len(envs) > 0 {
-		verify = "knowngood snapshot --env " + strings.Join(envs, " --verify, knowngood snapshot --env ") + " --verify"
+		verify = "knowngood snapshot " + strings.Join(envs, " --verify, knowngood snapshot ") + " --verify"
 	}
+	verify += " " + notConfigured
 	noted, err := a.repo.TellHost(ctx, of.host, of.domain, objects, time.Now())
 	switch {
 	case err != nil:

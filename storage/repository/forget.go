@@ -192,8 +192,8 @@ func (r *Repository) restorable(ctx context.Context, host, env string, numbers s
 	return nil
 }
 
-// Whole tells whether every object that a snapshot needs is there; the error
-// is ErrPruned when it was deleted. What is only announced is warned of.
+// Whole reports whether what a snapshot needs was deleted, by ErrPruned. What is
+// only announced is warned of, and what is missing for another reason.
 func (r *Repository) Whole(ctx context.Context, s *Snapshot) error {
 	if s.Body == nil {
 		return fmt.Errorf("whether its content is still there takes an identity to tell: %w", r.Closed(ctx, s))
@@ -233,16 +233,21 @@ func (r *Repository) Whole(ctx context.Context, s *Snapshot) error {
 	for _, o := range listing {
 		there[o.ID] = true
 	}
-	announced := 0
+	announced, missing := 0, 0
 	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
 		for _, id := range d.Resolve(m.Hash, ObjectID{Kind: o.Kind, Hash: o.Hash}, func(id ObjectID) bool { return there[id] }) {
-			if !there[id] {
+			switch doom, doomed := d.Dooms[id]; {
+			case !there[id] && doomed && doom.Fate == Deleted:
 				return pruned()
-			}
-			if d.Absent(id) {
+			case !there[id]:
+				missing++
+			case d.Absent(id):
 				announced++
 			}
 		}
+	}
+	if missing > 0 { // what they held may have been stored again elsewhere
+		r.warn(fmt.Errorf("%s: %d of its objects are not in the store, and no prune is known to have deleted them: knowngood check shows what it lacks", s.Ref(), missing))
 	}
 	if announced > 0 {
 		r.warn(fmt.Errorf("%s: %d of its objects are announced for deletion: the next `knowngood prune` spares them, but one that is at work right now may delete them; look again with `knowngood check` after it", s.Ref(), announced))
