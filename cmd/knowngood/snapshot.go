@@ -55,7 +55,8 @@ back, * stays within a name, ** crosses directories, a slash anchors at the
 source, a slash at the end means directories only.
 
 What could not be captured as it should (unreadable, changed while read,
-vanished) is named, recorded in the snapshot, and makes the exit code 3.
+vanished) is named, recorded in the snapshot, and makes the exit code 3. So does
+a source that collapsed, of which the snapshot is suspect.
 A snapshot of which a source has less than half of what it had is suspect:
 committed, and named loudly; knowngood accept --help tells what follows.
 Interrupted, the next run goes on where this one was.
@@ -311,7 +312,7 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 		return true, fmt.Errorf("the daemon's run %s: %s (its log: journalctl -u knowngood)", run.Result, run.Error)
 	}
 	status := statusWord(len(run.Suspect) > 0, run.Problems)
-	if run.Problems > 0 {
+	if run.Problems > 0 || len(run.Suspect) > 0 {
 		a.code = exitIncomplete
 	}
 	a.printf("%s\n", run.Snapshot)

@@ -25,7 +25,7 @@ type madeJSON struct {
 // tellSnapshot prints what a run of the command came to.
 func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 	status, reasons := statusWord(len(r.Suspect) > 0, r.Count), []string{}
-	if r.Partial() {
+	if r.Partial() || len(r.Suspect) > 0 {
 		a.code = exitIncomplete
 	}
 	for _, s := range r.Suspect {
