@@ -131,7 +131,9 @@ func (w *world) log(format string, args ...any) {
 // run runs the program as a host.
 func (w *world) run(h *torturedHost, args ...string) *outcome {
 	w.t.Helper()
-	args = append(args, "--host", h.name)
+	if h.name != "" {
+		args = append(args, "--host", h.name)
+	}
 	started := time.Now()
 	o := h.machine.run(w.t, args...)
 	w.runs++
@@ -156,7 +158,9 @@ func (w *world) must(h *torturedHost, args ...string) string {
 // it had ended before.
 func (w *world) kill(h *torturedHost, args ...string) (o *outcome, killed bool) {
 	w.t.Helper()
-	args = append(args, "--host", h.name)
+	if h.name != "" {
+		args = append(args, "--host", h.name)
+	}
 	k := &killer{random: w.random, whole: w.whole}
 	o = k.try(w.t, h.machine, args...)
 	w.runs++
