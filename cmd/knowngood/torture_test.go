@@ -131,7 +131,7 @@ func (w *world) log(format string, args ...any) {
 // run runs the program as a host.
 func (w *world) run(h *torturedHost, args ...string) *outcome {
 	w.t.Helper()
-	if h.name != "" {
+	if args[0] == "init" { // later it goes by the keys in the state directory
 		args = append(args, "--host", h.name)
 	}
 	started := time.Now()
@@ -158,7 +158,7 @@ func (w *world) must(h *torturedHost, args ...string) string {
 // it had ended before.
 func (w *world) kill(h *torturedHost, args ...string) (o *outcome, killed bool) {
 	w.t.Helper()
-	if h.name != "" {
+	if args[0] == "init" { // later it goes by the keys in the state directory
 		args = append(args, "--host", h.name)
 	}
 	k := &killer{random: w.random, whole: w.whole}
