@@ -15,7 +15,6 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 
 	"knowngood/configs"
 )
@@ -163,18 +162,20 @@ func (a *app) progress(state func() progressState) *progress {
 	if a.quiet {
 		return p
 	}
-	stderr, ok := a.stderr.(*os.File)
-	terminal := ok && term.IsTerminal(int(stderr.Fd())) && !a.json
+	var terminal *os.File
+	if out, ok := a.stderr.(*printer); ok && !a.json {
+		terminal = out.terminal()
+	}
 	every := 10 * time.Second
 	switch {
 	case a.json:
 		every = time.Second
-	case terminal:
+	case terminal != nil:
 		every = 200 * time.Millisecond
 	}
 	var bar *progressbar.ProgressBar
-	if terminal {
-		bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(stderr), progressbar.OptionSpinnerType(14), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
+	if terminal != nil {
+		bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(terminal), progressbar.OptionSpinnerType(14), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
 	}
 	p.done.Add(1)
 	go func() {

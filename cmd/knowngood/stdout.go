@@ -1,33 +1,54 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"sync"
+
+	"golang.org/x/term"
 )
 
-// printer is the standard output of a command. It keeps the first error and
-// writes nothing after it, so that commands need not check what they print line
-// by line: run asks once, at the end. It is safe for concurrent use; each write
-// stays in one piece.
+// printer is an output of a command. It keeps the first error, so that commands
+// need not check what they print line by line: run asks once, at the end. After an
+// error it writes nothing, unless it goes on. It is safe for concurrent use; each
+// write stays in one piece.
 type printer struct {
-	mu  sync.Mutex
-	w   io.Writer
-	err error
+	mu     sync.Mutex
+	w      io.Writer
+	goesOn bool // what follows may be read alone, as messages can
+	err    error
 }
 
 func (p *printer) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err != nil {
+	if p.err != nil && !p.goesOn {
 		return 0, p.err
 	}
 
 	n, err := p.w.Write(b)
 	if err != nil {
-		p.err = outputError(err)
+		err = outputError(err)
+		p.err = cmp.Or(p.err, err)
 	}
-	return n, p.err
+	return n, err
+}
+
+// lost is the first error.
+func (p *printer) lost() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// terminal is where the output goes, when that is a terminal; else nil.
+func (p *printer) terminal() *os.File {
+	if f, ok := p.w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
 }
 
 // close ends the output and returns its first error. Some file systems report
