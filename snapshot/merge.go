@@ -141,7 +141,7 @@ func (c *capture) merge(ctx context.Context, commands []*item) error {
 	for _, p := range c.partials {
 		m.partial = append(m.partial, c.follow(ctx, p))
 	}
-	err := walk.Walk(ctx, walk.Options{Sources: c.Sources, Omit: c.Omit, Skipped: c.Skipped, Resolved: c.resolved}, func(n *walk.Node) error {
+	err := walk.Walk(ctx, walk.Options{Sources: c.Sources, Omit: c.Omit, Skipped: c.Skipped, Resolved: c.resolved, KeptLink: c.keptLink}, func(n *walk.Node) error {
 		for len(commands) > 0 && manifest.Compare(commands[0].entry.Path, n.Path) <= 0 {
 			// A captured directory stands for the one a command's output implies.
 			e := commands[0].entry

@@ -42,6 +42,11 @@ func (c *capture) resolved(source, real string) {
 	c.Progress.note(fmt.Sprintf("%s leads to %s over symbolic links; what is there is captured", source, real))
 }
 
+// keptLink notes that of a source nothing but a symbolic link is captured.
+func (c *capture) keptLink(source string) {
+	c.Progress.note(fmt.Sprintf("%s is a symbolic link to a file; the link is captured, and not the file: for that, give the path of the file", source))
+}
+
 // sourceCounts are the counts per source for those who hold no identity.
 func (c *capture) sourceCounts(sources []manifest.Source) []statement.SourceCounts {
 	var out []statement.SourceCounts

@@ -68,6 +68,9 @@ func (e *emitter) source(p *place) error {
 	if t.linked && e.opts.Resolved != nil {
 		e.opts.Resolved(p.source.Path, path.Join(t.real, n.Name))
 	}
+	if n.Stat.Type == manifest.Symlink && e.opts.KeptLink != nil {
+		e.opts.KeptLink(p.source.Path)
+	}
 	if n.Stat.Type == manifest.Dir {
 		if n.Stat.Dev != t.stat.Dev {
 			n.Mount = EnteredMount

@@ -1,6 +1,7 @@
 package walk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -21,6 +22,38 @@ type UnsafeLinkError struct {
 
 func (e *UnsafeLinkError) Error() string {
 	return fmt.Sprintf("the symbolic link %s is not followed, because %s %s, who could make it lead elsewhere; give the path that it leads to, %s, if that is what you want", e.Link, e.Place, e.Why, e.Real)
+}
+
+// DanglingLinkError is a source that is a symbolic link and leads nowhere.
+type DanglingLinkError struct {
+	Target string // of the link, as it is written there
+	Err    error  // what following it met
+}
+
+func (e *DanglingLinkError) Error() string {
+	why := "which does not exist: is a disk not mounted?"
+	switch {
+	case errors.Is(e.Err, unix.ENOTDIR):
+		why = "where a directory on the way is none"
+	case errors.Is(e.Err, unix.ELOOP):
+		why = "which leads in a circle"
+	}
+	return fmt.Sprintf("is a symbolic link to %s, %s", e.Target, why)
+}
+
+func (e *DanglingLinkError) Unwrap() error { return e.Err }
+
+// dangling is the error of following a symbolic link, with its target where it
+// leads nowhere.
+func dangling(link string, err error) error {
+	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		return err
+	}
+	target, readErr := os.Readlink(link)
+	if readErr != nil {
+		return err
+	}
+	return &DanglingLinkError{target, err}
 }
 
 // route is where an absolute path leads. Every component was opened from its

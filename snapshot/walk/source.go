@@ -132,10 +132,9 @@ func openSource(p *place) (*tree, *Node, error) {
 	if n.Stat.Type == manifest.Symlink {
 		end, err := follow(p.abs())
 		switch {
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // it leads nowhere
 		case err != nil:
 			r.close()
-			return nil, nil, err
+			return nil, nil, dangling(p.abs(), err)
 		case end.stat.Type != manifest.Dir:
 			end.close()
 		default:

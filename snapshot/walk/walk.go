@@ -15,6 +15,7 @@ package walk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 
@@ -69,6 +70,9 @@ type Options struct {
 	// Resolved, when set, is told of each source that is reached over symbolic
 	// links, and the real path of what is walked, before its first node.
 	Resolved func(source, real string)
+	// KeptLink, when set, is told of each source that is a symbolic link to
+	// something else than a directory: it is walked as the link that it is.
+	KeptLink func(source string)
 	// Workers that read ahead; 0 chooses a number for this machine. File
 	// systems that have to be asked for attributes get remoteWorkers more.
 	Workers int
@@ -125,7 +129,13 @@ type SourceError struct {
 	Err  error
 }
 
-func (e *SourceError) Error() string { return fmt.Sprintf("source %q: %v", e.Path, e.Err) }
+func (e *SourceError) Error() string {
+	if link := (*DanglingLinkError)(nil); errors.As(e.Err, &link) {
+		return fmt.Sprintf("source %q %v", e.Path, link)
+	}
+	return fmt.Sprintf("source %q: %v", e.Path, e.Err)
+}
+
 func (e *SourceError) Unwrap() error { return e.Err }
 
 // Walk yields the nodes of all sources, first the root of the file system and

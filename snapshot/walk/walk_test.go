@@ -243,6 +243,8 @@ func TestSourcesThatCannotBeWalkedAreErrorsThatNameThem(t *testing.T) {
 	build(t, dir, "a/x", "b")
 	must(t, os.Symlink("a", dir+"/link"))
 	must(t, os.Symlink("nothing", dir+"/nowhere"))
+	must(t, os.Symlink("b/x", dir+"/below-file"))
+	must(t, os.Symlink("circle", dir+"/circle"))
 	for name, test := range map[string]struct {
 		sources []walk.Source
 		named   string
@@ -254,7 +256,10 @@ func TestSourcesThatCannotBeWalkedAreErrorsThatNameThem(t *testing.T) {
 		"relative":                   {[]walk.Source{{Path: "a"}}, "a", nil},
 		"behind a link of another":   {[]walk.Source{{Path: dir}, {Path: dir + "/link/x"}}, dir + "/link/x", nil},
 		"twice, with other settings": {[]walk.Source{{Path: dir}, {Path: dir + "/", OneFileSystem: true}}, dir + "/", nil},
-		"below a link to nothing":    {[]walk.Source{{Path: dir + "/nowhere"}, {Path: dir + "/nowhere/x"}}, dir + "/nowhere/x", unix.ENOENT},
+		"a link to nothing":          {[]walk.Source{{Path: dir + "/nowhere"}}, dir + "/nowhere", unix.ENOENT},
+		"a link to below a file":     {[]walk.Source{{Path: dir + "/below-file"}}, dir + "/below-file", unix.ENOTDIR},
+		"a link to itself":           {[]walk.Source{{Path: dir + "/circle"}}, dir + "/circle", unix.ELOOP},
+		"below a link to nothing":    {[]walk.Source{{Path: dir + "/nowhere/x"}}, dir + "/nowhere/x", unix.ENOENT},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := walk.Walk(t.Context(), walk.Options{Sources: test.sources}, func(n *walk.Node) error { n.Dir.Release(); return nil })
