@@ -43,8 +43,9 @@ unchanged files are left alone, changed ones replaced at once as a whole;
 --delete also removes what has come since: what knowngood diff shows with a +. It
 leaves what the rules of the snapshot leave out, or those of the configuration, or
 the patterns given here; what is on file systems that the capture did not enter;
-the repository, the state directory and the identity. Look first with --dry-run -v,
-which changes nothing.
+the repository, the state directory and the identity. For a snapshot that is
+suspect it is refused, unless the snapshot is named by its number or ID. Look first
+with --dry-run -v, which changes nothing.
 
 Patterns mean what they mean for knowngood snapshot. What could not be read whole
 when the snapshot was taken is named, and nothing is written, replaced or deleted
@@ -116,6 +117,11 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	defer tree.Reader.Close()
+	if f.delete {
+		if err := a.refuseDeletion(ctx, tree, f, ref); err != nil {
+			return err
+		}
+	}
 	a.warnOfSuspect(ctx, tree.Snapshot, pathsIn(tree))
 	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Verify: f.dryRun, WithIncomplete: f.withIncomplete, Spare: a.own()}
 	if o.Target == "" {

@@ -40,6 +40,47 @@ func (a *app) warnOfSuspect(ctx context.Context, s *repository.Snapshot, paths [
 	}
 }
 
+// refuseDeletion refuses to delete what a suspect snapshot lacks, unless the
+// reference names that very snapshot: it is the source that collapsed, and what is
+// there may be all that is left. text is the reference as it was given.
+func (a *app) refuseDeletion(ctx context.Context, t *snapshot.Tree, f *restoreFlags, text string) error {
+	s := t.Snapshot
+	ref, sub, err := a.ref(text)
+	byID := ref.ID != "" && ref.Environment != s.Environment
+	if err != nil || byID || ref.Selector == repository.ByNumber {
+		return err
+	}
+	suspect, err := a.repo.Suspect(ctx, s)
+	if err != nil {
+		return fmt.Errorf("whether %s is suspect is not known, so nothing is deleted: %w", s.Ref(), err)
+	}
+	if !suspect {
+		return nil
+	}
+
+	command := func(ref string) string {
+		ref = s.Host + "/" + ref
+		if sub != "" {
+			ref += ":/" + sub
+		}
+		argv := []string{"knowngood", "restore", ref, "--in-place", "--delete"}
+		if f.target != "" {
+			argv = append(argv, "--target", f.target)
+		}
+		return commandLine(argv)
+	}
+	next := "no snapshot of " + s.Environment + " that is kept is good"
+	good, err := a.repo.NewestGood(ctx, s.Host, s.Environment)
+	switch {
+	case err != nil:
+		next = fmt.Sprintf("which one is good is not known: %v", err)
+	case good != nil:
+		next = fmt.Sprintf("the newest good one is %s, of %s: %s", good.Ref(), localTime(good.Body.Started), command(good.Ref()))
+	}
+	return usagef("--delete: %s is SUSPECT: %s. Nothing was changed, because what it lacks would be deleted.\n  %s\n  To delete for the suspect one all the same, name it: %s",
+		s.Ref(), printable(strings.Join(snapshot.Reasons(s, pathsIn(t)), "; ")), next, command(s.Ref()))
+}
+
 // suspects are those of some snapshots that are suspect by the word of their
 // host, and that nobody accepted.
 func suspects(ctx context.Context, r *repository.Repository, snapshots []collected) (map[*repository.Snapshot]bool, error) {
