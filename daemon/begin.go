@@ -115,7 +115,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	d.busy--
 	if run.Snapshot != "" && repo != nil && r.number == d.repo.configured() { // else it may be in another repository
 		j.state.Repository = repo.ID().String()
-		if len(run.Suspect) == 0 {
+		if run.MadeGood() {
 			j.state.Newest, j.state.Protected = run.Started, run.ProtectedUntil
 		}
 		j.state.Accepted = snapshot.Accepted(repo, j.name)

@@ -106,11 +106,11 @@ func (j *job) ended(run report.Run) error {
 	switch run.Result {
 	case report.Failed:
 		j.state.Failures++
-	case report.Success, report.Partial:
+	case report.Success, report.Partial, report.Suspect:
 		j.state.Failures = 0
+	}
+	if run.MadeGood() {
 		j.state.LastSuccess, j.state.Suspect = &run, nil
-	case report.Suspect:
-		j.state.Failures = 0
 	}
 	if len(run.Suspect) > 0 { // what came after it may have failed
 		j.suspect(&run)

@@ -243,7 +243,7 @@ func (d *Daemon) newest(name, id string, f *found, err error) {
 	j.looked = id
 	switch {
 	case none && j.state.Repository != id:
-		j.state.Number, j.state.Newest, j.state.Protected, j.state.Suspect = 0, time.Time{}, time.Time{}, nil
+		j.state.Number, j.state.Newest, j.state.Protected, j.state.LastSuccess, j.state.Suspect = 0, time.Time{}, time.Time{}, nil, nil
 	case !none && f.head.Body != nil && (f.head.Number > j.state.Number || j.state.Repository != id || j.state.Suspect != nil && f.accepted != j.state.Accepted):
 		j.take(f, SourcePaths(j.env))
 	default:

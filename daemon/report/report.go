@@ -59,7 +59,8 @@ type Job struct {
 	LastScheduled time.Time `json:"last_scheduled,omitzero"`
 	// Running is set while it runs.
 	Running *Progress `json:"running,omitempty"`
-	// Last is the run that ended last, LastSuccess the last one that succeeded.
+	// Last is the run that ended last, LastSuccess the last one that succeeded, or
+	// committed a good snapshot and failed after that: it made Environment.Newest.
 	Last        *Run `json:"last,omitempty"`
 	LastSuccess *Run `json:"last_success,omitempty"`
 	// Failures in a row since the last success.
@@ -131,6 +132,10 @@ const (
 
 // Good reports whether a run made a snapshot that counts.
 func (r Result) Good() bool { return r == Success || r == Partial }
+
+// MadeGood reports whether a run succeeded, or committed a good snapshot and failed
+// after that.
+func (r *Run) MadeGood() bool { return r.Result.Good() || r.Snapshot != "" && len(r.Suspect) == 0 }
 
 // Run is one run of a job, retries included.
 type Run struct {
