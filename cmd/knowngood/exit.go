@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"knowngood/daemon/web"
 	"knowngood/internal/wire"
 	"knowngood/restore"
 	"knowngood/snapshot"
@@ -64,7 +65,11 @@ func exitCode(ctx context.Context, err error) int {
 // fail tells the error and returns the exit code.
 func (a *app) fail(ctx context.Context, err error) int {
 	code := exitCode(ctx, err)
-	if code == exitInterrupted {
+	switch {
+	case code != exitInterrupted:
+	case errors.Is(err, web.ErrGoesOn):
+		err = fmt.Errorf("interrupted: %w; knowngood status shows it", web.ErrGoesOn)
+	default:
 		err = errors.New("interrupted: what was done so far is kept, run the same command again to go on")
 	}
 	if a.json {

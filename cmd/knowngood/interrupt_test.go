@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/daemon/report"
 	"knowngood/internal/treetest"
 )
 
@@ -45,6 +46,44 @@ func TestInterruptedCommandsSayThatTheyGoOn(t *testing.T) {
 			m.must(t, "restore", "web:"+src, "--target", target)
 			treetest.Equal(t, src, target, treetest.Options{})
 		})
+	}
+}
+
+// A client that is interrupted leaves the run of the daemon alone, and says so.
+func TestARunOfTheDaemonOutlivesWhoAskedForIt(t *testing.T) {
+	t.Parallel()
+	m, dir := newMachine(t, filepath.Join(t.TempDir(), "repo")), t.TempDir()
+	src := t.TempDir()
+	grow(t, src, "a", 1000)
+	s := newService(t, m, "environments: {web: {sources: [{path: %s}], hooks: {before: [{command: [sh, -c, \"touch %[2]s/before; while [ -d %[2]s -a ! -e %[2]s/go ]; do sleep 0.01; done\"]}]}}}\n", src, dir)
+	s.up(t)
+	cmd, o := s.program("snapshot", "web", "--json"), &outcome{args: []string{"snapshot", "web", "--json"}}
+	stdout, err := os.Create(filepath.Join(dir, "stdout"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdout.Close()
+	cmd.Stdout, cmd.Stderr = stdout, &o.stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the run is under way", func() bool { return found(t, filepath.Join(dir, "before")) > 0 })
+	waitFor(t, "the program tells how far it is, again", func() bool {
+		b, err := os.ReadFile(stdout.Name())
+		return err == nil && strings.Count(string(b), `"type":"progress"`) > 1
+	})
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	o.code = cmd.ProcessState.ExitCode()
+	o.exits(t, exitInterrupted)
+	if text := o.stderr.String(); !strings.Contains(text, "interrupted: the daemon's run goes on; knowngood status shows it\n") || strings.Contains(text, "again") {
+		t.Errorf("it said: %s", text)
+	}
+	grow(t, dir, "go", 1)
+	if run := s.captured(t, "web", 1)[0]; run.Snapshot != "web@1" || run.Result != report.Success {
+		t.Errorf("the run: %+v", run)
 	}
 }
 

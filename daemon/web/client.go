@@ -19,6 +19,10 @@ import (
 // ErrNotRunning says that no daemon listens.
 var ErrNotRunning = errors.New("the daemon does not run")
 
+// ErrGoesOn says that whoever waited for a run of the daemon was stopped, which
+// does not stop the run.
+var ErrGoesOn = errors.New("the daemon's run goes on")
+
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 64 << 20
 
@@ -73,6 +77,9 @@ func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.
 	for {
 		var e report.Environment
 		if err := c.do(ctx, http.MethodGet, path, &e); err != nil {
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("%s: %w: %w", env, ErrGoesOn, ctx.Err())
+			}
 			return nil, fmt.Errorf("%s was begun, and what becomes of it is not known: %w", env, err)
 		}
 		if e.Last != nil && !e.Last.Started.Before(s.Asked) {
@@ -83,7 +90,7 @@ func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the daemon goes on with %s: %w", env, ctx.Err())
+			return nil, fmt.Errorf("%s: %w: %w", env, ErrGoesOn, ctx.Err())
 		case <-tick.C:
 		}
 	}
