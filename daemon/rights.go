@@ -157,6 +157,9 @@ func judgeRights(c *configs.Config, f configs.Findings, path string) {
 
 	seen := map[writer]bool{}
 	for _, p := range programs(c) {
+		if !p.outside && os.Geteuid() != 0 {
+			continue // in the daemon's sandbox
+		}
 		for _, file := range filesOf(p.argv) {
 			r, err := inspectPath(file)
 			if err != nil {
@@ -210,19 +213,19 @@ func judgeFile(c *configs.Config, f configs.Findings, path string, user configs.
 	}
 }
 
-// program is a command of the configuration that root runs.
+// program is a command of the configuration. Root runs it where this process is
+// root's, and where it is outside of the daemon's sandbox.
 type program struct {
-	key  []string
-	argv []string
+	key     []string
+	argv    []string
+	outside bool
 }
 
-// programs are the commands that root runs: all of them where this process is
-// root's, else those outside of the daemon's sandbox.
+// programs are the commands of the configuration.
 func programs(c *configs.Config) (out []program) {
-	root := os.Geteuid() == 0
 	add := func(outside bool, argv []string, key ...string) {
-		if (root || outside) && len(argv) > 0 {
-			out = append(out, program{key, argv})
+		if len(argv) > 0 {
+			out = append(out, program{key, argv, outside})
 		}
 	}
 	for _, name := range c.EnvironmentNames() {

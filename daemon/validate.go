@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"knowngood/configs"
@@ -35,6 +36,7 @@ func LoadConfig(path string, o LoadOptions) (*configs.Config, error) {
 		Judge: func(c *configs.Config, f configs.Findings) {
 			if o.Advise {
 				judgeLacks(c, f, o.Repository)
+				judgeAbsent(c, f)
 			}
 			judgeUse(c, f)
 			judgeRights(c, f, path)
@@ -73,6 +75,27 @@ func judgeLacks(c *configs.Config, f configs.Findings, repository string) {
 			}
 		}
 	}
+}
+
+// judgeAbsent warns of programs and files that the configuration names by their
+// absolute paths, and that do not exist.
+func judgeAbsent(c *configs.Config, f configs.Findings) {
+	absent := func(path string, key []string, so string) {
+		if !filepath.IsAbs(path) {
+			return
+		}
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			f.Add(configs.Advice, key, "%s does not exist: while that is so, %s", path, so)
+		}
+	}
+
+	for _, p := range programs(c) {
+		absent(p.argv[0], p.key, "running it fails")
+	}
+	if e := c.Notify.Email; e != nil {
+		absent(e.PasswordFile, []string{"notify", "email", "password_file"}, "no mail is sent")
+	}
+	absent(c.Identity, []string{"identity"}, "nothing can be read or restored with it (knowngood init makes it)")
 }
 
 // judgeUse has those who will use the configuration judge it.
