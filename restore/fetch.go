@@ -3,7 +3,6 @@ package restore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -353,6 +352,6 @@ func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, ca
 			return u.file.write(f.r, u, in.content[at.Offset:to])
 		}
 	}
-	u.file.fail(f.r, fmt.Errorf("%w (%d bytes of it, in pack %x)", cause, c.Len, c.Loc.Pack.Hash))
+	u.file.fail(f.r, cause) // the same for all files that it hurts: they are reported together
 	return nil
 }
