@@ -54,7 +54,7 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 		},
 	}
 	cmd.Flags().StringVar(&readData, "read-data", "", "read every byte, or a `percentage` of the packs")
-	cmd.Flags().Lookup("read-data").NoOptDefVal = "100%"
+	optional(cmd.Flags().Lookup("read-data"), "100%")
 	return cmd
 }
 

@@ -67,7 +67,7 @@ are shown as sealed, with the time at which the store took them.`,
 	fl.BoolVar(&f.forgotten, "all", false, "list forgotten snapshots too")
 	fl.StringArrayVar(&f.tags, "tag", nil, "list only snapshots with this `label`; repeated: with all of them")
 	fl.StringVar(&f.latest, "latest", "", "list only the newest `N` of each environment, 1 when no number is given")
-	fl.Lookup("latest").NoOptDefVal = "1"
+	optional(fl.Lookup("latest"), "1")
 	fl.StringVar(&f.since, "since", "", "list only snapshots begun since then: a `time` such as 2026-11-20T10:00, or a duration before now such as 7d")
 	return cmd
 }

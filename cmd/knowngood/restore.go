@@ -96,7 +96,7 @@ full length, and ends with the exit code that this gives the restore.`,
 	fl.BoolVar(&f.numeric, "numeric-ids", false, "keep the numbers of owners, whatever their names")
 	fl.BoolVar(&f.noOwner, "no-owner", false, "leave all files to the user who restores (always so when not root)")
 	fl.StringVar(&f.load.which, "load", "", "after the restore, load the restored outputs of command sources with the restore commands of the configuration; --load=snapshot also runs those that only the snapshot names, after asking")
-	fl.Lookup("load").NoOptDefVal = loadConfigured
+	optional(fl.Lookup("load"), loadConfigured, loadConfigured, loadSnapshot)
 	fl.StringVar(&f.load.timeout, "load-timeout", "", "end a restore command that takes longer than this `time`, such as 2h (default: none)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
 	return cmd

@@ -25,6 +25,12 @@ import (
 	"knowngood/storage/stores"
 )
 
+// Values of --verify.
+const (
+	verifyListing = "listing"
+	verifyData    = "data"
+)
+
 // snapshotFlags of the snapshot command.
 type snapshotFlags struct {
 	env              string
@@ -85,7 +91,7 @@ and compares it with its name; that takes no identity.`,
 	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be read, store nothing")
 	fl.BoolVar(&f.reread, "reread", false, "read every file, whatever its time stamps say")
 	fl.StringVar(&f.verify, "verify", "", "check what the store holds, and store again what it lost; `how`: listing, or data, which reads every object")
-	fl.Lookup("verify").NoOptDefVal = "listing"
+	optional(fl.Lookup("verify"), verifyListing, verifyListing, verifyData)
 	fl.StringVar(&f.compression, "compression", "", "default, fastest or better")
 	fl.StringArrayVar(&f.tags, "tag", nil, "a `label` for the snapshot; may be repeated")
 	return cmd
@@ -169,7 +175,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if !slices.Contains([]string{"default", "fastest", "better"}, f.compression) {
 		return usagef("--compression: %q is none of default, fastest, better", f.compression)
 	}
-	if !slices.Contains([]string{"", "listing", "data"}, f.verify) {
+	if !slices.Contains([]string{"", verifyListing, verifyData}, f.verify) {
 		return usagef("--verify: %q is neither listing nor data", f.verify)
 	}
 	if env == a.config.Environments[name] && !f.dryRun {
@@ -200,7 +206,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
 	o.NotEmpty = len(f.include) > 0
 	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.dryRun, f.tags, a.writebackWindow
-	o.Verify.Listing, o.Verify.Data = f.verify != "", f.verify == "data"
+	o.Verify.Listing, o.Verify.Data = f.verify != "", f.verify == verifyData
 	if o.Progress == nil {
 		o.Progress = &snapshot.Progress{}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,24 +24,53 @@ func takes(least, most int) cobra.PositionalArgs {
 			return usagef("%s: an argument is missing; %s", cmd.CommandPath(), usageOf(cmd))
 		case most >= 0 && len(args) > most:
 			extra := args[most]
-			if name := optionalValue(cmd); name != "" {
-				return usagef("a value of --%s follows an equals sign: --%s=%s; without it, %q is an argument of its own; %s", name, name, extra, extra, usageOf(cmd))
+			if f := optionalValue(cmd); f != nil {
+				return equalsSign(cmd, f, extra)
 			}
 			return usagef("%s: %q is one argument too many; %s", cmd.CommandPath(), extra, usageOf(cmd))
+		}
+		if f := optionalValue(cmd); f != nil {
+			meant := func(arg string) bool { return meantAsValue(f, arg) }
+			if i := slices.IndexFunc(args, meant); i >= 0 {
+				return equalsSign(cmd, f, args[i])
+			}
 		}
 		return nil
 	}
 }
 
-// optionalValue names a flag that was given without the value that it may have:
-// a word after it, which was meant to be the value, became an argument.
-func optionalValue(cmd *cobra.Command) (name string) {
+// optionalValue is a flag that was given without the value that it may have, or
+// nil: a word after it, which was meant to be the value, became an argument.
+func optionalValue(cmd *cobra.Command) (bare *pflag.Flag) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if f.NoOptDefVal != "" && f.Value.Type() != "bool" && f.Value.String() == f.NoOptDefVal {
-			name = f.Name
+			bare = f
 		}
 	})
-	return name
+	return bare
+}
+
+// equalsSign refuses an argument after a flag that was given without a value.
+func equalsSign(cmd *cobra.Command, f *pflag.Flag, arg string) error {
+	return usagef("a value of --%s follows an equals sign: --%s=%s; without it, %q is an argument of its own; %s", f.Name, f.Name, arg, arg, usageOf(cmd))
+}
+
+// optional lets a flag stand without a value, for which bare is taken. Where a
+// bare one precedes an argument that is one of the values, or is a number where
+// bare is one, the argument was meant as its value.
+func optional(f *pflag.Flag, bare string, values ...string) {
+	f.NoOptDefVal = bare
+	f.Annotations = map[string][]string{valuesOfFlag: values}
+}
+
+const valuesOfFlag = "values"
+
+func meantAsValue(f *pflag.Flag, arg string) bool {
+	if _, err := strconv.Atoi(f.NoOptDefVal); err == nil {
+		_, err = strconv.Atoi(arg)
+		return err == nil
+	}
+	return slices.Contains(f.Annotations[valuesOfFlag], arg)
 }
 
 // group makes a command of one that only has others below it.
