@@ -314,7 +314,7 @@ func TestAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
 			t.Errorf("a capture where it is remembered: %v", err)
 		}
 		pin := a.World.Pin
-		if _, err := repository.Open(a.Ctx, a.Store, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: pin, Source: "--pin"}}}); !errors.As(err, &tampered) {
+		if _, err := repository.Open(a.Ctx, a.Store, repository.OpenOptions{Given: &repository.Pin{Descriptor: pin, Source: "--pin"}}); !errors.As(err, &tampered) {
 			t.Errorf("with the pin: %v", err)
 		}
 		for i, o := range a.restoreAll() {
@@ -410,7 +410,7 @@ func TestWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 				}
 				pin := a.World.Pin
 				for i, want := range a.trees {
-					r, err := repository.Open(a.Ctx, a.Store, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: pin, Source: "--pin"}}})
+					r, err := repository.Open(a.Ctx, a.Store, repository.OpenOptions{Given: &repository.Pin{Descriptor: pin, Source: "--pin"}})
 					a.Check(err)
 					r.Unlock(a.ID)
 					ref, _, err := repository.ParseRef(fmt.Sprintf("h/e@%d", i+1))

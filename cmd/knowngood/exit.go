@@ -41,10 +41,11 @@ func exitCode(ctx context.Context, err error) int {
 	var usage *usageError
 	var damage *repository.DamageError
 	var tamper *repository.TamperError
+	var pin *repository.PinError
 	switch {
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case errors.As(err, &usage), errors.Is(err, snapshot.ErrNothing):
+	case errors.As(err, &usage), errors.As(err, &pin), errors.Is(err, snapshot.ErrNothing):
 		return exitUsage
 	case errors.Is(err, repository.ErrNoRepository), errors.Is(err, storage.ErrNoStore):
 		return exitNoRepository

@@ -61,7 +61,7 @@ func (a *app) connect(ctx context.Context) (*repository.Repository, error) {
 		if err != nil || len(pin) != 32 {
 			return nil, usagef("--pin (KNOWNGOOD_PIN): %q is no pin: give the 64 hexadecimal digits that knowngood init printed", a.pin)
 		}
-		o.Pins = append(o.Pins, repository.Pin{Descriptor: [32]byte(pin), Source: "--pin"})
+		o.Given = &repository.Pin{Descriptor: [32]byte(pin), Source: "--pin"}
 	}
 	var file *identity.File
 	if a.identityPath != "" {

@@ -49,6 +49,18 @@ func (e *TamperError) Error() string {
 	return s
 }
 
+// PinError says that a pin was given that is not that of the repository, which
+// is the one that is remembered.
+type PinError struct {
+	Given, Remembered Pin
+	URL               string
+}
+
+func (e *PinError) Error() string {
+	return fmt.Sprintf("the pin given with %s (%x) is not that of the repository at %s (%x, as remembered in %s): a typing mistake, or another repository is meant",
+		e.Given.Source, e.Given.Descriptor, e.URL, e.Remembered.Descriptor, e.Remembered.Source)
+}
+
 // Damaged says whether err is about the content of the repository rather than
 // about reaching it: another copy may heal it, trying again does not.
 func Damaged(err error) bool {

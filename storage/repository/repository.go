@@ -58,6 +58,10 @@ type OpenOptions struct {
 	// Pins are what is known from elsewhere of the repository at this place: the
 	// descriptor must match each.
 	Pins []Pin
+	// Given is a pin that the user of the command typed, or nil. The descriptor
+	// must match it, too; where it matches what is remembered instead, the error is
+	// *PinError: that may be a typing mistake, and is no sign of tampering.
+	Given *Pin
 	// Known are the pins of repositories whose place is not said, or is another:
 	// one that the descriptor matches vouches for it.
 	Known [][32]byte
@@ -90,7 +94,8 @@ type Pin struct {
 // another place, as of a copy, vouches for it, too. With none it is trusted on
 // first use, and remembered. The error is ErrNoRepository when
 // there is none, wire.ErrNewer when it needs a newer version, *TamperError
-// when it is not the one that is remembered.
+// when it is not the one that is remembered, and *PinError when it is, and is not
+// the one that was given.
 func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository, error) {
 	r := &Repository{store: store, url: o.URL, place: cmp.Or(o.Place, o.URL), local: local{stateDir: o.StateDir, machine: o.MachineID}, freshFor: o.Fresh, keepIndex: o.KeepIndex}
 	known, err := r.local.pin(r.place)
@@ -103,9 +108,16 @@ func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository,
 		}
 		known = &p
 	}
+	remembered := known
+	if known == nil {
+		known = o.Given
+	}
 	object, err := r.descriptor(ctx, known)
 	if err != nil {
 		return nil, err
+	}
+	if remembered != nil && o.Given != nil && o.Given.Descriptor != remembered.Descriptor {
+		return nil, &PinError{Given: *o.Given, Remembered: *remembered, URL: o.URL}
 	}
 	if r.desc, err = parseDescriptor(object); err != nil {
 		return nil, err

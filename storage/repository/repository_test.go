@@ -279,10 +279,10 @@ func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 	if err := open(storagetest.NewMemory(), repository.OpenOptions{URL: url}); !errors.Is(err, repository.ErrNoRepository) || !strings.Contains(err.Error(), url) {
 		t.Errorf("an empty store: %v", err)
 	}
-	if err := open(w.store, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: w.made.Pin, Source: "--pin"}}}); err != nil {
+	if err := open(w.store, repository.OpenOptions{Given: &repository.Pin{Descriptor: w.made.Pin, Source: "--pin"}}); err != nil {
 		t.Errorf("the right pin: %v", err)
 	}
-	if err := open(w.store, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: [32]byte{1}, Source: "--pin"}}}); !asTampered(err) || !strings.Contains(err.Error(), fmt.Sprintf("%x", w.made.Pin)) || !strings.Contains(err.Error(), "0100000000") {
+	if err := open(w.store, repository.OpenOptions{Given: &repository.Pin{Descriptor: [32]byte{1}, Source: "--pin"}}); !asTampered(err) || !strings.Contains(err.Error(), fmt.Sprintf("%x", w.made.Pin)) || !strings.Contains(err.Error(), "0100000000") {
 		t.Errorf("a wrong pin: %v", err)
 	}
 
@@ -298,7 +298,7 @@ func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url}); !asTampered(err) {
 		t.Errorf("another repository at the same URL: %v", err)
 	}
-	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url, Pins: []repository.Pin{{Descriptor: made.Pin, Source: "--pin"}}}); !asTampered(err) {
+	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url, Given: &repository.Pin{Descriptor: made.Pin, Source: "--pin"}}); !asTampered(err) {
 		t.Errorf("a pin other than the one remembered: %v", err)
 	}
 	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: "spelled otherwise", Place: url}); !asTampered(err) {
@@ -374,7 +374,7 @@ func TestWhatAnotherRepositorySignedCountsForNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r, err := repository.Open(t.Context(), plain, repository.OpenOptions{Pins: []repository.Pin{{Descriptor: w.made.Pin, Source: "--pin"}}})
+		r, err := repository.Open(t.Context(), plain, repository.OpenOptions{Given: &repository.Pin{Descriptor: w.made.Pin, Source: "--pin"}})
 		if err != nil {
 			t.Fatal(err)
 		}
