@@ -48,7 +48,7 @@ SIGTERM stops runs under way: the next run continues from there.
 Run it as the service that the package installs: systemctl enable --now knowngood.`,
 		Example: `  systemctl enable --now knowngood
   knowngood daemon --config test.yaml --log-level debug`,
-		Annotations: map[string]string{"config": "with advice"},
+		Annotations: map[string]string{"config": "demanded, with advice"},
 
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context(), level) },

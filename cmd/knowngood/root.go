@@ -132,15 +132,16 @@ func (a *app) load(cmd *cobra.Command) (err error) {
 		}
 	}
 	path := a.configPath
+	a.advise = cmd.Annotations["config"] == "demanded, with advice"
 	if path == "" {
-		if _, err := os.Stat(configs.DefaultPath); err == nil {
+		// Without the file that it takes, a command says which is missing.
+		if _, err := os.Stat(configs.DefaultPath); err == nil || a.advise {
 			path = configs.DefaultPath
 		}
 	}
 	if !needsConfig(cmd) {
 		path = ""
 	}
-	a.advise = cmd.Annotations["config"] == "with advice"
 	a.configFile, a.given = path, given{a.repoURL, a.identityPath, a.stateDir, a.host}
 	err = a.readConfig(path)
 	if err != nil && cmd.Annotations["config"] == "unless broken" && !errors.Is(err, fs.ErrNotExist) {
