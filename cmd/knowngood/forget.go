@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/snapshot/retention"
@@ -137,26 +138,51 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 	if f.undo {
 		verb = "kept again"
 	}
-	if f.dryRun {
-		verb = "would be " + verb
-	}
+
+	var lines []string
 	for _, p := range order {
 		set := statement.NumbersOf(numbers[p]...)
 		change := repository.Change{Forget: set, Reason: f.reason, Now: time.Now()}
+		before := set // of what is forgotten
 		if f.undo {
 			change.Forget, change.Undo = nil, set
+			x, err := r.Tombstone(ctx, p.host, p.env)
+			if err != nil {
+				return err
+			}
+			if before = nil; x != nil {
+				before = x.Forgotten
+			}
 		}
-		if f.dryRun {
-			continue
+		if !f.dryRun {
+			if _, err := r.Forget(ctx, p.host, p.env, change); err != nil {
+				return err
+			}
 		}
-		if _, err := r.Forget(ctx, p.host, p.env, change); err != nil {
-			return err
+		for _, n := range numbers[p] {
+			done := verb
+			switch {
+			case !before.Has(n):
+				done = "is not forgotten: there is nothing to take back"
+			case f.dryRun:
+				done = "would be " + verb
+			}
+			lines = append(lines, fmt.Sprintf("%s@%d of host %s: %s", p.env, n, p.host, done))
 		}
 	}
-	for _, o := range out {
-		a.printf("%s of host %s: %s\n", o.Ref, o.Host, verb)
+
+	for _, l := range lines {
+		a.printf("%s\n", l)
+	}
+	if !f.undo && !f.dryRun {
+		a.printf("%s\n", takenBack(len(out)))
 	}
 	return a.result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": plannedOr(f.dryRun, verb), "snapshots": out})
+}
+
+// takenBack is how so many snapshots are taken back that were forgotten.
+func takenBack(n int) string {
+	return "knowngood forget --undo takes that back, until knowngood prune has deleted what " + english.PluralWord(n, "it alone needs", "they alone need")
 }
 
 // plannedOr is the status that --json prints: nothing was done in a dry run.
@@ -256,10 +282,16 @@ func (a *app) tellForgotten(out []forgottenJSON, dryRun bool) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	done := "forgotten; knowngood prune frees what they alone need"
-	if dryRun {
-		done = "would be forgotten"
+	all := counted(len(out), "snapshot")
+	switch {
+	case len(out) == 0:
+		a.printf("nothing is forgotten: there is no snapshot yet\n")
+	case gone == 0:
+		a.printf("nothing is forgotten: %s kept\n", english.PluralWord(len(out), all+" is", "all "+all+" are"))
+	case dryRun:
+		a.printf("%d of %s would be forgotten\n", gone, all)
+	default:
+		a.printf("%d of %s forgotten; %s\n", gone, all, takenBack(gone))
 	}
-	a.printf("%d of %s %s\n", gone, counted(len(out), "snapshot"), done)
 	return nil
 }
