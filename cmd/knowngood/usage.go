@@ -127,6 +127,9 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usagef("--%s takes a value: %s; %s", missing.GetFlag().Name, valueOf(missing.GetFlag()), usageOf(cmd))
 	case errors.As(err, &invalid):
 		f := invalid.GetFlag()
+		if _, number := f.Value.(decimal); number { // of which its parser says more
+			return usagef("--%s: %w; %s", f.Name, invalid.Unwrap(), usageOf(cmd))
+		}
 		return usagef("--%s: %q is not %s; %s", f.Name, invalid.GetValue(), kindOfValue(f), usageOf(cmd))
 	case errors.As(err, &syntax):
 		return usagef("%q is no flag; %s", syntax.GetSpecifiedFlag(), usageOf(cmd))
@@ -151,11 +154,8 @@ func valueOf(f *pflag.Flag) string {
 }
 
 func kindOfValue(f *pflag.Flag) string {
-	switch f.Value.Type() {
-	case "bool":
+	if f.Value.Type() == "bool" {
 		return "true or false"
-	case "int", "int64", "uint", "uint64":
-		return "a whole number"
 	}
 	return "a valid value"
 }
