@@ -109,7 +109,7 @@ func TestDefaultsAreThoseThatTheSampleSays(t *testing.T) {
 	}
 	defaults := map[string]string{
 		"listen": c.Listen, "compression": string(c.Compression), "time_zone": web.TimeZone, "catch_up": string(catchUp),
-		"jitter": fmt.Sprint(web.Jitter), "shrink": fmt.Sprintf("%d%%", *web.Shrink), "exclude_caches": fmt.Sprint(web.Sources[0].ExcludeCaches), "one_file_system": fmt.Sprint(web.Sources[0].OneFileSystem),
+		"jitter": fmt.Sprint(int64(web.Jitter)), "shrink": fmt.Sprintf("%d%%", *web.Shrink), "exclude_caches": fmt.Sprint(web.Sources[0].ExcludeCaches), "one_file_system": fmt.Sprint(web.Sources[0].OneFileSystem),
 	}
 	if os.Geteuid() == 0 {
 		defaults["state_dir"] = c.StateDir + " for root"

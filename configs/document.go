@@ -127,6 +127,12 @@ func (d *document) syntax(err error) error {
 	if t := y.GetToken(); t != nil {
 		line, column = t.Position.Line, t.Position.Column
 	}
+	if line <= len(d.lines) {
+		text := d.lines[line-1]
+		if tab := strings.IndexByte(text, '\t'); tab >= 0 && strings.TrimLeft(text[:tab], " ") == "" {
+			return d.problem(line, tab+1, "a tab: indent with spaces")
+		}
+	}
 	return d.problem(line, column, printable(y.GetMessage())) // its Error prints lines around, secrets among them
 }
 
@@ -228,6 +234,18 @@ func (d *document) position(key keyPath) (line, column int) {
 		return t.Position.Line, t.Position.Column
 	}
 	return 1, 1
+}
+
+// keyPosition is where a key itself is, or what is nearest above it.
+func (d *document) keyPosition(key keyPath) (line, column int) {
+	last := len(key) - 1
+	above, _ := d.find(key[:last])
+	for _, p := range pairs(above) {
+		if t := p.Key.GetToken(); t != nil && t.Value == key[last] {
+			return t.Position.Line, t.Position.Column
+		}
+	}
+	return d.position(key)
 }
 
 // quote is a line of the file with a mark under a column, or nothing for a

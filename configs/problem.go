@@ -139,6 +139,16 @@ func (p *problems) take(which ...Severity) (taken []*Problem) {
 	return taken
 }
 
+// addKeyf adds a mistake in a key itself.
+func (p *problems) addKeyf(key keyPath, format string, args ...any) {
+	if p.doc == nil {
+		p.addf(key, format, args...)
+		return
+	}
+	line, column := p.doc.keyPosition(key)
+	p.addAt(line, column, key, format, args...)
+}
+
 // addAt adds a problem at a line and a column.
 func (p *problems) addAt(line, column int, key keyPath, format string, args ...any) {
 	problem := &Problem{Line: line, Column: column, Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}

@@ -231,3 +231,18 @@ func FuzzSchedule(f *testing.F) {
 		}
 	})
 }
+
+func TestAMistakeOfTheTextIsToldWhereItIs(t *testing.T) {
+	for text, want := range map[string]string{
+		"environments:\n  web:\n    retries: 1\n\tsources: [{path: /srv}]\n":     ":4:1: a tab: indent with spaces",
+		"environments:\n  web:\n    retries: 1\n    \tsources: [{path: /srv}]\n": ":4:5: a tab: indent with spaces",
+		"\thost: a\n": ":1:1: a tab: indent with spaces",
+		"environments:\n  Web2:\n    # a comment\n    sources: [{path: /srv}]\n":                        `:2:3: environments.Web2: "Web2" is no name`,
+		"environments: &all\n  Web2: &web\n    sources: [{path: /srv}]\n  db: *web\n":                   `:2:3: environments.Web2: "Web2" is no name`,
+		"environments: {web: {sources: [{path: /srv}]}}\nprune: {schedule: \"@daily\", announce: 1h}\n": ": 1h is too short",
+	} {
+		if _, err := Parse("f", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}

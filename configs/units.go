@@ -76,10 +76,13 @@ func (d *Duration) UnmarshalYAML(n ast.Node) (err error) {
 }
 
 // MarshalYAML implements the encoder's interface.
-func (d Duration) MarshalYAML() ([]byte, error) {
+func (d Duration) MarshalYAML() ([]byte, error) { return []byte(d.String()), nil }
+
+// String is the duration as ParseDuration reads it: 1h30m, 7d.
+func (d Duration) String() string {
 	t := time.Duration(d)
 	if days := t / (24 * hour); days > 0 && t%(24*hour) == 0 {
-		return fmt.Appendf(nil, "%dd", days), nil
+		return fmt.Sprintf("%dd", days)
 	}
 	s := t.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -88,7 +91,7 @@ func (d Duration) MarshalYAML() ([]byte, error) {
 	if strings.HasSuffix(s, "h0m") {
 		s = strings.TrimSuffix(s, "0m")
 	}
-	return []byte(s), nil
+	return s
 }
 
 // Size is a number of bytes: 512, 10MiB, 2GB.

@@ -56,7 +56,7 @@ func (v *validator) config(c *Config) {
 	for _, n := range c.EnvironmentNames() {
 		key := keyPath{"environments", n}
 		if !name.MatchString(n) {
-			v.addf(key, "%q is no name of an environment: %s", n, nameRule)
+			v.addKeyf(key, "%q is no name of an environment: %s", n, nameRule)
 		}
 		if c.Environments[n] == nil {
 			v.addf(key, "the environment is empty: it needs sources")
