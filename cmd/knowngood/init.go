@@ -205,14 +205,23 @@ func (a *app) tellInit(r *repository.InitResult, o repository.InitOptions, made,
 		if made {
 			verb = "the identity just made"
 		}
-		a.printf("  %s  (%s: without it NOTHING can be restored)\n", a.identityPath, verb)
+		a.printf("  %s  (%s: without it NOTHING can be restored)\n", absolute(a.identityPath), verb)
 	}
-	a.printf("  the URL above and credentials that read it\n")
-	if !pinned {
-		a.printf("  the pin above: with --pin, a new machine refuses a forged repository\n")
+	a.printf("  %s  (the URL), and credentials that read it\n  %x  (the pin: with --pin, a new machine refuses a forged repository", o.URL, r.Pin)
+	if pinned {
+		a.printf("; the identity has it, too")
 	}
+	a.printf(")\n")
 	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(o.URL))
 	return a.result(map[string]any{"type": "result", "url": o.URL, "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "repository": a.repo.ID().String()})
+}
+
+// absolute is a path as it is written down: from the root.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 func (a *app) joinRepository(ctx context.Context, f *initFlags) error {

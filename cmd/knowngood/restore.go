@@ -165,6 +165,9 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	if o.Select != nil && result.Planned == (restore.Counts{}) && result.Unlisted == 0 {
+		if len(f.include) == 0 {
+			return usagef("nothing was restored: everything was left out by the patterns %s", commandLine(f.exclude))
+		}
 		return usagef("nothing was restored: no path of %s matches the patterns %s (knowngood find searches it)", ref, commandLine(append(slices.Clone(f.include), f.exclude...)))
 	}
 	outputs, loadErr := a.takeBack(ctx, &f.load, tree, &o)
