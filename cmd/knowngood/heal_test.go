@@ -74,7 +74,7 @@ func TestALostPackIsNoticedNamedAndHealed(t *testing.T) {
 
 		o := m.run(t, "snapshot", "--env", "web", "--verify", src)
 		o.exits(t, exitDone)
-		if says := o.stderr.String(); !strings.Contains(says, "healed: the store had lost 2 packs or manifests, 293 KiB stored again; ") || !strings.Contains(says, "2 of the objects that host ") {
+		if says := o.stderr.String(); !strings.Contains(says, "healed: the store had lost 2 packs or manifests, 293 KiB stored again; ") || !strings.Contains(says, " refers to 2 objects that are not in the store") {
 			t.Errorf("it says %s", says)
 		}
 		for _, machine := range []*machine{m, m.bare(t)} {
@@ -162,7 +162,7 @@ func TestADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
 				t.Errorf("the run after it healed %d packs, and stored %d bytes", run.HealedPacks, run.NewBytes)
 			}
 			r := s.until(t, "a warning", func(r *report.Report) bool { return len(r.Warnings) > 0 })
-			if w := r.Warnings[0]; !strings.Contains(w.Text, "1 of the objects that host ") || w.Tampering {
+			if w := r.Warnings[0]; !strings.Contains(w.Text, " refers to 1 object that is not in the store") || w.Tampering {
 				t.Errorf("it warns of %+v", w)
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
@@ -250,7 +251,7 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, f 
 	}
 	snapshots, sealed := f.selected(all)
 	if sealed > 0 {
-		a.note("%d snapshots are sealed, so their tags are not known, and they are left out: give --identity FILE", sealed)
+		a.note("%s: give --identity FILE", english.Plural(int(sealed), "snapshot is sealed, so its tags are not known, and it is left out", "snapshots are sealed, so their tags are not known, and they are left out"))
 	}
 	suspect, err := suspects(ctx, r, snapshots)
 	if err != nil {

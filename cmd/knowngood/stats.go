@@ -7,6 +7,7 @@ import (
 	"sync"
 	"text/tabwriter"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -123,7 +124,7 @@ func (a *app) stats(ctx context.Context, r *repository.Repository, env string, a
 		return err
 	}
 	if total.Sealed > 0 {
-		a.note("%d snapshots are sealed, and count as snapshots alone: give --identity FILE", total.Sealed)
+		a.note("%s sealed, and %s alone: give --identity FILE", english.Plural(int(total.Sealed), "snapshot is", "snapshots are"), english.PluralWord(int(total.Sealed), "counts as a snapshot", "count as snapshots"))
 	}
 	return damaged
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
@@ -87,6 +88,9 @@ func (a *app) status(ctx context.Context, noDaemon bool) error {
 	}
 	s.Type = "result"
 	level, text := s.Verdict()
+	if sealed := len(s.Environments); sealed > 0 && len(s.Report.Environments) == 0 {
+		text = fmt.Sprintf("%s a snapshot; %s sealed: give --identity FILE", english.Plural(sealed, "environment has", "environments have"), english.PluralWord(sealed, "it is", "they are"))
+	}
 	s.Level, s.Summary = level.String(), text
 	if slices.ContainsFunc(s.Report.Environments, func(e report.Environment) bool { return e.Broken() }) {
 		a.code = exitFailed

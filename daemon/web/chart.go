@@ -5,6 +5,8 @@ import (
 	"math"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/daemon/report"
 )
 
@@ -43,7 +45,7 @@ func newStrip(e *report.Environment, now time.Time) *strip {
 		counts[r.Result]++
 		s.Cells = append(s.Cells, cell{X: (stripRuns - len(runs) + i) * cellWidth, Result: r.Result, Title: describe(r, now)})
 	}
-	s.Label = fmt.Sprintf("Last %d runs of %s:", len(runs), e.Name)
+	s.Label = fmt.Sprintf("%s of %s:", english.PluralWord(len(runs), "The one run", fmt.Sprintf("Last %d runs", len(runs))), e.Name)
 	for _, r := range results() {
 		if counts[r] > 0 {
 			s.Label += fmt.Sprintf(" %d %s,", counts[r], r)

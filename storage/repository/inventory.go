@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -304,8 +305,8 @@ func (x *Index) lose(lost []loss) {
 	}
 	key := func(l loss) string { return objectKey(l.Kind, x.host, x.domain.ID, l.Hash) }
 	first := slices.MinFunc(news, func(a, b loss) int { return strings.Compare(key(a), key(b)) })
-	x.repo.warn(fmt.Errorf("%d of the objects that host %s refers to are not in the store, or not whole, such as %s, which is %v: what they held is stored again as far as it is still on this machine; find out what became of them, and run `knowngood check` to see what older snapshots lack",
-		len(news), x.host, key(first), first.why))
+	x.repo.warn(fmt.Errorf("host %s refers to %s not in the store, or not whole (%s is %v): the content is stored again as far as it is still on this machine; find out what happened, and run `knowngood check` to see what older snapshots lack",
+		x.host, english.Plural(len(news), "object that is", "objects that are"), key(first), first.why))
 }
 
 // Expect compares the objects that an earlier snapshot needs with what the
