@@ -39,6 +39,7 @@ func (a *app) run(args []string) int {
 	out, notes := &printer{w: a.stdout}, &printer{w: a.stderr, goesOn: true}
 	a.stdout, a.stderr = out, notes
 	cmd := newRoot(a)
+	nameCommands(cmd)
 	cmd.SetArgs(args)
 	ctx, stop := signals(commandName(cmd, args))
 	defer stop()

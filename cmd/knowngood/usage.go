@@ -92,6 +92,48 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	return usagef("there is no command %q%s (see %s --help)", args[0], didYouMean(cmd.SuggestionsFor(args[0]), ""), cmd.CommandPath())
 }
 
+// nameCommands has help and completion, which the command library makes, refuse
+// names that there are not, with those that there are.
+func nameCommands(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				of, rest, err := root.Find(args)
+				if err == nil && len(rest) == 0 {
+					return nil
+				}
+				return noneOf(of, rest)
+			}
+		case "completion":
+			cmd.Args = func(cmd *cobra.Command, args []string) error {
+				if len(args) == 0 {
+					return nil
+				}
+				return noneOf(cmd, args)
+			}
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			cmd.Annotations = map[string]string{"config": "none"}
+		}
+	}
+}
+
+// noneOf refuses a name that none of the commands below has.
+func noneOf(cmd *cobra.Command, args []string) error {
+	if !cmd.HasAvailableSubCommands() {
+		return usagef("%q is no command of %s, which has none (see %s --help)", args[0], cmd.CommandPath(), cmd.CommandPath())
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return usagef("%q is no command of %s; there is %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+}
+
 func didYouMean(words []string, before string) string {
 	if len(words) == 0 {
 		return ""

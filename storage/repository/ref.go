@@ -57,6 +57,9 @@ func (r Ref) String() string { return r.text }
 // A path may follow after a colon, as in web@42:/etc/passwd. It is returned
 // without its slashes at either end, as manifests have it; the root is empty.
 func ParseRef(text string) (ref Ref, sub string, err error) {
+	if strings.HasPrefix(text, "/") {
+		return Ref{}, "", fmt.Errorf("reference %q: a path follows a reference: web@latest:%s", text, text)
+	}
 	name, rest, hasPath := strings.Cut(text, ":/")
 	if hasPath {
 		if strings.IndexByte(rest, 0) >= 0 {
