@@ -63,7 +63,7 @@ func TestADaemonForgetsNothingWhileASourceHasCollapsed(t *testing.T) {
 		t.Error("the metrics do not say that it is suspect")
 	}
 	by := s.ask(t, "snapshot", "web")
-	if by.code != exitDone || !strings.Contains(by.stderr.String(), "SUSPECT: web@6: "+src+" has 0 of 3 files") {
+	if by.code != exitIncomplete || !strings.Contains(by.stderr.String(), "SUSPECT: web@6: "+src+" has 0 of 3 files") {
 		t.Errorf("by hand, by the daemon: code %d, %s", by.code, &by.stderr)
 	}
 
