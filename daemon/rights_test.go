@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -188,6 +189,7 @@ func TestWhoElseCanChangeAProgramIsTold(t *testing.T) {
 
 	s.file("c.yaml", strings.ReplaceAll("environments: {e: {sources: [{path: /}], hooks: {before: [{command: [@/good, @/data, @]}, {command: [/no/such]}], after: [{command: [@/group]}, {command: [sh, @/group]}]}}}\n", "@", s.dir), 0o600)
 	refused, found := s.judged("c.yaml")
+	found = slices.DeleteFunc(found, func(p *configs.Problem) bool { return strings.Contains(p.Msg, "/no/such does not exist") })
 	if refused != "" || len(found) != 1 || !found[0].Degrades() || found[0].Key != "environments.e.hooks.after.0.command" || !strings.Contains(found[0].Msg, "/group can be written by group 0") {
 		t.Errorf("refused with %q, found %v", refused, found)
 	}

@@ -146,7 +146,7 @@ func TestConfigurationsInTheGuidesAreValid(t *testing.T) {
 }
 
 // Not parallel: it sets variables.
-func TestTheSampleHasNoWarningButOfPathsThatThisMachineLacks(t *testing.T) {
+func TestTheSampleHasNoWarningButOfWhatIsNotThereYet(t *testing.T) {
 	for _, name := range []string{"CHAT_HOOK", "MAIL_PASSWORD", "PING_ID"} {
 		t.Setenv(name, "value-of-"+name)
 	}
@@ -159,7 +159,7 @@ func TestTheSampleHasNoWarningButOfPathsThatThisMachineLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range c.Findings {
-		if !strings.Contains(p.Msg, "does not exist") {
+		if !strings.Contains(p.Msg, "does not exist") && !strings.Contains(p.Msg, "has no effect yet") {
 			t.Errorf("a warning: %v", p)
 		}
 	}

@@ -264,7 +264,7 @@ func (w *iamWorld) tellAndHeal(t *testing.T, src string) {
 
 	o := w.with(t, w.admin.bare(t), without).run(t, "check", "--read-data")
 	o.exits(t, exitDamage)
-	if says := o.stderr.String(); !strings.Contains(says, "the host could not be told (") || !strings.Contains(says, "Run on it: knowngood snapshot --env web --verify=data") {
+	if says := o.stderr.String(); !strings.Contains(says, "the host could not be told (") || !strings.Contains(says, "Run on it: knowngood snapshot web --verify=data") {
 		t.Errorf("it may not tell the host, and says %s", says)
 	}
 	o = w.with(t, w.admin.bare(t), with).run(t, "check", "--read-data")

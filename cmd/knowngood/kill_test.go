@@ -42,7 +42,7 @@ func (k *killer) kill(t *testing.T, m *machine, args ...string) (killed bool) {
 	t.Helper()
 	o := k.try(t, m, args...)
 	if o.code != -1 {
-		o.exits(t, exitDone)
+		o.captured(t)
 	}
 	return o.code == -1
 }
@@ -59,7 +59,7 @@ func (k *killer) try(t *testing.T, m *machine, args ...string) *outcome {
 func (k *killer) let(t *testing.T, m *machine, args ...string) string {
 	t.Helper()
 	started := time.Now()
-	out := m.must(t, args...)
+	out := m.run(t, args...).captured(t)
 	k.whole = time.Since(started)
 	return out
 }
