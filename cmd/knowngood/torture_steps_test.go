@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -197,11 +196,24 @@ func (w *world) forgetByPolicy() {
 	if e.newest == 0 {
 		return
 	}
+	// Suspect snapshots have places of their own, and the newest holds back all.
+	kept := map[bool][]int{}
+	waits := false
+	for _, l := range w.listed() {
+		s := e.snapshots[l.Number]
+		if l.Host != h.name || l.Environment != e.name || s == nil || s.forgotten {
+			continue
+		}
+		suspect := l.Status == "suspect"
+		kept[suspect] = append(kept[suspect], l.Number)
+		waits = waits || suspect && l.Number == e.newest
+	}
 	w.must(h, "forget", "--env", e.name, "--keep-last", "2")
-	kept := slices.Sorted(maps.Keys(e.snapshots))
-	kept = slices.DeleteFunc(kept, func(n int) bool { return e.snapshots[n].forgotten })
-	for _, n := range kept[:max(0, len(kept)-2)] {
-		e.snapshots[n].forgotten = true
+	for _, numbers := range kept {
+		slices.Sort(numbers)
+		for _, n := range numbers[:max(0, len(numbers)-2)] {
+			e.snapshots[n].forgotten = !waits
+		}
 	}
 }
 
