@@ -57,7 +57,7 @@ func TestTheHelperOfOutsideCommandsRunsProgramsOfRootsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for argv, runs := range map[string]bool{
-		own: true, "/bin/sh " + own: true, theirs: false, link: false, script: false, "/bin/sh " + theirs: false, "/usr/bin/env " + theirs: false, "touch " + made: false,
+		own: true, "/bin/sh " + own: true, theirs: false, link: false, script: false, "/bin/sh " + theirs: false, "/usr/bin/env " + theirs: false, "touch " + made: true, "./own": false,
 	} {
 		words := `["` + strings.ReplaceAll(argv, " ", `","`) + `"]`
 		if err := os.WriteFile(config, []byte("environments: {web: {sources: [{path: /etc}], hooks: {before: [{command: "+words+", outside: true}]}}}\n"), 0o600); err != nil {
