@@ -13,7 +13,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/internal/userdir"
-	"knowngood/storage/statement"
+	"knowngood/storage/layout"
 )
 
 // diedText is the error of a run that died.
@@ -90,7 +90,7 @@ func (d *Daemon) settleDead(ctx context.Context) error {
 		return err
 	}
 	for _, name := range names {
-		if statement.ValidName(name) != nil || ctx.Err() != nil {
+		if layout.ValidName(name) != nil || ctx.Err() != nil {
 			continue
 		}
 		d.mu.Lock()

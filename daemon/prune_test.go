@@ -12,16 +12,16 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 )
 
 // stored are the packs in the store.
 func (w *world) stored() (n int) {
 	w.t.Helper()
-	for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixHosts}) {
+	for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixHosts}) {
 		w.Check(err)
-		if _, _, _, ok := statement.ParsePackKey(o.Key); ok {
+		if _, _, _, ok := layout.ParsePackKey(o.Key); ok {
 			n++
 		}
 	}
@@ -103,9 +103,9 @@ func TestANightlyPruneRepacksWithTheIdentityOfTheConfiguration(t *testing.T) {
 		time.Sleep(3 * time.Hour)
 		w.write("goes", "nothing much")
 		bytes := func() (n int64) {
-			for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixHosts}) {
+			for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixHosts}) {
 				w.Check(err)
-				if _, _, _, ok := statement.ParsePackKey(o.Key); ok {
+				if _, _, _, ok := layout.ParsePackKey(o.Key); ok {
 					n += o.Size
 				}
 			}

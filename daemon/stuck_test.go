@@ -9,7 +9,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/internal/enginetest"
-	"knowngood/storage/statement"
+	"knowngood/storage/layout"
 	"knowngood/storage/storagetest"
 )
 
@@ -53,7 +53,7 @@ func TestASnapshotIsCommittedThoughItsRetentionHangs(t *testing.T) {
 		d := w.daemon(w.config("  web: {sources: [{path: $SOURCE}], keep: {last: 1}}\n"))
 		stop := w.run(d)
 		time.Sleep(time.Minute)
-		w.faulty.Add(storagetest.Rule{Op: storagetest.Put, Prefix: statement.PrefixTombstones(enginetest.Host, "web"), Fault: hanging()})
+		w.faulty.Add(storagetest.Rule{Op: storagetest.Put, Prefix: layout.PrefixTombstones(enginetest.Host, "web"), Fault: hanging()})
 		w.Check(d.Start(t.Context(), "web"))
 		time.Sleep(time.Minute)
 		w.Check(d.Start(t.Context(), "web")) // after which the one before is forgotten

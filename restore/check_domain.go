@@ -19,6 +19,7 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/chunk"
 	"knowngood/storage/index"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -68,10 +69,10 @@ func (d *domainCheck) check(ctx context.Context) error {
 	defer d.reader.Close()
 	d.actual = x.Scratch()
 	defer d.actual.Close()
-	if d.packs, err = d.list(ctx, statement.PrefixPacks(d.host, d.domain.ID), statement.ParsePackKey); err != nil {
+	if d.packs, err = d.list(ctx, layout.PrefixPacks(d.host, d.domain.ID), layout.ParsePackKey); err != nil {
 		return err
 	}
-	if d.containers, err = d.list(ctx, statement.PrefixManifests(d.host, d.domain.ID), statement.ParseManifestKey); err != nil {
+	if d.containers, err = d.list(ctx, layout.PrefixManifests(d.host, d.domain.ID), layout.ParseManifestKey); err != nil {
 		return err
 	}
 	if d.deletions, err = d.repo.Deletions(ctx, d.host, d.domain.ID); err != nil {
@@ -135,7 +136,7 @@ func (d *domainCheck) objects(ctx context.Context) error {
 	for hash, size := range d.packs {
 		g.Go(func() error {
 			defer d.Progress.PacksDone.Add(1)
-			key := statement.KeyPack(d.host, d.domain.ID, hash)
+			key := layout.KeyPack(d.host, d.domain.ID, hash)
 			var err error
 			if drawn(hash, d.ReadData) {
 				s := <-whole
@@ -164,7 +165,7 @@ func (d *domainCheck) objects(ctx context.Context) error {
 // one: what that opens is no less whole for it.
 func (d *domainCheck) lostKey(err error) bool {
 	object, ok := damagedObject(err)
-	if !ok || !strings.HasPrefix(object, statement.PrefixKeys) {
+	if !ok || !strings.HasPrefix(object, layout.PrefixKeys) {
 		return false
 	}
 	d.damage(object, err)
@@ -367,7 +368,7 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 	tree, err := snapshot.OpenTree(ctx, d.repo, s)
 	if err != nil {
 		d.hurt = true
-		return d.object(statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), err)
+		return d.object(layout.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), err)
 	}
 	for i := range tree.Table.Segments {
 		seg := &tree.Table.Segments[i]
@@ -381,7 +382,7 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 		entries, err := tree.Segment(ctx, i)
 		if err != nil {
 			d.hurt = true
-			if err := d.object(statement.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err); err != nil {
+			if err := d.object(layout.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err); err != nil {
 				return err
 			}
 			continue
@@ -403,7 +404,7 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 					in = at
 					d.suspects[in].needed = true
 				}
-				d.badChunk(c.ID, statement.KeyPack(d.host, d.domain.ID, in.Hash))
+				d.badChunk(c.ID, layout.KeyPack(d.host, d.domain.ID, in.Hash))
 			}
 		}
 		d.segments[seg.ID] = linked
@@ -424,7 +425,7 @@ func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error 
 		contents, err = tail.Contents(wire.KindManifest, d.domain)
 	}
 	if err != nil {
-		return d.object(statement.KeyManifest(d.host, d.domain.ID, m.Hash), err)
+		return d.object(layout.KeyManifest(d.host, d.domain.ID, m.Hash), err)
 	}
 	there := func(id repository.ObjectID) bool {
 		_, ok := d.packs[id.Hash]
@@ -451,9 +452,9 @@ func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error 
 // need looks for one object, beneath the current view too where no listing
 // shows it.
 func (d *domainCheck) need(ctx context.Context, s *repository.Snapshot, o pack.Object) error {
-	have, key := d.packs, statement.KeyPack(d.host, d.domain.ID, o.Hash)
+	have, key := d.packs, layout.KeyPack(d.host, d.domain.ID, o.Hash)
 	if o.Kind == wire.KindManifest {
-		have, key = d.containers, statement.KeyManifest(d.host, d.domain.ID, o.Hash)
+		have, key = d.containers, layout.KeyManifest(d.host, d.domain.ID, o.Hash)
 	}
 	size, ok := have[o.Hash]
 	id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}

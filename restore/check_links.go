@@ -8,8 +8,8 @@ import (
 
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 )
 
 // checkedGroup is what is remembered of a group of hard links.
@@ -43,7 +43,7 @@ func (d *domainCheck) links(ctx context.Context, s *repository.Snapshot, tree *s
 		}
 		entries, err := tree.Segment(ctx, i)
 		if err != nil {
-			return d.object(statement.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err)
+			return d.object(layout.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err)
 		}
 		for j := range entries {
 			if err := l.entry(ctx, int32(i), &entries[j]); err != nil {

@@ -8,8 +8,8 @@ import (
 
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 )
 
 // newest are the newest snapshots of the environments of a domain, as far as they
@@ -84,7 +84,7 @@ func (d *domainCheck) name(ctx context.Context) error {
 				h.Part = "all of it, unless nothing changed since: then the next snapshot stores its list of files again"
 				d.heal(s.Environment)
 			}
-			d.hurts(statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), h)
+			d.hurts(layout.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), h)
 			continue
 		}
 		segments := map[string][32]byte{} // by their first paths
@@ -96,7 +96,7 @@ func (d *domainCheck) name(ctx context.Context) error {
 			if errors.As(err, &se) {
 				object, _ := damagedObject(err)
 				if object == "" {
-					object = statement.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash)
+					object = layout.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash)
 				}
 				env, heals := onHost[segments[se.First]]
 				if heals {

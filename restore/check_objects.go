@@ -11,9 +11,9 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // suspect is a pack or container that is missing or damaged. What it held may
@@ -88,9 +88,9 @@ func (d *domainCheck) judge() {
 	}
 	var copied, idle []string
 	for id, s := range d.suspects {
-		key, have := statement.KeyPack(d.host, d.domain.ID, id.Hash), d.packs
+		key, have := layout.KeyPack(d.host, d.domain.ID, id.Hash), d.packs
 		if id.Kind == wire.KindManifest {
-			key, have = statement.KeyManifest(d.host, d.domain.ID, id.Hash), d.containers
+			key, have = layout.KeyManifest(d.host, d.domain.ID, id.Hash), d.containers
 			s.needed = s.needed || d.tablesIn[id.Hash]
 		}
 		switch {
@@ -142,6 +142,6 @@ func (d *domainCheck) runs(x *repository.Index) {
 	}
 	for _, hash := range x.MissingRuns(newest.Body.IndexRuns) {
 		d.heal(newest.Environment)
-		d.damage(fmt.Sprintf("%s*-%x", statement.PrefixIndexRuns(d.host, d.domain.ID), hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
+		d.damage(fmt.Sprintf("%s*-%x", layout.PrefixIndexRuns(d.host, d.domain.ID), hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
 	"knowngood/storage/index"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -60,7 +61,7 @@ func (a *archive) rubbishRun(t *testing.T) {
 
 	run := &statement.IndexRun{Repository: r.ID(), Host: enginetest.Host, Domain: host.Domain.ID, Generation: 1000, Salt: seal.NewSalt(), Certificate: host.Certificate}
 	for _, key := range a.keys("hosts/h/index/") {
-		_, _, _, hash, _ := statement.ParseIndexRunKey(key)
+		_, _, _, hash, _ := layout.ParseIndexRunKey(key)
 		run.Replaces = append(run.Replaces, hash)
 	}
 	unsaved, err := table.Unsaved()
@@ -72,7 +73,7 @@ func (a *archive) rubbishRun(t *testing.T) {
 	}
 	object, err := run.Encode(host.SigningKey())
 	a.Check(err)
-	a.Check(a.memory.Put(a.Ctx, statement.KeyIndexRun(enginetest.Host, host.Domain.ID, run.Generation, sha256.Sum256(object)), object, storage.PutOptions{}))
+	a.Check(a.memory.Put(a.Ctx, layout.KeyIndexRun(enginetest.Host, host.Domain.ID, run.Generation, sha256.Sum256(object)), object, storage.PutOptions{}))
 }
 
 func TestAnIndexThatNamesRubbishHidesNoCopy(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
@@ -96,7 +96,7 @@ func content(w *enginetest.World, m *storagetest.Memory) (n uint64) {
 	w.Check(err)
 	reader := r.NewReader(enginetest.Host, host.Domain)
 	for _, key := range m.Keys() {
-		_, domain, hash, ok := statement.ParsePackKey(key)
+		_, domain, hash, ok := layout.ParsePackKey(key)
 		if !ok || domain != host.Domain.ID {
 			continue
 		}

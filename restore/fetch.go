@@ -13,9 +13,9 @@ import (
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
 	"knowngood/storage/chunk"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 
 // wrongContent says that a chunk in a pack does not have the content of its ID.
 func wrongContent(r *repository.Reader, hash [32]byte) error {
-	return &repository.DamageError{Key: statement.KeyPack(r.Host(), r.Domain().ID, hash), What: wire.KindPack.String(), Err: errors.New("a chunk in it has not the content of its ID")}
+	return &repository.DamageError{Key: layout.KeyPack(r.Host(), r.Domain().ID, hash), What: wire.KindPack.String(), Err: errors.New("a chunk in it has not the content of its ID")}
 }
 
 // use is a place that a chunk is written to.

@@ -20,6 +20,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -184,7 +185,7 @@ func TestSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
 		w := *h
 		w.memory = copyOf(t, h.memory)
 		w.World = h.With(t, w.memory)
-		key := statement.KeyManifest(enginetest.Host, lost.Domain.ID, lost.Body.Manifest.Hash)
+		key := layout.KeyManifest(enginetest.Host, lost.Domain.ID, lost.Body.Manifest.Hash)
 		w.memory.Forget(key)
 		res, err := w.Capture("e", verify, w.src)
 		w.Check(err)
@@ -496,7 +497,7 @@ func TestADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
 			if c.name != nil {
 				named = c.name(sum)
 			}
-			a.Check(a.memory.Put(a.Ctx, statement.KeyDamageReport(enginetest.Host, s.Domain.ID, named), object, storage.PutOptions{SHA256: sum}))
+			a.Check(a.memory.Put(a.Ctx, layout.KeyDamageReport(enginetest.Host, s.Domain.ID, named), object, storage.PutOptions{SHA256: sum}))
 			res, err := a.Capture("e", verify, a.src)
 			a.Check(err)
 			if counts := name == "as the format says" || name == "of a newer version"; (res.Healed.Packs == 1) != counts {
@@ -593,7 +594,7 @@ func TestALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 	a.Check(err)
 	for i := range 4100 { // packs of another run, say
 		sum := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
-		a.Check(a.memory.Put(a.Ctx, statement.KeyPack(enginetest.Host, s.Domain.ID, sum), []byte("x"), storage.PutOptions{}))
+		a.Check(a.memory.Put(a.Ctx, layout.KeyPack(enginetest.Host, s.Domain.ID, sum), []byte("x"), storage.PutOptions{}))
 	}
 	for _, want := range []int{1, 16} { // of the first listing the size is not known
 		store := storagetest.NewFaulty(a.memory)
@@ -606,7 +607,7 @@ func TestALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 		}
 		n := 0
 		for _, op := range store.Log() {
-			if op.Op == storagetest.List && strings.HasPrefix(op.Key, statement.PrefixPacks(enginetest.Host, s.Domain.ID)) {
+			if op.Op == storagetest.List && strings.HasPrefix(op.Key, layout.PrefixPacks(enginetest.Host, s.Domain.ID)) {
 				n++
 			}
 		}

@@ -12,9 +12,9 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 )
 
 // Lacking is a pack that is missing, or not as long as it should be, with what
@@ -67,12 +67,12 @@ func listObjects(ctx context.Context, t *snapshot.Tree) (*objects, error) {
 		}
 	}
 
-	prefix := statement.PrefixPacks(r.Host(), r.Domain().ID)
+	prefix := layout.PrefixPacks(r.Host(), r.Domain().ID)
 	for x, err := range r.Repository().Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
 		if err != nil {
 			return nil, err
 		}
-		if _, _, hash, ok := statement.ParsePackKey(x.Key); ok && o.packs[hash] != nil {
+		if _, _, hash, ok := layout.ParsePackKey(x.Key); ok && o.packs[hash] != nil {
 			o.packs[hash].have = x.Size
 		}
 	}
@@ -160,7 +160,7 @@ func (o *objects) judge(hash [32]byte, p *packState) error {
 		missing = fmt.Errorf("it is %d bytes long, and should be %d", p.have, p.want)
 	}
 	r := o.tree.Reader
-	p.lacking = &Lacking{Key: statement.KeyPack(r.Host(), r.Domain().ID, hash), Err: missing}
+	p.lacking = &Lacking{Key: layout.KeyPack(r.Host(), r.Domain().ID, hash), Err: missing}
 	return nil
 }
 

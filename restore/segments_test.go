@@ -11,7 +11,7 @@ import (
 	"knowngood/restore"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/statement"
+	"knowngood/storage/layout"
 	"knowngood/storage/storagetest"
 )
 
@@ -65,7 +65,7 @@ func TestADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
 	host := w.Open(w.State)
 	h, err := host.Host(w.Ctx)
 	w.Check(err)
-	key := statement.KeyManifest(enginetest.Host, h.Domain.ID, tree.ContainerHash(i))
+	key := layout.KeyManifest(enginetest.Host, h.Domain.ID, tree.ContainerHash(i))
 	memory.Edit(key, flip(func(int) int { return int(s.Offset + s.SealedLen/2) }))
 
 	target := treetest.TempDir(t)

@@ -11,9 +11,9 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/chunk"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 )
 
 const (
@@ -116,7 +116,7 @@ func (t *Tree) chunk(ctx context.Context, c *manifest.Chunk) ([]byte, error) {
 		if b := t.cut(content, c, c.Loc.Offset); b != nil {
 			return b, nil
 		}
-		key := statement.KeyPack(r.Host(), r.Domain().ID, c.Loc.Pack.Hash)
+		key := layout.KeyPack(r.Host(), r.Domain().ID, c.Loc.Pack.Hash)
 		err = &repository.DamageError{Key: key, What: "pack", Err: fmt.Errorf("what lies at the place of chunk %x is something else: %w", c.ID[:8], wire.ErrMalformed)}
 	} else if !repository.Damaged(err) {
 		return nil, err

@@ -15,9 +15,9 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/stores"
 )
@@ -39,12 +39,12 @@ func firstLock(t *testing.T, w *enginetest.World, ref string) time.Time {
 	w.Check(err)
 	contents, err := tail.Contents(wire.KindManifest, s.Domain)
 	w.Check(err)
-	keys := []string{statement.KeyDescriptor, statement.KeyManifest(s.Host, s.Domain.ID, m.Hash), statement.KeyRoot(s.Host, s.Environment, s.Number)}
+	keys := []string{layout.KeyDescriptor, layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), layout.KeyRoot(s.Host, s.Environment, s.Number)}
 	for _, o := range contents.Objects {
 		if o.Kind == wire.KindManifest {
-			keys = append(keys, statement.KeyManifest(s.Host, s.Domain.ID, o.Hash))
+			keys = append(keys, layout.KeyManifest(s.Host, s.Domain.ID, o.Hash))
 		} else {
-			keys = append(keys, statement.KeyPack(s.Host, s.Domain.ID, o.Hash))
+			keys = append(keys, layout.KeyPack(s.Host, s.Domain.ID, o.Hash))
 		}
 	}
 	for _, prefix := range []string{"keys/", "epochs/", "certs/"} {

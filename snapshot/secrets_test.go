@@ -28,9 +28,9 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
@@ -93,10 +93,10 @@ func locks(w *enginetest.World, m *storagetest.Memory) []*lock {
 	var out []*lock
 	for _, key := range m.Keys() {
 		kind := wire.KindPack
-		_, _, hash, ok := statement.ParsePackKey(key)
+		_, _, hash, ok := layout.ParsePackKey(key)
 		if !ok {
 			kind = wire.KindManifest
-			if _, _, hash, ok = statement.ParseManifestKey(key); !ok {
+			if _, _, hash, ok = layout.ParseManifestKey(key); !ok {
 				continue
 			}
 		}

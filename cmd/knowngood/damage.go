@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // foundDamage takes down the object that an error says is damaged.
@@ -48,10 +48,10 @@ func (a *app) tellHosts(ctx context.Context, err error) {
 	}
 	objects := map[domainOf][]repository.ObjectID{}
 	for key := range a.damaged {
-		host, domain, hash, ok := statement.ParsePackKey(key)
+		host, domain, hash, ok := layout.ParsePackKey(key)
 		kind := wire.KindPack
 		if !ok {
-			host, domain, hash, ok = statement.ParseManifestKey(key)
+			host, domain, hash, ok = layout.ParseManifestKey(key)
 			kind = wire.KindManifest
 		}
 		if ok {

@@ -21,7 +21,7 @@ import (
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/statement"
+	"knowngood/storage/layout"
 	"knowngood/storage/stores"
 )
 
@@ -109,7 +109,7 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 	if f.env == "" {
 		return "", nil, usagef("which environment? Give --env NAME and the paths, or the NAME of a configured environment")
 	}
-	if err := statement.ValidName(f.env); err != nil {
+	if err := layout.ValidName(f.env); err != nil {
 		return "", nil, usagef("--env: %w", err)
 	}
 	if len(paths) == 0 {

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/storage/identity"
-	"knowngood/storage/statement"
+	"knowngood/storage/layout"
 )
 
 var created = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
@@ -280,7 +280,7 @@ func TestSSHKeysServeAsIdentitiesAndRecipients(t *testing.T) {
 				if err != nil || canonical != f.Recipients[0] {
 					t.Errorf("canonical %q, %v; want %q", canonical, err, f.Recipients[0])
 				}
-				if statement.RecipientFingerprint(canonical) != statement.RecipientFingerprint(f.Recipients[0]+" other") {
+				if layout.RecipientFingerprint(canonical) != layout.RecipientFingerprint(f.Recipients[0]+" other") {
 					t.Error("a comment makes another fingerprint")
 				}
 				if pass != "" {

@@ -13,6 +13,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -90,7 +91,7 @@ func TestARunThatReadsTheClockLeavesTheProbesOfOthers(t *testing.T) {
 		w.free()
 		for o, err := range plain.List(w.Ctx, storage.ListOptions{Prefix: "hosts/h/probe/"}) {
 			w.check(err)
-			if !strings.HasPrefix(o.Key, statement.PrefixReserve(enginetest.Host)) {
+			if !strings.HasPrefix(o.Key, layout.PrefixReserve(enginetest.Host)) {
 				t.Errorf("%s is left", o.Key)
 			}
 		}
@@ -169,7 +170,7 @@ func twoPruners(t *testing.T, died bool) {
 		}
 		d, err := w.host().Deletions(w.Ctx, enginetest.Host, w.domain())
 		w.check(err)
-		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, w.domain())}) {
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, w.domain())}) {
 			w.check(err)
 			if id, _ := repository.ParseObjectKey(o.Key); d.Absent(id) {
 				t.Errorf("%s was spared, and counts as absent: %+v", o.Key, d.Dooms[id])

@@ -11,6 +11,7 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -171,9 +172,9 @@ func (d *domain) objectsOf(ctx context.Context, s *repository.Snapshot) ([]pack.
 
 func (d *domain) key(id repository.ObjectID) string {
 	if id.Kind == wire.KindManifest {
-		return statement.KeyManifest(d.name, d.id, id.Hash)
+		return layout.KeyManifest(d.name, d.id, id.Hash)
 	}
-	return statement.KeyPack(d.name, d.id, id.Hash)
+	return layout.KeyPack(d.name, d.id, id.Hash)
 }
 
 // prune spares, deletes and announces, and tells so in a statement.

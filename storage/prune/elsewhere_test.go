@@ -8,6 +8,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -52,9 +53,9 @@ func (w *world) moved(domain seal.DomainID) (old, into [][32]byte) {
 // there is how many of the packs are stored.
 func (w *world) there(domain seal.DomainID, packs [][32]byte) (n int) {
 	w.t.Helper()
-	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, domain), Hidden: true}) {
+	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, domain), Hidden: true}) {
 		w.check(err)
-		if _, _, h, ok := statement.ParsePackKey(o.Key); ok && slices.Contains(packs, h) {
+		if _, _, h, ok := layout.ParsePackKey(o.Key); ok && slices.Contains(packs, h) {
 			n++
 		}
 	}
@@ -123,15 +124,15 @@ func TestATakenHostHasNothingDeletedElsewhereByARepack(t *testing.T) {
 				all := slices.Concat(old, into)
 				slices.SortFunc(all, repository.CompareHashes)
 				x := &statement.Deletion{Repository: w.host().ID(), Host: enginetest.Host, Domain: host.Domain.ID, Serial: d.Newest + 1, Since: d.Newest + 1, Made: time.Now(), Certificate: host.Certificate}
-				for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, host.Domain.ID)}) {
+				for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, host.Domain.ID)}) {
 					w.check(err)
-					if _, _, h, _ := statement.ParsePackKey(o.Key); !slices.Contains(all, h) {
+					if _, _, h, _ := layout.ParsePackKey(o.Key); !slices.Contains(all, h) {
 						x.Repacks = []statement.Repack{{Manifests: d.Repacks[0].Manifests, Moves: []statement.Move{{Old: slices.Compact(all), New: [][32]byte{h}}}}}
 					}
 				}
 				object, err := x.Encode(host.SigningKey())
 				w.check(err)
-				w.check(w.Store.Put(w.Ctx, statement.KeyDeletion(enginetest.Host, host.Domain.ID, x.Serial), object, storage.PutOptions{}))
+				w.check(w.Store.Put(w.Ctx, layout.KeyDeletion(enginetest.Host, host.Domain.ID, x.Serial), object, storage.PutOptions{}))
 				for range 4 {
 					time.Sleep(8 * day)
 					w.elsewhere()

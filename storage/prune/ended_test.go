@@ -13,6 +13,7 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -91,8 +92,8 @@ func TestWhatAnEndedKeyAnnouncedWaitsFromWhenItIsHeeded(t *testing.T) {
 		w.forget("web", 2)
 		time.Sleep(3 * day)
 		w.present()
-		w.put(statement.KeyDeletion(enginetest.Host, w.domain(), 2), w.signed(old, 2, func(d *statement.Deletion) {
-			for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, w.domain())}) {
+		w.put(layout.KeyDeletion(enginetest.Host, w.domain(), 2), w.signed(old, 2, func(d *statement.Deletion) {
+			for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, w.domain())}) {
 				w.check(err)
 				id, _ := repository.ParseObjectKey(o.Key)
 				d.Announced = append(d.Announced, statement.Object{Kind: id.Kind, Hash: id.Hash, Size: 1})
@@ -145,8 +146,8 @@ func TestAnEndedKeyReplacesNoStatement(t *testing.T) {
 			w.present()
 		}
 		for serial := uint64(1); serial <= 2; serial++ {
-			w.copyOf(statement.KeyDeletion(enginetest.Host, w.domain(), serial)) // it is there
-			m.Overwrite(statement.KeyDeletion(enginetest.Host, w.domain(), serial), w.signed(old, serial, func(d *statement.Deletion) {
+			w.copyOf(layout.KeyDeletion(enginetest.Host, w.domain(), serial)) // it is there
+			m.Overwrite(layout.KeyDeletion(enginetest.Host, w.domain(), serial), w.signed(old, serial, func(d *statement.Deletion) {
 				d.Spared = []statement.Object{{Kind: 5}}
 			}))
 		}
@@ -173,7 +174,7 @@ func TestPuttingOverAStatementDelaysNothing(t *testing.T) {
 				w.forget("web", 2)
 				time.Sleep(3 * day)
 				w.present()
-				key := statement.KeyDeletion(enginetest.Host, w.domain(), 1)
+				key := layout.KeyDeletion(enginetest.Host, w.domain(), 1)
 				object := w.copyOf(key)
 				deleted := uint64(0)
 				for range 14 {
@@ -244,12 +245,12 @@ func TestOnlyStatementsThatCountAreKeptInTheStateDirectory(t *testing.T) {
 		w.forget("web", 2)
 		time.Sleep(3 * day)
 		for _, serial := range []uint64{1, 3} {
-			w.put(statement.KeyDeletion(enginetest.Host, w.domain(), serial), w.signed(old, serial, func(*statement.Deletion) {}))
+			w.put(layout.KeyDeletion(enginetest.Host, w.domain(), serial), w.signed(old, serial, func(*statement.Deletion) {}))
 		}
 		kept := func() (serials []uint64) {
 			w.check(filepath.WalkDir(w.State, func(path string, d os.DirEntry, err error) error {
 				for serial := range uint64(5) {
-					if err == nil && d.Name() == statement.Inverted(serial) && strings.Contains(path, "/pending/") {
+					if err == nil && d.Name() == layout.Inverted(serial) && strings.Contains(path, "/pending/") {
 						serials = append(serials, serial)
 					}
 				}

@@ -13,6 +13,7 @@ import (
 	"knowngood/snapshot/retention"
 	"knowngood/snapshot/suspect"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -106,7 +107,7 @@ func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
 func (h *host) list(ctx context.Context, domain seal.DomainID) error {
 	i := &inventory{objects: map[repository.ObjectID]object{}}
 	h.inventory[domain] = i
-	for _, prefix := range []string{statement.PrefixPacks(h.name, domain), statement.PrefixManifests(h.name, domain)} {
+	for _, prefix := range []string{layout.PrefixPacks(h.name, domain), layout.PrefixManifests(h.name, domain)} {
 		for o, err := range h.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
 			if err != nil {
 				return err
@@ -156,7 +157,7 @@ func (h *host) environment(ctx context.Context, env string) error {
 		if err != nil || len(written) > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(written)), func(n uint64) bool { return !forgotten.Has(n) }) {
 			return err
 		}
-		return &repository.DamageError{Key: statement.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
+		return &repository.DamageError{Key: layout.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/storage"
 	"knowngood/storage/index"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -52,7 +53,7 @@ func (w *world) forgetHalf() {
 	table := index.NewTable(cache)
 	defer table.Close()
 	left := 0
-	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks("h", host.Domain.ID)}) {
+	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks("h", host.Domain.ID)}) {
 		w.check(err)
 		id, _ := repository.ParseObjectKey(o.Key)
 		tail, err := reader.TailOf(w.Ctx, wire.KindPack, id.Hash, o.Size)
@@ -72,9 +73,9 @@ func (w *world) forgetHalf() {
 		w.t.Fatal("no frame has two chunks")
 	}
 	run := &statement.IndexRun{Repository: r.ID(), Host: "h", Domain: host.Domain.ID, Generation: 1000, Salt: seal.NewSalt(), Certificate: host.Certificate}
-	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixIndexRuns("h", host.Domain.ID)}) {
+	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixIndexRuns("h", host.Domain.ID)}) {
 		w.check(err)
-		_, _, _, h, _ := statement.ParseIndexRunKey(o.Key)
+		_, _, _, h, _ := layout.ParseIndexRunKey(o.Key)
 		run.Replaces = append(run.Replaces, h)
 	}
 	unsaved, err := table.Unsaved()
@@ -86,7 +87,7 @@ func (w *world) forgetHalf() {
 	}
 	object, err := run.Encode(host.SigningKey())
 	w.check(err)
-	w.check(w.Store.Put(w.Ctx, statement.KeyIndexRun("h", host.Domain.ID, run.Generation, sha256.Sum256(object)), object, storage.PutOptions{}))
+	w.check(w.Store.Put(w.Ctx, layout.KeyIndexRun("h", host.Domain.ID, run.Generation, sha256.Sum256(object)), object, storage.PutOptions{}))
 }
 
 // What took the place of a damaged pack is in no list of the older snapshots,

@@ -7,6 +7,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -17,7 +18,7 @@ import (
 // rubbishAt puts something that is no root at a number.
 func (w *world) rubbishAt(n uint64) (key string) {
 	w.t.Helper()
-	key = statement.KeyRoot(enginetest.Host, "web", n)
+	key = layout.KeyRoot(enginetest.Host, "web", n)
 	w.put(key, []byte("rubbish"))
 	return key
 }
@@ -74,7 +75,7 @@ func TestASnapshotAfterALossTakesNoForgottenNumber(t *testing.T) {
 		_, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(2, 3), Now: time.Now()})
 		w.check(err)
 		for n := range uint64(3) {
-			w.check(w.host().Purge(w.Ctx, statement.KeyRoot(enginetest.Host, "web", n+2)))
+			w.check(w.host().Purge(w.Ctx, layout.KeyRoot(enginetest.Host, "web", n+2)))
 		}
 		// The host goes on with a new key, and remembers nothing.
 		w.reenrol()
@@ -95,7 +96,7 @@ func TestRubbishAtTheFirstNumberEndsNoCapture(t *testing.T) {
 	for name, body := range map[string][]byte{"small": []byte("x"), "too long to be read": make([]byte, 2<<20), "hidden": nil} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
-				key := statement.KeyRoot(enginetest.Host, "web", 1)
+				key := layout.KeyRoot(enginetest.Host, "web", 1)
 				w.put(key, body)
 				if body == nil {
 					w.check(w.Store.Delete(w.Ctx, key))
@@ -113,7 +114,7 @@ func TestRubbishAtTheFirstNumberEndsNoCapture(t *testing.T) {
 }
 
 func TestARootFarAboveWhoseKeyEndedBlocksNothing(t *testing.T) {
-	for name, n := range map[string]uint64{"far": 1 << 40, "at the highest number": statement.MaxNumber} {
+	for name, n := range map[string]uint64{"far": 1 << 40, "at the highest number": layout.MaxNumber} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
 				for range 3 {
@@ -131,7 +132,7 @@ func TestARootFarAboveWhoseKeyEndedBlocksNothing(t *testing.T) {
 				y.SealedBody = seal.Once(old.Domain.RootKey(y.Salt), record, nil)
 				object, err := y.Encode(old.SigningKey())
 				w.check(err)
-				w.put(statement.KeyRoot(enginetest.Host, "web", n), object)
+				w.put(layout.KeyRoot(enginetest.Host, "web", n), object)
 
 				w.reenrol()
 				w.write("goes", 1<<20)

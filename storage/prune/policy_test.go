@@ -8,8 +8,8 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
-	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
@@ -33,7 +33,7 @@ func TestAPolicyOfThePrunerGoesByWhenTheRootsThatCountWereWritten(t *testing.T) 
 				}
 				w.forget("web", 1, 2, 3, 4, 5)
 				for n := range uint64(5) {
-					if key := statement.KeyRoot(enginetest.Host, "web", n+1); over != nil {
+					if key := layout.KeyRoot(enginetest.Host, "web", n+1); over != nil {
 						m.Overwrite(key, over(w.copyOf(key)))
 					}
 				}

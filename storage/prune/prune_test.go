@@ -16,6 +16,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -243,9 +244,9 @@ func TestAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew(t *testing.T) {
 func TestNothingIsDeletedWhileASnapshotCannotBeRead(t *testing.T) {
 	for name, hurt := range map[string]func(w *world, m *storagetest.Memory){
 		"a root is damaged": func(w *world, m *storagetest.Memory) {
-			m.Edit(statement.KeyRoot(enginetest.Host, "web", 2), func(b []byte) []byte { b[50] ^= 1; return b })
+			m.Edit(layout.KeyRoot(enginetest.Host, "web", 2), func(b []byte) []byte { b[50] ^= 1; return b })
 		},
-		"a root is missing": func(w *world, m *storagetest.Memory) { m.Forget(statement.KeyRoot(enginetest.Host, "web", 2)) },
+		"a root is missing": func(w *world, m *storagetest.Memory) { m.Forget(layout.KeyRoot(enginetest.Host, "web", 2)) },
 		"a list of objects was replaced": func(w *world, m *storagetest.Memory) {
 			for _, key := range m.Keys() {
 				if strings.Contains(key, "/manifests/") {
@@ -296,7 +297,7 @@ func TestAHiddenRootStillKeepsItsContent(t *testing.T) {
 		time.Sleep(3 * day)
 		// Who holds the host's credentials hides the snapshot, and the pruner
 		// is another machine that remembers nothing.
-		w.check(m.Delete(w.Ctx, statement.KeyRoot(enginetest.Host, "web", 1)))
+		w.check(m.Delete(w.Ctx, layout.KeyRoot(enginetest.Host, "web", 1)))
 		for range 2 {
 			report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
 			w.check(err)

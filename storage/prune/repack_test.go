@@ -16,6 +16,7 @@ import (
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -276,7 +277,7 @@ func TestAPackThatStaysLockedIsNotRewritten(t *testing.T) {
 func TestAHiddenPackEndsNoPrune(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, _ := w.sparse()
-		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixPacks(enginetest.Host, w.domain())}) {
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, w.domain())}) {
 			w.check(err)
 			w.check(w.Store.Delete(w.Ctx, o.Key))
 		}

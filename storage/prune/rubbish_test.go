@@ -15,6 +15,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -31,8 +32,8 @@ func (w *world) statements() map[string]keys {
 	h, err := w.host().Host(w.Ctx)
 	w.check(err)
 	return map[string]keys{
-		"tombstones":        func(n uint64) string { return statement.KeyTombstone(enginetest.Host, "web", n) },
-		"pending deletions": func(n uint64) string { return statement.KeyDeletion(enginetest.Host, h.Domain.ID, n) },
+		"tombstones":        func(n uint64) string { return layout.KeyTombstone(enginetest.Host, "web", n) },
+		"pending deletions": func(n uint64) string { return layout.KeyDeletion(enginetest.Host, h.Domain.ID, n) },
 	}
 }
 
@@ -113,10 +114,10 @@ func (w *world) prunes(pass func(), spoil func(keys)) {
 func TestNoRubbishAmongStatementsBlocksForgettingOrPruning(t *testing.T) {
 	m := storagetest.NewMemory
 	for name, spoil := range map[string]func(w *world, m *storagetest.Memory, key keys){
-		"at the highest serial": func(w *world, _ *storagetest.Memory, key keys) { w.put(key(statement.MaxNumber), []byte("rubbish")) },
+		"at the highest serial": func(w *world, _ *storagetest.Memory, key keys) { w.put(key(layout.MaxNumber), []byte("rubbish")) },
 		"above the highest": func(w *world, _ *storagetest.Memory, key keys) {
-			w.put(key(statement.MaxNumber+2), []byte("rubbish"))
-			w.put(key(statement.MaxNumber), nil)
+			w.put(key(layout.MaxNumber+2), []byte("rubbish"))
+			w.put(key(layout.MaxNumber), nil)
 		},
 		"at the serials to come": func(w *world, _ *storagetest.Memory, key keys) {
 			w.put(key(2), []byte("rubbish"))
@@ -124,7 +125,7 @@ func TestNoRubbishAmongStatementsBlocksForgettingOrPruning(t *testing.T) {
 			w.put(key(5), make([]byte, 2<<20))
 		},
 		"an older one at the highest serial": func(w *world, _ *storagetest.Memory, key keys) {
-			w.put(key(statement.MaxNumber), w.copyOf(key(1)))
+			w.put(key(layout.MaxNumber), w.copyOf(key(1)))
 		},
 		"over the newest": func(w *world, m *storagetest.Memory, key keys) { m.Overwrite(key(1), []byte("rubbish")) },
 		"over the newest, and hidden too": func(w *world, m *storagetest.Memory, key keys) {
@@ -133,8 +134,8 @@ func TestNoRubbishAmongStatementsBlocksForgettingOrPruning(t *testing.T) {
 		},
 		"a delete marker on the newest": func(w *world, m *storagetest.Memory, key keys) { w.check(m.Delete(w.Ctx, key(1))) },
 		"hidden rubbish at the highest": func(w *world, m *storagetest.Memory, key keys) {
-			w.put(key(statement.MaxNumber), []byte("rubbish"))
-			w.check(m.Delete(w.Ctx, key(statement.MaxNumber)))
+			w.put(key(layout.MaxNumber), []byte("rubbish"))
+			w.check(m.Delete(w.Ctx, key(layout.MaxNumber)))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -159,7 +160,7 @@ func TestNoRubbishOnAServerBlocksForgettingOrPruning(t *testing.T) {
 	w := &world{World: enginetest.New(t, store), t: t, dir: dir, rand: rand.New(rand.NewPCG(1, 2))}
 	w.check(os.Mkdir(dir, 0o755))
 	w.prunes(func() { store.pass(w) }, func(key keys) {
-		w.put(key(statement.MaxNumber), []byte("rubbish"))
+		w.put(key(layout.MaxNumber), []byte("rubbish"))
 		w.put(key(1<<40), w.copyOf(key(1)))
 		w.check(s.Delete(w.Ctx, key(1)))
 	})
@@ -174,11 +175,11 @@ func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
 		// Who took the host over uses up all serials, and announces all.
 		old, err := w.host().Host(w.Ctx)
 		w.check(err)
-		x := &statement.Tombstone{Repository: w.host().ID(), Host: enginetest.Host, Environment: "web", Serial: statement.MaxNumber, Forgotten: statement.NumbersOf(1, 2), Made: time.Now(), Certificate: old.Certificate}
+		x := &statement.Tombstone{Repository: w.host().ID(), Host: enginetest.Host, Environment: "web", Serial: layout.MaxNumber, Forgotten: statement.NumbersOf(1, 2), Made: time.Now(), Certificate: old.Certificate}
 		object, err := x.Encode(old.SigningKey())
 		w.check(err)
-		w.put(statement.KeyTombstone(enginetest.Host, "web", x.Serial), object)
-		d := &statement.Deletion{Repository: x.Repository, Host: enginetest.Host, Domain: old.Domain.ID, Serial: statement.MaxNumber, Since: statement.MaxNumber, Made: time.Now(), Certificate: old.Certificate}
+		w.put(layout.KeyTombstone(enginetest.Host, "web", x.Serial), object)
+		d := &statement.Deletion{Repository: x.Repository, Host: enginetest.Host, Domain: old.Domain.ID, Serial: layout.MaxNumber, Since: layout.MaxNumber, Made: time.Now(), Certificate: old.Certificate}
 		for key, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: "hosts/"}) {
 			w.check(err)
 			if id, ok := repository.ParseObjectKey(key.Key); ok {
@@ -192,7 +193,7 @@ func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
 		d.Announced = append(d.Announced[manifests:], d.Announced[:manifests]...)
 		object, err = d.Encode(old.SigningKey())
 		w.check(err)
-		w.put(statement.KeyDeletion(enginetest.Host, old.Domain.ID, d.Serial), object)
+		w.put(layout.KeyDeletion(enginetest.Host, old.Domain.ID, d.Serial), object)
 		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()}); err == nil || !strings.Contains(err.Error(), "--reenrol") {
 			t.Errorf("after the last serial: %v", err)
 		}
@@ -278,8 +279,8 @@ func TestAnEnvironmentOfRubbishAloneIsForgotten(t *testing.T) {
 			w.capture("web")
 		}
 		w.forget("web", 1)
-		w.put(statement.KeyRoot(enginetest.Host, "rubbish", 1), []byte("rubbish"))
-		w.put(statement.KeyRoot(enginetest.Host, "rubbish", 1<<50), nil)
+		w.put(layout.KeyRoot(enginetest.Host, "rubbish", 1), []byte("rubbish"))
+		w.put(layout.KeyRoot(enginetest.Host, "rubbish", 1<<50), nil)
 		deleted := func() (deleted uint64, blocked bool) {
 			for range 3 {
 				time.Sleep(8 * day)

@@ -13,6 +13,7 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -122,7 +123,7 @@ func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
 		x := &statement.Tombstone{Repository: w.host().ID(), Host: enginetest.Host, Environment: "web", Serial: 1, Forgotten: statement.NumbersOf(1, 2, 3, 4, 5), Made: time.Now(), Certificate: host.Certificate}
 		object, err := x.Encode(host.SigningKey())
 		w.check(err)
-		w.check(w.Store.Put(w.Ctx, statement.KeyTombstone(enginetest.Host, "web", 1), object, storage.PutOptions{}))
+		w.check(w.Store.Put(w.Ctx, layout.KeyTombstone(enginetest.Host, "web", 1), object, storage.PutOptions{}))
 		want("a taken host forgets all", 3)
 		w.write("file", 1000)
 		w.capture("web")
@@ -134,7 +135,7 @@ func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
 		want("the owner takes it back", 4, 2, 1)
 
 		// One that nobody signed counts for nothing, and is told.
-		w.check(w.Store.Put(w.Ctx, statement.KeyTombstone(enginetest.Host, "web", 3), append(object[:len(object)-1:len(object)-1], object[len(object)-1]^1), storage.PutOptions{}))
+		w.check(w.Store.Put(w.Ctx, layout.KeyTombstone(enginetest.Host, "web", 3), append(object[:len(object)-1:len(object)-1], object[len(object)-1]^1), storage.PutOptions{}))
 		r = w.Bare()
 		if got := kept(r); len(got) != 3 || len(r.Warnings()) != 1 {
 			t.Errorf("with a forged tombstone kept are %v", got)

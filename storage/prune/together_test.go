@@ -17,6 +17,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -229,7 +230,7 @@ func (x *together) indexSays(ended bool) {
 		there[key] = true
 	}
 	for hash := range ix.PackSizes() {
-		if !there[statement.KeyPack(enginetest.Host, h.Domain.ID, hash)] && !ix.Absent(wire.KindPack, hash) {
+		if !there[layout.KeyPack(enginetest.Host, h.Domain.ID, hash)] && !ix.Absent(wire.KindPack, hash) {
 			x.t.Fatalf("the index names pack %x, which was deleted, and nothing says so any more", hash[:8])
 		}
 	}

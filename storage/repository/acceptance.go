@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -57,7 +58,7 @@ func Flagged(s *Snapshot) bool { return s.Body != nil && len(s.Body.Suspect) > 0
 func (r *Repository) Acceptances(ctx context.Context, host, env string) (*Acceptances, error) {
 	out := &Acceptances{}
 	var x *statement.Acceptance
-	all := r.numbered(ctx, host, statement.PrefixAcceptances(host, env), "acceptance", statement.ParseAcceptanceKey, func(object []byte, certs []*statement.Certificate) (key string, err error) {
+	all := r.numbered(ctx, host, layout.PrefixAcceptances(host, env), "acceptance", layout.ParseAcceptanceKey, func(object []byte, certs []*statement.Certificate) (key string, err error) {
 		x, err = statement.ParseAcceptance(object)
 		if err == nil {
 			err = statement.CheckAcceptanceCertificate(x, certs, r.desc.Owner, r.ID())
@@ -65,7 +66,7 @@ func (r *Repository) Acceptances(ctx context.Context, host, env string) (*Accept
 		if err != nil {
 			return "", err
 		}
-		return statement.KeyAcceptance(x.Host, x.Environment, x.Serial), nil
+		return layout.KeyAcceptance(x.Host, x.Environment, x.Serial), nil
 	})
 	for n, err := range all {
 		if err != nil {
@@ -154,7 +155,7 @@ func (r *Repository) Accept(ctx context.Context, host, env string, accepted []st
 		if err != nil {
 			return nil, err
 		}
-		err = r.put(ctx, statement.KeyAcceptance(host, env, x.Serial), object, now)
+		err = r.put(ctx, layout.KeyAcceptance(host, env, x.Serial), object, now)
 		if errors.Is(err, storage.ErrExists) {
 			continue // another process was first
 		}
@@ -164,5 +165,5 @@ func (r *Repository) Accept(ctx context.Context, host, env string, accepted []st
 		return statement.ParseAcceptance(object)
 	}
 	return nil, &TamperError{What: "acceptances of " + env + " of host " + host, Remembered: "a number that is free", Found: fmt.Sprintf("it taken before we could, %d times", maxTaken),
-		Hint: "find out who writes to " + statement.PrefixAcceptances(host, env) + ", and run again"}
+		Hint: "find out who writes to " + layout.PrefixAcceptances(host, env) + ", and run again"}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -99,9 +100,9 @@ func TestWhatDoesNotVerifyAcceptsNothingAndBlocksNothing(t *testing.T) {
 	h := w.m.host(t, w.store)
 	a, b := commitSuspect(t, h), commitSuspect(t, h)
 	x := accept(t, w.m.open(t, w.store), a)
-	key := func(n uint64) string { return statement.KeyAcceptance("web-1", "web", n) }
+	key := func(n uint64) string { return layout.KeyAcceptance("web-1", "web", n) }
 	w.store.Overwrite(key(1), []byte("rubbish")) // beneath which it is found
-	for n, object := range map[uint64][]byte{5: []byte("rubbish"), 7: x.Bytes(), statement.MaxNumber: x.Bytes()} {
+	for n, object := range map[uint64][]byte{5: []byte("rubbish"), 7: x.Bytes(), layout.MaxNumber: x.Bytes()} {
 		if err := w.store.Put(t.Context(), key(n), object, storage.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -21,7 +22,7 @@ import (
 func (r *Repository) AuditKeys(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		a := &audit{Repository: r, ctx: ctx, yield: yield, files: map[string]bool{}}
-		if a.epochs("", statement.PrefixEpochs, statement.KeyEpoch, statement.ParseEpochKey, 1) {
+		if a.epochs("", layout.PrefixEpochs, layout.KeyEpoch, layout.ParseEpochKey, 1) {
 			return
 		}
 		hosts, err := r.Hosts(ctx)
@@ -30,9 +31,9 @@ func (r *Repository) AuditKeys(ctx context.Context) iter.Seq[error] {
 			return
 		}
 		for _, h := range hosts {
-			key := func(n uint64) string { return statement.KeyHostEpoch(h, n) }
-			parse := func(k string) (uint64, bool) { _, n, ok := statement.ParseHostEpochKey(k); return n, ok }
-			if a.epochs(h, statement.PrefixHostEpochs(h), key, parse, 0) {
+			key := func(n uint64) string { return layout.KeyHostEpoch(h, n) }
+			parse := func(k string) (uint64, bool) { _, n, ok := layout.ParseHostEpochKey(k); return n, ok }
+			if a.epochs(h, layout.PrefixHostEpochs(h), key, parse, 0) {
 				return
 			}
 		}
@@ -44,9 +45,9 @@ func (r *Repository) AuditKeys(ctx context.Context) iter.Seq[error] {
 func (r *Repository) AuditCertificates(ctx context.Context, host string, serial uint64) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		a := &audit{Repository: r, ctx: ctx, yield: yield}
-		a.sequence(statement.PrefixCertificates(host), max(serial, 1), "host certificate",
-			func(n uint64) string { return statement.KeyCertificate(host, n) },
-			func(k string) (uint64, bool) { _, n, ok := statement.ParseCertificateKey(k); return n, ok },
+		a.sequence(layout.PrefixCertificates(host), max(serial, 1), "host certificate",
+			func(n uint64) string { return layout.KeyCertificate(host, n) },
+			func(k string) (uint64, bool) { _, n, ok := layout.ParseCertificateKey(k); return n, ok },
 			func(key string, object []byte) error { _, err := r.checkCertificate(key, object); return err })
 	}
 }
@@ -79,12 +80,12 @@ func (a *audit) epochs(host, prefix string, key func(uint64) string, parse func(
 	}
 	for _, e := range verified {
 		for _, recipient := range e.Recipients {
-			fp := statement.RecipientFingerprint(recipient)
-			if a.wrapped(statement.KeyEpochSecret(e.ID(), fp), fp, identity.EpochSecret, func(b []byte) error { _, err := parseEpochSecret(b, e.ID()); return err }) {
+			fp := layout.RecipientFingerprint(recipient)
+			if a.wrapped(layout.KeyEpochSecret(e.ID(), fp), fp, identity.EpochSecret, func(b []byte) error { _, err := parseEpochSecret(b, e.ID()); return err }) {
 				return true
 			}
 			// A host chooses recipients without the owner key.
-			if host == "" && a.wrapped(statement.KeyOwnerSecret(fp), fp, identity.OwnerSecret, func([]byte) error { return nil }) {
+			if host == "" && a.wrapped(layout.KeyOwnerSecret(fp), fp, identity.OwnerSecret, func([]byte) error { return nil }) {
 				return true
 			}
 		}

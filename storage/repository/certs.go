@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -40,9 +41,9 @@ type certificateList struct {
 // all hosts; what was listed a moment ago counts (OpenOptions.Fresh, and at most
 // certificatesFresh).
 func (r *Repository) certificateKeys(ctx context.Context, host string) ([]storage.Object, error) {
-	prefix := statement.PrefixAllCertificates
+	prefix := layout.PrefixAllCertificates
 	if host != "" {
-		prefix = statement.PrefixCertificates(host)
+		prefix = layout.PrefixCertificates(host)
 	}
 	r.certs.mu.Lock()
 	for _, h := range []string{host, ""} {
@@ -130,7 +131,7 @@ func (r *Repository) checkCertificate(key string, object []byte) (*statement.Cer
 	if err == nil {
 		err = c.Verify(r.ID(), r.desc.Owner)
 	}
-	if err == nil && statement.KeyCertificate(c.Host, c.Serial) != key {
+	if err == nil && layout.KeyCertificate(c.Host, c.Serial) != key {
 		err = fmt.Errorf("it is the one of host %s with serial %d", c.Host, c.Serial)
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -59,9 +60,9 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 		}
 		if number == conflict {
 			return nil, &TamperError{What: fmt.Sprintf("root %s@%d", env, number), Remembered: "that it exists, for it cannot be created", Found: "none in the listing",
-				Hint: "it is hidden by a delete marker; let this host see the versions of " + statement.KeyRoot(h.Name, env, number) + ", or remove the marker"}
+				Hint: "it is hidden by a delete marker; let this host see the versions of " + layout.KeyRoot(h.Name, env, number) + ", or remove the marker"}
 		}
-		if number > statement.MaxNumber {
+		if number > layout.MaxNumber {
 			return nil, fmt.Errorf("commit %s: %w", env, noSerialLeft(h.Name))
 		}
 		root := &statement.Root{
@@ -79,7 +80,7 @@ func (h *Host) Commit(ctx context.Context, env string, body func(number uint64) 
 		if err != nil {
 			return nil, err
 		}
-		key := statement.KeyRoot(h.Name, env, number)
+		key := layout.KeyRoot(h.Name, env, number)
 		opts := storage.PutOptions{SHA256: sha256.Sum256(object), Retention: r.Retention(now)}
 		err = r.store.Put(ctx, key, object, opts)
 		if errors.Is(err, storage.ErrExists) {
@@ -157,7 +158,7 @@ func (e *environment) next(ctx context.Context) (previous [32]byte, number uint6
 	if number > 1 && previous == [32]byte{} {
 		// There is none before that verifies, and what lies there need not be
 		// readable.
-		previous = sha256.Sum256([]byte(statement.KeyRoot(e.host, e.name, number-1)))
+		previous = sha256.Sum256([]byte(layout.KeyRoot(e.host, e.name, number-1)))
 	}
 	return previous, number, nil
 }
@@ -168,7 +169,7 @@ func (e *environment) afterKnown(ctx context.Context) (previous [32]byte, number
 	if e.known == nil {
 		return previous, 0, nil
 	}
-	object, err := readObject(ctx, e.r.store, statement.KeyRoot(e.host, e.name, e.known.Number))
+	object, err := readObject(ctx, e.r.store, layout.KeyRoot(e.host, e.name, e.known.Number))
 	switch {
 	case err == nil && sha256.Sum256(object) == e.known.Hash:
 		return e.known.Hash, e.known.Number + 1, nil

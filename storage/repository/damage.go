@@ -19,6 +19,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/inventory"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -138,7 +139,7 @@ func (r *Repository) reportDamage(ctx context.Context, host string, domain seal.
 			return err
 		}
 		sum := sha256.Sum256(object)
-		if err := r.store.Put(ctx, statement.KeyDamageReport(host, domain, sum), object, storage.PutOptions{SHA256: sum}); err != nil {
+		if err := r.store.Put(ctx, layout.KeyDamageReport(host, domain, sum), object, storage.PutOptions{SHA256: sum}); err != nil {
 			return err
 		}
 	}
@@ -149,14 +150,14 @@ func (r *Repository) reportDamage(ctx context.Context, host string, domain seal.
 // looked at yet: nobody else knows whether it did.
 func (r *Repository) reportedOfLate(ctx context.Context, host string, domain seal.DomainID, now time.Time) (map[ObjectID]bool, error) {
 	reported := map[ObjectID]bool{}
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDamageReports(host, domain)}) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixDamageReports(host, domain)}) {
 		if errors.Is(err, storage.ErrDenied) {
 			return reported, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		_, _, hash, ok := statement.ParseDamageReportKey(o.Key)
+		_, _, hash, ok := layout.ParseDamageReportKey(o.Key)
 		if !ok || now.Sub(o.Modified) > reportAgain {
 			continue
 		}
@@ -177,11 +178,11 @@ func (x *Index) reportedDamage(ctx context.Context) (objects map[ObjectID]bool, 
 	known := map[[32]byte]bool{}
 	x.inventory.with(func(v *inventory.Inventory) { known = maps.Clone(v.Reports) })
 	objects = map[ObjectID]bool{}
-	for o, err := range x.repo.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDamageReports(x.host, x.domain.ID)}) {
+	for o, err := range x.repo.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixDamageReports(x.host, x.domain.ID)}) {
 		if err != nil {
 			return nil, nil, err
 		}
-		_, _, hash, ok := statement.ParseDamageReportKey(o.Key)
+		_, _, hash, ok := layout.ParseDamageReportKey(o.Key)
 		if !ok || known[hash] {
 			continue
 		}

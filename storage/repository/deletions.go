@@ -12,6 +12,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/inventory"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -75,7 +76,7 @@ func (d *Deletions) packs(fates ...Fate) map[[32]byte]bool {
 func (r *Repository) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
 	d := &Deletions{Dooms: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}}
 	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
-		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
+		return r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixDeletions(host, domain), Hidden: true})
 	}
 	// Of a host that was enrolled anew, what the old key says counts only below
 	// the first statement since; and in the domain that this machine has as the
@@ -91,7 +92,7 @@ func (r *Repository) Deletions(ctx context.Context, host string, domain seal.Dom
 	present := own != nil && own.ID == domain
 	counts := func(x *statement.Deletion) bool { return statement.CheckDeletionCertificate(x, certs) == nil }
 	read := func(ctx context.Context, o storage.Object) (told, error) {
-		_, _, serial, ok := statement.ParseDeletionKey(o.Key)
+		_, _, serial, ok := layout.ParseDeletionKey(o.Key)
 		if !ok {
 			return told{}, nil
 		}
@@ -188,7 +189,7 @@ func (r *Repository) deletion(ctx context.Context, o storage.Object, keep func(*
 		if err == nil {
 			err = x.Verify(r.ID(), r.desc.Owner)
 		}
-		if err == nil && statement.KeyDeletion(x.Host, x.Domain, x.Serial) != o.Key {
+		if err == nil && layout.KeyDeletion(x.Host, x.Domain, x.Serial) != o.Key {
 			err = fmt.Errorf("it is number %d of domain %v of host %s", x.Serial, x.Domain, x.Host)
 		}
 		if err != nil {
@@ -196,7 +197,7 @@ func (r *Repository) deletion(ctx context.Context, o storage.Object, keep func(*
 		}
 		return x, nil
 	}
-	host, domain, serial, _ := statement.ParseDeletionKey(o.Key)
+	host, domain, serial, _ := layout.ParseDeletionKey(o.Key)
 	file := r.pendingFile(host, domain, serial)
 	if !o.Hidden && !o.Older {
 		if x, err := check(r.pending(file, o)); err == nil {
@@ -221,7 +222,7 @@ func (r *Repository) deletion(ctx context.Context, o storage.Object, keep func(*
 
 // pendingFile is where a statement is kept in the state directory.
 func (r *Repository) pendingFile(host string, domain seal.DomainID, serial uint64) string {
-	return ofStore(r.place, filepath.Join("pending", host, domain.String(), statement.Inverted(serial)))
+	return ofStore(r.place, filepath.Join("pending", host, domain.String(), layout.Inverted(serial)))
 }
 
 // pending is what is kept of an object: nil when that is another than is

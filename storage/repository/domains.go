@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -31,7 +32,7 @@ func (r *Repository) domain(ctx context.Context, root *statement.Root) (*seal.Do
 	}
 	domain, err := secret.OpenDomain(r.ID(), root.Domain, root.Host, root.SealedDomain)
 	if err != nil {
-		return nil, &DamageError{Key: statement.KeyRoot(root.Host, root.Environment, root.Number), What: "root", Err: err}
+		return nil, &DamageError{Key: layout.KeyRoot(root.Host, root.Environment, root.Number), What: "root", Err: err}
 	}
 	return domain, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -56,7 +57,7 @@ func (r *Repository) Join(ctx context.Context, o JoinOptions) (*Host, error) {
 
 // mayEnrol refuses to replace a host key that is in use.
 func (r *Repository) mayEnrol(o JoinOptions) error {
-	if err := statement.ValidName(o.Host); err != nil {
+	if err := layout.ValidName(o.Host); err != nil {
 		return fmt.Errorf("host: %w", err)
 	}
 	if r.local.stateDir == "" {
@@ -92,7 +93,7 @@ func (r *Repository) certify(ctx context.Context, o JoinOptions, public ed25519.
 		if err := keep(signed); err != nil {
 			return nil, err
 		}
-		key := statement.KeyCertificate(o.Host, c.Serial)
+		key := layout.KeyCertificate(o.Host, c.Serial)
 		err = r.put(ctx, key, signed.Bytes(), o.Now)
 		if err == nil {
 			return signed, nil
@@ -148,7 +149,7 @@ const absurd = 1 << 40
 func (r *Repository) newestValid(ctx context.Context, host, env string) (*Snapshot, error) {
 	for s, err := range r.Snapshots(ctx, host, env) {
 		if err == nil && s.Number >= absurd {
-			err = &DamageError{Key: statement.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
+			err = &DamageError{Key: layout.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
 		}
 		if Damaged(err) {
 			r.warn(err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -149,7 +150,7 @@ func forgeRoot(t *testing.T, w *world, h *repository.Host, env string, number ui
 		t.Fatal(err)
 	}
 	object := signRoot(t, h, epoch, w.m.open(t, w.store).ID(), env, number, previous)
-	w.store.Overwrite(statement.KeyRoot(h.Name, env, number), object)
+	w.store.Overwrite(layout.KeyRoot(h.Name, env, number), object)
 	return object
 }
 

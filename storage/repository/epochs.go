@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -66,7 +67,7 @@ func (r *Repository) newestEpoch(ctx context.Context) (*statement.Epoch, error) 
 	}
 	seen.at = time.Now()
 	var newest *statement.Epoch
-	for e, err := range r.epochs(ctx, statement.PrefixEpochs, known) {
+	for e, err := range r.epochs(ctx, layout.PrefixEpochs, known) {
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +76,7 @@ func (r *Repository) newestEpoch(ctx context.Context) (*statement.Epoch, error) 
 	}
 	switch {
 	case newest == nil && known == nil:
-		return nil, &DamageError{Key: statement.PrefixEpochs, What: "epochs", Err: errors.New("there is none that the owner signed")}
+		return nil, &DamageError{Key: layout.PrefixEpochs, What: "epochs", Err: errors.New("there is none that the owner signed")}
 	case known != nil && (newest == nil || newest.Number < known.Number || newest.Number == known.Number && newest.Hash() != known.Hash()):
 		found := "none"
 		if newest != nil {
@@ -132,7 +133,7 @@ func (r *Repository) epochs(ctx context.Context, prefix string, known *statement
 				yield(nil, fmt.Errorf("list epochs: %w", err))
 				return
 			}
-			if known != nil && !o.Hidden && o.Key == statement.KeyEpoch(known.Number) {
+			if known != nil && !o.Hidden && o.Key == layout.KeyEpoch(known.Number) {
 				if !yield(known, nil) {
 					return
 				}
@@ -164,9 +165,9 @@ func (r *Repository) checkEpoch(key string, object []byte) (*statement.Epoch, er
 		err = e.Verify(r.ID(), r.desc.Owner)
 	}
 	if err == nil {
-		place := statement.KeyEpoch(e.Number)
+		place := layout.KeyEpoch(e.Number)
 		if e.Certificate != nil {
-			place = statement.KeyHostEpoch(e.Host, e.Number)
+			place = layout.KeyHostEpoch(e.Host, e.Number)
 		}
 		if place != key {
 			err = fmt.Errorf("it belongs at %s", place)
@@ -185,9 +186,9 @@ func (r *Repository) allEpochs(ctx context.Context) ([]*statement.Epoch, error) 
 	if err != nil {
 		return nil, err
 	}
-	prefixes := []string{statement.PrefixEpochs}
+	prefixes := []string{layout.PrefixEpochs}
 	for _, h := range hosts {
-		prefixes = append(prefixes, statement.PrefixHostEpochs(h))
+		prefixes = append(prefixes, layout.PrefixHostEpochs(h))
 	}
 	var all []*statement.Epoch
 	for _, p := range prefixes {

@@ -9,6 +9,7 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/statement"
 )
@@ -27,7 +28,7 @@ func (r *Repository) Tombstone(ctx context.Context, host, env string) (*statemen
 // that do not verify are warned of; those under a certificate that ended were
 // of a host that is no more, and forget nothing.
 func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, in serials, err error) {
-	all := r.numbered(ctx, host, statement.PrefixTombstones(host, env), "tombstone", statement.ParseTombstoneKey, func(object []byte, certs []*statement.Certificate) (string, error) {
+	all := r.numbered(ctx, host, layout.PrefixTombstones(host, env), "tombstone", layout.ParseTombstoneKey, func(object []byte, certs []*statement.Certificate) (string, error) {
 		x, err = statement.ParseTombstone(object)
 		if err == nil {
 			err = statement.CheckTombstoneCertificate(x, certs, r.desc.Owner, r.ID())
@@ -35,7 +36,7 @@ func (r *Repository) tombstone(ctx context.Context, host, env string) (x *statem
 		if err != nil {
 			return "", err
 		}
-		return statement.KeyTombstone(x.Host, x.Environment, x.Serial), nil
+		return layout.KeyTombstone(x.Host, x.Environment, x.Serial), nil
 	})
 	for n, err := range all {
 		if err != nil {
@@ -125,7 +126,7 @@ func (r *Repository) Forget(ctx context.Context, host, env string, c Change) (*s
 			return nil, err
 		}
 		err = r.withReserve(ctx, host, len(object), func() error {
-			return r.put(ctx, statement.KeyTombstone(host, env, x.Serial), object, c.Now)
+			return r.put(ctx, layout.KeyTombstone(host, env, x.Serial), object, c.Now)
 		})
 		if errors.Is(err, storage.ErrExists) {
 			conflict = x.Serial // another process was first

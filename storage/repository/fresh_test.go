@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
@@ -42,7 +42,7 @@ func TestALookAtCertificatesCountsForAWhile(t *testing.T) {
 		}
 		commit(t, h, "web")
 		commit(t, h, "web")
-		n := listings(store, statement.PrefixAllCertificates, &since)
+		n := listings(store, layout.PrefixAllCertificates, &since)
 		if n < 1 || n > c.most || c.fresh == 0 && n < 3 {
 			t.Errorf("fresh for %v: %d listings", c.fresh, n)
 		}
@@ -87,7 +87,7 @@ func TestWhatARepositoryPublishesItselfItSeesAtOnce(t *testing.T) {
 func TestAHostWithoutCertificatesIsNotForgotten(t *testing.T) {
 	w, plain := plainWorld(t, 2)
 	for _, key := range w.store.Keys() {
-		if strings.HasPrefix(key, statement.PrefixAllCertificates) {
+		if strings.HasPrefix(key, layout.PrefixAllCertificates) {
 			if err := plain.Delete(t.Context(), key); err != nil {
 				t.Fatal(err)
 			}

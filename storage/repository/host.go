@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -43,7 +44,7 @@ func (r *Repository) Host(ctx context.Context) (*Host, error) {
 	}
 	if len(certs) == 0 || certs[0].Serial < h.Certificate.Serial {
 		// The machine stopped between keeping its key and publishing it.
-		if err := r.put(ctx, statement.KeyCertificate(h.Name, h.Certificate.Serial), h.Certificate.Bytes(), h.Certificate.Issued); err != nil {
+		if err := r.put(ctx, layout.KeyCertificate(h.Name, h.Certificate.Serial), h.Certificate.Bytes(), h.Certificate.Issued); err != nil {
 			return nil, fmt.Errorf("publish the certificate of host %s: %w", h.Name, err)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/index"
 	"knowngood/storage/inventory"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -174,11 +175,11 @@ func (x *Index) sync(ctx context.Context) (complete bool, err error) {
 	complete = len(cached) > 0
 	listed, replaced := map[[32]byte]bool{}, map[[32]byte]bool{}
 	x.unread = nil
-	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixIndexRuns(x.host, x.domain.ID)}) {
+	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixIndexRuns(x.host, x.domain.ID)}) {
 		if err != nil {
 			return false, err
 		}
-		_, _, generation, hash, ok := statement.ParseIndexRunKey(o.Key)
+		_, _, generation, hash, ok := layout.ParseIndexRunKey(o.Key)
 		if !ok {
 			continue
 		}
@@ -379,7 +380,7 @@ func (x *Index) packs(ctx context.Context) iter.Seq2[inventory.Object, error] {
 			}
 			return
 		}
-		for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixPacks(x.host, x.domain.ID)}) {
+		for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixPacks(x.host, x.domain.ID)}) {
 			id, ok := ParseObjectKey(o.Key)
 			if err == nil && !ok {
 				continue
@@ -392,7 +393,7 @@ func (x *Index) packs(ctx context.Context) iter.Seq2[inventory.Object, error] {
 }
 
 func (x *Index) contents(ctx context.Context, o inventory.Object) (index.PackInfo, *pack.Contents, error) {
-	key := statement.KeyPack(x.host, x.domain.ID, o.Hash)
+	key := layout.KeyPack(x.host, x.domain.ID, o.Hash)
 	tail, err := x.repo.tail(ctx, wire.KindPack, key, int64(o.Size))
 	if err != nil {
 		return index.PackInfo{}, nil, err
@@ -477,7 +478,7 @@ func (x *Index) publish(ctx context.Context, host *Host, w *Writer, generation u
 		return nil, err
 	}
 	hash := sha256.Sum256(object)
-	if err := x.repo.put(ctx, statement.KeyIndexRun(x.host, x.domain.ID, generation, hash), object, time.Now()); err != nil {
+	if err := x.repo.put(ctx, layout.KeyIndexRun(x.host, x.domain.ID, generation, hash), object, time.Now()); err != nil {
 		return nil, err
 	}
 	w.countStored(len(object))

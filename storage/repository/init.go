@@ -13,6 +13,7 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/chunk"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -79,7 +80,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Repository,
 	if err != nil {
 		return nil, nil, err
 	}
-	switch _, err := readObject(ctx, store, statement.KeyDescriptor); {
+	switch _, err := readObject(ctx, store, layout.KeyDescriptor); {
 	case err == nil || Damaged(err):
 		return nil, nil, fmt.Errorf("%w: use it with `knowngood init --join`, or choose another URL", ErrRepositoryExists)
 	case !errors.Is(err, storage.ErrNotFound):
@@ -107,7 +108,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Repository,
 	if err != nil {
 		return nil, nil, errors.Join(err, r.forget())
 	}
-	if err := r.put(ctx, statement.KeyCertificate(key.name, cert.Serial), cert.Bytes(), o.Now); err != nil {
+	if err := r.put(ctx, layout.KeyCertificate(key.name, cert.Serial), cert.Bytes(), o.Now); err != nil {
 		return nil, nil, fmt.Errorf("publish the certificate of host %s (the next run does so again): %w", key.name, err)
 	}
 	return r, &InitResult{Pin: r.Pin(), OwnerFingerprint: r.OwnerFingerprint(), Epoch: epoch, Recipients: recipients, Probe: *probe}, nil
@@ -115,7 +116,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Repository,
 
 // complete fills what was left open and refuses what cannot be.
 func (o *InitOptions) complete() ([]Recipient, error) {
-	if err := statement.ValidName(o.Host); err != nil {
+	if err := layout.ValidName(o.Host); err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}
 	if o.StateDir == "" {
@@ -182,7 +183,7 @@ func (r *Repository) publish(ctx context.Context, o InitOptions, owner ed25519.P
 		return seal.EpochID{}, err
 	}
 	for _, rc := range recipients {
-		if _, err := r.wrap(ctx, statement.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, o.Now); err != nil {
+		if _, err := r.wrap(ctx, layout.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, o.Now); err != nil {
 			return seal.EpochID{}, err
 		}
 	}
@@ -194,7 +195,7 @@ func (r *Repository) publish(ctx context.Context, o InitOptions, owner ed25519.P
 		if err != nil {
 			return seal.EpochID{}, err
 		}
-		err = r.put(ctx, statement.KeyEpoch(epoch.Number), object, o.Now)
+		err = r.put(ctx, layout.KeyEpoch(epoch.Number), object, o.Now)
 		if errors.Is(err, storage.ErrExists) {
 			continue
 		}
@@ -206,7 +207,7 @@ func (r *Repository) publish(ctx context.Context, o InitOptions, owner ed25519.P
 		}
 		break
 	}
-	err = r.put(ctx, statement.KeyDescriptor, r.desc.Bytes(), o.Now)
+	err = r.put(ctx, layout.KeyDescriptor, r.desc.Bytes(), o.Now)
 	if errors.Is(err, storage.ErrExists) {
 		err = fmt.Errorf("%w: another process made it just now", ErrRepositoryExists)
 	}

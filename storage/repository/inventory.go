@@ -20,9 +20,9 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/inventory"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 const (
@@ -200,9 +200,9 @@ func (r *Repository) listObjects(ctx context.Context, host string, domain seal.D
 	var all []inventory.Object
 	g, gctx := errgroup.WithContext(ctx)
 	for kind, n := range parts {
-		prefix := statement.PrefixPacks(host, domain)
+		prefix := layout.PrefixPacks(host, domain)
 		if kind == wire.KindManifest {
-			prefix = statement.PrefixManifests(host, domain)
+			prefix = layout.PrefixManifests(host, domain)
 		}
 		for i := range n {
 			part := prefix

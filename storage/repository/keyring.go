@@ -14,6 +14,7 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -43,7 +44,7 @@ func (r *Repository) Unlock(files ...*identity.File) {
 	for _, f := range files {
 		k.identities = append(k.identities, f.Identities...)
 		for _, text := range f.Recipients {
-			k.fingerprints = append(k.fingerprints, statement.RecipientFingerprint(text))
+			k.fingerprints = append(k.fingerprints, layout.RecipientFingerprint(text))
 		}
 	}
 	k.closed = nil
@@ -71,7 +72,7 @@ func (r *Repository) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.Ep
 	}
 	var secret *seal.EpochSecret
 	named := func(e *statement.Epoch) bool { return e.ID() == id }
-	err := r.unwrap(ctx, statement.PrefixEpochSecrets(id), identity.EpochSecret, named, func(b []byte) error {
+	err := r.unwrap(ctx, layout.PrefixEpochSecrets(id), identity.EpochSecret, named, func(b []byte) error {
 		s, err := parseEpochSecret(b, id)
 		secret = s
 		return err
@@ -112,7 +113,7 @@ func (r *Repository) OwnerKey(ctx context.Context) (ed25519.PrivateKey, error) {
 		return k.owner, nil
 	}
 	named := func(e *statement.Epoch) bool { return e.Host == "" }
-	err := r.unwrap(ctx, statement.PrefixOwnerSecrets, identity.OwnerSecret, named, func(b []byte) error {
+	err := r.unwrap(ctx, layout.PrefixOwnerSecrets, identity.OwnerSecret, named, func(b []byte) error {
 		if len(b) != ed25519.SeedSize {
 			return errors.New("it has the wrong length")
 		}
@@ -191,7 +192,7 @@ func (r *Repository) unwrap(ctx context.Context, prefix, label string, named fun
 			continue
 		}
 		for _, text := range e.Recipients {
-			fingerprint := statement.RecipientFingerprint(text)
+			fingerprint := layout.RecipientFingerprint(text)
 			if key := prefix + fingerprint; !seen[key] && k.mayBe(fingerprint) {
 				seen[key] = true
 				problems = append(problems, lostKey(key, errors.New("missing")))

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
-	"knowngood/storage/statement"
 )
 
 // locksInFlight is how many objects are locked at once. Each takes three
@@ -152,8 +152,8 @@ func (h *Host) protectTrust(ctx context.Context, started time.Time) (until time.
 		return until, nil
 	}
 	lock := r.Retention(started)
-	err = r.extend(ctx, statement.KeyDescriptor, -1, lock)
-	for _, prefix := range []string{statement.PrefixEpochs, statement.PrefixKeys, statement.PrefixCertificates(h.Name), statement.PrefixHostEpochs(h.Name)} {
+	err = r.extend(ctx, layout.KeyDescriptor, -1, lock)
+	for _, prefix := range []string{layout.PrefixEpochs, layout.PrefixKeys, layout.PrefixCertificates(h.Name), layout.PrefixHostEpochs(h.Name)} {
 		if err != nil {
 			break
 		}

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
-	"knowngood/storage/statement"
 )
 
 // ErrOvertaken says that what a run relied on was deleted meanwhile, or is
@@ -120,9 +120,9 @@ func (x *Index) Verified() time.Time { return x.verified }
 
 // ParseObjectKey reads the key of a pack or a manifest container.
 func ParseObjectKey(key string) (ObjectID, bool) {
-	if _, _, hash, ok := statement.ParsePackKey(key); ok {
+	if _, _, hash, ok := layout.ParsePackKey(key); ok {
 		return ObjectID{Kind: wire.KindPack, Hash: hash}, true
 	}
-	_, _, hash, ok := statement.ParseManifestKey(key)
+	_, _, hash, ok := layout.ParseManifestKey(key)
 	return ObjectID{Kind: wire.KindManifest, Hash: hash}, ok
 }

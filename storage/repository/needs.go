@@ -8,8 +8,8 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // Needs finds out which objects snapshots need, for counting what they take in
@@ -55,14 +55,14 @@ func (n *Needs) Of(ctx context.Context, s *Snapshot) (map[ObjectID]uint64, error
 	defer reader.Close()
 	tail, err := reader.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	if errors.Is(err, storage.ErrNotFound) {
-		err = &DamageError{Key: statement.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
+		err = &DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
 	contents, err := tail.Contents(wire.KindManifest, s.Domain)
 	if err != nil {
-		return nil, &DamageError{Key: statement.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
+		return nil, &DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
 	}
 
 	out := map[ObjectID]uint64{{Kind: wire.KindManifest, Hash: m.Hash}: m.Size}

@@ -7,9 +7,9 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/index"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // maxPackChunks ends a pack of very small chunks early, so that what waits
@@ -164,9 +164,9 @@ func (p *packer) upload(o *openPack, object []byte, contents *pack.Contents) err
 // objectKey is the key of a pack or container.
 func objectKey(kind wire.Kind, host string, domain seal.DomainID, hash [32]byte) string {
 	if kind == wire.KindManifest {
-		return statement.KeyManifest(host, domain, hash)
+		return layout.KeyManifest(host, domain, hash)
 	}
-	return statement.KeyPack(host, domain, hash)
+	return layout.KeyPack(host, domain, hash)
 }
 
 func (w *Writer) put(kind wire.Kind, sum [32]byte, object []byte) error {

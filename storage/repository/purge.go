@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // Purge deletes an object with all its versions, so that its space is free.
@@ -68,21 +68,21 @@ func (r *Repository) StoreTime(ctx context.Context, host string) (time.Time, err
 func (r *Repository) storeTime(ctx context.Context, host string) (now time.Time, err error) {
 	var random [16]byte
 	rand.Read(random[:])
-	key, body := statement.PrefixHostProbes(host)+hex.EncodeToString(random[:]), []byte("knowngood probe\n")
+	key, body := layout.PrefixHostProbes(host)+hex.EncodeToString(random[:]), []byte("knowngood probe\n")
 	err = r.withReserve(ctx, host, len(body), func() error { return r.store.Put(ctx, key, body, storage.PutOptions{}) })
 	if err != nil {
 		return now, err
 	}
 
 	var probes []storage.Object
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixHostProbes(host)}) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixHostProbes(host)}) {
 		if err != nil {
 			return now, err
 		}
 		if o.Key == key {
 			now = o.Modified
 		}
-		if !strings.HasPrefix(o.Key, statement.PrefixReserve(host)) {
+		if !strings.HasPrefix(o.Key, layout.PrefixReserve(host)) {
 			probes = append(probes, o)
 		}
 	}
@@ -110,16 +110,16 @@ func (r *Repository) EveryEnvironment(ctx context.Context, host string) ([]strin
 	if err != nil {
 		return nil, err
 	}
-	prefix := statement.PrefixEnvironments(host)
+	prefix := layout.PrefixEnvironments(host)
 	for after, more := "", true; more; {
 		more = false
 		for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: prefix, After: after, Hidden: true}) {
 			if err != nil {
 				return nil, err
 			}
-			if _, env, _, ok := statement.ParseRootKey(o.Key); ok {
+			if _, env, _, ok := layout.ParseRootKey(o.Key); ok {
 				names = append(names, env)
-				after, more = statement.PrefixRoots(host, env)+"~", true // after all of them: no key has it
+				after, more = layout.PrefixRoots(host, env)+"~", true // after all of them: no key has it
 				break
 			}
 		}
@@ -134,7 +134,7 @@ func (r *Repository) Domains(ctx context.Context, host string) ([]seal.DomainID,
 	for _, of := range []struct {
 		prefix string
 		parse  func(string) (string, seal.DomainID, bool)
-	}{{statement.PrefixPackDomains(host), statement.ParsePackDomainPrefix}, {statement.PrefixManifestDomains(host), statement.ParseManifestDomainPrefix}} {
+	}{{layout.PrefixPackDomains(host), layout.ParsePackDomainPrefix}, {layout.PrefixManifestDomains(host), layout.ParseManifestDomainPrefix}} {
 		for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: of.prefix, Delimiter: true}) {
 			if err != nil {
 				return nil, err
@@ -182,11 +182,11 @@ func (x *Index) Replaced(ctx context.Context, before time.Time) (old []storage.O
 		}
 	}
 	var listed []storage.Object
-	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: statement.PrefixIndexRuns(x.host, x.domain.ID)}) {
+	for o, err := range x.repo.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixIndexRuns(x.host, x.domain.ID)}) {
 		if err != nil {
 			return nil, false, err
 		}
-		_, _, _, hash, ok := statement.ParseIndexRunKey(o.Key)
+		_, _, _, hash, ok := layout.ParseIndexRunKey(o.Key)
 		if _, isLive := live[hash]; isLive {
 			live[hash] = o.Modified
 		} else if _, replaced := by[hash]; ok && replaced {
@@ -194,7 +194,7 @@ func (x *Index) Replaced(ctx context.Context, before time.Time) (old []storage.O
 		}
 	}
 	for _, o := range listed {
-		_, _, _, hash, _ := statement.ParseIndexRunKey(o.Key)
+		_, _, _, hash, _ := layout.ParseIndexRunKey(o.Key)
 		if at := live[by[hash]]; at.IsZero() || !at.Before(before) {
 			more = true
 			continue

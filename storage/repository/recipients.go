@@ -12,6 +12,7 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -43,7 +44,7 @@ func parseRecipients(list []string) ([]Recipient, error) {
 
 func parseRecipient(text string) (Recipient, error) {
 	a, canonical, err := identity.ParseRecipient(text)
-	return Recipient{canonical, statement.RecipientFingerprint(canonical), a}, err
+	return Recipient{canonical, layout.RecipientFingerprint(canonical), a}, err
 }
 
 func texts(list []Recipient) []string {
@@ -76,7 +77,7 @@ func (r *Repository) wrapEpoch(ctx context.Context, secret *seal.EpochSecret, re
 		return false, err
 	}
 	for _, rc := range recipients {
-		existed, err := r.wrap(ctx, statement.KeyEpochSecret(secret.ID, rc.Fingerprint), identity.EpochSecret, b, rc, now)
+		existed, err := r.wrap(ctx, layout.KeyEpochSecret(secret.ID, rc.Fingerprint), identity.EpochSecret, b, rc, now)
 		if err != nil {
 			return made, err
 		}
@@ -93,7 +94,7 @@ func (r *Repository) Recipients(ctx context.Context) ([]Recipient, error) {
 	}
 	out := make([]Recipient, len(e.Recipients))
 	for i, text := range e.Recipients {
-		out[i] = Recipient{Text: text, Fingerprint: statement.RecipientFingerprint(text)}
+		out[i] = Recipient{Text: text, Fingerprint: layout.RecipientFingerprint(text)}
 	}
 	return out, nil
 }
@@ -165,7 +166,7 @@ func (r *Repository) addEverywhere(ctx context.Context, rc Recipient, now time.T
 			return nil, err
 		}
 	}
-	existed, err := r.wrap(ctx, statement.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, now)
+	existed, err := r.wrap(ctx, layout.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, now)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +191,7 @@ func (r *Repository) addEverywhere(ctx context.Context, rc Recipient, now time.T
 // of this host without. What was captured before stays readable to it.
 func (r *Repository) RemoveRecipient(ctx context.Context, name string, now time.Time) (*RecipientChange, error) {
 	name = strings.TrimSpace(name)
-	fingerprint := statement.RecipientFingerprint(name)
+	fingerprint := layout.RecipientFingerprint(name)
 	everywhere := r.Unlocked()
 	from := r.currentEpoch
 	if everywhere {
@@ -201,7 +202,7 @@ func (r *Repository) RemoveRecipient(ctx context.Context, name string, now time.
 		return nil, err
 	}
 	i := slices.IndexFunc(e.Recipients, func(text string) bool {
-		f := statement.RecipientFingerprint(text)
+		f := layout.RecipientFingerprint(text)
 		return f == fingerprint || f == name
 	})
 	if i < 0 {
@@ -210,7 +211,7 @@ func (r *Repository) RemoveRecipient(ctx context.Context, name string, now time.
 	if len(e.Recipients) == 1 {
 		return nil, errors.New("it is the only recipient: add another first, or nobody could read what comes")
 	}
-	removed := Recipient{Text: e.Recipients[i], Fingerprint: statement.RecipientFingerprint(e.Recipients[i])}
+	removed := Recipient{Text: e.Recipients[i], Fingerprint: layout.RecipientFingerprint(e.Recipients[i])}
 	left := slices.Delete(slices.Clone(e.Recipients), i, i+1)
 	if !everywhere {
 		change, err := r.hostEpoch(ctx, removed, left, now)
@@ -273,7 +274,7 @@ func (r *Repository) announce(ctx context.Context, e, newest *statement.Epoch, a
 		if err != nil {
 			return err
 		}
-		key := statement.KeyEpoch(e.Number)
+		key := layout.KeyEpoch(e.Number)
 		err = r.put(ctx, key, object, now)
 		if !errors.Is(err, storage.ErrExists) {
 			return err
@@ -300,7 +301,7 @@ func (r *Repository) hostEpoch(ctx context.Context, rc Recipient, recipients []s
 	}
 	e := &statement.Epoch{Repository: r.ID(), Number: 1, PublicKey: secret.Public(), Recipients: recipients,
 		Created: after(now, current), Host: h.Name, Certificate: h.Certificate}
-	for known, err := range r.epochs(ctx, statement.PrefixHostEpochs(h.Name), nil) {
+	for known, err := range r.epochs(ctx, layout.PrefixHostEpochs(h.Name), nil) {
 		if err != nil {
 			return nil, err
 		}
@@ -315,7 +316,7 @@ func (r *Repository) hostEpoch(ctx context.Context, rc Recipient, recipients []s
 		if err != nil {
 			return nil, err
 		}
-		err = r.put(ctx, statement.KeyHostEpoch(h.Name, e.Number), object, now)
+		err = r.put(ctx, layout.KeyHostEpoch(h.Name, e.Number), object, now)
 		if errors.Is(err, storage.ErrExists) {
 			continue
 		}

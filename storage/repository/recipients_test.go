@@ -16,8 +16,8 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
@@ -285,9 +285,9 @@ func TestAKeyInTheWrongPlaceIsDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	fp := statement.RecipientFingerprint(w.id.Recipients[0])
-	move(statement.KeyOwnerSecret(fp), statement.KeyOwnerSecret(fp))
-	move(statement.KeyEpochSecret(made.Epoch, fp), statement.KeyEpochSecret(w.made.Epoch, fp))
+	fp := layout.RecipientFingerprint(w.id.Recipients[0])
+	move(layout.KeyOwnerSecret(fp), layout.KeyOwnerSecret(fp))
+	move(layout.KeyEpochSecret(made.Epoch, fp), layout.KeyEpochSecret(w.made.Epoch, fp))
 	r := newMachine(t).open(t, plain)
 	r.Unlock(w.id)
 	if _, err := r.OwnerKey(t.Context()); !asDamaged(err) {
@@ -296,11 +296,11 @@ func TestAKeyInTheWrongPlaceIsDamage(t *testing.T) {
 	if _, err := r.EpochSecret(t.Context(), w.made.Epoch); !asDamaged(err) {
 		t.Errorf("another epoch's secret: %v", err)
 	}
-	first, err := storage.ReadAll(t.Context(), plain, statement.KeyEpoch(1), 0, -1)
+	first, err := storage.ReadAll(t.Context(), plain, layout.KeyEpoch(1), 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := plain.Put(t.Context(), statement.KeyEpoch(5), first, storage.PutOptions{}); err != nil {
+	if err := plain.Put(t.Context(), layout.KeyEpoch(5), first, storage.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.CurrentEpoch(t.Context()); err != nil {

@@ -4,12 +4,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"knowngood/storage/layout"
 	"path"
 	"strconv"
 	"strings"
 	"time"
-
-	"knowngood/storage/statement"
 )
 
 // minID is the fewest hexadecimal digits of an ID that name a snapshot.
@@ -78,7 +77,7 @@ func parseRef(name string) (Ref, error) {
 	ref := Ref{text: name}
 	env, selector, selected := strings.Cut(name, "@")
 	if host, e, ok := strings.Cut(env, "/"); ok {
-		if err := statement.ValidName(host); err != nil {
+		if err := layout.ValidName(host); err != nil {
 			return ref, fmt.Errorf("host: %w", err)
 		}
 		ref.Host, env = host, e
@@ -86,7 +85,7 @@ func parseRef(name string) (Ref, error) {
 	if ref.Host == "" && !selected && isID(env) {
 		ref.ID = strings.ToLower(env)
 	}
-	if err := statement.ValidName(env); err == nil {
+	if err := layout.ValidName(env); err == nil {
 		ref.Environment = env
 	} else if ref.ID == "" {
 		if strings.Contains(env, ":") {

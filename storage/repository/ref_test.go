@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -88,7 +89,7 @@ func FuzzParseRef(f *testing.F) {
 		if strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/") || path == ".." || strings.HasPrefix(path, "../") || strings.Contains(path, "/../") {
 			t.Errorf("path %q", path)
 		}
-		if r.Environment == "" && r.ID == "" || r.Environment != "" && statement.ValidName(r.Environment) != nil || r.Host != "" && statement.ValidName(r.Host) != nil {
+		if r.Environment == "" && r.ID == "" || r.Environment != "" && layout.ValidName(r.Environment) != nil || r.Host != "" && layout.ValidName(r.Host) != nil {
 			t.Errorf("%q: %+v", text, r)
 		}
 		again, _, err := repository.ParseRef(r.String())

@@ -8,6 +8,7 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -103,10 +104,10 @@ type Rewrites map[[32]byte][][][32]byte
 func (r *Repository) Rewrites(ctx context.Context, host string, domain seal.DomainID) (Rewrites, error) {
 	out := Rewrites{}
 	in := func(ctx context.Context) iter.Seq2[storage.Object, error] {
-		return r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixDeletions(host, domain), Hidden: true})
+		return r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixDeletions(host, domain), Hidden: true})
 	}
 	for s, err := range ordered(ctx, rootsInFlight, in, func(ctx context.Context, o storage.Object) (*statement.Deletion, error) {
-		if _, _, _, ok := statement.ParseDeletionKey(o.Key); !ok {
+		if _, _, _, ok := layout.ParseDeletionKey(o.Key); !ok {
 			return nil, nil
 		}
 		x, _, err := r.deletion(ctx, o, func(*statement.Deletion) bool { return false })

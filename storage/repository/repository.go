@@ -16,6 +16,7 @@ import (
 	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -135,18 +136,18 @@ func Open(ctx context.Context, store storage.Store, o OpenOptions) (*Repository,
 // descriptor reads the descriptor, from beneath the current view when that
 // does not show the one that is known.
 func (r *Repository) descriptor(ctx context.Context, known *Pin) ([]byte, error) {
-	object, err := readObject(ctx, r.store, statement.KeyDescriptor)
+	object, err := readObject(ctx, r.store, layout.KeyDescriptor)
 	missing := errors.Is(err, storage.ErrNotFound)
 	if err != nil && !missing && !Damaged(err) || err == nil && (known == nil || sha256.Sum256(object) == known.Descriptor) {
 		return object, err
 	}
 	if known != nil {
-		hidden, err := r.version(ctx, statement.KeyDescriptor, maxStatement, func(b []byte) bool { return sha256.Sum256(b) == known.Descriptor })
+		hidden, err := r.version(ctx, layout.KeyDescriptor, maxStatement, func(b []byte) bool { return sha256.Sum256(b) == known.Descriptor })
 		if err != nil {
 			return nil, err
 		}
 		if hidden != nil {
-			r.warnHidden(statement.KeyDescriptor, missing)
+			r.warnHidden(layout.KeyDescriptor, missing)
 			return hidden, nil
 		}
 	}
@@ -173,7 +174,7 @@ func parseDescriptor(object []byte) (*statement.Descriptor, error) {
 		return nil, fmt.Errorf("the repository's descriptor: %w", err)
 	}
 	if err != nil {
-		return nil, &DamageError{Key: statement.KeyDescriptor, What: "object", Err: err}
+		return nil, &DamageError{Key: layout.KeyDescriptor, What: "object", Err: err}
 	}
 	return d, nil
 }
@@ -226,7 +227,7 @@ func Fingerprint(pub []byte) string {
 
 // put creates an object under the repository's lock.
 func (r *Repository) put(ctx context.Context, key string, object []byte, now time.Time) error {
-	if strings.HasPrefix(key, statement.PrefixAllCertificates) || strings.HasPrefix(key, statement.PrefixEpochs) {
+	if strings.HasPrefix(key, layout.PrefixAllCertificates) || strings.HasPrefix(key, layout.PrefixEpochs) {
 		defer r.lookAgain()
 	}
 	return r.store.Put(ctx, key, object, storage.PutOptions{SHA256: sha256.Sum256(object), Retention: r.Retention(now)})

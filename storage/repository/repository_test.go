@@ -15,6 +15,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -331,12 +332,12 @@ func TestARepositoryIsKnownByItsPinWhereverItIs(t *testing.T) {
 
 func TestAReplacedOrHiddenDescriptorIsFoundBeneath(t *testing.T) {
 	w := newWorld(t)
-	w.store.Overwrite(statement.KeyDescriptor, []byte("rubbish"))
+	w.store.Overwrite(layout.KeyDescriptor, []byte("rubbish"))
 	wantWarning(t, w.m.open(t, w.store), "descriptor")
 	if _, err := repository.Open(t.Context(), w.store, repository.OpenOptions{}); !asDamaged(err) {
 		t.Errorf("without memory: %v", err)
 	}
-	if err := w.store.Delete(t.Context(), statement.KeyDescriptor); err != nil {
+	if err := w.store.Delete(t.Context(), layout.KeyDescriptor); err != nil {
 		t.Fatal(err)
 	}
 	wantWarning(t, w.m.open(t, w.store), "delete marker")
@@ -345,7 +346,7 @@ func TestAReplacedOrHiddenDescriptorIsFoundBeneath(t *testing.T) {
 func TestANewerFormatIsSaidToBeNewer(t *testing.T) {
 	store := storagetest.NewMemory()
 	_, made := initIn(t, store, newMachine(t), newIdentity(t, identity.X25519).Recipients...)
-	store.Edit(statement.KeyDescriptor, func(b []byte) []byte { b[5] = 2; return b })
+	store.Edit(layout.KeyDescriptor, func(b []byte) []byte { b[5] = 2; return b })
 	_, err := repository.Open(t.Context(), store, repository.OpenOptions{})
 	if !errors.Is(err, wire.ErrNewer) {
 		t.Errorf("pin %x: %v", made.Pin, err)
@@ -356,7 +357,7 @@ func TestWhatAnotherRepositorySignedCountsForNothing(t *testing.T) {
 	w, v := newWorld(t), newWorld(t)
 	commit(t, w.m.host(t, w.store), "web")
 	commit(t, v.m.host(t, v.store), "web")
-	for _, key := range []string{statement.KeyRoot("web-1", "web", 1), statement.KeyCertificate("web-1", 1), statement.KeyEpoch(1)} {
+	for _, key := range []string{layout.KeyRoot("web-1", "web", 1), layout.KeyCertificate("web-1", 1), layout.KeyEpoch(1)} {
 		b, err := storage.ReadAll(t.Context(), v.store, key, 0, -1)
 		if err != nil {
 			t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"fmt"
 
 	"knowngood/storage"
-	"knowngood/storage/statement"
+	"knowngood/storage/layout"
 )
 
 // A reserve is room in the store that prune keeps for itself. Whoever prunes
@@ -44,7 +44,7 @@ func (r *Repository) withReserve(ctx context.Context, host string, size int, put
 // spendReserve deletes a piece of the reserve, and reports whether there was
 // one.
 func (r *Repository) spendReserve(ctx context.Context, host string) (bool, error) {
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixReserve(host)}) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host)}) {
 		if err != nil {
 			return false, err
 		}
@@ -62,7 +62,7 @@ func (r *Repository) spendReserve(ctx context.Context, host string) (bool, error
 // some of it.
 func (r *Repository) KeepReserve(ctx context.Context, host string) error {
 	there := 0
-	for _, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixReserve(host), Limit: reservePieces}) {
+	for _, err := range r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host), Limit: reservePieces}) {
 		if err != nil {
 			return fmt.Errorf("keep a reserve in the store: %w", err)
 		}
@@ -73,7 +73,7 @@ func (r *Repository) KeepReserve(ctx context.Context, host string) error {
 		// A file system may compress, or store equal pieces once.
 		piece := make([]byte, reservePiece)
 		rand.Read(piece)
-		err := r.store.Put(ctx, statement.PrefixReserve(host)+hex.EncodeToString(piece[:16]), piece, storage.PutOptions{})
+		err := r.store.Put(ctx, layout.PrefixReserve(host)+hex.EncodeToString(piece[:16]), piece, storage.PutOptions{})
 		if errors.Is(err, storage.ErrFull) {
 			return nil
 		}

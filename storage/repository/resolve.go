@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -181,7 +182,7 @@ func (r *Repository) byNumber(ctx context.Context, ref Ref, host string) (*Snaps
 
 // after is the root that follows number; nil when there is none that verifies.
 func (e *environment) after(ctx context.Context, number uint64) (*Snapshot, error) {
-	next := statement.KeyRoot(e.host, e.name, number+1)
+	next := layout.KeyRoot(e.host, e.name, number+1)
 	for _, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: next, Hidden: true}) {
 		if err != nil {
 			return nil, err
@@ -202,7 +203,7 @@ func (e *environment) absent(ctx context.Context, ref Ref) error {
 			return err
 		}
 		if n > ref.Number {
-			return &DamageError{Key: statement.KeyRoot(e.host, e.name, ref.Number), What: "root", Err: fmt.Errorf("missing, though there is %s@%d", e.name, n)}
+			return &DamageError{Key: layout.KeyRoot(e.host, e.name, ref.Number), What: "root", Err: fmt.Errorf("missing, though there is %s@%d", e.name, n)}
 		}
 		return fmt.Errorf("%w: %s: the newest of host %s is %s@%d", ErrNoSnapshot, ref, e.host, e.name, n)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -44,7 +45,7 @@ func (r *Repository) Hosts(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	others, err := r.folders(ctx, statement.PrefixHosts, statement.ParseHostPrefix)
+	others, err := r.folders(ctx, layout.PrefixHosts, layout.ParseHostPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func (r *Repository) enrolledHosts(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	for _, o := range listed {
-		if host, _, ok := statement.ParseCertificateKey(o.Key); ok {
+		if host, _, ok := layout.ParseCertificateKey(o.Key); ok {
 			names = append(names, host)
 		}
 	}
@@ -93,8 +94,8 @@ func (r *Repository) Environments(ctx context.Context, host string) ([]string, e
 	if err != nil {
 		return nil, err
 	}
-	names, err := r.folders(ctx, statement.PrefixEnvironments(host), func(folded string) (string, bool) {
-		_, env, ok := statement.ParseEnvironmentPrefix(folded)
+	names, err := r.folders(ctx, layout.PrefixEnvironments(host), func(folded string) (string, bool) {
+		_, env, ok := layout.ParseEnvironmentPrefix(folded)
 		return env, ok
 	})
 	if err != nil {
@@ -243,10 +244,10 @@ type environment struct {
 }
 
 func (r *Repository) environment(ctx context.Context, host, env string) (*environment, error) {
-	if err := statement.ValidName(host); err != nil {
+	if err := layout.ValidName(host); err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}
-	if err := statement.ValidName(env); err != nil {
+	if err := layout.ValidName(env); err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
 	known, err := r.local.head(host, env)
@@ -266,11 +267,11 @@ const maxGap = 16
 // newest is the highest number of which it is known that a root had it: all
 // below must be there, too. What does not verify says nothing of others.
 func (e *environment) newest(ctx context.Context) (uint64, error) {
-	for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(e.host, e.name), Hidden: true}) {
+	for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixRoots(e.host, e.name), Hidden: true}) {
 		if err != nil {
 			return 0, err
 		}
-		_, _, n, ok := statement.ParseRootKey(o.Key)
+		_, _, n, ok := layout.ParseRootKey(o.Key)
 		if ok && e.known != nil && n <= e.known.Number {
 			break
 		}
@@ -309,7 +310,7 @@ func (e *environment) numbers(ctx context.Context) iter.Seq2[uint64, error] {
 			}
 			missing := statement.Numbers{{First: n + 1, Last: min(last-1, newest)}}.Without(e.skip)
 			if missing.Count() > maxGap {
-				return yield(0, &DamageError{Key: statement.PrefixRoots(e.host, e.name), What: "chain",
+				return yield(0, &DamageError{Key: layout.PrefixRoots(e.host, e.name), What: "chain",
 					Err: fmt.Errorf("the roots %s@%d to %s@%d are missing", e.name, missing[0].First, e.name, missing[len(missing)-1].Last)})
 			}
 			for _, span := range slices.Backward(missing) {
@@ -334,12 +335,12 @@ func (e *environment) numbers(ctx context.Context) iter.Seq2[uint64, error] {
 			return yield(last, nil)
 		}
 		first := true
-		for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(e.host, e.name), Hidden: true}) {
+		for o, err := range e.r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixRoots(e.host, e.name), Hidden: true}) {
 			if err != nil {
 				yield(0, err)
 				return
 			}
-			_, _, n, ok := statement.ParseRootKey(o.Key)
+			_, _, n, ok := layout.ParseRootKey(o.Key)
 			if !ok {
 				e.r.warn(&DamageError{Key: o.Key, What: "object", Err: errors.New("its key is none of a root")})
 				continue
@@ -376,7 +377,7 @@ func (e *environment) rolledBack() error {
 // root fetches and verifies one root, from beneath the current view when that
 // does not show it.
 func (e *environment) root(ctx context.Context, n uint64) (*Snapshot, error) {
-	key := statement.KeyRoot(e.host, e.name, n)
+	key := layout.KeyRoot(e.host, e.name, n)
 	object, err := readObject(ctx, e.r.store, key)
 	missing := errors.Is(err, storage.ErrNotFound)
 	var root *statement.Root
@@ -426,7 +427,7 @@ func (e *environment) check(key string, object []byte) (*statement.Root, error) 
 	if err == nil {
 		err = statement.CheckRootCertificate(root, e.certs, e.r.desc.Owner, e.r.ID())
 	}
-	if err == nil && statement.KeyRoot(root.Host, root.Environment, root.Number) != key {
+	if err == nil && layout.KeyRoot(root.Host, root.Environment, root.Number) != key {
 		err = fmt.Errorf("it is the root of %s of host %s", root.Ref(), root.Host)
 	}
 	if err != nil {
@@ -437,7 +438,7 @@ func (e *environment) check(key string, object []byte) (*statement.Root, error) 
 
 // linked finds beneath s, which does not match, the root that newer was built on.
 func (e *environment) linked(ctx context.Context, newer, s *Snapshot) (*Snapshot, error) {
-	key := statement.KeyRoot(e.host, e.name, s.Number)
+	key := layout.KeyRoot(e.host, e.name, s.Number)
 	var found *statement.Root
 	_, err := e.r.version(ctx, key, maxStatement, func(b []byte) bool {
 		v, err := e.check(key, b)
@@ -470,7 +471,7 @@ func (e *environment) snapshot(ctx context.Context, root *statement.Root) (*Snap
 		s.Body, err = statement.ParseRootBody(record)
 	}
 	if err != nil {
-		return nil, &DamageError{Key: statement.KeyRoot(s.Host, s.Environment, s.Number), What: "root", Err: err}
+		return nil, &DamageError{Key: layout.KeyRoot(s.Host, s.Environment, s.Number), What: "root", Err: err}
 	}
 	s.Domain = domain
 	return s, nil

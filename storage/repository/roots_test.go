@@ -13,6 +13,7 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -42,7 +43,7 @@ func signRoot(t *testing.T, h *repository.Host, epoch *seal.Epoch, repo seal.Rep
 	return object
 }
 
-func rootKey(n uint64) string { return statement.KeyRoot("web-1", "web", n) }
+func rootKey(n uint64) string { return layout.KeyRoot("web-1", "web", n) }
 
 // plainWorld is a world whose store keeps no versions.
 func plainWorld(t *testing.T, snapshots int) (*world, *storagetest.Plain) {
@@ -181,7 +182,7 @@ func TestAHiddenCertificateStillEndsTheOldKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	forgeRoot(t, w, old, "web", 2, first.ID)
-	remove(t, w.store, statement.KeyCertificate("web-1", 2))
+	remove(t, w.store, layout.KeyCertificate("web-1", 2))
 	if s, err := newMachine(t).open(t, w.store).Head(t.Context(), "web-1", "web"); err != nil || s.Number != 1 {
 		t.Errorf("head %v, %v", s, err)
 	}

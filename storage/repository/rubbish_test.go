@@ -10,6 +10,7 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -41,7 +42,7 @@ func forget(t *testing.T, r *repository.Repository, numbers ...uint64) error {
 }
 
 func TestARubbishRootIsForgottenByItsNumber(t *testing.T) {
-	for name, far := range map[string]uint64{"close above": 6, "far above": 1 << 60, "at the highest number": statement.MaxNumber} {
+	for name, far := range map[string]uint64{"close above": 6, "far above": 1 << 60, "at the highest number": layout.MaxNumber} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			for range 3 {
@@ -121,21 +122,21 @@ func TestAnOverwrittenCertificateStillEndsTheOldKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	forgeRoot(t, w, old, "web", 2, first.ID)
-	w.store.Overwrite(statement.KeyCertificate("web-1", 2), []byte("rubbish"))
+	w.store.Overwrite(layout.KeyCertificate("web-1", 2), []byte("rubbish"))
 	reader := newMachine(t).open(t, w.store)
 	if s, err := reader.Head(t.Context(), "web-1", "web"); err != nil || s.Number != 1 {
 		t.Errorf("head %v, %v", s, err)
 	}
-	wantWarning(t, reader, statement.KeyCertificate("web-1", 2))
+	wantWarning(t, reader, layout.KeyCertificate("web-1", 2))
 }
 
 func TestAKeyThatWasTakenCannotUseUpTheNumbers(t *testing.T) {
 	w := newWorld(t)
 	old := w.m.host(t, w.store)
 	first := commit(t, old, "web")
-	forgeRoot(t, w, old, "web", statement.MaxNumber, first.ID)
+	forgeRoot(t, w, old, "web", layout.MaxNumber, first.ID)
 	taken := machine{t.TempDir(), w.m.id}
-	if b, err := storage.ReadAll(t.Context(), w.store, rootKey(statement.MaxNumber), 0, -1); err != nil || len(b) == 0 {
+	if b, err := storage.ReadAll(t.Context(), w.store, rootKey(layout.MaxNumber), 0, -1); err != nil || len(b) == 0 {
 		t.Fatal(err)
 	}
 	if _, err := w.m.open(t, w.store).Head(t.Context(), "web-1", "web"); err != nil {
@@ -164,7 +165,7 @@ func TestAHostThatWasTakenCannotUseUpTheEpochs(t *testing.T) {
 	if _, err := w.m.open(t, w.store).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); err != nil {
 		t.Fatal(err)
 	}
-	b, err := storage.ReadAll(t.Context(), w.store, statement.KeyHostEpoch("web-1", 1), 0, -1)
+	b, err := storage.ReadAll(t.Context(), w.store, layout.KeyHostEpoch("web-1", 1), 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,11 +173,11 @@ func TestAHostThatWasTakenCannotUseUpTheEpochs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Number = statement.MaxNumber
+	e.Number = layout.MaxNumber
 	if b, err = e.Encode(old.SigningKey()); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.store.Put(t.Context(), statement.KeyHostEpoch("web-1", e.Number), b, storage.PutOptions{}); err != nil {
+	if err := w.store.Put(t.Context(), layout.KeyHostEpoch("web-1", e.Number), b, storage.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	m := machine{t.TempDir(), "reinstalled"}
@@ -214,7 +215,7 @@ func TestAnEndlessObjectIsDamage(t *testing.T) {
 			w := newWorld(t)
 			h := w.m.host(t, w.store)
 			commit(t, h, "web")
-			if err := w.store.Put(t.Context(), statement.KeyIndexRun("web-1", h.Domain.ID, 1, [32]byte{1}), []byte("x"), storage.PutOptions{}); err != nil {
+			if err := w.store.Put(t.Context(), layout.KeyIndexRun("web-1", h.Domain.ID, 1, [32]byte{1}), []byte("x"), storage.PutOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			r, err := repository.Open(t.Context(), &endless{w.store, prefix}, repository.OpenOptions{})

@@ -8,8 +8,8 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/pack"
-	"knowngood/storage/statement"
 )
 
 // SegmentCopy is where a segment of a manifest lies.
@@ -42,7 +42,7 @@ func (r *Reader) SegmentCopies(ctx context.Context, id [32]byte) ([]SegmentCopy,
 func (r *Reader) readSegments(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
-	for o, err := range r.repo.store.List(gctx, storage.ListOptions{Prefix: statement.PrefixManifests(r.host, r.domain.ID)}) {
+	for o, err := range r.repo.store.List(gctx, storage.ListOptions{Prefix: layout.PrefixManifests(r.host, r.domain.ID)}) {
 		if err != nil {
 			g.Go(func() error { return err })
 			break

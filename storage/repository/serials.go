@@ -2,8 +2,7 @@ package repository
 
 import (
 	"fmt"
-
-	"knowngood/storage/statement"
+	"knowngood/storage/layout"
 )
 
 // serials are those of a sequence of statements as a listing shows it, the
@@ -30,7 +29,7 @@ func (s *serials) pass(serial uint64, counts bool) {
 // next is the serial that a new statement may claim: the lowest free one above
 // all that count. It is 0 when there is none.
 func (s *serials) next() uint64 {
-	for n := s.newest; n < statement.MaxNumber; {
+	for n := s.newest; n < layout.MaxNumber; {
 		if n++; !s.taken[n] {
 			return n
 		}
@@ -40,6 +39,6 @@ func (s *serials) next() uint64 {
 
 // noSerialLeft is what next came to: nobody who keeps the rules gets there.
 func noSerialLeft(host string) error {
-	return &TamperError{What: "statements of host " + host, Remembered: "numbers that go up by one", Found: fmt.Sprintf("%d, the last there is", uint64(statement.MaxNumber)),
+	return &TamperError{What: "statements of host " + host, Remembered: "numbers that go up by one", Found: fmt.Sprintf("%d, the last there is", uint64(layout.MaxNumber)),
 		Hint: "the host's key was taken: enrol it again with `knowngood init --join --reenrol`, which ends what that key signed"}
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/userdir"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -219,7 +220,7 @@ func (l *local) names(host string) ([]string, error) {
 	}
 	var names []string
 	for _, name := range found {
-		if statement.ValidName(name) == nil {
+		if layout.ValidName(name) == nil {
 			names = append(names, name)
 		}
 	}

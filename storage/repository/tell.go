@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -98,7 +99,7 @@ func (r *Repository) tell(ctx context.Context, x *statement.Deletion, key ed2551
 			return in, err
 		}
 		err = r.withReserve(ctx, x.Host, len(object), func() error {
-			return r.put(ctx, statement.KeyDeletion(x.Host, x.Domain, x.Serial), object, now)
+			return r.put(ctx, layout.KeyDeletion(x.Host, x.Domain, x.Serial), object, now)
 		})
 		if err == nil {
 			if r.local.stateDir != "" { // where a daemon beside this process finds it
@@ -122,5 +123,5 @@ func (r *Repository) tell(ctx context.Context, x *statement.Deletion, key ed2551
 		in = again.serials
 	}
 	return in, &TamperError{What: "pending deletions of host " + x.Host, Remembered: "a number that is free", Found: fmt.Sprintf("it taken before we could, %d times", maxTaken),
-		Hint: "find out who writes to " + statement.PrefixDeletions(x.Host, x.Domain) + ", and run again"}
+		Hint: "find out who writes to " + layout.PrefixDeletions(x.Host, x.Domain) + ", and run again"}
 }

@@ -9,6 +9,7 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -71,7 +72,7 @@ func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 	first := d.Newest
 	for n := 1; ; n++ {
 		store.Clear()
-		store.Add(storagetest.Rule{Op: storagetest.Put, Prefix: statement.PrefixDeletions("web-1", domain), Nth: n, Fault: storagetest.FailBefore(nil)})
+		store.Add(storagetest.Rule{Op: storagetest.Put, Prefix: layout.PrefixDeletions("web-1", domain), Nth: n, Fault: storagetest.FailBefore(nil)})
 		r, d = at(store)
 		err := r.TellDeletions(t.Context(), "web-1", domain, d, objects(numbered('a', 20_000)), deleted, nil, moves, d.Newest+1, now)
 		if err != nil && !errors.Is(err, storagetest.ErrInjected) {
@@ -111,7 +112,7 @@ func (s *taker) Put(ctx context.Context, key string, body []byte, o storage.PutO
 func TestWhatDoesNotCountIsPassedOverWhoeverIsFaster(t *testing.T) {
 	domain := seal.DomainID{5}
 	of := func(old *repository.Host, key string) []byte {
-		host, domain, serial, _ := statement.ParseDeletionKey(key)
+		host, domain, serial, _ := layout.ParseDeletionKey(key)
 		x := &statement.Deletion{Repository: old.Certificate.Repository, Host: host, Domain: domain, Serial: serial, Since: serial, Made: now, Certificate: old.Certificate}
 		object, err := x.Encode(old.SigningKey())
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
@@ -32,7 +33,7 @@ func TestAStatementOfACopyPutOverAnotherReplacesNothing(t *testing.T) {
 	if err := forget(t, w.m.open(t, apart), 2); err != nil {
 		t.Fatal(err)
 	}
-	key := statement.KeyTombstone("web-1", "web", 1)
+	key := layout.KeyTombstone("web-1", "web", 1)
 	other, err := storage.ReadAll(t.Context(), apart, key, 0, -1)
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/identity"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -84,10 +85,10 @@ func (r *Repository) rememberWrappedKeys(known *wrappedKeys) error {
 func owedKeys(epochs ...*statement.Epoch) (keys []string) {
 	for _, e := range epochs {
 		for _, text := range e.Recipients {
-			fp := statement.RecipientFingerprint(text)
-			keys = append(keys, statement.KeyEpochSecret(e.ID(), fp))
+			fp := layout.RecipientFingerprint(text)
+			keys = append(keys, layout.KeyEpochSecret(e.ID(), fp))
 			if e.Host == "" { // a host chooses recipients without the owner key
-				keys = append(keys, statement.KeyOwnerSecret(fp))
+				keys = append(keys, layout.KeyOwnerSecret(fp))
 			}
 		}
 	}
@@ -111,7 +112,7 @@ func (r *Repository) checkWrappedKeys(ctx context.Context, host string, anew boo
 	epochs := []*statement.Epoch{current}
 	if known == nil { // nor what this host sealed to before
 		known = &wrappedKeys{keys: map[string]*wrappedKey{}}
-		for _, prefix := range []string{statement.PrefixEpochs, statement.PrefixHostEpochs(host)} {
+		for _, prefix := range []string{layout.PrefixEpochs, layout.PrefixHostEpochs(host)} {
 			for e, err := range r.epochs(ctx, prefix, nil) {
 				if err != nil {
 					return nil, err
@@ -138,9 +139,9 @@ func (r *Repository) checkWrappedKeys(ctx context.Context, host string, anew boo
 	}
 
 	sizes := map[string]int64{}
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixKeys}) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixKeys}) {
 		if errors.Is(err, storage.ErrDenied) {
-			r.warn(fmt.Errorf("whether the wrapped keys are in the store cannot be looked at; without them nobody can restore: let this host list %s (docs/SECURITY.md): %w", statement.PrefixKeys, err))
+			r.warn(fmt.Errorf("whether the wrapped keys are in the store cannot be looked at; without them nobody can restore: let this host list %s (docs/SECURITY.md): %w", layout.PrefixKeys, err))
 			return nil, nil
 		}
 		if err != nil {
@@ -177,12 +178,12 @@ func (r *Repository) checkWrappedKeys(ctx context.Context, host string, anew boo
 func closedEpochs(known map[string]*wrappedKey, damage map[string]error) (closed []error) {
 	open := map[seal.EpochID]bool{}
 	for key, k := range known {
-		if id, _, ok := statement.ParseEpochSecretKey(key); ok && !k.bad {
+		if id, _, ok := layout.ParseEpochSecretKey(key); ok && !k.bad {
 			open[id] = true
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(damage)) {
-		if id, _, ok := statement.ParseEpochSecretKey(key); ok && !open[id] {
+		if id, _, ok := layout.ParseEpochSecretKey(key); ok && !open[id] {
 			closed = append(closed, damage[key])
 		}
 	}

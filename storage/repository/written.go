@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -17,11 +18,11 @@ func (r *Repository) Written(ctx context.Context, host, env string) (map[uint64]
 		return nil, err
 	}
 	out := map[uint64]time.Time{}
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(host, env), Hidden: true}) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixRoots(host, env), Hidden: true}) {
 		if err != nil {
 			return nil, err
 		}
-		_, _, n, ok := statement.ParseRootKey(o.Key)
+		_, _, n, ok := layout.ParseRootKey(o.Key)
 		if !ok {
 			continue
 		}
@@ -65,11 +66,11 @@ func (r *Repository) sinceTaken(ctx context.Context, x *statement.Tombstone) err
 	if err != nil {
 		return err
 	}
-	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: statement.PrefixRoots(x.Host, x.Environment), Hidden: true}) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixRoots(x.Host, x.Environment), Hidden: true}) {
 		if err != nil {
 			return err
 		}
-		_, _, n, ok := statement.ParseRootKey(o.Key)
+		_, _, n, ok := layout.ParseRootKey(o.Key)
 		switch {
 		case ok && n < x.Free:
 			return nil

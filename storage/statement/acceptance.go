@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -77,7 +78,7 @@ func ParseAcceptance(object []byte) (*Acceptance, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	x.Environment = name(r, 6)
-	x.Serial = validUint(r, 8, r.Uint(8), 1, MaxNumber)
+	x.Serial = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
 	x.Previous = optionalHash(r, 10)
 	x.Accepted = parseAccepted(r, 12)
 	x.Made = r.Time(14)
@@ -125,7 +126,7 @@ func parseAccepted(r *wire.Fields, tag uint64) []Accepted {
 	before := uint64(0)
 	for i := range list {
 		gap := d.Uvarint()
-		if d.Err() == nil && (gap == 0 || gap > MaxNumber-before) {
+		if d.Err() == nil && (gap == 0 || gap > layout.MaxNumber-before) {
 			d.Fail("a snapshot %d after the one before", gap)
 		}
 		list[i].Number = before + gap

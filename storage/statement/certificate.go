@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -53,7 +54,7 @@ func ParseCertificate(object []byte) (*Certificate, error) {
 	c := &Certificate{Envelope: env}
 	r.Fixed(tagRepository, c.Repository[:])
 	c.Host = name(r, 4)
-	c.Serial = validUint(r, 6, r.Uint(6), 1, MaxNumber)
+	c.Serial = validUint(r, 6, r.Uint(6), 1, layout.MaxNumber)
 	c.HostKey = publicKey(r, 8)
 	c.Issued = r.Time(10)
 	validTime(r, 10, c.Issued)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -84,7 +85,7 @@ func ParseDeletion(object []byte) (*Deletion, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	r.Fixed(6, x.Domain[:])
-	x.Serial = validUint(r, 8, r.Uint(8), 1, MaxNumber)
+	x.Serial = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
 	x.Announced = parseObjects(r, 10, true)
 	x.Deleted = parseObjects(r, 12, false)
 	x.Spared = parseObjects(r, 14, false)

@@ -1,8 +1,8 @@
 // Package statement is the codec of the signed statements of a repository
 // (docs/FORMAT.md sections 3, 4 and 9): descriptor, epoch, host certificate,
 // join request, index run, root, tombstone, pending deletion, acceptance and
-// damage report; of the keys under which objects lie; and of the rule that says which
-// certificate a root may be signed under.
+// damage report; and of the rule that says which certificate a root may be
+// signed under.
 //
 // It is pure: no I/O, no clock. Reading has two steps. Parse checks the form
 // and trusts nothing; Verify then checks repository and signature against a

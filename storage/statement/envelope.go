@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -154,7 +155,7 @@ func validUint(r *wire.Fields, tag, v, low, high uint64) uint64 {
 // name takes a host or environment name.
 func name(r *wire.Fields, tag uint64) string {
 	s := r.Text(tag)
-	if err := ValidName(s); err != nil {
+	if err := layout.ValidName(s); err != nil {
 		r.Fail(tag, "%v", err)
 	}
 	return s

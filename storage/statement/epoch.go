@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -73,7 +74,7 @@ func ParseEpoch(object []byte) (*Epoch, error) {
 	}
 	e := &Epoch{Envelope: env}
 	r.Fixed(tagRepository, e.Repository[:])
-	e.Number = validUint(r, 4, r.Uint(4), 1, MaxNumber)
+	e.Number = validUint(r, 4, r.Uint(4), 1, layout.MaxNumber)
 	kem := r.Uint(6)
 	e.PublicKey = r.Bytes(8)
 	for _, b := range r.List(10, maxRecipients) {

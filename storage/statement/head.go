@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 )
 
 // Head names a root of an environment.
@@ -44,10 +45,10 @@ func parseHeads(r *wire.Fields, tag uint64) []Head {
 		env := d.Bytes()
 		heads[i] = Head{Environment: string(env), Number: d.Uvarint()}
 		d.Copy(heads[i].Hash[:])
-		if err := ValidName(heads[i].Environment); err != nil {
+		if err := layout.ValidName(heads[i].Environment); err != nil {
 			d.Fail("%v", err)
 		}
-		if heads[i].Number == 0 || heads[i].Number > MaxNumber {
+		if heads[i].Number == 0 || heads[i].Number > layout.MaxNumber {
 			d.Fail("root number %d", heads[i].Number)
 		}
 		if i > 0 && bytes.Compare(last, env) >= 0 {

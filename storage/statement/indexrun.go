@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -54,7 +55,7 @@ func ParseIndexRun(object []byte) (*IndexRun, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	r.Fixed(6, x.Domain[:])
-	x.Generation = validUint(r, 8, r.Uint(8), 1, MaxNumber)
+	x.Generation = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
 	r.Fixed(10, x.Salt[:])
 	x.Replaces = parseHashes(r, 12)
 	x.SealedBody = some(r, 14, MaxIndexRunPayload)

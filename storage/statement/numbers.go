@@ -8,10 +8,6 @@ import (
 	"knowngood/internal/wire"
 )
 
-// MaxNumber is the highest that a root, a serial or a generation may have, so
-// that neither the one after it nor the end of a range overflows.
-const MaxNumber = math.MaxUint64 - 2
-
 // Numbers is a set of numbers of snapshots, as ascending ranges that neither
 // overlap nor touch.
 type Numbers []Range

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -57,7 +58,7 @@ func ParseRoot(object []byte) (*Root, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	x.Environment = name(r, 6)
-	x.Number = validUint(r, 8, r.Uint(8), 1, MaxNumber)
+	x.Number = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
 	x.Previous = optionalHash(r, 10)
 	if (x.Number == 1) != (x.Previous == [32]byte{}) {
 		r.Fail(10, "the first root, and no other, names no root before it")

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 )
 
@@ -73,7 +74,7 @@ func ParseTombstone(object []byte) (*Tombstone, error) {
 	r.Fixed(tagRepository, x.Repository[:])
 	x.Host = name(r, 4)
 	x.Environment = name(r, 6)
-	x.Serial = validUint(r, 8, r.Uint(8), 1, MaxNumber)
+	x.Serial = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
 	x.Previous = optionalHash(r, 10)
 	x.Forgotten = parseNumbers(r, 12)
 	x.Made = r.Time(14)

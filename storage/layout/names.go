@@ -1,4 +1,4 @@
-package statement
+package layout
 
 import (
 	"crypto/sha256"

@@ -1,4 +1,10 @@
-package statement
+// Package layout is the table of the keys under which the objects of a repository
+// lie (docs/FORMAT.md section 3): Key makes the key of an object, Prefix that of a
+// listing, Parse reads a key back.
+//
+// It is pure. What a Parse function accepts, its Key function writes again byte for
+// byte.
+package layout
 
 import (
 	"encoding/hex"
@@ -9,6 +15,10 @@ import (
 
 	"knowngood/storage/seal"
 )
+
+// MaxNumber is the highest that a root, a serial or a generation may have, so
+// that neither the one after it nor the end of a range overflows.
+const MaxNumber = math.MaxUint64 - 2
 
 // KeyDescriptor is where the descriptor lies.
 const KeyDescriptor = "descriptor"
