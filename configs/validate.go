@@ -94,7 +94,7 @@ func (v *validator) absolute(p string, key keyPath) {
 }
 
 // maxLock is the longest that a store can be asked to lock objects for; see
-// repository.MaxLock.
+// trust.MaxLock.
 const maxLock = Duration(29200 * 24 * hour)
 
 func days(d Duration) string { return strconv.Itoa(int(time.Duration(d)/(24*hour))) + "d" }

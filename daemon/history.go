@@ -20,7 +20,7 @@ const keptRuns = 500
 
 // history is the past runs of a job, a line of JSON each. It is for people: a
 // line that cannot be read or written is a line less, and no more.
-type history struct {
+type runHistory struct {
 	dir   userdir.Dir
 	name  string
 	runs  []report.Run // oldest first
@@ -30,8 +30,8 @@ type history struct {
 }
 
 // openHistory reads what there is.
-func openHistory(dir userdir.Dir, name string) (*history, error) {
-	h := &history{dir: dir, name: name}
+func openHistory(dir userdir.Dir, name string) (*runHistory, error) {
+	h := &runHistory{dir: dir, name: name}
 	b, err := dir.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h, nil
@@ -51,7 +51,7 @@ func openHistory(dir userdir.Dir, name string) (*history, error) {
 	return h, nil
 }
 
-func (h *history) keep(r report.Run) {
+func (h *runHistory) keep(r report.Run) {
 	h.runs = append(h.runs, r)
 	if extra := len(h.runs) - keptRuns; extra > 0 {
 		h.runs = slices.Delete(h.runs, 0, extra)
@@ -59,7 +59,7 @@ func (h *history) keep(r report.Run) {
 }
 
 // add remembers a run. An error means that the file does not have it.
-func (h *history) add(r report.Run) error {
+func (h *runHistory) add(r report.Run) error {
 	h.keep(r)
 	if h.lines >= 2*keptRuns {
 		return h.rewrite()
@@ -81,7 +81,7 @@ func (h *history) add(r report.Run) error {
 	return errors.Join(err, f.Close())
 }
 
-func (h *history) rewrite() error {
+func (h *runHistory) rewrite() error {
 	var b []byte
 	for i, r := range h.runs {
 		line, err := json.Marshal(r)

@@ -51,7 +51,7 @@ type job struct {
 
 	state   jobState
 	slots   *slots
-	history *history
+	history *runHistory
 
 	looked  string   // ID of the repository in which its newest snapshot was looked for
 	running *running // nil when it is not

@@ -14,6 +14,7 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 // stored are the packs in the store.
@@ -93,7 +94,7 @@ func TestANightlyPruneRepacksWithTheIdentityOfTheConfiguration(t *testing.T) {
 		c.Identity = "/etc/knowngood/identity"
 		d := w.daemon(c)
 		d.Unlocked = func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {
-			r, err := repository.Open(ctx, w.faulty, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour})
+			r, err := repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour}})
 			if err == nil {
 				r.Unlock(w.ID)
 			}

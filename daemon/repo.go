@@ -13,8 +13,11 @@ import (
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/snapshot"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // repositoryHolder keeps one repository open: its index, connections and
@@ -33,7 +36,7 @@ type repositoryHolder struct {
 
 // repository opens the repository unless it is open, and sees whether this
 // machine is still its host. When it is not, the daemon can do nothing with it.
-func (d *Daemon) repository(ctx context.Context) (*repository.Repository, *repository.Host, error) {
+func (d *Daemon) repository(ctx context.Context) (*repository.Repository, *trust.Host, error) {
 	repo, host, opened, err := d.opened(ctx)
 	if opened {
 		d.reached(ctx, repo)
@@ -43,7 +46,7 @@ func (d *Daemon) repository(ctx context.Context) (*repository.Repository, *repos
 
 // opened is the open repository, this machine as its host, and whether it was
 // opened just now. Who waits for another to open it does so no longer than ctx.
-func (d *Daemon) opened(ctx context.Context) (repo *repository.Repository, host *repository.Host, now bool, err error) {
+func (d *Daemon) opened(ctx context.Context) (repo *repository.Repository, host *trust.Host, now bool, err error) {
 	h := &d.repo
 	select {
 	case h.opening <- struct{}{}:
@@ -55,7 +58,7 @@ func (d *Daemon) opened(ctx context.Context) (repo *repository.Repository, host 
 	repo, number := h.repo, h.number
 	h.mu.Unlock()
 	if repo != nil {
-		if host, err = repo.Host(ctx); !errors.Is(err, repository.ErrCloned) {
+		if host, err = repo.Host(ctx); !errors.Is(err, trust.ErrCloned) {
 			return repo, host, false, err
 		}
 		// The key that this machine has by now may be another.
@@ -196,7 +199,7 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 		d.mu.Lock()
 		d.newest(name, id, f, err)
 		d.mu.Unlock()
-		if repository.Damaged(err) {
+		if authentic.Damaged(err) {
 			d.tell(func(w *watch) []notify.Message {
 				return w.Found(report.Warning{Time: d.Now(), Text: err.Error(), Tampering: true})
 			})
@@ -207,9 +210,9 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 
 // found is what a look into the repository found of an environment.
 type found struct {
-	head     *repository.Snapshot
-	good     *repository.Snapshot // the newest that is not suspect; nil when there is none
-	accepted uint64               // the highest number that is known to be accepted
+	head     *history.Snapshot
+	good     *history.Snapshot // the newest that is not suspect; nil when there is none
+	accepted uint64            // the highest number that is known to be accepted
 }
 
 // lookForNewest looks for the newest snapshot of an environment, and for the
@@ -232,10 +235,10 @@ func lookForNewest(ctx context.Context, repo *repository.Repository, host, name 
 // repository; mu is held.
 func (d *Daemon) newest(name, id string, f *found, err error) {
 	j := d.jobs[name]
-	none := errors.Is(err, repository.ErrNoSnapshot)
+	none := errors.Is(err, history.ErrNoSnapshot)
 	switch {
 	case err != nil && !none:
-		d.warn("newest snapshot of "+name+": "+err.Error(), repository.Damaged(err))
+		d.warn("newest snapshot of "+name+": "+err.Error(), authentic.Damaged(err))
 		return
 	case j == nil:
 		return
@@ -284,7 +287,7 @@ func SourcePaths(env *configs.Environment) []string {
 }
 
 // made is the run by hand that made a snapshot, as far as that tells.
-func made(s *repository.Snapshot) *report.Run {
+func made(s *history.Snapshot) *report.Run {
 	b := s.Body
 	run := &report.Run{Trigger: "hand", Started: b.Started, Finished: b.Finished, Result: report.Success, Attempts: 1, Snapshot: s.Ref(),
 		Files: b.Files, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems, ProtectedUntil: b.ProtectedUntil}

@@ -11,6 +11,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/snapshot/retention"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -55,7 +56,7 @@ func (k *Kept) doubt() {
 
 // Retain applies the policy of an environment to what is kept of it, made just
 // now included, and returns how many snapshots it forgot.
-func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made *repository.Snapshot, now time.Time) (int, error) {
+func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made *history.Snapshot, now time.Time) (int, error) {
 	policy := retention.Of(env.Keep)
 	if policy.Empty() {
 		return 0, nil
@@ -92,7 +93,7 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 	if len(dropped) == 0 {
 		return 0, nil
 	}
-	change := repository.Change{Forget: statement.NumbersOf(dropped...), Reason: "retention policy", Now: now}
+	change := history.Change{Forget: statement.NumbersOf(dropped...), Reason: "retention policy", Now: now}
 	if _, err := repo.Forget(ctx, host, name, change); err != nil {
 		k.set(repo.ID(), items, false)
 		return 0, fmt.Errorf("retention of %s: %w", name, err)
@@ -103,7 +104,7 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 }
 
 // with is what is kept, and what was made; from a listing if it is not known.
-func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name string, made *repository.Snapshot) ([]retention.Item, error) {
+func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name string, made *history.Snapshot) ([]retention.Item, error) {
 	k.mu.Lock()
 	items, known := slices.Clone(k.items), k.known && k.of == repo.ID()
 	k.mu.Unlock()
@@ -123,8 +124,8 @@ func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name
 }
 
 // itemOf is a snapshot as retention has it, suspect by the word of its host.
-func itemOf(s *repository.Snapshot) retention.Item {
-	return retention.Item{Number: s.Number, Time: s.Body.Started, Suspect: repository.Flagged(s)}
+func itemOf(s *history.Snapshot) retention.Item {
+	return retention.Item{Number: s.Number, Time: s.Body.Started, Suspect: history.Flagged(s)}
 }
 
 // stillSuspect are the items without suspicion of those that were accepted.
@@ -143,7 +144,7 @@ func stillSuspect(ctx context.Context, repo *repository.Repository, host, name s
 }
 
 // retain is Retain of a job, whose errors fail no run: the snapshot is there.
-func (r *Runner) retain(ctx context.Context, repo *repository.Repository, name string, env *configs.Environment, made *repository.Snapshot) int {
+func (r *Runner) retain(ctx context.Context, repo *repository.Repository, name string, env *configs.Environment, made *history.Snapshot) int {
 	if r.Kept == nil {
 		return 0
 	}

@@ -14,8 +14,11 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/snapshot"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 // Waits before a run is tried again: the first, doubled each time, and at most
@@ -46,7 +49,7 @@ type Runner struct {
 	Log         *zap.Logger
 	// Open gives the open repository, and this machine as its host, which it has
 	// just seen to be so. It stays open for Close by whoever opened it.
-	Open func(context.Context) (*repository.Repository, *repository.Host, error)
+	Open func(context.Context) (*repository.Repository, *trust.Host, error)
 	// Edit, when set, adds to what is captured how.
 	Edit func(*snapshot.Options)
 	// Waiting, when set, is told who else is capturing the environment.
@@ -239,10 +242,10 @@ func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environ
 // passing tells whether an error may be gone by itself later: the store could
 // not be reached or used for a while.
 func passing(err error) bool {
-	if repository.Damaged(err) {
+	if authentic.Damaged(err) {
 		return false
 	}
-	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, repository.ErrOvertaken, repository.ErrLost} {
+	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, objects.ErrOvertaken, objects.ErrLost} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -260,7 +263,7 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 	if err != nil {
 		return err
 	}
-	o.StateDir, o.Version, o.Level = repo.LocalDir(), r.Version, Level(r.Compression)
+	o.StateDir, o.Version, o.Level = repo.State.Dir(), r.Version, Level(r.Compression)
 	Omit(&o, r.StateDir, r.URL)
 	o.Progress = &snapshot.Progress{Warn: func(m string) { r.Log.Warn(m) }, Note: func(m string) { r.Log.Info(m) }}
 	if r.Edit != nil {

@@ -19,12 +19,13 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // runner runs environments of a world.
 func (w *world) runner() *Runner {
 	return &Runner{Host: enginetest.Host, Repository: "test", URL: "/nowhere", StateDir: w.State, Version: "test", Purpose: "a test", Log: zap.NewNop(),
-		Open: func(ctx context.Context) (*repository.Repository, *repository.Host, error) {
+		Open: func(ctx context.Context) (*repository.Repository, *trust.Host, error) {
 			repo, err := w.open(ctx, nil)
 			if err != nil {
 				return nil, nil, err

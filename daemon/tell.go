@@ -12,6 +12,7 @@ import (
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/internal/userdir"
+	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 )
 
@@ -216,12 +217,12 @@ func (d *Daemon) tellAges(r *report.Report) {
 // run met.
 func (d *Daemon) takeWarnings(repo *repository.Repository, err error) {
 	found := repo.Warnings()
-	if err != nil && repository.Damaged(err) {
+	if err != nil && authentic.Damaged(err) {
 		found = append(found, err)
 	}
 	for _, w := range found {
-		var tampered *repository.TamperError
-		warning := report.Warning{Time: d.Now(), Text: w.Error(), Tampering: errors.As(w, &tampered) || repository.Damaged(w)}
+		var tampered *authentic.TamperError
+		warning := report.Warning{Time: d.Now(), Text: w.Error(), Tampering: errors.As(w, &tampered) || authentic.Damaged(w)}
 		d.mu.Lock()
 		d.warn(warning.Text, warning.Tampering)
 		d.mu.Unlock()

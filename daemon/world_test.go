@@ -15,6 +15,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // world is a daemon over a store that fails on demand.
@@ -55,7 +56,7 @@ func (w *world) config(environments string) *configs.Config {
 }
 
 func (w *world) open(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
-	return repository.Open(ctx, w.faulty, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour, KeepIndex: 6 * time.Hour})
+	return repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour}, KeepIndex: 6 * time.Hour})
 }
 
 func (w *world) daemon(c *configs.Config) *Daemon {

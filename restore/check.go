@@ -15,8 +15,11 @@ import (
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
+	"knowngood/storage/trust"
 )
 
 // CheckOptions of a check.
@@ -105,7 +108,7 @@ func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*C
 	if err := c.audit(repo.AuditKeys(ctx)); err != nil {
 		return nil, err
 	}
-	hosts, err := repo.Hosts(ctx)
+	hosts, err := repo.AllHosts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +226,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 				c.hurts(object, Hurt{Ref: s.Ref(), Part: "all of it"})
 				continue
 			}
-			if s.Body == nil && errors.Is(err, repository.ErrNoUsableIdentity) {
+			if s.Body == nil && errors.Is(err, trust.ErrNoUsableIdentity) {
 				closed++
 				continue
 			}
@@ -233,7 +236,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 			d := domains[s.Domain.ID]
 			if d == nil {
 				d = &domainCheck{checker: c, host: host, domain: s.Domain, reader: c.repo.NewReader(host, s.Domain),
-					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{}, suspects: map[repository.ObjectID]*suspect{}, indexed: map[[32]byte]repository.ObjectID{}, remnants: map[[32]byte]remnant{}}
+					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{}, suspects: map[deletion.ObjectID]*suspect{}, indexed: map[[32]byte]deletion.ObjectID{}, remnants: map[[32]byte]remnant{}}
 				domains[s.Domain.ID] = d
 			}
 			d.snapshots = append(d.snapshots, s)
@@ -255,8 +258,8 @@ func (c *checker) host(ctx context.Context, host string) error {
 
 // damagedObject tells damage, and what is damaged, from other errors.
 func damagedObject(err error) (string, bool) {
-	var damage *repository.DamageError
-	var tamper *repository.TamperError
+	var damage *authentic.DamageError
+	var tamper *authentic.TamperError
 	switch {
 	case errors.As(err, &damage):
 		return damage.Key, true

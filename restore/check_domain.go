@@ -18,10 +18,12 @@ import (
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
 	"knowngood/storage/chunk"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/index"
 	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -31,9 +33,9 @@ type domainCheck struct {
 	*checker
 	host       string
 	domain     *seal.Domain
-	reader     *repository.Reader
-	snapshots  []*repository.Snapshot
-	deletions  *repository.Deletions
+	reader     *objects.Reader
+	snapshots  []*history.Snapshot
+	deletions  *deletion.Deletions
 	sizes      map[[32]byte]uint64 // of packs, as the index has them
 	packs      map[[32]byte]int64  // stored sizes
 	containers map[[32]byte]int64
@@ -44,9 +46,9 @@ type domainCheck struct {
 	segments   map[[32]byte]bool   // of ID, those that were looked into; true with hard links
 	linked     map[[32]byte]bool   // sets of such segments whose links are as they should be; see links
 	remnants   map[[32]byte]remnant
-	suspects   map[repository.ObjectID]*suspect // objects that are missing or damaged
-	indexed    map[[32]byte]repository.ObjectID // chunks that the index has in one of them alone
-	hurt       bool                             // some file is
+	suspects   map[deletion.ObjectID]*suspect // objects that are missing or damaged
+	indexed    map[[32]byte]deletion.ObjectID // chunks that the index has in one of them alone
+	hurt       bool                           // some file is
 }
 
 // tableKey is all that a root claims of its manifest's table: where it lies, what
@@ -81,7 +83,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 	d.sizes = x.PackSizes()
 	d.report.Packs += uint64(len(d.packs))
 	d.report.Containers += uint64(len(d.containers))
-	var different []*repository.Snapshot
+	var different []*history.Snapshot
 	for _, s := range d.snapshots {
 		key := keyOfTable(s.Body)
 		if d.tables[key] {
@@ -145,7 +147,7 @@ func (d *domainCheck) objects(ctx context.Context) error {
 			} else {
 				err = d.packContents(gctx, key, hash, size)
 			}
-			return d.doubtful(repository.ObjectID{Kind: wire.KindPack, Hash: hash}, err)
+			return d.doubtful(deletion.ObjectID{Kind: wire.KindPack, Hash: hash}, err)
 		})
 	}
 	if d.ReadData > 0 {
@@ -154,7 +156,7 @@ func (d *domainCheck) objects(ctx context.Context) error {
 				s := <-whole
 				_, err := d.readWhole(gctx, s, wire.KindManifest, hash, size)
 				whole <- s
-				return d.doubtful(repository.ObjectID{Kind: wire.KindManifest, Hash: hash}, err)
+				return d.doubtful(deletion.ObjectID{Kind: wire.KindManifest, Hash: hash}, err)
 			})
 		}
 	}
@@ -337,10 +339,10 @@ func (d *domainCheck) frames(ctx context.Context, s *scratch, key string, k ciph
 }
 
 // index compares the runs with what the packs hold.
-func (d *domainCheck) index(x *repository.Index) {
+func (d *domainCheck) index(x *objects.Index) {
 	x.All(func(id [32]byte, loc index.Location) bool {
 		d.report.Chunks++
-		in := repository.ObjectID{Kind: wire.KindPack, Hash: loc.Pack.Hash}
+		in := deletion.ObjectID{Kind: wire.KindPack, Hash: loc.Pack.Hash}
 		_, there := d.packs[in.Hash]
 		switch {
 		case !there && x.Absent(in.Kind, in.Hash):
@@ -364,7 +366,7 @@ func (d *domainCheck) index(x *repository.Index) {
 
 // snapshot checks that all that a snapshot needs is there. Segments that
 // several snapshots share are looked into once.
-func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) error {
+func (d *domainCheck) snapshot(ctx context.Context, s *history.Snapshot) error {
 	tree, err := snapshot.OpenTree(ctx, d.repo, s)
 	if err != nil {
 		d.hurt = true
@@ -392,14 +394,14 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 			linked = linked || entries[j].Link != 0
 			for k := range entries[j].Chunks {
 				c := &entries[j].Chunks[k]
-				if s := d.suspects[repository.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}]; s != nil && !d.elsewhere(c.ID) {
+				if s := d.suspects[deletion.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}]; s != nil && !d.elsewhere(c.ID) {
 					s.needed = true
 				}
 				if d.there(c) {
 					continue
 				}
 				d.hurt = true
-				in := repository.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}
+				in := deletion.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}
 				if at, ok := d.indexed[c.ID]; ok && d.suspects[in] == nil { // which took the place of the pack in the hint
 					in = at
 					d.suspects[in].needed = true
@@ -413,7 +415,7 @@ func (d *domainCheck) snapshot(ctx context.Context, s *repository.Snapshot) erro
 }
 
 // needed compares the objects that a snapshot needs with those there are.
-func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error {
+func (d *domainCheck) needed(ctx context.Context, s *history.Snapshot) error {
 	m := &s.Body.Manifest
 	if err := d.need(ctx, s, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}); err != nil {
 		return err
@@ -427,12 +429,12 @@ func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error 
 	if err != nil {
 		return d.object(layout.KeyManifest(d.host, d.domain.ID, m.Hash), err)
 	}
-	there := func(id repository.ObjectID) bool {
+	there := func(id deletion.ObjectID) bool {
 		_, ok := d.packs[id.Hash]
 		return ok
 	}
 	for _, o := range contents.Objects {
-		id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
+		id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
 		for _, in := range d.deletions.Resolve(m.Hash, id, there) {
 			x := o
 			if in != id {
@@ -451,13 +453,13 @@ func (d *domainCheck) needed(ctx context.Context, s *repository.Snapshot) error 
 
 // need looks for one object, beneath the current view too where no listing
 // shows it.
-func (d *domainCheck) need(ctx context.Context, s *repository.Snapshot, o pack.Object) error {
+func (d *domainCheck) need(ctx context.Context, s *history.Snapshot, o pack.Object) error {
 	have, key := d.packs, layout.KeyPack(d.host, d.domain.ID, o.Hash)
 	if o.Kind == wire.KindManifest {
 		have, key = d.containers, layout.KeyManifest(d.host, d.domain.ID, o.Hash)
 	}
 	size, ok := have[o.Hash]
-	id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
+	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
 	if ok && uint64(size) == o.Size || d.suspects[id] != nil {
 		return nil
 	}

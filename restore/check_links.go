@@ -8,8 +8,8 @@ import (
 
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
 )
 
 // checkedGroup is what is remembered of a group of hard links.
@@ -23,7 +23,7 @@ type checkedGroup struct {
 // A group may lie in any segments, so those with hard links are read again;
 // where a snapshot before had the same ones and they were as they should be,
 // there is nothing new in them.
-func (d *domainCheck) links(ctx context.Context, s *repository.Snapshot, tree *snapshot.Tree) error {
+func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snapshot.Tree) error {
 	set, any := sha256.New(), false
 	for i := range tree.Table.Segments {
 		if id := tree.Table.Segments[i].ID; d.segments[id] {
@@ -58,7 +58,7 @@ func (d *domainCheck) links(ctx context.Context, s *repository.Snapshot, tree *s
 // linkCheck goes through the hard links of one snapshot.
 type linkCheck struct {
 	*domainCheck
-	snapshot *repository.Snapshot
+	snapshot *history.Snapshot
 	tree     *snapshot.Tree
 	groups   map[uint64]checkedGroup
 	unlike   int

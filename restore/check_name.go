@@ -8,13 +8,14 @@ import (
 
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
 )
 
 // newest are the newest snapshots of the environments of a domain, as far as they
 // open.
-func (d *domainCheck) newest() (list []*repository.Snapshot) {
+func (d *domainCheck) newest() (list []*history.Snapshot) {
 	seen := map[string]bool{}
 	for _, s := range d.snapshots { // of each environment, the newest first
 		if !seen[s.Environment] {
@@ -32,7 +33,7 @@ func (d *domainCheck) onHost(ctx context.Context) (in map[[32]byte]string, err e
 	in = map[[32]byte]string{}
 	for _, s := range d.newest() {
 		tree, err := snapshot.OpenTree(ctx, d.repo, s)
-		if repository.Damaged(err) {
+		if authentic.Damaged(err) {
 			continue
 		}
 		if err != nil {
@@ -71,7 +72,7 @@ func (d *domainCheck) name(ctx context.Context) error {
 	for id, key := range d.bad {
 		d.damage(key, fmt.Errorf("chunk %x is lost", id[:8]))
 	}
-	newest := map[*repository.Snapshot]bool{}
+	newest := map[*history.Snapshot]bool{}
 	for _, s := range d.newest() {
 		newest[s] = true
 	}
@@ -115,7 +116,7 @@ func (d *domainCheck) name(ctx context.Context) error {
 }
 
 // nameFile names a file with each damaged object that it needs something of.
-func (d *domainCheck) nameFile(s *repository.Snapshot, e *manifest.Entry, onHost map[[32]byte]string) {
+func (d *domainCheck) nameFile(s *history.Snapshot, e *manifest.Entry, onHost map[[32]byte]string) {
 	lost := map[string]bool{} // by object
 	for i := range e.Chunks {
 		id := e.Chunks[i].ID

@@ -11,8 +11,10 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
+	"knowngood/storage/objects"
 	"knowngood/storage/seal"
 )
 
@@ -24,7 +26,7 @@ type suspect struct {
 }
 
 // suspect notes what is wrong with an object, once.
-func (d *domainCheck) suspect(id repository.ObjectID, err error) {
+func (d *domainCheck) suspect(id deletion.ObjectID, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.suspects[id] == nil {
@@ -34,7 +36,7 @@ func (d *domainCheck) suspect(id repository.ObjectID, err error) {
 
 // doubtful takes the outcome of looking into an object: damage is noted, other
 // errors are passed on.
-func (d *domainCheck) doubtful(id repository.ObjectID, err error) error {
+func (d *domainCheck) doubtful(id deletion.ObjectID, err error) error {
 	if err == nil || d.lostKey(err) {
 		return nil
 	}
@@ -54,7 +56,7 @@ func (d *domainCheck) elsewhere(id [32]byte) bool {
 // container looks whether a segment lies only in a container that is missing or
 // damaged.
 func (d *domainCheck) container(ctx context.Context, hash, segment [32]byte) error {
-	s := d.suspects[repository.ObjectID{Kind: wire.KindManifest, Hash: hash}]
+	s := d.suspects[deletion.ObjectID{Kind: wire.KindManifest, Hash: hash}]
 	if s == nil || s.needed {
 		return nil
 	}
@@ -62,8 +64,8 @@ func (d *domainCheck) container(ctx context.Context, hash, segment [32]byte) err
 	if err != nil {
 		return err
 	}
-	s.needed = !slices.ContainsFunc(copies, func(c repository.SegmentCopy) bool {
-		return d.suspects[repository.ObjectID{Kind: wire.KindManifest, Hash: c.Container.Hash}] == nil
+	s.needed = !slices.ContainsFunc(copies, func(c objects.SegmentCopy) bool {
+		return d.suspects[deletion.ObjectID{Kind: wire.KindManifest, Hash: c.Container.Hash}] == nil
 	})
 	return nil
 }
@@ -82,7 +84,7 @@ func (d *domainCheck) judge() {
 			delete(d.bad, id)
 		}
 	}
-	unique := map[repository.ObjectID]bool{} // of what the index has nowhere else
+	unique := map[deletion.ObjectID]bool{} // of what the index has nowhere else
 	for _, id := range d.indexed {
 		unique[id] = true
 	}
@@ -130,8 +132,8 @@ const maxNamed = 10
 // runs compares the index runs that the newest snapshot of the domain saw with
 // those that the store has. What one held can be read from the packs, so nothing
 // is lost with it; somebody removed it all the same.
-func (d *domainCheck) runs(x *repository.Index) {
-	var newest *repository.Snapshot
+func (d *domainCheck) runs(x *objects.Index) {
+	var newest *history.Snapshot
 	for _, s := range d.snapshots {
 		if newest == nil || s.Body.Finished.After(newest.Body.Finished) {
 			newest = s

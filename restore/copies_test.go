@@ -12,10 +12,10 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
 	"knowngood/storage/index"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -37,7 +37,7 @@ func (a *archive) rubbishRun(t *testing.T) {
 	var chunks []pack.Chunk
 	keys := packs(t, a.memory)
 	for i, key := range keys {
-		id, _ := repository.ParseObjectKey(key)
+		id, _ := deletion.ParseKey(key)
 		tail, err := reader.TailOf(a.Ctx, wire.KindPack, id.Hash, -1)
 		a.Check(err)
 		contents, err := tail.Contents(wire.KindPack, host.Domain)

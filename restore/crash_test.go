@@ -14,8 +14,8 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // copyOf is a store with the objects of another.
@@ -60,7 +60,7 @@ func write(t testing.TB, path, content string) {
 func settle() { time.Sleep(60 * time.Millisecond) }
 
 // history is a repository with one snapshot, and a tree that changed since.
-type history struct {
+type changedTree struct {
 	*enginetest.World
 	memory *storagetest.Memory
 	src    string
@@ -68,8 +68,8 @@ type history struct {
 	now    treetest.Tree
 }
 
-func newHistory(t *testing.T) *history {
-	h := &history{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
+func newHistory(t *testing.T) *changedTree {
+	h := &changedTree{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
 	h.World = enginetest.New(t, h.memory)
 	treetest.Generate(t, h.src, treetest.Seed(7), treetest.Shape{Nodes: 30, MaxFile: 300 << 10, LargeDir: 20, Without: []treetest.Part{treetest.DeepPaths}})
 	for i := range 3 {
@@ -141,7 +141,7 @@ func (l loss) strike(w *enginetest.World) {
 	}
 	r := w.Open(w.State)
 	r.Unlock(w.ID)
-	_, err = r.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+	_, err = r.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 	w.Check(err)
 }
 
@@ -174,7 +174,7 @@ func TestARunThatStopsAnywhereHarmsNothingAndLosesNoPack(t *testing.T) {
 	}
 }
 
-func (h *history) stop(t *testing.T, n int, effect bool, lost loss, whole uint64) {
+func (h *changedTree) stop(t *testing.T, n int, effect bool, lost loss, whole uint64) {
 	memory := copyOf(t, h.memory)
 	faulty := storagetest.NewFaulty(memory)
 	w := h.With(t, faulty)

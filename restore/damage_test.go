@@ -17,8 +17,12 @@ import (
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
+	"knowngood/storage/localstate"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // archive is a repository with several objects of each kind.
@@ -96,7 +100,7 @@ func (a *archive) restoreAll() []outcome {
 		out := treetest.TempDir(a.T)
 		res, err := a.TryRestore(ref, restore.Options{Under: enginetest.Under(a.src), Target: out})
 		if err != nil {
-			if !repository.Damaged(err) && !errors.Is(err, repository.ErrNoUsableIdentity) && !errors.Is(err, repository.ErrNoRepository) && !errors.Is(err, repository.ErrNoSnapshot) {
+			if !authentic.Damaged(err) && !errors.Is(err, trust.ErrNoUsableIdentity) && !errors.Is(err, trust.ErrNoRepository) && !errors.Is(err, history.ErrNoSnapshot) {
 				a.T.Errorf("restore %s fails with %v", ref, err)
 			}
 			all = append(all, outcome{err: err})
@@ -144,7 +148,7 @@ func names(problems []restore.Problem, path string) bool {
 
 // report is what a check of everything says.
 func (a *archive) report() (*restore.CheckReport, error) {
-	r, err := repository.Open(a.Ctx, a.Store, repository.OpenOptions{})
+	r, err := repository.Open(a.Ctx, a.Store, repository.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -158,11 +162,11 @@ func (a *archive) named(outcomes []outcome, keys ...string) {
 	a.T.Helper()
 	report, err := a.report()
 	if err != nil {
-		if !repository.Damaged(err) && !errors.Is(err, repository.ErrNoRepository) {
+		if !authentic.Damaged(err) && !errors.Is(err, trust.ErrNoRepository) {
 			a.T.Errorf("check fails with %v", err)
 		}
 		for _, key := range keys {
-			if !strings.Contains(err.Error(), key) && !errors.Is(err, repository.ErrNoRepository) {
+			if !strings.Contains(err.Error(), key) && !errors.Is(err, trust.ErrNoRepository) {
 				a.T.Errorf("check ends with %v, which does not name %s", err, key)
 			}
 		}
@@ -309,12 +313,12 @@ func TestAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
 		foreign, err := storage.ReadAll(t.Context(), b.memory, "descriptor", 0, -1)
 		a.Check(err)
 		a.memory.Edit("descriptor", func([]byte) []byte { return foreign })
-		var tampered *repository.TamperError
+		var tampered *authentic.TamperError
 		if _, err := a.Capture("e", nil, a.src); !errors.As(err, &tampered) {
 			t.Errorf("a capture where it is remembered: %v", err)
 		}
 		pin := a.World.Pin
-		if _, err := repository.Open(a.Ctx, a.Store, repository.OpenOptions{Given: &repository.Pin{Descriptor: pin, Source: "--pin"}}); !errors.As(err, &tampered) {
+		if _, err := repository.Open(a.Ctx, a.Store, repository.Options{Options: trust.Options{Given: &localstate.Pin{Descriptor: pin, Source: "--pin"}}}); !errors.As(err, &tampered) {
 			t.Errorf("with the pin: %v", err)
 		}
 		for i, o := range a.restoreAll() {
@@ -337,7 +341,7 @@ func TestAnOlderRootInPlaceOfANewerIsRefused(t *testing.T) {
 		t.Errorf("restores: %+v", outcomes)
 	}
 	a.named(outcomes, keys[0])
-	if _, err := a.TryRestore("e", restore.Options{Target: t.TempDir()}); !repository.Damaged(err) {
+	if _, err := a.TryRestore("e", restore.Options{Target: t.TempDir()}); !authentic.Damaged(err) {
 		t.Errorf("restore of the newest: %v", err)
 	}
 }
@@ -351,13 +355,13 @@ func TestARollBackIsDetectedWhereANewerHeadIsRemembered(t *testing.T) {
 			for _, key := range a.keys("hosts/h/roots/e/")[:gone] {
 				a.memory.Forget(key)
 			}
-			var tampered *repository.TamperError
+			var tampered *authentic.TamperError
 			if _, err := a.Capture("e", nil, a.src); !errors.As(err, &tampered) {
 				t.Errorf("the host's next capture: %v", err)
 			}
 			r := a.Open(a.State)
 			r.Unlock(a.ID)
-			ref, _, err := repository.ParseRef("e")
+			ref, _, err := history.ParseRef("e")
 			a.Check(err)
 			if s, err := r.Resolve(a.Ctx, ref, enginetest.Host); !errors.As(err, &tampered) {
 				t.Errorf("the host's newest is %v, %v", s, err)
@@ -410,10 +414,10 @@ func TestWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 				}
 				pin := a.World.Pin
 				for i, want := range a.trees {
-					r, err := repository.Open(a.Ctx, a.Store, repository.OpenOptions{Given: &repository.Pin{Descriptor: pin, Source: "--pin"}})
+					r, err := repository.Open(a.Ctx, a.Store, repository.Options{Options: trust.Options{Given: &localstate.Pin{Descriptor: pin, Source: "--pin"}}})
 					a.Check(err)
 					r.Unlock(a.ID)
-					ref, _, err := repository.ParseRef(fmt.Sprintf("h/e@%d", i+1))
+					ref, _, err := history.ParseRef(fmt.Sprintf("h/e@%d", i+1))
 					a.Check(err)
 					s, err := r.Resolve(a.Ctx, ref, enginetest.Host)
 					a.Check(err)

@@ -12,10 +12,12 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/chunk"
 	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 const (
@@ -29,8 +31,8 @@ const (
 )
 
 // wrongContent says that a chunk in a pack does not have the content of its ID.
-func wrongContent(r *repository.Reader, hash [32]byte) error {
-	return &repository.DamageError{Key: layout.KeyPack(r.Host(), r.Domain().ID, hash), What: wire.KindPack.String(), Err: errors.New("a chunk in it has not the content of its ID")}
+func wrongContent(r *objects.Reader, hash [32]byte) error {
+	return &authentic.DamageError{Key: layout.KeyPack(r.Host(), r.Domain().ID, hash), What: wire.KindPack.String(), Err: errors.New("a chunk in it has not the content of its ID")}
 }
 
 // use is a place that a chunk is written to.
@@ -245,7 +247,7 @@ func (f *fetcher) job(ctx context.Context, job *rangeJob) error {
 	sealed, err := reader.Read(ctx, buffer[:0], wire.KindPack, job.ref.Hash, int64(job.offset), int64(job.len))
 	if err == nil {
 		f.r.Progress.Fetched.Add(uint64(len(sealed)))
-	} else if !repository.Damaged(err) {
+	} else if !authentic.Damaged(err) {
 		return err
 	}
 	d := <-f.decoder
@@ -257,7 +259,7 @@ func (f *fetcher) job(ctx context.Context, job *rangeJob) error {
 		case err == nil:
 			at := fr.offset - job.offset
 			c, ferr = reader.Open(ctx, d.content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
-			if repository.Damaged(ferr) {
+			if authentic.Damaged(ferr) {
 				// The reply may be damaged, or the object covered by another.
 				c, ferr = reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
 			}
@@ -266,7 +268,7 @@ func (f *fetcher) job(ctx context.Context, job *rangeJob) error {
 			c, ferr = reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
 		}
 		if ferr != nil {
-			if !repository.Damaged(ferr) {
+			if !authentic.Damaged(ferr) {
 				return ferr
 			}
 			if e := f.elsewhere(ctx, h, fr, ferr); e != nil {
@@ -326,13 +328,13 @@ func (f *fetcher) elsewhere(ctx context.Context, h *chunk.Hasher, fr *frame, cau
 // located is the frame that copies of chunks were last read from: those of a
 // pack that was rewritten mostly lie together again.
 type located struct {
-	at      repository.Place // of one of its chunks
-	content []byte           // nil when there is none
+	at      objects.Place // of one of its chunks
+	content []byte        // nil when there is none
 }
 
 // placeOf is where an entry says that a chunk lies.
-func placeOf(c *manifest.Chunk) repository.Place {
-	return repository.Place{Pack: *c.Loc.Pack, FrameOffset: c.Loc.FrameOffset, FrameLen: c.Loc.FrameLen, Offset: c.Loc.Offset}
+func placeOf(c *manifest.Chunk) objects.Place {
+	return objects.Place{Pack: *c.Loc.Pack, FrameOffset: c.Loc.FrameOffset, FrameLen: c.Loc.FrameLen, Offset: c.Loc.Offset}
 }
 
 // elsewhereChunk looks for a chunk in all other places that are named. When it is
@@ -345,7 +347,7 @@ func (f *fetcher) elsewhereChunk(ctx context.Context, h *chunk.Hasher, u use, ca
 			in.at = at
 			in.content, err = reader.Frame(ctx, wire.KindPack, &at.Pack, at.FrameOffset, at.FrameLen)
 		}
-		if err != nil && !repository.Damaged(err) && !errors.Is(err, repository.ErrNoUsableIdentity) {
+		if err != nil && !authentic.Damaged(err) && !errors.Is(err, trust.ErrNoUsableIdentity) {
 			return err
 		}
 		if to := uint64(at.Offset) + uint64(c.Len); err == nil && to <= uint64(len(in.content)) && h.ID(in.content[at.Offset:to]) == c.ID {

@@ -10,7 +10,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
 )
 
 // earlyWrite is the length of a chunk, in bytes, from which the disk is told to
@@ -273,7 +273,7 @@ func (f *file) count(r *restorer) error {
 // the chunks that would be taken from what is there.
 func (f *file) planned(r *restorer, good []bool) error {
 	err := r.objects.lacking(f.entry, good)
-	if repository.Damaged(err) {
+	if authentic.Damaged(err) {
 		r.note(f.entry.Path, err)
 		f.group.fail(r)
 		return nil

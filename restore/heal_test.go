@@ -20,11 +20,16 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // verify makes a capture list what the store holds.
@@ -55,7 +60,7 @@ func undamaged(w *enginetest.World) {
 	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
 	w.Check(err)
 	for _, d := range report.Damage {
-		var tampered *repository.TamperError
+		var tampered *authentic.TamperError
 		if !errors.As(d.Err, &tampered) { // what is hidden is found all the same, and told
 			w.T.Errorf("check: %s: %v, hurts %q", d.Object, d.Err, d.Hurts)
 		}
@@ -169,7 +174,7 @@ func TestOnlyWhatLayInALostPackIsReadAgain(t *testing.T) {
 func TestSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
 	t.Parallel()
 	// Of two snapshots the second shares all segments but one with the first.
-	h := &history{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
+	h := &changedTree{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
 	h.World = enginetest.New(t, h.memory)
 	for i := range 9000 {
 		h.Check(os.WriteFile(filepath.Join(h.src, fmt.Sprintf("%04d", i)), nil, 0o600))
@@ -181,7 +186,7 @@ func TestSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
 	settle()
 	second := h.MustCapture("e", h.src)
 	h.now = treetest.Snapshot(t, h.src)
-	for _, lost := range []*repository.Snapshot{first.Snapshot, second.Snapshot} {
+	for _, lost := range []*history.Snapshot{first.Snapshot, second.Snapshot} {
 		w := *h
 		w.memory = copyOf(t, h.memory)
 		w.World = h.With(t, w.memory)
@@ -233,10 +238,10 @@ func TestWhatADeadRunStoredAndTheStoreLostIsReadAgain(t *testing.T) {
 
 // days runs f in simulated time that begins after the files' own, with a
 // repository that has one snapshot, d@1, of random files.
-func days(t *testing.T, f func(t *testing.T, h *history)) {
+func days(t *testing.T, f func(t *testing.T, h *changedTree)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := &history{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
+		h := &changedTree{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
 		info, err := os.Stat(h.src)
 		if err != nil {
 			t.Fatal(err)
@@ -253,17 +258,17 @@ func days(t *testing.T, f func(t *testing.T, h *history)) {
 }
 
 // packs are the keys of all packs.
-func (h *history) packs() []string {
+func (h *changedTree) packs() []string {
 	return slices.DeleteFunc(h.memory.Keys(), func(k string) bool { return !strings.HasPrefix(k, "hosts/h/packs/") })
 }
 
 func TestALossIsNoticedWithinADay(t *testing.T) {
 	for name, keep := range map[string]time.Duration{"by a command each hour": 0, "by a daemon": 6 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
-			days(t, func(t *testing.T, h *history) {
+			days(t, func(t *testing.T, h *changedTree) {
 				store := storagetest.NewFaulty(h.memory)
 				open := func() *repository.Repository {
-					r, err := repository.Open(h.Ctx, store, repository.OpenOptions{StateDir: h.State, URL: h.URL, Now: time.Now(), KeepIndex: keep})
+					r, err := repository.Open(h.Ctx, store, repository.Options{Options: trust.Options{StateDir: h.State, URL: h.URL, Now: time.Now()}, KeepIndex: keep})
 					h.Check(err)
 					return r
 				}
@@ -275,7 +280,7 @@ func TestALossIsNoticedWithinADay(t *testing.T) {
 					}
 					host, err := r.Host(h.Ctx)
 					h.Check(err)
-					res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: h.src}}})
+					res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.State.Dir(), Sources: []walk.Source{{Path: h.src}}})
 					h.Check(err)
 					return res
 				}
@@ -315,7 +320,7 @@ func TestALossIsNoticedWithinADay(t *testing.T) {
 }
 
 func TestNoRunIsCompleteThatRefersToWhatTheStoreLost(t *testing.T) {
-	days(t, func(t *testing.T, h *history) {
+	days(t, func(t *testing.T, h *changedTree) {
 		// It takes two days, and a pack that it relies on is lost after one.
 		slow := storagetest.NewFaulty(h.memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.Delayed(26 * time.Hour)})
 		long := *h.World
@@ -331,7 +336,7 @@ func TestNoRunIsCompleteThatRefersToWhatTheStoreLost(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(25 * time.Hour)
 		h.memory.Forget(lost)
-		if err := <-done; !errors.Is(err, repository.ErrLost) {
+		if err := <-done; !errors.Is(err, objects.ErrLost) {
 			t.Errorf("the run ends with %v, want ErrLost", err)
 		}
 		res, err := h.Capture("d", nil, h.src)
@@ -355,10 +360,10 @@ func (a *archive) tell(onHost bool, keys ...string) (noted bool) {
 	}
 	r := a.Open(state)
 	r.Unlock(a.ID)
-	var ids []repository.ObjectID
+	var ids []deletion.ObjectID
 	domain := seal.DomainID{}
 	for _, key := range keys {
-		id, ok := repository.ParseObjectKey(key)
+		id, ok := deletion.ParseKey(key)
 		if !ok {
 			a.T.Fatalf("%s is no pack or container", key)
 		}
@@ -461,7 +466,7 @@ func TestADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
 	a := newArchive(t)
 	key := a.keys("hosts/h/packs/")[0]
 	a.memory.Edit(key, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
-	id, _ := repository.ParseObjectKey(key)
+	id, _ := deletion.ParseKey(key)
 	_, s, err := a.Snapshot("e@1")
 	a.Check(err)
 	host, err := a.Open(a.State).Host(a.Ctx)
@@ -554,14 +559,14 @@ func TestAnIndexRunThatTheStoreLostIsPublishedAgain(t *testing.T) {
 }
 
 func TestADaemonPublishesAgainTheIndexRunThatTheStoreLost(t *testing.T) {
-	days(t, func(t *testing.T, h *history) {
-		r, err := repository.Open(h.Ctx, h.memory, repository.OpenOptions{StateDir: h.State, URL: h.URL, Now: time.Now(), KeepIndex: 6 * time.Hour})
+	days(t, func(t *testing.T, h *changedTree) {
+		r, err := repository.Open(h.Ctx, h.memory, repository.Options{Options: trust.Options{StateDir: h.State, URL: h.URL, Now: time.Now()}, KeepIndex: 6 * time.Hour})
 		h.Check(err)
 		defer r.Close()
 		run := func() {
 			host, err := r.Host(h.Ctx)
 			h.Check(err)
-			res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: h.src}}})
+			res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.State.Dir(), Sources: []walk.Source{{Path: h.src}}})
 			h.Check(err)
 			if res.NewBytes != 0 {
 				t.Errorf("%d bytes are new", res.NewBytes)

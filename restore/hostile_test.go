@@ -17,9 +17,10 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/restore"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/authentic"
 	"knowngood/storage/chunk"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
@@ -39,14 +40,14 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	w.Check(err)
 	epoch, err := r.CurrentEpoch(w.Ctx)
 	w.Check(err)
-	ix, err := r.OpenIndex(w.Ctx, host, repository.Verification{})
+	ix, err := r.OpenIndex(w.Ctx, host, objects.Verification{})
 	w.Check(err)
 	defer ix.Close()
-	writer, err := r.NewWriter(w.Ctx, host, epoch, ix, repository.WriterOptions{})
+	writer, err := r.NewWriter(w.Ctx, host, epoch, ix, objects.WriterOptions{})
 	w.Check(err)
 	defer writer.Abort()
 	framer, hasher := writer.NewFramer(), chunk.NewHasher(host.Domain.ChunkKey())
-	refs := map[*manifest.Entry]repository.ChunkRef{}
+	refs := map[*manifest.Entry]objects.ChunkRef{}
 	for _, e := range entries {
 		if text, ok := contents[e.Path]; ok {
 			id := hasher.ID([]byte(text))
@@ -74,13 +75,13 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	frame, err := writer.AddSegment(id, pack.NewCompressor(pack.LevelDefault).Frame(nil, content), len(content))
 	w.Check(err)
 	var table *manifest.Table
-	ref, err := writer.FinishManifest(func(place func(*repository.Frame) repository.SegmentPlace) ([]byte, []pack.Object) {
+	ref, err := writer.FinishManifest(func(place func(*objects.Frame) objects.SegmentPlace) ([]byte, []pack.Object) {
 		p := place(frame)
 		table = &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
 		return table.Append(nil), nil
 	})
 	w.Check(err)
-	_, err = host.Commit(w.Ctx, "e", func(uint64) *statement.RootBody {
+	_, err = r.Commit(w.Ctx, host, "e", func(uint64) *statement.RootBody {
 		b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
 		change(b)
 		return b
@@ -269,7 +270,7 @@ func TestATableThatTheRootWasNotSignedForIsRefused(t *testing.T) {
 	forgeRoot(w, []*manifest.Entry{folder(""), file("a")}, map[string]string{"a": "content"}, func(b *statement.RootBody) { b.Content[0]++ })
 
 	_, err := w.TryRestore("e", restore.Options{Target: t.TempDir()})
-	if !repository.Damaged(err) || !strings.Contains(err.Error(), "not the one that the root was signed for") {
+	if !authentic.Damaged(err) || !strings.Contains(err.Error(), "not the one that the root was signed for") {
 		t.Errorf("restore: %v", err)
 	}
 	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})

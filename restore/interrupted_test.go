@@ -16,8 +16,8 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/restore"
 	"knowngood/storage"
-	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // manyFiles makes a tree of n files of 64 KiB that do not compress.
@@ -89,7 +89,7 @@ func TestWhatAnInterruptedRunNotedIsNotUsedUnderAnotherKey(t *testing.T) {
 	w.Store = memory
 	r := w.Open(w.State)
 	r.Unlock(w.ID)
-	_, err := r.Join(t.Context(), repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+	_, err := r.Join(t.Context(), trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 	w.Check(err)
 	if res := w.MustCapture("e", src); res.Read != 400 {
 		t.Errorf("%d files are read", res.Read)
@@ -191,7 +191,7 @@ func TestARestoreInPlaceThatStopsLeavesNoMixedFile(t *testing.T) {
 
 // unmixed asserts that each file below a directory has the content of one of
 // the two snapshots.
-func (h *history) unmixed(t *testing.T, target string) {
+func (h *changedTree) unmixed(t *testing.T, target string) {
 	t.Helper()
 	for path, got := range treetest.Snapshot(t, target) {
 		if got.Content == nil || strings.HasPrefix(filepath.Base(path), ".knowngood-") {

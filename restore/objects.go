@@ -12,9 +12,9 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 )
 
 // Lacking is a pack that is missing, or not as long as it should be, with what
@@ -29,10 +29,10 @@ type Lacking struct {
 // maxLacking is how many paths are named for each pack.
 const maxLacking = 10
 
-// objects are the packs that a dry run would read. One listing shows which of
+// packListing is the packs that a dry run would read. One listing shows which of
 // those of the snapshot are there; nothing of them is read. Containers of the
 // manifest need no listing: a dry run reads what a restore reads of them.
-type objects struct {
+type packListing struct {
 	ctx  context.Context
 	tree *snapshot.Tree
 
@@ -48,15 +48,15 @@ type packState struct {
 }
 
 // listObjects compares the packs that a snapshot names with those there are.
-func listObjects(ctx context.Context, t *snapshot.Tree) (*objects, error) {
-	o := &objects{ctx: ctx, tree: t, packs: map[[32]byte]*packState{}}
+func listObjects(ctx context.Context, t *snapshot.Tree) (*packListing, error) {
+	o := &packListing{ctx: ctx, tree: t, packs: map[[32]byte]*packState{}}
 	m, r := &t.Snapshot.Body.Manifest, t.Reader
 	tail, err := r.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	var contents *pack.Contents
 	if err == nil {
 		contents, err = tail.Contents(wire.KindManifest, r.Domain())
 	}
-	if err != nil && !repository.Damaged(err) {
+	if err != nil && !authentic.Damaged(err) {
 		return nil, err
 	}
 	if err == nil { // else each pack is looked for when it is met
@@ -68,7 +68,7 @@ func listObjects(ctx context.Context, t *snapshot.Tree) (*objects, error) {
 	}
 
 	prefix := layout.PrefixPacks(r.Host(), r.Domain().ID)
-	for x, err := range r.Repository().Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
+	for x, err := range r.Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
 		if err != nil {
 			return nil, err
 		}
@@ -81,7 +81,7 @@ func listObjects(ctx context.Context, t *snapshot.Tree) (*objects, error) {
 
 // lacking reports why a file could not be restored, nil when it could; good are
 // the chunks of it that need not be read.
-func (o *objects) lacking(e *manifest.Entry, good []bool) error {
+func (o *packListing) lacking(e *manifest.Entry, good []bool) error {
 	if o == nil {
 		return nil
 	}
@@ -109,9 +109,9 @@ func (o *objects) lacking(e *manifest.Entry, good []bool) error {
 
 // elsewhere reports whether another place is named at which a chunk may lie, in a
 // pack that is there.
-func (o *objects) elsewhere(c *manifest.Chunk) (bool, error) {
+func (o *packListing) elsewhere(c *manifest.Chunk) (bool, error) {
 	for at, err := range o.tree.Reader.Places(o.ctx, c.ID, placeOf(c)) {
-		if repository.Damaged(err) {
+		if authentic.Damaged(err) {
 			return false, nil
 		}
 		if err != nil {
@@ -126,7 +126,7 @@ func (o *objects) elsewhere(c *manifest.Chunk) (bool, error) {
 }
 
 // there reports whether a pack is there, up to an offset.
-func (o *objects) there(hash [32]byte, end int64) (bool, error) {
+func (o *packListing) there(hash [32]byte, end int64) (bool, error) {
 	p := o.packs[hash]
 	if p == nil {
 		p = &packState{want: -1, have: -1}
@@ -143,7 +143,7 @@ func (o *objects) there(hash [32]byte, end int64) (bool, error) {
 
 // judge finds out whether a pack is as it should be. One that the listing does
 // not show may lie beneath a delete marker, where a restore finds it too.
-func (o *objects) judge(hash [32]byte, p *packState) error {
+func (o *packListing) judge(hash [32]byte, p *packState) error {
 	if p.want >= 0 && p.have == p.want {
 		return nil
 	}
@@ -153,7 +153,7 @@ func (o *objects) judge(hash [32]byte, p *packState) error {
 		if err == nil && tail != nil {
 			return nil
 		}
-		if !repository.Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+		if !authentic.Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
 			return err
 		}
 	} else {
@@ -165,17 +165,17 @@ func (o *objects) judge(hash [32]byte, p *packState) error {
 }
 
 // lost notes a file that needs what is not there.
-func (o *objects) lost(hash [32]byte, e *manifest.Entry) error {
+func (o *packListing) lost(hash [32]byte, e *manifest.Entry) error {
 	l := o.packs[hash].lacking
 	l.Files++
 	if len(l.Paths) < maxLacking {
 		l.Paths = append(l.Paths, strings.Clone(e.Path))
 	}
-	return &repository.DamageError{Key: l.Key, What: "pack", Err: l.Err}
+	return &authentic.DamageError{Key: l.Key, What: "pack", Err: l.Err}
 }
 
 // report is how many packs would be read, and which of them are lacking.
-func (o *objects) report() (used int, lacking []Lacking) {
+func (o *packListing) report() (used int, lacking []Lacking) {
 	for _, p := range o.packs {
 		if p.used {
 			used++

@@ -11,7 +11,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
 )
 
 // OwnerOptions say whose the restored files will be.
@@ -100,7 +100,7 @@ func newOwnerMap(ctx context.Context, o *Options, first *manifest.Entry) (*owner
 		return m, nil
 	}
 	e, err := o.Tree.Find(ctx, path)
-	if repository.Damaged(err) {
+	if authentic.Damaged(err) {
 		return m, nil // the restore itself names it, and does not bring it
 	}
 	// Whoever else may write it must not choose whose files become whose.

@@ -26,7 +26,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
 )
 
 // Options of a restore.
@@ -183,7 +183,7 @@ type restorer struct {
 	commit     committer
 	rights     rights
 	protection protection
-	objects    *objects // of a dry run that verifies; else nil
+	objects    *packListing // of a dry run that verifies; else nil
 
 	planned     Counts
 	unavailable Counts // of these, what the snapshot does not have whole
@@ -306,7 +306,7 @@ func (r *restorer) note(path string, err error) {
 	if len(r.result.Problems) < maxProblems {
 		r.result.Problems = append(r.result.Problems, Problem{strings.Clone(path), err})
 	}
-	var damage *repository.DamageError
+	var damage *authentic.DamageError
 	if errors.As(err, &damage) {
 		r.result.Damaged = true
 	}

@@ -26,9 +26,12 @@ import (
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/chunk"
+	"knowngood/storage/history"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // Options of a capture.
@@ -51,7 +54,7 @@ type Options struct {
 	// it may miss writes through a mapping. Tests, whose files are younger, set
 	// a nanosecond; the granularity of the time stamps counts in any case.
 	WritebackWindow time.Duration
-	Verify          repository.Verification
+	Verify          objects.Verification
 	DryRun          bool   // walk and compare, store nothing
 	NotEmpty        bool   // refuse, with ErrNothing, a snapshot in which no rule includes anything
 	Version         string // of the program
@@ -66,7 +69,7 @@ var ErrNothing = errors.New("the include patterns match nothing: no snapshot was
 
 // Result of a capture.
 type Result struct {
-	Snapshot *repository.Snapshot // nil in a dry run
+	Snapshot *history.Snapshot // nil in a dry run
 	Totals
 	NewBytes    uint64 // content that the repository did not have
 	StoredBytes uint64 // bytes written to the store
@@ -86,9 +89,9 @@ func (r *Result) Partial() bool { return r.Count > 0 }
 type capture struct {
 	Options
 	repo    *repository.Repository
-	host    *repository.Host
-	writer  *repository.Writer // nil in a dry run
-	index   *repository.Index
+	host    *trust.Host
+	writer  *objects.Writer // nil in a dry run
+	index   *objects.Index
 	chunker *chunk.Chunker
 	users   *posix.Users
 	started time.Time
@@ -112,7 +115,7 @@ type capture struct {
 }
 
 // Capture takes a snapshot of an environment.
-func Capture(ctx context.Context, repo *repository.Repository, host *repository.Host, o Options) (*Result, error) {
+func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
@@ -151,7 +154,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *repository.
 	if err := c.checkParents(ctx); err != nil {
 		return nil, err
 	}
-	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, repository.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
+	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, objects.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
 		return nil, err
 	}
 	local, err := newLocalWriter(dir, host.Domain.ID, c.started)
@@ -245,7 +248,7 @@ func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) 
 	return c.commit(ctx, e)
 }
 
-func (c *capture) result(e *emitter, s *repository.Snapshot) *Result {
+func (c *capture) result(e *emitter, s *history.Snapshot) *Result {
 	r := &Result{Snapshot: s, Totals: e.totals, Suspect: c.suspicions, Duration: time.Since(c.started), Read: c.Progress.FilesRead.Load()}
 	r.Problems, r.Count = c.problems.list()
 	if c.writer != nil {
@@ -296,7 +299,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 		body.Status = statement.Partial
 	}
 	var overtaken error
-	s, err := c.host.Commit(ctx, c.Environment, func(number uint64) *statement.RootBody {
+	s, err := c.repo.Commit(ctx, c.host, c.Environment, func(number uint64) *statement.RootBody {
 		if overtaken = c.followsParent(ctx, number, trailer); overtaken != nil {
 			return nil
 		}

@@ -23,7 +23,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage"
-	"knowngood/storage/repository"
+	"knowngood/storage/history"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
@@ -331,7 +331,7 @@ func TestACommandThatFailsFailsTheSnapshot(t *testing.T) {
 	if !errors.As(err, &failed) || !errors.Is(err, exit) || failed.As != "db.dump" {
 		t.Errorf("error: %v", err)
 	}
-	if _, _, err := w.Snapshot("e"); !errors.Is(err, repository.ErrNoSnapshot) {
+	if _, _, err := w.Snapshot("e"); !errors.Is(err, history.ErrNoSnapshot) {
 		t.Errorf("there is a snapshot: %v", err)
 	}
 	res, err := w.Capture("e", func(o *snapshot.Options) { o.Commands = []snapshot.Command{output("db.dump", dump, nil)} }, src)
@@ -410,7 +410,7 @@ func TestADamagedLocalManifestCostsTimeOnly(t *testing.T) {
 	base := enginetest.New(t, memory)
 	base.MustCapture("e", src)
 	want := treetest.Snapshot(t, src)
-	file := base.Open(base.State).LocalDir().Path("env", "e", "manifest")
+	file := base.Open(base.State).State.Dir().Path("env", "e", "manifest")
 	whole, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -430,7 +430,7 @@ func TestADamagedLocalManifestCostsTimeOnly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := base.With(t, memory)
-			file := w.Open(w.State).LocalDir().Path("env", "e", "manifest")
+			file := w.Open(w.State).State.Dir().Path("env", "e", "manifest")
 			if err := os.WriteFile(file, damage(bytes.Clone(whole)), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -10,10 +10,12 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/authentic"
 	"knowngood/storage/chunk"
 	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 const (
@@ -117,17 +119,17 @@ func (t *Tree) chunk(ctx context.Context, c *manifest.Chunk) ([]byte, error) {
 			return b, nil
 		}
 		key := layout.KeyPack(r.Host(), r.Domain().ID, c.Loc.Pack.Hash)
-		err = &repository.DamageError{Key: key, What: "pack", Err: fmt.Errorf("what lies at the place of chunk %x is something else: %w", c.ID[:8], wire.ErrMalformed)}
-	} else if !repository.Damaged(err) {
+		err = &authentic.DamageError{Key: key, What: "pack", Err: fmt.Errorf("what lies at the place of chunk %x is something else: %w", c.ID[:8], wire.ErrMalformed)}
+	} else if !authentic.Damaged(err) {
 		return nil, err
 	}
 
-	failed := repository.Place{Pack: *c.Loc.Pack, FrameOffset: c.Loc.FrameOffset, FrameLen: c.Loc.FrameLen, Offset: c.Loc.Offset}
+	failed := objects.Place{Pack: *c.Loc.Pack, FrameOffset: c.Loc.FrameOffset, FrameLen: c.Loc.FrameLen, Offset: c.Loc.Offset}
 	for at, perr := range r.Places(ctx, c.ID, failed) {
 		if perr == nil {
 			content, perr = t.dataFrame(ctx, &at.Pack, at.FrameOffset, at.FrameLen)
 		}
-		if perr != nil && !repository.Damaged(perr) && !errors.Is(perr, repository.ErrNoUsableIdentity) {
+		if perr != nil && !authentic.Damaged(perr) && !errors.Is(perr, trust.ErrNoUsableIdentity) {
 			return nil, perr
 		}
 		if perr != nil {

@@ -13,8 +13,9 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // reenrol makes the host another one of the same name, with keys of its own.
@@ -22,7 +23,7 @@ func reenrol(w *enginetest.World) {
 	w.T.Helper()
 	r := w.Open(w.State)
 	r.Unlock(w.ID)
-	_, err := r.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+	_, err := r.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 	w.Check(err)
 }
 
@@ -119,7 +120,7 @@ func TestDiffOverAReenrolment(t *testing.T) {
 				failed = err
 			}
 		}
-		if !repository.Damaged(failed) {
+		if !authentic.Damaged(failed) {
 			t.Errorf("the diff ends with %v", failed)
 		}
 	})

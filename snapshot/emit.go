@@ -8,8 +8,8 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 )
 
@@ -24,8 +24,8 @@ const saveBytes = 16 << 20
 // segment is one of the new manifest, as its table says it but for the place.
 type segment struct {
 	manifest.Segment
-	place segmentPlace      // container: position in emitter.containers
-	frame *repository.Frame // set when it is written in this run; place is not
+	place segmentPlace   // container: position in emitter.containers
+	frame *objects.Frame // set when it is written in this run; place is not
 }
 
 // live counts what a snapshot needs of one object.
@@ -316,7 +316,7 @@ func (e *emitter) finish() (*localTrailer, error) {
 	problems, _ := e.problems.list()
 	table := &manifest.Table{Sources: sources, Problems: problems, Sessions: e.packSessions()}
 	var unreadable error
-	ref, err := e.writer.FinishManifest(func(place func(*repository.Frame) repository.SegmentPlace) ([]byte, []pack.Object) {
+	ref, err := e.writer.FinishManifest(func(place func(*objects.Frame) objects.SegmentPlace) ([]byte, []pack.Object) {
 		e.fillTable(table, t, place)
 		t.objects = e.objects(table)
 		encoded := table.Append(nil)
@@ -344,7 +344,7 @@ func (e *emitter) finish() (*localTrailer, error) {
 }
 
 // fillTable lists the segments, and their containers in order of first use.
-func (e *emitter) fillTable(table *manifest.Table, t *localTrailer, place func(*repository.Frame) repository.SegmentPlace) {
+func (e *emitter) fillTable(table *manifest.Table, t *localTrailer, place func(*objects.Frame) objects.SegmentPlace) {
 	positions := map[int]int{-1: 0}
 	for _, s := range e.segments {
 		if s.frame != nil {

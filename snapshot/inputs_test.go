@@ -19,7 +19,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/repository"
+	"knowngood/storage/history"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
@@ -252,7 +252,7 @@ func TestWithoutProcNothingIsCapturedOrRestored(t *testing.T) {
 	if _, err := w.Capture("e", nil, src); !errors.Is(err, posix.ErrNoProc) {
 		t.Errorf("capture: %v", err)
 	}
-	if _, _, err := w.Snapshot("e"); !errors.Is(err, repository.ErrNoSnapshot) {
+	if _, _, err := w.Snapshot("e"); !errors.Is(err, history.ErrNoSnapshot) {
 		t.Errorf("there is a snapshot: %v", err)
 	}
 

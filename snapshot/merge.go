@@ -11,7 +11,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/repository"
+	"knowngood/storage/objects"
 )
 
 const (
@@ -39,7 +39,7 @@ type file struct {
 	stat   posix.Stat // as the walk saw it
 	volume *posix.Volume
 	entry  *manifest.Entry
-	refs   []repository.ChunkRef
+	refs   []objects.ChunkRef
 	lost   []manifest.Chunk // of the parent's entry, those in packs that the store lost
 	gone   bool             // vanished: the entry is left out
 

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"knowngood/storage/localstate"
 	"time"
 )
 
@@ -11,7 +12,7 @@ import (
 // the repository.
 func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, error) {
 	objects := t.needed()
-	t.store, t.locks = c.repo.StoreHash(), make([]time.Time, len(objects))
+	t.store, t.locks = localstate.PlaceHash(c.repo.State.Place), make([]time.Time, len(objects))
 	if c.repo.Descriptor().LockMode == "" {
 		return time.Time{}, nil
 	}
@@ -26,5 +27,5 @@ func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, erro
 			t.locks[i] = known[o.Hash]
 		}
 	}
-	return c.host.Protect(ctx, objects, t.locks, c.started)
+	return c.repo.Protect(ctx, c.host, objects, t.locks, c.started)
 }

@@ -17,9 +17,9 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/stores"
+	"knowngood/storage/trust"
 )
 
 const day = 24 * time.Hour
@@ -93,7 +93,7 @@ func locked(t *testing.T, f func(w *enginetest.World, store *storagetest.Faulty,
 		}
 		time.Sleep(365 * 100 * day) // files are older than the bubble
 		store := storagetest.NewFaulty(storagetest.NewMemory())
-		f(enginetest.NewLocked(t, store, repository.Lock{Mode: storage.Compliance, Keep: 30 * day}), store, src)
+		f(enginetest.NewLocked(t, store, trust.Lock{Mode: storage.Compliance, Keep: 30 * day}), store, src)
 	})
 }
 
@@ -136,8 +136,8 @@ func TestAHostThatForgotItsLocksLooksAtAllOfThem(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		w.MustCapture("web", src)
 		time.Sleep(20 * day)
-		os.RemoveAll(w.Open(w.State).LocalDir().Path("env"))
-		os.RemoveAll(w.Open(w.State).LocalDir().Path("stores"))
+		os.RemoveAll(w.Open(w.State).State.Dir().Path("env"))
+		os.RemoveAll(w.Open(w.State).State.Dir().Path("stores"))
 		b := w.MustCapture("web", src).Snapshot.Body
 		if first := firstLock(t, w, "web@2"); first.Before(b.ProtectedUntil) || b.ProtectedUntil.Before(b.Started.Add(30*day)) {
 			t.Errorf("of %v: protected until %v, locked until %v", b.Started, b.ProtectedUntil, first)
@@ -154,7 +154,7 @@ func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
 		r := w.Open(w.State)
 		host, err := r.Host(w.Ctx)
 		w.Check(err)
-		res, err := snapshot.Capture(w.Ctx, r, host, snapshot.Options{Environment: "web", StateDir: r.LocalDir(), Sources: []walk.Source{{Path: src}}})
+		res, err := snapshot.Capture(w.Ctx, r, host, snapshot.Options{Environment: "web", StateDir: r.State.Dir(), Sources: []walk.Source{{Path: src}}})
 		w.Check(err)
 		if b := res.Snapshot.Body; !b.ProtectedUntil.Equal(first.Truncate(time.Second)) {
 			t.Errorf("protected until %v; the lock that was not extended ends %v", b.ProtectedUntil, first)
@@ -243,7 +243,7 @@ func TestServersExtendTheLocksOfWhatIsReused(t *testing.T) {
 			src := treetest.TempDir(t)
 			write(t, filepath.Join(src, "file"), random(1, 3<<20))
 			const keep = 4 * time.Second
-			w := enginetest.NewLocked(t, store, repository.Lock{Mode: storage.Compliance, Keep: keep})
+			w := enginetest.NewLocked(t, store, trust.Lock{Mode: storage.Compliance, Keep: keep})
 			was := w.MustCapture("web", src).Snapshot.Body.Started
 			for time.Since(was) < keep/4+2*time.Second {
 				time.Sleep(100 * time.Millisecond)

@@ -14,13 +14,13 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/chunk"
-	"knowngood/storage/repository"
+	"knowngood/storage/objects"
 )
 
 // reader reads files, one at a time.
 type reader struct {
 	*capture
-	framer  *repository.Framer
+	framer  *objects.Framer
 	hashers chan *chunk.Hasher
 	buf     []byte
 	pieces  []piece // all that fit into buf: they are pointed to, and must not move

@@ -15,6 +15,8 @@ import (
 	"knowngood/internal/userdir"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/suspect"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -49,7 +51,7 @@ func (s Suspicion) String() string {
 
 // Reasons are why a snapshot is suspect, as its root says it: a source has its
 // path where it is among paths, else its position.
-func Reasons(s *repository.Snapshot, paths []string) []string {
+func Reasons(s *history.Snapshot, paths []string) []string {
 	var out []string
 	if s.Body == nil {
 		return nil
@@ -80,7 +82,7 @@ type judgement struct {
 }
 
 func referenceDir(repo *repository.Repository, env string) userdir.Dir {
-	return repo.LocalDir().In("env", env)
+	return repo.State.Dir().In("env", env)
 }
 
 func (j *judgement) write(dir userdir.Dir) error {
@@ -131,11 +133,11 @@ func judged(ctx context.Context, repo *repository.Repository, host, env string) 
 }
 
 // judgeKept makes the judgement from the roots that are kept.
-func judgeKept(ctx context.Context, repo *repository.Repository, host, env string, accepted *repository.Acceptances) (judgement, error) {
+func judgeKept(ctx context.Context, repo *repository.Repository, host, env string, accepted *history.Acceptances) (judgement, error) {
 	j := judgement{Accepted: accepted.Highest()}
-	var all []*repository.Snapshot
+	var all []*history.Snapshot
 	for s, err := range repo.Kept(ctx, host, env) {
-		if err != nil && !repository.Damaged(err) {
+		if err != nil && !authentic.Damaged(err) {
 			return j, err
 		}
 		if err == nil && s.Body != nil {
@@ -157,7 +159,7 @@ func judgeKept(ctx context.Context, repo *repository.Repository, host, env strin
 }
 
 // compared is what is compared of a snapshot, by the clock of its host.
-func compared(s *repository.Snapshot) suspect.Snapshot {
+func compared(s *history.Snapshot) suspect.Snapshot {
 	return suspect.Snapshot{Number: s.Number, Time: s.Body.Started, Domain: s.Root.Domain, Sources: s.Body.Sources}
 }
 
@@ -214,7 +216,7 @@ func (c *capture) judge(sources []manifest.Source, counts []statement.SourceCoun
 
 // remember takes in the snapshot that was made. What cannot be written is
 // found again in the store.
-func (c *capture) remember(s *repository.Snapshot) {
+func (c *capture) remember(s *history.Snapshot) {
 	j := &c.judgement
 	if s.Number != j.Number+1 {
 		return // another process made one in between, and the file is not of the newest
@@ -234,7 +236,7 @@ var ErrNotSuspect = errors.New("it is not suspect, or accepted already: there is
 // Accept accepts a suspect snapshot, which is kept, and with it those after it
 // that shrank no further; it becomes what later ones are compared with. shrink
 // is as in suspect.Rule. The numbers are those that are accepted now.
-func Accept(ctx context.Context, repo *repository.Repository, s *repository.Snapshot, shrink func(source int) int, reason string, now time.Time) ([]uint64, error) {
+func Accept(ctx context.Context, repo *repository.Repository, s *history.Snapshot, shrink func(source int) int, reason string, now time.Time) ([]uint64, error) {
 	accepted, err := repo.Acceptances(ctx, s.Host, s.Environment)
 	if err != nil {
 		return nil, err
@@ -246,9 +248,9 @@ func Accept(ctx context.Context, repo *repository.Repository, s *repository.Snap
 	if byHost && !accepted.Suspect(s) || !byHost && accepted.Owner.Names(s.Number, s.ID) {
 		return nil, fmt.Errorf("%s: %w", s.Ref(), ErrNotSuspect)
 	}
-	var later []*repository.Snapshot
+	var later []*history.Snapshot
 	for x, err := range repo.Kept(ctx, s.Host, s.Environment) {
-		if err != nil && !repository.Damaged(err) {
+		if err != nil && !authentic.Damaged(err) {
 			return nil, err
 		}
 		if err == nil && x.Number <= s.Number {

@@ -13,10 +13,14 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 const (
@@ -32,9 +36,9 @@ const (
 // Tree reads the entries of a snapshot from the repository. It needs an
 // identity.
 type Tree struct {
-	Snapshot *repository.Snapshot
+	Snapshot *history.Snapshot
 	Table    *manifest.Table
-	Reader   *repository.Reader
+	Reader   *objects.Reader
 
 	own pack.Ref // the container of the table
 
@@ -62,25 +66,25 @@ func (s *span) of(container [32]byte, offset, length int64) []byte {
 }
 
 // OpenTree reads the manifest table of a snapshot.
-func OpenTree(ctx context.Context, repo *repository.Repository, s *repository.Snapshot) (*Tree, error) {
+func OpenTree(ctx context.Context, repo *repository.Repository, s *history.Snapshot) (*Tree, error) {
 	if s.Body == nil || s.Domain == nil {
-		return nil, repo.Closed(ctx, s)
+		return nil, repo.Closed(ctx, s.Root)
 	}
 	t := &Tree{Snapshot: s, Reader: repo.NewReader(s.Host, s.Domain)}
 	err := t.openTable(ctx, &s.Body.Manifest)
-	if !repository.Damaged(err) {
+	if !authentic.Damaged(err) {
 		return t, err
 	}
 
 	// A later run may have stored the same table again.
 	for other, oerr := range repo.Snapshots(ctx, s.Host, s.Environment) {
-		if oerr != nil && !repository.Damaged(oerr) {
+		if oerr != nil && !authentic.Damaged(oerr) {
 			return nil, oerr
 		}
 		if oerr != nil || other.Body == nil || other.Domain == nil || other.Domain.ID != s.Domain.ID || other.Body.Content != s.Body.Content || other.Body.Manifest.Hash == s.Body.Manifest.Hash {
 			continue
 		}
-		if oerr = t.openTable(ctx, &other.Body.Manifest); !repository.Damaged(oerr) {
+		if oerr = t.openTable(ctx, &other.Body.Manifest); !authentic.Damaged(oerr) {
 			return t, oerr
 		}
 	}
@@ -96,7 +100,7 @@ func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 	r.AddSessions([]seal.SealedSession{at.Session})
 	if at.Size <= wholeBytes {
 		sealed, err := r.Read(ctx, nil, wire.KindManifest, at.Hash, 0, int64(at.Size))
-		if err != nil && !repository.Damaged(err) {
+		if err != nil && !authentic.Damaged(err) {
 			return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 		}
 		t.whole = span{container: at.Hash, sealed: sealed}
@@ -107,7 +111,7 @@ func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
 	damage := func(err error) error {
-		return &repository.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: err}
+		return &authentic.DamageError{Key: fmt.Sprintf("manifest of %s", s.Ref()), What: "manifest table", Err: err}
 	}
 	table, err := manifest.ParseTable(content)
 	if err != nil {
@@ -135,7 +139,7 @@ func (t *Tree) frame(ctx context.Context, in *pack.Ref, offset, length uint32) (
 func (t *Tree) open(ctx context.Context, in *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
 	length := uint32(len(sealed))
 	content, err := t.Reader.Open(ctx, nil, wire.KindManifest, in, offset, sealed)
-	if repository.Damaged(err) {
+	if authentic.Damaged(err) {
 		return t.Reader.Frame(ctx, wire.KindManifest, in, offset, length)
 	}
 	return content, err
@@ -221,7 +225,7 @@ func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte, e
 	if err == nil {
 		entries, err = t.entriesOf(ctx, s, t.container(s), s.Offset, sealed)
 	}
-	if !repository.Damaged(err) {
+	if !authentic.Damaged(err) {
 		return entries, err
 	}
 	copies, cerr := t.Reader.SegmentCopies(ctx, s.ID)
@@ -236,7 +240,7 @@ func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte, e
 		if cerr == nil {
 			entries, cerr = t.entriesOf(ctx, s, &c.Container, c.Offset, sealed)
 		}
-		if !repository.Damaged(cerr) && !errors.Is(cerr, repository.ErrNoUsableIdentity) {
+		if !authentic.Damaged(cerr) && !errors.Is(cerr, trust.ErrNoUsableIdentity) {
 			return entries, cerr
 		}
 	}
@@ -328,7 +332,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 			r := <-c
 			for i, entries := range r.entries {
 				err := r.errs[i]
-				lost := err != nil && repository.Damaged(err)
+				lost := err != nil && authentic.Damaged(err)
 				if lost {
 					se := &SegmentError{First: segments[at].First, Entries: segments[at].Entries, Err: err}
 					if at+1 < len(segments) {

@@ -10,7 +10,8 @@ import (
 
 	"knowngood/daemon"
 	"knowngood/snapshot"
-	"knowngood/storage/repository"
+	"knowngood/storage/history"
+	"knowngood/storage/trust"
 )
 
 func acceptCommand(a *app) *cobra.Command {
@@ -57,7 +58,7 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 		return usagef("%s: a snapshot is accepted as a whole, without a path", text)
 	}
 	if s.Body == nil {
-		return fmt.Errorf("%s of host %s: %w: give its file with --identity", s.Ref(), s.Host, repository.ErrNoUsableIdentity)
+		return fmt.Errorf("%s of host %s: %w: give its file with --identity", s.Ref(), s.Host, trust.ErrNoUsableIdentity)
 	}
 	forgotten, _, err := isForgotten(ctx, r, s)
 	if err != nil {
@@ -96,7 +97,7 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 
 // shrinkOf is the percentage that each source of a snapshot must still have, as
 // this host is configured; nil where it is not this host's.
-func (a *app) shrinkOf(s *repository.Snapshot) func(source int) int {
+func (a *app) shrinkOf(s *history.Snapshot) func(source int) int {
 	env := a.config.Environments[s.Environment]
 	if env == nil || s.Host != a.host {
 		return nil

@@ -16,12 +16,12 @@ import (
 
 // history is what a tree was while it was captured: before the first change,
 // between them, and after the last.
-type history []treetest.Tree
+type states []treetest.Tree
 
 // moments that a path had, in their order; nil where it did not exist. Those
 // of the same inode under other names follow: a directory may be renamed when
 // it is open already.
-func (h history) moments(path string) (all []*treetest.Node) {
+func (h states) moments(path string) (all []*treetest.Node) {
 	for _, tree := range h {
 		all = append(all, tree[path])
 	}
@@ -36,14 +36,14 @@ func (h history) moments(path string) (all []*treetest.Node) {
 }
 
 // still reports whether nothing happened to the inode at path.
-func (h history) still(path string) bool {
+func (h states) still(path string) bool {
 	return !slices.ContainsFunc(h, func(tree treetest.Tree) bool {
 		return !sameInode(h[0][path], tree[path]) || !h[0][path].Ctime.Equal(tree[path].Ctime)
 	})
 }
 
 // inPlace reports whether a path led to its directory all the time.
-func (h history) inPlace(path string) bool {
+func (h states) inPlace(path string) bool {
 	for dir := filepath.Dir("/" + path); dir != "/"; dir = filepath.Dir(dir) {
 		for _, tree := range h[1:] {
 			if !sameInode(h[0][dir[1:]], tree[dir[1:]]) {
@@ -58,14 +58,14 @@ func sameInode(a, b *treetest.Node) bool { return a != nil && b != nil && a.Link
 
 // linked reports whether two paths were names of one inode, be it at different
 // moments: a directory that is renamed may be captured twice.
-func (h history) linked(a, b string) bool {
+func (h states) linked(a, b string) bool {
 	return slices.ContainsFunc(h, func(tree treetest.Tree) bool {
 		return slices.ContainsFunc(h, func(other treetest.Tree) bool { return sameInode(tree[a], other[b]) })
 	})
 }
 
 // named reports whether an inode had the same names all the time.
-func (h history) named(names []string) bool {
+func (h states) named(names []string) bool {
 	return !slices.ContainsFunc(h, func(tree treetest.Tree) bool { return !slices.Equal(namesOf(tree, names[0]), names) })
 }
 
@@ -95,9 +95,9 @@ func compareOptions() treetest.Options {
 }
 
 // captured demands that got, which was restored from a snapshot of a tree with
-// this history, has each node as it was at one moment, and what stood still as
+// this states, has each node as it was at one moment, and what stood still as
 // it is. named are the paths whose fate was told.
-func (h history) captured(t treetest.T, got treetest.Tree, named []string) {
+func (h states) captured(t treetest.T, got treetest.Tree, named []string) {
 	t.Helper()
 	paths := maps.Clone(got)
 	for _, tree := range h {
@@ -137,7 +137,7 @@ func (h history) captured(t treetest.T, got treetest.Tree, named []string) {
 }
 
 // describe tells what a path was and what came of it.
-func (h history) describe(path string, got treetest.Tree) string {
+func (h states) describe(path string, got treetest.Tree) string {
 	if got[path] == nil {
 		return "it is missing"
 	}
@@ -180,7 +180,7 @@ func TestTreesThatChangeWhileTheyAreCaptured(t *testing.T) {
 		}), 1, 6).Draw(rt, "edits")
 
 		env, calls, since := fmt.Sprint("e", runs), 0, 0
-		h := history{treetest.Snapshot(rt, src)}
+		h := states{treetest.Snapshot(rt, src)}
 		o := m.supervise(rt, src, func(c call) bool {
 			for ; len(edits) > 0 && edits[0].after <= since; edits = edits[1:] {
 				since = 0

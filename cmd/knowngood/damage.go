@@ -10,14 +10,15 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 )
 
 // foundDamage takes down the object that an error says is damaged.
 func (a *app) foundDamage(err error) {
-	var damage *repository.DamageError
+	var damage *authentic.DamageError
 	if errors.As(err, &damage) {
 		a.foundDamaged(damage.Key)
 	}
@@ -46,7 +47,7 @@ func (a *app) tellHosts(ctx context.Context, err error) {
 	if a.repo == nil || ctx.Err() != nil {
 		return
 	}
-	objects := map[domainOf][]repository.ObjectID{}
+	objects := map[domainOf][]deletion.ObjectID{}
 	for key := range a.damaged {
 		host, domain, hash, ok := layout.ParsePackKey(key)
 		kind := wire.KindPack
@@ -56,7 +57,7 @@ func (a *app) tellHosts(ctx context.Context, err error) {
 		}
 		if ok {
 			of := domainOf{host, domain}
-			objects[of] = append(objects[of], repository.ObjectID{Kind: kind, Hash: hash})
+			objects[of] = append(objects[of], deletion.ObjectID{Kind: kind, Hash: hash})
 		}
 	}
 	hosts := slices.SortedFunc(maps.Keys(objects), func(a, b domainOf) int {
@@ -67,7 +68,7 @@ func (a *app) tellHosts(ctx context.Context, err error) {
 	}
 }
 
-func (a *app) tellHost(ctx context.Context, of domainOf, objects []repository.ObjectID) {
+func (a *app) tellHost(ctx context.Context, of domainOf, objects []deletion.ObjectID) {
 	what := fmt.Sprintf("objects of host %s that are missing or damaged (%d)", of.host, len(objects))
 	verify := "knowngood snapshot NAME --verify"
 	if envs, err := a.repo.Environments(ctx, of.host); err == nil && len(envs) > 0 {

@@ -11,8 +11,9 @@ import (
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/identity"
-	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 // Exit codes.
@@ -39,19 +40,19 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 // exitCode is the one place that turns errors into exit codes.
 func exitCode(ctx context.Context, err error) int {
 	var usage *usageError
-	var damage *repository.DamageError
-	var tamper *repository.TamperError
-	var pin *repository.PinError
+	var damage *authentic.DamageError
+	var tamper *authentic.TamperError
+	var pin *trust.PinError
 	switch {
 	case ctx.Err() != nil:
 		return exitInterrupted
 	case errors.As(err, &usage), errors.As(err, &pin), errors.Is(err, snapshot.ErrNothing):
 		return exitUsage
-	case errors.Is(err, repository.ErrNoRepository), errors.Is(err, storage.ErrNoStore):
+	case errors.Is(err, trust.ErrNoRepository), errors.Is(err, storage.ErrNoStore):
 		return exitNoRepository
-	case errors.Is(err, repository.ErrRepositoryExists), errors.Is(err, repository.ErrHostExists):
+	case errors.Is(err, trust.ErrRepositoryExists), errors.Is(err, trust.ErrHostExists):
 		return exitExists
-	case errors.Is(err, repository.ErrNoUsableIdentity), errors.Is(err, identity.ErrNoIdentity), errors.Is(err, identity.ErrWrongPassphrase), errors.Is(err, identity.ErrNoPassphrase):
+	case errors.Is(err, trust.ErrNoUsableIdentity), errors.Is(err, identity.ErrNoIdentity), errors.Is(err, identity.ErrWrongPassphrase), errors.Is(err, identity.ErrNoPassphrase):
 		return exitNoIdentity
 	case errors.Is(err, wire.ErrNewer): // which is no damage, wherever it was met
 		return exitFailed

@@ -11,6 +11,8 @@ import (
 
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 )
 
@@ -82,7 +84,7 @@ func (a *app) find(ctx context.Context, text string, patterns []string, long boo
 			n, err = a.findInSnapshot(ctx, r, s.Snapshot, sub, patterns, long)
 			found += n
 		}
-		if repository.Damaged(err) {
+		if authentic.Damaged(err) {
 			a.foundDamage(err)
 			unusable.addError(fmt.Errorf("%s: %w", s.Ref(), err))
 			damaged, err = fmt.Errorf("%w: what is named above could not be searched; knowngood check shows more", errDamage), nil
@@ -95,7 +97,7 @@ func (a *app) find(ctx context.Context, text string, patterns []string, long boo
 	return found, err
 }
 
-func (a *app) findInSnapshot(ctx context.Context, r *repository.Repository, s *repository.Snapshot, sub string, patterns []string, long bool) (int, error) {
+func (a *app) findInSnapshot(ctx context.Context, r *repository.Repository, s *history.Snapshot, sub string, patterns []string, long bool) (int, error) {
 	tree, err := snapshot.OpenTree(ctx, r, s)
 	if err != nil {
 		return 0, err

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/snapshot/retention"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -114,7 +116,7 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 	out := []forgottenJSON{}
 	for _, text := range refs {
 		s, sub, err := a.resolve(ctx, r, text)
-		if !f.undo && repository.Damaged(err) {
+		if !f.undo && authentic.Damaged(err) {
 			s, sub, err = a.lost(ctx, r, text, err)
 		}
 		if err != nil {
@@ -142,7 +144,7 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 	var lines []string
 	for _, p := range order {
 		set := statement.NumbersOf(numbers[p]...)
-		change := repository.Change{Forget: set, Reason: f.reason, Now: time.Now()}
+		change := history.Change{Forget: set, Reason: f.reason, Now: time.Now()}
 		before := set // of what is forgotten
 		if f.undo {
 			change.Forget, change.Undo = nil, set
@@ -195,9 +197,9 @@ func plannedOr(dryRun bool, done string) string {
 
 // lost is a snapshot that is named by its number and does not verify: what is
 // lost, or never was one, can be forgotten all the same.
-func (a *app) lost(ctx context.Context, r *repository.Repository, text string, damage error) (*repository.Snapshot, string, error) {
+func (a *app) lost(ctx context.Context, r *repository.Repository, text string, damage error) (*history.Snapshot, string, error) {
 	ref, sub, err := a.ref(text)
-	if err != nil || ref.Selector != repository.ByNumber {
+	if err != nil || ref.Selector != history.ByNumber {
 		return nil, "", damage
 	}
 	host, err := r.HostOf(ctx, ref, a.host)
@@ -205,7 +207,7 @@ func (a *app) lost(ctx context.Context, r *repository.Repository, text string, d
 		return nil, "", errors.Join(damage, err)
 	}
 	fmt.Fprintf(a.stderr, "knowngood: warning: %s: %v\n", text, damage)
-	return &repository.Snapshot{Host: host, Environment: ref.Environment, Number: ref.Number}, sub, nil
+	return &history.Snapshot{Host: host, Environment: ref.Environment, Number: ref.Number}, sub, nil
 }
 
 func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *forgetFlags) error {
@@ -226,7 +228,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 	for _, env := range envs {
 		if !slices.Contains(have, env) {
 			if f.env != "" {
-				return fmt.Errorf("%w: host %s has no snapshot of %s; it has %s", repository.ErrNoSnapshot, a.host, env, cmp.Or(strings.Join(have, ", "), "none at all"))
+				return fmt.Errorf("%w: host %s has no snapshot of %s; it has %s", history.ErrNoSnapshot, a.host, env, cmp.Or(strings.Join(have, ", "), "none at all"))
 			}
 			continue
 		}
@@ -249,7 +251,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 		}
 		unkept := prune.Unkept(judged)
 		if !f.dryRun && unkept.Count() > 0 {
-			if _, err := r.Forget(ctx, a.host, env, repository.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {
+			if _, err := r.Forget(ctx, a.host, env, history.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {
 				return err
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
+	"knowngood/storage/trust"
 )
 
 // initFlags of the init command.
@@ -89,14 +90,14 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 	if err != nil {
 		return err
 	}
-	o := repository.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Recipients: f.recipients}
+	o := trust.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Recipients: f.recipients}
 	if err := f.options(a, &o); err != nil {
 		return err
 	}
 	// Ask first, so that no identity is made for a repository that exists.
-	if _, err := repository.Open(ctx, s, repository.OpenOptions{}); err == nil {
-		return fmt.Errorf("%w at %s: use it as it is, make this machine a further host of it with --join, or choose another URL", repository.ErrRepositoryExists, o.URL)
-	} else if !errors.Is(err, repository.ErrNoRepository) {
+	if _, err := repository.Open(ctx, s, repository.Options{}); err == nil {
+		return fmt.Errorf("%w at %s: use it as it is, make this machine a further host of it with --join, or choose another URL", trust.ErrRepositoryExists, o.URL)
+	} else if !errors.Is(err, trust.ErrNoRepository) {
 		return err
 	}
 	made := false
@@ -120,7 +121,7 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 	return a.tellInit(result, o, made, pinned)
 }
 
-func (f *initFlags) options(a *app, o *repository.InitOptions) error {
+func (f *initFlags) options(a *app, o *trust.InitOptions) error {
 	mode, keep := f.lockMode, time.Duration(0)
 	if mode == "" {
 		mode, keep = string(a.config.Repository.Lock.Mode), time.Duration(a.config.Repository.Lock.Keep)
@@ -132,7 +133,7 @@ func (f *initFlags) options(a *app, o *repository.InitOptions) error {
 		}
 		keep = time.Duration(d)
 	}
-	o.Lock = repository.Lock{Mode: storage.RetentionMode(strings.ToUpper(mode)), Keep: keep}
+	o.Lock = trust.Lock{Mode: storage.RetentionMode(strings.ToUpper(mode)), Keep: keep}
 	if err := o.Lock.Check(); err != nil {
 		return usagef("--lock, --lock-keep: %w", err)
 	}
@@ -194,10 +195,10 @@ func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err er
 }
 
 // tellInit says what was made, and what must be kept where.
-func (a *app) tellInit(r *repository.InitResult, o repository.InitOptions, made, pinned bool) error {
-	a.printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, a.repo.LocalDir(), r.OwnerFingerprint, r.Pin)
+func (a *app) tellInit(r *trust.InitResult, o trust.InitOptions, made, pinned bool) error {
+	a.printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, a.repo.State.Dir(), r.OwnerFingerprint, r.Pin)
 	for _, rec := range r.Recipients {
-		a.printf("  recipient  %s\n", repository.ShortRecipient(rec.Text))
+		a.printf("  recipient  %s\n", trust.ShortRecipient(rec.Text))
 	}
 	a.printf("\nKeep in a safe place, away from this machine:\n")
 	if a.identityPath != "" {
@@ -257,14 +258,14 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	if !r.Unlocked() {
 		return usagef("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
 	}
-	h, err := r.Join(ctx, repository.JoinOptions{Host: a.host, Reenrol: f.reenrol, Now: time.Now()})
+	h, err := r.Join(ctx, trust.JoinOptions{Host: a.host, Reenrol: f.reenrol, Now: time.Now()})
 	if err != nil {
 		return err
 	}
 	return a.tellJoined(r, h)
 }
 
-func (a *app) tellJoined(r *repository.Repository, h *repository.Host) error {
-	a.printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.LocalDir())
+func (a *app) tellJoined(r *repository.Repository, h *trust.Host) error {
+	a.printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
 	return a.result(map[string]any{"type": "result", "host": h.Name, "serial": h.Certificate.Serial})
 }

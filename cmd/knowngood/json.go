@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/repository"
+	"knowngood/storage/history"
 )
 
 // pathJSON is a path as --json prints it. JSON holds Unicode alone: in a path
@@ -109,7 +109,7 @@ type contentJSON struct {
 	Problems    uint64  `json:"problems"`
 }
 
-func toJSON(s *repository.Snapshot) snapshotJSON {
+func toJSON(s *history.Snapshot) snapshotJSON {
 	j := snapshotJSON{Ref: s.Ref(), Host: s.Host, Environment: s.Environment, Number: s.Number, ID: fmt.Sprintf("%x", s.ID), Status: "sealed"}
 	if b := s.Body; b != nil {
 		t := b.Started.UTC()

@@ -2,12 +2,11 @@ package main
 
 import (
 	"fmt"
+	"knowngood/storage/trust"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"knowngood/storage/repository"
 )
 
 func keysCommand(a *app) *cobra.Command {
@@ -60,7 +59,7 @@ func keysCommand(a *app) *cobra.Command {
 				}
 				out := []recipientJSON{}
 				for _, k := range list {
-					a.printf("%s  %s\n", k.Fingerprint, repository.ShortRecipient(k.Text))
+					a.printf("%s  %s\n", k.Fingerprint, trust.ShortRecipient(k.Text))
 					out = append(out, recipientJSON{k.Text, k.Fingerprint})
 				}
 				a.printf("owner %s\npin   %x\n", r.OwnerFingerprint(), r.Pin())
@@ -70,10 +69,9 @@ func keysCommand(a *app) *cobra.Command {
 		&cobra.Command{
 			Use:   "add RECIPIENT",
 			Short: "Add a public key that can read",
-			Long: `Add a public key that can read. With an identity: past and future snapshots of all
-hosts; for one that can read already, wrapped keys that the store lost are made
-again. Without one: what this host stores from now on. Files that have not changed
-since stay closed to the new key, and so do the snapshots that contain them.`,
+			Long: `Add a public key that can read past and future snapshots of all hosts. It takes an
+identity that can read already. For a key that can read already, wrapped keys that
+the store lost are made again.`,
 			Example: `  knowngood keys add 'age1pq1…' --identity ~/knowngood.identity
   knowngood keys add "$(cat ~/.ssh/id_ed25519.pub)"`,
 			Args: takes(1, 1),
@@ -86,20 +84,17 @@ since stay closed to the new key, and so do the snapshots that contain them.`,
 				if err != nil {
 					return err
 				}
-				past := "what is stored anew from now on"
-				if c.Past {
-					past = "past and future snapshots"
-				}
-				return a.tellRecipient("Added", "can read "+past, c)
+				return a.printRecipient("Added", "can read past and future snapshots", c)
 			},
 		},
 		&cobra.Command{
 			Use:   "remove RECIPIENT|FINGERPRINT",
 			Short: "Stop a public key from reading what is captured from now on",
 			Long: `Stop a public key from reading what is captured from now on. It can still read
-what it could read before: that was sealed to it, and may have been copied.`,
+what it could read before: that was sealed to it, and may have been copied. It takes
+an identity.`,
 			Example: `  knowngood keys remove 'age1pq1…' --identity ~/knowngood.identity
-  knowngood keys remove 3f2a9c0d11223344`,
+  knowngood keys remove 3f2a9c0d11223344 --identity ~/knowngood.identity`,
 			Args: takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				r, err := a.open(cmd.Context())
@@ -110,7 +105,7 @@ what it could read before: that was sealed to it, and may have been copied.`,
 				if err != nil {
 					return err
 				}
-				return a.tellRecipient("Removed", "can read nothing that is captured from now on", c)
+				return a.printRecipient("Removed", "can read nothing that is captured from now on", c)
 			},
 		})
 }
@@ -121,14 +116,10 @@ type recipientJSON struct {
 	Fingerprint string `json:"fingerprint"`
 }
 
-func (a *app) tellRecipient(verb, effect string, c *repository.RecipientChange) error {
-	scope := "of all hosts"
-	if c.Host != "" {
-		scope = "of host " + c.Host + " alone"
-	}
-	a.printf("%s %s (%s): %s, %s\n", verb, repository.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect, scope)
+func (a *app) printRecipient(verb, effect string, c *trust.RecipientChange) error {
+	a.printf("%s %s (%s): %s, of all hosts\n", verb, trust.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect)
 	for _, n := range c.Notes {
 		a.printf("note: %s\n", n)
 	}
-	return a.result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "host": c.Host, "past": c.Past, "notes": listed(c.Notes)})
+	return a.result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": listed(c.Notes)})
 }

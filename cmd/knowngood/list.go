@@ -15,6 +15,8 @@ import (
 
 	"knowngood/configs"
 	"knowngood/internal/wire"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -85,7 +87,7 @@ func (f *listFlags) read(now time.Time) error {
 	if f.since == "" {
 		return nil
 	}
-	at, _, err := repository.ParseTime(f.since)
+	at, _, err := history.ParseTime(f.since)
 	if err == nil {
 		f.from = at
 		return nil
@@ -100,7 +102,7 @@ func (f *listFlags) read(now time.Time) error {
 
 // hosts that a command looks at: this one; all when it has nothing there.
 func (a *app) hosts(ctx context.Context, r *repository.Repository, all bool) ([]string, error) {
-	known, err := r.Hosts(ctx)
+	known, err := r.AllHosts(ctx)
 	if err != nil || all || !slices.Contains(known, a.host) {
 		return known, err
 	}
@@ -109,7 +111,7 @@ func (a *app) hosts(ctx context.Context, r *repository.Repository, all bool) ([]
 
 // collected is a snapshot that a command looks at.
 type collected struct {
-	*repository.Snapshot
+	*history.Snapshot
 	at        time.Time // when it was begun; when the store took it, if that is sealed
 	forgotten bool
 	reason    string // why it is forgotten; may be empty
@@ -155,11 +157,11 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 			slices.Sort(have)
 			what = "there is " + strings.Join(slices.Compact(have), ", ")
 		}
-		return nil, nil, fmt.Errorf("%w: no environment %q; %s", repository.ErrNoSnapshot, env, what)
+		return nil, nil, fmt.Errorf("%w: no environment %q; %s", history.ErrNoSnapshot, env, what)
 	}
 
 	// A clock that went back must not change the order within an environment.
-	times := map[*repository.Snapshot]time.Time{}
+	times := map[*history.Snapshot]time.Time{}
 	latest := map[[2]string]time.Time{}
 	for _, s := range out {
 		of := [2]string{s.Host, s.Environment}
@@ -186,7 +188,7 @@ func (a *app) collectOf(ctx context.Context, r *repository.Repository, host, env
 	var stored map[uint64]time.Time // by the store's clock; nil until it is needed
 	for s, err := range snapshots(ctx, host, env) {
 		if err != nil {
-			if !repository.Damaged(err) {
+			if !authentic.Damaged(err) {
 				return nil, nil, err
 			}
 			unusable.addError(err)

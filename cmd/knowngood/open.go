@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
+	"knowngood/storage/localstate"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
+	"knowngood/storage/trust"
 )
 
 // store opens the store of the repository URL; create makes its directory.
@@ -55,13 +58,13 @@ func (a *app) connect(ctx context.Context) (*repository.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := repository.OpenOptions{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Fresh: max(a.fresh, time.Minute), KeepIndex: a.keepIndex}
+	o := repository.Options{Options: trust.Options{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Fresh: max(a.fresh, time.Minute)}, KeepIndex: a.keepIndex}
 	if a.pin != "" {
 		pin, err := hex.DecodeString(strings.TrimSpace(a.pin))
 		if err != nil || len(pin) != 32 {
 			return nil, usagef("--pin (KNOWNGOOD_PIN): %q is no pin: give the 64 hexadecimal digits that knowngood init printed", a.pin)
 		}
-		o.Given = &repository.Pin{Descriptor: [32]byte(pin), Source: "--pin"}
+		o.Given = &localstate.Pin{Descriptor: [32]byte(pin), Source: "--pin"}
 	}
 	var file *identity.File
 	if a.identityPath != "" {
@@ -88,7 +91,7 @@ func (a *app) connect(ctx context.Context) (*repository.Repository, error) {
 // usePins takes over what an identity file remembers. Of the repository's place
 // what was added last holds, for a repository may have been made anew there;
 // pins of other places vouch for a copy.
-func usePins(o *repository.OpenOptions, f *identity.File) {
+func usePins(o *repository.Options, f *identity.File) {
 	here := false
 	for _, p := range slices.Backward(f.Pins) {
 		switch {
@@ -96,7 +99,7 @@ func usePins(o *repository.OpenOptions, f *identity.File) {
 			o.Known = append(o.Known, p.Descriptor)
 		case !here:
 			here = true
-			o.Pins = append(o.Pins, repository.Pin{Descriptor: p.Descriptor, Source: "the identity file " + f.Path})
+			o.Pins = append(o.Pins, localstate.Pin{Descriptor: p.Descriptor, Source: "the identity file " + f.Path})
 		}
 	}
 }
@@ -106,7 +109,7 @@ func (a *app) ownHost() string {
 	if a.repoURL == "" {
 		return ""
 	}
-	return repository.EnrolledAs(a.stateDir, stores.Place(a.repoURL))
+	return trust.EnrolledAs(a.stateDir, stores.Place(a.repoURL))
 }
 
 // checkHost refuses a --host that the repository does not have.
@@ -114,7 +117,7 @@ func (a *app) checkHost(ctx context.Context, r *repository.Repository) error {
 	if a.given.host == "" || a.given.host == a.ownHost() {
 		return nil
 	}
-	known, err := r.Hosts(ctx)
+	known, err := r.AllHosts(ctx)
 	switch {
 	case errors.Is(err, storage.ErrDenied):
 		return nil // credentials of one host do not show the others
@@ -138,7 +141,7 @@ func (a *app) refuseOtherHost() error {
 }
 
 // errIdentityMissing says that a command takes an identity, and none is named.
-var errIdentityMissing = fmt.Errorf("%w: give --identity FILE, or set KNOWNGOOD_IDENTITY (a host that only captures has none; use the one made by init)", repository.ErrNoUsableIdentity)
+var errIdentityMissing = fmt.Errorf("%w: give --identity FILE, or set KNOWNGOOD_IDENTITY (a host that only captures has none; use the one made by init)", trust.ErrNoUsableIdentity)
 
 // openForReading opens the repository, and asks for an identity.
 func (a *app) openForReading(ctx context.Context) (*repository.Repository, error) {
@@ -159,7 +162,7 @@ func (a *app) connectWithoutIdentity(ctx context.Context) (*repository.Repositor
 }
 
 // openForWriting opens the repository, and this machine as its host.
-func (a *app) openForWriting(ctx context.Context) (*repository.Repository, *repository.Host, error) {
+func (a *app) openForWriting(ctx context.Context) (*repository.Repository, *trust.Host, error) {
 	r, err := a.connectWithoutIdentity(ctx)
 	if err == nil {
 		err = a.refuseOtherHost() // which opening may have made known
@@ -184,8 +187,8 @@ func (a *app) identity() (*identity.File, error) {
 }
 
 // ref reads a reference; of the host that --host names, unless it has its own.
-func (a *app) ref(text string) (ref repository.Ref, sub string, err error) {
-	ref, sub, err = repository.ParseRef(text)
+func (a *app) ref(text string) (ref history.Ref, sub string, err error) {
+	ref, sub, err = history.ParseRef(text)
 	switch {
 	case err != nil:
 		err = &usageError{err}
@@ -199,7 +202,7 @@ func (a *app) ref(text string) (ref repository.Ref, sub string, err error) {
 }
 
 // resolve finds the snapshot of a reference, and the manifest path after it.
-func (a *app) resolve(ctx context.Context, r *repository.Repository, text string) (*repository.Snapshot, string, error) {
+func (a *app) resolve(ctx context.Context, r *repository.Repository, text string) (*history.Snapshot, string, error) {
 	ref, sub, err := a.ref(text)
 	if err != nil {
 		return nil, "", err

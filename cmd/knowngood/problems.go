@@ -9,7 +9,7 @@ import (
 	"sync"
 
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
 )
 
 // problemList reports what is amiss with paths. People see the first problem of
@@ -165,7 +165,7 @@ func (l *problemList) end() {
 // without the path and without the object of the repository that it concerns.
 func causeOf(path string, err error) string {
 	text := oneLine(err)
-	if damage := (*repository.DamageError)(nil); errors.As(err, &damage) && damage.Key != "" {
+	if damage := (*authentic.DamageError)(nil); errors.As(err, &damage) && damage.Key != "" {
 		text = strings.ReplaceAll(text, damage.Key, "…")
 	}
 	if path != "" {

@@ -11,14 +11,14 @@ import (
 	"time"
 
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
 )
 
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	denied := errors.New("permission denied")
 	lost := func(key string) error {
-		return &repository.DamageError{Key: key, What: "pack", Err: errors.New("gone")}
+		return &authentic.DamageError{Key: key, What: "pack", Err: errors.New("gone")}
 	}
 	many := func(n int, each func(add func(string, error), i int)) func(add func(string, error)) {
 		return func(add func(string, error)) {

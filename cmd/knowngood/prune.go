@@ -13,6 +13,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/snapshot/retention"
+	"knowngood/storage/authentic"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 )
@@ -92,7 +93,7 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 			if all {
 				o.Host = ""
 			} else if o.Host = a.host; o.Host != a.ownHost() {
-				known, err := r.Hosts(cmd.Context())
+				known, err := r.AllHosts(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -133,7 +134,7 @@ func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Optio
 	printErrors(a, "knowngood: ", report.Blocked)
 	switch err := errors.Join(blocked...); {
 	case err == nil:
-	case repository.Damaged(err):
+	case authentic.Damaged(err):
 		return fmt.Errorf("%w: what the messages above name was not pruned; knowngood check shows more", errDamage)
 	case len(report.Domains) == 0:
 		return err

@@ -18,9 +18,11 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/dir"
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
+	"knowngood/storage/trust"
 )
 
 func quickstartCommand(a *app) *cobra.Command {
@@ -72,7 +74,7 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	var results []*snapshot.Result
 	for i := range 2 {
 		problems := a.problems()
-		o := snapshot.Options{Environment: "quickstart", StateDir: r.LocalDir(), Version: version, Sources: []walk.Source{{Path: source}},
+		o := snapshot.Options{Environment: "quickstart", StateDir: r.State.Dir(), Version: version, Sources: []walk.Source{{Path: source}},
 			Progress: &snapshot.Progress{Problem: func(path, reason string) { problems.add(path, errors.New(reason)) }}}
 		daemon.Omit(&o, a.stateDir, a.repoURL)
 		p := a.progress(func() progressState {
@@ -152,7 +154,7 @@ func (a *app) quickRepository(ctx context.Context, path string) (*repository.Rep
 	if err != nil {
 		return nil, err
 	}
-	_, result, err := repository.Init(ctx, s, repository.InitOptions{Recipients: []string{key.Recipient}, Host: a.host, StateDir: a.stateDir, URL: a.repoURL, Place: stores.Place(a.repoURL), Now: time.Now()})
+	_, result, err := repository.Init(ctx, s, trust.InitOptions{Recipients: []string{key.Recipient}, Host: a.host, StateDir: a.stateDir, URL: a.repoURL, Place: stores.Place(a.repoURL), Now: time.Now()})
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +166,7 @@ func (a *app) quickRepository(ctx context.Context, path string) (*repository.Rep
 }
 
 // quickRestore restores to a temporary directory and compares every byte.
-func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (*restore.Result, error) {
+func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *history.Snapshot) (*restore.Result, error) {
 	tree, err := snapshot.OpenTree(ctx, r, s)
 	if err != nil {
 		return nil, err

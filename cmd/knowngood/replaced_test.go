@@ -98,7 +98,7 @@ func (c *replaced) run(t *testing.T) {
 	writeFile(t, filepath.Join(src, "z", "alone"), "alone")
 	c.make(t, src)
 
-	h, calls := history{treetest.Snapshot(t, src)}, 0
+	h, calls := states{treetest.Snapshot(t, src)}, 0
 	o := m.supervise(t, src, func(now call) bool {
 		if now.name != c.at.name || now.path != filepath.Join(src, c.at.path) {
 			return true

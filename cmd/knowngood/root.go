@@ -33,7 +33,7 @@ type app struct {
 	advise     bool // the command shows what is odd in the configuration
 	code       int  // of a command that came to its end
 
-	fresh, keepIndex time.Duration // of repository.OpenOptions
+	fresh, keepIndex time.Duration // of repository.Options
 	writebackWindow  time.Duration // of snapshot.Options
 
 	profileDir string

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/snapshot"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
@@ -46,7 +48,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		return err
 	}
 	s, err := r.Resolve(ctx, ref, a.host)
-	pruned := errors.Is(err, repository.ErrPruned) && s != nil
+	pruned := errors.Is(err, history.ErrPruned) && s != nil
 	if err != nil && !pruned {
 		return err
 	}
@@ -154,7 +156,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 
 // isForgotten reports whether a snapshot is forgotten, which the newest never
 // is, and why.
-func isForgotten(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (forgotten bool, reason string, err error) {
+func isForgotten(ctx context.Context, r *repository.Repository, s *history.Snapshot) (forgotten bool, reason string, err error) {
 	x, err := r.Tombstone(ctx, s.Host, s.Environment)
 	if err != nil || x == nil || !x.Forgotten.Has(s.Number) {
 		return false, "", err
@@ -163,7 +165,7 @@ func isForgotten(ctx context.Context, r *repository.Repository, s *repository.Sn
 	switch {
 	case err == nil && head.Number == s.Number:
 		return false, "", nil
-	case err != nil && !repository.Damaged(err):
+	case err != nil && !authentic.Damaged(err):
 		return false, "", err
 	}
 	return true, x.ReasonOf(s.Number), nil
@@ -171,7 +173,7 @@ func isForgotten(ctx context.Context, r *repository.Repository, s *repository.Sn
 
 // storedAt is when the store took a snapshot that is sealed; zero for others,
 // which tell their time themselves.
-func storedAt(ctx context.Context, r *repository.Repository, s *repository.Snapshot) (time.Time, error) {
+func storedAt(ctx context.Context, r *repository.Repository, s *history.Snapshot) (time.Time, error) {
 	if s.Body != nil {
 		return time.Time{}, nil
 	}

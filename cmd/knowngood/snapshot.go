@@ -189,7 +189,7 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if err != nil {
 		return &usageError{err}
 	}
-	o.StateDir, o.Level, o.Version = r.LocalDir(), daemon.Level(f.compression), version
+	o.StateDir, o.Level, o.Version = r.State.Dir(), daemon.Level(f.compression), version
 	daemon.Omit(&o, a.stateDir, a.repoURL)
 	a.edit(f, &o)
 	p := a.progress(func() progressState { return captureState(o.Progress) })

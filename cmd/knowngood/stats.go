@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/repository"
 )
 
@@ -65,7 +67,7 @@ type statsJSON struct {
 	*sizesJSON
 	Newest *snapshotJSON `json:"newest,omitempty"`
 
-	objects map[repository.ObjectID]uint64 // stored sizes
+	objects map[deletion.ObjectID]uint64 // stored sizes
 }
 
 // sizesJSON are the figures of snapshots that are not sealed.
@@ -86,7 +88,7 @@ func (a *app) stats(ctx context.Context, r *repository.Repository, env string, a
 		return err
 	}
 
-	total := &statsJSON{objects: map[repository.ObjectID]uint64{}}
+	total := &statsJSON{objects: map[deletion.ObjectID]uint64{}}
 	for _, l := range lines {
 		total.Snapshots, total.Sealed = total.Snapshots+l.Snapshots, total.Sealed+l.Sealed
 		if l.sizesJSON == nil {
@@ -143,7 +145,7 @@ func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshot
 		of := [2]string{s.Host, s.Environment}
 		l := byEnvironment[of]
 		if l == nil {
-			l = &statsJSON{Environment: s.Environment, Host: s.Host, objects: map[repository.ObjectID]uint64{}}
+			l = &statsJSON{Environment: s.Environment, Host: s.Host, objects: map[deletion.ObjectID]uint64{}}
 			byEnvironment[of] = l
 			lines = append(lines, l)
 		}
@@ -158,7 +160,7 @@ func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshot
 		}
 		g.Go(func() error {
 			objects, err := needs.Of(gctx, s.Snapshot)
-			if err != nil && !repository.Damaged(err) {
+			if err != nil && !authentic.Damaged(err) {
 				return err
 			}
 			mu.Lock()

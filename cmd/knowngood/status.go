@@ -15,6 +15,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
 	"knowngood/snapshot"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
 )
@@ -208,7 +209,7 @@ func (a *app) statusOfRepository(ctx context.Context, now time.Time) (*statusRep
 
 // doubt gives the newest good snapshot, and notes in the line when that is not
 // the head.
-func (a *app) doubt(ctx context.Context, r *repository.Repository, line *statusLine, head *repository.Snapshot) (good *repository.Snapshot, err error) {
+func (a *app) doubt(ctx context.Context, r *repository.Repository, line *statusLine, head *history.Snapshot) (good *history.Snapshot, err error) {
 	suspect, err := r.Suspect(ctx, head)
 	if err != nil || !suspect {
 		return head, err

@@ -7,6 +7,7 @@ import (
 
 	"knowngood/daemon"
 	"knowngood/snapshot"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 )
 
@@ -21,7 +22,7 @@ func (a *app) tellSuspect(ref string, reasons []string) {
 
 // warnOfSuspect says that a snapshot to be restored is suspect, and which one is
 // good.
-func (a *app) warnOfSuspect(ctx context.Context, s *repository.Snapshot, paths []string) {
+func (a *app) warnOfSuspect(ctx context.Context, s *history.Snapshot, paths []string) {
 	suspect, err := a.repo.Suspect(ctx, s)
 	if err != nil || !suspect {
 		return // whoever restores it must not be hindered
@@ -47,7 +48,7 @@ func (a *app) refuseDeletion(ctx context.Context, t *snapshot.Tree, f *restoreFl
 	s := t.Snapshot
 	ref, sub, err := a.ref(text)
 	byID := ref.ID != "" && ref.Environment != s.Environment
-	if err != nil || byID || ref.Selector == repository.ByNumber {
+	if err != nil || byID || ref.Selector == history.ByNumber {
 		return err
 	}
 	suspect, err := a.repo.Suspect(ctx, s)
@@ -83,12 +84,12 @@ func (a *app) refuseDeletion(ctx context.Context, t *snapshot.Tree, f *restoreFl
 
 // suspects are those of some snapshots that are suspect by the word of their
 // host, and that nobody accepted.
-func suspects(ctx context.Context, r *repository.Repository, snapshots []collected) (map[*repository.Snapshot]bool, error) {
-	out := map[*repository.Snapshot]bool{}
-	known := map[string]*repository.Acceptances{}
+func suspects(ctx context.Context, r *repository.Repository, snapshots []collected) (map[*history.Snapshot]bool, error) {
+	out := map[*history.Snapshot]bool{}
+	known := map[string]*history.Acceptances{}
 	for _, x := range snapshots {
 		s := x.Snapshot
-		if !repository.Flagged(s) {
+		if !history.Flagged(s) {
 			continue
 		}
 		place := s.Host + "/" + s.Environment
@@ -106,7 +107,7 @@ func suspects(ctx context.Context, r *repository.Repository, snapshots []collect
 
 // pathsOf are the paths of the sources of an environment of this host, as a
 // manifest has them.
-func (a *app) pathsOf(s *repository.Snapshot) []string {
+func (a *app) pathsOf(s *history.Snapshot) []string {
 	env := a.config.Environments[s.Environment]
 	if env == nil || s.Host != a.host {
 		return nil

@@ -17,8 +17,10 @@ import (
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/chunk"
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 // Host is the name of the host that a World has.
@@ -45,11 +47,11 @@ type World struct {
 // New makes a repository in an empty store.
 func New(t treetest.T, store storage.Store) *World {
 	t.Helper()
-	return NewLocked(t, store, repository.Lock{})
+	return NewLocked(t, store, trust.Lock{})
 }
 
 // NewLocked is New with locks.
-func NewLocked(t treetest.T, store storage.Store, lock repository.Lock) *World {
+func NewLocked(t treetest.T, store storage.Store, lock trust.Lock) *World {
 	t.Helper()
 	w := &World{T: t, Ctx: context.Background(), Store: store, URL: "test", State: treetest.TempDir(t)}
 	key, err := identity.Generate(identity.X25519)
@@ -61,7 +63,7 @@ func NewLocked(t treetest.T, store storage.Store, lock repository.Lock) *World {
 	w.Key = string(b)
 	w.ID, err = identity.Load(file, nil)
 	w.Check(err)
-	_, made, err := repository.Init(w.Ctx, store, repository.InitOptions{Recipients: []string{key.Recipient}, Host: Host, StateDir: w.State, URL: "test",
+	_, made, err := repository.Init(w.Ctx, store, trust.InitOptions{Recipients: []string{key.Recipient}, Host: Host, StateDir: w.State, URL: "test",
 		Now: time.Now(), Chunker: small, PackSize: packSize, Lock: lock})
 	w.Check(err)
 	w.Pin = made.Pin
@@ -89,7 +91,7 @@ func (w *World) Check(err error) {
 // Open opens the repository with a state directory, which may be "".
 func (w *World) Open(state string) *repository.Repository {
 	w.T.Helper()
-	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: state, URL: w.URL, Now: time.Now()})
+	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: state, URL: w.URL, Now: time.Now()}})
 	w.Check(err)
 	return r
 }
@@ -107,7 +109,7 @@ func (w *World) Bare() *repository.Repository {
 // be unchanged soon after they were written; see
 // snapshot.Options.WritebackWindow. edit may be nil.
 func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...string) (*snapshot.Result, error) {
-	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: w.URL, Now: time.Now()})
+	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: w.URL, Now: time.Now()}})
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +117,7 @@ func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...strin
 	if err != nil {
 		return nil, err
 	}
-	o := snapshot.Options{Environment: env, StateDir: r.LocalDir(), Version: "test", WritebackWindow: 1}
+	o := snapshot.Options{Environment: env, StateDir: r.State.Dir(), Version: "test", WritebackWindow: 1}
 	for _, p := range paths {
 		o.Sources = append(o.Sources, walk.Source{Path: p})
 	}
@@ -137,13 +139,13 @@ func (w *World) MustCapture(env string, paths ...string) *snapshot.Result {
 }
 
 // Snapshot resolves a reference on a bare machine.
-func (w *World) Snapshot(ref string) (*repository.Repository, *repository.Snapshot, error) {
-	r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{})
+func (w *World) Snapshot(ref string) (*repository.Repository, *history.Snapshot, error) {
+	r, err := repository.Open(w.Ctx, w.Store, repository.Options{})
 	if err != nil {
 		return nil, nil, err
 	}
 	r.Unlock(w.ID)
-	parsed, _, err := repository.ParseRef(ref)
+	parsed, _, err := history.ParseRef(ref)
 	w.Check(err)
 	s, err := r.Resolve(w.Ctx, parsed, Host)
 	return r, s, err

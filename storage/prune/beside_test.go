@@ -13,9 +13,10 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/prune"
-	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
@@ -172,11 +173,11 @@ func twoPruners(t *testing.T, died bool) {
 		w.check(err)
 		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, w.domain())}) {
 			w.check(err)
-			if id, _ := repository.ParseObjectKey(o.Key); d.Absent(id) {
+			if id, _ := deletion.ParseKey(o.Key); d.Absent(id) {
 				t.Errorf("%s was spared, and counts as absent: %+v", o.Key, d.Dooms[id])
 			}
 		}
-		_, err = w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
+		_, err = w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
 		w.check(err)
 		w.Clean()
 	})

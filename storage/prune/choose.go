@@ -14,9 +14,11 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/index"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 )
 
 const (
@@ -34,7 +36,7 @@ const (
 
 // candidate is a pack that may be rewritten.
 type candidate struct {
-	id    repository.ObjectID
+	id    deletion.ObjectID
 	size  uint64 // stored
 	share float64
 	tail  *pack.Tail
@@ -43,7 +45,7 @@ type candidate struct {
 
 // choose estimates what is needed of each pack by the lists of objects, and
 // takes those of which the least is, as far as the budget goes.
-func (d *domain) choose(ctx context.Context, x *repository.Index) ([]*candidate, error) {
+func (d *domain) choose(ctx context.Context, x *objects.Index) ([]*candidate, error) {
 	held := map[[32]byte]uint64{} // content bytes
 	x.All(func(_ [32]byte, loc index.Location) bool {
 		held[loc.Pack.Hash] += uint64(loc.Len)
@@ -61,7 +63,7 @@ func (d *domain) choose(ctx context.Context, x *repository.Index) ([]*candidate,
 		all = append(all, &candidate{id: id, size: o.size, share: share})
 	}
 	slices.SortFunc(all, func(a, b *candidate) int {
-		return cmp.Or(cmp.Compare(a.share, b.share), repository.CompareHashes(a.id.Hash, b.id.Hash))
+		return cmp.Or(cmp.Compare(a.share, b.share), deletion.CompareHashes(a.id.Hash, b.id.Hash))
 	})
 	var chosen []*candidate
 	budget := d.MaxRepack
@@ -86,13 +88,13 @@ func (d *domain) choose(ctx context.Context, x *repository.Index) ([]*candidate,
 }
 
 // open reads what the packs hold.
-func (d *domain) open(ctx context.Context, r *repository.Reader, packs []*candidate) (err error) {
+func (d *domain) open(ctx context.Context, r *objects.Reader, packs []*candidate) (err error) {
 	for _, c := range packs {
 		if c.tail, err = r.TailOf(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
 			return err
 		}
 		if c.table, err = c.tail.Contents(wire.KindPack, d.domain); err != nil {
-			return &repository.DamageError{Key: d.key(c.id), What: "pack", Err: err}
+			return &authentic.DamageError{Key: d.key(c.id), What: "pack", Err: err}
 		}
 	}
 	return nil
@@ -101,10 +103,10 @@ func (d *domain) open(ctx context.Context, r *repository.Reader, packs []*candid
 // estimate is how many bytes of each object the manifest needs that needs the
 // most of it: a lower bound of what is needed in all. Of packs
 // that stand for others each is taken to have its part.
-func (d *domain) estimate() map[repository.ObjectID]uint64 {
-	most := map[repository.ObjectID]uint64{}
+func (d *domain) estimate() map[deletion.ObjectID]uint64 {
+	most := map[deletion.ObjectID]uint64{}
 	for _, m := range d.manifests {
-		own := map[repository.ObjectID]uint64{}
+		own := map[deletion.ObjectID]uint64{}
 		for _, o := range m.objects {
 			in := d.resolve(m, o)
 			for _, id := range in {
@@ -137,14 +139,14 @@ func (d *domain) locked(ctx context.Context, key string) (bool, error) {
 
 // needy are the manifests that need one of the packs.
 func (d *domain) needy(packs []*candidate) []*manifest {
-	among := map[repository.ObjectID]bool{}
+	among := map[deletion.ObjectID]bool{}
 	for _, c := range packs {
 		among[c.id] = true
 	}
 	var out []*manifest
 	for _, m := range d.manifests {
 		if slices.ContainsFunc(m.objects, func(o pack.Object) bool {
-			return slices.ContainsFunc(d.resolve(m, o), func(id repository.ObjectID) bool { return among[id] })
+			return slices.ContainsFunc(d.resolve(m, o), func(id deletion.ObjectID) bool { return among[id] })
 		}) {
 			out = append(out, m)
 		}

@@ -11,9 +11,11 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -30,9 +32,9 @@ type domain struct {
 	id     seal.DomainID
 	domain *seal.Domain // nil when no kept snapshot opens it
 	own    bool         // it is this machine's own
-	needed map[repository.ObjectID]bool
-	held   map[repository.ObjectID]bool // see hold
-	spoilt map[repository.ObjectID]bool // objects that this host found to be damaged
+	needed map[deletion.ObjectID]bool
+	held   map[deletion.ObjectID]bool // see hold
+	spoilt map[deletion.ObjectID]bool // objects that this host found to be damaged
 	out    Domain
 
 	mu        sync.Mutex
@@ -40,15 +42,15 @@ type domain struct {
 	deleted   []statement.Object
 	spared    []statement.Object
 	repacks   []statement.Repack
-	manifests []*manifest         // of kept snapshots, each once
-	rewrites  repository.Rewrites // nil until needed
+	manifests []*manifest       // of kept snapshots, each once
+	rewrites  deletion.Rewrites // nil until needed
 }
 
 func (h *host) domain(ctx context.Context, id seal.DomainID) error {
-	d := &domain{host: h, inventory: h.inventory[id], id: id, needed: map[repository.ObjectID]bool{}, held: map[repository.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
+	d := &domain{host: h, inventory: h.inventory[id], id: id, needed: map[deletion.ObjectID]bool{}, held: map[deletion.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
 	for _, s := range h.snapshots[id] {
 		if s.Body == nil {
-			return fmt.Errorf("what a snapshot needs takes an identity to tell: %w", d.repo.Closed(ctx, s.Snapshot))
+			return fmt.Errorf("what a snapshot needs takes an identity to tell: %w", d.repo.Closed(ctx, s.Root))
 		}
 		d.domain = s.Domain
 	}
@@ -85,7 +87,7 @@ func (d *domain) need(ctx context.Context) error {
 		g.Go(func() error {
 			m.objects, m.err = d.objectsOf(ctx, m.Snapshot)
 			d.Progress.Manifests.Add(1)
-			if repository.Damaged(m.err) && m.forgotten {
+			if authentic.Damaged(m.err) && m.forgotten {
 				return nil // deleted before the policy could speak for it
 			}
 			return m.err
@@ -109,10 +111,10 @@ func (d *domain) need(ctx context.Context) error {
 				}
 				if there && d.spoilt[id] && !m.forgotten {
 					// What took its place is not in the list of this manifest.
-					return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("needed by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` tells whether what it held is stored elsewhere", m.Ref())}
+					return &authentic.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("needed by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` tells whether what it held is stored elsewhere", m.Ref())}
 				}
 				if !there && !m.forgotten {
-					return &repository.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` tells whether what it held is stored elsewhere", m.Ref())}
+					return &authentic.DamageError{Key: d.key(id), What: o.Kind.String(), Err: fmt.Errorf("missing, needed by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` tells whether what it held is stored elsewhere", m.Ref())}
 				}
 				if !d.needed[id] {
 					d.needed[id] = true
@@ -134,7 +136,7 @@ func (d *domain) need(ctx context.Context) error {
 
 // there tells whether an object exists: one that the inventory does not have
 // may have been put since, by a capture that ended in between.
-func (d *domain) there(ctx context.Context, id repository.ObjectID) (bool, error) {
+func (d *domain) there(ctx context.Context, id deletion.ObjectID) (bool, error) {
 	if _, ok := d.objects[id]; ok {
 		return true, nil
 	}
@@ -151,7 +153,7 @@ func (d *domain) there(ctx context.Context, id repository.ObjectID) (bool, error
 // objectsOf reads the list of objects of a manifest, whose container is read
 // whole and verified by its name: who can replace objects must not be able to
 // have others deleted.
-func (d *domain) objectsOf(ctx context.Context, s *repository.Snapshot) ([]pack.Object, error) {
+func (d *domain) objectsOf(ctx context.Context, s *history.Snapshot) ([]pack.Object, error) {
 	m := &s.Body.Manifest
 	r := d.repo.NewReader(s.Host, s.Domain)
 	defer r.Close()
@@ -170,7 +172,7 @@ func (d *domain) objectsOf(ctx context.Context, s *repository.Snapshot) ([]pack.
 	return append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}), nil
 }
 
-func (d *domain) key(id repository.ObjectID) string {
+func (d *domain) key(id deletion.ObjectID) string {
 	if id.Kind == wire.KindManifest {
 		return layout.KeyManifest(d.name, d.id, id.Hash)
 	}
@@ -183,11 +185,11 @@ func (d *domain) prune(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var due []repository.ObjectID
-	settle := func(id repository.ObjectID, doom repository.Doom) (stays bool) {
+	var due []deletion.ObjectID
+	settle := func(id deletion.ObjectID, doom deletion.Doom) (stays bool) {
 		o, listed := d.objects[id]
 		switch {
-		case doom.Fate != repository.Announced && !(doom.Fate == repository.Deleted && listed):
+		case doom.Fate != deletion.Announced && !(doom.Fate == deletion.Deleted && listed):
 			return false
 		case !listed:
 			d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
@@ -206,7 +208,7 @@ func (d *domain) prune(ctx context.Context) error {
 			return true
 		}
 		due = append(due, id)
-		if doom.Fate == repository.Deleted { // a run told so and died, or it was locked
+		if doom.Fate == deletion.Deleted { // a run told so and died, or it was locked
 			return true
 		}
 		d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
@@ -247,7 +249,7 @@ func (d *domain) prune(ctx context.Context) error {
 	// What is deleted is told before, and a statement put in any case: of two
 	// pruners the one that is first deletes, and the other finds its statement's
 	// number taken.
-	if err := d.repo.TellDeletions(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, d.repacks, since, time.Now()); err != nil {
+	if err := d.repo.Publish(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, d.repacks, since, time.Now()); err != nil {
 		return err
 	}
 	return d.delete(ctx, due)
@@ -258,7 +260,7 @@ func (d *domain) prune(ctx context.Context) error {
 func (d *domain) carried(since uint64, indexed map[[32]byte]uint64, mayName bool) []statement.Object {
 	var out []statement.Object
 	for id, doom := range d.deletions.Dooms {
-		if _, there := d.objects[id]; there || doom.Fate != repository.Deleted || id.Kind != wire.KindPack || doom.Serial >= since {
+		if _, there := d.objects[id]; there || doom.Fate != deletion.Deleted || id.Kind != wire.KindPack || doom.Serial >= since {
 			continue
 		}
 		if _, named := indexed[id.Hash]; named || mayName {
@@ -305,7 +307,7 @@ func (d *domain) index(ctx context.Context) (indexed map[[32]byte]uint64, mayNam
 // names, while there are young ones, look like those of a run that takes days:
 // they are left alone, and so are containers that it may have written.
 func (d *domain) announce(indexed map[[32]byte]uint64) {
-	var old []repository.ObjectID
+	var old []deletion.ObjectID
 	underway, began := false, d.now
 	for id, o := range d.objects {
 		if d.needed[id] || d.held[id] || d.deletions.Absent(id) {
@@ -335,13 +337,13 @@ func (d *domain) announce(indexed map[[32]byte]uint64) {
 	}
 }
 
-func (d *domain) tell(id repository.ObjectID, o object) {
+func (d *domain) tell(id deletion.ObjectID, o object) {
 	d.announced = append(d.announced, statement.Object{Kind: id.Kind, Hash: id.Hash, Size: o.size})
 	d.out.Announced.add(o.size)
 }
 
 // delete deletes what is due, and goes on past what is locked.
-func (d *domain) delete(ctx context.Context, due []repository.ObjectID) error {
+func (d *domain) delete(ctx context.Context, due []deletion.ObjectID) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesInFlight)
 	for _, id := range due {

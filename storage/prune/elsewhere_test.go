@@ -8,11 +8,12 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/prune"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // elsewhere prunes on a machine that is not the host.
@@ -44,7 +45,7 @@ func (w *world) moved(domain seal.DomainID) (old, into [][32]byte) {
 		old, into = append(old, x.Old...), append(into, x.New...)
 	}
 	for _, list := range []*[][32]byte{&old, &into} {
-		slices.SortFunc(*list, repository.CompareHashes)
+		slices.SortFunc(*list, deletion.CompareHashes)
 		*list = slices.Compact(*list)
 	}
 	return old, into
@@ -122,7 +123,7 @@ func TestATakenHostHasNothingDeletedElsewhereByARepack(t *testing.T) {
 				w.check(err)
 				old, into := w.moved(host.Domain.ID)
 				all := slices.Concat(old, into)
-				slices.SortFunc(all, repository.CompareHashes)
+				slices.SortFunc(all, deletion.CompareHashes)
 				x := &statement.Deletion{Repository: w.host().ID(), Host: enginetest.Host, Domain: host.Domain.ID, Serial: d.Newest + 1, Since: d.Newest + 1, Made: time.Now(), Certificate: host.Certificate}
 				for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, host.Domain.ID)}) {
 					w.check(err)
@@ -157,7 +158,7 @@ func TestRepacksOutliveTheKeyOfTheirHost(t *testing.T) {
 		w.free()
 		w.State = treetest.TempDir(t)
 		again := w.unlocked()
-		_, err := again.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+		_, err := again.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 		w.check(err)
 		w.capture("web")
 		w.forget("web", 1) // which ended with the key

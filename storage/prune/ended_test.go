@@ -13,25 +13,28 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 
 	capture "knowngood/snapshot"
 )
 
 // reenrol is what is done after a break-in: the host has another key and
 // domain from here on. It gives the one whose key ended.
-func (w *world) reenrol() *repository.Host {
+func (w *world) reenrol() *trust.Host {
 	w.t.Helper()
 	old, err := w.host().Host(w.Ctx)
 	w.check(err)
 	state := treetest.TempDir(w.t)
 	again := w.Open(state)
 	again.Unlock(w.ID)
-	_, err = again.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+	_, err = again.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 	w.check(err)
 	w.State = state
 	return old
@@ -39,7 +42,7 @@ func (w *world) reenrol() *repository.Host {
 
 // signed is a pending deletion in the host's present domain, signed by the key
 // of a host that may have ended.
-func (w *world) signed(by *repository.Host, serial uint64, edit func(*statement.Deletion)) []byte {
+func (w *world) signed(by *trust.Host, serial uint64, edit func(*statement.Deletion)) []byte {
 	w.t.Helper()
 	d := &statement.Deletion{Repository: w.Bare().ID(), Host: enginetest.Host, Domain: w.domain(), Serial: serial, Since: 1, Made: time.Now(), Certificate: by.Certificate}
 	edit(d)
@@ -95,20 +98,20 @@ func TestWhatAnEndedKeyAnnouncedWaitsFromWhenItIsHeeded(t *testing.T) {
 		w.put(layout.KeyDeletion(enginetest.Host, w.domain(), 2), w.signed(old, 2, func(d *statement.Deletion) {
 			for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, w.domain())}) {
 				w.check(err)
-				id, _ := repository.ParseObjectKey(o.Key)
+				id, _ := deletion.ParseKey(o.Key)
 				d.Announced = append(d.Announced, statement.Object{Kind: id.Kind, Hash: id.Hash, Size: 1})
 			}
 		}))
 		time.Sleep(9 * day)
 
 		// A daemon looks, and relies on that for hours.
-		daemon, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: w.URL, Now: time.Now(), KeepIndex: 12 * time.Hour, Fresh: time.Hour})
+		daemon, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: w.URL, Now: time.Now(), Fresh: time.Hour}, KeepIndex: 12 * time.Hour})
 		w.check(err)
 		defer daemon.Close()
-		run := func() *repository.Snapshot {
+		run := func() *history.Snapshot {
 			host, err := daemon.Host(w.Ctx)
 			w.check(err)
-			res, err := capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "web", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}})
+			res, err := capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "web", StateDir: daemon.State.Dir(), Sources: []walk.Source{{Path: w.dir}}})
 			w.check(err)
 			return res.Snapshot
 		}
@@ -216,7 +219,7 @@ func TestStatementsOfOneStoreAreNotTakenForThoseOfAnother(t *testing.T) {
 				// In the copy it is x.
 				v := w.over(c)
 				v.URL = url
-				_, err := v.Bare().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(2), Now: time.Now()})
+				_, err := v.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Forget: statement.NumbersOf(2), Now: time.Now()})
 				w.check(err)
 				for range 2 {
 					v.elsewhere()

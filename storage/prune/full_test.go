@@ -10,8 +10,8 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/storage"
 	"knowngood/storage/prune"
-	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 func TestAStoreThatIsTooFullForARepackIsPrunedAllTheSame(t *testing.T) {
@@ -66,7 +66,7 @@ func TestAHostForWhichTheStoreHasNoRoomHindersNoOther(t *testing.T) {
 		state := treetest.TempDir(t)
 		r := w.Open(state)
 		r.Unlock(w.ID)
-		_, err := r.Join(w.Ctx, repository.JoinOptions{Host: "first", Now: time.Now()})
+		_, err := r.Join(w.Ctx, trust.JoinOptions{Host: "first", Now: time.Now()})
 		w.check(err)
 		first := *w.World
 		first.State = state

@@ -13,8 +13,10 @@ import (
 	"knowngood/snapshot/retention"
 	"knowngood/snapshot/suspect"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -32,8 +34,8 @@ type host struct {
 
 // inventory is what lies in a domain.
 type inventory struct {
-	objects   map[repository.ObjectID]object
-	deletions *repository.Deletions
+	objects   map[deletion.ObjectID]object
+	deletions *deletion.Deletions
 }
 
 type object struct {
@@ -43,7 +45,7 @@ type object struct {
 
 // kept is a snapshot whose content must stay.
 type kept struct {
-	*repository.Snapshot
+	*history.Snapshot
 	forgotten bool // by its host; the policy of this run keeps it
 }
 
@@ -105,14 +107,14 @@ func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
 
 // list takes the inventory of a domain, with what delete markers hide.
 func (h *host) list(ctx context.Context, domain seal.DomainID) error {
-	i := &inventory{objects: map[repository.ObjectID]object{}}
+	i := &inventory{objects: map[deletion.ObjectID]object{}}
 	h.inventory[domain] = i
 	for _, prefix := range []string{layout.PrefixPacks(h.name, domain), layout.PrefixManifests(h.name, domain)} {
 		for o, err := range h.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
 			if err != nil {
 				return err
 			}
-			if id, ok := repository.ParseObjectKey(o.Key); ok {
+			if id, ok := deletion.ParseKey(o.Key); ok {
 				i.objects[id] = object{uint64(o.Size), o.Modified}
 			}
 		}
@@ -139,7 +141,7 @@ func (h *host) environment(ctx context.Context, env string) error {
 		}
 	}
 	count := 0
-	for s, err := range h.repo.Without(ctx, h.name, env, forgotten.Without(protected)) {
+	for s, err := range h.repo.Except(ctx, h.name, env, forgotten.Without(protected)) {
 		if errors.Is(err, statement.ErrEnded) {
 			h.note("host %s: %v; what it alone needs is not kept", h.name, err)
 			continue
@@ -157,7 +159,7 @@ func (h *host) environment(ctx context.Context, env string) error {
 		if err != nil || len(written) > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(written)), func(n uint64) bool { return !forgotten.Has(n) }) {
 			return err
 		}
-		return &repository.DamageError{Key: layout.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
+		return &authentic.DamageError{Key: layout.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
 	}
 	return nil
 }
@@ -207,7 +209,7 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 				err = h.repo.Verify(ctx, h.name, env, v.Number)
 			}
 			switch {
-			case repository.Damaged(err):
+			case authentic.Damaged(err):
 				h.note("host %s: %v; it is forgotten, and the policy of this run passes over it", h.name, err)
 				delete(written, v.Number)
 			case err != nil:

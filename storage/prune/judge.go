@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"knowngood/snapshot/retention"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
 
 // Judged is a snapshot with what a retention policy says of it.
 type Judged struct {
-	*repository.Snapshot
+	*history.Snapshot
 	Suspect bool     // by the word of its host, and nobody accepted it
 	Reasons []string // to keep it; none: it is to be forgotten
 }
@@ -23,7 +25,7 @@ type Judged struct {
 // took them. Roots that do not verify are not judged, and so stay: damaged
 // names them. While the newest is suspect, and nobody accepted it, all are kept.
 func Judge(ctx context.Context, repo *repository.Repository, host, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
-	byNumber := map[uint64]*repository.Snapshot{}
+	byNumber := map[uint64]*history.Snapshot{}
 	var items []retention.Item
 	var written map[uint64]time.Time
 	accepted, err := repo.Acceptances(ctx, host, env)
@@ -31,7 +33,7 @@ func Judge(ctx context.Context, repo *repository.Repository, host, env string, p
 		return nil, nil, err
 	}
 	for s, err := range repo.Kept(ctx, host, env) {
-		if repository.Damaged(err) {
+		if authentic.Damaged(err) {
 			if !errors.Is(err, statement.ErrEnded) {
 				damaged = append(damaged, err)
 			}

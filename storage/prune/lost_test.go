@@ -11,10 +11,10 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
 	"knowngood/storage/index"
 	"knowngood/storage/layout"
 	"knowngood/storage/prune"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
@@ -55,7 +55,7 @@ func (w *world) forgetHalf() {
 	left := 0
 	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks("h", host.Domain.ID)}) {
 		w.check(err)
-		id, _ := repository.ParseObjectKey(o.Key)
+		id, _ := deletion.ParseKey(o.Key)
 		tail, err := reader.TailOf(w.Ctx, wire.KindPack, id.Hash, o.Size)
 		w.check(err)
 		contents, err := tail.Contents(wire.KindPack, host.Domain)

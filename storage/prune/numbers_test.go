@@ -7,9 +7,9 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/prune"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
@@ -72,7 +72,7 @@ func TestASnapshotAfterALossTakesNoForgottenNumber(t *testing.T) {
 			w.write("file", 1<<20)
 			w.capture("web")
 		}
-		_, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(2, 3), Now: time.Now()})
+		_, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Forget: statement.NumbersOf(2, 3), Now: time.Now()})
 		w.check(err)
 		for n := range uint64(3) {
 			w.check(w.host().Purge(w.Ctx, layout.KeyRoot(enginetest.Host, "web", n+2)))

@@ -25,8 +25,10 @@ import (
 
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
+	"knowngood/storage/trust"
 )
 
 // Times that docs/FORMAT.md section 10 rests on.
@@ -139,7 +141,7 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 		o.Progress = &Progress{}
 	}
 	p := &pruner{Options: o, repo: repo, report: &Report{}}
-	hosts, err := repo.Hosts(ctx)
+	hosts, err := repo.AllHosts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +164,7 @@ func (p *pruner) blocks(host, domain string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, storage.ErrInvalidKey) {
+	if authentic.Damaged(err) || errors.Is(err, trust.ErrNoUsableIdentity) || errors.Is(err, storage.ErrInvalidKey) {
 		p.report.Blocked = append(p.report.Blocked, Blocked{host, domain, err})
 		return nil
 	}

@@ -16,11 +16,15 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 const day = 24 * time.Hour
@@ -68,7 +72,7 @@ func (w *world) write(name string, n int) {
 	w.check(os.WriteFile(filepath.Join(w.dir, name), b, 0o644))
 }
 
-func (w *world) capture(env string) *repository.Snapshot {
+func (w *world) capture(env string) *history.Snapshot {
 	w.t.Helper()
 	return w.MustCapture(env, w.dir).Snapshot
 }
@@ -81,7 +85,7 @@ func (w *world) host() *repository.Repository {
 
 func (w *world) forget(env string, numbers ...uint64) {
 	w.t.Helper()
-	_, err := w.host().Forget(w.Ctx, enginetest.Host, env, repository.Change{Forget: statement.NumbersOf(numbers...), Now: time.Now()})
+	_, err := w.host().Forget(w.Ctx, enginetest.Host, env, history.Change{Forget: statement.NumbersOf(numbers...), Now: time.Now()})
 	w.check(err)
 }
 
@@ -164,7 +168,7 @@ func TestWhatIsForgottenIsDeletedOnceItsTimeIsOut(t *testing.T) {
 				}
 				w.Clean()
 				w.Restores("web@2", w.dir, treetest.Snapshot(t, w.dir))
-				if _, _, err := w.Snapshot("web@1"); !errors.Is(err, repository.ErrPruned) {
+				if _, _, err := w.Snapshot("web@1"); !errors.Is(err, history.ErrPruned) {
 					t.Errorf("a pruned snapshot resolves: %v", err)
 				}
 				if again := w.free(); again.Deleted.Objects+again.Announced.Objects+again.Spared.Objects > 0 {
@@ -217,7 +221,7 @@ func TestAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew(t *testing.T) {
 		time.Sleep(3 * day)
 		w.free()
 		r := w.host()
-		_, err := r.Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
+		_, err := r.Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
 		w.check(err)
 		if warnings := r.Warnings(); len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "announced") {
 			t.Errorf("undoing what is announced warns %v", warnings)
@@ -235,7 +239,7 @@ func TestAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew(t *testing.T) {
 		if d := w.free(); d.Deleted.Bytes < 1<<20 {
 			t.Fatalf("not deleted: %+v", d)
 		}
-		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()}); !errors.Is(err, repository.ErrPruned) {
+		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()}); !errors.Is(err, history.ErrPruned) {
 			t.Errorf("what was deleted is undone: %v", err)
 		}
 	})
@@ -277,7 +281,7 @@ func TestNothingIsDeletedWhileASnapshotCannotBeRead(t *testing.T) {
 				before := len(m.Keys())
 				report, err := prune.Run(w.Ctx, w.host(), prune.Options{})
 				w.check(err)
-				if len(report.Blocked) != 1 || !repository.Damaged(report.Blocked[0].Err) {
+				if len(report.Blocked) != 1 || !authentic.Damaged(report.Blocked[0].Err) {
 					t.Errorf("blocked by %v", report.Blocked)
 				}
 				if len(m.Keys()) != before {
@@ -338,10 +342,10 @@ func TestAPolicyOfThePrunerOutweighsATombstone(t *testing.T) {
 		if d := run().Domains[0]; d.Deleted.Bytes < 1<<20 || d.Snapshots != 2 {
 			t.Errorf("pruned %+v", d)
 		}
-		_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(3), Now: time.Now()})
+		_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(3), Now: time.Now()})
 		w.check(err)
 		w.Restores("web@3", w.dir, trees[2])
-		if _, _, err := w.Snapshot("web@2"); !errors.Is(err, repository.ErrPruned) {
+		if _, _, err := w.Snapshot("web@2"); !errors.Is(err, history.ErrPruned) {
 			t.Errorf("web@2: %v", err)
 		}
 		// A policy that comes too late is told so, and blocks nothing.
@@ -447,7 +451,7 @@ func TestARunIsToldWhenWhatItReusedWasAnnounced(t *testing.T) {
 			time.Sleep(12 * time.Hour)
 			w.prune(prune.Options{Announce: prune.MinAnnounce})
 		}
-		if err := <-done; !errors.Is(err, repository.ErrOvertaken) {
+		if err := <-done; !errors.Is(err, objects.ErrOvertaken) {
 			t.Fatalf("a run whose chunks were deleted ends with %v", err)
 		}
 		w.capture("db")
@@ -504,7 +508,7 @@ func TestWhatItCannotSignOrOpenIsLeft(t *testing.T) {
 		r := w.Open("") // neither the host nor an identity
 		report, err := prune.Run(w.Ctx, r, prune.Options{})
 		w.check(err)
-		if len(report.Blocked) != 1 || !errors.Is(report.Blocked[0].Err, repository.ErrNoUsableIdentity) {
+		if len(report.Blocked) != 1 || !errors.Is(report.Blocked[0].Err, trust.ErrNoUsableIdentity) {
 			t.Errorf("blocked by %v", report.Blocked)
 		}
 		if _, err := prune.Run(w.Ctx, w.host(), prune.Options{Announce: time.Hour}); err == nil {

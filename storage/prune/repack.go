@@ -6,9 +6,12 @@ import (
 	"slices"
 
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
+	"knowngood/storage/trust"
 )
 
 // manifest is a list of objects that a kept snapshot needs, with the snapshot.
@@ -45,7 +48,7 @@ func (d *domain) repack(ctx context.Context) error {
 		return err
 	}
 	err = d.rewrite(ctx, host)
-	if repository.Damaged(err) || errors.Is(err, repository.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, repository.ErrOvertaken) || errors.Is(err, repository.ErrLost) || errors.Is(err, storage.ErrFull) {
+	if authentic.Damaged(err) || errors.Is(err, trust.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, objects.ErrOvertaken) || errors.Is(err, objects.ErrLost) || errors.Is(err, storage.ErrFull) {
 		return why("%v", err)
 	}
 	return err
@@ -66,8 +69,8 @@ func (d *domain) foresee(ctx context.Context) error {
 	return err
 }
 
-func (d *domain) rewrite(ctx context.Context, host *repository.Host) (err error) {
-	x, err := d.repo.OpenIndex(ctx, host, repository.Verification{})
+func (d *domain) rewrite(ctx context.Context, host *trust.Host) (err error) {
+	x, err := d.repo.OpenIndex(ctx, host, objects.Verification{})
 	if err != nil {
 		return err
 	}
@@ -116,15 +119,15 @@ func (d *domain) rewrite(ctx context.Context, host *repository.Host) (err error)
 		d.out.Repacked.add(c.size)
 	}
 	for _, o := range into {
-		d.needed[repository.ObjectID{Kind: o.Kind, Hash: o.Hash}] = true
+		d.needed[deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}] = true
 		d.out.Needed.add(o.Size)
 	}
 	return nil
 }
 
 // resolve is what a manifest needs in the place of an object that it names.
-func (d *domain) resolve(m *manifest, o pack.Object) []repository.ObjectID {
-	return d.deletions.Resolve(m.Body.Manifest.Hash, repository.ObjectID{Kind: o.Kind, Hash: o.Hash}, func(id repository.ObjectID) bool {
+func (d *domain) resolve(m *manifest, o pack.Object) []deletion.ObjectID {
+	return d.deletions.Resolve(m.Body.Manifest.Hash, deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}, func(id deletion.ObjectID) bool {
 		_, ok := d.objects[id]
 		return ok
 	})
@@ -134,8 +137,8 @@ func (d *domain) resolve(m *manifest, o pack.Object) []repository.ObjectID {
 // names, unless this machine is the host: who took that over could have
 // anything deleted by a repack. It is the object itself, or, once that is gone,
 // all that it was ever said to be rewritten into.
-func (d *domain) hold(ctx context.Context, o pack.Object, stand []repository.ObjectID) error {
-	id := repository.ObjectID{Kind: o.Kind, Hash: o.Hash}
+func (d *domain) hold(ctx context.Context, o pack.Object, stand []deletion.ObjectID) error {
+	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
 	if d.own || slices.Contains(stand, id) {
 		return nil
 	}
@@ -171,7 +174,7 @@ func (d *domain) ownDomain(ctx context.Context) (bool, error) {
 // isThisMachine tells whether this machine is the host.
 func (h *host) isThisMachine(ctx context.Context) (bool, error) {
 	host, err := h.repo.Host(ctx)
-	if errors.Is(err, repository.ErrNotEnrolled) || errors.Is(err, repository.ErrCloned) {
+	if errors.Is(err, trust.ErrNotEnrolled) || errors.Is(err, trust.ErrCloned) {
 		return false, nil
 	}
 	return err == nil && host.Name == h.name, err

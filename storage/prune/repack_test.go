@@ -16,11 +16,13 @@ import (
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // unlocked is the host with an identity at hand.
@@ -118,7 +120,7 @@ func TestASparsePackIsRewrittenAndFreed(t *testing.T) {
 			t.Errorf("%d bytes of packs are left of %d", after, before)
 		}
 		intact()
-		if _, _, err := w.Snapshot("web@1"); !errors.Is(err, repository.ErrPruned) {
+		if _, _, err := w.Snapshot("web@1"); !errors.Is(err, history.ErrPruned) {
 			t.Errorf("web@1: %v", err)
 		}
 		// The record outlives the statement that made it.
@@ -140,7 +142,7 @@ func (w *world) newest(env string) uint64 {
 	return s.Number
 }
 
-func (w *world) opened(ref string) *repository.Snapshot {
+func (w *world) opened(ref string) *history.Snapshot {
 	w.t.Helper()
 	_, s, err := w.Snapshot(ref)
 	w.check(err)
@@ -208,7 +210,7 @@ func TestAPackIsRewrittenTwice(t *testing.T) {
 			t.Errorf("%d bytes of packs are left", n)
 		}
 		w.check(w.unlocked().Whole(w.Ctx, w.opened("a@1")))
-		if _, _, err := w.Snapshot("b@1"); !errors.Is(err, repository.ErrPruned) {
+		if _, _, err := w.Snapshot("b@1"); !errors.Is(err, history.ErrPruned) {
 			t.Errorf("b@1: %v", err)
 		}
 	})
@@ -358,7 +360,7 @@ func TestARunUnderWayIsNotHurtByARepack(t *testing.T) {
 
 func (w *world) undo(env string, numbers ...uint64) {
 	w.t.Helper()
-	_, err := w.host().Forget(w.Ctx, enginetest.Host, env, repository.Change{Undo: statement.NumbersOf(numbers...), Now: time.Now()})
+	_, err := w.host().Forget(w.Ctx, enginetest.Host, env, history.Change{Undo: statement.NumbersOf(numbers...), Now: time.Now()})
 	w.check(err)
 }
 
@@ -477,8 +479,8 @@ func TestRepacksOfAnyHistoryKeepEverySnapshot(t *testing.T) {
 					case k == 6 && len(gone) > 0:
 						i := rng.IntN(len(gone))
 						n := gone[i]
-						_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(n), Now: time.Now()})
-						if err != nil && !errors.Is(err, repository.ErrPruned) && !errors.Is(err, repository.ErrNoUsableIdentity) {
+						_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(n), Now: time.Now()})
+						if err != nil && !errors.Is(err, history.ErrPruned) && !errors.Is(err, trust.ErrNoUsableIdentity) {
 							t.Fatal(err)
 						}
 						if err == nil {

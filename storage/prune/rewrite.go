@@ -10,20 +10,23 @@ import (
 	"slices"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/authentic"
 	"knowngood/storage/chunk"
+	"knowngood/storage/deletion"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/repository"
 	"knowngood/storage/seal"
+	"knowngood/storage/trust"
 )
 
 // copyOver stores the chunks in use anew, in packs of a session of this run,
 // and publishes where they lie. It tells how many bytes were stored.
-func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *repository.Index, r *repository.Reader, packs []*candidate, used map[[32]byte]bool) (uint64, error) {
+func (d *domain) copyOver(ctx context.Context, host *trust.Host, x *objects.Index, r *objects.Reader, packs []*candidate, used map[[32]byte]bool) (uint64, error) {
 	epoch, err := d.repo.CurrentEpoch(ctx)
 	if err != nil {
 		return 0, err
 	}
-	w, err := d.repo.NewWriter(ctx, host, epoch, x, repository.WriterOptions{})
+	w, err := d.repo.NewWriter(ctx, host, epoch, x, objects.WriterOptions{})
 	if err != nil {
 		return 0, err
 	}
@@ -43,7 +46,7 @@ func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *reposit
 		}
 		d.Progress.Read.Add(uint64(len(object)))
 		if err := c.same(object, d.domain); err != nil {
-			return fail(&repository.DamageError{Key: d.key(c.id), What: "pack", Err: err})
+			return fail(&authentic.DamageError{Key: d.key(c.id), What: "pack", Err: err})
 		}
 		r.AddSessions([]seal.SealedSession{c.tail.Session})
 		ref := &pack.Ref{Hash: c.id.Hash, Session: c.tail.Session.ID, Salt: c.tail.Salt}
@@ -59,7 +62,7 @@ func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *reposit
 				end := at + ch.Len
 				if used[ch.ID] {
 					if int(end) > len(content) || hasher.ID(content[at:end]) != ch.ID {
-						return fail(&repository.DamageError{Key: d.key(c.id), What: "pack", Err: fmt.Errorf("chunk %x does not verify", ch.ID[:8])})
+						return fail(&authentic.DamageError{Key: d.key(c.id), What: "pack", Err: fmt.Errorf("chunk %x does not verify", ch.ID[:8])})
 					}
 					if _, _, err := to.Add(ch.ID, content[at:end]); err != nil {
 						return fail(err)
@@ -73,7 +76,7 @@ func (d *domain) copyOver(ctx context.Context, host *repository.Host, x *reposit
 		return fail(err)
 	}
 	if again, err := x.LookAgain(ctx); err != nil || again {
-		return 0, cmp.Or(err, repository.ErrOvertaken) // what was rewritten is there for the next run
+		return 0, cmp.Or(err, objects.ErrOvertaken) // what was rewritten is there for the next run
 	}
 	if _, err := x.Publish(ctx, host, w); err != nil {
 		return fail(err)
@@ -100,12 +103,12 @@ func (c *candidate) same(object []byte, domain *seal.Domain) error {
 
 // rewritten makes sure that every chunk in use lies in another pack, which is
 // in the store, and records that. It gives those packs.
-func (d *domain) rewritten(ctx context.Context, x *repository.Index, packs []*candidate, used map[[32]byte]bool) ([]pack.Object, error) {
+func (d *domain) rewritten(ctx context.Context, x *objects.Index, packs []*candidate, used map[[32]byte]bool) ([]pack.Object, error) {
 	var manifests [][32]byte
 	for _, m := range d.needy(packs) {
 		manifests = append(manifests, m.Body.Manifest.Hash)
 	}
-	slices.SortFunc(manifests, repository.CompareHashes)
+	slices.SortFunc(manifests, deletion.CompareHashes)
 	var said []saying
 	sizes := map[[32]byte]uint64{}
 	for _, c := range packs {
@@ -117,12 +120,12 @@ func (d *domain) rewritten(ctx context.Context, x *repository.Index, packs []*ca
 				}
 				loc, ok := x.Lookup(ch.ID)
 				if !ok || loc.Len != ch.Len {
-					return nil, fmt.Errorf("chunk %x was rewritten, and the index does not have it: %w", ch.ID[:8], repository.ErrOvertaken)
+					return nil, fmt.Errorf("chunk %x was rewritten, and the index does not have it: %w", ch.ID[:8], objects.ErrOvertaken)
 				}
 				in[loc.Pack.Hash], sizes[loc.Pack.Hash] = true, loc.Pack.Size
 			}
 		}
-		said = append(said, saying{c.id.Hash, slices.SortedFunc(maps.Keys(in), repository.CompareHashes), manifests})
+		said = append(said, saying{c.id.Hash, slices.SortedFunc(maps.Keys(in), deletion.CompareHashes), manifests})
 	}
 	var into []pack.Object
 	for h, size := range sizes {

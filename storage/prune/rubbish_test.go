@@ -15,12 +15,16 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/stores"
+	"knowngood/storage/trust"
 )
 
 // keys of statements of one kind, by serial.
@@ -71,7 +75,7 @@ func (w *world) prunes(pass func(), spoil func(keys)) {
 	told := map[string]bool{}
 	hear := func(r *repository.Repository) {
 		for _, warning := range r.Warnings() {
-			if !repository.Damaged(warning) {
+			if !authentic.Damaged(warning) {
 				t.Errorf("warning: %v", warning)
 			}
 			for folder := range map[string]int{"tombstones": 0, "pending": 0} {
@@ -80,7 +84,7 @@ func (w *world) prunes(pass func(), spoil func(keys)) {
 		}
 	}
 	r := w.host()
-	x, err := r.Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(2), Now: time.Now()})
+	x, err := r.Forget(w.Ctx, enginetest.Host, "web", history.Change{Forget: statement.NumbersOf(2), Now: time.Now()})
 	w.check(err)
 	if fmt.Sprint(x.Forgotten) != "[{1 2}]" {
 		t.Errorf("forgotten are %v", x.Forgotten)
@@ -182,7 +186,7 @@ func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
 		d := &statement.Deletion{Repository: x.Repository, Host: enginetest.Host, Domain: old.Domain.ID, Serial: layout.MaxNumber, Since: layout.MaxNumber, Made: time.Now(), Certificate: old.Certificate}
 		for key, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: "hosts/"}) {
 			w.check(err)
-			if id, ok := repository.ParseObjectKey(key.Key); ok {
+			if id, ok := deletion.ParseKey(key.Key); ok {
 				d.Announced = append(d.Announced, statement.Object{Kind: id.Kind, Hash: id.Hash, Size: 1})
 			}
 		}
@@ -194,15 +198,15 @@ func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
 		object, err = d.Encode(old.SigningKey())
 		w.check(err)
 		w.put(layout.KeyDeletion(enginetest.Host, old.Domain.ID, d.Serial), object)
-		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()}); err == nil || !strings.Contains(err.Error(), "--reenrol") {
+		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()}); err == nil || !strings.Contains(err.Error(), "--reenrol") {
 			t.Errorf("after the last serial: %v", err)
 		}
 
 		again := w.Open(treetest.TempDir(t))
 		again.Unlock(w.ID)
-		_, err = again.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+		_, err = again.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 		w.check(err)
-		y, err := again.Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(1), Now: time.Now()})
+		y, err := again.Forget(w.Ctx, enginetest.Host, "web", history.Change{Forget: statement.NumbersOf(1), Now: time.Now()})
 		w.check(err)
 		if y.Serial != 1 || fmt.Sprint(y.Forgotten) != "[{1 1}]" {
 			t.Errorf("tombstone %d forgets %v", y.Serial, y.Forgotten)
@@ -301,10 +305,10 @@ func TestAnEnvironmentOfRubbishAloneIsForgotten(t *testing.T) {
 				t.Errorf("%d objects were deleted though a root does not verify", n)
 			}
 			r := w.host()
-			if _, err := r.Forget(w.Ctx, enginetest.Host, "rubbish", repository.Change{Forget: statement.NumbersOf(n + 1), Now: time.Now()}); !errors.Is(err, repository.ErrNoSnapshot) {
+			if _, err := r.Forget(w.Ctx, enginetest.Host, "rubbish", history.Change{Forget: statement.NumbersOf(n + 1), Now: time.Now()}); !errors.Is(err, history.ErrNoSnapshot) {
 				t.Errorf("forgetting what there is not: %v", err)
 			}
-			_, err := r.Forget(w.Ctx, enginetest.Host, "rubbish", repository.Change{Forget: statement.NumbersOf(n), Now: time.Now()})
+			_, err := r.Forget(w.Ctx, enginetest.Host, "rubbish", history.Change{Forget: statement.NumbersOf(n), Now: time.Now()})
 			w.check(err)
 		}
 		if n, blocked := deleted(); n == 0 || blocked {
@@ -340,7 +344,7 @@ func TestNothingIsReadWithoutALimit(t *testing.T) {
 			time.Sleep(8 * day)
 			w.free()
 		}
-		w.check(os.RemoveAll(w.host().LocalDir().Path("index")))
+		w.check(os.RemoveAll(w.host().State.Dir().Path("index")))
 		w.capture("web")
 		w.Restores("web@3", w.dir, treetest.Snapshot(t, w.dir))
 		w.Clean()

@@ -13,11 +13,14 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 
 	capture "knowngood/snapshot"
 )
@@ -130,7 +133,7 @@ func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
 		want("and more are taken", 4)
 
 		r := w.Bare()
-		_, err = r.Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1, 2), Now: time.Now()})
+		_, err = r.Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1, 2), Now: time.Now()})
 		w.check(err)
 		want("the owner takes it back", 4, 2, 1)
 
@@ -147,7 +150,7 @@ func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
 		state := treetest.TempDir(t)
 		again := w.Open(state)
 		again.Unlock(w.ID)
-		_, err = again.Join(w.Ctx, repository.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
+		_, err = again.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 		w.check(err)
 		want("the host was enrolled again, and what the owner signed holds", 4, 2, 1)
 	})
@@ -167,13 +170,13 @@ func TestWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
 					slow.Add(storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: nth, Fault: storagetest.Delayed(12 * day)})
 				}
 				w.write("late", 4<<20)
-				daemon, err := repository.Open(w.Ctx, slow, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), KeepIndex: keep})
+				daemon, err := repository.Open(w.Ctx, slow, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now()}, KeepIndex: keep})
 				w.check(err)
 				defer daemon.Close()
 				run := func() error {
 					host, err := daemon.Host(w.Ctx)
 					w.check(err)
-					_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}})
+					_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.State.Dir(), Sources: []walk.Source{{Path: w.dir}}})
 					return err
 				}
 				done := make(chan error, 1)
@@ -197,7 +200,7 @@ func TestWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
 				if deleted < 1<<20 {
 					t.Fatalf("%d bytes were deleted under the run", deleted)
 				}
-				if err := <-done; !errors.Is(err, repository.ErrLost) {
+				if err := <-done; !errors.Is(err, objects.ErrLost) {
 					t.Errorf("the run ends with %v", err)
 				}
 				w.check(run())
@@ -217,13 +220,13 @@ func TestWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned(t *testing.T
 		}
 		failing := storagetest.NewFaulty(m, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 3, Fault: storagetest.FailBefore(nil)})
 		w.write("late", 4<<20)
-		daemon, err := repository.Open(w.Ctx, failing, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), KeepIndex: 6 * time.Hour})
+		daemon, err := repository.Open(w.Ctx, failing, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now()}, KeepIndex: 6 * time.Hour})
 		w.check(err)
 		defer daemon.Close()
 		run := func() error {
 			host, err := daemon.Host(w.Ctx)
 			w.check(err)
-			_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.LocalDir(), Sources: []walk.Source{{Path: w.dir}}})
+			_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.State.Dir(), Sources: []walk.Source{{Path: w.dir}}})
 			return err
 		}
 		if err := run(); !errors.Is(err, storagetest.ErrInjected) {
@@ -232,7 +235,7 @@ func TestWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned(t *testing.T
 		// The machine sleeps, and another one prunes.
 		deleted := uint64(0)
 		for n := range uint64(4) {
-			_, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Forget: statement.NumbersOf(n + 1), Now: time.Now()})
+			_, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Forget: statement.NumbersOf(n + 1), Now: time.Now()})
 			w.check(err)
 			time.Sleep(3 * day)
 			report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{Announce: prune.MinAnnounce})

@@ -10,7 +10,8 @@ import (
 
 	"knowngood/internal/userdir"
 	"knowngood/snapshot/suspect"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/statement"
 )
 
@@ -56,21 +57,21 @@ func (h *host) suspects(ctx context.Context, env string, written map[uint64]time
 
 // judgeSince judges the snapshots after those that are judged, and gives the
 // newest. It is nil when the last one judged is not the one that is there.
-func (h *host) judgeSince(ctx context.Context, env string, written map[uint64]time.Time, j *judged, accepted *repository.Acceptances) (*judged, *repository.Snapshot, error) {
+func (h *host) judgeSince(ctx context.Context, env string, written map[uint64]time.Time, j *judged, accepted *history.Acceptances) (*judged, *history.Snapshot, error) {
 	var before statement.Numbers
 	if j.Number > 1 {
 		before = statement.Numbers{{First: 1, Last: j.Number - 1}}
 	}
-	var all []*repository.Snapshot
-	for s, err := range h.repo.Without(ctx, h.name, env, before) {
+	var all []*history.Snapshot
+	for s, err := range h.repo.Except(ctx, h.name, env, before) {
 		switch {
-		case err != nil && !repository.Damaged(err):
+		case err != nil && !authentic.Damaged(err):
 			return nil, nil, fmt.Errorf("environment %s: %w", env, err)
 		case err == nil && s.Body != nil:
 			all = append(all, s)
 		}
 	}
-	if j.Number > 0 && !slices.ContainsFunc(all, func(s *repository.Snapshot) bool { return s.Number == j.Number && hex.EncodeToString(s.ID[:]) == j.ID }) {
+	if j.Number > 0 && !slices.ContainsFunc(all, func(s *history.Snapshot) bool { return s.Number == j.Number && hex.EncodeToString(s.ID[:]) == j.ID }) {
 		return nil, nil, nil
 	}
 
@@ -92,7 +93,7 @@ func (h *host) judgeSince(ctx context.Context, env string, written map[uint64]ti
 }
 
 // acceptance names that of the owner; "" for none.
-func acceptance(a *repository.Acceptances) string {
+func acceptance(a *history.Acceptances) string {
 	if a.Owner == nil {
 		return ""
 	}
@@ -102,10 +103,10 @@ func acceptance(a *repository.Acceptances) string {
 
 // judgements is the folder in which this machine remembers what was judged, a
 // file for each environment.
-func (h *host) judgements() userdir.Dir { return h.repo.LocalDir().In("judged", h.name) }
+func (h *host) judgements() userdir.Dir { return h.repo.State.Dir().In("judged", h.name) }
 
 // remembered is what was judged by the acceptance that holds now.
-func (h *host) remembered(env string, accepted *repository.Acceptances) *judged {
+func (h *host) remembered(env string, accepted *history.Acceptances) *judged {
 	j := &judged{}
 	b, err := h.judgements().ReadFile(env)
 	if err != nil || json.Unmarshal(b, j) != nil || j.Acceptance != acceptance(accepted) {

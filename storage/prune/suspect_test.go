@@ -15,9 +15,11 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // collapse leaves nothing of the tree, and captures that as a host does that
@@ -29,14 +31,14 @@ func (w *world) collapse(times int) {
 		time.Sleep(time.Hour)
 		result, err := w.Capture("web", func(o *snapshot.Options) { o.Expect = []snapshot.Expectation{{}} }, w.dir)
 		w.check(err)
-		if repository.Flagged(result.Snapshot) {
+		if history.Flagged(result.Snapshot) {
 			w.t.Fatal("the host says that it is suspect")
 		}
 	}
 }
 
 // accept accepts a snapshot: as the host, or with the identity as the owner.
-func (w *world) accept(r *repository.Repository, s *repository.Snapshot) {
+func (w *world) accept(r *repository.Repository, s *history.Snapshot) {
 	w.t.Helper()
 	_, err := r.Accept(w.Ctx, enginetest.Host, s.Environment, []statement.Accepted{{Number: s.Number, ID: s.ID}}, "", time.Now())
 	w.check(err)
@@ -75,7 +77,7 @@ func TestWhoPrunesForAHostFindsOutByItselfThatASourceCollapsed(t *testing.T) {
 					}
 					time.Sleep(8 * day)
 				}
-				_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", repository.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
+				_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
 				w.check(err)
 				w.Restores("web@1", w.dir, tree)
 			})
@@ -89,7 +91,7 @@ func TestAHostsAcceptanceBindsNobodyElseAndTheOwnersDoes(t *testing.T) {
 		w.capture("web")
 		w.check(os.RemoveAll(filepath.Join(w.dir, "file")))
 		last := w.capture("web")
-		if !repository.Flagged(last) {
+		if !history.Flagged(last) {
 			t.Fatal("the host does not say that it is suspect")
 		}
 		w.accept(w.host(), last)
@@ -149,7 +151,7 @@ func TestARootIsReadOnceByWhoPrunesForOthers(t *testing.T) {
 		reads := func() int64 {
 			t.Helper()
 			store := &rootReads{Store: w.Store}
-			r, err := repository.Open(w.Ctx, store, repository.OpenOptions{StateDir: elsewhere, URL: w.URL, Now: time.Now()})
+			r, err := repository.Open(w.Ctx, store, repository.Options{Options: trust.Options{StateDir: elsewhere, URL: w.URL, Now: time.Now()}})
 			w.check(err)
 			r.Unlock(w.ID)
 			policy := &retention.Policy{Last: 1}

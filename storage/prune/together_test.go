@@ -17,9 +17,10 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/prune"
-	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 
@@ -150,7 +151,7 @@ func (x *together) collect() {
 			case res.err == nil:
 				x.trees[env][res.number] = res.tree
 				x.counts["captured"]++
-			case errors.Is(res.err, repository.ErrOvertaken):
+			case errors.Is(res.err, objects.ErrOvertaken):
 				x.counts["overtaken"]++
 			default:
 				x.t.Fatalf("capture of %s: %v", env, res.err)
@@ -187,8 +188,8 @@ func (x *together) forgetSome(env string) {
 
 func (x *together) undo(env string) {
 	for n := range x.gone[env] {
-		_, err := x.host().Forget(x.Ctx, enginetest.Host, env, repository.Change{Undo: statement.NumbersOf(n), Now: time.Now()})
-		if errors.Is(err, repository.ErrPruned) {
+		_, err := x.host().Forget(x.Ctx, enginetest.Host, env, history.Change{Undo: statement.NumbersOf(n), Now: time.Now()})
+		if errors.Is(err, history.ErrPruned) {
 			continue
 		}
 		x.check(err)

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"knowngood/internal/wire"
-	"knowngood/storage/repository"
+	"knowngood/storage/deletion"
 	"knowngood/storage/statement"
 )
 
@@ -18,9 +18,9 @@ type saying struct {
 
 // recorded are the repacks that say so, as few as may be.
 func recorded(said []saying) []statement.Repack {
-	lists := func(a, b [][32]byte) int { return slices.CompareFunc(a, b, repository.CompareHashes) }
+	lists := func(a, b [][32]byte) int { return slices.CompareFunc(a, b, deletion.CompareHashes) }
 	slices.SortFunc(said, func(a, b saying) int {
-		return cmp.Or(lists(a.manifests, b.manifests), lists(a.into, b.into), repository.CompareHashes(a.old, b.old))
+		return cmp.Or(lists(a.manifests, b.manifests), lists(a.into, b.into), deletion.CompareHashes(a.old, b.old))
 	})
 	var out []statement.Repack
 	for i, s := range said {
@@ -55,7 +55,7 @@ func (d *domain) told(since uint64) []statement.Repack {
 			named[h] = named[h] || x.Serial >= since
 		}
 	}
-	there := func(id repository.ObjectID) bool {
+	there := func(id deletion.ObjectID) bool {
 		_, ok := d.objects[id]
 		return ok
 	}
@@ -68,16 +68,16 @@ func (d *domain) told(since uint64) []statement.Repack {
 		for _, old := range x.Old {
 			by := map[string]*saying{} // by what stands for it
 			for _, m := range x.Manifests {
-				if !there(repository.ObjectID{Kind: wire.KindManifest, Hash: m}) || kept[m] && !named[old] || done[[2][32]byte{m, old}] {
+				if !there(deletion.ObjectID{Kind: wire.KindManifest, Hash: m}) || kept[m] && !named[old] || done[[2][32]byte{m, old}] {
 					continue
 				}
 				done[[2][32]byte{m, old}] = true
 				var into [][32]byte
 				key := ""
-				for _, id := range d.deletions.Resolve(m, repository.ObjectID{Kind: wire.KindPack, Hash: old}, there) {
+				for _, id := range d.deletions.Resolve(m, deletion.ObjectID{Kind: wire.KindPack, Hash: old}, there) {
 					into = append(into, id.Hash)
 				}
-				slices.SortFunc(into, repository.CompareHashes)
+				slices.SortFunc(into, deletion.CompareHashes)
 				for _, h := range into {
 					key += string(h[:])
 				}

@@ -8,8 +8,11 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
+	"knowngood/storage/objects"
 	"knowngood/storage/prune"
 	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 // turn captures another "web", forgets the last one, and prunes when all is
@@ -33,7 +36,7 @@ func (w *world) saysOnlyWhatHolds(refs ...string) {
 	there := map[[32]byte]bool{}
 	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: "hosts/h/", Hidden: true}) {
 		w.check(err)
-		if id, ok := repository.ParseObjectKey(o.Key); ok {
+		if id, ok := deletion.ParseKey(o.Key); ok {
 			there[id.Hash] = true
 		}
 	}
@@ -133,13 +136,13 @@ func TestADryRunTellsWhatWouldBeRewritten(t *testing.T) {
 func TestAnIndexThatIsKeptOpenHeedsAPruneByHand(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.sparse()
-		r, err := repository.Open(w.Ctx, w.Store, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), KeepIndex: 6 * time.Hour})
+		r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now()}, KeepIndex: 6 * time.Hour})
 		w.check(err)
 		defer r.Close()
 		host, err := r.Host(w.Ctx)
 		w.check(err)
 		absent := func(pack [32]byte) bool {
-			x, err := r.OpenIndex(w.Ctx, host, repository.Verification{})
+			x, err := r.OpenIndex(w.Ctx, host, objects.Verification{})
 			w.check(err)
 			defer x.Close()
 			x.Done()

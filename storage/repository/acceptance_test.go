@@ -5,9 +5,11 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // suspectBody is the body of a snapshot whose source collapsed.
@@ -18,7 +20,7 @@ func suspectBody(n uint64) *statement.RootBody {
 	return b
 }
 
-func commitSuspect(t *testing.T, h *repository.Host) *repository.Snapshot {
+func commitSuspect(t *testing.T, h host) *history.Snapshot {
 	t.Helper()
 	s, err := h.Commit(t.Context(), "web", suspectBody, now)
 	if err != nil {
@@ -27,7 +29,7 @@ func commitSuspect(t *testing.T, h *repository.Host) *repository.Snapshot {
 	return s
 }
 
-func accept(t *testing.T, r *repository.Repository, snapshots ...*repository.Snapshot) *statement.Acceptance {
+func accept(t *testing.T, r *repository.Repository, snapshots ...*history.Snapshot) *statement.Acceptance {
 	t.Helper()
 	var list []statement.Accepted
 	for _, s := range snapshots {
@@ -42,7 +44,7 @@ func accept(t *testing.T, r *repository.Repository, snapshots ...*repository.Sna
 
 // wantSuspect demands which of some snapshots are suspect, and who accepted the
 // others; a letter each: s suspect, h by the host, o by the owner, b by both.
-func wantSuspect(t *testing.T, r *repository.Repository, want string, snapshots ...*repository.Snapshot) {
+func wantSuspect(t *testing.T, r *repository.Repository, want string, snapshots ...*history.Snapshot) {
 	t.Helper()
 	a, err := r.Acceptances(t.Context(), "web-1", "web")
 	if err != nil {
@@ -67,7 +69,7 @@ func TestTheHostAndTheOwnerAcceptEachForThemselves(t *testing.T) {
 	h := w.m.host(t, w.store)
 	first, a, b, c := commit(t, h, "web"), commitSuspect(t, h), commitSuspect(t, h), commitSuspect(t, h)
 	host := w.m.open(t, w.store)
-	if repository.Flagged(first) || !repository.Flagged(a) {
+	if history.Flagged(first) || !history.Flagged(a) {
 		t.Error("flagged is what is not, or the other way round")
 	}
 	wantSuspect(t, host, "sss", a, b, c)
@@ -112,7 +114,7 @@ func TestWhatDoesNotVerifyAcceptsNothingAndBlocksNothing(t *testing.T) {
 	wantWarning(t, r, key(5))
 	r = w.m.open(t, w.store)
 	wantSuspect(t, r, "hs", a, b)
-	wantWarning(t, r, "it belongs to "+key(1))
+	wantWarning(t, r, "it belongs at "+key(1))
 	if y := accept(t, w.m.open(t, w.store), b); y.Serial != 2 || y.Previous != x.Hash() {
 		t.Errorf("the next one has serial %d after %x", y.Serial, y.Previous)
 	}
@@ -121,7 +123,7 @@ func TestWhatDoesNotVerifyAcceptsNothingAndBlocksNothing(t *testing.T) {
 	again := machine{t.TempDir(), "reinstalled"}
 	operator := again.open(t, w.store)
 	operator.Unlock(w.id)
-	if _, err := operator.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+	if _, err := operator.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	wantSuspect(t, w.operator(t), "ss", a, b)

@@ -7,38 +7,40 @@ import (
 	"strings"
 	"testing"
 
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
-func join(name string) repository.JoinOptions {
-	return repository.JoinOptions{Host: name, Now: now}
+func join(name string) trust.JoinOptions {
+	return trust.JoinOptions{Host: name, Now: now}
 }
 
 func TestAFurtherHostJoinsWithTheIdentityAndWritesUnderItsOwnName(t *testing.T) {
 	w := newWorld(t)
 	m := machine{t.TempDir(), "second"}
 	r := m.open(t, w.store)
-	if _, err := r.Host(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) || !strings.Contains(err.Error(), "--join") {
+	if _, err := r.Host(t.Context()); !errors.Is(err, trust.ErrNotEnrolled) || !strings.Contains(err.Error(), "--join") {
 		t.Errorf("before joining: %v", err)
 	}
-	if _, err := r.Join(t.Context(), join("web-2")); !errors.Is(err, repository.ErrNoUsableIdentity) {
+	if _, err := r.Join(t.Context(), join("web-2")); !errors.Is(err, trust.ErrNoUsableIdentity) {
 		t.Errorf("without an identity: %v", err)
 	}
 	r.Unlock(w.id)
-	if _, err := r.Join(t.Context(), join("web-1")); !errors.Is(err, repository.ErrHostExists) || !strings.Contains(err.Error(), "--reenrol") {
+	if _, err := r.Join(t.Context(), join("web-1")); !errors.Is(err, trust.ErrHostExists) || !strings.Contains(err.Error(), "--reenrol") {
 		t.Errorf("under a name that is taken: %v", err)
 	}
 	h, err := r.Join(t.Context(), join("web-2"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := commit(t, h, "web"); s.Host != "web-2" || s.Number != 1 {
+	if s := commit(t, host{h, r}, "web"); s.Host != "web-2" || s.Number != 1 {
 		t.Errorf("committed %s of %s", s.Ref(), s.Host)
 	}
-	if _, err := r.Join(t.Context(), join("web-3")); !errors.Is(err, repository.ErrHostExists) {
+	if _, err := r.Join(t.Context(), join("web-3")); !errors.Is(err, trust.ErrHostExists) {
 		t.Errorf("a machine that is a host already: %v", err)
 	}
 	// The first host can verify the second's snapshots, and cannot look into them.
@@ -55,7 +57,7 @@ func TestAHostThatNeverSeesTheIdentityIsGranted(t *testing.T) {
 	w := newWorld(t)
 	m := machine{t.TempDir(), "second"}
 	r := m.open(t, w.store)
-	if _, err := r.AcceptGrant(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) {
+	if _, err := r.AcceptGrant(t.Context()); !errors.Is(err, trust.ErrNotEnrolled) {
 		t.Errorf("before the request: %v", err)
 	}
 	request, err := r.JoinRequest("web-2", false, now)
@@ -66,10 +68,10 @@ func TestAHostThatNeverSeesTheIdentityIsGranted(t *testing.T) {
 	if err != nil || string(again) != string(request) {
 		t.Errorf("a request made twice differs, or %v", err)
 	}
-	if _, err := r.AcceptGrant(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) {
+	if _, err := r.AcceptGrant(t.Context()); !errors.Is(err, trust.ErrNotEnrolled) {
 		t.Errorf("before the grant: %v", err)
 	}
-	if _, err := r.Host(t.Context()); !errors.Is(err, repository.ErrNotEnrolled) || !strings.Contains(err.Error(), "grant") {
+	if _, err := r.Host(t.Context()); !errors.Is(err, trust.ErrNotEnrolled) || !strings.Contains(err.Error(), "grant") {
 		t.Errorf("before the grant: %v", err)
 	}
 	forged := append([]byte(nil), request...)
@@ -85,8 +87,8 @@ func TestAHostThatNeverSeesTheIdentityIsGranted(t *testing.T) {
 	if err != nil || h.Certificate.Hash() != cert.Hash() {
 		t.Fatal(h, err)
 	}
-	commit(t, h, "web")
-	if _, err := w.operator(t).Grant(t.Context(), request, false, now); !errors.Is(err, repository.ErrHostExists) {
+	commit(t, host{h, r}, "web")
+	if _, err := w.operator(t).Grant(t.Context(), request, false, now); !errors.Is(err, trust.ErrHostExists) {
 		t.Errorf("granted twice: %v", err)
 	}
 }
@@ -113,10 +115,10 @@ func TestAReinstalledHostEnrolsAgainAndItsOldKeyEnds(t *testing.T) {
 	if h.Domain.ID == old.Domain.ID {
 		t.Error("the domain is not fresh")
 	}
-	if _, err := old.Commit(t.Context(), "web", body, now); !errors.Is(err, repository.ErrCloned) {
+	if _, err := old.Commit(t.Context(), "web", body, now); !errors.Is(err, trust.ErrCloned) {
 		t.Errorf("the old key commits: %v", err)
 	}
-	if _, err := w.m.open(t, w.store).Host(t.Context()); !errors.Is(err, repository.ErrCloned) {
+	if _, err := w.m.open(t, w.store).Host(t.Context()); !errors.Is(err, trust.ErrCloned) {
 		t.Errorf("the old machine loads: %v", err)
 	}
 
@@ -131,25 +133,25 @@ func TestAReinstalledHostEnrolsAgainAndItsOldKeyEnds(t *testing.T) {
 	if s, err := reader.Head(t.Context(), "web-1", "web"); err != nil || s.ID != second.ID {
 		t.Errorf("head %v, %v", s, err)
 	}
-	if _, err := reader.Head(t.Context(), "web-1", "mail"); !errors.Is(err, repository.ErrNoSnapshot) {
+	if _, err := reader.Head(t.Context(), "web-1", "mail"); !errors.Is(err, history.ErrNoSnapshot) {
 		t.Errorf("an environment that the old key began: %v", err)
 	}
-	if s := commit(t, h, "web"); s.Number != 4 || s.Root.Previous != second.ID {
+	if s := commit(t, host{h, r}, "web"); s.Number != 4 || s.Root.Previous != second.ID {
 		t.Errorf("the new key commits %s on %x", s.Ref(), s.Root.Previous)
 	}
-	if s := commit(t, h, "mail"); s.Number != 2 {
+	if s := commit(t, host{h, r}, "mail"); s.Number != 2 {
 		t.Errorf("the new key commits %s", s.Ref())
 	}
 }
 
 // forgeRoot writes a root with a host's key past all checks.
-func forgeRoot(t *testing.T, w *world, h *repository.Host, env string, number uint64, previous [32]byte) []byte {
+func forgeRoot(t *testing.T, w *world, h host, env string, number uint64, previous [32]byte) []byte {
 	t.Helper()
 	epoch, err := w.m.open(t, w.store).CurrentEpoch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	object := signRoot(t, h, epoch, w.m.open(t, w.store).ID(), env, number, previous)
+	object := signRoot(t, h.Host, epoch, w.m.open(t, w.store).ID(), env, number, previous)
 	w.store.Overwrite(layout.KeyRoot(h.Name, env, number), object)
 	return object
 }
@@ -163,14 +165,14 @@ func TestACopiedStateDirectoryIsRefusedOnAnotherMachine(t *testing.T) {
 	}
 	r := clone.open(t, w.store)
 	_, err := r.Host(t.Context())
-	if !errors.Is(err, repository.ErrCloned) || !strings.Contains(err.Error(), "--reenrol") {
+	if !errors.Is(err, trust.ErrCloned) || !strings.Contains(err.Error(), "--reenrol") {
 		t.Errorf("the clone loads: %v", err)
 	}
 	if _, err := r.Head(t.Context(), "web-1", "web"); err != nil {
 		t.Errorf("the clone cannot even read: %v", err)
 	}
 	r.Unlock(w.id)
-	if _, err := r.Join(t.Context(), join("web-2")); !errors.Is(err, repository.ErrCloned) {
+	if _, err := r.Join(t.Context(), join("web-2")); !errors.Is(err, trust.ErrCloned) {
 		t.Errorf("the clone joins over the copied key: %v", err)
 	}
 	o := join("web-1")
@@ -182,7 +184,7 @@ func TestACopiedStateDirectoryIsRefusedOnAnotherMachine(t *testing.T) {
 
 func TestADamagedHostKeyIsNamed(t *testing.T) {
 	w := newWorld(t)
-	path := w.m.open(t, w.store).LocalDir().Path("host.key")
+	path := w.m.open(t, w.store).State.Dir().Path("host.key")
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -221,18 +223,18 @@ func TestHybridIdentitiesOpenTheOwnerKey(t *testing.T) {
 func TestOfTwoMachinesThatJoinUnderOneNameOneWinsAndTheOtherCanTakeAnother(t *testing.T) {
 	w := newWorld(t)
 	results := make(chan *repository.Repository, 2)
-	won := make(chan *repository.Host, 2)
+	won := make(chan host, 2)
 	for i := range 2 {
 		r := machine{t.TempDir(), fmt.Sprint("machine ", i)}.open(t, w.store)
 		r.Unlock(w.id)
 		go func() {
 			h, err := r.Join(t.Context(), join("web-2"))
 			if err == nil {
-				won <- h
+				won <- host{h, r}
 				results <- nil
 				return
 			}
-			if !errors.Is(err, repository.ErrHostExists) {
+			if !errors.Is(err, trust.ErrHostExists) {
 				t.Error(err)
 			}
 			results <- r
@@ -252,7 +254,7 @@ func TestOfTwoMachinesThatJoinUnderOneNameOneWinsAndTheOtherCanTakeAnother(t *te
 	if err != nil {
 		t.Fatal(err)
 	}
-	commit(t, h, "web")
+	commit(t, host{h, lost}, "web")
 }
 
 func TestEnrollingAgainAcceptsWhatTheStoreStillHas(t *testing.T) {
@@ -266,7 +268,7 @@ func TestEnrollingAgainAcceptsWhatTheStoreStillHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := commit(t, h, "web"); s.Number != 3 {
+	if s := commit(t, host{h, r}, "web"); s.Number != 3 {
 		t.Errorf("committed %s", s.Ref())
 	}
 }

@@ -6,10 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // listings counts the listings under a prefix since the last call.
@@ -31,7 +33,7 @@ func TestALookAtCertificatesCountsForAWhile(t *testing.T) {
 		fresh time.Duration
 		most  int
 	}{{time.Hour, 1}, {0, 100}} {
-		r, err := repository.Open(t.Context(), store, repository.OpenOptions{StateDir: w.m.state, URL: url, MachineID: w.m.id, Now: now, Fresh: c.fresh})
+		r, err := repository.Open(t.Context(), store, repository.Options{Options: trust.Options{StateDir: w.m.state, URL: url, MachineID: w.m.id, Now: now, Fresh: c.fresh}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,8 +42,8 @@ func TestALookAtCertificatesCountsForAWhile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		commit(t, h, "web")
-		commit(t, h, "web")
+		commit(t, host{h, r}, "web")
+		commit(t, host{h, r}, "web")
 		n := listings(store, layout.PrefixAllCertificates, &since)
 		if n < 1 || n > c.most || c.fresh == 0 && n < 3 {
 			t.Errorf("fresh for %v: %d listings", c.fresh, n)
@@ -51,7 +53,7 @@ func TestALookAtCertificatesCountsForAWhile(t *testing.T) {
 
 func TestWhatARepositoryPublishesItselfItSeesAtOnce(t *testing.T) {
 	w := newWorld(t)
-	r, err := repository.Open(t.Context(), w.store, repository.OpenOptions{StateDir: w.m.state, URL: url, MachineID: w.m.id, Now: now, Fresh: time.Hour})
+	r, err := repository.Open(t.Context(), w.store, repository.Options{Options: trust.Options{StateDir: w.m.state, URL: url, MachineID: w.m.id, Now: now, Fresh: time.Hour}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,12 +62,12 @@ func TestWhatARepositoryPublishesItselfItSeesAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commit(t, h, "web")
+	commit(t, host{h, r}, "web")
 	before, err := r.CurrentEpoch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: h.Name, Reenrol: true, Now: now}); err != nil {
+	if _, err := r.Join(t.Context(), trust.JoinOptions{Host: h.Name, Reenrol: true, Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := r.Host(t.Context()); err != nil || again.Certificate.Serial != 2 {
@@ -95,10 +97,10 @@ func TestAHostWithoutCertificatesIsNotForgotten(t *testing.T) {
 	}
 	r := newMachine(t).open(t, plain)
 	r.Unlock(w.id)
-	if hosts, err := r.Hosts(t.Context()); err != nil || len(hosts) != 1 || hosts[0] != "web-1" {
+	if hosts, err := r.AllHosts(t.Context()); err != nil || len(hosts) != 1 || hosts[0] != "web-1" {
 		t.Errorf("hosts %q, %v", hosts, err)
 	}
-	ref, _, err := repository.ParseRef("web")
+	ref, _, err := history.ParseRef("web")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +108,7 @@ func TestAHostWithoutCertificatesIsNotForgotten(t *testing.T) {
 	if err != nil || s.Number != 2 {
 		t.Fatalf("resolved %v, %v", s, err)
 	}
-	byID := repository.Ref{ID: fmt.Sprintf("%x", s.ID[:8])}
+	byID := history.Ref{ID: fmt.Sprintf("%x", s.ID[:8])}
 	if again, err := r.Resolve(t.Context(), byID, "elsewhere"); err != nil || again.ID != s.ID {
 		t.Errorf("resolved %v, %v", again, err)
 	}

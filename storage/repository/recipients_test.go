@@ -15,10 +15,12 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 func sshIdentity(t *testing.T) *identity.File {
@@ -47,12 +49,12 @@ func (w *world) reads(t *testing.T, id *identity.File, n uint64) bool {
 	t.Helper()
 	r := newMachine(t).open(t, w.store)
 	r.Unlock(id)
-	s, err := r.Resolve(t.Context(), repository.Ref{Environment: "web", Selector: repository.ByNumber, Number: n}, "")
+	s, err := r.Resolve(t.Context(), history.Ref{Environment: "web", Selector: history.ByNumber, Number: n}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = r.EpochSecret(t.Context(), s.Root.Epoch)
-	if err != nil && !errors.Is(err, repository.ErrNoUsableIdentity) {
+	if err != nil && !errors.Is(err, trust.ErrNoUsableIdentity) {
 		t.Fatal(err)
 	}
 	if (s.Body != nil) != (err == nil) {
@@ -85,11 +87,11 @@ func TestEveryKindOfRecipientReadsAlone(t *testing.T) {
 	}
 	r := newMachine(t).open(t, w.store)
 	_, err := r.OwnerKey(t.Context())
-	if !errors.Is(err, repository.ErrNoUsableIdentity) || !strings.Contains(err.Error(), repository.ShortRecipient(ids["hybrid"].Recipients[0])) {
+	if !errors.Is(err, trust.ErrNoUsableIdentity) || !strings.Contains(err.Error(), trust.ShortRecipient(ids["hybrid"].Recipients[0])) {
 		t.Errorf("without an identity: %v", err)
 	}
 	r.Unlock(stranger)
-	if _, err := r.OwnerKey(t.Context()); !errors.Is(err, repository.ErrNoUsableIdentity) {
+	if _, err := r.OwnerKey(t.Context()); !errors.Is(err, trust.ErrNoUsableIdentity) {
 		t.Errorf("a stranger opens the owner key: %v", err)
 	}
 }
@@ -101,7 +103,7 @@ func TestARecipientAddedWithAnIdentityReadsPastAndFuture(t *testing.T) {
 	id := sshIdentity(t)
 	op := w.operator(t)
 	change, err := op.AddRecipient(t.Context(), id.Recipients[0]+" comment", now)
-	if err != nil || !change.Past || change.Host != "" || change.Epoch != w.made.Epoch {
+	if err != nil || !change.Past || change.Epoch != w.made.Epoch {
 		t.Fatalf("%+v, %v", change, err)
 	}
 	commit(t, h, "web")
@@ -126,69 +128,44 @@ func TestARecipientAddedWithAnIdentityReadsPastAndFuture(t *testing.T) {
 	}
 }
 
-func TestARecipientAddedByAHostReadsWhatThatHostCapturesFromThenOn(t *testing.T) {
+func TestAddingAndRemovingARecipientTakesAnIdentity(t *testing.T) {
 	w := newWorld(t)
-	h := w.m.host(t, w.store)
-	commit(t, h, "web")
-	id := newIdentity(t, identity.Hybrid)
-	r := w.m.open(t, w.store)
-	change, err := r.AddRecipient(t.Context(), id.Recipients[0], now)
-	if err != nil || change.Past || change.Host != "web-1" || change.Epoch == w.made.Epoch {
-		t.Fatalf("%+v, %v", change, err)
-	}
-	s := commit(t, w.m.host(t, w.store), "web")
-	if s.Root.Epoch != change.Epoch {
-		t.Errorf("sealed to %v, want %v", s.Root.Epoch, change.Epoch)
-	}
-	if w.reads(t, id, 1) || !w.reads(t, id, 2) || !w.reads(t, w.id, 1) || !w.reads(t, w.id, 2) {
-		t.Error("the wrong ones read")
-	}
-	// With the identity the owner lets it read the past, and the host follows.
-	all, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now)
-	if err != nil || len(all.Notes) != 1 || !strings.Contains(all.Notes[0], "web-1") {
-		t.Fatalf("%+v, %v", all, err)
-	}
-	if s := commit(t, w.m.host(t, w.store), "web"); s.Root.Epoch != w.made.Epoch || !w.reads(t, id, 1) || !w.reads(t, id, 3) {
-		t.Error("the owner's list does not hold")
-	}
-	if _, err := newMachine(t).open(t, w.store).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); !errors.Is(err, repository.ErrNotEnrolled) {
-		t.Errorf("neither host nor identity: %v", err)
+	for name, r := range map[string]*repository.Repository{"a host": w.m.open(t, w.store), "a machine that is none": newMachine(t).open(t, w.store)} {
+		if _, err := r.AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); !errors.Is(err, trust.ErrNoUsableIdentity) {
+			t.Errorf("%s adds one: %v", name, err)
+		}
+		if _, err := r.RemoveRecipient(t.Context(), w.id.Recipients[0], now); !errors.Is(err, trust.ErrNoUsableIdentity) {
+			t.Errorf("%s removes one: %v", name, err)
+		}
 	}
 }
 
 func TestARecipientRemovedDoesNotReadWhatComes(t *testing.T) {
-	for _, by := range []string{"the owner", "a host"} {
-		t.Run(by, func(t *testing.T) {
-			w := newWorld(t)
-			id := newIdentity(t, identity.X25519)
-			if _, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now); err != nil {
-				t.Fatal(err)
-			}
-			commit(t, w.m.host(t, w.store), "web")
-			r := w.operator(t)
-			if by == "a host" {
-				r = w.m.open(t, w.store)
-			}
-			list, err := r.Recipients(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			i := slices.IndexFunc(list, func(rc repository.Recipient) bool { return rc.Text == id.Recipients[0] })
-			change, err := r.RemoveRecipient(t.Context(), list[i].Fingerprint, now)
-			if err != nil || !change.Past || change.Recipient.Text != id.Recipients[0] {
-				t.Fatalf("%+v, %v", change, err)
-			}
-			commit(t, w.m.host(t, w.store), "web")
-			if !w.reads(t, id, 1) || w.reads(t, id, 2) || !w.reads(t, w.id, 2) {
-				t.Error("the wrong ones read")
-			}
-			if _, err := r.RemoveRecipient(t.Context(), id.Recipients[0], now); err == nil {
-				t.Error("removed twice")
-			}
-			if _, err := r.RemoveRecipient(t.Context(), w.id.Recipients[0], now); err == nil {
-				t.Error("the last one is removed")
-			}
-		})
+	w := newWorld(t)
+	id := newIdentity(t, identity.X25519)
+	if _, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, w.m.host(t, w.store), "web")
+	r := w.operator(t)
+	list, err := r.Recipients(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(list, func(rc trust.Recipient) bool { return rc.Text == id.Recipients[0] })
+	change, err := r.RemoveRecipient(t.Context(), list[i].Fingerprint, now)
+	if err != nil || !change.Past || change.Recipient.Text != id.Recipients[0] {
+		t.Fatalf("%+v, %v", change, err)
+	}
+	commit(t, w.m.host(t, w.store), "web")
+	if !w.reads(t, id, 1) || w.reads(t, id, 2) || !w.reads(t, w.id, 2) {
+		t.Error("the wrong ones read")
+	}
+	if _, err := r.RemoveRecipient(t.Context(), id.Recipients[0], now); err == nil {
+		t.Error("removed twice")
+	}
+	if _, err := r.RemoveRecipient(t.Context(), w.id.Recipients[0], now); err == nil {
+		t.Error("the last one is removed")
 	}
 }
 
@@ -307,16 +284,4 @@ func TestAKeyInTheWrongPlaceIsDamage(t *testing.T) {
 		t.Error(err)
 	}
 	wantWarning(t, r, "belongs at")
-}
-
-func TestAHostWhoseClockIsBehindChangesItsRecipientsAllTheSame(t *testing.T) {
-	w := newWorld(t)
-	r := w.m.open(t, w.store)
-	change, err := r.AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now.Add(-time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != change.Epoch {
-		t.Errorf("%v, %v; want %v", e, err, change.Epoch)
-	}
 }

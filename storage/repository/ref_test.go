@@ -7,14 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
-func ref(t *testing.T, text string) repository.Ref {
+func ref(t *testing.T, text string) history.Ref {
 	t.Helper()
-	r, _, err := repository.ParseRef(text)
+	r, _, err := history.ParseRef(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,31 +25,31 @@ func ref(t *testing.T, text string) repository.Ref {
 func TestReferencesAreReadAsPeopleWriteThem(t *testing.T) {
 	day := time.Date(2026, 11, 20, 0, 0, 0, 0, time.Local)
 	for text, want := range map[string]struct {
-		repository.Ref
+		history.Ref
 		path string
 	}{
-		"web":                             {repository.Ref{Environment: "web"}, ""},
-		"web@latest":                      {repository.Ref{Environment: "web"}, ""},
-		"web@42":                          {repository.Ref{Environment: "web", Selector: repository.ByNumber, Number: 42}, ""},
-		"web@known-good":                  {repository.Ref{Environment: "web", Selector: repository.KnownGood}, ""},
-		"host-1/web@42":                   {repository.Ref{Host: "host-1", Environment: "web", Selector: repository.ByNumber, Number: 42}, ""},
-		"host/web":                        {repository.Ref{Host: "host", Environment: "web"}, ""},
-		"web@42:/etc/passwd":              {repository.Ref{Environment: "web", Selector: repository.ByNumber, Number: 42}, "etc/passwd"},
-		"web:/a:/b/../c/":                 {repository.Ref{Environment: "web"}, "a:/c"},
-		"web:/":                           {repository.Ref{Environment: "web"}, ""},
-		"web:/../../etc":                  {repository.Ref{Environment: "web"}, "etc"},
-		"web@2026-11-20":                  {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.AddDate(0, 0, 1)}, ""},
-		"web@2026-11-20T10:00":            {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.Add(10*time.Hour + time.Minute)}, ""},
-		"web@2026-11-20T10:00:/x":         {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.Add(10*time.Hour + time.Minute)}, "x"},
-		"web@2026-11-20T10:00:07":         {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: day.Add(10*time.Hour + 8*time.Second)}, ""},
-		"web@2026-11-20T10:00:07Z":        {repository.Ref{Environment: "web", Selector: repository.NotLater, Before: time.Date(2026, 11, 20, 10, 0, 8, 0, time.UTC)}, ""},
-		"h/web@2026-11-20T10:00:07+02:00": {repository.Ref{Host: "h", Environment: "web", Selector: repository.NotLater, Before: time.Date(2026, 11, 20, 8, 0, 8, 0, time.UTC)}, ""},
-		"3fa9c1":                          {repository.Ref{Environment: "3fa9c1", ID: "3fa9c1"}, ""},
-		"3FA9C17":                         {repository.Ref{ID: "3fa9c17"}, ""},
-		"3fa9c1:/etc":                     {repository.Ref{Environment: "3fa9c1", ID: "3fa9c1"}, "etc"},
-		"3fa9c":                           {repository.Ref{Environment: "3fa9c"}, ""},
+		"web":                             {history.Ref{Environment: "web"}, ""},
+		"web@latest":                      {history.Ref{Environment: "web"}, ""},
+		"web@42":                          {history.Ref{Environment: "web", Selector: history.ByNumber, Number: 42}, ""},
+		"web@known-good":                  {history.Ref{Environment: "web", Selector: history.KnownGood}, ""},
+		"host-1/web@42":                   {history.Ref{Host: "host-1", Environment: "web", Selector: history.ByNumber, Number: 42}, ""},
+		"host/web":                        {history.Ref{Host: "host", Environment: "web"}, ""},
+		"web@42:/etc/passwd":              {history.Ref{Environment: "web", Selector: history.ByNumber, Number: 42}, "etc/passwd"},
+		"web:/a:/b/../c/":                 {history.Ref{Environment: "web"}, "a:/c"},
+		"web:/":                           {history.Ref{Environment: "web"}, ""},
+		"web:/../../etc":                  {history.Ref{Environment: "web"}, "etc"},
+		"web@2026-11-20":                  {history.Ref{Environment: "web", Selector: history.NotLater, Before: day.AddDate(0, 0, 1)}, ""},
+		"web@2026-11-20T10:00":            {history.Ref{Environment: "web", Selector: history.NotLater, Before: day.Add(10*time.Hour + time.Minute)}, ""},
+		"web@2026-11-20T10:00:/x":         {history.Ref{Environment: "web", Selector: history.NotLater, Before: day.Add(10*time.Hour + time.Minute)}, "x"},
+		"web@2026-11-20T10:00:07":         {history.Ref{Environment: "web", Selector: history.NotLater, Before: day.Add(10*time.Hour + 8*time.Second)}, ""},
+		"web@2026-11-20T10:00:07Z":        {history.Ref{Environment: "web", Selector: history.NotLater, Before: time.Date(2026, 11, 20, 10, 0, 8, 0, time.UTC)}, ""},
+		"h/web@2026-11-20T10:00:07+02:00": {history.Ref{Host: "h", Environment: "web", Selector: history.NotLater, Before: time.Date(2026, 11, 20, 8, 0, 8, 0, time.UTC)}, ""},
+		"3fa9c1":                          {history.Ref{Environment: "3fa9c1", ID: "3fa9c1"}, ""},
+		"3FA9C17":                         {history.Ref{ID: "3fa9c17"}, ""},
+		"3fa9c1:/etc":                     {history.Ref{Environment: "3fa9c1", ID: "3fa9c1"}, "etc"},
+		"3fa9c":                           {history.Ref{Environment: "3fa9c"}, ""},
 	} {
-		got, path, err := repository.ParseRef(text)
+		got, path, err := history.ParseRef(text)
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
@@ -71,7 +72,7 @@ func TestWhatIsNoReferenceIsRefused(t *testing.T) {
 		"web@yesterday": "neither", "web@2026-13-01": "neither", "Web": "name", "a/b/c": "name", "/web": "a path follows a reference", "web:etc": "slash", "web:/a\x00b": "NUL",
 		"web@99999999999999999999": "neither",
 	} {
-		if _, _, err := repository.ParseRef(text); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := history.ParseRef(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -82,7 +83,7 @@ func FuzzParseRef(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		r, path, err := repository.ParseRef(text)
+		r, path, err := history.ParseRef(text)
 		if err != nil {
 			return
 		}
@@ -92,7 +93,7 @@ func FuzzParseRef(f *testing.F) {
 		if r.Environment == "" && r.ID == "" || r.Environment != "" && layout.ValidName(r.Environment) != nil || r.Host != "" && layout.ValidName(r.Host) != nil {
 			t.Errorf("%q: %+v", text, r)
 		}
-		again, _, err := repository.ParseRef(r.String())
+		again, _, err := history.ParseRef(r.String())
 		if again.Before.Equal(r.Before) { // each has a zone of its own
 			again.Before = r.Before
 		}
@@ -105,7 +106,7 @@ func FuzzParseRef(f *testing.F) {
 func TestResolveFindsTheSnapshotOrSaysWhyNot(t *testing.T) {
 	w := newWorld(t)
 	h := w.m.host(t, w.store)
-	var made []*repository.Snapshot
+	var made []*history.Snapshot
 	for i := range 3 {
 		s, err := h.Commit(t.Context(), "web", func(n uint64) *statement.RootBody {
 			b := body(n)
@@ -124,11 +125,11 @@ func TestResolveFindsTheSnapshotOrSaysWhyNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := commit(t, h2, "web")
-	only := commit(t, h2, "only")
-	id := func(s *repository.Snapshot) string { return hex.EncodeToString(s.ID[:]) }
+	other := commit(t, host{h2, second}, "web")
+	only := commit(t, host{h2, second}, "only")
+	id := func(s *history.Snapshot) string { return hex.EncodeToString(s.ID[:]) }
 	r := w.m.open(t, w.store)
-	for text, want := range map[string]*repository.Snapshot{
+	for text, want := range map[string]*history.Snapshot{
 		"web": made[2], "web@2": made[1], "web@3": made[2], "web@2026-11-20T10:00": made[0], "web@2026-11-20T11:59": made[1], "web@2026-11-20": made[2],
 		"web@2026-11-20T11:00:29": made[0], "web-2/web": other, "only": only, "only@1": only, id(made[0])[:10]: made[0], strings.ToUpper(id(other)): other,
 	} {
@@ -137,15 +138,15 @@ func TestResolveFindsTheSnapshotOrSaysWhyNot(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]error{
-		"nothing": repository.ErrNoSnapshot, "web@4": repository.ErrNoSnapshot, "web@18446744073709551615": repository.ErrNoSnapshot, "web@known-good": repository.ErrNoSnapshot,
-		"web@2020-01-01": repository.ErrNoSnapshot, "aaaaaaaaaaaa": repository.ErrNoSnapshot, "nobody/web": repository.ErrNoSnapshot,
-		"web-2/web@2026-11-20": repository.ErrNoUsableIdentity,
+		"nothing": history.ErrNoSnapshot, "web@4": history.ErrNoSnapshot, "web@18446744073709551615": history.ErrNoSnapshot, "web@known-good": history.ErrNoSnapshot,
+		"web@2020-01-01": history.ErrNoSnapshot, "aaaaaaaaaaaa": history.ErrNoSnapshot, "nobody/web": history.ErrNoSnapshot,
+		"web-2/web@2026-11-20": trust.ErrNoUsableIdentity,
 	} {
 		if s, err := r.Resolve(t.Context(), ref(t, text), "web-1"); !errors.Is(err, want) {
 			t.Errorf("%s: %v, %v; want %v", text, s, err, want)
 		}
 	}
-	if _, err := r.Resolve(t.Context(), ref(t, "web@2"), "elsewhere"); !errors.Is(err, repository.ErrAmbiguous) || !strings.Contains(err.Error(), "web-1/web@2, web-2/web@2") {
+	if _, err := r.Resolve(t.Context(), ref(t, "web@2"), "elsewhere"); !errors.Is(err, history.ErrAmbiguous) || !strings.Contains(err.Error(), "web-1/web@2, web-2/web@2") {
 		t.Errorf("two hosts: %v", err)
 	}
 	_, err = r.Resolve(t.Context(), ref(t, "web@known-good"), "web-1")

@@ -14,12 +14,16 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
+	"knowngood/storage/localstate"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 var now = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
@@ -35,20 +39,35 @@ func newMachine(t *testing.T) machine { return machine{t.TempDir(), t.Name()} }
 
 func (m machine) open(t *testing.T, store storage.Store) *repository.Repository {
 	t.Helper()
-	r, err := repository.Open(t.Context(), store, repository.OpenOptions{StateDir: m.state, URL: url, MachineID: m.id, Now: now})
+	r, err := repository.Open(t.Context(), store, repository.Options{Options: trust.Options{StateDir: m.state, URL: url, MachineID: m.id, Now: now}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-func (m machine) host(t *testing.T, store storage.Store) *repository.Host {
+func (m machine) host(t *testing.T, store storage.Store) host {
 	t.Helper()
-	h, err := m.open(t, store).Host(t.Context())
+	return hostOf(t, m.open(t, store))
+}
+
+// host is a host of a repository that is open.
+type host struct {
+	*trust.Host
+	repo *repository.Repository
+}
+
+func hostOf(t *testing.T, r *repository.Repository) host {
+	t.Helper()
+	h, err := r.Host(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h
+	return host{h, r}
+}
+
+func (h host) Commit(ctx context.Context, env string, body func(uint64) *statement.RootBody, now time.Time) (*history.Snapshot, error) {
+	return h.repo.Commit(ctx, h.Host, env, body, now)
 }
 
 // newIdentity makes an identity file of the quick kind.
@@ -74,12 +93,12 @@ type world struct {
 	store *storagetest.Memory
 	m     machine
 	id    *identity.File
-	made  *repository.InitResult
+	made  *trust.InitResult
 }
 
-func initIn(t *testing.T, store storage.Store, m machine, recipients ...string) (*repository.Repository, *repository.InitResult) {
+func initIn(t *testing.T, store storage.Store, m machine, recipients ...string) (*repository.Repository, *trust.InitResult) {
 	t.Helper()
-	r, made, err := repository.Init(t.Context(), store, repository.InitOptions{
+	r, made, err := repository.Init(t.Context(), store, trust.InitOptions{
 		Recipients: recipients, Host: "web-1", StateDir: m.state, URL: url, MachineID: m.id, Now: now})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +127,7 @@ func body(uint64) *statement.RootBody {
 		Size: 100, Offset: 8, Length: 20, Session: seal.SealedSession{Sealed: []byte{1}}}}
 }
 
-func commit(t *testing.T, h *repository.Host, env string) *repository.Snapshot {
+func commit(t *testing.T, h host, env string) *history.Snapshot {
 	t.Helper()
 	s, err := h.Commit(t.Context(), env, body, now)
 	if err != nil {
@@ -144,8 +163,8 @@ func wantWarning(t *testing.T, r *repository.Repository, part string) {
 	}
 }
 
-func asTampered(err error) bool { var e *repository.TamperError; return errors.As(err, &e) }
-func asDamaged(err error) bool  { var e *repository.DamageError; return errors.As(err, &e) }
+func asTampered(err error) bool { var e *authentic.TamperError; return errors.As(err, &e) }
+func asDamaged(err error) bool  { var e *authentic.DamageError; return errors.As(err, &e) }
 
 func TestANewRepositoryOpensAndItsHostCommits(t *testing.T) {
 	w := newWorld(t)
@@ -180,26 +199,26 @@ func TestANewRepositoryOpensAndItsHostCommits(t *testing.T) {
 
 func TestInitRefusesARepositoryAStoreThatReplacesAndNonsense(t *testing.T) {
 	w := newWorld(t)
-	o := repository.InitOptions{Recipients: w.id.Recipients, Host: "web-1", StateDir: t.TempDir(), Now: now}
-	if _, _, err := repository.Init(t.Context(), w.store, o); !errors.Is(err, repository.ErrRepositoryExists) {
+	o := trust.InitOptions{Recipients: w.id.Recipients, Host: "web-1", StateDir: t.TempDir(), Now: now}
+	if _, _, err := repository.Init(t.Context(), w.store, o); !errors.Is(err, trust.ErrRepositoryExists) {
 		t.Errorf("a second init: %v", err)
 	}
 	unsafe := replacing{storagetest.NewMemory()}
-	if _, _, err := repository.Init(t.Context(), unsafe, o); !errors.Is(err, repository.ErrUnsafeStore) {
+	if _, _, err := repository.Init(t.Context(), unsafe, o); !errors.Is(err, trust.ErrUnsafeStore) {
 		t.Errorf("a store that replaces: %v", err)
 	}
 	if keys := unsafe.Keys(); len(keys) > 0 {
 		t.Errorf("left in the unsafe store: %v", keys)
 	}
-	for name, spoil := range map[string]func(*repository.InitOptions){
-		"no recipients":         func(o *repository.InitOptions) { o.Recipients = nil },
-		"a bad recipient":       func(o *repository.InitOptions) { o.Recipients = []string{"hello"} },
-		"a bad host":            func(o *repository.InitOptions) { o.Host = "Web 1" },
-		"no state directory":    func(o *repository.InitOptions) { o.StateDir = "" },
-		"half a lock":           func(o *repository.InitOptions) { o.Lock.Mode = storage.Compliance },
-		"a strange lock":        func(o *repository.InitOptions) { o.Lock = repository.Lock{Mode: "x", Keep: time.Hour} },
-		"a full state dir":      func(o *repository.InitOptions) { o.StateDir = "/dev/null/state" },
-		"chunks that cannot be": func(o *repository.InitOptions) { o.Chunker.Min = 7 },
+	for name, spoil := range map[string]func(*trust.InitOptions){
+		"no recipients":         func(o *trust.InitOptions) { o.Recipients = nil },
+		"a bad recipient":       func(o *trust.InitOptions) { o.Recipients = []string{"hello"} },
+		"a bad host":            func(o *trust.InitOptions) { o.Host = "Web 1" },
+		"no state directory":    func(o *trust.InitOptions) { o.StateDir = "" },
+		"half a lock":           func(o *trust.InitOptions) { o.Lock.Mode = storage.Compliance },
+		"a strange lock":        func(o *trust.InitOptions) { o.Lock = trust.Lock{Mode: "x", Keep: time.Hour} },
+		"a full state dir":      func(o *trust.InitOptions) { o.StateDir = "/dev/null/state" },
+		"chunks that cannot be": func(o *trust.InitOptions) { o.Chunker.Min = 7 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, o := storagetest.NewMemory(), o
@@ -250,17 +269,17 @@ func TestAnInitThatStopsAnywhereLeavesAStoreThatCanBeUsed(t *testing.T) {
 			m := newMachine(t)
 			left := puts
 			store := stopping{storagetest.NewPlainMemory(), &left, effect}
-			o := repository.InitOptions{Recipients: id.Recipients, Host: "web-1", StateDir: m.state, URL: url, MachineID: m.id, Now: now}
+			o := trust.InitOptions{Recipients: id.Recipients, Host: "web-1", StateDir: m.state, URL: url, MachineID: m.id, Now: now}
 			_, _, err := repository.Init(t.Context(), store, o)
 			if err == nil {
 				break
 			}
 			left = 1000
-			if _, _, err = repository.Init(t.Context(), store, o); errors.Is(err, repository.ErrRepositoryExists) {
+			if _, _, err = repository.Init(t.Context(), store, o); errors.Is(err, trust.ErrRepositoryExists) {
 				r := m.open(t, store)
-				if _, err = r.Host(t.Context()); errors.Is(err, repository.ErrNotEnrolled) {
+				if _, err = r.Host(t.Context()); errors.Is(err, trust.ErrNotEnrolled) {
 					r.Unlock(id)
-					_, err = r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Now: now})
+					_, err = r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Now: now})
 				}
 			}
 			if err != nil {
@@ -273,17 +292,17 @@ func TestAnInitThatStopsAnywhereLeavesAStoreThatCanBeUsed(t *testing.T) {
 
 func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 	w := newWorld(t)
-	open := func(store storage.Store, o repository.OpenOptions) error {
+	open := func(store storage.Store, o repository.Options) error {
 		_, err := repository.Open(t.Context(), store, o)
 		return err
 	}
-	if err := open(storagetest.NewMemory(), repository.OpenOptions{URL: url}); !errors.Is(err, repository.ErrNoRepository) || !strings.Contains(err.Error(), url) {
+	if err := open(storagetest.NewMemory(), repository.Options{Options: trust.Options{URL: url}}); !errors.Is(err, trust.ErrNoRepository) || !strings.Contains(err.Error(), url) {
 		t.Errorf("an empty store: %v", err)
 	}
-	if err := open(w.store, repository.OpenOptions{Given: &repository.Pin{Descriptor: w.made.Pin, Source: "--pin"}}); err != nil {
+	if err := open(w.store, repository.Options{Options: trust.Options{Given: &localstate.Pin{Descriptor: w.made.Pin, Source: "--pin"}}}); err != nil {
 		t.Errorf("the right pin: %v", err)
 	}
-	if err := open(w.store, repository.OpenOptions{Given: &repository.Pin{Descriptor: [32]byte{1}, Source: "--pin"}}); !asTampered(err) || !strings.Contains(err.Error(), fmt.Sprintf("%x", w.made.Pin)) || !strings.Contains(err.Error(), "0100000000") {
+	if err := open(w.store, repository.Options{Options: trust.Options{Given: &localstate.Pin{Descriptor: [32]byte{1}, Source: "--pin"}}}); !asTampered(err) || !strings.Contains(err.Error(), fmt.Sprintf("%x", w.made.Pin)) || !strings.Contains(err.Error(), "0100000000") {
 		t.Errorf("a wrong pin: %v", err)
 	}
 
@@ -296,13 +315,13 @@ func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 	}
 	other := storagetest.NewMemory()
 	_, made := initIn(t, other, newMachine(t), w.id.Recipients...)
-	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url}); !asTampered(err) {
+	if err := open(other, repository.Options{Options: trust.Options{StateDir: m.state, URL: url}}); !asTampered(err) {
 		t.Errorf("another repository at the same URL: %v", err)
 	}
-	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: url, Given: &repository.Pin{Descriptor: made.Pin, Source: "--pin"}}); !asTampered(err) {
+	if err := open(other, repository.Options{Options: trust.Options{StateDir: m.state, URL: url, Given: &localstate.Pin{Descriptor: made.Pin, Source: "--pin"}}}); !asTampered(err) {
 		t.Errorf("a pin other than the one remembered: %v", err)
 	}
-	if err := open(other, repository.OpenOptions{StateDir: m.state, URL: "spelled otherwise", Place: url}); !asTampered(err) {
+	if err := open(other, repository.Options{Options: trust.Options{StateDir: m.state, URL: "spelled otherwise", Place: url}}); !asTampered(err) {
 		t.Errorf("another repository at the same place: %v", err)
 	}
 }
@@ -312,16 +331,16 @@ func TestARepositoryIsKnownByItsPinWhereverItIs(t *testing.T) {
 	m.open(t, w.store)
 	_, made := initIn(t, storagetest.NewMemory(), newMachine(t), w.id.Recipients...)
 	for name, c := range map[string]struct {
-		o     repository.OpenOptions
+		o     repository.Options
 		first bool
 	}{
-		"nothing is known":               {repository.OpenOptions{URL: url}, true},
-		"a pin of another place":         {repository.OpenOptions{URL: url, Known: [][32]byte{made.Pin, w.made.Pin}}, false},
-		"pins of other repositories":     {repository.OpenOptions{URL: url, Known: [][32]byte{made.Pin}}, true},
-		"remembered at the place":        {repository.OpenOptions{StateDir: m.state, URL: "spelled otherwise", Place: url}, false},
-		"remembered at another place":    {repository.OpenOptions{StateDir: m.state, URL: "a copy"}, false},
-		"remembered by another machine":  {repository.OpenOptions{StateDir: newMachine(t).state, URL: url}, true},
-		"two pins that are the same one": {repository.OpenOptions{URL: url, Pins: []repository.Pin{{Descriptor: w.made.Pin}, {Descriptor: w.made.Pin}}}, false},
+		"nothing is known":               {repository.Options{Options: trust.Options{URL: url}}, true},
+		"a pin of another place":         {repository.Options{Options: trust.Options{URL: url, Known: [][32]byte{made.Pin, w.made.Pin}}}, false},
+		"pins of other repositories":     {repository.Options{Options: trust.Options{URL: url, Known: [][32]byte{made.Pin}}}, true},
+		"remembered at the place":        {repository.Options{Options: trust.Options{StateDir: m.state, URL: "spelled otherwise", Place: url}}, false},
+		"remembered at another place":    {repository.Options{Options: trust.Options{StateDir: m.state, URL: "a copy"}}, false},
+		"remembered by another machine":  {repository.Options{Options: trust.Options{StateDir: newMachine(t).state, URL: url}}, true},
+		"two pins that are the same one": {repository.Options{Options: trust.Options{URL: url, Pins: []localstate.Pin{{Descriptor: w.made.Pin}, {Descriptor: w.made.Pin}}}}, false},
 	} {
 		r, err := repository.Open(t.Context(), w.store, c.o)
 		if err != nil || r.TrustedOnFirstUse() != c.first {
@@ -334,9 +353,11 @@ func TestAReplacedOrHiddenDescriptorIsFoundBeneath(t *testing.T) {
 	w := newWorld(t)
 	w.store.Overwrite(layout.KeyDescriptor, []byte("rubbish"))
 	wantWarning(t, w.m.open(t, w.store), "descriptor")
-	if _, err := repository.Open(t.Context(), w.store, repository.OpenOptions{}); !asDamaged(err) {
-		t.Errorf("without memory: %v", err)
+	r, err := repository.Open(t.Context(), w.store, repository.Options{})
+	if err != nil {
+		t.Fatalf("without memory: %v", err)
 	}
+	wantWarning(t, r, "descriptor")
 	if err := w.store.Delete(t.Context(), layout.KeyDescriptor); err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +368,7 @@ func TestANewerFormatIsSaidToBeNewer(t *testing.T) {
 	store := storagetest.NewMemory()
 	_, made := initIn(t, store, newMachine(t), newIdentity(t, identity.X25519).Recipients...)
 	store.Edit(layout.KeyDescriptor, func(b []byte) []byte { b[5] = 2; return b })
-	_, err := repository.Open(t.Context(), store, repository.OpenOptions{})
+	_, err := repository.Open(t.Context(), store, repository.Options{})
 	if !errors.Is(err, wire.ErrNewer) {
 		t.Errorf("pin %x: %v", made.Pin, err)
 	}
@@ -375,7 +396,7 @@ func TestWhatAnotherRepositorySignedCountsForNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r, err := repository.Open(t.Context(), plain, repository.OpenOptions{Given: &repository.Pin{Descriptor: w.made.Pin, Source: "--pin"}})
+		r, err := repository.Open(t.Context(), plain, repository.Options{Options: trust.Options{Given: &localstate.Pin{Descriptor: w.made.Pin, Source: "--pin"}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -398,15 +419,15 @@ func TestAStateDirectoryThatCannotBeWrittenIsNamedWithTheFlag(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r, err := repository.Open(t.Context(), w.store, repository.OpenOptions{})
+	r, err := repository.Open(t.Context(), w.store, repository.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Unlock(w.id)
-	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-2", Now: now}); err == nil || !strings.Contains(err.Error(), "--state-dir") {
+	if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-2", Now: now}); err == nil || !strings.Contains(err.Error(), "--state-dir") {
 		t.Errorf("no state directory: %v", err)
 	}
-	_, err = repository.Open(t.Context(), w.store, repository.OpenOptions{StateDir: file, URL: url})
+	_, err = repository.Open(t.Context(), w.store, repository.Options{Options: trust.Options{StateDir: file, URL: url}})
 	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "--state-dir") {
 		t.Errorf("a state directory that is a file: %v", err)
 	}

@@ -9,10 +9,12 @@ import (
 	"testing"
 
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // kept lists the snapshots of web that are not forgotten, and the errors met.
@@ -37,7 +39,7 @@ func wantKept(t *testing.T, r *repository.Repository, want string) {
 
 func forget(t *testing.T, r *repository.Repository, numbers ...uint64) error {
 	t.Helper()
-	_, err := r.Forget(t.Context(), "web-1", "web", repository.Change{Forget: statement.NumbersOf(numbers...), Now: now})
+	_, err := r.Forget(t.Context(), "web-1", "web", history.Change{Forget: statement.NumbersOf(numbers...), Now: now})
 	return err
 }
 
@@ -118,7 +120,7 @@ func TestAnOverwrittenCertificateStillEndsTheOldKey(t *testing.T) {
 	first := commit(t, old, "web")
 	r := machine{t.TempDir(), "reinstalled"}.open(t, w.store)
 	r.Unlock(w.id)
-	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+	if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	forgeRoot(t, w, old, "web", 2, first.ID)
@@ -147,11 +149,11 @@ func TestAKeyThatWasTakenCannotUseUpTheNumbers(t *testing.T) {
 	}
 	r := taken.open(t, w.store)
 	r.Unlock(w.id)
-	h, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now})
+	h, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := commit(t, h, "web"); s.Number != 2 || s.Root.Previous != first.ID {
+	if s := commit(t, host{h, r}, "web"); s.Number != 2 || s.Root.Previous != first.ID {
 		t.Errorf("committed %s", s.Ref())
 	}
 	if s, err := newMachine(t).open(t, w.store).Head(t.Context(), "web-1", "web"); err != nil || s.Number != 2 {
@@ -159,36 +161,18 @@ func TestAKeyThatWasTakenCannotUseUpTheNumbers(t *testing.T) {
 	}
 }
 
-func TestAHostThatWasTakenCannotUseUpTheEpochs(t *testing.T) {
+func TestTheOrderOfEpochsIsThatOfTheirNumbersWhateverTimesStandInThem(t *testing.T) {
 	w := newWorld(t)
-	old := w.m.host(t, w.store)
-	if _, err := w.m.open(t, w.store).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); err != nil {
+	id := newIdentity(t, identity.X25519)
+	if _, err := w.operator(t).AddRecipient(t.Context(), id.Recipients[0], now.AddDate(200, 0, 0)); err != nil {
 		t.Fatal(err)
 	}
-	b, err := storage.ReadAll(t.Context(), w.store, layout.KeyHostEpoch("web-1", 1), 0, -1)
+	change, err := w.operator(t).RemoveRecipient(t.Context(), id.Recipients[0], now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := statement.ParseEpoch(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.Number = layout.MaxNumber
-	if b, err = e.Encode(old.SigningKey()); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.store.Put(t.Context(), layout.KeyHostEpoch("web-1", e.Number), b, storage.PutOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	m := machine{t.TempDir(), "reinstalled"}
-	r := m.open(t, w.store)
-	r.Unlock(w.id)
-	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
-		t.Fatal(err)
-	}
-	change, err := m.open(t, w.store).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now)
-	if err != nil || change.Host != "web-1" {
-		t.Errorf("%+v, %v", change, err)
+	if e, err := w.m.open(t, w.store).CurrentEpoch(t.Context()); err != nil || e.ID != change.Epoch {
+		t.Errorf("epoch %v, %v, want %v", e, err, change.Epoch)
 	}
 }
 
@@ -218,7 +202,7 @@ func TestAnEndlessObjectIsDamage(t *testing.T) {
 			if err := w.store.Put(t.Context(), layout.KeyIndexRun("web-1", h.Domain.ID, 1, [32]byte{1}), []byte("x"), storage.PutOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			r, err := repository.Open(t.Context(), &endless{w.store, prefix}, repository.OpenOptions{})
+			r, err := repository.Open(t.Context(), &endless{w.store, prefix}, repository.Options{})
 			if err != nil {
 				if prefix != "descriptor" || !asDamaged(err) {
 					t.Errorf("open: %v", err)
@@ -247,7 +231,7 @@ func TestEnrollingAgainEndsNoEnvironmentThatIsHidden(t *testing.T) {
 	remove(t, w.store, rootKey(1), rootKey(2))
 	r := machine{t.TempDir(), "reinstalled"}.open(t, w.store)
 	r.Unlock(w.id)
-	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+	if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	wantList(t, newMachine(t).open(t, w.store), "web@2", "web@1")
@@ -269,7 +253,7 @@ func TestAHostThatLostItsRootsGivesNoNumberThatTheOwnerForgot(t *testing.T) {
 	m := machine{t.TempDir(), "reinstalled"}
 	r := m.open(t, w.store)
 	r.Unlock(w.id)
-	if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+	if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []uint64{3, 5, 6} {

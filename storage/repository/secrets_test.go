@@ -131,7 +131,7 @@ func TestNothingThatAWriteOnlyHostKeepsOpensWhatItCaptured(t *testing.T) {
 		commit(t, h, env)
 		commit(t, h, env)
 	}
-	if _, err := r.AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); err != nil {
+	if _, err := w.operator(t).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); err != nil {
 		t.Fatal(err)
 	}
 	commit(t, w.m.host(t, w.store), "web")

@@ -9,11 +9,13 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // numbered are n hashes in order, that differ by kind.
@@ -30,7 +32,7 @@ func numbered(kind byte, n int) [][32]byte {
 func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 	w := newWorld(t)
 	domain := seal.DomainID{5}
-	at := func(store *storagetest.Faulty) (*repository.Repository, *repository.Deletions) {
+	at := func(store *storagetest.Faulty) (*repository.Repository, *deletion.Deletions) {
 		r := w.m.open(t, store)
 		d, err := r.Deletions(t.Context(), "web-1", domain)
 		if err != nil {
@@ -38,7 +40,7 @@ func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 		}
 		return r, d
 	}
-	pack := func(h [32]byte) repository.ObjectID { return repository.ObjectID{Kind: wire.KindPack, Hash: h} }
+	pack := func(h [32]byte) deletion.ObjectID { return deletion.ObjectID{Kind: wire.KindPack, Hash: h} }
 	objects := func(hashes [][32]byte) (out []statement.Object) {
 		for _, h := range hashes {
 			out = append(out, statement.Object{Kind: wire.KindPack, Hash: h})
@@ -48,14 +50,14 @@ func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 	manifests, old, into := numbered('m', 25_000), numbered('o', 3), numbered('n', 2)
 	moves := []statement.Repack{{Manifests: manifests, Moves: []statement.Move{{Old: old, New: into}}}}
 	deleted := objects(numbered('d', 25_000))
-	says := func(d *repository.Deletions) error {
+	says := func(d *deletion.Deletions) error {
 		for _, m := range [][32]byte{manifests[0], manifests[9_999], manifests[10_000], manifests[24_999]} {
-			if got := d.Resolve(m, pack(old[1]), func(repository.ObjectID) bool { return true }); fmt.Sprint(got) != fmt.Sprint([]repository.ObjectID{pack(into[0]), pack(into[1])}) {
+			if got := d.Resolve(m, pack(old[1]), func(deletion.ObjectID) bool { return true }); fmt.Sprint(got) != fmt.Sprint([]deletion.ObjectID{pack(into[0]), pack(into[1])}) {
 				return fmt.Errorf("manifest %x needs %v", m[:4], got)
 			}
 		}
 		for _, o := range deleted {
-			if d.Dooms[pack(o.Hash)].Fate != repository.Deleted {
+			if d.Dooms[pack(o.Hash)].Fate != deletion.Deleted {
 				return fmt.Errorf("pack %x is not deleted", o.Hash[:4])
 			}
 		}
@@ -63,7 +65,7 @@ func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 	}
 	store := storagetest.NewFaulty(w.store)
 	r, d := at(store)
-	if err := r.TellDeletions(t.Context(), "web-1", domain, d, nil, deleted, nil, moves, 0, now); err != nil {
+	if err := r.Publish(t.Context(), "web-1", domain, d, nil, deleted, nil, moves, 0, now); err != nil {
 		t.Fatal(err)
 	}
 	if _, d = at(store); says(d) != nil || d.Newest < 3 {
@@ -74,7 +76,7 @@ func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 		store.Clear()
 		store.Add(storagetest.Rule{Op: storagetest.Put, Prefix: layout.PrefixDeletions("web-1", domain), Nth: n, Fault: storagetest.FailBefore(nil)})
 		r, d = at(store)
-		err := r.TellDeletions(t.Context(), "web-1", domain, d, objects(numbered('a', 20_000)), deleted, nil, moves, d.Newest+1, now)
+		err := r.Publish(t.Context(), "web-1", domain, d, objects(numbered('a', 20_000)), deleted, nil, moves, d.Newest+1, now)
 		if err != nil && !errors.Is(err, storagetest.ErrInjected) {
 			t.Fatal(err)
 		}
@@ -111,7 +113,7 @@ func (s *taker) Put(ctx context.Context, key string, body []byte, o storage.PutO
 
 func TestWhatDoesNotCountIsPassedOverWhoeverIsFaster(t *testing.T) {
 	domain := seal.DomainID{5}
-	of := func(old *repository.Host, key string) []byte {
+	of := func(old host, key string) []byte {
 		host, domain, serial, _ := layout.ParseDeletionKey(key)
 		x := &statement.Deletion{Repository: old.Certificate.Repository, Host: host, Domain: domain, Serial: serial, Since: serial, Made: now, Certificate: old.Certificate}
 		object, err := x.Encode(old.SigningKey())
@@ -122,20 +124,20 @@ func TestWhatDoesNotCountIsPassedOverWhoeverIsFaster(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		times  int
-		body   func(ended, present *repository.Host) func(key string) []byte
+		body   func(ended, present host) func(key string) []byte
 		serial uint64 // of the second of two statements
 		want   string
 	}{
-		"rubbish, often": {10, func(_, _ *repository.Host) func(string) []byte {
+		"rubbish, often": {10, func(_, _ host) func(string) []byte {
 			return func(string) []byte { return []byte("rubbish") }
 		}, 12, ""},
-		"a statement of a key that ended": {2, func(ended, _ *repository.Host) func(string) []byte {
+		"a statement of a key that ended": {2, func(ended, _ host) func(string) []byte {
 			return func(key string) []byte { return of(ended, key) }
 		}, 4, ""},
-		"rubbish without end": {1 << 30, func(_, _ *repository.Host) func(string) []byte {
+		"rubbish without end": {1 << 30, func(_, _ host) func(string) []byte {
 			return func(string) []byte { return []byte("rubbish") }
-		}, 0, "find out who writes to"},
-		"a statement that counts": {1, func(_, present *repository.Host) func(string) []byte {
+		}, 0, "find out who writes there"},
+		"a statement that counts": {1, func(_, present host) func(string) []byte {
 			return func(key string) []byte { return of(present, key) }
 		}, 0, "another process prunes"},
 	} {
@@ -145,7 +147,7 @@ func TestWhatDoesNotCountIsPassedOverWhoeverIsFaster(t *testing.T) {
 			m := machine{t.TempDir(), "reinstalled"}
 			r := m.open(t, w.store)
 			r.Unlock(w.id)
-			if _, err := r.Join(t.Context(), repository.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+			if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
 				t.Fatal(err)
 			}
 			r = m.open(t, &taker{w.store, c.times, c.body(ended, m.host(t, w.store))})
@@ -157,7 +159,7 @@ func TestWhatDoesNotCountIsPassedOverWhoeverIsFaster(t *testing.T) {
 			for i, h := range numbered('a', len(objects)) {
 				objects[i] = statement.Object{Kind: wire.KindPack, Hash: h}
 			}
-			err = r.TellDeletions(t.Context(), "web-1", domain, d, nil, objects, nil, nil, 0, now)
+			err = r.Publish(t.Context(), "web-1", domain, d, nil, objects, nil, nil, 0, now)
 			if c.want != "" {
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("error %v, want %q", err, c.want)

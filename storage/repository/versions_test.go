@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
@@ -45,7 +45,7 @@ func TestAStatementOfACopyPutOverAnotherReplacesNothing(t *testing.T) {
 		wantWarning(t, r, key)
 	}
 	// Nor is the next one built on it.
-	x, err := w.m.open(t, w.store).Forget(t.Context(), "web-1", "web", repository.Change{Forget: statement.NumbersOf(2), Now: now})
+	x, err := w.m.open(t, w.store).Forget(t.Context(), "web-1", "web", history.Change{Forget: statement.NumbersOf(2), Now: now})
 	if err != nil || fmt.Sprint(x.Forgotten) != "[{1 2}]" {
 		t.Errorf("forgotten are %v, %v", x, err)
 	}

@@ -1,0 +1,246 @@
+// Package authentic is the one verified read: of several versions of a key, the
+// earliest that verifies is the object (docs/FORMAT.md section 4). Whoever puts
+// other bytes over an object, or a delete marker, changes nothing for those who
+// read here; they are told of it.
+//
+// What verifies is decided by the caller: a hash that is known, or a signature.
+// A hash fits one content only, so the current view is enough where it shows
+// that content (Exact, Hashed). Whoever holds the key can make a signature again
+// over other content, so there every version counts (Listed, Get). A listing
+// says whether there are others; where there is one version, nothing more is
+// asked of the store.
+//
+// On a store that keeps no versions, or does not show them, the current view is
+// all there is.
+package authentic
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"knowngood/storage"
+)
+
+// Reader reads the objects of one store. Its methods may be called concurrently.
+type Reader struct {
+	store  storage.Store
+	report func(error)
+}
+
+// NewReader reads from store. report is given a *TamperError for each object that
+// was read from beneath the current view; it may be called concurrently.
+func NewReader(store storage.Store, report func(error)) *Reader {
+	return &Reader{store, report}
+}
+
+// Store that is read.
+func (r *Reader) Store() storage.Store { return r.store }
+
+// Want says what an object must be.
+type Want struct {
+	What   string // what it is, for messages
+	Limit  int64  // on its size, in bytes
+	Verify func(object []byte) error
+}
+
+func (w *Want) damage(key string, err error) error {
+	var d *DamageError
+	if errors.As(err, &d) || Tampered(err) {
+		return err
+	}
+	return &DamageError{Key: key, What: w.What, Err: err}
+}
+
+// Object is an object that verified.
+type Object struct {
+	Bytes []byte
+	// Stored is when the store took that version.
+	Stored time.Time
+}
+
+// Exact reads the object at key, of which only one content can verify. The error
+// is *DamageError when no version does, and wraps why the current one does not.
+func (r *Reader) Exact(ctx context.Context, key string, w Want) ([]byte, error) {
+	object, err := AtMost(ctx, nil, r.store, key, 0, w.Limit)
+	missing := errors.Is(err, storage.ErrNotFound)
+	if err == nil {
+		if err = w.Verify(object); err == nil {
+			return object, nil
+		}
+	} else if !missing && !Damaged(err) {
+		return nil, err
+	}
+
+	found, all, verr := r.earliest(ctx, key, w)
+	if verr != nil {
+		return nil, verr
+	}
+	if found == nil {
+		return nil, w.damage(key, err)
+	}
+	r.Overwritten(key, all)
+	return found.Bytes, nil
+}
+
+// Get is Listed for a key that was not listed.
+func (r *Reader) Get(ctx context.Context, key string, w Want) (Object, error) {
+	for o, err := range r.store.List(ctx, storage.ListOptions{Prefix: key, Hidden: true, Limit: 1}) {
+		if err != nil {
+			return Object{}, err
+		}
+		if o.Key == key {
+			return r.Listed(ctx, o, w)
+		}
+	}
+	return Object{}, w.damage(key, &storage.Error{Op: "get", Key: key, Err: storage.ErrNotFound})
+}
+
+// Listed reads an object that a listing with ListOptions.Hidden showed: of
+// several versions the earliest that verifies. The error is *DamageError when
+// none does, and wraps why the current one does not.
+func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, error) {
+	err := errors.New("it is hidden by a delete marker, and no version of it verifies")
+	var object []byte
+	if !o.Hidden {
+		object, err = AtMost(ctx, nil, r.store, o.Key, 0, w.Limit)
+		if err == nil {
+			err = w.Verify(object)
+		} else if !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+			return Object{}, err
+		}
+	}
+	if err == nil && !o.Older {
+		return Object{object, o.Modified}, nil
+	}
+
+	found, all, verr := r.earliest(ctx, o.Key, w)
+	switch {
+	case verr != nil:
+		return Object{}, verr
+	case found == nil && err == nil: // versions do not show
+		return Object{object, o.Modified}, nil
+	case found == nil:
+		return Object{}, w.damage(o.Key, err)
+	case !bytes.Equal(found.Bytes, object):
+		r.Overwritten(o.Key, all)
+	}
+	return *found, nil
+}
+
+// earliest is the earliest version of key that verifies, nil when there is none
+// or none shows, and all versions, the newest first.
+func (r *Reader) earliest(ctx context.Context, key string, w Want) (*Object, []storage.Version, error) {
+	all, err := r.Versions(ctx, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, v := range slices.Backward(all) {
+		if v.Marker || v.Size > w.Limit {
+			continue
+		}
+		object, err := r.version(ctx, nil, key, v.ID, 0, -1)
+		if unseen(err) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if w.Verify(object) == nil {
+			return &Object{object, v.Modified}, all, nil
+		}
+	}
+	return nil, all, nil
+}
+
+// Versions of key, the newest first, delete markers among them; none where the
+// store keeps no versions, or does not let us see them.
+func (r *Reader) Versions(ctx context.Context, key string) ([]storage.Version, error) {
+	v, ok := storage.Capability[storage.Versioner](r.store)
+	if !ok {
+		return nil, nil
+	}
+	var all []storage.Version
+	for version, err := range v.Versions(ctx, key) {
+		if unseen(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, version)
+	}
+	return all, nil
+}
+
+// version appends a range of one version to dst.
+func (r *Reader) version(ctx context.Context, dst []byte, key, id string, offset, length int64) ([]byte, error) {
+	v, ok := storage.Capability[storage.Versioner](r.store)
+	if !ok {
+		return nil, &storage.Error{Op: "get", Key: key, Err: storage.ErrUnsupported}
+	}
+	return storage.Append(ctx, dst, oneVersion{r.store, v, id}, key, offset, length)
+}
+
+// oneVersion shows one version in place of the current view.
+type oneVersion struct {
+	storage.Store
+	versions storage.Versioner
+	id       string
+}
+
+func (s oneVersion) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	return s.versions.GetVersion(ctx, key, s.id, offset, length)
+}
+
+// unseen reports whether the store does not let us look beneath the current view.
+func unseen(err error) bool {
+	return errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound)
+}
+
+// Overwritten reports an object that was read from beneath the current view. all
+// are its versions, the newest first.
+func (r *Reader) Overwritten(key string, all []storage.Version) {
+	found, since := "other bytes in its place", ""
+	if len(all) > 0 {
+		if all[0].Marker {
+			found = "it hidden by a delete marker"
+		}
+		since = " since " + all[0].Modified.UTC().Format(time.RFC3339)
+	}
+	r.report(&TamperError{What: key, Remembered: "the object", Found: found + since,
+		Hint: fmt.Sprintf("an older version of it verifies and is used; find out who wrote to %s", key)})
+}
+
+// AtMost appends all of an object from offset to dst. One of which that is more
+// than limit bytes is a *DamageError: whoever may put objects must not be able to
+// fill the memory of those who read.
+func AtMost(ctx context.Context, dst []byte, s storage.Store, key string, offset, limit int64) ([]byte, error) {
+	start := len(dst)
+	b, err := storage.Append(ctx, dst, atMost{s, limit + 1}, key, offset, -1)
+	if err == nil && int64(len(b)-start) > limit {
+		return nil, &DamageError{Key: key, What: "object", Err: fmt.Errorf("longer than the limit of %d bytes", limit)}
+	}
+	return b, err
+}
+
+// atMost is a store that gives no more than so many bytes of an object.
+type atMost struct {
+	storage.Store
+	bytes int64
+}
+
+func (s atMost) Get(ctx context.Context, key string, offset, _ int64) (io.ReadCloser, error) {
+	body, err := s.Store.Get(ctx, key, offset, s.bytes)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(body, s.bytes), body}, nil
+}

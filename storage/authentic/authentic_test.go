@@ -1,0 +1,160 @@
+package authentic
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"knowngood/storage"
+	"knowngood/storage/storagetest"
+)
+
+// good verifies what begins with the word, as a signature does: several contents
+// may.
+func good(object []byte) error {
+	if !strings.HasPrefix(string(object), "good") {
+		return errors.New("not good")
+	}
+	return nil
+}
+
+// versions puts bodies one over the other at key k; "-" is a delete marker.
+func versions(t *testing.T, bodies ...string) *storagetest.Memory {
+	t.Helper()
+	m := storagetest.NewMemory()
+	for i, b := range bodies {
+		var err error
+		switch {
+		case b == "-":
+			err = m.Delete(t.Context(), "k")
+		case i == 0:
+			err = m.Put(t.Context(), "k", []byte(b), storage.PutOptions{})
+		default:
+			m.Overwrite("k", []byte(b))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
+func TestListed(t *testing.T) {
+	for name, c := range map[string]struct {
+		versions []string
+		want     string // "" for damage
+		report   string // part of it; "" for none
+	}{
+		"the only version":                              {[]string{"good"}, "good", ""},
+		"the earliest of two that verify":               {[]string{"good 1", "good 2"}, "good 1", "other bytes in its place since"},
+		"the one beneath rubbish":                       {[]string{"good 1", "rubbish"}, "good 1", "other bytes in its place since"},
+		"the one that a delete marker hides":            {[]string{"good 1", "-"}, "good 1", "hidden by a delete marker since"},
+		"the earliest that verifies, above rubbish":     {[]string{"rubbish", "good 1"}, "good 1", ""},
+		"the same bytes put twice are no finding":       {[]string{"good 1", "good 1"}, "good 1", ""},
+		"what is longer than the limit is passed over":  {[]string{"good" + strings.Repeat(".", 100), "good 1"}, "good 1", ""},
+		"rubbish alone is damage":                       {[]string{"rubbish"}, "", ""},
+		"rubbish over rubbish is damage":                {[]string{"rubbish", "more"}, "", ""},
+		"rubbish beneath a delete marker is damage":     {[]string{"rubbish", "-"}, "", ""},
+		"what is longer than the limit alone is damage": {[]string{"good" + strings.Repeat(".", 100)}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var found []error
+			r := NewReader(versions(t, c.versions...), func(err error) { found = append(found, err) })
+			object, err := r.Get(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good})
+			if string(object.Bytes) != c.want {
+				t.Errorf("read %q, want %q", object.Bytes, c.want)
+			}
+			if damaged := Unverified(err); damaged != (c.want == "") || err != nil && !damaged {
+				t.Errorf("error %v", err)
+			}
+			if (len(found) == 1) != (c.report != "") || len(found) == 1 && !strings.Contains(found[0].Error(), c.report) {
+				t.Errorf("reported %v, want %q", found, c.report)
+			}
+			if err == nil && object.Stored.IsZero() {
+				t.Error("it is not said when the store took it")
+			}
+		})
+	}
+	t.Run("a missing object is damage that says so", func(t *testing.T) {
+		_, err := NewReader(versions(t), nil).Get(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good})
+		if !Damaged(err) || !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("a store without versions has the current view alone", func(t *testing.T) {
+		m := storagetest.NewPlainMemory()
+		if err := m.Put(t.Context(), "k", []byte("good"), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		object, err := NewReader(m, nil).Get(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good})
+		if err != nil || string(object.Bytes) != "good" {
+			t.Errorf("read %q, %v", object.Bytes, err)
+		}
+	})
+}
+
+func TestWhereThereIsOneVersionTheStoreIsNotAskedForOthers(t *testing.T) {
+	m := versions(t, "good")
+	m.Overwrite("other", []byte("x"))
+	s := storagetest.NewFaulty(m)
+	s.Add(storagetest.Rule{Op: storagetest.ListOfKey, Fault: storagetest.FailBefore(errors.New("asked for versions"))})
+	if _, err := NewReader(s, nil).Get(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good}); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewReader(s, nil).Exact(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHashed(t *testing.T) {
+	body := "0123456789"
+	sum := sha256.Sum256([]byte(body))
+	for name, over := range map[string]string{"rubbish": "rubbish", "a delete marker": "-"} {
+		t.Run("ranges from beneath "+name, func(t *testing.T) {
+			var found []error
+			h := NewReader(versions(t, body, over), func(err error) { found = append(found, err) }).Hashed("pack", 1000)
+			if ok, err := h.Uncover(t.Context(), "k", sum); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+			for _, c := range []struct {
+				offset, length int64
+				want           string
+				err            error
+			}{{0, -1, body, nil}, {3, 4, "3456", nil}, {8, -1, "89", nil}, {20, -1, "", nil}, {8, 4, "", io.ErrUnexpectedEOF}} {
+				b, err := h.Range(t.Context(), nil, "k", sum, c.offset, c.length)
+				if string(b) != c.want || !errors.Is(err, c.err) {
+					t.Errorf("%d+%d: %q, %v", c.offset, c.length, b, err)
+				}
+			}
+			if b, err := h.Whole(t.Context(), nil, "k", sum); err != nil || string(b) != body {
+				t.Errorf("whole: %q, %v", b, err)
+			}
+			if len(found) != 1 || !Tampered(found[0]) {
+				t.Errorf("reported %v", found)
+			}
+		})
+	}
+	t.Run("whole, without looking before", func(t *testing.T) {
+		h := NewReader(versions(t, body, "rubbish"), func(error) {}).Hashed("pack", 1000)
+		if b, err := h.Whole(t.Context(), nil, "k", sum); err != nil || string(b) != body {
+			t.Errorf("%q, %v", b, err)
+		}
+	})
+	for name, m := range map[string]storage.Store{"no version has the hash": versions(t, "rubbish", "more"), "no versions": func() storage.Store {
+		m := storagetest.NewPlainMemory()
+		if err := m.Put(t.Context(), "k", []byte("rubbish"), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}()} {
+		t.Run(name, func(t *testing.T) {
+			h := NewReader(m, func(err error) { t.Error(err) }).Hashed("pack", 1000)
+			if _, err := h.Whole(t.Context(), nil, "k", sum); !Damaged(err) || !strings.Contains(fmt.Sprint(err), "not those of its name") {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,55 @@
+package authentic
+
+import (
+	"errors"
+	"fmt"
+
+	"knowngood/internal/wire"
+	"knowngood/storage/seal"
+)
+
+// DamageError says that an object is missing or does not verify. One that is
+// missing wraps storage.ErrNotFound.
+type DamageError struct {
+	Key  string // of the object
+	What string // what it is
+	Err  error
+}
+
+func (e *DamageError) Error() string { return fmt.Sprintf("damaged %s %s: %v", e.What, e.Key, e.Err) }
+
+func (e *DamageError) Unwrap() error { return e.Err }
+
+// TamperError says that the store shows something other than what is
+// remembered, or hides it: nobody who keeps the rules does that.
+type TamperError struct {
+	What       string // what was tampered with
+	Remembered string
+	Found      string
+	Hint       string // what the operator can do; may be empty
+}
+
+func (e *TamperError) Error() string {
+	s := fmt.Sprintf("tampering: %s: remembered %s, found %s", e.What, e.Remembered, e.Found)
+	if e.Hint != "" {
+		s += " (" + e.Hint + ")"
+	}
+	return s
+}
+
+// Damaged reports whether err is about the content of the repository rather
+// than about reaching it: another copy may heal it, trying again does not.
+func Damaged(err error) bool {
+	var d *DamageError
+	return errors.As(err, &d) || Tampered(err) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, seal.ErrWrongKey)
+}
+
+// Tampered reports whether err is, or wraps, a *TamperError.
+func Tampered(err error) bool {
+	var t *TamperError
+	return errors.As(err, &t)
+}
+
+// Unverified reports whether an object is missing or not what it should be, and
+// nothing that is remembered says what it was.
+func Unverified(err error) bool { return Damaged(err) && !Tampered(err) }

@@ -1,0 +1,255 @@
+package deletion
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/layout"
+	"knowngood/storage/ledger"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+	"knowngood/storage/trust"
+)
+
+// Fate is what the pending deletions of a domain say of an object.
+type Fate uint8
+
+// Fates.
+const (
+	Announced Fate = iota + 1 // to be deleted
+	Deleted
+	Spared // needed again
+)
+
+// Doom is the fate of one object.
+type Doom struct {
+	Fate   Fate
+	Serial uint64    // of the statement that says so
+	At     time.Time // when the store took that statement
+	Size   uint64    // in stored bytes, of an announced one
+}
+
+// Deletions are what was announced and deleted in a domain.
+type Deletions struct {
+	Dooms  map[ObjectID]Doom
+	Newest uint64 // the highest serial that counts; 0 for none
+	// Repacks say what packs were rewritten into, the newest first.
+	Repacks []Repack
+
+	owners    map[ObjectID]Doom // by the word of the owner; see Own
+	numbers   ledger.Numbers
+	since     uint64             // what statements before it say counts no more
+	rewritten map[[32]byte][]int // positions in Repacks, by old pack
+}
+
+// Absent reports whether a writer must take the object for not there. It may be
+// asked of nil.
+func (d *Deletions) Absent(o ObjectID) bool {
+	if d == nil {
+		return false
+	}
+	f := d.Dooms[o].Fate
+	return f == Announced || f == Deleted
+}
+
+// Packs are those with one of the fates.
+func (d *Deletions) Packs(fates ...Fate) map[[32]byte]bool {
+	out := map[[32]byte]bool{}
+	for o, doom := range d.Dooms {
+		if o.Kind == wire.KindPack && slices.Contains(fates, doom.Fate) {
+			out[o.Hash] = true
+		}
+	}
+	return out
+}
+
+// Binding is what the pending deletions say for whoever deletes: on the host itself
+// what its own statements say, too. A host's announcement does not start the clock
+// of anybody else. That it spares an object holds for everybody: its writers go by
+// that.
+func (d *Deletions) Binding(own bool) map[ObjectID]Doom {
+	if own {
+		return d.Dooms
+	}
+	return d.owners
+}
+
+// Free is the serial that the next statement gets; 0 when there is none.
+func (d *Deletions) Free() uint64 { return d.numbers.Free() }
+
+// Deletion is what frees space in a repository: pending deletions, the clock of the
+// store, locks. Its methods may be called concurrently.
+type Deletion struct{ t *trust.Trust }
+
+// New makes a Deletion of a repository.
+func New(t *trust.Trust) *Deletion { return &Deletion{t} }
+
+// ahead is how many statements are read before they are asked for.
+const ahead = 8
+
+// ledger of the pending deletions of a domain. Every statement that verifies is an
+// entry of it; which count, certs decide.
+func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*statement.Deletion] {
+	return &ledger.Ledger[*statement.Deletion]{
+		Reader: x.t.Read, Prefix: layout.PrefixDeletions(host, domain), What: "pending deletion", Limit: trust.MaxStatement,
+		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseDeletionKey(key); return n, ok },
+		Parse: func(object []byte) (*statement.Deletion, string, error) {
+			d, err := statement.ParseDeletion(object)
+			if err == nil {
+				err = d.Verify(x.t.ID(), x.t.Descriptor().Owner)
+			}
+			if err != nil {
+				return nil, "", err
+			}
+			return d, layout.KeyDeletion(d.Host, d.Domain, d.Serial), nil
+		},
+		Kept: func(o storage.Object) []byte {
+			host, domain, serial, _ := layout.ParseDeletionKey(o.Key)
+			return x.kept(x.PendingFile(host, domain, serial), o)
+		},
+	}
+}
+
+// Deletions reads the pending deletions of a domain. Statements that do not
+// verify are warned of, and count for nothing.
+func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
+	d := &Deletions{Dooms: map[ObjectID]Doom{}, owners: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}}
+	// Of a host that was enrolled anew, what the old key says counts only below
+	// the first statement since; and in the domain that this machine has as the
+	// host, nothing that it says is not needed.
+	certs, err := x.t.Certificates(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	own, err := x.t.OwnDomain()
+	if err != nil {
+		return nil, err
+	}
+	present := own != nil && own.ID == domain
+	l := x.ledger(host, domain)
+	counts := func(s *statement.Deletion) bool { return statement.CheckDeletionCertificate(s, certs) == nil }
+	read := func(ctx context.Context, o storage.Object) (ledger.Entry[*statement.Deletion], error) {
+		e, err := l.Read(ctx, o)
+		if err == nil && e.Counts() && counts(e.Value) {
+			x.keep(e)
+		}
+		return e, err
+	}
+
+	var ended []storage.Object // above the newest that counts
+	var heeded time.Time       // since when what comes next is: below a statement that counts
+	for e, err := range ledger.Ordered(ctx, ahead, l.List, read) {
+		if err != nil {
+			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
+		}
+		if !e.Counts() {
+			d.numbers.Pass(e.Number, false)
+			x.t.Warn(e.Err)
+			continue
+		}
+		if e.Number < d.since {
+			break
+		}
+		holds := counts(e.Value)
+		d.numbers.Pass(e.Number, holds)
+		if holds || !present {
+			d.repacked(e.Value)
+		}
+		switch {
+		case holds:
+			d.since = max(d.since, e.Value.Since)
+			ended, heeded = nil, e.Stored
+		case d.numbers.Newest == 0:
+			ended = append(ended, e.Listed)
+			continue
+		case e.Stored.Before(heeded): // no writer saw it before
+			e.Stored = heeded
+		}
+		d.take(e)
+	}
+	d.Newest = d.numbers.Newest
+	// There may be any number of them, so they are read again, not kept.
+	again := func(context.Context) iter.Seq2[storage.Object, error] {
+		return func(yield func(storage.Object, error) bool) {
+			for _, o := range ended {
+				if !yield(o, nil) {
+					return
+				}
+			}
+		}
+	}
+	for e, err := range ledger.Ordered(ctx, ahead, again, read) {
+		if err != nil {
+			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
+		}
+		if e.Counts() {
+			d.take(e)
+		}
+	}
+	return d, nil
+}
+
+// take takes in what a statement says, except for what a newer one says
+// otherwise; statements come the newest first.
+func (d *Deletions) take(e ledger.Entry[*statement.Deletion]) {
+	byOwner := e.Value.Certificate == nil
+	for _, of := range []struct {
+		list []statement.Object
+		fate Fate
+	}{{e.Value.Announced, Announced}, {e.Value.Deleted, Deleted}, {e.Value.Spared, Spared}} {
+		for _, o := range of.list {
+			id, doom := ObjectID{Kind: o.Kind, Hash: o.Hash}, Doom{of.fate, e.Number, e.Stored, o.Size}
+			if _, newer := d.Dooms[id]; !newer {
+				d.Dooms[id] = doom
+			}
+			if _, newer := d.owners[id]; !newer && (byOwner || of.fate == Spared) {
+				d.owners[id] = doom
+			}
+		}
+	}
+}
+
+// PendingFile is where a statement is kept in the state directory.
+func (x *Deletion) PendingFile(host string, domain seal.DomainID, serial uint64) string {
+	return x.t.State.OfStore(filepath.Join("pending", host, domain.String(), layout.Inverted(serial)))
+}
+
+// kept is what is kept of an object: nil when that is another than is listed, as
+// where a copy of the repository took its place.
+func (x *Deletion) kept(file string, o storage.Object) []byte {
+	if x.t.State.None() {
+		return nil
+	}
+	info, err := x.t.State.Dir().Stat(file)
+	if err != nil || info.Size() != o.Size || info.ModTime().Sub(o.Modified).Abs() > 2*time.Second { // file systems round
+		return nil
+	}
+	b, err := x.t.State.Read(file)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// keep keeps a statement under the time at which the store took it.
+func (x *Deletion) keep(e ledger.Entry[*statement.Deletion]) {
+	file := x.PendingFile(e.Value.Host, e.Value.Domain, e.Number)
+	if x.t.State.None() || x.kept(file, e.Listed) != nil {
+		return
+	}
+	err := x.t.State.Write(file, e.Object)
+	if err == nil {
+		if err = x.t.State.Dir().Chtimes(file, e.Stored, e.Stored); err != nil {
+			err = x.t.State.Wrap(err)
+		}
+	}
+	if err != nil {
+		x.t.Warn(err)
+	}
+}

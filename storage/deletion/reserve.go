@@ -1,0 +1,85 @@
+package deletion
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"knowngood/storage"
+	"knowngood/storage/layout"
+)
+
+// A reserve is room in the store that prune keeps for itself. Whoever prunes
+// must store a statement before anything is deleted; on a store that is full
+// that would keep all of it from being freed. The reserve lies there in several
+// pieces: a run gives up as few as it needs, and what it did not use it takes
+// back at its end, so a store may stay full for as long as announcements take.
+const (
+	reservePieces = 8
+	reservePiece  = 128 << 10 // bytes
+)
+
+// WithReserve calls put, of so many bytes, and again after each piece of the
+// reserve of the host that it gives up, for as long as the store is full.
+func (x *Deletion) WithReserve(ctx context.Context, host string, size int, put func() error) error {
+	for {
+		err := put()
+		if !errors.Is(err, storage.ErrFull) {
+			return err
+		}
+
+		gave, spent := x.spendReserve(ctx, host)
+		if spent != nil {
+			return fmt.Errorf("%w; and the reserve that prune keeps cannot be given up: %w", err, spent)
+		}
+		if !gave {
+			need := (size + reservePiece) >> 10 // with directories, and what else is at work
+			return fmt.Errorf("%w: nothing is deleted before a statement says so, and the store has no reserve left for that: free %d KiB by other means, and run this again", err, need)
+		}
+	}
+}
+
+// spendReserve deletes a piece of the reserve, and reports whether there was
+// one.
+func (x *Deletion) spendReserve(ctx context.Context, host string) (bool, error) {
+	for o, err := range x.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host)}) {
+		if err != nil {
+			return false, err
+		}
+		err = x.Purge(ctx, o.Key)
+		if errors.Is(err, storage.ErrLocked) {
+			continue
+		}
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// KeepReserve makes the reserve of a host as large as it should be, or as there
+// is room for. It is to be called at the end of each run that may have given up
+// some of it.
+func (x *Deletion) KeepReserve(ctx context.Context, host string) error {
+	there := 0
+	for _, err := range x.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host), Limit: reservePieces}) {
+		if err != nil {
+			return fmt.Errorf("keep a reserve in the store: %w", err)
+		}
+		there++
+	}
+
+	for ; there < reservePieces; there++ {
+		// A file system may compress, or store equal pieces once.
+		piece := make([]byte, reservePiece)
+		rand.Read(piece)
+		err := x.t.Store().Put(ctx, layout.PrefixReserve(host)+hex.EncodeToString(piece[:16]), piece, storage.PutOptions{})
+		if errors.Is(err, storage.ErrFull) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("keep a reserve in the store: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/layout"
+	"knowngood/storage/ledger"
+	"knowngood/storage/localstate"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+	"knowngood/storage/trust"
+)
+
+// environment is what verifying the roots of one environment takes.
+type environment struct {
+	*History
+	host, name string
+	certs      []*statement.Certificate
+	known      *statement.Head     // the newest that this machine saw; nil when it saw none
+	roots      map[uint64][32]byte // all that it saw
+	ledger     *ledger.Ledger[*statement.Root]
+
+	listed uint64 // the newest that a listing shows, where the one that is known is above it
+
+	skip statement.Numbers // of roots that need not be there, and are not asked for
+}
+
+func (h *History) environment(ctx context.Context, host, env string) (*environment, error) {
+	if err := layout.ValidName(host); err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	if err := layout.ValidName(env); err != nil {
+		return nil, fmt.Errorf("environment: %w", err)
+	}
+	e := &environment{History: h, host: host, name: env}
+	var err error
+	if e.known, err = h.t.State.Head(host, env); err != nil {
+		return nil, err
+	}
+	if e.roots, err = h.t.State.Roots(host, env); err != nil {
+		return nil, err
+	}
+	if e.known != nil {
+		e.roots[e.known.Number] = e.known.Hash
+	}
+	if e.certs, err = h.t.Certificates(ctx, host); err != nil {
+		return nil, err
+	}
+	e.ledger = &ledger.Ledger[*statement.Root]{
+		Reader: h.t.Read, Prefix: layout.PrefixRoots(host, env), What: "root", Limit: trust.MaxStatement,
+		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseRootKey(key); return n, ok },
+		Parse:  e.parse, Expect: e.expect,
+	}
+	return e, nil
+}
+
+// parse verifies an object as a root of the environment.
+func (e *environment) parse(object []byte) (*statement.Root, string, error) {
+	root, err := statement.ParseRoot(object)
+	if err == nil {
+		err = statement.CheckRootCertificate(root, e.certs, e.t.Descriptor().Owner, e.t.ID())
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return root, layout.KeyRoot(root.Host, root.Environment, root.Number), nil
+}
+
+// expect refuses another root than the one that this machine saw.
+func (e *environment) expect(n uint64, root *statement.Root) error {
+	hash, known := e.roots[n]
+	if !known || root.Hash() == hash {
+		return nil
+	}
+	return &authentic.TamperError{What: "root " + e.key(n), Remembered: fmt.Sprintf("%s@%d (%x)", e.name, n, hash), Found: fmt.Sprintf("%x", root.Hash()),
+		Hint: "the history was forked: another machine signs with this host's key, or the store went back. What is remembered lies in " + e.files()}
+}
+
+// files are where the memory of the environment lies, for messages.
+func (e *environment) files() string {
+	dir := e.t.State.Dir()
+	return dir.Path(localstate.HeadFile(e.host, e.name)) + " and " + dir.Path(localstate.RootsFile(e.host, e.name))
+}
+
+func (e *environment) key(n uint64) string { return layout.KeyRoot(e.host, e.name, n) }
+
+// pinned reports whether a snapshot is one that this machine saw before.
+func (e *environment) pinned(s *Snapshot) bool { return e.roots[s.Number] == s.ID }
+
+// read reads and verifies the root that a listing shows.
+func (e *environment) read(ctx context.Context, o storage.Object) (*Snapshot, error) {
+	entry, err := e.ledger.Read(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return e.snapshot(ctx, entry)
+}
+
+// root is read for a number, which need not have been listed.
+func (e *environment) root(ctx context.Context, n uint64) (*Snapshot, error) {
+	entry, err := e.ledger.Get(ctx, e.key(n))
+	if err != nil {
+		return nil, err
+	}
+	return e.snapshot(ctx, entry)
+}
+
+// snapshot opens a verified root's body with what is at hand.
+func (e *environment) snapshot(ctx context.Context, entry ledger.Entry[*statement.Root]) (*Snapshot, error) {
+	if entry.Err != nil {
+		if e.known != nil && entry.Number == e.known.Number && errors.Is(entry.Err, storage.ErrNotFound) {
+			return nil, e.rolledBack()
+		}
+		return nil, entry.Err
+	}
+	root := entry.Value
+	s := &Snapshot{Host: root.Host, Environment: root.Environment, Number: root.Number, ID: root.Hash(), Root: root, Size: int64(len(root.Bytes())), Stored: entry.Stored}
+	domain, err := e.t.Domain(ctx, root)
+	if err != nil || domain == nil {
+		return s, err
+	}
+	record, err := seal.OpenOnce(domain.RootKey(root.Salt), root.SealedBody, nil)
+	if err == nil {
+		s.Body, err = statement.ParseRootBody(record)
+	}
+	if err != nil {
+		return nil, &authentic.DamageError{Key: e.key(s.Number), What: "root", Err: err}
+	}
+	s.Domain = domain
+	return s, nil
+}
+
+// rolledBack is the error where the head that is remembered is gone.
+func (e *environment) rolledBack() error {
+	found := "no such snapshot"
+	if e.listed > 0 {
+		found = fmt.Sprintf("%s@%d as the newest", e.name, e.listed)
+	}
+	return &authentic.TamperError{What: fmt.Sprintf("environment %s of host %s was rolled back", e.name, e.host),
+		Remembered: fmt.Sprintf("%s@%d (%x)", e.name, e.known.Number, e.known.Hash), Found: found,
+		Hint: "snapshots were hidden or removed; name an older one to use it. To accept the loss, enrol the host again with --reenrol, and on other machines remove " + e.files()}
+}

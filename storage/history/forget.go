@@ -1,0 +1,212 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"knowngood/storage/layout"
+	"knowngood/storage/ledger"
+	"knowngood/storage/statement"
+	"knowngood/storage/trust"
+)
+
+// Tombstone is what says which snapshots of an environment are forgotten; nil
+// when nothing does.
+func (h *History) Tombstone(ctx context.Context, host, env string) (*statement.Tombstone, error) {
+	x, _, err := h.tombstone(ctx, host, env)
+	return x, err
+}
+
+func (h *History) tombstones(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Tombstone] {
+	return &ledger.Ledger[*statement.Tombstone]{
+		Reader: h.t.Read, Prefix: layout.PrefixTombstones(host, env), What: "tombstone", Limit: trust.MaxStatement,
+		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseTombstoneKey(key); return n, ok },
+		Parse: func(object []byte) (*statement.Tombstone, string, error) {
+			x, err := statement.ParseTombstone(object)
+			if err == nil {
+				err = statement.CheckTombstoneCertificate(x, certs, h.t.Descriptor().Owner, h.t.ID())
+			}
+			if err != nil {
+				return nil, "", err
+			}
+			return x, layout.KeyTombstone(x.Host, x.Environment, x.Serial), nil
+		},
+	}
+}
+
+// tombstone is the newest that counts, and the serials from there up. Those
+// that do not verify are warned of; those under a certificate that ended were
+// of a host that is no more, and forget nothing.
+func (h *History) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, in ledger.Numbers, err error) {
+	certs, err := h.t.Certificates(ctx, host)
+	if err != nil {
+		return nil, in, err
+	}
+	for e, err := range h.tombstones(host, env, certs).All(ctx, 1) {
+		if err != nil {
+			return nil, in, err
+		}
+		if in.Pass(e.Number, e.Counts()); e.Counts() {
+			return e.Value, in, h.sinceTaken(ctx, e.Value)
+		}
+		h.warnUnless(e.Err)
+	}
+	return nil, in, nil
+}
+
+// Kept is Snapshots without those that are forgotten, whose roots are not
+// read. The newest that counts is always among them.
+func (h *History) Kept(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
+	return func(yield func(*Snapshot, error) bool) {
+		x, err := h.Tombstone(ctx, host, env)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		var skip statement.Numbers
+		if x != nil {
+			skip = x.Forgotten
+		}
+		for s, err := range h.Except(ctx, host, env, skip) {
+			if !yield(s, err) {
+				return
+			}
+		}
+	}
+}
+
+// Change of what is forgotten.
+type Change struct {
+	Forget statement.Numbers
+	Undo   statement.Numbers // of what was forgotten
+	Reason string
+	Now    time.Time
+}
+
+// Forget writes a tombstone that changes what is forgotten of an environment,
+// and returns what holds then. Nothing is deleted by it. This machine signs it
+// as the host, or, with an identity, the owner. The newest snapshot cannot be
+// forgotten; what was deleted already cannot be undone, which is ErrPruned.
+func (h *History) Forget(ctx context.Context, host, env string, c Change) (*statement.Tombstone, error) {
+	lowest, err := h.forgettable(ctx, host, env, c.Forget)
+	if err != nil {
+		return nil, err
+	}
+	key, cert, err := h.t.Signer(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	checked := false
+	var old *statement.Tombstone
+	free := func(ctx context.Context) (uint64, error) {
+		var in ledger.Numbers
+		if old, in, err = h.tombstone(ctx, host, env); err != nil {
+			return 0, err
+		}
+		return in.Free(), nil
+	}
+	encode := func(serial uint64) ([]byte, error) {
+		x := &statement.Tombstone{Repository: h.t.ID(), Host: host, Environment: env, Serial: serial, Free: lowest, Made: c.Now, Reason: c.Reason, Certificate: cert}
+		var before statement.Numbers
+		if old != nil {
+			before, x.Previous = old.Forgotten, old.Hash()
+			x.Free = max(x.Free, old.Free) // the newest may not show just now
+		}
+		x.Forgotten = before.With(c.Forget).Without(c.Undo)
+		if x.Forgotten.Count() == before.Count() && x.Forgotten.Without(before).Count() == 0 {
+			return nil, nil // nothing changes
+		}
+		if !checked {
+			if err := h.restorable(ctx, host, env, before.Without(x.Forgotten)); err != nil {
+				return nil, err
+			}
+			checked = true
+		}
+		x.SetReasons(old)
+		return x.Encode(key)
+	}
+	object, err := ledger.Claim(ctx, "tombstones of "+env+" of host "+host, free, encode, func(ctx context.Context, serial uint64, object []byte) error {
+		return h.d.WithReserve(ctx, host, len(object), func() error {
+			return h.t.Put(ctx, layout.KeyTombstone(host, env, serial), object, c.Now)
+		})
+	})
+	switch {
+	case err != nil && (errors.Is(err, ErrPruned) || errors.Is(err, trust.ErrNoUsableIdentity)):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("forget snapshots of %s: %w", env, err)
+	case object == nil:
+		return old, nil
+	}
+	return statement.ParseTombstone(object)
+}
+
+// forgettable refuses to forget the newest snapshot that counts, and what there
+// is not yet: above the newest that is whatever lies there and does not verify.
+// It tells the lowest number there.
+func (h *History) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) (free uint64, err error) {
+	e, err := h.environment(ctx, host, env)
+	if err != nil {
+		return 0, err
+	}
+	head, err := e.head(ctx, true)
+	above, newest, free := numbers, "none that counts", uint64(1)
+	switch {
+	case errors.Is(err, ErrNoSnapshot): // all is rubbish, or lost
+	case err != nil:
+		return 0, err
+	case numbers.Has(head.Number):
+		return 0, fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
+	default:
+		above, newest, free = numbers.Without(statement.Numbers{{First: 1, Last: head.Number}}), head.Ref(), head.Number+1
+	}
+	if len(above) == 0 {
+		return free, nil
+	}
+	written, err := h.Written(ctx, host, env)
+	if err != nil {
+		return 0, err
+	}
+	there := uint64(0)
+	for n := range written {
+		if above.Has(n) {
+			there++
+		}
+	}
+	if there < above.Count() {
+		return 0, fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, above[len(above)-1].Last, host, newest)
+	}
+	return free, nil
+}
+
+// restorable makes sure that all content of snapshots is still there.
+func (h *History) restorable(ctx context.Context, host, env string, numbers statement.Numbers) error {
+	for _, span := range numbers {
+		for n := span.First; n <= span.Last; n++ {
+			s, err := h.byNumber(ctx, Ref{Environment: env, Selector: ByNumber, Number: n, text: fmt.Sprintf("%s@%d", env, n)}, host)
+			if err == nil {
+				err = h.c.Whole(ctx, s)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unlessPruned refuses a snapshot that was forgotten and whose content was
+// deleted.
+func (h *History) unlessPruned(ctx context.Context, s *Snapshot) error {
+	x, err := h.Tombstone(ctx, s.Host, s.Environment)
+	if err != nil || x == nil || !x.Forgotten.Has(s.Number) || s.Body == nil {
+		return err
+	}
+	if err := h.c.Whole(ctx, s); err != nil {
+		return fmt.Errorf("%s was forgotten (last change %s): %w", s.Ref(), x.Made.Local().Format(time.DateTime), err)
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/layout"
+)
+
+// maxTaken is how often others may be faster to put something at the number that
+// a statement is to get.
+const maxTaken = 100
+
+// Numbers are those of a sequence that are there, as its entries are read from
+// the highest down.
+type Numbers struct {
+	Newest uint64          // the highest that counts; 0 for none
+	taken  map[uint64]bool // those above it that are there, and count for nothing
+}
+
+// Pass takes in a number that is there.
+func (s *Numbers) Pass(number uint64, counts bool) {
+	switch {
+	case counts:
+		s.Newest = max(s.Newest, number)
+	case number > s.Newest:
+		if s.taken == nil {
+			s.taken = map[uint64]bool{}
+		}
+		s.taken[number] = true
+	}
+}
+
+// Free is the lowest number above all that count at which nothing is; 0 when there
+// is none.
+func (s *Numbers) Free() uint64 {
+	for n := s.Newest; n < layout.MaxNumber; {
+		if n++; !s.taken[n] {
+			return n
+		}
+	}
+	return 0
+}
+
+// Claim puts a statement at a number that is free, and returns its bytes.
+//
+// free looks which number that is, or returns why there must be none. encode makes
+// the statement for it, or returns nil to give up. put creates the object; when
+// another process was first, all of it is done again.
+func Claim(ctx context.Context, what string, free func(context.Context) (uint64, error), encode func(number uint64) ([]byte, error), put func(ctx context.Context, number uint64, object []byte) error) ([]byte, error) {
+	tried := uint64(0)
+	for range maxTaken {
+		number, err := free(ctx)
+		switch {
+		case err != nil:
+			return nil, err
+		case number == 0 || number > layout.MaxNumber:
+			return nil, &authentic.TamperError{What: what, Remembered: "numbers that go up by one", Found: fmt.Sprintf("%d, the last there is", uint64(layout.MaxNumber)),
+				Hint: "the host's key was taken: enrol it again with `knowngood init --join --reenrol`, which ends what that key signed"}
+		case number == tried:
+			return nil, &authentic.TamperError{What: what, Remembered: fmt.Sprintf("that number %d exists, because it cannot be created", number), Found: "none in the listing",
+				Hint: "it is hidden by a delete marker: let this machine see the versions of the object, or remove the marker"}
+		}
+
+		object, err := encode(number)
+		if err != nil || object == nil {
+			return nil, err
+		}
+		err = put(ctx, number, object)
+		if err == nil {
+			return object, nil
+		}
+		if !errors.Is(err, storage.ErrExists) {
+			return nil, err
+		}
+		tried = number
+	}
+	return nil, &authentic.TamperError{What: what, Remembered: "a number that is free", Found: fmt.Sprintf("it taken by others first, %d times", maxTaken),
+		Hint: "find out who writes there, and run again"}
+}

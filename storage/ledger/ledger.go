@@ -1,0 +1,129 @@
+// Package ledger reads and continues sequences of numbered, signed statements:
+// epochs, host certificates, roots, tombstones, acceptances, pending deletions.
+// Each number is an object of its own, and a listing yields the highest first.
+//
+// It promises what the verified read of storage/authentic does, for each number.
+// What does not count, be it rubbish or signed under a key that ended, is passed
+// over: whoever may put objects cannot end a sequence, nor have a number taken
+// for free that is not.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+)
+
+// Ledger is one sequence.
+type Ledger[T any] struct {
+	Reader *authentic.Reader
+	Prefix string // of the keys
+	What   string // what an entry is, for messages
+	Limit  int64  // on the size of an entry, in bytes
+	Number func(key string) (number uint64, ok bool)
+	// Parse reads a statement and checks that it counts. It returns the key at
+	// which the statement says that it lies.
+	Parse func(object []byte) (entry T, key string, err error)
+	// Expect, when set, checks besides that an entry is the one that is known of.
+	Expect func(number uint64, entry T) error
+	// Kept, when set, is a copy of what a listing shows; nil for none.
+	Kept func(storage.Object) []byte
+}
+
+// Entry is what lies at a number.
+type Entry[T any] struct {
+	Number uint64
+	Value  T
+	Object []byte         // of Value
+	Stored time.Time      // when the store took it
+	Listed storage.Object // as the listing shows it
+	// Err is why it does not count, and nil when it does: *authentic.DamageError
+	// or *authentic.TamperError. Value is not set then.
+	Err error
+}
+
+// Counts reports whether the entry verified and holds.
+func (e *Entry[T]) Counts() bool { return e.Err == nil }
+
+// Read reads the entry that a listing shows. The error is of the store.
+func (l *Ledger[T]) Read(ctx context.Context, o storage.Object) (Entry[T], error) {
+	number, ok := l.Number(o.Key)
+	e := Entry[T]{Number: number, Listed: o}
+	if !ok {
+		e.Err = &authentic.DamageError{Key: o.Key, What: l.What, Err: errors.New("its key is none of such an object")}
+		return e, nil
+	}
+	if l.Kept != nil && !o.Hidden && !o.Older {
+		if kept := l.Kept(o); kept != nil && l.take(&e, kept) == nil {
+			e.Object, e.Stored = kept, o.Modified
+			return e, nil
+		}
+	}
+
+	object, err := l.Reader.Listed(ctx, o, authentic.Want{What: l.What, Limit: l.Limit, Verify: func(object []byte) error { return l.take(&e, object) }})
+	switch {
+	case err == nil: // and what was taken last is what was returned
+		e.Object, e.Stored = object.Bytes, object.Stored
+	case authentic.Damaged(err):
+		e.Value, e.Err = *new(T), err
+	default:
+		return e, err
+	}
+	return e, nil
+}
+
+// Get reads the entry at a number, which needs not have been listed.
+func (l *Ledger[T]) Get(ctx context.Context, key string) (Entry[T], error) {
+	for o, err := range l.Reader.Store().List(ctx, storage.ListOptions{Prefix: key, Hidden: true, Limit: 1}) {
+		if err != nil {
+			return Entry[T]{}, err
+		}
+		if o.Key == key {
+			return l.Read(ctx, o)
+		}
+	}
+	number, _ := l.Number(key)
+	return Entry[T]{Number: number, Err: &authentic.DamageError{Key: key, What: l.What, Err: &storage.Error{Op: "get", Key: key, Err: storage.ErrNotFound}}}, nil
+}
+
+// take makes the statement the value of e, if it counts there.
+func (l *Ledger[T]) take(e *Entry[T], object []byte) error {
+	x, key, err := l.Parse(object)
+	if err == nil && key != e.Listed.Key {
+		err = fmt.Errorf("it belongs at %s", key)
+	}
+	if err == nil && l.Expect != nil {
+		err = l.Expect(e.Number, x)
+	}
+	if err == nil {
+		e.Value = x
+	}
+	return err
+}
+
+// List yields what lies below the prefix, the highest numbers first, and what
+// delete markers hide. It reads nothing.
+func (l *Ledger[T]) List(ctx context.Context) iter.Seq2[storage.Object, error] {
+	return func(yield func(storage.Object, error) bool) {
+		for o, err := range l.Reader.Store().List(ctx, storage.ListOptions{Prefix: l.Prefix, Hidden: true}) {
+			if err != nil {
+				yield(o, fmt.Errorf("list %s: %w", l.Prefix, err))
+				return
+			}
+			if _, ok := l.Number(o.Key); ok && !yield(o, nil) {
+				return
+			}
+		}
+	}
+}
+
+// All yields the entries, the highest numbers first, those too that do not count.
+// It reads up to ahead of them before they are asked for.
+func (l *Ledger[T]) All(ctx context.Context, ahead int) iter.Seq2[Entry[T], error] {
+	return Ordered(ctx, ahead, l.List, l.Read)
+}

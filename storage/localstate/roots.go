@@ -1,0 +1,90 @@
+package localstate
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// rootRecord is the length of a record in a file of roots: a number, big-endian,
+// and a SHA-256.
+const rootRecord = 8 + 32
+
+// RootsFile is where the roots of an environment lie that this machine saw
+// verified, in the repository's folder.
+func RootsFile(host, env string) string { return filepath.Join("roots", host, env) }
+
+// Roots are the hashes of the roots of an environment that this machine saw
+// verified, together with the chain that leads to them, by number. Whatever the
+// store shows there later, these are the roots.
+func (s *State) Roots(host, env string) (map[uint64][32]byte, error) {
+	b, err := s.Read(RootsFile(host, env))
+	if err != nil {
+		return nil, err
+	}
+	roots := map[uint64][32]byte{}
+	for ; len(b) >= rootRecord; b = b[rootRecord:] {
+		n := binary.BigEndian.Uint64(b)
+		if _, known := roots[n]; !known {
+			roots[n] = [32]byte(b[8:rootRecord])
+		}
+	}
+	return roots, nil
+}
+
+// RememberRoots adds roots to those of an environment. Another process may do so
+// at the same time.
+func (s *State) RememberRoots(host, env string, roots map[uint64][32]byte) error {
+	if s.None() || len(roots) == 0 {
+		return nil
+	}
+	var b []byte
+	for _, n := range slices.Sorted(maps.Keys(roots)) {
+		hash := roots[n]
+		b = append(binary.BigEndian.AppendUint64(b, n), hash[:]...)
+	}
+	return s.Locked(func() error {
+		dir := s.Dir().In("roots", host)
+		if err := dir.Make(); err != nil {
+			return s.Wrap(err)
+		}
+		f, err := dir.OpenFile(env, os.O_RDWR|os.O_CREATE)
+		if err != nil {
+			return s.Wrap(err)
+		}
+		defer f.Close()
+
+		info, err := f.Stat()
+		if err == nil {
+			// A record that was cut short is written over.
+			_, err = f.WriteAt(b, info.Size()/rootRecord*rootRecord)
+		}
+		if err == nil {
+			err = unix.Fdatasync(int(f.Fd()))
+		}
+		if err != nil {
+			return s.Wrap(fmt.Errorf("roots of %s: %w", env, err))
+		}
+		return nil
+	})
+}
+
+// CertificateFile is where the newest certificate of a host lies.
+func CertificateFile(host string) string { return filepath.Join("certs", host) }
+
+// Certificate is the newest certificate of a host that this machine saw verified;
+// nil when it saw none.
+func (s *State) Certificate(host string) ([]byte, error) { return s.Read(CertificateFile(host)) }
+
+// RememberCertificate makes it the newest that was seen.
+func (s *State) RememberCertificate(host string, object []byte) error {
+	if s.None() {
+		return nil
+	}
+	return s.Write(CertificateFile(host), object)
+}

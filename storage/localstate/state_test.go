@@ -1,0 +1,81 @@
+package localstate
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"knowngood/storage/statement"
+)
+
+func TestAFullDiskIsSaidToBeFullAndTheFlagIsNamed(t *testing.T) {
+	l := State{Root: "/var/lib/knowngood"}
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		err := l.Wrap(&os.PathError{Op: "write", Path: "x", Err: full})
+		if !errors.Is(err, full) || !strings.Contains(err.Error(), "free space") || !strings.Contains(err.Error(), "--state-dir") || !strings.Contains(err.Error(), l.Root) {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
+func TestRememberedHeadsOnlyGrowAndDamageIsNamed(t *testing.T) {
+	l := State{Root: t.TempDir()}
+	for _, n := range []uint64{2, 1, 3, 2} {
+		if err := l.RememberHead("h", statement.Head{Environment: "web", Number: n, Hash: [32]byte{byte(n)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h, err := l.Head("h", "web"); err != nil || h.Number != 3 || h.Hash != [32]byte{3} {
+		t.Errorf("remembered %+v, %v", h, err)
+	}
+	for _, content := range []string{"", "x", "3", "3 zz", "0 " + strings.Repeat("00", 32), "3 " + strings.Repeat("00", 31)} {
+		if err := os.WriteFile(l.Dir().Path(HeadFile("h", "web")), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Head("h", "web"); err == nil || !strings.Contains(err.Error(), "heads/h/web") {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+func TestRoots(t *testing.T) {
+	one, two, other := [32]byte{1}, [32]byte{2}, [32]byte{9}
+	remember := func(t *testing.T, s *State, roots map[uint64][32]byte) {
+		t.Helper()
+		if err := s.RememberRoots("h", "web", roots); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(t *testing.T, s *State, want map[uint64][32]byte) {
+		t.Helper()
+		if got, err := s.Roots("h", "web"); err != nil || !maps.Equal(got, want) {
+			t.Errorf("remembered %v, %v, want %v", got, err, want)
+		}
+	}
+	t.Run("what was seen first stays", func(t *testing.T) {
+		s := &State{Root: t.TempDir()}
+		want(t, s, map[uint64][32]byte{})
+		remember(t, s, map[uint64][32]byte{1: one, 2: two})
+		remember(t, s, map[uint64][32]byte{2: other, 3: other})
+		want(t, s, map[uint64][32]byte{1: one, 2: two, 3: other})
+	})
+	t.Run("a record that was cut short is written over", func(t *testing.T) {
+		s := &State{Root: t.TempDir()}
+		remember(t, s, map[uint64][32]byte{1: one, 2: two})
+		file := s.Dir().Path(RootsFile("h", "web"))
+		if err := os.Truncate(file, rootRecord+7); err != nil {
+			t.Fatal(err)
+		}
+		want(t, s, map[uint64][32]byte{1: one})
+		remember(t, s, map[uint64][32]byte{2: two, 3: other})
+		want(t, s, map[uint64][32]byte{1: one, 2: two, 3: other})
+	})
+	t.Run("nothing is remembered without a state directory", func(t *testing.T) {
+		s := &State{}
+		remember(t, s, map[uint64][32]byte{1: one})
+		want(t, s, map[uint64][32]byte{})
+	})
+}

@@ -1,0 +1,110 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
+	"knowngood/storage/layout"
+	"knowngood/storage/seal"
+	"knowngood/storage/trust"
+)
+
+// Needs finds out which objects snapshots need, for counting what they take in
+// the store. It asks the store once or twice for each snapshot, and a few times
+// for each domain. It is safe for concurrent use.
+type Needs struct {
+	repo *Objects
+
+	mu      sync.Mutex
+	domains map[domainOf]*domainNeeds
+}
+
+type domainOf struct {
+	host   string
+	domain seal.DomainID
+}
+
+type domainNeeds struct {
+	once      sync.Once
+	deletions *deletion.Deletions
+	listed    map[ID]uint64 // sizes; only where packs were repacked
+	err       error
+}
+
+// Needs of the snapshots of this repository.
+func (r *Objects) Needs() *Needs {
+	return &Needs{repo: r, domains: map[domainOf]*domainNeeds{}}
+}
+
+// Of returns the objects that a snapshot needs with their stored sizes in bytes,
+// as its manifest says, or the store of what was rewritten since. The error is
+// trust.ErrNoUsableIdentity when the snapshot is sealed, or a *authentic.DamageError.
+func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, error) {
+	if s.Body == nil {
+		return nil, fmt.Errorf("%s: %w opens it: give one of its recipients' with --identity", s.Ref(), trust.ErrNoUsableIdentity)
+	}
+	d, err := n.domain(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	m := &s.Body.Manifest
+	reader := n.repo.NewReader(s.Host, s.Domain)
+	defer reader.Close()
+	tail, err := reader.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	if errors.Is(err, storage.ErrNotFound) {
+		err = &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	contents, err := tail.Contents(wire.KindManifest, s.Domain)
+	if err != nil {
+		return nil, &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
+	}
+
+	out := map[ID]uint64{{Kind: wire.KindManifest, Hash: m.Hash}: m.Size}
+	for _, o := range contents.Objects {
+		id := ID{Kind: o.Kind, Hash: o.Hash}
+		if d.listed == nil {
+			out[id] = o.Size
+			continue
+		}
+		there := func(id ID) bool { _, ok := d.listed[id]; return ok }
+		for _, stands := range d.deletions.Resolve(m.Hash, id, there) {
+			if out[stands] = d.listed[stands]; stands == id {
+				out[stands] = o.Size
+			}
+		}
+	}
+	return out, nil
+}
+
+// domain reads once what was deleted and rewritten in the domain of a snapshot.
+func (n *Needs) domain(ctx context.Context, s *history.Snapshot) (*domainNeeds, error) {
+	of := domainOf{s.Host, s.Root.Domain}
+	n.mu.Lock()
+	d := n.domains[of]
+	if d == nil {
+		d = &domainNeeds{}
+		n.domains[of] = d
+	}
+	n.mu.Unlock()
+	d.once.Do(func() {
+		if d.deletions, d.err = n.repo.d.Deletions(ctx, of.host, of.domain); d.err != nil || len(d.deletions.Repacks) == 0 {
+			return
+		}
+		objects, err := n.repo.listObjects(ctx, of.host, of.domain, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
+		d.err, d.listed = err, map[ID]uint64{}
+		for _, o := range objects {
+			d.listed[o.ID] = o.Size
+		}
+	})
+	return d, d.err
+}

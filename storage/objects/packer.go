@@ -1,0 +1,166 @@
+package objects
+
+import (
+	"context"
+	"sync"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/deletion"
+	"knowngood/storage/index"
+	"knowngood/storage/pack"
+	"knowngood/storage/seal"
+)
+
+// maxPackChunks ends a pack of very small chunks early, so that what waits
+// for it stays bounded.
+const maxPackChunks = 32 << 10
+
+// contentsRoom is what the table of most packs and the trailer take, in bytes.
+const contentsRoom = 512 << 10
+
+// Frame is a frame written in this run. Its place is final once its pack is.
+type Frame struct {
+	placed      chan struct{}
+	pack        *openPack
+	offset, len uint32
+}
+
+func newFrame() *Frame { return &Frame{placed: make(chan struct{})} }
+
+// openPack is a pack on its way into the store.
+type openPack struct {
+	builder *pack.Builder
+	info    index.PackInfo // the hash and the size are set by finish
+	durable chan struct{}  // closed when the store has confirmed them
+}
+
+// packer gathers the frames of one kind into objects and uploads them.
+type packer struct {
+	kind    wire.Kind
+	w       *Writer
+	target  int
+	buffers chan []byte // bounds what is in memory; a nil buffer is made on first use
+	stored  func(p *openPack, contents *pack.Contents) error
+
+	mu   sync.Mutex
+	open *openPack
+}
+
+func newPacker(w *Writer, kind wire.Kind, target, inFlight int) *packer {
+	p := &packer{kind: kind, w: w, target: target, buffers: make(chan []byte, inFlight)}
+	for range inFlight {
+		p.buffers <- nil
+	}
+	return p
+}
+
+// add seals plaintext into the open object and places f. It blocks while all
+// buffers are in flight.
+func (p *packer) add(ctx context.Context, f *Frame, plaintext []byte, contentLen int, chunks []pack.Chunk) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open != nil && p.open.builder.Size()+len(plaintext)+seal.Overhead > p.target {
+		p.finish(nil)
+	}
+	if err := p.begin(ctx); err != nil {
+		return err
+	}
+	p.place(f, plaintext, contentLen, chunks)
+	if p.open.builder.Chunks() >= maxPackChunks {
+		p.finish(nil)
+	}
+	return nil
+}
+
+// begin sees to it that there is an open object; p.mu is held.
+func (p *packer) begin(ctx context.Context) error {
+	if p.open != nil {
+		return nil
+	}
+	var buf []byte
+	select {
+	case buf = <-p.buffers:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if buf == nil {
+		buf = make([]byte, 0, p.target+contentsRoom)
+	}
+	b := pack.NewBuilder(p.kind, p.w.repo.t.ID(), p.w.host.Domain, p.w.session, buf)
+	p.open = &openPack{builder: b, info: index.PackInfo{Ref: pack.Ref{Session: p.w.session.ID, Salt: b.Salt()}}, durable: make(chan struct{})}
+	return nil
+}
+
+func (p *packer) place(f *Frame, plaintext []byte, contentLen int, chunks []pack.Chunk) {
+	placed := p.open.builder.Add(plaintext, contentLen, chunks)
+	f.pack, f.offset, f.len = p.open, placed.Offset, placed.SealedLen
+	close(f.placed)
+}
+
+// last is the open object, nil when there is none.
+func (p *packer) last() *openPack {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open
+}
+
+// finishWith adds a last frame and the list of objects, and completes the
+// object.
+func (p *packer) finishWith(ctx context.Context, plaintext []byte, contentLen int, objects []pack.Object) (*Frame, *openPack, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.begin(ctx); err != nil {
+		return nil, nil, err
+	}
+	f := newFrame()
+	p.place(f, plaintext, contentLen, nil)
+	return f, p.finish(objects), nil
+}
+
+// flush sends o on its way, if it is still open.
+func (p *packer) flush(o *openPack) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open != nil && p.open == o {
+		p.finish(nil)
+	}
+}
+
+// finish completes the open object and starts its upload; p.mu is held.
+func (p *packer) finish(objects []pack.Object) *openPack {
+	o := p.open
+	p.open = nil
+	object, sum, contents := o.builder.Finish(objects)
+	o.builder = nil
+	o.info.Hash, o.info.Size = sum, uint64(len(object))
+	p.w.uploads.Go(func() error {
+		err := p.upload(o, object, contents)
+		if err != nil {
+			p.w.fail(err)
+		}
+		return err
+	})
+	return o
+}
+
+func (p *packer) upload(o *openPack, object []byte, contents *pack.Contents) error {
+	if err := p.w.put(p.kind, o.info.Hash, object); err != nil {
+		return err
+	}
+	p.w.countStored(len(object))
+	p.w.own.Store(o.info.Hash, true)
+	p.w.index.confirmed(ID{Kind: p.kind, Hash: o.info.Hash}, o.info.Size)
+	if p.stored != nil {
+		if err := p.stored(o, contents); err != nil {
+			return err
+		}
+	}
+	close(o.durable)
+	p.buffers <- object[:0]
+	return nil
+}
+
+func (w *Writer) put(kind wire.Kind, sum [32]byte, object []byte) error {
+	return w.repo.t.Store().Put(w.ctx, deletion.Key(w.host.Name, w.host.Domain.ID, ID{Kind: kind, Hash: sum}), object, storage.PutOptions{SHA256: sum, Retention: w.retention})
+}

@@ -1,0 +1,243 @@
+package objects
+
+import (
+	"context"
+	"crypto/cipher"
+	"errors"
+	"fmt"
+	"sync"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/pack"
+	"knowngood/storage/seal"
+)
+
+// maxKeys bounds how many frame keys and sealed sessions a Reader remembers.
+const maxKeys = 8192
+
+// Reader reads the packs and containers of one host and domain with an
+// identity. Its methods may be called concurrently.
+type Reader struct {
+	repo   *Objects
+	host   string
+	domain *seal.Domain
+	dec    *pack.Decompressor
+	stored [2]*authentic.Hashed // packs and containers; see of
+	places places
+
+	segments segmentCopies
+
+	mu       sync.Mutex
+	sessions map[seal.SessionID]seal.SealedSession
+	keys     map[pack.Ref]cipher.AEAD // by all that makes them: what names a pack may name it wrongly
+}
+
+// NewReader reads what lies under a snapshot. The snapshot's domain must be
+// open, by an identity or because it is this host's own.
+func (r *Objects) NewReader(host string, domain *seal.Domain) *Reader {
+	return &Reader{repo: r, host: host, domain: domain, dec: pack.NewDecompressor(),
+		stored:   [2]*authentic.Hashed{r.t.Read.Hashed(wire.KindPack.String(), pack.MaxObject), r.t.Read.Hashed(wire.KindManifest.String(), pack.MaxObject)},
+		sessions: map[seal.SessionID]seal.SealedSession{}, keys: map[pack.Ref]cipher.AEAD{}}
+}
+
+// Domain whose objects are read.
+func (r *Reader) Domain() *seal.Domain { return r.domain }
+
+// Host whose objects are read.
+func (r *Reader) Host() string { return r.host }
+
+// Store that is read.
+func (r *Reader) Store() storage.Store { return r.repo.t.Store() }
+
+// AddSessions makes sealed sessions known, so that packs' trailers need not
+// be read.
+func (r *Reader) AddSessions(sealed []seal.SealedSession) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range sealed {
+		if len(r.sessions) >= maxKeys {
+			return
+		}
+		r.sessions[s.ID] = s
+	}
+}
+
+// of reads objects of a kind.
+func (r *Reader) of(kind wire.Kind) *authentic.Hashed {
+	if kind == wire.KindManifest {
+		return r.stored[1]
+	}
+	return r.stored[0]
+}
+
+func (r *Reader) key(kind wire.Kind, hash [32]byte) string {
+	return deletion.Key(r.host, r.domain.ID, ID{Kind: kind, Hash: hash})
+}
+
+// Read appends length bytes of an object from offset to dst, from beneath the
+// current view where that has nothing there. The error is *authentic.DamageError
+// when the object is missing or shorter than that.
+func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte, offset, length int64) ([]byte, error) {
+	return r.of(kind).Range(ctx, dst, r.key(kind, hash), hash, offset, length)
+}
+
+// Whole reads an object whole into dst's memory and verifies its hash, from
+// beneath the current view where that shows other bytes. With
+// *authentic.DamageError it may return the bytes that there are.
+func (r *Reader) Whole(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte) ([]byte, error) {
+	return r.of(kind).Whole(ctx, dst, r.key(kind, hash), hash)
+}
+
+// Key is the frame key of an object.
+func (r *Reader) Key(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher.AEAD, error) {
+	r.mu.Lock()
+	key, ok := r.keys[*ref]
+	sealed, known := r.sessions[ref.Session]
+	r.mu.Unlock()
+	if ok {
+		return key, nil
+	}
+	if !known {
+		tail, err := r.Tail(ctx, kind, ref.Hash)
+		if err != nil {
+			return nil, err
+		}
+		if tail.Session.ID != ref.Session || tail.Salt != ref.Salt {
+			return nil, fmt.Errorf("%v %x: its trailer names another session than the manifest: %w", kind, ref.Hash, wire.ErrMalformed)
+		}
+		sealed = tail.Session
+		r.AddSessions([]seal.SealedSession{sealed})
+	}
+	session, err := r.repo.t.OpenSession(ctx, sealed)
+	if err != nil {
+		return nil, err
+	}
+	key = session.FrameKey(kind, r.repo.t.ID(), r.domain.ID, ref.Salt)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.keys) >= maxKeys {
+		clear(r.keys)
+	}
+	r.keys[*ref] = key
+	return key, nil
+}
+
+// Open opens a sealed frame that was read from offset of an object and
+// appends its content to dst. It reuses sealed's memory.
+func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
+	key, err := r.Key(ctx, kind, ref)
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := pack.OpenFrame(key, kind, int(offset), sealed)
+	if err != nil {
+		return nil, r.damaged(kind, ref.Hash, err)
+	}
+	content, err := r.dec.Content(dst, kind, plaintext)
+	if err != nil {
+		return nil, r.damaged(kind, ref.Hash, err)
+	}
+	return content, nil
+}
+
+// Frame reads and opens one frame, from beneath the current view where that
+// shows other bytes.
+func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset, length uint32) ([]byte, error) {
+	read := func() ([]byte, error) {
+		sealed, err := r.Read(ctx, nil, kind, ref.Hash, int64(offset), int64(length))
+		if err != nil {
+			return nil, err
+		}
+		return r.Open(ctx, nil, kind, ref, offset, sealed)
+	}
+	content, err := read()
+	if !authentic.Damaged(err) {
+		return content, err
+	}
+	if r.of(kind).Looked(ref.Hash) {
+		return nil, err
+	}
+	again, uerr := r.of(kind).Uncover(ctx, r.key(kind, ref.Hash), ref.Hash)
+	if uerr != nil {
+		return nil, uerr
+	}
+	if !again {
+		return nil, err
+	}
+	return read()
+}
+
+func (r *Reader) damaged(kind wire.Kind, hash [32]byte, err error) error {
+	return &authentic.DamageError{Key: r.key(kind, hash), What: kind.String(), Err: err}
+}
+
+// Tail reads the trailer and the sealed contents of an object.
+func (r *Reader) Tail(ctx context.Context, kind wire.Kind, hash [32]byte) (*pack.Tail, error) {
+	return r.TailOf(ctx, kind, hash, -1)
+}
+
+// TailOf is Tail of an object that is size bytes long; a negative size is
+// looked up.
+func (r *Reader) TailOf(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, error) {
+	return r.repo.tail(ctx, r.of(kind), kind, r.key(kind, hash), hash, size)
+}
+
+// tail reads the end of an object that is size bytes long; a negative size is
+// looked up.
+func (r *Objects) tail(ctx context.Context, from *authentic.Hashed, kind wire.Kind, key string, hash [32]byte, size int64) (*pack.Tail, error) {
+	t, err := r.currentTail(ctx, from, kind, key, hash, size)
+	if !authentic.Damaged(err) && !errors.Is(err, storage.ErrNotFound) || from.Looked(hash) {
+		return t, err
+	}
+	again, uerr := from.Uncover(ctx, key, hash)
+	switch {
+	case uerr != nil:
+		return nil, uerr
+	case again:
+		object, err := from.Whole(ctx, nil, key, hash)
+		if err != nil {
+			return nil, err
+		}
+		return r.parseTail(kind, key, object, int64(len(object)))
+	case authentic.Damaged(err):
+		return nil, err
+	}
+	return nil, &authentic.DamageError{Key: key, What: kind.String(), Err: err}
+}
+
+func (r *Objects) currentTail(ctx context.Context, from *authentic.Hashed, kind wire.Kind, key string, hash [32]byte, size int64) (*pack.Tail, error) {
+	if size < 0 {
+		var err error
+		if size, err = from.Size(ctx, key); err != nil {
+			return nil, err
+		}
+	}
+	n := min(size, pack.TailLen)
+	for {
+		b, err := from.Range(ctx, nil, key, hash, size-n, n)
+		if err != nil {
+			return nil, err
+		}
+		t, err := r.parseTail(kind, key, b, size)
+		var short *pack.ErrShortTail
+		if errors.As(err, &short) && short.Need > n && short.Need <= size {
+			n = short.Need
+			continue
+		}
+		return t, err
+	}
+}
+
+func (r *Objects) parseTail(kind wire.Kind, key string, end []byte, size int64) (*pack.Tail, error) {
+	t, err := pack.ParseTail(kind, end, size)
+	if err == nil && t.Repository != r.t.ID() {
+		err = fmt.Errorf("it belongs to repository %v", t.Repository)
+	}
+	if err != nil {
+		return nil, &authentic.DamageError{Key: key, What: kind.String(), Err: err}
+	}
+	return t, nil
+}

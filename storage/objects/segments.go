@@ -1,0 +1,84 @@
+package objects
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/layout"
+	"knowngood/storage/pack"
+)
+
+// SegmentCopy is where a segment of a manifest lies.
+type SegmentCopy struct {
+	Container         pack.Ref
+	Offset, SealedLen uint32
+}
+
+// segmentCopies are all segments in the containers of a domain, read once, when
+// the first segment is not where its table says.
+type segmentCopies struct {
+	once sync.Once
+	mu   sync.Mutex
+	all  map[[32]byte][]SegmentCopy
+	err  error
+}
+
+// SegmentCopies finds the places where a segment lies, for a container that is
+// lost or damaged: a later snapshot of the host may have stored it again. It
+// reads the contents of all containers of the domain, once.
+func (r *Reader) SegmentCopies(ctx context.Context, id [32]byte) ([]SegmentCopy, error) {
+	s := &r.segments
+	s.once.Do(func() {
+		s.all = map[[32]byte][]SegmentCopy{}
+		s.err = r.readSegments(ctx)
+	})
+	return s.all[id], s.err
+}
+
+func (r *Reader) readSegments(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(tailsInFlight)
+	for o, err := range r.repo.t.Store().List(gctx, storage.ListOptions{Prefix: layout.PrefixManifests(r.host, r.domain.ID)}) {
+		if err != nil {
+			g.Go(func() error { return err })
+			break
+		}
+		id, ok := deletion.ParseKey(o.Key)
+		if !ok {
+			continue
+		}
+		g.Go(func() error {
+			tail, err := r.TailOf(gctx, wire.KindManifest, id.Hash, o.Size)
+			var contents *pack.Contents
+			if err == nil {
+				contents, err = tail.Contents(wire.KindManifest, r.domain)
+			}
+			if err != nil {
+				if authentic.Damaged(err) {
+					return nil // another container may have the segment
+				}
+				return err
+			}
+			r.addSegments(pack.Ref{Hash: id.Hash, Session: tail.Session.ID, Salt: tail.Salt}, contents)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (r *Reader) addSegments(in pack.Ref, contents *pack.Contents) {
+	s := &r.segments
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range contents.Frames {
+		for _, c := range f.Chunks { // one, or none in the frame of the table
+			s.all[c.ID] = append(s.all[c.ID], SegmentCopy{in, f.Offset, f.SealedLen})
+		}
+	}
+}

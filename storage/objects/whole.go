@@ -1,0 +1,76 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
+	"knowngood/storage/pack"
+	"time"
+)
+
+// Whole reports whether what a snapshot needs was deleted, by history.ErrPruned. What is
+// only announced is warned of, and what is missing for another reason.
+func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
+	if s.Body == nil {
+		return fmt.Errorf("whether its content is still there takes an identity to tell: %w", r.t.Closed(ctx, s.Root))
+	}
+	d, err := r.d.Deletions(ctx, s.Host, s.Root.Domain)
+	if err != nil {
+		return err
+	}
+	pruned := func() error {
+		on := ""
+		for _, doom := range d.Dooms {
+			if doom.Fate == deletion.Deleted && doom.At.After(s.Body.Finished) {
+				on = ", by " + doom.At.Local().Format(time.DateTime)
+				break
+			}
+		}
+		return fmt.Errorf("%s: %w%s: choose another, as `knowngood list` shows them", s.Ref(), history.ErrPruned, on)
+	}
+	rd := r.NewReader(s.Host, s.Domain)
+	m := s.Body.Manifest
+	tail, err := rd.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	if errors.Is(err, storage.ErrNotFound) {
+		return pruned()
+	}
+	var contents *pack.Contents
+	if err == nil {
+		contents, err = tail.Contents(wire.KindManifest, s.Domain)
+	}
+	if err != nil {
+		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	listing, err := r.listObjects(ctx, s.Host, s.Domain.ID, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
+	if err != nil {
+		return err
+	}
+	there := map[ID]bool{}
+	for _, o := range listing {
+		there[o.ID] = true
+	}
+	announced, missing := 0, 0
+	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
+		for _, id := range d.Resolve(m.Hash, ID{Kind: o.Kind, Hash: o.Hash}, func(id ID) bool { return there[id] }) {
+			switch doom, doomed := d.Dooms[id]; {
+			case !there[id] && doomed && doom.Fate == deletion.Deleted:
+				return pruned()
+			case !there[id]:
+				missing++
+			case d.Absent(id):
+				announced++
+			}
+		}
+	}
+	if missing > 0 { // what they held may have been stored again elsewhere
+		r.t.Warn(fmt.Errorf("%s: %d of its objects are not in the store, and no prune is known to have deleted them: knowngood check shows what it lacks", s.Ref(), missing))
+	}
+	if announced > 0 {
+		r.t.Warn(fmt.Errorf("%s: %d of its objects are announced for deletion: the next `knowngood prune` spares them, but one that is at work right now may delete them; look again with `knowngood check` after it", s.Ref(), announced))
+	}
+	return nil
+}

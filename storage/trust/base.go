@@ -1,0 +1,246 @@
+package trust
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/layout"
+	"knowngood/storage/localstate"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// MaxStatement is the longest statement that is read here, in bytes; index runs
+// are longer.
+const MaxStatement = statement.MaxPayload + 256
+
+// maxWarnings bounds what waits to be reported.
+const maxWarnings = 1000
+
+// Base is a repository as far as its descriptor goes: the store, the verified
+// read, what this machine remembers. Its methods may be called concurrently.
+type Base struct {
+	Read  *authentic.Reader
+	State *localstate.State
+
+	store storage.Store
+	desc  *statement.Descriptor
+	url   string
+	first bool // trusted on first use
+
+	mu       sync.Mutex
+	warnings []error
+	warned   map[string]bool
+}
+
+func newBase(store storage.Store, url string, state localstate.State) *Base {
+	b := &Base{State: &state, store: store, url: url}
+	b.Read = authentic.NewReader(store, b.Warn)
+	return b
+}
+
+// Options qualify Open.
+type Options struct {
+	// StateDir is where this machine remembers; empty for no memory.
+	StateDir string
+	// Pins are what is known from elsewhere of the repository at this place: the
+	// descriptor must match each.
+	Pins []localstate.Pin
+	// Given is a pin that the user of the command typed, or nil. The descriptor
+	// must match it, too; where it matches what is remembered instead, the error is
+	// *PinError: that may be a typing mistake, and is no sign of tampering.
+	Given *localstate.Pin
+	// Known are the pins of repositories whose place is not said, or is another:
+	// one that the descriptor matches vouches for it.
+	Known [][32]byte
+	// URL by which the repository is named in messages.
+	URL string
+	// Place under which the repository is remembered: the same for all spellings
+	// of its URL. Empty: the URL.
+	Place string
+	// MachineID tells machines apart; that of the system when empty.
+	MachineID string
+	Now       time.Time
+	// Fresh is how long a look at epochs counts before the store is asked again,
+	// and one at certificates, which counts for a minute at most; 0 asks each
+	// time. What this process publishes itself it sees at once.
+	Fresh time.Duration
+}
+
+// openBase reads the descriptor and compares it with what is known.
+func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error) {
+	b := newBase(store, o.URL, o.state())
+	known, err := b.State.Pin()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range o.Pins {
+		if known != nil && known.Descriptor != p.Descriptor {
+			return nil, pinMismatch(p.Source, known.Source, known.Descriptor, p.Descriptor)
+		}
+		known = &p
+	}
+	remembered := known
+	if known == nil {
+		known = o.Given
+	}
+	object, err := b.descriptor(ctx, known)
+	if err != nil {
+		return nil, err
+	}
+	if remembered != nil && o.Given != nil && o.Given.Descriptor != remembered.Descriptor {
+		return nil, &PinError{Given: *o.Given, Remembered: *remembered, URL: o.URL}
+	}
+
+	if b.desc, err = parseDescriptor(object); err != nil {
+		return nil, err
+	}
+	b.State.Repository = b.desc.Repository
+	b.first = known == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Knows(b.desc.Hash())
+	if err := b.State.RememberPin(o.URL, b.desc, o.Now); err != nil {
+		if b.first {
+			b.Warn(fmt.Errorf("this repository will not be recognised next time: %w", err))
+		}
+	}
+	return b, nil
+}
+
+func (o *Options) state() localstate.State {
+	place := o.Place
+	if place == "" {
+		place = o.URL
+	}
+	return localstate.State{Root: o.StateDir, Machine: o.MachineID, Place: place}
+}
+
+// descriptor reads the descriptor that is known, or else the earliest that
+// verifies.
+func (b *Base) descriptor(ctx context.Context, known *localstate.Pin) (object []byte, err error) {
+	w := authentic.Want{What: "descriptor", Limit: MaxStatement}
+	if known != nil {
+		w.Verify = func(object []byte) error {
+			if sum := sha256.Sum256(object); sum != known.Descriptor {
+				return pinMismatch("the descriptor"+b.where(), known.Source, known.Descriptor, sum)
+			}
+			return nil
+		}
+		object, err = b.Read.Exact(ctx, layout.KeyDescriptor, w)
+	} else {
+		w.Verify = func(object []byte) error { _, err := parseDescriptor(object); return err }
+		var first authentic.Object
+		first, err = b.Read.Get(ctx, layout.KeyDescriptor, w)
+		object = first.Bytes
+	}
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil, fmt.Errorf("%w%s: check the URL, or make one with `knowngood init`", ErrNoRepository, b.where())
+	case errors.Is(err, wire.ErrNewer):
+		return nil, fmt.Errorf("the repository's descriptor: %w", err)
+	}
+	return object, err
+}
+
+func pinMismatch(what, source string, remembered, found [32]byte) error {
+	return &authentic.TamperError{What: what, Remembered: fmt.Sprintf("pin %x from %s", remembered, source), Found: fmt.Sprintf("%x", found),
+		Hint: "this is another repository than the one trusted before; if you replaced it yourself, correct the pin, or remove it from where it is remembered"}
+}
+
+func parseDescriptor(object []byte) (*statement.Descriptor, error) {
+	d, err := statement.ParseDescriptor(object)
+	if err == nil {
+		err = d.Verify()
+	}
+	if errors.Is(err, wire.ErrNewer) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, &authentic.DamageError{Key: layout.KeyDescriptor, What: "object", Err: err}
+	}
+	return d, nil
+}
+
+func (b *Base) where() string {
+	if b.url == "" {
+		return ""
+	}
+	return " at " + b.url
+}
+
+// Store that the repository lies in.
+func (b *Base) Store() storage.Store { return b.store }
+
+// ID of the repository.
+func (b *Base) ID() seal.RepositoryID { return b.desc.Repository }
+
+// Descriptor of the repository; the caller must not change it.
+func (b *Base) Descriptor() *statement.Descriptor { return b.desc }
+
+// URL that the repository was opened by.
+func (b *Base) URL() string { return b.url }
+
+// TrustedOnFirstUse reports that nothing vouched for the descriptor.
+func (b *Base) TrustedOnFirstUse() bool { return b.first }
+
+// Pin is the SHA-256 of the descriptor.
+func (b *Base) Pin() [32]byte { return b.desc.Hash() }
+
+// OwnerFingerprint names the owner key: the first 16 bytes of its SHA-256, in
+// hexadecimal.
+func (b *Base) OwnerFingerprint() string { return Fingerprint(b.desc.Owner) }
+
+// Fingerprint names an Ed25519 public key: the first 16 bytes of its SHA-256,
+// in hexadecimal.
+func Fingerprint(pub []byte) string {
+	sum := sha256.Sum256(pub)
+	return hex.EncodeToString(sum[:16])
+}
+
+// Retention is the lock that the repository asks for on an object made now;
+// the zero value is none. It is a quarter longer than the repository's lock
+// duration, so that an object which every snapshot reuses has to be locked
+// again only once in that time.
+func (b *Base) Retention(now time.Time) storage.Retention {
+	if b.desc.LockMode == "" {
+		return storage.Retention{}
+	}
+	return storage.Retention{Mode: storage.RetentionMode(b.desc.LockMode), Until: now.Add(b.desc.LockDuration + b.desc.LockDuration/4)}
+}
+
+// Put creates an object under the repository's lock.
+func (b *Base) Put(ctx context.Context, key string, object []byte, now time.Time) error {
+	return b.store.Put(ctx, key, object, storage.PutOptions{SHA256: sha256.Sum256(object), Retention: b.Retention(now)})
+}
+
+// Warnings returns what was found amiss and got round since the last call:
+// hidden and overwritten objects, statements that do not verify, memory that
+// could not be written.
+func (b *Base) Warnings() []error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.warnings
+	b.warnings, b.warned = nil, nil
+	return w
+}
+
+// Warn adds to what Warnings returns, each text once.
+func (b *Base) Warn(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.warned[err.Error()] || len(b.warnings) >= maxWarnings {
+		return
+	}
+	if b.warned == nil {
+		b.warned = map[string]bool{}
+	}
+	b.warned[err.Error()] = true
+	b.warnings = append(b.warnings, err)
+}

@@ -1,0 +1,222 @@
+package trust
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/layout"
+	"knowngood/storage/ledger"
+	"knowngood/storage/localstate"
+	"knowngood/storage/statement"
+)
+
+// certificatesFresh is how long a look at certificates counts at most: a run
+// must not commit long after another machine ended its key.
+const certificatesFresh = time.Minute
+
+// certificates keeps what was verified, which never changes, and for a while
+// what was listed.
+type certificates struct {
+	mu     sync.Mutex
+	byKey  map[string]*statement.Certificate
+	listed map[string]certificateList // by host; "" for all hosts
+	newest map[string]*statement.Certificate
+}
+
+type certificateList struct {
+	at   time.Time
+	keys []storage.Object
+}
+
+// forgetListed makes the next look at certificates ask the store.
+func (c *certificates) forgetListed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listed = nil
+}
+
+// list yields the certificates of a host, newest first, or those of all hosts;
+// what was listed a moment ago counts (Options.Fresh, and at most
+// certificatesFresh).
+func (h *Hosts) list(ctx context.Context, host string) ([]storage.Object, error) {
+	prefix := layout.PrefixAllCertificates
+	if host != "" {
+		prefix = layout.PrefixCertificates(host)
+	}
+	c := &h.certs
+	c.mu.Lock()
+	for _, of := range []string{host, ""} {
+		l, ok := c.listed[of]
+		if !ok || time.Since(l.at) >= min(h.fresh, certificatesFresh) {
+			continue
+		}
+		c.mu.Unlock()
+		var keys []storage.Object
+		for _, o := range l.keys {
+			if strings.HasPrefix(o.Key, prefix) {
+				keys = append(keys, o)
+			}
+		}
+		return keys, nil
+	}
+	c.mu.Unlock()
+
+	l := certificateList{at: time.Now()}
+	for o, err := range h.base.store.List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
+		if err != nil {
+			return nil, fmt.Errorf("list certificates of hosts: %w", err)
+		}
+		l.keys = append(l.keys, o)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.listed == nil {
+		c.listed = map[string]certificateList{}
+	}
+	c.listed[host] = l
+	return l.keys, nil
+}
+
+// ledger of the certificates of a host.
+func (h *Hosts) ledger(host string) *ledger.Ledger[*statement.Certificate] {
+	return &ledger.Ledger[*statement.Certificate]{
+		Reader: h.base.Read, Prefix: layout.PrefixCertificates(host), What: "host certificate", Limit: MaxStatement,
+		Number: func(key string) (uint64, bool) { _, n, ok := layout.ParseCertificateKey(key); return n, ok },
+		Parse: func(object []byte) (*statement.Certificate, string, error) {
+			c, err := h.parse(object)
+			if err != nil {
+				return nil, "", err
+			}
+			return c, layout.KeyCertificate(c.Host, c.Serial), nil
+		},
+	}
+}
+
+func (h *Hosts) parse(object []byte) (*statement.Certificate, error) {
+	c, err := statement.ParseCertificate(object)
+	if err == nil {
+		err = c.Verify(h.base.ID(), h.base.desc.Owner)
+	}
+	return c, err
+}
+
+// Certificates of a host that the owner signed, newest first, those that were
+// hidden included. The newest that this machine saw is always among them: an
+// older listing does not bring an ended key back.
+func (h *Hosts) Certificates(ctx context.Context, host string) ([]*statement.Certificate, error) {
+	listed, err := h.list(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	var certs []*statement.Certificate
+	for _, o := range listed {
+		c, err := h.certificate(ctx, host, o)
+		if authentic.Damaged(err) {
+			h.base.Warn(err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+	}
+	return h.withNewest(host, certs)
+}
+
+func (h *Hosts) certificate(ctx context.Context, host string, o storage.Object) (*statement.Certificate, error) {
+	c := &h.certs
+	c.mu.Lock()
+	cert := c.byKey[o.Key]
+	c.mu.Unlock()
+	if cert != nil {
+		return cert, nil
+	}
+	e, err := h.ledger(host).Read(ctx, o)
+	if err == nil {
+		err = e.Err
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byKey == nil {
+		c.byKey = map[string]*statement.Certificate{}
+	}
+	c.byKey[o.Key] = e.Value
+	return e.Value, nil
+}
+
+// withNewest adds the newest certificate that is remembered where the store does
+// not show it, and remembers a newer one.
+func (h *Hosts) withNewest(host string, certs []*statement.Certificate) ([]*statement.Certificate, error) {
+	known, err := h.remembered(host)
+	if err != nil {
+		return nil, err
+	}
+	if known != nil && !slices.ContainsFunc(certs, func(c *statement.Certificate) bool { return c.Hash() == known.Hash() }) {
+		found := "none"
+		if len(certs) > 0 {
+			found = fmt.Sprintf("certificate %d (key %s)", certs[0].Serial, Fingerprint(certs[0].HostKey))
+		}
+		h.base.Warn(&authentic.TamperError{What: "certificates of host " + host, Remembered: fmt.Sprintf("certificate %d (key %s)", known.Serial, Fingerprint(known.HostKey)), Found: found,
+			Hint: "the one remembered still ends those before it; find out who can write to " + layout.PrefixCertificates(host)})
+		certs = append(certs, known)
+		slices.SortStableFunc(certs, func(a, b *statement.Certificate) int { return -compareSerials(a, b) })
+	}
+	if len(certs) > 0 && (known == nil || certs[0].Serial > known.Serial) {
+		if err := h.base.State.RememberCertificate(host, certs[0].Bytes()); err != nil {
+			h.base.Warn(err)
+		}
+		h.setNewest(host, certs[0])
+	}
+	return certs, nil
+}
+
+func compareSerials(a, b *statement.Certificate) int {
+	switch {
+	case a.Serial < b.Serial:
+		return -1
+	case a.Serial > b.Serial:
+		return 1
+	}
+	return 0
+}
+
+// remembered is the newest certificate of a host that this machine saw; nil when
+// it saw none.
+func (h *Hosts) remembered(host string) (*statement.Certificate, error) {
+	h.certs.mu.Lock()
+	c, read := h.certs.newest[host]
+	h.certs.mu.Unlock()
+	if read {
+		return c, nil
+	}
+	object, err := h.base.State.Certificate(host)
+	if err != nil || object == nil {
+		return nil, err
+	}
+	if c, err = h.parse(object); err == nil && c.Host != host {
+		err = fmt.Errorf("it is the one of host %s", c.Host)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("file %s is damaged: %w; remove it to forget which certificate was seen", h.base.State.Dir().Path(localstate.CertificateFile(host)), err)
+	}
+	h.setNewest(host, c)
+	return c, nil
+}
+
+func (h *Hosts) setNewest(host string, c *statement.Certificate) {
+	h.certs.mu.Lock()
+	defer h.certs.mu.Unlock()
+	if h.certs.newest == nil {
+		h.certs.newest = map[string]*statement.Certificate{}
+	}
+	h.certs.newest[host] = c
+}

@@ -1,0 +1,157 @@
+package trust
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/layout"
+	"knowngood/storage/ledger"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// epochFile is where the newest epoch that was seen lies in the state directory.
+const epochFile = "epoch"
+
+// Epochs are the repository keys that the owner announced, and the recipients of
+// each. Their numbers say which is the newest, whatever times stand in them.
+type Epochs struct {
+	base  *Base
+	keys  *Keyring
+	fresh time.Duration
+
+	mu   sync.Mutex
+	seen epochSeen
+}
+
+// epochSeen is the newest epoch as the store showed it at a time.
+type epochSeen struct {
+	at    time.Time
+	epoch *statement.Epoch
+}
+
+// CurrentEpoch is what a run that starts now seals to: the newest.
+//
+// This machine remembers the newest that it has seen. A store that shows only
+// older ones is reported by Warnings, and the remembered one is used; a store that
+// cannot be listed is an error, because a recipient may have been removed since.
+func (e *Epochs) CurrentEpoch(ctx context.Context) (*seal.Epoch, error) {
+	newest, err := e.newest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return seal.ParseEpoch(newest.PublicKey)
+}
+
+// newest is the newest epoch, which is not older than the one remembered.
+func (e *Epochs) newest(ctx context.Context) (*statement.Epoch, error) {
+	known, err := e.remembered()
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	seen := e.seen
+	e.mu.Unlock()
+	if seen.epoch != nil && time.Since(seen.at) < e.fresh {
+		return seen.epoch, nil
+	}
+	seen.at = time.Now()
+	var newest *statement.Epoch
+	for x, err := range e.all(ctx, known) {
+		if err != nil {
+			return nil, err
+		}
+		newest = x
+		break
+	}
+	switch {
+	case newest == nil && known == nil:
+		return nil, &authentic.DamageError{Key: layout.PrefixEpochs, What: "epochs", Err: errors.New("there is none that the owner signed")}
+	case known != nil && (newest == nil || newest.Number < known.Number || newest.Number == known.Number && newest.Hash() != known.Hash()):
+		found := "none"
+		if newest != nil {
+			found = fmt.Sprintf("epoch %d (%v)", newest.Number, newest.ID())
+		}
+		e.base.Warn(&authentic.TamperError{What: "the newest epoch", Remembered: fmt.Sprintf("epoch %d (%v)", known.Number, known.ID()), Found: found, Hint: "the remembered one is used"})
+		return known, nil
+	case known == nil || newest.Number > known.Number:
+		if !e.base.State.None() {
+			if err := e.base.State.Write(epochFile, newest.Bytes()); err != nil {
+				e.base.Warn(err)
+			}
+		}
+	}
+	seen.epoch = newest
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seen = seen
+	return newest, nil
+}
+
+// forgetSeen makes the next look ask the store.
+func (e *Epochs) forgetSeen() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seen = epochSeen{}
+}
+
+// remembered is the newest epoch seen; nil when there is none.
+func (e *Epochs) remembered() (*statement.Epoch, error) {
+	b, err := e.base.State.Read(epochFile)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	x, _, err := e.parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("file %s/%s is damaged: %w; remove it to forget the epoch seen", e.base.State.Dir(), epochFile, err)
+	}
+	return x, nil
+}
+
+func (e *Epochs) parse(object []byte) (*statement.Epoch, string, error) {
+	x, err := statement.ParseEpoch(object)
+	if err == nil {
+		err = x.Verify(e.base.ID(), e.base.desc.Owner)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return x, layout.KeyEpoch(x.Number), nil
+}
+
+func (e *Epochs) ledger() *ledger.Ledger[*statement.Epoch] {
+	return &ledger.Ledger[*statement.Epoch]{Reader: e.base.Read, Prefix: layout.PrefixEpochs, What: "epoch", Limit: MaxStatement, Number: layout.ParseEpochKey, Parse: e.parse}
+}
+
+// all yields the epochs that verify, newest first, hidden ones included. Those
+// that do not are warned of. known, which may be nil, is not read again.
+func (e *Epochs) all(ctx context.Context, known *statement.Epoch) iter.Seq2[*statement.Epoch, error] {
+	l := e.ledger()
+	if known != nil {
+		l.Kept = func(o storage.Object) []byte {
+			if o.Key != layout.KeyEpoch(known.Number) {
+				return nil
+			}
+			return known.Bytes()
+		}
+	}
+	return func(yield func(*statement.Epoch, error) bool) {
+		for x, err := range l.All(ctx, 1) {
+			switch {
+			case err != nil:
+				yield(nil, err)
+				return
+			case !x.Counts():
+				e.base.Warn(x.Err)
+			case !yield(x.Value, nil):
+				return
+			}
+		}
+	}
+}

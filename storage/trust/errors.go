@@ -1,0 +1,31 @@
+package trust
+
+import (
+	"errors"
+	"fmt"
+
+	"knowngood/storage/localstate"
+)
+
+// What callers branch on. What cannot be read by this version is wire.ErrNewer.
+var (
+	ErrNoRepository     = errors.New("there is no repository here")
+	ErrRepositoryExists = errors.New("there is a repository here already")
+	ErrNoUsableIdentity = errors.New("no usable identity")
+	ErrNotEnrolled      = errors.New("this machine is not enrolled as a host of the repository")
+	ErrHostExists       = errors.New("the host is enrolled already")
+	ErrCloned           = errors.New("another machine has the name of this host")
+	ErrUnsafeStore      = errors.New("the store replaces existing objects: nothing in it would be safe")
+)
+
+// PinError says that a pin was given that is not that of the repository, which
+// is the one that is remembered.
+type PinError struct {
+	Given, Remembered localstate.Pin
+	URL               string
+}
+
+func (e *PinError) Error() string {
+	return fmt.Sprintf("the pin given with %s (%x) is not that of the repository at %s (%x, as remembered in %s): a typing mistake, or another repository is meant",
+		e.Given.Source, e.Given.Descriptor, e.URL, e.Remembered.Descriptor, e.Remembered.Source)
+}

@@ -1,0 +1,211 @@
+package trust
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"knowngood/storage/layout"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// Hosts are the machines that the owner certified, and this machine as one of
+// them. Its methods may be called concurrently.
+type Hosts struct {
+	base  *Base
+	keys  *Keyring
+	fresh time.Duration
+	certs certificates
+
+	mu         sync.Mutex
+	host       *Host        // loaded and checked
+	domain     *seal.Domain // of the host key, once domainRead
+	domainRead bool
+}
+
+// Host is this machine as a host of the repository, as of now: each call after
+// the first lists the host's certificates anew, so that no run begins under a
+// key that ended. The error is ErrNotEnrolled when it is none, ErrCloned when
+// its key came from another machine or another machine has taken its name over
+// since.
+func (h *Hosts) Host(ctx context.Context) (*Host, error) {
+	h.mu.Lock()
+	host := h.host
+	h.mu.Unlock()
+	if host != nil {
+		h.certs.forgetListed()
+		certs, err := h.Certificates(ctx, host.Name)
+		if err == nil {
+			err = h.CheckCurrent(host, certs)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return host, nil
+	}
+
+	host, err := h.load()
+	if err != nil {
+		return nil, err
+	}
+	certs, err := h.Certificates(ctx, host.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.CheckCurrent(host, certs); err != nil {
+		return nil, err
+	}
+	if len(certs) == 0 || certs[0].Serial < host.Certificate.Serial {
+		// The machine stopped between keeping its key and publishing it.
+		if err := h.publish(ctx, host.Certificate, host.Certificate.Issued); err != nil {
+			return nil, err
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.host = host
+	return host, nil
+}
+
+// publish puts a certificate into the store.
+func (h *Hosts) publish(ctx context.Context, c *statement.Certificate, now time.Time) error {
+	defer h.certs.forgetListed()
+	if err := h.base.Put(ctx, layout.KeyCertificate(c.Host, c.Serial), c.Bytes(), now); err != nil {
+		return fmt.Errorf("publish the certificate of host %s: %w", c.Host, err)
+	}
+	return nil
+}
+
+// load reads the host from the state directory only.
+func (h *Hosts) load() (*Host, error) {
+	k, err := h.hostKey()
+	if err != nil {
+		return nil, err
+	}
+	if k == nil {
+		return nil, fmt.Errorf("%w%s. %s", ErrNotEnrolled, h.base.where(), h.howToJoin())
+	}
+	if k.certificate == nil {
+		return nil, fmt.Errorf("%w yet: the request of host %s waits for its grant: run `knowngood keys grant REQUEST --identity FILE` where the owner's identity is, then `knowngood init --join --accept` here", ErrNotEnrolled, k.name)
+	}
+	cert, err := statement.ParseCertificate(k.certificate)
+	if err == nil {
+		err = cert.Verify(h.base.ID(), h.base.desc.Owner)
+	}
+	if err == nil && (cert.Host != k.name || !cert.HostKey.Equal(k.public())) {
+		err = errors.New("its certificate is for another key")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("host key in %s: %w; enrol again with `knowngood init --join --reenrol`", h.base.State.Dir(), err)
+	}
+	return &Host{Name: k.name, Domain: k.domain, Certificate: cert, key: k.key}, nil
+}
+
+// CheckCurrent refuses to go on with a key that a later certificate ended, by
+// ErrCloned.
+func (h *Hosts) CheckCurrent(host *Host, certs []*statement.Certificate) error {
+	for _, c := range certs {
+		if c.Serial > host.Certificate.Serial || c.Serial == host.Certificate.Serial && c.Hash() != host.Certificate.Hash() {
+			return fmt.Errorf("%w: host %s was enrolled again on %s, with the key %s (certificate %d); that ended the key of this machine, %s (certificate %d, of %s), and nobody accepts what it signs. If this is the rightful %[2]s, run `knowngood init --join --reenrol --host %[2]s`, with --identity FILE or --request FILE; a clone needs a name of its own: remove %[9]s and run `knowngood init --join --host NEWNAME`",
+				ErrCloned, host.Name, c.Issued.Format(time.RFC3339), Fingerprint(c.HostKey), c.Serial, Fingerprint(host.Certificate.HostKey), host.Certificate.Serial, host.Certificate.Issued.Format(time.RFC3339), h.base.State.Dir())
+		}
+	}
+	return nil
+}
+
+// keep writes the host key into the state directory.
+func (h *Hosts) keep(k *hostKey) error { return h.keepAgain(k.encode()) }
+
+// keepAgain writes a host key file as it was; nil for none.
+func (h *Hosts) keepAgain(file []byte) error {
+	h.mu.Lock()
+	h.host, h.domain, h.domainRead = nil, nil, false
+	h.mu.Unlock()
+	return h.base.State.Locked(func() error {
+		if file == nil {
+			return h.base.State.Remove(hostKeyFile)
+		}
+		return h.base.State.Write(hostKeyFile, file)
+	})
+}
+
+// Enrolled are the hosts that have a certificate, or of which a snapshot is
+// remembered, sorted. It takes a request that has to be made for their
+// certificates anyway.
+func (h *Hosts) Enrolled(ctx context.Context) ([]string, error) {
+	names, err := h.base.State.Names("")
+	if err != nil {
+		return nil, err
+	}
+	listed, err := h.list(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range listed {
+		if host, _, ok := layout.ParseCertificateKey(o.Key); ok {
+			names = append(names, host)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// OwnDomain is the domain of this machine's host key; nil when it has none,
+// or one that may not be used here.
+func (h *Hosts) OwnDomain() (*seal.Domain, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.host != nil {
+		return h.host.Domain, nil
+	}
+	if !h.domainRead {
+		k, err := h.hostKey()
+		if err != nil && !errors.Is(err, ErrCloned) {
+			return nil, err
+		}
+		if k != nil {
+			h.domain = k.domain
+		}
+		h.domainRead = true
+	}
+	return h.domain, nil
+}
+
+// Owns reports whether a domain is that of this machine as a host of that name.
+// It asks no store.
+func (h *Hosts) Owns(host string, domain seal.DomainID) (bool, error) {
+	k, err := h.hostKey()
+	if err != nil && !errors.Is(err, ErrCloned) {
+		return false, err
+	}
+	return err == nil && k != nil && k.name == host && k.domain.ID == domain, nil
+}
+
+// Signer is who may sign for a host here: this machine as that host, or else the
+// owner, which takes an identity and has no certificate.
+func (h *Hosts) Signer(ctx context.Context, host string) (ed25519.PrivateKey, *statement.Certificate, error) {
+	this, err := h.Host(ctx)
+	if err == nil && this.Name == host {
+		return this.key, this.Certificate, nil
+	}
+	if err != nil && !errors.Is(err, ErrNotEnrolled) && !errors.Is(err, ErrCloned) {
+		return nil, nil, err
+	}
+	owner, err := h.keys.OwnerKey(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("this machine is not host %s, so it takes the owner key: %w", host, err)
+	}
+	return owner, nil, nil
+}
+
+// MaySign reports whether this machine can sign for a host: as that host, or with
+// an identity as the owner. The error is ErrNoUsableIdentity when it cannot.
+func (h *Hosts) MaySign(ctx context.Context, host string) error {
+	_, _, err := h.Signer(ctx, host)
+	return err
+}

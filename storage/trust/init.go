@@ -1,0 +1,240 @@
+package trust
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/chunk"
+	"knowngood/storage/identity"
+	"knowngood/storage/layout"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// DefaultPackSize is what packs aim at unless Init is told otherwise, in bytes.
+const DefaultPackSize = 16 << 20
+
+// Lock is the Object Lock that a repository asks for on what is written to it.
+type Lock struct {
+	Mode storage.RetentionMode // empty for none
+	Keep time.Duration         // in whole seconds
+}
+
+// MaxLock is the longest that objects can be locked for: 80 years. With the
+// quarter that Retention adds it is 100, the most that Amazon S3 takes.
+const MaxLock = 80 * 365 * 24 * time.Hour
+
+// Check reports what is wrong with the lock.
+func (l Lock) Check() error {
+	switch {
+	case l.Mode != "" && l.Mode != storage.Governance && l.Mode != storage.Compliance:
+		return fmt.Errorf("lock mode %q: use %s or %s", l.Mode, storage.Compliance, storage.Governance)
+	case (l.Mode == "") != (l.Keep == 0) || l.Keep < 0:
+		return errors.New("a lock takes both a mode and a duration")
+	case l.Keep > MaxLock:
+		return fmt.Errorf("a lock for %d days is too long: the most is %d days (80 years)", l.Keep/(24*time.Hour), MaxLock/(24*time.Hour))
+	case l.Keep%time.Second != 0:
+		return fmt.Errorf("a lock for %v: use whole seconds", l.Keep)
+	}
+	return nil
+}
+
+// InitOptions say how a repository is made. Zero values choose sensible ones,
+// but recipients, host and state directory must be there.
+type InitOptions struct {
+	Recipients []string // who can read: age recipients
+	Host       string   // the name of this machine
+	StateDir   string
+	URL        string // as in OpenOptions
+	Place      string // as in OpenOptions
+	MachineID  string // that of the system when empty
+	Chunker    chunk.Params
+	PackSize   uint32 // bytes
+	Lock       Lock
+	Now        time.Time
+}
+
+// InitResult is what a person must be told of a new repository.
+type InitResult struct {
+	Pin              [32]byte
+	OwnerFingerprint string
+	Epoch            seal.EpochID
+	Recipients       []Recipient
+	Probe            statement.Probe
+}
+
+// Init makes a repository in store and enrols this machine as its first host.
+// The descriptor is what makes it one and is written after the keys that it
+// needs: a run that fails leaves a store that Init takes again. The error is
+// ErrRepositoryExists when there is a repository, ErrUnsafeStore when the
+// store would replace objects.
+func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *InitResult, error) {
+	recipients, err := o.complete()
+	if err != nil {
+		return nil, nil, err
+	}
+	switch _, err := authentic.AtMost(ctx, nil, store, layout.KeyDescriptor, 0, MaxStatement); {
+	case err == nil || authentic.Damaged(err):
+		return nil, nil, fmt.Errorf("%w: use it with `knowngood init --join`, or choose another URL", ErrRepositoryExists)
+	case !errors.Is(err, storage.ErrNotFound):
+		return nil, nil, err
+	}
+	probe, err := probeStore(ctx, store, o.Now)
+	if err != nil {
+		return nil, nil, fmt.Errorf("probe the store: %w", err)
+	}
+	t := newTrust(newBase(store, o.URL, (&Options{StateDir: o.StateDir, URL: o.URL, Place: o.Place, MachineID: o.MachineID}).state()), 0)
+	owner, err := t.describe(o, probe)
+	if err != nil {
+		return nil, nil, err
+	}
+	// The state directory comes first: one that is full must not leave a
+	// repository whose first host is lost.
+	cert, err := t.firstHost(o, owner)
+	if err != nil {
+		return nil, nil, err
+	}
+	epoch, err := t.publish(ctx, o, owner, recipients)
+	if err == nil {
+		err = t.State.RememberPin(o.URL, t.desc, o.Now)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, t.forget())
+	}
+	if err := t.Hosts.publish(ctx, cert, o.Now); err != nil {
+		return nil, nil, fmt.Errorf("%w (the next run does so again)", err)
+	}
+	return t, &InitResult{Pin: t.Pin(), OwnerFingerprint: t.OwnerFingerprint(), Epoch: epoch, Recipients: recipients, Probe: *probe}, nil
+}
+
+// complete fills what was left open and refuses what cannot be.
+func (o *InitOptions) complete() ([]Recipient, error) {
+	if err := layout.ValidName(o.Host); err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	if o.StateDir == "" {
+		return nil, errors.New("init needs a state directory: choose one with --state-dir")
+	}
+	if o.Chunker == (chunk.Params{}) {
+		o.Chunker = chunk.DefaultParams()
+	}
+	if err := o.Chunker.Validate(); err != nil {
+		return nil, err
+	}
+	if o.PackSize == 0 {
+		o.PackSize = DefaultPackSize
+	}
+	if err := o.Lock.Check(); err != nil {
+		return nil, err
+	}
+	return parseRecipients(o.Recipients)
+}
+
+// describe draws the owner key and makes the descriptor.
+func (t *Trust) describe(o InitOptions, probe *statement.Probe) (ed25519.PrivateKey, error) {
+	public, owner, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	d := &statement.Descriptor{
+		Repository: seal.NewRepositoryID(), Owner: public, Created: o.Now,
+		ChunkMin: o.Chunker.Min, ChunkAverage: o.Chunker.Avg, ChunkMax: o.Chunker.Max, PackSize: o.PackSize,
+		LockMode: string(o.Lock.Mode), LockDuration: o.Lock.Keep, Probe: probe,
+	}
+	object, err := d.Encode(owner)
+	if err != nil {
+		return nil, err
+	}
+	if t.desc, err = parseDescriptor(object); err != nil {
+		return nil, err
+	}
+	t.State.Repository = t.desc.Repository
+	return owner, nil
+}
+
+// firstHost makes the keys of the first host and keeps them.
+func (t *Trust) firstHost(o InitOptions, owner ed25519.PrivateKey) (*statement.Certificate, error) {
+	k, err := t.Hosts.newHostKey(o.Host)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := signCertificate(owner, &statement.Certificate{Repository: t.ID(), Host: o.Host, Serial: 1, HostKey: k.public(), Issued: o.Now})
+	if err != nil {
+		return nil, err
+	}
+	k.certificate = cert.Bytes()
+	return cert, t.Hosts.keep(k)
+}
+
+// publish writes the first epoch, the wrapped keys and, last, the descriptor.
+func (t *Trust) publish(ctx context.Context, o InitOptions, owner ed25519.PrivateKey, recipients []Recipient) (seal.EpochID, error) {
+	secret, err := seal.NewEpochSecret()
+	if err != nil {
+		return seal.EpochID{}, err
+	}
+	if _, err := t.wrapEpoch(ctx, secret, recipients, o.Now); err != nil {
+		return seal.EpochID{}, err
+	}
+	for _, rc := range recipients {
+		if _, err := t.wrap(ctx, layout.KeyOwnerSecret(rc.Fingerprint), identity.OwnerSecret, owner.Seed(), rc, o.Now); err != nil {
+			return seal.EpochID{}, err
+		}
+	}
+	// A run that failed before its descriptor may have left an epoch of another
+	// owner: it counts for nothing.
+	first := &statement.Epoch{}
+	if err := t.Epochs.announce(ctx, &statement.Epoch{PublicKey: secret.Public(), Recipients: texts(recipients)}, first, owner, o.Now); err != nil {
+		return seal.EpochID{}, err
+	}
+	if _, err := t.Epochs.newest(ctx); err != nil { // which remembers it
+		return seal.EpochID{}, err
+	}
+	err = t.Put(ctx, layout.KeyDescriptor, t.desc.Bytes(), o.Now)
+	if errors.Is(err, storage.ErrExists) {
+		err = fmt.Errorf("%w: another process made it just now", ErrRepositoryExists)
+	}
+	return secret.ID, err
+}
+
+// forget removes what was kept for a repository that did not come to be.
+func (t *Trust) forget() error {
+	if err := t.State.Dir().RemoveAll(); err != nil {
+		return t.State.Wrap(err)
+	}
+	return nil
+}
+
+// probeStore finds out with an object of its own what the store does when a
+// key exists, and whether it keeps versions. A store that replaces is
+// ErrUnsafeStore.
+func probeStore(ctx context.Context, store storage.Store, now time.Time) (*statement.Probe, error) {
+	var id [16]byte
+	rand.Read(id[:])
+	key := "probe/" + hex.EncodeToString(id[:])
+	if err := store.Put(ctx, key, []byte("knowngood probe 1\n"), storage.PutOptions{}); err != nil {
+		return nil, err
+	}
+	p := &statement.Probe{At: now}
+	second := store.Put(ctx, key, []byte("knowngood probe 2\n"), storage.PutOptions{})
+	p.SecondCreateRefused = errors.Is(second, storage.ErrExists)
+	// Deleting is cleanliness: a store that forbids it is all the better.
+	if err := store.Delete(ctx, key); err != nil && !errors.Is(err, storage.ErrDenied) && !errors.Is(err, storage.ErrLocked) {
+		return nil, err
+	}
+	switch {
+	case second == nil:
+		return nil, ErrUnsafeStore
+	case !p.SecondCreateRefused:
+		return nil, second
+	}
+	versions, err := authentic.NewReader(store, nil).Versions(ctx, key)
+	p.VersionsKept = len(versions) > 0
+	return p, err
+}

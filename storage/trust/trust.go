@@ -1,0 +1,45 @@
+// Package trust is who may say what in a repository (docs/FORMAT.md sections 4 and
+// 5): the descriptor against a pin, the epochs that the owner announced and the
+// recipients of each, the hosts that the owner certified, this machine as one of
+// them, and what identities open.
+//
+// Whatever does not verify is never used. What an identity opens stays in memory.
+package trust
+
+import (
+	"context"
+	"time"
+
+	"knowngood/storage"
+)
+
+// Trust is that of one repository. Its parts may be used concurrently.
+type Trust struct {
+	*Base
+	*Keyring
+	*Epochs
+	*Hosts
+}
+
+// Open opens the repository in store. Its descriptor must match the pins given
+// and what the state directory remembers of the place. A pin that is known of
+// another place, as of a copy, vouches for it, too. With none it is trusted on
+// first use, and remembered. The error is ErrNoRepository when there is none,
+// wire.ErrNewer when it needs a newer version, *authentic.TamperError when it is
+// not the one that is remembered, and *PinError when it is, and is not the one
+// that was given.
+func Open(ctx context.Context, store storage.Store, o Options) (*Trust, error) {
+	base, err := openBase(ctx, store, o)
+	if err != nil {
+		return nil, err
+	}
+	return newTrust(base, o.Fresh), nil
+}
+
+func newTrust(base *Base, fresh time.Duration) *Trust {
+	t := &Trust{Base: base, Keyring: &Keyring{base: base}}
+	t.Epochs = &Epochs{base: base, keys: t.Keyring, fresh: fresh}
+	t.Keyring.epochs = t.Epochs
+	t.Hosts = &Hosts{base: base, keys: t.Keyring, fresh: fresh}
+	return t
+}
