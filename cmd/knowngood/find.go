@@ -26,7 +26,11 @@ slash is matched with the whole path, and ** crosses directories.
 
 A reference such as web@42 or web@latest searches that snapshot. The name of an
 environment alone searches all its snapshots, the newest last, and shows which of
-them have the file.`,
+them have the file.
+
+--json prints one result: the snapshots that were searched, and the list entries,
+each with the ref of its snapshot. That nothing matches is no failure: the list is
+empty, people are told on standard error, and the exit code is 0.`,
 		Example: `  knowngood find web 'invoice-*.pdf'
   knowngood find web@latest:/srv '*.conf' '*.yaml'
   knowngood find -l web@2026-11-20 '/srv/**/cache/*'`,
@@ -38,10 +42,10 @@ them have the file.`,
 					return usagef("pattern %q is not valid", p)
 				}
 			}
-			found, err := a.find(cmd.Context(), args[0], args[1:], long)
-			if err == nil && found == 0 {
-				fmt.Fprintln(a.stderr, "knowngood: nothing found")
-				a.code = exitFailed
+			list := a.entryList(long)
+			err := a.find(cmd.Context(), args[0], args[1:], list)
+			if err == nil && list.count == 0 {
+				a.note("nothing found")
 			}
 			return err
 		},
@@ -51,64 +55,81 @@ them have the file.`,
 }
 
 // find prints what matches in a snapshot, or in all of an environment.
-func (a *app) find(ctx context.Context, text string, patterns []string, long bool) (found int, err error) {
+func (a *app) find(ctx context.Context, text string, patterns []string, list *entryList) error {
 	ref, sub, err := a.ref(text)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if ref.ID != "" || strings.Contains(ref.String(), "@") {
-		tree, sub, err := a.tree(ctx, text)
-		if err != nil {
-			return 0, err
-		}
-		defer tree.Reader.Close()
-		return a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return a.entry("", e, long) })
+		return a.findInOne(ctx, text, patterns, list)
 	}
 
 	r, err := a.openForReading(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	host, err := r.HostOf(ctx, ref, a.host)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	unusable := a.problems()
 	snapshots, damaged, err := a.collectOf(ctx, r, host, ref.Environment, false, unusable)
 	if err == nil && len(snapshots) == 0 && damaged == nil {
 		_, err = r.Resolve(ctx, ref, host) // which says what there is
 	}
+	searched, unsearched := []snapshotJSON{}, []error(nil)
 	for _, s := range snapshots {
-		var n int
-		if err == nil {
-			n, err = a.findInSnapshot(ctx, r, s.Snapshot, sub, patterns, long)
-			found += n
+		if err != nil {
+			break
 		}
-		if authentic.Damaged(err) {
-			a.foundDamage(err)
-			unusable.addError(fmt.Errorf("%s: %w", s.Ref(), err))
-			damaged, err = fmt.Errorf("%w: what is named above could not be searched; knowngood check shows more", errDamage), nil
+		err = a.findInSnapshot(ctx, r, s.Snapshot, sub, patterns, list)
+		switch {
+		case err == nil:
+			searched = append(searched, toJSON(s.Snapshot))
+		case authentic.Damaged(err):
+			unsearched, err = append(unsearched, fmt.Errorf("%s: %w", s.Ref(), err)), nil
 		}
+	}
+	err = list.end(foundJSON{searched}, err)
+
+	for _, err := range unsearched {
+		a.foundDamage(err)
+		unusable.addError(err)
+		damaged = fmt.Errorf("%w: what is named above could not be searched; knowngood check shows more", errDamage)
 	}
 	unusable.end()
 	if err == nil {
 		err = damaged
 	}
-	return found, err
+	return err
 }
 
-func (a *app) findInSnapshot(ctx context.Context, r *repository.Repository, s *history.Snapshot, sub string, patterns []string, long bool) (int, error) {
-	tree, err := snapshot.OpenTree(ctx, r, s)
+func (a *app) findInOne(ctx context.Context, text string, patterns []string, list *entryList) error {
+	tree, sub, err := a.tree(ctx, text)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer tree.Reader.Close()
-	return a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return a.entry(s.Ref(), e, long) })
+	ref := ""
+	if a.json {
+		ref = tree.Snapshot.Ref()
+	}
+	err = a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.add(ref, e) })
+	return list.end(foundJSON{[]snapshotJSON{toJSON(tree.Snapshot)}}, err)
+}
+
+func (a *app) findInSnapshot(ctx context.Context, r *repository.Repository, s *history.Snapshot, sub string, patterns []string, list *entryList) error {
+	tree, err := snapshot.OpenTree(ctx, r, s)
+	if err != nil {
+		return err
+	}
+	defer tree.Reader.Close()
+	return a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.add(s.Ref(), e) })
 }
 
 // findIn calls f for each entry of a tree that matches a pattern.
-func (a *app) findIn(ctx context.Context, tree *snapshot.Tree, sub string, patterns []string, f func(*manifest.Entry) error) (found int, err error) {
-	err = a.entries(ctx, tree, sub, func(e *manifest.Entry) error {
+func (a *app) findIn(ctx context.Context, tree *snapshot.Tree, sub string, patterns []string, f func(*manifest.Entry) error) error {
+	return a.entries(ctx, tree, sub, func(e *manifest.Entry) error {
 		matches := func(p string) bool {
 			subject := e.Path[strings.LastIndexByte(e.Path, '/')+1:]
 			if strings.Contains(p, "/") {
@@ -120,8 +141,6 @@ func (a *app) findIn(ctx context.Context, tree *snapshot.Tree, sub string, patte
 		if !slices.ContainsFunc(patterns, matches) {
 			return nil
 		}
-		found++
 		return f(e)
 	})
-	return found, err
 }

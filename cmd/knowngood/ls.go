@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +18,9 @@ func lsCommand(a *app) *cobra.Command {
 		Use:   "ls REF[:PATH]",
 		Short: "List the files of a snapshot",
 		Long: `List the files of a snapshot, or those in one of its directories. What is below
-directories is listed with --recursive.`,
+directories is listed with --recursive.
+
+--json prints one result: the snapshot, the path, and the list entries.`,
 		Example: `  knowngood ls web@latest
   knowngood ls -l web@42:/srv/web
   knowngood ls -R web-7/web@2026-11-20:/etc --json`,
@@ -31,19 +32,19 @@ directories is listed with --recursive.`,
 				return err
 			}
 			defer tree.Reader.Close()
-			found := false
+			found, list := false, a.entryList(long)
 			err = a.entries(cmd.Context(), tree, sub, func(e *manifest.Entry) error {
 				found = true
 				rest := strings.TrimPrefix(strings.TrimPrefix(e.Path, sub), "/")
 				if !recursive && strings.Contains(rest, "/") || rest == "" && e.Type == manifest.Dir {
 					return nil
 				}
-				return a.entry("", e, long)
+				return list.add("", e)
 			})
 			if err == nil && !found {
-				err = fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
+				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
 			}
-			return err
+			return list.end(listedJSON{Snapshot: toJSON(tree.Snapshot), pathJSON: jsonPath(sub)}, err)
 		},
 	}
 	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "list what is below, too")
@@ -76,49 +77,6 @@ func (a *app) entries(ctx context.Context, t *snapshot.Tree, under string, f fun
 		}
 	}
 	return nil
-}
-
-// entryJSON is an entry as --json prints it.
-type entryJSON struct {
-	Ref string `json:"ref,omitempty"` // where several snapshots are searched
-	pathJSON
-	Type        string   `json:"type"`
-	Size        uint64   `json:"size"`
-	Mode        string   `json:"mode"`
-	UID         uint32   `json:"uid"`
-	GID         uint32   `json:"gid"`
-	User        string   `json:"user,omitempty"`
-	Group       string   `json:"group,omitempty"`
-	Mtime       timeJSON `json:"mtime"`
-	Target      string   `json:"target,omitempty"`
-	ExactTarget []byte   `json:"target_base64,omitempty"`
-	Flags       []string `json:"flags,omitempty"` // what could not be captured as it was
-}
-
-// entry prints one line of a listing; ref, unless it is empty, in front.
-func (a *app) entry(ref string, e *manifest.Entry, long bool) error {
-	if a.json {
-		return a.result(entryJSON{ref, jsonPath(e.Path), e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, timeJSON(e.Mtime), e.Target, exact(e.Target), flagWords(e.Flags)})
-	}
-	name := printable("/" + e.Path)
-	if ref != "" {
-		ref += "  "
-	}
-	if !long {
-		name = ref + name
-		_, err := fmt.Fprintln(a.stdout, name)
-		return err
-	}
-	if e.Type == manifest.Symlink {
-		name += " -> " + printable(e.Target)
-	}
-	for _, x := range flagTexts {
-		if e.Flags&x.flag != 0 {
-			name += " (" + x.text + ")"
-		}
-	}
-	_, err := fmt.Fprintf(a.stdout, "%s%s %-8s %-8s %12d %s %s\n", ref, modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, timeText(e.Mtime, time.Local, "2006-01-02 15:04:05"), name)
-	return err
 }
 
 func ownerText(name string, id uint32) string {
