@@ -55,6 +55,7 @@ func (d *Daemon) capture(j *job, r *running) func(context.Context) error {
 		d.teller.Ping(notify.Started, j.name, nil)
 		d.Log.Info("run started", zap.String("environment", j.name), zap.String("trigger", r.run.Trigger))
 	})
+	runner.Committed = func(made *snapshot.Result) { r.problems = made.Problems }
 	env := j.env
 	return func(ctx context.Context) error { return runner.Run(ctx, j.name, env, &r.run, &r.live) }
 }
@@ -113,6 +114,9 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	d.mu.Lock()
 	j.running = nil
 	d.busy--
+	if run.Snapshot != "" {
+		j.problems.snapshot, j.problems.list = run.Snapshot, r.problems
+	}
 	if run.Snapshot != "" && repo != nil && r.number == d.repo.configured() { // else it may be in another repository
 		j.state.Repository = repo.ID().String()
 		if run.MadeGood() {

@@ -10,6 +10,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/daemon/schedule"
 	"knowngood/internal/userdir"
+	"knowngood/snapshot/manifest"
 	"knowngood/storage/prune"
 )
 
@@ -56,16 +57,24 @@ type job struct {
 	looked  string   // ID of the repository in which its newest snapshot was looked for
 	running *running // nil when it is not
 	kept    *Kept
-	gone    bool // no longer configured; it ends with its run
+	// problems are those of the last run that made a snapshot since the daemon
+	// started, named so.
+	problems struct {
+		snapshot string
+		list     []manifest.Problem
+	}
+	gone bool // no longer configured; it ends with its run
 }
 
 // running is a run under way.
 type running struct {
-	run    report.Run // written by the run alone, read by others only when it ended
-	live   Live
-	pruned prune.Progress
-	began  time.Time
-	cancel context.CancelCauseFunc
+	run report.Run // written by the run alone, read by others only when it ended
+	// problems of the snapshot that it made; as run.
+	problems []manifest.Problem
+	live     Live
+	pruned   prune.Progress
+	began    time.Time
+	cancel   context.CancelCauseFunc
 	// number of the configuration of the repository, and timeout (0: none), when
 	// it was its turn.
 	number  int

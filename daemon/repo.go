@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -289,8 +290,8 @@ func SourcePaths(env *configs.Environment) []string {
 // made is the run by hand that made a snapshot, as far as that tells.
 func made(s *history.Snapshot) *report.Run {
 	b := s.Body
-	run := &report.Run{Trigger: "hand", Started: b.Started, Finished: b.Finished, Result: report.Success, Attempts: 1, Snapshot: s.Ref(),
-		Files: b.Files, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems, ProtectedUntil: b.ProtectedUntil}
+	run := &report.Run{Trigger: "hand", Started: b.Started, Finished: b.Finished, Result: report.Success, Attempts: 1, Snapshot: s.Ref(), SnapshotID: fmt.Sprintf("%x", s.ID), SnapshotTime: b.Started,
+		Files: b.Files, Directories: b.Directories, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems, ProtectedUntil: b.ProtectedUntil}
 	if b.Status == statement.Partial {
 		run.Result = report.Partial
 	}

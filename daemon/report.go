@@ -19,6 +19,22 @@ const growthDays = 30
 // Report is the state now.
 func (d *Daemon) Report() report.Report { return d.report(true) }
 
+// Problems are those of the last run of an environment; ok is false when there
+// is no such environment.
+func (d *Daemon) Problems(env string) (p report.Problems, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	j := d.jobs[env]
+	if j == nil || j.gone || env == "" {
+		return p, false
+	}
+	p = report.Problems{Environment: env, Snapshot: j.problems.snapshot, Problems: []report.Problem{}}
+	for _, x := range j.problems.list {
+		p.Problems = append(p.Problems, report.MakeProblem(x.Path, x.Reason))
+	}
+	return p, true
+}
+
 // report is the state now, with past runs or without.
 func (d *Daemon) report(runs bool) report.Report {
 	repo, err := d.repo.current()

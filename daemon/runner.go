@@ -275,10 +275,11 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 		return err
 	}
 	run.Snapshot, run.Files, run.Bytes, run.NewBytes, run.StoredBytes, run.Problems = result.Snapshot.Ref(), result.Files, result.Bytes, result.NewBytes, result.StoredBytes, result.Count
+	run.SnapshotID, run.Directories, run.ReadFiles = fmt.Sprintf("%x", result.Snapshot.ID), result.Directories, result.Read
 	run.Verified = result.Verified
 	run.HealedPacks, run.HealedBytes = result.Healed.Packs, result.Healed.Bytes
 	if b := result.Snapshot.Body; b != nil {
-		run.ProtectedUntil = b.ProtectedUntil
+		run.SnapshotTime, run.ProtectedUntil = b.Started, b.ProtectedUntil
 	}
 	run.Result = report.Success
 	if result.Partial() {

@@ -6,6 +6,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"knowngood/daemon/report"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/history"
 )
@@ -102,11 +103,20 @@ type snapshotJSON struct {
 // contentJSON are the counts of a snapshot.
 type contentJSON struct {
 	Files       uint64  `json:"files"`
-	Directories *uint64 `json:"directories,omitempty"` // not known of a daemon's run
+	Directories *uint64 `json:"directories,omitempty"` // nil where an older daemon does not say
 	Bytes       uint64  `json:"bytes"`
 	NewBytes    uint64  `json:"new_bytes"`
 	StoredBytes uint64  `json:"stored_bytes"`
 	Problems    uint64  `json:"problems"`
+}
+
+// contentOf are the counts of the snapshot that a run of a daemon made.
+func contentOf(run *report.Run) *contentJSON {
+	c := &contentJSON{Files: run.Files, Bytes: run.Bytes, NewBytes: run.NewBytes, StoredBytes: run.StoredBytes, Problems: run.Problems}
+	if run.SnapshotID != "" { // else an older version wrote this
+		c.Directories = &run.Directories
+	}
+	return c
 }
 
 func toJSON(s *history.Snapshot) snapshotJSON {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -317,27 +316,7 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	if run.Snapshot == "" || run.Error != "" {
 		return true, fmt.Errorf("the daemon's run %s: %s (its log: journalctl -u knowngood)", run.Result, run.Error)
 	}
-	status := statusWord(len(run.Suspect) > 0, run.Problems)
-	if run.Problems > 0 || len(run.Suspect) > 0 {
-		a.code = exitIncomplete
-	}
-	a.printf("%s\n", run.Snapshot)
-	if len(run.Suspect) > 0 {
-		a.tellSuspect(run.Snapshot, run.Suspect)
-	}
-	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s, %s in all; %s new, stored as %s%s; %s; %s\n", counted(run.Files, "file"), bytesText(run.Bytes), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
-	}
-	if run.Problems > 0 {
-		fmt.Fprintf(a.stderr, "knowngood: %s: knowngood show --problems %s lists them\n", counted(run.Problems, "problem"), run.Snapshot)
-	}
-	out := madeJSON{Type: "result", By: "daemon", HealedPacks: run.HealedPacks, HealedBytes: run.HealedBytes, Seconds: run.Duration().Seconds(), Suspect: listed(run.Suspect),
-		snapshotJSON: snapshotJSON{Ref: run.Snapshot, Host: a.host, Environment: name, Time: &run.Started, Status: status,
-			contentJSON: &contentJSON{Files: run.Files, Bytes: run.Bytes, NewBytes: run.NewBytes, StoredBytes: run.StoredBytes, Problems: run.Problems}}}
-	if _, number, ok := strings.Cut(run.Snapshot, "@"); ok {
-		out.Number, _ = strconv.ParseUint(number, 10, 64) // 0 is left out
-	}
-	return true, a.result(out)
+	return true, a.tellDaemonSnapshot(ctx, client, name, run)
 }
 
 // warnOfIdentity says what of the program's own is left out, and warns when the

@@ -1,11 +1,19 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/daemon/report"
+	"knowngood/daemon/web"
 	"knowngood/snapshot"
+	"knowngood/snapshot/manifest"
 )
 
 // madeJSON is a snapshot that was made, or is planned, as --json prints it.
@@ -13,13 +21,13 @@ type madeJSON struct {
 	Type string `json:"type"`
 	snapshotJSON
 	DryRun      bool          `json:"dry_run,omitempty"`
-	By          string        `json:"by,omitempty"`         // "daemon", or nobody else
-	ReadFiles   *uint64       `json:"read_files,omitempty"` // not known of a daemon's run
+	By          string        `json:"by,omitempty"` // "daemon", or nobody else
+	ReadFiles   uint64        `json:"read_files"`
 	HealedPacks uint64        `json:"healed_packs"`
 	HealedBytes uint64        `json:"healed_bytes"`
 	Seconds     float64       `json:"duration_seconds"`
 	Suspect     []string      `json:"suspect"`               // reasons
-	Problems    []problemJSON `json:"problem_list,omitzero"` // not known of a daemon's run
+	Problems    []problemJSON `json:"problem_list,omitzero"` // left out when a daemon cannot say
 }
 
 // tellSnapshot prints what a run of the command came to.
@@ -31,7 +39,7 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 	for _, s := range r.Suspect {
 		reasons = append(reasons, s.String())
 	}
-	out := madeJSON{Type: "result", ReadFiles: &r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Suspect: reasons, Problems: problemsJSON(r.Problems),
+	out := madeJSON{Type: "result", ReadFiles: r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Suspect: reasons, Problems: problemsJSON(r.Problems),
 		snapshotJSON: snapshotJSON{Host: a.host, Environment: name, Status: "planned",
 			contentJSON: &contentJSON{r.Files, &r.Directories, r.Bytes, r.NewBytes, r.StoredBytes, r.Count}}}
 	if r.Snapshot == nil {
@@ -49,6 +57,53 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 	}
 	if !a.quiet && !a.json {
 		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(r.Files, "file"), bytesText(r.Bytes), counted(r.Read, "file"), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), status)
+	}
+	return a.result(out)
+}
+
+// tellDaemonSnapshot prints what a run of the daemon came to, as tellSnapshot
+// does of one by this process.
+func (a *app) tellDaemonSnapshot(ctx context.Context, client *web.Client, name string, run *report.Run) error {
+	var problems []manifest.Problem
+	known := run.Problems == 0
+	if !known {
+		p, err := client.Problems(ctx, name)
+		known = err == nil && p.Snapshot == run.Snapshot // else it is of an older version, or has run again
+		for _, x := range p.Problems {
+			problems = append(problems, manifest.Problem{Path: x.InManifest(), Reason: x.Error})
+		}
+	}
+	status := statusWord(len(run.Suspect) > 0, run.Problems)
+	if run.Problems > 0 || len(run.Suspect) > 0 {
+		a.code = exitIncomplete
+	}
+	if known {
+		list := a.problems()
+		for _, p := range problems {
+			list.add(p.Path, errors.New(p.Reason))
+		}
+		list.end()
+	}
+
+	a.printf("%s\n", run.Snapshot)
+	if len(run.Suspect) > 0 {
+		a.tellSuspect(run.Snapshot, run.Suspect)
+	}
+	if !a.quiet && !a.json {
+		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(run.Files, "file"), bytesText(run.Bytes), counted(run.ReadFiles, "file"), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
+	}
+	if !known {
+		fmt.Fprintf(a.stderr, "knowngood: %s: knowngood show --problems %s lists them\n", counted(run.Problems, "problem"), run.Snapshot)
+	}
+	began := cmp.Or(run.SnapshotTime, run.Started).UTC()
+	out := madeJSON{Type: "result", By: "daemon", ReadFiles: run.ReadFiles, HealedPacks: run.HealedPacks, HealedBytes: run.HealedBytes, Seconds: run.Duration().Seconds(), Suspect: listed(run.Suspect),
+		snapshotJSON: snapshotJSON{Ref: run.Snapshot, Host: a.host, Environment: name, ID: run.SnapshotID, Time: &began, Status: status, ProtectedUntil: run.ProtectedUntil,
+			contentJSON: contentOf(run)}}
+	if known {
+		out.Problems = problemsJSON(problems)
+	}
+	if _, number, ok := strings.Cut(run.Snapshot, "@"); ok {
+		out.Number, _ = strconv.ParseUint(number, 10, 64) // 0 is left out
 	}
 	return a.result(out)
 }

@@ -142,8 +142,8 @@ func (a *app) statusOfDaemon(ctx context.Context, noDaemon bool) (*statusReport,
 	for _, e := range r.Ranked() {
 		line := statusLine{reported: e, Name: e.Name, Host: r.Host}
 		if l := e.LastSuccess; l != nil {
-			line.Newest = &snapshotJSON{Ref: l.Snapshot, Host: r.Host, Environment: e.Name, Time: &l.Started, Status: statusWord(false, l.Problems),
-				contentJSON: &contentJSON{Files: l.Files, Bytes: l.Bytes, NewBytes: l.NewBytes, StoredBytes: l.StoredBytes, Problems: l.Problems}}
+			line.Newest = &snapshotJSON{Ref: l.Snapshot, Host: r.Host, Environment: e.Name, ID: l.SnapshotID, Time: &l.Started, Status: statusWord(false, l.Problems),
+				contentJSON: contentOf(l)}
 		}
 		s.Environments = append(s.Environments, line)
 	}

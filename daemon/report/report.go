@@ -151,11 +151,15 @@ type Run struct {
 	Attempts int  `json:"attempts"`
 	Missed   int  `json:"missed,omitempty"` // scheduled times that this run makes up for
 
-	Snapshot    string `json:"snapshot,omitempty"` // web@42
-	Files       uint64 `json:"files,omitempty"`
-	Bytes       uint64 `json:"bytes,omitempty"`
-	NewBytes    uint64 `json:"new_bytes,omitempty"`
-	StoredBytes uint64 `json:"stored_bytes,omitempty"` // written to the store; freed, of a prune
+	Snapshot     string    `json:"snapshot,omitempty"`     // web@42
+	SnapshotID   string    `json:"snapshot_id,omitempty"`  // in hexadecimal
+	SnapshotTime time.Time `json:"snapshot_time,omitzero"` // when it was begun, in its last attempt
+	Files        uint64    `json:"files,omitempty"`
+	Directories  uint64    `json:"directories,omitempty"`
+	ReadFiles    uint64    `json:"read_files,omitempty"` // of Files, those that were read
+	Bytes        uint64    `json:"bytes,omitempty"`
+	NewBytes     uint64    `json:"new_bytes,omitempty"`
+	StoredBytes  uint64    `json:"stored_bytes,omitempty"` // written to the store; freed, of a prune
 	// HealedPacks are the packs and manifest containers that the store had lost
 	// and of which content was stored again, HealedBytes that content.
 	HealedPacks uint64 `json:"healed_packs,omitempty"`

@@ -64,6 +64,15 @@ func (a *api) runs(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"environment": e.Name, "runs": runs})
 }
 
+func (a *api) problems(w http.ResponseWriter, r *http.Request) {
+	p, ok := a.source.Problems(r.PathValue("name"))
+	if !ok {
+		fail(w, http.StatusNotFound, ErrUnknown.Error())
+		return
+	}
+	answer(w, http.StatusOK, p)
+}
+
 // started is the answer to a request for a run.
 type started struct {
 	Environment string `json:"environment"`

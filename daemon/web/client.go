@@ -96,6 +96,12 @@ func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.
 	}
 }
 
+// Problems asks for those of the last run of an environment.
+func (c *Client) Problems(ctx context.Context, env string) (*report.Problems, error) {
+	var p report.Problems
+	return &p, c.do(ctx, http.MethodGet, "/api/v1/environments/"+url.PathEscape(env)+"/problems", &p)
+}
+
 func (c *Client) do(ctx context.Context, method, path string, out any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, nil)
 	if err != nil {

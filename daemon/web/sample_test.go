@@ -27,6 +27,8 @@ func (f *fake) Report() report.Report {
 	return f.r
 }
 
+func (f *fake) Problems(string) (report.Problems, bool) { return report.Problems{}, false }
+
 func (f *fake) Ready() error { return f.unready }
 
 func (f *fake) Start(_ context.Context, env string) error {

@@ -21,6 +21,9 @@ import (
 type Source interface {
 	// Report is the state now. The caller may keep it.
 	Report() report.Report
+	// Problems are those of the last run of an environment; ok is false when there
+	// is no such environment.
+	Problems(env string) (p report.Problems, ok bool)
 	// Ready says why the daemon cannot do its work; nil when it can.
 	Ready() error
 }
@@ -50,6 +53,7 @@ func Handler(s Source, c Control) http.Handler {
 	mux.Handle("/api/v1/environments", get(a.environments))
 	mux.Handle("/api/v1/environments/{name}", get(a.environment))
 	mux.Handle("/api/v1/environments/{name}/runs", get(a.runs))
+	mux.Handle("/api/v1/environments/{name}/problems", get(a.problems))
 	mux.Handle("/api/v1/environments/{name}/snapshot", only(a.snapshot, http.MethodPost))
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "there is no such endpoint; begin at /api/v1/report")
