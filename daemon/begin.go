@@ -158,13 +158,13 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 // logRun is the line that a run leaves at its end.
 func (d *Daemon) logRun(name string, run *report.Run) {
 	fields := []zap.Field{zap.String("result", string(run.Result)), zap.String("trigger", run.Trigger), zap.Duration("took", run.Duration().Round(time.Millisecond)), zap.Int("attempts", run.Attempts)}
-	what := "prune"
+	what, size := "prune", zap.Uint64("freed_bytes", run.FreedBytes)
 	if name != "" {
-		what = "run"
+		what, size = "run", zap.Uint64("stored_bytes", run.StoredBytes)
 		fields = append(fields, zap.String("environment", name), zap.String("snapshot", run.Snapshot), zap.Uint64("files", run.Files), zap.Uint64("bytes", run.Bytes),
 			zap.Uint64("new_bytes", run.NewBytes), zap.Uint64("problems", run.Problems))
 	}
-	fields = append(fields, zap.Uint64("stored_bytes", run.StoredBytes))
+	fields = append(fields, size)
 	if run.HealedPacks > 0 {
 		fields = append(fields, zap.Uint64("healed_packs", run.HealedPacks), zap.Uint64("healed_bytes", run.HealedBytes))
 	}

@@ -51,7 +51,7 @@ func (d *Daemon) prune(r *running) func(context.Context) error {
 		var blocked []error
 		if report != nil {
 			for _, x := range report.Domains {
-				r.run.StoredBytes += x.Deleted.Bytes
+				r.run.FreedBytes += x.Deleted.Bytes
 				d.Log.Info("pruned", zap.Stringer("domain", x.ID), zap.Uint64("deleted_bytes", x.Deleted.Bytes), zap.Uint64("announced_bytes", x.Announced.Bytes),
 					zap.Uint64("waiting_bytes", x.Waiting.Bytes), zap.Uint64("spared_bytes", x.Spared.Bytes), zap.Uint64("locked_bytes", x.Locked.Bytes),
 					zap.Uint64("repacked_bytes", x.Repacked.Bytes), zap.Uint64("rewritten_bytes", x.Rewritten))

@@ -58,7 +58,7 @@ func TestWhatThePolicyForgetsIsFreedBesideTheCaptures(t *testing.T) {
 		}
 		r := d.Report()
 		stop()
-		if r.Prune == nil || r.Prune.LastSuccess == nil || r.Prune.Failures > 0 || r.Prune.Totals[report.Success] < 20 || r.Prune.LastSuccess.StoredBytes == 0 {
+		if r.Prune == nil || r.Prune.LastSuccess == nil || r.Prune.Failures > 0 || r.Prune.Totals[report.Success] < 20 || r.Prune.LastSuccess.FreedBytes == 0 {
 			for _, l := range w.logs.FilterMessage("prune failed").All() {
 				t.Log(l.ContextMap()["error"])
 			}

@@ -72,7 +72,7 @@ type Result struct {
 	Snapshot *history.Snapshot // nil in a dry run
 	Totals
 	NewBytes    uint64 // content that the repository did not have
-	StoredBytes uint64 // bytes written to the store
+	StoredBytes uint64 // written to the store before the root, as the root says it: packs, index runs, manifest
 	Read        uint64 // files read
 	Healed      Healed
 	Suspect     []Suspicion // why the snapshot is suspect; none: it is good
@@ -253,9 +253,6 @@ func (c *capture) result(e *emitter, s *history.Snapshot) *Result {
 	r.Problems, r.Count = c.problems.list()
 	if c.writer != nil {
 		r.NewBytes, r.StoredBytes, r.Healed = c.writer.NewBytes(), c.writer.StoredBytes(), c.healing.total()
-	}
-	if s != nil {
-		r.StoredBytes += uint64(s.Size)
 	}
 	return r
 }

@@ -214,7 +214,7 @@ func (a *app) tellInit(r *trust.InitResult, o trust.InitOptions, made, pinned bo
 	}
 	a.printf(")\n")
 	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(o.URL))
-	return a.result(map[string]any{"type": "result", "url": o.URL, "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "repository": a.repo.ID().String()})
+	return a.result(map[string]any{"type": "result", "repository": o.URL, "repository_id": a.repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made})
 }
 
 // absolute is a path as it is written down: from the root.

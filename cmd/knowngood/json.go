@@ -105,8 +105,8 @@ type contentJSON struct {
 	Files       uint64  `json:"files"`
 	Directories *uint64 `json:"directories,omitempty"` // nil where an older daemon does not say
 	Bytes       uint64  `json:"bytes"`
-	NewBytes    uint64  `json:"new_bytes"`
-	StoredBytes uint64  `json:"stored_bytes"`
+	NewBytes    uint64  `json:"new_bytes"`    // content that the repository did not have
+	StoredBytes uint64  `json:"stored_bytes"` // what the run wrote to the store before the root, as the root says it
 	Problems    uint64  `json:"problems"`
 }
 

@@ -112,7 +112,7 @@ A repository of your own, on a disk or in S3, and a first snapshot:
 		a.printf("To have it as knowngood, from anywhere: make build, then install bin/knowngood (README.md, Install).\n")
 	}
 	first := results[0]
-	return a.result(map[string]any{"type": "result", "ref": results[1].Snapshot.Ref(), "repository": url, "identity": a.identityPath, "files": first.Files, "bytes": first.Bytes, "new_bytes": first.NewBytes,
+	return a.result(map[string]any{"type": "result", "ref": results[1].Snapshot.Ref(), "repository": a.repoURL, "identity": a.identityPath, "files": first.Files, "bytes": first.Bytes, "new_bytes": first.NewBytes,
 		"stored_bytes": first.StoredBytes, "capture_seconds": first.Duration.Seconds(), "again_seconds": results[1].Duration.Seconds(), "restore_seconds": back.Duration.Seconds(), "verified": true})
 }
 

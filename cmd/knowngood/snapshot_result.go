@@ -48,9 +48,8 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 		return a.result(out)
 	}
 
-	stored := out.contentJSON // with the manifest, which a root cannot count
 	out.snapshotJSON = toJSON(r.Snapshot)
-	out.contentJSON, out.Status = stored, status
+	out.Status = status
 	a.printf("%s\n", r.Snapshot.Ref())
 	if len(reasons) > 0 {
 		a.tellSuspect(r.Snapshot.Ref(), reasons)

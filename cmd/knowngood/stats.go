@@ -73,7 +73,7 @@ type statsJSON struct {
 // sizesJSON are the figures of snapshots that are not sealed.
 type sizesJSON struct {
 	LogicalBytes uint64  `json:"logical_bytes"`
-	StoredBytes  uint64  `json:"stored_bytes"`
+	UsedBytes    uint64  `json:"used_bytes"` // what the objects take in the store that they need, each once
 	Objects      uint64  `json:"objects"`
 	Ratio        float64 `json:"ratio,omitempty"`
 }
@@ -189,19 +189,19 @@ func (l *statsJSON) sum() {
 	if l.sizesJSON == nil {
 		return
 	}
-	l.StoredBytes, l.Objects = 0, uint64(len(l.objects))
+	l.UsedBytes, l.Objects = 0, uint64(len(l.objects))
 	for _, size := range l.objects {
-		l.StoredBytes += size
+		l.UsedBytes += size
 	}
-	if l.StoredBytes > 0 {
-		l.Ratio = float64(l.LogicalBytes) / float64(l.StoredBytes)
+	if l.UsedBytes > 0 {
+		l.Ratio = float64(l.LogicalBytes) / float64(l.UsedBytes)
 	}
 }
 
 func (l *statsJSON) print(w *tabwriter.Writer) {
 	files, size, logical, stored, ratio, added := "-", "-", "-", "-", "-", "-"
 	if l.sizesJSON != nil {
-		logical, stored, ratio = bytesText(l.LogicalBytes), bytesText(l.StoredBytes), fmt.Sprintf("%.1f", l.Ratio)
+		logical, stored, ratio = bytesText(l.LogicalBytes), bytesText(l.UsedBytes), fmt.Sprintf("%.1f", l.Ratio)
 	}
 	if n := l.Newest; n != nil && n.contentJSON != nil {
 		files, size, _ = n.columns()

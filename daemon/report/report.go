@@ -159,7 +159,8 @@ type Run struct {
 	ReadFiles    uint64    `json:"read_files,omitempty"` // of Files, those that were read
 	Bytes        uint64    `json:"bytes,omitempty"`
 	NewBytes     uint64    `json:"new_bytes,omitempty"`
-	StoredBytes  uint64    `json:"stored_bytes,omitempty"` // written to the store; freed, of a prune
+	StoredBytes  uint64    `json:"stored_bytes,omitempty"` // written to the store before the root, as the root says it
+	FreedBytes   uint64    `json:"freed_bytes,omitempty"`  // of a prune
 	// HealedPacks are the packs and manifest containers that the store had lost
 	// and of which content was stored again, HealedBytes that content.
 	HealedPacks uint64 `json:"healed_packs,omitempty"`

@@ -94,7 +94,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			g.time(pruneSuccess, p.LastSuccess.Finished)
 		}
 		if p.Last != nil {
-			g.set(pruneFreed, float64(p.Last.StoredBytes))
+			g.set(pruneFreed, float64(p.Last.FreedBytes))
 		}
 	}
 	if s := r.Storage; s.UsedBytes > 0 {

@@ -121,7 +121,7 @@ func sample() report.Report {
 	db.Schedule, db.Next, db.ProtectedUntil = "@every 1h", now.Add(38*time.Minute), now.Add(26*24*time.Hour)
 	etc := environment("etc", 0, history("etc", 5, 24*time.Hour, 4.1e6, always))
 	etc.Next = now.Add(13 * time.Hour)
-	pruned := &report.Run{Result: report.Success, Started: now.Add(-125 * time.Hour), Finished: now.Add(-124 * time.Hour), StoredBytes: 7.1e9}
+	pruned := &report.Run{Result: report.Success, Started: now.Add(-125 * time.Hour), Finished: now.Add(-124 * time.Hour), FreedBytes: 7.1e9}
 	return report.Report{
 		Version: "1.4.0", Host: "web-7", Repository: "s3://backups/prod?endpoint=https://s3.example.com&region=eu-1",
 		Now: now, Started: now.Add(-19 * 24 * time.Hour),
