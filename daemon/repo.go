@@ -214,12 +214,13 @@ type found struct {
 	head     *history.Snapshot
 	good     *history.Snapshot // the newest that is not suspect; nil when there is none
 	accepted uint64            // the highest number that is known to be accepted
+	paths    []string          // of sources that this host remembers
 }
 
 // lookForNewest looks for the newest snapshot of an environment, and for the
 // newest good one.
 func lookForNewest(ctx context.Context, repo *repository.Repository, host, name string) (*found, error) {
-	f := &found{accepted: snapshot.Accepted(repo, name)}
+	f := &found{accepted: snapshot.Accepted(repo, name), paths: snapshot.RememberedPaths(repo, name)}
 	s, err := repo.Head(ctx, host, name)
 	if err != nil {
 		return nil, err
@@ -249,7 +250,7 @@ func (d *Daemon) newest(name, id string, f *found, err error) {
 	case none && j.state.Repository != id:
 		j.state.Number, j.state.Newest, j.state.Protected, j.state.LastSuccess, j.state.Suspect = 0, time.Time{}, time.Time{}, nil, nil
 	case !none && f.head.Body != nil && (f.head.Number > j.state.Number || j.state.Repository != id || j.state.Suspect != nil && f.accepted != j.state.Accepted):
-		j.take(f, SourcePaths(j.env))
+		j.take(f, append(SourcePaths(j.env), f.paths...))
 	default:
 		return
 	}

@@ -311,7 +311,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 		return nil, err
 	}
 	c.index.Done()
-	c.remember(s)
+	c.remember(s, trailer.table.Sources)
 	trailer.root, trailer.number = s.ID, s.Number
 	if err := e.local.commit(trailer); err != nil {
 		// The snapshot is committed; the next run only reads more.

@@ -49,15 +49,16 @@ func (s Suspicion) String() string {
 	return fmt.Sprintf("%s %v", s.Path, s.Reason)
 }
 
-// Reasons are why a snapshot is suspect, as its root says it: a source has its
-// path where it is among paths, else its position.
+// Reasons are why a snapshot is suspect, as its root says it. The root names a
+// source by a tag that its path gives: a source that is none of paths is named by
+// its position.
 func Reasons(s *history.Snapshot, paths []string) []string {
 	var out []string
 	if s.Body == nil {
 		return nil
 	}
 	for _, x := range s.Body.Suspect {
-		name := fmt.Sprintf("source %d", x.Source+1)
+		name := fmt.Sprintf("source number %d (counted from 1)", x.Source+1)
 		for _, p := range paths {
 			if s.Domain.SourceTag(p) == s.Body.Sources[x.Source].Tag {
 				name = p
@@ -79,6 +80,7 @@ type judgement struct {
 	Suspect   bool              `json:"suspect"`  // it is, and nobody accepted it
 	Accepted  uint64            `json:"accepted"` // the highest number that is accepted
 	Reference suspect.Reference `json:"reference"`
+	Paths     []string          `json:"paths"` // of the sources of the last snapshot that was made here
 }
 
 func referenceDir(repo *repository.Repository, env string) userdir.Dir {
@@ -109,6 +111,13 @@ func readJudgement(dir userdir.Dir) (j judgement) {
 // accepted, 0 for none. It asks nothing of the store.
 func Accepted(repo *repository.Repository, env string) uint64 {
 	return readJudgement(referenceDir(repo, env)).Accepted
+}
+
+// RememberedPaths are the paths of the sources of the last snapshot of an
+// environment that this host took, as Reasons wants them; none when that is not
+// known. It asks nothing of the store.
+func RememberedPaths(repo *repository.Repository, env string) []string {
+	return readJudgement(referenceDir(repo, env)).Paths
 }
 
 // judged is the judgement on the snapshots so far. It asks the store only where
@@ -216,12 +225,15 @@ func (c *capture) judge(sources []manifest.Source, counts []statement.SourceCoun
 
 // remember takes in the snapshot that was made. What cannot be written is
 // found again in the store.
-func (c *capture) remember(s *history.Snapshot) {
+func (c *capture) remember(s *history.Snapshot, sources []manifest.Source) {
 	j := &c.judgement
 	if s.Number != j.Number+1 {
 		return // another process made one in between, and the file is not of the newest
 	}
-	j.Number, j.Suspect = s.Number, len(s.Body.Suspect) > 0
+	j.Number, j.Suspect, j.Paths = s.Number, len(s.Body.Suspect) > 0, nil
+	for i := range sources {
+		j.Paths = append(j.Paths, sources[i].Path)
+	}
 	if !j.Suspect {
 		j.Reference = j.Reference.With(compared(s))
 	}
@@ -294,5 +306,7 @@ func rejudge(ctx context.Context, repo *repository.Repository, host, env string)
 	if err != nil {
 		return err
 	}
-	return j.write(referenceDir(repo, env))
+	dir := referenceDir(repo, env)
+	j.Paths = readJudgement(dir).Paths
+	return j.write(dir)
 }

@@ -71,9 +71,11 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		}
 		defer tree.Reader.Close()
 	}
-	reasons := snapshot.Reasons(s, a.pathsOf(s))
+	var reasons []string
 	if tree != nil {
 		reasons = snapshot.Reasons(s, pathsIn(tree))
+	} else {
+		reasons = a.reasonsOf(ctx, r, s)
 	}
 	previous := ""
 	if s.Root.Previous != [32]byte{} {

@@ -14,7 +14,6 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
-	"knowngood/snapshot"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
@@ -214,7 +213,7 @@ func (a *app) doubt(ctx context.Context, r *repository.Repository, line *statusL
 	if err != nil || !suspect {
 		return head, err
 	}
-	line.Suspect = &report.Suspicion{Since: head.Body.Started, Snapshot: head.Ref(), Reasons: snapshot.Reasons(head, a.pathsOf(head))}
+	line.Suspect = &report.Suspicion{Since: head.Body.Started, Snapshot: head.Ref(), Reasons: a.reasonsOf(ctx, r, head)}
 	if good, err = r.NewestGood(ctx, head.Host, head.Environment); good != nil {
 		line.Suspect.Good = good.Ref()
 	}

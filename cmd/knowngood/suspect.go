@@ -105,14 +105,28 @@ func suspects(ctx context.Context, r *repository.Repository, snapshots []collect
 	return out, nil
 }
 
-// pathsOf are the paths of the sources of an environment of this host, as a
-// manifest has them.
-func (a *app) pathsOf(s *history.Snapshot) []string {
-	env := a.config.Environments[s.Environment]
-	if env == nil || s.Host != a.host {
+// reasonsOf are why a snapshot is suspect. Its sources are named as its manifest,
+// the configuration or the state directory of its host name them: whichever is
+// there.
+func (a *app) reasonsOf(ctx context.Context, r *repository.Repository, s *history.Snapshot) []string {
+	if s.Body == nil || len(s.Body.Suspect) == 0 {
 		return nil
 	}
-	return daemon.SourcePaths(env)
+	var paths []string
+	if s.Host == a.host {
+		if env := a.config.Environments[s.Environment]; env != nil {
+			paths = daemon.SourcePaths(env)
+		}
+		paths = append(paths, snapshot.RememberedPaths(r, s.Environment)...)
+	}
+	if r.Unlocked() {
+		// The names alone are wanted of it: without it there are positions.
+		if tree, err := snapshot.OpenTree(ctx, r, s); err == nil {
+			paths = append(paths, pathsIn(tree)...)
+			tree.Reader.Close()
+		}
+	}
+	return snapshot.Reasons(s, paths)
 }
 
 // pathsIn are the paths of the sources of a snapshot.
