@@ -1,10 +1,10 @@
 // Package configs reads and validates the configuration.
 //
 // It is strict: unknown and repeated keys, wrong types and values that cannot
-// be are refused with file, line, column and the line itself. What is wrong
-// with the shape of a file (keys, types, durations, sizes) is told all at once;
-// when nothing is, what is wrong with the values is. What is left out has a
-// documented default.
+// be are refused with file, line, column and the line itself. All that is wrong
+// is told at once, in the order of the lines, unless the text is not YAML: then
+// its first mistake is. What may only follow from another mistake is passed over.
+// What is left out has a documented default.
 //
 // ${NAME} is replaced from the environment in repository.url, identity,
 // state_dir, the ping of an environment and below notify except in

@@ -22,8 +22,9 @@ func expand(c *Config, p *problems) {
 			name := m[2 : len(m)-1]
 			value, ok := os.LookupEnv(name)
 			if !ok {
-				p.addf(key, "the environment variable %s is not set", name)
-				p.found[len(p.found)-1].Unset = name
+				if problem := p.add(Invalid, key, "the environment variable %s is not set", name); problem != nil {
+					problem.Unset = name
+				}
 			}
 			return value
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -18,14 +19,16 @@ const maxFile = 1 << 20
 
 // LoadOptions qualify Load. The zero value judges the text alone.
 type LoadOptions struct {
-	// Judge adds what this package cannot know to be wrong with a configuration
-	// whose text is valid.
+	// Judge adds what this package cannot know to be wrong with a configuration. It
+	// is asked about one that is refused, too, so that all is told at once: values
+	// in which a mistake was found may be anything, or missing.
 	Judge func(*Config, Findings)
 	// Forgive reports whether an earlier version of the program took the same
 	// text; then what is Unfit in it is no reason to refuse it.
 	Forgive func(*Config) bool
 	// Advise has what is hardly meant looked for: that takes some milliseconds for
-	// each environment, and refuses nothing.
+	// each environment, and refuses nothing. Where something else does, the error
+	// has this, too, as a warning.
 	Advise bool
 }
 
@@ -69,11 +72,15 @@ func parseConfig(file string, text []byte, o LoadOptions) (*Config, error) {
 	c := &Config{Sum: sha256.Sum256(text), Empty: doc.body == nil}
 	found := &problems{doc: doc}
 	if doc.body != nil {
-		(&shape{problems: found}).value(doc.body, reflect.TypeFor[Config](), nil)
-		if err := found.err(); err != nil {
-			return nil, err
+		s := &shape{problems: found}
+		if usable := s.value(doc.body, reflect.TypeFor[Config](), nil); !usable || s.values >= maxValues {
+			return nil, found.err()
 		}
+		s.leaveOut()
 		if err := contained(func() error { return yaml.NodeToValue(doc.body, c) }); err != nil {
+			if len(found.found) > 0 {
+				return nil, found.err()
+			}
 			return nil, doc.syntax(err)
 		}
 	}
@@ -83,19 +90,27 @@ func parseConfig(file string, text []byte, o LoadOptions) (*Config, error) {
 	c.fill(doc.has)
 	v := &validator{found}
 	v.config(c)
-	if err := found.err(); err != nil {
-		return nil, err
-	}
+	maps.DeleteFunc(c.Environments, func(_ string, e *Environment) bool { return e == nil }) // which is a mistake
 
 	if o.Advise {
 		v.advise(c)
 	}
 	if o.Judge != nil {
-		o.Judge(c, Findings{found})
+		o.Judge(c, Findings{found, slices.Concat(found.mistaken, found.invalid)})
 	}
 	told := found.take(Degrading, Advice)
 	refuses := slices.ContainsFunc(found.found, func(p *Problem) bool { return p.Severity == Invalid })
-	if refuses || len(found.found) > 0 && (o.Forgive == nil || !o.Forgive(c)) {
+	forgiven := len(found.found) > 0 && o.Forgive != nil && o.Forgive(c)
+	if forgiven && refuses {
+		found.take(Unfit)
+	}
+	if refuses || len(found.found) > 0 && !forgiven {
+		if o.Advise { // all that is known, at once
+			for _, p := range told {
+				p.Msg = "warning: " + p.Msg
+			}
+			found.found = append(found.found, told...)
+		}
 		return nil, found.err()
 	}
 	for _, p := range found.found {

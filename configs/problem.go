@@ -45,6 +45,10 @@ func Unset(err error) (names []string) {
 			break
 		}
 	}
+	all = slices.DeleteFunc(slices.Clone(all), func(err error) bool {
+		p, ok := err.(*Problem)
+		return ok && p.Severity > Unfit // it refuses nothing
+	})
 	keys := map[string]bool{}
 	for _, err := range all {
 		if p, ok := err.(*Problem); ok && p.Unset != "" && !keys[p.Key] {
@@ -88,14 +92,28 @@ func (k keyPath) child(names ...string) keyPath { return append(slices.Clone(k),
 // item is an entry of a list below.
 func (k keyPath) item(i int) keyPath { return k.child(fmt.Sprint(i)) }
 
+// isWithin reports whether a key is another, or lies below it.
+func (k keyPath) isWithin(other keyPath) bool {
+	return len(k) >= len(other) && slices.Equal(k[:len(other)], other)
+}
+
 func (k keyPath) String() string { return strings.Join(k, ".") }
 
 // Findings is where a Judge puts what it finds.
-type Findings struct{ problems *problems }
+type Findings struct {
+	problems *problems
+	mistakes []keyPath // of the values in which a mistake was found before
+}
 
 // Add adds a problem of the value that a key names; without a key, of the file
-// as a whole. It says what is wrong and what to write instead, and no secret.
+// as a whole. It says what is wrong and what to write instead, and no secret. What
+// may only follow from a mistake that was found before is passed over.
 func (f Findings) Add(severity Severity, key []string, format string, args ...any) {
+	for _, mistake := range f.mistakes {
+		if slices.Equal(mistake, key) || severity == Invalid && len(key) > 0 && mistake.isWithin(key) {
+			return
+		}
+	}
 	f.problems.add(severity, key, format, args...)
 }
 
@@ -103,6 +121,27 @@ func (f Findings) Add(severity Severity, key []string, format string, args ...an
 type problems struct {
 	doc   *document // nil for one that is not from a file
 	found []*Problem
+	// mistaken are values that are amiss, and incomplete are mappings and lists that
+	// lack something for that reason, or because a key is mistyped: more problems
+	// of these may only follow from what was found already.
+	mistaken, incomplete []keyPath
+	invalid              []keyPath // values that the validator found invalid
+}
+
+// follows reports whether a problem of a value may only follow from another one.
+func (p *problems) follows(severity Severity, key keyPath) bool {
+	if len(key) == 0 {
+		return false
+	}
+	if slices.ContainsFunc(p.mistaken, key.isWithin) {
+		return true
+	}
+	return slices.ContainsFunc(p.incomplete, func(above keyPath) bool {
+		if len(above) > 0 && (slices.Equal(key, above) || severity > Unfit && slices.Equal(key[:len(key)-1], above)) {
+			return true
+		}
+		return key.isWithin(above) && len(key) > len(above) && p.doc != nil && !p.doc.has(key[:len(above)+1])
+	})
 }
 
 // addf adds a mistake in the value that a key names.
@@ -111,8 +150,11 @@ func (p *problems) addf(key keyPath, format string, args ...any) {
 }
 
 // add adds a problem of the value that a key names; without a key, of the file
-// as a whole.
-func (p *problems) add(severity Severity, key keyPath, format string, args ...any) {
+// as a whole. It returns nil for one that is passed over; see follows.
+func (p *problems) add(severity Severity, key keyPath, format string, args ...any) *Problem {
+	if p.follows(severity, key) {
+		return nil
+	}
 	problem := &Problem{Severity: severity, File: "configuration", Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}
 	switch {
 	case p.doc != nil && len(key) == 0:
@@ -125,6 +167,10 @@ func (p *problems) add(severity Severity, key keyPath, format string, args ...an
 		problem.Quote = "" // it is one line of a log
 	}
 	p.found = append(p.found, problem)
+	if severity == Invalid {
+		p.invalid = append(p.invalid, slices.Clone(key))
+	}
+	return problem
 }
 
 // take removes the problems of some severities, and returns them.

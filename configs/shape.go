@@ -18,160 +18,190 @@ const maxValues = 1 << 18
 type shape struct {
 	*problems
 	values int
+	undo   []func() // leave out of the document what cannot be decoded
 }
 
-// value checks a node that is to become a t.
-func (s *shape) value(n ast.Node, t reflect.Type, key keyPath) {
+// leaveOut takes what was found wrong out of the document, so that the rest can
+// be decoded and judged.
+func (s *shape) leaveOut() {
+	for _, f := range s.undo {
+		f()
+	}
+}
+
+// without leaves a value out, and notes that what has it lacks it.
+func (s *shape) without(key keyPath, leaveOut func()) {
+	s.mistaken, s.undo = append(s.mistaken, key), append(s.undo, leaveOut)
+	s.lacks(key[:len(key)-1])
+}
+
+// lacks notes that a mapping or a list is not what was meant.
+func (s *shape) lacks(key keyPath) { s.incomplete = append(s.incomplete, key) }
+
+// value checks a node that is to become a t. It reports whether the node can:
+// what is wrong below it is left out there.
+func (s *shape) value(n ast.Node, t reflect.Type, key keyPath) (usable bool) {
 	if s.values++; s.values >= maxValues {
 		if s.values == maxValues {
 			s.wrong(n, key, "the file has more than %d values", maxValues)
 		}
-		return
+		return false
 	}
 	at := n
 	if n = s.doc.resolve(n); n == nil {
-		s.wrong(at, key, "an alias (*) of something that is not there; text that begins with * must be quoted")
-		return
+		return s.wrong(at, key, "an alias (*) of something that is not there; text that begins with * must be quoted")
 	}
 	switch t {
 	case reflect.TypeFor[Duration]():
-		parsed(s, n, key, ParseDuration)
-		return
+		return parsed(s, n, key, ParseDuration)
 	case reflect.TypeFor[Size]():
-		parsed(s, n, key, ParseSize)
-		return
+		return parsed(s, n, key, ParseSize)
 	case reflect.TypeFor[Rate]():
-		parsed(s, n, key, ParseRate)
-		return
+		return parsed(s, n, key, ParseRate)
 	case reflect.TypeFor[Count]():
 		_, scalar := n.(ast.ScalarNode)
 		switch {
 		case !scalar || n.Type() == ast.LiteralType:
-			s.wrong(n, key, "want a whole number, this is %s", kind(n))
+			return s.wrong(n, key, "want a whole number, this is %s", kind(n))
 		case n.GetToken().Indicator == token.QuotedScalarIndicator:
-			s.wrong(n, key, "want a whole number, this is text: write it without quotes")
-		default:
-			parsed(s, n, key, ParseCount)
+			return s.wrong(n, key, "want a whole number, this is text: write it without quotes")
 		}
-		return
+		return parsed(s, n, key, ParseCount)
 	case reflect.TypeFor[Percent]():
-		parsed(s, n, key, ParsePercent)
-		return
+		return parsed(s, n, key, ParsePercent)
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
-		s.value(n, t.Elem(), key)
+		return s.value(n, t.Elem(), key)
 	case reflect.Struct:
-		s.fields(n, t, key)
+		return s.fields(n, t, key)
 	case reflect.Map:
-		s.entries(n, t.Elem(), key)
+		return s.entries(n, t.Elem(), key)
 	case reflect.Slice:
-		s.list(n, t.Elem(), key)
+		return s.list(n, t.Elem(), key)
 	case reflect.String:
 		if n.Type() != ast.StringType && n.Type() != ast.LiteralType {
-			s.notText(n, key)
+			return s.notText(n, key)
 		}
 	case reflect.Bool:
 		if n.Type() != ast.BoolType {
-			s.wrong(n, key, "want true or false, this is %s", kind(n))
+			return s.wrong(n, key, "want true or false, this is %s", kind(n))
 		}
 	}
+	return true
 }
 
-// wrong adds a problem at the beginning of a node.
-func (s *shape) wrong(n ast.Node, key keyPath, format string, args ...any) {
+// wrong adds a problem at the beginning of a node, which is not usable then.
+func (s *shape) wrong(n ast.Node, key keyPath, format string, args ...any) (usable bool) {
 	line, column := 1, 1
 	if t := beginning(n); t != nil && t.Position != nil {
 		line, column = t.Position.Line, t.Position.Column
 	}
 	s.addAt(line, column, key, format, args...)
+	return false
 }
 
 // notText refuses what is no text; of a scalar that YAML would change on the
 // way, it says how to keep it.
-func (s *shape) notText(n ast.Node, key keyPath) {
+func (s *shape) notText(n ast.Node, key keyPath) (usable bool) {
 	switch n.Type() {
 	case ast.IntegerType, ast.FloatType, ast.BoolType, ast.InfinityType, ast.NanType:
-		s.wrong(n, key, "want text, this is %s: put it in quotes", kind(n))
-	default:
-		s.wrong(n, key, "want text, this is %s", kind(n))
+		return s.wrong(n, key, "want text, this is %s: put it in quotes", kind(n))
 	}
+	return s.wrong(n, key, "want text, this is %s", kind(n))
 }
 
 // parsed checks a scalar by its parser.
-func parsed[T any](s *shape, n ast.Node, key keyPath, parse func(string) (T, error)) {
+func parsed[T any](s *shape, n ast.Node, key keyPath, parse func(string) (T, error)) (usable bool) {
 	if _, ok := n.(ast.ScalarNode); !ok {
-		s.notText(n, key)
-		return
+		return s.notText(n, key)
 	}
 	if _, err := parse(scalar(n)); err != nil {
-		s.wrong(n, key, "%v", err)
+		return s.wrong(n, key, "%v", err)
 	}
+	return true
 }
 
 // mapping gives the pairs of a mapping to yield, repeated keys refused.
-func (s *shape) mapping(n ast.Node, key keyPath, yield func(name string, p *ast.MappingValueNode)) {
+func (s *shape) mapping(n ast.Node, key keyPath, yield func(name string, p *ast.MappingValueNode)) (usable bool) {
 	if n.Type() != ast.MappingType && n.Type() != ast.MappingValueType {
-		s.wrong(n, key, "want a mapping (key: value), this is %s", kind(n))
-		return
+		return s.wrong(n, key, "want a mapping (key: value), this is %s", kind(n))
+	}
+	whole, _ := n.(*ast.MappingNode)
+	usable = true
+	refuse := func(p *ast.MappingValueNode, format string, args ...any) {
+		s.wrong(p.Key, key, format, args...)
+		s.lacks(key)
+		if whole == nil { // it is nothing but this pair
+			usable = false
+			return
+		}
+		s.undo = append(s.undo, func() {
+			whole.Values = slices.DeleteFunc(whole.Values, func(x *ast.MappingValueNode) bool { return x == p })
+		})
 	}
 	seen := map[string]bool{}
 	for _, p := range pairs(n) {
 		name := p.Key.GetToken().Value
 		switch {
 		case p.Key.IsMergeKey():
-			s.wrong(p.Key, key, "merge keys (<<) are not taken: write the keys out, or alias whole values")
+			refuse(p, "merge keys (<<) are not taken: write the keys out, or alias whole values")
 			continue
 		case p.Key.Type() != ast.StringType:
-			s.wrong(p.Key, key, "a key must be text: put %s in quotes", printable(name))
+			refuse(p, "a key must be text: put %s in quotes", printable(name))
 			continue
 		case seen[name]:
-			s.wrong(p.Key, key, "%q is there already", name)
+			refuse(p, "%q is there already", name)
 			continue
 		}
 		seen[name] = true
 		yield(name, p)
 	}
+	return usable
 }
 
-// fields checks a mapping with the keys of a struct; a key without a value is
-// as one that is left out.
-func (s *shape) fields(n ast.Node, t reflect.Type, key keyPath) {
+// pair checks the value of a pair; one that is nothing is as one that is left out.
+func (s *shape) pair(p *ast.MappingValueNode, t reflect.Type, key keyPath) {
+	if !s.isNull(p.Value) && !s.value(p.Value, t, key) {
+		s.without(key, func() { p.Value = ast.Null(p.Key.GetToken()) })
+	}
+}
+
+// fields checks a mapping with the keys of a struct.
+func (s *shape) fields(n ast.Node, t reflect.Type, key keyPath) (usable bool) {
 	known := fieldTypes(t)
-	s.mapping(n, key, func(name string, p *ast.MappingValueNode) {
+	return s.mapping(n, key, func(name string, p *ast.MappingValueNode) {
 		f, ok := known[name]
-		switch {
-		case !ok:
+		if !ok {
 			s.wrong(p.Key, key, "unknown key %q%s", name, hint(name, t))
-		case s.isNull(p.Value):
-		default:
-			s.value(p.Value, f, key.child(name))
+			s.lacks(key)
+			return
 		}
+		s.pair(p, f, key.child(name))
 	})
 }
 
 // entries checks a mapping with names of the user's.
-func (s *shape) entries(n ast.Node, t reflect.Type, key keyPath) {
-	s.mapping(n, key, func(name string, p *ast.MappingValueNode) {
-		if !s.isNull(p.Value) {
-			s.value(p.Value, t, key.child(name))
-		}
-	})
+func (s *shape) entries(n ast.Node, t reflect.Type, key keyPath) (usable bool) {
+	return s.mapping(n, key, func(name string, p *ast.MappingValueNode) { s.pair(p, t, key.child(name)) })
 }
 
-func (s *shape) list(n ast.Node, t reflect.Type, key keyPath) {
+func (s *shape) list(n ast.Node, t reflect.Type, key keyPath) (usable bool) {
 	list, ok := n.(*ast.SequenceNode)
 	if !ok {
-		s.wrong(n, key, "want a list ([a, b], or lines that begin with -), this is %s", kind(n))
-		return
+		return s.wrong(n, key, "want a list ([a, b], or lines that begin with -), this is %s", kind(n))
 	}
 	for i, v := range list.Values {
 		if s.isNull(v) {
 			s.wrong(v, key.item(i), "the entry is empty")
+			s.without(key.item(i), func() {})
 			continue
 		}
-		s.value(v, t, key.item(i))
+		if !s.value(v, t, key.item(i)) {
+			s.without(key.item(i), func() { list.Values[i] = ast.Null(v.GetToken()) })
+		}
 	}
+	return true
 }
 
 func (s *shape) isNull(n ast.Node) bool {

@@ -246,3 +246,31 @@ func TestAMistakeOfTheTextIsToldWhereItIs(t *testing.T) {
 		}
 	}
 }
+
+func TestAllMistakesAreToldAtOnceAndNoneThatOnlyFollows(t *testing.T) {
+	for text, want := range map[string][]string{
+		"host: UP\nmax_runs: many\ncompression: none\n": {"f:1:7: host: ", "f:2:11: max_runs: ", "f:3:14: compression: "},
+		// A value that is no such thing is not missing; nor is one under a mistyped key.
+		"environments: {a: {sources: /srv}}":                            {"f:1:29: environments.a.sources: want a list"},
+		"environments: {a: {surces: [{path: /srv}], rpo: 1h}}":          {`f:1:20: environments.a: unknown key "surces"`},
+		"environments: {a: {sources: [{pth: /srv}, {path: 1}]}}":        {`unknown key "pth"`, "sources.1.path: want text"},
+		"environments: {a: 1, b: {sources: []}}":                        {"environments.a: want a mapping", "environments.b.sources: there is nothing"},
+		"environments: {a: {sources: [{path: x}], schedul: x, x: 1}}":   {"sources.0.path: ", `unknown key "schedul"`, `unknown key "x"`},
+		"environments: {a: {sources: [/srv, {path: x}]}}":               {"sources.0: want a mapping", "sources.1.path: "},
+		"environments: {a: {sources: [{path: /s, exclude: [1, '[']}]}}": {"exclude.0: want text", "exclude.1: "},
+		"host: UP\n1: x\n": {"f:1:7: host: ", "a key must be text"},
+		"x: &a {daily: many}\nenvironments: {e: {keep: *a, sources: [{path: x}]}, f: {keep: *a, sources: [{path: x}]}}": {
+			`unknown key "x"`, "environments.e.keep.daily: ", "environments.f.keep.daily: ", "environments.e.sources.0.path: ", "environments.f.sources.0.path: "},
+		"- a\n": {"want a mapping"},
+	} {
+		got := refused(t, text)
+		for _, w := range want {
+			if !strings.Contains(got, w) {
+				t.Errorf("%s: it lacks %q:\n%s", text, w, got)
+			}
+		}
+		if n := strings.Count("\n"+got, "\nf:"); n != len(want) {
+			t.Errorf("%s: %d problems, want %d:\n%s", text, n, len(want), got)
+		}
+	}
+}

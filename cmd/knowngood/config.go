@@ -26,6 +26,10 @@ is taken here it takes, and what is refused here it refuses. The store is not
 connected to. As root it also judges who else could change the file, or a program
 that root runs by it.
 
+All mistakes are reported at once, in the order of the lines, with the warnings
+among them; of a text that is not YAML, the first one. What may only follow from
+another mistake is left out.
+
 Warnings do not refuse it. With one that is marked as degraded, a daemon takes
 snapshots and calls itself degraded.`,
 			Example: `  knowngood config check

@@ -25,12 +25,18 @@ func Check(cfg configs.Notify, add func(key []string, format string, args ...any
 				add(append(slices.Clone(key), "headers", name), "%s", why)
 			}
 		}
-		hook, err := newWebhook(w, nil)
-		if err != nil {
-			add(append(key, "url"), "%v", err)
+		if _, err := newAddress(w.URL, w.Headers); err != nil {
+			add(append(slices.Clone(key), "url"), "%v", err)
+		}
+		if w.Template == "" {
 			continue
 		}
-		if why := hook.wrongTemplate(); why != "" {
+		made, err := configs.BodyTemplate(w.Template)
+		if err != nil {
+			add(append(key, "template"), "%v", err)
+			continue
+		}
+		if why := (&webhook{make: made}).wrongTemplate(); why != "" {
 			add(append(key, "template"), "%s", why)
 		}
 	}
