@@ -205,3 +205,58 @@ func TestOutputThatIsHeldOpenFailsWhereItIsCaptured(t *testing.T) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
+
+// dialImpatient connects to a server that gives up clients soon, and returns what Serve
+// returns in the end.
+func dialImpatient(t *testing.T, asking, unread time.Duration) (*net.UnixConn, <-chan error) {
+	t.Helper()
+	ends, err := socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ends[0].Close() })
+	done := make(chan error, 1)
+	go func() {
+		defer ends[1].Close()
+		done <- serve(t.Context(), ends[1], anything, asking, unread)
+	}()
+	return ends[0], done
+}
+
+func TestAClientThatReadsNothingIsGivenUpAndItsCommandEnds(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pid")
+	conn, done := dialImpatient(t, time.Minute, 100*time.Millisecond)
+	if _, err := conn.Write([]byte(`{"argv": ["sh", "-c", "echo $$ >` + file + `; exec yes"]}` + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it is kept alive")
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || syscall.Kill(pid, 0) != syscall.ESRCH {
+		t.Errorf("the command %s is still there (%v)", b, err)
+	}
+}
+
+func TestAClientThatSendsNoRequestIsGivenUp(t *testing.T) {
+	t.Parallel()
+	_, done := dialImpatient(t, 100*time.Millisecond, time.Minute)
+	select {
+	case err := <-done:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it is kept alive")
+	}
+}

@@ -23,6 +23,11 @@ const (
 	// linger is how long output is waited for that a process in the background
 	// holds open, once the command has ended.
 	linger = time.Second
+	// asking is how long a request may take to arrive.
+	asking = time.Minute
+	// unread is how long output waits for whoever asked. The daemon ends a run that
+	// does nothing for two hours, so it takes output again before this, or never.
+	unread = 3 * time.Hour
 )
 
 // Permission is what the configuration allows of a command.
@@ -37,15 +42,29 @@ const (
 )
 
 // Serve runs the command that is asked for over a connection, if it is allowed.
-// The error is that of the connection; whatever else fails is answered.
+// The error is that of the connection; whatever else fails is answered. A client
+// that sends no request, or does not read the output, is given up after a while,
+// and its command is ended.
 func Serve(ctx context.Context, conn *net.UnixConn, allowed func(argv []string) (Permission, error)) error {
+	return serve(ctx, conn, allowed, asking, unread)
+}
+
+func serve(ctx context.Context, conn *net.UnixConn, allowed func(argv []string) (Permission, error), asking, unread time.Duration) error {
 	in := bufio.NewReader(conn)
+	if err := conn.SetReadDeadline(time.Now().Add(asking)); err != nil {
+		return err
+	}
 	r, err := receive(in)
 	if err != nil {
 		return err
 	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
 
-	out, a := &parts{conn: conn}, answer{}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out, a := &parts{conn: conn, patience: unread, broken: cancel}, answer{}
 	switch may, err := allowed(r.Argv); {
 	case err != nil:
 		a.Error = err.Error()
@@ -84,18 +103,31 @@ func receive(in *bufio.Reader) (*request, error) {
 	return r, nil
 }
 
-// parts sends parts over a connection.
+// parts sends parts over a connection. After its first error it sends nothing
+// more: the part may have gone in half.
 type parts struct {
-	mu   sync.Mutex
-	conn *net.UnixConn
+	conn     *net.UnixConn
+	patience time.Duration // that a part waits for the reader
+	broken   func()        // called with the first error
+
+	mu  sync.Mutex
+	err error
 }
 
 func (p *parts) write(kind byte, b []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.err != nil {
+		return p.err
+	}
 	part := binary.LittleEndian.AppendUint32([]byte{kind}, uint32(len(b)))
-	_, err := p.conn.Write(append(part, b...))
-	return err
+	if p.err = p.conn.SetWriteDeadline(time.Now().Add(p.patience)); p.err == nil {
+		_, p.err = p.conn.Write(append(part, b...))
+	}
+	if p.err != nil {
+		p.broken()
+	}
+	return p.err
 }
 
 // execute runs a command until it ends, or the connection does.
