@@ -81,16 +81,51 @@ func (m *Message) body() string {
 	return b.String()
 }
 
-// cut shortens a text to at most n bytes.
+// cutMark ends a text that was shortened.
+const cutMark = "… (truncated)"
+
+// shortText is what of a text is sent, in bytes, to a channel that refused a
+// longer one. It fits those that are known to refuse: Discord takes 2,000
+// characters, Telegram and ntfy 4,096.
+const shortText = 1500
+
+// shortened is the message for a channel that takes no longer ones; nil when no
+// text of it is long.
+func (m Message) shortened() *Message {
+	long := len(m.Text) > shortText
+	m.Text = cut(m.Text, shortText)
+	if m.Run != nil {
+		run := *m.Run
+		long = long || len(run.Error) > shortText
+		run.Error = cut(run.Error, shortText)
+		reasons, room := []string{}, shortText
+		for _, reason := range run.Suspect {
+			if room -= len(reason); room < 0 {
+				reasons, long = append(reasons, cutMark), true
+				break
+			}
+			reasons = append(reasons, reason)
+		}
+		if len(reasons) > 0 {
+			run.Suspect = reasons
+		}
+		m.Run = &run
+	}
+	if !long {
+		return nil
+	}
+	return &m
+}
+
+// cut shortens a text to at most n bytes, and marks that.
 func cut(text string, n int) string {
 	text = strings.ToValidUTF8(text, "?")
 	if len(text) <= n {
 		return text
 	}
-	const mark = "..."
-	n -= len(mark)
+	n -= len(cutMark)
 	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--
 	}
-	return text[:n] + mark
+	return text[:n] + cutMark
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -119,9 +120,15 @@ func answer(a *address, resp *http.Response, said []byte) error {
 		if code >= 500 || code == http.StatusRequestTimeout || code == http.StatusTooEarly || code == http.StatusTooManyRequests {
 			return err
 		}
+		if code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity {
+			err = refusedError{err}
+		}
 		return permanentError{err}
 	}
 }
+
+// refusedError says that what was posted, and not who posted it, was refused.
+type refusedError struct{ error }
 
 // webhook posts messages.
 type webhook struct {
@@ -164,7 +171,18 @@ func (w *webhook) body(m *Message) (kind string, body []byte, err error) {
 	return "text/plain; charset=utf-8", b.Bytes(), nil
 }
 
+// send posts the message. Services refuse what is too long for them in several
+// ways, and few say why: a long message that is refused is posted once more,
+// shortened.
 func (w *webhook) send(ctx context.Context, m *Message) error {
+	err := w.post(ctx, m)
+	if short := m.shortened(); short != nil && errors.As(err, new(refusedError)) {
+		return w.post(ctx, short)
+	}
+	return err
+}
+
+func (w *webhook) post(ctx context.Context, m *Message) error {
 	kind, body, err := w.body(m)
 	if err != nil {
 		return permanentError{err}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"knowngood/configs"
 	"knowngood/daemon/report"
@@ -299,5 +300,50 @@ func TestATestReportsOnEachChannel(t *testing.T) {
 	}
 	if r := <-got; !strings.Contains(r.body, `"kind":"test"`) || len(got) > 0 {
 		t.Errorf("%+v, and %d more", r, len(got))
+	}
+}
+
+func TestAMessageThatIsTooLongForItsReceiverIsSentShortened(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		code     int
+		template string
+		text     string
+		run      func(*report.Run)
+		bodies   int // that were posted
+		ok       bool
+	}{
+		"a long text":         {400, "{{.Text}}", strings.Repeat("ä", 2500), nil, 2, true},
+		"a long error":        {413, "{{.Run.Error}}", "short", func(r *report.Run) { r.Error = strings.Repeat("ä", 2500) }, 2, true},
+		"many reasons":        {422, "{{.Run.Suspect}}", "short", func(r *report.Run) { r.Suspect = slices.Repeat([]string{strings.Repeat("ä", 50)}, 100) }, 2, true},
+		"no long text":        {400, "{{.Text}}" + strings.Repeat("x", 3000), "short", nil, 1, false},
+		"a password is wrong": {401, "{{.Text}}", strings.Repeat("ä", 2500), nil, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, got := server(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.ContentLength > 2000 {
+					w.WriteHeader(c.code)
+				}
+			})
+			m := failure()
+			m.Text = c.text
+			if c.run != nil {
+				c.run(m.Run)
+			}
+			if err := sendBy(t, hooked(s, c.template), m); (err == nil) != c.ok {
+				t.Errorf("it ended with %v", err)
+			}
+			if len(got) != c.bodies {
+				t.Fatalf("%d bodies were posted, want %d", len(got), c.bodies)
+			}
+			if !c.ok {
+				return
+			}
+			<-got
+			if body := (<-got).body; !strings.HasSuffix(strings.TrimRight(body, "]"), "… (truncated)") || !utf8.ValidString(body) || len(body) < 1400 {
+				t.Errorf("%d bytes were posted: %s", len(body), body)
+			}
+		})
 	}
 }
