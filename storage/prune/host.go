@@ -164,10 +164,9 @@ func (h *host) environment(ctx context.Context, env string) error {
 	return nil
 }
 
-// protected are the forgotten snapshots that the policy of this run keeps. What
-// is forgotten and does not verify takes no place in it. While the newest snapshot
-// of another host is suspect, the good ones that it forgot of the days before are
-// protected without a policy, too.
+// protected are the forgotten snapshots that the policy of this run keeps. While
+// the newest snapshot of another host is suspect, the good ones that it forgot of
+// the days before are protected too, whatever the policy.
 func (h *host) protected(ctx context.Context, env string, forgotten statement.Numbers) (statement.Numbers, error) {
 	var policy *retention.Policy
 	if h.Policy != nil {
@@ -184,15 +183,38 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 	if err != nil {
 		return nil, err
 	}
-	why := " that the policy of this run keeps"
-	switch {
-	case policy == nil && !waits:
-		return nil, nil
-	case policy == nil:
-		policy, why = &retention.Policy{Within: suspect.Window}, ", good and of the last days before that"
-		maps.DeleteFunc(written, func(n uint64, _ time.Time) bool { return suspects.Has(n) })
-	}
 
+	var out []uint64
+	if policy != nil {
+		if out, err = h.keptBy(ctx, env, *policy, written, suspects, forgotten); err != nil {
+			return nil, err
+		}
+		h.noteKept(env, len(out), " that the policy of this run keeps")
+	}
+	if waits {
+		maps.DeleteFunc(written, func(n uint64, _ time.Time) bool { return suspects.Has(n) })
+		window, err := h.keptBy(ctx, env, retention.Policy{Within: suspect.Window}, written, nil, forgotten)
+		if err != nil {
+			return nil, err
+		}
+		window = slices.DeleteFunc(window, func(n uint64) bool { return slices.Contains(out, n) })
+		h.noteKept(env, len(window), ", good and of the last days before the suspect ones")
+		out = append(out, window...)
+	}
+	return statement.NumbersOf(out...), nil
+}
+
+// noteKept notes how many forgotten snapshots stay, and why.
+func (h *host) noteKept(env string, n int, why string) {
+	if n > 0 {
+		h.note("host %s forgot %s of %s%s: %s", h.name, english.Plural(n, "snapshot", ""), env, why, english.PluralWord(n, "it stays", "they stay"))
+	}
+}
+
+// keptBy are the forgotten snapshots that a policy keeps, of those written. What
+// is forgotten and does not verify takes no place in it, and is taken out of
+// written.
+func (h *host) keptBy(ctx context.Context, env string, policy retention.Policy, written map[uint64]time.Time, suspects, forgotten statement.Numbers) ([]uint64, error) {
 	verified := map[uint64]bool{}
 	for {
 		var items []retention.Item
@@ -200,7 +222,7 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n)})
 		}
 		var out []uint64
-		for _, v := range retention.Apply(*policy, items, h.now, time.UTC) {
+		for _, v := range retention.Apply(policy, items, h.now, time.UTC) {
 			if !v.Kept() || !forgotten.Has(v.Number) {
 				continue
 			}
@@ -210,7 +232,7 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 			}
 			switch {
 			case authentic.Damaged(err):
-				h.note("host %s: %v; it is forgotten, and the policy of this run passes over it", h.name, err)
+				h.note("host %s: %v; it is forgotten, and takes no place among those that are kept", h.name, err)
 				delete(written, v.Number)
 			case err != nil:
 				return nil, err
@@ -218,13 +240,9 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 				verified[v.Number], out = true, append(out, v.Number)
 			}
 		}
-		if len(written) < len(items) {
-			continue
+		if len(written) == len(items) {
+			return out, nil
 		}
-		if len(out) > 0 {
-			h.note("host %s forgot %s of %s%s: %s", h.name, english.Plural(len(out), "snapshot", ""), env, why, english.PluralWord(len(out), "it stays", "they stay"))
-		}
-		return statement.NumbersOf(out...), nil
 	}
 }
 

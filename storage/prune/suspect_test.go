@@ -53,8 +53,8 @@ func TestWhoPrunesForAHostFindsOutByItselfThatASourceCollapsed(t *testing.T) {
 	}{
 		"with a policy of its own":           {&retention.Policy{Last: 3}, 0, 3 + 1, "that the policy of this run keeps: they stay"},
 		"with a policy, after weeks":         {&retention.Policy{Last: 3}, 30, 3 + 1, "that the policy of this run keeps: they stay"},
-		"without one, by what was good":      {nil, 0, 1 + 1, ", good and of the last days before that: it stays"},
-		"without one, weeks after the first": {nil, 30, 1 + 1, ", good and of the last days before that: it stays"},
+		"without one, by what was good":      {nil, 0, 1 + 1, ", good and of the last days before the suspect ones: it stays"},
+		"without one, weeks after the first": {nil, 30, 1 + 1, ", good and of the last days before the suspect ones: it stays"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -171,4 +171,30 @@ func TestARootIsReadOnceByWhoPrunesForOthers(t *testing.T) {
 			t.Errorf("with another history remembered %d roots were read", again)
 		}
 	})
+}
+
+func TestAPolicyThatIsWeakerThanTheWindowProtectsNoLess(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy *retention.Policy
+		kept   uint64 // the newest, and what the pruner keeps
+	}{
+		"no policy":                {nil, 3 + 1},
+		"a weaker one":             {&retention.Policy{Last: 1}, 3 + 1},
+		"one that has more of all": {&retention.Policy{Last: 5}, 5 + 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, memory, func(w *world) {
+				for _, wait := range []time.Duration{20 * day, 20 * day, day, day, 0} { // three in the last week
+					w.write("file", 1<<20)
+					w.capture("web")
+					time.Sleep(wait)
+				}
+				w.collapse(5)
+				w.forget("web", 1, 2, 3, 4, 5, 6, 7, 8, 9)
+				if d := w.under(c.policy).Domains[0]; d.Snapshots != c.kept {
+					t.Errorf("%d snapshots are kept, not %d", d.Snapshots, c.kept)
+				}
+			})
+		})
+	}
 }
