@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"knowngood/internal/duration"
 )
 
 func files(t *testing.T, pattern string) []string {
@@ -184,7 +186,7 @@ func TestDurations(t *testing.T) {
 			t.Errorf("%q is %v, %v", s, time.Duration(d), err)
 		}
 	}
-	if d, err := ParseDuration(longest); err != nil || time.Duration(d)/time.Hour != 106751*24 {
+	if d, err := ParseDuration(duration.Longest); err != nil || time.Duration(d)/time.Hour != 106751*24 {
 		t.Errorf("the longest is %v, %v", time.Duration(d), err)
 	}
 }
@@ -206,6 +208,14 @@ func TestRatesAndSizes(t *testing.T) {
 	for _, s := range []string{"16EiB", "18446744073709551616", "19000000TB", "99.5EiB"} {
 		if n, err := ParseSize(s); err == nil || !strings.Contains(err.Error(), "the most is 18446744073709551615 bytes") {
 			t.Errorf("%q is %d, %v", s, n, err)
+		}
+	}
+	for _, s := range []string{"1,5GB", "1,000MB", "5,", ",5", "1.000,5KiB", "1,5GB/s"} {
+		if n, err := ParseSize(s); err == nil || !strings.Contains(err.Error(), "takes no comma") {
+			t.Errorf("%q is %d, %v", s, n, err)
+		}
+		if r, err := ParseRate(s); err == nil || !strings.Contains(err.Error(), "takes no comma") {
+			t.Errorf("%q is %d, %v", s, r, err)
 		}
 	}
 	if n, err := ParseSize("010KiB"); err != nil || n != 10<<10 {

@@ -4,22 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/goccy/go-yaml/ast"
+
+	"knowngood/internal/duration"
 )
 
 const hour = time.Hour
-
-// longest is the longest Duration, in whole days.
-const longest = "106751d"
-
-// durationShape is how a duration is written, whether it is too long or not.
-var durationShape = regexp.MustCompile(`^([0-9]+w)?([0-9]+d)?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))*$`)
 
 // Duration is a time span: 90s, 15m, 2h30m, 30d, 2w.
 type Duration time.Duration
@@ -27,46 +22,8 @@ type Duration time.Duration
 // ParseDuration reads Go's form, with d for days of 24 hours and w for weeks. It
 // is the one grammar of durations, in configurations and in flags.
 func ParseDuration(s string) (Duration, error) {
-	bad := fmt.Errorf("%q is not a duration, such as 90s, 15m, 2h30m, 30d or 2w", s)
-	if durationShape.MatchString(s) {
-		bad = fmt.Errorf("%q is too long: the most is %s (292 years)", s, longest)
-	}
-	if s == "" {
-		return 0, fmt.Errorf("nothing is not a duration: write one such as 90s, 15m or 30d")
-	}
-	if d, err := time.ParseDuration(s); err == nil {
-		if d < 0 {
-			return 0, bad
-		}
-		return Duration(d), nil
-	}
-	rest, total := s, time.Duration(0)
-	for _, unit := range []struct {
-		name string
-		size time.Duration
-	}{{"w", 7 * 24 * hour}, {"d", 24 * hour}} {
-		number, after, ok := strings.Cut(rest, unit.name)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseUint(number, 10, 32)
-		if err != nil || float64(n)*float64(unit.size)+float64(total) >= math.MaxInt64 {
-			return 0, bad
-		}
-		total += time.Duration(n) * unit.size
-		rest = after
-	}
-	if rest == s {
-		return 0, bad
-	}
-	if rest != "" {
-		d, err := time.ParseDuration(rest)
-		if err != nil || d < 0 || total+d < total {
-			return 0, bad
-		}
-		total += d
-	}
-	return Duration(total), nil
+	d, err := duration.Parse(s)
+	return Duration(d), err
 }
 
 // UnmarshalYAML implements the decoder's interface.
@@ -100,14 +57,28 @@ type Size uint64
 // ParseSize reads a number of bytes. It is the one grammar of sizes, in
 // configurations and in flags.
 func ParseSize(s string) (Size, error) {
-	n, err := humanize.ParseBytes(s)
+	n, err := parseBytes(s)
 	switch {
+	case errors.Is(err, errComma):
+		return 0, fmt.Errorf("%q: %w, such as 1.5GB or 1000MB", s, err)
 	case tooLarge(err):
 		return 0, fmt.Errorf("%q is too large: the most is %d bytes, less than 16EiB", s, uint64(math.MaxUint64))
 	case err != nil:
 		return 0, fmt.Errorf("%q is not a size, such as 512KiB, 10MiB or 2GB", s)
 	}
 	return Size(n), nil
+}
+
+// errComma is about a size with a comma, which the parser passes over: 1,5GB
+// would be 15GB.
+var errComma = errors.New("a size takes no comma: write a point before decimals, and nothing between thousands")
+
+// parseBytes reads the number of bytes of sizes and rates.
+func parseBytes(s string) (uint64, error) {
+	if strings.Contains(s, ",") {
+		return 0, errComma
+	}
+	return humanize.ParseBytes(s)
 }
 
 // tooLarge reports whether an error is about a size that does not fit 64 bits.
@@ -130,8 +101,10 @@ type Rate uint64
 // ParseRate reads a number of bytes a second. What does not fit 63 bits is
 // refused: limiters count in those.
 func ParseRate(s string) (Rate, error) {
-	n, err := humanize.ParseBytes(strings.TrimSuffix(s, "/s"))
+	n, err := parseBytes(strings.TrimSuffix(s, "/s"))
 	switch {
+	case errors.Is(err, errComma):
+		return 0, fmt.Errorf("%q: %w, such as 1.5MB/s", s, err)
 	case tooLarge(err) || n > math.MaxInt64:
 		return 0, fmt.Errorf("%q is too large: the most is less than 8EiB/s", s)
 	case err != nil:

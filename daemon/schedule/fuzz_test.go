@@ -6,7 +6,7 @@ import (
 )
 
 func FuzzParseAndNext(f *testing.F) {
-	for _, s := range []string{"*/15 * * * *", "@every 1h", "@daily", "TZ=", "CRON_TZ=X", "0 0 30 2 *", "0 0 29 2 *", "@every -1h", ", * * * *", "59 23 31 12 ?", "*/7 1-3 */2 jan-mar 5"} {
+	for _, s := range []string{"*/15 * * * *", "@every 1h", "@daily", "TZ=", "CRON_TZ=X", "0 0 30 2 *", "0 0 29 2 *", "@every -1h", ", * * * *", "59 23 31 12 ?", "*/7 1-3 */2 jan-mar 5", "0 4 * * 5-7/2,sun", "@every 1w2d"} {
 		f.Add(s, "Australia/Lord_Howe", int64(1_775_000_000))
 	}
 	f.Add("0 0 29 2 *", "Europe/Berlin", int64(3_982_000_000))

@@ -2,7 +2,7 @@
 // nothing.
 //
 // The expressions are those of robfig/cron: five fields or a descriptor such
-// as @daily. When the clocks change, its own reckoning leaves runs out and
+// as @daily, with weekday 7 for Sunday, as in crontab(5), besides 0. When the clocks change, its own reckoning leaves runs out and
 // repeats others, so this package asks it only about a clock face that never
 // changes, and maps what it answers to the clocks of the zone:
 //
@@ -14,7 +14,7 @@
 //     into a gap is left out, for the time did not pass. (Vixie cron makes the
 //     same difference.)
 //
-// "@every 90m" fires at the multiples of its interval since 1970 in UTC, so
+// "@every 90m", or "@every 1d", fires at the multiples of its interval since 1970 in UTC, so
 // that neither restarts nor zones move it.
 package schedule
 
@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+
+	"knowngood/internal/duration"
 )
 
 // Schedule is a parsed expression. It is immutable.
@@ -46,23 +48,15 @@ func Parse(expr, zone string) (*Schedule, error) {
 	if strings.HasPrefix(expr, "TZ=") || strings.HasPrefix(expr, "CRON_TZ=") {
 		return nil, fmt.Errorf("%q: the time zone goes into time_zone", expr)
 	}
-	parsed, err := cron.ParseStandard(expr)
+	if every, ok := strings.CutPrefix(expr, "@every "); ok {
+		return parseEvery(expr, every, loc)
+	}
+
+	parsed, err := cron.ParseStandard(sundays(expr))
 	if err != nil {
 		return nil, fmt.Errorf("%q is not a schedule, such as \"*/15 * * * *\" (minute hour day month weekday) or \"@every 1h\": %w", expr, err)
 	}
-	s := &Schedule{loc: loc}
-	if every, ok := strings.CutPrefix(expr, "@every "); ok {
-		// The parser has read it, and has lost what it rounded.
-		s.every, _ = time.ParseDuration(every)
-		if s.every < time.Second {
-			return nil, fmt.Errorf("%q is less than a second", expr)
-		}
-		if s.every%time.Second != 0 {
-			return nil, fmt.Errorf("%q is not a number of whole seconds", expr)
-		}
-		return s, nil
-	}
-	s.face = parsed.(*cron.SpecSchedule)
+	s := &Schedule{loc: loc, face: parsed.(*cron.SpecSchedule)}
 	s.face.Location = time.UTC
 	const all = 1<<24 - 1
 	s.real = s.face.Hour&all == all
@@ -75,6 +69,20 @@ func Parse(expr, zone string) (*Schedule, error) {
 		return nil, fmt.Errorf("%q never comes", expr)
 	}
 	return s, nil
+}
+
+// parseEvery reads an interval, the duration after "@every ".
+func parseEvery(expr, every string, loc *time.Location) (*Schedule, error) {
+	d, err := duration.Parse(every)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%q is not a schedule: %w", expr, err)
+	case d < time.Second:
+		return nil, fmt.Errorf("%q is less than a second", expr)
+	case d%time.Second != 0:
+		return nil, fmt.Errorf("%q is not a number of whole seconds", expr)
+	}
+	return &Schedule{every: d, loc: loc}, nil
 }
 
 // Next is the first time after another at which the schedule fires, in its

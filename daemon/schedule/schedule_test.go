@@ -192,9 +192,15 @@ func TestWhatNoJobCanUseIsRefused(t *testing.T) {
 		"0 0 31 2,4,6,9 *":   "never comes",
 		", * * * *":          "one of its fields is empty",
 		"* * , * ,":          "one of its fields is empty",
-		"@every 1d":          "is not a schedule",
+		"@every":             "is not a schedule",
+		"@every day":         "is not a duration, such as 90s, 15m, 2h30m, 30d or 2w",
+		"0 0 * * 8":          "is not a schedule",
+		"0 0 * * 7-2":        "is not a schedule",
+		"0 0 * * 5-7/0":      "is not a schedule",
+		"0 0 * * -7":         "is not a schedule",
+		"0 0 7 7 * 7":        "is not a schedule",
 		"@every 1ms":         "less than a second",
-		"@every -1h":         "less than a second",
+		"@every -1h":         "is not a duration",
 		"@every 1500ms":      "not a number of whole seconds",
 		"@every 99999999999": "is not a schedule",
 	} {
@@ -204,5 +210,49 @@ func TestWhatNoJobCanUseIsRefused(t *testing.T) {
 	}
 	if _, err := Parse("@daily", "Europe/Berln"); err == nil || !strings.Contains(err.Error(), "not a time zone") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestSundayIsWeekdaySevenToo(t *testing.T) {
+	t.Parallel()
+	for expr, same := range map[string]string{
+		"0 4 * * 7":       "0 4 * * 0",
+		"0 4 * * 07":      "0 4 * * 0",
+		"0 4 * * 7-7":     "0 4 * * 0",
+		"0 4 * * 5-7":     "0 4 * * 5,6,0",
+		"0 4 * * fri-7":   "0 4 * * 5,6,0",
+		"0 4 * * 1-7/2":   "0 4 * * 1,3,5,0",
+		"0 4 * * 1-7/3":   "0 4 * * 1,4,0",
+		"0 4 * * 2-7/3":   "0 4 * * 2,5",
+		"0 4 * * 1,7":     "0 4 * * 1,0",
+		"0 4 * * 0-7":     "0 4 * * 0-6",
+		"0 4 13 * 7":      "0 4 13 * 0",
+		"0 4 13 * 1-7":    "0 4 13 * 0-6",
+		"0  4\t7 7 *":     "0 4 7 7 *",
+		"0 4 * * */7":     "0 4 * * 0",
+		"0 4 * * 3-6":     "0 4 * * 3,4,5,6",
+		"0 4 * * SUN,sat": "0 4 * * 0,6",
+	} {
+		got, want := parse(t, expr, "UTC"), parse(t, same, "UTC")
+		at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		for range 400 {
+			if a, b := got.Next(at), want.Next(at); !a.Equal(b) {
+				t.Errorf("%q comes at %s, and %q at %s", expr, a, same, b)
+				break
+			}
+			at = want.Next(at)
+		}
+	}
+}
+
+func TestAnIntervalIsADurationLikeAllOthers(t *testing.T) {
+	t.Parallel()
+	for expr, want := range map[string]time.Duration{"@every 1d": 24 * time.Hour, "@every 1w2d3h": (9*24 + 3) * time.Hour, "@every 90m": 90 * time.Minute} {
+		at := time.Date(2026, 1, 1, 0, 0, 0, 1, time.UTC)
+		s := parse(t, expr, "UTC")
+		first := s.Next(at)
+		if got := s.Next(first).Sub(first); got != want {
+			t.Errorf("%q comes every %s, want %s", expr, got, want)
+		}
 	}
 }
