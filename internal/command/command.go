@@ -4,7 +4,8 @@
 // Whatever such a program does, Run returns. One that takes too long is asked
 // to end, with all of its process group, and killed after a grace; a process
 // left in the background is not waited for; output is kept within bounds, in
-// memory and in the log. Errors name the program and quote the end of what it
+// memory and in the log. When this process is killed, the program is killed too,
+// though not what that started. Errors name the program and quote the end of what it
 // said on standard error, never its arguments or environment: those may hold
 // secrets.
 package command

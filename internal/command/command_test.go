@@ -21,7 +21,18 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// killedHook is set where the test binary is the process that is killed: a
+// command for the shell.
+const killedHook = "KNOWNGOOD_TEST_KILLED_HOOK"
+
+func TestMain(m *testing.M) {
+	if script := os.Getenv(killedHook); script != "" {
+		err := (&Command{Argv: []string{"sh", "-c", script}}).Run(context.Background())
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // sh is a command that the shell runs, and the lines that it says.
 func sh(script string, args ...string) (*Command, *[]string) {
@@ -506,4 +517,57 @@ func TestOutsideRunsInAUnitOfItsOwn(t *testing.T) {
 	if out, _ := exec.Command("systemctl", "list-units", "--plain", "--no-legend", "knowngood-*").Output(); len(out) > 0 {
 		t.Errorf("left running: %s", out)
 	}
+}
+
+func TestAProgramDiesWithTheProcessThatRunsIt(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "pid")
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), killedHook+"=echo $$ >"+file+"; exec sleep 1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := pidFrom(t, file)
+	defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	gone(t, pid)
+}
+
+// The kernel takes the thread that started a program for its parent. Threads end
+// here as they do in a program that locks and never unlocks them.
+func TestAProgramOutlivesTheThreadsThatEnd(t *testing.T) {
+	t.Parallel()
+	stop := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				runtime.LockOSThread() // never unlocked: the thread ends here
+			}()
+			<-ended
+		}
+	}()
+	for range 20 {
+		c, _ := sh(`sleep 0.02; exit 7`)
+		if e := failure(t, run(t, c)); e.ExitCode != 7 {
+			t.Errorf("it ended with %v", e)
+		}
+	}
+	close(stop)
+	<-done
 }

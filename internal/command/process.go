@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,7 +36,9 @@ func (c *Command) start(argv []string) (*process, error) {
 	if p.grace == 0 {
 		p.grace = grace
 	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Pdeathsig: when this process is killed, a program of it must not go on
+	// beside those of the next one.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p.cmd.Env = append(os.Environ(), c.Env...)
 	log := &log{line: c.Line}
 	theirs := []io.Closer{}
@@ -80,7 +83,7 @@ func (c *Command) start(argv []string) (*process, error) {
 		p.cmd.Stdin, in = r, w
 		theirs, ours = append(theirs, r), append(ours, w)
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err := p.launch(); err != nil {
 		return abort(err)
 	}
 	closeAll(theirs)
@@ -91,6 +94,23 @@ func (c *Command) start(argv []string) (*process, error) {
 	}
 	go p.watch(in, fed)
 	return p, nil
+}
+
+// launch starts the program from a thread that lives until the program has
+// ended: to the kernel the parent that dies is the thread that started it, not
+// the process.
+func (p *process) launch() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			<-p.exited
+		}
+	}()
+	return <-started
 }
 
 // feed writes the program's input. That it does not read all is its affair.
