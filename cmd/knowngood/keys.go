@@ -26,11 +26,15 @@ func keysCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := r.Grant(cmd.Context(), b, reenrol, time.Now())
+			c, granted, err := r.Grant(cmd.Context(), b, reenrol, time.Now())
 			if err != nil {
 				return err
 			}
-			a.printf("Granted: host %s (certificate %d). On it: knowngood init --join --accept --repo %s\n", c.Host, c.Serial, quoted(r.URL()))
+			verb := "Granted"
+			if granted {
+				verb = "Granted already, nothing to do here"
+			}
+			a.printf("%s: host %s (certificate %d). On it: knowngood init --join --accept --repo %s\n", verb, c.Host, c.Serial, quoted(r.URL()))
 			return a.result(map[string]any{"type": "result", "host": c.Host, "serial": c.Serial})
 		},
 	}
@@ -92,9 +96,10 @@ the store lost are made again.`,
 			Short: "Stop a public key from reading what is captured from now on",
 			Long: `Stop a public key from reading what is captured from now on. It can still read
 what it could read before: that was sealed to it, and may have been copied. It takes
-an identity.`,
+an identity. Of the fingerprint, as keys list shows it, the first characters are
+enough when no other begins with them.`,
 			Example: `  knowngood keys remove 'age1pq1…' --identity ~/knowngood.identity
-  knowngood keys remove 3f2a9c0d11223344 --identity ~/knowngood.identity`,
+  knowngood keys remove 3f2a9c0d --identity ~/knowngood.identity`,
 			Args: takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				r, err := a.open(cmd.Context())

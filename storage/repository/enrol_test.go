@@ -76,20 +76,31 @@ func TestAHostThatNeverSeesTheIdentityIsGranted(t *testing.T) {
 	}
 	forged := append([]byte(nil), request...)
 	forged[len(forged)-1] ^= 1
-	if _, err := w.operator(t).Grant(t.Context(), forged, false, now); err == nil {
+	if _, _, err := w.operator(t).Grant(t.Context(), forged, false, now); err == nil {
 		t.Error("a forged request is granted")
 	}
-	cert, err := w.operator(t).Grant(t.Context(), request, false, now)
-	if err != nil {
-		t.Fatal(err)
+	cert, granted, err := w.operator(t).Grant(t.Context(), request, false, now)
+	if err != nil || granted {
+		t.Fatal(granted, err)
 	}
 	h, err := r.AcceptGrant(t.Context())
 	if err != nil || h.Certificate.Hash() != cert.Hash() {
 		t.Fatal(h, err)
 	}
 	commit(t, host{h, r}, "web")
-	if _, err := w.operator(t).Grant(t.Context(), request, false, now); !errors.Is(err, trust.ErrHostExists) {
-		t.Errorf("granted twice: %v", err)
+	for _, reenrol := range []bool{false, true} {
+		again, granted, err := w.operator(t).Grant(t.Context(), request, reenrol, now)
+		if err != nil || !granted || again.Hash() != cert.Hash() {
+			t.Errorf("granted twice, with reenrol %t: %t, %v", reenrol, granted, err)
+		}
+	}
+
+	other, err := newMachine(t).open(t, w.store).JoinRequest("web-2", false, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.operator(t).Grant(t.Context(), other, false, now); !errors.Is(err, trust.ErrHostExists) {
+		t.Errorf("another machine under the same name: %v", err)
 	}
 }
 

@@ -153,7 +153,7 @@ func TestARecipientRemovedDoesNotReadWhatComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(list, func(rc trust.Recipient) bool { return rc.Text == id.Recipients[0] })
-	change, err := r.RemoveRecipient(t.Context(), list[i].Fingerprint, now)
+	change, err := r.RemoveRecipient(t.Context(), list[i].Fingerprint[:8], now)
 	if err != nil || !change.Past || change.Recipient.Text != id.Recipients[0] {
 		t.Fatalf("%+v, %v", change, err)
 	}

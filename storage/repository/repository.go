@@ -82,20 +82,30 @@ func (r *Repository) Join(ctx context.Context, o trust.JoinOptions) (*trust.Host
 
 // Grant certifies the host of a join request, with an identity that opens the
 // owner key. Whoever grants must know that the request is the host's own: the
-// fingerprint of the key in the certificate is the one the host shows.
-func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, now time.Time) (*statement.Certificate, error) {
+// fingerprint of the key in the certificate is the one the host shows. When the
+// request was granted before, and nothing since, it returns that certificate and
+// granted is true.
+func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, now time.Time) (c *statement.Certificate, granted bool, err error) {
 	req, err := statement.ParseJoinRequest(request)
 	if err == nil {
 		err = req.Verify(r.ID())
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	certs, err := r.Certificates(ctx, req.Host)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(certs) > 0 && certs[0].HostKey.Equal(req.HostKey) {
+		return certs[0], true, nil
 	}
 	o := trust.JoinOptions{Host: req.Host, Reenrol: reenrol, Now: now}
 	if err := r.heads(ctx, &o); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return r.Trust.Grant(ctx, req, o)
+	c, err = r.Trust.Grant(ctx, req, o)
+	return c, false, err
 }
 
 // heads finds out what there is of a host that is to be enrolled.

@@ -185,6 +185,30 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 	return change, e.announce(ctx, x, newest, owner, now)
 }
 
+// leastPrefix is how many characters name a recipient by the beginning of its
+// fingerprint.
+const leastPrefix = 4
+
+// findRecipient is the place in a list of the recipient with this text, or with
+// this fingerprint or the beginning of it; -1 when there is none.
+func findRecipient(list []string, name string) (int, error) {
+	found := -1
+	for i, text := range list {
+		fingerprint := layout.RecipientFingerprint(text)
+		if text == name || fingerprint == name || fingerprint == layout.RecipientFingerprint(name) {
+			return i, nil
+		}
+		if len(name) < leastPrefix || !strings.HasPrefix(fingerprint, strings.ToLower(name)) {
+			continue
+		}
+		if found >= 0 {
+			return -1, fmt.Errorf("the fingerprints of several recipients begin with %s, such as %s and %s: write more of it", name, layout.RecipientFingerprint(list[found]), fingerprint)
+		}
+		found = i
+	}
+	return found, nil
+}
+
 // RemoveRecipient takes a recipient, named by its text or its fingerprint, or the
 // beginning of that, off the list for what is captured from now on. What was
 // captured before stays readable to it. It takes an identity, as AddRecipient does.
@@ -198,11 +222,10 @@ func (e *Epochs) RemoveRecipient(ctx context.Context, name string, now time.Time
 		return nil, err
 	}
 	name = strings.TrimSpace(name)
-	fingerprint := layout.RecipientFingerprint(name)
-	i := slices.IndexFunc(newest.Recipients, func(text string) bool {
-		f := layout.RecipientFingerprint(text)
-		return f == fingerprint || f == name
-	})
+	i, err := findRecipient(newest.Recipients, name)
+	if err != nil {
+		return nil, err
+	}
 	if i < 0 {
 		return nil, fmt.Errorf("%s is no recipient: there are %s", ShortRecipient(name), e.recipientNames(ctx))
 	}
