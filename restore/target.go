@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
@@ -330,7 +331,7 @@ func (r *restorer) checkSpace(ctx context.Context, near string) error {
 		need += e.ContentSize()
 	}
 	if need > free {
-		return fmt.Errorf("%w: %s has %d bytes free, the restore takes %d (make room, or restore a sub-path)", ErrNoSpace, r.Target, free, need)
+		return fmt.Errorf("%w: %s has %s free, the restore takes %s (make room, or restore a sub-path)", ErrNoSpace, r.Target, humanize.IBytes(free), humanize.IBytes(need))
 	}
 	return ctx.Err()
 }

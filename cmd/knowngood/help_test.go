@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,5 +55,29 @@ func TestEachHelpFitsATerminal(t *testing.T) {
 				t.Errorf("%s --help: a line of %d columns: %s", c.CommandPath(), n, line)
 			}
 		}
+	}
+}
+
+func TestTheRulesOfKeepingAreListedFromTheShortestPeriod(t *testing.T) {
+	t.Parallel()
+	want := []string{"--keep-last", "--keep-hourly", "--keep-daily", "--keep-weekly", "--keep-monthly", "--keep-yearly", "--keep-within"}
+	found := 0
+	for _, c := range allCommands() {
+		var got []string
+		for _, word := range strings.Fields(c.LocalFlags().FlagUsages()) {
+			if strings.HasPrefix(word, "--keep-") {
+				got = append(got, word)
+			}
+		}
+		if len(got) == 0 {
+			continue
+		}
+		found++
+		if !slices.Equal(got, want) {
+			t.Errorf("%s --help lists %v", c.CommandPath(), got)
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d commands have such rules, want forget and prune", found)
 	}
 }

@@ -139,15 +139,14 @@ func (f *initFlags) options(a *app, o *trust.InitOptions) error {
 	}
 	if f.chunkAvg != "" {
 		n, err := configs.ParseSize(f.chunkAvg)
-		switch {
-		case err != nil:
+		if err != nil {
 			return usagef("--chunk-size: %w", err)
-		case n > chunk.MaxSize:
-			return usagef("--chunk-size: %s is too large: the most is %s", f.chunkAvg, bytesText(chunk.MaxSize/4))
 		}
-		o.Chunker = chunk.Params{Min: uint32(n / 4), Avg: uint32(n), Max: uint32(n * 4)}
-		if err := o.Chunker.Validate(); err != nil {
-			return usagef("--chunk-size: %w", err)
+		if n <= chunk.MaxSize {
+			o.Chunker = chunk.Params{Min: uint32(n / 4), Avg: uint32(n), Max: uint32(n * 4)}
+		}
+		if n > chunk.MaxSize || o.Chunker.Validate() != nil {
+			return usagef("--chunk-size: %s is not an average size of chunks: write a power of two from %d to 2MiB, such as 1MiB", f.chunkAvg, 4*chunk.Window)
 		}
 	}
 	return nil

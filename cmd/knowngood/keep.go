@@ -16,7 +16,10 @@ type keepFlags struct {
 	within string
 }
 
+// add adds the flags. Help lists all flags of the command in the order in which
+// they are added, because the alphabet would put days before hours.
 func (k *keepFlags) add(f *pflag.FlagSet) {
+	f.SortFlags = false
 	f.Var(decimal{&k.policy.Last}, "keep-last", "keep the newest `N`")
 	f.Var(decimal{&k.policy.Hourly}, "keep-hourly", "keep the newest of each of `N` hours that have any")
 	f.Var(decimal{&k.policy.Daily}, "keep-daily", "the same for `N` days")

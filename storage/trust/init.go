@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"knowngood/storage"
@@ -33,9 +34,10 @@ const MaxLock = 80 * 365 * 24 * time.Hour
 
 // Check reports what is wrong with the lock.
 func (l Lock) Check() error {
+	lower := func(m storage.RetentionMode) string { return strings.ToLower(string(m)) } // as people write it
 	switch {
 	case l.Mode != "" && l.Mode != storage.Governance && l.Mode != storage.Compliance:
-		return fmt.Errorf("lock mode %q: use %s or %s", l.Mode, storage.Compliance, storage.Governance)
+		return fmt.Errorf("%q is not a lock mode: use %s or %s", lower(l.Mode), lower(storage.Compliance), lower(storage.Governance))
 	case (l.Mode == "") != (l.Keep == 0) || l.Keep < 0:
 		return errors.New("a lock takes both a mode and a duration")
 	case l.Keep > MaxLock:
