@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -96,6 +97,20 @@ func (j *judgement) write(dir userdir.Dir) error {
 		return err
 	}
 	return dir.Replace(referenceFile, b)
+}
+
+// writeUnsynced is write after a run. What a loss of power leaves of it is no
+// JSON, or not of the newest snapshot, and the roots are asked.
+func (j *judgement) writeUnsynced(dir userdir.Dir) error {
+	b, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	err = dir.ReplaceUnsynced(referenceFile, b)
+	if errors.Is(err, fs.ErrNotExist) { // the first time
+		return j.write(dir)
+	}
+	return err
 }
 
 // readJudgement reads the file; the zero value where there is none.
@@ -237,7 +252,7 @@ func (c *capture) remember(s *history.Snapshot, sources []manifest.Source) {
 	if !j.Suspect {
 		j.Reference = j.Reference.With(compared(s))
 	}
-	if err := j.write(referenceDir(c.repo, c.Environment)); err != nil {
+	if err := j.writeUnsynced(referenceDir(c.repo, c.Environment)); err != nil {
 		c.Progress.warn(fmt.Sprintf("%s is committed, but the next snapshot looks into the store for what to compare itself with: %v", s.Ref(), err))
 	}
 }

@@ -205,6 +205,25 @@ func (d Dir) Replace(name string, data []byte) error {
 	return d.Sync()
 }
 
+// ReplaceUnsynced is Replace without waiting for the disk. After a loss of power
+// the file may be the old one, the new one, missing, or hold anything: it is for
+// what is checked when it is read, and can be found out again.
+func (d Dir) ReplaceUnsynced(name string, data []byte) error {
+	f, err := d.CreateTemp("." + filepath.Base(name) + ".")
+	if err != nil {
+		return err
+	}
+	temp := filepath.Base(f.Name())
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = d.Rename(temp, name)
+	}
+	if err != nil {
+		return errors.Join(err, d.Remove(temp))
+	}
+	return nil
+}
+
 // Rename gives a file of the directory another name in it.
 func (d Dir) Rename(from, to string) error {
 	return d.within(to, func(root *os.Root, path string) error {

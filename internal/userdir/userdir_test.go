@@ -85,6 +85,12 @@ func TestWhatRootMakesIsTheOwnersFromTheFirstMoment(t *testing.T) {
 	if b, err := d.ReadFile("name"); err != nil || string(b) != "content" {
 		t.Errorf("%q, %v", b, err)
 	}
+	if err := d.ReplaceUnsynced("name", []byte("newer")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := d.ReadFile("name"); err != nil || string(b) != "newer" {
+		t.Errorf("%q, %v", b, err)
+	}
 	names, err := d.Names()
 	if err != nil || len(names) != 2 {
 		t.Errorf("names %v, %v", names, err)
@@ -153,6 +159,10 @@ func TestNothingInAnothersDirectoryLeadsRootOut(t *testing.T) {
 				// A file that is written anew takes the place of what is there.
 				if err := w.Replace("name", []byte("new")); err != nil && !strings.Contains(plant, "a directory") {
 					t.Errorf("replace: %v", err)
+				}
+				w.untouched(t)
+				if err := w.ReplaceUnsynced("name", []byte("newer")); err != nil && !strings.Contains(plant, "a directory") {
+					t.Errorf("replace without a sync: %v", err)
 				}
 				w.untouched(t)
 			})
