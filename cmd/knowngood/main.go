@@ -48,11 +48,15 @@ func (a *app) run(args []string) int {
 		a.profiled()
 	}
 	a.tellHosts(ctx, err)
-	a.warnings()
+	tampered := a.warnings()
 
 	code := a.code
-	if err != nil {
+	switch {
+	case err != nil:
 		code = a.fail(ctx, err)
+	case tampered && (code == exitDone || code == exitIncomplete):
+		code = exitDamage
+		fmt.Fprintln(a.stderr, "knowngood: this is done, and somebody tampered with the repository: see the warnings above")
 	}
 	// A command that failed keeps its own exit code.
 	if lost := out.close(); lost != nil && err == nil {

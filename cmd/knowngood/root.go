@@ -6,12 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
 	"knowngood/daemon"
+	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 )
 
@@ -198,10 +200,13 @@ func (a *app) loadConfig(path string) (*configs.Config, error) {
 	return c, nil
 }
 
-// warnings prints what the repository found amiss and got round.
-func (a *app) warnings() {
+// warnings prints what the repository found amiss and got round, and reports
+// whether somebody tampered with it.
+func (a *app) warnings() (tampered bool) {
 	if a.repo == nil {
-		return
+		return false
 	}
-	printErrors(a, "knowngood: warning: ", a.repo.Warnings())
+	found := a.repo.Warnings()
+	printErrors(a, "knowngood: warning: ", found)
+	return slices.ContainsFunc(found, authentic.Tampered)
 }

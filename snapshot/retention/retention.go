@@ -55,6 +55,9 @@ type Item struct {
 	KnownGood bool
 	// Suspect says that a source of it collapsed, and nobody accepted that.
 	Suspect bool
+	// Doubtful says that its time is not what it claims: it is kept, and takes no
+	// place of another.
+	Doubtful bool
 }
 
 // Verdict is what becomes of an item. Without reasons it is not kept.
@@ -71,6 +74,8 @@ const (
 	Newest   = "newest"
 	Ahead    = "ahead of the clock"
 	NoPolicy = "no policy"
+	// TimesDisagree is why a doubtful one is kept.
+	TimesDisagree = "its time is not that of the store"
 	// Waiting is what Wait keeps.
 	Waiting = "the newest is suspect"
 )
@@ -105,6 +110,8 @@ func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict 
 		switch {
 		case none:
 			v.keep(NoPolicy)
+		case v.Doubtful:
+			v.keep(TimesDisagree)
 		case v.Time.After(now):
 			v.keep(Ahead)
 		case v.Suspect:

@@ -57,6 +57,37 @@ func (h *History) tombstone(ctx context.Context, host, env string) (x *statement
 	return nil, in, nil
 }
 
+// Forgotten are the numbers of an environment that are forgotten, and of those the
+// ones that were so all the time since a moment, by the clock of the store; and
+// those of the others that were taken back in between.
+func (h *History) Forgotten(ctx context.Context, host, env string, since time.Time) (all, settled, retaken statement.Numbers, err error) {
+	newest, _, err := h.tombstone(ctx, host, env)
+	if err != nil || newest == nil {
+		return nil, nil, nil, err
+	}
+	certs, err := h.t.Certificates(ctx, host)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	all, settled = newest.Forgotten, newest.Forgotten
+	var absent statement.Numbers // not forgotten by some tombstone between
+	for e, err := range h.tombstones(host, env, certs).All(ctx, ahead) {
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if !e.Counts() || e.Number > newest.Serial {
+			continue
+		}
+		retaken = retaken.With(absent.And(e.Value.Forgotten))
+		absent = absent.With(all.Without(e.Value.Forgotten))
+		settled = settled.And(e.Value.Forgotten)
+		if !e.Stored.After(since) {
+			return all, settled, retaken, nil
+		}
+	}
+	return all, nil, retaken, nil // nothing was forgotten then
+}
+
 // Kept is Snapshots without those that are forgotten, whose roots are not
 // read. The newest that counts is always among them.
 func (h *History) Kept(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {

@@ -4,25 +4,34 @@ import (
 	"context"
 	"time"
 
+	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/statement"
 )
 
-// Written is when the store took the roots of an environment, by number: a time
-// that is not the host's word. Of a root that was put over it is that of the
-// version that counts.
-func (h *History) Written(ctx context.Context, host, env string) (map[uint64]time.Time, error) {
+// Listing is what the store shows of the roots of an environment.
+type Listing struct {
+	e       *environment
+	objects map[uint64]storage.Object
+	// Written is when the store took each root, by number: a time that is not the
+	// host's word. Of a root that was put over it is that of the version that counts.
+	// What lies there need not verify.
+	Written map[uint64]time.Time
+}
+
+// List lists the roots of an environment, hidden ones included.
+func (h *History) List(ctx context.Context, host, env string) (*Listing, error) {
 	e, err := h.environment(ctx, host, env)
 	if err != nil {
 		return nil, err
 	}
-	out := map[uint64]time.Time{}
+	l := &Listing{e: e, objects: map[uint64]storage.Object{}, Written: map[uint64]time.Time{}}
 	for o, err := range e.ledger.List(ctx) {
 		if err != nil {
 			return nil, err
 		}
 		n, _ := e.ledger.Number(o.Key)
-		out[n] = o.Modified
+		l.objects[n], l.Written[n] = o, o.Modified
 		if !o.Older {
 			continue
 		}
@@ -31,21 +40,28 @@ func (h *History) Written(ctx context.Context, host, env string) (map[uint64]tim
 			return nil, err
 		}
 		if entry.Counts() {
-			out[n] = entry.Stored
+			l.Written[n] = entry.Stored
 		}
 	}
-	return out, nil
+	return l, nil
 }
 
-// Verify reads one root and returns why it does not count, which is
-// authentic.Damaged, or nil.
-func (h *History) Verify(ctx context.Context, host, env string, number uint64) error {
-	e, err := h.environment(ctx, host, env)
-	if err != nil {
-		return err
+// Root reads one root, whatever comes before and after it. The error is
+// authentic.Damaged when it does not count.
+func (l *Listing) Root(ctx context.Context, number uint64) (*Snapshot, error) {
+	if o, ok := l.objects[number]; ok {
+		return l.e.read(ctx, o)
 	}
-	_, err = e.root(ctx, number)
-	return err
+	return l.e.root(ctx, number)
+}
+
+// Written is when the store took the roots of an environment; see Listing.
+func (h *History) Written(ctx context.Context, host, env string) (map[uint64]time.Time, error) {
+	l, err := h.List(ctx, host, env)
+	if err != nil {
+		return nil, err
+	}
+	return l.Written, nil
 }
 
 // sinceTaken takes out of what is forgotten the numbers at which rubbish lay

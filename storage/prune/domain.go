@@ -30,8 +30,9 @@ type domain struct {
 	*host
 	*inventory
 	id     seal.DomainID
-	domain *seal.Domain // nil when no kept snapshot opens it
-	own    bool         // it is this machine's own
+	domain *seal.Domain                        // nil when no kept snapshot opens it
+	own    bool                                // it is this machine's own
+	dooms  map[deletion.ObjectID]deletion.Doom // that bind this machine
 	needed map[deletion.ObjectID]bool
 	held   map[deletion.ObjectID]bool // see hold
 	spoilt map[deletion.ObjectID]bool // objects that this host found to be damaged
@@ -47,7 +48,7 @@ type domain struct {
 }
 
 func (h *host) domain(ctx context.Context, id seal.DomainID) error {
-	d := &domain{host: h, inventory: h.inventory[id], id: id, needed: map[deletion.ObjectID]bool{}, held: map[deletion.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
+	d := &domain{host: h, inventory: h.inventory[id], dooms: h.inventory[id].deletions.Binding(h.own), id: id, needed: map[deletion.ObjectID]bool{}, held: map[deletion.ObjectID]bool{}, out: Domain{Host: h.name, ID: id}}
 	for _, s := range h.snapshots[id] {
 		if s.Body == nil {
 			return fmt.Errorf("what a snapshot needs takes an identity to tell: %w", d.repo.Closed(ctx, s.Root))
@@ -185,40 +186,10 @@ func (d *domain) prune(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var due []deletion.ObjectID
-	settle := func(id deletion.ObjectID, doom deletion.Doom) (stays bool) {
-		o, listed := d.objects[id]
-		switch {
-		case doom.Fate != deletion.Announced && !(doom.Fate == deletion.Deleted && listed):
-			return false
-		case !listed:
-			d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
-			return false
-		case d.needed[id]:
-			d.spared = append(d.spared, statement.Object{Kind: id.Kind, Hash: id.Hash})
-			d.out.Spared.add(o.size)
-			return false
-		case d.held[id]:
-			return true // until its host deletes it, or no kept snapshot names it
-		case d.now.Sub(doom.At) < d.Announce:
-			d.out.Waiting.add(o.size)
-			if at := doom.At.Add(d.Announce); d.out.Due.IsZero() || at.Before(d.out.Due) {
-				d.out.Due = at
-			}
-			return true
-		}
-		due = append(due, id)
-		if doom.Fate == deletion.Deleted { // a run told so and died, or it was locked
-			return true
-		}
-		d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
-		return false
-	}
-	since := d.deletions.Newest + 1
-	for id, doom := range d.deletions.Dooms {
-		if settle(id, doom) {
-			since = min(since, doom.Serial)
-		}
+	candidates, since := d.settle()
+	due, err := d.due(ctx, candidates, &since)
+	if err != nil {
+		return err
 	}
 	if err := d.repack(ctx); err != nil {
 		return err
@@ -246,13 +217,71 @@ func (d *domain) prune(ctx context.Context) error {
 		}
 	}
 	d.deleted = append(d.deleted, d.carried(since, indexed, mayName)...)
-	// What is deleted is told before, and a statement put in any case: of two
+	// What is deleted is published before, and a statement put in any case: of two
 	// pruners the one that is first deletes, and the other finds its statement's
 	// number taken.
 	if err := d.repo.Publish(ctx, d.name, d.id, d.deletions, d.announced, d.deleted, d.spared, d.repacks, since, time.Now()); err != nil {
 		return err
 	}
 	return d.delete(ctx, due)
+}
+
+// settle looks at what became of what was announced, and returns what was
+// announced long enough ago and is still not needed, and the lowest serial that
+// still has something to say.
+func (d *domain) settle() (candidates map[deletion.ObjectID]deletion.Doom, since uint64) {
+	candidates, since = map[deletion.ObjectID]deletion.Doom{}, d.deletions.Newest+1
+	for id, doom := range d.dooms {
+		o, listed := d.objects[id]
+		switch {
+		case doom.Fate != deletion.Announced && !(doom.Fate == deletion.Deleted && listed):
+		case !listed:
+			d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
+		case d.needed[id]:
+			d.spared = append(d.spared, statement.Object{Kind: id.Kind, Hash: id.Hash})
+			d.out.Spared.add(o.size)
+		case d.held[id]: // until its host deletes it, or no kept snapshot names it
+			since = min(since, doom.Serial)
+		case d.now.Sub(doom.At) < d.Announce:
+			d.wait(o, doom.At.Add(d.Announce))
+			since = min(since, doom.Serial)
+		default:
+			candidates[id] = doom
+		}
+	}
+	return candidates, since
+}
+
+// wait counts an object that is to be deleted at a time.
+func (d *domain) wait(o object, at time.Time) {
+	d.out.Waiting.add(o.size)
+	if d.out.Due.IsZero() || at.Before(d.out.Due) {
+		d.out.Due = at
+	}
+}
+
+// due are the candidates that are to be deleted now. Those that a snapshot needs
+// which was forgotten only since they were announced wait, for as long as an
+// announcement does: until then it may be taken back.
+func (d *domain) due(ctx context.Context, candidates map[deletion.ObjectID]deletion.Doom, since *uint64) (due []deletion.ObjectID, err error) {
+	recent, err := d.recent(ctx, candidates)
+	if err != nil {
+		return nil, err
+	}
+	for id, doom := range candidates {
+		if recent[id] {
+			d.wait(d.objects[id], d.now.Add(d.Announce))
+			*since = min(*since, doom.Serial)
+			continue
+		}
+		due = append(due, id)
+		if doom.Fate == deletion.Deleted { // a run said so and died, or it was locked
+			*since = min(*since, doom.Serial)
+			continue
+		}
+		d.deleted = append(d.deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
+	}
+	return due, nil
 }
 
 // carried are packs that are gone, that an index run may still name, and that
@@ -303,6 +332,13 @@ func (d *domain) index(ctx context.Context) (indexed map[[32]byte]uint64, mayNam
 	return x.PackSizes(), mayName || d.DryRun, nil
 }
 
+// doomed reports whether an object is announced, or deleted, as far as this machine
+// is bound by that.
+func (d *domain) doomed(id deletion.ObjectID) bool {
+	f := d.dooms[id].Fate
+	return f == deletion.Announced || f == deletion.Deleted
+}
+
 // announce chooses what is not needed and old enough. Packs that no index run
 // names, while there are young ones, look like those of a run that takes days:
 // they are left alone, and so are containers that it may have written.
@@ -310,7 +346,7 @@ func (d *domain) announce(indexed map[[32]byte]uint64) {
 	var old []deletion.ObjectID
 	underway, began := false, d.now
 	for id, o := range d.objects {
-		if d.needed[id] || d.held[id] || d.deletions.Absent(id) {
+		if d.needed[id] || d.held[id] || d.doomed(id) {
 			continue
 		}
 		recent := d.now.Sub(o.at) < young

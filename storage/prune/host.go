@@ -30,6 +30,8 @@ type host struct {
 	inventory  map[seal.DomainID]*inventory
 	snapshots  map[seal.DomainID][]kept
 	tombstones map[string]uint64 // serials, by environment
+
+	environments []string
 }
 
 // inventory is what lies in a domain.
@@ -56,7 +58,7 @@ func (p *pruner) host(ctx context.Context, name string) error {
 		return err
 	}
 	h := &host{pruner: p, name: name, now: time.Now(), inventory: map[seal.DomainID]*inventory{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
-	if h.own, err = h.isThisMachine(ctx); err != nil {
+	if h.own, err = isThisMachine(ctx, p.repo, name); err != nil {
 		return err
 	}
 	if p.DryRun {
@@ -135,6 +137,7 @@ func (h *host) environment(ctx context.Context, env string) error {
 	if x != nil {
 		forgotten, h.tombstones[env] = x.Forgotten, x.Serial
 	}
+	h.environments = append(h.environments, env)
 	if len(forgotten) > 0 {
 		if protected, err = h.protected(ctx, env, forgotten); err != nil {
 			return err
@@ -175,10 +178,11 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 	if policy == nil && h.own {
 		return nil, nil
 	}
-	written, err := h.repo.Written(ctx, h.name, env)
+	roots, err := h.repo.List(ctx, h.name, env)
 	if err != nil {
 		return nil, err
 	}
+	written := roots.Written
 	suspects, waits, err := h.suspects(ctx, env, written)
 	if err != nil {
 		return nil, err
@@ -186,14 +190,14 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 
 	var out []uint64
 	if policy != nil {
-		if out, err = h.keptBy(ctx, env, *policy, written, suspects, forgotten); err != nil {
+		if out, err = h.keptBy(ctx, roots, *policy, suspects, forgotten); err != nil {
 			return nil, err
 		}
 		h.noteKept(env, len(out), " that the policy of this run keeps")
 	}
 	if waits {
 		maps.DeleteFunc(written, func(n uint64, _ time.Time) bool { return suspects.Has(n) })
-		window, err := h.keptBy(ctx, env, retention.Policy{Within: suspect.Window}, written, nil, forgotten)
+		window, err := h.keptBy(ctx, roots, retention.Policy{Within: suspect.Window}, nil, forgotten)
 		if err != nil {
 			return nil, err
 		}
@@ -211,37 +215,70 @@ func (h *host) noteKept(env string, n int, why string) {
 	}
 }
 
+// maxNamed is how many roots that do not verify are named one by one.
+const maxNamed = 10
+
 // keptBy are the forgotten snapshots that a policy keeps, of those written. What
 // is forgotten and does not verify takes no place in it, and is taken out of
 // written.
-func (h *host) keptBy(ctx context.Context, env string, policy retention.Policy, written map[uint64]time.Time, suspects, forgotten statement.Numbers) ([]uint64, error) {
-	verified := map[uint64]bool{}
-	for {
+//
+// Rubbish can be there in any number. Each time that some of it stood in the way,
+// twice as many of the others are looked at, too, before the policy is applied
+// again.
+func (h *host) keptBy(ctx context.Context, roots *history.Listing, policy retention.Policy, suspects, forgotten statement.Numbers) ([]uint64, error) {
+	verified, bad := map[uint64]bool{}, 0
+	rubbish := func(n uint64) (bool, error) {
+		if verified[n] || !forgotten.Has(n) {
+			return false, nil
+		}
+		_, err := roots.Root(ctx, n)
+		if authentic.Damaged(err) {
+			if bad++; bad <= maxNamed {
+				h.note("host %s: %v; it is forgotten, and takes no place among those that are kept", h.name, err)
+			}
+			delete(roots.Written, n)
+			return true, nil
+		}
+		verified[n] = err == nil
+		return false, err
+	}
+	for more := 1; ; more *= 2 {
 		var items []retention.Item
-		for n, at := range written {
+		for n, at := range roots.Written {
 			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n)})
 		}
 		var out []uint64
+		found := false
 		for _, v := range retention.Apply(policy, items, h.now, time.UTC) {
 			if !v.Kept() || !forgotten.Has(v.Number) {
 				continue
 			}
-			var err error
-			if !verified[v.Number] {
-				err = h.repo.Verify(ctx, h.name, env, v.Number)
-			}
-			switch {
-			case authentic.Damaged(err):
-				h.note("host %s: %v; it is forgotten, and takes no place among those that are kept", h.name, err)
-				delete(written, v.Number)
-			case err != nil:
+			bad, err := rubbish(v.Number)
+			if err != nil {
 				return nil, err
-			default:
-				verified[v.Number], out = true, append(out, v.Number)
+			}
+			if found = found || bad; !bad {
+				out = append(out, v.Number)
 			}
 		}
-		if len(written) == len(items) {
+		if !found {
+			if bad > maxNamed {
+				h.note("host %s: %d more roots that are forgotten do not verify", h.name, bad-maxNamed)
+			}
 			return out, nil
+		}
+		looked := 0
+		for _, n := range slices.Backward(slices.Sorted(maps.Keys(roots.Written))) {
+			if looked == more {
+				break
+			}
+			if verified[n] || !forgotten.Has(n) {
+				continue
+			}
+			looked++
+			if _, err := rubbish(n); err != nil {
+				return nil, err
+			}
 		}
 	}
 }

@@ -10,7 +10,12 @@ import (
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
+
+// maxClockError is how far the time that a host signs may be from that of the
+// store.
+const maxClockError = 24 * time.Hour
 
 // Judged is a snapshot with what a retention policy says of it.
 type Judged struct {
@@ -20,18 +25,23 @@ type Judged struct {
 }
 
 // Judge applies a retention policy to the snapshots of an environment that are
-// not forgotten, and returns them the newest first. Their time is that of
-// their start, or where nothing at hand opens them that at which the store
-// took them. Roots that do not verify are not judged, and so stay: damaged
-// names them. While the newest is suspect, and nobody accepted it, all are kept.
+// not forgotten, and returns them the newest first. On the host itself their time
+// is that of their start. For everybody else it is that at which the store took
+// them: a host that was taken says of its snapshots that they are old, so that
+// they take the place of good ones. Those whose host says another time are kept.
+// Roots that do not verify are not judged, and so stay: damaged names them. While
+// the newest is suspect, and nobody accepted it, all are kept.
 func Judge(ctx context.Context, repo *repository.Repository, host, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
-	byNumber := map[uint64]*history.Snapshot{}
-	var items []retention.Item
-	var written map[uint64]time.Time
+	own, err := isThisMachine(ctx, repo, host)
+	if err != nil {
+		return nil, nil, err
+	}
 	accepted, err := repo.Acceptances(ctx, host, env)
 	if err != nil {
 		return nil, nil, err
 	}
+	byNumber := map[uint64]*history.Snapshot{}
+	var items []retention.Item
 	for s, err := range repo.Kept(ctx, host, env) {
 		if authentic.Damaged(err) {
 			if !errors.Is(err, statement.ErrEnded) {
@@ -42,16 +52,13 @@ func Judge(ctx context.Context, repo *repository.Repository, host, env string, p
 		if err != nil {
 			return nil, nil, err
 		}
-		item := retention.Item{Number: s.Number, Suspect: accepted.Suspect(s)}
-		if s.Body != nil {
+		item := retention.Item{Number: s.Number, Time: s.Stored, Suspect: accepted.Suspect(s)}
+		switch {
+		case s.Body == nil:
+		case own:
 			item.Time = s.Body.Started
-		} else if written == nil {
-			if written, err = repo.Written(ctx, host, env); err != nil {
-				return nil, nil, err
-			}
-		}
-		if s.Body == nil {
-			item.Time = written[s.Number]
+		default:
+			item.Doubtful = s.Body.Finished.Sub(s.Stored).Abs() > maxClockError
 		}
 		items, byNumber[s.Number] = append(items, item), s
 	}
@@ -61,6 +68,15 @@ func Judge(ctx context.Context, repo *repository.Repository, host, env string, p
 		judged = append(judged, Judged{byNumber[v.Number], v.Suspect, v.Reasons})
 	}
 	return judged, damaged, nil
+}
+
+// isThisMachine reports whether this machine is the host.
+func isThisMachine(ctx context.Context, repo *repository.Repository, name string) (bool, error) {
+	host, err := repo.Host(ctx)
+	if errors.Is(err, trust.ErrNotEnrolled) || errors.Is(err, trust.ErrCloned) {
+		return false, nil
+	}
+	return err == nil && host.Name == name, err
 }
 
 // Unkept are the numbers of those that are to be forgotten.

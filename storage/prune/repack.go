@@ -170,12 +170,3 @@ func (d *domain) ownDomain(ctx context.Context) (bool, error) {
 	host, err := d.repo.Host(ctx)
 	return err == nil && host.Domain.ID == d.id, err
 }
-
-// isThisMachine tells whether this machine is the host.
-func (h *host) isThisMachine(ctx context.Context) (bool, error) {
-	host, err := h.repo.Host(ctx)
-	if errors.Is(err, trust.ErrNotEnrolled) || errors.Is(err, trust.ErrCloned) {
-		return false, nil
-	}
-	return err == nil && host.Name == h.name, err
-}
