@@ -14,18 +14,24 @@ import (
 // comes last, those below before those above.
 type dirLog struct {
 	entries []*manifest.Entry
+	weight  int // of entries
 	blocks  [][]byte
 	enc     manifest.Encoder
 	zenc    *zstd.Encoder
 	buf     []byte
 }
 
-const dirBlock = 1024
+// Where a block ends: well within what a segment may hold.
+const (
+	dirBlock       = 1024    // entries
+	dirBlockWeight = 1 << 20 // bytes
+)
 
 func (l *dirLog) add(e *manifest.Entry) {
 	c := *e
 	c.Path, c.Xattrs = strings.Clone(e.Path), slices.Clone(e.Xattrs)
-	if l.entries = append(l.entries, &c); len(l.entries) < dirBlock {
+	l.entries, l.weight = append(l.entries, &c), l.weight+manifest.Weight(&c)
+	if len(l.entries) < dirBlock && l.weight < dirBlockWeight {
 		return
 	}
 	if l.zenc == nil {
@@ -37,7 +43,7 @@ func (l *dirLog) add(e *manifest.Entry) {
 	}
 	l.buf = l.enc.Append(l.buf[:0], l.entries)
 	l.blocks = append(l.blocks, l.zenc.EncodeAll(l.buf, nil))
-	l.entries = l.entries[:0]
+	l.entries, l.weight = l.entries[:0], 0
 }
 
 // apply gives all directories their metadata.

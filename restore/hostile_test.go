@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -111,6 +112,17 @@ func manyChunks(path string, n int) *manifest.Entry {
 	return e
 }
 
+// pathBomb is n fifos whose paths of a megabyte are each a byte longer than the
+// one before: a few bytes each in the store.
+func pathBomb(n int) []*manifest.Entry {
+	path := strings.Repeat("a", manifest.MaxPath)
+	entries := []*manifest.Entry{folder("")}
+	for i := range n {
+		entries = append(entries, &manifest.Entry{Path: path[:len(path)-n+i], Type: manifest.Fifo, Mode: 0o644})
+	}
+	return entries
+}
+
 // hostile manifests; OUT stands for a directory outside the target.
 var hostile = []struct {
 	name    string
@@ -159,6 +171,15 @@ var hostile = []struct {
 	}, "no such file"},
 	{"more content than there is room", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 100_000)} }, "not enough free space"},
 	{"a file in a pack that does not exist", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 1)} }, "object does not exist"},
+	{"paths that are large together", func(string) []*manifest.Entry { return pathBomb(5000) }, "malformed"},
+	{"attributes that are large together", func(string) []*manifest.Entry {
+		set := []manifest.Xattr{{Name: "user.a", Value: make([]byte, manifest.MaxXattrValue)}}
+		entries := []*manifest.Entry{folder("")}
+		for i := range 5000 {
+			entries = append(entries, &manifest.Entry{Path: fmt.Sprintf("%06d", i), Type: manifest.Fifo, Mode: 0o644, Xattrs: set})
+		}
+		return entries
+	}, "malformed"},
 	{"an unknown type", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), {Path: "a", Type: 9}} }, "malformed"},
 	{"a mode with the bits of a type", func(string) []*manifest.Entry {
 		return []*manifest.Entry{folder(""), {Path: "a", Type: manifest.Dir, Mode: unix.S_IFBLK | 0o644}}
@@ -261,6 +282,29 @@ func TestAHostileManifestWritesNothingOutsideTheTarget(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestALargeListInAFewBytesIsDamage: 60,000 paths of a megabyte take 60 GiB, and
+// a hundred kilobytes in the store.
+func TestALargeListInAFewBytesIsDamage(t *testing.T) {
+	w := enginetest.New(t, storagetest.NewMemory())
+	forge(w, pathBomb(60_000), nil)
+
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
+	w.Check(err)
+	if len(report.Damage) != 1 || !strings.Contains(report.Damage[0].Err.Error(), "the paths of the segment add up to more than allowed") {
+		t.Errorf("check finds %+v", report.Damage)
+	}
+	res, err := w.TryRestore("e", restore.Options{Target: t.TempDir()})
+	if err != nil || len(res.Problems) != 1 || !repository.Damaged(res.Problems[0].Err) {
+		t.Errorf("restore: %v, %+v", err, res)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 1<<30 {
+		t.Errorf("reading took %d MiB of memory", used>>20)
 	}
 }
 

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ type emitter struct {
 	key     [32]byte
 
 	entries []*manifest.Entry
-	size    int
+	weight  int    // of entries
 	saved   int    // of entries, in provisional blocks of the local copy
 	unsaved uint64 // bytes read for entries that are not saved
 	// whole is the parent's segment that entries are the start of, all of
@@ -132,8 +133,8 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 		e.seen = append(e.seen, it.seg)
 	}
 	e.entries = append(e.entries, it.entry)
-	e.size += 64 + len(it.entry.Path) + 40*len(it.entry.Chunks) + manifest.XattrBytes(it.entry)
-	if manifest.CutAfter(it.entry.Path, len(e.entries), e.size) {
+	e.weight += manifest.Weight(it.entry)
+	if manifest.CutAfter(it.entry.Path, len(e.entries), e.weight) {
 		return e.cut()
 	}
 	if e.unsaved >= saveBytes && e.local != nil {
@@ -191,6 +192,9 @@ func (e *emitter) storable(it *item) bool {
 		it.entry = &bare
 		err = manifest.Check(it.entry)
 	}
+	if err == nil && !e.enc.Fits(it.entry) {
+		err = errors.New("it has more chunks than one file may have: exclude it, or make a repository with larger chunks")
+	}
 	if err != nil {
 		e.problem(it.entry.Path, err.Error())
 	}
@@ -220,7 +224,7 @@ func (e *emitter) count(entry *manifest.Entry) {
 // cut ends the segment.
 func (e *emitter) cut() error {
 	entries, whole, seen, moved := e.entries, e.whole, e.seen, e.moved
-	e.entries, e.size, e.whole, e.seen, e.moved = entries[:0], 0, nil, seen[:0], false
+	e.entries, e.weight, e.whole, e.seen, e.moved = entries[:0], 0, nil, seen[:0], false
 	e.saved, e.unsaved = 0, 0
 	if len(entries) == 0 || e.local == nil {
 		return nil
@@ -233,12 +237,13 @@ func (e *emitter) cut() error {
 		}
 	}
 	e.content = e.enc.Append(e.content[:0], entries)
-	if len(e.content) > pack.MaxSegmentContent {
-		return fmt.Errorf("%q has more chunks than one file may have: exclude it, or make a repository with larger chunks", "/"+entries[len(entries)-1].Path)
-	}
 	// A segment that cannot be read again is worth nothing, and every later
 	// snapshot would take it over.
-	if _, err := manifest.ParseSegment(e.content); err != nil {
+	_, err := manifest.ParseSegment(e.content)
+	if err == nil && len(e.content) > pack.MaxSegmentContent {
+		err = fmt.Errorf("it takes %d bytes", len(e.content))
+	}
+	if err != nil {
 		return fmt.Errorf("the list of files does not read back as it was written, from %q on; nothing is committed: please report this: %w", "/"+entries[0].Path, err)
 	}
 	id, err := manifest.SegmentID(e.key, e.content)

@@ -144,7 +144,16 @@ func (r *reader) unread(ctx context.Context, f *file, err error) error {
 // belongs to no group of links.
 func (c *capture) fill(e *manifest.Entry, st *posix.Stat) {
 	posix.Fill(e, st)
-	e.User, e.Group = c.users.User(e.UID), c.users.Group(e.GID)
+	e.User, e.Group = storableName(c.users.User(e.UID)), storableName(c.users.Group(e.GID))
+}
+
+// storableName is the name of an owner; none when that is longer than a
+// manifest takes. The number is stored in any case.
+func storableName(name string) string {
+	if len(name) > manifest.MaxName {
+		return ""
+	}
+	return name
 }
 
 func (c *capture) refill(f *file, st *posix.Stat) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
@@ -28,6 +29,11 @@ const (
 	groupBytes = 1 << 20
 	// groupsAhead is how many such requests run ahead of the consumer.
 	groupsAhead = 4
+	// groupMemory is how much memory the segments of one request may take when
+	// they are decoded, unless it is a single one; memoryAhead is how much all may
+	// that run ahead. Both are more than the segments of a writer of ours take.
+	groupMemory = 64 << 20
+	memoryAhead = 256 << 20
 	// wholeBytes is up to what size the container of the table is read whole,
 	// which saves the requests for what else is in it.
 	wholeBytes = 4 << 20
@@ -176,6 +182,13 @@ type group struct {
 	segments []manifest.Segment
 	offset   uint32
 	length   uint32
+	memory   int64
+}
+
+// memory is about how many bytes a segment takes when it is decoded, at most: its
+// content, its chunks, its entries and their paths.
+func memory(s *manifest.Segment) int64 {
+	return 4<<20 + 3*int64(s.ContentLen) + 512*int64(s.Entries)
 }
 
 func groups(segments []manifest.Segment) []group {
@@ -184,13 +197,14 @@ func groups(segments []manifest.Segment) []group {
 		s := &segments[i]
 		if n := len(out); n > 0 {
 			g := &out[n-1]
-			if s.Container == g.segments[0].Container && s.Offset == g.offset+g.length && g.length+s.SealedLen <= groupBytes {
+			if s.Container == g.segments[0].Container && s.Offset == g.offset+g.length && g.length+s.SealedLen <= groupBytes && g.memory+memory(s) <= groupMemory {
 				g.segments = segments[i-len(g.segments) : i+1]
 				g.length += s.SealedLen
+				g.memory += memory(s)
 				continue
 			}
 		}
-		out = append(out, group{segments[i : i+1], s.Offset, s.SealedLen})
+		out = append(out, group{segments[i : i+1], s.Offset, s.SealedLen, memory(s)})
 	}
 	return out
 }
@@ -253,6 +267,10 @@ func (t *Tree) entriesOf(ctx context.Context, s *manifest.Segment, in *pack.Ref,
 	if err != nil {
 		return nil, err
 	}
+	// Copies elsewhere have other hints, and another length.
+	if in.Hash == t.container(s).Hash && len(content) != int(s.ContentLen) {
+		return nil, fmt.Errorf("segment of %d bytes, its table says %d: %w", len(content), s.ContentLen, wire.ErrMalformed)
+	}
 	id, err := manifest.SegmentID(t.Reader.Domain().SegmentKey(), content)
 	if err == nil && id != s.ID {
 		err = fmt.Errorf("segment has another ID than its table says: %w", wire.ErrMalformed)
@@ -260,7 +278,11 @@ func (t *Tree) entriesOf(ctx context.Context, s *manifest.Segment, in *pack.Ref,
 	if err != nil {
 		return nil, err
 	}
-	return manifest.ParseSegment(content)
+	entries, err := manifest.ParseSegment(content)
+	if err == nil && len(entries) != int(s.Entries) {
+		err = fmt.Errorf("segment has %d entries, its table says %d: %w", len(entries), s.Entries, wire.ErrMalformed)
+	}
+	return entries, err
 }
 
 // Entries yields the entries at and below the path under, in path order; ""
@@ -297,21 +319,27 @@ func (t *Tree) Entries(ctx context.Context, under string) iter.Seq2[*manifest.En
 	}
 }
 
-// batches yields the decoded segments in order.
+// batches yields the decoded segments in order, and reads ahead as far as their
+// memory allows.
 func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Seq2[[]manifest.Entry, error] {
 	type result struct {
 		entries [][]manifest.Entry
 		errs    []error
+		memory  int64
 	}
 	return func(yield func([]manifest.Entry, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		pending := make(chan chan result, groupsAhead)
+		ahead := semaphore.NewWeighted(memoryAhead)
 		var g errgroup.Group
 		defer g.Wait()
 		defer cancel()
 		g.Go(func() error {
 			defer close(pending)
 			for _, grp := range groups(segments) {
+				if ahead.Acquire(ctx, grp.memory) != nil {
+					return nil
+				}
 				c := make(chan result, 1)
 				select {
 				case pending <- c:
@@ -319,7 +347,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 					return nil
 				}
 				g.Go(func() error {
-					var r result
+					r := result{memory: grp.memory}
 					r.entries, r.errs = t.readGroup(ctx, grp)
 					c <- r
 					return nil
@@ -345,6 +373,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 					return
 				}
 			}
+			ahead.Release(r.memory)
 		}
 		if err := ctx.Err(); err != nil {
 			yield(nil, context.Cause(ctx))

@@ -26,6 +26,9 @@ func Check(e *Entry) error {
 	if reason := e.misfit(); reason != "" {
 		return invalid(e.Path, "%s", reason)
 	}
+	if reason := e.overBudget(); reason != "" {
+		return invalid(e.Path, "%s", reason)
+	}
 	if e.Type == File {
 		return checkContent(e)
 	}

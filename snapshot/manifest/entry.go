@@ -166,14 +166,6 @@ func Within(path, dir string) bool {
 	return dir == "" || path == dir || len(path) > len(dir) && path[len(dir)] == '/' && strings.HasPrefix(path, dir)
 }
 
-// XattrBytes is how many bytes the attributes of an entry take, roughly.
-func XattrBytes(e *Entry) (n int) {
-	for i := range e.Xattrs {
-		n += len(e.Xattrs[i].Name) + len(e.Xattrs[i].Value)
-	}
-	return n
-}
-
 // SameContent reports whether two files hold the same bytes, by size, holes and
 // chunk IDs. IDs of two domains cannot be compared.
 func SameContent(a, b *Entry) bool {

@@ -348,6 +348,9 @@ func TestVectorsOfTheFormatHold(t *testing.T) {
 func FuzzSegment(f *testing.F) {
 	var x Encoder
 	f.Add(x.Append(nil, vectorEntries()))
+	for _, b := range bombs() {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		entries, err := ParseSegment(b)
 		if err != nil {

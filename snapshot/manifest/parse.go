@@ -10,7 +10,8 @@ import (
 )
 
 // ParseSegment decodes the content of a segment. The entries share memory
-// with each other and with content, where attributes' values lie.
+// with each other and with content, where attributes' values lie. What it
+// allocates is bounded by content and by the sums of docs/FORMAT.md section 12.
 func ParseSegment(content []byte) ([]Entry, error) {
 	top := wire.NewDecoder(content)
 	a, b, c := top.Bytes(), top.Bytes(), top.Bytes()
@@ -20,7 +21,10 @@ func ParseSegment(content []byte) ([]Entry, error) {
 	if len(b)%32 != 0 {
 		return nil, invalid("", "chunk IDs cut short")
 	}
-	p := &parser{Decoder: wire.NewDecoder(a), chunks: make([]Chunk, len(b)/32)}
+	if len(b)/32 > maxChunks {
+		return nil, invalid("", "segment of %d chunks", len(b)/32)
+	}
+	p := &parser{Decoder: wire.NewDecoder(a), chunks: make([]Chunk, len(b)/32), left: newBudget()}
 	for i := range p.chunks {
 		copy(p.chunks[i].ID[:], b[32*i:])
 	}
@@ -44,6 +48,7 @@ type parser struct {
 	ownersUsed, setUsed int
 	chunks              []Chunk
 	used                int
+	left                budget
 }
 
 func (p *parser) parse() []Entry {
@@ -80,12 +85,21 @@ func (p *parser) parse() []Entry {
 func (p *parser) parseSets() {
 	p.sets = make([][]Xattr, min(p.Count(4), maxTable))
 	seen := make(map[string]bool, len(p.sets))
+	left := maxXattrs // each set is of some entry, so they keep the limit of entries
 	for i := range p.sets {
 		start := p.Offset()
 		var key strings.Builder
-		set := make([]Xattr, p.Count(2))
+		n := p.Count(2)
+		if !p.spend(&left, n*xattrOverhead, "attributes") {
+			return
+		}
+		set := make([]Xattr, n)
 		for j := range set {
-			set[j] = Xattr{string(p.Bytes()), p.Bytes()}
+			name, value := p.Bytes(), p.Bytes()
+			if !p.spend(&left, len(name)+len(value), "attributes") {
+				return
+			}
+			set[j] = Xattr{string(name), value}
 			if !validXattr(&set[j]) || j > 0 && set[j].Name <= set[j-1].Name {
 				p.Fail("attribute %d", j)
 			}
@@ -108,6 +122,9 @@ func (p *parser) entry(e, prev *Entry, first bool) {
 		p.Fail("path of %d bytes", shared+len(rest))
 		return
 	}
+	if !p.spend(&p.left.paths, shared+len(rest), "paths") {
+		return
+	}
 	if shared < len(prev.Path) && len(rest) > 0 && rest[0] == prev.Path[shared] {
 		p.Fail("path shares more than it says")
 	}
@@ -123,6 +140,7 @@ func (p *parser) entry(e, prev *Entry, first bool) {
 	e.Flags = Flags(flags &^ (extended | hasInodeFlags))
 	e.Mode = uint32(p.UvarintMax(0o7777))
 	e.UID, e.GID, e.User, e.Group = p.owner()
+	p.spend(&p.left.owners, len(e.User)+len(e.Group), "owners' names")
 	e.Mtime.Sec = prev.Mtime.Sec + p.Svarint()
 	e.Mtime.Nsec = uint32(p.UvarintMax(999_999_999))
 	if i := int(p.UvarintMax(uint64(len(p.sets)))); i > 0 {
@@ -131,6 +149,7 @@ func (p *parser) entry(e, prev *Entry, first bool) {
 		}
 		p.setUsed = max(p.setUsed, i)
 		e.Xattrs = p.sets[i-1]
+		p.spend(&p.left.xattrs, XattrBytes(e), "attributes")
 	}
 	e.Link = p.Uvarint()
 	if flags&hasInodeFlags != 0 {
@@ -146,8 +165,10 @@ func (p *parser) entry(e, prev *Entry, first bool) {
 	case CharDevice, BlockDevice:
 		e.Rdev = p.Uvarint()
 	}
-	if reason := e.misfit(); reason != "" {
-		p.Fail("%q: %s", e.Path, reason)
+	for _, reason := range []string{e.misfit(), e.overBudget()} {
+		if reason != "" {
+			p.Fail("%q: %s", e.Path, reason)
+		}
 	}
 	if flags&extended != 0 {
 		e.Ext = p.Bytes()
@@ -176,6 +197,9 @@ func (p *parser) file(e *Entry) {
 	e.Size = p.UvarintMax(math.MaxInt64)
 	content, end := e.Size, uint64(0)
 	if n := p.Count(2); n > 0 {
+		if !p.spend(&p.left.holes, n, "holes") {
+			return
+		}
 		e.Holes = make([]Extent, n)
 		for i := range e.Holes {
 			gap, length := p.UvarintMax(math.MaxInt64), p.UvarintMax(math.MaxInt64)
@@ -246,7 +270,12 @@ func validPath(path string) bool {
 
 func parseHints(c []byte, chunks []Chunk) error {
 	d := wire.NewDecoder(c)
-	packs := make([]*pack.Ref, d.Count(80))
+	n := d.Count(80)
+	if n > len(chunks) {
+		d.Fail("%d packs of %d chunks", n, len(chunks))
+		return d.Finish()
+	}
+	packs := make([]*pack.Ref, n)
 	hashes := make(map[[32]byte]bool, len(packs))
 	for i := range packs {
 		r := &pack.Ref{}
@@ -258,7 +287,11 @@ func parseHints(c []byte, chunks []Chunk) error {
 		}
 		hashes[r.Hash], packs[i] = true, r
 	}
-	frames := make([]frameRef, d.Count(3))
+	if n = d.Count(3); n > len(chunks) {
+		d.Fail("%d frames of %d chunks", n, len(chunks))
+		return d.Finish()
+	}
+	frames := make([]frameRef, n)
 	seen := make(map[frameRef]bool, len(frames))
 	packsUsed, framesUsed := 0, 0
 	for i := range frames {

@@ -27,10 +27,10 @@ const (
 	cutMaxBytes   = 1 << 20
 )
 
-// CutAfter tells whether a segment ends after the entry with this path, when
-// it holds entries entries and its parts A and B about size bytes.
-func CutAfter(path string, entries, size int) bool {
-	if entries >= cutMaxEntries || size >= cutMaxBytes {
+// CutAfter reports whether a segment ends after the entry with this path, when
+// it holds so many entries of this weight together.
+func CutAfter(path string, entries, weight int) bool {
+	if entries >= cutMaxEntries || weight >= cutMaxBytes {
 		return true
 	}
 	if entries < cutMinEntries {

@@ -45,10 +45,9 @@ type Counts struct{ Files, Directories, Bytes uint64 }
 // MaxSources is how many sources a snapshot may have.
 const MaxSources = 4096
 
-// Limits of a source.
-const (
-	maxSourceList = 1 << 20 // patterns, arguments, mount points
-)
+// maxSourceLists is how many elements all lists of all sources of a table have
+// together: patterns, arguments, mount points.
+const maxSourceLists = 1 << 20
 
 // Flags of a source's record.
 const (
@@ -97,7 +96,9 @@ func appendSources(b []byte, sources []Source) []byte {
 	return b
 }
 
-func parseSource(b []byte) (Source, error) {
+// parseSource reads a source whose lists have at most *left elements together,
+// and takes those from it.
+func parseSource(b []byte, left *int) (Source, error) {
 	f, err := wire.ParseRecord(b)
 	if err != nil {
 		return Source{}, err
@@ -108,7 +109,8 @@ func parseSource(b []byte) (Source, error) {
 		to  *[]string
 	}{{6, &s.Include}, {8, &s.Exclude}, {10, &s.ExcludeIfPresent}, {16, &s.Mounts}, {18, &s.Entered}, {20, &s.Command}, {22, &s.Restore}}
 	for _, l := range lists {
-		*l.to = toStrings(f.List(l.tag, maxSourceList))
+		*l.to = toStrings(f.List(l.tag, *left))
+		*left -= len(*l.to)
 	}
 
 	flags := f.Uint(12)

@@ -101,8 +101,9 @@ func ParseTable(b []byte) (*Table, error) {
 	}
 	t := &Table{}
 	var newer error // which a list cannot return
+	left := maxSourceLists
 	list(f, 2, 4, func(d *wire.Decoder) {
-		s, err := parseSource(d.Bytes())
+		s, err := parseSource(d.Bytes(), &left)
 		switch {
 		case errors.Is(err, wire.ErrNewer):
 			newer = err

@@ -25,6 +25,9 @@ const (
 	MaxChunk          = 8 << 20
 )
 
+// MaxFrames is how many frames an object holds at most.
+const MaxFrames = 65_536
+
 func maxContent(k wire.Kind) uint64 {
 	if k == wire.KindManifest {
 		return MaxSegmentContent

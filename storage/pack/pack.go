@@ -26,6 +26,7 @@ const (
 	footerLen  = 4 + 4 + 4
 	trailerMin = 16 + 8 + 8 + 16 + 32
 	endLen     = 2 + 4 + sha256.Size + seal.Overhead // method and length take a byte each
+	frameMin   = 2 + seal.Overhead
 )
 
 // TailLen is how many bytes of an object's end hold the contents of most
@@ -96,10 +97,18 @@ func ParseContents(kind wire.Kind, b []byte) (*Contents, error) {
 	d := wire.NewDecoder(b)
 	c := &Contents{Frames: make([]Frame, 0, min(d.Rest()/3, 1024))}
 	offset := uint64(FirstOffset)
-	for range d.Count(3) {
+	frames := d.Count(3)
+	if frames > MaxFrames {
+		d.Fail("%d frames, at most %d fit", frames, MaxFrames)
+		frames = 0
+	}
+	for range frames {
 		f := Frame{Offset: uint32(offset), SealedLen: uint32(d.UvarintMax(MaxObject)), ContentLen: uint32(d.UvarintMax(maxContent(kind)))}
 		if offset += uint64(f.SealedLen); offset > MaxObject {
 			d.Fail("frames are longer than an object may be")
+		}
+		if f.SealedLen < frameMin {
+			d.Fail("frame of %d bytes", f.SealedLen)
 		}
 		n := d.Count(33)
 		f.Chunks = make([]Chunk, n)

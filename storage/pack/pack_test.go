@@ -3,11 +3,14 @@ package pack
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"flag"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -187,6 +190,28 @@ func TestFramesThatLieAboutTheirLengthAreRefused(t *testing.T) {
 }
 
 // The vector is a pack, with the secrets that open it.
+func TestContentsThatAreLargerThanAnObjectCanBeAreRefused(t *testing.T) {
+	frames := func(n int, sealed uint32) []byte {
+		return (&Contents{Frames: slices.Repeat([]Frame{{SealedLen: sealed, ContentLen: 1}}, n)}).Append(nil)
+	}
+	if _, err := ParseContents(wire.KindPack, frames(MaxFrames, frameMin)); err != nil {
+		t.Error(err)
+	}
+	for name, b := range map[string][]byte{
+		"too many frames":             frames(MaxFrames+1, frameMin),
+		"a frame that cannot be":      frames(1, frameMin-1),
+		"frames of 64 MiB of a table": append(binary.AppendUvarint(nil, MaxContents/3), make([]byte, MaxContents)...),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := ParseContents(wire.KindPack, b)
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, wire.ErrMalformed) || used > 16<<20 {
+			t.Errorf("%s: %v, with %d bytes of memory", name, err, used)
+		}
+	}
+}
+
 func TestThePackOfTheFormatOpens(t *testing.T) {
 	const file = "testdata/pack.hex"
 	if *update {
@@ -219,7 +244,8 @@ func TestThePackOfTheFormatOpens(t *testing.T) {
 }
 
 func FuzzContents(f *testing.F) {
-	f.Add((&Contents{Frames: []Frame{{SealedLen: 5, ContentLen: 4, Chunks: []Chunk{{[32]byte{1}, 4}}}}, Objects: []Object{{wire.KindPack, [32]byte{1}, 10, 20}}}).Append(nil))
+	f.Add((&Contents{Frames: make([]Frame, MaxFrames/8)}).Append(nil))
+	f.Add((&Contents{Frames: []Frame{{SealedLen: 22, ContentLen: 4, Chunks: []Chunk{{[32]byte{1}, 4}}}}, Objects: []Object{{wire.KindPack, [32]byte{1}, 10, 20}}}).Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, kind := range []wire.Kind{wire.KindPack, wire.KindManifest} {
 			c, err := ParseContents(kind, b)
