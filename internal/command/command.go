@@ -7,7 +7,7 @@
 // memory and in the log. When this process is killed, the program is killed too,
 // though not what that started. Errors name the program and quote the end of what it
 // said on standard error, never its arguments or environment: those may hold
-// secrets.
+// secrets. A program inherits no credentials of the store: see Environ.
 package command
 
 import (
@@ -24,7 +24,7 @@ import (
 // Command is a program to run, once.
 type Command struct {
 	Argv []string
-	Env  []string // NAME=value, added to this process's environment
+	Env  []string // NAME=value, added to Environ
 	// Timeout ends a program that runs longer; 0 is none.
 	Timeout time.Duration
 	// Stdin is what it reads; nil is nothing. When reading it fails the

@@ -39,7 +39,7 @@ func (c *Command) start(argv []string) (*process, error) {
 	// Pdeathsig: when this process is killed, a program of it must not go on
 	// beside those of the next one.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	p.cmd.Env = append(os.Environ(), c.Env...)
+	p.cmd.Env = append(Environ(), c.Env...)
 	log := &log{line: c.Line}
 	theirs := []io.Closer{}
 	closeAll := func(files []io.Closer) {

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"knowngood/internal/command"
 )
 
 const (
@@ -140,7 +142,7 @@ func execute(ctx context.Context, in io.Reader, r *request, out *parts, may Perm
 	}()
 
 	cmd := exec.CommandContext(ctx, r.Argv[0], r.Argv[1:]...)
-	cmd.Env = append(os.Environ(), variables(r.Env)...)
+	cmd.Env = append(command.Environ(), variables(r.Env)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace

@@ -1,0 +1,20 @@
+package command
+
+import (
+	"os"
+	"slices"
+	"strings"
+)
+
+// private are the beginnings of the names of variables that are for this program
+// alone: credentials of the store, and what opens or names a repository.
+var private = []string{"AWS_", "KNOWNGOOD_"}
+
+// Environ is the environment of this process for a program that it starts, without
+// the credentials and settings that are for this process alone. A program that
+// needs some of these takes them from a place of its own.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return slices.ContainsFunc(private, func(prefix string) bool { return strings.HasPrefix(v, prefix) })
+	})
+}
