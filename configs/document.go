@@ -13,6 +13,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"knowngood/internal/printable"
 )
 
 const (
@@ -133,7 +135,7 @@ func (d *document) syntax(err error) error {
 			return d.problem(line, tab+1, "a tab: indent with spaces")
 		}
 	}
-	return d.problem(line, column, printable(y.GetMessage())) // its Error prints lines around, secrets among them
+	return d.problem(line, column, printable.Columns(y.GetMessage())) // its Error prints lines around, secrets among them
 }
 
 // problem is a mistake in the syntax.
@@ -264,7 +266,7 @@ func (d *document) quote(line, column int) string {
 		return ""
 	}
 	lead := fmt.Sprintf("%5d | ", line)
-	quoted := lead + printable(shortened(text, maxQuoted))
+	quoted := lead + printable.Columns(shortened(text, maxQuoted))
 	before = strings.TrimLeft(before, " \t\u00a0")
 	if before == "" || len(before) > maxQuoted {
 		return quoted
@@ -307,19 +309,6 @@ func (d *document) secret(line int) bool {
 		return distance(m[1], "notify") <= maxTypos || strings.Contains(l, "notify")
 	}
 	return false
-}
-
-// printable has no control characters, which could mislead a terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return ' '
-		}
-		if !strconv.IsPrint(r) {
-			return '\ufffd'
-		}
-		return r
-	}, s)
 }
 
 // shortened is s, cut at a rune to about n bytes.

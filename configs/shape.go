@@ -7,6 +7,8 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"knowngood/internal/printable"
 )
 
 // maxValues is how many values a file may have, aliases counted each time.
@@ -148,7 +150,7 @@ func (s *shape) mapping(n ast.Node, key keyPath, yield func(name string, p *ast.
 			refuse(p, "merge keys (<<) are not taken: write the keys out, or alias whole values")
 			continue
 		case p.Key.Type() != ast.StringType:
-			refuse(p, "a key must be text: put %s in quotes", printable(name))
+			refuse(p, "a key must be text: put %s in quotes", printable.Columns(name))
 			continue
 		case seen[name]:
 			refuse(p, "%q is there already", name)

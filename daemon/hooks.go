@@ -11,6 +11,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/internal/command"
+	"knowngood/internal/printable"
 )
 
 // hookTimeout ends hooks that name no other.
@@ -57,7 +58,7 @@ func (r *Runner) environ(name string, run *report.Run) []string {
 	}
 	add("RESULT", result)
 	add("SNAPSHOT", run.Snapshot)
-	add("ERROR", run.Error)
+	add("ERROR", printable.Variable(run.Error))
 	for _, n := range []struct {
 		name  string
 		value uint64

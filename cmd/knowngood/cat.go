@@ -34,7 +34,7 @@ is written.`,
 			if e == nil {
 				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
 			}
-			return restore.Cat(cmd.Context(), tree, e, a.stdout)
+			return restore.Cat(cmd.Context(), tree, e, a.content())
 		},
 	}
 }

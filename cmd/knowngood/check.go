@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/internal/printable"
 	"knowngood/restore"
 )
 
@@ -227,7 +228,7 @@ func (a *app) printHurts(d restore.Damage) {
 		if h.Lost {
 			lost = " (lost)"
 		}
-		a.printf("  hurts %s%s\n", printable(h.String()), lost)
+		a.printf("  hurts %s%s\n", printable.Name(h.String()), lost)
 	}
 	if more := d.Count - len(shown); more > 0 {
 		a.printf("  and %s\n", counted(more, "more file"))

@@ -8,6 +8,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
@@ -80,7 +81,7 @@ func (a *app) difference(c snapshot.Change, path string) error {
 	if a.json {
 		return a.result(differenceJSON{"difference", c, jsonPath(path)})
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s %s\n", changeMarks[c], printable("/"+path))
+	_, err := fmt.Fprintf(a.stdout, "%s %s\n", changeMarks[c], printable.Name("/"+path))
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"knowngood/internal/printable"
 	"knowngood/snapshot/manifest"
 )
 
@@ -94,7 +95,7 @@ func toEntryJSON(ref string, e *manifest.Entry) entryJSON {
 // printEntry prints one line of a listing for people; ref, unless it is empty,
 // in front.
 func (a *app) printEntry(ref string, e *manifest.Entry, long bool) error {
-	name := printable("/" + e.Path)
+	name := printable.Name("/" + e.Path)
 	if ref != "" {
 		ref += "  "
 	}
@@ -104,7 +105,7 @@ func (a *app) printEntry(ref string, e *manifest.Entry, long bool) error {
 		return err
 	}
 	if e.Type == manifest.Symlink {
-		name += " -> " + printable(e.Target)
+		name += " -> " + printable.Name(e.Target)
 	}
 	for _, x := range flagTexts {
 		if e.Flags&x.flag != 0 {

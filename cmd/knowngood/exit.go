@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -74,10 +73,11 @@ func (a *app) fail(ctx context.Context, err error) int {
 	default:
 		err = errors.New("interrupted: what was done so far is kept, run the same command again to go on")
 	}
-	if a.json {
-		b, _ := json.Marshal(map[string]any{"type": "error", "error": err.Error(), "exit_code": code})
-		fmt.Fprintf(a.stdout, "%s\n", b)
+	a.result(map[string]any{"type": "error", "error": err.Error(), "exit_code": code})
+	text := err.Error()
+	if code != exitUsage { // a store or a host may have chosen a part of it
+		text = oneLine(err)
 	}
-	fmt.Fprintf(a.stderr, "knowngood: %s\n", clean(err.Error()))
+	fmt.Fprintf(a.stderr, "knowngood: %s\n", text)
 	return code
 }

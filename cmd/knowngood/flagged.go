@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
@@ -64,7 +65,7 @@ func (a *app) printFlagged(t *snapshot.Tree, r *restore.Result) {
 		}
 		for _, x := range flagTexts {
 			if f.Flags&x.flag != 0 {
-				fmt.Fprintf(a.stderr, "knowngood: note: %s %s\n", printable("/"+f.Path), x.text)
+				fmt.Fprintf(a.stderr, "knowngood: note: %s %s\n", printable.Name("/"+f.Path), x.text)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
+	"knowngood/internal/printable"
 	"knowngood/internal/wire"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
@@ -301,7 +302,7 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, f 
 		files, size, added := s.columns()
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", s.Ref, s.Host, at, s.Status, files, size, added, s.ID[:12])
 		if reasons {
-			fmt.Fprintf(w, "\t%s", printable(s.Reason))
+			fmt.Fprintf(w, "\t%s", printable.Name(s.Reason))
 		}
 		fmt.Fprintln(w)
 	}

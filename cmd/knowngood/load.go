@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/restore/load"
 	"knowngood/snapshot"
@@ -64,10 +65,10 @@ func (a *app) takeBack(ctx context.Context, f *loadFlags, t *snapshot.Tree, o *r
 	if asked && !o.DryRun {
 		lo := load.Options{Limit: f.limit,
 			Begin: func(out *load.Output) {
-				fmt.Fprintf(a.stderr, "knowngood: loading %s: %s\n", printable(out.Path), commandLine(out.Argv))
+				fmt.Fprintf(a.stderr, "knowngood: loading %s: %s\n", printable.Name(out.Path), commandLine(out.Argv))
 			},
 			Line: func(out *load.Output, line string) {
-				fmt.Fprintf(a.stderr, "knowngood: loading %s: %s\n", printable(out.Path), line)
+				fmt.Fprintf(a.stderr, "knowngood: loading %s: %s\n", printable.Name(out.Path), line)
 			}}
 		if f.which == loadSnapshot {
 			lo.Confirm = func(ctx context.Context, out *load.Output) error { return confirm(ctx, out, t.Snapshot.Ref()) }
@@ -98,7 +99,7 @@ func confirm(ctx context.Context, out *load.Output, ref string) error {
 	}
 	defer tty.Close()
 	defer context.AfterFunc(ctx, func() { tty.Close() })()
-	fmt.Fprintf(tty, "The snapshot %s names a command to load %s. Whoever held that host may have written it:\n  %s\nRun it as this user? Type yes: ", ref, printable(out.Path), shown)
+	fmt.Fprintf(printable.Writer{To: tty}, "The snapshot %s names a command to load %s. Whoever held that host may have written it:\n  %s\nRun it as this user? Type yes: ", ref, printable.Name(out.Path), shown)
 	answer, err := bufio.NewReader(tty).ReadString('\n')
 	if err != nil || strings.TrimSpace(answer) != "yes" {
 		return errors.New("it was not confirmed")
@@ -112,7 +113,7 @@ func (a *app) printOutputs(outputs []*load.Output, asked bool) {
 		a.printf("nothing to load: no output that a command takes back was restored\n")
 	}
 	for _, out := range outputs {
-		name := printable(out.Path)
+		name := printable.Name(out.Path)
 		switch {
 		case out.Status == load.Loaded:
 			a.printf("loaded %s\n", name)

@@ -9,6 +9,8 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"knowngood/internal/printable"
 )
 
 // newLog logs to the journal, with fields, where standard error goes there;
@@ -62,7 +64,7 @@ func (c *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for k, v := range m.Fields {
 		vars["KNOWNGOOD_"+strings.ToUpper(strings.Map(fieldRune, k))] = fmt.Sprint(v)
 	}
-	return journal.Send(strings.TrimRight(line.String(), "\n"), priority(e.Level), vars)
+	return journal.Send(printable.Text(strings.TrimRight(line.String(), "\n")), priority(e.Level), vars)
 }
 
 func (c *journalCore) Sync() error { return nil }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
@@ -81,7 +82,7 @@ func (a *app) entries(ctx context.Context, t *snapshot.Tree, under string, f fun
 
 func ownerText(name string, id uint32) string {
 	if name != "" {
-		return printable(name)
+		return printable.Name(name)
 	}
 	return fmt.Sprint(id)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"knowngood/internal/printable"
 	"knowngood/storage"
 	"knowngood/storage/history"
 	"knowngood/storage/identity"
@@ -181,7 +182,7 @@ func (a *app) identity() (*identity.File, error) {
 		return nil, err
 	}
 	for _, w := range f.Warnings {
-		fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", w)
+		fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", printable.Line(w))
 	}
 	return f, nil
 }

@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +17,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"knowngood/configs"
+	"knowngood/internal/printable"
 )
 
 // errDamage says that a command came to its end and found damage.
@@ -38,8 +39,16 @@ func (a *app) result(v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s\n", b)
+	_, err = fmt.Fprintf(a.stdout, "%s\n", printable.JSON(b))
 	return err
+}
+
+// content is standard output for the content of files, which is written as it is.
+func (a *app) content() io.Writer {
+	if p, ok := a.stdout.(*printer); ok {
+		return p.content()
+	}
+	return a.stdout
 }
 
 // listed makes a list that is empty print as [], not as null.
@@ -76,7 +85,7 @@ func counted[N int | uint64](n N, noun string) string {
 // or would not show, is escaped in a way that bash, zsh and ksh read.
 func quoted(word string) string {
 	switch {
-	case !utf8.ValidString(word) || strings.ContainsFunc(word, func(r rune) bool { return !strconv.IsPrint(r) }):
+	case !utf8.ValidString(word) || strings.ContainsFunc(word, func(r rune) bool { return !printable.Rune(r) }):
 		return escaped(word)
 	case word == "" || strings.ContainsAny(word, " &;|<>()$`\\\"'*?[]#~!{}^"):
 		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
@@ -95,7 +104,7 @@ func escaped(word string) string {
 		case r == '\'' || r == '\\':
 			b.WriteByte('\\')
 			b.WriteRune(r)
-		case valid && strconv.IsPrint(r):
+		case valid && printable.Rune(r):
 			b.WriteRune(r)
 		default:
 			for _, x := range []byte(word[:n]) {
@@ -127,15 +136,6 @@ func self() string {
 		}
 	}
 	return quoted(path)
-}
-
-// printable quotes paths that could mislead a terminal.
-func printable(path string) string {
-	q := fmt.Sprintf("%q", path)
-	if len(q) == len(path)+2 {
-		return path
-	}
-	return q
 }
 
 // progress shows how a long command gets on: a line that changes on a
@@ -221,8 +221,7 @@ func (p *progress) show(bar *progressbar.ProgressBar) {
 		if left >= 0 {
 			m["total_bytes"], m["seconds_left"] = s.Total, left
 		}
-		b, _ := json.Marshal(m)
-		fmt.Fprintf(p.a.stdout, "%s\n", b)
+		p.a.result(m)
 		return
 	}
 	text := bytesText(s.Bytes)
@@ -240,7 +239,7 @@ func (p *progress) show(bar *progressbar.ProgressBar) {
 		text += ", " + s.Note
 	}
 	if bar != nil {
-		bar.Describe(text)
+		bar.Describe(printable.Line(text)) // it writes to the terminal itself
 		bar.Add(1)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/internal/printable"
 	"knowngood/restore"
 )
 
@@ -49,7 +50,7 @@ func changedOwner(c *restore.OwnerChange, dryRun bool) string {
 		kind = "group"
 	}
 	if c.Here != "" {
-		whose = fmt.Sprintf("which here is %s", printable(c.Here))
+		whose = fmt.Sprintf("which here is %s", printable.Name(c.Here))
 	}
 	kept, given := "kept", "given"
 	if dryRun {
@@ -69,9 +70,9 @@ func changedOwner(c *restore.OwnerChange, dryRun bool) string {
 	case c.Name == "":
 		return fmt.Sprintf("%s %d has no name in the snapshot: %s the number, %s (%s)", kind, c.Number, kept, whose, amount)
 	case c.Missing:
-		return fmt.Sprintf("%s %s%s does not exist here: %s number %d, %s (%s)", kind, printable(c.Name), where, kept, c.Number, whose, amount)
+		return fmt.Sprintf("%s %s%s does not exist here: %s number %d, %s (%s)", kind, printable.Name(c.Name), where, kept, c.Number, whose, amount)
 	}
-	return fmt.Sprintf("%s %s%s is %d in the snapshot and %d here: %s %d (%s)", kind, printable(c.Name), where, c.Number, c.Given, given, c.Given, amount)
+	return fmt.Sprintf("%s %s%s is %d in the snapshot and %d here: %s %d (%s)", kind, printable.Name(c.Name), where, c.Number, c.Given, given, c.Given, amount)
 }
 
 // ownersJSON is how owners were found, as --json prints it.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"knowngood/internal/printable"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
 )
@@ -60,7 +61,7 @@ func (l *problemList) add(path string, err error) {
 			problemJSON
 		}{"problem", problemJSON{jsonPath(path), err.Error()}})
 	}
-	l.note(printable("/"+path), oneLine(err), causeOf(path, err))
+	l.note(printable.Name("/"+path), oneLine(err), causeOf(path, err))
 }
 
 // addError reports a problem that concerns no path.
@@ -197,5 +198,5 @@ func withoutWord(text, path string) string {
 // oneLine is the text of an error as one line that a terminal shows and does
 // not obey.
 func oneLine(err error) string {
-	return clean(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+	return printable.Line(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
 }

@@ -79,7 +79,7 @@ knowngood: and 2 more: as ….incomplete: see /00 and /x/0 (…)
 				return b.String() + "knowngood: and 10 more of other causes: --json lists all\n"
 			}()},
 		"cannot make a terminal do things": {func(add func(string, error)) { add("a\x1b[2J", errors.New("bad\x1b[2J\nworse")) },
-			"knowngood: \"/a\\x1b[2J\": bad\ufffd[2J; worse\n"},
+			"knowngood: \"/a\\x1b[2J\": bad\\x1b[2J; worse\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
 )
@@ -141,7 +142,7 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 			if action == "unchanged" {
 				return
 			}
-			a.printf("%-9s %s\n", action, printable("/"+path))
+			a.printf("%-9s %s\n", action, printable.Name("/"+path))
 			a.result(changeJSON{"change", action, jsonPath(path)})
 		}
 	}
@@ -193,7 +194,7 @@ func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
 	if o.Under != "" {
 		a.printf(", /%s", o.Under)
 	}
-	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", o.Target, s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), counted(s.Body.Files, "file"), bytesText(s.Body.ContentBytes))
+	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", printable.Name(o.Target), s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), counted(s.Body.Files, "file"), bytesText(s.Body.ContentBytes))
 }
 
 func (a *app) trust() string {

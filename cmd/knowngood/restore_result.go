@@ -6,6 +6,7 @@ import (
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/restore/load"
 	"knowngood/snapshot"
@@ -46,7 +47,7 @@ func (a *app) tellLacking(r *restore.Result) {
 		}
 		a.printf("; %s %s it\n", counted(l.Files, "file"), english.PluralWord(int(l.Files), "needs", "need"))
 		for _, path := range l.Paths {
-			a.printf("           %s\n", printable("/"+path))
+			a.printf("           %s\n", printable.Name("/"+path))
 		}
 		if more := l.Files - uint64(len(l.Paths)); more > 0 {
 			a.printf("           and %s more\n", count(more))
@@ -62,7 +63,7 @@ func (a *app) tellParts(r *restore.Result) {
 			a.printf("  in part  and %s more: --json has them\n", count(r.PartCount-maxNamed))
 			return
 		}
-		a.printf("  in part  %s: what was read of %s\n", printable(p.File), printable("/"+p.Path))
+		a.printf("  in part  %s: what was read of %s\n", printable.Name(p.File), printable.Name("/"+p.Path))
 	}
 }
 
@@ -82,7 +83,7 @@ func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 
 	n := r.Restored
-	fmt.Fprintf(&b, "%s %s to %s: %s, %s, %s", verb, t.Snapshot.Ref(), r.Place, counted(n.Files, "file"), counted(n.Directories, "directory"), bytesText(n.Bytes))
+	fmt.Fprintf(&b, "%s %s to %s: %s, %s, %s", verb, t.Snapshot.Ref(), printable.Name(r.Place), counted(n.Files, "file"), counted(n.Directories, "directory"), bytesText(n.Bytes))
 	if n.Others > 0 {
 		fmt.Fprintf(&b, ", %s", counted(n.Others, "other"))
 	}

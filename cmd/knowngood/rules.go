@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"knowngood/daemon"
+	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
@@ -99,7 +100,7 @@ func (a *app) today(environment string) (*snapshot.Scope, error) {
 // a text.
 func ruleLines(s *manifest.Source) [][2]string {
 	if len(s.Command) > 0 {
-		out := [][2]string{{"source", fmt.Sprintf("command %s, as %s", commandLine(s.Command), printable(s.Path))}}
+		out := [][2]string{{"source", fmt.Sprintf("command %s, as %s", commandLine(s.Command), printable.Name(s.Path))}}
 		if len(s.Restore) > 0 {
 			out = append(out, [2]string{"  restore", commandLine(s.Restore)})
 		}
@@ -107,7 +108,7 @@ func ruleLines(s *manifest.Source) [][2]string {
 	}
 
 	var out [][2]string
-	add := func(label, text string) { out = append(out, [2]string{label, printable(text)}) }
+	add := func(label, text string) { out = append(out, [2]string{label, printable.Name(text)}) }
 
 	add("source", s.Path)
 	if s.Resolved != "" {

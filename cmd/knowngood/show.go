@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
@@ -103,7 +104,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		a.printf("forgotten   yes, not yet deleted: knowngood forget --undo %s/%s takes it back\n", s.Host, s.Ref())
 	}
 	if reason != "" {
-		a.printf("reason      %s\n", printable(reason))
+		a.printf("reason      %s\n", printable.Name(reason))
 	}
 	b := s.Body
 	if b == nil {
@@ -117,17 +118,17 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), status)
 	for _, why := range reasons {
 		if suspect {
-			a.printf("suspect     %s: knowngood accept %s, where it is meant to be so\n", printable(why), s.Ref())
+			a.printf("suspect     %s: knowngood accept %s, where it is meant to be so\n", printable.Name(why), s.Ref())
 		} else {
-			a.printf("accepted    %s\n", printable(why))
+			a.printf("accepted    %s\n", printable.Name(why))
 		}
 	}
-	a.printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", counted(b.Files, "file"), counted(b.Directories, "directory"), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), printable(b.Version))
+	a.printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", counted(b.Files, "file"), counted(b.Directories, "directory"), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), printable.Name(b.Version))
 	if !b.ProtectedUntil.IsZero() {
 		a.printf("protected   until %s, by the locks of all that it needs\n", b.ProtectedUntil.Local().Format(time.RFC3339))
 	}
 	for _, t := range b.Tags {
-		a.printf("tag         %s\n", printable(t))
+		a.printf("tag         %s\n", printable.Name(t))
 	}
 	if tree == nil {
 		if b.Status == statement.Partial && !pruned {
@@ -148,7 +149,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		return nil
 	}
 	for _, p := range tree.Table.Problems {
-		a.printf("problem     %s: %s\n", printable("/"+p.Path), printable(p.Reason))
+		a.printf("problem     %s: %s\n", printable.Name("/"+p.Path), printable.Name(p.Reason))
 	}
 	if listed < b.Problems {
 		a.printf("problems    %s, of which the snapshot has the paths of %s\n", count(b.Problems), count(listed))

@@ -16,6 +16,7 @@ import (
 	"knowngood/daemon"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
+	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
@@ -212,10 +213,10 @@ func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
 	o.Verify.Read = func(bytes int) { o.Progress.Verified.Add(uint64(bytes)) }
 	f.problems = a.problems() // of this try
 	o.Progress.Problem = func(path, reason string) { f.problems.add(path, errors.New(reason)) }
-	o.Progress.Warn = func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", m) }
+	o.Progress.Warn = func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", printable.Line(m)) }
 	o.Progress.Note = func(m string) {
 		if !a.json && !a.quiet {
-			fmt.Fprintf(a.stderr, "knowngood: note: %s\n", printable(m))
+			fmt.Fprintf(a.stderr, "knowngood: note: %s\n", printable.Name(m))
 		}
 	}
 	a.warnOfIdentity(o)
@@ -254,7 +255,7 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 		Purpose: "knowngood snapshot", Log: log, Open: a.openForWriting,
 		Edit: func(o *snapshot.Options) { a.edit(f, o) },
 		Waiting: func(holder string) {
-			fmt.Fprintf(a.stderr, "knowngood: %s is being captured by %s; waiting for it\n", name, clean(holder))
+			fmt.Fprintf(a.stderr, "knowngood: %s is being captured by %s; waiting for it\n", name, printable.Line(holder))
 		},
 		Committed: func(made *snapshot.Result) { result = made }, Kept: &daemon.Kept{}}
 	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &daemon.Live{}
@@ -328,9 +329,9 @@ func (a *app) warnOfIdentity(o *snapshot.Options) {
 		}
 		switch why {
 		case walk.Omitted:
-			fmt.Fprintf(a.stderr, "knowngood: note: %s is the repository or the state directory and is left out\n", printable("/"+path))
+			fmt.Fprintf(a.stderr, "knowngood: note: %s is the repository or the state directory and is left out\n", printable.Name("/"+path))
 		case walk.Unfinished:
-			fmt.Fprintf(a.stderr, "knowngood: note: %s was left by a restore that did not finish and is left out\n", printable("/"+path))
+			fmt.Fprintf(a.stderr, "knowngood: note: %s was left by a restore that did not finish and is left out\n", printable.Name("/"+path))
 		}
 	}
 	if a.identityPath != "" {

@@ -14,6 +14,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
+	"knowngood/internal/printable"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
@@ -242,6 +243,6 @@ func promise(l *statusLine, env *configs.Environment) {
 // note tells people what they should know of what follows.
 func (a *app) note(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintf(a.stderr, "knowngood: %s\n", clean(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(a.stderr, "knowngood: %s\n", printable.Line(fmt.Sprintf(format, args...)))
 	}
 }

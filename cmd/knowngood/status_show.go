@@ -7,9 +7,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"knowngood/daemon/report"
+	"knowngood/internal/printable"
 )
 
 // showStatus prints the status for people: one sentence, a table, and in full
@@ -22,7 +22,7 @@ func (a *app) showStatus(s *statusReport) error {
 	if s.Unusable != "" {
 		a.printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: fix it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
 	}
-	a.printf("%s.\n\n", clean(s.Summary))
+	a.printf("%s.\n\n", printable.Line(s.Summary))
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
 	daemon := s.Source == "daemon"
 	if daemon {
@@ -34,7 +34,7 @@ func (a *app) showStatus(s *statusReport) error {
 		l := &s.Environments[i]
 		ref, status, files, size, age := "none", "-", "-", "-", "-"
 		if n := l.Newest; n != nil {
-			ref, status = clean(n.Ref), n.Status
+			ref, status = printable.Line(n.Ref), n.Status
 			files, size, _ = n.columns()
 		}
 		if l.AgeSeconds >= 0 {
@@ -48,7 +48,7 @@ func (a *app) showStatus(s *statusReport) error {
 			if l.Kept > 0 {
 				kept = strconv.Itoa(l.Kept)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", clean(l.Name), ref, age, rpoText(l), nextText(l, s.Now), clean(lastText(l, s.Now)), size, protectedText(l, s.Now), kept)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(l.Name), ref, age, rpoText(l), nextText(l, s.Now), printable.Line(lastText(l, s.Now)), size, protectedText(l, s.Now), kept)
 		} else {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Host, ref, age, rpoText(l), status, files, size, protectedText(l, s.Now))
 		}
@@ -68,18 +68,18 @@ func (a *app) showTroubles(s *statusReport) {
 	for i := range s.Environments {
 		l := &s.Environments[i]
 		if l.Suspect != nil {
-			a.printf("\n%s is SUSPECT since %s, %s:\n%s", clean(l.Name), localTime(l.Suspect.Since), clean(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
-			a.printf("  Next: %s\n", clean(l.AcceptStep().String()))
+			a.printf("\n%s is SUSPECT since %s, %s:\n%s", printable.Line(l.Name), localTime(l.Suspect.Since), printable.Line(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
+			a.printf("  Next: %s\n", printable.Line(l.AcceptStep().String()))
 		}
 		if l.Last == nil || l.Last.Error == "" {
 			continue
 		}
-		a.printf("\n%s %s at %s:\n%s", clean(l.Name), clean(string(l.Last.Result)), localTime(l.Last.Finished), indented(l.Last.Error))
+		a.printf("\n%s %s at %s:\n%s", printable.Line(l.Name), printable.Line(string(l.Last.Result)), localTime(l.Last.Finished), indented(l.Last.Error))
 		l.Next = l.Next.Local()
 		a.printf("  Next: %s\n", l.NextStep())
 	}
 	if p := s.Prune; p != nil && p.Last != nil && p.Last.Error != "" {
-		a.printf("\npruning %s at %s:\n%s", clean(string(p.Last.Result)), localTime(p.Last.Finished), indented(p.Last.Error))
+		a.printf("\npruning %s at %s:\n%s", printable.Line(string(p.Last.Result)), localTime(p.Last.Finished), indented(p.Last.Error))
 	}
 	for _, w := range s.Warnings {
 		kind := "Warning"
@@ -159,15 +159,5 @@ func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04 M
 
 // indented is text of several lines below a heading.
 func indented(text string) string {
-	return "  " + strings.ReplaceAll(strings.TrimSpace(clean(text)), "\n", "\n  ") + "\n"
-}
-
-// clean takes out what would make a terminal do something.
-func clean(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' {
-			return '\uFFFD'
-		}
-		return r
-	}, text)
+	return "  " + strings.ReplaceAll(strings.TrimSpace(printable.Text(text)), "\n", "\n  ") + "\n"
 }

@@ -8,12 +8,17 @@ import (
 	"sync"
 
 	"golang.org/x/term"
+
+	"knowngood/internal/printable"
 )
 
 // printer is an output of a command. It keeps the first error, so that commands
 // need not check what they print line by line: run asks once, at the end. After an
 // error it writes nothing, unless it goes on. It is safe for concurrent use; each
 // write stays in one piece.
+//
+// What it writes is printable, whoever chose the text: names, errors and reasons
+// come from stores, hosts and files. The content of files goes to content.
 type printer struct {
 	mu     sync.Mutex
 	w      io.Writer
@@ -22,6 +27,19 @@ type printer struct {
 }
 
 func (p *printer) Write(b []byte) (int, error) {
+	if _, err := p.content().Write([]byte(printable.Text(string(b)))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// content takes bytes that are to be written as they are.
+func (p *printer) content() io.Writer { return contentWriter{p} }
+
+type contentWriter struct{ p *printer }
+
+func (w contentWriter) Write(b []byte) (int, error) {
+	p := w.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil && !p.goesOn {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"knowngood/daemon"
+	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
@@ -15,7 +16,7 @@ import (
 func (a *app) tellSuspect(ref string, reasons []string) {
 	env, _, _ := strings.Cut(ref, "@")
 	for _, why := range reasons {
-		fmt.Fprintf(a.stderr, "knowngood: SUSPECT: %s: %s\n", ref, printable(why))
+		fmt.Fprintf(a.stderr, "knowngood: SUSPECT: %s: %s\n", ref, printable.Name(why))
 	}
 	fmt.Fprintf(a.stderr, "knowngood: %s is committed, but does not count for the rpo, and nothing of %s is forgotten, until the source is back. Where it is meant to be so: knowngood accept %s\n", ref, env, ref)
 }
@@ -28,7 +29,7 @@ func (a *app) warnOfSuspect(ctx context.Context, s *history.Snapshot, paths []st
 		return // whoever restores it must not be hindered
 	}
 	for _, why := range snapshot.Reasons(s, paths) {
-		fmt.Fprintf(a.stderr, "knowngood: warning: %s is SUSPECT: %s\n", s.Ref(), printable(why))
+		fmt.Fprintf(a.stderr, "knowngood: warning: %s is SUSPECT: %s\n", s.Ref(), printable.Name(why))
 	}
 	good, err := a.repo.NewestGood(ctx, s.Host, s.Environment)
 	switch {
@@ -79,7 +80,7 @@ func (a *app) refuseDeletion(ctx context.Context, t *snapshot.Tree, f *restoreFl
 		next = fmt.Sprintf("the newest good one is %s, of %s: %s", good.Ref(), localTime(good.Body.Started), command(good.Ref()))
 	}
 	return usagef("--delete: %s is SUSPECT: %s. Nothing was changed, because what it lacks would be deleted.\n  %s\n  To delete for the suspect one all the same, name it: %s",
-		s.Ref(), printable(strings.Join(snapshot.Reasons(s, pathsIn(t)), "; ")), next, command(s.Ref()))
+		s.Ref(), printable.Name(strings.Join(snapshot.Reasons(s, pathsIn(t)), "; ")), next, command(s.Ref()))
 }
 
 // suspects are those of some snapshots that are suspect by the word of their

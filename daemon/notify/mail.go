@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/internal/printable"
 )
 
 // email sends messages by SMTP, over TLS unless the configuration says none.
@@ -185,7 +186,7 @@ func (e *email) compose(m *Message) (from *mail.Address, to []*mail.Address, tex
 	header := func(name, value string) { fmt.Fprintf(&b, "%s: %s\r\n", name, value) }
 	header("From", from.String())
 	header("To", strings.Join(names, ",\r\n "))
-	header("Subject", mime.QEncoding.Encode("utf-8", "[knowngood] "+m.Title))
+	header("Subject", mime.QEncoding.Encode("utf-8", printable.Line("[knowngood] "+m.Title)))
 	header("Date", m.Time.Format("Mon, 02 Jan 2006 15:04:05 -0700"))
 	header("Message-ID", fmt.Sprintf("<%s@%s>", rand.Text(), helloName()))
 	header("Auto-Submitted", "auto-generated")
@@ -194,7 +195,7 @@ func (e *email) compose(m *Message) (from *mail.Address, to []*mail.Address, tex
 	header("Content-Transfer-Encoding", "quoted-printable")
 	b.WriteString("\r\n")
 	q := quotedprintable.NewWriter(&b)
-	if _, err := q.Write([]byte(strings.ReplaceAll(m.body(), "\n", "\r\n"))); err != nil {
+	if _, err := q.Write([]byte(strings.ReplaceAll(printable.Text(m.body()), "\n", "\r\n"))); err != nil {
 		return nil, nil, nil, err
 	}
 	if err := q.Close(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"knowngood/daemon/report"
+	"knowngood/internal/printable"
 )
 
 // Event of a run that a monitor is told of, as healthchecks.io defined them and
@@ -40,7 +41,7 @@ func (p *ping) send(ctx context.Context, e Event, text string) error {
 	if e == Succeeded {
 		suffix = ""
 	}
-	return p.client.post(ctx, p.address, suffix, "text/plain; charset=utf-8", []byte(text))
+	return p.client.post(ctx, p.address, suffix, "text/plain; charset=utf-8", []byte(printable.Text(text)))
 }
 
 // pingText is what the monitor shows of a run.

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/internal/command"
+	"knowngood/internal/printable"
 )
 
 // program gets messages as JSON on its standard input, and the words of it as
@@ -43,7 +44,7 @@ func (p *program) send(ctx context.Context, m *Message) error {
 func variables(m *Message) []string {
 	vars := []string{}
 	add := func(name, value string) {
-		vars = append(vars, fmt.Sprintf("KNOWNGOOD_%s=%s", name, strings.ReplaceAll(value, "\x00", "")))
+		vars = append(vars, fmt.Sprintf("KNOWNGOOD_%s=%s", name, printable.Variable(value)))
 	}
 	add("KIND", string(m.Kind))
 	add("HOST", m.Host)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/internal/printable"
 )
 
 // client posts. It keeps no connections, follows no redirects and tells no
@@ -158,17 +159,19 @@ func (w *webhook) target() string { return "webhook " + w.url.String() }
 // body is what is posted, and its type.
 func (w *webhook) body(m *Message) (kind string, body []byte, err error) {
 	if w.make == nil {
-		body, err = json.Marshal(m)
-		return "application/json", body, err
+		if body, err = json.Marshal(m); err != nil {
+			return "", nil, err
+		}
+		return "application/json", printable.JSON(body), nil
 	}
 	var b bytes.Buffer
 	if err := w.make.Execute(&b, m); err != nil {
 		return "", nil, err
 	}
 	if json.Valid(b.Bytes()) {
-		return "application/json", b.Bytes(), nil
+		return "application/json", printable.JSON(b.Bytes()), nil
 	}
-	return "text/plain; charset=utf-8", b.Bytes(), nil
+	return "text/plain; charset=utf-8", []byte(printable.Text(b.String())), nil
 }
 
 // send posts the message. Services refuse what is too long for them in several

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"knowngood/daemon/report"
+	"knowngood/internal/printable"
 )
 
 type api struct {
@@ -109,7 +110,7 @@ func find(r *report.Report, name string) *report.Environment {
 func plain(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(code)
-	fmt.Fprintln(w, text)
+	fmt.Fprintln(w, printable.Text(text))
 }
 
 // problem is the body of every answer that is an error.
@@ -126,5 +127,5 @@ func answer(w http.ResponseWriter, code int, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	w.Write(append(b, '\n'))
+	w.Write(append(printable.JSON(b), '\n'))
 }

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
+	"io"
 	"net/http"
 	"path"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"knowngood/daemon/report"
+	"knowngood/internal/printable"
 )
 
 //go:embed assets
@@ -217,7 +219,7 @@ func (p *pages) show(w http.ResponseWriter, code int, v *view) {
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(code)
-	w.Write(b.Bytes())
+	io.WriteString(w, printable.Text(b.String()))
 }
 
 func (p *pages) asset(w http.ResponseWriter, r *http.Request) {

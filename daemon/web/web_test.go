@@ -194,6 +194,20 @@ func TestTextOfTheReportStaysText(t *testing.T) {
 	}
 }
 
+func TestHostileTextsOfTheReportAreShownAsWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	r := hostile()
+	r.Warnings = append(r.Warnings, report.Warning{Time: r.Now, Text: "invoice\u202efdp.exe pay\u200bpal \u009b31m", Tampering: true})
+	f := &fake{r: r}
+	page := ask(Handler(f, f), "GET", "/", nil).Body.String()
+	if !strings.Contains(page, `invoice\u202efdp.exe pay\u200bpal \u009b31m`) || strings.ContainsAny(page, "\u202e\u200b\u009b") {
+		t.Error("the page does not show what the text holds")
+	}
+	if json := ask(Handler(f, f), "GET", "/api/v1/report", nil).Body.String(); strings.ContainsAny(json, "\u202e\u200b\u009b") {
+		t.Error("the API's JSON has characters that cannot be shown")
+	}
+}
+
 func TestThePageSaysWhatAnOperatorAsks(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}

@@ -116,7 +116,7 @@ func TestLinesOfBothStreamsAreTold(t *testing.T) {
 	if err := run(t, c); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string][]string{"stdout": {"one", "two", "three", "no end"}, "stderr": {"[31mred? $SECRET"}}
+	want := map[string][]string{"stdout": {"one", "two", "three", "no end"}, "stderr": {`\x1b[31mred\xff $SECRET`}}
 	got := map[string][]string{}
 	for _, line := range *said {
 		stream, text, _ := strings.Cut(line, ": ")

@@ -4,7 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"sync"
-	"unicode"
+
+	"knowngood/internal/printable"
 )
 
 const (
@@ -72,7 +73,10 @@ func (w *lines) Write(b []byte) (int, error) {
 
 // end gives away the line that is open.
 func (w *lines) end() {
-	text := printable(w.open)
+	text := shown(w.open)
+	if len(text) > lineLimit { // escapes take more than what they stand for
+		text, w.cut = strings.ToValidUTF8(text[:lineLimit], ""), true
+	}
 	if w.cut {
 		text += "..."
 	}
@@ -82,19 +86,9 @@ func (w *lines) end() {
 	}
 }
 
-// printable keeps a program from writing escapes into the terminal of whoever
-// reads its output.
-func printable(b []byte) string {
-	text := strings.ToValidUTF8(string(b), "?")
-	return strings.TrimRightFunc(strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t':
-			return ' '
-		case unicode.IsPrint(r):
-			return r
-		}
-		return -1
-	}, text), unicode.IsSpace)
+// shown is a line of a program's output for whoever reads it.
+func shown(line []byte) string {
+	return strings.TrimRight(printable.Line(string(line)), " ")
 }
 
 // tail keeps the last bytes written to it.
@@ -123,7 +117,7 @@ func (t *tail) String() string {
 	}
 	var kept []string
 	for _, line := range strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }) {
-		if line = printable([]byte(line)); line != "" {
+		if line = shown([]byte(line)); line != "" {
 			kept = append(kept, line)
 		}
 	}

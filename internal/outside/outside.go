@@ -24,7 +24,8 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"unicode"
+
+	"knowngood/internal/printable"
 )
 
 // Socket is where the server listens.
@@ -70,13 +71,7 @@ func variables(env []string) []string {
 		if !slices.Contains(Variables, name) {
 			continue
 		}
-		value = strings.Map(func(r rune) rune {
-			if unicode.IsControl(r) {
-				return ' '
-			}
-			return r
-		}, strings.ToValidUTF8(value, "?"))
-		passed = append(passed, name+"="+value)
+		passed = append(passed, name+"="+printable.Columns(strings.ReplaceAll(value, "\n", " ")))
 	}
 	return passed
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"golang.org/x/term"
+
+	"knowngood/internal/printable"
 )
 
 // credential is the name under which systemd hands a passphrase to a service.
@@ -100,7 +102,7 @@ func fromTerminal(what string, twice bool) ([]byte, error) {
 }
 
 func prompt(tty *os.File, text string) ([]byte, error) {
-	fmt.Fprint(tty, text)
+	fmt.Fprint(tty, printable.Line(text))
 	b, err := term.ReadPassword(int(tty.Fd()))
 	fmt.Fprintln(tty)
 	if err != nil {
