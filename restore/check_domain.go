@@ -47,6 +47,7 @@ type domainCheck struct {
 	linked     map[[32]byte]bool   // sets of such segments whose links are as they should be; see links
 	remnants   map[[32]byte]remnant
 	suspects   map[deletion.ObjectID]*suspect // objects that are missing or damaged
+	listed     map[deletion.ObjectID]bool     // objects that a kept snapshot lists
 	indexed    map[[32]byte]deletion.ObjectID // chunks that the index has in one of them alone
 	hurt       bool                           // some file is
 }
@@ -100,6 +101,10 @@ func (d *domainCheck) check(ctx context.Context) error {
 	}
 	d.index(x)
 	d.runs(x)
+	if d.Sealed {
+		d.judge()
+		return nil
+	}
 	for _, s := range different {
 		if err := d.snapshot(ctx, s); err != nil {
 			return err
@@ -140,25 +145,37 @@ func (d *domainCheck) objects(ctx context.Context) error {
 			defer d.Progress.PacksDone.Add(1)
 			key := layout.KeyPack(d.host, d.domain.ID, hash)
 			var err error
-			if drawn(hash, d.ReadData) {
+			id := deletion.ObjectID{Kind: wire.KindPack, Hash: hash}
+			read := drawn(hash, d.ReadData) || d.Read != nil && d.Read(id)
+			switch {
+			case read && d.Sealed:
+				s := <-whole
+				_, err = d.readWhole(gctx, s, wire.KindPack, hash, size)
+				whole <- s
+				if err == nil {
+					err = d.packContents(gctx, key, hash, size)
+				}
+			case read:
 				s := <-whole
 				err = d.wholePack(gctx, s, key, hash, size)
 				whole <- s
-			} else {
+			default:
 				err = d.packContents(gctx, key, hash, size)
 			}
-			return d.doubtful(deletion.ObjectID{Kind: wire.KindPack, Hash: hash}, err)
+			return d.doubtful(id, err)
 		})
 	}
-	if d.ReadData > 0 {
-		for hash, size := range d.containers {
-			g.Go(func() error {
-				s := <-whole
-				_, err := d.readWhole(gctx, s, wire.KindManifest, hash, size)
-				whole <- s
-				return d.doubtful(deletion.ObjectID{Kind: wire.KindManifest, Hash: hash}, err)
-			})
+	for hash, size := range d.containers {
+		id := deletion.ObjectID{Kind: wire.KindManifest, Hash: hash}
+		if d.ReadData == 0 && (d.Read == nil || !d.Read(id)) {
+			continue
 		}
+		g.Go(func() error {
+			s := <-whole
+			_, err := d.readWhole(gctx, s, wire.KindManifest, hash, size)
+			whole <- s
+			return d.doubtful(id, err)
+		})
 	}
 	return g.Wait()
 }
@@ -460,6 +477,7 @@ func (d *domainCheck) need(ctx context.Context, s *history.Snapshot, o pack.Obje
 	}
 	size, ok := have[o.Hash]
 	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
+	d.listed[id] = true
 	if ok && uint64(size) == o.Size || d.suspects[id] != nil {
 		return nil
 	}

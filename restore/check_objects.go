@@ -95,6 +95,8 @@ func (d *domainCheck) judge() {
 			key, have = layout.KeyManifest(d.host, d.domain.ID, id.Hash), d.containers
 			s.needed = s.needed || d.tablesIn[id.Hash]
 		}
+		d.report.Suspects = append(d.report.Suspects, key)
+		s.needed = s.needed || d.Sealed && d.listed[id] && (unique[id] || id.Kind == wire.KindManifest)
 		switch {
 		case s.needed:
 			d.hurt = true

@@ -1,0 +1,96 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/pack"
+	"knowngood/storage/repository"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+)
+
+// Stored is a pack or manifest container as the store lists it.
+type Stored struct {
+	repository.ObjectID
+	Domain seal.DomainID
+	Size   int64
+}
+
+// ListStored returns the packs and manifest containers of a host, in the order of
+// their hashes.
+func ListStored(ctx context.Context, store storage.Store, host string) ([]Stored, error) {
+	var out []Stored
+	for _, of := range []struct {
+		kind   wire.Kind
+		prefix string
+		parse  func(string) (string, seal.DomainID, [32]byte, bool)
+	}{
+		{wire.KindPack, statement.PrefixPackDomains(host), statement.ParsePackKey},
+		{wire.KindManifest, statement.PrefixManifestDomains(host), statement.ParseManifestKey},
+	} {
+		for o, err := range store.List(ctx, storage.ListOptions{Prefix: of.prefix}) {
+			if err != nil {
+				return nil, err
+			}
+			if _, domain, hash, ok := of.parse(o.Key); ok {
+				out = append(out, Stored{repository.ObjectID{Kind: of.kind, Hash: hash}, domain, o.Size})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Stored) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
+	return out, nil
+}
+
+// comparedAtOnce is how many objects CompareStored holds in memory.
+const comparedAtOnce = 2
+
+// CompareStored reads objects of a host whole and compares their bytes with their
+// names, which takes no identity. It calls done with each object in the order
+// given, and with why it is missing or damaged: nil when its bytes are right. It
+// ends with the first error of another kind, and with that of done.
+func CompareStored(ctx context.Context, repo *repository.Repository, host string, objects []Stored, done func(o Stored, damage error) error) error {
+	readers := map[seal.DomainID]*repository.Reader{}
+	defer func() {
+		for _, r := range readers {
+			r.Close()
+		}
+	}()
+	for _, o := range objects {
+		if readers[o.Domain] == nil { // names and hashes take no more of a domain than its ID
+			readers[o.Domain] = repo.NewReader(host, &seal.Domain{ID: o.Domain})
+		}
+	}
+
+	var buffers [comparedAtOnce][]byte
+	for some := range slices.Chunk(objects, comparedAtOnce) {
+		var damage [comparedAtOnce]error
+		g, gctx := errgroup.WithContext(ctx)
+		for i, o := range some {
+			g.Go(func() error {
+				if need := min(o.Size, pack.MaxObject) + 512; int64(cap(buffers[i])) < need { // with room to see the end
+					buffers[i] = make([]byte, 0, need)
+				}
+				_, err := readers[o.Domain].Whole(gctx, buffers[i], o.Kind, o.Hash)
+				if repository.Damaged(err) {
+					damage[i], err = err, nil
+				}
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for i, o := range some {
+			if err := done(o, damage[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
