@@ -6,6 +6,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -25,6 +26,7 @@ type Config struct {
 	Limits       Limits                  `yaml:"limits,omitempty"`
 	Environments map[string]*Environment `yaml:"environments,omitempty"`
 	Prune        *Prune                  `yaml:"prune,omitempty"`
+	Check        *Check                  `yaml:"check,omitempty"` // never nil once defaults are filled in
 	Notify       Notify                  `yaml:"notify,omitempty"`
 
 	// What reading the file found besides.
@@ -167,6 +169,31 @@ type Prune struct {
 	MaxRepack Size     `yaml:"max_repack,omitempty"` // bytes rewritten in a run
 }
 
+// Check verifies what this host stored, on a schedule.
+type Check struct {
+	Schedule string   `yaml:"schedule"` // "off": never
+	TimeZone string   `yaml:"time_zone,omitempty"`
+	Jitter   Duration `yaml:"jitter,omitempty"`
+	ReadData ReadData `yaml:"read_data"`
+	Cycle    Duration `yaml:"cycle"`    // within which read_data: auto reads everything
+	MaxData  Size     `yaml:"max_data"` // and the most that it reads a day, in bytes
+}
+
+// Off reports whether nothing is checked on a schedule.
+func (c *Check) Off() bool { return c.Schedule == "off" }
+
+// ReadData is how much stored data a check reads: auto, none, all, or a percentage.
+type ReadData string
+
+// Share is the percentage as a part of 1; 0 where it is a word.
+func (r ReadData) Share() float64 {
+	n, err := strconv.ParseFloat(strings.TrimSuffix(string(r), "%"), 64)
+	if err != nil || !strings.HasSuffix(string(r), "%") {
+		return 0
+	}
+	return n / 100
+}
+
 // Notify says who is told.
 type Notify struct {
 	Webhook []Webhook `yaml:"webhook,omitempty"`
@@ -239,6 +266,7 @@ func (c *Config) fill(given func(keyPath) bool) {
 			p.TimeZone = "Local"
 		}
 	}
+	c.fillCheck(given)
 	for name, e := range c.Environments {
 		if e == nil {
 			continue
@@ -256,6 +284,33 @@ func (c *Config) fill(given func(keyPath) bool) {
 			half := defaultShrink
 			e.Shrink = &half
 		}
+	}
+}
+
+// fillCheck gives the check its defaults: once a night, at a time of this host's
+// own.
+func (c *Config) fillCheck(given func(keyPath) bool) {
+	if c.Check == nil {
+		c.Check = &Check{}
+	}
+	k := c.Check
+	if k.Schedule == "" && !given(keyPath{"check", "schedule"}) {
+		k.Schedule = "0 1 * * *"
+		if k.Jitter == 0 && !given(keyPath{"check", "jitter"}) {
+			k.Jitter = Duration(5 * hour)
+		}
+	}
+	if k.TimeZone == "" {
+		k.TimeZone = "Local"
+	}
+	if k.ReadData == "" {
+		k.ReadData = "auto"
+	}
+	if k.Cycle == 0 {
+		k.Cycle = Duration(90 * 24 * hour)
+	}
+	if k.MaxData == 0 {
+		k.MaxData = 1 << 30
 	}
 }
 

@@ -67,6 +67,9 @@ func (v *validator) config(c *Config) {
 	if c.Prune != nil {
 		v.prune(c.Prune, keyPath{"prune"})
 	}
+	if c.Check != nil {
+		v.check(c.Check, keyPath{"check"})
+	}
 	v.notify(&c.Notify)
 }
 
@@ -79,6 +82,23 @@ func (v *validator) prune(p *Prune, key keyPath) {
 	v.schedule(p.Schedule, p.TimeZone, key.child("schedule"))
 	if p.Announce < minAnnounce {
 		v.addf(key.child("announce"), "%v is too short: a deletion is announced at least 48h ahead, or a run under way could lose what it reuses", p.Announce)
+	}
+}
+
+func (v *validator) check(c *Check, key keyPath) {
+	v.zone(c.TimeZone, key.child("time_zone"))
+	if !c.Off() {
+		v.schedule(c.Schedule, c.TimeZone, key.child("schedule"))
+	}
+	switch share := c.ReadData.Share(); c.ReadData {
+	case "auto", "none", "all":
+	default:
+		if !(share > 0 && share <= 1) {
+			v.addf(key.child("read_data"), "%q is none of auto, none, all, and no percentage such as 5%%", string(c.ReadData))
+		}
+	}
+	if c.Cycle < Duration(24*hour) {
+		v.addf(key.child("cycle"), "%v is too short: write 1d or more, or read_data: all", c.Cycle)
 	}
 }
 
