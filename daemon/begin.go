@@ -21,8 +21,11 @@ func (d *Daemon) begin(ctx context.Context, j *job, run report.Run) {
 	j.running = r
 	d.busy++
 	work := d.capture(j, r)
-	if j.name == "" {
+	switch j.name {
+	case pruneJob:
 		work = d.prune(r)
+	case checkJob:
+		work = d.check(j, r)
 	}
 	d.runs.Go(func() {
 		defer cancel(nil)
@@ -159,7 +162,10 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 func (d *Daemon) logRun(name string, run *report.Run) {
 	fields := []zap.Field{zap.String("result", string(run.Result)), zap.String("trigger", run.Trigger), zap.Duration("took", run.Duration().Round(time.Millisecond)), zap.Int("attempts", run.Attempts)}
 	what, size := "prune", zap.Uint64("freed_bytes", run.FreedBytes)
-	if name != "" {
+	if name == checkJob {
+		what, size = "check", zap.Uint64("read_bytes", run.ReadBytes)
+	}
+	if isEnvironment(name) {
 		what, size = "run", zap.Uint64("stored_bytes", run.StoredBytes)
 		fields = append(fields, zap.String("environment", name), zap.String("snapshot", run.Snapshot), zap.Uint64("files", run.Files), zap.Uint64("bytes", run.Bytes),
 			zap.Uint64("new_bytes", run.NewBytes), zap.Uint64("problems", run.Problems))

@@ -47,8 +47,8 @@ type Options struct {
 const (
 	// stuck ends a run that has no timeout and did nothing for so long.
 	stuck = 2 * time.Hour
-	// stuckPrune does so to a prune that read nothing and deleted nothing for so
-	// long: listing shows nothing of what it does.
+	// stuckPrune does so to a prune, or a check, that read nothing and deleted
+	// nothing for so long: listing shows nothing of what it does.
 	stuckPrune = 24 * time.Hour
 	// unresponsive is how long after that the daemon calls itself broken, for
 	// the service manager to start it anew.
@@ -79,9 +79,12 @@ type Daemon struct {
 	busy     int // runs under way
 	warnings []report.Warning
 	storage  report.Storage
-	watch    *watch
-	teller   *teller
-	said     string // to the service manager
+	checked  checked
+	// checkedSlots is the file of that; nil while no check is configured.
+	checkedSlots *slots
+	watch        *watch
+	teller       *teller
+	said         string // to the service manager
 	// lessWaits to be told than is written down.
 	lessWaits atomic.Bool
 	// takenFailed is what was said last of writing down which configuration was taken.
@@ -224,6 +227,9 @@ func (d *Daemon) close() {
 		j.slots.close()
 	}
 	d.watch.slots.close()
+	if d.checkedSlots != nil {
+		d.checkedSlots.close()
+	}
 	d.repo.close()
 }
 
@@ -236,9 +242,20 @@ func (d *Daemon) apply(c *configs.Config) {
 		j.env, j.gone = env, false
 		d.schedule(j, c.Host, env.Schedule, env.TimeZone, time.Duration(env.Jitter), time.Duration(env.CatchUp))
 	}
+	if k := c.Check; k != nil {
+		want[checkJob] = true
+		d.openChecked()
+		j := d.job(checkJob)
+		j.gone = false
+		expression := k.Schedule
+		if k.Off() {
+			expression = ""
+		}
+		d.schedule(j, c.Host, expression, k.TimeZone, time.Duration(k.Jitter), 24*time.Hour)
+	}
 	if c.Prune != nil {
-		want[""] = true
-		j := d.job("")
+		want[pruneJob] = true
+		j := d.job(pruneJob)
 		j.gone = false
 		d.schedule(j, c.Host, c.Prune.Schedule, c.Prune.TimeZone, 0, 24*time.Hour)
 	}

@@ -9,7 +9,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/schedule"
-	"knowngood/internal/userdir"
+	"knowngood/restore"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/prune"
 )
@@ -41,10 +41,19 @@ const jobSize = 16 << 10
 // maxErrorText is what is kept of an error, so that a state fits its slot.
 const maxErrorText = 2000
 
+// Names of the jobs that capture nothing. No environment has a name with a space.
+const (
+	pruneJob = ""
+	checkJob = "the check"
+)
+
+// isEnvironment reports whether the job of a name captures an environment.
+func isEnvironment(name string) bool { return name != pruneJob && name != checkJob }
+
 // job is something done on a schedule; its fields belong to Daemon.mu, but for
 // what says otherwise.
 type job struct {
-	name       string // of the environment; "" is the prune
+	name       string // of the environment, or pruneJob or checkJob
 	expression string // of its schedule, as configured
 	zone       string
 	timing     *timing // nil: only by hand
@@ -73,8 +82,11 @@ type running struct {
 	problems []manifest.Problem
 	live     Live
 	pruned   prune.Progress
-	began    time.Time
-	cancel   context.CancelCauseFunc
+	// checking is what a check has done.
+	checking restore.CheckProgress
+
+	began  time.Time
+	cancel context.CancelCauseFunc
 	// number of the configuration of the repository, and timeout (0: none), when
 	// it was its turn.
 	number  int
@@ -88,11 +100,14 @@ type running struct {
 // (see openSlots), and of past runs; the job is good with both.
 func openJob(stateDir, name string) (j *job, state, runs error) {
 	file := "env-" + name
-	if name == "" {
+	switch name {
+	case pruneJob:
 		file = "prune"
+	case checkJob:
+		file = "check"
 	}
 	j = &job{name: name, kept: &Kept{}}
-	dir := userdir.At(stateDir).In("daemon", "jobs")
+	dir := jobsDir(stateDir)
 	j.slots, state = openSlots(dir, file+".state", jobSize, &j.state)
 	j.history, runs = openHistory(dir, file+".runs")
 	if j.state.Totals == nil {
@@ -161,6 +176,7 @@ func (r *running) done() uint64 {
 		n += p.Files.Load() + p.Bytes.Load() + p.FilesRead.Load() + p.BytesRead.Load()
 	}
 	n += r.pruned.Manifests.Load() + r.pruned.Read.Load() + r.pruned.Deleted.Load()
+	n += r.checking.PacksDone.Load() + r.checking.Bytes.Load()
 	return n
 }
 

@@ -96,6 +96,7 @@ func (d *Daemon) reopen(ctx context.Context) {
 			d.open(ctx)
 		} else {
 			d.reached(ctx, repo)
+			d.takeByHand(repo)
 		}
 	})
 }
@@ -115,7 +116,7 @@ func (d *Daemon) moving(j *job, now time.Time) bool {
 	}
 	if r.timeout == 0 { // else that has ended it, if anything can
 		hint := "a source or the store hangs, and set a timeout"
-		if j.name == "" {
+		if !isEnvironment(j.name) {
 			hint = "the store hangs"
 		}
 		r.cancel(fmt.Errorf("the run did nothing for %v, and was ended: see whether %s", limit, hint))
@@ -129,7 +130,7 @@ func (r *running) patience(phase string) time.Duration {
 	switch phase {
 	case "capture", "retention":
 		return max(stuck, r.timeout)
-	case "prune":
+	case "prune", "check":
 		return stuckPrune
 	}
 	return 0
@@ -149,7 +150,7 @@ func (d *Daemon) Start(_ context.Context, env string) error {
 	defer d.mu.Unlock()
 	j := d.jobs[env]
 	switch {
-	case j == nil || j.gone || env == "":
+	case j == nil || j.gone || !isEnvironment(env):
 		return web.ErrUnknown
 	case j.running != nil:
 		return web.ErrRunning

@@ -178,7 +178,7 @@ func (d *Daemon) reached(ctx context.Context, repo *repository.Repository) {
 	d.mu.Lock()
 	var names []string
 	for name, j := range d.jobs {
-		if name == "" {
+		if !isEnvironment(name) {
 			continue
 		}
 		n, err := repo.Remembered(d.config.Host, name)

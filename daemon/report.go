@@ -63,9 +63,14 @@ func (d *Daemon) report(runs bool) report.Report {
 		if j.gone {
 			continue
 		}
-		if name == "" {
+		switch name {
+		case pruneJob:
 			p := d.reportJob(j, now)
 			r.Prune = &p
+			continue
+		case checkJob:
+			r.Check = d.reportCheck(j, now)
+			r.Warnings = append(r.Warnings, r.Check.Warnings(now)...)
 			continue
 		}
 		e := report.Environment{Name: name, Job: d.reportJob(j, now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
@@ -109,6 +114,43 @@ func (d *Daemon) reportJob(j *job, now time.Time) report.Job {
 		out.Running = &p
 	}
 	return out
+}
+
+// reportCheck tells of the check; mu is held.
+func (d *Daemon) reportCheck(j *job, now time.Time) *report.Check {
+	c := &d.checked
+	out := &report.Check{Job: d.reportJob(j, now), Began: c.Began, Command: c.Command, Damaged: c.Damaged, Damage: slices.Clone(c.First), Tampered: c.Tampered,
+		Notes: slices.Clone(c.Notes), Overdue: d.checkOverdue(j, now)}
+	how := readingOf(d.config.Check, d.config.Identity != "")
+	if how == nil && c.Data.oldest().IsZero() {
+		return out
+	}
+	out.Data = &report.CheckedData{Oldest: c.Data.oldest(), PassPart: c.Data.place(), PassBegan: c.Data.Begun, Objects: c.Objects, StoredBytes: c.Stored}
+	if how != nil {
+		out.Data.Scheduled = true
+		out.Data.CycleSeconds, out.Data.DailyBytes = how.cycle.Seconds(), how.daily
+		out.Data.ExpectedSeconds = how.expected(c.Stored).Seconds()
+	}
+	return out
+}
+
+// checkOverdue reports whether three checks in a row did not look at everything,
+// and a day has passed since. mu is held.
+func (d *Daemon) checkOverdue(j *job, now time.Time) bool {
+	if j.timing == nil {
+		return false
+	}
+	at := d.checked.Began
+	if at.Before(j.state.Since) {
+		at = j.state.Since
+	}
+	if at.After(now) {
+		return false // the clock was set back, and what ran then is not known to be late
+	}
+	for range 3 {
+		at = j.timing.schedule.Next(at)
+	}
+	return !at.IsZero() && now.After(at.Add(j.timing.offset+day))
 }
 
 // lockOf is the lock that a repository asks for.
@@ -165,7 +207,7 @@ func space(repo *repository.Repository, url string, quota uint64) report.Storage
 func (d *Daemon) measure(s report.Storage) {
 	var runs []report.Run
 	for _, j := range d.jobs {
-		if j.name != "" {
+		if isEnvironment(j.name) {
 			runs = append(runs, j.history.runs...)
 		}
 	}

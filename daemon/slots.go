@@ -90,6 +90,20 @@ var (
 	errUnread  = errors.New("it could not be read at first, and the state that it holds is left alone: restart the daemon, which then goes on from that")
 )
 
+// peekSlots reads the newest state of a file that another process may have open,
+// and reports whether there is one.
+func peekSlots(dir userdir.Dir, name string, size int, v any) bool {
+	b, err := dir.ReadFile(name)
+	if err != nil || len(b) != 2*size {
+		return false
+	}
+	first, text, _ := parseSlot(b[:size])
+	if second, later, ok := parseSlot(b[size:]); ok && second > first {
+		text = later
+	}
+	return text != nil && json.Unmarshal(text, v) == nil
+}
+
 // make makes the file with all its space.
 func (s *slots) make() (*os.File, error) {
 	f, err := s.dir.OpenFile(s.name, os.O_RDWR|os.O_CREATE|os.O_EXCL)

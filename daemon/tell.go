@@ -164,7 +164,7 @@ func (d *Daemon) ping(e notify.Event, env string, run *report.Run) {
 
 // tellRun tells of a run that ended.
 func (d *Daemon) tellRun(name string, run *report.Run, failures int) {
-	if name != "" && run.Result != report.Interrupted {
+	if isEnvironment(name) && run.Result != report.Interrupted {
 		event := notify.Succeeded
 		if !run.Result.Good() {
 			event = notify.Failing
@@ -176,8 +176,11 @@ func (d *Daemon) tellRun(name string, run *report.Run, failures int) {
 
 // ended is what to tell of a run.
 func (w *watch) ended(name string, run *report.Run, failures int) []notify.Message {
-	if name == "" {
+	switch name {
+	case pruneJob:
 		return w.Pruned(*run, failures)
+	case checkJob:
+		return nil // tellAges tells how the check stands
 	}
 	return w.Ran(name, *run, failures)
 }
@@ -205,6 +208,9 @@ func (d *Daemon) tellAges(r *report.Report) {
 				continue // there was no time yet for the first one
 			}
 			m = append(m, w.Checked(r.Now, e)...)
+		}
+		if r.Check != nil {
+			m = append(m, w.Verified(r.Now, r.Check)...)
 		}
 		if d.repo.settling(r.Now) {
 			return m

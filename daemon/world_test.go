@@ -13,6 +13,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/internal/enginetest"
+	"knowngood/storage"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
@@ -29,7 +30,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	f := storagetest.NewFaulty(storagetest.NewPlainMemory())
+	return newWorldOn(t, storagetest.NewPlainMemory())
+}
+
+// newWorldOn is newWorld over an empty store.
+func newWorldOn(t *testing.T, store storage.Store) *world {
+	t.Helper()
+	f := storagetest.NewFaulty(store)
 	w := &world{World: enginetest.New(t, f), t: t, faulty: f, source: filepath.Join(t.TempDir(), "source")}
 	w.Check(os.Mkdir(w.source, 0o755))
 	w.write("file", "content")
@@ -52,6 +59,7 @@ func (w *world) config(environments string) *configs.Config {
 	})))
 	w.Check(err)
 	c.StateDir = w.State
+	c.Check = nil // tests of it set their own
 	return c
 }
 

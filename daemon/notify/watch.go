@@ -30,13 +30,16 @@ type State struct {
 	Late     map[string]*Told `json:"late,omitempty"`    // RPO broken
 	Prune    *Told            `json:"prune,omitempty"`
 	Degraded *Told            `json:"degraded,omitempty"`
-	Damage   map[string]*Told `json:"damage,omitempty"` // by the hash of its text
+	Check    *Told            `json:"check,omitempty"`   // it fails
+	Overdue  *Told            `json:"overdue,omitempty"` // the check
+	Damaged  *Told            `json:"damaged,omitempty"` // by what the check found
+	Damage   map[string]*Told `json:"damage,omitempty"`  // by the hash of its text
 }
 
 // Size is how much goes on.
 func (s *State) Size() int {
 	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Damage)
-	for _, t := range []*Told{s.Prune, s.Degraded} {
+	for _, t := range []*Told{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
 		if t != nil {
 			n++
 		}
@@ -166,6 +169,39 @@ func (w *Watch) Pruned(run report.Run, failures int) []Message {
 		return []Message{failed(w.message(Recovery, "", now, t, "prune succeeds again", fmt.Sprintf("pruning succeeds again. It had failed since %s.", clock(t.Since))), run, 0)}
 	}
 	return nil
+}
+
+// Verified tells how the check of what is stored stands.
+func (w *Watch) Verified(now time.Time, c *report.Check) (messages []Message) {
+	tell := func(t **Told, goes bool, kind Kind, title, text, over string) {
+		switch {
+		case goes && w.begin(t, now):
+			m := w.message(kind, "", now, *t, title, sentence(text))
+			m.Run, m.Failures, m.Tampering = c.Last, c.Failures, kind == Damage && c.Tampered
+			messages = append(messages, m)
+		case !goes && *t != nil:
+			if !c.Began.IsZero() { // else another repository is configured
+				messages = append(messages, w.message(Recovery, "", now, *t, over, over+". It was otherwise since "+clock((*t).Since)+"."))
+			}
+			*t = nil
+		}
+	}
+	failing, reason := c.Failures > 0 && c.Last != nil && c.Last.Damaged == 0, ""
+	if failing {
+		reason = c.Last.Error
+	}
+	found, late := "", ""
+	for _, x := range c.Warnings(now) {
+		if found == "" && c.Damaged > 0 {
+			found = x.Text
+		} else {
+			late = x.Text
+		}
+	}
+	tell(&w.State.Damaged, c.Damaged > 0, Damage, "the check found damage", found, "the check finds no damage any more")
+	tell(&w.State.Overdue, c.Overdue, Degraded, "the check is overdue", late, "what is stored is checked in time again")
+	tell(&w.State.Check, failing, Failure, "the check failed", "what is stored could not be checked: "+reason, "checks succeed again")
+	return messages
 }
 
 func failed(m Message, run report.Run, failures int) Message {

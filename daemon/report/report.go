@@ -17,6 +17,7 @@ type Report struct {
 	Degraded     string        `json:"degraded,omitempty"`
 	Environments []Environment `json:"environments"`
 	Prune        *Job          `json:"prune,omitempty"`
+	Check        *Check        `json:"check,omitempty"`
 	Storage      Storage       `json:"storage"`
 	// Lock is what the repository asks of the store for each object; nil while
 	// that is not known.
@@ -167,6 +168,10 @@ type Run struct {
 	HealedBytes uint64 `json:"healed_bytes,omitempty"`
 	Problems    uint64 `json:"problems,omitempty"`
 	Forgotten   int    `json:"forgotten,omitempty"`
+	// ReadBytes is the stored data that a check read, Damaged how many objects it
+	// found to be missing or damaged; it has failed then.
+	ReadBytes uint64 `json:"read_bytes,omitempty"`
+	Damaged   int    `json:"damaged,omitempty"`
 	// Suspect are the reasons why the snapshot is suspect.
 	Suspect []string `json:"suspect,omitempty"`
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as
@@ -192,7 +197,7 @@ func (r *Run) Duration() time.Duration { return r.Finished.Sub(r.Started) }
 // Progress of a run under way.
 type Progress struct {
 	Started time.Time `json:"started"`
-	Phase   string    `json:"phase"` // waiting, before, capture, retry, after, prune
+	Phase   string    `json:"phase"` // waiting, before, capture, retry, after, prune, check
 	Attempt int       `json:"attempt"`
 	Files   uint64    `json:"files"`
 	Bytes   uint64    `json:"bytes"`

@@ -77,6 +77,9 @@ func (r *Report) Verdict() (Level, string) {
 	if slices.ContainsFunc(r.Warnings, func(w Warning) bool { return w.Tampering }) {
 		return Broken, "The repository was tampered with, see the warnings"
 	}
+	if r.Check != nil && r.Check.Damaged > 0 {
+		return Broken, "What is stored is damaged: the check " + second(r.Check.Verdict(r.Now)) + ", see the warnings"
+	}
 	degraded := slices.IndexFunc(r.Warnings, func(w Warning) bool { return w.Degraded })
 	envs, bad := r.Ranked(), 0
 	worst, unpromised := Well, 0
@@ -109,6 +112,8 @@ func (r *Report) Verdict() (Level, string) {
 		return Attention, fmt.Sprintf("%d of %d environments need attention, first %s", bad, len(envs), sentence(&envs[0]))
 	case r.Prune != nil && r.Prune.Failures > 0:
 		return Attention, fmt.Sprintf("Pruning failed in its last %s", english.Plural(r.Prune.Failures, "run", "runs"))
+	case r.Check != nil && r.Check.Failures > 0:
+		return Attention, "The check of what is stored " + second(r.Check.Verdict(r.Now))
 	case len(r.Warnings) > 0:
 		return Attention, fmt.Sprintf("All environments are well; %s a look", english.Plural(len(r.Warnings), "warning deserves", "warnings deserve"))
 	case unpromised == len(envs):
@@ -159,6 +164,8 @@ func Span(d time.Duration) string {
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func second(_ Level, text string) string { return text }
 
 func sentence(e *Environment) string {
 	_, text := e.Verdict()
