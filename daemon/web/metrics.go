@@ -57,6 +57,15 @@ var (
 	pruneSuccess  = desc("prune_last_success_timestamp_seconds", "When pruning last succeeded.")
 	pruneFreed    = desc("prune_freed_bytes", "What the last run of pruning freed.")
 
+	checkRuns     = desc("check_runs_total", "Checks of what is stored that ended, by result; failed, too, when they found damage.", "result")
+	checkFailures = desc("check_consecutive_failures", "Checks that failed, or found damage, since the last success.")
+	checkBegan    = desc("check_last_timestamp_seconds", "When the last check began that looked at everything, whatever it found.")
+	checkDamaged  = desc("check_damaged_objects", "Objects that it found to be missing or damaged.")
+	checkOverdue  = desc("check_overdue", "1 while three checks in a row did not look at everything.")
+	checkRead     = desc("check_read_bytes", "Stored data that the last check read.")
+	checkOldest   = desc("check_data_oldest_timestamp_seconds", "All data that was stored until then has been read and compared since.")
+	checkCycle    = desc("check_data_cycle_seconds", "How long it takes to read all stored data in turn.")
+
 	storeUsed   = desc("store_used_bytes", "What this host's objects take up.")
 	storeLimit  = desc("store_limit_bytes", "The quota, or the size of the disk.")
 	storeFree   = desc("store_free_bytes", "What is left of it.")
@@ -66,7 +75,8 @@ var (
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{buildInfo, degraded, warnings, newest, rpo, rpoBroken, suspect, nextRun, running, failures, runs, lastRun, lastDuration, lastSuccess,
-		snapFiles, snapBytes, snapNew, snapStored, snapProblems, kept, lock, pruneRuns, pruneFailures, pruneSuccess, pruneFreed, storeUsed, storeLimit, storeFree, storeGrowth, storeFull} {
+		snapFiles, snapBytes, snapNew, snapStored, snapProblems, kept, lock, pruneRuns, pruneFailures, pruneSuccess, pruneFreed,
+		checkRuns, checkFailures, checkBegan, checkDamaged, checkOverdue, checkRead, checkOldest, checkCycle, storeUsed, storeLimit, storeFree, storeGrowth, storeFull} {
 		ch <- d
 	}
 }
@@ -97,6 +107,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			g.set(pruneFreed, float64(p.Last.FreedBytes))
 		}
 	}
+	if r.Check != nil {
+		g.check(r.Check)
+	}
 	if s := r.Storage; s.UsedBytes > 0 {
 		g.set(storeUsed, float64(s.UsedBytes))
 	}
@@ -112,6 +125,25 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 // gauges sends values to a scrape.
 type gauges struct{ ch chan<- prometheus.Metric }
+
+func (g gauges) check(c *report.Check) {
+	g.totals(checkRuns, c.Totals)
+	g.set(checkFailures, float64(c.Failures))
+	g.set(checkOverdue, truth(c.Overdue))
+	if !c.Began.IsZero() {
+		g.time(checkBegan, c.Began)
+		g.set(checkDamaged, float64(c.Damaged))
+	}
+	if c.Last != nil {
+		g.set(checkRead, float64(c.Last.ReadBytes))
+	}
+	if d := c.Data; d != nil {
+		g.time(checkOldest, d.Oldest)
+		if cycle := max(d.CycleSeconds, d.ExpectedSeconds); d.Scheduled && cycle > 0 {
+			g.set(checkCycle, cycle)
+		}
+	}
+}
 
 func (g gauges) environment(e *report.Environment, now time.Time) {
 	name := e.Name

@@ -71,6 +71,7 @@ type view struct {
 	// Compact is a table in place of environments in full.
 	Compact  bool
 	Prune    *jobView
+	Check    *checkView
 	Store    *storeView
 	Lock     string
 	Troubles []trouble
@@ -131,6 +132,7 @@ func newView(r report.Report) *view {
 	if r.Prune != nil {
 		v.Prune = newJobView(*r.Prune, r.Now)
 	}
+	v.Check = newCheckView(r.Check, r.Now)
 	for _, w := range slices.Backward(r.Warnings) {
 		v.Warnings = append(v.Warnings, trouble{When: v.at(w.Time), Who: kindOf(w), Text: w.Text, Tampering: w.Tampering})
 	}
@@ -168,9 +170,9 @@ func (v *view) WarningLevel() string {
 	return report.Attention.String()
 }
 
-// pruning is who the prune is among what went wrong. No environment has a name
+// Who the prune and the check are among what went wrong. No environment has a name
 // with a space.
-const pruning = "the prune"
+const pruning, checking = "the prune", "the check"
 
 // troubles lists runs that went wrong, the newest first. What went wrong again
 // and again is told once.
@@ -188,7 +190,7 @@ func (v *view) troubles(envs []report.Environment) {
 			return
 		}
 		seen[key] = len(v.Troubles)
-		v.Troubles = append(v.Troubles, trouble{When: v.at(r.Finished), Who: who, Env: who != pruning, Text: r.Error, Times: 1})
+		v.Troubles = append(v.Troubles, trouble{When: v.at(r.Finished), Who: who, Env: who != pruning && who != checking, Text: r.Error, Times: 1})
 	}
 	for _, e := range envs {
 		for _, r := range slices.Backward(e.Runs) {
@@ -197,6 +199,9 @@ func (v *view) troubles(envs []report.Environment) {
 	}
 	if p := v.R.Prune; p != nil && p.Last != nil && !v.Single {
 		add(pruning, *p.Last)
+	}
+	if c := v.R.Check; c != nil && c.Last != nil && !v.Single {
+		add(checking, *c.Last)
 	}
 	slices.SortStableFunc(v.Troubles, func(a, b trouble) int { return b.When.t.Compare(a.When.t) })
 	v.Troubles = v.Troubles[:min(len(v.Troubles), troublesShown)]

@@ -77,6 +77,28 @@ func newJobView(j report.Job, now time.Time) *jobView {
 	return v
 }
 
+// checkView is the check of what is stored.
+type checkView struct {
+	*jobView
+	Level, Words string
+	Began        moment
+	Scope        string
+	Notes        []string
+	Part         float64 // of 100: of the pass under way; 0 where none is
+}
+
+func newCheckView(c *report.Check, now time.Time) *checkView {
+	if c == nil {
+		return nil
+	}
+	level, words := c.Verdict(now)
+	v := &checkView{jobView: newJobView(c.Job, now), Level: level.String(), Words: unbroken(words), Began: moment{c.Began, now}, Scope: unbroken(c.Data.Scope(now)), Notes: c.Notes}
+	if c.Data != nil {
+		v.Part = 100 * c.Data.PassPart
+	}
+	return v
+}
+
 // envView is one environment on the page.
 type envView struct {
 	*jobView
