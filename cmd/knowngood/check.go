@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"knowngood/daemon"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 )
@@ -43,6 +45,7 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 					a.result(hurtLine{"hurt", object, toHurtJSON(h)})
 				}
 			}
+			began := time.Now()
 			p := a.progress(func() progressState {
 				return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %s", o.Progress.PacksDone.Load(), counted(o.Progress.Packs.Load(), "pack"))}
 			})
@@ -51,6 +54,11 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 			if err != nil {
 				return err
 			}
+			command := "check"
+			if share > 0 {
+				command += " --read-data=" + readData
+			}
+			a.recordCheck(daemon.ByHand{Repository: r.ID().String(), Began: began, Command: command, Structure: true, Data: share >= 1, Finding: daemon.FindingOf(report, a.host)})
 			return a.tellCheck(report)
 		},
 	}
@@ -68,6 +76,16 @@ func percent(text string) (float64, error) {
 		return 0, usagef("--read-data: %q is not a percentage from 0 to 100", text)
 	}
 	return n / 100, nil
+}
+
+// recordCheck has the daemon of this machine's host count a check by hand.
+func (a *app) recordCheck(h daemon.ByHand) {
+	if own := a.ownHost(); own == "" || own != a.host {
+		return // it says nothing of what this machine stored
+	}
+	if err := h.Record(a.stateDir); err != nil {
+		a.note("status will not count this check: %v", err)
+	}
 }
 
 func (a *app) tellCheck(r *restore.CheckReport) error {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
+	"knowngood/daemon"
 )
 
 func configCommand(a *app) *cobra.Command {
@@ -29,6 +30,9 @@ that root runs by it.
 All mistakes are reported at once, in the order of the lines, with the warnings
 among them; of a text that is not YAML, the first one. What may only follow from
 another mistake is left out.
+
+It prints what the checks of the daemon (check) read from the store in a month, as
+far as the daemon knows how much is stored.
 
 Warnings do not refuse it. With one that is marked as degraded, a daemon takes
 snapshots and calls itself degraded.`,
@@ -58,8 +62,14 @@ snapshots and calls itself degraded.`,
 					warnings = append(warnings, p.Error())
 					a.printf("warning%s: %s\n", mark, p)
 				}
+				cost := daemon.CostOfChecks(c)
+				a.printf("check: %s\n", cost.Text)
 				a.printf("%s is valid: %s\n", path, counted(len(c.Environments), "environment"))
-				return a.result(map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": warnings, "degraded": degraded})
+				result := map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": warnings, "degraded": degraded, "check": cost.Text}
+				if cost.Known {
+					result["check_bytes_a_month"] = cost.Bytes
+				}
+				return a.result(result)
 			},
 		},
 		&cobra.Command{

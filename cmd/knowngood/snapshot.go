@@ -199,7 +199,18 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if err != nil {
 		return err
 	}
+	a.recordVerified(f, result)
 	return a.tellSnapshot(name, result)
+}
+
+// recordVerified has the daemon count a capture that read all stored data and
+// found it right. What was damaged stays so in the store, though its content be
+// stored again: that is no such verification.
+func (a *app) recordVerified(f *snapshotFlags, r *snapshot.Result) {
+	if f.verify != verifyData || r.Snapshot == nil || r.Healed.Packs > 0 || len(a.repo.DamagedObjects(r.Snapshot.Domain.ID)) > 0 {
+		return
+	}
+	a.recordCheck(daemon.ByHand{Repository: a.repo.ID().String(), Began: r.Snapshot.Body.Started, Command: "snapshot --verify=data", Data: true})
 }
 
 // edit adds to a capture what flags say, and tells its problems as they come.
@@ -274,6 +285,7 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 	if result == nil {
 		return err
 	}
+	a.recordVerified(f, result)
 	return errors.Join(a.tellSnapshot(name, result), err)
 }
 

@@ -81,6 +81,9 @@ func (a *app) showTroubles(s *statusReport) {
 	if p := s.Prune; p != nil && p.Last != nil && p.Last.Error != "" {
 		a.printf("\npruning %s at %s:\n%s", printable.Line(string(p.Last.Result)), localTime(p.Last.Finished), indented(p.Last.Error))
 	}
+	if c := s.Check; c != nil && c.Last != nil && c.Last.Error != "" && c.Damaged == 0 {
+		a.printf("\nthe check %s at %s:\n%s", clean(string(c.Last.Result)), localTime(c.Last.Finished), indented(c.Last.Error))
+	}
 	for _, w := range s.Warnings {
 		kind := "Warning"
 		switch {
@@ -91,6 +94,7 @@ func (a *app) showTroubles(s *statusReport) {
 		}
 		a.printf("\n%s, %s:\n%s", kind, localTime(w.Time), indented(w.Text))
 	}
+	a.showCheck(s)
 	if st := s.Storage; st.UsedBytes > 0 {
 		text := bytesText(st.UsedBytes) + " used by this host"
 		if st.LimitBytes > 0 {
@@ -106,6 +110,35 @@ func (a *app) showTroubles(s *statusReport) {
 	}
 	if s.Storage.UnprovenPuts {
 		a.printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")
+	}
+}
+
+// showCheck prints how the check of what is stored stands.
+func (a *app) showCheck(s *statusReport) {
+	c := s.Check
+	if c == nil {
+		return
+	}
+	_, text := c.Verdict(s.Now)
+	text = "Check: " + text
+	if !c.Began.IsZero() {
+		text += fmt.Sprintf(", %s ago", report.Span(s.Now.Sub(c.Began)))
+		if c.Command != "" {
+			text += " by knowngood " + c.Command
+		}
+		text += " (" + c.Data.Scope(s.Now.Local()) + ")"
+	}
+	switch {
+	case c.Running != nil:
+		text += "; one is under way"
+	case c.Schedule == "":
+		text += "; none is scheduled"
+	case c.Next.After(s.Now):
+		text += "; next in " + report.Span(c.Next.Sub(s.Now))
+	}
+	a.printf("\n%s.\n", clean(text))
+	for _, n := range c.Notes {
+		a.printf("  note: %s\n", clean(n))
 	}
 }
 
