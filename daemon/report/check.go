@@ -91,8 +91,10 @@ func (c *Check) Verdict(now time.Time) (Level, string) {
 		return Broken, "found " + english.Plural(c.Damaged, "object", "") + " missing or damaged"
 	case c.Overdue:
 		return Attention, "is overdue: " + c.lateness(now)
-	case c.Failures > 0:
-		return Attention, fmt.Sprintf("failed in its last %s", english.Plural(c.Failures, "run", "runs"))
+	case c.Failures == 1:
+		return Attention, "failed in its last run"
+	case c.Failures > 1:
+		return Attention, fmt.Sprintf("failed in its last %d runs", c.Failures)
 	case c.Began.IsZero():
 		return Attention, "has not run yet"
 	case len(c.Notes) > 0:

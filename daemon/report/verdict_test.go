@@ -55,6 +55,8 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"a broken RPO before degraded":    {Report{Environments: []Environment{slow}, Degraded: "x"}, Broken, "db broke its RPO"},
 		"tampering before all":            {Report{Environments: []Environment{slow}, Warnings: []Warning{{Tampering: true}}}, Broken, "The repository was tampered with"},
 		"a warning":                       {Report{Environments: []Environment{well}, Warnings: []Warning{{}}}, Attention, "All environments are well; 1 warning deserves a look"},
+		"the check found damage":          {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1}}, Broken, "What is stored is damaged: the check found 1 object missing or damaged, see the warnings"},
+		"the check fails":                 {Report{Environments: []Environment{well}, Check: &Check{Job: Job{Failures: 1}}}, Attention, "The check of what is stored failed in its last run"},
 		"pruning fails":                   {Report{Environments: []Environment{well}, Prune: &Job{Failures: 2}}, Attention, "Pruning failed in its last 2 runs"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -127,8 +127,19 @@ func sample() report.Report {
 		Now: now, Started: now.Add(-19 * 24 * time.Hour),
 		Environments: []report.Environment{etc, web, db},
 		Prune:        &report.Job{Schedule: "0 5 * * 0", Next: now.Add(43 * time.Hour), Last: pruned, LastSuccess: pruned, Totals: map[report.Result]uint64{report.Success: 4}},
+		Check:        sampleCheck(),
 		Storage:      report.Storage{UsedBytes: 1.9e11, LimitBytes: 2.5e11, FreeBytes: 6e10, BytesPerDay: 6.1e8, FullAt: now.Add(98 * 24 * time.Hour)},
 		Warnings:     []report.Warning{{Time: now.Add(-3 * time.Hour), Text: "the configuration was not taken, the old one stays: /etc/knowngood/config.yaml:12:5: environments.web.schedule: \"61 * * * *\" is no cron expression"}},
+	}
+}
+
+func sampleCheck() *report.Check {
+	last := &report.Run{Trigger: "schedule", Result: report.Success, Started: now.Add(-5 * time.Hour), Finished: now.Add(-4 * time.Hour), ReadBytes: 1 << 30}
+	return &report.Check{
+		Job:   report.Job{Schedule: "0 5 * * *", Next: now.Add(19 * time.Hour), Last: last, LastSuccess: last, Totals: map[report.Result]uint64{report.Success: 60, report.Failed: 1}},
+		Began: last.Started, Notes: []string{"the keys of the repository were not looked at: these credentials may not read them"},
+		Data: &report.CheckedData{Scheduled: true, Oldest: now.Add(-80 * 24 * time.Hour), PassBegan: now.Add(-30 * 24 * time.Hour), PassPart: 0.17, CycleSeconds: 90 * 86400, ExpectedSeconds: 177 * 86400,
+			DailyBytes: 1 << 30, Objects: 11000, StoredBytes: 1.9e11},
 	}
 }
 
@@ -156,6 +167,8 @@ func hostile() report.Report {
 		}
 	}
 	r.Warnings[0].Text, r.Warnings[0].Degraded = evil, true
+	r.Check.Damaged, r.Check.Damage, r.Check.Notes, r.Check.Command = 1, []string{evil}, []string{evil}, evil
+	r.Check.Last = &report.Run{Result: report.Failed, Error: evil, Finished: now}
 	r.Lock = &report.Lock{Mode: evil, KeepSeconds: 1}
 	for i := range r.Environments {
 		e := &r.Environments[i]

@@ -81,6 +81,7 @@ func newJobView(j report.Job, now time.Time) *jobView {
 type checkView struct {
 	*jobView
 	Level, Words string
+	Command      string
 	Began        moment
 	Scope        string
 	Notes        []string
@@ -92,7 +93,7 @@ func newCheckView(c *report.Check, now time.Time) *checkView {
 		return nil
 	}
 	level, words := c.Verdict(now)
-	v := &checkView{jobView: newJobView(c.Job, now), Level: level.String(), Words: unbroken(words), Began: moment{c.Began, now}, Scope: unbroken(c.Data.Scope(now)), Notes: c.Notes}
+	v := &checkView{jobView: newJobView(c.Job, now), Level: level.String(), Words: unbroken(words), Command: c.Command, Began: moment{c.Began, now}, Scope: unbroken(c.Data.Scope(now)), Notes: c.Notes}
 	if c.Data != nil {
 		v.Part = 100 * c.Data.PassPart
 	}

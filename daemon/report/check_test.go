@@ -1,0 +1,49 @@
+package report
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCheckVerdict(t *testing.T) {
+	t.Parallel()
+	last := Job{Failures: 2, Last: &Run{Result: Failed, Error: "no route to host"}}
+	for name, c := range map[string]struct {
+		check Check
+		level Level
+		want  string
+	}{
+		"well":              {Check{Began: now}, Well, "found no damage"},
+		"never":             {Check{}, Attention, "has not run yet"},
+		"failed":            {Check{Began: now, Job: last}, Attention, "failed in its last 2 runs"},
+		"overdue":           {Check{Began: now.Add(-5 * 24 * time.Hour), Overdue: true, Job: last}, Attention, "is overdue: what is stored was checked 5 d ago; the last check failed: no route to host"},
+		"never, overdue":    {Check{Overdue: true}, Attention, "is overdue: what is stored has never been checked, and no check has run since"},
+		"damage":            {Check{Began: now, Damaged: 2, Overdue: true}, Broken, "found 2 objects missing or damaged"},
+		"what hurts nobody": {Check{Began: now, Notes: []string{"a", "b"}}, Well, "found no damage, with 2 notes"},
+	} {
+		level, text := c.check.Verdict(now)
+		if level != c.level || !strings.HasPrefix(text, c.want) {
+			t.Errorf("%s: %v, %q", name, level, text)
+		}
+	}
+}
+
+func TestTheScopeOfACheckSaysWhatWasRead(t *testing.T) {
+	t.Parallel()
+	const day = 86400
+	for name, c := range map[string]struct {
+		data *CheckedData
+		want string
+	}{
+		"none":           {nil, "structure and sizes; stored data is not read"},
+		"the first pass": {&CheckedData{Scheduled: true, PassPart: 0.25, CycleSeconds: 90 * day, ExpectedSeconds: 90 * day}, "structure and sizes; not all stored data has been read yet; 25 % of this pass, one takes 90 d"},
+		"too much for a day": {&CheckedData{Scheduled: true, Oldest: now, PassPart: 0.5, CycleSeconds: 90 * day, ExpectedSeconds: 140 * day, DailyBytes: 1 << 30},
+			"structure and sizes; all data stored until 2026-11-20 was read since; 50 % of this pass, one takes 140 d in place of 90 d, at 1.0 GiB a day (check.max_data)"},
+		"by hand": {&CheckedData{Oldest: now}, "structure and sizes; all data stored until 2026-11-20 was read since; none is read on the schedule"},
+	} {
+		if got := c.data.Scope(now); got != c.want {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
