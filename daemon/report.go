@@ -121,11 +121,14 @@ func (d *Daemon) reportCheck(j *job, now time.Time) *report.Check {
 	c := &d.checked
 	out := &report.Check{Job: d.reportJob(j, now), Began: c.Began, Command: c.Command, Damaged: c.Damaged, Damage: slices.Clone(c.First), Tampered: c.Tampered,
 		Notes: slices.Clone(c.Notes), Overdue: d.checkOverdue(j, now)}
-	how := readingOf(d.config.Check, d.config.Identity != "")
-	if how == nil && c.Data.oldest().IsZero() {
+	how, oldest := readingOf(d.config.Check, d.config.Identity != ""), c.Data.oldest()
+	if oldest.After(now.Add(time.Hour)) {
+		oldest = time.Time{}
+	}
+	if how == nil && oldest.IsZero() {
 		return out
 	}
-	out.Data = &report.CheckedData{Oldest: c.Data.oldest(), PassPart: c.Data.place(), PassBegan: c.Data.Begun, Objects: c.Objects, StoredBytes: c.Stored}
+	out.Data = &report.CheckedData{Oldest: oldest, PassPart: c.Data.place(), PassBegan: c.Data.Begun, Objects: c.Objects, StoredBytes: c.Stored}
 	if how != nil {
 		out.Data.Scheduled = true
 		out.Data.CycleSeconds, out.Data.DailyBytes = how.cycle.Seconds(), how.daily
@@ -141,11 +144,8 @@ func (d *Daemon) checkOverdue(j *job, now time.Time) bool {
 		return false
 	}
 	at := d.checked.Began
-	if at.Before(j.state.Since) {
+	if at.Before(j.state.Since) || at.After(now.Add(time.Hour)) { // that was by a clock that was wrong
 		at = j.state.Since
-	}
-	if at.After(now) {
-		return false // the clock was set back, and what ran then is not known to be late
 	}
 	for range 3 {
 		at = j.timing.schedule.Next(at)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"knowngood/daemon/report"
 	"knowngood/storage/storagetest"
 )
 
@@ -52,6 +53,23 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 					}
 				})
 			}
+			t.Run("a host checks what it stored", func(t *testing.T) {
+				s := newService(t, w.web, "host: %s\ncheck: {schedule: \"@every 1s\", read_data: all}\n", iamHost)
+				s.up(t)
+				c := s.until(t, "a check ends", func(r *report.Report) bool { return r.Check != nil && r.Check.Last != nil }).Check
+				if c.Last.Result != report.Success || c.Last.ReadBytes == 0 || c.Began.IsZero() || c.Data == nil || c.Data.Oldest.IsZero() {
+					t.Errorf("the check: %+v, last %+v", c, c.Last)
+				}
+				if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "the keys of the repository were not looked at") {
+					t.Errorf("notes: %q", c.Notes)
+				}
+				status := s.ask(t, "status")
+				status.exits(t, exitDone)
+				if !strings.Contains(status.stdout.String(), "Check: found no damage, with 1 note, ") {
+					t.Errorf("status:\n%s", &status.stdout)
+				}
+				s.stop(t)
+			})
 			t.Run("a host puts below its own prefix and deletes nothing", func(t *testing.T) {
 				c := w.client(t, host)
 				w.mayNotPut(t, c, "elsewhere", "prod/descriptor", "prod/epochs/x", "prod/keys/x/y", "prod/certs/web-7/x", "prod/certs/admin/x", "prod/hosts/admin/roots/packs/x")
