@@ -16,9 +16,12 @@ import (
 	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/restore"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // checked is what is known of the state of what this host stored, besides the runs
@@ -61,11 +64,11 @@ const (
 // FindingOf sums up what a check found of a host.
 func FindingOf(r *restore.CheckReport, host string) (f Finding) {
 	for _, d := range r.Damage {
-		if strings.HasPrefix(d.Object, statement.PrefixHosts) && !strings.HasPrefix(d.Object, statement.PrefixHost(host)) {
+		if strings.HasPrefix(d.Object, layout.PrefixHosts) && !strings.HasPrefix(d.Object, layout.PrefixHost(host)) {
 			continue // another host's
 		}
 		f.Damaged++
-		f.Tampered = f.Tampered || errors.As(d.Err, new(*repository.TamperError))
+		f.Tampered = f.Tampered || errors.As(d.Err, new(*authentic.TamperError))
 		if len(f.First) >= mostFirst {
 			continue
 		}
@@ -221,17 +224,17 @@ var errManySuspects = errors.New("many objects are damaged")
 
 func keyOf(host string, o restore.Stored) string {
 	if o.Kind == wire.KindManifest {
-		return statement.KeyManifest(host, o.Domain, o.Hash)
+		return layout.KeyManifest(host, o.Domain, o.Hash)
 	}
-	return statement.KeyPack(host, o.Domain, o.Hash)
+	return layout.KeyPack(host, o.Domain, o.Hash)
 }
 
 // objectOf is the object of a key.
-func objectOf(key string) (id repository.ObjectID, domain seal.DomainID, ok bool) {
+func objectOf(key string) (id deletion.ObjectID, domain seal.DomainID, ok bool) {
 	id.Kind = wire.KindPack
-	if _, domain, id.Hash, ok = statement.ParsePackKey(key); !ok {
+	if _, domain, id.Hash, ok = layout.ParsePackKey(key); !ok {
 		id.Kind = wire.KindManifest
-		_, domain, id.Hash, ok = statement.ParseManifestKey(key)
+		_, domain, id.Hash, ok = layout.ParseManifestKey(key)
 	}
 	return id, domain, ok
 }
@@ -242,15 +245,15 @@ func (k *checkRun) structure(ctx context.Context) error {
 	k.d.mu.Lock()
 	suspects := slices.Clone(k.d.checked.Suspects)
 	k.d.mu.Unlock()
-	read := map[repository.ObjectID]bool{}
+	read := map[deletion.ObjectID]bool{}
 	for _, key := range suspects {
 		if id, _, ok := objectOf(key); ok {
 			read[id] = true
 		}
 	}
-	o := restore.CheckOptions{Host: k.host, Sealed: k.sealed, Progress: &k.r.checking, Read: func(id repository.ObjectID) bool { return read[id] }}
+	o := restore.CheckOptions{Host: k.host, Sealed: k.sealed, Progress: &k.r.checking, Read: func(id deletion.ObjectID) bool { return read[id] }}
 	report, err := restore.Check(ctx, k.repo, o)
-	if errors.Is(err, repository.ErrNoUsableIdentity) && !k.sealed {
+	if errors.Is(err, trust.ErrNoUsableIdentity) && !k.sealed {
 		k.note("the identity opens not every snapshot, so the lists of files were not looked at: %v", err)
 		o.Sealed, k.sealed = true, true
 		report, err = restore.Check(ctx, k.repo, o)
@@ -274,14 +277,14 @@ func (k *checkRun) tellHost(ctx context.Context, report *restore.CheckReport) {
 		k.d.Log.Error("the check found damage", zap.String("object", d.Object), zap.Error(d.Err), zap.Int("hurts", d.Count))
 		keys = append(keys, d.Object)
 	}
-	objects := map[seal.DomainID][]repository.ObjectID{}
+	objects := map[seal.DomainID][]deletion.ObjectID{}
 	for _, key := range keys {
 		if id, domain, ok := objectOf(key); ok {
 			objects[domain] = append(objects[domain], id)
 		}
 	}
 	for domain, ids := range objects {
-		if _, err := k.repo.TellHost(ctx, k.host, domain, ids, k.began); err != nil && !errors.Is(err, repository.ErrNoUsableIdentity) {
+		if _, err := k.repo.TellHost(ctx, k.host, domain, ids, k.began); err != nil && !errors.Is(err, trust.ErrNoUsableIdentity) {
 			k.note("what is damaged could not be noted for the next snapshot (%v): run knowngood snapshot NAME --verify=data", err)
 		}
 	}

@@ -21,10 +21,11 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/restore"
 	"knowngood/storage"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
-	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/stores"
+	"knowngood/storage/trust"
 )
 
 // checkedWorld is a world with several packs, whose daemon checks them.
@@ -61,7 +62,7 @@ func (w *checkedWorld) daemon() *Daemon {
 }
 
 func (w *checkedWorld) unlocked(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
-	r, err := repository.Open(ctx, w.faulty, repository.OpenOptions{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour})
+	r, err := repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour}})
 	if err == nil {
 		r.Unlock(w.ID)
 	}
@@ -71,9 +72,9 @@ func (w *checkedWorld) unlocked(ctx context.Context, _ *configs.Config) (*reposi
 // packs are the keys of the packs in the store.
 func (w *checkedWorld) packs() (keys []string) {
 	w.t.Helper()
-	for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: statement.PrefixHosts}) {
+	for o, err := range w.faulty.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixHosts}) {
 		w.Check(err)
-		if _, _, _, ok := statement.ParsePackKey(o.Key); ok && o.Size > 100_000 {
+		if _, _, _, ok := layout.ParsePackKey(o.Key); ok && o.Size > 100_000 {
 			keys = append(keys, o.Key)
 		}
 	}
@@ -117,7 +118,7 @@ func TestCheck(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := storagetest.NewMemory()
 			w := newChecked(t, m, `{schedule: "0 5 * * *", time_zone: UTC}`, false)
-			w.faulty.Add(storagetest.Rule{Op: storagetest.Get, Prefix: statement.PrefixKeys, Fault: storagetest.FailBefore(storage.ErrDenied)}) // as its policy has it
+			w.faulty.Add(storagetest.Rule{Op: storagetest.Get, Prefix: layout.PrefixKeys, Fault: storagetest.FailBefore(storage.ErrDenied)}) // as its policy has it
 			d := w.daemon()
 			stop := w.run(d)
 			time.Sleep(30 * time.Hour)

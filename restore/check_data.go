@@ -9,15 +9,18 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/layout"
+	"knowngood/storage/objects"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
-	"knowngood/storage/statement"
 )
 
 // Stored is a pack or manifest container as the store lists it.
 type Stored struct {
-	repository.ObjectID
+	deletion.ObjectID
 	Domain seal.DomainID
 	Size   int64
 }
@@ -31,15 +34,15 @@ func ListStored(ctx context.Context, store storage.Store, host string) ([]Stored
 		prefix string
 		parse  func(string) (string, seal.DomainID, [32]byte, bool)
 	}{
-		{wire.KindPack, statement.PrefixPackDomains(host), statement.ParsePackKey},
-		{wire.KindManifest, statement.PrefixManifestDomains(host), statement.ParseManifestKey},
+		{wire.KindPack, layout.PrefixPackDomains(host), layout.ParsePackKey},
+		{wire.KindManifest, layout.PrefixManifestDomains(host), layout.ParseManifestKey},
 	} {
 		for o, err := range store.List(ctx, storage.ListOptions{Prefix: of.prefix}) {
 			if err != nil {
 				return nil, err
 			}
 			if _, domain, hash, ok := of.parse(o.Key); ok {
-				out = append(out, Stored{repository.ObjectID{Kind: of.kind, Hash: hash}, domain, o.Size})
+				out = append(out, Stored{deletion.ObjectID{Kind: of.kind, Hash: hash}, domain, o.Size})
 			}
 		}
 	}
@@ -54,21 +57,21 @@ const comparedAtOnce = 2
 // names, which takes no identity. It calls done with each object in the order
 // given, and with why it is missing or damaged: nil when its bytes are right. It
 // ends with the first error of another kind, and with that of done.
-func CompareStored(ctx context.Context, repo *repository.Repository, host string, objects []Stored, done func(o Stored, damage error) error) error {
-	readers := map[seal.DomainID]*repository.Reader{}
+func CompareStored(ctx context.Context, repo *repository.Repository, host string, stored []Stored, done func(o Stored, damage error) error) error {
+	readers := map[seal.DomainID]*objects.Reader{}
 	defer func() {
 		for _, r := range readers {
 			r.Close()
 		}
 	}()
-	for _, o := range objects {
+	for _, o := range stored {
 		if readers[o.Domain] == nil { // names and hashes take no more of a domain than its ID
 			readers[o.Domain] = repo.NewReader(host, &seal.Domain{ID: o.Domain})
 		}
 	}
 
 	var buffers [comparedAtOnce][]byte
-	for some := range slices.Chunk(objects, comparedAtOnce) {
+	for some := range slices.Chunk(stored, comparedAtOnce) {
 		var damage [comparedAtOnce]error
 		g, gctx := errgroup.WithContext(ctx)
 		for i, o := range some {
@@ -77,7 +80,7 @@ func CompareStored(ctx context.Context, repo *repository.Repository, host string
 					buffers[i] = make([]byte, 0, need)
 				}
 				_, err := readers[o.Domain].Whole(gctx, buffers[i], o.Kind, o.Hash)
-				if repository.Damaged(err) {
+				if authentic.Damaged(err) {
 					damage[i], err = err, nil
 				}
 				return err

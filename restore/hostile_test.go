@@ -299,7 +299,7 @@ func TestALargeListInAFewBytesIsDamage(t *testing.T) {
 		t.Errorf("check finds %+v", report.Damage)
 	}
 	res, err := w.TryRestore("e", restore.Options{Target: t.TempDir()})
-	if err != nil || len(res.Problems) != 1 || !repository.Damaged(res.Problems[0].Err) {
+	if err != nil || len(res.Problems) != 1 || !authentic.Damaged(res.Problems[0].Err) {
 		t.Errorf("restore: %v, %+v", err, res)
 	}
 	runtime.ReadMemStats(&after)

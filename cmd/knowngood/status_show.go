@@ -82,7 +82,7 @@ func (a *app) showTroubles(s *statusReport) {
 		a.printf("\npruning %s at %s:\n%s", printable.Line(string(p.Last.Result)), localTime(p.Last.Finished), indented(p.Last.Error))
 	}
 	if c := s.Check; c != nil && c.Last != nil && c.Last.Error != "" && c.Damaged == 0 {
-		a.printf("\nthe check %s at %s:\n%s", clean(string(c.Last.Result)), localTime(c.Last.Finished), indented(c.Last.Error))
+		a.printf("\nthe check %s at %s:\n%s", printable.Line(string(c.Last.Result)), localTime(c.Last.Finished), indented(c.Last.Error))
 	}
 	for _, w := range s.Warnings {
 		kind := "Warning"
@@ -136,9 +136,9 @@ func (a *app) showCheck(s *statusReport) {
 	case c.Next.After(s.Now):
 		text += "; next in " + report.Span(c.Next.Sub(s.Now))
 	}
-	a.printf("\n%s.\n", clean(text))
+	a.printf("\n%s.\n", printable.Line(text))
 	for _, n := range c.Notes {
-		a.printf("  note: %s\n", clean(n))
+		a.printf("  note: %s\n", printable.Line(n))
 	}
 }
 
