@@ -136,8 +136,8 @@ func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, 
 // or none shows, and all versions, the newest first.
 func (r *Reader) earliest(ctx context.Context, key string, w Want) (*Object, []storage.Version, error) {
 	all, err := r.Versions(ctx, key)
-	if err != nil {
-		return nil, nil, err
+	if err != nil || len(all) == 1 { // which is the current one
+		return nil, all, err
 	}
 	for _, v := range slices.Backward(all) {
 		if v.Marker || v.Size > w.Limit {

@@ -90,6 +90,9 @@ func (h *Hashed) Uncover(ctx context.Context, key string, hash [32]byte) (bool, 
 	}
 	found := ""
 	for _, v := range all {
+		if len(all) == 1 { // the current one
+			break
+		}
 		if v.Marker || v.Size > h.limit {
 			continue
 		}

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"knowngood/storage"
 	"knowngood/storage/authentic"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -166,11 +168,19 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 	if _, pinned := e.roots[ref.Number]; !pinned && e.known != nil && ref.Number != e.known.Number+1 {
 		return e.inChain(ctx, ref)
 	}
-	s, err := e.root(ctx, ref.Number)
+	around := map[uint64]storage.Object{} // the root and the one after it, by one listing
+	for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: e.ledger.Prefix, After: e.key(min(ref.Number+2, layout.MaxNumber)), Hidden: true, Limit: 2}) {
+		if err != nil {
+			return nil, err
+		}
+		n, _ := e.ledger.Number(o.Key)
+		around[n] = o
+	}
+	s, err := e.fromListing(ctx, around, ref.Number)
 	if err == nil && e.pinned(s) {
 		return s, nil
 	}
-	newer, nerr := e.root(ctx, ref.Number+1)
+	newer, nerr := e.fromListing(ctx, around, ref.Number+1)
 	switch {
 	case nerr != nil && !authentic.Damaged(nerr):
 		return nil, nerr
@@ -183,6 +193,14 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 		return e.inChain(ctx, ref) // which finds out what is amiss
 	}
 	return s, err
+}
+
+// fromListing reads a root of which a listing shows whether it is there.
+func (e *environment) fromListing(ctx context.Context, listing map[uint64]storage.Object, number uint64) (*Snapshot, error) {
+	if o, ok := listing[number]; ok {
+		return e.read(ctx, o)
+	}
+	return e.snapshot(ctx, e.ledger.Missing(e.key(number)))
 }
 
 // inChain finds one root by the chain that leads to it from what this machine
@@ -226,21 +244,33 @@ func (e *environment) absent(ctx context.Context, ref Ref) error {
 	return fmt.Errorf("%w: %s: host %s has no snapshot of %s; `knowngood list` shows what there is", ErrNoSnapshot, ref, e.host, e.name)
 }
 
+// maxClockError is how far the time that a host signs may be from that of the
+// store.
+const maxClockError = 24 * time.Hour
+
+// notLater is the newest snapshot that began before a time. One of which the store
+// says that it came long after its host says is taken only when there is no other:
+// a host that was taken dates its snapshots as it likes.
 func (h *History) notLater(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
+	var doubtful *Snapshot
 	for s, err := range h.Kept(ctx, host, ref.Environment) {
-		if errors.Is(err, statement.ErrEnded) {
+		switch {
+		case errors.Is(err, statement.ErrEnded):
 			h.t.Warn(err)
-			continue
-		}
-		if err != nil {
+		case err != nil:
 			return nil, fmt.Errorf("find %s: %w", ref, err)
-		}
-		if s.Body == nil {
+		case s.Body == nil:
 			return nil, fmt.Errorf("find %s: name a number, for the time of %s/%s is sealed: %w", ref, s.Host, s.Ref(), h.t.Closed(ctx, s.Root))
-		}
-		if s.Body.Started.Before(ref.Before) {
+		case !s.Body.Started.Before(ref.Before):
+		case s.Stored.Sub(s.Body.Finished) <= maxClockError:
 			return s, nil
+		case doubtful == nil:
+			doubtful = s
 		}
+	}
+	if doubtful != nil {
+		h.t.Warn(fmt.Errorf("%s: its host says that it was made on %s, and the store took it on %s: is this a copy of the repository?", doubtful.Ref(), doubtful.Body.Finished.Format(time.RFC3339), doubtful.Stored.Format(time.RFC3339)))
+		return doubtful, nil
 	}
 	return nil, fmt.Errorf("%w: %s: host %s has no snapshot of %s that early", ErrNoSnapshot, ref, host, ref.Environment)
 }

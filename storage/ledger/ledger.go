@@ -87,8 +87,13 @@ func (l *Ledger[T]) Get(ctx context.Context, key string) (Entry[T], error) {
 			return l.Read(ctx, o)
 		}
 	}
+	return l.Missing(key), nil
+}
+
+// Missing is the entry at a key where nothing is.
+func (l *Ledger[T]) Missing(key string) Entry[T] {
 	number, _ := l.Number(key)
-	return Entry[T]{Number: number, Err: &authentic.DamageError{Key: key, What: l.What, Err: &storage.Error{Op: "get", Key: key, Err: storage.ErrNotFound}}}, nil
+	return Entry[T]{Number: number, Err: &authentic.DamageError{Key: key, What: l.What, Err: &storage.Error{Op: "get", Key: key, Err: storage.ErrNotFound}}}
 }
 
 // take makes the statement the value of e, if it counts there.
