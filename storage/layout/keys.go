@@ -46,9 +46,6 @@ func PrefixHost(host string) string { return PrefixHosts + host + "/" }
 // PrefixCertificates lists the certificates of a host, newest first.
 func PrefixCertificates(host string) string { return PrefixAllCertificates + host + "/" }
 
-// PrefixHostEpochs lists the epochs of a host alone, newest first.
-func PrefixHostEpochs(host string) string { return PrefixHost(host) + "epochs/" }
-
 // PrefixPackDomains lists, folded, the domains in which a host has packs.
 func PrefixPackDomains(host string) string { return PrefixHost(host) + "packs/" }
 
@@ -119,11 +116,6 @@ func KeyOwnerSecret(fingerprint string) string { return PrefixOwnerSecrets + fin
 // KeyCertificate is where a host certificate lies.
 func KeyCertificate(host string, serial uint64) string {
 	return PrefixCertificates(host) + Inverted(serial)
-}
-
-// KeyHostEpoch is where an epoch of one host alone lies.
-func KeyHostEpoch(host string, number uint64) string {
-	return PrefixHostEpochs(host) + Inverted(number)
 }
 
 // KeyPack is where a pack lies.
@@ -244,18 +236,6 @@ func ParseCertificateKey(key string) (host string, serial uint64, ok bool) {
 		return "", 0, false
 	}
 	return p[1], serial, true
-}
-
-// ParseHostEpochKey reads what KeyHostEpoch wrote.
-func ParseHostEpochKey(key string) (host string, number uint64, ok bool) {
-	host, rest, ok := splitHostKey(key, "epochs", 1)
-	if ok {
-		number, ok = parseInverted(rest[0])
-	}
-	if !ok {
-		return "", 0, false
-	}
-	return host, number, true
 }
 
 // ParsePackKey reads what KeyPack wrote.

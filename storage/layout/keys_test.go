@@ -21,7 +21,6 @@ func TestKeysAreThoseOfTheFormat(t *testing.T) {
 		"keys/e002000000000000/" + finger:                            KeyEpochSecret(epoch, finger),
 		"keys/owner/" + finger:                                       KeyOwnerSecret(finger),
 		"certs/web-7/fffffffffffffffd":                               KeyCertificate("web-7", 2),
-		"hosts/web-7/epochs/fffffffffffffffc":                        KeyHostEpoch("web-7", 3),
 		"hosts/web-7/packs/d001000000000000/" + sum:                  KeyPack("web-7", domain, hash),
 		"hosts/web-7/manifests/d001000000000000/" + sum:              KeyManifest("web-7", domain, hash),
 		"hosts/web-7/index/d001000000000000/fffffffffffffffa-" + sum: KeyIndexRun("web-7", domain, 5, hash),
@@ -62,8 +61,6 @@ func TestKeysReadBack(t *testing.T) {
 		check("owner secret", ok && gf == finger)
 		gh, gn, ok := ParseCertificateKey(KeyCertificate(host, n))
 		check("certificate", ok && gh == host && gn == n)
-		gh, gn, ok = ParseHostEpochKey(KeyHostEpoch(host, n))
-		check("host epoch", ok && gh == host && gn == n)
 		gh, gd, gs, ok := ParsePackKey(KeyPack(host, domain, hash))
 		check("pack", ok && gh == host && gd == domain && gs == hash)
 		gh, gd, gs, ok = ParseManifestKey(KeyManifest(host, domain, hash))
@@ -107,8 +104,6 @@ func parseKey(key string) (written []string) {
 	add(ok, func() string { return KeyOwnerSecret(f2) })
 	h, n2, ok := ParseCertificateKey(key)
 	add(ok, func() string { return KeyCertificate(h, n2) })
-	h2, n3, ok := ParseHostEpochKey(key)
-	add(ok, func() string { return KeyHostEpoch(h2, n3) })
 	h3, d, s, ok := ParsePackKey(key)
 	add(ok, func() string { return KeyPack(h3, d, s) })
 	h4, d2, s2, ok := ParseManifestKey(key)

@@ -19,7 +19,7 @@ const (
 )
 
 // Epoch announces a repository key and the recipients it is wrapped for. The
-// owner signs it, or, for the epoch of one host alone, that host.
+// owner signs it. The one with the highest number holds.
 type Epoch struct {
 	Envelope
 	Repository seal.RepositoryID
@@ -27,10 +27,6 @@ type Epoch struct {
 	PublicKey  []byte // HPKE, MLKEM768-X25519
 	Recipients []string
 	Created    time.Time
-	// Host is empty for an epoch of the whole repository.
-	Host string
-	// Certificate of Host; nil for an epoch of the whole repository.
-	Certificate *Certificate
 	// Unknown fields of newer versions, kept.
 	Unknown []wire.Field
 }
@@ -41,7 +37,7 @@ func (e *Epoch) ID() seal.EpochID {
 	return seal.EpochID(sum[:8])
 }
 
-// Encode signs the epoch with the owner's key, or with that of Host.
+// Encode signs the epoch with the owner's key.
 func (e *Epoch) Encode(key ed25519.PrivateKey) ([]byte, error) {
 	if err := checkTimes(e.Created); err != nil {
 		return nil, fmt.Errorf("epoch: %w", err)
@@ -57,10 +53,6 @@ func (e *Epoch) Encode(key ed25519.PrivateKey) ([]byte, error) {
 	}
 	r.List(10, recipients)
 	r.Time(12, e.Created)
-	r.Text(14, e.Host)
-	if e.Certificate != nil {
-		r.Bytes(16, e.Certificate.Bytes())
-	}
 	r.Unknown(e.Unknown)
 	return encode(wire.KindEpoch, &r, key, ParseEpoch)
 }
@@ -88,16 +80,8 @@ func ParseEpoch(object []byte) (*Epoch, error) {
 	}
 	e.Created = r.Time(12)
 	validTime(r, 12, e.Created)
-	e.Host = r.Text(14)
-	cert := r.Bytes(16)
-	if (e.Host == "") != (cert == nil) {
-		r.Fail(16, "host and certificate must stand together")
-	}
 	if e.Unknown, err = r.Finish(); err == nil {
 		err = checkKEM(kem)
-	}
-	if err == nil && cert != nil {
-		e.Certificate, err = certificateOf(cert, e.Repository, e.Host)
 	}
 	if err == nil && len(e.PublicKey) != publicKeyLen {
 		err = fmt.Errorf("%w: public key of %d bytes, want %d", wire.ErrMalformed, len(e.PublicKey), publicKeyLen)
@@ -108,15 +92,7 @@ func ParseEpoch(object []byte) (*Epoch, error) {
 	return e, nil
 }
 
-// Verify checks repository and signature. An epoch of the whole repository
-// must be signed by owner; that of a host by the key of its certificate, which
-// must be signed by owner.
+// Verify checks repository and signature, which must be the owner's.
 func (e *Epoch) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
-	if e.Certificate == nil {
-		return e.verify(e.Repository, repo, owner)
-	}
-	if err := e.Certificate.Verify(repo, owner); err != nil {
-		return fmt.Errorf("epoch: %w", err)
-	}
-	return e.verify(e.Repository, repo, e.Certificate.HostKey)
+	return e.verify(e.Repository, repo, owner)
 }

@@ -55,7 +55,6 @@ type codec struct {
 
 func codecs(t testing.TB) []codec {
 	cert := mustParse(t, ParseCertificate, certificate(1, hostKey), ownerKey)
-	hostEpoch := &Epoch{Repository: repo, Number: 3, PublicKey: publicKEM, Recipients: []string{"age1a"}, Created: at, Host: "web-7", Certificate: cert}
 	root := sampleRoot(cert)
 	return []codec{
 		{"descriptor", wire.KindDescriptor, &Descriptor{Repository: repo, Owner: public(ownerKey), Created: at,
@@ -67,8 +66,6 @@ func codecs(t testing.TB) []codec {
 			}},
 		{"epoch", wire.KindEpoch, &Epoch{Repository: repo, Number: 1, PublicKey: publicKEM,
 			Recipients: []string{"age1pqexample", "ssh-ed25519 AAAA"}, Created: at}, ownerKey,
-			parser(ParseEpoch), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Epoch).Verify(r, k) }},
-		{"host-epoch", wire.KindEpoch, hostEpoch, hostKey,
 			parser(ParseEpoch), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Epoch).Verify(r, k) }},
 		{"certificate", wire.KindCertificate, &Certificate{Repository: repo, Host: "web-7", Serial: 2, HostKey: public(hostKey), Issued: at, Previous: [32]byte{7},
 			Heads: []Head{{"db", 3, [32]byte{8}}, {"web", 300, [32]byte{9}}}}, ownerKey,
@@ -374,9 +371,6 @@ func TestParseRefusesFields(t *testing.T) {
 		"an empty recipient":                      {"epoch", 10, []byte{1, 0}, wire.ErrMalformed},
 		"a recipient that is no text":             {"epoch", 10, []byte{1, 1, 0xff}, wire.ErrMalformed},
 		"an epoch made at no time":                {"epoch", 12, nil, wire.ErrMalformed},
-		"a host without its certificate":          {"epoch", 14, []byte("web-7"), wire.ErrMalformed},
-		"a certificate without its host":          {"host-epoch", 14, nil, wire.ErrMalformed},
-		"an epoch with another host's":            {"host-epoch", 16, otherHost, wire.ErrMalformed},
 		"a host certificate in capitals":          {"certificate", 4, []byte("Web"), wire.ErrMalformed},
 		"certificate 0":                           {"certificate", 6, nil, wire.ErrMalformed},
 		"a long host key":                         {"certificate", 8, make([]byte, 33), wire.ErrMalformed},
