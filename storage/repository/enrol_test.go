@@ -283,3 +283,31 @@ func TestEnrollingAgainAcceptsWhatTheStoreStillHas(t *testing.T) {
 		t.Errorf("committed %s", s.Ref())
 	}
 }
+
+func TestAnOlderListOfCertificatesBringsNoEndedKeyBack(t *testing.T) {
+	w, plain := plainWorld(t, 1)
+	old := w.m.host(t, plain)
+	m := machine{t.TempDir(), "reinstalled"}
+	r := m.open(t, plain)
+	r.Unlock(w.id)
+	o := join("web-1")
+	o.Reenrol = true
+	if _, err := r.Join(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	reader := newMachine(t)
+	if _, err := reader.open(t, plain).Head(t.Context(), "web-1", "web"); err != nil {
+		t.Fatal(err)
+	}
+
+	// Whoever has the old key signs on, and the new certificate is gone.
+	remove(t, plain, layout.KeyCertificate("web-1", 2))
+	if s, err := old.Commit(t.Context(), "web", body, now); !errors.Is(err, trust.ErrCloned) && err != nil {
+		t.Fatal(s, err)
+	}
+	r = reader.open(t, plain)
+	if s, err := r.Head(t.Context(), "web-1", "web"); err != nil || s.Number != 1 {
+		t.Errorf("head %v, %v", s, err)
+	}
+	wantWarning(t, r, "certificate 2")
+}
