@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"knowngood/snapshot/retention"
 	"maps"
 	"os"
 	"os/user"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // DefaultPath is where the configuration lies unless a flag says otherwise.
@@ -144,6 +146,14 @@ type Keep struct {
 	Yearly    Count    `yaml:"yearly,omitempty"`
 	Within    Duration `yaml:"within,omitempty"`
 	KnownGood Count    `yaml:"known_good,omitempty"`
+}
+
+// Policy is the retention policy that the rules make.
+func (k Keep) Policy() retention.Policy {
+	return retention.Policy{
+		Last: int(k.Last), Hourly: int(k.Hourly), Daily: int(k.Daily), Weekly: int(k.Weekly), Monthly: int(k.Monthly), Yearly: int(k.Yearly),
+		Within: time.Duration(k.Within), KnownGood: int(k.KnownGood),
+	}
 }
 
 // Drill is a test restore on a schedule.

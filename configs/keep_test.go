@@ -3,19 +3,17 @@ package configs
 import (
 	"testing"
 	"time"
+
+	"knowngood/snapshot/retention"
 )
 
-func TestAPolicyInWordsNamesEachOfItsRules(t *testing.T) {
+func TestAPolicyIsWhatTheConfigurationSays(t *testing.T) {
 	t.Parallel()
-	for want, k := range map[string]Keep{
-		"":                   {},
-		"24 hourly, 7 daily": {Hourly: 24, Daily: 7},
-		"the last 3, 1 hourly, 2 daily, 3 weekly, 4 monthly, 5 yearly, 6 known good, all within 2d of the newest": {
-			Last: 3, Hourly: 1, Daily: 2, Weekly: 3, Monthly: 4, Yearly: 5, KnownGood: 6, Within: Duration(48 * time.Hour),
-		},
-	} {
-		if got := k.String(); got != want {
-			t.Errorf("%+v is %q, want %q", k, got, want)
-		}
+	got := Keep{Last: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6, Within: Duration(time.Hour), KnownGood: 7}.Policy()
+	if want := (retention.Policy{Last: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6, Within: time.Hour, KnownGood: 7}); got != want {
+		t.Errorf("%+v", got)
+	}
+	if got.Empty() || !(Keep{}).Policy().Empty() || (retention.Policy{Within: 1}).Empty() || (retention.Policy{KnownGood: 1}).Empty() {
+		t.Error("a policy with rules is empty, or one without is not")
 	}
 }

@@ -3,7 +3,7 @@ package configs
 import (
 	"time"
 
-	"knowngood/daemon/schedule"
+	"knowngood/internal/schedule"
 )
 
 // zone checks a time zone.

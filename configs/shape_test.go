@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"knowngood/daemon/schedule"
+	"knowngood/internal/schedule"
 )
 
 // refused parses a text that must be refused and returns the error's text.

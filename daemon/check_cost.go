@@ -8,7 +8,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"knowngood/configs"
-	"knowngood/daemon/schedule"
+	"knowngood/internal/schedule"
 	"knowngood/storage/pack"
 )
 

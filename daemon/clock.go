@@ -3,7 +3,7 @@ package daemon
 import (
 	"time"
 
-	"knowngood/daemon/schedule"
+	"knowngood/internal/schedule"
 )
 
 // onTime is how much later than it is due a run may begin, and not be late: the

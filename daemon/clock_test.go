@@ -11,7 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"knowngood/daemon/schedule"
+	"knowngood/internal/schedule"
 )
 
 func newTestTiming(t *testing.T, expr, zone string, offset, catchUp time.Duration) *timing {

@@ -8,7 +8,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/daemon/report"
-	"knowngood/daemon/schedule"
+	"knowngood/internal/schedule"
 	"knowngood/restore"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/prune"

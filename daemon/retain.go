@@ -57,7 +57,7 @@ func (k *Kept) doubt() {
 // Retain applies the policy of an environment to what is kept of it, made just
 // now included, and returns how many snapshots it forgot.
 func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made *history.Snapshot, now time.Time) (int, error) {
-	policy := retention.Of(env.Keep)
+	policy := env.Keep.Policy()
 	if policy.Empty() {
 		return 0, nil
 	}

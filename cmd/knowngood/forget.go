@@ -13,7 +13,6 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
-	"knowngood/snapshot/retention"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/prune"
@@ -238,7 +237,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 				return usagef("environment %s: %w", env, err)
 			}
 			if f.policy {
-				policy = retention.Of(e.Keep)
+				policy = e.Keep.Policy()
 			}
 		}
 		judged, damaged, err := prune.Judge(ctx, r, a.host, env, policy, time.Now(), zone)

@@ -14,8 +14,9 @@ import (
 // layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
 	{"internal/importrules", "internal/wire", "internal/duration", "internal/durable", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside"},
-	{"daemon/schedule", "snapshot/manifest", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
-	{"configs", "internal/fusetest", "internal/posix", "internal/treetest", "snapshot/filter", "snapshot/retention"},
+	{"internal/schedule", "snapshot/manifest", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
+	{"internal/fusetest", "internal/posix", "internal/treetest", "snapshot/filter", "snapshot/retention"},
+	{"configs"},
 	{"storage"},
 	{"storage/authentic", "storage/dir", "storage/identity", "storage/localstate", "storage/s3", "storage/throttle"},
 	{"storage/ledger", "storage/stores", "storage/storagetest"},

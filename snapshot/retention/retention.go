@@ -16,8 +16,6 @@ import (
 	"cmp"
 	"slices"
 	"time"
-
-	"knowngood/configs"
 )
 
 // Policy says how many snapshots are kept; 0 of a rule is none by that rule.
@@ -35,15 +33,7 @@ type Policy struct {
 	KnownGood int // of the attested ones, by number
 }
 
-// Of is the policy of a configuration.
-func Of(k configs.Keep) Policy {
-	return Policy{
-		Last: int(k.Last), Hourly: int(k.Hourly), Daily: int(k.Daily), Weekly: int(k.Weekly), Monthly: int(k.Monthly), Yearly: int(k.Yearly),
-		Within: time.Duration(k.Within), KnownGood: int(k.KnownGood),
-	}
-}
-
-// Empty tells whether the policy has no rule, and so keeps everything.
+// Empty reports whether the policy has no rule, and so keeps everything.
 func (p Policy) Empty() bool {
 	return max(p.Last, p.Hourly, p.Daily, p.Weekly, p.Monthly, p.Yearly, p.KnownGood) <= 0 && p.Within <= 0
 }

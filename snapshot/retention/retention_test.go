@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
-
-	"knowngood/configs"
 )
 
 var update = flag.Bool("update", false, "write the golden file anew")
@@ -143,17 +141,6 @@ func TestKnownGoodAloneForgetsNothingWhereNothingIsAttested(t *testing.T) {
 		if !v.Kept() {
 			t.Errorf("%d is forgotten", v.Number)
 		}
-	}
-}
-
-func TestAPolicyIsWhatTheConfigurationSays(t *testing.T) {
-	t.Parallel()
-	got := Of(configs.Keep{Last: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6, Within: configs.Duration(time.Hour), KnownGood: 7})
-	if want := (Policy{1, 2, 3, 4, 5, 6, time.Hour, 7}); got != want {
-		t.Errorf("%+v", got)
-	}
-	if got.Empty() || !Of(configs.Keep{}).Empty() || (Policy{Within: 1}).Empty() || (Policy{KnownGood: 1}).Empty() {
-		t.Error("a policy with rules is empty, or one without is not")
 	}
 }
 
