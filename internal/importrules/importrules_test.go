@@ -31,7 +31,7 @@ var layers = [][]string{
 	{"daemon/notify", "daemon/web"},
 	{"daemon"},
 	{"cmd/knowngood"},
-	{"bench", "systemd"},
+	{"systemd"},
 }
 
 // pure packages do no network I/O and know no stores.
