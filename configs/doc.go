@@ -19,7 +19,7 @@
 // unchanged (007 is 7). Numbers are decimal: 010 is ten.
 //
 // What only those who use a configuration can judge (URLs, templates, who else can
-// change the file) is up to LoadOptions.Judge: daemon.LoadConfig is what the
+// change the file) is up to LoadOptions.Judge: validation.Load is what the
 // program reads configurations with. Of knowngood the package imports schedules
 // alone, so that anything may import it.
 package configs

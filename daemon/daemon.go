@@ -15,6 +15,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
+	"knowngood/daemon/validation"
 	"knowngood/daemon/web"
 	"knowngood/snapshot"
 	"knowngood/storage/repository"
@@ -273,7 +274,7 @@ func (d *Daemon) apply(c *configs.Config) {
 	for _, p := range c.Findings {
 		d.Log.Warn(p.Error())
 	}
-	d.written(&d.takenFailed, takenDir(d.config.StateDir).Path(takenFile), d.takeDown(c))
+	d.written(&d.takenFailed, validation.TakenFile(d.config.StateDir), validation.RememberTaken(d.config.StateDir, d.Version, c))
 	d.places.resize(int(c.MaxRuns))
 	d.watchOver(c)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"knowngood/configs"
-	"knowngood/daemon"
+	"knowngood/daemon/validation"
 )
 
 // guides are the documents whose commands people type.
@@ -135,7 +135,7 @@ func TestConfigurationsInTheGuidesAreValid(t *testing.T) {
 			if err := os.WriteFile(path, []byte(b), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := daemon.LoadConfig(path, daemon.LoadOptions{}); err != nil {
+			if _, err := validation.Load(path, validation.Options{}); err != nil {
 				t.Errorf("%s: %v\n%s", name, err, b)
 			}
 			if c, err := configs.Parse(path, []byte(b)); err == nil && len(c.Findings) > 0 {
@@ -154,7 +154,7 @@ func TestTheSampleHasNoWarningButOfWhatIsNotThereYet(t *testing.T) {
 	if err := os.WriteFile(path, []byte(document(t, "configs/sample.yaml")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := daemon.LoadConfig(path, daemon.LoadOptions{Advise: true})
+	c, err := validation.Load(path, validation.Options{Advise: true})
 	if err != nil {
 		t.Fatal(err)
 	}

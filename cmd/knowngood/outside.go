@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
-	"knowngood/daemon"
+	"knowngood/daemon/validation"
 	"knowngood/internal/outside"
 )
 
@@ -61,12 +61,12 @@ func serveOutside(cmd *cobra.Command, path string) error {
 		for _, e := range config.Environments {
 			for _, h := range slices.Concat(e.Hooks.Before, e.Hooks.After, e.Hooks.OnFailure) {
 				if h.Outside && slices.Equal(h.Command, argv) {
-					return outside.Hook, daemon.RootsAlone(argv)
+					return outside.Hook, validation.RootsAlone(argv)
 				}
 			}
 			for _, s := range e.Sources {
 				if s.Outside && slices.Equal(s.Command, argv) {
-					return outside.Captured, daemon.RootsAlone(argv)
+					return outside.Captured, validation.RootsAlone(argv)
 				}
 			}
 		}

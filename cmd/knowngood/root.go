@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
-	"knowngood/daemon"
+	"knowngood/daemon/validation"
 	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 )
@@ -185,7 +185,7 @@ func (a *app) readConfig(path string) (err error) {
 // loadConfig reads and validates a configuration, as flags and variables gave what
 // else holds.
 func (a *app) loadConfig(path string) (*configs.Config, error) {
-	o := daemon.LoadOptions{Version: version, Repository: a.given.repoURL, StateDir: a.given.stateDir, Advise: a.advise}
+	o := validation.Options{Version: version, Repository: a.given.repoURL, StateDir: a.given.stateDir, Advise: a.advise}
 	if o.StateDir != "" {
 		abs, err := filepath.Abs(o.StateDir)
 		if err != nil {
@@ -193,7 +193,7 @@ func (a *app) loadConfig(path string) (*configs.Config, error) {
 		}
 		o.StateDir = abs
 	}
-	c, err := daemon.LoadConfig(path, o)
+	c, err := validation.Load(path, o)
 	if err != nil {
 		return nil, &usageError{err}
 	}

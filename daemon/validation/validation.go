@@ -1,4 +1,9 @@
-package daemon
+// Package validation judges a configuration by those who will use it: the stores,
+// the patterns of sources, notifications, and the rights on what root runs by it.
+//
+// It is the one validation: of config check, of the start and the reload of a
+// daemon, of every other command.
+package validation
 
 import (
 	"cmp"
@@ -15,8 +20,8 @@ import (
 	"knowngood/storage/stores"
 )
 
-// LoadOptions are what qualifies LoadConfig.
-type LoadOptions struct {
+// Options qualify Load.
+type Options struct {
 	Version string // of the program
 	// Repository and StateDir are given in place of those of the configuration;
 	// empty: they are not.
@@ -27,11 +32,10 @@ type LoadOptions struct {
 	Advise bool
 }
 
-// LoadConfig reads a configuration and validates it. It is the one validation: of
-// config check, of the start and the reload of a daemon, of every other command.
-// What it takes a daemon can use; what it finds all the same is in
-// Config.Findings. Errors are those of configs.Load.
-func LoadConfig(path string, o LoadOptions) (*configs.Config, error) {
+// Load reads a configuration and validates it. What it takes a daemon can use;
+// what it finds all the same is in Config.Findings. Errors are those of
+// configs.Load.
+func Load(path string, o Options) (*configs.Config, error) {
 	return configs.Load(path, configs.LoadOptions{
 		Judge: func(c *configs.Config, f configs.Findings) {
 			if o.Advise {

@@ -1,4 +1,4 @@
-package daemon
+package validation
 
 import (
 	"encoding/hex"
@@ -39,11 +39,14 @@ func takenEarlier(stateDir, version string, sum [32]byte) bool {
 	return err == nil && json.Unmarshal(b, &t) == nil && t.Version != version && t.Sum == hex.EncodeToString(sum[:])
 }
 
-// takeDown writes down which configuration was taken. One that was taken only
-// because an earlier version had stays that one's.
-func (d *Daemon) takeDown(c *configs.Config) error {
-	t := taken{d.Version, hex.EncodeToString(c.Sum[:])}
-	dir := takenDir(d.config.StateDir)
+// TakenFile is where a daemon writes which configuration it took.
+func TakenFile(stateDir string) string { return takenDir(stateDir).Path(takenFile) }
+
+// RememberTaken writes which configuration a daemon of a version of the program
+// took. One that was taken only because an earlier version had stays that one's.
+func RememberTaken(stateDir, version string, c *configs.Config) error {
+	t := taken{version, hex.EncodeToString(c.Sum[:])}
+	dir := takenDir(stateDir)
 	if slices.ContainsFunc(c.Findings, func(p *configs.Problem) bool { return p.Severity == configs.Unfit }) {
 		if _, err := dir.Stat(takenFile); err == nil {
 			return nil

@@ -1,4 +1,4 @@
-package daemon
+package validation
 
 import (
 	"encoding/binary"
@@ -70,7 +70,7 @@ func (s *scene) file(name, text string, mode uint32) {
 // found all the same; what is missing is left out.
 func (s *scene) judged(name string) (refused string, found []*configs.Problem) {
 	s.t.Helper()
-	c, err := LoadConfig(s.at(name), LoadOptions{StateDir: s.at("none"), Advise: true})
+	c, err := Load(s.at(name), Options{StateDir: s.at("none"), Advise: true})
 	if err != nil {
 		return err.Error(), nil
 	}
