@@ -139,7 +139,7 @@ func (d *Daemon) end(ctx context.Context, j *job, r *running, err error) {
 	failures := j.state.Failures
 	d.measure(store)
 	if j.gone {
-		j.slots.close()
+		j.slots.Close()
 		delete(d.jobs, j.name)
 	}
 	last := d.busy == 0

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
 	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/restore"
@@ -344,7 +345,7 @@ func (d *Daemon) openChecked() {
 		return
 	}
 	var err error
-	d.checkedSlots, err = openSlots(jobsDir(d.config.StateDir), checkedFile, checkedSize, &d.checked)
+	d.checkedSlots, err = jobfiles.OpenSlots(jobsDir(d.config.StateDir), checkedFile, checkedSize, &d.checked)
 	d.read(d.checkedSlots, err)
 }
 

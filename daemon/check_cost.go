@@ -8,6 +8,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
 	"knowngood/internal/schedule"
 	"knowngood/storage/pack"
 )
@@ -33,7 +34,7 @@ func CostOfChecks(c *configs.Config) CheckCost {
 		return CheckCost{Text: "off: what is stored is verified by hand alone"}
 	}
 	var last checked
-	known := peekSlots(jobsDir(c.StateDir), checkedFile, checkedSize, &last) && last.Objects > 0
+	known := jobfiles.PeekSlots(jobsDir(c.StateDir), checkedFile, checkedSize, &last) && last.Objects > 0
 	stored := float64(last.Stored)
 
 	runs := 0.0

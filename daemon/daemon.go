@@ -13,7 +13,9 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/notify"
+	"knowngood/daemon/places"
 	"knowngood/daemon/report"
 	"knowngood/daemon/validation"
 	"knowngood/daemon/web"
@@ -71,7 +73,7 @@ type Daemon struct {
 	runs    sync.WaitGroup
 	looking sync.Mutex // held by whoever looks into the repository between runs
 	repo    repositoryHolder
-	places  places
+	places  places.Places
 
 	mu       sync.Mutex
 	config   *configs.Config
@@ -82,7 +84,7 @@ type Daemon struct {
 	storage  report.Storage
 	checked  checked
 	// checkedSlots is the file of that; nil while no check is configured.
-	checkedSlots *slots
+	checkedSlots *jobfiles.Slots
 	watch        *watch
 	teller       *teller
 	said         string // to the service manager
@@ -109,15 +111,15 @@ func New(o Options) *Daemon {
 // Run runs the daemon until ctx ends, and then until its runs have. The error
 // says why it could not begin.
 func (d *Daemon) Run(ctx context.Context) error {
-	lock, err := tryLock(locks(d.config.StateDir), ".daemon", "daemon")
-	var held *heldError
+	lock, err := jobfiles.TryLock(jobfiles.Locks(d.config.StateDir), ".daemon", "daemon")
+	var held *jobfiles.HeldError
 	if errors.As(err, &held) {
-		return fmt.Errorf("another daemon uses the state directory %s: %s; stop that one first, or give this one a state_dir of its own", d.config.StateDir, held.holder)
+		return fmt.Errorf("another daemon uses the state directory %s: %s; stop that one first, or give this one a state_dir of its own", d.config.StateDir, held.Holder)
 	}
 	if err != nil {
 		return fmt.Errorf("state directory %s: %w", d.config.StateDir, err)
 	}
-	defer lock.release()
+	defer lock.Release()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var serving sync.WaitGroup
@@ -225,11 +227,11 @@ func (d *Daemon) close() {
 	defer d.mu.Unlock()
 	d.keepTold()
 	for _, j := range d.jobs {
-		j.slots.close()
+		j.slots.Close()
 	}
-	d.watch.slots.close()
+	d.watch.slots.Close()
 	if d.checkedSlots != nil {
-		d.checkedSlots.close()
+		d.checkedSlots.Close()
 	}
 	d.repo.close()
 }
@@ -266,7 +268,7 @@ func (d *Daemon) apply(c *configs.Config) {
 		}
 		j.gone, j.timing = true, nil
 		if j.running == nil {
-			j.slots.close()
+			j.slots.Close()
 			delete(d.jobs, name)
 		}
 	}
@@ -275,7 +277,7 @@ func (d *Daemon) apply(c *configs.Config) {
 		d.Log.Warn(p.Error())
 	}
 	d.written(&d.takenFailed, validation.TakenFile(d.config.StateDir), validation.RememberTaken(d.config.StateDir, d.Version, c))
-	d.places.resize(int(c.MaxRuns))
+	d.places.Resize(int(c.MaxRuns))
 	d.watchOver(c)
 }
 
@@ -292,7 +294,7 @@ func (d *Daemon) job(name string) *job {
 	}
 	j, state, runs := openJob(d.config.StateDir, name)
 	d.read(j.slots, state)
-	d.written(&j.history.failed, j.history.dir.Path(j.history.name), runs)
+	d.written(&j.history.Failed, j.history.Path(), runs)
 	if j.state.Since.IsZero() {
 		j.state.Since = d.Now()
 		d.keep(j.slots, &j.state)

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/report"
 	"knowngood/internal/userdir"
 	"knowngood/storage/layout"
@@ -28,8 +29,8 @@ func diedText(started time.Time) string {
 //
 // The record goes when the hooks have run. A crash between these two runs them
 // again: once more is better than never, for what they take back.
-func (r *Runner) afterDeath(ctx context.Context, lock *lockFile, name string, env *configs.Environment) error {
-	if began := lock.record.Run; began != nil {
+func (r *Runner) afterDeath(ctx context.Context, lock *jobfiles.Lock, name string, env *configs.Environment) error {
+	if began := lock.Record.Run; began != nil {
 		run := report.Run{Trigger: began.Trigger, Scheduled: began.Scheduled, Started: began.Started, Missed: began.Missed, Result: report.Failed, Error: diedText(began.Started), Died: true}
 		if !slices.Contains([]string{"schedule", "catch-up", "hand"}, run.Trigger) {
 			run.Trigger = ""
@@ -48,14 +49,14 @@ func (r *Runner) afterDeath(ctx context.Context, lock *lockFile, name string, en
 			run.Error += "; then: " + err.Error()
 		}
 		run.Finished = time.Now()
-		if err := lock.buried(run); err != nil {
+		if err := lock.Bury(run); err != nil {
 			return err
 		}
 	}
 
-	if died := lock.record.Died; died != nil && r.died != nil {
+	if died := lock.Record.Died; died != nil && r.died != nil {
 		r.died(*died)
-		return lock.counted()
+		return lock.Counted()
 	}
 	return nil
 }
@@ -63,15 +64,15 @@ func (r *Runner) afterDeath(ctx context.Context, lock *lockFile, name string, en
 // settle is afterDeath without a run after it. Whoever has the environment just
 // now has done it.
 func (r *Runner) settle(ctx context.Context, name string) error {
-	lock, err := tryLock(locks(r.StateDir), name, r.Purpose)
-	if held := (*heldError)(nil); errors.As(err, &held) {
+	lock, err := jobfiles.TryLock(jobfiles.Locks(r.StateDir), name, r.Purpose)
+	if held := (*jobfiles.HeldError)(nil); errors.As(err, &held) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer lock.release()
-	if lock.record == (record{}) {
+	defer lock.Release()
+	if lock.Record == (jobfiles.Record{}) {
 		return nil
 	}
 	env, err := r.admitted()
@@ -84,7 +85,7 @@ func (r *Runner) settle(ctx context.Context, name string) error {
 // settleDead deals with the runs that died before this start, beside what is done
 // from now on. A record of what is configured no more is dropped, and named.
 func (d *Daemon) settleDead(ctx context.Context) error {
-	dir := locks(d.config.StateDir)
+	dir := jobfiles.Locks(d.config.StateDir)
 	names, err := dir.Names()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -114,17 +115,16 @@ func (d *Daemon) settleDead(ctx context.Context) error {
 
 // dropRecord drops what is recorded of an environment that is not configured.
 func (d *Daemon) dropRecord(dir userdir.Dir, name string) {
-	lock, err := tryLock(dir, name, "the daemon")
+	lock, err := jobfiles.TryLock(dir, name, "the daemon")
 	if err != nil { // somebody may have it
 		return
 	}
-	defer lock.release()
-	if lock.record == (record{}) {
+	defer lock.Release()
+	if lock.Record == (jobfiles.Record{}) {
 		return
 	}
 	d.Log.Warn("a run died of an environment that is not configured any more: its hooks do not run, and its record is dropped", zap.String("environment", name))
-	lock.record = record{}
-	if err := lock.keep(); err != nil {
+	if err := lock.Drop(); err != nil {
 		d.Log.Warn("the record was not dropped", zap.Error(err))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/report"
 	"knowngood/internal/schedule"
 	"knowngood/restore"
@@ -60,8 +61,8 @@ type job struct {
 	env        *configs.Environment
 
 	state   jobState
-	slots   *slots
-	history *runHistory
+	slots   *jobfiles.Slots
+	history *jobfiles.History
 
 	looked  string   // ID of the repository in which its newest snapshot was looked for
 	running *running // nil when it is not
@@ -97,7 +98,7 @@ type running struct {
 }
 
 // openJob reads the state of a job from the state directory. Errors are of that
-// (see openSlots), and of past runs; the job is good with both.
+// (see jobfiles.OpenSlots), and of past runs; the job is good with both.
 func openJob(stateDir, name string) (j *job, state, runs error) {
 	file := "env-" + name
 	switch name {
@@ -108,8 +109,8 @@ func openJob(stateDir, name string) (j *job, state, runs error) {
 	}
 	j = &job{name: name, kept: &Kept{}}
 	dir := jobsDir(stateDir)
-	j.slots, state = openSlots(dir, file+".state", jobSize, &j.state)
-	j.history, runs = openHistory(dir, file+".runs")
+	j.slots, state = jobfiles.OpenSlots(dir, file+".state", jobSize, &j.state)
+	j.history, runs = jobfiles.OpenHistory(dir, file+".runs")
 	if j.state.Totals == nil {
 		j.state.Totals = map[report.Result]uint64{}
 	}
@@ -124,7 +125,7 @@ func (j *job) ended(run report.Run) error {
 	}
 	j.state.Totals[run.Result]++
 	if last := j.state.Last; run.Died && last != nil && last.Started.After(run.Started) {
-		return j.history.add(run) // others came after it
+		return j.history.Add(run) // others came after it
 	}
 	j.state.Last = &run
 	switch run.Result {
@@ -143,7 +144,7 @@ func (j *job) ended(run report.Run) error {
 	if !run.Died && run.Result != report.Interrupted && run.Scheduled.After(j.state.LastScheduled) {
 		j.state.LastScheduled = run.Scheduled
 	}
-	return j.history.add(run)
+	return j.history.Add(run)
 }
 
 // bounded are reasons that are no longer than a state has room for.

@@ -8,25 +8,26 @@ import (
 
 	"go.uber.org/zap"
 
+	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/report"
 )
 
 // keep makes v what a state file holds. What cannot be written now is written
 // by a later tick; mu is held.
-func (d *Daemon) keep(s *slots, v any) { d.written(&s.failed, s.dir.Path(s.name), s.write(v)) }
+func (d *Daemon) keep(s *jobfiles.Slots, v any) { d.written(&s.Failed, s.Path(), s.Write(v)) }
 
 // read warns of a state file that was not read as it should; mu is held.
-func (d *Daemon) read(s *slots, err error) {
-	if errors.Is(err, errSpoiled) { // it is good again with the next state
+func (d *Daemon) read(s *jobfiles.Slots, err error) {
+	if errors.Is(err, jobfiles.ErrSpoiled) { // it is good again with the next state
 		d.warn("what the daemon remembers: "+err.Error(), false)
 		return
 	}
-	d.written(&s.failed, s.dir.Path(s.name), err)
+	d.written(&s.Failed, s.Path(), err)
 }
 
 // ended takes in that a run of a job came to its end; mu is held.
 func (d *Daemon) ended(j *job, run report.Run) {
-	d.written(&j.history.failed, j.history.dir.Path(j.history.name), j.ended(run))
+	d.written(&j.history.Failed, j.history.Path(), j.ended(run))
 	d.keep(j.slots, &j.state)
 }
 
@@ -58,11 +59,11 @@ func (d *Daemon) keepAgain(now time.Time) {
 	}
 	d.keptAgain = now
 	for _, j := range d.jobs {
-		if j.slots.failed != "" {
+		if j.slots.Failed != "" {
 			d.keep(j.slots, &j.state)
 		}
 	}
-	if d.watch.slots.failed != "" {
+	if d.watch.slots.Failed != "" {
 		d.keepTold()
 	}
 }

@@ -44,7 +44,7 @@ func TestStateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
 		w.Check(os.Remove(filepath.Join(dir, "jobs")))
 		time.Sleep(2 * checkEvery)
 		j, spoiled, _ := openJob(w.State, "web")
-		j.slots.close()
+		j.slots.Close()
 		if spoiled != nil || j.state.Totals[report.Success] != 1 || j.state.Last == nil {
 			t.Errorf("the state is %+v, %v", j.state, spoiled)
 		}

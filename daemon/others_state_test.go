@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/report"
 )
 
@@ -42,12 +43,12 @@ func TestADaemonOfRootsIsLedNowhere(t *testing.T) {
 
 				j, _, _ := openJob(state, "web")
 				_ = j.ended(report.Run{Result: report.Success})
-				_ = j.slots.write(&j.state)
+				_ = j.slots.Write(&j.state)
 				w, _, _ := openWatch(state)
-				_ = w.slots.write(w.State)
+				_ = w.slots.Write(w.State)
 				for _, lock := range []string{".daemon", "web"} {
-					if l, err := tryLock(locks(state), lock, "a test"); err == nil {
-						l.release()
+					if l, err := jobfiles.TryLock(jobfiles.Locks(state), lock, "a test"); err == nil {
+						l.Release()
 					}
 				}
 

@@ -15,10 +15,10 @@ import (
 // configured when its turn comes.
 func (d *Daemon) prune(r *running) func(context.Context) error {
 	return func(ctx context.Context) (err error) {
-		if err := d.places.take(ctx); err != nil {
+		if err := d.places.Take(ctx); err != nil {
 			return err
 		}
-		defer d.places.leave()
+		defer d.places.Leave()
 		defer func() { err = because(ctx, err) }()
 		d.mu.Lock()
 		c := d.config

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
+	"knowngood/daemon/places"
 	"knowngood/daemon/report"
 	"knowngood/storage/storagetest"
 )
@@ -18,13 +20,13 @@ import (
 func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		lock, err := tryLock(locks(w.State), "web", "somebody")
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "somebody")
 		w.Check(err)
 		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m}`)
 		if err == nil || !strings.Contains(err.Error(), "captured already") || !strings.Contains(err.Error(), "somebody") || run.Snapshot != "" {
 			t.Errorf("%+v, %v", run, err)
 		}
-		time.AfterFunc(time.Minute, lock.release)
+		time.AfterFunc(time.Minute, lock.Release)
 		told := ""
 		r := w.runner()
 		r.Waiting = func(holder string) { told = holder }
@@ -38,9 +40,9 @@ func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
 func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		lock, err := tryLock(locks(w.State), "web", "knowngood snapshot")
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
 		w.Check(err)
-		defer lock.release()
+		defer lock.Release()
 		began := time.Now()
 		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}]}`)
 		if err == nil || !strings.Contains(err.Error(), "environment web is being captured already: it is held by process ") || !strings.Contains(err.Error(), "(knowngood snapshot)") {
@@ -57,7 +59,7 @@ func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
 		w := newWorld(t)
 		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
 		c.MaxRuns = 1
-		lock, err := tryLock(locks(w.State), "web", "knowngood snapshot")
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
 		w.Check(err)
 		d := w.daemon(c)
 		stop := w.run(d)
@@ -72,7 +74,7 @@ func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
 		if e := w.environment(d, "web"); e.Running == nil {
 			t.Errorf("it did not wait: %+v", e.Last)
 		}
-		lock.release()
+		lock.Release()
 		time.Sleep(time.Minute)
 		if e := w.environment(d, "web"); e.Last == nil || e.Last.Result != report.Success {
 			t.Errorf("after the one by hand: %+v", e.Last)
@@ -107,11 +109,11 @@ func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		r := w.runner()
-		r.places = &places{}
-		time.AfterFunc(3*time.Hour, func() { r.places.resize(1) })
+		r.places = &places.Places{}
+		time.AfterFunc(3*time.Hour, func() { r.places.Resize(1) })
 		run := report.Run{Trigger: "hand", Started: time.Now()}
 		err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}], timeout: 1m}`), &run, &Live{})
-		if err != nil || run.Snapshot != "web@1" || run.Duration() < 3*time.Hour || !r.places.try() {
+		if err != nil || run.Snapshot != "web@1" || run.Duration() < 3*time.Hour || !r.places.Try() {
 			t.Errorf("%+v, %v", run, err)
 		}
 	})
@@ -137,7 +139,7 @@ func TestARunThatQueuesKeepsNobodyFromTheEnvironment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d, stop := w.queued()
-		lock, err := tryLock(locks(w.State), "db", "knowngood snapshot")
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "db", "knowngood snapshot")
 		w.Check(err)
 		w.Check(d.Start(t.Context(), "mail"))
 		time.Sleep(90 * time.Minute)
@@ -147,7 +149,7 @@ func TestARunThatQueuesKeepsNobodyFromTheEnvironment(t *testing.T) {
 		if e := w.environment(d, "db"); e.Running == nil || e.Running.Phase != "waiting" {
 			t.Errorf("while one by hand runs: %+v, %+v", e.Running, e.Last)
 		}
-		lock.release()
+		lock.Release()
 		time.Sleep(time.Minute)
 		if e := w.environment(d, "db"); e.Last == nil || e.Last.Result != report.Success {
 			t.Errorf("after the one by hand: %+v", e.Last)
@@ -205,8 +207,8 @@ func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
 		_, err := os.Stat(began)
 		return !errors.Is(err, fs.ErrNotExist)
 	})
-	var held *heldError
-	if lock, err := tryLock(locks(w.State), "web", "the next"); !errors.As(err, &held) {
+	var held *jobfiles.HeldError
+	if lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "the next"); !errors.As(err, &held) {
 		t.Errorf("beside the hook the next run begins: %v, %v", lock, err)
 	}
 	w.Check(os.WriteFile(end, nil, 0o600))
@@ -218,9 +220,9 @@ func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
 func TestARunThatNeverHadItsEnvironmentRunsNoHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		lock, err := tryLock(locks(w.State), "web", "knowngood snapshot")
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
 		w.Check(err)
-		defer lock.release()
+		defer lock.Release()
 		ran := filepath.Join(t.TempDir(), "ran")
 		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m, hooks: {on_failure: [{command: [touch, `+ran+`]}]}}`)
 		if err == nil || run.Result != report.Failed {

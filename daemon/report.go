@@ -76,7 +76,7 @@ func (d *Daemon) report(runs bool) report.Report {
 		e := report.Environment{Name: name, Job: d.reportJob(j, now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
 			Kept: j.kept.Count(), Sources: sourcesOf(j.env), Retention: j.env.Keep.String(), Suspect: j.state.Suspect, Runs: []report.Run{}}
 		if runs {
-			e.Runs = append(e.Runs, j.history.runs...)
+			e.Runs = append(e.Runs, j.history.Runs...)
 		}
 		if !e.Newest.IsZero() {
 			e.AgeSeconds, e.ProtectedUntil = now.Sub(e.Newest).Seconds(), j.state.Protected
@@ -208,7 +208,7 @@ func (d *Daemon) measure(s report.Storage) {
 	var runs []report.Run
 	for _, j := range d.jobs {
 		if isEnvironment(j.name) {
-			runs = append(runs, j.history.runs...)
+			runs = append(runs, j.history.Runs...)
 		}
 	}
 	s.BytesPerDay, s.FullAt = forecast(runs, s.FreeBytes, s.LimitBytes > 0, d.Now())

@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
+	"knowngood/daemon/places"
 	"knowngood/daemon/report"
 	"knowngood/snapshot"
 	"knowngood/storage"
@@ -59,7 +61,7 @@ type Runner struct {
 	// Kept is what retention is applied to; nil for none.
 	Kept *Kept
 
-	places *places // bound how many run at once; nil: nothing does
+	places *places.Places // bound how many run at once; nil: nothing does
 	// admitted, when set, is called when a run has the environment and a place,
 	// and says what to capture: it may have waited for hours.
 	admitted func() (*configs.Environment, error)
@@ -110,24 +112,24 @@ func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment,
 
 // alone is the run of an environment that it has to itself. It begins with what
 // a run that died left to do, and leaves a record of itself meanwhile.
-func (r *Runner) alone(ctx context.Context, lock *lockFile, name string, env *configs.Environment, run *report.Run, live *Live) (err error) {
+func (r *Runner) alone(ctx context.Context, lock *jobfiles.Lock, name string, env *configs.Environment, run *report.Run, live *Live) (err error) {
 	if r.admitted != nil {
 		if env, err = r.admitted(); err != nil {
 			return err
 		}
 	}
-	if lock.record.Run != nil {
+	if lock.Record.Run != nil {
 		live.enter("after")
 	}
 	if err := r.afterDeath(ctx, lock, name, env); err != nil {
 		return fmt.Errorf("what should follow a run that died: %w", err)
 	}
-	if err := lock.begin(run); err != nil {
+	if err := lock.Begin(run); err != nil {
 		r.Log.Warn("should this run die, nobody will know", zap.Error(err))
 	}
 	err = r.work(ctx, name, env, run, live)
 	// After a panic the record stays, for the hooks that did not run.
-	if err := lock.end(); err != nil {
+	if err := lock.End(); err != nil {
 		r.Log.Warn("this run will be taken for one that died", zap.Error(err))
 	}
 	return err

@@ -82,7 +82,7 @@ func TestEveryScheduledRunOfAStormyWeekIsAccountedFor(t *testing.T) {
 		}
 		e := w.environment(d, "web")
 		stop()
-		runs := d.jobs["web"].history.runs
+		runs := d.jobs["web"].history.Runs
 		accounted(t, d.jobs["web"].timing, runs, runs[0].Scheduled.Add(-time.Second), time.Now())
 		results := map[report.Result]int{}
 		retried := 0

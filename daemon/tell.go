@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/internal/userdir"
@@ -19,7 +20,7 @@ import (
 // watch is what was told, kept over restarts; it belongs to Daemon.mu.
 type watch struct {
 	notify.Watch
-	slots *slots
+	slots *jobfiles.Slots
 }
 
 // told is what is kept of it, in one piece with what is not delivered yet: so
@@ -37,7 +38,7 @@ const toldSize = 1 << 20
 // every error.
 func openWatch(stateDir string) (*watch, notify.Waiting, error) {
 	var t told
-	s, err := openSlots(userdir.At(stateDir).In("daemon"), "told.state", toldSize, &t)
+	s, err := jobfiles.OpenSlots(userdir.At(stateDir).In("daemon"), "told.state", toldSize, &t)
 	return &watch{notify.Watch{State: t.State}, s}, t.Waiting, err
 }
 
@@ -45,7 +46,7 @@ func openWatch(stateDir string) (*watch, notify.Waiting, error) {
 // there is room for, the older half of it waits in memory alone; mu is held.
 func (d *Daemon) keepTold() {
 	t := told{d.watch.State, d.teller.waiting()}
-	for !d.watch.slots.fits(t) && t.Waiting.Halve() {
+	for !d.watch.slots.Fits(t) && t.Waiting.Halve() {
 	}
 	d.keep(d.watch.slots, t)
 }

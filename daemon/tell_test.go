@@ -116,7 +116,7 @@ func TestWhatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
 		}
 		again, waiting, err := openWatch(w.State)
 		w.Check(err)
-		again.slots.close()
+		again.slots.Close()
 		for _, list := range waiting {
 			if len(list) > 0 {
 				t.Errorf("after it is delivered the next daemon would deliver %v", list[0].Title)
@@ -207,10 +207,10 @@ func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
 			return []notify.Message{{Kind: notify.Failure, Title: strconv.Itoa(n), Text: strings.Repeat("x", 8<<10)}}
 		})
 	}
-	d.watch.slots.close()
+	d.watch.slots.Close()
 	again, waiting, err := openWatch(w.State)
 	w.Check(err)
-	again.slots.close()
+	again.slots.Close()
 	if len(waiting) != 5 || len(d.warnings) > 0 {
 		t.Errorf("messages for %d of 5 channels are kept; warnings %v", len(waiting), d.warnings)
 	}

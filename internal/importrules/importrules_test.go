@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"restore"},
 	{"internal/enginetest", "restore/load"},
 	{"daemon/notify", "daemon/web"},
-	{"daemon/validation"},
+	{"daemon/jobfiles", "daemon/places", "daemon/validation"},
 	{"daemon"},
 	{"cmd/knowngood"},
 	{"systemd"},

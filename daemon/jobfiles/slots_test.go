@@ -1,4 +1,4 @@
-package daemon
+package jobfiles
 
 import (
 	"errors"
@@ -13,6 +13,9 @@ import (
 	"knowngood/internal/userdir"
 )
 
+// jobSize is the room for a state.
+const jobSize = 16 << 10
+
 type counter struct {
 	N    int
 	Text string
@@ -21,30 +24,30 @@ type counter struct {
 func readSlots(t rapid.TB, path string) (counter, error) {
 	t.Helper()
 	var c counter
-	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &c)
+	s, err := OpenSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &c)
 	if s == nil {
 		t.Fatal(err)
 	}
-	s.close()
+	s.Close()
 	return c, err
 }
 
 func TestAStateIsReadBackAsItWasWrittenLast(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")
-	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
+	s, err := OpenSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for n := range 5 {
-		if err := s.write(counter{n, strings.Repeat("x", 1000*n)}); err != nil {
+		if err := s.Write(counter{n, strings.Repeat("x", 1000*n)}); err != nil {
 			t.Fatal(err)
 		}
 		if c, err := readSlots(t, path); err != nil || c.N != n || len(c.Text) != 1000*n {
 			t.Errorf("read %d, %v; want %d", c.N, err, n)
 		}
 	}
-	if err := s.write(counter{Text: strings.Repeat("x", jobSize)}); err == nil {
+	if err := s.Write(counter{Text: strings.Repeat("x", jobSize)}); err == nil {
 		t.Error("a state that does not fit was written")
 	}
 	if c, err := readSlots(t, path); err != nil || c.N != 4 {
@@ -59,14 +62,14 @@ func TestACutWriteLeavesTheStateBefore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		path := filepath.Join(dir, "state")
 		defer os.Remove(path)
-		s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
+		s, err := OpenSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.close()
+		defer s.Close()
 		writes := rapid.IntRange(1, 4).Draw(t, "writes")
 		for n := range writes {
-			if err := s.write(counter{N: n, Text: rapid.StringN(0, 200, -1).Draw(t, "text")}); err != nil {
+			if err := s.Write(counter{N: n, Text: rapid.StringN(0, 200, -1).Draw(t, "text")}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -74,7 +77,7 @@ func TestACutWriteLeavesTheStateBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.write(counter{N: writes, Text: "after"}); err != nil {
+		if err := s.Write(counter{N: writes, Text: "after"}); err != nil {
 			t.Fatal(err)
 		}
 		after, err := os.ReadFile(path)
@@ -101,16 +104,16 @@ func TestAFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readSlots(t, path); !errors.Is(err, errSpoiled) {
+		if _, err := readSlots(t, path); !errors.Is(err, ErrSpoiled) {
 			t.Errorf("%.10q: %v", content, err)
 		}
 	}
-	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
+	s, err := OpenSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 	if s == nil {
 		t.Fatal(err)
 	}
-	defer s.close()
-	if err := s.write(counter{N: 7}); err != nil {
+	defer s.Close()
+	if err := s.Write(counter{N: 7}); err != nil {
 		t.Fatal(err)
 	}
 	if c, err := readSlots(t, path); err != nil || c.N != 7 {
@@ -129,16 +132,16 @@ func TestAStateIsWrittenOnAFullDisk(t *testing.T) {
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	path := filepath.Join(dir, "state")
-	s, err := openSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
+	s, err := OpenSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
+	defer s.Close()
 	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
 	for n := range 4 {
-		if err := s.write(counter{N: n, Text: strings.Repeat("x", 4000)}); err != nil {
+		if err := s.Write(counter{N: n, Text: strings.Repeat("x", 4000)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package daemon
+package jobfiles
 
 import (
 	"bufio"
@@ -18,20 +18,20 @@ import (
 // most twice as many.
 const keptRuns = 500
 
-// history is the past runs of a job, a line of JSON each. It is for people: a
+// History is the past runs of a job, a line of JSON each. It is for people: a
 // line that cannot be read or written is a line less, and no more.
-type runHistory struct {
+type History struct {
 	dir   userdir.Dir
 	name  string
-	runs  []report.Run // oldest first
+	Runs  []report.Run // oldest first
 	lines int          // in the file
 	// failed is why the newest run is not in the file; "" when it is.
-	failed string
+	Failed string
 }
 
-// openHistory reads what there is.
-func openHistory(dir userdir.Dir, name string) (*runHistory, error) {
-	h := &runHistory{dir: dir, name: name}
+// OpenHistory reads what there is.
+func OpenHistory(dir userdir.Dir, name string) (*History, error) {
+	h := &History{dir: dir, name: name}
 	b, err := dir.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h, nil
@@ -51,15 +51,15 @@ func openHistory(dir userdir.Dir, name string) (*runHistory, error) {
 	return h, nil
 }
 
-func (h *runHistory) keep(r report.Run) {
-	h.runs = append(h.runs, r)
-	if extra := len(h.runs) - keptRuns; extra > 0 {
-		h.runs = slices.Delete(h.runs, 0, extra)
+func (h *History) keep(r report.Run) {
+	h.Runs = append(h.Runs, r)
+	if extra := len(h.Runs) - keptRuns; extra > 0 {
+		h.Runs = slices.Delete(h.Runs, 0, extra)
 	}
 }
 
-// add remembers a run. An error means that the file does not have it.
-func (h *runHistory) add(r report.Run) error {
+// Add remembers a run. An error means that the file does not have it.
+func (h *History) Add(r report.Run) error {
 	h.keep(r)
 	if h.lines >= 2*keptRuns {
 		return h.rewrite()
@@ -81,9 +81,9 @@ func (h *runHistory) add(r report.Run) error {
 	return errors.Join(err, f.Close())
 }
 
-func (h *runHistory) rewrite() error {
+func (h *History) rewrite() error {
 	var b []byte
-	for i, r := range h.runs {
+	for i, r := range h.Runs {
 		line, err := json.Marshal(r)
 		if err != nil {
 			return err
@@ -96,6 +96,9 @@ func (h *runHistory) rewrite() error {
 	if err := h.dir.Replace(h.name, b); err != nil {
 		return err
 	}
-	h.lines = len(h.runs)
+	h.lines = len(h.Runs)
 	return nil
 }
+
+// Path of the file.
+func (h *History) Path() string { return h.dir.Path(h.name) }

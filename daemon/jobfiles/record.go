@@ -1,4 +1,4 @@
-package daemon
+package jobfiles
 
 import (
 	"bytes"
@@ -13,9 +13,9 @@ import (
 	"knowngood/daemon/report"
 )
 
-// recordSize is the room in a lock file, in bytes. It is taken when the file is
+// RecordSize is the room in a lock file, in bytes. It is taken when the file is
 // made and written in place, so a disk that is full later hinders no run.
-const recordSize = 4096
+const RecordSize = 4096
 
 // recordMark begins the line of a lock file that holds a record.
 const recordMark = "runs "
@@ -23,10 +23,10 @@ const recordMark = "runs "
 // maxDiedError is what is kept in a record of the error of a run, in bytes.
 const maxDiedError = 1000
 
-// record is what the lock file of an environment says of its runs. It tells who
+// Record is what the lock file of an environment says of its runs. It tells who
 // takes the lock next that a run died. Nothing in it is executed: it says when a
 // run began, and today's configuration says what follows.
-type record struct {
+type Record struct {
 	// Run is under way; when nobody holds the lock, it died.
 	Run *report.Run `json:"run,omitempty"`
 	// Died is one that died. Its hooks have run, and no daemon has counted it yet.
@@ -35,8 +35,8 @@ type record struct {
 
 // read takes in what the file says; the lock is held. A record that cannot be
 // read is that of a run of which nothing is known but that it died.
-func (l *lockFile) read() error {
-	b := make([]byte, recordSize)
+func (l *Lock) read() error {
+	b := make([]byte, RecordSize)
 	n, err := l.file.ReadAt(b, 0)
 	if err != nil && err != io.EOF {
 		return err
@@ -47,10 +47,10 @@ func (l *lockFile) read() error {
 		if !ok {
 			continue
 		}
-		if json.Unmarshal([]byte(text), &l.record) != nil {
-			l.record = record{Run: &report.Run{}}
+		if json.Unmarshal([]byte(text), &l.Record) != nil {
+			l.Record = Record{Run: &report.Run{}}
 		}
-		if r := l.record.Run; r != nil && r.Started.IsZero() {
+		if r := l.Record.Run; r != nil && r.Started.IsZero() {
 			st, err := l.file.Stat()
 			if err != nil {
 				return err
@@ -61,26 +61,26 @@ func (l *lockFile) read() error {
 	return nil
 }
 
-// write writes who holds the lock, and the record.
-func (l *lockFile) write() error {
-	text := []byte(l.holder + "\n")
-	if l.record != (record{}) {
-		line, err := json.Marshal(l.record)
+// Write writes who holds the lock, and the record.
+func (l *Lock) write() error {
+	text := []byte(l.Holder + "\n")
+	if l.Record != (Record{}) {
+		line, err := json.Marshal(l.Record)
 		if err != nil {
 			return err
 		}
 		text = fmt.Appendf(text, "%s%s\n", recordMark, line)
 	}
-	if len(text) > recordSize {
-		return fmt.Errorf("write %s: a record of %d bytes, in a room of %d", l.file.Name(), len(text), recordSize)
+	if len(text) > RecordSize {
+		return fmt.Errorf("write %s: a record of %d bytes, in a room of %d", l.file.Name(), len(text), RecordSize)
 	}
-	text = append(text, bytes.Repeat([]byte("\n"), recordSize-len(text))...)
+	text = append(text, bytes.Repeat([]byte("\n"), RecordSize-len(text))...)
 	_, err := l.file.WriteAt(text, 0)
 	return err
 }
 
 // keep writes the record, which is on disk when keep returns nil.
-func (l *lockFile) keep() error {
+func (l *Lock) keep() error {
 	if err := l.write(); err != nil {
 		return err
 	}
@@ -97,29 +97,35 @@ func (l *lockFile) keep() error {
 	return nil
 }
 
-// begin records that a run is under way.
-func (l *lockFile) begin(run *report.Run) error {
-	l.record.Run = &report.Run{Trigger: run.Trigger, Scheduled: run.Scheduled, Started: run.Started, Missed: run.Missed}
+// Begin records that a run is under way.
+func (l *Lock) Begin(run *report.Run) error {
+	l.Record.Run = &report.Run{Trigger: run.Trigger, Scheduled: run.Scheduled, Started: run.Started, Missed: run.Missed}
 	return l.keep()
 }
 
-// end records that it came to its end.
-func (l *lockFile) end() error {
-	l.record.Run = nil
+// End records that it came to its end.
+func (l *Lock) End() error {
+	l.Record.Run = nil
 	return l.keep()
 }
 
-// buried records that the hooks of a run that died have run.
-func (l *lockFile) buried(run report.Run) error {
+// Bury records that the hooks of a run that died have run.
+func (l *Lock) Bury(run report.Run) error {
 	if len(run.Error) > maxDiedError {
 		run.Error = strings.ToValidUTF8(run.Error[:maxDiedError], "") + "…"
 	}
-	l.record = record{Died: &run}
+	l.Record = Record{Died: &run}
 	return l.keep()
 }
 
-// counted records that a daemon has counted it.
-func (l *lockFile) counted() error {
-	l.record.Died = nil
+// Drop removes what is recorded.
+func (l *Lock) Drop() error {
+	l.Record = Record{}
+	return l.keep()
+}
+
+// Counted records that a daemon has counted it.
+func (l *Lock) Counted() error {
+	l.Record.Died = nil
 	return l.keep()
 }

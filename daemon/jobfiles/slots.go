@@ -1,4 +1,4 @@
-package daemon
+package jobfiles
 
 import (
 	"encoding/binary"
@@ -18,29 +18,29 @@ import (
 // slotHead is u64 number, u32 length, u32 CRC-32C of number, length and text.
 const slotHead = 16
 
-// slots is a small file that neither a crash nor a full disk spoils. Its space
+// Slots is a small file that neither a crash nor a full disk spoils. Its space
 // is taken when it is made; states are written into its two slots in turn, each
 // with a number and a checksum, so the one before stays until the next is whole.
-type slots struct {
+type Slots struct {
 	dir    userdir.Dir
 	name   string
 	size   int      // of a slot, in bytes; a file has two
 	file   *os.File // nil: not open
 	number uint64
-	failed string // why the newest state is not in the file; "" when it is
+	Failed string // why the newest state is not in the file; "" when it is
 }
 
-// openSlots opens or makes the file of a name in dir, of slots of size bytes, and
+// OpenSlots opens or makes the file of a name in dir, of slots of size bytes, and
 // reads its newest state into v, which stays as it is when there is none. A file of which neither slot
-// verifies is begun anew, and said so by an error that wraps errSpoiled. With
+// verifies is begun anew, and said so by an error that wraps ErrSpoiled. With
 // another error the file is not open, and write tries again to open it; a state
 // that it then finds there, and nobody has read, it leaves alone.
-func openSlots(dir userdir.Dir, name string, size int, v any) (*slots, error) {
-	s := &slots{dir: dir, name: name, size: size}
+func OpenSlots(dir userdir.Dir, name string, size int, v any) (*Slots, error) {
+	s := &Slots{dir: dir, name: name, size: size}
 	return s, s.open(v)
 }
 
-func (s *slots) open(v any) error {
+func (s *Slots) open(v any) error {
 	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.dir.Path(s.name), err) }
 	if err := s.dir.Make(); err != nil {
 		return fail(err)
@@ -75,24 +75,25 @@ func (s *slots) open(v any) error {
 	}
 	if newest == nil {
 		if written {
-			return fail(errSpoiled)
+			return fail(ErrSpoiled)
 		}
 		return nil
 	}
 	if err := json.Unmarshal(newest, v); err != nil {
-		return fail(fmt.Errorf("%w: %w", errSpoiled, err))
+		return fail(fmt.Errorf("%w: %w", ErrSpoiled, err))
 	}
 	return nil
 }
 
 var (
-	errSpoiled = errors.New("it is damaged, and begun anew")
+	// ErrSpoiled says that a file held no state that verifies.
+	ErrSpoiled = errors.New("it is damaged, and begun anew")
 	errUnread  = errors.New("it could not be read at first, and the state that it holds is left alone: restart the daemon, which then goes on from that")
 )
 
-// peekSlots reads the newest state of a file that another process may have open,
+// PeekSlots reads the newest state of a file that another process may have open,
 // and reports whether there is one.
-func peekSlots(dir userdir.Dir, name string, size int, v any) bool {
+func PeekSlots(dir userdir.Dir, name string, size int, v any) bool {
 	b, err := dir.ReadFile(name)
 	if err != nil || len(b) != 2*size {
 		return false
@@ -105,7 +106,7 @@ func peekSlots(dir userdir.Dir, name string, size int, v any) bool {
 }
 
 // make makes the file with all its space.
-func (s *slots) make() (*os.File, error) {
+func (s *Slots) make() (*os.File, error) {
 	f, err := s.dir.OpenFile(s.name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, err
@@ -143,7 +144,7 @@ func slotSum(head, text []byte) uint32 {
 }
 
 // write makes v the newest state; it is on disk when write returns nil.
-func (s *slots) write(v any) error {
+func (s *Slots) Write(v any) error {
 	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.dir.Path(s.name), err) }
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -155,7 +156,7 @@ func (s *slots) write(v any) error {
 			return err
 		}
 		if s.number > known {
-			s.close()
+			s.Close()
 			s.number = known
 			return fail(errUnread)
 		}
@@ -179,14 +180,17 @@ func (s *slots) write(v any) error {
 }
 
 // fits tells whether there is room for v.
-func (s *slots) fits(v any) bool {
+func (s *Slots) Fits(v any) bool {
 	text, err := json.Marshal(v)
 	return err == nil && len(text) <= s.size-slotHead
 }
 
-func (s *slots) close() {
+func (s *Slots) Close() {
 	if s.file != nil {
 		s.file.Close()
 		s.file = nil
 	}
 }
+
+// Path of the file.
+func (s *Slots) Path() string { return s.dir.Path(s.name) }

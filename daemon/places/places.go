@@ -1,4 +1,5 @@
-package daemon
+// Package places bounds how many runs do their work at once.
+package places
 
 import (
 	"context"
@@ -6,16 +7,16 @@ import (
 	"sync"
 )
 
-// places bounds how many runs do their work at once. Who waits gets one in turn.
-type places struct {
+// Places are for so many runs at once. Who waits gets one in turn.
+type Places struct {
 	mu      sync.Mutex
 	limit   int
 	taken   int             // may be above a limit that was lowered since
 	waiting []chan struct{} // closed when a place was given; none waits while one is free
 }
 
-// resize changes how many there are. Nobody loses a place.
-func (p *places) resize(limit int) {
+// Resize changes how many there are. Nobody loses a place.
+func (p *Places) Resize(limit int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.limit = limit
@@ -23,7 +24,7 @@ func (p *places) resize(limit int) {
 }
 
 // give gives free places to those who wait; mu is held.
-func (p *places) give() {
+func (p *Places) give() {
 	for p.taken < p.limit && len(p.waiting) > 0 {
 		p.taken++
 		close(p.waiting[0])
@@ -31,16 +32,16 @@ func (p *places) give() {
 	}
 }
 
-// leave gives a place back.
-func (p *places) leave() {
+// Leave gives a place back.
+func (p *Places) Leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken--
 	p.give()
 }
 
-// try takes a place if one is free.
-func (p *places) try() bool {
+// Try takes a place if one is free.
+func (p *Places) Try() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	free := p.taken < p.limit
@@ -50,9 +51,9 @@ func (p *places) try() bool {
 	return free
 }
 
-// take waits for a place.
-func (p *places) take(ctx context.Context) error {
-	if p.try() {
+// Take waits for a place.
+func (p *Places) Take(ctx context.Context) error {
+	if p.Try() {
 		return nil
 	}
 	given := make(chan struct{})
@@ -72,7 +73,7 @@ func (p *places) take(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 	if at < 0 { // it was given meanwhile
-		p.leave()
+		p.Leave()
 	}
 	return context.Cause(ctx)
 }
