@@ -22,10 +22,17 @@ type Owner struct {
 // rights to give up.
 func OwnerOf(dir fs.FileInfo) Owner {
 	st, ok := dir.Sys().(*syscall.Stat_t)
-	if !ok || st.Uid == 0 || os.Geteuid() != 0 {
+	if !ok {
 		return Owner{}
 	}
-	return Owner{int(st.Uid), int(st.Gid), true}
+	return ownerOf(st.Uid, st.Gid)
+}
+
+func ownerOf(uid, gid uint32) Owner {
+	if uid == 0 || os.Geteuid() != 0 {
+		return Owner{}
+	}
+	return Owner{int(uid), int(gid), true}
 }
 
 // Do calls do with the file rights of the owner: what do makes is the owner's,

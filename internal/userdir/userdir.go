@@ -26,6 +26,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"knowngood/internal/durable"
 )
 
@@ -68,7 +70,8 @@ func (d Dir) Path(names ...string) string {
 	return filepath.Join(append([]string{d.top, d.path}, names...)...)
 }
 
-// within calls do with the rights of the owner and the directory's top.
+// within calls do with the rights of the owner and the directory's top. Where
+// the same can be done by inOneCall, which opens far less, that is tried first.
 func (d Dir) within(name string, do func(root *os.Root, path string) error) error {
 	if d.None() {
 		return fmt.Errorf("no state directory: %w", fs.ErrNotExist)
@@ -123,6 +126,17 @@ func (d Dir) Make() error {
 	if d.path == "" {
 		return nil
 	}
+
+	err := d.inOneCall("", func(b beneath, path string) error {
+		fd, err := b.openDir(path)
+		if err != nil {
+			return err
+		}
+		return unix.Close(fd)
+	})
+	if err == nil { // it is there
+		return nil
+	}
 	return d.within("", func(root *os.Root, path string) error { return root.MkdirAll(path, 0o700) })
 }
 
@@ -131,6 +145,13 @@ func (d Dir) Open(name string) (*os.File, error) { return d.OpenFile(name, os.O_
 
 // OpenFile opens a regular file, which gets mode 0600 if it is made.
 func (d Dir) OpenFile(name string, flag int) (f *os.File, err error) {
+	err = d.inOneCall(name, func(b beneath, path string) error {
+		f, err = b.openRegular(path, flag)
+		return err
+	})
+	if err != errWalk {
+		return f, err
+	}
 	err = d.within(name, func(root *os.Root, path string) error {
 		f, err = openRegular(root, path, flag)
 		return err
@@ -226,6 +247,10 @@ func (d Dir) ReplaceUnsynced(name string, data []byte) error {
 
 // Rename gives a file of the directory another name in it.
 func (d Dir) Rename(from, to string) error {
+	err := d.inOneCall(to, func(b beneath, path string) error { return b.rename(from, path) })
+	if err != errWalk {
+		return err
+	}
 	return d.within(to, func(root *os.Root, path string) error {
 		return root.Rename(filepath.Join(filepath.Dir(path), from), path)
 	})
@@ -233,6 +258,10 @@ func (d Dir) Rename(from, to string) error {
 
 // Remove removes a file, or an empty directory.
 func (d Dir) Remove(name string) error {
+	err := d.inOneCall(name, func(b beneath, path string) error { return b.remove(path) })
+	if err != errWalk {
+		return err
+	}
 	return d.within(name, func(root *os.Root, path string) error { return root.Remove(path) })
 }
 
@@ -247,21 +276,24 @@ func (d Dir) RemoveAll() error {
 }
 
 // Names are the names in the directory, in no order.
-func (d Dir) Names() (names []string, err error) {
-	err = d.within("", func(root *os.Root, path string) error {
-		f, err := root.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		names, err = f.Readdirnames(-1)
-		return err
-	})
-	return names, err
+func (d Dir) Names() ([]string, error) {
+	f, err := d.openDir()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
 }
 
 // Stat describes what has a name in the directory, without following a link.
 func (d Dir) Stat(name string) (info fs.FileInfo, err error) {
+	err = d.inOneCall(name, func(b beneath, path string) error {
+		info, err = b.lstat(path)
+		return err
+	})
+	if err != errWalk {
+		return info, err
+	}
 	err = d.within(name, func(root *os.Root, path string) error {
 		info, err = root.Lstat(path)
 		return err
@@ -276,15 +308,33 @@ func (d Dir) Chtimes(name string, atime, mtime time.Time) error {
 
 // Sync makes the names in the directory durable.
 func (d Dir) Sync() error {
-	return d.within("", func(root *os.Root, path string) error {
-		f, err := root.Open(path)
-		if err != nil {
-			return err
+	f, err := d.openDir()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return nil
+}
+
+// openDir opens the directory itself.
+func (d Dir) openDir() (f *os.File, err error) {
+	const flag = os.O_RDONLY | syscall.O_DIRECTORY | syscall.O_NONBLOCK
+	err = d.inOneCall("", func(b beneath, path string) error {
+		fd, err := b.open(path, flag, 0)
+		if err == nil {
+			f = os.NewFile(uintptr(fd), filepath.Join(b.name, path))
 		}
-		defer f.Close()
-		if err := f.Sync(); err != nil {
-			return fmt.Errorf("sync directory: %w", err)
-		}
-		return nil
+		return err
 	})
+	if err != errWalk {
+		return f, err
+	}
+	err = d.within("", func(root *os.Root, path string) error {
+		f, err = root.OpenFile(path, flag, 0)
+		return err
+	})
+	return f, err
 }
