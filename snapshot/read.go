@@ -34,7 +34,7 @@ type piece struct {
 
 // readFiles works until there are no more jobs.
 func (c *capture) readFiles(ctx context.Context) error {
-	r := c.newReader()
+	r := &reader{capture: c}
 	for {
 		select {
 		case j, ok := <-c.jobs:
@@ -53,19 +53,21 @@ func (c *capture) readFiles(ctx context.Context) error {
 	}
 }
 
-func (c *capture) newReader() *reader {
-	r := &reader{capture: c}
-	if c.writer != nil {
-		r.framer, r.hashers = c.writer.NewFramer(), make(chan *chunk.Hasher, runtime.GOMAXPROCS(0))
-		for range cap(r.hashers) {
-			r.hashers <- chunk.NewHasher(c.host.Domain.ChunkKey())
-		}
-		// One chunk of the greatest length, and room to read on.
-		d := c.repo.Descriptor()
-		r.buf = make([]byte, d.ChunkMax+readAhead)
-		r.pieces = make([]piece, 0, len(r.buf)/int(d.ChunkMin)+2)
+// prepare makes what content is read with, when the first is: an unchanged tree
+// needs none of it.
+func (r *reader) prepare() {
+	if r.buf != nil {
+		return
 	}
-	return r
+	r.framer, r.hashers = r.writer.NewFramer(), make(chan *chunk.Hasher, runtime.GOMAXPROCS(0))
+	for range cap(r.hashers) {
+		r.hashers <- chunk.NewHasher(r.host.Domain.ChunkKey())
+	}
+
+	// One chunk of the greatest length, and room to read on.
+	d := r.repo.Descriptor()
+	r.buf = make([]byte, d.ChunkMax+readAhead)
+	r.pieces = make([]piece, 0, len(r.buf)/int(d.ChunkMin)+2)
 }
 
 // node completes the entry of a node: metadata that a stat does not return, and
@@ -401,6 +403,8 @@ func (s *source) Read(b []byte) (int, error) {
 //
 // When reading fails, what was read before is stored, too.
 func (r *reader) content(ctx context.Context, src io.Reader, f *file) error {
+	r.prepare()
+
 	have, final := 0, false
 	var failed error
 	for {
@@ -498,7 +502,7 @@ func (c *capture) runCommands(ctx context.Context) ([]*item, error) {
 	if err := checkCommands(c.Commands); err != nil {
 		return nil, err
 	}
-	r := c.newReader()
+	r := &reader{capture: c}
 	now := manifest.Time{Sec: c.started.Unix()}
 	byPath := map[string]*item{}
 	for _, cmd := range c.Commands {
