@@ -63,22 +63,60 @@ func (b beneath) openDir(path string) (fd int, err error) {
 	return b.open(path, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
-// openRegular opens a regular file.
-func (b beneath) openRegular(path string, flag int) (*os.File, error) {
+// regular opens a regular file, and returns its size.
+func (b beneath) regular(path string, flag int) (fd int, size int64, err error) {
 	mode := uint64(0)
 	if flag&os.O_CREATE != 0 {
 		mode = 0o600
 	}
-	fd, err := b.open(path, flag|unix.O_NONBLOCK|unix.O_NOCTTY, mode)
+	fd, err = b.open(path, flag|unix.O_NONBLOCK|unix.O_NOCTTY, mode)
 	if err != nil {
-		return nil, err
+		return -1, 0, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		unix.Close(fd)
-		return nil, errWalk
+		return -1, 0, errWalk
+	}
+	return fd, st.Size, nil
+}
+
+// openRegular opens a regular file.
+func (b beneath) openRegular(path string, flag int) (*os.File, error) {
+	fd, _, err := b.regular(path, flag)
+	if err != nil {
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), filepath.Join(b.name, path)), nil
+}
+
+// read reads a regular file of at most so many bytes. It makes no os.File, which
+// takes as many calls of the kernel again.
+func (b beneath) read(path string, most int64) ([]byte, error) {
+	fd, size, err := b.regular(path, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	if size > most {
+		return nil, errWalk
+	}
+
+	data := make([]byte, 0, size+1) // one more shows the end
+	for len(data) < cap(data) {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, errWalk
+		}
+		if n == 0 {
+			return data, nil
+		}
+		data = data[:len(data)+n]
+	}
+	return nil, errWalk // it grew meanwhile
 }
 
 // lstat describes what has the path, without following a link at its end.

@@ -191,7 +191,14 @@ func (d Dir) ReadFile(name string) ([]byte, error) { return d.read(name, maxFile
 // ReadList reads a file that grows with what the store holds, of at most 1 GiB.
 func (d Dir) ReadList(name string) ([]byte, error) { return d.read(name, maxList) }
 
-func (d Dir) read(name string, most int64) ([]byte, error) {
+func (d Dir) read(name string, most int64) (data []byte, err error) {
+	err = d.inOneCall(name, func(b beneath, path string) error {
+		data, err = b.read(path, most)
+		return err
+	})
+	if err != errWalk {
+		return data, err
+	}
 	f, err := d.Open(name)
 	if err != nil {
 		return nil, err
