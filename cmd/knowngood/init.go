@@ -17,6 +17,7 @@ import (
 	"knowngood/storage/chunk"
 	"knowngood/storage/identity"
 	"knowngood/storage/repository"
+	"knowngood/storage/statement"
 	"knowngood/storage/stores"
 	"knowngood/storage/trust"
 )
@@ -49,15 +50,19 @@ captures without being able to read what it captured.
 
 A further host joins with --join and an identity that holds the owner key; one
 that may never see an identity writes a request with --request, which is granted
-elsewhere (knowngood keys grant) and taken up with --accept. A reinstalled host
-enrols again under its old name with --join --reenrol.`,
+elsewhere (knowngood keys grant) and taken up with --accept. Each step prints the
+fingerprint of the host's key, the owner, and the pin of the repository; a request
+of a host that was shown another repository is not granted. Give --pin with the
+first step: without it, and without an identity file that has it, the host trusts
+whatever answers at URL, and says so. A reinstalled host enrols again under its old
+name with --join --reenrol.`,
 		Example: `  knowngood init --repo /backup/kg --identity ~/knowngood.identity
   knowngood init --repo 's3://backups/prod?region=eu-1' --recipient 'age1pq1…'
   knowngood init --repo URL --identity FILE --lock compliance --lock-keep 30d
 A further host, with an identity:
   knowngood init --join --repo URL --identity FILE
 A further host, without one:
-  knowngood init --join --repo URL --request web-8.request
+  knowngood init --join --repo URL --pin PIN --request web-8.request
   knowngood keys grant web-8.request --repo URL --identity FILE    where the identity is
   knowngood init --join --repo URL --accept`,
 		Args: takes(0, 0),
@@ -232,6 +237,7 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	if err != nil {
 		return err
 	}
+	a.warnFirstUse(r)
 	switch {
 	case f.request != "":
 		b, err := r.JoinRequest(a.host, f.reenrol, time.Now())
@@ -245,8 +251,15 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 		if f.reenrol {
 			grant += " --reenrol"
 		}
-		a.printf("Wrote the request of host %s to %s.\nHave it granted where the owner's identity is:\n  %s %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", a.host, f.request, grant, filepath.Base(f.request), quoted(r.URL()), quoted(r.URL()))
-		return a.result(map[string]any{"type": "result", "host": a.host, "request": f.request})
+		req, err := statement.ParseJoinRequest(b)
+		if err != nil {
+			return err
+		}
+		key := trust.Fingerprint(req.HostKey)
+		a.printf("Wrote the request of host %s to %s.\n", a.host, f.request)
+		a.printJoin(r, key)
+		a.printf("Have it granted where the owner's identity is, which prints the same three:\n  %s %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", grant, filepath.Base(f.request), quoted(r.URL()), quoted(r.URL()))
+		return a.result(joinJSON(r, key, map[string]any{"host": a.host, "request": f.request}))
 	case f.accept:
 		h, err := r.AcceptGrant(ctx)
 		if err != nil {
@@ -265,6 +278,39 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 }
 
 func (a *app) tellJoined(r *repository.Repository, h *trust.Host) error {
+	key := trust.Fingerprint(h.Certificate.HostKey)
 	a.printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
-	return a.result(map[string]any{"type": "result", "host": h.Name, "serial": h.Certificate.Serial})
+	a.printJoin(r, key)
+	return a.result(joinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial}))
+}
+
+// printJoin prints what the two sides of a join compare: the key of the host, and
+// which repository is meant.
+func (a *app) printJoin(r *repository.Repository, key string) {
+	a.printf("\n  host key   %s\n  owner      %s\n  pin        %x\n\n", key, r.OwnerFingerprint(), r.Pin())
+}
+
+// joinJSON is printJoin for --json, with more fields.
+func joinJSON(r *repository.Repository, key string, fields map[string]any) map[string]any {
+	fields["type"], fields["host_key"], fields["owner"], fields["pin"] = "result", key, r.OwnerFingerprint(), fmt.Sprintf("%x", r.Pin())
+	fields["trusted_on_first_use"] = r.TrustedOnFirstUse()
+	return fields
+}
+
+// warnFirstUse says what a host trusts that joins without anything that vouches
+// for the repository.
+func (a *app) warnFirstUse(r *repository.Repository) {
+	if !r.TrustedOnFirstUse() {
+		return
+	}
+	a.warn(`NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one. This host
+now trusts what answered at %s: the owner %s and the pin %x.
+Whoever answers there in the place of your store decides who can read what is captured here. Compare the pin with what
+"knowngood keys list" prints where the identity is; if it is another, remove %s and join again with --pin.`,
+		r.URL(), r.OwnerFingerprint(), r.Pin(), r.State.Dir())
+}
+
+// warn prints a warning, with --quiet too.
+func (a *app) warn(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", clean(fmt.Sprintf(format, args...)))
 }

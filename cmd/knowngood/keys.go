@@ -16,6 +16,13 @@ func keysCommand(a *app) *cobra.Command {
 		Short: "Grant a host's join request, with an identity that holds the owner key",
 		Example: `  knowngood keys grant web-8.request --identity ~/knowngood.identity
   knowngood keys grant web-8.request --reenrol --identity ~/knowngood.identity`,
+		Long: `Grant the join request of a host, with an identity that holds the owner key.
+
+A request names the repository that the host was shown, by its pin. When that is
+not the pin of this repository, nothing is granted: somebody answered the host in
+the place of the store. The fingerprint of the host's key is printed here, and on
+the host by init --join --request: compare the two when the request came by a way
+on which it could be exchanged.`,
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := os.ReadFile(args[0])
@@ -34,8 +41,11 @@ func keysCommand(a *app) *cobra.Command {
 			if granted {
 				verb = "Granted already, nothing to do here"
 			}
-			a.printf("%s: host %s (certificate %d). On it: knowngood init --join --accept --repo %s\n", verb, c.Host, c.Serial, quoted(r.URL()))
-			return a.result(map[string]any{"type": "result", "host": c.Host, "serial": c.Serial})
+			key := trust.Fingerprint(c.HostKey)
+			a.printf("%s: host %s (certificate %d)\n", verb, c.Host, c.Serial)
+			a.printJoin(r, key)
+			a.printf("Compare the host key with the one that the host printed. On it: knowngood init --join --accept --repo %s\n", quoted(r.URL()))
+			return a.result(joinJSON(r, key, map[string]any{"host": c.Host, "serial": c.Serial, "granted_before": granted}))
 		},
 	}
 	grant.Flags().BoolVar(&reenrol, "reenrol", false, "the host is known and was reinstalled: its old key ends")

@@ -1,17 +1,20 @@
 package repository_test
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
+	"knowngood/storage"
 	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
 )
 
@@ -101,6 +104,45 @@ func TestAHostThatNeverSeesTheIdentityIsGranted(t *testing.T) {
 	}
 	if _, _, err := w.operator(t).Grant(t.Context(), other, false, now); !errors.Is(err, trust.ErrHostExists) {
 		t.Errorf("another machine under the same name: %v", err)
+	}
+}
+
+// Somebody who answers in the place of the store shows a new host a descriptor
+// and an epoch of their own, under the ID of the true repository.
+func TestARequestOfAHostThatWasShownAnotherRepositoryIsNotGranted(t *testing.T) {
+	w := newWorld(t)
+	_, evil, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := *w.m.open(t, w.store).Descriptor()
+	d.Owner = evil.Public().(ed25519.PublicKey)
+	object, err := d.Encode(evil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := storagetest.NewMemory()
+	if err := shown.Put(t.Context(), layout.KeyDescriptor, object, storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+
+	deceived := newMachine(t).open(t, shown)
+	request, err := deceived.JoinRequest("web-9", false, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	operator := w.operator(t)
+	cert, _, err := operator.Grant(t.Context(), request, false, now)
+	if cert != nil || !errors.Is(err, statement.ErrOtherDescriptor) {
+		t.Fatalf("granted %v, %v", cert, err)
+	}
+	for _, part := range []string{fmt.Sprintf("it believes the pin %x", deceived.Pin()), fmt.Sprintf("make the request again with --pin %x", operator.Pin())} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q is missing in: %v", part, err)
+		}
+	}
+	if certs, err := operator.Certificates(t.Context(), "web-9"); len(certs) != 0 || err != nil {
+		t.Errorf("certificates %v, %v", certs, err)
 	}
 }
 

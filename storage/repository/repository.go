@@ -19,6 +19,8 @@ package repository
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"knowngood/storage"
@@ -82,15 +84,19 @@ func (r *Repository) Join(ctx context.Context, o trust.JoinOptions) (*trust.Host
 
 // Grant certifies the host of a join request, with an identity that opens the
 // owner key. Whoever grants must know that the request is the host's own: the
-// fingerprint of the key in the certificate is the one the host shows. When the
+// fingerprint of the key in the certificate is the one the host shows. A host that
+// believes another descriptor is refused: statement.ErrOtherDescriptor. When the
 // request was granted before, and nothing since, it returns that certificate and
 // granted is true.
 func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, now time.Time) (c *statement.Certificate, granted bool, err error) {
 	req, err := statement.ParseJoinRequest(request)
-	if err == nil {
-		err = req.Verify(r.ID())
-	}
 	if err != nil {
+		return nil, false, fmt.Errorf("%w: was it made by this version of knowngood? On the host: knowngood init --join --request FILE", err)
+	}
+	if err := req.Verify(r.ID(), r.Pin()); err != nil {
+		if errors.Is(err, statement.ErrOtherDescriptor) {
+			err = fmt.Errorf("%w. Nothing was granted. Find out who answered the host at its --repo URL; then remove its state directory of that repository, and make the request again with --pin %x", err, r.Pin())
+		}
 		return nil, false, err
 	}
 	certs, err := r.Certificates(ctx, req.Host)

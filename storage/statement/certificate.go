@@ -2,6 +2,7 @@ package statement
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"time"
 
@@ -83,6 +84,10 @@ func certificateOf(object []byte, repo seal.RepositoryID, host string) (*Certifi
 	return c, nil
 }
 
+// ErrOtherDescriptor is a join request of a host that was shown another
+// descriptor than that of the repository.
+var ErrOtherDescriptor = errors.New("the host was shown another repository")
+
 // JoinRequest asks the owner for a certificate. The key that it names signs
 // it; it is carried by hand and not stored in the repository.
 type JoinRequest struct {
@@ -91,6 +96,10 @@ type JoinRequest struct {
 	Host       string
 	HostKey    ed25519.PublicKey
 	Created    time.Time
+	// Descriptor is the SHA-256 of the descriptor that the host believes. The
+	// repository ID alone does not name the owner: anybody can put it into a
+	// descriptor of their own.
+	Descriptor [32]byte
 	// Unknown fields of newer versions, kept.
 	Unknown []wire.Field
 }
@@ -105,6 +114,7 @@ func (j *JoinRequest) Encode(host ed25519.PrivateKey) ([]byte, error) {
 	r.Text(4, j.Host)
 	r.Bytes(6, j.HostKey)
 	r.Time(8, j.Created)
+	r.Bytes(10, j.Descriptor[:])
 	r.Unknown(j.Unknown)
 	return encode(wire.KindJoinRequest, &r, host, ParseJoinRequest)
 }
@@ -122,13 +132,22 @@ func ParseJoinRequest(object []byte) (*JoinRequest, error) {
 	j.HostKey = publicKey(r, 6)
 	j.Created = r.Time(8)
 	validTime(r, 8, j.Created)
+	r.Fixed(10, j.Descriptor[:])
 	if j.Unknown, err = r.Finish(); err != nil {
 		return nil, fmt.Errorf("join request: %w", err)
 	}
 	return j, nil
 }
 
-// Verify checks repository and signature, by the key that the request names.
-func (j *JoinRequest) Verify(repo seal.RepositoryID) error {
-	return j.verify(j.Repository, repo, j.HostKey)
+// Verify checks the repository, the signature, by the key that the request
+// names, and that the host believes the descriptor with this hash: the pin of
+// the repository. The error wraps ErrOtherDescriptor when it believes another.
+func (j *JoinRequest) Verify(repo seal.RepositoryID, descriptor [32]byte) error {
+	if err := j.verify(j.Repository, repo, j.HostKey); err != nil {
+		return err
+	}
+	if j.Descriptor != descriptor {
+		return fmt.Errorf("join request of host %s: %w: it believes the pin %x, and the pin of this repository is %x", j.Host, ErrOtherDescriptor, j.Descriptor, descriptor)
+	}
+	return nil
 }

@@ -72,12 +72,12 @@ func codecs(t testing.TB) []codec {
 			parser(ParseCertificate), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
 				return s.(*Certificate).Verify(r, k)
 			}},
-		{"join-request", wire.KindJoinRequest, &JoinRequest{Repository: repo, Host: "web-7", HostKey: public(hostKey), Created: at}, hostKey,
+		{"join-request", wire.KindJoinRequest, &JoinRequest{Repository: repo, Host: "web-7", HostKey: public(hostKey), Created: at, Descriptor: [32]byte{3}}, hostKey,
 			parser(ParseJoinRequest), func(s statement, r seal.RepositoryID, owner ed25519.PublicKey) error {
 				if !bytes.Equal(owner, public(ownerKey)) {
 					return s.(*JoinRequest).verify(s.(*JoinRequest).Repository, r, owner)
 				}
-				return s.(*JoinRequest).Verify(r)
+				return s.(*JoinRequest).Verify(r, [32]byte{3})
 			}},
 		{"index-run", wire.KindIndexRun, &IndexRun{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Generation: 9, Salt: seal.Salt{6},
 			Replaces: [][32]byte{{1}, {2}}, SealedBody: []byte("sealed body"), Certificate: cert}, hostKey,

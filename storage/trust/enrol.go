@@ -170,7 +170,7 @@ func (h *Hosts) JoinRequest(host string, reenrol bool, now time.Time) ([]byte, e
 			return nil, err
 		}
 	}
-	req := &statement.JoinRequest{Repository: h.base.ID(), Host: host, HostKey: k.public(), Created: now}
+	req := &statement.JoinRequest{Repository: h.base.ID(), Host: host, HostKey: k.public(), Created: now, Descriptor: h.base.Pin()}
 	return req.Encode(k.key)
 }
 
