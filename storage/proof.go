@@ -1,5 +1,7 @@
 package storage
 
+import "context"
+
 // PutProof is how the puts of a store are known to have been kept.
 type PutProof int
 
@@ -16,4 +18,13 @@ const (
 type Prover interface {
 	// PutProof is that of the last put since the store was opened.
 	PutProof() PutProof
+}
+
+// PlainPutter is the optional capability to put without a condition, as whoever
+// has the credentials of a store can. Nothing but probes does that, to find out
+// whether create-only is a rule of the store, or only a habit of Put.
+type PlainPutter interface {
+	// PlainPut makes body the content of key, whatever is there. An error that
+	// matches ErrDenied or ErrExists is the refusal of the store.
+	PlainPut(ctx context.Context, key string, body []byte) error
 }

@@ -29,6 +29,7 @@ const (
 	PrefixKeys         = "keys/"
 	PrefixOwnerSecrets = "keys/owner/"
 	PrefixHosts        = "hosts/"
+	PrefixProbes       = "probe/" // where Init probes the store
 	// PrefixAllCertificates lists the certificates of all hosts: one request
 	// tells every host there is.
 	PrefixAllCertificates = "certs/"

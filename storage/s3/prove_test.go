@@ -3,6 +3,7 @@ package s3_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -129,6 +130,45 @@ func TestWhoAnswersPutsWithoutKeepingThemIsFoundOut(t *testing.T) {
 			t.Errorf("get: other bytes, or %v", err)
 		}
 	})
+}
+
+// A proxy refuses puts without the condition, as Amazon does by a policy with
+// s3:if-none-match.
+func TestAPlainPutIsRefusedWhereTheStoreDemandsACondition(t *testing.T) {
+	for name, reply := range map[string]struct {
+		status int
+		code   string
+		want   error
+	}{
+		"denied":                 {http.StatusForbidden, "AccessDenied", storage.ErrDenied},
+		"a failed precondition":  {http.StatusPreconditionFailed, "PreconditionFailed", storage.ErrExists},
+		"nothing: it goes along": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, proxied(t, storagetest.PlainVersityGW(t), storagetest.PlainBucket, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if reply.want == nil || r.Method != http.MethodPut || r.Header.Get("If-None-Match") == "*" {
+					next.ServeHTTP(w, r)
+					return
+				}
+				w.Header().Set("Content-Type", "application/xml")
+				w.WriteHeader(reply.status)
+				fmt.Fprintf(w, "<Error><Code>%s</Code><Message>no</Message></Error>", reply.code)
+			}))
+			if err := s.Put(t.Context(), "k", []byte("first"), storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.PlainPut(t.Context(), "k", []byte("second")); !errors.Is(err, reply.want) {
+				t.Errorf("plain put: %v, want %v", err, reply.want)
+			}
+			want := "first"
+			if reply.want == nil {
+				want = "second"
+			}
+			if have, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || string(have) != want {
+				t.Errorf("stored is %q, %v; want %q", have, err, want)
+			}
+		})
+	}
 }
 
 func TestAReplyThatHoldsNoListingIsAskedForAgain(t *testing.T) {

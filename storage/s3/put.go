@@ -98,17 +98,34 @@ func isChecksumCode(code string) bool {
 	return code == "BadDigest" || code == "XAmzContentSHA256Mismatch" || code == "XAmzContentChecksumMismatch"
 }
 
-// putRequest makes the function that sends one attempt.
-func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(context.Context) (minio.UploadInfo, error) {
-	options := minio.PutObjectOptions{
-		DisableMultipart:     true,
-		DisableContentSha256: true, // of pieces of the body; the whole is signed
-		UserMetadata: map[string]string{
-			"X-Amz-Checksum-Sha256":        base64.StdEncoding.EncodeToString(o.SHA256[:]),
-			"X-Amz-Sdk-Checksum-Algorithm": "SHA256",
-		},
+// PlainPut implements storage.PlainPutter: one request without If-None-Match.
+func (s *Store) PlainPut(ctx context.Context, key string, body []byte) error {
+	err := begin(ctx, key)
+	if err == nil {
+		send := s.plainRequest(key, body, storage.PutOptions{SHA256: sha256.Sum256(body)}, minio.PutObjectOptions{})
+		err = s.attempt(ctx, func() error { _, err := send(ctx); return err })
 	}
+	if err != nil {
+		return s.fail(ctx, "plain put", key, err)
+	}
+	return nil
+}
+
+// putRequest makes the function that sends one attempt to create an object.
+func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(context.Context) (minio.UploadInfo, error) {
+	var options minio.PutObjectOptions
 	options.SetMatchETagExcept("*")
+	return s.plainRequest(key, body, o, options)
+}
+
+// plainRequest is putRequest with options in which nothing but a condition is set.
+func (s *Store) plainRequest(key string, body []byte, o storage.PutOptions, options minio.PutObjectOptions) func(context.Context) (minio.UploadInfo, error) {
+	options.DisableMultipart = true
+	options.DisableContentSha256 = true // of pieces of the body; the whole is signed
+	options.UserMetadata = map[string]string{
+		"X-Amz-Checksum-Sha256":        base64.StdEncoding.EncodeToString(o.SHA256[:]),
+		"X-Amz-Sdk-Checksum-Algorithm": "SHA256",
+	}
 	var md5Sum string
 	if o.Retention.Mode != "" {
 		options.Mode = minio.RetentionMode(o.Retention.Mode)

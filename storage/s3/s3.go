@@ -79,7 +79,7 @@ const (
 )
 
 // Store is a storage.Store in a bucket. It is also a storage.Versioner, a
-// storage.Retainer, a storage.Counter and a storage.Prover.
+// storage.Retainer, a storage.Counter, a storage.Prover and a storage.PlainPutter.
 type Store struct {
 	url       string
 	bucket    string
@@ -104,6 +104,8 @@ var (
 	_ storage.Retainer  = (*Store)(nil)
 	_ storage.Counter   = (*Store)(nil)
 	_ storage.Prover    = (*Store)(nil)
+
+	_ storage.PlainPutter = (*Store)(nil)
 )
 
 // ErrConfig is a Config that no server could be reached with.

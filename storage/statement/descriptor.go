@@ -40,10 +40,15 @@ type Descriptor struct {
 // Probe is what a store was seen to do.
 type Probe struct {
 	SecondCreateRefused bool // a conditional put on an existing key
-	VersionsKept        bool
+	VersionsKept        bool // what was overwritten or deleted could be read again
 	At                  time.Time
+	PlainPutRefused     bool // a put without a condition on an existing key
 	Unknown             []wire.Field
 }
+
+// Unprotected reports that whoever may put can replace objects for good, as far as
+// the probe saw: no versions and no enforced create.
+func (p *Probe) Unprotected() bool { return !p.VersionsKept && !p.PlainPutRefused }
 
 // Encode signs the descriptor with the secret half of Owner.
 func (d *Descriptor) Encode(owner ed25519.PrivateKey) ([]byte, error) {
@@ -62,7 +67,7 @@ func (d *Descriptor) Encode(owner ed25519.PrivateKey) ([]byte, error) {
 	r.Text(17, d.LockMode)
 	r.Uint(19, uint64(d.LockDuration/time.Second))
 	if d.Probe != nil {
-		r.Bytes(21, d.Probe.record())
+		r.Bytes(21, d.Probe.Record())
 	}
 	r.Unknown(d.Unknown)
 	return encode(wire.KindDescriptor, &r, owner, ParseDescriptor)
@@ -78,11 +83,13 @@ func (d *Descriptor) checkWritable() error {
 	return checkTimes(d.Created)
 }
 
-func (p *Probe) record() []byte {
+// Record is the probe as the descriptor has it.
+func (p *Probe) Record() []byte {
 	var r wire.Record
 	r.Uint(1, uintOf(p.SecondCreateRefused))
 	r.Uint(3, uintOf(p.VersionsKept))
 	r.Time(5, p.At)
+	r.Uint(7, uintOf(p.PlainPutRefused))
 	r.Unknown(p.Unknown)
 	return r.Append(nil)
 }
@@ -115,7 +122,7 @@ func ParseDescriptor(object []byte) (*Descriptor, error) {
 	d.LockMode = r.Text(17)
 	d.LockDuration = time.Duration(validUint(r, 19, r.Uint(19), 0, math.MaxInt64/uint64(time.Second))) * time.Second
 	if v := r.Bytes(21); v != nil {
-		if d.Probe, err = parseProbe(v); err != nil {
+		if d.Probe, err = ParseProbe(v); err != nil {
 			return nil, fmt.Errorf("descriptor: field 21: %w", err)
 		}
 	}
@@ -128,7 +135,8 @@ func ParseDescriptor(object []byte) (*Descriptor, error) {
 	return d, nil
 }
 
-func parseProbe(b []byte) (*Probe, error) {
+// ParseProbe reads what Record wrote.
+func ParseProbe(b []byte) (*Probe, error) {
 	r, err := wire.ParseRecord(b)
 	if err != nil {
 		return nil, err
@@ -137,6 +145,7 @@ func parseProbe(b []byte) (*Probe, error) {
 		SecondCreateRefused: validUint(r, 1, r.Uint(1), 0, 1) == 1,
 		VersionsKept:        validUint(r, 3, r.Uint(3), 0, 1) == 1,
 		At:                  r.Time(5),
+		PlainPutRefused:     validUint(r, 7, r.Uint(7), 0, 1) == 1,
 	}
 	p.Unknown, err = r.Finish()
 	return p, err

@@ -59,7 +59,7 @@ func codecs(t testing.TB) []codec {
 	return []codec{
 		{"descriptor", wire.KindDescriptor, &Descriptor{Repository: repo, Owner: public(ownerKey), Created: at,
 			ChunkMin: 256 << 10, ChunkAverage: 1 << 20, ChunkMax: 4 << 20, PackSize: 16 << 20, LockMode: "COMPLIANCE", LockDuration: 30 * 24 * time.Hour,
-			Probe: &Probe{SecondCreateRefused: true, VersionsKept: true, At: at}}, ownerKey,
+			Probe: &Probe{SecondCreateRefused: true, VersionsKept: true, At: at, PlainPutRefused: true}}, ownerKey,
 			parser(ParseDescriptor), func(s statement, r seal.RepositoryID, owner ed25519.PublicKey) error {
 				d := s.(*Descriptor)
 				return d.verify(d.Repository, r, owner)

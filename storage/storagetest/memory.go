@@ -254,6 +254,15 @@ func (m *Memory) Overwrite(key string, body []byte) {
 	m.add(key, version{body: bytes.Clone(body)})
 }
 
+// PlainPut implements storage.PlainPutter.
+func (m *Memory) PlainPut(ctx context.Context, key string, body []byte) error {
+	if err := begin(ctx, key); err != nil {
+		return memoryError("plain put", key, err)
+	}
+	m.Overwrite(key, body)
+	return nil
+}
+
 // Forget removes key with all versions.
 func (m *Memory) Forget(key string) {
 	m.mu.Lock()
@@ -353,6 +362,16 @@ func (p *Plain) Delete(ctx context.Context, key string) error {
 		return memoryError("delete", key, err)
 	}
 	p.m.Forget(key)
+	return nil
+}
+
+// PlainPut implements storage.PlainPutter.
+func (p *Plain) PlainPut(ctx context.Context, key string, body []byte) error {
+	if err := begin(ctx, key); err != nil {
+		return memoryError("plain put", key, err)
+	}
+	p.m.Forget(key)
+	p.m.Overwrite(key, body)
 	return nil
 }
 

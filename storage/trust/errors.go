@@ -15,8 +15,12 @@ var (
 	ErrNotEnrolled      = errors.New("this machine is not enrolled as a host of the repository")
 	ErrHostExists       = errors.New("the host is enrolled already")
 	ErrCloned           = errors.New("another machine has the name of this host")
+	ErrUnprotected      = errors.New(Unprotected)
 	ErrUnsafeStore      = errors.New("the store replaces existing objects: nothing in it would be safe")
 )
+
+// Unprotected is what people are told of a store of which statement.Probe says so.
+const Unprotected = "no versions and no enforced create: a taken host can destroy its history here"
 
 // PinError says that a pin was given that is not that of the repository, which
 // is the one that is remembered.

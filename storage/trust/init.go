@@ -3,8 +3,6 @@ package trust
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -60,7 +58,10 @@ type InitOptions struct {
 	Chunker    chunk.Params
 	PackSize   uint32 // bytes
 	Lock       Lock
-	Now        time.Time
+	// Protected refuses a store on which whoever may put can replace objects for
+	// good: ErrUnprotected.
+	Protected bool
+	Now       time.Time
 }
 
 // InitResult is what a person must be told of a new repository.
@@ -76,7 +77,7 @@ type InitResult struct {
 // The descriptor is what makes it one and is written after the keys that it
 // needs: a run that fails leaves a store that Init takes again. The error is
 // ErrRepositoryExists when there is a repository, ErrUnsafeStore when the
-// store would replace objects.
+// store would replace objects although they are put with a condition.
 func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *InitResult, error) {
 	recipients, err := o.complete()
 	if err != nil {
@@ -88,9 +89,12 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *Ini
 	case !errors.Is(err, storage.ErrNotFound):
 		return nil, nil, err
 	}
-	probe, err := probeStore(ctx, store, o.Now)
+	probe, err := probeStore(ctx, store, layout.PrefixProbes, o.Now)
 	if err != nil {
 		return nil, nil, fmt.Errorf("probe the store: %w", err)
+	}
+	if o.Protected && probe.Unprotected() {
+		return nil, nil, ErrUnprotected
 	}
 	t := newTrust(newBase(store, o.URL, (&Options{StateDir: o.StateDir, URL: o.URL, Place: o.Place, MachineID: o.MachineID}).state()), 0)
 	owner, err := t.describe(o, probe)
@@ -211,32 +215,4 @@ func (t *Trust) forget() error {
 		return t.State.Wrap(err)
 	}
 	return nil
-}
-
-// probeStore finds out with an object of its own what the store does when a
-// key exists, and whether it keeps versions. A store that replaces is
-// ErrUnsafeStore.
-func probeStore(ctx context.Context, store storage.Store, now time.Time) (*statement.Probe, error) {
-	var id [16]byte
-	rand.Read(id[:])
-	key := "probe/" + hex.EncodeToString(id[:])
-	if err := store.Put(ctx, key, []byte("knowngood probe 1\n"), storage.PutOptions{}); err != nil {
-		return nil, err
-	}
-	p := &statement.Probe{At: now}
-	second := store.Put(ctx, key, []byte("knowngood probe 2\n"), storage.PutOptions{})
-	p.SecondCreateRefused = errors.Is(second, storage.ErrExists)
-	// Deleting is cleanliness: a store that forbids it is all the better.
-	if err := store.Delete(ctx, key); err != nil && !errors.Is(err, storage.ErrDenied) && !errors.Is(err, storage.ErrLocked) {
-		return nil, err
-	}
-	switch {
-	case second == nil:
-		return nil, ErrUnsafeStore
-	case !p.SecondCreateRefused:
-		return nil, second
-	}
-	versions, err := authentic.NewReader(store, nil).Versions(ctx, key)
-	p.VersionsKept = len(versions) > 0
-	return p, err
 }
