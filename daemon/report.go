@@ -178,11 +178,19 @@ func sourcesOf(env *configs.Environment) []report.Source {
 
 func redact(url string) string { return stores.Redact(url) }
 
+// UnprotectedAt is that of report.Storage.
+func UnprotectedAt(repo *repository.Repository) time.Time {
+	if p := repo.Probed(); p != nil && p.Unprotected() {
+		return p.At
+	}
+	return time.Time{}
+}
+
 // space looks how full the store is; it may take its time, so mu is not held.
 func space(repo *repository.Repository, url string, quota uint64) report.Storage {
 	s := report.Storage{LimitBytes: quota}
 	if repo != nil {
-		s.UsedBytes, s.UnprovenPuts = repo.KnownBytes(), repo.UnprovenPuts()
+		s.UsedBytes, s.UnprovenPuts, s.UnprotectedAt = repo.KnownBytes(), repo.UnprovenPuts(), UnprotectedAt(repo)
 	}
 	if path, ok := directoryOf(url); ok {
 		var st unix.Statfs_t

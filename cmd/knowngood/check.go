@@ -118,7 +118,9 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", count(r.Forgotten))
 	}
 	a.printf("checked %s%s, %s, %s%s: %s; %s\n", counted(r.Snapshots, "snapshot"), forgotten, counted(r.Packs, "pack"), counted(r.Chunks, "chunk"), read, verdict, duration(r.Duration))
-	err := a.result(map[string]any{"type": "result", "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
+	store := a.repo.Probed()
+	a.printUnprotected(store)
+	err := a.result(map[string]any{"type": "result", "store": toStoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
 		"bytes_read": r.BytesRead, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		err = fmt.Errorf("%w: %s%s", errDamage, counted(len(list), "object"), remedies(r))

@@ -33,6 +33,7 @@ type initFlags struct {
 	lockMode      string
 	lockKeep      string
 	chunkAvg      string
+	unprotected   bool
 }
 
 func initCommand(a *app) *cobra.Command {
@@ -47,6 +48,10 @@ The identity is the key that restores. When FILE does not exist it is made
 too, and --recipient names further public keys: age1…, age1pq1…, ssh-ed25519 …,
 or a plugin's. With --recipient alone no identity is needed here: the host then
 captures without being able to read what it captured.
+
+init tries what the store does to objects that somebody overwrites, and warns where
+there are no versions and no enforced create: a taken host can destroy its history
+there. A host without an identity is set up on such a store with --unprotected only.
 
 A further host joins with --join and an identity that holds the owner key; one
 that may never see an identity writes a request with --request, which is granted
@@ -83,6 +88,7 @@ A further host, without one:
 	fl.BoolVar(&f.accept, "accept", false, "with --join: take up a granted request")
 	fl.StringVar(&f.lockMode, "lock", "", "Object Lock `mode` for what is written: compliance or governance")
 	fl.StringVar(&f.lockKeep, "lock-keep", "", "for how long after the last snapshot that needs them objects are locked, such as 30d")
+	fl.BoolVar(&f.unprotected, "unprotected", false, "let a host without an identity use a store where it can destroy its history")
 	fl.StringVar(&f.chunkAvg, "chunk-size", "", "average chunk `size`, a power of two; 1MiB by default")
 	return cmd
 }
@@ -113,7 +119,11 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 		}
 		o.Recipients = append(own, o.Recipients...)
 	}
+	o.Protected = a.identityPath == "" && !f.unprotected
 	r, result, err := repository.Init(ctx, s, o)
+	if errors.Is(err, trust.ErrUnprotected) {
+		err = refuseUnprotected(err, "")
+	}
 	if err != nil {
 		if made {
 			os.Remove(a.identityPath)
@@ -124,6 +134,12 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 	pin := identity.Pin{Repository: o.URL, Descriptor: result.Pin, Owner: result.OwnerFingerprint}
 	pinned := a.identityPath != "" && identity.AppendPin(a.identityPath, pin) == nil
 	return a.tellInit(result, o, made, pinned)
+}
+
+// refuseUnprotected says what to do about a store that a host without an identity
+// shall not use unasked.
+func refuseUnprotected(err error, known string) error {
+	return fmt.Errorf("%w%s. %s. To use the store as it is, add --unprotected", err, known, protect)
 }
 
 func (f *initFlags) options(a *app, o *trust.InitOptions) error {
@@ -217,8 +233,10 @@ func (a *app) tellInit(r *trust.InitResult, o trust.InitOptions, made, pinned bo
 		a.printf("; the identity has it, too")
 	}
 	a.printf(")\n")
-	a.printf("\nOn a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(o.URL))
-	return a.result(map[string]any{"type": "result", "repository": o.URL, "repository_id": a.repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made})
+	a.printf("\n")
+	a.printUnprotected(&r.Probe)
+	a.printf("On a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(o.URL))
+	return a.result(map[string]any{"type": "result", "repository": o.URL, "repository_id": a.repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "store": toStoreJSON(&r.Probe)})
 }
 
 // absolute is a path as it is written down: from the root.
@@ -240,6 +258,9 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	a.warnFirstUse(r)
 	switch {
 	case f.request != "":
+		if p := r.Probed(); p != nil && p.Unprotected() && !f.unprotected {
+			return refuseUnprotected(trust.ErrUnprotected, fmt.Sprintf(" (as probed on %s; where that changed, run knowngood probe --host %s first)", localTime(p.At), a.host))
+		}
 		b, err := r.JoinRequest(a.host, f.reenrol, time.Now())
 		if err != nil {
 			return err
@@ -265,7 +286,7 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 		if err != nil {
 			return err
 		}
-		return a.tellJoined(r, h)
+		return a.tellJoined(ctx, r, h)
 	}
 	if !r.Unlocked() {
 		return usagef("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
@@ -274,14 +295,20 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.tellJoined(r, h)
+	return a.tellJoined(ctx, r, h)
 }
 
-func (a *app) tellJoined(r *repository.Repository, h *trust.Host) error {
+// tellJoined says what a host that has joined should know. It is the first moment to
+// see what the host's own credentials can do to the store.
+func (a *app) tellJoined(ctx context.Context, r *repository.Repository, h *trust.Host) error {
+	if _, err := r.Probe(ctx, h.Name, time.Now()); err != nil {
+		a.warn("what is known of the store is what init saw: %v", err)
+	}
 	key := trust.Fingerprint(h.Certificate.HostKey)
 	a.printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
 	a.printJoin(r, key)
-	return a.result(joinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial}))
+	a.printUnprotected(r.Probed())
+	return a.result(joinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial, "store": toStoreJSON(r.Probed())}))
 }
 
 // printJoin prints what the two sides of a join compare: the key of the host, and

@@ -113,7 +113,7 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.MarkHidden("profile")
 	root.RegisterFlagCompletionFunc("host", a.completeHosts())
 	root.AddCommand(quickstartCommand(a), initCommand(a), snapshotCommand(a), listCommand(a), showCommand(a), statsCommand(a), lsCommand(a), catCommand(a),
-		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), forgetCommand(a), acceptCommand(a), pruneCommand(a), daemonCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a), manCommand(a), outsideCommand(a))
+		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), forgetCommand(a), acceptCommand(a), pruneCommand(a), probeCommand(a), daemonCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a), manCommand(a), outsideCommand(a))
 	return root
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
+	"knowngood/daemon"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
 	"knowngood/internal/printable"
@@ -162,7 +163,7 @@ func (a *app) statusOfRepository(ctx context.Context, now time.Time) (*statusRep
 		return nil, err
 	}
 	s := &statusReport{Source: "repository", Report: report.Report{Version: version, Host: a.host, Repository: r.URL(), Now: now, Warnings: []report.Warning{},
-		Storage: report.Storage{UnprovenPuts: r.UnprovenPuts()}}, Environments: []statusLine{}}
+		Storage: report.Storage{UnprovenPuts: r.UnprovenPuts(), UnprotectedAt: daemon.UnprotectedAt(r)}}, Environments: []statusLine{}}
 	seen := map[string]bool{}
 	for _, h := range hosts {
 		envs, err := r.Environments(ctx, h)

@@ -10,6 +10,7 @@ import (
 
 	"knowngood/daemon/report"
 	"knowngood/internal/printable"
+	"knowngood/storage/statement"
 )
 
 // showStatus prints the status for people: one sentence, a table, and in full
@@ -17,6 +18,7 @@ import (
 func (a *app) showStatus(s *statusReport) error {
 	if len(s.Environments) == 0 && s.Source == "repository" {
 		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(s.Repository))
+		a.showTroubles(s)
 		return nil
 	}
 	if s.Unusable != "" {
@@ -107,6 +109,10 @@ func (a *app) showTroubles(s *statusReport) {
 			text += fmt.Sprintf(", full in %s", report.Span(st.FullAt.Sub(s.Now)))
 		}
 		a.printf("\nStore: %s.\n", text)
+	}
+	if at := s.Storage.UnprotectedAt; !at.IsZero() {
+		a.printf("\n")
+		a.printUnprotected(&statement.Probe{At: at})
 	}
 	if s.Storage.UnprovenPuts {
 		a.printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")

@@ -78,7 +78,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 			Job: report.Job{Last: bad, Failures: 3, Next: now.Add(-time.Second), Running: &report.Progress{Started: now.Add(-40 * time.Second), Phase: "capture"}}},
 		{Name: "etc", AgeSeconds: -1},
 	},
-		Storage:  report.Storage{UsedBytes: 2 << 30, LimitBytes: 8 << 30, FreeBytes: 6 << 30, BytesPerDay: 1 << 20, FullAt: now.Add(98*24*time.Hour + time.Minute), UnprovenPuts: true},
+		Storage:  report.Storage{UsedBytes: 2 << 30, LimitBytes: 8 << 30, FreeBytes: 6 << 30, BytesPerDay: 1 << 20, FullAt: now.Add(98*24*time.Hour + time.Minute), UnprovenPuts: true, UnprotectedAt: now},
 		Warnings: []report.Warning{{Time: now, Text: "root web@40 was overwritten", Tampering: true}},
 	}
 	code, out, errs := statusOf(t, r)
@@ -93,6 +93,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 		"\n  put packs/3f: 503\\x1b[31m Slow Down:\n  look at the store\n  Next: mend the cause, then run: knowngood snapshot db; ",
 		"\nTAMPERING, ", "\n  root web@40 was overwritten\n",
 		"\nStore: 2.0 GiB used by this host, 6.0 GiB of 8.0 GiB left; grows by 1.0 MiB a day, full in 98 d.\n",
+		"\nWARNING: no versions and no enforced create: a taken host can destroy its history here.\n  As probed on ",
 		"\nThis store does not prove puts: ",
 	} {
 		if !strings.Contains(out, want) {

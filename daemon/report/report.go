@@ -219,4 +219,8 @@ type Storage struct {
 	// UnprovenPuts says that the store's replies to puts prove nothing: the end
 	// of each object is read back.
 	UnprovenPuts bool `json:"unproven_puts,omitempty"`
+	// UnprotectedAt is when the store was seen last to keep no versions and to
+	// enforce no create, so that a taken host can destroy its history; zero when
+	// it was seen to have one of them, or nothing is known.
+	UnprotectedAt time.Time `json:"unprotected_at,omitzero"`
 }
