@@ -215,12 +215,14 @@ type found struct {
 	good     *history.Snapshot // the newest that is not suspect; nil when there is none
 	accepted uint64            // the highest number that is known to be accepted
 	paths    []string          // of sources that this host remembers
+	// protected is until when a snapshot is protected, as the host says.
+	protected func(*statement.RootBody) time.Time
 }
 
 // lookForNewest looks for the newest snapshot of an environment, and for the
 // newest good one.
 func lookForNewest(ctx context.Context, repo *repository.Repository, host, name string) (*found, error) {
-	f := &found{accepted: snapshot.Accepted(repo, name), paths: snapshot.RememberedPaths(repo, name)}
+	f := &found{accepted: snapshot.Accepted(repo, name), paths: snapshot.RememberedPaths(repo, name), protected: repo.ClaimedProtection}
 	s, err := repo.Head(ctx, host, name)
 	if err != nil {
 		return nil, err
@@ -263,11 +265,11 @@ func (j *job) take(f *found, paths []string) {
 	j.state.Number, j.state.Accepted = f.head.Number, f.accepted
 	j.state.Newest, j.state.Protected, j.state.LastSuccess, j.state.Suspect = time.Time{}, time.Time{}, nil, nil
 	if g := f.good; g != nil {
-		j.state.Newest, j.state.Protected, j.state.LastSuccess = g.Body.Started, g.Body.ProtectedUntil, made(g)
+		j.state.Newest, j.state.Protected, j.state.LastSuccess = g.Body.Started, f.protected(g.Body), f.made(g)
 	}
 	last := j.state.LastSuccess
 	if f.good == nil || f.good.Number != f.head.Number {
-		run := made(f.head)
+		run := f.made(f.head)
 		run.Result, run.Suspect = report.Suspect, bounded(snapshot.Reasons(f.head, paths))
 		last = run
 		j.suspect(run)
@@ -289,10 +291,10 @@ func SourcePaths(env *configs.Environment) []string {
 }
 
 // made is the run by hand that made a snapshot, as far as that tells.
-func made(s *history.Snapshot) *report.Run {
+func (f *found) made(s *history.Snapshot) *report.Run {
 	b := s.Body
 	run := &report.Run{Trigger: "hand", Started: b.Started, Finished: b.Finished, Result: report.Success, Attempts: 1, Snapshot: s.Ref(), SnapshotID: fmt.Sprintf("%x", s.ID), SnapshotTime: b.Started,
-		Files: b.Files, Directories: b.Directories, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems, ProtectedUntil: b.ProtectedUntil}
+		Files: b.Files, Directories: b.Directories, Bytes: b.ContentBytes, NewBytes: b.NewContentBytes, StoredBytes: b.StoredBytes, Problems: b.Problems, ProtectedUntil: f.protected(b)}
 	if b.Status == statement.Partial {
 		run.Result = report.Partial
 	}

@@ -281,7 +281,7 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 	run.Verified = result.Verified
 	run.HealedPacks, run.HealedBytes = result.Healed.Packs, result.Healed.Bytes
 	if b := result.Snapshot.Body; b != nil {
-		run.SnapshotTime, run.ProtectedUntil = b.Started, b.ProtectedUntil
+		run.SnapshotTime, run.ProtectedUntil = b.Started, repo.ClaimedProtection(b)
 	}
 	run.Result = report.Success
 	if result.Partial() {

@@ -85,7 +85,7 @@ func (a *app) find(ctx context.Context, text string, patterns []string, list *en
 		err = a.findInSnapshot(ctx, r, s.Snapshot, sub, patterns, list)
 		switch {
 		case err == nil:
-			searched = append(searched, toJSON(s.Snapshot))
+			searched = append(searched, a.toJSON(s.Snapshot))
 		case authentic.Damaged(err):
 			unsearched, err = append(unsearched, fmt.Errorf("%s: %w", s.Ref(), err)), nil
 		}
@@ -115,7 +115,7 @@ func (a *app) findInOne(ctx context.Context, text string, patterns []string, lis
 		ref = tree.Snapshot.Ref()
 	}
 	err = a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.add(ref, e) })
-	return list.end(foundJSON{[]snapshotJSON{toJSON(tree.Snapshot)}}, err)
+	return list.end(foundJSON{[]snapshotJSON{a.toJSON(tree.Snapshot)}}, err)
 }
 
 func (a *app) findInSnapshot(ctx context.Context, r *repository.Repository, s *history.Snapshot, sub string, patterns []string, list *entryList) error {

@@ -131,7 +131,7 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 		numbers[p] = append(numbers[p], s.Number)
 		j := forgottenJSON{Ref: fmt.Sprintf("%s@%d", s.Environment, s.Number), Host: s.Host, Kept: f.undo, Reasons: []string{}}
 		if s.Root != nil {
-			j.Time = toJSON(s).Time
+			j.Time = a.toJSON(s).Time
 		}
 		out = append(out, j)
 	}
@@ -256,7 +256,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 		}
 		slices.Reverse(judged)
 		for _, j := range judged {
-			out = append(out, forgottenJSON{Ref: j.Ref(), Host: j.Host, Time: toJSON(j.Snapshot).Time, Kept: len(j.Reasons) > 0, Reasons: listed(j.Reasons)})
+			out = append(out, forgottenJSON{Ref: j.Ref(), Host: j.Host, Time: a.toJSON(j.Snapshot).Time, Kept: len(j.Reasons) > 0, Reasons: listed(j.Reasons)})
 		}
 	}
 	return a.tellForgotten(out, f.dryRun)

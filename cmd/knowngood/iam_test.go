@@ -43,6 +43,9 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 					t.Errorf("it lacks a right: %s", &o.stderr)
 				}
 			}
+			if shown := outcomes[4].stdout.String(); strings.Contains(shown, "protected   the host says: until 20") != (lock != nil) {
+				t.Errorf("with locks %v it shows %s", lock, shown)
+			}
 			if lock != nil {
 				t.Run("a host locks again what it uses again", func(t *testing.T) {
 					w.forgetLocks(t)

@@ -95,8 +95,9 @@ type snapshotJSON struct {
 	Tags      []string `json:"tags,omitempty"`
 	Forgotten bool     `json:"forgotten,omitempty"`
 	Reason    string   `json:"reason,omitempty"` // why it is forgotten
-	// ProtectedUntil is when the first lock ended of what it needs, as of its
-	// commit; left out when something was not locked.
+	// ProtectedUntil is when the first lock ends of what it needs, as the host said
+	// at its commit; left out when something was not locked, and where the
+	// repository has no lock mode.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 }
 
@@ -119,11 +120,11 @@ func contentOf(run *report.Run) *contentJSON {
 	return c
 }
 
-func toJSON(s *history.Snapshot) snapshotJSON {
+func (a *app) toJSON(s *history.Snapshot) snapshotJSON {
 	j := snapshotJSON{Ref: s.Ref(), Host: s.Host, Environment: s.Environment, Number: s.Number, ID: fmt.Sprintf("%x", s.ID), Status: "sealed"}
 	if b := s.Body; b != nil {
 		t := b.Started.UTC()
-		j.Time, j.Status, j.Tags, j.ProtectedUntil = &t, b.Status.String(), b.Tags, b.ProtectedUntil.UTC()
+		j.Time, j.Status, j.Tags, j.ProtectedUntil = &t, b.Status.String(), b.Tags, a.repo.ClaimedProtection(b).UTC()
 		j.contentJSON = &contentJSON{b.Files, &b.Directories, b.ContentBytes, b.NewContentBytes, b.StoredBytes, b.Problems}
 	}
 	return j

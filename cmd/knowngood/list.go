@@ -262,7 +262,7 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, f 
 	}
 	out, reasons := []snapshotJSON{}, false
 	for _, s := range snapshots {
-		j := toJSON(s.Snapshot)
+		j := a.toJSON(s.Snapshot)
 		if s.Body == nil {
 			j.Stored = s.at.UTC()
 		}

@@ -45,7 +45,7 @@ directories is listed with --recursive.
 			if err == nil && !found {
 				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
 			}
-			return list.end(listedJSON{Snapshot: toJSON(tree.Snapshot), pathJSON: jsonPath(sub)}, err)
+			return list.end(listedJSON{Snapshot: a.toJSON(tree.Snapshot), pathJSON: jsonPath(sub)}, err)
 		},
 	}
 	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "list what is below, too")

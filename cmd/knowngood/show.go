@@ -83,7 +83,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		previous = fmt.Sprintf("%x", s.Root.Previous)
 	}
 	if a.json {
-		j := toJSON(s)
+		j := a.toJSON(s)
 		if j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored; suspect {
 			j.Status = "suspect"
 		}
@@ -124,8 +124,8 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 		}
 	}
 	a.printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", counted(b.Files, "file"), counted(b.Directories, "directory"), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), printable.Name(b.Version))
-	if !b.ProtectedUntil.IsZero() {
-		a.printf("protected   until %s, by the locks of all that it needs\n", b.ProtectedUntil.Local().Format(time.RFC3339))
+	if until := r.ClaimedProtection(b); !until.IsZero() {
+		a.printf("protected   the host says: until %s, by the locks of all that it needs\n", until.Local().Format(time.RFC3339))
 	}
 	for _, t := range b.Tags {
 		a.printf("tag         %s\n", printable.Name(t))

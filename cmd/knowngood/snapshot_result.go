@@ -48,7 +48,7 @@ func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 		return a.result(out)
 	}
 
-	out.snapshotJSON = toJSON(r.Snapshot)
+	out.snapshotJSON = a.toJSON(r.Snapshot)
 	out.Status = status
 	a.printf("%s\n", r.Snapshot.Ref())
 	if len(reasons) > 0 {

@@ -149,7 +149,7 @@ func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshot
 			byEnvironment[of] = l
 			lines = append(lines, l)
 		}
-		newest := toJSON(s.Snapshot)
+		newest := a.toJSON(s.Snapshot)
 		if l.Snapshots++; s.Body == nil {
 			newest.Stored = s.at.UTC()
 		}

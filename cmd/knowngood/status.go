@@ -184,12 +184,12 @@ func (a *app) statusOfRepository(ctx context.Context, now time.Time) (*statusRep
 				return nil, err
 			}
 			if good != nil {
-				newest := toJSON(good)
+				newest := a.toJSON(good)
 				line.Newest = &newest
 			}
 			if good != nil && good.Body != nil {
 				b := good.Body
-				line.reported.Newest, line.AgeSeconds, line.ProtectedUntil = b.Started, now.Sub(b.Started).Seconds(), b.ProtectedUntil
+				line.reported.Newest, line.AgeSeconds, line.ProtectedUntil = b.Started, now.Sub(b.Started).Seconds(), r.ClaimedProtection(b)
 			}
 			if h == a.host {
 				seen[env] = true

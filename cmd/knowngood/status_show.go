@@ -28,9 +28,9 @@ func (a *app) showStatus(s *statusReport) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
 	daemon := s.Source == "daemon"
 	if daemon {
-		fmt.Fprintln(w, "ENVIRONMENT\tNEWEST\tAGE\tRPO\tNEXT RUN\tLAST RUN\tSIZE\tPROTECTED\tKEPT")
+		fmt.Fprintln(w, "ENVIRONMENT\tNEWEST\tAGE\tRPO\tNEXT RUN\tLAST RUN\tSIZE\tPROTECTED, THE HOST SAYS\tKEPT")
 	} else {
-		fmt.Fprintln(w, "ENVIRONMENT\tHOST\tNEWEST\tAGE\tRPO\tSTATUS\tFILES\tSIZE\tPROTECTED")
+		fmt.Fprintln(w, "ENVIRONMENT\tHOST\tNEWEST\tAGE\tRPO\tSTATUS\tFILES\tSIZE\tPROTECTED, THE HOST SAYS")
 	}
 	for i := range s.Environments {
 		l := &s.Environments[i]

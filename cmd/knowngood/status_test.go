@@ -87,9 +87,9 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 	}
 	for _, want := range []string{
 		"The repository was tampered with, see the warnings.\n",
-		"web          web@42  14 min  ok, 1 h      in 5 min  success 13 min ago         3.0 GiB  29 d       87\n",
-		"db           -       3 h     BROKEN, 2 h  due       running for 40 s: capture  -        no lock    -\n",
-		"etc          none    -       -            by hand   never                      -        no lock    -\n",
+		"web          web@42  14 min  ok, 1 h      in 5 min  success 13 min ago         3.0 GiB  29 d                      87\n",
+		"db           -       3 h     BROKEN, 2 h  due       running for 40 s: capture  -        no lock                   -\n",
+		"etc          none    -       -            by hand   never                      -        no lock                   -\n",
 		"\n  put packs/3f: 503\\x1b[31m Slow Down:\n  look at the store\n  Next: mend the cause, then run: knowngood snapshot db; ",
 		"\nTAMPERING, ", "\n  root web@40 was overwritten\n",
 		"\nStore: 2.0 GiB used by this host, 6.0 GiB of 8.0 GiB left; grows by 1.0 MiB a day, full in 98 d.\n",

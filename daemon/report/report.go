@@ -90,7 +90,8 @@ type Environment struct {
 	// before the first run, and without a retention policy.
 	Kept int `json:"kept,omitempty"`
 	// ProtectedUntil is when the first lock of what the newest snapshot needs
-	// ends, as of its commit; zero when something is not locked.
+	// ends, as the host said at its commit; zero when something is not locked, and
+	// where the repository has no lock mode.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Suspect is set while the newest snapshot is suspect, and nobody accepted it.
 	Suspect *Suspicion `json:"suspect,omitempty"`
@@ -175,7 +176,8 @@ type Run struct {
 	// Suspect are the reasons why the snapshot is suspect.
 	Suspect []string `json:"suspect,omitempty"`
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as
-	// of its commit; zero when something was not locked.
+	// the host said at its commit; zero when something was not locked, and where the
+	// repository has no lock mode.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Verified is when the store began the listing that has each object that the
 	// snapshot needs, with its size, but for those stored since then; zero when

@@ -50,7 +50,7 @@ var (
 	snapStored   = desc("snapshot_stored_bytes", "What was written to the store for it.", "environment")
 	snapProblems = desc("snapshot_problems", "Paths that could not be captured as they should.", "environment")
 	kept         = desc("snapshots_kept", "Snapshots that are not forgotten.", "environment")
-	lock         = desc("lock_remaining_seconds", "Until the first lock of the newest snapshot's objects ends; 0 when it has.", "environment")
+	lock         = desc("lock_remaining_seconds", "Until the first lock of the newest snapshot's objects ends, as the host says; 0 when it has.", "environment")
 
 	pruneRuns     = desc("prune_runs_total", "Runs of pruning that ended, by result.", "result")
 	pruneFailures = desc("prune_consecutive_failures", "Runs of pruning that failed since the last success.")

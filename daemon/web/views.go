@@ -196,15 +196,16 @@ func count(n uint64, one, many string) string {
 	return humanize.Comma(int64(n)) + " " + english.PluralWord(int(n), one, many)
 }
 
-// locked says for how long nobody can delete the newest snapshot.
+// locked says for how long nobody can delete the newest snapshot, which is the word
+// of the host.
 func locked(until, now time.Time) string {
 	switch {
 	case until.IsZero():
 		return "no lock"
 	case until.After(now):
-		return "locked for " + span(until.Sub(now))
+		return "the host says: locked for " + span(until.Sub(now))
 	}
-	return "lock ended " + span(now.Sub(until)) + " ago"
+	return "the host says: lock ended " + span(now.Sub(until)) + " ago"
 }
 
 // runView is one past run in the list of runs.

@@ -215,6 +215,16 @@ func (b *Base) Retention(now time.Time) storage.Retention {
 	return storage.Retention{Mode: storage.RetentionMode(b.desc.LockMode), Until: now.Add(b.desc.LockDuration + b.desc.LockDuration/4)}
 }
 
+// ClaimedProtection is until when all that a snapshot needs is locked, as the host
+// that signed its root says. It is no more than that: who can sign roots can claim
+// any time. It is zero where the repository has no lock mode, whatever the root says.
+func (b *Base) ClaimedProtection(body *statement.RootBody) time.Time {
+	if b.desc.LockMode == "" || body == nil {
+		return time.Time{}
+	}
+	return body.ProtectedUntil
+}
+
 // Put creates an object under the repository's lock.
 func (b *Base) Put(ctx context.Context, key string, object []byte, now time.Time) error {
 	return b.store.Put(ctx, key, object, storage.PutOptions{SHA256: sha256.Sum256(object), Retention: b.Retention(now)})
