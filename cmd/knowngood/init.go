@@ -330,11 +330,15 @@ func (a *app) warnFirstUse(r *repository.Repository) {
 	if !r.TrustedOnFirstUse() {
 		return
 	}
+	remembered := ""
+	if pin, err := r.State.Pin(); err == nil && pin != nil {
+		remembered = " and " + pin.Source
+	}
 	a.warn(`NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one. This host
 now trusts what answered at %s: the owner %s and the pin %x.
 Whoever answers there in the place of your store decides who can read what is captured here. Compare the pin with what
-"knowngood keys list" prints where the identity is; if it is another, remove %s and join again with --pin.`,
-		r.URL(), r.OwnerFingerprint(), r.Pin(), r.State.Dir())
+"knowngood keys list" prints where the identity is; if it is another, remove %s%s and join again with --pin.`,
+		r.URL(), r.OwnerFingerprint(), r.Pin(), r.State.Dir(), remembered)
 }
 
 // warn prints a warning, with --quiet too.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"knowngood/storage/history"
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
+	"knowngood/storage/localstate"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
@@ -126,7 +128,8 @@ func TestARequestOfAHostThatWasShownAnotherRepositoryIsNotGranted(t *testing.T) 
 		t.Fatal(err)
 	}
 
-	deceived := newMachine(t).open(t, shown)
+	m := newMachine(t)
+	deceived := m.open(t, shown)
 	request, err := deceived.JoinRequest("web-9", false, now)
 	if err != nil {
 		t.Fatal(err)
@@ -143,6 +146,24 @@ func TestARequestOfAHostThatWasShownAnotherRepositoryIsNotGranted(t *testing.T) 
 	}
 	if certs, err := operator.Certificates(t.Context(), "web-9"); len(certs) != 0 || err != nil {
 		t.Errorf("certificates %v, %v", certs, err)
+	}
+
+	// What the message says to do lets the host in.
+	for _, name := range []string{"repos/" + operator.ID().String(), "pins"} {
+		if err := os.RemoveAll(filepath.Join(m.state, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	undeceived, err := repository.Open(t.Context(), w.store, repository.Options{Options: trust.Options{
+		StateDir: m.state, URL: url, MachineID: m.id, Now: now, Given: &localstate.Pin{Descriptor: operator.Pin(), Source: "--pin"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if request, err = undeceived.JoinRequest("web-9", false, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := operator.Grant(t.Context(), request, false, now); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -95,7 +95,7 @@ func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, no
 	}
 	if err := req.Verify(r.ID(), r.Pin()); err != nil {
 		if errors.Is(err, statement.ErrOtherDescriptor) {
-			err = fmt.Errorf("%w. Nothing was granted. Find out who answered the host at its --repo URL; then remove its state directory of that repository, and make the request again with --pin %x", err, r.Pin())
+			err = fmt.Errorf("%w. Nothing was granted. Find out who answered the host at its --repo URL; then remove repos/%v and the file of that URL in pins from its state directory, and make the request again with --pin %x", err, r.ID(), r.Pin())
 		}
 		return nil, false, err
 	}
