@@ -205,3 +205,22 @@ func TestHostPolicyAllowsNothingThatAHostDoesNotNeed(t *testing.T) {
 		}
 	}
 }
+
+// Amazon alone knows the condition of this policy, so that it cannot be tried here:
+// the servers at hand refuse it. This holds what the probe then has to find out.
+func TestCreateOnlyPolicyIsRefusedByServersThatDoNotKnowIt(t *testing.T) {
+	t.Parallel()
+	text := policy(t, "create-only-bucket-policy.json", "plain")
+	if !json.Valid([]byte(text)) {
+		t.Fatal("it is no JSON")
+	}
+	server := storagetest.MinIO(t)
+	server.Bucket(t, "plain", storagetest.PlainBucket)
+	if err := server.Client(t).SetBucketPolicy(t.Context(), "plain", text); err == nil || !strings.Contains(err.Error(), "s3:if-none-match") {
+		t.Errorf("MinIO takes it: %v; correct docs/SECURITY.md, and demand that the probe sees it", err)
+	}
+	m := &machine{repo: server.URL("plain", "prod"), identity: filepath.Join(t.TempDir(), "identity"), state: t.TempDir(), env: server.Env(t)}
+	if out := m.must(t, "init", "--identity-type", "x25519"); !strings.Contains(out, "WARNING: no versions and no enforced create: a taken host can destroy its history here.") {
+		t.Errorf("init says %s", out)
+	}
+}
