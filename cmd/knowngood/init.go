@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
+	"knowngood/internal/printable"
 	"knowngood/storage"
 	"knowngood/storage/chunk"
 	"knowngood/storage/identity"
@@ -343,5 +344,5 @@ Whoever answers there in the place of your store decides who can read what is ca
 
 // warn prints a warning, with --quiet too.
 func (a *app) warn(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", clean(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", printable.Line(fmt.Sprintf(format, args...)))
 }

@@ -90,7 +90,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 		"web          web@42  14 min  ok, 1 h      in 5 min  success 13 min ago         3.0 GiB  29 d                      87\n",
 		"db           -       3 h     BROKEN, 2 h  due       running for 40 s: capture  -        no lock                   -\n",
 		"etc          none    -       -            by hand   never                      -        no lock                   -\n",
-		"\n  put packs/3f: 503\\x1b[31m Slow Down:\n  look at the store\n  Next: mend the cause, then run: knowngood snapshot db; ",
+		"\n  put packs/3f: 503\\x1b[31m Slow Down:\n  look at the store\n  Next: fix the cause, then run: knowngood snapshot db; ",
 		"\nTAMPERING, ", "\n  root web@40 was overwritten\n",
 		"\nStore: 2.0 GiB used by this host, 6.0 GiB of 8.0 GiB left; grows by 1.0 MiB a day, full in 98 d.\n",
 		"\nWARNING: no versions and no enforced create: a taken host can destroy its history here.\n  As probed on ",

@@ -21,7 +21,7 @@ func (s Step) String() string {
 // NextStep is what a person can do about an environment whose last run failed or
 // was stopped, or which has no good snapshot that is new enough.
 func (e *Environment) NextStep() Step {
-	s := Step{Do: "mend the cause, then run", Command: "knowngood snapshot " + e.Name}
+	s := Step{Do: "fix the cause, then run", Command: "knowngood snapshot " + e.Name}
 	again := "tried again"
 	switch {
 	case e.Last != nil && e.Last.Result == Interrupted:

@@ -215,7 +215,7 @@ func TestThePageSaysWhatAnOperatorAsks(t *testing.T) {
 	page := strings.ReplaceAll(ask(Handler(f, f), "GET", "/", nil).Body.String(), "\u00a0", " ")
 	for _, want := range []string{
 		"web-7", "s3://backups/prod", "db broke its RPO: the newest good snapshot is 3 h 59 min old, 2 h was promised.",
-		"503 Slow Down after 5 attempts", `mend the cause, then run: <span class="do"><code class="command">knowngood snapshot db</code>`, "it is tried again by itself at 2026-11-20 10:42 UTC",
+		"503 Slow Down after 5 attempts", `fix the cause, then run: <span class="do"><code class="command">knowngood snapshot db</code>`, "it is tried again by itself at 2026-11-20 10:42 UTC",
 		"capture for 40 s, 61,234 files, 858 MiB of about 1.8 GiB", "locked for 29 d", "no RPO", "in 5 min",
 		"Last 48 runs of web: 44 success, 1 partial, 2 failed, 1 skipped, the newest: success", "Size of web over 93 runs", "Duration of 95 runs of web",
 		"full <strong>in 98 d</strong>", "freed 6.6 GiB", "is no cron expression", "3 times since",
