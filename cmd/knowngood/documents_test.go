@@ -106,9 +106,9 @@ func validCall(words []string) error {
 
 func TestCommandsAndFlagsInTheGuidesExist(t *testing.T) {
 	t.Parallel()
-	for _, name := range guides {
+	for name, atLeast := range map[string]int{"README.md": 20, "docs/OPERATIONS.md": 20, "docs/RECOVERY.md": 15} {
 		calls := commands(document(t, name))
-		if len(calls) < 20 {
+		if len(calls) < atLeast {
 			t.Errorf("%s: only %d commands were found in it", name, len(calls))
 		}
 		for _, words := range calls {
