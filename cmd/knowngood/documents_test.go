@@ -194,7 +194,7 @@ func TestTextsOfTheLogThatTheGuideExplainsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, _ := strings.Cut(document(t, "docs/OPERATIONS.md"), "\n## What the log says\n")
+	_, table, _ := strings.Cut(document(t, "docs/OPERATIONS.md"), "\n## Lines of the log\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	tried := 0
 	for _, row := range regexp.MustCompile(`(?m)^\| (`+"`"+`[^|]*) \|`).FindAllStringSubmatch(table, -1) {
