@@ -1,13 +1,13 @@
 // Package authentic is the one verified read: of several versions of a key, the
 // earliest that verifies is the object (docs/FORMAT.md section 4). Whoever puts
 // other bytes over an object, or a delete marker, changes nothing for those who
-// read here; they are told of it.
+// read here; it is reported to them.
 //
 // What verifies is decided by the caller: a hash that is known, or a signature.
 // A hash fits one content only, so the current view is enough where it shows
 // that content (Exact, Hashed). Whoever holds the key can make a signature again
 // over other content, so there every version counts (Listed, Get). A listing
-// says whether there are others; where there is one version, nothing more is
+// shows whether there are others; where there is one version, nothing more is
 // asked of the store.
 //
 // On a store that keeps no versions, or does not show them, the current view is
@@ -41,7 +41,7 @@ func NewReader(store storage.Store, report func(error)) *Reader {
 // Store that is read.
 func (r *Reader) Store() storage.Store { return r.store }
 
-// Want says what an object must be.
+// Want is what an object must be.
 type Want struct {
 	What   string // what it is, for messages
 	Limit  int64  // on its size, in bytes

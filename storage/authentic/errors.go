@@ -8,7 +8,7 @@ import (
 	"knowngood/storage/seal"
 )
 
-// DamageError says that an object is missing or does not verify. One that is
+// DamageError is about an object that is missing or does not verify. One that is
 // missing wraps storage.ErrNotFound.
 type DamageError struct {
 	Key  string // of the object
@@ -20,7 +20,7 @@ func (e *DamageError) Error() string { return fmt.Sprintf("damaged %s %s: %v", e
 
 func (e *DamageError) Unwrap() error { return e.Err }
 
-// TamperError says that the store shows something other than what is
+// TamperError is about a store that shows something other than what is
 // remembered, or hides it: nobody who keeps the rules does that.
 type TamperError struct {
 	What       string // what was tampered with
@@ -51,5 +51,5 @@ func Tampered(err error) bool {
 }
 
 // Unverified reports whether an object is missing or not what it should be, and
-// nothing that is remembered says what it was.
+// nothing that is remembered shows what it was.
 func Unverified(err error) bool { return Damaged(err) && !Tampered(err) }

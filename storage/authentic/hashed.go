@@ -123,8 +123,8 @@ func (h *Hashed) Looked(hash [32]byte) bool {
 	return looked
 }
 
-// current is storage.Append that tells an object which is too short, a
-// *DamageError, from a reply that broke off.
+// current is storage.Append that distinguishes an object which is too
+// short, a *DamageError, from a reply that broke off.
 func (h *Hashed) current(ctx context.Context, dst []byte, key string, offset, length int64) ([]byte, error) {
 	if length < 0 {
 		return AtMost(ctx, dst, h.store, key, offset, h.limit)

@@ -27,7 +27,7 @@ type Ledger[T any] struct {
 	Limit  int64  // on the size of an entry, in bytes
 	Number func(key string) (number uint64, ok bool)
 	// Parse reads a statement and checks that it counts. It returns the key at
-	// which the statement says that it lies.
+	// which the statement claims to lie.
 	Parse func(object []byte) (entry T, key string, err error)
 	// Expect, when set, checks besides that an entry is the one that is known of.
 	Expect func(number uint64, entry T) error

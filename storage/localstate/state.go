@@ -34,12 +34,12 @@ import (
 //	repos/<repository id>/certs/<host> newest certificate of a host seen
 //	repos/<repository id>/heads/<host>/<environment>
 //	repos/<repository id>/roots/<host>/<environment>   see Roots
-//	repos/<repository id>/stores/<hash of the place>/…   what holds of that copy of the repository alone
+//	repos/<repository id>/stores/<hash of the place>/…   what holds only of that copy of the repository
 //
 // Every file is replaced atomically and is on disk when it counts.
 type State struct {
 	Root    string // the state directory; empty for no memory
-	Machine string // tells machines apart; the ID of the system when empty
+	Machine string // distinguishes machines; the ID of the system when empty
 	// Place names the store, however its URL is spelled; empty for none.
 	Place      string
 	Repository seal.RepositoryID // of which the rest is; set once it is known
@@ -103,7 +103,7 @@ func (s *State) Remove(name string) error {
 	return nil
 }
 
-// Wrap says that an error is of the state directory, and what can be done.
+// Wrap adds to an error that it is of the state directory, and what can be done.
 func (s *State) Wrap(err error) error {
 	hint := "check it, or choose another with --state-dir"
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
@@ -301,7 +301,7 @@ func (s *State) Witnesses(host, env string) ([]statement.Head, error) {
 	return heads, nil
 }
 
-// MachineHash tells this machine from others without naming it; zero when the
+// MachineHash distinguishes this machine from others without naming it; zero when the
 // system has no machine ID.
 func (s *State) MachineHash() (sum [32]byte) {
 	id := []byte(s.Machine)
