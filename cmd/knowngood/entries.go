@@ -54,7 +54,7 @@ func (l *entryList) write(between, piece string) error {
 	if !l.begun {
 		l.begun, between = true, `{"type":"result","entries":[`
 	}
-	_, err := io.WriteString(l.a.stdout, between+piece)
+	_, err := io.WriteString(l.a.stdout, string(printable.JSON([]byte(between+piece))))
 	return err
 }
 

@@ -92,9 +92,10 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 				}
 			})
 			t.Run("a host sees what was hidden", func(t *testing.T) {
-				w.hideARoot(t)
+				show := w.hideARoot(t)
+				defer show()
 				if !w.seesHidden(t) {
-					t.Error("a root that is hidden by a delete marker is not told of")
+					t.Error("a root that is hidden by a delete marker is not reported")
 				}
 			})
 			t.Run("who restores reads everything and writes nothing but damage reports", func(t *testing.T) {

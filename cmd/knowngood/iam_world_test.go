@@ -201,7 +201,7 @@ func iamSource(t *testing.T) string {
 }
 
 // hideARoot puts a delete marker on the newest root of host web-7.
-func (w *iamWorld) hideARoot(t *testing.T) {
+func (w *iamWorld) hideARoot(t *testing.T) (show func()) {
 	t.Helper()
 	for _, o := range w.everything(t) {
 		if !strings.HasPrefix(o.Key, "prod/hosts/web-7/roots/web/") {
@@ -210,9 +210,19 @@ func (w *iamWorld) hideARoot(t *testing.T) {
 		if err := w.server.Client(t).RemoveObject(t.Context(), w.bucket, o.Key, minio.RemoveObjectOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		return
+		return func() {
+			for _, marker := range w.everything(t) {
+				if marker.Key != o.Key || !marker.IsDeleteMarker {
+					continue
+				}
+				if err := w.server.Client(t).RemoveObject(t.Context(), w.bucket, o.Key, minio.RemoveObjectOptions{VersionID: marker.VersionID}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
 	}
 	t.Fatal("there is no root to hide")
+	return nil
 }
 
 // seesHidden tells whether host web-7 says that something was hidden, and uses it all the same.

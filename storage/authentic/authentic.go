@@ -122,7 +122,10 @@ func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, 
 	switch {
 	case verr != nil:
 		return Object{}, verr
-	case found == nil && err == nil: // versions do not show
+	case found == nil && err == nil:
+		if len(all) > 1 {
+			r.report(fmt.Errorf("other versions of %s lie beneath the one that shows, and these credentials may not read them, so whether it was put over another is not known: let them read versions (s3:GetObjectVersion)", o.Key))
+		}
 		return Object{object, o.Modified}, nil
 	case found == nil:
 		return Object{}, w.damage(o.Key, err)

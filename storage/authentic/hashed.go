@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"knowngood/storage"
@@ -89,7 +90,7 @@ func (h *Hashed) Uncover(ctx context.Context, key string, hash [32]byte) (bool, 
 		return false, err
 	}
 	found := ""
-	for _, v := range all {
+	for _, v := range slices.Backward(all) { // the earliest first: there is no end to what is put over it
 		if len(all) == 1 { // the current one
 			break
 		}

@@ -42,7 +42,8 @@ type Deletions struct {
 	// Repacks say what packs were rewritten into, the newest first.
 	Repacks []Repack
 
-	owners    map[ObjectID]Doom // by the word of the owner; see Own
+	owners    map[ObjectID]Doom // by the word of the owner; see Binding
+	present   map[ObjectID]Doom // by that of the owner and of the host as it is now
 	numbers   ledger.Numbers
 	since     uint64             // what statements before it say counts no more
 	rewritten map[[32]byte][]int // positions in Repacks, by old pack
@@ -75,7 +76,7 @@ func (d *Deletions) Packs(fates ...Fate) map[[32]byte]bool {
 // that.
 func (d *Deletions) Binding(own bool) map[ObjectID]Doom {
 	if own {
-		return d.Dooms
+		return d.present
 	}
 	return d.owners
 }
@@ -89,6 +90,10 @@ type Deletion struct{ t *trust.Trust }
 
 // New makes a Deletion of a repository.
 func New(t *trust.Trust) *Deletion { return &Deletion{t} }
+
+// lately is how long before the newest statement one is read that later ones say
+// nothing more to be read of: captures rely for a day on what they saw.
+const lately = 72 * time.Hour
 
 // ahead is how many statements are read before they are asked for.
 const ahead = 8
@@ -119,7 +124,7 @@ func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*sta
 // Deletions reads the pending deletions of a domain. Statements that do not
 // verify are warned of, and count for nothing.
 func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
-	d := &Deletions{Dooms: map[ObjectID]Doom{}, owners: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}}
+	d := &Deletions{Dooms: map[ObjectID]Doom{}, owners: map[ObjectID]Doom{}, present: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}}
 	// Of a host that was enrolled anew, what the old key says counts only below
 	// the first statement since; and in the domain that this machine has as the
 	// host, nothing that it says is not needed.
@@ -143,6 +148,7 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 	}
 
 	var ended []storage.Object // above the newest that counts
+	var newest time.Time       // when the newest that counts was stored
 	var heeded time.Time       // since when what comes next is: below a statement that counts
 	for e, err := range ledger.Ordered(ctx, ahead, l.List, read) {
 		if err != nil {
@@ -153,10 +159,15 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 			x.t.Warn(e.Err)
 			continue
 		}
-		if e.Number < d.since {
+		// What was stated lately is read, whatever a later statement says of it:
+		// whoever has the host's key could hide from a capture what was just deleted.
+		if e.Number < d.since && e.Stored.Before(newest.Add(-lately)) {
 			break
 		}
 		holds := counts(e.Value)
+		if holds && newest.IsZero() {
+			newest = e.Stored
+		}
 		d.numbers.Pass(e.Number, holds)
 		if holds || !present {
 			d.repacked(e.Value)
@@ -171,7 +182,7 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 		case e.Stored.Before(heeded): // no writer saw it before
 			e.Stored = heeded
 		}
-		d.take(e)
+		d.take(e, holds)
 	}
 	d.Newest = d.numbers.Newest
 	// There may be any number of them, so they are read again, not kept.
@@ -189,15 +200,16 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
 		}
 		if e.Counts() {
-			d.take(e)
+			d.take(e, false)
 		}
 	}
 	return d, nil
 }
 
 // take takes in what a statement says, except for what a newer one says
-// otherwise; statements come the newest first.
-func (d *Deletions) take(e ledger.Entry[*statement.Deletion]) {
+// otherwise; statements come the newest first. holds is whether it was signed by
+// the owner, or under the newest certificate of the host.
+func (d *Deletions) take(e ledger.Entry[*statement.Deletion], holds bool) {
 	byOwner := e.Value.Certificate == nil
 	for _, of := range []struct {
 		list []statement.Object
@@ -208,8 +220,13 @@ func (d *Deletions) take(e ledger.Entry[*statement.Deletion]) {
 			if _, newer := d.Dooms[id]; !newer {
 				d.Dooms[id] = doom
 			}
-			if _, newer := d.owners[id]; !newer && (byOwner || of.fate == Spared) {
+			// Whoever has a key that ended cannot start the clock of anybody who
+			// deletes, nor stop it.
+			if _, newer := d.owners[id]; !newer && holds && (byOwner || of.fate == Spared) {
 				d.owners[id] = doom
+			}
+			if _, newer := d.present[id]; !newer && holds {
+				d.present[id] = doom
 			}
 		}
 	}

@@ -59,8 +59,8 @@ func (h *History) tombstone(ctx context.Context, host, env string) (x *statement
 
 // Forgotten are the numbers of an environment that are forgotten, and of those the
 // ones that were so all the time since a moment, by the clock of the store; and
-// those of the others that were taken back in between.
-func (h *History) Forgotten(ctx context.Context, host, env string, since time.Time) (all, settled, retaken statement.Numbers, err error) {
+// those that were taken back for a while since another, earlier moment.
+func (h *History) Forgotten(ctx context.Context, host, env string, since, earlier time.Time) (all, settled, retaken statement.Numbers, err error) {
 	newest, _, err := h.tombstone(ctx, host, env)
 	if err != nil || newest == nil {
 		return nil, nil, nil, err
@@ -70,6 +70,7 @@ func (h *History) Forgotten(ctx context.Context, host, env string, since time.Ti
 		return nil, nil, nil, err
 	}
 	all, settled = newest.Forgotten, newest.Forgotten
+	known := false               // settled is
 	var absent statement.Numbers // not forgotten by some tombstone between
 	for e, err := range h.tombstones(host, env, certs).All(ctx, ahead) {
 		if err != nil {
@@ -80,12 +81,18 @@ func (h *History) Forgotten(ctx context.Context, host, env string, since time.Ti
 		}
 		retaken = retaken.With(absent.And(e.Value.Forgotten))
 		absent = absent.With(all.Without(e.Value.Forgotten))
-		settled = settled.And(e.Value.Forgotten)
-		if !e.Stored.After(since) {
+		if !known {
+			settled = settled.And(e.Value.Forgotten)
+			known = !e.Stored.After(since)
+		}
+		if known && !e.Stored.After(earlier) {
 			return all, settled, retaken, nil
 		}
 	}
-	return all, nil, retaken, nil // nothing was forgotten then
+	if !known { // nothing was forgotten then
+		settled = nil
+	}
+	return all, settled, retaken, nil
 }
 
 // Kept is Snapshots without those that are forgotten, whose roots are not
@@ -122,7 +129,7 @@ type Change struct {
 // as the host, or, with an identity, the owner. The newest snapshot cannot be
 // forgotten; what was deleted already cannot be undone, which is ErrPruned.
 func (h *History) Forget(ctx context.Context, host, env string, c Change) (*statement.Tombstone, error) {
-	lowest, err := h.forgettable(ctx, host, env, c.Forget)
+	newest, err := h.forgettable(ctx, host, env, c.Forget)
 	if err != nil {
 		return nil, err
 	}
@@ -140,18 +147,22 @@ func (h *History) Forget(ctx context.Context, host, env string, c Change) (*stat
 		return in.Free(), nil
 	}
 	encode := func(serial uint64) ([]byte, error) {
-		x := &statement.Tombstone{Repository: h.t.ID(), Host: host, Environment: env, Serial: serial, Free: lowest, Made: c.Now, Reason: c.Reason, Certificate: cert}
+		x := &statement.Tombstone{Repository: h.t.ID(), Host: host, Environment: env, Serial: serial, Free: newest + 1, Made: c.Now, Reason: c.Reason, Certificate: cert}
 		var before statement.Numbers
 		if old != nil {
-			before, x.Previous = old.Forgotten, old.Hash()
-			x.Free = max(x.Free, old.Free) // the newest may not show just now
+			// Numbers that no snapshot has come from somebody who wants those to come
+			// to be born forgotten.
+			x.Previous = old.Hash()
+			if before, err = h.existing(ctx, host, env, newest, old.Forgotten); err != nil {
+				return nil, err
+			}
 		}
 		x.Forgotten = before.With(c.Forget).Without(c.Undo)
 		if x.Forgotten.Count() == before.Count() && x.Forgotten.Without(before).Count() == 0 {
 			return nil, nil // nothing changes
 		}
 		if !checked {
-			if err := h.restorable(ctx, host, env, before.Without(x.Forgotten)); err != nil {
+			if err := h.restorable(ctx, host, env, newest, before.Without(x.Forgotten)); err != nil {
 				return nil, err
 			}
 			checked = true
@@ -177,14 +188,14 @@ func (h *History) Forget(ctx context.Context, host, env string, c Change) (*stat
 
 // forgettable refuses to forget the newest snapshot that counts, and what there
 // is not yet: above the newest that is whatever lies there and does not verify.
-// It tells the lowest number there.
-func (h *History) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) (free uint64, err error) {
+// It returns the number of the newest; 0 when none counts.
+func (h *History) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) (newest uint64, err error) {
 	e, err := h.environment(ctx, host, env)
 	if err != nil {
 		return 0, err
 	}
 	head, err := e.head(ctx, true)
-	above, newest, free := numbers, "none that counts", uint64(1)
+	name := "none that counts"
 	switch {
 	case errors.Is(err, ErrNoSnapshot): // all is rubbish, or lost
 	case err != nil:
@@ -192,29 +203,47 @@ func (h *History) forgettable(ctx context.Context, host, env string, numbers sta
 	case numbers.Has(head.Number):
 		return 0, fmt.Errorf("%s is the newest snapshot of host %s: it is never forgotten; take another first", head.Ref(), host)
 	default:
-		above, newest, free = numbers.Without(statement.Numbers{{First: 1, Last: head.Number}}), head.Ref(), head.Number+1
+		newest, name = head.Number, head.Ref()
 	}
-	if len(above) == 0 {
-		return free, nil
-	}
-	written, err := h.Written(ctx, host, env)
+	there, err := h.existing(ctx, host, env, newest, numbers)
 	if err != nil {
 		return 0, err
 	}
-	there := uint64(0)
+	if missing := numbers.Without(there); len(missing) > 0 {
+		return 0, fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, missing[len(missing)-1].Last, host, name)
+	}
+	return newest, nil
+}
+
+// existing are those of the numbers that a snapshot had, up to the newest, or at
+// which something lies, above it.
+func (h *History) existing(ctx context.Context, host, env string, newest uint64, numbers statement.Numbers) (statement.Numbers, error) {
+	var below statement.Numbers
+	if newest > 0 {
+		below = statement.Numbers{{First: 1, Last: newest}}
+	}
+	above := numbers.Without(below)
+	if len(above) == 0 {
+		return numbers, nil
+	}
+	written, err := h.Written(ctx, host, env)
+	if err != nil {
+		return nil, err
+	}
+	var listed []uint64
 	for n := range written {
 		if above.Has(n) {
-			there++
+			listed = append(listed, n)
 		}
 	}
-	if there < above.Count() {
-		return 0, fmt.Errorf("%w: %s@%d: the newest of host %s is %s", ErrNoSnapshot, env, above[len(above)-1].Last, host, newest)
-	}
-	return free, nil
+	return numbers.And(below).With(statement.NumbersOf(listed...)), nil
 }
 
 // restorable makes sure that all content of snapshots is still there.
-func (h *History) restorable(ctx context.Context, host, env string, numbers statement.Numbers) error {
+func (h *History) restorable(ctx context.Context, host, env string, newest uint64, numbers statement.Numbers) error {
+	if newest > 0 { // what lies above it is no snapshot
+		numbers = numbers.And(statement.Numbers{{First: 1, Last: newest}})
+	}
 	for _, span := range numbers {
 		for n := span.First; n <= span.Last; n++ {
 			s, err := h.byNumber(ctx, Ref{Environment: env, Selector: ByNumber, Number: n, text: fmt.Sprintf("%s@%d", env, n)}, host)

@@ -37,7 +37,11 @@ func (h *History) Resolve(ctx context.Context, ref Ref, defaultHost string) (*Sn
 	if ref.Environment != "" {
 		host, err := h.HostOf(ctx, ref, defaultHost)
 		if err == nil {
-			return h.selected(ctx, ref, host)
+			s, err := h.selected(ctx, ref, host)
+			if other, oerr := h.byID(ctx, ref.ID); oerr == nil {
+				return nil, fmt.Errorf("%w: %s is an environment of host %s, and the beginning of the ID of %s/%s: write %s@latest, or more of the ID", ErrAmbiguous, ref, host, other.Host, other.Ref(), ref)
+			}
+			return s, err
 		}
 		if !errors.Is(err, ErrNoSnapshot) {
 			return nil, err
@@ -169,12 +173,16 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 		return e.inChain(ctx, ref)
 	}
 	around := map[uint64]storage.Object{} // the root and the one after it, by one listing
-	for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: e.ledger.Prefix, After: e.key(min(ref.Number+2, layout.MaxNumber)), Hidden: true, Limit: 2}) {
+	for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: e.ledger.Prefix, After: e.key(min(ref.Number+2, layout.MaxNumber)), Hidden: true}) {
 		if err != nil {
 			return nil, err
 		}
-		n, _ := e.ledger.Number(o.Key)
-		around[n] = o
+		if n, ok := e.ledger.Number(o.Key); ok {
+			around[n] = o
+		}
+		if o.Key >= e.key(ref.Number) { // whatever else lies between
+			break
+		}
 	}
 	s, err := e.fromListing(ctx, around, ref.Number)
 	if err == nil && e.pinned(s) {
@@ -189,6 +197,8 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 			Hint: "the history was forked: two machines sign with this host's key, or a root was replaced"}
 	case nerr != nil && errors.Is(err, storage.ErrNotFound):
 		return nil, e.absent(ctx, ref)
+	case err == nil && nerr != nil && !errors.Is(nerr, storage.ErrNotFound):
+		h.t.Warn(fmt.Errorf("nothing vouches for %s: the snapshot after it does not verify: %w", s.Ref(), nerr))
 	case err == nil && e.known != nil && s.Number == e.known.Number+1 && s.Root.Previous != e.known.Hash:
 		return e.inChain(ctx, ref) // which finds out what is amiss
 	}
@@ -248,6 +258,9 @@ func (e *environment) absent(ctx context.Context, ref Ref) error {
 // store.
 const maxClockError = 24 * time.Hour
 
+// maxRun is how long a capture may take before its time is in doubt.
+const maxRun = 14 * 24 * time.Hour
+
 // notLater is the newest snapshot that began before a time. One of which the store
 // says that it came long after its host says is taken only when there is no other:
 // a host that was taken dates its snapshots as it likes.
@@ -262,14 +275,14 @@ func (h *History) notLater(ctx context.Context, ref Ref, host string) (*Snapshot
 		case s.Body == nil:
 			return nil, fmt.Errorf("find %s: name a number, for the time of %s/%s is sealed: %w", ref, s.Host, s.Ref(), h.t.Closed(ctx, s.Root))
 		case !s.Body.Started.Before(ref.Before):
-		case s.Stored.Sub(s.Body.Finished) <= maxClockError:
+		case s.Stored.Sub(s.Body.Finished) <= maxClockError && s.Stored.Sub(s.Body.Started) <= maxRun:
 			return s, nil
 		case doubtful == nil:
 			doubtful = s
 		}
 	}
 	if doubtful != nil {
-		h.t.Warn(fmt.Errorf("%s: its host says that it was made on %s, and the store took it on %s: is this a copy of the repository?", doubtful.Ref(), doubtful.Body.Finished.Format(time.RFC3339), doubtful.Stored.Format(time.RFC3339)))
+		h.t.Warn(fmt.Errorf("%s: its host says that it was made on %s, and the store took it on %s: is this a copy of the repository?", doubtful.Ref(), doubtful.Body.Started.Format(time.RFC3339), doubtful.Stored.Format(time.RFC3339)))
 		return doubtful, nil
 	}
 	return nil, fmt.Errorf("%w: %s: host %s has no snapshot of %s that early", ErrNoSnapshot, ref, host, ref.Environment)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 
@@ -101,7 +102,7 @@ type place struct {
 func (e *environment) walk(ctx context.Context, n int) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
 		c := &chain{environment: e, yield: yield, seen: map[uint64][32]byte{}}
-		defer c.remember()
+		defer c.remember(ctx)
 		for r, err := range ledger.Ordered(ctx, n, e.places, e.fetch) {
 			if err != nil {
 				c.fail(err)
@@ -232,18 +233,26 @@ func (c *chain) fail(err error) {
 }
 
 // remember keeps what was seen. It reports what cannot be kept.
-func (c *chain) remember() {
-	newest := statement.Head{Environment: c.name}
+func (c *chain) remember(ctx context.Context) {
 	fresh := map[uint64][32]byte{}
 	for n, hash := range c.seen {
-		if n > newest.Number {
-			newest.Number, newest.Hash = n, hash
-		}
 		if c.roots[n] != hash {
 			fresh[n] = hash
 		}
 	}
-	err := c.t.State.RememberRoots(c.host, c.name, fresh)
+	if c.t.State.None() || len(fresh) == 0 {
+		return
+	}
+	newest := statement.Head{Environment: c.name}
+	err := c.unchanged(ctx, fresh)
+	for n, hash := range fresh {
+		if n > newest.Number {
+			newest.Number, newest.Hash = n, hash
+		}
+	}
+	if err == nil {
+		err = c.t.State.RememberRoots(c.host, c.name, fresh)
+	}
 	if err == nil && newest.Number > 0 {
 		err = c.t.State.RememberHead(c.host, newest)
 	}
@@ -252,23 +261,59 @@ func (c *chain) remember() {
 	}
 }
 
+// unchanged takes out of roots those that were put over since they were listed,
+// and what cannot be known of them: what is remembered is believed for good, and a
+// root that was listed as the only version may have had another when it was read.
+func (c *chain) unchanged(ctx context.Context, roots map[uint64][32]byte) error {
+	listed := map[uint64]bool{}
+	for o, err := range c.ledger.List(ctx) {
+		if err != nil {
+			return err
+		}
+		n, _ := c.ledger.Number(o.Key)
+		if _, fresh := roots[n]; !fresh {
+			continue
+		}
+		listed[n] = true
+		if !o.Older {
+			continue
+		}
+		s, err := c.read(ctx, o)
+		if err != nil && !authentic.Damaged(err) {
+			return err
+		}
+		if err != nil || s.ID != roots[n] {
+			delete(roots, n)
+		}
+	}
+	maps.DeleteFunc(roots, func(n uint64, _ [32]byte) bool { return !listed[n] })
+	return nil
+}
+
 // newest is the highest number of which it is known that a root had it: all
 // below must be there, too. What does not verify says nothing of others.
 func (e *environment) newest(ctx context.Context) (uint64, error) {
+	known := e.known
+	if known != nil {
+		// One that was signed under a key that ended says nothing any more.
+		if _, err := e.root(ctx, known.Number); errors.Is(err, statement.ErrEnded) {
+			known = nil
+		}
+	}
 	for o, err := range e.ledger.List(ctx) {
 		if err != nil {
 			return 0, err
 		}
 		n, _ := e.ledger.Number(o.Key)
-		if e.known != nil && n <= e.known.Number {
+		if known != nil && n <= known.Number {
 			break
 		}
 		if _, err := e.read(ctx, o); !authentic.Unverified(err) {
 			return n, err
 		}
 	}
-	if e.known != nil {
-		return e.known.Number, nil
+	if known != nil {
+		return known.Number, nil
 	}
 	return 0, nil
 }
@@ -389,6 +434,15 @@ func (h *History) Heads(ctx context.Context, host string) (heads []statement.Hea
 				continue
 			}
 			if err != nil {
+				return nil, 0, err
+			}
+			// The owner is about to vouch for it: it must not have been put over
+			// between listing and reading.
+			e, err := h.environment(ctx, host, env)
+			if err != nil {
+				return nil, 0, err
+			}
+			if s, err = e.root(ctx, s.Number); err != nil {
 				return nil, 0, err
 			}
 			heads = append(heads, s.head())

@@ -61,6 +61,14 @@ func (p *pruner) host(ctx context.Context, name string) error {
 	if h.own, err = isThisMachine(ctx, p.repo, name); err != nil {
 		return err
 	}
+	certs, err := p.repo.Certificates(ctx, name)
+	if err != nil {
+		return err
+	}
+	if len(certs) == 0 {
+		h.note("%s has objects and no certificate of a host: nothing of it is pruned", name)
+		return nil
+	}
 	if p.DryRun {
 		return h.prune(ctx, domains)
 	}

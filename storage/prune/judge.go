@@ -31,18 +31,29 @@ type Judged struct {
 // they take the place of good ones. Those whose host says another time are kept.
 // Roots that do not verify are not judged, and so stay: damaged names them. While
 // the newest is suspect, and nobody accepted it, all are kept.
-func Judge(ctx context.Context, repo *repository.Repository, host, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
-	own, err := isThisMachine(ctx, repo, host)
+func Judge(ctx context.Context, repo *repository.Repository, name, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
+	own, err := isThisMachine(ctx, repo, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	accepted, err := repo.Acceptances(ctx, host, env)
+	accepted, err := repo.Acceptances(ctx, name, env)
 	if err != nil {
 		return nil, nil, err
+	}
+	var collapsed statement.Numbers // by the counts in the roots, not by the word of the host
+	if !own {
+		roots, err := repo.List(ctx, name, env)
+		if err != nil {
+			return nil, nil, err
+		}
+		h := &host{pruner: &pruner{repo: repo, report: &Report{}}, name: name, now: now}
+		if collapsed, _, err = h.suspects(ctx, env, roots.Written); err != nil {
+			return nil, nil, err
+		}
 	}
 	byNumber := map[uint64]*history.Snapshot{}
 	var items []retention.Item
-	for s, err := range repo.Kept(ctx, host, env) {
+	for s, err := range repo.Kept(ctx, name, env) {
 		if authentic.Damaged(err) {
 			if !errors.Is(err, statement.ErrEnded) {
 				damaged = append(damaged, err)
@@ -53,6 +64,9 @@ func Judge(ctx context.Context, repo *repository.Repository, host, env string, p
 			return nil, nil, err
 		}
 		item := retention.Item{Number: s.Number, Time: s.Stored, Suspect: accepted.Suspect(s)}
+		if !own {
+			item.Suspect = collapsed.Has(s.Number) || history.Flagged(s) && !accepted.Owner.Names(s.Number, s.ID)
+		}
 		switch {
 		case s.Body == nil:
 		case own:

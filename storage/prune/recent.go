@@ -34,11 +34,15 @@ func (d *domain) recent(ctx context.Context, candidates map[deletion.ObjectID]de
 	if len(candidates) == 0 {
 		return out, nil
 	}
+	probe := d.repo.Descriptor().Probe
+	versioned := probe != nil && probe.VersionsKept
 	for _, env := range d.environments {
-		all, settled, retaken, err := d.repo.Forgotten(ctx, d.name, env, d.now.Add(-d.Announce))
+		all, settled, retaken, err := d.repo.Forgotten(ctx, d.name, env, d.now.Add(-d.Announce), first)
 		if err != nil {
 			return nil, err
 		}
+		// What was taken back since the announcement and forgotten again counts from
+		// then, though that was long ago.
 		recent := all.Without(settled)
 		if len(recent) == 0 {
 			continue
@@ -49,6 +53,8 @@ func (d *domain) recent(ctx context.Context, candidates map[deletion.ObjectID]de
 		}
 		for n, at := range roots.Written {
 			late := at.After(first.Add(-time.Hour)) && at.Before(last.Add(lateRoot))
+			// Without versions a root may have been put again later, by the host.
+			late = late || !d.host.own && !versioned
 			if !recent.Has(n) || !late && !retaken.Has(n) {
 				continue
 			}

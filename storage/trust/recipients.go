@@ -141,7 +141,7 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 	}
 	change := &RecipientChange{Recipient: rc, Past: true}
 	done := map[seal.EpochID]bool{}
-	anew := false // some key of its was not there
+	anew, there := false, false // some key of its was not there; some was
 	for x, err := range e.all(ctx, nil) {
 		if err != nil {
 			return nil, err
@@ -154,7 +154,7 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 		if err == nil {
 			var made bool
 			made, err = e.base.wrapEpoch(ctx, secret, []Recipient{rc}, now)
-			anew = anew || made
+			anew, there = anew || made, there || !made
 		}
 		if errors.Is(err, ErrNoUsableIdentity) || authentic.Damaged(err) {
 			change.Notes = append(change.Notes, fmt.Sprintf("it cannot read what was sealed to epoch %v, which the identity at hand does not open: %v", x.ID(), err))
@@ -179,6 +179,10 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 	x := &statement.Epoch{PublicKey: newest.PublicKey, Recipients: slices.Clone(newest.Recipients)}
 	if !slices.Contains(newest.Recipients, rc.Text) {
 		x.Recipients = append(x.Recipients, rc.Text)
+		if there || existed {
+			change.Past = false
+			change.Notes = append(change.Notes, "objects for it were in the store already, and whether they hold its keys only it can find out: have it list the snapshots, and if it opens nothing, remove what lies at keys/…/"+rc.Fingerprint+" and add it again")
+		}
 	} else if existed && !anew {
 		return change, nil
 	}
