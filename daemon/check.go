@@ -16,7 +16,7 @@ import (
 	"knowngood/daemon/jobfiles"
 	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
@@ -63,7 +63,7 @@ const (
 )
 
 // FindingOf sums up what a check found of a host.
-func FindingOf(r *restore.CheckReport, host string) (f Finding) {
+func FindingOf(r *check.Report, host string) (f Finding) {
 	for _, d := range r.Damage {
 		if strings.HasPrefix(d.Object, layout.PrefixHosts) && !strings.HasPrefix(d.Object, layout.PrefixHost(host)) {
 			continue // another host's
@@ -164,7 +164,7 @@ func (k *checkRun) note(format string, args ...any) {
 
 // readData reads what is due of the stored data, and remembers how far it got.
 func (k *checkRun) readData(ctx context.Context) error {
-	objects, err := restore.ListStored(ctx, k.repo.Store(), k.host)
+	objects, err := check.ListStored(ctx, k.repo.Store(), k.host)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (k *checkRun) readData(ctx context.Context) error {
 	d.mu.Lock()
 	d.checked.Objects, d.checked.Stored = len(objects), stored
 	how := readingOf(k.config.Check, k.config.Identity != "")
-	var due []restore.Stored
+	var due []check.Stored
 	var end string
 	if how != nil && len(d.checked.Suspects) < mostSuspects {
 		due, end = d.checked.Data.due(how, objects, k.began, k.next.Sub(k.began))
@@ -189,7 +189,7 @@ func (k *checkRun) readData(ctx context.Context) error {
 	}
 
 	unsaved := int64(0)
-	err = restore.CompareStored(ctx, k.repo, k.host, due, func(o restore.Stored, damage error) error {
+	err = check.CompareStored(ctx, k.repo, k.host, due, func(o check.Stored, damage error) error {
 		k.r.checking.Bytes.Add(uint64(o.Size))
 		k.r.run.ReadBytes += uint64(o.Size)
 		unsaved += o.Size
@@ -223,7 +223,7 @@ func (k *checkRun) readData(ctx context.Context) error {
 
 var errManySuspects = errors.New("many objects are damaged")
 
-func keyOf(host string, o restore.Stored) string {
+func keyOf(host string, o check.Stored) string {
 	if o.Kind == wire.KindManifest {
 		return layout.KeyManifest(host, o.Domain, o.Hash)
 	}
@@ -252,12 +252,12 @@ func (k *checkRun) structure(ctx context.Context) error {
 			read[id] = true
 		}
 	}
-	o := restore.CheckOptions{Host: k.host, Sealed: k.sealed, Progress: &k.r.checking, Read: func(id deletion.ObjectID) bool { return read[id] }}
-	report, err := restore.Check(ctx, k.repo, o)
+	o := check.Options{Host: k.host, Sealed: k.sealed, Progress: &k.r.checking, Read: func(id deletion.ObjectID) bool { return read[id] }}
+	report, err := check.Run(ctx, k.repo, o)
 	if errors.Is(err, trust.ErrNoUsableIdentity) && !k.sealed {
 		k.note("the identity opens not every snapshot, so the lists of files were not looked at: %v", err)
 		o.Sealed, k.sealed = true, true
-		report, err = restore.Check(ctx, k.repo, o)
+		report, err = check.Run(ctx, k.repo, o)
 	}
 	if err != nil {
 		return err
@@ -272,7 +272,7 @@ func (k *checkRun) structure(ctx context.Context) error {
 
 // tellHost has the next capture look at what is damaged, and store again what it
 // held.
-func (k *checkRun) tellHost(ctx context.Context, report *restore.CheckReport) {
+func (k *checkRun) tellHost(ctx context.Context, report *check.Report) {
 	keys := slices.Clone(report.Spoiled)
 	for _, d := range report.Damage {
 		k.d.Log.Error("the check found damage", zap.String("object", d.Object), zap.Error(d.Err), zap.Int("hurts", d.Count))
@@ -292,7 +292,7 @@ func (k *checkRun) tellHost(ctx context.Context, report *restore.CheckReport) {
 }
 
 // take takes in the result. The error says that there is damage.
-func (k *checkRun) take(report *restore.CheckReport, suspects []string) error {
+func (k *checkRun) take(report *check.Report, suspects []string) error {
 	still := map[string]bool{}
 	for _, key := range report.Suspects {
 		still[key] = true

@@ -19,7 +19,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/storage"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
@@ -136,7 +136,7 @@ func TestCheck(t *testing.T) {
 			}
 			stop()
 			w.faulty.Clear()
-			if found, err := restore.Check(t.Context(), w.Bare(), restore.CheckOptions{}); err != nil || len(found.Damage) > 0 {
+			if found, err := check.Run(t.Context(), w.Bare(), check.Options{}); err != nil || len(found.Damage) > 0 {
 				t.Errorf("%v, %+v", err, found)
 			}
 		})
@@ -432,7 +432,7 @@ func TestCheckOnRealStores(t *testing.T) {
 			if last := run(); last.Result != report.Success {
 				t.Fatalf("after the next capture: %+v", last)
 			}
-			found, err := restore.Check(t.Context(), w.Bare(), restore.CheckOptions{})
+			found, err := check.Run(t.Context(), w.Bare(), check.Options{})
 			if err != nil || len(found.Damage) > 0 {
 				t.Errorf("%v, %+v", err, found)
 			}

@@ -10,7 +10,7 @@ import (
 	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/report"
 	"knowngood/internal/schedule"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/prune"
 )
@@ -84,7 +84,7 @@ type running struct {
 	live     Live
 	pruned   prune.Progress
 	// checking is what a check has done.
-	checking restore.CheckProgress
+	checking check.Progress
 
 	began  time.Time
 	cancel context.CancelCauseFunc

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"knowngood/configs"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 )
 
 // rotation is where the reading of stored data in turn stands. Objects take their
@@ -67,7 +67,7 @@ func (r *reading) expected(stored uint64) time.Duration {
 // due returns which objects a check reads now, and the position that it reaches
 // thereby. The objects are all there are, in the order of their names; the next
 // check comes after the time until.
-func (r *rotation) due(how *reading, objects []restore.Stored, now time.Time, until time.Duration) (due []restore.Stored, end string) {
+func (r *rotation) due(how *reading, objects []check.Stored, now time.Time, until time.Duration) (due []check.Stored, end string) {
 	if r.Begun.IsZero() || r.Begun.After(now) {
 		r.Begun = now
 	}

@@ -9,14 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 )
 
 // rotated is a store whose data is read in turn, in simulated time.
 type rotated struct {
 	t       *testing.T
 	r       rotation
-	objects []restore.Stored
+	objects []check.Stored
 	added   int
 	at      time.Time
 	read    map[[32]byte]time.Time // when an object was read last, or stored
@@ -31,12 +31,12 @@ func newRotated(t *testing.T, n int, size int64) *rotated {
 func (x *rotated) store(n int, size int64) {
 	for range n {
 		x.added++
-		o := restore.Stored{Size: size}
+		o := check.Stored{Size: size}
 		o.Hash = sha256.Sum256(fmt.Append(nil, x.added))
 		x.objects = append(x.objects, o)
 		x.read[o.Hash] = x.at
 	}
-	slices.SortFunc(x.objects, func(a, b restore.Stored) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
+	slices.SortFunc(x.objects, func(a, b check.Stored) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
 }
 
 // check reads what is due, and returns its bytes. Killed, it reads no more than

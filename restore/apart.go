@@ -87,7 +87,7 @@ func (r *restorer) apart(ctx context.Context, ex *examiner, e *manifest.Entry) e
 	if !errors.Is(why, unix.EXDEV) && !errors.Is(why, unix.EMLINK) {
 		e.Link = 0
 	}
-	what := inodeDigest(e)
+	what := e.InodeDigest()
 	r.owners.apply(ctx, e, false)
 	return r.make(ctx, ex, e, what)
 }

@@ -14,6 +14,7 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/restore"
 	"knowngood/snapshot"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
@@ -147,13 +148,13 @@ func names(problems []restore.Problem, path string) bool {
 }
 
 // report is what a check of everything says.
-func (a *archive) report() (*restore.CheckReport, error) {
+func (a *archive) report() (*check.Report, error) {
 	r, err := repository.Open(a.Ctx, a.Store, repository.Options{})
 	if err != nil {
 		return nil, err
 	}
 	r.Unlock(a.ID)
-	return restore.Check(a.Ctx, r, restore.CheckOptions{ReadData: 1})
+	return check.Run(a.Ctx, r, check.Options{ReadData: 1})
 }
 
 // named asserts that a check names each object, and every file that a restore
@@ -179,7 +180,7 @@ func (a *archive) named(outcomes []outcome, keys ...string) {
 		}
 	}
 	for _, key := range keys {
-		if !slices.ContainsFunc(report.Damage, func(d restore.Damage) bool { return strings.Contains(d.Object, key) }) {
+		if !slices.ContainsFunc(report.Damage, func(d check.Damage) bool { return strings.Contains(d.Object, key) }) {
 			a.T.Errorf("check does not name %s, but %+v and notes %q", key, report.Damage, report.Notes)
 		}
 	}
@@ -366,7 +367,7 @@ func TestARollBackIsDetectedWhereANewerHeadIsRemembered(t *testing.T) {
 			if s, err := r.Resolve(a.Ctx, ref, enginetest.Host); !errors.As(err, &tampered) {
 				t.Errorf("the host's newest is %v, %v", s, err)
 			}
-			report, err := restore.Check(a.Ctx, r, restore.CheckOptions{})
+			report, err := check.Run(a.Ctx, r, check.Options{})
 			if err != nil || len(report.Damage) == 0 {
 				t.Errorf("the host's check: %+v, %v", report, err)
 			}
@@ -402,7 +403,7 @@ func TestWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 					a.Check(err)
 					for _, key := range keys {
 						known := cover || k.name != "index run" // nothing needs a run, or knows of it
-						if known && !slices.ContainsFunc(report.Damage, func(d restore.Damage) bool { return strings.Contains(d.Object, key) }) {
+						if known && !slices.ContainsFunc(report.Damage, func(d check.Damage) bool { return strings.Contains(d.Object, key) }) {
 							t.Errorf("check does not name %s, but %+v", key, report.Damage)
 						}
 					}

@@ -146,7 +146,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 			}
 		}
 	}
-	what := inodeDigest(e)
+	what := e.InodeDigest()
 	r.owners.apply(ctx, e, wanted)
 	if e.Type == manifest.Dir {
 		r.chain = append(r.chain, &pendingDir{entry: *e})

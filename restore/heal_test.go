@@ -16,8 +16,8 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/internal/wire"
-	"knowngood/restore"
 	"knowngood/snapshot"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
@@ -57,7 +57,7 @@ func (a *archive) whole() {
 // undamaged asserts that a check of every byte finds no damage.
 func undamaged(w *enginetest.World) {
 	w.T.Helper()
-	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+	report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 	w.Check(err)
 	for _, d := range report.Damage {
 		var tampered *authentic.TamperError
@@ -206,7 +206,7 @@ func TestSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
 		if res, err := w.Capture("e", verify, w.src); err != nil || res.Healed != (snapshot.Healed{}) {
 			t.Errorf("the next one heals %+v, %v", res.Healed, err)
 		}
-		report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+		report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 		w.Check(err)
 		if len(report.Damage) != 1 || report.Damage[0].Object != key {
 			t.Errorf("check names %+v, want the one whose snapshot is lost", report.Damage)
@@ -536,7 +536,7 @@ func TestAnIndexRunThatTheStoreLostIsPublishedAgain(t *testing.T) {
 			c.harm(a, key)
 			report, err := a.report()
 			a.Check(err)
-			if !slices.ContainsFunc(report.Damage, func(d restore.Damage) bool { return strings.HasSuffix(d.Object, key[len(key)-64:]) }) {
+			if !slices.ContainsFunc(report.Damage, func(d check.Damage) bool { return strings.HasSuffix(d.Object, key[len(key)-64:]) }) {
 				t.Errorf("check does not name %s: %+v", key, report.Damage)
 			}
 			if c.state != nil {

@@ -17,6 +17,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/chunk"
@@ -293,7 +294,7 @@ func TestALargeListInAFewBytesIsDamage(t *testing.T) {
 
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
+	report, err := check.Run(w.Ctx, w.Bare(), check.Options{})
 	w.Check(err)
 	if len(report.Damage) != 1 || !strings.Contains(report.Damage[0].Err.Error(), "the paths of the segment add up to more than allowed") {
 		t.Errorf("check finds %+v", report.Damage)
@@ -317,7 +318,7 @@ func TestATableThatTheRootWasNotSignedForIsRefused(t *testing.T) {
 	if !authentic.Damaged(err) || !strings.Contains(err.Error(), "not the one that the root was signed for") {
 		t.Errorf("restore: %v", err)
 	}
-	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
+	report, err := check.Run(w.Ctx, w.Bare(), check.Options{})
 	w.Check(err)
 	if len(report.Damage) != 1 {
 		t.Errorf("check finds %+v", report.Damage)

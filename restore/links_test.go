@@ -16,6 +16,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/storagetest"
 )
@@ -351,7 +352,7 @@ func TestAGroupOfLinksThatDiffer(t *testing.T) {
 
 	t.Run("is found by a check, with its names", func(t *testing.T) {
 		w := on(t, w)
-		report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
+		report, err := check.Run(w.Ctx, w.Bare(), check.Options{})
 		w.Check(err)
 		if len(report.Damage) != 1 || !strings.Contains(report.Damage[0].Err.Error(), "differ as names of one file") {
 			t.Fatalf("check: %+v", report.Damage)

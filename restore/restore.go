@@ -1,4 +1,4 @@
-// Package restore rebuilds trees from snapshots, and checks that they can be.
+// Package restore rebuilds trees from snapshots.
 //
 // A restore plans, then applies: entries are read in path order, their chunks
 // grouped by frame and pack, ranges fetched with many requests in flight,

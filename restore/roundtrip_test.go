@@ -11,6 +11,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/storage/storagetest"
 )
 
@@ -65,7 +66,7 @@ func TestAnUnchangedTreeWritesOnlyARoot(t *testing.T) {
 	if second.Read != 0 || second.NewBytes != 0 || second.Totals != first.Totals {
 		t.Errorf("second snapshot: %+v", second)
 	}
-	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+	report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 	if err != nil || len(report.Damage) > 0 || len(report.Notes) > 0 {
 		t.Errorf("check: %+v, %v", report, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/layout"
@@ -93,7 +94,7 @@ func TestADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
 	if lost == 0 || lost > int(s.Entries)+130 {
 		t.Errorf("%d paths differ, the segment has %d", lost, s.Entries)
 	}
-	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
+	report, err := check.Run(w.Ctx, w.Bare(), check.Options{})
 	w.Check(err)
 	if len(report.Damage) != 1 || report.Damage[0].Object != key || len(report.Damage[0].Hurts) != 1 || !strings.Contains(report.Damage[0].Hurts[0].Part, "/"+s.First) {
 		t.Errorf("check: %+v", report.Damage)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/enginetest"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/storage/storagetest"
 )
 
@@ -45,7 +45,7 @@ func TestATreeOfLongPathsIsCutIntoSegmentsThatReadBack(t *testing.T) {
 	if segments := len(tree.Table.Segments); entries < depth || bytes < 10<<20 || segments < 8 {
 		t.Errorf("%d paths of %d bytes in %d segments", entries, bytes, segments)
 	}
-	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{})
+	report, err := check.Run(w.Ctx, w.Bare(), check.Options{})
 	w.Check(err)
 	if len(report.Damage) > 0 {
 		t.Errorf("check finds %+v", report.Damage)

@@ -10,7 +10,7 @@ import (
 
 	"knowngood/daemon"
 	"knowngood/internal/printable"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 )
 
 func checkCommand(a *app) *cobra.Command {
@@ -39,9 +39,9 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 			if err != nil {
 				return err
 			}
-			o := restore.CheckOptions{ReadData: share, Progress: &restore.CheckProgress{}}
+			o := check.Options{ReadData: share, Progress: &check.Progress{}}
 			if a.json {
-				o.Progress.Hurt = func(object string, h restore.Hurt) {
+				o.Progress.Hurt = func(object string, h check.Hurt) {
 					a.result(hurtLine{"hurt", object, toHurtJSON(h)})
 				}
 			}
@@ -49,7 +49,7 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 			p := a.progress(func() progressState {
 				return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %s", o.Progress.PacksDone.Load(), counted(o.Progress.Packs.Load(), "pack"))}
 			})
-			report, err := restore.Check(cmd.Context(), r, o)
+			report, err := check.Run(cmd.Context(), r, o)
 			p.end()
 			if err != nil {
 				return err
@@ -88,7 +88,7 @@ func (a *app) recordCheck(h daemon.ByHand) {
 	}
 }
 
-func (a *app) tellCheck(r *restore.CheckReport) error {
+func (a *app) tellCheck(r *check.Report) error {
 	list := []damageJSON{}
 	for _, d := range r.Damage {
 		a.foundDamaged(d.Object)
@@ -132,7 +132,7 @@ func (a *app) tellCheck(r *restore.CheckReport) error {
 const notConfigured = "(one that is not configured: knowngood snapshot --env NAME --verify PATH...)"
 
 // remedies says what heals some of the damage, and what nothing does.
-func remedies(r *restore.CheckReport) string {
+func remedies(r *check.Report) string {
 	var text strings.Builder
 	for i, h := range r.Heals {
 		if i == 0 {
@@ -162,7 +162,7 @@ type healJSON struct {
 	Environment string `json:"environment"`
 }
 
-func healsJSON(heals []restore.Healing) []healJSON {
+func healsJSON(heals []check.Healing) []healJSON {
 	out := []healJSON{}
 	for _, h := range heals {
 		out = append(out, healJSON(h))
@@ -193,7 +193,7 @@ type hurtLine struct {
 	hurtJSON
 }
 
-func toHurtJSON(h restore.Hurt) hurtJSON {
+func toHurtJSON(h check.Hurt) hurtJSON {
 	if h.Part != "" {
 		return hurtJSON{Ref: h.Ref, Part: h.Part, Lost: h.Lost}
 	}
@@ -207,8 +207,8 @@ const firstDamaged = 10
 
 // printDamage shows damaged objects and whom they hurt; of many that are damaged
 // in the same way the first few, and how many more there are.
-func (a *app) printDamage(damage []restore.Damage) {
-	groups := map[string][]restore.Damage{}
+func (a *app) printDamage(damage []check.Damage) {
+	groups := map[string][]check.Damage{}
 	var order []string
 	for _, d := range damage {
 		text := causeOf("", d.Err)
@@ -237,7 +237,7 @@ func (a *app) printDamage(damage []restore.Damage) {
 	}
 }
 
-func (a *app) printHurts(d restore.Damage) {
+func (a *app) printHurts(d check.Damage) {
 	a.printf("DAMAGED %s\n  %s\n", d.Object, oneLine(d.Err))
 	shown := d.Hurts
 	if d.Count > firstDamaged+1 {

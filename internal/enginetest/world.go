@@ -14,6 +14,7 @@ import (
 	"knowngood/internal/treetest"
 	"knowngood/restore"
 	"knowngood/snapshot"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/chunk"
@@ -197,7 +198,7 @@ func (w *World) Restores(ref, path string, want treetest.Tree) {
 // Clean asserts that a check of everything, every byte read, finds no damage.
 func (w *World) Clean() {
 	w.T.Helper()
-	report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+	report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 	w.Check(err)
 	for _, d := range report.Damage {
 		w.T.Errorf("check: %s: %v, hurts %q", d.Object, d.Err, d.Hurts)

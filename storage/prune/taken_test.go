@@ -12,7 +12,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
@@ -122,7 +122,7 @@ func TestATakenHostThatSignsItsHistoryAgain(t *testing.T) {
 				t.Errorf("%d snapshots, and not all keys that were put over are named", count)
 			}
 			w.Restores("web@3", w.dir, trees[2])
-			report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+			report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 			w.check(err)
 			if len(report.Damage) < 7 {
 				t.Errorf("check reports %v", report)

@@ -1,4 +1,4 @@
-package restore
+package check
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 // checkedGroup is what is remembered of a group of hard links.
 type checkedGroup struct {
-	what  [16]byte // see inodeDigest
+	what  [16]byte // see manifest.Entry.InodeDigest
 	first int32    // segment of its first name
 	named bool     // as one whose names differ
 }
@@ -72,7 +72,7 @@ func (l *linkCheck) entry(ctx context.Context, segment int32, e *manifest.Entry)
 	if e.Link == 0 || e.Flags&manifest.ContentUnread != 0 { // which no restore makes a name of it
 		return nil
 	}
-	what := inodeDigest(e)
+	what := e.InodeDigest()
 	g, known := l.groups[e.Link]
 	switch {
 	case !known:

@@ -1,4 +1,12 @@
-package restore
+// Package check verifies that what a repository holds is whole, and names what is
+// not: objects that are missing, damaged or of another size than snapshots say,
+// with the files that cannot be restored because of them.
+//
+// It promises that what it calls damage hurts a kept snapshot or shows that
+// somebody changed what is stored; the rest is a note. It needs an identity for
+// the lists of files, and looks at the structure without one. It changes nothing
+// in the store.
+package check
 
 import (
 	"cmp"
@@ -24,8 +32,8 @@ import (
 	"knowngood/storage/trust"
 )
 
-// CheckOptions of a check.
-type CheckOptions struct {
+// Options qualify a check.
+type Options struct {
 	// ReadData is the share of packs whose every byte is read, 0 to 1.
 	ReadData float64
 	// Read, when set, has more objects read whole: those of which it returns true.
@@ -38,11 +46,11 @@ type CheckOptions struct {
 	// hash. What the lists of files need is not looked at, so an object that a
 	// snapshot lists counts as needed unless all that it held is stored elsewhere.
 	Sealed   bool
-	Progress *CheckProgress
+	Progress *Progress
 }
 
-// CheckProgress may be read while a check runs.
-type CheckProgress struct {
+// Progress may be read while a check runs.
+type Progress struct {
 	Packs, PacksDone atomic.Uint64
 	Bytes            atomic.Uint64 // read from packs
 
@@ -75,8 +83,8 @@ func (h Hurt) String() string {
 	return h.Ref + ":/" + h.Path
 }
 
-// CheckReport is what a check found.
-type CheckReport struct {
+// Report is what a check found.
+type Report struct {
 	Snapshots, Packs, Containers, Chunks, Segments uint64
 	Forgotten                                      uint64 // of the snapshots; what they hold is not looked into
 	BytesRead                                      uint64 // of packs and containers read whole
@@ -98,24 +106,24 @@ const maxHurt = 100
 
 // checker checks one repository.
 type checker struct {
-	CheckOptions
+	Options
 	repo   *repository.Repository
 	mu     sync.Mutex
-	report CheckReport
+	report Report
 	byKey  map[string]int
 	heals  map[Healing]bool
 	lost   map[string]bool // snapshots
 }
 
-// Check verifies roots, signatures and chains, manifests, the index against
+// Run verifies roots, signatures and chains, manifests, the index against
 // the packs, and that every chunk of every snapshot is there; with ReadData,
 // what the packs hold, byte by byte.
-func Check(ctx context.Context, repo *repository.Repository, o CheckOptions) (*CheckReport, error) {
+func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, error) {
 	started := time.Now()
 	if o.Progress == nil {
-		o.Progress = &CheckProgress{}
+		o.Progress = &Progress{}
 	}
-	c := &checker{CheckOptions: o, repo: repo, byKey: map[string]int{}, heals: map[Healing]bool{}, lost: map[string]bool{}}
+	c := &checker{Options: o, repo: repo, byKey: map[string]int{}, heals: map[Healing]bool{}, lost: map[string]bool{}}
 	if err := c.audit(repo.AuditKeys(ctx)); errors.Is(err, storage.ErrDenied) && o.Sealed {
 		c.note("the keys of the repository were not looked at: these credentials may not read them")
 	} else if err != nil {
