@@ -3,9 +3,13 @@ package check
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/dustin/go-humanize/english"
+
+	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/history"
@@ -21,8 +25,7 @@ type checkedGroup struct {
 
 // links finds entries that a snapshot has as names of one file and that differ.
 // A group may lie in any segments, so those with hard links are read again;
-// where a snapshot before had the same ones and they were as they should be,
-// there is nothing new in them.
+// where a snapshot before had the same ones, there is nothing new in them.
 func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snapshot.Tree) error {
 	set, any := sha256.New(), false
 	for i := range tree.Table.Segments {
@@ -36,7 +39,7 @@ func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snap
 		return nil
 	}
 
-	l := linkCheck{d, s, tree, map[uint64]checkedGroup{}, 0}
+	l := linkCheck{d, tree, map[uint64]checkedGroup{}, nil, 0}
 	for i := range tree.Table.Segments {
 		if !d.segments[tree.Table.Segments[i].ID] {
 			continue
@@ -51,20 +54,26 @@ func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snap
 			}
 		}
 	}
-	d.linked[key] = l.unlike == 0
+	d.linked[key] = true
+	if l.unlike > 0 {
+		more := ""
+		if n := l.unlike - len(l.named); n > 0 {
+			more = fmt.Sprintf(" and %d more", n)
+		}
+		d.note(fmt.Sprintf("hard links of %s: %s differ in content or metadata, though its list has them as names of one file: a restore writes each of them as a file of its own (%s%s)",
+			s.Ref(), english.Plural(l.unlike, "entry", "entries"), strings.Join(l.named, ", "), more))
+	}
 	return nil
 }
 
 // linkCheck goes through the hard links of one snapshot.
 type linkCheck struct {
 	*domainCheck
-	snapshot *history.Snapshot
-	tree     *snapshot.Tree
-	groups   map[uint64]checkedGroup
-	unlike   int
+	tree   *snapshot.Tree
+	groups map[uint64]checkedGroup
+	named  []string // the first entries that differ, by their paths
+	unlike int      // how many there are
 }
-
-var errUnlike = errors.New("its list has files that differ as names of one file, in content or metadata: a restore writes each of them by itself")
 
 // entry compares an entry with the first one of its group, and names both when
 // they differ.
@@ -82,18 +91,27 @@ func (l *linkCheck) entry(ctx context.Context, segment int32, e *manifest.Entry)
 		return nil
 	}
 
-	object := "hard links of " + l.snapshot.Ref()
-	l.damage(object, errUnlike)
-	if l.unlike++; !g.named && l.unlike <= maxHurt {
+	if !g.named {
 		g.named = true
 		l.groups[e.Link] = g
-		entries, err := l.tree.Segment(ctx, int(g.first))
-		if err != nil {
-			return err
+		first := ""
+		if len(l.named) < maxNamed { // it is named only then
+			entries, err := l.tree.Segment(ctx, int(g.first))
+			if err != nil {
+				return err
+			}
+			first = entries[slices.IndexFunc(entries, func(x manifest.Entry) bool { return x.Link == e.Link })].Path
 		}
-		first := slices.IndexFunc(entries, func(x manifest.Entry) bool { return x.Link == e.Link })
-		l.hurts(object, Hurt{Ref: l.snapshot.Ref(), Path: entries[first].Path})
+		l.differs(first)
 	}
-	l.hurts(object, Hurt{Ref: l.snapshot.Ref(), Path: e.Path})
+	l.differs(e.Path)
 	return nil
+}
+
+// differs counts an entry, and names the first few.
+func (l *linkCheck) differs(path string) {
+	l.unlike++
+	if len(l.named) < maxNamed {
+		l.named = append(l.named, "/"+printable.Name(path))
+	}
 }
