@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ type domainCheck struct {
 	tables     map[tableKey]bool   // of manifests that were looked into
 	tablesIn   map[[32]byte]bool   // containers that hold one
 	segments   map[[32]byte]bool   // of ID, those that were looked into; true with hard links
-	linked     map[[32]byte]bool   // sets of such segments whose links are as they should be; see links
+	linked     map[[32]byte]bool   // sets of such segments that were looked into; see links
 	remnants   map[[32]byte]remnant
 	suspects   map[deletion.ObjectID]*suspect // objects that are missing or damaged
 	listed     map[deletion.ObjectID]bool     // objects that a kept snapshot lists
@@ -96,6 +97,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 			return err
 		}
 	}
+	d.indexSizes()
 	if err := d.objects(ctx); err != nil {
 		return err
 	}
@@ -222,6 +224,10 @@ func (d *domainCheck) packContents(ctx context.Context, key string, hash [32]byt
 	contents, err := tail.Contents(wire.KindPack, d.domain)
 	if err != nil {
 		return err
+	}
+	if d.suspected(deletion.ObjectID{Kind: wire.KindPack, Hash: hash}) {
+		d.doubt(hash, tail, contents)
+		return nil
 	}
 	return d.known(hash, size, tail, contents)
 }
@@ -469,11 +475,11 @@ func (d *domainCheck) needed(ctx context.Context, s *history.Snapshot) error {
 }
 
 // need looks for one object, beneath the current view too where no listing
-// shows it.
+// shows it with its size.
 func (d *domainCheck) need(ctx context.Context, s *history.Snapshot, o pack.Object) error {
-	have, key := d.packs, layout.KeyPack(d.host, d.domain.ID, o.Hash)
+	have := d.packs
 	if o.Kind == wire.KindManifest {
-		have, key = d.containers, layout.KeyManifest(d.host, d.domain.ID, o.Hash)
+		have = d.containers
 	}
 	size, ok := have[o.Hash]
 	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
@@ -481,18 +487,64 @@ func (d *domainCheck) need(ctx context.Context, s *history.Snapshot, o pack.Obje
 	if ok && uint64(size) == o.Size || d.suspects[id] != nil {
 		return nil
 	}
+	key := deletion.Key(d.host, d.domain.ID, id)
 	_, err := d.reader.TailOf(ctx, o.Kind, o.Hash, int64(o.Size))
 	switch {
 	case err == nil:
 		have[o.Hash] = int64(o.Size)
+		if ok {
+			return d.otherSize(ctx, id, size, s, o)
+		}
 		return nil
 	case !ok && errors.Is(err, storage.ErrNotFound):
 		err = fmt.Errorf("missing, needed by %s", s.Ref())
 	case ok:
-		err = fmt.Errorf("%d bytes long, %s says %d", size, s.Ref(), o.Size)
+		err = errSize(size, s.Ref(), o.Size)
 	default:
 		return d.object(key, err)
 	}
 	d.suspect(id, err)
 	return nil
+}
+
+func errSize(listed int64, who string, want uint64) error {
+	return fmt.Errorf("%d bytes long, %s says %d", listed, who, want)
+}
+
+// otherSize notes an object that the store lists with a size which is not that of
+// the object that snapshots need, though that can be read: it lies beneath the
+// current view, or something was put behind its bytes.
+func (d *domainCheck) otherSize(ctx context.Context, id deletion.ObjectID, listed int64, s *history.Snapshot, o pack.Object) error {
+	key := deletion.Key(d.host, d.domain.ID, id)
+	all, err := d.repo.Read.Versions(ctx, key)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(all, func(v storage.Version) bool { return !v.Marker && uint64(v.Size) == o.Size })
+	switch {
+	case at == 0: // it is in view by now
+		return nil
+	case at > 0:
+		d.repo.Read.Overwritten(key, all)
+		return nil
+	}
+	d.suspect(id, errSize(listed, s.Ref(), o.Size))
+	return nil
+}
+
+// indexSizes compares the sizes of packs as the index has them with those that the
+// store lists. Where snapshots need a pack their lists were compared before: then
+// it is the index that is wrong.
+func (d *domainCheck) indexSizes() {
+	for hash, want := range d.sizes {
+		id := deletion.ObjectID{Kind: wire.KindPack, Hash: hash}
+		listed, there := d.packs[hash]
+		switch {
+		case !there || uint64(listed) == want || d.suspects[id] != nil:
+		case d.listed[id]:
+			d.note(fmt.Sprintf("%s is %d bytes long, as snapshots say, and the index says %d: the next snapshot may store again what lies in it", deletion.Key(d.host, d.domain.ID, id), listed, want))
+		default:
+			d.suspect(id, errSize(listed, "the index", want))
+		}
+	}
 }

@@ -34,6 +34,13 @@ func (d *domainCheck) suspect(id deletion.ObjectID, err error) {
 	}
 }
 
+// suspected reports whether something is wrong with an object.
+func (d *domainCheck) suspected(id deletion.ObjectID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.suspects[id] != nil
+}
+
 // doubtful takes the outcome of looking into an object: damage is noted, other
 // errors are passed on.
 func (d *domainCheck) doubtful(id deletion.ObjectID, err error) error {
