@@ -105,6 +105,11 @@ func (a *app) tellCheck(r *check.Report) error {
 	for _, n := range r.Notes {
 		a.printf("note: %s\n", n)
 	}
+	unneeded := []unneededJSON{}
+	for _, u := range r.Unneeded {
+		a.printf("note: %s\n", u)
+		unneeded = append(unneeded, unneededJSON(u))
+	}
 	read := " by their lists (--read-data reads the content)"
 	if r.BytesRead > 0 {
 		read = fmt.Sprintf(", %s read and verified", bytesText(r.BytesRead))
@@ -121,7 +126,7 @@ func (a *app) tellCheck(r *check.Report) error {
 	store := a.repo.Probed()
 	a.printUnprotected(store)
 	err := a.result(map[string]any{"type": "result", "store": toStoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
-		"bytes_read": r.BytesRead, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
+		"bytes_read": r.BytesRead, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "unneeded": unneeded, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		err = fmt.Errorf("%w: %s%s", errDamage, counted(len(list), "object"), remedies(r))
 	}
@@ -168,6 +173,13 @@ func healsJSON(heals []check.Healing) []healJSON {
 		out = append(out, healJSON(h))
 	}
 	return out
+}
+
+// unneededJSON counts the objects of a host that nothing needs.
+type unneededJSON struct {
+	Host    string `json:"host"`
+	Objects int    `json:"objects"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // damageJSON is a damaged object as --json prints it, with some of what it hurts.

@@ -93,7 +93,8 @@ type Report struct {
 	Lost                                           []string  // snapshots of which something is lost: of their host no run stores it again
 	Spoiled                                        []string  // objects that are there and damaged, and that no kept snapshot needs; the next one must not
 	Suspects                                       []string  // objects that are missing or damaged, those included that hurt nothing
-	Notes                                          []string  // what could not be looked into, and why
+	Unneeded                                       []Unneeded
+	Notes                                          []string // what could not be looked into, and why; what is odd and hurts nothing
 	Duration                                       time.Duration
 }
 
@@ -216,6 +217,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 		return err
 	}
 	domains := map[seal.DomainID]*domainCheck{}
+	unknown := &strangers{}
 	closed, serial := 0, uint64(0)
 	for _, env := range envs {
 		tombstone, err := c.repo.Tombstone(ctx, host, env)
@@ -233,6 +235,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 					return err
 				}
 				c.damage(object, err)
+				unknown.unread = true
 				continue
 			}
 			c.report.Snapshots++
@@ -246,18 +249,20 @@ func (c *checker) host(ctx context.Context, host string) error {
 				if object, ok := damagedObject(err); ok {
 					c.damage(object, err)
 					c.hurts(object, Hurt{Ref: s.Ref(), Part: "all of it"})
+					unknown.unread = true
 					continue
 				}
 				if s.Body == nil && errors.Is(err, trust.ErrNoUsableIdentity) {
 					closed++
+					unknown.unread = true
 					continue
 				}
 				return err
 			}
 			d := domains[s.Domain.ID]
 			if d == nil {
-				d = &domainCheck{checker: c, host: host, domain: s.Domain, reader: c.repo.NewReader(host, s.Domain),
-					bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{}, suspects: map[deletion.ObjectID]*suspect{}, listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{}, remnants: map[[32]byte]remnant{}}
+				d = c.newDomain(host, s.Domain)
+				d.strangers = unknown
 				domains[s.Domain.ID] = d
 			}
 			d.snapshots = append(d.snapshots, s)
@@ -274,7 +279,13 @@ func (c *checker) host(ctx context.Context, host string) error {
 			return err
 		}
 	}
-	return nil
+	return c.unknown(ctx, host, domains, unknown)
+}
+
+func (c *checker) newDomain(host string, domain *seal.Domain) *domainCheck {
+	return &domainCheck{checker: c, host: host, domain: domain, reader: c.repo.NewReader(host, domain), put: map[deletion.ObjectID]time.Time{},
+		bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{},
+		suspects: map[deletion.ObjectID]*suspect{}, listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{}, remnants: map[[32]byte]remnant{}}
 }
 
 // opens reports why what a snapshot holds cannot be looked into; nil when it can.

@@ -40,12 +40,14 @@ type domainCheck struct {
 	sizes      map[[32]byte]uint64 // of packs, as the index has them
 	packs      map[[32]byte]int64  // stored sizes
 	containers map[[32]byte]int64
-	actual     *index.Table        // made of the packs' own contents
-	bad        map[[32]byte]string // chunks that do not verify, and the pack's key
-	tables     map[tableKey]bool   // of manifests that were looked into
-	tablesIn   map[[32]byte]bool   // containers that hold one
-	segments   map[[32]byte]bool   // of ID, those that were looked into; true with hard links
-	linked     map[[32]byte]bool   // sets of such segments that were looked into; see links
+	put        map[deletion.ObjectID]time.Time // when the store took them
+	strangers  *strangers                      // of the host
+	actual     *index.Table                    // made of the packs' own contents
+	bad        map[[32]byte]string             // chunks that do not verify, and the pack's key
+	tables     map[tableKey]bool               // of manifests that were looked into
+	tablesIn   map[[32]byte]bool               // containers that hold one
+	segments   map[[32]byte]bool               // of ID, those that were looked into; true with hard links
+	linked     map[[32]byte]bool               // sets of such segments that were looked into; see links
 	remnants   map[[32]byte]remnant
 	suspects   map[deletion.ObjectID]*suspect // objects that are missing or damaged
 	listed     map[deletion.ObjectID]bool     // objects that a kept snapshot lists
@@ -73,10 +75,10 @@ func (d *domainCheck) check(ctx context.Context) error {
 	defer d.reader.Close()
 	d.actual = x.Scratch()
 	defer d.actual.Close()
-	if d.packs, err = d.list(ctx, layout.PrefixPacks(d.host, d.domain.ID), layout.ParsePackKey); err != nil {
+	if d.packs, err = d.list(ctx, layout.PrefixPacks(d.host, d.domain.ID)); err != nil {
 		return err
 	}
-	if d.containers, err = d.list(ctx, layout.PrefixManifests(d.host, d.domain.ID), layout.ParseManifestKey); err != nil {
+	if d.containers, err = d.list(ctx, layout.PrefixManifests(d.host, d.domain.ID)); err != nil {
 		return err
 	}
 	if d.deletions, err = d.repo.Deletions(ctx, d.host, d.domain.ID); err != nil {
@@ -103,6 +105,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 	}
 	d.index(x)
 	d.runs(x)
+	d.unneeded()
 	if d.Sealed {
 		d.judge()
 		return nil
@@ -119,16 +122,20 @@ func (d *domainCheck) check(ctx context.Context) error {
 	return nil
 }
 
-// list gives the stored sizes of the objects under a prefix.
-func (d *domainCheck) list(ctx context.Context, prefix string, parse func(string) (string, seal.DomainID, [32]byte, bool)) (map[[32]byte]int64, error) {
+// list gives the stored sizes of the objects of a kind.
+func (d *domainCheck) list(ctx context.Context, prefix string) (map[[32]byte]int64, error) {
 	out := map[[32]byte]int64{}
 	for o, err := range d.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
 		if err != nil {
 			return nil, err
 		}
-		if _, _, hash, ok := parse(o.Key); ok {
-			out[hash] = o.Size
+		id, ok := deletion.ParseKey(o.Key)
+		if !ok {
+			d.strangers.add(o.Key)
+			continue
 		}
+		out[id.Hash] = o.Size
+		d.put[id] = o.Modified
 	}
 	return out, nil
 }
@@ -450,6 +457,7 @@ func (d *domainCheck) needed(ctx context.Context, s *history.Snapshot) error {
 		contents, err = tail.Contents(wire.KindManifest, d.domain)
 	}
 	if err != nil {
+		d.strangers.unread = true
 		return d.object(layout.KeyManifest(d.host, d.domain.ID, m.Hash), err)
 	}
 	there := func(id deletion.ObjectID) bool {

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -342,3 +343,42 @@ func parseHex(dst []byte, s string) bool {
 }
 
 func validFingerprint(s string) bool { return parseHex(make([]byte, 16), s) }
+
+// HostOf reads the host out of any key below PrefixHosts that this version writes,
+// or that is reserved.
+func HostOf(key string) (host string, ok bool) {
+	if host, _, _, ok = ParsePackKey(key); ok {
+		return host, true
+	}
+	if host, _, _, ok = ParseManifestKey(key); ok {
+		return host, true
+	}
+	if host, _, _, _, ok = ParseIndexRunKey(key); ok {
+		return host, true
+	}
+	for _, parse := range []func(string) (string, string, uint64, bool){ParseRootKey, ParseTombstoneKey, ParseAcceptanceKey} {
+		if host, _, _, ok = parse(key); ok {
+			return host, true
+		}
+	}
+	if host, _, _, ok = ParseDeletionKey(key); ok {
+		return host, true
+	}
+	if host, _, _, ok = ParseDamageReportKey(key); ok {
+		return host, true
+	}
+	if host, _, ok = ParseHostEpochKey(key); ok {
+		return host, true
+	}
+	if host, _, ok = splitHostKey(key, "probe", 1); ok {
+		return host, true
+	}
+	p := strings.SplitN(key, "/", 4)
+	if len(p) < 4 || p[0]+"/" != PrefixHosts || ValidName(p[1]) != nil || !slices.Contains(reserved, p[2]) {
+		return "", false
+	}
+	return p[1], true
+}
+
+// reserved are folders of hosts for what later versions will store.
+var reserved = []string{"receipts", "attestations", "audit", "parity", "attest", "marks"}

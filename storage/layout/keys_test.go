@@ -172,6 +172,24 @@ func TestAListingYieldsHigherNumbersFirst(t *testing.T) {
 	}
 }
 
+func TestHostOf(t *testing.T) {
+	var domain seal.DomainID
+	var hash [32]byte
+	for _, key := range []string{
+		KeyPack("h", domain, hash), KeyManifest("h", domain, hash), KeyIndexRun("h", domain, 1, hash), KeyRoot("h", "e", 1), KeyTombstone("h", "e", 1), KeyAcceptance("h", "e", 1),
+		KeyDeletion("h", domain, 1), KeyDamageReport("h", domain, hash), KeyHostEpoch("h", 1), PrefixReserve("h") + "1", "hosts/h/attestations/x",
+	} {
+		if host, ok := HostOf(key); !ok || host != "h" {
+			t.Errorf("%s: %q, %v", key, host, ok)
+		}
+	}
+	for _, key := range []string{"", "descriptor", "hosts/h", "hosts/h/x", "hosts/H/audit/x", "hosts/h/other/x", "hosts/h/roots/e/x", "hosts/h/packs/x/y", "certs/h/" + Inverted(1)} {
+		if host, ok := HostOf(key); ok {
+			t.Errorf("%s is of host %q", key, host)
+		}
+	}
+}
+
 func TestValidName(t *testing.T) {
 	long := strings.Repeat("a", 63)
 	for _, s := range []string{"a", "0", "web-7", "db.example.com", "a_b", long} {
