@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"knowngood/daemon"
@@ -15,12 +16,16 @@ import (
 
 func checkCommand(a *app) *cobra.Command {
 	var readData string
+	var locks bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Verify that what is stored is whole",
 		Long: `Verify roots, signatures and chains, manifests, the index against the packs, and
 that every chunk of every snapshot is there. --read-data also reads and verifies
-every byte, or a share: --read-data=10% reads others from day to day.
+every byte, or a share: --read-data=10% reads others from day to day. Where the
+repository has locks, the store is asked how long those last of what the newest
+snapshot of each environment needs, of at most 1000 packs and manifest containers
+a day; --locks asks for those of all that kept snapshots need.
 
 Damaged objects are named with the files and snapshots that they hurt; the exit
 code is 13 then. What the newest snapshot of an environment has is stored again by
@@ -39,7 +44,7 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 			if err != nil {
 				return err
 			}
-			o := check.Options{ReadData: share, Progress: &check.Progress{}}
+			o := check.Options{ReadData: share, Locks: locks, Progress: &check.Progress{}}
 			if a.json {
 				o.Progress.Hurt = func(object string, h check.Hurt) {
 					a.result(hurtLine{"hurt", object, toHurtJSON(h)})
@@ -64,6 +69,7 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 	}
 	cmd.Flags().StringVar(&readData, "read-data", "", "read every byte, or a `percentage` of the packs")
 	optional(cmd.Flags().Lookup("read-data"), "100%")
+	cmd.Flags().BoolVar(&locks, "locks", false, "ask the store for the lock of everything that kept snapshots need")
 	return cmd
 }
 
@@ -96,7 +102,7 @@ func (a *app) tellCheck(r *check.Report) error {
 		for _, h := range d.Hurts {
 			hurts = append(hurts, toHurtJSON(h))
 		}
-		list = append(list, damageJSON{d.Object, d.Err.Error(), hurts, d.Count})
+		list = append(list, damageJSON{d.Object, d.Err.Error(), d.Lock, hurts, d.Count})
 	}
 	for _, object := range r.Spoiled {
 		a.foundDamaged(object)
@@ -114,9 +120,21 @@ func (a *app) tellCheck(r *check.Report) error {
 	if r.BytesRead > 0 {
 		read = fmt.Sprintf(", %s read and verified", bytesText(r.BytesRead))
 	}
+	short := 0
+	for _, d := range r.Damage {
+		if d.Lock {
+			short++
+		}
+	}
 	verdict := "no damage found"
-	if len(list) > 0 {
-		verdict = counted(len(list), "object") + " DAMAGED"
+	if n := len(list) - short; n > 0 {
+		verdict = counted(n, "object") + " DAMAGED"
+	}
+	if short > 0 {
+		verdict += ", " + english.Plural(short, "snapshot is", "snapshots are") + " LOCKED FOR LESS than their roots say"
+	}
+	if r.Locks > 0 {
+		read += ", the locks of " + counted(r.Locks, "object")
 	}
 	forgotten := ""
 	if r.Forgotten > 0 {
@@ -126,9 +144,14 @@ func (a *app) tellCheck(r *check.Report) error {
 	store := a.repo.Probed()
 	a.printUnprotected(store)
 	err := a.result(map[string]any{"type": "result", "store": toStoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
-		"bytes_read": r.BytesRead, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "unneeded": unneeded, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
+		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "unneeded": unneeded, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
-		err = fmt.Errorf("%w: %s%s", errDamage, counted(len(list), "object"), remedies(r))
+		switch n := len(list) - short; n {
+		case 0:
+			err = fmt.Errorf("%w: locks of %s end before its root says", errDamage, counted(short, "snapshot"))
+		default:
+			err = fmt.Errorf("%w: %s%s", errDamage, counted(n, "object"), remedies(r))
+		}
 	}
 	return err
 }
@@ -186,6 +209,7 @@ type unneededJSON struct {
 type damageJSON struct {
 	Object string     `json:"object"`
 	Error  string     `json:"error"`
+	Lock   bool       `json:"lock,omitempty"` // only locks end too early
 	Hurts  []hurtJSON `json:"hurts"`
 	Count  int        `json:"hurts_count"`
 }
@@ -250,7 +274,11 @@ func (a *app) printDamage(damage []check.Damage) {
 }
 
 func (a *app) printHurts(d check.Damage) {
-	a.printf("DAMAGED %s\n  %s\n", d.Object, oneLine(d.Err))
+	what := "DAMAGED"
+	if d.Lock {
+		what = "SHORTER"
+	}
+	a.printf("%s %s\n  %s\n", what, d.Object, oneLine(d.Err))
 	shown := d.Hurts
 	if d.Count > firstDamaged+1 {
 		shown = shown[:firstDamaged]

@@ -45,7 +45,11 @@ type Options struct {
 	// their lists of objects, packs by their contents, and what Read names by its
 	// hash. What the lists of files need is not looked at, so an object that a
 	// snapshot lists counts as needed unless all that it held is stored elsewhere.
-	Sealed   bool
+	Sealed bool
+	// Locks asks the store for the lock of every object that a kept snapshot needs;
+	// else for those of the newest snapshot of each environment, at most 1000 packs
+	// and containers of a domain. It does nothing where the repository has no locks.
+	Locks    bool
 	Progress *Progress
 }
 
@@ -63,6 +67,7 @@ type Progress struct {
 type Damage struct {
 	Object string
 	Err    error
+	Lock   bool // only a lock is amiss; Object names the snapshot whose root says more
 	// Hurts lists what cannot be restored, up to a limit; Count counts all.
 	Hurts []Hurt
 	Count int
@@ -94,6 +99,7 @@ type Report struct {
 	Spoiled                                        []string  // objects that are there and damaged, and that no kept snapshot needs; the next one must not
 	Suspects                                       []string  // objects that are missing or damaged, those included that hurt nothing
 	Unneeded                                       []Unneeded
+	Locks                                          uint64   // objects whose locks the store was asked for
 	Notes                                          []string // what could not be looked into, and why; what is odd and hurts nothing
 	Duration                                       time.Duration
 }
@@ -285,7 +291,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 func (c *checker) newDomain(host string, domain *seal.Domain) *domainCheck {
 	return &domainCheck{checker: c, host: host, domain: domain, reader: c.repo.NewReader(host, domain), put: map[deletion.ObjectID]time.Time{},
 		bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{},
-		suspects: map[deletion.ObjectID]*suspect{}, listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{}, remnants: map[[32]byte]remnant{}}
+		suspects: map[deletion.ObjectID]*suspect{}, listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{}, remnants: map[[32]byte]remnant{}, locks: map[deletion.ObjectID]lockOf{}}
 }
 
 // opens reports why what a snapshot holds cannot be looked into; nil when it can.

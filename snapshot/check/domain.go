@@ -53,6 +53,8 @@ type domainCheck struct {
 	listed     map[deletion.ObjectID]bool     // objects that a kept snapshot lists
 	indexed    map[[32]byte]deletion.ObjectID // chunks that the index has in one of them alone
 	hurt       bool                           // some file is
+	locks      map[deletion.ObjectID]lockOf   // what roots say of the locks of objects
+	claiming   lockClaim                      // of the snapshots that need is called for
 }
 
 // tableKey is all that a root claims of its manifest's table: where it lies, what
@@ -88,6 +90,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 	d.report.Packs += uint64(len(d.packs))
 	d.report.Containers += uint64(len(d.containers))
 	var different []*history.Snapshot
+	claims := d.claims()
 	for _, s := range d.snapshots {
 		key := keyOfTable(s.Body)
 		if d.tables[key] {
@@ -95,6 +98,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 		}
 		d.tables[key] = true
 		different = append(different, s)
+		d.claiming = claims[key]
 		if err := d.needed(ctx, s); err != nil {
 			return err
 		}
@@ -106,6 +110,9 @@ func (d *domainCheck) check(ctx context.Context) error {
 	d.index(x)
 	d.runs(x)
 	d.unneeded()
+	if err := d.locked(ctx, claims); err != nil {
+		return err
+	}
 	if d.Sealed {
 		d.judge()
 		return nil
@@ -492,6 +499,7 @@ func (d *domainCheck) need(ctx context.Context, s *history.Snapshot, o pack.Obje
 	size, ok := have[o.Hash]
 	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
 	d.listed[id] = true
+	d.claim(d.claiming, id, o.Size)
 	if ok && uint64(size) == o.Size || d.suspects[id] != nil {
 		return nil
 	}
