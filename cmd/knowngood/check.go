@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,11 +16,14 @@ import (
 	"knowngood/daemon"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/check"
+	"knowngood/storage/layout"
+	"knowngood/storage/repository"
+	"knowngood/storage/trust"
 )
 
 func checkCommand(a *app) *cobra.Command {
 	var readData string
-	var locks bool
+	var locks, repair bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Verify that what is stored is whole",
@@ -30,21 +37,27 @@ a day; --locks asks for those of all that kept snapshots need.
 Damaged objects are named with the files and snapshots that they hurt; the exit
 code is 13 then. What the newest snapshot of an environment has is stored again by
 the command that is printed, as far as it did not change since; what only older
-snapshots have is marked as lost. An object that no kept snapshot needs is a note.`,
+snapshots have is marked as lost. An object that no kept snapshot needs is a note.
+
+--repair, on the host whose snapshots they are, first rebuilds the index where runs
+of it are missing or damaged: what they held is read from the packs and published
+again. It writes nothing else. The check then names, snapshot by snapshot, the files
+that are lost for good. Without an identity it repairs and checks the structure.`,
 		Example: `  knowngood check
   knowngood check --read-data
-  knowngood check --read-data=10% --json`,
+  knowngood check --read-data=10% --json
+  knowngood check --repair`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			share, err := percent(readData)
 			if err != nil {
 				return err
 			}
-			r, err := a.openForReading(cmd.Context())
+			o := check.Options{ReadData: share, Locks: locks, Progress: &check.Progress{}}
+			r, err := a.openForCheck(cmd.Context(), repair, &o)
 			if err != nil {
 				return err
 			}
-			o := check.Options{ReadData: share, Locks: locks, Progress: &check.Progress{}}
 			if a.json {
 				o.Progress.Hurt = func(object string, h check.Hurt) {
 					a.result(hurtLine{"hurt", object, toHurtJSON(h)})
@@ -60,17 +73,77 @@ snapshots have is marked as lost. An object that no kept snapshot needs is a not
 				return err
 			}
 			command := "check"
+			if repair {
+				command += " --repair"
+			}
 			if share > 0 {
 				command += " --read-data=" + readData
 			}
 			a.recordCheck(daemon.ByHand{Repository: r.ID().String(), Began: began, Command: command, Structure: true, Data: share >= 1, Finding: daemon.FindingOf(report, a.host)})
+			if repair {
+				a.printRepair(report, o.Sealed)
+			}
 			return a.tellCheck(report)
 		},
 	}
 	cmd.Flags().StringVar(&readData, "read-data", "", "read every byte, or a `percentage` of the packs")
 	optional(cmd.Flags().Lookup("read-data"), "100%")
+	cmd.Flags().BoolVar(&repair, "repair", false, "rebuild this host's index from the packs, and name what is lost for good")
 	cmd.Flags().BoolVar(&locks, "locks", false, "ask the store for the lock of everything that kept snapshots need")
 	return cmd
+}
+
+// openForCheck opens the repository for a check. A repair takes the keys of this
+// machine's host, and an identity only to look into what it captured.
+func (a *app) openForCheck(ctx context.Context, repair bool, o *check.Options) (*repository.Repository, error) {
+	if !repair {
+		return a.openForReading(ctx)
+	}
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if own := a.ownHost(); a.given.host != "" && own != a.given.host {
+		return nil, usagef("--repair: only host %s itself can sign its index: run this there", a.given.host)
+	}
+	o.Repair, err = r.Host(ctx)
+	if errors.Is(err, trust.ErrNotEnrolled) {
+		return nil, usagef("--repair: only a host can sign its index, and the state directory %s has the keys of none: run this on the host whose index is to be rebuilt (%v)", a.stateDir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--repair: %w", err)
+	}
+	if o.Sealed = a.identityPath == ""; o.Sealed {
+		o.Host = o.Repair.Name
+	}
+	return r, nil
+}
+
+// printRepair shows what was repaired, and what is lost for good.
+func (a *app) printRepair(r *check.Report, sealed bool) {
+	if n := len(r.Repaired); n == 0 {
+		a.printf("index: no run of it is missing or damaged, nothing to rebuild\n")
+	} else {
+		more := ""
+		if n > firstDamaged {
+			more = fmt.Sprintf(" and %s more", count(uint64(n-firstDamaged)))
+		}
+		a.printf("index: %s missing or damaged; what the packs hold of that is published again, in place of %s%s\n", english.Plural(n, "run was", "runs were"), strings.Join(r.Repaired[:min(n, firstDamaged)], ", "), more)
+	}
+	if sealed {
+		a.printf("note: without an identity the lists of files were not looked at: knowngood check --identity FILE names the files that are lost\n")
+	}
+	for _, l := range r.LostFiles {
+		var names []string
+		for _, f := range l.Files[:min(len(l.Files), firstDamaged)] {
+			names = append(names, printable.Name(f))
+		}
+		more := ""
+		if n := l.Count - len(names); n > 0 {
+			more = fmt.Sprintf(" and %s", counted(n, "more file"))
+		}
+		a.printf("lost for good in %s: %s%s\n", l.Ref, strings.Join(names, ", "), more)
+	}
 }
 
 func percent(text string) (float64, error) {
@@ -144,7 +217,7 @@ func (a *app) tellCheck(r *check.Report) error {
 	store := a.repo.Probed()
 	a.printUnprotected(store)
 	err := a.result(map[string]any{"type": "result", "store": toStoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
-		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "unneeded": unneeded, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
+		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "lost_files": lostJSON(r.LostFiles), "repaired": listed(r.Repaired), "unneeded": unneeded, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		switch n := len(list) - short; n {
 		case 0:
@@ -178,10 +251,27 @@ func remedies(r *check.Report) string {
 		}
 		text.WriteString(": what is marked as lost above must come from another copy of the repository, or be forgotten (knowngood forget)")
 	}
-	if len(r.Heals)+len(r.Lost) == 0 {
+	indexed, inOthers := map[string]bool{}, false
+	for _, d := range r.Damage {
+		if host, run := runOf(d.Object); run {
+			indexed[host] = true
+		} else if !d.Lock {
+			inOthers = true
+		}
+	}
+	for _, host := range slices.Sorted(maps.Keys(indexed)) {
+		fmt.Fprintf(&text, "; the index of host %s is rebuilt there by knowngood check --repair", host)
+	}
+	if len(r.Heals)+len(r.Lost) == 0 && inOthers {
 		text.WriteString("; no snapshot heals this: it must come from another copy of the repository")
 	}
 	return text.String()
+}
+
+// runOf reports whether a damaged object is an index run, and of which host.
+func runOf(object string) (host string, run bool) {
+	host, rest, _ := strings.Cut(strings.TrimPrefix(object, layout.PrefixHosts), "/")
+	return host, strings.HasPrefix(object, layout.PrefixHosts) && strings.HasPrefix(rest, "index/")
 }
 
 // healJSON is a run that heals some of the damage.
@@ -194,6 +284,21 @@ func healsJSON(heals []check.Healing) []healJSON {
 	out := []healJSON{}
 	for _, h := range heals {
 		out = append(out, healJSON(h))
+	}
+	return out
+}
+
+// lostFilesJSON are files of a snapshot that are lost for good: the first few.
+type lostFilesJSON struct {
+	Ref   string   `json:"ref"`
+	Files []string `json:"files"`
+	Count int      `json:"count"`
+}
+
+func lostJSON(lost []check.LostFiles) []lostFilesJSON {
+	out := []lostFilesJSON{}
+	for _, l := range lost {
+		out = append(out, lostFilesJSON{l.Ref, listed(l.Files), l.Count})
 	}
 	return out
 }

@@ -49,7 +49,11 @@ type Options struct {
 	// Locks asks the store for the lock of every object that a kept snapshot needs;
 	// else for those of the newest snapshot of each environment, at most 1000 packs
 	// and containers of a domain. It does nothing where the repository has no locks.
-	Locks    bool
+	Locks bool
+	// Repair, when set, is this machine's host: before the check its index is rebuilt
+	// from the packs where index runs are missing or damaged. Nothing else is written
+	// to the store.
+	Repair   *trust.Host
 	Progress *Progress
 }
 
@@ -94,14 +98,26 @@ type Report struct {
 	Forgotten                                      uint64 // of the snapshots; what they hold is not looked into
 	BytesRead                                      uint64 // of packs and containers read whole
 	Damage                                         []Damage
-	Heals                                          []Healing // the runs that store again what is still on the hosts
-	Lost                                           []string  // snapshots of which something is lost: of their host no run stores it again
-	Spoiled                                        []string  // objects that are there and damaged, and that no kept snapshot needs; the next one must not
-	Suspects                                       []string  // objects that are missing or damaged, those included that hurt nothing
+	Heals                                          []Healing   // the runs that store again what is still on the hosts
+	Lost                                           []string    // snapshots of which something is lost: of their host no run stores it again
+	LostFiles                                      []LostFiles // of the same snapshots
+	Repaired                                       []string    // index runs that were missing or damaged, and are replaced
+	Spoiled                                        []string    // objects that are there and damaged, and that no kept snapshot needs; the next one must not
+	Suspects                                       []string    // objects that are missing or damaged, those included that hurt nothing
 	Unneeded                                       []Unneeded
 	Locks                                          uint64   // objects whose locks the store was asked for
 	Notes                                          []string // what could not be looked into, and why; what is odd and hurts nothing
 	Duration                                       time.Duration
+}
+
+// LostFiles are the files of one snapshot, or more of it in words, that are lost:
+// not in the store, and in no newest snapshot, so that no run stores them again.
+type LostFiles struct {
+	Ref   string
+	Files []string // the first few, as Hurt prints them without the reference
+	Count int
+
+	last string // that was counted
 }
 
 // Healing is a run that stores again some of what is missing or damaged, as far as
@@ -119,7 +135,7 @@ type checker struct {
 	report Report
 	byKey  map[string]int
 	heals  map[Healing]bool
-	lost   map[string]bool // snapshots
+	lost   map[string]*LostFiles // by snapshot
 }
 
 // Run verifies roots, signatures and chains, manifests, the index against
@@ -130,7 +146,12 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
-	c := &checker{Options: o, repo: repo, byKey: map[string]int{}, heals: map[Healing]bool{}, lost: map[string]bool{}}
+	c := &checker{Options: o, repo: repo, byKey: map[string]int{}, heals: map[Healing]bool{}, lost: map[string]*LostFiles{}}
+	if o.Repair != nil {
+		if err := c.repair(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.audit(repo.AuditKeys(ctx)); errors.Is(err, storage.ErrDenied) && o.Sealed {
 		c.note("the keys of the repository were not looked at: these credentials may not read them")
 	} else if err != nil {
@@ -149,17 +170,16 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 		}
 	}
 	for _, w := range repo.Warnings() {
-		if object, ok := damagedObject(w); ok {
-			c.damage(object, w)
-		} else {
-			c.note(w.Error())
-		}
+		c.warning(w)
 	}
 	slices.SortFunc(c.report.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
 	c.report.Heals = slices.SortedFunc(maps.Keys(c.heals), func(a, b Healing) int {
 		return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.Environment, b.Environment))
 	})
 	c.report.Lost = slices.Sorted(maps.Keys(c.lost))
+	for _, ref := range c.report.Lost {
+		c.report.LostFiles = append(c.report.LostFiles, *c.lost[ref])
+	}
 	slices.Sort(c.report.Spoiled)
 	slices.Sort(c.report.Suspects)
 	c.report.Duration = time.Since(started)
@@ -176,6 +196,15 @@ func (c *checker) audit(found iter.Seq[error]) error {
 		c.damage(object, err)
 	}
 	return nil
+}
+
+// warning takes in what the repository warned of.
+func (c *checker) warning(w error) {
+	if object, ok := damagedObject(w); ok {
+		c.damage(object, w)
+	} else {
+		c.note(w.Error())
+	}
 }
 
 func (c *checker) note(s string) {
@@ -203,7 +232,7 @@ func (c *checker) hurts(object string, h Hurt) {
 		return
 	}
 	if h.Lost {
-		c.lost[h.Ref] = true
+		c.loses(h)
 	}
 	d := &c.report.Damage[i]
 	d.Count++
@@ -213,6 +242,24 @@ func (c *checker) hurts(object string, h Hurt) {
 	}
 	if c.Progress.Hurt != nil {
 		c.Progress.Hurt(object, h)
+	}
+}
+
+// loses notes a file that is lost. One that lacks something of several objects is
+// named with each of these, one after the other, and counts once.
+func (c *checker) loses(h Hurt) {
+	l := c.lost[h.Ref]
+	if l == nil {
+		l = &LostFiles{Ref: h.Ref}
+		c.lost[h.Ref] = l
+	}
+	name := strings.TrimPrefix(strings.TrimPrefix(h.String(), h.Ref+":"), " ")
+	if name == l.last {
+		return
+	}
+	l.last = name
+	if l.Count++; len(l.Files) < maxHurt {
+		l.Files = append(l.Files, name)
 	}
 }
 

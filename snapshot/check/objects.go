@@ -95,7 +95,7 @@ func (d *domainCheck) judge() {
 	for _, id := range d.indexed {
 		unique[id] = true
 	}
-	var copied, idle []string
+	var copied, idle, unsure []string
 	for id, s := range d.suspects {
 		key, have := layout.KeyPack(d.host, d.domain.ID, id.Hash), d.packs
 		if id.Kind == wire.KindManifest {
@@ -108,6 +108,8 @@ func (d *domainCheck) judge() {
 		case s.needed:
 			d.hurt = true
 			d.damage(key, s.err)
+		case d.Sealed && d.listed[id] && d.sizes[id.Hash] == 0: // after the index was lost, say
+			unsure = append(unsure, fmt.Sprintf("%s (%v)", key, s.err))
 		case unique[id]:
 			idle = append(idle, fmt.Sprintf("%s (%v)", key, s.err))
 			if _, there := have[id.Hash]; there {
@@ -116,6 +118,11 @@ func (d *domainCheck) judge() {
 		default:
 			copied = append(copied, fmt.Sprintf("%s (%v)", key, s.err))
 		}
+	}
+	if len(unsure) > 0 {
+		slices.Sort(unsure)
+		d.note(fmt.Sprintf("%s missing or damaged, and only a check with an identity finds out whether what snapshots need of that is stored elsewhere: %s",
+			english.Plural(len(unsure), "object is", "objects are"), strings.Join(unsure[:min(len(unsure), maxNamed)], ", ")))
 	}
 	seen := "in objects that were read"
 	if d.ReadData < 1 {
@@ -153,6 +160,11 @@ func (d *domainCheck) runs(x *objects.Index) {
 	}
 	for _, hash := range x.MissingRuns(newest.Body.IndexRuns) {
 		d.heal(newest.Environment)
-		d.damage(fmt.Sprintf("%s*-%x", layout.PrefixIndexRuns(d.host, d.domain.ID), hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
+		d.damage(missingRun(d.host, d.domain.ID, hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
 	}
+}
+
+// missingRun names an index run whose generation is not known.
+func missingRun(host string, domain seal.DomainID, hash [32]byte) string {
+	return fmt.Sprintf("%s*-%x", layout.PrefixIndexRuns(host, domain), hash)
 }

@@ -178,7 +178,7 @@ func (x *Index) sync(ctx context.Context) (complete bool, err error) {
 	}
 	complete = len(cached) > 0
 	listed, replaced := map[[32]byte]bool{}, map[[32]byte]bool{}
-	x.unread = nil
+	damaged := map[[32]byte]error{}
 	for o, err := range x.repo.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixIndexRuns(x.host, x.domain.ID)}) {
 		if err != nil {
 			return false, err
@@ -194,8 +194,7 @@ func (x *Index) sync(ctx context.Context) (complete bool, err error) {
 		f, err := x.run(ctx, o.Key, generation, hash)
 		var damage *authentic.DamageError
 		if errors.As(err, &damage) {
-			x.repo.t.Warn(err)
-			complete, x.unread = false, append(x.unread, hash)
+			damaged[hash] = err
 			continue
 		}
 		if err != nil {
@@ -205,6 +204,13 @@ func (x *Index) sync(ctx context.Context) (complete bool, err error) {
 			replaced[h] = true
 		}
 		x.table.Adopt(f)
+	}
+	x.unread = nil
+	for hash, err := range damaged {
+		if !replaced[hash] { // by one that may be of a lower generation
+			x.repo.t.Warn(err)
+			complete, x.unread = false, append(x.unread, hash)
+		}
 	}
 	if !x.reading {
 		restored, err := x.restoreRuns(cached, listed, replaced)

@@ -112,7 +112,11 @@ func (w *Writer) LockEnd(hash [32]byte) time.Time {
 	return time.Time{}
 }
 
-func (w *Writer) countStored(n int) { w.stored.Add(uint64(n)) }
+func (w *Writer) countStored(n int) {
+	if w != nil { // else it is no run that stores chunks
+		w.stored.Add(uint64(n))
+	}
+}
 
 // packStored makes the chunks of a durable pack known to the index.
 func (w *Writer) packStored(o *openPack, c *pack.Contents) error {
