@@ -80,15 +80,17 @@ func TestHostileTexts(t *testing.T) {
 	t.Run("are exact in JSON, and shown as what they are", func(t *testing.T) {
 		o := m.run(t, "ls", "--json", "web:"+src)
 		harmless(t, o)
-		found := false
-		for line := range strings.Lines(o.stdout.String()) {
-			var e struct {
+		var list struct {
+			Entries []struct {
 				Target string
 				Exact  []byte `json:"target_base64"`
 			}
-			if err := json.Unmarshal([]byte(line), &e); err != nil {
-				t.Fatalf("%q: %v", line, err)
-			}
+		}
+		if err := json.Unmarshal(o.stdout.Bytes(), &list); err != nil {
+			t.Fatalf("%s: %v", &o.stdout, err)
+		}
+		found := false
+		for _, e := range list.Entries {
 			found = found || strings.HasPrefix(e.Target, hostileText[:strings.IndexByte(hostileText, 0xff)]) || string(e.Exact) == hostileText
 		}
 		if !found {

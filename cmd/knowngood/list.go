@@ -132,7 +132,7 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 	unusable := a.problems()
 	defer unusable.end()
 	for _, h := range hosts {
-		envs, err := r.Environments(ctx, h)
+		envs, err := r.EveryEnvironment(ctx, h)
 		if err != nil {
 			return nil, nil, err
 		}

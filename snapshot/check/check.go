@@ -265,7 +265,7 @@ func (c *checker) loses(h Hurt) {
 
 // host checks all environments of a host, and each of its domains.
 func (c *checker) host(ctx context.Context, host string) error {
-	envs, err := c.repo.Environments(ctx, host)
+	envs, err := c.repo.EveryEnvironment(ctx, host)
 	if err != nil {
 		return err
 	}

@@ -367,9 +367,6 @@ func HostOf(key string) (host string, ok bool) {
 	if host, _, _, ok = ParseDamageReportKey(key); ok {
 		return host, true
 	}
-	if host, _, ok = ParseHostEpochKey(key); ok {
-		return host, true
-	}
 	if host, _, ok = splitHostKey(key, "probe", 1); ok {
 		return host, true
 	}

@@ -177,7 +177,7 @@ func TestHostOf(t *testing.T) {
 	var hash [32]byte
 	for _, key := range []string{
 		KeyPack("h", domain, hash), KeyManifest("h", domain, hash), KeyIndexRun("h", domain, 1, hash), KeyRoot("h", "e", 1), KeyTombstone("h", "e", 1), KeyAcceptance("h", "e", 1),
-		KeyDeletion("h", domain, 1), KeyDamageReport("h", domain, hash), KeyHostEpoch("h", 1), PrefixReserve("h") + "1", "hosts/h/attestations/x",
+		KeyDeletion("h", domain, 1), KeyDamageReport("h", domain, hash), PrefixReserve("h") + "1", "hosts/h/attestations/x",
 	} {
 		if host, ok := HostOf(key); !ok || host != "h" {
 			t.Errorf("%s: %q, %v", key, host, ok)

@@ -19,7 +19,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
-	"knowngood/restore"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
@@ -285,14 +285,14 @@ func TestAttackAnEnvironmentIsHiddenByDeleteMarkers(t *testing.T) {
 		w.capture("db")
 		w.check(w.Store.Delete(w.Ctx, layout.KeyRoot(enginetest.Host, "db", 1)))
 		r := w.Bare()
-		envs, err := r.Environments(w.Ctx, enginetest.Host) // of which list, check, forget, damage and status are made
+		envs, err := r.EveryEnvironment(w.Ctx, enginetest.Host) // of which list, check, forget, damage and status are made
 		w.check(err)
 		if !slices.Contains(envs, "db") {
 			t.Errorf("BREAK: list shows %v, warnings %v", envs, r.Warnings())
 		}
-		report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+		report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 		w.check(err)
-		if !slices.ContainsFunc(report.Damage, func(d restore.Damage) bool { return strings.Contains(d.Object, "/db/") }) {
+		if !slices.ContainsFunc(report.Damage, func(d check.Damage) bool { return strings.Contains(d.Object, "/db/") }) {
 			t.Errorf("BREAK: check is content: %d snapshots, damage %v, notes %v", report.Snapshots, report.Damage, report.Notes)
 		}
 		if _, s, err := w.Snapshot("db"); err != nil || s.Number != 1 {
@@ -706,7 +706,7 @@ func TestAttackSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
 					t.Errorf("BREAK: %s (%v) lacks content: %v", s.Ref(), s.Body.Status, err)
 					return
 				}
-				report, err := restore.Check(w.Ctx, w.Bare(), restore.CheckOptions{ReadData: 1})
+				report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 				w.check(err)
 				for _, d := range report.Damage {
 					t.Errorf("BREAK: %v", d)
