@@ -97,16 +97,15 @@ func shortened(text string) string {
 
 // checkRun is one run of the check.
 type checkRun struct {
-	d         *Daemon
-	r         *running
-	config    *configs.Config
-	host      string
-	next      time.Time // when the check is due after this one
-	repo      *repository.Repository
-	began     time.Time
-	sealed    bool
-	notes     []string
-	suspected []string // found by this run
+	d      *Daemon
+	r      *running
+	config *configs.Config
+	host   string
+	next   time.Time // when the check is due after this one
+	repo   *repository.Repository
+	began  time.Time
+	sealed bool
+	notes  []string
 }
 
 // check is a run of the check job, over what this host stored, as it is configured

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"knowngood/internal/printable"
@@ -54,7 +53,7 @@ func (l *entryList) write(between, piece string) error {
 	if !l.begun {
 		l.begun, between = true, `{"type":"result","entries":[`
 	}
-	_, err := io.WriteString(l.a.stdout, string(printable.JSON([]byte(between+piece))))
+	_, err := l.a.stdout.Write(printable.JSON([]byte(between + piece)))
 	return err
 }
 

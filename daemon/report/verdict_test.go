@@ -101,8 +101,8 @@ func TestTheNextStepFitsWhatIsAmiss(t *testing.T) {
 	job := func(last *Run) Job { j := later; j.Last = last; return j }
 	for want, e := range map[string]Environment{
 		"fix the cause, then run: knowngood snapshot web; it is tried again by itself at 2026-11-20 11:00 UTC": {Name: "web", Job: job(&Run{Result: Failed, Error: "x"})},
-		"go on from there: knowngood snapshot web; it is tried again by itself at 2026-11-20 11:00 UTC":         {Name: "web", Job: job(&Run{Result: Interrupted, Error: "x"})},
-		"run it now: knowngood snapshot web; it is run by itself at 2026-11-20 11:00 UTC":                       {Name: "web", Job: later},
+		"go on from there: knowngood snapshot web; it is tried again by itself at 2026-11-20 11:00 UTC":        {Name: "web", Job: job(&Run{Result: Interrupted, Error: "x"})},
+		"run it now: knowngood snapshot web; it is run by itself at 2026-11-20 11:00 UTC":                      {Name: "web", Job: later},
 		"run it now: knowngood snapshot web": {Name: "web"},
 	} {
 		if got := e.NextStep().String(); got != want {
