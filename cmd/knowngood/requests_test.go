@@ -83,7 +83,7 @@ func TestRequestsToAServerAreFew(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.snapshot(t, "web", src)
-	log.atMost(t, 8, "a file of the first snapshot restored on a bare machine", func() {
+	log.atMost(t, 9, "a file of the first snapshot restored on a bare machine", func() {
 		m.bare(t).must(t, "restore", "web:"+file, "--target", filepath.Join(dir, "out-1"))
 	})
 	for range 2 {
@@ -101,7 +101,7 @@ func TestRequestsToAServerAreFew(t *testing.T) {
 	log.atMost(t, 9, "the newest version of a file restored", func() {
 		bare.must(t, "restore", "web:"+file, "--target", filepath.Join(dir, "out-2"))
 	})
-	log.atMost(t, 16, "statistics of four snapshots", func() { m.must(t, "stats") }) // a root and a manifest each
+	log.atMost(t, 18, "statistics of four snapshots", func() { m.must(t, "stats") }) // a root and a manifest each
 	log.atMost(t, 6, "the snapshots that a shell is offered", func() { m.must(t, "__complete", "show", "web@") })
 	log.atMost(t, 15, "one that lists what the store holds", func() { m.snapshot(t, "web", "--verify", src) })
 	if b, err := os.ReadFile(filepath.Join(dir, "out")); err != nil || string(b) != "content" {
