@@ -53,7 +53,7 @@ func (a *app) probe(ctx context.Context) error {
 }
 
 // protect is what to do about a store where objects can be replaced for good.
-const protect = "Turn versions on in the bucket, or demand If-None-Match by a policy (configs/iam/create-only-bucket-policy.json); knowngood probe then looks again"
+const protect = "Turn versions on in the bucket, or demand If-None-Match by a policy (configs/iam/create-only-bucket-policy.json); `knowngood probe` then tests it again. A directory can do neither: keep it where a host that may be taken over cannot write"
 
 func either(is bool, yes, no string) string {
 	if is {
