@@ -2,7 +2,7 @@
 //
 // It is strict: unknown and repeated keys, wrong types and values that cannot
 // be are refused with file, line, column and the line itself. All that is wrong
-// is told at once, in the order of the lines, unless the text is not YAML: then
+// is reported at once, in the order of the lines, unless the text is not YAML: then
 // its first mistake is. What may only follow from another mistake is passed over.
 // What is left out has a documented default.
 //

@@ -20,7 +20,7 @@ const maxFile = 1 << 20
 // LoadOptions qualify Load. The zero value judges the text alone.
 type LoadOptions struct {
 	// Judge adds what this package cannot know to be wrong with a configuration. It
-	// is asked about one that is refused, too, so that all is told at once: values
+	// is asked about one that is refused, too, so that all is reported at once: values
 	// in which a mistake was found may be anything, or missing.
 	Judge func(*Config, Findings)
 	// Forgive reports whether an earlier version of the program took the same

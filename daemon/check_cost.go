@@ -13,7 +13,7 @@ import (
 	"knowngood/storage/pack"
 )
 
-// month is what costs are told for.
+// month is the period that costs are given for.
 const month = 30 * day
 
 // CheckCost is what the checks of a configuration read from the store in a month
@@ -31,7 +31,7 @@ type CheckCost struct {
 func CostOfChecks(c *configs.Config) CheckCost {
 	k := c.Check
 	if k == nil || k.Off() {
-		return CheckCost{Text: "off: what is stored is verified by hand alone"}
+		return CheckCost{Text: "off: what is stored is verified only by hand"}
 	}
 	var last checked
 	known := jobfiles.PeekSlots(jobsDir(c.StateDir), checkedFile, checkedSize, &last) && last.Objects > 0

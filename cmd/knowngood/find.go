@@ -30,7 +30,7 @@ them have the file.
 
 --json prints one result: the snapshots that were searched, and the list entries,
 each with the ref of its snapshot. That nothing matches is no failure: the list is
-empty, people are told on standard error, and the exit code is 0.`,
+empty, standard error reports that, and the exit code is 0.`,
 		Example: `  knowngood find web 'invoice-*.pdf'
   knowngood find web@latest:/srv '*.conf' '*.yaml'
   knowngood find -l web@2026-11-20 '/srv/**/cache/*'`,
