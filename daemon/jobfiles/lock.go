@@ -21,7 +21,7 @@ import (
 const lockWait = 2 * time.Second
 
 // Lock is a file that one process at a time holds. Who that is stands in it,
-// and what became of the runs of an environment. The kernel lets go of it when
+// and what became of the runs of an environment. The kernel releases it when
 // the process dies.
 type Lock struct {
 	dir    userdir.Dir
@@ -69,8 +69,8 @@ func TryLock(dir userdir.Dir, name, purpose string) (*Lock, error) {
 	return l, nil
 }
 
-// WaitLock takes the lock as soon as nobody else holds it; waiting is told who
-// does, once.
+// WaitLock takes the lock as soon as nobody else holds it; waiting is called once
+// with who does.
 func WaitLock(ctx context.Context, dir userdir.Dir, name, purpose string, waiting func(Holder string)) (*Lock, error) {
 	for told := false; ; {
 		l, err := TryLock(dir, name, purpose)

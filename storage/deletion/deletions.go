@@ -149,7 +149,7 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 
 	var ended []storage.Object // above the newest that counts
 	var newest time.Time       // when the newest that counts was stored
-	var heeded time.Time       // since when what comes next is: below a statement that counts
+	var known time.Time        // since when writers know what comes next: it is below a statement that counts
 	for e, err := range ledger.Ordered(ctx, ahead, l.List, read) {
 		if err != nil {
 			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
@@ -175,12 +175,12 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 		switch {
 		case holds:
 			d.since = max(d.since, e.Value.Since)
-			ended, heeded = nil, e.Stored
+			ended, known = nil, e.Stored
 		case d.numbers.Newest == 0:
 			ended = append(ended, e.Listed)
 			continue
-		case e.Stored.Before(heeded): // no writer saw it before
-			e.Stored = heeded
+		case e.Stored.Before(known): // no writer saw it before
+			e.Stored = known
 		}
 		d.take(e, holds)
 	}

@@ -144,3 +144,9 @@ func (e *environment) rolledBack() error {
 		Remembered: fmt.Sprintf("%s@%d (%x)", e.name, e.known.Number, e.known.Hash), Found: found,
 		Hint: "snapshots were hidden or removed; name an older one to use it. To accept the loss, enrol the host again with --reenrol, and on other machines remove " + e.files()}
 }
+
+// unlike is the error where a root does not name the one before it.
+func (e *environment) unlike(newer, s *Snapshot) error {
+	return &authentic.TamperError{What: "root " + e.key(s.Number), Remembered: fmt.Sprintf("%x by %s", newer.Root.Previous, newer.Ref()), Found: fmt.Sprintf("%x", s.ID),
+		Hint: "the history was forked: two machines sign with this host's key, or a root was replaced"}
+}

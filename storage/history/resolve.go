@@ -193,8 +193,7 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 	case nerr != nil && !authentic.Damaged(nerr):
 		return nil, nerr
 	case nerr == nil && err == nil && newer.Root.Previous != s.ID:
-		return nil, &authentic.TamperError{What: "root " + e.key(s.Number), Remembered: fmt.Sprintf("%x by %s", newer.Root.Previous, newer.Ref()), Found: fmt.Sprintf("%x", s.ID),
-			Hint: "the history was forked: two machines sign with this host's key, or a root was replaced"}
+		return nil, e.unlike(newer, s)
 	case nerr != nil && errors.Is(err, storage.ErrNotFound):
 		return nil, e.absent(ctx, ref)
 	case err == nil && nerr != nil && !errors.Is(nerr, storage.ErrNotFound):

@@ -177,8 +177,7 @@ func (c *chain) pass(p place) bool {
 	c.newer = s
 	if newer != nil && newer.Number == s.Number+1 && newer.Root.Previous != s.ID && !c.pinned(s) {
 		c.newer, c.unlinked, c.forked = nil, true, true
-		return c.yield(nil, &authentic.TamperError{What: "root " + c.key(s.Number), Remembered: fmt.Sprintf("%x by %s", newer.Root.Previous, newer.Ref()), Found: fmt.Sprintf("%x", s.ID),
-			Hint: "the history was forked: two machines sign with this host's key, or a root was replaced"})
+		return c.yield(nil, c.unlike(newer, s))
 	}
 	switch {
 	case c.pinned(s):
