@@ -279,9 +279,12 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, f 
 		return errors.Join(a.result(map[string]any{"type": "result", "snapshots": out}), damaged)
 	}
 	switch {
+	case len(all) == 0 && damaged != nil:
+		a.printf("No snapshot verifies.\n")
+		return damaged
 	case len(all) == 0:
 		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(r.URL()))
-		return damaged
+		return nil
 	case len(out) == 0:
 		a.printf("No snapshot matches the flags, of %d that there are.\n", len(all))
 		return damaged
