@@ -173,7 +173,7 @@ func TestCheck(t *testing.T) {
 			d := w.daemon()
 			stop := w.run(d)
 			time.Sleep(5 * day)
-			if c := w.well(d); c.Data == nil || time.Since(c.Data.Oldest) > 5*day || c.Data.CycleSeconds != (4*day).Seconds() || c.Last.ReadBytes > 4<<20 {
+			if c := w.well(d); c.Data == nil || time.Since(c.Data.Oldest) > 5*day || c.Data.CycleSeconds != (4*day).Seconds() || c.Data.PassPart != 0.25 { // of the second pass: how many packs that is, chance decides
 				t.Errorf("the data: %+v", c.Data)
 			}
 			time.Sleep(nextAt(3))
