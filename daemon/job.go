@@ -12,7 +12,7 @@ import (
 	"knowngood/internal/schedule"
 	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/prune"
+	"knowngood/snapshot/prune"
 )
 
 // jobState is what a job must still know after a crash.

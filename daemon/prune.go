@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"knowngood/storage/prune"
+	"knowngood/snapshot/prune"
 )
 
 // prune is a run of the prune job, over what this host stored, as it is

@@ -13,9 +13,9 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/snapshot/prune"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
-	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )

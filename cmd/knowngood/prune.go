@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/configs"
+	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
 	"knowngood/storage/authentic"
-	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 )
 

@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"storage/history"},
 	{"storage/objects"},
 	{"storage/repository"},
-	{"snapshot", "snapshot/check", "snapshot/walk", "storage/prune"},
+	{"snapshot", "snapshot/check", "snapshot/prune", "snapshot/walk"},
 	{"restore"},
 	{"internal/enginetest", "restore/load"},
 	{"daemon/notify", "daemon/web"},

@@ -14,7 +14,7 @@
 // current view, used, and reported by Warnings.
 //
 // It never replaces an object, and deletes none of its own accord but those by
-// which it probes the store. What may be deleted storage/prune decides.
+// which it probes the store. What may be deleted snapshot/prune decides.
 package repository
 
 import (

@@ -6,10 +6,10 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/prune"
 	"knowngood/storage"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/prune"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"

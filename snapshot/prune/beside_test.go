@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"knowngood/internal/enginetest"
+	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/prune"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )

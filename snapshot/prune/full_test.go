@@ -8,8 +8,8 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/prune"
 	"knowngood/storage"
-	"knowngood/storage/prune"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
 )

@@ -7,10 +7,10 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/prune"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
-	"knowngood/storage/prune"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"

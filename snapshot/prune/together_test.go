@@ -15,12 +15,12 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/internal/wire"
+	"knowngood/snapshot/prune"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/objects"
-	"knowngood/storage/prune"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 

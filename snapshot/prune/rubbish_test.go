@@ -14,12 +14,12 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/prune"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"

@@ -7,10 +7,10 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/wire"
+	"knowngood/snapshot/prune"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/objects"
-	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/trust"
 )

@@ -6,10 +6,10 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
 	"knowngood/storage/layout"
-	"knowngood/storage/prune"
 	"knowngood/storage/storagetest"
 )
 

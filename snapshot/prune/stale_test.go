@@ -11,12 +11,12 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/prune"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/objects"
-	"knowngood/storage/prune"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
