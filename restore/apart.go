@@ -88,6 +88,6 @@ func (r *restorer) apart(ctx context.Context, ex *examiner, e *manifest.Entry) e
 		e.Link = 0
 	}
 	what := e.InodeDigest()
-	r.owners.apply(ctx, e, false)
+	r.owners.Apply(ctx, e, false)
 	return r.make(ctx, ex, e, what)
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
+	"knowngood/restore/fetch"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
@@ -43,17 +44,13 @@ func (r *restorer) run(ctx context.Context) error {
 // whole take their places, and of others nothing is left beside them.
 func (r *restorer) stage(ctx context.Context, do entryFunc) error {
 	g, gctx := errgroup.WithContext(ctx)
-	r.ranges = make(chan *rangeJob)
-	r.window = newWindow(r)
+	r.fetcher = fetch.New(r.Tree.Reader, &r.Progress.Fetched)
 	r.commit.r = r
 	if !r.DryRun {
-		f := newFetcher(r)
-		for range rangesInFlight {
-			g.Go(func() error { return f.work(gctx) })
-		}
+		r.fetcher.Start(gctx, g)
 	}
 	g.Go(func() error {
-		defer close(r.ranges)
+		defer r.fetcher.Close()
 		return r.feed(gctx, do)
 	})
 	err := g.Wait()
@@ -80,7 +77,7 @@ func (r *restorer) feed(ctx context.Context, do entryFunc) error {
 			return err
 		}
 	}
-	return r.window.flush(ctx)
+	return r.fetcher.Flush(ctx)
 }
 
 // pass hands each entry to do, with what compares files, where there is
@@ -147,7 +144,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 		}
 	}
 	what := e.InodeDigest()
-	r.owners.apply(ctx, e, wanted)
+	r.owners.Apply(ctx, e, wanted)
 	if e.Type == manifest.Dir {
 		r.chain = append(r.chain, &pendingDir{entry: *e})
 	}
@@ -196,7 +193,7 @@ func (r *restorer) file(ctx context.Context, ex *examiner, f *file) error {
 	case r.DryRun:
 		return f.planned(r, nil)
 	}
-	return r.window.add(ctx, f)
+	return f.fetch(ctx, r)
 }
 
 // makeDirs makes the directories of the chain that are missing.

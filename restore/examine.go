@@ -174,7 +174,7 @@ func (x *examiner) write(c *comparer, f *file, fd int) error {
 			return f.giveUp(r, err)
 		}
 	}
-	return r.window.add(x.ctx, f)
+	return f.fetch(x.ctx, r)
 }
 
 // keep leaves the content of a file that is as it should be, and sees to its

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ const earlyWrite = 256 << 10
 
 // file is a regular file being restored.
 type file struct {
+	r      *restorer
 	entry  *manifest.Entry
 	group  *linkGroup // nil unless the file has several names
 	action string     // what is done to it: "create" or "change"
@@ -38,8 +40,33 @@ type file struct {
 	writing sync.Mutex
 }
 
-// have reports whether chunk i is in the file already.
-func (f *file) have(i int) bool { return f.present != nil && f.present[i] }
+// fetch asks for the chunks of a file that it does not have yet.
+func (f *file) fetch(ctx context.Context, r *restorer) error {
+	f.r = r
+	chunks := f.entry.Chunks
+	need := len(chunks)
+	for i := range f.present {
+		if f.present[i] {
+			need--
+		}
+	}
+	f.left.Store(int64(need))
+	if need == 0 {
+		return r.fatal(f.entry.Path, f.finish(r))
+	}
+
+	at := uint64(0)
+	for i := range chunks {
+		c := &chunks[i]
+		if f.present == nil || !f.present[i] {
+			if err := r.fetcher.Want(ctx, c, at, f); err != nil {
+				return err
+			}
+		}
+		at += uint64(c.Len)
+	}
+	return nil
+}
 
 // open creates the file when it is not open; f.mu is held.
 func (f *file) open(r *restorer) error {
@@ -88,9 +115,10 @@ func (r *restorer) createMode(e *manifest.Entry) uint32 {
 	return 0o600
 }
 
-// write puts a verified chunk in its place and completes the file with the
+// Write puts a verified chunk in its place and completes the file with the
 // last one.
-func (f *file) write(r *restorer, u use, b []byte) error {
+func (f *file) Write(at uint64, b []byte) error {
+	r := f.r
 	f.mu.Lock()
 	if f.failed {
 		f.mu.Unlock()
@@ -102,14 +130,14 @@ func (f *file) write(r *restorer, u use, b []byte) error {
 	f.mu.Unlock()
 	if err == nil {
 		f.writing.Lock()
-		err = f.put(fd, u.at, b)
+		err = f.put(fd, at, b)
 		f.writing.Unlock()
 		if len(b) >= earlyWrite {
-			unix.SyncFileRange(fd, int64(u.at), int64(len(b)), unix.SYNC_FILE_RANGE_WRITE)
+			unix.SyncFileRange(fd, int64(at), int64(len(b)), unix.SYNC_FILE_RANGE_WRITE)
 		}
 	}
 	if err != nil {
-		f.fail(r, err)
+		f.Fail(err)
 		if endsRestore(err) {
 			return fmt.Errorf("%q: %w", "/"+f.entry.Path, err)
 		}
@@ -154,8 +182,9 @@ func pwrite(fd int, b []byte, at uint64) error {
 	return nil
 }
 
-// fail gives the file up: nothing of it is left.
-func (f *file) fail(r *restorer, err error) {
+// Fail gives the file up: nothing of it is left.
+func (f *file) Fail(err error) {
+	r := f.r
 	f.mu.Lock()
 	first := !f.failed
 	f.failed = true
@@ -272,7 +301,7 @@ func (f *file) count(r *restorer) error {
 // planned is the part of a dry run for a file that would be written; good are
 // the chunks that would be taken from what is there.
 func (f *file) planned(r *restorer, good []bool) error {
-	err := r.objects.lacking(f.entry, good)
+	err := r.objects.Lacking(f.entry, good)
 	if authentic.Damaged(err) {
 		r.note(f.entry.Path, err)
 		f.group.fail(r)

@@ -111,7 +111,7 @@ func (r *restorer) waited(ctx context.Context, ex *examiner, e *manifest.Entry) 
 	if g == nil || !g.waiting || g.path != e.Path {
 		return nil
 	}
-	r.owners.apply(ctx, e, false)
+	r.owners.Apply(ctx, e, false)
 	return ex.send(&file{entry: e, fd: -1, group: g})
 }
 

@@ -15,6 +15,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/restore"
+	"knowngood/restore/owners"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
@@ -79,27 +80,27 @@ func TestOwners(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("giving files away takes root")
 	}
-	renumbered := restore.OwnerChange{Name: "postgres", Number: 113, Given: 120, Here: "postgres", Count: 3}
-	missing := restore.OwnerChange{Group: true, Name: "postgres", Number: 113, Given: 113, Missing: true, Here: "ssl-cert", Count: 3}
-	unnamed := restore.OwnerChange{Number: 1000, Given: 1000, Here: "alice", Count: 1}
-	differ := []restore.OwnerChange{unnamed, missing, renumbered}
+	renumbered := owners.Change{Name: "postgres", Number: 113, Given: 120, Here: "postgres", Count: 3}
+	missing := owners.Change{Group: true, Name: "postgres", Number: 113, Given: 113, Missing: true, Here: "ssl-cert", Count: 3}
+	unnamed := owners.Change{Number: 1000, Given: 1000, Here: "alice", Count: 1}
+	differ := []owners.Change{unnamed, missing, renumbered}
 
 	for name, c := range map[string]struct {
 		accounts bool
 		options  restore.Options
 		byNumber bool
 		uid, gid uint32
-		changes  []restore.OwnerChange
+		changes  []owners.Change
 	}{
 		"go by name, and by number where there is no such name":  {false, restore.Options{}, false, 120, 113, differ},
 		"are the snapshot's where the tree brings its accounts":  {true, restore.Options{}, true, 113, 113, nil},
 		"go by name when the accounts are left out":              {true, restore.Options{Select: chosen(t, nil, []string{"/etc/passwd"})}, false, 120, 113, differ},
 		"go by name in a part of a tree that has accounts":       {true, restore.Options{Under: "var"}, false, 120, 113, differ},
-		"go by number when that is asked for":                    {false, restore.Options{Owners: restore.OwnerOptions{Numeric: true}}, true, 113, 113, nil},
-		"are nobody's but the user's when that is asked for":     {false, restore.Options{Owners: restore.OwnerOptions{Keep: true}}, false, 0, 0, nil},
-		"of one file go by name":                                 {true, restore.Options{Under: "var/db/1"}, false, 120, 113, []restore.OwnerChange{with(missing, 1), with(renumbered, 1)}},
+		"go by number when that is asked for":                    {false, restore.Options{Owners: owners.Options{Numeric: true}}, true, 113, 113, nil},
+		"are nobody's but the user's when that is asked for":     {false, restore.Options{Owners: owners.Options{Keep: true}}, false, 0, 0, nil},
+		"of one file go by name":                                 {true, restore.Options{Under: "var/db/1"}, false, 120, 113, []owners.Change{with(missing, 1), with(renumbered, 1)}},
 		"are counted in a dry run":                               {false, restore.Options{DryRun: true}, false, 0, 0, differ},
-		"are counted without what is left out":                   {false, restore.Options{Select: chosen(t, nil, []string{"/var/nobody", "/var/db/2"})}, false, 120, 113, []restore.OwnerChange{with(missing, 2), with(renumbered, 2)}},
+		"are counted without what is left out":                   {false, restore.Options{Select: chosen(t, nil, []string{"/var/nobody", "/var/db/2"})}, false, 120, 113, []owners.Change{with(missing, 2), with(renumbered, 2)}},
 		"go by name when only accounts are left in the snapshot": {true, restore.Options{Select: chosen(t, []string{"/var"}, nil)}, false, 120, 113, differ},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -109,7 +110,7 @@ func TestOwners(t *testing.T) {
 			o := c.options
 			o.Target, o.Owners.Accounts = treetest.TempDir(t), rescue
 			res := w.Restore("e", o)
-			if res.Owners.ByNumber != c.byNumber || !slices.EqualFunc(sorted(res.Owners.Changes), sorted(c.changes), func(a, b restore.OwnerChange) bool { return a == b }) {
+			if res.Owners.ByNumber != c.byNumber || !slices.EqualFunc(sorted(res.Owners.Changes), sorted(c.changes), func(a, b owners.Change) bool { return a == b }) {
 				t.Errorf("by number %v, changes %+v\nwant %v, %+v", res.Owners.ByNumber, res.Owners.Changes, c.byNumber, c.changes)
 			}
 			if o.DryRun {
@@ -135,7 +136,7 @@ func TestOwners(t *testing.T) {
 		forge(w, []*manifest.Entry{folder(""), folder("guest"), folder("guest/etc"), {Path: "guest/etc/passwd", Type: manifest.File, Mode: 0o644},
 			{Path: "guest/file", Type: manifest.File, Mode: 0o644, UID: 113, GID: 113, User: "postgres", Group: "postgres"}}, map[string]string{"guest/etc/passwd": "x", "guest/file": "x"})
 		out := treetest.TempDir(t)
-		res := w.Restore("e", restore.Options{Under: "guest", Target: out, Owners: restore.OwnerOptions{Accounts: rescue}})
+		res := w.Restore("e", restore.Options{Under: "guest", Target: out, Owners: owners.Options{Accounts: rescue}})
 		if uid, gid := ownerOf(t, filepath.Join(out, "file")); uid != 113 || gid != 113 || !res.Owners.ByNumber {
 			t.Errorf("the file is %d:%d, by number %v", uid, gid, res.Owners.ByNumber)
 		}
@@ -144,7 +145,7 @@ func TestOwners(t *testing.T) {
 		t.Parallel()
 		w := enginetest.New(t, storagetest.NewMemory())
 		database(w, false)
-		o := restore.Options{Target: treetest.TempDir(t), InPlace: true, Owners: restore.OwnerOptions{Accounts: rescue}}
+		o := restore.Options{Target: treetest.TempDir(t), InPlace: true, Owners: owners.Options{Accounts: rescue}}
 		first := w.Restore("e", o)
 		second := w.Restore("e", o)
 		if second.Changed+second.Created > 0 || !reflect.DeepEqual(first.Owners, second.Owners) {
@@ -166,7 +167,7 @@ func TestOwners(t *testing.T) {
 			entries = append(entries, &manifest.Entry{Path: fmt.Sprintf("%05d", i), Type: manifest.Fifo, Mode: 0o600, UID: uint32(5000 + i), User: fmt.Sprint("u", i), Group: "root"})
 		}
 		forge(w, entries, nil)
-		res := w.Restore("e", restore.Options{Target: treetest.TempDir(t), DryRun: true, Owners: restore.OwnerOptions{Accounts: rescue}})
+		res := w.Restore("e", restore.Options{Target: treetest.TempDir(t), DryRun: true, Owners: owners.Options{Accounts: rescue}})
 		if len(res.Owners.Changes) != 10_000 || res.Owners.More != 10 {
 			t.Errorf("%d changes, and %d more", len(res.Owners.Changes), res.Owners.More)
 		}
@@ -183,14 +184,14 @@ func chosen(t *testing.T, include, exclude []string) *snapshot.Scope {
 	return snapshot.NewScope([]walk.Source{{Path: "/", Rules: rules}})
 }
 
-func with(c restore.OwnerChange, count uint64) restore.OwnerChange {
+func with(c owners.Change, count uint64) owners.Change {
 	c.Count = count
 	return c
 }
 
-func sorted(changes []restore.OwnerChange) []restore.OwnerChange {
+func sorted(changes []owners.Change) []owners.Change {
 	changes = slices.Clone(changes)
-	slices.SortFunc(changes, func(a, b restore.OwnerChange) int {
+	slices.SortFunc(changes, func(a, b owners.Change) int {
 		return strings.Compare(fmt.Sprintf("%+v", a), fmt.Sprintf("%+v", b))
 	})
 	return changes
@@ -239,21 +240,21 @@ func TestUsersAndGroupsOfACLs(t *testing.T) {
 		forge(w, entries, contents)
 		return w
 	}
-	renumbered := restore.OwnerChange{Name: "postgres", Number: 113, Given: 120, Here: "postgres", InACL: true, Count: 4}
-	missing := restore.OwnerChange{Group: true, Name: "postgres", Number: 113, Given: 113, Missing: true, Here: "ssl-cert", InACL: true, Count: 4}
-	unknown := []restore.OwnerChange{{Number: 113, Given: 113, InACL: true, Count: 4}, {Group: true, Number: 113, Given: 113, Here: "ssl-cert", InACL: true, Count: 4}}
+	renumbered := owners.Change{Name: "postgres", Number: 113, Given: 120, Here: "postgres", InACL: true, Count: 4}
+	missing := owners.Change{Group: true, Name: "postgres", Number: 113, Given: 113, Missing: true, Here: "ssl-cert", InACL: true, Count: 4}
+	unknown := []owners.Change{{Number: 113, Given: 113, InACL: true, Count: 4}, {Group: true, Number: 113, Given: 113, Here: "ssl-cert", InACL: true, Count: 4}}
 
 	for name, c := range map[string]struct {
 		accounts bool
 		options  restore.Options
 		user     uint32
-		changes  []restore.OwnerChange
+		changes  []owners.Change
 	}{
-		"follow the rule of owners, named by the accounts of the snapshot": {true, restore.Options{Under: "srv"}, 120, []restore.OwnerChange{renumbered, missing}},
-		"follow it when owners are not set":                                {true, restore.Options{Under: "srv", Owners: restore.OwnerOptions{Keep: true}}, 120, []restore.OwnerChange{renumbered, missing}},
+		"follow the rule of owners, named by the accounts of the snapshot": {true, restore.Options{Under: "srv"}, 120, []owners.Change{renumbered, missing}},
+		"follow it when owners are not set":                                {true, restore.Options{Under: "srv", Owners: owners.Options{Keep: true}}, 120, []owners.Change{renumbered, missing}},
 		"stay, and are reported, where the snapshot has no accounts":       {false, restore.Options{Under: "srv"}, 113, unknown},
 		"stay where the tree brings its accounts":                          {true, restore.Options{}, 113, nil},
-		"stay when numbers are asked for":                                  {true, restore.Options{Under: "srv", Owners: restore.OwnerOptions{Numeric: true}}, 113, nil},
+		"stay when numbers are asked for":                                  {true, restore.Options{Under: "srv", Owners: owners.Options{Numeric: true}}, 113, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

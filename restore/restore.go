@@ -24,6 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
+	"knowngood/restore/fetch"
+	"knowngood/restore/owners"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
@@ -57,7 +59,7 @@ type Options struct {
 	// whole as NAME.incomplete, or NAME.incomplete-2 and so on where something
 	// has that name; else nothing is written in its name.
 	WithIncomplete bool
-	Owners         OwnerOptions
+	Owners         owners.Options
 	// DryRun changes nothing.
 	DryRun bool
 	// Verify makes a dry run find out whether the packs that it would read are
@@ -120,7 +122,7 @@ type Result struct {
 	Problems []Problem
 	Count    uint64 // of problems, of which the first ones are listed
 	Damaged  bool   // some of the problems are damage in the repository
-	Owners   Owners
+	Owners   owners.Report
 	// Unfinished says that the target keeps the marker by which the same
 	// restore goes on, because not everything is restored.
 	Unfinished bool
@@ -128,7 +130,7 @@ type Result struct {
 	// Packs is how many packs a dry run with Verify would read from, and
 	// Lacking which of them are not as they should be.
 	Packs   int
-	Lacking []Lacking
+	Lacking []fetch.LackingPack
 }
 
 // Complete reports whether everything that was asked for is restored.
@@ -158,7 +160,7 @@ type restorer struct {
 	root    int // the descriptor of the target, or of the directory of a single node; -1 in a dry run without
 	dirs    *posix.Dirs
 	applier *posix.Applier
-	owners  *ownerMap
+	owners  *owners.Map
 	compare bool // with what is there
 	uid     int  // of this process
 	gid     int
@@ -173,8 +175,7 @@ type restorer struct {
 	lostFound bool
 	parents   []parent
 
-	ranges     chan *rangeJob
-	window     *window
+	fetcher    *fetch.Fetcher
 	links      links
 	parts      map[string]bool // paths of what was read of files; see part
 	unread     map[string]bool // first paths of parts of the list that cannot be read
@@ -183,7 +184,7 @@ type restorer struct {
 	commit     committer
 	rights     rights
 	protection protection
-	objects    *packListing // of a dry run that verifies; else nil
+	objects    *fetch.Packs // of a dry run that verifies; else nil
 
 	planned     Counts
 	unavailable Counts // of these, what the snapshot does not have whole
@@ -225,11 +226,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	r.applier = posix.NewApplier(posix.ApplyOptions{KeepOwner: o.Owners.Keep, Exact: r.compare})
-	if r.owners, err = newOwnerMap(ctx, &r.Options, first); err != nil {
+	if r.owners, err = owners.NewMap(ctx, o.Owners, o.Tree, o.Under, first, r.wanted); err != nil {
 		return nil, err
 	}
 	if o.DryRun && o.Verify {
-		if r.objects, err = listObjects(ctx, o.Tree); err != nil {
+		if r.objects, err = fetch.ListPacks(ctx, o.Tree); err != nil {
 			return nil, err
 		}
 	}
@@ -281,9 +282,9 @@ func (r *restorer) sum(started time.Time) *Result {
 	s.Place, s.Planned, s.Restored = r.place, r.planned, r.counts()
 	s.Created, s.Changed, s.Metadata = t.created.Load(), t.changed.Load(), t.metadata.Load()
 	s.Unchanged, s.Deleted = t.unchanged.Load(), t.deleted.Load()
-	s.Fetched, s.Owners = r.Progress.Fetched.Load(), r.owners.result()
+	s.Fetched, s.Owners = r.Progress.Fetched.Load(), r.owners.Report()
 	if r.objects != nil {
-		s.Packs, s.Lacking = r.objects.report()
+		s.Packs, s.Lacking = r.objects.Report()
 	}
 	s.Duration = time.Since(started)
 	return s

@@ -282,7 +282,7 @@ func (r *restorer) finishParents(ctx context.Context) {
 		case err != nil:
 			r.problem(p.path[1:], err)
 		case e != nil && e.Type == manifest.Dir:
-			r.owners.apply(ctx, e, false)
+			r.owners.Apply(ctx, e, false)
 			r.attributes(e.Path, r.applier.Apply(p.fd, e))
 		}
 	}

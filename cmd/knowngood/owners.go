@@ -8,19 +8,20 @@ import (
 
 	"knowngood/internal/printable"
 	"knowngood/restore"
+	"knowngood/restore/owners"
 )
 
 // ownerOptions say how owners are found, or that they are not set: that takes
 // root.
-func ownerOptions(numeric, keep bool) restore.OwnerOptions {
-	return restore.OwnerOptions{Numeric: numeric, Keep: keep || os.Geteuid() != 0}
+func ownerOptions(numeric, keep bool) owners.Options {
+	return owners.Options{Numeric: numeric, Keep: keep || os.Geteuid() != 0}
 }
 
 // shownOwners is how many users and groups are named that are not the same here.
 const shownOwners = 10
 
 // tellOwners says how owners were found, and who is not the same here.
-func (a *app) tellOwners(o *restore.Options, owners *restore.Owners) {
+func (a *app) tellOwners(o *restore.Options, owners *owners.Report) {
 	a.printf("owners %s\n", ownerRule(o, owners))
 	for i, c := range owners.Changes {
 		if i == shownOwners && len(owners.Changes) > shownOwners+1 {
@@ -31,7 +32,7 @@ func (a *app) tellOwners(o *restore.Options, owners *restore.Owners) {
 	}
 }
 
-func ownerRule(o *restore.Options, owners *restore.Owners) string {
+func ownerRule(o *restore.Options, owners *owners.Report) string {
 	switch {
 	case o.Owners.Keep:
 		return "not set: all files are those of the current user"
@@ -44,7 +45,7 @@ func ownerRule(o *restore.Options, owners *restore.Owners) string {
 }
 
 // changedOwner says of a user or group what is not the same here.
-func changedOwner(c *restore.OwnerChange, dryRun bool) string {
+func changedOwner(c *owners.Change, dryRun bool) string {
 	kind, whose := "user", "nobody's here"
 	if c.Group {
 		kind = "group"
@@ -93,7 +94,7 @@ type ownerChangeJSON struct {
 	Files   uint64 `json:"files"`
 }
 
-func toOwnersJSON(o *restore.Options, owners *restore.Owners) ownersJSON {
+func toOwnersJSON(o *restore.Options, owners *owners.Report) ownersJSON {
 	j := ownersJSON{By: "name", Changes: []ownerChangeJSON{}, More: owners.More}
 	switch {
 	case o.Owners.Keep:

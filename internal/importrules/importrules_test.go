@@ -26,6 +26,7 @@ var layers = [][]string{
 	{"storage/objects"},
 	{"storage/repository"},
 	{"snapshot", "snapshot/check", "snapshot/prune", "snapshot/walk"},
+	{"restore/fetch", "restore/owners"},
 	{"restore"},
 	{"internal/enginetest", "restore/load"},
 	{"daemon/notify", "daemon/web"},

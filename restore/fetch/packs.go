@@ -1,4 +1,4 @@
-package restore
+package fetch
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 	"knowngood/storage/pack"
 )
 
-// Lacking is a pack that is missing, or not as long as it should be, with what
-// a restore would not bring back for that.
-type Lacking struct {
+// LackingPack is a pack that is missing, or not as long as it should be, with what
+// cannot be restored because of that.
+type LackingPack struct {
 	Key   string // of the object
 	Err   error
 	Files uint64 // each name of a hard-linked file counts
@@ -29,10 +29,10 @@ type Lacking struct {
 // maxLacking is how many paths are named for each pack.
 const maxLacking = 10
 
-// packListing is the packs that a dry run would read. One listing shows which of
+// Packs are those that a dry run would read. One listing shows which of
 // those of the snapshot are there; nothing of them is read. Containers of the
 // manifest need no listing: a dry run reads what a restore reads of them.
-type packListing struct {
+type Packs struct {
 	ctx  context.Context
 	tree *snapshot.Tree
 
@@ -44,12 +44,12 @@ type packListing struct {
 type packState struct {
 	want, have int64 // stored bytes; -1 where that is not known
 	used       bool  // a dry run would read it
-	lacking    *Lacking
+	lacking    *LackingPack
 }
 
-// listObjects compares the packs that a snapshot names with those there are.
-func listObjects(ctx context.Context, t *snapshot.Tree) (*packListing, error) {
-	o := &packListing{ctx: ctx, tree: t, packs: map[[32]byte]*packState{}}
+// ListPacks compares the packs that a snapshot names with those there are.
+func ListPacks(ctx context.Context, t *snapshot.Tree) (*Packs, error) {
+	o := &Packs{ctx: ctx, tree: t, packs: map[[32]byte]*packState{}}
 	m, r := &t.Snapshot.Body.Manifest, t.Reader
 	tail, err := r.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	var contents *pack.Contents
@@ -79,9 +79,9 @@ func listObjects(ctx context.Context, t *snapshot.Tree) (*packListing, error) {
 	return o, nil
 }
 
-// lacking reports why a file could not be restored, nil when it could; good are
-// the chunks of it that need not be read.
-func (o *packListing) lacking(e *manifest.Entry, good []bool) error {
+// Lacking returns why a file could not be restored, nil when it could; good are
+// its chunks that need not be read. A nil receiver knows of nothing lacking.
+func (o *Packs) Lacking(e *manifest.Entry, good []bool) error {
 	if o == nil {
 		return nil
 	}
@@ -109,7 +109,7 @@ func (o *packListing) lacking(e *manifest.Entry, good []bool) error {
 
 // elsewhere reports whether another place is named at which a chunk may lie, in a
 // pack that is there.
-func (o *packListing) elsewhere(c *manifest.Chunk) (bool, error) {
+func (o *Packs) elsewhere(c *manifest.Chunk) (bool, error) {
 	for at, err := range o.tree.Reader.Places(o.ctx, c.ID, placeOf(c)) {
 		if authentic.Damaged(err) {
 			return false, nil
@@ -126,7 +126,7 @@ func (o *packListing) elsewhere(c *manifest.Chunk) (bool, error) {
 }
 
 // there reports whether a pack is there, up to an offset.
-func (o *packListing) there(hash [32]byte, end int64) (bool, error) {
+func (o *Packs) there(hash [32]byte, end int64) (bool, error) {
 	p := o.packs[hash]
 	if p == nil {
 		p = &packState{want: -1, have: -1}
@@ -134,16 +134,16 @@ func (o *packListing) there(hash [32]byte, end int64) (bool, error) {
 	}
 	if !p.used {
 		p.used = true
-		if err := o.judge(hash, p); err != nil {
+		if err := o.examine(hash, p); err != nil {
 			return false, err
 		}
 	}
 	return p.lacking == nil || end <= p.have, nil
 }
 
-// judge finds out whether a pack is as it should be. One that the listing does
+// examine finds out whether a pack is as it should be. One that the listing does
 // not show may lie beneath a delete marker, where a restore finds it too.
-func (o *packListing) judge(hash [32]byte, p *packState) error {
+func (o *Packs) examine(hash [32]byte, p *packState) error {
 	if p.want >= 0 && p.have == p.want {
 		return nil
 	}
@@ -160,12 +160,12 @@ func (o *packListing) judge(hash [32]byte, p *packState) error {
 		missing = fmt.Errorf("it is %d bytes long, and should be %d", p.have, p.want)
 	}
 	r := o.tree.Reader
-	p.lacking = &Lacking{Key: layout.KeyPack(r.Host(), r.Domain().ID, hash), Err: missing}
+	p.lacking = &LackingPack{Key: layout.KeyPack(r.Host(), r.Domain().ID, hash), Err: missing}
 	return nil
 }
 
 // lost notes a file that needs what is not there.
-func (o *packListing) lost(hash [32]byte, e *manifest.Entry) error {
+func (o *Packs) lost(hash [32]byte, e *manifest.Entry) error {
 	l := o.packs[hash].lacking
 	l.Files++
 	if len(l.Paths) < maxLacking {
@@ -174,8 +174,8 @@ func (o *packListing) lost(hash [32]byte, e *manifest.Entry) error {
 	return &authentic.DamageError{Key: l.Key, What: "pack", Err: l.Err}
 }
 
-// report is how many packs would be read, and which of them are lacking.
-func (o *packListing) report() (used int, lacking []Lacking) {
+// Report returns how many packs would be read, and which of them are lacking.
+func (o *Packs) Report() (used int, lacking []LackingPack) {
 	for _, p := range o.packs {
 		if p.used {
 			used++
@@ -184,6 +184,6 @@ func (o *packListing) report() (used int, lacking []Lacking) {
 			lacking = append(lacking, *p.lacking)
 		}
 	}
-	slices.SortFunc(lacking, func(a, b Lacking) int { return strings.Compare(a.Key, b.Key) })
+	slices.SortFunc(lacking, func(a, b LackingPack) int { return strings.Compare(a.Key, b.Key) })
 	return used, lacking
 }

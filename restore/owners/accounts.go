@@ -1,4 +1,4 @@
-package restore
+package owners
 
 import (
 	"bytes"
@@ -17,19 +17,19 @@ type accountNames struct{ users, groups map[uint32]string }
 // maxAccounts is how many bytes of such a file are read at most.
 const maxAccounts = 8 << 20
 
-// readAccountNames reads the accounts of a snapshot. What it does not have, or
-// what cannot be read, has no names: who asks for one then hears of none.
+// readAccountNames reads the accounts of a snapshot. A file that it does not have,
+// or that cannot be read, gives no names.
 func readAccountNames(ctx context.Context, t *snapshot.Tree) *accountNames {
 	return &accountNames{users: readNames(ctx, t, "etc/passwd"), groups: readNames(ctx, t, "etc/group")}
 }
 
 func readNames(ctx context.Context, t *snapshot.Tree, path string) map[uint32]string {
 	e, err := t.Find(ctx, path)
-	if err != nil || e == nil || e.Type != manifest.File || e.Size > maxAccounts {
+	if err != nil || e == nil || e.Type != manifest.File || e.Size > maxAccounts || e.Flags&manifest.ContentUnread != 0 {
 		return nil
 	}
 	var content bytes.Buffer
-	if err := Cat(ctx, t, e, &content); err != nil {
+	if err := t.Content(ctx, e, &content); err != nil {
 		return nil
 	}
 	return parseNames(content.String())

@@ -1,4 +1,8 @@
-package restore
+// Package owners decides who owns a restored file, and which users and groups
+// its access lists name: the numbers of the snapshot, or those that this machine
+// gives to the same names. It reads the accounts of the captured machine from the
+// snapshot, changes entries in memory only, and counts who is not simply the same.
+package owners
 
 import (
 	"bytes"
@@ -9,20 +13,19 @@ import (
 
 	"knowngood/internal/posix"
 	"knowngood/snapshot"
-	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
 )
 
-// OwnerOptions say whose the restored files will be.
+// Options decide who owns the restored files.
 //
 // A tree that brings its own accounts, an etc/passwd at its top, gets the
 // numbers of the snapshot, which are what that file says. Any other tree goes
 // by names: a user or group has the number that the machine gives to the name,
 // and where the machine does not know the name, the number of the snapshot.
-// Users and groups in ACLs, which have numbers alone, are named by the
-// snapshot's own accounts and follow the same rule.
-type OwnerOptions struct {
+// Users and groups in ACLs, which have only numbers, are named by the accounts in
+// the snapshot and follow the same rule.
+type Options struct {
 	// Numeric takes the numbers of the snapshot, whatever the names.
 	Numeric bool
 	// Keep leaves all files to the user who restores.
@@ -40,18 +43,18 @@ type Accounts interface {
 	Group(gid uint32) string
 }
 
-// Owners is how owners were found, and who is not simply the same here.
-type Owners struct {
+// Report is how owners were found, and who is not simply the same here.
+type Report struct {
 	ByNumber bool
 	// Changes are the most frequent ones first, at most 10,000; More is how
 	// many there are besides.
-	Changes []OwnerChange
+	Changes []Change
 	More    uint64
 }
 
-// OwnerChange is a user or a group whose files would be, by number or by name
-// alone, somebody else's.
-type OwnerChange struct {
+// Change is a user or a group whose files would be somebody else's, if only the
+// number or only the name counted.
+type Change struct {
 	Group  bool
 	Name   string // in the snapshot; "" when it has none, or none is known
 	Number uint32 // in the snapshot
@@ -64,18 +67,18 @@ type OwnerChange struct {
 	Count uint64 // nodes that have it
 }
 
-const maxOwnerChanges = 10_000
+const maxChanges = 10_000
 
-// ownerMap changes the owners of entries from those of the snapshot to those of
-// this machine. Only one goroutine may use it.
-type ownerMap struct {
-	OwnerOptions
+// Map changes the owners of entries from those of the snapshot to those of this
+// machine. Only one goroutine may use it.
+type Map struct {
+	Options
 	tree     *snapshot.Tree
 	byNumber bool
 
-	owners              map[ownerKey]*OwnerChange
+	owners              map[ownerKey]*Change
 	last                manifest.Entry // whose owners lastUser and lastGroup are for
-	lastUser, lastGroup *OwnerChange
+	lastUser, lastGroup *Change
 
 	accounts *accountNames // of the snapshot; nil until an ACL needs them
 }
@@ -86,8 +89,10 @@ type ownerKey struct {
 	name         string
 }
 
-func newOwnerMap(ctx context.Context, o *Options, first *manifest.Entry) (*ownerMap, error) {
-	m := &ownerMap{OwnerOptions: o.Owners, tree: o.Tree, byNumber: o.Owners.Numeric, owners: map[ownerKey]*OwnerChange{}}
+// NewMap returns the map for a restore of a tree below a path, whose entry is
+// first.
+func NewMap(ctx context.Context, o Options, tree *snapshot.Tree, under string, first *manifest.Entry, wanted func(path string, isDir bool) bool) (*Map, error) {
+	m := &Map{Options: o, tree: tree, byNumber: o.Numeric, owners: map[ownerKey]*Change{}}
 	if m.Accounts == nil {
 		m.Accounts = &posix.Users{}
 	}
@@ -95,17 +100,18 @@ func newOwnerMap(ctx context.Context, o *Options, first *manifest.Entry) (*owner
 		return m, nil
 	}
 
-	path := strings.TrimPrefix(o.Under+"/etc/passwd", "/")
-	if !mayHold(o.Tree.Table.Sources, path) {
+	path := strings.TrimPrefix(under+"/etc/passwd", "/")
+	if !mayHold(tree.Table.Sources, path) {
 		return m, nil
 	}
-	e, err := o.Tree.Find(ctx, path)
+	e, err := tree.Find(ctx, path)
 	if authentic.Damaged(err) {
-		return m, nil // the restore itself names it, and does not bring it
+		return m, nil // the restore itself reports it, and does not restore it
 	}
+
 	// Whoever else may write it must not choose whose files become whose.
 	ofRoot := e != nil && e.UID == 0 && e.Mode&0o022 == 0
-	m.byNumber = err == nil && ofRoot && e.Type == manifest.File && e.Flags&manifest.ContentUnread == 0 && (o.Select == nil || o.Select.Decide(path, false) == filter.Include)
+	m.byNumber = err == nil && ofRoot && e.Type == manifest.File && e.Flags&manifest.ContentUnread == 0 && wanted(path, false)
 	return m, err
 }
 
@@ -117,9 +123,9 @@ func mayHold(sources []manifest.Source, path string) bool {
 	})
 }
 
-// apply gives an entry, and the users and groups of its ACLs, the numbers that
-// they have here, and counts it when it is to be restored.
-func (m *ownerMap) apply(ctx context.Context, e *manifest.Entry, counted bool) {
+// Apply gives an entry, and the users and groups of its ACLs, the numbers that
+// they have here, and counts it when counted is set.
+func (m *Map) Apply(ctx context.Context, e *manifest.Entry, counted bool) {
 	if m.byNumber {
 		return
 	}
@@ -150,8 +156,8 @@ func (m *ownerMap) apply(ctx context.Context, e *manifest.Entry, counted bool) {
 	}
 }
 
-// of are the owners of an entry; neighbours mostly have the same.
-func (m *ownerMap) of(e *manifest.Entry) (user, group *OwnerChange) {
+// of returns the owners of an entry; neighbours mostly have the same.
+func (m *Map) of(e *manifest.Entry) (user, group *Change) {
 	l := &m.last
 	if m.lastUser == nil || l.UID != e.UID || l.User != e.User {
 		l.UID, l.User = e.UID, strings.Clone(e.User)
@@ -164,8 +170,8 @@ func (m *ownerMap) of(e *manifest.Entry) (user, group *OwnerChange) {
 	return m.lastUser, m.lastGroup
 }
 
-// inACL is the number here of a user or group that an ACL names.
-func (m *ownerMap) inACL(ctx context.Context, id uint32, group bool, n uint64) uint32 {
+// inACL returns the number here of a user or group that an ACL names.
+func (m *Map) inACL(ctx context.Context, id uint32, group bool, n uint64) uint32 {
 	if m.accounts == nil {
 		m.accounts = readAccountNames(ctx, m.tree)
 	}
@@ -178,7 +184,7 @@ func (m *ownerMap) inACL(ctx context.Context, id uint32, group bool, n uint64) u
 	return c.Given
 }
 
-func (m *ownerMap) find(k ownerKey) *OwnerChange {
+func (m *Map) find(k ownerKey) *Change {
 	if c := m.owners[k]; c != nil {
 		return c
 	}
@@ -186,7 +192,7 @@ func (m *ownerMap) find(k ownerKey) *OwnerChange {
 	if k.group {
 		lookup, nameOf = m.Accounts.GID, m.Accounts.Group
 	}
-	c := &OwnerChange{Group: k.group, Name: k.name, Number: k.id, Given: k.id, InACL: k.inACL}
+	c := &Change{Group: k.group, Name: k.name, Number: k.id, Given: k.id, InACL: k.inACL}
 	if k.name != "" {
 		id, ok := lookup(k.name)
 		if c.Missing = !ok; ok {
@@ -200,7 +206,7 @@ func (m *ownerMap) find(k ownerKey) *OwnerChange {
 
 // notable reports whether somebody should know of an owner: its number or name
 // is not the same here, or may be somebody else's.
-func (c *OwnerChange) notable() bool {
+func (c *Change) notable() bool {
 	if c.Count == 0 {
 		return false
 	}
@@ -210,28 +216,30 @@ func (c *OwnerChange) notable() bool {
 	return c.Missing || c.Given != c.Number
 }
 
-func (m *ownerMap) result() Owners {
-	o := Owners{ByNumber: m.byNumber}
+// Report returns what was counted.
+func (m *Map) Report() Report {
+	o := Report{ByNumber: m.byNumber}
 	for _, c := range m.owners {
 		if c.notable() {
 			o.Changes = append(o.Changes, *c)
 		}
 	}
-	slices.SortFunc(o.Changes, func(a, b OwnerChange) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Number, b.Number), compareBool(a.Group, b.Group), compareBool(a.InACL, b.InACL))
+	slices.SortFunc(o.Changes, func(a, b Change) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Number, b.Number), rank(&a)-rank(&b))
 	})
-	if n := len(o.Changes); n > maxOwnerChanges {
-		o.Changes, o.More = o.Changes[:maxOwnerChanges], uint64(n-maxOwnerChanges)
+	if n := len(o.Changes); n > maxChanges {
+		o.Changes, o.More = o.Changes[:maxChanges], uint64(n-maxChanges)
 	}
 	return o
 }
 
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
+// rank orders users before groups, and owners before those in access lists.
+func rank(c *Change) (n int) {
+	if c.Group {
+		n += 2
 	}
-	return 1
+	if c.InACL {
+		n++
+	}
+	return n
 }
