@@ -100,7 +100,7 @@ func (r *restorer) applyDir(rel string, e *manifest.Entry) ([]*posix.Problem, er
 	}
 	defer h.Release()
 	if h.Readable {
-		return r.applier.Apply(h.FD(), e), nil
+		return r.applier.Apply(h.FD(), e.Metadata()), nil
 	}
 
 	above, name := split(rel)
@@ -109,5 +109,5 @@ func (r *restorer) applyDir(rel string, e *manifest.Entry) ([]*posix.Problem, er
 		return nil, err
 	}
 	defer in.Release()
-	return r.applier.ApplyAt(in.FD(), name, e), nil
+	return r.applier.ApplyAt(in.FD(), name, e.Metadata()), nil
 }

@@ -210,7 +210,7 @@ func (x *examiner) keep(f *file, fd int, st *posix.Stat) (bool, error) {
 	if !same {
 		f.action = "metadata"
 		if !r.DryRun {
-			r.attributes(e.Path, r.applier.Apply(fd, e))
+			r.attributes(e.Path, r.applier.Apply(fd, e.Metadata()))
 		}
 	}
 	r.Progress.Bytes.Add(e.Size)
@@ -236,7 +236,7 @@ func (r *restorer) sameMetadata(fd int, st *posix.Stat, e *manifest.Entry) (bool
 
 // sameStat is the part of sameMetadata that a stat tells.
 func (r *restorer) sameStat(st *posix.Stat, e *manifest.Entry) bool {
-	return (st.Mode == e.Mode || e.Type == manifest.Symlink) && st.Mtime == e.Mtime && r.applier.Owns(st, e)
+	return (st.Mode == e.Mode || e.Type == manifest.Symlink) && st.Mtime == e.Mtime && r.applier.Owns(st, e.UID, e.GID)
 }
 
 // sameXattrs compares extended attributes with those of an entry.

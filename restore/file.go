@@ -263,7 +263,7 @@ func (f *file) seal(r *restorer) error {
 	if err := f.open(r); err != nil {
 		return err
 	}
-	r.attributes(f.entry.Path, r.applier.Apply(f.fd, f.entry))
+	r.attributes(f.entry.Path, r.applier.Apply(f.fd, f.entry.Metadata()))
 	if f.group != nil {
 		st, err := posix.StatFd(f.fd)
 		if err != nil {

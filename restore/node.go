@@ -84,7 +84,7 @@ func (r *restorer) makeNode(e *manifest.Entry, action string) error {
 	as := name
 	switch action {
 	case "unchanged":
-		r.attributes(e.Path, r.applier.ApplyAt(h.FD(), name, e))
+		r.attributes(e.Path, r.applier.ApplyAt(h.FD(), name, e.Metadata()))
 		return nil
 	case "change":
 		as = walk.PartName(name)
@@ -95,12 +95,12 @@ func (r *restorer) makeNode(e *manifest.Entry, action string) error {
 	if e.Type == manifest.Symlink {
 		err = unix.Symlinkat(e.Target, h.FD(), as)
 	} else {
-		err = posix.Mknod(h.FD(), as, e)
+		err = posix.Mknod(h.FD(), as, e.Type, e.Rdev)
 	}
 	if err != nil {
 		return err
 	}
-	r.attributes(e.Path, r.applier.ApplyAt(h.FD(), as, e))
+	r.attributes(e.Path, r.applier.ApplyAt(h.FD(), as, e.Metadata()))
 	if as == name {
 		return nil
 	}

@@ -283,7 +283,7 @@ func (r *restorer) finishParents(ctx context.Context) {
 			r.problem(p.path[1:], err)
 		case e != nil && e.Type == manifest.Dir:
 			r.owners.Apply(ctx, e, false)
-			r.attributes(e.Path, r.applier.Apply(p.fd, e))
+			r.attributes(e.Path, r.applier.Apply(p.fd, e.Metadata()))
 		}
 	}
 }

@@ -142,10 +142,18 @@ func (r *reader) unread(ctx context.Context, f *file, err error) error {
 	return nil
 }
 
-// fill sets what a stat returns. An inode that is not the one that the walk saw
-// belongs to no group of links.
+// fill sets what a stat returns: type, mode, owner, mtime, size of a file, number
+// of a device, and e.Stat. Path, attributes, link group and content stay as they
+// are.
 func (c *capture) fill(e *manifest.Entry, st *posix.Stat) {
-	posix.Fill(e, st)
+	e.Type, e.Mode = st.Type, st.Mode
+	e.UID, e.GID = st.UID, st.GID
+	e.Mtime = st.Mtime
+	e.Size, e.Rdev = 0, st.Rdev
+	if st.Type == manifest.File {
+		e.Size = st.Size
+	}
+	e.Stat = &manifest.Stat{Ctime: st.Ctime, Inode: st.Ino, Dev: st.Dev}
 	e.User, e.Group = storableName(c.users.User(e.UID)), storableName(c.users.Group(e.GID))
 }
 

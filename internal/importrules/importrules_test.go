@@ -13,9 +13,9 @@ import (
 
 // layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
-	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/duration", "internal/durable", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside"},
+	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside"},
 	{"internal/schedule", "snapshot/manifest", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
-	{"internal/fusetest", "internal/posix", "internal/treetest", "snapshot/filter", "snapshot/retention"},
+	{"internal/fusetest", "internal/treetest", "snapshot/filter", "snapshot/retention"},
 	{"configs"},
 	{"storage"},
 	{"storage/authentic", "storage/dir", "storage/identity", "storage/localstate", "storage/s3", "storage/throttle"},

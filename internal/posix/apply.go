@@ -9,22 +9,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // ApplyOptions say how metadata is applied.
 type ApplyOptions struct {
 	// KeepOwner leaves the owners of nodes as they are. Else a node gets the
-	// numbers that its entry has: who maps names has changed these before.
+	// numbers in its metadata; names are mapped to numbers before.
 	KeepOwner bool
-	// Exact removes extended attributes that the entry does not have, of the
+	// Exact removes extended attributes that the metadata does not have, of the
 	// kinds that a captured tree carries itself: user and trusted
 	// attributes, ACLs (inherited ones too) and capabilities. Labels that the
 	// system gives by its own rules stay.
 	Exact bool
 }
 
-// Applier applies the metadata of entries. It is safe for concurrent use.
+// Applier applies metadata to nodes. It is safe for concurrent use.
 type Applier struct {
 	opts       ApplyOptions
 	mayChown   bool
@@ -54,11 +54,11 @@ func hasChown() bool {
 	return data[0].Effective&(1<<unix.CAP_CHOWN) != 0
 }
 
-// NotOwned is how many nodes kept an owner other than that of their entry
+// NotOwned is how many nodes kept an owner other than that of their metadata
 // because this process may not give nodes away.
 func (a *Applier) NotOwned() uint64 { return a.notOwned.Load() }
 
-// Apply applies the metadata of e to an open file or directory (not O_PATH):
+// Apply applies the metadata to an open file or directory (not O_PATH):
 // owner, extended attributes, mode, times and inode flags, in this order, for a
 // change of owner clears setuid bits and capabilities, an ACL sets mode bits,
 // and everything changes times. Flags that forbid changes are taken away;
@@ -66,30 +66,30 @@ func (a *Applier) NotOwned() uint64 { return a.notOwned.Load() }
 // process without CAP_CHOWN gets one problem about owners, not one for each
 // node; see NotOwned. A node that could not be given to its owner does not get
 // setuid and setgid bits, nor capabilities.
-func (a *Applier) Apply(fd int, e *manifest.Entry) []*Problem {
-	return a.apply(&node{fd: fd, open: true}, e)
+func (a *Applier) Apply(fd int, m inode.Metadata) []*Problem {
+	return a.apply(&node{fd: fd, open: true}, &m)
 }
 
 // ApplyAt is Apply for the node name in a directory, of any type, without
 // opening it: links, devices, fifos and sockets. It refuses a node of another
-// type than the entry's.
-func (a *Applier) ApplyAt(dirfd int, name string, e *manifest.Entry) []*Problem {
+// type than the metadata's.
+func (a *Applier) ApplyAt(dirfd int, name string, m inode.Metadata) []*Problem {
 	fd, err := openPath(dirfd, name)
 	if err != nil {
 		return []*Problem{{"metadata", err}}
 	}
 	defer unix.Close(fd)
 	n := &node{fd: fd, path: procPath(fd)}
-	if e.Type == manifest.Symlink {
+	if m.Type == inode.Symlink {
 		n.link, n.path = true, procPath(dirfd)+"/"+name
 	}
-	return a.apply(n, e)
+	return a.apply(n, &m)
 }
 
-func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
+func (a *Applier) apply(n *node, m *inode.Metadata) []*Problem {
 	st, err := StatFd(n.fd)
-	if err == nil && st.Type != e.Type {
-		err = fmt.Errorf("is a %v, not a %v", st.Type, e.Type)
+	if err == nil && st.Type != m.Type {
+		err = fmt.Errorf("is a %v, not a %v", st.Type, m.Type)
 	}
 	if err != nil {
 		return []*Problem{{"metadata", err}}
@@ -101,46 +101,46 @@ func (a *Applier) apply(n *node, e *manifest.Entry) []*Problem {
 		}
 	}
 
-	flags, err := a.unlock(n, e)
+	flags, err := a.unlock(n, m)
 	report("inode flags", err)
-	owned, err := a.chown(n, &st, e)
+	owned, err := a.chown(n, &st, m)
 	report("owner", err)
-	stripped := e.Type == manifest.File && !owned
-	mode := e.Mode
+	stripped := m.Type == inode.File && !owned
+	mode := m.Mode
 	if stripped {
 		mode &^= unix.S_ISUID | unix.S_ISGID
 	}
-	problems = a.xattrs(n, e, st.Mode, stripped, problems)
+	problems = a.xattrs(n, m, st.Mode, stripped, problems)
 	// A change of owner clears setuid bits, and an ACL may have set others.
-	same := st.Mode == mode && mode&(unix.S_ISUID|unix.S_ISGID) == 0 && len(e.Xattrs) == 0
-	if e.Type != manifest.Symlink && !same {
+	same := st.Mode == mode && mode&(unix.S_ISUID|unix.S_ISGID) == 0 && len(m.Xattrs) == 0
+	if m.Type != inode.Symlink && !same {
 		report("mode", n.chmod(mode))
 	}
-	report("mtime", n.setMtime(e.Mtime))
-	report("inode flags", a.setFlags(n, e, flags))
+	report("mtime", n.setMtime(m.Mtime))
+	report("inode flags", a.setFlags(n, m, flags))
 	return problems
 }
 
 // unlock returns the inode flags that a node has, of which those that forbid
-// changes are taken away, unless the entry may not know of them. It asks only
+// changes are taken away, unless the metadata is incomplete. It asks only
 // where flags may have to be set.
-func (a *Applier) unlock(n *node, e *manifest.Entry) (flags uint32, err error) {
-	if !n.open || e.InodeFlags == 0 && !a.opts.Exact {
+func (a *Applier) unlock(n *node, m *inode.Metadata) (flags uint32, err error) {
+	if !n.open || m.Flags == 0 && !a.opts.Exact {
 		return 0, nil
 	}
 	flags, _, err = InodeFlags(n.fd)
-	if err == nil && flags&LockingFlags != 0 && e.Flags&manifest.MetadataIncomplete == 0 {
+	if err == nil && flags&LockingFlags != 0 && !m.Incomplete {
 		_, err = Unlock(n.fd)
 	}
 	return flags, err
 }
 
-// setFlags gives a node the inode flags of an entry, but for those that forbid
+// setFlags gives a node the inode flags of its metadata, but for those that forbid
 // changes; see Protect. Others that it has stay unless it is to be exact.
-func (a *Applier) setFlags(n *node, e *manifest.Entry, have uint32) error {
-	want := e.InodeFlags &^ LockingFlags
+func (a *Applier) setFlags(n *node, m *inode.Metadata, have uint32) error {
+	want := m.Flags &^ LockingFlags
 	switch {
-	case e.Flags&manifest.MetadataIncomplete != 0:
+	case m.Incomplete:
 		want |= have
 	case !a.opts.Exact:
 		want |= have &^ LockingFlags
@@ -167,20 +167,20 @@ func Protect(fd int, flags uint32) *Problem {
 
 // chown tells whether the node has, in the end, the owner that its setuid bits
 // and capabilities are meant for.
-func (a *Applier) chown(n *node, st *Stat, e *manifest.Entry) (bool, error) {
-	if a.opts.KeepOwner || e.UID == st.UID && e.GID == st.GID {
-		return e.UID == st.UID && e.GID == st.GID, nil
+func (a *Applier) chown(n *node, st *Stat, m *inode.Metadata) (bool, error) {
+	if a.opts.KeepOwner || m.UID == st.UID && m.GID == st.GID {
+		return m.UID == st.UID && m.GID == st.GID, nil
 	}
-	err := n.chown(int(e.UID), int(e.GID))
+	err := n.chown(int(m.UID), int(m.GID))
 	if err == nil {
 		return true, nil
 	}
 	if a.mayChown {
 		return false, err
 	}
-	if e.GID != st.GID {
+	if m.GID != st.GID {
 		// A group of one's own can be given without any right.
-		if n.chown(-1, int(e.GID)) == nil && e.UID == st.UID {
+		if n.chown(-1, int(m.GID)) == nil && m.UID == st.UID {
 			return true, nil
 		}
 	}
@@ -191,18 +191,24 @@ func (a *Applier) chown(n *node, st *Stat, e *manifest.Entry) (bool, error) {
 	return false, fmt.Errorf("%w: without the right to give files away (CAP_CHOWN) they stay with the current user; this is said once", err)
 }
 
+// Owns reports whether a node that has st's owner has the one that Apply would
+// give it.
+func (a *Applier) Owns(st *Stat, uid, gid uint32) bool {
+	return a.opts.KeepOwner || uid == st.UID && gid == st.GID
+}
+
 const capabilityXattr = "security.capability"
 
-func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool, problems []*Problem) []*Problem {
+func (a *Applier) xattrs(n *node, m *inode.Metadata, mode uint32, stripped bool, problems []*Problem) []*Problem {
 	report := func(name string, err error) {
 		if err != nil {
 			problems = append(problems, &Problem{fmt.Sprintf("xattr %q", name), err})
 		}
 	}
 	writable := false
-	setOne := func(x manifest.Xattr) error {
+	setOne := func(x inode.Xattr) error {
 		err := n.setXattr(x)
-		if isErrno(err, unix.EACCES) && !writable && e.Type != manifest.Symlink {
+		if isErrno(err, unix.EACCES) && !writable && m.Type != inode.Symlink {
 			// The mode denies its owner writing; the right one comes after.
 			writable = true
 			if n.chmod(mode|0o600) == nil {
@@ -211,10 +217,10 @@ func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool,
 		}
 		return err
 	}
-	if a.opts.Exact && e.Flags&manifest.MetadataIncomplete == 0 {
-		a.removeOthers(n, e, stripped, report)
+	if a.opts.Exact && !m.Incomplete {
+		a.removeOthers(n, m, stripped, report)
 	}
-	for _, x := range e.Xattrs {
+	for _, x := range m.Xattrs {
 		if stripped && x.Name == capabilityXattr || invented(x.Name, x.Value) {
 			continue
 		}
@@ -228,13 +234,13 @@ func (a *Applier) xattrs(n *node, e *manifest.Entry, mode uint32, stripped bool,
 	return problems
 }
 
-// removeOthers removes the attributes that the entry does not have. That comes
+// removeOthers removes the attributes that the metadata does not have. That comes
 // before the others are set: the room for attributes is small.
-func (a *Applier) removeOthers(n *node, e *manifest.Entry, stripped bool, report func(string, error)) {
+func (a *Applier) removeOthers(n *node, m *inode.Metadata, stripped bool, report func(string, error)) {
 	names, err := n.listXattrs()
 	report("*", err)
 	for _, name := range names {
-		_, has := slices.BinarySearchFunc(e.Xattrs, name, func(x manifest.Xattr, name string) int { return strings.Compare(x.Name, name) })
+		_, has := slices.BinarySearchFunc(m.Xattrs, name, func(x inode.Xattr, name string) int { return strings.Compare(x.Name, name) })
 		if has && !(stripped && name == capabilityXattr) || !carried(name) {
 			continue
 		}

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/inode"
 	"knowngood/internal/posix"
-	"knowngood/snapshot/manifest"
 )
 
 func TestMain(m *testing.M) {
@@ -22,32 +22,30 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// describe reads all metadata of a node as an entry.
-func describe(t *testing.T, dirfd int, name string) *manifest.Entry {
+// describe reads all metadata of a node.
+func describe(t *testing.T, dirfd int, name string) *inode.Metadata {
 	t.Helper()
 	st, err := posix.StatAt(dirfd, name)
 	must(t, err)
-	e := &manifest.Entry{}
-	posix.Fill(e, &st)
+	e := &inode.Metadata{Type: st.Type, Mode: st.Mode, UID: st.UID, GID: st.GID, Mtime: st.Mtime}
 	e.Xattrs, err = xattrsAt(dirfd, name)
 	must(t, err)
 	return e
 }
 
-// differences tells how the metadata of two entries differs.
-func differences(a, b *manifest.Entry) (out []string) {
+// differences returns how the metadata of two nodes differs.
+func differences(a, b *inode.Metadata) (out []string) {
 	add := func(what string, x, y any) {
 		if x, y := fmt.Sprint(x), fmt.Sprint(y); x != y {
 			out = append(out, fmt.Sprintf("%s: %s, not %s", what, x, y))
 		}
 	}
 	add("type", a.Type, b.Type)
-	if a.Type != manifest.Symlink {
+	if a.Type != inode.Symlink {
 		add("mode", fmt.Sprintf("%o", a.Mode), fmt.Sprintf("%o", b.Mode))
 	}
 	add("owner", []uint32{a.UID, a.GID}, []uint32{b.UID, b.GID})
 	add("mtime", a.Mtime, b.Mtime)
-	add("rdev", a.Rdev, b.Rdev)
 	add("xattrs", a.Xattrs, b.Xattrs)
 	return out
 }
@@ -57,19 +55,20 @@ func TestApplyGivesEveryTypeOfNodeAllItsMetadata(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	access, def := acl(1234, 6), acl(1234, 5)
-	user := []manifest.Xattr{{Name: "trusted.a", Value: []byte{1}}, {Name: "user.b", Value: []byte("x")}}
-	times := []manifest.Time{{Sec: -1_000_000_000, Nsec: 1}, {Sec: 3_000_000_000, Nsec: 999_999_999}, {Sec: 0, Nsec: 0}}
-	entries := map[string]*manifest.Entry{
-		"file":    {Type: manifest.File, Mode: 0o6755, Xattrs: append([]manifest.Xattr{{Name: "security.capability", Value: capNetBind()}}, user...)},
-		"acl":     {Type: manifest.File, Mode: 0o770, Xattrs: []manifest.Xattr{{Name: "system.posix_acl_access", Value: access}}},
-		"none":    {Type: manifest.File, Mode: 0},
-		"dir":     {Type: manifest.Dir, Mode: 0o3770, Xattrs: append([]manifest.Xattr{{Name: "system.posix_acl_access", Value: access}, {Name: "system.posix_acl_default", Value: def}}, user...)},
-		"symlink": {Type: manifest.Symlink, Mode: 0o777, Xattrs: user[:1]},
-		"fifo":    {Type: manifest.Fifo, Mode: 0o620, Xattrs: user[:1]},
-		"socket":  {Type: manifest.Socket, Mode: 0o751},
-		"char":    {Type: manifest.CharDevice, Mode: 0o604, Rdev: 1<<32 | 3, Xattrs: user[:1]},
-		"block":   {Type: manifest.BlockDevice, Mode: 0o640, Rdev: 259<<32 | 70000},
+	user := []inode.Xattr{{Name: "trusted.a", Value: []byte{1}}, {Name: "user.b", Value: []byte("x")}}
+	times := []inode.Time{{Sec: -1_000_000_000, Nsec: 1}, {Sec: 3_000_000_000, Nsec: 999_999_999}, {Sec: 0, Nsec: 0}}
+	entries := map[string]*inode.Metadata{
+		"file":    {Type: inode.File, Mode: 0o6755, Xattrs: append([]inode.Xattr{{Name: "security.capability", Value: capNetBind()}}, user...)},
+		"acl":     {Type: inode.File, Mode: 0o770, Xattrs: []inode.Xattr{{Name: "system.posix_acl_access", Value: access}}},
+		"none":    {Type: inode.File, Mode: 0},
+		"dir":     {Type: inode.Dir, Mode: 0o3770, Xattrs: append([]inode.Xattr{{Name: "system.posix_acl_access", Value: access}, {Name: "system.posix_acl_default", Value: def}}, user...)},
+		"symlink": {Type: inode.Symlink, Mode: 0o777, Xattrs: user[:1]},
+		"fifo":    {Type: inode.Fifo, Mode: 0o620, Xattrs: user[:1]},
+		"socket":  {Type: inode.Socket, Mode: 0o751},
+		"char":    {Type: inode.CharDevice, Mode: 0o604, Xattrs: user[:1]},
+		"block":   {Type: inode.BlockDevice, Mode: 0o640},
 	}
+	devices := map[string]uint64{"char": 1<<32 | 3, "block": 259<<32 | 70000}
 	a := posix.NewApplier(posix.ApplyOptions{Exact: true})
 	i := 0
 	for name, e := range entries {
@@ -78,21 +77,21 @@ func TestApplyGivesEveryTypeOfNodeAllItsMetadata(t *testing.T) {
 		path := filepath.Join(dir, name)
 		var problems []*posix.Problem
 		switch e.Type {
-		case manifest.File:
+		case inode.File:
 			f, err := os.Create(path)
 			must(t, err)
 			must(t, unix.Setxattr(path, "user.surplus", []byte("x"), 0))
-			problems = a.Apply(int(f.Fd()), e)
+			problems = a.Apply(int(f.Fd()), *e)
 			f.Close()
-		case manifest.Dir:
+		case inode.Dir:
 			must(t, os.Mkdir(path, 0o700))
-			problems = a.Apply(dirFD(t, path), e)
-		case manifest.Symlink:
+			problems = a.Apply(dirFD(t, path), *e)
+		case inode.Symlink:
 			must(t, os.Symlink("file", path))
-			problems = a.ApplyAt(fd, name, e)
+			problems = a.ApplyAt(fd, name, *e)
 		default:
-			must(t, posix.Mknod(fd, name, e))
-			problems = a.ApplyAt(fd, name, e)
+			must(t, posix.Mknod(fd, name, e.Type, devices[name]))
+			problems = a.ApplyAt(fd, name, *e)
 		}
 		if len(problems) > 0 {
 			t.Errorf("%s: %v", name, problems)
@@ -102,10 +101,13 @@ func TestApplyGivesEveryTypeOfNodeAllItsMetadata(t *testing.T) {
 		for _, d := range differences(describe(t, fd, name), e) {
 			t.Errorf("%s: %s", name, d)
 		}
+		if st, err := posix.StatAt(fd, name); err != nil || st.Rdev != devices[name] {
+			t.Errorf("%s: device %x (%v)", name, st.Rdev, err)
+		}
 	}
 	// Applying once more, by name, over what is there changes nothing.
 	for name, e := range entries {
-		if problems := a.ApplyAt(fd, name, e); len(problems) > 0 {
+		if problems := a.ApplyAt(fd, name, *e); len(problems) > 0 {
 			t.Errorf("%s again: %v", name, problems)
 		}
 		for _, d := range differences(describe(t, fd, name), e) {
@@ -129,7 +131,7 @@ func TestExactRemovesWhatTheDirectoryGaveItsNewNodes(t *testing.T) {
 	}
 	e := describe(t, fd, "file")
 	e.Mode, e.Xattrs = 0o640, nil
-	if problems := posix.NewApplier(posix.ApplyOptions{Exact: true}).ApplyAt(fd, "file", e); len(problems) > 0 {
+	if problems := posix.NewApplier(posix.ApplyOptions{Exact: true}).ApplyAt(fd, "file", *e); len(problems) > 0 {
 		t.Error(problems)
 	}
 	for _, d := range differences(describe(t, fd, "file"), e) {
@@ -142,7 +144,7 @@ func TestOwnersAreNumbersOrLeftAsTheyAre(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	e := &manifest.Entry{Type: manifest.File, Mode: 0o600, UID: 777, GID: 778, User: "root", Group: "root"}
+	e := &inode.Metadata{Type: inode.File, Mode: 0o600, UID: 777, GID: 778}
 	for name, test := range map[string]struct {
 		opts     posix.ApplyOptions
 		uid, gid uint32
@@ -151,7 +153,7 @@ func TestOwnersAreNumbersOrLeftAsTheyAre(t *testing.T) {
 		"left as they are": {posix.ApplyOptions{KeepOwner: true}, 5, 6},
 	} {
 		must(t, os.Chown(filepath.Join(dir, "file"), 5, 6))
-		if problems := posix.NewApplier(test.opts).ApplyAt(fd, "file", e); len(problems) > 0 {
+		if problems := posix.NewApplier(test.opts).ApplyAt(fd, "file", *e); len(problems) > 0 {
 			t.Errorf("%s: %v", name, problems)
 		}
 		if st, err := posix.StatAt(fd, "file"); err != nil || st.UID != test.uid || st.GID != test.gid {
@@ -164,9 +166,9 @@ func TestProblemsNameTheAttributeAndDoNotStopTheRest(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	e := &manifest.Entry{Type: manifest.File, Mode: 0o604, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Mtime: manifest.Time{Sec: 7},
-		Xattrs: []manifest.Xattr{{Name: "nonsense.x", Value: []byte("1")}, {Name: "user.y", Value: []byte("2")}}}
-	problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", e)
+	e := &inode.Metadata{Type: inode.File, Mode: 0o604, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Mtime: inode.Time{Sec: 7},
+		Xattrs: []inode.Xattr{{Name: "nonsense.x", Value: []byte("1")}, {Name: "user.y", Value: []byte("2")}}}
+	problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", *e)
 	if len(problems) != 1 || !strings.HasPrefix(problems[0].Error(), `xattr "nonsense.x": `) {
 		t.Errorf("problems: %v", problems)
 	}
@@ -175,11 +177,11 @@ func TestProblemsNameTheAttributeAndDoNotStopTheRest(t *testing.T) {
 	for _, d := range differences(got, e) {
 		t.Error(d)
 	}
-	e.Type = manifest.Fifo
-	if problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", e); len(problems) != 1 {
+	e.Type = inode.Fifo
+	if problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", *e); len(problems) != 1 {
 		t.Errorf("a file takes the metadata of a fifo: %v", problems)
 	}
-	if problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "nothing", e); len(problems) != 1 {
+	if problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "nothing", *e); len(problems) != 1 {
 		t.Errorf("nothing takes metadata: %v", problems)
 	}
 }
@@ -189,8 +191,8 @@ func TestATimeThatTheFileSystemCannotHoldIsAProblem(t *testing.T) {
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	e := describe(t, fd, "file")
-	e.Mtime = manifest.Time{Sec: 1 << 40}
-	problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", e)
+	e.Mtime = inode.Time{Sec: 1 << 40}
+	problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", *e)
 	stored := describe(t, fd, "file").Mtime == e.Mtime
 	if stored == (len(problems) > 0) {
 		t.Errorf("stored %v, problems %v", stored, problems)
@@ -210,12 +212,12 @@ func applyUnprivileged(dir string) int {
 			fmt.Println(err)
 			return 1
 		}
-		e := &manifest.Entry{Type: manifest.File, Mode: 0o4755, UID: 0, GID: 0, Mtime: manifest.Time{Sec: 5},
-			Xattrs: []manifest.Xattr{{Name: "security.capability", Value: capNetBind()}, {Name: "user.x", Value: []byte("1")}}}
+		e := &inode.Metadata{Type: inode.File, Mode: 0o4755, UID: 0, GID: 0, Mtime: inode.Time{Sec: 5},
+			Xattrs: []inode.Xattr{{Name: "security.capability", Value: capNetBind()}, {Name: "user.x", Value: []byte("1")}}}
 		if name == "3" {
 			e.UID, e.GID, e.Xattrs = uint32(os.Geteuid()), uint32(os.Getegid()), e.Xattrs[1:]
 		}
-		for _, p := range a.ApplyAt(fd, name, e) {
+		for _, p := range a.ApplyAt(fd, name, *e) {
 			fmt.Println(name, p.Attr)
 		}
 		st, _ := posix.StatAt(fd, name)

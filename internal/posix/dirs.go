@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // DirsLimit is a good number of descriptors for one Dirs to hold.
@@ -72,7 +72,7 @@ func (e *NotDirError) Unwrap() error { return unix.ENOTDIR }
 // limit descriptors are kept while unused; those in use come on top.
 func NewDirs(root int, limit int) (*Dirs, error) {
 	st, err := StatFd(root)
-	if err == nil && st.Type != manifest.Dir {
+	if err == nil && st.Type != inode.Dir {
 		err = unix.ENOTDIR
 	}
 	if err != nil {
@@ -145,7 +145,7 @@ func (ds *Dirs) child(parent *Dir, path, name string) (*Dir, error) {
 		if serr != nil {
 			return nil, serr
 		}
-		return nil, &NotDirError{Path: path, Symlink: st.Type == manifest.Symlink}
+		return nil, &NotDirError{Path: path, Symlink: st.Type == inode.Symlink}
 	}
 	if err != nil {
 		return nil, err
@@ -216,7 +216,7 @@ func (ds *Dirs) Forget(path string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	for p, d := range ds.open {
-		if d != ds.root && manifest.Within(p, path) {
+		if d != ds.root && (path == "" || p == path || strings.HasPrefix(p, path+"/")) {
 			ds.drop(d)
 		}
 	}

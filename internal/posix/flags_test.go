@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/inode"
 	"knowngood/internal/posix"
-	"knowngood/snapshot/manifest"
 )
 
 func TestInodeFlags(t *testing.T) {
@@ -76,10 +76,10 @@ func TestInodeFlags(t *testing.T) {
 		}
 	})
 
-	apply := func(t *testing.T, fd int, o posix.ApplyOptions, e manifest.Entry) {
+	apply := func(t *testing.T, fd int, o posix.ApplyOptions, e inode.Metadata) {
 		t.Helper()
-		e.Type, e.Mode, e.UID, e.GID = manifest.File, 0o600, uint32(os.Geteuid()), uint32(os.Getegid())
-		for _, p := range posix.NewApplier(o).Apply(fd, &e) {
+		e.Type, e.Mode, e.UID, e.GID = inode.File, 0o600, uint32(os.Geteuid()), uint32(os.Getegid())
+		for _, p := range posix.NewApplier(o).Apply(fd, e) {
 			t.Errorf("%v", p)
 		}
 	}
@@ -87,17 +87,17 @@ func TestInodeFlags(t *testing.T) {
 		for name, test := range map[string]struct {
 			exact      bool
 			have, want uint32
-			flags      manifest.Flags
+			incomplete bool
 			end        uint32
 		}{
-			"to a new file":                         {false, 0, noDump, 0, noDump},
-			"to a new file that inherits others":    {false, noAccessTime, noDump, 0, noDump | noAccessTime},
-			"to a new file, that is to be locked":   {false, 0, noDump | immutable, 0, noDump},
-			"none to a new file that inherits some": {false, noAccessTime, 0, 0, noAccessTime},
-			"exactly":                               {true, noAccessTime, noDump, 0, noDump},
-			"exactly none":                          {true, noAccessTime, 0, 0, 0},
-			"to a file that is locked":              {true, immutable | noDump, appendOnly | noAccessTime, 0, noAccessTime},
-			"of an entry that may lack some":        {true, noAccessTime, noDump, manifest.MetadataIncomplete, noDump | noAccessTime},
+			"to a new file":                         {false, 0, noDump, false, noDump},
+			"to a new file that inherits others":    {false, noAccessTime, noDump, false, noDump | noAccessTime},
+			"to a new file, that is to be locked":   {false, 0, noDump | immutable, false, noDump},
+			"none to a new file that inherits some": {false, noAccessTime, 0, false, noAccessTime},
+			"exactly":                               {true, noAccessTime, noDump, false, noDump},
+			"exactly none":                          {true, noAccessTime, 0, false, 0},
+			"to a file that is locked":              {true, immutable | noDump, appendOnly | noAccessTime, false, noAccessTime},
+			"of metadata that may lack some":        {true, noAccessTime, noDump, true, noDump | noAccessTime},
 		} {
 			t.Run(name, func(t *testing.T) {
 				if os.Geteuid() != 0 && (test.have|test.want)&posix.LockingFlags != 0 {
@@ -107,7 +107,7 @@ func TestInodeFlags(t *testing.T) {
 				if err := posix.SetInodeFlags(fd, test.have); err != nil {
 					t.Fatal(err)
 				}
-				e := manifest.Entry{InodeFlags: test.want, Flags: test.flags, Mtime: manifest.Time{Sec: 1_000_000_000}}
+				e := inode.Metadata{Flags: test.want, Incomplete: test.incomplete, Mtime: inode.Time{Sec: 1_000_000_000}}
 				apply(t, fd, posix.ApplyOptions{Exact: test.exact}, e)
 				if got, _, err := posix.InodeFlags(fd); err != nil || got != test.end {
 					t.Errorf("flags %q, not %q (%v)", posix.FlagLetters(got), posix.FlagLetters(test.end), err)
@@ -115,7 +115,7 @@ func TestInodeFlags(t *testing.T) {
 				if st, err := posix.StatFd(fd); err != nil || st.Mtime != e.Mtime || st.Mode != 0o600 {
 					t.Errorf("%+v, %v", st, err)
 				}
-				if p := posix.Protect(fd, e.InodeFlags); p != nil {
+				if p := posix.Protect(fd, e.Flags); p != nil {
 					t.Error(p)
 				}
 				want := test.end | test.want&posix.LockingFlags

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // maxLinks is how many symbolic links are followed at most, as in the kernel.
@@ -70,7 +70,7 @@ func (f *follower) step(name string) (target string, err error) {
 		return "", err
 	}
 	at := path.Join(f.real, name)
-	if st.Type != manifest.Symlink {
+	if st.Type != inode.Symlink {
 		f.move(fd, &st, at)
 		return "", nil
 	}

@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // maxHoles bounds the holes recorded of one file. Of a file with more, the
@@ -16,17 +16,17 @@ const maxHoles = 1 << 14
 // sorted, disjoint, not adjacent, within size. There are none where the file
 // system cannot tell. It is worth asking only of a file whose blocks cannot
 // hold its size (see Stat.Sparse). The file offset is 0 afterwards.
-func Holes(fd int, size uint64) ([]manifest.Extent, error) {
-	var holes []manifest.Extent
+func Holes(fd int, size uint64) ([]inode.Extent, error) {
+	var holes []inode.Extent
 	least := uint64(0)
-	err := eachHole(fd, int64(size), func(h manifest.Extent) {
+	err := eachHole(fd, int64(size), func(h inode.Extent) {
 		if h.Length < least {
 			return
 		}
 		holes = append(holes, h)
 		for len(holes) > maxHoles {
 			least = max(4096, 2*least)
-			holes = slices.DeleteFunc(holes, func(h manifest.Extent) bool { return h.Length < least })
+			holes = slices.DeleteFunc(holes, func(h inode.Extent) bool { return h.Length < least })
 		}
 	})
 	if err != nil {
@@ -36,7 +36,7 @@ func Holes(fd int, size uint64) ([]manifest.Extent, error) {
 	return holes, err
 }
 
-func eachHole(fd int, size int64, each func(manifest.Extent)) error {
+func eachHole(fd int, size int64, each func(inode.Extent)) error {
 	for at := int64(0); at < size; {
 		data, err := seek(fd, at, unix.SEEK_DATA)
 		switch {
@@ -49,7 +49,7 @@ func eachHole(fd int, size int64, each func(manifest.Extent)) error {
 		}
 		data = min(data, size)
 		if data > at {
-			each(manifest.Extent{Offset: uint64(at), Length: uint64(data - at)})
+			each(inode.Extent{Offset: uint64(at), Length: uint64(data - at)})
 		}
 		if data >= size {
 			return nil
@@ -78,4 +78,4 @@ func seek(fd int, offset int64, whence int) (int64, error) {
 }
 
 // Sparse tells whether a file has fewer blocks than its size needs.
-func (st *Stat) Sparse() bool { return st.Type == manifest.File && st.Blocks*512 < st.Size }
+func (st *Stat) Sparse() bool { return st.Type == inode.File && st.Blocks*512 < st.Size }

@@ -7,22 +7,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/inode"
 	"knowngood/internal/posix"
-	"knowngood/snapshot/manifest"
 )
 
 func TestAttributesThatTheKernelMakes(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	made := []manifest.Xattr{
+	made := []inode.Xattr{
 		{Name: "security.evm", Value: []byte{2, 1, 1, 1}},
 		{Name: "trusted.SGI_ACL_DEFAULT", Value: []byte{0, 0, 0, 0}},
 		{Name: "trusted.SGI_ACL_FILE", Value: []byte{0, 0, 0, 0}},
 	}
-	own := []manifest.Xattr{{Name: "trusted.own", Value: []byte("x")}}
-	signed := manifest.Xattr{Name: "security.evm", Value: []byte{3, 1, 1, 1}}
+	own := []inode.Xattr{{Name: "trusted.own", Value: []byte("x")}}
+	signed := inode.Xattr{Name: "security.evm", Value: []byte{3, 1, 1, 1}}
 
-	file := func(t *testing.T, attributes ...manifest.Xattr) (int, string) {
+	file := func(t *testing.T, attributes ...inode.Xattr) (int, string) {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "file")
 		must(t, os.WriteFile(path, nil, 0o600))
@@ -57,7 +57,7 @@ func TestAttributesThatTheKernelMakes(t *testing.T) {
 		fd, path := file(t)
 		e := describe(t, fd, "file")
 		e.Xattrs = append(made, own...)
-		if problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", e); len(problems) > 0 {
+		if problems := posix.NewApplier(posix.ApplyOptions{}).ApplyAt(fd, "file", *e); len(problems) > 0 {
 			t.Errorf("problems: %v", problems)
 		}
 		for _, x := range made {
@@ -74,7 +74,7 @@ func TestAttributesThatTheKernelMakes(t *testing.T) {
 		fd, path := file(t, append(made, own...)...)
 		e := describe(t, fd, "file")
 		e.Xattrs = nil
-		if problems := posix.NewApplier(posix.ApplyOptions{Exact: true}).ApplyAt(fd, "file", e); len(problems) > 0 {
+		if problems := posix.NewApplier(posix.ApplyOptions{Exact: true}).ApplyAt(fd, "file", *e); len(problems) > 0 {
 			t.Errorf("problems: %v", problems)
 		}
 		for _, x := range made {

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // node is what metadata is applied to: an open descriptor, or a mere reference
@@ -33,7 +33,7 @@ func (n *node) chmod(mode uint32) error {
 	})
 }
 
-func (n *node) setXattr(x manifest.Xattr) error {
+func (n *node) setXattr(x inode.Xattr) error {
 	return retry("setxattr", func() error {
 		switch {
 		case n.open:
@@ -95,7 +95,7 @@ var errClamped = errors.New("the file system cannot hold this time and has store
 
 // SetMtime sets the mtime of an open node (not O_PATH) and leaves its access
 // time alone.
-func SetMtime(fd int, t manifest.Time) error {
+func SetMtime(fd int, t inode.Time) error {
 	n := node{fd: fd, open: true}
 	return n.setMtime(t)
 }
@@ -120,7 +120,7 @@ func ChmodDir(dirfd int, name string, mode uint32) error {
 }
 
 // setMtime leaves the access time alone.
-func (n *node) setMtime(t manifest.Time) error {
+func (n *node) setMtime(t inode.Time) error {
 	mtime, err := unix.TimeToTimespec(t.Time())
 	if err != nil {
 		return os.NewSyscallError("utimensat", err)

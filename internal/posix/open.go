@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // ErrNotRegular says that a node to be read is not a regular file (any more).
@@ -24,7 +24,7 @@ func OpenFile(dirfd int, name string) (int, Stat, error) {
 		return -1, Stat{}, err
 	}
 	st, err := CurrentStatFd(fd)
-	if err == nil && st.Type != manifest.File {
+	if err == nil && st.Type != inode.File {
 		err = ErrNotRegular
 	}
 	if err != nil {
@@ -99,22 +99,22 @@ func Readlink(dirfd int, name string) (string, error) {
 	}
 }
 
-// Mknod makes the fifo, socket or device of an entry with mode 0600. Metadata
-// is for ApplyAt.
-func Mknod(dirfd int, name string, e *manifest.Entry) error {
+// Mknod makes a fifo, socket or device with mode 0600; rdev is major<<32 | minor.
+// ApplyAt applies its metadata.
+func Mknod(dirfd int, name string, t inode.Type, rdev uint64) error {
 	var kind uint32
-	switch e.Type {
-	case manifest.Fifo:
+	switch t {
+	case inode.Fifo:
 		kind = unix.S_IFIFO
-	case manifest.Socket:
+	case inode.Socket:
 		kind = unix.S_IFSOCK
-	case manifest.CharDevice:
+	case inode.CharDevice:
 		kind = unix.S_IFCHR
-	case manifest.BlockDevice:
+	case inode.BlockDevice:
 		kind = unix.S_IFBLK
 	default:
 		return os.NewSyscallError("mknodat", unix.EINVAL)
 	}
-	dev := unix.Mkdev(uint32(e.Rdev>>32), uint32(e.Rdev))
+	dev := unix.Mkdev(uint32(rdev>>32), uint32(rdev))
 	return retry("mknodat", func() error { return unix.Mknodat(dirfd, name, kind|0o600, int(dev)) })
 }

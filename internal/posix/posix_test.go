@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/inode"
 	"knowngood/internal/posix"
-	"knowngood/snapshot/manifest"
 )
 
 // dirFD opens a directory for the length of a test.
@@ -66,20 +66,20 @@ func needRoot(t *testing.T) {
 	}
 }
 
-func TestStatAndFillDescribeEveryTypeOfNode(t *testing.T) {
+func TestStatDescribesEveryTypeOfNode(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("hello"), 0o600))
 	must(t, os.Chmod(filepath.Join(dir, "file"), 0o640|os.ModeSetuid|os.ModeSticky))
 	must(t, os.Mkdir(filepath.Join(dir, "dir"), 0o711))
 	must(t, os.Symlink("file", filepath.Join(dir, "link")))
-	must(t, posix.Mknod(fd, "fifo", &manifest.Entry{Type: manifest.Fifo}))
-	must(t, posix.Mknod(fd, "socket", &manifest.Entry{Type: manifest.Socket}))
-	want := map[string]manifest.Type{"file": manifest.File, "dir": manifest.Dir, "link": manifest.Symlink, "fifo": manifest.Fifo, "socket": manifest.Socket}
+	must(t, posix.Mknod(fd, "fifo", inode.Fifo, 0))
+	must(t, posix.Mknod(fd, "socket", inode.Socket, 0))
+	want := map[string]inode.Type{"file": inode.File, "dir": inode.Dir, "link": inode.Symlink, "fifo": inode.Fifo, "socket": inode.Socket}
 	if os.Geteuid() == 0 {
-		must(t, posix.Mknod(fd, "char", &manifest.Entry{Type: manifest.CharDevice, Rdev: 4095<<32 | 1048575}))
-		must(t, posix.Mknod(fd, "block", &manifest.Entry{Type: manifest.BlockDevice, Rdev: 7<<32 | 3}))
-		want["char"], want["block"] = manifest.CharDevice, manifest.BlockDevice
+		must(t, posix.Mknod(fd, "char", inode.CharDevice, 4095<<32|1048575))
+		must(t, posix.Mknod(fd, "block", inode.BlockDevice, 7<<32|3))
+		want["char"], want["block"] = inode.CharDevice, inode.BlockDevice
 	}
 	when := time.Unix(-86400*365*10, 123456789)
 	must(t, os.Chtimes(filepath.Join(dir, "file"), time.Time{}, when))
@@ -87,10 +87,8 @@ func TestStatAndFillDescribeEveryTypeOfNode(t *testing.T) {
 	for name, typ := range want {
 		st, err := posix.StatAt(fd, name)
 		must(t, err)
-		var e manifest.Entry
-		posix.Fill(&e, &st)
-		if e.Type != typ {
-			t.Errorf("%s is a %v, not a %v", name, e.Type, typ)
+		if st.Type != typ {
+			t.Errorf("%s is a %v, not a %v", name, st.Type, typ)
 		}
 		var raw unix.Stat_t
 		must(t, unix.Lstat(filepath.Join(dir, name), &raw))
@@ -100,16 +98,12 @@ func TestStatAndFillDescribeEveryTypeOfNode(t *testing.T) {
 		}
 		switch name {
 		case "file":
-			if e.Mode != 0o5640 || e.Size != 5 || e.Mtime != (manifest.Time{Sec: when.Unix(), Nsec: 123456789}) {
-				t.Errorf("file: %+v", e)
+			if st.Mode != 0o5640 || st.Size != 5 || st.Mtime != (inode.Time{Sec: when.Unix(), Nsec: 123456789}) {
+				t.Errorf("file: %+v", st)
 			}
 		case "char":
-			if e.Rdev != 4095<<32|1048575 {
-				t.Errorf("char: rdev %x", e.Rdev)
-			}
-		case "link":
-			if e.Size != 0 {
-				t.Errorf("link has size %d", e.Size)
+			if st.Rdev != 4095<<32|1048575 {
+				t.Errorf("char: rdev %x", st.Rdev)
 			}
 		}
 	}
@@ -124,8 +118,8 @@ func TestOpenFileOpensOnlyRegularFilesAndNeverWaits(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("hello"), 0o600))
 	must(t, os.Symlink("file", filepath.Join(dir, "link")))
 	must(t, os.Mkdir(filepath.Join(dir, "dir"), 0o700))
-	must(t, posix.Mknod(fd, "fifo", &manifest.Entry{Type: manifest.Fifo}))
-	must(t, posix.Mknod(fd, "socket", &manifest.Entry{Type: manifest.Socket}))
+	must(t, posix.Mknod(fd, "fifo", inode.Fifo, 0))
+	must(t, posix.Mknod(fd, "socket", inode.Socket, 0))
 
 	f, st, err := posix.OpenFile(fd, "file")
 	must(t, err)
@@ -166,15 +160,15 @@ func TestXattrsAreReadSortedWithLargeValuesAndFromNodesThatCannotBeOpened(t *tes
 	large := bytes.Repeat([]byte{7}, 3000)
 	must(t, unix.Setxattr(path, "user.large", large, 0))
 	must(t, unix.Setxattr(path, "user.a", []byte{0, 1}, 0))
-	want := []manifest.Xattr{{Name: "user.a", Value: []byte{0, 1}}, {Name: "user.large", Value: large}, {Name: "user.z", Value: []byte{}}}
-	same := func(a, b manifest.Xattr) bool { return a.Name == b.Name && bytes.Equal(a.Value, b.Value) }
+	want := []inode.Xattr{{Name: "user.a", Value: []byte{0, 1}}, {Name: "user.large", Value: large}, {Name: "user.z", Value: []byte{}}}
+	same := func(a, b inode.Xattr) bool { return a.Name == b.Name && bytes.Equal(a.Value, b.Value) }
 
 	f, _, err := posix.OpenFile(fd, "file")
 	must(t, err)
 	defer unix.Close(f)
-	for what, read := range map[string]func() ([]manifest.Xattr, error){
-		"open": func() ([]manifest.Xattr, error) { return posix.Xattrs(f) },
-		"at":   func() ([]manifest.Xattr, error) { return xattrsAt(fd, "file") },
+	for what, read := range map[string]func() ([]inode.Xattr, error){
+		"open": func() ([]inode.Xattr, error) { return posix.Xattrs(f) },
+		"at":   func() ([]inode.Xattr, error) { return xattrsAt(fd, "file") },
 	} {
 		got, err := read()
 		must(t, err)
@@ -187,7 +181,7 @@ func TestXattrsAreReadSortedWithLargeValuesAndFromNodesThatCannotBeOpened(t *tes
 		t.Errorf("directory itself: %v, %v", got, err)
 	}
 	must(t, os.Symlink("file", filepath.Join(dir, "link")))
-	if got, err := xattrsAt(fd, "link"); err != nil || slices.ContainsFunc(got, func(x manifest.Xattr) bool { return strings.HasPrefix(x.Name, "user.") }) {
+	if got, err := xattrsAt(fd, "link"); err != nil || slices.ContainsFunc(got, func(x inode.Xattr) bool { return strings.HasPrefix(x.Name, "user.") }) {
 		t.Errorf("attributes of a link are those of its target: %v, %v", got, err)
 	}
 	if os.Geteuid() == 0 {
@@ -199,7 +193,7 @@ func TestXattrsAreReadSortedWithLargeValuesAndFromNodesThatCannotBeOpened(t *tes
 }
 
 // xattrsAt reads the attributes of a node without opening it for reading.
-func xattrsAt(dirfd int, name string) ([]manifest.Xattr, error) {
+func xattrsAt(dirfd int, name string) ([]inode.Xattr, error) {
 	fd, _, err := posix.OpenNode(dirfd, name)
 	if err != nil {
 		return nil, err
@@ -222,8 +216,8 @@ func TestReadDirListsEveryNameOnceWithABufferOfAnySize(t *testing.T) {
 	fd := dirFD(t, dir)
 	for _, size := range []int{512, posix.DirBuffer} {
 		var got []string
-		must(t, posix.ReadDir(fd, make([]byte, size), func(name []byte, typ manifest.Type) error {
-			if typ != manifest.Dir && typ != 0 {
+		must(t, posix.ReadDir(fd, make([]byte, size), func(name []byte, typ inode.Type) error {
+			if typ != inode.Dir && typ != 0 {
 				t.Errorf("%q has type %v", name, typ)
 			}
 			got = append(got, string(name))
@@ -235,7 +229,7 @@ func TestReadDirListsEveryNameOnceWithABufferOfAnySize(t *testing.T) {
 		}
 	}
 	stop := errors.New("stop")
-	if err := posix.ReadDir(fd, make([]byte, 512), func([]byte, manifest.Type) error { return stop }); err != stop {
+	if err := posix.ReadDir(fd, make([]byte, 512), func([]byte, inode.Type) error { return stop }); err != stop {
 		t.Errorf("error of the callback is lost: %v", err)
 	}
 }
@@ -245,12 +239,12 @@ func TestHolesAreFoundAtBothEndsAndBetween(t *testing.T) {
 	tests := map[string]struct {
 		size int64
 		data []int64
-		want []manifest.Extent
+		want []inode.Extent
 	}{
 		"no bytes":           {0, nil, nil},
-		"no data":            {3 * mib, nil, []manifest.Extent{{Offset: 0, Length: 3 * mib}}},
+		"no data":            {3 * mib, nil, []inode.Extent{{Offset: 0, Length: 3 * mib}}},
 		"no hole":            {mib, []int64{0}, nil},
-		"begin, middle, end": {5 * mib, []int64{1 * mib, 3 * mib}, []manifest.Extent{{Offset: 0, Length: mib}, {Offset: 2 * mib, Length: mib}, {Offset: 4 * mib, Length: mib}}},
+		"begin, middle, end": {5 * mib, []int64{1 * mib, 3 * mib}, []inode.Extent{{Offset: 0, Length: mib}, {Offset: 2 * mib, Length: mib}, {Offset: 4 * mib, Length: mib}}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // DirBuffer is a good size, in bytes, of the buffer for ReadDir.
@@ -24,7 +24,7 @@ const (
 // tell it. The name lies in buf and changes with the next call. An error of
 // the directory comes after the names that could be read; an error of each
 // ends the listing.
-func ReadDir(fd int, buf []byte, each func(name []byte, t manifest.Type) error) error {
+func ReadDir(fd int, buf []byte, each func(name []byte, t inode.Type) error) error {
 	if _, err := seek(fd, 0, unix.SEEK_SET); err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // ErrMounted says that something is mounted on a directory.
@@ -67,7 +67,7 @@ func RemoveAll(dirfd int, name string) error {
 
 func removeBelow(fd int) error {
 	var names []string
-	err := ReadDir(fd, make([]byte, DirBuffer), func(name []byte, _ manifest.Type) error {
+	err := ReadDir(fd, make([]byte, DirBuffer), func(name []byte, _ inode.Type) error {
 		names = append(names, string(name))
 		return nil
 	})

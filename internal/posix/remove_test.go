@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/inode"
 	"knowngood/internal/posix"
-	"knowngood/snapshot/manifest"
 )
 
 // asUser calls do as a user whom the modes of files concern: on a thread of its
@@ -99,7 +99,7 @@ func TestSetMtime(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	must(t, err)
 	defer f.Close()
-	want := manifest.Time{Sec: 1_000_000_000, Nsec: 7}
+	want := inode.Time{Sec: 1_000_000_000, Nsec: 7}
 
 	must(t, posix.SetMtime(int(f.Fd()), want))
 	if st, err := posix.StatFd(int(f.Fd())); err != nil || st.Mtime != want {

@@ -15,18 +15,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // Stat is what the kernel tells of one node.
 type Stat struct {
-	Type         manifest.Type // 0 for a type that no entry can hold
-	Mode         uint32        // 0o7777
+	Type         inode.Type // 0 for a type that inode does not know
+	Mode         uint32     // 0o7777
 	UID, GID     uint32
 	Nlink        uint32
 	Size         uint64 // bytes
 	Blocks       uint64 // allocated, of 512 bytes
-	Mtime, Ctime manifest.Time
+	Mtime, Ctime inode.Time
 	Ino          uint64
 	Dev          uint64 // major<<32 | minor
 	Rdev         uint64 // major<<32 | minor, of devices
@@ -93,49 +93,35 @@ func (st *Stat) read(dirfd int, name []byte, flags int) error {
 	*st = Stat{
 		Type: typeOf(uint32(x.Mode)), Mode: uint32(x.Mode) & 0o7777,
 		UID: x.Uid, GID: x.Gid, Nlink: x.Nlink, Size: x.Size, Blocks: x.Blocks,
-		Mtime: manifest.Time{Sec: x.Mtime.Sec, Nsec: x.Mtime.Nsec},
-		Ctime: manifest.Time{Sec: x.Ctime.Sec, Nsec: x.Ctime.Nsec},
+		Mtime: inode.Time{Sec: x.Mtime.Sec, Nsec: x.Mtime.Nsec},
+		Ctime: inode.Time{Sec: x.Ctime.Sec, Nsec: x.Ctime.Nsec},
 		Ino:   x.Ino,
 		Dev:   uint64(x.Dev_major)<<32 | uint64(x.Dev_minor),
 	}
-	if st.Type == manifest.CharDevice || st.Type == manifest.BlockDevice {
+	if st.Type == inode.CharDevice || st.Type == inode.BlockDevice {
 		st.Rdev = uint64(x.Rdev_major)<<32 | uint64(x.Rdev_minor)
 	}
 	return nil
 }
 
-func typeOf(mode uint32) manifest.Type {
+func typeOf(mode uint32) inode.Type {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return manifest.File
+		return inode.File
 	case unix.S_IFDIR:
-		return manifest.Dir
+		return inode.Dir
 	case unix.S_IFLNK:
-		return manifest.Symlink
+		return inode.Symlink
 	case unix.S_IFIFO:
-		return manifest.Fifo
+		return inode.Fifo
 	case unix.S_IFSOCK:
-		return manifest.Socket
+		return inode.Socket
 	case unix.S_IFCHR:
-		return manifest.CharDevice
+		return inode.CharDevice
 	case unix.S_IFBLK:
-		return manifest.BlockDevice
+		return inode.BlockDevice
 	}
 	return 0
-}
-
-// Fill sets the fields of an entry that statx tells: type, mode, numeric
-// owner, mtime, size of a file, number of a device, and e.Stat. Path, names of
-// owners, attributes, link group and content stay as they are.
-func Fill(e *manifest.Entry, st *Stat) {
-	e.Type, e.Mode = st.Type, st.Mode
-	e.UID, e.GID = st.UID, st.GID
-	e.Mtime = st.Mtime
-	e.Size, e.Rdev = 0, st.Rdev
-	if st.Type == manifest.File {
-		e.Size = st.Size
-	}
-	e.Stat = &manifest.Stat{Ctime: st.Ctime, Inode: st.Ino, Dev: st.Dev}
 }
 
 // retry calls fn until it is not interrupted by a signal, which network and

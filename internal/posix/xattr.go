@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/internal/inode"
 )
 
 // MaxXattrs is how many bytes the extended attributes of one node, names and
@@ -23,14 +23,14 @@ const MaxXattrs = 8 << 20
 // from this process is left out silently, as it leaves it out of listings, and
 // so is what the file system invents; a user attribute that exists and cannot be
 // read is an error, which comes beside the attributes that could be read.
-func Xattrs(fd int) ([]manifest.Xattr, error) {
+func Xattrs(fd int) ([]inode.Xattr, error) {
 	return readXattrs(
 		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
 		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) })
 }
 
 // NodeXattrs is Xattrs of a node of any type that OpenNode opened.
-func NodeXattrs(fd int) ([]manifest.Xattr, error) {
+func NodeXattrs(fd int) ([]inode.Xattr, error) {
 	path := procPath(fd)
 	return readXattrs(
 		func(buf []byte) (int, error) { return unix.Listxattr(path, buf) },
@@ -58,7 +58,7 @@ func CheckProc() error {
 // procPath leads to the node of a descriptor, O_PATH included.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) ([]manifest.Xattr, error) {
+func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) ([]inode.Xattr, error) {
 	var stack [1024]byte
 	names, err := grow("listxattr", stack[:], list)
 	if isErrno(err, unix.EOPNOTSUPP, unix.ENOSYS) {
@@ -68,7 +68,7 @@ func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, e
 		return nil, err
 	}
 	var (
-		out    []manifest.Xattr
+		out    []inode.Xattr
 		errs   []error
 		total  int
 		values [1024]byte
@@ -91,9 +91,9 @@ func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, e
 		if total += len(name) + len(value); total > MaxXattrs {
 			return out, fmt.Errorf("extended attributes hold more than %d MiB", MaxXattrs>>20)
 		}
-		out = append(out, manifest.Xattr{Name: name, Value: bytes.Clone(value)})
+		out = append(out, inode.Xattr{Name: name, Value: bytes.Clone(value)})
 	}
-	slices.SortFunc(out, func(a, b manifest.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b inode.Xattr) int { return strings.Compare(a.Name, b.Name) })
 	return out, errors.Join(errs...)
 }
 

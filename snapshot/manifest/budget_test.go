@@ -34,7 +34,7 @@ func attributed(size, n int) []*Entry {
 	var set []Xattr
 	for i := 0; size > 0; i++ {
 		value := make([]byte, min(size, MaxXattrValue))
-		set, size = append(set, Xattr{fmt.Sprintf("user.%03d", i), value}), size-len(value)-xattrOverhead-8
+		set, size = append(set, Xattr{Name: fmt.Sprintf("user.%03d", i), Value: value}), size-len(value)-xattrOverhead-8
 	}
 	return fifos(n, func(_ int, e *Entry) { e.Xattrs = set })
 }
@@ -43,7 +43,7 @@ func sparse(holes, n int) []*Entry {
 	return fifos(n, func(_ int, e *Entry) {
 		e.Type, e.Size = File, uint64(2*holes)
 		for i := range holes {
-			e.Holes = append(e.Holes, Extent{uint64(2*i + 1), 1})
+			e.Holes = append(e.Holes, Extent{Offset: uint64(2*i + 1), Length: 1})
 		}
 		e.Size, e.Chunks = uint64(2*holes), []Chunk{{Len: uint32(holes), Loc: Location{Pack: &pack.Ref{}}}}
 	})

@@ -4,36 +4,31 @@ package manifest
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strings"
-	"time"
 
+	"knowngood/internal/inode"
 	"knowngood/storage/pack"
 )
 
-// Type of a node. The numbers are part of the stored format.
-type Type uint8
+// What an entry has of its node.
+type (
+	Type   = inode.Type
+	Time   = inode.Time
+	Xattr  = inode.Xattr
+	Extent = inode.Extent
+)
 
 // Types of nodes.
 const (
-	File        Type = 1
-	Dir         Type = 2
-	Symlink     Type = 3
-	Fifo        Type = 4
-	Socket      Type = 5
-	CharDevice  Type = 6
-	BlockDevice Type = 7
+	File        = inode.File
+	Dir         = inode.Dir
+	Symlink     = inode.Symlink
+	Fifo        = inode.Fifo
+	Socket      = inode.Socket
+	CharDevice  = inode.CharDevice
+	BlockDevice = inode.BlockDevice
 )
-
-var typeNames = [...]string{"?", "file", "dir", "symlink", "fifo", "socket", "chardev", "blockdev"}
-
-func (t Type) String() string {
-	if int(t) < len(typeNames) {
-		return typeNames[t]
-	}
-	return fmt.Sprintf("type-%d", uint8(t))
-}
 
 // Flags of an entry. The numbers are part of the stored format.
 type Flags uint8
@@ -104,24 +99,6 @@ type Stat struct {
 	Dev   uint64 // major<<32 | minor
 }
 
-// Time in seconds since 1970, which may be negative, and nanoseconds 0..999999999.
-type Time struct {
-	Sec  int64
-	Nsec uint32
-}
-
-// Time as the standard library's type, in UTC.
-func (t Time) Time() time.Time { return time.Unix(t.Sec, int64(t.Nsec)).UTC() }
-
-// Xattr is one extended attribute with its full name, such as "user.comment".
-type Xattr struct {
-	Name  string
-	Value []byte
-}
-
-// Extent is a range of a file in bytes.
-type Extent struct{ Offset, Length uint64 }
-
 // ChunkID is the keyed BLAKE3-256 of a chunk's plaintext.
 type ChunkID [32]byte
 
@@ -138,6 +115,12 @@ type Location struct {
 	FrameOffset uint32    // of the sealed frame in the pack
 	FrameLen    uint32    // sealed bytes
 	Offset      uint32    // of the chunk in the frame's plaintext
+}
+
+// Metadata of the node, as it is applied to a restored one.
+func (e *Entry) Metadata() inode.Metadata {
+	return inode.Metadata{Type: e.Type, Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime, Xattrs: e.Xattrs,
+		Flags: e.InodeFlags, Incomplete: e.Flags&MetadataIncomplete != 0}
 }
 
 // Compare orders paths component-wise by bytes: a directory comes before

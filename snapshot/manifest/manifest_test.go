@@ -40,10 +40,10 @@ func genEntries(t *rapid.T) []*Entry {
 		e := &Entry{Path: p, Type: Type(rapid.IntRange(1, 7).Draw(t, "type")), Flags: Flags(rapid.IntRange(0, 63).Draw(t, "flags")), InodeFlags: uint32(rapid.SampledFrom([]int{0, 0, 16, 0x30}).Draw(t, "inode flags")),
 			Mode: uint32(rapid.IntRange(0, 0o7777).Draw(t, "mode")), UID: rapid.Uint32().Draw(t, "uid"), GID: uint32(rapid.IntRange(0, 2).Draw(t, "gid")),
 			User: rapid.SampledFrom([]string{"", "root", "www"}).Draw(t, "user"), Group: "g",
-			Mtime: Time{rapid.Int64().Draw(t, "sec"), uint32(rapid.IntRange(0, 999_999_999).Draw(t, "nsec"))},
+			Mtime: Time{Sec: rapid.Int64().Draw(t, "sec"), Nsec: uint32(rapid.IntRange(0, 999_999_999).Draw(t, "nsec"))},
 			Link:  rapid.SampledFrom([]uint64{0, 1, 1 << 63}).Draw(t, "link")}
 		if rapid.Bool().Draw(t, "xattr") {
-			e.Xattrs = []Xattr{{"user.a", []byte("v")}, {"user.b", []byte{}}}
+			e.Xattrs = []Xattr{{Name: "user.a", Value: []byte("v")}, {Name: "user.b", Value: []byte{}}}
 		}
 		if rapid.IntRange(0, 5).Draw(t, "ext") == 0 {
 			e.Ext = []byte{1, 1, 7}
@@ -70,15 +70,15 @@ func genEntries(t *rapid.T) []*Entry {
 				e.Size += uint64(c.Len)
 			}
 			if rapid.Bool().Draw(t, "holes") {
-				e.Holes = []Extent{{0, 4096}}
+				e.Holes = []Extent{{Offset: 0, Length: 4096}}
 				e.Size += 4096
 				if e.Size > 4096 {
-					e.Holes = append(e.Holes, Extent{4097, 5})
+					e.Holes = append(e.Holes, Extent{Offset: 4097, Length: 5})
 					e.Size += 5
 				}
 			}
 		}
-		e.Stat = &Stat{Time{rapid.Int64().Draw(t, "csec"), 5}, rapid.Uint64().Draw(t, "ino"), 9}
+		e.Stat = &Stat{Time{Sec: rapid.Int64().Draw(t, "csec"), Nsec: 5}, rapid.Uint64().Draw(t, "ino"), 9}
 		out = append(out, e)
 	}
 	return out
@@ -135,13 +135,15 @@ func TestCheck(t *testing.T) {
 				func() { e.Mtime.Nsec = 1_000_000_000 },
 				func() { e.Target = rapid.SampledFrom([]string{"", "a\x00b", "x"}).Draw(t, "target") },
 				func() { e.Size = rapid.SampledFrom([]uint64{0, 1, 4096, 1 << 63}).Draw(t, "size") },
-				func() { e.Holes = append(e.Holes, Extent{uint64(rapid.IntRange(0, 9000).Draw(t, "hole")), 7}) },
+				func() {
+					e.Holes = append(e.Holes, Extent{Offset: uint64(rapid.IntRange(0, 9000).Draw(t, "hole")), Length: 7})
+				},
 				func() {
 					e.Chunks = append(e.Chunks, Chunk{Len: uint32(rapid.SampledFrom([]int{0, 5, pack.MaxChunk + 1}).Draw(t, "chunk")), Loc: Location{Pack: &pack.Ref{}}})
 				},
-				func() { e.Xattrs = []Xattr{{"user.b", nil}, {"user.a", nil}} },
-				func() { e.Xattrs = []Xattr{{"user.\x00", nil}} },
-				func() { e.Xattrs = []Xattr{{"user.a", make([]byte, MaxXattrValue+1)}} },
+				func() { e.Xattrs = []Xattr{{Name: "user.b", Value: nil}, {Name: "user.a", Value: nil}} },
+				func() { e.Xattrs = []Xattr{{Name: "user.\x00", Value: nil}} },
+				func() { e.Xattrs = []Xattr{{Name: "user.a", Value: make([]byte, MaxXattrValue+1)}} },
 			}).Draw(t, "change")()
 			if e.Type != Symlink {
 				e.Target = ""
@@ -305,10 +307,10 @@ func vectorTable() *Table {
 func vectorEntries() []*Entry {
 	p := &pack.Ref{Hash: [32]byte{1}, Session: seal.SessionID{2}, Salt: seal.Salt{3}}
 	return []*Entry{
-		{Path: "", Type: Dir, Flags: Implied, Mode: 0o755, User: "root", Group: "root", Mtime: Time{-1, 5}},
-		{Path: "etc", Type: Dir, Mode: 0o755, User: "root", Group: "root", Mtime: Time{1700000000, 0}},
-		{Path: "etc/a", Type: File, Mode: 0o4755, UID: 7, GID: 8, Mtime: Time{1700000001, 999999999}, Size: 5000,
-			Holes: []Extent{{100, 4096}}, Xattrs: []Xattr{{"user.k", []byte("v")}},
+		{Path: "", Type: Dir, Flags: Implied, Mode: 0o755, User: "root", Group: "root", Mtime: Time{Sec: -1, Nsec: 5}},
+		{Path: "etc", Type: Dir, Mode: 0o755, User: "root", Group: "root", Mtime: Time{Sec: 1700000000, Nsec: 0}},
+		{Path: "etc/a", Type: File, Mode: 0o4755, UID: 7, GID: 8, Mtime: Time{Sec: 1700000001, Nsec: 999999999}, Size: 5000,
+			Holes: []Extent{{Offset: 100, Length: 4096}}, Xattrs: []Xattr{{Name: "user.k", Value: []byte("v")}},
 			Chunks: []Chunk{{ChunkID{9}, 800, Location{p, 8, 500, 0}}, {ChunkID{10}, 104, Location{p, 8, 500, 800}}}},
 		{Path: "etc/b", Type: Symlink, Mode: 0o777, Target: "../a", Ext: []byte{1, 1, 7}},
 		{Path: "etc/c", Type: Symlink, Mode: 0o777, Flags: ContentUnread | MetadataIncomplete},

@@ -99,7 +99,7 @@ func (p *parser) parseSets() {
 			if !p.spend(&left, len(name)+len(value), "attributes") {
 				return
 			}
-			set[j] = Xattr{string(name), value}
+			set[j] = Xattr{Name: string(name), Value: value}
 			if !validXattr(&set[j]) || j > 0 && set[j].Name <= set[j-1].Name {
 				p.Fail("attribute %d", j)
 			}
@@ -203,7 +203,7 @@ func (p *parser) file(e *Entry) {
 		e.Holes = make([]Extent, n)
 		for i := range e.Holes {
 			gap, length := p.UvarintMax(math.MaxInt64), p.UvarintMax(math.MaxInt64)
-			h := Extent{end + gap, length}
+			h := Extent{Offset: end + gap, Length: length}
 			if length == 0 || i > 0 && gap == 0 || h.Offset > e.Size || length > e.Size-h.Offset {
 				p.Fail("hole %d of %q", i, e.Path)
 				return

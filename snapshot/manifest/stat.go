@@ -28,7 +28,7 @@ func ParseStats(b []byte, entries []Entry) error {
 	stats := make([]Stat, len(entries))
 	for i := range entries {
 		s := &stats[i]
-		s.Ctime = Time{entries[i].Mtime.Sec + d.Svarint(), uint32(d.UvarintMax(math.MaxUint32))}
+		s.Ctime = Time{Sec: entries[i].Mtime.Sec + d.Svarint(), Nsec: uint32(d.UvarintMax(math.MaxUint32))}
 		inode += uint64(d.Svarint())
 		dev += uint64(d.Svarint())
 		s.Inode, s.Dev = inode, dev
