@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon"
 	"knowngood/snapshot"
 	"knowngood/storage/history"
@@ -35,7 +36,7 @@ by the owner, and binds both.`,
   knowngood diff web@42 web@43                   what went
   knowngood accept web@43 --reason "moved to db-2"
   knowngood accept web-7/web@43 --identity FILE   for web-7, on another machine`,
-		Args:              takes(1, 1),
+		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.accept(cmd.Context(), args[0], reason)
@@ -55,7 +56,7 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 		return err
 	}
 	if sub != "" {
-		return usagef("%s: a snapshot is accepted as a whole, without a path", text)
+		return usage.Errorf("%s: a snapshot is accepted as a whole, without a path", text)
 	}
 	if s.Body == nil {
 		return fmt.Errorf("%s of host %s: %w: give its file with --identity", s.Ref(), s.Host, trust.ErrNoUsableIdentity)
@@ -82,14 +83,14 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 	if byHost {
 		signer = "host"
 	}
-	a.printf("%s of host %s: accepted, as signed by the %s; later snapshots are compared with it\n", s.Ref(), s.Host, signer)
+	a.out.Printf("%s of host %s: accepted, as signed by the %s; later snapshots are compared with it\n", s.Ref(), s.Host, signer)
 	if len(refs) > 1 {
-		a.printf("accepted with it: %s\n", strings.Join(refs[1:], ", "))
+		a.out.Printf("accepted with it: %s\n", strings.Join(refs[1:], ", "))
 	}
 	if byHost {
-		a.printf("A machine that prunes for this host decides by itself: there, run knowngood accept %s/%s --identity FILE\n", s.Host, s.Ref())
+		a.out.Printf("A machine that prunes for this host decides by itself: there, run knowngood accept %s/%s --identity FILE\n", s.Host, s.Ref())
 	}
-	if rerr := a.result(map[string]any{"type": "result", "host": s.Host, "environment": s.Environment, "accepted": refs, "signed_by": signer, "reason": reason}); err == nil {
+	if rerr := a.out.Result(map[string]any{"type": "result", "host": s.Host, "environment": s.Environment, "accepted": refs, "signed_by": signer, "reason": reason}); err == nil {
 		err = rerr
 	}
 	return err

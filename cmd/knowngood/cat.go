@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/restore"
 )
 
@@ -16,7 +17,7 @@ func catCommand(a *app) *cobra.Command {
 is written.`,
 		Example: `  knowngood cat web@latest:/etc/nginx/nginx.conf
   knowngood cat web@42:/db/web.dump | pg_restore --list`,
-		Args:              takes(1, 1),
+		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tree, sub, err := a.tree(cmd.Context(), args[0])
@@ -25,7 +26,7 @@ is written.`,
 			}
 			defer tree.Reader.Close()
 			if sub == "" {
-				return usagef("which file? cat takes REF:PATH")
+				return usage.Errorf("which file? cat takes REF:PATH")
 			}
 			e, err := tree.Find(cmd.Context(), sub)
 			if err != nil {
@@ -34,7 +35,7 @@ is written.`,
 			if e == nil {
 				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
 			}
-			return restore.Cat(cmd.Context(), tree, e, a.content())
+			return restore.Cat(cmd.Context(), tree, e, a.out.Stdout.Content())
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -195,13 +196,13 @@ func TestTreesThatChangeWhileTheyAreCaptured(t *testing.T) {
 			calls, since = calls+1, since+1
 			return true
 		}, "snapshot", "--json", "--env", env, src)
-		if o.code != exitIncomplete {
-			o.exits(rt, exitDone)
+		if o.code != exit.Incomplete {
+			o.exits(rt, exit.Done)
 		}
 		rt.Logf("%d calls, exit code %d\n%s", calls, o.code, &o.stderr)
 		m.must(rt, "check", "--read-data")
 		got, problems := m.restoreChanged(rt, env+"@1", src)
-		if o.code == exitDone && len(problems) > 0 {
+		if o.code == exit.Done && len(problems) > 0 {
 			rt.Errorf("exit code 0, and %q", problems)
 		}
 		h.captured(rt, got, problems)
@@ -244,8 +245,8 @@ func (m *machine) restoreChanged(t treetest.T, ref, src string) (got treetest.Tr
 	t.Helper()
 	out := filepath.Join(treetest.TempDir(t), "out")
 	o := m.run(t, "restore", "--json", ref+":"+src, "--target", out)
-	if o.code != exitIncomplete {
-		o.exits(t, exitDone)
+	if o.code != exit.Incomplete {
+		o.exits(t, exit.Done)
 	}
 	shown := decode[struct {
 		List []struct{ Path string } `json:"problem_list"`

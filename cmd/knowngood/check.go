@@ -11,6 +11,10 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/check"
@@ -43,7 +47,7 @@ that are lost for good. Without an identity it repairs and checks the structure.
   knowngood check --read-data
   knowngood check --read-data=10% --json
   knowngood check --repair`,
-		Args: takes(0, 0),
+		Args: usage.Takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			share, err := percent(readData)
 			if err != nil {
@@ -54,17 +58,17 @@ that are lost for good. Without an identity it repairs and checks the structure.
 			if err != nil {
 				return err
 			}
-			if a.json {
+			if a.out.JSON {
 				o.Progress.Hurt = func(object string, h check.Hurt) {
-					a.result(hurtLine{"hurt", object, toHurtJSON(h)})
+					a.out.Result(hurtLine{"hurt", object, toHurtJSON(h)})
 				}
 			}
 			began := time.Now()
-			p := a.progress(func() progressState {
-				return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %s", o.Progress.PacksDone.Load(), counted(o.Progress.Packs.Load(), "pack"))}
+			p := a.out.Progress(func() console.State {
+				return console.State{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %s", o.Progress.PacksDone.Load(), human.Counted(o.Progress.Packs.Load(), "pack"))}
 			})
 			report, err := check.Run(cmd.Context(), r, o)
-			p.end()
+			p.End()
 			if err != nil {
 				return err
 			}
@@ -83,7 +87,7 @@ that are lost for good. Without an identity it repairs and checks the structure.
 		},
 	}
 	cmd.Flags().StringVar(&readData, "read-data", "", "read every byte, or a `percentage` of the packs")
-	optional(cmd.Flags().Lookup("read-data"), "100%")
+	usage.Optional(cmd.Flags().Lookup("read-data"), "100%")
 	cmd.Flags().BoolVar(&repair, "repair", false, "rebuild this host's index from the packs, and name what is lost for good")
 	cmd.Flags().BoolVar(&locks, "locks", false, "ask the store for the lock of everything that kept snapshots need")
 	return cmd
@@ -95,7 +99,7 @@ func percent(text string) (float64, error) {
 	}
 	n, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
 	if err != nil || n <= 0 || n > 100 {
-		return 0, usagef("--read-data: %q is not a percentage from 0 to 100", text)
+		return 0, usage.Errorf("--read-data: %q is not a percentage from 0 to 100", text)
 	}
 	return n / 100, nil
 }
@@ -106,7 +110,7 @@ func (a *app) recordCheck(h daemon.ByHand) {
 		return // it says nothing of what this machine stored
 	}
 	if err := h.Record(a.stateDir); err != nil {
-		a.note("status will not count this check: %v", err)
+		a.out.Notef("status will not count this check: %v", err)
 	}
 }
 
@@ -125,16 +129,16 @@ func (a *app) tellCheck(r *check.Report) error {
 	}
 	a.printDamage(r.Damage)
 	for _, n := range r.Notes {
-		a.printf("note: %s\n", n)
+		a.out.Printf("note: %s\n", n)
 	}
 	unneeded := []unneededJSON{}
 	for _, u := range r.Unneeded {
-		a.printf("note: %s\n", u)
+		a.out.Printf("note: %s\n", u)
 		unneeded = append(unneeded, unneededJSON(u))
 	}
 	read := " by their lists (--read-data reads the content)"
 	if r.BytesRead > 0 {
-		read = fmt.Sprintf(", %s read and verified", bytesText(r.BytesRead))
+		read = fmt.Sprintf(", %s read and verified", human.Bytes(r.BytesRead))
 	}
 	short := 0
 	for _, d := range r.Damage {
@@ -144,29 +148,29 @@ func (a *app) tellCheck(r *check.Report) error {
 	}
 	verdict := "no damage found"
 	if n := len(list) - short; n > 0 {
-		verdict = counted(n, "object") + " DAMAGED"
+		verdict = human.Counted(n, "object") + " DAMAGED"
 	}
 	if short > 0 {
 		verdict += ", " + english.Plural(short, "snapshot is", "snapshots are") + " LOCKED FOR LESS than their roots say"
 	}
 	if r.Locks > 0 {
-		read += ", the locks of " + counted(r.Locks, "object")
+		read += ", the locks of " + human.Counted(r.Locks, "object")
 	}
 	forgotten := ""
 	if r.Forgotten > 0 {
-		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", count(r.Forgotten))
+		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", human.Count(r.Forgotten))
 	}
-	a.printf("checked %s%s, %s, %s%s: %s; %s\n", counted(r.Snapshots, "snapshot"), forgotten, counted(r.Packs, "pack"), counted(r.Chunks, "chunk"), read, verdict, duration(r.Duration))
+	a.out.Printf("checked %s%s, %s, %s%s: %s; %s\n", human.Counted(r.Snapshots, "snapshot"), forgotten, human.Counted(r.Packs, "pack"), human.Counted(r.Chunks, "chunk"), read, verdict, human.Duration(r.Duration))
 	store := a.repo.Probed()
 	a.printUnprotected(store)
-	err := a.result(map[string]any{"type": "result", "store": toStoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
+	err := a.out.Result(map[string]any{"type": "result", "store": toStoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
 		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": healsJSON(r.Heals), "lost": listed(r.Lost), "lost_files": lostJSON(r.LostFiles), "repaired": listed(r.Repaired), "unneeded": unneeded, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		switch n := len(list) - short; n {
 		case 0:
-			err = fmt.Errorf("%w: locks of %s end before its root says", errDamage, counted(short, "snapshot"))
+			err = fmt.Errorf("%w: locks of %s end before its root says", exit.ErrDamage, human.Counted(short, "snapshot"))
 		default:
-			err = fmt.Errorf("%w: %s%s", errDamage, counted(n, "object"), remedies(r))
+			err = fmt.Errorf("%w: %s%s", exit.ErrDamage, human.Counted(n, "object"), remedies(r))
 		}
 	}
 	return err
@@ -190,7 +194,7 @@ func remedies(r *check.Report) string {
 	if n := len(r.Lost); n > 0 {
 		fmt.Fprintf(&text, "; no snapshot heals all of %s", strings.Join(r.Lost[:min(n, firstDamaged)], ", "))
 		if n > firstDamaged {
-			fmt.Fprintf(&text, " and %s more", count(uint64(n-firstDamaged)))
+			fmt.Fprintf(&text, " and %s more", human.Count(uint64(n-firstDamaged)))
 		}
 		text.WriteString(": what is marked as lost above must come from another copy of the repository, or be forgotten (knowngood forget)")
 	}
@@ -250,7 +254,7 @@ type damageJSON struct {
 // hurtJSON is a file that cannot be restored, or says in words what cannot.
 type hurtJSON struct {
 	Ref string `json:"ref"`
-	*pathJSON
+	*console.PathJSON
 	Part string `json:"part,omitempty"`
 	Lost bool   `json:"lost,omitempty"`
 }
@@ -266,8 +270,8 @@ func toHurtJSON(h check.Hurt) hurtJSON {
 	if h.Part != "" {
 		return hurtJSON{Ref: h.Ref, Part: h.Part, Lost: h.Lost}
 	}
-	path := jsonPath(h.Path)
-	return hurtJSON{Ref: h.Ref, pathJSON: &path, Lost: h.Lost}
+	path := console.JSONPath(h.Path)
+	return hurtJSON{Ref: h.Ref, PathJSON: &path, Lost: h.Lost}
 }
 
 // firstDamaged is how many objects are shown that are damaged in the same way,
@@ -280,7 +284,7 @@ func (a *app) printDamage(damage []check.Damage) {
 	groups := map[string][]check.Damage{}
 	var order []string
 	for _, d := range damage {
-		text := causeOf("", d.Err)
+		text := console.CauseOf("", d.Err)
 		if groups[text] == nil {
 			order = append(order, text)
 		}
@@ -301,7 +305,7 @@ func (a *app) printDamage(damage []check.Damage) {
 			for _, d := range group[len(group)-more:] {
 				files += d.Count
 			}
-			a.printf("and %s more, hurting %s: %s\n", count(more), counted(files, "file"), text)
+			a.out.Printf("and %s more, hurting %s: %s\n", human.Count(more), human.Counted(files, "file"), text)
 		}
 	}
 }
@@ -311,7 +315,7 @@ func (a *app) printHurts(d check.Damage) {
 	if d.Lock {
 		what = "SHORTER"
 	}
-	a.printf("%s %s\n  %s\n", what, d.Object, oneLine(d.Err))
+	a.out.Printf("%s %s\n  %s\n", what, d.Object, printable.Error(d.Err))
 	shown := d.Hurts
 	if d.Count > firstDamaged+1 {
 		shown = shown[:firstDamaged]
@@ -321,9 +325,9 @@ func (a *app) printHurts(d check.Damage) {
 		if h.Lost {
 			lost = " (lost)"
 		}
-		a.printf("  hurts %s%s\n", printable.Name(h.String()), lost)
+		a.out.Printf("  hurts %s%s\n", printable.Name(h.String()), lost)
 	}
 	if more := d.Count - len(shown); more > 0 {
-		a.printf("  and %s\n", counted(more, "more file"))
+		a.out.Printf("  and %s\n", human.Counted(more, "more file"))
 	}
 }

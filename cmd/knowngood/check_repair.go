@@ -8,6 +8,8 @@ import (
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/check"
 	"knowngood/storage/repository"
@@ -25,11 +27,11 @@ func (a *app) openForCheck(ctx context.Context, repair bool, o *check.Options) (
 		return nil, err
 	}
 	if own := a.ownHost(); a.given.host != "" && own != a.given.host {
-		return nil, usagef("--repair: only host %s itself can sign its index: run this there", a.given.host)
+		return nil, usage.Errorf("--repair: only host %s itself can sign its index: run this there", a.given.host)
 	}
 	o.Repair, err = r.Host(ctx)
 	if errors.Is(err, trust.ErrNotEnrolled) {
-		return nil, usagef("--repair: only a host can sign its index, and the state directory %s has the keys of none: run this on the host whose index is to be rebuilt (%v)", a.stateDir, err)
+		return nil, usage.Errorf("--repair: only a host can sign its index, and the state directory %s has the keys of none: run this on the host whose index is to be rebuilt (%v)", a.stateDir, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("--repair: %w", err)
@@ -43,16 +45,16 @@ func (a *app) openForCheck(ctx context.Context, repair bool, o *check.Options) (
 // printRepair shows what was repaired, and what is lost for good.
 func (a *app) printRepair(r *check.Report, sealed bool) {
 	if n := len(r.Repaired); n == 0 {
-		a.printf("index: no run of it is missing or damaged, nothing to rebuild\n")
+		a.out.Printf("index: no run of it is missing or damaged, nothing to rebuild\n")
 	} else {
 		more := ""
 		if n > firstDamaged {
-			more = fmt.Sprintf(" and %s more", count(uint64(n-firstDamaged)))
+			more = fmt.Sprintf(" and %s more", human.Count(uint64(n-firstDamaged)))
 		}
-		a.printf("index: %s missing or damaged; what the packs hold of that is published again, in place of %s%s\n", english.Plural(n, "run was", "runs were"), strings.Join(r.Repaired[:min(n, firstDamaged)], ", "), more)
+		a.out.Printf("index: %s missing or damaged; what the packs hold of that is published again, in place of %s%s\n", english.Plural(n, "run was", "runs were"), strings.Join(r.Repaired[:min(n, firstDamaged)], ", "), more)
 	}
 	if sealed {
-		a.printf("note: without an identity the lists of files were not looked at: knowngood check --identity FILE names the files that are lost\n")
+		a.out.Printf("note: without an identity the lists of files were not looked at: knowngood check --identity FILE names the files that are lost\n")
 	}
 	for _, l := range r.LostFiles {
 		var names []string
@@ -61,9 +63,9 @@ func (a *app) printRepair(r *check.Report, sealed bool) {
 		}
 		more := ""
 		if n := l.Count - len(names); n > 0 {
-			more = fmt.Sprintf(" and %s", counted(n, "more file"))
+			more = fmt.Sprintf(" and %s", human.Counted(n, "more file"))
 		}
-		a.printf("lost for good in %s: %s%s\n", l.Ref, strings.Join(names, ", "), more)
+		a.out.Printf("lost for good in %s: %s%s\n", l.Ref, strings.Join(names, ", "), more)
 	}
 }
 

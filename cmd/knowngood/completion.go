@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -33,7 +32,7 @@ func (a *app) completing(most int, offer completer) cobra.CompletionFunc {
 		if most >= 0 && len(args) >= most {
 			return nil, directive
 		}
-		a.stderr = io.Discard
+		a.out.Mute()
 		ctx := cmd.Context()
 		if ctx == nil {
 			ctx = context.Background()
@@ -105,7 +104,7 @@ func (a *app) completeRefs(most int) cobra.CompletionFunc {
 // completeConfigured offers the environments of the configuration, beside the
 // paths that a shell knows.
 func (a *app) completeConfigured(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	a.stderr = io.Discard
+	a.out.Mute()
 	if len(args) > 0 || cmd.Flags().Changed("env") || a.load(cmd) != nil {
 		return nil, cobra.ShellCompDirectiveDefault
 	}

@@ -7,12 +7,14 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon"
 )
 
 func configCommand(a *app) *cobra.Command {
-	return group(&cobra.Command{
+	return usage.Group(&cobra.Command{
 		Use:   "config",
 		Short: "Check and show the configuration, and try its notifications",
 		Example: `  knowngood config check
@@ -38,7 +40,7 @@ Warnings do not refuse it. With one that is marked as degraded, a daemon takes
 snapshots and calls itself degraded.`,
 			Example: `  knowngood config check
   knowngood config check ./new.yaml --json`,
-			Args:        takes(0, 1),
+			Args:        usage.Takes(0, 1),
 			Annotations: map[string]string{"config": "none"},
 			RunE: func(_ *cobra.Command, args []string) error {
 				path := a.configPath
@@ -60,16 +62,16 @@ snapshots and calls itself degraded.`,
 						mark, degraded = " (degraded)", true
 					}
 					warnings = append(warnings, p.Error())
-					a.printf("warning%s: %s\n", mark, p)
+					a.out.Printf("warning%s: %s\n", mark, p)
 				}
 				cost := daemon.CostOfChecks(c)
-				a.printf("check: %s\n", cost.Text)
-				a.printf("%s is valid: %s\n", path, counted(len(c.Environments), "environment"))
+				a.out.Printf("check: %s\n", cost.Text)
+				a.out.Printf("%s is valid: %s\n", path, human.Counted(len(c.Environments), "environment"))
 				result := map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": warnings, "degraded": degraded, "check": cost.Text}
 				if cost.Known {
 					result["check_bytes_a_month"] = cost.Bytes
 				}
-				return a.result(result)
+				return a.out.Result(result)
 			},
 		},
 		&cobra.Command{
@@ -77,20 +79,20 @@ snapshots and calls itself degraded.`,
 			Short: "Show the configuration in force, secrets left out",
 			Example: `  knowngood config show
   knowngood config show --config new.yaml --json`,
-			Args: takes(0, 0),
+			Args: usage.Takes(0, 0),
 			RunE: func(*cobra.Command, []string) error {
 				text, err := a.config.YAML()
 				if err != nil {
 					return err
 				}
-				if a.json {
+				if a.out.JSON {
 					shown, err := yaml.YAMLToJSON(text)
 					if err != nil {
 						return err
 					}
-					return a.result(map[string]any{"type": "result", "file": a.configFile, "configuration": json.RawMessage(shown)})
+					return a.out.Result(map[string]any{"type": "result", "file": a.configFile, "configuration": json.RawMessage(shown)})
 				}
-				_, err = fmt.Fprintf(a.stdout, "%s", text)
+				_, err = fmt.Fprintf(a.out.Stdout, "%s", text)
 				return err
 			},
 		},

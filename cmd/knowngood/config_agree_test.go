@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"knowngood/cmd/knowngood/exit"
 )
 
 // configuration is a text, and what must come of it. @BASE@ names repository, state
@@ -177,7 +179,7 @@ func TestCheckStartAndReloadAgreeAboutEveryConfiguration(t *testing.T) {
 
 		other.write(t, fill(other))
 		check := other.ask(t, "config", "check", other.config)
-		if (check.code == exitUsage) != c.refused() || !c.refused() && check.code != exitDone {
+		if (check.code == exit.Usage) != c.refused() || !c.refused() && check.code != exit.Done {
 			t.Errorf("%s: config check exits with %d\n%s%s", c.name, check.code, &check.stdout, &check.stderr)
 		} else if c.refused() {
 			c.said(t, "config check", check.stderr.String(), other.config)
@@ -185,7 +187,7 @@ func TestCheckStartAndReloadAgreeAboutEveryConfiguration(t *testing.T) {
 
 		if c.refused() {
 			start := other.ask(t, "daemon")
-			if start.code != exitUsage {
+			if start.code != exit.Usage {
 				t.Errorf("%s: the daemon exits with %d\n%s", c.name, start.code, &start.stderr)
 			}
 			c.said(t, "the start", start.stderr.String(), other.config)
@@ -209,7 +211,7 @@ func TestTestNotifyRefusesWhatTheCheckRefuses(t *testing.T) {
 	s := newService(t, &machine{repo: "/nowhere", state: t.TempDir()}, "notify: {webhook: [{url: 'http://127.0.0.1:1/', headers: {'X Token': x}}]}\n")
 	for _, args := range [][]string{{"config", "check", s.config}, {"config", "test-notify"}, {"daemon"}} {
 		o := s.ask(t, args...)
-		if o.code != exitUsage || !strings.Contains(o.stderr.String(), "notify.webhook.0.headers.X Token: ") {
+		if o.code != exit.Usage || !strings.Contains(o.stderr.String(), "notify.webhook.0.headers.X Token: ") {
 			t.Errorf("%v: %d, %s", args, o.code, &o.stderr)
 		}
 	}

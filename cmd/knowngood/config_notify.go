@@ -5,6 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/notify"
 	"knowngood/storage/stores"
 )
@@ -17,7 +19,7 @@ func testNotifyCommand(a *app) *cobra.Command {
 configured below notify, and show whether each was sent. The ping is not sent: its
 monitor would take it for a run.`,
 		Example: `  knowngood config test-notify`,
-		Args:    takes(0, 0),
+		Args:    usage.Takes(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.testNotify(cmd.Context()) },
 	}
 }
@@ -25,23 +27,23 @@ monitor would take it for a run.`,
 func (a *app) testNotify(ctx context.Context) error {
 	n, err := notify.New(a.config.Notify, notify.Options{Host: a.host, Repository: stores.Redact(a.repoURL), Version: version})
 	if err != nil {
-		return &usageError{err}
+		return usage.Errorf("%w", err)
 	}
 	tests := n.Test(ctx)
 	if len(tests) == 0 {
-		return usagef("nothing to test: the configuration has no webhook, email or command below notify")
+		return usage.Errorf("nothing to test: the configuration has no webhook, email or command below notify")
 	}
 	channels := []any{}
 	for _, t := range tests {
 		said := map[string]any{"channel": t.Channel, "sent": t.Err == nil}
 		if t.Err == nil {
-			a.printf("%s: sent\n", t.Channel)
+			a.out.Printf("%s: sent\n", t.Channel)
 		} else {
-			a.code = exitFailed
+			a.out.Code = exit.Failed
 			said["error"] = t.Err.Error()
-			a.printf("%s: FAILED: %v\n", t.Channel, t.Err)
+			a.out.Printf("%s: FAILED: %v\n", t.Channel, t.Err)
 		}
 		channels = append(channels, said)
 	}
-	return a.result(map[string]any{"type": "result", "channels": channels})
+	return a.out.Result(map[string]any{"type": "result", "channels": channels})
 }

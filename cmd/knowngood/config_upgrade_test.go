@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
 )
 
@@ -36,7 +37,7 @@ func (s *service) record() string { return filepath.Join(s.state, "daemon", "con
 func (s *service) refusesToStart(t *testing.T, want string) {
 	t.Helper()
 	for _, args := range [][]string{{"config", "check", s.config}, {"daemon"}} {
-		if o := s.ask(t, args...); o.code != exitUsage || !strings.Contains(o.stderr.String(), want) {
+		if o := s.ask(t, args...); o.code != exit.Usage || !strings.Contains(o.stderr.String(), want) {
 			t.Errorf("%v exits with %d, and says\n%s", args, o.code, &o.stderr)
 		}
 	}
@@ -46,7 +47,7 @@ func (s *service) refusesToStart(t *testing.T, want string) {
 // that a daemon with it captures and calls itself degraded.
 func (s *service) runsDegraded(t *testing.T, want string) {
 	t.Helper()
-	if o := s.ask(t, "config", "check", s.config); o.code != exitDone || !strings.Contains(o.stdout.String(), "warning (degraded): ") || !strings.Contains(o.stdout.String(), want) {
+	if o := s.ask(t, "config", "check", s.config); o.code != exit.Done || !strings.Contains(o.stdout.String(), "warning (degraded): ") || !strings.Contains(o.stdout.String(), want) {
 		t.Errorf("the check exits with %d, and says\n%s%s", o.code, &o.stdout, &o.stderr)
 	}
 	s.up(t)
@@ -56,7 +57,7 @@ func (s *service) runsDegraded(t *testing.T, want string) {
 	}
 	s.take(t, "web")
 	status := s.ask(t, "status")
-	if out := status.stdout.String(); status.code != exitDone || !strings.HasPrefix(out, "Degraded, though snapshots are taken: ") || !strings.Contains(out, "\nDEGRADED, ") {
+	if out := status.stdout.String(); status.code != exit.Done || !strings.HasPrefix(out, "Degraded, though snapshots are taken: ") || !strings.Contains(out, "\nDEGRADED, ") {
 		t.Errorf("status exits with %d, and says\n%s%s", status.code, out, &status.stderr)
 	}
 	if _, metrics := s.fetch(t, "GET", "/metrics"); !strings.Contains(metrics, "knowngood_degraded 1") {

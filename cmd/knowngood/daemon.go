@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"knowngood/cmd/knowngood/logging"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon"
 	"knowngood/snapshot"
@@ -50,7 +52,7 @@ Run it as the service that the package installs: systemctl enable --now knowngoo
   knowngood daemon --config test.yaml --log-level debug`,
 		Annotations: map[string]string{"config": "demanded, with advice"},
 
-		Args: takes(0, 0),
+		Args: usage.Takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context(), level) },
 	}
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -58,14 +60,14 @@ Run it as the service that the package installs: systemctl enable --now knowngoo
 }
 
 func (a *app) daemon(ctx context.Context, level string) error {
-	log, err := newLog(a.stderr, level)
+	log, err := logging.New(a.out.Stderr, level)
 	if err != nil {
-		return usagef("--log-level: %w", err)
+		return usage.Errorf("--log-level: %w", err)
 	}
 	defer log.Sync()
 	if a.given.repoURL != "" { // that of the configuration was judged with it
 		if err := stores.Check(a.given.repoURL); err != nil {
-			return usagef("--repo: %w", err)
+			return usage.Errorf("--repo: %w", err)
 		}
 	}
 	if err := a.refuseOtherHost(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
 )
 
@@ -21,7 +22,7 @@ func TestASecondDaemonRefusesAndSaysWhoIsFirst(t *testing.T) {
 
 	second := newService(t, m, "%s", text)
 	o := second.ask(t, "daemon")
-	o.exits(t, exitFailed)
+	o.exits(t, exit.Failed)
 	if want := fmt.Sprintf("another daemon uses the state directory %s: process %d (daemon) since ", m.state, first.cmd.Process.Pid); !strings.Contains(o.stderr.String(), want) {
 		t.Errorf("on one state directory: %s; want %q", &o.stderr, want)
 	}
@@ -31,7 +32,7 @@ func TestASecondDaemonRefusesAndSaysWhoIsFirst(t *testing.T) {
 	third := newService(t, &other, "%s", text)
 	third.write(t, fmt.Sprintf("repository: {url: %q}\nstate_dir: %s\nlisten: %s\n%s", other.repo, other.state, first.listen(), text))
 	o = third.ask(t, "daemon")
-	o.exits(t, exitFailed)
+	o.exits(t, exit.Failed)
 	if want := "a daemon runs already and answers there"; !strings.Contains(o.stderr.String(), want) || !strings.Contains(o.stderr.String(), first.socket()) {
 		t.Errorf("on one socket: %s; want %q", &o.stderr, want)
 	}
@@ -122,11 +123,11 @@ func TestASnapshotByHandDoesNotCollideWithTheDaemon(t *testing.T) {
 	s.up(t)
 
 	o := s.ask(t, "snapshot", "web", "--json")
-	if r := decode[struct{ Ref, By string }](t, o.exits(t, exitDone)); r.Ref != "web@1" || r.By != "daemon" {
+	if r := decode[struct{ Ref, By string }](t, o.exits(t, exit.Done)); r.Ref != "web@1" || r.By != "daemon" {
 		t.Errorf("asked of the daemon: %+v", r)
 	}
 	o = s.ask(t, "snapshot", "web")
-	if out := o.exits(t, exitDone); out != "web@2\n" || !strings.Contains(o.stderr.String(), "the daemon captures it\n") {
+	if out := o.exits(t, exit.Done); out != "web@2\n" || !strings.Contains(o.stderr.String(), "the daemon captures it\n") {
 		t.Errorf("asked of the daemon: %s%s", out, &o.stderr)
 	}
 
@@ -140,7 +141,7 @@ func TestASnapshotByHandDoesNotCollideWithTheDaemon(t *testing.T) {
 		return e.Running != nil && e.Running.Phase == "capture"
 	})
 	o = s.ask(t, "snapshot", "web")
-	o.exits(t, exitFailed)
+	o.exits(t, exit.Failed)
 	if !strings.Contains(o.stderr.String(), "web: the environment is being captured already, by the daemon: see ") {
 		t.Errorf("a second one while the daemon captures: %s", &o.stderr)
 	}
@@ -171,7 +172,7 @@ func TestASnapshotByHandDoesNotCollideWithTheDaemon(t *testing.T) {
 	if err := os.Remove(gate); err != nil {
 		t.Fatal(err)
 	}
-	if o := <-asked; o.exits(t, exitDone) != "web@3\n" {
+	if o := <-asked; o.exits(t, exit.Done) != "web@3\n" {
 		t.Errorf("asked of the daemon: %s", &o.stdout)
 	}
 	if err := cmd.Wait(); err != nil || !strings.Contains(words(), "web@4\n") {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 )
@@ -185,11 +186,11 @@ func TestARunByHandThatDiedIsCleanedUpBehind(t *testing.T) {
 	m.dieByHand(t)
 	m.said(t, "before web since hand")
 	o := m.ask(t, "snapshot", "web")
-	if out := o.exits(t, exitDone); out != "web@1\n" || !strings.Contains(o.stderr.String(), "a run of this environment died") {
+	if out := o.exits(t, exit.Done); out != "web@1\n" || !strings.Contains(o.stderr.String(), "a run of this environment died") {
 		t.Errorf("the one after it: %s%s", out, &o.stderr)
 	}
 	m.said(t, "after web died since hand", "on_failure web died since hand", "before web since hand", "after web success since hand")
-	m.ask(t, "snapshot", "web").exits(t, exitDone)
+	m.ask(t, "snapshot", "web").exits(t, exit.Done)
 	m.said(t, "before web since hand", "after web success since hand")
 	// A daemon counts it later; what came after it counts more.
 	m.up(t)
@@ -275,7 +276,7 @@ func TestARunThatIsStoppedIsInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		if code := cmd.ProcessState.ExitCode(); code != exitInterrupted {
+		if code := cmd.ProcessState.ExitCode(); code != exit.Interrupted {
 			t.Errorf("Ctrl-C: exit code %d", code)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 )
@@ -42,7 +43,7 @@ func TestADaemonWhoseNameAnotherMachineTookIsDegraded(t *testing.T) {
 		t.Errorf("status: %s", &o.stdout)
 	}
 	o := s.ask(t, "snapshot", "web", "--tag", "by-hand")
-	o.exits(t, exitFailed)
+	o.exits(t, exit.Failed)
 	if !strings.Contains(o.stderr.String(), why) {
 		t.Errorf("by hand: %s", &o.stderr)
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"knowngood/cmd/knowngood/exit"
 )
 
 // A script that reads the result must not have to know who captured.
@@ -21,7 +23,7 @@ func TestTheResultOfADaemonsSnapshotHasWhatThatByHandHas(t *testing.T) {
 	result := func() (fields map[string]any) {
 		t.Helper()
 		o := s.ask(t, "snapshot", "web", "--json")
-		if o.code != exitIncomplete {
+		if o.code != exit.Incomplete {
 			t.Fatalf("exit code %d: %s", o.code, &o.stderr)
 		}
 		lines := bytes.Split(bytes.TrimSpace(o.stdout.Bytes()), []byte("\n"))

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 )
@@ -63,7 +64,7 @@ func TestADaemonForgetsNothingWhileASourceHasCollapsed(t *testing.T) {
 		t.Error("the metrics do not say that it is suspect")
 	}
 	by := s.ask(t, "snapshot", "web")
-	if by.code != exitIncomplete || !strings.Contains(by.stderr.String(), "SUSPECT: web@6: "+src+" has 0 of 3 files") {
+	if by.code != exit.Incomplete || !strings.Contains(by.stderr.String(), "SUSPECT: web@6: "+src+" has 0 of 3 files") {
 		t.Errorf("by hand, by the daemon: code %d, %s", by.code, &by.stderr)
 	}
 
@@ -104,7 +105,7 @@ func TestADaemonTakesInWhatIsAcceptedByHand(t *testing.T) {
 	if err != nil || run.Result != report.Suspect {
 		t.Fatalf("the run: %+v, %v", run, err)
 	}
-	if o := s.ask(t, "accept", "web@2"); o.code != exitDone {
+	if o := s.ask(t, "accept", "web@2"); o.code != exit.Done {
 		t.Fatalf("accept: %s", &o.stderr)
 	}
 	s.kill() // its next look would come within a minute

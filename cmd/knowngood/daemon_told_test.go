@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 )
@@ -127,7 +128,7 @@ func TestABrokenPromiseIsToldOnceAndMetAgainOnce(t *testing.T) {
 	for range 3 { // further looks tell nothing
 		s.hup(t)
 	}
-	if o := s.ask(t, "status"); o.code != exitFailed {
+	if o := s.ask(t, "status"); o.code != exit.Failed {
 		t.Errorf("status ends with %d while a promise is broken", o.code)
 	}
 	s.take(t, "web")

@@ -78,10 +78,10 @@ func (a *app) tellHost(ctx context.Context, of domainOf, objects []deletion.Obje
 	noted, err := a.repo.TellHost(ctx, of.host, of.domain, objects, time.Now())
 	switch {
 	case err != nil:
-		fmt.Fprintf(a.stderr, "knowngood: %s: the host could not be told (%v). Run on it: %s\n", what, err, strings.ReplaceAll(verify, "--verify", "--verify=data"))
+		a.out.Messagef("%s: the host could not be told (%v). Run on it: %s", what, err, strings.ReplaceAll(verify, "--verify", "--verify=data"))
 	case noted:
-		fmt.Fprintf(a.stderr, "knowngood: %s: noted here; its next snapshot looks at them, and stores again what they held as far as the files are still there\n", what)
+		a.out.Messagef("%s: noted here; its next snapshot looks at them, and stores again what they held as far as the files are still there", what)
 	default:
-		fmt.Fprintf(a.stderr, "knowngood: %s: told by a damage report; the host looks at them within a day, or at once with: %s\n", what, verify)
+		a.out.Messagef("%s: told by a damage report; the host looks at them within a day, or at once with: %s", what, verify)
 	}
 }

@@ -8,6 +8,10 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
@@ -27,7 +31,7 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 		Example: `  knowngood diff web@latest                 from the snapshot to this machine now
   knowngood diff web@41 web@42              from one snapshot to another
   knowngood diff web@41:/etc/nginx web@42   in one directory`,
-		Args:              takes(1, 2),
+		Args:              usage.Takes(1, 2),
 		ValidArgsFunction: a.completeRefs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -59,8 +63,8 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 				}
 			}
 			if n := counts[snapshot.Unread]; n > 0 {
-				a.code = exitIncomplete
-				fmt.Fprintf(a.stderr, "knowngood: %s could not be compared: one of the snapshots does not have %s whole\n", counted(n, "path"), english.PluralWord(n, "it", "them"))
+				a.out.Code = exit.Incomplete
+				a.out.Messagef("%s could not be compared: one of the snapshots does not have %s whole", human.Counted(n, "path"), english.PluralWord(n, "it", "them"))
 			}
 			return a.differences(counts)
 		},
@@ -74,20 +78,20 @@ var changeMarks = map[snapshot.Change]string{snapshot.Added: "+", snapshot.Remov
 type differenceJSON struct {
 	Type   string          `json:"type"`
 	Change snapshot.Change `json:"change"`
-	pathJSON
+	console.PathJSON
 }
 
 func (a *app) difference(c snapshot.Change, path string) error {
-	if a.json {
-		return a.result(differenceJSON{"difference", c, jsonPath(path)})
+	if a.out.JSON {
+		return a.out.Result(differenceJSON{"difference", c, console.JSONPath(path)})
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s %s\n", changeMarks[c], printable.Name("/"+path))
+	_, err := fmt.Fprintf(a.out.Stdout, "%s %s\n", changeMarks[c], printable.Name("/"+path))
 	return err
 }
 
 func (a *app) differences(counts map[snapshot.Change]int) error {
-	a.printf("%d added, %d removed, %d modified, %d with other metadata\n", counts[snapshot.Added], counts[snapshot.Removed], counts[snapshot.Modified], counts[snapshot.Metadata])
-	return a.result(map[string]any{"type": "result", "unread": counts[snapshot.Unread], "added": counts[snapshot.Added], "removed": counts[snapshot.Removed], "modified": counts[snapshot.Modified], "metadata": counts[snapshot.Metadata]})
+	a.out.Printf("%d added, %d removed, %d modified, %d with other metadata\n", counts[snapshot.Added], counts[snapshot.Removed], counts[snapshot.Modified], counts[snapshot.Metadata])
+	return a.out.Result(map[string]any{"type": "result", "unread": counts[snapshot.Unread], "added": counts[snapshot.Added], "removed": counts[snapshot.Removed], "modified": counts[snapshot.Modified], "metadata": counts[snapshot.Metadata]})
 }
 
 // drift compares the machine with a snapshot: what a restore in place would
@@ -110,15 +114,15 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 		}
 		printed <- first
 	}()
-	unseen := a.problems()
-	defer unseen.end()
+	unseen := a.out.Problems()
+	defer unseen.End()
 	p := &restore.Progress{
 		Change: func(action, path string) {
 			if c, ok := kinds[action]; ok && !ofCommand(tree, path) {
 				changes <- func() error { counts[c]++; return a.difference(c, path) }
 			}
 		},
-		Problem: unseen.add,
+		Problem: unseen.Add,
 	}
 	// Delete: a directory in the place of a file is a change, and nothing in the
 	// way; and what a restore would delete is what is new.
@@ -130,8 +134,8 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 	if err != nil {
 		return err
 	}
-	unseen.end()
-	counts[snapshot.Unread] = int(unseen.count)
+	unseen.End()
+	counts[snapshot.Unread] = int(unseen.Count())
 	if err := a.differences(counts); err != nil {
 		return err
 	}
@@ -140,10 +144,10 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 	}
 	switch {
 	case result.Damaged:
-		return fmt.Errorf("%w: see above for what could not be compared; knowngood check shows more", errDamage)
-	case unseen.count > 0:
-		a.code = exitIncomplete
-		fmt.Fprintf(a.stderr, "knowngood: %s could not be compared: see above\n", counted(unseen.count, "path"))
+		return fmt.Errorf("%w: see above for what could not be compared; knowngood check shows more", exit.ErrDamage)
+	case unseen.Count() > 0:
+		a.out.Code = exit.Incomplete
+		a.out.Messagef("%s could not be compared: see above", human.Counted(unseen.Count(), "path"))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"knowngood/cmd/knowngood/console"
 	"knowngood/configs"
 	"knowngood/daemon/validation"
 )
@@ -83,7 +84,7 @@ func callsOf(line string) (out [][]string) {
 // validCall reports what is wrong with a call, but for arguments that are left
 // out.
 func validCall(words []string) error {
-	root := newRoot(&app{stdout: io.Discard, stderr: io.Discard})
+	root := newRoot(&app{out: console.New(io.Discard, io.Discard)})
 	root.InitDefaultCompletionCmd()
 	cmd, rest, err := root.Find(words)
 	if err == nil {

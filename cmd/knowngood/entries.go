@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"knowngood/cmd/knowngood/console"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/manifest"
 )
@@ -24,7 +25,7 @@ type entryList struct {
 // listedJSON is the rest of the result of ls.
 type listedJSON struct {
 	Snapshot snapshotJSON `json:"snapshot"`
-	pathJSON
+	console.PathJSON
 }
 
 // foundJSON is the rest of the result of find.
@@ -37,7 +38,7 @@ func (a *app) entryList(long bool) *entryList { return &entryList{a: a, long: lo
 // add prints an entry. People see ref in front, unless it is empty.
 func (l *entryList) add(ref string, e *manifest.Entry) error {
 	l.count++
-	if !l.a.json {
+	if !l.a.out.JSON {
 		return l.a.printEntry(ref, e, l.long)
 	}
 	b, err := json.Marshal(toEntryJSON(ref, e))
@@ -53,14 +54,14 @@ func (l *entryList) write(between, piece string) error {
 	if !l.begun {
 		l.begun, between = true, `{"type":"result","entries":[`
 	}
-	_, err := l.a.stdout.Write(printable.JSON([]byte(between + piece)))
+	_, err := l.a.out.Stdout.Write(printable.JSON([]byte(between + piece)))
 	return err
 }
 
 // end completes the result object with the fields of rest, which is a struct. An
 // error that ended the listing before its first entry leaves no result.
 func (l *entryList) end(rest any, err error) error {
-	if !l.a.json || err != nil && !l.begun {
+	if !l.a.out.JSON || err != nil && !l.begun {
 		return err
 	}
 	b, merr := json.Marshal(rest)
@@ -73,7 +74,7 @@ func (l *entryList) end(rest any, err error) error {
 // entryJSON is an entry as --json prints it.
 type entryJSON struct {
 	Ref string `json:"ref,omitempty"` // of its snapshot; of what find found
-	pathJSON
+	console.PathJSON
 	Type        string   `json:"type"`
 	Size        uint64   `json:"size"`
 	Mode        string   `json:"mode"`
@@ -88,7 +89,7 @@ type entryJSON struct {
 }
 
 func toEntryJSON(ref string, e *manifest.Entry) entryJSON {
-	return entryJSON{ref, jsonPath(e.Path), e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, timeJSON(e.Mtime), e.Target, exact(e.Target), flagWords(e.Flags)}
+	return entryJSON{ref, console.JSONPath(e.Path), e.Type.String(), e.Size, fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.User, e.Group, timeJSON(e.Mtime), e.Target, console.Exact(e.Target), flagWords(e.Flags)}
 }
 
 // printEntry prints one line of a listing for people; ref, unless it is empty,
@@ -100,7 +101,7 @@ func (a *app) printEntry(ref string, e *manifest.Entry, long bool) error {
 	}
 	if !long {
 		name = ref + name
-		_, err := fmt.Fprintln(a.stdout, name)
+		_, err := fmt.Fprintln(a.out.Stdout, name)
 		return err
 	}
 	if e.Type == manifest.Symlink {
@@ -111,6 +112,6 @@ func (a *app) printEntry(ref string, e *manifest.Entry, long bool) error {
 			name += " (" + x.text + ")"
 		}
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s%s %-8s %-8s %12d %s %s\n", ref, modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, timeText(e.Mtime, time.Local, "2006-01-02 15:04:05"), name)
+	_, err := fmt.Fprintf(a.out.Stdout, "%s%s %-8s %-8s %12d %s %s\n", ref, modeText(e), ownerText(e.User, e.UID), ownerText(e.Group, e.GID), e.Size, timeText(e.Mtime, time.Local, "2006-01-02 15:04:05"), name)
 	return err
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 	"knowngood/storage/storagetest"
 )
@@ -136,9 +137,9 @@ func (l *lied) capture() *outcome {
 // them, and changes the tree.
 func (l *lied) snapshots(n int) (last treetest.Tree) {
 	l.t.Helper()
-	l.init().exits(l.t, exitDone)
+	l.init().exits(l.t, exit.Done)
 	for i := range n {
-		l.capture().exits(l.t, exitDone)
+		l.capture().exits(l.t, exit.Done)
 		last = l.tree
 		treetest.Mutate(l.t, l.src, treetest.Seed(uint64(9+i)), 10, treetest.Shape{MaxFile: 300 << 10})
 		l.tree = treetest.Snapshot(l.t, l.src)
@@ -158,10 +159,10 @@ func (l *lied) whole(ref string, want treetest.Tree) {
 // succeeds in any case.
 func (l *lied) captured(o *outcome) {
 	l.t.Helper()
-	if o.code == exitDone {
+	if o.code == exit.Done {
 		l.whole(strings.TrimSpace(o.stdout.String()), l.tree)
 	}
-	again := l.capture().exits(l.t, exitDone)
+	again := l.capture().exits(l.t, exit.Done)
 	l.whole(strings.TrimSpace(again), l.tree)
 }
 
@@ -181,19 +182,19 @@ func claims() []claim {
 		out := filepath.Join(treetest.TempDir(l.t), "out")
 		args := []string{"restore", "h/e@1:" + l.src, "--target", out}
 		bare := l.bare(l.t)
-		if o := during(l, func() *outcome { return bare.run(l.t, args...) }); o.code != exitDone {
+		if o := during(l, func() *outcome { return bare.run(l.t, args...) }); o.code != exit.Done {
 			bare.must(l.t, args...)
 		}
 		want.Equal(l.t, out, compareOptions())
 	}
 	return []claim{
 		{"init", func(l *lied, during during) {
-			if o := during(l, l.init); o.code != exitDone {
+			if o := during(l, l.init); o.code != exit.Done {
 				// It may have got as far as that, and promised nothing.
-				if o = l.init(); o.code == exitExists {
+				if o = l.init(); o.code == exit.Exists {
 					return
 				}
-				o.exits(l.t, exitDone)
+				o.exits(l.t, exit.Done)
 			}
 			l.captured(l.capture())
 		}},
@@ -209,7 +210,7 @@ func claims() []claim {
 		{"list", func(l *lied, during during) {
 			l.snapshots(2)
 			o := during(l, func() *outcome { return l.run(l.t, "list", "--host", "h", "--json") })
-			if o.code != exitDone {
+			if o.code != exit.Done {
 				return
 			}
 			list := decode[struct {
@@ -223,9 +224,9 @@ func claims() []claim {
 		{"cat", func(l *lied, during during) {
 			l.snapshots(0)
 			writeFile(l.t, filepath.Join(l.src, "one"), "content")
-			l.capture().exits(l.t, exitDone)
+			l.capture().exits(l.t, exit.Done)
 			o := during(l, func() *outcome { return l.bare(l.t).run(l.t, "cat", "h/e:"+filepath.Join(l.src, "one")) })
-			if text := o.stdout.String(); o.code == exitDone && text != "content" || !strings.HasPrefix("content", text) {
+			if text := o.stdout.String(); o.code == exit.Done && text != "content" || !strings.HasPrefix("content", text) {
 				l.t.Errorf("exit code %d, and the file holds %q", o.code, text)
 			}
 		}},
@@ -233,14 +234,14 @@ func claims() []claim {
 			l.snapshots(1)
 			l.removePacks()
 			bare := l.bare(l.t)
-			if o := during(l, func() *outcome { return bare.run(l.t, "check", "--read-data") }); o.code == exitDone {
+			if o := during(l, func() *outcome { return bare.run(l.t, "check", "--read-data") }); o.code == exit.Done {
 				l.t.Errorf("a pack is gone, and check says:\n%s", &o.stdout)
 			}
 		}},
 		{"forget", func(l *lied, during during) {
 			l.snapshots(2)
 			o := during(l, func() *outcome { return l.run(l.t, "forget", "--host", "h", "e@1") })
-			if refs := l.refs(l.t, "--host", "h"); o.code == exitDone && len(refs) != 1 {
+			if refs := l.refs(l.t, "--host", "h"); o.code == exit.Done && len(refs) != 1 {
 				l.t.Errorf("e@1 is forgotten, and listed are %v", refs)
 			} else if !slices.Contains(refs, "e@2") {
 				l.t.Errorf("listed are %v", refs)

@@ -9,6 +9,8 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
@@ -34,18 +36,18 @@ empty, standard error reports that, and the exit code is 0.`,
 		Example: `  knowngood find web 'invoice-*.pdf'
   knowngood find web@latest:/srv '*.conf' '*.yaml'
   knowngood find -l web@2026-11-20 '/srv/**/cache/*'`,
-		Args:              takes(2, -1),
+		Args:              usage.Takes(2, -1),
 		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, p := range args[1:] {
 				if !doublestar.ValidatePattern(p) {
-					return usagef("pattern %q is not valid", p)
+					return usage.Errorf("pattern %q is not valid", p)
 				}
 			}
 			list := a.entryList(long)
 			err := a.find(cmd.Context(), args[0], args[1:], list)
 			if err == nil && list.count == 0 {
-				a.note("nothing found")
+				a.out.Notef("nothing found")
 			}
 			return err
 		},
@@ -72,7 +74,7 @@ func (a *app) find(ctx context.Context, text string, patterns []string, list *en
 	if err != nil {
 		return err
 	}
-	unusable := a.problems()
+	unusable := a.out.Problems()
 	snapshots, damaged, err := a.collectOf(ctx, r, host, ref.Environment, false, unusable)
 	if err == nil && len(snapshots) == 0 && damaged == nil {
 		_, err = r.Resolve(ctx, ref, host) // which says what there is
@@ -94,10 +96,10 @@ func (a *app) find(ctx context.Context, text string, patterns []string, list *en
 
 	for _, err := range unsearched {
 		a.foundDamage(err)
-		unusable.addError(err)
-		damaged = fmt.Errorf("%w: what is named above could not be searched; knowngood check shows more", errDamage)
+		unusable.AddError(err)
+		damaged = fmt.Errorf("%w: what is named above could not be searched; knowngood check shows more", exit.ErrDamage)
 	}
-	unusable.end()
+	unusable.End()
 	if err == nil {
 		err = damaged
 	}
@@ -111,7 +113,7 @@ func (a *app) findInOne(ctx context.Context, text string, patterns []string, lis
 	}
 	defer tree.Reader.Close()
 	ref := ""
-	if a.json {
+	if a.out.JSON {
 		ref = tree.Snapshot.Ref()
 	}
 	err = a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.add(ref, e) })

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"fmt"
-
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
@@ -36,14 +36,14 @@ func flagWords(f manifest.Flags) (out []string) {
 
 // flaggedJSON is an entry whose capture may not show it as it was.
 type flaggedJSON struct {
-	pathJSON
+	console.PathJSON
 	Flags []string `json:"flags"`
 }
 
 func flaggedJSONs(list []restore.Flagged) []flaggedJSON {
 	out := []flaggedJSON{}
 	for _, f := range list {
-		out = append(out, flaggedJSON{jsonPath(f.Path), flagWords(f.Flags)})
+		out = append(out, flaggedJSON{console.JSONPath(f.Path), flagWords(f.Flags)})
 	}
 	return out
 }
@@ -54,18 +54,18 @@ func (a *app) printFlagged(t *snapshot.Tree, r *restore.Result) {
 	if t.Snapshot.Body.Status != statement.Partial {
 		return
 	}
-	fmt.Fprintf(a.stderr, "knowngood: note: %s is partial: knowngood show --problems %s lists what was not captured as it should\n", t.Snapshot.Ref(), t.Snapshot.Ref())
+	a.out.Messagef("note: %s is partial: knowngood show --problems %s lists what was not captured as it should", t.Snapshot.Ref(), t.Snapshot.Ref())
 	if r.FlaggedCount == 0 {
 		return
 	}
 	for i, f := range r.Flagged {
 		if i == maxNamed {
-			fmt.Fprintf(a.stderr, "knowngood: note: and %s more\n", counted(r.FlaggedCount-maxNamed, "such entry"))
+			a.out.Messagef("note: and %s more", human.Counted(r.FlaggedCount-maxNamed, "such entry"))
 			return
 		}
 		for _, x := range flagTexts {
 			if f.Flags&x.flag != 0 {
-				fmt.Fprintf(a.stderr, "knowngood: note: %s %s\n", printable.Name("/"+f.Path), x.text)
+				a.out.Messagef("note: %s %s", printable.Name("/"+f.Path), x.text)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -115,7 +116,7 @@ func TestAHistorySignedAgainIsNotBelieved(t *testing.T) {
 				if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				w.web.run(t, "snapshot", "--host", iamHost, "--env", "web", src).exits(t, exitDone)
+				w.web.run(t, "snapshot", "--host", iamHost, "--env", "web", src).exits(t, exit.Done)
 			}
 			for i := range 3 {
 				put(fmt.Sprintf("the good data of day %d", i+1))
@@ -132,7 +133,7 @@ func TestAHistorySignedAgainIsNotBelieved(t *testing.T) {
 
 			bare := w.admin.bare(t)
 			o := bare.run(t, "list", "--all-hosts")
-			o.exits(t, exitDamage)
+			o.exits(t, exit.Damage)
 			for _, key := range keys {
 				if !strings.Contains(o.stderr.String(), key+": remembered the object, found other bytes in its place since ") {
 					t.Errorf("list does not name %s: %s", key, &o.stderr)
@@ -140,13 +141,13 @@ func TestAHistorySignedAgainIsNotBelieved(t *testing.T) {
 			}
 			for n := 1; n <= 3; n++ {
 				out := filepath.Join(t.TempDir(), "out")
-				w.admin.bare(t).run(t, "restore", fmt.Sprintf("%s/web@%d:%s", iamHost, n, src), "--target", out).exits(t, exitDamage)
+				w.admin.bare(t).run(t, "restore", fmt.Sprintf("%s/web@%d:%s", iamHost, n, src), "--target", out).exits(t, exit.Damage)
 				if got, err := os.ReadFile(filepath.Join(out, "payroll.db")); err != nil || string(got) != fmt.Sprintf("the good data of day %d", n) {
 					t.Errorf("web@%d has %q, %v", n, got, err)
 				}
 			}
-			w.admin.bare(t).run(t, "check", "--read-data=100%").exits(t, exitDamage)
-			if o := w.admin.bare(t).run(t, "prune", "--all-hosts", "--dry-run"); o.code != exitDamage {
+			w.admin.bare(t).run(t, "check", "--read-data=100%").exits(t, exit.Damage)
+			if o := w.admin.bare(t).run(t, "prune", "--all-hosts", "--dry-run"); o.code != exit.Damage {
 				t.Errorf("prune exits with %d: %s", o.code, &o.stderr)
 			}
 		})
@@ -161,7 +162,7 @@ func TestKeysWithEscapesDoNotReachTheTerminal(t *testing.T) {
 	w := newIAMWorld(t, server, bucket)
 	host := policy(t, "host-policy.json", bucket)
 	allDone(t, w.join(t, host))
-	w.with(t, w.web, host).run(t, "snapshot", "--host", iamHost, "--env", "web", iamSource(t)).exits(t, exitDone)
+	w.with(t, w.web, host).run(t, "snapshot", "--host", iamHost, "--env", "web", iamSource(t)).exits(t, exit.Done)
 	c := w.client(t, host)
 	for _, name := range []string{"\x1b]0;PWNED\x07\x1b[31m", "x\rknowngood: all is well                         "} {
 		if _, err := c.PutObject(t.Context(), bucket, "prod/"+layout.PrefixRoots(iamHost, "web")+name, strings.NewReader("x"), 1, minio.PutObjectOptions{}); err != nil {

@@ -13,6 +13,9 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/snapshot/prune"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
@@ -26,7 +29,7 @@ type forgetFlags struct {
 	policy       bool
 	undo, dryRun bool
 	reason       string
-	keep         keepFlags
+	keep         usage.Keep
 }
 
 func forgetCommand(a *app) *cobra.Command {
@@ -52,10 +55,10 @@ a tombstone, signed by this host; for another host it takes an identity.`,
   knowngood forget --env web --keep-hourly 48 --keep-daily 30
   knowngood forget web@17 --reason "held a secret"
   knowngood forget --undo web@17`,
-		Args:              takes(0, -1),
+		Args:              usage.Takes(0, -1),
 		ValidArgsFunction: a.completeRefs(-1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			if err := f.check(refs, f.keep.given(cmd.Flags())); err != nil {
+			if err := f.check(refs, f.keep.Given(cmd.Flags())); err != nil {
 				return err
 			}
 			r, err := a.open(cmd.Context())
@@ -74,7 +77,7 @@ a tombstone, signed by this host; for another host it takes an identity.`,
 	flags.BoolVar(&f.undo, "undo", false, "take back that the snapshots named were forgotten")
 	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "show what would be done")
 	flags.StringVar(&f.reason, "reason", "", "`text` that is kept with what is forgotten, and shown by list --all and show")
-	f.keep.add(flags)
+	f.keep.Add(flags)
 	cmd.RegisterFlagCompletionFunc("env", a.completeEnvironments(-1))
 	return cmd
 }
@@ -88,15 +91,15 @@ func (f *forgetFlags) check(refs []string, byRules bool) error {
 	}
 	switch {
 	case ways != 1:
-		return usagef("name snapshots, or give --policy, or --keep rules: one of them")
+		return usage.Errorf("name snapshots, or give --policy, or --keep rules: one of them")
 	case f.undo && len(refs) == 0:
-		return usagef("--undo takes the names of snapshots")
+		return usage.Errorf("--undo takes the names of snapshots")
 	case byRules && f.env == "":
-		return usagef("--keep rules need --env NAME")
+		return usage.Errorf("--keep rules need --env NAME")
 	case f.env != "" && len(refs) > 0:
-		return usagef("--env goes with a policy, not with names of snapshots")
+		return usage.Errorf("--env goes with a policy, not with names of snapshots")
 	}
-	return f.keep.read()
+	return f.keep.Read()
 }
 
 // forgotten is a snapshot or environment, as --json prints it.
@@ -122,7 +125,7 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 			return err
 		}
 		if sub != "" {
-			return usagef("%s: a snapshot is forgotten as a whole, without a path", text)
+			return usage.Errorf("%s: a snapshot is forgotten as a whole, without a path", text)
 		}
 		p := place{s.Host, s.Environment}
 		if numbers[p] == nil {
@@ -173,12 +176,12 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 	}
 
 	for _, l := range lines {
-		a.printf("%s\n", l)
+		a.out.Printf("%s\n", l)
 	}
 	if !f.undo && !f.dryRun {
-		a.printf("%s\n", takenBack(len(out)))
+		a.out.Printf("%s\n", takenBack(len(out)))
 	}
-	return a.result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": plannedOr(f.dryRun, verb), "snapshots": out})
+	return a.out.Result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": plannedOr(f.dryRun, verb), "snapshots": out})
 }
 
 // takenBack is how so many snapshots are taken back that were forgotten.
@@ -205,7 +208,7 @@ func (a *app) lost(ctx context.Context, r *repository.Repository, text string, d
 	if err != nil {
 		return nil, "", errors.Join(damage, err)
 	}
-	fmt.Fprintf(a.stderr, "knowngood: warning: %s: %v\n", text, damage)
+	a.out.Messagef("warning: %s: %v", text, damage)
 	return &history.Snapshot{Host: host, Environment: ref.Environment, Number: ref.Number}, sub, nil
 }
 
@@ -213,11 +216,11 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 	envs := a.config.EnvironmentNames()
 	if f.env != "" {
 		if envs = []string{f.env}; f.policy && a.config.Environments[f.env] == nil {
-			return usagef("there is no environment %q in the configuration, %s", f.env, a.configured())
+			return usage.Errorf("there is no environment %q in the configuration, %s", f.env, a.configured())
 		}
 	}
 	if len(envs) == 0 {
-		return usagef("the configuration has no environments: name one with --env, and give --keep rules")
+		return usage.Errorf("the configuration has no environments: name one with --env, and give --keep rules")
 	}
 	have, err := r.Environments(ctx, a.host)
 	if err != nil {
@@ -231,10 +234,10 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 			}
 			continue
 		}
-		policy, zone := f.keep.policy, time.Local
+		policy, zone := f.keep.Policy, time.Local
 		if e := a.config.Environments[env]; e != nil {
 			if zone, err = time.LoadLocation(e.TimeZone); err != nil {
-				return usagef("environment %s: %w", env, err)
+				return usage.Errorf("environment %s: %w", env, err)
 			}
 			if f.policy {
 				policy = e.Keep.Policy()
@@ -244,9 +247,9 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 		if err != nil {
 			return err
 		}
-		printErrors(a, "knowngood: warning: ", damaged)
+		console.PrintErrors(a.out, "knowngood: warning: ", damaged)
 		if len(judged) > 0 && judged[0].Suspect {
-			a.note("%s is suspect: nothing of %s is forgotten until the source is back, or knowngood accept %s", judged[0].Ref(), env, judged[0].Ref())
+			a.out.Notef("%s is suspect: nothing of %s is forgotten until the source is back, or knowngood accept %s", judged[0].Ref(), env, judged[0].Ref())
 		}
 		unkept := prune.Unkept(judged)
 		if !f.dryRun && unkept.Count() > 0 {
@@ -263,10 +266,10 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 }
 
 func (a *app) tellForgotten(out []forgottenJSON, dryRun bool) error {
-	if a.json {
-		return a.result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "forgotten"), "snapshots": out})
+	if a.out.JSON {
+		return a.out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "forgotten"), "snapshots": out})
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.out.Stdout, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "SNAPSHOT\tTIME\tKEPT\tWHY")
 	gone := 0
 	for _, o := range out {
@@ -283,16 +286,16 @@ func (a *app) tellForgotten(out []forgottenJSON, dryRun bool) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	all := counted(len(out), "snapshot")
+	all := human.Counted(len(out), "snapshot")
 	switch {
 	case len(out) == 0:
-		a.printf("nothing is forgotten: there is no snapshot yet\n")
+		a.out.Printf("nothing is forgotten: there is no snapshot yet\n")
 	case gone == 0:
-		a.printf("nothing is forgotten: %s kept\n", english.PluralWord(len(out), all+" is", "all "+all+" are"))
+		a.out.Printf("nothing is forgotten: %s kept\n", english.PluralWord(len(out), all+" is", "all "+all+" are"))
 	case dryRun:
-		a.printf("%d of %s would be forgotten\n", gone, all)
+		a.out.Printf("%d of %s would be forgotten\n", gone, all)
 	default:
-		a.printf("%d of %s forgotten; %s\n", gone, all, takenBack(gone))
+		a.out.Printf("%d of %s forgotten; %s\n", gone, all, takenBack(gone))
 	}
 	return nil
 }

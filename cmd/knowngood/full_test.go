@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -100,7 +101,7 @@ func TestPruneOnAFullStoreWithoutAReserveSaysHowMuchItNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := m.run(t, "prune")
-	if o.code != exitFailed || !strings.Contains(o.stderr.String(), "free 128 KiB by other means") {
+	if o.code != exit.Failed || !strings.Contains(o.stderr.String(), "free 128 KiB by other means") {
 		t.Errorf("exit code %d: %s", o.code, &o.stderr)
 	}
 	after, err := exec.Command("find", disk, "-type", "f").Output()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
 	"knowngood/storage/storagetest"
 )
@@ -68,12 +69,12 @@ func TestALostPackIsNoticedNamedAndHealed(t *testing.T) {
 			t.Fatalf("%d packs are lost", packs)
 		}
 		check := m.run(t, "check")
-		if out := check.exits(t, exitDamage); strings.Count(out, "DAMAGED hosts/") != 2 || !strings.Contains(out, "hurts "+second.Ref+":"+filepath.Join(src, "two")) {
+		if out := check.exits(t, exit.Damage); strings.Count(out, "DAMAGED hosts/") != 2 || !strings.Contains(out, "hurts "+second.Ref+":"+filepath.Join(src, "two")) {
 			t.Errorf("check: %s", out)
 		}
 
 		o := m.run(t, "snapshot", "--env", "web", "--verify", src)
-		o.exits(t, exitDone)
+		o.exits(t, exit.Done)
 		if says := o.stderr.String(); !strings.Contains(says, "healed: the store had lost 2 packs or manifests, 293 KiB stored again; ") || !strings.Contains(says, " refers to 2 objects that are not in the store") {
 			t.Errorf("it says %s", says)
 		}
@@ -146,7 +147,7 @@ func TestADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
 			}
 
 			o := find(s, src)
-			o.exits(t, exitDamage)
+			o.exits(t, exit.Damage)
 			if !strings.Contains(o.stderr.String(), "that are missing or damaged (1): noted here; its next snapshot looks at them") {
 				t.Errorf("it says %s", &o.stderr)
 			}
@@ -178,7 +179,7 @@ func TestACheckNoticesThatAnIndexRunIsGone(t *testing.T) {
 		if n := lose("/index/"); n != 1 {
 			t.Fatalf("%d runs are lost", n)
 		}
-		if out := m.run(t, "check").exits(t, exitDamage); !strings.Contains(out, "DAMAGED hosts/") || !strings.Contains(out, "/index/") || !strings.Contains(out, "missing, seen by web@1") {
+		if out := m.run(t, "check").exits(t, exit.Damage); !strings.Contains(out, "DAMAGED hosts/") || !strings.Contains(out, "/index/") || !strings.Contains(out, "missing, seen by web@1") {
 			t.Errorf("check: %s", out)
 		}
 		if s := m.snapshot(t, "web", src); s.NewBytes != 0 {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"knowngood/cmd/knowngood/console"
+
 	"github.com/spf13/cobra"
 )
 
@@ -19,7 +21,7 @@ func allCommands() (out []*cobra.Command) {
 			walk(sub)
 		}
 	}
-	walk(newRoot(&app{stdout: io.Discard, stderr: io.Discard}))
+	walk(newRoot(&app{out: console.New(io.Discard, io.Discard)}))
 	return out
 }
 

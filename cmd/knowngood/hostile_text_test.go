@@ -11,6 +11,8 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"knowngood/cmd/knowngood/exit"
 )
 
 // hostileText clears a screen, sets a title, turns a text round, hides a part of
@@ -115,7 +117,7 @@ func TestHostileTexts(t *testing.T) {
 		x.env = []string{"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=bbbbbbbb"}
 		o := x.run(t, "list")
 		harmless(t, o)
-		if o.code == exitDone || !strings.Contains(o.stderr.String(), `\u202e`) {
+		if o.code == exit.Done || !strings.Contains(o.stderr.String(), `\u202e`) {
 			t.Errorf("%d, %s", o.code, &o.stderr)
 		}
 	})

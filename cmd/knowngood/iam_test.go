@@ -13,6 +13,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
 	"knowngood/storage/storagetest"
 )
@@ -50,7 +51,7 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 				t.Run("a host locks again what it uses again", func(t *testing.T) {
 					w.forgetLocks(t)
 					o := w.web.run(t, "snapshot", "--host", iamHost, "--env", "web", src)
-					o.exits(t, exitDone)
+					o.exits(t, exit.Done)
 					if strings.Contains(o.stderr.String(), "warning") {
 						t.Errorf("%s", &o.stderr)
 					}
@@ -67,7 +68,7 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 					t.Errorf("notes: %q", c.Notes)
 				}
 				status := s.ask(t, "status")
-				status.exits(t, exitDone)
+				status.exits(t, exit.Done)
 				if !strings.Contains(status.stdout.String(), "Check: found no damage, with 1 note, ") {
 					t.Errorf("status:\n%s", &status.stdout)
 				}
@@ -193,7 +194,7 @@ func TestHostPolicyAllowsNothingThatAHostDoesNotNeed(t *testing.T) {
 				w := newIAMWorld(t, server, bucket, "--lock", "governance", "--lock-keep", "1d")
 				w.admin.must(t, "snapshot", "--host", "admin", "--env", "web", iamSource(t))
 				for _, o := range slices.Concat(w.join(t, strings.ReplaceAll(string(b), "BUCKET", bucket)), w.capture(t, iamSource(t))) {
-					if o.code != exitDone || strings.Contains(o.stderr.String(), "could not be extended") {
+					if o.code != exit.Done || strings.Contains(o.stderr.String(), "could not be extended") {
 						t.Logf("without it: %s", &o.stderr)
 						return
 					}

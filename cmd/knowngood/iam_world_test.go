@@ -12,6 +12,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/storage/storagetest"
 )
 
@@ -172,7 +173,7 @@ func (w *iamWorld) capture(t *testing.T, src string) []*outcome {
 func allDone(t *testing.T, outcomes []*outcome) {
 	t.Helper()
 	for _, o := range outcomes {
-		o.exits(t, exitDone)
+		o.exits(t, exit.Done)
 	}
 }
 
@@ -273,18 +274,18 @@ func (w *iamWorld) tellAndHeal(t *testing.T, src string) {
 	defer w.flipAPack(t)()
 
 	o := w.with(t, w.admin.bare(t), without).run(t, "check", "--read-data")
-	o.exits(t, exitDamage)
+	o.exits(t, exit.Damage)
 	if says := o.stderr.String(); !strings.Contains(says, "the host could not be told (") || !strings.Contains(says, "Run on it: knowngood snapshot web --verify=data") {
 		t.Errorf("it may not tell the host, and says %s", says)
 	}
 	o = w.with(t, w.admin.bare(t), with).run(t, "check", "--read-data")
-	o.exits(t, exitDamage)
+	o.exits(t, exit.Damage)
 	if says := o.stderr.String(); !strings.Contains(says, "objects of host web-7 that are missing or damaged (1): told by a damage report") {
 		t.Errorf("it tells the host, and says %s", says)
 	}
 
 	o = w.web.run(t, "snapshot", "--json", "--host", iamHost, "--env", "web", "--verify", src)
-	o.exits(t, exitDone)
+	o.exits(t, exit.Done)
 	if r := decode[snapshotResult](t, o.stdout.String()); r.HealedPacks != 1 || r.HealedBytes == 0 {
 		t.Errorf("the host heals %+v: %s", r, &o.stderr)
 	}

@@ -12,6 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/internal/printable"
 	"knowngood/storage"
@@ -71,7 +74,7 @@ A further host, without one:
   knowngood init --join --repo URL --pin PIN --request web-8.request
   knowngood keys grant web-8.request --repo URL --identity FILE    where the identity is
   knowngood init --join --repo URL --accept`,
-		Args: takes(0, 0),
+		Args: usage.Takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.join || f.accept || f.request != "" || f.reenrol {
 				return a.joinRepository(cmd.Context(), &f)
@@ -96,7 +99,7 @@ A further host, without one:
 
 func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 	if a.identityPath == "" && len(f.recipients) == 0 {
-		return usagef("who will be able to restore? Give --identity FILE (made when it does not exist), or --recipient KEY")
+		return usage.Errorf("who will be able to restore? Give --identity FILE (made when it does not exist), or --recipient KEY")
 	}
 	s, err := a.store(ctx, true)
 	if err != nil {
@@ -151,24 +154,24 @@ func (f *initFlags) options(a *app, o *trust.InitOptions) error {
 	if f.lockKeep != "" {
 		d, err := configs.ParseDuration(f.lockKeep)
 		if err != nil {
-			return usagef("--lock-keep: %w", err)
+			return usage.Errorf("--lock-keep: %w", err)
 		}
 		keep = time.Duration(d)
 	}
 	o.Lock = trust.Lock{Mode: storage.RetentionMode(strings.ToUpper(mode)), Keep: keep}
 	if err := o.Lock.Check(); err != nil {
-		return usagef("--lock, --lock-keep: %w", err)
+		return usage.Errorf("--lock, --lock-keep: %w", err)
 	}
 	if f.chunkAvg != "" {
 		n, err := configs.ParseSize(f.chunkAvg)
 		if err != nil {
-			return usagef("--chunk-size: %w", err)
+			return usage.Errorf("--chunk-size: %w", err)
 		}
 		if n <= chunk.MaxSize {
 			o.Chunker = chunk.Params{Min: uint32(n / 4), Avg: uint32(n), Max: uint32(n * 4)}
 		}
 		if n > chunk.MaxSize || o.Chunker.Validate() != nil {
-			return usagef("--chunk-size: %s is not an average size of chunks: write a power of two from %d to 2MiB, such as 1MiB", f.chunkAvg, 4*chunk.Window)
+			return usage.Errorf("--chunk-size: %s is not an average size of chunks: write a power of two from %d to 2MiB, such as 1MiB", f.chunkAvg, 4*chunk.Window)
 		}
 	}
 	return nil
@@ -182,7 +185,7 @@ func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err er
 			return nil, false, err
 		}
 		if len(file.Recipients) == 0 && len(f.recipients) == 0 {
-			return nil, false, usagef("%s does not contain its public key: give it with --recipient", a.identityPath)
+			return nil, false, usage.Errorf("%s does not contain its public key: give it with --recipient", a.identityPath)
 		}
 		return file.Recipients, false, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -194,7 +197,7 @@ func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err er
 	case "x25519":
 		kind = identity.X25519
 	default:
-		return nil, false, usagef("--identity-type: %q is neither hybrid nor x25519", f.kind)
+		return nil, false, usage.Errorf("--identity-type: %q is neither hybrid nor x25519", f.kind)
 	}
 	key, err := identity.Generate(kind)
 	if err != nil {
@@ -217,27 +220,27 @@ func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err er
 
 // tellInit says what was made, and what must be kept where.
 func (a *app) tellInit(r *trust.InitResult, o trust.InitOptions, made, pinned bool) error {
-	a.printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, a.repo.State.Dir(), r.OwnerFingerprint, r.Pin)
+	a.out.Printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, a.repo.State.Dir(), r.OwnerFingerprint, r.Pin)
 	for _, rec := range r.Recipients {
-		a.printf("  recipient  %s\n", trust.ShortRecipient(rec.Text))
+		a.out.Printf("  recipient  %s\n", trust.ShortRecipient(rec.Text))
 	}
-	a.printf("\nKeep in a safe place, away from this machine:\n")
+	a.out.Printf("\nKeep in a safe place, away from this machine:\n")
 	if a.identityPath != "" {
 		verb := "the identity"
 		if made {
 			verb = "the identity just made"
 		}
-		a.printf("  %s  (%s: without it NOTHING can be restored)\n", absolute(a.identityPath), verb)
+		a.out.Printf("  %s  (%s: without it NOTHING can be restored)\n", absolute(a.identityPath), verb)
 	}
-	a.printf("  %s  (the URL), and credentials that read it\n  %x  (the pin: with --pin, a new machine refuses a forged repository", o.URL, r.Pin)
+	a.out.Printf("  %s  (the URL), and credentials that read it\n  %x  (the pin: with --pin, a new machine refuses a forged repository", o.URL, r.Pin)
 	if pinned {
-		a.printf("; the identity has it, too")
+		a.out.Printf("; the identity has it, too")
 	}
-	a.printf(")\n")
-	a.printf("\n")
+	a.out.Printf(")\n")
+	a.out.Printf("\n")
 	a.printUnprotected(&r.Probe)
-	a.printf("On a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(o.URL))
-	return a.result(map[string]any{"type": "result", "repository": o.URL, "repository_id": a.repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "store": toStoreJSON(&r.Probe)})
+	a.out.Printf("On a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(o.URL))
+	return a.out.Result(map[string]any{"type": "result", "repository": o.URL, "repository_id": a.repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "store": toStoreJSON(&r.Probe)})
 }
 
 // absolute is a path as it is written down: from the root.
@@ -250,7 +253,7 @@ func absolute(path string) string {
 
 func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	if !f.join {
-		return usagef("--request, --accept and --reenrol go with --join")
+		return usage.Errorf("--request, --accept and --reenrol go with --join")
 	}
 	r, err := a.connect(ctx)
 	if err != nil {
@@ -260,7 +263,7 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 	switch {
 	case f.request != "":
 		if p := r.Probed(); p != nil && p.Unprotected() && !f.unprotected {
-			return refuseUnprotected(trust.ErrUnprotected, fmt.Sprintf(" (as probed on %s; where that changed, run knowngood probe --host %s first)", localTime(p.At), a.host))
+			return refuseUnprotected(trust.ErrUnprotected, fmt.Sprintf(" (as probed on %s; where that changed, run knowngood probe --host %s first)", human.Time(p.At), a.host))
 		}
 		b, err := r.JoinRequest(a.host, f.reenrol, time.Now())
 		if err != nil {
@@ -278,10 +281,10 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 			return err
 		}
 		key := trust.Fingerprint(req.HostKey)
-		a.printf("Wrote the request of host %s to %s.\n", a.host, f.request)
+		a.out.Printf("Wrote the request of host %s to %s.\n", a.host, f.request)
 		a.printJoin(r, key)
-		a.printf("Have it granted where the owner's identity is, which prints the same three:\n  %s %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", grant, filepath.Base(f.request), quoted(r.URL()), quoted(r.URL()))
-		return a.result(joinJSON(r, key, map[string]any{"host": a.host, "request": f.request}))
+		a.out.Printf("Have it granted where the owner's identity is, which prints the same three:\n  %s %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", grant, filepath.Base(f.request), printable.Word(r.URL()), printable.Word(r.URL()))
+		return a.out.Result(joinJSON(r, key, map[string]any{"host": a.host, "request": f.request}))
 	case f.accept:
 		h, err := r.AcceptGrant(ctx)
 		if err != nil {
@@ -290,7 +293,7 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 		return a.tellJoined(ctx, r, h)
 	}
 	if !r.Unlocked() {
-		return usagef("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
+		return usage.Errorf("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
 	}
 	h, err := r.Join(ctx, trust.JoinOptions{Host: a.host, Reenrol: f.reenrol, Now: time.Now()})
 	if err != nil {
@@ -303,19 +306,19 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 // see what the host's own credentials can do to the store.
 func (a *app) tellJoined(ctx context.Context, r *repository.Repository, h *trust.Host) error {
 	if _, err := r.Probe(ctx, h.Name, time.Now()); err != nil {
-		a.warn("what is known of the store is what init saw: %v", err)
+		a.out.Warnf("what is known of the store is what init saw: %v", err)
 	}
 	key := trust.Fingerprint(h.Certificate.HostKey)
-	a.printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
+	a.out.Printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
 	a.printJoin(r, key)
 	a.printUnprotected(r.Probed())
-	return a.result(joinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial, "store": toStoreJSON(r.Probed())}))
+	return a.out.Result(joinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial, "store": toStoreJSON(r.Probed())}))
 }
 
 // printJoin prints what the two sides of a join compare: the key of the host, and
 // which repository is meant.
 func (a *app) printJoin(r *repository.Repository, key string) {
-	a.printf("\n  host key   %s\n  owner      %s\n  pin        %x\n\n", key, r.OwnerFingerprint(), r.Pin())
+	a.out.Printf("\n  host key   %s\n  owner      %s\n  pin        %x\n\n", key, r.OwnerFingerprint(), r.Pin())
 }
 
 // joinJSON is printJoin for --json, with more fields.
@@ -335,14 +338,9 @@ func (a *app) warnFirstUse(r *repository.Repository) {
 	if pin, err := r.State.Pin(); err == nil && pin != nil {
 		remembered = " and " + pin.Source
 	}
-	a.warn(`NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one. This host
+	a.out.Warnf(`NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one. This host
 now trusts what answered at %s: the owner %s and the pin %x.
 Whoever answers there in the place of your store decides who can read what is captured here. Compare the pin with what
 "knowngood keys list" prints where the identity is; if it is another, remove %s%s and join again with --pin.`,
 		r.URL(), r.OwnerFingerprint(), r.Pin(), r.State.Dir(), remembered)
-}
-
-// warn prints a warning, with --quiet too.
-func (a *app) warn(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", printable.Line(fmt.Sprintf(format, args...)))
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
 	"knowngood/internal/treetest"
 )
@@ -77,7 +78,7 @@ func TestARunOfTheDaemonOutlivesWhoAskedForIt(t *testing.T) {
 	}
 	_ = cmd.Wait()
 	o.code = cmd.ProcessState.ExitCode()
-	o.exits(t, exitInterrupted)
+	o.exits(t, exit.Interrupted)
 	if text := o.stderr.String(); !strings.Contains(text, "interrupted: the daemon's run goes on; knowngood status shows it\n") || strings.Contains(text, "again") {
 		t.Errorf("it said: %s", text)
 	}
@@ -103,7 +104,7 @@ func interrupt(t *testing.T, m *machine, signal os.Signal, begun func() bool, ar
 	}
 	signalled := time.Now()
 	o := wait()
-	o.exits(t, exitInterrupted)
+	o.exits(t, exit.Interrupted)
 	if !strings.Contains(o.stderr.String(), "interrupted: what was done so far is kept, run the same command again to go on") {
 		t.Errorf("%v said %q", args, &o.stderr)
 	}

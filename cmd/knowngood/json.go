@@ -4,55 +4,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
-	"unicode/utf8"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
 	"knowngood/daemon/report"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/history"
 )
 
-// pathJSON is a path as --json prints it. JSON holds Unicode alone: in a path
-// that is not valid UTF-8 the bytes that are not become U+FFFD, and a second
-// field has the exact bytes in base64.
-type pathJSON struct {
-	Path  string `json:"path"`
-	Exact []byte `json:"path_base64,omitempty"`
-}
-
-// jsonPath is a path of a manifest, which has no slash in front.
-func jsonPath(path string) pathJSON { return jsonName("/" + path) }
-
-// jsonName is a path as it is.
-func jsonName(path string) pathJSON { return pathJSON{path, exact(path)} }
-
-// exact is the text in bytes where JSON cannot hold it, else nil.
-func exact(text string) []byte {
-	if utf8.ValidString(text) {
-		return nil
-	}
-	return []byte(text)
-}
-
-// problemJSON is what is amiss with a path, as --json prints it.
-type problemJSON struct {
-	pathJSON
-	Error string `json:"error"`
-}
-
-// problemsJSON are the problems of a manifest, as --json prints them.
-func problemsJSON(problems []manifest.Problem) []problemJSON {
-	out := []problemJSON{}
-	for _, p := range problems {
-		out = append(out, problemJSON{jsonPath(p.Path), p.Reason})
-	}
-	return out
-}
-
 // changeJSON is what a restore does to a path, as --json prints it.
 type changeJSON struct {
 	Type   string `json:"type"`
 	Action string `json:"action"`
-	pathJSON
+	console.PathJSON
 }
 
 // timeJSON is a time as --json prints it: RFC 3339; outside the years 0 to 9999,
@@ -135,5 +99,5 @@ func (j *snapshotJSON) columns() (files, size, added string) {
 	if j.contentJSON == nil {
 		return "-", "-", "-"
 	}
-	return count(j.Files), bytesText(j.Bytes), bytesText(j.NewBytes)
+	return human.Count(j.Files), human.Bytes(j.Bytes), human.Bytes(j.NewBytes)
 }

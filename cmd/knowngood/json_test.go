@@ -20,7 +20,7 @@ import (
 // A path is names and positions joined by dots, as in snapshots.0.ref; count is
 // the length of a list.
 func jsonCommand(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, false, len(args) == 1 || len(args) == 3, "[!] json PATH [==|!=|>|<|~|-> VALUE]")
+	checkArgs(ts, false, len(args) == 1 || len(args) == 3, "[!] json PATH [==|!=|>|<|~|-> VALUE]")
 	value, err := lookup(lastObject(ts), args[0])
 	if len(args) == 1 {
 		if (err == nil && value != nil) == neg {

@@ -2,9 +2,12 @@ package main
 
 import (
 	"fmt"
-	"knowngood/storage/trust"
 	"os"
 	"time"
+
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/internal/printable"
+	"knowngood/storage/trust"
 
 	"github.com/spf13/cobra"
 )
@@ -23,7 +26,7 @@ not the pin of this repository, nothing is granted: somebody answered the host i
 the place of the store. The fingerprint of the host's key is printed here, and on
 the host by init --join --request: compare the two when the request came by a way
 on which it could be exchanged.`,
-		Args: takes(1, 1),
+		Args: usage.Takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := os.ReadFile(args[0])
 			if err != nil {
@@ -42,14 +45,14 @@ on which it could be exchanged.`,
 				verb = "Granted already, nothing to do here"
 			}
 			key := trust.Fingerprint(c.HostKey)
-			a.printf("%s: host %s (certificate %d)\n", verb, c.Host, c.Serial)
+			a.out.Printf("%s: host %s (certificate %d)\n", verb, c.Host, c.Serial)
 			a.printJoin(r, key)
-			a.printf("Compare the host key with the one that the host printed. On it: knowngood init --join --accept --repo %s\n", quoted(r.URL()))
-			return a.result(joinJSON(r, key, map[string]any{"host": c.Host, "serial": c.Serial, "granted_before": granted}))
+			a.out.Printf("Compare the host key with the one that the host printed. On it: knowngood init --join --accept --repo %s\n", printable.Word(r.URL()))
+			return a.out.Result(joinJSON(r, key, map[string]any{"host": c.Host, "serial": c.Serial, "granted_before": granted}))
 		},
 	}
 	grant.Flags().BoolVar(&reenrol, "reenrol", false, "the host is known and was reinstalled: its old key ends")
-	return group(&cobra.Command{
+	return usage.Group(&cobra.Command{
 		Use:   "keys",
 		Short: "List, add and remove the public keys that can read, and admit hosts",
 		Example: `  knowngood keys list
@@ -61,7 +64,7 @@ on which it could be exchanged.`,
 			Short: "List who can read what is captured from now on",
 			Example: `  knowngood keys list
   knowngood keys list --json`,
-			Args: takes(0, 0),
+			Args: usage.Takes(0, 0),
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				r, err := a.open(cmd.Context())
 				if err != nil {
@@ -73,11 +76,11 @@ on which it could be exchanged.`,
 				}
 				out := []recipientJSON{}
 				for _, k := range list {
-					a.printf("%s  %s\n", k.Fingerprint, trust.ShortRecipient(k.Text))
+					a.out.Printf("%s  %s\n", k.Fingerprint, trust.ShortRecipient(k.Text))
 					out = append(out, recipientJSON{k.Text, k.Fingerprint})
 				}
-				a.printf("owner %s\npin   %x\n", r.OwnerFingerprint(), r.Pin())
-				return a.result(map[string]any{"type": "result", "recipients": out, "owner": r.OwnerFingerprint(), "pin": fmt.Sprintf("%x", r.Pin())})
+				a.out.Printf("owner %s\npin   %x\n", r.OwnerFingerprint(), r.Pin())
+				return a.out.Result(map[string]any{"type": "result", "recipients": out, "owner": r.OwnerFingerprint(), "pin": fmt.Sprintf("%x", r.Pin())})
 			},
 		},
 		&cobra.Command{
@@ -88,7 +91,7 @@ identity that can read already. For a key that can read already, wrapped keys th
 the store lost are made again.`,
 			Example: `  knowngood keys add 'age1pq1…' --identity ~/knowngood.identity
   knowngood keys add "$(cat ~/.ssh/id_ed25519.pub)"`,
-			Args: takes(1, 1),
+			Args: usage.Takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				r, err := a.open(cmd.Context())
 				if err != nil {
@@ -110,7 +113,7 @@ an identity. Of the fingerprint, as keys list shows it, the first characters are
 enough when no other begins with them.`,
 			Example: `  knowngood keys remove 'age1pq1…' --identity ~/knowngood.identity
   knowngood keys remove 3f2a9c0d --identity ~/knowngood.identity`,
-			Args: takes(1, 1),
+			Args: usage.Takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				r, err := a.open(cmd.Context())
 				if err != nil {
@@ -132,9 +135,9 @@ type recipientJSON struct {
 }
 
 func (a *app) printRecipient(verb, effect string, c *trust.RecipientChange) error {
-	a.printf("%s %s (%s): %s, of all hosts\n", verb, trust.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect)
+	a.out.Printf("%s %s (%s): %s, of all hosts\n", verb, trust.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect)
 	for _, n := range c.Notes {
-		a.printf("note: %s\n", n)
+		a.out.Printf("note: %s\n", n)
 	}
-	return a.result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": listed(c.Notes)})
+	return a.out.Result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": listed(c.Notes)})
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -168,10 +169,10 @@ func TestRestoresThatAreKilledGoOn(t *testing.T) {
 		}
 		// One that was killed when all was done, before it could say so, has
 		// left nothing to go on with but the time of the target itself.
-		if o.code != exitDone && strings.Contains(o.stderr.String(), "the target directory is not empty") {
+		if o.code != exit.Done && strings.Contains(o.stderr.String(), "the target directory is not empty") {
 			o = m.run(t, append(args, "--in-place")...)
 		}
-		o.exits(t, exitDone)
+		o.exits(t, exit.Done)
 		treetest.Equal(t, src, target, options)
 		if err := treetest.Remove(target); err != nil {
 			t.Fatal(err)

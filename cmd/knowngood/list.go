@@ -13,6 +13,9 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/internal/printable"
 	"knowngood/internal/wire"
@@ -49,7 +52,7 @@ are shown as sealed, with the time at which the store took them.`,
   knowngood list --latest --all-hosts
   knowngood list --latest=3 --tag before-upgrade
   knowngood list web --all`,
-		Args:              takes(0, 1),
+		Args:              usage.Takes(0, 1),
 		ValidArgsFunction: a.completeEnvironments(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.read(time.Now()); err != nil {
@@ -71,7 +74,7 @@ are shown as sealed, with the time at which the store took them.`,
 	fl.BoolVar(&f.forgotten, "all", false, "list forgotten snapshots too")
 	fl.StringArrayVar(&f.tags, "tag", nil, "list only snapshots with this `label`; repeated: with all of them")
 	fl.StringVar(&f.latest, "latest", "", "list only the newest `N` of each environment, 1 when no number is given")
-	optional(fl.Lookup("latest"), "1")
+	usage.Optional(fl.Lookup("latest"), "1")
 	fl.StringVar(&f.since, "since", "", "list only snapshots begun since then: a `time` such as 2026-11-20T10:00, or a duration before now such as 7d")
 	return cmd
 }
@@ -81,7 +84,7 @@ func (f *listFlags) read(now time.Time) error {
 	if f.latest != "" {
 		n, err := strconv.Atoi(f.latest)
 		if err != nil || n < 1 {
-			return usagef("--latest: %q is not a number of snapshots, from 1", f.latest)
+			return usage.Errorf("--latest: %q is not a number of snapshots, from 1", f.latest)
 		}
 		f.newest = n
 	}
@@ -95,7 +98,7 @@ func (f *listFlags) read(now time.Time) error {
 	}
 	d, err := configs.ParseDuration(f.since)
 	if err != nil {
-		return usagef("--since: %q is neither a time such as 2026-11-20 or 2026-11-20T10:00, nor a duration such as 7d or 12h", f.since)
+		return usage.Errorf("--since: %q is neither a time such as 2026-11-20 or 2026-11-20T10:00, nor a duration such as 7d or 12h", f.since)
 	}
 	f.from = now.Add(-time.Duration(d))
 	return nil
@@ -129,8 +132,8 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 	}
 	there := env == ""
 	var have []string
-	unusable := a.problems()
-	defer unusable.end()
+	unusable := a.out.Problems()
+	defer unusable.End()
 	for _, h := range hosts {
 		envs, err := r.EveryEnvironment(ctx, h)
 		if err != nil {
@@ -146,7 +149,7 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 			if err != nil {
 				return nil, nil, err
 			}
-			if damaged == nil || errors.Is(bad, errDamage) {
+			if damaged == nil || errors.Is(bad, exit.ErrDamage) {
 				damaged = bad
 			}
 			out = append(out, some...)
@@ -177,7 +180,7 @@ func (a *app) collect(ctx context.Context, r *repository.Repository, env string,
 
 // collectOf gathers the snapshots of one environment, in the order of their
 // numbers.
-func (a *app) collectOf(ctx context.Context, r *repository.Repository, host, env string, forgotten bool, unusable *problemList) (out []collected, damaged error, err error) {
+func (a *app) collectOf(ctx context.Context, r *repository.Repository, host, env string, forgotten bool, unusable *console.Problems) (out []collected, damaged error, err error) {
 	snapshots := r.Kept
 	var tombstone *statement.Tombstone
 	if forgotten {
@@ -192,10 +195,10 @@ func (a *app) collectOf(ctx context.Context, r *repository.Repository, host, env
 			if !authentic.Damaged(err) {
 				return nil, nil, err
 			}
-			unusable.addError(err)
+			unusable.AddError(err)
 			switch {
 			case !errors.Is(err, wire.ErrNewer):
-				damaged = fmt.Errorf("%w: the snapshots named above cannot be used; knowngood check shows more", errDamage)
+				damaged = fmt.Errorf("%w: the snapshots named above cannot be used; knowngood check shows more", exit.ErrDamage)
 			case damaged == nil:
 				damaged = wire.ErrNewer
 			}
@@ -254,7 +257,7 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, f 
 	}
 	snapshots, sealed := f.selected(all)
 	if sealed > 0 {
-		a.note("%s: give --identity FILE", english.Plural(int(sealed), "snapshot is sealed, so its tags are not known, and it is left out", "snapshots are sealed, so their tags are not known, and they are left out"))
+		a.out.Notef("%s: give --identity FILE", english.Plural(int(sealed), "snapshot is sealed, so its tags are not known, and it is left out", "snapshots are sealed, so their tags are not known, and they are left out"))
 	}
 	suspect, err := suspects(ctx, r, snapshots)
 	if err != nil {
@@ -275,22 +278,22 @@ func (a *app) list(ctx context.Context, r *repository.Repository, env string, f 
 		reasons = reasons || j.Reason != ""
 		out = append(out, j)
 	}
-	if a.json {
-		return errors.Join(a.result(map[string]any{"type": "result", "snapshots": out}), damaged)
+	if a.out.JSON {
+		return errors.Join(a.out.Result(map[string]any{"type": "result", "snapshots": out}), damaged)
 	}
 	switch {
 	case len(all) == 0 && damaged != nil:
-		a.printf("No snapshot verifies.\n")
+		a.out.Printf("No snapshot verifies.\n")
 		return damaged
 	case len(all) == 0:
-		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(r.URL()))
+		a.out.Printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(r.URL()))
 		return nil
 	case len(out) == 0:
-		a.printf("No snapshot matches the flags, of %d that there are.\n", len(all))
+		a.out.Printf("No snapshot matches the flags, of %d that there are.\n", len(all))
 		return damaged
 	}
 
-	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.out.Stdout, 0, 4, 2, ' ', 0)
 	head := "SNAPSHOT\tHOST\tTIME\tSTATUS\tFILES\tSIZE\tNEW\tID"
 	if reasons {
 		head += "\tREASON"

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/internal/printable"
 	"knowngood/restore"
@@ -33,12 +36,12 @@ func (f *loadFlags) check() error {
 	switch f.which {
 	case "", loadConfigured, loadSnapshot:
 	default:
-		return usagef("--load: %q is neither %s nor %s", f.which, loadConfigured, loadSnapshot)
+		return usage.Errorf("--load: %q is neither %s nor %s", f.which, loadConfigured, loadSnapshot)
 	}
 	if f.timeout != "" {
 		d, err := configs.ParseDuration(f.timeout)
 		if err != nil {
-			return usagef("--load-timeout: %w", err)
+			return usage.Errorf("--load-timeout: %w", err)
 		}
 		f.limit = time.Duration(d)
 	}
@@ -47,7 +50,7 @@ func (f *loadFlags) check() error {
 	}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return usagef("--load=snapshot runs commands that the captured host wrote, and asks before each: it takes a terminal, and there is none")
+		return usage.Errorf("--load=snapshot runs commands that the captured host wrote, and asks before each: it takes a terminal, and there is none")
 	}
 	return tty.Close()
 }
@@ -65,18 +68,18 @@ func (a *app) takeBack(ctx context.Context, f *loadFlags, t *snapshot.Tree, o *r
 	if asked && !o.DryRun {
 		lo := load.Options{Limit: f.limit,
 			Begin: func(out *load.Output) {
-				fmt.Fprintf(a.stderr, "knowngood: loading %s: %s\n", printable.Name(out.Path), commandLine(out.Argv))
+				a.out.Messagef("loading %s: %s", printable.Name(out.Path), printable.Command(out.Argv))
 			},
 			Line: func(out *load.Output, line string) {
-				fmt.Fprintf(a.stderr, "knowngood: loading %s: %s\n", printable.Name(out.Path), line)
+				a.out.Messagef("loading %s: %s", printable.Name(out.Path), line)
 			}}
 		if f.which == loadSnapshot {
 			lo.Confirm = func(ctx context.Context, out *load.Output) error { return confirm(ctx, out, t.Snapshot.Ref()) }
 		}
 		err = load.Run(ctx, t, outputs, lo)
 		for _, out := range outputs {
-			if out.Status == load.NotRun && a.code == exitDone {
-				a.code = exitIncomplete
+			if out.Status == load.NotRun && a.out.Code == exit.Done {
+				a.out.Code = exit.Incomplete
 			}
 		}
 	}
@@ -89,7 +92,7 @@ const maxConfirmed = 4096
 
 // confirm asks at the terminal whether a command that the snapshot names may run.
 func confirm(ctx context.Context, out *load.Output, ref string) error {
-	shown := commandLine(out.Argv)
+	shown := printable.Command(out.Argv)
 	if len(shown) > maxConfirmed {
 		return fmt.Errorf("its command is longer than %d bytes: look at it with knowngood show %s, and run it by hand", maxConfirmed, ref)
 	}
@@ -110,36 +113,36 @@ func confirm(ctx context.Context, out *load.Output, ref string) error {
 // printOutputs shows how restored outputs are taken back, or whether they were.
 func (a *app) printOutputs(outputs []*load.Output, asked bool) {
 	if asked && len(outputs) == 0 {
-		a.printf("nothing to load: no output that a command takes back was restored\n")
+		a.out.Printf("nothing to load: no output that a command takes back was restored\n")
 	}
 	for _, out := range outputs {
 		name := printable.Name(out.Path)
 		switch {
 		case out.Status == load.Loaded:
-			a.printf("loaded %s\n", name)
+			a.out.Printf("loaded %s\n", name)
 			continue
 		case out.Status == load.Failed:
-			a.printf("FAILED to load %s: %s\n", name, oneLine(out.Err))
+			a.out.Printf("FAILED to load %s: %s\n", name, printable.Error(out.Err))
 		case out.Err != nil:
-			a.printf("not loaded: %s: %s\n", name, oneLine(out.Err))
+			a.out.Printf("not loaded: %s: %s\n", name, printable.Error(out.Err))
 		}
 		if !out.Loadable() {
 			continue
 		}
-		how, by := commandLine(out.Argv)+" < "+quoted(out.File), ""
+		how, by := printable.Command(out.Argv)+" < "+printable.Word(out.File), ""
 		if len(how) > maxConfirmed {
 			how = "a command that is too long to be shown here: see knowngood show"
 		}
 		if out.Foreign {
 			by = ", by a command that the snapshot alone names (look at it first; --load=snapshot asks and runs it)"
 		}
-		a.printf("to load %s%s: %s\n", name, by, how)
+		a.out.Printf("to load %s%s: %s\n", name, by, how)
 	}
 }
 
 // outputJSON is a restored output as --json prints it.
 type outputJSON struct {
-	pathJSON
+	console.PathJSON
 	File        string      `json:"file"` // where it was restored
 	ExactFile   []byte      `json:"file_base64,omitempty"`
 	Command     []string    `json:"command"`
@@ -151,7 +154,7 @@ type outputJSON struct {
 func outputsJSON(outputs []*load.Output) []outputJSON {
 	list := []outputJSON{}
 	for _, out := range outputs {
-		j := outputJSON{jsonName(out.Path), out.File, exact(out.File), out.Argv, loadConfigured, out.Status, ""}
+		j := outputJSON{console.JSONName(out.Path), out.File, console.Exact(out.File), out.Argv, loadConfigured, out.Status, ""}
 		if out.Foreign {
 			j.CommandFrom = loadSnapshot
 		}

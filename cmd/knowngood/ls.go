@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
@@ -25,7 +27,7 @@ directories is listed with --recursive.
 		Example: `  knowngood ls web@latest
   knowngood ls -l web@42:/srv/web
   knowngood ls -R web-7/web@2026-11-20:/etc --json`,
-		Args:              takes(1, 1),
+		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tree, sub, err := a.tree(cmd.Context(), args[0])
@@ -45,7 +47,7 @@ directories is listed with --recursive.
 			if err == nil && !found {
 				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
 			}
-			return list.end(listedJSON{Snapshot: a.toJSON(tree.Snapshot), pathJSON: jsonPath(sub)}, err)
+			return list.end(listedJSON{Snapshot: a.toJSON(tree.Snapshot), PathJSON: console.JSONPath(sub)}, err)
 		},
 	}
 	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "list what is below, too")

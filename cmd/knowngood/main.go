@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,7 +13,14 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 	_ "time/tzdata" // for hosts that have no zone files
+
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/daemon/web"
+	"knowngood/internal/printable"
 
 	"github.com/spf13/cobra"
 )
@@ -20,52 +28,67 @@ import (
 // version is set at link time.
 var version = "0.1.0-dev"
 
-func main() { start(&app{}) }
+func main() { start(0) }
 
-// start runs the program as a process of its own, and ends it.
-func start(a *app) {
+// start runs the program as a process of its own, and ends it. writebackWindow is
+// that of snapshot.Options.
+func start(writebackWindow time.Duration) {
 	// Most of the heap are a few large buffers: collecting often costs little
 	// and keeps the peak low. GOMEMLIMIT overrides the limit.
 	debug.SetGCPercent(25)
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(152 << 20)
 	}
-	a.stdin, a.stdout, a.stderr = os.Stdin, os.Stdout, os.Stderr
+	a := &app{out: console.New(os.Stdout, os.Stderr), writebackWindow: writebackWindow}
 	os.Exit(a.run(os.Args[1:]))
 }
 
 // run is the program: it returns the exit code.
 func (a *app) run(args []string) int {
-	out, notes := &printer{w: a.stdout}, &printer{w: a.stderr, goesOn: true}
-	a.stdout, a.stderr = out, notes
 	cmd := newRoot(a)
-	nameCommands(cmd)
+	usage.CheckNames(cmd)
 	cmd.SetArgs(args)
 	ctx, stop := signals(commandName(cmd, args))
 	defer stop()
 	err := cmd.ExecuteContext(ctx)
-	if a.profiled != nil {
-		a.profiled()
-	}
 	a.tellHosts(ctx, err)
 	tampered := a.warnings()
 
-	code := a.code
+	code := a.out.Code
 	switch {
 	case err != nil:
-		code = a.fail(ctx, err)
-	case tampered && (code == exitDone || code == exitIncomplete):
-		code = exitDamage
-		fmt.Fprintln(a.stderr, "knowngood: this is done, and somebody tampered with the repository: see the warnings above")
+		code = fail(ctx, a.out, err)
+	case tampered && (code == exit.Done || code == exit.Incomplete):
+		code = exit.Damage
+		a.out.Messagef("this is done, and somebody tampered with the repository: see the warnings above")
 	}
 	// A command that failed keeps its own exit code.
-	if lost := out.close(); lost != nil && err == nil {
-		fmt.Fprintf(a.stderr, "knowngood: %v\n", lost)
-		code = exitFailed
+	if lost := a.out.Stdout.Close(); lost != nil && err == nil {
+		a.out.Messagef("%v", lost)
+		code = exit.Failed
 	}
-	if notes.lost() != nil && err == nil { // warnings, perhaps
-		code = exitFailed
+	if a.out.Stderr.Lost() != nil && err == nil { // warnings, perhaps
+		code = exit.Failed
 	}
+	return code
+}
+
+// fail prints the error that a command ended with, and returns the exit code.
+func fail(ctx context.Context, out *console.Console, err error) int {
+	code := exit.Code(ctx, err)
+	switch {
+	case code != exit.Interrupted:
+	case errors.Is(err, web.ErrGoesOn):
+		err = fmt.Errorf("interrupted: %w; knowngood status shows it", web.ErrGoesOn)
+	default:
+		err = errors.New("interrupted: what was done so far is kept, run the same command again to go on")
+	}
+	out.Result(map[string]any{"type": "error", "error": err.Error(), "exit_code": code})
+	text := err.Error()
+	if code != exit.Usage { // a store or a host may have chosen a part of it
+		text = printable.Error(err)
+	}
+	out.Messagef("%s", text)
 	return code
 }
 

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		// Files of tests are younger than what the kernel leaves unwritten;
 		// tests of package snapshot are about that.
-		"knowngood":         func() { start(&app{writebackWindow: time.Nanosecond}) },
+		"knowngood":         func() { start(time.Nanosecond) },
 		"without-rights":    withoutRights,
 		"with-disk":         withDisk,
 		"without-proc":      withoutProc,

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"time"
 
+	"knowngood/cmd/knowngood/usage"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 )
@@ -17,14 +19,14 @@ func manCommand(a *app) *cobra.Command {
 		Short:       "Write the manual pages into a directory",
 		Example:     "  knowngood man /usr/share/man/man1",
 		Hidden:      true,
-		Args:        takes(1, 1),
+		Args:        usage.Takes(1, 1),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			built := time.Now()
 			if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" {
 				seconds, err := strconv.ParseInt(text, 10, 64)
 				if err != nil {
-					return usagef("SOURCE_DATE_EPOCH: %q is no number of seconds", text)
+					return usage.Errorf("SOURCE_DATE_EPOCH: %q is no number of seconds", text)
 				}
 				built = time.Unix(seconds, 0).UTC()
 			}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/storage"
 	"knowngood/storage/history"
@@ -22,7 +23,7 @@ import (
 // store opens the store of the repository URL; create makes its directory.
 func (a *app) store(ctx context.Context, create bool) (storage.Store, error) {
 	if a.repoURL == "" {
-		return nil, usagef("which repository? Give --repo URL, set KNOWNGOOD_REPO, or name it in the configuration")
+		return nil, usage.Errorf("which repository? Give --repo URL, set KNOWNGOOD_REPO, or name it in the configuration")
 	}
 	open := stores.Open
 	if create {
@@ -38,7 +39,7 @@ func (a *app) store(ctx context.Context, create bool) (storage.Store, error) {
 	}
 	s, err := open(ctx, a.repoURL, stores.Options{Upload: int64(up), Download: int64(down)})
 	if errors.Is(err, stores.ErrURL) {
-		err = &usageError{err}
+		err = usage.Errorf("%w", err)
 	}
 	return s, err
 }
@@ -63,7 +64,7 @@ func (a *app) connect(ctx context.Context) (*repository.Repository, error) {
 	if a.pin != "" {
 		pin, err := hex.DecodeString(strings.TrimSpace(a.pin))
 		if err != nil || len(pin) != 32 {
-			return nil, usagef("--pin (KNOWNGOOD_PIN): %q is no pin: give the 64 hexadecimal digits that knowngood init printed", a.pin)
+			return nil, usage.Errorf("--pin (KNOWNGOOD_PIN): %q is no pin: give the 64 hexadecimal digits that knowngood init printed", a.pin)
 		}
 		o.Given = &localstate.Pin{Descriptor: [32]byte(pin), Source: "--pin"}
 	}
@@ -125,9 +126,9 @@ func (a *app) checkHost(ctx context.Context, r *repository.Repository) error {
 	case err != nil:
 		return err
 	case len(known) == 0:
-		return usagef("--host: the repository has no host %q; it has none at all", a.given.host)
+		return usage.Errorf("--host: the repository has no host %q; it has none at all", a.given.host)
 	case !slices.Contains(known, a.given.host):
-		return usagef("--host: the repository has no host %q; it has %s", a.given.host, strings.Join(known, ", "))
+		return usage.Errorf("--host: the repository has no host %q; it has %s", a.given.host, strings.Join(known, ", "))
 	}
 	return nil
 }
@@ -136,7 +137,7 @@ func (a *app) checkHost(ctx context.Context, r *repository.Repository) error {
 // capture: they do so as the host whose keys are in the state directory.
 func (a *app) refuseOtherHost() error {
 	if own := a.ownHost(); a.given.host != "" && own != "" && own != a.given.host {
-		return usagef("--host %s: this machine captures as host %s, whose keys are in %s; leave --host out, or give the --state-dir of host %s", a.given.host, own, a.stateDir, a.given.host)
+		return usage.Errorf("--host %s: this machine captures as host %s, whose keys are in %s; leave --host out, or give the --state-dir of host %s", a.given.host, own, a.stateDir, a.given.host)
 	}
 	return nil
 }
@@ -182,7 +183,7 @@ func (a *app) identity() (*identity.File, error) {
 		return nil, err
 	}
 	for _, w := range f.Warnings {
-		fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", printable.Line(w))
+		a.out.Messagef("warning: %s", printable.Line(w))
 	}
 	return f, nil
 }
@@ -192,10 +193,10 @@ func (a *app) ref(text string) (ref history.Ref, sub string, err error) {
 	ref, sub, err = history.ParseRef(text)
 	switch {
 	case err != nil:
-		err = &usageError{err}
+		err = usage.Errorf("%w", err)
 	case a.given.host == "" || ref.Host == a.given.host:
 	case ref.Host != "":
-		err = usagef("%s is of host %s, and --host names %s: leave one of them out", text, ref.Host, a.given.host)
+		err = usage.Errorf("%s is of host %s, and --host names %s: leave one of them out", text, ref.Host, a.given.host)
 	case ref.ID == "":
 		ref.Host = a.given.host
 	}

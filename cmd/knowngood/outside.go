@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon/validation"
 	"knowngood/internal/outside"
@@ -23,16 +24,16 @@ func outsideCommand(a *app) *cobra.Command {
 		Short:       "Run a command beyond the sandbox of the daemon's unit",
 		Example:     "  knowngood outside systemctl reload nginx",
 		Hidden:      true,
-		Args:        takes(0, -1),
+		Args:        usage.Takes(0, -1),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(cmd *cobra.Command, argv []string) (err error) {
 			if serve {
 				return serveOutside(cmd, a.configPath)
 			}
 			if len(argv) == 0 {
-				return usagef("which command?")
+				return usage.Errorf("which command?")
 			}
-			a.code, err = outside.Run(cmd.Context(), outside.Socket, argv, os.Environ(), os.Stdout, os.Stderr)
+			a.out.Code, err = outside.Run(cmd.Context(), outside.Socket, argv, os.Environ(), os.Stdout, os.Stderr)
 			return err
 		},
 	}

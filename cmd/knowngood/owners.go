@@ -6,6 +6,7 @@ import (
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/cmd/knowngood/human"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/restore/owners"
@@ -22,13 +23,13 @@ const shownOwners = 10
 
 // tellOwners says how owners were found, and who is not the same here.
 func (a *app) tellOwners(o *restore.Options, owners *owners.Report) {
-	a.printf("owners %s\n", ownerRule(o, owners))
+	a.out.Printf("owners %s\n", ownerRule(o, owners))
 	for i, c := range owners.Changes {
 		if i == shownOwners && len(owners.Changes) > shownOwners+1 {
-			fmt.Fprintf(a.stderr, "knowngood: note: and %s: --json lists all\n", moreOwners(uint64(len(owners.Changes)-i)+owners.More))
+			a.out.Messagef("note: and %s: --json lists all", moreOwners(uint64(len(owners.Changes)-i)+owners.More))
 			return
 		}
-		fmt.Fprintf(a.stderr, "knowngood: note: %s\n", changedOwner(&c, o.DryRun))
+		a.out.Messagef("note: %s", changedOwner(&c, o.DryRun))
 	}
 }
 
@@ -61,7 +62,7 @@ func changedOwner(c *owners.Change, dryRun bool) string {
 	if c.InACL {
 		where = " of access lists"
 	}
-	amount := counted(c.Count, "file")
+	amount := human.Counted(c.Count, "file")
 	if c.Count == 1 {
 		amount = "1 file"
 	}
@@ -113,5 +114,5 @@ func toOwnersJSON(o *restore.Options, owners *owners.Report) ownersJSON {
 }
 
 func moreOwners(n uint64) string {
-	return count(n) + " " + english.PluralWord(int(n), "more user or group that is not the same here", "more users and groups that are not the same here")
+	return human.Count(n) + " " + english.PluralWord(int(n), "more user or group that is not the same here", "more users and groups that are not the same here")
 }

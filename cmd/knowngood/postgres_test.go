@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/command"
 )
 
@@ -133,9 +134,9 @@ const makeShop = `
 
 // describeShop is equal for equal databases.
 const describeShop = `
-	SELECT count(*), md5(string_agg(o::text, '|' ORDER BY id)) FROM orders o;
-	SELECT count(*), sum(quantity) FROM lines;
-	SELECT count(*), (SELECT total()) FROM dear;
+	SELECT human.Count(*), md5(string_agg(o::text, '|' ORDER BY id)) FROM orders o;
+	SELECT human.Count(*), sum(quantity) FROM lines;
+	SELECT human.Count(*), (SELECT total()) FROM dear;
 	SELECT last_value, is_called FROM orders_id_seq;
 	SELECT convert_from(lo_get(4711), 'UTF8');
 	SELECT conname, contype FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1;
@@ -204,7 +205,7 @@ func TestADumpThatFailsFailsTheSnapshotAndSaysWhy(t *testing.T) {
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"), p.env...)
 	config := m.configured(t, "%s", postgresConfig)
 	o := m.run(t, "snapshot", "broken", "--config", config)
-	o.exits(t, exitFailed)
+	o.exits(t, exit.Failed)
 	if said := o.stderr.String(); !strings.Contains(said, `command source "db/shop.dump": pg_dump: exit status 1: `) || !strings.Contains(said, `database "no-such-shop" does not exist`) {
 		t.Errorf("it says %s", said)
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
@@ -23,7 +25,7 @@ The result is remembered on this machine, for status and check. It says nothing 
 other credentials, of tomorrow, or of whoever administers the store.`,
 		Example: `  knowngood probe
   knowngood probe --host web-7 --json    with the credentials of web-7, before it joins`,
-		Args: takes(0, 0),
+		Args: usage.Takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.probe(cmd.Context()) },
 	}
 }
@@ -42,14 +44,14 @@ func (a *app) probe(ctx context.Context) error {
 		return err
 	}
 
-	a.printf("probed %s\n\n", r.URL())
-	a.printf("  a put where nothing must exist   %s\n", either(p.SecondCreateRefused, "refused when something exists", "NOT refused when something exists"))
-	a.printf("  a put without that condition     %s\n", either(p.PlainPutRefused, "refused", "not refused"))
-	a.printf("  what was overwritten or deleted  %s\n\n", either(p.VersionsKept, "can be read again: there are versions", "could not be read again"))
+	a.out.Printf("probed %s\n\n", r.URL())
+	a.out.Printf("  a put where nothing must exist   %s\n", either(p.SecondCreateRefused, "refused when something exists", "NOT refused when something exists"))
+	a.out.Printf("  a put without that condition     %s\n", either(p.PlainPutRefused, "refused", "not refused"))
+	a.out.Printf("  what was overwritten or deleted  %s\n\n", either(p.VersionsKept, "can be read again: there are versions", "could not be read again"))
 	if p.Unprotected() {
-		a.printf("WARNING: %s.\n%s.\n", trust.Unprotected, protect)
+		a.out.Printf("WARNING: %s.\n%s.\n", trust.Unprotected, protect)
 	}
-	return a.result(map[string]any{"type": "result", "repository": r.URL(), "store": toStoreJSON(p)})
+	return a.out.Result(map[string]any{"type": "result", "repository": r.URL(), "store": toStoreJSON(p)})
 }
 
 // protect is what to do about a store where objects can be replaced for good.
@@ -82,6 +84,6 @@ func toStoreJSON(p *statement.Probe) *storeJSON {
 // and to enforce no create, with the date of that.
 func (a *app) printUnprotected(p *statement.Probe) {
 	if p != nil && p.Unprotected() {
-		a.printf("WARNING: %s.\n  As probed on %s. %s.\n", trust.Unprotected, localTime(p.At), protect)
+		a.out.Printf("WARNING: %s.\n  As probed on %s. %s.\n", trust.Unprotected, human.Time(p.At), protect)
 	}
 }

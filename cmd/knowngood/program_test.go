@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 	"knowngood/storage/storagetest"
 )
@@ -88,7 +89,7 @@ func (m *machine) run(t treetest.T, args ...string) *outcome {
 // must demands success and returns standard output.
 func (m *machine) must(t treetest.T, args ...string) string {
 	t.Helper()
-	return m.run(t, args...).exits(t, exitDone)
+	return m.run(t, args...).exits(t, exit.Done)
 }
 
 // exits demands an exit code and returns standard output.

@@ -11,6 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
@@ -21,7 +25,7 @@ import (
 func pruneCommand(a *app) *cobra.Command {
 	var announce, budget string
 	var all, dryRun bool
-	var keep keepFlags
+	var keep usage.Keep
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Free what no kept snapshot needs",
@@ -58,32 +62,32 @@ This host's own objects take no identity; those of others do (--all-hosts, or
   knowngood prune
   knowngood prune --max-repack 10GiB --identity ~/knowngood.identity
   knowngood prune --all-hosts --keep-daily 30 --identity ~/knowngood.identity`,
-		Args: takes(0, 0),
+		Args: usage.Takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o := prune.Options{Host: a.host, DryRun: dryRun, Progress: &prune.Progress{}}
 			if p := a.config.Prune; p != nil {
 				o.Announce, o.MaxRepack = time.Duration(p.Announce), uint64(p.MaxRepack)
 			}
-			if err := keep.read(); err != nil {
+			if err := keep.Read(); err != nil {
 				return err
 			}
-			if keep.given(cmd.Flags()) {
-				o.Policy = func(string, string) *retention.Policy { return &keep.policy }
+			if keep.Given(cmd.Flags()) {
+				o.Policy = func(string, string) *retention.Policy { return &keep.Policy }
 			}
 			if budget != "" {
 				n, err := configs.ParseSize(budget)
 				if err != nil {
-					return usagef("--max-repack: %w", err)
+					return usage.Errorf("--max-repack: %w", err)
 				}
 				o.MaxRepack = uint64(n)
 			}
 			if announce != "" {
 				d, err := configs.ParseDuration(announce)
 				if err != nil {
-					return usagef("--announce: %w", err)
+					return usage.Errorf("--announce: %w", err)
 				}
 				if o.Announce = time.Duration(d); o.Announce < prune.MinAnnounce {
-					return usagef("--announce %s: at least 48h, or a run under way could lose what it reuses", announce)
+					return usage.Errorf("--announce %s: at least 48h, or a run under way could lose what it reuses", announce)
 				}
 			}
 			r, err := a.open(cmd.Context())
@@ -98,7 +102,7 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 					return err
 				}
 				if !slices.Contains(known, o.Host) {
-					return usagef("this machine is no host of the repository: name one with --host, or give --all-hosts; there is %s", strings.Join(known, ", "))
+					return usage.Errorf("this machine is no host of the repository: name one with --host, or give --all-hosts; there is %s", strings.Join(known, ", "))
 				}
 			}
 			return a.prune(cmd.Context(), r, o)
@@ -109,16 +113,16 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 	f.BoolVarP(&dryRun, "dry-run", "n", false, "show what would be done")
 	f.StringVar(&announce, "announce", "", "`time` from announcement to deletion, at least 48h (default: of the configuration, else 7d)")
 	f.StringVar(&budget, "max-repack", "", "`bytes` of packs rewritten in this run, such as 10GiB (default: of the configuration, else none)")
-	keep.add(f)
+	keep.Add(f)
 	return cmd
 }
 
 func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Options) error {
-	p := a.progress(func() progressState {
-		return progressState{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%s read, %s deleted", counted(o.Progress.Manifests.Load(), "manifest"), counted(o.Progress.Deleted.Load(), "object"))}
+	p := a.out.Progress(func() console.State {
+		return console.State{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%s read, %s deleted", human.Counted(o.Progress.Manifests.Load(), "manifest"), human.Counted(o.Progress.Deleted.Load(), "object"))}
 	})
 	report, err := prune.Run(ctx, r, o)
-	p.end()
+	p.End()
 	if report != nil {
 		if err := a.tellPrune(report, &o); err != nil {
 			return err
@@ -131,15 +135,15 @@ func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Optio
 	for _, b := range report.Blocked {
 		blocked = append(blocked, b.Err)
 	}
-	printErrors(a, "knowngood: ", report.Blocked)
+	console.PrintErrors(a.out, "knowngood: ", report.Blocked)
 	switch err := errors.Join(blocked...); {
 	case err == nil:
 	case authentic.Damaged(err):
-		return fmt.Errorf("%w: what the messages above name was not pruned; knowngood check shows more", errDamage)
+		return fmt.Errorf("%w: what the messages above name was not pruned; knowngood check shows more", exit.ErrDamage)
 	case len(report.Domains) == 0:
 		return err
 	default:
-		a.code = exitIncomplete
+		a.out.Code = exit.Incomplete
 	}
 	return nil
 }
@@ -183,10 +187,10 @@ func (a *app) tellPrune(r *prune.Report, o *prune.Options) error {
 		}
 		out = append(out, j)
 		freed += d.Deleted.Bytes
-		a.printf("host %s: %s kept, %s needed\n", d.Host, counted(d.Snapshots, "snapshot"), amountText(d.Needed))
-		rewritten := "rewritten into " + bytesText(d.Rewritten)
+		a.out.Printf("host %s: %s kept, %s needed\n", d.Host, human.Counted(d.Snapshots, "snapshot"), amountText(d.Needed))
+		rewritten := "rewritten into " + human.Bytes(d.Rewritten)
 		if dryRun {
-			rewritten = fmt.Sprintf("would be read and rewritten into about %s: about %s more would be freed later", bytesText(d.Rewritten), bytesText(d.Repacked.Bytes-min(d.Rewritten, d.Repacked.Bytes)))
+			rewritten = fmt.Sprintf("would be read and rewritten into about %s: about %s more would be freed later", human.Bytes(d.Rewritten), human.Bytes(d.Repacked.Bytes-min(d.Rewritten, d.Repacked.Bytes)))
 		}
 		for _, line := range []struct {
 			amount prune.Amount
@@ -201,20 +205,20 @@ func (a *app) tellPrune(r *prune.Report, o *prune.Options) error {
 			{d.Young, "not needed, but younger than 48 hours, or of a run under way: left alone, for a later run to announce"},
 		} {
 			if line.amount.Objects > 0 {
-				a.printf("  %s %s\n", amountText(line.amount), line.text)
+				a.out.Printf("  %s %s\n", amountText(line.amount), line.text)
 			}
 		}
 	}
 	for _, n := range r.Notes {
-		a.printf("note: %s\n", n)
+		a.out.Printf("note: %s\n", n)
 	}
 	for _, b := range r.Blocked {
 		blocked = append(blocked, b.Error())
 	}
-	a.printf("%s %sfreed; %s\n", bytesText(freed), would, duration(r.Duration))
-	return a.result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "pruned"), "domains": out, "freed_bytes": freed, "blocked": blocked, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
+	a.out.Printf("%s %sfreed; %s\n", human.Bytes(freed), would, human.Duration(r.Duration))
+	return a.out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "pruned"), "domains": out, "freed_bytes": freed, "blocked": blocked, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
 }
 
 func amountText(a prune.Amount) string {
-	return fmt.Sprintf("%s of %s", counted(a.Objects, "object"), bytesText(a.Bytes))
+	return fmt.Sprintf("%s of %s", human.Counted(a.Objects, "object"), human.Bytes(a.Bytes))
 }

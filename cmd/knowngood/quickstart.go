@@ -12,7 +12,12 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon"
+	"knowngood/internal/printable"
 	"knowngood/internal/userdir"
 	"knowngood/restore"
 	"knowngood/snapshot"
@@ -35,7 +40,7 @@ restores it to a temporary directory and compares every byte. Changes nothing
 else. Run it again as often as you like.`,
 		Example: `  knowngood quickstart
   knowngood quickstart /etc`,
-		Args: takes(0, 1),
+		Args: usage.Takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source := "."
 			if len(args) == 1 {
@@ -54,7 +59,7 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	if st, err := os.Stat(source); err != nil {
 		return err
 	} else if !st.IsDir() {
-		return usagef("%s is not a directory", source)
+		return usage.Errorf("%s is not a directory", source)
 	}
 	home, err := a.quickHome()
 	if err != nil {
@@ -73,32 +78,32 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 	}
 	var results []*snapshot.Result
 	for i := range 2 {
-		problems := a.problems()
+		problems := a.out.Problems()
 		o := snapshot.Options{Environment: "quickstart", StateDir: r.State.Dir(), Version: version, Sources: []walk.Source{{Path: source}},
-			Progress: &snapshot.Progress{Problem: func(path, reason string) { problems.add(path, errors.New(reason)) }}}
+			Progress: &snapshot.Progress{Problem: func(path, reason string) { problems.Add(path, errors.New(reason)) }}}
 		daemon.Omit(&o, a.stateDir, a.repoURL)
-		p := a.progress(func() progressState {
-			return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load()}
+		p := a.out.Progress(func() console.State {
+			return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load()}
 		})
 		res, err := snapshot.Capture(ctx, r, host, o)
-		p.end()
-		problems.end()
+		p.End()
+		problems.End()
 		if err != nil {
 			return err
 		}
 		results = append(results, res)
 		if i == 0 {
-			a.printf("2. Captured %s as %s: %s, %s, in %s; %s of it was new and is stored in %s.\n", source, res.Snapshot.Ref(), counted(res.Files, "file"), bytesText(res.Bytes), duration(res.Duration), bytesText(res.NewBytes), bytesText(res.StoredBytes))
+			a.out.Printf("2. Captured %s as %s: %s, %s, in %s; %s of it was new and is stored in %s.\n", source, res.Snapshot.Ref(), human.Counted(res.Files, "file"), human.Bytes(res.Bytes), human.Duration(res.Duration), human.Bytes(res.NewBytes), human.Bytes(res.StoredBytes))
 		} else {
-			a.printf("3. Captured it again as %s, in %s: %s of %s had to be read, %s were stored.\n", res.Snapshot.Ref(), duration(res.Duration), count(res.Read), counted(res.Files, "file"), bytesText(res.StoredBytes))
+			a.out.Printf("3. Captured it again as %s, in %s: %s of %s had to be read, %s were stored.\n", res.Snapshot.Ref(), human.Duration(res.Duration), human.Count(res.Read), human.Counted(res.Files, "file"), human.Bytes(res.StoredBytes))
 		}
 	}
 	back, err := a.quickRestore(ctx, r, results[1].Snapshot)
 	if err != nil {
 		return err
 	}
-	me := self()
-	a.printf(`
+	me := console.Self()
+	a.out.Printf(`
 That is the whole job: %s is proven to restore. Nothing but %s was written.
 
 Look into it, or forget this trial:
@@ -107,12 +112,12 @@ Look into it, or forget this trial:
 A repository of your own, on a disk or in S3, and a first snapshot:
   %s init --repo URL --identity FILE
   %s snapshot --repo URL --env NAME PATH...
-`, results[1].Snapshot.Ref(), home, me, quoted(results[1].Snapshot.Ref()+":"+source), quoted(url), quoted(a.identityPath), quoted(home), me, me)
+`, results[1].Snapshot.Ref(), home, me, printable.Word(results[1].Snapshot.Ref()+":"+source), printable.Word(url), printable.Word(a.identityPath), printable.Word(home), me, me)
 	if strings.HasPrefix(me, "go run") {
-		a.printf("To have it as knowngood, from anywhere: make build, then install bin/knowngood (README.md, Install).\n")
+		a.out.Printf("To have it as knowngood, from anywhere: make build, then install bin/knowngood (README.md, Install).\n")
 	}
 	first := results[0]
-	return a.result(map[string]any{"type": "result", "ref": results[1].Snapshot.Ref(), "repository": a.repoURL, "identity": a.identityPath, "files": first.Files, "bytes": first.Bytes, "new_bytes": first.NewBytes,
+	return a.out.Result(map[string]any{"type": "result", "ref": results[1].Snapshot.Ref(), "repository": a.repoURL, "identity": a.identityPath, "files": first.Files, "bytes": first.Bytes, "new_bytes": first.NewBytes,
 		"stored_bytes": first.StoredBytes, "capture_seconds": first.Duration.Seconds(), "again_seconds": results[1].Duration.Seconds(), "restore_seconds": back.Duration.Seconds(), "verified": true})
 }
 
@@ -133,7 +138,7 @@ func (a *app) quickHome() (string, error) {
 // quickRepository opens the trial repository, and makes it the first time.
 func (a *app) quickRepository(ctx context.Context, path string) (*repository.Repository, error) {
 	if r, err := a.open(ctx); err == nil {
-		a.printf("1. Using the repository of the last trial: %s\n", path)
+		a.out.Printf("1. Using the repository of the last trial: %s\n", path)
 		return r, nil
 	}
 	key, err := identity.Generate(identity.Hybrid)
@@ -161,7 +166,7 @@ func (a *app) quickRepository(ctx context.Context, path string) (*repository.Rep
 	if err := identity.AppendPin(a.identityPath, identity.Pin{Repository: a.repoURL, Descriptor: result.Pin, Owner: result.OwnerFingerprint}); err != nil {
 		return nil, err
 	}
-	a.printf("1. Made a repository in %s and its identity, the key that restores, in %s.\n", path, a.identityPath)
+	a.out.Printf("1. Made a repository in %s and its identity, the key that restores, in %s.\n", path, a.identityPath)
 	return a.open(ctx)
 }
 
@@ -177,14 +182,14 @@ func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *his
 		return nil, err
 	}
 	defer os.RemoveAll(temp)
-	problems := a.problems()
-	o := restore.Options{Tree: tree, Target: temp, Owners: ownerOptions(false, false), Progress: &restore.Progress{Problem: problems.add}}
-	p := a.progress(func() progressState {
-		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: s.Body.ContentBytes}
+	problems := a.out.Problems()
+	o := restore.Options{Tree: tree, Target: temp, Owners: ownerOptions(false, false), Progress: &restore.Progress{Problem: problems.Add}}
+	p := a.out.Progress(func() console.State {
+		return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: s.Body.ContentBytes}
 	})
 	result, err := restore.Run(ctx, o)
-	p.end()
-	problems.end()
+	p.End()
+	problems.End()
 	if err != nil {
 		return nil, err
 	}
@@ -194,11 +199,11 @@ func (a *app) quickRestore(ctx context.Context, r *repository.Repository, s *his
 		return nil, err
 	}
 	if n := compared.Created + compared.Changed + compared.Deleted; n > 0 || result.Damaged {
-		return nil, fmt.Errorf("%w: %s of the restored tree %s from the snapshot", errDamage, counted(n, "file"), english.PluralWord(int(n), "differs", "differ"))
+		return nil, fmt.Errorf("%w: %s of the restored tree %s from the snapshot", exit.ErrDamage, human.Counted(n, "file"), english.PluralWord(int(n), "differs", "differ"))
 	}
-	a.printf("4. Restored %s to a temporary directory in %s, read every byte of it back and compared: %s as captured.\n", s.Ref(), duration(result.Duration), english.PluralWord(int(compared.Planned.Files), "the file is", fmt.Sprintf("all %s files are", count(compared.Planned.Files))))
+	a.out.Printf("4. Restored %s to a temporary directory in %s, read every byte of it back and compared: %s as captured.\n", s.Ref(), human.Duration(result.Duration), english.PluralWord(int(compared.Planned.Files), "the file is", fmt.Sprintf("all %s files are", human.Count(compared.Planned.Files))))
 	if result.Count > 0 {
-		a.code = exitIncomplete
+		a.out.Code = exit.Incomplete
 	}
 	return result, nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -132,11 +133,11 @@ func (r *ruled) live() treetest.Tree {
 func (r *ruled) captured(config, env string) (ref string, paths map[string]bool) {
 	r.t.Helper()
 	o := r.machine.run(r.t, "snapshot", "--config", config, env)
-	code := exitDone
+	code := exit.Done
 	for line := range strings.Lines(o.stderr.String()) {
 		switch {
 		case strings.Contains(line, ": its include patterns match nothing"):
-			code = exitIncomplete
+			code = exit.Incomplete
 		case strings.HasPrefix(line, "knowngood: /"):
 			r.t.Errorf("%s", line)
 		}
@@ -297,9 +298,9 @@ func (r *ruled) check(o *outcome, paths map[string]bool, want, before, leftOut t
 		}
 	}
 	if len(blocked) == 0 {
-		o.exits(t, exitDone)
+		o.exits(t, exit.Done)
 	} else {
-		o.exits(t, exitIncomplete)
+		o.exits(t, exit.Incomplete)
 	}
 	for _, path := range slices.Sorted(maps.Keys(want)) {
 		// Directories on the way to what was captured may not have been captured themselves.

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -112,15 +113,15 @@ func (c *replaced) run(t *testing.T) {
 	if len(h) == 1 {
 		t.Fatalf("the capture made %d calls %v", calls, c.at)
 	}
-	if o.code != exitIncomplete {
-		o.exits(t, exitDone)
+	if o.code != exit.Incomplete {
+		o.exits(t, exit.Done)
 	}
-	if c.partial && o.code == exitDone {
+	if c.partial && o.code == exit.Done {
 		t.Errorf("the snapshot is said to be complete")
 	}
 	m.must(t, "check", "--read-data")
 	got, named := m.restoreChanged(t, "e@1", src)
-	if o.code == exitDone && len(named) > 0 {
+	if o.code == exit.Done && len(named) > 0 {
 		t.Errorf("the snapshot is said to be complete, and %q named", named)
 	}
 	h.captured(t, got, named)
@@ -138,8 +139,8 @@ func (c *replaced) run(t *testing.T) {
 	for path := range c.kept {
 		remove(t, filepath.Join(src, path))
 	}
-	if o := m.run(t, "restore", "e@1:"+src, "--in-place"); o.code != exitIncomplete {
-		o.exits(t, exitDone)
+	if o := m.run(t, "restore", "e@1:"+src, "--in-place"); o.code != exit.Incomplete {
+		o.exits(t, exit.Done)
 	}
 	for path, content := range c.kept {
 		if b, err := os.ReadFile(filepath.Join(src, path)); err != nil || string(b) != content {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/storage/storagetest"
 )
 
@@ -143,7 +144,7 @@ func TestPutsThatNothingProves(t *testing.T) {
 				return true
 			})
 			o := m.run(t, "snapshot", "--env", "web", src)
-			if o.code != exitFailed || !strings.Contains(o.stderr.String(), "the put was answered as done, but the store does not give the object back") || !strings.Contains(o.stderr.String(), "proxies on the way") {
+			if o.code != exit.Failed || !strings.Contains(o.stderr.String(), "the put was answered as done, but the store does not give the object back") || !strings.Contains(o.stderr.String(), "proxies on the way") {
 				t.Errorf("puts of %s answered by something else: exit code %d: %s%s", folder, o.code, &o.stdout, &o.stderr)
 			}
 			if strings.Contains(o.stderr.String(), "complete") {

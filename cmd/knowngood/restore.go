@@ -9,6 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
@@ -82,7 +85,7 @@ full length, and ends with the exit code that this gives the restore.`,
   knowngood restore web@42:/srv/web/conf --target /tmp/conf
   knowngood restore web@42:/etc/fstab --target /tmp/fstab
   knowngood restore web@42 --in-place --dry-run -v`,
-		Args:              takes(1, 1),
+		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: a.completeRefs(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), &f, args[0]) },
 	}
@@ -97,7 +100,7 @@ full length, and ends with the exit code that this gives the restore.`,
 	fl.BoolVar(&f.numeric, "numeric-ids", false, "keep the numbers of owners, whatever their names")
 	fl.BoolVar(&f.noOwner, "no-owner", false, "leave all files to the user who restores (always so when not root)")
 	fl.StringVar(&f.load.which, "load", "", "after the restore, load the restored outputs of command sources with the restore commands of the configuration; --load=snapshot also runs those that only the snapshot names, after asking")
-	optional(fl.Lookup("load"), loadConfigured, loadConfigured, loadSnapshot)
+	usage.Optional(fl.Lookup("load"), loadConfigured, loadConfigured, loadSnapshot)
 	fl.StringVar(&f.load.timeout, "load-timeout", "", "end a restore command that takes longer than this `time`, such as 2h (default: none)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
 	return cmd
@@ -106,9 +109,9 @@ full length, and ends with the exit code that this gives the restore.`,
 func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	switch {
 	case f.target == "" && !f.inPlace:
-		return usagef("where to? Give --target DIR, or --in-place to change what is there")
+		return usage.Errorf("where to? Give --target DIR, or --in-place to change what is there")
 	case f.delete && !f.inPlace:
-		return usagef("--delete goes with --in-place")
+		return usage.Errorf("--delete goes with --in-place")
 	}
 	if err := f.load.check(); err != nil {
 		return err
@@ -135,15 +138,15 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		return err
 	}
 	o.Owners = ownerOptions(f.numeric, f.noOwner)
-	problems := a.problems()
-	o.Progress = &restore.Progress{Problem: problems.add}
-	if f.verbose || f.dryRun && a.json {
+	problems := a.out.Problems()
+	o.Progress = &restore.Progress{Problem: problems.Add}
+	if f.verbose || f.dryRun && a.out.JSON {
 		o.Progress.Change = func(action, path string) {
 			if action == "unchanged" {
 				return
 			}
-			a.printf("%-9s %s\n", action, printable.Name("/"+path))
-			a.result(changeJSON{"change", action, jsonPath(path)})
+			a.out.Printf("%-9s %s\n", action, printable.Name("/"+path))
+			a.out.Result(changeJSON{"change", action, console.JSONPath(path)})
 		}
 	}
 	if f.dryRun {
@@ -153,23 +156,23 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	if sub != "" || o.Select != nil {
 		total = 0
 	}
-	p := a.progress(func() progressState {
-		return progressState{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Found: o.Progress.Found.Load(), Total: total}
+	p := a.out.Progress(func() console.State {
+		return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Found: o.Progress.Found.Load(), Total: total}
 	})
 	result, err := restore.Run(ctx, o)
-	p.end()
-	problems.end()
+	p.End()
+	problems.End()
 	if errors.Is(err, restore.ErrAmbiguous) {
-		return &usageError{err}
+		return usage.Errorf("%w", err)
 	}
 	if err != nil {
 		return err
 	}
 	if o.Select != nil && result.Planned == (restore.Counts{}) && result.Unlisted == 0 {
 		if len(f.include) == 0 {
-			return usagef("nothing was restored: everything was left out by the patterns %s", commandLine(f.exclude))
+			return usage.Errorf("nothing was restored: everything was left out by the patterns %s", printable.Command(f.exclude))
 		}
-		return usagef("nothing was restored: no path of %s matches the patterns %s (knowngood find searches it)", ref, commandLine(append(slices.Clone(f.include), f.exclude...)))
+		return usage.Errorf("nothing was restored: no path of %s matches the patterns %s (knowngood find searches it)", ref, printable.Command(append(slices.Clone(f.include), f.exclude...)))
 	}
 	outputs, loadErr := a.takeBack(ctx, &f.load, tree, &o)
 	return errors.Join(a.tellRestore(tree, &o, result, outputs), loadErr)
@@ -190,11 +193,11 @@ func (a *app) own() (places []string) {
 // tellPlan prints what a restore would start from.
 func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
 	s := t.Snapshot
-	a.printf("plan: restore %s of host %s", s.Ref(), s.Host)
+	a.out.Printf("plan: restore %s of host %s", s.Ref(), s.Host)
 	if o.Under != "" {
-		a.printf(", /%s", o.Under)
+		a.out.Printf(", /%s", o.Under)
 	}
-	a.printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", printable.Name(o.Target), s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), counted(s.Body.Files, "file"), bytesText(s.Body.ContentBytes))
+	a.out.Printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", printable.Name(o.Target), s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), human.Counted(s.Body.Files, "file"), human.Bytes(s.Body.ContentBytes))
 }
 
 func (a *app) trust() string {

@@ -6,6 +6,9 @@ import (
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/restore/load"
@@ -15,24 +18,24 @@ import (
 // tellRestore prints what a restore, or a dry run, came to.
 func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) error {
 	if !r.Damaged && r.Count > 0 {
-		a.code = exitIncomplete
+		a.out.Code = exit.Incomplete
 	}
 	a.tellLacking(r)
-	if err := a.result(a.restoreJSON(t, o, r, outputs)); err != nil {
+	if err := a.out.Result(a.restoreJSON(t, o, r, outputs)); err != nil {
 		return err
 	}
 	a.tellOwners(o, &r.Owners)
 	a.tellParts(r)
-	a.printf("%s\n", a.restoreText(t, o, r))
+	a.out.Printf("%s\n", a.restoreText(t, o, r))
 	a.printFlagged(t, r)
 
 	switch {
 	case r.Damaged:
 		return damageError(o, r)
 	case r.Count > 0 && r.Unfinished:
-		fmt.Fprintf(a.stderr, "knowngood: %s: see above; the same command goes on, with what is not restored yet\n", counted(r.Count, "problem"))
+		a.out.Messagef("%s: see above; the same command goes on, with what is not restored yet", human.Counted(r.Count, "problem"))
 	case r.Count > 0:
-		fmt.Fprintf(a.stderr, "knowngood: %s: see above\n", counted(r.Count, "problem"))
+		a.out.Messagef("%s: see above", human.Counted(r.Count, "problem"))
 	}
 	return nil
 }
@@ -40,17 +43,17 @@ func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 // tellLacking prints which packs a restore would look for in vain.
 func (a *app) tellLacking(r *restore.Result) {
 	for _, l := range r.Lacking {
-		a.printf("  lacking  %s: %v", l.Key, l.Err)
+		a.out.Printf("  lacking  %s: %v", l.Key, l.Err)
 		if l.Files == 0 {
-			a.printf("; what would be read of it is there\n")
+			a.out.Printf("; what would be read of it is there\n")
 			continue
 		}
-		a.printf("; %s %s it\n", counted(l.Files, "file"), english.PluralWord(int(l.Files), "needs", "need"))
+		a.out.Printf("; %s %s it\n", human.Counted(l.Files, "file"), english.PluralWord(int(l.Files), "needs", "need"))
 		for _, path := range l.Paths {
-			a.printf("           %s\n", printable.Name("/"+path))
+			a.out.Printf("           %s\n", printable.Name("/"+path))
 		}
 		if more := l.Files - uint64(len(l.Paths)); more > 0 {
-			a.printf("           and %s more\n", count(more))
+			a.out.Printf("           and %s more\n", human.Count(more))
 		}
 	}
 }
@@ -60,10 +63,10 @@ func (a *app) tellLacking(r *restore.Result) {
 func (a *app) tellParts(r *restore.Result) {
 	for i, p := range r.Parts {
 		if i == maxNamed {
-			a.printf("  in part  and %s more: --json has them\n", count(r.PartCount-maxNamed))
+			a.out.Printf("  in part  and %s more: --json has them\n", human.Count(r.PartCount-maxNamed))
 			return
 		}
-		a.printf("  in part  %s: what was read of %s\n", printable.Name(p.File), printable.Name("/"+p.Path))
+		a.out.Printf("  in part  %s: what was read of %s\n", printable.Name(p.File), printable.Name("/"+p.Path))
 	}
 }
 
@@ -83,20 +86,20 @@ func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 
 	n := r.Restored
-	fmt.Fprintf(&b, "%s %s to %s: %s, %s, %s", verb, t.Snapshot.Ref(), printable.Name(r.Place), counted(n.Files, "file"), counted(n.Directories, "directory"), bytesText(n.Bytes))
+	fmt.Fprintf(&b, "%s %s to %s: %s, %s, %s", verb, t.Snapshot.Ref(), printable.Name(r.Place), human.Counted(n.Files, "file"), human.Counted(n.Directories, "directory"), human.Bytes(n.Bytes))
 	if n.Others > 0 {
-		fmt.Fprintf(&b, ", %s", counted(n.Others, "other"))
+		fmt.Fprintf(&b, ", %s", human.Counted(n.Others, "other"))
 	}
 	if o.InPlace || o.DryRun {
-		fmt.Fprintf(&b, "; %s created, %s changed, %s unchanged, %s deleted", count(r.Created), count(r.Changed), count(r.Unchanged), count(r.Deleted))
+		fmt.Fprintf(&b, "; %s created, %s changed, %s unchanged, %s deleted", human.Count(r.Created), human.Count(r.Changed), human.Count(r.Unchanged), human.Count(r.Deleted))
 		if r.Metadata > 0 {
-			fmt.Fprintf(&b, ", %s given other metadata", count(r.Metadata))
+			fmt.Fprintf(&b, ", %s given other metadata", human.Count(r.Metadata))
 		}
 	}
 	if o.DryRun && r.Complete() && !r.Damaged {
-		fmt.Fprintf(&b, "; complete: %s to be read, all there", counted(r.Packs, "pack"))
+		fmt.Fprintf(&b, "; complete: %s to be read, all there", human.Counted(r.Packs, "pack"))
 	}
-	fmt.Fprintf(&b, "; %s", duration(r.Duration))
+	fmt.Fprintf(&b, "; %s", human.Duration(r.Duration))
 	if a.repo.TrustedOnFirstUse() {
 		b.WriteString("; repository trusted on first use")
 	}
@@ -115,11 +118,11 @@ func missingText(r *restore.Result) string {
 		{"other", r.Planned.Others, r.Restored.Others},
 	} {
 		if c.got < c.planned {
-			parts = append(parts, fmt.Sprintf("%s of %s", count(c.planned-c.got), counted(c.planned, c.what)))
+			parts = append(parts, fmt.Sprintf("%s of %s", human.Count(c.planned-c.got), human.Counted(c.planned, c.what)))
 		}
 	}
 	if r.Unlisted > 0 {
-		parts = append(parts, fmt.Sprintf("up to %s whose list cannot be read", counted(r.Unlisted, "entry")))
+		parts = append(parts, fmt.Sprintf("up to %s whose list cannot be read", human.Counted(r.Unlisted, "entry")))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -138,12 +141,12 @@ func damageError(o *restore.Options, r *restore.Result) error {
 	if r.Unfinished {
 		goesOn = "; when the repository has them again, the same command goes on"
 	}
-	return fmt.Errorf("%w: %s; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check%s", errDamage, what, goesOn)
+	return fmt.Errorf("%w: %s; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check%s", exit.ErrDamage, what, goesOn)
 }
 
 // partJSON is a file that holds what was read of the one at a path.
 type partJSON struct {
-	pathJSON
+	console.PathJSON
 	File      string `json:"file"` // where it lies
 	ExactFile []byte `json:"file_base64,omitempty"`
 }
@@ -153,10 +156,10 @@ type partJSON struct {
 // for.
 func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) map[string]any {
 	type lacking struct {
-		Object string     `json:"object"`
-		Error  string     `json:"error"`
-		Files  uint64     `json:"files"`
-		Paths  []pathJSON `json:"paths"`
+		Object string             `json:"object"`
+		Error  string             `json:"error"`
+		Files  uint64             `json:"files"`
+		Paths  []console.PathJSON `json:"paths"`
 	}
 	status := "restored"
 	switch {
@@ -167,14 +170,14 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	case o.DryRun:
 		status = "planned"
 	}
-	problems := []problemJSON{}
+	problems := []console.ProblemJSON{}
 	for _, p := range r.Problems {
 		a.foundDamage(p.Err)
-		problems = append(problems, problemJSON{jsonPath(p.Path), p.Err.Error()})
+		problems = append(problems, console.ProblemJSON{PathJSON: console.JSONPath(p.Path), Error: p.Err.Error()})
 	}
 	parts := []partJSON{}
 	for _, p := range r.Parts {
-		parts = append(parts, partJSON{jsonPath(p.Path), p.File, exact(p.File)})
+		parts = append(parts, partJSON{console.JSONPath(p.Path), p.File, console.Exact(p.File)})
 	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "planned": r.Planned, "unlisted": r.Unlisted,
@@ -182,15 +185,15 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
 		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problems": r.Count, "problem_list": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
 		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "part_count": r.PartCount, "parts": parts, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
-	if b := exact(o.Target); b != nil {
+	if b := console.Exact(o.Target); b != nil {
 		out["target_base64"] = b
 	}
 	if o.DryRun {
 		list := []lacking{}
 		for _, l := range r.Lacking {
-			paths := []pathJSON{}
+			paths := []console.PathJSON{}
 			for _, p := range l.Paths {
-				paths = append(paths, jsonPath(p))
+				paths = append(paths, console.JSONPath(p))
 			}
 			list = append(list, lacking{l.Key, l.Err.Error(), l.Files, paths})
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon/validation"
 	"knowngood/storage/authentic"
@@ -19,12 +20,10 @@ import (
 
 // app is what commands share: flags, streams, and what they open.
 type app struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
+	out *console.Console
 
 	configPath, repoURL, identityPath, stateDir, host string
 	pin                                               string
-	json, quiet                                       bool
 	passphraseFD                                      int
 	limitUpload, limitDownload                        string
 
@@ -33,14 +32,11 @@ type app struct {
 	unusable   error  // of a configuration that status does without
 	given      given
 	advise     bool // the command shows what is odd in the configuration
-	code       int  // of a command that came to its end
 
 	fresh, keepIndex time.Duration // of repository.Options
 	writebackWindow  time.Duration // of snapshot.Options
 
-	profileDir string
-	profiled   func()
-	repo       *repository.Repository
+	repo *repository.Repository
 
 	damaged map[string]bool // keys of objects that the command found to be missing or damaged
 }
@@ -81,19 +77,19 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 			if cmd.Name() == cobra.ShellCompRequestCmd {
 				return nil // the command that is completed reads what it needs
 			}
-			if err := refuseEmpty(cmd, args); err != nil {
+			if err := usage.RefuseEmpty(cmd, args); err != nil {
 				return err
 			}
 			return a.load(cmd)
 		},
-		Args: unknownCommand,
+		Args: usage.UnknownCommand,
 
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
-	root.SetFlagErrorFunc(flagError)
+	root.SetOut(a.out.Stdout)
+	root.SetErr(a.out.Stderr)
+	root.SetFlagErrorFunc(usage.FlagError)
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")
 	f := root.PersistentFlags()
@@ -103,14 +99,12 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.StringVar(&a.pin, "pin", os.Getenv("KNOWNGOOD_PIN"), "`hash` of the repository's descriptor, as init printed it: any other repository is refused (KNOWNGOOD_PIN)")
 	f.StringVar(&a.stateDir, "state-dir", os.Getenv("KNOWNGOOD_STATE_DIR"), "`directory` of the host's keys, memory and caches (KNOWNGOOD_STATE_DIR)")
 	f.StringVar(&a.host, "host", "", "`name` of the host that the command is about (default: the host whose keys are in the state directory)")
-	f.BoolVar(&a.json, "json", false, "print progress as lines of JSON and the result as one object")
-	f.BoolVarP(&a.quiet, "quiet", "q", false, "print no progress")
+	f.BoolVar(&a.out.JSON, "json", false, "print progress as lines of JSON and the result as one object")
+	f.BoolVarP(&a.out.Quiet, "quiet", "q", false, "print no progress")
 	a.passphraseFD = -1
-	f.Var(decimal{&a.passphraseFD}, "passphrase-fd", "read the identity's passphrase from file `descriptor` N")
+	f.Var(usage.Count{Value: &a.passphraseFD}, "passphrase-fd", "read the identity's passphrase from file `descriptor` N")
 	f.StringVar(&a.limitUpload, "limit-upload", "", "at most so many bytes a second, such as 10MiB")
 	f.StringVar(&a.limitDownload, "limit-download", "", "at most so many bytes a second")
-	f.StringVar(&a.profileDir, "profile", "", "write CPU and heap profiles into `directory`")
-	f.MarkHidden("profile")
 	root.RegisterFlagCompletionFunc("host", a.completeHosts())
 	root.AddCommand(quickstartCommand(a), initCommand(a), snapshotCommand(a), listCommand(a), showCommand(a), statsCommand(a), lsCommand(a), catCommand(a),
 		findCommand(a), diffCommand(a), restoreCommand(a), checkCommand(a), forgetCommand(a), acceptCommand(a), pruneCommand(a), probeCommand(a), daemonCommand(a), statusCommand(a), keysCommand(a), configCommand(a), versionCommand(a), manCommand(a), outsideCommand(a))
@@ -128,11 +122,6 @@ func needsConfig(cmd *cobra.Command) bool {
 
 // load reads the configuration and fills in what flags left open.
 func (a *app) load(cmd *cobra.Command) (err error) {
-	if a.profileDir != "" {
-		if a.profiled, err = profile(a.profileDir); err != nil {
-			return err
-		}
-	}
 	path := a.configPath
 	a.advise = cmd.Annotations["config"] == "demanded, with advice"
 	if path == "" {
@@ -195,7 +184,7 @@ func (a *app) loadConfig(path string) (*configs.Config, error) {
 	}
 	c, err := validation.Load(path, o)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, usage.Errorf("%w", err)
 	}
 	return c, nil
 }
@@ -207,6 +196,6 @@ func (a *app) warnings() (tampered bool) {
 		return false
 	}
 	found := a.repo.Warnings()
-	printErrors(a, "knowngood: warning: ", found)
+	console.PrintErrors(a.out, "knowngood: warning: ", found)
 	return slices.ContainsFunc(found, authentic.Tampered)
 }

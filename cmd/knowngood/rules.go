@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon"
 	"knowngood/internal/printable"
 	"knowngood/snapshot"
@@ -29,7 +32,7 @@ func selection(table *manifest.Table, include, exclude []string) (*snapshot.Scop
 	for i := range table.Sources {
 		rules, err := selectionOf(&table.Sources[i], paths, include, exclude)
 		if err != nil {
-			return nil, &usageError{err}
+			return nil, usage.Errorf("%w", err)
 		}
 		sources = append(sources, walk.Source{Path: paths[i], Rules: rules})
 	}
@@ -91,7 +94,7 @@ func (a *app) today(environment string) (*snapshot.Scope, error) {
 	}
 	o, err := daemon.CaptureOptions(environment, env)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, usage.Errorf("%w", err)
 	}
 	return snapshot.NewScope(o.Sources), nil
 }
@@ -100,9 +103,9 @@ func (a *app) today(environment string) (*snapshot.Scope, error) {
 // a text.
 func ruleLines(s *manifest.Source) [][2]string {
 	if len(s.Command) > 0 {
-		out := [][2]string{{"source", fmt.Sprintf("command %s, as %s", commandLine(s.Command), printable.Name(s.Path))}}
+		out := [][2]string{{"source", fmt.Sprintf("command %s, as %s", printable.Command(s.Command), printable.Name(s.Path))}}
 		if len(s.Restore) > 0 {
-			out = append(out, [2]string{"  restore", commandLine(s.Restore)})
+			out = append(out, [2]string{"  restore", printable.Command(s.Restore)})
 		}
 		return out
 	}
@@ -130,12 +133,12 @@ func ruleLines(s *manifest.Source) [][2]string {
 		add("  leaves out", "other file systems")
 	}
 	if s.MaxFileSize > 0 {
-		add("  leaves out", "files larger than "+bytesText(s.MaxFileSize))
+		add("  leaves out", "files larger than "+human.Bytes(s.MaxFileSize))
 	}
 	if s.CachedAttributes {
 		add("  attributes", "cached ones were believed")
 	}
-	add("  holds", fmt.Sprintf("%s, %s, %s", counted(s.Files, "file"), counted(s.Directories, "directory"), bytesText(s.Bytes)))
+	add("  holds", fmt.Sprintf("%s, %s, %s", human.Counted(s.Files, "file"), human.Counted(s.Directories, "directory"), human.Bytes(s.Bytes)))
 	return out
 }
 
@@ -148,47 +151,35 @@ func rooted(paths []string) []string {
 	return out
 }
 
-// commandLine is how a shell would take arguments; it can be printed.
-func commandLine(argv []string) string {
-	words := make([]string, len(argv))
-	for i, arg := range argv {
-		words[i] = quoted(arg)
-		if i == 0 && words[i] == arg && strings.Contains(arg, "=") {
-			words[i] = "'" + arg + "'" // else a variable
-		}
-	}
-	return strings.Join(words, " ")
-}
-
 // sourceJSON is a source of a snapshot as --json prints it.
 type sourceJSON struct {
-	pathJSON
-	Resolved         string     `json:"resolved,omitempty"`
-	ExactResolved    []byte     `json:"resolved_base64,omitempty"`
-	Include          []string   `json:"include,omitempty"`
-	Exclude          []string   `json:"exclude,omitempty"`
-	ExcludeIfPresent []string   `json:"exclude_if_present,omitempty"`
-	ExcludeCaches    bool       `json:"exclude_caches,omitempty"`
-	OneFileSystem    bool       `json:"one_file_system,omitempty"`
-	CachedAttributes bool       `json:"cached_attributes,omitempty"`
-	MaxFileSize      uint64     `json:"max_file_size,omitempty"`
-	NotEntered       []pathJSON `json:"not_entered,omitempty"`
-	Command          []string   `json:"command,omitempty"`
-	Restore          []string   `json:"restore,omitempty"`
-	Files            uint64     `json:"files"`
-	Directories      uint64     `json:"directories"`
-	Bytes            uint64     `json:"bytes"`
+	console.PathJSON
+	Resolved         string             `json:"resolved,omitempty"`
+	ExactResolved    []byte             `json:"resolved_base64,omitempty"`
+	Include          []string           `json:"include,omitempty"`
+	Exclude          []string           `json:"exclude,omitempty"`
+	ExcludeIfPresent []string           `json:"exclude_if_present,omitempty"`
+	ExcludeCaches    bool               `json:"exclude_caches,omitempty"`
+	OneFileSystem    bool               `json:"one_file_system,omitempty"`
+	CachedAttributes bool               `json:"cached_attributes,omitempty"`
+	MaxFileSize      uint64             `json:"max_file_size,omitempty"`
+	NotEntered       []console.PathJSON `json:"not_entered,omitempty"`
+	Command          []string           `json:"command,omitempty"`
+	Restore          []string           `json:"restore,omitempty"`
+	Files            uint64             `json:"files"`
+	Directories      uint64             `json:"directories"`
+	Bytes            uint64             `json:"bytes"`
 }
 
 func sourcesJSON(sources []manifest.Source) []sourceJSON {
 	out := []sourceJSON{}
 	for i := range sources {
 		s := &sources[i]
-		var mounts []pathJSON
+		var mounts []console.PathJSON
 		for _, m := range s.Mounts {
-			mounts = append(mounts, jsonPath(m))
+			mounts = append(mounts, console.JSONPath(m))
 		}
-		out = append(out, sourceJSON{jsonName(s.Path), s.Resolved, exact(s.Resolved), s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
+		out = append(out, sourceJSON{console.JSONName(s.Path), s.Resolved, console.Exact(s.Resolved), s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
 			mounts, s.Command, s.Restore, s.Files, s.Directories, s.Bytes})
 	}
 	return out

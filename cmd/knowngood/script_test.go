@@ -102,14 +102,14 @@ func canMount() bool {
 	return <-done == nil
 }
 
-func usage(ts *testscript.TestScript, neg bool, ok bool, text string) {
+func checkArgs(ts *testscript.TestScript, neg bool, ok bool, text string) {
 	if neg || !ok {
 		ts.Fatalf("usage: %s", text)
 	}
 }
 
 func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) >= 2, "exits CODE PROGRAM ARGUMENT...")
+	checkArgs(ts, neg, len(args) >= 2, "exits CODE PROGRAM ARGUMENT...")
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	got := 0
@@ -125,7 +125,7 @@ func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func randomCommand(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 3, "random FILE SIZE SEED")
+	checkArgs(ts, neg, len(args) == 3, "random FILE SIZE SEED")
 	b := make([]byte, number(ts, args[1]))
 	var seed [32]byte
 	copy(seed[:], args[2])
@@ -150,7 +150,7 @@ func matches(ts *testscript.TestScript, pattern string) []string {
 }
 
 func damageCommand(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 2, "damage flip|cut|remove PATTERN")
+	checkArgs(ts, neg, len(args) == 2, "damage flip|cut|remove PATTERN")
 	file := matches(ts, args[1])[0]
 	b, err := os.ReadFile(file)
 	ts.Check(err)
@@ -169,7 +169,7 @@ func damageCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func pokeCommand(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 3, "poke PATTERN OFFSET BYTE")
+	checkArgs(ts, neg, len(args) == 3, "poke PATTERN OFFSET BYTE")
 	for _, file := range matches(ts, args[0]) {
 		b, err := os.ReadFile(file)
 		ts.Check(err)
@@ -185,7 +185,7 @@ func overwrite(ts *testscript.TestScript, file string, b []byte) {
 }
 
 func sshKeyCommand(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 1, "ssh-key FILE")
+	checkArgs(ts, neg, len(args) == 1, "ssh-key FILE")
 	public, secret, err := ed25519.GenerateKey(nil)
 	ts.Check(err)
 	block, err := ssh.MarshalPrivateKey(secret, "")
@@ -199,7 +199,7 @@ func sshKeyCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func treeCommand(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 3, "tree make|change DIR SEED, tree equal DIR DIR")
+	checkArgs(ts, neg, len(args) == 3, "tree make|change DIR SEED, tree equal DIR DIR")
 	t := &scriptT{TestScript: ts}
 	dir := ts.MkAbs(args[1])
 	switch args[0] {
@@ -244,7 +244,7 @@ type sharedServers struct {
 }
 
 func (s *sharedServers) command(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 1, "server versitygw|minio")
+	checkArgs(ts, neg, len(args) == 1, "server versitygw|minio")
 	server := s.get(args[0])
 	if server == nil {
 		ts.Fatalf("there is no server %q", args[0])

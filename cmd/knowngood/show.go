@@ -9,6 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/storage/authentic"
@@ -31,7 +34,7 @@ whether it can still be restored.`,
 		Example: `  knowngood show web@latest
   knowngood show web@42 --problems --identity ~/knowngood.identity
   knowngood show web-7/web@2026-11-20T10:00 --json`,
-		Args:              takes(1, 1),
+		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: a.completeRefs(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0], problems) },
 	}
@@ -82,7 +85,7 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	if s.Root.Previous != [32]byte{} {
 		previous = fmt.Sprintf("%x", s.Root.Previous)
 	}
-	if a.json {
+	if a.out.JSON {
 		j := a.toJSON(s)
 		if j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored; suspect {
 			j.Status = "suspect"
@@ -92,67 +95,67 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 			out["suspect"], out["accepted"] = reasons, !suspect
 		}
 		if tree != nil {
-			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), problemsJSON(tree.Table.Problems)
+			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), console.ProblemsJSON(tree.Table.Problems)
 		}
-		return a.result(out)
+		return a.out.Result(out)
 	}
-	a.printf("snapshot    %s of host %s\nid          %x\nprevious    %s\ntrust       %s\n", s.Ref(), s.Host, s.ID, cmp.Or(previous, "none, it is the first"), a.trust())
+	a.out.Printf("snapshot    %s of host %s\nid          %x\nprevious    %s\ntrust       %s\n", s.Ref(), s.Host, s.ID, cmp.Or(previous, "none, it is the first"), a.trust())
 	switch {
 	case pruned:
-		a.printf("forgotten   yes, and its content deleted: it cannot be restored\n")
+		a.out.Printf("forgotten   yes, and its content deleted: it cannot be restored\n")
 	case forgotten:
-		a.printf("forgotten   yes, not yet deleted: knowngood forget --undo %s/%s takes it back\n", s.Host, s.Ref())
+		a.out.Printf("forgotten   yes, not yet deleted: knowngood forget --undo %s/%s takes it back\n", s.Host, s.Ref())
 	}
 	if reason != "" {
-		a.printf("reason      %s\n", printable.Name(reason))
+		a.out.Printf("reason      %s\n", printable.Name(reason))
 	}
 	b := s.Body
 	if b == nil {
-		a.printf("stored      %s, by the clock of the store\ncontents    sealed: give --identity FILE to see more\n", stored.Local().Format(time.RFC3339))
+		a.out.Printf("stored      %s, by the clock of the store\ncontents    sealed: give --identity FILE to see more\n", stored.Local().Format(time.RFC3339))
 		return nil
 	}
 	status := b.Status.String()
 	if suspect {
 		status = "suspect, " + status
 	}
-	a.printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), duration(b.Finished.Sub(b.Started)), status)
+	a.out.Printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), human.Duration(b.Finished.Sub(b.Started)), status)
 	for _, why := range reasons {
 		if suspect {
-			a.printf("suspect     %s: knowngood accept %s, where it is meant to be so\n", printable.Name(why), s.Ref())
+			a.out.Printf("suspect     %s: knowngood accept %s, where it is meant to be so\n", printable.Name(why), s.Ref())
 		} else {
-			a.printf("accepted    %s\n", printable.Name(why))
+			a.out.Printf("accepted    %s\n", printable.Name(why))
 		}
 	}
-	a.printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", counted(b.Files, "file"), counted(b.Directories, "directory"), bytesText(b.ContentBytes), bytesText(b.NewContentBytes), bytesText(b.StoredBytes), printable.Name(b.Version))
+	a.out.Printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", human.Counted(b.Files, "file"), human.Counted(b.Directories, "directory"), human.Bytes(b.ContentBytes), human.Bytes(b.NewContentBytes), human.Bytes(b.StoredBytes), printable.Name(b.Version))
 	if until := r.ClaimedProtection(b); !until.IsZero() {
-		a.printf("protected   the host says: until %s, by the locks of all that it needs\n", until.Local().Format(time.RFC3339))
+		a.out.Printf("protected   the host says: until %s, by the locks of all that it needs\n", until.Local().Format(time.RFC3339))
 	}
 	for _, t := range b.Tags {
-		a.printf("tag         %s\n", printable.Name(t))
+		a.out.Printf("tag         %s\n", printable.Name(t))
 	}
 	if tree == nil {
 		if b.Status == statement.Partial && !pruned {
-			a.printf("problems    %d (give --identity FILE to see which)\n", b.Problems)
+			a.out.Printf("problems    %d (give --identity FILE to see which)\n", b.Problems)
 		}
 		return nil
 	}
 	for i := range tree.Table.Sources {
 		for _, line := range ruleLines(&tree.Table.Sources[i]) {
-			a.printf("%-11s %s\n", line[0], line[1])
+			a.out.Printf("%-11s %s\n", line[0], line[1])
 		}
 	}
 	listed := uint64(len(tree.Table.Problems))
 	if !problems {
 		if listed > 0 {
-			a.printf("problems    %s (knowngood show --problems %s lists %s)\n", count(b.Problems), s.Ref(), count(listed))
+			a.out.Printf("problems    %s (knowngood show --problems %s lists %s)\n", human.Count(b.Problems), s.Ref(), human.Count(listed))
 		}
 		return nil
 	}
 	for _, p := range tree.Table.Problems {
-		a.printf("problem     %s: %s\n", printable.Name("/"+p.Path), printable.Name(p.Reason))
+		a.out.Printf("problem     %s: %s\n", printable.Name("/"+p.Path), printable.Name(p.Reason))
 	}
 	if listed < b.Problems {
-		a.printf("problems    %s, of which the snapshot has the paths of %s\n", count(b.Problems), count(listed))
+		a.out.Printf("problems    %s, of which the snapshot has the paths of %s\n", human.Count(b.Problems), human.Count(listed))
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"knowngood/cmd/knowngood/exit"
 )
 
 // hooked is a configuration of an environment web, of which before waits for the
@@ -43,7 +45,7 @@ func TestALostTerminalEndsARunByHandInOrder(t *testing.T) {
 	hangUp(t, cmd)
 	grow(t, dir, "end", 1)
 	o := wait()
-	o.exits(t, exitInterrupted)
+	o.exits(t, exit.Interrupted)
 	if found(t, at("after")) == 0 {
 		t.Errorf("after was not run to its end: %s", &o.stderr)
 	}
@@ -76,7 +78,7 @@ func TestARunUnderNohupOutlivesItsTerminal(t *testing.T) {
 	grow(t, dir, "end", 1)
 	_ = cmd.Wait()
 	o.code = cmd.ProcessState.ExitCode()
-	o.exits(t, exitDone)
+	o.exits(t, exit.Done)
 	if refs := m.refs(t); !slices.Equal(refs, []string{"web@1"}) {
 		t.Errorf("it committed %v", refs)
 	}
@@ -101,7 +103,7 @@ func TestAPipeThatNobodyReads(t *testing.T) {
 		cmd, o := m.command("snapshot", "web", "--config", config, "--json"), &outcome{}
 		cmd.Stdout, cmd.Stderr = unread(t), &o.stderr
 		_ = cmd.Run()
-		if code := cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(o.stderr.String(), "knowngood: write the output: ") {
+		if code := cmd.ProcessState.ExitCode(); code != exit.Failed || !strings.Contains(o.stderr.String(), "knowngood: write the output: ") {
 			t.Errorf("%v: %s", cmd.ProcessState, &o.stderr)
 		}
 		if refs := m.refs(t); !slices.Equal(refs, []string{"web@1"}) || found(t, filepath.Join(dir, "after")) == 0 {
@@ -112,7 +114,7 @@ func TestAPipeThatNobodyReads(t *testing.T) {
 		cmd, o := m.command("snapshot", "web", "--config", config), &outcome{}
 		cmd.Stdout, cmd.Stderr = &o.stdout, unread(t)
 		_ = cmd.Run()
-		if code := cmd.ProcessState.ExitCode(); code != exitFailed || o.stdout.String() != "web@2\n" {
+		if code := cmd.ProcessState.ExitCode(); code != exit.Failed || o.stdout.String() != "web@2\n" {
 			t.Errorf("%v: %s", cmd.ProcessState, &o.stdout)
 		}
 	})

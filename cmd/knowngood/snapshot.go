@@ -12,6 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/logging"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon"
 	"knowngood/daemon/report"
@@ -45,7 +49,7 @@ type snapshotFlags struct {
 	compression      string
 	tags             []string
 
-	problems *problemList // of the run
+	problems *console.Problems // of the run
 }
 
 func snapshotCommand(a *app) *cobra.Command {
@@ -75,7 +79,7 @@ and compares it with its name; that takes no identity.`,
   knowngood snapshot --env web /srv/web --dry-run
   knowngood snapshot web                    as the configuration has it
   knowngood snapshot web --tag before-upgrade --verify`,
-		Args:              takes(0, -1),
+		Args:              usage.Takes(0, -1),
 		ValidArgsFunction: a.completeConfigured,
 		RunE:              func(cmd *cobra.Command, paths []string) error { return a.snapshot(cmd.Context(), &f, paths) },
 	}
@@ -91,7 +95,7 @@ and compares it with its name; that takes no identity.`,
 	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be read, store nothing")
 	fl.BoolVar(&f.reread, "reread", false, "read every file, whatever its time stamps say")
 	fl.StringVar(&f.verify, "verify", "", "check what the store holds, and store again what it lost; `how`: listing, or data, which reads every object")
-	optional(fl.Lookup("verify"), verifyListing, verifyListing, verifyData)
+	usage.Optional(fl.Lookup("verify"), verifyListing, verifyListing, verifyData)
 	fl.StringVar(&f.compression, "compression", "", "default, fastest or better")
 	fl.StringArrayVar(&f.tags, "tag", nil, "a `label` for the snapshot; may be repeated")
 	return cmd
@@ -104,26 +108,26 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 		if env, ok := a.config.Environments[paths[0]]; ok {
 			return paths[0], env, nil
 		}
-		return "", nil, usagef("there is no environment %q in the configuration, %s; for a path give its environment's name: --env NAME PATH", paths[0], a.configured())
+		return "", nil, usage.Errorf("there is no environment %q in the configuration, %s; for a path give its environment's name: --env NAME PATH", paths[0], a.configured())
 	}
 	if f.env == "" {
-		return "", nil, usagef("which environment? Give --env NAME and the paths, or the NAME of a configured environment")
+		return "", nil, usage.Errorf("which environment? Give --env NAME and the paths, or the NAME of a configured environment")
 	}
 	if err := layout.ValidName(f.env); err != nil {
-		return "", nil, usagef("--env: %w", err)
+		return "", nil, usage.Errorf("--env: %w", err)
 	}
 	if len(paths) == 0 {
 		if env, ok := a.config.Environments[f.env]; ok {
 			return f.env, env, nil
 		}
-		return "", nil, usagef("what is to be captured? Give at least one PATH")
+		return "", nil, usage.Errorf("what is to be captured? Give at least one PATH")
 	}
 	env := &configs.Environment{}
 	var largest configs.Size
 	if f.maxFileSize != "" {
 		n, err := configs.ParseSize(f.maxFileSize)
 		if err != nil {
-			return "", nil, usagef("--max-file-size: %w", err)
+			return "", nil, usage.Errorf("--max-file-size: %w", err)
 		}
 		largest = n
 	}
@@ -173,10 +177,10 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 		f.compression = string(a.config.Compression)
 	}
 	if !slices.Contains([]string{"default", "fastest", "better"}, f.compression) {
-		return usagef("--compression: %q is none of default, fastest, better", f.compression)
+		return usage.Errorf("--compression: %q is none of default, fastest, better", f.compression)
 	}
 	if !slices.Contains([]string{"", verifyListing, verifyData}, f.verify) {
-		return usagef("--verify: %q is neither listing nor data", f.verify)
+		return usage.Errorf("--verify: %q is neither listing nor data", f.verify)
 	}
 	if env == a.config.Environments[name] && !f.dryRun {
 		return a.runEnvironment(ctx, name, env, f)
@@ -187,15 +191,15 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	}
 	o, err := daemon.CaptureOptions(name, env)
 	if err != nil {
-		return &usageError{err}
+		return usage.Errorf("%w", err)
 	}
 	o.StateDir, o.Level, o.Version = r.State.Dir(), daemon.Level(f.compression), version
 	daemon.Omit(&o, a.stateDir, a.repoURL)
 	a.edit(f, &o)
-	p := a.progress(func() progressState { return captureState(o.Progress) })
+	p := a.out.Progress(func() console.State { return captureState(o.Progress) })
 	result, err := snapshot.Capture(ctx, r, host, o)
-	p.end()
-	f.problems.end()
+	p.End()
+	f.problems.End()
 	if err != nil {
 		return err
 	}
@@ -222,27 +226,27 @@ func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
 		o.Progress = &snapshot.Progress{}
 	}
 	o.Verify.Read = func(bytes int) { o.Progress.Verified.Add(uint64(bytes)) }
-	f.problems = a.problems() // of this try
-	o.Progress.Problem = func(path, reason string) { f.problems.add(path, errors.New(reason)) }
-	o.Progress.Warn = func(m string) { fmt.Fprintf(a.stderr, "knowngood: warning: %s\n", printable.Line(m)) }
+	f.problems = a.out.Problems() // of this try
+	o.Progress.Problem = func(path, reason string) { f.problems.Add(path, errors.New(reason)) }
+	o.Progress.Warn = func(m string) { a.out.Messagef("warning: %s", printable.Line(m)) }
 	o.Progress.Note = func(m string) {
-		if !a.json && !a.quiet {
-			fmt.Fprintf(a.stderr, "knowngood: note: %s\n", printable.Name(m))
+		if !a.out.JSON && !a.out.Quiet {
+			a.out.Messagef("note: %s", printable.Name(m))
 		}
 	}
 	a.warnOfIdentity(o)
 }
 
-func captureState(p *snapshot.Progress) progressState {
+func captureState(p *snapshot.Progress) console.State {
 	if p == nil {
-		return progressState{}
+		return console.State{}
 	}
-	s := progressState{Files: p.Files.Load(), Bytes: p.Bytes.Load(), Total: p.Expected.Load()}
+	s := console.State{Files: p.Files.Load(), Bytes: p.Bytes.Load(), Total: p.Expected.Load()}
 	if n := p.Verified.Load(); n > 0 {
-		s.Note = bytesText(n) + " of objects verified"
+		s.Note = human.Bytes(n) + " of objects verified"
 	}
 	if n := p.Problems.Load(); n > 0 {
-		s.Note = counted(n, "problem")
+		s.Note = human.Counted(n, "problem")
 	}
 	return s
 }
@@ -254,10 +258,10 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 		return err
 	}
 	level := "info"
-	if a.quiet {
+	if a.out.Quiet {
 		level = "warn"
 	}
-	log, err := newLog(a.stderr, level)
+	log, err := logging.New(a.out.Stderr, level)
 	if err != nil {
 		return err
 	}
@@ -266,11 +270,11 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 		Purpose: "knowngood snapshot", Log: log, Open: a.openForWriting,
 		Edit: func(o *snapshot.Options) { a.edit(f, o) },
 		Waiting: func(holder string) {
-			fmt.Fprintf(a.stderr, "knowngood: %s is being captured by %s; waiting for it\n", name, printable.Line(holder))
+			a.out.Messagef("%s is being captured by %s; waiting for it", name, printable.Line(holder))
 		},
 		Committed: func(made *snapshot.Result) { result = made }, Kept: &daemon.Kept{}}
 	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &daemon.Live{}
-	p := a.progress(func() progressState {
+	p := a.out.Progress(func() console.State {
 		s := captureState(live.Progress())
 		if phase := live.Phase(); phase != "capture" {
 			s.Note = phase
@@ -278,9 +282,9 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 		return s
 	})
 	err = runner.Run(ctx, name, env, &run, live)
-	p.end()
+	p.End()
 	if f.problems != nil {
-		f.problems.end()
+		f.problems.End()
 	}
 	if result == nil {
 		return err
@@ -304,14 +308,14 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	if err != nil || r.Host != a.host || r.Repository != stores.Redact(a.repoURL) || !slices.ContainsFunc(r.Environments, func(e report.Environment) bool { return e.Name == name }) {
 		return false, nil
 	}
-	if !a.quiet && !a.json {
-		fmt.Fprintln(a.stderr, "the daemon captures it")
+	if !a.out.Quiet && !a.out.JSON {
+		fmt.Fprintln(a.out.Stderr, "the daemon captures it")
 	}
 	var now atomic.Pointer[report.Progress]
-	p := a.progress(func() progressState {
-		s := progressState{}
+	p := a.out.Progress(func() console.State {
+		s := console.State{}
 		if n := now.Load(); n != nil {
-			s = progressState{Files: n.Files, Bytes: n.Bytes, Total: n.Total}
+			s = console.State{Files: n.Files, Bytes: n.Bytes, Total: n.Total}
 			if n.Phase != "capture" {
 				s.Note = n.Phase
 			}
@@ -319,7 +323,7 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 		return s
 	})
 	run, err := client.Snapshot(ctx, name, func(n report.Progress) { now.Store(&n) })
-	p.end()
+	p.End()
 	if errors.Is(err, web.ErrRunning) {
 		return true, fmt.Errorf("%s: %w, by the daemon: see how far it is with knowngood status, and run this again when it has done", name, err)
 	}
@@ -336,20 +340,20 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 // identity is captured with the rest.
 func (a *app) warnOfIdentity(o *snapshot.Options) {
 	o.Skipped = func(path string, why walk.Reason) {
-		if a.json || a.quiet {
+		if a.out.JSON || a.out.Quiet {
 			return
 		}
 		switch why {
 		case walk.Omitted:
-			fmt.Fprintf(a.stderr, "knowngood: note: %s is the repository or the state directory and is left out\n", printable.Name("/"+path))
+			a.out.Messagef("note: %s is the repository or the state directory and is left out", printable.Name("/"+path))
 		case walk.Unfinished:
-			fmt.Fprintf(a.stderr, "knowngood: note: %s was left by a restore that did not finish and is left out\n", printable.Name("/"+path))
+			a.out.Messagef("note: %s was left by a restore that did not finish and is left out", printable.Name("/"+path))
 		}
 	}
 	if a.identityPath != "" {
 		if abs, err := filepath.Abs(a.identityPath); err == nil {
 			if src := within(o.Sources, abs); src != "" {
-				fmt.Fprintf(a.stderr, "knowngood: warning: the identity %s lies in %s and is captured with it: a snapshot is no place for its own key, keep it elsewhere too\n", abs, src)
+				a.out.Messagef("warning: the identity %s lies in %s and is captured with it: a snapshot is no place for its own key, keep it elsewhere too", abs, src)
 			}
 		}
 	}

@@ -10,6 +10,9 @@ import (
 
 	"github.com/dustin/go-humanize/english"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
 	"knowngood/snapshot"
@@ -20,44 +23,44 @@ import (
 type madeJSON struct {
 	Type string `json:"type"`
 	snapshotJSON
-	DryRun      bool          `json:"dry_run,omitempty"`
-	By          string        `json:"by,omitempty"` // "daemon", or nobody else
-	ReadFiles   uint64        `json:"read_files"`
-	HealedPacks uint64        `json:"healed_packs"`
-	HealedBytes uint64        `json:"healed_bytes"`
-	Seconds     float64       `json:"duration_seconds"`
-	Suspect     []string      `json:"suspect"`               // reasons
-	Problems    []problemJSON `json:"problem_list,omitzero"` // left out when a daemon cannot say
+	DryRun      bool                  `json:"dry_run,omitempty"`
+	By          string                `json:"by,omitempty"` // "daemon", or nobody else
+	ReadFiles   uint64                `json:"read_files"`
+	HealedPacks uint64                `json:"healed_packs"`
+	HealedBytes uint64                `json:"healed_bytes"`
+	Seconds     float64               `json:"duration_seconds"`
+	Suspect     []string              `json:"suspect"`               // reasons
+	Problems    []console.ProblemJSON `json:"problem_list,omitzero"` // left out when a daemon cannot say
 }
 
 // tellSnapshot prints what a run of the command came to.
 func (a *app) tellSnapshot(name string, r *snapshot.Result) error {
 	status, reasons := statusWord(len(r.Suspect) > 0, r.Count), []string{}
 	if r.Partial() || len(r.Suspect) > 0 {
-		a.code = exitIncomplete
+		a.out.Code = exit.Incomplete
 	}
 	for _, s := range r.Suspect {
 		reasons = append(reasons, s.String())
 	}
-	out := madeJSON{Type: "result", ReadFiles: r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Suspect: reasons, Problems: problemsJSON(r.Problems),
+	out := madeJSON{Type: "result", ReadFiles: r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Suspect: reasons, Problems: console.ProblemsJSON(r.Problems),
 		snapshotJSON: snapshotJSON{Host: a.host, Environment: name, Status: "planned",
 			contentJSON: &contentJSON{r.Files, &r.Directories, r.Bytes, r.NewBytes, r.StoredBytes, r.Count}}}
 	if r.Snapshot == nil {
 		out.DryRun = true
-		a.printf("%s: would capture %s, %s in all, and read %s of them (dry run)\n", name, counted(r.Files, "file"), bytesText(r.Bytes), count(r.Read))
-		return a.result(out)
+		a.out.Printf("%s: would capture %s, %s in all, and read %s of them (dry run)\n", name, human.Counted(r.Files, "file"), human.Bytes(r.Bytes), human.Count(r.Read))
+		return a.out.Result(out)
 	}
 
 	out.snapshotJSON = a.toJSON(r.Snapshot)
 	out.Status = status
-	a.printf("%s\n", r.Snapshot.Ref())
+	a.out.Printf("%s\n", r.Snapshot.Ref())
 	if len(reasons) > 0 {
 		a.tellSuspect(r.Snapshot.Ref(), reasons)
 	}
-	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(r.Files, "file"), bytesText(r.Bytes), counted(r.Read, "file"), bytesText(r.NewBytes), bytesText(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), duration(r.Duration), status)
+	if !a.out.Quiet && !a.out.JSON {
+		fmt.Fprintf(a.out.Stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", human.Counted(r.Files, "file"), human.Bytes(r.Bytes), human.Counted(r.Read, "file"), human.Bytes(r.NewBytes), human.Bytes(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), human.Duration(r.Duration), status)
 	}
-	return a.result(out)
+	return a.out.Result(out)
 }
 
 // tellDaemonSnapshot prints what a run of the daemon came to, as tellSnapshot
@@ -74,37 +77,37 @@ func (a *app) tellDaemonSnapshot(ctx context.Context, client *web.Client, name s
 	}
 	status := statusWord(len(run.Suspect) > 0, run.Problems)
 	if run.Problems > 0 || len(run.Suspect) > 0 {
-		a.code = exitIncomplete
+		a.out.Code = exit.Incomplete
 	}
 	if known {
-		list := a.problems()
+		list := a.out.Problems()
 		for _, p := range problems {
-			list.add(p.Path, errors.New(p.Reason))
+			list.Add(p.Path, errors.New(p.Reason))
 		}
-		list.end()
+		list.End()
 	}
 
-	a.printf("%s\n", run.Snapshot)
+	a.out.Printf("%s\n", run.Snapshot)
 	if len(run.Suspect) > 0 {
 		a.tellSuspect(run.Snapshot, run.Suspect)
 	}
-	if !a.quiet && !a.json {
-		fmt.Fprintf(a.stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", counted(run.Files, "file"), bytesText(run.Bytes), counted(run.ReadFiles, "file"), bytesText(run.NewBytes), bytesText(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), duration(run.Duration()), status)
+	if !a.out.Quiet && !a.out.JSON {
+		fmt.Fprintf(a.out.Stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", human.Counted(run.Files, "file"), human.Bytes(run.Bytes), human.Counted(run.ReadFiles, "file"), human.Bytes(run.NewBytes), human.Bytes(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), human.Duration(run.Duration()), status)
 	}
 	if !known {
-		fmt.Fprintf(a.stderr, "knowngood: %s: knowngood show --problems %s lists them\n", counted(run.Problems, "problem"), run.Snapshot)
+		a.out.Messagef("%s: knowngood show --problems %s lists them", human.Counted(run.Problems, "problem"), run.Snapshot)
 	}
 	began := cmp.Or(run.SnapshotTime, run.Started).UTC()
 	out := madeJSON{Type: "result", By: "daemon", ReadFiles: run.ReadFiles, HealedPacks: run.HealedPacks, HealedBytes: run.HealedBytes, Seconds: run.Duration().Seconds(), Suspect: listed(run.Suspect),
 		snapshotJSON: snapshotJSON{Ref: run.Snapshot, Host: a.host, Environment: name, ID: run.SnapshotID, Time: &began, Status: status, ProtectedUntil: run.ProtectedUntil,
 			contentJSON: contentOf(run)}}
 	if known {
-		out.Problems = problemsJSON(problems)
+		out.Problems = console.ProblemsJSON(problems)
 	}
 	if _, number, ok := strings.Cut(run.Snapshot, "@"); ok {
 		out.Number, _ = strconv.ParseUint(number, 10, 64) // 0 is left out
 	}
-	return a.result(out)
+	return a.out.Result(out)
 }
 
 // healedText is what was stored again because the store had lost it.
@@ -112,7 +115,7 @@ func healedText(packs, bytes uint64) string {
 	if packs == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; healed: the store had lost %s %s, %s stored again", count(packs), english.PluralWord(int(packs), "pack or manifest", "packs or manifests"), bytesText(bytes))
+	return fmt.Sprintf("; healed: the store had lost %s %s, %s stored again", human.Count(packs), english.PluralWord(int(packs), "pack or manifest", "packs or manifests"), human.Bytes(bytes))
 }
 
 // statusWord is what a snapshot came to, in a word.

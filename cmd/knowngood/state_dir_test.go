@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/storage/stores"
 )
 
@@ -224,7 +225,7 @@ func (w *stateDirectory) planted(t *testing.T, path, name string, plant func(roo
 		if o.code < 0 || bytes.Contains(o.stderr.Bytes(), []byte("SIGQUIT")) || bytes.Contains(o.stderr.Bytes(), []byte("panic")) {
 			t.Fatalf("knowngood %s: exit code %d\n%s", command, o.code, &o.stderr)
 		}
-		if text := o.stderr.String(); o.code == exitFailed && !strings.Contains(text, at) {
+		if text := o.stderr.String(); o.code == exit.Failed && !strings.Contains(text, at) {
 			t.Errorf("knowngood %s failed and does not name %s:\n%s", command, at, text)
 		}
 	}

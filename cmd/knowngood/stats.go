@@ -11,6 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/repository"
@@ -40,7 +43,7 @@ less than the sum.`,
 		Example: `  knowngood stats
   knowngood stats web
   knowngood stats --all-hosts --identity ~/knowngood.identity --json`,
-		Args:              takes(0, 1),
+		Args:              usage.Takes(0, 1),
 		ValidArgsFunction: a.completeEnvironments(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.open(cmd.Context())
@@ -105,15 +108,15 @@ func (a *app) stats(ctx context.Context, r *repository.Repository, env string, a
 	for _, l := range append(lines, total) {
 		l.sum()
 	}
-	if a.json {
-		return errors.Join(a.result(map[string]any{"type": "result", "environments": listed(lines), "total": total}), damaged)
+	if a.out.JSON {
+		return errors.Join(a.out.Result(map[string]any{"type": "result", "environments": listed(lines), "total": total}), damaged)
 	}
 	if len(lines) == 0 {
-		a.printf("No snapshots yet.\n")
+		a.out.Printf("No snapshots yet.\n")
 		return damaged
 	}
 
-	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.out.Stdout, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "ENVIRONMENT\tHOST\tSNAPSHOTS\tFILES\tSIZE\tLOGICAL\tSTORED\tRATIO\tADDED")
 	for _, l := range lines {
 		l.print(w)
@@ -126,7 +129,7 @@ func (a *app) stats(ctx context.Context, r *repository.Repository, env string, a
 		return err
 	}
 	if total.Sealed > 0 {
-		a.note("%s sealed, and %s alone: give --identity FILE", english.Plural(int(total.Sealed), "snapshot is", "snapshots are"), english.PluralWord(int(total.Sealed), "counts as a snapshot", "count as snapshots"))
+		a.out.Notef("%s sealed, and %s alone: give --identity FILE", english.Plural(int(total.Sealed), "snapshot is", "snapshots are"), english.PluralWord(int(total.Sealed), "counts as a snapshot", "count as snapshots"))
 	}
 	return damaged
 }
@@ -136,8 +139,8 @@ func (a *app) stats(ctx context.Context, r *repository.Repository, env string, a
 func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshots []collected, damaged *error) (lines []*statsJSON, err error) {
 	byEnvironment := map[[2]string]*statsJSON{}
 	needs := r.Needs()
-	unusable := a.problems()
-	defer unusable.end()
+	unusable := a.out.Problems()
+	defer unusable.End()
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(needsInFlight)
@@ -166,9 +169,9 @@ func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshot
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				unusable.addError(err)
+				unusable.AddError(err)
 				a.foundDamage(err)
-				*damaged = fmt.Errorf("%w: what the snapshots named above need is not counted; knowngood check shows more", errDamage)
+				*damaged = fmt.Errorf("%w: what the snapshots named above need is not counted; knowngood check shows more", exit.ErrDamage)
 				return nil
 			}
 			if l.sizesJSON == nil {
@@ -201,11 +204,11 @@ func (l *statsJSON) sum() {
 func (l *statsJSON) print(w *tabwriter.Writer) {
 	files, size, logical, stored, ratio, added := "-", "-", "-", "-", "-", "-"
 	if l.sizesJSON != nil {
-		logical, stored, ratio = bytesText(l.LogicalBytes), bytesText(l.UsedBytes), fmt.Sprintf("%.1f", l.Ratio)
+		logical, stored, ratio = human.Bytes(l.LogicalBytes), human.Bytes(l.UsedBytes), fmt.Sprintf("%.1f", l.Ratio)
 	}
 	if n := l.Newest; n != nil && n.contentJSON != nil {
 		files, size, _ = n.columns()
-		added = fmt.Sprintf("%s, stored as %s", bytesText(n.NewBytes), bytesText(n.StoredBytes))
+		added = fmt.Sprintf("%s, stored as %s", human.Bytes(n.NewBytes), human.Bytes(n.StoredBytes))
 	}
 	fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Environment, l.Host, l.Snapshots, files, size, logical, stored, ratio, added)
 }

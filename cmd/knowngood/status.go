@@ -11,11 +11,12 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
-	"knowngood/internal/printable"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
@@ -46,7 +47,7 @@ daemon answers. Variables that are only missing in this shell are no mistake.`,
 		Example: `  knowngood status
   knowngood status --no-daemon --json`,
 		Annotations: map[string]string{"config": "unless broken"},
-		Args:        takes(0, 0),
+		Args:        usage.Takes(0, 0),
 		RunE:        func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), noDaemon) },
 	}
 	cmd.Flags().BoolVar(&noDaemon, "no-daemon", false, "look into the repository, whether the daemon runs or not")
@@ -95,16 +96,16 @@ func (a *app) status(ctx context.Context, noDaemon bool) error {
 	}
 	s.Level, s.Summary = level.String(), text
 	if slices.ContainsFunc(s.Report.Environments, func(e report.Environment) bool { return e.Broken() }) {
-		a.code = exitFailed
+		a.out.Code = exit.Failed
 	}
 	switch unset := configs.Unset(a.unusable); {
 	case len(unset) > 0:
-		a.note("variables of the configuration that the daemon may have are not set here: %s (set -a; . /etc/knowngood/environment; set +a)", strings.Join(unset, ", "))
+		a.out.Notef("variables of the configuration that the daemon may have are not set here: %s (set -a; . /etc/knowngood/environment; set +a)", strings.Join(unset, ", "))
 	case a.unusable != nil:
-		a.code, s.Unusable, s.Level = exitFailed, a.unusable.Error(), max(level, report.Attention).String()
+		a.out.Code, s.Unusable, s.Level = exit.Failed, a.unusable.Error(), max(level, report.Attention).String()
 	}
-	if a.json {
-		return a.result(s)
+	if a.out.JSON {
+		return a.out.Result(s)
 	}
 	return a.showStatus(s)
 }
@@ -117,7 +118,7 @@ func (a *app) statusOfDaemon(ctx context.Context, noDaemon bool) (*statusReport,
 	}
 	client, err := web.Dial(a.config.Listen)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, usage.Errorf("%w", err)
 	}
 	defer client.Close()
 	r, err := client.Report(ctx)
@@ -125,18 +126,18 @@ func (a *app) statusOfDaemon(ctx context.Context, noDaemon bool) (*statusReport,
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil && a.unusable != nil:
-		a.note("%v", err)
+		a.out.Notef("%v", err)
 		return nil, nil
 	case errors.Is(err, web.ErrNotRunning):
 		if slices.ContainsFunc(a.config.EnvironmentNames(), func(name string) bool { return a.config.Environments[name].Schedule != "" }) {
-			a.note("%v; this is what the repository says", err)
+			a.out.Notef("%v; this is what the repository says", err)
 		}
 		return nil, nil
 	case err != nil:
-		a.note("%v; this is what the repository says", err)
+		a.out.Notef("%v; this is what the repository says", err)
 		return nil, nil
 	case a.unusable == nil && (r.Host != a.host || a.repoURL != "" && r.Repository != stores.Redact(a.repoURL)):
-		a.note("the daemon at %s is that of host %s and repository %s; this is what the repository says", a.config.Listen, r.Host, r.Repository)
+		a.out.Notef("the daemon at %s is that of host %s and repository %s; this is what the repository says", a.config.Listen, r.Host, r.Repository)
 		return nil, nil
 	}
 	s := &statusReport{Source: "daemon", Report: *r, Environments: []statusLine{}}
@@ -239,11 +240,4 @@ func promise(l *statusLine, env *configs.Environment) {
 	l.RPOSeconds = time.Duration(env.RPO).Seconds()
 	l.Schedule, l.TimeZone = env.Schedule, env.TimeZone
 	l.RPOBroken = l.RPOSeconds > 0 && (l.AgeSeconds < 0 || l.AgeSeconds > l.RPOSeconds)
-}
-
-// note tells people what they should know of what follows.
-func (a *app) note(format string, args ...any) {
-	if !a.quiet {
-		fmt.Fprintf(a.stderr, "knowngood: %s\n", printable.Line(fmt.Sprintf(format, args...)))
-	}
 }

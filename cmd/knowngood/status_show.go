@@ -8,6 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
 	"knowngood/daemon/report"
 	"knowngood/internal/printable"
 	"knowngood/storage/statement"
@@ -17,15 +19,15 @@ import (
 // what is amiss.
 func (a *app) showStatus(s *statusReport) error {
 	if len(s.Environments) == 0 && s.Source == "repository" {
-		a.printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", self(), quoted(s.Repository))
+		a.out.Printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(s.Repository))
 		a.showTroubles(s)
 		return nil
 	}
 	if s.Unusable != "" {
-		a.printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: fix it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
+		a.out.Printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: fix it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
 	}
-	a.printf("%s.\n\n", printable.Line(s.Summary))
-	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	a.out.Printf("%s.\n\n", printable.Line(s.Summary))
+	w := tabwriter.NewWriter(a.out.Stdout, 0, 4, 2, ' ', 0)
 	daemon := s.Source == "daemon"
 	if daemon {
 		fmt.Fprintln(w, "ENVIRONMENT\tNEWEST\tAGE\tRPO\tNEXT RUN\tLAST RUN\tSIZE\tPROTECTED, THE HOST SAYS\tKEPT")
@@ -65,26 +67,26 @@ func (a *app) showStatus(s *statusReport) error {
 // showTroubles prints what is amiss, in full, and how full the store is.
 func (a *app) showTroubles(s *statusReport) {
 	if s.Degraded != "" {
-		a.printf("\nThe daemon cannot do its work:\n%s", indented(s.Degraded))
+		a.out.Printf("\nThe daemon cannot do its work:\n%s", indented(s.Degraded))
 	}
 	for i := range s.Environments {
 		l := &s.Environments[i]
 		if l.Suspect != nil {
-			a.printf("\n%s is SUSPECT since %s, %s:\n%s", printable.Line(l.Name), localTime(l.Suspect.Since), printable.Line(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
-			a.printf("  Next: %s\n", printable.Line(l.AcceptStep().String()))
+			a.out.Printf("\n%s is SUSPECT since %s, %s:\n%s", printable.Line(l.Name), human.Time(l.Suspect.Since), printable.Line(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
+			a.out.Printf("  Next: %s\n", printable.Line(l.AcceptStep().String()))
 		}
 		if l.Last == nil || l.Last.Error == "" {
 			continue
 		}
-		a.printf("\n%s %s at %s:\n%s", printable.Line(l.Name), printable.Line(string(l.Last.Result)), localTime(l.Last.Finished), indented(l.Last.Error))
+		a.out.Printf("\n%s %s at %s:\n%s", printable.Line(l.Name), printable.Line(string(l.Last.Result)), human.Time(l.Last.Finished), indented(l.Last.Error))
 		l.Next = l.Next.Local()
-		a.printf("  Next: %s\n", l.NextStep())
+		a.out.Printf("  Next: %s\n", l.NextStep())
 	}
 	if p := s.Prune; p != nil && p.Last != nil && p.Last.Error != "" {
-		a.printf("\npruning %s at %s:\n%s", printable.Line(string(p.Last.Result)), localTime(p.Last.Finished), indented(p.Last.Error))
+		a.out.Printf("\npruning %s at %s:\n%s", printable.Line(string(p.Last.Result)), human.Time(p.Last.Finished), indented(p.Last.Error))
 	}
 	if c := s.Check; c != nil && c.Last != nil && c.Last.Error != "" && c.Damaged == 0 {
-		a.printf("\nthe check %s at %s:\n%s", printable.Line(string(c.Last.Result)), localTime(c.Last.Finished), indented(c.Last.Error))
+		a.out.Printf("\nthe check %s at %s:\n%s", printable.Line(string(c.Last.Result)), human.Time(c.Last.Finished), indented(c.Last.Error))
 	}
 	for _, w := range s.Warnings {
 		kind := "Warning"
@@ -94,28 +96,28 @@ func (a *app) showTroubles(s *statusReport) {
 		case w.Degraded:
 			kind = "DEGRADED"
 		}
-		a.printf("\n%s, %s:\n%s", kind, localTime(w.Time), indented(w.Text))
+		a.out.Printf("\n%s, %s:\n%s", kind, human.Time(w.Time), indented(w.Text))
 	}
 	a.showCheck(s)
 	if st := s.Storage; st.UsedBytes > 0 {
-		text := bytesText(st.UsedBytes) + " used by this host"
+		text := human.Bytes(st.UsedBytes) + " used by this host"
 		if st.LimitBytes > 0 {
-			text += fmt.Sprintf(", %s of %s left", bytesText(st.FreeBytes), bytesText(st.LimitBytes))
+			text += fmt.Sprintf(", %s of %s left", human.Bytes(st.FreeBytes), human.Bytes(st.LimitBytes))
 		}
 		if st.BytesPerDay >= 1 {
-			text += fmt.Sprintf("; grows by %s a day", bytesText(uint64(st.BytesPerDay)))
+			text += fmt.Sprintf("; grows by %s a day", human.Bytes(uint64(st.BytesPerDay)))
 		}
 		if !st.FullAt.IsZero() {
 			text += fmt.Sprintf(", full in %s", report.Span(st.FullAt.Sub(s.Now)))
 		}
-		a.printf("\nStore: %s.\n", text)
+		a.out.Printf("\nStore: %s.\n", text)
 	}
 	if at := s.Storage.UnprotectedAt; !at.IsZero() {
-		a.printf("\n")
+		a.out.Printf("\n")
 		a.printUnprotected(&statement.Probe{At: at})
 	}
 	if s.Storage.UnprovenPuts {
-		a.printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")
+		a.out.Printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")
 	}
 }
 
@@ -142,9 +144,9 @@ func (a *app) showCheck(s *statusReport) {
 	case c.Next.After(s.Now):
 		text += "; next in " + report.Span(c.Next.Sub(s.Now))
 	}
-	a.printf("\n%s.\n", printable.Line(text))
+	a.out.Printf("\n%s.\n", printable.Line(text))
 	for _, n := range c.Notes {
-		a.printf("  note: %s\n", printable.Line(n))
+		a.out.Printf("  note: %s\n", printable.Line(n))
 	}
 }
 
@@ -193,8 +195,6 @@ func protectedText(l *statusLine, now time.Time) string {
 	}
 	return "no lock"
 }
-
-func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }
 
 // indented is text of several lines below a heading.
 func indented(text string) string {

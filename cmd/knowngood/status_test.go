@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
 )
@@ -61,7 +63,7 @@ func statusWith(t *testing.T, r report.Report, more string, args ...string) (cod
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
+	a := &app{out: console.New(&out, &errs)}
 	code = a.run(append([]string{"status", "--config", config}, args...))
 	return code, out.String(), errs.String()
 }
@@ -82,7 +84,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 		Warnings: []report.Warning{{Time: now, Text: "root web@40 was overwritten", Tampering: true}},
 	}
 	code, out, errs := statusOf(t, r)
-	if code != exitFailed || errs != "" {
+	if code != exit.Failed || errs != "" {
 		t.Errorf("exit code %d, %s", code, errs)
 	}
 	for _, want := range []string{
@@ -119,7 +121,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &j); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if code != exitFailed || j.Source != "daemon" || j.Level != "broken" || len(j.Environments) != 3 || len(j.Warnings) != 1 {
+	if code != exit.Failed || j.Source != "daemon" || j.Level != "broken" || len(j.Environments) != 3 || len(j.Warnings) != 1 {
 		t.Errorf("exit code %d: %s", code, out)
 	}
 	if e := j.Environments[0]; e.Environment != "db" || e.Host != "web-7" || !e.RPOBroken || e.Failures != 3 || e.Newest != nil {
@@ -134,7 +136,7 @@ func TestStatusIsDoneWhenAllHolds(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	code, out, errs := statusOf(t, report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}})
-	if code != exitDone || !strings.HasPrefix(out, "web is within its RPO.\n") {
+	if code != exit.Done || !strings.HasPrefix(out, "web is within its RPO.\n") {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 }
@@ -143,11 +145,11 @@ func TestStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn(t *testing.T) {
 	t.Parallel()
 	for _, r := range []report.Report{{Host: "web-7", Repository: "s3://other"}, {Host: "other"}} {
 		code, out, errs := statusOf(t, r)
-		if code != exitNoRepository || !strings.Contains(errs, "is that of host "+r.Host) {
+		if code != exit.NoRepository || !strings.Contains(errs, "is that of host "+r.Host) {
 			t.Errorf("exit code %d: %s%s", code, out, errs)
 		}
 	}
-	if code, _, errs := statusOf(t, report.Report{Host: "web-7"}, "--no-daemon"); code != exitNoRepository || strings.Contains(errs, "daemon") {
+	if code, _, errs := statusOf(t, report.Report{Host: "web-7"}, "--no-daemon"); code != exit.NoRepository || strings.Contains(errs, "daemon") {
 		t.Errorf("--no-daemon: exit code %d: %s", code, errs)
 	}
 }
@@ -158,10 +160,10 @@ func TestAVariableThatTheDaemonAloneHasIsNoFaultOfTheConfiguration(t *testing.T)
 	r := report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}}
 	for _, more := range []string{"notify: {ping: \"${NO_SUCH}\"}", "notify: {webhook: [{url: \"${NO_SUCH}\"}]}"} {
 		code, out, errs := statusWith(t, r, more)
-		if code != exitDone || !strings.Contains(errs, "not set here: NO_SUCH ") || !strings.HasPrefix(out, "web is within its RPO.\n") {
+		if code != exit.Done || !strings.Contains(errs, "not set here: NO_SUCH ") || !strings.HasPrefix(out, "web is within its RPO.\n") {
 			t.Errorf("with %q: exit code %d: %s%s", more, code, out, errs)
 		}
-		if code, out, errs = statusWith(t, r, more, "--no-daemon"); code != exitUsage || out != "" || !strings.Contains(errs, "NO_SUCH is not set") {
+		if code, out, errs = statusWith(t, r, more, "--no-daemon"); code != exit.Usage || out != "" || !strings.Contains(errs, "NO_SUCH is not set") {
 			t.Errorf("with %q, without the daemon: exit code %d: %s%s", more, code, out, errs)
 		}
 	}
@@ -177,7 +179,7 @@ func TestStatusOfADaemonIsShownWhateverBecameOfTheConfiguration(t *testing.T) {
 		"notify: {ping: \"ftp://${NO_SUCH}\", repeat: x}": "config.yaml:5:",
 	} {
 		code, out, errs := statusWith(t, r, more)
-		if code != exitFailed || errs != "" || !strings.HasPrefix(out, "THE CONFIGURATION CANNOT BE USED. ") || !strings.Contains(out, mistake) || !strings.Contains(out, "web is within its RPO.\n") {
+		if code != exit.Failed || errs != "" || !strings.HasPrefix(out, "THE CONFIGURATION CANNOT BE USED. ") || !strings.Contains(out, mistake) || !strings.Contains(out, "web is within its RPO.\n") {
 			t.Errorf("with %q: exit code %d: %s%s", more, code, out, errs)
 		}
 		code, out, _ = statusWith(t, r, more, "--json")
@@ -185,10 +187,10 @@ func TestStatusOfADaemonIsShownWhateverBecameOfTheConfiguration(t *testing.T) {
 			Level string
 			Error string `json:"configuration_error"`
 		}
-		if err := json.Unmarshal([]byte(out), &j); err != nil || code != exitFailed || j.Level != "attention" || j.Error == "" {
+		if err := json.Unmarshal([]byte(out), &j); err != nil || code != exit.Failed || j.Level != "attention" || j.Error == "" {
 			t.Errorf("with %q: exit code %d: %v: %s", more, code, err, out)
 		}
-		if code, out, errs = statusWith(t, r, more, "--no-daemon"); code != exitUsage || out != "" || !strings.Contains(errs, "config.yaml:5:") {
+		if code, out, errs = statusWith(t, r, more, "--no-daemon"); code != exit.Usage || out != "" || !strings.Contains(errs, "config.yaml:5:") {
 			t.Errorf("with %q, without the daemon: exit code %d: %s%s", more, code, out, errs)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/storage/identity"
 )
 
@@ -101,8 +104,8 @@ func TestOutputThatIsLost(t *testing.T) {
 			for i, run := range goodRuns {
 				args := append(strings.Fields(run.command), run.args...)
 				o := good.run(t, append(args, mode.flag)...)
-				if o.code != exitIncomplete { // of a suspect snapshot
-					o.exits(t, exitDone)
+				if o.code != exit.Incomplete { // of a suspect snapshot
+					o.exits(t, exit.Done)
 				}
 				if o.stdout.Len() == 0 {
 					t.Errorf("knowngood %s prints nothing", run.command)
@@ -133,8 +136,8 @@ func TestOutputThatIsLost(t *testing.T) {
 	t.Run("leaves the exit code of a command that failed by itself", func(t *testing.T) {
 		t.Parallel()
 		m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
-		if o := onFull(t, m, "show", "web", "--repo", filepath.Join(t.TempDir(), "none"), "--json"); o.code != exitNoRepository {
-			t.Errorf("exit code %d, want %d: %s", o.code, exitNoRepository, &o.stderr)
+		if o := onFull(t, m, "show", "web", "--repo", filepath.Join(t.TempDir(), "none"), "--json"); o.code != exit.NoRepository {
+			t.Errorf("exit code %d, want %d: %s", o.code, exit.NoRepository, &o.stderr)
 		}
 	})
 }
@@ -142,7 +145,7 @@ func TestOutputThatIsLost(t *testing.T) {
 // commandPaths are the commands of the program, by their names after its own.
 func commandPaths(t *testing.T) (paths []string) {
 	t.Helper()
-	root := newRoot(&app{})
+	root := newRoot(&app{out: console.New(io.Discard, io.Discard)})
 	root.SetOut(&bytes.Buffer{})
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -178,7 +181,7 @@ func onFull(t *testing.T, m *machine, args ...string) *outcome {
 func failsOnFull(t *testing.T, m *machine, args ...string) {
 	t.Helper()
 	o := onFull(t, m, args...)
-	if n := strings.Count(o.stderr.String(), "knowngood: write the output: "); o.code != exitFailed || n != 1 {
+	if n := strings.Count(o.stderr.String(), "knowngood: write the output: "); o.code != exit.Failed || n != 1 {
 		t.Errorf("knowngood %s >/dev/full: exit code %d and %d reports of it:\n%s", strings.Join(args, " "), o.code, n, &o.stderr)
 	}
 }

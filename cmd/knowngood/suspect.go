@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon"
 	"knowngood/internal/printable"
 	"knowngood/snapshot"
@@ -16,9 +18,9 @@ import (
 func (a *app) tellSuspect(ref string, reasons []string) {
 	env, _, _ := strings.Cut(ref, "@")
 	for _, why := range reasons {
-		fmt.Fprintf(a.stderr, "knowngood: SUSPECT: %s: %s\n", ref, printable.Name(why))
+		a.out.Messagef("SUSPECT: %s: %s", ref, printable.Name(why))
 	}
-	fmt.Fprintf(a.stderr, "knowngood: %s is committed, but does not count for the rpo, and nothing of %s is forgotten, until the source is back. Where it is meant to be so: knowngood accept %s\n", ref, env, ref)
+	a.out.Messagef("%s is committed, but does not count for the rpo, and nothing of %s is forgotten, until the source is back. Where it is meant to be so: knowngood accept %s", ref, env, ref)
 }
 
 // warnOfSuspect says that a snapshot to be restored is suspect, and which one is
@@ -29,16 +31,16 @@ func (a *app) warnOfSuspect(ctx context.Context, s *history.Snapshot, paths []st
 		return // whoever restores it must not be hindered
 	}
 	for _, why := range snapshot.Reasons(s, paths) {
-		fmt.Fprintf(a.stderr, "knowngood: warning: %s is SUSPECT: %s\n", s.Ref(), printable.Name(why))
+		a.out.Messagef("warning: %s is SUSPECT: %s", s.Ref(), printable.Name(why))
 	}
 	good, err := a.repo.NewestGood(ctx, s.Host, s.Environment)
 	switch {
 	case err != nil:
-		fmt.Fprintf(a.stderr, "knowngood: warning: which one before it is good is not known: %v\n", err)
+		a.out.Messagef("warning: which one before it is good is not known: %v", err)
 	case good == nil:
-		fmt.Fprintf(a.stderr, "knowngood: warning: no snapshot of %s that is kept is good\n", s.Environment)
+		a.out.Messagef("warning: no snapshot of %s that is kept is good", s.Environment)
 	default:
-		fmt.Fprintf(a.stderr, "knowngood: warning: the newest good one is %s/%s, of %s\n", s.Host, good.Ref(), localTime(good.Body.Started))
+		a.out.Messagef("warning: the newest good one is %s/%s, of %s", s.Host, good.Ref(), human.Time(good.Body.Started))
 	}
 }
 
@@ -69,7 +71,7 @@ func (a *app) refuseDeletion(ctx context.Context, t *snapshot.Tree, f *restoreFl
 		if f.target != "" {
 			argv = append(argv, "--target", f.target)
 		}
-		return commandLine(argv)
+		return printable.Command(argv)
 	}
 	next := "no snapshot of " + s.Environment + " that is kept is good"
 	good, err := a.repo.NewestGood(ctx, s.Host, s.Environment)
@@ -77,9 +79,9 @@ func (a *app) refuseDeletion(ctx context.Context, t *snapshot.Tree, f *restoreFl
 	case err != nil:
 		next = fmt.Sprintf("which one is good is not known: %v", err)
 	case good != nil:
-		next = fmt.Sprintf("the newest good one is %s, of %s: %s", good.Ref(), localTime(good.Body.Started), command(good.Ref()))
+		next = fmt.Sprintf("the newest good one is %s, of %s: %s", good.Ref(), human.Time(good.Body.Started), command(good.Ref()))
 	}
-	return usagef("--delete: %s is SUSPECT: %s. Nothing was changed, because what it lacks would be deleted.\n  %s\n  To delete for the suspect one all the same, name it: %s",
+	return usage.Errorf("--delete: %s is SUSPECT: %s. Nothing was changed, because what it lacks would be deleted.\n  %s\n  To delete for the suspect one all the same, name it: %s",
 		s.Ref(), printable.Name(strings.Join(snapshot.Reasons(s, pathsIn(t)), "; ")), next, command(s.Ref()))
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -41,7 +42,7 @@ func TestProcessesAtTheSameTimeAllCommit(t *testing.T) {
 				_, waits[i] = m.start(t, "snapshot", "--env", envs[i], src)
 			}
 			for i, src := range sources {
-				ref := strings.TrimSpace(waits[i]().exits(t, exitDone))
+				ref := strings.TrimSpace(waits[i]().exits(t, exit.Done))
 				if _, ok := want[ref]; ok {
 					t.Fatalf("two processes took %s", ref)
 				}

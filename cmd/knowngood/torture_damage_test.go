@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 	"knowngood/snapshot/walk"
 )
@@ -33,8 +34,8 @@ func (w *world) damage() {
 
 	hurt := copied.hurt()
 	o := copied.run(host, "check", "--read-data")
-	if o.code != exitDamage {
-		o.exits(w.t, exitDone)
+	if o.code != exit.Damage {
+		o.exits(w.t, exit.Done)
 		if hurt > 0 {
 			w.t.Errorf("step %d: %d snapshots cannot be restored whole, and a check finds no damage", w.step, hurt)
 		}
@@ -44,9 +45,9 @@ func (w *world) damage() {
 
 	// The check has told the host what is lost.
 	tree := treetest.Snapshot(w.t, e.src)
-	if o = copied.run(host, "snapshot", "--env", e.name, e.src); o.code != exitDone && !o.suspect() {
+	if o = copied.run(host, "snapshot", "--env", e.name, e.src); o.code != exit.Done && !o.suspect() {
 		if strings.Contains(key, "/packs/") || strings.Contains(key, "/manifests/") || strings.Contains(key, "/index/") {
-			o.exits(w.t, exitDone)
+			o.exits(w.t, exit.Done)
 		}
 		return
 	}
@@ -114,7 +115,7 @@ func (w *world) hurt() (hurt int) {
 		}
 		out := w.scratch()
 		o := w.run(anybody, "restore", "--json", s.ref+":"+s.src, "--target", out)
-		if o.code == exitDone {
+		if o.code == exit.Done {
 			w.equal(s, out)
 			w.discard(out)
 			return !w.t.Failed()

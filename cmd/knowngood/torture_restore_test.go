@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -58,8 +59,8 @@ func (w *world) restoreOver() {
 	// What has come since stays, in the way of what it keeps out, which is named.
 	o := w.run(h, append(args, "--json")...)
 	problems := o.problems(w.t)
-	if len(problems) == 0 || o.code != exitIncomplete {
-		o.exits(w.t, exitDone)
+	if len(problems) == 0 || o.code != exit.Incomplete {
+		o.exits(w.t, exit.Done)
 	}
 	for _, d := range s.compare(treetest.Snapshot(w.t, out)) {
 		if d.Kind != treetest.Extra && !isNamed(problems, s.src, d.Path) {
@@ -190,10 +191,10 @@ func (w *world) killRestore() {
 		o = w.run(h, args...)
 	}
 	// One that was killed when all was done has left nothing to go on with.
-	if o.code != exitDone && strings.Contains(o.stderr.String(), "not empty") {
+	if o.code != exit.Done && strings.Contains(o.stderr.String(), "not empty") {
 		o = w.run(h, append(args, "--in-place")...)
 	}
-	o.exits(w.t, exitDone)
+	o.exits(w.t, exit.Done)
 	w.equal(s, out)
 	w.discard(out)
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
 )
 
@@ -66,7 +67,7 @@ func (w *world) took(h *torturedHost, e *environment, stdout string, tree treete
 // suspect reports whether a snapshot was taken that is suspect: much was changed
 // before it.
 func (o *outcome) suspect() bool {
-	return o.code == exitIncomplete && strings.Contains(o.stderr.String(), "; suspect\n")
+	return o.code == exit.Incomplete && strings.Contains(o.stderr.String(), "; suspect\n")
 }
 
 // captured demands a snapshot, and returns what was printed.
@@ -75,7 +76,7 @@ func (o *outcome) captured(t *testing.T) string {
 	if o.suspect() {
 		return o.stdout.String()
 	}
-	return o.exits(t, exitDone)
+	return o.exits(t, exit.Done)
 }
 
 func (w *world) capture() {
@@ -140,8 +141,8 @@ func (w *world) captureWhileBusy() {
 	o := w.run(h, "snapshot", "--env", e.name, e.src)
 	close(stop)
 	w.log("%d changes in %s meanwhile", <-stopped, busy)
-	if o.code != exitIncomplete {
-		o.exits(w.t, exitDone)
+	if o.code != exit.Incomplete {
+		o.exits(w.t, exit.Done)
 	}
 	for line := range strings.Lines(o.stderr.String()) {
 		if path, ok := strings.CutPrefix(line, "knowngood: /"); ok && !strings.Contains(path, "/busy") {
@@ -166,7 +167,7 @@ func (w *world) captureTogether() {
 	for i, done := range waits {
 		w.took(w.hosts[i], envs[i], done().captured(w.t), treetest.Snapshot(w.t, envs[i].src), false)
 	}
-	pruned().exits(w.t, exitDone)
+	pruned().exits(w.t, exit.Done)
 	w.pruned(true)
 }
 
@@ -225,12 +226,12 @@ func (w *world) undo() {
 		return
 	}
 	o := w.run(h, "forget", "--undo", s.ref)
-	if o.code == exitDone {
+	if o.code == exit.Done {
 		s.forgotten, s.prunable = false, false
 		return
 	}
 	if !s.prunable {
-		o.exits(w.t, exitDone)
+		o.exits(w.t, exit.Done)
 	}
 }
 
@@ -240,7 +241,7 @@ func (w *world) killForget() {
 		return
 	}
 	if o, killed := w.kill(h, "forget", s.ref); !killed {
-		o.exits(w.t, exitDone)
+		o.exits(w.t, exit.Done)
 	}
 	s.forgotten = true
 	for _, l := range w.listed() {
@@ -283,7 +284,7 @@ func (w *world) ageAndPrune() {
 func (w *world) killPrune() {
 	w.age(3 * 24 * time.Hour)
 	if o, killed := w.kill(w.host(), "prune", "--announce", "48h", "--all-hosts", "--max-repack", "1GiB"); !killed {
-		o.exits(w.t, exitDone)
+		o.exits(w.t, exit.Done)
 	}
 	w.pruned(true)
 }

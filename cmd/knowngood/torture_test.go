@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/internal/printable"
 	"knowngood/internal/treetest"
 )
 
@@ -144,14 +146,14 @@ func (w *world) run(h *torturedHost, args ...string) *outcome {
 
 func quotedArgs(args []string) (out []string) {
 	for _, a := range args {
-		out = append(out, quoted(a))
+		out = append(out, printable.Word(a))
 	}
 	return out
 }
 
 func (w *world) must(h *torturedHost, args ...string) string {
 	w.t.Helper()
-	return w.run(h, args...).exits(w.t, exitDone)
+	return w.run(h, args...).exits(w.t, exit.Done)
 }
 
 // kill runs the program and kills it at a random moment; killed is false when

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"knowngood/cmd/knowngood/usage"
+
 	"github.com/spf13/cobra"
 )
 
@@ -27,11 +29,11 @@ func versionCommand(a *app) *cobra.Command {
 		Short: "Print the version",
 		Example: `  knowngood version
   knowngood version --json`,
-		Args:        takes(0, 0),
+		Args:        usage.Takes(0, 0),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(*cobra.Command, []string) error {
-			a.printf("%s\n", versionText())
-			return a.result(map[string]any{"type": "result", "version": version, "format": 1, "go": runtime.Version()})
+			a.out.Printf("%s\n", versionText())
+			return a.out.Result(map[string]any{"type": "result", "version": version, "format": 1, "go": runtime.Version()})
 		},
 	}
 }

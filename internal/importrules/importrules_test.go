@@ -32,6 +32,7 @@ var layers = [][]string{
 	{"daemon/notify", "daemon/web"},
 	{"daemon/jobfiles", "daemon/places", "daemon/validation"},
 	{"daemon"},
+	{"cmd/knowngood/console", "cmd/knowngood/exit", "cmd/knowngood/human", "cmd/knowngood/logging", "cmd/knowngood/usage"},
 	{"cmd/knowngood"},
 	{"systemd"},
 }

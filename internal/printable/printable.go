@@ -151,3 +151,8 @@ func (w Writer) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// Error is the text of an error on one line.
+func Error(err error) string {
+	return Line(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+}

@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"cmp"
@@ -12,31 +12,31 @@ import (
 	"knowngood/internal/printable"
 )
 
-// printer is an output of a command. It keeps the first error, so that commands
-// need not check what they print line by line: run asks once, at the end. After an
+// Stream is an output of a command. It keeps the first error, so that commands
+// need not check what they print line by line: main asks once, at the end. After an
 // error it writes nothing, unless it goes on. It is safe for concurrent use; each
 // write stays in one piece.
 //
 // What it writes is printable, whoever chose the text: names, errors and reasons
-// come from stores, hosts and files. The content of files goes to content.
-type printer struct {
+// come from stores, hosts and files. The content of files goes to Content.
+type Stream struct {
 	mu     sync.Mutex
 	w      io.Writer
 	goesOn bool // what follows may be read alone, as messages can
 	err    error
 }
 
-func (p *printer) Write(b []byte) (int, error) {
-	if _, err := p.content().Write([]byte(printable.Text(string(b)))); err != nil {
+func (p *Stream) Write(b []byte) (int, error) {
+	if _, err := p.Content().Write([]byte(printable.Text(string(b)))); err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
-// content takes bytes that are to be written as they are.
-func (p *printer) content() io.Writer { return contentWriter{p} }
+// Content returns a writer of bytes that are to be written as they are.
+func (p *Stream) Content() io.Writer { return contentWriter{p} }
 
-type contentWriter struct{ p *printer }
+type contentWriter struct{ p *Stream }
 
 func (w contentWriter) Write(b []byte) (int, error) {
 	p := w.p
@@ -54,24 +54,30 @@ func (w contentWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// lost is the first error.
-func (p *printer) lost() error {
+// Lost is the first error.
+func (p *Stream) Lost() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
+// File is the file that the output goes to; nil when it goes to none.
+func (p *Stream) File() *os.File {
+	f, _ := p.w.(*os.File)
+	return f
+}
+
 // terminal is where the output goes, when that is a terminal; else nil.
-func (p *printer) terminal() *os.File {
-	if f, ok := p.w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+func (p *Stream) terminal() *os.File {
+	if f := p.File(); f != nil && term.IsTerminal(int(f.Fd())) {
 		return f
 	}
 	return nil
 }
 
-// close ends the output and returns its first error. Some file systems report
+// Close ends the output and returns its first error. Some file systems report
 // what they could not store only when a file is closed.
-func (p *printer) close() error {
+func (p *Stream) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c, ok := p.w.(io.Closer); ok {

@@ -1,16 +1,14 @@
-package main
+package console
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"knowngood/snapshot/manifest"
+	"knowngood/cmd/knowngood/human"
 	"knowngood/storage/authentic"
 )
 
@@ -84,10 +82,10 @@ knowngood: and 2 more: as ….incomplete: see /00 and /x/0 (…)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var stderr bytes.Buffer
-			l := (&app{stderr: &stderr}).problems()
-			c.found(l.add)
-			l.end()
-			l.end()
+			l := New(&bytes.Buffer{}, &stderr).Problems()
+			c.found(l.Add)
+			l.End()
+			l.End()
 			if stderr.String() != c.want {
 				t.Errorf("printed\n%swant\n%s", stderr.String(), c.want)
 			}
@@ -96,43 +94,19 @@ knowngood: and 2 more: as ….incomplete: see /00 and /x/0 (…)
 	t.Run("are kept within bounds, and counted, by many at once", func(t *testing.T) {
 		t.Parallel()
 		var stderr bytes.Buffer
-		l := (&app{stderr: &stderr}).problems()
+		l := New(&bytes.Buffer{}, &stderr).Problems()
 		var wg sync.WaitGroup
 		for w := range 4 {
 			wg.Go(func() {
 				for i := range 5000 {
-					l.add(fmt.Sprint(i), fmt.Errorf("cause %d", i*4+w))
+					l.Add(fmt.Sprint(i), fmt.Errorf("cause %d", i*4+w))
 				}
 			})
 		}
 		wg.Wait()
-		l.end()
-		if len(l.causes) != maxCauses || !strings.HasSuffix(stderr.String(), fmt.Sprintf("and %s more of other causes: --json lists all\n", count(uint64(20000-shownCauses)))) {
+		l.End()
+		if len(l.causes) != maxCauses || !strings.HasSuffix(stderr.String(), fmt.Sprintf("and %s more of other causes: --json lists all\n", human.Count(uint64(20000-shownCauses)))) {
 			t.Errorf("%d causes are kept\n%s", len(l.causes), stderr.String())
 		}
 	})
-}
-
-func TestTimesInText(t *testing.T) {
-	t.Parallel()
-	for want, at := range map[string]manifest.Time{
-		"1970-01-01T00:00:00Z":            {},
-		"2026-11-28T12:00:00.123456789Z":  {Sec: 1795867200, Nsec: 123456789},
-		"9999-12-31T23:59:59.999999999Z":  {Sec: 253402300799, Nsec: 999999999},
-		"+10000-01-01T00:00:00Z":          {Sec: 253402300800},
-		"0000-01-01T00:00:00Z":            {Sec: -62167219200},
-		"-0001-12-31T23:59:59Z":           {Sec: -62167219201},
-		"+36534630048-05-13T13:56:16Z":    {Sec: 1 << 60},
-		"@1152921504606846977.000000005":  {Sec: 1<<60 + 1, Nsec: 5},
-		"@9223372036854775807.999999999":  {Sec: math.MaxInt64, Nsec: 999999999},
-		"@-9223372036854775808.000000000": {Sec: math.MinInt64},
-	} {
-		if got := timeText(at, time.UTC, time.RFC3339Nano); got != want {
-			t.Errorf("%+v is %s, want %s", at, got, want)
-		}
-		b, err := timeJSON(at).MarshalJSON()
-		if err != nil || string(b) != `"`+want+`"` {
-			t.Errorf("%+v is %s in JSON: %v", at, b, err)
-		}
-	}
 }

@@ -1,38 +1,13 @@
-package main
+package printable
 
 import (
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 )
-
-func TestRatesCountWhatTheCommandDid(t *testing.T) {
-	t.Parallel()
-	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	p := &progress{start: start, began: start}
-	for _, look := range []struct {
-		at                  time.Duration
-		bytes, found, total uint64
-		perSecond           uint64
-		left                float64
-	}{
-		{10 * time.Second, 800, 800, 1000, 0, -1}, // all of it found by a run that goes on
-		{20 * time.Second, 810, 800, 1000, 1, 190},
-		{30 * time.Second, 950, 900, 1000, 2, 20},
-		{40 * time.Second, 1000, 900, 1000, 3, 0},
-		{50 * time.Second, 1000, 900, 0, 2, -1},
-		{60 * time.Second, 1000, 2000, 0, 0, -1}, // the two are not read at once
-	} {
-		perSecond, left := p.rate(progressState{Bytes: look.bytes, Found: look.found, Total: look.total}, start.Add(look.at))
-		if perSecond != look.perSecond || left != look.left {
-			t.Errorf("after %v: %d bytes a second, %v seconds left; want %d, %v", look.at, perSecond, left, look.perSecond, look.left)
-		}
-	}
-}
 
 func TestCommandLines(t *testing.T) {
 	t.Parallel()
@@ -45,7 +20,7 @@ func TestCommandLines(t *testing.T) {
 		`'A=b' c=d`:                           {"A=b", "c=d"},
 		"$'�\\377' � 'a b' '~' '{a}'":         {"�\xff", "�", "a b", "~", "{a}"},
 	} {
-		if got := commandLine(argv); got != want {
+		if got := Command(argv); got != want {
 			t.Errorf("%q is %s, want %s", argv, got, want)
 		}
 	}
@@ -59,7 +34,7 @@ func TestCommandLines(t *testing.T) {
 		})
 		rapid.Check(t, func(t *rapid.T) {
 			argv := rapid.SliceOfN(word, 1, 5).Draw(t, "argv")
-			line := commandLine(argv)
+			line := Command(argv)
 			for _, r := range line {
 				if !strconv.IsPrint(r) {
 					t.Fatalf("%q has %q in it", line, r)

@@ -1,4 +1,6 @@
-package main
+// Package usage is about how commands are called: what they take, and mistakes in
+// flags, arguments and the configuration.
+package usage
 
 import (
 	"errors"
@@ -11,23 +13,32 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// Error is a mistake in flags, arguments or the configuration.
+type Error struct{ err error }
+
+func (e *Error) Error() string { return e.err.Error() }
+func (e *Error) Unwrap() error { return e.err }
+
+// Errorf makes an Error, as fmt.Errorf does.
+func Errorf(format string, args ...any) error { return &Error{fmt.Errorf(format, args...)} }
+
 // usageOf is how a command is called, and where there is more.
 func usageOf(cmd *cobra.Command) string {
 	return fmt.Sprintf("usage: %s (%s --help has examples)", cmd.UseLine(), cmd.CommandPath())
 }
 
-// takes demands at least and at most so many arguments; most < 0 is any number.
-func takes(least, most int) cobra.PositionalArgs {
+// Takes demands at least and at most so many arguments; most < 0 is any number.
+func Takes(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return usagef("%s: an argument is missing; %s", cmd.CommandPath(), usageOf(cmd))
+			return Errorf("%s: an argument is missing; %s", cmd.CommandPath(), usageOf(cmd))
 		case most >= 0 && len(args) > most:
 			extra := args[most]
 			if f := optionalValue(cmd); f != nil {
 				return equalsSign(cmd, f, extra)
 			}
-			return usagef("%s: %q is one argument too many; %s", cmd.CommandPath(), extra, usageOf(cmd))
+			return Errorf("%s: %q is one argument too many; %s", cmd.CommandPath(), extra, usageOf(cmd))
 		}
 		if f := optionalValue(cmd); f != nil {
 			meant := func(arg string) bool { return meantAsValue(f, arg) }
@@ -52,13 +63,13 @@ func optionalValue(cmd *cobra.Command) (bare *pflag.Flag) {
 
 // equalsSign refuses an argument after a flag that was given without a value.
 func equalsSign(cmd *cobra.Command, f *pflag.Flag, arg string) error {
-	return usagef("a value of --%s follows an equals sign: --%s=%s; without it, %q is an argument of its own; %s", f.Name, f.Name, arg, arg, usageOf(cmd))
+	return Errorf("a value of --%s follows an equals sign: --%s=%s; without it, %q is an argument of its own; %s", f.Name, f.Name, arg, arg, usageOf(cmd))
 }
 
-// optional lets a flag stand without a value, for which bare is taken. Where a
+// Optional lets a flag stand without a value, for which bare is taken. Where a
 // bare one precedes an argument that is one of the values, or is a number where
 // bare is one, the argument was meant as its value.
-func optional(f *pflag.Flag, bare string, values ...string) {
+func Optional(f *pflag.Flag, bare string, values ...string) {
 	f.NoOptDefVal = bare
 	f.Annotations = map[string][]string{valuesOfFlag: values}
 }
@@ -73,9 +84,9 @@ func meantAsValue(f *pflag.Flag, arg string) bool {
 	return slices.Contains(f.Annotations[valuesOfFlag], arg)
 }
 
-// group makes a command of one that only has others below it.
-func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
-	cmd.Args = unknownCommand
+// Group makes a command of one that only has others below it.
+func Group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	cmd.Args = UnknownCommand
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.Annotations = map[string]string{"config": "none"}
@@ -83,18 +94,18 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// unknownCommand refuses what is no command, and suggests one that is spelled
+// UnknownCommand refuses what is no command, and suggests one that is spelled
 // like it.
-func unknownCommand(cmd *cobra.Command, args []string) error {
+func UnknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return usagef("there is no command %q%s (see %s --help)", args[0], didYouMean(cmd.SuggestionsFor(args[0]), ""), cmd.CommandPath())
+	return Errorf("there is no command %q%s (see %s --help)", args[0], didYouMean(cmd.SuggestionsFor(args[0]), ""), cmd.CommandPath())
 }
 
-// nameCommands has help and completion, which the command library makes, refuse
+// CheckNames has help and completion, which the command library makes, refuse
 // names that there are not, with those that there are.
-func nameCommands(root *cobra.Command) {
+func CheckNames(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
@@ -123,7 +134,7 @@ func nameCommands(root *cobra.Command) {
 // noneOf refuses a name that none of the commands below has.
 func noneOf(cmd *cobra.Command, args []string) error {
 	if !cmd.HasAvailableSubCommands() {
-		return usagef("%q is no command of %s, which has none (see %s --help)", args[0], cmd.CommandPath(), cmd.CommandPath())
+		return Errorf("%q is no command of %s, which has none (see %s --help)", args[0], cmd.CommandPath(), cmd.CommandPath())
 	}
 	var names []string
 	for _, c := range cmd.Commands() {
@@ -131,7 +142,7 @@ func noneOf(cmd *cobra.Command, args []string) error {
 			names = append(names, c.Name())
 		}
 	}
-	return usagef("%q is no command of %s; there is %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+	return Errorf("%q is no command of %s; there is %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
 }
 
 func didYouMean(words []string, before string) string {
@@ -141,8 +152,8 @@ func didYouMean(words []string, before string) string {
 	return ": did you mean " + before + strings.Join(words, " or "+before) + "?"
 }
 
-// flagError puts what the flag library found wrong into our words.
-func flagError(cmd *cobra.Command, err error) error {
+// FlagError puts what the flag library found wrong into our words.
+func FlagError(cmd *cobra.Command, err error) error {
 	var (
 		unknown *pflag.NotExistError
 		missing *pflag.ValueRequiredError
@@ -151,32 +162,32 @@ func flagError(cmd *cobra.Command, err error) error {
 	)
 	// Flags of a command whose name is misspelled are unknown, too.
 	if cmd.HasSubCommands() && errors.As(err, &unknown) {
-		if err := unknownCommand(cmd, cmd.Flags().Args()); err != nil {
+		if err := UnknownCommand(cmd, cmd.Flags().Args()); err != nil {
 			return err
 		}
 	}
 	switch {
 	case errors.As(err, &unknown):
 		if unknown.GetSpecifiedShortnames() != "" {
-			return usagef("there is no flag -%s; %s", unknown.GetSpecifiedName(), usageOf(cmd))
+			return Errorf("there is no flag -%s; %s", unknown.GetSpecifiedName(), usageOf(cmd))
 		}
 		name := unknown.GetSpecifiedName()
 		if name == "version" {
-			return usagef("there is no flag --version here: knowngood version prints the version")
+			return Errorf("there is no flag --version here: knowngood version prints the version")
 		}
-		return usagef("there is no flag --%s%s; %s", name, didYouMean(similarFlags(cmd, name), "--"), usageOf(cmd))
+		return Errorf("there is no flag --%s%s; %s", name, didYouMean(similarFlags(cmd, name), "--"), usageOf(cmd))
 	case errors.As(err, &missing):
-		return usagef("--%s takes a value: %s; %s", missing.GetFlag().Name, valueOf(missing.GetFlag()), usageOf(cmd))
+		return Errorf("--%s takes a value: %s; %s", missing.GetFlag().Name, valueOf(missing.GetFlag()), usageOf(cmd))
 	case errors.As(err, &invalid):
 		f := invalid.GetFlag()
-		if _, number := f.Value.(decimal); number { // of which its parser says more
-			return usagef("--%s: %w; %s", f.Name, invalid.Unwrap(), usageOf(cmd))
+		if _, number := f.Value.(Count); number { // of which its parser says more
+			return Errorf("--%s: %w; %s", f.Name, invalid.Unwrap(), usageOf(cmd))
 		}
-		return usagef("--%s: %q is not %s; %s", f.Name, invalid.GetValue(), kindOfValue(f), usageOf(cmd))
+		return Errorf("--%s: %q is not %s; %s", f.Name, invalid.GetValue(), kindOfValue(f), usageOf(cmd))
 	case errors.As(err, &syntax):
-		return usagef("%q is no flag; %s", syntax.GetSpecifiedFlag(), usageOf(cmd))
+		return Errorf("%q is no flag; %s", syntax.GetSpecifiedFlag(), usageOf(cmd))
 	}
-	return usagef("%w; %s", err, usageOf(cmd))
+	return Errorf("%w; %s", err, usageOf(cmd))
 }
 
 // similarFlags are flags of a command that are spelled like name.
@@ -202,12 +213,12 @@ func kindOfValue(f *pflag.Flag) string {
 	return "a valid value"
 }
 
-// refuseEmpty refuses empty arguments and values of flags. They come from
+// RefuseEmpty refuses empty arguments and values of flags. They come from
 // variables that are not set, and must not stand for the working directory, or
 // for everything. An empty --identity or --config asks for none.
-func refuseEmpty(cmd *cobra.Command, args []string) error {
+func RefuseEmpty(cmd *cobra.Command, args []string) error {
 	if slices.Contains(args, "") {
-		return usagef("an argument is empty: is a variable not set? (see %s --help)", cmd.CommandPath())
+		return Errorf("an argument is empty: is a variable not set? (see %s --help)", cmd.CommandPath())
 	}
 	var err error
 	cmd.Flags().Visit(func(f *pflag.Flag) {
@@ -215,7 +226,7 @@ func refuseEmpty(cmd *cobra.Command, args []string) error {
 			return
 		}
 		if list, ok := f.Value.(pflag.SliceValue); f.Value.String() == "" || ok && slices.Contains(list.GetSlice(), "") {
-			err = usagef("--%s is empty: is a variable not set? Leave it out if you do not want it", f.Name)
+			err = Errorf("--%s is empty: is a variable not set? Leave it out if you do not want it", f.Name)
 		}
 	})
 	return err

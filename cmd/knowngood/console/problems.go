@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"cmp"
@@ -8,17 +8,18 @@ import (
 	"strings"
 	"sync"
 
+	"knowngood/cmd/knowngood/human"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
 )
 
-// problemList reports what is amiss with paths. People see the first problem of
+// Problems reports what is amiss with paths. People see the first problem of
 // each cause at once, for a few causes, and the rest at the end, grouped by
 // cause; --json has each problem, as it comes. Memory does not grow with the
 // number of problems. It is safe for concurrent use.
-type problemList struct {
-	a      *app
+type Problems struct {
+	out    *Console
 	before string // what a line on standard error begins with
 	quiet  bool   // show nothing before the end
 
@@ -49,39 +50,40 @@ const (
 	shownCauses = 20
 )
 
-func (a *app) problems() *problemList {
-	return &problemList{a: a, before: "knowngood: ", causes: map[string]*cause{}}
+// Problems returns an empty list of problems.
+func (c *Console) Problems() *Problems {
+	return &Problems{out: c, before: "knowngood: ", causes: map[string]*cause{}}
 }
 
-// add reports a problem with a path of a manifest.
-func (l *problemList) add(path string, err error) {
-	if l.a.json {
-		l.a.result(struct {
+// Add reports a problem with a path of a manifest.
+func (l *Problems) Add(path string, err error) {
+	if l.out.JSON {
+		l.out.Result(struct {
 			Type string `json:"type"`
-			problemJSON
-		}{"problem", problemJSON{jsonPath(path), err.Error()}})
+			ProblemJSON
+		}{"problem", ProblemJSON{JSONPath(path), err.Error()}})
 	}
-	l.note(printable.Name("/"+path), oneLine(err), causeOf(path, err))
+	l.note(printable.Name("/"+path), printable.Error(err), CauseOf(path, err))
 }
 
-// addError reports a problem that concerns no path.
-func (l *problemList) addError(err error) {
-	l.a.result(map[string]any{"type": "problem", "error": err.Error()})
-	l.note("", oneLine(err), causeOf("", err))
+// AddError reports a problem that concerns no path.
+func (l *Problems) AddError(err error) {
+	l.out.Result(map[string]any{"type": "problem", "error": err.Error()})
+	l.note("", printable.Error(err), CauseOf("", err))
 }
 
-// printErrors prints errors that concern no path, grouped by cause, each with
+// PrintErrors prints errors that concern no path, grouped by cause, each with
 // before in front.
-func printErrors[E error](a *app, before string, errs []E) {
-	l := a.problems()
+func PrintErrors[E error](out *Console, before string, errs []E) {
+	l := out.Problems()
 	l.before, l.quiet = before, true
 	for _, err := range errs {
-		l.note("", oneLine(err), causeOf("", err))
+		l.note("", printable.Error(err), CauseOf("", err))
 	}
-	l.end()
+	l.End()
 }
 
-func (l *problemList) note(path, text, group string) {
+func (l *Problems) note(path, text, group string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.count++
@@ -112,16 +114,16 @@ func (l *problemList) note(path, text, group string) {
 	}
 }
 
-func (l *problemList) line(p problem) {
+func (l *Problems) line(p problem) {
 	if p.path != "" {
 		p.path += ": "
 	}
-	fmt.Fprintf(l.a.stderr, "%s%s%s\n", l.before, p.path, p.text)
+	fmt.Fprintf(l.out.Stderr, "%s%s%s\n", l.before, p.path, p.text)
 }
 
-// end shows all problems by cause, the most frequent first, unless each was
+// End shows all problems by cause, the most frequent first, unless each was
 // shown at once.
-func (l *problemList) end() {
+func (l *Problems) End() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.shown == l.count {
@@ -129,7 +131,7 @@ func (l *problemList) end() {
 	}
 	defer func() { l.shown = l.count }()
 	if l.shown > 0 {
-		fmt.Fprintf(l.a.stderr, "%s%s, by cause:\n", l.before, counted(l.count, "problem"))
+		fmt.Fprintf(l.out.Stderr, "%s%s, by cause:\n", l.before, human.Counted(l.count, "problem"))
 	}
 
 	causes := make([]*cause, 0, len(l.causes))
@@ -154,18 +156,25 @@ func (l *problemList) end() {
 			l.line(p)
 		}
 		if more := c.count - uint64(len(named)); more > 0 {
-			fmt.Fprintf(l.a.stderr, "%sand %s more: %s\n", l.before, count(more), c.text)
+			fmt.Fprintf(l.out.Stderr, "%sand %s more: %s\n", l.before, human.Count(more), c.text)
 		}
 	}
 	if others > 0 {
-		fmt.Fprintf(l.a.stderr, "%sand %s more of other causes: --json lists all\n", l.before, count(others))
+		fmt.Fprintf(l.out.Stderr, "%sand %s more of other causes: --json lists all\n", l.before, human.Count(others))
 	}
 }
 
-// causeOf is what an error has in common with those of the same cause: its text
+// Count is how many problems were added.
+func (l *Problems) Count() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.count
+}
+
+// CauseOf is what an error has in common with those of the same cause: its text
 // without the path and without the object of the repository that it concerns.
-func causeOf(path string, err error) string {
-	text := oneLine(err)
+func CauseOf(path string, err error) string {
+	text := printable.Error(err)
 	if damage := (*authentic.DamageError)(nil); errors.As(err, &damage) && damage.Key != "" {
 		text = strings.ReplaceAll(text, damage.Key, "…")
 	}
@@ -193,10 +202,4 @@ func withoutWord(text, path string) string {
 		}
 		from = end
 	}
-}
-
-// oneLine is the text of an error as one line that a terminal shows and does
-// not obey.
-func oneLine(err error) string {
-	return printable.Line(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
 }

@@ -1,4 +1,6 @@
-package main
+// Package logging makes the log of the daemon and of runs that the daemon would
+// make: to the journal, with fields, or a line each.
+package logging
 
 import (
 	"fmt"
@@ -13,22 +15,34 @@ import (
 	"knowngood/internal/printable"
 )
 
-// newLog logs to the journal, with fields, where standard error goes there;
-// else to w, a line each.
-func newLog(w io.Writer, level string) (*zap.Logger, error) {
+// New returns a log to the journal, with fields, where w is standard error and
+// that goes to the journal; else to w, a line each.
+func New(w io.Writer, level string) (*zap.Logger, error) {
 	at, err := zapcore.ParseLevel(level)
 	if err != nil {
 		return nil, fmt.Errorf("%q is none of debug, info, warn, error", level)
 	}
 	enc := zapcore.EncoderConfig{MessageKey: "msg", LevelKey: "level", TimeKey: "time", EncodeLevel: zapcore.CapitalLevelEncoder, EncodeTime: zapcore.RFC3339TimeEncoder,
 		EncodeDuration: zapcore.StringDurationEncoder, ConsoleSeparator: " "}
-	if f, ok := w.(*os.File); ok && f == os.Stderr {
-		if journaled, err := journal.StderrIsJournalStream(); err == nil && journaled && journal.Enabled() {
-			enc.TimeKey, enc.LevelKey = "", "" // which the journal has
-			return zap.New(&journalCore{LevelEnabler: at, text: zapcore.NewConsoleEncoder(enc)}), nil
-		}
+	if toJournal(w) && journal.Enabled() {
+		enc.TimeKey, enc.LevelKey = "", "" // which the journal has
+		return zap.New(&journalCore{LevelEnabler: at, text: zapcore.NewConsoleEncoder(enc)}), nil
 	}
+
 	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(enc), zapcore.Lock(zapcore.AddSync(w)), at)), nil
+}
+
+// toJournal reports whether w is standard error, or writes to it, and the service
+// manager connected that to the journal.
+func toJournal(w io.Writer) bool {
+	if on, ok := w.(interface{ File() *os.File }); ok {
+		w = on.File()
+	}
+	if w != io.Writer(os.Stderr) {
+		return false
+	}
+	journaled, err := journal.StderrIsJournalStream()
+	return err == nil && journaled
 }
 
 // journalCore writes to the journal: a text that says all, and each field.

@@ -1,0 +1,44 @@
+package console
+
+import (
+	"unicode/utf8"
+
+	"knowngood/snapshot/manifest"
+)
+
+// PathJSON is a path as --json prints it. JSON holds Unicode alone: in a path
+// that is not valid UTF-8 the bytes that are not become U+FFFD, and a second
+// field has the exact bytes in base64.
+type PathJSON struct {
+	Path  string `json:"path"`
+	Exact []byte `json:"path_base64,omitempty"`
+}
+
+// JSONPath is a path of a manifest, which has no slash in front.
+func JSONPath(path string) PathJSON { return JSONName("/" + path) }
+
+// JSONName is a path as it is.
+func JSONName(path string) PathJSON { return PathJSON{path, Exact(path)} }
+
+// Exact is the text in bytes where JSON cannot hold it, else nil.
+func Exact(text string) []byte {
+	if utf8.ValidString(text) {
+		return nil
+	}
+	return []byte(text)
+}
+
+// ProblemJSON is what is amiss with a path, as --json prints it.
+type ProblemJSON struct {
+	PathJSON
+	Error string `json:"error"`
+}
+
+// ProblemsJSON are the problems of a manifest, as --json prints them.
+func ProblemsJSON(problems []manifest.Problem) []ProblemJSON {
+	out := []ProblemJSON{}
+	for _, p := range problems {
+		out = append(out, ProblemJSON{JSONPath(p.Path), p.Reason})
+	}
+	return out
+}
