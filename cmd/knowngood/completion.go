@@ -64,7 +64,7 @@ func (a *app) completeEnvironments(most int) cobra.CompletionFunc {
 // completeHosts offers the hosts of the repository.
 func (a *app) completeHosts() cobra.CompletionFunc {
 	return a.completing(-1, func(ctx context.Context, r *repository.Repository, _ string) []string {
-		hosts, _ := r.AllHosts(ctx)
+		hosts, _ := r.Enrolled(ctx)
 		return hosts
 	})
 }
@@ -92,7 +92,7 @@ func (a *app) completeRefs(most int) cobra.CompletionFunc {
 			words = append(words, before+e, before+e+"@latest")
 		}
 		if len(envs) == 0 && !named {
-			hosts, _ := r.AllHosts(ctx)
+			hosts, _ := r.Enrolled(ctx)
 			for _, h := range hosts {
 				words = append(words, h+"/")
 			}

@@ -119,7 +119,10 @@ func (a *app) checkHost(ctx context.Context, r *repository.Repository) error {
 	if a.given.host == "" || a.given.host == a.ownHost() {
 		return nil
 	}
-	known, err := r.AllHosts(ctx)
+	known, err := r.Enrolled(ctx)
+	if err == nil && !slices.Contains(known, a.given.host) {
+		known, err = r.AllHosts(ctx) // the certificates of one may be gone
+	}
 	switch {
 	case errors.Is(err, storage.ErrDenied):
 		return nil // credentials of one host do not show the others

@@ -84,9 +84,6 @@ func (h *History) Commit(ctx context.Context, host *trust.Host, env string, body
 	return e.readBack(ctx, key, object)
 }
 
-// maxWitnesses bounds the heads of other environments in a root.
-const maxWitnesses = 1024
-
 // sealBody completes the body and seals it into root.
 func (h *History) sealBody(host *trust.Host, root *statement.Root, b *statement.RootBody, now time.Time) error {
 	rand.Read(b.Nonce[:])
@@ -98,7 +95,7 @@ func (h *History) sealBody(host *trust.Host, root *statement.Root, b *statement.
 		return err
 	}
 	// Whoever has the host's key can make any number of environments.
-	b.Witnesses = b.Witnesses[:min(len(b.Witnesses), maxWitnesses)]
+	b.Witnesses = b.Witnesses[:min(len(b.Witnesses), statement.MaxHeads)]
 	record, err := b.AppendRecord(nil)
 	if err != nil {
 		return err

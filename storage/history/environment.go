@@ -24,6 +24,8 @@ type environment struct {
 	roots      map[uint64][32]byte // all that it saw
 	ledger     *ledger.Ledger[*statement.Root]
 
+	gap bool // none is listed before the one that was yielded last, and it is not remembered
+
 	listed uint64 // the newest that a listing shows, where the one that is known is above it
 
 	skip statement.Numbers // of roots that need not be there, and are not asked for
@@ -143,6 +145,18 @@ func (e *environment) rolledBack() error {
 	return &authentic.TamperError{What: fmt.Sprintf("environment %s of host %s was rolled back", e.name, e.host),
 		Remembered: fmt.Sprintf("%s@%d (%x)", e.name, e.known.Number, e.known.Hash), Found: found,
 		Hint: "snapshots were hidden or removed; name an older one to use it. To accept the loss, enrol the host again with --reenrol, and on other machines remove " + e.files()}
+}
+
+// warnOfGap warns that no root is listed before a snapshot: roots are never deleted.
+// Where the number before is forgotten there may never have been one.
+func (e *environment) warnOfGap(ctx context.Context, s *Snapshot) error {
+	x, err := e.Tombstone(ctx, e.host, e.name)
+	if err != nil || x != nil && x.Forgotten.Has(s.Number-1) {
+		return err
+	}
+	e.t.Warn(&authentic.TamperError{What: "root " + e.key(s.Number-1), Remembered: fmt.Sprintf("that there is %s@%d, because roots are never deleted", e.name, s.Number-1), Found: "none",
+		Hint: fmt.Sprintf("nothing shows that %s follows what was captured before: `knowngood list %s` shows what is missing", s.Ref(), e.name)})
+	return nil
 }
 
 // unlike is the error where a root does not name the one before it.

@@ -65,35 +65,6 @@ func (s *Snapshot) head() statement.Head {
 	return statement.Head{Environment: s.Environment, Number: s.Number, Hash: s.ID}
 }
 
-// AllHosts lists the hosts that were enrolled, or have objects even though somebody
-// removed their certificates, or are remembered to have had snapshots; sorted.
-func (h *History) AllHosts(ctx context.Context) ([]string, error) {
-	names, err := h.t.Enrolled(ctx)
-	if err != nil {
-		return nil, err
-	}
-	others, err := h.folders(ctx, layout.PrefixHosts, layout.ParseHostPrefix)
-	if err != nil {
-		return nil, err
-	}
-	names = append(names, others...)
-	slices.Sort(names)
-	return slices.Compact(names), nil
-}
-
-func (h *History) folders(ctx context.Context, prefix string, parse func(string) (string, bool)) ([]string, error) {
-	var names []string
-	for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true}) {
-		if err != nil {
-			return nil, err
-		}
-		if name, ok := parse(o.Key); ok && o.Folded {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
 // Environments lists the environments in which a host has snapshots, or is
 // remembered to have had some, sorted.
 func (h *History) Environments(ctx context.Context, host string) ([]string, error) {

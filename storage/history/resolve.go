@@ -95,6 +95,9 @@ func (h *History) HostOf(ctx context.Context, ref Ref, defaultHost string) (stri
 			have, err = h.having(ctx, hosts, ref.Environment)
 		}
 	}
+	if err == nil && len(have) > 1 {
+		have, err = h.certified(ctx, have)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -172,7 +175,7 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 	if _, pinned := e.roots[ref.Number]; !pinned && e.known != nil && ref.Number != e.known.Number+1 {
 		return e.inChain(ctx, ref)
 	}
-	around := map[uint64]storage.Object{} // the root and the one after it, by one listing
+	around := map[uint64]storage.Object{} // the root and those beside it, by one listing
 	for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: e.ledger.Prefix, After: e.key(min(ref.Number+2, layout.MaxNumber)), Hidden: true}) {
 		if err != nil {
 			return nil, err
@@ -180,7 +183,7 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 		if n, ok := e.ledger.Number(o.Key); ok {
 			around[n] = o
 		}
-		if o.Key >= e.key(ref.Number) { // whatever else lies between
+		if o.Key >= e.key(max(ref.Number-1, 1)) { // whatever else lies between
 			break
 		}
 	}
@@ -200,6 +203,9 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 		h.t.Warn(fmt.Errorf("nothing vouches for %s: the snapshot after it does not verify: %w", s.Ref(), nerr))
 	case err == nil && e.known != nil && s.Number == e.known.Number+1 && s.Root.Previous != e.known.Hash:
 		return e.inChain(ctx, ref) // which finds out what is amiss
+	}
+	if _, listed := around[ref.Number-1]; err == nil && !listed && ref.Number > 1 {
+		err = e.warnOfGap(ctx, s)
 	}
 	return s, err
 }

@@ -73,6 +73,8 @@ func (h *History) Head(ctx context.Context, host, env string) (*Snapshot, error)
 func (e *environment) head(ctx context.Context, past bool) (*Snapshot, error) {
 	for s, err := range e.walk(ctx, 1) {
 		switch {
+		case err == nil && e.gap:
+			return s, e.warnOfGap(ctx, s)
 		case err == nil:
 			return s, nil
 		case errors.Is(err, statement.ErrEnded) || authentic.Unverified(err) && past:
@@ -89,6 +91,7 @@ type place struct {
 	number uint64
 	object storage.Object // its Key is empty when no listing shows it
 	skip   bool           // it is not asked for
+	gap    bool           // no listing shows one with the number before
 	read   *Snapshot      // when it was read already
 	err    error          // of that
 }
@@ -174,7 +177,7 @@ func (c *chain) pass(p place) bool {
 		return p.skip && authentic.Unverified(p.err) || c.yield(nil, p.err)
 	}
 	s, newer := p.read, c.newer
-	c.newer = s
+	c.newer, c.gap = s, p.gap && !c.pinned(s)
 	if newer != nil && newer.Number == s.Number+1 && newer.Root.Previous != s.ID && !c.pinned(s) {
 		c.newer, c.unlinked, c.forked = nil, true, true
 		return c.yield(nil, c.unlike(newer, s))
@@ -380,10 +383,22 @@ func (e *environment) places(ctx context.Context) iter.Seq2[place, error] {
 			}
 			return give(place{number: last})
 		}
+		// A place is given when it is known what the listing shows after it.
+		var waiting *place
+		flush := func(below uint64) bool {
+			if waiting == nil {
+				return true
+			}
+			p := *waiting
+			p.gap, waiting = below+1 < p.number, nil
+			return give(p)
+		}
 		first := true
 		for o, err := range e.t.Store().List(ctx, storage.ListOptions{Prefix: e.ledger.Prefix, Hidden: true}) {
 			if err != nil {
-				yield(place{}, err)
+				if flush(last) {
+					yield(place{}, err)
+				}
 				return
 			}
 			n, ok := e.ledger.Number(o.Key)
@@ -391,62 +406,18 @@ func (e *environment) places(ctx context.Context) iter.Seq2[place, error] {
 				e.t.Warn(&authentic.DamageError{Key: o.Key, What: "object", Err: errors.New("its key is none of a root")})
 				continue
 			}
-			if first && !top(n) {
+			if !flush(n) || first && !top(n) {
 				return
 			}
 			first = false
 			if !down(n) {
 				return
 			}
-			last = n
-			if !give(place{number: n, object: o}) {
-				return
-			}
+			last, waiting = n, &place{number: n, object: o}
 		}
-		if first && !top(0) {
+		if !flush(0) || first && !top(0) {
 			return
 		}
 		down(0)
 	}
-}
-
-// absurd is a number that no host comes to that keeps the rules: with one
-// snapshot each second it takes 30,000 years.
-const absurd = 1 << 40
-
-// Heads are the newest roots of the environments of a host that verify, sorted by
-// environment, and how many environments there are. What does not verify is warned
-// of, and so are absurd numbers: a key that was taken must not be able to use up
-// all numbers.
-func (h *History) Heads(ctx context.Context, host string) (heads []statement.Head, environments int, err error) {
-	envs, err := h.EveryEnvironment(ctx, host) // the roots of one that is left out end
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, env := range envs {
-		for s, err := range h.Snapshots(ctx, host, env) {
-			if err == nil && s.Number >= absurd {
-				err = &authentic.DamageError{Key: layout.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
-			}
-			if authentic.Damaged(err) {
-				h.t.Warn(err)
-				continue
-			}
-			if err != nil {
-				return nil, 0, err
-			}
-			// The owner is about to vouch for it: it must not have been put over
-			// between listing and reading.
-			e, err := h.environment(ctx, host, env)
-			if err != nil {
-				return nil, 0, err
-			}
-			if s, err = e.root(ctx, s.Number); err != nil {
-				return nil, 0, err
-			}
-			heads = append(heads, s.head())
-			break
-		}
-	}
-	return heads, len(envs), nil
 }

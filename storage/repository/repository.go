@@ -116,6 +116,6 @@ func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, no
 
 // heads finds out what there is of a host that is to be enrolled.
 func (r *Repository) heads(ctx context.Context, o *trust.JoinOptions) (err error) {
-	o.Heads, o.Environments, err = r.Heads(ctx, o.Host)
+	o.Heads, o.Known, err = r.Heads(ctx, o.Host)
 	return err
 }

@@ -14,6 +14,10 @@ type Head struct {
 	Hash        [32]byte
 }
 
+// MaxHeads is how many heads a certificate or a root names at most: a statement
+// must fit its limit however many environments the holder of a key makes.
+const MaxHeads = 1024
+
 // appendHeads encodes heads, which are sorted by environment; none is nil.
 func appendHeads(heads []Head) []byte {
 	if len(heads) == 0 {
@@ -38,6 +42,10 @@ func parseHeads(r *wire.Fields, tag uint64) []Head {
 	n := d.Count(1 + 1 + 1 + 32)
 	if n == 0 {
 		d.Fail("an empty list")
+	}
+	if n > MaxHeads {
+		d.Fail("%d heads", n)
+		n = 0
 	}
 	heads := make([]Head, n)
 	var last []byte

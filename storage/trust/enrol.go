@@ -23,10 +23,9 @@ type JoinOptions struct {
 	// environment: what was signed before the certificate counts up to them, and
 	// nothing in other environments.
 	Heads []statement.Head
-	// Environments is how many environments of the host there are, with a root that
-	// verifies or without.
-	Environments int
-	Now          time.Time
+	// Known is whether there are such roots, or this machine remembers some.
+	Known bool
+	Now   time.Time
 }
 
 // Join enrols this machine as a host, with an identity that opens the owner
@@ -94,7 +93,7 @@ func (h *Hosts) certify(ctx context.Context, o JoinOptions, public ed25519.Publi
 	}
 	c := &statement.Certificate{Repository: h.base.ID(), Host: o.Host, HostKey: public, Issued: o.Now}
 	before := uint64(0)
-	if len(certs) > 0 || o.Environments > 0 {
+	if len(certs) > 0 || o.Known {
 		if !o.Reenrol {
 			return nil, fmt.Errorf("%w: %s. If this machine was reinstalled and takes that name over, add --reenrol; if it is a clone, give it another name with --host", ErrHostExists, o.Host)
 		}
