@@ -45,19 +45,19 @@ type candidate struct {
 
 // choose estimates what is needed of each pack by the lists of objects, and
 // takes those of which the least is, as far as the budget goes.
-func (d *domain) choose(ctx context.Context, x *objects.Index) ([]*candidate, error) {
+func (r *repacker) choose(ctx context.Context, x *objects.Index) ([]*candidate, error) {
 	held := map[[32]byte]uint64{} // content bytes
 	x.All(func(_ [32]byte, loc index.Location) bool {
 		held[loc.Pack.Hash] += uint64(loc.Len)
 		return true
 	})
-	live := d.estimate()
+	live := r.estimate()
 	var all []*candidate
-	for id, o := range d.objects {
+	for id, o := range r.facts.objects {
 		content := held[id.Hash]
 		share := float64(live[id]) / float64(max(content, 1))
-		if id.Kind != wire.KindPack || !d.needed[id] || content == 0 || share >= maxEstimate ||
-			d.deletions.Absent(id) || d.now.Sub(o.at) < young {
+		if id.Kind != wire.KindPack || !r.facts.needed[id] || content == 0 || share >= maxEstimate ||
+			r.facts.deletions.Absent(id) || r.facts.now.Sub(o.at) < young {
 			continue
 		}
 		all = append(all, &candidate{id: id, size: o.size, share: share})
@@ -66,7 +66,7 @@ func (d *domain) choose(ctx context.Context, x *objects.Index) ([]*candidate, er
 		return cmp.Or(cmp.Compare(a.share, b.share), deletion.CompareHashes(a.id.Hash, b.id.Hash))
 	})
 	var chosen []*candidate
-	budget := d.MaxRepack
+	budget := r.MaxRepack
 	for _, c := range all {
 		if len(chosen) == maxRepacked {
 			break
@@ -74,7 +74,7 @@ func (d *domain) choose(ctx context.Context, x *objects.Index) ([]*candidate, er
 		if c.size > budget {
 			continue
 		}
-		locked, err := d.locked(ctx, d.key(c.id))
+		locked, err := r.locked(ctx, deletion.Key(r.facts.host, r.facts.domain, c.id))
 		if err != nil {
 			return nil, err
 		}
@@ -88,13 +88,13 @@ func (d *domain) choose(ctx context.Context, x *objects.Index) ([]*candidate, er
 }
 
 // open reads what the packs hold.
-func (d *domain) open(ctx context.Context, r *objects.Reader, packs []*candidate) (err error) {
+func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*candidate) (err error) {
 	for _, c := range packs {
-		if c.tail, err = r.TailOf(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
+		if c.tail, err = reader.TailOf(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
 			return err
 		}
-		if c.table, err = c.tail.Contents(wire.KindPack, d.domain); err != nil {
-			return &authentic.DamageError{Key: d.key(c.id), What: "pack", Err: err}
+		if c.table, err = c.tail.Contents(wire.KindPack, r.domain); err != nil {
+			return &authentic.DamageError{Key: deletion.Key(r.facts.host, r.facts.domain, c.id), What: "pack", Err: err}
 		}
 	}
 	return nil
@@ -103,12 +103,12 @@ func (d *domain) open(ctx context.Context, r *objects.Reader, packs []*candidate
 // estimate is how many bytes of each object the manifest needs that needs the
 // most of it: a lower bound of what is needed in all. Of packs
 // that stand for others each is taken to have its part.
-func (d *domain) estimate() map[deletion.ObjectID]uint64 {
+func (r *repacker) estimate() map[deletion.ObjectID]uint64 {
 	most := map[deletion.ObjectID]uint64{}
-	for _, m := range d.manifests {
+	for _, m := range r.facts.manifests {
 		own := map[deletion.ObjectID]uint64{}
 		for _, o := range m.objects {
-			in := d.resolve(m, o)
+			in := m.needs(o)
 			for _, id := range in {
 				own[id] += o.Live / uint64(len(in))
 			}
@@ -122,8 +122,8 @@ func (d *domain) estimate() map[deletion.ObjectID]uint64 {
 
 // locked tells whether an object cannot be deleted for so long, as far as is
 // known, that rewriting it frees nothing soon.
-func (d *domain) locked(ctx context.Context, key string) (bool, error) {
-	l, ok := storage.Capability[storage.Retainer](d.repo.Store())
+func (r *repacker) locked(ctx context.Context, key string) (bool, error) {
+	l, ok := storage.Capability[storage.Retainer](r.repo.Store())
 	if !ok {
 		return false, nil
 	}
@@ -134,19 +134,19 @@ func (d *domain) locked(ctx context.Context, key string) (bool, error) {
 	case errors.Is(err, storage.ErrNotFound): // a delete marker hides it: nothing is known of its lock
 		return true, nil
 	}
-	return lock.Mode != "" && lock.Until.After(d.now.Add(d.Announce+lockMargin)), err
+	return lock.Mode != "" && lock.Until.After(r.facts.now.Add(r.Announce+lockMargin)), err
 }
 
 // needy are the manifests that need one of the packs.
-func (d *domain) needy(packs []*candidate) []*manifest {
+func (r *repacker) needy(packs []*candidate) []*manifest {
 	among := map[deletion.ObjectID]bool{}
 	for _, c := range packs {
 		among[c.id] = true
 	}
 	var out []*manifest
-	for _, m := range d.manifests {
+	for _, m := range r.facts.manifests {
 		if slices.ContainsFunc(m.objects, func(o pack.Object) bool {
-			return slices.ContainsFunc(d.resolve(m, o), func(id deletion.ObjectID) bool { return among[id] })
+			return slices.ContainsFunc(m.needs(o), func(id deletion.ObjectID) bool { return among[id] })
 		}) {
 			out = append(out, m)
 		}
@@ -156,7 +156,7 @@ func (d *domain) needy(packs []*candidate) []*manifest {
 
 // used tells of each chunk in the packs whether a kept snapshot refers to it,
 // be it to a copy elsewhere. A segment that several share is read once.
-func (d *domain) used(ctx context.Context, packs []*candidate, by []*manifest) (map[[32]byte]bool, error) {
+func (r *repacker) used(ctx context.Context, packs []*candidate, by []*manifest) (map[[32]byte]bool, error) {
 	used := map[[32]byte]bool{}
 	for _, c := range packs {
 		for _, f := range c.table.Frames {
@@ -168,7 +168,7 @@ func (d *domain) used(ctx context.Context, packs []*candidate, by []*manifest) (
 	var mu sync.Mutex
 	seen := map[[32]byte]bool{}
 	for _, m := range by {
-		tree, err := snapshot.OpenTree(ctx, d.repo, m.Snapshot)
+		tree, err := snapshot.OpenTree(ctx, r.repo, m.Snapshot)
 		if err != nil {
 			return nil, err
 		}

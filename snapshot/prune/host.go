@@ -8,10 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/dustin/go-humanize/english"
-
-	"knowngood/snapshot/retention"
-	"knowngood/snapshot/suspect"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
@@ -27,22 +23,11 @@ type host struct {
 	name       string
 	own        bool      // it is this machine, whose word counts here
 	now        time.Time // of the store, before anything was listed
-	inventory  map[seal.DomainID]*inventory
+	facts      map[seal.DomainID]*facts
 	snapshots  map[seal.DomainID][]kept
 	tombstones map[string]uint64 // serials, by environment
 
 	environments []string
-}
-
-// inventory is what lies in a domain.
-type inventory struct {
-	objects   map[deletion.ObjectID]object
-	deletions *deletion.Deletions
-}
-
-type object struct {
-	size uint64
-	at   time.Time // when the store took it
 }
 
 // kept is a snapshot whose content must stay.
@@ -57,7 +42,7 @@ func (p *pruner) host(ctx context.Context, name string) error {
 	if err != nil || len(domains) == 0 {
 		return err
 	}
-	h := &host{pruner: p, name: name, now: time.Now(), inventory: map[seal.DomainID]*inventory{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
+	h := &host{pruner: p, name: name, now: time.Now(), facts: map[seal.DomainID]*facts{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
 	if h.own, err = isThisMachine(ctx, p.repo, name); err != nil {
 		return err
 	}
@@ -117,20 +102,22 @@ func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
 
 // list takes the inventory of a domain, with what delete markers hide.
 func (h *host) list(ctx context.Context, domain seal.DomainID) error {
-	i := &inventory{objects: map[deletion.ObjectID]object{}}
-	h.inventory[domain] = i
+	f := &facts{host: h.name, domain: domain, own: h.own, now: h.now, announce: h.Announce, objects: map[deletion.ObjectID]object{}}
+	h.facts[domain] = f
 	for _, prefix := range []string{layout.PrefixPacks(h.name, domain), layout.PrefixManifests(h.name, domain)} {
 		for o, err := range h.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
 			if err != nil {
 				return err
 			}
 			if id, ok := deletion.ParseKey(o.Key); ok {
-				i.objects[id] = object{uint64(o.Size), o.Modified}
+				f.objects[id] = object{uint64(o.Size), o.Modified}
 			}
 		}
 	}
 	var err error
-	i.deletions, err = h.repo.Deletions(ctx, h.name, domain)
+	if f.deletions, err = h.repo.Deletions(ctx, h.name, domain); err == nil {
+		f.binding = f.deletions.Binding(h.own)
+	}
 	return err
 }
 
@@ -173,122 +160,6 @@ func (h *host) environment(ctx context.Context, env string) error {
 		return &authentic.DamageError{Key: layout.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
 	}
 	return nil
-}
-
-// protected are the forgotten snapshots that the policy of this run keeps. While
-// the newest snapshot of another host is suspect, the good ones that it forgot of
-// the days before are protected too, whatever the policy.
-func (h *host) protected(ctx context.Context, env string, forgotten statement.Numbers) (statement.Numbers, error) {
-	var policy *retention.Policy
-	if h.Policy != nil {
-		policy = h.Policy(h.name, env)
-	}
-	if policy == nil && h.own {
-		return nil, nil
-	}
-	roots, err := h.repo.List(ctx, h.name, env)
-	if err != nil {
-		return nil, err
-	}
-	written := roots.Written
-	suspects, waits, err := h.suspects(ctx, env, written)
-	if err != nil {
-		return nil, err
-	}
-
-	var out []uint64
-	if policy != nil {
-		if out, err = h.keptBy(ctx, roots, *policy, suspects, forgotten); err != nil {
-			return nil, err
-		}
-		h.noteKept(env, len(out), " that the policy of this run keeps")
-	}
-	if waits {
-		maps.DeleteFunc(written, func(n uint64, _ time.Time) bool { return suspects.Has(n) })
-		window, err := h.keptBy(ctx, roots, retention.Policy{Within: suspect.Window}, nil, forgotten)
-		if err != nil {
-			return nil, err
-		}
-		window = slices.DeleteFunc(window, func(n uint64) bool { return slices.Contains(out, n) })
-		h.noteKept(env, len(window), ", good and of the last days before the suspect ones")
-		out = append(out, window...)
-	}
-	return statement.NumbersOf(out...), nil
-}
-
-// noteKept notes how many forgotten snapshots stay, and why.
-func (h *host) noteKept(env string, n int, why string) {
-	if n > 0 {
-		h.note("host %s forgot %s of %s%s: %s", h.name, english.Plural(n, "snapshot", ""), env, why, english.PluralWord(n, "it stays", "they stay"))
-	}
-}
-
-// maxNamed is how many roots that do not verify are named one by one.
-const maxNamed = 10
-
-// keptBy are the forgotten snapshots that a policy keeps, of those written. What
-// is forgotten and does not verify takes no place in it, and is taken out of
-// written.
-//
-// Rubbish can be there in any number. Each time that some of it stood in the way,
-// twice as many of the others are looked at, too, before the policy is applied
-// again.
-func (h *host) keptBy(ctx context.Context, roots *history.Listing, policy retention.Policy, suspects, forgotten statement.Numbers) ([]uint64, error) {
-	verified, bad := map[uint64]bool{}, 0
-	rubbish := func(n uint64) (bool, error) {
-		if verified[n] || !forgotten.Has(n) {
-			return false, nil
-		}
-		_, err := roots.Root(ctx, n)
-		if authentic.Damaged(err) {
-			if bad++; bad <= maxNamed {
-				h.note("host %s: %v; it is forgotten, and takes no place among those that are kept", h.name, err)
-			}
-			delete(roots.Written, n)
-			return true, nil
-		}
-		verified[n] = err == nil
-		return false, err
-	}
-	for more := 1; ; more *= 2 {
-		var items []retention.Item
-		for n, at := range roots.Written {
-			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n)})
-		}
-		var out []uint64
-		found := false
-		for _, v := range retention.Apply(policy, items, h.now, time.UTC) {
-			if !v.Kept() || !forgotten.Has(v.Number) {
-				continue
-			}
-			bad, err := rubbish(v.Number)
-			if err != nil {
-				return nil, err
-			}
-			if found = found || bad; !bad {
-				out = append(out, v.Number)
-			}
-		}
-		if !found {
-			if bad > maxNamed {
-				h.note("host %s: %d more roots that are forgotten do not verify", h.name, bad-maxNamed)
-			}
-			return out, nil
-		}
-		looked := 0
-		for _, n := range slices.Backward(slices.Sorted(maps.Keys(roots.Written))) {
-			if looked == more {
-				break
-			}
-			if verified[n] || !forgotten.Has(n) {
-				continue
-			}
-			looked++
-			if _, err := rubbish(n); err != nil {
-				return nil, err
-			}
-		}
-	}
 }
 
 // same makes sure that nobody forgot, or took back, anything meanwhile.

@@ -46,8 +46,8 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 		if err != nil {
 			return nil, nil, err
 		}
-		h := &host{pruner: &pruner{repo: repo, report: &Report{}}, name: name, now: now}
-		if collapsed, _, err = h.suspects(ctx, env, roots.Written); err != nil {
+		c := &collapses{repo, name, env, now, func(string, ...any) {}}
+		if collapsed, _, err = c.find(ctx, roots.Written); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -5,74 +5,79 @@ import (
 	"errors"
 	"slices"
 
+	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/objects"
-	"knowngood/storage/pack"
 	"knowngood/storage/seal"
+	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
 
-// manifest is a list of objects that a kept snapshot needs, with the snapshot.
-type manifest struct {
-	kept
-	objects []pack.Object
-	err     error
+// repacker rewrites packs of which little is needed, in the present domain of
+// this host, and with an identity.
+type repacker struct {
+	*pruner
+	facts  *facts // after findNeeds; what is rewritten changes them
+	domain *seal.Domain
+	found  *Domain // counts what it does
 }
 
-// repack rewrites packs of which little is needed, and says that kept
-// snapshots need the new ones instead. Why nothing was rewritten is noted.
-func (d *domain) repack(ctx context.Context) error {
-	if d.MaxRepack == 0 || d.domain == nil {
-		return nil
+// repack rewrites packs of which little is needed, and returns the repacks to be
+// published: kept snapshots need the new ones instead. Why nothing was rewritten
+// is noted.
+func (d *domain) repack(ctx context.Context, current bool) ([]statement.Repack, error) {
+	if d.MaxRepack == 0 || d.opened == nil {
+		return nil, nil
 	}
+	r := &repacker{d.pruner, d.facts, d.opened, &d.found}
 	would := "was"
 	if d.DryRun {
 		would = "would be"
 	}
-	why := func(format string, args ...any) error {
+	why := func(format string, args ...any) ([]statement.Repack, error) {
 		d.note("host %s: nothing %s repacked: "+format, append([]any{d.name, would}, args...)...)
-		return nil
+		return nil, nil
 	}
 	switch {
-	case !d.own:
-		return why("its host alone rewrites packs, with the keys that it has now")
+	case !current:
+		return why("only its host rewrites packs, with the keys that it has now")
 	case !d.repo.Unlocked():
 		return why("that takes an identity")
 	case d.DryRun:
-		return d.foresee(ctx)
+		return nil, r.foresee(ctx)
 	}
 	host, err := d.repo.Host(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = d.rewrite(ctx, host)
+	repacks, err := r.rewrite(ctx, host)
 	if authentic.Damaged(err) || errors.Is(err, trust.ErrNoUsableIdentity) || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, objects.ErrOvertaken) || errors.Is(err, objects.ErrLost) || errors.Is(err, storage.ErrFull) {
 		return why("%v", err)
 	}
-	return err
+	return repacks, err
 }
 
-// foresee tells what would be rewritten, as far as lists of objects tell.
-func (d *domain) foresee(ctx context.Context) error {
-	x, err := d.repo.OpenRuns(ctx, d.name, d.domain)
+// foresee counts what would be rewritten, as far as the lists of objects show it.
+func (r *repacker) foresee(ctx context.Context) error {
+	x, err := r.repo.OpenRuns(ctx, r.facts.host, r.domain)
 	if err != nil {
 		return err
 	}
 	defer x.Close()
-	chosen, err := d.choose(ctx, x)
+	chosen, err := r.choose(ctx, x)
 	for _, c := range chosen {
-		d.out.Repacked.add(c.size)
-		d.out.Rewritten += uint64(c.share * float64(c.size))
+		r.found.Repacked.add(c.size)
+		r.found.Rewritten += uint64(c.share * float64(c.size))
 	}
 	return err
 }
 
-func (d *domain) rewrite(ctx context.Context, host *trust.Host) (err error) {
-	x, err := d.repo.OpenIndex(ctx, host, objects.Verification{})
+func (r *repacker) rewrite(ctx context.Context, host *trust.Host) (repacks []statement.Repack, err error) {
+	x, err := r.repo.OpenIndex(ctx, host, objects.Verification{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err == nil {
@@ -80,93 +85,64 @@ func (d *domain) rewrite(ctx context.Context, host *trust.Host) (err error) {
 		}
 		x.Close()
 	}()
-	chosen, err := d.choose(ctx, x)
+	chosen, err := r.choose(ctx, x)
 	if err != nil || len(chosen) == 0 {
-		return err
+		return nil, err
 	}
-	r := d.repo.NewReader(d.name, d.domain)
-	defer r.Close()
-	if err := d.open(ctx, r, chosen); err != nil {
-		return err
+	reader := r.repo.NewReader(r.facts.host, r.domain)
+	defer reader.Close()
+	if err := r.open(ctx, reader, chosen); err != nil {
+		return nil, err
 	}
-	needy := d.needy(chosen)
-	used, err := d.used(ctx, chosen, needy)
+	used, err := r.used(ctx, chosen, r.needy(chosen))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	chosen = slices.DeleteFunc(chosen, func(c *candidate) bool { return c.exact(used) >= maxShare })
 	if len(chosen) == 0 {
-		return nil
+		return nil, nil
 	}
+
 	// Copies elsewhere do not count: nobody has just read them.
 	before := map[[32]byte]bool{}
 	for h := range x.PackSizes() {
 		before[h] = true
 	}
 	x.PassOver(before)
-	stored, err := d.copyOver(ctx, host, x, r, chosen, used)
+	stored, err := r.copyOver(ctx, host, x, reader, chosen, used)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	into, err := d.rewritten(ctx, x, chosen, used)
+	replaced, err := r.verify(ctx, x, chosen, used)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d.out.Rewritten += stored
+
+	r.found.Rewritten += stored
 	for _, c := range chosen {
-		delete(d.needed, c.id)
-		d.out.Needed.Objects, d.out.Needed.Bytes = d.out.Needed.Objects-1, d.out.Needed.Bytes-c.size
-		d.out.Repacked.add(c.size)
+		r.found.Repacked.add(c.size)
 	}
-	for _, o := range into {
-		d.needed[deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}] = true
-		d.out.Needed.add(o.Size)
-	}
-	return nil
+	return repacksOf(replaced), r.facts.replace(replaced)
 }
 
-// resolve is what a manifest needs in the place of an object that it names.
-func (d *domain) resolve(m *manifest, o pack.Object) []deletion.ObjectID {
-	return d.deletions.Resolve(m.Body.Manifest.Hash, deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}, func(id deletion.ObjectID) bool {
-		_, ok := d.objects[id]
-		return ok
-	})
-}
-
-// hold keeps what a repack says is not needed of an object that a kept snapshot
-// names, unless this machine is the host: who took that over could have
-// anything deleted by a repack. It is the object itself, or, once that is gone,
-// all that it was ever said to be rewritten into.
-func (d *domain) hold(ctx context.Context, o pack.Object, stand []deletion.ObjectID) error {
-	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
-	if d.own || slices.Contains(stand, id) {
-		return nil
-	}
-	if _, there := d.objects[id]; there {
-		d.held[id] = true
-		return nil
-	}
-	if d.rewrites == nil {
-		var err error
-		if d.rewrites, err = d.repo.Rewrites(ctx, d.name, d.id); err != nil {
-			return err
+// replace puts the new packs in the place of the old ones.
+func (f *facts) replace(all []replacement) error {
+	for _, r := range all {
+		old := deletion.ObjectID{Kind: wire.KindPack, Hash: r.old}
+		for _, m := range f.manifests {
+			for _, o := range m.objects {
+				needs := m.needs(o)
+				i := slices.Index(needs, old)
+				if i < 0 {
+					continue
+				}
+				needs = slices.Delete(slices.Clone(needs), i, i+1)
+				for _, h := range r.into {
+					needs = append(needs, deletion.ObjectID{Kind: wire.KindPack, Hash: h})
+				}
+				m.stands[deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}] = needs
+			}
 		}
 	}
-	for _, h := range d.rewrites.Beyond(o.Hash) {
-		id.Hash = h
-		if _, there := d.objects[id]; there {
-			d.held[id] = true
-		}
-	}
-	return nil
-}
-
-// ownDomain tells whether this machine is the host, and the domain its present
-// one.
-func (d *domain) ownDomain(ctx context.Context) (bool, error) {
-	if !d.host.own {
-		return false, nil
-	}
-	host, err := d.repo.Host(ctx)
-	return err == nil && host.Domain.ID == d.id, err
+	return f.findNeeds()
 }

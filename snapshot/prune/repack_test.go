@@ -247,7 +247,7 @@ func TestTheBudgetOfARepackHolds(t *testing.T) {
 func TestWithoutAnIdentityOrElsewhereNothingIsRepacked(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.sparse()
-		for name, r := range map[string]*repository.Repository{"that takes an identity": w.host(), "its host alone": w.Bare()} {
+		for name, r := range map[string]*repository.Repository{"that takes an identity": w.host(), "only its host": w.Bare()} {
 			report, err := prune.Run(w.Ctx, r, prune.Options{MaxRepack: 1 << 30})
 			w.check(err)
 			if len(report.Notes) != 1 || !strings.Contains(report.Notes[0], "nothing was repacked: "+name) || report.Domains[0].Repacked.Objects > 0 {

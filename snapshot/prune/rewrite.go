@@ -19,14 +19,14 @@ import (
 	"knowngood/storage/trust"
 )
 
-// copyOver stores the chunks in use anew, in packs of a session of this run,
-// and publishes where they lie. It tells how many bytes were stored.
-func (d *domain) copyOver(ctx context.Context, host *trust.Host, x *objects.Index, r *objects.Reader, packs []*candidate, used map[[32]byte]bool) (uint64, error) {
-	epoch, err := d.repo.CurrentEpoch(ctx)
+// copyOver stores the chunks in use again, in packs of a session of this run,
+// and publishes where they lie. It returns how many bytes were stored.
+func (r *repacker) copyOver(ctx context.Context, host *trust.Host, x *objects.Index, reader *objects.Reader, packs []*candidate, used map[[32]byte]bool) (uint64, error) {
+	epoch, err := r.repo.CurrentEpoch(ctx)
 	if err != nil {
 		return 0, err
 	}
-	w, err := d.repo.NewWriter(ctx, host, epoch, x, objects.WriterOptions{})
+	w, err := r.repo.NewWriter(ctx, host, epoch, x, objects.WriterOptions{})
 	if err != nil {
 		return 0, err
 	}
@@ -38,23 +38,23 @@ func (d *domain) copyOver(ctx context.Context, host *trust.Host, x *objects.Inde
 		return 0, err
 	}
 	to := w.NewFramer()
-	hasher := chunk.NewHasher(d.domain.ChunkKey())
+	hasher := chunk.NewHasher(r.domain.ChunkKey())
 	var object, content []byte
 	for _, c := range packs {
-		if object, err = r.Whole(w.Context(), object, wire.KindPack, c.id.Hash); err != nil {
+		if object, err = reader.Whole(w.Context(), object, wire.KindPack, c.id.Hash); err != nil {
 			return fail(err)
 		}
-		d.Progress.Read.Add(uint64(len(object)))
-		if err := c.same(object, d.domain); err != nil {
-			return fail(&authentic.DamageError{Key: d.key(c.id), What: "pack", Err: err})
+		r.Progress.Read.Add(uint64(len(object)))
+		if err := c.same(object, r.domain); err != nil {
+			return fail(&authentic.DamageError{Key: deletion.Key(r.facts.host, r.facts.domain, c.id), What: "pack", Err: err})
 		}
-		r.AddSessions([]seal.SealedSession{c.tail.Session})
+		reader.AddSessions([]seal.SealedSession{c.tail.Session})
 		ref := &pack.Ref{Hash: c.id.Hash, Session: c.tail.Session.ID, Salt: c.tail.Salt}
 		for _, f := range c.table.Frames {
 			if !slices.ContainsFunc(f.Chunks, func(ch pack.Chunk) bool { return used[ch.ID] }) {
 				continue
 			}
-			if content, err = r.Open(w.Context(), content[:0], wire.KindPack, ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen]); err != nil {
+			if content, err = reader.Open(w.Context(), content[:0], wire.KindPack, ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen]); err != nil {
 				return fail(err)
 			}
 			at := uint32(0)
@@ -62,7 +62,7 @@ func (d *domain) copyOver(ctx context.Context, host *trust.Host, x *objects.Inde
 				end := at + ch.Len
 				if used[ch.ID] {
 					if int(end) > len(content) || hasher.ID(content[at:end]) != ch.ID {
-						return fail(&authentic.DamageError{Key: d.key(c.id), What: "pack", Err: fmt.Errorf("chunk %x does not verify", ch.ID[:8])})
+						return fail(&authentic.DamageError{Key: deletion.Key(r.facts.host, r.facts.domain, c.id), What: "pack", Err: fmt.Errorf("chunk %x does not verify", ch.ID[:8])})
 					}
 					if _, _, err := to.Add(ch.ID, content[at:end]); err != nil {
 						return fail(err)
@@ -101,15 +101,16 @@ func (c *candidate) same(object []byte, domain *seal.Domain) error {
 	return nil
 }
 
-// rewritten makes sure that every chunk in use lies in another pack, which is
-// in the store, and records that. It gives those packs.
-func (d *domain) rewritten(ctx context.Context, x *objects.Index, packs []*candidate, used map[[32]byte]bool) ([]pack.Object, error) {
+// verify makes sure that every chunk in use lies in another pack, which is in
+// the store, and returns those packs for each old one. It adds them to the
+// inventory.
+func (r *repacker) verify(ctx context.Context, x *objects.Index, packs []*candidate, used map[[32]byte]bool) ([]replacement, error) {
 	var manifests [][32]byte
-	for _, m := range d.needy(packs) {
+	for _, m := range r.needy(packs) {
 		manifests = append(manifests, m.Body.Manifest.Hash)
 	}
 	slices.SortFunc(manifests, deletion.CompareHashes)
-	var said []saying
+	var out []replacement
 	sizes := map[[32]byte]uint64{}
 	for _, c := range packs {
 		in := map[[32]byte]bool{}
@@ -125,7 +126,7 @@ func (d *domain) rewritten(ctx context.Context, x *objects.Index, packs []*candi
 				in[loc.Pack.Hash], sizes[loc.Pack.Hash] = true, loc.Pack.Size
 			}
 		}
-		said = append(said, saying{c.id.Hash, slices.SortedFunc(maps.Keys(in), deletion.CompareHashes), manifests})
+		out = append(out, replacement{c.id.Hash, slices.SortedFunc(maps.Keys(in), deletion.CompareHashes), manifests})
 	}
 	var into []pack.Object
 	for h, size := range sizes {
@@ -134,6 +135,8 @@ func (d *domain) rewritten(ctx context.Context, x *objects.Index, packs []*candi
 	if err := x.Verify(ctx, into, true); err != nil {
 		return nil, err
 	}
-	d.repacks = append(d.repacks, recorded(said)...)
-	return into, nil
+	for _, o := range into {
+		r.facts.objects[deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}] = object{o.Size, r.facts.now}
+	}
+	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 	"knowngood/snapshot/suspect"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
+	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
 
@@ -24,49 +25,53 @@ type judged struct {
 	suspect.History
 }
 
-// suspects are the snapshots of an environment of another host whose sources
-// collapsed, forgotten ones included, and whether the newest is one of them. It
-// rests on the counts in the roots, on when the store took these, and on what
-// the owner accepted: whoever took the host over says of its own snapshots what
-// he likes. Of this machine's own there are none: it decided by itself what to
-// forget.
-func (h *host) suspects(ctx context.Context, env string, written map[uint64]time.Time) (statement.Numbers, bool, error) {
-	if h.own {
-		return nil, false, nil
-	}
-	accepted, err := h.repo.Acceptances(ctx, h.name, env)
+// collapses finds the snapshots of an environment of another host whose sources
+// collapsed.
+type collapses struct {
+	repo      *repository.Repository
+	host, env string
+	now       time.Time // by the clock of the store
+	note      func(format string, args ...any)
+}
+
+// find returns those snapshots, forgotten ones included, and whether the newest
+// of all is one of them. It goes by the counts in the roots, by when the store
+// took these, and by what the owner accepted: whoever took the host over claims
+// of its own snapshots whatever is useful.
+func (c *collapses) find(ctx context.Context, written map[uint64]time.Time) (statement.Numbers, bool, error) {
+	accepted, err := c.repo.Acceptances(ctx, c.host, c.env)
 	if err != nil {
 		return nil, false, err
 	}
-	j, since, err := h.judgeSince(ctx, env, written, h.remembered(env, accepted), accepted)
+	j, newest, err := c.judgeSince(ctx, written, c.load(accepted), accepted)
 	if err == nil && j == nil { // what is remembered is of another history
-		j, since, err = h.judgeSince(ctx, env, written, &judged{}, accepted)
+		j, newest, err = c.judgeSince(ctx, written, &judged{}, accepted)
 	}
 	if err != nil {
 		return nil, false, err
 	}
 	j.Acceptance = acceptance(accepted)
-	h.remember(env, j)
+	c.save(j)
 
-	waits := since != nil && j.Suspect.Has(since.Number)
+	waits := newest != nil && j.Suspect.Has(newest.Number)
 	if waits {
-		h.note("host %s: %s has much less than the snapshots before it: `knowngood show %s/%s` tells more, and `knowngood accept %s/%s`, with an identity, makes it good", h.name, since.Ref(), h.name, since.Ref(), h.name, since.Ref())
+		c.note("host %s: %s has much less than the snapshots before it: `knowngood show %s/%s` shows more, and `knowngood accept %s/%s`, with an identity, accepts it", c.host, newest.Ref(), c.host, newest.Ref(), c.host, newest.Ref())
 	}
 	return j.Suspect, waits, nil
 }
 
-// judgeSince judges the snapshots after those that are judged, and gives the
+// judgeSince judges the snapshots after those that are judged, and returns the
 // newest. It is nil when the last one judged is not the one that is there.
-func (h *host) judgeSince(ctx context.Context, env string, written map[uint64]time.Time, j *judged, accepted *history.Acceptances) (*judged, *history.Snapshot, error) {
+func (c *collapses) judgeSince(ctx context.Context, written map[uint64]time.Time, j *judged, accepted *history.Acceptances) (*judged, *history.Snapshot, error) {
 	var before statement.Numbers
 	if j.Number > 1 {
 		before = statement.Numbers{{First: 1, Last: j.Number - 1}}
 	}
 	var all []*history.Snapshot
-	for s, err := range h.repo.Except(ctx, h.name, env, before) {
+	for s, err := range c.repo.Except(ctx, c.host, c.env, before) {
 		switch {
 		case err != nil && !authentic.Damaged(err):
-			return nil, nil, fmt.Errorf("environment %s: %w", env, err)
+			return nil, nil, fmt.Errorf("environment %s: %w", c.env, err)
 		case err == nil && s.Body != nil:
 			all = append(all, s)
 		}
@@ -81,7 +86,7 @@ func (h *host) judgeSince(ctx context.Context, env string, written map[uint64]ti
 		}
 		item := suspect.Snapshot{Number: s.Number, Time: written[s.Number], Domain: s.Root.Domain, Sources: s.Body.Sources}
 		if item.Time.IsZero() {
-			item.Time = h.now // put since the listing
+			item.Time = c.now // put since the listing
 		}
 		j.Judge(item, accepted.Owner.Names(s.Number, s.ID), suspect.Rule{Whole: true})
 		j.Number, j.ID = s.Number, hex.EncodeToString(s.ID[:])
@@ -101,23 +106,22 @@ func acceptance(a *history.Acceptances) string {
 	return hex.EncodeToString(hash[:])
 }
 
-// judgements is the folder in which this machine remembers what was judged, a
-// file for each environment.
-func (h *host) judgements() userdir.Dir { return h.repo.State.Dir().In("judged", h.name) }
+// dir has a file for each environment of the host.
+func (c *collapses) dir() userdir.Dir { return c.repo.State.Dir().In("judged", c.host) }
 
-// remembered is what was judged by the acceptance that holds now.
-func (h *host) remembered(env string, accepted *history.Acceptances) *judged {
+// load returns what was judged by the acceptance that holds now.
+func (c *collapses) load(accepted *history.Acceptances) *judged {
 	j := &judged{}
-	b, err := h.judgements().ReadFile(env)
+	b, err := c.dir().ReadFile(c.env)
 	if err != nil || json.Unmarshal(b, j) != nil || j.Acceptance != acceptance(accepted) {
 		return &judged{}
 	}
 	return j
 }
 
-// remember keeps it. What cannot be written is read again.
-func (h *host) remember(env string, j *judged) {
-	dir := h.judgements()
+// save remembers it. What cannot be written is read again.
+func (c *collapses) save(j *judged) {
+	dir := c.dir()
 	if dir.None() {
 		return
 	}
@@ -126,9 +130,9 @@ func (h *host) remember(env string, j *judged) {
 		err = dir.Make()
 	}
 	if err == nil {
-		err = dir.Replace(env, b)
+		err = dir.Replace(c.env, b)
 	}
 	if err != nil {
-		h.note("the roots of %s of host %s are all read again by the next run: %v", env, h.name, err)
+		c.note("the roots of %s of host %s are all read again by the next run: %v", c.env, c.host, err)
 	}
 }

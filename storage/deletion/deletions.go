@@ -17,19 +17,19 @@ import (
 	"knowngood/storage/trust"
 )
 
-// Fate is what the pending deletions of a domain say of an object.
-type Fate uint8
+// State is what the pending deletions of a domain say of an object.
+type State uint8
 
-// Fates.
+// States of an object.
 const (
-	Announced Fate = iota + 1 // to be deleted
+	Announced State = iota + 1 // to be deleted
 	Deleted
 	Spared // needed again
 )
 
-// Doom is the fate of one object.
-type Doom struct {
-	Fate   Fate
+// Status is what they say of one object, and since when.
+type Status struct {
+	State  State
 	Serial uint64    // of the statement that says so
 	At     time.Time // when the store took that statement
 	Size   uint64    // in stored bytes, of an announced one
@@ -37,13 +37,13 @@ type Doom struct {
 
 // Deletions are what was announced and deleted in a domain.
 type Deletions struct {
-	Dooms  map[ObjectID]Doom
+	Status map[ObjectID]Status
 	Newest uint64 // the highest serial that counts; 0 for none
 	// Repacks say what packs were rewritten into, the newest first.
 	Repacks []Repack
 
-	owners    map[ObjectID]Doom // by the word of the owner; see Binding
-	present   map[ObjectID]Doom // by that of the owner and of the host as it is now
+	owners    map[ObjectID]Status // by the word of the owner; see Binding
+	present   map[ObjectID]Status // by that of the owner and of the host as it is now
 	numbers   ledger.Numbers
 	since     uint64             // what statements before it say counts no more
 	rewritten map[[32]byte][]int // positions in Repacks, by old pack
@@ -55,15 +55,15 @@ func (d *Deletions) Absent(o ObjectID) bool {
 	if d == nil {
 		return false
 	}
-	f := d.Dooms[o].Fate
+	f := d.Status[o].State
 	return f == Announced || f == Deleted
 }
 
-// Packs are those with one of the fates.
-func (d *Deletions) Packs(fates ...Fate) map[[32]byte]bool {
+// Packs are those with one of the states.
+func (d *Deletions) Packs(states ...State) map[[32]byte]bool {
 	out := map[[32]byte]bool{}
-	for o, doom := range d.Dooms {
-		if o.Kind == wire.KindPack && slices.Contains(fates, doom.Fate) {
+	for o, status := range d.Status {
+		if o.Kind == wire.KindPack && slices.Contains(states, status.State) {
 			out[o.Hash] = true
 		}
 	}
@@ -74,7 +74,7 @@ func (d *Deletions) Packs(fates ...Fate) map[[32]byte]bool {
 // what its own statements say, too. A host's announcement does not start the clock
 // of anybody else. That it spares an object holds for everybody: its writers go by
 // that.
-func (d *Deletions) Binding(own bool) map[ObjectID]Doom {
+func (d *Deletions) Binding(own bool) map[ObjectID]Status {
 	if own {
 		return d.present
 	}
@@ -124,7 +124,7 @@ func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*sta
 // Deletions reads the pending deletions of a domain. Statements that do not
 // verify are warned of, and count for nothing.
 func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
-	d := &Deletions{Dooms: map[ObjectID]Doom{}, owners: map[ObjectID]Doom{}, present: map[ObjectID]Doom{}, rewritten: map[[32]byte][]int{}}
+	d := &Deletions{Status: map[ObjectID]Status{}, owners: map[ObjectID]Status{}, present: map[ObjectID]Status{}, rewritten: map[[32]byte][]int{}}
 	// Of a host that was enrolled anew, what the old key says counts only below
 	// the first statement since; and in the domain that this machine has as the
 	// host, nothing that it says is not needed.
@@ -212,21 +212,21 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 func (d *Deletions) take(e ledger.Entry[*statement.Deletion], holds bool) {
 	byOwner := e.Value.Certificate == nil
 	for _, of := range []struct {
-		list []statement.Object
-		fate Fate
+		list  []statement.Object
+		state State
 	}{{e.Value.Announced, Announced}, {e.Value.Deleted, Deleted}, {e.Value.Spared, Spared}} {
 		for _, o := range of.list {
-			id, doom := ObjectID{Kind: o.Kind, Hash: o.Hash}, Doom{of.fate, e.Number, e.Stored, o.Size}
-			if _, newer := d.Dooms[id]; !newer {
-				d.Dooms[id] = doom
+			id, status := ObjectID{Kind: o.Kind, Hash: o.Hash}, Status{of.state, e.Number, e.Stored, o.Size}
+			if _, newer := d.Status[id]; !newer {
+				d.Status[id] = status
 			}
 			// Whoever has a key that ended cannot start the clock of anybody who
 			// deletes, nor stop it.
-			if _, newer := d.owners[id]; !newer && holds && (byOwner || of.fate == Spared) {
-				d.owners[id] = doom
+			if _, newer := d.owners[id]; !newer && holds && (byOwner || of.state == Spared) {
+				d.owners[id] = status
 			}
 			if _, newer := d.present[id]; !newer && holds {
-				d.present[id] = doom
+				d.present[id] = status
 			}
 		}
 	}

@@ -24,9 +24,9 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	}
 	pruned := func() error {
 		on := ""
-		for _, doom := range d.Dooms {
-			if doom.Fate == deletion.Deleted && doom.At.After(s.Body.Finished) {
-				on = ", by " + doom.At.Local().Format(time.DateTime)
+		for _, status := range d.Status {
+			if status.State == deletion.Deleted && status.At.After(s.Body.Finished) {
+				on = ", by " + status.At.Local().Format(time.DateTime)
 				break
 			}
 		}
@@ -56,8 +56,8 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	announced, missing := 0, 0
 	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
 		for _, id := range d.Resolve(m.Hash, ID{Kind: o.Kind, Hash: o.Hash}, func(id ID) bool { return there[id] }) {
-			switch doom, doomed := d.Dooms[id]; {
-			case !there[id] && doomed && doom.Fate == deletion.Deleted:
+			switch status, known := d.Status[id]; {
+			case !there[id] && known && status.State == deletion.Deleted:
 				return pruned()
 			case !there[id]:
 				missing++

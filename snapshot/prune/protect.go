@@ -1,0 +1,150 @@
+package prune
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize/english"
+
+	"knowngood/snapshot/retention"
+	"knowngood/snapshot/suspect"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
+	"knowngood/storage/statement"
+)
+
+// maxNamed is how many roots are named one by one.
+const maxNamed = 10
+
+// protection finds the forgotten snapshots of an environment that are kept all
+// the same.
+type protection struct {
+	*host
+	env       string
+	forgotten statement.Numbers
+	roots     *history.Listing
+	verified  map[uint64]bool // of the forgotten ones
+	bad       int             // how many of them do not verify
+}
+
+// protected returns the forgotten snapshots that the policy of this run keeps.
+// While the newest snapshot of another host is suspect, the good ones that it
+// forgot of the days before are protected too, whatever the policy.
+func (h *host) protected(ctx context.Context, env string, forgotten statement.Numbers) (statement.Numbers, error) {
+	var policy *retention.Policy
+	if h.Policy != nil {
+		policy = h.Policy(h.name, env)
+	}
+	if policy == nil && h.own {
+		return nil, nil
+	}
+	roots, err := h.repo.List(ctx, h.name, env)
+	if err != nil {
+		return nil, err
+	}
+	p := &protection{host: h, env: env, forgotten: forgotten, roots: roots, verified: map[uint64]bool{}}
+	var suspects statement.Numbers
+	waits := false
+	if !h.own { // which decided by itself what to forget
+		c := &collapses{h.repo, h.name, env, h.now, h.note}
+		if suspects, waits, err = c.find(ctx, roots.Written); err != nil {
+			return nil, err
+		}
+	}
+
+	var out []uint64
+	if policy != nil {
+		if out, err = p.keptBy(ctx, *policy, suspects); err != nil {
+			return nil, err
+		}
+		p.noteKept(len(out), " that the policy of this run keeps")
+	}
+	if waits {
+		maps.DeleteFunc(roots.Written, func(n uint64, _ time.Time) bool { return suspects.Has(n) })
+		window, err := p.keptBy(ctx, retention.Policy{Within: suspect.Window}, nil)
+		if err != nil {
+			return nil, err
+		}
+		window = slices.DeleteFunc(window, func(n uint64) bool { return slices.Contains(out, n) })
+		p.noteKept(len(window), ", good and of the last days before the suspect ones")
+		out = append(out, window...)
+	}
+	return statement.NumbersOf(out...), nil
+}
+
+// noteKept notes how many forgotten snapshots stay, and why.
+func (p *protection) noteKept(n int, why string) {
+	if n > 0 {
+		p.note("host %s forgot %s of %s%s: %s", p.name, english.Plural(n, "snapshot", ""), p.env, why, english.PluralWord(n, "it stays", "they stay"))
+	}
+}
+
+// keptBy returns the forgotten snapshots that a policy keeps, of those written.
+// What is forgotten and does not verify takes no place in it, and is removed from
+// those written.
+//
+// There may be any number of roots that do not verify. Each time that one had a
+// place, twice as many of the others are read, too, before the policy is applied
+// again.
+func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspects statement.Numbers) ([]uint64, error) {
+	p.bad = 0
+	for more := 1; ; more *= 2 {
+		var items []retention.Item
+		for n, at := range p.roots.Written {
+			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n)})
+		}
+		var out []uint64
+		found := false
+		for _, v := range retention.Apply(policy, items, p.now, time.UTC) {
+			if !v.Kept() || !p.forgotten.Has(v.Number) {
+				continue
+			}
+			bad, err := p.dropUnverified(ctx, v.Number)
+			if err != nil {
+				return nil, err
+			}
+			if found = found || bad; !bad {
+				out = append(out, v.Number)
+			}
+		}
+		if !found {
+			if p.bad > maxNamed {
+				p.note("host %s: %d more roots that are forgotten do not verify", p.name, p.bad-maxNamed)
+			}
+			return out, nil
+		}
+		read := 0
+		for _, n := range slices.Backward(slices.Sorted(maps.Keys(p.roots.Written))) {
+			if read == more {
+				break
+			}
+			if p.verified[n] || !p.forgotten.Has(n) {
+				continue
+			}
+			read++
+			if _, err := p.dropUnverified(ctx, n); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// dropUnverified removes a forgotten snapshot whose root does not verify from
+// those written, and reports whether it did.
+func (p *protection) dropUnverified(ctx context.Context, n uint64) (bool, error) {
+	if p.verified[n] || !p.forgotten.Has(n) {
+		return false, nil
+	}
+	_, err := p.roots.Root(ctx, n)
+	if authentic.Damaged(err) {
+		if p.bad++; p.bad <= maxNamed {
+			p.note("host %s: %v; it is forgotten, and takes no place among those that are kept", p.name, err)
+		}
+		delete(p.roots.Written, n)
+		return true, nil
+	}
+	p.verified[n] = err == nil
+	return false, err
+}
