@@ -17,6 +17,8 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"knowngood/configs"
+	"knowngood/daemon/checking"
+	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
 	"knowngood/snapshot/check"
@@ -86,7 +88,7 @@ func (w *checkedWorld) packs() (keys []string) {
 
 func flip(b []byte) []byte { b[len(b)/2] ^= 1; return b }
 
-// well asserts that the newest check began at some time of the last day, and found
+// well asserts that the newest check began at some time of the last 24*time.Hour, and found
 // nothing.
 func (w *checkedWorld) well(d *Daemon) *report.Check {
 	w.t.Helper()
@@ -131,7 +133,7 @@ func TestCheck(t *testing.T) {
 			time.Sleep(nextAt(5) + time.Minute)
 			w.damaged(d, key)
 			time.Sleep(25 * time.Hour) // the capture at 6 heals it
-			if c := d.Report().Check; c.Damaged != 0 || c.Failures != 0 || time.Since(c.Began) > day {
+			if c := d.Report().Check; c.Damaged != 0 || c.Failures != 0 || time.Since(c.Began) > 24*time.Hour {
 				t.Errorf("after the next capture: %+v", c)
 			}
 			stop()
@@ -172,8 +174,8 @@ func TestCheck(t *testing.T) {
 			w := newChecked(t, m, `{schedule: "0 5 * * *", time_zone: UTC, cycle: 4d}`, true)
 			d := w.daemon()
 			stop := w.run(d)
-			time.Sleep(5 * day)
-			if c := w.well(d); c.Data == nil || time.Since(c.Data.Oldest) > 5*day || c.Data.CycleSeconds != (4*day).Seconds() || c.Data.PassPart != 0.25 { // of the second pass: how many packs that is, chance decides
+			time.Sleep(5 * 24 * time.Hour)
+			if c := w.well(d); c.Data == nil || time.Since(c.Data.Oldest) > 5*24*time.Hour || c.Data.CycleSeconds != (4*24*time.Hour).Seconds() || c.Data.PassPart != 0.25 { // of the second pass: how many packs that is, chance decides
 				t.Errorf("the data: %+v", c.Data)
 			}
 			time.Sleep(nextAt(3))
@@ -225,12 +227,12 @@ func TestCheck(t *testing.T) {
 			if level, text := r.Verdict(); level != report.Attention || !strings.Contains(text, "check of what is stored failed") {
 				t.Errorf("the verdict: %v, %s", level, text)
 			}
-			time.Sleep(4 * day)
+			time.Sleep(4 * 24 * time.Hour)
 			if c := d.Report().Check; !c.Overdue || !c.Began.Equal(began) {
 				t.Errorf("after four: %+v", c)
 			}
 			broken.Store(false)
-			time.Sleep(day)
+			time.Sleep(24 * time.Hour)
 			w.well(d)
 			stop()
 		})
@@ -281,28 +283,35 @@ func TestCheck(t *testing.T) {
 				t.Fatalf("without a schedule: %+v", c)
 			}
 			repo, _ := d.repo.current()
-			record := func(h ByHand) *report.Check {
+			record := func(h checking.ByHand) *report.Check {
 				h.Repository, h.Began = repo.ID().String(), time.Now()
 				w.Check(h.Record(w.State))
 				time.Sleep(2 * time.Minute)
 				return d.Report().Check
 			}
-			if c := record(ByHand{Command: "check", Structure: true}); c.Began.IsZero() || c.Command != "check" || c.Damaged != 0 || c.Data == nil || !c.Data.Oldest.IsZero() {
+			if c := record(checking.ByHand{Command: "check", Structure: true}); c.Began.IsZero() || c.Command != "check" || c.Damaged != 0 || c.Data == nil || !c.Data.Oldest.IsZero() {
 				t.Errorf("after a check: %+v", c)
 			}
-			if c := record(ByHand{Command: "snapshot --verify=data", Data: true}); c.Command != "check" || time.Since(c.Data.Oldest) > 3*time.Minute {
+			if c := record(checking.ByHand{Command: "snapshot --verify=data", Data: true}); c.Command != "check" || time.Since(c.Data.Oldest) > 3*time.Minute {
 				t.Errorf("after a capture: %+v, %+v", c, c.Data)
 			}
-			if c := record(ByHand{Command: "check", Structure: true, Finding: Finding{Damaged: 1, First: []string{"a pack"}}}); c.Damaged != 1 {
+			if c := record(checking.ByHand{Command: "check", Structure: true, Finding: checking.Finding{Damaged: 1, First: []string{"a pack"}}}); c.Damaged != 1 {
 				t.Errorf("after a check that found damage: %+v", c)
 			}
-			d.mu.Lock()
-			d.checked.Suspects = []string{w.packs()[0]}
-			d.mu.Unlock()
-			if c := record(ByHand{Command: "check", Structure: true}); c.Damaged != 1 {
+			stop()
+			known := map[string]any{}
+			slots, err := jobfiles.OpenSlots(jobfiles.Jobs(w.State), "checked.state", 96<<10, &known)
+			w.Check(err)
+			known["suspects"] = []string{w.packs()[0]}
+			w.Check(slots.Write(known))
+			slots.Close()
+			d = w.daemon()
+			stop = w.run(d)
+			time.Sleep(time.Minute)
+			if c := record(checking.ByHand{Command: "check", Structure: true}); c.Damaged != 1 {
 				t.Errorf("after a check that read no data: %+v", c)
 			}
-			if c := record(ByHand{Command: "check --read-data", Structure: true, Data: true}); c.Damaged != 0 {
+			if c := record(checking.ByHand{Command: "check --read-data", Structure: true, Data: true}); c.Damaged != 0 {
 				t.Errorf("after a check that read everything: %+v", c)
 			}
 			stop()
@@ -314,7 +323,7 @@ func TestCheck(t *testing.T) {
 
 	t.Run("tells of damage once, and when it is over", func(t *testing.T) {
 		at := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
-		w := notify.Watch{Host: "h", Repeat: day}
+		w := notify.Watch{Host: "h", Repeat: 24 * time.Hour}
 		kinds := func(messages []notify.Message) (out []string) {
 			for _, m := range messages {
 				out = append(out, string(m.Kind)+" "+m.Title)
@@ -342,7 +351,7 @@ func TestCheck(t *testing.T) {
 	})
 }
 
-// nextAt is how long it takes until an hour of the day, in UTC.
+// nextAt is how long it takes until an hour of the 24*time.Hour, in UTC.
 func nextAt(hour int) time.Duration {
 	now := time.Now().UTC()
 	at := time.Date(now.Year(), now.Month(), now.Day(), hour, 0, 0, 0, time.UTC)
@@ -410,10 +419,10 @@ func TestCheckOnRealStores(t *testing.T) {
 			run := func() *report.Run {
 				t.Helper()
 				until(t, "the daemon runs", func() bool { r := d.Report(); return r.Degraded == "" })
-				d.mu.Lock()
-				before := d.jobs[checkJob].state.Last
-				d.begin(d.ctx, d.jobs[checkJob], report.Run{Trigger: "hand"})
-				d.mu.Unlock()
+				d.jobs.mu.Lock()
+				before := d.jobs.byName[checkJob].state.Last
+				d.executor.begin(d.ctx, d.jobs.byName[checkJob], report.Run{Trigger: "hand"})
+				d.jobs.mu.Unlock()
 				until(t, "the check ends", func() bool { c := d.Report().Check; return c.Running == nil && c.Last != before })
 				return d.Report().Check.Last
 			}

@@ -1,18 +1,16 @@
 package daemon
 
 import (
-	"context"
-	"fmt"
-	"slices"
 	"time"
 
 	"knowngood/configs"
 	"knowngood/daemon/jobfiles"
 	"knowngood/daemon/report"
+	"knowngood/daemon/runner"
 	"knowngood/internal/schedule"
-	"knowngood/snapshot/check"
+	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
-	"knowngood/snapshot/prune"
+	"knowngood/storage/repository"
 )
 
 // jobState is what a job must still know after a crash.
@@ -22,14 +20,15 @@ type jobState struct {
 	LastSuccess   *report.Run              `json:"last_success,omitempty"`
 	Failures      int                      `json:"failures"`
 	Totals        map[report.Result]uint64 `json:"totals"`
-	// Newest is the start of the newest snapshot known, Protected when its first
-	// lock ends, Number its number, and Repository the ID of where it is.
+	// Newest is the start of the newest good snapshot, Protected when its first lock
+	// ends. Number is that of the newest snapshot, and Repository the ID of its
+	// repository.
 	Newest     time.Time `json:"newest,omitzero"`
 	Protected  time.Time `json:"protected,omitzero"`
 	Number     uint64    `json:"number,omitempty"`
 	Repository string    `json:"repository,omitempty"`
-	// Suspect is set while the newest snapshot is suspect, Accepted the highest
-	// number that was known to be accepted when that was looked at last.
+	// Suspect is set while the newest snapshot is suspect. Accepted is the highest
+	// number that was accepted when the repository was last read.
 	Suspect  *report.Suspicion `json:"suspect,omitempty"`
 	Accepted uint64            `json:"accepted,omitempty"`
 	// Since is when the job was first configured.
@@ -38,9 +37,6 @@ type jobState struct {
 
 // jobSize is the room for the state of a job.
 const jobSize = 16 << 10
-
-// maxErrorText is what is kept of an error, so that a state fits its slot.
-const maxErrorText = 2000
 
 // Names of the jobs that capture nothing. No environment has a name with a space.
 const (
@@ -51,8 +47,7 @@ const (
 // isEnvironment reports whether the job of a name captures an environment.
 func isEnvironment(name string) bool { return name != pruneJob && name != checkJob }
 
-// job is something done on a schedule; its fields belong to Daemon.mu, but for
-// what says otherwise.
+// job is something done on a schedule. Its fields belong to jobs.mu.
 type job struct {
 	name       string // of the environment, or pruneJob or checkJob
 	expression string // of its schedule, as configured
@@ -64,9 +59,9 @@ type job struct {
 	slots   *jobfiles.Slots
 	history *jobfiles.History
 
-	looked  string   // ID of the repository in which its newest snapshot was looked for
+	looked  string   // ID of the repository in which its newest snapshot was last searched
 	running *running // nil when it is not
-	kept    *Kept
+	kept    *runner.Kept
 	// problems are those of the last run that made a snapshot since the daemon
 	// started, named so.
 	problems struct {
@@ -76,29 +71,8 @@ type job struct {
 	gone bool // no longer configured; it ends with its run
 }
 
-// running is a run under way.
-type running struct {
-	run report.Run // written by the run alone, read by others only when it ended
-	// problems of the snapshot that it made; as run.
-	problems []manifest.Problem
-	live     Live
-	pruned   prune.Progress
-	// checking is what a check has done.
-	checking check.Progress
-
-	began  time.Time
-	cancel context.CancelCauseFunc
-	// number of the configuration of the repository, and timeout (0: none), when
-	// it was its turn.
-	number  int
-	timeout time.Duration
-	phase   string // when it was looked at last
-	seen    uint64 // what it had done then
-	moved   time.Time
-}
-
-// openJob reads the state of a job from the state directory. Errors are of that
-// (see jobfiles.OpenSlots), and of past runs; the job is good with both.
+// openJob reads a job from the state directory. The errors are those of its state
+// (see jobfiles.OpenSlots) and of its past runs; the job is usable with both.
 func openJob(stateDir, name string) (j *job, state, runs error) {
 	file := "env-" + name
 	switch name {
@@ -107,8 +81,8 @@ func openJob(stateDir, name string) (j *job, state, runs error) {
 	case checkJob:
 		file = "check"
 	}
-	j = &job{name: name, kept: &Kept{}}
-	dir := jobsDir(stateDir)
+	j = &job{name: name, kept: &runner.Kept{}}
+	dir := jobfiles.Jobs(stateDir)
 	j.slots, state = jobfiles.OpenSlots(dir, file+".state", jobSize, &j.state)
 	j.history, runs = jobfiles.OpenHistory(dir, file+".runs")
 	if j.state.Totals == nil {
@@ -117,12 +91,10 @@ func openJob(stateDir, name string) (j *job, state, runs error) {
 	return j, state, runs
 }
 
-// ended takes in a run that came to its end. An error is that the past runs lack
-// it; the state is yet to be written.
+// ended adds a run that ended. An error means that the past runs lack it; the state
+// is not written yet.
 func (j *job) ended(run report.Run) error {
-	if len(run.Error) > maxErrorText {
-		run.Error = run.Error[:maxErrorText] + "…"
-	}
+	run.Error = report.Shorten(run.Error, report.MaxError)
 	j.state.Totals[run.Result]++
 	if last := j.state.Last; run.Died && last != nil && last.Started.After(run.Started) {
 		return j.history.Add(run) // others came after it
@@ -140,25 +112,14 @@ func (j *job) ended(run report.Run) error {
 	if len(run.Suspect) > 0 { // what came after it may have failed
 		j.suspect(&run)
 	}
-	// What died or was stopped is made again.
+	// A run that died or was stopped is repeated.
 	if !run.Died && run.Result != report.Interrupted && run.Scheduled.After(j.state.LastScheduled) {
 		j.state.LastScheduled = run.Scheduled
 	}
 	return j.history.Add(run)
 }
 
-// bounded are reasons that are no longer than a state has room for.
-func bounded(reasons []string) []string {
-	size := 0
-	for i, r := range reasons {
-		if size += len(r); size > maxErrorText {
-			return append(slices.Clone(reasons[:i]), fmt.Sprintf("and %d more", len(reasons)-i))
-		}
-	}
-	return reasons
-}
-
-// suspect takes in a run whose snapshot is suspect.
+// suspect records a run whose snapshot is suspect.
 func (j *job) suspect(run *report.Run) {
 	s := &report.Suspicion{Since: run.Started, Snapshot: run.Snapshot, Reasons: run.Suspect}
 	if before := j.state.Suspect; before != nil {
@@ -170,21 +131,10 @@ func (j *job) suspect(run *report.Run) {
 	j.state.Suspect = s
 }
 
-// done is a measure of what a run has done, which only grows.
-func (r *running) done() uint64 {
-	n := uint64(r.live.Attempt())
-	if p := r.live.Progress(); p != nil {
-		n += p.Files.Load() + p.Bytes.Load() + p.FilesRead.Load() + p.BytesRead.Load()
-	}
-	n += r.pruned.Manifests.Load() + r.pruned.Read.Load() + r.pruned.Deleted.Load()
-	n += r.checking.PacksDone.Load() + r.checking.Bytes.Load()
-	return n
-}
-
-// reschedule sets when a job runs; without a schedule it runs by hand alone.
+// reschedule sets when a job runs; without a schedule it only runs by hand.
 func (j *job) reschedule(host, expression, zone string, jitter, catchUp time.Duration, now time.Time) error {
 	if j.expression != "" && (j.expression != expression || j.zone != zone) {
-		j.state.LastScheduled = now // the new one's times before were never missed
+		j.state.LastScheduled = now // earlier times of the new one were not missed
 	}
 	j.expression, j.zone, j.timing = expression, zone, nil
 	if expression == "" {
@@ -200,3 +150,39 @@ func (j *job) reschedule(host, expression, zone string, jitter, catchUp time.Dur
 
 // due is what to do now of a job that has a schedule.
 func (j *job) due(now time.Time) dueNow { return j.timing.due(j.state.LastScheduled, now) }
+
+// committed records the snapshot of a run.
+func (j *job) committed(repo *repository.Repository, host string, run *report.Run) {
+	j.state.Repository = repo.ID().String()
+	if run.MadeGood() {
+		j.state.Newest, j.state.Protected = run.Started, run.ProtectedUntil
+	}
+	j.state.Accepted = snapshot.Accepted(repo, j.name)
+	if n, err := repo.Remembered(host, j.name); err == nil {
+		if n != j.state.Number+1 {
+			j.kept.Invalidate() // somebody captured by hand in between
+		}
+		j.state.Number = n
+	}
+}
+
+// update records snapshots that were made or accepted elsewhere.
+func (j *job) update(f *found) {
+	j.state.Number, j.state.Accepted = f.head.Number, f.accepted
+	j.state.Newest, j.state.Protected, j.state.LastSuccess, j.state.Suspect = time.Time{}, time.Time{}, nil, nil
+	if g := f.good; g != nil {
+		j.state.Newest, j.state.Protected, j.state.LastSuccess = g.Body.Started, f.protected(g.Body), f.run(g)
+	}
+	last := j.state.LastSuccess
+	if f.good == nil || f.good.Number != f.head.Number {
+		run := f.run(f.head)
+		paths := append(runner.SourcePaths(j.env), f.paths...)
+		run.Result, run.Suspect = report.Suspect, report.BoundReasons(snapshot.Reasons(f.head, paths))
+		last = run
+		j.suspect(run)
+	}
+	if died := j.state.Last; died == nil || !died.Died || f.head.Body.Started.After(died.Finished) { // else the run that died made it
+		j.state.Last, j.state.Failures = last, 0
+	}
+	j.kept.Invalidate()
+}

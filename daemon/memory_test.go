@@ -26,7 +26,7 @@ func TestStateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
 		var files []string
 		for _, warning := range d.Report().Warnings {
 			for _, name := range []string{"env-web.state", "env-web.runs", "told.state"} {
-				if strings.HasPrefix(warning.Text, "what the daemon remembers: ") && strings.Contains(warning.Text, name) {
+				if strings.HasPrefix(warning.Text, "the daemon's state: ") && strings.Contains(warning.Text, name) {
 					files = append(files, name)
 				}
 			}
@@ -35,7 +35,7 @@ func TestStateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
 		if want := []string{"env-web.runs", "env-web.state", "told.state"}; !slices.Equal(files, want) || len(d.Report().Warnings) != 3 {
 			t.Errorf("warnings of %v, want %v: %+v", files, want, d.Report().Warnings)
 		}
-		said := w.logs.Filter(func(e observer.LoggedEntry) bool { return strings.Contains(e.Message, "what the daemon remembers") })
+		said := w.logs.Filter(func(e observer.LoggedEntry) bool { return strings.Contains(e.Message, "the daemon's state: ") })
 		if said.Len() != 3 {
 			t.Errorf("it is logged %d times, want once for each file", said.Len())
 		}
@@ -55,7 +55,7 @@ func TestStateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
 		if list := d.Report().Warnings; len(list) > 0 {
 			t.Errorf("they can be written, and the warnings are %+v", list)
 		}
-		if n := w.logs.FilterMessage("what the daemon remembers is written again").Len(); n != 3 {
+		if n := w.logs.FilterMessage("the daemon's state is written again").Len(); n != 3 {
 			t.Errorf("that they can be written is logged %d times", n)
 		}
 		stop()

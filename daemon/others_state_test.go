@@ -44,8 +44,8 @@ func TestADaemonOfRootsIsLedNowhere(t *testing.T) {
 				j, _, _ := openJob(state, "web")
 				_ = j.ended(report.Run{Result: report.Success})
 				_ = j.slots.Write(&j.state)
-				w, _, _ := openWatch(state)
-				_ = w.slots.Write(w.State)
+				before, slots, _ := openSent(state)
+				_ = slots.Write(before)
 				for _, lock := range []string{".daemon", "web"} {
 					if l, err := jobfiles.TryLock(jobfiles.Locks(state), lock, "a test"); err == nil {
 						l.Release()

@@ -1,58 +1,17 @@
 package daemon
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"knowngood/configs"
 	"knowngood/daemon/jobfiles"
-	"knowngood/daemon/places"
 	"knowngood/daemon/report"
 	"knowngood/storage/storagetest"
 )
-
-func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "somebody")
-		w.Check(err)
-		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m}`)
-		if err == nil || !strings.Contains(err.Error(), "captured already") || !strings.Contains(err.Error(), "somebody") || run.Snapshot != "" {
-			t.Errorf("%+v, %v", run, err)
-		}
-		time.AfterFunc(time.Minute, lock.Release)
-		told := ""
-		r := w.runner()
-		r.Waiting = func(holder string) { told = holder }
-		run = report.Run{Trigger: "hand", Started: time.Now()}
-		if err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}]}`), &run, &Live{}); err != nil || !strings.Contains(told, "somebody") || run.Duration() < time.Minute {
-			t.Errorf("%+v, %v, told %q", run, err, told)
-		}
-	})
-}
-
-func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
-		w.Check(err)
-		defer lock.Release()
-		began := time.Now()
-		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}]}`)
-		if err == nil || !strings.Contains(err.Error(), "environment web is being captured already: it is held by process ") || !strings.Contains(err.Error(), "(knowngood snapshot)") {
-			t.Errorf("%+v, %v", run, err)
-		}
-		if waited := time.Since(began); waited < stuck || waited > 2*stuck {
-			t.Errorf("it waited for %v", waited)
-		}
-	})
-}
 
 func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -102,20 +61,6 @@ func TestAReloadLetsNoMoreRunAtOnce(t *testing.T) {
 			t.Errorf("of one run at once the first is at %s, the second at %s", web.Phase, db.Phase)
 		}
 		stop()
-	})
-}
-
-func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		r := w.runner()
-		r.places = &places.Places{}
-		time.AfterFunc(3*time.Hour, func() { r.places.Resize(1) })
-		run := report.Run{Trigger: "hand", Started: time.Now()}
-		err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}], timeout: 1m}`), &run, &Live{})
-		if err != nil || run.Snapshot != "web@1" || run.Duration() < 3*time.Hour || !r.places.Try() {
-			t.Errorf("%+v, %v", run, err)
-		}
 	})
 }
 
@@ -180,7 +125,7 @@ func TestAnEnvironmentThatIsTakenOutWhileItQueuesIsNotCaptured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d, stop := w.queued()
-		with := d.config
+		with := d.jobs.config
 		d.Load = func() (*configs.Config, error) { return w.config("  web: {sources: [{path: $SOURCE}]}\n"), nil }
 		w.Check(d.Reload())
 		time.Sleep(2 * time.Hour)
@@ -193,43 +138,5 @@ func TestAnEnvironmentThatIsTakenOutWhileItQueuesIsNotCaptured(t *testing.T) {
 			t.Error("that it is left out is not in the log")
 		}
 		stop()
-	})
-}
-
-func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	began, end := filepath.Join(t.TempDir(), "began"), filepath.Join(t.TempDir(), "end")
-	env := w.web(`{sources: [{path: /nowhere}], hooks: {on_failure: [{command: [sh, -c, 'touch "$0"; while ! test -e "$1"; do sleep 0.05; done', ` + began + `, ` + end + `]}]}}`)
-	done := make(chan error)
-	go func() { done <- w.runner().Run(t.Context(), "web", env, &report.Run{Started: time.Now()}, &Live{}) }()
-	until(t, "the hook runs", func() bool {
-		_, err := os.Stat(began)
-		return !errors.Is(err, fs.ErrNotExist)
-	})
-	var held *jobfiles.HeldError
-	if lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "the next"); !errors.As(err, &held) {
-		t.Errorf("beside the hook the next run begins: %v, %v", lock, err)
-	}
-	w.Check(os.WriteFile(end, nil, 0o600))
-	if err := <-done; err == nil {
-		t.Error("it did not fail")
-	}
-}
-
-func TestARunThatNeverHadItsEnvironmentRunsNoHooks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
-		w.Check(err)
-		defer lock.Release()
-		ran := filepath.Join(t.TempDir(), "ran")
-		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m, hooks: {on_failure: [{command: [touch, `+ran+`]}]}}`)
-		if err == nil || run.Result != report.Failed {
-			t.Errorf("%+v, %v", run, err)
-		}
-		if _, err := os.Stat(ran); !errors.Is(err, fs.ErrNotExist) {
-			t.Error("it ran a hook beside the run of another process")
-		}
 	})
 }

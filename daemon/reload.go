@@ -2,67 +2,69 @@ package daemon
 
 import (
 	"errors"
-	"reflect"
+	"fmt"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
 )
 
-// Reload takes in the configuration as it is now. One that is not valid, or
-// asks for what only a restart can do, changes nothing.
+// Reload loads the configuration again. One that is not valid, or that only a
+// restart can put in force, changes nothing.
 func (d *Daemon) Reload() error {
 	d.Notify("RELOADING=1\n" + monotonic())
 	defer d.Notify("READY=1")
 	c, err := d.Load()
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
 	if d.ctx == nil || d.ctx.Err() != nil {
-		return nil // it has only just been read, or is needed no more
+		return nil // it was just loaded, or is not needed any more
 	}
 	if err == nil {
-		err = d.reloadable(c)
+		err = reloadable(d.jobs.config, c)
 	}
-	same := err == nil && reflect.DeepEqual(tellingOf(c), tellingOf(d.config))
-	t := d.teller
-	if err == nil && !same {
-		t, err = d.newTeller(c)
+	if err == nil {
+		err = d.messages.configure(c)
 	}
+	d.warnings.Remove(notLoaded) // only the newest counts, and is logged again
 	if err != nil {
-		d.unwarn(notTaken) // the last one counts, and is logged again
-		d.warn(notTaken+err.Error(), false)
+		d.warnings.Add(notLoaded+err.Error(), false)
 		d.Notify("STATUS=The new configuration was not taken: " + firstLine(err.Error()))
 		return err
 	}
-	if c.Repository.URL != d.config.Repository.URL || c.Host != d.config.Host || c.Limits != d.config.Limits {
-		d.repo.replace(d.Now(), d.busy == 0)
+
+	d.repo.configure(c, d.jobs.running == 0)
+	for _, j := range d.jobs.byName {
+		j.kept.Invalidate() // runs without a policy did not add to it
 	}
-	for _, j := range d.jobs {
-		j.kept.doubt() // a policy may begin, of which runs before took no account
-	}
-	d.unwarn(notTaken)
-	d.said = "" // it may have been that it was not taken
-	if !same {
-		t.start(d.teller, d.Now())
-		d.teller = t
-	}
-	d.apply(c)
+	d.published.Store(nil) // it may be that the configuration was not loaded
+	d.configure(c)
 	d.Log.Info("configuration taken", zap.Int("environments", len(c.Environments)))
-	d.look()
+	d.wake.wake()
 	return nil
 }
 
-// notTaken begins the warning of a configuration that is not valid; one that is
-// takes it back.
-const notTaken = "the new configuration was not taken, the old one stays in force: "
+// notLoaded begins the warning of a configuration that is not valid.
+const notLoaded = "the new configuration was not taken, the old one stays in force: "
 
-// reloadable refuses what is held since the start.
-func (d *Daemon) reloadable(c *configs.Config) error {
+// reloadable refuses a configuration that changes what is fixed since the start.
+func reloadable(before, c *configs.Config) error {
 	switch {
-	case c.StateDir != d.config.StateDir:
+	case c.StateDir != before.StateDir:
 		return errors.New("state_dir changed: restart the daemon for that")
-	case c.Listen != d.config.Listen || c.ListenTCP != d.config.ListenTCP:
+	case c.Listen != before.Listen || c.ListenTCP != before.ListenTCP:
 		return errors.New("listen or listen_tcp changed: restart the daemon for that")
 	}
 	return nil
+}
+
+// monotonic is the time by which the service manager orders the notifications of a
+// reload.
+func monotonic() string {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("MONOTONIC_USEC=%d", ts.Nano()/1000)
 }

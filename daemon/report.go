@@ -9,6 +9,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/daemon/report"
+	"knowngood/daemon/runner"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
 )
@@ -16,87 +17,64 @@ import (
 // growthDays is how far back the growth of the store is measured.
 const growthDays = 30
 
-// Report is the state now.
-func (d *Daemon) Report() report.Report { return d.report(true) }
-
-// Problems are those of the last run of an environment; ok is false when there
-// is no such environment.
-func (d *Daemon) Problems(env string) (p report.Problems, ok bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	j := d.jobs[env]
-	if j == nil || j.gone || env == "" {
-		return p, false
-	}
-	p = report.Problems{Environment: env, Snapshot: j.problems.snapshot, Problems: []report.Problem{}}
-	for _, x := range j.problems.list {
-		p.Problems = append(p.Problems, report.MakeProblem(x.Path, x.Reason))
-	}
-	return p, true
-}
-
 // report is the state now, with past runs or without.
 func (d *Daemon) report(runs bool) report.Report {
 	repo, err := d.repo.current()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.Now()
-	r := report.Report{Version: d.Version, Host: d.config.Host, Repository: redact(d.config.Repository.URL), Now: now, Started: d.started,
-		Environments: []report.Environment{}, Storage: d.storage, Warnings: slices.Clone(d.warnings)}
-	if r.Warnings == nil {
-		r.Warnings = []report.Warning{}
-	}
-	for _, p := range d.config.Findings {
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	now, config := d.Now(), d.jobs.config
+	r := report.Report{Version: d.Version, Host: config.Host, Repository: redact(config.Repository.URL), Now: now, Started: d.started,
+		Environments: []report.Environment{}, Storage: d.jobs.storage, Warnings: d.warnings.All()}
+	for _, p := range config.Findings {
 		if p.Degrades() {
-			r.Warnings = append(r.Warnings, report.Warning{Time: d.taken, Text: p.Error(), Degraded: true})
+			r.Warnings = append(r.Warnings, report.Warning{Time: d.jobs.loaded, Text: p.Error(), Degraded: true})
 		}
 	}
 	switch {
 	case err != nil:
 		r.Degraded = err.Error()
 	case repo == nil:
-		r.Degraded = "the repository is not open yet"
+		r.Degraded = errNotOpen.Error()
 	default:
 		r.Lock = lockOf(repo)
 	}
-	for name, j := range d.jobs {
-		if j.gone {
-			continue
-		}
-		switch name {
-		case pruneJob:
-			p := d.reportJob(j, now)
+
+	for name, j := range d.jobs.byName {
+		switch {
+		case j.gone:
+		case name == pruneJob:
+			p := j.report(now)
 			r.Prune = &p
-			continue
-		case checkJob:
-			r.Check = d.reportCheck(j, now)
+		case name == checkJob:
+			r.Check = d.checks.Report(config, now)
+			r.Check.Job, r.Check.Overdue = j.report(now), j.overdue(r.Check.Began, now)
 			r.Warnings = append(r.Warnings, r.Check.Warnings(now)...)
-			continue
+		default:
+			r.Environments = append(r.Environments, j.environment(now, runs))
 		}
-		e := report.Environment{Name: name, Job: d.reportJob(j, now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
-			Kept: j.kept.Count(), Sources: sourcesOf(j.env), Retention: j.env.Keep.String(), Suspect: j.state.Suspect, Runs: []report.Run{}}
-		if runs {
-			e.Runs = append(e.Runs, j.history.Runs...)
-		}
-		if !e.Newest.IsZero() {
-			e.AgeSeconds, e.ProtectedUntil = now.Sub(e.Newest).Seconds(), j.state.Protected
-		}
-		// One that lies ahead was taken by a clock that was wrong: its age is not known.
-		ahead := e.Newest.After(now.Add(time.Hour))
-		e.RPOBroken = e.RPOSeconds > 0 && (e.Newest.IsZero() || ahead || e.AgeSeconds > e.RPOSeconds)
-		r.Environments = append(r.Environments, e)
 	}
-	slices.SortFunc(r.Environments, func(a, b report.Environment) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(r.Environments, func(a, b report.Environment) int { return strings.Compare(a.Name, b.Name) })
 	return r
 }
 
-// reportJob tells of one job; mu is held.
-func (d *Daemon) reportJob(j *job, now time.Time) report.Job {
+// environment reports a job that captures an environment, with past runs or without.
+func (j *job) environment(now time.Time, runs bool) report.Environment {
+	e := report.Environment{Name: j.name, Job: j.report(now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
+		Kept: j.kept.Count(), Sources: sourcesOf(j.env), Retention: j.env.Keep.String(), Suspect: j.state.Suspect, Runs: []report.Run{}}
+	if runs {
+		e.Runs = append(e.Runs, j.history.Runs...)
+	}
+	if !e.Newest.IsZero() {
+		e.AgeSeconds, e.ProtectedUntil = now.Sub(e.Newest).Seconds(), j.state.Protected
+	}
+	// The clock was wrong when one in the future was taken: its age is not known.
+	ahead := e.Newest.After(now.Add(time.Hour))
+	e.RPOBroken = e.RPOSeconds > 0 && (e.Newest.IsZero() || ahead || e.AgeSeconds > e.RPOSeconds)
+	return e
+}
+
+// report reports what is the same of all jobs.
+func (j *job) report(now time.Time) report.Job {
 	s := &j.state
 	out := report.Job{Schedule: j.expression, TimeZone: j.zone, LastScheduled: s.LastScheduled, Last: s.Last, LastSuccess: s.LastSuccess, Failures: s.Failures,
 		Totals: map[report.Result]uint64{}}
@@ -116,41 +94,19 @@ func (d *Daemon) reportJob(j *job, now time.Time) report.Job {
 	return out
 }
 
-// reportCheck tells of the check; mu is held.
-func (d *Daemon) reportCheck(j *job, now time.Time) *report.Check {
-	c := &d.checked
-	out := &report.Check{Job: d.reportJob(j, now), Began: c.Began, Command: c.Command, Damaged: c.Damaged, Damage: slices.Clone(c.First), Tampered: c.Tampered,
-		Notes: slices.Clone(c.Notes), Overdue: d.checkOverdue(j, now)}
-	how, oldest := readingOf(d.config.Check, d.config.Identity != ""), c.Data.oldest()
-	if oldest.After(now.Add(time.Hour)) {
-		oldest = time.Time{}
-	}
-	if how == nil && oldest.IsZero() {
-		return out
-	}
-	out.Data = &report.CheckedData{Oldest: oldest, PassPart: c.Data.place(), PassBegan: c.Data.Begun, Objects: c.Objects, StoredBytes: c.Stored}
-	if how != nil {
-		out.Data.Scheduled = true
-		out.Data.CycleSeconds, out.Data.DailyBytes = how.cycle.Seconds(), how.daily
-		out.Data.ExpectedSeconds = how.expected(c.Stored).Seconds()
-	}
-	return out
-}
-
-// checkOverdue reports whether three checks in a row did not look at everything,
-// and a day has passed since. mu is held.
-func (d *Daemon) checkOverdue(j *job, now time.Time) bool {
+// overdue reports whether three checks in a row were not completed, and a day has
+// passed since. The last complete one began at a time.
+func (j *job) overdue(at, now time.Time) bool {
 	if j.timing == nil {
 		return false
 	}
-	at := d.checked.Began
-	if at.Before(j.state.Since) || at.After(now.Add(time.Hour)) { // that was by a clock that was wrong
+	if at.Before(j.state.Since) || at.After(now.Add(time.Hour)) { // the clock was wrong then
 		at = j.state.Since
 	}
 	for range 3 {
 		at = j.timing.schedule.Next(at)
 	}
-	return !at.IsZero() && now.After(at.Add(j.timing.offset+day))
+	return !at.IsZero() && now.After(at.Add(j.timing.offset+24*time.Hour))
 }
 
 // lockOf is the lock that a repository asks for.
@@ -163,7 +119,7 @@ func lockOf(repo *repository.Repository) *report.Lock {
 }
 
 // sourcesOf are what an environment captures. A command is named by its output,
-// for its arguments may be secret.
+// because its arguments may be secret.
 func sourcesOf(env *configs.Environment) []report.Source {
 	var out []report.Source
 	for _, s := range env.Sources {
@@ -186,13 +142,13 @@ func UnprotectedAt(repo *repository.Repository) time.Time {
 	return time.Time{}
 }
 
-// space looks how full the store is; it may take its time, so mu is not held.
+// space is how full the store is. It may take its time, so no lock is held.
 func space(repo *repository.Repository, url string, quota uint64) report.Storage {
 	s := report.Storage{LimitBytes: quota}
 	if repo != nil {
 		s.UsedBytes, s.UnprovenPuts, s.UnprotectedAt = repo.KnownBytes(), repo.UnprovenPuts(), UnprotectedAt(repo)
 	}
-	if path, ok := directoryOf(url); ok {
+	if path, ok := runner.DirectoryOf(url); ok {
 		var st unix.Statfs_t
 		if unix.Statfs(path, &st) == nil {
 			disk, free := st.Blocks*uint64(st.Bsize), st.Bavail*uint64(st.Bsize)
@@ -211,20 +167,8 @@ func space(repo *repository.Repository, url string, quota uint64) report.Storage
 	return s
 }
 
-// measure adds the growth of the store to how full it is; mu is held.
-func (d *Daemon) measure(s report.Storage) {
-	var runs []report.Run
-	for _, j := range d.jobs {
-		if isEnvironment(j.name) {
-			runs = append(runs, j.history.Runs...)
-		}
-	}
-	s.BytesPerDay, s.FullAt = forecast(runs, s.FreeBytes, s.LimitBytes > 0, d.Now())
-	d.storage = s
-}
-
-// forecast tells the growth of the last days, from what runs stored, and when
-// it will have used up what is free. Less than a day of runs says nothing.
+// forecast returns how much runs stored a day of late, and when that will have used
+// up what is free. It needs at least a day of runs.
 func forecast(runs []report.Run, free uint64, limited bool, now time.Time) (perDay float64, full time.Time) {
 	since := now.AddDate(0, 0, -growthDays)
 	first, stored := now, 0.0

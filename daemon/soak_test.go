@@ -82,8 +82,8 @@ func TestEveryScheduledRunOfAStormyWeekIsAccountedFor(t *testing.T) {
 		}
 		e := w.environment(d, "web")
 		stop()
-		runs := d.jobs["web"].history.Runs
-		accounted(t, d.jobs["web"].timing, runs, runs[0].Scheduled.Add(-time.Second), time.Now())
+		runs := d.jobs.byName["web"].history.Runs
+		accounted(t, d.jobs.byName["web"].timing, runs, runs[0].Scheduled.Add(-time.Second), time.Now())
 		results := map[report.Result]int{}
 		retried := 0
 		for _, r := range runs {

@@ -8,6 +8,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/daemon/report"
+	"knowngood/daemon/runner"
 	"knowngood/internal/enginetest"
 	"knowngood/storage/layout"
 	"knowngood/storage/storagetest"
@@ -57,7 +58,7 @@ func TestASnapshotIsCommittedThoughItsRetentionHangs(t *testing.T) {
 		w.Check(d.Start(t.Context(), "web"))
 		time.Sleep(time.Minute)
 		w.Check(d.Start(t.Context(), "web")) // after which the one before is forgotten
-		time.Sleep(stuck - time.Hour)
+		time.Sleep(runner.Stuck - time.Hour)
 		if e := w.environment(d, "web"); e.Running == nil || e.Running.Phase != "retention" {
 			t.Fatalf("before its time is out: %+v, %+v", e.Running, e.Last)
 		}

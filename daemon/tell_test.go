@@ -114,10 +114,10 @@ func TestWhatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
 		if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
 			t.Errorf("there was told %q", got)
 		}
-		again, waiting, err := openWatch(w.State)
+		again, slots, err := openSent(w.State)
 		w.Check(err)
-		again.slots.Close()
-		for _, list := range waiting {
+		slots.Close()
+		for _, list := range again.Waiting {
 			if len(list) > 0 {
 				t.Errorf("after it is delivered the next daemon would deliver %v", list[0].Title)
 			}
@@ -136,10 +136,10 @@ func TestAReloadWhileTheDaemonEndsChangesNothing(t *testing.T) {
 		return c, nil
 	}
 	w.run(d)()
-	teller := d.teller
+	before := d.messages.delivery
 	w.Check(d.Reload())
-	if len(d.jobs) != 1 || d.teller != teller {
-		t.Errorf("there are %d jobs; it tells anew: %v", len(d.jobs), d.teller != teller)
+	if len(d.jobs.byName) != 1 || d.messages.delivery != before {
+		t.Errorf("there are %d jobs; messages are delivered by the new configuration: %v", len(d.jobs.byName), d.messages.delivery != before)
 	}
 }
 
@@ -197,24 +197,24 @@ func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
 	}
 	d := w.daemon(c)
 	var err error
-	d.teller, err = d.newTeller(c) // and not started
+	d.messages.delivery, err = d.messages.newDelivery(settingsOf(c)) // and not started
 	w.Check(err)
-	d.watch, _, err = openWatch(w.State)
+	_, d.messages.slots, err = openSent(w.State)
 	w.Check(err)
 	const told = 50
 	for n := range told {
-		d.tell(func(*watch) []notify.Message {
+		d.messages.notify(func(*notify.Watch) []notify.Message {
 			return []notify.Message{{Kind: notify.Failure, Title: strconv.Itoa(n), Text: strings.Repeat("x", 8<<10)}}
 		})
 	}
-	d.watch.slots.Close()
-	again, waiting, err := openWatch(w.State)
+	d.messages.slots.Close()
+	again, slots, err := openSent(w.State)
 	w.Check(err)
-	again.slots.Close()
-	if len(waiting) != 5 || len(d.warnings) > 0 {
-		t.Errorf("messages for %d of 5 channels are kept; warnings %v", len(waiting), d.warnings)
+	slots.Close()
+	if list := d.warnings.All(); len(again.Waiting) != 5 || len(list) > 0 {
+		t.Errorf("messages for %d of 5 channels are kept; warnings %v", len(again.Waiting), list)
 	}
-	for _, list := range waiting {
+	for _, list := range again.Waiting {
 		if n := len(list); n == told || n < 10 || list[n-1].Title != strconv.Itoa(told-1) {
 			t.Errorf("%d are kept, the last is %s", n, list[n-1].Title)
 		}
@@ -225,18 +225,18 @@ func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
 func TestWhileAnAddressIsCorrectedWhatWaitsIsKeptForTheNewOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	teller := func(program string) *teller {
+	deliveryBy := func(program string) *delivery {
 		c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
 		c.Notify.Command = []string{program}
-		tell, err := w.daemon(c).newTeller(c) // and not started
+		d, err := w.daemon(c).messages.newDelivery(settingsOf(c)) // and not started
 		w.Check(err)
-		return tell
+		return d
 	}
-	wrong, right := teller("wrong"), teller("right")
-	wrong.Tell(notify.Message{Kind: notify.Failure, Title: "before"})
+	wrong, right := deliveryBy("wrong"), deliveryBy("right")
+	wrong.Send(notify.Message{Kind: notify.Failure, Title: "before"})
 	right.before = wrong
-	right.Tell(notify.Message{Kind: notify.Failure, Title: "since"})
-	again := teller("right")
+	right.Send(notify.Message{Kind: notify.Failure, Title: "since"})
+	again := deliveryBy("right")
 	again.Restore(right.waiting(), time.Now())
 	var titles []string
 	for _, list := range again.waiting() {

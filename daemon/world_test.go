@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,4 +98,14 @@ func (w *world) environment(d *Daemon, name string) report.Environment {
 	}
 	w.t.Fatalf("the report has no environment %s", name)
 	return report.Environment{}
+}
+
+// lines of the file that hooks write to.
+func (w *world) lines(file string) []string {
+	w.t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+	return strings.Fields(string(b))
 }

@@ -43,7 +43,7 @@ func TestANightlyRunOfAYearIsTakenOnceANightWhateverTheClockDoes(t *testing.T) {
 		night := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 2, 30, 0, 0, zone) }
 		var runs []report.Run
 		d, stop := start()
-		gather := func() { runs = append(runs, d.jobs["web"].history.Runs...) }
+		gather := func() { runs = append(runs, d.jobs.byName["web"].history.Runs...) }
 
 		// The clocks go forward on 8 March: 2:30 is no time, 3:00 comes instead.
 		until(time.April, 10, 12)
@@ -73,21 +73,21 @@ func TestANightlyRunOfAYearIsTakenOnceANightWhateverTheClockDoes(t *testing.T) {
 		}
 		// The clock steps back over a run that was, and forward again.
 		until(time.August, 10, 3)
-		before := len(d.jobs["web"].history.Runs)
+		before := len(d.jobs.byName["web"].history.Runs)
 		wrong.Add(-int64(2 * time.Hour))
 		time.Sleep(90 * time.Minute)
 		wrong.Add(int64(2 * time.Hour))
 		time.Sleep(2 * time.Minute)
-		if after := len(d.jobs["web"].history.Runs); after != before {
+		if after := len(d.jobs.byName["web"].history.Runs); after != before {
 			t.Errorf("a step back made %d runs", after-before)
 		}
 		// It stands years ahead for an hour, and is mended: the next night is as ever.
 		wrong.Add(int64(3 * 365 * 24 * time.Hour))
 		time.Sleep(time.Hour)
-		ahead := len(d.jobs["web"].history.Runs)
+		ahead := len(d.jobs.byName["web"].history.Runs)
 		wrong.Add(-int64(3 * 365 * 24 * time.Hour))
 		until(time.August, 11, 4)
-		if list := d.jobs["web"].history.Runs; len(list) != ahead+1 || !list[ahead].Scheduled.Equal(night(time.August, 11)) {
+		if list := d.jobs.byName["web"].history.Runs; len(list) != ahead+1 || !list[ahead].Scheduled.Equal(night(time.August, 11)) {
 			t.Errorf("after a clock that was years ahead there are %d runs, the last %+v", len(list)-ahead, list[len(list)-1])
 		}
 		// The clocks go back on 1 November.

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/daemon"
+	"knowngood/daemon/runner"
 	"knowngood/snapshot"
 	"knowngood/storage/history"
 	"knowngood/storage/trust"
@@ -103,7 +103,7 @@ func (a *app) shrinkOf(s *history.Snapshot) func(source int) int {
 	if env == nil || s.Host != a.host {
 		return nil
 	}
-	o, err := daemon.CaptureOptions(s.Environment, env)
+	o, err := runner.CaptureOptions(s.Environment, env)
 	if err != nil || len(o.Expect) != len(s.Body.Sources) {
 		return nil // it has other sources by now
 	}

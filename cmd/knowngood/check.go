@@ -15,7 +15,7 @@ import (
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/daemon"
+	"knowngood/daemon/checking"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/check"
 	"knowngood/storage/layout"
@@ -79,7 +79,7 @@ that are lost for good. Without an identity it repairs and checks the structure.
 			if share > 0 {
 				command += " --read-data=" + readData
 			}
-			a.recordCheck(daemon.ByHand{Repository: r.ID().String(), Began: began, Command: command, Structure: true, Data: share >= 1, Finding: daemon.FindingOf(report, a.host)})
+			a.recordCheck(checking.ByHand{Repository: r.ID().String(), Began: began, Command: command, Structure: true, Data: share >= 1, Finding: checking.FindingOf(report, a.host)})
 			if repair {
 				a.printRepair(report, o.Sealed)
 			}
@@ -105,7 +105,7 @@ func percent(text string) (float64, error) {
 }
 
 // recordCheck has the daemon of this machine's host count a check by hand.
-func (a *app) recordCheck(h daemon.ByHand) {
+func (a *app) recordCheck(h checking.ByHand) {
 	if own := a.ownHost(); own == "" || own != a.host {
 		return // it says nothing of what this machine stored
 	}

@@ -10,7 +10,7 @@ import (
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
-	"knowngood/daemon"
+	"knowngood/daemon/checking"
 )
 
 func configCommand(a *app) *cobra.Command {
@@ -64,7 +64,7 @@ snapshots and calls itself degraded.`,
 					warnings = append(warnings, p.Error())
 					a.out.Printf("warning%s: %s\n", mark, p)
 				}
-				cost := daemon.CostOfChecks(c)
+				cost := checking.CostOf(c)
 				a.out.Printf("check: %s\n", cost.Text)
 				a.out.Printf("%s is valid: %s\n", path, human.Counted(len(c.Environments), "environment"))
 				result := map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": warnings, "degraded": degraded, "check": cost.Text}

@@ -16,7 +16,7 @@ import (
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/daemon"
+	"knowngood/daemon/runner"
 	"knowngood/internal/printable"
 	"knowngood/internal/userdir"
 	"knowngood/restore"
@@ -81,7 +81,7 @@ func (a *app) quickstart(ctx context.Context, source string) error {
 		problems := a.out.Problems()
 		o := snapshot.Options{Environment: "quickstart", StateDir: r.State.Dir(), Version: version, Sources: []walk.Source{{Path: source}},
 			Progress: &snapshot.Progress{Problem: func(path, reason string) { problems.Add(path, errors.New(reason)) }}}
-		daemon.Omit(&o, a.stateDir, a.repoURL)
+		runner.Omit(&o, a.stateDir, a.repoURL)
 		p := a.out.Progress(func() console.State {
 			return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load()}
 		})

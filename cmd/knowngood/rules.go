@@ -8,7 +8,7 @@ import (
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/daemon"
+	"knowngood/daemon/runner"
 	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
@@ -92,7 +92,7 @@ func (a *app) today(environment string) (*snapshot.Scope, error) {
 	if env == nil {
 		return nil, nil
 	}
-	o, err := daemon.CaptureOptions(environment, env)
+	o, err := runner.CaptureOptions(environment, env)
 	if err != nil {
 		return nil, usage.Errorf("%w", err)
 	}

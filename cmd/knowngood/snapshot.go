@@ -17,8 +17,9 @@ import (
 	"knowngood/cmd/knowngood/logging"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
-	"knowngood/daemon"
+	"knowngood/daemon/checking"
 	"knowngood/daemon/report"
+	"knowngood/daemon/runner"
 	"knowngood/daemon/web"
 	"knowngood/internal/printable"
 	"knowngood/snapshot"
@@ -189,12 +190,12 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if err != nil {
 		return err
 	}
-	o, err := daemon.CaptureOptions(name, env)
+	o, err := runner.CaptureOptions(name, env)
 	if err != nil {
 		return usage.Errorf("%w", err)
 	}
-	o.StateDir, o.Level, o.Version = r.State.Dir(), daemon.Level(f.compression), version
-	daemon.Omit(&o, a.stateDir, a.repoURL)
+	o.StateDir, o.Level, o.Version = r.State.Dir(), runner.Level(f.compression), version
+	runner.Omit(&o, a.stateDir, a.repoURL)
 	a.edit(f, &o)
 	p := a.out.Progress(func() console.State { return captureState(o.Progress) })
 	result, err := snapshot.Capture(ctx, r, host, o)
@@ -214,7 +215,7 @@ func (a *app) recordVerified(f *snapshotFlags, r *snapshot.Result) {
 	if f.verify != verifyData || r.Snapshot == nil || r.Healed.Packs > 0 || len(a.repo.DamagedObjects(r.Snapshot.Domain.ID)) > 0 {
 		return
 	}
-	a.recordCheck(daemon.ByHand{Repository: a.repo.ID().String(), Began: r.Snapshot.Body.Started, Command: "snapshot --verify=data", Data: true})
+	a.recordCheck(checking.ByHand{Repository: a.repo.ID().String(), Began: r.Snapshot.Body.Started, Command: "snapshot --verify=data", Data: true})
 }
 
 // edit adds to a capture what flags say, and tells its problems as they come.
@@ -266,14 +267,14 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 		return err
 	}
 	var result *snapshot.Result
-	runner := daemon.Runner{Host: a.host, Repository: stores.Redact(a.repoURL), URL: a.repoURL, StateDir: a.stateDir, Version: version, Compression: f.compression,
+	configured := runner.Runner{Host: a.host, Repository: stores.Redact(a.repoURL), URL: a.repoURL, StateDir: a.stateDir, Version: version, Compression: f.compression,
 		Purpose: "knowngood snapshot", Log: log, Open: a.openForWriting,
 		Edit: func(o *snapshot.Options) { a.edit(f, o) },
 		Waiting: func(holder string) {
 			a.out.Messagef("%s is being captured by %s; waiting for it", name, printable.Line(holder))
 		},
-		Committed: func(made *snapshot.Result) { result = made }, Kept: &daemon.Kept{}}
-	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &daemon.Live{}
+		Committed: func(made *snapshot.Result) { result = made }, Kept: &runner.Kept{}}
+	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &runner.Live{}
 	p := a.out.Progress(func() console.State {
 		s := captureState(live.Progress())
 		if phase := live.Phase(); phase != "capture" {
@@ -281,7 +282,7 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 		}
 		return s
 	})
-	err = runner.Run(ctx, name, env, &run, live)
+	err = configured.Run(ctx, name, env, &run, live)
 	p.End()
 	if f.problems != nil {
 		f.problems.End()

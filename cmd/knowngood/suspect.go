@@ -7,7 +7,7 @@ import (
 
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/daemon"
+	"knowngood/daemon/runner"
 	"knowngood/internal/printable"
 	"knowngood/snapshot"
 	"knowngood/storage/history"
@@ -118,7 +118,7 @@ func (a *app) reasonsOf(ctx context.Context, r *repository.Repository, s *histor
 	var paths []string
 	if s.Host == a.host {
 		if env := a.config.Environments[s.Environment]; env != nil {
-			paths = daemon.SourcePaths(env)
+			paths = runner.SourcePaths(env)
 		}
 		paths = append(paths, snapshot.RememberedPaths(r, s.Environment)...)
 	}

@@ -39,6 +39,9 @@ func (e *HeldError) Error() string { return "held by " + e.Holder }
 // Locks is the folder of the locks in a state directory.
 func Locks(stateDir string) userdir.Dir { return userdir.At(stateDir).In("daemon", "locks") }
 
+// Jobs is the folder of the states and past runs in a state directory.
+func Jobs(stateDir string) userdir.Dir { return userdir.At(stateDir).In("daemon", "jobs") }
+
 // TryLock takes the lock of a name; a *HeldError when another holds it.
 func TryLock(dir userdir.Dir, name, purpose string) (*Lock, error) {
 	if err := dir.Make(); err != nil {

@@ -111,9 +111,7 @@ func (l *Lock) End() error {
 
 // Bury records that the hooks of a run that died have run.
 func (l *Lock) Bury(run report.Run) error {
-	if len(run.Error) > maxDiedError {
-		run.Error = strings.ToValidUTF8(run.Error[:maxDiedError], "") + "…"
-	}
+	run.Error = report.Shorten(run.Error, maxDiedError)
 	l.Record = Record{Died: &run}
 	return l.keep()
 }

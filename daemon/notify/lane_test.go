@@ -82,7 +82,7 @@ func running(n *Notifier) (stop func()) {
 
 func tell(n *Notifier, titles ...string) {
 	for _, title := range titles {
-		n.Tell(Message{Kind: Failure, Title: title, Text: "text"})
+		n.Send(Message{Kind: Failure, Title: title, Text: "text"})
 	}
 }
 

@@ -129,8 +129,8 @@ func (n *Notifier) complete(m Message) *Message {
 	return &m
 }
 
-// Tell queues a message for every channel.
-func (n *Notifier) Tell(m Message) {
+// Send queues a message for every channel.
+func (n *Notifier) Send(m Message) {
 	complete := n.complete(m)
 	for i, l := range n.lanes {
 		l.add(n.job(i, complete))

@@ -75,8 +75,8 @@ func TestWhatIsOldOrForAChannelThatIsNoMoreIsLeftOutAndLogged(t *testing.T) {
 	hook := configs.Webhook{URL: "https://chat.example.com/one"}
 	before, _ := notifier(t, configs.Notify{Webhook: []configs.Webhook{hook}, Command: []string{"true"}})
 	now := time.Now()
-	before.Tell(Message{Kind: Failure, Title: "yesterday", Time: now.Add(-keepFor - time.Minute)})
-	before.Tell(Message{Kind: Failure, Title: "today", Time: now.Add(-keepFor + time.Minute)})
+	before.Send(Message{Kind: Failure, Title: "yesterday", Time: now.Add(-keepFor - time.Minute)})
+	before.Send(Message{Kind: Failure, Title: "today", Time: now.Add(-keepFor + time.Minute)})
 	n, logs := notifier(t, configs.Notify{Command: []string{"true"}})
 	n.Restore(kept(t, before.Waiting()), now)
 	w := n.Waiting()

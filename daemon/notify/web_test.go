@@ -270,7 +270,7 @@ func TestNothingOfAChannelThatFailsIsLogged(t *testing.T) {
 	w := hooked(s, "")
 	s.Close()
 	n, logs := notifier(t, configs.Notify{Webhook: []configs.Webhook{w}, Ping: w.URL})
-	n.Tell(failure())
+	n.Send(failure())
 	n.Ping(Started, "web", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

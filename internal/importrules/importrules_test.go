@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"restore"},
 	{"internal/enginetest", "restore/load"},
 	{"daemon/notify", "daemon/web"},
-	{"daemon/jobfiles", "daemon/places", "daemon/validation"},
+	{"daemon/checking", "daemon/jobfiles", "daemon/places", "daemon/runner", "daemon/validation", "daemon/warnings"},
 	{"daemon"},
 	{"cmd/knowngood/console", "cmd/knowngood/exit", "cmd/knowngood/human", "cmd/knowngood/logging", "cmd/knowngood/usage"},
 	{"cmd/knowngood"},

@@ -1,8 +1,7 @@
-package daemon
+package runner
 
 import (
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -48,16 +47,5 @@ func TestCaptureOptionsHaveWhatIsExpectedOfEachSource(t *testing.T) {
 				t.Errorf("expected is %+v, %v", o.Expect, err)
 			}
 		})
-	}
-}
-
-func TestReasonsFitAState(t *testing.T) {
-	t.Parallel()
-	long := strings.Repeat("x", maxErrorText/2)
-	if got := bounded([]string{long, long, "c", "d"}); len(got) != 3 || got[2] != "and 2 more" {
-		t.Errorf("%d reasons, the last %q", len(got), got[len(got)-1])
-	}
-	if got := bounded([]string{"a", "b"}); !slices.Equal(got, []string{"a", "b"}) {
-		t.Errorf("bounded are %q", got)
 	}
 }

@@ -1,6 +1,7 @@
-package daemon
+package runner
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"path/filepath"
@@ -17,8 +18,8 @@ import (
 	"knowngood/snapshot/walk"
 )
 
-// CaptureOptions are what the sources of a configured environment come to. A
-// pattern that does not compile is an error.
+// CaptureOptions are the options with which a configured environment is captured.
+// A pattern that does not compile is an error.
 func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, error) {
 	o := snapshot.Options{Environment: name, RereadEvery: time.Duration(env.Reread)}
 	var ofCommands []snapshot.Expectation
@@ -41,6 +42,16 @@ func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, er
 	return o, nil
 }
 
+// SourcePaths are the paths of the sources of an environment, as a manifest has
+// them.
+func SourcePaths(env *configs.Environment) []string {
+	var out []string
+	for _, s := range env.Sources {
+		out = append(out, cmp.Or(s.Path, s.As))
+	}
+	return out
+}
+
 // runSource runs a command source, for at most limit unless that is 0.
 func runSource(limit time.Duration, outside bool) func(context.Context, []string, io.Writer) error {
 	return func(ctx context.Context, argv []string, stdout io.Writer) error {
@@ -48,14 +59,14 @@ func runSource(limit time.Duration, outside bool) func(context.Context, []string
 	}
 }
 
-// Omit leaves the state directory out of what is captured, and the repository
-// where it is a directory.
+// Omit excludes the state directory from a capture, and the repository where it is
+// a directory.
 func Omit(o *snapshot.Options, stateDir, repoURL string) {
-	places := []string{stateDir}
-	if path, ok := directoryOf(repoURL); ok {
-		places = append(places, path)
+	directories := []string{stateDir}
+	if path, ok := DirectoryOf(repoURL); ok {
+		directories = append(directories, path)
 	}
-	for _, path := range places {
+	for _, path := range directories {
 		if p, err := filepath.EvalSymlinks(path); err == nil {
 			path = p
 		}
@@ -65,8 +76,8 @@ func Omit(o *snapshot.Options, stateDir, repoURL string) {
 	}
 }
 
-// directoryOf is the directory of a repository URL that names one.
-func directoryOf(url string) (string, bool) {
+// DirectoryOf is the directory of a repository URL that names one.
+func DirectoryOf(url string) (string, bool) {
 	if path, ok := strings.CutPrefix(url, "file://"); ok {
 		return path, true
 	}

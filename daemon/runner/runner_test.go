@@ -1,8 +1,9 @@
-package daemon
+package runner
 
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/configs"
+	"knowngood/daemon/jobfiles"
+	"knowngood/daemon/places"
 	"knowngood/daemon/report"
 	"knowngood/internal/enginetest"
 	"knowngood/storage"
@@ -22,11 +25,33 @@ import (
 	"knowngood/storage/trust"
 )
 
+// world is an environment over a store that fails on demand.
+type world struct {
+	*enginetest.World
+	t      *testing.T
+	faulty *storagetest.Faulty
+	source string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	f := storagetest.NewFaulty(storagetest.NewPlainMemory())
+	w := &world{World: enginetest.New(t, f), t: t, faulty: f, source: filepath.Join(t.TempDir(), "source")}
+	w.Check(os.Mkdir(w.source, 0o755))
+	w.write("file", "content")
+	return w
+}
+
+func (w *world) write(name, content string) {
+	w.t.Helper()
+	w.Check(os.WriteFile(filepath.Join(w.source, name), []byte(content), 0o644))
+}
+
 // runner runs environments of a world.
 func (w *world) runner() *Runner {
 	return &Runner{Host: enginetest.Host, Repository: "test", URL: "/nowhere", StateDir: w.State, Version: "test", Purpose: "a test", Log: zap.NewNop(),
 		Open: func(ctx context.Context) (*repository.Repository, *trust.Host, error) {
-			repo, err := w.open(ctx, nil)
+			repo, err := repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour}})
 			if err != nil {
 				return nil, nil, err
 			}
@@ -45,17 +70,7 @@ func (w *world) once(ctx context.Context, environment string) (report.Run, error
 
 func (w *world) web(environment string) *configs.Environment {
 	w.t.Helper()
-	return w.config("  web: " + environment + "\n").Environments["web"]
-}
-
-// lines of the file that hooks write to.
-func (w *world) lines(file string) []string {
-	w.t.Helper()
-	b, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		w.t.Fatal(err)
-	}
-	return strings.Fields(string(b))
+	return parseEnvironment(w.t, strings.ReplaceAll(environment, "$SOURCE", w.source))
 }
 
 func TestHooksRunAroundTheCaptureAndAreToldOfIt(t *testing.T) {
@@ -161,6 +176,115 @@ func TestARunEndsWithItsTimeout(t *testing.T) {
 		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 90m, retries: 0}`)
 		if err == nil || run.Duration() != 90*time.Minute || !strings.Contains(run.Error, "timeout of 1h30m") {
 			t.Errorf("%v after %v", err, run.Duration())
+		}
+	})
+}
+
+// lines of the file that hooks write to.
+func (w *world) lines(file string) []string {
+	w.t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+	return strings.Fields(string(b))
+}
+
+// until waits for what must come, in real time.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it never came to this: %s", what)
+		}
+	}
+}
+
+func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "somebody")
+		w.Check(err)
+		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m}`)
+		if err == nil || !strings.Contains(err.Error(), "captured already") || !strings.Contains(err.Error(), "somebody") || run.Snapshot != "" {
+			t.Errorf("%+v, %v", run, err)
+		}
+		time.AfterFunc(time.Minute, lock.Release)
+		told := ""
+		r := w.runner()
+		r.Waiting = func(holder string) { told = holder }
+		run = report.Run{Trigger: "hand", Started: time.Now()}
+		if err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}]}`), &run, &Live{}); err != nil || !strings.Contains(told, "somebody") || run.Duration() < time.Minute {
+			t.Errorf("%+v, %v, told %q", run, err, told)
+		}
+	})
+}
+
+func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
+		w.Check(err)
+		defer lock.Release()
+		began := time.Now()
+		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}]}`)
+		if err == nil || !strings.Contains(err.Error(), "environment web is being captured already: it is held by process ") || !strings.Contains(err.Error(), "(knowngood snapshot)") {
+			t.Errorf("%+v, %v", run, err)
+		}
+		if waited := time.Since(began); waited < Stuck || waited > 2*Stuck {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
+}
+
+func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.runner()
+		r.Places = &places.Places{}
+		time.AfterFunc(3*time.Hour, func() { r.Places.Resize(1) })
+		run := report.Run{Trigger: "hand", Started: time.Now()}
+		err := r.Run(t.Context(), "web", w.web(`{sources: [{path: $SOURCE}], timeout: 1m}`), &run, &Live{})
+		if err != nil || run.Snapshot != "web@1" || run.Duration() < 3*time.Hour || !r.Places.Try() {
+			t.Errorf("%+v, %v", run, err)
+		}
+	})
+}
+
+func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	began, end := filepath.Join(t.TempDir(), "began"), filepath.Join(t.TempDir(), "end")
+	env := w.web(`{sources: [{path: /nowhere}], hooks: {on_failure: [{command: [sh, -c, 'touch "$0"; while ! test -e "$1"; do sleep 0.05; done', ` + began + `, ` + end + `]}]}}`)
+	done := make(chan error)
+	go func() { done <- w.runner().Run(t.Context(), "web", env, &report.Run{Started: time.Now()}, &Live{}) }()
+	until(t, "the hook runs", func() bool {
+		_, err := os.Stat(began)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
+	var held *jobfiles.HeldError
+	if lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "the next"); !errors.As(err, &held) {
+		t.Errorf("beside the hook the next run begins: %v, %v", lock, err)
+	}
+	w.Check(os.WriteFile(end, nil, 0o600))
+	if err := <-done; err == nil {
+		t.Error("it did not fail")
+	}
+}
+
+func TestARunThatNeverHadItsEnvironmentRunsNoHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
+		w.Check(err)
+		defer lock.Release()
+		ran := filepath.Join(t.TempDir(), "ran")
+		run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], timeout: 1m, hooks: {on_failure: [{command: [touch, `+ran+`]}]}}`)
+		if err == nil || run.Result != report.Failed {
+			t.Errorf("%+v, %v", run, err)
+		}
+		if _, err := os.Stat(ran); !errors.Is(err, fs.ErrNotExist) {
+			t.Error("it ran a hook beside the run of another process")
 		}
 	})
 }

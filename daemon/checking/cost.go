@@ -1,4 +1,4 @@
-package daemon
+package checking
 
 import (
 	"fmt"
@@ -16,9 +16,9 @@ import (
 // month is the period that costs are given for.
 const month = 30 * day
 
-// CheckCost is what the checks of a configuration read from the store in a month
+// Cost is what the checks of a configuration read from the store in a month
 // of 30 days.
-type CheckCost struct {
+type Cost struct {
 	// Bytes is an estimate, of what was stored at the last check of the daemon;
 	// Known is false where there was none, and Bytes then the most, or 0.
 	Bytes uint64
@@ -26,15 +26,15 @@ type CheckCost struct {
 	Text  string
 }
 
-// CostOfChecks estimates what the checks of a valid configuration read, without
+// CostOf estimates what the checks of a valid configuration read, without
 // asking the store.
-func CostOfChecks(c *configs.Config) CheckCost {
+func CostOf(c *configs.Config) Cost {
 	k := c.Check
 	if k == nil || k.Off() {
-		return CheckCost{Text: "off: what is stored is verified only by hand"}
+		return Cost{Text: "off: what is stored is verified only by hand"}
 	}
-	var last checked
-	known := jobfiles.PeekSlots(jobsDir(c.StateDir), checkedFile, checkedSize, &last) && last.Objects > 0
+	var last known
+	ran := jobfiles.PeekSlots(jobfiles.Jobs(c.StateDir), stateFile, stateSize, &last) && last.Objects > 0
 	stored := float64(last.Stored)
 
 	runs := 0.0
@@ -47,16 +47,16 @@ func CostOfChecks(c *configs.Config) CheckCost {
 
 	how := readingOf(k, c.Identity != "")
 	switch {
-	case how == nil && !known:
-		return CheckCost{Text: "structure and sizes, no stored data"}
+	case how == nil && !ran:
+		return Cost{Text: "structure and sizes, no stored data"}
 	case how == nil:
-		return costOf("structure and sizes, no stored data", lists, stored)
-	case how.share > 0 && !known:
-		return CheckCost{Text: fmt.Sprintf("structure, sizes and %s of the stored data, %.0f times a month", k.ReadData, runs)}
+		return estimate("structure and sizes, no stored data", lists, stored)
+	case how.share > 0 && !ran:
+		return Cost{Text: fmt.Sprintf("structure, sizes and %s of the stored data, %.0f times a month", k.ReadData, runs)}
 	case how.share > 0:
-		return costOf(fmt.Sprintf("structure, sizes and %s of the stored data", k.ReadData), lists+runs*how.share*stored, stored)
-	case !known:
-		most := CheckCost{Bytes: uint64(math.Min(30*float64(how.daily), math.MaxInt64))}
+		return estimate(fmt.Sprintf("structure, sizes and %s of the stored data", k.ReadData), lists+runs*how.share*stored, stored)
+	case !ran:
+		most := Cost{Bytes: uint64(math.Min(30*float64(how.daily), math.MaxInt64))}
 		most.Text = fmt.Sprintf("structure and sizes, and all stored data in turn over %v: up to %s of data a month", k.Cycle, humanize.IBytes(most.Bytes))
 		return most
 	}
@@ -65,10 +65,10 @@ func CostOfChecks(c *configs.Config) CheckCost {
 	if expected > how.cycle {
 		text += fmt.Sprintf(", not %v, for at most %s is read a day (max_data)", k.Cycle, humanize.IBytes(how.daily))
 	}
-	return costOf(text, lists+stored*float64(month)/float64(expected), stored)
+	return estimate(text, lists+stored*float64(month)/float64(expected), stored)
 }
 
-func costOf(text string, bytes, stored float64) CheckCost {
+func estimate(text string, bytes, stored float64) Cost {
 	n := uint64(math.Min(bytes, math.MaxInt64))
-	return CheckCost{Bytes: n, Known: true, Text: fmt.Sprintf("%s: about %s a month, of %s stored", text, humanize.IBytes(n), humanize.IBytes(uint64(stored)))}
+	return Cost{Bytes: n, Known: true, Text: fmt.Sprintf("%s: about %s a month, of %s stored", text, humanize.IBytes(n), humanize.IBytes(uint64(stored)))}
 }

@@ -1,4 +1,4 @@
-package daemon
+package runner
 
 import (
 	"context"
@@ -14,11 +14,11 @@ import (
 	"knowngood/internal/printable"
 )
 
-// hookTimeout ends hooks that name no other.
+// hookTimeout is the timeout of hooks that have none.
 const hookTimeout = 5 * time.Minute
 
-// hooks runs the commands around a run, in order; with stop, none after one
-// that failed. The error is the first.
+// hooks runs the commands of one kind of hook in order, with stop only until the
+// first one fails. It returns the first error.
 func (r *Runner) hooks(ctx context.Context, which string, hooks []configs.Hook, environ []string, stop bool) error {
 	var first error
 	for i, h := range hooks {
@@ -43,7 +43,8 @@ func (r *Runner) hooks(ctx context.Context, which string, hooks []configs.Hook, 
 	return first
 }
 
-// environ describes a run to its hooks. What is not known yet is left out.
+// environ are the variables that describe a run to its hooks, without those that
+// are not known yet.
 func (r *Runner) environ(name string, run *report.Run) []string {
 	env := []string{"KNOWNGOOD_ENVIRONMENT=" + name, "KNOWNGOOD_HOST=" + r.Host, "KNOWNGOOD_REPOSITORY=" + r.Repository, "KNOWNGOOD_TRIGGER=" + run.Trigger,
 		"KNOWNGOOD_STARTED=" + run.Started.UTC().Format(time.RFC3339)}

@@ -1,4 +1,11 @@
-package daemon
+// Package runner runs one configured environment: it locks the environment, runs
+// its hooks, captures it with retries, and applies its retention policy.
+//
+// It promises that one process captures an environment at a time, that a run
+// counts as good only when its root was read back from the store, and that the
+// hooks that clean up run after every run, one that died included. It does not
+// schedule anything.
+package runner
 
 import (
 	"context"
@@ -31,9 +38,15 @@ const (
 	lastRetry  = 15 * time.Minute
 )
 
-// afterTimeout bounds the hooks that clean up behind a run that was ended: the
+// afterTimeout bounds the hooks that clean up after a run that was ended: the
 // service manager does not wait for ever.
 const afterTimeout = time.Minute
+
+// Stuck is how long a run without a timeout may make no progress.
+const Stuck = 2 * time.Hour
+
+// ErrStopped is the cause with which the daemon ends its runs when it stops.
+var ErrStopped = errors.New("the daemon was stopped")
 
 // Runner runs configured environments: hooks, capture, retries.
 //
@@ -41,45 +54,47 @@ const afterTimeout = time.Minute
 // verified; every object before it was confirmed by its checksum.
 type Runner struct {
 	Host       string
-	Repository string // its URL, credentials left out
-	URL        string // the same with all that it had
+	Repository string // URL without credentials
+	URL        string // the full URL
 	StateDir   string
 	Version    string // of the program
 	// Compression is default, fastest or better.
 	Compression string
-	Purpose     string // who runs: "daemon", "by hand"
+	Purpose     string // who runs it, for the lock file: "the daemon"
 	Log         *zap.Logger
-	// Open gives the open repository, and this machine as its host, which it has
-	// just seen to be so. It stays open for Close by whoever opened it.
+	// Open returns the open repository, and this machine as its host, which has
+	// just been verified. The repository belongs to whoever opened it.
 	Open func(context.Context) (*repository.Repository, *trust.Host, error)
-	// Edit, when set, adds to what is captured how.
+	// Edit, when set, changes the options of a capture.
 	Edit func(*snapshot.Options)
-	// Waiting, when set, is told who else is capturing the environment.
+	// Waiting, when set, is called with the process that captures the environment
+	// at the moment.
 	Waiting func(holder string)
-	// Committed, when set, is told of the capture that made a snapshot.
+	// Committed, when set, is called with the capture that made a snapshot.
 	Committed func(result *snapshot.Result)
-	// Kept is what retention is applied to; nil for none.
+	// Kept is what retention is applied to; nil: nothing is forgotten.
 	Kept *Kept
-
-	places *places.Places // bound how many run at once; nil: nothing does
-	// admitted, when set, is called when a run has the environment and a place,
-	// and says what to capture: it may have waited for hours.
-	admitted func() (*configs.Environment, error)
-	// died, when set, counts a run of the environment that died. It may be
-	// called again for the same one.
-	died func(report.Run)
+	// Places bound how many runs work at once; nil: no bound.
+	Places *places.Places
+	// Admitted, when set, is called when a run has the environment and a place.
+	// It returns what to capture: the run may have waited for hours.
+	Admitted func() (*configs.Environment, error)
+	// Died, when set, counts a run of the environment that died. It may be called
+	// again with the same run.
+	Died func(report.Run)
 }
 
-// Live is what a run under way has done; it may be read at any time.
+// Live is the progress of a run; it may be read at any time.
 type Live struct {
 	phase    atomic.Pointer[string]
 	attempt  atomic.Int32
 	progress atomic.Pointer[snapshot.Progress]
 }
 
-func (l *Live) enter(phase string) { l.phase.Store(&phase) }
+// Enter begins a phase.
+func (l *Live) Enter(phase string) { l.phase.Store(&phase) }
 
-// Phase is what the run is about.
+// Phase is what the run does at the moment.
 func (l *Live) Phase() string {
 	if p := l.phase.Load(); p != nil {
 		return *p
@@ -94,51 +109,51 @@ func (l *Live) Progress() *snapshot.Progress { return l.progress.Load() }
 func (l *Live) Attempt() int { return int(l.attempt.Load()) }
 
 // Run captures an environment once, retries included, and fills in run, whose
-// Trigger and Started are set. The error is that of the run; run.Error tells it
-// in words. When run names a snapshot, that is committed whatever came after.
+// Trigger and Started are set. The error is that of the run; run.Error has its
+// text. When run names a snapshot, it is committed, whatever came after.
 func (r *Runner) Run(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
-	live.enter("waiting")
+	live.Enter("waiting")
 	lock, leave, err := r.admit(ctx, name, time.Duration(env.Timeout))
 	if err == nil {
 		defer leave()
-		err = r.alone(ctx, lock, name, env, run, live)
+		err = r.exclusive(ctx, lock, name, env, run, live)
 	}
 	run.Finished = time.Now()
 	if err != nil && run.Error == "" {
-		failed(ctx, run, err)
+		Fail(ctx, run, err)
 	}
 	return err
 }
 
-// alone is the run of an environment that it has to itself. It begins with what
-// a run that died left to do, and leaves a record of itself meanwhile.
-func (r *Runner) alone(ctx context.Context, lock *jobfiles.Lock, name string, env *configs.Environment, run *report.Run, live *Live) (err error) {
-	if r.admitted != nil {
-		if env, err = r.admitted(); err != nil {
+// exclusive is the run while it holds the lock of the environment. It begins with
+// what a run that died left to do, and records itself in the lock file meanwhile.
+func (r *Runner) exclusive(ctx context.Context, lock *jobfiles.Lock, name string, env *configs.Environment, run *report.Run, live *Live) (err error) {
+	if r.Admitted != nil {
+		if env, err = r.Admitted(); err != nil {
 			return err
 		}
 	}
 	if lock.Record.Run != nil {
-		live.enter("after")
+		live.Enter("after")
 	}
 	if err := r.afterDeath(ctx, lock, name, env); err != nil {
 		return fmt.Errorf("what should follow a run that died: %w", err)
 	}
 	if err := lock.Begin(run); err != nil {
-		r.Log.Warn("should this run die, nobody will know", zap.Error(err))
+		r.Log.Warn("the run is not recorded: if it dies, its hooks after and on_failure will not run", zap.Error(err))
 	}
 	err = r.work(ctx, name, env, run, live)
 	// After a panic the record stays, for the hooks that did not run.
 	if err := lock.End(); err != nil {
-		r.Log.Warn("this run will be taken for one that died", zap.Error(err))
+		r.Log.Warn("the record of the run was not removed: the next run will treat this one as died", zap.Error(err))
 	}
 	return err
 }
 
-// failed records that a run came to an error: a failure, unless it was stopped.
-func failed(ctx context.Context, run *report.Run, err error) {
+// Fail records the error of a run: a failure, unless the run was stopped.
+func Fail(ctx context.Context, run *report.Run, err error) {
 	run.Result, run.Error = report.Failed, err.Error()
-	if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) || errors.Is(cause, errStopped) {
+	if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) || errors.Is(cause, ErrStopped) {
 		run.Result, run.Error = report.Interrupted, "the run was stopped; what it stored is kept, and the next run goes on from there"
 	}
 }
@@ -155,24 +170,24 @@ func (r *Runner) work(ctx context.Context, name string, env *configs.Environment
 	if run.Result != report.Failed {
 		return err
 	}
-	live.enter("on_failure")
+	live.Enter("on_failure")
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
 	defer cancel()
 	r.hooks(clean, "on_failure", env.Hooks.OnFailure, r.environ(name, run), false)
 	return err
 }
 
-// because is an error with the cause of the end of ctx, if that was its own.
-func because(ctx context.Context, err error) error {
+// WithCause is err with the reason why ctx ended, where ctx has one of its own.
+func WithCause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		return fmt.Errorf("%w; it was then: %w", cause, err)
 	}
 	return err
 }
 
-// around captures the environment between its hooks.
+// around runs the hooks, and captures the environment between them.
 func (r *Runner) around(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
-	live.enter("before")
+	live.Enter("before")
 	err := r.hooks(ctx, "before", env.Hooks.Before, r.environ(name, run), true)
 	if err != nil {
 		err = fmt.Errorf("nothing was captured: %w", err)
@@ -180,10 +195,10 @@ func (r *Runner) around(ctx context.Context, name string, env *configs.Environme
 		err = r.attempts(ctx, name, env, run, live)
 	}
 	if err != nil {
-		err = because(ctx, err)
-		failed(ctx, run, err)
+		err = WithCause(ctx, err)
+		Fail(ctx, run, err)
 	}
-	live.enter("after")
+	live.Enter("after")
 	clean, end := outliving(ctx)
 	defer end()
 	if after := r.hooks(clean, "after", env.Hooks.After, r.environ(name, run), false); after != nil {
@@ -201,8 +216,7 @@ func (r *Runner) around(ctx context.Context, name string, env *configs.Environme
 	return err
 }
 
-// outliving is a context for what cleans up: it goes on for afterTimeout after
-// the end of ctx.
+// outliving is a context for cleaning up: it ends afterTimeout later than ctx.
 func outliving(ctx context.Context) (context.Context, context.CancelFunc) {
 	clean, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	unhook := context.AfterFunc(ctx, func() {
@@ -218,20 +232,20 @@ func outliving(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// attempts captures until it succeeds, or trying again makes no sense.
+// attempts captures until it succeeds, or another attempt would not help.
 func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
 	wait := firstRetry
 	for {
 		run.Attempts++
 		live.attempt.Store(int32(run.Attempts))
-		live.enter("capture")
+		live.Enter("capture")
 		err := r.capture(ctx, name, env, run, live)
-		if err == nil || run.Attempts > int(env.Retries) || !passing(err) || ctx.Err() != nil {
+		if err == nil || run.Attempts > int(env.Retries) || !transient(err) || ctx.Err() != nil {
 			return err
 		}
 		pause := wait + rand.N(wait/5)
 		r.Log.Warn("the store failed; the run is tried again", zap.Error(err), zap.Int("attempt", run.Attempts), zap.Duration("in", pause.Round(time.Second)))
-		live.enter("retry")
+		live.Enter("retry")
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -241,9 +255,9 @@ func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environ
 	}
 }
 
-// passing tells whether an error may be gone by itself later: the store could
-// not be reached or used for a while.
-func passing(err error) bool {
+// transient reports whether an error may disappear by itself: the store could not
+// be reached or used for a while.
+func transient(err error) bool {
 	if authentic.Damaged(err) {
 		return false
 	}
@@ -290,11 +304,11 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 	for _, s := range result.Suspect {
 		run.Result, run.Suspect = report.Suspect, append(run.Suspect, s.String())
 	}
-	run.Suspect = bounded(run.Suspect)
+	run.Suspect = report.BoundReasons(run.Suspect)
 	if r.Committed != nil {
 		r.Committed(result)
 	}
-	live.enter("retention")
+	live.Enter("retention")
 	run.Forgotten = r.retain(ctx, repo, name, env, result.Snapshot)
 	return nil
 }

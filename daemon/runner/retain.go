@@ -1,4 +1,4 @@
-package daemon
+package runner
 
 import (
 	"context"
@@ -17,20 +17,20 @@ import (
 	"knowngood/storage/statement"
 )
 
-// retainEvery is how often what a policy forgets is written down. Nothing hangs
-// on it: what is forgotten is deleted days later at the earliest.
+// retainEvery is how often a tombstone is written. Nothing depends on it: what is
+// forgotten is deleted days later at the earliest.
 const retainEvery = time.Hour
 
-// Kept are the snapshots of an environment that are not forgotten, as far as
-// they are known. The zero value knows none, and lists them when it must. One
-// run at a time may call Retain.
+// Kept are the snapshots of an environment that are not forgotten, as far as they
+// are known. The zero value knows none, and lists them when they are needed. Only
+// one run at a time may use it.
 type Kept struct {
-	wrote time.Time // of Retain alone
+	wrote time.Time // only retain uses it
 
 	mu    sync.Mutex // not held while a store is asked
 	known bool
 	items []retention.Item
-	of    seal.RepositoryID // where they are
+	of    seal.RepositoryID // the repository that holds them
 }
 
 // Count is how many are kept; 0 when that is not known.
@@ -47,16 +47,16 @@ func (k *Kept) set(of seal.RepositoryID, items []retention.Item, known bool) {
 	k.of, k.items, k.known = of, items, known
 }
 
-// doubt makes the next Retain list anew what is kept.
-func (k *Kept) doubt() {
+// Invalidate makes the next run list the snapshots again.
+func (k *Kept) Invalidate() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.known = false
 }
 
-// Retain applies the policy of an environment to what is kept of it, made just
-// now included, and returns how many snapshots it forgot.
-func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made *history.Snapshot, now time.Time) (int, error) {
+// retain applies the policy of an environment to what is kept of it, including the
+// snapshot that was just made, and returns how many snapshots it forgot.
+func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made *history.Snapshot, now time.Time) (int, error) {
 	policy := env.Keep.Policy()
 	if policy.Empty() {
 		return 0, nil
@@ -67,7 +67,7 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 	}
 	k.set(repo.ID(), items, true)
 	if len(made.Body.Suspect) > 0 {
-		return 0, nil // until somebody accepts it, or the next is as those before
+		return 0, nil // nothing is forgotten until it is accepted, or the next is good
 	}
 	if since := now.Sub(k.wrote); since >= 0 && since < retainEvery {
 		return 0, nil
@@ -103,7 +103,8 @@ func (k *Kept) Retain(ctx context.Context, repo *repository.Repository, host, na
 	return len(dropped), nil
 }
 
-// with is what is kept, and what was made; from a listing if it is not known.
+// with are the kept snapshots and the one just made; from a listing where they are
+// not known.
 func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name string, made *history.Snapshot) ([]retention.Item, error) {
 	k.mu.Lock()
 	items, known := slices.Clone(k.items), k.known && k.of == repo.ID()
@@ -123,12 +124,12 @@ func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name
 	return items, nil
 }
 
-// itemOf is a snapshot as retention has it, suspect by the word of its host.
+// itemOf is a snapshot as retention judges it, suspect as its host marked it.
 func itemOf(s *history.Snapshot) retention.Item {
 	return retention.Item{Number: s.Number, Time: s.Body.Started, Suspect: history.Flagged(s)}
 }
 
-// stillSuspect are the items without suspicion of those that were accepted.
+// stillSuspect clears the suspicion of items that were accepted.
 func stillSuspect(ctx context.Context, repo *repository.Repository, host, name string, items []retention.Item) ([]retention.Item, error) {
 	if !slices.ContainsFunc(items, func(it retention.Item) bool { return it.Suspect }) {
 		return items, nil
@@ -143,12 +144,13 @@ func stillSuspect(ctx context.Context, repo *repository.Repository, host, name s
 	return items, nil
 }
 
-// retain is Retain of a job, whose errors fail no run: the snapshot is there.
+// retain applies the policy after a capture. Its errors do not fail the run: the
+// snapshot is committed.
 func (r *Runner) retain(ctx context.Context, repo *repository.Repository, name string, env *configs.Environment, made *history.Snapshot) int {
 	if r.Kept == nil {
 		return 0
 	}
-	n, err := r.Kept.Retain(ctx, repo, r.Host, name, env, made, time.Now())
+	n, err := r.Kept.retain(ctx, repo, r.Host, name, env, made, time.Now())
 	if err != nil {
 		r.Log.Warn("nothing is forgotten", zap.Error(err))
 	}

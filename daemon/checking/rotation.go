@@ -1,4 +1,4 @@
-package daemon
+package checking
 
 import (
 	"encoding/binary"

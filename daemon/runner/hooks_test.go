@@ -1,4 +1,4 @@
-package daemon
+package runner
 
 import (
 	"slices"

@@ -1,48 +1,50 @@
-package daemon
+package runner
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"knowngood/daemon/jobfiles"
 	"time"
+
+	"knowngood/daemon/jobfiles"
 )
 
 // admit waits until no other process of this host captures the environment, and
-// for a place. Nothing is held while waiting for the other: neither does a run
-// that queues keep out one by hand, nor one that waits for that keep a place.
+// for a place. While it waits for one of the two it does not hold the other: a
+// queued run does not block one by hand, and a run that waits for one by hand does
+// not occupy a place.
 func (r *Runner) admit(ctx context.Context, name string, timeout time.Duration) (lock *jobfiles.Lock, leave func(), err error) {
 	for {
 		lock, err := r.lock(ctx, name, timeout)
 		if err != nil {
 			return nil, nil, err
 		}
-		if r.places == nil {
+		if r.Places == nil {
 			return lock, lock.Release, nil
 		}
-		if !r.places.Try() {
+		if !r.Places.Try() {
 			lock.Release()
-			if err := r.places.Take(ctx); err != nil {
+			if err := r.Places.Take(ctx); err != nil {
 				return nil, nil, err
 			}
-			if lock, err = jobfiles.TryLock(jobfiles.Locks(r.StateDir), name, r.Purpose); err != nil { // lock waits for it, or says why
-				r.places.Leave()
+			if lock, err = jobfiles.TryLock(jobfiles.Locks(r.StateDir), name, r.Purpose); err != nil { // lock waits for it, or returns the error
+				r.Places.Leave()
 				continue
 			}
 		}
 		return lock, func() {
-			r.places.Leave()
+			r.Places.Leave()
 			lock.Release()
 		}, nil
 	}
 }
 
-// lock waits until no other process captures the environment: for so long as a
-// run may take, lest nobody hears of one that hangs.
+// lock waits until no other process captures the environment, for at most as long
+// as a run may take: a run that hangs must show as a failure.
 func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (*jobfiles.Lock, error) {
-	patience := stuck
+	patience := Stuck
 	if timeout > 0 {
-		patience = min(stuck, timeout)
+		patience = min(Stuck, timeout)
 	}
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
