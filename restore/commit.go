@@ -6,13 +6,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/restore/target"
 	"knowngood/snapshot/walk"
 )
 
 // committer puts files that were written beside their names in their places:
 // sync, then rename, in batches. What was there stays whole until then.
 type committer struct {
-	r *restorer
+	target   *target.Target
+	report   *report
+	replacer *replacer
 
 	mu    sync.Mutex
 	files []*file // complete, waiting for their rename
@@ -22,7 +25,7 @@ type committer struct {
 
 const commitBatch = 2048
 
-// opened says that a temporary file is there, gone that it is not any more.
+// opened adds a temporary file, gone removes one that is not there any more.
 func (c *committer) opened(f *file) { c.parts.Store(f, nil) }
 func (c *committer) gone(f *file)   { c.parts.Delete(f) }
 
@@ -46,13 +49,13 @@ func (c *committer) flushLocked() error {
 	if len(c.files) == 0 {
 		return nil
 	}
-	if err := syncfs(c.r.root); err != nil {
-		return fmt.Errorf("sync %s: %w", c.r.Target, err)
+	if err := c.target.Sync(); err != nil {
+		return err
 	}
 	for len(c.files) > 0 {
 		f := c.files[0]
 		c.files = c.files[1:]
-		if err := c.r.fatal(f.entry.Path, c.place(f)); err != nil {
+		if err := c.report.fatal(f.entry.Path, c.place(f)); err != nil {
 			return err
 		}
 	}
@@ -62,17 +65,17 @@ func (c *committer) flushLocked() error {
 
 // place gives a file its name.
 func (c *committer) place(f *file) error {
-	if err := c.r.with(f.entry.Path, func() error { return c.rename(f) }); err != nil {
-		f.remove(c.r)
-		f.group.fail(c.r)
+	if err := c.target.With(f.entry.Path, func() error { return c.rename(f) }); err != nil {
+		f.remove()
+		f.group.fail()
 		return fmt.Errorf("not restored: %w", err)
 	}
 	c.gone(f)
-	return f.placed(c.r)
+	return f.placed()
 }
 
 func (c *committer) rename(f *file) error {
-	h, name, err := c.r.within(f.entry.Path)
+	h, name, err := c.target.Above(f.entry.Path)
 	if err != nil {
 		return err
 	}
@@ -80,7 +83,7 @@ func (c *committer) rename(f *file) error {
 	if f.part != "" { // which never replaces anything
 		return renameNew(h.FD(), walk.PartName(name), name)
 	}
-	return c.r.replace(h, walk.PartName(name), name, f.entry.Path)
+	return c.replacer.replace(h, walk.PartName(name), name, f.entry.Path)
 }
 
 // discard removes the temporary files that are left when a restore ends early.
@@ -91,7 +94,7 @@ func (c *committer) discard() {
 			unix.Close(f.fd)
 			f.fd = -1
 		}
-		f.remove(c.r)
+		f.remove()
 		return true
 	})
 }

@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,40 +10,43 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
+	"knowngood/restore/target"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 )
 
-// links are the inodes with several names, those of the snapshot and those
-// that are met in the target.
+// links makes the names of inodes that have several, and knows those that are met
+// in the target.
 type links struct {
+	target   *target.Target
+	report   *report
+	replacer *replacer
+	dryRun   bool
+
 	groups map[uint64]*linkGroup
 
-	// waiting says that a group waits until all its names are known; second
-	// that they are, and entries are read for the second time.
+	// waiting means that a group waits until all its names are known; second that
+	// they are, and entries are read for the second time.
 	waiting atomic.Bool
 	second  bool
 
-	mu sync.Mutex
-	// apart are the names that are restored apart from the first of their inode
-	// in this stage, because they cannot be linked to it, and why; later those
-	// of the next stage.
-	apart map[string]error
-	later map[string]error
+	mu    sync.Mutex
+	later map[string]error // names for the next stage, apart from the first of their inode, and why
 
-	// claims says which inodes of the target, of those with several names,
-	// stay for which group. Another group that has names there was merged
-	// with it, and gets an inode of its own.
+	// claims has, for inodes of the target with several names, the group that
+	// keeps them. Another group that has names there was merged with it, and gets
+	// an inode of its own.
 	claims map[posix.DevIno]*linkGroup
 }
 
 // linkGroup is an inode of the snapshot with several names. A nil group is
 // that of a node with one name.
 type linkGroup struct {
-	path string // its first name, which is made before the others
-	kind manifest.Type
-	size uint64
-	what [16]byte // see manifest.Entry.InodeDigest
+	links *links
+	path  string // its first name, which is made before the others
+	kind  manifest.Type
+	size  uint64
+	what  [16]byte // see manifest.Entry.InodeDigest
 
 	mu     sync.Mutex
 	inode  posix.DevIno // of the first name, once done
@@ -59,19 +61,19 @@ type linkGroup struct {
 	waiting bool // for all names to be known
 }
 
-// group is the link group of an entry with this digest. linked says that the
-// entry is another name of what the group has already. An entry that the list
+// group returns the link group of an entry with this digest. linked means that
+// the entry is another name of what the group has already. An entry that the list
 // has in a group, and that is something else, is a node of its own: so nothing
 // gets the content or the metadata of another file.
-func (r *restorer) group(e *manifest.Entry, what [16]byte) (g *linkGroup, linked bool) {
+func (l *links) group(e *manifest.Entry, what [16]byte) (g *linkGroup, linked bool) {
 	if e.Link == 0 {
 		return nil, false
 	}
-	g = r.links.groups[e.Link]
+	g = l.groups[e.Link]
 	switch {
 	case g == nil:
-		g = &linkGroup{path: strings.Clone(e.Path), kind: e.Type, size: e.Size, what: what}
-		r.links.groups[e.Link] = g
+		g = &linkGroup{links: l, path: strings.Clone(e.Path), kind: e.Type, size: e.Size, what: what}
+		l.groups[e.Link] = g
 		return g, false
 	case g.what == what:
 		return g, true
@@ -80,9 +82,9 @@ func (r *restorer) group(e *manifest.Entry, what [16]byte) (g *linkGroup, linked
 	const differ = "the snapshot has it as the same file as %q, and with other content or metadata: restored as a file of its own; compare both with an older snapshot"
 	if !g.unlike {
 		g.unlike = true
-		r.problem(g.path, fmt.Errorf(differ, "/"+e.Path))
+		l.report.problem(g.path, fmt.Errorf(differ, "/"+e.Path))
 	}
-	r.problem(e.Path, fmt.Errorf(differ, "/"+g.path))
+	l.report.problem(e.Path, fmt.Errorf(differ, "/"+g.path))
 	return nil, false
 }
 
@@ -95,24 +97,11 @@ func (l *links) claim(st *posix.Stat, g *linkGroup) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 
-	if l.claims == nil {
-		l.claims = map[posix.DevIno]*linkGroup{}
-	}
 	other, taken := l.claims[st.ID()]
 	if !taken {
 		l.claims[st.ID()] = g
 	}
 	return !taken || other == g
-}
-
-// waited takes up a file whose group waited, when its entry is read again.
-func (r *restorer) waited(ctx context.Context, ex *examiner, e *manifest.Entry) error {
-	g := r.links.groups[e.Link]
-	if g == nil || !g.waiting || g.path != e.Path {
-		return nil
-	}
-	r.owners.Apply(ctx, e, false)
-	return ex.send(&file{entry: e, fd: -1, group: g})
 }
 
 // wait makes a group wait until all its names are known.
@@ -126,23 +115,23 @@ func (l *links) wait(g *linkGroup) {
 // holdsAll reports whether an inode of the target has no names but those of a
 // group: then what is done to it is done to nothing else. The stat is older
 // than the look at the names.
-func (r *restorer) holdsAll(g *linkGroup, st *posix.Stat) bool {
+func (l *links) holdsAll(g *linkGroup, st *posix.Stat) bool {
 	g.mu.Lock()
 	names := append([]string{g.path}, g.later...)
 	g.mu.Unlock()
 
 	there := uint32(0)
 	for _, path := range names {
-		if other, err := r.stat(path); err == nil && other.ID() == st.ID() {
+		if other, err := l.target.Stat(path); err == nil && other.ID() == st.ID() {
 			there++
 		}
 	}
 	return there == st.Nlink
 }
 
-// link gives an inode that has its first name another one, now or when it is
+// add gives an inode that has its first name another one, now or when it is
 // complete.
-func (r *restorer) link(g *linkGroup, path string) error {
+func (l *links) add(g *linkGroup, path string) error {
 	g.mu.Lock()
 	done, failed := g.done, g.failed
 	if !done && !failed {
@@ -154,41 +143,41 @@ func (r *restorer) link(g *linkGroup, path string) error {
 	case failed:
 		return errOtherName
 	case done:
-		return r.linkNow(g, path)
+		return l.linkNow(g, path)
 	}
 	return nil
 }
 
 var errOtherName = errors.New("not restored: another name of a file that could not be restored")
 
-func (r *restorer) linkNow(g *linkGroup, path string) error {
+func (l *links) linkNow(g *linkGroup, path string) error {
 	action := ""
-	make := func() (err error) {
-		action, err = r.linkAction(g, path)
+	link := func() (err error) {
+		action, err = l.action(g, path)
 		switch {
 		case err != nil || action == "unchanged":
 			return err
-		case r.DryRun:
-			return r.mayLink(g, path)
+		case l.dryRun:
+			return l.mayLink(g, path)
 		}
-		return r.makeLink(g, path, action)
+		return l.make(g, path, action)
 	}
 	// A protected inode gets no further names.
-	err := r.with(path, func() error { return r.with(g.path, make) })
+	err := l.target.With(path, func() error { return l.target.With(g.path, link) })
 	if errors.Is(err, errNoLink) {
-		r.links.putOff(g, path, err)
+		l.postpone(g, path, err)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("not restored: %w", err)
 	}
-	r.done(action, path, g.kind, g.size)
+	l.report.done(action, path, g.kind, g.size)
 	return nil
 }
 
-// linkAction finds out what has to be done to a further name of an inode.
-func (r *restorer) linkAction(g *linkGroup, path string) (string, error) {
-	st, err := r.stat(path)
+// action finds out what has to be done to a further name of an inode.
+func (l *links) action(g *linkGroup, path string) (string, error) {
+	st, err := l.target.Stat(path)
 	if errors.Is(err, unix.ENOENT) {
 		return "create", nil
 	}
@@ -196,14 +185,14 @@ func (r *restorer) linkAction(g *linkGroup, path string) (string, error) {
 		return "", err
 	}
 	if st.Type == manifest.Dir {
-		return "change", r.mayClear(path)
+		return "change", l.replacer.mayClear(path)
 	}
-	if r.DryRun && g.renewed {
+	if l.dryRun && g.renewed {
 		return "change", nil
 	}
 
-	first, err := r.stat(g.path)
-	if err != nil && !(r.DryRun && errors.Is(err, unix.ENOENT)) {
+	first, err := l.target.Stat(g.path)
+	if err != nil && !(l.dryRun && errors.Is(err, unix.ENOENT)) {
 		return "", err
 	}
 	if err == nil && st.ID() == first.ID() {
@@ -226,13 +215,13 @@ func (g *linkGroup) linkInode(fromfd int, from string, fd int, name string) erro
 	return err
 }
 
-func (r *restorer) makeLink(g *linkGroup, path, action string) error {
-	from, fromName, err := r.within(g.path)
+func (l *links) make(g *linkGroup, path, action string) error {
+	from, fromName, err := l.target.Above(g.path)
 	if err != nil {
 		return err
 	}
 	defer from.Release()
-	h, name, err := r.within(path)
+	h, name, err := l.target.Above(path)
 	if err != nil {
 		return err
 	}
@@ -248,7 +237,7 @@ func (r *restorer) makeLink(g *linkGroup, path, action string) error {
 	if err := g.linkInode(from.FD(), fromName, h.FD(), as); err != nil || as == name {
 		return err
 	}
-	if err = r.replace(h, as, name, path); err != nil {
+	if err = l.replacer.replace(h, as, name, path); err != nil {
 		unix.Unlinkat(h.FD(), as, 0)
 	}
 	return err
@@ -261,8 +250,8 @@ func (g *linkGroup) renew() {
 	}
 }
 
-// complete makes the other names of an inode that has its first.
-func (g *linkGroup) complete(r *restorer) error {
+// complete makes the other names of an inode that has its first one.
+func (g *linkGroup) complete() error {
 	if g == nil {
 		return nil
 	}
@@ -272,15 +261,15 @@ func (g *linkGroup) complete(r *restorer) error {
 	g.mu.Unlock()
 
 	for _, path := range later {
-		if err := r.fatal(path, r.linkNow(g, path)); err != nil {
+		if err := g.links.report.fatal(path, g.links.linkNow(g, path)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fail names the other names of an inode that cannot be restored.
-func (g *linkGroup) fail(r *restorer) {
+// fail reports the other names of an inode that cannot be restored.
+func (g *linkGroup) fail() {
 	if g == nil {
 		return
 	}
@@ -290,6 +279,6 @@ func (g *linkGroup) fail(r *restorer) {
 	g.mu.Unlock()
 
 	for _, path := range later {
-		r.problem(path, errOtherName)
+		g.links.report.problem(path, errOtherName)
 	}
 }

@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"storage/objects"},
 	{"storage/repository"},
 	{"snapshot", "snapshot/check", "snapshot/prune", "snapshot/walk"},
-	{"restore/fetch", "restore/owners"},
+	{"restore/fetch", "restore/owners", "restore/target"},
 	{"restore"},
 	{"internal/enginetest", "restore/load"},
 	{"daemon/notify", "daemon/web"},

@@ -1,4 +1,4 @@
-package restore
+package target
 
 import (
 	"errors"
@@ -15,21 +15,21 @@ import (
 )
 
 // detour is a source that lay behind symbolic links when it was captured. Its
-// entries have the path that was configured; what they stand for lies at real.
+// entries have the path that was configured; the files lie at real.
 type detour struct{ path, real string } // of entries
 
 // findDetours finds the sources of the snapshot that lay behind links, for a
-// restore to where they were. Links are neither replaced nor followed blindly:
-// the restore writes where they led, and refuses when they lead elsewhere today.
-func (r *restorer) findDetours() error {
-	if !r.original() {
+// restore to where they were. Such links are neither replaced nor trusted: the
+// restore writes where they led, and refuses when they lead elsewhere today.
+func (p *Paths) findDetours(o *Options) error {
+	if !p.original {
 		return nil
 	}
-	for i := range r.Tree.Table.Sources {
-		s := &r.Tree.Table.Sources[i]
+	for i := range o.Sources {
+		s := &o.Sources[i]
 		path := manifest.EntryPath(s.Path)
-		above := manifest.Within(path, r.Under) && path != r.Under
-		if s.Resolved == "" || !above && !manifest.Within(r.Under, path) {
+		above := manifest.Within(path, o.Under) && path != o.Under
+		if s.Resolved == "" || !above && !manifest.Within(o.Under, path) {
 			continue
 		}
 
@@ -40,27 +40,17 @@ func (r *restorer) findDetours() error {
 		case err != nil:
 			return fmt.Errorf("source %s: %w", s.Path, err)
 		case today != s.Resolved:
-			return fmt.Errorf("source %s led to %s when the snapshot was taken, and leads to %s today: restore %s:/%s with --target and the directory that you mean", s.Path, s.Resolved, today, r.Tree.Snapshot.Ref(), path)
+			return fmt.Errorf("source %s led to %s when the snapshot was taken, and leads to %s today: restore %s:/%s with --target and the directory that you mean", s.Path, s.Resolved, today, o.Snapshot, path)
 		}
 
 		real := manifest.EntryPath(s.Resolved)
-		if above && !manifest.Within(real, r.Under) {
-			return fmt.Errorf("source %s leads to %s, outside of /%s: restore %s:/%s by itself", s.Path, s.Resolved, r.Under, r.Tree.Snapshot.Ref(), path)
+		if above && !manifest.Within(real, o.Under) {
+			return fmt.Errorf("source %s leads to %s, outside of /%s: restore %s:/%s by itself", s.Path, s.Resolved, o.Under, o.Snapshot, path)
 		}
-		r.detours = append(r.detours, detour{path, real})
+		p.detours = append(p.detours, detour{path, real})
 	}
-	slices.SortFunc(r.detours, func(a, b detour) int { return len(b.path) - len(a.path) }) // the innermost first
+	slices.SortFunc(p.detours, func(a, b detour) int { return len(b.path) - len(a.path) }) // the innermost first
 	return nil
-}
-
-// at is where an entry lies.
-func (r *restorer) at(path string) string {
-	for _, d := range r.detours {
-		if manifest.Within(path, d.path) {
-			return d.real + path[len(d.path):]
-		}
-	}
-	return path
 }
 
 // openWithoutLinks opens the directory at an absolute path, and refuses symbolic
@@ -89,10 +79,4 @@ func openWithoutLinks(dir string) (int, error) {
 	}
 	defer unix.Close(fd)
 	return unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-}
-
-// leadsOn reports whether a path is on the way to a source behind links, and
-// may be such a link.
-func (r *restorer) leadsOn(path string) bool {
-	return slices.ContainsFunc(r.detours, func(d detour) bool { return manifest.Within(d.path, path) })
 }
