@@ -23,6 +23,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/snapshot/check"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
@@ -63,8 +64,8 @@ func (w *checkedWorld) daemon() *Daemon {
 	return d
 }
 
-func (w *checkedWorld) unlocked(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
-	r, err := repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour}})
+func (w *checkedWorld) unlocked(ctx context.Context, _ *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
+	r, err := repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour, Report: findings.Add}})
 	if err == nil {
 		r.Unlock(w.ID)
 	}
@@ -209,11 +210,11 @@ func TestCheck(t *testing.T) {
 			w := newChecked(t, storagetest.NewMemory(), `{schedule: "0 5 * * *", time_zone: UTC}`, false)
 			d := w.daemon()
 			var broken atomic.Bool
-			d.Open = func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {
+			d.Open = func(ctx context.Context, c *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
 				if broken.Load() {
 					return nil, storage.ErrUnreachable
 				}
-				return w.open(ctx, c)
+				return w.open(ctx, c, findings)
 			}
 			stop := w.run(d)
 			time.Sleep(30 * time.Hour)

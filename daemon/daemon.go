@@ -16,7 +16,7 @@ import (
 	"knowngood/daemon/warnings"
 	"knowngood/daemon/web"
 	"knowngood/snapshot"
-	"knowngood/storage/repository"
+	"knowngood/storage/authentic"
 )
 
 // Options of a daemon.
@@ -25,9 +25,9 @@ type Options struct {
 	// Load reads the configuration again, and validates it.
 	Load func() (*configs.Config, error)
 	// Open opens the repository of a configuration. The daemon closes it.
-	Open func(context.Context, *configs.Config) (*repository.Repository, error)
+	Open checking.Open
 	// Unlocked opens it with the identity of the configuration.
-	Unlocked func(context.Context, *configs.Config) (*repository.Repository, error)
+	Unlocked checking.Open
 	Version  string
 	// ConfigFile is where the configuration came from; empty: from flags alone.
 	ConfigFile string
@@ -69,6 +69,7 @@ type Daemon struct {
 	observing sync.Mutex             // held by who reads the repository between runs
 	published atomic.Pointer[string] // the newest status line of the service manager
 
+	findings authentic.Findings // of repo, and of what is opened for a prune
 	warnings *warnings.List
 	jobs     *jobs
 	repo     *holder
@@ -98,10 +99,10 @@ func New(o Options) *Daemon {
 	d := &Daemon{Options: o, started: o.Now(), wake: make(waker, 1)}
 	d.warnings = warnings.New(o.Log, func() time.Time { return d.Now() })
 	d.jobs = &jobs{o: &d.Options, warnings: d.warnings, config: o.Config, byName: map[string]*job{}}
-	d.repo = &holder{o: &d.Options, config: o.Config, opening: make(chan struct{}, 1)}
+	d.repo = &holder{o: &d.Options, findings: &d.findings, config: o.Config, opening: make(chan struct{}, 1)}
 	d.messages = &messenger{o: &d.Options, warnings: d.warnings, wake: d.wake}
 	d.checks = checking.NewState(d.warnings)
-	d.executor = &executor{o: &d.Options, jobs: d.jobs, repo: d.repo, messages: d.messages, warnings: d.warnings, checks: d.checks, wake: d.wake}
+	d.executor = &executor{o: &d.Options, findings: &d.findings, jobs: d.jobs, repo: d.repo, messages: d.messages, warnings: d.warnings, checks: d.checks, wake: d.wake}
 	return d
 }
 

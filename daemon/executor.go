@@ -25,6 +25,7 @@ import (
 // executor executes the runs of jobs, and records how they end.
 type executor struct {
 	o        *Options
+	findings *authentic.Findings
 	jobs     *jobs
 	repo     *holder
 	messages *messenger
@@ -153,7 +154,7 @@ func (x *executor) end(ctx context.Context, j *job, r *running, err error) {
 	}
 	repo, _ := x.repo.current()
 	if repo != nil {
-		x.reportFindings(repo, err)
+		x.reportFindings(err)
 	}
 
 	failures, last := x.record(j, r, repo, gone)
@@ -203,14 +204,13 @@ func (x *executor) record(j *job, r *running, repo *repository.Repository, gone 
 
 // reportFindings reports tampering that the repository noticed, and damage that a
 // run met.
-func (x *executor) reportFindings(repo *repository.Repository, err error) {
-	found := repo.Warnings()
+func (x *executor) reportFindings(err error) {
+	found := x.findings.Take()
 	if err != nil && authentic.Damaged(err) {
-		found = append(found, err)
+		found = append(found, authentic.FindingOf(err))
 	}
-	for _, w := range found {
-		var tampered *authentic.TamperError
-		x.found(w.Error(), errors.As(w, &tampered) || authentic.Damaged(w))
+	for _, f := range found {
+		x.found(f.Err.Error(), f.Kind != authentic.Warning)
 	}
 }
 

@@ -37,7 +37,7 @@ func (x *executor) prune(ctx context.Context, r *running) (err error) {
 	}
 	o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack), Progress: &r.pruned}
 	if o.MaxRepack > 0 && c.Identity != "" {
-		unlocked, err := x.o.Unlocked(ctx, c)
+		unlocked, err := x.o.Unlocked(ctx, c, x.findings)
 		if err != nil {
 			return fmt.Errorf("open the repository with the identity, to repack: %w", err)
 		}

@@ -12,6 +12,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/trust"
@@ -93,8 +94,8 @@ func TestANightlyPruneRepacksWithTheIdentityOfTheConfiguration(t *testing.T) {
 		c.Prune = &configs.Prune{Schedule: "@daily", TimeZone: "UTC", Announce: configs.Duration(48 * time.Hour), MaxRepack: 1 << 30}
 		c.Identity = "/etc/knowngood/identity"
 		d := w.daemon(c)
-		d.Unlocked = func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {
-			r, err := repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour}})
+		d.Unlocked = func(ctx context.Context, c *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
+			r, err := repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour, Report: findings.Add}})
 			if err == nil {
 				r.Unlock(w.ID)
 			}

@@ -10,6 +10,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/snapshot"
+	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -19,8 +20,9 @@ import (
 // holder keeps one repository open: its index, connections and caches stay warm
 // between runs.
 type holder struct {
-	o       *Options
-	opening chan struct{} // holds something while one opens
+	o        *Options
+	findings *authentic.Findings
+	opening  chan struct{} // holds something while one opens
 
 	mu     sync.Mutex
 	config *configs.Config
@@ -56,7 +58,7 @@ func (h *holder) get(ctx context.Context) (repo *repository.Repository, host *tr
 	h.mu.Lock()
 	config := h.config
 	h.mu.Unlock()
-	repo, err = h.o.Open(ctx, config)
+	repo, err = h.o.Open(ctx, config, h.findings)
 	if err == nil {
 		if host, err = repo.Host(ctx); err != nil {
 			repo.Close()

@@ -16,6 +16,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/daemon/report"
+	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 )
 
@@ -105,7 +106,7 @@ func TestWhatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
 		stop()
 		w.Check(os.WriteFile(w.open, nil, 0o600))
 		d = w.daemon(w.settings(24 * time.Hour))
-		d.Open = func(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
+		d.Open = func(ctx context.Context, _ *configs.Config, _ *authentic.Findings) (*repository.Repository, error) {
 			<-ctx.Done() // a store that hangs
 			return nil, ctx.Err()
 		}
@@ -173,7 +174,7 @@ func TestARunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay(t *testing.T) 
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d := w.daemon(w.config("  web: {timeout: 1m, retries: 0, sources: [{path: $SOURCE}]}\n"))
-		d.Open = func(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
+		d.Open = func(ctx context.Context, _ *configs.Config, _ *authentic.Findings) (*repository.Repository, error) {
 			<-ctx.Done() // a store that hangs
 			return nil, ctx.Err()
 		}

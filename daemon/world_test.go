@@ -16,6 +16,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/internal/enginetest"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
@@ -65,8 +66,8 @@ func (w *world) config(environments string) *configs.Config {
 	return c
 }
 
-func (w *world) open(ctx context.Context, _ *configs.Config) (*repository.Repository, error) {
-	return repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour}, KeepIndex: 6 * time.Hour})
+func (w *world) open(ctx context.Context, _ *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
+	return repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour, Report: findings.Add}, KeepIndex: 6 * time.Hour})
 }
 
 func (w *world) daemon(c *configs.Config) *Daemon {

@@ -159,7 +159,7 @@ func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
 		if b := res.Snapshot.Body; !b.ProtectedUntil.Equal(first.Truncate(time.Second)) {
 			t.Errorf("protected until %v; the lock that was not extended ends %v", b.ProtectedUntil, first)
 		}
-		said := r.Warnings()
+		said := w.Warnings()
 		if len(said) != 1 || !strings.Contains(said[0].Error(), "locks that the snapshots of h need could not be extended to 720h") || !strings.Contains(said[0].Error(), "hosts/h/packs/") {
 			t.Errorf("said: %q", said)
 		}

@@ -64,6 +64,7 @@ that are lost for good. Without an identity it repairs and checks the structure.
 				}
 			}
 			began := time.Now()
+			o.Found = a.findings.Take()
 			p := a.out.Progress(func() console.State {
 				return console.State{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%d of %s", o.Progress.PacksDone.Load(), human.Counted(o.Progress.Packs.Load(), "pack"))}
 			})

@@ -47,7 +47,7 @@ func (a *app) completing(most int, offer completer) cobra.CompletionFunc {
 		if err != nil {
 			return nil, directive
 		}
-		a.repo = nil // its warnings are for nobody
+		a.findings.Take() // which nobody wants to see now
 		words := slices.DeleteFunc(offer(ctx, r, typed), func(w string) bool { return !strings.HasPrefix(w, typed) || slices.Contains(args, w) })
 		return words, directive
 	}

@@ -16,7 +16,9 @@ import (
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon"
+	"knowngood/daemon/checking"
 	"knowngood/snapshot"
+	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
 )
@@ -73,9 +75,10 @@ func (a *app) daemon(ctx context.Context, level string) error {
 	if err := a.refuseOtherHost(); err != nil {
 		return err
 	}
-	open := func(identity bool) func(context.Context, *configs.Config) (*repository.Repository, error) {
-		return func(ctx context.Context, c *configs.Config) (*repository.Repository, error) {
+	open := func(identity bool) checking.Open {
+		return func(ctx context.Context, c *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
 			at := *a
+			at.findings = findings
 			at.config, at.repoURL, at.stateDir, at.host = c, c.Repository.URL, c.StateDir, c.Host
 			at.fresh, at.keepIndex = daemonFresh, daemonIndex
 			at.identityPath = ""

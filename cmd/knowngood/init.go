@@ -105,7 +105,7 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 	if err != nil {
 		return err
 	}
-	o := trust.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Recipients: f.recipients}
+	o := trust.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Recipients: f.recipients, Report: a.findings.Add}
 	if err := f.options(a, &o); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/web"
 	"knowngood/internal/printable"
+	"knowngood/storage/authentic"
 
 	"github.com/spf13/cobra"
 )
@@ -39,7 +40,7 @@ func start(writebackWindow time.Duration) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(152 << 20)
 	}
-	a := &app{out: console.New(os.Stdout, os.Stderr), writebackWindow: writebackWindow}
+	a := &app{out: console.New(os.Stdout, os.Stderr), findings: &authentic.Findings{}, writebackWindow: writebackWindow}
 	os.Exit(a.run(os.Args[1:]))
 }
 

@@ -60,7 +60,7 @@ func (a *app) connect(ctx context.Context) (*repository.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := repository.Options{Options: trust.Options{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Fresh: max(a.fresh, time.Minute)}, KeepIndex: a.keepIndex}
+	o := repository.Options{Options: trust.Options{StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Fresh: max(a.fresh, time.Minute), Report: a.findings.Add}, KeepIndex: a.keepIndex}
 	if a.pin != "" {
 		pin, err := hex.DecodeString(strings.TrimSpace(a.pin))
 		if err != nil || len(pin) != 32 {

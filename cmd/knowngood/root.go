@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,7 +35,8 @@ type app struct {
 	fresh, keepIndex time.Duration // of repository.Options
 	writebackWindow  time.Duration // of snapshot.Options
 
-	repo *repository.Repository
+	repo     *repository.Repository
+	findings *authentic.Findings // of the repository
 
 	damaged map[string]bool // keys of objects that the command found to be missing or damaged
 }
@@ -189,13 +189,14 @@ func (a *app) loadConfig(path string) (*configs.Config, error) {
 	return c, nil
 }
 
-// warnings prints what the repository found amiss and got round, and reports
+// warnings prints what the repository found wrong and worked around, and reports
 // whether somebody tampered with it.
 func (a *app) warnings() (tampered bool) {
-	if a.repo == nil {
-		return false
+	var errs []error
+	for _, f := range a.findings.Take() {
+		errs = append(errs, f.Err)
+		tampered = tampered || f.Kind == authentic.Tampering
 	}
-	found := a.repo.Warnings()
-	console.PrintErrors(a.out, "knowngood: warning: ", found)
-	return slices.ContainsFunc(found, authentic.Tampered)
+	console.PrintErrors(a.out, "knowngood: warning: ", errs)
+	return tampered
 }

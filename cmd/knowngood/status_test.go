@@ -15,6 +15,7 @@ import (
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
+	"knowngood/storage/authentic"
 )
 
 // shownDaemon is a daemon of which nothing but the report is real.
@@ -63,7 +64,7 @@ func statusWith(t *testing.T, r report.Report, more string, args ...string) (cod
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	a := &app{out: console.New(&out, &errs)}
+	a := &app{out: console.New(&out, &errs), findings: &authentic.Findings{}}
 	code = a.run(append([]string{"status", "--config", config}, args...))
 	return code, out.String(), errs.String()
 }

@@ -13,6 +13,7 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/internal/wire"
 	"knowngood/snapshot/check"
+	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
@@ -27,6 +28,9 @@ const (
 	saveEvery    = 32 << 20 // bytes that are read again at most after a crash
 )
 
+// Open opens the repository of a configuration, which reports to findings.
+type Open func(ctx context.Context, c *configs.Config, findings *authentic.Findings) (*repository.Repository, error)
+
 // Options of one check.
 type Options struct {
 	Config *configs.Config
@@ -35,7 +39,7 @@ type Options struct {
 	Next   time.Time // when the check is due after this one; zero: unknown
 	// Open opens the repository for this check alone, Unlocked with the identity of
 	// the configuration. The check closes it.
-	Open, Unlocked func(context.Context, *configs.Config) (*repository.Repository, error)
+	Open, Unlocked Open
 	Progress       *check.Progress
 	Log            *zap.Logger
 }
@@ -48,6 +52,8 @@ type run struct {
 	repo   *repository.Repository
 	sealed bool // without an identity
 	notes  []string
+
+	findings authentic.Findings // of repo
 }
 
 // Run checks what is stored, and fills in out. Damage is an error.
@@ -72,13 +78,13 @@ func (s *State) Run(ctx context.Context, o Options, out *report.Run) error {
 // are findings.
 func (k *run) open(ctx context.Context) (err error) {
 	if k.Config.Identity != "" && k.Unlocked != nil {
-		if k.repo, err = k.Unlocked(ctx, k.Config); err == nil {
+		if k.repo, err = k.Unlocked(ctx, k.Config, &k.findings); err == nil {
 			return nil
 		}
 		k.note("the identity cannot be used, so the lists of files were not checked: %v", err)
 	}
 	k.sealed = true
-	k.repo, err = k.Open(ctx, k.Config)
+	k.repo, err = k.Open(ctx, k.Config, &k.findings)
 	return err
 }
 
@@ -177,7 +183,7 @@ func (k *run) structure(ctx context.Context) error {
 		}
 	}
 
-	o := check.Options{Host: k.Host, Sealed: k.sealed, Progress: k.Progress, Read: func(id deletion.ObjectID) bool { return read[id] }}
+	o := check.Options{Host: k.Host, Found: k.findings.Take(), Sealed: k.sealed, Progress: k.Progress, Read: func(id deletion.ObjectID) bool { return read[id] }}
 	found, err := check.Run(ctx, k.repo, o)
 	if errors.Is(err, trust.ErrNoUsableIdentity) && !k.sealed {
 		k.note("the identity does not open every snapshot, so the lists of files were not checked: %v", err)

@@ -17,6 +17,7 @@ import (
 	"knowngood/snapshot/check"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/chunk"
 	"knowngood/storage/history"
 	"knowngood/storage/identity"
@@ -43,6 +44,8 @@ type World struct {
 	ID    *identity.File
 	Key   string   // the identity as its file holds it
 	Pin   [32]byte // of the repository
+
+	findings *authentic.Findings // of all that was opened
 }
 
 // New makes a repository in an empty store.
@@ -54,7 +57,7 @@ func New(t treetest.T, store storage.Store) *World {
 // NewLocked is New with locks.
 func NewLocked(t treetest.T, store storage.Store, lock trust.Lock) *World {
 	t.Helper()
-	w := &World{T: t, Ctx: context.Background(), Store: store, URL: "test", State: treetest.TempDir(t)}
+	w := &World{T: t, Ctx: context.Background(), Store: store, URL: "test", State: treetest.TempDir(t), findings: &authentic.Findings{}}
 	key, err := identity.Generate(identity.X25519)
 	w.Check(err)
 	file := filepath.Join(treetest.TempDir(t), "identity")
@@ -76,8 +79,16 @@ func NewLocked(t treetest.T, store storage.Store, lock trust.Lock) *World {
 func (w *World) With(t treetest.T, store storage.Store) *World {
 	t.Helper()
 	c := *w
-	c.T, c.Store, c.State = t, store, treetest.TempDir(t)
+	c.T, c.Store, c.State, c.findings = t, store, treetest.TempDir(t), &authentic.Findings{}
 	c.Check(os.CopyFS(c.State, os.DirFS(w.State)))
+	return &c
+}
+
+// Over is the same host, with its state directory, over another store. What it finds is
+// not among the warnings of w.
+func (w *World) Over(store storage.Store) *World {
+	c := *w
+	c.Store, c.findings = store, &authentic.Findings{}
 	return &c
 }
 
@@ -92,7 +103,7 @@ func (w *World) Check(err error) {
 // Open opens the repository with a state directory, which may be "".
 func (w *World) Open(state string) *repository.Repository {
 	w.T.Helper()
-	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: state, URL: w.URL, Now: time.Now()}})
+	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: state, URL: w.URL, Now: time.Now(), Report: w.findings.Add}})
 	w.Check(err)
 	return r
 }
@@ -106,11 +117,19 @@ func (w *World) Bare() *repository.Repository {
 	return r
 }
 
+// Warnings takes what was found wrong and worked around since the last call.
+func (w *World) Warnings() (errs []error) {
+	for _, f := range w.findings.Take() {
+		errs = append(errs, f.Err)
+	}
+	return errs
+}
+
 // Capture takes a snapshot of env, without any identity. Files are believed to
 // be unchanged soon after they were written; see
 // snapshot.Options.WritebackWindow. edit may be nil.
 func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...string) (*snapshot.Result, error) {
-	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: w.URL, Now: time.Now()}})
+	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: w.URL, Now: time.Now(), Report: w.findings.Add}})
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +160,7 @@ func (w *World) MustCapture(env string, paths ...string) *snapshot.Result {
 
 // Snapshot resolves a reference on a bare machine.
 func (w *World) Snapshot(ref string) (*repository.Repository, *history.Snapshot, error) {
-	r, err := repository.Open(w.Ctx, w.Store, repository.Options{})
+	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{Report: w.findings.Add}})
 	if err != nil {
 		return nil, nil, err
 	}

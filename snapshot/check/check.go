@@ -53,7 +53,10 @@ type Options struct {
 	// Repair, when set, is this machine's host: before the check its index is rebuilt
 	// from the packs where index runs are missing or damaged. Nothing else is written
 	// to the store.
-	Repair   *trust.Host
+	Repair *trust.Host
+	// Found is what the repository reported before the check. What it reports
+	// meanwhile goes into the result, too, and nowhere else.
+	Found    []authentic.Finding
 	Progress *Progress
 }
 
@@ -130,7 +133,10 @@ const maxHurt = 100
 // checker checks one repository.
 type checker struct {
 	Options
-	repo   *repository.Repository
+	repo *repository.Repository
+
+	findings authentic.Findings // of repo
+
 	mu     sync.Mutex
 	report Report
 	byKey  map[string]int
@@ -147,6 +153,10 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 		o.Progress = &Progress{}
 	}
 	c := &checker{Options: o, repo: repo, byKey: map[string]int{}, heals: map[Healing]bool{}, lost: map[string]*LostFiles{}}
+	for _, f := range o.Found {
+		c.findings.Add(f)
+	}
+	defer repo.Divert(c.findings.Add)()
 	if o.Repair != nil {
 		if err := c.repair(ctx); err != nil {
 			return nil, err
@@ -169,8 +179,8 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 			return nil, err
 		}
 	}
-	for _, w := range repo.Warnings() {
-		c.warning(w)
+	for _, f := range c.findings.Take() {
+		c.warning(f.Err)
 	}
 	slices.SortFunc(c.report.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
 	c.report.Heals = slices.SortedFunc(maps.Keys(c.heals), func(a, b Healing) int {

@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"knowngood/storage"
@@ -34,7 +33,7 @@ func (c *checker) repair(ctx context.Context) error {
 		}
 	}
 
-	warnings := c.repo.Warnings()
+	found := c.findings.Take()
 	replaced, err := c.repo.RebuildIndex(ctx, host, named)
 	if err != nil {
 		return fmt.Errorf("rebuild the index of host %s: %w", host.Name, err)
@@ -48,19 +47,16 @@ func (c *checker) repair(ctx context.Context) error {
 	}
 
 	// What it found of packs and runs, the check judges by itself.
-	for _, w := range c.repo.Warnings() {
-		var damage *authentic.DamageError
-		if errors.As(w, &damage) {
-			_, object := deletion.ParseKey(damage.Key)
-			_, _, _, _, run := layout.ParseIndexRunKey(damage.Key)
-			if object || run {
-				continue
-			}
+	for _, f := range c.findings.Take() {
+		_, object := deletion.ParseKey(f.Key)
+		_, _, _, _, run := layout.ParseIndexRunKey(f.Key)
+		if f.Kind == authentic.Damage && (object || run) {
+			continue
 		}
-		warnings = append(warnings, w)
+		found = append(found, f)
 	}
-	for _, w := range warnings {
-		c.warning(w)
+	for _, f := range found {
+		c.warning(f.Err)
 	}
 	return nil
 }

@@ -233,10 +233,10 @@ func TestAttackASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay(t *testing.
 		})
 		w.put(key(8), object)
 		ref := "web@" + at[2].Add(time.Minute).UTC().Format(time.RFC3339)
-		r, s, err := w.Snapshot(ref)
+		_, s, err := w.Snapshot(ref)
 		w.check(err)
 		if s.Number != 3 {
-			t.Errorf("BREAK: %s is %s; warnings %v", ref, s.Ref(), r.Warnings())
+			t.Errorf("BREAK: %s is %s; warnings %v", ref, s.Ref(), w.Warnings())
 			return
 		}
 		w.Restores(ref, w.dir, trees[2])
@@ -288,7 +288,7 @@ func TestAttackAnEnvironmentIsHiddenByDeleteMarkers(t *testing.T) {
 		envs, err := r.EveryEnvironment(w.Ctx, enginetest.Host) // of which list, check, forget, damage and status are made
 		w.check(err)
 		if !slices.Contains(envs, "db") {
-			t.Errorf("BREAK: list shows %v, warnings %v", envs, r.Warnings())
+			t.Errorf("BREAK: list shows %v, warnings %v", envs, w.Warnings())
 		}
 		report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 		w.check(err)
@@ -542,7 +542,7 @@ func TestAttackARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testin
 			r := open()
 			report, err := prune.Run(w.Ctx, r, prune.Options{})
 			w.check(err)
-			t.Log(report.Domains, report.Blocked, report.Notes, r.Warnings())
+			t.Log(report.Domains, report.Blocked, report.Notes, w.Warnings())
 		}
 		trees, at := w.days(3)
 		run() // the pruner remembers 1 to 3
@@ -573,7 +573,7 @@ func TestAttackARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testin
 		w.check(err)
 		r := open()
 		if s, err := r.Resolve(w.Ctx, ref, enginetest.Host); err != nil || s.ID == sha256.Sum256(forged[5]) {
-			t.Errorf("BREAK: the machine that remembers takes web@5 for the forged one: %v; warnings %v", err, r.Warnings())
+			t.Errorf("BREAK: the machine that remembers takes web@5 for the forged one: %v; warnings %v", err, w.Warnings())
 		}
 		for n := 4; n <= 6; n++ {
 			_, s, err := w.Snapshot("web@" + string(rune('0'+n)))
@@ -655,7 +655,7 @@ func TestAttackTheOwnerVouchesForWhatWasPutOverTheHeadInBetween(t *testing.T) {
 		r := w.Bare()
 		s, err := r.Head(w.Ctx, enginetest.Host, "web")
 		if err != nil || s.ID != head.ID {
-			t.Errorf("BREAK: the newest is %v (forged: %v), %v; warnings %v", s, s != nil && s.ID == hash, err, r.Warnings())
+			t.Errorf("BREAK: the newest is %v (forged: %v), %v; warnings %v", s, s != nil && s.ID == hash, err, w.Warnings())
 		}
 	})
 }

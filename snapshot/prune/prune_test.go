@@ -91,10 +91,10 @@ func (w *world) forget(env string, numbers ...uint64) {
 
 func (w *world) prune(o prune.Options) *prune.Report {
 	w.t.Helper()
-	r := w.host()
-	report, err := prune.Run(w.Ctx, r, o)
+	w.Warnings() // of before
+	report, err := prune.Run(w.Ctx, w.host(), o)
 	w.check(err)
-	for _, warning := range r.Warnings() {
+	for _, warning := range w.Warnings() {
 		w.t.Errorf("warning: %v", warning)
 	}
 	return report
@@ -220,10 +220,10 @@ func TestAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew(t *testing.T) {
 		w.forget("web", 1)
 		time.Sleep(3 * day)
 		w.free()
-		r := w.host()
-		_, err := r.Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
+		w.Warnings() // of before
+		_, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()})
 		w.check(err)
-		if warnings := r.Warnings(); len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "announced") {
+		if warnings := w.Warnings(); len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "announced") {
 			t.Errorf("undoing what is announced warns %v", warnings)
 		}
 		time.Sleep(8 * day)
@@ -440,8 +440,7 @@ func TestARunIsToldWhenWhatItReusedWasAnnounced(t *testing.T) {
 		time.Sleep(3 * day) // nobody has announced anything yet
 		w.check(os.Rename(saved, filepath.Join(w.dir, "shared")))
 		w.write("new", 100<<10)
-		slow := *w.World
-		slow.Store = storagetest.NewFaulty(m, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.Delayed(5 * day)})
+		slow := w.Over(storagetest.NewFaulty(m, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.Delayed(5 * day)}))
 		done := make(chan error, 1)
 		go func() {
 			_, err := slow.Capture("db", func(o *snapshot.Options) {}, w.dir)

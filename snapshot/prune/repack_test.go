@@ -36,8 +36,8 @@ func (w *world) unlocked() *repository.Repository {
 // repack prunes with a budget, on the host and with an identity.
 func (w *world) repack(budget uint64) prune.Domain {
 	w.t.Helper()
-	r := w.unlocked()
-	report, err := prune.Run(w.Ctx, r, prune.Options{MaxRepack: budget})
+	w.Warnings() // of before
+	report, err := prune.Run(w.Ctx, w.unlocked(), prune.Options{MaxRepack: budget})
 	w.check(err)
 	for _, b := range report.Blocked {
 		w.t.Fatal(b)
@@ -45,7 +45,7 @@ func (w *world) repack(budget uint64) prune.Domain {
 	for _, n := range report.Notes {
 		w.t.Errorf("note: %s", n)
 	}
-	for _, warning := range r.Warnings() {
+	for _, warning := range w.Warnings() {
 		w.t.Errorf("warning: %v", warning)
 	}
 	return report.Domains[0]

@@ -74,7 +74,7 @@ func (w *world) prunes(pass func(), spoil func(keys)) {
 	}
 	told := map[string]bool{}
 	hear := func(r *repository.Repository) {
-		for _, warning := range r.Warnings() {
+		for _, warning := range w.Warnings() {
 			if !authentic.Damaged(warning) {
 				t.Errorf("warning: %v", warning)
 			}

@@ -118,7 +118,7 @@ func TestATakenHostThatSignsItsHistoryAgain(t *testing.T) {
 					t.Errorf("%s is taken for stored at %v", s.Ref(), s.Stored)
 				}
 			}
-			if count != 7 || !named(r.Warnings(), key(1), key(2), key(3), key(4), key(5), key(6), key(7)) {
+			if count != 7 || !named(w.Warnings(), key(1), key(2), key(3), key(4), key(5), key(6), key(7)) {
 				t.Errorf("%d snapshots, and not all keys that were put over are named", count)
 			}
 			w.Restores("web@3", w.dir, trees[2])
@@ -148,7 +148,7 @@ func TestATakenHostThatSignsItsHistoryAgain(t *testing.T) {
 			again.Unlock(w.ID)
 			_, err := again.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 			w.check(err)
-			if !named(again.Warnings(), key(7)) {
+			if !named(w.Warnings(), key(7)) {
 				t.Error("what was put over the head is not named")
 			}
 			for s, err := range w.Bare().Snapshots(w.Ctx, enginetest.Host, "web") {
@@ -249,9 +249,9 @@ func TestASnapshotByNumberIsLinkedWithWhatIsRemembered(t *testing.T) {
 		for _, text := range []string{"web@2", "web@3"} {
 			ref, _, err := history.ParseRef(text)
 			w.check(err)
-			r := open()
-			s, err := r.Resolve(w.Ctx, ref, enginetest.Host)
-			if !authentic.Tampered(err) && len(r.Warnings()) == 0 {
+			w.Warnings() // of before
+			s, err := open().Resolve(w.Ctx, ref, enginetest.Host)
+			if !authentic.Tampered(err) && len(w.Warnings()) == 0 {
 				t.Errorf("%s is believed: %v, %v", text, s.Ref(), err)
 			}
 		}

@@ -29,12 +29,12 @@ import (
 // Reader reads the objects of one store. Its methods may be called concurrently.
 type Reader struct {
 	store  storage.Store
-	report func(error)
+	report func(Finding)
 }
 
-// NewReader reads from store. report is given a *TamperError for each object that
-// was read from beneath the current view; it may be called concurrently.
-func NewReader(store storage.Store, report func(error)) *Reader {
+// NewReader reads from store. report is given a finding for each object that was
+// read from beneath the current view; it may be called concurrently.
+func NewReader(store storage.Store, report func(Finding)) *Reader {
 	return &Reader{store, report}
 }
 
@@ -124,7 +124,8 @@ func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, 
 		return Object{}, verr
 	case found == nil && err == nil:
 		if len(all) > 1 {
-			r.report(fmt.Errorf("other versions of %s lie beneath the one that shows, and these credentials may not read them, so whether it was put over another is not known: let them read versions (s3:GetObjectVersion)", o.Key))
+			err := fmt.Errorf("other versions of %s lie beneath the one that shows, and these credentials may not read them, so whether it was put over another is not known: let them read versions (s3:GetObjectVersion)", o.Key)
+			r.report(Finding{Kind: Warning, Key: o.Key, Err: err})
 		}
 		return Object{object, o.Modified}, nil
 	case found == nil:
@@ -208,15 +209,15 @@ func unseen(err error) bool {
 // Overwritten reports an object that was read from beneath the current view. all
 // are its versions, the newest first.
 func (r *Reader) Overwritten(key string, all []storage.Version) {
-	found, since := "other bytes in its place", ""
+	e := &TamperError{What: key, Key: key, Remembered: "the object", Found: "other bytes in its place",
+		Hint: fmt.Sprintf("an older version of it verifies and is used; find out who wrote to %s", key)}
 	if len(all) > 0 {
+		e.Since = all[0].Modified
 		if all[0].Marker {
-			found = "it hidden by a delete marker"
+			e.Found = "it hidden by a delete marker"
 		}
-		since = " since " + all[0].Modified.UTC().Format(time.RFC3339)
 	}
-	r.report(&TamperError{What: key, Remembered: "the object", Found: found + since,
-		Hint: fmt.Sprintf("an older version of it verifies and is used; find out who wrote to %s", key)})
+	r.report(FindingOf(e))
 }
 
 // AtMost appends all of an object from offset to dst. One of which that is more

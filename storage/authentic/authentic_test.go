@@ -62,7 +62,7 @@ func TestListed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var found []error
-			r := NewReader(versions(t, c.versions...), func(err error) { found = append(found, err) })
+			r := NewReader(versions(t, c.versions...), func(f Finding) { found = append(found, f.Err) })
 			object, err := r.Get(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good})
 			if string(object.Bytes) != c.want {
 				t.Errorf("read %q, want %q", object.Bytes, c.want)
@@ -115,7 +115,7 @@ func TestHashed(t *testing.T) {
 	for name, over := range map[string]string{"rubbish": "rubbish", "a delete marker": "-"} {
 		t.Run("ranges from beneath "+name, func(t *testing.T) {
 			var found []error
-			h := NewReader(versions(t, body, over), func(err error) { found = append(found, err) }).Hashed("pack", 1000)
+			h := NewReader(versions(t, body, over), func(f Finding) { found = append(found, f.Err) }).Hashed("pack", 1000)
 			if ok, err := h.Uncover(t.Context(), "k", sum); err != nil || !ok {
 				t.Fatal(ok, err)
 			}
@@ -138,7 +138,7 @@ func TestHashed(t *testing.T) {
 		})
 	}
 	t.Run("whole, without looking before", func(t *testing.T) {
-		h := NewReader(versions(t, body, "rubbish"), func(error) {}).Hashed("pack", 1000)
+		h := NewReader(versions(t, body, "rubbish"), func(Finding) {}).Hashed("pack", 1000)
 		if b, err := h.Whole(t.Context(), nil, "k", sum); err != nil || string(b) != body {
 			t.Errorf("%q, %v", b, err)
 		}
@@ -151,7 +151,7 @@ func TestHashed(t *testing.T) {
 		return m
 	}()} {
 		t.Run(name, func(t *testing.T) {
-			h := NewReader(m, func(err error) { t.Error(err) }).Hashed("pack", 1000)
+			h := NewReader(m, func(f Finding) { t.Error(f.Err) }).Hashed("pack", 1000)
 			if _, err := h.Whole(t.Context(), nil, "k", sum); !Damaged(err) || !strings.Contains(fmt.Sprint(err), "not those of its name") {
 				t.Errorf("error %v", err)
 			}

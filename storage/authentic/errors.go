@@ -3,6 +3,7 @@ package authentic
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/seal"
@@ -24,13 +25,18 @@ func (e *DamageError) Unwrap() error { return e.Err }
 // remembered, or hides it: nobody who keeps the rules does that.
 type TamperError struct {
 	What       string // what was tampered with
+	Key        string // of the object; empty when it is about none
 	Remembered string
 	Found      string
-	Hint       string // what the operator can do; may be empty
+	Since      time.Time // when the store took what was found; zero when that is not known
+	Hint       string    // what the operator can do; may be empty
 }
 
 func (e *TamperError) Error() string {
 	s := fmt.Sprintf("tampering: %s: remembered %s, found %s", e.What, e.Remembered, e.Found)
+	if !e.Since.IsZero() {
+		s += " since " + e.Since.UTC().Format(time.RFC3339)
+	}
 	if e.Hint != "" {
 		s += " (" + e.Hint + ")"
 	}

@@ -78,7 +78,7 @@ func (e *environment) expect(n uint64, root *statement.Root) error {
 	if !known || root.Hash() == hash {
 		return nil
 	}
-	return &authentic.TamperError{What: "root " + e.key(n), Remembered: fmt.Sprintf("%s@%d (%x)", e.name, n, hash), Found: fmt.Sprintf("%x", root.Hash()),
+	return &authentic.TamperError{What: "root " + e.key(n), Key: e.key(n), Remembered: fmt.Sprintf("%s@%d (%x)", e.name, n, hash), Found: fmt.Sprintf("%x", root.Hash()),
 		Hint: "the history was forked: another machine signs with this host's key, or the store went back. What is remembered lies in " + e.files()}
 }
 
@@ -154,13 +154,13 @@ func (e *environment) warnOfGap(ctx context.Context, s *Snapshot) error {
 	if err != nil || x != nil && x.Forgotten.Has(s.Number-1) {
 		return err
 	}
-	e.t.Warn(&authentic.TamperError{What: "root " + e.key(s.Number-1), Remembered: fmt.Sprintf("that there is %s@%d, because roots are never deleted", e.name, s.Number-1), Found: "none",
+	e.t.Warn(&authentic.TamperError{What: "root " + e.key(s.Number-1), Key: e.key(s.Number - 1), Remembered: fmt.Sprintf("that there is %s@%d, because roots are never deleted", e.name, s.Number-1), Found: "none",
 		Hint: fmt.Sprintf("nothing shows that %s follows what was captured before: `knowngood list %s` shows what is missing", s.Ref(), e.name)})
 	return nil
 }
 
 // unlike is the error where a root does not name the one before it.
 func (e *environment) unlike(newer, s *Snapshot) error {
-	return &authentic.TamperError{What: "root " + e.key(s.Number), Remembered: fmt.Sprintf("%x by %s", newer.Root.Previous, newer.Ref()), Found: fmt.Sprintf("%x", s.ID),
+	return &authentic.TamperError{What: "root " + e.key(s.Number), Key: e.key(s.Number), Remembered: fmt.Sprintf("%x by %s", newer.Root.Previous, newer.Ref()), Found: fmt.Sprintf("%x", s.ID),
 		Hint: "the history was forked: two machines sign with this host's key, or a root was replaced"}
 }

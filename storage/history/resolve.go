@@ -202,7 +202,7 @@ func (h *History) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot
 	case err == nil && nerr != nil && !errors.Is(nerr, storage.ErrNotFound):
 		h.t.Warn(fmt.Errorf("nothing vouches for %s: the snapshot after it does not verify: %w", s.Ref(), nerr))
 	case err == nil && e.known != nil && s.Number == e.known.Number+1 && s.Root.Previous != e.known.Hash:
-		return e.inChain(ctx, ref) // which finds out what is amiss
+		return e.inChain(ctx, ref) // which finds out what is wrong
 	}
 	if _, listed := around[ref.Number-1]; err == nil && !listed && ref.Number > 1 {
 		err = e.warnOfGap(ctx, s)
@@ -241,7 +241,7 @@ func (e *environment) about(err error, number uint64) bool {
 	var damage *authentic.DamageError
 	var tamper *authentic.TamperError
 	key := e.key(number)
-	return errors.As(err, &damage) && damage.Key == key || errors.As(err, &tamper) && tamper.What == "root "+key
+	return errors.As(err, &damage) && damage.Key == key || errors.As(err, &tamper) && tamper.Key == key
 }
 
 // absent tells a number that was never reached from one that is missing.

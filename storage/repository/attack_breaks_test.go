@@ -34,7 +34,7 @@ func TestAttackRubbishWaitsForTheKeysOfARecipient(t *testing.T) {
 		t.Logf("it is told: %v", err)
 		return
 	}
-	told := fmt.Sprint(change.Notes, r.Warnings())
+	told := fmt.Sprint(change.Notes, warnings(r))
 	reader := newMachine(t).open(t, w.store)
 	reader.Unlock(second)
 	s, err := reader.Head(t.Context(), "web-1", "web")

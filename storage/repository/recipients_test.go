@@ -221,7 +221,7 @@ func TestHiddenAndReplacedKeysAreFoundBeneath(t *testing.T) {
 	if e, err := r.CurrentEpoch(t.Context()); err != nil || e.ID != w.made.Epoch {
 		t.Errorf("%v, %v", e, err)
 	}
-	warnings := fmt.Sprint(r.Warnings())
+	warnings := fmt.Sprint(warnings(r))
 	for _, part := range []string{"keys/owner/", "keys/" + w.made.Epoch.String(), "epochs/"} {
 		if !strings.Contains(warnings, part) {
 			t.Errorf("warnings %s lack %s", warnings, part)

@@ -11,7 +11,7 @@
 // listings against what this machine remembers. What does not verify is an
 // *authentic.DamageError or *authentic.TamperError and never used. On a store that
 // keeps versions an object that was hidden or overwritten is found beneath the
-// current view, used, and reported by Warnings.
+// current view, used, and reported (trust.Options.Report).
 //
 // It never replaces an object, and deletes none of its own accord but those by
 // which it probes the store. What may be deleted snapshot/prune decides.

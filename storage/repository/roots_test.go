@@ -289,7 +289,7 @@ func TestManyWritersClaimEachNumberOnce(t *testing.T) {
 	if len(refs) != writers*each || errs != nil {
 		t.Errorf("%d snapshots, %v", len(refs), errs)
 	}
-	if got := r.Warnings(); got != nil {
+	if got := warnings(r); got != nil {
 		t.Errorf("warnings %v", got)
 	}
 }

@@ -202,7 +202,7 @@ func TestAnEndlessObjectIsDamage(t *testing.T) {
 			if err := w.store.Put(t.Context(), layout.KeyIndexRun("web-1", h.Domain.ID, 1, [32]byte{1}), []byte("x"), storage.PutOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			r, err := repository.Open(t.Context(), &endless{w.store, prefix}, repository.Options{})
+			r, err := opened(t, &endless{w.store, prefix}, repository.Options{})
 			if err != nil {
 				if prefix != "descriptor" || !asDamaged(err) {
 					t.Errorf("open: %v", err)
@@ -216,7 +216,7 @@ func TestAnEndlessObjectIsDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			x.Close()
-			if told := append(r.Warnings(), headErr, epochErr); !slices.ContainsFunc(told, func(err error) bool { return err != nil && strings.Contains(err.Error(), "longer than the limit") }) {
+			if told := append(warnings(r), headErr, epochErr); !slices.ContainsFunc(told, func(err error) bool { return err != nil && strings.Contains(err.Error(), "longer than the limit") }) {
 				t.Errorf("told %v", told)
 			}
 		})

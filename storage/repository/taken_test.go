@@ -74,7 +74,7 @@ func TestAMissingRoot(t *testing.T) {
 			if err != nil || s.Number != number {
 				t.Fatal(s, err)
 			}
-			if found := r.Warnings(); slices.ContainsFunc(found, asTampered) != (number == 3) {
+			if found := warnings(r); slices.ContainsFunc(found, asTampered) != (number == 3) {
 				t.Errorf("web@%d: %v", number, found)
 			}
 		}
@@ -97,7 +97,7 @@ func TestAMissingRoot(t *testing.T) {
 		if s, err := r.Resolve(t.Context(), web(3), "web-1"); err != nil || s.Number != 3 {
 			t.Fatal(s, err)
 		}
-		if found := r.Warnings(); len(found) > 0 {
+		if found := warnings(r); len(found) > 0 {
 			t.Errorf("found %v", found)
 		}
 	})
@@ -122,7 +122,7 @@ func TestAMissingRoot(t *testing.T) {
 		if _, err := r.Head(t.Context(), "web-1", "web"); err != nil {
 			t.Fatal(err)
 		}
-		if found := r.Warnings(); len(found) > 0 {
+		if found := warnings(r); len(found) > 0 {
 			t.Errorf("found %v", found)
 		}
 	})

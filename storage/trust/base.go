@@ -23,9 +23,6 @@ import (
 // are longer.
 const MaxStatement = statement.MaxPayload + 256
 
-// maxWarnings bounds what waits to be reported.
-const maxWarnings = 1000
-
 // Base is a repository as far as its descriptor goes: the store, the verified
 // read, what this machine remembers. Its methods may be called concurrently.
 type Base struct {
@@ -37,14 +34,13 @@ type Base struct {
 	url   string
 	first bool // trusted on first use
 
-	mu       sync.Mutex
-	warnings []error
-	warned   map[string]bool
+	mu     sync.Mutex
+	report func(authentic.Finding) // nil for nobody
 }
 
-func newBase(store storage.Store, url string, state localstate.State) *Base {
-	b := &Base{State: &state, store: store, url: url}
-	b.Read = authentic.NewReader(store, b.Warn)
+func newBase(store storage.Store, url string, state localstate.State, report func(authentic.Finding)) *Base {
+	b := &Base{State: &state, store: store, url: url, report: report}
+	b.Read = authentic.NewReader(store, b.Report)
 	return b
 }
 
@@ -74,11 +70,15 @@ type Options struct {
 	// and one at certificates, which counts for a minute at most; 0 asks each
 	// time. What this process publishes itself it sees at once.
 	Fresh time.Duration
+	// Report, when set, is given what was found wrong and worked around: hidden and
+	// overwritten objects, statements that do not verify, memory that could not be
+	// written. It is called concurrently, and more than once for what is met again.
+	Report func(authentic.Finding)
 }
 
 // openBase reads the descriptor and compares it with what is known.
 func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error) {
-	b := newBase(store, o.URL, o.state())
+	b := newBase(store, o.URL, o.state(), o.Report)
 	known, err := b.State.Pin()
 	if err != nil {
 		return nil, err
@@ -230,27 +230,29 @@ func (b *Base) Put(ctx context.Context, key string, object []byte, now time.Time
 	return b.store.Put(ctx, key, object, storage.PutOptions{SHA256: sha256.Sum256(object), Retention: b.Retention(now)})
 }
 
-// Warnings returns what was found amiss and got round since the last call:
-// hidden and overwritten objects, statements that do not verify, memory that
-// could not be written.
-func (b *Base) Warnings() []error {
+// Report passes a finding on.
+func (b *Base) Report(f authentic.Finding) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	w := b.warnings
-	b.warnings, b.warned = nil, nil
-	return w
+	report := b.report
+	b.mu.Unlock()
+	if report != nil {
+		report(f)
+	}
 }
 
-// Warn adds to what Warnings returns, each text once.
-func (b *Base) Warn(err error) {
+// Warn is Report of what an error is about.
+func (b *Base) Warn(err error) { b.Report(authentic.FindingOf(err)) }
+
+// Divert has findings go to report, in the place of Options.Report, until restore is
+// called.
+func (b *Base) Divert(report func(authentic.Finding)) (restore func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.warned[err.Error()] || len(b.warnings) >= maxWarnings {
-		return
+	before := b.report
+	b.report = report
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.report = before
 	}
-	if b.warned == nil {
-		b.warned = map[string]bool{}
-	}
-	b.warned[err.Error()] = true
-	b.warnings = append(b.warnings, err)
 }

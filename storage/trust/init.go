@@ -62,6 +62,7 @@ type InitOptions struct {
 	// good: ErrUnprotected.
 	Protected bool
 	Now       time.Time
+	Report    func(authentic.Finding) // as in Options; may be nil
 }
 
 // InitResult is what a person must be told of a new repository.
@@ -96,7 +97,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *Ini
 	if o.Protected && probe.Unprotected() {
 		return nil, nil, ErrUnprotected
 	}
-	t := newTrust(newBase(store, o.URL, (&Options{StateDir: o.StateDir, URL: o.URL, Place: o.Place, MachineID: o.MachineID}).state()), 0)
+	t := newTrust(newBase(store, o.URL, (&Options{StateDir: o.StateDir, URL: o.URL, Place: o.Place, MachineID: o.MachineID}).state(), o.Report), 0)
 	owner, err := t.describe(o, probe)
 	if err != nil {
 		return nil, nil, err
