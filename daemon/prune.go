@@ -42,7 +42,7 @@ func (x *executor) prune(ctx context.Context, r *running) (err error) {
 			return fmt.Errorf("open the repository with the identity, to repack: %w", err)
 		}
 		defer unlocked.Close()
-		defer repo.LookAnew() // the next snapshot must not refer to what was announced
+		defer repo.InvalidateIndex() // the next snapshot must not refer to what was announced
 		repo = unlocked
 	}
 

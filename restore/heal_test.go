@@ -372,7 +372,7 @@ func (a *archive) tell(onHost bool, keys ...string) (noted bool) {
 	_, s, err := a.Snapshot("e@1")
 	a.Check(err)
 	domain = s.Domain.ID
-	noted, err = r.TellHost(a.Ctx, enginetest.Host, domain, ids, time.Now())
+	noted, err = r.ReportDamage(a.Ctx, enginetest.Host, domain, ids, time.Now())
 	a.Check(err)
 	return noted
 }

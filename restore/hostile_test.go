@@ -64,7 +64,7 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 		w.Check(err)
 		e.Chunks[0].Loc = manifest.Location{Pack: &in.Ref, FrameOffset: frame, FrameLen: length, Offset: offset}
 	}
-	runs, err := ix.Publish(w.Ctx, host, writer)
+	runs, err := ix.Publish(w.Ctx, writer)
 	w.Check(err)
 	counts := statement.Counts{}
 	for _, e := range entries {

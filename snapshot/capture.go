@@ -259,14 +259,14 @@ func (c *capture) result(e *emitter, s *history.Snapshot) *Result {
 
 // commit publishes the index, the manifest and the root, in this order.
 func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
-	again, err := c.index.LookAgain(ctx)
+	again, err := c.index.Revalidate(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, err := range c.index.Unopenable() {
 		c.problem("", fmt.Sprintf("nobody can open the snapshot: %v", err))
 	}
-	runs, err := c.index.Publish(ctx, c.host, c.writer)
+	runs, err := c.index.Publish(ctx, c.writer)
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func (a *app) tellHost(ctx context.Context, of domainOf, objects []deletion.Obje
 		verify = "knowngood snapshot " + strings.Join(envs, " --verify, knowngood snapshot ") + " --verify"
 	}
 	verify += " " + notConfigured
-	noted, err := a.repo.TellHost(ctx, of.host, of.domain, objects, time.Now())
+	noted, err := a.repo.ReportDamage(ctx, of.host, of.domain, objects, time.Now())
 	switch {
 	case err != nil:
 		a.out.Messagef("%s: the host could not be told (%v). Run on it: %s", what, err, strings.ReplaceAll(verify, "--verify", "--verify=data"))

@@ -216,7 +216,7 @@ func (k *run) requestRepair(ctx context.Context, found *check.Report) {
 		}
 	}
 	for domain, ids := range objects {
-		if _, err := k.repo.TellHost(ctx, k.Host, domain, ids, k.Began); err != nil && !errors.Is(err, trust.ErrNoUsableIdentity) {
+		if _, err := k.repo.ReportDamage(ctx, k.Host, domain, ids, k.Began); err != nil && !errors.Is(err, trust.ErrNoUsableIdentity) {
 			k.note("the next snapshot could not be made to store the damaged objects again (%v): run knowngood snapshot NAME --verify=data", err)
 		}
 	}

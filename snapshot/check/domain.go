@@ -69,7 +69,7 @@ func keyOfTable(b *statement.RootBody) tableKey {
 }
 
 func (d *domainCheck) check(ctx context.Context) error {
-	x, err := d.repo.ReadRuns(ctx, d.host, d.domain)
+	x, err := d.repo.ReadIndex(ctx, d.host, d.domain, true)
 	if err != nil {
 		return err
 	}
@@ -376,14 +376,14 @@ func (d *domainCheck) frames(ctx context.Context, s *scratch, key string, k ciph
 }
 
 // index compares the runs with what the packs hold.
-func (d *domainCheck) index(x *objects.Index) {
-	x.All(func(id [32]byte, loc index.Location) bool {
+func (d *domainCheck) index(x *objects.IndexReader) {
+	for id, loc := range x.All() {
 		d.report.Chunks++
 		in := deletion.ObjectID{Kind: wire.KindPack, Hash: loc.Pack.Hash}
 		_, there := d.packs[in.Hash]
 		switch {
 		case !there && x.Absent(in.Kind, in.Hash):
-			return true // pruned, or about to be
+			continue // pruned, or about to be
 		case !there:
 			d.suspect(in, errors.New("the index names it, but it is not there"))
 		}
@@ -391,14 +391,13 @@ func (d *domainCheck) index(x *objects.Index) {
 			if answer, ok := x.Lookup(id); ok && answer.Pack.Hash == loc.Pack.Hash && !d.elsewhere(id) {
 				d.indexed[id] = in
 			}
-			return true
+			continue
 		}
 		real, ok := d.actual.Lookup(id)
 		if !ok || real.Pack.Hash == loc.Pack.Hash && (real.FrameOffset != loc.FrameOffset || real.Offset != loc.Offset || real.Len != loc.Len) {
 			d.note(fmt.Sprintf("the index has chunk %x in pack %x, whose contents say otherwise: restores look into the pack", id[:8], loc.Pack.Hash[:8]))
 		}
-		return true
-	})
+	}
 }
 
 // snapshot checks that all that a snapshot needs is there. Segments that

@@ -148,7 +148,7 @@ const maxNamed = 10
 // runs compares the index runs that the newest snapshot of the domain saw with
 // those that the store has. What one held can be read from the packs, so nothing
 // is lost with it; somebody removed it all the same.
-func (d *domainCheck) runs(x *objects.Index) {
+func (d *domainCheck) runs(x *objects.IndexReader) {
 	var newest *history.Snapshot
 	for _, s := range d.snapshots {
 		if newest == nil || s.Body.Finished.After(newest.Body.Finished) {
@@ -158,7 +158,7 @@ func (d *domainCheck) runs(x *objects.Index) {
 	if newest == nil {
 		return
 	}
-	for _, hash := range x.MissingRuns(newest.Body.IndexRuns) {
+	for _, hash := range x.Missing(newest.Body.IndexRuns) {
 		d.heal(newest.Environment)
 		d.damage(missingRun(d.host, d.domain.ID, hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -45,12 +46,11 @@ type candidate struct {
 
 // choose estimates what is needed of each pack by the lists of objects, and
 // takes those of which the least is, as far as the budget goes.
-func (r *repacker) choose(ctx context.Context, x *objects.Index) ([]*candidate, error) {
+func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.Location]) ([]*candidate, error) {
 	held := map[[32]byte]uint64{} // content bytes
-	x.All(func(_ [32]byte, loc index.Location) bool {
+	for _, loc := range chunks {
 		held[loc.Pack.Hash] += uint64(loc.Len)
-		return true
-	})
+	}
 	live := r.estimate()
 	var all []*candidate
 	for id, o := range r.facts.objects {

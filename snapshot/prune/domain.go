@@ -234,7 +234,7 @@ func (d *domain) index(ctx context.Context) error {
 		d.facts.moreIndexed = true
 		return nil
 	}
-	x, err := d.repo.OpenRuns(ctx, d.name, d.opened)
+	x, err := d.repo.ReadIndex(ctx, d.name, d.opened, false)
 	if err != nil {
 		return err
 	}

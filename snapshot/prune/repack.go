@@ -61,12 +61,12 @@ func (d *domain) repack(ctx context.Context, current bool) ([]statement.Repack, 
 
 // foresee counts what would be rewritten, as far as the lists of objects show it.
 func (r *repacker) foresee(ctx context.Context) error {
-	x, err := r.repo.OpenRuns(ctx, r.facts.host, r.domain)
+	x, err := r.repo.ReadIndex(ctx, r.facts.host, r.domain, false)
 	if err != nil {
 		return err
 	}
 	defer x.Close()
-	chosen, err := r.choose(ctx, x)
+	chosen, err := r.choose(ctx, x.All())
 	for _, c := range chosen {
 		r.found.Repacked.add(c.size)
 		r.found.Rewritten += uint64(c.share * float64(c.size))
@@ -85,7 +85,7 @@ func (r *repacker) rewrite(ctx context.Context, host *trust.Host) (repacks []sta
 		}
 		x.Close()
 	}()
-	chosen, err := r.choose(ctx, x)
+	chosen, err := r.choose(ctx, x.All())
 	if err != nil || len(chosen) == 0 {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func (r *repacker) rewrite(ctx context.Context, host *trust.Host) (repacks []sta
 	for h := range x.PackSizes() {
 		before[h] = true
 	}
-	x.PassOver(before)
+	x.Exclude(before)
 	stored, err := r.copyOver(ctx, host, x, reader, chosen, used)
 	if err != nil {
 		return nil, err

@@ -75,10 +75,10 @@ func (r *repacker) copyOver(ctx context.Context, host *trust.Host, x *objects.In
 	if err := w.Flush(); err != nil {
 		return fail(err)
 	}
-	if again, err := x.LookAgain(ctx); err != nil || again {
+	if again, err := x.Revalidate(ctx); err != nil || again {
 		return 0, cmp.Or(err, objects.ErrOvertaken) // what was rewritten is there for the next run
 	}
-	if _, err := x.Publish(ctx, host, w); err != nil {
+	if _, err := x.Publish(ctx, w); err != nil {
 		return fail(err)
 	}
 	return w.StoredBytes(), nil

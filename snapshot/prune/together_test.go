@@ -223,7 +223,7 @@ func (x *together) indexSays(ended bool) {
 	r := x.host()
 	h, err := r.Host(x.Ctx)
 	x.check(err)
-	ix, err := r.OpenRuns(x.Ctx, enginetest.Host, h.Domain)
+	ix, err := r.ReadIndex(x.Ctx, enginetest.Host, h.Domain, false)
 	x.check(err)
 	defer ix.Close()
 	there := map[string]bool{}

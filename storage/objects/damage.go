@@ -6,74 +6,86 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
-	"knowngood/storage/deletion"
-	"knowngood/storage/inventory"
 	"knowngood/storage/layout"
+	"knowngood/storage/localstate"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
 
-// examinedAtOnce is how many objects are fetched at once to be compared with
-// their names. None is held in memory.
-const examinedAtOnce = 4
-
 // reportAgain is after what time an object that is still damaged is reported once
-// more: a host looks at reports within a day.
+// more: a host reads reports within a day.
 const reportAgain = 48 * time.Hour
 
-// damageFile is where objects are noted that were found to be damaged on the
-// host itself: a line each, the kind and the hash.
-func (r *Objects) damageFile(domain seal.DomainID) string {
-	return r.t.State.OfStore(filepath.Join("damage", domain.String()))
-}
-
-// TellHost tells a host that objects of a domain were found to be missing or
-// damaged, so that its next run looks at them and stores again what they held.
-// On that host they are noted in the state directory, and noted is true;
-// elsewhere a report is put into the store, which takes the owner key. The
-// error is trust.ErrNoUsableIdentity when the identity at hand does not open that.
-func (r *Objects) TellHost(ctx context.Context, host string, domain seal.DomainID, objects []ID, now time.Time) (noted bool, err error) {
+// ReportDamage makes the next capture of a host examine objects of a domain that
+// were found to be missing or damaged, and store again what they held. On that
+// host they are noted in the state directory, and noted is true; elsewhere a
+// report is put into the store, which takes the owner key. The error is
+// trust.ErrNoUsableIdentity when the identity at hand does not open that.
+func (r *Objects) ReportDamage(ctx context.Context, host string, domain seal.DomainID, objects []ID, now time.Time) (noted bool, err error) {
 	own, err := r.t.Owns(host, domain)
 	if err != nil {
 		return false, err
 	}
 	if own {
-		return true, r.noteDamage(domain, objects)
+		return true, r.damageNotes(domain).add(objects)
 	}
-	return false, r.reportDamage(ctx, host, domain, objects, now)
+	return false, r.damageReports(host, domain).put(ctx, objects, now)
 }
 
-// noteDamage adds to what is noted.
-func (r *Objects) noteDamage(domain seal.DomainID, objects []ID) error {
-	return r.t.State.Locked(func() error {
-		noted, err := r.notedDamage(domain)
-		if err != nil {
-			return err
-		}
+// damageNotes are the objects of a domain of this host that were found to be
+// damaged on the host itself: a file of a line each, the kind and the hash.
+type damageNotes struct {
+	state *localstate.State
+	file  string
+}
+
+func (r *Objects) damageNotes(domain seal.DomainID) damageNotes {
+	return damageNotes{r.t.State, r.t.State.OfStore(filepath.Join("damage", domain.String()))}
+}
+
+func (h *Holdings) notes() damageNotes { return h.repo.damageNotes(h.ID) }
+
+// add notes objects.
+func (n damageNotes) add(objects []ID) error {
+	return n.change(func(noted map[ID]bool) {
 		for _, id := range objects {
 			noted[id] = true
 		}
-		return r.writeDamage(domain, noted)
 	})
 }
 
-// notedDamage is what is noted. A line that cannot be read is passed over.
-func (r *Objects) notedDamage(domain seal.DomainID) (map[ID]bool, error) {
-	b, err := r.t.State.Read(r.damageFile(domain))
+// remove removes objects that were dealt with.
+func (n damageNotes) remove(objects []ID) error {
+	return n.change(func(noted map[ID]bool) {
+		for _, id := range objects {
+			delete(noted, id)
+		}
+	})
+}
+
+func (n damageNotes) change(do func(noted map[ID]bool)) error {
+	return n.state.Locked(func() error {
+		noted, err := n.read()
+		if err != nil {
+			return err
+		}
+		do(noted)
+		return n.write(noted)
+	})
+}
+
+// read returns what is noted. A line that cannot be read is ignored.
+func (n damageNotes) read() (map[ID]bool, error) {
+	b, err := n.state.Read(n.file)
 	noted := map[ID]bool{}
 	for line := range strings.Lines(string(b)) {
 		kind, text, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -90,40 +102,38 @@ func (r *Objects) notedDamage(domain seal.DomainID) (map[ID]bool, error) {
 	return noted, err
 }
 
-func (r *Objects) writeDamage(domain seal.DomainID, noted map[ID]bool) error {
+func (n damageNotes) write(noted map[ID]bool) error {
 	if len(noted) == 0 {
-		return r.t.State.Remove(r.damageFile(domain))
+		return n.state.Remove(n.file)
 	}
 	var lines []string
 	for id := range noted {
 		lines = append(lines, fmt.Sprintf("%v %x\n", id.Kind, id.Hash))
 	}
 	slices.Sort(lines)
-	return r.t.State.Write(r.damageFile(domain), []byte(strings.Join(lines, "")))
+	return n.state.Write(n.file, []byte(strings.Join(lines, "")))
 }
 
-// forgetDamage takes out what was dealt with.
-func (r *Objects) forgetDamage(domain seal.DomainID, objects []ID) error {
-	return r.t.State.Locked(func() error {
-		noted, err := r.notedDamage(domain)
-		if err != nil {
-			return err
-		}
-		for _, id := range objects {
-			delete(noted, id)
-		}
-		return r.writeDamage(domain, noted)
-	})
+// damageReports are the statements by which an owner reports damaged objects to
+// the host that they belong to.
+type damageReports struct {
+	repo   *Objects
+	host   string
+	domain seal.DomainID
 }
 
-// reportDamage puts reports that the owner signs. They are not locked: they
+func (r *Objects) damageReports(host string, domain seal.DomainID) damageReports {
+	return damageReports{r, host, domain}
+}
+
+// put puts reports that the owner signs. They are not locked: they
 // protect nothing, and who restores need not have the right to lock.
-func (r *Objects) reportDamage(ctx context.Context, host string, domain seal.DomainID, objects []ID, now time.Time) error {
-	owner, err := r.t.OwnerKey(ctx)
+func (d damageReports) put(ctx context.Context, objects []ID, now time.Time) error {
+	owner, err := d.repo.t.OwnerKey(ctx)
 	if err != nil {
 		return err
 	}
-	reported, err := r.reportedOfLate(ctx, host, domain, now)
+	reported, err := d.recent(ctx, now)
 	if err != nil {
 		return err
 	}
@@ -136,24 +146,24 @@ func (r *Objects) reportDamage(ctx context.Context, host string, domain seal.Dom
 	slices.SortFunc(list, statement.CompareObjects)
 	list = slices.Compact(list)
 	for part := range slices.Chunk(list, statement.MaxDeletionObjects) {
-		x := &statement.DamageReport{Repository: r.t.ID(), Host: host, Domain: domain, Made: now, Damaged: part}
+		x := &statement.DamageReport{Repository: d.repo.t.ID(), Host: d.host, Domain: d.domain, Made: now, Damaged: part}
 		object, err := x.Encode(owner)
 		if err != nil {
 			return err
 		}
 		sum := sha256.Sum256(object)
-		if err := r.t.Store().Put(ctx, layout.KeyDamageReport(host, domain, sum), object, storage.PutOptions{SHA256: sum}); err != nil {
+		if err := d.repo.t.Store().Put(ctx, layout.KeyDamageReport(d.host, d.domain, sum), object, storage.PutOptions{SHA256: sum}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reportedOfLate are the objects that were reported and that the host may not have
-// looked at yet: nobody else knows whether it did.
-func (r *Objects) reportedOfLate(ctx context.Context, host string, domain seal.DomainID, now time.Time) (map[ID]bool, error) {
+// recent are the objects that were reported and that the host may not have
+// examined yet: nobody else knows whether it did.
+func (d damageReports) recent(ctx context.Context, now time.Time) (map[ID]bool, error) {
 	reported := map[ID]bool{}
-	for o, err := range r.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixDamageReports(host, domain)}) {
+	for o, err := range d.repo.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixDamageReports(d.host, d.domain)}) {
 		if errors.Is(err, storage.ErrDenied) {
 			return reported, nil
 		}
@@ -164,24 +174,22 @@ func (r *Objects) reportedOfLate(ctx context.Context, host string, domain seal.D
 		if !ok || now.Sub(o.Modified) > reportAgain {
 			continue
 		}
-		report, err := r.damageReport(ctx, host, domain, o.Key, hash)
+		report, err := d.read(ctx, o.Key, hash)
 		if err != nil {
 			continue // what does not count for the host counts for nobody
 		}
-		for _, d := range report.Damaged {
-			reported[ID{Kind: d.Kind, Hash: d.Hash}] = true
+		for _, o := range report.Damaged {
+			reported[ID{Kind: o.Kind, Hash: o.Hash}] = true
 		}
 	}
 	return reported, nil
 }
 
-// reportedDamage reads the damage reports that were not dealt with yet. What
-// does not verify is warned of once, and counts as dealt with.
-func (x *Index) reportedDamage(ctx context.Context) (objects map[ID]bool, reports [][32]byte, err error) {
-	known := map[[32]byte]bool{}
-	x.inventory.with(func(v *inventory.Inventory) { known = maps.Clone(v.Reports) })
+// readNew reads the reports that are not known yet. What does not verify counts as
+// read, after a warning.
+func (d damageReports) readNew(ctx context.Context, known map[[32]byte]bool) (objects map[ID]bool, reports [][32]byte, err error) {
 	objects = map[ID]bool{}
-	for o, err := range x.repo.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixDamageReports(x.host, x.domain.ID)}) {
+	for o, err := range d.repo.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixDamageReports(d.host, d.domain)}) {
 		if err != nil {
 			return nil, nil, err
 		}
@@ -189,24 +197,24 @@ func (x *Index) reportedDamage(ctx context.Context) (objects map[ID]bool, report
 		if !ok || known[hash] {
 			continue
 		}
-		report, err := x.repo.damageReport(ctx, x.host, x.domain.ID, o.Key, hash)
+		report, err := d.read(ctx, o.Key, hash)
 		if authentic.Damaged(err) || errors.Is(err, wire.ErrNewer) || errors.Is(err, storage.ErrNotFound) {
-			x.repo.t.Warn(fmt.Errorf("a damage report counts for nothing: %w", err))
+			d.repo.t.Warn(fmt.Errorf("a damage report counts for nothing: %w", err))
 		} else if err != nil {
 			return nil, nil, err
 		}
 		reports = append(reports, hash)
 		if report != nil {
-			for _, d := range report.Damaged {
-				objects[ID{Kind: d.Kind, Hash: d.Hash}] = true
+			for _, o := range report.Damaged {
+				objects[ID{Kind: o.Kind, Hash: o.Hash}] = true
 			}
 		}
 	}
 	return objects, reports, nil
 }
 
-func (r *Objects) damageReport(ctx context.Context, host string, domain seal.DomainID, key string, hash [32]byte) (*statement.DamageReport, error) {
-	object, err := r.t.Read.Hashed("damage report", trust.MaxStatement).Whole(ctx, nil, key, hash)
+func (d damageReports) read(ctx context.Context, key string, hash [32]byte) (*statement.DamageReport, error) {
+	object, err := d.repo.t.Read.Hashed("damage report", trust.MaxStatement).Whole(ctx, nil, key, hash)
 	if err != nil {
 		return nil, err
 	}
@@ -215,129 +223,13 @@ func (r *Objects) damageReport(ctx context.Context, host string, domain seal.Dom
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if err == nil {
-		err = report.Verify(r.t.ID(), r.t.Descriptor().Owner)
+		err = report.Verify(d.repo.t.ID(), d.repo.t.Descriptor().Owner)
 	}
-	if err == nil && (report.Host != host || report.Domain != domain) {
+	if err == nil && (report.Host != d.host || report.Domain != d.domain) {
 		err = fmt.Errorf("it is about domain %v of host %s", report.Domain, report.Host)
 	}
 	if err != nil {
 		return nil, &authentic.DamageError{Key: key, What: "damage report", Err: err}
 	}
 	return report, nil
-}
-
-// followHints looks at the objects that somebody found to be damaged: here,
-// where they are noted, or elsewhere, by reports. Those that are take effect as
-// lost ones do.
-func (x *Index) followHints(ctx context.Context, noted map[ID]bool) error {
-	objects, reports, err := x.reportedDamage(ctx)
-	if err != nil {
-		return err
-	}
-	maps.Copy(objects, noted)
-	unread, err := x.examine(ctx, slices.Collect(maps.Keys(objects)), nil)
-	if err != nil {
-		return err
-	}
-	for _, id := range unread {
-		delete(noted, id)
-	}
-	if len(noted) > 0 {
-		if err := x.repo.forgetDamage(x.domain.ID, slices.Collect(maps.Keys(noted))); err != nil {
-			x.repo.t.Warn(err)
-		}
-	}
-	if len(unread) == 0 && len(reports) > 0 {
-		x.inventory.with(func(v *inventory.Inventory) {
-			for _, hash := range reports {
-				v.Reports[hash] = true
-			}
-			x.inventory.unsaved = true
-		})
-		x.saveInventory()
-	}
-	return nil
-}
-
-// examine fetches objects and compares their SHA-256 with their names. Those
-// that differ are lost from now on. What cannot be read now is warned of and
-// returned: nothing is known of it. done, when set, is told how many bytes were
-// read, concurrently.
-func (x *Index) examine(ctx context.Context, ids []ID, done func(bytes int)) (unread []ID, err error) {
-	var mu sync.Mutex
-	var damaged []loss
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(examinedAtOnce)
-	for _, id := range ids {
-		there := false
-		x.inventory.with(func(v *inventory.Inventory) { _, there = v.Size(id) })
-		if !there {
-			continue // a loss of its own, if something refers to it
-		}
-		g.Go(func() error {
-			key := deletion.Key(x.host, x.domain.ID, ID{Kind: id.Kind, Hash: id.Hash})
-			same, err := x.hasItsName(gctx, key, id, done)
-			if gctx.Err() != nil {
-				return context.Cause(gctx)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err != nil:
-				unread = append(unread, id)
-				x.repo.t.Warn(fmt.Errorf("whether an object is damaged could not be looked at: %w", err))
-			case !same:
-				damaged = append(damaged, loss{inventory.Object{ID: id}, inventory.Damaged})
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	x.lose(damaged)
-	return unread, nil
-}
-
-// DamagedObjects are those of a domain of this host that are in the store and that
-// it found to be damaged, as far as it remembers.
-func (r *Objects) DamagedObjects(domain seal.DomainID) map[ID]bool {
-	damaged := map[ID]bool{}
-	b, err := r.t.State.Read(r.inventoryOf(domain).name)
-	if err != nil || b == nil {
-		return damaged
-	}
-	if v, err := inventory.Parse(b); err == nil {
-		for id := range v.Spoiled() {
-			damaged[id] = true
-		}
-	}
-	return damaged
-}
-
-// hasItsName reports whether the bytes of an object are those of its name.
-func (x *Index) hasItsName(ctx context.Context, key string, id ID, done func(bytes int)) (bool, error) {
-	body, err := x.repo.t.Store().Get(ctx, key, 0, -1)
-	if errors.Is(err, storage.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer body.Close()
-	sum := sha256.New()
-	buf := make([]byte, 256<<10)
-	for {
-		n, err := body.Read(buf)
-		sum.Write(buf[:n])
-		if done != nil {
-			done(n)
-		}
-		if err == io.EOF {
-			return [32]byte(sum.Sum(nil)) == id.Hash, nil
-		}
-		if err != nil {
-			return false, err
-		}
-	}
 }

@@ -3,9 +3,9 @@ package objects
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,16 +13,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dustin/go-humanize/english"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/wire"
-	"knowngood/storage"
-	"knowngood/storage/deletion"
 	"knowngood/storage/inventory"
-	"knowngood/storage/layout"
-	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 )
 
@@ -30,8 +24,8 @@ const (
 	// maxInventoryAge is how long a listing counts: no snapshot is committed on
 	// an older one.
 	maxInventoryAge = 24 * time.Hour
-	// renewInventory is from what age on a run begins with a new listing, so
-	// that most runs end within the day.
+	// renewInventory is from what age on a capture begins with a new listing, so
+	// that most captures end within the day.
 	renewInventory = maxInventoryAge - time.Hour
 	// listInParts is how many objects of a kind the last listing must have
 	// shown for the next one to be made in parts at once, by the first digit of
@@ -39,9 +33,10 @@ const (
 	listInParts = 4000
 )
 
-// ownInventory is the inventory of a domain of this host. The runs of a process
-// share it in memory, and processes share the file.
+// ownInventory is the inventory of a domain of this host. The captures of a
+// process share it in memory, and processes share the file.
 type ownInventory struct {
+	domain
 	name    string     // of the file
 	listing sync.Mutex // held while the store is listed
 
@@ -51,29 +46,35 @@ type ownInventory struct {
 	unsaved bool
 }
 
-// inventoryOf is the inventory of a domain of this host.
-func (r *Objects) inventoryOf(domain seal.DomainID) *ownInventory {
+// inventoryFile is where the inventory of a domain of this host is kept.
+func (r *Objects) inventoryFile(domain seal.DomainID) string {
+	return r.t.State.OfStore(filepath.Join("inventory", domain.String()))
+}
+
+// ownInventory of the domain.
+func (d domain) ownInventory() *ownInventory {
+	r := d.repo
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	o := r.inventories[domain]
-	if o == nil {
-		o = &ownInventory{name: r.t.State.OfStore(filepath.Join("inventory", domain.String()))}
+	v := r.inventories[d.ID]
+	if v == nil {
+		v = &ownInventory{domain: d, name: r.inventoryFile(d.ID)}
 		if r.inventories == nil {
 			r.inventories = map[seal.DomainID]*ownInventory{}
 		}
-		r.inventories[domain] = o
+		r.inventories[d.ID] = v
 	}
-	return o
+	return v
 }
 
-// now is the moment on both clocks.
-func (r *Objects) now() inventory.Moment {
+// moment is now, on both clocks.
+func moment() inventory.Moment {
 	m := inventory.Moment{Wall: time.Now()}
 	var boot unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) == nil {
 		m.Boot = time.Duration(boot.Nano())
 	}
-	// Where there is no /proc, the wall clock alone counts.
+	// Without /proc only the wall clock counts.
 	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
 		if id, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(b)), "-", "")); err == nil && len(id) == len(m.BootID) {
 			m.BootID = [16]byte(id)
@@ -84,25 +85,25 @@ func (r *Objects) now() inventory.Moment {
 
 // with calls do with the inventory, nil when there is none. do must not wait
 // for anything.
-func (o *ownInventory) with(do func(known *inventory.Inventory)) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	do(o.known)
+func (v *ownInventory) with(do func(known *inventory.Inventory)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	do(v.known)
 }
 
-// loadInventory takes in what other processes wrote into the file. One that
-// cannot be read counts as none: then the store is listed.
-func (x *Index) loadInventory() {
-	r, o := x.repo, x.inventory
-	info, err := r.t.State.Dir().Stat(o.name)
+// load merges what other processes wrote into the file. One that cannot be read
+// counts as none: then the store is listed.
+func (v *ownInventory) load() {
+	dir := v.repo.t.State.Dir()
+	info, err := dir.Stat(v.name)
 	if err != nil {
 		return
 	}
-	x.inventory.with(func(known *inventory.Inventory) {
-		if o.file != nil && os.SameFile(o.file, info) && o.file.ModTime().Equal(info.ModTime()) && o.file.Size() == info.Size() {
+	v.with(func(known *inventory.Inventory) {
+		if v.file != nil && os.SameFile(v.file, info) && v.file.ModTime().Equal(info.ModTime()) && v.file.Size() == info.Size() {
 			return
 		}
-		b, err := r.t.State.Dir().ReadList(o.name)
+		b, err := dir.ReadList(v.name)
 		if err != nil {
 			return
 		}
@@ -113,42 +114,42 @@ func (x *Index) loadInventory() {
 		if known != nil {
 			written = inventory.Merge(known, written)
 		}
-		o.known, o.file = written, info
+		v.known, v.file = written, info
 	})
 }
 
-// saveInventory writes the file, if there is something to write. That it cannot
-// be written only costs the next process a listing.
-func (x *Index) saveInventory() {
-	r, o := x.repo, x.inventory
+// save writes the file, if something changed. That it cannot be written only
+// costs the next process a listing.
+func (v *ownInventory) save() {
+	state := v.repo.t.State
 	unsaved := false
-	x.inventory.with(func(known *inventory.Inventory) { unsaved = known != nil && o.unsaved })
-	if !unsaved || r.t.State.None() {
+	v.with(func(known *inventory.Inventory) { unsaved = known != nil && v.unsaved })
+	if !unsaved || state.None() {
 		return
 	}
-	err := r.t.State.Locked(func() error {
-		x.loadInventory()
+	err := state.Locked(func() error {
+		v.load()
 		var b []byte
-		x.inventory.with(func(known *inventory.Inventory) {
+		v.with(func(known *inventory.Inventory) {
 			b = known.Append(nil)
-			o.unsaved = false
+			v.unsaved = false
 		})
-		if err := r.t.State.Write(o.name, b); err != nil {
+		if err := state.Write(v.name, b); err != nil {
 			return err
 		}
-		info, err := r.t.State.Dir().Stat(o.name)
-		x.inventory.with(func(*inventory.Inventory) { o.file = info })
+		info, err := state.Dir().Stat(v.name)
+		v.with(func(*inventory.Inventory) { v.file = info })
 		return err
 	})
 	if err != nil {
-		r.t.Warn(fmt.Errorf("the list of what the store holds is not kept; the next run asks for it: %w", err))
+		v.repo.t.Warn(fmt.Errorf("the list of what the store holds is not kept; the next run asks for it: %w", err))
 	}
 }
 
-// inventoryAge is how long ago the store was listed.
-func (x *Index) inventoryAge() time.Duration {
-	age, now := time.Duration(1<<63-1), x.repo.now()
-	x.inventory.with(func(known *inventory.Inventory) {
+// age is how long ago the store was listed.
+func (v *ownInventory) age() time.Duration {
+	age, now := time.Duration(1<<63-1), moment()
+	v.with(func(known *inventory.Inventory) {
 		if known != nil {
 			age = now.Since(known.Taken)
 		}
@@ -158,102 +159,78 @@ func (x *Index) inventoryAge() time.Duration {
 
 // listedSince reports whether the inventory is of a listing that began at a
 // time or later.
-func (x *Index) listedSince(at time.Time) (since bool) {
-	x.inventory.with(func(known *inventory.Inventory) {
+func (v *ownInventory) listedSince(at time.Time) (since bool) {
+	v.with(func(known *inventory.Inventory) {
 		since = known != nil && !known.Taken.Wall.Round(0).Before(at.Round(0))
 	})
 	return since
 }
 
-// takeInventory lists the store, unless another run of this process did so
-// while this one waited for it.
-func (x *Index) takeInventory(ctx context.Context) error {
-	o, asked := x.inventory, time.Now()
-	o.listing.Lock()
-	defer o.listing.Unlock()
-	if x.listedSince(asked) {
+// take lists the store, unless another capture of this process did so while this
+// one waited for it.
+func (v *ownInventory) take(ctx context.Context) error {
+	asked := time.Now()
+	v.listing.Lock()
+	defer v.listing.Unlock()
+	if v.listedSince(asked) {
 		return nil
 	}
 	parts := map[wire.Kind]int{}
-	x.inventory.with(func(known *inventory.Inventory) {
+	v.with(func(known *inventory.Inventory) {
 		for _, kind := range [...]wire.Kind{wire.KindPack, wire.KindManifest} {
 			if parts[kind] = 1; known != nil && known.Listed(kind) > listInParts {
 				parts[kind] = 16
 			}
 		}
 	})
-	taken := x.repo.now()
-	listing, err := x.repo.listObjects(ctx, x.host, x.domain.ID, parts)
+	taken := moment()
+	listing, err := v.list(ctx, parts)
 	if err != nil {
 		return err
 	}
-	x.inventory.with(func(known *inventory.Inventory) {
-		o.known, o.unsaved = inventory.New(taken, listing, known), true
+	v.with(func(known *inventory.Inventory) {
+		v.known, v.unsaved = inventory.New(taken, listing, known), true
 	})
-	x.saveInventory()
+	v.save()
 	return nil
 }
 
-// listObjects lists the packs and containers of a domain, each kind in so many
-// parts at once: 1, or 16.
-func (r *Objects) listObjects(ctx context.Context, host string, domain seal.DomainID, parts map[wire.Kind]int) ([]inventory.Object, error) {
-	var mu sync.Mutex
-	var all []inventory.Object
-	g, gctx := errgroup.WithContext(ctx)
-	for kind, n := range parts {
-		prefix := layout.PrefixPacks(host, domain)
-		if kind == wire.KindManifest {
-			prefix = layout.PrefixManifests(host, domain)
-		}
-		for i := range n {
-			part := prefix
-			if n > 1 {
-				part += fmt.Sprintf("%x", i)
-			}
-			g.Go(func() error {
-				var found []inventory.Object
-				for o, err := range r.t.Store().List(gctx, storage.ListOptions{Prefix: part}) {
-					if err != nil {
-						return err
-					}
-					if id, ok := deletion.ParseKey(o.Key); ok && o.Size >= 0 {
-						found = append(found, inventory.Object{ID: id, Size: uint64(o.Size)})
-					}
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				all = append(all, found...)
-				return nil
-			})
-		}
-	}
-	return all, g.Wait()
-}
-
-// confirmed notes an object that the store has taken.
-func (x *Index) confirmed(id ID, size uint64) {
-	x.inventory.with(func(known *inventory.Inventory) {
+// put notes an object that the store has confirmed.
+func (v *ownInventory) put(id ID, size uint64) {
+	v.with(func(known *inventory.Inventory) {
 		if known != nil {
 			known.Put(id, size, time.Now())
-			x.inventory.unsaved = true
+			v.unsaved = true
 		}
 	})
 }
 
-// ErrLost says that the store lacks an object that a snapshot refers to. A new
-// run stores its content again, as far as it is still there to be read.
-var ErrLost = errors.New("the store lost what this snapshot refers to: run it again, which reads and stores that anew")
+// objects are those of some kinds that the store holds.
+func (v *ownInventory) objects(kinds ...wire.Kind) (all []inventory.Object) {
+	v.with(func(known *inventory.Inventory) {
+		for _, kind := range kinds {
+			all = slices.AppendSeq(all, known.Objects(kind))
+		}
+	})
+	return all
+}
 
-// loss is an object that the store lacks, and why it is said so.
+// lost reports whether the store is known to lack an object.
+func (v *ownInventory) lost(id ID) (lost bool) {
+	v.with(func(known *inventory.Inventory) { lost = known != nil && known.Lost(id) })
+	return lost
+}
+
+// loss is an object that the store lacks, and why it counts as lost.
 type loss struct {
 	inventory.Object
 	why inventory.Loss
 }
 
-// lacking are those of the objects that are lost, how many of them were not
-// known to be, and when the listing began that says so.
-func (x *Index) lacking(objects []inventory.Object) (lost []loss, news int, listed time.Time) {
-	x.inventory.with(func(known *inventory.Inventory) {
+// lacking returns those of the objects that are lost, how many of them were not
+// known to be, and when the listing began that shows it.
+func (v *ownInventory) lacking(objects []inventory.Object) (lost []loss, news int, listed time.Time) {
+	v.with(func(known *inventory.Inventory) {
 		listed = known.Taken.Wall.Round(0)
 		for _, o := range objects {
 			if why := known.Lacks(o); why != 0 {
@@ -267,135 +244,48 @@ func (x *Index) lacking(objects []inventory.Object) (lost []loss, news int, list
 	return lost, news, listed
 }
 
-// expect compares objects with the inventory, of which those count as lost from
-// now on that it lacks. What is news is looked for in a new listing first: the
-// one at hand may be older than the object. listed is when that listing began.
-func (x *Index) expect(ctx context.Context, objects []inventory.Object) (lost []loss, listed time.Time, err error) {
-	lost, news, listed := x.lacking(objects)
-	if news > 0 && !x.listedSince(x.began) {
-		if err := x.takeInventory(ctx); err != nil {
-			return nil, listed, err
-		}
-		lost, _, listed = x.lacking(objects)
-	}
-	x.lose(lost)
-	return lost, listed, nil
-}
-
-// lose makes lookups take what lies in lost packs for not stored.
-func (x *Index) lose(lost []loss) {
-	if len(lost) == 0 {
-		return
-	}
-	packs := map[[32]byte]bool{}
-	var news []loss
-	x.inventory.with(func(known *inventory.Inventory) {
+// lose notes lost objects, and returns those that were not known to be lost.
+func (v *ownInventory) lose(lost []loss) (news []loss) {
+	v.with(func(known *inventory.Inventory) {
 		for _, l := range lost {
 			if known.Lose(l.ID, l.why) {
 				news = append(news, l)
 			}
-			if l.Kind == wire.KindPack {
-				packs[l.Hash] = true
-			}
 		}
-		x.inventory.unsaved = x.inventory.unsaved || len(news) > 0
+		v.unsaved = v.unsaved || len(news) > 0
 	})
-	x.table.Lost(packs)
-	if len(news) == 0 {
-		return
-	}
-	key := func(l loss) string { return deletion.Key(x.host, x.domain.ID, ID{Kind: l.Kind, Hash: l.Hash}) }
-	first := slices.MinFunc(news, func(a, b loss) int { return strings.Compare(key(a), key(b)) })
-	x.repo.t.Warn(fmt.Errorf("host %s refers to %s not in the store, or not whole (%s is %v): the content is stored again as far as it is still on this machine; find out what happened, and run `knowngood check` to see what older snapshots lack",
-		x.host, english.Plural(len(news), "object that is", "objects that are"), key(first), first.why))
+	return news
 }
 
-// Expect compares the objects that an earlier snapshot needs with what the
-// store holds. Those that it lacks are Lost from now on.
-func (x *Index) Expect(ctx context.Context, objects []pack.Object) error {
-	_, _, err := x.expect(ctx, inventoried(objects))
-	return err
+// reports are the hashes of the damage reports that were dealt with.
+func (v *ownInventory) reports() (known map[[32]byte]bool) {
+	v.with(func(i *inventory.Inventory) { known = maps.Clone(i.Reports) })
+	return known
 }
 
-func inventoried(objects []pack.Object) []inventory.Object {
-	out := make([]inventory.Object, len(objects))
-	for i, o := range objects {
-		out[i] = inventory.Object{ID: ID{Kind: o.Kind, Hash: o.Hash}, Size: o.Size}
-	}
-	return out
-}
-
-// LostPack is the lost pack that a chunk lay in; ok is false when it lay in none,
-// as far as the index knows.
-func (x *Index) LostPack(id [32]byte) (hash [32]byte, ok bool) { return x.table.LostPack(id) }
-
-// Lost reports whether the store is known to lack an object.
-func (x *Index) Lost(kind wire.Kind, hash [32]byte) (lost bool) {
-	if x.reading {
-		return false
-	}
-	x.inventory.with(func(known *inventory.Inventory) { lost = known != nil && known.Lost(ID{Kind: kind, Hash: hash}) })
-	return lost
-}
-
-// Verification is how a run that writes looks at what the store holds before it
-// relies on it. The zero value is a listing of the last day.
-type Verification struct {
-	Listing bool // takes a new listing
-	Data    bool // and reads every object, and compares it with its name
-	// Read, when set, is told how many bytes of objects were read, concurrently.
-	Read func(bytes int)
-}
-
-// compareWithStore makes sure that the inventory counts, takes a new listing
-// where it does not, or is wanted, looks at what was found to be damaged, and
-// compares the packs that the index knows with it all.
-func (x *Index) compareWithStore(ctx context.Context, v Verification) error {
-	x.loadInventory()
-	noted, err := x.repo.notedDamage(x.domain.ID)
-	if err != nil {
-		return err
-	}
-	var packs []inventory.Object
-	for hash, size := range x.table.PackSizes() { // before listing: what comes meanwhile is there
-		if id := (ID{Kind: wire.KindPack, Hash: hash}); !x.deletions.Absent(id) {
-			packs = append(packs, inventory.Object{ID: id, Size: size})
+// addReports notes that damage reports were dealt with.
+func (v *ownInventory) addReports(reports [][32]byte) {
+	v.with(func(known *inventory.Inventory) {
+		for _, hash := range reports {
+			known.Reports[hash] = true
 		}
-	}
-	anew := v.Listing || v.Data || len(noted) > 0 || x.inventoryAge() >= renewInventory
-	if anew {
-		if err := x.takeInventory(ctx); err != nil {
-			return err
-		}
-		if err := x.followHints(ctx, noted); err != nil {
-			return err
-		}
-	}
-	if x.unopenable, err = x.repo.t.CheckWrappedKeys(ctx, anew); err != nil {
-		return err
-	}
-	if v.Data {
-		if err := x.examineAll(ctx, v.Read); err != nil {
-			return err
-		}
-	}
-	_, _, err = x.expect(ctx, packs)
-	return err
-}
-
-// examineAll reads every object of the domain that the store holds.
-func (x *Index) examineAll(ctx context.Context, done func(bytes int)) error {
-	var all []ID
-	x.inventory.with(func(known *inventory.Inventory) {
-		for _, kind := range [...]wire.Kind{wire.KindPack, wire.KindManifest} {
-			for o := range known.Objects(kind) {
-				all = append(all, o.ID)
-			}
-		}
+		v.unsaved = true
 	})
-	unread, err := x.examine(ctx, all, done)
-	if err == nil && len(unread) > 0 {
-		err = fmt.Errorf("%d of %d objects could not be read, so not all is verified: try again later", len(unread), len(all))
+	v.save()
+}
+
+// DamagedObjects are those of a domain of this host that are in the store and that
+// it found to be damaged, as far as it remembers.
+func (r *Objects) DamagedObjects(domain seal.DomainID) map[ID]bool {
+	damaged := map[ID]bool{}
+	b, err := r.t.State.Read(r.inventoryFile(domain))
+	if err != nil || b == nil {
+		return damaged
 	}
-	return err
+	if v, err := inventory.Parse(b); err == nil {
+		for id := range v.Spoiled() {
+			damaged[id] = true
+		}
+	}
+	return damaged
 }

@@ -16,7 +16,7 @@ import (
 	"knowngood/storage/trust"
 )
 
-// Needs finds out which objects snapshots need, for counting what they take in
+// Needs finds out which objects snapshots need, for counting the space that they take in
 // the store. It asks the store once or twice for each snapshot, and a few times
 // for each domain. It is safe for concurrent use.
 type Needs struct {
@@ -57,16 +57,12 @@ func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, err
 	m := &s.Body.Manifest
 	reader := n.repo.NewReader(s.Host, s.Domain)
 	defer reader.Close()
-	tail, err := reader.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	contents, err := reader.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	if errors.Is(err, storage.ErrNotFound) {
 		err = &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
-	}
-	contents, err := tail.Contents(wire.KindManifest, s.Domain)
-	if err != nil {
-		return nil, &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
 	}
 
 	out := map[ID]uint64{{Kind: wire.KindManifest, Hash: m.Hash}: m.Size}
@@ -100,7 +96,7 @@ func (n *Needs) domain(ctx context.Context, s *history.Snapshot) (*domainNeeds, 
 		if d.deletions, d.err = n.repo.d.Deletions(ctx, of.host, of.domain); d.err != nil || len(d.deletions.Repacks) == 0 {
 			return
 		}
-		objects, err := n.repo.listObjects(ctx, of.host, of.domain, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
+		objects, err := domain{s.Domain, n.repo, s.Host}.list(ctx, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
 		d.err, d.listed = err, map[ID]uint64{}
 		for _, o := range objects {
 			d.listed[o.ID] = o.Size

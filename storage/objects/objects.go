@@ -25,7 +25,7 @@ type Objects struct {
 	t *trust.Trust
 	d *deletion.Deletion
 
-	keepIndex time.Duration // how long a look at index runs counts
+	keepIndex time.Duration // how long index runs count once they are loaded
 	warm      warm
 
 	mu          sync.Mutex

@@ -148,9 +148,9 @@ func (p *packer) upload(o *openPack, object []byte, contents *pack.Contents) err
 	if err := p.w.put(p.kind, o.info.Hash, object); err != nil {
 		return err
 	}
-	p.w.countStored(len(object))
+	p.w.stored.Add(uint64(len(object)))
 	p.w.own.Store(o.info.Hash, true)
-	p.w.index.confirmed(ID{Kind: p.kind, Hash: o.info.Hash}, o.info.Size)
+	p.w.index.inventory.put(ID{Kind: p.kind, Hash: o.info.Hash}, o.info.Size)
 	if p.stored != nil {
 		if err := p.stored(o, contents); err != nil {
 			return err

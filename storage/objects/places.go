@@ -24,7 +24,7 @@ func placeOf(loc index.Location) Place {
 // places is what finds chunks whose hints fail, opened when it is first needed.
 type places struct {
 	opened sync.Once
-	index  *Index
+	index  *IndexReader
 	err    error
 
 	read     sync.Once
@@ -42,7 +42,11 @@ type places struct {
 func (r *Reader) Places(ctx context.Context, id [32]byte, failed Place) iter.Seq2[Place, error] {
 	return func(yield func(Place, error) bool) {
 		p := &r.places
-		p.opened.Do(func() { p.index, p.err = r.repo.ReadIndex(ctx, r.host, r.domain) })
+		p.opened.Do(func() {
+			if p.index, p.err = r.repo.ReadIndex(ctx, r.host, r.Domain(), true); p.err == nil {
+				p.err = p.index.adoptPacks(ctx)
+			}
+		})
 		if p.err != nil {
 			yield(Place{}, p.err)
 			return
@@ -55,7 +59,7 @@ func (r *Reader) Places(ctx context.Context, id [32]byte, failed Place) iter.Seq
 			tried[at] = true
 			return yield(at, nil)
 		}
-		for _, loc := range p.index.table.Places(id) {
+		for _, loc := range p.index.runs.table.Places(id) {
 			if !try(placeOf(loc)) {
 				return
 			}

@@ -3,14 +3,12 @@ package objects
 import (
 	"context"
 	"crypto/cipher"
-	"errors"
 	"fmt"
 	"sync"
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
-	"knowngood/storage/deletion"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 )
@@ -21,14 +19,11 @@ const maxKeys = 8192
 // Reader reads the packs and containers of one host and domain with an
 // identity. Its methods may be called concurrently.
 type Reader struct {
-	repo   *Objects
-	host   string
-	domain *seal.Domain
-	dec    *pack.Decompressor
-	stored [2]*authentic.Hashed // packs and containers; see of
-	places places
-
-	segments segmentCopies
+	domain
+	dec               *pack.Decompressor
+	packs, containers *stored
+	places            places
+	segments          segmentCopies
 
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession
@@ -37,14 +32,14 @@ type Reader struct {
 
 // NewReader reads what lies under a snapshot. The snapshot's domain must be
 // open, by an identity or because it is this host's own.
-func (r *Objects) NewReader(host string, domain *seal.Domain) *Reader {
-	return &Reader{repo: r, host: host, domain: domain, dec: pack.NewDecompressor(),
-		stored:   [2]*authentic.Hashed{r.t.Read.Hashed(wire.KindPack.String(), pack.MaxObject), r.t.Read.Hashed(wire.KindManifest.String(), pack.MaxObject)},
+func (r *Objects) NewReader(host string, keys *seal.Domain) *Reader {
+	d := domain{keys, r, host}
+	return &Reader{domain: d, dec: pack.NewDecompressor(), packs: d.stored(wire.KindPack), containers: d.stored(wire.KindManifest),
 		sessions: map[seal.SessionID]seal.SealedSession{}, keys: map[pack.Ref]cipher.AEAD{}}
 }
 
 // Domain whose objects are read.
-func (r *Reader) Domain() *seal.Domain { return r.domain }
+func (r *Reader) Domain() *seal.Domain { return r.domain.Domain }
 
 // Host whose objects are read.
 func (r *Reader) Host() string { return r.host }
@@ -66,29 +61,27 @@ func (r *Reader) AddSessions(sealed []seal.SealedSession) {
 }
 
 // of reads objects of a kind.
-func (r *Reader) of(kind wire.Kind) *authentic.Hashed {
+func (r *Reader) of(kind wire.Kind) *stored {
 	if kind == wire.KindManifest {
-		return r.stored[1]
+		return r.containers
 	}
-	return r.stored[0]
-}
-
-func (r *Reader) key(kind wire.Kind, hash [32]byte) string {
-	return deletion.Key(r.host, r.domain.ID, ID{Kind: kind, Hash: hash})
+	return r.packs
 }
 
 // Read appends length bytes of an object from offset to dst, from beneath the
 // current view where that has nothing there. The error is *authentic.DamageError
 // when the object is missing or shorter than that.
 func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte, offset, length int64) ([]byte, error) {
-	return r.of(kind).Range(ctx, dst, r.key(kind, hash), hash, offset, length)
+	s := r.of(kind)
+	return s.Range(ctx, dst, s.key(hash), hash, offset, length)
 }
 
 // Whole reads an object whole into dst's memory and verifies its hash, from
 // beneath the current view where that shows other bytes. With
 // *authentic.DamageError it may return the bytes that there are.
 func (r *Reader) Whole(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte) ([]byte, error) {
-	return r.of(kind).Whole(ctx, dst, r.key(kind, hash), hash)
+	s := r.of(kind)
+	return s.Whole(ctx, dst, s.key(hash), hash)
 }
 
 // Key is the frame key of an object.
@@ -115,7 +108,7 @@ func (r *Reader) Key(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher
 	if err != nil {
 		return nil, err
 	}
-	key = session.FrameKey(kind, r.repo.t.ID(), r.domain.ID, ref.Salt)
+	key = session.FrameKey(kind, r.repo.t.ID(), r.ID, ref.Salt)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.keys) >= maxKeys {
@@ -134,11 +127,11 @@ func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 	}
 	plaintext, err := pack.OpenFrame(key, kind, int(offset), sealed)
 	if err != nil {
-		return nil, r.damaged(kind, ref.Hash, err)
+		return nil, r.of(kind).damaged(ref.Hash, err)
 	}
 	content, err := r.dec.Content(dst, kind, plaintext)
 	if err != nil {
-		return nil, r.damaged(kind, ref.Hash, err)
+		return nil, r.of(kind).damaged(ref.Hash, err)
 	}
 	return content, nil
 }
@@ -157,10 +150,11 @@ func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offse
 	if !authentic.Damaged(err) {
 		return content, err
 	}
-	if r.of(kind).Looked(ref.Hash) {
+	s := r.of(kind)
+	if s.Looked(ref.Hash) {
 		return nil, err
 	}
-	again, uerr := r.of(kind).Uncover(ctx, r.key(kind, ref.Hash), ref.Hash)
+	again, uerr := s.Uncover(ctx, s.key(ref.Hash), ref.Hash)
 	if uerr != nil {
 		return nil, uerr
 	}
@@ -170,74 +164,18 @@ func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offse
 	return read()
 }
 
-func (r *Reader) damaged(kind wire.Kind, hash [32]byte, err error) error {
-	return &authentic.DamageError{Key: r.key(kind, hash), What: kind.String(), Err: err}
-}
-
 // Tail reads the trailer and the sealed contents of an object.
 func (r *Reader) Tail(ctx context.Context, kind wire.Kind, hash [32]byte) (*pack.Tail, error) {
-	return r.TailOf(ctx, kind, hash, -1)
+	return r.of(kind).tail(ctx, hash, -1)
 }
 
-// TailOf is Tail of an object that is size bytes long; a negative size is
-// looked up.
+// TailOf is Tail of an object that is size bytes long.
 func (r *Reader) TailOf(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, error) {
-	return r.repo.tail(ctx, r.of(kind), kind, r.key(kind, hash), hash, size)
+	return r.of(kind).tail(ctx, hash, size)
 }
 
-// tail reads the end of an object that is size bytes long; a negative size is
-// looked up.
-func (r *Objects) tail(ctx context.Context, from *authentic.Hashed, kind wire.Kind, key string, hash [32]byte, size int64) (*pack.Tail, error) {
-	t, err := r.currentTail(ctx, from, kind, key, hash, size)
-	if !authentic.Damaged(err) && !errors.Is(err, storage.ErrNotFound) || from.Looked(hash) {
-		return t, err
-	}
-	again, uerr := from.Uncover(ctx, key, hash)
-	switch {
-	case uerr != nil:
-		return nil, uerr
-	case again:
-		object, err := from.Whole(ctx, nil, key, hash)
-		if err != nil {
-			return nil, err
-		}
-		return r.parseTail(kind, key, object, int64(len(object)))
-	case authentic.Damaged(err):
-		return nil, err
-	}
-	return nil, &authentic.DamageError{Key: key, What: kind.String(), Err: err}
-}
-
-func (r *Objects) currentTail(ctx context.Context, from *authentic.Hashed, kind wire.Kind, key string, hash [32]byte, size int64) (*pack.Tail, error) {
-	if size < 0 {
-		var err error
-		if size, err = from.Size(ctx, key); err != nil {
-			return nil, err
-		}
-	}
-	n := min(size, pack.TailLen)
-	for {
-		b, err := from.Range(ctx, nil, key, hash, size-n, n)
-		if err != nil {
-			return nil, err
-		}
-		t, err := r.parseTail(kind, key, b, size)
-		var short *pack.ErrShortTail
-		if errors.As(err, &short) && short.Need > n && short.Need <= size {
-			n = short.Need
-			continue
-		}
-		return t, err
-	}
-}
-
-func (r *Objects) parseTail(kind wire.Kind, key string, end []byte, size int64) (*pack.Tail, error) {
-	t, err := pack.ParseTail(kind, end, size)
-	if err == nil && t.Repository != r.t.ID() {
-		err = fmt.Errorf("it belongs to repository %v", t.Repository)
-	}
-	if err != nil {
-		return nil, &authentic.DamageError{Key: key, What: kind.String(), Err: err}
-	}
-	return t, nil
+// Contents are the opened contents of an object that is size bytes long.
+func (r *Reader) Contents(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Contents, error) {
+	_, c, err := r.of(kind).contents(ctx, hash, size)
+	return c, err
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"slices"
 
-	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/index"
-	"knowngood/storage/layout"
 	"knowngood/storage/trust"
 )
 
@@ -18,7 +16,7 @@ import (
 // missing or damaged it publishes nothing. named are the runs that the newest root
 // has seen.
 func (r *Objects) RebuildIndex(ctx context.Context, host *trust.Host, named [][32]byte) (replaced [][32]byte, err error) {
-	if err := r.forgetListedRuns(ctx, host); err != nil {
+	if err := (domain{host.Domain, r, host.Name}).dropListedCopies(ctx); err != nil {
 		return nil, err
 	}
 	x, err := r.OpenIndex(ctx, host, Verification{Listing: true})
@@ -27,20 +25,22 @@ func (r *Objects) RebuildIndex(ctx context.Context, host *trust.Host, named [][3
 	}
 	defer x.Close()
 
-	if missing := x.MissingRuns(named); len(missing) > 0 {
+	if missing := x.loaded.missing(named); len(missing) > 0 {
 		if err := x.adoptPacks(ctx); err != nil {
 			return nil, err
 		}
-		x.supersede(missing)
+		x.runs.supersede(missing)
 	}
-	replaced = slices.Clone(x.superseded.runs)
+	x.runs.mu.Lock()
+	defer x.runs.mu.Unlock()
+	replaced = slices.Clone(x.runs.superseded)
 	slices.SortFunc(replaced, deletion.CompareHashes)
 	replaced = slices.Compact(replaced)
 	if len(replaced) > 0 {
-		if err := x.publishUnsaved(ctx, host, nil); err != nil {
+		if err := (&publication{runs: x.runs, host: host}).added(ctx); err != nil {
 			return nil, err
 		}
-		if err := x.cache.Keep(x.table.Runs()); err != nil {
+		if err := x.runs.cache.Keep(x.runs.table.Runs()); err != nil {
 			return nil, err
 		}
 	}
@@ -48,10 +48,10 @@ func (r *Objects) RebuildIndex(ctx context.Context, host *trust.Host, named [][3
 	return replaced, nil
 }
 
-// forgetListedRuns removes the copies of index runs that the store lists, so that
+// dropListedCopies removes the copies of index runs that the store lists, so that
 // these are fetched and verified.
-func (r *Objects) forgetListedRuns(ctx context.Context, host *trust.Host) error {
-	cache, err := index.OpenCache(r.indexDir(host.Domain.ID))
+func (d domain) dropListedCopies(ctx context.Context) error {
+	cache, err := index.OpenCache(d.indexDir())
 	if err != nil {
 		return err
 	}
@@ -60,13 +60,11 @@ func (r *Objects) forgetListedRuns(ctx context.Context, host *trust.Host) error 
 		return err
 	}
 	listed := map[[32]byte]bool{}
-	for o, err := range r.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixIndexRuns(host.Name, host.Domain.ID)}) {
+	for o, err := range d.listRuns(ctx) {
 		if err != nil {
 			return err
 		}
-		if _, _, _, hash, ok := layout.ParseIndexRunKey(o.Key); ok {
-			listed[hash] = true
-		}
+		listed[o.hash] = true
 	}
 	var keep []index.Info
 	for _, hash := range cached {

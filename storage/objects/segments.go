@@ -6,10 +6,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"knowngood/internal/wire"
-	"knowngood/storage"
 	"knowngood/storage/authentic"
-	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 )
@@ -44,28 +41,20 @@ func (r *Reader) SegmentCopies(ctx context.Context, id [32]byte) ([]SegmentCopy,
 func (r *Reader) readSegments(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
-	for o, err := range r.repo.t.Store().List(gctx, storage.ListOptions{Prefix: layout.PrefixManifests(r.host, r.domain.ID)}) {
+	for o, err := range r.listPart(gctx, layout.PrefixManifests(r.host, r.ID)) {
 		if err != nil {
 			g.Go(func() error { return err })
 			break
 		}
-		id, ok := deletion.ParseKey(o.Key)
-		if !ok {
-			continue
-		}
 		g.Go(func() error {
-			tail, err := r.TailOf(gctx, wire.KindManifest, id.Hash, o.Size)
-			var contents *pack.Contents
-			if err == nil {
-				contents, err = tail.Contents(wire.KindManifest, r.domain)
+			tail, contents, err := r.containers.contents(gctx, o.Hash, int64(o.Size))
+			if authentic.Damaged(err) {
+				return nil // another container may have the segment
 			}
 			if err != nil {
-				if authentic.Damaged(err) {
-					return nil // another container may have the segment
-				}
 				return err
 			}
-			r.addSegments(pack.Ref{Hash: id.Hash, Session: tail.Session.ID, Salt: tail.Salt}, contents)
+			r.addSegments(pack.Ref{Hash: o.Hash, Session: tail.Session.ID, Salt: tail.Salt}, contents)
 			return nil
 		})
 	}

@@ -2,86 +2,125 @@ package objects
 
 import (
 	"context"
-	"knowngood/storage/trust"
 	"sync"
 	"time"
+
+	"knowngood/storage/deletion"
 )
 
-// maxUnverified is how long a writer may rely on what it saw in the store
-// before it looks again; docs/FORMAT.md, section 10.
-const maxUnverified = 24 * time.Hour
-
-// warm is the index of the host's own domain, kept open between runs. Several
-// runs may use it at once.
-type warm struct {
-	mu    sync.Mutex // held by whoever takes runs in, or publishes
-	index *Index     // nil until first opened
+// ownView is what the store showed of the index of the host's own domain at a
+// time.
+type ownView struct {
+	runs      *runs
+	loaded    *loaded
+	deletions *deletion.Deletions
+	at        time.Time
 }
 
-// warmIndex is the index as the store showed it at most r.keepIndex ago. It
-// tells whether the index is known to be complete.
-func (r *Objects) warmIndex(ctx context.Context, host *trust.Host) (x *Index, complete bool, err error) {
-	w := &r.warm
+// refresh loads the runs and reads the pending deletions.
+func (v *ownView) refresh(ctx context.Context) error {
+	now := time.Now()
+	d, err := v.runs.excludeDeleted(ctx, true)
+	if err != nil {
+		return err
+	}
+	l, err := v.runs.load(ctx, true)
+	if err != nil {
+		return err
+	}
+	v.loaded, v.deletions, v.at = l, d, now
+	return nil
+}
+
+// warm is the index of the host's own domain, kept open between captures. Several
+// captures may use it at once.
+type warm struct {
+	mu   sync.Mutex
+	view ownView // runs is nil until first opened
+}
+
+// ownView of the index: the one that is kept open, if one may be.
+func (r *Objects) ownView(ctx context.Context, own domain) (v ownView, err error) {
+	if r.keepIndex > 0 {
+		return r.warm.open(ctx, own, min(r.keepIndex, maxUnverified/2))
+	}
+	if v.runs, err = own.openRuns(own.indexDir()); err != nil {
+		return v, err
+	}
+	if err = v.refresh(ctx); err != nil {
+		v.runs.table.Close()
+	}
+	return v, err
+}
+
+// open returns the index as the store showed it at most maxAge ago.
+func (w *warm) open(ctx context.Context, own domain, maxAge time.Duration) (ownView, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.index != nil && w.index.domain.ID != host.Domain.ID { // enrolled anew
-		w.index.table.Close()
-		w.index = nil
+	if w.view.runs != nil && w.view.runs.ID != own.ID { // enrolled anew
+		w.drop()
 	}
-	opened := false
-	if w.index == nil {
-		if w.index, err = r.openIndex(ctx, host.Name, host.Domain, r.indexDir(host.Domain.ID)); err != nil {
-			return nil, false, err
+	if w.view.runs == nil {
+		runs, err := own.openRuns(own.indexDir())
+		if err != nil {
+			return ownView{}, err
 		}
-		opened = true
-	}
-	if opened || w.index.age() >= min(r.keepIndex, maxUnverified/2) || r.toldSince(w.index) {
-		now := time.Now()
-		if complete, err = w.index.sync(ctx); err != nil {
-			if opened {
-				w.index.table.Close()
-				w.index = nil
-			}
-			return nil, false, err
+		fresh := ownView{runs: runs}
+		if err := fresh.refresh(ctx); err != nil {
+			runs.table.Close()
+			return ownView{}, err
 		}
-		w.index.synced = now
+		w.view = fresh
+		return fresh, nil
 	}
-	run := *w.index
-	run.shared = w
-	return &run, complete || !opened, nil
+	if since(w.view.at) >= maxAge || w.view.changedHere() {
+		if err := w.view.refresh(ctx); err != nil {
+			return ownView{}, err
+		}
+	}
+	// What was incomplete when it was opened has been completed since.
+	current := w.view
+	complete := *current.loaded
+	complete.complete = true
+	current.loaded = &complete
+	return current, nil
 }
 
-// toldSince tells whether another process on this machine, a prune by hand say,
-// has announced or deleted something since the index looked at that.
-func (r *Objects) toldSince(x *Index) bool {
-	next := x.deletions.Free()
+// changedHere reports whether another process on this machine, such as a prune by
+// hand, has announced or deleted something since the pending deletions were read.
+func (v *ownView) changedHere() bool {
+	r := v.runs.repo
+	next := v.deletions.Free()
 	if next == 0 || r.t.State.None() {
 		return false
 	}
-	_, err := r.t.State.Dir().Stat(r.d.PendingFile(x.host, x.domain.ID, next))
+	_, err := r.t.State.Dir().Stat(r.d.PendingFile(v.runs.host, v.runs.ID, next))
 	return err == nil
 }
 
-// LookAnew makes the next run compare the index with the store, however short
-// ago that was done.
-func (r *Objects) LookAnew() {
-	w := &r.warm
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.index != nil {
-		w.index.synced = time.Time{}
+// drop closes what is kept; w.mu is held.
+func (w *warm) drop() {
+	if w.view.runs != nil {
+		w.view.runs.table.Close()
+		w.view = ownView{}
 	}
 }
 
-// Close releases what is kept between runs. No run may be under way.
+// InvalidateIndex makes the next capture load the index from the store, however
+// recently that was done.
+func (r *Objects) InvalidateIndex() {
+	w := &r.warm
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.view.at = time.Time{}
+}
+
+// Close releases what is kept between captures. No capture may be running.
 func (r *Objects) Close() {
 	w := &r.warm
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.index != nil {
-		w.index.table.Close()
-		w.index = nil
-	}
+	w.drop()
 }
 
 // KnownBytes are the stored bytes of the packs that the index kept open knows;
@@ -90,11 +129,11 @@ func (r *Objects) KnownBytes() uint64 {
 	w := &r.warm
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.index == nil {
+	if w.view.runs == nil {
 		return 0
 	}
 	sum := uint64(0)
-	for _, n := range w.index.table.PackSizes() {
+	for _, n := range w.view.runs.table.PackSizes() {
 		sum += n
 	}
 	return sum

@@ -34,18 +34,14 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	}
 	rd := r.NewReader(s.Host, s.Domain)
 	m := s.Body.Manifest
-	tail, err := rd.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	contents, err := rd.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	if errors.Is(err, storage.ErrNotFound) {
 		return pruned()
-	}
-	var contents *pack.Contents
-	if err == nil {
-		contents, err = tail.Contents(wire.KindManifest, s.Domain)
 	}
 	if err != nil {
 		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
-	listing, err := r.listObjects(ctx, s.Host, s.Domain.ID, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
+	listing, err := domain{s.Domain, r, s.Host}.list(ctx, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
 	if err != nil {
 		return err
 	}

@@ -112,12 +112,6 @@ func (w *Writer) LockEnd(hash [32]byte) time.Time {
 	return time.Time{}
 }
 
-func (w *Writer) countStored(n int) {
-	if w != nil { // else it is no run that stores chunks
-		w.stored.Add(uint64(n))
-	}
-}
-
 // packStored makes the chunks of a durable pack known to the index.
 func (w *Writer) packStored(o *openPack, c *pack.Contents) error {
 	if err := w.index.add(o.info, c); err != nil {
@@ -351,6 +345,15 @@ func (w *Writer) CloseChunks() error {
 	}
 	w.data.flush(w.data.last())
 	return nil
+}
+
+// Flush says that no chunk will be added any more, and waits until all are
+// durable. It ends a run that makes no manifest.
+func (w *Writer) Flush() error {
+	if err := w.CloseChunks(); err != nil {
+		return err
+	}
+	return w.uploads.Wait()
 }
 
 // AddSegment stores the content of a segment of the manifest, compressed
