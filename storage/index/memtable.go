@@ -18,14 +18,13 @@ type memtable struct {
 	packs  []*PackInfo
 	frames []Frame
 	chunks map[[32]byte]place
-	gone   int
 }
 
 // place is where a chunk lies, as an Entry has it.
 type place struct {
 	frame  uint32
 	offset uint32
-	len    uint32 // 0: the chunk is gone
+	len    uint32
 }
 
 func newMemtable() *memtable { return &memtable{chunks: map[[32]byte]place{}} }
@@ -53,7 +52,7 @@ func checkPack(info *PackInfo, frames []pack.Frame) error {
 	return nil
 }
 
-// add takes in the chunks of a pack that passes checkPack.
+// add adds the chunks of a pack that passes checkPack.
 func (m *memtable) add(info *PackInfo, frames []pack.Frame) {
 	m.packs = append(m.packs, info)
 	for _, f := range frames {
@@ -61,31 +60,20 @@ func (m *memtable) add(info *PackInfo, frames []pack.Frame) {
 		m.frames = append(m.frames, Frame{uint32(len(m.packs) - 1), f.Offset, f.SealedLen, f.ContentLen})
 		offset := uint32(0)
 		for _, c := range f.Chunks {
-			m.put(c.ID, place{number, offset, c.Len})
+			m.chunks[c.ID] = place{number, offset, c.Len}
 			offset += c.Len
 		}
 	}
 }
 
-func (m *memtable) put(id [32]byte, p place) {
-	if old, ok := m.chunks[id]; ok && old.len == 0 {
-		m.gone--
-	}
-	if p.len == 0 {
-		m.gone++
-	}
-	m.chunks[id] = p
-}
-
-// lookup finds a chunk; known says that the table has something to say about
-// it, be it that the chunk is gone.
-func (m *memtable) lookup(id [32]byte) (loc Location, found, known bool) {
-	p, known := m.chunks[id]
-	if !known || p.len == 0 {
-		return Location{}, false, known
+// lookup finds a chunk.
+func (m *memtable) lookup(id [32]byte) (loc Location, found bool) {
+	p, found := m.chunks[id]
+	if !found {
+		return Location{}, false
 	}
 	f := m.frames[p.frame]
-	return Location{Pack: m.packs[f.Pack], FrameOffset: f.Offset, FrameLen: f.SealedLen, Offset: p.offset, Len: p.len}, true, true
+	return Location{Pack: m.packs[f.Pack], FrameOffset: f.Offset, FrameLen: f.SealedLen, Offset: p.offset, Len: p.len}, true
 }
 
 // body is the table in the form of a run. Frames without a chunk of their own
@@ -96,14 +84,14 @@ func (m *memtable) body() *Body {
 		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
-	b := &Body{Frames: m.frames, Len: len(ids), Gone: m.gone}
+	b := &Body{Frames: m.frames, Len: len(ids)}
 	for _, p := range m.packs {
 		b.Packs = append(b.Packs, *p)
 	}
 	b.Entries = func(yield func(Entry) bool) {
 		for _, id := range ids {
 			p := m.chunks[id]
-			if !yield(Entry{ID: id, Frame: p.frame, Offset: p.offset, Len: p.len, Gone: p.len == 0}) {
+			if !yield(Entry{ID: id, Frame: p.frame, Offset: p.offset, Len: p.len}) {
 				return
 			}
 		}

@@ -86,14 +86,14 @@ func united(a, b map[[32]byte]bool) map[[32]byte]bool {
 // Lookup finds a chunk. Chunks that are gone are not found.
 func (t *Table) Lookup(id [32]byte) (Location, bool) {
 	t.mu.RLock()
-	if loc, found, known := t.mem.lookup(id); known && !(found && t.absent[loc.Pack.Hash]) {
+	if loc, found := t.mem.lookup(id); found && !t.absent[loc.Pack.Hash] {
 		t.mu.RUnlock()
-		return loc, found
+		return loc, true
 	}
 	for _, m := range t.frozen {
-		if loc, found, known := m.lookup(id); known && !(found && t.absent[loc.Pack.Hash]) {
+		if loc, found := m.lookup(id); found && !t.absent[loc.Pack.Hash] {
 			t.mu.RUnlock()
-			return loc, found
+			return loc, true
 		}
 	}
 	loc, found := t.lookupFiles(&id)
@@ -107,7 +107,7 @@ func (t *Table) Places(id [32]byte) (places []Location) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, m := range append([]*memtable{t.mem}, t.frozen...) {
-		if loc, found, _ := m.lookup(id); found && !t.absent[loc.Pack.Hash] {
+		if loc, found := m.lookup(id); found && !t.absent[loc.Pack.Hash] {
 			places = append(places, loc)
 		}
 	}
@@ -133,7 +133,8 @@ func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
 	return Location{}, false
 }
 
-// lookupFile looks into one file, as memtable.lookup does; mu is held.
+// lookupFile looks into one file. known reports whether the file has an entry of
+// the chunk, which may be that it is gone. mu is held.
 func (t *Table) lookupFile(f *File, id *[32]byte) (loc Location, found, known bool) {
 	i, ok := f.find(id)
 	if !ok {
@@ -189,30 +190,16 @@ func (t *Table) shared(info PackInfo) *PackInfo {
 	return p
 }
 
-// Add takes in the contents of a pack that is durable in the store. An error
-// means that the pack cannot be or that the cache cannot be written; what was
-// added remains to be found either way.
+// Add adds the contents of a pack that is durable in the store. An error means
+// that the contents are impossible or that the cache cannot be written; what was
+// added is found either way.
 func (t *Table) Add(info PackInfo, frames []pack.Frame) error {
 	if err := checkPack(&info, frames); err != nil {
 		return err
 	}
 	p := t.shared(info)
-	return t.change(func(m *memtable) { m.add(p, frames) })
-}
-
-// Forget notes that chunks are gone.
-func (t *Table) Forget(ids ...[32]byte) error {
-	return t.change(func(m *memtable) {
-		for _, id := range ids {
-			m.put(id, place{})
-		}
-	})
-}
-
-// change changes the memtable, and spills it when it is full.
-func (t *Table) change(f func(*memtable)) error {
 	t.mu.Lock()
-	f(t.mem)
+	t.mem.add(p, frames)
 	full := len(t.mem.chunks) >= t.spill
 	if full {
 		t.freeze()
@@ -385,20 +372,6 @@ func (t *Table) Merge(some []Info) iter.Seq[*Body] {
 		return !slices.ContainsFunc(some, func(i Info) bool { return i.Hash == f.info.Hash })
 	})
 	return Merge(files, MaxEntries, MergeOptions{DropGone: len(files) == len(t.runs), LeaveOut: t.deleted})
-}
-
-// Pending is about how many chunks were added and not yet saved.
-func (t *Table) Pending() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	n := len(t.mem.chunks)
-	for _, m := range t.frozen {
-		n += len(m.chunks)
-	}
-	for _, f := range t.layers {
-		n += f.len()
-	}
-	return n
 }
 
 // Unsaved is what was added up to one moment and not yet saved.
