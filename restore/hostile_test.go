@@ -76,12 +76,9 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	w.Check(err)
 	frame, err := writer.AddSegment(id, pack.NewCompressor(pack.LevelDefault).Frame(nil, content), len(content))
 	w.Check(err)
-	var table *manifest.Table
-	ref, err := writer.FinishManifest(func(place func(*objects.Frame) objects.SegmentPlace) ([]byte, []pack.Object) {
-		p := place(frame)
-		table = &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
-		return table.Append(nil), nil
-	})
+	p := writer.SegmentPlace(frame)
+	table := &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
+	ref, err := writer.FinishManifest(table.Append(nil), nil)
 	w.Check(err)
 	_, err = r.Commit(w.Ctx, host, "e", func(uint64) *statement.RootBody {
 		b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}

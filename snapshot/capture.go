@@ -82,7 +82,7 @@ type Result struct {
 	Duration    time.Duration
 }
 
-// Partial tells whether something could not be captured as it should.
+// Partial reports whether something could not be captured as it should.
 func (r *Result) Partial() bool { return r.Count > 0 }
 
 // capture is one run.
@@ -96,11 +96,8 @@ type capture struct {
 	users   *posix.Users
 	started time.Time
 
-	parent   *localManifest // the last complete manifest, or nil
-	partials []*localManifest
-	usable   func(pack [32]byte) bool // of what partials refer to; nil: all is
-	gaps     bool                     // the parent refers to objects that are lost or deleted
-	healing  healing
+	parents parents
+	healing healing
 
 	judgement  judgement // on the snapshots before
 	suspicions []Suspicion
@@ -122,7 +119,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 	if n := len(o.Sources) + len(o.Commands); n > manifest.MaxSources {
 		return nil, fmt.Errorf("%d sources: a snapshot holds at most %d: name fewer, larger trees", n, manifest.MaxSources)
 	}
-	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(), real: map[string]string{},
+	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(), real: map[string]string{}, problems: problems{progress: o.Progress},
 		jobs: make(chan *job), batches: make(chan []*item, maxBatches), pressed: make(chan struct{})}
 	if err := posix.CheckProc(); err != nil {
 		return nil, err
@@ -131,8 +128,13 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 		c.WritebackWindow = posix.WritebackWindow(posix.KernelSettings)
 	}
 	dir := o.StateDir.In("env", o.Environment)
-	c.openParents(dir)
-	defer c.closeParents()
+	if !c.Reread {
+		c.parents = openParents(dir, host.Domain.ID, c.DryRun)
+		defer c.parents.close()
+	}
+	if p := c.parents.last; p != nil {
+		c.Progress.Expected.Store(p.trailer.totals.Bytes)
+	}
 
 	if o.DryRun {
 		return c.run(ctx, nil)
@@ -151,7 +153,8 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 		return nil, err
 	}
 	defer c.index.Close()
-	if err := c.checkParents(ctx); err != nil {
+	c.healing.index = c.index
+	if err := c.parents.check(ctx, c.index); err != nil {
 		return nil, err
 	}
 	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, objects.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
@@ -170,37 +173,10 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 		}
 		return nil, err
 	}
-	for _, p := range c.partials {
+	for _, p := range c.parents.partials {
 		_ = dir.Remove(filepath.Base(p.file.Name())) // the next run looks at it again
 	}
 	return result, nil
-}
-
-func (c *capture) openParents(dir userdir.Dir) {
-	if c.Reread {
-		return
-	}
-	domain := c.host.Domain.ID
-	if m, err := openLocal(dir); err == nil {
-		if m.trailer != nil && m.domain == domain {
-			c.parent = m
-			c.Progress.Expected.Store(m.trailer.totals.Bytes)
-		} else {
-			m.close()
-		}
-	}
-	if !c.DryRun {
-		c.partials = leftovers(dir, domain)
-	}
-}
-
-func (c *capture) closeParents() {
-	if c.parent != nil {
-		c.parent.close()
-	}
-	for _, p := range c.partials {
-		p.close()
-	}
 }
 
 // run is the pipeline: walk and merge, read, emit, then commit.
@@ -237,7 +213,7 @@ func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) 
 	switch {
 	case !c.NotEmpty: // nobody is there to see what it came to
 		for _, s := range e.sources.nothing() {
-			c.problem(manifest.EntryPath(s.Path), "its include patterns match nothing in it: correct them, or remove the source (what lies in a further source inside it belongs to that one)")
+			c.problems.add(manifest.EntryPath(s.Path), "its include patterns match nothing in it: correct them, or remove the source (what lies in a further source inside it belongs to that one)")
 		}
 	case !e.sources.any:
 		return nil, ErrNothing
@@ -264,7 +240,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 		return nil, err
 	}
 	for _, err := range c.index.Unopenable() {
-		c.problem("", fmt.Sprintf("nobody can open the snapshot: %v", err))
+		c.problems.add("", fmt.Sprintf("nobody can open the snapshot: %v", err))
 	}
 	runs, err := c.index.Publish(ctx, c.writer)
 	if err != nil {
@@ -297,7 +273,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	}
 	var overtaken error
 	s, err := c.repo.Commit(ctx, c.host, c.Environment, func(number uint64) *statement.RootBody {
-		if overtaken = c.followsParent(ctx, number, trailer); overtaken != nil {
+		if overtaken = c.parents.verify(ctx, number, trailer); overtaken != nil {
 			return nil
 		}
 		b := body

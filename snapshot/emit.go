@@ -186,7 +186,7 @@ func (e *emitter) place(it *item) error {
 func (e *emitter) storable(it *item) bool {
 	err := manifest.Check(it.entry)
 	if err != nil && len(it.entry.Xattrs) > 0 {
-		e.problem(it.entry.Path, err.Error())
+		e.problems.add(it.entry.Path, err.Error())
 		bare := *it.entry // another name of the inode may be looking at the other
 		bare.Xattrs, bare.Flags = nil, bare.Flags|manifest.MetadataIncomplete
 		it.entry = &bare
@@ -196,7 +196,7 @@ func (e *emitter) storable(it *item) bool {
 		err = errors.New("it has more chunks than one file may have: exclude it, or make a repository with larger chunks")
 	}
 	if err != nil {
-		e.problem(it.entry.Path, err.Error())
+		e.problems.add(it.entry.Path, err.Error())
 	}
 	return err == nil
 }
@@ -282,7 +282,7 @@ func (e *emitter) taken(s *localSegment) (segment, bool) {
 	if !ok {
 		return segment{}, false
 	}
-	if e.gaps && e.index.Absent(wire.KindManifest, c.Hash) {
+	if e.parents.gaps && e.index.Absent(wire.KindManifest, c.Hash) {
 		if e.index.Lost(wire.KindManifest, c.Hash) {
 			e.healing.add(c.Hash, int(s.contentLen))
 		}
@@ -311,7 +311,7 @@ func (e *emitter) finish() (*localTrailer, error) {
 	for i := range sources {
 		sources[i].Resolved = e.real[sources[i].Path]
 	}
-	if p := e.capture.parent; p != nil && !e.gaps && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
+	if p := e.parents.last; p != nil && !e.parents.gaps && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
 		len(p.trailer.table.Problems) == 0 && manifest.EqualSources(p.trailer.table.Sources, sources) {
 		old := p.trailer
 		t.table, t.content, t.manifest, t.containers, t.objects, t.places = old.table, old.content, old.manifest, old.containers, old.objects, old.places
@@ -320,17 +320,13 @@ func (e *emitter) finish() (*localTrailer, error) {
 
 	problems, _ := e.problems.list()
 	table := &manifest.Table{Sources: sources, Problems: problems, Sessions: e.packSessions()}
-	var unreadable error
-	ref, err := e.writer.FinishManifest(func(place func(*objects.Frame) objects.SegmentPlace) ([]byte, []pack.Object) {
-		e.fillTable(table, t, place)
-		t.objects = e.objects(table)
-		encoded := table.Append(nil)
-		_, unreadable = manifest.ParseTable(encoded)
-		return encoded, t.objects
-	})
-	if err == nil {
-		err = unreadable
+	e.fillTable(table, t)
+	t.objects = e.objects(table)
+	encoded := table.Append(nil)
+	if _, err := manifest.ParseTable(encoded); err != nil {
+		return nil, err
 	}
+	ref, err := e.writer.FinishManifest(encoded, t.objects)
 	if err != nil {
 		return nil, err
 	}
@@ -349,11 +345,11 @@ func (e *emitter) finish() (*localTrailer, error) {
 }
 
 // fillTable lists the segments, and their containers in order of first use.
-func (e *emitter) fillTable(table *manifest.Table, t *localTrailer, place func(*objects.Frame) objects.SegmentPlace) {
+func (e *emitter) fillTable(table *manifest.Table, t *localTrailer) {
 	positions := map[int]int{-1: 0}
 	for _, s := range e.segments {
 		if s.frame != nil {
-			p := place(s.frame)
+			p := e.writer.SegmentPlace(s.frame)
 			s.place = segmentPlace{-1, p.Offset, p.SealedLen}
 			if p.Container != nil {
 				s.place.container = e.container(container{p.Container.Ref, p.Container.Size})
@@ -375,7 +371,7 @@ func (e *emitter) fillTable(table *manifest.Table, t *localTrailer, place func(*
 func (e *emitter) objects(table *manifest.Table) []pack.Object {
 	var out []pack.Object
 	old := map[[32]byte]uint64{}
-	if p := e.capture.parent; p != nil {
+	if p := e.parents.last; p != nil {
 		for _, o := range p.trailer.objects {
 			old[o.Hash] = o.Size
 		}
@@ -412,7 +408,7 @@ func (e *emitter) packSessions() []seal.SealedSession {
 	sealed := map[seal.SessionID]seal.SealedSession{}
 	own := e.writer.Session()
 	sealed[own.ID] = own
-	if p := e.capture.parent; p != nil {
+	if p := e.parents.last; p != nil {
 		for _, s := range p.trailer.table.Sessions {
 			sealed[s.ID] = s
 		}

@@ -1,11 +1,9 @@
 package snapshot
 
 import (
+	"knowngood/storage/objects"
 	"sync"
 	"sync/atomic"
-
-	"knowngood/internal/wire"
-	"knowngood/snapshot/manifest"
 )
 
 // Healed is what a capture stored again because the store had lost it.
@@ -16,6 +14,7 @@ type Healed struct {
 
 // healing counts it.
 type healing struct {
+	index *objects.Index
 	bytes atomic.Uint64
 	mu    sync.Mutex
 	packs map[[32]byte]bool
@@ -37,27 +36,17 @@ func (h *healing) total() Healed {
 	return Healed{uint64(len(h.packs)), h.bytes.Load()}
 }
 
-// healed counts a chunk that was stored, if it lay in a lost pack: by the index,
-// or by what the last manifest says of the file.
-func (c *capture) healed(f *file, id [32]byte, n int) {
-	if hash, ok := c.index.LostPack(id); ok {
-		c.healing.add(hash, n)
+// chunk counts a chunk of a file that was stored, if it lay in a lost pack: by the
+// index, or by what the last manifest says of the file.
+func (h *healing) chunk(f *file, id [32]byte, n int) {
+	if hash, ok := h.index.LostPack(id); ok {
+		h.add(hash, n)
 		return
 	}
 	for i := range f.lost {
 		if x := &f.lost[i]; x.ID == id {
-			c.healing.add(x.Loc.Pack.Hash, n)
+			h.add(x.Loc.Pack.Hash, n)
 			return
 		}
 	}
-}
-
-// lostOf are the chunks of an entry that lie in packs that the store lost.
-func (c *capture) lostOf(e *manifest.Entry) (lost []manifest.Chunk) {
-	for i := range e.Chunks {
-		if x := &e.Chunks[i]; c.index.Lost(wire.KindPack, x.Loc.Pack.Hash) {
-			lost = append(lost, *x)
-		}
-	}
-	return lost
 }

@@ -34,7 +34,7 @@ func (m *merger) group(n *walk.Node) (g *linkGroup, member bool) {
 	if g == nil || !sameContent(&g.stat, &n.Stat) {
 		if g != nil && max(stamp(g.stat.Ctime), stamp(n.Stat.Ctime)) >= m.started.Add(-clockTick).UnixNano() {
 			// Else the file system gives one number to several inodes.
-			m.problem(n.Path, apart)
+			m.problems.add(n.Path, apart)
 		}
 		g = &linkGroup{name: linkName(m.key, n.Path), stat: n.Stat, left: n.Stat.Nlink - 1}
 		m.links[id] = g

@@ -135,10 +135,10 @@ func (c *capture) merge(ctx context.Context, commands []*item) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m := &merger{capture: c, ctx: ctx, links: map[posix.DevIno]*linkGroup{}, key: c.host.Domain.SegmentKey()}
-	if c.parent != nil {
-		m.parent = c.follow(ctx, c.parent)
+	if p := c.parents.last; p != nil {
+		m.parent = c.follow(ctx, p)
 	}
-	for _, p := range c.partials {
+	for _, p := range c.parents.partials {
 		m.partial = append(m.partial, c.follow(ctx, p))
 	}
 	err := walk.Walk(ctx, walk.Options{Sources: c.Sources, Omit: c.Omit, Skipped: c.Skipped, Resolved: c.resolved, KeptLink: c.keptLink}, func(n *walk.Node) error {
@@ -171,7 +171,7 @@ func (c *capture) merge(ctx context.Context, commands []*item) error {
 // node merges one node of the walk.
 func (m *merger) node(n *walk.Node) error {
 	if n.Err != nil {
-		m.problem(n.Path, n.Err.Error())
+		m.problems.add(n.Path, n.Err.Error())
 	}
 	if !n.Listed {
 		return m.unlisted(n)
@@ -183,7 +183,7 @@ func (m *merger) node(n *walk.Node) error {
 	it := &item{}
 	if m.parent != nil {
 		it.seg, it.pos = m.parent.seek(n.Path)
-		it.moved = it.seg != nil && m.displaced(&it.seg.entries[it.pos])
+		it.moved = it.seg != nil && m.parents.displaced(&it.seg.entries[it.pos])
 	}
 	group, member := m.group(n)
 	if !member || group.first == nil {
@@ -194,7 +194,7 @@ func (m *merger) node(n *walk.Node) error {
 	}
 
 	it.entry = &manifest.Entry{Path: n.Path}
-	m.fill(it.entry, &n.Stat)
+	describe(m.users, it.entry, &n.Stat)
 	if group != nil {
 		it.entry.Link = group.name
 	}
@@ -207,7 +207,7 @@ func (m *merger) node(n *walk.Node) error {
 	}
 	it.file = &file{node: n, stat: n.Stat, volume: n.Volume, entry: it.entry}
 	if it.moved {
-		it.file.lost = m.lostOf(&it.seg.entries[it.pos])
+		it.file.lost = m.parents.lostOf(&it.seg.entries[it.pos])
 	}
 	m.join(it.file, group, member)
 	if err := m.queue(it); err != nil {
@@ -241,14 +241,14 @@ func (m *merger) takeOver(it *item, n *walk.Node, group *linkGroup) {
 	if it.seg != nil && m.stillHolds(n, group, &it.seg.entries[it.pos], m.parent.started) {
 		e := &it.seg.entries[it.pos]
 		if it.moved {
-			it.entry = m.relocated(e)
+			it.entry = m.parents.relocated(e)
 		} else {
 			it.entry, it.same = e, true
 		}
 	}
 	for _, p := range m.partial {
 		seg, pos := p.seek(n.Path)
-		if seg != nil && it.entry == nil && m.stillHolds(n, group, &seg.entries[pos], p.started) && m.stored(&seg.entries[pos]) {
+		if seg != nil && it.entry == nil && m.stillHolds(n, group, &seg.entries[pos], p.started) && m.parents.stored(&seg.entries[pos]) {
 			it.entry = &seg.entries[pos]
 		}
 	}

@@ -19,9 +19,9 @@ type Progress struct {
 	Expected             atomic.Uint64 // bytes, those of the last snapshot; 0 without one
 	Verified             atomic.Uint64 // bytes of objects in the store that were read to verify them
 
-	// Problem, when set, is told each problem as it is met; Warn what went
-	// wrong without harm to the snapshot; Note what is as it should be, and may
-	// surprise. All may be called concurrently.
+	// Problem, when set, is called with each problem as it is met; Warn with
+	// what went wrong without harm to the snapshot; Note with what is as it
+	// should be, and may surprise. All may be called concurrently.
 	Problem func(path, reason string)
 	Warn    func(message string)
 	Note    func(message string)
@@ -41,21 +41,24 @@ func (p *Progress) warn(message string) {
 
 // problems gathers what could not be captured as it should.
 type problems struct {
+	progress *Progress
+
 	mu    sync.Mutex
 	all   []manifest.Problem
 	count uint64
 }
 
-func (c *capture) problem(path, reason string) {
-	c.problems.mu.Lock()
-	c.problems.count++
-	if len(c.problems.all) < manifest.MaxProblems {
-		c.problems.all = append(c.problems.all, manifest.Problem{Path: strings.Clone(path), Reason: reason})
+// add adds a problem, and reports it.
+func (p *problems) add(path, reason string) {
+	p.mu.Lock()
+	p.count++
+	if len(p.all) < manifest.MaxProblems {
+		p.all = append(p.all, manifest.Problem{Path: strings.Clone(path), Reason: reason})
 	}
-	c.problems.mu.Unlock()
-	c.Progress.Problems.Add(1)
-	if c.Progress.Problem != nil {
-		c.Progress.Problem(path, reason)
+	p.mu.Unlock()
+	p.progress.Problems.Add(1)
+	if p.progress.Problem != nil {
+		p.progress.Problem(path, reason)
 	}
 }
 

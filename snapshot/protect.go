@@ -17,9 +17,9 @@ func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, erro
 		return time.Time{}, nil
 	}
 	known := map[[32]byte]time.Time{}
-	if c.parent != nil && c.parent.trailer.store == t.store {
-		for i, o := range c.parent.trailer.needed() {
-			known[o.Hash] = c.parent.trailer.locks[i]
+	if c.parents.last != nil && c.parents.last.trailer.store == t.store {
+		for i, o := range c.parents.last.trailer.needed() {
+			known[o.Hash] = c.parents.last.trailer.locks[i]
 		}
 	}
 	for i, o := range objects {

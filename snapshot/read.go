@@ -3,38 +3,22 @@ package snapshot
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"runtime"
-	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
-	"knowngood/storage/chunk"
-	"knowngood/storage/objects"
 )
 
 // reader reads files, one at a time.
 type reader struct {
 	*capture
-	framer  *objects.Framer
-	hashers chan *chunk.Hasher
-	buf     []byte
-	pieces  []piece // all that fit into buf: they are pointed to, and must not move
-}
-
-// piece is a chunk in the buffer.
-type piece struct {
-	from, to int
-	id       [32]byte
+	content *contentReader
 }
 
 // readFiles works until there are no more jobs.
 func (c *capture) readFiles(ctx context.Context) error {
-	r := &reader{capture: c}
+	r := &reader{c, c.newContentReader()}
 	for {
 		select {
 		case j, ok := <-c.jobs:
@@ -51,23 +35,6 @@ func (c *capture) readFiles(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// prepare makes what content is read with, when the first is: an unchanged tree
-// needs none of it.
-func (r *reader) prepare() {
-	if r.buf != nil {
-		return
-	}
-	r.framer, r.hashers = r.writer.NewFramer(), make(chan *chunk.Hasher, runtime.GOMAXPROCS(0))
-	for range cap(r.hashers) {
-		r.hashers <- chunk.NewHasher(r.host.Domain.ChunkKey())
-	}
-
-	// One chunk of the greatest length, and room to read on.
-	d := r.repo.Descriptor()
-	r.buf = make([]byte, d.ChunkMax+readAhead)
-	r.pieces = make([]piece, 0, len(r.buf)/int(d.ChunkMin)+2)
 }
 
 // node completes the entry of a node: metadata that a stat does not return, and
@@ -138,14 +105,14 @@ func (r *reader) unread(ctx context.Context, f *file, err error) error {
 	if e.Type == manifest.File {
 		e.Size, e.Holes = chunked(e), nil // what was read of it
 	}
-	r.problem(e.Path, err.Error())
+	r.problems.add(e.Path, err.Error())
 	return nil
 }
 
-// fill sets what a stat returns: type, mode, owner, mtime, size of a file, number
-// of a device, and e.Stat. Path, attributes, link group and content stay as they
-// are.
-func (c *capture) fill(e *manifest.Entry, st *posix.Stat) {
+// describe sets what a stat returns: type, mode, owner, mtime, size of a file,
+// number of a device, and e.Stat. Path, attributes, link group and content stay as
+// they are.
+func describe(users *posix.Users, e *manifest.Entry, st *posix.Stat) {
 	e.Type, e.Mode = st.Type, st.Mode
 	e.UID, e.GID = st.UID, st.GID
 	e.Mtime = st.Mtime
@@ -154,7 +121,7 @@ func (c *capture) fill(e *manifest.Entry, st *posix.Stat) {
 		e.Size = st.Size
 	}
 	e.Stat = &manifest.Stat{Ctime: st.Ctime, Inode: st.Ino, Dev: st.Dev}
-	e.User, e.Group = storableName(c.users.User(e.UID)), storableName(c.users.Group(e.GID))
+	e.User, e.Group = storableName(users.User(e.UID)), storableName(users.Group(e.GID))
 }
 
 // storableName is the name of an owner; none when that is longer than a
@@ -164,13 +131,6 @@ func storableName(name string) string {
 		return ""
 	}
 	return name
-}
-
-func (c *capture) refill(f *file, st *posix.Stat) {
-	c.fill(f.entry, st)
-	if st.ID() != f.stat.ID() {
-		f.entry.Link = 0
-	}
 }
 
 // metadata reads what a stat does not return of a node that is no file, from
@@ -186,10 +146,10 @@ func (r *reader) metadata(dirfd int, name string, f *file) error {
 		return errReplaced
 	}
 	if e.Type != manifest.Dir {
-		r.fill(e, &st)
+		describe(r.users, e, &st)
 		if e.Link != 0 && !sameContent(&st, &f.stat) {
 			e.Link = 0
-			r.problem(e.Path, apart)
+			r.problems.add(e.Path, apart)
 		}
 	}
 
@@ -225,7 +185,7 @@ func (r *reader) attributes(e *manifest.Entry, read func() ([]manifest.Xattr, er
 	var err error
 	if e.Xattrs, err = read(); err != nil {
 		e.Flags |= manifest.MetadataIncomplete
-		r.problem(e.Path, err.Error())
+		r.problems.add(e.Path, err.Error())
 	}
 }
 
@@ -235,7 +195,7 @@ func (r *reader) inodeFlags(e *manifest.Entry, read func() (uint32, error)) {
 	var err error
 	if e.InodeFlags, err = read(); err != nil {
 		e.Flags |= manifest.MetadataIncomplete
-		r.problem(e.Path, "inode flags: "+err.Error())
+		r.problems.add(e.Path, "inode flags: "+err.Error())
 	}
 }
 
@@ -261,12 +221,12 @@ func (r *reader) file(ctx context.Context, dirfd int, name string, f *file) erro
 		}
 		if attempt == 1 {
 			e.Flags |= manifest.Changed
-			r.problem(e.Path, errChanged.Error())
+			r.problems.add(e.Path, errChanged.Error())
 		}
 	}
 	if o := f.first; o != nil && e.Link != 0 && e.Link == o.entry.Link && !o.gone && o.entry.Flags&manifest.ContentUnread == 0 && !manifest.SameInode(e, o.entry) {
 		e.Link = 0
-		r.problem(e.Path, apart)
+		r.problems.add(e.Path, apart)
 	}
 	r.Progress.FilesRead.Add(1)
 	return nil
@@ -292,7 +252,7 @@ func (r *reader) takeOver(ctx context.Context, dirfd int, name string, f *file) 
 	}
 
 	e, o := f.entry, first.entry
-	r.fill(e, &now)
+	describe(r.users, e, &now)
 	e.Size, e.Holes, e.Chunks, e.Xattrs, e.InodeFlags = o.Size, o.Holes, o.Chunks, o.Xattrs, o.InodeFlags
 	e.Flags |= o.Flags & manifest.MetadataIncomplete
 	f.refs = first.refs
@@ -311,7 +271,10 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 		return false, err
 	}
 	defer unix.Close(fd)
-	r.refill(f, &before)
+	describe(r.users, e, &before)
+	if before.ID() != f.stat.ID() {
+		e.Link = 0
+	}
 	want := e.Size
 	e.Size = 0
 	e.Flags &^= manifest.MetadataIncomplete
@@ -319,7 +282,12 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 	r.inodeFlags(e, func() (uint32, error) { return f.volume.InodeFlags(fd) })
 
 	if f.volume.Kind().SizeUnknown(want) {
-		if err := r.unsized(ctx, fd, f); err != nil {
+		u, err := newUnsized(fd, maxUnsized, unsizedTime)
+		if err != nil {
+			return false, err
+		}
+		defer u.Close()
+		if err := r.content.read(ctx, u, f); err != nil {
 			return false, err
 		}
 		e.Size = chunked(e)
@@ -331,7 +299,7 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 			return false, err
 		}
 	}
-	if err := r.content(ctx, &source{fd: fd, holes: holes, size: want}, f); err != nil {
+	if err := r.content.read(ctx, &source{fd: fd, holes: holes, size: want}, f); err != nil {
 		return false, err
 	}
 	e.Holes, e.Size = holes, want
@@ -352,230 +320,3 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 	}
 	return false, nil
 }
-
-// unsized reads a file that does not state its size.
-func (r *reader) unsized(ctx context.Context, fd int, f *file) error {
-	u, err := newUnsized(fd, maxUnsized, unsizedTime)
-	if err != nil {
-		return err
-	}
-	defer u.Close()
-	return r.content(ctx, u, f)
-}
-
-func chunked(e *manifest.Entry) (n uint64) {
-	for i := range e.Chunks {
-		n += uint64(e.Chunks[i].Len)
-	}
-	return n
-}
-
-// source reads the bytes of a file that are not holes, up to its size.
-type source struct {
-	fd    int
-	holes []manifest.Extent
-	at    uint64
-	size  uint64
-}
-
-func (s *source) Read(b []byte) (int, error) {
-	for len(s.holes) > 0 && s.at == s.holes[0].Offset {
-		s.at += s.holes[0].Length
-		s.holes = s.holes[1:]
-	}
-	end := s.size
-	if len(s.holes) > 0 {
-		end = s.holes[0].Offset
-	}
-	if s.at >= end {
-		return 0, io.EOF
-	}
-	b = b[:min(uint64(len(b)), end-s.at)]
-	for {
-		n, err := unix.Pread(s.fd, b, int64(s.at))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("read at byte %d: %w", s.at, err)
-		}
-		if n == 0 {
-			return 0, io.EOF
-		}
-		s.at += uint64(n)
-		return n, nil
-	}
-}
-
-// content chunks what src yields and stores it.
-//
-// When reading fails, what was read before is stored, too.
-func (r *reader) content(ctx context.Context, src io.Reader, f *file) error {
-	r.prepare()
-
-	have, final := 0, false
-	var failed error
-	for {
-		for !final && have < len(r.buf) {
-			n, err := src.Read(r.buf[have:])
-			have += n
-			r.Progress.BytesRead.Add(uint64(n))
-			if final = err != nil; final && err != io.EOF {
-				failed = err
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		at := r.cut(r.buf[:have], final)
-		for i := range r.pieces {
-			if err := r.chunk(f, &r.pieces[i]); err != nil {
-				return err
-			}
-		}
-		have = copy(r.buf, r.buf[at:have])
-		if final && have == 0 {
-			return failed
-		}
-	}
-}
-
-const (
-	// readAhead is how much more than a chunk the buffer of a reader takes, in
-	// bytes.
-	readAhead = 2 << 20
-	// hashAside is the length of a chunk, in bytes, from which others look for
-	// the next cut point while it is hashed. A large file is read by one
-	// reader, which is not to be what the rest waits for.
-	hashAside = 128 << 10
-)
-
-// cut finds the chunks in b and their IDs. It returns how many bytes they have.
-func (r *reader) cut(b []byte, final bool) (at int) {
-	r.pieces = r.pieces[:0]
-	var aside sync.WaitGroup
-	for at < len(b) {
-		n := r.chunker.Cut(b[at:], final)
-		if n == 0 {
-			break
-		}
-		r.pieces = append(r.pieces, piece{from: at, to: at + n})
-		p, content := &r.pieces[len(r.pieces)-1], b[at:at+n]
-		at += n
-		if n < hashAside {
-			h := <-r.hashers
-			p.id = h.ID(content)
-			r.hashers <- h
-			continue
-		}
-		aside.Go(func() {
-			h := <-r.hashers
-			p.id = h.ID(content)
-			r.hashers <- h
-		})
-	}
-	aside.Wait()
-	return at
-}
-
-func (r *reader) chunk(f *file, p *piece) error {
-	b := r.buf[p.from:p.to]
-	ref, stored, err := r.framer.Add(p.id, b)
-	if err != nil {
-		return err
-	}
-	if stored {
-		r.healed(f, p.id, len(b))
-	}
-	f.refs = append(f.refs, ref)
-	f.entry.Chunks = append(f.entry.Chunks, manifest.Chunk{ID: p.id, Len: uint32(len(b))})
-	r.Progress.Bytes.Add(uint64(len(b)))
-	return nil
-}
-
-// Command is a command whose standard output is captured as a file.
-type Command struct {
-	Argv    []string
-	Restore []string // arguments of the command that takes the output back; may be none
-	As      string   // path of the file in the snapshot
-	Run     func(ctx context.Context, argv []string, stdout io.Writer) error
-}
-
-// runCommands captures the output of every command and makes the entries,
-// those of the implied directories included, in path order.
-func (c *capture) runCommands(ctx context.Context) ([]*item, error) {
-	if len(c.Commands) == 0 || c.DryRun {
-		return nil, nil
-	}
-	if err := checkCommands(c.Commands); err != nil {
-		return nil, err
-	}
-	r := &reader{capture: c}
-	now := manifest.Time{Sec: c.started.Unix()}
-	byPath := map[string]*item{}
-	for _, cmd := range c.Commands {
-		pr, pw := io.Pipe()
-		failed := make(chan error, 1)
-		go func() {
-			err := cmd.Run(ctx, cmd.Argv, pw)
-			failed <- err
-			pw.CloseWithError(err)
-		}()
-		e := &manifest.Entry{Path: cmd.As, Type: manifest.File, Flags: manifest.Command, Mode: 0o600, Mtime: now, Stat: &manifest.Stat{}}
-		f := &file{entry: e}
-		err := r.content(ctx, pr, f)
-		pr.CloseWithError(err)
-		if runErr := <-failed; runErr != nil {
-			return nil, &CommandError{cmd.As, runErr}
-		}
-		if err != nil {
-			return nil, err
-		}
-		e.Size = chunked(e)
-		c.Progress.Files.Add(1)
-		c.Progress.FilesRead.Add(1)
-		byPath[e.Path] = &item{entry: e, file: f}
-		for i, b := range cmd.As {
-			if b == '/' && byPath[cmd.As[:i]] == nil {
-				byPath[cmd.As[:i]] = &item{entry: &manifest.Entry{Path: cmd.As[:i], Type: manifest.Dir, Flags: manifest.Implied | manifest.Command, Mode: 0o700, Mtime: now, Stat: &manifest.Stat{}}}
-			}
-		}
-	}
-	if byPath[""] == nil {
-		byPath[""] = &item{entry: &manifest.Entry{Type: manifest.Dir, Flags: manifest.Implied | manifest.Command, Mode: 0o755, Mtime: now, Stat: &manifest.Stat{}}}
-	}
-	items := make([]*item, 0, len(byPath))
-	for _, it := range byPath {
-		items = append(items, it)
-	}
-	slices.SortFunc(items, func(a, b *item) int { return manifest.Compare(a.entry.Path, b.entry.Path) })
-	return items, nil
-}
-
-// checkCommands refuses paths that cannot all be in one tree, before a command
-// runs for hours.
-func checkCommands(commands []Command) error {
-	for i, c := range commands {
-		if c.As == "" || !manifest.ValidPath(c.As) {
-			return fmt.Errorf("command source %q: not a path that its output could have", c.As)
-		}
-		for j, o := range commands {
-			if i != j && manifest.Within(c.As, o.As) {
-				return fmt.Errorf("command source %q: another has the path %q: give one of them another path", c.As, o.As)
-			}
-		}
-	}
-	return nil
-}
-
-// CommandError says that a command source failed, and so the snapshot.
-type CommandError struct {
-	As  string
-	Err error
-}
-
-func (e *CommandError) Error() string {
-	return fmt.Sprintf("command source %q: %v: no snapshot was taken", e.As, e.Err)
-}
-
-func (e *CommandError) Unwrap() error { return e.Err }

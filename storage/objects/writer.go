@@ -370,19 +370,19 @@ type SegmentPlace struct {
 	Offset, SealedLen uint32
 }
 
-// FinishManifest writes the table as the last frame of the last container and
-// waits until everything written in this run is durable. encode is called
-// once and makes the table and the list of objects; place tells it where a
-// segment of this run lies.
-func (w *Writer) FinishManifest(encode func(place func(*Frame) SegmentPlace) (table []byte, objects []pack.Object)) (*statement.ManifestRef, error) {
-	last := w.meta.last()
-	table, objects := encode(func(f *Frame) SegmentPlace {
-		p := SegmentPlace{Offset: f.offset, SealedLen: f.len}
-		if f.pack != last {
-			p.Container = &f.pack.info
-		}
-		return p
-	})
+// SegmentPlace returns where the segment of a frame lies. It may be called when
+// all segments were added, and until FinishManifest.
+func (w *Writer) SegmentPlace(f *Frame) SegmentPlace {
+	p := SegmentPlace{Offset: f.offset, SealedLen: f.len}
+	if f.pack != w.meta.last() {
+		p.Container = &f.pack.info
+	}
+	return p
+}
+
+// FinishManifest writes the table and the list of objects to the end of the last
+// container, and waits until everything written in this run is durable.
+func (w *Writer) FinishManifest(table []byte, objects []pack.Object) (*statement.ManifestRef, error) {
 	plaintext := pack.NewCompressor(w.level).Frame(nil, table)
 	f, o, err := w.meta.finishWith(w.ctx, plaintext, len(table), objects)
 	if err != nil {
