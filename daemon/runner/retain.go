@@ -126,7 +126,7 @@ func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name
 
 // itemOf is a snapshot as retention judges it, suspect as its host marked it.
 func itemOf(s *history.Snapshot) retention.Item {
-	return retention.Item{Number: s.Number, Time: s.Body.Started, Suspect: history.Flagged(s)}
+	return retention.Item{Number: s.Number, Time: s.Body.Started, Suspect: history.Flagged(s), Partial: s.Body.Status == statement.Partial}
 }
 
 // stillSuspect clears the suspicion of items that were accepted.

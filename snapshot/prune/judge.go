@@ -74,6 +74,7 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 		default:
 			item.Doubtful = s.Body.Finished.Sub(s.Stored).Abs() > maxClockError
 		}
+		item.Partial = s.Body != nil && s.Body.Status == statement.Partial
 		items, byNumber[s.Number] = append(items, item), s
 	}
 	verdicts := retention.Apply(policy, items, now, zone)

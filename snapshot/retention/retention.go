@@ -10,6 +10,9 @@
 // now cannot be judged by its age: it is kept, and takes no place that another
 // snapshot would have had. Nor does a suspect one: such snapshots have places of
 // their own, by the same rules.
+//
+// A partial snapshot takes a place like a complete one. So that newer partial ones
+// do not push out what they lack, the newest complete snapshot is always kept.
 package retention
 
 import (
@@ -48,6 +51,8 @@ type Item struct {
 	// Doubtful says that its time is not what it claims: it is kept, and takes no
 	// place of another.
 	Doubtful bool
+	// Partial says that it lacks what could not be read.
+	Partial bool
 }
 
 // Verdict is what becomes of an item. Without reasons it is not kept.
@@ -56,12 +61,13 @@ type Verdict struct {
 	Reasons []string
 }
 
-// Kept tells whether the item is kept.
+// Kept reports whether the item is kept.
 func (v Verdict) Kept() bool { return len(v.Reasons) > 0 }
 
 // Reasons that are not the name of a rule.
 const (
 	Newest   = "newest"
+	Complete = "newest complete"
 	Ahead    = "ahead of the clock"
 	NoPolicy = "no policy"
 	// TimesDisagree is why a doubtful one is kept.
@@ -111,10 +117,17 @@ func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict 
 		}
 	}
 
+	var newestComplete *Verdict
+	if i := slices.IndexFunc(good, func(v *Verdict) bool { return !v.Partial }); i >= 0 {
+		newestComplete = good[i]
+	}
 	for _, judged := range [][]*Verdict{good, suspect} {
 		byNumber(p, judged)
 		slices.SortStableFunc(judged, func(a, b *Verdict) int { return b.Time.Compare(a.Time) })
 		byTime(p, judged, loc)
+	}
+	if newestComplete != nil && !newestComplete.Kept() {
+		newestComplete.keep(Complete)
 	}
 	return out
 }
@@ -178,7 +191,7 @@ func byTime(p Policy, judged []*Verdict, loc *time.Location) {
 	}
 }
 
-// period is what tells an hour, a day, … of a calendar from all others.
+// period identifies an hour, a day, … of a calendar.
 type period [5]int
 
 func hour(t time.Time) period {

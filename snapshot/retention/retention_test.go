@@ -24,12 +24,14 @@ func zone(t *testing.T, name string) *time.Location {
 }
 
 // items are numbered from 1 in the order of their times, which are written as
-// "2026-11-20 10:00" with "good" after a known-good one.
+// "2026-11-20 10:00" with "good" after a known-good one and "partial" after a partial
+// one.
 func items(t *testing.T, loc *time.Location, times ...string) []Item {
 	t.Helper()
 	var out []Item
 	for i, s := range times {
 		s, good := strings.CutSuffix(s, " good")
+		s, partial := strings.CutSuffix(s, " partial")
 		at, err := time.ParseInLocation("2006-01-02 15:04", s, loc)
 		if err != nil {
 			at, err = time.Parse(time.RFC3339, s)
@@ -37,7 +39,7 @@ func items(t *testing.T, loc *time.Location, times ...string) []Item {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, Item{Number: uint64(i + 1), Time: at, KnownGood: good})
+		out = append(out, Item{Number: uint64(i + 1), Time: at, KnownGood: good, Partial: partial})
 	}
 	return out
 }
@@ -106,6 +108,22 @@ func TestEachRuleKeepsWhatItNames(t *testing.T) {
 			Policy{Last: 1, Daily: 2, KnownGood: 1, Within: time.Hour}, "UTC",
 			[]string{"2026-01-01 10:00 good", "2026-01-02 10:00", "2099-01-01 10:00 good", "2026-01-03 10:00"},
 			"4: newest, last, daily, within | 3: ahead of the clock | 2: daily | 1: known-good",
+		},
+		"newer partial ones do not push out the newest complete one": {
+			Policy{Last: 2, Daily: 1}, "UTC", []string{"2026-01-01 10:00", "2026-01-02 10:00", "2026-01-03 10:00 partial", "2026-01-03 11:00 partial", "2026-01-03 12:00 partial"},
+			"5: newest, last, daily | 4: last | 3: | 2: newest complete | 1:",
+		},
+		"a partial one takes a place where a newer one is complete": {
+			Policy{Last: 2}, "UTC", []string{"2026-01-01 10:00", "2026-01-02 10:00 partial", "2026-01-03 10:00"},
+			"3: newest, last | 2: last | 1:",
+		},
+		"a complete one ahead of the clock does not stand for the newest complete one": {
+			Policy{Last: 1}, "UTC", []string{"2026-01-01 10:00", "2099-01-01 10:00", "2026-01-03 10:00 partial"},
+			"3: newest, last | 2: ahead of the clock | 1: newest complete",
+		},
+		"where all are partial the rules alone decide": {
+			Policy{Last: 1}, "UTC", []string{"2026-01-01 10:00 partial", "2026-01-02 10:00 partial"},
+			"2: newest, last | 1:",
 		},
 		"the newest is the one of the highest number, though a clock was set back": {
 			Policy{Last: 1, Daily: 1}, "UTC", []string{"2026-01-01 10:00", "2026-01-02 10:00", "1970-01-01 00:00"},
@@ -197,7 +215,7 @@ func drawItems(t *rapid.T, wrong bool) []Item {
 		if at.After(now) && !wrong {
 			break
 		}
-		it := Item{Number: uint64(i + 1), Time: at, KnownGood: rapid.Bool().Draw(t, "good"), Suspect: rapid.Bool().Draw(t, "suspect")}
+		it := Item{Number: uint64(i + 1), Time: at, KnownGood: rapid.Bool().Draw(t, "good"), Suspect: rapid.Bool().Draw(t, "suspect"), Partial: rapid.Bool().Draw(t, "partial")}
 		if wrong && rapid.IntRange(0, 9).Draw(t, "wrong") == 0 {
 			it.Time = now.AddDate(rapid.IntRange(-60, 60).Draw(t, "years"), 0, 0)
 		}
