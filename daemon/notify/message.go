@@ -84,21 +84,21 @@ func (m *Message) body() string {
 // cutMark ends a text that was shortened.
 const cutMark = "… (truncated)"
 
-// shortText is what of a text is sent, in bytes, to a channel that refused a
-// longer one. It fits those that are known to refuse: Discord takes 2,000
-// characters, Telegram and ntfy 4,096.
-const shortText = 1500
+// shortTexts are the lengths, in bytes, to which a text is shortened for a channel
+// that refuses a longer one. The first fits most services: Discord takes 2,000
+// characters, Telegram and ntfy 4,096. The last fits everything.
+var shortTexts = [...]int{1500, 200}
 
-// shortened is the message for a channel that takes no longer ones; nil when no
-// text of it is long.
-func (m Message) shortened() *Message {
-	long := len(m.Text) > shortText
-	m.Text = cut(m.Text, shortText)
+// shortened is the message with texts of at most limit bytes; nil when no text of it
+// is longer.
+func (m Message) shortened(limit int) *Message {
+	long := len(m.Text) > limit
+	m.Text = cut(m.Text, limit)
 	if m.Run != nil {
 		run := *m.Run
-		long = long || len(run.Error) > shortText
-		run.Error = cut(run.Error, shortText)
-		reasons, room := []string{}, shortText
+		long = long || len(run.Error) > limit
+		run.Error = cut(run.Error, limit)
+		reasons, room := []string{}, limit
 		for _, reason := range run.Suspect {
 			if room -= len(reason); room < 0 {
 				reasons, long = append(reasons, cutMark), true

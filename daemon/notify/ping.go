@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -41,7 +42,16 @@ func (p *ping) send(ctx context.Context, e Event, text string) error {
 	if e == Succeeded {
 		suffix = ""
 	}
-	return p.client.post(ctx, p.address, suffix, "text/plain; charset=utf-8", []byte(printable.Text(text)))
+	post := func(text string) error {
+		return p.client.post(ctx, p.address, suffix, "text/plain; charset=utf-8", []byte(printable.Text(text)))
+	}
+	err := post(text)
+	for _, limit := range shortTexts {
+		if len(text) > limit && errors.As(err, new(refusedError)) {
+			err = post(cut(text, limit))
+		}
+	}
+	return err
 }
 
 // pingText is what the monitor shows of a run.

@@ -174,13 +174,15 @@ func (w *webhook) body(m *Message) (kind string, body []byte, err error) {
 	return "text/plain; charset=utf-8", []byte(printable.Text(b.String())), nil
 }
 
-// send posts the message. Services refuse what is too long for them in several
-// ways, and few say why: a long message that is refused is posted once more,
-// shortened.
+// send posts the message. Services refuse what is too long for them with several
+// codes, and few name the reason: a long message that is refused is posted again,
+// shorter and shorter.
 func (w *webhook) send(ctx context.Context, m *Message) error {
 	err := w.post(ctx, m)
-	if short := m.shortened(); short != nil && errors.As(err, new(refusedError)) {
-		return w.post(ctx, short)
+	for _, limit := range shortTexts {
+		if short := m.shortened(limit); short != nil && errors.As(err, new(refusedError)) {
+			err = w.post(ctx, short)
+		}
 	}
 	return err
 }
