@@ -20,11 +20,16 @@ const growthDays = 30
 // report is the state now, with past runs or without.
 func (d *Daemon) report(runs bool) report.Report {
 	repo, err := d.repo.current()
+	unprotected := time.Time{}
+	if repo != nil {
+		unprotected = UnprotectedAt(repo)
+	}
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
 	now, config := d.Now(), d.jobs.config
 	r := report.Report{Version: d.Version, Host: config.Host, Repository: redact(config.Repository.URL), Now: now, Started: d.started,
 		Environments: []report.Environment{}, Storage: d.jobs.storage, Warnings: d.warnings.All()}
+	r.Storage.UnprotectedAt = unprotected
 	for _, p := range config.Findings {
 		if p.Degrades() {
 			r.Warnings = append(r.Warnings, report.Warning{Time: d.jobs.loaded, Text: p.Error(), Degraded: true})
@@ -146,7 +151,7 @@ func UnprotectedAt(repo *repository.Repository) time.Time {
 func space(repo *repository.Repository, url string, quota uint64) report.Storage {
 	s := report.Storage{LimitBytes: quota}
 	if repo != nil {
-		s.UsedBytes, s.UnprovenPuts, s.UnprotectedAt = repo.KnownBytes(), repo.UnprovenPuts(), UnprotectedAt(repo)
+		s.UsedBytes, s.UnprovenPuts = repo.KnownBytes(), repo.UnprovenPuts()
 	}
 	if path, ok := runner.DirectoryOf(url); ok {
 		var st unix.Statfs_t

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +28,9 @@ func TestTheReportSaysWhatIsConfiguredAndWhatAListingProved(t *testing.T) {
 		}
 		if r.Lock == nil || r.Lock.Mode != "none" {
 			t.Errorf("the lock: %+v", r.Lock)
+		}
+		if level, text := r.Verdict(); level != report.Attention || !strings.Contains(text, "a taken host can destroy its history") {
+			t.Errorf("on a store without versions: %v, %s", level, text)
 		}
 		if len(e.Runs) < 8 {
 			t.Fatalf("%d runs", len(e.Runs))

@@ -226,3 +226,6 @@ type Storage struct {
 	// it was seen to have one of them, or nothing is known.
 	UnprotectedAt time.Time `json:"unprotected_at,omitzero"`
 }
+
+// Unprotected reports whether a taken host can destroy its history in the store.
+func (s *Storage) Unprotected() bool { return !s.UnprotectedAt.IsZero() }

@@ -74,6 +74,15 @@ func (e *Environment) Verdict() (Level, string) {
 
 // Verdict on everything, in one sentence that begins with what is worst.
 func (r *Report) Verdict() (Level, string) {
+	level, text := r.verdict()
+	if level == Well && r.Storage.Unprotected() {
+		return Attention, text + "; but the store keeps no versions and enforces no create, so a taken host can destroy its history"
+	}
+	return level, text
+}
+
+// verdict is Verdict without what is known of the store.
+func (r *Report) verdict() (Level, string) {
 	if slices.ContainsFunc(r.Warnings, func(w Warning) bool { return w.Tampering }) {
 		return Broken, "The repository was tampered with, see the warnings"
 	}

@@ -57,6 +57,8 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"a warning":                       {Report{Environments: []Environment{well}, Warnings: []Warning{{}}}, Attention, "All environments are well; 1 warning deserves a look"},
 		"the check found damage":          {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1}}, Broken, "What is stored is damaged: the check found 1 object missing or damaged, see the warnings"},
 		"the check fails":                 {Report{Environments: []Environment{well}, Check: &Check{Job: Job{Failures: 1}}}, Attention, "The check of what is stored failed in its last run"},
+		"an unprotected store":            {Report{Environments: []Environment{well}, Storage: Storage{UnprotectedAt: now}}, Attention, "web is within its RPO; but the store keeps no versions and enforces no create, so a taken host can destroy its history"},
+		"an unprotected store, and worse": {Report{Environments: []Environment{slow}, Storage: Storage{UnprotectedAt: now}}, Broken, "db broke its RPO"},
 		"pruning fails":                   {Report{Environments: []Environment{well}, Prune: &Job{Failures: 2}}, Attention, "Pruning failed in its last 2 runs"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -66,17 +66,18 @@ var (
 	checkOldest   = desc("check_data_oldest_timestamp_seconds", "All data that was stored until then has been read and compared since.")
 	checkCycle    = desc("check_data_cycle_seconds", "How long it takes to read all stored data in turn.")
 
-	storeUsed   = desc("store_used_bytes", "What this host's objects take up.")
-	storeLimit  = desc("store_limit_bytes", "The quota, or the size of the disk.")
-	storeFree   = desc("store_free_bytes", "What is left of it.")
-	storeGrowth = desc("store_growth_bytes_per_day", "How fast the store grew of late.")
-	storeFull   = desc("store_full_timestamp_seconds", "When it is full, growing like that.")
+	storeUsed        = desc("store_used_bytes", "What this host's objects take up.")
+	storeLimit       = desc("store_limit_bytes", "The quota, or the size of the disk.")
+	storeFree        = desc("store_free_bytes", "What is left of it.")
+	storeGrowth      = desc("store_growth_bytes_per_day", "How fast the store grew of late.")
+	storeUnprotected = desc("store_unprotected", "1 while the store keeps no versions and enforces no create: a taken host can destroy its history.")
+	storeFull        = desc("store_full_timestamp_seconds", "When it is full, growing like that.")
 )
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{buildInfo, degraded, warnings, newest, rpo, rpoBroken, suspect, nextRun, running, failures, runs, lastRun, lastDuration, lastSuccess,
 		snapFiles, snapBytes, snapNew, snapStored, snapProblems, kept, lock, pruneRuns, pruneFailures, pruneSuccess, pruneFreed,
-		checkRuns, checkFailures, checkBegan, checkDamaged, checkOverdue, checkRead, checkOldest, checkCycle, storeUsed, storeLimit, storeFree, storeGrowth, storeFull} {
+		checkRuns, checkFailures, checkBegan, checkDamaged, checkOverdue, checkRead, checkOldest, checkCycle, storeUsed, storeLimit, storeFree, storeGrowth, storeFull, storeUnprotected} {
 		ch <- d
 	}
 }
@@ -121,6 +122,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		g.set(storeFree, float64(s.FreeBytes))
 	}
 	g.time(storeFull, r.Storage.FullAt)
+	if r.Lock != nil { // the repository is open
+		g.set(storeUnprotected, truth(r.Storage.Unprotected()))
+	}
 }
 
 // gauges sends values to a scrape.

@@ -33,7 +33,7 @@ func TestMetricsTellTheReport(t *testing.T) {
 		`knowngood_runs_total{environment="web",result="failed"} 2`, `knowngood_runs_total{environment="etc",result="failed"} 0`,
 		`knowngood_consecutive_failures{environment="db"} 3`, `knowngood_running{environment="web"} 1`,
 		`knowngood_last_run_duration_seconds{environment="db"} 31`, `knowngood_lock_remaining_seconds{environment="web"} 2.5056e+06`,
-		`knowngood_snapshots_kept{environment="web"} 87`, `knowngood_prune_freed_bytes 7.1e+09`, `knowngood_store_free_bytes 6e+10`,
+		`knowngood_snapshots_kept{environment="web"} 87`, `knowngood_prune_freed_bytes 7.1e+09`, `knowngood_store_free_bytes 6e+10`, `knowngood_store_unprotected 0`,
 		`knowngood_check_runs_total{result="failed"} 1`, `knowngood_check_damaged_objects 0`, `knowngood_check_overdue 0`, `knowngood_check_read_bytes 1.073741824e+09`,
 		`knowngood_check_data_cycle_seconds 1.52928e+07`, `knowngood_check_last_timestamp_seconds 1.79515107e+09`,
 	} {
@@ -59,6 +59,15 @@ func TestWhatIsNotKnownIsLeftOutOfTheMetrics(t *testing.T) {
 		if strings.Contains(text, "knowngood_"+absent) {
 			t.Errorf("it tells knowngood_%s", absent)
 		}
+	}
+}
+
+func TestMetricsShowAnUnprotectedStore(t *testing.T) {
+	t.Parallel()
+	r := sample()
+	r.Storage.UnprotectedAt = now
+	if text := scrape(t, r); !strings.Contains(text, "knowngood_store_unprotected 1\n") {
+		t.Error("an unprotected store has no metric")
 	}
 }
 
