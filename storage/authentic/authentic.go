@@ -38,6 +38,13 @@ func NewReader(store storage.Store, report func(Finding)) *Reader {
 	return &Reader{store, report}
 }
 
+// Report passes a finding on, if anybody wants to know.
+func (r *Reader) Report(f Finding) {
+	if r.report != nil {
+		r.report(f)
+	}
+}
+
 // Store that is read.
 func (r *Reader) Store() storage.Store { return r.store }
 
@@ -125,7 +132,7 @@ func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, 
 	case found == nil && err == nil:
 		if len(all) > 1 {
 			err := fmt.Errorf("other versions of %s lie beneath the one that shows, and these credentials may not read them, so whether it was put over another is not known: let them read versions (s3:GetObjectVersion)", o.Key)
-			r.report(Finding{Kind: Warning, Key: o.Key, Err: err})
+			r.Report(Finding{Kind: Warning, Key: o.Key, Err: err})
 		}
 		return Object{object, o.Modified}, nil
 	case found == nil:
@@ -217,7 +224,7 @@ func (r *Reader) Overwritten(key string, all []storage.Version) {
 			e.Found = "it hidden by a delete marker"
 		}
 	}
-	r.report(FindingOf(e))
+	r.Report(FindingOf(e))
 }
 
 // AtMost appends all of an object from offset to dst. One of which that is more

@@ -103,6 +103,7 @@ const ahead = 8
 func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*statement.Deletion] {
 	return &ledger.Ledger[*statement.Deletion]{
 		Reader: x.t.Read, Prefix: layout.PrefixDeletions(host, domain), What: "pending deletion", Limit: trust.MaxStatement,
+		Seen:   x.t.State.Statements(layout.PrefixDeletions(host, domain)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseDeletionKey(key); return n, ok },
 		Parse: func(object []byte) (*statement.Deletion, string, error) {
 			d, err := statement.ParseDeletion(object)
@@ -150,7 +151,7 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 	var ended []storage.Object // above the newest that counts
 	var newest time.Time       // when the newest that counts was stored
 	var known time.Time        // since when writers know what comes next: it is below a statement that counts
-	for e, err := range ledger.Ordered(ctx, ahead, l.List, read) {
+	for e, err := range l.Watch(ledger.Ordered(ctx, ahead, l.List, read)) {
 		if err != nil {
 			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
 		}

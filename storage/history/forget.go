@@ -23,6 +23,7 @@ func (h *History) Tombstone(ctx context.Context, host, env string) (*statement.T
 func (h *History) tombstones(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Tombstone] {
 	return &ledger.Ledger[*statement.Tombstone]{
 		Reader: h.t.Read, Prefix: layout.PrefixTombstones(host, env), What: "tombstone", Limit: trust.MaxStatement,
+		Seen:   h.t.State.Statements(layout.PrefixTombstones(host, env)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseTombstoneKey(key); return n, ok },
 		Parse: func(object []byte) (*statement.Tombstone, string, error) {
 			x, err := statement.ParseTombstone(object)

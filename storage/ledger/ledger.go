@@ -17,6 +17,7 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/authentic"
+	"knowngood/storage/localstate"
 )
 
 // Ledger is one sequence.
@@ -33,6 +34,8 @@ type Ledger[T any] struct {
 	Expect func(number uint64, entry T) error
 	// Kept, when set, is a copy of what a listing shows; nil for none.
 	Kept func(storage.Object) []byte
+	// Seen, when set, is what this machine remembers of the ledger; see Watch.
+	Seen *localstate.Statements
 }
 
 // Entry is what lies at a number.
@@ -130,5 +133,9 @@ func (l *Ledger[T]) List(ctx context.Context) iter.Seq2[storage.Object, error] {
 // All yields the entries, the highest numbers first, those too that do not count.
 // It reads up to ahead of them before they are asked for.
 func (l *Ledger[T]) All(ctx context.Context, ahead int) iter.Seq2[Entry[T], error] {
-	return Ordered(ctx, ahead, l.List, l.Read)
+	entries := Ordered(ctx, ahead, l.List, l.Read)
+	if l.Seen == nil {
+		return entries
+	}
+	return l.Watch(entries)
 }

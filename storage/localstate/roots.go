@@ -1,7 +1,6 @@
 package localstate
 
 import (
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"os"
@@ -11,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rootRecord is the length of a record in a file of roots: a number, big-endian,
+// hashRecord is the length of a record in a file of hashes: a number, big-endian,
 // and a SHA-256.
-const rootRecord = 8 + 32
+const hashRecord = 8 + 32
 
 // RootsFile is where the roots of an environment lie that this machine saw
 // verified, in the repository's folder.
@@ -27,14 +26,7 @@ func (s *State) Roots(host, env string) (map[uint64][32]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots := map[uint64][32]byte{}
-	for ; len(b) >= rootRecord; b = b[rootRecord:] {
-		n := binary.BigEndian.Uint64(b)
-		if _, known := roots[n]; !known {
-			roots[n] = [32]byte(b[8:rootRecord])
-		}
-	}
-	return roots, nil
+	return parseHashes(b), nil
 }
 
 // RememberRoots adds roots to those of an environment. Another process may do so
@@ -43,11 +35,7 @@ func (s *State) RememberRoots(host, env string, roots map[uint64][32]byte) error
 	if s.None() || len(roots) == 0 {
 		return nil
 	}
-	var b []byte
-	for _, n := range slices.Sorted(maps.Keys(roots)) {
-		hash := roots[n]
-		b = append(binary.BigEndian.AppendUint64(b, n), hash[:]...)
-	}
+	b := appendHashes(nil, roots, slices.Sorted(maps.Keys(roots)))
 	return s.Locked(func() error {
 		dir := s.Dir().In("roots", host)
 		if err := dir.Make(); err != nil {
@@ -62,7 +50,7 @@ func (s *State) RememberRoots(host, env string, roots map[uint64][32]byte) error
 		info, err := f.Stat()
 		if err == nil {
 			// A record that was cut short is written over.
-			_, err = f.WriteAt(b, info.Size()/rootRecord*rootRecord)
+			_, err = f.WriteAt(b, info.Size()/hashRecord*hashRecord)
 		}
 		if err == nil {
 			err = unix.Fdatasync(int(f.Fd()))

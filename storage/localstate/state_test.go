@@ -66,7 +66,7 @@ func TestRoots(t *testing.T) {
 		s := &State{Root: t.TempDir()}
 		remember(t, s, map[uint64][32]byte{1: one, 2: two})
 		file := s.Dir().Path(RootsFile("h", "web"))
-		if err := os.Truncate(file, rootRecord+7); err != nil {
+		if err := os.Truncate(file, hashRecord+7); err != nil {
 			t.Fatal(err)
 		}
 		want(t, s, map[uint64][32]byte{1: one})

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
+	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
 )
 
@@ -17,6 +21,109 @@ import (
 
 func TestATakenHost(t *testing.T) {
 	t.Run("cannot make so many environments that its key does not end", func(t *testing.T) { manyEnvironments(t, statement.MaxHeads+50) })
+}
+
+func TestARememberedStatement(t *testing.T) {
+	key := func(serial uint64) string { return layout.KeyTombstone("web-1", "web", serial) }
+	// forgotten forgets web@1 and web@2 one after the other, and has a machine see it.
+	forgotten := func(t *testing.T) (w *world, plain *storagetest.Plain, m machine) {
+		w, plain = plainWorld(t, 4)
+		for n := uint64(1); n <= 2; n++ {
+			if err := forget(t, w.m.host(t, plain).repo, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return w, plain, newMachine(t)
+	}
+	replace := func(t *testing.T, plain *storagetest.Plain, key string, body []byte) {
+		remove(t, plain, key)
+		if err := plain.Put(t.Context(), key, body, storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := func(t *testing.T, m machine, store storage.Store) []error {
+		r := m.open(t, store)
+		if _, _, _, err := r.Forgotten(t.Context(), "web-1", "web", now.Add(-time.Hour), now.Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(warnings(r), func(err error) bool { return !asTampered(err) })
+	}
+	for name, c := range map[string]struct {
+		change func(t *testing.T, w *world, plain *storagetest.Plain)
+		want   []uint64
+	}{
+		"is not missed while nothing changes": {func(*testing.T, *world, *storagetest.Plain) {}, nil},
+		"is missed when the newest is gone":   {func(t *testing.T, _ *world, p *storagetest.Plain) { remove(t, p, key(2)) }, []uint64{2}},
+		"is missed when all are gone":         {func(t *testing.T, _ *world, p *storagetest.Plain) { remove(t, p, key(2), key(1)) }, []uint64{2, 1}},
+		"is missed when rubbish takes its place": {func(t *testing.T, _ *world, p *storagetest.Plain) {
+			replace(t, p, key(1), []byte("rubbish"))
+		}, []uint64{1}},
+		"is missed when the host signs another": {func(t *testing.T, w *world, p *storagetest.Plain) {
+			h := w.m.host(t, p)
+			x := &statement.Tombstone{Repository: h.repo.ID(), Host: "web-1", Environment: "web", Serial: 2, Made: now, Certificate: h.Certificate, Forgotten: statement.NumbersOf(1, 2, 3)}
+			object, err := x.Encode(h.SigningKey())
+			if err != nil {
+				t.Fatal(err)
+			}
+			replace(t, p, key(2), object)
+		}, []uint64{2}},
+		"is not missed when the key that signed it ended": {func(t *testing.T, w *world, p *storagetest.Plain) {
+			r := newMachine(t).open(t, p)
+			r.Unlock(w.id)
+			if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+				t.Fatal(err)
+			}
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, plain, m := forgotten(t)
+			if found := seen(t, m, plain); found != nil {
+				t.Fatal(found)
+			}
+			c.change(t, w, plain)
+			found := seen(t, m, plain)
+			if len(found) != len(c.want) {
+				t.Fatalf("found %v", found)
+			}
+			for i, serial := range c.want {
+				if f := authentic.FindingOf(found[i]); f.Key != key(serial) || f.Kind != authentic.Tampering {
+					t.Errorf("found %v", found[i])
+				}
+			}
+			if found := seen(t, newMachine(t), plain); found != nil {
+				t.Errorf("without memory: %v", found)
+			}
+		})
+	}
+	t.Run("that spared an object is missed when rubbish takes its place", func(t *testing.T) {
+		w, plain := plainWorld(t, 1)
+		h := w.m.host(t, plain)
+		x := &statement.Deletion{Repository: h.repo.ID(), Host: "web-1", Domain: h.Domain.ID, Serial: 1, Since: 1, Made: now, Certificate: h.Certificate,
+			Spared: []statement.Object{{Kind: wire.KindPack, Hash: [32]byte{1}}}}
+		object, err := x.Encode(h.SigningKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := layout.KeyDeletion("web-1", h.Domain.ID, 1)
+		if err := plain.Put(t.Context(), key, object, storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		m := newMachine(t)
+		look := func() []error {
+			r := m.open(t, plain)
+			if _, err := r.Deletions(t.Context(), "web-1", h.Domain.ID); err != nil {
+				t.Fatal(err)
+			}
+			return warnings(r)
+		}
+		if found := look(); found != nil {
+			t.Fatal(found)
+		}
+		replace(t, plain, key, []byte("rubbish"))
+		if found := look(); !slices.ContainsFunc(found, asTampered) {
+			t.Errorf("found %v", found)
+		}
+	})
 }
 
 func manyEnvironments(t *testing.T, n int) {
