@@ -324,8 +324,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 			}
 			d := domains[s.Domain.ID]
 			if d == nil {
-				d = c.newDomain(host, s.Domain)
-				d.strangers = unknown
+				d = c.newDomain(host, s.Domain, unknown)
 				domains[s.Domain.ID] = d
 			}
 			d.snapshots = append(d.snapshots, s)
@@ -343,12 +342,6 @@ func (c *checker) host(ctx context.Context, host string) error {
 		}
 	}
 	return c.unknown(ctx, host, domains, unknown)
-}
-
-func (c *checker) newDomain(host string, domain *seal.Domain) *domainCheck {
-	return &domainCheck{checker: c, host: host, domain: domain, reader: c.repo.NewReader(host, domain), put: map[deletion.ObjectID]time.Time{},
-		bad: map[[32]byte]string{}, tables: map[tableKey]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{}, tablesIn: map[[32]byte]bool{},
-		suspects: map[deletion.ObjectID]*suspect{}, listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{}, remnants: map[[32]byte]remnant{}, locks: map[deletion.ObjectID]lockOf{}}
 }
 
 // opens reports why what a snapshot holds cannot be looked into; nil when it can.

@@ -39,9 +39,16 @@ type lockOf struct {
 	size uint64 // 0: any
 }
 
+// lockCheck checks the locks of what the snapshots of a domain need.
+type lockCheck struct {
+	*domainOf
+	wanted   map[deletion.ObjectID]lockOf // what roots say of the locks of objects
+	claiming lockClaim                    // of the snapshot whose objects are added now
+}
+
 // claims are what roots say of locks that have not ended: the newest ones of each
 // environment, or all, by the table that they have.
-func (d *domainCheck) claims() map[tableKey]lockClaim {
+func (d *lockCheck) claims() map[tableKey]lockClaim {
 	if d.repo.Descriptor().LockMode == "" {
 		return nil
 	}
@@ -59,17 +66,16 @@ func (d *domainCheck) claims() map[tableKey]lockClaim {
 	return out
 }
 
-// claim notes that a snapshot whose root says something of its locks needs an
-// object.
-func (d *domainCheck) claim(c lockClaim, id deletion.ObjectID, size uint64) {
-	if c.until.After(d.locks[id].until) {
-		d.locks[id] = lockOf{c, size}
+// add adds an object that the snapshot of the claim needs.
+func (d *lockCheck) add(id deletion.ObjectID, size uint64) {
+	if d.claiming.until.After(d.wanted[id].until) {
+		d.wanted[id] = lockOf{d.claiming, size}
 	}
 }
 
-// locked asks the store for the locks of what the claims are about, and notes as
+// check asks the store for the locks of what the claims are about, and notes as
 // damage where they end before that. Each snapshot is named once.
-func (d *domainCheck) locked(ctx context.Context, claims map[tableKey]lockClaim) error {
+func (d *lockCheck) check(ctx context.Context, claims map[tableKey]lockClaim) error {
 	if len(claims) == 0 {
 		return nil
 	}
@@ -130,15 +136,15 @@ func (d *domainCheck) locked(ctx context.Context, claims map[tableKey]lockClaim)
 
 // lockedObjects are the objects to be asked about, by their keys: of packs and
 // containers a sample, unless all are wanted, and what every snapshot needs.
-func (d *domainCheck) lockedObjects(ctx context.Context, claims map[tableKey]lockClaim) (map[string]lockOf, error) {
+func (d *lockCheck) lockedObjects(ctx context.Context, claims map[tableKey]lockClaim) (map[string]lockOf, error) {
 	out := map[string]lockOf{}
 	share := 1.0
-	if len(d.locks) > lockSample && !d.Locks {
-		share = float64(lockSample) / float64(len(d.locks))
+	if len(d.wanted) > lockSample && !d.Locks {
+		share = float64(lockSample) / float64(len(d.wanted))
 	}
-	for id, want := range d.locks {
+	for id, want := range d.wanted {
 		if drawn(id.Hash, share) {
-			out[deletion.Key(d.host, d.domain.ID, id)] = want
+			out[d.key(id)] = want
 		}
 	}
 
@@ -169,7 +175,7 @@ func (d *domainCheck) lockedObjects(ctx context.Context, claims map[tableKey]loc
 // lock is the longest lock of the versions of an object that have its size. The
 // current one is asked first: where that is locked for long enough nothing more is
 // asked of the store.
-func (d *domainCheck) lock(ctx context.Context, retainer storage.Retainer, key string, want lockOf) (storage.Retention, error) {
+func (d *lockCheck) lock(ctx context.Context, retainer storage.Retainer, key string, want lockOf) (storage.Retention, error) {
 	lock, err := retainer.Retention(ctx, key, "")
 	if err != nil && !errors.Is(err, storage.ErrNotFound) || err == nil && !d.falls(lock, want) {
 		return lock, err
@@ -192,7 +198,7 @@ func (d *domainCheck) lock(ctx context.Context, retainer storage.Retainer, key s
 }
 
 // falls reports whether a lock falls short of a claim.
-func (d *domainCheck) falls(lock storage.Retention, want lockOf) bool {
+func (d *lockCheck) falls(lock storage.Retention, want lockOf) bool {
 	weaker := lock.Mode == "" || d.repo.Descriptor().LockMode == string(storage.Compliance) && lock.Mode != storage.Compliance
 	return weaker || lock.Until.Before(want.until.Add(-lockSlack))
 }
@@ -211,7 +217,7 @@ func (s *shortLocks) add(key string, lock storage.Retention) {
 }
 
 // tooShort notes that what a snapshot needs is locked for less than its root says.
-func (d *domainCheck) tooShort(s *history.Snapshot, found *shortLocks) {
+func (d *lockCheck) tooShort(s *history.Snapshot, found *shortLocks) {
 	until := "is not locked"
 	switch {
 	case found.first.Mode != "" && found.first.Until.Before(s.Body.ProtectedUntil.Add(-lockSlack)):

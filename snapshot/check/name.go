@@ -13,26 +13,19 @@ import (
 	"knowngood/storage/layout"
 )
 
-// newest are the newest snapshots of the environments of a domain, as far as they
-// open.
-func (d *domainCheck) newest() (list []*history.Snapshot) {
-	seen := map[string]bool{}
-	for _, s := range d.snapshots { // of each environment, the newest first
-		if !seen[s.Environment] {
-			seen[s.Environment] = true
-			list = append(list, s)
-		}
-	}
-	return list
+// naming names the files that are hurt by damage in a domain.
+type naming struct {
+	*domainOf
+	bad map[[32]byte]string // chunks that are lost, and the key of the pack that had each
 }
 
 // onHost are the bad chunks, and all segments, that the newest snapshot of an
 // environment has: its next run stores them again, as far as they did not change
 // since. Nothing stores the others again.
-func (d *domainCheck) onHost(ctx context.Context) (in map[[32]byte]string, err error) {
+func (n *naming) onHost(ctx context.Context) (in map[[32]byte]string, err error) {
 	in = map[[32]byte]string{}
-	for _, s := range d.newest() {
-		tree, err := snapshot.OpenTree(ctx, d.repo, s)
+	for _, s := range n.newest() {
+		tree, err := snapshot.OpenTree(ctx, n.repo, s)
 		if authentic.Damaged(err) {
 			continue
 		}
@@ -51,7 +44,7 @@ func (d *domainCheck) onHost(ctx context.Context) (in map[[32]byte]string, err e
 				return nil, err
 			}
 			for i := range e.Chunks {
-				if id := e.Chunks[i].ID; d.bad[id] != "" {
+				if id := e.Chunks[i].ID; n.bad[id] != "" {
 					in[id] = s.Environment
 				}
 			}
@@ -60,32 +53,29 @@ func (d *domainCheck) onHost(ctx context.Context) (in map[[32]byte]string, err e
 	return in, nil
 }
 
-// heal notes that the next run of an environment heals something.
-func (d *domainCheck) heal(env string) { d.heals[Healing{d.host, env}] = true }
-
-// name goes through all snapshots again and names the files that are hurt.
-func (d *domainCheck) name(ctx context.Context) error {
-	onHost, err := d.onHost(ctx)
+// run goes through all snapshots again and names the files that are hurt.
+func (n *naming) run(ctx context.Context) error {
+	onHost, err := n.onHost(ctx)
 	if err != nil {
 		return err
 	}
-	for id, key := range d.bad {
-		d.damage(key, fmt.Errorf("chunk %x is lost", id[:8]))
+	for id, key := range n.bad {
+		n.damage(key, fmt.Errorf("chunk %x is lost", id[:8]))
 	}
 	newest := map[*history.Snapshot]bool{}
-	for _, s := range d.newest() {
+	for _, s := range n.newest() {
 		newest[s] = true
 	}
 
-	for _, s := range d.snapshots {
-		tree, err := snapshot.OpenTree(ctx, d.repo, s)
+	for _, s := range n.snapshots {
+		tree, err := snapshot.OpenTree(ctx, n.repo, s)
 		if err != nil {
 			h := Hurt{Ref: s.Ref(), Part: "all of it", Lost: !newest[s]}
 			if newest[s] {
 				h.Part = "all of it, unless nothing changed since: then the next snapshot stores its list of files again"
-				d.heal(s.Environment)
+				n.heal(s.Environment)
 			}
-			d.hurts(layout.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), h)
+			n.hurts(layout.KeyManifest(n.host, n.domain.ID, s.Body.Manifest.Hash), h)
 			continue
 		}
 		segments := map[string][32]byte{} // by their first paths
@@ -97,40 +87,40 @@ func (d *domainCheck) name(ctx context.Context) error {
 			if errors.As(err, &se) {
 				object, _ := damagedObject(err)
 				if object == "" {
-					object = layout.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash)
+					object = layout.KeyManifest(n.host, n.domain.ID, s.Body.Manifest.Hash)
 				}
 				env, heals := onHost[segments[se.First]]
 				if heals {
-					d.heal(env)
+					n.heal(env)
 				}
-				d.hurts(object, Hurt{Ref: s.Ref(), Part: strings.TrimSuffix(se.Error(), ": "+se.Err.Error()), Lost: !heals})
+				n.hurts(object, Hurt{Ref: s.Ref(), Part: strings.TrimSuffix(se.Error(), ": "+se.Err.Error()), Lost: !heals})
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			d.nameFile(s, e, onHost)
+			n.nameFile(s, e, onHost)
 		}
 	}
 	return nil
 }
 
 // nameFile names a file with each damaged object that it needs something of.
-func (d *domainCheck) nameFile(s *history.Snapshot, e *manifest.Entry, onHost map[[32]byte]string) {
+func (n *naming) nameFile(s *history.Snapshot, e *manifest.Entry, onHost map[[32]byte]string) {
 	lost := map[string]bool{} // by object
 	for i := range e.Chunks {
 		id := e.Chunks[i].ID
-		key, ok := d.bad[id]
+		key, ok := n.bad[id]
 		if !ok {
 			continue
 		}
 		env, heals := onHost[id]
 		if heals {
-			d.heal(env)
+			n.heal(env)
 		}
 		lost[key] = lost[key] || !heals
 	}
 	for key, lost := range lost {
-		d.hurts(key, Hurt{Ref: s.Ref(), Path: e.Path, Lost: lost})
+		n.hurts(key, Hurt{Ref: s.Ref(), Path: e.Path, Lost: lost})
 	}
 }

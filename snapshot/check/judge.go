@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,55 +9,9 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"knowngood/internal/wire"
-	"knowngood/storage"
 	"knowngood/storage/deletion"
-	"knowngood/storage/history"
-	"knowngood/storage/layout"
 	"knowngood/storage/objects"
-	"knowngood/storage/seal"
 )
-
-// suspect is a pack or container that is missing or damaged. What it held may
-// have been stored again since: then it hurts nobody.
-type suspect struct {
-	err    error
-	needed bool // a kept snapshot relies on it alone for something
-}
-
-// suspect notes what is wrong with an object, once.
-func (d *domainCheck) suspect(id deletion.ObjectID, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.suspects[id] == nil {
-		d.suspects[id] = &suspect{err: err}
-	}
-}
-
-// suspected reports whether something is wrong with an object.
-func (d *domainCheck) suspected(id deletion.ObjectID) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.suspects[id] != nil
-}
-
-// doubtful takes the outcome of looking into an object: damage is noted, other
-// errors are passed on.
-func (d *domainCheck) doubtful(id deletion.ObjectID, err error) error {
-	if err == nil || d.lostKey(err) {
-		return nil
-	}
-	if _, ok := damagedObject(err); ok || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, storage.ErrNotFound) {
-		d.suspect(id, err)
-		return nil
-	}
-	return err
-}
-
-// elsewhere reports whether a chunk lies in a pack that is whole.
-func (d *domainCheck) elsewhere(id [32]byte) bool {
-	_, ok := d.actual.Lookup(id)
-	return ok
-}
 
 // container looks whether a segment lies only in a container that is missing or
 // damaged.
@@ -77,12 +30,6 @@ func (d *domainCheck) container(ctx context.Context, hash, segment [32]byte) err
 	return nil
 }
 
-func (d *domainCheck) badChunk(id [32]byte, key string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.bad[id] = key
-}
-
 // judge says of each suspect whether it is damage, and forgets bad chunks of
 // which there is another copy.
 func (d *domainCheck) judge() {
@@ -97,9 +44,9 @@ func (d *domainCheck) judge() {
 	}
 	var copied, idle, unsure []string
 	for id, s := range d.suspects {
-		key, have := layout.KeyPack(d.host, d.domain.ID, id.Hash), d.packs
+		key, have := d.key(id), d.packs
 		if id.Kind == wire.KindManifest {
-			key, have = layout.KeyManifest(d.host, d.domain.ID, id.Hash), d.containers
+			have = d.containers
 			s.needed = s.needed || d.tablesIn[id.Hash]
 		}
 		d.report.Suspects = append(d.report.Suspects, key)
@@ -144,27 +91,3 @@ func (d *domainCheck) noteObjects(list []string, one, many string) {
 
 // maxNamed is how many objects one note names.
 const maxNamed = 10
-
-// runs compares the index runs that the newest snapshot of the domain saw with
-// those that the store has. What one held can be read from the packs, so nothing
-// is lost with it; somebody removed it all the same.
-func (d *domainCheck) runs(x *objects.IndexReader) {
-	var newest *history.Snapshot
-	for _, s := range d.snapshots {
-		if newest == nil || s.Body.Finished.After(newest.Body.Finished) {
-			newest = s
-		}
-	}
-	if newest == nil {
-		return
-	}
-	for _, hash := range x.Missing(newest.Body.IndexRuns) {
-		d.heal(newest.Environment)
-		d.damage(missingRun(d.host, d.domain.ID, hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
-	}
-}
-
-// missingRun names an index run whose generation is not known.
-func missingRun(host string, domain seal.DomainID, hash [32]byte) string {
-	return fmt.Sprintf("%s*-%x", layout.PrefixIndexRuns(host, domain), hash)
-}

@@ -1,0 +1,90 @@
+package check
+
+import (
+	"sync"
+
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/deletion"
+	"knowngood/storage/index"
+	"knowngood/storage/pack"
+)
+
+// evidence is what was found in the objects of a domain: which chunks there really
+// are, and what is missing or damaged.
+type evidence struct {
+	actual *index.Table // made of the packs' own contents
+
+	mu       sync.Mutex // guards the rest while packs are read
+	suspects map[deletion.ObjectID]*suspect
+	remnants map[[32]byte]remnant
+	bad      map[[32]byte]string // chunks that do not verify, and the pack's key
+}
+
+// suspect is a pack or container that is missing or damaged. What it held may
+// have been stored again since: then it hurts nobody.
+type suspect struct {
+	err    error
+	needed bool // a kept snapshot relies on it alone for something
+}
+
+// suspect notes what is wrong with an object, once.
+func (v *evidence) suspect(id deletion.ObjectID, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.suspects[id] == nil {
+		v.suspects[id] = &suspect{err: err}
+	}
+}
+
+// suspected reports whether something is wrong with an object.
+func (v *evidence) suspected(id deletion.ObjectID) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.suspects[id] != nil
+}
+
+// elsewhere reports whether a chunk lies in a pack that is whole.
+func (v *evidence) elsewhere(id [32]byte) bool {
+	_, ok := v.actual.Lookup(id)
+	return ok
+}
+
+// there tells whether a chunk is where an entry says, or in a pack that is
+// whole.
+func (v *evidence) there(c *manifest.Chunk) bool {
+	if loc, ok := v.actual.Lookup(c.ID); ok {
+		return loc.Len == c.Len
+	}
+	r, ok := v.remnants[c.ID]
+	return ok && r.pack == *c.Loc.Pack && r.len == c.Len
+}
+
+func (v *evidence) badChunk(id [32]byte, key string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.bad[id] = key
+}
+
+// known takes the contents of a pack into the table of what there really is.
+func (v *evidence) known(hash [32]byte, size int64, tail *pack.Tail, c *pack.Contents) error {
+	return v.actual.Add(index.PackInfo{Ref: pack.Ref{Hash: hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: uint64(size)}, c.Frames)
+}
+
+// remnant is a chunk of a pack whose bytes are not those of its name. Who
+// opens it as that pack may still find the chunk there.
+type remnant struct {
+	pack pack.Ref
+	len  uint32
+}
+
+// doubt takes the contents of a damaged pack, or of another object in its
+// place.
+func (v *evidence) doubt(hash [32]byte, tail *pack.Tail, c *pack.Contents) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, f := range c.Frames {
+		for _, ch := range f.Chunks {
+			v.remnants[ch.ID] = remnant{pack.Ref{Hash: hash, Session: tail.Session.ID, Salt: tail.Salt}, ch.Len}
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
+	"knowngood/storage/layout"
+	"knowngood/storage/pack"
+	"slices"
+)
+
+// needed compares the objects that a snapshot needs with those there are.
+func (d *domainCheck) needed(ctx context.Context, s *history.Snapshot) error {
+	m := &s.Body.Manifest
+	if err := d.need(ctx, s, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}); err != nil {
+		return err
+	}
+	d.tablesIn[m.Hash] = true
+	tail, err := d.reader.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	var contents *pack.Contents
+	if err == nil {
+		contents, err = tail.Contents(wire.KindManifest, d.domain)
+	}
+	if err != nil {
+		d.strangers.unread = true
+		return d.object(layout.KeyManifest(d.host, d.domain.ID, m.Hash), err)
+	}
+	there := func(id deletion.ObjectID) bool {
+		_, ok := d.packs[id.Hash]
+		return ok
+	}
+	for _, o := range contents.Objects {
+		id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
+		for _, in := range d.deletions.Resolve(m.Hash, id, there) {
+			x := o
+			if in != id {
+				x = pack.Object{Kind: in.Kind, Hash: in.Hash, Size: d.sizes[in.Hash]}
+				if x.Size == 0 { // no index run names it
+					x.Size = uint64(max(d.packs[in.Hash], 0))
+				}
+			}
+			if err := d.need(ctx, s, x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// need looks for one object, beneath the current view too where no listing
+// shows it with its size.
+func (d *domainCheck) need(ctx context.Context, s *history.Snapshot, o pack.Object) error {
+	have := d.packs
+	if o.Kind == wire.KindManifest {
+		have = d.containers
+	}
+	size, ok := have[o.Hash]
+	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
+	d.listed[id] = true
+	d.locks.add(id, o.Size)
+	if ok && uint64(size) == o.Size || d.suspects[id] != nil {
+		return nil
+	}
+	key := d.key(id)
+	_, err := d.reader.TailOf(ctx, o.Kind, o.Hash, int64(o.Size))
+	switch {
+	case err == nil:
+		have[o.Hash] = int64(o.Size)
+		if ok {
+			return d.otherSize(ctx, id, size, s, o)
+		}
+		return nil
+	case !ok && errors.Is(err, storage.ErrNotFound):
+		err = fmt.Errorf("missing, needed by %s", s.Ref())
+	case ok:
+		err = errSize(size, s.Ref(), o.Size)
+	default:
+		return d.object(key, err)
+	}
+	d.suspect(id, err)
+	return nil
+}
+
+func errSize(listed int64, who string, want uint64) error {
+	return fmt.Errorf("%d bytes long, %s says %d", listed, who, want)
+}
+
+// otherSize notes an object that the store lists with a size which is not that of
+// the object that snapshots need, though that can be read: it lies beneath the
+// current view, or something was put behind its bytes.
+func (d *domainCheck) otherSize(ctx context.Context, id deletion.ObjectID, listed int64, s *history.Snapshot, o pack.Object) error {
+	key := d.key(id)
+	all, err := d.repo.Read.Versions(ctx, key)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(all, func(v storage.Version) bool { return !v.Marker && uint64(v.Size) == o.Size })
+	switch {
+	case at == 0: // it is in view by now
+		return nil
+	case at > 0:
+		d.repo.Read.Overwritten(key, all)
+		return nil
+	}
+	d.suspect(id, errSize(listed, s.Ref(), o.Size))
+	return nil
+}
