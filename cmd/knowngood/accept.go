@@ -8,6 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/catalog"
+	"knowngood/cmd/knowngood/completion"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/runner"
 	"knowngood/snapshot"
@@ -15,7 +18,7 @@ import (
 	"knowngood/storage/trust"
 )
 
-func acceptCommand(a *app) *cobra.Command {
+func acceptCommand(sess *session.Session) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use:   "accept REF",
@@ -37,21 +40,21 @@ by the owner, and binds both.`,
   knowngood accept web@43 --reason "moved to db-2"
   knowngood accept web-7/web@43 --identity FILE   for web-7, on another machine`,
 		Args:              usage.Takes(1, 1),
-		ValidArgsFunction: a.completeRefs(1),
+		ValidArgsFunction: completion.References(sess, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.accept(cmd.Context(), args[0], reason)
+			return accept(cmd.Context(), sess, args[0], reason)
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` that is kept with it")
 	return cmd
 }
 
-func (a *app) accept(ctx context.Context, text, reason string) error {
-	r, err := a.open(ctx)
+func accept(ctx context.Context, sess *session.Session, text, reason string) error {
+	r, err := sess.Open(ctx)
 	if err != nil {
 		return err
 	}
-	s, sub, err := a.resolve(ctx, r, text)
+	s, sub, err := sess.Resolve(ctx, r, text)
 	if err != nil {
 		return err
 	}
@@ -61,7 +64,7 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 	if s.Body == nil {
 		return fmt.Errorf("%s of host %s: %w: give its file with --identity", s.Ref(), s.Host, trust.ErrNoUsableIdentity)
 	}
-	forgotten, _, err := isForgotten(ctx, r, s)
+	forgotten, _, err := catalog.Forgotten(ctx, r, s)
 	if err != nil {
 		return err
 	}
@@ -69,7 +72,7 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 		return fmt.Errorf("%s is forgotten: take that back first, with knowngood forget --undo %s/%s", s.Ref(), s.Host, s.Ref())
 	}
 
-	numbers, err := snapshot.Accept(ctx, r, s, a.shrinkOf(s), reason, time.Now())
+	numbers, err := snapshot.Accept(ctx, r, s, shrinkOf(sess, s), reason, time.Now())
 	if len(numbers) == 0 {
 		return err
 	}
@@ -83,14 +86,14 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 	if byHost {
 		signer = "host"
 	}
-	a.out.Printf("%s of host %s: accepted, as signed by the %s; later snapshots are compared with it\n", s.Ref(), s.Host, signer)
+	sess.Out.Printf("%s of host %s: accepted, as signed by the %s; later snapshots are compared with it\n", s.Ref(), s.Host, signer)
 	if len(refs) > 1 {
-		a.out.Printf("accepted with it: %s\n", strings.Join(refs[1:], ", "))
+		sess.Out.Printf("accepted with it: %s\n", strings.Join(refs[1:], ", "))
 	}
 	if byHost {
-		a.out.Printf("A machine that prunes for this host decides by itself: there, run knowngood accept %s/%s --identity FILE\n", s.Host, s.Ref())
+		sess.Out.Printf("A machine that prunes for this host decides by itself: there, run knowngood accept %s/%s --identity FILE\n", s.Host, s.Ref())
 	}
-	if rerr := a.out.Result(map[string]any{"type": "result", "host": s.Host, "environment": s.Environment, "accepted": refs, "signed_by": signer, "reason": reason}); err == nil {
+	if rerr := sess.Out.Result(map[string]any{"type": "result", "host": s.Host, "environment": s.Environment, "accepted": refs, "signed_by": signer, "reason": reason}); err == nil {
 		err = rerr
 	}
 	return err
@@ -98,9 +101,9 @@ func (a *app) accept(ctx context.Context, text, reason string) error {
 
 // shrinkOf is the percentage that each source of a snapshot must still have, as
 // this host is configured; nil where it is not this host's.
-func (a *app) shrinkOf(s *history.Snapshot) func(source int) int {
-	env := a.config.Environments[s.Environment]
-	if env == nil || s.Host != a.host {
+func shrinkOf(sess *session.Session, s *history.Snapshot) func(source int) int {
+	env := sess.Config.Environments[s.Environment]
+	if env == nil || s.Host != sess.Host {
 		return nil
 	}
 	o, err := runner.CaptureOptions(s.Environment, env)

@@ -5,11 +5,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/completion"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/restore"
 )
 
-func catCommand(a *app) *cobra.Command {
+func catCommand(sess *session.Session) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cat REF:PATH",
 		Short: "Write a file of a snapshot to the standard output",
@@ -18,9 +20,9 @@ is written.`,
 		Example: `  knowngood cat web@latest:/etc/nginx/nginx.conf
   knowngood cat web@42:/db/web.dump | pg_restore --list`,
 		Args:              usage.Takes(1, 1),
-		ValidArgsFunction: a.completeRefs(1),
+		ValidArgsFunction: completion.References(sess, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			tree, sub, err := a.tree(cmd.Context(), args[0])
+			tree, sub, err := sess.Tree(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -35,7 +37,7 @@ is written.`,
 			if e == nil {
 				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
 			}
-			return restore.Cat(cmd.Context(), tree, e, a.out.Stdout.Content())
+			return restore.Cat(cmd.Context(), tree, e, sess.Out.Stdout.Content())
 		},
 	}
 }

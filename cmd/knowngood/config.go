@@ -8,12 +8,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon/checking"
 )
 
-func configCommand(a *app) *cobra.Command {
+func configCommand(sess *session.Session) *cobra.Command {
 	return usage.Group(&cobra.Command{
 		Use:   "config",
 		Short: "Check and show the configuration, and try its notifications",
@@ -43,15 +44,15 @@ snapshots and calls itself degraded.`,
 			Args:        usage.Takes(0, 1),
 			Annotations: map[string]string{"config": "none"},
 			RunE: func(_ *cobra.Command, args []string) error {
-				path := a.configPath
+				path := sess.ConfigPath
 				if len(args) == 1 {
 					path = args[0]
 				}
 				if path == "" {
 					path = configs.DefaultPath
 				}
-				a.advise = true
-				c, err := a.loadConfig(path)
+				sess.Advise = true
+				c, err := sess.LoadConfig(path)
 				if err != nil {
 					return err
 				}
@@ -62,16 +63,16 @@ snapshots and calls itself degraded.`,
 						mark, degraded = " (degraded)", true
 					}
 					warnings = append(warnings, p.Error())
-					a.out.Printf("warning%s: %s\n", mark, p)
+					sess.Out.Printf("warning%s: %s\n", mark, p)
 				}
 				cost := checking.CostOf(c)
-				a.out.Printf("check: %s\n", cost.Text)
-				a.out.Printf("%s is valid: %s\n", path, human.Counted(len(c.Environments), "environment"))
+				sess.Out.Printf("check: %s\n", cost.Text)
+				sess.Out.Printf("%s is valid: %s\n", path, human.Counted(len(c.Environments), "environment"))
 				result := map[string]any{"type": "result", "file": path, "environments": len(c.Environments), "warnings": warnings, "degraded": degraded, "check": cost.Text}
 				if cost.Known {
 					result["check_bytes_a_month"] = cost.Bytes
 				}
-				return a.out.Result(result)
+				return sess.Out.Result(result)
 			},
 		},
 		&cobra.Command{
@@ -81,20 +82,20 @@ snapshots and calls itself degraded.`,
   knowngood config show --config new.yaml --json`,
 			Args: usage.Takes(0, 0),
 			RunE: func(*cobra.Command, []string) error {
-				text, err := a.config.YAML()
+				text, err := sess.Config.YAML()
 				if err != nil {
 					return err
 				}
-				if a.out.JSON {
+				if sess.Out.JSON {
 					shown, err := yaml.YAMLToJSON(text)
 					if err != nil {
 						return err
 					}
-					return a.out.Result(map[string]any{"type": "result", "file": a.configFile, "configuration": json.RawMessage(shown)})
+					return sess.Out.Result(map[string]any{"type": "result", "file": sess.ConfigFile, "configuration": json.RawMessage(shown)})
 				}
-				_, err = fmt.Fprintf(a.out.Stdout, "%s", text)
+				_, err = fmt.Fprintf(sess.Out.Stdout, "%s", text)
 				return err
 			},
 		},
-		testNotifyCommand(a))
+		testNotifyCommand(sess))
 }

@@ -6,12 +6,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/notify"
 	"knowngood/storage/stores"
 )
 
-func testNotifyCommand(a *app) *cobra.Command {
+func testNotifyCommand(sess *session.Session) *cobra.Command {
 	return &cobra.Command{
 		Use:   "test-notify",
 		Short: "Send a test by each configured way of notification",
@@ -20,12 +21,12 @@ configured below notify, and show whether each was sent. The ping is not sent: i
 monitor would take it for a run.`,
 		Example: `  knowngood config test-notify`,
 		Args:    usage.Takes(0, 0),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.testNotify(cmd.Context()) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return testNotify(cmd.Context(), sess) },
 	}
 }
 
-func (a *app) testNotify(ctx context.Context) error {
-	n, err := notify.New(a.config.Notify, notify.Options{Host: a.host, Repository: stores.Redact(a.repoURL), Version: version})
+func testNotify(ctx context.Context, sess *session.Session) error {
+	n, err := notify.New(sess.Config.Notify, notify.Options{Host: sess.Host, Repository: stores.Redact(sess.RepoURL), Version: sess.Version})
 	if err != nil {
 		return usage.Errorf("%w", err)
 	}
@@ -37,13 +38,13 @@ func (a *app) testNotify(ctx context.Context) error {
 	for _, t := range tests {
 		said := map[string]any{"channel": t.Channel, "sent": t.Err == nil}
 		if t.Err == nil {
-			a.out.Printf("%s: sent\n", t.Channel)
+			sess.Out.Printf("%s: sent\n", t.Channel)
 		} else {
-			a.out.Code = exit.Failed
+			sess.Out.Code = exit.Failed
 			said["error"] = t.Err.Error()
-			a.out.Printf("%s: FAILED: %v\n", t.Channel, t.Err)
+			sess.Out.Printf("%s: FAILED: %v\n", t.Channel, t.Err)
 		}
 		channels = append(channels, said)
 	}
-	return a.out.Result(map[string]any{"type": "result", "channels": channels})
+	return sess.Out.Result(map[string]any{"type": "result", "channels": channels})
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/cmd/knowngood/logging"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon"
@@ -30,7 +31,7 @@ const (
 	daemonIndex = 6 * time.Hour
 )
 
-func daemonCommand(a *app) *cobra.Command {
+func daemonCommand(sess *session.Session) *cobra.Command {
 	var level string
 	cmd := &cobra.Command{
 		Use:   "daemon",
@@ -55,49 +56,49 @@ Run it as the service that the package installs: systemctl enable --now knowngoo
 		Annotations: map[string]string{"config": "demanded, with advice"},
 
 		Args: usage.Takes(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context(), level) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), sess, level) },
 	}
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
 
-func (a *app) daemon(ctx context.Context, level string) error {
-	log, err := logging.New(a.out.Stderr, level)
+func runDaemon(ctx context.Context, sess *session.Session, level string) error {
+	log, err := logging.New(sess.Out.Stderr, level)
 	if err != nil {
 		return usage.Errorf("--log-level: %w", err)
 	}
 	defer log.Sync()
-	if a.given.repoURL != "" { // that of the configuration was judged with it
-		if err := stores.Check(a.given.repoURL); err != nil {
+	if sess.Given.RepoURL != "" { // that of the configuration was judged with it
+		if err := stores.Check(sess.Given.RepoURL); err != nil {
 			return usage.Errorf("--repo: %w", err)
 		}
 	}
-	if err := a.refuseOtherHost(); err != nil {
+	if err := sess.RefuseOtherHost(); err != nil {
 		return err
 	}
 	open := func(identity bool) checking.Open {
 		return func(ctx context.Context, c *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
-			at := *a
-			at.findings = findings
-			at.config, at.repoURL, at.stateDir, at.host = c, c.Repository.URL, c.StateDir, c.Host
-			at.fresh, at.keepIndex = daemonFresh, daemonIndex
-			at.identityPath = ""
+			at := *sess
+			at.Findings = findings
+			at.Config, at.RepoURL, at.StateDir, at.Host = c, c.Repository.URL, c.StateDir, c.Host
+			at.Fresh, at.KeepIndex = daemonFresh, daemonIndex
+			at.IdentityPath = ""
 			if identity {
-				if at.identityPath, at.keepIndex = c.Identity, 0; c.Identity == "" {
-					return nil, errIdentityMissing
+				if at.IdentityPath, at.KeepIndex = c.Identity, 0; c.Identity == "" {
+					return nil, session.ErrIdentityMissing
 				}
 			}
-			return at.connect(ctx)
+			return at.Connect(ctx)
 		}
 	}
-	d := daemon.New(daemon.Options{Config: a.config, Load: a.loadAgain, Open: open(false), Unlocked: open(true), Version: version, ConfigFile: a.configFile, Log: log,
+	d := daemon.New(daemon.Options{Config: sess.Config, Load: sess.Reload, Open: open(false), Unlocked: open(true), Version: sess.Version, ConfigFile: sess.ConfigFile, Log: log,
 		Notify: func(state string) {
 			if _, err := sd.SdNotify(false, state); err != nil {
 				log.Debug("the service manager does not listen", zap.Error(err))
 			}
 		},
 		Watchdog: watchdog(),
-		Edit:     func(o *snapshot.Options) { o.WritebackWindow = a.writebackWindow }})
+		Edit:     func(o *snapshot.Options) { o.WritebackWindow = sess.WritebackWindow }})
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -112,16 +113,6 @@ func (a *app) daemon(ctx context.Context, level string) error {
 		}
 	}()
 	return d.Run(ctx)
-}
-
-// loadAgain reads the configuration as it is now, flags applied as at the start.
-func (a *app) loadAgain() (*configs.Config, error) {
-	at := *a
-	at.repoURL, at.identityPath, at.stateDir, at.host = a.given.repoURL, a.given.identityPath, a.given.stateDir, a.given.host
-	if err := at.readConfig(a.configFile); err != nil {
-		return nil, err
-	}
-	return at.config, nil
 }
 
 // watchdog is how often the service manager wants to hear from this process.

@@ -8,9 +8,11 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/restore"
@@ -18,7 +20,7 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-func diffCommand(a *app) *cobra.Command {
+func diffCommand(sess *session.Session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff REF[:PATH] [REF]",
 		Short: "Show what differs between two snapshots, or from a snapshot to now",
@@ -32,22 +34,22 @@ what neither the rules of the snapshot nor those of the configuration leave out.
   knowngood diff web@41 web@42              from one snapshot to another
   knowngood diff web@41:/etc/nginx web@42   in one directory`,
 		Args:              usage.Takes(1, 2),
-		ValidArgsFunction: a.completeRefs(2),
+		ValidArgsFunction: completion.References(sess, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			from, sub, err := a.tree(ctx, args[0])
+			from, sub, err := sess.Tree(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			defer from.Reader.Close()
 			if len(args) == 1 {
-				return a.drift(ctx, from, sub)
+				return drift(ctx, sess, from, sub)
 			}
-			s, _, err := a.resolve(ctx, a.repo, args[1])
+			s, _, err := sess.Resolve(ctx, sess.Repo, args[1])
 			if err != nil {
 				return err
 			}
-			to, err := snapshot.OpenTree(ctx, a.repo, s)
+			to, err := snapshot.OpenTree(ctx, sess.Repo, s)
 			if err != nil {
 				return err
 			}
@@ -58,15 +60,15 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 					return err
 				}
 				counts[d.Change]++
-				if err := a.difference(d.Change, d.Path); err != nil {
+				if err := printDifference(sess.Out, d.Change, d.Path); err != nil {
 					return err
 				}
 			}
 			if n := counts[snapshot.Unread]; n > 0 {
-				a.out.Code = exit.Incomplete
-				a.out.Messagef("%s could not be compared: one of the snapshots does not have %s whole", human.Counted(n, "path"), english.PluralWord(n, "it", "them"))
+				sess.Out.Code = exit.Incomplete
+				sess.Out.Messagef("%s could not be compared: one of the snapshots does not have %s whole", human.Counted(n, "path"), english.PluralWord(n, "it", "them"))
 			}
-			return a.differences(counts)
+			return printDifferences(sess.Out, counts)
 		},
 	}
 	return cmd
@@ -81,23 +83,23 @@ type differenceJSON struct {
 	console.PathJSON
 }
 
-func (a *app) difference(c snapshot.Change, path string) error {
-	if a.out.JSON {
-		return a.out.Result(differenceJSON{"difference", c, console.JSONPath(path)})
+func printDifference(out *console.Console, c snapshot.Change, path string) error {
+	if out.JSON {
+		return out.Result(differenceJSON{"difference", c, console.JSONPath(path)})
 	}
-	_, err := fmt.Fprintf(a.out.Stdout, "%s %s\n", changeMarks[c], printable.Name("/"+path))
+	_, err := fmt.Fprintf(out.Stdout, "%s %s\n", changeMarks[c], printable.Name("/"+path))
 	return err
 }
 
-func (a *app) differences(counts map[snapshot.Change]int) error {
-	a.out.Printf("%d added, %d removed, %d modified, %d with other metadata\n", counts[snapshot.Added], counts[snapshot.Removed], counts[snapshot.Modified], counts[snapshot.Metadata])
-	return a.out.Result(map[string]any{"type": "result", "unread": counts[snapshot.Unread], "added": counts[snapshot.Added], "removed": counts[snapshot.Removed], "modified": counts[snapshot.Modified], "metadata": counts[snapshot.Metadata]})
+func printDifferences(out *console.Console, counts map[snapshot.Change]int) error {
+	out.Printf("%d added, %d removed, %d modified, %d with other metadata\n", counts[snapshot.Added], counts[snapshot.Removed], counts[snapshot.Modified], counts[snapshot.Metadata])
+	return out.Result(map[string]any{"type": "result", "unread": counts[snapshot.Unread], "added": counts[snapshot.Added], "removed": counts[snapshot.Removed], "modified": counts[snapshot.Modified], "metadata": counts[snapshot.Metadata]})
 }
 
 // drift compares the machine with a snapshot: what a restore in place would
 // do, seen from the other side, and what a capture would add.
-func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error {
-	today, err := a.today(tree.Snapshot.Environment)
+func drift(ctx context.Context, sess *session.Session, tree *snapshot.Tree, sub string) error {
+	today, err := sess.Today(tree.Snapshot.Environment)
 	if err != nil {
 		return err
 	}
@@ -114,19 +116,19 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 		}
 		printed <- first
 	}()
-	unseen := a.out.Problems()
+	unseen := sess.Out.Problems()
 	defer unseen.End()
 	p := &restore.Progress{
 		Change: func(action, path string) {
 			if c, ok := kinds[action]; ok && !ofCommand(tree, path) {
-				changes <- func() error { counts[c]++; return a.difference(c, path) }
+				changes <- func() error { counts[c]++; return printDifference(sess.Out, c, path) }
 			}
 		},
 		Problem: unseen.Add,
 	}
 	// Delete: a directory in the place of a file is a change, and nothing in the
 	// way; and what a restore would delete is what is new.
-	result, err := restore.Run(ctx, restore.Options{Tree: tree, Under: sub, Target: "/" + sub, InPlace: true, Delete: true, DryRun: true, Today: today, Spare: a.own(), Progress: p})
+	result, err := restore.Run(ctx, restore.Options{Tree: tree, Under: sub, Target: "/" + sub, InPlace: true, Delete: true, DryRun: true, Today: today, Spare: sess.OwnPlaces(), Progress: p})
 	close(changes)
 	if perr := <-printed; err == nil {
 		err = perr
@@ -136,18 +138,18 @@ func (a *app) drift(ctx context.Context, tree *snapshot.Tree, sub string) error 
 	}
 	unseen.End()
 	counts[snapshot.Unread] = int(unseen.Count())
-	if err := a.differences(counts); err != nil {
+	if err := printDifferences(sess.Out, counts); err != nil {
 		return err
 	}
 	for _, p := range result.Problems {
-		a.foundDamage(p.Err)
+		sess.Damage.Add(p.Err)
 	}
 	switch {
 	case result.Damaged:
 		return fmt.Errorf("%w: see above for what could not be compared; knowngood check shows more", exit.ErrDamage)
 	case unseen.Count() > 0:
-		a.out.Code = exit.Incomplete
-		a.out.Messagef("%s could not be compared: see above", human.Counted(unseen.Count(), "path"))
+		sess.Out.Code = exit.Incomplete
+		sess.Out.Messagef("%s could not be compared: see above", human.Counted(unseen.Count(), "path"))
 	}
 	return nil
 }

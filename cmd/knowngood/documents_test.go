@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/configs"
 	"knowngood/daemon/validation"
 )
@@ -84,7 +85,7 @@ func callsOf(line string) (out [][]string) {
 // validCall reports what is wrong with a call, but for arguments that are left
 // out.
 func validCall(words []string) error {
-	root := newRoot(&app{out: console.New(io.Discard, io.Discard)})
+	root := newRoot(session.New(console.New(io.Discard, io.Discard), version))
 	root.InitDefaultCompletionCmd()
 	cmd, rest, err := root.Find(words)
 	if err == nil {

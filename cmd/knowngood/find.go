@@ -9,7 +9,11 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/catalog"
+	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
@@ -18,7 +22,7 @@ import (
 	"knowngood/storage/repository"
 )
 
-func findCommand(a *app) *cobra.Command {
+func findCommand(sess *session.Session) *cobra.Command {
 	var long bool
 	cmd := &cobra.Command{
 		Use:   "find {ENVIRONMENT | REF}[:PATH] PATTERN...",
@@ -37,17 +41,17 @@ empty, standard error reports that, and the exit code is 0.`,
   knowngood find web@latest:/srv '*.conf' '*.yaml'
   knowngood find -l web@2026-11-20 '/srv/**/cache/*'`,
 		Args:              usage.Takes(2, -1),
-		ValidArgsFunction: a.completeRefs(1),
+		ValidArgsFunction: completion.References(sess, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, p := range args[1:] {
 				if !doublestar.ValidatePattern(p) {
 					return usage.Errorf("pattern %q is not valid", p)
 				}
 			}
-			list := a.entryList(long)
-			err := a.find(cmd.Context(), args[0], args[1:], list)
-			if err == nil && list.count == 0 {
-				a.out.Notef("nothing found")
+			list := present.NewEntries(sess.Out, long)
+			err := find(cmd.Context(), sess, args[0], args[1:], list)
+			if err == nil && list.Count == 0 {
+				sess.Out.Notef("nothing found")
 			}
 			return err
 		},
@@ -57,45 +61,45 @@ empty, standard error reports that, and the exit code is 0.`,
 }
 
 // find prints what matches in a snapshot, or in all of an environment.
-func (a *app) find(ctx context.Context, text string, patterns []string, list *entryList) error {
-	ref, sub, err := a.ref(text)
+func find(ctx context.Context, sess *session.Session, text string, patterns []string, list *present.Entries) error {
+	ref, sub, err := sess.Ref(text)
 	if err != nil {
 		return err
 	}
 	if ref.ID != "" || strings.Contains(ref.String(), "@") {
-		return a.findInOne(ctx, text, patterns, list)
+		return findInOne(ctx, sess, text, patterns, list)
 	}
 
-	r, err := a.openForReading(ctx)
+	r, err := sess.OpenForReading(ctx)
 	if err != nil {
 		return err
 	}
-	host, err := r.HostOf(ctx, ref, a.host)
+	host, err := r.HostOf(ctx, ref, sess.Host)
 	if err != nil {
 		return err
 	}
-	unusable := a.out.Problems()
-	snapshots, damaged, err := a.collectOf(ctx, r, host, ref.Environment, false, unusable)
+	unusable := sess.Out.Problems()
+	snapshots, damaged, err := catalog.Of(ctx, r, host, ref.Environment, false, unusable.AddError)
 	if err == nil && len(snapshots) == 0 && damaged == nil {
 		_, err = r.Resolve(ctx, ref, host) // which says what there is
 	}
-	searched, unsearched := []snapshotJSON{}, []error(nil)
+	searched, unsearched := []present.SnapshotJSON{}, []error(nil)
 	for _, s := range snapshots {
 		if err != nil {
 			break
 		}
-		err = a.findInSnapshot(ctx, r, s.Snapshot, sub, patterns, list)
+		err = findInSnapshot(ctx, r, s.Snapshot, sub, patterns, list)
 		switch {
 		case err == nil:
-			searched = append(searched, a.toJSON(s.Snapshot))
+			searched = append(searched, present.Snapshot(sess.Repo, s.Snapshot))
 		case authentic.Damaged(err):
 			unsearched, err = append(unsearched, fmt.Errorf("%s: %w", s.Ref(), err)), nil
 		}
 	}
-	err = list.end(foundJSON{searched}, err)
+	err = list.End(present.FoundJSON{Snapshots: searched}, err)
 
 	for _, err := range unsearched {
-		a.foundDamage(err)
+		sess.Damage.Add(err)
 		unusable.AddError(err)
 		damaged = fmt.Errorf("%w: what is named above could not be searched; knowngood check shows more", exit.ErrDamage)
 	}
@@ -106,32 +110,32 @@ func (a *app) find(ctx context.Context, text string, patterns []string, list *en
 	return err
 }
 
-func (a *app) findInOne(ctx context.Context, text string, patterns []string, list *entryList) error {
-	tree, sub, err := a.tree(ctx, text)
+func findInOne(ctx context.Context, sess *session.Session, text string, patterns []string, list *present.Entries) error {
+	tree, sub, err := sess.Tree(ctx, text)
 	if err != nil {
 		return err
 	}
 	defer tree.Reader.Close()
 	ref := ""
-	if a.out.JSON {
+	if sess.Out.JSON {
 		ref = tree.Snapshot.Ref()
 	}
-	err = a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.add(ref, e) })
-	return list.end(foundJSON{[]snapshotJSON{a.toJSON(tree.Snapshot)}}, err)
+	err = findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.Add(ref, e) })
+	return list.End(present.FoundJSON{Snapshots: []present.SnapshotJSON{present.Snapshot(sess.Repo, tree.Snapshot)}}, err)
 }
 
-func (a *app) findInSnapshot(ctx context.Context, r *repository.Repository, s *history.Snapshot, sub string, patterns []string, list *entryList) error {
+func findInSnapshot(ctx context.Context, r *repository.Repository, s *history.Snapshot, sub string, patterns []string, list *present.Entries) error {
 	tree, err := snapshot.OpenTree(ctx, r, s)
 	if err != nil {
 		return err
 	}
 	defer tree.Reader.Close()
-	return a.findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.add(s.Ref(), e) })
+	return findIn(ctx, tree, sub, patterns, func(e *manifest.Entry) error { return list.Add(s.Ref(), e) })
 }
 
 // findIn calls f for each entry of a tree that matches a pattern.
-func (a *app) findIn(ctx context.Context, tree *snapshot.Tree, sub string, patterns []string, f func(*manifest.Entry) error) error {
-	return a.entries(ctx, tree, sub, func(e *manifest.Entry) error {
+func findIn(ctx context.Context, tree *snapshot.Tree, sub string, patterns []string, f func(*manifest.Entry) error) error {
+	return entries(ctx, tree, sub, func(e *manifest.Entry) error {
 		matches := func(p string) bool {
 			subject := e.Path[strings.LastIndexByte(e.Path, '/')+1:]
 			if strings.Contains(p, "/") {

@@ -7,14 +7,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
-	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/snapshot/prune"
 	"knowngood/storage/authentic"
@@ -32,7 +32,7 @@ type forgetFlags struct {
 	keep         usage.Keep
 }
 
-func forgetCommand(a *app) *cobra.Command {
+func forgetCommand(sess *session.Session) *cobra.Command {
 	f := &forgetFlags{}
 	cmd := &cobra.Command{
 		Use:   "forget {REF... | --policy | --keep-RULE N...}",
@@ -56,19 +56,19 @@ a tombstone, signed by this host; for another host it takes an identity.`,
   knowngood forget web@17 --reason "held a secret"
   knowngood forget --undo web@17`,
 		Args:              usage.Takes(0, -1),
-		ValidArgsFunction: a.completeRefs(-1),
+		ValidArgsFunction: completion.References(sess, -1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			if err := f.check(refs, f.keep.Given(cmd.Flags())); err != nil {
 				return err
 			}
-			r, err := a.open(cmd.Context())
+			r, err := sess.Open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if len(refs) > 0 {
-				return a.forgetNamed(cmd.Context(), r, f, refs)
+				return forgetNamed(cmd.Context(), sess, r, f, refs)
 			}
-			return a.forgetByPolicy(cmd.Context(), r, f)
+			return forgetByPolicy(cmd.Context(), sess, r, f)
 		},
 	}
 	flags := cmd.Flags()
@@ -78,7 +78,7 @@ a tombstone, signed by this host; for another host it takes an identity.`,
 	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "show what would be done")
 	flags.StringVar(&f.reason, "reason", "", "`text` that is kept with what is forgotten, and shown by list --all and show")
 	f.keep.Add(flags)
-	cmd.RegisterFlagCompletionFunc("env", a.completeEnvironments(-1))
+	cmd.RegisterFlagCompletionFunc("env", completion.Environments(sess, -1))
 	return cmd
 }
 
@@ -102,24 +102,15 @@ func (f *forgetFlags) check(refs []string, byRules bool) error {
 	return f.keep.Read()
 }
 
-// forgotten is a snapshot or environment, as --json prints it.
-type forgottenJSON struct {
-	Ref     string     `json:"ref"`
-	Host    string     `json:"host"`
-	Time    *time.Time `json:"time,omitempty"`
-	Kept    bool       `json:"kept"`
-	Reasons []string   `json:"reasons"`
-}
-
-func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forgetFlags, refs []string) error {
+func forgetNamed(ctx context.Context, sess *session.Session, r *repository.Repository, f *forgetFlags, refs []string) error {
 	type place struct{ host, env string }
 	numbers := map[place][]uint64{}
 	var order []place
-	out := []forgottenJSON{}
+	out := []present.ForgottenJSON{}
 	for _, text := range refs {
-		s, sub, err := a.resolve(ctx, r, text)
+		s, sub, err := sess.Resolve(ctx, r, text)
 		if !f.undo && authentic.Damaged(err) {
-			s, sub, err = a.lost(ctx, r, text, err)
+			s, sub, err = lost(ctx, sess, r, text, err)
 		}
 		if err != nil {
 			return err
@@ -132,9 +123,9 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 			order = append(order, p)
 		}
 		numbers[p] = append(numbers[p], s.Number)
-		j := forgottenJSON{Ref: fmt.Sprintf("%s@%d", s.Environment, s.Number), Host: s.Host, Kept: f.undo, Reasons: []string{}}
+		j := present.ForgottenJSON{Ref: fmt.Sprintf("%s@%d", s.Environment, s.Number), Host: s.Host, Kept: f.undo, Reasons: []string{}}
 		if s.Root != nil {
-			j.Time = a.toJSON(s).Time
+			j.Time = present.Snapshot(sess.Repo, s).Time
 		}
 		out = append(out, j)
 	}
@@ -176,66 +167,53 @@ func (a *app) forgetNamed(ctx context.Context, r *repository.Repository, f *forg
 	}
 
 	for _, l := range lines {
-		a.out.Printf("%s\n", l)
+		sess.Out.Printf("%s\n", l)
 	}
 	if !f.undo && !f.dryRun {
-		a.out.Printf("%s\n", takenBack(len(out)))
+		sess.Out.Printf("%s\n", present.TakenBack(len(out)))
 	}
-	return a.out.Result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": plannedOr(f.dryRun, verb), "snapshots": out})
-}
-
-// takenBack is how so many snapshots are taken back that were forgotten.
-func takenBack(n int) string {
-	return "knowngood forget --undo takes that back, until knowngood prune has deleted what " + english.PluralWord(n, "it alone needs", "they alone need")
-}
-
-// plannedOr is the status that --json prints: nothing was done in a dry run.
-func plannedOr(dryRun bool, done string) string {
-	if dryRun {
-		return "planned"
-	}
-	return done
+	return sess.Out.Result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": present.PlannedOr(f.dryRun, verb), "snapshots": out})
 }
 
 // lost is a snapshot that is named by its number and does not verify: what is
 // lost, or never was one, can be forgotten all the same.
-func (a *app) lost(ctx context.Context, r *repository.Repository, text string, damage error) (*history.Snapshot, string, error) {
-	ref, sub, err := a.ref(text)
+func lost(ctx context.Context, sess *session.Session, r *repository.Repository, text string, damage error) (*history.Snapshot, string, error) {
+	ref, sub, err := sess.Ref(text)
 	if err != nil || ref.Selector != history.ByNumber {
 		return nil, "", damage
 	}
-	host, err := r.HostOf(ctx, ref, a.host)
+	host, err := r.HostOf(ctx, ref, sess.Host)
 	if err != nil {
 		return nil, "", errors.Join(damage, err)
 	}
-	a.out.Messagef("warning: %s: %v", text, damage)
+	sess.Out.Messagef("warning: %s: %v", text, damage)
 	return &history.Snapshot{Host: host, Environment: ref.Environment, Number: ref.Number}, sub, nil
 }
 
-func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *forgetFlags) error {
-	envs := a.config.EnvironmentNames()
+func forgetByPolicy(ctx context.Context, sess *session.Session, r *repository.Repository, f *forgetFlags) error {
+	envs := sess.Config.EnvironmentNames()
 	if f.env != "" {
-		if envs = []string{f.env}; f.policy && a.config.Environments[f.env] == nil {
-			return usage.Errorf("there is no environment %q in the configuration, %s", f.env, a.configured())
+		if envs = []string{f.env}; f.policy && sess.Config.Environments[f.env] == nil {
+			return usage.Errorf("there is no environment %q in the configuration, %s", f.env, sess.Environments())
 		}
 	}
 	if len(envs) == 0 {
 		return usage.Errorf("the configuration has no environments: name one with --env, and give --keep rules")
 	}
-	have, err := r.Environments(ctx, a.host)
+	have, err := r.Environments(ctx, sess.Host)
 	if err != nil {
 		return err
 	}
-	out := []forgottenJSON{}
+	out := []present.ForgottenJSON{}
 	for _, env := range envs {
 		if !slices.Contains(have, env) {
 			if f.env != "" {
-				return fmt.Errorf("%w: host %s has no snapshot of %s; it has %s", history.ErrNoSnapshot, a.host, env, cmp.Or(strings.Join(have, ", "), "none at all"))
+				return fmt.Errorf("%w: host %s has no snapshot of %s; it has %s", history.ErrNoSnapshot, sess.Host, env, cmp.Or(strings.Join(have, ", "), "none at all"))
 			}
 			continue
 		}
 		policy, zone := f.keep.Policy, time.Local
-		if e := a.config.Environments[env]; e != nil {
+		if e := sess.Config.Environments[env]; e != nil {
 			if zone, err = time.LoadLocation(e.TimeZone); err != nil {
 				return usage.Errorf("environment %s: %w", env, err)
 			}
@@ -243,59 +221,24 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repository.Repository, f *f
 				policy = e.Keep.Policy()
 			}
 		}
-		judged, damaged, err := prune.Judge(ctx, r, a.host, env, policy, time.Now(), zone)
+		judged, damaged, err := prune.Judge(ctx, r, sess.Host, env, policy, time.Now(), zone)
 		if err != nil {
 			return err
 		}
-		console.PrintErrors(a.out, "knowngood: warning: ", damaged)
+		console.PrintErrors(sess.Out, "knowngood: warning: ", damaged)
 		if len(judged) > 0 && judged[0].Suspect {
-			a.out.Notef("%s is suspect: nothing of %s is forgotten until the source is back, or knowngood accept %s", judged[0].Ref(), env, judged[0].Ref())
+			sess.Out.Notef("%s is suspect: nothing of %s is forgotten until the source is back, or knowngood accept %s", judged[0].Ref(), env, judged[0].Ref())
 		}
 		unkept := prune.Unkept(judged)
 		if !f.dryRun && unkept.Count() > 0 {
-			if _, err := r.Forget(ctx, a.host, env, history.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {
+			if _, err := r.Forget(ctx, sess.Host, env, history.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {
 				return err
 			}
 		}
 		slices.Reverse(judged)
 		for _, j := range judged {
-			out = append(out, forgottenJSON{Ref: j.Ref(), Host: j.Host, Time: a.toJSON(j.Snapshot).Time, Kept: len(j.Reasons) > 0, Reasons: listed(j.Reasons)})
+			out = append(out, present.ForgottenJSON{Ref: j.Ref(), Host: j.Host, Time: present.Snapshot(sess.Repo, j.Snapshot).Time, Kept: len(j.Reasons) > 0, Reasons: present.List(j.Reasons)})
 		}
 	}
-	return a.tellForgotten(out, f.dryRun)
-}
-
-func (a *app) tellForgotten(out []forgottenJSON, dryRun bool) error {
-	if a.out.JSON {
-		return a.out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "forgotten"), "snapshots": out})
-	}
-	w := tabwriter.NewWriter(a.out.Stdout, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "SNAPSHOT\tTIME\tKEPT\tWHY")
-	gone := 0
-	for _, o := range out {
-		at, kept := "-", "yes"
-		if o.Time != nil {
-			at = o.Time.Local().Format("2006-01-02 15:04:05")
-		}
-		if !o.Kept {
-			kept = "no"
-			gone++
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", o.Ref, at, kept, strings.Join(o.Reasons, ", "))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	all := human.Counted(len(out), "snapshot")
-	switch {
-	case len(out) == 0:
-		a.out.Printf("nothing is forgotten: there is no snapshot yet\n")
-	case gone == 0:
-		a.out.Printf("nothing is forgotten: %s kept\n", english.PluralWord(len(out), all+" is", "all "+all+" are"))
-	case dryRun:
-		a.out.Printf("%d of %s would be forgotten\n", gone, all)
-	default:
-		a.out.Printf("%d of %s forgotten; %s\n", gone, all, takenBack(gone))
-	}
-	return nil
+	return present.Forgotten(sess.Out, out, f.dryRun)
 }

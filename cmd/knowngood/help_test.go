@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/session"
 
 	"github.com/spf13/cobra"
 )
@@ -21,7 +22,7 @@ func allCommands() (out []*cobra.Command) {
 			walk(sub)
 		}
 	}
-	walk(newRoot(&app{out: console.New(io.Discard, io.Discard)}))
+	walk(newRoot(session.New(console.New(io.Discard, io.Discard), version)))
 	return out
 }
 

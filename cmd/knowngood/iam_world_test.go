@@ -275,12 +275,12 @@ func (w *iamWorld) tellAndHeal(t *testing.T, src string) {
 
 	o := w.with(t, w.admin.bare(t), without).run(t, "check", "--read-data")
 	o.exits(t, exit.Damage)
-	if says := o.stderr.String(); !strings.Contains(says, "the host could not be told (") || !strings.Contains(says, "Run on it: knowngood snapshot web --verify=data") {
+	if says := o.stderr.String(); !strings.Contains(says, "the host cannot be notified (") || !strings.Contains(says, "Run on it: knowngood snapshot web --verify=data") {
 		t.Errorf("it may not tell the host, and says %s", says)
 	}
 	o = w.with(t, w.admin.bare(t), with).run(t, "check", "--read-data")
 	o.exits(t, exit.Damage)
-	if says := o.stderr.String(); !strings.Contains(says, "objects of host web-7 that are missing or damaged (1): told by a damage report") {
+	if says := o.stderr.String(); !strings.Contains(says, "objects of host web-7 that are missing or damaged (1): reported in the repository") {
 		t.Errorf("it tells the host, and says %s", says)
 	}
 

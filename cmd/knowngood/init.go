@@ -14,6 +14,8 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/internal/printable"
@@ -40,7 +42,7 @@ type initFlags struct {
 	unprotected   bool
 }
 
-func initCommand(a *app) *cobra.Command {
+func initCommand(sess *session.Session) *cobra.Command {
 	var f initFlags
 	cmd := &cobra.Command{
 		Use:   "init --repo URL --identity FILE",
@@ -77,9 +79,9 @@ A further host, without one:
 		Args: usage.Takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.join || f.accept || f.request != "" || f.reenrol {
-				return a.joinRepository(cmd.Context(), &f)
+				return joinRepository(cmd.Context(), sess, &f)
 			}
-			return a.initRepository(cmd.Context(), &f)
+			return initRepository(cmd.Context(), sess, &f)
 		},
 	}
 	fl := cmd.Flags()
@@ -97,16 +99,16 @@ A further host, without one:
 	return cmd
 }
 
-func (a *app) initRepository(ctx context.Context, f *initFlags) error {
-	if a.identityPath == "" && len(f.recipients) == 0 {
+func initRepository(ctx context.Context, sess *session.Session, f *initFlags) error {
+	if sess.IdentityPath == "" && len(f.recipients) == 0 {
 		return usage.Errorf("who will be able to restore? Give --identity FILE (made when it does not exist), or --recipient KEY")
 	}
-	s, err := a.store(ctx, true)
+	s, err := sess.Store(ctx, true)
 	if err != nil {
 		return err
 	}
-	o := trust.InitOptions{Host: a.host, StateDir: a.stateDir, URL: stores.Redact(a.repoURL), Place: stores.Place(a.repoURL), Now: time.Now(), Recipients: f.recipients, Report: a.findings.Add}
-	if err := f.options(a, &o); err != nil {
+	o := trust.InitOptions{Host: sess.Host, StateDir: sess.StateDir, URL: stores.Redact(sess.RepoURL), Place: stores.Place(sess.RepoURL), Now: time.Now(), Recipients: f.recipients, Report: sess.Findings.Add}
+	if err := f.options(sess, &o); err != nil {
 		return err
 	}
 	// Ask first, so that no identity is made for a repository that exists.
@@ -116,40 +118,40 @@ func (a *app) initRepository(ctx context.Context, f *initFlags) error {
 		return err
 	}
 	made := false
-	if a.identityPath != "" {
+	if sess.IdentityPath != "" {
 		var own []string
-		if own, made, err = a.initIdentity(f); err != nil {
+		if own, made, err = initIdentity(sess, f); err != nil {
 			return err
 		}
 		o.Recipients = append(own, o.Recipients...)
 	}
-	o.Protected = a.identityPath == "" && !f.unprotected
+	o.Protected = sess.IdentityPath == "" && !f.unprotected
 	r, result, err := repository.Init(ctx, s, o)
 	if errors.Is(err, trust.ErrUnprotected) {
 		err = refuseUnprotected(err, "")
 	}
 	if err != nil {
 		if made {
-			os.Remove(a.identityPath)
+			os.Remove(sess.IdentityPath)
 		}
 		return err
 	}
-	a.repo = r
+	sess.Repo = r
 	pin := identity.Pin{Repository: o.URL, Descriptor: result.Pin, Owner: result.OwnerFingerprint}
-	pinned := a.identityPath != "" && identity.AppendPin(a.identityPath, pin) == nil
-	return a.tellInit(result, o, made, pinned)
+	pinned := sess.IdentityPath != "" && identity.AppendPin(sess.IdentityPath, pin) == nil
+	return printInit(sess, result, o, made, pinned)
 }
 
 // refuseUnprotected says what to do about a store that a host without an identity
 // shall not use unasked.
 func refuseUnprotected(err error, known string) error {
-	return fmt.Errorf("%w%s. %s. To use the store as it is, add --unprotected", err, known, protect)
+	return fmt.Errorf("%w%s. %s. To use the store as it is, add --unprotected", err, known, present.Protect)
 }
 
-func (f *initFlags) options(a *app, o *trust.InitOptions) error {
+func (f *initFlags) options(sess *session.Session, o *trust.InitOptions) error {
 	mode, keep := f.lockMode, time.Duration(0)
 	if mode == "" {
-		mode, keep = string(a.config.Repository.Lock.Mode), time.Duration(a.config.Repository.Lock.Keep)
+		mode, keep = string(sess.Config.Repository.Lock.Mode), time.Duration(sess.Config.Repository.Lock.Keep)
 	}
 	if f.lockKeep != "" {
 		d, err := configs.ParseDuration(f.lockKeep)
@@ -178,14 +180,14 @@ func (f *initFlags) options(a *app, o *trust.InitOptions) error {
 }
 
 // initIdentity makes the identity file, or reads it, and tells its recipients.
-func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err error) {
-	if _, err := os.Stat(a.identityPath); err == nil {
-		file, err := a.identity()
+func initIdentity(sess *session.Session, f *initFlags) (recipients []string, made bool, err error) {
+	if _, err := os.Stat(sess.IdentityPath); err == nil {
+		file, err := sess.Identity()
 		if err != nil {
 			return nil, false, err
 		}
 		if len(file.Recipients) == 0 && len(f.recipients) == 0 {
-			return nil, false, usage.Errorf("%s does not contain its public key: give it with --recipient", a.identityPath)
+			return nil, false, usage.Errorf("%s does not contain its public key: give it with --recipient", sess.IdentityPath)
 		}
 		return file.Recipients, false, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -205,42 +207,42 @@ func (a *app) initIdentity(f *initFlags) (recipients []string, made bool, err er
 	}
 	w := identity.WriteOptions{Created: time.Now()}
 	if f.protect {
-		if w.Passphrase, err = identity.NewPassphrase(a.passphraseFD).New("the new identity " + a.identityPath); err != nil {
+		if w.Passphrase, err = identity.NewPassphrase(sess.PassphraseFD).New("the new identity " + sess.IdentityPath); err != nil {
 			return nil, false, err
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(a.identityPath), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(sess.IdentityPath), 0o700); err != nil {
 		return nil, false, err
 	}
-	if err := identity.WriteFile(a.identityPath, key, w); err != nil {
+	if err := identity.WriteFile(sess.IdentityPath, key, w); err != nil {
 		return nil, false, err
 	}
 	return []string{key.Recipient}, true, nil
 }
 
-// tellInit says what was made, and what must be kept where.
-func (a *app) tellInit(r *trust.InitResult, o trust.InitOptions, made, pinned bool) error {
-	a.out.Printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, a.repo.State.Dir(), r.OwnerFingerprint, r.Pin)
+// printInit says what was made, and what must be kept where.
+func printInit(sess *session.Session, r *trust.InitResult, o trust.InitOptions, made, pinned bool) error {
+	sess.Out.Printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, sess.Repo.State.Dir(), r.OwnerFingerprint, r.Pin)
 	for _, rec := range r.Recipients {
-		a.out.Printf("  recipient  %s\n", trust.ShortRecipient(rec.Text))
+		sess.Out.Printf("  recipient  %s\n", trust.ShortRecipient(rec.Text))
 	}
-	a.out.Printf("\nKeep in a safe place, away from this machine:\n")
-	if a.identityPath != "" {
+	sess.Out.Printf("\nKeep in a safe place, away from this machine:\n")
+	if sess.IdentityPath != "" {
 		verb := "the identity"
 		if made {
 			verb = "the identity just made"
 		}
-		a.out.Printf("  %s  (%s: without it NOTHING can be restored)\n", absolute(a.identityPath), verb)
+		sess.Out.Printf("  %s  (%s: without it NOTHING can be restored)\n", absolute(sess.IdentityPath), verb)
 	}
-	a.out.Printf("  %s  (the URL), and credentials that read it\n  %x  (the pin: with --pin, a new machine refuses a forged repository", o.URL, r.Pin)
+	sess.Out.Printf("  %s  (the URL), and credentials that read it\n  %x  (the pin: with --pin, a new machine refuses a forged repository", o.URL, r.Pin)
 	if pinned {
-		a.out.Printf("; the identity has it, too")
+		sess.Out.Printf("; the identity has it, too")
 	}
-	a.out.Printf(")\n")
-	a.out.Printf("\n")
-	a.printUnprotected(&r.Probe)
-	a.out.Printf("On a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(o.URL))
-	return a.out.Result(map[string]any{"type": "result", "repository": o.URL, "repository_id": a.repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": a.identityPath, "identity_made": made, "store": toStoreJSON(&r.Probe)})
+	sess.Out.Printf(")\n")
+	sess.Out.Printf("\n")
+	present.Unprotected(sess.Out, &r.Probe)
+	sess.Out.Printf("On a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(o.URL))
+	return sess.Out.Result(map[string]any{"type": "result", "repository": o.URL, "repository_id": sess.Repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": sess.IdentityPath, "identity_made": made, "store": present.StoreJSON(&r.Probe)})
 }
 
 // absolute is a path as it is written down: from the root.
@@ -251,21 +253,21 @@ func absolute(path string) string {
 	return path
 }
 
-func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
+func joinRepository(ctx context.Context, sess *session.Session, f *initFlags) error {
 	if !f.join {
 		return usage.Errorf("--request, --accept and --reenrol go with --join")
 	}
-	r, err := a.connect(ctx)
+	r, err := sess.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	a.warnFirstUse(r)
+	warnFirstUse(sess.Out, r)
 	switch {
 	case f.request != "":
 		if p := r.Probed(); p != nil && p.Unprotected() && !f.unprotected {
-			return refuseUnprotected(trust.ErrUnprotected, fmt.Sprintf(" (as probed on %s; where that changed, run knowngood probe --host %s first)", human.Time(p.At), a.host))
+			return refuseUnprotected(trust.ErrUnprotected, fmt.Sprintf(" (as probed on %s; where that changed, run knowngood probe --host %s first)", human.Time(p.At), sess.Host))
 		}
-		b, err := r.JoinRequest(a.host, f.reenrol, time.Now())
+		b, err := r.JoinRequest(sess.Host, f.reenrol, time.Now())
 		if err != nil {
 			return err
 		}
@@ -281,56 +283,43 @@ func (a *app) joinRepository(ctx context.Context, f *initFlags) error {
 			return err
 		}
 		key := trust.Fingerprint(req.HostKey)
-		a.out.Printf("Wrote the request of host %s to %s.\n", a.host, f.request)
-		a.printJoin(r, key)
-		a.out.Printf("Have it granted where the owner's identity is, which prints the same three:\n  %s %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", grant, filepath.Base(f.request), printable.Word(r.URL()), printable.Word(r.URL()))
-		return a.out.Result(joinJSON(r, key, map[string]any{"host": a.host, "request": f.request}))
+		sess.Out.Printf("Wrote the request of host %s to %s.\n", sess.Host, f.request)
+		present.Join(sess.Out, r, key)
+		sess.Out.Printf("Have it granted where the owner's identity is, which prints the same three:\n  %s %s --repo %s --identity FILE\nthen, here:\n  knowngood init --join --accept --repo %s\n", grant, filepath.Base(f.request), printable.Word(r.URL()), printable.Word(r.URL()))
+		return sess.Out.Result(present.JoinJSON(r, key, map[string]any{"host": sess.Host, "request": f.request}))
 	case f.accept:
 		h, err := r.AcceptGrant(ctx)
 		if err != nil {
 			return err
 		}
-		return a.tellJoined(ctx, r, h)
+		return joined(ctx, sess.Out, r, h)
 	}
 	if !r.Unlocked() {
 		return usage.Errorf("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
 	}
-	h, err := r.Join(ctx, trust.JoinOptions{Host: a.host, Reenrol: f.reenrol, Now: time.Now()})
+	h, err := r.Join(ctx, trust.JoinOptions{Host: sess.Host, Reenrol: f.reenrol, Now: time.Now()})
 	if err != nil {
 		return err
 	}
-	return a.tellJoined(ctx, r, h)
+	return joined(ctx, sess.Out, r, h)
 }
 
-// tellJoined says what a host that has joined should know. It is the first moment to
+// joined says what a host that has joined should know. It is the first moment to
 // see what the host's own credentials can do to the store.
-func (a *app) tellJoined(ctx context.Context, r *repository.Repository, h *trust.Host) error {
+func joined(ctx context.Context, out *console.Console, r *repository.Repository, h *trust.Host) error {
 	if _, err := r.Probe(ctx, h.Name, time.Now()); err != nil {
-		a.out.Warnf("what is known of the store is what init saw: %v", err)
+		out.Warnf("what is known of the store is what init saw: %v", err)
 	}
 	key := trust.Fingerprint(h.Certificate.HostKey)
-	a.out.Printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
-	a.printJoin(r, key)
-	a.printUnprotected(r.Probed())
-	return a.out.Result(joinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial, "store": toStoreJSON(r.Probed())}))
-}
-
-// printJoin prints what the two sides of a join compare: the key of the host, and
-// which repository is meant.
-func (a *app) printJoin(r *repository.Repository, key string) {
-	a.out.Printf("\n  host key   %s\n  owner      %s\n  pin        %x\n\n", key, r.OwnerFingerprint(), r.Pin())
-}
-
-// joinJSON is printJoin for --json, with more fields.
-func joinJSON(r *repository.Repository, key string, fields map[string]any) map[string]any {
-	fields["type"], fields["host_key"], fields["owner"], fields["pin"] = "result", key, r.OwnerFingerprint(), fmt.Sprintf("%x", r.Pin())
-	fields["trusted_on_first_use"] = r.TrustedOnFirstUse()
-	return fields
+	out.Printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
+	present.Join(out, r, key)
+	present.Unprotected(out, r.Probed())
+	return out.Result(present.JoinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial, "store": present.StoreJSON(r.Probed())}))
 }
 
 // warnFirstUse says what a host trusts that joins without anything that vouches
 // for the repository.
-func (a *app) warnFirstUse(r *repository.Repository) {
+func warnFirstUse(out *console.Console, r *repository.Repository) {
 	if !r.TrustedOnFirstUse() {
 		return
 	}
@@ -338,7 +327,7 @@ func (a *app) warnFirstUse(r *repository.Repository) {
 	if pin, err := r.State.Pin(); err == nil && pin != nil {
 		remembered = " and " + pin.Source
 	}
-	a.out.Warnf(`NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one. This host
+	out.Warnf(`NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one. This host
 now trusts what answered at %s: the owner %s and the pin %x.
 Whoever answers there in the place of your store decides who can read what is captured here. Compare the pin with what
 "knowngood keys list" prints where the identity is; if it is another, remove %s%s and join again with --pin.`,

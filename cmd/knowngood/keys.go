@@ -5,6 +5,9 @@ import (
 	"os"
 	"time"
 
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/storage/trust"
@@ -12,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func keysCommand(a *app) *cobra.Command {
+func keysCommand(sess *session.Session) *cobra.Command {
 	var reenrol bool
 	grant := &cobra.Command{
 		Use:   "grant REQUEST",
@@ -32,7 +35,7 @@ on which it could be exchanged.`,
 			if err != nil {
 				return err
 			}
-			r, err := a.openForReading(cmd.Context())
+			r, err := sess.OpenForReading(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -45,10 +48,10 @@ on which it could be exchanged.`,
 				verb = "Granted already, nothing to do here"
 			}
 			key := trust.Fingerprint(c.HostKey)
-			a.out.Printf("%s: host %s (certificate %d)\n", verb, c.Host, c.Serial)
-			a.printJoin(r, key)
-			a.out.Printf("Compare the host key with the one that the host printed. On it: knowngood init --join --accept --repo %s\n", printable.Word(r.URL()))
-			return a.out.Result(joinJSON(r, key, map[string]any{"host": c.Host, "serial": c.Serial, "granted_before": granted}))
+			sess.Out.Printf("%s: host %s (certificate %d)\n", verb, c.Host, c.Serial)
+			present.Join(sess.Out, r, key)
+			sess.Out.Printf("Compare the host key with the one that the host printed. On it: knowngood init --join --accept --repo %s\n", printable.Word(r.URL()))
+			return sess.Out.Result(present.JoinJSON(r, key, map[string]any{"host": c.Host, "serial": c.Serial, "granted_before": granted}))
 		},
 	}
 	grant.Flags().BoolVar(&reenrol, "reenrol", false, "the host is known and was reinstalled: its old key ends")
@@ -66,7 +69,7 @@ on which it could be exchanged.`,
   knowngood keys list --json`,
 			Args: usage.Takes(0, 0),
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				r, err := a.open(cmd.Context())
+				r, err := sess.Open(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -76,11 +79,11 @@ on which it could be exchanged.`,
 				}
 				out := []recipientJSON{}
 				for _, k := range list {
-					a.out.Printf("%s  %s\n", k.Fingerprint, trust.ShortRecipient(k.Text))
+					sess.Out.Printf("%s  %s\n", k.Fingerprint, trust.ShortRecipient(k.Text))
 					out = append(out, recipientJSON{k.Text, k.Fingerprint})
 				}
-				a.out.Printf("owner %s\npin   %x\n", r.OwnerFingerprint(), r.Pin())
-				return a.out.Result(map[string]any{"type": "result", "recipients": out, "owner": r.OwnerFingerprint(), "pin": fmt.Sprintf("%x", r.Pin())})
+				sess.Out.Printf("owner %s\npin   %x\n", r.OwnerFingerprint(), r.Pin())
+				return sess.Out.Result(map[string]any{"type": "result", "recipients": out, "owner": r.OwnerFingerprint(), "pin": fmt.Sprintf("%x", r.Pin())})
 			},
 		},
 		&cobra.Command{
@@ -93,7 +96,7 @@ the store lost are made again.`,
   knowngood keys add "$(cat ~/.ssh/id_ed25519.pub)"`,
 			Args: usage.Takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				r, err := a.open(cmd.Context())
+				r, err := sess.Open(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -101,7 +104,7 @@ the store lost are made again.`,
 				if err != nil {
 					return err
 				}
-				return a.printRecipient("Added", "can read past and future snapshots", c)
+				return printRecipient(sess.Out, "Added", "can read past and future snapshots", c)
 			},
 		},
 		&cobra.Command{
@@ -115,7 +118,7 @@ enough when no other begins with them.`,
   knowngood keys remove 3f2a9c0d --identity ~/knowngood.identity`,
 			Args: usage.Takes(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				r, err := a.open(cmd.Context())
+				r, err := sess.Open(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -123,7 +126,7 @@ enough when no other begins with them.`,
 				if err != nil {
 					return err
 				}
-				return a.printRecipient("Removed", "can read nothing that is captured from now on", c)
+				return printRecipient(sess.Out, "Removed", "can read nothing that is captured from now on", c)
 			},
 		})
 }
@@ -134,10 +137,10 @@ type recipientJSON struct {
 	Fingerprint string `json:"fingerprint"`
 }
 
-func (a *app) printRecipient(verb, effect string, c *trust.RecipientChange) error {
-	a.out.Printf("%s %s (%s): %s, of all hosts\n", verb, trust.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect)
+func printRecipient(out *console.Console, verb, effect string, c *trust.RecipientChange) error {
+	out.Printf("%s %s (%s): %s, of all hosts\n", verb, trust.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect)
 	for _, n := range c.Notes {
-		a.out.Printf("note: %s\n", n)
+		out.Printf("note: %s\n", n)
 	}
-	return a.out.Result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": listed(c.Notes)})
+	return out.Result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": present.List(c.Notes)})
 }

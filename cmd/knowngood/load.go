@@ -9,8 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/internal/printable"
@@ -57,9 +58,9 @@ func (f *loadFlags) check() error {
 
 // takeBack runs the commands that take restored outputs back, as far as flags ask
 // for it, and shows those that are left to be run.
-func (a *app) takeBack(ctx context.Context, f *loadFlags, t *snapshot.Tree, o *restore.Options) ([]*load.Output, error) {
+func takeBack(ctx context.Context, sess *session.Session, f *loadFlags, t *snapshot.Tree, o *restore.Options) ([]*load.Output, error) {
 	var configured []configs.Source
-	if env := a.config.Environments[t.Snapshot.Environment]; env != nil {
+	if env := sess.Config.Environments[t.Snapshot.Environment]; env != nil {
 		configured = env.Sources
 	}
 	outputs := load.Outputs(ctx, t, o, configured)
@@ -68,33 +69,30 @@ func (a *app) takeBack(ctx context.Context, f *loadFlags, t *snapshot.Tree, o *r
 	if asked && !o.DryRun {
 		lo := load.Options{Limit: f.limit,
 			Begin: func(out *load.Output) {
-				a.out.Messagef("loading %s: %s", printable.Name(out.Path), printable.Command(out.Argv))
+				sess.Out.Messagef("loading %s: %s", printable.Name(out.Path), printable.Command(out.Argv))
 			},
 			Line: func(out *load.Output, line string) {
-				a.out.Messagef("loading %s: %s", printable.Name(out.Path), line)
+				sess.Out.Messagef("loading %s: %s", printable.Name(out.Path), line)
 			}}
 		if f.which == loadSnapshot {
 			lo.Confirm = func(ctx context.Context, out *load.Output) error { return confirm(ctx, out, t.Snapshot.Ref()) }
 		}
 		err = load.Run(ctx, t, outputs, lo)
 		for _, out := range outputs {
-			if out.Status == load.NotRun && a.out.Code == exit.Done {
-				a.out.Code = exit.Incomplete
+			if out.Status == load.NotRun && sess.Out.Code == exit.Done {
+				sess.Out.Code = exit.Incomplete
 			}
 		}
 	}
-	a.printOutputs(outputs, asked)
+	present.Outputs(sess.Out, outputs, asked)
 	return outputs, err
 }
-
-// maxConfirmed is how long a command may be, as it is shown, to be confirmed.
-const maxConfirmed = 4096
 
 // confirm asks at the terminal whether a command that the snapshot names may run.
 func confirm(ctx context.Context, out *load.Output, ref string) error {
 	shown := printable.Command(out.Argv)
-	if len(shown) > maxConfirmed {
-		return fmt.Errorf("its command is longer than %d bytes: look at it with knowngood show %s, and run it by hand", maxConfirmed, ref)
+	if len(shown) > present.MaxCommand {
+		return fmt.Errorf("its command is longer than %d bytes: look at it with knowngood show %s, and run it by hand", present.MaxCommand, ref)
 	}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
@@ -108,60 +106,4 @@ func confirm(ctx context.Context, out *load.Output, ref string) error {
 		return errors.New("it was not confirmed")
 	}
 	return nil
-}
-
-// printOutputs shows how restored outputs are taken back, or whether they were.
-func (a *app) printOutputs(outputs []*load.Output, asked bool) {
-	if asked && len(outputs) == 0 {
-		a.out.Printf("nothing to load: no output that a command takes back was restored\n")
-	}
-	for _, out := range outputs {
-		name := printable.Name(out.Path)
-		switch {
-		case out.Status == load.Loaded:
-			a.out.Printf("loaded %s\n", name)
-			continue
-		case out.Status == load.Failed:
-			a.out.Printf("FAILED to load %s: %s\n", name, printable.Error(out.Err))
-		case out.Err != nil:
-			a.out.Printf("not loaded: %s: %s\n", name, printable.Error(out.Err))
-		}
-		if !out.Loadable() {
-			continue
-		}
-		how, by := printable.Command(out.Argv)+" < "+printable.Word(out.File), ""
-		if len(how) > maxConfirmed {
-			how = "a command that is too long to be shown here: see knowngood show"
-		}
-		if out.Foreign {
-			by = ", by a command that the snapshot alone names (look at it first; --load=snapshot asks and runs it)"
-		}
-		a.out.Printf("to load %s%s: %s\n", name, by, how)
-	}
-}
-
-// outputJSON is a restored output as --json prints it.
-type outputJSON struct {
-	console.PathJSON
-	File        string      `json:"file"` // where it was restored
-	ExactFile   []byte      `json:"file_base64,omitempty"`
-	Command     []string    `json:"command"`
-	CommandFrom string      `json:"command_from"` // configuration or snapshot
-	Status      load.Status `json:"status"`
-	Error       string      `json:"error,omitempty"`
-}
-
-func outputsJSON(outputs []*load.Output) []outputJSON {
-	list := []outputJSON{}
-	for _, out := range outputs {
-		j := outputJSON{console.JSONName(out.Path), out.File, console.Exact(out.File), out.Argv, loadConfigured, out.Status, ""}
-		if out.Foreign {
-			j.CommandFrom = loadSnapshot
-		}
-		if out.Err != nil {
-			j.Error = out.Err.Error()
-		}
-		list = append(list, j)
-	}
-	return list
 }

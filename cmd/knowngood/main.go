@@ -18,6 +18,7 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/web"
 	"knowngood/internal/printable"
@@ -40,35 +41,39 @@ func start(writebackWindow time.Duration) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(152 << 20)
 	}
-	a := &app{out: console.New(os.Stdout, os.Stderr), findings: &authentic.Findings{}, writebackWindow: writebackWindow}
-	os.Exit(a.run(os.Args[1:]))
+	sess := session.New(console.New(os.Stdout, os.Stderr), version)
+	sess.WritebackWindow = writebackWindow
+	os.Exit(run(sess, os.Args[1:]))
 }
 
 // run is the program: it returns the exit code.
-func (a *app) run(args []string) int {
-	cmd := newRoot(a)
+func run(sess *session.Session, args []string) int {
+	cmd := newRoot(sess)
 	usage.CheckNames(cmd)
 	cmd.SetArgs(args)
 	ctx, stop := signals(commandName(cmd, args))
 	defer stop()
 	err := cmd.ExecuteContext(ctx)
-	a.tellHosts(ctx, err)
-	tampered := a.warnings()
+	sess.Damage.Add(err)
+	if sess.Repo != nil && ctx.Err() == nil {
+		sess.Damage.Report(ctx, sess.Repo, sess.Out)
+	}
+	tampered := printFindings(sess.Out, sess.Findings.Take())
 
-	code := a.out.Code
+	code := sess.Out.Code
 	switch {
 	case err != nil:
-		code = fail(ctx, a.out, err)
+		code = fail(ctx, sess.Out, err)
 	case tampered && (code == exit.Done || code == exit.Incomplete):
 		code = exit.Damage
-		a.out.Messagef("this is done, and somebody tampered with the repository: see the warnings above")
+		sess.Out.Messagef("this is done, and somebody tampered with the repository: see the warnings above")
 	}
 	// A command that failed keeps its own exit code.
-	if lost := a.out.Stdout.Close(); lost != nil && err == nil {
-		a.out.Messagef("%v", lost)
+	if lost := sess.Out.Stdout.Close(); lost != nil && err == nil {
+		sess.Out.Messagef("%v", lost)
 		code = exit.Failed
 	}
-	if a.out.Stderr.Lost() != nil && err == nil { // warnings, perhaps
+	if sess.Out.Stderr.Lost() != nil && err == nil { // warnings, perhaps
 		code = exit.Failed
 	}
 	return code
@@ -91,6 +96,18 @@ func fail(ctx context.Context, out *console.Console, err error) int {
 	}
 	out.Messagef("%s", text)
 	return code
+}
+
+// printFindings prints what the repository found wrong and worked around, and reports
+// whether somebody tampered with it.
+func printFindings(out *console.Console, findings []authentic.Finding) (tampered bool) {
+	var errs []error
+	for _, f := range findings {
+		errs = append(errs, f.Err)
+		tampered = tampered || f.Kind == authentic.Tampering
+	}
+	console.PrintErrors(out, "knowngood: warning: ", errs)
+	return tampered
 }
 
 // printing are the commands that do nothing but print: when nobody reads that any

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 )
 
 // manCommand is for those who build packages.
-func manCommand(a *app) *cobra.Command {
+func manCommand(sess *session.Session) *cobra.Command {
 	return &cobra.Command{
 		Use:         "man DIR",
 		Short:       "Write the manual pages into a directory",

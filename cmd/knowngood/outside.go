@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon/validation"
@@ -17,7 +18,7 @@ import (
 
 // outsideCommand is for the units: the daemon calls it for commands with
 // outside: true, and knowngood-outside@.service serves it.
-func outsideCommand(a *app) *cobra.Command {
+func outsideCommand(sess *session.Session) *cobra.Command {
 	var serve bool
 	cmd := &cobra.Command{
 		Use:         "outside COMMAND... | outside --serve",
@@ -28,12 +29,12 @@ func outsideCommand(a *app) *cobra.Command {
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(cmd *cobra.Command, argv []string) (err error) {
 			if serve {
-				return serveOutside(cmd, a.configPath)
+				return serveOutside(cmd, sess.ConfigPath)
 			}
 			if len(argv) == 0 {
 				return usage.Errorf("which command?")
 			}
-			a.out.Code, err = outside.Run(cmd.Context(), outside.Socket, argv, os.Environ(), os.Stdout, os.Stderr)
+			sess.Out.Code, err = outside.Run(cmd.Context(), outside.Socket, argv, os.Environ(), os.Stdout, os.Stderr)
 			return err
 		},
 	}

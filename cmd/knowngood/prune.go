@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/snapshot/prune"
@@ -22,7 +23,7 @@ import (
 	"knowngood/storage/repository"
 )
 
-func pruneCommand(a *app) *cobra.Command {
+func pruneCommand(sess *session.Session) *cobra.Command {
 	var announce, budget string
 	var all, dryRun bool
 	var keep usage.Keep
@@ -64,8 +65,8 @@ This host's own objects take no identity; those of others do (--all-hosts, or
   knowngood prune --all-hosts --keep-daily 30 --identity ~/knowngood.identity`,
 		Args: usage.Takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o := prune.Options{Host: a.host, DryRun: dryRun, Progress: &prune.Progress{}}
-			if p := a.config.Prune; p != nil {
+			o := prune.Options{Host: sess.Host, DryRun: dryRun, Progress: &prune.Progress{}}
+			if p := sess.Config.Prune; p != nil {
 				o.Announce, o.MaxRepack = time.Duration(p.Announce), uint64(p.MaxRepack)
 			}
 			if err := keep.Read(); err != nil {
@@ -90,13 +91,13 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 					return usage.Errorf("--announce %s: at least 48h, or a run under way could lose what it reuses", announce)
 				}
 			}
-			r, err := a.open(cmd.Context())
+			r, err := sess.Open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if all {
 				o.Host = ""
-			} else if o.Host = a.host; o.Host != a.ownHost() {
+			} else if o.Host = sess.Host; o.Host != sess.OwnHost() {
 				known, err := r.AllHosts(cmd.Context())
 				if err != nil {
 					return err
@@ -105,7 +106,7 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 					return usage.Errorf("this machine is no host of the repository: name one with --host, or give --all-hosts; there is %s", strings.Join(known, ", "))
 				}
 			}
-			return a.prune(cmd.Context(), r, o)
+			return runPrune(cmd.Context(), sess, r, o)
 		},
 	}
 	f := cmd.Flags()
@@ -117,14 +118,14 @@ This host's own objects take no identity; those of others do (--all-hosts, or
 	return cmd
 }
 
-func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Options) error {
-	p := a.out.Progress(func() console.State {
+func runPrune(ctx context.Context, sess *session.Session, r *repository.Repository, o prune.Options) error {
+	p := sess.Out.Progress(func() console.State {
 		return console.State{Bytes: o.Progress.Bytes.Load(), Note: fmt.Sprintf("%s read, %s deleted", human.Counted(o.Progress.Manifests.Load(), "manifest"), human.Counted(o.Progress.Deleted.Load(), "object"))}
 	})
 	report, err := prune.Run(ctx, r, o)
 	p.End()
 	if report != nil {
-		if err := a.tellPrune(report, &o); err != nil {
+		if err := present.Prune(sess.Out, report, &o); err != nil {
 			return err
 		}
 	}
@@ -135,7 +136,7 @@ func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Optio
 	for _, b := range report.Blocked {
 		blocked = append(blocked, b.Err)
 	}
-	console.PrintErrors(a.out, "knowngood: ", report.Blocked)
+	console.PrintErrors(sess.Out, "knowngood: ", report.Blocked)
 	switch err := errors.Join(blocked...); {
 	case err == nil:
 	case authentic.Damaged(err):
@@ -143,82 +144,7 @@ func (a *app) prune(ctx context.Context, r *repository.Repository, o prune.Optio
 	case len(report.Domains) == 0:
 		return err
 	default:
-		a.out.Code = exit.Incomplete
+		sess.Out.Code = exit.Incomplete
 	}
 	return nil
-}
-
-// pruneJSON is a domain as --json prints it.
-type pruneJSON struct {
-	Host      string     `json:"host"`
-	Domain    string     `json:"domain"`
-	Snapshots uint64     `json:"snapshots"`
-	Needed    amountJSON `json:"needed"`
-	Announced amountJSON `json:"announced"`
-	Waiting   amountJSON `json:"waiting"`
-	Due       *time.Time `json:"due,omitempty"`
-	Deleted   amountJSON `json:"deleted"`
-	Spared    amountJSON `json:"spared"`
-	Locked    amountJSON `json:"locked"`
-	Repacked  amountJSON `json:"repacked"`
-	Rewritten uint64     `json:"rewritten_bytes"`
-	Young     amountJSON `json:"left_alone"`
-}
-
-type amountJSON struct {
-	Objects uint64 `json:"objects"`
-	Bytes   uint64 `json:"bytes"`
-}
-
-func (a *app) tellPrune(r *prune.Report, o *prune.Options) error {
-	dryRun := o.DryRun
-	from := time.Now().Add(cmp.Or(o.Announce, prune.DefaultAnnounce)).Format("2006-01-02 15:04")
-	out, blocked := []pruneJSON{}, []string{}
-	would := ""
-	if dryRun {
-		would = "would be "
-	}
-	freed := uint64(0)
-	for _, d := range r.Domains {
-		j := pruneJSON{d.Host, d.ID.String(), d.Snapshots, amountJSON(d.Needed), amountJSON(d.Announced), amountJSON(d.Waiting), nil, amountJSON(d.Deleted), amountJSON(d.Spared), amountJSON(d.Locked), amountJSON(d.Repacked), d.Rewritten, amountJSON(d.Young)}
-		if !d.Due.IsZero() {
-			due := d.Due.UTC()
-			j.Due = &due
-		}
-		out = append(out, j)
-		freed += d.Deleted.Bytes
-		a.out.Printf("host %s: %s kept, %s needed\n", d.Host, human.Counted(d.Snapshots, "snapshot"), amountText(d.Needed))
-		rewritten := "rewritten into " + human.Bytes(d.Rewritten)
-		if dryRun {
-			rewritten = fmt.Sprintf("would be read and rewritten into about %s: about %s more would be freed later", human.Bytes(d.Rewritten), human.Bytes(d.Repacked.Bytes-min(d.Rewritten, d.Repacked.Bytes)))
-		}
-		for _, line := range []struct {
-			amount prune.Amount
-			text   string
-		}{
-			{d.Deleted, would + "deleted"},
-			{d.Repacked, rewritten},
-			{d.Announced, would + "announced for deletion; a run from " + from + " on deletes them"},
-			{d.Waiting, "announced before; the first may be deleted from " + d.Due.Local().Format("2006-01-02 15:04")},
-			{d.Spared, would + "spared: announced, but needed again"},
-			{d.Locked, "not deleted: the store keeps them locked"},
-			{d.Young, "not needed, but younger than 48 hours, or of a run under way: left alone, for a later run to announce"},
-		} {
-			if line.amount.Objects > 0 {
-				a.out.Printf("  %s %s\n", amountText(line.amount), line.text)
-			}
-		}
-	}
-	for _, n := range r.Notes {
-		a.out.Printf("note: %s\n", n)
-	}
-	for _, b := range r.Blocked {
-		blocked = append(blocked, b.Error())
-	}
-	a.out.Printf("%s %sfreed; %s\n", human.Bytes(freed), would, human.Duration(r.Duration))
-	return a.out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": plannedOr(dryRun, "pruned"), "domains": out, "freed_bytes": freed, "blocked": blocked, "notes": listed(r.Notes), "duration_seconds": r.Duration.Seconds()})
-}
-
-func amountText(a prune.Amount) string {
-	return fmt.Sprintf("%s of %s", human.Counted(a.Objects, "object"), human.Bytes(a.Bytes))
 }

@@ -3,18 +3,18 @@ package main
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
-	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/restore"
-	"knowngood/snapshot"
+	"knowngood/snapshot/selection"
 )
 
 // restoreFlags of the restore command.
@@ -29,7 +29,7 @@ type restoreFlags struct {
 	load             loadFlags
 }
 
-func restoreCommand(a *app) *cobra.Command {
+func restoreCommand(sess *session.Session) *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore REF[:PATH] --target PATH",
@@ -86,8 +86,8 @@ full length, and ends with the exit code that this gives the restore.`,
   knowngood restore web@42:/etc/fstab --target /tmp/fstab
   knowngood restore web@42 --in-place --dry-run -v`,
 		Args:              usage.Takes(1, 1),
-		ValidArgsFunction: a.completeRefs(1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), &f, args[0]) },
+		ValidArgsFunction: completion.References(sess, 1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return runRestore(cmd.Context(), sess, &f, args[0]) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.target, "target", "", "`path` to restore to: a directory, or for a single file its new path")
@@ -106,7 +106,7 @@ full length, and ends with the exit code that this gives the restore.`,
 	return cmd
 }
 
-func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
+func runRestore(ctx context.Context, sess *session.Session, f *restoreFlags, ref string) error {
 	switch {
 	case f.target == "" && !f.inPlace:
 		return usage.Errorf("where to? Give --target DIR, or --in-place to change what is there")
@@ -116,47 +116,46 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 	if err := f.load.check(); err != nil {
 		return err
 	}
-	tree, sub, err := a.tree(ctx, ref)
+	tree, sub, err := sess.Tree(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer tree.Reader.Close()
 	if f.delete {
-		if err := a.refuseDeletion(ctx, tree, f, ref); err != nil {
+		if err := refuseDeletion(ctx, sess, tree, f, ref); err != nil {
 			return err
 		}
 	}
-	a.warnOfSuspect(ctx, tree.Snapshot, pathsIn(tree))
-	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Verify: f.dryRun, WithIncomplete: f.withIncomplete, Spare: a.own()}
+	warnOfSuspect(ctx, sess, tree.Snapshot, session.SourcePaths(tree))
+	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Verify: f.dryRun, WithIncomplete: f.withIncomplete, Spare: sess.OwnPlaces()}
 	if o.Target == "" {
 		o.Target = "/" + sub
 	}
-	if o.Select, err = selection(tree.Table, f.include, f.exclude); err != nil {
-		return err
+	if o.Select, err = selection.Of(tree.Table, f.include, f.exclude); err != nil {
+		return usage.Errorf("%w", err)
 	}
-	if o.Today, err = a.today(tree.Snapshot.Environment); err != nil {
+	if o.Today, err = sess.Today(tree.Snapshot.Environment); err != nil {
 		return err
 	}
 	o.Owners = ownerOptions(f.numeric, f.noOwner)
-	problems := a.out.Problems()
+	problems := sess.Out.Problems()
 	o.Progress = &restore.Progress{Problem: problems.Add}
-	if f.verbose || f.dryRun && a.out.JSON {
+	if f.verbose || f.dryRun && sess.Out.JSON {
 		o.Progress.Change = func(action, path string) {
 			if action == "unchanged" {
 				return
 			}
-			a.out.Printf("%-9s %s\n", action, printable.Name("/"+path))
-			a.out.Result(changeJSON{"change", action, console.JSONPath(path)})
+			present.Change(sess.Out, action, path)
 		}
 	}
 	if f.dryRun {
-		a.tellPlan(tree, &o)
+		present.Plan(sess.Out, sess.Repo, tree, &o)
 	}
 	total := tree.Snapshot.Body.ContentBytes
 	if sub != "" || o.Select != nil {
 		total = 0
 	}
-	p := a.out.Progress(func() console.State {
+	p := sess.Out.Progress(func() console.State {
 		return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Found: o.Progress.Found.Load(), Total: total}
 	})
 	result, err := restore.Run(ctx, o)
@@ -174,35 +173,9 @@ func (a *app) restore(ctx context.Context, f *restoreFlags, ref string) error {
 		}
 		return usage.Errorf("nothing was restored: no path of %s matches the patterns %s (knowngood find searches it)", ref, printable.Command(append(slices.Clone(f.include), f.exclude...)))
 	}
-	outputs, loadErr := a.takeBack(ctx, &f.load, tree, &o)
-	return errors.Join(a.tellRestore(tree, &o, result, outputs), loadErr)
-}
-
-// own are the places of what a restore needs itself.
-func (a *app) own() (places []string) {
-	for _, path := range []string{a.stateDir, a.identityPath, strings.TrimPrefix(a.repoURL, "file://")} {
-		if abs, err := filepath.Abs(path); err == nil && path != "" {
-			if real, err := filepath.EvalSymlinks(abs); err == nil {
-				places = append(places, real)
-			}
-		}
+	for _, p := range result.Problems {
+		sess.Damage.Add(p.Err)
 	}
-	return places
-}
-
-// tellPlan prints what a restore would start from.
-func (a *app) tellPlan(t *snapshot.Tree, o *restore.Options) {
-	s := t.Snapshot
-	a.out.Printf("plan: restore %s of host %s", s.Ref(), s.Host)
-	if o.Under != "" {
-		a.out.Printf(", /%s", o.Under)
-	}
-	a.out.Printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", printable.Name(o.Target), s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, a.trust(), human.Counted(s.Body.Files, "file"), human.Bytes(s.Body.ContentBytes))
-}
-
-func (a *app) trust() string {
-	if a.repo.TrustedOnFirstUse() {
-		return "signature verified; repository trusted on first use (to be sure, give an identity file that has its pin, or --pin)"
-	}
-	return "signature verified; repository pinned"
+	outputs, loadErr := takeBack(ctx, sess, &f.load, tree, &o)
+	return errors.Join(present.Restore(sess.Out, tree, &o, result, outputs, sess.Repo.TrustedOnFirstUse()), loadErr)
 }

@@ -9,18 +9,20 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/catalog"
+	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/snapshot"
-	"knowngood/storage/authentic"
 	"knowngood/storage/history"
-	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
 
-func showCommand(a *app) *cobra.Command {
+func showCommand(sess *session.Session) *cobra.Command {
 	var problems bool
 	cmd := &cobra.Command{
 		Use:   "show REF",
@@ -35,32 +37,32 @@ whether it can still be restored.`,
   knowngood show web@42 --problems --identity ~/knowngood.identity
   knowngood show web-7/web@2026-11-20T10:00 --json`,
 		Args:              usage.Takes(1, 1),
-		ValidArgsFunction: a.completeRefs(1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0], problems) },
+		ValidArgsFunction: completion.References(sess, 1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return show(cmd.Context(), sess, args[0], problems) },
 	}
 	cmd.Flags().BoolVar(&problems, "problems", false, "list what could not be captured as it should")
 	return cmd
 }
 
-func (a *app) show(ctx context.Context, text string, problems bool) error {
-	r, err := a.open(ctx)
+func show(ctx context.Context, sess *session.Session, text string, problems bool) error {
+	r, err := sess.Open(ctx)
 	if err != nil {
 		return err
 	}
-	ref, _, err := a.ref(text)
+	ref, _, err := sess.Ref(text)
 	if err != nil {
 		return err
 	}
-	s, err := r.Resolve(ctx, ref, a.host)
+	s, err := r.Resolve(ctx, ref, sess.Host)
 	pruned := errors.Is(err, history.ErrPruned) && s != nil
 	if err != nil && !pruned {
 		return err
 	}
-	forgotten, reason, err := isForgotten(ctx, r, s)
+	forgotten, reason, err := catalog.Forgotten(ctx, r, s)
 	if err != nil {
 		return err
 	}
-	stored, err := storedAt(ctx, r, s)
+	stored, err := catalog.StoredAt(ctx, r, s)
 	if err != nil {
 		return err
 	}
@@ -77,16 +79,16 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 	}
 	var reasons []string
 	if tree != nil {
-		reasons = snapshot.Reasons(s, pathsIn(tree))
+		reasons = snapshot.Reasons(s, session.SourcePaths(tree))
 	} else {
-		reasons = a.reasonsOf(ctx, r, s)
+		reasons = sess.Reasons(ctx, r, s)
 	}
 	previous := ""
 	if s.Root.Previous != [32]byte{} {
 		previous = fmt.Sprintf("%x", s.Root.Previous)
 	}
-	if a.out.JSON {
-		j := a.toJSON(s)
+	if sess.Out.JSON {
+		j := present.Snapshot(sess.Repo, s)
 		if j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored; suspect {
 			j.Status = "suspect"
 		}
@@ -95,94 +97,67 @@ func (a *app) show(ctx context.Context, text string, problems bool) error {
 			out["suspect"], out["accepted"] = reasons, !suspect
 		}
 		if tree != nil {
-			out["sources"], out["problem_list"] = sourcesJSON(tree.Table.Sources), console.ProblemsJSON(tree.Table.Problems)
+			out["sources"], out["problem_list"] = present.SourcesJSON(tree.Table.Sources), console.ProblemsJSON(tree.Table.Problems)
 		}
-		return a.out.Result(out)
+		return sess.Out.Result(out)
 	}
-	a.out.Printf("snapshot    %s of host %s\nid          %x\nprevious    %s\ntrust       %s\n", s.Ref(), s.Host, s.ID, cmp.Or(previous, "none, it is the first"), a.trust())
+	sess.Out.Printf("snapshot    %s of host %s\nid          %x\nprevious    %s\ntrust       %s\n", s.Ref(), s.Host, s.ID, cmp.Or(previous, "none, it is the first"), present.Trust(r))
 	switch {
 	case pruned:
-		a.out.Printf("forgotten   yes, and its content deleted: it cannot be restored\n")
+		sess.Out.Printf("forgotten   yes, and its content deleted: it cannot be restored\n")
 	case forgotten:
-		a.out.Printf("forgotten   yes, not yet deleted: knowngood forget --undo %s/%s takes it back\n", s.Host, s.Ref())
+		sess.Out.Printf("forgotten   yes, not yet deleted: knowngood forget --undo %s/%s takes it back\n", s.Host, s.Ref())
 	}
 	if reason != "" {
-		a.out.Printf("reason      %s\n", printable.Name(reason))
+		sess.Out.Printf("reason      %s\n", printable.Name(reason))
 	}
 	b := s.Body
 	if b == nil {
-		a.out.Printf("stored      %s, by the clock of the store\ncontents    sealed: give --identity FILE to see more\n", stored.Local().Format(time.RFC3339))
+		sess.Out.Printf("stored      %s, by the clock of the store\ncontents    sealed: give --identity FILE to see more\n", stored.Local().Format(time.RFC3339))
 		return nil
 	}
 	status := b.Status.String()
 	if suspect {
 		status = "suspect, " + status
 	}
-	a.out.Printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), human.Duration(b.Finished.Sub(b.Started)), status)
+	sess.Out.Printf("started     %s\nfinished    %s (%s)\nstatus      %s\n", b.Started.Local().Format(time.RFC3339), b.Finished.Local().Format(time.RFC3339), human.Duration(b.Finished.Sub(b.Started)), status)
 	for _, why := range reasons {
 		if suspect {
-			a.out.Printf("suspect     %s: knowngood accept %s, where it is meant to be so\n", printable.Name(why), s.Ref())
+			sess.Out.Printf("suspect     %s: knowngood accept %s, where it is meant to be so\n", printable.Name(why), s.Ref())
 		} else {
-			a.out.Printf("accepted    %s\n", printable.Name(why))
+			sess.Out.Printf("accepted    %s\n", printable.Name(why))
 		}
 	}
-	a.out.Printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", human.Counted(b.Files, "file"), human.Counted(b.Directories, "directory"), human.Bytes(b.ContentBytes), human.Bytes(b.NewContentBytes), human.Bytes(b.StoredBytes), printable.Name(b.Version))
+	sess.Out.Printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", human.Counted(b.Files, "file"), human.Counted(b.Directories, "directory"), human.Bytes(b.ContentBytes), human.Bytes(b.NewContentBytes), human.Bytes(b.StoredBytes), printable.Name(b.Version))
 	if until := r.ClaimedProtection(b); !until.IsZero() {
-		a.out.Printf("protected   the host says: until %s, by the locks of all that it needs\n", until.Local().Format(time.RFC3339))
+		sess.Out.Printf("protected   the host says: until %s, by the locks of all that it needs\n", until.Local().Format(time.RFC3339))
 	}
 	for _, t := range b.Tags {
-		a.out.Printf("tag         %s\n", printable.Name(t))
+		sess.Out.Printf("tag         %s\n", printable.Name(t))
 	}
 	if tree == nil {
 		if b.Status == statement.Partial && !pruned {
-			a.out.Printf("problems    %d (give --identity FILE to see which)\n", b.Problems)
+			sess.Out.Printf("problems    %d (give --identity FILE to see which)\n", b.Problems)
 		}
 		return nil
 	}
 	for i := range tree.Table.Sources {
-		for _, line := range ruleLines(&tree.Table.Sources[i]) {
-			a.out.Printf("%-11s %s\n", line[0], line[1])
+		for _, line := range present.RuleLines(&tree.Table.Sources[i]) {
+			sess.Out.Printf("%-11s %s\n", line[0], line[1])
 		}
 	}
 	listed := uint64(len(tree.Table.Problems))
 	if !problems {
 		if listed > 0 {
-			a.out.Printf("problems    %s (knowngood show --problems %s lists %s)\n", human.Count(b.Problems), s.Ref(), human.Count(listed))
+			sess.Out.Printf("problems    %s (knowngood show --problems %s lists %s)\n", human.Count(b.Problems), s.Ref(), human.Count(listed))
 		}
 		return nil
 	}
 	for _, p := range tree.Table.Problems {
-		a.out.Printf("problem     %s: %s\n", printable.Name("/"+p.Path), printable.Name(p.Reason))
+		sess.Out.Printf("problem     %s: %s\n", printable.Name("/"+p.Path), printable.Name(p.Reason))
 	}
 	if listed < b.Problems {
-		a.out.Printf("problems    %s, of which the snapshot has the paths of %s\n", human.Count(b.Problems), human.Count(listed))
+		sess.Out.Printf("problems    %s, of which the snapshot has the paths of %s\n", human.Count(b.Problems), human.Count(listed))
 	}
 	return nil
-}
-
-// isForgotten reports whether a snapshot is forgotten, which the newest never
-// is, and why.
-func isForgotten(ctx context.Context, r *repository.Repository, s *history.Snapshot) (forgotten bool, reason string, err error) {
-	x, err := r.Tombstone(ctx, s.Host, s.Environment)
-	if err != nil || x == nil || !x.Forgotten.Has(s.Number) {
-		return false, "", err
-	}
-	head, err := r.Head(ctx, s.Host, s.Environment)
-	switch {
-	case err == nil && head.Number == s.Number:
-		return false, "", nil
-	case err != nil && !authentic.Damaged(err):
-		return false, "", err
-	}
-	return true, x.ReasonOf(s.Number), nil
-}
-
-// storedAt is when the store took a snapshot that is sealed; zero for others,
-// which tell their time themselves.
-func storedAt(ctx context.Context, r *repository.Repository, s *history.Snapshot) (time.Time, error) {
-	if s.Body != nil {
-		return time.Time{}, nil
-	}
-	at, err := r.Written(ctx, s.Host, s.Environment)
-	return at[s.Number].UTC(), err
 }

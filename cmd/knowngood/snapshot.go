@@ -12,9 +12,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/logging"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
 	"knowngood/daemon/checking"
@@ -53,7 +56,7 @@ type snapshotFlags struct {
 	problems *console.Problems // of the run
 }
 
-func snapshotCommand(a *app) *cobra.Command {
+func snapshotCommand(sess *session.Session) *cobra.Command {
 	var f snapshotFlags
 	cmd := &cobra.Command{
 		Use:   "snapshot --env NAME PATH... | snapshot NAME",
@@ -81,8 +84,8 @@ and compares it with its name; that takes no identity.`,
   knowngood snapshot web                    as the configuration has it
   knowngood snapshot web --tag before-upgrade --verify`,
 		Args:              usage.Takes(0, -1),
-		ValidArgsFunction: a.completeConfigured,
-		RunE:              func(cmd *cobra.Command, paths []string) error { return a.snapshot(cmd.Context(), &f, paths) },
+		ValidArgsFunction: completion.Configured(sess),
+		RunE:              func(cmd *cobra.Command, paths []string) error { return runSnapshot(cmd.Context(), sess, &f, paths) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.env, "env", "", "`name` of the environment")
@@ -102,14 +105,14 @@ and compares it with its name; that takes no identity.`,
 	return cmd
 }
 
-// environment is what is to be captured: from flags, or from the
+// captured is what is to be captured: from flags, or from the
 // configuration when only its name is given.
-func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.Environment, error) {
+func captured(sess *session.Session, f *snapshotFlags, paths []string) (string, *configs.Environment, error) {
 	if f.env == "" && len(paths) == 1 && !strings.Contains(paths[0], "/") {
-		if env, ok := a.config.Environments[paths[0]]; ok {
+		if env, ok := sess.Config.Environments[paths[0]]; ok {
 			return paths[0], env, nil
 		}
-		return "", nil, usage.Errorf("there is no environment %q in the configuration, %s; for a path give its environment's name: --env NAME PATH", paths[0], a.configured())
+		return "", nil, usage.Errorf("there is no environment %q in the configuration, %s; for a path give its environment's name: --env NAME PATH", paths[0], sess.Environments())
 	}
 	if f.env == "" {
 		return "", nil, usage.Errorf("which environment? Give --env NAME and the paths, or the NAME of a configured environment")
@@ -118,7 +121,7 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 		return "", nil, usage.Errorf("--env: %w", err)
 	}
 	if len(paths) == 0 {
-		if env, ok := a.config.Environments[f.env]; ok {
+		if env, ok := sess.Config.Environments[f.env]; ok {
 			return f.env, env, nil
 		}
 		return "", nil, usage.Errorf("what is to be captured? Give at least one PATH")
@@ -153,29 +156,16 @@ func (a *app) environment(f *snapshotFlags, paths []string) (string, *configs.En
 	return f.env, env, nil
 }
 
-// configured tells what environments the configuration has, for who named none
-// of them.
-func (a *app) configured() string {
-	if a.configFile == "" {
-		return "for there is none: name it with --config, or make " + configs.DefaultPath
-	}
-	names := a.config.EnvironmentNames()
-	if len(names) == 0 {
-		return "which has none: " + a.configFile
-	}
-	return "which has " + strings.Join(names, ", ")
-}
-
-func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) error {
-	name, env, err := a.environment(f, paths)
+func runSnapshot(ctx context.Context, sess *session.Session, f *snapshotFlags, paths []string) error {
+	name, env, err := captured(sess, f, paths)
 	if err == nil {
-		err = a.refuseOtherHost()
+		err = sess.RefuseOtherHost()
 	}
 	if err != nil {
 		return err
 	}
 	if f.compression == "" {
-		f.compression = string(a.config.Compression)
+		f.compression = string(sess.Config.Compression)
 	}
 	if !slices.Contains([]string{"default", "fastest", "better"}, f.compression) {
 		return usage.Errorf("--compression: %q is none of default, fastest, better", f.compression)
@@ -183,10 +173,10 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 	if !slices.Contains([]string{"", verifyListing, verifyData}, f.verify) {
 		return usage.Errorf("--verify: %q is neither listing nor data", f.verify)
 	}
-	if env == a.config.Environments[name] && !f.dryRun {
-		return a.runEnvironment(ctx, name, env, f)
+	if env == sess.Config.Environments[name] && !f.dryRun {
+		return runEnvironment(ctx, sess, name, env, f)
 	}
-	r, host, err := a.openForWriting(ctx)
+	r, host, err := sess.OpenForWriting(ctx)
 	if err != nil {
 		return err
 	}
@@ -195,47 +185,48 @@ func (a *app) snapshot(ctx context.Context, f *snapshotFlags, paths []string) er
 		return usage.Errorf("%w", err)
 	}
 	o.StateDir, o.Level, o.Version = r.State.Dir(), runner.Level(f.compression), version
-	runner.Omit(&o, a.stateDir, a.repoURL)
-	a.edit(f, &o)
-	p := a.out.Progress(func() console.State { return captureState(o.Progress) })
+	runner.Omit(&o, sess.StateDir, sess.RepoURL)
+	addFlags(sess, f, &o)
+	p := sess.Out.Progress(func() console.State { return captureState(o.Progress) })
 	result, err := snapshot.Capture(ctx, r, host, o)
 	p.End()
 	f.problems.End()
 	if err != nil {
 		return err
 	}
-	a.recordVerified(f, result)
-	return a.tellSnapshot(name, result)
+	recordVerified(sess, f, result)
+	return present.Capture(sess.Out, sess.Repo, sess.Host, name, result)
 }
 
 // recordVerified has the daemon count a capture that read all stored data and
 // found it right. What was damaged stays so in the store, though its content be
 // stored again: that is no such verification.
-func (a *app) recordVerified(f *snapshotFlags, r *snapshot.Result) {
-	if f.verify != verifyData || r.Snapshot == nil || r.Healed.Packs > 0 || len(a.repo.DamagedObjects(r.Snapshot.Domain.ID)) > 0 {
+func recordVerified(sess *session.Session, f *snapshotFlags, r *snapshot.Result) {
+	if f.verify != verifyData || r.Snapshot == nil || r.Healed.Packs > 0 || len(sess.Repo.DamagedObjects(r.Snapshot.Domain.ID)) > 0 {
 		return
 	}
-	a.recordCheck(checking.ByHand{Repository: a.repo.ID().String(), Began: r.Snapshot.Body.Started, Command: "snapshot --verify=data", Data: true})
+	recordCheck(sess, checking.ByHand{Repository: sess.Repo.ID().String(), Began: r.Snapshot.Body.Started, Command: "snapshot --verify=data", Data: true})
 }
 
-// edit adds to a capture what flags say, and tells its problems as they come.
-func (a *app) edit(f *snapshotFlags, o *snapshot.Options) {
+// addFlags adds what flags say to the options of a capture, and prints its problems as
+// they come.
+func addFlags(sess *session.Session, f *snapshotFlags, o *snapshot.Options) {
 	o.NotEmpty = len(f.include) > 0
-	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.dryRun, f.tags, a.writebackWindow
+	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.dryRun, f.tags, sess.WritebackWindow
 	o.Verify.Listing, o.Verify.Data = f.verify != "", f.verify == verifyData
 	if o.Progress == nil {
 		o.Progress = &snapshot.Progress{}
 	}
 	o.Verify.Read = func(bytes int) { o.Progress.Verified.Add(uint64(bytes)) }
-	f.problems = a.out.Problems() // of this try
+	f.problems = sess.Out.Problems() // of this try
 	o.Progress.Problem = func(path, reason string) { f.problems.Add(path, errors.New(reason)) }
-	o.Progress.Warn = func(m string) { a.out.Messagef("warning: %s", printable.Line(m)) }
+	o.Progress.Warn = func(m string) { sess.Out.Messagef("warning: %s", printable.Line(m)) }
 	o.Progress.Note = func(m string) {
-		if !a.out.JSON && !a.out.Quiet {
-			a.out.Messagef("note: %s", printable.Name(m))
+		if !sess.Out.JSON && !sess.Out.Quiet {
+			sess.Out.Messagef("note: %s", printable.Name(m))
 		}
 	}
-	a.warnOfIdentity(o)
+	warnOfIdentity(sess, o)
 }
 
 func captureState(p *snapshot.Progress) console.State {
@@ -254,28 +245,28 @@ func captureState(p *snapshot.Progress) console.State {
 
 // runEnvironment captures a configured environment with all that belongs to a
 // run of it: hooks, retries, retention. A daemon that is up is asked to.
-func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Environment, f *snapshotFlags) error {
-	if asked, err := a.askDaemon(ctx, name, f); asked {
+func runEnvironment(ctx context.Context, sess *session.Session, name string, env *configs.Environment, f *snapshotFlags) error {
+	if asked, err := askDaemon(ctx, sess, name, f); asked {
 		return err
 	}
 	level := "info"
-	if a.out.Quiet {
+	if sess.Out.Quiet {
 		level = "warn"
 	}
-	log, err := logging.New(a.out.Stderr, level)
+	log, err := logging.New(sess.Out.Stderr, level)
 	if err != nil {
 		return err
 	}
 	var result *snapshot.Result
-	configured := runner.Runner{Host: a.host, Repository: stores.Redact(a.repoURL), URL: a.repoURL, StateDir: a.stateDir, Version: version, Compression: f.compression,
-		Purpose: "knowngood snapshot", Log: log, Open: a.openForWriting,
-		Edit: func(o *snapshot.Options) { a.edit(f, o) },
+	configured := runner.Runner{Host: sess.Host, Repository: stores.Redact(sess.RepoURL), URL: sess.RepoURL, StateDir: sess.StateDir, Version: sess.Version, Compression: f.compression,
+		Purpose: "knowngood snapshot", Log: log, Open: sess.OpenForWriting,
+		Edit: func(o *snapshot.Options) { addFlags(sess, f, o) },
 		Waiting: func(holder string) {
-			a.out.Messagef("%s is being captured by %s; waiting for it", name, printable.Line(holder))
+			sess.Out.Messagef("%s is being captured by %s; waiting for it", name, printable.Line(holder))
 		},
 		Committed: func(made *snapshot.Result) { result = made }, Kept: &runner.Kept{}}
 	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &runner.Live{}
-	p := a.out.Progress(func() console.State {
+	p := sess.Out.Progress(func() console.State {
 		s := captureState(live.Progress())
 		if phase := live.Phase(); phase != "capture" {
 			s.Note = phase
@@ -290,30 +281,30 @@ func (a *app) runEnvironment(ctx context.Context, name string, env *configs.Envi
 	if result == nil {
 		return err
 	}
-	a.recordVerified(f, result)
-	return errors.Join(a.tellSnapshot(name, result), err)
+	recordVerified(sess, f, result)
+	return errors.Join(present.Capture(sess.Out, sess.Repo, sess.Host, name, result), err)
 }
 
 // askDaemon has a daemon capture the environment, which has the credentials and
 // a warm index. asked is false when none is up that does the same.
-func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (asked bool, err error) {
-	if f.reread || f.verify != "" || len(f.tags) > 0 || f.compression != string(a.config.Compression) {
+func askDaemon(ctx context.Context, sess *session.Session, name string, f *snapshotFlags) (asked bool, err error) {
+	if f.reread || f.verify != "" || len(f.tags) > 0 || f.compression != string(sess.Config.Compression) {
 		return false, nil
 	}
-	client, err := web.Dial(a.config.Listen)
+	client, err := web.Dial(sess.Config.Listen)
 	if err != nil {
 		return false, nil
 	}
 	defer client.Close()
 	r, err := client.Report(ctx)
-	if err != nil || r.Host != a.host || r.Repository != stores.Redact(a.repoURL) || !slices.ContainsFunc(r.Environments, func(e report.Environment) bool { return e.Name == name }) {
+	if err != nil || r.Host != sess.Host || r.Repository != stores.Redact(sess.RepoURL) || !slices.ContainsFunc(r.Environments, func(e report.Environment) bool { return e.Name == name }) {
 		return false, nil
 	}
-	if !a.out.Quiet && !a.out.JSON {
-		fmt.Fprintln(a.out.Stderr, "the daemon captures it")
+	if !sess.Out.Quiet && !sess.Out.JSON {
+		fmt.Fprintln(sess.Out.Stderr, "the daemon captures it")
 	}
 	var now atomic.Pointer[report.Progress]
-	p := a.out.Progress(func() console.State {
+	p := sess.Out.Progress(func() console.State {
 		s := console.State{}
 		if n := now.Load(); n != nil {
 			s = console.State{Files: n.Files, Bytes: n.Bytes, Total: n.Total}
@@ -334,27 +325,48 @@ func (a *app) askDaemon(ctx context.Context, name string, f *snapshotFlags) (ask
 	if run.Snapshot == "" || run.Error != "" {
 		return true, fmt.Errorf("the daemon's run %s: %s (its log: journalctl -u knowngood)", run.Result, run.Error)
 	}
-	return true, a.tellDaemonSnapshot(ctx, client, name, run)
+	problems, known := problemsOf(ctx, client, name, run)
+	if known {
+		list := sess.Out.Problems()
+		for _, p := range problems {
+			list.Add(p.Path, errors.New(p.Reason))
+		}
+		list.End()
+	}
+	return true, present.DaemonCapture(sess.Out, sess.Host, name, run, problems, known)
+}
+
+// problemsOf asks the daemon for the problems of its last run. known is false when
+// it does not have them: it is of an older version, or has run again.
+func problemsOf(ctx context.Context, client *web.Client, name string, run *report.Run) (problems []manifest.Problem, known bool) {
+	if run.Problems == 0 {
+		return nil, true
+	}
+	p, err := client.Problems(ctx, name)
+	for _, x := range p.Problems {
+		problems = append(problems, manifest.Problem{Path: x.InManifest(), Reason: x.Error})
+	}
+	return problems, err == nil && p.Snapshot == run.Snapshot
 }
 
 // warnOfIdentity says what of the program's own is left out, and warns when the
 // identity is captured with the rest.
-func (a *app) warnOfIdentity(o *snapshot.Options) {
+func warnOfIdentity(sess *session.Session, o *snapshot.Options) {
 	o.Skipped = func(path string, why walk.Reason) {
-		if a.out.JSON || a.out.Quiet {
+		if sess.Out.JSON || sess.Out.Quiet {
 			return
 		}
 		switch why {
 		case walk.Omitted:
-			a.out.Messagef("note: %s is the repository or the state directory and is left out", printable.Name("/"+path))
+			sess.Out.Messagef("note: %s is the repository or the state directory and is left out", printable.Name("/"+path))
 		case walk.Unfinished:
-			a.out.Messagef("note: %s was left by a restore that did not finish and is left out", printable.Name("/"+path))
+			sess.Out.Messagef("note: %s was left by a restore that did not finish and is left out", printable.Name("/"+path))
 		}
 	}
-	if a.identityPath != "" {
-		if abs, err := filepath.Abs(a.identityPath); err == nil {
+	if sess.IdentityPath != "" {
+		if abs, err := filepath.Abs(sess.IdentityPath); err == nil {
 			if src := within(o.Sources, abs); src != "" {
-				a.out.Messagef("warning: the identity %s lies in %s and is captured with it: a snapshot is no place for its own key, keep it elsewhere too", abs, src)
+				sess.Out.Messagef("warning: the identity %s lies in %s and is captured with it: a snapshot is no place for its own key, keep it elsewhere too", abs, src)
 			}
 		}
 	}

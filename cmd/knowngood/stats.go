@@ -11,8 +11,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"knowngood/cmd/knowngood/catalog"
+	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
@@ -22,7 +26,7 @@ import (
 // needsInFlight is how many manifests are asked for their objects at once.
 const needsInFlight = 8
 
-func statsCommand(a *app) *cobra.Command {
+func statsCommand(sess *session.Session) *cobra.Command {
 	var allHosts bool
 	cmd := &cobra.Command{
 		Use:   "stats [ENVIRONMENT]",
@@ -44,9 +48,9 @@ less than the sum.`,
   knowngood stats web
   knowngood stats --all-hosts --identity ~/knowngood.identity --json`,
 		Args:              usage.Takes(0, 1),
-		ValidArgsFunction: a.completeEnvironments(1),
+		ValidArgsFunction: completion.Environments(sess, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := a.open(cmd.Context())
+			r, err := sess.Open(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -54,39 +58,25 @@ less than the sum.`,
 			if len(args) == 1 {
 				env = args[0]
 			}
-			return a.stats(cmd.Context(), r, env, allHosts)
+			return stats(cmd.Context(), sess, r, env, allHosts)
 		},
 	}
 	cmd.Flags().BoolVar(&allHosts, "all-hosts", false, "show the environments of every host; it takes an identity")
 	return cmd
 }
 
-// statsJSON is an environment, or all of them, as --json prints it.
-type statsJSON struct {
-	Environment string `json:"environment,omitempty"`
-	Host        string `json:"host,omitempty"`
-	Snapshots   uint64 `json:"snapshots"`
-	Sealed      uint64 `json:"sealed"` // of which nothing below tells
-	*sizesJSON
-	Newest *snapshotJSON `json:"newest,omitempty"`
-
-	objects map[deletion.ObjectID]uint64 // stored sizes
-}
-
-// sizesJSON are the figures of snapshots that are not sealed.
-type sizesJSON struct {
-	LogicalBytes uint64  `json:"logical_bytes"`
-	UsedBytes    uint64  `json:"used_bytes"` // what the objects take in the store that they need, each once
-	Objects      uint64  `json:"objects"`
-	Ratio        float64 `json:"ratio,omitempty"`
-}
-
-func (a *app) stats(ctx context.Context, r *repository.Repository, env string, allHosts bool) error {
-	snapshots, damaged, err := a.collect(ctx, r, env, allHosts, false)
+func stats(ctx context.Context, sess *session.Session, r *repository.Repository, env string, allHosts bool) error {
+	hosts, err := catalog.Hosts(ctx, r, sess.Host, allHosts)
 	if err != nil {
 		return err
 	}
-	lines, err := a.countStats(ctx, r, snapshots, &damaged)
+	unusable := sess.Out.Problems()
+	snapshots, damaged, err := catalog.Collect(ctx, r, hosts, env, false, unusable.AddError)
+	unusable.End()
+	if err != nil {
+		return err
+	}
+	lines, err := countStats(ctx, sess, r, snapshots, &damaged)
 	if err != nil {
 		return err
 	}
@@ -108,15 +98,15 @@ func (a *app) stats(ctx context.Context, r *repository.Repository, env string, a
 	for _, l := range append(lines, total) {
 		l.sum()
 	}
-	if a.out.JSON {
-		return errors.Join(a.out.Result(map[string]any{"type": "result", "environments": listed(lines), "total": total}), damaged)
+	if sess.Out.JSON {
+		return errors.Join(sess.Out.Result(map[string]any{"type": "result", "environments": present.List(lines), "total": total}), damaged)
 	}
 	if len(lines) == 0 {
-		a.out.Printf("No snapshots yet.\n")
+		sess.Out.Printf("No snapshots yet.\n")
 		return damaged
 	}
 
-	w := tabwriter.NewWriter(a.out.Stdout, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "ENVIRONMENT\tHOST\tSNAPSHOTS\tFILES\tSIZE\tLOGICAL\tSTORED\tRATIO\tADDED")
 	for _, l := range lines {
 		l.print(w)
@@ -129,17 +119,17 @@ func (a *app) stats(ctx context.Context, r *repository.Repository, env string, a
 		return err
 	}
 	if total.Sealed > 0 {
-		a.out.Notef("%s sealed, and %s alone: give --identity FILE", english.Plural(int(total.Sealed), "snapshot is", "snapshots are"), english.PluralWord(int(total.Sealed), "counts as a snapshot", "count as snapshots"))
+		sess.Out.Notef("%s sealed, and %s alone: give --identity FILE", english.Plural(int(total.Sealed), "snapshot is", "snapshots are"), english.PluralWord(int(total.Sealed), "counts as a snapshot", "count as snapshots"))
 	}
 	return damaged
 }
 
 // countStats counts the snapshots of each environment, and what they need. Those
 // whose manifests are damaged are reported.
-func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshots []collected, damaged *error) (lines []*statsJSON, err error) {
+func countStats(ctx context.Context, sess *session.Session, r *repository.Repository, snapshots []catalog.Snapshot, damaged *error) (lines []*statsJSON, err error) {
 	byEnvironment := map[[2]string]*statsJSON{}
 	needs := r.Needs()
-	unusable := a.out.Problems()
+	unusable := sess.Out.Problems()
 	defer unusable.End()
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
@@ -152,9 +142,9 @@ func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshot
 			byEnvironment[of] = l
 			lines = append(lines, l)
 		}
-		newest := a.toJSON(s.Snapshot)
+		newest := present.Snapshot(sess.Repo, s.Snapshot)
 		if l.Snapshots++; s.Body == nil {
-			newest.Stored = s.at.UTC()
+			newest.Stored = s.At.UTC()
 		}
 		l.Newest = &newest
 		if s.Body == nil {
@@ -170,7 +160,7 @@ func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshot
 			defer mu.Unlock()
 			if err != nil {
 				unusable.AddError(err)
-				a.foundDamage(err)
+				sess.Damage.Add(err)
 				*damaged = fmt.Errorf("%w: what the snapshots named above need is not counted; knowngood check shows more", exit.ErrDamage)
 				return nil
 			}
@@ -185,6 +175,26 @@ func (a *app) countStats(ctx context.Context, r *repository.Repository, snapshot
 		})
 	}
 	return lines, g.Wait()
+}
+
+// statsJSON is an environment, or all of them, as --json prints it.
+type statsJSON struct {
+	Environment string `json:"environment,omitempty"`
+	Host        string `json:"host,omitempty"`
+	Snapshots   uint64 `json:"snapshots"`
+	Sealed      uint64 `json:"sealed"` // of which nothing below tells
+	*sizesJSON
+	Newest *present.SnapshotJSON `json:"newest,omitempty"`
+
+	objects map[deletion.ObjectID]uint64 // stored sizes
+}
+
+// sizesJSON are the figures of snapshots that are not sealed.
+type sizesJSON struct {
+	LogicalBytes uint64  `json:"logical_bytes"`
+	UsedBytes    uint64  `json:"used_bytes"` // what the objects take in the store that they need, each once
+	Objects      uint64  `json:"objects"`
+	Ratio        float64 `json:"ratio,omitempty"`
 }
 
 // sum counts the objects.
@@ -206,8 +216,8 @@ func (l *statsJSON) print(w *tabwriter.Writer) {
 	if l.sizesJSON != nil {
 		logical, stored, ratio = human.Bytes(l.LogicalBytes), human.Bytes(l.UsedBytes), fmt.Sprintf("%.1f", l.Ratio)
 	}
-	if n := l.Newest; n != nil && n.contentJSON != nil {
-		files, size, _ = n.columns()
+	if n := l.Newest; n != nil && n.ContentJSON != nil {
+		files, size, _ = n.Columns()
 		added = fmt.Sprintf("%s, stored as %s", human.Bytes(n.NewBytes), human.Bytes(n.StoredBytes))
 	}
 	fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Environment, l.Host, l.Snapshots, files, size, logical, stored, ratio, added)

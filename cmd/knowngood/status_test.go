@@ -13,9 +13,9 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/daemon/report"
 	"knowngood/daemon/web"
-	"knowngood/storage/authentic"
 )
 
 // shownDaemon is a daemon of which nothing but the report is real.
@@ -64,8 +64,8 @@ func statusWith(t *testing.T, r report.Report, more string, args ...string) (cod
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	a := &app{out: console.New(&out, &errs), findings: &authentic.Findings{}}
-	code = a.run(append([]string{"status", "--config", config}, args...))
+	sess := session.New(console.New(&out, &errs), version)
+	code = run(sess, append([]string{"status", "--config", config}, args...))
 	return code, out.String(), errs.String()
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/session"
 	"knowngood/storage/identity"
 )
 
@@ -145,7 +146,7 @@ func TestOutputThatIsLost(t *testing.T) {
 // commandPaths are the commands of the program, by their names after its own.
 func commandPaths(t *testing.T) (paths []string) {
 	t.Helper()
-	root := newRoot(&app{out: console.New(io.Discard, io.Discard)})
+	root := newRoot(session.New(console.New(io.Discard, io.Discard), version))
 	root.SetOut(&bytes.Buffer{})
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

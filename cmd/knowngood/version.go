@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,7 @@ func versionText() string {
 	return fmt.Sprintf("knowngood %s%s (%s, %s/%s), format 1", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-func versionCommand(a *app) *cobra.Command {
+func versionCommand(sess *session.Session) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
@@ -32,8 +33,8 @@ func versionCommand(a *app) *cobra.Command {
 		Args:        usage.Takes(0, 0),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(*cobra.Command, []string) error {
-			a.out.Printf("%s\n", versionText())
-			return a.out.Result(map[string]any{"type": "result", "version": version, "format": 1, "go": runtime.Version()})
+			sess.Out.Printf("%s\n", versionText())
+			return sess.Out.Result(map[string]any{"type": "result", "version": version, "format": 1, "go": runtime.Version()})
 		},
 	}
 }

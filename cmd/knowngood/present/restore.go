@@ -1,4 +1,4 @@
-package main
+package present
 
 import (
 	"fmt"
@@ -13,65 +13,66 @@ import (
 	"knowngood/restore"
 	"knowngood/restore/load"
 	"knowngood/snapshot"
+	"knowngood/storage/repository"
 )
 
-// tellRestore prints what a restore, or a dry run, came to.
-func (a *app) tellRestore(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) error {
+// Restore prints what a restore, or a dry run, came to.
+func Restore(out *console.Console, t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output, firstUse bool) error {
 	if !r.Damaged && r.Count > 0 {
-		a.out.Code = exit.Incomplete
+		out.Code = exit.Incomplete
 	}
-	a.tellLacking(r)
-	if err := a.out.Result(a.restoreJSON(t, o, r, outputs)); err != nil {
+	printLacking(out, r)
+	if err := out.Result(restoreJSON(t, o, r, outputs, firstUse)); err != nil {
 		return err
 	}
-	a.tellOwners(o, &r.Owners)
-	a.tellParts(r)
-	a.out.Printf("%s\n", a.restoreText(t, o, r))
-	a.printFlagged(t, r)
+	printOwners(out, o, &r.Owners)
+	printParts(out, r)
+	out.Printf("%s\n", restoreText(t, o, r, firstUse))
+	printFlagged(out, t, r)
 
 	switch {
 	case r.Damaged:
 		return damageError(o, r)
 	case r.Count > 0 && r.Unfinished:
-		a.out.Messagef("%s: see above; the same command goes on, with what is not restored yet", human.Counted(r.Count, "problem"))
+		out.Messagef("%s: see above; the same command goes on, with what is not restored yet", human.Counted(r.Count, "problem"))
 	case r.Count > 0:
-		a.out.Messagef("%s: see above", human.Counted(r.Count, "problem"))
+		out.Messagef("%s: see above", human.Counted(r.Count, "problem"))
 	}
 	return nil
 }
 
-// tellLacking prints which packs a restore would look for in vain.
-func (a *app) tellLacking(r *restore.Result) {
+// printLacking prints which packs a restore would look for in vain.
+func printLacking(out *console.Console, r *restore.Result) {
 	for _, l := range r.Lacking {
-		a.out.Printf("  lacking  %s: %v", l.Key, l.Err)
+		out.Printf("  lacking  %s: %v", l.Key, l.Err)
 		if l.Files == 0 {
-			a.out.Printf("; what would be read of it is there\n")
+			out.Printf("; what would be read of it is there\n")
 			continue
 		}
-		a.out.Printf("; %s %s it\n", human.Counted(l.Files, "file"), english.PluralWord(int(l.Files), "needs", "need"))
+		out.Printf("; %s %s it\n", human.Counted(l.Files, "file"), english.PluralWord(int(l.Files), "needs", "need"))
 		for _, path := range l.Paths {
-			a.out.Printf("           %s\n", printable.Name("/"+path))
+			out.Printf("           %s\n", printable.Name("/"+path))
 		}
 		if more := l.Files - uint64(len(l.Paths)); more > 0 {
-			a.out.Printf("           and %s more\n", human.Count(more))
+			out.Printf("           and %s more\n", human.Count(more))
 		}
 	}
 }
 
-// tellParts prints where what was read of files lies that could not be read
+// printParts prints where what was read of files lies that could not be read
 // whole.
-func (a *app) tellParts(r *restore.Result) {
+func printParts(out *console.Console, r *restore.Result) {
 	for i, p := range r.Parts {
 		if i == maxNamed {
-			a.out.Printf("  in part  and %s more: --json has them\n", human.Count(r.PartCount-maxNamed))
+			out.Printf("  in part  and %s more: --json has them\n", human.Count(r.PartCount-maxNamed))
 			return
 		}
-		a.out.Printf("  in part  %s: what was read of %s\n", printable.Name(p.File), printable.Name("/"+p.Path))
+		out.Printf("  in part  %s: what was read of %s\n", printable.Name(p.File), printable.Name("/"+p.Path))
 	}
 }
 
 // restoreText is the last line: first what is not restored, then what is.
-func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Result) string {
+func restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Result, firstUse bool) string {
 	var b strings.Builder
 	not, verb := "NOT restored", "restored"
 	if o.DryRun {
@@ -100,7 +101,7 @@ func (a *app) restoreText(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		fmt.Fprintf(&b, "; complete: %s to be read, all there", human.Counted(r.Packs, "pack"))
 	}
 	fmt.Fprintf(&b, "; %s", human.Duration(r.Duration))
-	if a.repo.TrustedOnFirstUse() {
+	if firstUse {
 		b.WriteString("; repository trusted on first use")
 	}
 	return b.String()
@@ -154,7 +155,7 @@ type partJSON struct {
 // restoreJSON is the result of --json. Its files, directories, others and bytes
 // are what is restored, in a dry run what could be; planned is what was asked
 // for.
-func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output) map[string]any {
+func restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output, firstUse bool) map[string]any {
 	type lacking struct {
 		Object string             `json:"object"`
 		Error  string             `json:"error"`
@@ -172,7 +173,6 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 	}
 	problems := []console.ProblemJSON{}
 	for _, p := range r.Problems {
-		a.foundDamage(p.Err)
 		problems = append(problems, console.ProblemJSON{PathJSON: console.JSONPath(p.Path), Error: p.Err.Error()})
 	}
 	parts := []partJSON{}
@@ -180,7 +180,7 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		parts = append(parts, partJSON{console.JSONPath(p.Path), p.File, console.Exact(p.File)})
 	}
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
-		"trusted_on_first_use": a.repo.TrustedOnFirstUse(), "planned": r.Planned, "unlisted": r.Unlisted,
+		"trusted_on_first_use": firstUse, "planned": r.Planned, "unlisted": r.Unlisted,
 		"files": r.Restored.Files, "directories": r.Restored.Directories, "others": r.Restored.Others, "bytes": r.Restored.Bytes,
 		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
 		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problems": r.Count, "problem_list": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
@@ -200,4 +200,21 @@ func (a *app) restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Resul
 		out["packs"], out["lacking"] = r.Packs, list
 	}
 	return out
+}
+
+// Plan prints what a restore would start from.
+func Plan(out *console.Console, r *repository.Repository, t *snapshot.Tree, o *restore.Options) {
+	s := t.Snapshot
+	out.Printf("plan: restore %s of host %s", s.Ref(), s.Host)
+	if o.Under != "" {
+		out.Printf(", /%s", o.Under)
+	}
+	out.Printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", printable.Name(o.Target), s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, Trust(r), human.Counted(s.Body.Files, "file"), human.Bytes(s.Body.ContentBytes))
+}
+
+func Trust(r *repository.Repository) string {
+	if r.TrustedOnFirstUse() {
+		return "signature verified; repository trusted on first use (to be sure, give an identity file that has its pin, or --pin)"
+	}
+	return "signature verified; repository pinned"
 }

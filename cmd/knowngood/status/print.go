@@ -1,4 +1,4 @@
-package main
+package status
 
 import (
 	"cmp"
@@ -10,24 +10,25 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
 	"knowngood/daemon/report"
 	"knowngood/internal/printable"
 	"knowngood/storage/statement"
 )
 
-// showStatus prints the status for people: one sentence, a table, and in full
+// Print prints a status for people: one sentence, a table, and in full
 // what is amiss.
-func (a *app) showStatus(s *statusReport) error {
+func Print(out *console.Console, s *Report) error {
 	if len(s.Environments) == 0 && s.Source == "repository" {
-		a.out.Printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(s.Repository))
-		a.showTroubles(s)
+		out.Printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(s.Repository))
+		showTroubles(out, s)
 		return nil
 	}
 	if s.Unusable != "" {
-		a.out.Printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: fix it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
+		out.Printf("THE CONFIGURATION CANNOT BE USED. A daemon that reads it as it is does not start again:\n%s  Next: fix it, knowngood config check, systemctl reload knowngood\n\nWith the configuration that the daemon took before: ", indented(s.Unusable))
 	}
-	a.out.Printf("%s.\n\n", printable.Line(s.Summary))
-	w := tabwriter.NewWriter(a.out.Stdout, 0, 4, 2, ' ', 0)
+	out.Printf("%s.\n\n", printable.Line(s.Summary))
+	w := tabwriter.NewWriter(out.Stdout, 0, 4, 2, ' ', 0)
 	daemon := s.Source == "daemon"
 	if daemon {
 		fmt.Fprintln(w, "ENVIRONMENT\tNEWEST\tAGE\tRPO\tNEXT RUN\tLAST RUN\tSIZE\tPROTECTED, THE HOST SAYS\tKEPT")
@@ -39,7 +40,7 @@ func (a *app) showStatus(s *statusReport) error {
 		ref, status, files, size, age := "none", "-", "-", "-", "-"
 		if n := l.Newest; n != nil {
 			ref, status = printable.Line(n.Ref), n.Status
-			files, size, _ = n.columns()
+			files, size, _ = n.Columns()
 		}
 		if l.AgeSeconds >= 0 {
 			if l.Newest == nil { // not one of the daemon's runs
@@ -60,33 +61,33 @@ func (a *app) showStatus(s *statusReport) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	a.showTroubles(s)
+	showTroubles(out, s)
 	return nil
 }
 
 // showTroubles prints what is amiss, in full, and how full the store is.
-func (a *app) showTroubles(s *statusReport) {
+func showTroubles(out *console.Console, s *Report) {
 	if s.Degraded != "" {
-		a.out.Printf("\nThe daemon cannot do its work:\n%s", indented(s.Degraded))
+		out.Printf("\nThe daemon cannot do its work:\n%s", indented(s.Degraded))
 	}
 	for i := range s.Environments {
 		l := &s.Environments[i]
 		if l.Suspect != nil {
-			a.out.Printf("\n%s is SUSPECT since %s, %s:\n%s", printable.Line(l.Name), human.Time(l.Suspect.Since), printable.Line(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
-			a.out.Printf("  Next: %s\n", printable.Line(l.AcceptStep().String()))
+			out.Printf("\n%s is SUSPECT since %s, %s:\n%s", printable.Line(l.Name), human.Time(l.Suspect.Since), printable.Line(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
+			out.Printf("  Next: %s\n", printable.Line(l.AcceptStep().String()))
 		}
 		if l.Last == nil || l.Last.Error == "" {
 			continue
 		}
-		a.out.Printf("\n%s %s at %s:\n%s", printable.Line(l.Name), printable.Line(string(l.Last.Result)), human.Time(l.Last.Finished), indented(l.Last.Error))
+		out.Printf("\n%s %s at %s:\n%s", printable.Line(l.Name), printable.Line(string(l.Last.Result)), human.Time(l.Last.Finished), indented(l.Last.Error))
 		l.Next = l.Next.Local()
-		a.out.Printf("  Next: %s\n", l.NextStep())
+		out.Printf("  Next: %s\n", l.NextStep())
 	}
 	if p := s.Prune; p != nil && p.Last != nil && p.Last.Error != "" {
-		a.out.Printf("\npruning %s at %s:\n%s", printable.Line(string(p.Last.Result)), human.Time(p.Last.Finished), indented(p.Last.Error))
+		out.Printf("\npruning %s at %s:\n%s", printable.Line(string(p.Last.Result)), human.Time(p.Last.Finished), indented(p.Last.Error))
 	}
 	if c := s.Check; c != nil && c.Last != nil && c.Last.Error != "" && c.Damaged == 0 {
-		a.out.Printf("\nthe check %s at %s:\n%s", printable.Line(string(c.Last.Result)), human.Time(c.Last.Finished), indented(c.Last.Error))
+		out.Printf("\nthe check %s at %s:\n%s", printable.Line(string(c.Last.Result)), human.Time(c.Last.Finished), indented(c.Last.Error))
 	}
 	for _, w := range s.Warnings {
 		kind := "Warning"
@@ -96,9 +97,9 @@ func (a *app) showTroubles(s *statusReport) {
 		case w.Degraded:
 			kind = "DEGRADED"
 		}
-		a.out.Printf("\n%s, %s:\n%s", kind, human.Time(w.Time), indented(w.Text))
+		out.Printf("\n%s, %s:\n%s", kind, human.Time(w.Time), indented(w.Text))
 	}
-	a.showCheck(s)
+	showCheck(out, s)
 	if st := s.Storage; st.UsedBytes > 0 {
 		text := human.Bytes(st.UsedBytes) + " used by this host"
 		if st.LimitBytes > 0 {
@@ -110,19 +111,19 @@ func (a *app) showTroubles(s *statusReport) {
 		if !st.FullAt.IsZero() {
 			text += fmt.Sprintf(", full in %s", report.Span(st.FullAt.Sub(s.Now)))
 		}
-		a.out.Printf("\nStore: %s.\n", text)
+		out.Printf("\nStore: %s.\n", text)
 	}
 	if at := s.Storage.UnprotectedAt; !at.IsZero() {
-		a.out.Printf("\n")
-		a.printUnprotected(&statement.Probe{At: at})
+		out.Printf("\n")
+		present.Unprotected(out, &statement.Probe{At: at})
 	}
 	if s.Storage.UnprovenPuts {
-		a.out.Printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")
+		out.Printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")
 	}
 }
 
 // showCheck prints how the check of what is stored stands.
-func (a *app) showCheck(s *statusReport) {
+func showCheck(out *console.Console, s *Report) {
 	c := s.Check
 	if c == nil {
 		return
@@ -144,13 +145,13 @@ func (a *app) showCheck(s *statusReport) {
 	case c.Next.After(s.Now):
 		text += "; next in " + report.Span(c.Next.Sub(s.Now))
 	}
-	a.out.Printf("\n%s.\n", printable.Line(text))
+	out.Printf("\n%s.\n", printable.Line(text))
 	for _, n := range c.Notes {
-		a.out.Printf("  note: %s\n", printable.Line(n))
+		out.Printf("  note: %s\n", printable.Line(n))
 	}
 }
 
-func rpoText(l *statusLine) string {
+func rpoText(l *Line) string {
 	switch {
 	case l.RPOSeconds == 0:
 		return "-"
@@ -160,7 +161,7 @@ func rpoText(l *statusLine) string {
 	return "ok, " + report.Span(l.RPO())
 }
 
-func nextText(l *statusLine, now time.Time) string {
+func nextText(l *Line, now time.Time) string {
 	switch {
 	case l.Next.IsZero():
 		return "by hand"
@@ -170,7 +171,7 @@ func nextText(l *statusLine, now time.Time) string {
 	return "in " + report.Span(l.Next.Sub(now))
 }
 
-func lastText(l *statusLine, now time.Time) string {
+func lastText(l *Line, now time.Time) string {
 	switch {
 	case l.Running != nil:
 		return fmt.Sprintf("running for %s: %s", report.Span(now.Sub(l.Running.Started)), cmp.Or(l.Running.Phase, "waiting"))
@@ -189,7 +190,7 @@ func lastText(l *statusLine, now time.Time) string {
 	return fmt.Sprintf("%s %s", l.Last.Result, ago)
 }
 
-func protectedText(l *statusLine, now time.Time) string {
+func protectedText(l *Line, now time.Time) string {
 	if l.ProtectedUntil.After(now) {
 		return report.Span(l.ProtectedUntil.Sub(now))
 	}

@@ -1,4 +1,6 @@
-package main
+// Package completion offers a shell what may follow on a command line: environments,
+// hosts and snapshots of the repository.
+package completion
 
 import (
 	"context"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/session"
 	"knowngood/storage/repository"
 )
 
@@ -26,57 +29,57 @@ type completer func(ctx context.Context, r *repository.Repository, typed string)
 // completing makes what the shell asks for the first arguments; most < 0 is any
 // number. It is silent about what goes wrong, asks for no passphrase, and
 // remembers nothing: a repository must not come to be trusted by a key press.
-func (a *app) completing(most int, offer completer) cobra.CompletionFunc {
+func completing(sess *session.Session, most int, offer completer) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 		if most >= 0 && len(args) >= most {
 			return nil, directive
 		}
-		a.out.Mute()
+		sess.Out.Mute()
 		ctx := cmd.Context()
 		if ctx == nil {
 			ctx = context.Background()
 		}
 		ctx, cancel := context.WithTimeout(ctx, completionTime)
 		defer cancel()
-		if a.load(cmd) != nil {
+		if sess.Load(cmd) != nil {
 			return nil, directive
 		}
-		a.stateDir = ""
-		r, err := a.connectWithoutIdentity(ctx)
+		sess.StateDir = ""
+		r, err := sess.ConnectWithoutIdentity(ctx)
 		if err != nil {
 			return nil, directive
 		}
-		a.findings.Take() // which nobody wants to see now
+		sess.Findings.Take() // which nobody wants to see now
 		words := slices.DeleteFunc(offer(ctx, r, typed), func(w string) bool { return !strings.HasPrefix(w, typed) || slices.Contains(args, w) })
 		return words, directive
 	}
 }
 
-// completeEnvironments offers the environments of the host.
-func (a *app) completeEnvironments(most int) cobra.CompletionFunc {
-	return a.completing(most, func(ctx context.Context, r *repository.Repository, _ string) []string {
-		envs, _ := r.Environments(ctx, a.host)
+// Environments offers the environments of the host.
+func Environments(sess *session.Session, most int) cobra.CompletionFunc {
+	return completing(sess, most, func(ctx context.Context, r *repository.Repository, _ string) []string {
+		envs, _ := r.Environments(ctx, sess.Host)
 		return envs
 	})
 }
 
-// completeHosts offers the hosts of the repository.
-func (a *app) completeHosts() cobra.CompletionFunc {
-	return a.completing(-1, func(ctx context.Context, r *repository.Repository, _ string) []string {
+// Hosts offers the hosts of the repository.
+func Hosts(sess *session.Session) cobra.CompletionFunc {
+	return completing(sess, -1, func(ctx context.Context, r *repository.Repository, _ string) []string {
 		hosts, _ := r.Enrolled(ctx)
 		return hosts
 	})
 }
 
-// completeRefs offers references: environments, and once one is typed its
+// References offers references: environments, and once one is typed its
 // snapshots, the newest first. Hosts are offered where this one has none.
-func (a *app) completeRefs(most int) cobra.CompletionFunc {
-	return a.completing(most, func(ctx context.Context, r *repository.Repository, typed string) (words []string) {
+func References(sess *session.Session, most int) cobra.CompletionFunc {
+	return completing(sess, most, func(ctx context.Context, r *repository.Repository, typed string) (words []string) {
 		host, rest, named := strings.Cut(typed, "/")
 		before := host + "/"
 		if !named {
-			host, rest, before = a.host, typed, ""
+			host, rest, before = sess.Host, typed, ""
 		}
 		env, _, selected := strings.Cut(rest, "@")
 		if selected {
@@ -101,14 +104,16 @@ func (a *app) completeRefs(most int) cobra.CompletionFunc {
 	})
 }
 
-// completeConfigured offers the environments of the configuration, beside the
+// Configured offers the environments of the configuration, beside the
 // paths that a shell knows.
-func (a *app) completeConfigured(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	a.out.Mute()
-	if len(args) > 0 || cmd.Flags().Changed("env") || a.load(cmd) != nil {
-		return nil, cobra.ShellCompDirectiveDefault
+func Configured(sess *session.Session) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		sess.Out.Mute()
+		if len(args) > 0 || cmd.Flags().Changed("env") || sess.Load(cmd) != nil {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return slices.DeleteFunc(sess.Config.EnvironmentNames(), func(name string) bool { return !strings.HasPrefix(name, typed) }), cobra.ShellCompDirectiveDefault
 	}
-	return slices.DeleteFunc(a.config.EnvironmentNames(), func(name string) bool { return !strings.HasPrefix(name, typed) }), cobra.ShellCompDirectiveDefault
 }
 
 // newestNumbers are those of the kept snapshots of an environment, the newest

@@ -1,4 +1,6 @@
-package main
+// Package present prints what commands come to: as text for people, or as the
+// objects of --json, whose fields do not change their meaning.
+package present
 
 import (
 	"encoding/json"
@@ -8,9 +10,17 @@ import (
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/daemon/report"
+	"knowngood/internal/printable"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/history"
+	"knowngood/storage/repository"
 )
+
+// Change prints what a restore does to a path.
+func Change(out *console.Console, action, path string) {
+	out.Printf("%-9s %s\n", action, printable.Name("/"+path))
+	out.Result(changeJSON{"change", action, console.JSONPath(path)})
+}
 
 // changeJSON is what a restore does to a path, as --json prints it.
 type changeJSON struct {
@@ -44,9 +54,9 @@ func timeText(t manifest.Time, zone *time.Location, layout string) string {
 	return at.Format(layout)
 }
 
-// snapshotJSON is a snapshot as --json prints it, wherever it does. What is not
+// SnapshotJSON is a snapshot as --json prints it, wherever it does. What is not
 // known is left out.
-type snapshotJSON struct {
+type SnapshotJSON struct {
 	Ref         string     `json:"ref,omitempty"` // with number and ID left out of what is planned
 	Host        string     `json:"host"`
 	Environment string     `json:"environment"`
@@ -55,7 +65,7 @@ type snapshotJSON struct {
 	Time        *time.Time `json:"time,omitempty"`  // when it was begun
 	Stored      time.Time  `json:"stored,omitzero"` // when the store took it; of one that is sealed
 	Status      string     `json:"status"`
-	*contentJSON
+	*ContentJSON
 	Tags      []string `json:"tags,omitempty"`
 	Forgotten bool     `json:"forgotten,omitempty"`
 	Reason    string   `json:"reason,omitempty"` // why it is forgotten
@@ -65,8 +75,8 @@ type snapshotJSON struct {
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 }
 
-// contentJSON are the counts of a snapshot.
-type contentJSON struct {
+// ContentJSON are the counts of a snapshot.
+type ContentJSON struct {
 	Files       uint64  `json:"files"`
 	Directories *uint64 `json:"directories,omitempty"` // nil where an older daemon does not say
 	Bytes       uint64  `json:"bytes"`
@@ -75,29 +85,38 @@ type contentJSON struct {
 	Problems    uint64  `json:"problems"`
 }
 
-// contentOf are the counts of the snapshot that a run of a daemon made.
-func contentOf(run *report.Run) *contentJSON {
-	c := &contentJSON{Files: run.Files, Bytes: run.Bytes, NewBytes: run.NewBytes, StoredBytes: run.StoredBytes, Problems: run.Problems}
+// ContentOf are the counts of the snapshot that a run of a daemon made.
+func ContentOf(run *report.Run) *ContentJSON {
+	c := &ContentJSON{Files: run.Files, Bytes: run.Bytes, NewBytes: run.NewBytes, StoredBytes: run.StoredBytes, Problems: run.Problems}
 	if run.SnapshotID != "" { // else an older version wrote this
 		c.Directories = &run.Directories
 	}
 	return c
 }
 
-func (a *app) toJSON(s *history.Snapshot) snapshotJSON {
-	j := snapshotJSON{Ref: s.Ref(), Host: s.Host, Environment: s.Environment, Number: s.Number, ID: fmt.Sprintf("%x", s.ID), Status: "sealed"}
+// Snapshot is a snapshot of a repository for --json.
+func Snapshot(r *repository.Repository, s *history.Snapshot) SnapshotJSON {
+	j := SnapshotJSON{Ref: s.Ref(), Host: s.Host, Environment: s.Environment, Number: s.Number, ID: fmt.Sprintf("%x", s.ID), Status: "sealed"}
 	if b := s.Body; b != nil {
 		t := b.Started.UTC()
-		j.Time, j.Status, j.Tags, j.ProtectedUntil = &t, b.Status.String(), b.Tags, a.repo.ClaimedProtection(b).UTC()
-		j.contentJSON = &contentJSON{b.Files, &b.Directories, b.ContentBytes, b.NewContentBytes, b.StoredBytes, b.Problems}
+		j.Time, j.Status, j.Tags, j.ProtectedUntil = &t, b.Status.String(), b.Tags, r.ClaimedProtection(b).UTC()
+		j.ContentJSON = &ContentJSON{b.Files, &b.Directories, b.ContentBytes, b.NewContentBytes, b.StoredBytes, b.Problems}
 	}
 	return j
 }
 
-// columns are the files, the size and the new bytes of a snapshot in a table.
-func (j *snapshotJSON) columns() (files, size, added string) {
-	if j.contentJSON == nil {
+// Columns are the files, the size and the new bytes of a snapshot in a table.
+func (j *SnapshotJSON) Columns() (files, size, added string) {
+	if j.ContentJSON == nil {
 		return "-", "-", "-"
 	}
 	return human.Count(j.Files), human.Bytes(j.Bytes), human.Bytes(j.NewBytes)
+}
+
+// List makes a list that is empty print as [], not as null.
+func List[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
 }

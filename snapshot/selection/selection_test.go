@@ -1,4 +1,4 @@
-package main
+package selection
 
 import (
 	"testing"
@@ -31,7 +31,7 @@ func TestSelection(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			s, err := selection(table, test.include, test.exclude)
+			s, err := Of(table, test.include, test.exclude)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,7 +49,7 @@ func TestSelection(t *testing.T) {
 	}
 
 	t.Run("refuses a pattern that means nothing", func(t *testing.T) {
-		if _, err := selection(table, nil, []string{"[a"}); err == nil {
+		if _, err := Of(table, nil, []string{"[a"}); err == nil {
 			t.Error("it is accepted")
 		}
 	})

@@ -1,0 +1,276 @@
+package present
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize/english"
+
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/session"
+	"knowngood/internal/printable"
+	"knowngood/snapshot/check"
+	"knowngood/storage/layout"
+	"knowngood/storage/statement"
+)
+
+func Check(out *console.Console, r *check.Report, store *statement.Probe) error {
+	list := []damageJSON{}
+	for _, d := range r.Damage {
+		hurts := []hurtJSON{}
+		for _, h := range d.Hurts {
+			hurts = append(hurts, toHurtJSON(h))
+		}
+		list = append(list, damageJSON{d.Object, d.Err.Error(), d.Lock, hurts, d.Count})
+	}
+	printDamage(out, r.Damage)
+	for _, n := range r.Notes {
+		out.Printf("note: %s\n", n)
+	}
+	unneeded := []unneededJSON{}
+	for _, u := range r.Unneeded {
+		out.Printf("note: %s\n", u)
+		unneeded = append(unneeded, unneededJSON(u))
+	}
+	read := " by their lists (--read-data reads the content)"
+	if r.BytesRead > 0 {
+		read = fmt.Sprintf(", %s read and verified", human.Bytes(r.BytesRead))
+	}
+	short := 0
+	for _, d := range r.Damage {
+		if d.Lock {
+			short++
+		}
+	}
+	verdict := "no damage found"
+	if n := len(list) - short; n > 0 {
+		verdict = human.Counted(n, "object") + " DAMAGED"
+	}
+	if short > 0 {
+		verdict += ", " + english.Plural(short, "snapshot is", "snapshots are") + " LOCKED FOR LESS than their roots say"
+	}
+	if r.Locks > 0 {
+		read += ", the locks of " + human.Counted(r.Locks, "object")
+	}
+	forgotten := ""
+	if r.Forgotten > 0 {
+		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", human.Count(r.Forgotten))
+	}
+	out.Printf("checked %s%s, %s, %s%s: %s; %s\n", human.Counted(r.Snapshots, "snapshot"), forgotten, human.Counted(r.Packs, "pack"), human.Counted(r.Chunks, "chunk"), read, verdict, human.Duration(r.Duration))
+	Unprotected(out, store)
+	err := out.Result(map[string]any{"type": "result", "store": StoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
+		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": healsJSON(r.Heals), "lost": List(r.Lost), "lost_files": lostJSON(r.LostFiles), "repaired": List(r.Repaired), "unneeded": unneeded, "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
+	if err == nil && len(list) > 0 {
+		switch n := len(list) - short; n {
+		case 0:
+			err = fmt.Errorf("%w: locks of %s end before its root says", exit.ErrDamage, human.Counted(short, "snapshot"))
+		default:
+			err = fmt.Errorf("%w: %s%s", exit.ErrDamage, human.Counted(n, "object"), remedies(r))
+		}
+	}
+	return err
+}
+
+// remedies says what heals some of the damage, and what nothing does.
+func remedies(r *check.Report) string {
+	var text strings.Builder
+	for i, h := range r.Heals {
+		if i == 0 {
+			text.WriteString("; what did not change since is stored again by these commands")
+		}
+		fmt.Fprintf(&text, ", on host %s: knowngood snapshot %s --verify", h.Host, h.Environment)
+	}
+	if len(r.Heals) > 0 {
+		text.WriteString(" " + session.NotConfigured)
+	}
+	if n := len(r.Lost); n > 0 {
+		fmt.Fprintf(&text, "; no snapshot heals all of %s", strings.Join(r.Lost[:min(n, firstDamaged)], ", "))
+		if n > firstDamaged {
+			fmt.Fprintf(&text, " and %s more", human.Count(uint64(n-firstDamaged)))
+		}
+		text.WriteString(": what is marked as lost above must come from another copy of the repository, or be forgotten (knowngood forget)")
+	}
+	indexed, inOthers := map[string]bool{}, false
+	for _, d := range r.Damage {
+		if host, run := runOf(d.Object); run {
+			indexed[host] = true
+		} else if !d.Lock {
+			inOthers = true
+		}
+	}
+	for _, host := range slices.Sorted(maps.Keys(indexed)) {
+		fmt.Fprintf(&text, "; the index of host %s is rebuilt there by knowngood check --repair", host)
+	}
+	if len(r.Heals)+len(r.Lost) == 0 && inOthers {
+		text.WriteString("; no snapshot heals this: it must come from another copy of the repository")
+	}
+	return text.String()
+}
+
+// runOf reports whether a damaged object is an index run, and of which host.
+func runOf(object string) (host string, run bool) {
+	host, rest, _ := strings.Cut(strings.TrimPrefix(object, layout.PrefixHosts), "/")
+	return host, strings.HasPrefix(object, layout.PrefixHosts) && strings.HasPrefix(rest, "index/")
+}
+
+// healJSON is a run that heals some of the damage.
+type healJSON struct {
+	Host        string `json:"host"`
+	Environment string `json:"environment"`
+}
+
+func healsJSON(heals []check.Healing) []healJSON {
+	out := []healJSON{}
+	for _, h := range heals {
+		out = append(out, healJSON(h))
+	}
+	return out
+}
+
+// unneededJSON counts the objects of a host that nothing needs.
+type unneededJSON struct {
+	Host    string `json:"host"`
+	Objects int    `json:"objects"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// damageJSON is a damaged object as --json prints it, with some of what it hurts.
+type damageJSON struct {
+	Object string     `json:"object"`
+	Error  string     `json:"error"`
+	Lock   bool       `json:"lock,omitempty"` // only locks end too early
+	Hurts  []hurtJSON `json:"hurts"`
+	Count  int        `json:"hurts_count"`
+}
+
+// hurtJSON is a file that cannot be restored, or says in words what cannot.
+type hurtJSON struct {
+	Ref string `json:"ref"`
+	*console.PathJSON
+	Part string `json:"part,omitempty"`
+	Lost bool   `json:"lost,omitempty"`
+}
+
+// Hurt prints a file that damage hurts, for --json.
+func Hurt(out *console.Console, object string, h check.Hurt) {
+	out.Result(hurtLine{"hurt", object, toHurtJSON(h)})
+}
+
+// hurtLine is printed for each file that damage hurts, as it is found.
+type hurtLine struct {
+	Type   string `json:"type"`
+	Object string `json:"object"`
+	hurtJSON
+}
+
+func toHurtJSON(h check.Hurt) hurtJSON {
+	if h.Part != "" {
+		return hurtJSON{Ref: h.Ref, Part: h.Part, Lost: h.Lost}
+	}
+	path := console.JSONPath(h.Path)
+	return hurtJSON{Ref: h.Ref, PathJSON: &path, Lost: h.Lost}
+}
+
+// firstDamaged is how many objects are shown that are damaged in the same way,
+// and how many files of each.
+const firstDamaged = 10
+
+// printDamage shows damaged objects and whom they hurt; of many that are damaged
+// in the same way the first few, and how many more there are.
+func printDamage(out *console.Console, damage []check.Damage) {
+	groups := map[string][]check.Damage{}
+	var order []string
+	for _, d := range damage {
+		text := console.CauseOf("", d.Err)
+		if groups[text] == nil {
+			order = append(order, text)
+		}
+		groups[text] = append(groups[text], d)
+	}
+
+	for _, text := range order {
+		group := groups[text]
+		more := 0
+		if len(group) > firstDamaged+1 {
+			more = len(group) - firstDamaged
+		}
+		for _, d := range group[:len(group)-more] {
+			printHurts(out, d)
+		}
+		if more > 0 {
+			files := 0
+			for _, d := range group[len(group)-more:] {
+				files += d.Count
+			}
+			out.Printf("and %s more, hurting %s: %s\n", human.Count(more), human.Counted(files, "file"), text)
+		}
+	}
+}
+
+func printHurts(out *console.Console, d check.Damage) {
+	what := "DAMAGED"
+	if d.Lock {
+		what = "SHORTER"
+	}
+	out.Printf("%s %s\n  %s\n", what, d.Object, printable.Error(d.Err))
+	shown := d.Hurts
+	if d.Count > firstDamaged+1 {
+		shown = shown[:firstDamaged]
+	}
+	for _, h := range shown {
+		lost := ""
+		if h.Lost {
+			lost = " (lost)"
+		}
+		out.Printf("  hurts %s%s\n", printable.Name(h.String()), lost)
+	}
+	if more := d.Count - len(shown); more > 0 {
+		out.Printf("  and %s\n", human.Counted(more, "more file"))
+	}
+}
+
+// Repair shows what was repaired, and what is lost for good.
+func Repair(out *console.Console, r *check.Report, sealed bool) {
+	if n := len(r.Repaired); n == 0 {
+		out.Printf("index: no run of it is missing or damaged, nothing to rebuild\n")
+	} else {
+		more := ""
+		if n > firstDamaged {
+			more = fmt.Sprintf(" and %s more", human.Count(uint64(n-firstDamaged)))
+		}
+		out.Printf("index: %s missing or damaged; what the packs hold of that is published again, in place of %s%s\n", english.Plural(n, "run was", "runs were"), strings.Join(r.Repaired[:min(n, firstDamaged)], ", "), more)
+	}
+	if sealed {
+		out.Printf("note: without an identity the lists of files were not looked at: knowngood check --identity FILE names the files that are lost\n")
+	}
+	for _, l := range r.LostFiles {
+		var names []string
+		for _, f := range l.Files[:min(len(l.Files), firstDamaged)] {
+			names = append(names, printable.Name(f))
+		}
+		more := ""
+		if n := l.Count - len(names); n > 0 {
+			more = fmt.Sprintf(" and %s", human.Counted(n, "more file"))
+		}
+		out.Printf("lost for good in %s: %s%s\n", l.Ref, strings.Join(names, ", "), more)
+	}
+}
+
+// lostFilesJSON are files of a snapshot that are lost for good: the first few.
+type lostFilesJSON struct {
+	Ref   string   `json:"ref"`
+	Files []string `json:"files"`
+	Count int      `json:"count"`
+}
+
+func lostJSON(lost []check.LostFiles) []lostFilesJSON {
+	out := []lostFilesJSON{}
+	for _, l := range lost {
+		out = append(out, lostFilesJSON{l.Ref, List(l.Files), l.Count})
+	}
+	return out
+}

@@ -1,0 +1,86 @@
+package present
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/snapshot/prune"
+)
+
+// pruneJSON is a domain as --json prints it.
+type pruneJSON struct {
+	Host      string     `json:"host"`
+	Domain    string     `json:"domain"`
+	Snapshots uint64     `json:"snapshots"`
+	Needed    amountJSON `json:"needed"`
+	Announced amountJSON `json:"announced"`
+	Waiting   amountJSON `json:"waiting"`
+	Due       *time.Time `json:"due,omitempty"`
+	Deleted   amountJSON `json:"deleted"`
+	Spared    amountJSON `json:"spared"`
+	Locked    amountJSON `json:"locked"`
+	Repacked  amountJSON `json:"repacked"`
+	Rewritten uint64     `json:"rewritten_bytes"`
+	Young     amountJSON `json:"left_alone"`
+}
+
+type amountJSON struct {
+	Objects uint64 `json:"objects"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
+	dryRun := o.DryRun
+	from := time.Now().Add(cmp.Or(o.Announce, prune.DefaultAnnounce)).Format("2006-01-02 15:04")
+	domains, blocked := []pruneJSON{}, []string{}
+	would := ""
+	if dryRun {
+		would = "would be "
+	}
+	freed := uint64(0)
+	for _, d := range r.Domains {
+		j := pruneJSON{d.Host, d.ID.String(), d.Snapshots, amountJSON(d.Needed), amountJSON(d.Announced), amountJSON(d.Waiting), nil, amountJSON(d.Deleted), amountJSON(d.Spared), amountJSON(d.Locked), amountJSON(d.Repacked), d.Rewritten, amountJSON(d.Young)}
+		if !d.Due.IsZero() {
+			due := d.Due.UTC()
+			j.Due = &due
+		}
+		domains = append(domains, j)
+		freed += d.Deleted.Bytes
+		out.Printf("host %s: %s kept, %s needed\n", d.Host, human.Counted(d.Snapshots, "snapshot"), amountText(d.Needed))
+		rewritten := "rewritten into " + human.Bytes(d.Rewritten)
+		if dryRun {
+			rewritten = fmt.Sprintf("would be read and rewritten into about %s: about %s more would be freed later", human.Bytes(d.Rewritten), human.Bytes(d.Repacked.Bytes-min(d.Rewritten, d.Repacked.Bytes)))
+		}
+		for _, line := range []struct {
+			amount prune.Amount
+			text   string
+		}{
+			{d.Deleted, would + "deleted"},
+			{d.Repacked, rewritten},
+			{d.Announced, would + "announced for deletion; a run from " + from + " on deletes them"},
+			{d.Waiting, "announced before; the first may be deleted from " + d.Due.Local().Format("2006-01-02 15:04")},
+			{d.Spared, would + "spared: announced, but needed again"},
+			{d.Locked, "not deleted: the store keeps them locked"},
+			{d.Young, "not needed, but younger than 48 hours, or of a run under way: left alone, for a later run to announce"},
+		} {
+			if line.amount.Objects > 0 {
+				out.Printf("  %s %s\n", amountText(line.amount), line.text)
+			}
+		}
+	}
+	for _, n := range r.Notes {
+		out.Printf("note: %s\n", n)
+	}
+	for _, b := range r.Blocked {
+		blocked = append(blocked, b.Error())
+	}
+	out.Printf("%s %sfreed; %s\n", human.Bytes(freed), would, human.Duration(r.Duration))
+	return out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": PlannedOr(dryRun, "pruned"), "domains": domains, "freed_bytes": freed, "blocked": blocked, "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
+}
+
+func amountText(a prune.Amount) string {
+	return fmt.Sprintf("%s of %s", human.Counted(a.Objects, "object"), human.Bytes(a.Bytes))
+}
