@@ -173,10 +173,23 @@ type Probe struct {
 
 // Prune frees what no kept snapshot needs, on a schedule.
 type Prune struct {
-	Schedule  string   `yaml:"schedule"`
+	Schedule  string   `yaml:"schedule"` // "off": never
 	TimeZone  string   `yaml:"time_zone,omitempty"`
 	Announce  Duration `yaml:"announce"`             // between announcement and deletion
-	MaxRepack Size     `yaml:"max_repack,omitempty"` // bytes rewritten in a run
+	MaxRepack Size     `yaml:"max_repack,omitempty"` // bytes rewritten in a run, or read again by a capture
+}
+
+// Off reports whether this host does not prune on a schedule.
+func (p *Prune) Off() bool { return p.Schedule == "off" }
+
+// CaptureRepack is how many bytes of unchanged files a capture reads again, so that
+// packs of which little is needed can be freed: those are not rewritten by a prune
+// where it has no identity.
+func (c *Config) CaptureRepack() uint64 {
+	if c.Prune == nil || c.Identity != "" {
+		return 0
+	}
+	return uint64(c.Prune.MaxRepack)
 }
 
 // Check verifies what this host stored, on a schedule.

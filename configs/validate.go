@@ -79,7 +79,9 @@ const minAnnounce = Duration(48 * hour)
 
 func (v *validator) prune(p *Prune, key keyPath) {
 	v.zone(p.TimeZone, key.child("time_zone"))
-	v.schedule(p.Schedule, p.TimeZone, key.child("schedule"))
+	if !p.Off() {
+		v.schedule(p.Schedule, p.TimeZone, key.child("schedule"))
+	}
 	if p.Announce < minAnnounce {
 		v.addf(key.child("announce"), "%v is too short: a deletion is announced at least 48h ahead, or a run under way could lose what it reuses", p.Announce)
 	}

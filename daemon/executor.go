@@ -103,6 +103,7 @@ func (x *executor) runner(j *job, admitted func()) *runner.Runner {
 		}
 		c := x.jobs.config
 		one.Host, one.Repository, one.URL, one.Compression = c.Host, redact(c.Repository.URL), c.Repository.URL, string(c.Compression)
+		one.MaxRepack = c.CaptureRepack()
 		if admitted != nil {
 			admitted()
 		}

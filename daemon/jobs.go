@@ -55,7 +55,7 @@ func (t *jobs) configure(c *configs.Config) {
 		}
 		add(checkJob, nil, expression, k.TimeZone, time.Duration(k.Jitter), 24*time.Hour)
 	}
-	if p := c.Prune; p != nil {
+	if p := c.Prune; p != nil && !p.Off() {
 		add(pruneJob, nil, p.Schedule, p.TimeZone, 0, 24*time.Hour)
 	}
 	for name, j := range t.byName {

@@ -35,8 +35,11 @@ func (x *executor) prune(ctx context.Context, r *running) (err error) {
 	if err != nil {
 		return err
 	}
-	o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), MaxRepack: uint64(c.Prune.MaxRepack), Progress: &r.pruned}
-	if o.MaxRepack > 0 && c.Identity != "" {
+	o := prune.Options{Host: c.Host, Announce: time.Duration(c.Prune.Announce), Progress: &r.pruned}
+	if c.Identity != "" { // else captures do it
+		o.MaxRepack = uint64(c.Prune.MaxRepack)
+	}
+	if o.MaxRepack > 0 {
 		unlocked, err := x.o.Unlocked(ctx, c, x.findings)
 		if err != nil {
 			return fmt.Errorf("open the repository with the identity, to repack: %w", err)

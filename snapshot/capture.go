@@ -49,6 +49,9 @@ type Options struct {
 	// RereadEvery is within what time each file is read again, whatever its
 	// time stamps say; 0 is never. The files take turns, spread over that time.
 	RereadEvery time.Duration
+	// MaxRepack is how many bytes of files that did not change are read again, so
+	// that packs of which little is needed can be freed; 0 for none.
+	MaxRepack uint64
 	// WritebackWindow is how long before a run a file must have been left alone
 	// for the next one to believe its time stamps. 0 asks the kernel how long
 	// it may miss writes through a mapping. Tests, whose files are younger, set
@@ -157,6 +160,9 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 	if err := c.parents.check(ctx, c.index); err != nil {
 		return nil, err
 	}
+	if c.MaxRepack > 0 && c.parents.last != nil {
+		c.parents.vacating = vacate(dir, c.parents.last.trailer.needed(), c.index, c.MaxRepack)
+	}
 	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, objects.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
 		return nil, err
 	}
@@ -175,6 +181,9 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 	}
 	for _, p := range c.parents.partials {
 		_ = dir.Remove(filepath.Base(p.file.Name())) // the next run looks at it again
+	}
+	if err := c.parents.vacating.save(dir); err != nil {
+		c.Progress.warn(fmt.Sprintf("the next run reads files that did not change again: %v", err))
 	}
 	return result, nil
 }

@@ -21,6 +21,8 @@ type parents struct {
 	index  *objects.Index           // nil in a dry run
 	usable func(pack [32]byte) bool // of what partials refer to; nil: all is
 	gaps   bool                     // last refers to objects that are lost or deleted
+
+	vacating vacating
 }
 
 // openParents opens the copies of a domain in the directory of an environment.
@@ -66,23 +68,23 @@ func (p *parents) check(ctx context.Context, index *objects.Index) error {
 	return nil
 }
 
-// gone reports whether the pack of a chunk may not be referred to any more.
+// gone reports whether the pack of a chunk may not, or should not, be referred to
+// any more.
 func (p *parents) gone(x *manifest.Chunk) bool {
-	return p.index.Absent(wire.KindPack, x.Loc.Pack.Hash)
+	return p.index.Absent(wire.KindPack, x.Loc.Pack.Hash) || p.vacating.packs[x.Loc.Pack.Hash]
 }
 
 // displaced reports whether an entry of the last manifest has chunks in packs
 // that are gone.
 func (p *parents) displaced(e *manifest.Entry) bool {
-	if !p.gaps {
-		return false
-	}
-	for i := range e.Chunks {
-		if p.gone(&e.Chunks[i]) {
-			return true
+	if p.gaps {
+		for i := range e.Chunks {
+			if p.index.Absent(wire.KindPack, e.Chunks[i].Loc.Pack.Hash) {
+				return true
+			}
 		}
 	}
-	return false
+	return p.vacating.displaces(e)
 }
 
 // relocated is a displaced entry with the places where its chunks lie now. It is

@@ -258,7 +258,7 @@ func runEnvironment(ctx context.Context, sess *session.Session, name string, env
 		return err
 	}
 	var result *snapshot.Result
-	configured := runner.Runner{Host: sess.Host, Repository: stores.Redact(sess.RepoURL), URL: sess.RepoURL, StateDir: sess.StateDir, Version: sess.Version, Compression: f.compression,
+	configured := runner.Runner{Host: sess.Host, Repository: stores.Redact(sess.RepoURL), URL: sess.RepoURL, StateDir: sess.StateDir, Version: sess.Version, Compression: f.compression, MaxRepack: sess.Config.CaptureRepack(),
 		Purpose: "knowngood snapshot", Log: log, Open: sess.OpenForWriting,
 		Edit: func(o *snapshot.Options) { addFlags(sess, f, o) },
 		Waiting: func(holder string) {

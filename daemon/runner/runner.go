@@ -60,6 +60,7 @@ type Runner struct {
 	Version    string // of the program
 	// Compression is default, fastest or better.
 	Compression string
+	MaxRepack   uint64 // see snapshot.Options
 	Purpose     string // who runs it, for the lock file: "the daemon"
 	Log         *zap.Logger
 	// Open returns the open repository, and this machine as its host, which has
@@ -280,6 +281,7 @@ func (r *Runner) capture(ctx context.Context, name string, env *configs.Environm
 		return err
 	}
 	o.StateDir, o.Version, o.Level = repo.State.Dir(), r.Version, Level(r.Compression)
+	o.MaxRepack = r.MaxRepack
 	Omit(&o, r.StateDir, r.URL)
 	o.Progress = &snapshot.Progress{Warn: func(m string) { r.Log.Warn(m) }, Note: func(m string) { r.Log.Info(m) }}
 	if r.Edit != nil {

@@ -1,5 +1,7 @@
 package index
 
+import "slices"
+
 // PackSizes are the stored bytes of every pack that is known: whose contents
 // are in a run or were added, and that is not lost.
 func (t *Table) PackSizes() map[[32]byte]uint64 {
@@ -23,6 +25,30 @@ func (t *Table) PackSizes() map[[32]byte]uint64 {
 		delete(sizes, h)
 	}
 	return sizes
+}
+
+// Contents is how many bytes of content the frames of some packs hold, as far as
+// they are known; what was added since the last spill is not.
+func (t *Table) Contents(packs map[[32]byte]bool) map[[32]byte]uint64 {
+	type frame struct {
+		pack   [32]byte
+		offset uint32
+	}
+	seen := map[frame]bool{} // several runs may name it
+	out := map[[32]byte]uint64{}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, f := range slices.Concat(t.layers, t.runs) {
+		for i := range f.frameCount() {
+			x := f.frame(i)
+			at := frame{f.pack(int(x.Pack)).Hash, x.Offset}
+			if packs[at.pack] && !seen[at] {
+				seen[at] = true
+				out[at.pack] += uint64(x.ContentLen)
+			}
+		}
+	}
+	return out
 }
 
 // All yields every entry of every live run with where it says the chunk lies;

@@ -107,6 +107,11 @@ func (x *Index) Lookup(id [32]byte) (index.Location, bool) { return x.runs.table
 // as far as the index knows.
 func (x *Index) LostPack(id [32]byte) (hash [32]byte, ok bool) { return x.runs.table.LostPack(id) }
 
+// Contents is how many bytes of content some packs hold, as far as the index knows.
+func (x *Index) Contents(packs map[[32]byte]bool) map[[32]byte]uint64 {
+	return x.runs.table.Contents(packs)
+}
+
 // PackSizes are the stored bytes of every pack that the index knows.
 func (x *Index) PackSizes() map[[32]byte]uint64 { return x.runs.table.PackSizes() }
 
