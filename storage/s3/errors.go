@@ -16,8 +16,8 @@ import (
 
 // fail gives the error of an operation its meaning: a sentinel of package
 // storage, the words of the server, and what the operator can do.
-func (s *Store) fail(ctx context.Context, op, key string, err error) error {
-	e := &storage.Error{Op: op, Store: s.url, Key: key}
+func (b *bucket) fail(ctx context.Context, op, key string, err error) error {
+	e := &storage.Error{Op: op, Store: b.url, Key: key}
 	var known *storage.Error
 	var moved *redirected
 	var reply minio.ErrorResponse
@@ -27,18 +27,18 @@ func (s *Store) fail(ctx context.Context, op, key string, err error) error {
 	case ctx.Err() != nil:
 		e.Err = ctx.Err()
 	case errors.As(err, &moved):
-		e.Hint, e.Err = s.explainRedirect(moved)
+		e.Hint, e.Err = b.explainRedirect(moved)
 	case errors.As(err, &reply):
-		e.Hint, e.Err = s.explain(reply)
+		e.Hint, e.Err = b.explain(reply)
 	default:
-		e.Hint, e.Err = s.explainLocal(err)
+		e.Hint, e.Err = b.explainLocal(err)
 	}
 	return e
 }
 
 // explain gives a reply of the server its meaning.
-func (s *Store) explain(r minio.ErrorResponse) (hint string, err error) {
-	hint, meaning := s.meaning(r)
+func (b *bucket) explain(r minio.ErrorResponse) (hint string, err error) {
+	hint, meaning := b.meaning(r)
 	said := strings.TrimSuffix(r.Message, ".")
 	if r.Code != "" && !strings.Contains(said, r.Code) {
 		said = r.Code + ": " + said
@@ -50,12 +50,12 @@ func (s *Store) explain(r minio.ErrorResponse) (hint string, err error) {
 }
 
 // meaning of a reply as a sentinel of package storage, nil for none.
-func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
+func (b *bucket) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 	switch r.Code {
 	case "NoSuchKey", "NoSuchVersion", "MethodNotAllowed":
 		return "", storage.ErrNotFound
 	case "NoSuchBucket":
-		return fmt.Sprintf("create the bucket %s first, or check its name and the endpoint", s.bucket), storage.ErrNoStore
+		return fmt.Sprintf("create the bucket %s first, or check its name and the endpoint", b.name), storage.ErrNoStore
 	case "PreconditionFailed":
 		return "", storage.ErrExists
 	case "SignatureDoesNotMatch":
@@ -67,7 +67,7 @@ func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 	case "RequestTimeTooSkewed":
 		return fmt.Sprintf("this host's clock, now %s, is off from the server's: synchronise it", time.Now().UTC().Format(time.DateTime+" UTC")), storage.ErrDenied
 	case "AuthorizationHeaderMalformed", "InvalidRegion", "IllegalLocationConstraintException":
-		return s.elsewhere(firstOf(r.Region, regionIn(r.Message)), ""), storage.ErrNoStore
+		return b.elsewhere(firstOf(r.Region, regionIn(r.Message)), ""), storage.ErrNoStore
 	case "ObjectLocked":
 		return "", storage.ErrLocked
 	case "InvalidObjectState":
@@ -92,8 +92,8 @@ func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 		return "bytes change on their way: check memory and network of this host", storage.ErrChecksum
 	}
 	switch {
-	case r.StatusCode == http.StatusBadRequest && r.Region != "" && r.Region != s.options.Region: // to HEAD, which has no code
-		return s.elsewhere(r.Region, ""), storage.ErrNoStore
+	case r.StatusCode == http.StatusBadRequest && r.Region != "" && r.Region != b.options.Region: // to HEAD, which has no code
+		return b.elsewhere(r.Region, ""), storage.ErrNoStore
 	case r.StatusCode == http.StatusInsufficientStorage:
 		return "make room in the store", storage.ErrFull
 	case r.StatusCode == http.StatusUnauthorized, r.StatusCode == http.StatusForbidden:
@@ -105,7 +105,7 @@ func (s *Store) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 }
 
 // explainLocal gives an error without a reply its meaning.
-func (s *Store) explainLocal(err error) (hint string, meaning error) {
+func (b *bucket) explainLocal(err error) (hint string, meaning error) {
 	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, storage.ErrCredentials):
@@ -114,7 +114,7 @@ func (s *Store) explainLocal(err error) (hint string, meaning error) {
 		}
 		return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of the AWS credentials file", err
 	case errors.Is(err, storage.ErrStalled):
-		return fmt.Sprintf("no byte moved for %v: look at the network and the server", s.transport.idle), err
+		return fmt.Sprintf("no byte moved for %v: look at the network and the server", b.idle), err
 	case errors.Is(err, storage.ErrUnproven):
 		return "something on the way answers in the store's place, or the store loses what it takes: check the endpoint, proxies on the way, and the server", err
 	case errors.As(err, &certificate):

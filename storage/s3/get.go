@@ -30,15 +30,14 @@ func (s *Store) GetVersion(ctx context.Context, key, version string, offset, len
 		err = fmt.Errorf("negative offset %d", offset)
 	}
 	if err != nil {
-		return nil, s.fail(ctx, "get", key, err)
+		return nil, s.bucket.fail(ctx, "get", key, err)
 	}
 	if length < 0 || length > math.MaxInt64-offset {
 		length = -1
 	}
-	b := &body{ctx: ctx, s: s, key: key, version: version, pos: offset, left: length}
-	b.attempts.s = s
-	if err := s.attempt(ctx, b.open); err != nil {
-		return nil, s.fail(ctx, "get", key, err)
+	b := &body{ctx: ctx, s: s, key: key, version: version, pos: offset, left: length, attempts: attempts{retrier: s.retry}}
+	if err := s.retry.do(ctx, b.open); err != nil {
+		return nil, s.bucket.fail(ctx, "get", key, err)
 	}
 	return b, nil
 }
@@ -76,7 +75,7 @@ func (b *body) open() error {
 			return err
 		}
 	}
-	r, info, header, err := b.s.client.GetObject(b.ctx, b.s.bucket, b.s.prefix+b.key, options)
+	r, info, header, err := b.s.client.GetObject(b.ctx, b.s.bucket.name, b.s.bucket.prefix+b.key, options)
 	err = objectError(err)
 	switch code := minio.ToErrorResponse(err); {
 	case err == nil:
@@ -134,7 +133,7 @@ func (b *body) ranged(h http.Header, size int64) (int64, error) {
 
 func (b *body) Read(p []byte) (int, error) {
 	if b.err == nil && b.ctx.Err() != nil {
-		b.err = b.s.fail(b.ctx, "get", b.key, b.ctx.Err())
+		b.err = b.s.bucket.fail(b.ctx, "get", b.key, b.ctx.Err())
 	}
 	for b.err == nil {
 		if b.left == 0 {
@@ -170,7 +169,7 @@ func (b *body) resume(cause error) {
 	b.r = http.NoBody
 	for err := cause; ; {
 		if !b.again(b.ctx, err) {
-			b.err = b.s.fail(b.ctx, "get", b.key, err)
+			b.err = b.s.bucket.fail(b.ctx, "get", b.key, err)
 			return
 		}
 		if err = b.open(); err == nil {

@@ -21,26 +21,35 @@ const maxBarren = 1000
 // names are no keys, which are not ours, are left out.
 func (s *Store) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		if err := s.list(ctx, o, yield); err != nil {
-			yield(storage.Object{}, s.fail(ctx, "list", o.Prefix, err))
+		l := listing{s: s, o: o, yield: yield}
+		if err := l.run(ctx); err != nil {
+			yield(storage.Object{}, s.bucket.fail(ctx, "list", o.Prefix, err))
 		}
 	}
 }
 
-// list yields objects only. Its error comes when yield may still be called.
-func (s *Store) list(ctx context.Context, o storage.ListOptions, yield func(storage.Object, error) bool) error {
-	start, some := startAfter(o)
+// listing is one List.
+type listing struct {
+	s     *Store
+	o     storage.ListOptions
+	yield func(storage.Object, error) bool // of objects; errors are returned
+}
+
+// run returns an error only while yield may still be called.
+func (l *listing) run(ctx context.Context) error {
+	o := &l.o
+	start, some := startAfter(l.o)
 	if !some {
 		return ctx.Err()
 	}
-	if o.Hidden && !o.Delimiter && !s.blind.Load() {
-		err := s.listVersions(ctx, o, yield)
+	if o.Hidden && !o.Delimiter && !l.s.blind.Load() {
+		err := l.versions(ctx)
 		if !mayNot(err) {
 			return err
 		}
-		s.blind.Store(true)
+		l.s.blind.Store(true)
 	}
-	fetch, err := s.pages(ctx, o, start)
+	fetch, err := l.pages(ctx, start)
 	if err != nil {
 		return err
 	}
@@ -52,7 +61,7 @@ func (s *Store) list(ctx context.Context, o storage.ListOptions, yield func(stor
 		}
 		for _, object := range objects {
 			last = object.Key
-			if n++; !yield(object, nil) || n == o.Limit {
+			if n++; !l.yield(object, nil) || n == o.Limit {
 				return nil
 			}
 		}
@@ -69,7 +78,7 @@ func (s *Store) list(ctx context.Context, o storage.ListOptions, yield func(stor
 	}
 }
 
-// mayNot says that the server does not list versions, or not for us.
+// mayNot reports whether the server does not list versions, or not for us.
 func mayNot(err error) bool {
 	switch r := minio.ToErrorResponse(err); r.Code {
 	case "AccessDenied", "NotImplemented", "MethodNotAllowed":
@@ -78,17 +87,17 @@ func mayNot(err error) bool {
 	return false
 }
 
-// listVersions lists with what delete markers hide: the newest version of each
+// versions lists with what delete markers hide: the newest version of each
 // key that is none. There are servers that go in circles when they are asked
 // for the page after a version, so each page starts after a key.
-func (s *Store) listVersions(ctx context.Context, o storage.ListOptions, yield func(storage.Object, error) bool) error {
-	v := versionPage{Store: s, o: o, yield: yield}
-	if o.After >= o.Prefix {
-		v.last = o.After
+func (l *listing) versions(ctx context.Context) error {
+	v := versionPage{listing: l}
+	if l.o.After >= l.o.Prefix {
+		v.last = l.o.After
 	}
 	for {
 		from := v.last
-		if err := s.attempt(ctx, func() error { return v.read(ctx) }); err != nil || !v.more {
+		if err := l.s.retry.do(ctx, func() error { return v.read(ctx) }); err != nil || !v.more {
 			return err
 		}
 		if v.last == from {
@@ -99,21 +108,19 @@ func (s *Store) listVersions(ctx context.Context, o storage.ListOptions, yield f
 
 // versionPage is where a listing of versions stands.
 type versionPage struct {
-	*Store
-	o     storage.ListOptions
-	yield func(storage.Object, error) bool
-	last  string // key that was yielded last, or after which the listing starts
-	n     int    // yielded
-	more  bool   // there may be more after last
+	*listing
+	last string // key that was yielded last, or after which the listing starts
+	n    int    // yielded
+	more bool   // there may be more after last
 }
 
 func (v *versionPage) read(ctx context.Context) error {
 	v.more = false
-	opts := minio.ListObjectsOptions{Prefix: v.prefix + v.o.Prefix, Recursive: true, WithVersions: true}
+	opts := minio.ListObjectsOptions{Prefix: v.s.bucket.prefix + v.o.Prefix, Recursive: true, WithVersions: true}
 	if v.last != "" {
 		// Some servers list a key again, of which versions are left: between it
 		// and the next that is valid lies what is greater by a "!".
-		opts.StartAfter = v.prefix + v.last + "!"
+		opts.StartAfter = v.s.bucket.prefix + v.last + "!"
 	}
 	seen, marked, newest, previous := 0, "", "", minio.ObjectInfo{}
 	var next *storage.Object // to be yielded once it is known whether it is the only version
@@ -126,7 +133,7 @@ func (v *versionPage) read(ctx context.Context) error {
 		v.n++
 		return v.yield(o, nil) && v.n != v.o.Limit
 	}
-	for info := range v.client.ListObjectsIter(ctx, v.bucket, opts) {
+	for info := range v.s.client.ListObjectsIter(ctx, v.s.bucket.name, opts) {
 		if info.Err != nil {
 			return info.Err
 		}
@@ -141,7 +148,7 @@ func (v *versionPage) read(ctx context.Context) error {
 		}
 		circle := info.Key == previous.Key && info.VersionID == previous.VersionID
 		previous = info
-		key, ours := strings.CutPrefix(info.Key, v.prefix)
+		key, ours := strings.CutPrefix(info.Key, v.s.bucket.prefix)
 		switch {
 		case circle:
 		case !ours || storage.CheckKey(key) != nil || key <= v.last || next != nil && key < next.Key: // not ours, or an older version
@@ -171,7 +178,7 @@ func (v *versionPage) read(ctx context.Context) error {
 }
 
 // startAfter is the key, without the store's prefix, after which the server
-// should start; "" is its beginning. It tells whether there can be any keys.
+// should start; "" is its beginning. It reports whether there can be any keys.
 func startAfter(o storage.ListOptions) (string, bool) {
 	rest, inside := strings.CutPrefix(o.After, o.Prefix)
 	switch {
@@ -193,10 +200,11 @@ func startAfter(o storage.ListOptions) (string, bool) {
 type fetchPage func(token, last string) (objects []storage.Object, next string, err error)
 
 // pages returns the function that lists one page, with retries.
-func (s *Store) pages(ctx context.Context, o storage.ListOptions, start string) (fetchPage, error) {
+func (l *listing) pages(ctx context.Context, start string) (fetchPage, error) {
+	s, o := l.s, l.o
 	// The library's listing of single pages takes no context, so this
 	// listing has a client of its own whose transport knows it.
-	client, err := s.newClient(bound{ctx, s.transport})
+	client, err := s.bucket.newClient(bound{ctx, s.transport})
 	if err != nil {
 		return nil, err
 	}
@@ -208,14 +216,14 @@ func (s *Store) pages(ctx context.Context, o storage.ListOptions, start string) 
 		size = min(size, o.Limit)
 	}
 	if start != "" {
-		start = s.prefix + start
+		start = s.bucket.prefix + start
 	}
 	return func(token, last string) (objects []storage.Object, next string, err error) {
 		if err := ctx.Err(); err != nil {
 			return nil, "", err
 		}
-		err = s.attempt(ctx, func() error {
-			page, err := client.ListObjectsV2(s.bucket, s.prefix+o.Prefix, start, token, delimiter, size)
+		err = s.retry.do(ctx, func() error {
+			page, err := client.ListObjectsV2(s.bucket.name, s.bucket.prefix+o.Prefix, start, token, delimiter, size)
 			if err != nil {
 				return err
 			}
@@ -225,7 +233,7 @@ func (s *Store) pages(ctx context.Context, o storage.ListOptions, start string) 
 			if next != "" && next == token {
 				return errOrder
 			}
-			objects, err = s.objects(page, o, last)
+			objects, err = l.objects(page, last)
 			return err
 		})
 		return objects, next, err
@@ -244,13 +252,14 @@ func (b bound) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // objects merges the two sorted parts of a page. It refuses what a server sends
 // that does not list what it was asked for, after the key last.
-func (s *Store) objects(page minio.ListBucketV2Result, o storage.ListOptions, last string) ([]storage.Object, error) {
+func (l *listing) objects(page minio.ListBucketV2Result, last string) ([]storage.Object, error) {
+	s, o := l.s, l.o
 	all := make([]storage.Object, 0, len(page.Contents)+len(page.CommonPrefixes))
 	add := func(object storage.Object, name string) error {
-		if !strings.HasPrefix(name, s.prefix+o.Prefix) {
+		if !strings.HasPrefix(name, s.bucket.prefix+o.Prefix) {
 			return errNotAsked
 		}
-		object.Key = strings.TrimPrefix(name, s.prefix)
+		object.Key = strings.TrimPrefix(name, s.bucket.prefix)
 		if storage.CheckKey(strings.TrimSuffix(object.Key, "/")) == nil && strings.HasSuffix(object.Key, "/") == object.Folded && object.Key > o.After {
 			all = append(all, object)
 		}

@@ -31,25 +31,25 @@ var errHidden = errors.New("the key is taken, but nothing is in view")
 // hashed again.
 func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutOptions) error {
 	if err := begin(ctx, key); err != nil {
-		return s.fail(ctx, "put", key, err)
+		return s.bucket.fail(ctx, "put", key, err)
 	}
 	if o.Retention.Mode != "" {
 		if err := s.checkLocks(ctx); err != nil {
-			return s.fail(ctx, "put", key, err)
+			return s.bucket.fail(ctx, "put", key, err)
 		}
 	}
 	if o.SHA256 == [32]byte{} {
 		o.SHA256 = sha256.Sum256(body)
 	}
-	c := creation{s: s, key: key, body: body, sum: o.SHA256, send: s.putRequest(key, body, o)}
-	err := s.attempt(ctx, func() error { return c.try(ctx) })
+	c := creation{s: s, key: key, body: body, sum: o.SHA256, send: s.putRequest(key, body, o, true)}
+	err := s.retry.do(ctx, func() error { return c.try(ctx) })
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, errHidden):
-		return &storage.Error{Op: "put", Store: s.url, Key: key, Err: storage.ErrExists, Hint: "the object is hidden by a delete marker: somebody deleted it"}
+		return &storage.Error{Op: "put", Store: s.bucket.url, Key: key, Err: storage.ErrExists, Hint: "the object is hidden by a delete marker: somebody deleted it"}
 	}
-	return s.fail(ctx, "put", key, err)
+	return s.bucket.fail(ctx, "put", key, err)
 }
 
 // creation is one Put, with what its attempts so far have found out.
@@ -69,7 +69,7 @@ func (c *creation) try(ctx context.Context) error {
 		// A server that refuses a put may hang up before it has read the
 		// body, and the sender then often loses the answer. To look is
 		// cheaper than to send again, and tells for sure.
-		if err := c.s.same(ctx, c.key, c.body, c.sum); !errors.Is(err, errHidden) {
+		if err := c.same(ctx); !errors.Is(err, errHidden) {
 			return err
 		}
 	}
@@ -81,7 +81,7 @@ func (c *creation) try(ctx context.Context) error {
 	case code == "PreconditionFailed":
 		// Either an attempt before this succeeded and its reply was lost,
 		// or the key is another's.
-		err = c.s.same(ctx, c.key, c.body, c.sum)
+		err = c.same(ctx)
 		if errors.Is(err, errHidden) && !c.hidden {
 			c.hidden = true
 			return c.try(ctx) // it may have been deleted between the two requests
@@ -94,6 +94,43 @@ func (c *creation) try(ctx context.Context) error {
 	return err
 }
 
+// same returns nil when the object in the store has the bytes of body, and
+// storage.ErrExists when it has others.
+func (c *creation) same(ctx context.Context) error {
+	info, err := c.s.client.StatObject(ctx, c.s.bucket.name, c.s.bucket.prefix+c.key, minio.StatObjectOptions{Checksum: true})
+	if err != nil {
+		if minio.ToErrorResponse(err).StatusCode == http.StatusNotFound {
+			return errHidden
+		}
+		if errors.Is(objectError(err), errNoObject) {
+			err = fmt.Errorf("%w: %w", storage.ErrUnproven, errNoObject)
+		}
+		return err
+	}
+	if info.Size >= 0 && info.Size != int64(len(c.body)) { // a reply may lack it
+		return storage.ErrExists
+	}
+	// The server verified the checksum at the upload. Another one proves
+	// other bytes only when it is of the whole object, not of parts.
+	if info.ChecksumSHA256 == base64.StdEncoding.EncodeToString(c.sum[:]) {
+		return nil
+	}
+
+	r, err := c.s.Get(ctx, c.key, 0, -1)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	have := sha256.New()
+	if _, err := io.Copy(have, r); err != nil {
+		return err
+	}
+	if !bytes.Equal(have.Sum(nil), c.sum[:]) {
+		return storage.ErrExists
+	}
+	return nil
+}
+
 func isChecksumCode(code string) bool {
 	return code == "BadDigest" || code == "XAmzContentSHA256Mismatch" || code == "XAmzContentChecksumMismatch"
 }
@@ -102,24 +139,22 @@ func isChecksumCode(code string) bool {
 func (s *Store) PlainPut(ctx context.Context, key string, body []byte) error {
 	err := begin(ctx, key)
 	if err == nil {
-		send := s.plainRequest(key, body, storage.PutOptions{SHA256: sha256.Sum256(body)}, minio.PutObjectOptions{})
-		err = s.attempt(ctx, func() error { _, err := send(ctx); return err })
+		send := s.putRequest(key, body, storage.PutOptions{SHA256: sha256.Sum256(body)}, false)
+		err = s.retry.do(ctx, func() error { _, err := send(ctx); return err })
 	}
 	if err != nil {
-		return s.fail(ctx, "plain put", key, err)
+		return s.bucket.fail(ctx, "plain put", key, err)
 	}
 	return nil
 }
 
-// putRequest makes the function that sends one attempt to create an object.
-func (s *Store) putRequest(key string, body []byte, o storage.PutOptions) func(context.Context) (minio.UploadInfo, error) {
+// putRequest returns the function that sends one attempt to put an object, which
+// refuses to overwrite when create is set.
+func (s *Store) putRequest(key string, body []byte, o storage.PutOptions, create bool) func(context.Context) (minio.UploadInfo, error) {
 	var options minio.PutObjectOptions
-	options.SetMatchETagExcept("*")
-	return s.plainRequest(key, body, o, options)
-}
-
-// plainRequest is putRequest with options in which nothing but a condition is set.
-func (s *Store) plainRequest(key string, body []byte, o storage.PutOptions, options minio.PutObjectOptions) func(context.Context) (minio.UploadInfo, error) {
+	if create {
+		options.SetMatchETagExcept("*")
+	}
 	options.DisableMultipart = true
 	options.DisableContentSha256 = true // of pieces of the body; the whole is signed
 	options.UserMetadata = map[string]string{
@@ -141,7 +176,7 @@ func (s *Store) plainRequest(key string, body []byte, o storage.PutOptions, opti
 		if o.Pace != nil {
 			r = &paced{ctx, r, o.Pace}
 		}
-		return s.client.PutObject(ctx, s.bucket, s.prefix+key, r, int64(len(body)), md5Sum, sha256Hex, options)
+		return s.client.PutObject(ctx, s.bucket.name, s.bucket.prefix+key, r, int64(len(body)), md5Sum, sha256Hex, options)
 	}
 }
 
@@ -162,53 +197,17 @@ func (r *paced) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// same returns nil when the object in the store has the bytes of body, and
-// storage.ErrExists when it has others.
-func (s *Store) same(ctx context.Context, key string, body []byte, sum [32]byte) error {
-	info, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{Checksum: true})
-	if err != nil {
-		if minio.ToErrorResponse(err).StatusCode == http.StatusNotFound {
-			return errHidden
-		}
-		if errors.Is(objectError(err), errNoObject) {
-			err = fmt.Errorf("%w: %w", storage.ErrUnproven, errNoObject)
-		}
-		return err
-	}
-	if info.Size >= 0 && info.Size != int64(len(body)) { // a reply may lack it
-		return storage.ErrExists
-	}
-	// The server verified the checksum at the upload. Another one proves
-	// other bytes only when it is of the whole object, not of parts.
-	if info.ChecksumSHA256 == base64.StdEncoding.EncodeToString(sum[:]) {
-		return nil
-	}
-	r, err := s.Get(ctx, key, 0, -1)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	have := sha256.New()
-	if _, err := io.Copy(have, r); err != nil {
-		return err
-	}
-	if !bytes.Equal(have.Sum(nil), sum[:]) {
-		return storage.ErrExists
-	}
-	return nil
-}
-
 // Delete implements storage.Store. On a versioned bucket it puts a delete
 // marker on top.
 func (s *Store) Delete(ctx context.Context, key string) error {
 	err := begin(ctx, key)
 	if err == nil {
-		err = s.attempt(ctx, func() error {
-			return s.client.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{})
+		err = s.retry.do(ctx, func() error {
+			return s.client.RemoveObject(ctx, s.bucket.name, s.bucket.prefix+key, minio.RemoveObjectOptions{})
 		})
 	}
 	if err != nil && minio.ToErrorResponse(err).Code != "NoSuchKey" {
-		return s.fail(ctx, "delete", key, err)
+		return s.bucket.fail(ctx, "delete", key, err)
 	}
 	return nil
 }

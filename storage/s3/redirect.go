@@ -69,17 +69,17 @@ func redirect(resp *http.Response) error {
 
 // elsewhere is what to write into the URL of the repository when the server
 // says that the bucket is in another region, or at another endpoint.
-func (s *Store) elsewhere(region, endpoint string) (hint string) {
+func (b *bucket) elsewhere(region, endpoint string) (hint string) {
 	var write []string
-	to := s.parseElsewhere(endpoint)
+	to := b.parseElsewhere(endpoint)
 	if region == "" && to != nil {
 		region = s3utils.GetRegionFromURL(*to)
 	}
-	if validRegion.MatchString(region) && region != s.options.Region {
+	if validRegion.MatchString(region) && region != b.options.Region {
 		write = append(write, "region="+region)
 	}
 	// At Amazon's own endpoint the region says it all.
-	if to != nil && to.String() != s.endpoint.String() && !(len(write) > 0 && s.endpoint.String() == defaultEndpoint && s3utils.IsAmazonEndpoint(*to)) {
+	if to != nil && to.String() != b.endpoint.String() && !(len(write) > 0 && b.endpoint.String() == defaultEndpoint && s3utils.IsAmazonEndpoint(*to)) {
 		write = append(write, "endpoint="+to.String())
 	}
 	if len(write) == 0 {
@@ -93,18 +93,18 @@ var validRegion = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // parseElsewhere makes an endpoint of what a server calls one: a host, with the
 // bucket before it or not, or a URL. It returns nil for what is none.
-func (s *Store) parseElsewhere(text string) *url.URL {
+func (b *bucket) parseElsewhere(text string) *url.URL {
 	if text == "" {
 		return nil
 	}
 	if !strings.Contains(text, "://") {
-		text = s.endpoint.Scheme + "://" + text
+		text = b.endpoint.Scheme + "://" + text
 	}
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil
 	}
-	to := &url.URL{Scheme: u.Scheme, Host: strings.TrimPrefix(u.Host, s.bucket+".")}
+	to := &url.URL{Scheme: u.Scheme, Host: strings.TrimPrefix(u.Host, b.name+".")}
 	if _, err := parseEndpoint(to.String()); err != nil {
 		return nil
 	}
@@ -124,8 +124,8 @@ func regionIn(message string) string {
 }
 
 // explainRedirect gives a redirect its meaning.
-func (s *Store) explainRedirect(r *redirected) (hint string, err error) {
-	return s.elsewhere(r.region, r.endpoint), fmt.Errorf("%w: %w", storage.ErrNoStore, r)
+func (b *bucket) explainRedirect(r *redirected) (hint string, err error) {
+	return b.elsewhere(r.region, r.endpoint), fmt.Errorf("%w: %w", storage.ErrNoStore, r)
 }
 
 // regionOf is the region that a redirect names; "" for none.

@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"knowngood/storage"
 )
@@ -23,28 +25,28 @@ const (
 	maxDelay   = 10 * time.Second
 	// A server that was never reached is more likely misspelt than down.
 	retriesBeforeContact = 3
-	// Each stall has cost a whole idle time.
+	// Each stall has cost an idle time.
 	retriesOfStalls = 2
 	// Whatever answers in the server's place seldom stops.
 	retriesOfStrange = 2
 )
 
-// attempts is the retry policy of one operation: exponential backoff with
-// jitter, within the store's number of retries.
-type attempts struct {
-	s       *Store
-	failed  int
-	stalls  int
-	strange int
+// retrier repeats operations that failed: with exponential backoff and jitter,
+// within a number of retries.
+type retrier struct {
+	max     int // of one operation, after its first attempt
+	creds   *credentials.Credentials
+	counts  *counts
+	reached atomic.Bool // the server has answered before
 }
 
-// attempt calls f until it succeeds, fails for good, or retries are used up.
-func (s *Store) attempt(ctx context.Context, f func() error) error {
-	a := attempts{s: s}
+// do calls f until it succeeds, fails for good, or retries are used up.
+func (r *retrier) do(ctx context.Context, f func() error) error {
+	a := attempts{retrier: r}
 	for {
 		err := f()
 		if err == nil {
-			s.reached.Store(true)
+			r.reached.Store(true)
 			return nil
 		}
 		if !a.again(ctx, err) {
@@ -53,17 +55,25 @@ func (s *Store) attempt(ctx context.Context, f func() error) error {
 	}
 }
 
-// again tells, after a pause, that the operation should be tried once more.
+// attempts are those of one operation.
+type attempts struct {
+	*retrier
+	failed  int
+	stalls  int
+	strange int
+}
+
+// again waits, and then reports true, when the operation should be tried again.
 func (a *attempts) again(ctx context.Context, err error) bool {
 	code := minio.ToErrorResponse(err).Code
 	if code != "" {
-		a.s.reached.Store(true)
+		a.reached.Store(true)
 	}
 	if ctx.Err() != nil || !transient(err) {
 		return false
 	}
-	limit := a.s.retries
-	if unreachable(err) && !a.s.reached.Load() {
+	limit := a.max
+	if unreachable(err) && !a.reached.Load() {
 		limit = min(limit, retriesBeforeContact)
 	}
 	if errors.Is(err, storage.ErrStalled) {
@@ -83,18 +93,18 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 		if a.failed > 1 {
 			return false // the new ones have expired too
 		}
-		a.s.creds.Expire()
+		a.creds.Expire()
 	}
 	select {
 	case <-time.After(delay(a.failed)):
 	case <-ctx.Done():
 		return false
 	}
-	a.s.counts.retries.Add(1)
+	a.counts.retries.Add(1)
 	return true
 }
 
-// progressed says that something was achieved since the last failure.
+// progressed notes that something was achieved since the last failure.
 func (a *attempts) progressed() { a.failed, a.stalls, a.strange = 0, 0, 0 }
 
 // delay before the n-th retry, counted from 1: between half and all of a
@@ -107,7 +117,7 @@ func delay(n int) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// transient tells that the same request may succeed later.
+// transient reports whether the same request may succeed later.
 func transient(err error) bool {
 	var reply minio.ErrorResponse
 	if errors.As(err, &reply) {
@@ -147,7 +157,7 @@ func transientReply(r minio.ErrorResponse) bool {
 	return r.StatusCode >= 500
 }
 
-// unreachable tells that no connection came about.
+// unreachable reports whether no connection came about.
 func unreachable(err error) bool {
 	var op *net.OpError
 	var dns *net.DNSError

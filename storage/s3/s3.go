@@ -15,21 +15,13 @@ package s3
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"net/url"
-	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"knowngood/storage"
@@ -78,21 +70,28 @@ const (
 	maxPrefix          = 1024 - storage.MaxKey - 1
 )
 
+func (c *Config) retries() int {
+	if c.MaxRetries == 0 {
+		return defaultRetries
+	}
+	return c.MaxRetries
+}
+
+func (c *Config) idle() time.Duration {
+	if c.IdleTimeout <= 0 {
+		return defaultIdleTimeout
+	}
+	return c.IdleTimeout
+}
+
 // Store is a storage.Store in a bucket. It is also a storage.Versioner, a
 // storage.Retainer, a storage.Counter, a storage.Prover and a storage.PlainPutter.
 type Store struct {
-	url       string
-	bucket    string
-	prefix    string // "" or ends in a slash
-	endpoint  *url.URL
-	options   minio.Options
+	bucket    *bucket
 	client    *minio.Core
-	creds     *credentials.Credentials
 	transport *transport
-	retries   int
-	counts    *counts
-	reached   atomic.Bool  // the server has answered before
-	locks     atomic.Bool  // the bucket has Object Lock, or will not tell
+	retry     *retrier
+	locks     atomic.Bool  // the bucket has Object Lock, or does not show whether
 	blind     atomic.Bool  // we may not list versions
 	foreign   atomic.Bool  // ETags are no MD5 of what was put
 	proof     atomic.Int32 // storage.PutProof of the last put
@@ -119,9 +118,13 @@ var ErrBucketName = errors.New("not a name of a bucket by the rules of S3")
 // credentials are, and a name of a bucket that breaks the rules; it asks nothing
 // of anybody.
 func Check(c Config) error {
-	s, err := prepare(c)
+	b, err := newBucket(c)
+	var t *transport
 	if err == nil {
-		_, err = s.newClient(s.transport)
+		t, err = newTransport(c, &counts{})
+	}
+	if err == nil {
+		_, err = b.newClient(t)
 	}
 	if err != nil {
 		return err
@@ -136,21 +139,28 @@ func Check(c Config) error {
 // bucket. Otherwise it asks nothing of the server: a missing bucket may show
 // only with the first operation. ctx governs the opening alone.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s, err := prepare(c)
+	counts := &counts{}
+	b, err := newBucket(c)
+	var t *transport
+	if err == nil {
+		t, err = newTransport(c, counts)
+	}
 	if err != nil {
 		return nil, &storage.Error{Op: "open", Store: c.URL(), Err: fmt.Errorf("%w: %w", ErrConfig, err)}
 	}
-	if s.creds, err = findCredentials(ctx, c.Profile); err != nil {
-		return nil, s.fail(ctx, "open", "", err)
+
+	s := &Store{bucket: b, transport: t, retry: &retrier{max: c.retries(), counts: counts}}
+	if s.retry.creds, err = findCredentials(ctx, c.Profile); err != nil {
+		return nil, b.fail(ctx, "open", "", err)
 	}
-	s.options.Creds = s.creds
-	if s.options.Region == "" {
-		if s.options.Region, err = s.findRegion(ctx); err != nil {
-			return nil, s.fail(ctx, "open", "", err)
+	b.options.Creds = s.retry.creds
+	if b.options.Region == "" {
+		if b.options.Region, err = s.findRegion(ctx); err != nil {
+			return nil, b.fail(ctx, "open", "", err)
 		}
 	}
-	if s.client, err = s.newClient(s.transport); err != nil {
-		return nil, s.fail(ctx, "open", "", err)
+	if s.client, err = b.newClient(t); err != nil {
+		return nil, b.fail(ctx, "open", "", err)
 	}
 	return s, nil
 }
@@ -170,77 +180,15 @@ func (c Config) URL() string {
 	return u.String()
 }
 
-// prepare makes all of a Store but its credentials, region and client.
-func prepare(c Config) (*Store, error) {
-	if err := s3utils.CheckValidBucketName(c.Bucket); err != nil {
-		return nil, fmt.Errorf("bucket name %q: %w: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them", c.Bucket, err)
-	}
-	s := &Store{url: c.URL(), bucket: c.Bucket, retries: c.MaxRetries, counts: &counts{}}
-	if s.retries == 0 {
-		s.retries = defaultRetries
-	}
-	if prefix := strings.Trim(c.Prefix, "/"); prefix != "" {
-		if err := storage.CheckKey(prefix); err != nil || len(prefix) > maxPrefix {
-			return nil, fmt.Errorf("prefix %q: %w: use letters, digits, '.', '_', '=' and '-' between single slashes", c.Prefix, storage.ErrInvalidKey)
-		}
-		s.prefix = prefix + "/"
-	}
-	var err error
-	if s.endpoint, err = parseEndpoint(c.Endpoint); err != nil {
-		return nil, err
-	}
-	if s.transport, err = newTransport(c, s.counts); err != nil {
-		return nil, err
-	}
-	s.options = minio.Options{
-		Secure:     s.endpoint.Scheme == "https",
-		Region:     firstOf(c.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION")),
-		MaxRetries: 1, // this package has its own policy
-	}
-	switch c.Addressing {
-	case AddressPath:
-		s.options.BucketLookup = minio.BucketLookupPath
-	case AddressHost:
-		s.options.BucketLookup = minio.BucketLookupDNS
-	}
-	return s, nil
-}
-
-func parseEndpoint(endpoint string) (*url.URL, error) {
-	if endpoint == "" {
-		endpoint = defaultEndpoint
-	}
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return nil, errors.New("the endpoint is not a URL, want https://host or https://host:port")
-	}
-	if u.User != nil {
-		return nil, errors.New("the endpoint has credentials in it: put them into the environment or the AWS credentials file")
-	}
-	if port, err := strconv.Atoi(u.Port()); u.Port() != "" && (err != nil || port < 1 || port > 65535) {
-		return nil, fmt.Errorf("the endpoint has the port %s, want one from 1 to 65535", u.Port())
-	}
-	if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("the endpoint is %q, want https://host or https://host:port (a path goes before the ?: s3://bucket/prefix)", endpoint)
-	}
-	return u, nil
-}
-
-func (s *Store) newClient(rt http.RoundTripper) (*minio.Core, error) {
-	o := s.options
-	o.Transport = rt
-	return minio.NewCore(s.endpoint.Host, &o)
-}
-
 // findRegion asks the server where the bucket is.
 func (s *Store) findRegion(ctx context.Context) (string, error) {
-	client, err := s.newClient(s.transport)
+	client, err := s.bucket.newClient(s.transport)
 	if err != nil {
 		return "", err
 	}
 	var region string
-	err = s.attempt(ctx, func() error {
-		region, err = client.GetBucketLocation(ctx, s.bucket)
+	err = s.retry.do(ctx, func() error {
+		region, err = client.GetBucketLocation(ctx, s.bucket.name)
 		return err
 	})
 	if named := regionOf(err); named != "" {
@@ -250,65 +198,14 @@ func (s *Store) findRegion(ctx context.Context) (string, error) {
 }
 
 // Stats implements storage.Counter.
-func (s *Store) Stats() storage.Stats { return s.counts.stats() }
+func (s *Store) Stats() storage.Stats { return s.retry.counts.stats() }
 
 // Close gives back the connections that are kept for the next request. The
 // store stays usable.
 func (s *Store) Close() { s.transport.base.CloseIdleConnections() }
 
 // String is the URL of the store, without anything secret.
-func (s *Store) String() string { return s.url }
-
-func newTransport(c Config, counts *counts) (*transport, error) {
-	roots, err := trusted(c.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	idle := c.IdleTimeout
-	if idle <= 0 {
-		idle = defaultIdleTimeout
-	}
-	return &transport{
-		base: &http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
-			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout: 10 * time.Second,
-			MaxIdleConnsPerHost: 64,
-			IdleConnTimeout:     60 * time.Second,
-			DisableCompression:  true,
-			WriteBufferSize:     64 << 10,
-			ReadBufferSize:      64 << 10,
-		},
-		idle:   idle,
-		counts: counts,
-	}, nil
-}
-
-// trusted returns the system's certificates with those of a file, which
-// AWS_CA_BUNDLE may name too; nil for the system's alone.
-func trusted(file string) (*x509.CertPool, error) {
-	from := "ca"
-	if file == "" {
-		from = "AWS_CA_BUNDLE"
-		file = os.Getenv(from)
-	}
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("CA certificates, from %s: %w", from, err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("CA certificates of the system: %w", err)
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA certificates, from %s: %s has no certificate in PEM form", from, file)
-	}
-	return pool, nil
-}
+func (s *Store) String() string { return s.bucket.url }
 
 func firstOf(values ...string) string {
 	for _, v := range values {

@@ -2,8 +2,13 @@ package s3
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +22,53 @@ type transport struct {
 	base   *http.Transport
 	idle   time.Duration
 	counts *counts
+}
+
+func newTransport(c Config, counts *counts) (*transport, error) {
+	roots, err := trusted(c.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return &transport{
+		base: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout: 10 * time.Second,
+			MaxIdleConnsPerHost: 64,
+			IdleConnTimeout:     60 * time.Second,
+			DisableCompression:  true,
+			WriteBufferSize:     64 << 10,
+			ReadBufferSize:      64 << 10,
+		},
+		idle:   c.idle(),
+		counts: counts,
+	}, nil
+}
+
+// trusted returns the system's certificates with those of a file, which
+// AWS_CA_BUNDLE may name too; nil for the system's only.
+func trusted(file string) (*x509.CertPool, error) {
+	from := "ca"
+	if file == "" {
+		from = "AWS_CA_BUNDLE"
+		file = os.Getenv(from)
+	}
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("CA certificates, from %s: %w", from, err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("CA certificates of the system: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA certificates, from %s: %s has no certificate in PEM form", from, file)
+	}
+	return pool, nil
 }
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -20,7 +20,7 @@ func (s *Store) Versions(ctx context.Context, key string) iter.Seq2[storage.Vers
 		err := begin(ctx, key)
 		stopped, last := false, ""
 		if err == nil {
-			err = s.attempt(ctx, func() error {
+			err = s.retry.do(ctx, func() error {
 				return s.versions(ctx, key, last, func(v storage.Version) bool {
 					last = v.ID
 					stopped = !yield(v, nil)
@@ -29,16 +29,16 @@ func (s *Store) Versions(ctx context.Context, key string) iter.Seq2[storage.Vers
 			})
 		}
 		if err != nil && !stopped {
-			yield(storage.Version{}, s.fail(ctx, "versions", key, err))
+			yield(storage.Version{}, s.bucket.fail(ctx, "versions", key, err))
 		}
 	}
 }
 
 // versions yields those of key after the one with the ID last, or all.
 func (s *Store) versions(ctx context.Context, key, last string, yield func(storage.Version) bool) error {
-	full := s.prefix + key
+	full := s.bucket.prefix + key
 	seen := last == ""
-	for info := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: full, Recursive: true, WithVersions: true}) {
+	for info := range s.client.ListObjectsIter(ctx, s.bucket.name, minio.ListObjectsOptions{Prefix: full, Recursive: true, WithVersions: true}) {
 		switch {
 		case info.Err != nil:
 			return info.Err
@@ -63,8 +63,8 @@ func (s *Store) versions(ctx context.Context, key, last string, yield func(stora
 func (s *Store) DeleteVersion(ctx context.Context, key, version string) error {
 	err := begin(ctx, key)
 	if err == nil {
-		err = s.attempt(ctx, func() error {
-			return s.client.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{VersionID: version})
+		err = s.retry.do(ctx, func() error {
+			return s.client.RemoveObject(ctx, s.bucket.name, s.bucket.prefix+key, minio.RemoveObjectOptions{VersionID: version})
 		})
 	}
 	if err == nil {
@@ -74,7 +74,7 @@ func (s *Store) DeleteVersion(ctx context.Context, key, version string) error {
 	case "NoSuchKey", "NoSuchVersion":
 		return nil
 	}
-	return s.fail(ctx, "delete", key, err)
+	return s.bucket.fail(ctx, "delete", key, err)
 }
 
 // Retention implements storage.Retainer.
@@ -85,14 +85,14 @@ func (s *Store) Retention(ctx context.Context, key, version string) (storage.Ret
 		r, err = s.retention(ctx, key, version)
 	}
 	if err != nil {
-		return storage.Retention{}, s.fail(ctx, "retention", key, err)
+		return storage.Retention{}, s.bucket.fail(ctx, "retention", key, err)
 	}
 	return r, nil
 }
 
 func (s *Store) retention(ctx context.Context, key, version string) (r storage.Retention, err error) {
-	err = s.attempt(ctx, func() error {
-		mode, until, err := s.client.GetObjectRetention(ctx, s.bucket, s.prefix+key, version)
+	err = s.retry.do(ctx, func() error {
+		mode, until, err := s.client.GetObjectRetention(ctx, s.bucket.name, s.bucket.prefix+key, version)
 		if err == nil && *mode != "" && until != nil {
 			r = storage.Retention{Mode: storage.RetentionMode(*mode), Until: *until}
 		}
@@ -114,8 +114,8 @@ func (s *Store) retention(ctx context.Context, key, version string) (r storage.R
 // for those who may not see locks.
 func (s *Store) retentionFromHeaders(ctx context.Context, key, version string) (storage.Retention, error) {
 	var info minio.ObjectInfo
-	err := s.attempt(ctx, func() (err error) {
-		info, err = s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{VersionID: version})
+	err := s.retry.do(ctx, func() (err error) {
+		info, err = s.client.StatObject(ctx, s.bucket.name, s.bucket.prefix+key, minio.StatObjectOptions{VersionID: version})
 		return err
 	})
 	mode := info.Metadata.Get("X-Amz-Object-Lock-Mode")
@@ -136,8 +136,8 @@ func (s *Store) checkLocks(ctx context.Context) error {
 	if s.locks.Load() {
 		return nil
 	}
-	err := s.attempt(ctx, func() error {
-		_, _, _, _, err := s.client.GetObjectLockConfig(ctx, s.bucket)
+	err := s.retry.do(ctx, func() error {
+		_, _, _, _, err := s.client.GetObjectLockConfig(ctx, s.bucket.name)
 		return err
 	})
 	switch minio.ToErrorResponse(err).Code {
@@ -169,15 +169,15 @@ func (s *Store) Retain(ctx context.Context, key, version string, r storage.Reten
 		}
 	}
 	if err != nil {
-		return s.fail(ctx, "retain", key, err)
+		return s.bucket.fail(ctx, "retain", key, err)
 	}
 	return nil
 }
 
 func (s *Store) setRetention(ctx context.Context, key, version string, r storage.Retention) error {
 	mode := minio.RetentionMode(r.Mode)
-	return s.attempt(ctx, func() error {
-		return s.client.PutObjectRetention(ctx, s.bucket, s.prefix+key, minio.PutObjectRetentionOptions{
+	return s.retry.do(ctx, func() error {
+		return s.client.PutObjectRetention(ctx, s.bucket.name, s.bucket.prefix+key, minio.PutObjectRetentionOptions{
 			Mode:            &mode,
 			RetainUntilDate: &r.Until,
 			VersionID:       version,
