@@ -23,12 +23,13 @@ func Cat(ctx context.Context, t *snapshot.Tree, e *manifest.Entry, w io.Writer) 
 	return t.Content(ctx, e, w)
 }
 
-// ErrNotAsCaptured says that a file on the disk is not the one of the snapshot.
+// ErrNotAsCaptured means that a file on the disk is not the one of the snapshot.
 var ErrNotAsCaptured = errors.New("it is not as the snapshot has it")
 
 // CatRestored writes the content of a restored file, each chunk verified before
 // it is written: whatever lies at path by now, w gets what the snapshot has, or
-// an error comes. A file that the capture could not read whole is an error.
+// the result is an error. So it is for a file that the capture could not read
+// completely.
 func CatRestored(ctx context.Context, t *snapshot.Tree, e *manifest.Entry, path string, w io.Writer) error {
 	if e.Type != manifest.File {
 		return fmt.Errorf("%q is no file but a %v", "/"+e.Path, e.Type)

@@ -11,7 +11,7 @@ import (
 )
 
 // committer puts files that were written beside their names in their places:
-// sync, then rename, in batches. What was there stays whole until then.
+// sync, then rename, in batches. What was there stays intact until then.
 type committer struct {
 	target   *target.Target
 	report   *report

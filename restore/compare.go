@@ -3,8 +3,6 @@ package restore
 import (
 	"io"
 
-	"golang.org/x/sys/unix"
-
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/chunk"
@@ -14,7 +12,7 @@ import (
 type comparer struct {
 	hasher *chunk.Hasher
 	buf    []byte
-	good   []bool // chunks of the last file that are where they should be
+	good   []bool // chunks of the last file: which of them are where they should be
 }
 
 func (c *comparer) buffer(n int) []byte {
@@ -90,39 +88,4 @@ func holeAt(holes []manifest.Extent, at uint64) uint64 {
 		}
 	}
 	return 0
-}
-
-// readContent fills b with content of the file, holes of the entry left out.
-func readContent(fd int, e *manifest.Entry, at uint64, b []byte) error {
-	for _, h := range e.Holes {
-		if h.Offset > at {
-			n := min(h.Offset-at, uint64(len(b)))
-			if err := pread(fd, b[:n], at); err != nil {
-				return err
-			}
-			b, at = b[n:], at+n
-			if len(b) == 0 {
-				return nil
-			}
-		}
-		at += h.Length
-	}
-	return pread(fd, b, at)
-}
-
-func pread(fd int, b []byte, at uint64) error {
-	for len(b) > 0 {
-		n, err := unix.Pread(fd, b, int64(at))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return io.ErrUnexpectedEOF
-		}
-		b, at = b[n:], at+uint64(n)
-	}
-	return nil
 }

@@ -67,8 +67,8 @@ func (x *examiner) work(worker int) error {
 	return nil
 }
 
-// file decides what becomes of a file: left alone, given its metadata, or
-// written anew with the chunks that are still good.
+// file compares a file, and leaves it as it is, gives it its metadata, or writes
+// it again, reusing the chunks that are still good.
 func (x *examiner) file(c *comparer, f *file) error {
 	e := f.entry
 	fd, st, err := x.open(e)
@@ -90,7 +90,7 @@ func (x *examiner) file(c *comparer, f *file) error {
 		f.group.fail()
 		return nil
 	}
-	if err == nil && same { // what cannot be read is written anew
+	if err == nil && same { // what cannot be read is written again
 		keeps, err := x.keep(f, fd, &st)
 		if err != nil || keeps {
 			return err
@@ -125,7 +125,7 @@ func (x *examiner) open(e *manifest.Entry) (fd int, st posix.Stat, err error) {
 	return -1, st, err
 }
 
-// write writes a file anew, with the chunks of the open one that are good.
+// write writes a file again, with the good chunks of the open one.
 func (x *examiner) write(c *comparer, f *file, fd int) error {
 	if x.dryRun {
 		return f.planned(c.good)
@@ -198,7 +198,7 @@ func (x *examiner) reuse(c *comparer, f *file, fd int) error {
 			err := readContent(fd, f.entry, at, b)
 			// It may have changed since: what is copied is verified too.
 			if err == nil && c.hasher.ID(b) == f.entry.Chunks[i].ID {
-				if err := f.put(f.fd, at, b); err != nil {
+				if err := writeContent(f.fd, f.entry, at, b); err != nil {
 					return err
 				}
 				f.present[i] = true

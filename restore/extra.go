@@ -56,7 +56,7 @@ func (r *restorer) deleteExtra(ctx context.Context) error {
 		if err != nil {
 			var se *snapshot.SegmentError
 			if errors.As(err, &se) {
-				// Without the whole list nothing can be called extra.
+				// Without the complete list nothing can be called extra.
 				x.report.problem(se.First, errors.New("from here on nothing was deleted: the list of files is damaged"))
 				return nil
 			}

@@ -59,8 +59,8 @@ type file struct {
 	mu     sync.Mutex
 	fd     int // -1 when not open
 	failed bool
-	// writing lets one chunk at a time be written: the kernel serialises
-	// writes to a file, and those who wait for it there burn a core.
+	// writing is held while a chunk is written: the kernel serialises writes to a
+	// file, and those who wait for it there burn a core.
 	writing sync.Mutex
 }
 
@@ -143,7 +143,7 @@ func (f *file) Write(at uint64, b []byte) error {
 	f.mu.Unlock()
 	if err == nil {
 		f.writing.Lock()
-		err = f.put(fd, at, b)
+		err = writeContent(fd, f.entry, at, b)
 		f.writing.Unlock()
 		if len(b) >= earlyWrite {
 			unix.SyncFileRange(fd, int64(at), int64(len(b)), unix.SYNC_FILE_RANGE_WRITE)
@@ -159,38 +159,6 @@ func (f *file) Write(at uint64, b []byte) error {
 	f.to.report.progress.Bytes.Add(uint64(len(b)))
 	if f.left.Add(-1) == 0 {
 		return f.to.report.fatal(f.entry.Path, f.finish())
-	}
-	return nil
-}
-
-// put writes b, whose offset counts content without holes.
-func (f *file) put(fd int, at uint64, b []byte) error {
-	for _, h := range f.entry.Holes {
-		if h.Offset > at {
-			n := min(h.Offset-at, uint64(len(b)))
-			if err := pwrite(fd, b[:n], at); err != nil {
-				return err
-			}
-			b, at = b[n:], at+n
-			if len(b) == 0 {
-				return nil
-			}
-		}
-		at += h.Length
-	}
-	return pwrite(fd, b, at)
-}
-
-func pwrite(fd int, b []byte, at uint64) error {
-	for len(b) > 0 {
-		n, err := unix.Pwrite(fd, b, int64(at))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		b, at = b[n:], at+uint64(n)
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (r *restorer) flagged(e *manifest.Entry) *manifest.Entry {
 	return r.parts.entry(e)
 }
 
-// Part is what was read of a file that could not be read whole.
+// Part is what was read of a file that could not be read completely.
 type Part struct {
 	Path string // of the file
 	File string // that holds what was read of it, in the target

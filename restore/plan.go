@@ -37,8 +37,8 @@ type Options struct {
 	// Today, when set, is what a capture would mean now: what its rules leave
 	// out is not deleted either.
 	Today *snapshot.Scope
-	// Spare are absolute paths, free of links, that Delete leaves alone, with
-	// what is below and above them: the repository itself, say.
+	// Spare are absolute paths, free of links, that Delete does not touch, nor what
+	// is below and above them: the repository itself, for example.
 	Spare []string
 	// Select decides which entries are wanted; nil wants all.
 	Select *snapshot.Scope

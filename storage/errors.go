@@ -25,7 +25,7 @@ var (
 	ErrUnproven = errors.New("the put was answered as done, but the store does not give the object back")
 )
 
-// Error says which operation failed on what, and what to do next.
+// Error is which operation failed on what, and what to do next.
 type Error struct {
 	Op    string // open, put, get, list, delete, versions, retain, retention
 	Store string // URL without secrets

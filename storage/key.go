@@ -9,7 +9,7 @@ const (
 	MaxSegment = 255
 )
 
-// CheckKey tells whether key may name an object: segments of [A-Za-z0-9._=-],
+// CheckKey reports whether key may name an object: segments of [A-Za-z0-9._=-],
 // joined by single slashes, none of them empty, "." or "..". Anything else is
 // ErrInvalidKey.
 func CheckKey(key string) error {
@@ -24,7 +24,7 @@ func CheckKey(key string) error {
 	return nil
 }
 
-// ValidSegment tells whether s may stand between two slashes of a key.
+// ValidSegment reports whether s may stand between two slashes of a key.
 func ValidSegment(s string) bool {
 	if s == "" || s == "." || s == ".." || len(s) > MaxSegment {
 		return false

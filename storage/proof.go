@@ -13,15 +13,15 @@ const (
 	ProofByReading
 )
 
-// Prover is the optional capability to tell how puts are proved. Stores without
-// it know by themselves: no network lies between.
+// Prover is the optional capability to report how puts are proved. Stores without
+// it need no proof: no network lies between.
 type Prover interface {
-	// PutProof is that of the last put since the store was opened.
+	// PutProof returns that of the last put since the store was opened.
 	PutProof() PutProof
 }
 
 // PlainPutter is the optional capability to put without a condition, as whoever
-// has the credentials of a store can. Nothing but probes does that, to find out
+// has the credentials of a store can. Only probes do that, to find out
 // whether create-only is a rule of the store, or only a habit of Put.
 type PlainPutter interface {
 	// PlainPut makes body the content of key, whatever is there. An error that

@@ -1,6 +1,6 @@
 package storage
 
-// Counter is the optional capability to tell what was asked of a store.
+// Counter is the optional capability to report the requests to a store.
 type Counter interface {
 	// Stats since the store was opened.
 	Stats() Stats

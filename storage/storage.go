@@ -27,7 +27,7 @@ type Store interface {
 	// untouched. When key exists with the same bytes Put returns nil, so a
 	// retry after a lost reply is harmless. When Put returns nil the object
 	// is durable and visible to Get and List. A failed Put leaves either
-	// nothing or the whole object. body is not kept after Put returns, and
+	// nothing or the complete object. body is not kept after Put returns, and
 	// never changed.
 	Put(ctx context.Context, key string, body []byte, opts PutOptions) error
 
@@ -102,9 +102,9 @@ type ListOptions struct {
 	// Delimiter folds keys that have a further slash after Prefix into one
 	// Object with Folded set, whose Key ends in that slash. Size and
 	// Modified of a folded Object are zero. On some versioned stores it may
-	// stand for deleted objects alone.
+	// stand for only deleted objects.
 	Delimiter bool
-	// Hidden yields, where the store keeps versions and lets us see them,
+	// Hidden yields, where the store keeps versions and shows them to us,
 	// also what a delete marker hides. It does nothing elsewhere, nor with
 	// Delimiter.
 	Hidden bool
@@ -118,10 +118,10 @@ type Object struct {
 	Size     int64
 	Modified time.Time
 	Folded   bool
-	// Hidden says that a delete marker lies on it: Get does not find it, but
+	// Hidden means that a delete marker lies on it: Get does not find it, but
 	// Versioner does.
 	Hidden bool
-	// Older says that other versions lie beneath this one, or may. It is told
+	// Older means that other versions lie beneath this one, or may. It is set
 	// where ListOptions.Hidden shows what is hidden.
 	Older bool
 }
@@ -131,7 +131,7 @@ type Retainer interface {
 	// Retain sets or extends the lock of a version; it never shortens nor
 	// weakens: where a longer or stronger lock holds, that stays.
 	Retain(ctx context.Context, key, version string, r Retention) error
-	// Retention tells the lock of a version; the zero value means none is
+	// Retention returns the lock of a version; the zero value means none is
 	// reported, which on some stores may still mean a bucket default.
 	Retention(ctx context.Context, key, version string) (Retention, error)
 }
@@ -146,7 +146,7 @@ type Versioner interface {
 	GetVersion(ctx context.Context, key, version string, offset, length int64) (io.ReadCloser, error)
 }
 
-// Purger is the optional capability to delete for good what Versioner shows.
+// Purger is the optional capability to delete permanently what Versioner shows.
 type Purger interface {
 	// DeleteVersion removes one version of key, or one delete marker.
 	// Removing what does not exist is no error. A version that is locked
@@ -159,7 +159,7 @@ type Version struct {
 	ID       string
 	Size     int64
 	Modified time.Time
-	// Marker says that this version is a delete marker and has no bytes.
+	// Marker means that this version is a delete marker and has no bytes.
 	Marker bool
 }
 

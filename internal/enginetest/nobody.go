@@ -13,7 +13,7 @@ import (
 
 const nobody = 65534
 
-// AsNobody tells whether the process has no special rights. Where it has, it
+// AsNobody reports whether the process has no special rights. Where it has, it
 // runs the calling test again in a process without them, and the caller
 // returns.
 func AsNobody(t *testing.T) bool {

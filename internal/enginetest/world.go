@@ -230,7 +230,7 @@ func (w *World) Clean() {
 // Under is the manifest path of an absolute path.
 func Under(path string) string { return strings.TrimPrefix(path, "/") }
 
-// Slow tells whether the long tests are wanted: KNOWNGOOD_SLOW=1.
+// Slow reports whether the long tests are wanted: KNOWNGOOD_SLOW=1.
 func Slow() bool { return os.Getenv("KNOWNGOOD_SLOW") != "" }
 
 // InMemory puts temporary directories into memory where the system has a

@@ -1,5 +1,5 @@
 // Package fusetest mounts directories through FUSE, for tests of what network
-// file systems do: they take their time, and let the kernel remember what is no
+// file systems do: they take their time, and allow the kernel to remember what is no
 // longer so.
 package fusetest
 
@@ -20,16 +20,16 @@ type Options struct {
 	// directory holds.
 	Delay time.Duration
 	// Remembered is how long the kernel may go on with names and attributes
-	// that it was told.
+	// that it got.
 	Remembered time.Duration
-	// HideSizes says of every file that it is empty. What it holds can be read
+	// HideSizes reports every file as empty. What it holds can be read
 	// all the same, as in /proc.
 	HideSizes bool
-	// Endless lets the content of files never end.
+	// Endless makes the content of files never end.
 	Endless bool
 	// NoFlags has no inode flags.
 	NoFlags bool
-	// Silent lets reads of files wait for ever.
+	// Silent makes reads of files wait for ever.
 	Silent bool
 }
 
@@ -136,7 +136,7 @@ func (f *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	return f.RawFileSystem.OpenDir(cancel, in, out)
 }
 
-// Open lets the kernel read past a size that is hidden.
+// Open allows the kernel to read past a size that is hidden.
 func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	s := f.RawFileSystem.Open(cancel, in, out)
 	if f.options.HideSizes {
@@ -145,7 +145,7 @@ func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 	return s
 }
 
-// Read is what the options say.
+// Read returns what the options define.
 func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	switch {
 	case f.options.Silent:

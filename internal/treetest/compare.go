@@ -38,7 +38,7 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%q: %s: want %s, got %s", d.Path, d.Kind, d.Want, d.Got)
 }
 
-// Options say what of two trees need not be equal.
+// Options are what of two trees need not be equal.
 type Options struct {
 	IgnoreOwners bool // for restores without the right to chown
 	IgnoreRoot   bool // metadata of the two directories themselves
@@ -109,7 +109,7 @@ func parentOf(p string) string {
 	return p[:max(0, strings.LastIndexByte(p, '/'))]
 }
 
-// leaders names each inode by the least of its paths, of those paths alone
+// leaders names each inode by the least of its paths, of only those paths
 // that another tree has with the same type: what is missing there is told
 // otherwise.
 func (tree Tree) leaders(other Tree) map[string]string {

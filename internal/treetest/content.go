@@ -96,7 +96,7 @@ func (b *builder) name() string {
 	}
 	plain := fmt.Sprintf("node-%d", b.choices.IntN(100_000))
 	switch b.choices.IntN(kinds) {
-	case 1: // names that tell orders of paths apart
+	case 1: // names that distinguish orders of paths
 		letters := "ab.-! \x01~"
 		return strings.Repeat("a", 1+b.choices.IntN(3)) + string(letters[b.choices.IntN(len(letters))]) + fmt.Sprint(b.choices.IntN(100))
 	case 2: // any bytes, mostly no UTF-8

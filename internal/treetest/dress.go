@@ -20,7 +20,7 @@ func (b *builder) dressFresh() error {
 }
 
 // dress chooses a node's metadata and sets it, in the order in which the
-// kernel leaves it alone: a chown clears setuid and capabilities, an ACL
+// kernel does not change it: a chown clears setuid and capabilities, an ACL
 // changes the mode, and everything else may change the time.
 func (b *builder) dress(m made) error {
 	steps := []func(made) error{b.dressOwner, b.dressMode, b.dressACLs, b.dressXattrs, b.dressCapability, b.dressTime}

@@ -20,7 +20,7 @@ type Shape struct {
 	Without  []Part // what not to make
 }
 
-// Report says what was made and what was refused.
+// Report is what was made and what was refused.
 type Report struct {
 	Made    map[string]int // by type of node, "hard link" for further names
 	Refused map[Part]int   // by the file system, or for lack of rights
@@ -174,7 +174,7 @@ func (b *builder) addAny() error {
 	return r.cook(b)
 }
 
-// refused tells whether an error means that the machine does not allow
+// refused reports whether an error means that the machine does not allow
 // something; then it is counted.
 func (b *builder) refused(part Part, err error) bool {
 	for _, e := range []error{unix.EPERM, unix.EACCES, unix.ENOTSUP, unix.ENOSYS, unix.EINVAL, unix.EILSEQ, unix.ENAMETOOLONG, unix.EOVERFLOW} {
@@ -316,7 +316,7 @@ func (b *builder) addLargeDir() error {
 			return err
 		}
 		// One in sixteen gets odd metadata; choosing it for all would take
-		// most of the time of the whole tree.
+		// most of the time of all of the tree.
 		if b.report.Made[m.typ.String()]++; i%16 == 0 {
 			b.fresh = append(b.fresh, m)
 		} else if err := b.setTime(m, 1_700_000_000+int64(i), int64(i)); err != nil {

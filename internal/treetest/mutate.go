@@ -11,11 +11,11 @@ import (
 )
 
 // Mutate makes n random edits in dir, a tree of any origin, and returns what
-// it did, in words. New nodes are as the shape says. Edits that the machine
+// it did, in words. New nodes are as the shape defines. Edits that the machine
 // refuses leave the tree as it was and are said to be refused.
 //
 // One kind of edit changes a file's content and keeps its size and mtime, as
-// some programs do: only the ctime tells.
+// some programs do: only the ctime shows it.
 func Mutate(t T, dir string, choices Choices, n int, shape Shape) []string {
 	t.Helper()
 	b, err := newBuilder(dir, choices, shape)
@@ -144,7 +144,7 @@ func (b *builder) apply(c change, m made) (string, error) {
 		return what, fmt.Errorf("%s: %w", what, err)
 	}
 	if !maps.Equal(before, b.report.Refused) {
-		what += " (refused in part or whole)"
+		what += " (refused, or in part)"
 	}
 	return what, b.dressFresh()
 }

@@ -55,7 +55,7 @@ type Node struct {
 
 	Size      int64      // files: bytes
 	Content   [][32]byte // files: SHA-256 of each 64 KiB
-	Holes     []Extent   // files: as SEEK_HOLE tells them
+	Holes     []Extent   // files: as SEEK_HOLE reports them
 	Allocated int64      // files: bytes on disk
 
 	inode inode
@@ -181,7 +181,7 @@ func (n *Node) readContent(dirfd int, name string) error {
 		}
 	}
 	if length != n.Size {
-		return fmt.Errorf("has %d bytes, its status says %d: it changed meanwhile", length, n.Size)
+		return fmt.Errorf("has %d bytes, its status has %d: it changed meanwhile", length, n.Size)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ type Choices interface {
 	IntN(n int) int
 	// Uint64 chooses the seed of something whose details do not matter.
 	Uint64() uint64
-	// Keep tells whether an optional part is kept.
+	// Keep reports whether an optional part is kept.
 	Keep() bool
 }
 

@@ -1,11 +1,11 @@
 // Package load gives the restored outputs of command sources to the commands
 // that take them back: a dump to the program that loads it into its database.
 //
-// It promises that a command gets the content that the snapshot has, whole and
-// verified, or is ended. It refuses to load what was not captured whole, or is
-// not on the disk as the snapshot has it, and it runs no command that the
-// snapshot alone names unless it is told to and each is confirmed: whoever held
-// the captured host may have written it.
+// It promises that a command gets the content that the snapshot has, complete and
+// verified, or is ended. It refuses to load what was not captured completely, or
+// is not on the disk as the snapshot has it. It runs no command that only the
+// snapshot names, unless each is confirmed: whoever held the captured host may
+// have written it.
 package load
 
 import (
@@ -32,7 +32,7 @@ type Output struct {
 	Path string   // in the snapshot
 	File string   // where it was restored, absolute
 	Argv []string // of the command that takes it back
-	// Foreign is set when the snapshot alone names the command.
+	// Foreign is set when only the snapshot names the command.
 	Foreign bool
 
 	Status Status
@@ -41,7 +41,7 @@ type Output struct {
 	entry *manifest.Entry // nil when it cannot be loaded
 }
 
-// Status is what became of an output.
+// Status is what was done with an output.
 type Status string
 
 // The states of an output.
@@ -51,7 +51,7 @@ const (
 	Failed Status = "failed" // its command was run and failed
 )
 
-// Loadable reports whether the snapshot has the output, and has it whole.
+// Loadable reports whether the snapshot has the complete output.
 func (o *Output) Loadable() bool { return o.entry != nil }
 
 // maxOutputs is how many outputs are considered of those that snapshots name.
@@ -91,7 +91,7 @@ func Outputs(ctx context.Context, t *snapshot.Tree, o *restore.Options, configur
 	return all
 }
 
-// fileOf is where a path of the snapshot was restored. A single file lies in the
+// fileOf returns where a path of the snapshot was restored. A single file lies in the
 // target when that is a directory; else it is the target.
 func fileOf(o *restore.Options, p string) string {
 	file := filepath.Join(o.Target, strings.TrimPrefix(p, o.Under))
@@ -104,7 +104,7 @@ func fileOf(o *restore.Options, p string) string {
 	return file
 }
 
-// find is the entry of an output, if it can be loaded.
+// find returns the entry of an output, if it can be loaded.
 func find(ctx context.Context, t *snapshot.Tree, path string) (*manifest.Entry, error) {
 	e, err := t.Find(ctx, path)
 	switch {
@@ -120,28 +120,28 @@ func find(ctx context.Context, t *snapshot.Tree, path string) (*manifest.Entry, 
 	return e, nil
 }
 
-// Options say which outputs are loaded, and how.
+// Options select which outputs are loaded, and how.
 type Options struct {
 	// Confirm, when set, is asked before each foreign command; an error keeps
 	// it from running. When nil no foreign command is run.
 	Confirm func(context.Context, *Output) error
 	// Limit ends a command that runs longer; 0 is none.
 	Limit time.Duration
-	// Begin and Line, when set, are told which command begins, and each line
-	// that it prints.
+	// Begin and Line, when set, get each command that begins, and each line that it
+	// prints.
 	Begin func(*Output)
 	Line  func(o *Output, line string)
 }
 
-// ErrFailed says that the command of an output failed.
+// ErrFailed means that the command of an output failed.
 var ErrFailed = errors.New("not loaded: its command failed")
 
 // errForeign keeps a foreign command from running.
 var errForeign = errors.New("the snapshot alone names its command")
 
-// Run loads the outputs, one after the other, until a command fails. What became
-// of each stands in it; the error is that of ctx, or ErrFailed with the output
-// that failed.
+// Run loads the outputs, one after the other, until a command fails. Each of them
+// gets its status; the error is that of ctx, or ErrFailed with the output that
+// failed.
 func Run(ctx context.Context, t *snapshot.Tree, all []*Output, o Options) error {
 	var failed *Output
 	for _, out := range all {

@@ -20,7 +20,7 @@ import (
 // Options decide who owns the restored files.
 //
 // A tree that brings its own accounts, an etc/passwd at its top, gets the
-// numbers of the snapshot, which are what that file says. Any other tree goes
+// numbers of the snapshot, which are those in that file. Any other tree goes
 // by names: a user or group has the number that the machine gives to the name,
 // and where the machine does not know the name, the number of the snapshot.
 // Users and groups in ACLs, which have only numbers, are named by the accounts in

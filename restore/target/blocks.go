@@ -10,8 +10,8 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// Blocks keeps blocks of bytes compressed in memory: what has to be remembered
-// until the end of each directory of a tree, say.
+// Blocks keeps blocks of bytes compressed in memory: what has to be remembered of
+// each directory of a tree until the end, for example.
 type Blocks struct {
 	enc    *zstd.Encoder
 	blocks [][]byte
@@ -52,7 +52,7 @@ func (b *Blocks) Backward() iter.Seq[[]byte] {
 	}
 }
 
-// flagLog remembers entries and their inode flags: a whole tree may be immutable.
+// flagLog remembers entries and their inode flags: all of a tree may be immutable.
 type flagLog struct {
 	block []byte // the last one
 	full  Blocks

@@ -2,7 +2,7 @@
 //
 // It promises what storage.Store does on any local file system, and on
 // network file systems as far as they keep link(2) or renameat2(2) atomic:
-// an object appears whole or not at all, is never replaced, and is on the
+// an object appears completely or not at all, is never replaced, and is on the
 // disk, with the directories above it, when Put returns. Keys and symbolic
 // links cannot lead out of the directory.
 //
@@ -103,7 +103,7 @@ func makeDurable(path string) error {
 		err = os.Mkdir(path, 0o700)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return nil // Open says what is wrong with anything but a directory
+		return nil // Open reports what is wrong with anything except a directory
 	}
 	if err != nil {
 		return err
@@ -175,8 +175,8 @@ func (b *body) Read(p []byte) (int, error) {
 
 func (b *body) Close() error { return b.f.Close() }
 
-// Delete implements storage.Store. Directories stay, so that it cannot pull
-// one away from under a Put.
+// Delete implements storage.Store. Directories stay, so that it cannot remove one
+// that a Put needs.
 func (s *Store) Delete(ctx context.Context, key string) error {
 	if err := begin(ctx, key); err != nil {
 		return s.fail("delete", key, err)
@@ -200,7 +200,7 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-// same tells whether the object at key has exactly the bytes of want.
+// same reports whether the object at key has exactly the bytes of want.
 func (s *Store) same(key string, want []byte) (bool, error) {
 	f, err := s.open(key)
 	if err != nil {
@@ -238,7 +238,7 @@ func begin(ctx context.Context, key string) error {
 	return ctx.Err()
 }
 
-// absent tells that a path leads nowhere, also because a file stands where
+// absent reports whether a path leads nowhere, also because a file stands where
 // it would need a directory.
 func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)

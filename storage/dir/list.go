@@ -55,7 +55,7 @@ func (l *listing) walk(dir string) error {
 	return nil
 }
 
-// reaches tells whether p, or something below the directory p, is asked for.
+// reaches reports whether p, or something below the directory p, is asked for.
 func (l *listing) reaches(p string) bool {
 	isDir := strings.HasSuffix(p, "/")
 	if !strings.HasPrefix(p, l.o.Prefix) && !(isDir && strings.HasPrefix(l.o.Prefix, p)) {
@@ -95,7 +95,7 @@ func (l *listing) emit(o storage.Object) {
 	l.done = !l.yield(o, nil) || l.n == l.o.Limit
 }
 
-// inhabited tells whether an object lies below dir.
+// inhabited reports whether an object lies below dir.
 func (s *Store) inhabited(ctx context.Context, dir string) (bool, error) {
 	paths, err := s.readDir(ctx, dir)
 	if err != nil {

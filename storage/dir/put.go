@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	writeSize = 1 << 20        // bytes between two looks at the context
+	writeSize = 1 << 20        // bytes between two checks of the context
 	staleAge  = 24 * time.Hour // of a file that no Put is still writing
 )
 
@@ -129,7 +129,7 @@ func writeAll(ctx context.Context, w io.Writer, body []byte, pace func(context.C
 }
 
 // place gives the file temp the name of key, fs.ErrExist when it is taken.
-// It tells whether temp is gone from scratch.
+// It reports whether temp is gone from scratch.
 func (s *Store) place(temp, key string) (bool, error) {
 	dir := path.Dir(key)
 	if err := s.makeParents(dir); err != nil {

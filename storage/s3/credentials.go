@@ -26,8 +26,8 @@ type source struct {
 	timeout  time.Duration // of the first look; 0 is none
 }
 
-// findCredentials takes the first source of the AWS chain that has any, and
-// that one from then on. It never falls back to anonymous requests.
+// findCredentials returns the credentials of the first source of the AWS chain
+// that has any, and renews them from there. It never falls back to anonymous requests.
 func findCredentials(ctx context.Context, profile string) (*credentials.Credentials, error) {
 	var reasons []string
 	for _, src := range sources(profile) {
@@ -77,7 +77,7 @@ func sources(profile string) []source {
 	return append(chain, role)
 }
 
-// roleConfigured tells that the environment names a service that gives out
+// roleConfigured reports whether the environment names a service that issues
 // credentials for a role.
 func roleConfigured() bool {
 	for _, name := range []string{
@@ -92,8 +92,8 @@ func roleConfigured() bool {
 	return false
 }
 
-// strict is a provider that takes half or empty credentials, which would
-// make requests anonymous, for an error.
+// strict is a provider that returns an error for partial or empty credentials,
+// which would make requests anonymous.
 type strict struct{ credentials.Provider }
 
 func (p strict) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
@@ -111,7 +111,7 @@ func (p strict) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 	return v, nil
 }
 
-// credentialsError is a storage.ErrCredentials that says only why.
+// credentialsError is a storage.ErrCredentials whose text is only the reason.
 type credentialsError struct{ reason error }
 
 func (e credentialsError) Error() string { return e.reason.Error() }

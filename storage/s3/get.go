@@ -17,7 +17,7 @@ var (
 	errChanged      = errors.New("the object was replaced while it was read")
 )
 
-// Get implements storage.Store. The reader goes on by itself when the
+// Get implements storage.Store. The reader continues by itself when the
 // transfer breaks off or stalls.
 func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
 	return s.GetVersion(ctx, key, "", offset, length)
@@ -103,7 +103,7 @@ func (b *body) open() error {
 
 // ranged returns how many bytes follow the header of a reply to a request for a
 // range, size by its Content-Length: as many as were asked for, or as the object
-// has. A server that sends a small object whole is right when pos is its start.
+// has. A server that sends all of a small object is right when pos is its start.
 func (b *body) ranged(h http.Header, size int64) (int64, error) {
 	contentRange := h.Get("Content-Range")
 	if contentRange == "" && b.pos == 0 {

@@ -14,7 +14,7 @@ import (
 
 const pageSize = 1000 // what a server lists at once
 
-// maxBarren is how many pages in a row may have no key, and say that more come.
+// maxBarren is how many pages in a row may be without a key although more follow.
 const maxBarren = 1000
 
 // List implements storage.Store, one page in memory at a time. Objects whose

@@ -189,7 +189,7 @@ func TestARangeThatIsTooShortIsAskedForAgain(t *testing.T) {
 			}
 			r, err := s.Get(t.Context(), "k", c.offset, c.length)
 			if c.wrong {
-				if !errors.Is(err, storage.ErrUnavailable) || !strings.Contains(err.Error(), "fewer bytes than it says") {
+				if !errors.Is(err, storage.ErrUnavailable) || !strings.Contains(err.Error(), "fewer bytes than it announces") {
 					t.Errorf("get: %v", err)
 				}
 				return

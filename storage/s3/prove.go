@@ -17,7 +17,7 @@ import (
 )
 
 // readBackBytes is how much of the end of an object is read back, in bytes,
-// when the reply to its put proves nothing. Smaller objects are read whole.
+// when the reply to its put proves nothing. Smaller objects are read completely.
 const readBackBytes = 64 << 10
 
 // PutProof implements storage.Prover.

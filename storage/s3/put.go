@@ -67,8 +67,8 @@ type creation struct {
 func (c *creation) try(ctx context.Context) error {
 	if c.sent && len(c.body) >= lookFirst {
 		// A server that refuses a put may hang up before it has read the
-		// body, and the sender then often loses the answer. To look is
-		// cheaper than to send again, and tells for sure.
+		// body, and the sender then often loses the answer. A request for the
+		// object is cheaper than sending again, and its answer is certain.
 		if err := c.same(ctx); !errors.Is(err, errHidden) {
 			return err
 		}
@@ -111,7 +111,7 @@ func (c *creation) same(ctx context.Context) error {
 		return storage.ErrExists
 	}
 	// The server verified the checksum at the upload. Another one proves
-	// other bytes only when it is of the whole object, not of parts.
+	// other bytes only when it covers all of the object, not parts of it.
 	if info.ChecksumSHA256 == base64.StdEncoding.EncodeToString(c.sum[:]) {
 		return nil
 	}
@@ -156,7 +156,7 @@ func (s *Store) putRequest(key string, body []byte, o storage.PutOptions, create
 		options.SetMatchETagExcept("*")
 	}
 	options.DisableMultipart = true
-	options.DisableContentSha256 = true // of pieces of the body; the whole is signed
+	options.DisableContentSha256 = true // of pieces of the body; all of it is signed
 	options.UserMetadata = map[string]string{
 		"X-Amz-Checksum-Sha256":        base64.StdEncoding.EncodeToString(o.SHA256[:]),
 		"X-Amz-Sdk-Checksum-Algorithm": "SHA256",
@@ -165,8 +165,8 @@ func (s *Store) putRequest(key string, body []byte, o storage.PutOptions, create
 	if o.Retention.Mode != "" {
 		options.Mode = minio.RetentionMode(o.Retention.Mode)
 		options.RetainUntilDate = wholeSeconds(o.Retention.Until)
-		// Amazon takes either checksum for a locked put; others look for
-		// the older one alone.
+		// Amazon accepts either checksum for a locked put; others only the
+		// older one.
 		sum := md5.Sum(body)
 		md5Sum = base64.StdEncoding.EncodeToString(sum[:])
 	}
@@ -180,7 +180,7 @@ func (s *Store) putRequest(key string, body []byte, o storage.PutOptions, create
 	}
 }
 
-// paced is a body that is sent as fast as storage.PutOptions.Pace lets it.
+// paced is a body that is sent at the rate of storage.PutOptions.Pace.
 type paced struct {
 	ctx context.Context
 	io.ReadSeeker

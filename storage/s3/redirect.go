@@ -20,7 +20,7 @@ const redirectBytes = 64 << 10
 
 // redirected is a reply that sends the client elsewhere. It is not followed:
 // what is signed for one address is refused at another, and every request
-// would go both ways. Its fields are the server's words.
+// would go both ways. Its fields come from the server.
 type redirected struct {
 	said     string // code or status
 	region   string
@@ -34,7 +34,7 @@ func (r *redirected) Error() string {
 	case r.region != "":
 		return fmt.Sprintf("the server answered %s: to region %q", r.said, r.region)
 	}
-	return fmt.Sprintf("the server answered %s, and does not say to where", r.said)
+	return fmt.Sprintf("the server answered %s, and not to where", r.said)
 }
 
 // redirect returns a *redirected when a reply is a redirect. The body is used
@@ -67,8 +67,8 @@ func redirect(resp *http.Response) error {
 	return r
 }
 
-// elsewhere is what to write into the URL of the repository when the server
-// says that the bucket is in another region, or at another endpoint.
+// elsewhere returns what to write into the URL of the repository when the server
+// answers that the bucket is in another region, or at another endpoint.
 func (b *bucket) elsewhere(region, endpoint string) (hint string) {
 	var write []string
 	to := b.parseElsewhere(endpoint)
@@ -78,7 +78,7 @@ func (b *bucket) elsewhere(region, endpoint string) (hint string) {
 	if validRegion.MatchString(region) && region != b.options.Region {
 		write = append(write, "region="+region)
 	}
-	// At Amazon's own endpoint the region says it all.
+	// At Amazon's own endpoint the region is enough.
 	if to != nil && to.String() != b.endpoint.String() && !(len(write) > 0 && b.endpoint.String() == defaultEndpoint && s3utils.IsAmazonEndpoint(*to)) {
 		write = append(write, "endpoint="+to.String())
 	}
@@ -88,7 +88,7 @@ func (b *bucket) elsewhere(region, endpoint string) (hint string) {
 	return fmt.Sprintf("the bucket is elsewhere: write %s into the URL of the repository", strings.Join(write, " and "))
 }
 
-// validRegion is what may be a region: the server's word is shown as a command.
+// validRegion is what may be a region: it is shown as a part of a command.
 var validRegion = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // parseElsewhere makes an endpoint of what a server calls one: a host, with the

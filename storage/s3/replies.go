@@ -20,7 +20,7 @@ var (
 	errNoObject  = errors.New("the reply to a request for an object is not one of an S3 server")
 	errOrder     = errors.New("the server lists keys out of order, twice, or without an end")
 	errNotAsked  = errors.New("the server lists keys that were not asked for")
-	errTooShort  = errors.New("the server sends fewer bytes than it says")
+	errTooShort  = errors.New("the server sends fewer bytes than it announces")
 )
 
 // errBreaksOff is a document that ends before its end. A server that is asked

@@ -40,7 +40,7 @@ type retrier struct {
 	reached atomic.Bool // the server has answered before
 }
 
-// do calls f until it succeeds, fails for good, or retries are used up.
+// do calls f until it succeeds, fails permanently, or retries are used up.
 func (r *retrier) do(ctx context.Context, f func() error) error {
 	a := attempts{retrier: r}
 	for {

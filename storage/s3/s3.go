@@ -3,12 +3,12 @@
 //
 // It promises what storage.Store does over a network that loses, delays and
 // garbles: every request is retried with a policy of its own, a lost reply is
-// told from a conflict, a transfer that stands still is given up, a download
-// that breaks goes on from where it stopped, uploads carry their SHA-256 for
-// the server to verify, and a put counts only when its reply, or reading back,
-// proves that the store has the object.
+// distinguished from a conflict, a transfer that stands still is given up, a
+// download that breaks continues from where it stopped, uploads carry their
+// SHA-256 for the server to verify, and a put counts only when its reply, or
+// reading back, proves that the store has the object.
 //
-// It refuses to overwrite, to go on without credentials, and to upload in
+// It refuses to overwrite, to work without credentials, and to upload in
 // parts: a put is one request, atomic, and leaves nothing behind when it
 // fails.
 package s3
@@ -38,21 +38,21 @@ const (
 	AddressHost
 )
 
-// Config says where a bucket is and how to reach it.
+// Config is where a bucket is and how to reach it.
 type Config struct {
 	Bucket string
 	// Prefix of all keys in the bucket, without slashes at its ends.
 	Prefix string
 	// Endpoint is the URL of the server; empty means Amazon S3.
 	Endpoint string
-	// Region is looked for in AWS_REGION, in AWS_DEFAULT_REGION and then
-	// at the server when empty.
+	// Region, when empty, comes from AWS_REGION, from AWS_DEFAULT_REGION, or from
+	// the server.
 	Region     string
 	Addressing Addressing
 	// CAFile holds PEM certificates to trust beside the system's. The file
 	// that AWS_CA_BUNDLE names does when empty.
 	CAFile string
-	// Profile of the AWS credential files. When empty, the whole AWS chain
+	// Profile of the AWS credential files. When empty, all of the AWS chain
 	// is tried.
 	Profile string
 	// MaxRetries of one operation, after its first attempt. 0 means 8,
@@ -111,7 +111,7 @@ var (
 var ErrConfig = errors.New("invalid configuration of the store")
 
 // ErrBucketName is the name of a bucket that breaks the rules of Amazon S3, which
-// some servers do not hold to: Open takes it, and Check does not.
+// some servers do not enforce: Open accepts it, and Check does not.
 var ErrBucketName = errors.New("not a name of a bucket by the rules of S3")
 
 // Check reports what Open would refuse of a Config, whatever the server and the
@@ -137,7 +137,7 @@ func Check(c Config) error {
 
 // Open finds credentials and, where it is not given, the region of the
 // bucket. Otherwise it asks nothing of the server: a missing bucket may show
-// only with the first operation. ctx governs the opening alone.
+// only with the first operation. ctx governs only the opening.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	counts := &counts{}
 	b, err := newBucket(c)
@@ -171,8 +171,8 @@ func (c Config) URL() string {
 	if c.Endpoint == "" {
 		return u.String()
 	}
-	// The endpoint is what tells two buckets of one name apart. What is no
-	// URL may be a secret in the wrong place.
+	// The endpoint distinguishes two buckets of one name. What is no URL may be
+	// a secret in the wrong place.
 	u.RawQuery = "endpoint=…"
 	if e, err := url.Parse(c.Endpoint); err == nil && e.Host != "" {
 		u.RawQuery = "endpoint=" + e.Scheme + "://" + e.Host

@@ -154,7 +154,7 @@ func (d *download) Close() error {
 	return d.ReadCloser.Close()
 }
 
-// counts is what storage.Stats tells.
+// counts are those of storage.Stats.
 type counts struct {
 	puts, gets, lists, deletes, others, retries atomic.Int64
 	sent, fetched                               atomic.Int64

@@ -13,8 +13,8 @@ import (
 	"knowngood/storage"
 )
 
-// Versions implements storage.Versioner. A bucket without versions tells one
-// version of each object, with an ID that is of no use but here.
+// Versions implements storage.Versioner. A bucket without versions has one
+// version of each object, with an ID that only this store can use.
 func (s *Store) Versions(ctx context.Context, key string) iter.Seq2[storage.Version, error] {
 	return func(yield func(storage.Version, error) bool) {
 		err := begin(ctx, key)
@@ -149,13 +149,13 @@ func (s *Store) checkLocks(ctx context.Context) error {
 		return err
 	}
 	// Those who may not see the configuration may still put locked objects:
-	// then the word of the server has to do.
+	// then the reply of the server has to suffice.
 	s.locks.Store(true)
 	return nil
 }
 
-// Retain implements storage.Retainer. It looks at the lock there is first:
-// there are servers that let some accounts shorten it.
+// Retain implements storage.Retainer. It reads the present lock first, because
+// there are servers that allow some accounts to shorten it.
 func (s *Store) Retain(ctx context.Context, key, version string, r storage.Retention) error {
 	err := begin(ctx, key)
 	var now storage.Retention

@@ -28,7 +28,7 @@ func Throttled() Fault { return Fault{before: storage.ErrUnavailable} }
 // DiskFull is a store without room.
 func DiskFull() Fault { return Fault{before: storage.ErrFull} }
 
-// Delayed waits before the operation, as far as its context lets it.
+// Delayed waits before the operation, as long as its context allows.
 func Delayed(d time.Duration) Fault { return Fault{delay: d} }
 
 // Truncated ends a body after n bytes as if that were all. A listing ends

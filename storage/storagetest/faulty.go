@@ -23,7 +23,7 @@ var ErrStopped = errors.New("the store was stopped")
 // Op is an operation on a store.
 type Op string
 
-// The operations that Faulty tells apart.
+// The operations that Faulty distinguishes.
 const (
 	Put        Op = "put"
 	Get        Op = "get"
@@ -42,7 +42,7 @@ type Operation struct {
 	Key string // the prefix of a listing
 }
 
-// Rule says which operations suffer a fault.
+// Rule selects which operations suffer a fault.
 type Rule struct {
 	Op     Op     // every one when empty
 	Prefix string // of the key, or of the prefix that is listed
@@ -317,7 +317,7 @@ func (s *stoppable) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// forward yields a listing as far as the fault lets it.
+// forward yields a listing as far as the fault allows.
 func forward[T any](fault Fault, op Op, key string, all iter.Seq2[T, error], yield func(T, error) bool) {
 	n := 0
 	for item, err := range all {

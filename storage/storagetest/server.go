@@ -34,7 +34,7 @@ type Server struct {
 // Region that the servers are in.
 const Region = "us-east-1"
 
-// BucketKind says what a new bucket keeps.
+// BucketKind is what a new bucket keeps.
 type BucketKind int
 
 // A bucket that keeps no versions, one that does, one with Object Lock too.
@@ -146,7 +146,7 @@ func (s *Server) run(t testing.TB, cmd *exec.Cmd, health string) error {
 	return nil
 }
 
-// wait returns when the server says that it is ready.
+// wait returns when the server reports that it is ready.
 func (s *Server) wait(health string, ended <-chan struct{}) error {
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); {

@@ -44,7 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store, features ...Featur
 		"a range yields the bytes there are":               testRanges,
 		"a listing is what its options select":             testListing,
 		"a listing spans many pages":                       testManyKeys,
-		"a big object is whole":                            testBig,
+		"a big object is complete":                         testBig,
 		"an invalid key is refused":                        testInvalidKeys,
 		"the end of the context ends what is asked":        testContext,
 		"one store serves many at once":                    testConcurrent,
@@ -69,7 +69,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store, features ...Featur
 			testChecksum(t, open(t))
 		})
 	}
-	t.Run("locks are told and only grow", func(t *testing.T) {
+	t.Run("locks are reported and only grow", func(t *testing.T) {
 		t.Parallel()
 		testLocks(t, open(t), has[Locks])
 	})

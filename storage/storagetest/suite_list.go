@@ -66,7 +66,7 @@ func testListing(t *testing.T, s storage.Store) {
 	}
 }
 
-// testManyKeys lists more than a server tells in one reply.
+// testManyKeys lists more than a server puts into one reply.
 func testManyKeys(t *testing.T, s storage.Store) {
 	const n = 1300
 	var g errgroup.Group

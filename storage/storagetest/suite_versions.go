@@ -74,7 +74,7 @@ func testVersions(t *testing.T, s storage.Store, versioned bool) {
 	}
 	p, ok := storage.Capability[storage.Purger](s)
 	if !ok {
-		t.Fatal("a store that keeps versions must be able to let go of them")
+		t.Fatal("a store that keeps versions must be able to delete them")
 	}
 	purge(t, p, "v/key", after[0].ID)
 	wantBody(t, s, "v/key", []byte("old bytes")) // the marker hides it no more
@@ -130,7 +130,7 @@ func testLocks(t *testing.T, s storage.Store, locking bool) {
 	}
 	r, ok := storage.Capability[storage.Retainer](s)
 	if !ok {
-		t.Fatal("the store tells nothing of locks")
+		t.Fatal("the store reports no locks")
 	}
 	wantLock(t, s, "l/key", lock)
 	longer := storage.Retention{Mode: storage.Compliance, Until: now.Add(2 * time.Hour)}
@@ -158,7 +158,7 @@ func testLocks(t *testing.T, s storage.Store, locking bool) {
 
 	id := newest(t, s, "l/key")
 	if p, _ := storage.Capability[storage.Purger](s); p == nil {
-		t.Error("a store with locks must be able to let go of versions")
+		t.Error("a store with locks must be able to delete versions")
 	} else if err := p.DeleteVersion(t.Context(), "l/key", id); !errors.Is(err, storage.ErrLocked) {
 		t.Errorf("delete of a locked version: %v, want ErrLocked", err)
 	}
@@ -187,7 +187,7 @@ func newest(t *testing.T, s storage.Store, key string) string {
 	t.Helper()
 	v, ok := storage.Capability[storage.Versioner](s)
 	if !ok {
-		t.Fatal("a store with locks must tell versions")
+		t.Fatal("a store with locks must list versions")
 	}
 	all, err := versions(t.Context(), v, key)
 	if err != nil || len(all) == 0 {

@@ -111,7 +111,7 @@ func parse(rawURL string) (*url.URL, error) {
 	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, errors.New("it does not parse") // the parser's words repeat the URL with its secrets
+		return nil, errors.New("it does not parse") // the parser's message repeats the URL with its secrets
 	}
 	switch {
 	case u.Scheme == "" && rawURL != "":
@@ -189,7 +189,7 @@ func bucketConfig(u *url.URL) (s3.Config, error) {
 }
 
 // Place names the store at a URL: the same for every spelling of the URL, and
-// without what only says how to reach it (region, credentials, addressing). A
+// without how to reach it (region, credentials, addressing). A
 // URL that cannot be used stands for itself, secrets left out. What comes out of
 // Redact has the place of what went in.
 func Place(rawURL string) string {

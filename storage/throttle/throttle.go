@@ -38,8 +38,7 @@ func New(inner storage.Store, l Limits) *Store {
 	return &Store{inner: inner, upload: limiter(l.Upload), download: limiter(l.Download)}
 }
 
-// limiter lets the bytes of a twentieth of a second, or one piece, through at
-// once.
+// limiter passes the bytes of a twentieth of a second, or one piece, at once.
 func limiter(bytesPerSecond int64) *rate.Limiter {
 	if bytesPerSecond <= 0 {
 		return nil
