@@ -28,9 +28,13 @@ func (c *counter) next() int {
 	return c.n
 }
 
+func TestConcurrentRuns(t *testing.T) {
+	t.Run("all commit and restore", testRunsAtTheSameTimeAllCommitAndRestore)
+}
+
 // Several runs at once, of one environment and of several, from one state
 // directory, each with a repository of its own as processes have.
-func TestRunsAtTheSameTimeAllCommitAndRestore(t *testing.T) {
+func testRunsAtTheSameTimeAllCommitAndRestore(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
 		capturesAtOnce(t, storagetest.NewMemory())

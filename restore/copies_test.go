@@ -76,7 +76,12 @@ func (a *archive) rubbishRun(t *testing.T) {
 	a.Check(a.memory.Put(a.Ctx, layout.KeyIndexRun(enginetest.Host, host.Domain.ID, run.Generation, sha256.Sum256(object)), object, storage.PutOptions{}))
 }
 
-func TestAnIndexThatNamesRubbishHidesNoCopy(t *testing.T) {
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	t.Run("an index that names rubbish hides no copy", testAnIndexThatNamesRubbishHidesNoCopy)
+}
+
+func testAnIndexThatNamesRubbishHidesNoCopy(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	lost := a.keys("hosts/h/packs/")[0]

@@ -145,10 +145,15 @@ func (l loss) strike(w *enginetest.World) {
 	w.Check(err)
 }
 
+func TestStoppedRun(t *testing.T) {
+	t.Parallel()
+	t.Run("harms nothing and loses no pack, wherever it stops", testARunThatStopsAnywhereHarmsNothingAndLosesNoPack)
+}
+
 // A run is stopped at each of its operations on the store, before and after
 // the effect; whatever it leaves, what was there restores, a check is clean,
 // and the next run succeeds and stores nothing that a durable pack holds.
-func TestARunThatStopsAnywhereHarmsNothingAndLosesNoPack(t *testing.T) {
+func testARunThatStopsAnywhereHarmsNothingAndLosesNoPack(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
 	whole := h.With(t, copyOf(t, h.memory))

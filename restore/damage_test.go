@@ -226,7 +226,18 @@ var harms = []struct {
 	{"a byte longer", func(b []byte) []byte { return append(b, 0) }},
 }
 
-func TestDamageIsNamedAndNeverRestoredAsContent(t *testing.T) {
+func TestDamage(t *testing.T) {
+	t.Parallel()
+	t.Run("is named and never restored as content", testDamageIsNamedAndNeverRestoredAsContent)
+	t.Run("a missing object is named with what it affects", testAMissingObjectIsNamedWithWhatItHurts)
+	t.Run("objects in each other's place are not mistaken for each other", testObjectsInEachOthersPlaceAreNotTakenForEachOther)
+	t.Run("an object of another repository is refused", testAnObjectOfAnotherRepositoryIsRefused)
+	t.Run("an older root in place of a newer is refused", testAnOlderRootInPlaceOfANewerIsRefused)
+	t.Run("a roll back is detected where a newer head is remembered", testARollBackIsDetectedWhereANewerHeadIsRemembered)
+	t.Run("what is hidden or covered is found among the versions", testWhatIsHiddenOrCoveredIsFoundAmongTheVersions)
+}
+
+func testDamageIsNamedAndNeverRestoredAsContent(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for _, k := range kinds {
@@ -244,7 +255,7 @@ func TestDamageIsNamedAndNeverRestoredAsContent(t *testing.T) {
 	}
 }
 
-func TestAMissingObjectIsNamedWithWhatItHurts(t *testing.T) {
+func testAMissingObjectIsNamedWithWhatItHurts(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for _, k := range kinds {
@@ -271,7 +282,7 @@ func TestAMissingObjectIsNamedWithWhatItHurts(t *testing.T) {
 	}
 }
 
-func TestObjectsInEachOthersPlaceAreNotTakenForEachOther(t *testing.T) {
+func testObjectsInEachOthersPlaceAreNotTakenForEachOther(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for _, k := range kinds {
@@ -293,7 +304,7 @@ func TestObjectsInEachOthersPlaceAreNotTakenForEachOther(t *testing.T) {
 	}
 }
 
-func TestAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
+func testAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
 	t.Parallel()
 	a, b := newArchive(t), newArchive(t)
 	for _, k := range kinds {
@@ -330,7 +341,7 @@ func TestAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
 	})
 }
 
-func TestAnOlderRootInPlaceOfANewerIsRefused(t *testing.T) {
+func testAnOlderRootInPlaceOfANewerIsRefused(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t).with(t)
 	keys := a.keys("hosts/h/roots/e/")
@@ -347,7 +358,7 @@ func TestAnOlderRootInPlaceOfANewerIsRefused(t *testing.T) {
 	}
 }
 
-func TestARollBackIsDetectedWhereANewerHeadIsRemembered(t *testing.T) {
+func testARollBackIsDetectedWhereANewerHeadIsRemembered(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for _, gone := range []int{1, 2, 3} {
@@ -377,7 +388,7 @@ func TestARollBackIsDetectedWhereANewerHeadIsRemembered(t *testing.T) {
 
 // Where the store keeps versions, what an attacker with a host's credentials
 // hides or covers is found beneath.
-func TestWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
+func testWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for _, k := range kinds {

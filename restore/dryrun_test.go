@@ -24,7 +24,7 @@ func (a *archive) both(ref string, o restore.Options) (dry, real *restore.Result
 	return dry, real
 }
 
-func TestADryRunThatVerifies(t *testing.T) {
+func TestDryRun(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	under := enginetest.Under(a.src)

@@ -59,9 +59,14 @@ func (s failsInFile) Get(ctx context.Context, key string, offset, length int64) 
 	}
 }
 
+func TestEnding(t *testing.T) {
+	t.Parallel()
+	t.Run("no temporary file is left", testNoTemporaryFileIsLeft)
+}
+
 // However a restore in place ends, nothing lies beside the files, what is
 // counted is there, and the same command goes on.
-func TestNoTemporaryFileIsLeft(t *testing.T) {
+func testNoTemporaryFileIsLeft(t *testing.T) {
 	t.Parallel()
 
 	t.Run("by a restore that the store ends", func(t *testing.T) {

@@ -255,7 +255,7 @@ func TestInodeFlags(t *testing.T) {
 	})
 }
 
-func TestRandomInodeFlagsAreRestoredInPlace(t *testing.T) {
+func TestInodeFlagsInPlace(t *testing.T) {
 	t.Parallel()
 	needFlags(t)
 	rapid.Check(t, func(rt *rapid.T) {

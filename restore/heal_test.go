@@ -80,7 +80,23 @@ func (a *archive) forgetIndex() {
 	}
 }
 
-func TestLostPacksAreNoticedAndHealed(t *testing.T) {
+func TestHealing(t *testing.T) {
+	t.Run("lost packs are noticed and healed", testLostPacksAreNoticedAndHealed)
+	t.Run("only what lay in a lost pack is read again", testOnlyWhatLayInALostPackIsReadAgain)
+	t.Run("segments in a lost container are stored again from the host's copy", testSegmentsInALostContainerAreStoredAgainFromTheHostsCopy)
+	t.Run("what a dead run stored and the store lost is read again", testWhatADeadRunStoredAndTheStoreLostIsReadAgain)
+	t.Run("a loss is noticed within a day", testALossIsNoticedWithinADay)
+	t.Run("no run is complete that refers to what the store lost", testNoRunIsCompleteThatRefersToWhatTheStoreLost)
+	t.Run("damage that a listing does not show is healed by a hint", testDamageThatAListingDoesNotShowIsHealedByAHint)
+	t.Run("a hint that is wrong changes nothing", testAHintThatIsWrongChangesNothing)
+	t.Run("a damage report counts only as the format defines", testADamageReportCountsOnlyAsTheFormatSays)
+	t.Run("an index run that the store lost is published again", testAnIndexRunThatTheStoreLostIsPublishedAgain)
+	t.Run("a daemon publishes again the index run that the store lost", testADaemonPublishesAgainTheIndexRunThatTheStoreLost)
+	t.Run("a large store is listed in parts at once", testALargeStoreIsListedInPartsAtOnce)
+	t.Run("what is reported is not reported again", testWhatIsReportedIsNotReportedAgain)
+}
+
+func testLostPacksAreNoticedAndHealed(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for name, c := range map[string]struct {
@@ -145,7 +161,7 @@ func (a *archive) forgetState(name string) {
 	a.Check(os.RemoveAll(found[0]))
 }
 
-func TestOnlyWhatLayInALostPackIsReadAgain(t *testing.T) {
+func testOnlyWhatLayInALostPackIsReadAgain(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for name, harm := range map[string]func(a *archive, key string){
@@ -171,7 +187,7 @@ func TestOnlyWhatLayInALostPackIsReadAgain(t *testing.T) {
 	}
 }
 
-func TestSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
+func testSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
 	t.Parallel()
 	// Of two snapshots the second shares all segments but one with the first.
 	h := &changedTree{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
@@ -214,7 +230,7 @@ func TestSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
 	}
 }
 
-func TestWhatADeadRunStoredAndTheStoreLostIsReadAgain(t *testing.T) {
+func testWhatADeadRunStoredAndTheStoreLostIsReadAgain(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	writeRandom(t, filepath.Join(a.src, "late"), 99, 3<<20)
@@ -262,7 +278,7 @@ func (h *changedTree) packs() []string {
 	return slices.DeleteFunc(h.memory.Keys(), func(k string) bool { return !strings.HasPrefix(k, "hosts/h/packs/") })
 }
 
-func TestALossIsNoticedWithinADay(t *testing.T) {
+func testALossIsNoticedWithinADay(t *testing.T) {
 	for name, keep := range map[string]time.Duration{"by a command each hour": 0, "by a daemon": 6 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			days(t, func(t *testing.T, h *changedTree) {
@@ -319,7 +335,7 @@ func TestALossIsNoticedWithinADay(t *testing.T) {
 	}
 }
 
-func TestNoRunIsCompleteThatRefersToWhatTheStoreLost(t *testing.T) {
+func testNoRunIsCompleteThatRefersToWhatTheStoreLost(t *testing.T) {
 	days(t, func(t *testing.T, h *changedTree) {
 		// It takes two days, and a pack that it relies on is lost after one.
 		slow := storagetest.NewFaulty(h.memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.Delayed(26 * time.Hour)})
@@ -377,7 +393,7 @@ func (a *archive) tell(onHost bool, keys ...string) (noted bool) {
 	return noted
 }
 
-func TestDamageThatAListingDoesNotShowIsHealedByAHint(t *testing.T) {
+func testDamageThatAListingDoesNotShowIsHealedByAHint(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	flipped := func(b []byte) []byte { b[len(b)/2] ^= 1; return b }
@@ -434,7 +450,7 @@ func (a *archive) noted(onHost bool, keys ...string) {
 	}
 }
 
-func TestAHintThatIsWrongChangesNothing(t *testing.T) {
+func testAHintThatIsWrongChangesNothing(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	for _, onHost := range []bool{true, false} {
@@ -461,7 +477,7 @@ func TestAHintThatIsWrongChangesNothing(t *testing.T) {
 	}
 }
 
-func TestADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
+func testADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	key := a.keys("hosts/h/packs/")[0]
@@ -512,7 +528,7 @@ func TestADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
 	}
 }
 
-func TestAnIndexRunThatTheStoreLostIsPublishedAgain(t *testing.T) {
+func testAnIndexRunThatTheStoreLostIsPublishedAgain(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	gone := func(a *archive, key string) { a.memory.Forget(key) }
@@ -558,7 +574,7 @@ func TestAnIndexRunThatTheStoreLostIsPublishedAgain(t *testing.T) {
 	}
 }
 
-func TestADaemonPublishesAgainTheIndexRunThatTheStoreLost(t *testing.T) {
+func testADaemonPublishesAgainTheIndexRunThatTheStoreLost(t *testing.T) {
 	days(t, func(t *testing.T, h *changedTree) {
 		r, err := repository.Open(h.Ctx, h.memory, repository.Options{Options: trust.Options{StateDir: h.State, URL: h.URL, Now: time.Now()}, KeepIndex: 6 * time.Hour})
 		h.Check(err)
@@ -592,7 +608,7 @@ func TestADaemonPublishesAgainTheIndexRunThatTheStoreLost(t *testing.T) {
 	})
 }
 
-func TestALargeStoreIsListedInPartsAtOnce(t *testing.T) {
+func testALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	_, s, err := a.Snapshot("e@1")
@@ -628,7 +644,7 @@ func TestALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 	}
 }
 
-func TestWhatIsReportedIsNotReportedAgain(t *testing.T) {
+func testWhatIsReportedIsNotReportedAgain(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	first, second := a.keys("hosts/h/packs/")[0], a.keys("hosts/h/packs/")[1]

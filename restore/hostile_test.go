@@ -236,7 +236,16 @@ func (a *arena) intact(t *testing.T) {
 	}
 }
 
-func TestAHostileManifestWritesNothingOutsideTheTarget(t *testing.T) {
+func TestHostile(t *testing.T) {
+	t.Run("a hostile manifest writes nothing outside the target", testAHostileManifestWritesNothingOutsideTheTarget)
+	t.Run("a large list in a few bytes is damage", testALargeListInAFewBytesIsDamage)
+	t.Run("a table that the root was not signed for is refused", testATableThatTheRootWasNotSignedForIsRefused)
+	t.Run("a huge sparse file takes no room", testAHugeSparseFileTakesNoRoom)
+	t.Run("symlinks in the target are replaced and not followed", testSymlinksInTheTargetAreReplacedAndNotFollowed)
+	t.Run("directories that turn into symlinks meanwhile are not followed", testDirectoriesThatTurnIntoSymlinksMeanwhileAreNotFollowed)
+}
+
+func testAHostileManifestWritesNothingOutsideTheTarget(t *testing.T) {
 	t.Parallel()
 	for _, h := range hostile {
 		t.Run(h.name, func(t *testing.T) {
@@ -283,9 +292,9 @@ func TestAHostileManifestWritesNothingOutsideTheTarget(t *testing.T) {
 	}
 }
 
-// TestALargeListInAFewBytesIsDamage: 60,000 paths of a megabyte take 60 GiB, and
+// testALargeListInAFewBytesIsDamage: 60,000 paths of a megabyte take 60 GiB, and
 // a hundred kilobytes in the store.
-func TestALargeListInAFewBytesIsDamage(t *testing.T) {
+func testALargeListInAFewBytesIsDamage(t *testing.T) {
 	w := enginetest.New(t, storagetest.NewMemory())
 	forge(w, pathBomb(60_000), nil)
 
@@ -306,7 +315,7 @@ func TestALargeListInAFewBytesIsDamage(t *testing.T) {
 	}
 }
 
-func TestATableThatTheRootWasNotSignedForIsRefused(t *testing.T) {
+func testATableThatTheRootWasNotSignedForIsRefused(t *testing.T) {
 	t.Parallel()
 	w := enginetest.New(t, storagetest.NewMemory())
 	forgeRoot(w, []*manifest.Entry{folder(""), file("a")}, map[string]string{"a": "content"}, func(b *statement.RootBody) { b.Content[0]++ })
@@ -322,7 +331,7 @@ func TestATableThatTheRootWasNotSignedForIsRefused(t *testing.T) {
 	}
 }
 
-func TestAHugeSparseFileTakesNoRoom(t *testing.T) {
+func testAHugeSparseFileTakesNoRoom(t *testing.T) {
 	t.Parallel()
 	w := enginetest.New(t, storagetest.NewMemory())
 	e := file("a")
@@ -341,7 +350,7 @@ func TestAHugeSparseFileTakesNoRoom(t *testing.T) {
 	}
 }
 
-func TestSymlinksInTheTargetAreReplacedAndNotFollowed(t *testing.T) {
+func testSymlinksInTheTargetAreReplacedAndNotFollowed(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	w := enginetest.New(t, storagetest.NewMemory())
@@ -360,7 +369,7 @@ func TestSymlinksInTheTargetAreReplacedAndNotFollowed(t *testing.T) {
 	}
 }
 
-func TestDirectoriesThatTurnIntoSymlinksMeanwhileAreNotFollowed(t *testing.T) {
+func testDirectoriesThatTurnIntoSymlinksMeanwhileAreNotFollowed(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	w := enginetest.New(t, storagetest.NewMemory())

@@ -16,7 +16,7 @@ import (
 
 func unread(e *manifest.Entry) *manifest.Entry { e.Flags = manifest.ContentUnread; return e }
 
-func TestWhatWasReadOfAFile(t *testing.T) {
+func TestIncomplete(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("é", 127)
 	taken := map[string]string{"d/a": "a in part", "d/a.incomplete": "captured", "d/b": "b in part", "d/" + long: "long in part", "d/" + long[2:] + "x": "other"}

@@ -30,7 +30,16 @@ func manyFiles(t *testing.T, n int) string {
 	return src
 }
 
-func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	t.Run("a run after an interrupted one reads only what was not stored", testARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored)
+	t.Run("what an interrupted run noted is not used under another key", testWhatAnInterruptedRunNotedIsNotUsedUnderAnotherKey)
+	t.Run("a restore continues and ends as if it had not been interrupted", testAnInterruptedRestoreGoesOnAndEndsAsIfItHadNotBeen)
+	t.Run("a restore in place that stops leaves no mixed file", testARestoreInPlaceThatStopsLeavesNoMixedFile)
+	t.Run("a cancelled restore is reported and continues later", testACancelledRestoreSaysSoAndGoesOn)
+}
+
+func testARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 	t.Parallel()
 	const files = 1400
 	src := manyFiles(t, files)
@@ -76,7 +85,7 @@ func TestARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 
 // A host that enrols again has other chunk IDs: what an interrupted run of the
 // old key noted is of no use.
-func TestWhatAnInterruptedRunNotedIsNotUsedUnderAnotherKey(t *testing.T) {
+func testWhatAnInterruptedRunNotedIsNotUsedUnderAnotherKey(t *testing.T) {
 	t.Parallel()
 	src := manyFiles(t, 400)
 	want := treetest.Snapshot(t, src)
@@ -130,7 +139,7 @@ func (c cancelAtGet) Get(ctx context.Context, key string, offset, length int64) 
 	return c.Store.Get(ctx, key, offset, length)
 }
 
-func TestAnInterruptedRestoreGoesOnAndEndsAsIfItHadNotBeen(t *testing.T) {
+func testAnInterruptedRestoreGoesOnAndEndsAsIfItHadNotBeen(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
 	h.MustCapture("e", h.src)
@@ -164,7 +173,7 @@ func TestAnInterruptedRestoreGoesOnAndEndsAsIfItHadNotBeen(t *testing.T) {
 }
 
 // In place, each file is at any moment as it was or as it will be.
-func TestARestoreInPlaceThatStopsLeavesNoMixedFile(t *testing.T) {
+func testARestoreInPlaceThatStopsLeavesNoMixedFile(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
 	h.MustCapture("e", h.src)
@@ -206,7 +215,7 @@ func (h *changedTree) unmixed(t *testing.T, target string) {
 	}
 }
 
-func TestACancelledRestoreSaysSoAndGoesOn(t *testing.T) {
+func testACancelledRestoreSaysSoAndGoesOn(t *testing.T) {
 	t.Parallel()
 	const files = 200
 	src := manyFiles(t, files)

@@ -85,7 +85,16 @@ func (w *linkWorld) restored() *restore.Result {
 	return first
 }
 
-func TestHardLinksInPlace(t *testing.T) {
+func TestHardLinks(t *testing.T) {
+	t.Run("in place", testHardLinksInPlace)
+	t.Run("hard links of other nodes in place are those of the snapshot", testHardLinksOfOtherNodesInPlaceAreThoseOfTheSnapshot)
+	t.Run("random hard links in place end as the snapshot has them", testRandomHardLinksInPlaceEndAsTheSnapshotHasThem)
+	t.Run("a link that the file system refuses is a file of its own", testALinkThatTheFileSystemRefusesIsAFileOfItsOwn)
+	t.Run("a group of links that differ", testAGroupOfLinksThatDiffer)
+	t.Run("a check of many hard links is clean", testACheckOfManyHardLinksIsClean)
+}
+
+func testHardLinksInPlace(t *testing.T) {
 	t.Parallel()
 	run := func(name string, f func(t *testing.T, w *linkWorld)) {
 		t.Run(name, func(t *testing.T) {
@@ -172,7 +181,7 @@ func TestHardLinksInPlace(t *testing.T) {
 	})
 }
 
-func TestHardLinksOfOtherNodesInPlaceAreThoseOfTheSnapshot(t *testing.T) {
+func testHardLinksOfOtherNodesInPlaceAreThoseOfTheSnapshot(t *testing.T) {
 	t.Parallel()
 	w := enginetest.New(t, storagetest.NewMemory())
 	src, out, outside := treetest.TempDir(t), treetest.TempDir(t), treetest.TempDir(t)
@@ -199,7 +208,7 @@ func TestHardLinksOfOtherNodesInPlaceAreThoseOfTheSnapshot(t *testing.T) {
 
 // Random files in random groups, linked anew at random, with each other and
 // with names outside.
-func TestRandomHardLinksInPlaceEndAsTheSnapshotHasThem(t *testing.T) {
+func testRandomHardLinksInPlaceEndAsTheSnapshotHasThem(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := enginetest.New(rt, storagetest.NewMemory())
 		src, out, outside := treetest.TempDir(rt), treetest.TempDir(rt), treetest.TempDir(rt)
@@ -255,7 +264,7 @@ func TestRandomHardLinksInPlaceEndAsTheSnapshotHasThem(t *testing.T) {
 	})
 }
 
-func TestALinkThatTheFileSystemRefusesIsAFileOfItsOwn(t *testing.T) {
+func testALinkThatTheFileSystemRefusesIsAFileOfItsOwn(t *testing.T) {
 	t.Parallel()
 	w := newLinkWorld(t)
 	disk := treetest.Disk(t, 32<<20, "mkfs.ext4", "-q") // in memory there is no limit
@@ -294,7 +303,7 @@ func TestALinkThatTheFileSystemRefusesIsAFileOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestAGroupOfLinksThatDiffer(t *testing.T) {
+func testAGroupOfLinksThatDiffer(t *testing.T) {
 	t.Parallel()
 	w := enginetest.New(t, storagetest.NewMemory())
 	contents := map[string]string{"a": "one", "b": "one", "c": "two", "d": "two", "e": "longer"}
@@ -365,7 +374,7 @@ func TestAGroupOfLinksThatDiffer(t *testing.T) {
 
 // Groups of a real tree, in many segments, of several snapshots, are as they
 // should be.
-func TestACheckOfManyHardLinksIsClean(t *testing.T) {
+func testACheckOfManyHardLinksIsClean(t *testing.T) {
 	t.Parallel()
 	src := wide(t)
 	w := enginetest.New(t, storagetest.NewMemory())

@@ -25,7 +25,7 @@ func on(t *testing.T, w *enginetest.World) *enginetest.World {
 	return &c
 }
 
-func TestTheMarkerOfARestore(t *testing.T) {
+func TestMarker(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	var files []string

@@ -219,7 +219,7 @@ func aclOf(user, group uint32) []byte {
 	return b
 }
 
-func TestUsersAndGroupsOfACLs(t *testing.T) {
+func TestOwnersInACLs(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("giving files away takes root")

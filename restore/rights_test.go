@@ -13,9 +13,13 @@ import (
 	"knowngood/storage/storagetest"
 )
 
+func TestRights(t *testing.T) {
+	t.Run("a user restores into directories that refuse him", testAUserRestoresIntoDirectoriesThatRefuseHim)
+}
+
 // A user who restores into directories of his own gets into those that refuse
 // him, and they have the right modes afterwards, whatever the end.
-func TestAUserRestoresIntoDirectoriesThatRefuseHim(t *testing.T) {
+func testAUserRestoresIntoDirectoriesThatRefuseHim(t *testing.T) {
 	if !enginetest.AsNobody(t) {
 		return
 	}

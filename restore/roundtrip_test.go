@@ -15,7 +15,13 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestRandomTreesRoundTripThroughSnapshots(t *testing.T) {
+func TestRoundTrip(t *testing.T) {
+	t.Run("random trees come back from snapshots", testRandomTreesRoundTripThroughSnapshots)
+	t.Run("a restore in place makes any tree that of the snapshot", testRestoreInPlaceMakesAnyTreeTheSnapshot)
+	t.Run("an unchanged tree writes only a root", testAnUnchangedTreeWritesOnlyARoot)
+}
+
+func testRandomTreesRoundTripThroughSnapshots(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := enginetest.New(rt, storagetest.NewMemory())
 		src := treetest.TempDir(rt)
@@ -31,7 +37,7 @@ func TestRandomTreesRoundTripThroughSnapshots(t *testing.T) {
 	})
 }
 
-func TestRestoreInPlaceMakesAnyTreeTheSnapshot(t *testing.T) {
+func testRestoreInPlaceMakesAnyTreeTheSnapshot(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := enginetest.New(rt, storagetest.NewMemory())
 		src := treetest.TempDir(rt)
@@ -51,7 +57,7 @@ func TestRestoreInPlaceMakesAnyTreeTheSnapshot(t *testing.T) {
 	})
 }
 
-func TestAnUnchangedTreeWritesOnlyARoot(t *testing.T) {
+func testAnUnchangedTreeWritesOnlyARoot(t *testing.T) {
 	w := enginetest.New(t, storagetest.NewMemory())
 	src := treetest.TempDir(t)
 	treetest.Generate(t, src, treetest.Seed(1), treetest.Shape{Nodes: 200})

@@ -28,7 +28,14 @@ func wide(t *testing.T) string {
 	return src
 }
 
-func TestABarelyChangedTreeWritesFewSegments(t *testing.T) {
+func TestSegments(t *testing.T) {
+	t.Parallel()
+	t.Run("a barely changed tree writes few segments", testABarelyChangedTreeWritesFewSegments)
+	t.Run("a damaged segment is named by its paths and the rest is restored", testADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored)
+	t.Run("a reply damaged on its way is requested again", testAReplyDamagedOnItsWayIsAskedForAgain)
+}
+
+func testABarelyChangedTreeWritesFewSegments(t *testing.T) {
 	t.Parallel()
 	src := wide(t)
 	w := enginetest.New(t, storagetest.NewMemory())
@@ -54,7 +61,7 @@ func TestABarelyChangedTreeWritesFewSegments(t *testing.T) {
 	w.Clean()
 }
 
-func TestADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
+func testADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
 	t.Parallel()
 	src := wide(t)
 	memory := storagetest.NewMemory()
@@ -108,7 +115,7 @@ func TestADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
 }
 
 // One reply that is damaged on its way is no damage: the frame is read again.
-func TestAReplyDamagedOnItsWayIsAskedForAgain(t *testing.T) {
+func testAReplyDamagedOnItsWayIsAskedForAgain(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
 	for _, prefix := range []string{"hosts/h/packs/", "hosts/h/manifests/"} {

@@ -10,10 +10,14 @@ import (
 	"knowngood/storage/storagetest"
 )
 
+func TestSharedManifest(t *testing.T) {
+	t.Run("a check reads a shared manifest once", testACheckReadsASharedManifestOnce)
+}
+
 // Snapshots between which nothing changed share their manifest, and a check
 // looks into it once. Not parallel: other tests change the directory that all
 // are in.
-func TestACheckReadsASharedManifestOnce(t *testing.T) {
+func testACheckReadsASharedManifestOnce(t *testing.T) {
 	src := treetest.TempDir(t)
 	write(t, filepath.Join(src, "a"), "content")
 	memory := storagetest.NewMemory()

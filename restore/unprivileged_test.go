@@ -15,7 +15,11 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestWithoutRootDevicesAreNamedAndTheRestIsRestored(t *testing.T) {
+func TestUnprivileged(t *testing.T) {
+	t.Run("devices are named and the rest is restored", testWithoutRootDevicesAreNamedAndTheRestIsRestored)
+}
+
+func testWithoutRootDevicesAreNamedAndTheRestIsRestored(t *testing.T) {
 	if !enginetest.AsNobody(t) {
 		return
 	}

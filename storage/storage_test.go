@@ -10,7 +10,14 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestKeysAreSegmentsOfPlainCharacters(t *testing.T) {
+func TestContract(t *testing.T) {
+	t.Run("keys are segments of plain characters", testKeysAreSegmentsOfPlainCharacters)
+	t.Run("a joined lock is as long and strong as both", testAJoinedLockIsAsLongAndStrongAsBoth)
+	t.Run("a decorator has what it decorates has", testADecoratorHasWhatItDecoratesHas)
+	t.Run("an error has what failed, where, and what to do", testAnErrorSaysWhatWhereAndWhatToDo)
+}
+
+func testKeysAreSegmentsOfPlainCharacters(t *testing.T) {
 	for _, key := range []string{"a", "a/b", "A-Z.0_9=", "...", ".a", "a.", "-", strings.Repeat("s", 255)} {
 		if err := storage.CheckKey(key); err != nil {
 			t.Errorf("%q: %v", key, err)
@@ -23,7 +30,7 @@ func TestKeysAreSegmentsOfPlainCharacters(t *testing.T) {
 	}
 }
 
-func TestAJoinedLockIsAsLongAndStrongAsBoth(t *testing.T) {
+func testAJoinedLockIsAsLongAndStrongAsBoth(t *testing.T) {
 	now := time.Now()
 	none := storage.Retention{}
 	lock := func(m storage.RetentionMode, hours int) storage.Retention {
@@ -50,7 +57,7 @@ type hiding struct{ storage.Store }
 
 func (h hiding) Unwrap() storage.Store { return h.Store }
 
-func TestADecoratorHasWhatItDecoratesHas(t *testing.T) {
+func testADecoratorHasWhatItDecoratesHas(t *testing.T) {
 	memory := storagetest.NewMemory()
 	if v, ok := storage.Capability[storage.Versioner](hiding{hiding{memory}}); !ok || v != storage.Versioner(memory) {
 		t.Error("the capability was not found beneath two decorators")
@@ -64,7 +71,7 @@ func TestADecoratorHasWhatItDecoratesHas(t *testing.T) {
 	}
 }
 
-func TestAnErrorSaysWhatWhereAndWhatToDo(t *testing.T) {
+func testAnErrorSaysWhatWhereAndWhatToDo(t *testing.T) {
 	err := &storage.Error{Op: "put", Key: "a/b", Store: "file:///x", Err: storage.ErrFull, Hint: "free some space"}
 	if have, want := err.Error(), "put a/b in file:///x: no space left in the store (free some space)"; have != want {
 		t.Errorf("have %q, want %q", have, want)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,7 +33,8 @@ func AsNobody(t *testing.T) bool {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(program, "-test.run=^"+t.Name()+"$", "-test.v")
+	pattern := "^" + strings.ReplaceAll(regexp.QuoteMeta(t.Name()), "/", "$/^") + "$" // a part for each level
+	cmd := exec.Command(program, "-test.run="+pattern, "-test.v")
 	cmd.Dir = base
 	cmd.Env = []string{"TMPDIR=" + temp, "HOME=" + temp}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

@@ -50,7 +50,15 @@ func settle(t *testing.T, dir string) {
 	}
 }
 
-func TestCompareNamesExactlyWhatDiffers(t *testing.T) {
+func TestCompare(t *testing.T) {
+	t.Run("names exactly what differs", testCompareNamesExactlyWhatDiffers)
+	t.Run("names a time", testCompareNamesATime)
+	t.Run("names a device", testCompareNamesADevice)
+	t.Run("options ignore only what they name", testOptionsIgnoreOnlyWhatTheySay)
+	t.Run("a snapshot outlives what it shows", testASnapshotOutlivesWhatItShows)
+}
+
+func testCompareNamesExactlyWhatDiffers(t *testing.T) {
 	type found struct {
 		path string
 		kind Kind
@@ -164,7 +172,7 @@ func TestCompareNamesExactlyWhatDiffers(t *testing.T) {
 	}
 }
 
-func TestCompareNamesATime(t *testing.T) {
+func testCompareNamesATime(t *testing.T) {
 	for _, path := range []string{"", "dir", "file", "symlink", "fifo"} {
 		a, b := specimen(t), specimen(t)
 		moment := unix.Timespec{Sec: 1_700_000_000, Nsec: 6}
@@ -182,7 +190,7 @@ func TestCompareNamesATime(t *testing.T) {
 	}
 }
 
-func TestCompareNamesADevice(t *testing.T) {
+func testCompareNamesADevice(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -199,7 +207,7 @@ func TestCompareNamesADevice(t *testing.T) {
 	}
 }
 
-func TestOptionsIgnoreOnlyWhatTheySay(t *testing.T) {
+func testOptionsIgnoreOnlyWhatTheySay(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -227,7 +235,7 @@ func TestOptionsIgnoreOnlyWhatTheySay(t *testing.T) {
 	}
 }
 
-func TestASnapshotOutlivesWhatItShows(t *testing.T) {
+func testASnapshotOutlivesWhatItShows(t *testing.T) {
 	dir := specimen(t)
 	before := Snapshot(t, dir)
 	if err := Empty(dir); err != nil {

@@ -17,7 +17,22 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestASeedMakesTheSameTreeTwice(t *testing.T) {
+func TestTree(t *testing.T) {
+	t.Run("a seed makes the same tree twice", testASeedMakesTheSameTreeTwice)
+	t.Run("seeds make different trees", testSeedsMakeDifferentTrees)
+	t.Run("a tree has every part", testATreeHasEveryPart)
+	t.Run("parts can be left out", testPartsCanBeLeftOut)
+	t.Run("a copy by cp is equal", testACopyByCpIsEqual)
+	t.Run("every edit succeeds and is seen", testEveryEditSucceedsAndIsSeen)
+	t.Run("an empty directory can be mutated", testAnEmptyDirectoryCanBeMutated)
+	t.Run("rapid draws trees", testRapidDrawsTrees)
+	t.Run("removal leaves nothing", testRemovalLeavesNothing)
+	t.Run("users without rights have trees too", testUsersWithoutRightsHaveTreesToo)
+	t.Run("directories that forbid it are removed", testDirectoriesThatForbidItAreRemoved)
+	t.Run("equal reports path and kind", testEqualReportsPathAndKind)
+}
+
+func testASeedMakesTheSameTreeTwice(t *testing.T) {
 	for seed := range uint64(2) {
 		a, b := TempDir(t), TempDir(t)
 		report := Generate(t, a, Seed(seed), Shape{})
@@ -27,7 +42,7 @@ func TestASeedMakesTheSameTreeTwice(t *testing.T) {
 	}
 }
 
-func TestSeedsMakeDifferentTrees(t *testing.T) {
+func testSeedsMakeDifferentTrees(t *testing.T) {
 	a, b := TempDir(t), TempDir(t)
 	Generate(t, a, Seed(1), Shape{LargeDir: 10})
 	Generate(t, b, Seed(2), Shape{LargeDir: 10})
@@ -36,7 +51,7 @@ func TestSeedsMakeDifferentTrees(t *testing.T) {
 	}
 }
 
-func TestATreeHasEveryPart(t *testing.T) {
+func testATreeHasEveryPart(t *testing.T) {
 	dir := TempDir(t)
 	report := Generate(t, dir, Seed(1), Shape{Nodes: 300})
 	found := make(map[string]bool)
@@ -78,7 +93,7 @@ func TestATreeHasEveryPart(t *testing.T) {
 	t.Log(report)
 }
 
-func TestPartsCanBeLeftOut(t *testing.T) {
+func testPartsCanBeLeftOut(t *testing.T) {
 	dir := TempDir(t)
 	report := Generate(t, dir, Seed(3), Shape{LargeDir: 3, Without: []Part{SparseFiles, Symlinks, Fifos, Sockets, CharDevices,
 		BlockDevices, HardLinks, DeepPaths, OddNames, OddModes, Owners, UserXattrs, RootXattrs, ACLs, Capabilities, OddTimes}})
@@ -93,7 +108,7 @@ func TestPartsCanBeLeftOut(t *testing.T) {
 }
 
 // cp is a witness from outside for what a faithful copy is.
-func TestACopyByCpIsEqual(t *testing.T) {
+func testACopyByCpIsEqual(t *testing.T) {
 	cp, err := exec.LookPath("cp")
 	if err != nil {
 		t.Skip("no cp on this machine")
@@ -106,7 +121,7 @@ func TestACopyByCpIsEqual(t *testing.T) {
 	Equal(t, a, b, Options{HoleSlack: 64 << 10})
 }
 
-func TestEveryEditSucceedsAndIsSeen(t *testing.T) {
+func testEveryEditSucceedsAndIsSeen(t *testing.T) {
 	shape := Shape{Nodes: 30, MaxFile: 100_000, LargeDir: 5}
 	edits := make(map[string]int)
 	for seed := range uint64(6) {
@@ -126,7 +141,7 @@ func TestEveryEditSucceedsAndIsSeen(t *testing.T) {
 	}
 }
 
-func TestAnEmptyDirectoryCanBeMutated(t *testing.T) {
+func testAnEmptyDirectoryCanBeMutated(t *testing.T) {
 	dir := TempDir(t)
 	Mutate(t, dir, Seed(1), 30, Shape{MaxFile: 10_000})
 	if len(Snapshot(t, dir)) < 2 {
@@ -134,7 +149,7 @@ func TestAnEmptyDirectoryCanBeMutated(t *testing.T) {
 	}
 }
 
-func TestRapidDrawsTrees(t *testing.T) {
+func testRapidDrawsTrees(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir := TempDir(t)
 		shape := Shape{Nodes: 6, MaxFile: 20_000, LargeDir: 3, Without: []Part{DeepPaths}}
@@ -146,7 +161,7 @@ func TestRapidDrawsTrees(t *testing.T) {
 	})
 }
 
-func TestRemovalLeavesNothing(t *testing.T) {
+func testRemovalLeavesNothing(t *testing.T) {
 	parent := TempDir(t)
 	dir := filepath.Join(parent, "tree")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -166,7 +181,7 @@ func TestRemovalLeavesNothing(t *testing.T) {
 
 // As another user everything but what needs root must work, and directories
 // that forbid it must be removed. The test runs itself as nobody.
-func TestUsersWithoutRightsHaveTreesToo(t *testing.T) {
+func testUsersWithoutRightsHaveTreesToo(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("all tests run without rights already")
 	}
@@ -176,13 +191,16 @@ func TestUsersWithoutRightsHaveTreesToo(t *testing.T) {
 	}
 	self := filepath.Join(dir, "self")
 	copyFile(t, self)
-	cmd := exec.Command(self, "-test.run", "TestATreeHas|TestEveryEdit|TestRemoval|TestDirectoriesThatForbid", "-test.v")
+	cmd := exec.Command(self, "-test.run", "TestTree/^(a_tree_has|every_edit|removal|directories_that_forbid)", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("as nobody: %v\n%s", err, out)
+	}
+	if n := bytes.Count(out, []byte("    --- PASS: TestTree/")); n < 4 {
+		t.Errorf("%d tests ran as nobody, want 4:\n%s", n, out)
 	}
 	if !bytes.Contains(out, []byte("owners refused")) {
 		t.Errorf("the right to chown was not missed:\n%s", out)
@@ -212,7 +230,7 @@ func copyFile(t *testing.T, to string) {
 	}
 }
 
-func TestDirectoriesThatForbidItAreRemoved(t *testing.T) {
+func testDirectoriesThatForbidItAreRemoved(t *testing.T) {
 	dir := TempDir(t)
 	if err := os.MkdirAll(filepath.Join(dir, "closed", "inner"), 0o700); err != nil {
 		t.Fatal(err)
@@ -234,7 +252,7 @@ func (r *recorder) Errorf(format string, args ...any) {
 	r.errors = append(r.errors, fmt.Sprintf(format, args...))
 }
 
-func TestEqualReportsPathAndKind(t *testing.T) {
+func testEqualReportsPathAndKind(t *testing.T) {
 	a, b := TempDir(t), TempDir(t)
 	for _, dir := range []string{a, b} {
 		Generate(t, dir, Seed(6), Shape{Nodes: -1, LargeDir: 1, Without: []Part{OddNames}})

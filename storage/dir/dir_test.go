@@ -18,11 +18,27 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestADirectoryKeepsTheContract(t *testing.T) {
+func TestDirectory(t *testing.T) {
+	t.Run("keeps the contract", testADirectoryKeepsTheContract)
+	t.Run("only create makes the directory", testOnlyCreateMakesTheDirectory)
+	t.Run("objects are read only and nothing else is left", testObjectsAreReadOnlyAndNothingElseIsLeft)
+	t.Run("a failed put leaves nothing", testAFailedPutLeavesNothing)
+	t.Run("without hard links rename does not replace either", testWithoutHardLinksRenameDoesNotReplaceEither)
+	t.Run("only old leftovers are removed", testOnlyOldLeftoversAreRemoved)
+	t.Run("links cannot lead out", testLinksCannotLeadOut)
+	t.Run("what is no object is not listed and does not block", testWhatIsNoObjectIsNotListedAndDoesNotBlock)
+	t.Run("listing reads only directories it needs", testListingReadsOnlyDirectoriesItNeeds)
+	t.Run("errors of the file system have meaning", testErrorsOfTheFileSystemHaveMeaning)
+	t.Run("an object is no directory", testAnObjectIsNoDirectory)
+	t.Run("a directory that was removed is made again", testADirectoryThatWasRemovedIsMadeAgain)
+	t.Run("what root makes in a directory of another is theirs", testWhatRootMakesInADirectoryOfAnotherIsTheirs)
+}
+
+func testADirectoryKeepsTheContract(t *testing.T) {
 	storagetest.Run(t, func(t *testing.T) storage.Store { return create(t, t.TempDir()) })
 }
 
-func TestOnlyCreateMakesTheDirectory(t *testing.T) {
+func testOnlyCreateMakesTheDirectory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b")
 	if _, err := Open(path); !errors.Is(err, storage.ErrNoStore) {
 		t.Errorf("open: %v, want ErrNoStore", err)
@@ -45,7 +61,7 @@ func TestOnlyCreateMakesTheDirectory(t *testing.T) {
 	}
 }
 
-func TestObjectsAreReadOnlyAndNothingElseIsLeft(t *testing.T) {
+func testObjectsAreReadOnlyAndNothingElseIsLeft(t *testing.T) {
 	path := t.TempDir()
 	s := create(t, path)
 	put(t, s, "a/b/c", "body")
@@ -59,7 +75,7 @@ func TestObjectsAreReadOnlyAndNothingElseIsLeft(t *testing.T) {
 	}
 }
 
-func TestAFailedPutLeavesNothing(t *testing.T) {
+func testAFailedPutLeavesNothing(t *testing.T) {
 	path := t.TempDir()
 	s := create(t, path)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -82,7 +98,7 @@ func TestAFailedPutLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestWithoutHardLinksRenameDoesNotReplaceEither(t *testing.T) {
+func testWithoutHardLinksRenameDoesNotReplaceEither(t *testing.T) {
 	path := t.TempDir()
 	s := create(t, path)
 	place := func(body string) error {
@@ -103,7 +119,7 @@ func TestWithoutHardLinksRenameDoesNotReplaceEither(t *testing.T) {
 	}
 }
 
-func TestOnlyOldLeftoversAreRemoved(t *testing.T) {
+func testOnlyOldLeftoversAreRemoved(t *testing.T) {
 	path := t.TempDir()
 	temp := filepath.Join(path, scratch)
 	if err := os.Mkdir(temp, 0o700); err != nil {
@@ -128,7 +144,7 @@ func TestOnlyOldLeftoversAreRemoved(t *testing.T) {
 	}
 }
 
-func TestLinksCannotLeadOut(t *testing.T) {
+func testLinksCannotLeadOut(t *testing.T) {
 	outside := t.TempDir()
 	secret := filepath.Join(outside, "secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
@@ -163,7 +179,7 @@ func TestLinksCannotLeadOut(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoObjectIsNotListedAndDoesNotBlock(t *testing.T) {
+func testWhatIsNoObjectIsNotListedAndDoesNotBlock(t *testing.T) {
 	path := t.TempDir()
 	s := create(t, path)
 	put(t, s, "a/key", "x")
@@ -194,7 +210,7 @@ func TestWhatIsNoObjectIsNotListedAndDoesNotBlock(t *testing.T) {
 	}
 }
 
-func TestListingReadsOnlyDirectoriesItNeeds(t *testing.T) {
+func testListingReadsOnlyDirectoriesItNeeds(t *testing.T) {
 	for _, c := range []struct {
 		o              storage.ListOptions
 		reads, ignores []string
@@ -219,7 +235,7 @@ func TestListingReadsOnlyDirectoriesItNeeds(t *testing.T) {
 	}
 }
 
-func TestErrorsOfTheFileSystemHaveMeaning(t *testing.T) {
+func testErrorsOfTheFileSystemHaveMeaning(t *testing.T) {
 	s := &Store{path: "/srv/repo"}
 	for errno, want := range map[syscall.Errno]error{
 		syscall.ENOSPC: storage.ErrFull,
@@ -235,7 +251,7 @@ func TestErrorsOfTheFileSystemHaveMeaning(t *testing.T) {
 	}
 }
 
-func TestAnObjectIsNoDirectory(t *testing.T) {
+func testAnObjectIsNoDirectory(t *testing.T) {
 	s := create(t, t.TempDir())
 	put(t, s, "a", "x")
 	if err := s.Put(t.Context(), "a/b", []byte("y"), storage.PutOptions{}); !errors.Is(err, storage.ErrInvalidKey) {
@@ -247,7 +263,7 @@ func TestAnObjectIsNoDirectory(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatWasRemovedIsMadeAgain(t *testing.T) {
+func testADirectoryThatWasRemovedIsMadeAgain(t *testing.T) {
 	path := t.TempDir()
 	s := create(t, path)
 	put(t, s, "a/b/c", "x")
@@ -312,7 +328,7 @@ func names(t *testing.T, dir string) []string {
 	return all
 }
 
-func TestWhatRootMakesInADirectoryOfAnotherIsTheirs(t *testing.T) {
+func testWhatRootMakesInADirectoryOfAnotherIsTheirs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root makes things for others")
 	}

@@ -10,7 +10,11 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestBucketsKeepTheContract(t *testing.T) {
+func TestContract(t *testing.T) {
+	t.Run("buckets keep the contract", testBucketsKeepTheContract)
+}
+
+func testBucketsKeepTheContract(t *testing.T) {
 	locks := []storagetest.Feature{storagetest.Versions, storagetest.Locks}
 	t.Run("versitygw without versions", func(t *testing.T) {
 		testBucket(t, storagetest.PlainVersityGW(t), storagetest.PlainBucket)

@@ -20,7 +20,19 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestALostReplyIsNoConflict(t *testing.T) {
+func TestFaults(t *testing.T) {
+	t.Run("a lost reply is no conflict", testALostReplyIsNoConflict)
+	t.Run("a big put asks for the object before it is sent again", testABigPutLooksBeforeItIsSentAgain)
+	t.Run("a download continues from where it broke", testADownloadGoesOnFromWhereItBroke)
+	t.Run("a transfer that stands still is given up", testATransferThatStandsStillIsGivenUp)
+	t.Run("a throttling server is asked again", testAThrottlingServerIsAskedAgain)
+	t.Run("locked puts carry checksums", testLockedPutsCarryChecksums)
+	t.Run("bytes that change on their way are sent again", testBytesThatChangeOnTheirWayAreSentAgain)
+	t.Run("a deleted key is not taken for an equal object", testADeletedKeyIsNotTakenForAnEqualObject)
+	t.Run("a server without ranges is not believed", testAServerWithoutRangesIsNotBelieved)
+}
+
+func testALostReplyIsNoConflict(t *testing.T) {
 	body := random(100_000)
 	t.Run("of a put that succeeded", func(t *testing.T) {
 		c := proxied(t, storagetest.PlainVersityGW(t), storagetest.PlainBucket, onFirst(1, http.MethodPut, loseReply))
@@ -64,7 +76,7 @@ func TestALostReplyIsNoConflict(t *testing.T) {
 	})
 }
 
-func TestABigPutLooksBeforeItIsSentAgain(t *testing.T) {
+func testABigPutLooksBeforeItIsSentAgain(t *testing.T) {
 	server := storagetest.PlainVersityGW(t)
 	// A server need not read the body of a put that it refuses, and its
 	// answer is lost when it hangs up.
@@ -104,7 +116,7 @@ func (w *withoutChecksums) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func TestADownloadGoesOnFromWhereItBroke(t *testing.T) {
+func testADownloadGoesOnFromWhereItBroke(t *testing.T) {
 	body := random(300_000)
 	for name, h := range map[string]hook{
 		"the connection breaks": cutBody(70_001, func(w http.ResponseWriter, _ *http.Request) { hangUp(w) }),
@@ -145,7 +157,7 @@ func TestADownloadGoesOnFromWhereItBroke(t *testing.T) {
 	})
 }
 
-func TestATransferThatStandsStillIsGivenUp(t *testing.T) {
+func testATransferThatStandsStillIsGivenUp(t *testing.T) {
 	body := random(6 << 20) // more than the buffers between the two ends
 	t.Run("download", func(t *testing.T) {
 		c := proxied(t, storagetest.PlainVersityGW(t), storagetest.PlainBucket, onFirst(99, http.MethodGet, cutBody(0, stall)))
@@ -204,7 +216,7 @@ func TestATransferThatStandsStillIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestAThrottlingServerIsAskedAgain(t *testing.T) {
+func testAThrottlingServerIsAskedAgain(t *testing.T) {
 	slowDown := answer(http.StatusServiceUnavailable, "SlowDown")
 	t.Run("until it answers", func(t *testing.T) {
 		var first atomic.Int64
@@ -258,8 +270,8 @@ func TestAThrottlingServerIsAskedAgain(t *testing.T) {
 	})
 }
 
-// TestLockedPutsCarryChecksums stands for Amazon S3, which refuses others.
-func TestLockedPutsCarryChecksums(t *testing.T) {
+// testLockedPutsCarryChecksums stands for Amazon S3, which refuses others.
+func testLockedPutsCarryChecksums(t *testing.T) {
 	var locked atomic.Int64
 	c := proxied(t, storagetest.MinIO(t), storagetest.LockBucket, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		h := r.Header
@@ -286,7 +298,7 @@ func TestLockedPutsCarryChecksums(t *testing.T) {
 	}
 }
 
-func TestBytesThatChangeOnTheirWayAreSentAgain(t *testing.T) {
+func testBytesThatChangeOnTheirWayAreSentAgain(t *testing.T) {
 	for _, server := range []*storagetest.Server{storagetest.PlainVersityGW(t), storagetest.MinIO(t)} {
 		c := proxied(t, server, storagetest.PlainBucket, onFirst(1, http.MethodPut, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			b, err := io.ReadAll(r.Body)
@@ -308,7 +320,7 @@ func TestBytesThatChangeOnTheirWayAreSentAgain(t *testing.T) {
 	}
 }
 
-func TestADeletedKeyIsNotTakenForAnEqualObject(t *testing.T) {
+func testADeletedKeyIsNotTakenForAnEqualObject(t *testing.T) {
 	server := storagetest.VersityGW(t)
 	c := proxied(t, server, storagetest.VersionedBucket, pass)
 	s := open(t, c)
@@ -325,7 +337,7 @@ func TestADeletedKeyIsNotTakenForAnEqualObject(t *testing.T) {
 	}
 }
 
-func TestAServerWithoutRangesIsNotBelieved(t *testing.T) {
+func testAServerWithoutRangesIsNotBelieved(t *testing.T) {
 	c := proxied(t, storagetest.PlainVersityGW(t), storagetest.PlainBucket, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		whole := httptest.NewRecorder()
 		next.ServeHTTP(whole, r)

@@ -13,8 +13,13 @@ import (
 	"knowngood/storage/storagetest"
 )
 
+func TestListHidden(t *testing.T) {
+	t.Run("a listing of what is hidden needs no right to see it", testAListingOfWhatIsHiddenNeedsNoRightToSeeIt)
+	t.Run("a listing reports where older versions lie", testAListingTellsWhereOlderVersionsLie)
+}
+
 // Those who may list objects, but not their versions, list objects.
-func TestAListingOfWhatIsHiddenNeedsNoRightToSeeIt(t *testing.T) {
+func testAListingOfWhatIsHiddenNeedsNoRightToSeeIt(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		code   string
@@ -59,7 +64,7 @@ func TestAListingOfWhatIsHiddenNeedsNoRightToSeeIt(t *testing.T) {
 	}
 }
 
-func TestAListingTellsWhereOlderVersionsLie(t *testing.T) {
+func testAListingTellsWhereOlderVersionsLie(t *testing.T) {
 	for name, server := range map[string]*storagetest.Server{"versitygw": storagetest.VersityGW(t), "minio": storagetest.MinIO(t)} {
 		t.Run(name, func(t *testing.T) {
 			server.Setenv(t)

@@ -49,7 +49,14 @@ func listed(answer func(token string, n int64) string) hook {
 	}
 }
 
-func TestAListingThatIsNoneIsAskedForAgain(t *testing.T) {
+func TestReplies(t *testing.T) {
+	t.Run("a listing that is none is requested again", testAListingThatIsNoneIsAskedForAgain)
+	t.Run("a listing that stays wrong is an error", testAListingThatStaysWrongIsAnError)
+	t.Run("a range that is too short is requested again", testARangeThatIsTooShortIsAskedForAgain)
+	t.Run("an object whose size is not reported is compared", testAnObjectWhoseSizeIsNotToldIsCompared)
+}
+
+func testAListingThatIsNoneIsAskedForAgain(t *testing.T) {
 	server := storagetest.PlainVersityGW(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
 	whole := func(string, int64) string { return page("", "p/a", "p/b") }
@@ -83,7 +90,7 @@ func TestAListingThatIsNoneIsAskedForAgain(t *testing.T) {
 	}
 }
 
-func TestAListingThatStaysWrongIsAnError(t *testing.T) {
+func testAListingThatStaysWrongIsAnError(t *testing.T) {
 	server := storagetest.PlainVersityGW(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
 	for name, c := range map[string]struct {
@@ -166,7 +173,7 @@ func shortened(n int64, bytes int) hook {
 	})
 }
 
-func TestARangeThatIsTooShortIsAskedForAgain(t *testing.T) {
+func testARangeThatIsTooShortIsAskedForAgain(t *testing.T) {
 	server, body := storagetest.PlainVersityGW(t), random(1000)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
 	for name, c := range map[string]struct {
@@ -206,7 +213,7 @@ func TestARangeThatIsTooShortIsAskedForAgain(t *testing.T) {
 	}
 }
 
-func TestAnObjectWhoseSizeIsNotToldIsCompared(t *testing.T) {
+func testAnObjectWhoseSizeIsNotToldIsCompared(t *testing.T) {
 	body, lose := random(300_000), onFirst(1, http.MethodPut, loseReply)
 	c := proxied(t, storagetest.PlainVersityGW(t), storagetest.PlainBucket, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if r.Method != http.MethodHead {

@@ -35,7 +35,17 @@ func noCredentials(t *testing.T) {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 }
 
-func TestWithoutCredentialsNothingIsAsked(t *testing.T) {
+func TestOpen(t *testing.T) {
+	t.Run("without credentials nothing is asked", testWithoutCredentialsNothingIsAsked)
+	t.Run("an address that swallows packets does not hold up", testAnAddressThatSwallowsPacketsDoesNotHoldUp)
+	t.Run("credentials come from the AWS chain", testCredentialsComeFromTheAWSChain)
+	t.Run("what is wrong is reported", testWhatIsWrongIsSaid)
+	t.Run("the region is found", testTheRegionIsFound)
+	t.Run("a certificate can be trusted by file", testACertificateCanBeTrustedByFile)
+	t.Run("requests are counted", testRequestsAreCounted)
+}
+
+func testWithoutCredentialsNothingIsAsked(t *testing.T) {
 	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer server.Close()
@@ -67,7 +77,7 @@ func TestWithoutCredentialsNothingIsAsked(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatSwallowsPacketsDoesNotHoldUp(t *testing.T) {
+func testAnAddressThatSwallowsPacketsDoesNotHoldUp(t *testing.T) {
 	noCredentials(t)
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -83,7 +93,7 @@ func TestAnAddressThatSwallowsPacketsDoesNotHoldUp(t *testing.T) {
 	}
 }
 
-func TestCredentialsComeFromTheAWSChain(t *testing.T) {
+func testCredentialsComeFromTheAWSChain(t *testing.T) {
 	server := storagetest.PlainVersityGW(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
 	expiry := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
@@ -147,7 +157,7 @@ func TestCredentialsComeFromTheAWSChain(t *testing.T) {
 	})
 }
 
-func TestWhatIsWrongIsSaid(t *testing.T) {
+func testWhatIsWrongIsSaid(t *testing.T) {
 	for _, server := range []*storagetest.Server{storagetest.PlainVersityGW(t), storagetest.MinIO(t)} {
 		server.Bucket(t, "bucket", storagetest.PlainBucket)
 		fake := func(h hook) string {
@@ -200,7 +210,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 	}
 }
 
-func TestTheRegionIsFound(t *testing.T) {
+func testTheRegionIsFound(t *testing.T) {
 	server := storagetest.MinIO(t)
 	server.Setenv(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
@@ -229,7 +239,7 @@ func TestTheRegionIsFound(t *testing.T) {
 	})
 }
 
-func TestACertificateCanBeTrustedByFile(t *testing.T) {
+func testACertificateCanBeTrustedByFile(t *testing.T) {
 	server := storagetest.PlainVersityGW(t)
 	server.Setenv(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
@@ -278,7 +288,7 @@ func TestACertificateCanBeTrustedByFile(t *testing.T) {
 	}
 }
 
-func TestRequestsAreCounted(t *testing.T) {
+func testRequestsAreCounted(t *testing.T) {
 	server := storagetest.VersityGW(t)
 	server.Setenv(t)
 	server.Bucket(t, "bucket", storagetest.VersionedBucket)

@@ -34,7 +34,14 @@ func replying(change func(h http.Header)) hook {
 	}
 }
 
-func TestAPutCountsOnlyWhenItIsProved(t *testing.T) {
+func TestProof(t *testing.T) {
+	t.Run("a put counts only when it is proved", testAPutCountsOnlyWhenItIsProved)
+	t.Run("a server that answers puts without keeping them is detected", testWhoAnswersPutsWithoutKeepingThemIsFoundOut)
+	t.Run("a plain put is refused where the store demands a condition", testAPlainPutIsRefusedWhereTheStoreDemandsACondition)
+	t.Run("a reply that holds no listing is requested again", testAReplyThatHoldsNoListingIsAskedForAgain)
+}
+
+func testAPutCountsOnlyWhenItIsProved(t *testing.T) {
 	body := random(200_000)
 	plain := func(t *testing.T) *storagetest.Server { return storagetest.PlainVersityGW(t) }
 	for name, test := range map[string]struct {
@@ -77,7 +84,7 @@ func TestAPutCountsOnlyWhenItIsProved(t *testing.T) {
 	}
 }
 
-func TestWhoAnswersPutsWithoutKeepingThemIsFoundOut(t *testing.T) {
+func testWhoAnswersPutsWithoutKeepingThemIsFoundOut(t *testing.T) {
 	html := func(w http.ResponseWriter) {
 		w.Header().Set("Content-Type", "text/html")
 		_, _ = io.WriteString(w, "<html>Welcome</html>")
@@ -134,7 +141,7 @@ func TestWhoAnswersPutsWithoutKeepingThemIsFoundOut(t *testing.T) {
 
 // A proxy refuses puts without the condition, as Amazon does by a policy with
 // s3:if-none-match.
-func TestAPlainPutIsRefusedWhereTheStoreDemandsACondition(t *testing.T) {
+func testAPlainPutIsRefusedWhereTheStoreDemandsACondition(t *testing.T) {
 	for name, reply := range map[string]struct {
 		status int
 		code   string
@@ -171,7 +178,7 @@ func TestAPlainPutIsRefusedWhereTheStoreDemandsACondition(t *testing.T) {
 	}
 }
 
-func TestAReplyThatHoldsNoListingIsAskedForAgain(t *testing.T) {
+func testAReplyThatHoldsNoListingIsAskedForAgain(t *testing.T) {
 	put := func(t *testing.T, c s3.Config, server *storagetest.Server) {
 		t.Helper()
 		c.Endpoint = server.Endpoint

@@ -32,7 +32,12 @@ func (r reply) hook() hook {
 	}
 }
 
-func TestARedirectNamesWhatToWriteIntoTheURL(t *testing.T) {
+func TestRedirect(t *testing.T) {
+	t.Run("names what to write into the URL", testARedirectNamesWhatToWriteIntoTheURL)
+	t.Run("servers name the region that they expect", testServersNameTheRegionThatTheyExpect)
+}
+
+func testARedirectNamesWhatToWriteIntoTheURL(t *testing.T) {
 	server := storagetest.PlainVersityGW(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
 	for name, c := range map[string]struct {
@@ -98,7 +103,7 @@ func TestARedirectNamesWhatToWriteIntoTheURL(t *testing.T) {
 	})
 }
 
-func TestServersNameTheRegionThatTheyExpect(t *testing.T) {
+func testServersNameTheRegionThatTheyExpect(t *testing.T) {
 	for name, server := range map[string]*storagetest.Server{"versitygw": storagetest.PlainVersityGW(t), "minio": storagetest.MinIO(t)} {
 		server.Setenv(t)
 		server.Bucket(t, "bucket", storagetest.PlainBucket)

@@ -14,14 +14,23 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestAFaultyStoreWithoutRulesKeepsTheContract(t *testing.T) {
+func TestFaulty(t *testing.T) {
+	t.Run("keeps the contract without rules", testAFaultyStoreWithoutRulesKeepsTheContract)
+	t.Run("faults have the effect that they name", testFaultsHaveTheEffectTheySay)
+	t.Run("bodies are damaged where the rule has it", testBodiesAreDamagedWhereTheRuleSays)
+	t.Run("a stall lasts until the context ends", testAStallLastsUntilTheContextEnds)
+	t.Run("a stopped store stays stopped", testAStoppedStoreStaysStopped)
+	t.Run("listings and capabilities fail too", testListingsAndCapabilitiesFailToo)
+}
+
+func testAFaultyStoreWithoutRulesKeepsTheContract(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) storage.Store {
 		return storagetest.NewFaulty(storagetest.NewMemory())
 	}, storagetest.Versions, storagetest.Locks, storagetest.Checksums)
 	storagetest.Run(t, func(*testing.T) storage.Store { return storagetest.NewFaulty(storagetest.NewPlainMemory()) }, storagetest.Checksums)
 }
 
-func TestFaultsHaveTheEffectTheySay(t *testing.T) {
+func testFaultsHaveTheEffectTheySay(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		fault   storagetest.Fault
@@ -48,7 +57,7 @@ func TestFaultsHaveTheEffectTheySay(t *testing.T) {
 	}
 }
 
-func TestBodiesAreDamagedWhereTheRuleSays(t *testing.T) {
+func testBodiesAreDamagedWhereTheRuleSays(t *testing.T) {
 	body := bytes.Repeat([]byte("0123456789"), 1000)
 	flippedAt := func(i int) []byte {
 		b := bytes.Clone(body)
@@ -83,7 +92,7 @@ func TestBodiesAreDamagedWhereTheRuleSays(t *testing.T) {
 	}
 }
 
-func TestAStallLastsUntilTheContextEnds(t *testing.T) {
+func testAStallLastsUntilTheContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := storagetest.NewFaulty(storagetest.NewMemory())
 		if err := s.Put(t.Context(), "k", make([]byte, 40<<10), storage.PutOptions{}); err != nil {
@@ -109,7 +118,7 @@ func TestAStallLastsUntilTheContextEnds(t *testing.T) {
 	})
 }
 
-func TestAStoppedStoreStaysStopped(t *testing.T) {
+func testAStoppedStoreStaysStopped(t *testing.T) {
 	for _, effect := range []bool{false, true} {
 		memory := storagetest.NewMemory()
 		s := storagetest.NewFaulty(memory)
@@ -137,7 +146,7 @@ func TestAStoppedStoreStaysStopped(t *testing.T) {
 	}
 }
 
-func TestListingsAndCapabilitiesFailToo(t *testing.T) {
+func testListingsAndCapabilitiesFailToo(t *testing.T) {
 	s := storagetest.NewFaulty(storagetest.NewMemory())
 	for i := range 5 {
 		if err := s.Put(t.Context(), fmt.Sprint(i), nil, storage.PutOptions{}); err != nil {

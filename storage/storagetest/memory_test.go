@@ -7,10 +7,15 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestMemoryKeepsTheContract(t *testing.T) {
+func TestMemory(t *testing.T) {
+	t.Run("keeps the contract", testMemoryKeepsTheContract)
+	t.Run("keeps the contract without versions and locks", testPlainMemoryKeepsTheContract)
+}
+
+func testMemoryKeepsTheContract(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) storage.Store { return storagetest.NewMemory() }, storagetest.Versions, storagetest.Locks, storagetest.Checksums)
 }
 
-func TestPlainMemoryKeepsTheContract(t *testing.T) {
+func testPlainMemoryKeepsTheContract(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) storage.Store { return storagetest.NewPlainMemory() }, storagetest.Checksums)
 }

@@ -6,7 +6,12 @@ import (
 	"knowngood/storage/stores"
 )
 
-func TestSpellingsOfAURLNameOnePlace(t *testing.T) {
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	t.Run("is one for all spellings of a URL", testSpellingsOfAURLNameOnePlace)
+}
+
+func testSpellingsOfAURLNameOnePlace(t *testing.T) {
 	t.Parallel()
 	groups := [][]string{
 		{"/srv/a", "/srv/a/", "/srv//b/../a", "file:///srv/a", "file://localhost/srv/a", "file:///srv/%61/"},

@@ -13,7 +13,15 @@ import (
 	"knowngood/storage/stores"
 )
 
-func TestADirectoryIsOpenedByPathOrURL(t *testing.T) {
+func TestURL(t *testing.T) {
+	t.Run("opens a directory, as a path does", testADirectoryIsOpenedByPathOrURL)
+	t.Run("opens a bucket", testABucketIsOpenedByURL)
+	t.Run("is refused when it cannot be meant", testWhatCannotBeMeantIsRefused)
+	t.Run("that can be opened passes the check without any connection", testWhatCanBeOpenedPassesTheCheckWithoutAnyConnection)
+	t.Run("a redacted URL shows no secrets", testRedactedURLsTellNoSecrets)
+}
+
+func testADirectoryIsOpenedByPathOrURL(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a b", "ü%41", "repo")
 	for _, u := range []string{path, "file://" + path[:strings.Index(path, "a b")] + "a%20b/ü%2541/repo"} {
 		if _, err := stores.Open(t.Context(), u, stores.Options{}); !errors.Is(err, storage.ErrNoStore) {
@@ -41,7 +49,7 @@ func TestADirectoryIsOpenedByPathOrURL(t *testing.T) {
 	}
 }
 
-func TestABucketIsOpenedByURL(t *testing.T) {
+func testABucketIsOpenedByURL(t *testing.T) {
 	server := storagetest.VersityGW(t)
 	server.Setenv(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
@@ -68,7 +76,7 @@ func TestABucketIsOpenedByURL(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeMeantIsRefused(t *testing.T) {
+func testWhatCannotBeMeantIsRefused(t *testing.T) {
 	for _, c := range []struct{ url, want string }{
 		{"", "scheme"},
 		{"relative/path", "absolute"},
@@ -125,7 +133,7 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 	}
 }
 
-func TestWhatCanBeOpenedPassesTheCheckWithoutAnyConnection(t *testing.T) {
+func testWhatCanBeOpenedPassesTheCheckWithoutAnyConnection(t *testing.T) {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	for _, u := range []string{"/srv/repo", "file:///srv/a%20b", "s3://bucket", "s3://bucket/deep/prefix/", "s3://my.bucket-1/p?region=eu-central-1",
 		"s3://bucket/p?endpoint=http://127.0.0.1:1&region=us-east-1&path_style=true&profile=other", "s3://bucket?endpoint=https://[::1]:9000/&path_style=0"} {
@@ -135,7 +143,7 @@ func TestWhatCanBeOpenedPassesTheCheckWithoutAnyConnection(t *testing.T) {
 	}
 }
 
-func TestRedactedURLsTellNoSecrets(t *testing.T) {
+func testRedactedURLsTellNoSecrets(t *testing.T) {
 	for url, want := range map[string]string{
 		"/srv/repo":             "/srv/repo",
 		"file:///srv/repo":      "file:///srv/repo",

@@ -14,7 +14,13 @@ import (
 	"knowngood/storage/throttle"
 )
 
-func TestAThrottledStoreKeepsTheContract(t *testing.T) {
+func TestThrottle(t *testing.T) {
+	t.Run("keeps the contract", testAThrottledStoreKeepsTheContract)
+	t.Run("bodies move at the limit", testBodiesMoveAtTheLimit)
+	t.Run("the wait ends with the context", testTheWaitEndsWithTheContext)
+}
+
+func testAThrottledStoreKeepsTheContract(t *testing.T) {
 	fast := throttle.Limits{Upload: 1 << 30, Download: 1 << 30}
 	t.Run("memory", func(t *testing.T) {
 		storagetest.Run(t, func(*testing.T) storage.Store {
@@ -40,7 +46,7 @@ const (
 	size = 1 << 20   // bytes
 )
 
-func TestBodiesMoveAtTheLimit(t *testing.T) {
+func testBodiesMoveAtTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := storagetest.NewMemory()
 		s := throttle.New(memory, throttle.Limits{Upload: rate, Download: 2 * rate})
@@ -84,7 +90,7 @@ func TestBodiesMoveAtTheLimit(t *testing.T) {
 	})
 }
 
-func TestTheWaitEndsWithTheContext(t *testing.T) {
+func testTheWaitEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := throttle.New(storagetest.NewMemory(), throttle.Limits{Upload: rate, Download: rate})
 		if err := s.Put(t.Context(), "k", make([]byte, size), storage.PutOptions{}); err != nil {
