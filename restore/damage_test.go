@@ -91,8 +91,8 @@ type outcome struct {
 }
 
 // restoreAll restores every snapshot. Whatever is not as it was must be
-// named, and whatever ends a restore must say that it is the repository's
-// damage.
+// named, and whatever ends a restore must name damage of the
+// repository.
 func (a *archive) restoreAll() []outcome {
 	a.T.Helper()
 	var all []outcome
@@ -133,7 +133,7 @@ func (a *archive) restoreAll() []outcome {
 	return all
 }
 
-// names tells whether the problems name a path.
+// names reports whether the problems name a path.
 func names(problems []restore.Problem, path string) bool {
 	for _, p := range problems {
 		var se *snapshot.SegmentError
@@ -147,7 +147,7 @@ func names(problems []restore.Problem, path string) bool {
 	return false
 }
 
-// report is what a check of everything says.
+// report is the result of a check of everything.
 func (a *archive) report() (*check.Report, error) {
 	r, err := repository.Open(a.Ctx, a.Store, repository.Options{})
 	if err != nil {
@@ -268,7 +268,7 @@ func testAMissingObjectIsNamedWithWhatItHurts(t *testing.T) {
 			outcomes := a.restoreAll()
 			switch k.name {
 			case "index run":
-				// Restores need none, and the packs' contents say the same.
+				// Restores need none, and the packs' contents have the same.
 				for i, o := range outcomes {
 					if o.err != nil || len(o.wrong) > 0 {
 						t.Errorf("e@%d: %+v", i+1, o)
@@ -309,7 +309,7 @@ func testAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
 	a, b := newArchive(t), newArchive(t)
 	for _, k := range kinds {
 		if k.name == "descriptor" {
-			continue // it makes the store that other repository: the pin tells, below
+			continue // it makes the store that other repository: the pin shows that, below
 		}
 		t.Run(k.name, func(t *testing.T) {
 			a := a.with(t)
@@ -398,7 +398,7 @@ func testWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 				a := a.with(t)
 				keys := a.keys(k.prefix)
 				if k.name == "root" {
-					keys = keys[:2] // with all roots gone nothing tells that the environment was there
+					keys = keys[:2] // with all roots gone nothing shows that the environment was there
 				}
 				for _, key := range keys {
 					if cover {
@@ -410,7 +410,7 @@ func testWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 					}
 				}
 				report, err := a.report()
-				if k.name != "descriptor" { // without the pin nobody can tell
+				if k.name != "descriptor" { // without the pin nobody can know
 					a.Check(err)
 					for _, key := range keys {
 						known := cover || k.name != "index run" // nothing needs a run, or knows of it

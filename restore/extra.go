@@ -182,7 +182,7 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// node removes a node that the snapshot does not have, entry by entry, but for
+// node removes a node that the snapshot does not have, entry by entry, except
 // what the rules keep. It returns the topmost paths that were removed, or would be
 // in a dry run: just path when all of it was. Errors that concern one node are
 // noted.

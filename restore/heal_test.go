@@ -61,7 +61,7 @@ func undamaged(w *enginetest.World) {
 	w.Check(err)
 	for _, d := range report.Damage {
 		var tampered *authentic.TamperError
-		if !errors.As(d.Err, &tampered) { // what is hidden is found all the same, and told
+		if !errors.As(d.Err, &tampered) { // what is hidden is found and reported
 			w.T.Errorf("check: %s: %v, hurts %q", d.Object, d.Err, d.Hurts)
 		}
 	}
@@ -366,9 +366,9 @@ func testNoRunIsCompleteThatRefersToWhatTheStoreLost(t *testing.T) {
 	})
 }
 
-// tell tells the host of damage, from a machine that has the identity, or from
+// reportDamage reports damage to the host, from a machine that has the identity, or from
 // the host itself.
-func (a *archive) tell(onHost bool, keys ...string) (noted bool) {
+func (a *archive) reportDamage(onHost bool, keys ...string) (noted bool) {
 	a.T.Helper()
 	state := ""
 	if onHost {
@@ -442,10 +442,10 @@ func testDamageThatAListingDoesNotShowIsHealedByAHint(t *testing.T) {
 	}
 }
 
-// noted is tell that demands where the host was told.
+// noted reports damage, and demands where the host got the report.
 func (a *archive) noted(onHost bool, keys ...string) {
 	a.T.Helper()
-	if a.tell(onHost, keys...) != onHost {
+	if a.reportDamage(onHost, keys...) != onHost {
 		a.T.Errorf("noted on the host: %v", !onHost)
 	}
 }
@@ -613,7 +613,7 @@ func testALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 	a := newArchive(t)
 	_, s, err := a.Snapshot("e@1")
 	a.Check(err)
-	for i := range 4100 { // packs of another run, say
+	for i := range 4100 { // for example, packs of another run
 		sum := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
 		a.Check(a.memory.Put(a.Ctx, layout.KeyPack(enginetest.Host, s.Domain.ID, sum), []byte("x"), storage.PutOptions{}))
 	}

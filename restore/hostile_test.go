@@ -99,7 +99,7 @@ func symlink(path, target string) *manifest.Entry {
 }
 func linked(e *manifest.Entry, group uint64) *manifest.Entry { e.Link = group; return e }
 
-// manyChunks is a file that says it consists of n chunks of the greatest length.
+// manyChunks is a file of n chunks, by its entry, of the greatest length.
 func manyChunks(path string, n int) *manifest.Entry {
 	e := file(path)
 	ref := &pack.Ref{}
@@ -125,7 +125,7 @@ func pathBomb(n int) []*manifest.Entry {
 var hostile = []struct {
 	name    string
 	entries func(out string) []*manifest.Entry
-	refused string // what the error or a problem says; "" when the tree can be made as it says
+	refused string // what the error or a problem contains; "" when the tree can be made as listed
 }{
 	{"a path that climbs", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), file("../x")} }, "malformed"},
 	{"a path that climbs further down", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), folder("a"), file("a/../../x")} }, "malformed"},

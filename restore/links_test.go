@@ -206,7 +206,7 @@ func testHardLinksOfOtherNodesInPlaceAreThoseOfTheSnapshot(t *testing.T) {
 	}
 }
 
-// Random files in random groups, linked anew at random, with each other and
+// Random files in random groups, linked again at random, with each other and
 // with names outside.
 func testRandomHardLinksInPlaceEndAsTheSnapshotHasThem(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

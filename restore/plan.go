@@ -27,8 +27,8 @@ type Options struct {
 	// that is a directory or ends with a slash, the directory that it is put into
 	// under its own name.
 	Target string
-	// InPlace compares with what is there: unchanged files are left alone,
-	// changed ones replaced.
+	// InPlace compares with what is there: unchanged files stay, changed
+	// ones are replaced.
 	InPlace bool
 	// Delete removes what the snapshot does not have from the directories that
 	// were captured, in place only. What the capture left out, by the rules

@@ -36,7 +36,7 @@ func newScopes(o *Options) ([]*snapshot.Scope, error) {
 	return []*snapshot.Scope{own, o.Today}, nil
 }
 
-// stays reports whether a node, and all below it, is left alone.
+// stays reports whether a node stays, and all below it.
 func (r *rules) stays(path string, st *posix.Stat) bool {
 	if source, _ := r.scopes[0].Source(path); source == nil || r.target.Rel(path) == walk.RestoreMarker || r.target.IsSpare(path) || r.parts.has(path) {
 		return true

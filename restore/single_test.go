@@ -65,7 +65,7 @@ func (w *singleWorld) same(name, path string) {
 	}
 }
 
-// nothingLeft demands that a directory holds these names alone.
+// nothingLeft demands that a directory holds only these names.
 func nothingLeft(t testing.TB, dir string, names ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

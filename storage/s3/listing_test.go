@@ -36,8 +36,8 @@ func versionsPage(keys ...string) string {
 	return b.String() + "</ListVersionsResult>"
 }
 
-// listed answers requests for listings with pages, told by the token that is
-// asked with and how many requests there were.
+// listed answers requests for listings with pages, chosen by the token in
+// the request and how many requests there were.
 func listed(answer func(token string, n int64) string) hook {
 	var n atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {

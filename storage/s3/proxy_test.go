@@ -92,7 +92,7 @@ func answer(status int, code string) hook {
 	}
 }
 
-// cutBody sends the start of the reply's body and then does what then says.
+// cutBody sends the start of the reply's body and then calls then.
 func cutBody(n int, then func(w http.ResponseWriter, r *http.Request)) hook {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		whole := httptest.NewRecorder()
