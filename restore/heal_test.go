@@ -81,19 +81,23 @@ func (a *archive) forgetIndex() {
 }
 
 func TestHealing(t *testing.T) {
+	t.Parallel()
 	t.Run("lost packs are noticed and healed", testLostPacksAreNoticedAndHealed)
 	t.Run("only what lay in a lost pack is read again", testOnlyWhatLayInALostPackIsReadAgain)
 	t.Run("segments in a lost container are stored again from the host's copy", testSegmentsInALostContainerAreStoredAgainFromTheHostsCopy)
 	t.Run("what a dead run stored and the store lost is read again", testWhatADeadRunStoredAndTheStoreLostIsReadAgain)
-	t.Run("a loss is noticed within a day", testALossIsNoticedWithinADay)
-	t.Run("no run is complete that refers to what the store lost", testNoRunIsCompleteThatRefersToWhatTheStoreLost)
 	t.Run("damage that a listing does not show is healed by a hint", testDamageThatAListingDoesNotShowIsHealedByAHint)
 	t.Run("a hint that is wrong changes nothing", testAHintThatIsWrongChangesNothing)
 	t.Run("a damage report counts only as the format defines", testADamageReportCountsOnlyAsTheFormatSays)
 	t.Run("an index run that the store lost is published again", testAnIndexRunThatTheStoreLostIsPublishedAgain)
-	t.Run("a daemon publishes again the index run that the store lost", testADaemonPublishesAgainTheIndexRunThatTheStoreLost)
 	t.Run("a large store is listed in parts at once", testALargeStoreIsListedInPartsAtOnce)
 	t.Run("what is reported is not reported again", testWhatIsReportedIsNotReportedAgain)
+}
+
+func TestHealingSequentially(t *testing.T) {
+	t.Run("a loss is noticed within a day", testALossIsNoticedWithinADay)
+	t.Run("no run is complete that refers to what the store lost", testNoRunIsCompleteThatRefersToWhatTheStoreLost)
+	t.Run("a daemon publishes again the index run that the store lost", testADaemonPublishesAgainTheIndexRunThatTheStoreLost)
 }
 
 func testLostPacksAreNoticedAndHealed(t *testing.T) {

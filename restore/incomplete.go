@@ -46,7 +46,7 @@ func (r *restorer) flagged(e *manifest.Entry) *manifest.Entry {
 		r.report.problem(e.Path, fmt.Errorf("what it held is not in the snapshot: %w", err))
 		return e
 	}
-	r.report.unavailable.plan(e.Type, e.Size)
+	r.report.unavailable.add(e.Type, e.Size)
 	r.report.problem(e.Path, fmt.Errorf("not restored: %w", err))
 	if !r.WithIncomplete || e.Type != manifest.File {
 		return nil

@@ -86,12 +86,16 @@ func (w *linkWorld) restored() *restore.Result {
 }
 
 func TestHardLinks(t *testing.T) {
+	t.Parallel()
 	t.Run("in place", testHardLinksInPlace)
 	t.Run("hard links of other nodes in place are those of the snapshot", testHardLinksOfOtherNodesInPlaceAreThoseOfTheSnapshot)
-	t.Run("random hard links in place end as the snapshot has them", testRandomHardLinksInPlaceEndAsTheSnapshotHasThem)
 	t.Run("a link that the file system refuses is a file of its own", testALinkThatTheFileSystemRefusesIsAFileOfItsOwn)
 	t.Run("a group of links that differ", testAGroupOfLinksThatDiffer)
 	t.Run("a check of many hard links is clean", testACheckOfManyHardLinksIsClean)
+}
+
+func TestHardLinksSequentially(t *testing.T) {
+	t.Run("random hard links in place end as the snapshot has them", testRandomHardLinksInPlaceEndAsTheSnapshotHasThem)
 }
 
 func testHardLinksInPlace(t *testing.T) {

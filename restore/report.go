@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -23,14 +22,9 @@ const (
 // report collects what a restore does, and what it cannot restore. What concerns
 // the list of entries comes from one goroutine, everything else concurrently.
 type report struct {
-	progress *Progress
-
-	planned     Counts
-	unavailable Counts          // of these, what the snapshot does not have completely
+	progress    *Progress
+	unavailable Counts          // of what is planned: what the snapshot does not have completely
 	unread      map[string]bool // first paths of parts of the list that cannot be read
-
-	files, directories, others, bytes              atomic.Uint64 // restored
-	created, changed, metadata, unchanged, deleted atomic.Uint64
 
 	// apart has a problem for each path that is restored apart from the other
 	// names of its inode. It changes only between stages.
@@ -117,55 +111,42 @@ func (r *report) part(path, file string) {
 // run, and what was done for that. It comes after the act. The size is that of a
 // file.
 func (r *report) done(action, path string, kind manifest.Type, size uint64) {
-	switch kind {
-	case manifest.File:
-		r.files.Add(1)
-		r.bytes.Add(size)
-	case manifest.Dir: // counted where it is known to be wanted
-	default:
-		r.others.Add(1)
-	}
+	r.restored(kind, size)
 	r.did(action, path)
 	if why := r.apart[path]; why != nil {
 		r.problem(path, why)
 	}
 }
 
+// restored counts a node. A directory is counted where it is known to be wanted.
+func (r *report) restored(kind manifest.Type, size uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result.Restored.add(kind, size)
+}
+
 // did counts an action.
 func (r *report) did(action, path string) {
+	r.mu.Lock()
 	switch action {
 	case "create":
-		r.created.Add(1)
+		r.result.Created++
 	case "change":
-		r.changed.Add(1)
+		r.result.Changed++
 	case "metadata":
-		r.metadata.Add(1)
+		r.result.Metadata++
 	case "unchanged":
-		r.unchanged.Add(1)
+		r.result.Unchanged++
 	case "delete":
-		r.deleted.Add(1)
+		r.result.Deleted++
 	}
+	r.mu.Unlock()
 	if r.progress.Change != nil {
 		r.progress.Change(action, path)
 	}
 }
 
-// restored is what is restored so far.
-func (r *report) restored() Counts {
-	return Counts{Files: r.files.Load(), Directories: r.directories.Load(), Others: r.others.Load(), Bytes: r.bytes.Load()}
-}
-
 // complete reports whether everything is restored that the snapshot has.
 func (r *report) complete() bool {
-	return r.restored() == r.planned.less(r.unavailable) && r.result.Unlisted == 0
-}
-
-// sum returns the result of what was collected.
-func (r *report) sum() *Result {
-	s := &r.result
-	s.Planned, s.Restored = r.planned, r.restored()
-	s.Created, s.Changed, s.Metadata = r.created.Load(), r.changed.Load(), r.metadata.Load()
-	s.Unchanged, s.Deleted = r.unchanged.Load(), r.deleted.Load()
-	s.Fetched = r.progress.Fetched.Load()
-	return s
+	return r.result.Restored == r.result.Planned.less(r.unavailable) && r.result.Unlisted == 0
 }

@@ -47,8 +47,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, r.explain(err)
 	}
 
-	result := r.report.sum()
+	result := &r.report.result
 	result.Place, result.Owners = r.target.Place(), r.owners.Report()
+	result.Fetched = r.Progress.Fetched.Load()
 	if r.files.packs != nil {
 		result.Packs, result.Lacking = r.files.packs.Report()
 	}
@@ -175,7 +176,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 	wanted := r.wanted(e.Path, e.Type == manifest.Dir)
 	path := e.Path
 	if wanted {
-		r.report.planned.plan(e.Type, e.Size)
+		r.report.result.Planned.add(e.Type, e.Size)
 		if e.Flags != 0 {
 			if e = r.flagged(e); e == nil {
 				return nil
@@ -200,7 +201,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 		return r.report.fatal(e.Path, err)
 	}
 	if e.Type == manifest.Dir {
-		r.report.directories.Add(1)
+		r.report.restored(manifest.Dir, 0)
 		return nil
 	}
 	if e.Path != path {

@@ -82,8 +82,8 @@ type Problem struct {
 	Err  error
 }
 
-// plan counts what is asked for.
-func (c *Counts) plan(kind manifest.Type, size uint64) {
+// add counts a node.
+func (c *Counts) add(kind manifest.Type, size uint64) {
 	switch kind {
 	case manifest.Dir:
 		c.Directories++

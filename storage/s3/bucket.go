@@ -32,7 +32,7 @@ func newBucket(c Config) (*bucket, error) {
 	if err := s3utils.CheckValidBucketName(c.Bucket); err != nil {
 		return nil, fmt.Errorf("bucket name %q: %w: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them", c.Bucket, err)
 	}
-	b := &bucket{url: c.URL(), name: c.Bucket, idle: c.idle()}
+	b := &bucket{url: c.URL(), name: c.Bucket, idle: c.IdleTimeout}
 	if prefix := strings.Trim(c.Prefix, "/"); prefix != "" {
 		if err := storage.CheckKey(prefix); err != nil || len(prefix) > maxPrefix {
 			return nil, fmt.Errorf("prefix %q: %w: use letters, digits, '.', '_', '=' and '-' between single slashes", c.Prefix, storage.ErrInvalidKey)

@@ -122,6 +122,7 @@ func (v *versionPage) read(ctx context.Context) error {
 		// and the next that is valid lies what is greater by a "!".
 		opts.StartAfter = v.s.bucket.prefix + v.last + "!"
 	}
+
 	seen, marked, newest, previous := 0, "", "", minio.ObjectInfo{}
 	var next *storage.Object // to be yielded once it is known whether it is the only version
 	flush := func() (goOn bool) {
@@ -133,6 +134,7 @@ func (v *versionPage) read(ctx context.Context) error {
 		v.n++
 		return v.yield(o, nil) && v.n != v.o.Limit
 	}
+
 	for info := range v.s.client.ListObjectsIter(ctx, v.s.bucket.name, opts) {
 		if info.Err != nil {
 			return info.Err

@@ -70,20 +70,6 @@ const (
 	maxPrefix          = 1024 - storage.MaxKey - 1
 )
 
-func (c *Config) retries() int {
-	if c.MaxRetries == 0 {
-		return defaultRetries
-	}
-	return c.MaxRetries
-}
-
-func (c *Config) idle() time.Duration {
-	if c.IdleTimeout <= 0 {
-		return defaultIdleTimeout
-	}
-	return c.IdleTimeout
-}
-
 // Store is a storage.Store in a bucket. It is also a storage.Versioner, a
 // storage.Retainer, a storage.Counter, a storage.Prover and a storage.PlainPutter.
 type Store struct {
@@ -118,13 +104,9 @@ var ErrBucketName = errors.New("not a name of a bucket by the rules of S3")
 // credentials are, and a name of a bucket that breaks the rules; it asks nothing
 // of anybody.
 func Check(c Config) error {
-	b, err := newBucket(c)
-	var t *transport
+	s, err := newStore(c)
 	if err == nil {
-		t, err = newTransport(c, &counts{})
-	}
-	if err == nil {
-		_, err = b.newClient(t)
+		_, err = s.bucket.newClient(s.transport)
 	}
 	if err != nil {
 		return err
@@ -139,17 +121,12 @@ func Check(c Config) error {
 // bucket. Otherwise it asks nothing of the server: a missing bucket may show
 // only with the first operation. ctx governs only the opening.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	counts := &counts{}
-	b, err := newBucket(c)
-	var t *transport
-	if err == nil {
-		t, err = newTransport(c, counts)
-	}
+	s, err := newStore(c)
 	if err != nil {
 		return nil, &storage.Error{Op: "open", Store: c.URL(), Err: fmt.Errorf("%w: %w", ErrConfig, err)}
 	}
 
-	s := &Store{bucket: b, transport: t, retry: &retrier{max: c.retries(), counts: counts}}
+	b := s.bucket
 	if s.retry.creds, err = findCredentials(ctx, c.Profile); err != nil {
 		return nil, b.fail(ctx, "open", "", err)
 	}
@@ -159,10 +136,29 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			return nil, b.fail(ctx, "open", "", err)
 		}
 	}
-	if s.client, err = b.newClient(t); err != nil {
+	if s.client, err = b.newClient(s.transport); err != nil {
 		return nil, b.fail(ctx, "open", "", err)
 	}
 	return s, nil
+}
+
+// newStore returns a store without credentials and client.
+func newStore(c Config) (*Store, error) {
+	if c.MaxRetries == 0 {
+		c.MaxRetries = defaultRetries
+	}
+	if c.IdleTimeout <= 0 {
+		c.IdleTimeout = defaultIdleTimeout
+	}
+	b, err := newBucket(c)
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTransport(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{bucket: b, transport: t, retry: &retrier{max: c.MaxRetries, counts: t.counts}}, nil
 }
 
 // URL of the store, without anything secret.

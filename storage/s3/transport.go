@@ -24,7 +24,7 @@ type transport struct {
 	counts *counts
 }
 
-func newTransport(c Config, counts *counts) (*transport, error) {
+func newTransport(c Config) (*transport, error) {
 	roots, err := trusted(c.CAFile)
 	if err != nil {
 		return nil, err
@@ -41,8 +41,8 @@ func newTransport(c Config, counts *counts) (*transport, error) {
 			WriteBufferSize:     64 << 10,
 			ReadBufferSize:      64 << 10,
 		},
-		idle:   c.idle(),
-		counts: counts,
+		idle:   c.IdleTimeout,
+		counts: &counts{},
 	}, nil
 }
 

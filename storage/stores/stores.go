@@ -17,7 +17,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"knowngood/storage"
 	"knowngood/storage/dir"
@@ -33,9 +32,6 @@ type Options struct {
 	// Upload and Download limit the rate in bytes per second; 0 is no limit.
 	Upload   int64
 	Download int64
-	// MaxRetries and IdleTimeout of network stores; see s3.Config.
-	MaxRetries  int
-	IdleTimeout time.Duration
 }
 
 // Open opens the store at a URL.
@@ -74,7 +70,7 @@ func open(ctx context.Context, rawURL string, o Options, openDir func(string) (*
 	if u.Scheme == "file" {
 		s, err = openDir(u.Path)
 	} else {
-		s, err = openBucket(ctx, u, o)
+		s, err = openBucket(ctx, u)
 	}
 	if err != nil {
 		return nil, err
@@ -85,12 +81,11 @@ func open(ctx context.Context, rawURL string, o Options, openDir func(string) (*
 	return s, nil
 }
 
-func openBucket(ctx context.Context, u *url.URL, o Options) (storage.Store, error) {
+func openBucket(ctx context.Context, u *url.URL) (storage.Store, error) {
 	c, err := bucketConfig(u)
 	if err != nil {
 		return nil, &storage.Error{Op: "open", Store: Redact(u.String()), Err: fmt.Errorf("%w: %w", ErrURL, err)}
 	}
-	c.MaxRetries, c.IdleTimeout = o.MaxRetries, o.IdleTimeout
 	s, err := s3.Open(ctx, c)
 	if errors.Is(err, s3.ErrConfig) {
 		return nil, fmt.Errorf("%w: %w", ErrURL, err)
