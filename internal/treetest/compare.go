@@ -110,8 +110,8 @@ func parentOf(p string) string {
 }
 
 // leaders names each inode by the least of its paths, of only those paths
-// that another tree has with the same type: what is missing there is told
-// otherwise.
+// that another tree has with the same type: what is missing there is reported
+// elsewhere.
 func (tree Tree) leaders(other Tree) map[string]string {
 	byInode := make(map[inode]string)
 	leaders := make(map[string]string)

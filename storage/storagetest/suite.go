@@ -22,8 +22,8 @@ import (
 // Feature is what some stores can do and others cannot.
 type Feature int
 
-// The features that Run checks when told that the store has them, and else
-// checks to be refused.
+// The features that Run checks where the store has them. Elsewhere it checks that
+// they are refused.
 const (
 	Versions  Feature = iota // a delete hides, older versions stay
 	Locks                    // objects can be locked
