@@ -58,7 +58,7 @@ func (t *Trust) AuditKeys(ctx context.Context) iter.Seq[error] {
 // the first to that with serial, the highest that is known of; see AuditKeys.
 func (t *Trust) AuditCertificates(ctx context.Context, host string, serial uint64) iter.Seq[error] {
 	return func(yield func(error) bool) {
-		for _, err := range complete(ctx, t.Hosts.ledger(host), max(serial, 1), func(n uint64) string { return layout.KeyCertificate(host, n) }) {
+		for _, err := range complete(ctx, t.Certified.ledger(host), max(serial, 1), func(n uint64) string { return layout.KeyCertificate(host, n) }) {
 			if err != nil && (!yield(err) || !authentic.Damaged(err)) {
 				return
 			}

@@ -20,9 +20,13 @@ import (
 // must not commit long after another machine ended its key.
 const certificatesFresh = time.Minute
 
-// certificates keeps what was verified, which never changes, and for a while
-// what was listed.
-type certificates struct {
+// Certified are the hosts that the owner certified. It keeps what was verified, which
+// never changes, and for a while what was listed. Its methods may be called
+// concurrently.
+type Certified struct {
+	base  *Base
+	fresh time.Duration
+
 	mu     sync.Mutex
 	byKey  map[string]*statement.Certificate
 	listed map[string]certificateList // by host; "" for all hosts
@@ -35,28 +39,27 @@ type certificateList struct {
 }
 
 // forgetListed makes the next look at certificates ask the store.
-func (c *certificates) forgetListed() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.listed = nil
+func (h *Certified) forgetListed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.listed = nil
 }
 
 // list yields the certificates of a host, newest first, or those of all hosts;
 // what was listed a moment ago counts (Options.Fresh, and at most
 // certificatesFresh).
-func (h *Hosts) list(ctx context.Context, host string) ([]storage.Object, error) {
+func (h *Certified) list(ctx context.Context, host string) ([]storage.Object, error) {
 	prefix := layout.PrefixAllCertificates
 	if host != "" {
 		prefix = layout.PrefixCertificates(host)
 	}
-	c := &h.certs
-	c.mu.Lock()
+	h.mu.Lock()
 	for _, of := range []string{host, ""} {
-		l, ok := c.listed[of]
+		l, ok := h.listed[of]
 		if !ok || time.Since(l.at) >= min(h.fresh, certificatesFresh) {
 			continue
 		}
-		c.mu.Unlock()
+		h.mu.Unlock()
 		var keys []storage.Object
 		for _, o := range l.keys {
 			if strings.HasPrefix(o.Key, prefix) {
@@ -65,7 +68,7 @@ func (h *Hosts) list(ctx context.Context, host string) ([]storage.Object, error)
 		}
 		return keys, nil
 	}
-	c.mu.Unlock()
+	h.mu.Unlock()
 
 	l := certificateList{at: time.Now()}
 	for o, err := range h.base.store.List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
@@ -74,17 +77,17 @@ func (h *Hosts) list(ctx context.Context, host string) ([]storage.Object, error)
 		}
 		l.keys = append(l.keys, o)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.listed == nil {
-		c.listed = map[string]certificateList{}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.listed == nil {
+		h.listed = map[string]certificateList{}
 	}
-	c.listed[host] = l
+	h.listed[host] = l
 	return l.keys, nil
 }
 
 // ledger of the certificates of a host.
-func (h *Hosts) ledger(host string) *ledger.Ledger[*statement.Certificate] {
+func (h *Certified) ledger(host string) *ledger.Ledger[*statement.Certificate] {
 	return &ledger.Ledger[*statement.Certificate]{
 		Reader: h.base.Read, Prefix: layout.PrefixCertificates(host), What: "host certificate", Limit: MaxStatement,
 		Number: func(key string) (uint64, bool) { _, n, ok := layout.ParseCertificateKey(key); return n, ok },
@@ -98,7 +101,7 @@ func (h *Hosts) ledger(host string) *ledger.Ledger[*statement.Certificate] {
 	}
 }
 
-func (h *Hosts) parse(object []byte) (*statement.Certificate, error) {
+func (h *Certified) parse(object []byte) (*statement.Certificate, error) {
 	c, err := statement.ParseCertificate(object)
 	if err == nil {
 		err = c.Verify(h.base.ID(), h.base.desc.Owner)
@@ -109,7 +112,7 @@ func (h *Hosts) parse(object []byte) (*statement.Certificate, error) {
 // Certificates of a host that the owner signed, newest first, those that were
 // hidden included. The newest that this machine saw is always among them: an
 // older listing does not bring an ended key back.
-func (h *Hosts) Certificates(ctx context.Context, host string) ([]*statement.Certificate, error) {
+func (h *Certified) Certificates(ctx context.Context, host string) ([]*statement.Certificate, error) {
 	listed, err := h.list(ctx, host)
 	if err != nil {
 		return nil, err
@@ -129,11 +132,10 @@ func (h *Hosts) Certificates(ctx context.Context, host string) ([]*statement.Cer
 	return h.withNewest(host, certs)
 }
 
-func (h *Hosts) certificate(ctx context.Context, host string, o storage.Object) (*statement.Certificate, error) {
-	c := &h.certs
-	c.mu.Lock()
-	cert := c.byKey[o.Key]
-	c.mu.Unlock()
+func (h *Certified) certificate(ctx context.Context, host string, o storage.Object) (*statement.Certificate, error) {
+	h.mu.Lock()
+	cert := h.byKey[o.Key]
+	h.mu.Unlock()
 	if cert != nil {
 		return cert, nil
 	}
@@ -144,18 +146,18 @@ func (h *Hosts) certificate(ctx context.Context, host string, o storage.Object) 
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.byKey == nil {
-		c.byKey = map[string]*statement.Certificate{}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.byKey == nil {
+		h.byKey = map[string]*statement.Certificate{}
 	}
-	c.byKey[o.Key] = e.Value
+	h.byKey[o.Key] = e.Value
 	return e.Value, nil
 }
 
 // withNewest adds the newest certificate that is remembered where the store does
 // not show it, and remembers a newer one.
-func (h *Hosts) withNewest(host string, certs []*statement.Certificate) ([]*statement.Certificate, error) {
+func (h *Certified) withNewest(host string, certs []*statement.Certificate) ([]*statement.Certificate, error) {
 	known, err := h.remembered(host)
 	if err != nil {
 		return nil, err
@@ -191,10 +193,10 @@ func compareSerials(a, b *statement.Certificate) int {
 
 // remembered is the newest certificate of a host that this machine saw; nil when
 // it saw none.
-func (h *Hosts) remembered(host string) (*statement.Certificate, error) {
-	h.certs.mu.Lock()
-	c, read := h.certs.newest[host]
-	h.certs.mu.Unlock()
+func (h *Certified) remembered(host string) (*statement.Certificate, error) {
+	h.mu.Lock()
+	c, read := h.newest[host]
+	h.mu.Unlock()
 	if read {
 		return c, nil
 	}
@@ -212,11 +214,41 @@ func (h *Hosts) remembered(host string) (*statement.Certificate, error) {
 	return c, nil
 }
 
-func (h *Hosts) setNewest(host string, c *statement.Certificate) {
-	h.certs.mu.Lock()
-	defer h.certs.mu.Unlock()
-	if h.certs.newest == nil {
-		h.certs.newest = map[string]*statement.Certificate{}
+func (h *Certified) setNewest(host string, c *statement.Certificate) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.newest == nil {
+		h.newest = map[string]*statement.Certificate{}
 	}
-	h.certs.newest[host] = c
+	h.newest[host] = c
+}
+
+// publish puts a certificate into the store.
+func (h *Certified) publish(ctx context.Context, c *statement.Certificate, now time.Time) error {
+	defer h.forgetListed()
+	if err := h.base.Put(ctx, layout.KeyCertificate(c.Host, c.Serial), c.Bytes(), now); err != nil {
+		return fmt.Errorf("publish the certificate of host %s: %w", c.Host, err)
+	}
+	return nil
+}
+
+// Enrolled are the hosts that have a certificate, or of which a snapshot is
+// remembered, sorted. It takes a request that has to be made for their
+// certificates anyway.
+func (h *Certified) Enrolled(ctx context.Context) ([]string, error) {
+	names, err := h.base.State.Names("")
+	if err != nil {
+		return nil, err
+	}
+	listed, err := h.list(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range listed {
+		if host, _, ok := layout.ParseCertificateKey(o.Key); ok {
+			names = append(names, host)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }

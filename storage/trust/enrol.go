@@ -87,7 +87,7 @@ func (h *Hosts) certify(ctx context.Context, o JoinOptions, public ed25519.Publi
 	if err != nil {
 		return nil, err
 	}
-	certs, err := h.Certificates(ctx, o.Host)
+	certs, err := h.certs.Certificates(ctx, o.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (h *Hosts) certify(ctx context.Context, o JoinOptions, public ed25519.Publi
 	var signed *statement.Certificate
 	free := func(ctx context.Context) (uint64, error) {
 		h.certs.forgetListed()
-		listed, err := h.list(ctx, o.Host)
+		listed, err := h.certs.list(ctx, o.Host)
 		if err != nil {
 			return 0, err
 		}
@@ -116,7 +116,7 @@ func (h *Hosts) certify(ctx context.Context, o JoinOptions, public ed25519.Publi
 			if !ok || serial <= before {
 				continue
 			}
-			_, err := h.certificate(ctx, o.Host, l)
+			_, err := h.certs.certificate(ctx, o.Host, l)
 			if err == nil {
 				return 0, fmt.Errorf("%w: %s was enrolled by another process just now", ErrHostExists, o.Host)
 			}
@@ -136,7 +136,7 @@ func (h *Hosts) certify(ctx context.Context, o JoinOptions, public ed25519.Publi
 		return signed.Bytes(), keep(signed)
 	}
 	_, err = ledger.Claim(ctx, "certificates of host "+o.Host, free, encode, func(ctx context.Context, _ uint64, _ []byte) error {
-		return h.publish(ctx, signed, o.Now)
+		return h.certs.publish(ctx, signed, o.Now)
 	})
 	return signed, err
 }
@@ -190,7 +190,7 @@ func (h *Hosts) AcceptGrant(ctx context.Context) (*Host, error) {
 	if k == nil {
 		return nil, fmt.Errorf("%w, and has no request that could be granted. %s", ErrNotEnrolled, h.howToJoin())
 	}
-	certs, err := h.Certificates(ctx, k.name)
+	certs, err := h.certs.Certificates(ctx, k.name)
 	if err != nil {
 		return nil, err
 	}

@@ -5,22 +5,19 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
-	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
 
-// Hosts are the machines that the owner certified, and this machine as one of
-// them. Its methods may be called concurrently.
+// Hosts are this machine as a host, and how machines become hosts. Its methods may be
+// called concurrently.
 type Hosts struct {
 	base  *Base
 	keys  *Keyring
-	fresh time.Duration
-	certs certificates
+	certs *Certified
 
 	mu         sync.Mutex
 	host       *Host        // loaded and checked
@@ -39,7 +36,7 @@ func (h *Hosts) Host(ctx context.Context) (*Host, error) {
 	h.mu.Unlock()
 	if host != nil {
 		h.certs.forgetListed()
-		certs, err := h.Certificates(ctx, host.Name)
+		certs, err := h.certs.Certificates(ctx, host.Name)
 		if err == nil {
 			err = h.CheckCurrent(host, certs)
 		}
@@ -53,7 +50,7 @@ func (h *Hosts) Host(ctx context.Context) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	certs, err := h.Certificates(ctx, host.Name)
+	certs, err := h.certs.Certificates(ctx, host.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +59,7 @@ func (h *Hosts) Host(ctx context.Context) (*Host, error) {
 	}
 	if len(certs) == 0 || certs[0].Serial < host.Certificate.Serial {
 		// The machine stopped between keeping its key and publishing it.
-		if err := h.publish(ctx, host.Certificate, host.Certificate.Issued); err != nil {
+		if err := h.certs.publish(ctx, host.Certificate, host.Certificate.Issued); err != nil {
 			return nil, err
 		}
 	}
@@ -70,15 +67,6 @@ func (h *Hosts) Host(ctx context.Context) (*Host, error) {
 	defer h.mu.Unlock()
 	h.host = host
 	return host, nil
-}
-
-// publish puts a certificate into the store.
-func (h *Hosts) publish(ctx context.Context, c *statement.Certificate, now time.Time) error {
-	defer h.certs.forgetListed()
-	if err := h.base.Put(ctx, layout.KeyCertificate(c.Host, c.Serial), c.Bytes(), now); err != nil {
-		return fmt.Errorf("publish the certificate of host %s: %w", c.Host, err)
-	}
-	return nil
 }
 
 // load reads the host from the state directory only.
@@ -132,27 +120,6 @@ func (h *Hosts) keepAgain(file []byte) error {
 		}
 		return h.base.State.Write(hostKeyFile, file)
 	})
-}
-
-// Enrolled are the hosts that have a certificate, or of which a snapshot is
-// remembered, sorted. It takes a request that has to be made for their
-// certificates anyway.
-func (h *Hosts) Enrolled(ctx context.Context) ([]string, error) {
-	names, err := h.base.State.Names("")
-	if err != nil {
-		return nil, err
-	}
-	listed, err := h.list(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range listed {
-		if host, _, ok := layout.ParseCertificateKey(o.Key); ok {
-			names = append(names, host)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
 }
 
 // OwnDomain is the domain of this machine's host key; nil when it has none,

@@ -115,7 +115,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *Ini
 	if err != nil {
 		return nil, nil, errors.Join(err, t.forget())
 	}
-	if err := t.Hosts.publish(ctx, cert, o.Now); err != nil {
+	if err := t.Certified.publish(ctx, cert, o.Now); err != nil {
 		return nil, nil, fmt.Errorf("%w (the next run does so again)", err)
 	}
 	return t, &InitResult{Pin: t.Pin(), OwnerFingerprint: t.OwnerFingerprint(), Epoch: epoch, Recipients: recipients, Probe: *probe}, nil

@@ -18,6 +18,7 @@ type Trust struct {
 	*Base
 	*Keyring
 	*Epochs
+	*Certified
 	*Hosts
 }
 
@@ -40,6 +41,7 @@ func newTrust(base *Base, fresh time.Duration) *Trust {
 	t := &Trust{Base: base, Keyring: &Keyring{base: base}}
 	t.Epochs = &Epochs{base: base, keys: t.Keyring, fresh: fresh}
 	t.Keyring.epochs = t.Epochs
-	t.Hosts = &Hosts{base: base, keys: t.Keyring, fresh: fresh}
+	t.Certified = &Certified{base: base, fresh: fresh}
+	t.Hosts = &Hosts{base: base, keys: t.Keyring, certs: t.Certified}
 	return t
 }
