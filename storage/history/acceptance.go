@@ -15,6 +15,13 @@ import (
 	"knowngood/storage/trust"
 )
 
+// Suspects are the snapshots that are suspect by the word of their host, and what was
+// accepted of them.
+type Suspects struct {
+	t          *trust.Trust
+	tombstones *Tombstones
+}
+
 // Acceptances are what holds of the acceptances of an environment: the newest
 // of each signer that counts, or nil.
 type Acceptances struct {
@@ -56,7 +63,7 @@ func (a *Acceptances) Suspect(s *Snapshot) bool { return Flagged(s) && !a.Names(
 // Flagged reports whether a snapshot was suspect when it was made.
 func Flagged(s *Snapshot) bool { return s.Body != nil && len(s.Body.Suspect) > 0 }
 
-func (h *History) acceptances(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Acceptance] {
+func (h *Suspects) acceptances(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Acceptance] {
 	return &ledger.Ledger[*statement.Acceptance]{
 		Reader: h.t.Read, Prefix: layout.PrefixAcceptances(host, env), What: "acceptance", Limit: trust.MaxStatement,
 		Seen:   h.t.State.Statements(layout.PrefixAcceptances(host, env)),
@@ -74,16 +81,16 @@ func (h *History) acceptances(host, env string, certs []*statement.Certificate) 
 	}
 }
 
-// warnUnless warns of an entry that does not count, unless it was signed under a
+// warnUnlessEnded warns of an entry that does not count, unless it was signed under a
 // certificate that ended.
-func (h *History) warnUnless(err error) {
+func warnUnlessEnded(t *trust.Trust, err error) {
 	if !errors.Is(err, statement.ErrEnded) {
-		h.t.Warn(err)
+		t.Warn(err)
 	}
 }
 
 // Acceptances reads those of an environment.
-func (h *History) Acceptances(ctx context.Context, host, env string) (*Acceptances, error) {
+func (h *Suspects) Acceptances(ctx context.Context, host, env string) (*Acceptances, error) {
 	certs, err := h.t.Certificates(ctx, host)
 	if err != nil {
 		return nil, err
@@ -95,7 +102,7 @@ func (h *History) Acceptances(ctx context.Context, host, env string) (*Acceptanc
 		}
 		out.numbers.Pass(e.Number, e.Counts())
 		if !e.Counts() {
-			h.warnUnless(e.Err)
+			warnUnlessEnded(h.t, e.Err)
 			continue
 		}
 		if out.newest == [32]byte{} {
@@ -117,7 +124,7 @@ func (h *History) Acceptances(ctx context.Context, host, env string) (*Acceptanc
 
 // Suspect reports whether a snapshot is suspect by the word of its host, and
 // nobody accepted it. Of others it asks nothing of the store.
-func (h *History) Suspect(ctx context.Context, s *Snapshot) (bool, error) {
+func (h *Suspects) Suspect(ctx context.Context, s *Snapshot) (bool, error) {
 	if !Flagged(s) {
 		return false, nil
 	}
@@ -128,12 +135,12 @@ func (h *History) Suspect(ctx context.Context, s *Snapshot) (bool, error) {
 // NewestGood is the newest snapshot of an environment that is kept, verifies
 // and is not suspect; nil when there is none. What nothing at hand opens is not
 // known to be good.
-func (h *History) NewestGood(ctx context.Context, host, env string) (*Snapshot, error) {
+func (h *Suspects) NewestGood(ctx context.Context, host, env string) (*Snapshot, error) {
 	a, err := h.Acceptances(ctx, host, env)
 	if err != nil {
 		return nil, err
 	}
-	for s, err := range h.Kept(ctx, host, env) {
+	for s, err := range h.tombstones.Kept(ctx, host, env) {
 		switch {
 		case err == nil && s.Body != nil && !a.Suspect(s):
 			return s, nil
@@ -148,7 +155,7 @@ func (h *History) NewestGood(ctx context.Context, host, env string) (*Snapshot, 
 // those that its signer accepted before: this machine as the host, or, with an
 // identity, the owner. The oldest go where there would be more than
 // statement.MaxAccepted.
-func (h *History) Accept(ctx context.Context, host, env string, accepted []statement.Accepted, reason string, now time.Time) (*statement.Acceptance, error) {
+func (h *Suspects) Accept(ctx context.Context, host, env string, accepted []statement.Accepted, reason string, now time.Time) (*statement.Acceptance, error) {
 	key, cert, err := h.t.Signer(ctx, host)
 	if err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ import (
 // and witnesses, and now as the time it finished if body leaves that open. The error is *TamperError when
 // the store shows an older head than is remembered, ErrCloned when another
 // machine has taken the host over.
-func (h *History) Commit(ctx context.Context, host *trust.Host, env string, body func(number uint64) *statement.RootBody, now time.Time) (*Snapshot, error) {
+func (h *Roots) Commit(ctx context.Context, host *trust.Host, env string, body func(number uint64) *statement.RootBody, now time.Time) (*Snapshot, error) {
 	epoch, err := h.t.CurrentEpoch(ctx)
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (h *History) Commit(ctx context.Context, host *trust.Host, env string, body
 }
 
 // sealBody completes the body and seals it into root.
-func (h *History) sealBody(host *trust.Host, root *statement.Root, b *statement.RootBody, now time.Time) error {
+func (h *Roots) sealBody(host *trust.Host, root *statement.Root, b *statement.RootBody, now time.Time) error {
 	rand.Read(b.Nonce[:])
 	if b.Finished.IsZero() {
 		b.Finished = now
@@ -130,7 +130,7 @@ func (e *environment) next(ctx context.Context) (previous [32]byte, number uint6
 		}
 		break
 	}
-	x, err := e.Tombstone(ctx, e.host, e.name)
+	x, err := e.tombstones.Tombstone(ctx, e.host, e.name)
 	if err != nil {
 		return previous, 0, err
 	}
@@ -170,7 +170,7 @@ func (e *environment) afterKnown(ctx context.Context) (previous [32]byte, number
 	if len(e.certs) > 1 {
 		// Numbers of a host that was enrolled anew may have been forgotten, and lost
 		// since.
-		x, err := e.Tombstone(ctx, e.host, e.name)
+		x, err := e.tombstones.Tombstone(ctx, e.host, e.name)
 		if err != nil || x != nil && x.Forgotten.Has(number) {
 			return previous, 0, err
 		}

@@ -17,7 +17,7 @@ import (
 
 // environment is what verifying the roots of one environment takes.
 type environment struct {
-	*History
+	*Roots
 	host, name string
 	certs      []*statement.Certificate
 	known      *statement.Head     // the newest that this machine saw; nil when it saw none
@@ -31,14 +31,14 @@ type environment struct {
 	skip statement.Numbers // of roots that need not be there, and are not asked for
 }
 
-func (h *History) environment(ctx context.Context, host, env string) (*environment, error) {
+func (h *Roots) environment(ctx context.Context, host, env string) (*environment, error) {
 	if err := layout.ValidName(host); err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}
 	if err := layout.ValidName(env); err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
-	e := &environment{History: h, host: host, name: env}
+	e := &environment{Roots: h, host: host, name: env}
 	var err error
 	if e.known, err = h.t.State.Head(host, env); err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func (e *environment) rolledBack() error {
 // warnOfGap warns that no root is listed before a snapshot: roots are never deleted.
 // Where the number before is forgotten there may never have been one.
 func (e *environment) warnOfGap(ctx context.Context, s *Snapshot) error {
-	x, err := e.Tombstone(ctx, e.host, e.name)
+	x, err := e.tombstones.Tombstone(ctx, e.host, e.name)
 	if err != nil || x != nil && x.Forgotten.Has(s.Number-1) {
 		return err
 	}

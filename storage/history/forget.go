@@ -7,20 +7,30 @@ import (
 	"iter"
 	"time"
 
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
 
+// Tombstones are what was forgotten.
+type Tombstones struct {
+	t     *trust.Trust
+	d     *deletion.Deletion
+	c     Content
+	roots *Roots
+}
+
 // Tombstone is what says which snapshots of an environment are forgotten; nil
 // when nothing does.
-func (h *History) Tombstone(ctx context.Context, host, env string) (*statement.Tombstone, error) {
+func (h *Tombstones) Tombstone(ctx context.Context, host, env string) (*statement.Tombstone, error) {
 	x, _, err := h.tombstone(ctx, host, env)
 	return x, err
 }
 
-func (h *History) tombstones(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Tombstone] {
+func (h *Tombstones) ledger(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Tombstone] {
 	return &ledger.Ledger[*statement.Tombstone]{
 		Reader: h.t.Read, Prefix: layout.PrefixTombstones(host, env), What: "tombstone", Limit: trust.MaxStatement,
 		Seen:   h.t.State.Statements(layout.PrefixTombstones(host, env)),
@@ -41,19 +51,19 @@ func (h *History) tombstones(host, env string, certs []*statement.Certificate) *
 // tombstone is the newest that counts, and the serials from there up. Those
 // that do not verify are warned of; those under a certificate that ended were
 // of a host that is no more, and forget nothing.
-func (h *History) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, in ledger.Numbers, err error) {
+func (h *Tombstones) tombstone(ctx context.Context, host, env string) (x *statement.Tombstone, in ledger.Numbers, err error) {
 	certs, err := h.t.Certificates(ctx, host)
 	if err != nil {
 		return nil, in, err
 	}
-	for e, err := range h.tombstones(host, env, certs).All(ctx, 1) {
+	for e, err := range h.ledger(host, env, certs).All(ctx, 1) {
 		if err != nil {
 			return nil, in, err
 		}
 		if in.Pass(e.Number, e.Counts()); e.Counts() {
 			return e.Value, in, h.sinceTaken(ctx, e.Value)
 		}
-		h.warnUnless(e.Err)
+		warnUnlessEnded(h.t, e.Err)
 	}
 	return nil, in, nil
 }
@@ -61,7 +71,7 @@ func (h *History) tombstone(ctx context.Context, host, env string) (x *statement
 // Forgotten are the numbers of an environment that are forgotten, and of those the
 // ones that were so all the time since a moment, by the clock of the store; and
 // those that were taken back for a while since another, earlier moment.
-func (h *History) Forgotten(ctx context.Context, host, env string, since, earlier time.Time) (all, settled, retaken statement.Numbers, err error) {
+func (h *Tombstones) Forgotten(ctx context.Context, host, env string, since, earlier time.Time) (all, settled, retaken statement.Numbers, err error) {
 	newest, _, err := h.tombstone(ctx, host, env)
 	if err != nil || newest == nil {
 		return nil, nil, nil, err
@@ -73,7 +83,7 @@ func (h *History) Forgotten(ctx context.Context, host, env string, since, earlie
 	all, settled = newest.Forgotten, newest.Forgotten
 	known := false               // settled is
 	var absent statement.Numbers // not forgotten by some tombstone between
-	for e, err := range h.tombstones(host, env, certs).All(ctx, ahead) {
+	for e, err := range h.ledger(host, env, certs).All(ctx, ahead) {
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -98,7 +108,7 @@ func (h *History) Forgotten(ctx context.Context, host, env string, since, earlie
 
 // Kept is Snapshots without those that are forgotten, whose roots are not
 // read. The newest that counts is always among them.
-func (h *History) Kept(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
+func (h *Tombstones) Kept(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
 		x, err := h.Tombstone(ctx, host, env)
 		if err != nil {
@@ -109,7 +119,7 @@ func (h *History) Kept(ctx context.Context, host, env string) iter.Seq2[*Snapsho
 		if x != nil {
 			skip = x.Forgotten
 		}
-		for s, err := range h.Except(ctx, host, env, skip) {
+		for s, err := range h.roots.Except(ctx, host, env, skip) {
 			if !yield(s, err) {
 				return
 			}
@@ -129,7 +139,7 @@ type Change struct {
 // and returns what holds then. Nothing is deleted by it. This machine signs it
 // as the host, or, with an identity, the owner. The newest snapshot cannot be
 // forgotten; what was deleted already cannot be undone, which is ErrPruned.
-func (h *History) Forget(ctx context.Context, host, env string, c Change) (*statement.Tombstone, error) {
+func (h *Tombstones) Forget(ctx context.Context, host, env string, c Change) (*statement.Tombstone, error) {
 	newest, err := h.forgettable(ctx, host, env, c.Forget)
 	if err != nil {
 		return nil, err
@@ -190,8 +200,8 @@ func (h *History) Forget(ctx context.Context, host, env string, c Change) (*stat
 // forgettable refuses to forget the newest snapshot that counts, and what there
 // is not yet: above the newest that is whatever lies there and does not verify.
 // It returns the number of the newest; 0 when none counts.
-func (h *History) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) (newest uint64, err error) {
-	e, err := h.environment(ctx, host, env)
+func (h *Tombstones) forgettable(ctx context.Context, host, env string, numbers statement.Numbers) (newest uint64, err error) {
+	e, err := h.roots.environment(ctx, host, env)
 	if err != nil {
 		return 0, err
 	}
@@ -218,7 +228,7 @@ func (h *History) forgettable(ctx context.Context, host, env string, numbers sta
 
 // existing are those of the numbers that a snapshot had, up to the newest, or at
 // which something lies, above it.
-func (h *History) existing(ctx context.Context, host, env string, newest uint64, numbers statement.Numbers) (statement.Numbers, error) {
+func (h *Tombstones) existing(ctx context.Context, host, env string, newest uint64, numbers statement.Numbers) (statement.Numbers, error) {
 	var below statement.Numbers
 	if newest > 0 {
 		below = statement.Numbers{{First: 1, Last: newest}}
@@ -227,7 +237,7 @@ func (h *History) existing(ctx context.Context, host, env string, newest uint64,
 	if len(above) == 0 {
 		return numbers, nil
 	}
-	written, err := h.Written(ctx, host, env)
+	written, err := h.roots.Written(ctx, host, env)
 	if err != nil {
 		return nil, err
 	}
@@ -241,13 +251,13 @@ func (h *History) existing(ctx context.Context, host, env string, newest uint64,
 }
 
 // restorable makes sure that all content of snapshots is still there.
-func (h *History) restorable(ctx context.Context, host, env string, newest uint64, numbers statement.Numbers) error {
+func (h *Tombstones) restorable(ctx context.Context, host, env string, newest uint64, numbers statement.Numbers) error {
 	if newest > 0 { // what lies above it is no snapshot
 		numbers = numbers.And(statement.Numbers{{First: 1, Last: newest}})
 	}
 	for _, span := range numbers {
 		for n := span.First; n <= span.Last; n++ {
-			s, err := h.byNumber(ctx, Ref{Environment: env, Selector: ByNumber, Number: n, text: fmt.Sprintf("%s@%d", env, n)}, host)
+			s, err := h.roots.byNumber(ctx, Ref{Environment: env, Selector: ByNumber, Number: n, text: fmt.Sprintf("%s@%d", env, n)}, host)
 			if err == nil {
 				err = h.c.Whole(ctx, s)
 			}
@@ -261,13 +271,44 @@ func (h *History) restorable(ctx context.Context, host, env string, newest uint6
 
 // unlessPruned refuses a snapshot that was forgotten and whose content was
 // deleted.
-func (h *History) unlessPruned(ctx context.Context, s *Snapshot) error {
+func (h *Tombstones) unlessPruned(ctx context.Context, s *Snapshot) error {
 	x, err := h.Tombstone(ctx, s.Host, s.Environment)
 	if err != nil || x == nil || !x.Forgotten.Has(s.Number) || s.Body == nil {
 		return err
 	}
 	if err := h.c.Whole(ctx, s); err != nil {
 		return fmt.Errorf("%s was forgotten (last change %s): %w", s.Ref(), x.Made.Local().Format(time.DateTime), err)
+	}
+	return nil
+}
+
+// sinceTaken takes out of what is forgotten the numbers at which rubbish lay
+// and that a snapshot has by now: once the rubbish is gone they can be claimed.
+func (h *Tombstones) sinceTaken(ctx context.Context, x *statement.Tombstone) error {
+	k := len(x.Forgotten)
+	if x.Free == 0 || k == 0 || x.Forgotten[k-1].Last < x.Free {
+		return nil
+	}
+	e, err := h.roots.environment(ctx, x.Host, x.Environment)
+	if err != nil {
+		return err
+	}
+	for o, err := range e.ledger.List(ctx) {
+		if err != nil {
+			return err
+		}
+		n, _ := e.ledger.Number(o.Key)
+		if n < x.Free {
+			return nil
+		}
+		if !x.Forgotten.Has(n) {
+			continue
+		}
+		if _, err := e.read(ctx, o); err == nil {
+			x.Forgotten = x.Forgotten.Without(statement.NumbersOf(n))
+		} else if !authentic.Damaged(err) {
+			return err
+		}
 	}
 	return nil
 }

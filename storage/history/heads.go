@@ -24,7 +24,7 @@ const absurd = 1 << 40
 // one. What does not verify is warned of, and so are absurd numbers and what is left
 // out: a key that was taken must not be able to use up all numbers, nor the room for
 // heads.
-func (h *History) Heads(ctx context.Context, host string) (heads []statement.Head, known bool, err error) {
+func (h *Hosts) Heads(ctx context.Context, host string) (heads []statement.Head, known bool, err error) {
 	remembered, err := h.t.State.Names(host)
 	if err != nil {
 		return nil, false, err
@@ -34,7 +34,7 @@ func (h *History) Heads(ctx context.Context, host string) (heads []statement.Hea
 		return nil, false, err
 	}
 	for _, env := range envs {
-		for s, err := range h.Snapshots(ctx, host, env) {
+		for s, err := range h.roots.Snapshots(ctx, host, env) {
 			if err == nil && s.Number >= absurd {
 				err = &authentic.DamageError{Key: layout.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
 			}
@@ -47,7 +47,7 @@ func (h *History) Heads(ctx context.Context, host string) (heads []statement.Hea
 			}
 			// The owner is about to vouch for it: it must not have been put over
 			// between listing and reading.
-			e, err := h.environment(ctx, host, env)
+			e, err := h.roots.environment(ctx, host, env)
 			if err != nil {
 				return nil, false, err
 			}
@@ -67,10 +67,10 @@ func (h *History) Heads(ctx context.Context, host string) (heads []statement.Hea
 
 // oldest are those of the heads that a certificate has room for. Whoever took a key
 // makes environments after its host did, by the clock of the store.
-func (h *History) oldest(ctx context.Context, host string, heads []statement.Head) ([]statement.Head, error) {
+func (h *Hosts) oldest(ctx context.Context, host string, heads []statement.Head) ([]statement.Head, error) {
 	since := map[string]time.Time{}
 	for _, head := range heads {
-		written, err := h.Written(ctx, host, head.Environment)
+		written, err := h.roots.Written(ctx, host, head.Environment)
 		if err != nil {
 			return nil, err
 		}

@@ -11,12 +11,9 @@ package history
 
 import (
 	"context"
-	"slices"
 	"time"
 
-	"knowngood/storage"
 	"knowngood/storage/deletion"
-	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
@@ -25,11 +22,13 @@ import (
 // ahead is how many roots are fetched before they are asked for.
 const ahead = 8
 
-// History of one repository. Its methods may be called concurrently.
+// History of one repository. Its parts may be used concurrently.
 type History struct {
-	t *trust.Trust
-	d *deletion.Deletion
-	c Content
+	*Roots
+	*Tombstones
+	*Suspects
+	*Hosts
+	*Resolver
 }
 
 // Content finds out whether what snapshots need is still there.
@@ -39,7 +38,12 @@ type Content interface {
 }
 
 // New makes the History of a repository.
-func New(t *trust.Trust, d *deletion.Deletion, c Content) *History { return &History{t, d, c} }
+func New(t *trust.Trust, d *deletion.Deletion, c Content) *History {
+	roots := &Roots{t: t, d: d}
+	roots.tombstones = &Tombstones{t, d, c, roots}
+	hosts := &Hosts{t, roots}
+	return &History{roots, roots.tombstones, &Suspects{t, roots.tombstones}, hosts, &Resolver{t, hosts, roots, roots.tombstones}}
+}
 
 // Snapshot is a root that verified.
 type Snapshot struct {
@@ -63,58 +67,4 @@ func (s *Snapshot) Ref() string { return s.Root.Ref() }
 
 func (s *Snapshot) head() statement.Head {
 	return statement.Head{Environment: s.Environment, Number: s.Number, Hash: s.ID}
-}
-
-// Environments lists the environments in which a host has snapshots, or is
-// remembered to have had some, sorted.
-func (h *History) Environments(ctx context.Context, host string) ([]string, error) {
-	remembered, err := h.t.State.Names(host)
-	if err != nil {
-		return nil, err
-	}
-	names, err := h.folders(ctx, layout.PrefixEnvironments(host), func(folded string) (string, bool) {
-		_, env, ok := layout.ParseEnvironmentPrefix(folded)
-		return env, ok
-	})
-	if err != nil {
-		return nil, err
-	}
-	names = append(names, remembered...)
-	slices.Sort(names)
-	return slices.Compact(names), nil
-}
-
-// EveryEnvironment lists the environments of a host, those too of which every
-// root is hidden. What else lies there is passed over: it must hide none.
-func (h *History) EveryEnvironment(ctx context.Context, host string) ([]string, error) {
-	names, err := h.t.State.Names(host)
-	if err != nil {
-		return nil, err
-	}
-	prefix := layout.PrefixEnvironments(host)
-	for after, more := "", true; more; {
-		more = false
-		for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, After: after, Hidden: true}) {
-			if err != nil {
-				return nil, err
-			}
-			if _, env, _, ok := layout.ParseRootKey(o.Key); ok {
-				names = append(names, env)
-				after, more = layout.PrefixRoots(host, env)+"~", true // after all of them: no key has it
-				break
-			}
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
-}
-
-// Remembered is the number of the newest snapshot of an environment that this
-// machine saw; 0 when it saw none. It asks no store.
-func (h *History) Remembered(host, env string) (uint64, error) {
-	known, err := h.t.State.Head(host, env)
-	if known == nil || err != nil {
-		return 0, err
-	}
-	return known.Number, nil
 }

@@ -11,12 +11,19 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
+	"knowngood/storage/trust"
 )
+
+// Hosts are the hosts that there are, with their environments.
+type Hosts struct {
+	t     *trust.Trust
+	roots *Roots
+}
 
 // AllHosts lists the hosts, sorted: those that the owner certified, by a certificate
 // in the store or in a root, and those of which this machine remembers snapshots. What
 // else lies in the place of a host is warned of.
-func (h *History) AllHosts(ctx context.Context) ([]string, error) {
+func (h *Hosts) AllHosts(ctx context.Context) ([]string, error) {
 	names, err := h.t.Enrolled(ctx)
 	if err != nil {
 		return nil, err
@@ -31,7 +38,7 @@ func (h *History) AllHosts(ctx context.Context) ([]string, error) {
 }
 
 // certified are those of the names that hosts have. It warns of the others.
-func (h *History) certified(ctx context.Context, names []string) ([]string, error) {
+func (h *Hosts) certified(ctx context.Context, names []string) ([]string, error) {
 	is := make([]bool, len(names))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(ahead)
@@ -63,7 +70,7 @@ const maxForeign = 64
 // isHost reports whether the owner certified a host of that name, or this machine
 // remembers snapshots of it. Where somebody removed the certificates, there is one in
 // each root.
-func (h *History) isHost(ctx context.Context, name string) (bool, error) {
+func (h *Hosts) isHost(ctx context.Context, name string) (bool, error) {
 	certs, err := h.t.Certificates(ctx, name)
 	if err != nil || len(certs) > 0 {
 		return err == nil, err
@@ -85,7 +92,7 @@ func (h *History) isHost(ctx context.Context, name string) (bool, error) {
 		if !ok {
 			continue
 		}
-		e, err := h.environment(ctx, name, env)
+		e, err := h.roots.environment(ctx, name, env)
 		if err != nil {
 			return false, err
 		}
@@ -100,7 +107,7 @@ func (h *History) isHost(ctx context.Context, name string) (bool, error) {
 }
 
 // folders are the names that parse finds in the folders of a prefix.
-func (h *History) folders(ctx context.Context, prefix string, parse func(string) (string, bool)) ([]string, error) {
+func (h *Hosts) folders(ctx context.Context, prefix string, parse func(string) (string, bool)) ([]string, error) {
 	var names []string
 	for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true}) {
 		if err != nil {
@@ -111,4 +118,58 @@ func (h *History) folders(ctx context.Context, prefix string, parse func(string)
 		}
 	}
 	return names, nil
+}
+
+// Environments lists the environments in which a host has snapshots, or is
+// remembered to have had some, sorted.
+func (h *Hosts) Environments(ctx context.Context, host string) ([]string, error) {
+	remembered, err := h.t.State.Names(host)
+	if err != nil {
+		return nil, err
+	}
+	names, err := h.folders(ctx, layout.PrefixEnvironments(host), func(folded string) (string, bool) {
+		_, env, ok := layout.ParseEnvironmentPrefix(folded)
+		return env, ok
+	})
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, remembered...)
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// EveryEnvironment lists the environments of a host, those too of which every
+// root is hidden. What else lies there is passed over: it must hide none.
+func (h *Hosts) EveryEnvironment(ctx context.Context, host string) ([]string, error) {
+	names, err := h.t.State.Names(host)
+	if err != nil {
+		return nil, err
+	}
+	prefix := layout.PrefixEnvironments(host)
+	for after, more := "", true; more; {
+		more = false
+		for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, After: after, Hidden: true}) {
+			if err != nil {
+				return nil, err
+			}
+			if _, env, _, ok := layout.ParseRootKey(o.Key); ok {
+				names = append(names, env)
+				after, more = layout.PrefixRoots(host, env)+"~", true // after all of them: no key has it
+				break
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Remembered is the number of the newest snapshot of an environment that this
+// machine saw; 0 when it saw none. It asks no store.
+func (h *Hosts) Remembered(host, env string) (uint64, error) {
+	known, err := h.t.State.Head(host, env)
+	if known == nil || err != nil {
+		return 0, err
+	}
+	return known.Number, nil
 }

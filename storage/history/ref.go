@@ -4,11 +4,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"knowngood/storage/layout"
 	"path"
 	"strconv"
 	"strings"
 	"time"
+
+	"knowngood/storage/layout"
 )
 
 // minID is the fewest hexadecimal digits of an ID that name a snapshot.

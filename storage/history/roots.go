@@ -11,10 +11,19 @@ import (
 
 	"knowngood/storage"
 	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
+
+// Roots are what was captured: roots, verified together, and committed.
+type Roots struct {
+	t          *trust.Trust
+	d          *deletion.Deletion
+	tombstones *Tombstones
+}
 
 // maxGap is how many missing roots are named one by one.
 const maxGap = 16
@@ -23,7 +32,7 @@ const maxGap = 16
 // verified: signature, certificate, place, and its link with its neighbours.
 // A *DamageError or *TamperError takes the place of what does not verify, and
 // the iteration may go on past it; any other error ends it.
-func (h *History) Snapshots(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
+func (h *Roots) Snapshots(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
 	return h.Except(ctx, host, env, nil)
 }
 
@@ -31,7 +40,7 @@ func (h *History) Snapshots(ctx context.Context, host, env string) iter.Seq2[*Sn
 // counts. What does not verify above that one is left out too, if it is among the
 // numbers. Roots that are left out are read only where the chain between the others
 // is not known to this machine.
-func (h *History) Except(ctx context.Context, host, env string, skip statement.Numbers) iter.Seq2[*Snapshot, error] {
+func (h *Roots) Except(ctx context.Context, host, env string, skip statement.Numbers) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
 		e, err := h.environment(ctx, host, env)
 		if err != nil {
@@ -51,7 +60,7 @@ func (h *History) Except(ctx context.Context, host, env string, skip statement.N
 // when there is none, *DamageError when the newest does not verify and is not
 // forgotten, *TamperError when a newer one is remembered than the store shows, or
 // it does not follow that. Roots under certificates that ended are passed over.
-func (h *History) Head(ctx context.Context, host, env string) (*Snapshot, error) {
+func (h *Roots) Head(ctx context.Context, host, env string) (*Snapshot, error) {
 	e, err := h.environment(ctx, host, env)
 	if err != nil {
 		return nil, err
@@ -60,7 +69,7 @@ func (h *History) Head(ctx context.Context, host, env string) (*Snapshot, error)
 	if !authentic.Unverified(err) {
 		return s, err
 	}
-	x, terr := h.Tombstone(ctx, host, env)
+	x, terr := h.tombstones.Tombstone(ctx, host, env)
 	if x == nil || terr != nil {
 		return nil, errors.Join(err, terr)
 	}

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"knowngood/storage"
-	"knowngood/storage/authentic"
-	"knowngood/storage/statement"
 )
 
 // Listing is what the store shows of the roots of an environment.
@@ -20,7 +18,7 @@ type Listing struct {
 }
 
 // List lists the roots of an environment, hidden ones included.
-func (h *History) List(ctx context.Context, host, env string) (*Listing, error) {
+func (h *Roots) List(ctx context.Context, host, env string) (*Listing, error) {
 	e, err := h.environment(ctx, host, env)
 	if err != nil {
 		return nil, err
@@ -56,41 +54,10 @@ func (l *Listing) Root(ctx context.Context, number uint64) (*Snapshot, error) {
 }
 
 // Written is when the store took the roots of an environment; see Listing.
-func (h *History) Written(ctx context.Context, host, env string) (map[uint64]time.Time, error) {
+func (h *Roots) Written(ctx context.Context, host, env string) (map[uint64]time.Time, error) {
 	l, err := h.List(ctx, host, env)
 	if err != nil {
 		return nil, err
 	}
 	return l.Written, nil
-}
-
-// sinceTaken takes out of what is forgotten the numbers at which rubbish lay
-// and that a snapshot has by now: once the rubbish is gone they can be claimed.
-func (h *History) sinceTaken(ctx context.Context, x *statement.Tombstone) error {
-	k := len(x.Forgotten)
-	if x.Free == 0 || k == 0 || x.Forgotten[k-1].Last < x.Free {
-		return nil
-	}
-	e, err := h.environment(ctx, x.Host, x.Environment)
-	if err != nil {
-		return err
-	}
-	for o, err := range e.ledger.List(ctx) {
-		if err != nil {
-			return err
-		}
-		n, _ := e.ledger.Number(o.Key)
-		if n < x.Free {
-			return nil
-		}
-		if !x.Forgotten.Has(n) {
-			continue
-		}
-		if _, err := e.read(ctx, o); err == nil {
-			x.Forgotten = x.Forgotten.Without(statement.NumbersOf(n))
-		} else if !authentic.Damaged(err) {
-			return err
-		}
-	}
-	return nil
 }
