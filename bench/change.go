@@ -106,7 +106,7 @@ func (c *changes) apply() error {
 }
 
 // undo brings the tree back to what it was; its marker stays when it cannot,
-// so that the next run makes the tree anew.
+// so that the next run makes the tree again.
 func (c *changes) undo() error {
 	if len(c.undos) == 0 {
 		return nil

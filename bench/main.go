@@ -60,11 +60,11 @@ func parse(args []string) (*options, error) {
 	o := &options{}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.dir, "dir", "/var/tmp/knowngood-bench", "`directory` of trees, repositories and results")
-	f.BoolVar(&o.small, "small", false, "use small trees, as CI does; leaves the documents alone")
+	f.BoolVar(&o.small, "small", false, "use small trees, as CI does; leaves the documents unchanged")
 	only := f.String("only", "", "`sections` to measure, of "+strings.Join(sections(), ",")+"; all by default")
-	steps := f.String("steps", "", "`steps` to measure, of "+strings.Join(stepNames(), ",")+"; all by default; leaves the documents alone")
+	steps := f.String("steps", "", "`steps` to measure, of "+strings.Join(stepNames(), ",")+"; all by default; leaves the documents unchanged")
 	peers := f.String("peers", "restic,borg", "`programs` to compare with")
-	f.IntVar(&o.runs, "runs", 3, "`runs` of each step; leaves the documents alone when fewer than 3")
+	f.IntVar(&o.runs, "runs", 3, "`runs` of each step; leaves the documents unchanged when fewer than 3")
 	f.StringVar(&o.json, "json", "", "`file` for the results; DIR/result.json by default")
 	f.StringVar(&o.docs, "docs", "docs/PERFORMANCE.md", "`file` whose tables are rewritten")
 	f.StringVar(&o.binary, "binary", "", "`program` under test; DIR/bin/knowngood by default")
@@ -104,7 +104,7 @@ func parse(args []string) (*options, error) {
 
 func sections() []string { return []string{sectionA, sectionB, sectionMillion, sectionS3} }
 
-// wants tells whether a section or step was asked for.
+// wants reports whether a section or step was asked for.
 func wants(list []string, name string) bool {
 	return len(list) == 0 || slices.Contains(list, name)
 }

@@ -28,7 +28,7 @@ type Sample struct {
 
 const (
 	sampleInterval = 20 * time.Millisecond // shorter at first, for commands that end soon
-	outputTail     = 2000                  // bytes of a failed command's output that are told
+	outputTail     = 2000                  // bytes of a failed command's output that are printed
 )
 
 // measure runs a command; with durable, until what it wrote is on the disk.

@@ -51,7 +51,7 @@ func startProxy(target string, delay time.Duration) (*proxy, error) {
 		},
 		Transport:     &http.Transport{MaxIdleConnsPerHost: idleConnections, DisableCompression: true},
 		FlushInterval: -1,
-		ErrorLog:      log.New(io.Discard, "", 0), // clients tell what failed them
+		ErrorLog:      log.New(io.Discard, "", 0), // clients report what failed
 	}
 	p.server = &http.Server{Handler: p}
 	go func() { _ = p.server.Serve(l) }() // returns when it is closed

@@ -7,7 +7,7 @@ import (
 	"text/template"
 )
 
-// isHTTP tells addresses that can be asked over HTTP.
+// isHTTP reports whether an address is an HTTP URL.
 func isHTTP(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && (u.Port() == "" || isPort(u.Port()))

@@ -33,12 +33,12 @@ type Config struct {
 
 	// What reading the file found besides.
 	Sum      [32]byte   `yaml:"-"` // SHA-256 of its text
-	Empty    bool       `yaml:"-"` // it says nothing
+	Empty    bool       `yaml:"-"` // it is empty
 	Secret   []string   `yaml:"-"` // the key of a secret that stands in it; nil for none
 	Findings []*Problem `yaml:"-"` // what a person should know though it was taken, in the order of the file
 }
 
-// Repository says where snapshots go.
+// Repository is where snapshots are stored.
 type Repository struct {
 	URL  string `yaml:"url,omitempty"`
 	Lock Lock   `yaml:"lock,omitempty"`
@@ -78,8 +78,8 @@ type Environment struct {
 	Reread   Duration `yaml:"reread,omitempty"`
 	Hooks    Hooks    `yaml:"hooks,omitempty"`
 	Keep     Keep     `yaml:"keep,omitempty"`
-	// Shrink is what its sources must still have of what they had, lest a
-	// snapshot be suspect; nil is half.
+	// Shrink is how much its sources must still have of what they had, or a
+	// snapshot is suspect; nil is half.
 	Shrink *Percent `yaml:"shrink,omitempty"`
 	Root   string   `yaml:"root,omitempty"`
 	Drill  *Drill   `yaml:"drill,omitempty"`
@@ -136,7 +136,7 @@ type Hook struct {
 	Outside bool     `yaml:"outside,omitempty"`
 }
 
-// Keep says which snapshots are kept; what no rule names is forgotten.
+// Keep are the rules by which snapshots are kept; what no rule names is forgotten.
 type Keep struct {
 	Last      Count    `yaml:"last,omitempty"`
 	Hourly    Count    `yaml:"hourly,omitempty"`
@@ -217,13 +217,13 @@ func (r ReadData) Share() float64 {
 	return n / 100
 }
 
-// Notify says who is told.
+// Notify is who is notified.
 type Notify struct {
 	Webhook []Webhook `yaml:"webhook,omitempty"`
 	Email   *Email    `yaml:"email,omitempty"`
 	Command []string  `yaml:"command,omitempty"`
 	Ping    string    `yaml:"ping,omitempty"`
-	Repeat  Duration  `yaml:"repeat"` // how often what goes on is told again
+	Repeat  Duration  `yaml:"repeat"` // how often what continues is reported again
 }
 
 // Webhook is an address that messages are posted to. Template, when set, makes
@@ -247,7 +247,7 @@ type Email struct {
 }
 
 // MailTLS is starttls, tls (from the first byte, port 465) or none; when it is
-// empty the port says.
+// empty the port decides.
 type MailTLS string
 
 // EnvironmentNames are the names of the environments, sorted.
@@ -260,7 +260,7 @@ func Default() *Config {
 	return c
 }
 
-// fill gives what was left out its default; given tells of values for which
+// fill gives what was left out its default; given reports the values for which
 // zero is a choice too.
 func (c *Config) fill(given func(keyPath) bool) {
 	if c.Host == "" {
@@ -374,7 +374,7 @@ func stateDir() string {
 	return filepath.Join(home, ".local", "state", "knowngood")
 }
 
-// homeOfUser is the home directory for processes that were not told theirs.
+// homeOfUser is the home directory for processes that do not know theirs.
 func homeOfUser() string {
 	if u, err := user.Current(); err == nil && filepath.IsAbs(u.HomeDir) {
 		return u.HomeDir

@@ -21,7 +21,26 @@ func files(t *testing.T, pattern string) []string {
 	return names
 }
 
-func TestEveryValidFileLoads(t *testing.T) {
+func TestLoad(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"every valid file loads":                                 everyValidFileLoads,
+		"every invalid file is refused with its line and reason": everyInvalidFileIsRefusedWithItsPlaceAndReason,
+		"the sample loads and names every key":                   theSampleLoadsAndNamesEveryKey,
+		"the defaults are those of the sample":                   defaultsAreThoseThatTheSampleSays,
+		"secrets are not shown":                                  secretsAreNotShown,
+		"a valid URL is shown as it is":                          aValidURLIsShownAsItIs,
+		"all problems are reported at once":                      allProblemsAreToldAtOnce,
+		"an RPO shorter than the schedule is warned about":       anRPOShorterThanTheScheduleIsWarnedAbout,
+		"durations":                       durations,
+		"rates and sizes":                 ratesAndSizes,
+		"counts are decimal":              countsAreDecimal,
+		"a unit sets the state directory": aUnitSaysWhereItsStateGoes,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func everyValidFileLoads(t *testing.T) {
 	t.Setenv("KNOWNGOOD_TEST_BUCKET", "bucket")
 	for _, f := range files(t, "testdata/valid/*.yaml") {
 		c, err := Load(f, LoadOptions{})
@@ -35,7 +54,7 @@ func TestEveryValidFileLoads(t *testing.T) {
 
 var place = regexp.MustCompile(`\.yaml:[0-9]+:[0-9]+: `)
 
-func TestEveryInvalidFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
+func everyInvalidFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
 	for _, f := range files(t, "testdata/invalid/*.yaml") {
 		b, err := os.ReadFile(f)
 		if err != nil {
@@ -70,7 +89,7 @@ func sample(t *testing.T) *Config {
 	return c
 }
 
-func TestTheSampleLoadsAndNamesEveryKey(t *testing.T) {
+func theSampleLoadsAndNamesEveryKey(t *testing.T) {
 	c := sample(t)
 	b, err := os.ReadFile("sample.yaml")
 	if err != nil {
@@ -95,7 +114,7 @@ func TestTheSampleLoadsAndNamesEveryKey(t *testing.T) {
 	}
 }
 
-func TestDefaultsAreThoseThatTheSampleSays(t *testing.T) {
+func defaultsAreThoseThatTheSampleSays(t *testing.T) {
 	sample, err := os.ReadFile("sample.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -128,14 +147,14 @@ func TestDefaultsAreThoseThatTheSampleSays(t *testing.T) {
 	}
 }
 
-func TestSecretsAreNotShown(t *testing.T) {
+func secretsAreNotShown(t *testing.T) {
 	text := shown(t, sample(t))
 	if strings.Contains(text, "secret-") || !strings.Contains(text, "https://chat.example.com/(hidden)") {
 		t.Errorf("shown:\n%s", text)
 	}
 }
 
-func TestAValidURLIsShownAsItIs(t *testing.T) {
+func aValidURLIsShownAsItIs(t *testing.T) {
 	for url, want := range map[string]string{
 		"s3://b/p@q?region=eu-1": "s3://b/p@q?region=eu-1",
 		"file:///srv/a@b":        "file:///srv/a@b",
@@ -152,7 +171,7 @@ func TestAValidURLIsShownAsItIs(t *testing.T) {
 	}
 }
 
-func TestAllProblemsAreToldAtOnce(t *testing.T) {
+func allProblemsAreToldAtOnce(t *testing.T) {
 	_, err := Parse("f", []byte("host: UP\nlisten: x\nstate_dir: rel\n"))
 	if err == nil || strings.Count(err.Error(), "f:") != 3 || !strings.Contains(err.Error(), "f:2:9") {
 		t.Errorf("told: %v", err)
@@ -163,14 +182,14 @@ func TestAllProblemsAreToldAtOnce(t *testing.T) {
 	}
 }
 
-func TestAnRPOShorterThanTheScheduleIsWarnedAbout(t *testing.T) {
+func anRPOShorterThanTheScheduleIsWarnedAbout(t *testing.T) {
 	c, err := Parse("f", []byte("environments:\n  a: {schedule: '@daily', rpo: 1h, sources: [{path: /a}]}\n"))
 	if err != nil || len(c.Findings) != 1 || c.Findings[0].Error() != "f:2:32: environments.a.rpo: rpo is shorter than the time between two runs (up to 24h0m0s): it will be broken between them" {
 		t.Errorf("warnings %v, %v", c.Findings, err)
 	}
 }
 
-func TestDurations(t *testing.T) {
+func durations(t *testing.T) {
 	for s, want := range map[string]time.Duration{"90s": 90 * time.Second, "1d": 24 * time.Hour, "2w": 14 * 24 * time.Hour, "1w2d3h": (9*24 + 3) * time.Hour, "0s": 0, "1.5h": 90 * time.Minute} {
 		if d, err := ParseDuration(s); err != nil || time.Duration(d) != want {
 			t.Errorf("%s: %v, %v", s, time.Duration(d), err)
@@ -191,7 +210,7 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-func TestRatesAndSizes(t *testing.T) {
+func ratesAndSizes(t *testing.T) {
 	for _, s := range []string{"10MiB/s", "10485760", "10240 KiB/s"} {
 		if r, err := ParseRate(s); err != nil || r != 10<<20 {
 			t.Errorf("%s: %d, %v", s, r, err)
@@ -226,7 +245,7 @@ func TestRatesAndSizes(t *testing.T) {
 	}
 }
 
-func TestCountsAreDecimal(t *testing.T) {
+func countsAreDecimal(t *testing.T) {
 	for s, want := range map[string]Count{"0": 0, "5": 5, "010": 10, "0030": 30, "08": 8, "2147483647": 2147483647} {
 		c, err := Parse("f", []byte("environments: {a: {keep: {last: "+s+"}, sources: [{path: /a}]}}"))
 		if err != nil || c.Environments["a"].Keep.Last != want {
@@ -275,7 +294,7 @@ func shown(t *testing.T, c *Config) string {
 	return string(text)
 }
 
-func TestAUnitSaysWhereItsStateGoes(t *testing.T) {
+func aUnitSaysWhereItsStateGoes(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "/var/lib/other")
 	if got := Default().StateDir; got != "/var/lib/other" {
 		t.Errorf("the state directory is %q, not that of the unit", got)

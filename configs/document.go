@@ -28,7 +28,7 @@ const (
 type document struct {
 	file    string
 	lines   []string
-	body    ast.Node // nil when the file says nothing
+	body    ast.Node // nil when the file is empty
 	anchors map[string]ast.Node
 }
 
@@ -106,7 +106,7 @@ func refusedToken(tokens token.Tokens) (*token.Token, string) {
 }
 
 // contained runs a part of the YAML library, which has panicked on odd texts:
-// a configuration that is read anew must not end the daemon.
+// a configuration that is reloaded must not end the daemon.
 func contained(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -145,7 +145,7 @@ func (d *document) problem(line, column int, msg string) error {
 	return p
 }
 
-// locate says in a problem which file and line it is about.
+// locate adds to a problem the file and line that it is about.
 func (d *document) locate(p *Problem) {
 	p.File = d.file
 	p.Quote = d.quote(p.Line, p.Column)
@@ -224,7 +224,7 @@ func beginning(n ast.Node) *token.Token {
 	return n.GetToken()
 }
 
-// has tells whether the file gives a value.
+// has reports whether the file gives a value.
 func (d *document) has(key keyPath) bool {
 	n, _ := d.find(key)
 	return n != nil && n.Type() != ast.NullType
@@ -282,7 +282,7 @@ var anyKey = regexp.MustCompile(`([A-Za-z_]+)["']?\s*:`)
 // are of hooks and monitors. The endpoint in a repository's URL is none.
 var webAddress = regexp.MustCompile(`(?i)(^|[\s"'\[{,:])https?://`)
 
-// secret tells whether a line may belong to notify or be a ping, where secrets
+// secret reports whether a line may belong to notify or be a ping, where secrets
 // lie. It goes by the text, for it is asked about files that do not parse: by
 // the line above that begins in the first column, by the keys of the line and
 // the one before, and by what values look like.

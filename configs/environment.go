@@ -69,7 +69,7 @@ func (v *validator) outputAgainstPaths(as string, paths []string, key keyPath) {
 	}
 }
 
-// isWithin tells whether a path is another, or lies below it.
+// isWithin reports whether a path is another, or lies below it.
 func isWithin(p, parent string) bool { return p == parent || strings.HasPrefix(p, parent+"/") }
 
 // require checks what a source must be like; allowed are the words for its kind.

@@ -8,7 +8,7 @@ import (
 
 var listenLine = regexp.MustCompile(`(?m)^listen:[ \t]+["']?([^\s"'#]+)`)
 
-// Listen tells where a daemon with the configuration at path listens, however
+// Listen returns where a daemon with the configuration at path listens, however
 // wrong that is. It goes by the text, for it may not parse; where it does not
 // tell, the default counts.
 func Listen(path string) string {

@@ -17,7 +17,7 @@ import (
 // maxFile is the longest configuration that is read, in bytes.
 const maxFile = 1 << 20
 
-// LoadOptions qualify Load. The zero value judges the text alone.
+// LoadOptions qualify Load. The zero value judges only the text.
 type LoadOptions struct {
 	// Judge adds what this package cannot know to be wrong with a configuration. It
 	// is asked about one that is refused, too, so that all is reported at once: values
@@ -98,7 +98,7 @@ func parseConfig(file string, text []byte, o LoadOptions) (*Config, error) {
 	if o.Judge != nil {
 		o.Judge(c, Findings{found, slices.Concat(found.mistaken, found.invalid)})
 	}
-	told := found.take(Degrading, Advice)
+	notes := found.take(Degrading, Advice)
 	refuses := slices.ContainsFunc(found.found, func(p *Problem) bool { return p.Severity == Invalid })
 	forgiven := len(found.found) > 0 && o.Forgive != nil && o.Forgive(c)
 	if forgiven && refuses {
@@ -106,17 +106,17 @@ func parseConfig(file string, text []byte, o LoadOptions) (*Config, error) {
 	}
 	if refuses || len(found.found) > 0 && !forgiven {
 		if o.Advise { // all that is known, at once
-			for _, p := range told {
+			for _, p := range notes {
 				p.Msg = "warning: " + p.Msg
 			}
-			found.found = append(found.found, told...)
+			found.found = append(found.found, notes...)
 		}
 		return nil, found.err()
 	}
 	for _, p := range found.found {
 		p.Msg, p.Quote = p.Msg+" (taken all the same, because an earlier version did: correct it)", ""
 	}
-	c.Findings = append(told, found.found...)
+	c.Findings = append(notes, found.found...)
 	sortByPlace(c.Findings)
 	return c, nil
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Severity says what follows from a Problem.
+// Severity is what follows from a Problem.
 type Severity int
 
 const (
@@ -35,8 +35,8 @@ type Problem struct {
 	Unset        string // the environment variable that is missing, if it is that
 }
 
-// Unset are the environment variables for want of which alone a configuration
-// did not load; none where it has other problems. Another process may have them.
+// Unset are the environment variables whose absence is the only reason why a
+// configuration did not load; none where it has other problems. Another process may have them.
 func Unset(err error) (names []string) {
 	var all []error
 	for ; err != nil; err = errors.Unwrap(err) {
@@ -56,7 +56,7 @@ func Unset(err error) (names []string) {
 		}
 	}
 	for _, err := range all {
-		// Without its variable a value may be amiss in other ways.
+		// Without its variable a value may be wrong in other ways.
 		if p, ok := err.(*Problem); !ok || !keys[p.Key] {
 			return nil
 		}
@@ -106,7 +106,7 @@ type Findings struct {
 }
 
 // Add adds a problem of the value that a key names; without a key, of the file
-// as a whole. It says what is wrong and what to write instead, and no secret. What
+// as a whole. The text is what is wrong and what to write instead, without secrets. What
 // may only follow from a mistake that was found before is passed over.
 func (f Findings) Add(severity Severity, key []string, format string, args ...any) {
 	for _, mistake := range f.mistakes {
@@ -121,7 +121,7 @@ func (f Findings) Add(severity Severity, key []string, format string, args ...an
 type problems struct {
 	doc   *document // nil for one that is not from a file
 	found []*Problem
-	// mistaken are values that are amiss, and incomplete are mappings and lists that
+	// mistaken are values that are wrong, and incomplete are mappings and lists that
 	// lack something for that reason, or because a key is mistyped: more problems
 	// of these may only follow from what was found already.
 	mistaken, incomplete []keyPath

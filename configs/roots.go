@@ -12,7 +12,8 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// LoadRoots is Load, of the text alone, for a configuration that says what runs as root: the file,
+// LoadRoots is Load, without judging more than the text, for a configuration that
+// decides what runs as root: the file,
 // each directory above it and each link on the way must belong to root, and only
 // root may change them. The file is opened once and judged by its descriptor.
 func LoadRoots(path string) (*Config, error) {
@@ -24,12 +25,12 @@ func LoadRoots(path string) (*Config, error) {
 	return read(f, path, LoadOptions{})
 }
 
-// openRoots opens a file that root alone may change, by the way that was judged.
+// openRoots opens a file that only root may change, by the way that was judged.
 func openRoots(path string) (*os.File, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%s must be an absolute path", path)
 	}
-	var refused error // of the first node on the way that is not root's alone
+	var refused error // of the first node on the way that others may change
 	fd, st, real, err := posix.Follow(path, func(at string, st *posix.Stat) {
 		if refused == nil {
 			refused = judge(st, at)
@@ -56,7 +57,7 @@ func openRoots(path string) (*os.File, error) {
 // root's, may change. In a sticky directory only the owners of entries can
 // replace them.
 func judge(st *posix.Stat, path string) error {
-	what := "which commands run as root is for root alone to say"
+	what := "only root may decide which commands run as root"
 	switch {
 	case st.UID != 0:
 		return fmt.Errorf("%s belongs to user %d, and %s: chown -h root: %s", path, st.UID, what, path)

@@ -15,7 +15,7 @@ import (
 const maxValues = 1 << 18
 
 // shape holds a file against the types of the configuration before it is
-// decoded: so all that is wrong is told at once, in the words of the file and
+// decoded: so all that is wrong is reported at once, in the words of the file and
 // not of Go, and aliases cannot multiply without bound.
 type shape struct {
 	*problems
@@ -104,7 +104,7 @@ func (s *shape) wrong(n ast.Node, key keyPath, format string, args ...any) (usab
 }
 
 // notText refuses what is no text; of a scalar that YAML would change on the
-// way, it says how to keep it.
+// way, it explains how to keep it.
 func (s *shape) notText(n ast.Node, key keyPath) (usable bool) {
 	switch n.Type() {
 	case ast.IntegerType, ast.FloatType, ast.BoolType, ast.InfinityType, ast.NanType:
@@ -147,7 +147,7 @@ func (s *shape) mapping(n ast.Node, key keyPath, yield func(name string, p *ast.
 		name := p.Key.GetToken().Value
 		switch {
 		case p.Key.IsMergeKey():
-			refuse(p, "merge keys (<<) are not taken: write the keys out, or alias whole values")
+			refuse(p, "merge keys (<<) are not supported: write the keys out, or alias whole values")
 			continue
 		case p.Key.Type() != ast.StringType:
 			refuse(p, "a key must be text: put %s in quotes", printable.Columns(name))
@@ -211,7 +211,7 @@ func (s *shape) isNull(n ast.Node) bool {
 	return n != nil && n.Type() == ast.NullType
 }
 
-// kind says what a node is, without its value: that may be a secret.
+// kind is what a node is, without its value: that may be a secret.
 func kind(n ast.Node) string {
 	switch n.Type() {
 	case ast.MappingType, ast.MappingValueType:

@@ -18,7 +18,27 @@ func refused(t *testing.T, text string) string {
 	return err.Error()
 }
 
-func TestErrorsQuoteTheLineAndMarkTheColumn(t *testing.T) {
+func TestParse(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"errors quote the line and mark the column":         errorsQuoteTheLineAndMarkTheColumn,
+		"an unknown key gets a suggestion":                  anUnknownKeyIsMetWithWhatWasMeant,
+		"distance counts edits":                             distanceCountsEdits,
+		"no error holds a secret":                           noErrorHoldsASecret,
+		"text is not changed":                               textIsNotChangedOnTheWay,
+		"aliases stand for what they name":                  aliasesStandForWhatTheyName,
+		"an explicit zero is kept":                          zeroIsAChoiceWhereItIsGiven,
+		"texts that would exhaust memory are refused early": textsMadeToExhaustAreRefusedSoon,
+		"a panic of the YAML library is an error":           aPanicOfTheYAMLLibraryIsAnError,
+		"Validate reports all problems":                     validateTellsAllProblems,
+		"warnings":                                          warnings,
+		"a mistake in the text is reported where it is":     aMistakeOfTheTextIsToldWhereItIs,
+		"all mistakes are reported at once, and none that only follows from another": allMistakesAreToldAtOnceAndNoneThatOnlyFollows,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func errorsQuoteTheLineAndMarkTheColumn(t *testing.T) {
 	got := refused(t, "environments:\n  a:\n    shedule: '@daily'\n    sources: [{path: /a}]\n")
 	want := "f:3:5: environments.a: unknown key \"shedule\": did you mean \"schedule\"?\n    3 | shedule: '@daily'"
 	if got != want {
@@ -31,7 +51,7 @@ func TestErrorsQuoteTheLineAndMarkTheColumn(t *testing.T) {
 	}
 }
 
-func TestAnUnknownKeyIsMetWithWhatWasMeant(t *testing.T) {
+func anUnknownKeyIsMetWithWhatWasMeant(t *testing.T) {
 	for text, want := range map[string]string{
 		"sources: [{path: /a}]":                       `unknown key "sources" here: it belongs below environments.NAME`,
 		"schedule: '@daily'":                          `belongs below check or environments.NAME or environments.NAME.drill`,
@@ -51,7 +71,7 @@ func TestAnUnknownKeyIsMetWithWhatWasMeant(t *testing.T) {
 	}
 }
 
-func TestDistanceCountsEdits(t *testing.T) {
+func distanceCountsEdits(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
 		want int
@@ -62,7 +82,7 @@ func TestDistanceCountsEdits(t *testing.T) {
 	}
 }
 
-func TestNoErrorHoldsASecret(t *testing.T) {
+func noErrorHoldsASecret(t *testing.T) {
 	t.Setenv("KNOWNGOOD_TEST_SECRET", "hunter2")
 	for _, text := range []string{
 		"notify:\n  email:\n    password: hunter2\n    sever: x\n",
@@ -94,7 +114,7 @@ func TestNoErrorHoldsASecret(t *testing.T) {
 	}
 }
 
-func TestTextIsNotChangedOnTheWay(t *testing.T) {
+func textIsNotChangedOnTheWay(t *testing.T) {
 	for _, text := range []string{
 		"notify: {email: {from: a@b.c, to: [d@e.f], server: 'h:25', user: u, password: 007}}",
 		"host: 0x10",
@@ -111,7 +131,7 @@ func TestTextIsNotChangedOnTheWay(t *testing.T) {
 	}
 }
 
-func TestAliasesStandForWhatTheyName(t *testing.T) {
+func aliasesStandForWhatTheyName(t *testing.T) {
 	c, err := Parse("f", []byte("environments:\n  a: {jitter: &j 2m, rpo: *j, schedule: '@every 1m', sources: &s [{path: /a, exclude: &x ['*.o']}]}\n  b: {sources: *s}\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +155,7 @@ func TestAliasesStandForWhatTheyName(t *testing.T) {
 	}
 }
 
-func TestZeroIsAChoiceWhereItIsGiven(t *testing.T) {
+func zeroIsAChoiceWhereItIsGiven(t *testing.T) {
 	c, err := Parse("f", []byte("environments:\n  a: {catch_up: 0s, sources: [{path: /a}]}\n  b.c: {sources: [{path: /a}]}\n  d: {catch_up: , sources: [{path: /a}]}\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +168,7 @@ func TestZeroIsAChoiceWhereItIsGiven(t *testing.T) {
 	shown(t, c)
 }
 
-func TestTextsMadeToExhaustAreRefusedSoon(t *testing.T) {
+func textsMadeToExhaustAreRefusedSoon(t *testing.T) {
 	wide := "environments:\n  a: {sources: [&p {path: /a, exclude: [" + strings.Repeat("a,", 1000) + "]}, " + strings.Repeat("*p, ", 5000) + "]}\n"
 	for name, text := range map[string]string{
 		"brackets":    strings.Repeat("[", maxFile),
@@ -172,13 +192,13 @@ func TestTextsMadeToExhaustAreRefusedSoon(t *testing.T) {
 	}
 }
 
-func TestAPanicOfTheYAMLLibraryIsAnError(t *testing.T) {
+func aPanicOfTheYAMLLibraryIsAnError(t *testing.T) {
 	if err := contained(func() error { panic("odd") }); err == nil || !strings.Contains(err.Error(), "odd") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestValidateTellsAllProblems(t *testing.T) {
+func validateTellsAllProblems(t *testing.T) {
 	c := Default()
 	if err := c.Validate(); err != nil {
 		t.Errorf("the default is not valid: %v", err)
@@ -189,7 +209,7 @@ func TestValidateTellsAllProblems(t *testing.T) {
 	}
 }
 
-func TestWarnings(t *testing.T) {
+func warnings(t *testing.T) {
 	for text, want := range map[string]string{
 		"{schedule: '* 9-17 * * *', rpo: 1h, sources: [{path: /a}]}": "up to 15h",
 		"{schedule: '0 12 * * 1', rpo: 6d, sources: [{path: /a}]}":   "up to 168h",
@@ -232,7 +252,7 @@ func FuzzSchedule(f *testing.F) {
 	})
 }
 
-func TestAMistakeOfTheTextIsToldWhereItIs(t *testing.T) {
+func aMistakeOfTheTextIsToldWhereItIs(t *testing.T) {
 	for text, want := range map[string]string{
 		"environments:\n  web:\n    retries: 1\n\tsources: [{path: /srv}]\n":     ":4:1: a tab: indent with spaces",
 		"environments:\n  web:\n    retries: 1\n    \tsources: [{path: /srv}]\n": ":4:5: a tab: indent with spaces",
@@ -247,7 +267,7 @@ func TestAMistakeOfTheTextIsToldWhereItIs(t *testing.T) {
 	}
 }
 
-func TestAllMistakesAreToldAtOnceAndNoneThatOnlyFollows(t *testing.T) {
+func allMistakesAreToldAtOnceAndNoneThatOnlyFollows(t *testing.T) {
 	for text, want := range map[string][]string{
 		"host: UP\nmax_runs: many\ncompression: none\n": {"f:1:7: host: ", "f:2:11: max_runs: ", "f:3:14: compression: "},
 		// A value that is no such thing is not missing; nor is one under a mistyped key.

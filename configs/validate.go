@@ -13,7 +13,7 @@ import (
 // validator checks the values of a configuration.
 type validator struct{ *problems }
 
-// Validate tells what is wrong with a configuration that was not read from a
+// Validate returns what is wrong with a configuration that was not read from a
 // file, all of it; Load and Parse do this themselves.
 func (c *Config) Validate() error {
 	v := &validator{&problems{}}
@@ -170,7 +170,7 @@ func isPort(s string) bool {
 	return err == nil && n > 0
 }
 
-// isHostPort tells addresses that can be dialled.
+// isHostPort reports whether an address can be dialled.
 func isHostPort(s string) bool {
 	host, port, err := net.SplitHostPort(s)
 	return err == nil && host != "" && isPort(port)

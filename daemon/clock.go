@@ -10,8 +10,8 @@ import (
 // wall clock is looked at once a minute.
 const onTime = 2 * time.Minute
 
-// timing says when a job is due. It reads no clock, and remembers nothing: what
-// was dealt with is the caller's to keep, across crashes.
+// timing computes when a job is due. It reads no clock, and remembers nothing: the
+// caller remembers, across crashes, which times are dealt with.
 type timing struct {
 	schedule *schedule.Schedule
 	// offset is how long after each time of the schedule the job is due.
@@ -21,7 +21,7 @@ type timing struct {
 	catchUp time.Duration
 }
 
-// dueNow is what a look at the clock comes to.
+// dueNow is what to do at a moment.
 type dueNow struct {
 	at     time.Time // the scheduled time to run for; zero when there is none
 	late   bool      // it was missed, and is made up for
@@ -36,7 +36,7 @@ type dueNow struct {
 	next time.Time
 }
 
-// due tells what to do now of a job of which the times up to last are dealt
+// due returns what to do now of a job of which the times up to last are dealt
 // with. However many were missed, the answer is one run. Counts end at
 // schedule.MostMissed.
 //

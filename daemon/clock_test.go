@@ -23,7 +23,19 @@ func newTestTiming(t *testing.T, expr, zone string, offset, catchUp time.Duratio
 	return &timing{schedule: s, offset: offset, catchUp: catchUp}
 }
 
-func TestWhatIsDueAtAMoment(t *testing.T) {
+func TestClock(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"what is due at a moment":                                 whatIsDueAtAMoment,
+		"a new job begins with wall clock time":                   whatANewJobBeginsWithIsWallClockTime,
+		"a year of waking sleeping and stepped clocks run by run": aYearOfWakingSleepingAndSteppedClocksRunByRun,
+		"a busy loop runs once for what it missed":                aLoopThatIsBusyRunsOnceForWhatItMissedMeanwhile,
+		"each scheduled time is accounted for once":               eachScheduledTimeIsAccountedForOnce,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func whatIsDueAtAMoment(t *testing.T) {
 	t.Parallel()
 	const day = "2026-06-15 " // a Monday
 	for name, c := range map[string]struct {
@@ -66,7 +78,7 @@ func TestWhatIsDueAtAMoment(t *testing.T) {
 
 // Times with a monotonic part are compared by that alone, which would hide that
 // the clock was set back.
-func TestWhatANewJobBeginsWithIsWallClockTime(t *testing.T) {
+func whatANewJobBeginsWithIsWallClockTime(t *testing.T) {
 	t.Parallel()
 	d := newTestTiming(t, "@daily", "UTC", 0, 0).due(time.Time{}, time.Now())
 	if d.from.IsZero() || strings.Contains(d.from.String(), "m=") {
@@ -171,7 +183,7 @@ var unusual = map[string][]string{
 	"12-10": {"12-10 02:30:00 run after 7m0s", "03-10 02:30:00 skipped, 90 in all", "from 12-10 12:10:00"},
 }
 
-func TestAYearOfWakingSleepingAndSteppedClocksRunByRun(t *testing.T) {
+func aYearOfWakingSleepingAndSteppedClocksRunByRun(t *testing.T) {
 	for _, z := range []struct {
 		zone  string
 		edges map[string]string // dates on which 02:30 does not come, or comes twice
@@ -285,7 +297,7 @@ func expectYear(loc *time.Location, edges map[string]string) []string {
 	return out
 }
 
-func TestALoopThatIsBusyRunsOnceForWhatItMissedMeanwhile(t *testing.T) {
+func aLoopThatIsBusyRunsOnceForWhatItMissedMeanwhile(t *testing.T) {
 	t.Parallel()
 	tm := newTestTiming(t, "*/15 * * * *", "UTC", 0, 24*time.Hour)
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -306,7 +318,7 @@ func TestALoopThatIsBusyRunsOnceForWhatItMissedMeanwhile(t *testing.T) {
 	}
 }
 
-func TestEachScheduledTimeIsAccountedForOnce(t *testing.T) {
+func eachScheduledTimeIsAccountedForOnce(t *testing.T) {
 	t.Parallel()
 	s, err := schedule.Parse("*/20 0-9 * * *", "Europe/Berlin")
 	if err != nil {

@@ -29,7 +29,7 @@ type Options struct {
 	// Unlocked opens it with the identity of the configuration.
 	Unlocked checking.Open
 	Version  string
-	// ConfigFile is where the configuration came from; empty: from flags alone.
+	// ConfigFile is where the configuration came from; empty: only from flags.
 	ConfigFile string
 	Log        *zap.Logger
 	// Notify sends a state, such as READY=1, to the service manager.
@@ -107,7 +107,7 @@ func New(o Options) *Daemon {
 }
 
 // Run runs the daemon until ctx ends, and then until its runs have. The error
-// says why it could not start.
+// is why it could not start.
 func (d *Daemon) Run(ctx context.Context) error {
 	stateDir := d.Config.StateDir
 	lock, err := jobfiles.TryLock(jobfiles.Locks(stateDir), ".daemon", "daemon")

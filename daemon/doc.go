@@ -15,7 +15,7 @@
 //	jobs       the configured jobs, and what is remembered of each
 //	executor   runs of jobs: capture (package runner), prune, check (package checking)
 //	holder     the open repository
-//	messenger  what people are told (package notify), kept over restarts
+//	messenger  messages to people (package notify), kept over restarts
 //
 // What it must know after a crash is in small files that neither kill -9 nor a
 // full disk damages, and in the lock file of each environment, which records a run

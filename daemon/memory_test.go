@@ -14,7 +14,16 @@ import (
 	"knowngood/daemon/report"
 )
 
-func TestStateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
+func TestStateFiles(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"state files that could not be made are made when they can be":    stateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe,
+		"a state that could not be read is warned of and not overwritten": aStateThatCouldNotBeReadIsWarnedOfAndNotOverwritten,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func stateFilesThatCouldNotBeMadeAreMadeWhenTheyCanBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		dir := filepath.Join(w.State, "daemon")
@@ -76,7 +85,7 @@ func (w *world) moveAway(path string) (back func()) {
 }
 
 // As when files could not be opened for a moment.
-func TestAStateThatCouldNotBeReadIsWarnedOfAndNotOverwritten(t *testing.T) {
+func aStateThatCouldNotBeReadIsWarnedOfAndNotOverwritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		c := w.config("  web: {schedule: '@every 1h', sources: [{path: $SOURCE}]}\n")

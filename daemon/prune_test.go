@@ -30,10 +30,19 @@ func (w *world) stored() (n int) {
 	return n
 }
 
+func TestPrune(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"what the policy forgets is freed beside the captures":           whatThePolicyForgetsIsFreedBesideTheCaptures,
+		"a nightly prune repacks with the identity of the configuration": aNightlyPruneRepacksWithTheIdentityOfTheConfiguration,
+	} {
+		t.Run(name, test)
+	}
+}
+
 // Three weeks of captures of content that never comes again, with a policy
 // that keeps little and a nightly prune: what is stored stays bounded, and all
 // that is kept is whole.
-func TestWhatThePolicyForgetsIsFreedBesideTheCaptures(t *testing.T) {
+func whatThePolicyForgetsIsFreedBesideTheCaptures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		c := w.config(`  web: {schedule: "0 */2 * * *", time_zone: UTC, sources: [{path: $SOURCE}], keep: {last: 3}}
@@ -76,7 +85,7 @@ func TestWhatThePolicyForgetsIsFreedBesideTheCaptures(t *testing.T) {
 
 // One pack holds what stays and what does not. With an identity the nightly
 // prune rewrites it, and the captures after it do not refer to the old one.
-func TestANightlyPruneRepacksWithTheIdentityOfTheConfiguration(t *testing.T) {
+func aNightlyPruneRepacksWithTheIdentityOfTheConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		random := rand.New(rand.NewPCG(5, 6))

@@ -13,7 +13,19 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
+func TestQueue(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"a run that waits for one by hand holds no place of others":        aRunThatWaitsForOneByHandHoldsNoPlaceOfOthers,
+		"a reload lets no more run at once":                                aReloadLetsNoMoreRunAtOnce,
+		"a run that queues keeps nobody from the environment":              aRunThatQueuesKeepsNobodyFromTheEnvironment,
+		"a run takes the configuration of when its turn comes":             aRunTakesTheConfigurationOfWhenItsTurnComes,
+		"an environment that is taken out while it queues is not captured": anEnvironmentThatIsTakenOutWhileItQueuesIsNotCaptured,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aRunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
@@ -42,7 +54,7 @@ func TestARunThatWaitsForOneByHandHoldsNoPlaceOfOthers(t *testing.T) {
 	})
 }
 
-func TestAReloadLetsNoMoreRunAtOnce(t *testing.T) {
+func aReloadLetsNoMoreRunAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		c := w.config("  web: {sources: [{path: $SOURCE}]}\n  db: {sources: [{path: $SOURCE}]}\n")
@@ -80,7 +92,7 @@ func (w *world) queued() (d *Daemon, stop func()) {
 	return d, stop
 }
 
-func TestARunThatQueuesKeepsNobodyFromTheEnvironment(t *testing.T) {
+func aRunThatQueuesKeepsNobodyFromTheEnvironment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d, stop := w.queued()
@@ -103,7 +115,7 @@ func TestARunThatQueuesKeepsNobodyFromTheEnvironment(t *testing.T) {
 	})
 }
 
-func TestARunTakesTheConfigurationOfWhenItsTurnComes(t *testing.T) {
+func aRunTakesTheConfigurationOfWhenItsTurnComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d, stop := w.queued()
@@ -121,7 +133,7 @@ func TestARunTakesTheConfigurationOfWhenItsTurnComes(t *testing.T) {
 	})
 }
 
-func TestAnEnvironmentThatIsTakenOutWhileItQueuesIsNotCaptured(t *testing.T) {
+func anEnvironmentThatIsTakenOutWhileItQueuesIsNotCaptured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d, stop := w.queued()

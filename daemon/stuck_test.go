@@ -17,7 +17,16 @@ import (
 // hanging is a store that never answers.
 func hanging() storagetest.Fault { return storagetest.Delayed(10_000 * time.Hour) }
 
-func TestAPruneThatHangsIsEndedAndGivesItsPlaceBack(t *testing.T) {
+func TestStuckRuns(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"a prune that hangs is ended and gives its place back": aPruneThatHangsIsEndedAndGivesItsPlaceBack,
+		"a snapshot is committed though its retention hangs":   aSnapshotIsCommittedThoughItsRetentionHangs,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aPruneThatHangsIsEndedAndGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
@@ -48,7 +57,7 @@ func TestAPruneThatHangsIsEndedAndGivesItsPlaceBack(t *testing.T) {
 	})
 }
 
-func TestASnapshotIsCommittedThoughItsRetentionHangs(t *testing.T) {
+func aSnapshotIsCommittedThoughItsRetentionHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d := w.daemon(w.config("  web: {sources: [{path: $SOURCE}], keep: {last: 1}}\n"))

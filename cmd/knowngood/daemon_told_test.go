@@ -160,11 +160,11 @@ func TestAFailureIsToldThoughTheDaemonWasKilledBeforeItCouldBe(t *testing.T) {
 	if run, err := s.client.Snapshot(t.Context(), "web", nil); err != nil || run.Result != report.Failed {
 		t.Fatalf("of a source that is not there: %+v, %v", run, err)
 	}
-	waitFor(t, "it is not told", said("not told yet"))
+	waitFor(t, "it is not told", said("not delivered yet"))
 	s.kill()
 	s.up(t) // tries again, and fails
 	s.stop(t)
-	if !strings.Contains(s.log(t), "not told before the stop") {
+	if !strings.Contains(s.log(t), "not delivered before the stop") {
 		t.Error("the daemon that came after did not try")
 	}
 	for _, file := range []string{open, src} {

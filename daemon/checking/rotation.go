@@ -14,7 +14,7 @@ import (
 
 // rotation is where the reading of stored data in turn stands. Objects take their
 // turns in the order of their names, which are hashes: so those that were stored
-// since count in, and a pass that was interrupted goes on where it was.
+// since are included, and a pass that was interrupted continues where it was.
 //
 // The names are divided into 256 parts, by their first bytes. Of each it is known
 // when the reading began of the last pass that read all of it.
@@ -22,8 +22,8 @@ type rotation struct {
 	Begun    time.Time `json:"begun,omitzero"`     // the pass under way; zero: none is
 	Position string    `json:"position,omitempty"` // hexadecimal: the pass has read all names up to it
 	Parts    []int64   `json:"parts,omitempty"`    // seconds since 1970; 0: never read
-	Entered  int64     `json:"entered,omitempty"`  // when the part was begun that Position is in
-	Filled   time.Time `json:"filled,omitzero"`    // when Left was reckoned last
+	Entered  int64     `json:"entered,omitempty"`  // when the part was started that Position is in
+	Filled   time.Time `json:"filled,omitzero"`    // when Left was computed last
 	Left     uint64    `json:"left,omitempty"`     // bytes that may be read at Filled
 }
 
@@ -34,7 +34,7 @@ var atEnd = strings.Repeat("f", 64)
 
 const day = 24 * time.Hour
 
-// reading says how much of the stored data a check reads.
+// reading is how much of the stored data a check reads.
 type reading struct {
 	share float64       // of all names, in each check; 0: as the cycle demands
 	cycle time.Duration // of a pass
@@ -55,7 +55,7 @@ func readingOf(c *configs.Check, identity bool) *reading {
 }
 
 // expected is how long a pass over so many stored bytes takes; 0 when that depends
-// on the schedule alone.
+// only on the schedule.
 func (r *reading) expected(stored uint64) time.Duration {
 	if r.daily == 0 {
 		return 0
@@ -64,8 +64,8 @@ func (r *reading) expected(stored uint64) time.Duration {
 	return max(r.cycle, time.Duration(days*float64(day)))
 }
 
-// due returns which objects a check reads now, and the position that it reaches
-// thereby. The objects are all there are, in the order of their names; the next
+// due returns which objects a check reads now, and the position that it
+// reaches. The objects are all there are, in the order of their names; the next
 // check comes after the time until.
 func (r *rotation) due(how *reading, objects []check.Stored, now time.Time, until time.Duration) (due []check.Stored, end string) {
 	if r.Begun.IsZero() || r.Begun.After(now) {
@@ -94,7 +94,7 @@ func (r *rotation) due(how *reading, objects []check.Stored, now time.Time, unti
 	return due, max(end, r.Position)
 }
 
-// fill reckons how many bytes may be read: what a day allows for each day since
+// fill computes how many bytes may be read: what a day allows for each day since
 // the last time, and no more than for the time until the next check.
 func (r *rotation) fill(how *reading, now time.Time, until time.Duration) {
 	most := float64(how.daily) * float64(until) / float64(day)
@@ -105,7 +105,7 @@ func (r *rotation) fill(how *reading, now time.Time, until time.Duration) {
 	r.Filled, r.Left = now, uint64(left)
 }
 
-// advance takes in that all names up to a position were read by a check that began
+// advance records that all names up to a position were read by a check that began
 // at a time, the last of them with so many bytes.
 func (r *rotation) advance(to string, bytes uint64, began time.Time) {
 	at := began.Unix()
@@ -132,7 +132,7 @@ func (r *rotation) advance(to string, bytes uint64, began time.Time) {
 	}
 }
 
-// readAll takes in that everything was read elsewhere, from a time on: a pass
+// readAll records that everything was read elsewhere, from a time on: a pass
 // begins with that.
 func (r *rotation) readAll(began time.Time) {
 	r.Parts = make([]int64, parts)

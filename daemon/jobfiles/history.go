@@ -19,7 +19,7 @@ import (
 const keptRuns = 500
 
 // History is the past runs of a job, a line of JSON each. It is for people: a
-// line that cannot be read or written is a line less, and no more.
+// line that cannot be read or written is only one line less.
 type History struct {
 	dir   userdir.Dir
 	name  string

@@ -20,7 +20,7 @@ import (
 // lockWait is how often a lock that another process holds is tried again.
 const lockWait = 2 * time.Second
 
-// Lock is a file that one process at a time holds. Who that is stands in it,
+// Lock is a file that one process at a time holds. It names that process,
 // and what became of the runs of an environment. The kernel releases it when
 // the process dies.
 type Lock struct {
@@ -31,7 +31,7 @@ type Lock struct {
 	Record Record
 }
 
-// HeldError says who holds a lock.
+// HeldError names who holds a lock.
 type HeldError struct{ Holder string }
 
 func (e *HeldError) Error() string { return "held by " + e.Holder }
@@ -75,16 +75,16 @@ func TryLock(dir userdir.Dir, name, purpose string) (*Lock, error) {
 // WaitLock takes the lock as soon as nobody else holds it; waiting is called once
 // with who does.
 func WaitLock(ctx context.Context, dir userdir.Dir, name, purpose string, waiting func(Holder string)) (*Lock, error) {
-	for told := false; ; {
+	for called := false; ; {
 		l, err := TryLock(dir, name, purpose)
 		var held *HeldError
 		if !errors.As(err, &held) {
 			return l, err
 		}
-		if !told && waiting != nil {
+		if !called && waiting != nil {
 			waiting(held.Holder)
 		}
-		told = true
+		called = true
 		select {
 		case <-time.After(lockWait):
 		case <-ctx.Done():

@@ -23,9 +23,9 @@ const recordMark = "runs "
 // maxDiedError is what is kept in a record of the error of a run, in bytes.
 const maxDiedError = 1000
 
-// Record is what the lock file of an environment says of its runs. It tells who
-// takes the lock next that a run died. Nothing in it is executed: it says when a
-// run began, and today's configuration says what follows.
+// Record is what the lock file of an environment holds of its runs: whoever takes
+// the lock next learns from it that a run died. Nothing in it is executed: it holds
+// when a run began, and today's configuration decides what follows.
 type Record struct {
 	// Run is under way; when nobody holds the lock, it died.
 	Run *report.Run `json:"run,omitempty"`
@@ -33,7 +33,7 @@ type Record struct {
 	Died *report.Run `json:"died,omitempty"`
 }
 
-// read takes in what the file says; the lock is held. A record that cannot be
+// read reads the file; the lock is held. A record that cannot be
 // read is that of a run of which nothing is known but that it died.
 func (l *Lock) read() error {
 	b := make([]byte, RecordSize)

@@ -12,7 +12,17 @@ import (
 	"knowngood/internal/userdir"
 )
 
-func TestALockFileRemembersARunThatDied(t *testing.T) {
+func TestRecord(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"a lock file records a run that died":                       aLockFileRemembersARunThatDied,
+		"a lock file that cannot be read counts as a run that died": aLockFileThatCannotBeReadIsOfARunThatDied,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aLockFileRemembersARunThatDied(t *testing.T) {
 	t.Parallel()
 	dir := Locks(t.TempDir())
 	take := func() *Lock {
@@ -67,7 +77,7 @@ func TestALockFileRemembersARunThatDied(t *testing.T) {
 	l.Release()
 }
 
-func TestALockFileThatCannotBeReadIsOfARunThatDied(t *testing.T) {
+func aLockFileThatCannotBeReadIsOfARunThatDied(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		text string

@@ -20,7 +20,7 @@ const slotHead = 16
 
 // Slots is a small file that neither a crash nor a full disk spoils. Its space
 // is taken when it is made; states are written into its two slots in turn, each
-// with a number and a checksum, so the one before stays until the next is whole.
+// with a number and a checksum, so the previous one stays until the next is complete.
 type Slots struct {
 	dir    userdir.Dir
 	name   string
@@ -32,9 +32,9 @@ type Slots struct {
 
 // OpenSlots opens or makes the file of a name in dir, of slots of size bytes, and
 // reads its newest state into v, which stays as it is when there is none. A file of which neither slot
-// verifies is begun anew, and said so by an error that wraps ErrSpoiled. With
+// verifies is replaced, with an error that wraps ErrSpoiled. With
 // another error the file is not open, and write tries again to open it; a state
-// that it then finds there, and nobody has read, it leaves alone.
+// that it then finds there, and nobody has read, is not overwritten.
 func OpenSlots(dir userdir.Dir, name string, size int, v any) (*Slots, error) {
 	s := &Slots{dir: dir, name: name, size: size}
 	return s, s.open(v)
@@ -86,9 +86,9 @@ func (s *Slots) open(v any) error {
 }
 
 var (
-	// ErrSpoiled says that a file held no state that verifies.
-	ErrSpoiled = errors.New("it is damaged, and begun anew")
-	errUnread  = errors.New("it could not be read at first, and the state that it holds is left alone: restart the daemon, which then goes on from that")
+	// ErrSpoiled means that a file held no state that verifies.
+	ErrSpoiled = errors.New("it is damaged, and replaced by a new one")
+	errUnread  = errors.New("it could not be read at first, and the state that it holds is not overwritten: restart the daemon, which then continues from that")
 )
 
 // PeekSlots reads the newest state of a file that another process may have open,
@@ -143,7 +143,7 @@ func slotSum(head, text []byte) uint32 {
 	return crc32.Update(crc32.Checksum(head, t), t, text)
 }
 
-// write makes v the newest state; it is on disk when write returns nil.
+// Write makes v the newest state; it is on disk when Write returns nil.
 func (s *Slots) Write(v any) error {
 	fail := func(err error) error { return fmt.Errorf("state file %s: %w", s.dir.Path(s.name), err) }
 	text, err := json.Marshal(v)
@@ -162,7 +162,7 @@ func (s *Slots) Write(v any) error {
 		}
 	}
 	if len(text) > s.size-slotHead {
-		return fail(errors.New("what is to be remembered is more than it has room for"))
+		return fail(errors.New("the state is larger than the file"))
 	}
 	number := s.number + 1
 	b := make([]byte, slotHead, slotHead+len(text))
@@ -179,7 +179,7 @@ func (s *Slots) Write(v any) error {
 	return nil
 }
 
-// fits tells whether there is room for v.
+// fits reports whether there is room for v.
 func (s *Slots) Fits(v any) bool {
 	text, err := json.Marshal(v)
 	return err == nil && len(text) <= s.size-slotHead

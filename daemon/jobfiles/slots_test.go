@@ -32,7 +32,19 @@ func readSlots(t rapid.TB, path string) (counter, error) {
 	return c, err
 }
 
-func TestAStateIsReadBackAsItWasWrittenLast(t *testing.T) {
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"the newest state is read back":                           aStateIsReadBackAsItWasWrittenLast,
+		"a truncated write leaves the previous state":             aCutWriteLeavesTheStateBefore,
+		"a file without a valid state is replaced, with an error": aFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo,
+		"a state is written on a full disk":                       aStateIsWrittenOnAFullDisk,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aStateIsReadBackAsItWasWrittenLast(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")
 	s, err := OpenSlots(userdir.At(filepath.Dir(path)), filepath.Base(path), jobSize, &counter{})
@@ -56,7 +68,7 @@ func TestAStateIsReadBackAsItWasWrittenLast(t *testing.T) {
 }
 
 // A write that a crash cuts leaves some prefix of the slot written.
-func TestACutWriteLeavesTheStateBefore(t *testing.T) {
+func aCutWriteLeavesTheStateBefore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -97,7 +109,7 @@ func TestACutWriteLeavesTheStateBefore(t *testing.T) {
 	})
 }
 
-func TestAFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo(t *testing.T) {
+func aFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")
 	for _, content := range []string{strings.Repeat("rubbish ", 4096), "short but not empty"} {
@@ -121,7 +133,7 @@ func TestAFileOfWhichNothingVerifiesIsBegunAnewAndSaysSo(t *testing.T) {
 	}
 }
 
-func TestAStateIsWrittenOnAFullDisk(t *testing.T) {
+func aStateIsWrittenOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small file system takes root")

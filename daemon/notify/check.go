@@ -71,7 +71,7 @@ func (w *webhook) wrongTemplate() string {
 }
 
 // samples are a message of every kind, with the fields that it has when it is
-// told, and without those that it may lack.
+// sent, and without those that it may lack.
 func samples() []Message {
 	now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
 	watch := &Watch{Host: "host"}
@@ -82,14 +82,14 @@ func samples() []Message {
 	suspect.Result, suspect.Error, suspect.Snapshot, suspect.Suspect = report.Suspect, "", "web@43", []string{"/srv/web shrank"}
 	partial.Result, partial.Error, partial.Snapshot, partial.Problems = report.Partial, "", "web@42", 3
 
-	told := slices.Concat(
+	sent := slices.Concat(
 		watch.Ran("web", failed, 2), watch.Ran("web", partial, 0), watch.Ran("web", suspect, 0), watch.Pruned(failed, 1),
 		watch.Checked(now, env), watch.Found(report.Warning{Time: now, Text: "damaged", Tampering: true}), watch.Degraded(now, "connection refused"), watch.Degraded(now, ""))
 	env.AgeSeconds, env.RPOBroken = 60, false
-	told = append(told, watch.Checked(now, env)...)
-	told = append(told, testMessage("host"))
-	for i := range told {
-		told[i].Host, told[i].Repository, told[i].Version = "host", "file:///repository", "1.0"
+	sent = append(sent, watch.Checked(now, env)...)
+	sent = append(sent, testMessage("host"))
+	for i := range sent {
+		sent[i].Host, sent[i].Repository, sent[i].Version = "host", "file:///repository", "1.0"
 	}
-	return told
+	return sent
 }

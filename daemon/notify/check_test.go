@@ -19,7 +19,18 @@ func checked(cfg configs.Notify) (found []string) {
 	return found
 }
 
-func TestATemplateMustMakeABodyOfEveryKindOfMessage(t *testing.T) {
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"a template must work for every kind of message": aTemplateMustMakeABodyOfEveryKindOfMessage,
+		"headers must be valid in HTTP":                  headersMustBeThoseOfHTTP,
+		"the samples have every kind of message":         theSamplesHaveEveryKindOfMessage,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aTemplateMustMakeABodyOfEveryKindOfMessage(t *testing.T) {
 	t.Parallel()
 	for template, want := range map[string]string{
 		`{{.Txt}}`:           "kind failure: template: template:1:2: executing \"template\" at <.Txt>",
@@ -44,7 +55,7 @@ func TestATemplateMustMakeABodyOfEveryKindOfMessage(t *testing.T) {
 	}
 }
 
-func TestHeadersMustBeThoseOfHTTP(t *testing.T) {
+func headersMustBeThoseOfHTTP(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, value, want string }{
 		{"X-Token", "a b\tc ü", ""},
@@ -70,7 +81,7 @@ func TestHeadersMustBeThoseOfHTTP(t *testing.T) {
 	}
 }
 
-func TestTheSamplesHaveEveryKindOfMessage(t *testing.T) {
+func theSamplesHaveEveryKindOfMessage(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("message.go")
 	if err != nil {

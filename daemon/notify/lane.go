@@ -39,8 +39,8 @@ type permanentError struct{ error }
 
 func (e permanentError) Unwrap() error { return e.error }
 
-// lane is the queue before one channel. What is in it goes out in order, so
-// that a recovery never overtakes its failure.
+// lane is the queue of one channel. Jobs are delivered in order, so that a recovery
+// never overtakes its failure.
 type lane struct {
 	pace
 	name    string
@@ -48,7 +48,7 @@ type lane struct {
 	log     *zap.Logger
 	limiter *rate.Limiter // nil: none
 	wake    chan struct{}
-	done    func() // called when a job is; nil: nobody wants to know
+	done    func() // called when a job is done; may be nil
 
 	mu    sync.Mutex
 	queue []job
@@ -66,8 +66,8 @@ func newLane(name string, p pace, log *zap.Logger) *lane {
 	return l
 }
 
-// add queues a job. When there is no room the oldest one gives way: the newest
-// tell best how things stand.
+// add queues a job. When there is no room the oldest one is dropped: the newest
+// describe the state best.
 func (l *lane) add(j job) {
 	l.mu.Lock()
 	if len(l.queue) >= l.room {
@@ -123,7 +123,7 @@ func (l *lane) run(ctx, sending context.Context) {
 			if j.message != nil {
 				return
 			}
-			continue // nothing of pings is kept: the last one tells most
+			continue // pings are not kept: the last one counts
 		}
 		l.mu.Lock()
 		l.taken = l.taken[:len(l.taken)-1]
@@ -175,22 +175,22 @@ func (l *lane) deliver(ctx, sending context.Context, j job) bool {
 			l.mu.Lock()
 			l.leftOut -= leftOut
 			l.mu.Unlock()
-			log.Debug("told", zap.Int("attempts", attempt))
+			log.Debug("delivered", zap.Int("attempts", attempt))
 			return true
 		}
 		var permanent permanentError
 		switch {
 		case errors.As(err, &permanent):
-			log.Error("not told: the channel refuses it", zap.Error(err))
+			log.Error("not delivered: the channel refuses it", zap.Error(err))
 			return true
 		case stopping:
-			log.Warn("not told before the stop", zap.Error(err))
+			log.Warn("not delivered before the stop", zap.Error(err))
 			return false
 		case time.Since(j.since)+wait > l.patience:
-			log.Error("not told: given up", zap.Int("attempts", attempt), zap.Error(err))
+			log.Error("not delivered: given up", zap.Int("attempts", attempt), zap.Error(err))
 			return true
 		}
-		log.Warn("not told yet", zap.Int("attempts", attempt), zap.Duration("next", wait), zap.Error(err))
+		log.Warn("not delivered yet", zap.Int("attempts", attempt), zap.Duration("next", wait), zap.Error(err))
 		select {
 		case <-time.After(wait/2 + rand.N(wait/2+1)):
 		case <-ctx.Done():

@@ -94,7 +94,26 @@ func numbered(from, to int) []string {
 	return out
 }
 
-func TestMessagesGoOutAtOnceAndInOrder(t *testing.T) {
+func TestLane(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"messages are sent at once and in order":                                           messagesGoOutAtOnceAndInOrder,
+		"a flood is sent at the rate, and what has no room is counted in the next message": aFloodIsSentAtTheRateAndWhatHasNoRoomIsCountedInTheNextOne,
+		"messages that were left out are counted in the text":                              leftOutMessagesAreToldInTheText,
+		"a channel that is down is tried for hours and loses nothing":                      aChannelThatIsDownIsTriedForHoursAndLosesNothing,
+		"a message is given up after hours, and the next one is tried":                     aMessageIsGivenUpAfterHoursAndTheNextIsTried,
+		"a refusal is not tried again":                                                     aRefusalIsNotTriedAgain,
+		"a stop delivers what is queued without waiting for the rate":                      aStopDeliversWhatIsQueuedWithoutWaitingForTheRate,
+		"a message that fails at the stop waits with those after it":                       aMessageThatFailsAtTheStopWaitsWithThoseAfterIt,
+		"a ping that fails at the stop does not delay those after it":                      aPingThatFailsAtTheStopHoldsUpNoneAfterIt,
+		"a stop tries what is under way once more and ends":                                aStopTriesWhatIsUnderWayOnceMoreAndEnds,
+		"a channel that hangs delays neither the others nor the stop":                      aChannelThatHangsHoldsUpNeitherTheOthersNorTheStop,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func messagesGoOutAtOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	f := &fake{}
 	deliver(t, f, func(n *Notifier, _ func()) {
@@ -106,7 +125,7 @@ func TestMessagesGoOutAtOnceAndInOrder(t *testing.T) {
 	})
 }
 
-func TestAFloodIsSentAtTheRateAndWhatHasNoRoomIsCountedInTheNextOne(t *testing.T) {
+func aFloodIsSentAtTheRateAndWhatHasNoRoomIsCountedInTheNextOne(t *testing.T) {
 	t.Parallel()
 	f := &fake{}
 	deliver(t, f, func(n *Notifier, _ func()) {
@@ -133,14 +152,14 @@ func TestAFloodIsSentAtTheRateAndWhatHasNoRoomIsCountedInTheNextOne(t *testing.T
 	})
 }
 
-func TestLeftOutMessagesAreToldInTheText(t *testing.T) {
+func leftOutMessagesAreToldInTheText(t *testing.T) {
 	t.Parallel()
 	if m := failure().after(3); m.LeftOut != 3 || !strings.HasSuffix(m.Text, " (Messages left out before this one: 3.)") {
 		t.Errorf("%+v", m)
 	}
 }
 
-func TestAChannelThatIsDownIsTriedForHoursAndLosesNothing(t *testing.T) {
+func aChannelThatIsDownIsTriedForHoursAndLosesNothing(t *testing.T) {
 	t.Parallel()
 	f := &fake{}
 	f.answer = func(int, *Message) error {
@@ -161,12 +180,12 @@ func TestAChannelThatIsDownIsTriedForHoursAndLosesNothing(t *testing.T) {
 			t.Errorf("%d attempts", f.attempts)
 		}
 	})
-	if n := logs.FilterMessage("not told yet").Len(); n != f.attempts-2 {
+	if n := logs.FilterMessage("not delivered yet").Len(); n != f.attempts-2 {
 		t.Errorf("%d failed attempts are logged of %d", n, f.attempts-2)
 	}
 }
 
-func TestAMessageIsGivenUpAfterHoursAndTheNextIsTried(t *testing.T) {
+func aMessageIsGivenUpAfterHoursAndTheNextIsTried(t *testing.T) {
 	t.Parallel()
 	f := &fake{}
 	f.answer = func(_ int, m *Message) error {
@@ -182,12 +201,12 @@ func TestAMessageIsGivenUpAfterHoursAndTheNextIsTried(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
-	if logs.FilterMessage("not told: given up").Len() != 1 {
+	if logs.FilterMessage("not delivered: given up").Len() != 1 {
 		t.Errorf("logged %v", logs.All())
 	}
 }
 
-func TestARefusalIsNotTriedAgain(t *testing.T) {
+func aRefusalIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	f := &fake{answer: func(_ int, m *Message) error {
 		if m.Title == "bad" {
@@ -204,7 +223,7 @@ func TestARefusalIsNotTriedAgain(t *testing.T) {
 	})
 }
 
-func TestAStopDeliversWhatIsQueuedWithoutWaitingForTheRate(t *testing.T) {
+func aStopDeliversWhatIsQueuedWithoutWaitingForTheRate(t *testing.T) {
 	t.Parallel()
 	f := &fake{}
 	deliver(t, f, func(n *Notifier, stop func()) {
@@ -217,7 +236,7 @@ func TestAStopDeliversWhatIsQueuedWithoutWaitingForTheRate(t *testing.T) {
 }
 
 // The stop meets a channel that fails once: nothing overtakes what it refused.
-func TestAMessageThatFailsAtTheStopWaitsWithThoseAfterIt(t *testing.T) {
+func aMessageThatFailsAtTheStopWaitsWithThoseAfterIt(t *testing.T) {
 	t.Parallel()
 	f := &fake{answer: func(attempt int, _ *Message) error {
 		if attempt <= 2 {
@@ -239,7 +258,7 @@ func TestAMessageThatFailsAtTheStopWaitsWithThoseAfterIt(t *testing.T) {
 	})
 }
 
-func TestAPingThatFailsAtTheStopHoldsUpNoneAfterIt(t *testing.T) {
+func aPingThatFailsAtTheStopHoldsUpNoneAfterIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var asked []string
@@ -261,7 +280,7 @@ func TestAPingThatFailsAtTheStopHoldsUpNoneAfterIt(t *testing.T) {
 	})
 }
 
-func TestAStopTriesWhatIsUnderWayOnceMoreAndEnds(t *testing.T) {
+func aStopTriesWhatIsUnderWayOnceMoreAndEnds(t *testing.T) {
 	t.Parallel()
 	f := &fake{answer: func(int, *Message) error { return errors.New("connection refused") }}
 	logs := deliver(t, f, func(n *Notifier, stop func()) {
@@ -272,7 +291,7 @@ func TestAStopTriesWhatIsUnderWayOnceMoreAndEnds(t *testing.T) {
 			t.Errorf("%d attempts, ended after %v", f.attempts, time.Since(f.began))
 		}
 	})
-	if logs.FilterMessage("not told before the stop").Len() != 1 {
+	if logs.FilterMessage("not delivered before the stop").Len() != 1 {
 		t.Errorf("logged %v", logs.All())
 	}
 }
@@ -285,7 +304,7 @@ func (h *hanging) send(ctx context.Context, _ *Message) error {
 	return ctx.Err()
 }
 
-func TestAChannelThatHangsHoldsUpNeitherTheOthersNorTheStop(t *testing.T) {
+func aChannelThatHangsHoldsUpNeitherTheOthersNorTheStop(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{began: time.Now()}

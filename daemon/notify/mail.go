@@ -63,7 +63,7 @@ func (e *email) send(ctx context.Context, m *Message) error {
 	return said
 }
 
-// password is read anew for each mail: a credential may be exchanged.
+// password is read for each mail: a credential may be replaced.
 func (e *email) password() (string, error) {
 	if e.cfg.PasswordFile == "" {
 		return e.cfg.Password, nil
@@ -123,14 +123,14 @@ func (e *email) deliver(ctx context.Context, password string, m *Message) error 
 			return permanentError{errors.New("a password does not go over a connection without TLS")}
 		}
 		if err := c.Auth(&login{user: e.cfg.User, password: password}); err != nil {
-			// Not for good: the password may be exchanged meanwhile.
+			// Not permanent: the password may be replaced meanwhile.
 			return fmt.Errorf("log in as %s: %v", e.cfg.User, err)
 		}
 	}
 	return e.hand(c, m)
 }
 
-// hand gives the mail to the server, which has to take it for somebody.
+// hand hands the mail to the server, which has to accept it for somebody.
 func (e *email) hand(c *smtp.Client, m *Message) error {
 	from, to, text, err := e.compose(m)
 	if err != nil {
@@ -168,8 +168,8 @@ func (e *email) hand(c *smtp.Client, m *Message) error {
 	return nil
 }
 
-// compose writes the mail. Words of ours are encoded where they are more than
-// ASCII, so that none can make a header.
+// compose writes the mail. Texts that are not ASCII are encoded, so that none can
+// become a header.
 func (e *email) compose(m *Message) (from *mail.Address, to []*mail.Address, text []byte, err error) {
 	if from, err = mail.ParseAddress(e.cfg.From); err != nil {
 		return nil, nil, nil, fmt.Errorf("notify.email.from: %w", err)

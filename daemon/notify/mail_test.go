@@ -267,7 +267,23 @@ func read(t *testing.T, data string) (mail.Header, string) {
 	return m.Header, strings.ReplaceAll(string(body), "\r\n", "\n")
 }
 
-func TestAMailIsWellFormed(t *testing.T) {
+func TestMail(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"a mail is well formed":                                aMailIsWellFormed,
+		"no text becomes a header":                             noTextBecomesAHeader,
+		"mail uses the TLS that is configured":                 mailGoesByTheTLSThatIsConfigured,
+		"the port selects the kind of TLS":                     thePortSaysWhichTLS,
+		"an untrusted certificate is refused":                  aCertificateThatNobodyTrustsIsRefused,
+		"the password is read from its file at each mail":      thePasswordIsReadFromItsFileAtEachMail,
+		"the reply of the server decides whether to try again": repliesOfTheServerSayWhetherToTryAgain,
+		"a mail server that hangs is given up after a time":    aMailServerThatHangsIsLeftAfterATime,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aMailIsWellFormed(t *testing.T) {
 	t.Parallel()
 	s := newMailServer(t, &mailServer{})
 	m := failure()
@@ -307,7 +323,7 @@ func TestAMailIsWellFormed(t *testing.T) {
 	}
 }
 
-func TestNoTextBecomesAHeader(t *testing.T) {
+func noTextBecomesAHeader(t *testing.T) {
 	t.Parallel()
 	s := newMailServer(t, &mailServer{})
 	m := failure()
@@ -330,7 +346,7 @@ func TestNoTextBecomesAHeader(t *testing.T) {
 	}
 }
 
-func TestMailGoesByTheTLSThatIsConfigured(t *testing.T) {
+func mailGoesByTheTLSThatIsConfigured(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name     string
@@ -374,7 +390,7 @@ func TestMailGoesByTheTLSThatIsConfigured(t *testing.T) {
 	}
 }
 
-func TestThePortSaysWhichTLS(t *testing.T) {
+func thePortSaysWhichTLS(t *testing.T) {
 	t.Parallel()
 	for port, want := range map[string]configs.MailTLS{"465": "tls", "587": "starttls", "25": "starttls"} {
 		if got := (&email{}).security(port); got != want {
@@ -386,7 +402,7 @@ func TestThePortSaysWhichTLS(t *testing.T) {
 	}
 }
 
-func TestACertificateThatNobodyTrustsIsRefused(t *testing.T) {
+func aCertificateThatNobodyTrustsIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, implicit := range []bool{true, false} {
 		s := newMailServer(t, &mailServer{implicit: implicit, auth: "PLAIN"})
@@ -402,7 +418,7 @@ func TestACertificateThatNobodyTrustsIsRefused(t *testing.T) {
 	}
 }
 
-func TestThePasswordIsReadFromItsFileAtEachMail(t *testing.T) {
+func thePasswordIsReadFromItsFileAtEachMail(t *testing.T) {
 	t.Parallel()
 	s := newMailServer(t, &mailServer{auth: "PLAIN"})
 	file := filepath.Join(t.TempDir(), "password")
@@ -438,7 +454,7 @@ func TestThePasswordIsReadFromItsFileAtEachMail(t *testing.T) {
 	s.only(t)
 }
 
-func TestRepliesOfTheServerSayWhetherToTryAgain(t *testing.T) {
+func repliesOfTheServerSayWhetherToTryAgain(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		verb, reply string
@@ -465,7 +481,7 @@ func TestRepliesOfTheServerSayWhetherToTryAgain(t *testing.T) {
 	}
 }
 
-func TestAMailServerThatHangsIsLeftAfterATime(t *testing.T) {
+func aMailServerThatHangsIsLeftAfterATime(t *testing.T) {
 	t.Parallel()
 	for _, verb := range []string{"EHLO", "MAIL", "DATA"} {
 		s := newMailServer(t, &mailServer{hang: verb})

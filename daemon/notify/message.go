@@ -13,8 +13,8 @@ import (
 type Kind string
 
 // Kinds. Recovery follows failure, suspect and degraded, RPOMet follows RPO.
-// Incomplete is of snapshots that lack what could not be read, Suspect of those
-// of which a source collapsed.
+// Incomplete is about snapshots that lack what could not be read, Suspect about
+// those of which a source collapsed.
 const (
 	Failure    Kind = "failure"
 	Recovery   Kind = "recovery"
@@ -27,8 +27,8 @@ const (
 	Test       Kind = "test"
 )
 
-// Message is what is told: the JSON that webhooks and commands get, and what
-// templates are given. Nothing in it is secret.
+// Message is the JSON that webhooks and commands get, and the data of templates.
+// Nothing in it is secret.
 type Message struct {
 	Kind        Kind      `json:"kind"`
 	Host        string    `json:"host"`
@@ -37,10 +37,10 @@ type Message struct {
 	Version     string    `json:"version"`
 	Time        time.Time `json:"time"`
 	Title       string    `json:"title"` // one line
-	Text        string    `json:"text"`  // says all, for people
-	// Since is when what is told of began.
+	Text        string    `json:"text"`  // complete, for people
+	// Since is when the condition began.
 	Since time.Time `json:"since,omitzero"`
-	// Repeated counts how often it was told before.
+	// Repeated is how often it was sent before.
 	Repeated int         `json:"repeated,omitempty"`
 	Run      *report.Run `json:"run,omitempty"`
 	Failures int         `json:"failures,omitempty"` // in a row
@@ -61,7 +61,7 @@ func testMessage(host string) Message {
 	}
 }
 
-// after is the message when others before it had no room.
+// after is the message after others that had no room.
 func (m Message) after(leftOut int) *Message {
 	if m.LeftOut = leftOut; leftOut > 0 {
 		m.Text += fmt.Sprintf(" (Messages left out before this one: %d.)", leftOut)

@@ -1,13 +1,13 @@
-// Package notify tells people: by webhook, mail and command, of what needs
-// them; and a monitor, by a ping, that runs begin and end.
+// Package notify sends messages to people, by webhook, mail and command, about what
+// needs them; and pings to a monitor when runs begin and end.
 //
-// Watch decides when something is told, a Notifier delivers it. Telling never
+// Watch decides when a message is sent, a Notifier delivers it. Sending never
 // blocks: messages wait in a bounded queue for each channel, are sent at a
-// bounded rate and tried again for hours; what had no room is counted in the
-// next one that is delivered. What waits when a Notifier ends, the next one
-// takes over (Waiting, Restore), so a message may come twice. No secret of a
-// channel (the path of an address, a password, the value of a header) gets into
-// an error, the log or what is kept.
+// bounded rate and tried again for hours; those that had no room are counted in the
+// next one that is delivered. What waits when a Notifier ends is taken over by the
+// next one (Waiting, Restore), so a message may come twice. No secret of a channel
+// (the path of an address, a password, the value of a header) gets into an error,
+// the log or what is kept.
 package notify
 
 import (
@@ -32,15 +32,15 @@ type Options struct {
 	// Pings are addresses of a monitor for each environment that has one of its
 	// own.
 	Pings map[string]string
-	// Done is called when a message is delivered or given up; nil: nobody wants
-	// to know. It must not block.
+	// Done, when set, is called when a message is delivered or given up. It must not
+	// block.
 	Done func()
 }
 
-// channel is one way to tell people.
+// channel is one way to reach people.
 type channel interface {
 	name() string   // nothing secret
-	target() string // what it is told at, secrets and all
+	target() string // where it sends to, with secrets
 	send(ctx context.Context, m *Message) error
 }
 
@@ -61,8 +61,8 @@ type pinged struct {
 // drain is how long Run still delivers once its context is done.
 const drain = 5 * time.Second
 
-// New makes a Notifier for what is configured, which Check has judged. An error
-// is about an address, or a template that does not parse.
+// New makes a Notifier for a configuration that Check has validated. An error is
+// about an address, or a template that does not parse.
 func New(cfg configs.Notify, o Options) (*Notifier, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -85,7 +85,7 @@ func New(cfg configs.Notify, o Options) (*Notifier, error) {
 	for _, c := range n.channels {
 		l := newLane(c.name(), messagePace, o.Log)
 		l.done = o.Done
-		for l.id = channelID(c); n.has(l.id); { // the same is told twice
+		for l.id = channelID(c); n.has(l.id); { // the same channel is configured twice
 			l.id += "+"
 		}
 		n.lanes = append(n.lanes, l)
@@ -113,7 +113,7 @@ func (n *Notifier) addPing(environment, address string, c *client) error {
 	return err
 }
 
-// complete fills in what is the same in all messages, and bounds the rest.
+// complete adds what is the same in all messages, and bounds the rest.
 func (n *Notifier) complete(m Message) *Message {
 	m.Host, m.Repository, m.Version = n.o.Host, n.o.Repository, n.o.Version
 	if m.Time.IsZero() {
@@ -150,14 +150,14 @@ func (n *Notifier) Ping(e Event, environment string, run *report.Run) {
 	p.lane.add(job{what: string(e), since: time.Now(), send: func(ctx context.Context, _ int) error { return p.send(ctx, e, text) }})
 }
 
-// Tested is how a channel took a test.
+// Tested is the result of a test of a channel.
 type Tested struct {
 	Channel string
 	Err     error
 }
 
-// Test sends a test by each channel, now and once. The ping is left alone: it
-// would tell of a run that never was.
+// Test sends a test by each channel, once and at once. No ping is sent: it would
+// report a run that did not happen.
 func (n *Notifier) Test(ctx context.Context) []Tested {
 	tests := make([]Tested, len(n.channels))
 	m := n.complete(testMessage(n.o.Host))
@@ -171,7 +171,7 @@ func (n *Notifier) Test(ctx context.Context) []Tested {
 
 // Run delivers until ctx is done, and then what is still queued: for some
 // seconds, and by each channel until a message fails, which waits with those
-// after it. Cancel it after all who tell have ended. It runs once.
+// after it. Cancel it when nothing sends any more. It runs once.
 func (n *Notifier) Run(ctx context.Context) {
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

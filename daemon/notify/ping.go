@@ -13,18 +13,17 @@ import (
 	"knowngood/internal/printable"
 )
 
-// Event of a run that a monitor is told of, as healthchecks.io defined them and
-// others took over.
+// Event of a run, as healthchecks.io defined them and others adopted.
 type Event string
 
-// Events: of them only success is posted to the address as it stands.
+// Events. Success is posted to the address itself, the others below it.
 const (
 	Started   Event = "start"
 	Succeeded Event = "success"
 	Failing   Event = "fail"
 )
 
-// ping tells a dead man's switch.
+// ping is a dead man's switch.
 type ping struct {
 	*address
 	client *client

@@ -10,7 +10,17 @@ import (
 	"knowngood/configs"
 )
 
-func TestACommandGetsTheMessageOnItsInputAndInVariables(t *testing.T) {
+func TestCommand(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"gets the message on its input and in variables": aCommandGetsTheMessageOnItsInputAndInVariables,
+		"that fails is an error with its last output":    aCommandThatFailsIsAnErrorWithItsLastWords,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aCommandGetsTheMessageOnItsInputAndInVariables(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	script := `cat >"$1/input"; echo "$KNOWNGOOD_KIND|$KNOWNGOOD_HOST|$KNOWNGOOD_ENVIRONMENT|$KNOWNGOOD_FAILURES|$KNOWNGOOD_RESULT|$KNOWNGOOD_TITLE" >"$1/variables"; echo paged`
@@ -37,7 +47,7 @@ func TestACommandGetsTheMessageOnItsInputAndInVariables(t *testing.T) {
 	}
 }
 
-func TestACommandThatFailsIsAnErrorWithItsLastWords(t *testing.T) {
+func aCommandThatFailsIsAnErrorWithItsLastWords(t *testing.T) {
 	t.Parallel()
 	n, _ := notifier(t, configs.Notify{Command: []string{"sh", "-c", "echo no carrier >&2; exit 5"}})
 	err := n.channels[0].send(t.Context(), n.complete(failure()))

@@ -9,9 +9,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// Waiting are messages that were told and not delivered yet, oldest first, by
+// Waiting are messages that were sent and not delivered yet, oldest first, by
 // the ID of the channel that they wait for. A channel for which none waits has
-// an empty list: so it tells which were configured. It is to be kept over a
+// an empty list, so that it is known which were configured. It is to be kept over a
 // restart.
 type Waiting map[string][]*Message
 
@@ -25,12 +25,12 @@ func (w Waiting) Halve() (less bool) {
 	return less
 }
 
-// keepFor is how long a message waits from one start to another. What still
-// goes on after that is told anew.
+// keepFor is how long a message waits from one start to another. What continues
+// after that is reported again.
 const keepFor = 24 * time.Hour
 
 // Waiting are the messages that no channel has taken or refused yet; those
-// under way are among them. Pings are not: they tell of now.
+// under way are among them. Pings are not: they are about the moment.
 func (n *Notifier) Waiting() Waiting {
 	w := Waiting{}
 	for _, l := range n.lanes {
@@ -40,15 +40,15 @@ func (n *Notifier) Waiting() Waiting {
 }
 
 // Restore queues what waited when another Notifier ended, before whatever was
-// told since. It says in the log what it leaves out: what nobody takes over, and
-// old messages. Call it before Run.
+// sent since. It logs what it drops: messages that no channel takes over, and
+// old ones. Call it before Run.
 func (n *Notifier) Restore(w Waiting, now time.Time) {
 	w, left := n.TakeOver(w)
 	for i, l := range n.lanes {
 		var jobs []job
 		for _, m := range w[l.id] {
 			if now.Sub(m.Time) > keepFor {
-				n.dropped("not told: it has waited for more than "+keepFor.String(), m)
+				n.dropped("not delivered: it has waited for more than "+keepFor.String(), m)
 				continue
 			}
 			jobs = append(jobs, n.job(i, m))
@@ -56,16 +56,16 @@ func (n *Notifier) Restore(w Waiting, now time.Time) {
 		l.precede(jobs)
 	}
 	for _, m := range left {
-		n.dropped("not told: the channel is not configured any more", m)
+		n.dropped("not delivered: the channel is not configured any more", m)
 	}
 }
 
-// TakeOver is what waits for the channels of n of what waited before. What
-// waited for those that are no more goes to the new ones, for an address may
-// have been corrected; it is left where there are none.
+// TakeOver assigns what waited before to the channels of n. What waited for removed
+// channels goes to new ones, because an address may have been corrected; it is left
+// where there are none.
 func (n *Notifier) TakeOver(before Waiting) (w Waiting, left []*Message) {
 	for id, list := range before {
-		// All were told the same: the longest has what the others have.
+		// All got the same messages: the longest list has what the others have.
 		if !n.has(id) && len(list) > len(left) {
 			left = list
 		}
@@ -101,9 +101,8 @@ func (n *Notifier) job(channel int, m *Message) job {
 	}}
 }
 
-// channelID names a channel by what it is told at: its passwords and templates
-// may change while messages wait. It tells nothing of the address, which may be
-// a secret.
+// channelID names a channel by where it sends to: its passwords and templates may
+// change while messages wait. It is a hash because the address may be a secret.
 func channelID(c channel) string {
 	hash := sha256.Sum256([]byte(c.target()))
 	return hex.EncodeToString(hash[:8])

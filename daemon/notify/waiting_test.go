@@ -28,7 +28,21 @@ func kept(t *testing.T, w Waiting) Waiting {
 	return back
 }
 
-func TestWhatAStopLeavesIsToldAfterTheNextStartBeforeAllElse(t *testing.T) {
+func TestWaiting(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"what a stop leaves is sent first after the next start":                           whatAStopLeavesIsToldAfterTheNextStartBeforeAllElse,
+		"newer messages come after those that waited":                                     whatWasToldMeanwhileComesAfterWhatWaited,
+		"what is old or for a removed channel is dropped and logged":                      whatIsOldOrForAChannelThatIsNoMoreIsLeftOutAndLogged,
+		"what waits for a wrong address goes to the corrected one":                        whatWaitsForAWrongAddressGoesToTheOneThatItIsCorrectedTo,
+		"a channel keeps its ID when its secrets change, and the ID reveals none of them": aChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem,
+		"Done is called when a message is delivered or given up":                          whoeverKeepsWhatWaitsHearsWhenAMessageIsDone,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func whatAStopLeavesIsToldAfterTheNextStartBeforeAllElse(t *testing.T) {
 	t.Parallel()
 	var left Waiting
 	deliver(t, &fake{answer: func(int, *Message) error { return errors.New("connection refused") }}, func(n *Notifier, stop func()) {
@@ -54,7 +68,7 @@ func TestWhatAStopLeavesIsToldAfterTheNextStartBeforeAllElse(t *testing.T) {
 	})
 }
 
-func TestWhatWasToldMeanwhileComesAfterWhatWaited(t *testing.T) {
+func whatWasToldMeanwhileComesAfterWhatWaited(t *testing.T) {
 	t.Parallel()
 	n, _ := notifier(t, configs.Notify{Command: []string{"true"}})
 	before, _ := notifier(t, configs.Notify{Command: []string{"true"}})
@@ -70,7 +84,7 @@ func TestWhatWasToldMeanwhileComesAfterWhatWaited(t *testing.T) {
 	}
 }
 
-func TestWhatIsOldOrForAChannelThatIsNoMoreIsLeftOutAndLogged(t *testing.T) {
+func whatIsOldOrForAChannelThatIsNoMoreIsLeftOutAndLogged(t *testing.T) {
 	t.Parallel()
 	hook := configs.Webhook{URL: "https://chat.example.com/one"}
 	before, _ := notifier(t, configs.Notify{Webhook: []configs.Webhook{hook}, Command: []string{"true"}})
@@ -87,12 +101,12 @@ func TestWhatIsOldOrForAChannelThatIsNoMoreIsLeftOutAndLogged(t *testing.T) {
 	for _, l := range logs.All() {
 		said[l.Message]++
 	}
-	if said["not told: it has waited for more than 24h0m0s"] != 1 || said["not told: the channel is not configured any more"] != 2 || len(said) != 2 {
+	if said["not delivered: it has waited for more than 24h0m0s"] != 1 || said["not delivered: the channel is not configured any more"] != 2 || len(said) != 2 {
 		t.Errorf("logged: %v", said)
 	}
 }
 
-func TestWhatWaitsForAWrongAddressGoesToTheOneThatItIsCorrectedTo(t *testing.T) {
+func whatWaitsForAWrongAddressGoesToTheOneThatItIsCorrectedTo(t *testing.T) {
 	t.Parallel()
 	hooks := func(names ...string) (cfg configs.Notify) {
 		for _, name := range names {
@@ -124,7 +138,7 @@ func TestWhatWaitsForAWrongAddressGoesToTheOneThatItIsCorrectedTo(t *testing.T) 
 	}
 }
 
-func TestAChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem(t *testing.T) {
+func aChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem(t *testing.T) {
 	t.Parallel()
 	configured := func(secret string) configs.Notify {
 		hook := configs.Webhook{URL: "https://hunter2@chat.example.com/hunter2?key=hunter2", Headers: map[string]string{"X-Key": "hunter2" + secret}, Template: "{{.Text}}" + secret}
@@ -152,7 +166,7 @@ func TestAChannelIsKnownAgainWhenItsSecretsChangeAndTellsNoneOfThem(t *testing.T
 	}
 }
 
-func TestWhoeverKeepsWhatWaitsHearsWhenAMessageIsDone(t *testing.T) {
+func whoeverKeepsWhatWaitsHearsWhenAMessageIsDone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var done atomic.Int32

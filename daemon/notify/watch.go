@@ -13,9 +13,9 @@ import (
 	"knowngood/daemon/report"
 )
 
-// Watch decides what is told, and when: what begins is told once, what goes on
-// is told again after Repeat, and what ends is told if its beginning was. It
-// does nothing itself, reads no clock, and is not safe for concurrent use.
+// Watch decides which messages are sent, and when: the beginning of a condition once,
+// a condition that continues again after Repeat, and its end if its beginning was
+// sent. It sends nothing itself, reads no clock, and is not safe for concurrent use.
 type Watch struct {
 	Host   string
 	Repeat time.Duration // 0: never again
@@ -24,22 +24,22 @@ type Watch struct {
 
 // State is what Watch remembers.
 type State struct {
-	Failing  map[string]*Told `json:"failing,omitempty"` // by environment
-	Lacking  map[string]*Told `json:"lacking,omitempty"` // what could not be read
-	Suspect  map[string]*Told `json:"suspect,omitempty"` // sources that collapsed
-	Late     map[string]*Told `json:"late,omitempty"`    // RPO broken
-	Prune    *Told            `json:"prune,omitempty"`
-	Degraded *Told            `json:"degraded,omitempty"`
-	Check    *Told            `json:"check,omitempty"`   // it fails
-	Overdue  *Told            `json:"overdue,omitempty"` // the check
-	Damaged  *Told            `json:"damaged,omitempty"` // by what the check found
-	Damage   map[string]*Told `json:"damage,omitempty"`  // by the hash of its text
+	Failing  map[string]*Condition `json:"failing,omitempty"` // by environment
+	Lacking  map[string]*Condition `json:"lacking,omitempty"` // what could not be read
+	Suspect  map[string]*Condition `json:"suspect,omitempty"` // sources that collapsed
+	Late     map[string]*Condition `json:"late,omitempty"`    // RPO broken
+	Prune    *Condition            `json:"prune,omitempty"`
+	Degraded *Condition            `json:"degraded,omitempty"`
+	Check    *Condition            `json:"check,omitempty"`   // it fails
+	Overdue  *Condition            `json:"overdue,omitempty"` // the check
+	Damaged  *Condition            `json:"damaged,omitempty"` // by what the check found
+	Damage   map[string]*Condition `json:"damage,omitempty"`  // by the hash of its text
 }
 
-// Size is how much goes on.
+// Size is the number of conditions.
 func (s *State) Size() int {
 	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Damage)
-	for _, t := range []*Told{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
+	for _, t := range []*Condition{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
 		if t != nil {
 			n++
 		}
@@ -47,47 +47,48 @@ func (s *State) Size() int {
 	return n
 }
 
-// Told is something that goes on.
-type Told struct {
+// Condition is something that a person should know while it lasts.
+type Condition struct {
 	Since time.Time `json:"since"`
-	Last  time.Time `json:"last"` // time that it was told
+	Last  time.Time `json:"last"` // time that a message was sent
 	Seen  time.Time `json:"seen"`
-	Times int       `json:"times"` // that it was told
+	Times int       `json:"times"` // that one was sent
 }
 
-// maxDamage is how many texts are remembered; more of them say nothing new.
+// maxDamage is how many texts of damage are remembered.
 const maxDamage = 200
 
-// begin says whether something that goes on at this time is to be told.
-func (w *Watch) begin(t **Told, now time.Time) bool {
+// begin records that a condition holds at a time, and reports whether a message is
+// due.
+func (w *Watch) begin(t **Condition, now time.Time) bool {
 	if *t == nil {
-		*t = &Told{Since: now}
+		*t = &Condition{Since: now}
 	}
-	told := *t
-	told.Seen = now
-	if told.Last.After(now) { // the clock was set back
-		told.Last = now
+	c := *t
+	c.Seen = now
+	if c.Last.After(now) { // the clock was set back
+		c.Last = now
 	}
-	if told.Times > 0 && (w.Repeat <= 0 || now.Sub(told.Last) < w.Repeat) {
+	if c.Times > 0 && (w.Repeat <= 0 || now.Sub(c.Last) < w.Repeat) {
 		return false
 	}
-	told.Last = now
-	told.Times++
+	c.Last = now
+	c.Times++
 	return true
 }
 
 // in is begin on an entry of a map.
-func (w *Watch) in(m *map[string]*Told, key string, now time.Time) (*Told, bool) {
+func (w *Watch) in(m *map[string]*Condition, key string, now time.Time) (*Condition, bool) {
 	if *m == nil {
-		*m = map[string]*Told{}
+		*m = map[string]*Condition{}
 	}
 	t := (*m)[key]
-	tell := w.begin(&t, now)
+	due := w.begin(&t, now)
 	(*m)[key] = t
-	return t, tell
+	return t, due
 }
 
-func (w *Watch) message(kind Kind, env string, now time.Time, t *Told, title, text string) Message {
+func (w *Watch) message(kind Kind, env string, now time.Time, t *Condition, title, text string) Message {
 	subject := w.Host
 	if env != "" {
 		subject += "/" + env
@@ -99,14 +100,14 @@ func (w *Watch) message(kind Kind, env string, now time.Time, t *Told, title, te
 	return m
 }
 
-// Ran tells of a run of an environment that ended, failures in a row included.
-// A run that was skipped says nothing.
+// Ran reports a run of an environment that ended, failures in a row included.
+// A skipped run is not reported.
 func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
 	now := run.Finished
 	switch {
 	case run.Result == report.Failed:
-		t, tell := w.in(&w.State.Failing, env, now)
-		if !tell {
+		t, due := w.in(&w.State.Failing, env, now)
+		if !due {
 			return nil
 		}
 		text := "the snapshot failed: " + sentence(run.Error)
@@ -136,17 +137,17 @@ func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
 		delete(w.State.Lacking, env)
 		return messages
 	}
-	if t, tell := w.in(&w.State.Lacking, env, now); tell {
+	if t, due := w.in(&w.State.Lacking, env, now); due {
 		text := fmt.Sprintf("%s lacks what could not be read: %d %s, which `knowngood show %s` names.", run.Snapshot, run.Problems, english.PluralWord(int(run.Problems), "file or directory", "files or directories"), run.Snapshot)
 		messages = append(messages, failed(w.message(Incomplete, env, now, t, "snapshot incomplete", text), run, 0))
 	}
 	return messages
 }
 
-// suspect tells of a snapshot of which a source collapsed.
+// suspect reports a snapshot of which a source collapsed.
 func (w *Watch) suspect(env string, run report.Run) []Message {
-	t, tell := w.in(&w.State.Suspect, env, run.Finished)
-	if !tell {
+	t, due := w.in(&w.State.Suspect, env, run.Finished)
+	if !due {
 		return nil
 	}
 	text := fmt.Sprintf("%s is suspect: %s. It does not count for the RPO, and nothing of %s is forgotten, until the source is back. Where it is meant to be so, run `knowngood accept %s`.",
@@ -154,7 +155,7 @@ func (w *Watch) suspect(env string, run report.Run) []Message {
 	return []Message{failed(w.message(Suspect, env, run.Finished, t, "snapshot suspect", text), run, 0)}
 }
 
-// Pruned tells of a run of the prune job.
+// Pruned reports a run of the prune job.
 func (w *Watch) Pruned(run report.Run, failures int) []Message {
 	now := run.Finished
 	switch {
@@ -171,9 +172,9 @@ func (w *Watch) Pruned(run report.Run, failures int) []Message {
 	return nil
 }
 
-// Verified tells how the check of what is stored stands.
+// Verified reports the state of the check of what is stored.
 func (w *Watch) Verified(now time.Time, c *report.Check) (messages []Message) {
-	tell := func(t **Told, goes bool, kind Kind, title, text, over string) {
+	add := func(t **Condition, goes bool, kind Kind, title, text, over string) {
 		switch {
 		case goes && w.begin(t, now):
 			m := w.message(kind, "", now, *t, title, sentence(text))
@@ -198,9 +199,9 @@ func (w *Watch) Verified(now time.Time, c *report.Check) (messages []Message) {
 			late = x.Text
 		}
 	}
-	tell(&w.State.Damaged, c.Damaged > 0, Damage, "the check found damage", found, "the check finds no damage any more")
-	tell(&w.State.Overdue, c.Overdue, Degraded, "the check is overdue", late, "what is stored is checked in time again")
-	tell(&w.State.Check, failing, Failure, "the check failed", "what is stored could not be checked: "+reason, "checks succeed again")
+	add(&w.State.Damaged, c.Damaged > 0, Damage, "the check found damage", found, "the check finds no damage any more")
+	add(&w.State.Overdue, c.Overdue, Degraded, "the check is overdue", late, "what is stored is checked in time again")
+	add(&w.State.Check, failing, Failure, "the check failed", "what is stored could not be checked: "+reason, "checks succeed again")
 	return messages
 }
 
@@ -209,7 +210,7 @@ func failed(m Message, run report.Run, failures int) Message {
 	return m
 }
 
-// Checked tells of the age of an environment's newest snapshot.
+// Checked reports the age of an environment's newest snapshot.
 func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
 	newest := "there is no good snapshot"
 	if !e.Newest.IsZero() {
@@ -217,8 +218,8 @@ func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
 	}
 	promised := report.Span(e.RPO())
 	if e.Broken() {
-		t, tell := w.in(&w.State.Late, e.Name, now)
-		if !tell {
+		t, due := w.in(&w.State.Late, e.Name, now)
+		if !due {
 			return nil
 		}
 		text := fmt.Sprintf("%s, and at most %s was promised (rpo).", newest, promised)
@@ -244,17 +245,17 @@ func aged(m Message, e *report.Environment) Message {
 	return m
 }
 
-// Found tells of damage, tampering or whatever else needs a person: each text
-// by itself, and again after Repeat if it is still found.
+// Found reports damage, tampering or whatever else needs a person: each text by
+// itself, and again after Repeat if it is still found.
 func (w *Watch) Found(warning report.Warning) []Message {
 	now := warning.Time
 	hash := sha256.Sum256([]byte(warning.Text))
-	t, tell := w.in(&w.State.Damage, hex.EncodeToString(hash[:8]), now)
+	t, due := w.in(&w.State.Damage, hex.EncodeToString(hash[:8]), now)
 	w.forgetDamage()
-	if !tell {
+	if !due {
 		return nil
 	}
-	title := "needs a look"
+	title := "needs attention"
 	if warning.Tampering {
 		title = "the repository was damaged or tampered with"
 	}
@@ -276,8 +277,8 @@ func (w *Watch) forgetDamage() {
 	}
 }
 
-// Degraded tells that the daemon as a whole cannot do its work, and why; an
-// empty reason is that it can.
+// Degraded reports why the daemon as a whole cannot do its work; an empty reason
+// means that it can.
 func (w *Watch) Degraded(now time.Time, reason string) []Message {
 	if reason != "" {
 		if !w.begin(&w.State.Degraded, now) {
@@ -293,9 +294,9 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 	return []Message{w.message(Recovery, "", now, t, "the daemon works again", fmt.Sprintf("the daemon works again. It could not since %s.", clock(t.Since)))}
 }
 
-// Keep forgets environments that are configured no more.
+// Keep forgets environments that are not configured any more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Told{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late} {
+	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

@@ -88,7 +88,7 @@ var watched = []struct {
 	{name: "a promise without a snapshot is broken", events: []event{{0, age(0, h)}}, want: []string{"rpo 0s there is no good snapshot"}},
 	{name: "a promise taken back ends in silence", events: []event{{0, age(2*h, h)}, {h, age(3*h, 0)}, {2 * h, age(2*h, h)}}, want: []string{"rpo 0s ", "rpo 2h0m0s "}},
 	{name: "damage is told once for each text, and again after a day", events: []event{{0, found("pack a was changed")}, {h, found("pack a was changed")}, {h, found("pack b is missing.")}, {25 * h, found("pack a was changed")}},
-		want: []string{"damage 0s the repository was damaged or tampered with: pack a was changed.", "damage 1h0m0s web-7: needs a look: pack b is missing.", "damage 25h0m0s pack a"}},
+		want: []string{"damage 0s the repository was damaged or tampered with: pack a was changed.", "damage 1h0m0s web-7: needs attention: pack b is missing.", "damage 25h0m0s pack a"}},
 	{name: "degraded is told, and its end", events: []event{{0, degraded("no route to host")}, {h, degraded("connection refused")}, {2 * h, degraded("")}, {3 * h, degraded("")}},
 		want: []string{"degraded 0s web-7: the daemon cannot do its work: no route to host.", "recovery 2h0m0s the daemon works again. It could not since 2026-11-24 10:00 UTC"}},
 	{name: "a prune that fails is told, and its end", events: []event{{0, prune(report.Failed)}, {h, prune(report.Failed)}, {2 * h, prune(report.Success)}},
@@ -98,8 +98,19 @@ var watched = []struct {
 	{name: "one that still is is not", events: []event{{0, run(report.Failed, 1)}, {1, keep("db", "web")}, {2, run(report.Failed, 2)}}, want: []string{"failure 0s "}},
 }
 
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"reports what begins, continues and ends": watchTellsWhatBeginsGoesOnAndEnds,
+		"messages carry what they are about":      messagesCarryWhatTheyAreAbout,
+		"remembers a bounded number of texts":     watchRemembersABoundedNumberOfTexts,
+	} {
+		t.Run(name, test)
+	}
+}
+
 // Between any two events the state goes through JSON, as over a restart.
-func TestWatchTellsWhatBeginsGoesOnAndEnds(t *testing.T) {
+func watchTellsWhatBeginsGoesOnAndEnds(t *testing.T) {
 	t.Parallel()
 	for _, test := range watched {
 		t.Run(test.name, func(t *testing.T) {
@@ -136,7 +147,7 @@ func TestWatchTellsWhatBeginsGoesOnAndEnds(t *testing.T) {
 	}
 }
 
-func TestMessagesCarryWhatTheyAreAbout(t *testing.T) {
+func messagesCarryWhatTheyAreAbout(t *testing.T) {
 	t.Parallel()
 	w := &Watch{Host: "web-7", Repeat: h}
 	run(report.Failed, 1)(w, start)
@@ -152,7 +163,7 @@ func TestMessagesCarryWhatTheyAreAbout(t *testing.T) {
 	}
 }
 
-func TestWatchRemembersABoundedNumberOfTexts(t *testing.T) {
+func watchRemembersABoundedNumberOfTexts(t *testing.T) {
 	t.Parallel()
 	w := &Watch{Host: "web-7", Repeat: 24 * h}
 	for i := range 3 * maxDamage {

@@ -17,8 +17,8 @@ import (
 	"knowngood/internal/printable"
 )
 
-// client posts. It keeps no connections, follows no redirects and tells no
-// addresses.
+// client posts. It keeps no connections, follows no redirects, and puts no address
+// into its errors.
 type client struct {
 	transport *http.Transport
 	agent     string
@@ -60,7 +60,7 @@ func newAddress(text string, headers map[string]string) (*address, error) {
 	return &address{u, headers, newHider(secrets...)}, nil
 }
 
-// host is what may be told of the address.
+// host is the part of the address that is not secret.
 func (a *address) host() string { return a.url.Scheme + "://" + a.url.Host }
 
 // post posts a body and demands success. It uses the transport itself: an
@@ -102,7 +102,8 @@ func (c *client) post(ctx context.Context, a *address, suffix, kind string, body
 	return answer(a, resp, said)
 }
 
-// answer tells success from failure, and whether another attempt may help.
+// answer is the error of an answer; a permanentError when another attempt cannot
+// help.
 func answer(a *address, resp *http.Response, said []byte) error {
 	switch code := resp.StatusCode; {
 	case code >= 200 && code < 300:
@@ -128,7 +129,7 @@ func answer(a *address, resp *http.Response, said []byte) error {
 	}
 }
 
-// refusedError says that what was posted, and not who posted it, was refused.
+// refusedError is about what was posted, not about who posted it.
 type refusedError struct{ error }
 
 // webhook posts messages.

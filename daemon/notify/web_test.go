@@ -73,7 +73,27 @@ func noSecret(t *testing.T, text string) {
 	}
 }
 
-func TestAWebhookGetsTheMessageAsJSON(t *testing.T) {
+func TestWeb(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"a webhook gets the message as JSON":                            aWebhookGetsTheMessageAsJSON,
+		"a template makes the body":                                     aTemplateMakesTheBody,
+		"the answer decides whether to try again":                       anAnswerSaysWhetherToTryAgain,
+		"a redirect is not followed":                                    aRedirectIsNotFollowed,
+		"a server that does not answer is given up after a time":        aServerThatDoesNotAnswerIsLeftAfterATime,
+		"network errors hold no secrets":                                errorsOfTheNetworkTellNoSecrets,
+		"pings report the results of runs":                              pingsSayHowRunsGo,
+		"a ping that is too long for its monitor is sent shortened":     aPingThatIsTooLongForItsMonitorIsSentShortened,
+		"the monitor of an environment replaces the one for all":        aMonitorOfAnEnvironmentTakesThePlaceOfTheOneForAll,
+		"no secret of a channel that fails is logged":                   nothingOfAChannelThatFailsIsLogged,
+		"a test reports on each channel":                                aTestReportsOnEachChannel,
+		"a message that is too long for its receiver is sent shortened": aMessageThatIsTooLongForItsReceiverIsSentShortened,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aWebhookGetsTheMessageAsJSON(t *testing.T) {
 	t.Parallel()
 	s, got := server(t, nil)
 	if err := sendBy(t, hooked(s, ""), failure()); err != nil {
@@ -104,7 +124,7 @@ func TestAWebhookGetsTheMessageAsJSON(t *testing.T) {
 	noSecret(t, r.body)
 }
 
-func TestATemplateMakesTheBody(t *testing.T) {
+func aTemplateMakesTheBody(t *testing.T) {
 	t.Parallel()
 	m := failure()
 	m.Text = "say \"no\"\nand <more>"
@@ -122,7 +142,7 @@ func TestATemplateMakesTheBody(t *testing.T) {
 	}
 }
 
-func TestAnAnswerSaysWhetherToTryAgain(t *testing.T) {
+func anAnswerSaysWhetherToTryAgain(t *testing.T) {
 	t.Parallel()
 	for code, again := range map[int]bool{500: true, 502: true, 503: true, 429: true, 408: true, 400: false, 401: false, 404: false, 410: false} {
 		s, _ := server(t, func(w http.ResponseWriter, r *http.Request) {
@@ -148,7 +168,7 @@ func TestAnAnswerSaysWhetherToTryAgain(t *testing.T) {
 	}
 }
 
-func TestARedirectIsNotFollowed(t *testing.T) {
+func aRedirectIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Bool
 	other, _ := server(t, func(http.ResponseWriter, *http.Request) { asked.Store(true) })
@@ -165,7 +185,7 @@ func TestARedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestAServerThatDoesNotAnswerIsLeftAfterATime(t *testing.T) {
+func aServerThatDoesNotAnswerIsLeftAfterATime(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	for name, answer := range map[string]http.HandlerFunc{
@@ -191,7 +211,7 @@ func TestAServerThatDoesNotAnswerIsLeftAfterATime(t *testing.T) {
 	close(release)
 }
 
-func TestErrorsOfTheNetworkTellNoSecrets(t *testing.T) {
+func errorsOfTheNetworkTellNoSecrets(t *testing.T) {
 	t.Parallel()
 	s, _ := server(t, nil)
 	w := hooked(s, "")
@@ -213,7 +233,7 @@ func TestErrorsOfTheNetworkTellNoSecrets(t *testing.T) {
 	}
 }
 
-func TestPingsSayHowRunsGo(t *testing.T) {
+func pingsSayHowRunsGo(t *testing.T) {
 	t.Parallel()
 	s, got := server(t, nil)
 	n, _ := notifier(t, configs.Notify{Ping: s.URL + "/" + secretPath + "?create=1"})
@@ -236,7 +256,7 @@ func TestPingsSayHowRunsGo(t *testing.T) {
 	}
 }
 
-func TestAPingThatIsTooLongForItsMonitorIsSentShortened(t *testing.T) {
+func aPingThatIsTooLongForItsMonitorIsSentShortened(t *testing.T) {
 	t.Parallel()
 	s, got := server(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > 1000 {
@@ -258,7 +278,7 @@ func TestAPingThatIsTooLongForItsMonitorIsSentShortened(t *testing.T) {
 	}
 }
 
-func TestAMonitorOfAnEnvironmentTakesThePlaceOfTheOneForAll(t *testing.T) {
+func aMonitorOfAnEnvironmentTakesThePlaceOfTheOneForAll(t *testing.T) {
 	t.Parallel()
 	s, got := server(t, nil)
 	for _, all := range []string{s.URL + "/all", ""} {
@@ -288,7 +308,7 @@ func TestAMonitorOfAnEnvironmentTakesThePlaceOfTheOneForAll(t *testing.T) {
 	}
 }
 
-func TestNothingOfAChannelThatFailsIsLogged(t *testing.T) {
+func nothingOfAChannelThatFailsIsLogged(t *testing.T) {
 	t.Parallel()
 	s, _ := server(t, nil)
 	w := hooked(s, "")
@@ -309,7 +329,7 @@ func TestNothingOfAChannelThatFailsIsLogged(t *testing.T) {
 	}
 }
 
-func TestATestReportsOnEachChannel(t *testing.T) {
+func aTestReportsOnEachChannel(t *testing.T) {
 	t.Parallel()
 	good, got := server(t, nil)
 	bad, _ := server(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
@@ -327,7 +347,7 @@ func TestATestReportsOnEachChannel(t *testing.T) {
 	}
 }
 
-func TestAMessageThatIsTooLongForItsReceiverIsSentShortened(t *testing.T) {
+func aMessageThatIsTooLongForItsReceiverIsSentShortened(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		code     int

@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// Places are for so many runs at once. Who waits gets one in turn.
+// Places are slots for so many runs at once. Those that wait get one in turn.
 type Places struct {
 	mu      sync.Mutex
 	limit   int

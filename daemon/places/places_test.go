@@ -23,7 +23,16 @@ func waiter(ctx context.Context, p *Places) (got chan error) {
 	return got
 }
 
-func TestPlacesAreGivenInTurnAndKeptWhenTheirNumberChanges(t *testing.T) {
+func TestPlaces(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"are given in turn, and kept when their number changes": placesAreGivenInTurnAndKeptWhenTheirNumberChanges,
+		"a wait that is given up takes no place":                whoGivesUpWaitingForAPlaceTakesNone,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func placesAreGivenInTurnAndKeptWhenTheirNumberChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &Places{limit: 2}
 		if n := takeAll(p); n != 2 {
@@ -49,7 +58,7 @@ func TestPlacesAreGivenInTurnAndKeptWhenTheirNumberChanges(t *testing.T) {
 	})
 }
 
-func TestWhoGivesUpWaitingForAPlaceTakesNone(t *testing.T) {
+func whoGivesUpWaitingForAPlaceTakesNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &Places{limit: 1}
 		p.Try()

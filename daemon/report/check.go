@@ -18,13 +18,13 @@ type Check struct {
 	Began   time.Time `json:"began,omitzero"`
 	Command string    `json:"command,omitempty"`
 	// Damaged is how many objects it found to be missing or damaged, Damage some of
-	// them, with what they hurt. Tampered says that somebody changed one.
+	// them, with what they hurt. Tampered means that somebody changed one.
 	Damaged  int      `json:"damaged"`
 	Damage   []string `json:"damage,omitempty"`
 	Tampered bool     `json:"tampered,omitempty"`
 	// Notes are what it could not look into, and what hurts nothing.
 	Notes []string `json:"notes,omitempty"`
-	// Overdue says that three checks in a row did not look at everything.
+	// Overdue means that three checks in a row did not look at everything.
 	Overdue bool `json:"overdue"`
 	// Data is nil when stored data is not read, and never was.
 	Data *CheckedData `json:"data,omitempty"`
@@ -32,7 +32,7 @@ type Check struct {
 
 // CheckedData is how far stored data is read and compared with its names.
 type CheckedData struct {
-	// Scheduled says that the checks read it, in turn.
+	// Scheduled means that the checks read it, in turn.
 	Scheduled bool `json:"scheduled"`
 	// Oldest is the time of which all that was stored before has been read since;
 	// zero while some was never read.
@@ -41,7 +41,7 @@ type CheckedData struct {
 	PassBegan time.Time `json:"pass_began,omitzero"`
 	PassPart  float64   `json:"pass_part"`
 	// CycleSeconds is how long a pass shall take, ExpectedSeconds how long it does
-	// at DailyBytes a day; 0 when that depends on the schedule alone.
+	// at DailyBytes a day; 0 when that depends only on the schedule.
 	CycleSeconds    float64 `json:"cycle_seconds,omitempty"`
 	ExpectedSeconds float64 `json:"expected_seconds,omitempty"`
 	DailyBytes      uint64  `json:"daily_bytes,omitempty"`
@@ -84,7 +84,7 @@ func (c *Check) lateness(now time.Time) string {
 	return text + ", and no check has run since: see whether the daemon was off"
 }
 
-// Verdict on what is stored, in words that go on after "Check".
+// Verdict on what is stored, in words that continue after "Check".
 func (c *Check) Verdict(now time.Time) (Level, string) {
 	switch {
 	case c.Damaged > 0:

@@ -6,7 +6,17 @@ import (
 	"time"
 )
 
-func TestCheckVerdict(t *testing.T) {
+func TestCheckOfStored(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"verdict":                           checkVerdict,
+		"the scope describes what was read": theScopeOfACheckSaysWhatWasRead,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func checkVerdict(t *testing.T) {
 	t.Parallel()
 	last := Job{Failures: 2, Last: &Run{Result: Failed, Error: "no route to host"}}
 	for name, c := range map[string]struct {
@@ -29,7 +39,7 @@ func TestCheckVerdict(t *testing.T) {
 	}
 }
 
-func TestTheScopeOfACheckSaysWhatWasRead(t *testing.T) {
+func theScopeOfACheckSaysWhatWasRead(t *testing.T) {
 	t.Parallel()
 	const day = 86400
 	for name, c := range map[string]struct {

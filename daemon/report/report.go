@@ -1,4 +1,4 @@
-// Package report is what the daemon says of itself: the JSON of its API, what
+// Package report is what the daemon reports of itself: the JSON of its API, what
 // the status command and the page show, and where metrics are taken from. It
 // holds data, of which nothing is secret, and what that comes to in words.
 package report
@@ -12,7 +12,7 @@ type Report struct {
 	Repository string    `json:"repository"` // URL, credentials left out
 	Now        time.Time `json:"now"`
 	Started    time.Time `json:"started,omitzero"` // the daemon
-	// Degraded says why the daemon cannot do its work; empty when it can. What it
+	// Degraded is why the daemon cannot do its work; empty when it can. What it
 	// works with all the same, and should not, is in Warnings: Warning.Degraded.
 	Degraded     string        `json:"degraded,omitempty"`
 	Environments []Environment `json:"environments"`
@@ -44,16 +44,16 @@ func (l *Lock) Keep() time.Duration { return seconds(l.KeepSeconds) }
 type Warning struct {
 	Time time.Time `json:"time"`
 	Text string    `json:"text"`
-	// Tampering says that it is about the content of the repository.
+	// Tampering means that it is about the content of the repository.
 	Tampering bool `json:"tampering,omitempty"`
-	// Degraded says that the daemon goes on with what it should not: a
-	// configuration that others can change, say.
+	// Degraded means that the daemon continues with what it should not use, such as
+	// a configuration that others can change.
 	Degraded bool `json:"degraded,omitempty"`
 }
 
 // Job is something done on a schedule.
 type Job struct {
-	Schedule string `json:"schedule,omitempty"` // empty: by hand alone
+	Schedule string `json:"schedule,omitempty"` // empty: only by hand
 	TimeZone string `json:"time_zone,omitempty"`
 	// Next is when it runs next; zero when it has no schedule.
 	Next          time.Time `json:"next,omitzero"`
@@ -90,7 +90,7 @@ type Environment struct {
 	// before the first run, and without a retention policy.
 	Kept int `json:"kept,omitempty"`
 	// ProtectedUntil is when the first lock of what the newest snapshot needs
-	// ends, as the host said at its commit; zero when something is not locked, and
+	// ends, as the host claimed at its commit; zero when something is not locked, and
 	// where the repository has no lock mode.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Suspect is set while the newest snapshot is suspect, and nobody accepted it.
@@ -122,7 +122,7 @@ type Result string
 // Results. A partial run made a snapshot that lacks what could not be read, a
 // suspect one a snapshot of which a source collapsed, and which counts for
 // nothing until it is accepted; an interrupted one was stopped, by hand or with
-// the daemon, which is no failure and no success; a skipped one was never begun.
+// the daemon, which is no failure and no success; a skipped one was never started.
 const (
 	Success     Result = "success"
 	Partial     Result = "partial"
@@ -147,7 +147,7 @@ type Run struct {
 	Finished  time.Time `json:"finished"`
 	Result    Result    `json:"result"`
 	Error     string    `json:"error,omitempty"`
-	// Died says that the program or the machine ended in the middle of the run,
+	// Died means that the program or the machine ended in the middle of the run,
 	// which has failed so. Finished is then when that was found.
 	Died     bool `json:"died,omitempty"`
 	Attempts int  `json:"attempts"`
@@ -155,13 +155,13 @@ type Run struct {
 
 	Snapshot     string    `json:"snapshot,omitempty"`     // web@42
 	SnapshotID   string    `json:"snapshot_id,omitempty"`  // in hexadecimal
-	SnapshotTime time.Time `json:"snapshot_time,omitzero"` // when it was begun, in its last attempt
+	SnapshotTime time.Time `json:"snapshot_time,omitzero"` // when it began, in its last attempt
 	Files        uint64    `json:"files,omitempty"`
 	Directories  uint64    `json:"directories,omitempty"`
 	ReadFiles    uint64    `json:"read_files,omitempty"` // of Files, those that were read
 	Bytes        uint64    `json:"bytes,omitempty"`
 	NewBytes     uint64    `json:"new_bytes,omitempty"`
-	StoredBytes  uint64    `json:"stored_bytes,omitempty"` // written to the store before the root, as the root says it
+	StoredBytes  uint64    `json:"stored_bytes,omitempty"` // written to the store before the root, as in the root
 	FreedBytes   uint64    `json:"freed_bytes,omitempty"`  // of a prune
 	// HealedPacks are the packs and manifest containers that the store had lost
 	// and of which content was stored again, HealedBytes that content.
@@ -176,7 +176,7 @@ type Run struct {
 	// Suspect are the reasons why the snapshot is suspect.
 	Suspect []string `json:"suspect,omitempty"`
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as
-	// the host said at its commit; zero when something was not locked, and where the
+	// the host claimed at its commit; zero when something was not locked, and where the
 	// repository has no lock mode.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Verified is when the store began the listing that has each object that the
@@ -218,7 +218,7 @@ type Storage struct {
 	BytesPerDay float64 `json:"bytes_per_day"`
 	// FullAt is when it will be full at this growth; zero when never, or unknown.
 	FullAt time.Time `json:"full_at,omitzero"`
-	// UnprovenPuts says that the store's replies to puts prove nothing: the end
+	// UnprovenPuts means that the store's replies to puts prove nothing: the end
 	// of each object is read back.
 	UnprovenPuts bool `json:"unproven_puts,omitempty"`
 	// UnprotectedAt is when the store was seen last to keep no versions and to

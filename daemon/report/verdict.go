@@ -9,7 +9,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 )
 
-// Level says how bad it is; a higher one is worse.
+// Level is how bad it is; a higher one is worse.
 type Level int
 
 // Levels. Broken: what was promised does not hold, or the repository cannot be
@@ -25,7 +25,7 @@ func (l Level) String() string {
 	return [...]string{"well", "attention", "broken"}[l]
 }
 
-// Broken says whether the environment's RPO does not hold: a promise of which
+// Broken reports whether the environment's RPO does not hold: a promise of which
 // there is no snapshot is a broken one.
 func (e *Environment) Broken() bool {
 	return e.RPOBroken || e.RPOSeconds > 0 && e.Newest.IsZero()
@@ -40,7 +40,7 @@ func (e *Environment) FirstRun() bool {
 // RPO is how old the newest good snapshot may be; 0 when nothing was promised.
 func (e *Environment) RPO() time.Duration { return seconds(e.RPOSeconds) }
 
-// Verdict on one environment, in words that go on after its name.
+// Verdict on one environment, in words that continue after its name.
 func (e *Environment) Verdict() (Level, string) {
 	failing := ""
 	switch {

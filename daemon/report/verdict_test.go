@@ -17,7 +17,19 @@ func env(name string, rpo, age time.Duration, failures int) Environment {
 	return e
 }
 
-func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"names the worst first":             theVerdictNamesWhatIsWorstFirst,
+		"the worst environments rank first": theWorstEnvironmentsRankFirst,
+		"spans are readable":                spansReadAsPeopleSayThem,
+		"the next step fits the problem":    theNextStepFitsWhatIsAmiss,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 	t.Parallel()
 	const none = -1
 	well, slow, free := env("web", time.Hour, time.Minute, 0), env("db", time.Hour, 3*time.Hour, 2), env("etc", 0, time.Hour, 0)
@@ -70,7 +82,7 @@ func TestTheVerdictNamesWhatIsWorstFirst(t *testing.T) {
 	}
 }
 
-func TestTheWorstEnvironmentsRankFirst(t *testing.T) {
+func theWorstEnvironmentsRankFirst(t *testing.T) {
 	t.Parallel()
 	r := Report{Environments: []Environment{env("a", time.Hour, 0, 0), env("b", time.Hour, 0, 1), env("d", time.Hour, 2*time.Hour, 0), env("c", time.Hour, 2*time.Hour, 0)}}
 	var names []string
@@ -85,7 +97,7 @@ func TestTheWorstEnvironmentsRankFirst(t *testing.T) {
 	}
 }
 
-func TestSpansReadAsPeopleSayThem(t *testing.T) {
+func spansReadAsPeopleSayThem(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{
 		0: "0 s", 59 * time.Second: "59 s", 90 * time.Second: "1 min", time.Hour: "1 h", 185 * time.Minute: "3 h 5 min",
@@ -97,7 +109,7 @@ func TestSpansReadAsPeopleSayThem(t *testing.T) {
 	}
 }
 
-func TestTheNextStepFitsWhatIsAmiss(t *testing.T) {
+func theNextStepFitsWhatIsAmiss(t *testing.T) {
 	t.Parallel()
 	later := Job{Next: now.Add(time.Hour)}
 	job := func(last *Run) Job { j := later; j.Last = last; return j }

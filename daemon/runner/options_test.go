@@ -12,6 +12,16 @@ import (
 
 func TestCaptureOptions(t *testing.T) {
 	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"attributes and rereading":             captureOptionsOfSources,
+		"have what is expected of each source": captureOptionsHaveWhatIsExpectedOfEachSource,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func captureOptionsOfSources(t *testing.T) {
+	t.Parallel()
 	env := &configs.Environment{Reread: configs.Duration(30 * 24 * time.Hour), Sources: []configs.Source{{Path: "/a"}, {Path: "/b", Attributes: "current"}, {Path: "/c", Attributes: "cached"}}}
 	o, err := CaptureOptions("web", env)
 	if err != nil {
@@ -27,7 +37,7 @@ func TestCaptureOptions(t *testing.T) {
 	}
 }
 
-func TestCaptureOptionsHaveWhatIsExpectedOfEachSource(t *testing.T) {
+func captureOptionsHaveWhatIsExpectedOfEachSource(t *testing.T) {
 	t.Parallel()
 	percent := func(p configs.Percent) *configs.Percent { return &p }
 	env := &configs.Environment{Shrink: percent(25), Sources: []configs.Source{

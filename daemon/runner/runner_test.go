@@ -73,7 +73,24 @@ func (w *world) web(environment string) *configs.Environment {
 	return parseEnvironment(w.t, strings.ReplaceAll(environment, "$SOURCE", w.source))
 }
 
-func TestHooksRunAroundTheCaptureAndAreToldOfIt(t *testing.T) {
+func TestRunner(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"hooks run around the capture and know its result":                      hooksRunAroundTheCaptureAndAreToldOfIt,
+		"a snapshot is committed whatever a hook after it does":                 aSnapshotIsCommittedWhateverAHookAfterItDoes,
+		"hooks that hang or flood or fork end at their timeout":                 hooksThatHangFloodOrForkEndWithTheirTime,
+		"a run is tried again while the store fails and not after other errors": aRunIsTriedAgainWhileTheStoreFailsAndNotAfterOtherErrors,
+		"a run ends with its timeout":                                           aRunEndsWithItsTimeout,
+		"two runs of an environment exclude each other":                         twoRunsOfAnEnvironmentExcludeEachOther,
+		"a run does not wait for ever for one by hand":                          aRunDoesNotWaitForEverForOneByHand,
+		"the timeout does not include the wait for a place":                     aTimeoutIsOfTheWorkAndNotOfTheWaitForAPlace,
+		"hooks on_failure end before the next run begins":                       hooksOnFailureRunBeforeTheNextRunMay,
+		"a run that never got its environment runs no hooks":                    aRunThatNeverHadItsEnvironmentRunsNoHooks,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func hooksRunAroundTheCaptureAndAreToldOfIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	out := filepath.Join(t.TempDir(), "out")
@@ -113,7 +130,7 @@ func parseEnvironment(t *testing.T, text string) *configs.Environment {
 	return c.Environments["web"]
 }
 
-func TestASnapshotIsCommittedWhateverAHookAfterItDoes(t *testing.T) {
+func aSnapshotIsCommittedWhateverAHookAfterItDoes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	run, err := w.once(t.Context(), `{sources: [{path: $SOURCE}], hooks: {after: [{command: ["false"]}]}}`)
@@ -122,7 +139,7 @@ func TestASnapshotIsCommittedWhateverAHookAfterItDoes(t *testing.T) {
 	}
 }
 
-func TestHooksThatHangFloodOrForkEndWithTheirTime(t *testing.T) {
+func hooksThatHangFloodOrForkEndWithTheirTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for name, hook := range map[string]string{
@@ -146,7 +163,7 @@ func TestHooksThatHangFloodOrForkEndWithTheirTime(t *testing.T) {
 	}
 }
 
-func TestARunIsTriedAgainWhileTheStoreFailsAndNotAfterOtherErrors(t *testing.T) {
+func aRunIsTriedAgainWhileTheStoreFailsAndNotAfterOtherErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		env := `{sources: [{path: $SOURCE}], retries: 3}`
@@ -169,7 +186,7 @@ func TestARunIsTriedAgainWhileTheStoreFailsAndNotAfterOtherErrors(t *testing.T) 
 	})
 }
 
-func TestARunEndsWithItsTimeout(t *testing.T) {
+func aRunEndsWithItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.faulty.Add(storagetest.Rule{Op: storagetest.Put, Fault: storagetest.Delayed(48 * time.Hour)})
@@ -200,7 +217,7 @@ func until(t *testing.T, what string, is func() bool) {
 	}
 }
 
-func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
+func twoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "somebody")
@@ -220,7 +237,7 @@ func TestTwoRunsOfAnEnvironmentExcludeEachOther(t *testing.T) {
 	})
 }
 
-func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
+func aRunDoesNotWaitForEverForOneByHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")
@@ -237,7 +254,7 @@ func TestARunDoesNotWaitForEverForOneByHand(t *testing.T) {
 	})
 }
 
-func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
+func aTimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		r := w.runner()
@@ -251,7 +268,7 @@ func TestATimeoutIsOfTheWorkAndNotOfTheWaitForAPlace(t *testing.T) {
 	})
 }
 
-func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
+func hooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	began, end := filepath.Join(t.TempDir(), "began"), filepath.Join(t.TempDir(), "end")
@@ -272,7 +289,7 @@ func TestHooksOnFailureRunBeforeTheNextRunMay(t *testing.T) {
 	}
 }
 
-func TestARunThatNeverHadItsEnvironmentRunsNoHooks(t *testing.T) {
+func aRunThatNeverHadItsEnvironmentRunsNoHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		lock, err := jobfiles.TryLock(jobfiles.Locks(w.State), "web", "knowngood snapshot")

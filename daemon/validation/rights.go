@@ -18,7 +18,7 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// writer is somebody besides root who can change what a path leads to.
+// writer is somebody other than root who can change what a path leads to.
 type writer struct {
 	place string // the file, a directory or a link on the way
 	who   string // such as "belongs to user 1000"
@@ -35,7 +35,7 @@ type pathRights struct {
 	private bool // a directory on the way does not let others pass
 }
 
-// inspectPath follows an absolute path, over links, and returns who besides root
+// inspectPath follows an absolute path, over links, and returns who other than root
 // and the trusted users can change what it leads to. In a sticky directory others
 // can change what they own, and nothing else.
 func inspectPath(path string, trusted ...uint32) (*pathRights, error) {
@@ -107,7 +107,7 @@ func groupName(gid uint32) string {
 	return id
 }
 
-// RootsAlone refuses a command unless root alone can change what it runs, as far
+// RootsAlone refuses a command unless only root can change what it runs, as far
 // as that shows: each program among its words, and the interpreter of a script.
 func RootsAlone(argv []string) error {
 	if strings.Contains(argv[0], "/") && !filepath.IsAbs(argv[0]) {

@@ -82,7 +82,19 @@ func (s *scene) judged(name string) (refused string, found []*configs.Problem) {
 	return "", found
 }
 
-func TestWhoElseCanChangeTheConfigurationIsTold(t *testing.T) {
+func TestRights(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"others who can change the configuration are named": whoElseCanChangeTheConfigurationIsTold,
+		"a user in an ACL counts":                           aUserOfAnACLIsAUser,
+		"others who can change a program are named":         whoElseCanChangeAProgramIsTold,
+		"a secret that every user can read is warned of":    aSecretThatEveryUserCanReadIsWarnedOf,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func whoElseCanChangeTheConfigurationIsTold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		set     func(*scene)
@@ -137,7 +149,7 @@ func TestWhoElseCanChangeTheConfigurationIsTold(t *testing.T) {
 	}
 }
 
-func TestAUserOfAnACLIsAUser(t *testing.T) {
+func aUserOfAnACLIsAUser(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.file("c.yaml", "host: h\n", 0o600)
@@ -157,7 +169,7 @@ func TestAUserOfAnACLIsAUser(t *testing.T) {
 	}
 }
 
-func TestWhoElseCanChangeAProgramIsTold(t *testing.T) {
+func whoElseCanChangeAProgramIsTold(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.file("open/hook", "#!/bin/sh\n", 0o755)
@@ -195,7 +207,7 @@ func TestWhoElseCanChangeAProgramIsTold(t *testing.T) {
 	}
 }
 
-func TestASecretThatEveryUserCanReadIsWarnedOf(t *testing.T) {
+func aSecretThatEveryUserCanReadIsWarnedOf(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	t.Run("in the file", func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 )
 
 // taken is which configuration a daemon took last, and which version of the
-// program that was. What a later version calls unfit in the same text must not
+// program that was. What a later version refuses in the same text must not
 // end the captures of a host that nobody looks at: it is taken, and the daemon is
 // degraded.
 type taken struct {

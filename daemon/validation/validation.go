@@ -53,7 +53,7 @@ func Load(path string, o Options) (*configs.Config, error) {
 // judgeLacks warns of what is missing, so that nothing is captured.
 func judgeLacks(c *configs.Config, f configs.Findings, repository string) {
 	if c.Empty {
-		f.Add(configs.Advice, nil, "the file says nothing, so nothing is captured: name a repository and environments")
+		f.Add(configs.Advice, nil, "the file is empty, so nothing is captured: name a repository and environments")
 		return
 	}
 	if c.Repository.URL == "" && repository == "" {
@@ -65,7 +65,7 @@ func judgeLacks(c *configs.Config, f configs.Findings, repository string) {
 	for _, name := range c.EnvironmentNames() {
 		env, key := c.Environments[name], []string{"environments", name}
 		if env.Schedule == "" && env.RPO == 0 { // else the rpo is warned of
-			f.Add(configs.Advice, key, "it has no schedule: snapshots are taken by hand alone (knowngood snapshot %s); write one such as \"@every 1h\" to have the daemon take them", name)
+			f.Add(configs.Advice, key, "it has no schedule: snapshots are only taken by hand (knowngood snapshot %s); write one such as \"@every 1h\" to have the daemon take them", name)
 		}
 		if len(env.Hooks.Before) > 0 {
 			continue // what they make is not there yet

@@ -240,7 +240,19 @@ for (let n; (n = texts.nextNode());) {
 }
 return out;`
 
-func TestThePageFitsNarrowAndWideAndReadsLightAndDark(t *testing.T) {
+func TestBrowser(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"the page fits narrow and wide and reads light and dark":                       thePageFitsNarrowAndWideAndReadsLightAndDark,
+		"the page refreshes without losing focus, scroll position or what is unfolded": thePageStaysFreshWithoutLosingFocusScrollOrWhatIsUnfolded,
+		"a command is copied with a button":                                            aCommandIsCopiedWithAButton,
+		"the page is complete without scripts":                                         thePageIsWholeWithoutScript,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func thePageFitsNarrowAndWideAndReadsLightAndDark(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
 	empty := sample()
@@ -294,7 +306,7 @@ func TestThePageFitsNarrowAndWideAndReadsLightAndDark(t *testing.T) {
 	}
 }
 
-func TestThePageStaysFreshWithoutLosingFocusScrollOrWhatIsUnfolded(t *testing.T) {
+func thePageStaysFreshWithoutLosingFocusScrollOrWhatIsUnfolded(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
 	f := &fake{r: sample()}
@@ -330,7 +342,7 @@ func TestThePageStaysFreshWithoutLosingFocusScrollOrWhatIsUnfolded(t *testing.T)
 		return document.getElementById("live").textContent.startsWith("no answer since");`)
 }
 
-func TestACommandIsCopiedWithAButton(t *testing.T) {
+func aCommandIsCopiedWithAButton(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
 	s := serve(t, &fake{r: host("failed")})
@@ -350,7 +362,7 @@ func TestACommandIsCopiedWithAButton(t *testing.T) {
 	b.until("the command is selected", `return getSelection().toString() === "knowngood snapshot failed"`)
 }
 
-func TestThePageIsWholeWithoutScript(t *testing.T) {
+func thePageIsWholeWithoutScript(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
 	s := serve(t, &fake{r: sample()})

@@ -17,7 +17,7 @@ const (
 )
 
 // strip is a row of past runs, oldest first, the newest at the right edge. The
-// result is told by shape as much as by colour.
+// result shows by shape as well as by colour.
 type strip struct {
 	Label string
 	Width int
@@ -170,7 +170,7 @@ func durationChart(name string, runs []*report.Run, now time.Time) *chart {
 	return c
 }
 
-// ends are the times of the first and of the last run, as short as tells them apart.
+// ends are the times of the first and of the last run, as short as distinguishes them.
 func ends(runs []*report.Run, now time.Time) (from, to string) {
 	a, b := moment{runs[0].Started, now}, moment{runs[len(runs)-1].Started, now}
 	if b.t.Sub(a.t) > 72*time.Hour {

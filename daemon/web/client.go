@@ -16,10 +16,10 @@ import (
 	"knowngood/daemon/report"
 )
 
-// ErrNotRunning says that no daemon listens.
+// ErrNotRunning means that no daemon listens.
 var ErrNotRunning = errors.New("the daemon does not run")
 
-// ErrGoesOn says that whoever waited for a run of the daemon was stopped, which
+// ErrGoesOn means that whoever waited for a run of the daemon was stopped, which
 // does not stop the run.
 var ErrGoesOn = errors.New("the daemon's run goes on")
 

@@ -25,14 +25,14 @@ func guard(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if !loopbackName(r.Host) {
-			fail(w, http.StatusMisdirectedRequest, "this daemon answers to localhost, 127.0.0.1 and [::1] alone; a proxy in front has to set the Host header so")
+			fail(w, http.StatusMisdirectedRequest, "this daemon answers only to localhost, 127.0.0.1 and [::1]; a proxy in front has to set the Host header so")
 			return
 		}
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
 		default:
 			if !overUnix(r) {
-				fail(w, http.StatusForbidden, "a request that acts is answered over the Unix socket alone, for everybody on the machine can reach this address: set listen to unix:///run/knowngood/api.sock")
+				fail(w, http.StatusForbidden, "a request that acts is answered only over the Unix socket, because everybody on the machine can reach this address: set listen to unix:///run/knowngood/api.sock")
 				return
 			}
 		}
@@ -41,7 +41,7 @@ func guard(next http.Handler) http.Handler {
 	})
 }
 
-// loopbackName tells names that no name server gives: a page whose own name
+// loopbackName reports names that no name server gives: a page whose own name
 // suddenly means this machine (DNS rebinding) is sent with that name.
 func loopbackName(host string) bool {
 	name := host
@@ -55,7 +55,7 @@ func loopbackName(host string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// overUnix says whether a request came over a Unix socket; when that is not
+// overUnix reports whether a request came over a Unix socket; when that is not
 // known it did not.
 func overUnix(r *http.Request) bool {
 	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)

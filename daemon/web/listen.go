@@ -22,7 +22,7 @@ import (
 // maxConnections bounds what requests can use up of a daemon that has work to do.
 const maxConnections = 64
 
-// split tells the network and address of a listen setting: unix:///path, or a
+// split returns the network and address of a listen setting: unix:///path, or a
 // loopback address with a port, tcp:// before it or not.
 func split(addr string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(addr, "unix://"); ok && filepath.IsAbs(path) {
@@ -108,13 +108,13 @@ func makeRoom(path string) error {
 		return errors.New("a daemon runs already and answers there; stop it first, or choose another listen in the configuration")
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("whether a daemon answers there cannot be told: %w", err)
+		return fmt.Errorf("whether a daemon answers there is not known: %w", err)
 	}
 	return os.Remove(path)
 }
 
 // Serve answers requests until ctx ends, lets those under way finish for some
-// seconds, and closes l. The error says why it stopped before ctx ended.
+// seconds, and closes l. The error is why it stopped before ctx ended.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{
 		Handler:           h,

@@ -57,7 +57,20 @@ func dial(t *testing.T, addr string) *Client {
 	return c
 }
 
-func TestADaemonIsAskedOverItsSocketAndItsPort(t *testing.T) {
+func TestListen(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"a daemon answers on its socket and its port":                            aDaemonIsAskedOverItsSocketAndItsPort,
+		"only the group of the socket may connect":                               onlyTheSocketsGroupMayAsk,
+		"the socket of a dead daemon is replaced, and that of a live one is not": theSocketOfADeadDaemonIsTakenOverAndThatOfALiveOneIsNot,
+		"an address that others can reach is refused":                            anAddressThatOthersReachIsRefused,
+		"a run is requested and waited for":                                      aRunIsAskedForAndWaitedFor,
+		"another server is not mistaken for a daemon":                            whatIsNoDaemonIsToldFromOne,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aDaemonIsAskedOverItsSocketAndItsPort(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	path := socket(t)
 	for _, listen := range []string{"unix://" + path, "127.0.0.1:0", "tcp://localhost:0"} {
@@ -81,7 +94,7 @@ func TestADaemonIsAskedOverItsSocketAndItsPort(t *testing.T) {
 	}
 }
 
-func TestOnlyTheSocketsGroupMayAsk(t *testing.T) {
+func onlyTheSocketsGroupMayAsk(t *testing.T) {
 	t.Parallel()
 	path := socket(t)
 	l, err := Listen("unix://" + path)
@@ -95,7 +108,7 @@ func TestOnlyTheSocketsGroupMayAsk(t *testing.T) {
 	}
 }
 
-func TestTheSocketOfADeadDaemonIsTakenOverAndThatOfALiveOneIsNot(t *testing.T) {
+func theSocketOfADeadDaemonIsTakenOverAndThatOfALiveOneIsNot(t *testing.T) {
 	t.Parallel()
 	path := socket(t)
 	os.MkdirAll(filepath.Dir(path), 0o755)
@@ -124,7 +137,7 @@ func TestTheSocketOfADeadDaemonIsTakenOverAndThatOfALiveOneIsNot(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatOthersReachIsRefused(t *testing.T) {
+func anAddressThatOthersReachIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, addr := range []string{"0.0.0.0:9321", ":9321", "192.168.1.1:9321", "example.com:1", "unix://relative", "http://localhost:1", ""} {
 		if l, err := Listen(addr); err == nil {
@@ -137,7 +150,7 @@ func TestAnAddressThatOthersReachIsRefused(t *testing.T) {
 	}
 }
 
-func TestARunIsAskedForAndWaitedFor(t *testing.T) {
+func aRunIsAskedForAndWaitedFor(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}
 	f.start = func(env string) error { // called with the lock held
@@ -179,7 +192,7 @@ func TestARunIsAskedForAndWaitedFor(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoDaemonIsToldFromOne(t *testing.T) {
+func whatIsNoDaemonIsToldFromOne(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>") }))
 	defer s.Close()

@@ -13,7 +13,7 @@ import (
 )
 
 // metricsHandler exports the report as it is at each scrape; what is not known
-// is left out rather than told as zero.
+// is left out rather than exported as zero.
 func metricsHandler(s Source) http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(&collector{source: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

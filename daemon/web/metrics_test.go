@@ -22,7 +22,22 @@ func scrape(t *testing.T, r report.Report) string {
 	return w.Body.String()
 }
 
-func TestMetricsTellTheReport(t *testing.T) {
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"metrics match the report":                           metricsTellTheReport,
+		"what is not known is left out":                      whatIsNotKnownIsLeftOutOfTheMetrics,
+		"an unprotected store has a metric":                  metricsShowAnUnprotectedStore,
+		"a lock that ended has 0 seconds left":               aLockThatEndedHasNothingLeft,
+		"promtool accepts the metrics":                       promtoolTakesTheMetrics,
+		"promtool accepts the alert rules and their tests":   promtoolTakesTheAlertRulesAndTheirTests,
+		"alert rules and the document name existing metrics": alertRulesAndTheDocumentNameMetricsThatThereAre,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func metricsTellTheReport(t *testing.T) {
 	t.Parallel()
 	text := scrape(t, sample())
 	for _, line := range []string{
@@ -49,7 +64,7 @@ func TestMetricsTellTheReport(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotKnownIsLeftOutOfTheMetrics(t *testing.T) {
+func whatIsNotKnownIsLeftOutOfTheMetrics(t *testing.T) {
 	t.Parallel()
 	text := scrape(t, report.Report{Now: now, Environments: []report.Environment{{Name: "new", RPOSeconds: 60, AgeSeconds: -1}}})
 	if !strings.Contains(text, `knowngood_rpo_broken{environment="new"} 1`) {
@@ -62,7 +77,7 @@ func TestWhatIsNotKnownIsLeftOutOfTheMetrics(t *testing.T) {
 	}
 }
 
-func TestMetricsShowAnUnprotectedStore(t *testing.T) {
+func metricsShowAnUnprotectedStore(t *testing.T) {
 	t.Parallel()
 	r := sample()
 	r.Storage.UnprotectedAt = now
@@ -71,7 +86,7 @@ func TestMetricsShowAnUnprotectedStore(t *testing.T) {
 	}
 }
 
-func TestALockThatEndedHasNothingLeft(t *testing.T) {
+func aLockThatEndedHasNothingLeft(t *testing.T) {
 	t.Parallel()
 	r := sample()
 	r.Environments[0].ProtectedUntil = now.Add(-time.Hour)
@@ -94,14 +109,14 @@ func promtool(t *testing.T, stdin string, args ...string) {
 	}
 }
 
-func TestPromtoolTakesTheMetrics(t *testing.T) {
+func promtoolTakesTheMetrics(t *testing.T) {
 	t.Parallel()
 	promtool(t, scrape(t, sample()), "check", "metrics")
 }
 
 const rules = "../../configs/prometheus/knowngood.rules.yml"
 
-func TestPromtoolTakesTheAlertRulesAndTheirTests(t *testing.T) {
+func promtoolTakesTheAlertRulesAndTheirTests(t *testing.T) {
 	t.Parallel()
 	promtool(t, "", "check", "rules", "--lint-fatal", rules)
 	promtool(t, "", "test", "rules", strings.TrimSuffix(rules, ".yml")+"_test.yml")
@@ -109,7 +124,7 @@ func TestPromtoolTakesTheAlertRulesAndTheirTests(t *testing.T) {
 
 var metricName = regexp.MustCompile(`knowngood_[a-z_]+`)
 
-func TestAlertRulesAndTheDocumentNameMetricsThatThereAre(t *testing.T) {
+func alertRulesAndTheDocumentNameMetricsThatThereAre(t *testing.T) {
 	t.Parallel()
 	exported := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (knowngood_\S+)`).FindAllStringSubmatch(scrape(t, sample()), -1) {

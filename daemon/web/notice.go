@@ -61,16 +61,16 @@ type failure struct {
 func errorHistory(runs []runView) []failure {
 	var out []failure
 	for i, r := range runs {
-		f := failure{runView: r, Text: said(&r.Run)}
-		f.Same = f.Text != "" && i > 0 && f.Text == said(&runs[i-1].Run)
+		f := failure{runView: r, Text: summary(&r.Run)}
+		f.Same = f.Text != "" && i > 0 && f.Text == summary(&runs[i-1].Run)
 		f.Text = cut(f.Text, shownError)
 		out = append(out, f)
 	}
 	return out
 }
 
-// said is what a run has to say.
-func said(r *report.Run) string {
+// summary is what is known of a run, in words.
+func summary(r *report.Run) string {
 	switch {
 	case r.Error != "":
 		return r.Error

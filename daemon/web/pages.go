@@ -175,7 +175,7 @@ func (v *view) WarningLevel() string {
 const pruning, checking = "the prune", "the check"
 
 // troubles lists runs that went wrong, the newest first. What went wrong again
-// and again is told once.
+// and again is listed once.
 func (v *view) troubles(envs []report.Environment) {
 	type same struct{ who, text string }
 	seen := map[same]int{}

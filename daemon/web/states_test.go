@@ -156,7 +156,21 @@ func visible(page string) string {
 	return strings.ReplaceAll(text, "\u00a0", " ")
 }
 
-func TestThePageNamesEachState(t *testing.T) {
+func TestPageStates(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"the page names each state":                                                  thePageNamesEachState,
+		"the page begins with what is worst":                                         thePageBeginsWithWhatIsWorst,
+		"an environment that fails has an error history instead of charts":           whatFailsHasAnErrorHistoryInPlaceOfCharts,
+		"from eight environments on the page is a table":                             fromEightEnvironmentsOnThePageIsATable,
+		"the page shows how each environment is configured and when it was verified": thePageShowsHowEachEnvironmentIsConfiguredAndWhenItWasVerified,
+		"no line breaks between a number and its unit":                               noLineBreaksBetweenANumberAndItsUnit,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func thePageNamesEachState(t *testing.T) {
 	t.Parallel()
 	for state, c := range map[string]struct {
 		level string
@@ -207,7 +221,7 @@ func inOrder(t *testing.T, page string, wants ...string) {
 	}
 }
 
-func TestThePageBeginsWithWhatIsWorst(t *testing.T) {
+func thePageBeginsWithWhatIsWorst(t *testing.T) {
 	t.Parallel()
 	inOrder(t, markup(t, tampered(host(states...)), "/"),
 		"The repository was tampered with", "Tampering and warnings", "3f09c1", "no space left", "the group can write it",
@@ -220,7 +234,7 @@ func TestThePageBeginsWithWhatIsWorst(t *testing.T) {
 	inOrder(t, markup(t, unusable(host("good")), "/environments/good"), `verdict broken`, "The daemon cannot do its work; good is within its RPO", "no route to host", `id="env-good"`)
 }
 
-func TestWhatFailsHasAnErrorHistoryInPlaceOfCharts(t *testing.T) {
+func whatFailsHasAnErrorHistoryInPlaceOfCharts(t *testing.T) {
 	t.Parallel()
 	r := host("failed")
 	runs := r.Environments[0].Runs
@@ -247,7 +261,7 @@ func TestWhatFailsHasAnErrorHistoryInPlaceOfCharts(t *testing.T) {
 	}
 }
 
-func TestFromEightEnvironmentsOnThePageIsATable(t *testing.T) {
+func fromEightEnvironmentsOnThePageIsATable(t *testing.T) {
 	t.Parallel()
 	seven, eight := markup(t, host(states[:7]...), "/"), markup(t, host(states[:8]...), "/")
 	if strings.Contains(seven, `<table class="list">`) || strings.Count(seven, "<article") != 7 {
@@ -277,7 +291,7 @@ func TestFromEightEnvironmentsOnThePageIsATable(t *testing.T) {
 	}
 }
 
-func TestThePageShowsHowEachEnvironmentIsConfiguredAndWhenItWasVerified(t *testing.T) {
+func thePageShowsHowEachEnvironmentIsConfiguredAndWhenItWasVerified(t *testing.T) {
 	t.Parallel()
 	r := host("good", "never")
 	page := visible(markup(t, r, "/"))
@@ -295,14 +309,14 @@ func TestThePageShowsHowEachEnvironmentIsConfiguredAndWhenItWasVerified(t *testi
 		e.Sources = append(e.Sources, report.Source{Path: fmt.Sprintf("/srv/%d", i)})
 	}
 	page = visible(markup(t, r, "/environments/good"))
-	for _, want := range []string{"Scheduleby hand alone", "Keepseverything", "Lock modenone", "/srv/4 and 25 more"} {
+	for _, want := range []string{"Scheduleonly by hand", "Keepseverything", "Lock modenone", "/srv/4 and 25 more"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}
 	}
 }
 
-func TestNoLineBreaksBetweenANumberAndItsUnit(t *testing.T) {
+func noLineBreaksBetweenANumberAndItsUnit(t *testing.T) {
 	t.Parallel()
 	breakable := regexp.MustCompile(`.{0,20}\d (?:s|min|h|d|B|[KMGTPE]iB|%)\b.{0,20}`)
 	for _, r := range []report.Report{sample(), tampered(host(states...)), twentyFour(), host(states[:7]...)} {

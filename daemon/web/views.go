@@ -14,13 +14,13 @@ import (
 // moment is a time as the page shows it, in the time zone of the daemon.
 type moment struct{ t, now time.Time }
 
-// Known says whether there is such a time.
+// Known reports whether there is such a time.
 func (m moment) Known() bool { return !m.t.IsZero() }
 
 // ISO is the form for programs.
 func (m moment) ISO() string { return m.t.UTC().Format(time.RFC3339) }
 
-// Full is the whole time.
+// Full is the complete time.
 func (m moment) Full() string { return m.t.In(m.now.Location()).Format("2006-01-02 15:04:05 MST") }
 
 // Short leaves out what goes without saying.
@@ -32,10 +32,10 @@ func (m moment) Short() string {
 	return t.Format("2006-01-02 15:04")
 }
 
-// Day is the date alone.
+// Day is the date.
 func (m moment) Day() string { return m.t.In(m.now.Location()).Format("2006-01-02") }
 
-// Relative says how far away it is.
+// Relative is how far away it is.
 func (m moment) Relative() string {
 	d := m.t.Sub(m.now)
 	switch {
@@ -107,7 +107,7 @@ type envView struct {
 	Level    string
 	Words    string
 	Newest   moment
-	Ref      string // of the newest good snapshot; its number alone where the name is long
+	Ref      string // of the newest good snapshot; only its number where the name is long
 	Age      string
 	RPO      string
 	RPOPart  float64 // of 100: how much of what was promised is used up
@@ -217,7 +217,7 @@ type runView struct {
 // Took is how long it took.
 func (r runView) Took() string { return spanOfRun(&r.Run) }
 
-// Why says what made it run.
+// Why is what started it.
 func (r runView) Why() string {
 	if r.Missed > 0 {
 		return fmt.Sprintf("%s for %d missed", r.Trigger, r.Missed)

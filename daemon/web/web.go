@@ -2,10 +2,10 @@
 // Prometheus and one page for people (docs/API.md). Its client is what commands
 // ask a running daemon with.
 //
-// It is for one machine: it listens on a Unix socket, whose mode says who may
+// It is for one machine: it listens on a Unix socket, whose mode decides who may
 // ask, or on a loopback address, where everybody on the machine may look and
 // nobody may act. It refuses requests that a web site elsewhere made a browser
-// send, by their Host and Origin. It keeps no state; nothing that it tells is
+// send, by their Host and Origin. It keeps no state; nothing that it reports is
 // secret.
 package web
 
@@ -24,18 +24,18 @@ type Source interface {
 	// Problems are those of the last run of an environment; ok is false when there
 	// is no such environment.
 	Problems(env string) (p report.Problems, ok bool)
-	// Ready says why the daemon cannot do its work; nil when it can.
+	// Ready is why the daemon cannot do its work; nil when it can.
 	Ready() error
 }
 
-// Control is a daemon that is told to do something.
+// Control is a daemon that is asked to do something.
 type Control interface {
 	// Start makes a run of an environment begin, and does not wait for it. The
 	// error is ErrUnknown or ErrRunning where it cannot.
 	Start(ctx context.Context, env string) error
 }
 
-// Why a run is not begun.
+// Why a run is not started.
 var (
 	ErrUnknown = errors.New("there is no such environment in the daemon's configuration")
 	ErrRunning = errors.New("the environment is being captured already")

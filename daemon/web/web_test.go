@@ -29,7 +29,27 @@ func unixSocket(r *http.Request) {
 	*r = *r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.UnixAddr{Net: "unix"})))
 }
 
-func TestEveryEndpointAnswers(t *testing.T) {
+func TestHandler(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"every endpoint answers":                                    everyEndpointAnswers,
+		"the report passes through the API unchanged":               theReportComesThroughTheAPIAsItIs,
+		"errors are JSON with the reason":                           errorsAreJSONAndSayWhy,
+		"a daemon that is not ready gives the reason":               aDaemonThatIsNotReadySaysWhy,
+		"nobody acts over TCP or from a page elsewhere":             nobodyActsOverTCPOrFromAPageElsewhere,
+		"only names of this machine are answered":                   onlyNamesOfThisMachineAreAnswered,
+		"answers forbid what they do not need":                      answersForbidWhatTheyDoNotNeed,
+		"text of the report stays text":                             textOfTheReportStaysText,
+		"hostile texts in the report are made printable":            hostileTextsOfTheReportAreShownAsWhatTheyAre,
+		"the page shows what an operator needs":                     thePageSaysWhatAnOperatorAsks,
+		"many environments have their charts on pages of their own": manyEnvironmentsHaveTheirChartsOnPagesOfTheirOwn,
+		"long errors are shown in full once each":                   longErrorsAreShownInFullOnceEach,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func everyEndpointAnswers(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}
 	h := Handler(f, f)
@@ -59,7 +79,7 @@ func TestEveryEndpointAnswers(t *testing.T) {
 	}
 }
 
-func TestTheReportComesThroughTheAPIAsItIs(t *testing.T) {
+func theReportComesThroughTheAPIAsItIs(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}
 	var got report.Report
@@ -73,7 +93,7 @@ func TestTheReportComesThroughTheAPIAsItIs(t *testing.T) {
 	}
 }
 
-func TestErrorsAreJSONAndSayWhy(t *testing.T) {
+func errorsAreJSONAndSayWhy(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample(), start: func(env string) error {
 		switch env {
@@ -108,7 +128,7 @@ func TestErrorsAreJSONAndSayWhy(t *testing.T) {
 	}
 }
 
-func TestADaemonThatIsNotReadySaysWhy(t *testing.T) {
+func aDaemonThatIsNotReadySaysWhy(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample(), unready: errors.New("the repository cannot be reached: no route to host")}
 	w := ask(Handler(f, f), "GET", "/readyz", nil)
@@ -120,12 +140,12 @@ func TestADaemonThatIsNotReadySaysWhy(t *testing.T) {
 	}
 }
 
-func TestNobodyActsOverTCPOrFromAPageElsewhere(t *testing.T) {
+func nobodyActsOverTCPOrFromAPageElsewhere(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}
 	h := Handler(f, f)
 	const act = "/api/v1/environments/web/snapshot"
-	if w := ask(h, "POST", act, nil); w.Code != 403 || !strings.Contains(w.Body.String(), "Unix socket alone") {
+	if w := ask(h, "POST", act, nil); w.Code != 403 || !strings.Contains(w.Body.String(), "only over the Unix socket") {
 		t.Errorf("over TCP: %d %s", w.Code, w.Body)
 	}
 	for header, value := range map[string]string{"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"} {
@@ -143,7 +163,7 @@ func TestNobodyActsOverTCPOrFromAPageElsewhere(t *testing.T) {
 	}
 }
 
-func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
+func onlyNamesOfThisMachineAreAnswered(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}
 	h := Handler(f, f)
@@ -161,7 +181,7 @@ func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
 	}
 }
 
-func TestAnswersForbidWhatTheyDoNotNeed(t *testing.T) {
+func answersForbidWhatTheyDoNotNeed(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}
 	for _, path := range []string{"/", "/metrics", "/api/v1/report", "/assets/page.js", "/nowhere"} {
@@ -178,7 +198,7 @@ func TestAnswersForbidWhatTheyDoNotNeed(t *testing.T) {
 	}
 }
 
-func TestTextOfTheReportStaysText(t *testing.T) {
+func textOfTheReportStaysText(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: hostile()}
 	for _, path := range []string{"/", "/environments/web"} {
@@ -194,7 +214,7 @@ func TestTextOfTheReportStaysText(t *testing.T) {
 	}
 }
 
-func TestHostileTextsOfTheReportAreShownAsWhatTheyAre(t *testing.T) {
+func hostileTextsOfTheReportAreShownAsWhatTheyAre(t *testing.T) {
 	t.Parallel()
 	r := hostile()
 	r.Warnings = append(r.Warnings, report.Warning{Time: r.Now, Text: "invoice\u202efdp.exe pay\u200bpal \u009b31m", Tampering: true})
@@ -208,7 +228,7 @@ func TestHostileTextsOfTheReportAreShownAsWhatTheyAre(t *testing.T) {
 	}
 }
 
-func TestThePageSaysWhatAnOperatorAsks(t *testing.T) {
+func thePageSaysWhatAnOperatorAsks(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: sample()}
 	f.r.Storage.UnprotectedAt = f.r.Now
@@ -233,7 +253,7 @@ func TestThePageSaysWhatAnOperatorAsks(t *testing.T) {
 	}
 }
 
-func TestManyEnvironmentsHaveTheirChartsOnPagesOfTheirOwn(t *testing.T) {
+func manyEnvironmentsHaveTheirChartsOnPagesOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	f := &fake{r: many()}
 	h := Handler(f, f)
@@ -247,7 +267,7 @@ func TestManyEnvironmentsHaveTheirChartsOnPagesOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestLongErrorsAreShownInFullOnceEach(t *testing.T) {
+func longErrorsAreShownInFullOnceEach(t *testing.T) {
 	t.Parallel()
 	r := sample()
 	for i := range r.Environments {

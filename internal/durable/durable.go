@@ -22,7 +22,7 @@ func Create(path string, data []byte, mode os.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// Replace writes path anew through a temporary file beside it.
+// Replace replaces path through a temporary file beside it.
 func Replace(path string, data []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {

@@ -7,7 +7,18 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestMissedRunsAreCountedAndTheNewestIsDue(t *testing.T) {
+func TestJob(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"missed runs are counted and the newest is due": missedRunsAreCountedAndTheNewestIsDue,
+		"no run lies between the newest missed and now": noRunLiesBetweenTheNewestMissedAndNow,
+		"an offset is stable and spreads machines":      anOffsetIsStableAndSpreadsMachines,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func missedRunsAreCountedAndTheNewestIsDue(t *testing.T) {
 	t.Parallel()
 	at := func(s string) time.Time { return local(t, "Europe/Berlin", s) }
 	for name, c := range map[string]struct {
@@ -33,7 +44,7 @@ func TestMissedRunsAreCountedAndTheNewestIsDue(t *testing.T) {
 	}
 }
 
-func TestNoRunLiesBetweenTheNewestMissedAndNow(t *testing.T) {
+func noRunLiesBetweenTheNewestMissedAndNow(t *testing.T) {
 	t.Parallel()
 	s := parse(t, "*/3 1-4 * * *", "America/New_York")
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -52,7 +63,7 @@ func TestNoRunLiesBetweenTheNewestMissedAndNow(t *testing.T) {
 // goldenOffset is of the job web of web-7, within two minutes.
 const goldenOffset = 35 * time.Second
 
-func TestAnOffsetIsStableAndSpreadsMachines(t *testing.T) {
+func anOffsetIsStableAndSpreadsMachines(t *testing.T) {
 	t.Parallel()
 	// A change here moves the runs of every host.
 	if got := Offset("web-7", "web", 2*time.Minute); got != Offset("web-7", "web", 2*time.Minute) || got != goldenOffset {

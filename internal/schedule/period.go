@@ -43,7 +43,7 @@ func (s *Schedule) period(at int64) period {
 	return p
 }
 
-// bounds are what the time package says, which is right about starts. Where a
+// bounds are what the time package returns, which is right about starts. Where a
 // zone file leaves the future to a rule, it ends each period with its year, and
 // takes that for 365 days: on the last of a leap year, the end has passed.
 func (s *Schedule) bounds(at int64) period {

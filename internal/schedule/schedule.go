@@ -1,4 +1,4 @@
-// Package schedule says when jobs run. It is pure: it reads no clock and starts
+// Package schedule computes when jobs run. It is pure: it reads no clock and starts
 // nothing.
 //
 // The expressions are those of robfig/cron: five fields or a descriptor such

@@ -43,7 +43,23 @@ func runs(t testing.TB, expr, zone, after string, n int) []string {
 	return out
 }
 
-func TestTheEdgesOfDaylightSavingRunByRun(t *testing.T) {
+func TestSchedule(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"the edges of daylight saving run by run":          theEdgesOfDaylightSavingRunByRun,
+		"leap days are found across a century without one": leapDaysAreFoundAcrossACenturyWithoutOne,
+		"the last day of a leap year ends":                 theLastDayOfALeapYearEnds,
+		"@every keeps its phase":                           everyKeepsItsPhaseWhateverItIsAskedFrom,
+		"a fraction of a second is not a run of its own":   aFractionOfASecondIsNotARunOfItsOwn,
+		"schedules that no job can use are refused":        whatNoJobCanUseIsRefused,
+		"sunday is weekday seven too":                      sundayIsWeekdaySevenToo,
+		"an interval is a duration like all others":        anIntervalIsADurationLikeAllOthers,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func theEdgesOfDaylightSavingRunByRun(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		expr, zone, after string
@@ -136,7 +152,7 @@ func TestTheEdgesOfDaylightSavingRunByRun(t *testing.T) {
 	}
 }
 
-func TestLeapDaysAreFoundAcrossACenturyWithoutOne(t *testing.T) {
+func leapDaysAreFoundAcrossACenturyWithoutOne(t *testing.T) {
 	t.Parallel()
 	s := parse(t, "0 0 29 2 *", "Europe/Berlin")
 	for _, c := range [][2]string{{"2026-01-01 00:00", "2028-02-29 00:00"}, {"2096-03-01 00:00", "2104-02-29 00:00"}} {
@@ -146,7 +162,7 @@ func TestLeapDaysAreFoundAcrossACenturyWithoutOne(t *testing.T) {
 	}
 }
 
-func TestTheLastDayOfALeapYearEnds(t *testing.T) {
+func theLastDayOfALeapYearEnds(t *testing.T) {
 	t.Parallel()
 	got := runs(t, "0 */12 * * *", "Europe/Berlin", "2040-12-30 12:00", 4)
 	if want := "12-31 00:00 +0100|12-31 12:00 +0100|01-01 00:00 +0100|01-01 12:00 +0100"; strings.Join(got, "|") != want {
@@ -154,7 +170,7 @@ func TestTheLastDayOfALeapYearEnds(t *testing.T) {
 	}
 }
 
-func TestEveryKeepsItsPhaseWhateverItIsAskedFrom(t *testing.T) {
+func everyKeepsItsPhaseWhateverItIsAskedFrom(t *testing.T) {
 	t.Parallel()
 	s := parse(t, "@every 7m", "Asia/Kathmandu")
 	for _, unix := range []int64{1_000_000_000, 1_000_000_001, -1, -420, 0, 419} {
@@ -165,7 +181,7 @@ func TestEveryKeepsItsPhaseWhateverItIsAskedFrom(t *testing.T) {
 	}
 }
 
-func TestAFractionOfASecondIsNotARunOfItsOwn(t *testing.T) {
+func aFractionOfASecondIsNotARunOfItsOwn(t *testing.T) {
 	t.Parallel()
 	s, at := parse(t, "* * * * *", "UTC"), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
@@ -178,7 +194,7 @@ func TestAFractionOfASecondIsNotARunOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestWhatNoJobCanUseIsRefused(t *testing.T) {
+func whatNoJobCanUseIsRefused(t *testing.T) {
 	t.Parallel()
 	for expr, want := range map[string]string{
 		"TZ=":                "goes into time_zone",
@@ -213,7 +229,7 @@ func TestWhatNoJobCanUseIsRefused(t *testing.T) {
 	}
 }
 
-func TestSundayIsWeekdaySevenToo(t *testing.T) {
+func sundayIsWeekdaySevenToo(t *testing.T) {
 	t.Parallel()
 	for expr, same := range map[string]string{
 		"0 4 * * 7":       "0 4 * * 0",
@@ -245,7 +261,7 @@ func TestSundayIsWeekdaySevenToo(t *testing.T) {
 	}
 }
 
-func TestAnIntervalIsADurationLikeAllOthers(t *testing.T) {
+func anIntervalIsADurationLikeAllOthers(t *testing.T) {
 	t.Parallel()
 	for expr, want := range map[string]time.Duration{"@every 1d": 24 * time.Hour, "@every 1w2d3h": (9*24 + 3) * time.Hour, "@every 90m": 90 * time.Minute} {
 		at := time.Date(2026, 1, 1, 0, 0, 0, 1, time.UTC)

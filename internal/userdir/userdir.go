@@ -62,7 +62,7 @@ func (d Dir) In(names ...string) Dir {
 // String is the path of the directory; "" of none.
 func (d Dir) String() string { return d.Path() }
 
-// Path is the path of what has a name in the directory, for messages alone.
+// Path is the path of what has a name in the directory, only for messages.
 func (d Dir) Path(names ...string) string {
 	if d.None() {
 		return ""
@@ -216,7 +216,7 @@ func (d Dir) read(name string, most int64) (data []byte, err error) {
 	return b.Bytes(), err
 }
 
-// Replace writes a file anew, with mode 0600: whoever reads it sees the old
+// Replace replaces a file, with mode 0600: whoever reads it sees the old
 // content or the new one, and the new one is on disk when it returns nil.
 func (d Dir) Replace(name string, data []byte) error {
 	f, err := d.CreateTemp("." + filepath.Base(name) + ".")

@@ -67,7 +67,18 @@ func (w *world) untouched(t *testing.T) {
 	}
 }
 
-func TestWhatRootMakesIsTheOwnersFromTheFirstMoment(t *testing.T) {
+func TestUserDir(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"what root makes belongs to the owner from the first moment":    whatRootMakesIsTheOwnersFromTheFirstMoment,
+		"nothing in the directory of another user leads root out of it": nothingInAnothersDirectoryLeadsRootOut,
+		"root in its own directory is root":                             rootInItsOwnDirectoryIsRoot,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func whatRootMakesIsTheOwnersFromTheFirstMoment(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := w.In("b", "c")
@@ -112,7 +123,7 @@ func TestWhatRootMakesIsTheOwnersFromTheFirstMoment(t *testing.T) {
 	}
 }
 
-func TestNothingInAnothersDirectoryLeadsRootOut(t *testing.T) {
+func nothingInAnothersDirectoryLeadsRootOut(t *testing.T) {
 	t.Parallel()
 	plants := map[string]func(w *world, at string) error{
 		"a link to a file":       func(w *world, at string) error { return os.Symlink(w.file, at) },
@@ -178,7 +189,7 @@ func opened(f *os.File, err error) error {
 	return errors.Join(err, f.Close())
 }
 
-func TestRootInItsOwnDirectoryIsRoot(t *testing.T) {
+func rootInItsOwnDirectoryIsRoot(t *testing.T) {
 	t.Parallel()
 	d := userdir.At(filepath.Join(t.TempDir(), "new")).In("a")
 	if err := d.Make(); err != nil {

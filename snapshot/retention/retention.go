@@ -2,7 +2,7 @@
 // It is pure: it reads no clock and no store, and forgets nothing itself.
 //
 // Every rule adds to what is kept, none takes away, so raising a number never
-// forgets more. The newest snapshot is kept whatever the policy says, and a
+// forgets more. The newest snapshot is kept by every policy, and a
 // policy without rules keeps everything.
 //
 // Clocks go wrong, numbers do not: "newest", last and known-good go by number,
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// Policy says how many snapshots are kept; 0 of a rule is none by that rule.
+// Policy is how many snapshots are kept; 0 of a rule is none by that rule.
 type Policy struct {
 	Last int // by number
 
@@ -46,12 +46,12 @@ type Item struct {
 	Number    uint64
 	Time      time.Time
 	KnownGood bool
-	// Suspect says that a source of it collapsed, and nobody accepted that.
+	// Suspect means that a source of it collapsed, and nobody accepted that.
 	Suspect bool
-	// Doubtful says that its time is not what it claims: it is kept, and takes no
+	// Doubtful means that its time is not what it claims: it is kept, and takes no
 	// place of another.
 	Doubtful bool
-	// Partial says that it lacks what could not be read.
+	// Partial means that it lacks what could not be read.
 	Partial bool
 }
 

@@ -53,7 +53,24 @@ func lines(verdicts []Verdict) string {
 	return strings.Join(out, " | ")
 }
 
-func TestEachRuleKeepsWhatItNames(t *testing.T) {
+func TestRetention(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"each rule keeps what it names": eachRuleKeepsWhatItNames,
+		"nothing is kept of nothing":    nothingIsKeptOfNothing,
+		"known-good without other rules forgets nothing where nothing is attested": knownGoodAloneForgetsNothingWhereNothingIsAttested,
+		"a year of snapshots is thinned as in the golden file":                     aYearOfSnapshotsIsThinnedAsTheGoldenFileSays,
+		"raising a number forgets no more":                                         raisingANumberForgetsNoMore,
+		"what was kept is kept again":                                              whatWasKeptIsKeptAgain,
+		"an older snapshot does not take the place of a newer one":                 anOlderSnapshotTakesNoNewerOnesPlace,
+		"a time ahead of the clock changes nothing for others":                     aTimeAheadOfTheClockChangesNothingForOthers,
+		"the newest is always kept and all are judged":                             theNewestIsAlwaysKeptAndAllAreJudged,
+		"suspect snapshots have places of their own":                               suspectSnapshotsHavePlacesOfTheirOwn,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func eachRuleKeepsWhatItNames(t *testing.T) {
 	for name, c := range map[string]struct {
 		policy Policy
 		zone   string
@@ -145,14 +162,14 @@ func TestEachRuleKeepsWhatItNames(t *testing.T) {
 	}
 }
 
-func TestNothingIsKeptOfNothing(t *testing.T) {
+func nothingIsKeptOfNothing(t *testing.T) {
 	t.Parallel()
 	if v := Apply(Policy{Last: 1}, nil, time.Now(), nil); len(v) != 0 {
 		t.Errorf("%v", v)
 	}
 }
 
-func TestKnownGoodAloneForgetsNothingWhereNothingIsAttested(t *testing.T) {
+func knownGoodAloneForgetsNothingWhereNothingIsAttested(t *testing.T) {
 	at := time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
 	items := []Item{{Number: 1, Time: at}, {Number: 2, Time: at.Add(time.Hour)}, {Number: 3, Time: at.Add(2 * time.Hour)}}
 	for _, v := range Apply(Policy{KnownGood: 5}, items, at.Add(24*time.Hour), nil) {
@@ -164,7 +181,7 @@ func TestKnownGoodAloneForgetsNothingWhereNothingIsAttested(t *testing.T) {
 
 // A host of Berlin that takes a snapshot each six hours, and proves the one of
 // four in the morning on Sundays.
-func TestAYearOfSnapshotsIsThinnedAsTheGoldenFileSays(t *testing.T) {
+func aYearOfSnapshotsIsThinnedAsTheGoldenFileSays(t *testing.T) {
 	t.Parallel()
 	loc := zone(t, "Europe/Berlin")
 	var given []Item
@@ -248,7 +265,7 @@ func only(given []Item, which map[uint64]bool) []Item {
 	return slices.DeleteFunc(slices.Clone(given), func(it Item) bool { return !which[it.Number] })
 }
 
-func TestRaisingANumberForgetsNoMore(t *testing.T) {
+func raisingANumberForgetsNoMore(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p, given := drawPolicy(t), drawItems(t, true)
@@ -280,7 +297,7 @@ func TestRaisingANumberForgetsNoMore(t *testing.T) {
 	})
 }
 
-func TestWhatWasKeptIsKeptAgain(t *testing.T) {
+func whatWasKeptIsKeptAgain(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p, given := drawPolicy(t), drawItems(t, true)
@@ -291,7 +308,7 @@ func TestWhatWasKeptIsKeptAgain(t *testing.T) {
 	})
 }
 
-func TestAnOlderSnapshotTakesNoNewerOnesPlace(t *testing.T) {
+func anOlderSnapshotTakesNoNewerOnesPlace(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p, given := drawPolicy(t), drawItems(t, false)
@@ -304,7 +321,7 @@ func TestAnOlderSnapshotTakesNoNewerOnesPlace(t *testing.T) {
 	})
 }
 
-func TestATimeAheadOfTheClockChangesNothingForOthers(t *testing.T) {
+func aTimeAheadOfTheClockChangesNothingForOthers(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p, given := drawPolicy(t), drawItems(t, false)
@@ -318,7 +335,7 @@ func TestATimeAheadOfTheClockChangesNothingForOthers(t *testing.T) {
 	})
 }
 
-func TestTheNewestIsAlwaysKeptAndAllAreJudged(t *testing.T) {
+func theNewestIsAlwaysKeptAndAllAreJudged(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p, given := drawPolicy(t), drawItems(t, true)
@@ -334,7 +351,7 @@ func TestTheNewestIsAlwaysKeptAndAllAreJudged(t *testing.T) {
 	})
 }
 
-func TestSuspectSnapshotsHavePlacesOfTheirOwn(t *testing.T) {
+func suspectSnapshotsHavePlacesOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	items := func(suspect ...uint64) (out []Item) {

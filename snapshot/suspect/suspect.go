@@ -38,14 +38,14 @@ type Snapshot struct {
 	Sources []statement.SourceCounts `json:"sources"`
 }
 
-// Rule says what is compared.
+// Rule is what is compared.
 type Rule struct {
 	// Shrink is the percentage of what it had that a source must still have, by
 	// its position; 0 is any. nil is DefaultShrink for each.
 	Shrink func(source int) int
 	// Whole compares all sources together, too, and takes a source that is not
 	// there any more for one that is empty. It is for who does not know the
-	// configuration, of which whoever took the host over may say anything.
+	// configuration, of which whoever took the host over may claim anything.
 	Whole bool
 }
 

@@ -28,7 +28,20 @@ func snapshot(number uint64, after time.Duration, amounts ...Amount) Snapshot {
 	return Snapshot{Number: number, Time: begin.Add(after), Sources: counts(amounts...)}
 }
 
-func TestWhatCollapsed(t *testing.T) {
+func TestSuspect(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"what collapsed": whatCollapsed,
+		"a source is compared with the largest of the last seven days": aSourceIsComparedWithTheLargestOfTheLastSevenDays,
+		"an accepted snapshot is the new reference":                    anAcceptedSnapshotIsTheNewReference,
+		"without the configuration the whole is compared":              whoDoesNotKnowTheConfigurationComparesTheWhole,
+		"a reference judges as all of its snapshots do":                aReferenceJudgesAsAllOfItsSnapshotsDo,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func whatCollapsed(t *testing.T) {
 	t.Parallel()
 	percent := func(p int) Rule { return Rule{Shrink: func(int) int { return p }} }
 	for name, c := range map[string]struct {
@@ -69,7 +82,7 @@ func TestWhatCollapsed(t *testing.T) {
 	}
 }
 
-func TestASourceIsComparedWithTheLargestOfTheLastSevenDays(t *testing.T) {
+func aSourceIsComparedWithTheLargestOfTheLastSevenDays(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
 	full, two := Amount{100, mib}, Amount{60, mib}
@@ -98,7 +111,7 @@ func TestASourceIsComparedWithTheLargestOfTheLastSevenDays(t *testing.T) {
 	}
 }
 
-func TestAnAcceptedSnapshotIsTheNewReference(t *testing.T) {
+func anAcceptedSnapshotIsTheNewReference(t *testing.T) {
 	t.Parallel()
 	var h History
 	for i, a := range []Amount{{100, mib}, {40, mib}, {40, mib}, {30, mib}, {19, mib}, {100, mib}} {
@@ -111,7 +124,7 @@ func TestAnAcceptedSnapshotIsTheNewReference(t *testing.T) {
 
 // Whoever took a host over can leave a source out, or begin a new domain, in
 // which all sources have other tags.
-func TestWhoDoesNotKnowTheConfigurationComparesTheWhole(t *testing.T) {
+func whoDoesNotKnowTheConfigurationComparesTheWhole(t *testing.T) {
 	t.Parallel()
 	large, small := Amount{1000, 900 * mib}, Amount{30, mib}
 	before := Reference{snapshot(1, 0, large, small)}
@@ -145,7 +158,7 @@ func TestWhoDoesNotKnowTheConfigurationComparesTheWhole(t *testing.T) {
 }
 
 // What is left out of a reference must not change what is suspect.
-func TestAReferenceJudgesAsAllOfItsSnapshotsDo(t *testing.T) {
+func aReferenceJudgesAsAllOfItsSnapshotsDo(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		amounts := rapid.Custom(func(t *rapid.T) Amount {

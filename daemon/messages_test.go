@@ -59,7 +59,22 @@ func (w *tellingWorld) fail(d *Daemon) {
 	})
 }
 
-func TestAFailureThatACrashKeptFromBeingToldIsToldAtTheStart(t *testing.T) {
+func TestMessages(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"a failure that a crash kept from being sent is sent at the start":                aFailureThatACrashKeptFromBeingToldIsToldAtTheStart,
+		"waiting messages survive a change of the configuration":                          whatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges,
+		"deliveries are saved before the repository is open":                              whatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen,
+		"a reload while the daemon ends changes nothing":                                  aReloadWhileTheDaemonEndsChangesNothing,
+		"a run that succeeds while the daemon stops is reported as a success":             aRunThatSucceedsWhileTheDaemonStopsIsToldAsOne,
+		"a run does not wait longer than its timeout for a repository that another opens": aRunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay,
+		"the newest messages are kept where not all fit":                                  ofMoreMessagesThanThereIsRoomForTheNewestAreKept,
+		"waiting messages go to an address that was corrected":                            whileAnAddressIsCorrectedWhatWaitsIsKeptForTheNewOne,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aFailureThatACrashKeptFromBeingToldIsToldAtTheStart(t *testing.T) {
 	t.Parallel()
 	w := newTelling(t)
 	w.Check(os.WriteFile(w.open, nil, 0o600))
@@ -79,16 +94,16 @@ func TestAFailureThatACrashKeptFromBeingToldIsToldAtTheStart(t *testing.T) {
 	}
 }
 
-func TestWhatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges(t *testing.T) {
+func whatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges(t *testing.T) {
 	t.Parallel()
 	w := newTelling(t)
 	d := w.daemon(w.settings(24 * time.Hour))
 	d.Load = func() (*configs.Config, error) { return w.settings(48 * time.Hour), nil }
 	stop := w.run(d)
 	w.fail(d)
-	until(t, "it is not told", func() bool { return w.logs.FilterMessage("not told yet").Len() > 0 })
+	until(t, "it is not told", func() bool { return w.logs.FilterMessage("not delivered yet").Len() > 0 })
 	w.Check(d.Reload())
-	until(t, "the old configuration tells no more", func() bool { return w.logs.FilterMessage("not told before the stop").Len() > 0 })
+	until(t, "the old configuration tells no more", func() bool { return w.logs.FilterMessage("not delivered before the stop").Len() > 0 })
 	w.Check(os.WriteFile(w.open, nil, 0o600))
 	stop()
 	if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
@@ -97,7 +112,7 @@ func TestWhatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges(t *testing.T)
 }
 
 // A daemon that dies again and again at its start would tell it each time.
-func TestWhatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
+func whatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTelling(t)
 		d := w.daemon(w.settings(24 * time.Hour))
@@ -127,7 +142,7 @@ func TestWhatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
 	})
 }
 
-func TestAReloadWhileTheDaemonEndsChangesNothing(t *testing.T) {
+func aReloadWhileTheDaemonEndsChangesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := w.daemon(w.config("  web: {sources: [{path: $SOURCE}]}\n"))
@@ -144,7 +159,7 @@ func TestAReloadWhileTheDaemonEndsChangesNothing(t *testing.T) {
 	}
 }
 
-func TestARunThatSucceedsWhileTheDaemonStopsIsToldAsOne(t *testing.T) {
+func aRunThatSucceedsWhileTheDaemonStopsIsToldAsOne(t *testing.T) {
 	t.Parallel()
 	w := newTelling(t)
 	w.Check(os.WriteFile(w.open, nil, 0o600))
@@ -170,7 +185,7 @@ func TestARunThatSucceedsWhileTheDaemonStopsIsToldAsOne(t *testing.T) {
 	}
 }
 
-func TestARunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay(t *testing.T) {
+func aRunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d := w.daemon(w.config("  web: {timeout: 1m, retries: 0, sources: [{path: $SOURCE}]}\n"))
@@ -189,7 +204,7 @@ func TestARunWaitsForARepositoryThatAnotherOpensNoLongerThanItMay(t *testing.T) 
 	})
 }
 
-func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
+func ofMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
@@ -223,7 +238,7 @@ func TestOfMoreMessagesThanThereIsRoomForTheNewestAreKept(t *testing.T) {
 }
 
 // The old configuration may take its time to stop, and a crash come in between.
-func TestWhileAnAddressIsCorrectedWhatWaitsIsKeptForTheNewOne(t *testing.T) {
+func whileAnAddressIsCorrectedWhatWaitsIsKeptForTheNewOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	deliveryBy := func(program string) *delivery {
