@@ -63,7 +63,7 @@ type Options struct {
 	Version         string // of the program
 	Tags            []string
 	Progress        *Progress // may be nil
-	// Skipped, when set, is told what is left out, and why.
+	// Skipped, when set, is called with what is left out, and why.
 	Skipped func(path string, why walk.Reason)
 }
 

@@ -84,7 +84,21 @@ func entry(w *enginetest.World, ref, path string) *manifest.Entry {
 	return e
 }
 
-func TestWhatChangesAfterTheWalkSawItIsCapturedAsItIsReadOrNamed(t *testing.T) {
+func TestCapture(t *testing.T) {
+	t.Run("what changes after the walk saw it is captured as it is read or named", whatChangesAfterTheWalkSawItIsCapturedAsItIsReadOrNamed)
+	t.Run("a file that never holds still is flagged", aFileThatNeverHoldsStillIsFlagged)
+	t.Run("what may not be read is named and the rest captured", whatMayNotBeReadIsNamedAndTheRestCaptured)
+	t.Run("a sparse file costs what it holds", aSparseFileCostsWhatItHolds)
+	t.Run("the output of a command is captured as a file", theOutputOfACommandIsCapturedAsAFile)
+	t.Run("a command that fails fails the snapshot", aCommandThatFailsFailsTheSnapshot)
+	t.Run("a command and a file cannot have one path", aCommandAndAFileCannotHaveOnePath)
+	t.Run("two commands cannot have one path", twoCommandsCannotHaveOnePath)
+	t.Run("a dry run writes nothing and says what a run would read", aDryRunWritesNothingAndSaysWhatARunWouldRead)
+	t.Run("a damaged local manifest costs time only", aDamagedLocalManifestCostsTimeOnly)
+	t.Run("sources", testSources)
+}
+
+func whatChangesAfterTheWalkSawItIsCapturedAsItIsReadOrNamed(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	for i := range 100 {
@@ -158,7 +172,7 @@ func TestWhatChangesAfterTheWalkSawItIsCapturedAsItIsReadOrNamed(t *testing.T) {
 	w.Restores("e", src, treetest.Snapshot(t, src))
 }
 
-func TestAFileThatNeverHoldsStillIsFlagged(t *testing.T) {
+func aFileThatNeverHoldsStillIsFlagged(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	path := filepath.Join(src, "log")
@@ -201,7 +215,7 @@ func TestAFileThatNeverHoldsStillIsFlagged(t *testing.T) {
 	w.Restores("e", src, treetest.Snapshot(t, src))
 }
 
-func TestWhatMayNotBeReadIsNamedAndTheRestCaptured(t *testing.T) {
+func whatMayNotBeReadIsNamedAndTheRestCaptured(t *testing.T) {
 	if !enginetest.AsNobody(t) {
 		return
 	}
@@ -237,7 +251,7 @@ func TestWhatMayNotBeReadIsNamedAndTheRestCaptured(t *testing.T) {
 	w.Restores("e", src, treetest.Snapshot(t, src))
 }
 
-func TestASparseFileCostsWhatItHolds(t *testing.T) {
+func aSparseFileCostsWhatItHolds(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	f, err := os.Create(filepath.Join(src, "sparse"))
@@ -287,7 +301,7 @@ func output(as, text string, err error) snapshot.Command {
 	}}
 }
 
-func TestTheOutputOfACommandIsCapturedAsAFile(t *testing.T) {
+func theOutputOfACommandIsCapturedAsAFile(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	write(t, filepath.Join(src, "file"), "content")
@@ -319,7 +333,7 @@ func TestTheOutputOfACommandIsCapturedAsAFile(t *testing.T) {
 	}
 }
 
-func TestACommandThatFailsFailsTheSnapshot(t *testing.T) {
+func aCommandThatFailsFailsTheSnapshot(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	write(t, filepath.Join(src, "file"), "content")
@@ -342,7 +356,7 @@ func TestACommandThatFailsFailsTheSnapshot(t *testing.T) {
 	w.Clean()
 }
 
-func TestACommandAndAFileCannotHaveOnePath(t *testing.T) {
+func aCommandAndAFileCannotHaveOnePath(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	write(t, filepath.Join(src, "file"), "content")
@@ -357,7 +371,7 @@ func TestACommandAndAFileCannotHaveOnePath(t *testing.T) {
 	}
 }
 
-func TestTwoCommandsCannotHaveOnePath(t *testing.T) {
+func twoCommandsCannotHaveOnePath(t *testing.T) {
 	t.Parallel()
 	w := enginetest.New(t, storagetest.NewMemory())
 	src := treetest.TempDir(t)
@@ -371,7 +385,7 @@ func TestTwoCommandsCannotHaveOnePath(t *testing.T) {
 	}
 }
 
-func TestADryRunWritesNothingAndSaysWhatARunWouldRead(t *testing.T) {
+func aDryRunWritesNothingAndSaysWhatARunWouldRead(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	treetest.Generate(t, src, treetest.Seed(11), treetest.Shape{Nodes: 30, MaxFile: 100 << 10, LargeDir: 10})
@@ -401,7 +415,7 @@ func TestADryRunWritesNothingAndSaysWhatARunWouldRead(t *testing.T) {
 
 // The host's copy of the last manifest is a help: when it is damaged, more is
 // read, and the snapshot is as good.
-func TestADamagedLocalManifestCostsTimeOnly(t *testing.T) {
+func aDamagedLocalManifestCostsTimeOnly(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	treetest.Generate(t, src, treetest.Seed(12), treetest.Shape{Nodes: 60, MaxFile: 100 << 10, LargeDir: 400, Without: []treetest.Part{treetest.DeepPaths}})
@@ -448,7 +462,7 @@ func TestADamagedLocalManifestCostsTimeOnly(t *testing.T) {
 	}
 }
 
-func TestSources(t *testing.T) {
+func testSources(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	write(t, filepath.Join(src, "a"), "12345")

@@ -32,7 +32,7 @@ type Difference struct {
 }
 
 // Diff yields what differs from a at and below under to b, in path order. Where
-// the two have chunk IDs of different keys, because the host was enrolled anew
+// the two have chunk IDs of different keys, because the host was enrolled again
 // between them, it reads and compares the content of files of equal size.
 func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, error] {
 	return func(yield func(Difference, error) bool) {
@@ -129,7 +129,7 @@ func readSame(ctx context.Context, a, b *Tree, ea, eb *manifest.Entry) (bool, er
 	return err == nil && sums[0] == sums[1], err
 }
 
-// compare tells how two entries of one path differ; "" is not at all.
+// compare returns how two entries of one path differ; "" is not at all.
 func compare(a, b *manifest.Entry) Change {
 	switch {
 	case (a.Flags|b.Flags)&manifest.Incomplete != 0:

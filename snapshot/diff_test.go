@@ -56,7 +56,12 @@ func edit(t *testing.T, path string, at int64, b string) {
 	}
 }
 
-func TestDiffOverAReenrolment(t *testing.T) {
+func TestDiff(t *testing.T) {
+	t.Run("diff over a reenrolment", diffOverAReenrolment)
+	t.Run("content", testContent)
+}
+
+func diffOverAReenrolment(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	write(t, filepath.Join(src, "empty"), "")
@@ -131,7 +136,7 @@ type countingWriter struct{ n int }
 
 func (c *countingWriter) Write(b []byte) (int, error) { c.n += len(b); return len(b), nil }
 
-func TestContent(t *testing.T) {
+func testContent(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	for i := range 200 {

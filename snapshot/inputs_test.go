@@ -24,7 +24,15 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestFilesThatStateNoSize(t *testing.T) {
+func TestInputs(t *testing.T) {
+	t.Run("files that state no size", filesThatStateNoSize)
+	t.Run("inode flags are captured", inodeFlagsAreCaptured)
+	t.Run("sources record how they were reached", sourcesRecordHowTheyWereReached)
+	t.Run("kernel file systems are recorded as not entered", kernelFileSystemsAreRecordedAsNotEntered)
+	t.Run("without proc nothing is captured or restored", withoutProcNothingIsCapturedOrRestored)
+}
+
+func filesThatStateNoSize(t *testing.T) {
 	t.Parallel()
 	for name, path := range map[string]string{"of proc": "/proc/sys/kernel/ostype", "of sysfs": "/sys/kernel/mm/transparent_hugepage/enabled"} {
 		t.Run(name+" are captured with what they hold", func(t *testing.T) {
@@ -95,7 +103,7 @@ func TestFilesThatStateNoSize(t *testing.T) {
 	})
 }
 
-func TestInodeFlagsAreCaptured(t *testing.T) {
+func inodeFlagsAreCaptured(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("immutable files take root")
@@ -152,7 +160,7 @@ func setFlags(t testing.TB, path string, flags uint32) {
 	t.Cleanup(func() { set(0) })
 }
 
-func TestSourcesRecordHowTheyWereReached(t *testing.T) {
+func sourcesRecordHowTheyWereReached(t *testing.T) {
 	t.Parallel()
 	src := treetest.TempDir(t)
 	write(t, filepath.Join(src, "releases", "7", "file"), "content")
@@ -184,7 +192,7 @@ func TestSourcesRecordHowTheyWereReached(t *testing.T) {
 	}
 }
 
-func TestKernelFileSystemsAreRecordedAsNotEntered(t *testing.T) {
+func kernelFileSystemsAreRecordedAsNotEntered(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting takes root")
@@ -242,7 +250,7 @@ func withoutProc(t *testing.T) bool {
 	return false
 }
 
-func TestWithoutProcNothingIsCapturedOrRestored(t *testing.T) {
+func withoutProcNothingIsCapturedOrRestored(t *testing.T) {
 	if !withoutProc(t) {
 		return
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // protect extends the locks of what the snapshot shares with earlier ones: it
-// is as protected as its least protected object. It tells until when all of it
+// is as protected as its least protected object. It returns until when all of it
 // is. Where that fails the snapshot is worth having all the same, with a warning of
 // the repository.
 func (c *capture) protect(ctx context.Context, t *localTrailer) (time.Time, error) {

@@ -106,7 +106,17 @@ func retained(store *storagetest.Faulty) (n int) {
 	return n
 }
 
-func TestASnapshotIsLockedAsLongAsTheRepositorySaysWhateverItReuses(t *testing.T) {
+func TestProtect(t *testing.T) {
+	t.Run("a snapshot is locked as long as the repository says whatever it reuses", aSnapshotIsLockedAsLongAsTheRepositorySaysWhateverItReuses)
+	t.Run("a host that forgot its locks looks at all of them", aHostThatForgotItsLocksLooksAtAllOfThem)
+	t.Run("a lock that cannot be extended is reported and the snapshot taken", aLockThatCannotBeExtendedIsSaidAndTheSnapshotTaken)
+	t.Run("a copy of a repository is not taken for locked as the first was", aCopyOfARepositoryIsNotTakenForLockedAsTheFirstWas)
+	t.Run("who may not extend locks is not refused for each object", whoMayNotExtendLocksIsNotRefusedForEachObject)
+	t.Run("a hidden or overwritten pack is locked in its own version", aHiddenOrOverwrittenPackIsLockedInItsOwnVersion)
+	t.Run("servers extend the locks of what is reused", serversExtendTheLocksOfWhatIsReused)
+}
+
+func aSnapshotIsLockedAsLongAsTheRepositorySaysWhateverItReuses(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		extended := 0
 		for i := range 80 {
@@ -132,7 +142,7 @@ func TestASnapshotIsLockedAsLongAsTheRepositorySaysWhateverItReuses(t *testing.T
 	})
 }
 
-func TestAHostThatForgotItsLocksLooksAtAllOfThem(t *testing.T) {
+func aHostThatForgotItsLocksLooksAtAllOfThem(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		w.MustCapture("web", src)
 		time.Sleep(20 * day)
@@ -145,7 +155,7 @@ func TestAHostThatForgotItsLocksLooksAtAllOfThem(t *testing.T) {
 	})
 }
 
-func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
+func aLockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		w.MustCapture("web", src)
 		first := firstLock(t, w, "web@1")
@@ -171,7 +181,7 @@ func TestALockThatCannotBeExtendedIsSaidAndTheSnapshotTaken(t *testing.T) {
 	})
 }
 
-func TestACopyOfARepositoryIsNotTakenForLockedAsTheFirstWas(t *testing.T) {
+func aCopyOfARepositoryIsNotTakenForLockedAsTheFirstWas(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		w.MustCapture("web", src)
 		copied := w.With(t, storagetest.NewMemory())
@@ -189,7 +199,7 @@ func TestACopyOfARepositoryIsNotTakenForLockedAsTheFirstWas(t *testing.T) {
 	})
 }
 
-func TestWhoMayNotExtendLocksIsNotRefusedForEachObject(t *testing.T) {
+func whoMayNotExtendLocksIsNotRefusedForEachObject(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		for i := range 32 { // more packs than are locked at once
 			write(t, filepath.Join(src, fmt.Sprintf("more-%d", i)), random(uint64(50+i), 1<<20))
@@ -205,7 +215,7 @@ func TestWhoMayNotExtendLocksIsNotRefusedForEachObject(t *testing.T) {
 	})
 }
 
-func TestAHiddenOrOverwrittenPackIsLockedInItsOwnVersion(t *testing.T) {
+func aHiddenOrOverwrittenPackIsLockedInItsOwnVersion(t *testing.T) {
 	locked(t, func(w *enginetest.World, store *storagetest.Faulty, src string) {
 		w.MustCapture("web", src)
 		memory := store.Unwrap().(*storagetest.Memory)
@@ -230,7 +240,7 @@ func TestAHiddenOrOverwrittenPackIsLockedInItsOwnVersion(t *testing.T) {
 
 // Locks of a few seconds, for nobody can set the clock of a server: what was
 // captured before is reused once a quarter of that is over.
-func TestServersExtendTheLocksOfWhatIsReused(t *testing.T) {
+func serversExtendTheLocksOfWhatIsReused(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *storagetest.Server{"versitygw": storagetest.VersityGW, "minio": storagetest.MinIO} {
 		t.Run(name, func(t *testing.T) {
 			server := start(t)

@@ -22,7 +22,7 @@ import (
 	"knowngood/storage/statement"
 )
 
-// Expectation is what a source must be like, lest its snapshot be suspect.
+// Expectation is what a source must be like; otherwise its snapshot is suspect.
 type Expectation struct {
 	Shrink   int  // percentage of what it had that it must still have; 0: any
 	Mounted  bool // it must be a mount point
@@ -238,7 +238,7 @@ func (c *capture) judge(sources []manifest.Source, counts []statement.SourceCoun
 	return out
 }
 
-// remember takes in the snapshot that was made. What cannot be written is
+// remember records the snapshot that was made. What cannot be written is
 // found again in the store.
 func (c *capture) remember(s *history.Snapshot, sources []manifest.Source) {
 	j := &c.judgement
@@ -311,7 +311,7 @@ func Accept(ctx context.Context, repo *repository.Repository, s *history.Snapsho
 	return numbers, nil
 }
 
-// rejudge writes the judgement anew, which a daemon beside this process reads.
+// rejudge writes the judgement again, which a daemon beside this process reads.
 func rejudge(ctx context.Context, repo *repository.Repository, host, env string) error {
 	accepted, err := repo.Acceptances(ctx, host, env)
 	if err != nil {

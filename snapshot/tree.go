@@ -209,7 +209,7 @@ func groups(segments []manifest.Segment) []group {
 	return out
 }
 
-// Damaged segments are told apart from a failing store by *SegmentError.
+// Damaged segments differ from a failing store by *SegmentError.
 type SegmentError struct {
 	First, Next string // paths from First, to before Next ("" when it is the last), cannot be named
 	Entries     uint32 // how many there are

@@ -44,7 +44,7 @@ func (m *merger) settled(n *walk.Node, started int64) bool {
 		return false
 	}
 	// FAT and some servers state the time of creation as ctime. An mtime in the
-	// future was set, and tells nothing about changes.
+	// future was set, and shows nothing about changes.
 	return stamp(n.Stat.Mtime) > m.started.UnixNano() || olderThan(n.Stat.Mtime, started, window)
 }
 

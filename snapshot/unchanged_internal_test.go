@@ -9,7 +9,12 @@ import (
 	"knowngood/snapshot/walk"
 )
 
-func TestSettled(t *testing.T) {
+func TestUnchanged(t *testing.T) {
+	t.Run("settled", testSettled)
+	t.Run("reread turns", rereadTurns)
+}
+
+func testSettled(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 11, 28, 12, 0, 0, 500_000_000, time.UTC)
 	now := began.Add(time.Hour)
@@ -49,7 +54,7 @@ func TestSettled(t *testing.T) {
 	}
 }
 
-func TestRereadTurns(t *testing.T) {
+func rereadTurns(t *testing.T) {
 	t.Parallel()
 	const period = 30 * 24 * time.Hour
 	begin := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)

@@ -28,7 +28,6 @@ type ApplyOptions struct {
 type Applier struct {
 	opts       ApplyOptions
 	mayChown   bool
-	notOwned   atomic.Uint64
 	complained atomic.Bool
 }
 
@@ -44,7 +43,7 @@ func (p *Problem) Unwrap() error { return p.Err }
 // NewApplier finds out what this process may do.
 func NewApplier(opts ApplyOptions) *Applier { return &Applier{opts: opts, mayChown: hasChown()} }
 
-// hasChown tells whether the process has CAP_CHOWN.
+// hasChown reports whether the process has CAP_CHOWN.
 func hasChown() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -54,17 +53,13 @@ func hasChown() bool {
 	return data[0].Effective&(1<<unix.CAP_CHOWN) != 0
 }
 
-// NotOwned is how many nodes kept an owner other than that of their metadata
-// because this process may not give nodes away.
-func (a *Applier) NotOwned() uint64 { return a.notOwned.Load() }
-
 // Apply applies the metadata to an open file or directory (not O_PATH):
 // owner, extended attributes, mode, times and inode flags, in this order, for a
 // change of owner clears setuid bits and capabilities, an ACL sets mode bits,
 // and everything changes times. Flags that forbid changes are taken away;
 // Protect sets them. It goes on past what fails and returns that. A
 // process without CAP_CHOWN gets one problem about owners, not one for each
-// node; see NotOwned. A node that could not be given to its owner does not get
+// node. A node that could not be given to its owner does not get
 // setuid and setgid bits, nor capabilities.
 func (a *Applier) Apply(fd int, m inode.Metadata) []*Problem {
 	return a.apply(&node{fd: fd, open: true}, &m)
@@ -165,7 +160,7 @@ func Protect(fd int, flags uint32) *Problem {
 	return nil
 }
 
-// chown tells whether the node has, in the end, the owner that its setuid bits
+// chown reports whether the node has, in the end, the owner that its setuid bits
 // and capabilities are meant for.
 func (a *Applier) chown(n *node, st *Stat, m *inode.Metadata) (bool, error) {
 	if a.opts.KeepOwner || m.UID == st.UID && m.GID == st.GID {
@@ -184,11 +179,10 @@ func (a *Applier) chown(n *node, st *Stat, m *inode.Metadata) (bool, error) {
 			return true, nil
 		}
 	}
-	a.notOwned.Add(1)
 	if a.complained.Swap(true) {
 		return false, nil
 	}
-	return false, fmt.Errorf("%w: without the right to give files away (CAP_CHOWN) they stay with the current user; this is said once", err)
+	return false, fmt.Errorf("%w: without the right to give files away (CAP_CHOWN) they stay with the current user; this is reported once", err)
 }
 
 // Owns reports whether a node that has st's owner has the one that Apply would
@@ -250,7 +244,7 @@ func (a *Applier) removeOthers(n *node, m *inode.Metadata, stripped bool, report
 	}
 }
 
-// carried tells whether an attribute belongs to the tree, not to the system.
+// carried reports whether an attribute belongs to the tree, not to the system.
 func carried(name string) bool {
 	if invented(name, nil) {
 		return false

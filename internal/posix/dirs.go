@@ -37,7 +37,7 @@ type Dir struct {
 	Path string
 	// Stat of the directory when it was opened.
 	Stat Stat
-	// Readable tells that the descriptor is good for listing, fsync and
+	// Readable means that the descriptor is good for listing, fsync and
 	// fchmod. Otherwise this process may not read the directory and the
 	// descriptor, opened with O_PATH, is good for the *at calls only.
 	Readable bool

@@ -30,7 +30,14 @@ func openFDs(t *testing.T) int {
 	return len(entries)
 }
 
-func TestDirsNeverLeaveTheirRoot(t *testing.T) {
+func TestDirs(t *testing.T) {
+	t.Run("dirs never leave their root", dirsNeverLeaveTheirRoot)
+	t.Run("dirs hold few descriptors and close all", dirsHoldFewDescriptorsAndCloseAll)
+	t.Run("forget makes dirs see what was replaced", forgetMakesDirsSeeWhatWasReplaced)
+	t.Run("dirs reach beyond path max", dirsReachBeyondPathMax)
+}
+
+func dirsNeverLeaveTheirRoot(t *testing.T) {
 	top := t.TempDir()
 	root := filepath.Join(top, "root")
 	must(t, os.MkdirAll(filepath.Join(root, "a/b"), 0o755))
@@ -67,7 +74,7 @@ func TestDirsNeverLeaveTheirRoot(t *testing.T) {
 	}
 }
 
-func TestDirsHoldFewDescriptorsAndCloseAll(t *testing.T) {
+func dirsHoldFewDescriptorsAndCloseAll(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 100 {
 		must(t, os.MkdirAll(filepath.Join(dir, fmt.Sprintf("%d/sub", i)), 0o755))
@@ -110,7 +117,7 @@ func TestDirsHoldFewDescriptorsAndCloseAll(t *testing.T) {
 	}
 }
 
-func TestForgetMakesDirsSeeWhatWasReplaced(t *testing.T) {
+func forgetMakesDirsSeeWhatWasReplaced(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(dir, "a/b"), 0o755))
 	ds := newDirs(t, dir, 10)
@@ -129,7 +136,7 @@ func TestForgetMakesDirsSeeWhatWasReplaced(t *testing.T) {
 	old.Release()
 }
 
-func TestDirsReachBeyondPathMax(t *testing.T) {
+func dirsReachBeyondPathMax(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "posix")
 	if err != nil {
 		dir = t.TempDir()

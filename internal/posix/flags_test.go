@@ -12,7 +12,12 @@ import (
 	"knowngood/internal/posix"
 )
 
-func TestInodeFlags(t *testing.T) {
+func TestFlags(t *testing.T) {
+	t.Run("inode flags", testInodeFlags)
+	t.Run("file systems", fileSystems)
+}
+
+func testInodeFlags(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	open := func(t *testing.T, name string) int {
@@ -159,7 +164,7 @@ func TestInodeFlags(t *testing.T) {
 	})
 }
 
-func TestFileSystems(t *testing.T) {
+func fileSystems(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]posix.FileSystem{"/proc/self": posix.ProcOrSys, "/sys": posix.ProcOrSys, "/dev/pts": posix.Kernel, "/dev/shm": posix.Local} {
 		t.Run(strings.ReplaceAll(path[1:], "/", "-"), func(t *testing.T) {

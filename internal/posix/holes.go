@@ -77,5 +77,5 @@ func seek(fd int, offset int64, whence int) (int64, error) {
 	return at, err
 }
 
-// Sparse tells whether a file has fewer blocks than its size needs.
+// Sparse reports whether a file has fewer blocks than its size needs.
 func (st *Stat) Sparse() bool { return st.Type == inode.File && st.Blocks*512 < st.Size }

@@ -17,7 +17,7 @@ func IsMountPoint(path string) (bool, error) {
 		return at.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 	}
 
-	// Linux before 5.8, which does not tell a directory that is mounted at
+	// Linux before 5.8, which does not show a directory that is mounted at
 	// another place of the same file system.
 	above, err := statxFollow(path + "/..")
 	if err != nil {

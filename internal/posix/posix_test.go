@@ -66,7 +66,18 @@ func needRoot(t *testing.T) {
 	}
 }
 
-func TestStatDescribesEveryTypeOfNode(t *testing.T) {
+func TestPosix(t *testing.T) {
+	t.Run("stat describes every type of node", statDescribesEveryTypeOfNode)
+	t.Run("open file opens only regular files and never waits", openFileOpensOnlyRegularFilesAndNeverWaits)
+	t.Run("readlink reads targets of any length", readlinkReadsTargetsOfAnyLength)
+	t.Run("xattrs are read sorted with large values and from nodes that cannot be opened", xattrsAreReadSortedWithLargeValuesAndFromNodesThatCannotBeOpened)
+	t.Run("read dir lists every name once with a buffer of any size", readDirListsEveryNameOnceWithABufferOfAnySize)
+	t.Run("holes are found at both ends and between", holesAreFoundAtBothEndsAndBetween)
+	t.Run("holes of an extremely fragmented file are bounded", holesOfAnExtremelyFragmentedFileAreBounded)
+	t.Run("users translate both ways and know what they do not know", usersTranslateBothWaysAndKnowWhatTheyDoNotKnow)
+}
+
+func statDescribesEveryTypeOfNode(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("hello"), 0o600))
@@ -112,7 +123,7 @@ func TestStatDescribesEveryTypeOfNode(t *testing.T) {
 	}
 }
 
-func TestOpenFileOpensOnlyRegularFilesAndNeverWaits(t *testing.T) {
+func openFileOpensOnlyRegularFilesAndNeverWaits(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("hello"), 0o600))
@@ -134,7 +145,7 @@ func TestOpenFileOpensOnlyRegularFilesAndNeverWaits(t *testing.T) {
 	}
 }
 
-func TestReadlinkReadsTargetsOfAnyLength(t *testing.T) {
+func readlinkReadsTargetsOfAnyLength(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	for _, n := range []int{1, 255, 256, 257, 1024, 4000} {
@@ -149,7 +160,7 @@ func TestReadlinkReadsTargetsOfAnyLength(t *testing.T) {
 	}
 }
 
-func TestXattrsAreReadSortedWithLargeValuesAndFromNodesThatCannotBeOpened(t *testing.T) {
+func xattrsAreReadSortedWithLargeValuesAndFromNodesThatCannotBeOpened(t *testing.T) {
 	dir := t.TempDir()
 	fd := dirFD(t, dir)
 	path := filepath.Join(dir, "file")
@@ -202,7 +213,7 @@ func xattrsAt(dirfd int, name string) ([]inode.Xattr, error) {
 	return posix.NodeXattrs(fd)
 }
 
-func TestReadDirListsEveryNameOnceWithABufferOfAnySize(t *testing.T) {
+func readDirListsEveryNameOnceWithABufferOfAnySize(t *testing.T) {
 	dir := t.TempDir()
 	want := []string{" ", "\xff\xfe", "a\nb", strings.Repeat("l", 255), "-rf"}
 	for i := range 300 {
@@ -234,7 +245,7 @@ func TestReadDirListsEveryNameOnceWithABufferOfAnySize(t *testing.T) {
 	}
 }
 
-func TestHolesAreFoundAtBothEndsAndBetween(t *testing.T) {
+func holesAreFoundAtBothEndsAndBetween(t *testing.T) {
 	const mib = 1 << 20
 	tests := map[string]struct {
 		size int64
@@ -270,7 +281,7 @@ func TestHolesAreFoundAtBothEndsAndBetween(t *testing.T) {
 	}
 }
 
-func TestHolesOfAnExtremelyFragmentedFileAreBounded(t *testing.T) {
+func holesOfAnExtremelyFragmentedFileAreBounded(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "sparse"))
 	must(t, err)
 	defer f.Close()
@@ -290,7 +301,7 @@ func TestHolesOfAnExtremelyFragmentedFileAreBounded(t *testing.T) {
 	}
 }
 
-func TestUsersTranslateBothWaysAndKnowWhatTheyDoNotKnow(t *testing.T) {
+func usersTranslateBothWaysAndKnowWhatTheyDoNotKnow(t *testing.T) {
 	var u posix.Users
 	for range 2 {
 		if name := u.User(0); name != "root" {

@@ -71,7 +71,7 @@ func removeBelow(fd int) error {
 		names = append(names, string(name))
 		return nil
 	})
-	for _, n := range names { // all that can go goes; the first error tells of the rest
+	for _, n := range names { // whatever can be removed is; the first error is returned
 		if nerr := RemoveAll(fd, n); err == nil {
 			err = nerr
 		}
@@ -79,7 +79,7 @@ func removeBelow(fd int) error {
 	return err
 }
 
-// Mounted tells whether name in a directory is a directory on which something
+// Mounted reports whether name in a directory is a directory on which something
 // is mounted. It takes Linux 5.6; on an older one a mount of the same file
 // system does not show.
 func Mounted(dirfd int, name string) (bool, error) {

@@ -30,7 +30,13 @@ func asUser(uid int, do func() error) error {
 	return <-done
 }
 
-func TestRemoveAll(t *testing.T) {
+func TestRemove(t *testing.T) {
+	t.Run("remove all", removeAll)
+	t.Run("chmod dir", chmodDir)
+	t.Run("set mtime", testSetMtime)
+}
+
+func removeAll(t *testing.T) {
 	const nobody = 65534
 	t.Run("removes directories of the user that refuse him", func(t *testing.T) {
 		dir := t.TempDir()
@@ -75,7 +81,7 @@ func TestRemoveAll(t *testing.T) {
 	})
 }
 
-func TestChmodDir(t *testing.T) {
+func chmodDir(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "d"), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
@@ -95,7 +101,7 @@ func TestChmodDir(t *testing.T) {
 	}
 }
 
-func TestSetMtime(t *testing.T) {
+func testSetMtime(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	must(t, err)
 	defer f.Close()

@@ -18,7 +18,7 @@ import (
 	"knowngood/internal/inode"
 )
 
-// Stat is what the kernel tells of one node.
+// Stat is what the kernel knows of one node.
 type Stat struct {
 	Type         inode.Type // 0 for a type that inode does not know
 	Mode         uint32     // 0o7777

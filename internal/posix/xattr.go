@@ -38,7 +38,7 @@ func NodeXattrs(fd int) ([]inode.Xattr, error) {
 }
 
 // ErrNoProc says that /proc is not there. Some metadata of nodes that cannot be
-// opened is reached through it alone.
+// opened is reached only through it.
 var ErrNoProc = errors.New("/proc is not mounted, and is needed to read and set metadata of files: mount it (mount -t proc proc /proc) and run this again")
 
 // CheckProc returns ErrNoProc where /proc is missing, or is not what it should
@@ -116,7 +116,7 @@ func grow(op string, buf []byte, read func([]byte) (int, error)) ([]byte, error)
 }
 
 // invented reports whether the kernel made an attribute by itself, from what an
-// entry has anyway or for this one inode alone. Such attributes are neither
+// entry has anyway or only for this inode. Such attributes are neither
 // captured nor set nor removed: on xfs, removing its second name of an ACL
 // removes the ACL.
 func invented(name string, value []byte) bool {
@@ -132,7 +132,7 @@ func invented(name string, value []byte) bool {
 // evmHMAC is the type of a keyed hash of the kernel's: EVM_XATTR_HMAC.
 const evmHMAC = 2
 
-// isErrno tells whether err is one of these errors of the kernel.
+// isErrno reports whether err is one of these errors of the kernel.
 func isErrno(err error, errnos ...unix.Errno) bool {
 	if err == nil {
 		return false

@@ -132,7 +132,7 @@ func (r *Fields) Fixed(tag uint64, dst []byte) {
 	copy(dst, v)
 }
 
-// OptionalFixed is Fixed for a field that may be absent; it tells whether it was there.
+// OptionalFixed is Fixed for a field that may be absent, and reports whether it was there.
 func (r *Fields) OptionalFixed(tag uint64, dst []byte) bool {
 	v := r.Bytes(tag)
 	if v == nil {

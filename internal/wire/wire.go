@@ -31,7 +31,7 @@ func AppendBytes[T []byte | string](b []byte, v T) []byte {
 }
 
 // Decoder reads values off the front of a byte string. After the first error
-// every method returns zero values, and Err and Finish tell that error.
+// every method returns zero values, and Err and Finish return that error.
 type Decoder struct {
 	buf []byte
 	off int
@@ -143,14 +143,6 @@ func (d *Decoder) Copy(dst []byte) { copy(dst, d.Take(len(dst))) }
 func (d *Decoder) U8() uint8 {
 	if b := d.Take(1); b != nil {
 		return b[0]
-	}
-	return 0
-}
-
-// U16 reads a little-endian integer.
-func (d *Decoder) U16() uint16 {
-	if b := d.Take(2); b != nil {
-		return binary.LittleEndian.Uint16(b)
 	}
 	return 0
 }

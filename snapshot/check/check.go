@@ -208,7 +208,7 @@ func (c *checker) audit(found iter.Seq[error]) error {
 	return nil
 }
 
-// warning takes in what the repository warned of.
+// warning records what the repository warned of.
 func (c *checker) warning(w error) {
 	if object, ok := damagedObject(w); ok {
 		c.damage(object, w)
@@ -356,7 +356,8 @@ func (c *checker) opens(ctx context.Context, s *history.Snapshot) error {
 	return nil
 }
 
-// damagedObject tells damage, and what is damaged, from other errors.
+// damagedObject returns the damaged object that an error is about; ok is false for
+// other errors.
 func damagedObject(err error) (string, bool) {
 	var damage *authentic.DamageError
 	var tamper *authentic.TamperError

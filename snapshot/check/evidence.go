@@ -49,7 +49,7 @@ func (v *evidence) elsewhere(id [32]byte) bool {
 	return ok
 }
 
-// there tells whether a chunk is where an entry says, or in a pack that is
+// there reports whether a chunk is where an entry says, or in a pack that is
 // whole.
 func (v *evidence) there(c *manifest.Chunk) bool {
 	if loc, ok := v.actual.Lookup(c.ID); ok {

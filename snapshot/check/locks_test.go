@@ -36,7 +36,12 @@ func (w *world) unlock(key string) {
 	w.Check(w.Store.Put(w.Ctx, key, b, storage.PutOptions{}))
 }
 
-func TestLocks(t *testing.T) {
+func TestLockss(t *testing.T) {
+	t.Run("locks", testLocks)
+	t.Run("a lock that somebody shortened on a server", aLockThatSomebodyShortenedOnAServer)
+}
+
+func testLocks(t *testing.T) {
 	t.Parallel()
 	t.Run("as long as roots say are no damage, and are counted", func(t *testing.T) {
 		t.Parallel()
@@ -92,7 +97,7 @@ func TestLocks(t *testing.T) {
 	})
 }
 
-func TestALockThatSomebodyShortenedOnAServer(t *testing.T) {
+func aLockThatSomebodyShortenedOnAServer(t *testing.T) {
 	server := storagetest.MinIO(t)
 	server.Setenv(t)
 	server.Bucket(t, "locks", storagetest.LockBucket)

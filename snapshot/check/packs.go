@@ -73,7 +73,7 @@ func (d *packCheck) run(ctx context.Context, l *listing) error {
 	return g.Wait()
 }
 
-// drawn tells whether a pack is among the share to be read. The draw depends
+// drawn reports whether a pack is among the share to be read. The draw depends
 // on the day, so that repeated checks see other packs.
 func drawn(hash [32]byte, share float64) bool {
 	if share >= 1 {

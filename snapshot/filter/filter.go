@@ -304,7 +304,7 @@ func (r *rule) match(rel, name string, isDir bool) bool {
 	return strings.HasPrefix(s, r.lead) && doublestar.MatchUnvalidated(r.text, escapeBytes(s))
 }
 
-// mayMatchBelow tells whether a path below dir can match. It may be wrong in
+// mayMatchBelow reports whether a path below dir can match. It may be wrong in
 // saying yes.
 func (r *rule) mayMatchBelow(dir string) bool {
 	if !r.anchored {

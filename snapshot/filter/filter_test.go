@@ -19,7 +19,16 @@ func compile(t testing.TB, source string, include, exclude []string) *filter.Rul
 	return r
 }
 
-func TestTheLastPatternThatMatchesAPathOrADirectoryAboveDecides(t *testing.T) {
+func TestFilter(t *testing.T) {
+	t.Run("the last pattern that matches a path or a directory above decides", theLastPatternThatMatchesAPathOrADirectoryAboveDecides)
+	t.Run("include patterns select and exclude patterns take out", includePatternsSelectAndExcludePatternsTakeOut)
+	t.Run("patterns that cannot mean anything are refused", patternsThatCannotMeanAnythingAreRefused)
+	t.Run("nil rules include everything", nilRulesIncludeEverything)
+	t.Run("nothing below an excluded directory is meant", nothingBelowAnExcludedDirectoryIsMeant)
+	t.Run("patterns of several sources in one inside", patternsOfSeveralSourcesInOneInside)
+}
+
+func theLastPatternThatMatchesAPathOrADirectoryAboveDecides(t *testing.T) {
 	const in, out, parent = filter.Include, filter.Exclude, filter.Parent
 	tests := []struct {
 		name     string
@@ -72,7 +81,7 @@ func TestTheLastPatternThatMatchesAPathOrADirectoryAboveDecides(t *testing.T) {
 	}
 }
 
-func TestIncludePatternsSelectAndExcludePatternsTakeOut(t *testing.T) {
+func includePatternsSelectAndExcludePatternsTakeOut(t *testing.T) {
 	r := compile(t, "/", []string{"/srv/web/html", "*.conf"}, []string{"*.bak", "/srv/web/html/tmp/"})
 	for p, want := range map[string]filter.Decision{
 		"":                    filter.Parent,
@@ -101,7 +110,7 @@ func TestIncludePatternsSelectAndExcludePatternsTakeOut(t *testing.T) {
 	}
 }
 
-func TestPatternsThatCannotMeanAnythingAreRefused(t *testing.T) {
+func patternsThatCannotMeanAnythingAreRefused(t *testing.T) {
 	for _, p := range []string{"", "!", "/", "!/", "a//b", "a/./b", "../a", ".", "[a", "{a", "{,a}", strings.Repeat("{a,b}", 20), `a\`, "/srv/web", "/srv/web/", "!/srv/web"} {
 		if _, err := filter.Compile("/srv/web", nil, []string{p}); err == nil {
 			t.Errorf("%q is accepted", p)
@@ -117,7 +126,7 @@ func TestPatternsThatCannotMeanAnythingAreRefused(t *testing.T) {
 	}
 }
 
-func TestNilRulesIncludeEverything(t *testing.T) {
+func nilRulesIncludeEverything(t *testing.T) {
 	var r *filter.Rules
 	if r.Match("a/b", true) != filter.Include || r.Match("", true) != filter.Include {
 		t.Error("nil excludes")
@@ -127,7 +136,7 @@ func TestNilRulesIncludeEverything(t *testing.T) {
 // The promise on which a walk relies: what lies below an excluded directory is
 // excluded, so the directory need not be read; and a walk by Step decides as
 // Match does.
-func TestNothingBelowAnExcludedDirectoryIsMeant(t *testing.T) {
+func nothingBelowAnExcludedDirectoryIsMeant(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		part := rapid.SampledFrom([]string{"a", "b", "ab", "*", "**", "a*", "*b", "?", "[ab]", "{a,b}", "{a,a/b}"})
 		pattern := rapid.Custom(func(t *rapid.T) string {
@@ -184,7 +193,7 @@ func BenchmarkMatch(b *testing.B) {
 	})
 }
 
-func TestPatternsOfSeveralSourcesInOneInside(t *testing.T) {
+func patternsOfSeveralSourcesInOneInside(t *testing.T) {
 	t.Parallel()
 	sources := []string{"/a", "/a/b/", "/a/b/c", "/x/b"}
 	for _, test := range []struct {

@@ -62,7 +62,14 @@ func allocated(do func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-func TestASegmentHasABudget(t *testing.T) {
+func TestBudget(t *testing.T) {
+	t.Run("a segment has a budget", aSegmentHasABudget)
+	t.Run("a segment cut by weight keeps the budget", aSegmentCutByWeightKeepsTheBudget)
+	t.Run("fits", testFits)
+	t.Run("all sources of a table share a budget", allSourcesOfATableShareABudget)
+}
+
+func aSegmentHasABudget(t *testing.T) {
 	for name, test := range map[string]struct {
 		entries []*Entry
 		refused string
@@ -131,7 +138,7 @@ func oneFile() []byte {
 	return slices.Clone(a[:len(a)-2])
 }
 
-func TestASegmentCutByWeightKeepsTheBudget(t *testing.T) {
+func aSegmentCutByWeightKeepsTheBudget(t *testing.T) {
 	for name, entries := range map[string][]*Entry{
 		"paths of a megabyte": longPaths(MaxPath, 40),
 		"long paths":          longPaths(4000, 3000),
@@ -166,7 +173,7 @@ func TestASegmentCutByWeightKeepsTheBudget(t *testing.T) {
 	}
 }
 
-func TestFits(t *testing.T) {
+func testFits(t *testing.T) {
 	chunked := func(n int) *Entry {
 		e := &Entry{Path: "a", Type: File}
 		ref := &pack.Ref{}
@@ -186,7 +193,7 @@ func TestFits(t *testing.T) {
 	}
 }
 
-func TestAllSourcesOfATableShareABudget(t *testing.T) {
+func allSourcesOfATableShareABudget(t *testing.T) {
 	table := &Table{}
 	for i := range 5 {
 		table.Sources = append(table.Sources, Source{Path: fmt.Sprint("/", i), Exclude: make([]string, maxSourceLists/4)})

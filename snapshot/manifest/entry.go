@@ -91,7 +91,7 @@ type Entry struct {
 	Stat *Stat // what the host saw; only in the host's own copy of a manifest
 }
 
-// Stat is what tells the host that a file has not changed since. It never
+// Stat shows the host that a file has not changed since. It never
 // enters the store.
 type Stat struct {
 	Ctime Time
@@ -144,7 +144,7 @@ func Compare(a, b string) int {
 	return len(a) - len(b)
 }
 
-// Within tells whether path is dir or lies below it.
+// Within reports whether path is dir or lies below it.
 func Within(path, dir string) bool {
 	return dir == "" || path == dir || len(path) > len(dir) && path[len(dir)] == '/' && strings.HasPrefix(path, dir)
 }

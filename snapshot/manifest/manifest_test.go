@@ -84,7 +84,19 @@ func genEntries(t *rapid.T) []*Entry {
 	return out
 }
 
-func TestSegmentsAndStatsReadBackAsWritten(t *testing.T) {
+func TestManifest(t *testing.T) {
+	t.Run("segments and stats read back as written", segmentsAndStatsReadBackAsWritten)
+	t.Run("check", check)
+	t.Run("the digest of a table", theDigestOfATable)
+	t.Run("tables", tables)
+	t.Run("the segment ID ignores locations", theSegmentIDIgnoresLocations)
+	t.Run("compare orders by component", compareOrdersByComponent)
+	t.Run("paths that could escape are invalid", pathsThatCouldEscapeAreInvalid)
+	t.Run("entries out of order are refused", entriesOutOfOrderAreRefused)
+	t.Run("vectors of the format hold", vectorsOfTheFormatHold)
+}
+
+func segmentsAndStatsReadBackAsWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		entries := genEntries(t)
 		var x Encoder
@@ -122,7 +134,7 @@ func pointers(e []Entry) []*Entry {
 	return out
 }
 
-func TestCheck(t *testing.T) {
+func check(t *testing.T) {
 	t.Run("accepts what a parser reads, and refuses what it refuses", func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			e := rapid.SampledFrom(genEntries(t)).Draw(t, "entry")
@@ -163,7 +175,7 @@ func TestCheck(t *testing.T) {
 	})
 }
 
-func TestTheDigestOfATable(t *testing.T) {
+func theDigestOfATable(t *testing.T) {
 	digest := func(change func(*Table)) [32]byte {
 		x := vectorTable()
 		change(x)
@@ -201,7 +213,7 @@ func TestTheDigestOfATable(t *testing.T) {
 	}
 }
 
-func TestTables(t *testing.T) {
+func tables(t *testing.T) {
 	refused := map[string]struct {
 		change func(*Table)
 		want   error
@@ -232,7 +244,7 @@ func TestTables(t *testing.T) {
 	})
 }
 
-func TestTheSegmentIDIgnoresLocations(t *testing.T) {
+func theSegmentIDIgnoresLocations(t *testing.T) {
 	chunk := func(p byte) Chunk {
 		return Chunk{ID: ChunkID{1}, Len: 5, Loc: Location{Pack: &pack.Ref{Hash: [32]byte{p}}, FrameOffset: uint32(p), FrameLen: 9}}
 	}
@@ -252,7 +264,7 @@ func TestTheSegmentIDIgnoresLocations(t *testing.T) {
 	}
 }
 
-func TestCompareOrdersByComponent(t *testing.T) {
+func compareOrdersByComponent(t *testing.T) {
 	want := []string{"", "a", "a/b", "a/b/c", "a/c", "a b", "a-", "a.", "ab", "b"}
 	got := slices.Clone(want)
 	slices.Reverse(got)
@@ -262,7 +274,7 @@ func TestCompareOrdersByComponent(t *testing.T) {
 	}
 }
 
-func TestPathsThatCouldEscapeAreInvalid(t *testing.T) {
+func pathsThatCouldEscapeAreInvalid(t *testing.T) {
 	for _, p := range []string{"/a", "a/", "a//b", ".", "..", "a/../b", "a/.", "a\x00b", strings.Repeat("a/", MaxPath/2) + "a"} {
 		if ValidPath(p) {
 			t.Errorf("%.20q is valid", p)
@@ -279,7 +291,7 @@ func TestPathsThatCouldEscapeAreInvalid(t *testing.T) {
 	}
 }
 
-func TestEntriesOutOfOrderAreRefused(t *testing.T) {
+func entriesOutOfOrderAreRefused(t *testing.T) {
 	for _, paths := range [][]string{{"b", "a"}, {"a", "a"}, {"a b", "a/b"}} {
 		var x Encoder
 		if _, err := ParseSegment(x.Append(nil, []*Entry{{Path: paths[0], Type: Dir}, {Path: paths[1], Type: Dir}})); err == nil {
@@ -319,7 +331,7 @@ func vectorEntries() []*Entry {
 	}
 }
 
-func TestVectorsOfTheFormatHold(t *testing.T) {
+func vectorsOfTheFormatHold(t *testing.T) {
 	var x Encoder
 	segment := x.Append(nil, vectorEntries())
 	id, err := SegmentID([32]byte{1, 2, 3}, segment)

@@ -248,7 +248,7 @@ func (p *parser) file(e *Entry) {
 	}
 }
 
-// ValidPath tells whether path may be an entry's.
+// ValidPath reports whether path may be an entry's.
 func ValidPath(path string) bool { return path == "" || len(path) <= MaxPath && validPath(path) }
 
 func validPath(path string) bool {

@@ -220,7 +220,7 @@ func (l *lister) describeIn(d *dir, h *posix.Dir, k int) *block {
 	return b
 }
 
-// node describes one node, and tells whether it exists. The name ends with a NUL.
+// node describes one node, and reports whether it exists. The name ends with a NUL.
 func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []byte) bool {
 	if n.place = d.place.child(n.Name); n.place != nil && n.place.source != nil {
 		return true // it is another source's
@@ -309,7 +309,7 @@ func relative(dir, name, path string) string {
 	return path[len(path)-len(dir)-1-len(name):]
 }
 
-// vanished tells whether a name that is not found was removed after the
+// vanished reports whether a name that is not found was removed after the
 // directory was read. A name in a directory that has not changed since is one
 // that the file system lists and cannot find, which must not go unnoticed.
 func (d *dir) vanished(err error, h *posix.Dir) bool {

@@ -76,7 +76,17 @@ func removeDeep(t *testing.T, root int, name string) {
 	}
 }
 
-func TestATreeOfFiveThousandLevelsIsWalkedWithFewDescriptors(t *testing.T) {
+func TestHostile(t *testing.T) {
+	t.Run("a tree of five thousand levels is walked with few descriptors", aTreeOfFiveThousandLevelsIsWalkedWithFewDescriptors)
+	t.Run("nodes open their directory after the walk and close it with the last release", nodesOpenTheirDirectoryAfterTheWalkAndCloseItWithTheLastRelease)
+	t.Run("a run that forgets its nodes leaves no descriptors for long", aRunThatForgetsItsNodesLeavesNoDescriptorsForLong)
+	t.Run("a directory that was replaced is not taken for the one that was walked", aDirectoryThatWasReplacedIsNotTakenForTheOneThatWasWalked)
+	t.Run("a tree that changes all the time is walked in order to its end", aTreeThatChangesAllTheTimeIsWalkedInOrderToItsEnd)
+	t.Run("mounted file systems are left empty on request", mountedFileSystemsAreLeftEmptyOnRequest)
+	t.Run("directories that may not be read are yielded with their error", directoriesThatMayNotBeReadAreYieldedWithTheirError)
+}
+
+func aTreeOfFiveThousandLevelsIsWalkedWithFewDescriptors(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "walk") // in memory: making it takes longest
 	if err != nil {
 		dir = tempDir(t)
@@ -113,7 +123,7 @@ func TestATreeOfFiveThousandLevelsIsWalkedWithFewDescriptors(t *testing.T) {
 	}
 }
 
-func TestNodesOpenTheirDirectoryAfterTheWalkAndCloseItWithTheLastRelease(t *testing.T) {
+func nodesOpenTheirDirectoryAfterTheWalkAndCloseItWithTheLastRelease(t *testing.T) {
 	dir := tempDir(t)
 	for i := range 300 {
 		build(t, dir, fmt.Sprintf("%03d/file", i))
@@ -142,7 +152,7 @@ func TestNodesOpenTheirDirectoryAfterTheWalkAndCloseItWithTheLastRelease(t *test
 	}
 }
 
-func TestARunThatForgetsItsNodesLeavesNoDescriptorsForLong(t *testing.T) {
+func aRunThatForgetsItsNodesLeavesNoDescriptorsForLong(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "a/b/c")
 	before := openFDs(t)
@@ -157,7 +167,7 @@ func TestARunThatForgetsItsNodesLeavesNoDescriptorsForLong(t *testing.T) {
 	t.Errorf("%d descriptors are left open", openFDs(t)-before)
 }
 
-func TestADirectoryThatWasReplacedIsNotTakenForTheOneThatWasWalked(t *testing.T) {
+func aDirectoryThatWasReplacedIsNotTakenForTheOneThatWasWalked(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "0/file", "1/file")
 	for i := range 2 * posix.DirsLimit {
@@ -191,7 +201,7 @@ func TestADirectoryThatWasReplacedIsNotTakenForTheOneThatWasWalked(t *testing.T)
 	}
 }
 
-func TestATreeThatChangesAllTheTimeIsWalkedInOrderToItsEnd(t *testing.T) {
+func aTreeThatChangesAllTheTimeIsWalkedInOrderToItsEnd(t *testing.T) {
 	dir := tempDir(t)
 	for i := range 60 {
 		build(t, dir, fmt.Sprintf("d%02d/e/f", i), fmt.Sprintf("d%02d/g", i))
@@ -238,7 +248,7 @@ func TestATreeThatChangesAllTheTimeIsWalkedInOrderToItsEnd(t *testing.T) {
 	wg.Wait()
 }
 
-func TestMountedFileSystemsAreLeftEmptyOnRequest(t *testing.T) {
+func mountedFileSystemsAreLeftEmptyOnRequest(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "a/below", "mnt/", "mnt2/", "z", "repo/x")
 	if err := unix.Mount("none", dir+"/mnt", "tmpfs", 0, ""); err != nil {
@@ -284,7 +294,7 @@ func walkDenied(dir string) int {
 	return 0
 }
 
-func TestDirectoriesThatMayNotBeReadAreYieldedWithTheirError(t *testing.T) {
+func directoriesThatMayNotBeReadAreYieldedWithTheirError(t *testing.T) {
 	dir, err := os.MkdirTemp("", "walk")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })

@@ -78,7 +78,7 @@ func follow(abs string) (*route, error) {
 	return r, nil
 }
 
-// pass takes in what lies on the way.
+// pass records what lies on the way.
 func (r *route) pass(at string, st *posix.Stat) {
 	why := ownedByOthers(st) // the owner of a link can replace it in a sticky directory
 	if st.Type == manifest.Symlink && r.link == "" {

@@ -7,7 +7,7 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// names are those of one directory, with their types as the directory tells
+// names are those of one directory, with their types as the directory has
 // them: 0 where it does not.
 type names struct {
 	text []byte
@@ -34,7 +34,7 @@ func (n *names) sort() {
 	slices.SortFunc(n.refs, func(a, b uint64) int { return bytes.Compare(n.bytes(a), n.bytes(b)) })
 }
 
-// has tells whether the sorted names hold one.
+// has reports whether the sorted names hold one.
 func (n *names) has(name string) bool {
 	_, ok := slices.BinarySearchFunc(n.refs, name, func(ref uint64, name string) int {
 		return bytes.Compare(n.bytes(ref), []byte(name))

@@ -63,14 +63,14 @@ type Options struct {
 	// Omit names nodes that are left out wherever they turn up: the
 	// repository and the state directory. A source itself is not omitted.
 	Omit []posix.DevIno
-	// Skipped, when set, is told of what is left out, in path order between
+	// Skipped, when set, is called with what is left out, in path order between
 	// the calls of yield: the node at path, or for reasons of directories
 	// (see Reason) what is in it.
 	Skipped func(path string, why Reason)
-	// Resolved, when set, is told of each source that is reached over symbolic
+	// Resolved, when set, is called with each source that is reached over symbolic
 	// links, and the real path of what is walked, before its first node.
 	Resolved func(source, real string)
-	// KeptLink, when set, is told of each source that is a symbolic link to
+	// KeptLink, when set, is called with each source that is a symbolic link to
 	// something else than a directory: it is walked as the link that it is.
 	KeptLink func(source string)
 	// Workers that read ahead; 0 chooses a number for this machine. File

@@ -122,7 +122,19 @@ func expect(t testing.TB, got []string, want ...string) {
 	}
 }
 
-func TestEveryNodeIsYieldedOnceInPathOrderWhateverTheNames(t *testing.T) {
+func TestWalk(t *testing.T) {
+	t.Run("every node is yielded once in path order whatever the names", everyNodeIsYieldedOnceInPathOrderWhateverTheNames)
+	t.Run("a large directory is described in blocks in order", aLargeDirectoryIsDescribedInBlocksInOrder)
+	t.Run("several sources are one tree with their parents implied", severalSourcesAreOneTreeWithTheirParentsImplied)
+	t.Run("the root of the file system is a source", theRootOfTheFileSystemIsASource)
+	t.Run("a source within another keeps its own rules", aSourceWithinAnotherKeepsItsOwnRules)
+	t.Run("a source behind a link is recorded at the path given", aSourceBehindALinkIsRecordedAtThePathGiven)
+	t.Run("sources that cannot be walked are errors that name them", sourcesThatCannotBeWalkedAreErrorsThatNameThem)
+	t.Run("what is left out is reported with its reason", whatIsLeftOutIsToldWithItsReason)
+	t.Run("the first error of yield and the end of the context end the walk", theFirstErrorOfYieldAndTheEndOfTheContextEndTheWalk)
+}
+
+func everyNodeIsYieldedOnceInPathOrderWhateverTheNames(t *testing.T) {
 	dir := tempDir(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	dirs := []string{dir}
@@ -162,7 +174,7 @@ func TestEveryNodeIsYieldedOnceInPathOrderWhateverTheNames(t *testing.T) {
 	}
 }
 
-func TestALargeDirectoryIsDescribedInBlocksInOrder(t *testing.T) {
+func aLargeDirectoryIsDescribedInBlocksInOrder(t *testing.T) {
 	dir := tempDir(t)
 	var want []string
 	for i := range 1300 {
@@ -184,7 +196,7 @@ func TestALargeDirectoryIsDescribedInBlocksInOrder(t *testing.T) {
 	}
 }
 
-func TestSeveralSourcesAreOneTreeWithTheirParentsImplied(t *testing.T) {
+func severalSourcesAreOneTreeWithTheirParentsImplied(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "a/b/one", "a/b/two", "a/c", "z/file", "z/other", "y/")
 	must(t, os.Symlink("a/c", dir+"/link"))
@@ -206,7 +218,7 @@ func TestSeveralSourcesAreOneTreeWithTheirParentsImplied(t *testing.T) {
 	expect(t, first, want...)
 }
 
-func TestTheRootOfTheFileSystemIsASource(t *testing.T) {
+func theRootOfTheFileSystemIsASource(t *testing.T) {
 	r, err := filter.Compile("/", nil, []string{"/*"})
 	must(t, err)
 	var got []string
@@ -218,7 +230,7 @@ func TestTheRootOfTheFileSystemIsASource(t *testing.T) {
 	expect(t, got, fmt.Sprint("", ".", false, manifest.Dir))
 }
 
-func TestASourceWithinAnotherKeepsItsOwnRules(t *testing.T) {
+func aSourceWithinAnotherKeepsItsOwnRules(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "s/a", "s/cache/x", "s/cache/deep/in/y", "s/cache/deep/in/z.tmp", "s/cache/deep/other", "s/q.tmp", "s/r/b.tmp", "s/r/c")
 	s := dir + "/s"
@@ -231,14 +243,14 @@ func TestASourceWithinAnotherKeepsItsOwnRules(t *testing.T) {
 	expect(t, got, "s/", "s/a", "s/cache/", "- s/cache/deep (excluded by a pattern)", "s/cache/x", "s/q.tmp", "s/r/", "s/r/b.tmp", "s/r/c")
 }
 
-func TestASourceBehindALinkIsRecordedAtThePathGiven(t *testing.T) {
+func aSourceBehindALinkIsRecordedAtThePathGiven(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "releases/7/data/x")
 	must(t, os.Symlink("releases/7", dir+"/current"))
 	expect(t, collect(t, dir, walk.Options{Sources: []walk.Source{{Path: dir + "/current/data"}}}), "i current/", "current/data/", "current/data/x")
 }
 
-func TestSourcesThatCannotBeWalkedAreErrorsThatNameThem(t *testing.T) {
+func sourcesThatCannotBeWalkedAreErrorsThatNameThem(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "a/x", "b")
 	must(t, os.Symlink("a", dir+"/link"))
@@ -271,7 +283,7 @@ func TestSourcesThatCannotBeWalkedAreErrorsThatNameThem(t *testing.T) {
 	}
 }
 
-func TestWhatIsLeftOutIsToldWithItsReason(t *testing.T) {
+func whatIsLeftOutIsToldWithItsReason(t *testing.T) {
 	dir := tempDir(t)
 	build(t, dir, "a.tmp", "big", "cache/CACHEDIR.TAG", "cache/x/y", "fake/CACHEDIR.TAG", "fake/x", "mark/.nobackup", "mark/x", "mark/sub/y", "own/x", "out/in/keep", "out/x", "small")
 	must(t, os.WriteFile(dir+"/cache/CACHEDIR.TAG", []byte("Signature: 8a477f597d28d172789f06886806bc55\n# more"), 0o644))
@@ -288,7 +300,7 @@ func TestWhatIsLeftOutIsToldWithItsReason(t *testing.T) {
 		"- own (belongs to knowngood)", "small")
 }
 
-func TestTheFirstErrorOfYieldAndTheEndOfTheContextEndTheWalk(t *testing.T) {
+func theFirstErrorOfYieldAndTheEndOfTheContextEndTheWalk(t *testing.T) {
 	dir := tempDir(t)
 	for i := range 200 {
 		build(t, dir, fmt.Sprintf("%d/x/y", i))

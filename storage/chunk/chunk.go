@@ -114,14 +114,10 @@ func New(params Params, gearKey [32]byte) (*Chunker, error) {
 	return c, nil
 }
 
-// MaxLen is the most bytes a chunk can have, so the size of buffer with which
-// Cut always finds an answer.
-func (c *Chunker) MaxLen() int { return c.max }
-
 // Cut returns the length in bytes of the first chunk of buf, which must begin
 // at the start of the content or at a cut point. final says that the content
 // ends with buf. Cut returns 0 when it needs more bytes to decide, which is
-// only when buf is shorter than MaxLen, not final and without a cut point, or
+// only when buf is shorter than Params.Max, not final and without a cut point, or
 // when buf is empty.
 func (c *Chunker) Cut(buf []byte, final bool) int {
 	end := 0 // where the chunk ends when there is no cut point

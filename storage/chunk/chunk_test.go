@@ -69,7 +69,19 @@ func specified(c *Chunker, p Params, data []byte) int {
 	return min(int(p.Max), len(data))
 }
 
-func TestParametersAreChecked(t *testing.T) {
+func TestChunk(t *testing.T) {
+	t.Run("parameters are checked", parametersAreChecked)
+	t.Run("cut points are as specified", cutPointsAreAsSpecified)
+	t.Run("golden vectors", goldenVectors)
+	t.Run("another key cuts elsewhere", anotherKeyCutsElsewhere)
+	t.Run("cuts do not depend on how content arrives", cutsDoNotDependOnHowContentArrives)
+	t.Run("sizes stay within bounds", sizesStayWithinBounds)
+	t.Run("chunks fall into step after an insertion", chunksFallIntoStepAfterAnInsertion)
+	t.Run("mean size is near the average", meanSizeIsNearTheAverage)
+	t.Run("cutting allocates nothing", cuttingAllocatesNothing)
+}
+
+func parametersAreChecked(t *testing.T) {
 	for _, c := range []struct {
 		params Params
 		reason string // "" when valid
@@ -96,7 +108,7 @@ func TestParametersAreChecked(t *testing.T) {
 	}
 }
 
-func TestCutPointsAreAsSpecified(t *testing.T) {
+func cutPointsAreAsSpecified(t *testing.T) {
 	for _, p := range []Params{small, medium, {Min: 64, Avg: 16 << 10, Max: 100_003}} {
 		c := newChunker(t, p)
 		data := random(7, 40*int(p.Avg))
@@ -113,7 +125,7 @@ func TestCutPointsAreAsSpecified(t *testing.T) {
 
 // A change of these vectors is a change of the format: no repository made
 // before would deduplicate.
-func TestGoldenVectors(t *testing.T) {
+func goldenVectors(t *testing.T) {
 	c := newChunker(t, DefaultParams())
 	var table [8 * 256]byte
 	for i, g := range c.gear {
@@ -148,7 +160,7 @@ func TestGoldenVectors(t *testing.T) {
 	}
 }
 
-func TestAnotherKeyCutsElsewhere(t *testing.T) {
+func anotherKeyCutsElsewhere(t *testing.T) {
 	data := random(1, 1<<20)
 	a, err := New(medium, [32]byte{1})
 	if err != nil {
@@ -163,7 +175,7 @@ func TestAnotherKeyCutsElsewhere(t *testing.T) {
 	}
 }
 
-func TestCutsDoNotDependOnHowContentArrives(t *testing.T) {
+func cutsDoNotDependOnHowContentArrives(t *testing.T) {
 	c := newChunker(t, small)
 	rapid.Check(t, func(t *rapid.T) {
 		data := content(t)
@@ -177,7 +189,7 @@ func TestCutsDoNotDependOnHowContentArrives(t *testing.T) {
 				break
 			}
 			if n == 0 {
-				if len(buf) >= c.MaxLen() {
+				if len(buf) >= c.max {
 					t.Fatalf("no answer for a buffer of %d bytes", len(buf))
 				}
 				k := rapid.IntRange(1, min(len(rest), 700)).Draw(t, "arriving")
@@ -193,7 +205,7 @@ func TestCutsDoNotDependOnHowContentArrives(t *testing.T) {
 	})
 }
 
-func TestSizesStayWithinBounds(t *testing.T) {
+func sizesStayWithinBounds(t *testing.T) {
 	c := newChunker(t, small)
 	rapid.Check(t, func(t *rapid.T) {
 		data := content(t)
@@ -228,7 +240,7 @@ func content(t *rapid.T) []byte {
 	return data
 }
 
-func TestChunksFallIntoStepAfterAnInsertion(t *testing.T) {
+func chunksFallIntoStepAfterAnInsertion(t *testing.T) {
 	c := newChunker(t, medium)
 	rapid.Check(t, func(t *rapid.T) {
 		data := random(rapid.Uint64().Draw(t, "seed"), 2<<20)
@@ -272,7 +284,7 @@ func ends(lengths []int, offset int) []int {
 	return out
 }
 
-func TestMeanSizeIsNearTheAverage(t *testing.T) {
+func meanSizeIsNearTheAverage(t *testing.T) {
 	for _, p := range []Params{small, medium, DefaultParams()} {
 		data := random(3, 100*int(p.Avg))
 		mean := float64(len(data)) / float64(len(cuts(newChunker(t, p), data))) / float64(p.Avg)
@@ -283,7 +295,7 @@ func TestMeanSizeIsNearTheAverage(t *testing.T) {
 	}
 }
 
-func TestCuttingAllocatesNothing(t *testing.T) {
+func cuttingAllocatesNothing(t *testing.T) {
 	c, h := newChunker(t, medium), NewHasher([32]byte{})
 	data := random(1, 128<<10)
 	if n := testing.AllocsPerRun(20, func() { c.Cut(data, false) }); n != 0 {

@@ -10,9 +10,15 @@ import (
 	"lukechampine.com/blake3"
 )
 
+func TestHasher(t *testing.T) {
+	t.Run("IDs are keyed BLAKE3 as specified", testIDsAreKeyedBLAKE3AsSpecified)
+	t.Run("IDs of any length equal the library's hash", testIDsOfAnyLengthEqualTheLibrarysHash)
+	t.Run("a hasher is shared by goroutines", aHasherIsSharedByGoroutines)
+}
+
 // From the test vectors of the BLAKE3 specification, whose input repeats the
 // bytes 0 ... 250.
-func TestIDsAreKeyedBLAKE3AsSpecified(t *testing.T) {
+func testIDsAreKeyedBLAKE3AsSpecified(t *testing.T) {
 	h := NewHasher([32]byte([]byte("whats the Elvish word for friend")))
 	for n, want := range map[int]string{
 		0:     "92b2b75604ed3c761f9d6f62392c8a9227ad0ea3f09573e783f1498a4ed60d26",
@@ -35,7 +41,7 @@ func TestIDsAreKeyedBLAKE3AsSpecified(t *testing.T) {
 	}
 }
 
-func TestIDsOfAnyLengthEqualTheLibrarysHash(t *testing.T) {
+func testIDsOfAnyLengthEqualTheLibrarysHash(t *testing.T) {
 	key := [32]byte{1, 2, 3}
 	h := NewHasher(key)
 	data := random(1, 8<<20)
@@ -62,7 +68,7 @@ func TestIDsOfAnyLengthEqualTheLibrarysHash(t *testing.T) {
 	}
 }
 
-func TestAHasherIsSharedByGoroutines(t *testing.T) {
+func aHasherIsSharedByGoroutines(t *testing.T) {
 	h := NewHasher([32]byte{9})
 	data := random(1, 100_000)
 	want := h.ID(data)

@@ -15,7 +15,12 @@ func heapInUse() uint64 {
 	return s.HeapAlloc
 }
 
-func TestMemoryDoesNotGrowWithTheIndex(t *testing.T) {
+func TestBench(t *testing.T) {
+	t.Run("memory does not grow with the index", memoryDoesNotGrowWithTheIndex)
+	t.Run("a lookup allocates nothing", aLookupAllocatesNothing)
+}
+
+func memoryDoesNotGrowWithTheIndex(t *testing.T) {
 	table := NewTable(openCache(t))
 	defer table.Close()
 	before := heapInUse()
@@ -39,7 +44,7 @@ func TestMemoryDoesNotGrowWithTheIndex(t *testing.T) {
 	}
 }
 
-func TestALookupAllocatesNothing(t *testing.T) {
+func aLookupAllocatesNothing(t *testing.T) {
 	table := NewTable(openCache(t))
 	defer table.Close()
 	table.spill = 1000

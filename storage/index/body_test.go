@@ -52,7 +52,13 @@ func sameBody(a, b *Body) bool {
 		slices.Equal(slices.Collect(a.Entries), slices.Collect(b.Entries))
 }
 
-func TestABodyIsTheVectorAndReadsBack(t *testing.T) {
+func TestBody(t *testing.T) {
+	t.Run("a body is the vector and reads back", aBodyIsTheVectorAndReadsBack)
+	t.Run("append refuses a body with", appendRefusesABodyWith)
+	t.Run("parse refuses a body with", parseRefusesABodyWith)
+}
+
+func aBodyIsTheVectorAndReadsBack(t *testing.T) {
 	got, err := sampleBody().Append(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +85,7 @@ func TestABodyIsTheVectorAndReadsBack(t *testing.T) {
 	}
 }
 
-func TestAppendRefusesABodyWith(t *testing.T) {
+func appendRefusesABodyWith(t *testing.T) {
 	p, f := []PackInfo{packOf(1)}, []Frame{{0, 8, 100, 300}}
 	huge := packOf(1)
 	huge.Size = pack.MaxObject + 1
@@ -109,7 +115,7 @@ func TestAppendRefusesABodyWith(t *testing.T) {
 	}
 }
 
-func TestParseRefusesABodyWith(t *testing.T) {
+func parseRefusesABodyWith(t *testing.T) {
 	whole, err := sampleBody().Append(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -57,7 +57,19 @@ func bodyFrom(f *File) *Body {
 	return x
 }
 
-func TestARunStaysInTheCache(t *testing.T) {
+func TestCache(t *testing.T) {
+	t.Run("a run stays in the cache", aRunStaysInTheCache)
+	t.Run("a run of another user's is not mapped", aRunOfAnotherUsersIsNotMapped)
+	t.Run("keep removes the other runs", keepRemovesTheOtherRuns)
+	t.Run("a damaged file does not open", aDamagedFileDoesNotOpen)
+	t.Run("what dead processes left is removed", whatDeadProcessesLeftIsRemoved)
+	t.Run("a failed write leaves nothing", aFailedWriteLeavesNothing)
+	t.Run("a full disk is named with the way out", aFullDiskIsNamedWithTheWayOut)
+	t.Run("a cache that cannot be is an error", aCacheThatCannotBeIsAnError)
+	t.Run("seek finds the place however the IDs are spread", seekFindsThePlaceHoweverTheIDsAreSpread)
+}
+
+func aRunStaysInTheCache(t *testing.T) {
 	c := openCache(t)
 	info := Info{Hash: [32]byte{7}, Generation: 9, Replaces: [][32]byte{{1}, {2}}, Entries: 4, Gone: 1}
 	f := adopt(t, c, info, sampleBody())
@@ -97,7 +109,7 @@ func TestARunStaysInTheCache(t *testing.T) {
 
 func ptr(id [32]byte) *[32]byte { return &id }
 
-func TestARunOfAnotherUsersIsNotMapped(t *testing.T) {
+func aRunOfAnotherUsersIsNotMapped(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("giving files away takes root")
 	}
@@ -130,7 +142,7 @@ func TestARunOfAnotherUsersIsNotMapped(t *testing.T) {
 	}
 }
 
-func TestKeepRemovesTheOtherRuns(t *testing.T) {
+func keepRemovesTheOtherRuns(t *testing.T) {
 	c := openCache(t)
 	for i := range byte(4) {
 		adopt(t, c, Info{Hash: [32]byte{i}}, sampleBody()).Close()
@@ -145,7 +157,7 @@ func TestKeepRemovesTheOtherRuns(t *testing.T) {
 	}
 }
 
-func TestADamagedFileDoesNotOpen(t *testing.T) {
+func aDamagedFileDoesNotOpen(t *testing.T) {
 	c := openCache(t)
 	hash := [32]byte{7}
 	adopt(t, c, Info{Hash: hash, Generation: 1}, sampleBody()).Close()
@@ -193,7 +205,7 @@ func TestADamagedFileDoesNotOpen(t *testing.T) {
 	}
 }
 
-func TestWhatDeadProcessesLeftIsRemoved(t *testing.T) {
+func whatDeadProcessesLeftIsRemoved(t *testing.T) {
 	c := openCache(t)
 	living, err := c.temp()
 	if err != nil {
@@ -215,7 +227,7 @@ func TestWhatDeadProcessesLeftIsRemoved(t *testing.T) {
 	}
 }
 
-func TestAFailedWriteLeavesNothing(t *testing.T) {
+func aFailedWriteLeavesNothing(t *testing.T) {
 	c := openCache(t)
 	bad := bodyOf(nil, nil)
 	bad.Len = 1
@@ -227,7 +239,7 @@ func TestAFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestAFullDiskIsNamedWithTheWayOut(t *testing.T) {
+func aFullDiskIsNamedWithTheWayOut(t *testing.T) {
 	c := openCache(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
@@ -240,7 +252,7 @@ func TestAFullDiskIsNamedWithTheWayOut(t *testing.T) {
 	}
 }
 
-func TestACacheThatCannotBeIsAnError(t *testing.T) {
+func aCacheThatCannotBeIsAnError(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -250,7 +262,7 @@ func TestACacheThatCannotBeIsAnError(t *testing.T) {
 	}
 }
 
-func TestSeekFindsThePlaceHoweverTheIDsAreSpread(t *testing.T) {
+func seekFindsThePlaceHoweverTheIDsAreSpread(t *testing.T) {
 	c := openCache(t)
 	rapid.Check(t, func(t *rapid.T) {
 		shift := rapid.SampledFrom([]uint{0, 8, 32, 56}).Draw(t, "shift") // all IDs in a corner

@@ -1,4 +1,4 @@
-// Package index tells where the chunks of a domain lie: the bodies of index
+// Package index finds where the chunks of a domain lie: the bodies of index
 // runs (docs/FORMAT.md section 9), the local cache that maps them, the table
 // that a writer and its readers look chunks up in, and the merging of runs.
 //

@@ -323,7 +323,7 @@ func (f *File) seek(id *[32]byte) int {
 	return lo
 }
 
-// before tells whether entry i stands before id.
+// before reports whether entry i stands before id.
 func (f *File) before(i int, id *[32]byte) bool { return bytes.Compare(f.id(i), id[:]) < 0 }
 
 func (f *File) clamp(i int) int { return max(0, min(i, f.len()-1)) }

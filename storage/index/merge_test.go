@@ -61,7 +61,15 @@ func genBody(t *rapid.T) *Body {
 	return bodyOf(x.Packs, x.Frames, entries...)
 }
 
-func TestAMergeHoldsTheNewestOfEveryChunk(t *testing.T) {
+func TestMerge(t *testing.T) {
+	t.Run("a merge holds the newest of every chunk", aMergeHoldsTheNewestOfEveryChunk)
+	t.Run("a merge of nothing", aMergeOfNothing)
+	t.Run("live runs are those that no other replaces", liveRunsAreThoseThatNoOtherReplaces)
+	t.Run("plan keeps runs few", planKeepsRunsFew)
+	t.Run("plan takes runs along that say a chunk is gone", planTakesRunsAlongThatSayAChunkIsGone)
+}
+
+func aMergeHoldsTheNewestOfEveryChunk(t *testing.T) {
 	c := openCache(t)
 	rapid.Check(t, func(t *rapid.T) {
 		want := map[[32]byte]spot{}
@@ -128,7 +136,7 @@ func TestAMergeHoldsTheNewestOfEveryChunk(t *testing.T) {
 	})
 }
 
-func TestAMergeOfNothing(t *testing.T) {
+func aMergeOfNothing(t *testing.T) {
 	for range Merge(nil, 10, MergeOptions{}) {
 		t.Fatal("a body out of no files")
 	}
@@ -149,7 +157,7 @@ func TestAMergeOfNothing(t *testing.T) {
 	}
 }
 
-func TestLiveRunsAreThoseThatNoOtherReplaces(t *testing.T) {
+func liveRunsAreThoseThatNoOtherReplaces(t *testing.T) {
 	h := func(n byte) [32]byte { return [32]byte{n} }
 	runs := []Info{
 		{Hash: h(1), Generation: 1},
@@ -171,7 +179,7 @@ func TestLiveRunsAreThoseThatNoOtherReplaces(t *testing.T) {
 	}
 }
 
-func TestPlanKeepsRunsFew(t *testing.T) {
+func planKeepsRunsFew(t *testing.T) {
 	const most = mergeAtLeast + 20 // 20 > log2(MaxEntries)
 	rapid.Check(t, func(t *rapid.T) {
 		largest := rapid.SampledFrom([]int{1, 10, 1000, SaveEntries}).Draw(t, "largest")
@@ -218,7 +226,7 @@ func TestPlanKeepsRunsFew(t *testing.T) {
 	})
 }
 
-func TestPlanTakesRunsAlongThatSayAChunkIsGone(t *testing.T) {
+func planTakesRunsAlongThatSayAChunkIsGone(t *testing.T) {
 	var live []Info
 	for i := range byte(10) {
 		live = append(live, Info{Hash: [32]byte{i}, Generation: uint64(i) + 10, Entries: 5})

@@ -6,7 +6,12 @@ import (
 	"testing"
 )
 
-func TestPacksThatArePassedOverCountAsAbsent(t *testing.T) {
+func TestPassover(t *testing.T) {
+	t.Run("packs that are passed over count as absent", packsThatArePassedOverCountAsAbsent)
+	t.Run("packs that are lost are neither found nor saved nor known", packsThatAreLostAreNeitherFoundNorSavedNorKnown)
+}
+
+func packsThatArePassedOverCountAsAbsent(t *testing.T) {
 	for name, save := range map[string]bool{"in memory": false, "in runs": true} {
 		t.Run(name, func(t *testing.T) {
 			m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
@@ -58,7 +63,7 @@ func TestPacksThatArePassedOverCountAsAbsent(t *testing.T) {
 	}
 }
 
-func TestPacksThatAreLostAreNeitherFoundNorSavedNorKnown(t *testing.T) {
+func packsThatAreLostAreNeitherFoundNorSavedNorKnown(t *testing.T) {
 	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
 	m.open()
 	defer func() { m.table.Close() }()

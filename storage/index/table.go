@@ -55,7 +55,7 @@ func NewTable(cache *Cache, runs ...*File) *Table {
 	return t
 }
 
-// PassOver makes lookups from now on take what lies in absent packs for never
+// PassOver makes lookups from now on treat what lies in absent packs as never
 // stored, and leaves what lies in deleted ones out of what is saved or merged.
 // The maps must not be changed any more.
 func (t *Table) PassOver(absent, deleted map[[32]byte]bool) {
@@ -64,8 +64,8 @@ func (t *Table) PassOver(absent, deleted map[[32]byte]bool) {
 	t.absent, t.deleted = united(absent, t.lost), united(deleted, t.lost)
 }
 
-// Lost tells of packs that are not in the store any more: they are absent and
-// deleted, and not known, until the end of the table.
+// Lost makes packs that are not in the store any more count as absent and deleted,
+// and as not known, for the life of the table.
 func (t *Table) Lost(packs map[[32]byte]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -312,7 +312,7 @@ func (t *Table) Generation() uint64 {
 	return t.generation
 }
 
-// Adopt takes runs in: those that this process published or fetched. Runs
+// Adopt adds runs: those that this process published or fetched. Runs
 // that others replace are closed.
 func (t *Table) Adopt(runs ...*File) {
 	t.mu.Lock()
@@ -343,7 +343,7 @@ func (t *Table) adopt(runs []*File) {
 	}
 }
 
-// Unsave takes live runs for not saved any more: what they hold is among the
+// Unsave makes live runs count as not saved any more: what they hold is among the
 // next Unsaved, and not among Runs. Of what was added it counts as the oldest.
 func (t *Table) Unsave(runs [][32]byte) {
 	t.spilling.Lock()
@@ -380,7 +380,7 @@ type Unsaved struct {
 	layers []*File
 }
 
-// Unsaved takes stock of what was added since the last Saved. What is added
+// Unsaved returns what was added since the last Saved. What is added
 // from now on belongs to the next one.
 func (t *Table) Unsaved() (*Unsaved, error) {
 	t.mu.Lock()

@@ -159,7 +159,18 @@ func (m *tableModel) check(numbers uint64) {
 	}
 }
 
-func TestATableAnswersAsAMapWould(t *testing.T) {
+func TestTable(t *testing.T) {
+	t.Run("a table answers as a map would", aTableAnswersAsAMapWould)
+	t.Run("what is added during a save belongs to the next", whatIsAddedDuringASaveBelongsToTheNext)
+	t.Run("a run that is replaced does not count", aRunThatIsReplacedDoesNotCount)
+	t.Run("of runs that disagree the newer holds", ofRunsThatDisagreeTheNewerHolds)
+	t.Run("add refuses a pack that cannot be", addRefusesAPackThatCannotBe)
+	t.Run("lookups go on while chunks are added saved and merged", lookupsGoOnWhileChunksAreAddedSavedAndMerged)
+	t.Run("spilled files are united as they come", spilledFilesAreUnitedAsTheyCome)
+	t.Run("the table lists its packs and chunks", theTableListsItsPacksAndChunks)
+}
+
+func aTableAnswersAsAMapWould(t *testing.T) {
 	const numbers = 60
 	cache := openCache(t)
 	rapid.Check(t, func(rt *rapid.T) {
@@ -183,7 +194,7 @@ func TestATableAnswersAsAMapWould(t *testing.T) {
 	})
 }
 
-func TestWhatIsAddedDuringASaveBelongsToTheNext(t *testing.T) {
+func whatIsAddedDuringASaveBelongsToTheNext(t *testing.T) {
 	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
 	m.open()
 	defer func() { m.table.Close() }()
@@ -209,7 +220,7 @@ func TestWhatIsAddedDuringASaveBelongsToTheNext(t *testing.T) {
 	m.check(10)
 }
 
-func TestARunThatIsReplacedDoesNotCount(t *testing.T) {
+func aRunThatIsReplacedDoesNotCount(t *testing.T) {
 	c := openCache(t)
 	body := func(p byte) *Body {
 		return bodyOf([]PackInfo{packOf(p)}, []Frame{{0, 8, 100, 300}}, Entry{ID: idOf(uint64(p)), Len: 1})
@@ -232,7 +243,7 @@ func TestARunThatIsReplacedDoesNotCount(t *testing.T) {
 	}
 }
 
-func TestOfRunsThatDisagreeTheNewerHolds(t *testing.T) {
+func ofRunsThatDisagreeTheNewerHolds(t *testing.T) {
 	c := openCache(t)
 	id := idOf(9)
 	run := func(hash byte, generation uint64, p byte) *File {
@@ -260,7 +271,7 @@ func TestOfRunsThatDisagreeTheNewerHolds(t *testing.T) {
 	want(0)
 }
 
-func TestAddRefusesAPackThatCannotBe(t *testing.T) {
+func addRefusesAPackThatCannotBe(t *testing.T) {
 	table := NewTable(openCache(t))
 	defer table.Close()
 	chunk := func(n uint32) []pack.Chunk { return []pack.Chunk{{ID: idOf(1), Len: n}} }
@@ -309,7 +320,7 @@ func fill(t testing.TB, table *Table, n int) [][32]byte {
 	return ids
 }
 
-func TestLookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
+func lookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 	c := openCache(t)
 	table := NewTable(c)
 	defer table.Close()
@@ -375,7 +386,7 @@ func TestLookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 	}
 }
 
-func TestSpilledFilesAreUnitedAsTheyCome(t *testing.T) {
+func spilledFilesAreUnitedAsTheyCome(t *testing.T) {
 	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
 	m.open()
 	defer func() { m.table.Close() }()
@@ -393,7 +404,7 @@ func TestSpilledFilesAreUnitedAsTheyCome(t *testing.T) {
 	m.check(800)
 }
 
-func TestTheTableListsItsPacksAndChunks(t *testing.T) {
+func theTableListsItsPacksAndChunks(t *testing.T) {
 	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
 	m.open()
 	defer func() { m.table.Close() }()

@@ -27,7 +27,7 @@ var ErrOvertaken = errors.New("what this run relied on was deleted meanwhile, or
 
 // ErrLost says that the store lacks an object that a snapshot refers to. A new
 // capture stores its content again, as far as it is still there to be read.
-var ErrLost = errors.New("the store lost what this snapshot refers to: run it again, which reads and stores that anew")
+var ErrLost = errors.New("the store lost what this snapshot refers to: run it again, which reads and stores that again")
 
 // Verification is what a capture finds out about what the store holds before it
 // relies on it. The zero value is a listing of the last day.
@@ -125,12 +125,12 @@ func inventoried(objects []pack.Object) []inventory.Object {
 }
 
 // Verify makes sure that the store has the objects, by a listing that is less
-// than a day old, or, with anew set, by a new one, and by pending deletions that
+// than a day old, or, with fresh set, by a new one, and by pending deletions that
 // are read again. The error is ErrLost when it lacks one, and ErrOvertaken when
 // one is about to be deleted.
-func (h *Holdings) Verify(ctx context.Context, objects []pack.Object, anew bool) error {
+func (h *Holdings) Verify(ctx context.Context, objects []pack.Object, fresh bool) error {
 	now := time.Now()
-	if anew || h.inventory.age() >= maxInventoryAge {
+	if fresh || h.inventory.age() >= maxInventoryAge {
 		if err := h.inventory.take(ctx); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (h *Holdings) Verify(ctx context.Context, objects []pack.Object, anew bool)
 	if err != nil {
 		return err
 	}
-	if anew {
+	if fresh {
 		if err := h.readDeletions(ctx, now); err != nil {
 			return err
 		}
@@ -172,8 +172,8 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 			packs = append(packs, inventory.Object{ID: id, Size: size})
 		}
 	}
-	anew := v.Listing || v.Data || len(noted) > 0 || h.inventory.age() >= renewInventory
-	if anew {
+	fresh := v.Listing || v.Data || len(noted) > 0 || h.inventory.age() >= renewInventory
+	if fresh {
 		if err := h.inventory.take(ctx); err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 			return err
 		}
 	}
-	if h.unopenable, err = h.repo.t.CheckWrappedKeys(ctx, anew); err != nil {
+	if h.unopenable, err = h.repo.t.CheckWrappedKeys(ctx, fresh); err != nil {
 		return err
 	}
 	if v.Data {

@@ -27,9 +27,9 @@ type IndexReader struct {
 }
 
 // ReadIndex opens the index of a domain for reading. Runs of this host's own
-// domain are taken from the copies that its captures keep, unless anew is set:
+// domain are taken from the copies that its captures keep, unless fetch is set:
 // then all are fetched and verified, and cached in a temporary directory.
-func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain, anew bool) (*IndexReader, error) {
+func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain, fetch bool) (*IndexReader, error) {
 	d := domain{keys, r, host}
 	x := &IndexReader{}
 	dir := d.indexDir()
@@ -37,7 +37,7 @@ func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain,
 	if err != nil {
 		return nil, err
 	}
-	if anew || own == nil || own.ID != keys.ID || r.t.State.Dir().None() {
+	if fetch || own == nil || own.ID != keys.ID || r.t.State.Dir().None() {
 		if x.remove, err = os.MkdirTemp("", "knowngood-index-"); err != nil {
 			return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
 		}
@@ -68,7 +68,7 @@ func (x *IndexReader) Close() {
 // Lookup finds a chunk.
 func (x *IndexReader) Lookup(id [32]byte) (index.Location, bool) { return x.runs.table.Lookup(id) }
 
-// All yields every chunk that the runs name, with where they say it lies.
+// All yields every chunk that the runs name, with where they have it.
 func (x *IndexReader) All() iter.Seq2[[32]byte, index.Location] { return x.runs.table.All }
 
 // PackSizes are the stored bytes of every pack that the runs name.

@@ -57,7 +57,7 @@ func (r *Objects) ownView(ctx context.Context, own domain) (v ownView, err error
 func (w *warm) open(ctx context.Context, own domain, maxAge time.Duration) (ownView, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.view.runs != nil && w.view.runs.ID != own.ID { // enrolled anew
+	if w.view.runs != nil && w.view.runs.ID != own.ID { // enrolled again
 		w.drop()
 	}
 	if w.view.runs == nil {

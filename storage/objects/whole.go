@@ -16,7 +16,7 @@ import (
 // only announced is warned of, and what is missing for another reason.
 func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	if s.Body == nil {
-		return fmt.Errorf("whether its content is still there takes an identity to tell: %w", r.t.Closed(ctx, s.Root))
+		return fmt.Errorf("an identity is needed to find out whether its content is still there: %w", r.t.Closed(ctx, s.Root))
 	}
 	d, err := r.d.Deletions(ctx, s.Host, s.Root.Domain)
 	if err != nil {

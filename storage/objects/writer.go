@@ -22,15 +22,15 @@ import (
 // more often than packs, and there are far fewer of them.
 const metaTarget = 4 << 20
 
-// WriterOptions bound what a run uses. Zero values choose sensible ones.
+// WriterOptions bound what a writer uses. Zero values choose sensible ones.
 type WriterOptions struct {
 	Level    pack.Level
 	PackSize int // bytes; that of the descriptor when 0
 	InFlight int // packs in memory, the one being filled included; 3 when 0
 }
 
-// Writer stores the chunks and segments of one run. Its methods may be called
-// concurrently. After the first error the run cannot be completed: the
+// Writer stores the chunks and segments of one capture. Its methods may be called
+// concurrently. After the first error the capture cannot be completed: the
 // writer's context ends, with that error as its cause.
 type Writer struct {
 	repo      *Objects
@@ -51,12 +51,12 @@ type Writer struct {
 	mu       sync.Mutex
 	claims   map[[32]byte]ChunkRef
 	framers  []*Framer
-	own      sync.Map // hashes of the objects stored in this run
+	own      sync.Map // hashes of the objects that were stored
 	stored   atomic.Uint64
 	newBytes atomic.Uint64
 }
 
-// NewWriter begins a run of host: it draws the session's secret, which is
+// NewWriter begins a session of host: it draws the session's secret, which is
 // kept in memory and sealed to epoch only.
 func (r *Objects) NewWriter(ctx context.Context, host *trust.Host, epoch *seal.Epoch, ix *Index, o WriterOptions) (*Writer, error) {
 	session, err := seal.NewSession(r.t.ID(), epoch)
@@ -91,20 +91,21 @@ func (r *Objects) NewWriter(ctx context.Context, host *trust.Host, epoch *seal.E
 	return w, nil
 }
 
-// Context ends when the run cannot be completed any more; its cause says why.
+// Context ends when the capture cannot be completed any more, with the error as its
+// cause.
 func (w *Writer) Context() context.Context { return w.ctx }
 
-// Session is the run's session, as manifests carry it.
+// Session is the writer's session, as manifests carry it.
 func (w *Writer) Session() seal.SealedSession { return w.session.SealedSession }
 
-// StoredBytes is how many bytes the store has confirmed in this run.
+// StoredBytes is how many bytes the store has confirmed.
 func (w *Writer) StoredBytes() uint64 { return w.stored.Load() }
 
 // NewBytes is how many bytes of content were new to the repository.
 func (w *Writer) NewBytes() uint64 { return w.newBytes.Load() }
 
-// LockEnd is when the lock ends that this run put on an object; zero when the
-// run did not store it.
+// LockEnd is when the lock ends that this writer put on an object; zero when it
+// did not store the object.
 func (w *Writer) LockEnd(hash [32]byte) time.Time {
 	if _, ok := w.own.Load(hash); ok {
 		return w.retention.Until
@@ -267,7 +268,7 @@ func (w *Writer) compress() error {
 	}
 }
 
-// Place waits until a chunk is durable and tells where it lies. When pressed
+// Place waits until a chunk is durable and returns where it lies. When pressed
 // yields, the caller wants it now: everything gathered is sent on its way.
 func (w *Writer) Place(c ChunkRef, pressed <-chan struct{}) (in *index.PackInfo, frameOffset, frameLen, offset uint32, err error) {
 	if c.frame == nil {
@@ -333,8 +334,8 @@ func (w *Writer) flushFramers() error {
 	return nil
 }
 
-// CloseChunks says that no chunk will be added any more, and sends the last
-// ones on their way.
+// CloseChunks must be called when no chunk will be added any more. It starts the
+// upload of the last ones.
 func (w *Writer) CloseChunks() error {
 	if err := w.flushFramers(); err != nil {
 		return err
@@ -347,8 +348,8 @@ func (w *Writer) CloseChunks() error {
 	return nil
 }
 
-// Flush says that no chunk will be added any more, and waits until all are
-// durable. It ends a run that makes no manifest.
+// Flush must be called when no chunk will be added any more. It waits until all are
+// durable. It ends a writer that makes no manifest.
 func (w *Writer) Flush() error {
 	if err := w.CloseChunks(); err != nil {
 		return err
@@ -357,13 +358,13 @@ func (w *Writer) Flush() error {
 }
 
 // AddSegment stores the content of a segment of the manifest, compressed
-// into plaintext by pack.Compressor.Frame, and tells its frame.
+// into plaintext by pack.Compressor.Frame, and returns its frame.
 func (w *Writer) AddSegment(id [32]byte, plaintext []byte, contentLen int) (*Frame, error) {
 	f := newFrame()
 	return f, w.meta.add(w.ctx, f, plaintext, contentLen, []pack.Chunk{{ID: id, Len: uint32(contentLen)}})
 }
 
-// SegmentPlace is where a segment written in this run lies: Container is nil
+// SegmentPlace is where a segment of this writer lies: Container is nil
 // for the container that holds the table.
 type SegmentPlace struct {
 	Container         *index.PackInfo
@@ -381,7 +382,7 @@ func (w *Writer) SegmentPlace(f *Frame) SegmentPlace {
 }
 
 // FinishManifest writes the table and the list of objects to the end of the last
-// container, and waits until everything written in this run is durable.
+// container, and waits until everything that was written is durable.
 func (w *Writer) FinishManifest(table []byte, objects []pack.Object) (*statement.ManifestRef, error) {
 	plaintext := pack.NewCompressor(w.level).Frame(nil, table)
 	f, o, err := w.meta.finishWith(w.ctx, plaintext, len(table), objects)
@@ -394,7 +395,7 @@ func (w *Writer) FinishManifest(table []byte, objects []pack.Object) (*statement
 	return &statement.ManifestRef{Hash: o.info.Hash, Size: o.info.Size, Offset: uint64(f.offset), Length: uint64(f.len), Salt: o.info.Salt, Session: w.session.SealedSession}, nil
 }
 
-// Abort ends the run: it waits for uploads under way, which end early. It may
+// Abort ends the writer: it waits for uploads under way, which end early. It may
 // be called after FinishManifest, to no effect on what is stored.
 func (w *Writer) Abort() {
 	w.fail(context.Canceled)

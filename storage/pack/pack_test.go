@@ -75,7 +75,19 @@ func contents(kind wire.Kind, object []byte, domain *seal.Domain, epoch *seal.Ep
 	return c, out, nil
 }
 
-func TestAPackReadsBackAsBuilt(t *testing.T) {
+func TestPack(t *testing.T) {
+	t.Run("a pack reads back as built", aPackReadsBackAsBuilt)
+	t.Run("every byte of a pack is guarded", everyByteOfAPackIsGuarded)
+	t.Run("a tail that is too short says what it takes", aTailThatIsTooShortSaysWhatItTakes)
+	t.Run("the wrong domain opens no contents", theWrongDomainOpensNoContents)
+	t.Run("content that does not compress is stored", contentThatDoesNotCompressIsStored)
+	t.Run("the default level depends on the content", theDefaultLevelDependsOnTheContent)
+	t.Run("frames that lie about their length are refused", framesThatLieAboutTheirLengthAreRefused)
+	t.Run("contents that are larger than an object can be are refused", contentsThatAreLargerThanAnObjectCanBeAreRefused)
+	t.Run("the pack of the format opens", thePackOfTheFormatOpens)
+}
+
+func aPackReadsBackAsBuilt(t *testing.T) {
 	for _, kind := range []wire.Kind{wire.KindPack, wire.KindManifest} {
 		objects := []Object{{wire.KindPack, [32]byte{1}, 10, 20}, {wire.KindManifest, [32]byte{1}, 30, 40}}
 		object, sum, domain, epoch := build(t, kind, objects)
@@ -95,7 +107,7 @@ func TestAPackReadsBackAsBuilt(t *testing.T) {
 	}
 }
 
-func TestEveryByteOfAPackIsGuarded(t *testing.T) {
+func everyByteOfAPackIsGuarded(t *testing.T) {
 	object, _, domain, epoch := build(t, wire.KindPack, nil)
 	for i := range object {
 		bad := bytes.Clone(object)
@@ -115,7 +127,7 @@ func TestEveryByteOfAPackIsGuarded(t *testing.T) {
 	}
 }
 
-func TestATailThatIsTooShortSaysWhatItTakes(t *testing.T) {
+func aTailThatIsTooShortSaysWhatItTakes(t *testing.T) {
 	object, _, _, _ := build(t, wire.KindPack, nil)
 	var short *ErrShortTail
 	if _, err := ParseTail(wire.KindPack, object[len(object)-20:], int64(len(object))); !errors.As(err, &short) {
@@ -126,14 +138,14 @@ func TestATailThatIsTooShortSaysWhatItTakes(t *testing.T) {
 	}
 }
 
-func TestTheWrongDomainOpensNoContents(t *testing.T) {
+func theWrongDomainOpensNoContents(t *testing.T) {
 	object, _, _, epoch := build(t, wire.KindPack, nil)
 	if _, _, err := contents(wire.KindPack, object, seal.DomainFromBytes([32]byte{8}), epoch); !errors.Is(err, seal.ErrWrongKey) {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestContentThatDoesNotCompressIsStored(t *testing.T) {
+func contentThatDoesNotCompressIsStored(t *testing.T) {
 	c, d := NewCompressor(LevelDefault), NewDecompressor()
 	r := rand.NewChaCha8([32]byte{1})
 	for _, n := range []int{0, 1, 100, 70_000, 1 << 20} {
@@ -156,7 +168,7 @@ func TestContentThatDoesNotCompressIsStored(t *testing.T) {
 }
 
 // The default level spends its effort where it saves something.
-func TestTheDefaultLevelDependsOnTheContent(t *testing.T) {
+func theDefaultLevelDependsOnTheContent(t *testing.T) {
 	size := func(l Level, content []byte) int { return len(NewCompressor(l).Frame(nil, content)) }
 	r := rand.New(rand.NewPCG(1, 2))
 	dense, text := make([]byte, 1<<20), []byte{}
@@ -175,7 +187,7 @@ func TestTheDefaultLevelDependsOnTheContent(t *testing.T) {
 	}
 }
 
-func TestFramesThatLieAboutTheirLengthAreRefused(t *testing.T) {
+func framesThatLieAboutTheirLengthAreRefused(t *testing.T) {
 	d := NewDecompressor()
 	good := NewCompressor(LevelDefault).Frame(nil, bytes.Repeat([]byte("x"), 1000))
 	long := append([]byte{methodZstd}, wire.AppendUvarint(nil, 2000)...)
@@ -190,7 +202,7 @@ func TestFramesThatLieAboutTheirLengthAreRefused(t *testing.T) {
 }
 
 // The vector is a pack, with the secrets that open it.
-func TestContentsThatAreLargerThanAnObjectCanBeAreRefused(t *testing.T) {
+func contentsThatAreLargerThanAnObjectCanBeAreRefused(t *testing.T) {
 	frames := func(n int, sealed uint32) []byte {
 		return (&Contents{Frames: slices.Repeat([]Frame{{SealedLen: sealed, ContentLen: 1}}, n)}).Append(nil)
 	}
@@ -212,7 +224,7 @@ func TestContentsThatAreLargerThanAnObjectCanBeAreRefused(t *testing.T) {
 	}
 }
 
-func TestThePackOfTheFormatOpens(t *testing.T) {
+func thePackOfTheFormatOpens(t *testing.T) {
 	const file = "testdata/pack.hex"
 	if *update {
 		object, _, domain, epoch := build(t, wire.KindPack, nil)
