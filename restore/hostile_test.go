@@ -80,11 +80,13 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	table := &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
 	ref, err := writer.FinishManifest(table.Append(nil), nil)
 	w.Check(err)
-	_, err = r.Commit(w.Ctx, host, "e", func(uint64) *statement.RootBody {
-		b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
-		change(b)
-		return b
-	}, time.Now())
+	b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
+	change(b)
+	commit, err := r.Begin(w.Ctx, host, "e")
+	w.Check(err)
+	_, err = commit.Next(w.Ctx)
+	w.Check(err)
+	_, _, err = commit.Put(w.Ctx, b, time.Now())
 	w.Check(err)
 }
 

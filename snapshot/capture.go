@@ -280,18 +280,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	if len(problems) > 0 {
 		body.Status = statement.Partial
 	}
-	var overtaken error
-	s, err := c.repo.Commit(ctx, c.host, c.Environment, func(number uint64) *statement.RootBody {
-		if overtaken = c.parents.verify(ctx, number, trailer); overtaken != nil {
-			return nil
-		}
-		b := body
-		b.StoredBytes, b.Finished = c.writer.StoredBytes(), time.Now()
-		return &b
-	}, time.Now())
-	if overtaken != nil {
-		return nil, overtaken
-	}
+	s, err := c.commitRoot(ctx, body, trailer)
 	if err != nil {
 		return nil, err
 	}
@@ -305,4 +294,26 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	r := c.result(e, s)
 	r.Verified = c.index.Verified()
 	return r, nil
+}
+
+// commitRoot puts the root with a body under the next number that is free.
+func (c *capture) commitRoot(ctx context.Context, body statement.RootBody, trailer *localTrailer) (*history.Snapshot, error) {
+	commit, err := c.repo.Begin(ctx, c.host, c.Environment)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		number, err := commit.Next(ctx)
+		if err == nil {
+			err = c.parents.verify(ctx, number, trailer)
+		}
+		if err != nil {
+			return nil, err
+		}
+		b := body
+		b.StoredBytes, b.Finished = c.writer.StoredBytes(), time.Now()
+		if s, taken, err := commit.Put(ctx, &b, time.Now()); !taken {
+			return s, err
+		}
+	}
 }

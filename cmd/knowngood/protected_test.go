@@ -30,7 +30,11 @@ func claimALock(t *testing.T, w *enginetest.World) *statement.RootBody {
 	w.Check(err)
 	body := *s.Body
 	body.ProtectedUntil = claimed
-	_, err = r.Commit(w.Ctx, host, "web", func(uint64) *statement.RootBody { return &body }, time.Now())
+	commit, err := r.Begin(w.Ctx, host, "web")
+	w.Check(err)
+	_, err = commit.Next(w.Ctx)
+	w.Check(err)
+	_, _, err = commit.Put(w.Ctx, &body, time.Now())
 	w.Check(err)
 	return &body
 }

@@ -18,16 +18,26 @@ import (
 	"knowngood/storage/trust"
 )
 
-// Commit makes a snapshot of env: it claims the environment's next number with
-// a root, reads it back, verifies and remembers it. Everything that the body
-// refers to must be durable before.
+// Commit is a snapshot that is about to be committed: its root claims the next number
+// of an environment. Everything that the root refers to must be durable before.
 //
-// body makes the body for a number; it is called again when another process
-// claims that number first, and gives up by returning nil. Commit adds nonce
-// and witnesses, and now as the time it finished if body leaves that open. The error is *TamperError when
-// the store shows an older head than is remembered, ErrCloned when another
-// machine has taken the host over.
-func (h *Roots) Commit(ctx context.Context, host *trust.Host, env string, body func(number uint64) *statement.RootBody, now time.Time) (*Snapshot, error) {
+// Next returns the number, and Put puts the root there. Where another process was
+// first, Put reports that, and both are called again.
+type Commit struct {
+	roots  *Roots
+	host   *trust.Host
+	env    string
+	epoch  *seal.Epoch
+	sealed []byte // the domain, to the epoch
+
+	attempts ledger.Attempts
+	e        *environment
+	number   uint64
+	previous [32]byte // the hash of the root before
+}
+
+// Begin begins to commit a snapshot of env.
+func (h *Roots) Begin(ctx context.Context, host *trust.Host, env string) (*Commit, error) {
 	epoch, err := h.t.CurrentEpoch(ctx)
 	if err != nil {
 		return nil, err
@@ -36,52 +46,61 @@ func (h *Roots) Commit(ctx context.Context, host *trust.Host, env string, body f
 	if err != nil {
 		return nil, fmt.Errorf("seal the domain: %w", err)
 	}
-	var e *environment
-	var previous [32]byte
-	looked := false
-	free := func(ctx context.Context) (number uint64, err error) {
-		if e, err = h.environment(ctx, host.Name, env); err != nil {
-			return 0, err
-		}
-		if err := h.t.CheckCurrent(host, e.certs); err != nil {
-			return 0, err
-		}
-		if !looked {
-			looked = true
-			if previous, number, err = e.afterKnown(ctx); err != nil || number > 0 {
-				return number, err
-			}
-		}
-		previous, number, err = e.next(ctx)
-		return number, err
+	return &Commit{roots: h, host: host, env: env, epoch: epoch, sealed: sealed, attempts: ledger.Attempts{What: "roots of " + env}}, nil
+}
+
+// Next is the number that the root gets. The error is *TamperError when the store
+// shows an older head than is remembered, ErrCloned when another machine has taken
+// the host over.
+func (c *Commit) Next(ctx context.Context) (uint64, error) {
+	first := c.e == nil
+	var err error
+	if c.e, err = c.roots.environment(ctx, c.host.Name, c.env); err != nil {
+		return 0, err
 	}
-	encode := func(number uint64) ([]byte, error) {
-		root := &statement.Root{
-			Repository: h.t.ID(), Host: host.Name, Environment: env, Number: number, Previous: previous, Certificate: host.Certificate,
-			Domain: host.Domain.ID, Epoch: epoch.ID, SealedDomain: sealed, Salt: seal.NewSalt(),
-		}
-		b := body(number)
-		if b == nil {
-			return nil, fmt.Errorf("commit %s: given up", root.Ref())
-		}
-		if err := h.sealBody(host, root, b, now); err != nil {
-			return nil, err
-		}
-		return root.Encode(host.SigningKey())
+	if err := c.roots.t.CheckCurrent(c.host, c.e.certs); err != nil {
+		return 0, err
 	}
-	key := ""
-	object, err := ledger.Claim(ctx, "roots of "+env, free, encode, func(ctx context.Context, number uint64, object []byte) error {
-		key = layout.KeyRoot(host.Name, env, number)
-		if err := h.t.Put(ctx, key, object, now); err != nil {
-			return fmt.Errorf("commit %s@%d: %w", env, number, err)
-		}
-		return nil
-	})
+	c.number = 0
+	if first {
+		c.previous, c.number, err = c.e.afterKnown(ctx)
+	}
+	if err == nil && c.number == 0 {
+		c.previous, c.number, err = c.e.next(ctx)
+	}
+	if err == nil {
+		err = c.attempts.Try(c.number)
+	}
+	return c.number, err
+}
+
+// Put puts the root with a body at the number, reads it back, verifies and remembers
+// it. taken reports that another process has claimed the number. Nonce and witnesses
+// are added to the body, and now as the time it finished if that is open.
+func (c *Commit) Put(ctx context.Context, b *statement.RootBody, now time.Time) (s *Snapshot, taken bool, err error) {
+	h := c.roots
+	root := &statement.Root{
+		Repository: h.t.ID(), Host: c.host.Name, Environment: c.env, Number: c.number, Previous: c.previous, Certificate: c.host.Certificate,
+		Domain: c.host.Domain.ID, Epoch: c.epoch.ID, SealedDomain: c.sealed, Salt: seal.NewSalt(),
+	}
+	if err := h.sealBody(c.host, root, b, now); err != nil {
+		return nil, false, err
+	}
+	object, err := root.Encode(c.host.SigningKey())
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	key := layout.KeyRoot(c.host.Name, c.env, c.number)
+	err = h.t.Put(ctx, key, object, now)
+	if errors.Is(err, storage.ErrExists) {
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("commit %s: %w", root.Ref(), err)
 	}
 	h.d.RememberPutProof(now)
-	return e.readBack(ctx, key, object)
+	s, err = c.e.readBack(ctx, key, object)
+	return s, false, err
 }
 
 // sealBody completes the body and seals it into root.

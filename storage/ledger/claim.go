@@ -51,20 +51,15 @@ func (s *Numbers) Free() uint64 {
 // the statement for it, or returns nil to give up. put creates the object; when
 // another process was first, all of it is done again.
 func Claim(ctx context.Context, what string, free func(context.Context) (uint64, error), encode func(number uint64) ([]byte, error), put func(ctx context.Context, number uint64, object []byte) error) ([]byte, error) {
-	tried := uint64(0)
-	for range maxTaken {
+	attempts := Attempts{What: what}
+	for {
 		number, err := free(ctx)
-		switch {
-		case err != nil:
-			return nil, err
-		case number == 0 || number > layout.MaxNumber:
-			return nil, &authentic.TamperError{What: what, Remembered: "numbers that go up by one", Found: fmt.Sprintf("%d, the last there is", uint64(layout.MaxNumber)),
-				Hint: "the host's key was taken: enrol it again with `knowngood init --join --reenrol`, which ends what that key signed"}
-		case number == tried:
-			return nil, &authentic.TamperError{What: what, Remembered: fmt.Sprintf("that number %d exists, because it cannot be created", number), Found: "none in the listing",
-				Hint: "it is hidden by a delete marker: let this machine see the versions of the object, or remove the marker"}
+		if err == nil {
+			err = attempts.Try(number)
 		}
-
+		if err != nil {
+			return nil, err
+		}
 		object, err := encode(number)
 		if err != nil || object == nil {
 			return nil, err
@@ -76,8 +71,31 @@ func Claim(ctx context.Context, what string, free func(context.Context) (uint64,
 		if !errors.Is(err, storage.ErrExists) {
 			return nil, err
 		}
-		tried = number
 	}
-	return nil, &authentic.TamperError{What: what, Remembered: "a number that is free", Found: fmt.Sprintf("it taken by others first, %d times", maxTaken),
-		Hint: "find out who writes there, and run again"}
+}
+
+// Attempts are those of one writer to claim a number.
+type Attempts struct {
+	What  string // the sequence, for messages
+	tried uint64 // the number of the last attempt
+	count int
+}
+
+// Try begins an attempt at a number. The error is why it cannot succeed, or why no
+// further one should be made.
+func (a *Attempts) Try(number uint64) error {
+	switch {
+	case number == 0 || number > layout.MaxNumber:
+		return &authentic.TamperError{What: a.What, Remembered: "numbers that go up by one", Found: fmt.Sprintf("%d, the last there is", uint64(layout.MaxNumber)),
+			Hint: "the host's key was taken: enrol it again with `knowngood init --join --reenrol`, which ends what that key signed"}
+	case number == a.tried:
+		return &authentic.TamperError{What: a.What, Remembered: fmt.Sprintf("that number %d exists, because it cannot be created", number), Found: "none in the listing",
+			Hint: "it is hidden by a delete marker: let this machine see the versions of the object, or remove the marker"}
+	case a.count == maxTaken:
+		return &authentic.TamperError{What: a.What, Remembered: "a number that is free", Found: fmt.Sprintf("it taken by others first, %d times", maxTaken),
+			Hint: "find out who writes there, and run again"}
+	}
+	a.tried = number
+	a.count++
+	return nil
 }

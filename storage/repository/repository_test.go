@@ -92,7 +92,19 @@ func hostOf(t *testing.T, r *repository.Repository) host {
 }
 
 func (h host) Commit(ctx context.Context, env string, body func(uint64) *statement.RootBody, now time.Time) (*history.Snapshot, error) {
-	return h.repo.Commit(ctx, h.Host, env, body, now)
+	c, err := h.repo.Begin(ctx, h.Host, env)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		number, err := c.Next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if s, taken, err := c.Put(ctx, body(number), now); !taken {
+			return s, err
+		}
+	}
 }
 
 // newIdentity makes an identity file of the quick kind.
