@@ -193,6 +193,9 @@ func (d *domain) prune(ctx context.Context, current bool) error {
 	if d.facts.recent, err = d.readForgotten(ctx); err != nil {
 		return err
 	}
+	if err := d.datePutAgain(ctx); err != nil {
+		return err
+	}
 	if d.facts.running, err = d.captureUnderWay(ctx); err != nil {
 		return err
 	}
@@ -261,11 +264,61 @@ func (d *domain) index(ctx context.Context) error {
 	return nil
 }
 
+// maxRead is how many objects are read, or asked for, to find out whether they
+// are what they seem to be: whoever can put objects can put any number.
+const maxRead = 256
+
 // captureUnderWay reports whether one of the young packs that nothing knows is
-// one. Whoever can put objects can put others there, so the newest are looked
-// at, and not all.
+// one: any object can be put there.
 func (d *domain) captureUnderWay(ctx context.Context) (bool, error) {
-	return len(d.facts.unindexed()) > 0, nil
+	young := d.facts.unindexed()
+	if d.opened == nil {
+		return len(young) > 0, nil
+	}
+	reader := d.repo.NewReader(d.name, d.opened)
+	defer reader.Close()
+	for _, id := range young[:min(len(young), maxRead)] {
+		tail, err := reader.TailOf(ctx, wire.KindPack, id.Hash, int64(d.facts.objects[id].size))
+		if err == nil {
+			_, err = tail.Contents(wire.KindPack, d.opened)
+			if err == nil {
+				return true, nil
+			}
+			continue
+		}
+		if !authentic.Damaged(err) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// datePutAgain gives what is young and not needed the time of its first version:
+// whoever has the host's key could keep it for ever by putting it again.
+func (d *domain) datePutAgain(ctx context.Context) error {
+	if probe := d.repo.Descriptor().Probe; probe == nil || !probe.VersionsKept {
+		return nil
+	}
+	asked := 0
+	for id, o := range d.facts.objects {
+		if d.facts.needed[id] || d.facts.held[id] || d.facts.pending(id) || !d.facts.isYoung(o) {
+			continue
+		}
+		if asked++; asked > maxRead {
+			return nil
+		}
+		versions, err := d.repo.Read.Versions(ctx, d.key(id))
+		if err != nil {
+			return err
+		}
+		for _, v := range versions {
+			if !v.Marker && v.Modified.Before(o.at) {
+				o.at = v.Modified
+			}
+		}
+		d.facts.objects[id] = o
+	}
+	return nil
 }
 
 // delete deletes what is due, and goes on past what is locked.

@@ -115,8 +115,11 @@ func (h *host) list(ctx context.Context, domain seal.DomainID) error {
 		}
 	}
 	var err error
-	if f.deletions, err = h.repo.Deletions(ctx, h.name, domain); err == nil {
-		f.binding = f.deletions.Binding(h.own)
+	if f.deletions, err = h.repo.Deletions(ctx, h.name, domain); err != nil {
+		return err
+	}
+	if f.binding = f.deletions.Elsewhere(); h.own {
+		f.binding, err = h.repo.See(h.name, domain, f.deletions, h.now, h.DryRun)
 	}
 	return err
 }

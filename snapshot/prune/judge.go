@@ -47,9 +47,11 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 			return nil, nil, err
 		}
 		c := &collapses{repo, name, env, now, func(string, ...any) {}}
-		if collapsed, _, err = c.find(ctx, roots.Written); err != nil {
+		found, _, err := c.find(ctx, roots.Written)
+		if err != nil {
 			return nil, nil, err
 		}
+		collapsed = found.Suspect
 	}
 	byNumber := map[uint64]*history.Snapshot{}
 	var items []retention.Item

@@ -25,6 +25,7 @@ type protection struct {
 	env       string
 	forgotten statement.Numbers
 	roots     *history.Listing
+	judged    *judged         // by this machine, of another host; else nil
 	verified  map[uint64]bool // of the forgotten ones
 	bad       int             // how many of them do not verify
 }
@@ -49,9 +50,10 @@ func (h *host) protected(ctx context.Context, env string, forgotten statement.Nu
 	waits := false
 	if !h.own { // which decided by itself what to forget
 		c := &collapses{h.repo, h.name, env, h.now, h.note}
-		if suspects, waits, err = c.find(ctx, roots.Written); err != nil {
+		if p.judged, waits, err = c.find(ctx, roots.Written); err != nil {
 			return nil, err
 		}
+		suspects = p.judged.Suspect
 	}
 
 	var out []uint64
@@ -91,9 +93,10 @@ func (p *protection) noteKept(n int, why string) {
 func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspects statement.Numbers) ([]uint64, error) {
 	p.bad = 0
 	for more := 1; ; more *= 2 {
+		doubtful := p.doubtful()
 		var items []retention.Item
 		for n, at := range p.roots.Written {
-			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n)})
+			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n), Doubtful: doubtful[n]})
 		}
 		var out []uint64
 		found := false
@@ -110,6 +113,7 @@ func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspec
 			}
 		}
 		if !found {
+			p.noteDoubtful(doubtful)
 			if p.bad > maxNamed {
 				p.note("host %s: %d more roots that are forgotten do not verify", p.name, p.bad-maxNamed)
 			}
@@ -128,6 +132,53 @@ func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspec
 				return nil, err
 			}
 		}
+	}
+}
+
+// putAgainAfter is how much later than another root the store must have taken one
+// that was there before.
+const putAgainAfter = time.Minute
+
+// doubtful are the roots that were put again, where the store keeps no versions: it
+// took them later than one with a higher number, long after their host made them, or
+// later than when this machine saw them before. By such a time a policy may not
+// forget anything.
+func (p *protection) doubtful() map[uint64]bool {
+	out := map[uint64]bool{}
+	if probe := p.repo.Descriptor().Probe; probe != nil && probe.VersionsKept {
+		return out
+	}
+	var above time.Time // the earliest of those with higher numbers
+	for _, n := range slices.Backward(slices.Sorted(maps.Keys(p.roots.Written))) {
+		at := p.roots.Written[n]
+		if p.judged != nil && n > p.judged.Number {
+			continue // no snapshot
+		}
+		out[n] = !above.IsZero() && at.Sub(above) > putAgainAfter
+		if p.judged != nil {
+			taken, known := p.judged.Taken[n]
+			out[n] = out[n] || p.judged.Late.Has(n) || known && at.Sub(time.Unix(taken, 0)) > putAgainAfter
+		}
+		if above.IsZero() || at.Before(above) {
+			above = at
+		}
+	}
+	return out
+}
+
+// noteDoubtful names forgotten snapshots that are kept because of their time.
+func (p *protection) noteDoubtful(doubtful map[uint64]bool) {
+	count := 0
+	for _, n := range slices.Sorted(maps.Keys(doubtful)) {
+		if !doubtful[n] || !p.forgotten.Has(n) || !p.verified[n] {
+			continue
+		}
+		if count++; count <= maxNamed {
+			p.note("host %s: the root of %s@%d was put again, or long after it was made: it is forgotten, and stays, because no policy can go by its time (%s)", p.name, p.env, n, p.roots.Written[n].UTC().Format(time.DateTime))
+		}
+	}
+	if count > maxNamed {
+		p.note("host %s: %d more roots of %s were put again", p.name, count-maxNamed, p.env)
 	}
 }
 

@@ -22,6 +22,11 @@ type judged struct {
 	Number     uint64 `json:"number"`     // of the newest that was judged
 	ID         string `json:"id"`         // of that
 	Acceptance string `json:"acceptance"` // hash of that of the owner that it rests on
+	// Taken is when the store took each root when that was judged, in seconds: the
+	// time is another where the store keeps no versions and the root was put again.
+	Taken map[uint64]int64 `json:"taken"`
+	// Late are the roots that the store took long after their host made them.
+	Late statement.Numbers `json:"late"`
 	suspect.History
 }
 
@@ -34,11 +39,11 @@ type collapses struct {
 	note      func(format string, args ...any)
 }
 
-// find returns those snapshots, forgotten ones included, and whether the newest
+// find returns those snapshots, as Suspect, forgotten ones included, and whether the newest
 // of all is one of them. It goes by the counts in the roots, by when the store
 // took these, and by what the owner accepted: whoever took the host over claims
 // of its own snapshots whatever is useful.
-func (c *collapses) find(ctx context.Context, written map[uint64]time.Time) (statement.Numbers, bool, error) {
+func (c *collapses) find(ctx context.Context, written map[uint64]time.Time) (found *judged, waits bool, err error) {
 	accepted, err := c.repo.Acceptances(ctx, c.host, c.env)
 	if err != nil {
 		return nil, false, err
@@ -53,11 +58,11 @@ func (c *collapses) find(ctx context.Context, written map[uint64]time.Time) (sta
 	j.Acceptance = acceptance(accepted)
 	c.save(j)
 
-	waits := newest != nil && j.Suspect.Has(newest.Number)
+	waits = newest != nil && j.Suspect.Has(newest.Number)
 	if waits {
 		c.note("host %s: %s has much less than the snapshots before it: `knowngood show %s/%s` shows more, and `knowngood accept %s/%s`, with an identity, accepts it", c.host, newest.Ref(), c.host, newest.Ref(), c.host, newest.Ref())
 	}
-	return j.Suspect, waits, nil
+	return j, waits, nil
 }
 
 // judgeSince judges the snapshots after those that are judged, and returns the
@@ -89,12 +94,24 @@ func (c *collapses) judgeSince(ctx context.Context, written map[uint64]time.Time
 			item.Time = c.now // put since the listing
 		}
 		j.Judge(item, accepted.Owner.Names(s.Number, s.ID), suspect.Rule{Whole: true})
+		j.date(s.Number, s.Body.Finished, item.Time)
 		j.Number, j.ID = s.Number, hex.EncodeToString(s.ID[:])
 	}
 	if len(all) == 0 {
 		return j, nil, nil
 	}
 	return j, all[0], nil
+}
+
+// date remembers when the store took a root that its host made at another time.
+func (j *judged) date(n uint64, made, taken time.Time) {
+	if j.Taken == nil {
+		j.Taken = map[uint64]int64{}
+	}
+	j.Taken[n] = taken.Unix()
+	if taken.Sub(made) > maxClockError {
+		j.Late = j.Late.With(statement.NumbersOf(n))
+	}
 }
 
 // acceptance names that of the owner; "" for none.

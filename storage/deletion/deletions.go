@@ -42,8 +42,9 @@ type Deletions struct {
 	// Repacks say what packs were rewritten into, the newest first.
 	Repacks []Repack
 
-	owners    map[ObjectID]Status // by the word of the owner; see Binding
+	owners    map[ObjectID]Status // by the word of the owner; see Elsewhere
 	present   map[ObjectID]Status // by that of the owner and of the host as it is now
+	byHost    map[uint64][32]byte // hashes of the host's statements among those of present, by serial
 	numbers   ledger.Numbers
 	since     uint64             // what statements before it say counts no more
 	rewritten map[[32]byte][]int // positions in Repacks, by old pack
@@ -70,16 +71,11 @@ func (d *Deletions) Packs(states ...State) map[[32]byte]bool {
 	return out
 }
 
-// Binding is what the pending deletions say for whoever deletes: on the host itself
-// what its own statements say, too. A host's announcement does not start the clock
-// of anybody else. That it spares an object holds for everybody: its writers go by
-// that.
-func (d *Deletions) Binding(own bool) map[ObjectID]Status {
-	if own {
-		return d.present
-	}
-	return d.owners
-}
+// Elsewhere is what the pending deletions mean for whoever deletes and is not the
+// host: a host's announcement does not start the clock of anybody else. That it
+// spares an object holds for everybody: its writers go by that. See Deletion.See
+// for the host itself.
+func (d *Deletions) Elsewhere() map[ObjectID]Status { return d.owners }
 
 // Free is the serial that the next statement gets; 0 when there is none.
 func (d *Deletions) Free() uint64 { return d.numbers.Free() }
@@ -125,7 +121,7 @@ func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*sta
 // Deletions reads the pending deletions of a domain. Statements that do not
 // verify are warned of, and count for nothing.
 func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
-	d := &Deletions{Status: map[ObjectID]Status{}, owners: map[ObjectID]Status{}, present: map[ObjectID]Status{}, rewritten: map[[32]byte][]int{}}
+	d := &Deletions{Status: map[ObjectID]Status{}, owners: map[ObjectID]Status{}, present: map[ObjectID]Status{}, byHost: map[uint64][32]byte{}, rewritten: map[[32]byte][]int{}}
 	// Of a host that was enrolled anew, what the old key says counts only below
 	// the first statement since; and in the domain that this machine has as the
 	// host, nothing that it says is not needed.
@@ -212,6 +208,9 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 // the owner, or under the newest certificate of the host.
 func (d *Deletions) take(e ledger.Entry[*statement.Deletion], holds bool) {
 	byOwner := e.Value.Certificate == nil
+	if holds && !byOwner {
+		d.byHost[e.Number] = e.Value.Hash()
+	}
 	for _, of := range []struct {
 		list  []statement.Object
 		state State

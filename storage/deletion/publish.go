@@ -3,6 +3,7 @@ package deletion
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"fmt"
 	"knowngood/storage"
 	"knowngood/storage/layout"
@@ -81,6 +82,11 @@ func (x *Deletion) publish(ctx context.Context, s *statement.Deletion, key ed255
 		return s.Encode(key)
 	}
 	object, err := ledger.Claim(ctx, what, free, encode, func(ctx context.Context, serial uint64, object []byte) error {
+		if s.Certificate != nil {
+			if err := x.publishes(s.Host, s.Domain, sha256.Sum256(object)); err != nil {
+				return err
+			}
+		}
 		return x.WithReserve(ctx, s.Host, len(object), func() error {
 			return x.t.Put(ctx, layout.KeyDeletion(s.Host, s.Domain, serial), object, now)
 		})

@@ -62,11 +62,18 @@ func (x *Deletion) spendReserve(ctx context.Context, host string) (bool, error) 
 // some of it.
 func (x *Deletion) KeepReserve(ctx context.Context, host string) error {
 	there := 0
-	for _, err := range x.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host), Limit: reservePieces}) {
+	for o, err := range x.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host)}) {
 		if err != nil {
 			return fmt.Errorf("keep a reserve in the store: %w", err)
 		}
-		there++
+		if o.Size >= reservePiece {
+			there++
+		} else if err := x.Purge(ctx, o.Key); err != nil && !errors.Is(err, storage.ErrLocked) { // it reserves nothing
+			return fmt.Errorf("keep a reserve in the store: %w", err)
+		}
+		if there == reservePieces {
+			break
+		}
 	}
 
 	for ; there < reservePieces; there++ {

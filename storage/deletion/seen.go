@@ -1,0 +1,91 @@
+package deletion
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"path/filepath"
+	"time"
+
+	"knowngood/storage/seal"
+)
+
+// Whoever stole a host's key can sign announcements with it, and wait until the
+// host's own prune, which may delete, finds them old enough. So a host counts from
+// the time of the store only for what it published itself. For everything else
+// under its key it counts from when it first saw that.
+
+// seenFile remembers the statements of a domain of this host: by the hash of each
+// when it was first seen, by the store's clock; zero for one that this machine
+// published.
+func (x *Deletion) seenFile(host string, domain seal.DomainID) string {
+	return x.t.State.OfStore(filepath.Join("announced", host, domain.String()))
+}
+
+// See returns what the pending deletions mean for the deletions of the host itself,
+// which sees them now, by the store's clock. Unless dryRun is set it remembers that.
+func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time.Time, dryRun bool) (map[ObjectID]Status, error) {
+	since := map[uint64]time.Time{} // by serial
+	err := x.changeSeen(host, domain, dryRun, func(seen map[string]time.Time) map[string]time.Time {
+		still := map[string]time.Time{}
+		for serial, hash := range d.byHost {
+			name := hex.EncodeToString(hash[:])
+			at, known := seen[name]
+			if !known {
+				at = now
+			}
+			still[name], since[serial] = at, at
+		}
+		return still
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[ObjectID]Status, len(d.present))
+	for id, status := range d.present {
+		if at := since[status.Serial]; at.After(status.At) {
+			status.At = at
+		}
+		out[id] = status
+	}
+	return out, nil
+}
+
+// publishes remembers that this machine publishes a statement.
+func (x *Deletion) publishes(host string, domain seal.DomainID, hash [32]byte) error {
+	return x.changeSeen(host, domain, false, func(seen map[string]time.Time) map[string]time.Time {
+		seen[hex.EncodeToString(hash[:])] = time.Time{}
+		return seen
+	})
+}
+
+func (x *Deletion) changeSeen(host string, domain seal.DomainID, dryRun bool, change func(map[string]time.Time) map[string]time.Time) error {
+	if dryRun || x.t.State.None() {
+		_, err := x.readSeen(host, domain, change)
+		return err
+	}
+	return x.t.State.Locked(func() error {
+		seen, err := x.readSeen(host, domain, change)
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(seen)
+		if err != nil {
+			return err
+		}
+		return x.t.State.Write(x.seenFile(host, domain), b)
+	})
+}
+
+func (x *Deletion) readSeen(host string, domain seal.DomainID, change func(map[string]time.Time) map[string]time.Time) (map[string]time.Time, error) {
+	seen := map[string]time.Time{}
+	if !x.t.State.None() {
+		b, err := x.t.State.Read(x.seenFile(host, domain))
+		if err != nil {
+			return nil, err
+		}
+		if json.Unmarshal(b, &seen) != nil {
+			seen = map[string]time.Time{} // what is not known is first seen now
+		}
+	}
+	return change(seen), nil
+}
