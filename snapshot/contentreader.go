@@ -2,12 +2,9 @@ package snapshot
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"runtime"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/chunk"
@@ -141,43 +138,6 @@ func (r *contentReader) chunk(f *file, p *piece) error {
 	f.entry.Chunks = append(f.entry.Chunks, manifest.Chunk{ID: p.id, Len: uint32(len(b))})
 	r.progress.Bytes.Add(uint64(len(b)))
 	return nil
-}
-
-// source reads the bytes of a file that are not holes, up to its size.
-type source struct {
-	fd    int
-	holes []manifest.Extent
-	at    uint64
-	size  uint64
-}
-
-func (s *source) Read(b []byte) (int, error) {
-	for len(s.holes) > 0 && s.at == s.holes[0].Offset {
-		s.at += s.holes[0].Length
-		s.holes = s.holes[1:]
-	}
-	end := s.size
-	if len(s.holes) > 0 {
-		end = s.holes[0].Offset
-	}
-	if s.at >= end {
-		return 0, io.EOF
-	}
-	b = b[:min(uint64(len(b)), end-s.at)]
-	for {
-		n, err := unix.Pread(s.fd, b, int64(s.at))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("read at byte %d: %w", s.at, err)
-		}
-		if n == 0 {
-			return 0, io.EOF
-		}
-		s.at += uint64(n)
-		return n, nil
-	}
 }
 
 func chunked(e *manifest.Entry) (n uint64) {

@@ -3,11 +3,19 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
+)
+
+// Bounds of what is read of a file that states no size; see
+// posix.FileSystem.SizeUnknown. Some of those never end, or let readers wait.
+const (
+	maxUnsized  = 64 << 20 // bytes
+	unsizedTime = 10 * time.Second
 )
 
 // reader reads files, one at a time.
@@ -282,7 +290,7 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 	r.inodeFlags(e, func() (uint32, error) { return f.volume.InodeFlags(fd) })
 
 	if f.volume.Kind().SizeUnknown(want) {
-		u, err := newUnsized(fd, maxUnsized, unsizedTime)
+		u, err := posix.NewUnsized(fd, maxUnsized, unsizedTime)
 		if err != nil {
 			return false, err
 		}
@@ -299,7 +307,7 @@ func (r *reader) once(ctx context.Context, dirfd int, name string, f *file) (cha
 			return false, err
 		}
 	}
-	if err := r.content.read(ctx, &source{fd: fd, holes: holes, size: want}, f); err != nil {
+	if err := r.content.read(ctx, posix.NewDataReader(fd, holes, want), f); err != nil {
 		return false, err
 	}
 	e.Holes, e.Size = holes, want

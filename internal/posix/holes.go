@@ -1,6 +1,8 @@
 package posix
 
 import (
+	"fmt"
+	"io"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -79,3 +81,47 @@ func seek(fd int, offset int64, whence int) (int64, error) {
 
 // Sparse reports whether a file has fewer blocks than its size needs.
 func (st *Stat) Sparse() bool { return st.Type == inode.File && st.Blocks*512 < st.Size }
+
+// DataReader reads the bytes of an open file that are not holes, up to a size. The
+// descriptor stays the caller's.
+type DataReader struct {
+	fd    int
+	holes []inode.Extent
+	at    uint64
+	size  uint64
+}
+
+// NewDataReader reads from the start of a file with the given holes, as Holes
+// returned them.
+func NewDataReader(fd int, holes []inode.Extent, size uint64) *DataReader {
+	return &DataReader{fd: fd, holes: holes, size: size}
+}
+
+func (s *DataReader) Read(b []byte) (int, error) {
+	for len(s.holes) > 0 && s.at == s.holes[0].Offset {
+		s.at += s.holes[0].Length
+		s.holes = s.holes[1:]
+	}
+	end := s.size
+	if len(s.holes) > 0 {
+		end = s.holes[0].Offset
+	}
+	if s.at >= end {
+		return 0, io.EOF
+	}
+	b = b[:min(uint64(len(b)), end-s.at)]
+	for {
+		n, err := unix.Pread(s.fd, b, int64(s.at))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("read at byte %d: %w", s.at, err)
+		}
+		if n == 0 {
+			return 0, io.EOF
+		}
+		s.at += uint64(n)
+		return n, nil
+	}
+}

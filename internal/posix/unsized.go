@@ -1,4 +1,4 @@
-package snapshot
+package posix
 
 import (
 	"fmt"
@@ -8,32 +8,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of what is read of a file that states no size; see
-// posix.FileSystem.SizeUnknown. Some of those never end, or let readers wait.
-const (
-	maxUnsized  = 64 << 20 // bytes
-	unsizedTime = 10 * time.Second
-)
-
-// unsized reads a file to its end, whatever size it states. An error comes when
+// Unsized reads a file to its end, whatever size it states. An error comes when
 // that is not within bounds. It is read by a goroutine, because a read that
 // waits cannot be ended.
-type unsized struct {
+type Unsized struct {
 	pipe  *io.PipeReader
 	write *io.PipeWriter
 	limit time.Duration
 	left  time.Duration // that may be waited for the file
 }
 
-// newUnsized reads from where an open file stands. The descriptor stays the
-// caller's. Close must be called.
-func newUnsized(fd int, bytes uint64, limit time.Duration) (*unsized, error) {
+// NewUnsized reads from where an open file stands, at most so many bytes, waiting
+// for them no longer than limit. The descriptor stays the caller's. Close must be
+// called.
+func NewUnsized(fd int, bytes uint64, limit time.Duration) (*Unsized, error) {
 	// One of its own, because it may still wait when the caller's is closed.
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read: %w", err)
 	}
-	u := &unsized{limit: limit, left: limit}
+	u := &Unsized{limit: limit, left: limit}
 	u.pipe, u.write = io.Pipe()
 	go func() {
 		defer unix.Close(own)
@@ -42,7 +36,7 @@ func newUnsized(fd int, bytes uint64, limit time.Duration) (*unsized, error) {
 	return u, nil
 }
 
-func (u *unsized) copy(fd int, most uint64) error {
+func (u *Unsized) copy(fd int, most uint64) error {
 	buf := make([]byte, 64<<10)
 	for total := uint64(0); ; {
 		n, err := unix.Read(fd, buf)
@@ -68,7 +62,7 @@ func (u *unsized) copy(fd int, most uint64) error {
 	}
 }
 
-func (u *unsized) Read(b []byte) (int, error) {
+func (u *Unsized) Read(b []byte) (int, error) {
 	started := time.Now()
 	wait := time.AfterFunc(u.left, func() {
 		u.write.CloseWithError(fmt.Errorf("states no size, and did not come to its end within %v", u.limit))
@@ -80,4 +74,4 @@ func (u *unsized) Read(b []byte) (int, error) {
 }
 
 // Close ends the reading.
-func (u *unsized) Close() error { return u.pipe.Close() }
+func (u *Unsized) Close() error { return u.pipe.Close() }

@@ -1,4 +1,4 @@
-package snapshot
+package posix_test
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"knowngood/internal/posix"
 )
 
 // pipe is a file that states no size, for a reader.
@@ -38,7 +40,7 @@ func TestUnsized(t *testing.T) {
 	t.Run("reads to the end", func(t *testing.T) {
 		r, w := pipe(t)
 		go fill(w, content)
-		u, err := newUnsized(r, uint64(len(content)), time.Minute)
+		u, err := posix.NewUnsized(r, uint64(len(content)), time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +53,7 @@ func TestUnsized(t *testing.T) {
 	t.Run("keeps what is within bounds, and says that there is more", func(t *testing.T) {
 		r, w := pipe(t)
 		go fill(w, content+"x")
-		u, err := newUnsized(r, uint64(len(content)), time.Minute)
+		u, err := posix.NewUnsized(r, uint64(len(content)), time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +70,7 @@ func TestUnsized(t *testing.T) {
 		if _, err := unix.Write(w, []byte("first")); err != nil {
 			t.Fatal(err)
 		}
-		u, err := newUnsized(r, 1<<20, 50*time.Millisecond)
+		u, err := posix.NewUnsized(r, 1<<20, 50*time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +84,7 @@ func TestUnsized(t *testing.T) {
 	t.Run("waits for the file alone, not for who takes the content", func(t *testing.T) {
 		r, w := pipe(t)
 		go fill(w, content)
-		u, err := newUnsized(r, 1<<20, 200*time.Millisecond)
+		u, err := posix.NewUnsized(r, 1<<20, 200*time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}
