@@ -117,10 +117,12 @@ func TestPutAgain(t *testing.T) {
 	})
 	t.Run("a root that is later than one with a higher number is not forgotten for its time", func(t *testing.T) {
 		simulated(t, plainMemory, func(w *world) {
-			trees, _ := w.days(2)
-			time.Sleep(12 * time.Hour)
-			w.overwrite(key(1), w.copyOf(key(1)))
-			w.forget("web", 1)
+			trees, _ := w.days(3)
+			for n := range uint64(2) { // of which the last one gets the place of the day
+				time.Sleep(10 * time.Minute)
+				w.overwrite(key(n+1), w.copyOf(key(n+1)))
+			}
+			w.forget("web", 1, 2)
 			for range 3 {
 				w.under(&retention.Policy{Daily: 1})
 				time.Sleep(8 * day)

@@ -83,7 +83,7 @@ func (x *Deletion) publish(ctx context.Context, s *statement.Deletion, key ed255
 	}
 	object, err := ledger.Claim(ctx, what, free, encode, func(ctx context.Context, serial uint64, object []byte) error {
 		if s.Certificate != nil {
-			if err := x.publishes(s.Host, s.Domain, sha256.Sum256(object)); err != nil {
+			if err := x.seen(s.Host, s.Domain).publishes(sha256.Sum256(object)); err != nil {
 				return err
 			}
 		}

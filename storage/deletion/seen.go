@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"knowngood/storage/localstate"
 	"knowngood/storage/seal"
 )
 
@@ -14,18 +15,22 @@ import (
 // the time of the store only for what it published itself. For everything else
 // under its key it counts from when it first saw that.
 
-// seenFile remembers the statements of a domain of this host: by the hash of each
-// when it was first seen, by the store's clock; zero for one that this machine
-// published.
-func (x *Deletion) seenFile(host string, domain seal.DomainID) string {
-	return x.t.State.OfStore(filepath.Join("announced", host, domain.String()))
+// seen are the statements of a domain of this host: by the hash of each when it
+// was first seen, by the store's clock; zero for one that this machine published.
+type seen struct {
+	state *localstate.State
+	file  string
+}
+
+func (x *Deletion) seen(host string, domain seal.DomainID) *seen {
+	return &seen{x.t.State, x.t.State.OfStore(filepath.Join("announced", host, domain.String()))}
 }
 
 // See returns what the pending deletions mean for the deletions of the host itself,
 // which sees them now, by the store's clock. Unless dryRun is set it remembers that.
 func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time.Time, dryRun bool) (map[ObjectID]Status, error) {
 	since := map[uint64]time.Time{} // by serial
-	err := x.changeSeen(host, domain, dryRun, func(seen map[string]time.Time) map[string]time.Time {
+	err := x.seen(host, domain).change(dryRun, func(seen map[string]time.Time) map[string]time.Time {
 		still := map[string]time.Time{}
 		for serial, hash := range d.byHost {
 			name := hex.EncodeToString(hash[:])
@@ -51,20 +56,20 @@ func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time
 }
 
 // publishes remembers that this machine publishes a statement.
-func (x *Deletion) publishes(host string, domain seal.DomainID, hash [32]byte) error {
-	return x.changeSeen(host, domain, false, func(seen map[string]time.Time) map[string]time.Time {
+func (s *seen) publishes(hash [32]byte) error {
+	return s.change(false, func(seen map[string]time.Time) map[string]time.Time {
 		seen[hex.EncodeToString(hash[:])] = time.Time{}
 		return seen
 	})
 }
 
-func (x *Deletion) changeSeen(host string, domain seal.DomainID, dryRun bool, change func(map[string]time.Time) map[string]time.Time) error {
-	if dryRun || x.t.State.None() {
-		_, err := x.readSeen(host, domain, change)
+func (s *seen) change(dryRun bool, change func(map[string]time.Time) map[string]time.Time) error {
+	if dryRun || s.state.None() {
+		_, err := s.read(change)
 		return err
 	}
-	return x.t.State.Locked(func() error {
-		seen, err := x.readSeen(host, domain, change)
+	return s.state.Locked(func() error {
+		seen, err := s.read(change)
 		if err != nil {
 			return err
 		}
@@ -72,14 +77,14 @@ func (x *Deletion) changeSeen(host string, domain seal.DomainID, dryRun bool, ch
 		if err != nil {
 			return err
 		}
-		return x.t.State.Write(x.seenFile(host, domain), b)
+		return s.state.Write(s.file, b)
 	})
 }
 
-func (x *Deletion) readSeen(host string, domain seal.DomainID, change func(map[string]time.Time) map[string]time.Time) (map[string]time.Time, error) {
+func (s *seen) read(change func(map[string]time.Time) map[string]time.Time) (map[string]time.Time, error) {
 	seen := map[string]time.Time{}
-	if !x.t.State.None() {
-		b, err := x.t.State.Read(x.seenFile(host, domain))
+	if !s.state.None() {
+		b, err := s.state.Read(s.file)
 		if err != nil {
 			return nil, err
 		}
