@@ -15,6 +15,7 @@ import (
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/runner"
@@ -140,6 +141,7 @@ func quickHome(sess *session.Session) (string, error) {
 func quickRepository(ctx context.Context, sess *session.Session, path string) (*repository.Repository, error) {
 	if r, err := sess.Open(ctx); err == nil {
 		sess.Out.Printf("1. Using the repository of the last trial: %s\n", path)
+		present.Unprotected(sess.Out, r.Probed())
 		return r, nil
 	}
 	key, err := identity.Generate(identity.Hybrid)
@@ -168,6 +170,7 @@ func quickRepository(ctx context.Context, sess *session.Session, path string) (*
 		return nil, err
 	}
 	sess.Out.Printf("1. Made a repository in %s and its identity, the key that restores, in %s.\n", path, sess.IdentityPath)
+	present.Unprotected(sess.Out, &result.Probe)
 	return sess.Open(ctx)
 }
 
