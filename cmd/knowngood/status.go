@@ -37,7 +37,8 @@ status then shows both its state and the mistake.
 A snapshot of which a source collapsed is suspect, and not a good one; status
 names it, why, and what to do.
 
-Exit code 1 when an rpo is broken (the newest good snapshot is older, or there is
+Exit code 13 when the last check found damage, or somebody tampered with the
+repository; 1 when an rpo is broken (the newest good snapshot is older, or there is
 none), and when the configuration cannot be used; 2 when it cannot be used and no
 daemon answers. Variables that are only missing in this shell are no mistake.`,
 		Example: `  knowngood status
@@ -79,6 +80,10 @@ func runStatus(ctx context.Context, sess *session.Session, noDaemon bool) error 
 		sess.Out.Notef("variables of the configuration that the daemon may have are not set here: %s (set -a; . /etc/knowngood/environment; set +a)", strings.Join(unset, ", "))
 	case sess.Unusable != nil:
 		sess.Out.Code, s.Unusable, s.Level = exit.Failed, sess.Unusable.Error(), max(level, report.Attention).String()
+	}
+	damaged := s.Check != nil && s.Check.Damaged > 0
+	if damaged || slices.ContainsFunc(s.Warnings, func(w report.Warning) bool { return w.Tampering }) {
+		sess.Out.Code = exit.Damage
 	}
 	if sess.Out.JSON {
 		return sess.Out.Result(s)

@@ -69,6 +69,22 @@ func statusWith(t *testing.T, r report.Report, more string, args ...string) (cod
 	return code, out.String(), errs.String()
 }
 
+func TestStatusExits13WhenTheLastCheckFoundDamage(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ok := &report.Run{Started: now.Add(-14 * time.Minute), Finished: now.Add(-13 * time.Minute), Result: report.Success, Snapshot: "web@42", Attempts: 1}
+	r := report.Report{Version: "1.4.0", Host: "web-7", Now: now, Environments: []report.Environment{
+		{Name: "web", RPOSeconds: 3600, AgeSeconds: 840, Newest: ok.Started, Job: report.Job{Last: ok, LastSuccess: ok}}}}
+	for damaged, want := range map[int]int{0: exit.Done, 1: exit.Damage} {
+		r.Check = &report.Check{Began: now, Damaged: damaged}
+		for _, flags := range [][]string{nil, {"--json"}} {
+			if code, out, errs := statusOf(t, r, flags...); code != want {
+				t.Errorf("with %d damaged objects, %v: exit code %d, want %d: %s%s", damaged, flags, code, want, out, errs)
+			}
+		}
+	}
+}
+
 func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -85,7 +101,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 		Warnings: []report.Warning{{Time: now, Text: "root web@40 was overwritten", Tampering: true}},
 	}
 	code, out, errs := statusOf(t, r)
-	if code != exit.Failed || errs != "" {
+	if code != exit.Damage || errs != "" {
 		t.Errorf("exit code %d, %s", code, errs)
 	}
 	for _, want := range []string{
@@ -122,7 +138,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &j); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if code != exit.Failed || j.Source != "daemon" || j.Level != "broken" || len(j.Environments) != 3 || len(j.Warnings) != 1 {
+	if code != exit.Damage || j.Source != "daemon" || j.Level != "broken" || len(j.Environments) != 3 || len(j.Warnings) != 1 {
 		t.Errorf("exit code %d: %s", code, out)
 	}
 	if e := j.Environments[0]; e.Environment != "db" || e.Host != "web-7" || !e.RPOBroken || e.Failures != 3 || e.Newest != nil {
