@@ -111,7 +111,7 @@ func (w *checkedWorld) damaged(d *Daemon, key string) {
 	if !slices.ContainsFunc(r.Warnings, func(x report.Warning) bool { return x.Degraded && strings.Contains(x.Text, key) }) {
 		w.t.Errorf("warnings: %v", r.Warnings)
 	}
-	if level, text := r.Verdict(); level != report.Broken || !strings.Contains(text, "damaged: the check found 1 object missing or damaged") {
+	if level, text := r.Verdict(); level != report.Broken || !strings.Contains(text, "damaged: the check found that 1 object is missing or damaged") {
 		w.t.Errorf("the verdict: %v, %s", level, text)
 	}
 }

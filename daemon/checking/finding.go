@@ -14,7 +14,8 @@ import (
 
 // Finding is the damage that a check found. The zero value is none.
 type Finding struct {
-	Damaged  int      `json:"damaged,omitempty"` // objects
+	Damaged  int      `json:"damaged,omitempty"` // objects, and snapshots whose locks end too early
+	Short    int      `json:"short,omitempty"`   // of which are snapshots
 	First    []string `json:"first,omitempty"`   // some of them, and what they hurt
 	Tampered bool     `json:"tampered,omitempty"`
 }
@@ -29,6 +30,9 @@ func FindingOf(r *check.Report, host string) (f Finding) {
 			continue // another host's
 		}
 		f.Damaged++
+		if d.Lock {
+			f.Short++
+		}
 		f.Tampered = f.Tampered || errors.As(d.Err, new(*authentic.TamperError))
 		if len(f.First) >= mostFirst {
 			continue
@@ -53,7 +57,7 @@ func shortened(text string) string { return report.Shorten(text, report.MaxError
 
 // String is the damage in words.
 func (f Finding) String() string {
-	text := english.Plural(f.Damaged, "object is", "objects are") + " missing or damaged: " + strings.Join(f.First, "; ")
+	text := report.DamageText(f.Damaged, f.Short) + ": " + strings.Join(f.First, "; ")
 	if more := f.Damaged - len(f.First); more > 0 {
 		text += fmt.Sprintf("; and %d more, which knowngood check names", more)
 	}

@@ -92,7 +92,7 @@ func (s *State) Report(c *configs.Config, now time.Time) *report.Check {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := &s.known
-	out := &report.Check{Began: k.Began, Command: k.Command, Damaged: k.Damaged, Damage: slices.Clone(k.First), Tampered: k.Tampered, Notes: slices.Clone(k.Notes)}
+	out := &report.Check{Began: k.Began, Command: k.Command, Damaged: k.Damaged, Short: k.Short, Damage: slices.Clone(k.First), Tampered: k.Tampered, Notes: slices.Clone(k.Notes)}
 	how, oldest := readingOf(c.Check, c.Identity != ""), k.Data.oldest()
 	if oldest.After(now.Add(time.Hour)) { // the clock was wrong then
 		oldest = time.Time{}

@@ -17,9 +17,11 @@ type Check struct {
 	// found; zero when there was none. Command is what made it by hand.
 	Began   time.Time `json:"began,omitzero"`
 	Command string    `json:"command,omitempty"`
-	// Damaged is how many objects it found to be missing or damaged, Damage some of
-	// them, with what they hurt. Tampered means that somebody changed one.
+	// Damaged is how many objects it found to be missing or damaged, and how many
+	// snapshots whose locks end too early, which Short counts; Damage is some of them,
+	// with what they hurt. Tampered means that somebody changed one.
 	Damaged  int      `json:"damaged"`
+	Short    int      `json:"short_locks,omitempty"`
 	Damage   []string `json:"damage,omitempty"`
 	Tampered bool     `json:"tampered,omitempty"`
 	// Notes are what it could not look into, and what hurts nothing.
@@ -54,7 +56,7 @@ type CheckedData struct {
 func (c *Check) Warnings(now time.Time) []Warning {
 	var out []Warning
 	if c.Damaged > 0 {
-		out = append(out, Warning{Time: c.Began, Text: c.damage() + ". " + damageStep, Tampering: c.Tampered, Degraded: true})
+		out = append(out, Warning{Time: c.Began, Text: c.damage() + ". " + c.damageStep(), Tampering: c.Tampered, Degraded: true})
 	}
 	if c.Overdue {
 		out = append(out, Warning{Time: now, Text: c.lateness(now), Degraded: true})
@@ -62,11 +64,38 @@ func (c *Check) Warnings(now time.Time) []Warning {
 	return out
 }
 
-const damageStep = "The next snapshot stores again what they held, as far as it is still on this machine; knowngood check --identity FILE names all that is hurt"
+const (
+	objectStep = "The next snapshot stores again what they held, as far as it is still on this machine; knowngood check --identity FILE names all that is hurt"
+	lockStep   = "Locks that end early do not come back by themselves: find out who changes or removes them; knowngood check --locks --identity FILE asks for all of them"
+)
+
+// damageStep is what to do about what was found.
+func (c *Check) damageStep() string {
+	switch c.Short {
+	case 0:
+		return objectStep
+	case c.Damaged:
+		return lockStep
+	}
+	return objectStep + ". " + lockStep
+}
+
+// DamageText is what a check found, in words: damaged objects, and snapshots whose
+// locks end too early, which are short of them.
+func DamageText(damaged, short int) string {
+	locks := "the locks of " + english.Plural(short, "snapshot", "") + " end before the host says"
+	switch objects := damaged - short; {
+	case objects == 0:
+		return locks
+	case short == 0:
+		return english.Plural(objects, "object is", "objects are") + " missing or damaged"
+	default:
+		return english.Plural(objects, "object is", "objects are") + " missing or damaged, and " + locks
+	}
+}
 
 func (c *Check) damage() string {
-	text := fmt.Sprintf("the check of %s found damage: %s missing or damaged: %s", c.Began.Format("2006-01-02 15:04 MST"),
-		english.Plural(c.Damaged, "object is", "objects are"), strings.Join(c.Damage, "; "))
+	text := fmt.Sprintf("the check of %s found that %s: %s", c.Began.Format("2006-01-02 15:04 MST"), DamageText(c.Damaged, c.Short), strings.Join(c.Damage, "; "))
 	if more := c.Damaged - len(c.Damage); more > 0 {
 		text += fmt.Sprintf("; and %d more", more)
 	}
@@ -88,7 +117,7 @@ func (c *Check) lateness(now time.Time) string {
 func (c *Check) Verdict(now time.Time) (Level, string) {
 	switch {
 	case c.Damaged > 0:
-		return Broken, "found " + english.Plural(c.Damaged, "object", "") + " missing or damaged"
+		return Broken, "found that " + DamageText(c.Damaged, c.Short)
 	case c.Overdue:
 		return Attention, "is overdue: " + c.lateness(now)
 	case c.Failures == 1:

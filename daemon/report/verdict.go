@@ -87,7 +87,11 @@ func (r *Report) verdict() (Level, string) {
 		return Broken, "The repository was tampered with, see the warnings"
 	}
 	if r.Check != nil && r.Check.Damaged > 0 {
-		return Broken, "What is stored is damaged: the check " + second(r.Check.Verdict(r.Now)) + ", see the warnings"
+		what := "damaged"
+		if r.Check.Short == r.Check.Damaged {
+			what = "not locked as it should be"
+		}
+		return Broken, "What is stored is " + what + ": the check " + second(r.Check.Verdict(r.Now)) + ", see the warnings"
 	}
 	degraded := slices.IndexFunc(r.Warnings, func(w Warning) bool { return w.Degraded })
 	envs, bad := r.Ranked(), 0
