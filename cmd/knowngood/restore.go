@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/restore"
+	"knowngood/restore/owners"
 	"knowngood/snapshot/selection"
 )
 
@@ -137,7 +139,7 @@ func runRestore(ctx context.Context, sess *session.Session, f *restoreFlags, ref
 	if o.Today, err = sess.Today(tree.Snapshot.Environment); err != nil {
 		return err
 	}
-	o.Owners = ownerOptions(f.numeric, f.noOwner)
+	o.Owners = owners.Options{Numeric: f.numeric, Keep: f.noOwner || os.Geteuid() != 0} // setting them takes root
 	problems := sess.Out.Problems()
 	o.Progress = &restore.Progress{Problem: problems.Add}
 	if f.verbose || f.dryRun && sess.Out.JSON {

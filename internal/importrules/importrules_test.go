@@ -35,7 +35,7 @@ var layers = [][]string{
 	{"cmd/knowngood/console", "cmd/knowngood/exit", "cmd/knowngood/human", "cmd/knowngood/logging", "cmd/knowngood/usage"},
 	{"cmd/knowngood/catalog", "cmd/knowngood/session"},
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
-	{"cmd/knowngood/status"},
+	{"cmd/knowngood/quickstart", "cmd/knowngood/status"},
 	{"cmd/knowngood"},
 	{"systemd"},
 }
