@@ -134,9 +134,9 @@ const makeShop = `
 
 // describeShop is equal for equal databases.
 const describeShop = `
-	SELECT human.Count(*), md5(string_agg(o::text, '|' ORDER BY id)) FROM orders o;
-	SELECT human.Count(*), sum(quantity) FROM lines;
-	SELECT human.Count(*), (SELECT total()) FROM dear;
+	SELECT count(*), md5(string_agg(o::text, '|' ORDER BY id)) FROM orders o;
+	SELECT count(*), sum(quantity) FROM lines;
+	SELECT count(*), (SELECT total()) FROM dear;
 	SELECT last_value, is_called FROM orders_id_seq;
 	SELECT convert_from(lo_get(4711), 'UTF8');
 	SELECT conname, contype FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1;

@@ -90,7 +90,7 @@ func TestAnSQLiteDatabaseIsCapturedConsistentlyWhileItIsWrittenTo(t *testing.T) 
 			noted := int64(0)
 			for i := 1; i <= 4; i++ {
 				// The writer is at work before each, and so beside it.
-				for before := sqlite(t, file, "SELECT human.Count(*) FROM log"); sqlite(t, file, "SELECT human.Count(*) FROM log") == before; {
+				for before := sqlite(t, file, "SELECT count(*) FROM log"); sqlite(t, file, "SELECT count(*) FROM log") == before; {
 				}
 				m.must(t, "snapshot", "app", "--config", config)
 				target := filepath.Join(dir, fmt.Sprint("out", i))
@@ -102,7 +102,7 @@ func TestAnSQLiteDatabaseIsCapturedConsistentlyWhileItIsWrittenTo(t *testing.T) 
 				if got := sqlite(t, restored, "SELECT sum(balance) FROM accounts"); got != "5000000" {
 					t.Errorf("snapshot %d: the accounts hold %s, want 5000000", i, got)
 				}
-				now := count64(t, sqlite(t, restored, "SELECT human.Count(*) FROM log"))
+				now := count64(t, sqlite(t, restored, "SELECT count(*) FROM log"))
 				if now <= noted {
 					t.Errorf("snapshot %d: %d transfers, after %d before it", i, now, noted)
 				}
