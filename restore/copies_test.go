@@ -38,9 +38,7 @@ func (a *archive) rubbishRun(t *testing.T) {
 	keys := packs(t, a.memory)
 	for i, key := range keys {
 		id, _ := deletion.ParseKey(key)
-		tail, err := reader.TailOf(a.Ctx, wire.KindPack, id.Hash, -1)
-		a.Check(err)
-		contents, err := tail.Contents(wire.KindPack, host.Domain)
+		tail, contents, err := reader.Contents(a.Ctx, wire.KindPack, id.Hash, -1)
 		a.Check(err)
 		size, err := storage.ReadAll(a.Ctx, a.memory, key, 0, -1)
 		a.Check(err)

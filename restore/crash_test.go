@@ -100,9 +100,7 @@ func content(w *enginetest.World, m *storagetest.Memory) (n uint64) {
 		if !ok || domain != host.Domain.ID {
 			continue
 		}
-		tail, err := reader.Tail(w.Ctx, wire.KindPack, hash)
-		w.Check(err)
-		contents, err := tail.Contents(wire.KindPack, host.Domain)
+		_, contents, err := reader.Contents(w.Ctx, wire.KindPack, hash, -1)
 		w.Check(err)
 		for _, f := range contents.Frames {
 			n += uint64(f.ContentLen)

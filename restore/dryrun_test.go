@@ -65,6 +65,8 @@ func TestDryRun(t *testing.T) {
 		{"a byte short", func(a *archive, key string) { a.memory.Edit(key, func(b []byte) []byte { return b[:len(b)-1] }) }, false, true},
 		{"a byte longer", func(a *archive, key string) { a.memory.Edit(key, func(b []byte) []byte { return append(b, 0) }) }, false, true},
 		{"hidden", func(a *archive, key string) { a.Check(a.memory.Delete(a.Ctx, key)) }, false, false},
+		{"covered by less", func(a *archive, key string) { a.memory.Overwrite(key, []byte("xxx")) }, false, false},
+		{"covered by more", func(a *archive, key string) { a.memory.Overwrite(key, make([]byte, 4<<20)) }, false, false},
 		{"as it was", func(*archive, string) {}, false, false},
 	} {
 		t.Run("ends as the restore does when a pack is "+harm.name, func(t *testing.T) {

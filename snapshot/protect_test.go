@@ -16,7 +16,6 @@ import (
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/layout"
-	"knowngood/storage/pack"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/stores"
 	"knowngood/storage/trust"
@@ -33,11 +32,7 @@ func firstLock(t *testing.T, w *enginetest.World, ref string) time.Time {
 	m := s.Body.Manifest
 	rd := r.NewReader(s.Host, s.Domain)
 	defer rd.Close()
-	object, err := rd.Whole(w.Ctx, nil, wire.KindManifest, m.Hash)
-	w.Check(err)
-	tail, err := pack.ParseTail(wire.KindManifest, object, int64(len(object)))
-	w.Check(err)
-	contents, err := tail.Contents(wire.KindManifest, s.Domain)
+	_, contents, err := rd.Contents(w.Ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	w.Check(err)
 	keys := []string{layout.KeyDescriptor, layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), layout.KeyRoot(s.Host, s.Environment, s.Number)}
 	for _, o := range contents.Objects {

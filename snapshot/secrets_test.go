@@ -100,14 +100,12 @@ func locks(w *enginetest.World, m *storagetest.Memory) []*lock {
 				continue
 			}
 		}
-		tail, err := reader.Tail(w.Ctx, kind, hash)
+		tail, contents, err := reader.Contents(w.Ctx, kind, hash, -1)
 		w.Check(err)
 		if seen[of{tail.Session.ID, kind}] {
 			continue
 		}
 		seen[of{tail.Session.ID, kind}] = true
-		contents, err := tail.Contents(kind, host.Domain)
-		w.Check(err)
 		// The shortest frame takes the least time to try.
 		f := slices.MinFunc(contents.Frames, func(a, b pack.Frame) int { return int(a.SealedLen) - int(b.SealedLen) })
 		sealed, err := storage.ReadAll(w.Ctx, m, key, int64(f.Offset), int64(f.SealedLen))

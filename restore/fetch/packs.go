@@ -14,7 +14,6 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
-	"knowngood/storage/pack"
 )
 
 // LackingPack is a pack that is missing, or not as long as it should be, with what
@@ -51,11 +50,7 @@ type packState struct {
 func ListPacks(ctx context.Context, t *snapshot.Tree) (*Packs, error) {
 	o := &Packs{ctx: ctx, tree: t, packs: map[[32]byte]*packState{}}
 	m, r := &t.Snapshot.Body.Manifest, t.Reader
-	tail, err := r.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
-	var contents *pack.Contents
-	if err == nil {
-		contents, err = tail.Contents(wire.KindManifest, r.Domain())
-	}
+	_, contents, err := r.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	if err != nil && !authentic.Damaged(err) {
 		return nil, err
 	}
@@ -142,24 +137,25 @@ func (o *Packs) there(hash [32]byte, end int64) (bool, error) {
 }
 
 // examine finds out whether a pack is as it should be. One that the listing does
-// not show may lie beneath a delete marker, where a restore finds it too.
+// not show, or not with its size, may lie beneath a delete marker or other bytes,
+// where a restore finds it too.
 func (o *Packs) examine(hash [32]byte, p *packState) error {
 	if p.want >= 0 && p.have == p.want {
 		return nil
 	}
-	var missing error = errors.New("it is missing")
-	if p.have < 0 {
-		tail, err := o.tree.Reader.TailOf(o.ctx, wire.KindPack, hash, p.want)
-		if err == nil && tail != nil {
-			return nil
-		}
-		if !authentic.Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
-	} else {
+	r := o.tree.Reader
+	missing, listed := errors.New("it is missing"), p.want
+	if p.have >= 0 {
+		listed = p.have
 		missing = fmt.Errorf("it is %d bytes long, and should be %d", p.have, p.want)
 	}
-	r := o.tree.Reader
+	tail, _, err := r.Contents(o.ctx, wire.KindPack, hash, listed)
+	if err == nil && (p.want < 0 || tail.Size == p.want) {
+		return nil
+	}
+	if err != nil && !authentic.Damaged(err) {
+		return err
+	}
 	p.lacking = &LackingPack{Key: layout.KeyPack(r.Host(), r.Domain().ID, hash), Err: missing}
 	return nil
 }

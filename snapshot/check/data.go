@@ -13,7 +13,6 @@ import (
 	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/objects"
-	"knowngood/storage/pack"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 )
@@ -70,16 +69,12 @@ func CompareStored(ctx context.Context, repo *repository.Repository, host string
 		}
 	}
 
-	var buffers [comparedAtOnce][]byte
 	for some := range slices.Chunk(stored, comparedAtOnce) {
 		var damage [comparedAtOnce]error
 		g, gctx := errgroup.WithContext(ctx)
 		for i, o := range some {
 			g.Go(func() error {
-				if need := min(o.Size, pack.MaxObject) + 512; int64(cap(buffers[i])) < need { // with room to see the end
-					buffers[i] = make([]byte, 0, need)
-				}
-				_, err := readers[o.Domain].Whole(gctx, buffers[i], o.Kind, o.Hash)
+				err := readers[o.Domain].Compare(gctx, o.ObjectID, o.Size, nil)
 				if authentic.Damaged(err) {
 					damage[i], err = err, nil
 				}

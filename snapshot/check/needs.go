@@ -20,11 +20,7 @@ func (d *domainCheck) needed(ctx context.Context, s *history.Snapshot) error {
 		return err
 	}
 	d.tablesIn[m.Hash] = true
-	tail, err := d.reader.TailOf(ctx, wire.KindManifest, m.Hash, int64(m.Size))
-	var contents *pack.Contents
-	if err == nil {
-		contents, err = tail.Contents(wire.KindManifest, d.domain)
-	}
+	_, contents, err := d.reader.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	if err != nil {
 		d.strangers.unread = true
 		return d.object(layout.KeyManifest(d.host, d.domain.ID, m.Hash), err)
@@ -66,7 +62,7 @@ func (d *domainCheck) need(ctx context.Context, s *history.Snapshot, o pack.Obje
 		return nil
 	}
 	key := d.key(id)
-	_, err := d.reader.TailOf(ctx, o.Kind, o.Hash, int64(o.Size))
+	_, _, err := d.reader.Contents(ctx, o.Kind, o.Hash, int64(o.Size))
 	switch {
 	case err == nil:
 		have[o.Hash] = int64(o.Size)

@@ -85,11 +85,7 @@ func drawn(hash [32]byte, share float64) bool {
 }
 
 func (d *packCheck) packContents(ctx context.Context, key string, hash [32]byte, size int64) error {
-	tail, err := d.reader.TailOf(ctx, wire.KindPack, hash, size)
-	if err != nil {
-		return err
-	}
-	contents, err := tail.Contents(wire.KindPack, d.domain)
+	tail, contents, err := d.reader.Contents(ctx, wire.KindPack, hash, size)
 	if err != nil {
 		return err
 	}
@@ -97,7 +93,7 @@ func (d *packCheck) packContents(ctx context.Context, key string, hash [32]byte,
 		d.doubt(hash, tail, contents)
 		return nil
 	}
-	return d.known(hash, size, tail, contents)
+	return d.known(hash, tail.Size, tail, contents)
 }
 
 // scratch is the memory that reading a pack whole takes.
@@ -114,7 +110,7 @@ func (d *packCheck) readWhole(ctx context.Context, s *scratch, kind wire.Kind, h
 	if need := min(size, pack.MaxObject) + 512; int64(cap(s.object)) < need { // with room to see the end
 		s.object = make([]byte, 0, max(need, 17<<20))
 	}
-	b, err := d.reader.Whole(ctx, s.object, kind, hash)
+	b, err := d.reader.Whole(ctx, s.object, kind, hash, size)
 	d.Progress.Bytes.Add(uint64(len(b)))
 	d.checker.mu.Lock()
 	d.report.BytesRead += uint64(len(b))

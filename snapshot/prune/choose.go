@@ -15,7 +15,6 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot"
 	"knowngood/storage"
-	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/index"
 	"knowngood/storage/objects"
@@ -90,11 +89,8 @@ func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.
 // open reads what the packs hold.
 func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*candidate) (err error) {
 	for _, c := range packs {
-		if c.tail, err = reader.TailOf(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
+		if c.tail, c.table, err = reader.Contents(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
 			return err
-		}
-		if c.table, err = c.tail.Contents(wire.KindPack, r.domain); err != nil {
-			return &authentic.DamageError{Key: deletion.Key(r.facts.host, r.facts.domain, c.id), What: "pack", Err: err}
 		}
 	}
 	return nil

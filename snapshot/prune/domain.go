@@ -164,7 +164,7 @@ func (d *domain) objectsOf(ctx context.Context, s *history.Snapshot) ([]pack.Obj
 	m := &s.Body.Manifest
 	r := d.repo.NewReader(s.Host, s.Domain)
 	defer r.Close()
-	object, err := r.Whole(ctx, nil, wire.KindManifest, m.Hash)
+	object, err := r.Whole(ctx, nil, wire.KindManifest, m.Hash, -1)
 	var tail *pack.Tail
 	var contents *pack.Contents
 	if err == nil {
@@ -278,13 +278,9 @@ func (d *domain) captureUnderWay(ctx context.Context) (bool, error) {
 	reader := d.repo.NewReader(d.name, d.opened)
 	defer reader.Close()
 	for _, id := range young[:min(len(young), maxRead)] {
-		tail, err := reader.TailOf(ctx, wire.KindPack, id.Hash, int64(d.facts.objects[id].size))
+		_, _, err := reader.Contents(ctx, wire.KindPack, id.Hash, int64(d.facts.objects[id].size))
 		if err == nil {
-			_, err = tail.Contents(wire.KindPack, d.opened)
-			if err == nil {
-				return true, nil
-			}
-			continue
+			return true, nil
 		}
 		if !authentic.Damaged(err) {
 			return false, err

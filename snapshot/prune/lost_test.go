@@ -56,9 +56,7 @@ func (w *world) forgetHalf() {
 	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks("h", host.Domain.ID)}) {
 		w.check(err)
 		id, _ := deletion.ParseKey(o.Key)
-		tail, err := reader.TailOf(w.Ctx, wire.KindPack, id.Hash, o.Size)
-		w.check(err)
-		contents, err := tail.Contents(wire.KindPack, host.Domain)
+		tail, contents, err := reader.Contents(w.Ctx, wire.KindPack, id.Hash, o.Size)
 		w.check(err)
 		for i := range contents.Frames {
 			f := &contents.Frames[i]

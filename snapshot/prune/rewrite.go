@@ -41,7 +41,7 @@ func (r *repacker) copyOver(ctx context.Context, host *trust.Host, x *objects.In
 	hasher := chunk.NewHasher(r.domain.ChunkKey())
 	var object, content []byte
 	for _, c := range packs {
-		if object, err = reader.Whole(w.Context(), object, wire.KindPack, c.id.Hash); err != nil {
+		if object, err = reader.Whole(w.Context(), object, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
 			return fail(err)
 		}
 		r.Progress.Read.Add(uint64(len(object)))

@@ -68,9 +68,7 @@ func (w *world) named(ref string) (packs [][32]byte) {
 	w.check(err)
 	rd := r.NewReader(s.Host, s.Domain)
 	defer rd.Close()
-	tail, err := rd.TailOf(w.Ctx, wire.KindManifest, s.Body.Manifest.Hash, int64(s.Body.Manifest.Size))
-	w.check(err)
-	c, err := tail.Contents(wire.KindManifest, s.Domain)
+	_, c, err := rd.Contents(w.Ctx, wire.KindManifest, s.Body.Manifest.Hash, int64(s.Body.Manifest.Size))
 	w.check(err)
 	for _, o := range c.Objects {
 		packs = append(packs, o.Hash)

@@ -21,75 +21,184 @@ type Hashed struct {
 	limit int64 // on the size of an object, in bytes
 
 	mu      sync.Mutex
-	beneath map[[32]byte]string // versions of objects that the current view does not show; "" for none
+	beneath map[[32]byte]storage.Version // of objects that the current view does not show; without an ID for none
 }
 
 // Hashed reads objects of at most limit bytes; what names them in messages.
 func (r *Reader) Hashed(what string, limit int64) *Hashed {
-	return &Hashed{Reader: r, what: what, limit: limit, beneath: map[[32]byte]string{}}
+	return &Hashed{Reader: r, what: what, limit: limit, beneath: map[[32]byte]storage.Version{}}
+}
+
+// Verified calls read, which reads an object with Range and verifies what it read.
+// When that is missing or damaged, and another version has the bytes of the name,
+// Range reads that one from then on, and read is called again.
+func (h *Hashed) Verified(ctx context.Context, key string, hash [32]byte, read func() error) error {
+	before := h.found(hash).ID
+	err := read()
+	if !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	// Another reader may have found that version meanwhile: what counts is whether
+	// read began with it.
+	version, uerr := h.uncover(ctx, key, hash)
+	switch {
+	case uerr != nil:
+		return uerr
+	case version.ID == before:
+		return err
+	}
+	return read()
 }
 
 // Range appends length bytes of an object from offset to dst, from beneath the
 // current view where that has nothing there; a negative length means to the end.
-// The bytes are not verified: where they turn out to be others, Uncover looks for
-// the object itself. The error is *DamageError when the object is missing or
-// shorter than that.
+// The bytes are not verified: see Verified. The error is *DamageError when the
+// object is missing or shorter than that.
 func (h *Hashed) Range(ctx context.Context, dst []byte, key string, hash [32]byte, offset, length int64) ([]byte, error) {
-	if id, _ := h.found(hash); id != "" {
-		return h.version(ctx, dst, key, id, offset, length)
+	if v := h.found(hash); v.ID != "" {
+		return h.rangeOf(ctx, dst, key, v, offset, length)
 	}
 	b, err := h.current(ctx, dst, key, offset, length)
 	if !errors.Is(err, storage.ErrNotFound) && !Damaged(err) {
 		return b, err
 	}
-	again, uerr := h.Uncover(ctx, key, hash)
+	v, uerr := h.uncover(ctx, key, hash)
 	switch {
 	case uerr != nil:
 		return nil, uerr
-	case again:
-		id, _ := h.found(hash)
-		return h.version(ctx, dst, key, id, offset, length)
+	case v.ID != "":
+		return h.rangeOf(ctx, dst, key, v, offset, length)
 	}
 	return nil, (&Want{What: h.what}).damage(key, err)
 }
 
+func (h *Hashed) rangeOf(ctx context.Context, dst []byte, key string, v storage.Version, offset, length int64) ([]byte, error) {
+	if length >= 0 && offset+length > v.Size {
+		return nil, h.tooShort(key, v.Size, offset+length)
+	}
+	return h.version(ctx, dst, key, v.ID, offset, length)
+}
+
+// Size is the stored bytes of an object that a listing shows with another number of
+// them, which counts unless the object was found beneath the current view. A negative
+// one is looked up; then the error is *DamageError when the current view shows no
+// object.
+func (h *Hashed) Size(ctx context.Context, key string, hash [32]byte, listed int64) (int64, error) {
+	if v := h.found(hash); v.ID != "" {
+		return v.Size, nil
+	}
+	if listed >= 0 {
+		return listed, nil
+	}
+	size, err := h.Reader.Size(ctx, key)
+	if errors.Is(err, storage.ErrNotFound) {
+		err = (&Want{What: h.what}).damage(key, err)
+	}
+	return size, err
+}
+
 // Whole reads an object whole into dst's memory and verifies its hash, from
-// beneath the current view where that shows other bytes. With *DamageError it may
-// return the bytes that there are.
-func (h *Hashed) Whole(ctx context.Context, dst []byte, key string, hash [32]byte) ([]byte, error) {
-	for {
-		b, err := h.Range(ctx, dst[:0], key, hash, 0, -1)
+// beneath the current view where that shows other bytes. Of one that a listing shows
+// with more bytes than the limit the current view is not read; listed is negative
+// when that is not known. With *DamageError it may return the bytes that there are.
+func (h *Hashed) Whole(ctx context.Context, dst []byte, key string, hash [32]byte, listed int64) ([]byte, error) {
+	var b []byte
+	err := h.Verified(ctx, key, hash, func() (err error) {
+		b = nil
+		if err = h.checkSize(ctx, key, hash, listed); err != nil {
+			return err
+		}
+		if b, err = h.Range(ctx, dst[:0], key, hash, 0, -1); err != nil {
+			return err
+		}
+		if sum := sha256.Sum256(b); sum != hash {
+			return h.otherBytes(key, sum)
+		}
+		return nil
+	})
+	if err != nil && !Damaged(err) {
+		return nil, err
+	}
+	return b, err
+}
+
+// Compare reads an object as Whole does, keeps nothing of it in memory, and calls
+// done, unless it is nil, with how many bytes were read.
+func (h *Hashed) Compare(ctx context.Context, key string, hash [32]byte, listed int64, done func(bytes int)) error {
+	return h.Verified(ctx, key, hash, func() error {
+		if h.found(hash).ID != "" {
+			return nil // by these bytes it was found
+		}
+		if err := h.checkSize(ctx, key, hash, listed); err != nil {
+			return err
+		}
+		body, err := h.store.Get(ctx, key, 0, h.limit+1)
+		if errors.Is(err, storage.ErrNotFound) {
+			return (&Want{What: h.what}).damage(key, err)
+		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		sum := sha256.Sum256(b)
-		if sum == hash {
-			return b, nil
+		sum, err := h.sum(body, done)
+		if err == nil && sum != hash {
+			err = h.otherBytes(key, sum)
 		}
-		_, looked := h.found(hash)
-		again, err := h.Uncover(ctx, key, hash)
-		switch {
-		case err != nil:
-			return nil, err
-		case !again || looked:
-			return b, &DamageError{Key: key, What: h.what, Err: fmt.Errorf("its bytes are not those of its name: their hash is %x", sum)}
+		return err
+	})
+}
+
+// sum is the hash of a body, of which no more than a byte above the limit is read.
+func (h *Hashed) sum(body io.ReadCloser, done func(bytes int)) (sum [32]byte, err error) {
+	defer body.Close()
+	hash, buf := sha256.New(), make([]byte, 256<<10)
+	for r := io.LimitReader(body, h.limit+1); ; {
+		n, err := r.Read(buf)
+		hash.Write(buf[:n])
+		if done != nil {
+			done(n)
+		}
+		if err == io.EOF {
+			return [32]byte(hash.Sum(nil)), nil
+		}
+		if err != nil {
+			return sum, err
 		}
 	}
 }
 
-// Uncover looks, once for each object, for a version with the bytes of its name,
-// which is read from then on, and reports whether there is one.
-func (h *Hashed) Uncover(ctx context.Context, key string, hash [32]byte) (bool, error) {
+// checkSize refuses an object that is too long to be read, by its size in a listing.
+func (h *Hashed) checkSize(ctx context.Context, key string, hash [32]byte, listed int64) error {
+	if listed < 0 {
+		return nil
+	}
+	size, err := h.Size(ctx, key, hash, listed)
+	if err == nil && size > h.limit {
+		err = &DamageError{Key: key, What: h.what, Err: fmt.Errorf("%d bytes long, the limit is %d", size, h.limit)}
+	}
+	return err
+}
+
+func (h *Hashed) otherBytes(key string, sum [32]byte) error {
+	return &DamageError{Key: key, What: h.what, Err: fmt.Errorf("its bytes are not those of its name: their hash is %x", sum)}
+}
+
+func (h *Hashed) tooShort(key string, size, need int64) error {
+	return &DamageError{Key: key, What: h.what, Err: fmt.Errorf("it is cut short: %d bytes long, at least %d are needed", size, need)}
+}
+
+// uncover looks, once for each object, for a version with the bytes of its name,
+// which is read from then on. One without an ID is none.
+func (h *Hashed) uncover(ctx context.Context, key string, hash [32]byte) (storage.Version, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if id, looked := h.beneath[hash]; looked {
-		return id != "", nil
+	if v, looked := h.beneath[hash]; looked {
+		return v, nil
 	}
 	all, err := h.Versions(ctx, key)
 	if err != nil {
-		return false, err
+		return storage.Version{}, err
 	}
-	found := ""
+	var found storage.Version
 	for _, v := range slices.Backward(all) { // the earliest first: there is no end to what is put over it
 		if len(all) == 1 { // the current one
 			break
@@ -97,31 +206,42 @@ func (h *Hashed) Uncover(ctx context.Context, key string, hash [32]byte) (bool, 
 		if v.Marker || v.Size > h.limit {
 			continue
 		}
-		b, err := h.version(ctx, nil, key, v.ID, 0, -1)
-		if err != nil && !unseen(err) {
-			return false, err
+		same, err := h.hasVersion(ctx, key, v.ID, hash)
+		if err != nil {
+			return storage.Version{}, err
 		}
-		if err == nil && sha256.Sum256(b) == hash {
-			found = v.ID
+		if same {
+			found = v
 			h.Overwritten(key, all)
 			break
 		}
 	}
 	h.beneath[hash] = found
-	return found != "", nil
+	return found, nil
 }
 
-func (h *Hashed) found(hash [32]byte) (version string, looked bool) {
+// hasVersion reports whether a version has the bytes of the name.
+func (h *Hashed) hasVersion(ctx context.Context, key, id string, hash [32]byte) (bool, error) {
+	versions, ok := storage.Capability[storage.Versioner](h.store)
+	if !ok {
+		return false, nil
+	}
+	var sum [32]byte
+	body, err := versions.GetVersion(ctx, key, id, 0, -1)
+	if err == nil {
+		sum, err = h.sum(body, nil)
+	}
+	if unseen(err) {
+		return false, nil
+	}
+	return sum == hash, err
+}
+
+// found is the version of an object that was found beneath the current view.
+func (h *Hashed) found(hash [32]byte) storage.Version {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	version, looked = h.beneath[hash]
-	return version, looked
-}
-
-// Looked reports whether Uncover looked for an object before.
-func (h *Hashed) Looked(hash [32]byte) bool {
-	_, looked := h.found(hash)
-	return looked
+	return h.beneath[hash]
 }
 
 // current is storage.Append that distinguishes an object which is too
@@ -134,12 +254,12 @@ func (h *Hashed) current(ctx context.Context, dst []byte, key string, offset, le
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		return b, err
 	}
-	size, serr := h.Size(ctx, key)
+	size, serr := h.Reader.Size(ctx, key)
 	if serr != nil {
 		return nil, serr
 	}
 	if size < offset+length {
-		return nil, &DamageError{Key: key, What: h.what, Err: fmt.Errorf("it is cut short: %d bytes long, at least %d are needed", size, offset+length)}
+		return nil, h.tooShort(key, size, offset+length)
 	}
 	return nil, err
 }

@@ -174,7 +174,7 @@ func (d damageReports) recent(ctx context.Context, now time.Time) (map[ID]bool, 
 		if !ok || now.Sub(o.Modified) > reportAgain {
 			continue
 		}
-		report, err := d.read(ctx, o.Key, hash)
+		report, err := d.read(ctx, o, hash)
 		if err != nil {
 			continue // what does not count for the host counts for nobody
 		}
@@ -197,7 +197,7 @@ func (d damageReports) readNew(ctx context.Context, known map[[32]byte]bool) (ob
 		if !ok || known[hash] {
 			continue
 		}
-		report, err := d.read(ctx, o.Key, hash)
+		report, err := d.read(ctx, o, hash)
 		if authentic.Damaged(err) || errors.Is(err, wire.ErrNewer) || errors.Is(err, storage.ErrNotFound) {
 			d.repo.t.Warn(fmt.Errorf("a damage report counts for nothing: %w", err))
 		} else if err != nil {
@@ -213,14 +213,14 @@ func (d damageReports) readNew(ctx context.Context, known map[[32]byte]bool) (ob
 	return objects, reports, nil
 }
 
-func (d damageReports) read(ctx context.Context, key string, hash [32]byte) (*statement.DamageReport, error) {
-	object, err := d.repo.t.Read.Hashed("damage report", trust.MaxStatement).Whole(ctx, nil, key, hash)
+func (d damageReports) read(ctx context.Context, o storage.Object, hash [32]byte) (*statement.DamageReport, error) {
+	object, err := d.repo.t.Read.Hashed("damage report", trust.MaxStatement).Whole(ctx, nil, o.Key, hash, o.Size)
 	if err != nil {
 		return nil, err
 	}
 	report, err := statement.ParseDamageReport(object)
 	if errors.Is(err, wire.ErrNewer) {
-		return nil, fmt.Errorf("%s: %w", key, err)
+		return nil, fmt.Errorf("%s: %w", o.Key, err)
 	}
 	if err == nil {
 		err = report.Verify(d.repo.t.ID(), d.repo.t.Descriptor().Owner)
@@ -229,7 +229,7 @@ func (d damageReports) read(ctx context.Context, key string, hash [32]byte) (*st
 		err = fmt.Errorf("it is about domain %v of host %s", report.Domain, report.Host)
 	}
 	if err != nil {
-		return nil, &authentic.DamageError{Key: key, What: "damage report", Err: err}
+		return nil, &authentic.DamageError{Key: o.Key, What: "damage report", Err: err}
 	}
 	return report, nil
 }

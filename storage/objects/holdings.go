@@ -204,6 +204,9 @@ func (h *Holdings) expect(ctx context.Context, objects []inventory.Object) (lost
 		}
 		lost, _, listed = h.inventory.lacking(objects)
 	}
+	if lost, err = h.inventory.keepOverwritten(ctx, lost); err != nil {
+		return nil, listed, err
+	}
 	h.lose(lost)
 	return lost, listed, nil
 }

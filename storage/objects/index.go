@@ -89,7 +89,11 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 	damaged, err := x.readContents(ctx, packs, func(hash [32]byte) bool {
 		_, have := known[hash]
 		return have || x.Absent(wire.KindPack, hash)
-	}, x.add)
+	}, func(info index.PackInfo, c *pack.Contents) error {
+		// It may have been found beneath other bytes, of another size.
+		x.inventory.found(ID{Kind: wire.KindPack, Hash: info.Hash}, info.Size)
+		return x.add(info, c)
+	})
 	if err == nil {
 		_, err = x.examine(ctx, damaged, nil)
 	}

@@ -205,6 +205,15 @@ func (v *ownInventory) put(id ID, size uint64) {
 	})
 }
 
+// found notes the size of an object that was found beneath one with another size.
+func (v *ownInventory) found(id ID, size uint64) {
+	var listed uint64
+	v.with(func(known *inventory.Inventory) { listed, _ = known.Size(id) })
+	if listed != size {
+		v.put(id, size)
+	}
+}
+
 // objects are those of some kinds that the store holds.
 func (v *ownInventory) objects(kinds ...wire.Kind) (all []inventory.Object) {
 	v.with(func(known *inventory.Inventory) {

@@ -57,7 +57,7 @@ func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, err
 	m := &s.Body.Manifest
 	reader := n.repo.NewReader(s.Host, s.Domain)
 	defer reader.Close()
-	contents, err := reader.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	_, contents, err := reader.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	if errors.Is(err, storage.ErrNotFound) {
 		err = &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
 	}

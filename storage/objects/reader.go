@@ -8,7 +8,6 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
-	"knowngood/storage/authentic"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 )
@@ -77,11 +76,18 @@ func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, hash [32]
 }
 
 // Whole reads an object whole into dst's memory and verifies its hash, from
-// beneath the current view where that shows other bytes. With
+// beneath the current view where that shows other bytes, or, by its listed size, more
+// than an object may have; listed is negative when that is not known. With
 // *authentic.DamageError it may return the bytes that there are.
-func (r *Reader) Whole(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte) ([]byte, error) {
+func (r *Reader) Whole(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte, listed int64) ([]byte, error) {
 	s := r.of(kind)
-	return s.Whole(ctx, dst, s.key(hash), hash)
+	return s.Whole(ctx, dst, s.key(hash), hash, listed)
+}
+
+// Compare reads an object as Whole does, keeps nothing of it in memory, and calls
+// done, unless it is nil, with how many bytes were read.
+func (r *Reader) Compare(ctx context.Context, id ID, listed int64, done func(bytes int)) error {
+	return r.of(id.Kind).compare(ctx, id.Hash, listed, done)
 }
 
 // Key is the frame key of an object.
@@ -94,7 +100,7 @@ func (r *Reader) Key(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher
 		return key, nil
 	}
 	if !known {
-		tail, err := r.Tail(ctx, kind, ref.Hash)
+		tail, err := r.of(kind).tail(ctx, ref.Hash, -1)
 		if err != nil {
 			return nil, err
 		}
@@ -139,43 +145,21 @@ func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 // Frame reads and opens one frame, from beneath the current view where that
 // shows other bytes.
 func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset, length uint32) ([]byte, error) {
-	read := func() ([]byte, error) {
+	var content []byte
+	s := r.of(kind)
+	err := s.Verified(ctx, s.key(ref.Hash), ref.Hash, func() error {
 		sealed, err := r.Read(ctx, nil, kind, ref.Hash, int64(offset), int64(length))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return r.Open(ctx, nil, kind, ref, offset, sealed)
-	}
-	content, err := read()
-	if !authentic.Damaged(err) {
-		return content, err
-	}
-	s := r.of(kind)
-	if s.Looked(ref.Hash) {
-		return nil, err
-	}
-	again, uerr := s.Uncover(ctx, s.key(ref.Hash), ref.Hash)
-	if uerr != nil {
-		return nil, uerr
-	}
-	if !again {
-		return nil, err
-	}
-	return read()
+		content, err = r.Open(ctx, nil, kind, ref, offset, sealed)
+		return err
+	})
+	return content, err
 }
 
-// Tail reads the trailer and the sealed contents of an object.
-func (r *Reader) Tail(ctx context.Context, kind wire.Kind, hash [32]byte) (*pack.Tail, error) {
-	return r.of(kind).tail(ctx, hash, -1)
-}
-
-// TailOf is Tail of an object that is size bytes long.
-func (r *Reader) TailOf(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, error) {
-	return r.of(kind).tail(ctx, hash, size)
-}
-
-// Contents are the opened contents of an object that is size bytes long.
-func (r *Reader) Contents(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Contents, error) {
-	_, c, err := r.of(kind).contents(ctx, hash, size)
-	return c, err
+// Contents are the trailer and the opened contents of an object that a listing, or
+// what refers to it, says is size bytes long; a negative size is looked up.
+func (r *Reader) Contents(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, *pack.Contents, error) {
+	return r.of(kind).contents(ctx, hash, size)
 }

@@ -155,7 +155,7 @@ func (r *runs) fetch(ctx context.Context, o listedRun) (*index.File, error) {
 			return nil, err
 		}
 	}
-	object, err := r.repo.t.Read.Hashed("index run", maxIndexRun).Whole(ctx, nil, o.Key, o.hash)
+	object, err := r.repo.t.Read.Hashed("index run", maxIndexRun).Whole(ctx, nil, o.Key, o.hash, o.Size)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"knowngood/internal/wire"
-	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/pack"
 )
@@ -28,49 +27,39 @@ func (s *stored) damaged(hash [32]byte, err error) error {
 	return &authentic.DamageError{Key: s.key(hash), What: s.kind.String(), Err: err}
 }
 
-// contents reads the end of an object that is size bytes long, and opens the
-// contents in it.
-func (s *stored) contents(ctx context.Context, hash [32]byte, size int64) (*pack.Tail, *pack.Contents, error) {
-	tail, err := s.tail(ctx, hash, size)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := tail.Contents(s.kind, s.Domain)
-	if err != nil {
-		return nil, nil, s.damaged(hash, err)
-	}
-	return tail, c, nil
+func (s *stored) compare(ctx context.Context, hash [32]byte, listed int64, done func(bytes int)) error {
+	return s.Compare(ctx, s.key(hash), hash, listed, done)
 }
 
-// tail reads the end of an object that is size bytes long, from beneath the
-// current view where that shows something else; a negative size is looked up.
-func (s *stored) tail(ctx context.Context, hash [32]byte, size int64) (*pack.Tail, error) {
-	t, err := s.currentTail(ctx, hash, size)
-	if !authentic.Damaged(err) && !errors.Is(err, storage.ErrNotFound) || s.Looked(hash) {
-		return t, err
-	}
-	again, uerr := s.Uncover(ctx, s.key(hash), hash)
-	switch {
-	case uerr != nil:
-		return nil, uerr
-	case again:
-		object, err := s.Whole(ctx, nil, s.key(hash), hash)
-		if err != nil {
-			return nil, err
+// contents reads the end of an object that a listing shows with so many bytes, and
+// opens the contents in it, from beneath the current view where that shows something
+// else. A negative number is looked up.
+func (s *stored) contents(ctx context.Context, hash [32]byte, listed int64) (tail *pack.Tail, contents *pack.Contents, err error) {
+	err = s.Verified(ctx, s.key(hash), hash, func() (err error) {
+		if tail, err = s.readTail(ctx, hash, listed); err != nil {
+			return err
 		}
-		return s.parseTail(hash, object, int64(len(object)))
-	case authentic.Damaged(err):
+		if contents, err = tail.Contents(s.kind, s.Domain); err != nil {
+			return s.damaged(hash, err)
+		}
+		return nil
+	})
+	return tail, contents, err
+}
+
+// tail reads the end of an object as contents does.
+func (s *stored) tail(ctx context.Context, hash [32]byte, listed int64) (tail *pack.Tail, err error) {
+	err = s.Verified(ctx, s.key(hash), hash, func() (err error) {
+		tail, err = s.readTail(ctx, hash, listed)
+		return err
+	})
+	return tail, err
+}
+
+func (s *stored) readTail(ctx context.Context, hash [32]byte, listed int64) (*pack.Tail, error) {
+	size, err := s.Size(ctx, s.key(hash), hash, listed)
+	if err != nil {
 		return nil, err
-	}
-	return nil, s.damaged(hash, err)
-}
-
-func (s *stored) currentTail(ctx context.Context, hash [32]byte, size int64) (*pack.Tail, error) {
-	if size < 0 {
-		var err error
-		if size, err = s.Size(ctx, s.key(hash)); err != nil {
-			return nil, err
-		}
 	}
 	n := min(size, pack.TailLen)
 	for {
@@ -78,23 +67,18 @@ func (s *stored) currentTail(ctx context.Context, hash [32]byte, size int64) (*p
 		if err != nil {
 			return nil, err
 		}
-		t, err := s.parseTail(hash, b, size)
+		t, err := pack.ParseTail(s.kind, b, size)
 		var short *pack.ErrShortTail
 		if errors.As(err, &short) && short.Need > n && short.Need <= size {
 			n = short.Need
 			continue
 		}
-		return t, err
+		if err == nil && t.Repository != s.repo.t.ID() {
+			err = fmt.Errorf("it belongs to repository %v", t.Repository)
+		}
+		if err != nil {
+			return nil, s.damaged(hash, err)
+		}
+		return t, nil
 	}
-}
-
-func (s *stored) parseTail(hash [32]byte, end []byte, size int64) (*pack.Tail, error) {
-	t, err := pack.ParseTail(s.kind, end, size)
-	if err == nil && t.Repository != s.repo.t.ID() {
-		err = fmt.Errorf("it belongs to repository %v", t.Repository)
-	}
-	if err != nil {
-		return nil, s.damaged(hash, err)
-	}
-	return t, nil
 }

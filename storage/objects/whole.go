@@ -34,7 +34,7 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	}
 	rd := r.NewReader(s.Host, s.Domain)
 	m := s.Body.Manifest
-	contents, err := rd.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	_, contents, err := rd.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
 	if errors.Is(err, storage.ErrNotFound) {
 		return pruned()
 	}

@@ -170,6 +170,7 @@ func (t *Trailer) append(b []byte) []byte {
 // Tail is the end of an object, split.
 type Tail struct {
 	Trailer
+	Size       int64  // stored bytes of the object
 	sealed     []byte // contents
 	additional []byte
 	end        int64 // offset of the sealed contents in the object
@@ -204,7 +205,7 @@ func ParseTail(kind wire.Kind, tail []byte, size int64) (*Tail, error) {
 	}
 	tail = tail[int64(len(tail))-need:]
 	d := wire.NewDecoder(tail[contents : contents+trailer])
-	t := &Tail{sealed: tail[:contents], end: size - need}
+	t := &Tail{Size: size, sealed: tail[:contents], end: size - need}
 	d.Copy(t.Repository[:])
 	d.Copy(t.Domain[:])
 	d.Copy(t.Session.Epoch[:])

@@ -67,6 +67,15 @@ func Slow(bytesPerSecond int) Fault {
 	}}
 }
 
+// Meanwhile calls do when the store has chosen what it sends, and before it sends
+// that.
+func Meanwhile(do func()) Fault {
+	return Fault{body: func(_ context.Context, r io.ReadCloser) io.ReadCloser {
+		do()
+		return r
+	}}
+}
+
 func orInjected(err error) error {
 	if err == nil {
 		return ErrInjected
