@@ -108,6 +108,9 @@ type ListOptions struct {
 	// also what a delete marker hides. It does nothing elsewhere, nor with
 	// Delimiter.
 	Hidden bool
+	// Foreign, when set, is called with each name below Prefix that is no key, as
+	// far as the store shows such names. It may be called with one more than once.
+	Foreign func(name string)
 	// Limit ends the listing after so many objects; 0 is no limit.
 	Limit int
 }

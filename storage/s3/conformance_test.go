@@ -2,8 +2,11 @@ package s3_test
 
 import (
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/minio/minio-go/v7"
 
 	"knowngood/storage"
 	"knowngood/storage/s3"
@@ -22,12 +25,12 @@ func testBucketsKeepTheContract(t *testing.T) {
 	t.Run("versitygw with locks", func(t *testing.T) {
 		testBucket(t, storagetest.VersityGW(t), storagetest.LockBucket, locks...)
 	})
-	minio := storagetest.MinIO(t)
+	other := storagetest.MinIO(t)
 	t.Run("minio without versions", func(t *testing.T) {
-		testBucket(t, minio, storagetest.PlainBucket)
+		testBucket(t, other, storagetest.PlainBucket)
 	})
 	t.Run("minio with locks", func(t *testing.T) {
-		testBucket(t, minio, storagetest.LockBucket, locks...)
+		testBucket(t, other, storagetest.LockBucket, locks...)
 	})
 }
 
@@ -39,4 +42,13 @@ func testBucket(t *testing.T, server *storagetest.Server, kind storagetest.Bucke
 	storagetest.Run(t, func(t *testing.T) storage.Store {
 		return open(t, s3.Config{Bucket: bucket, Prefix: fmt.Sprintf("store/%d", n.Add(1)), Endpoint: server.Endpoint})
 	}, features...)
+	client := server.Client(t)
+	storagetest.RunForeign(t, func(t *testing.T) (storage.Store, storagetest.Foreign) {
+		prefix := fmt.Sprintf("store/%d", n.Add(1))
+		s := open(t, s3.Config{Bucket: bucket, Prefix: prefix, Endpoint: server.Endpoint})
+		return s, storagetest.Foreign{Name: func(name string) error {
+			_, err := client.PutObject(t.Context(), bucket, prefix+"/"+name, strings.NewReader("x"), 1, minio.PutObjectOptions{})
+			return err
+		}}
+	})
 }

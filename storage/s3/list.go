@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/minio/minio-go/v7"
 
@@ -13,6 +14,12 @@ import (
 )
 
 const pageSize = 1000 // what a server lists at once
+
+// maxName is what a name has at most, in bytes.
+const maxName = 1024
+
+// mangled is what some servers write for what XML cannot hold.
+const mangled = "\uFFFD"
 
 // maxBarren is how many pages in a row may be without a key although more follow.
 const maxBarren = 1000
@@ -89,94 +96,149 @@ func mayNot(err error) bool {
 
 // versions lists with what delete markers hide: the newest version of each
 // key that is none. There are servers that go in circles when they are asked
-// for the page after a version, so each page starts after a key.
+// for the page after a version, so each page starts after a name.
 func (l *listing) versions(ctx context.Context) error {
-	v := versionPage{listing: l}
-	if l.o.After >= l.o.Prefix {
-		v.last = l.o.After
+	v := versionListing{s: l.s, prefix: l.s.bucket.prefix + l.o.Prefix, foreign: l.o.Foreign}
+	if l.o.After >= l.o.Prefix && l.o.After != "" {
+		v.last, v.start = l.o.After, beyond(l.s.bucket.prefix+l.o.After, "")
 	}
+	n := 0
 	for {
-		from := v.last
-		if err := l.s.retry.do(ctx, func() error { return v.read(ctx) }); err != nil || !v.more {
+		var page versionPage
+		err := l.s.retry.do(ctx, func() (err error) {
+			page, err = v.read(ctx)
+			return err
+		})
+		if err != nil {
 			return err
 		}
-		if v.last == from {
+		for _, object := range page.objects {
+			v.last = object.Key
+			if n++; !l.yield(object, nil) || n == l.o.Limit {
+				return nil
+			}
+		}
+		if page.next == "" {
+			return nil
+		}
+		v.start = page.next
+	}
+}
+
+// versionListing is where a listing of versions stands.
+type versionListing struct {
+	s      *Store
+	prefix string // of the names that are asked for
+	last   string // key after which keys are wanted
+	start  string // name after which the next page starts
+
+	foreign func(name string) // see storage.ListOptions
+}
+
+// versionPage is what a page has after the last key.
+type versionPage struct {
+	objects []storage.Object
+	next    string // name after which the next page starts; empty at the end
+}
+
+// read reads a page, and more where a page shows nothing but delete markers of
+// one key: its other versions follow.
+func (v *versionListing) read(ctx context.Context) (versionPage, error) {
+	opts := minio.ListObjectsOptions{Prefix: v.prefix, Recursive: true, WithVersions: true, StartAfter: v.start}
+	var (
+		page   versionPage
+		marked = map[string]bool{} // keys whose newest version is a delete marker
+		marker string              // the greatest name of a delete marker: its other versions may follow
+		passed = v.start           // up to here nothing of ours follows
+		last   minio.ObjectInfo
+		seen   int
+	)
+	pass := func(name string) { passed = max(passed, beyond(name, v.start)) }
+	for info := range v.s.client.ListObjectsIter(ctx, v.s.bucket.name, opts) {
+		if info.Err != nil {
+			return page, info.Err
+		}
+		if !strings.HasPrefix(info.Key, v.prefix) {
+			return page, errNotAsked
+		}
+		circle := info.Key == last.Key && info.VersionID == last.VersionID
+		last = info
+		key := strings.TrimPrefix(info.Key, v.s.bucket.prefix)
+		switch {
+		case circle:
+		case storage.CheckKey(key) != nil: // not ours, and a server may list it out of order
+			pass(info.Key)
+			if v.foreign != nil && !info.IsDeleteMarker {
+				v.foreign(key)
+			}
+		case info.IsDeleteMarker: // some servers list those before or after the others of a page
+			if marker != "" && marker != info.Key {
+				pass(min(marker, info.Key))
+			}
+			marker = max(marker, info.Key)
+			marked[key] = marked[key] || info.IsLatest
+		default:
+			pass(info.Key)
+			if err := page.add(storage.Object{Key: key, Size: info.Size, Modified: info.LastModified}, v.last); err != nil {
+				return page, err
+			}
+		}
+		if seen++; circle || seen >= pageSize && passed > v.start {
+			page.next = passed
+			break
+		}
+	}
+	if page.next != "" && page.next == v.start {
+		return page, errOrder
+	}
+	if err := ctx.Err(); err != nil {
+		return page, err // the iteration ends without an error when ctx does
+	}
+
+	for i := range page.objects {
+		page.objects[i].Hidden = marked[page.objects[i].Key]
+	}
+	if n := len(page.objects); n > 0 && page.next != "" {
+		page.objects[n-1].Older = true // the rest of them may be on the next page
+	}
+	return page, nil
+}
+
+// add adds the next version that the server lists, unless it is not after the key last.
+func (p *versionPage) add(o storage.Object, last string) error {
+	if n := len(p.objects); n > 0 {
+		last = p.objects[n-1].Key
+		if o.Key == last {
+			p.objects[n-1].Older = true
+			return nil
+		}
+		if o.Key < last {
 			return errOrder
 		}
 	}
-}
-
-// versionPage is where a listing of versions stands.
-type versionPage struct {
-	*listing
-	last string // key that was yielded last, or after which the listing starts
-	n    int    // yielded
-	more bool   // there may be more after last
-}
-
-func (v *versionPage) read(ctx context.Context) error {
-	v.more = false
-	opts := minio.ListObjectsOptions{Prefix: v.s.bucket.prefix + v.o.Prefix, Recursive: true, WithVersions: true}
-	if v.last != "" {
-		// Some servers list a key again, of which versions are left: between it
-		// and the next that is valid lies what is greater by a "!".
-		opts.StartAfter = v.s.bucket.prefix + v.last + "!"
+	if o.Key > last {
+		p.objects = append(p.objects, o)
 	}
-
-	seen, marked, newest, previous := 0, "", "", minio.ObjectInfo{}
-	var next *storage.Object // to be yielded once it is known whether it is the only version
-	flush := func() (goOn bool) {
-		if next == nil {
-			return true
-		}
-		o := *next
-		next, v.last = nil, o.Key
-		v.n++
-		return v.yield(o, nil) && v.n != v.o.Limit
-	}
-
-	for info := range v.s.client.ListObjectsIter(ctx, v.s.bucket.name, opts) {
-		if info.Err != nil {
-			return info.Err
-		}
-		if !strings.HasPrefix(info.Key, opts.Prefix) {
-			return errNotAsked
-		}
-		if !info.IsDeleteMarker { // some servers list those after the others of a page
-			if info.Key < newest {
-				return errOrder
-			}
-			newest = info.Key
-		}
-		circle := info.Key == previous.Key && info.VersionID == previous.VersionID
-		previous = info
-		key, ours := strings.CutPrefix(info.Key, v.s.bucket.prefix)
-		switch {
-		case circle:
-		case !ours || storage.CheckKey(key) != nil || key <= v.last || next != nil && key < next.Key: // not ours, or an older version
-		case info.IsDeleteMarker:
-			marked = key
-		case next != nil && key == next.Key:
-			next.Older = true
-		default:
-			if !flush() {
-				return nil
-			}
-			next = &storage.Object{Key: key, Size: info.Size, Modified: info.LastModified, Hidden: key == marked}
-		}
-		if seen++; seen == pageSize || circle {
-			if next != nil {
-				next.Older = true // the rest of them may be on the next page
-			}
-			v.more = flush()
-			return nil
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return err // the iteration ends without an error when ctx does
-	}
-	flush()
 	return nil
+}
+
+// beyond returns the name after which a listing goes on that has come to name,
+// and to start before: no key lies between the two that was not listed.
+//
+// Some servers list a name again of which versions are left: between it and the
+// next key lies what is greater by a "!". What is mangled are control characters,
+// which are less than any byte of a key, and code points that are greater.
+func beyond(name, start string) string {
+	known, _, unknown := strings.Cut(name, mangled)
+	if !unknown {
+		return name + "!"
+	}
+	for _, next := range []string{known + "!", known + "\x7f"} {
+		if next > start {
+			return next
+		}
+	}
+	return known + strings.Repeat("\U0010FFFF", max(1, (maxName-len(known))/utf8.UTFMax))
 }
 
 // startAfter is the key, without the store's prefix, after which the server
@@ -217,6 +279,7 @@ func (l *listing) pages(ctx context.Context, start string) (fetchPage, error) {
 	if o.Limit > 0 {
 		size = min(size, o.Limit)
 	}
+	prefix := s.bucket.prefix + o.Prefix
 	if start != "" {
 		start = s.bucket.prefix + start
 	}
@@ -224,8 +287,18 @@ func (l *listing) pages(ctx context.Context, start string) (fetchPage, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, "", err
 		}
+		if strings.HasPrefix(token, prefix) && strings.Contains(token, mangled) {
+			// The token is the last name of the page, and the server would go on after
+			// what XML made of it.
+			own, _ := startAfter(storage.ListOptions{Prefix: o.Prefix, After: last, Delimiter: o.Delimiter})
+			from := start
+			if start = max(beyond(token, from), s.bucket.prefix+own); start == from {
+				return nil, "", errOrder
+			}
+			token = ""
+		}
 		err = s.retry.do(ctx, func() error {
-			page, err := client.ListObjectsV2(s.bucket.name, s.bucket.prefix+o.Prefix, start, token, delimiter, size)
+			page, err := client.ListObjectsV2(s.bucket.name, prefix, start, token, delimiter, size)
 			if err != nil {
 				return err
 			}
@@ -238,6 +311,9 @@ func (l *listing) pages(ctx context.Context, start string) (fetchPage, error) {
 			objects, err = l.objects(page, last)
 			return err
 		})
+		if len(objects) == 0 {
+			size = pageSize // there may be many names that are no keys
+		}
 		return objects, next, err
 	}, nil
 }
@@ -262,7 +338,12 @@ func (l *listing) objects(page minio.ListBucketV2Result, last string) ([]storage
 			return errNotAsked
 		}
 		object.Key = strings.TrimPrefix(name, s.bucket.prefix)
-		if storage.CheckKey(strings.TrimSuffix(object.Key, "/")) == nil && strings.HasSuffix(object.Key, "/") == object.Folded && object.Key > o.After {
+		switch {
+		case storage.CheckKey(strings.TrimSuffix(object.Key, "/")) != nil || strings.HasSuffix(object.Key, "/") != object.Folded:
+			if o.Foreign != nil {
+				o.Foreign(object.Key)
+			}
+		case object.Key > o.After:
 			all = append(all, object)
 		}
 		return nil

@@ -63,6 +63,12 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store, features ...Featur
 		t.Parallel()
 		testVersions(t, open(t), has[Versions])
 	})
+	if has[Versions] {
+		t.Run("any number of delete markers is passed over", func(t *testing.T) {
+			t.Parallel()
+			testMarkers(t, open(t))
+		})
+	}
 	if has[Checksums] {
 		t.Run("what arrives is verified", func(t *testing.T) {
 			t.Parallel()

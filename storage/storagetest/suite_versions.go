@@ -3,10 +3,13 @@ package storagetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"knowngood/storage"
 )
@@ -205,4 +208,36 @@ func versions(ctx context.Context, v storage.Versioner, key string) ([]storage.V
 		all = append(all, version)
 	}
 	return all, nil
+}
+
+// testMarkers lists more delete markers than a server lists at once.
+func testMarkers(t *testing.T, s storage.Store) {
+	const n = 1010
+	for _, key := range []string{"w/a", "w/b", "w/c", "w/d", "w/z"} {
+		put(t, s, key, key)
+	}
+	var g errgroup.Group
+	g.SetLimit(32)
+	for i := range n {
+		g.Go(func() error { return s.Delete(t.Context(), "w/b") })
+		g.Go(func() error { return s.Delete(t.Context(), fmt.Sprintf("w/e-%04d", i)) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "w/c"); err != nil {
+		t.Fatal(err)
+	}
+	found, err := list(t.Context(), s, storage.ListOptions{Prefix: "w/", Hidden: true})
+	have := ""
+	for _, o := range found {
+		have += o.Key
+		if o.Hidden {
+			have += " hidden"
+		}
+		have += ", "
+	}
+	if want := "w/a, w/b hidden, w/c hidden, w/d, w/z, "; have != want || err != nil {
+		t.Errorf("listed %q, %v; want %q", have, err, want)
+	}
 }
