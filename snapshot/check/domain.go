@@ -186,7 +186,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 // list returns the stored sizes of the objects of a kind.
 func (d *domainCheck) list(ctx context.Context, prefix string) (map[[32]byte]int64, error) {
 	out := map[[32]byte]int64{}
-	for o, err := range d.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
+	for o, err := range d.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Foreign: d.strangers.add}) {
 		if err != nil {
 			return nil, err
 		}

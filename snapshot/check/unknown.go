@@ -78,7 +78,7 @@ func (d *domainCheck) unneeded() {
 // unknown lists what lies below a host and belongs to none of its domains, and
 // notes what nothing names.
 func (c *checker) unknown(ctx context.Context, host string, domains map[seal.DomainID]*domainCheck, s *strangers) error {
-	for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixHost(host), Delimiter: true}) {
+	for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixHost(host), Delimiter: true, Foreign: s.add}) {
 		if err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func (c *checker) unknown(ctx context.Context, host string, domains map[seal.Dom
 // strange adds the keys of a prefix that are of no known kind, but for those that
 // are damage because of where they lie.
 func (c *checker) strange(ctx context.Context, prefix string, s *strangers) error {
-	for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix}) {
+	for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Foreign: s.add}) {
 		if err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func (c *checker) strange(ctx context.Context, prefix string, s *strangers) erro
 
 // otherDomains counts the packs or containers of domains that no kept snapshot has.
 func (c *checker) otherDomains(ctx context.Context, prefix string, domains map[seal.DomainID]*domainCheck, s *strangers) error {
-	for folder, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true}) {
+	for folder, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true, Foreign: s.add}) {
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (c *checker) otherDomains(ctx context.Context, prefix string, domains map[s
 		if ok && domains[domain] != nil {
 			continue
 		}
-		for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: folder.Key}) {
+		for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: folder.Key, Foreign: s.add}) {
 			if err != nil {
 				return err
 			}

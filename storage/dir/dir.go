@@ -6,6 +6,9 @@
 // disk, with the directories above it, when Put returns. Keys and symbolic
 // links cannot lead out of the directory.
 //
+// A link or a special file at a key is an object without content, so that whoever
+// lists or reads finds it damaged.
+//
 // It refuses locks: whoever owns a directory can change it.
 package dir
 
@@ -19,6 +22,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -128,6 +132,9 @@ func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.R
 		return nil, s.fail("get", key, fmt.Errorf("negative offset %d", offset))
 	}
 	f, err := s.open(key)
+	if errors.Is(err, errOdd) {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
 	if err != nil {
 		return nil, s.fail("get", key, err)
 	}
@@ -137,21 +144,35 @@ func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.R
 	return &body{ctx: ctx, s: s, key: key, f: f, r: io.NewSectionReader(f, offset, length)}, nil
 }
 
+// errOdd is what has the name of an object and is neither a regular file nor a
+// directory.
+var errOdd = errors.New("this is a link or a special file, not an object")
+
 // open opens the regular file of an object for reading.
 func (s *Store) open(key string) (*os.File, error) {
-	// A fifo that somebody left in the store must not block.
-	f, err := s.root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
+	info, err := s.root.Lstat(key)
+	switch {
+	case err != nil && s.beyondLink(key):
+		return nil, fs.ErrNotExist
+	case err != nil:
 		return nil, err
+	case info.IsDir():
+		return nil, fs.ErrNotExist
+	case !info.Mode().IsRegular():
+		return nil, errOdd
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fs.ErrNotExist
+	// A fifo that takes its place meanwhile must not block.
+	return s.root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+}
+
+// beyondLink reports whether a directory of key is a link, which no key has.
+func (s *Store) beyondLink(key string) bool {
+	for dir := filepath.Dir(key); dir != "."; dir = filepath.Dir(dir) {
+		if info, err := s.root.Lstat(dir); err == nil {
+			return info.Mode()&fs.ModeSymlink != 0
+		}
 	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return false
 }
 
 type body struct {
@@ -203,6 +224,9 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 // same reports whether the object at key has exactly the bytes of want.
 func (s *Store) same(key string, want []byte) (bool, error) {
 	f, err := s.open(key)
+	if errors.Is(err, errOdd) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

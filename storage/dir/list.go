@@ -2,7 +2,6 @@ package dir
 
 import (
 	"context"
-	"io/fs"
 	"iter"
 	"slices"
 	"strings"
@@ -32,7 +31,7 @@ type listing struct {
 
 // walk visits what lies in dir, which is "" or ends in a slash.
 func (l *listing) walk(dir string) error {
-	paths, err := l.s.readDir(l.ctx, dir)
+	paths, err := l.s.readDir(l.ctx, dir, l.foreign)
 	if err != nil {
 		return err
 	}
@@ -64,6 +63,13 @@ func (l *listing) reaches(p string) bool {
 	return p > l.o.After || isDir && strings.HasPrefix(l.o.After, p)
 }
 
+// foreign reports what is no part of a key.
+func (l *listing) foreign(name string) {
+	if l.o.Foreign != nil && strings.HasPrefix(name, l.o.Prefix) && name != scratch+"/" {
+		l.o.Foreign(name)
+	}
+}
+
 func (l *listing) object(key string) error {
 	info, err := l.s.root.Lstat(key)
 	if absent(err) {
@@ -72,8 +78,11 @@ func (l *listing) object(key string) error {
 	if err != nil {
 		return err
 	}
-	if info.Mode().IsRegular() {
+	switch {
+	case info.Mode().IsRegular():
 		l.emit(storage.Object{Key: key, Size: info.Size(), Modified: info.ModTime()})
+	case !info.IsDir():
+		l.emit(storage.Object{Key: key, Modified: info.ModTime()})
 	}
 	return nil
 }
@@ -97,7 +106,7 @@ func (l *listing) emit(o storage.Object) {
 
 // inhabited reports whether an object lies below dir.
 func (s *Store) inhabited(ctx context.Context, dir string) (bool, error) {
-	paths, err := s.readDir(ctx, dir)
+	paths, err := s.readDir(ctx, dir, func(string) {})
 	if err != nil {
 		return false, err
 	}
@@ -113,9 +122,9 @@ func (s *Store) inhabited(ctx context.Context, dir string) (bool, error) {
 }
 
 // readDir returns the paths of the files and directories in dir that are
-// parts of keys, directories with a slash behind. In that form they sort as
+// parts of keys, directories with a slash behind, and reports the others. In that form they sort as
 // the keys below them do: "a-b" before "a/b".
-func (s *Store) readDir(ctx context.Context, dir string) ([]string, error) {
+func (s *Store) readDir(ctx context.Context, dir string, foreign func(name string)) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -133,14 +142,14 @@ func (s *Store) readDir(ctx context.Context, dir string) ([]string, error) {
 	}
 	paths := make([]string, 0, len(entries))
 	for _, e := range entries {
-		if !storage.ValidSegment(e.Name()) {
-			continue
+		name := dir + e.Name()
+		if e.IsDir() {
+			name += "/"
 		}
-		switch e.Type() {
-		case 0:
-			paths = append(paths, dir+e.Name())
-		case fs.ModeDir:
-			paths = append(paths, dir+e.Name()+"/")
+		if storage.ValidSegment(e.Name()) {
+			paths = append(paths, name)
+		} else {
+			foreign(name)
 		}
 	}
 	slices.Sort(paths)

@@ -32,7 +32,7 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutO
 		return &storage.Error{Op: "put", Store: s.String(), Key: key, Err: storage.ErrUnsupported, Hint: "a directory cannot lock objects: use a bucket with Object Lock, or no lock"}
 	}
 	// Most repeated puts end here, without writing their bytes again.
-	if _, err := s.root.Lstat(key); err == nil {
+	if info, err := s.root.Lstat(key); err == nil && !(info.IsDir() && s.removeDir(key) == nil) {
 		return s.settle(key, body)
 	}
 	if err := s.put(ctx, key, body, o); err != nil {
@@ -77,9 +77,38 @@ func (s *Store) settle(key string, body []byte) error {
 	}
 	e := &storage.Error{Op: "put", Store: s.String(), Key: key, Err: err}
 	if absent(err) { // a directory or the like has the name
-		e.Err = storage.ErrExists
+		e.Err, e.Hint = storage.ErrExists, "a directory that is not empty has the name of this object: move it away"
 	}
 	return e
+}
+
+// removeDir removes a directory without files, and nothing else.
+func (s *Store) removeDir(name string) error {
+	d, err := s.root.Open(name)
+	if err != nil {
+		return err
+	}
+	entries, err := d.ReadDir(-1)
+	if err = errors.Join(err, d.Close()); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			return syscall.ENOTEMPTY
+		}
+	}
+	for _, e := range entries {
+		if err := s.removeDir(path.Join(name, e.Name())); err != nil {
+			return err
+		}
+	}
+
+	parent, err := s.root.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return unix.Unlinkat(int(parent.Fd()), path.Base(name), unix.AT_REMOVEDIR)
 }
 
 // write makes a synced file with body in scratch and returns its path.

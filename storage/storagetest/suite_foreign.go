@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -25,6 +26,11 @@ func RunForeign(t *testing.T, open func(t *testing.T) (storage.Store, Foreign)) 
 		t.Parallel()
 		s, foreign := open(t)
 		testForeignNames(t, s, foreign.Name, 1)
+	})
+	t.Run("what is no object at a key is an object without content, or nothing", func(t *testing.T) {
+		t.Parallel()
+		s, foreign := open(t)
+		testOdd(t, s, foreign.Odd)
 	})
 	t.Run("so are more such names than a server lists at once", func(t *testing.T) {
 		t.Parallel()
@@ -64,6 +70,45 @@ func testForeignNames(t *testing.T, s storage.Store, add func(name string) error
 		wantKeys(t, s, storage.ListOptions{Hidden: hidden, Foreign: func(name string) { seen[name] = true }}, slices.Sorted(slices.Values(keys))...)
 		if len(seen) < 3 { // some servers do not show control characters, so that names look the same
 			t.Errorf("%d names that are no keys were reported", len(seen))
+		}
+	}
+}
+
+// testOdd puts what is no object beside objects.
+func testOdd(t *testing.T, s storage.Store, odd map[string]func(key string) error) {
+	for what, add := range odd {
+		put(t, s, "o/a", "before")
+		put(t, s, "o/z", "behind")
+		if err := add("o/odd"); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		found, err := list(t.Context(), s, storage.ListOptions{Prefix: "o/"})
+		if err != nil || len(found) < 2 || len(found) == 3 && found[1].Size != 0 {
+			t.Errorf("%s: listed %+v, %v", what, found, err)
+		}
+		body, err := storage.ReadAll(t.Context(), s, "o/odd", 0, -1)
+		switch {
+		case len(found) == 3 && (err != nil || len(body) > 0):
+			t.Errorf("%s: it is listed, and get returns %q, %v", what, body, err)
+		case len(found) == 2 && !errors.Is(err, storage.ErrNotFound):
+			t.Errorf("%s: it is not listed, and get returns %q, %v", what, body, err)
+		}
+
+		// What is listed takes the key until it is deleted. What is not does not.
+		if len(found) == 3 {
+			for _, body := range []string{"", "content"} {
+				if err := s.Put(t.Context(), "o/odd", []byte(body), storage.PutOptions{}); !errors.Is(err, storage.ErrExists) {
+					t.Errorf("%s: put %q: %v, want ErrExists", what, body, err)
+				}
+			}
+			if err := s.Delete(t.Context(), "o/odd"); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		put(t, s, "o/odd", "content")
+		wantBody(t, s, "o/odd", []byte("content"))
+		if err := s.Delete(t.Context(), "o/odd"); err != nil {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }
