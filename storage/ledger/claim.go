@@ -90,7 +90,7 @@ func (a *Attempts) Try(number uint64) error {
 			Hint: "the host's key was taken: enrol it again with `knowngood init --join --reenrol`, which ends what that key signed"}
 	case number == a.tried:
 		return &authentic.TamperError{What: a.What, Remembered: fmt.Sprintf("that number %d exists, because it cannot be created", number), Found: "none in the listing",
-			Hint: "it is hidden by a delete marker: let this machine see the versions of the object, or remove the marker"}
+			Hint: "a delete marker hides it, or in a directory another directory has its name: let this machine see the versions of the object, or remove what is in the way"}
 	case a.count == maxTaken:
 		return &authentic.TamperError{What: a.What, Remembered: "a number that is free", Found: fmt.Sprintf("it taken by others first, %d times", maxTaken),
 			Hint: "find out who writes there, and run again"}
