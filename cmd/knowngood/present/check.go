@@ -14,6 +14,8 @@ import (
 	"knowngood/cmd/knowngood/session"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/check"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
@@ -94,18 +96,51 @@ func remedies(r *check.Report) string {
 		}
 		text.WriteString(": what is marked as lost above must come from another copy of the repository, or be forgotten (knowngood forget)")
 	}
-	indexed, inOthers := map[string]bool{}, false
-	for _, d := range r.Damage {
-		if host, run := runOf(d.Object); run {
+	text.WriteString(otherRemedies(r.Damage, len(r.Heals)+len(r.Lost) > 0))
+	return text.String()
+}
+
+// otherRemedies says what to do about damage, by the kind of the objects. Of packs and
+// containers it says nothing where that was said by what they hurt. Tampering and
+// wrapped keys have their remedy in the error.
+func otherRemedies(damage []check.Damage, hurts bool) string {
+	indexed, objects, uncertified := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	var roots []string
+	others := false
+	for _, d := range damage {
+		host, run := runOf(d.Object)
+		_, environment, number, root := layout.ParseRootKey(d.Object)
+		certified, _, certificate := layout.ParseCertificateKey(d.Object)
+		_, stored := deletion.ParseKey(d.Object)
+		switch {
+		case d.Lock || authentic.Tampered(d.Err) || strings.HasPrefix(d.Object, "keys/"):
+		case run:
 			indexed[host] = true
-		} else if !d.Lock {
-			inOthers = true
+		case root:
+			roots = append(roots, fmt.Sprintf("%s/%s@%d", host, environment, number))
+		case certificate:
+			uncertified[certified] = true
+		case stored && !hurts:
+			objects[host] = true
+		case !stored:
+			others = true
 		}
 	}
+
+	var text strings.Builder
 	for _, host := range slices.Sorted(maps.Keys(indexed)) {
 		fmt.Fprintf(&text, "; the index of host %s is rebuilt there by knowngood check --repair", host)
 	}
-	if len(r.Heals)+len(r.Lost) == 0 && inOthers {
+	for _, host := range slices.Sorted(maps.Keys(objects)) {
+		fmt.Fprintf(&text, "; what is still on host %s is stored again there by the next knowngood snapshot", host)
+	}
+	for _, host := range slices.Sorted(maps.Keys(uncertified)) {
+		fmt.Fprintf(&text, "; host %s gets a new certificate by knowngood init --join --reenrol, where the old one does not come back from another copy of the repository", host)
+	}
+	if n := len(roots); n > 0 {
+		fmt.Fprintf(&text, "; roots come back only from another copy of the repository, and knowngood prune goes on without them after knowngood forget %s", strings.Join(roots[:min(n, firstDamaged)], " "))
+	}
+	if others {
 		text.WriteString("; no snapshot heals this: it must come from another copy of the repository")
 	}
 	return text.String()
