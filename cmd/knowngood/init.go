@@ -320,7 +320,7 @@ func joined(ctx context.Context, out *console.Console, r *repository.Repository,
 // warnFirstUse says what a host trusts that joins without anything that vouches
 // for the repository.
 func warnFirstUse(out *console.Console, r *repository.Repository) {
-	if !r.TrustedOnFirstUse() {
+	if _, ok := r.TrustedOnFirstUse(); !ok {
 		return
 	}
 	remembered := ""

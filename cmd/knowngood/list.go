@@ -15,6 +15,7 @@ import (
 	"knowngood/cmd/knowngood/catalog"
 	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
@@ -129,6 +130,10 @@ func (f *listFlags) selected(all []catalog.Snapshot) (out []catalog.Snapshot, se
 }
 
 func list(ctx context.Context, sess *session.Session, r *repository.Repository, env string, f *listFlags) error {
+	since, firstUse := r.TrustedOnFirstUse()
+	if firstUse {
+		sess.Out.Warnf("this repository is trusted on first use, on %s: nothing shows that it is yours. Give --pin, or an identity file that has its pin", human.Date(since))
+	}
 	hosts, err := catalog.Hosts(ctx, r, sess.Host, f.allHosts)
 	if err != nil {
 		return err
@@ -163,7 +168,7 @@ func list(ctx context.Context, sess *session.Session, r *repository.Repository, 
 		out = append(out, j)
 	}
 	if sess.Out.JSON {
-		return errors.Join(sess.Out.Result(map[string]any{"type": "result", "snapshots": out}), damaged)
+		return errors.Join(sess.Out.Result(map[string]any{"type": "result", "snapshots": out, "trusted_on_first_use": firstUse}), damaged)
 	}
 	switch {
 	case len(all) == 0 && damaged != nil:

@@ -179,5 +179,6 @@ func runRestore(ctx context.Context, sess *session.Session, f *restoreFlags, ref
 		sess.Damage.Add(p.Err)
 	}
 	outputs, loadErr := takeBack(ctx, sess, &f.load, tree, &o)
-	return errors.Join(present.Restore(sess.Out, tree, &o, result, outputs, sess.Repo.TrustedOnFirstUse()), loadErr)
+	_, firstUse := sess.Repo.TrustedOnFirstUse()
+	return errors.Join(present.Restore(sess.Out, tree, &o, result, outputs, firstUse), loadErr)
 }

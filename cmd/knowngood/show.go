@@ -92,7 +92,8 @@ func show(ctx context.Context, sess *session.Session, text string, problems bool
 		if j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored; suspect {
 			j.Status = "suspect"
 		}
-		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned, "trusted_on_first_use": r.TrustedOnFirstUse()}
+		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned}
+		_, out["trusted_on_first_use"] = r.TrustedOnFirstUse()
 		if len(reasons) > 0 {
 			out["suspect"], out["accepted"] = reasons, !suspect
 		}

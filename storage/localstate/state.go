@@ -51,7 +51,9 @@ func (s *State) None() bool { return s.Root == "" }
 // Pin is the SHA-256 of a repository's descriptor, known from elsewhere.
 type Pin struct {
 	Descriptor [32]byte
-	Source     string // where it is known from, for messages
+	Source     string    // where it is known from, for messages
+	OnFirstUse bool      // nothing vouched for it: the store showed it
+	Since      time.Time // since when it is remembered; zero of one that is not
 }
 
 // Dir is the folder of the repository; none without a state directory.
@@ -153,11 +155,17 @@ func (s *State) Pin() (*Pin, error) {
 	if b == nil || err != nil {
 		return nil, err
 	}
-	if h, err := hex.DecodeString(field(b, "pin")); err == nil && len(h) == 32 {
-		return &Pin{[32]byte(h), file}, nil
+	h, err := hex.DecodeString(field(b, "pin"))
+	since, terr := time.Parse(time.RFC3339, field(b, "since"))
+	if err != nil || len(h) != 32 || terr != nil {
+		return nil, fmt.Errorf("file %s is damaged: it holds no pin; remove it to trust the repository anew", file)
 	}
-	return nil, fmt.Errorf("file %s is damaged: it holds no pin; remove it to trust the repository anew", file)
+	return &Pin{Descriptor: [32]byte(h), Source: file, OnFirstUse: !vouched(b), Since: since}, nil
 }
+
+// vouched reports whether the pin of a file is known from elsewhere than from the
+// place itself.
+func vouched(file []byte) bool { return field(file, "vouched") == "yes" }
 
 // field is a line of a pin file; "" when there is none.
 func field(file []byte, name string) string {
@@ -169,28 +177,34 @@ func field(file []byte, name string) string {
 	return ""
 }
 
-// Knows reports whether a descriptor is remembered of any place.
-func (s *State) Knows(pin [32]byte) bool {
+// Vouches reports whether something vouched for a descriptor at any place.
+func (s *State) Vouches(pin [32]byte) bool {
 	if s.None() {
 		return false
 	}
 	names, _ := s.pins().Names() // where it cannot be read, nothing is known
 	return slices.ContainsFunc(names, func(name string) bool {
 		b, err := s.readFile(s.pins(), name)
-		return err == nil && field(b, "pin") == hex.EncodeToString(pin[:])
+		return err == nil && vouched(b) && field(b, "pin") == hex.EncodeToString(pin[:])
 	})
 }
 
 // RememberPin makes the descriptor the one that is trusted at the place, of which
-// url is one spelling.
-func (s *State) RememberPin(url string, d *statement.Descriptor, now time.Time) error {
+// url is one spelling. Without vouch it is remembered as trusted on first use,
+// until a later call vouches for it.
+func (s *State) RememberPin(url string, d *statement.Descriptor, vouch bool, now time.Time) error {
 	if s.None() || s.Place == "" {
 		return nil
 	}
-	if known, err := s.Pin(); err == nil && known != nil && known.Descriptor == d.Hash() {
+	known, err := s.Pin()
+	if err == nil && known != nil && known.Descriptor == d.Hash() && (!known.OnFirstUse || !vouch) {
 		return nil
 	}
-	text := fmt.Sprintf("url: %s\nrepository: %v\npin: %x\nsince: %s\n", strings.ReplaceAll(url, "\n", " "), d.Repository, d.Hash(), now.UTC().Format(time.RFC3339))
+	word := "no"
+	if vouch {
+		word = "yes"
+	}
+	text := fmt.Sprintf("url: %s\nrepository: %v\npin: %x\nvouched: %s\nsince: %s\n", strings.ReplaceAll(url, "\n", " "), d.Repository, d.Hash(), word, now.UTC().Format(time.RFC3339))
 	return s.writeFile(s.pins(), PlaceHash(s.Place), []byte(text))
 }
 

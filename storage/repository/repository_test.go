@@ -211,8 +211,8 @@ func TestANewRepositoryOpensAndItsHostCommits(t *testing.T) {
 		t.Errorf("probe %+v", p)
 	}
 	r := w.m.open(t, w.store)
-	if r.TrustedOnFirstUse() || r.Pin() != w.made.Pin || r.OwnerFingerprint() != w.made.OwnerFingerprint {
-		t.Errorf("pin %x, want %x; first use %v", r.Pin(), w.made.Pin, r.TrustedOnFirstUse())
+	if _, first := r.TrustedOnFirstUse(); first || r.Pin() != w.made.Pin || r.OwnerFingerprint() != w.made.OwnerFingerprint {
+		t.Errorf("pin %x, want %x; first use %v", r.Pin(), w.made.Pin, first)
 	}
 	if d := r.Descriptor(); d.PackSize != 16<<20 || d.ChunkAverage != 1<<20 {
 		t.Errorf("descriptor %+v", d)
@@ -346,11 +346,11 @@ func TestOpenHoldsTheRepositoryToWhatIsKnownOfIt(t *testing.T) {
 	}
 
 	m := newMachine(t)
-	if !m.open(t, w.store).TrustedOnFirstUse() {
+	if _, first := m.open(t, w.store).TrustedOnFirstUse(); !first {
 		t.Error("nothing vouches, yet it is not said")
 	}
-	if m.open(t, w.store).TrustedOnFirstUse() {
-		t.Error("the first use is not remembered")
+	if since, first := m.open(t, w.store).TrustedOnFirstUse(); !first || !since.Equal(now) {
+		t.Errorf("what was only seen counts as a pin: %v, %v", first, since)
 	}
 	other := storagetest.NewMemory()
 	_, made := initIn(t, other, newMachine(t), w.id.Recipients...)
@@ -376,13 +376,18 @@ func TestARepositoryIsKnownByItsPinWhereverItIs(t *testing.T) {
 		"nothing is known":               {repository.Options{Options: trust.Options{URL: url}}, true},
 		"a pin of another place":         {repository.Options{Options: trust.Options{URL: url, Known: [][32]byte{made.Pin, w.made.Pin}}}, false},
 		"pins of other repositories":     {repository.Options{Options: trust.Options{URL: url, Known: [][32]byte{made.Pin}}}, true},
-		"remembered at the place":        {repository.Options{Options: trust.Options{StateDir: m.state, URL: "spelled otherwise", Place: url}}, false},
-		"remembered at another place":    {repository.Options{Options: trust.Options{StateDir: m.state, URL: "a copy"}}, false},
+		"remembered at the place":        {repository.Options{Options: trust.Options{StateDir: w.m.state, URL: "spelled otherwise", Place: url}}, false},
+		"remembered at another place":    {repository.Options{Options: trust.Options{StateDir: w.m.state, URL: "a copy"}}, false},
+		"only seen at the place":         {repository.Options{Options: trust.Options{StateDir: m.state, URL: url}}, true},
+		"only seen at another place":     {repository.Options{Options: trust.Options{StateDir: m.state, URL: "another copy"}}, true},
 		"remembered by another machine":  {repository.Options{Options: trust.Options{StateDir: newMachine(t).state, URL: url}}, true},
 		"two pins that are the same one": {repository.Options{Options: trust.Options{URL: url, Pins: []localstate.Pin{{Descriptor: w.made.Pin}, {Descriptor: w.made.Pin}}}}, false},
 	} {
 		r, err := repository.Open(t.Context(), w.store, c.o)
-		if err != nil || r.TrustedOnFirstUse() != c.first {
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, first := r.TrustedOnFirstUse(); first != c.first {
 			t.Errorf("%s: %v, want trusted on first use: %v", name, err, c.first)
 		}
 	}

@@ -32,9 +32,10 @@ type Base struct {
 	store storage.Store
 	desc  *statement.Descriptor
 	url   string
-	first bool // trusted on first use
 
 	mu     sync.Mutex
+	seen   bool                    // trusted on first use, and not vouched for
+	first  time.Time               // when that was
 	report func(authentic.Finding) // nil for nobody
 }
 
@@ -98,6 +99,9 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 		return nil, err
 	}
 	if remembered != nil && o.Given != nil && o.Given.Descriptor != remembered.Descriptor {
+		if remembered.OnFirstUse {
+			return nil, pinMismatch("the descriptor"+b.where(), o.Given.Source, o.Given.Descriptor, remembered.Descriptor)
+		}
 		return nil, &PinError{Given: *o.Given, Remembered: *remembered, URL: o.URL}
 	}
 
@@ -105,9 +109,14 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 		return nil, err
 	}
 	b.State.Repository = b.desc.Repository
-	b.first = known == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Knows(b.desc.Hash())
-	if err := b.State.RememberPin(o.URL, b.desc, o.Now); err != nil {
-		if b.first {
+	seen := known == nil || known.OnFirstUse
+	b.seen = seen && o.Given == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Vouches(b.desc.Hash())
+	b.first = o.Now
+	if known != nil && known.OnFirstUse {
+		b.first = known.Since
+	}
+	if err := b.State.RememberPin(o.URL, b.desc, !b.seen, o.Now); err != nil {
+		if b.seen {
 			b.Warn(fmt.Errorf("this repository will not be recognised next time: %w", err))
 		}
 	}
@@ -187,8 +196,27 @@ func (b *Base) Descriptor() *statement.Descriptor { return b.desc }
 // URL that the repository was opened by.
 func (b *Base) URL() string { return b.url }
 
-// TrustedOnFirstUse reports that nothing vouched for the descriptor.
-func (b *Base) TrustedOnFirstUse() bool { return b.first }
+// TrustedOnFirstUse reports that nothing has vouched for the descriptor, neither a
+// pin nor a join, and since when this machine has seen it.
+func (b *Base) TrustedOnFirstUse() (since time.Time, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.first, b.seen
+}
+
+// vouch makes the descriptor a pin, because this machine joined as a host.
+func (b *Base) vouch() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.seen {
+		return nil
+	}
+	if err := b.State.RememberPin(b.url, b.desc, true, b.first); err != nil {
+		return err
+	}
+	b.seen = false
+	return nil
+}
 
 // Pin is the SHA-256 of the descriptor.
 func (b *Base) Pin() [32]byte { return b.desc.Hash() }

@@ -59,6 +59,9 @@ func (h *Hosts) Join(ctx context.Context, o JoinOptions) (*Host, error) {
 			return nil, err
 		}
 	}
+	if err := h.base.vouch(); err != nil {
+		return nil, err
+	}
 	return h.Host(ctx)
 }
 
@@ -198,6 +201,9 @@ func (h *Hosts) AcceptGrant(ctx context.Context) (*Host, error) {
 		if c.HostKey.Equal(k.public()) {
 			k.certificate = c.Bytes()
 			if err := h.keep(k); err != nil {
+				return nil, err
+			}
+			if err := h.base.vouch(); err != nil {
 				return nil, err
 			}
 			return h.Host(ctx)

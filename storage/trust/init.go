@@ -110,7 +110,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *Ini
 	}
 	epoch, err := t.publish(ctx, o, owner, recipients)
 	if err == nil {
-		err = t.State.RememberPin(o.URL, t.desc, o.Now)
+		err = t.State.RememberPin(o.URL, t.desc, true, o.Now)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, t.forget())

@@ -25,7 +25,7 @@ type Trust struct {
 // Open opens the repository in store. Its descriptor must match the pins given
 // and what the state directory remembers of the place. A pin that is known of
 // another place, as of a copy, vouches for it, too. With none it is trusted on
-// first use, and remembered. The error is ErrNoRepository when there is none,
+// first use, and remembered as such until a pin vouches for it. The error is ErrNoRepository when there is none,
 // wire.ErrNewer when it needs a newer version, *authentic.TamperError when it is
 // not the one that is remembered, and *PinError when it is, and is not the one
 // that was given.

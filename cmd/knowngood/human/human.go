@@ -30,3 +30,6 @@ func Duration(d time.Duration) string {
 
 // Time is a time of day, in the zone of this machine.
 func Time(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }
+
+// Date is a day, in the zone of this machine.
+func Date(t time.Time) string { return t.Local().Format("2006-01-02") }

@@ -16,6 +16,6 @@ func Join(out *console.Console, r *repository.Repository, key string) {
 // JoinJSON is Join for --json, with more fields.
 func JoinJSON(r *repository.Repository, key string, fields map[string]any) map[string]any {
 	fields["type"], fields["host_key"], fields["owner"], fields["pin"] = "result", key, r.OwnerFingerprint(), fmt.Sprintf("%x", r.Pin())
-	fields["trusted_on_first_use"] = r.TrustedOnFirstUse()
+	_, fields["trusted_on_first_use"] = r.TrustedOnFirstUse()
 	return fields
 }

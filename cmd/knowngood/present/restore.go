@@ -212,9 +212,10 @@ func Plan(out *console.Console, r *repository.Repository, t *snapshot.Tree, o *r
 	out.Printf(", to %s\n  taken    %s, %s\n  trust    %s\n  snapshot %s, %s\n", printable.Name(o.Target), s.Body.Started.Local().Format("2006-01-02 15:04:05"), s.Body.Status, Trust(r), human.Counted(s.Body.Files, "file"), human.Bytes(s.Body.ContentBytes))
 }
 
+// Trust is what a snapshot of the repository is trusted on.
 func Trust(r *repository.Repository) string {
-	if r.TrustedOnFirstUse() {
-		return "signature verified; repository trusted on first use (to be sure, give an identity file that has its pin, or --pin)"
+	if since, ok := r.TrustedOnFirstUse(); ok {
+		return "signature verified; repository trusted on first use, on " + human.Date(since) + " (to be sure, give --pin, or an identity file that has its pin)"
 	}
 	return "signature verified; repository pinned"
 }
