@@ -89,6 +89,7 @@ func TestRights(t *testing.T) {
 		"a user in an ACL counts":                           aUserOfAnACLIsAUser,
 		"others who can change a program are named":         whoElseCanChangeAProgramIsTold,
 		"a secret that every user can read is warned of":    aSecretThatEveryUserCanReadIsWarnedOf,
+		"only what a daemon recorded is taken all the same": onlyWhatADaemonRecordedIsTaken,
 	} {
 		t.Run(name, test)
 	}
@@ -243,5 +244,32 @@ func aSecretThatEveryUserCanReadIsWarnedOf(t *testing.T) {
 	s.file("c.yaml", "notify: {email: {from: a@b.c, to: [d@e.f], server: 'h:25', user: u, password_file: "+s.at("password")+"}}\n", 0o644)
 	if _, found := s.judged("c.yaml"); len(found) != 1 || found[0].Key != "notify.email.password_file" {
 		t.Errorf("a file with a password: found %v", found)
+	}
+}
+
+func onlyWhatADaemonRecordedIsTaken(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.file("hook", "#!/bin/sh\n", 0o777)
+	s.file("c.yaml", "environments: {web: {sources: [{path: /}], hooks: {before: [{command: ["+s.at("hook")+"]}]}}}\n", 0o600)
+	o := Options{StateDir: s.at("state"), Version: "2"}
+
+	// A check by hand leaves its result for the daemon, before there was any.
+	s.file("state/daemon/jobs/checked-by-hand", "{}", 0o600)
+	if _, err := Load(s.at("c.yaml"), o); err == nil || !strings.Contains(err.Error(), "can be written by every user") {
+		t.Errorf("without a record, the configuration is refused with %v", err)
+	}
+
+	s.mode("hook", 0o755)
+	c, err := Load(s.at("c.yaml"), o)
+	s.must(err)
+	s.must(RememberTaken(o.StateDir, "1", c))
+	s.mode("hook", 0o777)
+	if c, err = Load(s.at("c.yaml"), o); err != nil || len(c.Findings) == 0 {
+		t.Errorf("what another version took is refused with %v", err)
+	}
+	s.must(RememberTaken(o.StateDir, o.Version, c))
+	if _, err = Load(s.at("c.yaml"), o); err != nil {
+		t.Errorf("taken once more, it is refused with %v", err)
 	}
 }

@@ -3,8 +3,6 @@ package validation
 import (
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"slices"
 
 	"knowngood/configs"
@@ -16,8 +14,8 @@ import (
 // end the captures of a host that nobody looks at: it is taken, and the daemon is
 // degraded.
 type taken struct {
-	Version string `json:"version"` // empty: one that wrote down none of this
-	Sum     string `json:"sha256"`  // of the text
+	Version string `json:"version"`
+	Sum     string `json:"sha256"` // of the text
 }
 
 // takenFile is its name, in the folder of the daemon in the state directory.
@@ -26,16 +24,10 @@ const takenFile = "configuration"
 func takenDir(stateDir string) userdir.Dir { return userdir.At(stateDir).In("daemon") }
 
 // takenEarlier reports whether a daemon of another version took this text, as
-// the last one. A state directory whose daemon wrote nothing of it down is one
-// of an earlier version.
+// the last one. Without a record none did.
 func takenEarlier(stateDir, version string, sum [32]byte) bool {
-	dir := takenDir(stateDir)
-	b, err := dir.ReadFile(takenFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, err := dir.Stat("jobs")
-		return err == nil
-	}
 	var t taken
+	b, err := takenDir(stateDir).ReadFile(takenFile)
 	return err == nil && json.Unmarshal(b, &t) == nil && t.Version != version && t.Sum == hex.EncodeToString(sum[:])
 }
 
@@ -45,15 +37,11 @@ func TakenFile(stateDir string) string { return takenDir(stateDir).Path(takenFil
 // RememberTaken writes which configuration a daemon of a version of the program
 // took. One that was taken only because an earlier version had stays that one's.
 func RememberTaken(stateDir, version string, c *configs.Config) error {
-	t := taken{version, hex.EncodeToString(c.Sum[:])}
-	dir := takenDir(stateDir)
 	if slices.ContainsFunc(c.Findings, func(p *configs.Problem) bool { return p.Severity == configs.Unfit }) {
-		if _, err := dir.Stat(takenFile); err == nil {
-			return nil
-		}
-		t.Version = ""
+		return nil
 	}
-	b, err := json.Marshal(t)
+	dir := takenDir(stateDir)
+	b, err := json.Marshal(taken{version, hex.EncodeToString(c.Sum[:])})
 	if err != nil {
 		return err
 	}
