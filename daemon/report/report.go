@@ -143,8 +143,8 @@ func (r *Run) MadeGood() bool { return r.Result.Good() || r.Snapshot != "" && le
 type Run struct {
 	Trigger   string    `json:"trigger"` // schedule, catch-up, hand
 	Scheduled time.Time `json:"scheduled,omitzero"`
-	Started   time.Time `json:"started"`
-	Finished  time.Time `json:"finished"`
+	Started   time.Time `json:"started,omitzero"`
+	Finished  time.Time `json:"finished,omitzero"`
 	Result    Result    `json:"result"`
 	Error     string    `json:"error,omitempty"`
 	// Died means that the program or the machine ended in the middle of the run,
