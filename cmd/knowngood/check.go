@@ -25,7 +25,8 @@ func checkCommand(sess *session.Session) *cobra.Command {
 		Short: "Verify that what is stored is whole",
 		Long: `Verify roots, signatures and chains, manifests, the index against the packs, and
 that every chunk of every snapshot is there. --read-data also reads and verifies
-every byte, or a share: --read-data=10% reads others from day to day. Where the
+every byte, or a share: --read-data=10% reads others from day to day. What this host
+found damaged before is always read again. Where the
 repository has locks, the store is asked how long those last of what the newest
 snapshot of each environment needs, of at most 1000 packs and manifest containers
 a day; --locks asks for those of all that kept snapshots need.

@@ -44,7 +44,8 @@ type domainCheck struct {
 	strangers *strangers // of the host
 	deletions *deletion.Deletions
 	locks     *lockCheck
-	sizes     map[[32]byte]uint64 // of packs, as the index has them
+	noted     map[deletion.ObjectID]bool // to be damaged, on this host; they are read whole
+	sizes     map[[32]byte]uint64        // of packs, as the index has them
 
 	tables   map[tableKey]bool              // of manifests that were looked into
 	tablesIn map[[32]byte]bool              // containers that hold one
@@ -139,6 +140,9 @@ func (d *domainCheck) check(ctx context.Context) error {
 	if d.deletions, err = d.repo.Deletions(ctx, d.host, d.domain.ID); err != nil {
 		return err
 	}
+	if d.noted, err = d.repo.NotedDamage(d.domain.ID); err != nil {
+		return err
+	}
 	d.sizes = x.PackSizes()
 	d.report.Packs += uint64(len(d.packs))
 	d.report.Containers += uint64(len(d.containers))
@@ -158,7 +162,7 @@ func (d *domainCheck) check(ctx context.Context) error {
 		}
 	}
 	d.indexSizes()
-	if err := (&packCheck{d.domainOf, d.evidence}).run(ctx, &d.listing); err != nil {
+	if err := (&packCheck{d.domainOf, d.evidence, d.noted}).run(ctx, &d.listing); err != nil {
 		return err
 	}
 	d.index(x)

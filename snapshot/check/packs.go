@@ -22,6 +22,13 @@ import (
 type packCheck struct {
 	*domainOf
 	*evidence
+	noted map[deletion.ObjectID]bool // to be damaged
+}
+
+// reads reports whether every byte of an object is read. That is so of those noted to
+// be damaged, which are damaged until they were read again and verify.
+func (d *packCheck) reads(id deletion.ObjectID, drawn bool) bool {
+	return drawn || d.noted[id] || d.Read != nil && d.Read(id)
 }
 
 // run reads the contents of every pack, and of those drawn every byte.
@@ -39,7 +46,7 @@ func (d *packCheck) run(ctx context.Context, l *listing) error {
 			key := layout.KeyPack(d.host, d.domain.ID, hash)
 			var err error
 			id := deletion.ObjectID{Kind: wire.KindPack, Hash: hash}
-			read := drawn(hash, d.ReadData) || d.Read != nil && d.Read(id)
+			read := d.reads(id, drawn(hash, d.ReadData))
 			switch {
 			case read && d.Sealed:
 				s := <-whole
@@ -60,7 +67,7 @@ func (d *packCheck) run(ctx context.Context, l *listing) error {
 	}
 	for hash, size := range l.containers {
 		id := deletion.ObjectID{Kind: wire.KindManifest, Hash: hash}
-		if d.ReadData == 0 && (d.Read == nil || !d.Read(id)) {
+		if !d.reads(id, d.ReadData > 0) {
 			continue
 		}
 		g.Go(func() error {

@@ -228,7 +228,7 @@ func (h *Holdings) lose(lost []loss) {
 		return
 	}
 	first := slices.MinFunc(news, func(a, b loss) int { return strings.Compare(h.key(a.ID), h.key(b.ID)) })
-	h.repo.t.Warn(fmt.Errorf("host %s refers to %s not in the store, or not whole (%s is %v): the content is stored again as far as it is still on this machine; find out what happened, and run `knowngood check` to see what older snapshots lack",
+	h.repo.t.Warn(fmt.Errorf("host %s refers to %s not in the store, or not whole (%s is %v): a snapshot stores the content again as far as it is still on this machine; find out what happened, and run `knowngood check` to see what older snapshots lack",
 		h.host, english.Plural(len(news), "object that is", "objects that are"), h.key(first.ID), first.why))
 }
 

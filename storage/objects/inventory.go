@@ -283,6 +283,18 @@ func (v *ownInventory) addReports(reports [][32]byte) {
 	v.save()
 }
 
+// NotedDamage are the objects of a domain of this host that were found to be damaged,
+// by its captures or by a check or restore here, as far as it remembers. Since then
+// they may have been healed.
+func (r *Objects) NotedDamage(domain seal.DomainID) (map[ID]bool, error) {
+	noted, err := r.damageNotes(domain).read()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(noted, r.DamagedObjects(domain))
+	return noted, nil
+}
+
 // DamagedObjects are those of a domain of this host that are in the store and that
 // it found to be damaged, as far as it remembers.
 func (r *Objects) DamagedObjects(domain seal.DomainID) map[ID]bool {
