@@ -40,11 +40,7 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) error {
 		}
 		d.opened = s.Domain
 	}
-	current, err := d.isCurrent(ctx)
-	if err != nil {
-		return err
-	}
-	if current {
+	if d.facts.own {
 		d.facts.damaged = d.repo.DamagedObjects(id)
 	}
 
@@ -54,18 +50,9 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) error {
 	if err := d.facts.findNeeds(); err != nil {
 		return err
 	}
-	err = d.prune(ctx, current)
+	err := d.prune(ctx)
 	h.report.Domains = append(h.report.Domains, d.found)
 	return err
-}
-
-// isCurrent reports whether the domain is the present one of this machine.
-func (d *domain) isCurrent(ctx context.Context) (bool, error) {
-	if !d.own {
-		return false, nil
-	}
-	host, err := d.repo.Host(ctx)
-	return err == nil && host.Domain.ID == d.facts.domain, err
 }
 
 // readManifests reads the lists of objects of the kept snapshots.
@@ -128,7 +115,7 @@ func (d *domain) complete(ctx context.Context, m *manifest) error {
 			}
 		}
 		id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
-		if _, rewritten := m.stands[id]; rewritten && !d.own && d.facts.rewrites == nil && !d.facts.exists(id) {
+		if _, rewritten := m.stands[id]; rewritten && !d.facts.own && d.facts.rewrites == nil && !d.facts.exists(id) {
 			var err error
 			if d.facts.rewrites, err = d.repo.Rewrites(ctx, d.name, d.facts.domain); err != nil {
 				return err
@@ -182,11 +169,11 @@ func (d *domain) objectsOf(ctx context.Context, s *history.Snapshot) ([]pack.Obj
 func (d *domain) key(id deletion.ObjectID) string { return deletion.Key(d.name, d.facts.domain, id) }
 
 // prune gathers the other facts, and carries out the plan.
-func (d *domain) prune(ctx context.Context, current bool) error {
+func (d *domain) prune(ctx context.Context) error {
 	if err := d.index(ctx); err != nil {
 		return err
 	}
-	repacks, err := d.repack(ctx, current)
+	repacks, err := d.repack(ctx)
 	if err != nil {
 		return err
 	}
@@ -217,7 +204,7 @@ func (d *domain) prune(ctx context.Context, current bool) error {
 	if !p.changes && len(repacks) == 0 {
 		return nil
 	}
-	if d.own {
+	if d.facts.own {
 		repacks = append(repacks, d.facts.restated(p.since)...)
 	}
 	// What is deleted is published before, and a statement put in any case: of two

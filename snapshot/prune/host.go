@@ -21,8 +21,9 @@ import (
 type host struct {
 	*pruner
 	name       string
-	own        bool      // it is this machine, whose word counts here
-	now        time.Time // of the store, before anything was listed
+	own        bool          // it is this machine, whose word counts here
+	present    seal.DomainID // when own: the domain that it has now
+	now        time.Time     // of the store, before anything was listed
 	facts      map[seal.DomainID]*facts
 	snapshots  map[seal.DomainID][]kept
 	tombstones map[string]uint64 // serials, by environment
@@ -43,7 +44,7 @@ func (p *pruner) host(ctx context.Context, name string) error {
 		return err
 	}
 	h := &host{pruner: p, name: name, now: time.Now(), facts: map[seal.DomainID]*facts{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
-	if h.own, err = isThisMachine(ctx, p.repo, name); err != nil {
+	if h.present, h.own, err = thisMachine(ctx, p.repo, name); err != nil {
 		return err
 	}
 	certs, err := p.repo.Certificates(ctx, name)
@@ -100,9 +101,11 @@ func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
 	return nil
 }
 
-// list takes the inventory of a domain, with what delete markers hide.
+// list takes the inventory of a domain, with what delete markers hide. In a domain
+// that this machine had before it was enrolled again the word of the host is that
+// of whoever had its key then.
 func (h *host) list(ctx context.Context, domain seal.DomainID) error {
-	f := &facts{host: h.name, domain: domain, own: h.own, now: h.now, announce: h.Announce, objects: map[deletion.ObjectID]object{}}
+	f := &facts{host: h.name, domain: domain, own: h.own && domain == h.present, now: h.now, announce: h.Announce, objects: map[deletion.ObjectID]object{}}
 	h.facts[domain] = f
 	for _, prefix := range []string{layout.PrefixPacks(h.name, domain), layout.PrefixManifests(h.name, domain)} {
 		for o, err := range h.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {

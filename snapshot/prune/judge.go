@@ -9,6 +9,7 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
+	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
@@ -32,7 +33,7 @@ type Judged struct {
 // Roots that do not verify are not judged, and so stay: damaged names them. While
 // the newest is suspect, and nobody accepted it, all are kept.
 func Judge(ctx context.Context, repo *repository.Repository, name, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
-	own, err := isThisMachine(ctx, repo, name)
+	_, own, err := thisMachine(ctx, repo, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,13 +88,17 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 	return judged, damaged, nil
 }
 
-// isThisMachine reports whether this machine is the host.
-func isThisMachine(ctx context.Context, repo *repository.Repository, name string) (bool, error) {
+// thisMachine reports whether this machine is the host, and returns the domain that
+// it has now.
+func thisMachine(ctx context.Context, repo *repository.Repository, name string) (present seal.DomainID, own bool, err error) {
 	host, err := repo.Host(ctx)
 	if errors.Is(err, trust.ErrNotEnrolled) || errors.Is(err, trust.ErrCloned) {
-		return false, nil
+		return present, false, nil
 	}
-	return err == nil && host.Name == name, err
+	if err != nil || host.Name != name {
+		return present, false, err
+	}
+	return host.Domain.ID, true, nil
 }
 
 // Unkept are the numbers of those that are to be forgotten.

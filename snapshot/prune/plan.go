@@ -20,7 +20,7 @@ import (
 type facts struct {
 	host     string
 	domain   seal.DomainID
-	own      bool          // this machine is the host
+	own      bool          // this machine is the host, and this is the domain that it has now
 	now      time.Time     // by the store's clock, read before anything was listed
 	announce time.Duration // between an announcement and the deletion
 
@@ -108,9 +108,9 @@ func (f *facts) findNeeds() error {
 	return nil
 }
 
-// hold keeps what a repack calls unneeded of an object that a kept snapshot
-// names, unless this machine is the host: who took that over could have
-// anything deleted by a repack. It is the object itself, or, once that is gone,
+// hold keeps what a repack calls unneeded of an object that a kept snapshot names:
+// who took a host over could have anything deleted by a repack. Only in its present
+// domain the host believes its own. It is the object itself, or, once that is gone,
 // all that it was ever said to be rewritten into.
 func (f *facts) hold(o pack.Object, needs []deletion.ObjectID) {
 	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}

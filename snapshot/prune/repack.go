@@ -27,7 +27,7 @@ type repacker struct {
 // repack rewrites packs of which little is needed, and returns the repacks to be
 // published: kept snapshots need the new ones instead. Why nothing was rewritten
 // is noted.
-func (d *domain) repack(ctx context.Context, current bool) ([]statement.Repack, error) {
+func (d *domain) repack(ctx context.Context) ([]statement.Repack, error) {
 	if d.MaxRepack == 0 || d.opened == nil {
 		return nil, nil
 	}
@@ -41,7 +41,7 @@ func (d *domain) repack(ctx context.Context, current bool) ([]statement.Repack, 
 		return nil, nil
 	}
 	switch {
-	case !current:
+	case !d.facts.own:
 		return why("only its host rewrites packs, with the keys that it has now")
 	case !d.repo.Unlocked():
 		return why("that takes an identity")
