@@ -209,6 +209,9 @@ func (k *run) requestRepair(ctx context.Context, found *check.Report) {
 		k.Log.Error("the check found damage", zap.String("object", d.Object), zap.Error(d.Err), zap.Int("hurts", d.Count))
 		keys = append(keys, d.Object)
 	}
+	if err := k.repo.NoteDamagedKeys(keys); err != nil {
+		k.note("the next snapshot may not notice wrapped keys that are missing or damaged: %v", err)
+	}
 	objects := map[seal.DomainID][]deletion.ObjectID{}
 	for _, key := range keys {
 		if id, domain, ok := objectOf(key); ok {

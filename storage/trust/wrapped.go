@@ -25,7 +25,8 @@ import (
 // size in bytes, good or bad as it was when last looked at, and the object in
 // base64 where the store lets the host read it. Before them a line has the word
 // epoch and the hash of the epoch that was current then. None of it is a secret:
-// it is what lies in the store.
+// it is what lies in the store. There is one of each place at which the repository
+// was found, and one of the repository, which begins that of another place.
 const wrappedFile = "keys"
 
 // wrappedKey is what is known of one.
@@ -45,6 +46,9 @@ type wrappedKeys struct {
 // read is passed over.
 func (e *Epochs) wrappedKeys() (*wrappedKeys, error) {
 	b, err := e.base.State.Read(e.base.State.OfStore(wrappedFile))
+	if b == nil && err == nil {
+		b, err = e.base.State.Read(wrappedFile)
+	}
 	if b == nil || err != nil {
 		return nil, err
 	}
@@ -79,7 +83,33 @@ func (e *Epochs) rememberWrappedKeys(known *wrappedKeys) error {
 		}
 		fmt.Fprintf(&b, "%s %d %s %s\n", key, k.size, state, base64.StdEncoding.EncodeToString(k.file))
 	}
-	return e.base.State.Locked(func() error { return e.base.State.Write(e.base.State.OfStore(wrappedFile), []byte(b.String())) })
+	return e.base.State.Locked(func() error {
+		for _, file := range [...]string{e.base.State.OfStore(wrappedFile), wrappedFile} {
+			if err := e.base.State.Write(file, []byte(b.String())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// NoteDamagedKeys makes the next run of this host examine objects that were found to
+// be missing or damaged, as far as they are wrapped keys that it knows.
+func (e *Epochs) NoteDamagedKeys(keys []string) error {
+	known, err := e.wrappedKeys()
+	if known == nil || err != nil {
+		return err
+	}
+	noted := false
+	for _, key := range keys {
+		if k := known.keys[key]; k != nil && !k.bad {
+			k.bad, noted = true, true
+		}
+	}
+	if !noted {
+		return nil
+	}
+	return e.rememberWrappedKeys(known)
 }
 
 // owedKeys are the objects that hold what epochs are opened with, by their keys.

@@ -46,6 +46,9 @@ type domainOf struct {
 // Report reports the objects to their hosts, so that the next run of each stores
 // again what they held.
 func (d *Damage) Report(ctx context.Context, r *repository.Repository, out *console.Console) {
+	if err := r.NoteDamagedKeys(slices.Collect(maps.Keys(d.objects))); err != nil {
+		out.Messagef("the next snapshot may not notice wrapped keys that are missing or damaged: %v", err)
+	}
 	objects := map[domainOf][]deletion.ObjectID{}
 	for key := range d.objects {
 		host, domain, hash, ok := layout.ParsePackKey(key)
