@@ -317,8 +317,8 @@ func joined(ctx context.Context, out *console.Console, r *repository.Repository,
 	return out.Result(present.JoinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial, "store": present.StoreJSON(r.Probed())}))
 }
 
-// warnFirstUse says what a host trusts that joins without anything that vouches
-// for the repository.
+// warnFirstUse warns of what a host trusts that joins without anything that
+// vouches for the repository.
 func warnFirstUse(out *console.Console, r *repository.Repository) {
 	if _, ok := r.TrustedOnFirstUse(); !ok {
 		return
@@ -327,9 +327,12 @@ func warnFirstUse(out *console.Console, r *repository.Repository) {
 	if pin, err := r.State.Pin(); err == nil && pin != nil {
 		remembered = " and " + pin.Source
 	}
-	out.Warnf(`NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one. This host
-now trusts what answered at %s: the owner %s and the pin %x.
-Whoever answers there in the place of your store decides who can read what is captured here. Compare the pin with what
-"knowngood keys list" prints where the identity is; if it is another, remove %s%s and join again with --pin.`,
-		r.URL(), r.OwnerFingerprint(), r.Pin(), r.State.Dir(), remembered)
+	for _, line := range []string{
+		"NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one.",
+		fmt.Sprintf("This host now trusts what answered at %s: the owner %s and the pin %x.", r.URL(), r.OwnerFingerprint(), r.Pin()),
+		"Whoever answers there in the place of your store decides who can read what is captured here.",
+		fmt.Sprintf(`Compare the pin with what "knowngood keys list" prints where the identity is; if it is another, remove %s%s and join again with --pin.`, r.State.Dir(), remembered),
+	} {
+		out.Warnf("%s", line)
+	}
 }
