@@ -19,7 +19,11 @@ var (
 	ErrStalled     = errors.New("transfer stalled")
 	ErrUnavailable = errors.New("store is temporarily unavailable") // throttled, 5xx after retries
 	ErrLocked      = errors.New("object is locked")
-	ErrChecksum    = errors.New("content does not match its checksum")
+	// ErrWithheld is an object that the store has and does not give out, whatever
+	// the credentials may read: it lies in an archive, or is encrypted with a key
+	// of whoever put it there.
+	ErrWithheld = errors.New("the store does not give out this object")
+	ErrChecksum = errors.New("content does not match its checksum")
 	// ErrUnproven is a put that was answered as if it had succeeded, when
 	// neither the reply nor reading the object back proves that.
 	ErrUnproven = errors.New("the put was answered as done, but the store does not give the object back")

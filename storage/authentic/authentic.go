@@ -63,6 +63,15 @@ func (w *Want) damage(key string, err error) error {
 	return &DamageError{Key: key, What: w.What, Err: err}
 }
 
+// unreadable is the error where no version of an object verifies, and err is about
+// the current one. Credentials that may not read it are no damage.
+func (w *Want) unreadable(key string, err error) error {
+	if errors.Is(err, storage.ErrDenied) {
+		return err
+	}
+	return w.damage(key, err)
+}
+
 // Object is an object that verified.
 type Object struct {
 	Bytes []byte
@@ -74,12 +83,11 @@ type Object struct {
 // is *DamageError when no version does, and wraps why the current one does not.
 func (r *Reader) Exact(ctx context.Context, key string, w Want) ([]byte, error) {
 	object, err := AtMost(ctx, nil, r.store, key, 0, w.Limit)
-	missing := errors.Is(err, storage.ErrNotFound)
 	if err == nil {
 		if err = w.Verify(object); err == nil {
 			return object, nil
 		}
-	} else if !missing && !Damaged(err) {
+	} else if !covered(err) || errors.Is(err, storage.ErrDenied) {
 		return nil, err
 	}
 
@@ -117,7 +125,7 @@ func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, 
 		object, err = AtMost(ctx, nil, r.store, o.Key, 0, w.Limit)
 		if err == nil {
 			err = w.Verify(object)
-		} else if !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+		} else if !covered(err) || errors.Is(err, storage.ErrDenied) && !o.Older {
 			return Object{}, err
 		}
 	}
@@ -136,7 +144,7 @@ func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, 
 		}
 		return Object{object, o.Modified}, nil
 	case found == nil:
-		return Object{}, w.damage(o.Key, err)
+		return Object{}, w.unreadable(o.Key, err)
 	case !bytes.Equal(found.Bytes, object):
 		r.Overwritten(o.Key, all)
 	}
@@ -208,9 +216,17 @@ func (s oneVersion) Get(ctx context.Context, key string, offset, length int64) (
 	return s.versions.GetVersion(ctx, key, s.id, offset, length)
 }
 
-// unseen reports whether the store does not let us look beneath the current view.
+// unseen reports whether the store does not let us look beneath the current view,
+// or does not give out a version.
 func unseen(err error) bool {
-	return errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound)
+	return errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrWithheld)
+}
+
+// covered reports whether the current view does not show an object that may lie
+// beneath. Whoever puts something over an object can have the store refuse that
+// to everybody else, as if the credentials did not suffice.
+func covered(err error) bool {
+	return Damaged(err) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrWithheld) || errors.Is(err, storage.ErrDenied)
 }
 
 // Overwritten reports an object that was read from beneath the current view. all

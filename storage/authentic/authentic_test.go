@@ -95,6 +95,73 @@ func TestListed(t *testing.T) {
 	})
 }
 
+// refusing is a store that does not give out the current view of key k.
+func refusing(t *testing.T, as error, bodies ...string) *storagetest.Faulty {
+	return storagetest.NewFaulty(versions(t, bodies...), storagetest.Rule{Op: storagetest.Get, Prefix: "k", Fault: storagetest.FailBefore(as)})
+}
+
+func TestWithheld(t *testing.T) {
+	want := Want{What: "statement", Limit: 50, Verify: good}
+	body := "good 1"
+	sum := sha256.Sum256([]byte(body))
+	reads := map[string]func(r *Reader) ([]byte, error){
+		"listed": func(r *Reader) ([]byte, error) {
+			object, err := r.Get(t.Context(), "k", want)
+			return object.Bytes, err
+		},
+		"exact":   func(r *Reader) ([]byte, error) { return r.Exact(t.Context(), "k", want) },
+		"a range": func(r *Reader) ([]byte, error) { return r.Hashed("pack", 50).Range(t.Context(), nil, "k", sum, 0, 6) },
+		"whole":   func(r *Reader) ([]byte, error) { return r.Hashed("pack", 50).Whole(t.Context(), nil, "k", sum, -1) },
+		"compared": func(r *Reader) ([]byte, error) {
+			return []byte(body), r.Hashed("pack", 50).Compare(t.Context(), "k", sum, -1, nil)
+		},
+	}
+	for name, read := range reads {
+		for _, as := range []error{storage.ErrWithheld, storage.ErrDenied} {
+			if name == "exact" && as == storage.ErrDenied {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s: what is put over an object and refused, %v, is looked beneath", name, as), func(t *testing.T) {
+				var found []error
+				b, err := read(NewReader(refusing(t, as, body, "x"), func(f Finding) { found = append(found, f.Err) }))
+				if err != nil || string(b) != body {
+					t.Errorf("read %q, %v", b, err)
+				}
+				if len(found) != 1 || !Tampered(found[0]) {
+					t.Errorf("reported %v", found)
+				}
+			})
+		}
+		t.Run(name+": an only version that is withheld is damage that names the key", func(t *testing.T) {
+			_, err := read(NewReader(refusing(t, storage.ErrWithheld, "x"), nil))
+			if !Unverified(err) || FindingOf(err).Key != "k" || !errors.Is(err, storage.ErrWithheld) {
+				t.Errorf("error %v", err)
+			}
+		})
+		t.Run(name+": versions that are withheld are passed over", func(t *testing.T) {
+			s := refusing(t, storage.ErrWithheld, "x", body, "y")
+			s.Add(storagetest.Rule{Op: storagetest.GetVersion, Prefix: "k", Nth: 1, Fault: storagetest.FailBefore(storage.ErrWithheld)})
+			if b, err := read(NewReader(s, nil)); err != nil || string(b) != body {
+				t.Errorf("read %q, %v", b, err)
+			}
+		})
+		t.Run(name+": credentials that may not read it are no damage", func(t *testing.T) {
+			for _, bodies := range [][]string{{body}, {body, "x"}} {
+				s := refusing(t, storage.ErrDenied, bodies...)
+				s.Add(storagetest.Rule{Op: storagetest.GetVersion, Prefix: "k", Fault: storagetest.FailBefore(storage.ErrDenied)})
+				if _, err := read(NewReader(s, nil)); !errors.Is(err, storage.ErrDenied) || Damaged(err) {
+					t.Errorf("%d versions: error %v", len(bodies), err)
+				}
+			}
+		})
+		t.Run(name+": a store that is unavailable is no damage", func(t *testing.T) {
+			if _, err := read(NewReader(refusing(t, storage.ErrUnavailable, body, "x"), nil)); !errors.Is(err, storage.ErrUnavailable) || Damaged(err) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
 func TestWhereThereIsOneVersionTheStoreIsNotAskedForOthers(t *testing.T) {
 	m := versions(t, "good")
 	m.Overwrite("other", []byte("x"))

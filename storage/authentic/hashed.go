@@ -30,12 +30,12 @@ func (r *Reader) Hashed(what string, limit int64) *Hashed {
 }
 
 // Verified calls read, which reads an object with Range and verifies what it read.
-// When that is missing or damaged, and another version has the bytes of the name,
+// When that is missing, damaged or withheld, and another version has the bytes of the name,
 // Range reads that one from then on, and read is called again.
 func (h *Hashed) Verified(ctx context.Context, key string, hash [32]byte, read func() error) error {
 	before := h.found(hash).ID
 	err := read()
-	if !Damaged(err) && !errors.Is(err, storage.ErrNotFound) {
+	if !covered(err) {
 		return err
 	}
 	// Another reader may have found that version meanwhile: what counts is whether
@@ -59,7 +59,7 @@ func (h *Hashed) Range(ctx context.Context, dst []byte, key string, hash [32]byt
 		return h.rangeOf(ctx, dst, key, v, offset, length)
 	}
 	b, err := h.current(ctx, dst, key, offset, length)
-	if !errors.Is(err, storage.ErrNotFound) && !Damaged(err) {
+	if !covered(err) {
 		return b, err
 	}
 	v, uerr := h.uncover(ctx, key, hash)
@@ -69,7 +69,7 @@ func (h *Hashed) Range(ctx context.Context, dst []byte, key string, hash [32]byt
 	case v.ID != "":
 		return h.rangeOf(ctx, dst, key, v, offset, length)
 	}
-	return nil, (&Want{What: h.what}).damage(key, err)
+	return nil, (&Want{What: h.what}).unreadable(key, err)
 }
 
 func (h *Hashed) rangeOf(ctx context.Context, dst []byte, key string, v storage.Version, offset, length int64) ([]byte, error) {
@@ -133,8 +133,8 @@ func (h *Hashed) Compare(ctx context.Context, key string, hash [32]byte, listed 
 			return err
 		}
 		body, err := h.store.Get(ctx, key, 0, h.limit+1)
-		if errors.Is(err, storage.ErrNotFound) {
-			return (&Want{What: h.what}).damage(key, err)
+		if covered(err) {
+			return (&Want{What: h.what}).unreadable(key, err)
 		}
 		if err != nil {
 			return err

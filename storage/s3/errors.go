@@ -29,7 +29,7 @@ func (b *bucket) fail(ctx context.Context, op, key string, err error) error {
 	case errors.As(err, &moved):
 		e.Hint, e.Err = b.explainRedirect(moved)
 	case errors.As(err, &reply):
-		e.Hint, e.Err = b.explain(reply)
+		e.Hint, e.Err = b.explain(op, reply)
 	default:
 		e.Hint, e.Err = b.explainLocal(err)
 	}
@@ -37,8 +37,11 @@ func (b *bucket) fail(ctx context.Context, op, key string, err error) error {
 }
 
 // explain gives a reply of the server its meaning.
-func (b *bucket) explain(r minio.ErrorResponse) (hint string, err error) {
-	hint, meaning := b.meaning(r)
+func (b *bucket) explain(op string, r minio.ErrorResponse) (hint string, err error) {
+	hint, meaning := withheld(r)
+	if op != "get" || meaning == nil {
+		hint, meaning = b.meaning(r)
+	}
 	said := strings.TrimSuffix(r.Message, ".")
 	if r.Code != "" && !strings.Contains(said, r.Code) {
 		said = r.Code + ": " + said
@@ -47,6 +50,25 @@ func (b *bucket) explain(r minio.ErrorResponse) (hint string, err error) {
 		return hint, errors.New(said)
 	}
 	return hint, fmt.Errorf("%w: %s", meaning, said)
+}
+
+// withheld is the meaning of a reply to a request for an object that is about this
+// object rather than about the credentials or the request: storage.ErrWithheld, or
+// nil. Who may put objects can make any of them so.
+func withheld(r minio.ErrorResponse) (hint string, meaning error) {
+	if r.Code == "InvalidObjectState" {
+		return "the object lies in an archive: restore it to a storage class that can be read", storage.ErrWithheld
+	}
+	code, message := strings.ToLower(r.Code), strings.ToLower(r.Message)
+	switch {
+	case transientReply(r) || strings.Contains(code, "throttl"):
+		return "", nil
+	case r.Code == "InvalidRequest" && strings.Contains(message, "encrypt"),
+		strings.Contains(code, "kms"),
+		r.Code == "AccessDenied" && (strings.Contains(message, "kms:") || strings.Contains(message, "customer master key")):
+		return "the object is encrypted with a key that these credentials may not use", storage.ErrWithheld
+	}
+	return "", nil
 }
 
 // meaning of a reply as a sentinel of package storage, nil for none.
@@ -70,8 +92,6 @@ func (b *bucket) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 		return b.elsewhere(firstOf(r.Region, regionIn(r.Message)), ""), storage.ErrNoStore
 	case "ObjectLocked":
 		return "", storage.ErrLocked
-	case "InvalidObjectState":
-		return "the object lies in an archive: restore it to a storage class that can be read", storage.ErrUnavailable
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage":
 		return "make room in the store, or raise the quota of the bucket", storage.ErrFull
 	case "NotImplemented":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -30,6 +31,50 @@ func TestFaults(t *testing.T) {
 	t.Run("bytes that change on their way are sent again", testBytesThatChangeOnTheirWayAreSentAgain)
 	t.Run("a deleted key is not taken for an equal object", testADeletedKeyIsNotTakenForAnEqualObject)
 	t.Run("a server without ranges is not believed", testAServerWithoutRangesIsNotBelieved)
+	t.Run("an object that the server does not give out is withheld", testAnObjectThatIsNotGivenOut)
+}
+
+func testAnObjectThatIsNotGivenOut(t *testing.T) {
+	server := storagetest.PlainVersityGW(t)
+	server.Bucket(t, "bucket", storagetest.PlainBucket)
+	for name, reply := range map[string]struct {
+		status        int
+		code, message string
+		want          error
+	}{
+		"encrypted with a key of the client":               {http.StatusBadRequest, "InvalidRequest", "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to retrieve the object.", storage.ErrWithheld},
+		"encrypted with another's key":                     {http.StatusForbidden, "AccessDenied", "User: x is not authorized to perform: kms:Decrypt on resource: y", storage.ErrWithheld},
+		"encrypted with a disabled key":                    {http.StatusBadRequest, "KMS.DisabledException", "The key is disabled.", storage.ErrWithheld},
+		"in an archive":                                    {http.StatusForbidden, "InvalidObjectState", "The operation is not valid for the object's storage class", storage.ErrWithheld},
+		"but not to credentials without the right to read": {http.StatusForbidden, "AccessDenied", "Access Denied.", storage.ErrDenied},
+		"but not while its keys are asked too much":        {http.StatusServiceUnavailable, "KMS.ThrottlingException", "slow down", storage.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := between(t, server, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if r.Method == http.MethodPut || r.URL.Path != "/bucket/p/k" {
+					next.ServeHTTP(w, r)
+					return
+				}
+				w.WriteHeader(reply.status)
+				fmt.Fprintf(w, "<Error><Code>%s</Code><Message>%s</Message></Error>", reply.code, reply.message)
+			})
+			c.MaxRetries = 1
+			s := open(t, c)
+			if err := s.Put(t.Context(), "k", []byte("x"), storage.PutOptions{}); err != nil && !errors.Is(err, storage.ErrExists) && !errors.Is(err, reply.want) {
+				t.Fatal(err)
+			}
+			if _, err := storage.ReadAll(t.Context(), s, "k", 0, -1); !errors.Is(err, reply.want) {
+				t.Errorf("get: %v, want %v", err, reply.want)
+			}
+			want := reply.want
+			if want == storage.ErrWithheld {
+				want = storage.ErrExists
+			}
+			if err := s.Put(t.Context(), "k", []byte("y"), storage.PutOptions{}); !errors.Is(err, want) {
+				t.Errorf("put over it: %v, want %v", err, want)
+			}
+		})
+	}
 }
 
 func testALostReplyIsNoConflict(t *testing.T) {

@@ -102,6 +102,9 @@ func (c *creation) same(ctx context.Context) error {
 		if minio.ToErrorResponse(err).StatusCode == http.StatusNotFound {
 			return errHidden
 		}
+		if c.withheld(ctx, err) {
+			return storage.ErrExists
+		}
 		if errors.Is(objectError(err), errNoObject) {
 			err = fmt.Errorf("%w: %w", storage.ErrUnproven, errNoObject)
 		}
@@ -117,6 +120,9 @@ func (c *creation) same(ctx context.Context) error {
 	}
 
 	r, err := c.s.Get(ctx, c.key, 0, -1)
+	if errors.Is(err, storage.ErrWithheld) {
+		return storage.ErrExists
+	}
 	if err != nil {
 		return err
 	}
@@ -129,6 +135,20 @@ func (c *creation) same(ctx context.Context) error {
 		return storage.ErrExists
 	}
 	return nil
+}
+
+// withheld reports whether err, the refusal of a request without a body, is about an
+// object that the server does not give out: the reply to another request shows it.
+func (c *creation) withheld(ctx context.Context, err error) bool {
+	code := minio.ToErrorResponse(err).StatusCode
+	if code != http.StatusBadRequest && code != http.StatusForbidden {
+		return false
+	}
+	r, err := c.s.Get(ctx, c.key, 0, 1)
+	if err == nil {
+		_ = r.Close() // nothing of it is needed
+	}
+	return errors.Is(err, storage.ErrWithheld)
 }
 
 func isChecksumCode(code string) bool {
