@@ -5,13 +5,41 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
 func TestWhoHasTheKeyOfAHost(t *testing.T) {
+	t.Run("takes the place of no past day", testNoSnapshotTakesThePlaceOfAPastDay)
 	t.Run("hides nothing by what the store does not give out", testWhatIsWithheldHidesNothing)
+}
+
+func testNoSnapshotTakesThePlaceOfAPastDay(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		trees, at := w.days(6)
+		w.take("file")
+		w.write("evil", 1000)
+		evil := w.capture("web") // 7
+		object, _ := w.forgeBody(8, evil.ID, evil.Body, func(b *statement.RootBody) {
+			b.Started, b.Finished = at[2].Add(time.Second), time.Now()
+		})
+		w.put(key(8), object)
+		w.Warnings()
+
+		ref := "web@" + at[2].Add(time.Minute).UTC().Format(time.RFC3339)
+		_, s, err := w.Snapshot(ref)
+		w.check(err)
+		if s.Number != 3 {
+			t.Fatalf("%s is %s", ref, s.Ref())
+		}
+		if found := w.Warnings(); len(found) != 1 || !strings.Contains(found[0].Error(), "web@8 was passed over") {
+			t.Errorf("warnings %v", found)
+		}
+		w.Restores(ref, w.dir, trees[2])
+	})
 }
 
 // withholding is a store that does not give out the current view of some keys.

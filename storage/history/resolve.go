@@ -179,9 +179,10 @@ const maxClockError = 24 * time.Hour
 // maxRun is how long a capture may take before its time is in doubt.
 const maxRun = 14 * 24 * time.Hour
 
-// notLater is the newest snapshot that began before a time. One of which the store
-// says that it came long after its host says is taken only when there is no other:
-// a host that was taken dates its snapshots as it likes.
+// notLater is the newest snapshot that began before a time. One that the store took
+// long after that time, or long after its host says that it was made, is used only
+// when there is no other, and reported: a host that was taken over dates its snapshots
+// as it likes.
 func (h *Resolver) notLater(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
 	var doubtful *Snapshot
 	for s, err := range h.tombstones.Kept(ctx, host, ref.Environment) {
@@ -193,17 +194,25 @@ func (h *Resolver) notLater(ctx context.Context, ref Ref, host string) (*Snapsho
 		case s.Body == nil:
 			return nil, fmt.Errorf("find %s: name a number, for the time of %s/%s is sealed: %w", ref, s.Host, s.Ref(), h.t.Closed(ctx, s.Root))
 		case !s.Body.Started.Before(ref.Before):
-		case s.Stored.Sub(s.Body.Finished) <= maxClockError && s.Stored.Sub(s.Body.Started) <= maxRun:
+		case s.Stored.Sub(ref.Before) <= maxClockError && s.Stored.Sub(s.Body.Finished) <= maxClockError && s.Stored.Sub(s.Body.Started) <= maxRun:
+			if doubtful != nil {
+				h.t.Warn(fmt.Errorf("%s: %s was passed over: %w", ref, doubtful.Ref(), dated(doubtful)))
+			}
 			return s, nil
 		case doubtful == nil:
 			doubtful = s
 		}
 	}
 	if doubtful != nil {
-		h.t.Warn(fmt.Errorf("%s: its host says that it was made on %s, and the store took it on %s: is this a copy of the repository?", doubtful.Ref(), doubtful.Body.Started.Format(time.RFC3339), doubtful.Stored.Format(time.RFC3339)))
+		h.t.Warn(fmt.Errorf("%s: %w: is this a copy of the repository?", doubtful.Ref(), dated(doubtful)))
 		return doubtful, nil
 	}
 	return nil, fmt.Errorf("%w: %s: host %s has no snapshot of %s that early", ErrNoSnapshot, ref, host, ref.Environment)
+}
+
+// dated are the two times of a snapshot that do not agree.
+func dated(s *Snapshot) error {
+	return fmt.Errorf("its host says that it was made on %s, and the store took it on %s", s.Body.Started.Format(time.RFC3339), s.Stored.Format(time.RFC3339))
 }
 
 // byID looks through all snapshots. Those that do not verify have no ID.
