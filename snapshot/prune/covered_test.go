@@ -7,13 +7,18 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/internal/enginetest"
+	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/history"
+	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
 func TestWhoHasTheKeyOfAHost(t *testing.T) {
 	t.Run("takes the place of no past day", testNoSnapshotTakesThePlaceOfAPastDay)
+	t.Run("replaces no statement unnoticed when the key ended", testAStatementOfAnEndedKeyIsReported)
 	t.Run("hides nothing by what the store does not give out", testWhatIsWithheldHidesNothing)
 }
 
@@ -39,6 +44,41 @@ func testNoSnapshotTakesThePlaceOfAPastDay(t *testing.T) {
 			t.Errorf("warnings %v", found)
 		}
 		w.Restores(ref, w.dir, trees[2])
+	})
+}
+
+func testAStatementOfAnEndedKeyIsReported(t *testing.T) {
+	simulated(t, func() storage.Store { return storagetest.NewPlainMemory() }, func(w *world) {
+		w.write("stays", 1000)
+		w.capture("web")
+		old := w.reenrol()
+		w.days(4)
+		w.forget("web", 2, 3)                                                                                                      // serial 1
+		_, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(2, 3), Now: time.Now()}) // serial 2, by the owner
+		w.check(err)
+		state := treetest.TempDir(t)
+		read := func() *statement.Tombstone {
+			r := w.Open(state)
+			r.Unlock(w.ID)
+			x, err := r.Tombstone(w.Ctx, enginetest.Host, "web")
+			w.check(err)
+			return x
+		}
+		if x := read(); x.Serial != 2 {
+			t.Fatalf("serial %d counts", x.Serial)
+		}
+		w.Warnings()
+
+		ended := &statement.Tombstone{Repository: w.Bare().ID(), Host: enginetest.Host, Environment: "web", Serial: 2, Made: time.Now(), Certificate: old.Certificate, Forgotten: statement.NumbersOf(2)}
+		object, err := ended.Encode(old.SigningKey())
+		w.check(err)
+		k := layout.KeyTombstone(enginetest.Host, "web", 2)
+		w.check(w.Store.Delete(w.Ctx, k))
+		w.put(k, object)
+		read()
+		if found := w.Warnings(); len(found) == 0 || !strings.Contains(found[0].Error(), "it counted when this machine saw it") {
+			t.Errorf("warnings %v", found)
+		}
 	})
 }
 

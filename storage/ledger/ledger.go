@@ -18,6 +18,7 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/localstate"
+	"knowngood/storage/statement"
 )
 
 // Ledger is one sequence.
@@ -42,7 +43,7 @@ type Ledger[T any] struct {
 type Entry[T any] struct {
 	Number uint64
 	Value  T
-	Object []byte         // of Value
+	Object []byte         // of Value, or of what wraps statement.ErrEnded
 	Stored time.Time      // when the store took it
 	Listed storage.Object // as the listing shows it
 	// Err is why it does not count, and nil when it does: *authentic.DamageError
@@ -68,12 +69,22 @@ func (l *Ledger[T]) Read(ctx context.Context, o storage.Object) (Entry[T], error
 		}
 	}
 
-	object, err := l.Reader.Listed(ctx, o, authentic.Want{What: l.What, Limit: l.Limit, Verify: func(object []byte) error { return l.take(&e, object) }})
+	var ended []byte
+	object, err := l.Reader.Listed(ctx, o, authentic.Want{What: l.What, Limit: l.Limit, Verify: func(object []byte) error {
+		err := l.take(&e, object)
+		if errors.Is(err, statement.ErrEnded) {
+			ended = object
+		}
+		return err
+	}})
 	switch {
 	case err == nil: // and what was taken last is what was returned
 		e.Object, e.Stored = object.Bytes, object.Stored
 	case authentic.Damaged(err):
 		e.Value, e.Err = *new(T), err
+		if errors.Is(err, statement.ErrEnded) {
+			e.Object = ended
+		}
 	default:
 		return e, err
 	}

@@ -19,7 +19,8 @@ const maxChanged = 16
 
 // Watch yields entries, which come the highest numbers first, remembers the hashes of
 // those that count, and reports those that counted when this machine saw them and are
-// gone by now, or others. It changes none.
+// gone by now, or others. One that only its certificate's end made count no more is not
+// reported. It changes none.
 func (l *Ledger[T]) Watch(entries iter.Seq2[Entry[T], error]) iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		known, err := l.Seen.All()
@@ -66,13 +67,13 @@ func (l *Ledger[T]) Watch(entries iter.Seq2[Entry[T], error]) iter.Seq2[Entry[T]
 			switch {
 			case e.Counts() && !seen:
 				fresh[e.Number] = sha256.Sum256(e.Object)
-			case e.Counts():
+			case e.Counts() || seen && errors.Is(e.Err, statement.ErrEnded):
 				if found := sha256.Sum256(e.Object); found != hash {
 					changed(e.Number, fmt.Sprintf("%x", found))
 				}
 			case seen && errors.Is(e.Err, storage.ErrNotFound):
 				changed(e.Number, "none")
-			case seen && !errors.Is(e.Err, statement.ErrEnded):
+			case seen:
 				changed(e.Number, "what does not verify")
 			}
 			if !yield(e, nil) {
