@@ -75,9 +75,11 @@ type Damage struct {
 	Object string
 	Err    error
 	Lock   bool // only a lock is amiss; Object names the snapshot whose root says more
-	// Hurts lists what cannot be restored, up to a limit; Count counts all.
+	// Hurts lists what cannot be restored, up to a limit, what is lost first; Count
+	// counts all, Lost those that are lost.
 	Hurts []Hurt
 	Count int
+	Lost  int
 }
 
 // Hurt is a file, or more of a snapshot, that cannot be restored.
@@ -246,9 +248,19 @@ func (c *checker) hurts(object string, h Hurt) {
 	}
 	d := &c.report.Damage[i]
 	d.Count++
+	if h.Lost {
+		d.Lost++
+	}
+	if len(d.Hurts) == maxHurt && d.Lost <= maxHurt && h.Lost { // in the place of one that is not
+		d.Hurts = d.Hurts[:maxHurt-1]
+	}
 	if len(d.Hurts) < maxHurt {
 		h.Path = strings.Clone(h.Path)
-		d.Hurts = append(d.Hurts, h)
+		at := len(d.Hurts)
+		if h.Lost {
+			at = d.Lost - 1
+		}
+		d.Hurts = slices.Insert(d.Hurts, at, h)
 	}
 	if c.Progress.Hurt != nil {
 		c.Progress.Hurt(object, h)

@@ -58,6 +58,11 @@ func (h *Hosts) certified(ctx context.Context, names []string) ([]string, error)
 			hosts = append(hosts, name)
 			continue
 		}
+		if probed, err := h.onlyProbed(ctx, name); err != nil {
+			return nil, err
+		} else if probed {
+			continue
+		}
 		h.t.Warn(&authentic.DamageError{Key: layout.PrefixHosts + name, What: "folder",
 			Err: fmt.Errorf("something else wrote here: the owner certified no host %s, and what lies there or in %s counts for nothing; find out who can write there, and remove it", name, layout.PrefixCertificates(name))})
 	}
@@ -104,6 +109,25 @@ func (h *Hosts) isHost(ctx context.Context, name string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// onlyProbed reports whether nothing lies there of a name without certificates but
+// what a machine leaves that probes the store before it joins.
+func (h *Hosts) onlyProbed(ctx context.Context, name string) (bool, error) {
+	for _, prefix := range []string{layout.PrefixHost(name), layout.PrefixCertificates(name)} {
+		for o, err := range h.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Delimiter: true}) {
+			if errors.Is(err, storage.ErrDenied) {
+				return false, nil
+			}
+			if err != nil {
+				return false, err
+			}
+			if o.Key != layout.PrefixHostProbes(name) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // folders are the names that parse finds in the folders of a prefix.

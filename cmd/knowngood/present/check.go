@@ -101,8 +101,8 @@ func remedies(r *check.Report) string {
 }
 
 // otherRemedies says what to do about damage, by the kind of the objects. Of packs and
-// containers it says nothing where that was said by what they hurt. Tampering and
-// wrapped keys have their remedy in the error.
+// containers it says nothing where that was said by what they hurt. Tampering,
+// wrapped keys and the folders of no host have their remedy in the error.
 func otherRemedies(damage []check.Damage, hurts bool) string {
 	indexed, objects, uncertified := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	var roots []string
@@ -112,8 +112,9 @@ func otherRemedies(damage []check.Damage, hurts bool) string {
 		_, environment, number, root := layout.ParseRootKey(d.Object)
 		certified, _, certificate := layout.ParseCertificateKey(d.Object)
 		_, stored := deletion.ParseKey(d.Object)
+		_, folder := layout.ParseHostPrefix(d.Object + "/")
 		switch {
-		case d.Lock || authentic.Tampered(d.Err) || strings.HasPrefix(d.Object, "keys/"):
+		case folder || d.Lock || authentic.Tampered(d.Err) || strings.HasPrefix(d.Object, "keys/"):
 		case run:
 			indexed[host] = true
 		case root:
@@ -256,15 +257,21 @@ func printHurts(out *console.Console, d check.Damage) {
 	if d.Count > firstDamaged+1 {
 		shown = shown[:firstDamaged]
 	}
+	hiddenLost := d.Lost
 	for _, h := range shown {
 		lost := ""
 		if h.Lost {
 			lost = " (lost)"
+			hiddenLost--
 		}
 		out.Printf("  hurts %s%s\n", printable.Name(h.String()), lost)
 	}
 	if more := d.Count - len(shown); more > 0 {
-		out.Printf("  and %s\n", human.Counted(more, "more file"))
+		lost := ""
+		if hiddenLost > 0 {
+			lost = fmt.Sprintf(", %s of them lost", human.Count(hiddenLost))
+		}
+		out.Printf("  and %s%s\n", human.Counted(more, "more file"), lost)
 	}
 }
 
