@@ -10,6 +10,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/snapshot"
+	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
@@ -36,7 +37,8 @@ type holder struct {
 
 // get returns the open repository, this machine as its host, and whether it was
 // opened just now. While another call opens it, get waits no longer than ctx.
-// When this machine is not the host any more, the daemon cannot use it.
+// When this machine is not the host any more, the daemon cannot use it. A store
+// that is gone or was replaced is opened again.
 func (h *holder) get(ctx context.Context) (repo *repository.Repository, host *trust.Host, opened bool, err error) {
 	select {
 	case h.opening <- struct{}{}:
@@ -48,10 +50,11 @@ func (h *holder) get(ctx context.Context) (repo *repository.Repository, host *tr
 	repo, number := h.repo, h.number
 	h.mu.Unlock()
 	if repo != nil {
-		if host, err = repo.Host(ctx); !errors.Is(err, trust.ErrCloned) {
+		host, err = repo.Host(ctx)
+		if !errors.Is(err, trust.ErrCloned) && !errors.Is(err, storage.ErrNoStore) {
 			return repo, host, false, err
 		}
-		// This machine may have another key by now.
+		// This machine may have another key by now, or the path another directory.
 		h.retire(repo)
 	}
 

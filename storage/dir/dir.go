@@ -9,6 +9,10 @@
 // A link or a special file at a key is an object without content, so that whoever
 // lists or reads finds it damaged.
 //
+// A directory that is removed, moved away or replaced while the store is open is
+// no store any more: every operation fails with storage.ErrNoStore until somebody
+// opens it again, and so learns what is there now.
+//
 // It refuses locks: whoever owns a directory can change it.
 package dir
 
@@ -39,6 +43,7 @@ const scratch = "+tmp"
 type Store struct {
 	path  string
 	root  *os.Root
+	at    os.FileInfo   // of root
 	owner userdir.Owner // of path: what root makes here is made with that user's rights
 
 	mu      sync.Mutex
@@ -58,7 +63,7 @@ func Open(path string) (*Store, error) {
 	info, err := os.Stat(path)
 	switch {
 	case absent(err):
-		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "is the path right, and what should be mounted there mounted? knowngood init makes a new one"}
+		return nil, s.fail("open", "", errGone)
 	case err != nil:
 		return nil, s.fail("open", "", err)
 	case !info.IsDir():
@@ -67,11 +72,29 @@ func Open(path string) (*Store, error) {
 	if s.root, err = os.OpenRoot(path); err != nil {
 		return nil, s.fail("open", "", err)
 	}
-	if info, err = s.root.Stat("."); err != nil {
+	if s.at, err = s.root.Stat("."); err != nil {
 		return nil, s.fail("open", "", err)
 	}
-	s.owner = userdir.OwnerOf(info)
+	s.owner = userdir.OwnerOf(s.at)
 	return s, nil
+}
+
+var (
+	errGone     = errors.New("there is no directory")
+	errReplaced = errors.New("another directory has taken its place")
+)
+
+// present makes sure that the path still leads to the directory that is open.
+// A path that cannot be followed for another reason proves nothing.
+func (s *Store) present() error {
+	info, err := os.Stat(s.path)
+	switch {
+	case absent(err):
+		return errGone
+	case err == nil && !os.SameFile(info, s.at):
+		return errReplaced
+	}
+	return nil
 }
 
 // makeDir makes a directory where there is none.
@@ -125,7 +148,7 @@ func (s *Store) String() string { return "file://" + s.path }
 
 // Get implements storage.Store.
 func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
-	if err := begin(ctx, key); err != nil {
+	if err := s.begin(ctx, key); err != nil {
 		return nil, s.fail("get", key, err)
 	}
 	if offset < 0 {
@@ -199,7 +222,7 @@ func (b *body) Close() error { return b.f.Close() }
 // Delete implements storage.Store. Directories stay, so that it cannot remove one
 // that a Put needs.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	if err := begin(ctx, key); err != nil {
+	if err := s.begin(ctx, key); err != nil {
 		return s.fail("delete", key, err)
 	}
 	info, err := s.root.Lstat(key)
@@ -255,11 +278,14 @@ func (s *Store) syncDir(path string) error {
 	return nil
 }
 
-func begin(ctx context.Context, key string) error {
+func (s *Store) begin(ctx context.Context, key string) error {
 	if err := storage.CheckKey(key); err != nil {
 		return err
 	}
-	return ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.present()
 }
 
 // absent reports whether a path leads nowhere, also because a file stands where
@@ -272,6 +298,10 @@ func absent(err error) bool {
 func (s *Store) fail(op, key string, err error) error {
 	e := &storage.Error{Op: op, Store: s.String(), Key: key, Err: err}
 	switch {
+	case errors.Is(err, errGone):
+		e.Err, e.Hint = storage.ErrNoStore, "is the path right, and what should be mounted there mounted? knowngood init makes a new one"
+	case errors.Is(err, errReplaced):
+		e.Err, e.Hint = storage.ErrNoStore, "its directory was replaced by another one during the work: start again"
 	case errors.Is(err, syscall.ENOSPC):
 		e.Err, e.Hint = storage.ErrFull, "free some space on the file system"
 	case errors.Is(err, syscall.EDQUOT):

@@ -31,6 +31,7 @@ func TestDirectory(t *testing.T) {
 	t.Run("errors of the file system have meaning", testErrorsOfTheFileSystemHaveMeaning)
 	t.Run("an object is no directory", testAnObjectIsNoDirectory)
 	t.Run("a directory that was removed is made again", testADirectoryThatWasRemovedIsMadeAgain)
+	t.Run("one that was replaced is used no more", testADirectoryThatWasReplacedIsUsedNoMore)
 	t.Run("what root makes in a directory of another is theirs", testWhatRootMakesInADirectoryOfAnotherIsTheirs)
 }
 
@@ -306,6 +307,45 @@ func testADirectoryThatWasRemovedIsMadeAgain(t *testing.T) {
 	if b, err := io.ReadAll(r); err != nil || !bytes.Equal(b, []byte("y")) {
 		t.Errorf("read %q, %v", b, err)
 	}
+}
+
+func testADirectoryThatWasReplacedIsUsedNoMore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "repo")
+	s := create(t, path)
+	put(t, s, "a", "x")
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	for _, now := range []string{"gone", "replaced"} {
+		_, get := s.Get(t.Context(), "a", 0, -1)
+		var list error
+		for _, list = range s.List(t.Context(), storage.ListOptions{}) {
+		}
+		for op, err := range map[string]error{
+			"get": get, "list": list,
+			"put":    s.Put(t.Context(), "b", []byte("y"), storage.PutOptions{}),
+			"delete": s.Delete(t.Context(), "a"),
+		} {
+			if !errors.Is(err, storage.ErrNoStore) {
+				t.Errorf("%s while it is %s: %v, want ErrNoStore", op, now, err)
+			}
+		}
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := names(t, path+".away"); !slices.Equal(left, []string{scratch, "a"}) {
+		t.Errorf("the directory that was moved away has %v", left)
+	}
+	if made := names(t, path); len(made) != 0 {
+		t.Errorf("the new directory has %v", made)
+	}
+
+	// What is moved back is the store again.
+	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "b", "y")
 }
 
 func BenchmarkPut(b *testing.B) {

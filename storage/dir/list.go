@@ -14,7 +14,11 @@ import (
 func (s *Store) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		l := listing{ctx: ctx, s: s, o: o, yield: yield}
-		if err := l.walk(""); err != nil && !l.done {
+		err := s.present()
+		if err == nil {
+			err = l.walk("")
+		}
+		if err != nil && !l.done {
 			yield(storage.Object{}, s.fail("list", o.Prefix, err))
 		}
 	}

@@ -25,7 +25,7 @@ const (
 // Put implements storage.Store: write aside, sync, link to the final name,
 // sync the directory.
 func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutOptions) error {
-	if err := begin(ctx, key); err != nil {
+	if err := s.begin(ctx, key); err != nil {
 		return s.fail("put", key, err)
 	}
 	if o.Retention.Mode != "" {
