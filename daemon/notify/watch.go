@@ -130,7 +130,7 @@ func (w *Watch) Ran(env string, run report.Run, failures int) []Message {
 	}
 	if t := w.State.Suspect[env]; t != nil {
 		delete(w.State.Suspect, env)
-		text := fmt.Sprintf("snapshots are good again: %s is not suspect. They were since %s.", run.Snapshot, clock(t.Since))
+		text := fmt.Sprintf("snapshots are good again: %s is not suspect. They had been suspect since %s.", run.Snapshot, clock(t.Since))
 		messages = append(messages, failed(w.message(Recovery, env, now, t, "snapshots are good again", text), run, 0))
 	}
 	if run.Result != report.Partial {
@@ -236,7 +236,7 @@ func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
 	if e.RPOSeconds == 0 { // nothing is promised any more
 		return nil
 	}
-	text := fmt.Sprintf("%s again, within the promised %s (rpo). It was not since %s.", newest, promised, clock(t.Since))
+	text := fmt.Sprintf("%s again, within the promised %s (rpo). It had been broken since %s.", newest, promised, clock(t.Since))
 	return []Message{aged(w.message(RPOMet, e.Name, now, t, "RPO met again", text), e)}
 }
 
@@ -291,7 +291,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 		return nil
 	}
 	w.State.Degraded = nil
-	return []Message{w.message(Recovery, "", now, t, "the daemon works again", fmt.Sprintf("the daemon works again. It could not since %s.", clock(t.Since)))}
+	return []Message{w.message(Recovery, "", now, t, "the daemon works again", fmt.Sprintf("the daemon works again. It had not worked since %s.", clock(t.Since)))}
 }
 
 // Keep forgets environments that are not configured any more.
