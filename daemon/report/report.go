@@ -208,7 +208,7 @@ type Progress struct {
 
 // Storage is how full the store is.
 type Storage struct {
-	// UsedBytes are those of this host's objects; 0 when not yet known.
+	// UsedBytes are those of this host's packs; 0 when not yet known.
 	UsedBytes uint64 `json:"used_bytes"`
 	// LimitBytes is the quota, or the size of the directory's disk; 0 when none is known.
 	LimitBytes uint64 `json:"limit_bytes,omitempty"`

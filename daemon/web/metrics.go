@@ -66,7 +66,7 @@ var (
 	checkOldest   = desc("check_data_oldest_timestamp_seconds", "All data that was stored until then has been read and compared since.")
 	checkCycle    = desc("check_data_cycle_seconds", "How long it takes to read all stored data in turn.")
 
-	storeUsed        = desc("store_used_bytes", "What this host's objects take up.")
+	storeUsed        = desc("store_used_bytes", "What this host's packs take up.")
 	storeLimit       = desc("store_limit_bytes", "The quota, or the size of the disk.")
 	storeFree        = desc("store_free_bytes", "What is left of it.")
 	storeGrowth      = desc("store_growth_bytes_per_day", "How fast the store grew of late.")

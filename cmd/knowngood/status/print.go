@@ -101,7 +101,7 @@ func showTroubles(out *console.Console, s *Report) {
 	}
 	showCheck(out, s)
 	if st := s.Storage; st.UsedBytes > 0 {
-		text := human.Bytes(st.UsedBytes) + " used by this host"
+		text := human.Bytes(st.UsedBytes) + " used by the packs of this host"
 		if st.LimitBytes > 0 {
 			text += fmt.Sprintf(", %s of %s left", human.Bytes(st.FreeBytes), human.Bytes(st.LimitBytes))
 		}
