@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime"
 
 	"knowngood/internal/posix"
@@ -132,6 +133,9 @@ type SourceError struct {
 func (e *SourceError) Error() string {
 	if link := (*DanglingLinkError)(nil); errors.As(e.Err, &link) {
 		return fmt.Sprintf("source %q %v", e.Path, link)
+	}
+	if errors.Is(e.Err, fs.ErrNotExist) {
+		return fmt.Sprintf("source %s does not exist: is the disk mounted? Otherwise correct the path", e.Path)
 	}
 	return fmt.Sprintf("source %q: %v", e.Path, e.Err)
 }
