@@ -8,9 +8,11 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/snapshot/prune"
+	"knowngood/snapshot/retention"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
+	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 )
 
@@ -63,6 +65,34 @@ func TestEnrolledAgain(t *testing.T) {
 				})
 			})
 		}
+	})
+	t.Run("its policy goes by the times of the store for what another key signed", func(t *testing.T) {
+		simulated(t, memory, func(w *world) {
+			_, at := w.days(10)
+			w.write("file", 10)
+			evil := w.capture("web")
+			previous, n := evil.ID, evil.Number
+			for _, d := range at { // one a day, in the place of those that are there
+				n++
+				object, hash := w.forge(n, previous, evil.Body, d.Add(time.Hour))
+				w.put(key(n), object)
+				previous = hash
+			}
+			w.reenrol()
+			w.write("file", 1<<20)
+			w.capture("web")
+
+			for name, r := range map[string]*repository.Repository{"with an identity": w.unlocked(), "without": w.host()} {
+				judged, damaged, err := prune.Judge(w.Ctx, r, enginetest.Host, "web", retention.Policy{Daily: 30}, time.Now(), time.UTC)
+				w.check(err)
+				for n := range uint64(10) {
+					if unkept := prune.Unkept(judged); unkept.Has(n+1) || len(damaged) > 0 {
+						t.Errorf("%s: %v would be forgotten, %v are damaged", name, unkept, damaged)
+						break
+					}
+				}
+			}
+		})
 	})
 	t.Run("the host itself frees its old domain", func(t *testing.T) {
 		simulated(t, memory, func(w *world) {

@@ -26,14 +26,14 @@ type Judged struct {
 }
 
 // Judge applies a retention policy to the snapshots of an environment that are
-// not forgotten, and returns them the newest first. On the host itself their time
-// is that of their start. For everybody else it is that at which the store took
-// them: a host that was taken says of its snapshots that they are old, so that
+// not forgotten, and returns them the newest first. On the host itself the time of
+// those in its present domain is that of their start. Of all others, and for
+// everybody else, it is that at which the store took them: a host that was taken says of its snapshots that they are old, so that
 // they take the place of good ones. Those whose host says another time are kept.
 // Roots that do not verify are not judged, and so stay: damaged names them. While
 // the newest is suspect, and nobody accepted it, all are kept.
 func Judge(ctx context.Context, repo *repository.Repository, name, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
-	_, own, err := thisMachine(ctx, repo, name)
+	present, own, err := thisMachine(ctx, repo, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -72,7 +72,7 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 		}
 		switch {
 		case s.Body == nil:
-		case own:
+		case own && s.Root.Domain == present:
 			item.Time = s.Body.Started
 		default:
 			item.Doubtful = s.Body.Finished.Sub(s.Stored).Abs() > maxClockError
