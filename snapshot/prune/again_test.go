@@ -1,6 +1,7 @@
 package prune_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,7 +12,9 @@ import (
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
+	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 )
 
@@ -129,6 +132,47 @@ func TestPutAgain(t *testing.T) {
 			}
 			w.Restores("web@1", w.dir, trees[0])
 		})
+	})
+	t.Run("a late root in a store whose versions were switched off holds what it needs", func(t *testing.T) {
+		for name, again := range map[string]bool{"put once": false, "put again": true} {
+			t.Run(name, func(t *testing.T) {
+				simulated(t, memory, func(w *world) {
+					plain := storagetest.NewPlainMemory()
+					for o, err := range w.Store.List(w.Ctx, storage.ListOptions{}) {
+						w.check(err)
+						w.check(plain.Put(w.Ctx, o.Key, w.copyOf(o.Key), storage.PutOptions{}))
+					}
+					w.Store = plain
+					w.write("stays", 1000)
+					w.capture("web") // 1
+					w.write("precious", 2<<20)
+					one := w.capture("web") // 2
+					back := w.take("precious")
+					w.capture("web") // 3
+					w.forget("web", 2)
+					time.Sleep(3 * day)
+					object, _ := w.forge(4, sha256.Sum256(w.copyOf(key(3))), one.Body, time.Now())
+					if d := w.owner(); d.Announced.Objects == 0 {
+						t.Fatal("nothing is announced")
+					}
+					time.Sleep(20 * time.Hour)
+					w.put(key(4), object)
+					back()
+					w.capture("web") // 5
+					time.Sleep(6 * time.Hour)
+					if again {
+						w.overwrite(key(4), w.copyOf(key(4)))
+					}
+					time.Sleep(6*day - 3*time.Hour)
+					w.forget("web", 4)
+					time.Sleep(2 * time.Hour)
+					w.owner()
+					if _, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(4), Now: time.Now()}); err != nil {
+						t.Errorf("it cannot be taken back: %v", err)
+					}
+				})
+			})
+		}
 	})
 	t.Run("what is put again every day does not stay young", func(t *testing.T) {
 		simulated(t, memory, func(w *world) {

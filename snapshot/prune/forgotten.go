@@ -34,9 +34,9 @@ func (d *domain) readForgotten(ctx context.Context) (map[deletion.ObjectID]bool,
 	if first.IsZero() {
 		return recent, nil
 	}
-	probe := d.repo.Descriptor().Probe
-	// Without versions a root may have been put again later, by the host.
-	again := !d.own && (probe == nil || !probe.VersionsKept)
+	// A root may have been put again later, by who has the host's key: that the
+	// store kept versions once does not mean that it does now.
+	again := !d.facts.own
 	for _, env := range d.environments {
 		all, settled, retaken, err := d.repo.Forgotten(ctx, d.name, env, d.now.Add(-d.Announce), first)
 		if err != nil {
