@@ -124,11 +124,12 @@ type pruner struct {
 	Options
 	repo   *repository.Repository
 	report *Report
-	full   error // of hosts and domains for which the store had no room
+	failed error // of the hosts that were not pruned to the end
 }
 
-// Run prunes. What hinders it in one host or domain stands in the report; the
-// error is of what ended it.
+// Run prunes. What hinders it in one host or domain stands in the report. The
+// error is of what ended it, or of all hosts that were not pruned to the end: no
+// host keeps the others from being pruned.
 func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, error) {
 	started := time.Now()
 	if o.Announce == 0 {
@@ -149,12 +150,15 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 		if o.Host != "" && h != o.Host {
 			continue
 		}
-		if err := p.host(ctx, h); p.blocks(h, "", err) != nil {
-			return p.report, fmt.Errorf("prune host %s: %w", h, err)
+		if err := p.blocks(h, "", p.host(ctx, h)); err != nil {
+			p.failed = errors.Join(p.failed, fmt.Errorf("prune host %s: %w", h, err))
+			if ctx.Err() != nil || errors.Is(err, storage.ErrUnreachable) || errors.Is(err, storage.ErrNoStore) || errors.Is(err, storage.ErrCredentials) {
+				break
+			}
 		}
 	}
 	p.report.Duration = time.Since(started)
-	return p.report, p.full
+	return p.report, p.failed
 }
 
 // blocks notes an error that hinders one host or domain, and passes others on.
@@ -169,7 +173,7 @@ func (p *pruner) blocks(host, domain string, err error) error {
 		return nil
 	}
 	if errors.Is(err, storage.ErrFull) {
-		p.full = errors.Join(p.full, fmt.Errorf("prune host %s: %w", host, err))
+		p.failed = errors.Join(p.failed, fmt.Errorf("prune host %s: %w", host, err))
 		return nil
 	}
 	return err
