@@ -124,25 +124,29 @@ func runPrune(ctx context.Context, sess *session.Session, r *repository.Reposito
 	})
 	report, err := prune.Run(ctx, r, o)
 	p.End()
-	if report != nil {
-		if err := present.Prune(sess.Out, report, &o); err != nil {
-			return err
-		}
-	}
-	if err != nil {
+	if report == nil {
 		return err
 	}
+	if err := present.Prune(sess.Out, report, &o); err != nil {
+		return err
+	}
+
+	// What is blocked is printed also where something else ended the run.
 	var blocked []error
 	for _, b := range report.Blocked {
 		blocked = append(blocked, b.Err)
 	}
 	console.PrintErrors(sess.Out, "knowngood: ", report.Blocked)
-	switch err := errors.Join(blocked...); {
-	case err == nil:
-	case authentic.Damaged(err):
+	switch damage := errors.Join(blocked...); {
+	case authentic.Damaged(damage):
+		if err != nil {
+			console.PrintErrors(sess.Out, "knowngood: ", []error{err})
+		}
 		return fmt.Errorf("%w: what the messages above name was not pruned; knowngood check shows more", exit.ErrDamage)
-	case len(report.Domains) == 0:
+	case err != nil || damage == nil:
 		return err
+	case len(report.Domains) == 0:
+		return damage
 	default:
 		sess.Out.Code = exit.Incomplete
 	}
