@@ -120,7 +120,7 @@ func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 				w.mayNotDelete(t, c, func(string) bool { return true })
 				w.mayNotConfigure(t, c)
 			})
-			t.Run("who restores tells a host of damage, which heals it", func(t *testing.T) { w.tellAndHeal(t, src) })
+			t.Run("who restores reports what was put over a pack to a host, which finds the pack beneath", func(t *testing.T) { w.reportAndExamine(t, src) })
 			t.Run("who prunes announces, deletes packs, and never a root", func(t *testing.T) {
 				may := policy(t, "prune-policy.json", bucket)
 				m := w.with(t, w.admin.bare(t), may)

@@ -266,8 +266,9 @@ func (w *iamWorld) flipAPack(t *testing.T) (undo func()) {
 	}
 }
 
-// tellAndHeal lets who restores find a damaged pack, and host web-7 heal it.
-func (w *iamWorld) tellAndHeal(t *testing.T, src string) {
+// reportAndExamine lets who restores find a pack that was put over, and report it to
+// host web-7, which finds the version beneath and stores nothing again.
+func (w *iamWorld) reportAndExamine(t *testing.T, src string) {
 	t.Helper()
 	with := policy(t, "restore-policy.json", w.bucket)
 	without := strings.ReplaceAll(with, "/damage/*", "/nothing/*")
@@ -285,9 +286,9 @@ func (w *iamWorld) tellAndHeal(t *testing.T, src string) {
 	}
 
 	o = w.web.run(t, "snapshot", "--json", "--host", iamHost, "--env", "web", "--verify", src)
-	o.exits(t, exit.Done)
-	if r := decode[snapshotResult](t, o.stdout.String()); r.HealedPacks != 1 || r.HealedBytes == 0 {
-		t.Errorf("the host heals %+v: %s", r, &o.stderr)
+	o.exits(t, exit.Damage)
+	if r := decode[snapshotResult](t, o.stdout.String()); r.HealedPacks != 0 || r.Status != "complete" || !strings.Contains(o.stderr.String(), "an older version of it verifies and is used") {
+		t.Errorf("the host stores %+v: %s", r, &o.stderr)
 	}
 	reports := 0
 	for _, o := range w.everything(t) {
