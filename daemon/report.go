@@ -172,7 +172,7 @@ func space(repo *repository.Repository, url string, quota uint64) report.Storage
 	return s
 }
 
-// forecast returns how much runs stored a day of late, and when that will have used
+// forecast returns how much runs stored a day recently, and when that will have used
 // up what is free. It needs at least a day of runs.
 func forecast(runs []report.Run, free uint64, limited bool, now time.Time) (perDay float64, full time.Time) {
 	since := now.AddDate(0, 0, -growthDays)

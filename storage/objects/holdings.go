@@ -18,7 +18,7 @@ import (
 )
 
 // maxUnverified is how long a writer may rely on what it saw in the store
-// before it looks again; docs/FORMAT.md, section 10.
+// before it revalidates its index; docs/FORMAT.md, section 10.
 const maxUnverified = 24 * time.Hour
 
 // ErrOvertaken says that what a capture relied on was deleted meanwhile, or is

@@ -33,7 +33,7 @@ type Report struct {
 	Environments []Line `json:"environments"`
 }
 
-// Line is one environment. Its newest snapshot is told in full, its past
+// Line is one environment. Its newest snapshot is shown in full, its past
 // runs are not.
 type Line struct {
 	reported
