@@ -22,6 +22,7 @@ type host struct {
 	*pruner
 	name       string
 	own        bool          // it is this machine, whose word counts here
+	reenrolled bool          // it has several certificates, so that keys of it ended
 	present    seal.DomainID // when own: the domain that it has now
 	now        time.Time     // of the store, before anything was listed
 	facts      map[seal.DomainID]*facts
@@ -55,6 +56,7 @@ func (p *pruner) host(ctx context.Context, name string) error {
 		h.note("%s has objects and no certificate of a host: nothing of it is pruned", name)
 		return nil
 	}
+	h.reenrolled = len(certs) > 1
 	if p.DryRun {
 		return h.prune(ctx, domains)
 	}
@@ -144,10 +146,12 @@ func (h *host) environment(ctx context.Context, env string) error {
 			return err
 		}
 	}
-	count := 0
+	count, ended := 0, 0
 	for s, err := range h.repo.Except(ctx, h.name, env, forgotten.Without(protected)) {
 		if errors.Is(err, statement.ErrEnded) {
-			h.note("host %s: %v; what it alone needs is not kept", h.name, err)
+			if ended++; ended <= maxNamed {
+				h.note("host %s: %v; what it alone needs is not kept", h.name, err)
+			}
 			continue
 		}
 		if err != nil {
@@ -156,6 +160,9 @@ func (h *host) environment(ctx context.Context, env string) error {
 		count++
 		again := forgotten.Has(s.Number) && protected.Has(s.Number)
 		h.snapshots[s.Root.Domain] = append(h.snapshots[s.Root.Domain], kept{s, again})
+	}
+	if ended > maxNamed {
+		h.note("host %s: %d more roots of %s were signed under certificates that ended; what they alone need is not kept", h.name, ended-maxNamed, env)
 	}
 	if count == 0 {
 		// Unless what lies there, rubbish or lost, is forgotten by its number.

@@ -1,6 +1,7 @@
 package prune_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -87,4 +88,43 @@ func TestForgottenRubbishTakesNoPlaceInAPolicyOfThePruner(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAPolicyOfThePruner(t *testing.T) {
+	t.Run("gives no place to roots of a key that ended", func(t *testing.T) {
+		for name, policy := range map[string]*retention.Policy{"by number": {Last: 4}, "by time": {Daily: 4}} {
+			t.Run(name, func(t *testing.T) {
+				simulated(t, memory, func(w *world) {
+					trees, _ := w.days(3)
+					body, forged := mustBody(w, 3), map[string][]byte{}
+					for n := uint64(5); n < 25; n++ {
+						forged[key(n)], _ = w.forge(n, [32]byte{1}, body, time.Now())
+					}
+					w.reenrol()
+					w.days(1)                         // 4
+					for n := uint64(5); n < 25; n++ { // each on another day
+						w.put(key(n), forged[key(n)])
+						time.Sleep(day)
+					}
+					w.forget("web", 1, 2, 3)
+					for range 3 {
+						report, kept := w.under(policy), uint64(0)
+						for _, d := range report.Domains {
+							kept += d.Snapshots
+						}
+						if kept != 4 {
+							t.Errorf("%d snapshots are kept", kept)
+						}
+						if len(report.Notes) > 12 {
+							t.Errorf("%d notes, such as %s", len(report.Notes), report.Notes[0])
+						}
+						time.Sleep(8 * day)
+					}
+					for i, tree := range trees {
+						w.Restores(fmt.Sprintf("web@%d", i+1), w.dir, tree)
+					}
+				})
+			})
+		}
+	})
 }

@@ -2,6 +2,7 @@ package prune
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -26,8 +27,8 @@ type protection struct {
 	forgotten statement.Numbers
 	roots     *history.Listing
 	judged    *judged         // by this machine, of another host; else nil
-	verified  map[uint64]bool // of the forgotten ones
-	bad       int             // how many of them do not verify
+	verified  map[uint64]bool // that were read, and have the place that they take
+	bad       int             // how many of the forgotten ones do not verify
 }
 
 // protected returns the forgotten snapshots that the policy of this run keeps.
@@ -84,8 +85,8 @@ func (p *protection) noteKept(n int, why string) {
 }
 
 // keptBy returns the forgotten snapshots that a policy keeps, of those written.
-// What is forgotten and does not verify takes no place in it, and is removed from
-// those written.
+// What is forgotten and does not verify takes no place in it, nor what was signed
+// under a certificate that ended, and is removed from those written.
 //
 // There may be any number of roots that do not verify. Each time that one had a
 // place, twice as many of the others are read, too, before the policy is applied
@@ -101,14 +102,14 @@ func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspec
 		var out []uint64
 		found := false
 		for _, v := range retention.Apply(policy, items, p.now, time.UTC) {
-			if !v.Kept() || !p.forgotten.Has(v.Number) {
+			if !v.Kept() {
 				continue
 			}
 			bad, err := p.dropUnverified(ctx, v.Number)
 			if err != nil {
 				return nil, err
 			}
-			if found = found || bad; !bad {
+			if found = found || bad; !bad && p.forgotten.Has(v.Number) {
 				out = append(out, v.Number)
 			}
 		}
@@ -124,7 +125,7 @@ func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspec
 			if read == more {
 				break
 			}
-			if p.verified[n] || !p.forgotten.Has(n) {
+			if p.verified[n] || !p.doubted(n) {
 				continue
 			}
 			read++
@@ -182,20 +183,31 @@ func (p *protection) noteDoubtful(doubtful map[uint64]bool) {
 	}
 }
 
-// dropUnverified removes a forgotten snapshot whose root does not verify from
-// those written, and reports whether it did.
+// doubted reports whether a root may take no place: a forgotten one may be anything,
+// and any other one may be signed under a certificate that ended, where a later one
+// exists. What else is not forgotten and does not verify ends the prune of its host.
+func (p *protection) doubted(n uint64) bool { return p.forgotten.Has(n) || p.reenrolled }
+
+// dropUnverified removes from those written a snapshot that takes no place, see
+// keptBy, and reports whether it did.
 func (p *protection) dropUnverified(ctx context.Context, n uint64) (bool, error) {
-	if p.verified[n] || !p.forgotten.Has(n) {
+	if p.verified[n] || !p.doubted(n) {
 		return false, nil
 	}
 	_, err := p.roots.Root(ctx, n)
-	if authentic.Damaged(err) {
+	switch {
+	case authentic.Damaged(err) && p.forgotten.Has(n):
 		if p.bad++; p.bad <= maxNamed {
 			p.note("host %s: %v; it is forgotten, and takes no place among those that are kept", p.name, err)
 		}
 		delete(p.roots.Written, n)
 		return true, nil
+	case errors.Is(err, statement.ErrEnded): // which is named where the kept ones are read
+		delete(p.roots.Written, n)
+		return true, nil
+	case err != nil && !authentic.Damaged(err):
+		return false, err
 	}
-	p.verified[n] = err == nil
-	return false, err
+	p.verified[n] = true
+	return false, nil
 }
