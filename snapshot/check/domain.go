@@ -165,6 +165,9 @@ func (d *domainCheck) check(ctx context.Context) error {
 	if err := (&packCheck{d.domainOf, d.evidence, d.noted}).run(ctx, &d.listing); err != nil {
 		return err
 	}
+	if err := d.repo.ExamineDamaged(ctx, d.host, d.domain.ID, func(id deletion.ObjectID) bool { return !d.suspected(id) }); err != nil {
+		return err
+	}
 	d.index(x)
 	d.runs(x)
 	d.unneeded()

@@ -40,12 +40,14 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) error {
 		}
 		d.opened = s.Domain
 	}
-	if d.facts.own {
-		d.facts.damaged = d.repo.DamagedObjects(id)
-	}
-
 	if err := d.readManifests(ctx); err != nil {
 		return err
+	}
+	if d.facts.own { // what was damaged once may be whole again
+		if err := d.repo.ExamineDamaged(ctx, d.name, id, d.facts.wanted); err != nil {
+			return err
+		}
+		d.facts.damaged = d.repo.DamagedObjects(id)
 	}
 	if err := d.facts.findNeeds(); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/snapshot"
+	"knowngood/snapshot/check"
 	"knowngood/snapshot/prune"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
@@ -121,4 +122,61 @@ func TestNothingIsDeletedWhileAKeptSnapshotNeedsADamagedPack(t *testing.T) {
 		}
 		w.Restores("web@1", w.dir, before)
 	})
+}
+
+func TestDamagedPack(t *testing.T) {
+	flip := func(b []byte) []byte { b[len(b)/2] ^= 1; return b }
+	for name, again := range map[string]func(w *world){
+		"that is whole again blocks no prune": func(w *world) {
+			if d := w.free(); d.Needed.Objects == 0 {
+				w.t.Errorf("needed: %+v", d.Needed)
+			}
+		},
+		"that is whole again is noted no more by a check": func(w *world) {
+			_, err := check.Run(w.Ctx, w.unlocked(), check.Options{})
+			w.check(err)
+		},
+		"that is whole again is noted no more by a capture that reads all": func(w *world) {
+			_, err := w.Capture("web", func(o *snapshot.Options) { o.Verify.Data = true }, w.dir)
+			w.check(err)
+		},
+	} {
+		for change, edit := range map[string]func(b []byte) []byte{"with other bytes": flip, "too short": func(b []byte) []byte { return b[:len(b)-1] }} {
+			t.Run(name+", "+change, func(t *testing.T) {
+				m := storagetest.NewMemory()
+				simulated(t, func() storage.Store { return m }, func(w *world) {
+					w.write("a", 300_000)
+					w.capture("web")
+					pack, whole := "", []byte(nil)
+					for _, key := range m.Keys() {
+						if strings.HasPrefix(key, "hosts/h/packs/") {
+							pack, whole = key, w.copyOf(key)
+							m.Edit(key, edit)
+						}
+					}
+					damage := func() int {
+						host, err := w.host().Host(w.Ctx)
+						w.check(err)
+						return len(w.host().DamagedObjects(host.Domain.ID))
+					}
+					time.Sleep(time.Hour)
+					_, err := w.Capture("web", func(o *snapshot.Options) { o.Verify.Data = true }, w.dir)
+					w.check(err)
+					report, err := prune.Run(w.Ctx, w.host(), prune.Options{})
+					w.check(err)
+					if len(report.Blocked) != 1 || damage() != 1 {
+						t.Fatalf("blocked: %v, damaged: %d", report.Blocked, damage())
+					}
+
+					m.Edit(pack, func([]byte) []byte { return whole })
+					time.Sleep(time.Hour)
+					again(w)
+					if damage() != 0 {
+						t.Error("it is still noted to be damaged")
+					}
+					w.free()
+				})
+			})
+		}
+	}
 }

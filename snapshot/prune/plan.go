@@ -108,6 +108,13 @@ func (f *facts) findNeeds() error {
 	return nil
 }
 
+// wanted reports whether a snapshot needs an object that its host keeps.
+func (f *facts) wanted(id deletion.ObjectID) bool {
+	return slices.ContainsFunc(f.manifests, func(m *manifest) bool {
+		return !m.forgotten && slices.ContainsFunc(m.objects, func(o pack.Object) bool { return slices.Contains(m.needs(o), id) })
+	})
+}
+
 // hold keeps what a repack calls unneeded of an object that a kept snapshot names:
 // who took a host over could have anything deleted by a repack. Only in its present
 // domain the host believes its own. It is the object itself, or, once that is gone,

@@ -19,15 +19,15 @@ var ErrDamaged = errors.New("the inventory is damaged")
 //	u32 counts of objects listed, put, lost, and of reports
 //	listed: kind u8 | hash 32 | size u64
 //	put:    kind u8 | hash 32 | size u64 | time i64
-//	lost:   kind u8 | hash 32 | loss u8
+//	lost:   kind u8 | hash 32 | loss u8, 0 for whole again | time i64
 //	report: hash 32
 //	CRC-32C of all before, u32
 const (
-	magic      = "KNGDinv1"
+	magic      = "KNGDinv2"
 	idLen      = 1 + 32
 	listedLen  = idLen + 8
 	putLen     = listedLen + 8
-	lostLen    = idLen + 1
+	lostLen    = idLen + 1 + 8
 	reportLen  = 32
 	headLen    = 8 + 8 + 8 + 16 + 4*4
 	trailerLen = 4
@@ -52,8 +52,9 @@ func (v *Inventory) Append(b []byte) []byte {
 		b = le.AppendUint64(appendID(b, id), p.size)
 		b = le.AppendUint64(b, uint64(p.at.UnixNano()))
 	}
-	for id, loss := range v.lost {
-		b = append(appendID(b, id), byte(loss))
+	for id, m := range v.lost {
+		b = append(appendID(b, id), byte(m.loss))
+		b = le.AppendUint64(b, uint64(m.at.UnixNano()))
 	}
 	for h := range v.Reports {
 		b = append(b, h[:]...)
@@ -99,8 +100,8 @@ func Parse(b []byte) (*Inventory, error) {
 	}
 	for range n[2] {
 		p := take(lostLen)
-		if loss := Loss(p[idLen]); loss >= Missing && loss <= Damaged {
-			v.lost[parseID(p)] = loss
+		if loss := Loss(p[idLen]); loss <= Damaged {
+			v.lost[parseID(p)] = mark{loss, time.Unix(0, int64(le.Uint64(p[idLen+1:])))}
 		}
 	}
 	for range n[3] {

@@ -47,6 +47,13 @@ type put struct {
 	at   time.Time
 }
 
+// mark is what was found out about an object that was lost at some time: why it is,
+// or 0 since it is whole again. Of two processes the later one knows.
+type mark struct {
+	loss Loss
+	at   time.Time
+}
+
 // Inventory is a listing with what is known since. It is not safe for
 // concurrent use.
 type Inventory struct {
@@ -57,14 +64,14 @@ type Inventory struct {
 
 	listed []Object // sorted
 	put    map[ID]put
-	lost   map[ID]Loss
+	lost   map[ID]mark
 }
 
 // New makes an inventory of a listing, in any order, that began at a moment.
 // Of the one before, which may be nil, it takes over what was put since that
 // moment, the reports, and what is lost, unless the listing shows otherwise.
 func New(taken Moment, listing []Object, before *Inventory) *Inventory {
-	v := &Inventory{Taken: taken, Reports: map[[32]byte]bool{}, put: map[ID]put{}, lost: map[ID]Loss{},
+	v := &Inventory{Taken: taken, Reports: map[[32]byte]bool{}, put: map[ID]put{}, lost: map[ID]mark{},
 		listed: slices.SortedFunc(slices.Values(listing), func(a, b Object) int { return compareIDs(a.ID, b.ID) })}
 	if before != nil {
 		v.takeOver(before)
@@ -77,13 +84,20 @@ func (v *Inventory) takeOver(other *Inventory) {
 	for id, p := range other.put {
 		if !p.at.Before(v.Taken.Wall) {
 			v.put[id] = p
+			v.wholeAt(id, p.at)
 		}
 	}
-	for id, loss := range other.lost {
-		size, shown := v.shown(id)
-		before, _ := other.shown(id)
-		if loss == Damaged || loss == Missing && !shown || loss == WrongSize && shown && size == before {
-			v.lost[id] = loss
+	for id, m := range other.lost {
+		if known, ok := v.lost[id]; ok && !known.at.Before(m.at) {
+			continue
+		}
+		if p, ok := v.put[id]; ok && !p.at.Before(m.at) {
+			m = mark{0, p.at}
+		}
+		size, shown := v.Shown(id)
+		before, _ := other.Shown(id)
+		if m.loss == 0 || m.loss == Damaged || m.loss == Missing && !shown || m.loss == WrongSize && shown && size == before {
+			v.lost[id] = m
 		}
 	}
 	maps.Copy(v.Reports, other.Reports)
@@ -99,44 +113,53 @@ func Merge(a, b *Inventory) *Inventory {
 	return a
 }
 
-// Put notes an object that the store confirmed at a time.
+// Put notes an object that is there: the store confirmed it at a time, or it was read
+// and has the bytes of its name. It is not lost any more.
 func (v *Inventory) Put(id ID, size uint64, at time.Time) {
 	v.put[id] = put{size, at.Round(0)}
-	delete(v.lost, id)
+	v.wholeAt(id, at)
 }
 
-// Lose notes that an object is lost, and reports whether that is news.
-func (v *Inventory) Lose(id ID, loss Loss) (news bool) {
-	_, known := v.lost[id]
-	v.lost[id] = loss
-	return !known
+// Lose notes that an object was found to be lost at a time, and reports whether that
+// is news.
+func (v *Inventory) Lose(id ID, loss Loss, at time.Time) (news bool) {
+	news = !v.Lost(id)
+	v.lost[id] = mark{loss, at.Round(0)}
+	return news
+}
+
+// wholeAt ends what was found out about an object before.
+func (v *Inventory) wholeAt(id ID, at time.Time) {
+	if known, ok := v.lost[id]; ok && !known.at.After(at.Round(0)) {
+		v.lost[id] = mark{0, at.Round(0)}
+	}
 }
 
 // Size is that of an object that is there. Lost ones are not.
 func (v *Inventory) Size(id ID) (size uint64, ok bool) {
-	if _, lost := v.lost[id]; lost {
+	if v.Lost(id) {
 		return 0, false
 	}
-	return v.shown(id)
+	return v.Shown(id)
 }
 
 // Lost reports whether an object is known to be lost.
-func (v *Inventory) Lost(id ID) bool { return v.lost[id] != 0 }
+func (v *Inventory) Lost(id ID) bool { return v.lost[id].loss != 0 }
 
 // Spoiled are the objects that a listing shows and that are lost all the same, in
 // no order: they have another size, or other bytes.
 func (v *Inventory) Spoiled() iter.Seq[ID] {
 	return func(yield func(ID) bool) {
-		for id, loss := range v.lost {
-			if loss != Missing && !yield(id) {
+		for id, m := range v.lost {
+			if m.loss != 0 && m.loss != Missing && !yield(id) {
 				return
 			}
 		}
 	}
 }
 
-// shown is the size of an object as it was listed or put.
-func (v *Inventory) shown(id ID) (size uint64, ok bool) {
+// Shown is the size of an object as it was listed or put, be it lost or not.
+func (v *Inventory) Shown(id ID) (size uint64, ok bool) {
 	if p, ok := v.put[id]; ok {
 		return p.size, true
 	}
@@ -149,10 +172,10 @@ func (v *Inventory) shown(id ID) (size uint64, ok bool) {
 
 // Lacks reports how an object of a size is lost: 0 when it is there.
 func (v *Inventory) Lacks(o Object) Loss {
-	if loss := v.lost[o.ID]; loss != 0 {
+	if loss := v.lost[o.ID].loss; loss != 0 {
 		return loss
 	}
-	switch size, ok := v.shown(o.ID); {
+	switch size, ok := v.Shown(o.ID); {
 	case !ok:
 		return Missing
 	case size != o.Size:

@@ -46,7 +46,7 @@ func TestWhatAnObjectLacks(t *testing.T) {
 	t.Parallel()
 	v := New(at(0), []Object{{pack(2), 20}, {pack(1), 10}, {ID{wire.KindManifest, [32]byte{1}}, 5}}, nil)
 	v.Put(pack(3), 30, start.Add(time.Minute))
-	v.Lose(pack(2), Damaged)
+	v.Lose(pack(2), Damaged, start)
 	for _, c := range []struct {
 		o    Object
 		want Loss
@@ -61,7 +61,7 @@ func TestWhatAnObjectLacks(t *testing.T) {
 	if _, ok := v.Size(pack(2)); ok || !v.Lost(pack(2)) || v.Lost(pack(1)) {
 		t.Error("what is lost counts as there, or the other way")
 	}
-	if v.Lose(pack(2), Missing) || !v.Lose(pack(9), Missing) {
+	if v.Lose(pack(2), Missing, start) || !v.Lose(pack(9), Missing, start) {
 		t.Error("it tells what is news wrongly")
 	}
 	if v.Listed(wire.KindPack) != 2 || v.Listed(wire.KindManifest) != 1 || v.Listed(wire.KindRoot) != 0 {
@@ -82,11 +82,11 @@ func TestANewListingTakesOverWhatItDoesNotShow(t *testing.T) {
 	old := New(at(0), []Object{{pack(1), 10}, {pack(2), 20}, {pack(3), 30}, {pack(4), 40}}, nil)
 	old.Put(pack(5), 50, start.Add(time.Hour))   // before the new listing
 	old.Put(pack(6), 60, start.Add(2*time.Hour)) // while it is made
-	old.Lose(pack(1), Damaged)                   // and still shown
-	old.Lose(pack(2), WrongSize)                 // and unchanged
-	old.Lose(pack(3), WrongSize)                 // and of another size by now
-	old.Lose(pack(7), Missing)                   // and still missing
-	old.Lose(pack(8), Missing)                   // and found again
+	old.Lose(pack(1), Damaged, start)            // and still shown
+	old.Lose(pack(2), WrongSize, start)          // and unchanged
+	old.Lose(pack(3), WrongSize, start)          // and of another size by now
+	old.Lose(pack(7), Missing, start)            // and still missing
+	old.Lose(pack(8), Missing, start)            // and found again
 	old.Reports[[32]byte{9}] = true
 	v := New(at(2*time.Hour), []Object{{pack(1), 10}, {pack(2), 20}, {pack(3), 33}, {pack(8), 80}}, old)
 	for n, want := range map[byte]Loss{1: Damaged, 2: WrongSize, 3: 0, 4: Missing, 5: Missing, 6: 0, 7: Missing, 8: 0} {
@@ -132,6 +132,57 @@ func TestTwoProcessesKnowTogetherWhatEitherKnows(t *testing.T) {
 	check(Merge(newer, older))
 }
 
+func TestWholeAgain(t *testing.T) {
+	t.Parallel()
+	make := func() (older, newer *Inventory) {
+		older = New(at(0), []Object{{pack(1), 10}, {pack(2), 20}, {pack(3), 30}}, nil)
+		newer = New(at(time.Hour), []Object{{pack(1), 10}, {pack(2), 20}, {pack(3), 33}}, nil)
+		for _, v := range []*Inventory{older, newer} {
+			v.Lose(pack(1), Damaged, start.Add(time.Hour))
+			v.Lose(pack(2), Damaged, start.Add(time.Hour))
+			v.Lose(pack(3), WrongSize, start.Add(time.Hour))
+		}
+		return older, newer
+	}
+	for name, merge := range map[string]func(a, b *Inventory) *Inventory{
+		"is what the process knows that looked last":                  Merge,
+		"is what the process knows that looked last, the other first": func(a, b *Inventory) *Inventory { return Merge(b, a) },
+		"is so after a new listing": func(a, b *Inventory) *Inventory {
+			return New(at(5*time.Hour), []Object{{pack(1), 10}, {pack(2), 20}, {pack(3), 30}}, Merge(a, b))
+		},
+		"is so when the file is read again": func(a, b *Inventory) *Inventory {
+			v, err := Parse(Merge(a, b).Append(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, first := range []bool{true, false} {
+				older, newer := make()
+				who, other := older, newer
+				if first {
+					who, other = newer, older
+				}
+				who.Put(pack(1), 10, start.Add(2*time.Hour))
+				who.Put(pack(2), 20, start.Add(2*time.Hour))
+				who.Put(pack(3), 30, start.Add(2*time.Hour))
+				other.Lose(pack(2), Damaged, start.Add(3*time.Hour))
+				v := merge(older, newer)
+				for n, want := range map[byte]Loss{1: 0, 2: Damaged, 3: 0} {
+					if got := v.Lacks(Object{pack(n), uint64(n) * 10}); got != want {
+						t.Errorf("pack %d is %q, want %q", n, got, want)
+					}
+				}
+				if spoiled := slices.Collect(v.Spoiled()); len(spoiled) != 1 {
+					t.Errorf("%d objects are spoiled", len(spoiled))
+				}
+			}
+		})
+	}
+}
+
 // drawn is an inventory with some of everything.
 func drawn(t *rapid.T) *Inventory {
 	id := rapid.Custom(func(t *rapid.T) ID {
@@ -146,7 +197,7 @@ func drawn(t *rapid.T) *Inventory {
 		v.Put(id, size, time.Unix(0, rapid.Int64().Draw(t, "at")))
 	}
 	for id, loss := range rapid.MapOf(id, rapid.SampledFrom([]Loss{Missing, WrongSize, Damaged})).Draw(t, "lost") {
-		v.Lose(id, loss)
+		v.Lose(id, loss, time.Unix(0, rapid.Int64().Draw(t, "found")))
 	}
 	for h := range rapid.MapOf(rapid.Byte(), rapid.Bool()).Draw(t, "reports") {
 		v.Reports[[32]byte{h}] = true
@@ -163,7 +214,7 @@ func TestAnInventoryReadsBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		same := got.Taken.Wall.Equal(v.Taken.Wall) && got.Taken.Boot == v.Taken.Boot && got.Taken.BootID == v.Taken.BootID &&
-			slices.Equal(got.listed, v.listed) && maps.Equal(got.lost, v.lost) && maps.Equal(got.Reports, v.Reports) &&
+			slices.Equal(got.listed, v.listed) && maps.EqualFunc(got.lost, v.lost, func(a, b mark) bool { return a.loss == b.loss && a.at.Equal(b.at) }) && maps.Equal(got.Reports, v.Reports) &&
 			maps.EqualFunc(got.put, v.put, func(a, b put) bool { return a.size == b.size && a.at.Equal(b.at) })
 		if !same {
 			t.Fatalf("%+v reads back as %+v", v, got)
@@ -174,7 +225,7 @@ func TestAnInventoryReadsBack(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	v := New(at(0), []Object{{pack(1), 10}}, nil)
 	v.Put(pack(2), 20, start)
-	v.Lose(pack(3), Missing)
+	v.Lose(pack(3), Missing, start)
 	v.Reports[[32]byte{4}] = true
 	b := v.Append(nil)
 	f.Add(b)

@@ -48,24 +48,31 @@ func (v *ownInventory) trueSize(ctx context.Context, id ID) (uint64, error) {
 	return uint64(size), err
 }
 
-// examine reads objects that the inventory shows, and compares their SHA-256 with
-// their names, beneath the current view too. It returns those that differ, and, after a warning, those that
+// examine reads objects that the listing shows, and compares their SHA-256 with
+// their names, beneath the current view too. Those that were lost and are whole are
+// lost no more. It returns those that differ, and, after a warning, those that
 // cannot be read now: nothing is known of them. done, when set, is called with how
 // many bytes were read, concurrently.
 func (v *ownInventory) examine(ctx context.Context, ids []ID, done func(bytes int)) (damaged []loss, unread []ID, err error) {
 	from := map[wire.Kind]*stored{wire.KindPack: v.stored(wire.KindPack), wire.KindManifest: v.stored(wire.KindManifest)}
 	var mu sync.Mutex
+	var whole []inventory.Object
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(examinedAtOnce)
 	for _, id := range ids {
 		var size uint64
 		there := false
-		v.with(func(known *inventory.Inventory) { size, there = known.Size(id) })
+		v.with(func(known *inventory.Inventory) { size, there = known.Shown(id) })
 		if !there {
 			continue // a loss of its own, if something refers to it
 		}
 		g.Go(func() error {
-			err := from[id.Kind].compare(gctx, id.Hash, int64(size), done)
+			s := from[id.Kind]
+			err := s.compare(gctx, id.Hash, int64(size), done)
+			found := int64(size)
+			if err == nil && v.lost(id) {
+				found, err = s.Size(gctx, s.key(id.Hash), id.Hash, found)
+			}
 			if gctx.Err() != nil {
 				return context.Cause(gctx)
 			}
@@ -77,6 +84,8 @@ func (v *ownInventory) examine(ctx context.Context, ids []ID, done func(bytes in
 			case err != nil:
 				unread = append(unread, id)
 				v.repo.t.Warn(fmt.Errorf("whether an object is damaged could not be looked at: %w", err))
+			case v.lost(id):
+				whole = append(whole, inventory.Object{ID: id, Size: uint64(found)})
 			}
 			return nil
 		})
@@ -84,5 +93,6 @@ func (v *ownInventory) examine(ctx context.Context, ids []ID, done func(bytes in
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
 	}
+	v.recover(whole)
 	return damaged, unread, nil
 }

@@ -269,9 +269,9 @@ func (h *Holdings) examine(ctx context.Context, ids []ID, done func(bytes int)) 
 	return unread, err
 }
 
-// examineAll reads every object of the domain that the store holds.
+// examineAll reads every object of the domain that the listing shows.
 func (h *Holdings) examineAll(ctx context.Context, done func(bytes int)) error {
-	var all []ID
+	all := h.inventory.spoiled() // which may be whole again
 	for _, o := range h.inventory.objects(wire.KindPack, wire.KindManifest) {
 		all = append(all, o.ID)
 	}

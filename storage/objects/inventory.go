@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/wire"
+	"knowngood/storage/deletion"
 	"knowngood/storage/inventory"
 	"knowngood/storage/seal"
 )
@@ -214,6 +215,16 @@ func (v *ownInventory) found(id ID, size uint64) {
 	}
 }
 
+// spoiled are the objects that the listing shows and that are not whole.
+func (v *ownInventory) spoiled() (all []ID) {
+	v.with(func(known *inventory.Inventory) {
+		if known != nil {
+			all = slices.SortedFunc(known.Spoiled(), func(a, b ID) int { return deletion.CompareHashes(a.Hash, b.Hash) })
+		}
+	})
+	return all
+}
+
 // objects are those of some kinds that the store holds.
 func (v *ownInventory) objects(kinds ...wire.Kind) (all []inventory.Object) {
 	v.with(func(known *inventory.Inventory) {
@@ -257,13 +268,23 @@ func (v *ownInventory) lacking(objects []inventory.Object) (lost []loss, news in
 func (v *ownInventory) lose(lost []loss) (news []loss) {
 	v.with(func(known *inventory.Inventory) {
 		for _, l := range lost {
-			if known.Lose(l.ID, l.why) {
+			if known.Lose(l.ID, l.why, time.Now()) {
 				news = append(news, l)
 			}
 		}
 		v.unsaved = v.unsaved || len(news) > 0
 	})
 	return news
+}
+
+// recover notes that objects that were lost are there, whole.
+func (v *ownInventory) recover(whole []inventory.Object) {
+	v.with(func(known *inventory.Inventory) {
+		for _, o := range whole {
+			known.Put(o.ID, o.Size, time.Now())
+		}
+		v.unsaved = v.unsaved || len(whole) > 0
+	})
 }
 
 // reports are the hashes of the damage reports that were dealt with.
@@ -296,7 +317,8 @@ func (r *Objects) NotedDamage(domain seal.DomainID) (map[ID]bool, error) {
 }
 
 // DamagedObjects are those of a domain of this host that are in the store and that
-// it found to be damaged, as far as it remembers.
+// it found to be damaged, as far as it remembers. They may be whole again since: see
+// ExamineDamaged.
 func (r *Objects) DamagedObjects(domain seal.DomainID) map[ID]bool {
 	damaged := map[ID]bool{}
 	b, err := r.t.State.Read(r.inventoryFile(domain))
@@ -309,4 +331,24 @@ func (r *Objects) DamagedObjects(domain seal.DomainID) map[ID]bool {
 		}
 	}
 	return damaged
+}
+
+// ExamineDamaged reads those of DamagedObjects again for which of returns true, until
+// it finds one that is still damaged, or that cannot be read now. Those that are whole
+// are not DamagedObjects any more.
+func (r *Objects) ExamineDamaged(ctx context.Context, host string, id seal.DomainID, of func(ID) bool) error {
+	if len(r.DamagedObjects(id)) == 0 {
+		return nil
+	}
+	v := domain{&seal.Domain{ID: id}, r, host}.ownInventory()
+	v.load()
+	defer v.save()
+	ids := slices.DeleteFunc(v.spoiled(), func(id ID) bool { return !of(id) })
+	for some := range slices.Chunk(ids, examinedAtOnce) {
+		damaged, unread, err := v.examine(ctx, some, nil)
+		if err != nil || len(damaged)+len(unread) > 0 {
+			return err
+		}
+	}
+	return nil
 }
