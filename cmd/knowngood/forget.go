@@ -13,7 +13,6 @@ import (
 
 	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
-	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
@@ -151,7 +150,7 @@ func forgetNamed(ctx context.Context, sess *session.Session, r *repository.Repos
 			}
 		}
 		if !f.dryRun {
-			if err := writeForgotten(ctx, sess, r, p.host, p.env, change); err != nil {
+			if _, err := r.Forget(ctx, p.host, p.env, change); err != nil {
 				return err
 			}
 		}
@@ -174,27 +173,6 @@ func forgetNamed(ctx context.Context, sess *session.Session, r *repository.Repos
 		sess.Out.Printf("%s\n", present.TakenBack(len(out)))
 	}
 	return sess.Out.Result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": present.PlannedOr(f.dryRun, verb), "snapshots": out})
-}
-
-// writeForgotten changes what is forgotten of an environment. A tombstone names all
-// that is forgotten, so what the owner signs for a host repeats what the host forgot
-// itself. That is reported, because it outlasts the host's key.
-func writeForgotten(ctx context.Context, sess *session.Session, r *repository.Repository, host, env string, change history.Change) error {
-	before, err := r.Tombstone(ctx, host, env)
-	if err != nil {
-		return err
-	}
-	after, err := r.Forget(ctx, host, env, change)
-	if err != nil || before == nil || before.Certificate == nil || after.Certificate != nil {
-		return err
-	}
-
-	repeated := before.Forgotten.And(after.Forgotten).Without(change.Forget)
-	if n := repeated.Count(); n > 0 {
-		sess.Out.Notef("host %s forgot %s of %s itself, from %s@%d to %s@%d, and the owner's signature now stands for that too: if somebody else may have had its key, look at `knowngood list --all %s --host %s` and take back what the host should have kept (knowngood forget --undo)",
-			host, human.Counted(n, "snapshot"), env, env, repeated[0].First, env, repeated[len(repeated)-1].Last, env, host)
-	}
-	return nil
 }
 
 // lost is a snapshot that is named by its number and does not verify: what is
@@ -253,7 +231,7 @@ func forgetByPolicy(ctx context.Context, sess *session.Session, r *repository.Re
 		}
 		unkept := prune.Unkept(judged)
 		if !f.dryRun && unkept.Count() > 0 {
-			if err := writeForgotten(ctx, sess, r, sess.Host, env, history.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {
+			if _, err := r.Forget(ctx, sess.Host, env, history.Change{Forget: unkept, Reason: f.reason, Now: time.Now()}); err != nil {
 				return err
 			}
 		}

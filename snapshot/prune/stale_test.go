@@ -153,7 +153,7 @@ func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
 		again.Unlock(w.ID)
 		_, err = again.Join(w.Ctx, trust.JoinOptions{Host: enginetest.Host, Reenrol: true, Now: time.Now()})
 		w.check(err)
-		want("the host was enrolled again, and what the owner signed holds", 4, 2, 1)
+		want("the host was enrolled again, and the owner forgot nothing", 4, 3, 2, 1)
 	})
 }
 

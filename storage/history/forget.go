@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"iter"
@@ -43,6 +44,7 @@ func (h *Tombstones) ledger(host, env string, certs []*statement.Certificate) *l
 			if err != nil {
 				return nil, "", err
 			}
+			x.DropEnded(certs)
 			return x, layout.KeyTombstone(x.Host, x.Environment, x.Serial), nil
 		},
 	}
@@ -148,53 +150,163 @@ func (h *Tombstones) Forget(ctx context.Context, host, env string, c Change) (*s
 	if err != nil {
 		return nil, err
 	}
-	checked := false
-	var old *statement.Tombstone
-	free := func(ctx context.Context) (uint64, error) {
-		var in ledger.Numbers
-		if old, in, err = h.tombstone(ctx, host, env); err != nil {
-			return 0, err
-		}
-		return in.Free(), nil
-	}
-	encode := func(serial uint64) ([]byte, error) {
-		x := &statement.Tombstone{Repository: h.t.ID(), Host: host, Environment: env, Serial: serial, Free: newest + 1, Made: c.Now, Reason: c.Reason, Certificate: cert}
-		var before statement.Numbers
-		if old != nil {
-			// Numbers that no snapshot has come from somebody who wants those to come
-			// to be born forgotten.
-			x.Previous = old.Hash()
-			if before, err = h.existing(ctx, host, env, newest, old.Forgotten); err != nil {
-				return nil, err
-			}
-		}
-		x.Forgotten = before.With(c.Forget).Without(c.Undo)
-		if x.Forgotten.Count() == before.Count() && x.Forgotten.Without(before).Count() == 0 {
-			return nil, nil // nothing changes
-		}
-		if !checked {
-			if err := h.restorable(ctx, host, env, newest, before.Without(x.Forgotten)); err != nil {
-				return nil, err
-			}
-			checked = true
-		}
-		x.SetReasons(old)
-		return x.Encode(key)
-	}
-	object, err := ledger.Claim(ctx, "tombstones of "+env+" of host "+host, free, encode, func(ctx context.Context, serial uint64, object []byte) error {
-		return h.d.WithReserve(ctx, host, len(object), func() error {
-			return h.t.Put(ctx, layout.KeyTombstone(host, env, serial), object, c.Now)
+	f := &forgetting{Tombstones: h, host: host, env: env, change: c, newest: newest, key: key, cert: cert}
+	return f.write(ctx)
+}
+
+// forgetting is one change of what is forgotten.
+type forgetting struct {
+	*Tombstones
+	host, env string
+	change    Change
+	newest    uint64 // snapshot of the environment; 0 when there is none
+	key       ed25519.PrivateKey
+	cert      *statement.Certificate // of the host that signs; nil when the owner does
+
+	old     *statement.Tombstone // that counts before; nil for none
+	own     statement.Numbers    // of it, what the owner forgot; only when the owner signs
+	checked bool                 // what is taken back is still there
+}
+
+func (f *forgetting) write(ctx context.Context) (*statement.Tombstone, error) {
+	encode := func(serial uint64) ([]byte, error) { return f.encode(ctx, serial) }
+	object, err := ledger.Claim(ctx, "tombstones of "+f.env+" of host "+f.host, f.free, encode, func(ctx context.Context, serial uint64, object []byte) error {
+		return f.d.WithReserve(ctx, f.host, len(object), func() error {
+			return f.t.Put(ctx, layout.KeyTombstone(f.host, f.env, serial), object, f.change.Now)
 		})
 	})
 	switch {
 	case err != nil && (errors.Is(err, ErrPruned) || errors.Is(err, trust.ErrNoUsableIdentity)):
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("forget snapshots of %s: %w", env, err)
+		return nil, fmt.Errorf("forget snapshots of %s: %w", f.env, err)
 	case object == nil:
-		return old, nil
+		return f.old, nil
 	}
 	return statement.ParseTombstone(object)
+}
+
+// free reads what is forgotten, and returns the number of the next tombstone.
+func (f *forgetting) free(ctx context.Context) (uint64, error) {
+	old, in, err := f.tombstone(ctx, f.host, f.env)
+	if err != nil {
+		return 0, err
+	}
+	if f.old = old; f.cert == nil {
+		f.own, err = f.ownersOf(ctx, f.host, f.env, old)
+	}
+	return in.Free(), err
+}
+
+// encode signs the next tombstone, or returns nil when nothing changes.
+func (f *forgetting) encode(ctx context.Context, serial uint64) ([]byte, error) {
+	x := &statement.Tombstone{Repository: f.t.ID(), Host: f.host, Environment: f.env, Serial: serial, Free: f.newest + 1, Made: f.change.Now, Reason: f.change.Reason, Certificate: f.cert}
+	var before statement.Numbers
+	if f.old != nil {
+		// Numbers that no snapshot has come from somebody who wants those to come
+		// to be born forgotten.
+		x.Previous = f.old.Hash()
+		var err error
+		if before, err = f.existing(ctx, f.host, f.env, f.newest, f.old.Forgotten); err != nil {
+			return nil, err
+		}
+	}
+	x.Forgotten = before.With(f.change.Forget).Without(f.change.Undo)
+	changed := x.Forgotten.Count() != before.Count() || x.Forgotten.Without(before).Count() > 0
+	if f.cert == nil {
+		own := f.own.With(f.change.Forget)
+		if x.Repeated = x.Forgotten.Without(own); len(x.Repeated) > 0 {
+			x.RepeatedSerial = f.old.HostSerial()
+		}
+		changed = changed || len(own.Without(f.own)) > 0
+	}
+	if !changed {
+		return nil, nil
+	}
+
+	if !f.checked {
+		if err := f.restorable(ctx, f.host, f.env, f.newest, before.Without(x.Forgotten)); err != nil {
+			return nil, err
+		}
+		f.checked = true
+	}
+	x.SetReasons(f.old)
+	return x.Encode(f.key)
+}
+
+// ownersOf is what the owner forgot of what a tombstone forgets, nil for none. A host
+// repeats that and does not say so.
+func (h *Tombstones) ownersOf(ctx context.Context, host, env string, x *statement.Tombstone) (statement.Numbers, error) {
+	if x == nil || x.Certificate == nil {
+		return x.Own(), nil
+	}
+	certs, err := h.t.Certificates(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	for e, err := range h.ledger(host, env, certs).All(ctx, ahead) {
+		if err != nil {
+			return nil, err
+		}
+		if e.Counts() && e.Number < x.Serial && e.Value.Certificate == nil {
+			return e.Value.Own().And(x.Forgotten), nil
+		}
+	}
+	return nil, nil
+}
+
+// ForgetLacking has the owner forget, in its own name, what a host forgot of an
+// environment and of which content is gone, and warns of it. What a host forgot counts
+// no more once its key has ended: what a prune deleted would count as lost then.
+func (h *Tombstones) ForgetLacking(ctx context.Context, host, env string, now time.Time) error {
+	x, err := h.Tombstone(ctx, host, env)
+	if err != nil || x == nil {
+		return err
+	}
+	own, err := h.ownersOf(ctx, host, env, x)
+	if err != nil {
+		return err
+	}
+	forgotten := x.Forgotten.Without(own) // by the host
+	if len(forgotten) == 0 {
+		return nil
+	}
+	newest, err := h.forgettable(ctx, host, env, nil)
+	if err != nil {
+		return err
+	}
+
+	var snapshots []*Snapshot
+	for s, err := range h.roots.Except(ctx, host, env, statement.Numbers{{First: 1, Last: layout.MaxNumber}}.Without(forgotten)) {
+		switch {
+		case err != nil && !authentic.Damaged(err):
+			return err
+		case err == nil && s.Number < newest && forgotten.Has(s.Number):
+			snapshots = append(snapshots, s)
+		}
+	}
+	lacking, err := h.c.Lacking(ctx, host, snapshots)
+	if err != nil || len(lacking) == 0 {
+		return err
+	}
+	var list []uint64
+	for _, s := range lacking {
+		list = append(list, s.Number)
+	}
+	numbers := statement.NumbersOf(list...)
+
+	owner, err := h.t.OwnerKey(ctx)
+	if err != nil {
+		return err
+	}
+	change := Change{Forget: numbers, Reason: "the host forgot it, and its content is deleted", Now: now}
+	f := &forgetting{Tombstones: h, host: host, env: env, change: change, newest: newest, key: owner}
+	if _, err := f.write(ctx); err != nil {
+		return err
+	}
+	h.t.Warn(fmt.Errorf("of what host %s forgot under its old key, %d of %s stay forgotten, from %s@%d to %s@%d, because content of them is deleted (`knowngood list --all %s --host %s`); the others are kept again",
+		host, numbers.Count(), env, env, numbers[0].First, env, numbers[len(numbers)-1].Last, env, host))
+	return nil
 }
 
 // forgettable refuses to forget the newest snapshot that counts, and what there

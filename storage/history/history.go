@@ -35,6 +35,8 @@ type History struct {
 type Content interface {
 	// Whole reports whether what a snapshot needs was deleted, by ErrPruned.
 	Whole(ctx context.Context, s *Snapshot) error
+	// Lacking returns those of the snapshots of a host of which some content is gone.
+	Lacking(ctx context.Context, host string, snapshots []*Snapshot) ([]*Snapshot, error)
 }
 
 // New makes the History of a repository.

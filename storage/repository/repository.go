@@ -114,8 +114,16 @@ func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, no
 	return c, false, err
 }
 
-// heads finds out what there is of a host that is to be enrolled.
+// heads finds out what there is of a host that is to be enrolled, and keeps forgotten
+// what is deleted of one whose key ends.
 func (r *Repository) heads(ctx context.Context, o *trust.JoinOptions) (err error) {
-	o.Heads, o.Known, err = r.Heads(ctx, o.Host)
-	return err
+	if o.Heads, o.Known, err = r.Heads(ctx, o.Host); err != nil || !o.Reenrol {
+		return err
+	}
+	for _, head := range o.Heads {
+		if err := r.ForgetLacking(ctx, o.Host, head.Environment, o.Now); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -92,7 +92,8 @@ func codecs(t testing.TB) []codec {
 			parser(ParseTombstone), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
 				return CheckTombstoneCertificate(s.(*Tombstone), nil, k, r)
 			}},
-		{"owner-tombstone", wire.KindTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Made: at}, ownerKey,
+		{"owner-tombstone", wire.KindTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Made: at,
+			Forgotten: Numbers{{1, 9}, {11, 11}}, Repeated: Numbers{{2, 9}}, RepeatedSerial: 5}, ownerKey,
 			parser(ParseTombstone), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Tombstone).Verify(r, k) }},
 		{"acceptance", wire.KindAcceptance, &Acceptance{Repository: repo, Host: "web-7", Environment: "web", Serial: 2, Previous: [32]byte{4},
 			Accepted: []Accepted{{43, [32]byte{1}}, {44, [32]byte{2}}, {300, [32]byte{3}}}, Made: at, Reason: "moved to db-2", Certificate: cert}, hostKey,

@@ -27,9 +27,14 @@ type Tombstone struct {
 	// Free is the lowest number that no snapshot had when the tombstone was
 	// made. What is forgotten from there up is rubbish: a snapshot that takes
 	// such a number later is not. 0 says nothing of that.
-	Free   uint64
-	Made   time.Time
-	Reason string // of the change that this tombstone made
+	Free uint64
+	// Repeated are those of Forgotten that the host forgot itself, under the
+	// certificate with RepeatedSerial, and not the owner, who signs. They are
+	// forgotten only while that certificate holds; see DropEnded.
+	Repeated       Numbers
+	RepeatedSerial uint64 // 0 when nothing is repeated
+	Made           time.Time
+	Reason         string // of the change that this tombstone made
 	// Reasons of what is forgotten, in ascending order of their texts; see
 	// SetReasons.
 	Reasons []ForgetReason
@@ -59,6 +64,8 @@ func (x *Tombstone) Encode(key ed25519.PrivateKey) ([]byte, error) {
 		r.Bytes(16, x.Certificate.Bytes())
 	}
 	r.Uint(18, x.Free)
+	r.Bytes(20, x.Repeated.append())
+	r.Uint(22, x.RepeatedSerial)
 	r.Unknown(x.Unknown)
 	return encode(wire.KindTombstone, &r, key, ParseTombstone)
 }
@@ -86,6 +93,13 @@ func ParseTombstone(object []byte) (*Tombstone, error) {
 	cert := r.Bytes(16)
 	x.Reasons = parseReasons(r, 17)
 	x.Free = r.Uint(18)
+	x.Repeated, x.RepeatedSerial = parseNumbers(r, 20), r.Uint(22)
+	switch {
+	case (len(x.Repeated) > 0) != (x.RepeatedSerial > 0) || len(x.Repeated) > 0 && cert != nil:
+		r.Fail(20, "repeated numbers without a serial, or of a host that signs itself")
+	case len(x.Repeated.Without(x.Forgotten)) > 0:
+		r.Fail(20, "repeated numbers that are not forgotten")
+	}
 	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
 		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
 	}
@@ -100,6 +114,41 @@ func ParseTombstone(object []byte) (*Tombstone, error) {
 // besides that the certificate still holds.
 func (x *Tombstone) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
 	return verifySigner(&x.Envelope, x.Repository, x.Certificate, repo, owner)
+}
+
+// DropEnded takes out of Forgotten, and of Repeated, what the owner only repeats of
+// the host, once the certificate under which the host forgot it has ended. certs are
+// the certificates of the host, verified.
+func (x *Tombstone) DropEnded(certs []*Certificate) {
+	ended, there := false, 0
+	for _, c := range certs {
+		ended = ended || c.Serial > x.RepeatedSerial
+		if c.Serial == x.RepeatedSerial {
+			there++ // of two with one serial neither counts
+		}
+	}
+	if ended || there > 1 {
+		x.Forgotten = x.Forgotten.Without(x.Repeated)
+		x.Repeated, x.RepeatedSerial = nil, 0
+	}
+}
+
+// Own is what the owner forgot and does not only repeat; nothing of a tombstone that
+// a host signed.
+func (x *Tombstone) Own() Numbers {
+	if x == nil || x.Certificate != nil {
+		return nil
+	}
+	return x.Forgotten.Without(x.Repeated)
+}
+
+// HostSerial is the serial of the certificate under which the host forgot what the
+// owner did not; 0 when it forgot nothing.
+func (x *Tombstone) HostSerial() uint64 {
+	if x.Certificate != nil {
+		return x.Certificate.Serial
+	}
+	return x.RepeatedSerial
 }
 
 // verifySigner checks a statement that the owner or a certified host signs.

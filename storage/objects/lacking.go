@@ -1,0 +1,99 @@
+package objects
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
+	"knowngood/storage/history"
+	"knowngood/storage/layout"
+	"knowngood/storage/pack"
+	"knowngood/storage/seal"
+)
+
+// Lacking returns those of the snapshots of a host of which some content is in the
+// store no more, not even hidden. A snapshot that nothing at hand opens, or whose
+// list of objects is damaged, is not among them.
+func (r *Objects) Lacking(ctx context.Context, host string, snapshots []*history.Snapshot) ([]*history.Snapshot, error) {
+	byDomain := map[seal.DomainID][]*history.Snapshot{}
+	for _, s := range snapshots {
+		if s.Body != nil {
+			byDomain[s.Root.Domain] = append(byDomain[s.Root.Domain], s)
+		}
+	}
+	var mu sync.Mutex
+	var out []*history.Snapshot
+	for id, of := range byDomain {
+		deletions, err := r.d.Deletions(ctx, host, id)
+		if err != nil {
+			return nil, err
+		}
+		there, err := r.listHidden(ctx, host, id)
+		if err != nil {
+			return nil, err
+		}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(tailsInFlight)
+		for _, s := range of {
+			g.Go(func() error {
+				lacks, err := r.lacks(gctx, s, deletions, there)
+				if lacks {
+					mu.Lock()
+					defer mu.Unlock()
+					out = append(out, s)
+				}
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// lacks reports whether something that a snapshot needs is not there.
+func (r *Objects) lacks(ctx context.Context, s *history.Snapshot, d *deletion.Deletions, there map[ID]bool) (bool, error) {
+	m := s.Body.Manifest
+	table := ID{Kind: wire.KindManifest, Hash: m.Hash}
+	if !there[table] {
+		return true, nil
+	}
+	_, contents, err := r.NewReader(s.Host, s.Domain).Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	if authentic.Damaged(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
+		for _, id := range d.Resolve(m.Hash, ID{Kind: o.Kind, Hash: o.Hash}, func(id ID) bool { return there[id] }) {
+			if !there[id] {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// listHidden lists the packs and containers of a domain, those too that delete
+// markers hide.
+func (r *Objects) listHidden(ctx context.Context, host string, domain seal.DomainID) (map[ID]bool, error) {
+	there := map[ID]bool{}
+	for _, prefix := range []string{layout.PrefixPacks(host, domain), layout.PrefixManifests(host, domain)} {
+		for o, err := range r.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
+			if err != nil {
+				return nil, err
+			}
+			if id, ok := deletion.ParseKey(o.Key); ok {
+				there[id] = true
+			}
+		}
+	}
+	return there, nil
+}
