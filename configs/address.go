@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/mail"
 	"net/url"
+	"regexp"
+	"strings"
 	"text/template"
 )
 
@@ -23,7 +25,7 @@ func (v *validator) notify(n *Notify) {
 			v.addf(key.child("webhook").item(i).child("url"), "%s", notHTTP)
 		}
 		if _, err := BodyTemplate(w.Template); err != nil {
-			v.addf(key.child("webhook").item(i).child("template"), "%v", err)
+			v.addf(key.child("webhook").item(i).child("template"), "%s", TemplateError(err))
 		}
 	}
 	if n.Email != nil {
@@ -82,6 +84,30 @@ func BodyTemplate(text string) (*template.Template, error) {
 		b, err := json.Marshal(v)
 		return string(b), err
 	}}).Parse(text)
+}
+
+// templateParts are what text/template says about a template that fails.
+var templateParts = regexp.MustCompile(`(?s)^template: template:(\d+):(?:\d+:)? (?:executing "template" at <(.*?)>: )?(.*)$`)
+
+// missingField is a field that a message does not have, or the Run that it lacks.
+var missingField = regexp.MustCompile(`can't evaluate field (\S+) in type .*|nil pointer evaluating .*`)
+
+// TemplateError is the error of a body template without the names of our Go types.
+func TemplateError(err error) string {
+	parts := templateParts.FindStringSubmatch(err.Error())
+	if parts == nil {
+		return err.Error()
+	}
+	text := parts[3]
+	if found := missingField.FindStringSubmatch(text); found != nil && found[1] != "" {
+		text = "there is no field " + found[1]
+	} else if found != nil {
+		text = "the message has none"
+	}
+	if parts[2] != "" {
+		text = parts[2] + ": " + text
+	}
+	return "line " + parts[1] + ": " + strings.TrimPrefix(text, "error calling ")
 }
 
 func isMail(s string) bool {

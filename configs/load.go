@@ -37,7 +37,7 @@ type LoadOptions struct {
 func Load(path string, o LoadOptions) (*Config, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("configuration: %w (name another with --config; one with comments comes with the package: /usr/share/doc/knowngood/examples/config.yaml)", err)
+		return nil, &missingError{path}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
@@ -45,6 +45,21 @@ func Load(path string, o LoadOptions) (*Config, error) {
 	defer f.Close()
 	return read(f, path, o)
 }
+
+// missingError is fs.ErrNotExist of a configuration file.
+type missingError struct{ path string }
+
+func (e *missingError) Error() string { return Missing(e.path) }
+
+func (e *missingError) Is(target error) bool { return target == fs.ErrNotExist }
+
+// Missing is a message about a configuration file that does not exist.
+func Missing(path string) string {
+	return fmt.Sprintf("there is no configuration file %s. Name yours with --config FILE, or begin with the example: cp %s %s", path, example, DefaultPath)
+}
+
+// example is a configuration with comments that comes with the package.
+const example = "/usr/share/doc/knowngood/examples/config.yaml"
 
 // read reads and validates an open file; path names it in errors.
 func read(f *os.File, path string, o LoadOptions) (*Config, error) {

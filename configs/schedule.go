@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"strings"
 	"time"
 
 	"knowngood/internal/schedule"
@@ -17,6 +18,10 @@ func (v *validator) zone(z string, key keyPath) {
 func (v *validator) schedule(s, zone string, key keyPath) {
 	if _, err := time.LoadLocation(zone); err != nil {
 		zone = "UTC" // that is a problem of its own
+	}
+	if strings.TrimSpace(s) == "" && key[0] != "environments" {
+		v.addf(key, "it is missing: write when, such as \"0 5 * * *\" (each day at 5:00), or \"off\"")
+		return
 	}
 	if _, err := schedule.Parse(s, zone); err != nil {
 		v.addf(key, "%v", err)

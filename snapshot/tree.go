@@ -113,6 +113,9 @@ func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 	}
 
 	content, err := t.frame(ctx, &t.own, uint32(at.Offset), uint32(at.Length))
+	if closed := (*trust.IdentityError)(nil); errors.As(err, &closed) {
+		return fmt.Errorf("%s %w", s.Ref(), closed)
+	}
 	if err != nil {
 		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}

@@ -39,6 +39,9 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	if e.Err == ErrNoStore && e.Key == "" && e.Hint != "" {
+		return fmt.Sprintf("the store %s does not exist: %s", e.Store, e.Hint)
+	}
 	s := e.Op
 	if e.Key != "" {
 		s += " " + e.Key

@@ -9,6 +9,7 @@ import (
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/restore"
+	"knowngood/snapshot/manifest"
 )
 
 func catCommand(sess *session.Session) *cobra.Command {
@@ -36,6 +37,9 @@ is written.`,
 			}
 			if e == nil {
 				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
+			}
+			if e.Type == manifest.Dir {
+				return fmt.Errorf("/%s is a directory, and cat writes one file. See what is in it: knowngood ls %s:/%s", sub, tree.Snapshot.Ref(), sub)
 			}
 			return restore.Cat(cmd.Context(), tree, e, sess.Out.Stdout.Content())
 		},

@@ -87,7 +87,7 @@ that are lost for good. Without an identity it repairs and checks the structure.
 			for _, object := range report.Spoiled {
 				sess.Damage.AddObject(object)
 			}
-			return present.Check(sess.Out, report, r.Probed())
+			return present.Check(sess.Out, report, r.URL(), r.Probed())
 		},
 	}
 	cmd.Flags().StringVar(&readData, "read-data", "", "read every byte, or a `percentage` of the packs")

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -194,7 +192,7 @@ func forgetByPolicy(ctx context.Context, sess *session.Session, r *repository.Re
 	envs := sess.Config.EnvironmentNames()
 	if f.env != "" {
 		if envs = []string{f.env}; f.policy && sess.Config.Environments[f.env] == nil {
-			return usage.Errorf("there is no environment %q in the configuration, %s", f.env, sess.Environments())
+			return sess.NoEnvironment(f.env)
 		}
 	}
 	if len(envs) == 0 {
@@ -208,7 +206,7 @@ func forgetByPolicy(ctx context.Context, sess *session.Session, r *repository.Re
 	for _, env := range envs {
 		if !slices.Contains(have, env) {
 			if f.env != "" {
-				return fmt.Errorf("%w: host %s has no snapshot of %s; it has %s", history.ErrNoSnapshot, sess.Host, env, cmp.Or(strings.Join(have, ", "), "none at all"))
+				return history.NoEnvironment("host "+sess.Host, env, have)
 			}
 			continue
 		}

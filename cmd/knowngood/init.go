@@ -56,8 +56,8 @@ or a plugin's. With --recipient alone no identity is needed here: the host then
 captures without being able to read what it captured.
 
 init tries what the store does to objects that somebody overwrites, and warns where
-there are no versions and no enforced create: a taken host can destroy its history
-there. A host without an identity is set up on such a store with --unprotected only.
+it keeps neither older versions nor what is there: whoever takes over a host can
+destroy its history there. A host without an identity is set up on such a store with --unprotected only.
 
 A further host joins with --join and an identity that holds the owner key; one
 that may never see an identity writes a request with --request, which is granted
@@ -128,7 +128,7 @@ func initRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 	o.Protected = sess.IdentityPath == "" && !f.unprotected
 	r, result, err := repository.Init(ctx, s, o)
 	if errors.Is(err, trust.ErrUnprotected) {
-		err = refuseUnprotected(err, "")
+		err = refuseUnprotected(o.URL, "")
 	}
 	if err != nil {
 		if made {
@@ -144,8 +144,9 @@ func initRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 
 // refuseUnprotected says what to do about a store that a host without an identity
 // shall not use unasked.
-func refuseUnprotected(err error, known string) error {
-	return fmt.Errorf("%w%s. %s. To use the store as it is, add --unprotected", err, known, present.Protect)
+func refuseUnprotected(url, known string) error {
+	why, remedy := present.Weakness(url)
+	return fmt.Errorf("%w: %s%s. %s. To use the store as it is, add --unprotected", trust.ErrUnprotected, why, known, remedy)
 }
 
 func (f *initFlags) options(sess *session.Session, o *trust.InitOptions) error {
@@ -240,7 +241,7 @@ func printInit(sess *session.Session, r *trust.InitResult, o trust.InitOptions, 
 	}
 	sess.Out.Printf(")\n")
 	sess.Out.Printf("\n")
-	present.Unprotected(sess.Out, &r.Probe)
+	present.Unprotected(sess.Out, o.URL, &r.Probe)
 	sess.Out.Printf("On a host that only captures, move the identity away: snapshots need no identity.\n\nNext: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(o.URL))
 	return sess.Out.Result(map[string]any{"type": "result", "repository": o.URL, "repository_id": sess.Repo.ID().String(), "pin": fmt.Sprintf("%x", r.Pin), "owner": r.OwnerFingerprint, "host": o.Host, "identity": sess.IdentityPath, "identity_made": made, "store": present.StoreJSON(&r.Probe)})
 }
@@ -265,7 +266,7 @@ func joinRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 	switch {
 	case f.request != "":
 		if p := r.Probed(); p != nil && p.Unprotected() && !f.unprotected {
-			return refuseUnprotected(trust.ErrUnprotected, fmt.Sprintf(" (as probed on %s; where that changed, run knowngood probe --host %s first)", human.Time(p.At), sess.Host))
+			return refuseUnprotected(r.URL(), fmt.Sprintf(" (probed on %s; where that changed, run knowngood probe --host %s first)", human.Time(p.At), sess.Host))
 		}
 		b, err := r.JoinRequest(sess.Host, f.reenrol, time.Now())
 		if err != nil {
@@ -313,7 +314,7 @@ func joined(ctx context.Context, out *console.Console, r *repository.Repository,
 	key := trust.Fingerprint(h.Certificate.HostKey)
 	out.Printf("Host %s has joined %s (certificate %d). Its keys are in %s\n", h.Name, r.URL(), h.Certificate.Serial, r.State.Dir())
 	present.Join(out, r, key)
-	present.Unprotected(out, r.Probed())
+	present.Unprotected(out, r.URL(), r.Probed())
 	return out.Result(present.JoinJSON(r, key, map[string]any{"host": h.Name, "serial": h.Certificate.Serial, "store": present.StoreJSON(r.Probed())}))
 }
 

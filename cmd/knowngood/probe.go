@@ -9,7 +9,6 @@ import (
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/storage/trust"
 )
 
 func probeCommand(sess *session.Session) *cobra.Command {
@@ -48,9 +47,7 @@ func probe(ctx context.Context, sess *session.Session) error {
 	sess.Out.Printf("  a put where nothing must exist   %s\n", either(p.SecondCreateRefused, "refused when something exists", "NOT refused when something exists"))
 	sess.Out.Printf("  a put without that condition     %s\n", either(p.PlainPutRefused, "refused", "not refused"))
 	sess.Out.Printf("  what was overwritten or deleted  %s\n\n", either(p.VersionsKept, "can be read again: there are versions", "could not be read again"))
-	if p.Unprotected() {
-		sess.Out.Printf("WARNING: %s.\n%s.\n", trust.Unprotected, present.Protect)
-	}
+	present.Unprotected(sess.Out, r.URL(), p)
 	return sess.Out.Result(map[string]any{"type": "result", "repository": r.URL(), "store": present.StoreJSON(p)})
 }
 

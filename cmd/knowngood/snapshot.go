@@ -112,7 +112,7 @@ func captured(sess *session.Session, f *snapshotFlags, paths []string) (string, 
 		if env, ok := sess.Config.Environments[paths[0]]; ok {
 			return paths[0], env, nil
 		}
-		return "", nil, usage.Errorf("there is no environment %q in the configuration, %s; for a path give its environment's name: --env NAME PATH", paths[0], sess.Environments())
+		return "", nil, fmt.Errorf("%w. (To capture a path: knowngood snapshot --env NAME PATH)", sess.NoEnvironment(paths[0]))
 	}
 	if f.env == "" {
 		return "", nil, usage.Errorf("which environment? Give --env NAME and the paths, or the NAME of a configured environment")

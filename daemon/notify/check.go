@@ -64,7 +64,7 @@ func (w *webhook) wrongTemplate() string {
 			if m.Run == nil {
 				hint = " (not every message has a Run: write {{with .Run}}…{{end}})"
 			}
-			return fmt.Sprintf("it makes nothing of a message of the kind %s: %v%s; docs/OPERATIONS.md has the fields", m.Kind, err, hint)
+			return fmt.Sprintf("it makes nothing of a message of the kind %s: %s%s; docs/OPERATIONS.md has the fields", m.Kind, configs.TemplateError(err), hint)
 		}
 	}
 	return ""

@@ -33,8 +33,8 @@ func TestCheck(t *testing.T) {
 func aTemplateMustMakeABodyOfEveryKindOfMessage(t *testing.T) {
 	t.Parallel()
 	for template, want := range map[string]string{
-		`{{.Txt}}`:           "kind failure: template: template:1:2: executing \"template\" at <.Txt>",
-		`{{.Run.Error}}`:     "(not every message has a Run: write {{with .Run}}…{{end}})",
+		`{{.Txt}}`:           "kind failure: line 1: .Txt: there is no field Txt; ",
+		`{{.Run.Error}}`:     "line 1: .Run.Error: the message has none (not every message has a Run: write {{with .Run}}…{{end}})",
 		`{{index .Kind 99}}`: "index out of range",
 		`{{if eq .Kind "rpo-met"}}{{.Run.Error}}{{end}}`: "of the kind rpo-met",
 		`{{if eq .Kind "test"}}{{.Nope}}{{end}}`:         "of the kind test",

@@ -67,7 +67,7 @@ func Open(path string) (*Store, error) {
 	case err != nil:
 		return nil, s.fail("open", "", err)
 	case !info.IsDir():
-		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "this is not a directory"}
+		return nil, &storage.Error{Op: "open", Store: s.String(), Err: storage.ErrNoStore, Hint: "its path is not a directory"}
 	}
 	if s.root, err = os.OpenRoot(path); err != nil {
 		return nil, s.fail("open", "", err)
@@ -299,7 +299,7 @@ func (s *Store) fail(op, key string, err error) error {
 	e := &storage.Error{Op: op, Store: s.String(), Key: key, Err: err}
 	switch {
 	case errors.Is(err, errGone):
-		e.Err, e.Hint = storage.ErrNoStore, "is the path right, and what should be mounted there mounted? knowngood init makes a new one"
+		e.Err, e.Hint = storage.ErrNoStore, "check the path, and that its disk is mounted. (A new repository: knowngood init)"
 	case errors.Is(err, errReplaced):
 		e.Err, e.Hint = storage.ErrNoStore, "its directory was replaced by another one during the work: start again"
 	case errors.Is(err, syscall.ENOSPC):

@@ -29,7 +29,7 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutO
 		return s.fail("put", key, err)
 	}
 	if o.Retention.Mode != "" {
-		return &storage.Error{Op: "put", Store: s.String(), Key: key, Err: storage.ErrUnsupported, Hint: "a directory cannot lock objects: use a bucket with Object Lock, or no lock"}
+		return &storage.Error{Op: "put", Store: s.String(), Key: key, Err: storage.ErrUnsupported, Hint: "a directory cannot lock objects: leave out --lock (repository.lock in the configuration), or use a bucket with Object Lock"}
 	}
 	// Most repeated puts end here, without writing their bytes again.
 	if info, err := s.root.Lstat(key); err == nil && !(info.IsDir() && s.removeDir(key) == nil) {

@@ -85,7 +85,7 @@ func (e *environment) expect(n uint64, root *statement.Root) error {
 // files are where the memory of the environment lies, for messages.
 func (e *environment) files() string {
 	dir := e.t.State.Dir()
-	return dir.Path(localstate.HeadFile(e.host, e.name)) + " and " + dir.Path(localstate.RootsFile(e.host, e.name))
+	return dir.Path(localstate.HeadFile(e.host, e.name)) + " " + dir.Path(localstate.RootsFile(e.host, e.name))
 }
 
 func (e *environment) key(n uint64) string { return layout.KeyRoot(e.host, e.name, n) }
@@ -144,7 +144,7 @@ func (e *environment) rolledBack() error {
 	}
 	return &authentic.TamperError{What: fmt.Sprintf("environment %s of host %s was rolled back", e.name, e.host),
 		Remembered: fmt.Sprintf("%s@%d (%x)", e.name, e.known.Number, e.known.Hash), Found: found,
-		Hint: "snapshots were hidden or removed; name an older one to use it. To accept the loss, enrol the host again with --reenrol, and on other machines remove " + e.files()}
+		Hint: "Older ones can still be restored by number. If you removed them yourself, run on the host: knowngood init --join --reenrol; on other machines: rm " + e.files()}
 }
 
 // warnOfGap warns that no root is listed before a snapshot: roots are never deleted.

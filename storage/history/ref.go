@@ -74,6 +74,8 @@ func ParseRef(text string) (ref Ref, sub string, err error) {
 	return ref, sub, nil
 }
 
+var errPath = errors.New(`the path after ":" must begin with "/", as in web@42:/etc`)
+
 func parseRef(name string) (Ref, error) {
 	ref := Ref{text: name}
 	env, selector, selected := strings.Cut(name, "@")
@@ -90,7 +92,7 @@ func parseRef(name string) (Ref, error) {
 		ref.Environment = env
 	} else if ref.ID == "" {
 		if strings.Contains(env, ":") {
-			return ref, errors.New("a path begins with a slash, as in web@42:/etc")
+			return ref, errPath
 		}
 		return ref, fmt.Errorf("environment: %w", err)
 	}
@@ -117,6 +119,11 @@ func (r *Ref) parseSelector(s string) error {
 	}
 	_, end, err := ParseTime(s)
 	if err != nil {
+		if strings.Contains(s, ":") {
+			if before, _, _ := strings.Cut(s, ":"); (&Ref{}).parseSelector(before) == nil {
+				return errPath
+			}
+		}
 		return fmt.Errorf("%q is neither a number, nor latest, known-good or a time such as 2026-11-20T10:00", s)
 	}
 	r.Selector, r.Before = NotLater, end

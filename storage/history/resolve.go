@@ -69,10 +69,10 @@ func (h *Resolver) withWhatThereIs(ctx context.Context, ref Ref, host string, er
 		return err
 	}
 	if len(have) > 0 {
-		return fmt.Errorf("%w; it has %s", err, strings.Join(have, ", "))
+		return NoEnvironment("host "+host, ref.Environment, have)
 	}
 	if hosts, lerr := h.hosts.AllHosts(ctx); lerr == nil && len(hosts) > 0 && !slices.Contains(hosts, host) {
-		return fmt.Errorf("%w: the repository has no host %s; it has %s", ErrNoSnapshot, host, strings.Join(hosts, ", "))
+		return &missingError{fmt.Sprintf("the repository has no host %s. It has: %s", host, strings.Join(hosts, ", "))}
 	}
 	return err
 }

@@ -97,6 +97,9 @@ func (r *Repository) Grant(ctx context.Context, request []byte, reenrol bool, no
 		if errors.Is(err, statement.ErrOtherDescriptor) {
 			err = fmt.Errorf("%w. Nothing was granted. Find out who answered the host at its --repo URL; then remove repos/%v and the file of that URL in pins from its state directory, and make the request again with --pin %x", err, r.ID(), r.Pin())
 		}
+		if errors.Is(err, statement.ErrOtherRepository) {
+			err = fmt.Errorf("the request of host %s is for another repository than %s: grant it with the --repo URL that the host gave to init --join", req.Host, r.URL())
+		}
 		return nil, false, err
 	}
 	certs, err := r.Certificates(ctx, req.Host)

@@ -106,7 +106,7 @@ func (b *bucket) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 			return "", storage.ErrLocked
 		}
 		if message := strings.ToLower(r.Message); strings.Contains(message, "lock") {
-			return "the bucket was made without Object Lock", storage.ErrUnsupported
+			return "the bucket has no Object Lock: leave out --lock (repository.lock in the configuration), or use a bucket that was made with it", storage.ErrUnsupported
 		}
 	case "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch":
 		return "bytes change on their way: check memory and network of this host", storage.ErrChecksum

@@ -45,5 +45,8 @@ func (t *Trust) Closed(ctx context.Context, root *statement.Root) error {
 	if err == nil {
 		err = fmt.Errorf("%w was at hand when it was read", ErrNoUsableIdentity)
 	}
+	if closed := (*IdentityError)(nil); errors.As(err, &closed) {
+		return fmt.Errorf("%s %w", root.Ref(), err)
+	}
 	return fmt.Errorf("%s: %w", root.Ref(), err)
 }

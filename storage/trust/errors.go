@@ -15,12 +15,25 @@ var (
 	ErrNotEnrolled      = errors.New("this machine is not enrolled as a host of the repository")
 	ErrHostExists       = errors.New("the host is enrolled already")
 	ErrCloned           = errors.New("another machine has the name of this host")
-	ErrUnprotected      = errors.New(Unprotected)
+	ErrUnprotected      = errors.New("whoever takes over a host can destroy its history here")
 	ErrUnsafeStore      = errors.New("the store replaces existing objects: nothing in it would be safe")
 )
 
-// Unprotected is what people are told of a store of which statement.Probe says so.
-const Unprotected = "no versions and no enforced create: a taken host can destroy its history here"
+// IdentityError is ErrNoUsableIdentity, with whose identity it takes. Its text
+// follows the name of what is to be opened.
+type IdentityError struct {
+	Recipients string // who can open it
+	Given      bool   // there are identities at hand, of others
+}
+
+func (e *IdentityError) Error() string {
+	if e.Given {
+		return "cannot be opened with this identity. It needs the one of " + e.Recipients
+	}
+	return "cannot be opened without an identity. It needs the one of " + e.Recipients + ": give its file with --identity"
+}
+
+func (e *IdentityError) Is(target error) bool { return target == ErrNoUsableIdentity }
 
 // PinError says that a pin was given that is not that of the repository, which
 // is the one that is remembered.

@@ -81,7 +81,9 @@ func (k *Keyring) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.Epoch
 		return err
 	})
 	if err != nil {
-		err = fmt.Errorf("open epoch %v: %w", id, err)
+		if !errors.Is(err, ErrNoUsableIdentity) { // which says whose it takes
+			err = fmt.Errorf("open epoch %v: %w", id, err)
+		}
 		if errors.Is(err, ErrNoUsableIdentity) || authentic.Damaged(err) {
 			if k.closed == nil {
 				k.closed = map[seal.EpochID]error{}
@@ -126,6 +128,9 @@ func (k *Keyring) OwnerKey(ctx context.Context) (ed25519.PrivateKey, error) {
 		k.owner = key
 		return nil
 	})
+	if errors.Is(err, ErrNoUsableIdentity) {
+		return nil, fmt.Errorf("the owner key %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the owner key: %w", err)
 	}
@@ -137,7 +142,7 @@ func (k *Keyring) OwnerKey(ctx context.Context) (ed25519.PrivateKey, error) {
 // whose age files there must be. The keyring is held.
 func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*statement.Epoch) bool, use func([]byte) error) error {
 	if len(k.identities) == 0 {
-		return fmt.Errorf("%w: it takes one of %s; give its file with --identity", ErrNoUsableIdentity, k.epochs.recipientNames(ctx))
+		return &IdentityError{Recipients: k.epochs.recipientNames(ctx)}
 	}
 	var problems []error
 	tried := map[string]bool{} // age files that are there
@@ -201,7 +206,7 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 	if len(problems) > 0 {
 		return errors.Join(problems...)
 	}
-	return fmt.Errorf("%w: it takes one of %s, and the identities given are others", ErrNoUsableIdentity, k.epochs.recipientNames(ctx))
+	return &IdentityError{Recipients: k.epochs.recipientNames(ctx), Given: true}
 }
 
 // mayBe reports whether an identity at hand is, or may be, that of a recipient:

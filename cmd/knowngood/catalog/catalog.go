@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"knowngood/cmd/knowngood/exit"
@@ -67,12 +66,12 @@ func Collect(ctx context.Context, r *repository.Repository, hosts []string, env 
 		}
 	}
 	if !there {
-		what := "there is none yet"
-		if len(have) > 0 {
-			slices.Sort(have)
-			what = "there is " + strings.Join(slices.Compact(have), ", ")
+		where := "the repository"
+		if len(hosts) == 1 {
+			where = "host " + hosts[0]
 		}
-		return nil, nil, fmt.Errorf("%w: no environment %q; %s", history.ErrNoSnapshot, env, what)
+		slices.Sort(have)
+		return nil, nil, history.NoEnvironment(where, env, slices.Compact(have))
 	}
 
 	// A clock that went back must not change the order within an environment.

@@ -20,7 +20,7 @@ import (
 	"knowngood/storage/statement"
 )
 
-func Check(out *console.Console, r *check.Report, store *statement.Probe) error {
+func Check(out *console.Console, r *check.Report, url string, store *statement.Probe) error {
 	list := []damageJSON{}
 	for _, d := range r.Damage {
 		hurts := []hurtJSON{}
@@ -63,7 +63,7 @@ func Check(out *console.Console, r *check.Report, store *statement.Probe) error 
 		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", human.Count(r.Forgotten))
 	}
 	out.Printf("checked %s%s, %s, %s%s: %s; %s\n", human.Counted(r.Snapshots, "snapshot"), forgotten, human.Counted(r.Packs, "pack"), human.Counted(r.Chunks, "chunk"), read, verdict, human.Duration(r.Duration))
-	Unprotected(out, store)
+	Unprotected(out, url, store)
 	err := out.Result(map[string]any{"type": "result", "store": StoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
 		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": healsJSON(r.Heals), "lost": List(r.Lost), "lost_files": lostJSON(r.LostFiles), "repaired": List(r.Repaired), "unneeded": unneeded, "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {

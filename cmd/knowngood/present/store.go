@@ -1,6 +1,7 @@
 package present
 
 import (
+	"strings"
 	"time"
 
 	"knowngood/cmd/knowngood/console"
@@ -9,8 +10,14 @@ import (
 	"knowngood/storage/trust"
 )
 
-// protect is what to do about a store where objects can be replaced for good.
-const Protect = "Turn versions on in the bucket, or demand If-None-Match by a policy (configs/iam/create-only-bucket-policy.json); `knowngood probe` then tests it again. A directory can do neither: keep it where a host that may be taken over cannot write"
+// Weakness is why objects in the store at a URL can be replaced for good, and what
+// to do about it.
+func Weakness(url string) (why, remedy string) {
+	if strings.HasPrefix(url, "file:") || strings.HasPrefix(url, "/") {
+		return "a directory keeps no older versions", "Keep it where such a host cannot write, or use a bucket with versions"
+	}
+	return "the bucket keeps no older versions, and its policy does not demand If-None-Match", "Turn versions on, or use the policy configs/iam/create-only-bucket-policy.json; then run knowngood probe"
+}
 
 // storeJSON is what is known of a store as --json prints it.
 type storeJSON struct {
@@ -28,10 +35,11 @@ func StoreJSON(p *statement.Probe) *storeJSON {
 	return &storeJSON{p.VersionsKept, p.PlainPutRefused, p.Unprotected(), p.At.UTC()}
 }
 
-// Unprotected prints a warning where the store was seen to keep no versions
+// Unprotected prints a warning where the store at a URL was seen to keep no versions
 // and to enforce no create, with the date of that.
-func Unprotected(out *console.Console, p *statement.Probe) {
+func Unprotected(out *console.Console, url string, p *statement.Probe) {
 	if p != nil && p.Unprotected() {
-		out.Printf("WARNING: %s.\n  As probed on %s. %s.\n", trust.Unprotected, human.Time(p.At), Protect)
+		why, remedy := Weakness(url)
+		out.Printf("WARNING: %v: %s (probed on %s). %s.\n", trust.ErrUnprotected, why, human.Time(p.At), remedy)
 	}
 }

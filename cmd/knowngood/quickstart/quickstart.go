@@ -123,7 +123,7 @@ func trialFolder(sess *session.Session) (string, error) {
 func open(ctx context.Context, sess *session.Session, path string) (*repository.Repository, error) {
 	if r, err := sess.Open(ctx); err == nil {
 		sess.Out.Printf("1. Using the repository of the last trial: %s\n", path)
-		present.Unprotected(sess.Out, r.Probed())
+		present.Unprotected(sess.Out, r.URL(), r.Probed())
 		return r, nil
 	}
 	key, err := identity.Generate(identity.Hybrid)
@@ -152,7 +152,7 @@ func open(ctx context.Context, sess *session.Session, path string) (*repository.
 		return nil, err
 	}
 	sess.Out.Printf("1. Made a repository in %s and its identity, the key that restores, in %s.\n", path, sess.IdentityPath)
-	present.Unprotected(sess.Out, &result.Probe)
+	present.Unprotected(sess.Out, sess.RepoURL, &result.Probe)
 	return sess.Open(ctx)
 }
 

@@ -95,17 +95,17 @@ func (sess *Session) Reload() (*configs.Config, error) {
 	return at.Config, nil
 }
 
-// Environments says which environments the configuration has, for a message about
-// one that it does not have.
-func (sess *Session) Environments() string {
-	if sess.ConfigFile == "" {
-		return "because there is none: name it with --config, or make " + configs.DefaultPath
-	}
+// NoEnvironment is the mistake of naming an environment that the configuration does
+// not have.
+func (sess *Session) NoEnvironment(name string) error {
 	names := sess.Config.EnvironmentNames()
-	if len(names) == 0 {
-		return "which has none: " + sess.ConfigFile
+	switch {
+	case sess.ConfigFile == "":
+		return usage.Errorf("no environment %q: %s", name, configs.Missing(configs.DefaultPath))
+	case len(names) == 0:
+		return usage.Errorf("%s has no environment %q, nor any other", sess.ConfigFile, name)
 	}
-	return "which has " + strings.Join(names, ", ")
+	return usage.Errorf("%s has no environment %q. It has: %s", sess.ConfigFile, name, strings.Join(names, ", "))
 }
 
 // Today is what a capture of the environment would mean now, as the

@@ -133,9 +133,9 @@ func (sess *Session) checkHost(ctx context.Context, r *repository.Repository) er
 	case err != nil:
 		return err
 	case len(known) == 0:
-		return usage.Errorf("--host: the repository has no host %q; it has none at all", sess.Given.Host)
+		return usage.Errorf("--host: the repository has no host %q, nor any other", sess.Given.Host)
 	case !slices.Contains(known, sess.Given.Host):
-		return usage.Errorf("--host: the repository has no host %q; it has %s", sess.Given.Host, strings.Join(known, ", "))
+		return usage.Errorf("--host: the repository has no host %q. It has: %s", sess.Given.Host, strings.Join(known, ", "))
 	}
 	return nil
 }

@@ -32,12 +32,12 @@ func (fl *Flags) Add(f *pflag.FlagSet) {
 	f.StringVar(&fl.RepoURL, "repo", os.Getenv("KNOWNGOOD_REPO"), "repository `URL` (KNOWNGOOD_REPO)")
 	f.StringVar(&fl.IdentityPath, "identity", os.Getenv("KNOWNGOOD_IDENTITY"), "identity `file` that opens snapshots (KNOWNGOOD_IDENTITY)")
 	f.StringVar(&fl.Pin, "pin", os.Getenv("KNOWNGOOD_PIN"), "`hash` of the repository's descriptor, as init printed it: any other repository is refused (KNOWNGOOD_PIN)")
-	f.StringVar(&fl.StateDir, "state-dir", os.Getenv("KNOWNGOOD_STATE_DIR"), "`directory` of the host's keys, memory and caches (KNOWNGOOD_STATE_DIR)")
+	f.StringVar(&fl.StateDir, "state-dir", os.Getenv("KNOWNGOOD_STATE_DIR"), "`directory` of the host's keys, memory and caches; by default /var/lib/knowngood for root, ~/.local/state/knowngood for others (KNOWNGOOD_STATE_DIR)")
 	f.StringVar(&fl.Host, "host", "", "`name` of the host that the command is about (default: the host whose keys are in the state directory)")
 	fl.PassphraseFD = -1
 	f.Var(usage.Count{Value: &fl.PassphraseFD}, "passphrase-fd", "read the identity's passphrase from file `descriptor` N")
-	f.StringVar(&fl.LimitUpload, "limit-upload", "", "at most so many bytes a second, such as 10MiB")
-	f.StringVar(&fl.LimitDownload, "limit-download", "", "at most so many bytes a second")
+	f.StringVar(&fl.LimitUpload, "limit-upload", "", "upload at most this `rate` a second, such as 10MiB")
+	f.StringVar(&fl.LimitDownload, "limit-download", "", "download at most this `rate` a second, such as 10MiB")
 }
 
 // Given is what flags and variables said, before the configuration.

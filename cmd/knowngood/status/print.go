@@ -115,7 +115,7 @@ func showTroubles(out *console.Console, s *Report) {
 	}
 	if at := s.Storage.UnprotectedAt; !at.IsZero() {
 		out.Printf("\n")
-		present.Unprotected(out, &statement.Probe{At: at})
+		present.Unprotected(out, s.Repository, &statement.Probe{At: at})
 	}
 	if s.Storage.UnprovenPuts {
 		out.Printf("\nThis store does not prove puts: its replies name no hash of what was put, so the end of each object is read back.\n")
