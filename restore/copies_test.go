@@ -40,9 +40,7 @@ func (a *archive) rubbishRun(t *testing.T) {
 		id, _ := deletion.ParseKey(key)
 		tail, contents, err := reader.Contents(a.Ctx, wire.KindPack, id.Hash, -1)
 		a.Check(err)
-		size, err := storage.ReadAll(a.Ctx, a.memory, key, 0, -1)
-		a.Check(err)
-		in := index.PackInfo{Ref: pack.Ref{Hash: id.Hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: uint64(len(size))}
+		in := tail.Ref(id.Hash)
 		frame := contents.Frames[0]
 		for j, f := range contents.Frames {
 			for k, c := range f.Chunks {

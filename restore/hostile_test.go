@@ -62,7 +62,7 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	for e, ref := range refs {
 		in, frame, length, offset, err := writer.Place(ref, nil)
 		w.Check(err)
-		e.Chunks[0].Loc = manifest.Location{Pack: &in.Ref, FrameOffset: frame, FrameLen: length, Offset: offset}
+		e.Chunks[0].Loc = manifest.Location{Pack: in, FrameOffset: frame, FrameLen: length, Offset: offset}
 	}
 	runs, err := ix.Publish(w.Ctx, writer)
 	w.Check(err)
@@ -78,9 +78,9 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	w.Check(err)
 	p := writer.SegmentPlace(frame)
 	table := &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
-	ref, err := writer.FinishManifest(table.Append(nil), nil)
+	at, err := writer.FinishManifest(table.Append(nil), nil)
 	w.Check(err)
-	b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: *ref, Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
+	b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: at.Manifest(), Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
 	change(b)
 	commit, err := r.Begin(w.Ctx, host, "e")
 	w.Check(err)

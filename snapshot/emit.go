@@ -11,12 +11,7 @@ import (
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/objects"
 	"knowngood/storage/pack"
-	"knowngood/storage/seal"
 )
-
-// maxSessions is how many sealed sessions a manifest carries; the readers of
-// the others' packs read a trailer each.
-const maxSessions = 1024
 
 // saveBytes is how much may be read again after a run that died, in bytes,
 // besides what was on its way into the store.
@@ -57,10 +52,9 @@ type emitter struct {
 	moved bool            // the parent's segment of the same entries has hints that will not hold
 
 	segments   []segment
-	containers []container
+	containers []pack.Ref
 	known      map[[32]byte]int // containers by hash
 	packs      map[[32]byte]*live
-	sizes      map[[32]byte]uint64 // stored bytes of packs met in this run
 	totals     Totals
 	sources    sourceCounter
 	changed    bool // the manifest differs from the parent's
@@ -68,7 +62,7 @@ type emitter struct {
 }
 
 func newEmitter(c *capture, local *localWriter) *emitter {
-	e := &emitter{capture: c, local: local, known: map[[32]byte]int{}, packs: map[[32]byte]*live{}, sizes: map[[32]byte]uint64{}}
+	e := &emitter{capture: c, local: local, known: map[[32]byte]int{}, packs: map[[32]byte]*live{}}
 	e.sources = newSourceCounter(c.recordSources())
 	if c.writer != nil {
 		e.comp, e.key = pack.NewCompressor(c.Level), c.host.Domain.SegmentKey()
@@ -134,7 +128,7 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 	}
 	e.entries = append(e.entries, it.entry)
 	e.weight += manifest.Weight(it.entry)
-	if manifest.CutAfter(it.entry.Path, len(e.entries), e.weight) {
+	if manifest.CutAfter(it.entry.Path, e.totals.Entries-uint64(len(e.entries)), len(e.entries), e.weight) {
 		return e.cut()
 	}
 	if e.unsaved >= saveBytes && e.local != nil {
@@ -173,8 +167,7 @@ func (e *emitter) place(it *item) error {
 		if err != nil {
 			return err
 		}
-		it.entry.Chunks[i].Loc = manifest.Location{Pack: &in.Ref, FrameOffset: frame, FrameLen: length, Offset: offset}
-		e.sizes[in.Hash] = in.Size
+		it.entry.Chunks[i].Loc = manifest.Location{Pack: in, FrameOffset: frame, FrameLen: length, Offset: offset}
 	}
 	return nil
 }
@@ -293,7 +286,7 @@ func (e *emitter) taken(s *localSegment) (segment, bool) {
 }
 
 // container is the position of c among the run's containers.
-func (e *emitter) container(c container) int {
+func (e *emitter) container(c pack.Ref) int {
 	i, ok := e.known[c.Hash]
 	if !ok {
 		i = len(e.containers)
@@ -319,20 +312,20 @@ func (e *emitter) finish() (*localTrailer, error) {
 	}
 
 	problems, _ := e.problems.list()
-	table := &manifest.Table{Sources: sources, Problems: problems, Sessions: e.packSessions()}
+	table := &manifest.Table{Sources: sources, Problems: problems}
 	e.fillTable(table, t)
 	t.objects = e.objects(table)
 	encoded := table.Append(nil)
 	if _, err := manifest.ParseTable(encoded); err != nil {
 		return nil, err
 	}
-	ref, err := e.writer.FinishManifest(encoded, t.objects)
+	at, err := e.writer.FinishManifest(encoded, t.objects)
 	if err != nil {
 		return nil, err
 	}
 	t.content = table.Digest()
-	t.manifest = *ref
-	own := e.container(container{pack.Ref{Hash: ref.Hash, Session: ref.Session.ID, Salt: ref.Salt}, ref.Size})
+	t.manifest = at.Manifest()
+	own := e.container(*at.Container)
 	for i := range t.places {
 		if t.places[i].container < 0 {
 			t.places[i].container = own
@@ -352,12 +345,12 @@ func (e *emitter) fillTable(table *manifest.Table, t *localTrailer) {
 			p := e.writer.SegmentPlace(s.frame)
 			s.place = segmentPlace{-1, p.Offset, p.SealedLen}
 			if p.Container != nil {
-				s.place.container = e.container(container{p.Container.Ref, p.Container.Size})
+				s.place.container = e.container(*p.Container)
 			}
 		}
 		pos, ok := positions[s.place.container]
 		if !ok {
-			table.Containers = append(table.Containers, e.containers[s.place.container].Ref)
+			table.Containers = append(table.Containers, e.containers[s.place.container])
 			pos = len(table.Containers)
 			positions[s.place.container] = pos
 		}
@@ -370,22 +363,8 @@ func (e *emitter) fillTable(table *manifest.Table, t *localTrailer) {
 // objects lists what the snapshot needs but for the table's container.
 func (e *emitter) objects(table *manifest.Table) []pack.Object {
 	var out []pack.Object
-	old := map[[32]byte]uint64{}
-	if p := e.parents.last; p != nil {
-		for _, o := range p.trailer.objects {
-			old[o.Hash] = o.Size
-		}
-	}
-	var known map[[32]byte]uint64
 	for hash, l := range e.packs {
-		size := max(e.sizes[hash], old[hash])
-		if size == 0 { // it was stored by a run that died
-			if known == nil {
-				known = e.index.PackSizes()
-			}
-			size = known[hash]
-		}
-		out = append(out, pack.Object{Kind: wire.KindPack, Hash: hash, Size: size, Live: l.bytes})
+		out = append(out, pack.Object{Kind: wire.KindPack, Hash: hash, Size: l.ref.Size, Live: l.bytes})
 	}
 	segments := map[[32]byte]uint64{}
 	for _, s := range table.Segments {
@@ -399,45 +378,5 @@ func (e *emitter) objects(table *manifest.Table) []pack.Object {
 		}
 	}
 	slices.SortFunc(out, pack.CompareObjects)
-	return out
-}
-
-// packSessions are those that the packs of the snapshot need, as far as the host remembers
-// their sealed secrets: those of the most bytes, when there are many.
-func (e *emitter) packSessions() []seal.SealedSession {
-	sealed := map[seal.SessionID]seal.SealedSession{}
-	own := e.writer.Session()
-	sealed[own.ID] = own
-	if p := e.parents.last; p != nil {
-		for _, s := range p.trailer.table.Sessions {
-			sealed[s.ID] = s
-		}
-		m := p.trailer.manifest.Session
-		sealed[m.ID] = m
-	}
-	weight := map[seal.SessionID]uint64{own.ID: 1}
-	for _, l := range e.packs {
-		weight[l.ref.Session] += l.bytes
-	}
-	for _, c := range e.containers {
-		weight[c.Session] += c.Size
-	}
-	var out []seal.SealedSession
-	for id := range weight {
-		if s, ok := sealed[id]; ok {
-			out = append(out, s)
-		}
-	}
-	slices.SortFunc(out, func(a, b seal.SealedSession) int {
-		switch wa, wb := weight[a.ID], weight[b.ID]; {
-		case wa > wb:
-			return -1
-		case wa < wb:
-			return 1
-		}
-		return slices.Compare(a.ID[:], b.ID[:])
-	})
-	out = out[:min(len(out), maxSessions)]
-	slices.SortFunc(out, func(a, b seal.SealedSession) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	return out
 }

@@ -37,7 +37,7 @@ import (
 // not be read again; the segment that follows them holds the same entries, and
 // they count only where none does.
 const (
-	localMagic   = "KNLM\x04"
+	localMagic   = "KNLM\x05"
 	localHead    = int64(len(localMagic)) + 8 + int64(len(seal.DomainID{}))
 	localEnd     = "KNLE"
 	localFile    = "manifest"
@@ -46,12 +46,6 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// container is a manifest container as the host remembers it.
-type container struct {
-	pack.Ref
-	Size uint64
-}
 
 // segmentPlace is where a segment lies in the store.
 type segmentPlace struct {
@@ -77,7 +71,7 @@ type localSegment struct {
 
 // place is where the segment lies in the store; ok is false for a segment of
 // a run that did not come to its end.
-func (s *localSegment) place() (c container, p segmentPlace, ok bool) {
+func (s *localSegment) place() (c pack.Ref, p segmentPlace, ok bool) {
 	if s.owner.trailer == nil {
 		return c, p, false
 	}
@@ -131,7 +125,7 @@ type localTrailer struct {
 	number     uint64
 	table      *manifest.Table // without its segments
 	manifest   statement.ManifestRef
-	containers []container
+	containers []pack.Ref
 	places     []segmentPlace // of the blocks, in order
 	objects    []pack.Object
 	locks      []time.Time // when those of needed end in store, as far as known; to the second
@@ -147,19 +141,12 @@ func (t *localTrailer) append(b []byte) []byte {
 	r.Bytes(4, t.table.Append(nil))
 	m := &t.manifest
 	r.Bytes(5, m.Hash[:])
-	r.Bytes(6, m.Salt[:])
-	r.Bytes(7, m.Session.ID[:])
 	r.Uint(8, m.Size)
 	r.Uint(9, m.Offset)
 	r.Uint(10, m.Length)
-	r.Bytes(11, m.Session.Epoch[:])
-	r.Bytes(12, m.Session.Sealed)
 	c := wire.AppendUvarint(nil, uint64(len(t.containers)))
-	for _, x := range t.containers {
-		c = append(c, x.Hash[:]...)
-		c = append(c, x.Session[:]...)
-		c = append(c, x.Salt[:]...)
-		c = wire.AppendUvarint(c, x.Size)
+	for i := range t.containers {
+		c = t.containers[i].Append(c)
 	}
 	r.Bytes(13, c)
 	l := wire.AppendUvarint(nil, uint64(len(t.places)))
@@ -194,18 +181,11 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 		return nil, err
 	}
 	f.Fixed(5, m.Hash[:])
-	f.Fixed(6, m.Salt[:])
-	f.Fixed(7, m.Session.ID[:])
 	m.Size, m.Offset, m.Length = f.Uint(8), f.Uint(9), f.Uint(10)
-	f.Fixed(11, m.Session.Epoch[:])
-	m.Session.Sealed = slices.Clone(f.Bytes(12))
 	d := wire.NewDecoder(f.Bytes(13))
-	t.containers = make([]container, d.Count(81))
+	t.containers = make([]pack.Ref, d.Count(pack.RefMin))
 	for i := range t.containers {
-		d.Copy(t.containers[i].Hash[:])
-		d.Copy(t.containers[i].Session[:])
-		d.Copy(t.containers[i].Salt[:])
-		t.containers[i].Size = d.Uvarint()
+		t.containers[i] = pack.ParseRef(d)
 	}
 	if err := d.Finish(); err != nil {
 		return nil, err

@@ -101,7 +101,7 @@ func (p *parents) relocated(e *manifest.Entry) *manifest.Entry {
 		if !ok || loc.Len != x.Len {
 			return nil
 		}
-		x.Loc = manifest.Location{Pack: &loc.Pack.Ref, FrameOffset: loc.FrameOffset, FrameLen: loc.FrameLen, Offset: loc.Offset}
+		x.Loc = manifest.Location{Pack: loc.Pack, FrameOffset: loc.FrameOffset, FrameLen: loc.FrameLen, Offset: loc.Offset}
 	}
 	return &out
 }

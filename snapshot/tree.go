@@ -19,7 +19,6 @@ import (
 	"knowngood/storage/objects"
 	"knowngood/storage/pack"
 	"knowngood/storage/repository"
-	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
@@ -35,7 +34,7 @@ const (
 	groupMemory = 64 << 20
 	memoryAhead = 256 << 20
 	// wholeBytes is up to what size the container of the table is read whole,
-	// which saves the requests for what else is in it.
+	// not from the table on, which saves the requests for what else is in it.
 	wholeBytes = 4 << 20
 )
 
@@ -49,7 +48,7 @@ type Tree struct {
 	own pack.Ref // the container of the table
 
 	mu    sync.Mutex
-	whole span // the container of the table, when it is small
+	whole span // the container of the table, or its end when it is large
 	found span // the segment that Find read last
 
 	opened openedFrames // of packs
@@ -101,16 +100,18 @@ func OpenTree(ctx context.Context, repo *repository.Repository, s *history.Snaps
 // that it is the one that the tree's own root was signed for.
 func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 	s, r := t.Snapshot, t.Reader
-	t.own = pack.Ref{Hash: at.Hash, Session: at.Session.ID, Salt: at.Salt}
+	t.own = pack.Ref{Hash: at.Hash, Size: at.Size}
 	t.whole = span{}
-	r.AddSessions([]seal.SealedSession{at.Session})
-	if at.Size <= wholeBytes {
-		sealed, err := r.Read(ctx, nil, wire.KindManifest, at.Hash, 0, int64(at.Size))
-		if err != nil && !authentic.Damaged(err) {
-			return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
-		}
-		t.whole = span{container: at.Hash, sealed: sealed}
+	var from int64
+	if at.Size > wholeBytes {
+		from = int64(at.Offset)
 	}
+	// What opens it stands at its end.
+	sealed, err := r.ReadEnd(ctx, wire.KindManifest, &t.own, from)
+	if err != nil && !authentic.Damaged(err) {
+		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	t.whole = span{at.Hash, from, sealed}
 
 	content, err := t.frame(ctx, &t.own, uint32(at.Offset), uint32(at.Length))
 	if closed := (*trust.IdentityError)(nil); errors.As(err, &closed) {
@@ -129,14 +130,13 @@ func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 	if table.Digest() != s.Body.Content {
 		return damage(errors.New("it is not the one that the root was signed for"))
 	}
-	r.AddSessions(table.Sessions)
 	t.Table = table
 	return nil
 }
 
 // frame reads and opens a frame.
 func (t *Tree) frame(ctx context.Context, in *pack.Ref, offset, length uint32) ([]byte, error) {
-	sealed, err := t.read(ctx, in.Hash, int64(offset), int64(length))
+	sealed, err := t.read(ctx, in, int64(offset), int64(length))
 	if err != nil {
 		return nil, err
 	}
@@ -156,11 +156,11 @@ func (t *Tree) open(ctx context.Context, in *pack.Ref, offset uint32, sealed []b
 
 // read reads a range of a container, unless it is at hand. The caller may
 // change the bytes.
-func (t *Tree) read(ctx context.Context, container [32]byte, offset, length int64) ([]byte, error) {
+func (t *Tree) read(ctx context.Context, container *pack.Ref, offset, length int64) ([]byte, error) {
 	t.mu.Lock()
-	b := t.whole.of(container, offset, length)
+	b := t.whole.of(container.Hash, offset, length)
 	if b == nil {
-		b = t.found.of(container, offset, length)
+		b = t.found.of(container.Hash, offset, length)
 	}
 	t.mu.Unlock()
 	if b != nil {
@@ -231,7 +231,7 @@ func (e *SegmentError) Unwrap() error { return e.Err }
 // Segment reads and decodes one segment of the table.
 func (t *Tree) Segment(ctx context.Context, i int) ([]manifest.Entry, error) {
 	s := &t.Table.Segments[i]
-	sealed, err := t.read(ctx, t.container(s).Hash, int64(s.Offset), int64(s.SealedLen))
+	sealed, err := t.read(ctx, t.container(s), int64(s.Offset), int64(s.SealedLen))
 	return t.decode(ctx, s, sealed, err)
 }
 
@@ -253,7 +253,7 @@ func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte, e
 		if c.Container.Hash == t.container(s).Hash {
 			continue
 		}
-		sealed, cerr := t.Reader.Read(ctx, nil, wire.KindManifest, c.Container.Hash, int64(c.Offset), int64(c.SealedLen))
+		sealed, cerr := t.Reader.Read(ctx, nil, wire.KindManifest, &c.Container, int64(c.Offset), int64(c.SealedLen))
 		if cerr == nil {
 			entries, cerr = t.entriesOf(ctx, s, &c.Container, c.Offset, sealed)
 		}
@@ -386,7 +386,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 
 func (t *Tree) readGroup(ctx context.Context, g group) ([][]manifest.Entry, []error) {
 	entries, errs := make([][]manifest.Entry, len(g.segments)), make([]error, len(g.segments))
-	sealed, err := t.read(ctx, t.container(&g.segments[0]).Hash, int64(g.offset), int64(g.length))
+	sealed, err := t.read(ctx, t.container(&g.segments[0]), int64(g.offset), int64(g.length))
 	for i := range g.segments {
 		s := &g.segments[i]
 		var part []byte
@@ -406,7 +406,7 @@ func (t *Tree) Find(ctx context.Context, path string) (*manifest.Entry, error) {
 	}
 	s := &t.Table.Segments[t.segmentOf(path)]
 	container := t.container(s)
-	sealed, err := t.read(ctx, container.Hash, int64(s.Offset), int64(s.SealedLen))
+	sealed, err := t.read(ctx, container, int64(s.Offset), int64(s.SealedLen))
 	if err == nil {
 		t.mu.Lock()
 		t.found = span{container.Hash, int64(s.Offset), bytes.Clone(sealed)}

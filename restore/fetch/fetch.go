@@ -153,7 +153,7 @@ func (f *Fetcher) release(b []byte) {
 func (f *Fetcher) read(ctx context.Context, job *rangeJob) error {
 	buffer := f.buffer(int(job.len))
 	defer f.release(buffer)
-	sealed, err := f.reader.Read(ctx, buffer[:0], wire.KindPack, job.ref.Hash, int64(job.offset), int64(job.len))
+	sealed, err := f.reader.Read(ctx, buffer[:0], wire.KindPack, job.ref, int64(job.offset), int64(job.len))
 	if err == nil {
 		f.fetched.Add(uint64(len(sealed)))
 	} else if !authentic.Damaged(err) {

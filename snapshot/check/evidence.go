@@ -56,7 +56,7 @@ func (v *evidence) there(c *manifest.Chunk) bool {
 		return loc.Len == c.Len
 	}
 	r, ok := v.remnants[c.ID]
-	return ok && r.pack == *c.Loc.Pack && r.len == c.Len
+	return ok && r.len == c.Len && (r.pack == *c.Loc.Pack || c.Loc.Pack.Small() && r.pack.Hash == c.Loc.Pack.Hash)
 }
 
 func (v *evidence) badChunk(id [32]byte, key string) {
@@ -67,7 +67,7 @@ func (v *evidence) badChunk(id [32]byte, key string) {
 
 // known takes the contents of a pack into the table of what there really is.
 func (v *evidence) known(hash [32]byte, size int64, tail *pack.Tail, c *pack.Contents) error {
-	return v.actual.Add(index.PackInfo{Ref: pack.Ref{Hash: hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: uint64(size)}, c.Frames)
+	return v.actual.Add(tail.Ref(hash), c.Frames)
 }
 
 // remnant is a chunk of a pack whose bytes are not those of its name. Who
@@ -84,7 +84,7 @@ func (v *evidence) doubt(hash [32]byte, tail *pack.Tail, c *pack.Contents) {
 	defer v.mu.Unlock()
 	for _, f := range c.Frames {
 		for _, ch := range f.Chunks {
-			v.remnants[ch.ID] = remnant{pack.Ref{Hash: hash, Session: tail.Session.ID, Salt: tail.Salt}, ch.Len}
+			v.remnants[ch.ID] = remnant{tail.Ref(hash), ch.Len}
 		}
 	}
 }

@@ -157,7 +157,7 @@ func aSegmentCutByWeightKeepsTheBudget(t *testing.T) {
 					t.Fatal(err)
 				}
 				weight += Weight(e)
-				if CutAfter(e.Path, i+1-start, weight) || i == len(entries)-1 {
+				if CutAfter(e.Path, uint64(start), i+1-start, weight) || i == len(entries)-1 {
 					content = x.Append(content[:0], entries[start:i+1])
 					got, err := ParseSegment(content)
 					if err != nil {

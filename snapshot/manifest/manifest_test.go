@@ -33,7 +33,10 @@ func genEntries(t *rapid.T) []*Entry {
 	slices.SortFunc(paths, Compare)
 	packs := make([]*pack.Ref, 3)
 	for i := range packs {
-		packs[i] = &pack.Ref{Hash: [32]byte{byte(i)}, Session: seal.SessionID{byte(i)}, Salt: seal.Salt{byte(i)}}
+		packs[i] = &pack.Ref{Hash: [32]byte{byte(i)}, Size: uint64(i)}
+		if i%2 == 1 {
+			packs[i] = &pack.Ref{Hash: [32]byte{byte(i)}, Size: pack.SmallObject + uint64(i), Session: seal.SessionID{byte(i)}, Salt: seal.Salt{byte(i)}}
+		}
 	}
 	var out []*Entry
 	for _, p := range paths {
@@ -184,7 +187,7 @@ func theDigestOfATable(t *testing.T) {
 	same := digest(func(*Table) {})
 	t.Run("ignores where segments lie and what opens them", func(t *testing.T) {
 		got := digest(func(x *Table) {
-			x.Sessions, x.Containers = nil, nil
+			x.Containers = nil
 			for i := range x.Segments {
 				s := &x.Segments[i]
 				s.Container, s.Offset, s.SealedLen, s.ContentLen = 0, 99, 98, 97
@@ -307,17 +310,16 @@ func vectorTable() *Table {
 				OneFileSystem: true, CachedAttributes: true, MaxFileSize: 1 << 20, Mounts: []string{"etc/m"}, Entered: []string{"etc/n"}, Counts: Counts{3, 2, 5000}},
 			{Path: "db/web.dump", Command: []string{"pg_dump", "web"}, Restore: []string{"pg_restore"}, Counts: Counts{Files: 1}},
 		},
-		Containers: []pack.Ref{{Hash: [32]byte{1}, Session: seal.SessionID{2}, Salt: seal.Salt{3}}},
+		Containers: []pack.Ref{{Hash: [32]byte{1}, Size: 1 << 20, Session: seal.SessionID{2}, Salt: seal.Salt{3}}, {Hash: [32]byte{4}, Size: pack.SmallObject}},
 		Segments: []Segment{{Container: 1, Offset: 8, SealedLen: 100, ContentLen: 200, ID: [32]byte{4}, Entries: 3, First: ""},
 			{Container: 0, Offset: 8, SealedLen: 50, ContentLen: 60, ID: [32]byte{5}, Entries: 1, First: "etc/b"}},
-		Sessions: []seal.SealedSession{{ID: seal.SessionID{2}, Epoch: seal.EpochID{6}, Sealed: []byte("sealed")}},
 		Problems: []Problem{{"etc/shadow", "permission denied"}},
 		Unknown:  []wire.Field{{Tag: 99, Value: []byte("kept")}},
 	}
 }
 
 func vectorEntries() []*Entry {
-	p := &pack.Ref{Hash: [32]byte{1}, Session: seal.SessionID{2}, Salt: seal.Salt{3}}
+	p := &pack.Ref{Hash: [32]byte{1}, Size: 1 << 20, Session: seal.SessionID{2}, Salt: seal.Salt{3}}
 	return []*Entry{
 		{Path: "", Type: Dir, Flags: Implied, Mode: 0o755, User: "root", Group: "root", Mtime: Time{Sec: -1, Nsec: 5}},
 		{Path: "etc", Type: Dir, Mode: 0o755, User: "root", Group: "root", Mtime: Time{Sec: 1700000000, Nsec: 0}},

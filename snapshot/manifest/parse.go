@@ -6,7 +6,6 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage/pack"
-	"knowngood/storage/seal"
 )
 
 // ParseSegment decodes the content of a segment. The entries share memory
@@ -270,7 +269,7 @@ func validPath(path string) bool {
 
 func parseHints(c []byte, chunks []Chunk) error {
 	d := wire.NewDecoder(c)
-	n := d.Count(80)
+	n := d.Count(pack.RefMin)
 	if n > len(chunks) {
 		d.Fail("%d packs of %d chunks", n, len(chunks))
 		return d.Finish()
@@ -278,14 +277,11 @@ func parseHints(c []byte, chunks []Chunk) error {
 	packs := make([]*pack.Ref, n)
 	hashes := make(map[[32]byte]bool, len(packs))
 	for i := range packs {
-		r := &pack.Ref{}
-		d.Copy(r.Hash[:])
-		d.Copy((*[len(seal.SessionID{})]byte)(&r.Session)[:])
-		d.Copy(r.Salt[:])
+		r := pack.ParseRef(d)
 		if hashes[r.Hash] {
 			d.Fail("pack %d repeats", i)
 		}
-		hashes[r.Hash], packs[i] = true, r
+		hashes[r.Hash], packs[i] = true, &r
 	}
 	if n = d.Count(3); n > len(chunks) {
 		d.Fail("%d frames of %d chunks", n, len(chunks))

@@ -21,23 +21,31 @@ const (
 
 // Where a writer ends a segment (docs/FORMAT.md section 8).
 const (
-	cutMinEntries = 256
-	cutModulus    = 1024
+	cutMinEntries = 16
+	cutMinModulus = 16
+	cutMaxModulus = 1024
 	cutMaxEntries = 8192
 	cutMaxBytes   = 1 << 20
 )
 
 // CutAfter reports whether a segment ends after the entry with this path, when
-// it holds so many entries of this weight together.
-func CutAfter(path string, entries, weight int) bool {
+// it holds so many entries of this weight together, and so many entries of the
+// snapshot lie in segments before it.
+func CutAfter(path string, before uint64, entries, weight int) bool {
 	if entries >= cutMaxEntries || weight >= cutMaxBytes {
 		return true
 	}
-	if entries < cutMinEntries {
+	// A change stores a segment and a line for each of all segments: both are
+	// least when segments grow as the square root of the number of entries.
+	modulus := uint64(cutMinModulus)
+	for modulus < cutMaxModulus && modulus*modulus < before {
+		modulus *= 2
+	}
+	if entries < max(cutMinEntries, int(modulus/4)) {
 		return false
 	}
 	sum := sha256.Sum256([]byte(path))
-	return binary.LittleEndian.Uint64(sum[:])%cutModulus == 0
+	return binary.LittleEndian.Uint64(sum[:])%modulus == 0
 }
 
 // Flags of an entry's encoding: inode flags, or an extension, follow.
@@ -239,9 +247,7 @@ func (x *Encoder) canonical(p *pack.Ref) *pack.Ref {
 	}
 	x.packHashes[p.Hash] = p
 	x.packs[p] = uint64(len(x.packs))
-	x.packTable = append(x.packTable, p.Hash[:]...)
-	x.packTable = append(x.packTable, p.Session[:]...)
-	x.packTable = append(x.packTable, p.Salt[:]...)
+	x.packTable = p.Append(x.packTable)
 	return p
 }
 

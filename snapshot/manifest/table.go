@@ -1,16 +1,13 @@
 package manifest
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/pack"
-	"knowngood/storage/seal"
 )
 
 // Limits of a table.
@@ -19,12 +16,11 @@ const (
 	MaxProblems = 10_000
 )
 
-// Table is the directory of a manifest: its segments and what opens them.
+// Table is the directory of a manifest: its segments and where they lie.
 type Table struct {
 	Sources    []Source   // trees first, then commands, as configured
 	Containers []pack.Ref // of segments that lie outside the table's own container
 	Segments   []Segment  // in path order
-	Sessions   []seal.SealedSession
 	Problems   []Problem
 	Unknown    []wire.Field
 }
@@ -56,10 +52,8 @@ func (t *Table) Append(dst []byte) []byte {
 	}
 	if len(t.Containers) > 0 {
 		b := wire.AppendUvarint(nil, uint64(len(t.Containers)))
-		for _, c := range t.Containers {
-			b = append(b, c.Hash[:]...)
-			b = append(b, c.Session[:]...)
-			b = append(b, c.Salt[:]...)
+		for i := range t.Containers {
+			b = t.Containers[i].Append(b)
 		}
 		r.Bytes(4, b)
 	}
@@ -76,15 +70,6 @@ func (t *Table) Append(dst []byte) []byte {
 			b = wire.AppendBytes(b, s.First)
 		}
 		r.Bytes(6, b)
-	}
-	if len(t.Sessions) > 0 {
-		b := wire.AppendUvarint(nil, uint64(len(t.Sessions)))
-		for _, s := range t.Sessions {
-			b = append(b, s.ID[:]...)
-			b = append(b, s.Epoch[:]...)
-			b = wire.AppendBytes(b, s.Sealed)
-		}
-		r.Bytes(8, b)
 	}
 	if len(t.Problems) > 0 {
 		r.Bytes(10, appendProblems(nil, t.Problems))
@@ -117,13 +102,7 @@ func ParseTable(b []byte) (*Table, error) {
 	if newer != nil {
 		return nil, fmt.Errorf("manifest table: %w", newer)
 	}
-	list(f, 4, 80, func(d *wire.Decoder) {
-		var c pack.Ref
-		d.Copy(c.Hash[:])
-		d.Copy(c.Session[:])
-		d.Copy(c.Salt[:])
-		t.Containers = append(t.Containers, c)
-	})
+	list(f, 4, pack.RefMin, func(d *wire.Decoder) { t.Containers = append(t.Containers, pack.ParseRef(d)) })
 	list(f, 6, 38, func(d *wire.Decoder) {
 		s := Segment{Container: int(d.UvarintMax(uint64(len(t.Containers)))), Offset: uint32(d.UvarintMax(pack.MaxObject)),
 			SealedLen: uint32(d.UvarintMax(pack.MaxObject)), ContentLen: uint32(d.UvarintMax(pack.MaxSegmentContent))}
@@ -134,16 +113,6 @@ func ParseTable(b []byte) (*Table, error) {
 			d.Fail("segment %d", n)
 		}
 		t.Segments = append(t.Segments, s)
-	})
-	list(f, 8, 25, func(d *wire.Decoder) {
-		var s seal.SealedSession
-		d.Copy(s.ID[:])
-		d.Copy(s.Epoch[:])
-		s.Sealed = slices.Clone(d.Bytes())
-		if n := len(t.Sessions); n > 0 && bytes.Compare(t.Sessions[n-1].ID[:], s.ID[:]) >= 0 || len(s.Sealed) > seal.MaxSealed {
-			d.Fail("session %d", n)
-		}
-		t.Sessions = append(t.Sessions, s)
 	})
 	list(f, 10, 2, func(d *wire.Decoder) {
 		p := Problem{string(d.Bytes()), string(d.Bytes())}

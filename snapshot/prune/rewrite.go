@@ -48,13 +48,12 @@ func (r *repacker) copyOver(ctx context.Context, host *trust.Host, x *objects.In
 		if err := c.same(object, r.domain); err != nil {
 			return fail(&authentic.DamageError{Key: deletion.Key(r.facts.host, r.facts.domain, c.id), What: "pack", Err: err})
 		}
-		reader.AddSessions([]seal.SealedSession{c.tail.Session})
-		ref := &pack.Ref{Hash: c.id.Hash, Session: c.tail.Session.ID, Salt: c.tail.Salt}
+		ref := c.tail.Ref(c.id.Hash)
 		for _, f := range c.table.Frames {
 			if !slices.ContainsFunc(f.Chunks, func(ch pack.Chunk) bool { return used[ch.ID] }) {
 				continue
 			}
-			if content, err = reader.Open(w.Context(), content[:0], wire.KindPack, ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen]); err != nil {
+			if content, err = reader.Open(w.Context(), content[:0], wire.KindPack, &ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen]); err != nil {
 				return fail(err)
 			}
 			at := uint32(0)

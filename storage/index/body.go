@@ -20,10 +20,7 @@ const (
 )
 
 // PackInfo is what opens a pack and how large it is.
-type PackInfo struct {
-	pack.Ref
-	Size uint64 // stored bytes
-}
+type PackInfo = pack.Ref
 
 // Frame is a frame that holds chunks of a run.
 type Frame struct {

@@ -20,7 +20,7 @@ import (
 var update = flag.Bool("update", false, "write the vectors anew")
 
 func packOf(n byte) PackInfo {
-	return PackInfo{Ref: pack.Ref{Hash: [32]byte{n}, Session: seal.SessionID{n, 1}, Salt: seal.Salt{n, 2}}, Size: 1 << 20}
+	return PackInfo{Hash: [32]byte{n}, Size: 1 << 20, Session: seal.SessionID{n, 1}, Salt: seal.Salt{n, 2}}
 }
 
 func idOf(n uint64) (id [32]byte) {

@@ -38,7 +38,7 @@ type tableModel struct {
 // add puts one pack of frames of chunks with the given numbers.
 func (m *tableModel) add(numbers [][]uint64) {
 	m.packs++
-	info := PackInfo{Ref: pack.Ref{Hash: idOf(m.packs)}, Size: 1 << 20}
+	info := PackInfo{Hash: idOf(m.packs), Size: 1 << 20}
 	at := uint32(pack.FirstOffset)
 	var frames []pack.Frame
 	for _, chunks := range numbers {
@@ -350,7 +350,7 @@ func lookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 		adders.Go(func() {
 			for i := range 200 {
 				id := sha256.Sum256([]byte{byte(w), byte(i)})
-				info := PackInfo{Ref: pack.Ref{Hash: id}, Size: 1 << 20}
+				info := PackInfo{Hash: id, Size: 1 << 20}
 				if err := table.Add(info, []pack.Frame{{Offset: 8, SealedLen: 9, ContentLen: 9, Chunks: []pack.Chunk{{ID: id, Len: 9}}}}); err != nil {
 					t.Error(err)
 				}

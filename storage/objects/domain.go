@@ -126,7 +126,7 @@ func (d domain) readContents(ctx context.Context, packs iter.Seq2[inventory.Obje
 		g.Go(func() error {
 			tail, contents, err := from.contents(gctx, o.Hash, int64(o.Size))
 			if err == nil {
-				err = take(index.PackInfo{Ref: pack.Ref{Hash: o.Hash, Session: tail.Session.ID, Salt: tail.Salt}, Size: uint64(tail.Size)}, contents)
+				err = take(tail.Ref(o.Hash), contents)
 			}
 			var damage *authentic.DamageError
 			if errors.As(err, &damage) {

@@ -61,7 +61,7 @@ func overwrite(t *testing.T, with func(object []byte) []byte) *overwritten {
 	}
 	tail, contents, err := reader().Contents(t.Context(), wire.KindPack, o.id.Hash, o.size)
 	w.Check(err)
-	o.in, o.frame = pack.Ref{Hash: o.id.Hash, Session: tail.Session.ID, Salt: tail.Salt}, contents.Frames[0]
+	o.in, o.frame = tail.Ref(o.id.Hash), contents.Frames[0]
 
 	object, err := storage.ReadAll(t.Context(), store, o.key, 0, -1)
 	w.Check(err)

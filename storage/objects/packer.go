@@ -7,7 +7,6 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
-	"knowngood/storage/index"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 )
@@ -31,8 +30,8 @@ func newFrame() *Frame { return &Frame{placed: make(chan struct{})} }
 // openPack is a pack on its way into the store.
 type openPack struct {
 	builder *pack.Builder
-	info    index.PackInfo // the hash and the size are set by finish
-	durable chan struct{}  // closed when the store has confirmed them
+	info    pack.Ref      // the hash and the size are set by finish
+	durable chan struct{} // closed when the store has confirmed them
 }
 
 // packer gathers the frames of one kind into objects and uploads them.
@@ -88,7 +87,7 @@ func (p *packer) begin(ctx context.Context) error {
 		buf = make([]byte, 0, p.target+contentsRoom)
 	}
 	b := pack.NewBuilder(p.kind, p.w.repo.t.ID(), p.w.host.Domain, p.w.session, buf)
-	p.open = &openPack{builder: b, info: index.PackInfo{Ref: pack.Ref{Session: p.w.session.ID, Salt: b.Salt()}}, durable: make(chan struct{})}
+	p.open = &openPack{builder: b, info: b.Ref(), durable: make(chan struct{})}
 	return nil
 }
 

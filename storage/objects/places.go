@@ -18,7 +18,7 @@ type Place struct {
 }
 
 func placeOf(loc index.Location) Place {
-	return Place{loc.Pack.Ref, loc.FrameOffset, loc.FrameLen, loc.Offset}
+	return Place{*loc.Pack, loc.FrameOffset, loc.FrameLen, loc.Offset}
 }
 
 // places is what finds chunks whose hints fail, opened when it is first needed.

@@ -3,11 +3,16 @@ package objects
 import (
 	"context"
 	"crypto/cipher"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 )
@@ -25,8 +30,13 @@ type Reader struct {
 	segments          segmentCopies
 
 	mu       sync.Mutex
-	sessions map[seal.SessionID]seal.SealedSession
-	keys     map[pack.Ref]cipher.AEAD // by all that makes them: what names a pack may name it wrongly
+	sessions map[seal.SessionID]seal.SealedSession // as the ends of objects that were read have them
+	keys     map[pack.Ref]cipher.AEAD              // by all that makes them: what names a pack may name it wrongly
+	ends     struct {                              // of all objects of the domain, read when the end of one is damaged
+		once     sync.Once
+		sessions map[seal.SessionID]seal.SealedSession
+		err      error
+	}
 }
 
 // NewReader reads what lies under a snapshot. The snapshot's domain must be
@@ -46,19 +56,6 @@ func (r *Reader) Host() string { return r.host }
 // Store that is read.
 func (r *Reader) Store() storage.Store { return r.repo.t.Store() }
 
-// AddSessions makes sealed sessions known, so that packs' trailers need not
-// be read.
-func (r *Reader) AddSessions(sealed []seal.SealedSession) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range sealed {
-		if len(r.sessions) >= maxKeys {
-			return
-		}
-		r.sessions[s.ID] = s
-	}
-}
-
 // of reads objects of a kind.
 func (r *Reader) of(kind wire.Kind) *stored {
 	if kind == wire.KindManifest {
@@ -68,11 +65,57 @@ func (r *Reader) of(kind wire.Kind) *stored {
 }
 
 // Read appends length bytes of an object from offset to dst, from beneath the
-// current view where that has nothing there. The error is *authentic.DamageError
-// when the object is missing or shorter than that.
-func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, hash [32]byte, offset, length int64) ([]byte, error) {
+// current view where that has nothing there. A small object is read whole, so that
+// opening its frames asks nothing more of the store. The error is
+// *authentic.DamageError when the object is missing or shorter than that.
+func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset, length int64) ([]byte, error) {
 	s := r.of(kind)
-	return s.Range(ctx, dst, s.key(hash), hash, offset, length)
+	if !ref.Small() {
+		return s.Range(ctx, dst, s.key(ref.Hash), ref.Hash, offset, length)
+	}
+	if offset+length > int64(ref.Size) {
+		return nil, s.damaged(ref.Hash, fmt.Errorf("it is %d bytes long, at least %d are needed", ref.Size, offset+length))
+	}
+	var object []byte
+	err := s.Verified(ctx, s.key(ref.Hash), ref.Hash, func() (err error) {
+		object, err = s.Range(ctx, object[:0], s.key(ref.Hash), ref.Hash, 0, int64(ref.Size))
+		if err == nil && sha256.Sum256(object) != ref.Hash {
+			err = s.damaged(ref.Hash, errors.New("its bytes are not those of its name"))
+		}
+		return err
+	})
+	// Of damaged bytes the frames may still be good: they are verified one by one.
+	if err != nil && (!authentic.Damaged(err) || len(object) != int(ref.Size)) {
+		return nil, err
+	}
+	if err := r.learn(ctx, kind, ref, object, int64(ref.Size)); err != nil {
+		return nil, err
+	}
+	return append(dst, object[offset:offset+length]...), nil
+}
+
+// ReadEnd reads an object from offset to its end, so that opening its frames asks
+// nothing more of the store. The error is as that of Read.
+func (r *Reader) ReadEnd(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset int64) ([]byte, error) {
+	b, err := r.Read(ctx, nil, kind, ref, offset, int64(ref.Size)-offset)
+	if err == nil && !ref.Small() {
+		err = r.learn(ctx, kind, ref, b, int64(ref.Size))
+	}
+	return b, err
+}
+
+// learn makes the frame key of an object of size bytes known from its end. An end
+// that cannot be read says nothing: whoever needs the key then finds out why.
+func (r *Reader) learn(ctx context.Context, kind wire.Kind, ref *pack.Ref, end []byte, size int64) error {
+	tail, err := pack.ParseTail(kind, end, size)
+	if err != nil || tail.Repository != r.repo.t.ID() {
+		return nil
+	}
+	_, err = r.frameKey(ctx, kind, ref, tail)
+	if err != nil && !errors.Is(err, seal.ErrWrongKey) {
+		return err
+	}
+	return nil
 }
 
 // Whole reads an object whole into dst's memory and verifies its hash, from
@@ -90,44 +133,108 @@ func (r *Reader) Compare(ctx context.Context, id ID, listed int64, done func(byt
 	return r.of(id.Kind).compare(ctx, id.Hash, listed, done)
 }
 
-// Key is the frame key of an object.
-func (r *Reader) Key(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher.AEAD, error) {
+// named is a reference as the frame key of its object is remembered by.
+func named(ref *pack.Ref) pack.Ref {
+	if ref.Small() {
+		return pack.Ref{Hash: ref.Hash, Size: ref.Size}
+	}
+	return *ref
+}
+
+// key is the frame key of an object. The sealed secret of its session may be known
+// from another object; with own it is taken from the object itself.
+func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own bool) (cipher.AEAD, error) {
+	at := named(ref)
 	r.mu.Lock()
-	key, ok := r.keys[*ref]
-	sealed, known := r.sessions[ref.Session]
+	key, ok := r.keys[at]
+	sealed, known := r.sessions[at.Session]
 	r.mu.Unlock()
-	if ok {
+	switch {
+	case own:
+	case ok:
 		return key, nil
+	case known && at.Session != seal.SessionID{}:
+		return r.frameKey(ctx, kind, ref, &pack.Tail{Trailer: pack.Trailer{Session: sealed, Salt: at.Salt}})
 	}
-	if !known {
-		tail, err := r.of(kind).tail(ctx, ref.Hash, -1)
-		if err != nil {
-			return nil, err
+	tail, err := r.of(kind).tail(ctx, ref.Hash, int64(ref.Size))
+	if authentic.Damaged(err) && at.Session != (seal.SessionID{}) {
+		// Other objects of the run have its session, too.
+		sealed, ok, serr := r.sessionElsewhere(ctx, at.Session)
+		if serr != nil {
+			return nil, serr
 		}
-		if tail.Session.ID != ref.Session || tail.Salt != ref.Salt {
-			return nil, fmt.Errorf("%v %x: its trailer names another session than the manifest: %w", kind, ref.Hash, wire.ErrMalformed)
+		if ok {
+			return r.frameKey(ctx, kind, ref, &pack.Tail{Trailer: pack.Trailer{Session: sealed, Salt: at.Salt}})
 		}
-		sealed = tail.Session
-		r.AddSessions([]seal.SealedSession{sealed})
 	}
-	session, err := r.repo.t.OpenSession(ctx, sealed)
 	if err != nil {
 		return nil, err
 	}
-	key = session.FrameKey(kind, r.repo.t.ID(), r.ID, ref.Salt)
+	if at.Session != (seal.SessionID{}) && (tail.Session.ID != at.Session || tail.Salt != at.Salt) {
+		return nil, fmt.Errorf("%v %x: its trailer names another session than the manifest: %w", kind, ref.Hash, wire.ErrMalformed)
+	}
+	return r.frameKey(ctx, kind, ref, tail)
+}
+
+// sessionElsewhere looks for the sealed secret of a session at the ends of all
+// objects of the domain, which are read once.
+func (r *Reader) sessionElsewhere(ctx context.Context, id seal.SessionID) (sealed seal.SealedSession, ok bool, err error) {
+	r.ends.once.Do(func() {
+		r.ends.sessions = map[seal.SessionID]seal.SealedSession{}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(tailsInFlight)
+		objects, err := r.list(ctx, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
+		for _, o := range objects {
+			g.Go(func() error {
+				tail, err := r.of(o.Kind).tail(gctx, o.Hash, int64(o.Size))
+				if err != nil {
+					if authentic.Damaged(err) {
+						return nil
+					}
+					return err
+				}
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.ends.sessions[tail.Session.ID] = tail.Session
+				return nil
+			})
+		}
+		if r.ends.err = g.Wait(); err != nil {
+			r.ends.err = err
+		}
+	})
+	sealed, ok = r.ends.sessions[id]
+	return sealed, ok, r.ends.err
+}
+
+// frameKey makes the frame key of an object from its trailer, and remembers it.
+func (r *Reader) frameKey(ctx context.Context, kind wire.Kind, ref *pack.Ref, t *pack.Tail) (cipher.AEAD, error) {
+	session, err := r.repo.t.OpenSession(ctx, t.Session)
+	if err != nil {
+		return nil, err
+	}
+	key := session.FrameKey(kind, r.repo.t.ID(), r.ID, t.Salt)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.keys) >= maxKeys {
 		clear(r.keys)
 	}
-	r.keys[*ref] = key
+	if len(r.sessions) >= maxKeys {
+		clear(r.sessions)
+	}
+	r.keys[named(ref)] = key
+	r.sessions[t.Session.ID] = t.Session
 	return key, nil
 }
 
 // Open opens a sealed frame that was read from offset of an object and
 // appends its content to dst. It reuses sealed's memory.
 func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
-	key, err := r.Key(ctx, kind, ref)
+	return r.open(ctx, dst, kind, ref, offset, sealed, false)
+}
+
+func (r *Reader) open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset uint32, sealed []byte, own bool) ([]byte, error) {
+	key, err := r.key(ctx, kind, ref, own)
 	if err != nil {
 		return nil, err
 	}
@@ -143,16 +250,23 @@ func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 }
 
 // Frame reads and opens one frame, from beneath the current view where that
-// shows other bytes.
+// shows other bytes, with the session that stands in the object itself.
 func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset, length uint32) ([]byte, error) {
 	var content []byte
 	s := r.of(kind)
+	own := false
 	err := s.Verified(ctx, s.key(ref.Hash), ref.Hash, func() error {
-		sealed, err := r.Read(ctx, nil, kind, ref.Hash, int64(offset), int64(length))
+		sealed, err := r.Read(ctx, nil, kind, ref, int64(offset), int64(length))
 		if err != nil {
 			return err
 		}
-		content, err = r.Open(ctx, nil, kind, ref, offset, sealed)
+		content, err = r.open(ctx, nil, kind, ref, offset, sealed, own)
+		if authentic.Damaged(err) && !own {
+			own = true
+			if sealed, err = r.Read(ctx, nil, kind, ref, int64(offset), int64(length)); err == nil {
+				content, err = r.open(ctx, nil, kind, ref, offset, sealed, own)
+			}
+		}
 		return err
 	})
 	return content, err

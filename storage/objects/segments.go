@@ -54,7 +54,7 @@ func (r *Reader) readSegments(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r.addSegments(pack.Ref{Hash: o.Hash, Session: tail.Session.ID, Salt: tail.Salt}, contents)
+			r.addSegments(tail.Ref(o.Hash), contents)
 			return nil
 		})
 	}

@@ -95,9 +95,6 @@ func (r *Objects) NewWriter(ctx context.Context, host *trust.Host, epoch *seal.E
 // cause.
 func (w *Writer) Context() context.Context { return w.ctx }
 
-// Session is the writer's session, as manifests carry it.
-func (w *Writer) Session() seal.SealedSession { return w.session.SealedSession }
-
 // StoredBytes is how many bytes the store has confirmed.
 func (w *Writer) StoredBytes() uint64 { return w.stored.Load() }
 
@@ -367,8 +364,13 @@ func (w *Writer) AddSegment(id [32]byte, plaintext []byte, contentLen int) (*Fra
 // SegmentPlace is where a segment of this writer lies: Container is nil
 // for the container that holds the table.
 type SegmentPlace struct {
-	Container         *index.PackInfo
+	Container         *pack.Ref
 	Offset, SealedLen uint32
+}
+
+// Manifest is how a root names the table that lies there.
+func (p SegmentPlace) Manifest() statement.ManifestRef {
+	return statement.ManifestRef{Hash: p.Container.Hash, Size: p.Container.Size, Offset: uint64(p.Offset), Length: uint64(p.SealedLen)}
 }
 
 // SegmentPlace returns where the segment of a frame lies. It may be called when
@@ -382,17 +384,18 @@ func (w *Writer) SegmentPlace(f *Frame) SegmentPlace {
 }
 
 // FinishManifest writes the table and the list of objects to the end of the last
-// container, and waits until everything that was written is durable.
-func (w *Writer) FinishManifest(table []byte, objects []pack.Object) (*statement.ManifestRef, error) {
+// container, waits until everything that was written is durable, and returns where
+// the table lies.
+func (w *Writer) FinishManifest(table []byte, objects []pack.Object) (SegmentPlace, error) {
 	plaintext := pack.NewCompressor(w.level).Frame(nil, table)
 	f, o, err := w.meta.finishWith(w.ctx, plaintext, len(table), objects)
+	if err == nil {
+		err = w.uploads.Wait()
+	}
 	if err != nil {
-		return nil, err
+		return SegmentPlace{}, err
 	}
-	if err := w.uploads.Wait(); err != nil {
-		return nil, err
-	}
-	return &statement.ManifestRef{Hash: o.info.Hash, Size: o.info.Size, Offset: uint64(f.offset), Length: uint64(f.len), Salt: o.info.Salt, Session: w.session.SealedSession}, nil
+	return SegmentPlace{&o.info, f.offset, f.len}, nil
 }
 
 // Abort ends the writer: it waits for uploads under way, which end early. It may

@@ -167,6 +167,11 @@ func (t *Trailer) append(b []byte) []byte {
 	return append(b, t.Session.Sealed...)
 }
 
+// Ref names the object of a hash.
+func (t *Tail) Ref(hash [32]byte) Ref {
+	return Ref{Hash: hash, Size: uint64(t.Size), Session: t.Session.ID, Salt: t.Salt}
+}
+
 // Tail is the end of an object, split.
 type Tail struct {
 	Trailer
@@ -289,8 +294,8 @@ func NewBuilder(kind wire.Kind, repo seal.RepositoryID, domain *seal.Domain, ses
 	}
 }
 
-// Salt of the object, for those who will open its frames.
-func (b *Builder) Salt() seal.Salt { return b.salt }
+// Ref is what will open the object's frames; its hash and size are not known yet.
+func (b *Builder) Ref() Ref { return Ref{Session: b.session.ID, Salt: b.salt} }
 
 // Size is the number of bytes so far.
 func (b *Builder) Size() int { return len(b.buf) }

@@ -21,7 +21,6 @@ import (
 	"knowngood/storage/layout"
 	"knowngood/storage/localstate"
 	"knowngood/storage/repository"
-	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
@@ -163,7 +162,7 @@ func (w *world) operator(t *testing.T) *repository.Repository {
 // body is a body that says little.
 func body(uint64) *statement.RootBody {
 	return &statement.RootBody{Started: now, Status: statement.Complete, Manifest: statement.ManifestRef{
-		Size: 100, Offset: 8, Length: 20, Session: seal.SealedSession{Sealed: []byte{1}}}}
+		Size: 100, Offset: 8, Length: 20}}
 }
 
 func commit(t *testing.T, h host, env string) *history.Snapshot {

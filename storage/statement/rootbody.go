@@ -2,11 +2,9 @@ package statement
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"knowngood/internal/wire"
-	"knowngood/storage/seal"
 )
 
 // Status of a snapshot; the numbers are part of the stored format.
@@ -28,14 +26,13 @@ func (s Status) String() string {
 	return fmt.Sprintf("status-%d", uint8(s))
 }
 
-// ManifestRef says where a snapshot's manifest table lies and what opens it.
+// ManifestRef says where a snapshot's manifest table lies. The end of the container
+// holds what opens it.
 type ManifestRef struct {
-	Hash    [32]byte // of the container that holds the table
-	Size    uint64   // of the container, in stored bytes
-	Offset  uint64   // of the table's frame in the container
-	Length  uint64   // of the sealed frame
-	Salt    seal.Salt
-	Session seal.SealedSession
+	Hash   [32]byte // of the container that holds the table
+	Size   uint64   // of the container, in stored bytes
+	Offset uint64   // of the table's frame in the container
+	Length uint64   // of the sealed frame
 }
 
 // Counts of a snapshot; sizes are in bytes.
@@ -94,10 +91,6 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 	r.Uint(10, x.Manifest.Size)
 	r.Uint(12, x.Manifest.Offset)
 	r.Uint(14, x.Manifest.Length)
-	r.Bytes(16, x.Manifest.Session.ID[:])
-	r.Bytes(18, x.Manifest.Salt[:])
-	r.Bytes(20, x.Manifest.Session.Epoch[:])
-	r.Bytes(22, x.Manifest.Session.Sealed)
 	r.Bytes(24, appendHashes(x.IndexRuns))
 	r.Time(26, x.ProtectedUntil)
 	r.Bytes(28, x.Nonce[:])
@@ -191,10 +184,6 @@ func ParseRootBody(record []byte) (*RootBody, error) {
 	m.Size = validUint(r, 10, r.Uint(10), 1, maxPack)
 	m.Offset = validUint(r, 12, r.Uint(12), wire.PreludeLen, m.Size)
 	m.Length = validUint(r, 14, r.Uint(14), 1, m.Size-min(m.Offset, m.Size))
-	r.Fixed(16, m.Session.ID[:])
-	r.Fixed(18, m.Salt[:])
-	r.Fixed(20, m.Session.Epoch[:])
-	m.Session.Sealed = slices.Clone(some(r, 22, seal.MaxSealed))
 	x.IndexRuns = parseHashes(r, 24)
 	if n := len(x.IndexRuns); n > maxIndexRuns || !ascending(x.IndexRuns) {
 		r.Fail(24, "%d index runs, or not in order", n)

@@ -8,15 +8,13 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
-	"knowngood/storage/seal"
 )
 
 func sampleBody() *RootBody {
 	return &RootBody{
 		Started: at, Finished: at.Add(time.Minute), Status: Partial,
-		Manifest: ManifestRef{Hash: [32]byte{1}, Size: 5000, Offset: 8, Length: 400, Salt: seal.Salt{2},
-			Session: seal.SealedSession{ID: seal.SessionID{3}, Epoch: seal.EpochID{4}, Sealed: []byte("sealed session")}},
-		Content: [32]byte{7}, IndexRuns: [][32]byte{{8}, {9}}, Sources: []SourceCounts{{[8]byte{10}, 7, 3, 1 << 40}, {Tag: [8]byte{11}}}, ProtectedUntil: at.Add(time.Hour), Nonce: [16]byte{5},
+		Manifest: ManifestRef{Hash: [32]byte{1}, Size: 5000, Offset: 8, Length: 400},
+		Content:  [32]byte{7}, IndexRuns: [][32]byte{{8}, {9}}, Sources: []SourceCounts{{[8]byte{10}, 7, 3, 1 << 40}, {Tag: [8]byte{11}}}, ProtectedUntil: at.Add(time.Hour), Nonce: [16]byte{5},
 		Counts:    Counts{Entries: 10, Files: 7, Directories: 3, ContentBytes: 1 << 40, NewContentBytes: 99, StoredBytes: 50, Problems: 1},
 		Witnesses: []Head{{"db", 3, [32]byte{6}}}, Version: "v1.2.3", Tags: []string{"before upgrade", "x"},
 		Unknown: []wire.Field{{Tag: 903, Value: []byte("later")}},
@@ -74,8 +72,6 @@ func TestARootBodyIsRefusedWith(t *testing.T) {
 		"suspect sources out of order":        {func(x *RootBody) { x.Suspect = []Suspicion{{1, Shrank}, {0, Shrank}} }, wire.ErrMalformed},
 		"a reason given twice":                {func(x *RootBody) { x.Suspect = []Suspicion{{1, Shrank}, {1, Shrank}} }, wire.ErrMalformed},
 		"an empty list of reasons":            {func(x *RootBody) { x.Unknown = []wire.Field{{Tag: 48, Value: []byte{0}}, x.Unknown[0]} }, wire.ErrMalformed},
-		"no session secret":                   {func(x *RootBody) { x.Manifest.Session.Sealed = nil }, wire.ErrMalformed},
-		"a session secret over the limit":     {func(x *RootBody) { x.Manifest.Session.Sealed = make([]byte, 4097) }, wire.ErrMalformed},
 		"witnesses out of order":              {func(x *RootBody) { x.Witnesses = []Head{{"web", 1, [32]byte{}}, {"db", 1, [32]byte{}}} }, wire.ErrMalformed},
 		"a version that is no text":           {func(x *RootBody) { x.Version = "\xff" }, wire.ErrMalformed},
 		"more tags than allowed":              {func(x *RootBody) { x.Tags = make([]string, maxTags+1) }, wire.ErrMalformed},
