@@ -24,7 +24,7 @@ func TestADaemonWhoseStoreIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	run, err := s.client.Snapshot(t.Context(), "web", nil)
-	if err != nil || run.Result != report.Failed || !strings.Contains(run.Error, "store does not exist") {
+	if err != nil || run.Result != report.Failed || !strings.Contains(run.Error, " does not exist: check the path") {
 		t.Errorf("without its store, the run: %+v, %v", run, err)
 	}
 	if code, body := s.fetch(t, "GET", "/readyz"); code == 200 {

@@ -56,8 +56,9 @@ or a plugin's. With --recipient alone no identity is needed here: the host then
 captures without being able to read what it captured.
 
 init tries what the store does to objects that somebody overwrites, and warns where
-it keeps neither older versions nor what is there: whoever takes over a host can
-destroy its history there. A host without an identity is set up on such a store with --unprotected only.
+it keeps no older versions and lets objects be overwritten: whoever takes over a
+host can destroy its history there. A host without an identity is set up on such a
+store with --unprotected only.
 
 A further host joins with --join and an identity that holds the owner key; one
 that may never see an identity writes a request with --request, which is granted

@@ -69,7 +69,7 @@ func TestReferencesAreReadAsPeopleWriteThem(t *testing.T) {
 func TestWhatIsNoReferenceIsRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "name", "@": "name", "@3": "name", "web@": "neither", "web@0": "start from 1", "web@042": "start from 1", "web@-1": "neither",
-		"web@yesterday": "neither", "web@2026-13-01": "neither", "Web": "name", "a/b/c": "name", "/web": "a path follows a reference", "web:etc": "slash", "web:/a\x00b": "NUL",
+		"web@yesterday": "neither", "web@2026-13-01": "neither", "Web": "name", "a/b/c": "name", "/web": "a path follows a reference", "web:etc": `must begin with "/"`, "web@4:etc": `must begin with "/"`, "web:/a\x00b": "NUL",
 		"web@99999999999999999999": "neither",
 	} {
 		if _, _, err := history.ParseRef(text); err == nil || !strings.Contains(err.Error(), want) {
