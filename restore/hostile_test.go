@@ -171,7 +171,7 @@ var hostile = []struct {
 	}, "no such file"},
 	{"more content than there is room", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 100_000)} }, "not enough free space"},
 	{"a file in a pack that does not exist", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 1)} }, "object does not exist"},
-	{"paths that are large together", func(string) []*manifest.Entry { return pathBomb(5000) }, "malformed"},
+	{"paths that are large together", func(string) []*manifest.Entry { return pathBomb(100) }, "malformed"},
 	{"attributes that are large together", func(string) []*manifest.Entry {
 		set := []manifest.Xattr{{Name: "user.a", Value: make([]byte, manifest.MaxXattrValue)}}
 		entries := []*manifest.Entry{folder("")}
@@ -302,7 +302,7 @@ func testAHostileManifestWritesNothingOutsideTheTarget(t *testing.T) {
 // a hundred kilobytes in the store.
 func testALargeListInAFewBytesIsDamage(t *testing.T) {
 	w := enginetest.New(t, storagetest.NewMemory())
-	forge(w, pathBomb(60_000), nil)
+	forge(w, pathBomb(3000), nil)
 
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
