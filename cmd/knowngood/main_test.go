@@ -13,6 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"knowngood/internal/enginetest"
 )
 
 // TestMain makes this test binary stand for the program as well: tests find
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	testscript.Main(m, map[string]func(){
+	testscript.Main(inMemory{m}, map[string]func(){
 		// Files of tests are younger than what the kernel leaves unwritten;
 		// tests of package snapshot are about that.
 		"knowngood":         func() { start(time.Nanosecond) },
@@ -37,6 +39,16 @@ func TestMain(m *testing.M) {
 		"with-accounts":     withAccounts,
 		"under-supervision": underSupervision,
 	})
+}
+
+// inMemory are the tests, with their temporary directories in memory.
+type inMemory struct{ *testing.M }
+
+func (m inMemory) Run() int {
+	if err := enginetest.InMemory(); err != nil {
+		panic(err)
+	}
+	return m.M.Run()
 }
 
 // withoutRights runs a program as a user whom the modes of files concern, be

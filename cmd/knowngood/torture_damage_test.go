@@ -115,7 +115,7 @@ func (w *world) hurt() (hurt int) {
 		}
 		out := w.scratch()
 		o := w.run(anybody, "restore", "--json", s.ref+":"+s.src, "--target", out)
-		if o.code == exit.Done {
+		if s.restored(w.t, o) {
 			w.equal(s, out)
 			w.discard(out)
 			return !w.t.Failed()

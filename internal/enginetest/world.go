@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"knowngood/internal/treetest"
 	"knowngood/restore"
 	"knowngood/snapshot"
@@ -233,11 +235,15 @@ func Under(path string) string { return strings.TrimPrefix(path, "/") }
 // Slow reports whether the long tests are wanted: KNOWNGOOD_SLOW=1.
 func Slow() bool { return os.Getenv("KNOWNGOOD_SLOW") != "" }
 
-// InMemory puts temporary directories into memory where the system has a
-// place for that, so that tests that sync file systems do not wait for the
-// disk; not when TMPDIR or the slow tests are asked for.
+// InMemory puts temporary directories into memory, so that tests that sync file
+// systems do not wait for the disk: where the system has a place for that which
+// is large enough and keeps extended attributes, as the servers of tests need
+// them. It does not when TMPDIR or the slow tests are asked for.
 func InMemory() error {
-	const place = "/dev/shm"
+	const (
+		place = "/dev/shm"
+		room  = 4 << 30 // bytes
+	)
 	if Slow() || os.Getenv("TMPDIR") != "" {
 		return nil
 	}
@@ -248,8 +254,13 @@ func InMemory() error {
 	if err != nil {
 		return err
 	}
+	var free unix.Statfs_t
+	unfit := errors.Join(unix.Setxattr(dir, "user.test", []byte("x"), 0), unix.Statfs(dir, &free))
 	if err := os.Remove(dir); err != nil {
 		return err
+	}
+	if unfit != nil || free.Bavail*uint64(free.Bsize) < room {
+		return nil
 	}
 	return os.Setenv("TMPDIR", place)
 }

@@ -13,11 +13,17 @@ import (
 
 	"go.uber.org/goleak"
 
+	"knowngood/internal/enginetest"
 	"knowngood/storage/s3"
 	"knowngood/storage/storagetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := enginetest.InMemory(); err != nil {
+		log.Fatal(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // hook is what stands between a client and the server: it answers itself or
 // lets next do so.
