@@ -32,29 +32,28 @@ type domain struct {
 	found  Domain
 }
 
-func (h *host) domain(ctx context.Context, id seal.DomainID) error {
+// domain prunes a domain, and returns what it found unless an error came first.
+func (h *host) domain(ctx context.Context, id seal.DomainID) (*Domain, error) {
 	d := &domain{host: h, facts: h.facts[id], found: Domain{Host: h.name, ID: id}}
 	for _, s := range h.snapshots[id] {
 		if s.Body == nil {
-			return fmt.Errorf("finding out what a snapshot needs takes an identity: %w", d.repo.Closed(ctx, s.Root))
+			return nil, fmt.Errorf("finding out what a snapshot needs takes an identity: %w", d.repo.Closed(ctx, s.Root))
 		}
 		d.opened = s.Domain
 	}
 	if err := d.readManifests(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	if d.facts.own { // what was damaged once may be whole again
 		if err := d.repo.ExamineDamaged(ctx, d.name, id, d.facts.wanted); err != nil {
-			return err
+			return nil, err
 		}
 		d.facts.damaged = d.repo.DamagedObjects(id)
 	}
 	if err := d.facts.findNeeds(); err != nil {
-		return err
+		return nil, err
 	}
-	err := d.prune(ctx)
-	h.report.Domains = append(h.report.Domains, d.found)
-	return err
+	return &d.found, d.prune(ctx)
 }
 
 // readManifests reads the lists of objects of the kept snapshots.

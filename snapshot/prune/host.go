@@ -8,6 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
@@ -74,13 +77,15 @@ func (p *pruner) host(ctx context.Context, name string) error {
 	return err
 }
 
+// domainsInFlight is how many domains are asked for at once: whoever can put objects
+// can make any number of folders that look like one.
+const domainsInFlight = 16
+
 // prune looks in the order that makes it safe: the clock, which was read before
 // this, the objects, what was announced, and only then what is needed.
 func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
-	for _, d := range domains {
-		if err := h.list(ctx, d); err != nil {
-			return err
-		}
+	if err := h.list(ctx, domains); err != nil {
+		return err
 	}
 	envs, err := h.repo.EveryEnvironment(ctx, h.name)
 	if err != nil {
@@ -95,38 +100,74 @@ func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
 		h.note("host %s has no snapshot: nothing of it is pruned", h.name)
 		return nil
 	}
-	for _, d := range domains {
-		if err := h.blocks(h.name, d.String(), h.domain(ctx, d)); err != nil {
-			return err
+
+	// One after the other where there is something to be read.
+	found := make([]*Domain, len(domains))
+	defer func() {
+		for _, d := range found {
+			if d != nil {
+				h.report.Domains = append(h.report.Domains, *d)
+			}
+		}
+	}()
+	others, octx := errgroup.WithContext(ctx)
+	others.SetLimit(domainsInFlight)
+	domain := func(ctx context.Context, i int) (err error) {
+		found[i], err = h.domain(ctx, domains[i])
+		return h.blocks(h.name, domains[i].String(), err)
+	}
+	for i, d := range domains {
+		if len(h.snapshots[d]) > 0 {
+			if err := domain(ctx, i); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+	for i, d := range domains {
+		if len(h.snapshots[d]) == 0 {
+			others.Go(func() error { return domain(octx, i) })
+		}
+	}
+	return others.Wait()
 }
 
-// list takes the inventory of a domain, with what delete markers hide. In a domain
-// that this machine had before it was enrolled again the word of the host is that
-// of whoever had its key then.
-func (h *host) list(ctx context.Context, domain seal.DomainID) error {
-	f := &facts{host: h.name, domain: domain, own: h.own && domain == h.present, now: h.now, announce: h.Announce, objects: map[deletion.ObjectID]object{}}
-	h.facts[domain] = f
-	for _, prefix := range []string{layout.PrefixPacks(h.name, domain), layout.PrefixManifests(h.name, domain)} {
-		for o, err := range h.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
+// list takes the inventory of all domains, with what delete markers hide, and then
+// reads what was announced in each.
+func (h *host) list(ctx context.Context, domains []seal.DomainID) error {
+	for _, d := range domains {
+		// In a domain that this machine had before it was enrolled again the word of the
+		// host is that of whoever had its key then.
+		h.facts[d] = &facts{host: h.name, domain: d, own: h.own && d == h.present, now: h.now, announce: h.Announce, objects: map[deletion.ObjectID]object{}}
+	}
+	for _, of := range []struct {
+		kind   wire.Kind
+		prefix string
+		parse  func(key string) (host string, domain seal.DomainID, hash [32]byte, ok bool)
+	}{{wire.KindPack, layout.PrefixPackDomains(h.name), layout.ParsePackKey}, {wire.KindManifest, layout.PrefixManifestDomains(h.name), layout.ParseManifestKey}} {
+		for o, err := range h.repo.Store().List(ctx, storage.ListOptions{Prefix: of.prefix, Hidden: true}) {
 			if err != nil {
 				return err
 			}
-			if id, ok := deletion.ParseKey(o.Key); ok {
-				f.objects[id] = object{uint64(o.Size), o.Modified}
+			if _, domain, hash, ok := of.parse(o.Key); ok && h.facts[domain] != nil {
+				h.facts[domain].objects[deletion.ObjectID{Kind: of.kind, Hash: hash}] = object{uint64(o.Size), o.Modified}
 			}
 		}
 	}
-	var err error
-	if f.deletions, err = h.repo.Deletions(ctx, h.name, domain); err != nil {
-		return err
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(domainsInFlight)
+	for _, f := range h.facts {
+		g.Go(func() (err error) {
+			if f.deletions, err = h.repo.Deletions(gctx, h.name, f.domain); err != nil {
+				return err
+			}
+			if f.binding = f.deletions.Elsewhere(); h.own {
+				f.binding, err = h.repo.See(h.name, f.domain, f.deletions, h.now, h.DryRun)
+			}
+			return err
+		})
 	}
-	if f.binding = f.deletions.Elsewhere(); h.own {
-		f.binding, err = h.repo.See(h.name, domain, f.deletions, h.now, h.DryRun)
-	}
-	return err
+	return g.Wait()
 }
 
 // environment gathers the kept snapshots of an environment. One that does not

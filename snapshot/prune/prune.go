@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -122,7 +123,9 @@ type Report struct {
 // pruner is one run.
 type pruner struct {
 	Options
-	repo   *repository.Repository
+	repo *repository.Repository
+
+	mu     sync.Mutex // guards the rest
 	report *Report
 	failed error // of the hosts that were not pruned to the end
 }
@@ -168,6 +171,8 @@ func (p *pruner) blocks(host, domain string, err error) error {
 	if err == nil {
 		return nil
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if authentic.Damaged(err) || errors.Is(err, trust.ErrNoUsableIdentity) || errors.Is(err, storage.ErrInvalidKey) {
 		p.report.Blocked = append(p.report.Blocked, Blocked{host, domain, err})
 		return nil
@@ -180,5 +185,7 @@ func (p *pruner) blocks(host, domain string, err error) error {
 }
 
 func (p *pruner) note(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.report.Notes = append(p.report.Notes, fmt.Sprintf(format, args...))
 }

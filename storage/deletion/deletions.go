@@ -6,6 +6,7 @@ import (
 	"iter"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"knowngood/internal/wire"
@@ -82,10 +83,13 @@ func (d *Deletions) Free() uint64 { return d.numbers.Free() }
 
 // Deletion is what frees space in a repository: pending deletions, the clock of the
 // store, locks. Its methods may be called concurrently.
-type Deletion struct{ t *trust.Trust }
+type Deletion struct {
+	t       *trust.Trust
+	reserve sync.Mutex // held while a piece of a reserve is given up
+}
 
 // New makes a Deletion of a repository.
-func New(t *trust.Trust) *Deletion { return &Deletion{t} }
+func New(t *trust.Trust) *Deletion { return &Deletion{t: t} }
 
 // lately is how long before the newest statement one is read that later ones say
 // nothing more to be read of: captures rely for a day on what they saw.

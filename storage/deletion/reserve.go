@@ -44,6 +44,8 @@ func (x *Deletion) WithReserve(ctx context.Context, host string, size int, put f
 // spendReserve deletes a piece of the reserve, and reports whether there was
 // one.
 func (x *Deletion) spendReserve(ctx context.Context, host string) (bool, error) {
+	x.reserve.Lock()
+	defer x.reserve.Unlock()
 	for o, err := range x.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host)}) {
 		if err != nil {
 			return false, err
