@@ -78,9 +78,9 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	w.Check(err)
 	p := writer.SegmentPlace(frame)
 	table := &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
-	at, err := writer.FinishManifest(table.Append(nil), nil)
+	at, err := writer.FinishManifest(table.Append(nil), pack.ObjectList{})
 	w.Check(err)
-	b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: at.Manifest(), Content: table.Digest(), IndexRuns: runs, Counts: counts, Version: "forged"}
+	b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: at.Manifest(), Content: table.Digest(), Objects: pack.ObjectsDigest(nil), IndexRuns: runs, Counts: counts, Version: "forged"}
 	change(b)
 	commit, err := r.Begin(w.Ctx, host, "e")
 	w.Check(err)
@@ -104,7 +104,7 @@ func linked(e *manifest.Entry, group uint64) *manifest.Entry { e.Link = group; r
 // manyChunks is a file of n chunks, by its entry, of the greatest length.
 func manyChunks(path string, n int) *manifest.Entry {
 	e := file(path)
-	ref := &pack.Ref{}
+	ref := &pack.Ref{Size: 1 << 20}
 	for range n {
 		e.Chunks = append(e.Chunks, manifest.Chunk{Len: pack.MaxChunk, Loc: manifest.Location{Pack: ref, FrameOffset: pack.FirstOffset, FrameLen: 100}})
 	}

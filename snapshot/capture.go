@@ -272,7 +272,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	counts := c.sourceCounts(trailer.table.Sources)
 	problems, count := c.problems.list()
 	body := statement.RootBody{
-		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, Content: trailer.content, IndexRuns: runs, ProtectedUntil: protected,
+		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, Content: trailer.content, Objects: pack.ObjectsDigest(trailer.objects), IndexRuns: runs, ProtectedUntil: protected,
 		Counts: statement.Counts{Entries: e.totals.Entries, Files: e.totals.Files, Directories: e.totals.Directories, ContentBytes: e.totals.Bytes,
 			NewContentBytes: c.writer.NewBytes(), Problems: count},
 		Sources: counts, Suspect: c.judge(trailer.table.Sources, counts), Version: c.Version, Tags: c.Tags,

@@ -13,6 +13,10 @@ import (
 	"knowngood/storage/pack"
 )
 
+// minListed is how many objects a list names at least that is written as what
+// differs from another: a shorter one costs less than keeping the other.
+const minListed = 64
+
 // saveBytes is how much may be read again after a run that died, in bytes,
 // besides what was on its way into the store.
 const saveBytes = 16 << 20
@@ -307,24 +311,28 @@ func (e *emitter) finish() (*localTrailer, error) {
 	if p := e.parents.last; p != nil && !e.parents.gaps && !e.changed && e.copied == len(p.trailer.places) && e.problems.count == 0 &&
 		len(p.trailer.table.Problems) == 0 && manifest.EqualSources(p.trailer.table.Sources, sources) {
 		old := p.trailer
-		t.table, t.content, t.manifest, t.containers, t.objects, t.places = old.table, old.content, old.manifest, old.containers, old.objects, old.places
+		*t = *old
+		t.totals = e.totals
 		return t, nil
 	}
 
 	problems, _ := e.problems.list()
 	table := &manifest.Table{Sources: sources, Problems: problems}
 	e.fillTable(table, t)
-	t.objects = e.objects(table)
+	list := e.listObjects(t, table)
 	encoded := table.Append(nil)
 	if _, err := manifest.ParseTable(encoded); err != nil {
 		return nil, err
 	}
-	at, err := e.writer.FinishManifest(encoded, t.objects)
+	at, err := e.writer.FinishManifest(encoded, list)
 	if err != nil {
 		return nil, err
 	}
 	t.content = table.Digest()
 	t.manifest = at.Manifest()
+	if list.Base == [32]byte{} {
+		t.base, t.baseList = at.Container.Hash, t.objects
+	}
 	own := e.container(*at.Container)
 	for i := range t.places {
 		if t.places[i].container < 0 {
@@ -358,6 +366,35 @@ func (e *emitter) fillTable(table *manifest.Table, t *localTrailer) {
 		table.Segments = append(table.Segments, s.Segment)
 		t.places = append(t.places, s.place)
 	}
+}
+
+// listObjects notes in the trailer what the snapshot needs, and returns how its
+// container lists it: as what differs from the list of an older one, until that is
+// more than twice the square root of the whole. So the whole lists, and what
+// differs, take about as much in the long run.
+func (e *emitter) listObjects(t *localTrailer, table *manifest.Table) pack.ObjectList {
+	t.objects = e.objects(table)
+	p := e.parents.last
+	if p == nil || p.trailer.base == [32]byte{} || len(t.objects) < minListed || e.index.Absent(wire.KindManifest, p.trailer.base) {
+		return pack.ObjectList{Added: t.objects}
+	}
+	old := p.trailer
+	needed := t.objects
+	i, found := slices.BinarySearchFunc(needed, pack.Object{Kind: wire.KindManifest, Hash: old.base}, pack.CompareObjects)
+	if !found { // of its segments none is used any more
+		is := func(o pack.Object) bool { return o.Kind == wire.KindManifest && o.Hash == old.base }
+		at := slices.IndexFunc(old.needed(), is)
+		if at < 0 {
+			return pack.ObjectList{Added: t.objects}
+		}
+		needed = slices.Insert(slices.Clone(needed), i, pack.Object{Kind: wire.KindManifest, Hash: old.base, Size: old.needed()[at].Size})
+	}
+	list := pack.ListObjects(old.base, old.baseList, needed)
+	if n := len(list.Added) + len(list.Removed); n*n > 4*len(needed) {
+		return pack.ObjectList{Added: t.objects}
+	}
+	t.objects, t.base, t.baseList = needed, old.base, old.baseList
+	return list
 }
 
 // objects lists what the snapshot needs but for the table's container.

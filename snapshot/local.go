@@ -37,7 +37,7 @@ import (
 // not be read again; the segment that follows them holds the same entries, and
 // they count only where none does.
 const (
-	localMagic   = "KNLM\x05"
+	localMagic   = "KNLM\x06"
 	localHead    = int64(len(localMagic)) + 8 + int64(len(seal.DomainID{}))
 	localEnd     = "KNLE"
 	localFile    = "manifest"
@@ -128,6 +128,8 @@ type localTrailer struct {
 	containers []pack.Ref
 	places     []segmentPlace // of the blocks, in order
 	objects    []pack.Object
+	base       [32]byte // the container from whose list that of the snapshot differs, or its own
+	baseList   []pack.Object
 	locks      []time.Time // when those of needed end in store, as far as known; to the second
 	store      string      // see repository.StoreHash
 	totals     Totals
@@ -156,7 +158,11 @@ func (t *localTrailer) append(b []byte) []byte {
 		l = wire.AppendUvarint(l, uint64(p.sealedLen))
 	}
 	r.Bytes(17, l)
-	r.Bytes(14, (&pack.Contents{Objects: t.objects}).Append(nil))
+	r.Bytes(14, pack.AppendObjects(nil, t.objects))
+	if t.base != [32]byte{} {
+		r.Bytes(20, t.base[:])
+		r.Bytes(21, pack.AppendObjects(nil, t.baseList))
+	}
 	k := wire.AppendUvarint(nil, uint64(len(t.locks)))
 	for _, end := range t.locks {
 		k = wire.AppendUvarint(k, uint64(max(0, end.Unix())))
@@ -209,11 +215,19 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
-	c, err := pack.ParseContents(wire.KindManifest, f.Bytes(14))
-	if err != nil {
+	d = wire.NewDecoder(f.Bytes(14))
+	t.objects = pack.ParseObjects(d)
+	if err := d.Finish(); err != nil {
 		return nil, err
 	}
-	t.objects = c.Objects
+	if base := f.Bytes(20); len(base) == len(t.base) {
+		t.base = [32]byte(base)
+		d = wire.NewDecoder(f.Bytes(21))
+		t.baseList = pack.ParseObjects(d)
+		if err := d.Finish(); err != nil {
+			return nil, err
+		}
+	}
 	if len(t.locks) != len(t.objects)+1 {
 		return nil, wire.ErrMalformed
 	}

@@ -29,13 +29,12 @@ func firstLock(t *testing.T, w *enginetest.World, ref string) time.Time {
 	t.Helper()
 	r, s, err := w.Snapshot(ref)
 	w.Check(err)
-	m := s.Body.Manifest
 	rd := r.NewReader(s.Host, s.Domain)
 	defer rd.Close()
-	_, contents, err := rd.Contents(w.Ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	objects, err := rd.Objects(w.Ctx, s.Body)
 	w.Check(err)
-	keys := []string{layout.KeyDescriptor, layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), layout.KeyRoot(s.Host, s.Environment, s.Number)}
-	for _, o := range contents.Objects {
+	keys := []string{layout.KeyDescriptor, layout.KeyRoot(s.Host, s.Environment, s.Number)}
+	for _, o := range objects {
 		if o.Kind == wire.KindManifest {
 			keys = append(keys, layout.KeyManifest(s.Host, s.Domain.ID, o.Hash))
 		} else {

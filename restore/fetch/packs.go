@@ -49,13 +49,13 @@ type packState struct {
 // ListPacks compares the packs that a snapshot names with those there are.
 func ListPacks(ctx context.Context, t *snapshot.Tree) (*Packs, error) {
 	o := &Packs{ctx: ctx, tree: t, packs: map[[32]byte]*packState{}}
-	m, r := &t.Snapshot.Body.Manifest, t.Reader
-	_, contents, err := r.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	r := t.Reader
+	objects, err := r.Objects(ctx, t.Snapshot.Body)
 	if err != nil && !authentic.Damaged(err) {
 		return nil, err
 	}
 	if err == nil { // else each pack is looked for when it is met
-		for _, x := range contents.Objects {
+		for _, x := range objects {
 			if x.Kind == wire.KindPack {
 				o.packs[x.Hash] = &packState{want: int64(x.Size), have: -1}
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"knowngood/internal/wire"
 	"knowngood/storage"
+	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
@@ -16,20 +17,24 @@ import (
 // needed compares the objects that a snapshot needs with those there are.
 func (d *domainCheck) needed(ctx context.Context, s *history.Snapshot) error {
 	m := &s.Body.Manifest
-	if err := d.need(ctx, s, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}); err != nil {
-		return err
-	}
 	d.tablesIn[m.Hash] = true
-	_, contents, err := d.reader.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	objects, err := d.reader.Objects(ctx, s.Body)
 	if err != nil {
+		if err := d.need(ctx, s, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}); err != nil {
+			return err
+		}
 		d.strangers.unread = true
-		return d.object(layout.KeyManifest(d.host, d.domain.ID, m.Hash), err)
+		key := layout.KeyManifest(d.host, d.domain.ID, m.Hash)
+		if damage := (*authentic.DamageError)(nil); errors.As(err, &damage) {
+			key = damage.Key // that of the list from which this one differs, maybe
+		}
+		return d.object(key, err)
 	}
 	there := func(id deletion.ObjectID) bool {
 		_, ok := d.packs[id.Hash]
 		return ok
 	}
-	for _, o := range contents.Objects {
+	for _, o := range objects {
 		id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
 		for _, in := range d.deletions.Resolve(m.Hash, id, there) {
 			x := o

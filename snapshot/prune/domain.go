@@ -14,12 +14,12 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
-	"knowngood/storage/pack"
+	"knowngood/storage/objects"
 	"knowngood/storage/seal"
 )
 
 const (
-	manifestsInFlight = 4  // containers read whole at once
+	manifestsInFlight = 16 // lists of objects read at once
 	deletesInFlight   = 16 // objects deleted at once
 )
 
@@ -29,6 +29,8 @@ type domain struct {
 	*host
 	facts  *facts
 	opened *seal.Domain // nil when no kept snapshot opens it
+	lists  sync.Once
+	reader *objects.Reader // of lists of objects
 	found  Domain
 }
 
@@ -131,9 +133,12 @@ func (d *domain) manifestOf(ctx context.Context, s *history.Snapshot) (*manifest
 	if s.Body == nil {
 		return nil, d.repo.Closed(ctx, s.Root)
 	}
-	objects, err := d.objectsOf(ctx, s)
+	// Who can replace objects must not be able to have others deleted: the root was
+	// signed for the list.
+	d.lists.Do(func() { d.reader = d.repo.NewReader(d.name, s.Domain) })
+	objects, err := d.reader.Objects(ctx, s.Body)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
 	m := &manifest{Snapshot: s, objects: objects, stands: map[deletion.ObjectID][]deletion.ObjectID{}}
 	for _, o := range objects {
@@ -143,28 +148,6 @@ func (d *domain) manifestOf(ctx context.Context, s *history.Snapshot) (*manifest
 		}
 	}
 	return m, nil
-}
-
-// objectsOf reads the list of objects of a manifest, whose container is read
-// whole and verified by its name: who can replace objects must not be able to
-// have others deleted.
-func (d *domain) objectsOf(ctx context.Context, s *history.Snapshot) ([]pack.Object, error) {
-	m := &s.Body.Manifest
-	r := d.repo.NewReader(s.Host, s.Domain)
-	defer r.Close()
-	object, err := r.Whole(ctx, nil, wire.KindManifest, m.Hash, -1)
-	var tail *pack.Tail
-	var contents *pack.Contents
-	if err == nil {
-		tail, err = pack.ParseTail(wire.KindManifest, object, int64(len(object)))
-	}
-	if err == nil {
-		contents, err = tail.Contents(wire.KindManifest, s.Domain)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
-	}
-	return append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}), nil
 }
 
 func (d *domain) key(id deletion.ObjectID) string { return deletion.Key(d.name, d.facts.domain, id) }

@@ -68,9 +68,9 @@ func (w *world) named(ref string) (packs [][32]byte) {
 	w.check(err)
 	rd := r.NewReader(s.Host, s.Domain)
 	defer rd.Close()
-	_, c, err := rd.Contents(w.Ctx, wire.KindManifest, s.Body.Manifest.Hash, int64(s.Body.Manifest.Size))
+	objects, err := rd.Objects(w.Ctx, s.Body)
 	w.check(err)
-	for _, o := range c.Objects {
+	for _, o := range objects[:len(objects)-1] {
 		packs = append(packs, o.Hash)
 	}
 	return packs

@@ -12,7 +12,6 @@ import (
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 )
 
@@ -64,14 +63,14 @@ func (r *Objects) lacks(ctx context.Context, s *history.Snapshot, d *deletion.De
 	if !there[table] {
 		return true, nil
 	}
-	_, contents, err := r.NewReader(s.Host, s.Domain).Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	objects, err := r.NewReader(s.Host, s.Domain).Objects(ctx, s.Body)
 	if authentic.Damaged(err) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
+	for _, o := range objects {
 		for _, id := range d.Resolve(m.Hash, ID{Kind: o.Kind, Hash: o.Hash}, func(id ID) bool { return there[id] }) {
 			if !there[id] {
 				return true, nil

@@ -57,7 +57,7 @@ func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, err
 	m := &s.Body.Manifest
 	reader := n.repo.NewReader(s.Host, s.Domain)
 	defer reader.Close()
-	_, contents, err := reader.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	objects, err := reader.Objects(ctx, s.Body)
 	if errors.Is(err, storage.ErrNotFound) {
 		err = &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
 	}
@@ -65,8 +65,8 @@ func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, err
 		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
 
-	out := map[ID]uint64{{Kind: wire.KindManifest, Hash: m.Hash}: m.Size}
-	for _, o := range contents.Objects {
+	out := map[ID]uint64{}
+	for _, o := range objects {
 		id := ID{Kind: o.Kind, Hash: o.Hash}
 		if d.listed == nil {
 			out[id] = o.Size

@@ -60,14 +60,14 @@ func (p *packer) add(ctx context.Context, f *Frame, plaintext []byte, contentLen
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open != nil && p.open.builder.Size()+len(plaintext)+seal.Overhead > p.target {
-		p.finish(nil)
+		p.finish(pack.ObjectList{})
 	}
 	if err := p.begin(ctx); err != nil {
 		return err
 	}
 	p.place(f, plaintext, contentLen, chunks)
 	if p.open.builder.Chunks() >= maxPackChunks {
-		p.finish(nil)
+		p.finish(pack.ObjectList{})
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (p *packer) last() *openPack {
 
 // finishWith adds a last frame and the list of objects, and completes the
 // object.
-func (p *packer) finishWith(ctx context.Context, plaintext []byte, contentLen int, objects []pack.Object) (*Frame, *openPack, error) {
+func (p *packer) finishWith(ctx context.Context, plaintext []byte, contentLen int, list pack.ObjectList) (*Frame, *openPack, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.begin(ctx); err != nil {
@@ -114,7 +114,7 @@ func (p *packer) finishWith(ctx context.Context, plaintext []byte, contentLen in
 	}
 	f := newFrame()
 	p.place(f, plaintext, contentLen, nil)
-	return f, p.finish(objects), nil
+	return f, p.finish(list), nil
 }
 
 // flush sends o on its way, if it is still open.
@@ -122,15 +122,15 @@ func (p *packer) flush(o *openPack) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open != nil && p.open == o {
-		p.finish(nil)
+		p.finish(pack.ObjectList{})
 	}
 }
 
 // finish completes the open object and starts its upload; p.mu is held.
-func (p *packer) finish(objects []pack.Object) *openPack {
+func (p *packer) finish(list pack.ObjectList) *openPack {
 	o := p.open
 	p.open = nil
-	object, sum, contents := o.builder.Finish(objects)
+	object, sum, contents := o.builder.Finish(list)
 	o.builder = nil
 	o.info.Hash, o.info.Size = sum, uint64(len(object))
 	p.w.uploads.Go(func() error {

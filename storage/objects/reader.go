@@ -15,6 +15,7 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
+	"knowngood/storage/statement"
 )
 
 // maxKeys bounds how many frame keys and sealed sessions a Reader remembers.
@@ -32,6 +33,7 @@ type Reader struct {
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession // as the ends of objects that were read have them
 	keys     map[pack.Ref]cipher.AEAD              // by all that makes them: what names a pack may name it wrongly
+	lists    map[[32]byte][]pack.Object            // whole lists of objects, from which others differ, by container
 	ends     struct {                              // of all objects of the domain, read when the end of one is damaged
 		once     sync.Once
 		sessions map[seal.SessionID]seal.SealedSession
@@ -276,4 +278,74 @@ func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offse
 // what refers to it, says is size bytes long; a negative size is looked up.
 func (r *Reader) Contents(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, *pack.Contents, error) {
 	return r.of(kind).contents(ctx, hash, size)
+}
+
+// Objects are all objects that the snapshot of a root needs, its container being
+// the last, as the root was signed for them.
+func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Object, error) {
+	m := &b.Manifest
+	damage := func(err error) error { return r.containers.damaged(m.Hash, err) }
+	var objects []pack.Object
+	err := r.containers.Verified(ctx, r.containers.key(m.Hash), m.Hash, func() error {
+		_, contents, err := r.containers.contents(ctx, m.Hash, int64(m.Size))
+		if err != nil {
+			return err
+		}
+		var base []pack.Object
+		if in := contents.List.Base; in != [32]byte{} {
+			if base, err = r.baseList(ctx, in); err != nil {
+				return err
+			}
+		}
+		if objects, err = contents.List.Whole(base); err != nil {
+			return damage(err)
+		}
+		if pack.ObjectsDigest(objects) != b.Objects {
+			return damage(errors.New("its list of objects is not the one that the root was signed for"))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}), nil
+}
+
+// maxLists bounds how many lists of objects a Reader remembers, from which others
+// differ.
+const maxLists = 16
+
+// baseList is the list of a container that holds it whole.
+func (r *Reader) baseList(ctx context.Context, in [32]byte) ([]pack.Object, error) {
+	r.mu.Lock()
+	list, ok := r.lists[in]
+	r.mu.Unlock()
+	if ok {
+		return list, nil
+	}
+	object, err := r.containers.Whole(ctx, nil, r.containers.key(in), in, -1)
+	if err != nil {
+		return nil, err
+	}
+	var contents *pack.Contents
+	tail, err := pack.ParseTail(wire.KindManifest, object, int64(len(object)))
+	if err == nil {
+		contents, err = tail.Contents(wire.KindManifest, r.domain.Domain)
+	}
+	if err != nil {
+		return nil, r.containers.damaged(in, err)
+	}
+	if contents.List.Base != [32]byte{} {
+		return nil, r.containers.damaged(in, errors.New("its list of objects is not whole"))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.lists) >= maxLists {
+		clear(r.lists)
+	}
+	if r.lists == nil {
+		r.lists = map[[32]byte][]pack.Object{}
+	}
+	r.lists[in] = contents.List.Added
+	return contents.List.Added, nil
 }

@@ -8,7 +8,6 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
-	"knowngood/storage/pack"
 	"time"
 )
 
@@ -32,9 +31,8 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 		}
 		return fmt.Errorf("%s: %w%s: choose another, as `knowngood list` shows them", s.Ref(), history.ErrPruned, on)
 	}
-	rd := r.NewReader(s.Host, s.Domain)
 	m := s.Body.Manifest
-	_, contents, err := rd.Contents(ctx, wire.KindManifest, m.Hash, int64(m.Size))
+	objects, err := r.NewReader(s.Host, s.Domain).Objects(ctx, s.Body)
 	if errors.Is(err, storage.ErrNotFound) {
 		return pruned()
 	}
@@ -50,7 +48,7 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 		there[o.ID] = true
 	}
 	announced, missing := 0, 0
-	for _, o := range append(contents.Objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash}) {
+	for _, o := range objects {
 		for _, id := range d.Resolve(m.Hash, ID{Kind: o.Kind, Hash: o.Hash}, func(id ID) bool { return there[id] }) {
 			switch status, known := d.Status[id]; {
 			case !there[id] && known && status.State == deletion.Deleted:

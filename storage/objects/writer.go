@@ -386,9 +386,9 @@ func (w *Writer) SegmentPlace(f *Frame) SegmentPlace {
 // FinishManifest writes the table and the list of objects to the end of the last
 // container, waits until everything that was written is durable, and returns where
 // the table lies.
-func (w *Writer) FinishManifest(table []byte, objects []pack.Object) (SegmentPlace, error) {
+func (w *Writer) FinishManifest(table []byte, list pack.ObjectList) (SegmentPlace, error) {
 	plaintext := pack.NewCompressor(w.level).Frame(nil, table)
-	f, o, err := w.meta.finishWith(w.ctx, plaintext, len(table), objects)
+	f, o, err := w.meta.finishWith(w.ctx, plaintext, len(table), list)
 	if err == nil {
 		err = w.uploads.Wait()
 	}

@@ -47,27 +47,11 @@ type Frame struct {
 	Chunks     []Chunk
 }
 
-// Object is a line of a manifest's list of what its snapshot needs.
-type Object struct {
-	Kind wire.Kind
-	Hash [32]byte
-	Size uint64 // stored bytes
-	Live uint64 // content bytes that the snapshot refers to
-}
-
-// CompareObjects orders by kind, then hash.
-func CompareObjects(a, b Object) int {
-	if a.Kind != b.Kind {
-		return int(a.Kind) - int(b.Kind)
-	}
-	return slices.Compare(a.Hash[:], b.Hash[:])
-}
-
 // Contents is the table of an object: its frames and, in a container that
 // holds a manifest table, the objects that the snapshot needs.
 type Contents struct {
-	Frames  []Frame
-	Objects []Object
+	Frames []Frame
+	List   ObjectList
 }
 
 // Append appends the plaintext of the contents.
@@ -82,14 +66,7 @@ func (c *Contents) Append(b []byte) []byte {
 			b = wire.AppendUvarint(b, uint64(ch.Len))
 		}
 	}
-	b = wire.AppendUvarint(b, uint64(len(c.Objects)))
-	for _, o := range c.Objects {
-		b = append(b, byte(o.Kind))
-		b = append(b, o.Hash[:]...)
-		b = wire.AppendUvarint(b, o.Size)
-		b = wire.AppendUvarint(b, o.Live)
-	}
-	return b
+	return c.List.append(b)
 }
 
 // ParseContents reads the plaintext of the contents of an object of kind.
@@ -129,21 +106,7 @@ func ParseContents(kind wire.Kind, b []byte) (*Contents, error) {
 		}
 		c.Frames = append(c.Frames, f)
 	}
-	for range d.Count(35) {
-		o := Object{Kind: wire.Kind(d.U8())}
-		d.Copy(o.Hash[:])
-		o.Size, o.Live = d.Uvarint(), d.Uvarint()
-		if k := len(c.Objects); k > 0 && CompareObjects(c.Objects[k-1], o) >= 0 {
-			d.Fail("objects out of order")
-		}
-		if o.Kind != wire.KindPack && o.Kind != wire.KindManifest {
-			d.Fail("a %v among the objects of a snapshot", o.Kind)
-		}
-		if d.Err() != nil {
-			break
-		}
-		c.Objects = append(c.Objects, o)
-	}
+	c.List = parseObjectList(d)
 	if err := d.Finish(); err != nil {
 		return nil, fmt.Errorf("contents: %w", err)
 	}
@@ -323,8 +286,8 @@ func (b *Builder) sealFrame(plaintext []byte, last bool) {
 
 // Finish ends the object and returns its bytes, its SHA-256 and its contents.
 // The Builder must not be used after it; the bytes are the caller's.
-func (b *Builder) Finish(objects []Object) (object []byte, sum [32]byte, contents *Contents) {
-	b.contents.Objects = objects
+func (b *Builder) Finish(list ObjectList) (object []byte, sum [32]byte, contents *Contents) {
+	b.contents.List = list
 	table := b.contents.Append(nil)
 	b.sealFrame(endFrame(table, len(b.contents.Frames)), true)
 	t := Trailer{Repository: b.repo, Domain: b.domain.ID, Session: b.session.SealedSession, Salt: b.salt}

@@ -38,7 +38,7 @@ func build(t testing.TB, kind wire.Kind, objects []Object) (object []byte, sum [
 	c := NewCompressor(LevelDefault)
 	b.Add(c.Frame(nil, []byte("hello, hello, world")), 19, []Chunk{{ID: [32]byte{1}, Len: 14}, {ID: [32]byte{2}, Len: 5}})
 	b.Add(c.Frame(nil, bytes.Repeat([]byte("x"), 5000)), 5000, []Chunk{{ID: [32]byte{3}, Len: 5000}})
-	object, sum, _ = b.Finish(objects)
+	object, sum, _ = b.Finish(ObjectList{Added: objects})
 	return object, sum, domain, epoch
 }
 
@@ -101,7 +101,7 @@ func aPackReadsBackAsBuilt(t *testing.T) {
 		if len(frames) != 2 || frames[0] != "hello, hello, world" || frames[1] != strings.Repeat("x", 5000) {
 			t.Errorf("frames %q", frames)
 		}
-		if len(c.Objects) != 2 || c.Objects[1].Live != 40 || c.Frames[0].Chunks[1].Len != 5 {
+		if len(c.List.Added) != 2 || c.List.Added[1].Live != 40 || c.Frames[0].Chunks[1].Len != 5 {
 			t.Errorf("contents %+v", c)
 		}
 	}
@@ -257,7 +257,7 @@ func thePackOfTheFormatOpens(t *testing.T) {
 
 func FuzzContents(f *testing.F) {
 	f.Add((&Contents{Frames: make([]Frame, MaxFrames/8)}).Append(nil))
-	f.Add((&Contents{Frames: []Frame{{SealedLen: 22, ContentLen: 4, Chunks: []Chunk{{[32]byte{1}, 4}}}}, Objects: []Object{{wire.KindPack, [32]byte{1}, 10, 20}}}).Append(nil))
+	f.Add((&Contents{Frames: []Frame{{SealedLen: 22, ContentLen: 4, Chunks: []Chunk{{[32]byte{1}, 4}}}}, List: ObjectList{Base: [32]byte{7}, Removed: []uint32{0, 3}, Added: []Object{{wire.KindPack, [32]byte{1}, 10, 20}}}}).Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, kind := range []wire.Kind{wire.KindPack, wire.KindManifest} {
 			c, err := ParseContents(kind, b)
@@ -326,6 +326,6 @@ func BenchmarkBuilder(b *testing.B) {
 		for p.Size() < 16<<20 {
 			p.Add(frame, 1<<20, nil)
 		}
-		p.Finish(nil)
+		p.Finish(ObjectList{})
 	}
 }

@@ -124,7 +124,7 @@ func TestNothingThatAWriteOnlyHostKeepsOpensWhatItCaptured(t *testing.T) {
 	}
 	b := pack.NewBuilder(wire.KindPack, r.ID(), h.Domain, session, nil)
 	frame := b.Add(pack.StoredFrame(nil, []byte("what was captured")), 17, []pack.Chunk{{Len: 17}})
-	object, _, _ := b.Finish(nil)
+	object, _, _ := b.Finish(pack.ObjectList{})
 	l := &lock{r.ID(), h.Domain.ID, b.Ref().Salt, object, frame, epoch, session.SealedSession}
 
 	for _, env := range []string{"web", "db"} {

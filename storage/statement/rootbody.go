@@ -58,6 +58,8 @@ type RootBody struct {
 	// Content commits to what the manifest says, wherever it is stored; see
 	// manifest.Table.Digest.
 	Content [32]byte
+	// Objects commits to what the snapshot needs; see pack.ObjectsDigest.
+	Objects [32]byte
 	// IndexRuns are the hashes of the live index runs that the writer has seen
 	// or published, sorted.
 	IndexRuns      [][32]byte
@@ -91,6 +93,7 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 	r.Uint(10, x.Manifest.Size)
 	r.Uint(12, x.Manifest.Offset)
 	r.Uint(14, x.Manifest.Length)
+	r.Bytes(16, x.Objects[:])
 	r.Bytes(24, appendHashes(x.IndexRuns))
 	r.Time(26, x.ProtectedUntil)
 	r.Bytes(28, x.Nonce[:])
@@ -184,6 +187,7 @@ func ParseRootBody(record []byte) (*RootBody, error) {
 	m.Size = validUint(r, 10, r.Uint(10), 1, maxPack)
 	m.Offset = validUint(r, 12, r.Uint(12), wire.PreludeLen, m.Size)
 	m.Length = validUint(r, 14, r.Uint(14), 1, m.Size-min(m.Offset, m.Size))
+	r.Fixed(16, x.Objects[:])
 	x.IndexRuns = parseHashes(r, 24)
 	if n := len(x.IndexRuns); n > maxIndexRuns || !ascending(x.IndexRuns) {
 		r.Fail(24, "%d index runs, or not in order", n)

@@ -1,0 +1,157 @@
+package pack
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+
+	"knowngood/internal/wire"
+)
+
+// Object is what a snapshot needs of the store.
+type Object struct {
+	Kind wire.Kind
+	Hash [32]byte
+	Size uint64 // stored bytes
+	Live uint64 // content bytes that the snapshot refers to
+}
+
+// CompareObjects orders by kind, then hash.
+func CompareObjects(a, b Object) int {
+	if a.Kind != b.Kind {
+		return int(a.Kind) - int(b.Kind)
+	}
+	return slices.Compare(a.Hash[:], b.Hash[:])
+}
+
+// AppendObjects appends a list of objects to b.
+func AppendObjects(b []byte, objects []Object) []byte {
+	b = wire.AppendUvarint(b, uint64(len(objects)))
+	for i := range objects {
+		o := &objects[i]
+		b = append(b, byte(o.Kind))
+		b = append(b, o.Hash[:]...)
+		b = wire.AppendUvarint(b, o.Size)
+		b = wire.AppendUvarint(b, o.Live)
+	}
+	return b
+}
+
+// ParseObjects reads a list of objects.
+func ParseObjects(d *wire.Decoder) (objects []Object) {
+	for range d.Count(35) {
+		o := Object{Kind: wire.Kind(d.U8())}
+		d.Copy(o.Hash[:])
+		o.Size, o.Live = d.Uvarint(), d.Uvarint()
+		if k := len(objects); k > 0 && CompareObjects(objects[k-1], o) >= 0 {
+			d.Fail("objects out of order")
+		}
+		if o.Kind != wire.KindPack && o.Kind != wire.KindManifest {
+			d.Fail("a %v among the objects of a snapshot", o.Kind)
+		}
+		if d.Err() != nil {
+			break
+		}
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+// ObjectsDigest commits to the objects that a snapshot needs; roots carry it.
+func ObjectsDigest(objects []Object) [32]byte { return sha256.Sum256(AppendObjects(nil, objects)) }
+
+// ObjectList is the list of what a snapshot needs, as its container holds it: whole,
+// or as what differs from the list of another container, which holds its own whole.
+type ObjectList struct {
+	Base    [32]byte // hash of that container; zero for none
+	Removed []uint32 // positions in its list, ascending
+	Added   []Object // sorted
+}
+
+// ListObjects is the list of objects that differs from base in what it names.
+func ListObjects(base [32]byte, of, objects []Object) ObjectList {
+	l := ObjectList{Base: base}
+	i := 0
+	for _, o := range objects {
+		for ; i < len(of) && CompareObjects(of[i], o) < 0; i++ {
+			l.Removed = append(l.Removed, uint32(i))
+		}
+		if i < len(of) && of[i].Hash == o.Hash && of[i].Kind == o.Kind {
+			i++
+			if of[i-1] == o {
+				continue
+			}
+			l.Removed = append(l.Removed, uint32(i-1))
+		}
+		l.Added = append(l.Added, o)
+	}
+	for ; i < len(of); i++ {
+		l.Removed = append(l.Removed, uint32(i))
+	}
+	return l
+}
+
+// Whole is the list, of being that of the container that it differs from.
+func (l *ObjectList) Whole(of []Object) ([]Object, error) {
+	out := make([]Object, 0, len(of)+len(l.Added))
+	removed := l.Removed
+	for i, o := range of {
+		if len(removed) > 0 && removed[0] == uint32(i) {
+			removed = removed[1:]
+			continue
+		}
+		out = append(out, o)
+	}
+	if len(removed) > 0 {
+		return nil, fmt.Errorf("list of objects: %w: it removes what the list that it differs from does not have", wire.ErrMalformed)
+	}
+	out = append(out, l.Added...)
+	slices.SortFunc(out, CompareObjects)
+	for i := 1; i < len(out); i++ {
+		if CompareObjects(out[i-1], out[i]) == 0 {
+			return nil, errors.Join(wire.ErrMalformed, errors.New("list of objects: one is named twice"))
+		}
+	}
+	return out, nil
+}
+
+func (l *ObjectList) append(b []byte) []byte {
+	if l.Base == [32]byte{} {
+		b = append(b, 0)
+		return AppendObjects(b, l.Added)
+	}
+	b = append(append(b, 1), l.Base[:]...)
+	b = wire.AppendUvarint(b, uint64(len(l.Removed)))
+	next := uint32(0)
+	for _, i := range l.Removed {
+		b = wire.AppendUvarint(b, uint64(i-next))
+		next = i + 1
+	}
+	return AppendObjects(b, l.Added)
+}
+
+func parseObjectList(d *wire.Decoder) (l ObjectList) {
+	switch d.U8() {
+	case 0:
+	case 1:
+		if d.Copy(l.Base[:]); l.Base == [32]byte{} {
+			d.Fail("a list of objects that differs from none")
+		}
+		next := uint64(0)
+		for range d.Count(1) {
+			i := next + d.UvarintMax(MaxObject)
+			if i > MaxObject {
+				d.Fail("removed object %d", i)
+			}
+			if d.Err() != nil {
+				break
+			}
+			l.Removed, next = append(l.Removed, uint32(i)), i+1
+		}
+	default:
+		d.Fail("a list of objects of an unknown form")
+	}
+	l.Added = ParseObjects(d)
+	return l
+}
