@@ -42,6 +42,7 @@ const (
 	sectionB       = "B"
 	sectionMillion = "M"
 	sectionS3      = "S3"
+	sectionGrowth  = "growth"
 )
 
 // bench is one run of the harness.
@@ -102,7 +103,9 @@ func parse(args []string) (*options, error) {
 	return o, nil
 }
 
-func sections() []string { return []string{sectionA, sectionB, sectionMillion, sectionS3} }
+func sections() []string {
+	return []string{sectionA, sectionB, sectionMillion, sectionS3, sectionGrowth}
+}
 
 // wants reports whether a section or step was asked for.
 func wants(list []string, name string) bool {
@@ -156,6 +159,9 @@ func (b *bench) run(ctx context.Context) error {
 		if err := b.section(ctx, name); err != nil {
 			return err
 		}
+		if name == sectionGrowth {
+			continue // has published its own
+		}
 		runtime.GC() // a source that was compared is large
 		if err := b.report.publish(name); err != nil {
 			return err
@@ -166,6 +172,9 @@ func (b *bench) run(ctx context.Context) error {
 
 func (b *bench) section(ctx context.Context, name string) error {
 	b.current = name
+	if name == sectionGrowth {
+		return b.growth(ctx)
+	}
 	treeName := name
 	if name == sectionS3 {
 		treeName = sectionA

@@ -107,13 +107,12 @@ func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 		from = int64(at.Offset)
 	}
 	// What opens it stands at its end.
+	var content []byte
 	sealed, err := r.ReadEnd(ctx, wire.KindManifest, &t.own, from)
-	if err != nil && !authentic.Damaged(err) {
-		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	if err == nil || authentic.Damaged(err) {
+		t.whole = span{at.Hash, from, sealed}
+		content, err = t.frame(ctx, &t.own, uint32(at.Offset), uint32(at.Length))
 	}
-	t.whole = span{at.Hash, from, sealed}
-
-	content, err := t.frame(ctx, &t.own, uint32(at.Offset), uint32(at.Length))
 	if closed := (*trust.IdentityError)(nil); errors.As(err, &closed) {
 		return fmt.Errorf("%s %w", s.Ref(), closed)
 	}
