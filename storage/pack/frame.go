@@ -74,7 +74,7 @@ const window = 2 << 20
 
 func newEncoder(l zstd.EncoderLevel, window int) *zstd.Encoder {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))
+		zstd.WithEncoderCRC(false), zstd.WithAllLitEntropyCompression(l > zstd.SpeedFastest), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic(err) // the options are constants, and valid
 	}

@@ -3,6 +3,7 @@ package pack
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -82,6 +83,7 @@ func TestPack(t *testing.T) {
 	t.Run("the wrong domain opens no contents", theWrongDomainOpensNoContents)
 	t.Run("content that does not compress is stored", contentThatDoesNotCompressIsStored)
 	t.Run("the default level depends on the content", theDefaultLevelDependsOnTheContent)
+	t.Run("text in which nothing repeats is compressed", textInWhichNothingRepeatsIsCompressed)
 	t.Run("frames that lie about their length are refused", framesThatLieAboutTheirLengthAreRefused)
 	t.Run("contents that are larger than an object can be are refused", contentsThatAreLargerThanAnObjectCanBeAreRefused)
 	t.Run("the pack of the format opens", thePackOfTheFormatOpens)
@@ -184,6 +186,15 @@ func theDefaultLevelDependsOnTheContent(t *testing.T) {
 	}
 	if d, f := size(LevelDefault, text), size(LevelFastest, text); d >= f {
 		t.Errorf("text takes %d bytes, at the fastest level %d", d, f)
+	}
+}
+
+func textInWhichNothingRepeatsIsCompressed(t *testing.T) {
+	random := make([]byte, 300_000)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	text := []byte(base64.StdEncoding.EncodeToString(random))
+	if n := len(NewCompressor(LevelDefault).Frame(nil, text)); n > len(text)*76/100 {
+		t.Errorf("%d bytes of base64 take %d", len(text), n)
 	}
 }
 
