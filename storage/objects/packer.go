@@ -3,6 +3,7 @@ package objects
 import (
 	"context"
 	"sync"
+	"time"
 
 	"knowngood/internal/wire"
 	"knowngood/storage"
@@ -34,24 +35,62 @@ type openPack struct {
 	durable chan struct{} // closed when the store has confirmed them
 }
 
+// Objects in memory, those being filled included: of packs few while uploads are
+// fast, and more while they are slow.
+const (
+	fewPacks   = 3
+	mostPacks  = 6
+	containers = 2
+)
+
+// slowUpload is how long a packer waits for one of its uploads before it takes
+// more memory to have more of them under way.
+const slowUpload = 250 * time.Millisecond
+
 // packer gathers the frames of one kind into objects and uploads them.
 type packer struct {
-	kind    wire.Kind
-	w       *Writer
-	target  int
-	buffers chan []byte // bounds what is in memory; a nil buffer is made on first use
-	stored  func(p *openPack, contents *pack.Contents) error
+	kind   wire.Kind
+	w      *Writer
+	target int
+	stored func(p *openPack, contents *pack.Contents) error
 
 	mu   sync.Mutex
 	open *openPack
+
+	few, most int         // objects in memory
+	made      int         // buffers
+	free      chan []byte // those of objects that are stored
 }
 
-func newPacker(w *Writer, kind wire.Kind, target, inFlight int) *packer {
-	p := &packer{kind: kind, w: w, target: target, buffers: make(chan []byte, inFlight)}
-	for range inFlight {
-		p.buffers <- nil
+func newPacker(w *Writer, kind wire.Kind, target, few, most int) *packer {
+	return &packer{kind: kind, w: w, target: target, few: few, most: most, free: make(chan []byte, most)}
+}
+
+// buffer is the memory of an object. It waits while as many objects as there may be
+// are on their way; p.mu is held.
+func (p *packer) buffer(ctx context.Context) ([]byte, error) {
+	select {
+	case buf := <-p.free:
+		return buf, nil
+	default:
 	}
-	return p
+	if p.made >= p.few {
+		var slow <-chan time.Time
+		if p.made < p.most {
+			timer := time.NewTimer(slowUpload)
+			defer timer.Stop()
+			slow = timer.C
+		}
+		select {
+		case buf := <-p.free:
+			return buf, nil
+		case <-slow:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	p.made++
+	return make([]byte, 0, p.target+contentsRoom), nil
 }
 
 // add seals plaintext into the open object and places f. It blocks while all
@@ -77,14 +116,9 @@ func (p *packer) begin(ctx context.Context) error {
 	if p.open != nil {
 		return nil
 	}
-	var buf []byte
-	select {
-	case buf = <-p.buffers:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if buf == nil {
-		buf = make([]byte, 0, p.target+contentsRoom)
+	buf, err := p.buffer(ctx)
+	if err != nil {
+		return err
 	}
 	b := pack.NewBuilder(p.kind, p.w.repo.t.ID(), p.w.host.Domain, p.w.session, buf)
 	p.open = &openPack{builder: b, info: b.Ref(), durable: make(chan struct{})}
@@ -156,7 +190,7 @@ func (p *packer) upload(o *openPack, object []byte, contents *pack.Contents) err
 		}
 	}
 	close(o.durable)
-	p.buffers <- object[:0]
+	p.free <- object[:0]
 	return nil
 }
 

@@ -26,7 +26,6 @@ const metaTarget = 4 << 20
 type WriterOptions struct {
 	Level    pack.Level
 	PackSize int // bytes; that of the descriptor when 0
-	InFlight int // packs in memory, the one being filled included; 3 when 0
 }
 
 // Writer stores the chunks and segments of one capture. Its methods may be called
@@ -66,9 +65,6 @@ func (r *Objects) NewWriter(ctx context.Context, host *trust.Host, epoch *seal.E
 	if o.PackSize == 0 {
 		o.PackSize = int(r.t.Descriptor().PackSize)
 	}
-	if o.InFlight == 0 {
-		o.InFlight = 3
-	}
 	w := &Writer{repo: r, host: host, session: session, index: ix, level: o.Level, retention: r.t.Retention(time.Now()), claims: map[[32]byte]ChunkRef{}}
 	procs := runtime.GOMAXPROCS(0)
 	w.jobs, w.buffers = make(chan frameJob), make(chan []byte, 2*procs+1)
@@ -76,9 +72,9 @@ func (r *Objects) NewWriter(ctx context.Context, host *trust.Host, epoch *seal.E
 		w.buffers <- nil
 	}
 	w.ctx, w.fail = context.WithCancelCause(ctx)
-	w.data = newPacker(w, wire.KindPack, o.PackSize, o.InFlight)
+	w.data = newPacker(w, wire.KindPack, o.PackSize, fewPacks, mostPacks)
 	w.data.stored = w.packStored
-	w.meta = newPacker(w, wire.KindManifest, min(o.PackSize, metaTarget), 2)
+	w.meta = newPacker(w, wire.KindManifest, min(o.PackSize, metaTarget), containers, containers)
 	for range procs {
 		w.compressors.Go(func() error {
 			err := w.compress()
