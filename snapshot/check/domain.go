@@ -123,7 +123,7 @@ func keyOfTable(b *statement.RootBody) tableKey {
 }
 
 func (d *domainCheck) check(ctx context.Context) error {
-	x, err := d.repo.ReadIndex(ctx, d.host, d.domain, true)
+	x, err := d.repo.ReadIndex(ctx, d.host, d.domain, func(hash [32]byte) bool { return drawn(hash, d.ReadData) })
 	if err != nil {
 		return err
 	}

@@ -208,12 +208,12 @@ func (d *domain) index(ctx context.Context) error {
 		d.facts.moreIndexed = true
 		return nil
 	}
-	x, err := d.repo.ReadIndex(ctx, d.name, d.opened, false)
+	x, err := d.repo.ReadIndex(ctx, d.name, d.opened, nil)
 	if err != nil {
 		return err
 	}
 	defer x.Close()
-	old, more, err := x.Replaced(ctx, d.now.Add(-young))
+	old, more, err := x.Replaced(ctx, d.now.Add(-young), d.namedRuns())
 	if err != nil {
 		return err
 	}
@@ -233,6 +233,18 @@ func (d *domain) index(ctx context.Context) error {
 	}
 	d.facts.indexed, d.facts.moreIndexed = x.PackSizes(), more
 	return nil
+}
+
+// namedRuns are the index runs that the newest snapshot of the domain names: runs
+// merged later need not name them any more when they are gone.
+func (d *domain) namedRuns() (named [][32]byte) {
+	var newest time.Time
+	for _, s := range d.snapshots[d.facts.domain] {
+		if b := s.Body; !s.forgotten && b.Finished.After(newest) {
+			newest, named = b.Finished, b.IndexRuns
+		}
+	}
+	return named
 }
 
 // maxRead is how many objects are read, or asked for, to find out whether they

@@ -61,7 +61,7 @@ func (d *domain) repack(ctx context.Context) ([]statement.Repack, error) {
 
 // foresee counts what would be rewritten, as far as the lists of objects show it.
 func (r *repacker) foresee(ctx context.Context) error {
-	x, err := r.repo.ReadIndex(ctx, r.facts.host, r.domain, false)
+	x, err := r.repo.ReadIndex(ctx, r.facts.host, r.domain, nil)
 	if err != nil {
 		return err
 	}

@@ -223,7 +223,7 @@ func (x *together) indexSays(ended bool) {
 	r := x.host()
 	h, err := r.Host(x.Ctx)
 	x.check(err)
-	ix, err := r.ReadIndex(x.Ctx, enginetest.Host, h.Domain, false)
+	ix, err := r.ReadIndex(x.Ctx, enginetest.Host, h.Domain, nil)
 	x.check(err)
 	defer ix.Close()
 	there := map[string]bool{}
@@ -235,7 +235,7 @@ func (x *together) indexSays(ended bool) {
 			x.t.Fatalf("the index names pack %x, which was deleted, and nothing says so any more", hash[:8])
 		}
 	}
-	if old, more, err := ix.Replaced(x.Ctx, time.Now()); err != nil || ended && (more || len(old) > 0) {
+	if old, more, err := ix.Replaced(x.Ctx, time.Now(), nil); err != nil || ended && (more || len(old) > 0) {
 		x.t.Errorf("replaced index runs are left: %v, %v", old, err)
 	}
 }

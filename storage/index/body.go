@@ -5,19 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/pack"
 )
 
-// Limits of a run.
-const (
-	// MaxEntries is the most chunks a run may hold. Frames and packs are
-	// there for its chunks, so there are no more of either.
-	MaxEntries = 524_288
-	// SaveEntries is the most chunks that a writer puts into a new run.
-	SaveEntries = MaxEntries / 2
-)
+// MaxEntries is the most chunks a run may hold. Frames and packs are
+// there for its chunks, so there are no more of either.
+const MaxEntries = 524_288
 
 // PackInfo is what opens a pack and how large it is.
 type PackInfo = pack.Ref
@@ -58,6 +54,7 @@ func (x *Body) Append(b []byte) ([]byte, error) {
 	if x.Len > MaxEntries || len(x.Frames) > MaxEntries || len(x.Packs) > MaxEntries {
 		return nil, fmt.Errorf("index run of %d chunks in %d frames of %d packs: at most %d of each fit", x.Len, len(x.Frames), len(x.Packs), MaxEntries)
 	}
+	b = slices.Grow(b, 90*len(x.Packs)+12*len(x.Frames)+42*x.Len)
 	b = wire.AppendUvarint(b, uint64(len(x.Packs)))
 	rest := x.Frames
 	for i, p := range x.Packs {

@@ -1,9 +1,11 @@
 package index
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,8 +20,9 @@ import (
 var ErrFull = errors.New("no space left for the index cache")
 
 const (
-	runSuffix  = ".run"
-	tempPrefix = "tmp-"
+	runSuffix    = ".run"
+	finderSuffix = ".ids"
+	tempPrefix   = "tmp-"
 )
 
 // Cache is a directory of runs, for one domain. Several processes may use it
@@ -146,60 +149,91 @@ func (c *Cache) Open(hash [32]byte) (*File, error) {
 // Adopt stores a run under info.Hash and maps it. The counts in info are
 // taken from body.
 func (c *Cache) Adopt(info Info, body *Body) (*File, error) {
-	f, err := c.write(info, body)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := c.dir.Rename(filepath.Base(f.Name()), runName(info.Hash)); err != nil {
-		c.discard(f)
-		return nil, c.fail(err)
-	}
-	x, err := mapFile(f)
-	if err != nil {
-		return nil, c.fail(err)
-	}
-	return x, nil
+	return store(c, runName(info.Hash), mapFile, func(w io.Writer) error { return writeFile(w, info, body) })
 }
 
-// write writes a run into a temporary file, which is removed on error.
-func (c *Cache) write(info Info, body *Body) (*os.File, error) {
-	f, err := c.temp()
+// spill maps a run that only this process needs.
+func (c *Cache) spill(body *Body) (*File, error) {
+	return store(c, "", mapFile, func(w io.Writer) error { return writeFile(w, Info{}, body) })
+}
+
+// finder makes a finder of files and maps it; keep names it in the cache.
+func (c *Cache) finder(files []*File, keep bool) (*finder, error) {
+	name := ""
+	if keep {
+		name = finderName(files)
+	}
+	d, err := store(c, name, mapFinder, func(w io.Writer) error { return writeFinder(w, files) })
+	if err == nil {
+		d.name = name
+	}
+	return d, err
+}
+
+// finders maps the finders that are here, and removes those that are damaged.
+func (c *Cache) finders() (all []*finder, err error) {
+	names, err := c.names()
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFile(f, info, body); err != nil {
-		c.discard(f)
+	for _, n := range names {
+		if !strings.HasSuffix(n, finderSuffix) {
+			continue
+		}
+		f, err := c.dir.Open(n)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, c.fail(err)
+		}
+		d, err := mapFinder(f)
 		f.Close()
-		return nil, c.fail(err)
+		switch {
+		case err == nil:
+			d.name = n
+			all = append(all, d)
+		case !errors.Is(err, ErrDamaged):
+			return nil, c.fail(err)
+		default:
+			if err := c.remove(n); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return f, nil
+	return all, nil
+}
+
+// store writes a file and maps it. Without a name it is gone with the process.
+func store[T any](c *Cache, name string, open func(*os.File) (T, error), write func(io.Writer) error) (x T, err error) {
+	f, err := c.temp()
+	if err != nil {
+		return x, err
+	}
+	defer f.Close()
+	if err = write(f); err == nil && name != "" {
+		err = c.dir.Rename(filepath.Base(f.Name()), name)
+	}
+	if err != nil || name == "" {
+		err = cmp.Or(err, c.discard(f))
+	}
+	if err == nil {
+		x, err = open(f)
+	}
+	if err != nil {
+		return x, c.fail(err)
+	}
+	return x, nil
 }
 
 // discard removes a temporary file, which stays open.
 func (c *Cache) discard(f *os.File) error { return c.dir.Remove(filepath.Base(f.Name())) }
 
-// spill maps a run that only this process needs. It has no name, so that
-// nothing is left of it when the process ends.
-func (c *Cache) spill(body *Body) (*File, error) {
-	f, err := c.write(Info{}, body)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := c.discard(f); err != nil {
-		return nil, c.fail(err)
-	}
-	x, err := mapFile(f)
-	if err != nil {
-		return nil, c.fail(err)
-	}
-	return x, nil
-}
-
 // Remove removes a run; one that is not here is no error.
-func (c *Cache) Remove(hash [32]byte) error {
-	if err := c.dir.Remove(runName(hash)); err != nil && !errors.Is(err, os.ErrNotExist) {
+func (c *Cache) Remove(hash [32]byte) error { return c.remove(runName(hash)) }
+
+func (c *Cache) remove(name string) error {
+	if err := c.dir.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return c.fail(err)
 	}
 	return nil

@@ -2,10 +2,9 @@ package index
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io/fs"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -41,10 +40,10 @@ func adopt(t testing.TB, c *Cache, info Info, x *Body) *File {
 // bodyFrom reads a file back into a body.
 func bodyFrom(f *File) *Body {
 	x := &Body{Len: f.len(), Gone: f.info.Gone}
-	for i := range len(f.known) {
+	for i := range f.packs.count {
 		x.Packs = append(x.Packs, f.pack(i))
 	}
-	for i := range f.frameCount() {
+	for i := range f.frames.count {
 		x.Frames = append(x.Frames, f.frame(i))
 	}
 	x.Entries = func(yield func(Entry) bool) {
@@ -59,9 +58,10 @@ func bodyFrom(f *File) *Body {
 
 func TestCache(t *testing.T) {
 	t.Run("a run stays in the cache", aRunStaysInTheCache)
-	t.Run("a run of another user's is not mapped", aRunOfAnotherUsersIsNotMapped)
+	t.Run("a run of another user's is read, and not mapped", aRunOfAnotherUsersIsNotMapped)
 	t.Run("keep removes the other runs", keepRemovesTheOtherRuns)
-	t.Run("a damaged file does not open", aDamagedFileDoesNotOpen)
+	t.Run("a damaged file does not open, or holds nothing", aDamagedFileDoesNotOpenOrHoldsNothing)
+	t.Run("opening a run reads little of it", openingARunReadsLittleOfIt)
 	t.Run("what dead processes left is removed", whatDeadProcessesLeftIsRemoved)
 	t.Run("a failed write leaves nothing", aFailedWriteLeavesNothing)
 	t.Run("a full disk is named with the way out", aFullDiskIsNamedWithTheWayOut)
@@ -71,7 +71,7 @@ func TestCache(t *testing.T) {
 
 func aRunStaysInTheCache(t *testing.T) {
 	c := openCache(t)
-	info := Info{Hash: [32]byte{7}, Generation: 9, Replaces: [][32]byte{{1}, {2}}, Entries: 4, Gone: 1}
+	info := Info{Hash: [32]byte{7}, Generation: 9, Size: 77, Replaces: [][32]byte{{1}, {2}}, Entries: 4, Gone: 1}
 	f := adopt(t, c, info, sampleBody())
 	f.Close()
 	again, err := OpenCache(c.dir)
@@ -134,11 +134,19 @@ func aRunOfAnotherUsersIsNotMapped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := os.Truncate(path, 0); err != nil {
+	if _, ok := f.find(ptr(idOf(5))); !ok {
+		t.Fatal("its chunks are not found")
+	}
+	x, err := mapFile(file)
+	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range f.len() { // which would end the process
-		f.entry(i)
+	defer x.Close()
+	if err := os.Truncate(path, 0); err != nil { // to read a mapping would end the process
+		t.Fatal(err)
+	}
+	if !f.Whole() {
+		t.Error("what was read before is damaged since")
 	}
 }
 
@@ -157,17 +165,18 @@ func keepRemovesTheOtherRuns(t *testing.T) {
 	}
 }
 
-func aDamagedFileDoesNotOpen(t *testing.T) {
+func aDamagedFileDoesNotOpenOrHoldsNothing(t *testing.T) {
 	c := openCache(t)
 	hash := [32]byte{7}
 	adopt(t, c, Info{Hash: hash, Generation: 1}, sampleBody()).Close()
-	whole, err := os.ReadFile(c.dir.Path(runName(hash)))
+	path := c.dir.Path(runName(hash))
+	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	refused := func(what string, b []byte) {
 		t.Helper()
-		if err := os.WriteFile(c.dir.Path(runName(hash)), b, 0o600); err != nil {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if f, err := c.Open(hash); !errors.Is(err, ErrDamaged) {
@@ -183,25 +192,90 @@ func aDamagedFileDoesNotOpen(t *testing.T) {
 	}
 	refused("more bytes", append(bytes.Clone(whole), 0))
 
-	// A file with a right checksum whose numbers lead astray.
-	checked := func(change func([]byte)) []byte {
-		b := bytes.Clone(whole)
+	// Files with right checksums whose numbers lead astray.
+	written := func(change func([]byte)) []byte {
+		b := bytes.Clone(whole[:len(whole)-4-footerLen])
 		change(b)
-		n := len(b) - trailerLen
-		binary.LittleEndian.PutUint32(b[n:], crc32.Checksum(b[:n], crc32.MakeTable(crc32.Castagnoli)))
-		return b
+		var out bytes.Buffer
+		w := newBlockWriter(&out)
+		w.write(b)
+		if err := w.finish(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
 	}
+	refused("too many packs", written(func(b []byte) { b[60] = 3 }))
+	refused("more of everything than memory", written(func(b []byte) { copy(b[56:76], bytes.Repeat([]byte{0xff}, 20)) }))
 	frames := headerLen + 2*packLen
-	refused("a frame in no pack", checked(func(b []byte) { b[frames] = 2 }))
-	refused("a chunk in no frame", checked(func(b []byte) { b[frames+3*frameLen+32] = 4 }))
-	refused("too many packs", checked(func(b []byte) { b[52] = 3 }))
-	refused("more of everything than memory", checked(func(b []byte) { copy(b[48:68], bytes.Repeat([]byte{0xff}, 20)) }))
+	for what, change := range map[string]func([]byte){
+		"a frame in no pack":  func(b []byte) { b[frames] = 2 },
+		"a chunk in no frame": func(b []byte) { b[frames+3*frameLen+2*entryLen+32] = 9 },
+	} {
+		if err := os.WriteFile(path, written(change), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := c.Open(hash)
+		if err != nil {
+			t.Fatal(err)
+		}
+		table := NewTable(c, f)
+		if loc, ok := table.Lookup(idOf(1 << 60)); ok || f.Whole() {
+			t.Errorf("%s: found %v at %+v", what, ok, loc)
+		}
+		table.Close()
+	}
 
 	if err := os.WriteFile(c.dir.Path(runName([32]byte{8})), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Open([32]byte{8}); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("another run's file: error %v", err)
+	}
+}
+
+// used is how many bytes of a file were read.
+func (b *blocks) used() (n int) {
+	for i := range b.verified {
+		n += bits.OnesCount64(b.verified[i].Load()) * blockLen
+	}
+	return n + len(b.sums) + footerLen
+}
+
+// openLarge opens a run of n chunks that is in the cache.
+func openLarge(t testing.TB, c *Cache, n int) (*File, [][32]byte) {
+	t.Helper()
+	table := NewTable(c)
+	defer table.Close()
+	ids := fill(t, table, n)
+	u, err := table.Unsaved()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := [32]byte{9}
+	for x := range Merge(u.layers, MaxEntries, MergeOptions{}) {
+		adopt(t, c, Info{Hash: hash}, x).Close()
+	}
+	f, err := c.Open(hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, ids
+}
+
+func openingARunReadsLittleOfIt(t *testing.T) {
+	f, ids := openLarge(t, openCache(t), 100_000)
+	defer f.Close()
+	if n := f.used(); n > 20<<10 {
+		t.Errorf("opening a run of %d bytes read %d", len(f.data), n)
+	}
+	for i, id := range ids[:10] {
+		before := f.used()
+		if _, ok := f.find(&id); !ok {
+			t.Fatal("not found")
+		}
+		if n := f.used() - before; n > 4*blockLen && i > 0 {
+			t.Errorf("a lookup read %d bytes", n)
+		}
 	}
 }
 

@@ -47,17 +47,13 @@ func Merge(files []*File, limit int, o MergeOptions) iter.Seq[*Body] {
 }
 
 // frameRef is a frame of one of the merged files.
-type frameRef struct{ file, frame int }
+type frameRef struct{ file, frame int32 }
 
 // mergePart builds the body of the first size entries from an ID on. next is
 // where to go on when there are more.
 func mergePart(files []*File, from [32]byte, size int, o MergeOptions) (b *Body, next [32]byte, more bool) {
 	b = &Body{}
-	// numbers[file][frame] is the frame's position in b.Frames, plus 1.
-	numbers := make([][]uint32, len(files))
-	for i, f := range files {
-		numbers[i] = make([]uint32, f.frameCount())
-	}
+	numbers := map[frameRef]uint32{} // the frames' positions in b.Frames
 	var used []frameRef
 	for file, e := range merged(files, from, o) {
 		if b.Len == size {
@@ -67,9 +63,8 @@ func mergePart(files []*File, from [32]byte, size int, o MergeOptions) (b *Body,
 		b.Len++
 		if e.Gone {
 			b.Gone++
-		} else if n := &numbers[file][e.Frame]; *n == 0 {
-			*n = 1
-			used = append(used, frameRef{file, int(e.Frame)})
+		} else if numbers[frameRef{int32(file), int32(e.Frame)}] = 0; len(numbers) > len(used) {
+			used = append(used, frameRef{int32(file), int32(e.Frame)})
 		}
 	}
 	b.number(files, used, numbers)
@@ -81,7 +76,7 @@ func mergePart(files []*File, from [32]byte, size int, o MergeOptions) (b *Body,
 			}
 			n++
 			if !e.Gone {
-				e.Frame = numbers[file][e.Frame] - 1
+				e.Frame = numbers[frameRef{int32(file), int32(e.Frame)}]
 			}
 			if !yield(e) {
 				return
@@ -94,11 +89,8 @@ func mergePart(files []*File, from [32]byte, size int, o MergeOptions) (b *Body,
 // number puts the used frames in order, each once, and fills in numbers. Two
 // files that disagree about the frames of a pack are no reason to fail: a
 // frame that overlaps the one before begins another row of the same pack.
-func (x *Body) number(files []*File, used []frameRef, numbers [][]uint32) {
-	read := func(r frameRef) (PackInfo, Frame) {
-		f := files[r.file].frame(r.frame)
-		return files[r.file].pack(int(f.Pack)), f
-	}
+func (x *Body) number(files []*File, used []frameRef, numbers map[frameRef]uint32) {
+	read := func(r frameRef) (PackInfo, Frame) { return files[r.file].locate(Entry{Frame: uint32(r.frame)}) }
 	slices.SortFunc(used, func(a, b frameRef) int {
 		p, f := read(a)
 		q, g := read(b)
@@ -119,7 +111,7 @@ func (x *Body) number(files []*File, used []frameRef, numbers [][]uint32) {
 			f.Pack = uint32(len(x.Packs) - 1)
 			x.Frames = append(x.Frames, f)
 		}
-		numbers[r.file][r.frame] = uint32(len(x.Frames))
+		numbers[r] = uint32(len(x.Frames) - 1)
 	}
 }
 
@@ -172,8 +164,10 @@ func merged(files []*File, from [32]byte, o MergeOptions) iter.Seq2[int, Entry] 
 			if !first && e.ID == last {
 				continue
 			}
-			if len(o.LeaveOut) > 0 && !e.Gone && o.LeaveOut[file.packOf(e)] {
-				continue
+			if len(o.LeaveOut) > 0 && !e.Gone {
+				if p, _ := file.locate(e); o.LeaveOut[p.Hash] {
+					continue
+				}
 			}
 			first, last = false, e.ID
 			if !(e.Gone && o.DropGone) && !yield(rank, e) {

@@ -182,7 +182,7 @@ func liveRunsAreThoseThatNoOtherReplaces(t *testing.T) {
 func planKeepsRunsFew(t *testing.T) {
 	const most = mergeAtLeast + 20 // 20 > log2(MaxEntries)
 	rapid.Check(t, func(t *rapid.T) {
-		largest := rapid.SampledFrom([]int{1, 10, 1000, SaveEntries}).Draw(t, "largest")
+		largest := rapid.SampledFrom([]int{1, 10, 1000, MaxEntries}).Draw(t, "largest")
 		var live []Info
 		number, added, rewritten := uint64(0), 0, 0
 		add := func(entries int) {

@@ -10,7 +10,7 @@ func (t *Table) PackSizes() map[[32]byte]uint64 {
 	defer t.mu.RUnlock()
 	for _, files := range [2][]*File{t.layers, t.runs} {
 		for _, f := range files {
-			for i := range len(f.packs) / packLen {
+			for i := range f.packs.count {
 				p := f.pack(i)
 				sizes[p.Hash] = p.Size
 			}
@@ -39,7 +39,7 @@ func (t *Table) Contents(packs map[[32]byte]bool) map[[32]byte]uint64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, f := range slices.Concat(t.layers, t.runs) {
-		for i := range f.frameCount() {
+		for i := range f.frames.count {
 			x := f.frame(i)
 			at := frame{f.pack(int(x.Pack)).Hash, x.Offset}
 			if packs[at.pack] && !seen[at] {
@@ -62,9 +62,8 @@ func (t *Table) All(yield func(id [32]byte, loc Location) bool) {
 			if e.Gone {
 				continue
 			}
-			frame := f.frame(int(e.Frame))
-			p := t.shared(f.pack(int(frame.Pack)))
-			if !yield(e.ID, Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}) {
+			p, frame := f.locate(e)
+			if !yield(e.ID, Location{t.shared(p), frame.Offset, frame.SealedLen, e.Offset, e.Len}) {
 				return
 			}
 		}

@@ -2,8 +2,10 @@ package index
 
 import (
 	"errors"
+	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 
@@ -29,21 +31,23 @@ type Table struct {
 	cache *Cache
 	spill int // entries
 
-	spilling sync.Mutex // held while layers come or are united; taken before mu
+	spilling sync.Mutex // held while layers come and go; taken before mu
 
 	mu         sync.RWMutex // guards all down to packsMu
 	mem        *memtable
 	frozen     []*memtable // full ones, not yet spilled, newest first
 	layers     []*File     // spilled ones, not yet saved, newest first
-	held       int         // how many of the oldest layers an Unsaved reads
 	runs       []*File     // live, newest first
+	bare       []*File     // those of both that no finder covers
+	finders    []*finder
+	taken      bool // the finders that were in the cache
 	replaced   map[[32]byte]bool
 	generation uint64
 	absent     map[[32]byte]bool // packs that lookups pass over; see PassOver
 	deleted    map[[32]byte]bool // packs that are left out of what is saved or merged
 	lost       map[[32]byte]bool // packs that are both for good; see Lost
 
-	packsMu sync.Mutex // taken after mu
+	packsMu sync.RWMutex // taken after mu
 	packs   map[PackInfo]*PackInfo
 }
 
@@ -111,26 +115,41 @@ func (t *Table) Places(id [32]byte) (places []Location) {
 			places = append(places, loc)
 		}
 	}
-	for _, files := range [2][]*File{t.layers, t.runs} {
-		for _, f := range files {
-			if loc, found, _ := t.lookupFile(f, &id); found && !t.absent[loc.Pack.Hash] {
-				places = append(places, loc)
-			}
+	in := map[int]Location{} // by the order of the files
+	t.ask(&id, func(f *File) {
+		if loc, found, _ := t.lookupFile(f, &id); found && !t.absent[loc.Pack.Hash] {
+			in[f.order] = loc
 		}
+	})
+	for _, order := range slices.Sorted(maps.Keys(in)) {
+		places = append(places, in[order])
 	}
 	return places
 }
 
-// lookupFiles looks into the files; mu is held.
-func (t *Table) lookupFiles(id *[32]byte) (Location, bool) {
-	for _, files := range [2][]*File{t.layers, t.runs} {
-		for _, f := range files {
-			if loc, found, known := t.lookupFile(f, id); known && !(found && t.absent[loc.Pack.Hash]) {
-				return loc, found
-			}
-		}
+// ask calls of with each file that may have an entry of a chunk, in no order. One may
+// come twice. mu is held.
+func (t *Table) ask(id *[32]byte, of func(*File)) {
+	for _, f := range t.bare {
+		of(f)
 	}
-	return Location{}, false
+	for _, d := range t.finders {
+		d.ask(id, of)
+	}
+}
+
+// lookupFiles looks into the files; mu is held.
+func (t *Table) lookupFiles(id *[32]byte) (loc Location, found bool) {
+	holds := math.MaxInt
+	t.ask(id, func(f *File) {
+		if f.order >= holds {
+			return
+		}
+		if l, ok, known := t.lookupFile(f, id); known && !(ok && t.absent[l.Pack.Hash]) {
+			holds, loc, found = f.order, l, ok
+		}
+	})
+	return loc, found
 }
 
 // lookupFile looks into one file. known reports whether the file has an entry of
@@ -144,14 +163,11 @@ func (t *Table) lookupFile(f *File, id *[32]byte) (loc Location, found, known bo
 	if e.Gone {
 		return Location{}, false, true
 	}
-	frame := f.frame(int(e.Frame))
-	pack := &f.known[frame.Pack]
-	p := pack.Load()
-	if p == nil {
-		p = t.shared(f.pack(int(frame.Pack)))
-		pack.Store(p)
+	pack, frame := f.locate(e)
+	if f.damaged.Load() {
+		return Location{}, false, false
 	}
-	return Location{p, frame.Offset, frame.SealedLen, e.Offset, e.Len}, true, true
+	return Location{t.shared(pack), frame.Offset, frame.SealedLen, e.Offset, e.Len}, true, true
 }
 
 // LostPack is the lost pack that a chunk lay in, by the newest entry that names
@@ -162,29 +178,28 @@ func (t *Table) LostPack(id [32]byte) (hash [32]byte, ok bool) {
 	if len(t.lost) == 0 {
 		return hash, false
 	}
-	for _, files := range [2][]*File{t.layers, t.runs} {
-		for _, f := range files {
-			i, found := f.find(&id)
-			if !found {
-				continue
-			}
-			if e := f.entry(i); !e.Gone {
-				if p := f.pack(int(f.frame(int(e.Frame)).Pack)); t.lost[p.Hash] {
-					return p.Hash, true
-				}
-			}
+	newest := math.MaxInt
+	t.ask(&id, func(f *File) {
+		if loc, found, _ := t.lookupFile(f, &id); found && f.order < newest && t.lost[loc.Pack.Hash] {
+			newest, hash, ok = f.order, loc.Pack.Hash, true
 		}
-	}
-	return hash, false
+	})
+	return hash, ok
 }
 
 // shared is the one copy of info.
 func (t *Table) shared(info PackInfo) *PackInfo {
+	t.packsMu.RLock()
+	p := t.packs[info]
+	t.packsMu.RUnlock()
+	if p != nil {
+		return p
+	}
 	t.packsMu.Lock()
 	defer t.packsMu.Unlock()
-	p, ok := t.packs[info]
-	if !ok {
-		p = &info
+	if p = t.packs[info]; p == nil {
+		own := info
+		p = &own
 		t.packs[info] = p
 	}
 	return p
@@ -238,55 +253,14 @@ func (t *Table) spillFrozen() error {
 		if err != nil {
 			return err
 		}
-		for i, p := range m.packs {
-			f.known[i].Store(p)
-		}
 		t.mu.Lock()
 		t.frozen = slices.Delete(t.frozen, len(t.frozen)-1, len(t.frozen))
 		t.layers = slices.Insert(t.layers, 0, f)
+		t.arrange()
 		t.mu.Unlock()
-		if err := t.unite(); err != nil {
+		if err := t.cover(false); err != nil {
 			return err
 		}
-	}
-}
-
-// uniteLayers is how many small layers become one.
-const uniteLayers = 4
-
-// unite merges the newest layers when there are several small ones, so that a
-// lookup has fewer to ask: a chunk that is new is looked for in all. spilling
-// is held.
-func (t *Table) unite() error {
-	t.mu.RLock()
-	small, deleted := slices.Clone(t.layers[:len(t.layers)-t.held]), t.deleted
-	t.mu.RUnlock()
-	small = small[:min(len(small), uniteLayers)]
-	if len(small) < uniteLayers || slices.ContainsFunc(small, func(f *File) bool { return f.len() > 2*t.spill }) {
-		return nil
-	}
-	total := 0
-	for _, f := range small {
-		total += f.len()
-	}
-	for x := range Merge(small, total, MergeOptions{LeaveOut: deleted}) {
-		united, err := t.cache.spill(x)
-		if err != nil {
-			return err
-		}
-		t.mu.Lock()
-		t.dropLayers(small)
-		t.layers = slices.Insert(t.layers, 0, united)
-		t.mu.Unlock()
-	}
-	return nil
-}
-
-// dropLayers closes layers and takes them out of the table; mu is held.
-func (t *Table) dropLayers(files []*File) {
-	t.layers = slices.DeleteFunc(t.layers, func(f *File) bool { return slices.Contains(files, f) })
-	for _, f := range files {
-		f.Close()
 	}
 }
 
@@ -331,14 +305,50 @@ func (t *Table) adopt(runs []*File) {
 	all := append(t.runs, runs...)
 	slices.SortStableFunc(all, func(a, b *File) int { return newerFirst(a.info, b.info) })
 	t.runs = nil
+	var old []*File
 	for _, f := range all {
 		n := len(t.runs)
 		switch {
 		case n > 0 && t.runs[n-1] == f:
 		case t.replaced[f.info.Hash], n > 0 && t.runs[n-1].info.Hash == f.info.Hash:
-			f.Close()
+			old = append(old, f)
 		default:
 			t.runs = append(t.runs, f)
+		}
+	}
+	t.drop(old)
+}
+
+// drop closes files, which are not among layers and runs any more; mu is held.
+func (t *Table) drop(files []*File) {
+	for _, d := range t.finders {
+		had := d.files
+		d.assign(func(i int) *File {
+			if slices.Contains(files, had[i]) {
+				return nil
+			}
+			return had[i]
+		})
+	}
+	t.finders = slices.DeleteFunc(t.finders, func(d *finder) bool {
+		if d.entries == 0 { // one in the cache is removed by whoever opens it next
+			d.Close()
+		}
+		return d.entries == 0
+	})
+	for _, f := range files {
+		f.Close()
+	}
+	t.arrange()
+}
+
+// arrange notes what lookups go by, after layers, runs or finders came or went; mu is
+// held.
+func (t *Table) arrange() {
+	t.bare = nil
+	for i, f := range slices.Concat(t.layers, t.runs) {
+		if f.order = i; !f.covered {
+			t.bare = append(t.bare, f)
 		}
 	}
 }
@@ -354,24 +364,25 @@ func (t *Table) Unsave(runs [][32]byte) {
 		unsaved := slices.Contains(runs, f.info.Hash)
 		if unsaved {
 			t.layers = append(t.layers, f)
-			if t.held > 0 { // by a publication that failed
-				t.held++
-			}
 		}
 		return unsaved
 	})
+	t.arrange()
 }
 
 // Merge yields the bodies of the runs that replace some of Runs, as Plan chose
 // them. Publish all bodies, the last with the hashes of Replaced, and adopt
-// them together.
-func (t *Table) Merge(some []Info) iter.Seq[*Body] {
+// them together. The error is ErrDamaged.
+func (t *Table) Merge(some []Info) (iter.Seq[*Body], error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	files := slices.DeleteFunc(slices.Clone(t.runs), func(f *File) bool {
 		return !slices.ContainsFunc(some, func(i Info) bool { return i.Hash == f.info.Hash })
 	})
-	return Merge(files, MaxEntries, MergeOptions{DropGone: len(files) == len(t.runs), LeaveOut: t.deleted})
+	if !whole(files) {
+		return nil, ErrDamaged
+	}
+	return Merge(files, MaxEntries, MergeOptions{DropGone: len(files) == len(t.runs), LeaveOut: t.deleted}), nil
 }
 
 // Unsaved is what was added up to one moment and not yet saved.
@@ -391,20 +402,27 @@ func (t *Table) Unsaved() (*Unsaved, error) {
 	}
 	t.spilling.Lock()
 	defer t.spilling.Unlock()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.held = len(t.layers)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if !whole(t.layers) {
+		return nil, fmt.Errorf("what was added to the index: %w", ErrDamaged)
+	}
 	return &Unsaved{t, slices.Clone(t.layers)}, nil
 }
 
-// Bodies yields bodies of at most SaveEntries chunks, each to be published as
+// whole reports whether every byte of files is as it was written.
+func whole(files []*File) bool {
+	return !slices.ContainsFunc(files, func(f *File) bool { return !f.Whole() })
+}
+
+// Bodies yields bodies of at most MaxEntries chunks, each to be published as
 // a run of its own. Those that PassOver left nothing in are not among them.
 func (u *Unsaved) Bodies() iter.Seq[*Body] {
 	u.t.mu.RLock()
 	deleted := u.t.deleted
 	u.t.mu.RUnlock()
 	return func(yield func(*Body) bool) {
-		for x := range Merge(u.layers, SaveEntries, MergeOptions{LeaveOut: deleted}) {
+		for x := range Merge(u.layers, MaxEntries, MergeOptions{LeaveOut: deleted}) {
 			if x.Len > 0 && !yield(x) {
 				return
 			}
@@ -415,11 +433,15 @@ func (u *Unsaved) Bodies() iter.Seq[*Body] {
 // Saved puts the runs that were published from all of Bodies in the place of
 // what they were made from. Bodies must not be used after it.
 func (u *Unsaved) Saved(runs ...*File) {
-	u.t.mu.Lock()
-	defer u.t.mu.Unlock()
-	u.t.adopt(runs)
-	u.t.dropLayers(u.layers)
-	u.t.held, u.layers = 0, nil
+	t := u.t
+	t.spilling.Lock()
+	defer t.spilling.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.layers = slices.DeleteFunc(t.layers, func(f *File) bool { return slices.Contains(u.layers, f) })
+	t.adopt(runs)
+	t.drop(u.layers)
+	u.layers = nil
 }
 
 // Close closes all files. Locations remain valid.
@@ -430,6 +452,9 @@ func (t *Table) Close() error {
 	for _, f := range slices.Concat(t.layers, t.runs) {
 		errs = append(errs, f.Close())
 	}
-	t.layers, t.runs = nil, nil
+	for _, d := range t.finders {
+		errs = append(errs, d.Close())
+	}
+	t.layers, t.runs, t.bare, t.finders = nil, nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -91,6 +91,13 @@ func (m *tableModel) save() {
 	if n := m.pending(); n != 0 {
 		m.t.Fatalf("%d chunks pending after all were saved", n)
 	}
+	m.cover()
+}
+
+func (m *tableModel) cover() {
+	if err := m.table.Cover(); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // merge replaces the newest n runs, which is always right.
@@ -98,7 +105,11 @@ func (m *tableModel) merge(n int) {
 	some := m.table.Runs()
 	some = some[:min(n, len(some))]
 	var runs []*File
-	for x := range m.table.Merge(some) {
+	bodies, err := m.table.Merge(some)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for x := range bodies {
 		runs = append(runs, publish(m.t, m.cache, m.table.Generation()+1, Replaced(some), x))
 	}
 	m.table.Adopt(runs...)
@@ -126,6 +137,7 @@ func (m *tableModel) reopen() {
 		runs = append(runs, f)
 	}
 	m.open(runs...)
+	m.cover()
 }
 
 func (m *tableModel) open(runs ...*File) {
@@ -166,7 +178,7 @@ func TestTable(t *testing.T) {
 	t.Run("of runs that disagree the newer holds", ofRunsThatDisagreeTheNewerHolds)
 	t.Run("add refuses a pack that cannot be", addRefusesAPackThatCannotBe)
 	t.Run("lookups go on while chunks are added saved and merged", lookupsGoOnWhileChunksAreAddedSavedAndMerged)
-	t.Run("spilled files are united as they come", spilledFilesAreUnitedAsTheyCome)
+	t.Run("a lookup asks few places however many files there are", aLookupAsksFewPlacesHoweverManyFilesThereAre)
 	t.Run("the table lists its packs and chunks", theTableListsItsPacksAndChunks)
 }
 
@@ -369,7 +381,11 @@ func lookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 		u.Saved(runs...)
 		all := table.Runs()
 		runs = nil
-		for x := range table.Merge(all) {
+		bodies, err := table.Merge(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for x := range bodies {
 			runs = append(runs, publish(t, c, table.Generation()+1, Replaced(all), x))
 		}
 		table.Adopt(runs...)
@@ -386,22 +402,40 @@ func lookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 	}
 }
 
-func spilledFilesAreUnitedAsTheyCome(t *testing.T) {
+// asks is how many places a lookup asks.
+func (t *Table) asks() int { return len(t.bare) + len(t.finders) }
+
+func aLookupAsksFewPlacesHoweverManyFilesThereAre(t *testing.T) {
 	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}
 	m.open()
 	defer func() { m.table.Close() }()
-	for n := range uint64(800) {
-		m.add([][]uint64{{n % 700}}) // some are stored twice
+	for n := range uint64(1400) {
+		m.add([][]uint64{{n % 1300}}) // some are stored twice
 	}
 	if _, err := m.table.Unsaved(); err != nil { // given up by its caller
 		t.Fatal(err)
 	}
-	if n, most := len(m.table.layers), 800/(uniteLayers*m.table.spill)+2*uniteLayers; n > most {
-		t.Errorf("%d files, want at most %d", n, most)
+	if files, asks := len(m.table.layers), m.table.asks(); files != 200 || asks > 8 {
+		t.Errorf("%d places are asked for %d files", asks, files)
 	}
-	m.check(800)
+	m.check(1400)
+	m.save()
+	if n := m.table.asks(); n != 1 {
+		t.Errorf("%d places are asked for what was saved at once", n)
+	}
+	for n := range uint64(100) {
+		m.add([][]uint64{{2000 + n, n}})
+		m.save()
+	}
+	if files, asks := len(m.table.runs), m.table.asks(); files != 101 || asks > 7 {
+		t.Errorf("%d places are asked for %d runs", asks, files)
+	}
+	m.check(2100)
 	m.reopen()
-	m.check(800)
+	if files, asks := len(m.table.runs), m.table.asks(); files != 101 || asks > 7 {
+		t.Errorf("%d places are asked for %d runs, opened again", asks, files)
+	}
+	m.check(2100)
 }
 
 func theTableListsItsPacksAndChunks(t *testing.T) {

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,7 +13,6 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"knowngood/internal/wire"
-	"knowngood/storage/deletion"
 	"knowngood/storage/inventory"
 	"knowngood/storage/pack"
 )
@@ -44,12 +44,11 @@ type Verification struct {
 // not stored: Index.Lookup does not find what lies in it.
 type Holdings struct {
 	domain
-	runs      *runs
+	view
 	inventory *ownInventory
-	deletions *deletion.Deletions
-	read      time.Time // when the deletions were
 
 	began      time.Time // the capture
+	compared   time.Time // the listing with which the packs of the index were
 	verified   time.Time
 	unopenable []error
 }
@@ -76,7 +75,7 @@ func (h *Holdings) Absent(kind wire.Kind, hash [32]byte) bool {
 
 // Old reports whether the pending deletions were read too long ago to be relied
 // on. What is left to be done must fit into the rest of the time.
-func (h *Holdings) Old() bool { return since(h.read) >= maxUnverified-time.Hour }
+func (h *Holdings) Old() bool { return since(h.at) >= maxUnverified-time.Hour }
 
 // since is how long ago a time was. A machine that slept stops one of the clocks,
 // somebody who sets the time moves the other.
@@ -105,7 +104,7 @@ func (h *Holdings) readDeletions(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	h.deletions, h.read = d, now
+	h.deletions, h.at = d, now
 	return nil
 }
 
@@ -166,13 +165,17 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 	if err != nil {
 		return err
 	}
+	fresh := v.Listing || v.Data || len(noted) > 0 || h.inventory.age() >= renewInventory
+	set := h.knownPacks()
+	whole := !fresh && h.inventory.compared(set) // then the packs need not be read out of the index
 	var packs []inventory.Object
-	for hash, size := range h.runs.table.PackSizes() { // before listing: what comes meanwhile is there
-		if id := (ID{Kind: wire.KindPack, Hash: hash}); !h.deletions.Absent(id) {
-			packs = append(packs, inventory.Object{ID: id, Size: size})
+	if !whole {
+		for hash, size := range h.runs.table.PackSizes() { // before listing: what comes meanwhile is there
+			if id := (ID{Kind: wire.KindPack, Hash: hash}); !h.deletions.Absent(id) {
+				packs = append(packs, inventory.Object{ID: id, Size: size})
+			}
 		}
 	}
-	fresh := v.Listing || v.Data || len(noted) > 0 || h.inventory.age() >= renewInventory
 	if fresh {
 		if err := h.inventory.take(ctx); err != nil {
 			return err
@@ -189,8 +192,22 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 			return err
 		}
 	}
-	_, _, err = h.expect(ctx, packs)
+	_, h.compared, err = h.expect(ctx, packs)
+	if err == nil {
+		h.inventory.setCompared(set, h.compared)
+	}
 	return err
+}
+
+// knownPacks is a digest of the packs that the index knows, but for those that are
+// absent.
+func (h *Holdings) knownPacks() [32]byte {
+	d := sha256.New()
+	fmt.Fprintf(d, "%d\n", h.deletions.Free())
+	for _, hash := range h.runs.hashes() {
+		d.Write(hash[:])
+	}
+	return [32]byte(d.Sum(nil))
 }
 
 // expect compares objects with the inventory. Those that it lacks are lost from

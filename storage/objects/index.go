@@ -1,11 +1,8 @@
 package objects
 
 import (
-	"bytes"
 	"context"
-	"iter"
 	"maps"
-	"slices"
 	"time"
 
 	"knowngood/internal/wire"
@@ -21,7 +18,6 @@ import (
 type Index struct {
 	*Holdings
 	marker *marker
-	loaded *loaded
 	kept   bool // the runs stay open for other captures
 }
 
@@ -48,8 +44,7 @@ func (r *Objects) OpenIndex(ctx context.Context, host *trust.Host, v Verificatio
 	if err != nil {
 		return nil, err
 	}
-	x := &Index{loaded: view.loaded, kept: r.keepIndex > 0,
-		Holdings: &Holdings{domain: own, runs: view.runs, inventory: own.ownInventory(), deletions: view.deletions, read: view.at, began: began}}
+	x := &Index{kept: r.keepIndex > 0, Holdings: &Holdings{domain: own, view: view, inventory: own.ownInventory(), began: began}}
 	if err := x.prepare(ctx, v); err != nil {
 		x.Close()
 		return nil, err
@@ -104,9 +99,6 @@ func (x *Index) add(info index.PackInfo, c *pack.Contents) error {
 	return x.runs.table.Add(info, c.Frames)
 }
 
-// Lookup finds a chunk.
-func (x *Index) Lookup(id [32]byte) (index.Location, bool) { return x.runs.table.Lookup(id) }
-
 // LostPack is the lost pack that a chunk lay in; ok is false when it lay in none,
 // as far as the index knows.
 func (x *Index) LostPack(id [32]byte) (hash [32]byte, ok bool) { return x.runs.table.LostPack(id) }
@@ -115,12 +107,6 @@ func (x *Index) LostPack(id [32]byte) (hash [32]byte, ok bool) { return x.runs.t
 func (x *Index) Contents(packs map[[32]byte]bool) map[[32]byte]uint64 {
 	return x.runs.table.Contents(packs)
 }
-
-// PackSizes are the stored bytes of every pack that the index knows.
-func (x *Index) PackSizes() map[[32]byte]uint64 { return x.runs.table.PackSizes() }
-
-// All yields every chunk with where it lies.
-func (x *Index) All() iter.Seq2[[32]byte, index.Location] { return x.runs.table.All }
 
 // Usable returns a function that reports whether a pack may be referred to: the
 // index knows it, and it is not absent.
@@ -158,12 +144,11 @@ func (x *Index) Publish(ctx context.Context, w *Writer) ([][32]byte, error) {
 	}
 	x.marker.removeStale()
 
-	var live [][32]byte
-	for _, run := range x.runs.table.Runs() {
-		live = append(live, run.Hash)
+	if err := x.runs.table.Cover(); err != nil {
+		return nil, err
 	}
-	slices.SortFunc(live, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
-	return live, nil
+	x.inventory.setCompared(x.knownPacks(), x.compared) // the others were put just now
+	return x.runs.hashes(), nil
 }
 
 // Done must be called when the capture is complete: then the next one does not
@@ -177,7 +162,7 @@ func (x *Index) Done() {
 // the next one.
 func (x *Index) Close() {
 	if !x.kept {
-		x.runs.table.Close()
+		x.runs.close()
 	}
 	x.marker.close()
 }

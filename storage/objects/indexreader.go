@@ -3,14 +3,13 @@ package objects
 import (
 	"context"
 	"fmt"
-	"iter"
 	"os"
+	"slices"
 	"time"
 
 	"knowngood/internal/userdir"
 	"knowngood/internal/wire"
 	"knowngood/storage"
-	"knowngood/storage/deletion"
 	"knowngood/storage/index"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
@@ -20,33 +19,33 @@ import (
 // IndexReader is the index of a domain of any host, as its index runs have it.
 // What is announced for deletion can still be read, and is found.
 type IndexReader struct {
-	runs      *runs
-	loaded    *loaded
-	deletions *deletion.Deletions
-	remove    string // a temporary cache directory
+	view
+	remove string // a temporary cache directory
 }
 
-// ReadIndex opens the index of a domain for reading. Runs of this host's own
-// domain are taken from the copies that its captures keep, unless fetch is set:
-// then all are fetched and verified, and cached in a temporary directory.
-func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain, fetch bool) (*IndexReader, error) {
+// ReadIndex opens the index of a domain for reading. Copies of its runs are kept in
+// the state directory, and verified when they are used again; those that again chooses,
+// unless it is nil, are fetched again. Without a state directory they lie in a temporary one.
+func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain, again func(hash [32]byte) bool) (*IndexReader, error) {
 	d := domain{keys, r, host}
 	x := &IndexReader{}
-	dir := d.indexDir()
 	own, err := r.t.OwnDomain()
 	if err != nil {
 		return nil, err
 	}
-	if fetch || own == nil || own.ID != keys.ID || r.t.State.Dir().None() {
+	dir := d.indexDir()
+	if r.t.State.None() {
 		if x.remove, err = os.MkdirTemp("", "knowngood-index-"); err != nil {
 			return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
 		}
 		dir = userdir.At(x.remove)
 	}
+	if again == nil {
+		again = func([32]byte) bool { return false }
+	}
 	if x.runs, err = d.openRuns(dir); err == nil {
-		if x.deletions, err = x.runs.excludeDeleted(ctx, false); err == nil {
-			x.loaded, err = x.runs.load(ctx, false)
-		}
+		x.runs.again, x.runs.foreign = again, own == nil || own.ID != keys.ID
+		err = x.refresh(ctx, false)
 	}
 	if err != nil {
 		x.Close()
@@ -58,21 +57,12 @@ func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain,
 // Close releases the index.
 func (x *IndexReader) Close() {
 	if x.runs != nil {
-		x.runs.table.Close()
+		x.runs.close()
 	}
 	if x.remove != "" {
 		os.RemoveAll(x.remove)
 	}
 }
-
-// Lookup finds a chunk.
-func (x *IndexReader) Lookup(id [32]byte) (index.Location, bool) { return x.runs.table.Lookup(id) }
-
-// All yields every chunk that the runs name, with where they have it.
-func (x *IndexReader) All() iter.Seq2[[32]byte, index.Location] { return x.runs.table.All }
-
-// PackSizes are the stored bytes of every pack that the runs name.
-func (x *IndexReader) PackSizes() map[[32]byte]uint64 { return x.runs.table.PackSizes() }
 
 // Absent reports whether an object is deleted, or about to be.
 func (x *IndexReader) Absent(kind wire.Kind, hash [32]byte) bool {
@@ -88,8 +78,9 @@ func (x *IndexReader) Scratch() *index.Table { return index.NewTable(x.runs.cach
 
 // Replaced are the index runs that are in the store and count as absent,
 // because a live one that the store took before a time replaces them, by key;
-// and whether there are more that do not count yet for long enough.
-func (x *IndexReader) Replaced(ctx context.Context, before time.Time) (old []storage.Object, more bool, err error) {
+// and whether there are more: that do not count yet for long enough, or that are
+// among those named.
+func (x *IndexReader) Replaced(ctx context.Context, before time.Time, named [][32]byte) (old []storage.Object, more bool, err error) {
 	by := map[[32]byte][32]byte{}
 	live := map[[32]byte]time.Time{}
 	for _, run := range x.runs.table.Runs() {
@@ -110,7 +101,7 @@ func (x *IndexReader) Replaced(ctx context.Context, before time.Time) (old []sto
 		}
 	}
 	for _, o := range listed {
-		if at := live[by[o.hash]]; at.IsZero() || !at.Before(before) {
+		if at := live[by[o.hash]]; at.IsZero() || !at.Before(before) || slices.Contains(named, o.hash) {
 			more = true
 			continue
 		}

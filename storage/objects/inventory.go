@@ -287,6 +287,23 @@ func (v *ownInventory) recover(whole []inventory.Object) {
 	})
 }
 
+// compared reports whether packs that were known by a digest are all there.
+func (v *ownInventory) compared(set [32]byte) (compared bool) {
+	v.with(func(known *inventory.Inventory) { compared = known != nil && known.Compared(set) })
+	return compared
+}
+
+// setCompared notes that packs known by a digest were compared with the listing that
+// began at a time, and are all there.
+func (v *ownInventory) setCompared(set [32]byte, listed time.Time) {
+	if !v.compared(set) {
+		v.with(func(known *inventory.Inventory) {
+			known.SetCompared(set, listed)
+			v.unsaved = true
+		})
+	}
+}
+
 // reports are the hashes of the damage reports that were dealt with.
 func (v *ownInventory) reports() (known map[[32]byte]bool) {
 	v.with(func(i *inventory.Inventory) { known = maps.Clone(i.Reports) })

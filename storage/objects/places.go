@@ -43,7 +43,7 @@ func (r *Reader) Places(ctx context.Context, id [32]byte, failed Place) iter.Seq
 	return func(yield func(Place, error) bool) {
 		p := &r.places
 		p.opened.Do(func() {
-			if p.index, p.err = r.repo.ReadIndex(ctx, r.host, r.Domain(), true); p.err == nil {
+			if p.index, p.err = r.repo.ReadIndex(ctx, r.host, r.Domain(), nil); p.err == nil {
 				p.err = p.index.adoptPacks(ctx)
 			}
 		})

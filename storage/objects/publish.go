@@ -39,7 +39,8 @@ func (p *publication) put(ctx context.Context, generation uint64, replaces [][32
 		return nil, err
 	}
 	p.stored += uint64(len(object))
-	return p.cache.Adopt(index.Info{Hash: hash, Generation: generation, Replaces: replaces}, body)
+	p.listed[hash] = true
+	return p.cache.Adopt(index.Info{Hash: hash, Generation: generation, Size: uint64(len(object)), Replaces: replaces}, body)
 }
 
 // added publishes what was added to the table, and replaces superseded runs.
@@ -89,13 +90,17 @@ func (p *publication) merge(ctx context.Context) error {
 		if len(some) == 0 {
 			return nil
 		}
+		merge, err := p.table.Merge(some)
+		if err != nil { // some copy is damaged: the next one to load the runs fetches it
+			return nil
+		}
 		generation := p.table.Generation() + 1
-		bodies := slices.Collect(p.table.Merge(some))
+		bodies := slices.Collect(merge)
 		var merged []*index.File
 		for i, body := range bodies {
 			var replaces [][32]byte
 			if i == len(bodies)-1 {
-				replaces = index.Replaced(some)
+				replaces = slices.DeleteFunc(index.Replaced(some), func(hash [32]byte) bool { return !p.listed[hash] })
 			}
 			f, err := p.put(ctx, generation, replaces, body)
 			if err != nil {

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
 	"knowngood/internal/userdir"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
@@ -17,8 +20,14 @@ import (
 	"knowngood/storage/statement"
 )
 
-// maxIndexRun is the longest index run that is read, in bytes.
-const maxIndexRun = statement.MaxIndexRunPayload + 256
+const (
+	// maxIndexRun is the longest index run that is read, in bytes.
+	maxIndexRun = statement.MaxIndexRunPayload + 256
+	// runsInFlight is how many index runs are fetched at once, fetchBudget how many
+	// bytes of them.
+	runsInFlight = 16
+	fetchBudget  = 192 << 20
+)
 
 // runs are the index runs of a domain, in a table that also holds what captures
 // of this process added. They are cached in a directory and mapped, not loaded
@@ -27,8 +36,15 @@ type runs struct {
 	domain
 	cache *index.Cache
 	table *index.Table
+	// again is set for readers: copies in the cache are verified whole, and those that
+	// it chooses are fetched again.
+	again   func(hash [32]byte) bool
+	foreign bool // not of this host: nobody here publishes again what the store lost
+	bytes   *semaphore.Weighted
+	parsing sync.Mutex
 
-	mu sync.Mutex // held while runs are loaded or published
+	mu     sync.Mutex        // held while runs are loaded or published
+	listed map[[32]byte]bool // by the store when they were loaded, or published since
 	// superseded are runs that the next publication replaces: those that the
 	// store lost, whose entries are published again, and those that are damaged
 	// there, once the packs themselves were read.
@@ -49,7 +65,22 @@ func (d domain) openRuns(dir userdir.Dir) (*runs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &runs{domain: d, cache: cache, table: index.NewTable(cache)}, nil
+	return &runs{domain: d, cache: cache, table: index.NewTable(cache), bytes: semaphore.NewWeighted(fetchBudget)}, nil
+}
+
+// hashes are those of the live runs, sorted.
+func (r *runs) hashes() (live [][32]byte) {
+	for _, run := range r.table.Runs() {
+		live = append(live, run.Hash)
+	}
+	slices.SortFunc(live, deletion.CompareHashes)
+	return live
+}
+
+// close releases the runs. Copies that turned out to be damaged are removed.
+func (r *runs) close() {
+	_ = r.table.DropDamaged() // what stays is found to be damaged again
+	r.table.Close()
 }
 
 // missing returns those of the named runs that the store neither lists nor has
@@ -85,33 +116,17 @@ func (r *runs) excludeDeleted(ctx context.Context, announced bool) (*deletion.De
 func (r *runs) load(ctx context.Context, restore bool) (*loaded, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.table.DropDamaged(); err != nil {
+		return nil, err
+	}
 	cached, err := r.cache.Runs()
 	if err != nil {
 		return nil, err
 	}
 	l := &loaded{complete: len(cached) > 0}
-	listed, replaced := map[[32]byte]bool{}, map[[32]byte]bool{}
-	damaged := map[[32]byte]error{}
-	for o, err := range r.listRuns(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		listed[o.hash] = true
-		if replaced[o.hash] {
-			continue
-		}
-		f, err := r.fetch(ctx, o)
-		if authentic.Damaged(err) {
-			damaged[o.hash] = err
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, h := range f.Info().Replaces {
-			replaced[h] = true
-		}
-		r.table.Adopt(f)
+	replaced, damaged, err := r.fetchAll(ctx)
+	if err != nil {
+		return nil, err
 	}
 
 	for hash, err := range damaged {
@@ -121,44 +136,111 @@ func (r *runs) load(ctx context.Context, restore bool) (*loaded, error) {
 		}
 	}
 	if restore {
-		restored, err := r.restoreLost(cached, listed, replaced)
+		restored, err := r.restoreLost(cached, r.listed, replaced)
 		if err != nil {
 			return nil, err
 		}
 		l.complete = l.complete && restored
 	}
-	maps.Copy(listed, replaced)
-	l.seen = listed
-	return l, r.dropCopies(cached, l.seen)
+	l.seen = replaced
+	maps.Copy(l.seen, r.listed)
+	if err := r.dropCopies(l.seen); err != nil {
+		return nil, err
+	}
+	return l, r.table.Cover()
 }
 
-// dropCopies removes the copies of runs that are not live any more. Those that
-// the store lost stay until they are published again.
-func (r *runs) dropCopies(cached [][32]byte, seen map[[32]byte]bool) error {
-	keep := r.table.Runs()
-	for _, hash := range cached {
-		if !seen[hash] {
-			keep = append(keep, index.Info{Hash: hash})
+// fetchAll adds the runs that the store lists to the table, but for those that others
+// replace. Those that are damaged it returns with the reason.
+func (r *runs) fetchAll(ctx context.Context) (replaced map[[32]byte]bool, damaged map[[32]byte]error, err error) {
+	r.listed = map[[32]byte]bool{}
+	replaced, damaged = map[[32]byte]bool{}, map[[32]byte]error{}
+	var mu sync.Mutex // guards the rest
+	var files []*index.File
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(runsInFlight)
+	for o, err := range r.listRuns(ctx) { // the newest first
+		if err != nil {
+			g.Go(func() error { return err })
+			break
+		}
+		r.listed[o.hash] = true
+		g.Go(func() error {
+			mu.Lock()
+			skip := replaced[o.hash]
+			mu.Unlock()
+			if skip {
+				return nil
+			}
+			f, err := r.fetch(gctx, o)
+			mu.Lock()
+			defer mu.Unlock()
+			if authentic.Damaged(err) {
+				damaged[o.hash] = err
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			files = append(files, f)
+			for _, h := range f.Info().Replaces {
+				replaced[h] = true
+			}
+			return nil
+		})
+	}
+	err = g.Wait()
+	r.table.Adopt(files...)
+	return replaced, damaged, err
+}
+
+// dropCopies removes the copies of runs that were seen, or replaced, and are not live
+// any more. Those that the store lost stay until they are published again.
+func (r *runs) dropCopies(seen map[[32]byte]bool) error {
+	live := map[[32]byte]bool{}
+	for _, run := range r.table.Runs() {
+		live[run.Hash] = true
+	}
+	here, err := r.cache.Runs()
+	if err != nil {
+		return err
+	}
+	for _, hash := range here {
+		if !live[hash] && (seen[hash] || r.foreign) {
+			if err := r.cache.Remove(hash); err != nil {
+				return err
+			}
 		}
 	}
-	return r.cache.Keep(keep)
+	return nil
 }
 
 // fetch opens a run from the cache, or reads it from the store.
 func (r *runs) fetch(ctx context.Context, o listedRun) (*index.File, error) {
 	f, err := r.cache.Open(o.hash)
 	if err == nil {
-		return f, nil
+		if r.again == nil || f.Whole() && f.Info().Size == uint64(o.Size) && !r.again(o.hash) {
+			return f, nil
+		}
+		f.Close()
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		if err := r.cache.Remove(o.hash); err != nil {
 			return nil, err
 		}
 	}
+
+	weight := min(max(o.Size, 0), fetchBudget)
+	if err := r.bytes.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	defer r.bytes.Release(weight)
 	object, err := r.repo.t.Read.Hashed("index run", maxIndexRun).Whole(ctx, nil, o.Key, o.hash, o.Size)
 	if err != nil {
 		return nil, err
 	}
+	r.parsing.Lock() // which takes twice the memory
+	defer r.parsing.Unlock()
 	run, body, err := r.parse(object)
 	if err == nil && run.Generation != o.generation {
 		err = fmt.Errorf("it says generation %d", run.Generation)
@@ -166,7 +248,7 @@ func (r *runs) fetch(ctx context.Context, o listedRun) (*index.File, error) {
 	if err != nil {
 		return nil, &authentic.DamageError{Key: o.Key, What: "index run", Err: err}
 	}
-	return r.cache.Adopt(index.Info{Hash: o.hash, Generation: o.generation, Replaces: run.Replaces}, body)
+	return r.cache.Adopt(index.Info{Hash: o.hash, Generation: o.generation, Size: uint64(len(object)), Replaces: run.Replaces}, body)
 }
 
 // parse verifies and opens an index run.
@@ -205,6 +287,10 @@ func (r *runs) restoreLost(cached [][32]byte, listed, replaced map[[32]byte]bool
 			continue
 		}
 		f, err := r.cache.Open(hash)
+		if err == nil && !f.Whole() {
+			f.Close()
+			err = index.ErrDamaged
+		}
 		if err != nil {
 			complete = false
 			if err := r.cache.Remove(hash); err != nil {

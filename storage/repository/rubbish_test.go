@@ -211,7 +211,7 @@ func TestAnEndlessObjectIsDamage(t *testing.T) {
 			}
 			_, headErr := r.Head(t.Context(), "web-1", "web")
 			_, epochErr := r.CurrentEpoch(t.Context())
-			x, err := r.ReadIndex(t.Context(), "web-1", h.Domain, true)
+			x, err := r.ReadIndex(t.Context(), "web-1", h.Domain, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
