@@ -10,6 +10,7 @@ import (
 
 	"knowngood/daemon/runner"
 	"knowngood/snapshot/prune"
+	"knowngood/storage/repository"
 )
 
 // prune is a run of the prune job, over what this host stored, with the
@@ -49,12 +50,31 @@ func (x *executor) prune(ctx context.Context, r *running) (err error) {
 		repo = unlocked
 	}
 
-	report, err := prune.Run(ctx, repo, o)
-	for errors.Is(err, prune.ErrChanged) && r.run.Attempts < 10 { // by another run of this daemon
-		r.run.Attempts++
-		report, err = prune.Run(ctx, repo, o)
-	}
 	var blocked []error
+	for {
+		blocked, err = x.pruneOnce(ctx, r, repo, o)
+		if !errors.Is(err, prune.ErrChanged) {
+			break
+		}
+		if r.run.Attempts > maxPruneRetries {
+			err = fmt.Errorf("given up after %d attempts, and the next run of the schedule tries again: %w", r.run.Attempts, err)
+			break
+		}
+		log.Info("prune begins anew", zap.Error(err), zap.Int("attempt", r.run.Attempts))
+		r.run.Attempts++
+	}
+	return errors.Join(append(blocked, err)...)
+}
+
+// maxPruneRetries is how often a prune begins anew because something was forgotten
+// meanwhile, by another run of this daemon or by others.
+const maxPruneRetries = 2
+
+// pruneOnce prunes, logs and counts what was done, and returns what was blocked and
+// what ended it.
+func (x *executor) pruneOnce(ctx context.Context, r *running, repo *repository.Repository, o prune.Options) (blocked []error, err error) {
+	log := x.o.Log
+	report, err := prune.Run(ctx, repo, o)
 	if report != nil {
 		for _, d := range report.Domains {
 			r.run.FreedBytes += d.Deleted.Bytes
@@ -69,5 +89,5 @@ func (x *executor) prune(ctx context.Context, r *running) (err error) {
 			blocked = append(blocked, b)
 		}
 	}
-	return errors.Join(append(blocked, err)...)
+	return blocked, err
 }

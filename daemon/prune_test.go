@@ -4,17 +4,23 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"knowngood/configs"
 	"knowngood/daemon/report"
+	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
 )
 
@@ -34,6 +40,7 @@ func TestPrune(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"what the policy forgets is freed beside the captures":           whatThePolicyForgetsIsFreedBesideTheCaptures,
 		"a nightly prune repacks with the identity of the configuration": aNightlyPruneRepacksWithTheIdentityOfTheConfiguration,
+		"a prune during which something is always forgotten gives up":    aPruneDuringWhichSomethingIsAlwaysForgottenGivesUp,
 	} {
 		t.Run(name, test)
 	}
@@ -141,5 +148,66 @@ func aNightlyPruneRepacksWithTheIdentityOfTheConfiguration(t *testing.T) {
 		}
 		w.Clean()
 		w.Restores("web", w.source, treetest.Snapshot(t, w.source))
+	})
+}
+
+func aPruneDuringWhichSomethingIsAlwaysForgottenGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.config("  web: {sources: [{path: $SOURCE}]}\n")
+		c.Prune = &configs.Prune{Schedule: "@daily", TimeZone: "UTC", Announce: configs.Duration(48 * time.Hour)}
+		d := w.daemon(c)
+		stop := w.run(d)
+		defer stop()
+		time.Sleep(time.Minute)
+		for n := range 3 {
+			w.write("file", fmt.Sprint(n))
+			w.Check(d.Start(t.Context(), "web"))
+			time.Sleep(time.Hour)
+		}
+		change := func(x history.Change) {
+			x.Now = time.Now()
+			_, err := w.Open(w.State).Forget(t.Context(), enginetest.Host, "web", x)
+			w.Check(err)
+		}
+		change(history.Change{Forget: statement.NumbersOf(1)})
+		pruned := func(until func(*report.Run) bool) {
+			t.Helper()
+			for range 20 * 24 {
+				if r := d.Report().Prune; r.Running == nil && r.Last != nil && until(r.Last) {
+					return
+				}
+				time.Sleep(time.Hour)
+			}
+			t.Fatalf("20 days later: %+v", d.Report().Prune.Last)
+		}
+		stored := w.stored()
+		time.Sleep(3 * 24 * time.Hour) // it is announced, and not due
+		var changing sync.Mutex        // taking back reads manifests, too
+		forgotten := false
+		w.faulty.Add(storagetest.Rule{Op: storagetest.Get, Prefix: "hosts/h/manifests/", Fault: storagetest.Meanwhile(func() {
+			if !changing.TryLock() {
+				return
+			}
+			defer changing.Unlock()
+			if forgotten = !forgotten; forgotten {
+				change(history.Change{Forget: statement.NumbersOf(2)})
+			} else {
+				change(history.Change{Undo: statement.NumbersOf(2)})
+			}
+		})})
+		pruned(func(r *report.Run) bool { return r.Result == report.Failed })
+		if r := d.Report().Prune.Last; r.Attempts != 3 || !strings.Contains(r.Error, "given up after 3 attempts") || !strings.Contains(r.Error, "environment web: snapshots were forgotten or taken back meanwhile") {
+			t.Errorf("%d attempts, %s", r.Attempts, r.Error)
+		}
+		if now := w.stored(); now != stored {
+			t.Errorf("%d of %d packs are left", now, stored)
+		}
+
+		w.faulty.Clear()
+		pruned(func(r *report.Run) bool { return r.FreedBytes > 0 })
+		if r := d.Report().Prune.Last; r.Result != report.Success {
+			t.Errorf("the next one: %+v", r)
+		}
 	})
 }

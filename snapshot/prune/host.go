@@ -232,7 +232,7 @@ func (h *host) same(ctx context.Context) error {
 			serial = x.Serial
 		}
 		if serial != h.tombstones[env] {
-			return fmt.Errorf("%w: of %s: run again", ErrChanged, env)
+			return fmt.Errorf("environment %s: %w, so nothing more is deleted: run again", env, ErrChanged)
 		}
 	}
 	return nil

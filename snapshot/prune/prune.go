@@ -42,8 +42,9 @@ const (
 	young = 48 * time.Hour
 )
 
-// ErrChanged says that what is forgotten was changed while a run looked.
-var ErrChanged = errors.New("what is forgotten was changed just now")
+// ErrChanged means that snapshots were forgotten, or taken back, while a run looked.
+// It deleted nothing more, and the next run takes that into account.
+var ErrChanged = errors.New("snapshots were forgotten or taken back meanwhile")
 
 // DefaultAnnounce is the time between announcing and deleting, unless told.
 const DefaultAnnounce = 7 * 24 * time.Hour
