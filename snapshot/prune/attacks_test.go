@@ -243,7 +243,7 @@ func TestAttacksThatFail(t *testing.T) {
 		verdict("announcing what is needed, a month before", before == after, fmt.Sprint(before, after))
 		dd, _ := w.host().Deletions(w.Ctx, enginetest.Host, h.Domain.ID)
 		del := &statement.Deletion{Repository: r.ID(), Host: "h", Domain: h.Domain.ID, Serial: dd.Newest + 1, Since: dd.Newest + 1, Made: time.Now(), Certificate: h.Certificate}
-		for id := range dd.Status {
+		for id := range dd.All() {
 			del.Deleted = append(del.Deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
 		}
 		slices.SortFunc(del.Deleted, statement.CompareObjects)

@@ -174,7 +174,7 @@ func twoPruners(t *testing.T, died bool) {
 		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, w.domain())}) {
 			w.check(err)
 			if id, _ := deletion.ParseKey(o.Key); d.Absent(id) {
-				t.Errorf("%s was spared, and counts as absent: %+v", o.Key, d.Status[id])
+				t.Errorf("%s was spared, and counts as absent: %+v", o.Key, d.Of(id))
 			}
 		}
 		_, err = w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()})

@@ -43,18 +43,18 @@ type candidate struct {
 	table *pack.Contents
 }
 
-// choose estimates what is needed of each pack by the lists of objects, and
+// choose estimates what is needed of each pack by the lists of objects, which is a
+// lower bound of what is needed in all, and
 // takes those of which the least is, as far as the budget goes.
 func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.Location]) ([]*candidate, error) {
 	held := map[[32]byte]uint64{} // content bytes
 	for _, loc := range chunks {
 		held[loc.Pack.Hash] += uint64(loc.Len)
 	}
-	live := r.estimate()
 	var all []*candidate
 	for id, o := range r.facts.objects {
 		content := held[id.Hash]
-		share := float64(live[id]) / float64(max(content, 1))
+		share := float64(r.facts.live[id]) / float64(max(content, 1))
 		if id.Kind != wire.KindPack || !r.facts.needed[id] || content == 0 || share >= maxEstimate ||
 			r.facts.deletions.Absent(id) || r.facts.now.Sub(o.at) < young {
 			continue
@@ -96,26 +96,6 @@ func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*ca
 	return nil
 }
 
-// estimate is how many bytes of each object the manifest needs that needs the
-// most of it: a lower bound of what is needed in all. Of packs
-// that stand for others each is taken to have its part.
-func (r *repacker) estimate() map[deletion.ObjectID]uint64 {
-	most := map[deletion.ObjectID]uint64{}
-	for _, m := range r.facts.manifests {
-		own := map[deletion.ObjectID]uint64{}
-		for _, o := range m.objects {
-			in := m.needs(o)
-			for _, id := range in {
-				own[id] += o.Live / uint64(len(in))
-			}
-		}
-		for id, n := range own {
-			most[id] = max(most[id], n)
-		}
-	}
-	return most
-}
-
 // locked tells whether an object cannot be deleted for so long, as far as is
 // known, that rewriting it frees nothing soon.
 func (r *repacker) locked(ctx context.Context, key string) (bool, error) {
@@ -141,9 +121,7 @@ func (r *repacker) needy(packs []*candidate) []*manifest {
 	}
 	var out []*manifest
 	for _, m := range r.facts.manifests {
-		if slices.ContainsFunc(m.objects, func(o pack.Object) bool {
-			return slices.ContainsFunc(m.needs(o), func(id deletion.ObjectID) bool { return among[id] })
-		}) {
+		if m.needsOne(func(id deletion.ObjectID) bool { return among[id] }) {
 			out = append(out, m)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -14,7 +15,9 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
+	"knowngood/storage/ledger"
 	"knowngood/storage/objects"
+	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 )
 
@@ -60,53 +63,63 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) (*Domain, error) {
 
 // readManifests reads the lists of objects of the kept snapshots.
 func (d *domain) readManifests(ctx context.Context) error {
-	byHash := map[[32]byte]*manifest{}
+	byHash := map[[32]byte]kept{}
 	for _, s := range d.snapshots[d.facts.domain] {
 		d.found.Snapshots++
-		m := byHash[s.Body.Manifest.Hash]
-		if m == nil {
-			byHash[s.Body.Manifest.Hash] = &manifest{Snapshot: s.Snapshot, forgotten: s.forgotten}
+		hash := s.Body.Manifest.Hash
+		if known, ok := byHash[hash]; !ok {
+			byHash[hash] = s
 		} else if !s.forgotten {
-			m.forgotten = false
+			known.forgotten = false
+			byHash[hash] = known
 		}
-	}
-	var g errgroup.Group
-	g.SetLimit(manifestsInFlight)
-	for _, m := range byHash {
-		g.Go(func() error {
-			read, err := d.manifestOf(ctx, m.Snapshot)
-			d.Progress.Manifests.Add(1)
-			if authentic.Damaged(err) && m.forgotten {
-				return nil // deleted before the policy could protect it
-			}
-			if err == nil {
-				m.objects, m.stands = read.objects, read.stands
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
 	}
 
-	for _, m := range byHash {
-		if m.objects == nil {
-			d.note("%s of host %s was forgotten, and its content is deleted already, though the policy of this run keeps it", m.Ref(), d.name)
-			continue
+	type list struct {
+		kept
+		objects []pack.Object // nil when it is deleted
+	}
+	read := func(ctx context.Context, s kept) (list, error) {
+		objects, err := d.objectsOf(ctx, s.Snapshot)
+		d.Progress.Manifests.Add(1)
+		if authentic.Damaged(err) && s.forgotten {
+			return list{kept: s}, nil // deleted before the policy could protect it
 		}
-		if err := d.complete(ctx, m); err != nil {
+		return list{s, objects}, err
+	}
+	all := func(context.Context) iter.Seq2[kept, error] {
+		return func(yield func(kept, error) bool) {
+			for _, s := range byHash {
+				if !yield(s, nil) {
+					return
+				}
+			}
+		}
+	}
+	for l, err := range ledger.Ordered(ctx, manifestsInFlight, all, read) {
+		if err != nil {
 			return err
 		}
-		d.facts.manifests = append(d.facts.manifests, m)
+		if l.objects == nil {
+			d.note("%s of host %s was forgotten, and its content is deleted already, though the policy of this run keeps it", l.Ref(), d.name)
+			continue
+		}
+		m := d.manifestOf(l.Snapshot, l.objects)
+		m.forgotten = l.forgotten
+		if err := d.complete(ctx, m, l.objects); err != nil {
+			return err
+		}
+		d.facts.add(m, l.objects)
 	}
 	return nil
 }
 
 // complete completes the inventory by what a manifest needs: what it lacks may
 // have been put since, by a capture that ended in between.
-func (d *domain) complete(ctx context.Context, m *manifest) error {
-	for _, o := range m.objects {
-		for _, id := range m.needs(o) {
+func (d *domain) complete(ctx context.Context, m *manifest, objects []pack.Object) error {
+	for _, o := range objects {
+		named := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
+		for _, id := range m.needs(named) {
 			if d.facts.exists(id) {
 				continue
 			}
@@ -117,8 +130,7 @@ func (d *domain) complete(ctx context.Context, m *manifest) error {
 				d.facts.objects[id] = object{uint64(o.Size), o.Modified}
 			}
 		}
-		id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
-		if _, rewritten := m.stands[id]; rewritten && !d.facts.own && d.facts.rewrites == nil && !d.facts.exists(id) {
+		if _, rewritten := m.stands[named]; rewritten && !d.facts.own && d.facts.rewrites == nil && !d.facts.exists(named) {
 			var err error
 			if d.facts.rewrites, err = d.repo.Rewrites(ctx, d.name, d.facts.domain); err != nil {
 				return err
@@ -128,26 +140,30 @@ func (d *domain) complete(ctx context.Context, m *manifest) error {
 	return nil
 }
 
-// manifestOf reads what a snapshot needs.
-func (d *domain) manifestOf(ctx context.Context, s *history.Snapshot) (*manifest, error) {
-	if s.Body == nil {
-		return nil, d.repo.Closed(ctx, s.Root)
-	}
-	// Who can replace objects must not be able to have others deleted: the root was
-	// signed for the list.
-	d.lists.Do(func() { d.reader = d.repo.NewReader(d.name, s.Domain) })
-	objects, err := d.reader.Objects(ctx, s.Body)
-	if err != nil {
-		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
-	}
-	m := &manifest{Snapshot: s, objects: objects, stands: map[deletion.ObjectID][]deletion.ObjectID{}}
+// manifestOf is the manifest of a snapshot that names the objects.
+func (d *domain) manifestOf(s *history.Snapshot, objects []pack.Object) *manifest {
+	m := &manifest{Snapshot: s, stands: map[deletion.ObjectID][]deletion.ObjectID{}}
 	for _, o := range objects {
 		if d.facts.deletions.Moved(o.Hash) {
 			id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
 			m.stands[id] = d.facts.deletions.Resolve(s.Body.Manifest.Hash, id, d.facts.exists)
 		}
 	}
-	return m, nil
+	return m
+}
+
+// objectsOf reads the list of objects of a snapshot. Who can replace objects must not
+// be able to have others deleted: the root was signed for the list.
+func (d *domain) objectsOf(ctx context.Context, s *history.Snapshot) ([]pack.Object, error) {
+	if s.Body == nil {
+		return nil, d.repo.Closed(ctx, s.Root)
+	}
+	d.lists.Do(func() { d.reader = d.repo.NewReader(d.name, s.Domain) })
+	objects, err := d.reader.Objects(ctx, s.Body)
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
+	}
+	return objects, nil
 }
 
 func (d *domain) key(id deletion.ObjectID) string { return deletion.Key(d.name, d.facts.domain, id) }

@@ -6,6 +6,7 @@ import (
 
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
+	"knowngood/storage/pack"
 )
 
 // lateRoot is how long after an announcement a capture that did not see it may
@@ -58,10 +59,11 @@ func (d *domain) readForgotten(ctx context.Context) (map[deletion.ObjectID]bool,
 			}
 			s, err := roots.Root(ctx, n)
 			if err == nil && s.Root.Domain == d.facts.domain {
-				var m *manifest
-				if m, err = d.manifestOf(ctx, s); err == nil {
-					for _, o := range m.objects {
-						for _, id := range m.needs(o) {
+				var objects []pack.Object
+				if objects, err = d.objectsOf(ctx, s); err == nil {
+					m := d.manifestOf(s, objects)
+					for _, o := range objects {
+						for _, id := range m.needs(deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}) {
 							recent[id] = true
 						}
 					}

@@ -30,7 +30,8 @@ type host struct {
 	now        time.Time     // of the store, before anything was listed
 	facts      map[seal.DomainID]*facts
 	snapshots  map[seal.DomainID][]kept
-	tombstones map[string]uint64 // serials, by environment
+	opened     map[seal.DomainID]*seal.Domain // those that snapshots are in
+	tombstones map[string]uint64              // serials, by environment
 
 	environments []string
 }
@@ -47,7 +48,7 @@ func (p *pruner) host(ctx context.Context, name string) error {
 	if err != nil || len(domains) == 0 {
 		return err
 	}
-	h := &host{pruner: p, name: name, now: time.Now(), facts: map[seal.DomainID]*facts{}, snapshots: map[seal.DomainID][]kept{}, tombstones: map[string]uint64{}}
+	h := &host{pruner: p, name: name, now: time.Now(), facts: map[seal.DomainID]*facts{}, snapshots: map[seal.DomainID][]kept{}, opened: map[seal.DomainID]*seal.Domain{}, tombstones: map[string]uint64{}}
 	if h.present, h.own, err = thisMachine(ctx, p.repo, name); err != nil {
 		return err
 	}
@@ -161,9 +162,12 @@ func (h *host) list(ctx context.Context, domains []seal.DomainID) error {
 			if f.deletions, err = h.repo.Deletions(gctx, h.name, f.domain); err != nil {
 				return err
 			}
-			if f.binding = f.deletions.Elsewhere(); h.own {
-				f.binding, err = h.repo.See(h.name, f.domain, f.deletions, h.now, h.DryRun)
+			f.published = f.deletions
+			if !h.own {
+				f.binding = f.deletions.Elsewhere()
+				return nil
 			}
+			f.binding, err = h.repo.See(h.name, f.domain, f.deletions, h.now, h.DryRun)
 			return err
 		})
 	}
@@ -200,7 +204,7 @@ func (h *host) environment(ctx context.Context, env string) error {
 		}
 		count++
 		again := forgotten.Has(s.Number) && protected.Has(s.Number)
-		h.snapshots[s.Root.Domain] = append(h.snapshots[s.Root.Domain], kept{s, again})
+		h.snapshots[s.Root.Domain] = append(h.snapshots[s.Root.Domain], kept{h.essence(env, s), again})
 	}
 	if ended > maxNamed {
 		h.note("host %s: %d more roots of %s were signed under certificates that ended; what they alone need is not kept", h.name, ended-maxNamed, env)
@@ -214,6 +218,21 @@ func (h *host) environment(ctx context.Context, env string) error {
 		return &authentic.DamageError{Key: layout.PrefixRoots(h.name, env), What: "environment", Err: errors.New("none of its snapshots counts")}
 	}
 	return nil
+}
+
+// essence is what a run needs of a snapshot: a root may be long, and there may be any
+// number of them.
+func (h *host) essence(env string, s *history.Snapshot) *history.Snapshot {
+	root := &statement.Root{Repository: s.Root.Repository, Host: h.name, Environment: env, Number: s.Root.Number, Domain: s.Root.Domain, Epoch: s.Root.Epoch}
+	out := &history.Snapshot{Host: root.Host, Environment: root.Environment, Number: s.Number, ID: s.ID, Root: root, Size: s.Size, Stored: s.Stored}
+	if s.Body != nil {
+		out.Body = &statement.RootBody{Manifest: s.Body.Manifest, Content: s.Body.Content, Objects: s.Body.Objects}
+		if h.opened[root.Domain] == nil {
+			h.opened[root.Domain] = s.Domain
+		}
+		out.Domain = h.opened[root.Domain]
+	}
+	return out
 }
 
 // same makes sure that nobody forgot, or took back, anything meanwhile.

@@ -2,6 +2,7 @@ package prune
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -29,12 +30,16 @@ type facts struct {
 
 	// What was published: by anybody, and the part that binds this machine.
 	deletions *deletion.Deletions
-	binding   map[deletion.ObjectID]deletion.Status
+	published statuses
+	binding   statuses
 	// What packs were ever rewritten into; only where somebody else is the host
 	// and such a pack is gone.
 	rewrites deletion.Rewrites
 
 	manifests []*manifest // of the kept snapshots, each once
+	names     names       // what these name
+	// live is how many bytes of each object the manifest needs that needs the most of it.
+	live map[deletion.ObjectID]uint64
 	// recent are the objects that a snapshot needs which was forgotten less than
 	// the time of an announcement ago.
 	recent map[deletion.ObjectID]bool
@@ -48,6 +53,12 @@ type facts struct {
 	held   map[deletion.ObjectID]bool // see hold
 }
 
+// statuses are what was published of objects.
+type statuses interface {
+	Of(deletion.ObjectID) deletion.Status // the zero Status when nothing was
+	All() iter.Seq2[deletion.ObjectID, deletion.Status]
+}
+
 type object struct {
 	size uint64
 	at   time.Time // when the store took it
@@ -56,19 +67,47 @@ type object struct {
 // manifest is a list of objects that a kept snapshot needs.
 type manifest struct {
 	*history.Snapshot
-	forgotten bool          // by the host; only the policy of this run keeps it
-	objects   []pack.Object // that it names, its own container included
+	forgotten bool // by the host; only the policy of this run keeps it
+	objects   set  // that it names, its own container included
 	// stands are the objects that are needed in the place of those that were rewritten.
 	stands map[deletion.ObjectID][]deletion.ObjectID
 }
 
 // needs are the objects that the manifest needs in the place of one that it names.
-func (m *manifest) needs(o pack.Object) []deletion.ObjectID {
-	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
+func (m *manifest) needs(id deletion.ObjectID) []deletion.ObjectID {
 	if stands, rewritten := m.stands[id]; rewritten {
 		return stands
 	}
 	return []deletion.ObjectID{id}
+}
+
+// needsOne reports whether the manifest needs an object for which of returns true.
+func (m *manifest) needsOne(of func(deletion.ObjectID) bool) bool {
+	for id := range m.objects.all() {
+		if slices.ContainsFunc(m.needs(id), of) {
+			return true
+		}
+	}
+	return false
+}
+
+// add adds a manifest that names the objects.
+func (f *facts) add(m *manifest, objects []pack.Object) {
+	m.objects = f.names.set(objects)
+	f.manifests = append(f.manifests, m)
+	live := map[deletion.ObjectID]uint64{}
+	for _, o := range objects {
+		in := m.needs(deletion.ObjectID{Kind: o.Kind, Hash: o.Hash})
+		for _, id := range in { // each is taken to have its part
+			live[id] += o.Live / uint64(len(in))
+		}
+	}
+	if f.live == nil {
+		f.live = map[deletion.ObjectID]uint64{}
+	}
+	for id, n := range live {
+		f.live[id] = max(f.live[id], n)
+	}
 }
 
 // plan is what a run does in a domain.
@@ -88,8 +127,8 @@ type plan struct {
 func (f *facts) findNeeds() error {
 	f.needed, f.held = map[deletion.ObjectID]bool{}, map[deletion.ObjectID]bool{}
 	for _, m := range f.manifests {
-		for _, o := range m.objects {
-			needs := m.needs(o)
+		for named := range m.objects.all() {
+			needs := m.needs(named)
 			for _, id := range needs {
 				there := f.exists(id)
 				// Of a damaged one a copy may exist, but not in the list of this manifest.
@@ -98,11 +137,11 @@ func (f *facts) findNeeds() error {
 					if !there {
 						missing = "missing, "
 					}
-					return &authentic.DamageError{Key: deletion.Key(f.host, f.domain, id), What: o.Kind.String(), Err: fmt.Errorf("%sneeded by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` shows whether what it held is stored elsewhere", missing, m.Ref())}
+					return &authentic.DamageError{Key: deletion.Key(f.host, f.domain, id), What: id.Kind.String(), Err: fmt.Errorf("%sneeded by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` shows whether what it held is stored elsewhere", missing, m.Ref())}
 				}
 				f.needed[id] = true
 			}
-			f.hold(o, needs)
+			f.hold(named, needs)
 		}
 	}
 	return nil
@@ -111,7 +150,7 @@ func (f *facts) findNeeds() error {
 // wanted reports whether a snapshot needs an object that its host keeps.
 func (f *facts) wanted(id deletion.ObjectID) bool {
 	return slices.ContainsFunc(f.manifests, func(m *manifest) bool {
-		return !m.forgotten && slices.ContainsFunc(m.objects, func(o pack.Object) bool { return slices.Contains(m.needs(o), id) })
+		return !m.forgotten && m.needsOne(func(needed deletion.ObjectID) bool { return needed == id })
 	})
 }
 
@@ -119,8 +158,7 @@ func (f *facts) wanted(id deletion.ObjectID) bool {
 // who took a host over could have anything deleted by a repack. Only in its present
 // domain the host believes its own. It is the object itself, or, once that is gone,
 // all that it was ever said to be rewritten into.
-func (f *facts) hold(o pack.Object, needs []deletion.ObjectID) {
-	id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
+func (f *facts) hold(id deletion.ObjectID, needs []deletion.ObjectID) {
 	if f.own || slices.Contains(needs, id) {
 		return
 	}
@@ -128,7 +166,7 @@ func (f *facts) hold(o pack.Object, needs []deletion.ObjectID) {
 		f.held[id] = true
 		return
 	}
-	for _, h := range f.rewrites.Beyond(o.Hash) {
+	for _, h := range f.rewrites.Beyond(id.Hash) {
 		if id.Hash = h; f.exists(id) {
 			f.held[id] = true
 		}
@@ -144,7 +182,7 @@ func (f *facts) exists(id deletion.ObjectID) bool {
 // pending reports whether an object is to be deleted as far as that binds this
 // machine: it is announced, or named deleted and still there.
 func (f *facts) pending(id deletion.ObjectID) bool {
-	state := f.binding[id].State
+	state := f.binding.Of(id).State
 	return state == deletion.Announced || state == deletion.Deleted
 }
 
@@ -152,7 +190,7 @@ func (f *facts) pending(id deletion.ObjectID) bool {
 // snapshot needs.
 func (f *facts) expired() map[deletion.ObjectID]deletion.Status {
 	out := map[deletion.ObjectID]deletion.Status{}
-	for id, status := range f.binding {
+	for id, status := range f.binding.All() {
 		if f.exists(id) && f.pending(id) && !f.needed[id] && !f.held[id] && f.now.Sub(status.At) >= f.announce {
 			out[id] = status
 		}
@@ -173,7 +211,7 @@ func makePlan(f *facts) *plan {
 		}
 	}
 
-	for id, status := range f.binding {
+	for id, status := range f.binding.All() {
 		if f.pending(id) {
 			p.settle(f, id, status)
 		}
@@ -270,7 +308,7 @@ func (p *plan) announce(f *facts) {
 // the statements that are read from now on would not name.
 func (f *facts) carried(since uint64) []statement.Object {
 	var out []statement.Object
-	for id, status := range f.deletions.Status {
+	for id, status := range f.published.All() {
 		if f.exists(id) || status.State != deletion.Deleted || id.Kind != wire.KindPack || status.Serial >= since {
 			continue
 		}

@@ -2,6 +2,8 @@ package prune
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -41,15 +43,20 @@ func found(add ...func(*facts)) *facts {
 	f := &facts{
 		host: "h", own: true, now: start, announce: 7 * day,
 		objects: map[deletion.ObjectID]object{}, damaged: map[deletion.ObjectID]bool{},
-		deletions: &deletion.Deletions{Status: map[deletion.ObjectID]deletion.Status{}, Newest: 9},
-		binding:   map[deletion.ObjectID]deletion.Status{},
-		recent:    map[deletion.ObjectID]bool{}, indexed: map[[32]byte]uint64{},
+		deletions: &deletion.Deletions{Newest: 9}, published: said{}, binding: said{},
+		recent: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]uint64{},
 	}
 	for _, a := range add {
 		a(f)
 	}
 	return f
 }
+
+// said is what was published of objects.
+type said map[deletion.ObjectID]deletion.Status
+
+func (s said) Of(id deletion.ObjectID) deletion.Status            { return s[id] }
+func (s said) All() iter.Seq2[deletion.ObjectID, deletion.Status] { return maps.All(s) }
 
 // stored is an object of 10 bytes that the store took so long ago.
 func stored(name string, ago time.Duration) func(*facts) {
@@ -69,10 +76,11 @@ func indexed(name string, ago time.Duration) func(*facts) {
 func keeps(names ...string) func(*facts) {
 	return func(f *facts) {
 		m := &manifest{Snapshot: &history.Snapshot{Root: &statement.Root{Environment: "web", Number: 3}}, stands: map[deletion.ObjectID][]deletion.ObjectID{}}
+		var objects []pack.Object
 		for _, name := range names {
 			name, into, rewritten := strings.Cut(name, "=")
 			id := named(name)
-			m.objects = append(m.objects, pack.Object{Kind: id.Kind, Hash: id.Hash})
+			objects = append(objects, pack.Object{Kind: id.Kind, Hash: id.Hash})
 			if rewritten {
 				m.stands[id] = nil
 				for _, n := range strings.FieldsFunc(into, func(r rune) bool { return r == '+' }) {
@@ -80,7 +88,7 @@ func keeps(names ...string) func(*facts) {
 				}
 			}
 		}
-		f.manifests = append(f.manifests, m)
+		f.add(m, objects)
 	}
 }
 
@@ -91,14 +99,14 @@ func protectedOnly(f *facts) { f.manifests[len(f.manifests)-1].forgotten = true 
 func published(name string, state deletion.State, ago time.Duration, serial uint64) func(*facts) {
 	return func(f *facts) {
 		s := deletion.Status{State: state, Serial: serial, At: start.Add(-ago)}
-		f.binding[named(name)], f.deletions.Status[named(name)] = s, s
+		f.binding.(said)[named(name)], f.published.(said)[named(name)] = s, s
 	}
 }
 
 // publishedByHost is what a host published and somebody else reads.
 func publishedByHost(name string, state deletion.State, ago time.Duration, serial uint64) func(*facts) {
 	return func(f *facts) {
-		f.deletions.Status[named(name)] = deletion.Status{State: state, Serial: serial, At: start.Add(-ago)}
+		f.published.(said)[named(name)] = deletion.Status{State: state, Serial: serial, At: start.Add(-ago)}
 	}
 }
 

@@ -12,8 +12,9 @@
 // On the host itself and with an identity it may also rewrite packs of which
 // little is needed, so that they are not needed any more.
 //
-// It holds some hundred bytes for each pack and container, nothing for each
-// chunk but those in the packs that it rewrites.
+// It holds some hundred bytes for each pack and container, for each snapshot less
+// than a kilobyte and a bit for each object that it needs, and nothing for each chunk
+// but those in the packs that it rewrites.
 package prune
 
 import (

@@ -130,8 +130,8 @@ func (f *facts) replace(all []replacement) error {
 	for _, r := range all {
 		old := deletion.ObjectID{Kind: wire.KindPack, Hash: r.old}
 		for _, m := range f.manifests {
-			for _, o := range m.objects {
-				needs := m.needs(o)
+			for id := range m.objects.all() {
+				needs := m.needs(id)
 				i := slices.Index(needs, old)
 				if i < 0 {
 					continue
@@ -140,7 +140,7 @@ func (f *facts) replace(all []replacement) error {
 				for _, h := range r.into {
 					needs = append(needs, deletion.ObjectID{Kind: wire.KindPack, Hash: h})
 				}
-				m.stands[deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}] = needs
+				m.stands[id] = needs
 			}
 		}
 	}

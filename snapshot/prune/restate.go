@@ -46,8 +46,8 @@ func (f *facts) restated(since uint64) []statement.Repack {
 	kept, named := map[[32]byte]bool{}, map[[32]byte]bool{}
 	for _, m := range f.manifests {
 		kept[m.Body.Manifest.Hash] = true
-		for _, o := range m.objects {
-			named[o.Hash] = true
+		for id := range m.objects.all() {
+			named[id.Hash] = true
 		}
 	}
 	for _, x := range f.deletions.Repacks {

@@ -77,8 +77,9 @@ func (c *collapses) judgeSince(ctx context.Context, written map[uint64]time.Time
 		switch {
 		case err != nil && !authentic.Damaged(err):
 			return nil, nil, fmt.Errorf("environment %s: %w", c.env, err)
-		case err == nil && s.Body != nil:
-			all = append(all, s)
+		case err == nil && s.Body != nil: // what is needed of it: a root may be long
+			root := &statement.Root{Environment: c.env, Number: s.Number, Domain: s.Root.Domain}
+			all = append(all, &history.Snapshot{Number: s.Number, ID: s.ID, Root: root, Body: &statement.RootBody{Finished: s.Body.Finished, Sources: s.Body.Sources}})
 		}
 	}
 	if j.Number > 0 && !slices.ContainsFunc(all, func(s *history.Snapshot) bool { return s.Number == j.Number && hex.EncodeToString(s.ID[:]) == j.ID }) {

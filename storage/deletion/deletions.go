@@ -33,22 +33,93 @@ type Status struct {
 	State  State
 	Serial uint64    // of the statement that says so
 	At     time.Time // when the store took that statement
-	Size   uint64    // in stored bytes, of an announced one
 }
 
-// Deletions are what was announced and deleted in a domain.
+// Deletions are what was announced and deleted in a domain. They may name every pack
+// that there ever was, so they hold some 80 bytes for each.
 type Deletions struct {
-	Status map[ObjectID]Status
 	Newest uint64 // the highest serial that counts; 0 for none
 	// Repacks say what packs were rewritten into, the newest first.
 	Repacks []Repack
 
-	owners    map[ObjectID]Status // by the word of the owner; see Elsewhere
-	present   map[ObjectID]Status // by that of the owner and of the host as it is now
-	byHost    map[uint64][32]byte // hashes of the host's statements among those of present, by serial
+	said      map[ObjectID][3]said
+	told      []told              // the statements to which said points
+	byHost    map[uint64][32]byte // hashes of the host's statements among those of byPresent, by serial
 	numbers   ledger.Numbers
 	since     uint64             // what statements before it say counts no more
 	rewritten map[[32]byte][]int // positions in Repacks, by old pack
+}
+
+// By whose word an object has a state.
+const (
+	byAnybody = iota
+	byPresent // the owner and the host as it is now
+	byOwner   // see Elsewhere
+)
+
+// said is the state of an object, in the lowest two bits, and above them the position
+// in told of the statement that says so; 0 when none does.
+type said uint32
+
+type told struct {
+	serial uint64
+	at     time.Time
+}
+
+func newDeletions() *Deletions {
+	return &Deletions{said: map[ObjectID][3]said{}, byHost: map[uint64][32]byte{}, rewritten: map[[32]byte][]int{}}
+}
+
+func (d *Deletions) status(s said) Status {
+	if s == 0 {
+		return Status{}
+	}
+	by := d.told[s>>2]
+	return Status{State(s & 3), by.serial, by.at}
+}
+
+// Of is what is said of an object; the zero Status when nothing is.
+func (d *Deletions) Of(o ObjectID) Status { return d.status(d.said[o][byAnybody]) }
+
+// All yields all objects of which something is said, in no order.
+func (d *Deletions) All() iter.Seq2[ObjectID, Status] { return d.by(byAnybody) }
+
+func (d *Deletions) by(word int) iter.Seq2[ObjectID, Status] {
+	return func(yield func(ObjectID, Status) bool) {
+		for o, of := range d.said {
+			if of[word] != 0 && !yield(o, d.status(of[word])) {
+				return
+			}
+		}
+	}
+}
+
+// Binding is what the pending deletions mean for one who deletes.
+type Binding struct {
+	d     *Deletions
+	word  int
+	since map[uint64]time.Time // before which the statements of a serial do not count
+}
+
+// Of is what is said of an object; the zero Status when nothing is.
+func (b *Binding) Of(o ObjectID) Status { return b.dated(b.d.status(b.d.said[o][b.word])) }
+
+// All yields all objects of which something is said, in no order.
+func (b *Binding) All() iter.Seq2[ObjectID, Status] {
+	return func(yield func(ObjectID, Status) bool) {
+		for o, status := range b.d.by(b.word) {
+			if !yield(o, b.dated(status)) {
+				return
+			}
+		}
+	}
+}
+
+func (b *Binding) dated(s Status) Status {
+	if at := b.since[s.Serial]; at.After(s.At) {
+		s.At = at
+	}
+	return s
 }
 
 // Absent reports whether a writer must take the object for not there. It may be
@@ -57,14 +128,14 @@ func (d *Deletions) Absent(o ObjectID) bool {
 	if d == nil {
 		return false
 	}
-	f := d.Status[o].State
+	f := d.Of(o).State
 	return f == Announced || f == Deleted
 }
 
 // Packs are those with one of the states.
 func (d *Deletions) Packs(states ...State) map[[32]byte]bool {
 	out := map[[32]byte]bool{}
-	for o, status := range d.Status {
+	for o, status := range d.All() {
 		if o.Kind == wire.KindPack && slices.Contains(states, status.State) {
 			out[o.Hash] = true
 		}
@@ -76,7 +147,7 @@ func (d *Deletions) Packs(states ...State) map[[32]byte]bool {
 // host: a host's announcement does not start the clock of anybody else. That it
 // spares an object holds for everybody: its writers go by that. See Deletion.See
 // for the host itself.
-func (d *Deletions) Elsewhere() map[ObjectID]Status { return d.owners }
+func (d *Deletions) Elsewhere() *Binding { return &Binding{d: d, word: byOwner} }
 
 // Free is the serial that the next statement gets; 0 when there is none.
 func (d *Deletions) Free() uint64 { return d.numbers.Free() }
@@ -125,7 +196,7 @@ func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*sta
 // Deletions reads the pending deletions of a domain. Statements that do not
 // verify are warned of, and count for nothing.
 func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
-	d := &Deletions{Status: map[ObjectID]Status{}, owners: map[ObjectID]Status{}, present: map[ObjectID]Status{}, byHost: map[uint64][32]byte{}, rewritten: map[[32]byte][]int{}}
+	d := newDeletions()
 	// Of a host that was enrolled anew, what the old key says counts only below
 	// the first statement since; and in the domain that this machine has as the
 	// host, nothing that it says is not needed.
@@ -211,27 +282,27 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 // otherwise; statements come the newest first. holds is whether it was signed by
 // the owner, or under the newest certificate of the host.
 func (d *Deletions) take(e ledger.Entry[*statement.Deletion], holds bool) {
-	byOwner := e.Value.Certificate == nil
-	if holds && !byOwner {
+	signed := e.Value.Certificate == nil // by the owner
+	if holds && !signed {
 		d.byHost[e.Number] = e.Value.Hash()
 	}
+	at := said(len(d.told)) << 2
+	d.told = append(d.told, told{e.Number, e.Stored})
 	for _, of := range []struct {
 		list  []statement.Object
 		state State
 	}{{e.Value.Announced, Announced}, {e.Value.Deleted, Deleted}, {e.Value.Spared, Spared}} {
 		for _, o := range of.list {
-			id, status := ObjectID{Kind: o.Kind, Hash: o.Hash}, Status{of.state, e.Number, e.Stored, o.Size}
-			if _, newer := d.Status[id]; !newer {
-				d.Status[id] = status
-			}
+			id := ObjectID{Kind: o.Kind, Hash: o.Hash}
+			by := d.said[id]
 			// Whoever has a key that ended cannot start the clock of anybody who
 			// deletes, nor stop it.
-			if _, newer := d.owners[id]; !newer && holds && (byOwner || of.state == Spared) {
-				d.owners[id] = status
+			for word, counts := range [...]bool{byAnybody: true, byPresent: holds, byOwner: holds && (signed || of.state == Spared)} {
+				if counts && by[word] == 0 {
+					by[word] = at | said(of.state)
+				}
 			}
-			if _, newer := d.present[id]; !newer && holds {
-				d.present[id] = status
-			}
+			d.said[id] = by
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // repacks are those of statements, the newest first.
 func repacks(statements ...statement.Deletion) *Deletions {
-	d := &Deletions{Status: map[ObjectID]Status{}, rewritten: map[[32]byte][]int{}}
+	d := newDeletions()
 	for i := range statements {
 		d.repacked(&statements[i])
 	}

@@ -28,7 +28,7 @@ func (x *Deletion) seen(host string, domain seal.DomainID) *seen {
 
 // See returns what the pending deletions mean for the deletions of the host itself,
 // which sees them now, by the store's clock. Unless dryRun is set it remembers that.
-func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time.Time, dryRun bool) (map[ObjectID]Status, error) {
+func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time.Time, dryRun bool) (*Binding, error) {
 	since := map[uint64]time.Time{} // by serial
 	err := x.seen(host, domain).change(dryRun, func(seen map[string]time.Time) map[string]time.Time {
 		still := map[string]time.Time{}
@@ -45,14 +45,7 @@ func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[ObjectID]Status, len(d.present))
-	for id, status := range d.present {
-		if at := since[status.Serial]; at.After(status.At) {
-			status.At = at
-		}
-		out[id] = status
-	}
-	return out, nil
+	return &Binding{d, byPresent, since}, nil
 }
 
 // publishes remembers that this machine publishes a statement.

@@ -23,7 +23,7 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	}
 	pruned := func() error {
 		on := ""
-		for _, status := range d.Status {
+		for _, status := range d.All() {
 			if status.State == deletion.Deleted && status.At.After(s.Body.Finished) {
 				on = ", by " + status.At.Local().Format(time.DateTime)
 				break
@@ -50,8 +50,8 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	announced, missing := 0, 0
 	for _, o := range objects {
 		for _, id := range d.Resolve(m.Hash, ID{Kind: o.Kind, Hash: o.Hash}, func(id ID) bool { return there[id] }) {
-			switch status, known := d.Status[id]; {
-			case !there[id] && known && status.State == deletion.Deleted:
+			switch {
+			case !there[id] && d.Of(id).State == deletion.Deleted:
 				return pruned()
 			case !there[id]:
 				missing++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -57,7 +58,7 @@ func TestWhatSeveralStatementsSayHoldsWhereverARunDies(t *testing.T) {
 			}
 		}
 		for _, o := range deleted {
-			if d.Status[pack(o.Hash)].State != deletion.Deleted {
+			if d.Of(pack(o.Hash)).State != deletion.Deleted {
 				return fmt.Errorf("pack %x is not deleted", o.Hash[:4])
 			}
 		}
@@ -169,8 +170,8 @@ func TestWhatDoesNotCountIsPassedOverWhoeverIsFaster(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d, err = r.Deletions(t.Context(), "web-1", domain); err != nil || d.Newest != c.serial || len(d.Status) != len(objects) {
-				t.Errorf("newest is %d with %d objects, %v; want %d with %d", d.Newest, len(d.Status), err, c.serial, len(objects))
+			if d, err = r.Deletions(t.Context(), "web-1", domain); err != nil || d.Newest != c.serial || len(maps.Collect(d.All())) != len(objects) {
+				t.Errorf("newest is %d with %d objects, %v; want %d with %d", d.Newest, len(maps.Collect(d.All())), err, c.serial, len(objects))
 			}
 		})
 	}
