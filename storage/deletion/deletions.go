@@ -173,7 +173,7 @@ const ahead = 8
 // entry of it; which count, certs decide.
 func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*statement.Deletion] {
 	return &ledger.Ledger[*statement.Deletion]{
-		Reader: x.t.Read, Prefix: layout.PrefixDeletions(host, domain), What: "pending deletion", Limit: trust.MaxStatement,
+		Reader: x.t.Read, Prefix: layout.PrefixDeletions(host, domain), What: "pending deletion", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Seen:   x.t.State.Statements(layout.PrefixDeletions(host, domain)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseDeletionKey(key); return n, ok },
 		Parse: func(object []byte) (*statement.Deletion, string, error) {

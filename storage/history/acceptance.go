@@ -65,7 +65,7 @@ func Flagged(s *Snapshot) bool { return s.Body != nil && len(s.Body.Suspect) > 0
 
 func (h *Suspects) acceptances(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Acceptance] {
 	return &ledger.Ledger[*statement.Acceptance]{
-		Reader: h.t.Read, Prefix: layout.PrefixAcceptances(host, env), What: "acceptance", Limit: trust.MaxStatement,
+		Reader: h.t.Read, Prefix: layout.PrefixAcceptances(host, env), What: "acceptance", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Seen:   h.t.State.Statements(layout.PrefixAcceptances(host, env)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseAcceptanceKey(key); return n, ok },
 		Parse: func(object []byte) (*statement.Acceptance, string, error) {

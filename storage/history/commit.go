@@ -181,7 +181,7 @@ func (e *environment) afterKnown(ctx context.Context) (previous [32]byte, number
 	switch {
 	case err == nil && sha256.Sum256(object) == e.known.Hash:
 		previous, number = e.known.Hash, e.known.Number+1
-	case err == nil || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrWithheld) || authentic.Damaged(err):
+	case err == nil || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrWithheld) || errors.Is(err, storage.ErrDenied) || authentic.Damaged(err):
 		return previous, 0, nil
 	default:
 		return previous, 0, err

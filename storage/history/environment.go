@@ -53,7 +53,7 @@ func (h *Roots) environment(ctx context.Context, host, env string) (*environment
 		return nil, err
 	}
 	e.ledger = &ledger.Ledger[*statement.Root]{
-		Reader: h.t.Read, Prefix: layout.PrefixRoots(host, env), What: "root", Limit: trust.MaxStatement,
+		Reader: h.t.Read, Prefix: layout.PrefixRoots(host, env), What: "root", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseRootKey(key); return n, ok },
 		Parse:  e.parse, Expect: e.expect,
 	}

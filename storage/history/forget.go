@@ -33,7 +33,7 @@ func (h *Tombstones) Tombstone(ctx context.Context, host, env string) (*statemen
 
 func (h *Tombstones) ledger(host, env string, certs []*statement.Certificate) *ledger.Ledger[*statement.Tombstone] {
 	return &ledger.Ledger[*statement.Tombstone]{
-		Reader: h.t.Read, Prefix: layout.PrefixTombstones(host, env), What: "tombstone", Limit: trust.MaxStatement,
+		Reader: h.t.Read, Prefix: layout.PrefixTombstones(host, env), What: "tombstone", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Seen:   h.t.State.Statements(layout.PrefixTombstones(host, env)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseTombstoneKey(key); return n, ok },
 		Parse: func(object []byte) (*statement.Tombstone, string, error) {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 
 	"knowngood/storage"
@@ -37,6 +38,12 @@ type Ledger[T any] struct {
 	Kept func(storage.Object) []byte
 	// Seen, when set, is what this machine remembers of the ledger; see Watch.
 	Seen *localstate.Statements
+	// Beside, when set, is a prefix of other objects that whoever may read the ledger
+	// may read too. It is listed when the store denies an entry.
+	Beside string
+
+	mu          sync.Mutex
+	asked, open bool // whether the store gives out other objects: known, and so
 }
 
 // Entry is what lies at a number.
@@ -80,6 +87,11 @@ func (l *Ledger[T]) Read(ctx context.Context, o storage.Object) (Entry[T], error
 	switch {
 	case err == nil: // and what was taken last is what was returned
 		e.Object, e.Stored = object.Bytes, object.Stored
+	case errors.Is(err, storage.ErrDenied) && !authentic.Damaged(err):
+		if err = l.withheld(ctx, o.Key, err); !authentic.Damaged(err) {
+			return e, err
+		}
+		e.Value, e.Err = *new(T), err
 	case authentic.Damaged(err):
 		e.Value, e.Err = *new(T), err
 		if errors.Is(err, statement.ErrEnded) {

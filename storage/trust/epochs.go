@@ -134,7 +134,7 @@ func (e *Epochs) parse(object []byte) (*statement.Epoch, string, error) {
 }
 
 func (e *Epochs) ledger() *ledger.Ledger[*statement.Epoch] {
-	return &ledger.Ledger[*statement.Epoch]{Reader: e.base.Read, Prefix: layout.PrefixEpochs, What: "epoch", Limit: MaxStatement, Number: layout.ParseEpochKey, Parse: e.parse}
+	return &ledger.Ledger[*statement.Epoch]{Reader: e.base.Read, Prefix: layout.PrefixEpochs, Beside: layout.KeyDescriptor, What: "epoch", Limit: MaxStatement, Number: layout.ParseEpochKey, Parse: e.parse}
 }
 
 // all yields the epochs that verify, newest first, hidden ones included. Those
