@@ -20,6 +20,17 @@ import (
 
 func plainMemory() storage.Store { return storagetest.NewPlainMemory() }
 
+// become has all that is stored in another store from now on, as if the versions of
+// the bucket had been switched on or off.
+func (w *world) become(to storage.Store) {
+	w.t.Helper()
+	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{}) {
+		w.check(err)
+		w.check(to.Put(w.Ctx, o.Key, w.copyOf(o.Key), storage.PutOptions{}))
+	}
+	w.Store = to
+}
+
 // objects are the keys of all packs and containers.
 func (w *world) objects() (keys []string) {
 	w.t.Helper()
@@ -119,30 +130,30 @@ func TestPutAgain(t *testing.T) {
 		}
 	})
 	t.Run("a root that is later than one with a higher number is not forgotten for its time", func(t *testing.T) {
-		simulated(t, plainMemory, func(w *world) {
-			trees, _ := w.days(3)
-			for n := range uint64(2) { // of which the last one gets the place of the day
-				time.Sleep(10 * time.Minute)
-				w.overwrite(key(n+1), w.copyOf(key(n+1)))
-			}
-			w.forget("web", 1, 2)
-			for range 3 {
-				w.under(&retention.Policy{Daily: 1})
-				time.Sleep(8 * day)
-			}
-			w.Restores("web@1", w.dir, trees[0])
-		})
+		for name, at := range map[string]func() storage.Store{"without versions": plainMemory, "where versions were switched off since init": memory} {
+			t.Run(name, func(t *testing.T) {
+				simulated(t, at, func(w *world) {
+					w.become(plainMemory())
+					trees, _ := w.days(3)
+					for n := range uint64(2) { // of which the last one gets the place of the day
+						time.Sleep(10 * time.Minute)
+						w.overwrite(key(n+1), w.copyOf(key(n+1)))
+					}
+					w.forget("web", 1, 2)
+					for range 3 {
+						w.under(&retention.Policy{Daily: 1})
+						time.Sleep(8 * day)
+					}
+					w.Restores("web@1", w.dir, trees[0])
+				})
+			})
+		}
 	})
 	t.Run("a late root in a store whose versions were switched off holds what it needs", func(t *testing.T) {
 		for name, again := range map[string]bool{"put once": false, "put again": true} {
 			t.Run(name, func(t *testing.T) {
 				simulated(t, memory, func(w *world) {
-					plain := storagetest.NewPlainMemory()
-					for o, err := range w.Store.List(w.Ctx, storage.ListOptions{}) {
-						w.check(err)
-						w.check(plain.Put(w.Ctx, o.Key, w.copyOf(o.Key), storage.PutOptions{}))
-					}
-					w.Store = plain
+					w.become(plainMemory())
 					w.write("stays", 1000)
 					w.capture("web") // 1
 					w.write("precious", 2<<20)
@@ -175,17 +186,22 @@ func TestPutAgain(t *testing.T) {
 		}
 	})
 	t.Run("what is put again every day does not stay young", func(t *testing.T) {
-		simulated(t, memory, func(w *world) {
-			w.days(4)
-			w.forget("web", 1, 2, 3)
-			time.Sleep(3 * day)
-			for _, key := range w.objects() {
-				w.overwrite(key, w.copyOf(key))
-			}
-			if d := w.owner(); d.Announced.Objects < 6 || d.Young.Objects > 0 {
-				t.Errorf("announced %d, young %d", d.Announced.Objects, d.Young.Objects)
-			}
-		})
+		for name, at := range map[string]func() storage.Store{"with versions": memory, "where versions were switched on since init": plainMemory} {
+			t.Run(name, func(t *testing.T) {
+				simulated(t, at, func(w *world) {
+					w.become(memory())
+					w.days(4)
+					w.forget("web", 1, 2, 3)
+					time.Sleep(3 * day)
+					for _, key := range w.objects() {
+						w.overwrite(key, w.copyOf(key))
+					}
+					if d := w.owner(); d.Announced.Objects < 6 || d.Young.Objects > 0 {
+						t.Errorf("announced %d, young %d", d.Announced.Objects, d.Young.Objects)
+					}
+				})
+			})
+		}
 	})
 	t.Run("a byte in the place of a pack is no capture under way", func(t *testing.T) {
 		simulated(t, memory, func(w *world) {

@@ -291,9 +291,6 @@ func (d *domain) captureUnderWay(ctx context.Context) (bool, error) {
 // datePutAgain gives what is young and not needed the time of its first version:
 // whoever has the host's key could keep it for ever by putting it again.
 func (d *domain) datePutAgain(ctx context.Context) error {
-	if probe := d.repo.Descriptor().Probe; probe == nil || !probe.VersionsKept {
-		return nil
-	}
 	asked := 0
 	for id, o := range d.facts.objects {
 		if d.facts.needed[id] || d.facts.held[id] || d.facts.pending(id) || !d.facts.isYoung(o) {

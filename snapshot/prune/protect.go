@@ -140,15 +140,12 @@ func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspec
 // that was there before.
 const putAgainAfter = time.Minute
 
-// doubtful are the roots that were put again, where the store keeps no versions: it
-// took them later than one with a higher number, long after their host made them, or
-// later than when this machine saw them before. By such a time a policy may not
-// forget anything.
+// doubtful are the roots that were put again, where no earlier version of them shows:
+// the store took them later than one with a higher number, long after their host made
+// them, or later than when this machine saw them before. By such a time a policy may
+// not forget anything. Versions need not have been kept all the time.
 func (p *protection) doubtful() map[uint64]bool {
 	out := map[uint64]bool{}
-	if probe := p.repo.Descriptor().Probe; probe != nil && probe.VersionsKept {
-		return out
-	}
 	var above time.Time // the earliest of those with higher numbers
 	for _, n := range slices.Backward(slices.Sorted(maps.Keys(p.roots.Written))) {
 		at := p.roots.Written[n]
