@@ -27,8 +27,10 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
+	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
+	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
 
@@ -303,11 +305,20 @@ func (c *checker) host(ctx context.Context, host string) error {
 			return err
 		}
 		newest := true
+		var rubbish []error
 		for s, err := range c.repo.Snapshots(ctx, host, env) {
 			if err != nil {
 				object, ok := damagedObject(err)
 				if !ok {
 					return err
+				}
+				forgotten, ferr := c.forgotten(ctx, err, object, tombstone)
+				if ferr != nil {
+					return ferr
+				}
+				if forgotten {
+					rubbish = append(rubbish, err)
+					continue
 				}
 				c.damage(object, err)
 				unknown.unread = true
@@ -341,6 +352,12 @@ func (c *checker) host(ctx context.Context, host string) error {
 			}
 			d.snapshots = append(d.snapshots, s)
 		}
+		for _, err := range rubbish[:min(len(rubbish), maxNamed)] {
+			c.note(fmt.Sprintf("forgotten, and hurts nothing: %v", err))
+		}
+		if n := len(rubbish) - maxNamed; n > 0 {
+			c.note(fmt.Sprintf("%d more roots of %s of host %s do not verify and are forgotten", n, env, host))
+		}
 	}
 	if err := c.audit(c.repo.AuditCertificates(ctx, host, serial)); err != nil {
 		return err
@@ -354,6 +371,21 @@ func (c *checker) host(ctx context.Context, host string) error {
 		}
 	}
 	return c.unknown(ctx, host, domains, unknown)
+}
+
+// forgotten reports whether err is about a root that does not verify and that is
+// forgotten: by the owner, or by the host where that checks itself. Another host is not
+// believed: whoever took it could hide so what was done to its roots.
+func (c *checker) forgotten(ctx context.Context, err error, object string, x *statement.Tombstone) (bool, error) {
+	host, env, number, ok := layout.ParseRootKey(object)
+	if !ok || !authentic.Unverified(err) || x == nil || !x.Forgotten.Has(number) {
+		return false, nil
+	}
+	if this, err := c.repo.Host(ctx); err == nil && this.Name == host {
+		return true, nil
+	}
+	owners, err := c.repo.OwnerForgot(ctx, host, env)
+	return owners.Has(number), err
 }
 
 // opens reports why what a snapshot holds cannot be looked into; nil when it can.

@@ -70,6 +70,16 @@ func (h *Tombstones) tombstone(ctx context.Context, host, env string) (x *statem
 	return nil, in, nil
 }
 
+// OwnerForgot are the numbers of an environment that the owner forgot and that are
+// forgotten, whatever its host says.
+func (h *Tombstones) OwnerForgot(ctx context.Context, host, env string) (statement.Numbers, error) {
+	x, err := h.Tombstone(ctx, host, env)
+	if err != nil {
+		return nil, err
+	}
+	return h.ownersOf(ctx, host, env, x)
+}
+
 // Forgotten are the numbers of an environment that are forgotten, and of those the
 // ones that were so all the time since a moment, by the clock of the store; and
 // those that were taken back for a while since another, earlier moment.
