@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +67,7 @@ func (c *committer) place(f *file) error {
 	if err := c.target.With(f.entry.Path, func() error { return c.rename(f) }); err != nil {
 		f.remove()
 		f.group.fail()
-		return fmt.Errorf("not restored: %w", err)
+		return notRestored(err)
 	}
 	c.gone(f)
 	return f.placed()

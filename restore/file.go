@@ -170,7 +170,7 @@ func (f *file) Fail(err error) {
 	f.failed = true
 	f.mu.Unlock()
 	if first {
-		f.to.report.problem(f.entry.Path, fmt.Errorf("not restored: %w", err))
+		f.to.report.problem(f.entry.Path, notRestored(err))
 	}
 	f.done()
 }
@@ -235,7 +235,7 @@ func (f *file) finish() error {
 func (f *file) giveUp(err error) error {
 	f.discard()
 	f.group.fail()
-	return fmt.Errorf("not restored: %w", err)
+	return notRestored(err)
 }
 
 // seal applies the metadata of a file, and closes it.

@@ -170,7 +170,7 @@ var hostile = []struct {
 		return []*manifest.Entry{folder(""), file(strings.Repeat("a/", 500_000) + "x")}
 	}, "no such file"},
 	{"more content than there is room", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 100_000)} }, "not enough free space"},
-	{"a file in a pack that does not exist", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 1)} }, "object does not exist"},
+	{"a file in a pack that does not exist", func(string) []*manifest.Entry { return []*manifest.Entry{folder(""), manyChunks("a", 1)} }, "missing in the store"},
 	{"paths that are large together", func(string) []*manifest.Entry { return pathBomb(100) }, "malformed"},
 	{"attributes that are large together", func(string) []*manifest.Entry {
 		set := []manifest.Xattr{{Name: "user.a", Value: make([]byte, manifest.MaxXattrValue)}}

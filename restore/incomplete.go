@@ -47,7 +47,7 @@ func (r *restorer) flagged(e *manifest.Entry) *manifest.Entry {
 		return e
 	}
 	r.report.unavailable.add(e.Type, e.Size)
-	r.report.problem(e.Path, fmt.Errorf("not restored: %w", err))
+	r.report.problem(e.Path, notRestored(err))
 	if !r.WithIncomplete || e.Type != manifest.File {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (p *parts) entry(e *manifest.Entry) *manifest.Entry {
 		free, there, err := p.free(&part)
 		switch {
 		case err != nil:
-			p.report.problem(e.Path, fmt.Errorf("not restored, not even in part: %w", err))
+			p.report.problem(e.Path, fmt.Errorf("NOT restored, not even in part: %w", err))
 			return nil
 		case !free:
 			continue

@@ -148,7 +148,7 @@ func (l *links) add(g *linkGroup, path string) error {
 	return nil
 }
 
-var errOtherName = errors.New("not restored: another name of a file that could not be restored")
+var errOtherName = errors.New("NOT restored: another name of a file that could not be restored")
 
 func (l *links) linkNow(g *linkGroup, path string) error {
 	action := ""
@@ -169,7 +169,7 @@ func (l *links) linkNow(g *linkGroup, path string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("not restored: %w", err)
+		return notRestored(err)
 	}
 	l.report.done(action, path, g.kind, g.size)
 	return nil

@@ -193,7 +193,7 @@ func (r *restorer) entry(ctx context.Context, ex *examiner, e *manifest.Entry) e
 		return nil
 	}
 	if r.target.Marked() && r.target.Rel(e.Path) == walk.RestoreMarker {
-		r.report.problem(e.Path, errors.New("not restored: the marker of this restore has its name (restore its directory elsewhere)"))
+		r.report.problem(e.Path, errors.New("NOT restored: the marker of this restore has its name (restore its directory elsewhere)"))
 		return nil
 	}
 
@@ -248,7 +248,7 @@ func (r *restorer) make(ctx context.Context, ex *examiner, e *manifest.Entry, di
 	}
 	if err := r.target.With(e.Path, func() error { return r.nodes.restore(e, group) }); err != nil {
 		group.fail()
-		return r.report.fatal(e.Path, fmt.Errorf("not restored: %w", err))
+		return r.report.fatal(e.Path, notRestored(err))
 	}
 	return group.complete()
 }

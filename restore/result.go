@@ -1,12 +1,17 @@
 package restore
 
 import (
+	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
 	"knowngood/restore/fetch"
 	"knowngood/restore/owners"
 	"knowngood/snapshot/manifest"
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/seal"
 )
 
 // Progress may be read while a restore runs.
@@ -98,3 +103,22 @@ func (c *Counts) add(kind manifest.Type, size uint64) {
 func (c Counts) less(o Counts) Counts {
 	return Counts{c.Files - o.Files, c.Directories - o.Directories, c.Others - o.Others, c.Bytes - o.Bytes}
 }
+
+// notRestoredError is why a path is not restored.
+type notRestoredError struct{ err error }
+
+func notRestored(err error) error { return &notRestoredError{err} }
+
+func (e *notRestoredError) Error() string {
+	var d *authentic.DamageError
+	switch {
+	case !errors.As(e.err, &d):
+	case errors.Is(d.Err, storage.ErrNotFound):
+		return fmt.Sprintf("NOT restored: its data is missing in the store (%s %s)", d.What, d.Key)
+	case errors.Is(d.Err, seal.ErrWrongKey):
+		return fmt.Sprintf("NOT restored: its data was changed after it was stored (%s %s)", d.What, d.Key)
+	}
+	return fmt.Sprintf("NOT restored: %v", e.err)
+}
+
+func (e *notRestoredError) Unwrap() error { return e.err }

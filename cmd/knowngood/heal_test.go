@@ -148,7 +148,7 @@ func TestADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
 
 			o := find(s, src)
 			o.exits(t, exit.Damage)
-			if !strings.Contains(o.stderr.String(), "that are missing or damaged (1): noted here; its next snapshot examines them") {
+			if !strings.Contains(o.stderr.String(), "is missing or damaged: the next snapshot of this host stores again what is still here") {
 				t.Errorf("it says %s", &o.stderr)
 			}
 			if run := s.take(t, "web"); run.HealedPacks != 1 || run.HealedBytes != 200_000 {

@@ -136,6 +136,9 @@ func runPrune(ctx context.Context, sess *session.Session, r *repository.Reposito
 	for _, b := range report.Blocked {
 		blocked = append(blocked, b.Err)
 	}
+	if len(report.Blocked) == 1 && len(report.Domains) == 0 && err == nil && !authentic.Damaged(blocked[0]) {
+		return report.Blocked[0]
+	}
 	console.PrintErrors(sess.Out, "knowngood: ", report.Blocked)
 	switch damage := errors.Join(blocked...); {
 	case authentic.Damaged(damage):

@@ -144,9 +144,9 @@ func (d *CheckedData) Scope(now time.Time) string {
 	if !d.Scheduled {
 		return text + "; none is read on the schedule"
 	}
-	text += fmt.Sprintf("; %.0f %% of this pass", 100*d.PassPart)
+	text += fmt.Sprintf("; the pass under way has read %.0f %% of the data", 100*d.PassPart)
 	if d.CycleSeconds > 0 {
-		text += ", one takes " + Span(seconds(max(d.ExpectedSeconds, d.CycleSeconds)))
+		text += " and takes " + Span(seconds(max(d.ExpectedSeconds, d.CycleSeconds)))
 	}
 	if d.ExpectedSeconds > d.CycleSeconds {
 		text += fmt.Sprintf(" in place of %s, at %s a day (check.max_data)", Span(seconds(d.CycleSeconds)), humanize.IBytes(d.DailyBytes))

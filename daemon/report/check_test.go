@@ -49,9 +49,9 @@ func theScopeOfACheckSaysWhatWasRead(t *testing.T) {
 		want string
 	}{
 		"none":           {nil, "structure and sizes; stored data is not read"},
-		"the first pass": {&CheckedData{Scheduled: true, PassPart: 0.25, CycleSeconds: 90 * day, ExpectedSeconds: 90 * day}, "structure and sizes; not all stored data has been read yet; 25 % of this pass, one takes 90 d"},
+		"the first pass": {&CheckedData{Scheduled: true, PassPart: 0.25, CycleSeconds: 90 * day, ExpectedSeconds: 90 * day}, "structure and sizes; not all stored data has been read yet; the pass under way has read 25 % of the data and takes 90 d"},
 		"too much for a day": {&CheckedData{Scheduled: true, Oldest: now, PassPart: 0.5, CycleSeconds: 90 * day, ExpectedSeconds: 140 * day, DailyBytes: 1 << 30},
-			"structure and sizes; all data stored until 2026-11-20 was read since; 50 % of this pass, one takes 140 d in place of 90 d, at 1.0 GiB a day (check.max_data)"},
+			"structure and sizes; all data stored until 2026-11-20 was read since; the pass under way has read 50 % of the data and takes 140 d in place of 90 d, at 1.0 GiB a day (check.max_data)"},
 		"by hand": {&CheckedData{Oldest: now}, "structure and sizes; all data stored until 2026-11-20 was read since; none is read on the schedule"},
 	} {
 		if got := c.data.Scope(now); got != c.want {

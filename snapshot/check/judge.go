@@ -71,9 +71,9 @@ func (d *domainCheck) judge() {
 		d.note(fmt.Sprintf("%s missing or damaged, and only a check with an identity finds out whether what snapshots need of that is stored elsewhere: %s",
 			english.Plural(len(unsure), "object is", "objects are"), strings.Join(unsure[:min(len(unsure), maxNamed)], ", ")))
 	}
-	seen := "in objects that were read"
+	seen := "in objects that this check read"
 	if d.ReadData < 1 {
-		seen = "by the lists of other objects, whose content was not read: knowngood check --read-data reads it"
+		seen = "as the lists of other objects show; their data was not read (knowngood check --read-data reads it)"
 	}
 	d.noteObjects(copied, "what snapshots need of it is stored elsewhere too, "+seen, "what snapshots need of them is stored elsewhere too, "+seen)
 	d.noteObjects(idle, "no snapshot needs it that is kept: what was forgotten may lack something", "no snapshot needs them that is kept: what was forgotten may lack something")

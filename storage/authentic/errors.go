@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
+	"knowngood/storage"
 	"knowngood/storage/seal"
 )
 
@@ -17,7 +18,12 @@ type DamageError struct {
 	Err  error
 }
 
-func (e *DamageError) Error() string { return fmt.Sprintf("damaged %s %s: %v", e.What, e.Key, e.Err) }
+func (e *DamageError) Error() string {
+	if errors.Is(e.Err, storage.ErrNotFound) {
+		return fmt.Sprintf("%s %s is missing in the store", e.What, e.Key)
+	}
+	return fmt.Sprintf("damaged %s %s: %v", e.What, e.Key, e.Err)
+}
 
 func (e *DamageError) Unwrap() error { return e.Err }
 

@@ -108,13 +108,14 @@ func Check(c Config) error {
 	if err == nil {
 		_, err = s.bucket.newClient(s.transport)
 	}
-	if err != nil {
+	if s3utils.CheckValidBucketNameStrict(c.Bucket) == nil {
 		return err
 	}
-	if s3utils.CheckValidBucketNameStrict(c.Bucket) != nil {
-		return fmt.Errorf("%w: %q: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them, with a letter or digit at both ends", ErrBucketName, c.Bucket)
+	badName := fmt.Errorf("%w: %q: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them, with a letter or digit at both ends", ErrBucketName, c.Bucket)
+	if err != nil {
+		return fmt.Errorf("%w; %v", err, badName)
 	}
-	return nil
+	return badName
 }
 
 // Open finds credentials and, where it is not given, the region of the

@@ -32,7 +32,7 @@ const Overhead = 16
 
 // ErrWrongKey says that a secret or a frame does not open with the key at
 // hand: the wrong key, or damage.
-var ErrWrongKey = errors.New("does not open with this key: it is the wrong key, or the data is damaged")
+var ErrWrongKey = errors.New("the data was changed after it was stored, or was sealed with another key")
 
 // secret keeps 32 bytes from being printed.
 type secret struct{ b [32]byte }

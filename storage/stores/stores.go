@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -51,14 +52,29 @@ func Create(ctx context.Context, rawURL string, o Options) (storage.Store, error
 // be a secret.
 func Check(rawURL string) error {
 	u, err := parse(rawURL)
-	if err != nil || u.Scheme == "file" {
+	if u == nil || u.Scheme == "file" {
 		return err
 	}
+	wrong := []error{err}
 	c, err := bucketConfig(u)
-	if err != nil {
-		return err
+	wrong = append(wrong, err)
+	if u.Host != "" {
+		wrong = append(wrong, s3.Check(c))
 	}
-	return s3.Check(c)
+	return inOneLine(wrong)
+}
+
+// inOneLine is one error of several mistakes: the only one as it is.
+func inOneLine(wrong []error) error {
+	wrong = slices.DeleteFunc(wrong, func(err error) bool { return err == nil })
+	if len(wrong) <= 1 {
+		return errors.Join(wrong...)
+	}
+	texts := make([]string, len(wrong))
+	for i, err := range wrong {
+		texts[i] = err.Error()
+	}
+	return errors.New(strings.Join(texts, "; "))
 }
 
 func open(ctx context.Context, rawURL string, o Options, openDir func(string) (*dir.Store, error)) (storage.Store, error) {
@@ -96,7 +112,8 @@ func openBucket(ctx context.Context, u *url.URL) (storage.Store, error) {
 	return s, nil
 }
 
-// parse checks the parts of a URL that all schemes have in common.
+// parse checks the parts of a URL that all schemes have in common. With an error it
+// returns a URL whose other parts can be checked, too; else nil.
 func parse(rawURL string) (*url.URL, error) {
 	if strings.ContainsRune(rawURL, 0) {
 		return nil, errors.New("it has a NUL in it")
@@ -113,18 +130,21 @@ func parse(rawURL string) (*url.URL, error) {
 		return nil, errors.New("a path must be absolute: use /path, or s3://bucket/prefix")
 	case u.Scheme != "file" && u.Scheme != "s3":
 		return nil, fmt.Errorf("the scheme is %q, want file or s3: file:///path, or s3://bucket/prefix?endpoint=https://host:port", u.Scheme)
-	case u.User != nil:
-		return nil, errors.New("it has credentials in it: put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the AWS credentials file")
-	case u.Fragment != "":
-		return nil, errors.New("it has a fragment (#): write %23 for a # in it")
+	}
+	var wrong []error
+	if u.User != nil {
+		wrong = append(wrong, errors.New("it has credentials in it: put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the AWS credentials file"))
+	}
+	if u.Fragment != "" {
+		wrong = append(wrong, errors.New("it has a fragment (#): write %23 for a # in it"))
 	}
 	if u.Scheme == "file" {
-		return u, checkFile(u)
+		wrong = append(wrong, checkFile(u))
+	} else if u.Host == "" || u.Opaque != "" || u.Port() != "" {
+		wrong = append(wrong, errors.New("the bucket is missing: s3://bucket/prefix; a server's address goes into endpoint="))
+		u.Host = ""
 	}
-	if u.Host == "" || u.Opaque != "" || u.Port() != "" {
-		return nil, errors.New("the bucket is missing: s3://bucket/prefix; a server's address goes into endpoint=")
-	}
-	return u, nil
+	return u, inOneLine(wrong)
 }
 
 func checkFile(u *url.URL) error {
@@ -153,12 +173,13 @@ func bucketConfig(u *url.URL) (s3.Config, error) {
 	if err != nil {
 		return s3.Config{}, errors.New("its parameters do not parse")
 	}
-	for name, values := range query {
-		if known := []string{paramEndpoint, paramRegion, paramPathStyle, paramCA, paramProfile}; !slices.Contains(known, name) {
-			return s3.Config{}, fmt.Errorf("unknown parameter %q, want one of %s", name, strings.Join(known, ", "))
-		}
-		if len(values) != 1 || values[0] == "" {
-			return s3.Config{}, fmt.Errorf("parameter %q needs one value", name)
+	var wrong []error
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		known, values := []string{paramEndpoint, paramRegion, paramPathStyle, paramCA, paramProfile}, query[name]
+		if !slices.Contains(known, name) {
+			wrong = append(wrong, fmt.Errorf("unknown parameter %q, want one of %s", name, strings.Join(known, ", ")))
+		} else if len(values) != 1 || values[0] == "" {
+			wrong = append(wrong, fmt.Errorf("parameter %q needs one value", name))
 		}
 	}
 	c := s3.Config{
@@ -173,14 +194,14 @@ func bucketConfig(u *url.URL) (s3.Config, error) {
 		yes, err := strconv.ParseBool(value)
 		switch {
 		case err != nil:
-			return s3.Config{}, fmt.Errorf("parameter %q is %q, want true or false", paramPathStyle, value)
+			wrong = append(wrong, fmt.Errorf("parameter %q is %q, want true or false", paramPathStyle, value))
 		case yes:
 			c.Addressing = s3.AddressPath
 		default:
 			c.Addressing = s3.AddressHost
 		}
 	}
-	return c, nil
+	return c, inOneLine(wrong)
 }
 
 // Place names the store at a URL: the same for every spelling of the URL, and

@@ -16,7 +16,7 @@ import (
 
 // Problems reports what is amiss with paths. People see the first problem of
 // each cause at once, for a few causes, and the rest at the end, grouped by
-// cause; --json has each problem, as it comes. Memory does not grow with the
+// cause; no line twice. --json has each problem, as it comes. Memory does not grow with the
 // number of problems. It is safe for concurrent use.
 type Problems struct {
 	out    *Console
@@ -34,6 +34,7 @@ type Problems struct {
 type cause struct {
 	text  string
 	count uint64
+	shown *problem  // at once; nil for none
 	first []problem // in the order of paths
 }
 
@@ -97,7 +98,8 @@ func (l *Problems) note(path, text, group string) {
 		l.causes[group] = c
 		if !l.quiet && len(l.causes) <= atOnce {
 			l.shown++
-			l.line(problem{path, text})
+			c.shown = &problem{strings.Clone(path), text}
+			l.line(*c.shown)
 		}
 	}
 	c.count++
@@ -121,8 +123,8 @@ func (l *Problems) line(p problem) {
 	fmt.Fprintf(l.out.Stderr, "%s%s%s\n", l.before, p.path, p.text)
 }
 
-// End shows all problems by cause, the most frequent first, unless each was
-// shown at once.
+// End shows the problems that were not shown at once, by cause, the most frequent
+// first.
 func (l *Problems) End() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,9 +132,6 @@ func (l *Problems) End() {
 		return
 	}
 	defer func() { l.shown = l.count }()
-	if l.shown > 0 {
-		fmt.Fprintf(l.out.Stderr, "%s%s, by cause:\n", l.before, human.Counted(l.count, "problem"))
-	}
 
 	causes := make([]*cause, 0, len(l.causes))
 	for _, c := range l.causes {
@@ -144,19 +143,29 @@ func (l *Problems) End() {
 
 	others := l.others
 	for i, c := range causes {
+		rest := c.count
+		if c.shown != nil {
+			rest--
+		}
 		if i >= shownCauses {
-			others += c.count
+			others += rest
 			continue
 		}
 		named := c.first
 		if c.count > firstPaths+1 {
 			named = named[:firstPaths]
 		}
+		shown := c.shown
 		for _, p := range named {
+			if shown != nil && p == *shown {
+				shown = nil // a second one of the same text is another problem
+				continue
+			}
 			l.line(p)
+			rest--
 		}
-		if more := c.count - uint64(len(named)); more > 0 {
-			fmt.Fprintf(l.out.Stderr, "%sand %s more: %s\n", l.before, human.Count(more), c.text)
+		if rest > 0 {
+			fmt.Fprintf(l.out.Stderr, "%sand %s more: %s\n", l.before, human.Count(rest), c.text)
 		}
 	}
 	if others > 0 {

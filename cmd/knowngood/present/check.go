@@ -31,14 +31,14 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 	}
 	printDamage(out, r.Damage)
 	for _, n := range r.Notes {
-		out.Printf("note: %s\n", n)
+		printNote(out, n)
 	}
 	unneeded := []unneededJSON{}
 	for _, u := range r.Unneeded {
-		out.Printf("note: %s\n", u)
+		printNote(out, u.String())
 		unneeded = append(unneeded, unneededJSON(u))
 	}
-	read := " by their lists (--read-data reads the content)"
+	read := ", without reading their data (--read-data does that)"
 	if r.BytesRead > 0 {
 		read = fmt.Sprintf(", %s read and verified", human.Bytes(r.BytesRead))
 	}
@@ -71,30 +71,43 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 		case 0:
 			err = fmt.Errorf("%w: locks of %s end before its root says", exit.ErrDamage, human.Counted(short, "snapshot"))
 		default:
-			err = fmt.Errorf("%w: %s%s", exit.ErrDamage, human.Counted(n, "object"), remedies(r))
+			err = fmt.Errorf("%w: %s%s", exit.ErrDamage, human.Counted(n, "object"), remedies(r, n))
 		}
 	}
 	return err
 }
 
-// remedies says what heals some of the damage, and what nothing does.
-func remedies(r *check.Report) string {
+// printNote prints a note in one line, whatever is in it.
+func printNote(out *console.Console, text string) {
+	out.Printf("note: %s\n", printable.Line(strings.ReplaceAll(text, "\n", "; ")))
+}
+
+// remedies are sentences on what is lost, and what heals the rest of the damage to so
+// many objects.
+func remedies(r *check.Report, objects int) string {
 	var text strings.Builder
+	if n := len(r.LostFiles); n > 0 {
+		var lost []string
+		for _, l := range r.LostFiles[:min(n, firstDamaged)] {
+			what := human.Counted(l.Count, "file")
+			if !strings.HasPrefix(l.Files[0], "/") {
+				what = l.Files[0] // all of it
+			}
+			lost = append(lost, what+" of "+l.Ref)
+		}
+		if n > firstDamaged {
+			lost = append(lost, human.Counted(n-firstDamaged, "more snapshot"))
+		}
+		fmt.Fprintf(&text, ". LOST: %s. Get the %s from another copy of the repository, or forget what cannot be restored (knowngood forget)", strings.Join(lost, ", "), english.PluralWord(objects, "object", "objects"))
+	}
 	for i, h := range r.Heals {
 		if i == 0 {
-			text.WriteString("; what did not change since is stored again by these commands")
+			text.WriteString(". What did not change since is stored again by these commands")
 		}
 		fmt.Fprintf(&text, ", on host %s: knowngood snapshot %s --verify", h.Host, h.Environment)
 	}
 	if len(r.Heals) > 0 {
 		text.WriteString(" " + session.NotConfigured)
-	}
-	if n := len(r.Lost); n > 0 {
-		fmt.Fprintf(&text, "; no snapshot heals all of %s", strings.Join(r.Lost[:min(n, firstDamaged)], ", "))
-		if n > firstDamaged {
-			fmt.Fprintf(&text, " and %s more", human.Count(uint64(n-firstDamaged)))
-		}
-		text.WriteString(": what is marked as lost above must come from another copy of the repository, or be forgotten (knowngood forget)")
 	}
 	text.WriteString(otherRemedies(r.Damage, len(r.Heals)+len(r.Lost) > 0))
 	return text.String()
@@ -130,19 +143,19 @@ func otherRemedies(damage []check.Damage, hurts bool) string {
 
 	var text strings.Builder
 	for _, host := range slices.Sorted(maps.Keys(indexed)) {
-		fmt.Fprintf(&text, "; the index of host %s is rebuilt there by knowngood check --repair", host)
+		fmt.Fprintf(&text, ". Rebuild the index on host %s: knowngood check --repair", host)
 	}
 	for _, host := range slices.Sorted(maps.Keys(objects)) {
-		fmt.Fprintf(&text, "; what is still on host %s is stored again there by the next knowngood snapshot", host)
+		fmt.Fprintf(&text, ". The next knowngood snapshot on host %s stores again what is still there", host)
 	}
 	for _, host := range slices.Sorted(maps.Keys(uncertified)) {
-		fmt.Fprintf(&text, "; host %s gets a new certificate by knowngood init --join --reenrol, where the old one does not come back from another copy of the repository", host)
+		fmt.Fprintf(&text, ". Get the certificate of host %s from another copy of the repository, or make a new one on the host: knowngood init --join --reenrol", host)
 	}
 	if n := len(roots); n > 0 {
-		fmt.Fprintf(&text, "; roots come back only from another copy of the repository, and knowngood prune goes on without them after knowngood forget %s", strings.Join(roots[:min(n, firstDamaged)], " "))
+		fmt.Fprintf(&text, ". Get the roots from another copy of the repository; knowngood prune goes on without them after knowngood forget %s", strings.Join(roots[:min(n, firstDamaged)], " "))
 	}
 	if others {
-		text.WriteString("; no snapshot heals this: it must come from another copy of the repository")
+		text.WriteString(". Get it from another copy of the repository: no snapshot heals it")
 	}
 	return text.String()
 }

@@ -72,7 +72,7 @@ func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
 		}
 	}
 	for _, n := range r.Notes {
-		out.Printf("note: %s\n", n)
+		printNote(out, n)
 	}
 	for _, b := range r.Blocked {
 		blocked = append(blocked, b.Error())

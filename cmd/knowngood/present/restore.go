@@ -140,9 +140,9 @@ func damageError(o *restore.Options, r *restore.Result) error {
 		what += " were not restored"
 	}
 	if r.Unfinished {
-		goesOn = "; when the repository has them again, the same command goes on"
+		goesOn = ". When the repository has them again, the same command goes on"
 	}
-	return fmt.Errorf("%w: %s; the repository is damaged where they lie: try an older snapshot of them, and run knowngood check%s", exit.ErrDamage, what, goesOn)
+	return fmt.Errorf("%w: %s. Try an older snapshot of them, and run knowngood check%s", exit.ErrDamage, what, goesOn)
 }
 
 // partJSON is a file that holds what was read of the one at a path.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"knowngood/cmd/knowngood/console"
 	"knowngood/internal/wire"
 	"knowngood/storage/authentic"
@@ -74,7 +76,7 @@ func (d *Damage) Report(ctx context.Context, r *repository.Repository, out *cons
 const NotConfigured = "(one that is not configured: knowngood snapshot --env NAME --verify PATH...)"
 
 func reportTo(ctx context.Context, r *repository.Repository, out *console.Console, of domainOf, objects []deletion.ObjectID) {
-	what := fmt.Sprintf("objects of host %s that are missing or damaged (%d)", of.host, len(objects))
+	what := fmt.Sprintf("%s of host %s %s missing or damaged", english.Plural(len(objects), "object", ""), of.host, english.PluralWord(len(objects), "is", "are"))
 	verify := "knowngood snapshot NAME --verify"
 	if envs, err := r.Environments(ctx, of.host); err == nil && len(envs) > 0 {
 		verify = "knowngood snapshot " + strings.Join(envs, " --verify, knowngood snapshot ") + " --verify"
@@ -85,8 +87,8 @@ func reportTo(ctx context.Context, r *repository.Repository, out *console.Consol
 	case err != nil:
 		out.Messagef("%s: the host cannot be notified (%v). Run on it: %s", what, err, strings.ReplaceAll(verify, "--verify", "--verify=data"))
 	case noted:
-		out.Messagef("%s: noted here; its next snapshot examines them, and stores again what they held as far as the files are still there", what)
+		out.Messagef("%s: the next snapshot of this host stores again what is still here", what)
 	default:
-		out.Messagef("%s: reported in the repository; the host examines them within a day, or at once with: %s", what, verify)
+		out.Messagef("%s: the host stores again what it still has, within a day, or at once with: %s", what, verify)
 	}
 }
