@@ -35,13 +35,13 @@ func parseRecipient(text string) (age.Recipient, string, error) {
 		return r, text, err
 	case strings.HasPrefix(text, "age1pq1"):
 		r, err := age.ParseHybridRecipient(text)
-		return r, text, err
+		return r, text, mistyped(err)
 	case strings.HasPrefix(text, "age1") && strings.Count(text, "1") > 1:
 		r, err := plugin.NewRecipient(text, terminalUI())
 		return r, text, err
 	case strings.HasPrefix(text, "age1"):
 		r, err := age.ParseX25519Recipient(text)
-		return r, text, err
+		return r, text, mistyped(err)
 	case strings.HasPrefix(text, "ssh-"):
 		fields := strings.Fields(text)
 		if len(fields) < 2 {
@@ -52,6 +52,14 @@ func parseRecipient(text string) (age.Recipient, string, error) {
 		return r, canonical, err
 	}
 	return nil, "", errors.New("not a recipient: want age1…, age1pq1…, age1PLUGIN1…, ssh-ed25519 … or ssh-rsa …")
+}
+
+// mistyped replaces what the encoding of a key says of its characters.
+func mistyped(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New("a part of this public key is missing or mistyped: copy all of it again")
 }
 
 func shorten(s string) string {
