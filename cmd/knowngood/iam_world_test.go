@@ -152,7 +152,7 @@ func (w *iamWorld) join(t *testing.T, policy string) []*outcome {
 	w.web = w.with(t, w.web, policy)
 	request := filepath.Join(t.TempDir(), "web-7.request")
 	return []*outcome{
-		w.web.run(t, "init", "--join", "--host", iamHost, "--request", request),
+		w.web.run(t, "init", "--join", "--host", iamHost, "--trust-on-first-use", "--request", request),
 		w.admin.run(t, "keys", "grant", "--host", "admin", request),
 		w.web.run(t, "init", "--join", "--accept", "--host", iamHost),
 	}

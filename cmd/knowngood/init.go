@@ -40,6 +40,7 @@ type initFlags struct {
 	lockKeep      string
 	chunkAvg      string
 	unprotected   bool
+	firstUse      bool
 }
 
 func initCommand(sess *session.Session) *cobra.Command {
@@ -65,9 +66,9 @@ that may never see an identity writes a request with --request, which is granted
 elsewhere (knowngood keys grant) and taken up with --accept. Each step prints the
 fingerprint of the host's key, the owner, and the pin of the repository; a request
 of a host that was shown another repository is not granted. Give --pin with the
-first step: without it, and without an identity file that has it, the host trusts
-whatever answers at URL, and says so. A reinstalled host enrols again under its old
-name with --join --reenrol.`,
+first step: without it, and without an identity file that has it, the host would
+trust whatever answers at URL, and joins with --trust-on-first-use only. A
+reinstalled host enrols again under its old name with --join --reenrol.`,
 		Example: `  knowngood init --repo /backup/kg --identity ~/knowngood.identity
   knowngood init --repo 's3://backups/prod?region=eu-1' --recipient 'age1pq1…'
   knowngood init --repo URL --identity FILE --lock compliance --lock-keep 30d
@@ -93,6 +94,7 @@ A further host, without one:
 	fl.BoolVar(&f.reenrol, "reenrol", false, "with --join: enrol again under a name that is known; ends the old key")
 	fl.StringVar(&f.request, "request", "", "with --join: write a join request to `file`")
 	fl.BoolVar(&f.accept, "accept", false, "with --join: take up a granted request")
+	fl.BoolVar(&f.firstUse, "trust-on-first-use", false, "with --join: trust what answers at the URL, without a pin that vouches for it")
 	fl.StringVar(&f.lockMode, "lock", "", "Object Lock `mode` for what is written: compliance or governance")
 	fl.StringVar(&f.lockKeep, "lock-keep", "", "for how long after the last snapshot that needs them objects are locked, such as 30d")
 	fl.BoolVar(&f.unprotected, "unprotected", false, "let a host without an identity use a store where it can destroy its history")
@@ -263,7 +265,16 @@ func joinRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 	if err != nil {
 		return err
 	}
-	warnFirstUse(sess.Out, r)
+	if f.request == "" && !f.accept && !r.Unlocked() {
+		return usage.Errorf("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
+	}
+	if _, first := r.TrustedOnFirstUse(); first {
+		if !f.firstUse && !f.accept { // which has a request that was made so
+			return usage.Errorf("nothing vouches for this repository: there is no --pin, and no identity file that has one. At %s answers the owner %s, with the pin %x. Run `knowngood keys list` where the identity is, and give the pin that it prints with --pin; to trust what answers, add --trust-on-first-use",
+				r.URL(), r.OwnerFingerprint(), r.Pin())
+		}
+		warnFirstUse(sess.Out, r)
+	}
 	switch {
 	case f.request != "":
 		if p := r.Probed(); p != nil && p.Unprotected() && !f.unprotected {
@@ -296,9 +307,6 @@ func joinRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 		}
 		return joined(ctx, sess.Out, r, h)
 	}
-	if !r.Unlocked() {
-		return usage.Errorf("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
-	}
 	h, err := r.Join(ctx, trust.JoinOptions{Host: sess.Host, Reenrol: f.reenrol, Now: time.Now()})
 	if err != nil {
 		return err
@@ -322,9 +330,6 @@ func joined(ctx context.Context, out *console.Console, r *repository.Repository,
 // warnFirstUse warns of what a host trusts that joins without anything that
 // vouches for the repository.
 func warnFirstUse(out *console.Console, r *repository.Repository) {
-	if _, ok := r.TrustedOnFirstUse(); !ok {
-		return
-	}
 	remembered := ""
 	if pin, err := r.State.Pin(); err == nil && pin != nil {
 		remembered = " and " + pin.Source

@@ -58,7 +58,7 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"config test-notify", []string{"--config", at("config.yaml")}},
 		{"quickstart", []string{"--state-dir", at("trial"), at("src")}},
 		{"init", []string{"--repo", at("other"), "--identity", at("other-id"), "--state-dir", at("other-state"), "--identity-type", "x25519"}},
-		{"init", []string{"--join", "--request", at("request"), "--unprotected", "--host", "second", "--state-dir", at("second")}},
+		{"init", []string{"--join", "--trust-on-first-use", "--request", at("request"), "--unprotected", "--host", "second", "--state-dir", at("second")}},
 		{"probe", nil},
 		{"keys", nil},
 		{"keys grant", []string{at("request")}},
