@@ -114,19 +114,7 @@ func randomRuns(b *testing.B, c *Cache, n int) (ids [][32]byte) {
 
 // openAll opens every run of a cache.
 func openAll(b *testing.B, c *Cache) *Table {
-	hashes, err := c.Runs()
-	if err != nil {
-		b.Fatal(err)
-	}
-	var runs []*File
-	for _, h := range hashes {
-		f, err := c.Open(h)
-		if err != nil {
-			b.Fatal(err)
-		}
-		runs = append(runs, f)
-	}
-	t := NewTable(c, runs...)
+	t := NewTable(c, reopened(b, c)...)
 	if err := t.Cover(); err != nil {
 		b.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package index
 
 import (
 	"cmp"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -157,11 +158,14 @@ func (c *Cache) spill(body *Body) (*File, error) {
 	return store(c, "", mapFile, func(w io.Writer) error { return writeFile(w, Info{}, body) })
 }
 
-// finder makes a finder of files and maps it; keep names it in the cache.
+// finder makes a finder of files and maps it; keep leaves it in the cache. Files that
+// it cannot cover it sets to nil.
 func (c *Cache) finder(files []*File, keep bool) (*finder, error) {
 	name := ""
 	if keep {
-		name = finderName(files)
+		var random [16]byte
+		_, _ = rand.Read(random[:])
+		name = hex.EncodeToString(random[:]) + finderSuffix
 	}
 	d, err := store(c, name, mapFinder, func(w io.Writer) error { return writeFinder(w, files) })
 	if err == nil {
@@ -181,24 +185,19 @@ func (c *Cache) finders() (all []*finder, err error) {
 			continue
 		}
 		f, err := c.dir.Open(n)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, c.fail(err)
-		}
-		d, err := mapFinder(f)
-		f.Close()
-		switch {
-		case err == nil:
-			d.name = n
-			all = append(all, d)
-		case !errors.Is(err, ErrDamaged):
-			return nil, c.fail(err)
-		default:
-			if err := c.remove(n); err != nil {
-				return nil, err
+		if err == nil {
+			var d *finder
+			if d, err = mapFinder(f); err == nil {
+				d.name = n
+				all = append(all, d)
 			}
+			f.Close()
+		}
+		if errors.Is(err, ErrDamaged) {
+			err = c.remove(n)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, c.fail(err)
 		}
 	}
 	return all, nil

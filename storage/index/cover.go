@@ -2,6 +2,7 @@ package index
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 )
 
@@ -52,34 +53,45 @@ func (t *Table) cover(runs bool) error {
 	if len(files) == 0 || len(files) > maxCovered {
 		return nil
 	}
-	d, err := t.cache.finder(files, runs)
+	even := slices.Clone(files)
+	d, err := t.cache.finder(even, runs)
 	if err != nil {
 		return err
 	}
 
 	t.mu.Lock()
-	d.assign(func(i int) *File { return files[i] })
+	defer t.mu.Unlock()
 	for _, f := range files {
-		f.covered = true
+		f.covered = false
 	}
-	t.finders = append(slices.DeleteFunc(t.finders, func(d *finder) bool { return slices.Contains(old, d) }), d)
-	t.arrange()
-	t.mu.Unlock()
-	return t.discard(old, d.name)
+	t.use(d, func(i int) *File { return even[i] })
+	return t.discard(old)
 }
 
-// discard closes finders that are not used any more, and removes them from the
-// cache, unless the one that took their place has their name.
-func (t *Table) discard(old []*finder, except string) error {
-	for _, d := range old {
-		d.Close()
-		if d.name != "" && d.name != except {
-			if err := t.cache.remove(d.name); err != nil {
-				return err
-			}
+// use adds a finder of files, by their number; mu is held.
+func (t *Table) use(d *finder, files func(i int) *File) {
+	d.assign(files)
+	for _, f := range d.files {
+		if f != nil {
+			f.covered = true
 		}
 	}
-	return nil
+	t.finders = append(t.finders, d)
+}
+
+// discard closes finders, whose files others cover, and removes them from the cache;
+// mu is held.
+func (t *Table) discard(old []*finder) error {
+	t.finders = slices.DeleteFunc(t.finders, func(d *finder) bool { return slices.Contains(old, d) })
+	t.arrange()
+	var errs []error
+	for _, d := range old {
+		d.Close()
+		if d.name != "" {
+			errs = append(errs, t.cache.remove(d.name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Cover makes sure that a lookup asks few places, however many runs there are. It
@@ -95,42 +107,36 @@ func (t *Table) Cover() error {
 	return t.cover(true)
 }
 
-// takeFinders takes from the cache the finders that still cover something, the
-// largest first, and removes the others.
+// takeFinders takes from the cache the finders that still cover most of what they
+// did, the largest first, and removes the others.
 func (t *Table) takeFinders() error {
 	found, err := t.cache.finders()
 	if err != nil {
 		return err
 	}
 	slices.SortFunc(found, func(a, b *finder) int { return cmp.Compare(b.entries, a.entries) })
-	var old []*finder
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	byHash := map[[32]byte]*File{}
 	for _, f := range t.runs {
 		byHash[f.info.Hash] = f
 	}
+	var old []*finder
 	for _, d := range found {
-		entries := d.entries
-		d.assign(func(i int) *File {
-			if f := byHash[d.covers[i]]; f != nil && !f.covered {
-				return f
-			}
-			return nil
-		})
-		if d.entries == 0 || 2*d.entries < entries {
+		had := d.entries
+		d.assign(func(i int) *File { return byHash[d.covers[i]] })
+		if 2*d.entries < had || d.entries == 0 {
 			old = append(old, d)
 			continue
 		}
+		t.use(d, func(i int) *File { return byHash[d.covers[i]] })
 		for _, f := range d.files {
 			if f != nil {
-				f.covered = true
+				delete(byHash, f.info.Hash)
 			}
 		}
-		t.finders = append(t.finders, d)
 	}
-	t.arrange()
-	t.mu.Unlock()
-	return t.discard(old, "")
+	return t.discard(old)
 }
 
 // DropDamaged closes the runs that turned out to be damaged, and removes them from
@@ -138,14 +144,16 @@ func (t *Table) takeFinders() error {
 func (t *Table) DropDamaged() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	damaged := func(f *File) bool { return f.damaged.Load() }
 	var files []*File
+	var errs []error
 	for _, f := range t.runs {
-		if damaged(f) {
+		if f.damaged.Load() {
 			files = append(files, f)
+			errs = append(errs, t.cache.Remove(f.info.Hash))
 		}
 	}
-	t.runs = slices.DeleteFunc(t.runs, damaged)
+	t.runs = slices.DeleteFunc(t.runs, func(f *File) bool { return slices.Contains(files, f) })
+	t.drop(files)
 	var old []*finder
 	for _, d := range t.finders {
 		if d.damaged.Load() {
@@ -157,12 +165,5 @@ func (t *Table) DropDamaged() error {
 			}
 		}
 	}
-	t.finders = slices.DeleteFunc(t.finders, func(d *finder) bool { return slices.Contains(old, d) })
-	t.drop(files)
-	for _, f := range files {
-		if err := t.cache.Remove(f.info.Hash); err != nil {
-			return err
-		}
-	}
-	return t.discard(old, "")
+	return errors.Join(append(errs, t.discard(old))...)
 }

@@ -1,9 +1,7 @@
 package index
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"math/bits"
@@ -14,7 +12,7 @@ import (
 //
 //	magic 8 | slots u64 | files u32
 //	slots, and maxProbe more: u16, 1 to the number of files, 0 when empty | u16 of the ID
-//	for each file: hash 32 | u8, 1 when it must be asked itself
+//	for each file: hash 32, zero when its IDs are too uneven: then it is not covered
 //
 // An ID takes the first free slot from its home on. Homes are in the order of the
 // IDs, so a finder is written from its beginning to its end.
@@ -22,7 +20,6 @@ const (
 	finderMagic  = "KNGDids1"
 	finderHeader = 8 + 8 + 4
 	slotLen      = 4
-	coveredLen   = 32 + 1
 
 	// maxProbe is how many slots from its home on an ID may take. With even IDs,
 	// and a third of the slots empty, none needs so many.
@@ -52,16 +49,7 @@ func home(id []byte, slots int) (at int, mark uint16) {
 	return int(hi), binary.LittleEndian.Uint16(id[8:])
 }
 
-// finderName is that of a finder of files in the cache.
-func finderName(files []*File) string {
-	h := sha256.New()
-	for _, f := range files {
-		h.Write(f.info.Hash[:])
-	}
-	return hex.EncodeToString(h.Sum(nil)) + finderSuffix
-}
-
-// writeFinder writes a finder of files.
+// writeFinder writes a finder of files. Those that it cannot cover it sets to nil.
 func writeFinder(to io.Writer, files []*File) error {
 	total := 0
 	for _, f := range files {
@@ -73,20 +61,18 @@ func writeFinder(to io.Writer, files []*File) error {
 	w.write(le.AppendUint32(head, uint32(len(files))))
 
 	next := make([]int, len(files)) // entries
-	uneven := make([]byte, len(files))
 	part := make([]byte, (min(finderPart, slots)+maxProbe)*slotLen)
 	for begin := 0; begin < slots; begin += finderPart {
 		end := min(begin+finderPart, slots)
 		for i, f := range files {
-			for uneven[i] == 0 && next[i] < f.len() {
+			for ; f != nil && next[i] < f.len(); next[i]++ {
 				at, mark := home(f.id(next[i]), slots)
 				if at >= end {
 					break
 				}
 				if !takeSlot(part[(at-begin)*slotLen:][:maxProbe*slotLen], uint16(i+1), mark) {
-					uneven[i] = 1
+					files[i], f = nil, nil
 				}
-				next[i]++
 			}
 		}
 		done := (end - begin) * slotLen
@@ -96,11 +82,12 @@ func writeFinder(to io.Writer, files []*File) error {
 	}
 	w.write(part[:maxProbe*slotLen])
 
-	for i, f := range files {
-		if f.damaged.Load() {
-			return fmt.Errorf("finder: %w", ErrDamaged)
+	for _, f := range files {
+		var hash [32]byte
+		if f != nil {
+			hash = f.info.Hash
 		}
-		w.write(append(f.info.Hash[:], uneven[i]))
+		w.write(hash[:])
 	}
 	return w.finish()
 }
@@ -145,13 +132,12 @@ func (d *finder) parse() bool {
 		return false
 	}
 	list := finderHeader + (int(slots)+maxProbe)*slotLen
-	if files > maxCovered || list+files*coveredLen != len(d.data) || !d.use(list, files*coveredLen) {
+	if files > maxCovered || list+files*32 != len(d.data) || !d.use(list, files*32) {
 		return false
 	}
 	d.slots, d.entries = int(slots), int(slots)/3*2
-	for rest := d.data[list:]; len(rest) > 0; rest = rest[coveredLen:] {
+	for rest := d.data[list:]; len(rest) > 0; rest = rest[32:] {
 		d.covers = append(d.covers, [32]byte(rest))
-		d.uneven = append(d.uneven, rest[32] != 0)
 	}
 	return true
 }
@@ -159,14 +145,11 @@ func (d *finder) parse() bool {
 // assign gives a finder those of the files that it covers that count, by their
 // number.
 func (d *finder) assign(count func(i int) *File) {
-	d.files, d.direct, d.entries = make([]*File, len(d.covers)), nil, 0
+	d.files, d.entries = make([]*File, len(d.covers)), 0
 	for i := range d.covers {
 		if f := count(i); f != nil {
 			d.files[i] = f
 			d.entries += f.len()
-			if d.uneven[i] {
-				d.direct = append(d.direct, f)
-			}
 		}
 	}
 }
@@ -182,9 +165,6 @@ func (d *finder) ask(id *[32]byte, of func(*File)) {
 			}
 		}
 		return
-	}
-	for _, f := range d.direct {
-		of(f)
 	}
 	for slots := d.data[at : at+maxProbe*slotLen]; len(slots) > 0; slots = slots[slotLen:] {
 		n := int(binary.LittleEndian.Uint16(slots))

@@ -6,20 +6,6 @@ import (
 	"slices"
 )
 
-// Live returns the runs that count, newest first: those that no other
-// replaces. A run that is itself replaced still keeps away what it replaced.
-func Live(runs []Info) []Info {
-	replaced := map[[32]byte]bool{}
-	for _, r := range runs {
-		for _, h := range r.Replaces {
-			replaced[h] = true
-		}
-	}
-	live := slices.DeleteFunc(slices.Clone(runs), func(r Info) bool { return replaced[r.Hash] })
-	slices.SortFunc(live, newerFirst)
-	return slices.CompactFunc(live, func(a, b Info) bool { return a.Hash == b.Hash })
-}
-
 // Replaced lists what a run merged from others replaces: them, and what they
 // replaced, so that a reader who never sees them does not take that for live.
 // The caller may leave out runs that the store no longer lists.

@@ -3,8 +3,11 @@ package index
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -124,19 +127,7 @@ func (m *tableModel) reopen() {
 	if err := m.table.Close(); err != nil {
 		m.t.Fatal(err)
 	}
-	hashes, err := m.cache.Runs()
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	var runs []*File
-	for _, h := range hashes {
-		f, err := m.cache.Open(h)
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		runs = append(runs, f)
-	}
-	m.open(runs...)
+	m.open(reopened(m.t, m.cache)...)
 	m.cover()
 }
 
@@ -179,6 +170,8 @@ func TestTable(t *testing.T) {
 	t.Run("add refuses a pack that cannot be", addRefusesAPackThatCannotBe)
 	t.Run("lookups go on while chunks are added saved and merged", lookupsGoOnWhileChunksAreAddedSavedAndMerged)
 	t.Run("a lookup asks few places however many files there are", aLookupAsksFewPlacesHoweverManyFilesThereAre)
+	t.Run("files of uneven IDs are asked themselves", filesOfUnevenIDsAreAskedThemselves)
+	t.Run("a damaged finder hides nothing", aDamagedFinderHidesNothing)
 	t.Run("the table lists its packs and chunks", theTableListsItsPacksAndChunks)
 }
 
@@ -436,6 +429,103 @@ func aLookupAsksFewPlacesHoweverManyFilesThereAre(t *testing.T) {
 		t.Errorf("%d places are asked for %d runs, opened again", asks, files)
 	}
 	m.check(2100)
+}
+
+// step is between the IDs of runOf.
+const step = 1 << 50
+
+// runOf stores a run of chunks with IDs from a first one on: even ones, or such that
+// begin with the same 8 bytes.
+func runOf(t *testing.T, c *Cache, hash byte, first uint64, uneven bool) *File {
+	var entries []Entry
+	for n := range uint64(8000) {
+		e := Entry{ID: idOf(first + n*step), Len: 1}
+		if uneven {
+			e.ID = unevenID(first, n)
+		}
+		entries = append(entries, e)
+	}
+	return adopt(t, c, Info{Hash: [32]byte{hash}, Generation: uint64(hash)}, bodyOf([]PackInfo{packOf(hash)}, []Frame{{0, 8, 100, 300}}, entries...))
+}
+
+func unevenID(first, n uint64) [32]byte {
+	id := idOf(first)
+	binary.BigEndian.PutUint64(id[8:], n<<48)
+	return id
+}
+
+func filesOfUnevenIDsAreAskedThemselves(t *testing.T) {
+	c := openCache(t)
+	table := NewTable(c, runOf(t, c, 1, 0, false), runOf(t, c, 2, 5, true), runOf(t, c, 3, 7, false))
+	for range 2 { // the finder is made, and taken again
+		if err := table.Cover(); err != nil {
+			t.Fatal(err)
+		}
+		if len(table.finders) != 1 || len(table.bare) != 2 { // it took the slots of the one after it
+			t.Fatalf("%d finders, %d files are asked themselves", len(table.finders), len(table.bare))
+		}
+		for id, want := range map[[32]byte]byte{idOf(step): 1, idOf(9 * step): 1, unevenID(5, 1): 2, unevenID(5, 7999): 2, idOf(7 + step): 3, unevenID(5, 9000): 0, idOf(1 + step): 0} {
+			if loc, ok := table.Lookup(id); ok != (want != 0) || ok && *loc.Pack != packOf(want) {
+				t.Errorf("chunk %x found: %v, want run %d", id, ok, want)
+			}
+		}
+		table.Close()
+		table = NewTable(c, reopened(t, c)...)
+	}
+	table.Close()
+}
+
+// reopened opens every run that is in a cache.
+func reopened(t testing.TB, c *Cache) (runs []*File) {
+	hashes, err := c.Runs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hashes {
+		f, err := c.Open(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, f)
+	}
+	return runs
+}
+
+func aDamagedFinderHidesNothing(t *testing.T) {
+	c := openCache(t)
+	table := NewTable(c, runOf(t, c, 1, 0, false), runOf(t, c, 2, 5, false))
+	if err := table.Cover(); err != nil {
+		t.Fatal(err)
+	}
+	path := c.dir.Path(table.finders[0].name)
+	table.Close()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(b[blockLen : 2*blockLen])
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	table = NewTable(c, reopened(t, c)...)
+	defer func() { table.Close() }()
+	if err := table.Cover(); err != nil || len(table.finders) != 1 {
+		t.Fatalf("%d finders, %v", len(table.finders), err)
+	}
+	for n := range uint64(8000) {
+		for _, id := range []uint64{n * step, n*step + 5} {
+			if _, ok := table.Lookup(idOf(id)); !ok {
+				t.Fatalf("chunk %x is not found", id)
+			}
+		}
+	}
+	if err := table.DropDamaged(); err != nil || len(table.finders) != 0 || len(table.bare) != 2 {
+		t.Errorf("%d finders and %d files are left, %v", len(table.finders), len(table.bare), err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
 }
 
 func theTableListsItsPacksAndChunks(t *testing.T) {

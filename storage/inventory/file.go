@@ -15,7 +15,7 @@ var ErrDamaged = errors.New("the inventory is damaged")
 // The layout of the file, integers little-endian; times are nanoseconds since
 // 1970, durations nanoseconds:
 //
-//	magic 8 | wall time i64 | boot time i64 | boot ID 16 | compared 32
+//	magic 8 | wall time i64 | boot time i64 | boot ID 16
 //	u32 counts of objects listed, put, lost, and of reports
 //	listed: kind u8 | hash 32 | size u64
 //	put:    kind u8 | hash 32 | size u64 | time i64
@@ -23,13 +23,13 @@ var ErrDamaged = errors.New("the inventory is damaged")
 //	report: hash 32
 //	CRC-32C of all before, u32
 const (
-	magic      = "KNGDinv3"
+	magic      = "KNGDinv2"
 	idLen      = 1 + 32
 	listedLen  = idLen + 8
 	putLen     = listedLen + 8
 	lostLen    = idLen + 1 + 8
 	reportLen  = 32
-	headLen    = 8 + 8 + 8 + 16 + 32 + 4*4
+	headLen    = 8 + 8 + 8 + 16 + 4*4
 	trailerLen = 4
 )
 
@@ -42,7 +42,6 @@ func (v *Inventory) Append(b []byte) []byte {
 	b = le.AppendUint64(b, uint64(v.Taken.Wall.UnixNano()))
 	b = le.AppendUint64(b, uint64(v.Taken.Boot))
 	b = append(b, v.Taken.BootID[:]...)
-	b = append(b, v.compared[:]...)
 	for _, n := range [...]int{len(v.listed), len(v.put), len(v.lost), len(v.Reports)} {
 		b = le.AppendUint32(b, uint32(n))
 	}
@@ -95,7 +94,6 @@ func Parse(b []byte) (*Inventory, error) {
 		listed[i] = Object{parseID(p), le.Uint64(p[idLen:])}
 	}
 	v := New(taken, listed, nil)
-	v.compared = [32]byte(body[40:])
 	for range n[1] {
 		p := take(putLen)
 		v.put[parseID(p)] = put{le.Uint64(p[idLen:]), time.Unix(0, int64(le.Uint64(p[listedLen:])))}

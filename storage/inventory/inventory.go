@@ -62,10 +62,9 @@ type Inventory struct {
 	// Reports are the hashes of damage reports that were dealt with.
 	Reports map[[32]byte]bool
 
-	listed   []Object // sorted
-	put      map[ID]put
-	lost     map[ID]mark
-	compared [32]byte // see Compared
+	listed []Object // sorted
+	put    map[ID]put
+	lost   map[ID]mark
 }
 
 // New makes an inventory of a listing, in any order, that began at a moment.
@@ -99,9 +98,6 @@ func (v *Inventory) takeOver(other *Inventory) {
 		before, _ := other.Shown(id)
 		if m.loss == 0 || m.loss == Damaged || m.loss == Missing && !shown || m.loss == WrongSize && shown && size == before {
 			v.lost[id] = m
-			if m.loss != 0 {
-				v.compared = [32]byte{}
-			}
 		}
 	}
 	maps.Copy(v.Reports, other.Reports)
@@ -128,7 +124,7 @@ func (v *Inventory) Put(id ID, size uint64, at time.Time) {
 // is news.
 func (v *Inventory) Lose(id ID, loss Loss, at time.Time) (news bool) {
 	news = !v.Lost(id)
-	v.lost[id], v.compared = mark{loss, at.Round(0)}, [32]byte{}
+	v.lost[id] = mark{loss, at.Round(0)}
 	return news
 }
 
@@ -136,23 +132,6 @@ func (v *Inventory) Lose(id ID, loss Loss, at time.Time) (news bool) {
 func (v *Inventory) wholeAt(id ID, at time.Time) {
 	if known, ok := v.lost[id]; ok && !known.at.After(at.Round(0)) {
 		v.lost[id] = mark{0, at.Round(0)}
-	}
-}
-
-// Compared reports whether a set of objects, known by a digest, was compared with
-// this listing, and none of them is lost.
-func (v *Inventory) Compared(set [32]byte) bool { return v.compared == set }
-
-// SetCompared notes that a set of objects was compared with the listing that began at
-// a time, and none of them is lost.
-func (v *Inventory) SetCompared(set [32]byte, taken time.Time) {
-	for id := range v.lost {
-		if v.Lost(id) {
-			return
-		}
-	}
-	if v.Taken.Wall.Equal(taken) {
-		v.compared = set
 	}
 }
 
@@ -167,12 +146,23 @@ func (v *Inventory) Size(id ID) (size uint64, ok bool) {
 // Lost reports whether an object is known to be lost.
 func (v *Inventory) Lost(id ID) bool { return v.lost[id].loss != 0 }
 
+// AllLost are the objects that are known to be lost, with why, in no order.
+func (v *Inventory) AllLost() iter.Seq2[ID, Loss] {
+	return func(yield func(ID, Loss) bool) {
+		for id, m := range v.lost {
+			if m.loss != 0 && !yield(id, m.loss) {
+				return
+			}
+		}
+	}
+}
+
 // Spoiled are the objects that a listing shows and that are lost all the same, in
 // no order: they have another size, or other bytes.
 func (v *Inventory) Spoiled() iter.Seq[ID] {
 	return func(yield func(ID) bool) {
-		for id, m := range v.lost {
-			if m.loss != 0 && m.loss != Missing && !yield(id) {
+		for id, loss := range v.AllLost() {
+			if loss != Missing && !yield(id) {
 				return
 			}
 		}

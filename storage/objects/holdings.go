@@ -2,7 +2,6 @@ package objects
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -34,6 +33,7 @@ var ErrLost = errors.New("the store lost what this snapshot refers to: run it ag
 type Verification struct {
 	Listing bool // takes a new listing
 	Data    bool // and reads every object, and compares it with its name
+	runs    bool // fetches every index run again
 	// Read, when set, is called with how many bytes of objects were read,
 	// concurrently.
 	Read func(bytes int)
@@ -48,7 +48,6 @@ type Holdings struct {
 	inventory *ownInventory
 
 	began      time.Time // the capture
-	compared   time.Time // the listing with which the packs of the index were
 	verified   time.Time
 	unopenable []error
 }
@@ -156,9 +155,11 @@ func (h *Holdings) Verify(ctx context.Context, objects []pack.Object, fresh bool
 	return nil
 }
 
-// compare makes sure that the inventory counts, takes a new listing where it does
-// not, or is wanted, examines what was reported as damaged, and compares the packs
-// that the index knows with all that.
+// compare makes sure that the inventory counts. Where it does not, or a new listing is
+// wanted, it takes one, examines what was reported as damaged, and compares the packs
+// that the index knows with all that. Else only what is known to be lost counts as
+// lost, so that the packs need not be read out of the index for each capture: Verify
+// compares those that the snapshot needs.
 func (h *Holdings) compare(ctx context.Context, v Verification) error {
 	h.inventory.load()
 	noted, err := h.notes().read()
@@ -166,11 +167,9 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 		return err
 	}
 	fresh := v.Listing || v.Data || len(noted) > 0 || h.inventory.age() >= renewInventory
-	set := h.knownPacks()
-	whole := !fresh && h.inventory.compared(set) // then the packs need not be read out of the index
 	var packs []inventory.Object
-	if !whole {
-		for hash, size := range h.runs.table.PackSizes() { // before listing: what comes meanwhile is there
+	if fresh { // before listing: what comes meanwhile is there
+		for hash, size := range h.runs.table.PackSizes() {
 			if id := (ID{Kind: wire.KindPack, Hash: hash}); !h.deletions.Absent(id) {
 				packs = append(packs, inventory.Object{ID: id, Size: size})
 			}
@@ -192,22 +191,9 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 			return err
 		}
 	}
-	_, h.compared, err = h.expect(ctx, packs)
-	if err == nil {
-		h.inventory.setCompared(set, h.compared)
-	}
+	h.lose(h.inventory.allLost())
+	_, _, err = h.expect(ctx, packs)
 	return err
-}
-
-// knownPacks is a digest of the packs that the index knows, but for those that are
-// absent.
-func (h *Holdings) knownPacks() [32]byte {
-	d := sha256.New()
-	fmt.Fprintf(d, "%d\n", h.deletions.Free())
-	for _, hash := range h.runs.hashes() {
-		d.Write(hash[:])
-	}
-	return [32]byte(d.Sum(nil))
 }
 
 // expect compares objects with the inventory. Those that it lacks are lost from

@@ -31,16 +31,7 @@ type Index struct {
 func (r *Objects) OpenIndex(ctx context.Context, host *trust.Host, v Verification) (*Index, error) {
 	began := time.Now()
 	own := domain{host.Domain, r, host.Name}
-	if v.Data && r.keepIndex == 0 { // all runs are fetched and verified
-		cache, err := index.OpenCache(own.indexDir())
-		if err != nil {
-			return nil, err
-		}
-		if err := cache.Keep(nil); err != nil {
-			return nil, err
-		}
-	}
-	view, err := r.ownView(ctx, own)
+	view, err := r.ownView(ctx, own, v.Data || v.runs)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +49,7 @@ func (x *Index) prepare(ctx context.Context, v Verification) (err error) {
 	if x.marker, err = x.placeMarker(); err != nil {
 		return err
 	}
-	adopt := !x.loaded.complete || len(x.marker.stale) > 0
+	adopt := !x.loaded.complete || len(x.marker.stale) > 0 || v.Data || v.runs
 	v.Listing = v.Listing || adopt
 	if err := x.compare(ctx, v); err != nil || !adopt {
 		return err
@@ -147,7 +138,6 @@ func (x *Index) Publish(ctx context.Context, w *Writer) ([][32]byte, error) {
 	if err := x.runs.table.Cover(); err != nil {
 		return nil, err
 	}
-	x.inventory.setCompared(x.knownPacks(), x.compared) // the others were put just now
 	return x.runs.hashes(), nil
 }
 

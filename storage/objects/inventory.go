@@ -247,6 +247,16 @@ type loss struct {
 	why inventory.Loss
 }
 
+// allLost are the objects that are known to be lost.
+func (v *ownInventory) allLost() (lost []loss) {
+	v.with(func(known *inventory.Inventory) {
+		for id, why := range known.AllLost() {
+			lost = append(lost, loss{inventory.Object{ID: id}, why})
+		}
+	})
+	return lost
+}
+
 // lacking returns those of the objects that are lost, how many of them were not
 // known to be, and when the listing began that shows it.
 func (v *ownInventory) lacking(objects []inventory.Object) (lost []loss, news int, listed time.Time) {
@@ -285,23 +295,6 @@ func (v *ownInventory) recover(whole []inventory.Object) {
 		}
 		v.unsaved = v.unsaved || len(whole) > 0
 	})
-}
-
-// compared reports whether packs that were known by a digest are all there.
-func (v *ownInventory) compared(set [32]byte) (compared bool) {
-	v.with(func(known *inventory.Inventory) { compared = known != nil && known.Compared(set) })
-	return compared
-}
-
-// setCompared notes that packs known by a digest were compared with the listing that
-// began at a time, and are all there.
-func (v *ownInventory) setCompared(set [32]byte, listed time.Time) {
-	if !v.compared(set) {
-		v.with(func(known *inventory.Inventory) {
-			known.SetCompared(set, listed)
-			v.unsaved = true
-		})
-	}
 }
 
 // reports are the hashes of the damage reports that were dealt with.

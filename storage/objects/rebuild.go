@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"knowngood/storage/deletion"
-	"knowngood/storage/index"
 	"knowngood/storage/trust"
 )
 
@@ -16,10 +15,7 @@ import (
 // missing or damaged it publishes nothing. named are the runs that the newest root
 // has seen.
 func (r *Objects) RebuildIndex(ctx context.Context, host *trust.Host, named [][32]byte) (replaced [][32]byte, err error) {
-	if err := (domain{host.Domain, r, host.Name}).dropListedCopies(ctx); err != nil {
-		return nil, err
-	}
-	x, err := r.OpenIndex(ctx, host, Verification{Listing: true})
+	x, err := r.OpenIndex(ctx, host, Verification{Listing: true, runs: true})
 	if err != nil {
 		return nil, err
 	}
@@ -46,31 +42,4 @@ func (r *Objects) RebuildIndex(ctx context.Context, host *trust.Host, named [][3
 	}
 	x.Done()
 	return replaced, nil
-}
-
-// dropListedCopies removes the copies of index runs that the store lists, so that
-// these are fetched and verified.
-func (d domain) dropListedCopies(ctx context.Context) error {
-	cache, err := index.OpenCache(d.indexDir())
-	if err != nil {
-		return err
-	}
-	cached, err := cache.Runs()
-	if err != nil {
-		return err
-	}
-	listed := map[[32]byte]bool{}
-	for o, err := range d.listRuns(ctx) {
-		if err != nil {
-			return err
-		}
-		listed[o.hash] = true
-	}
-	var keep []index.Info
-	for _, hash := range cached {
-		if !listed[hash] {
-			keep = append(keep, index.Info{Hash: hash})
-		}
-	}
-	return cache.Keep(keep)
 }

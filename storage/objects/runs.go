@@ -144,7 +144,7 @@ func (r *runs) load(ctx context.Context, restore bool) (*loaded, error) {
 	}
 	l.seen = replaced
 	maps.Copy(l.seen, r.listed)
-	if err := r.dropCopies(l.seen); err != nil {
+	if err := r.dropCopies(cached, l.seen); err != nil {
 		return nil, err
 	}
 	return l, r.table.Cover()
@@ -194,25 +194,16 @@ func (r *runs) fetchAll(ctx context.Context) (replaced map[[32]byte]bool, damage
 	return replaced, damaged, err
 }
 
-// dropCopies removes the copies of runs that were seen, or replaced, and are not live
-// any more. Those that the store lost stay until they are published again.
-func (r *runs) dropCopies(seen map[[32]byte]bool) error {
-	live := map[[32]byte]bool{}
-	for _, run := range r.table.Runs() {
-		live[run.Hash] = true
-	}
-	here, err := r.cache.Runs()
-	if err != nil {
-		return err
-	}
-	for _, hash := range here {
-		if !live[hash] && (seen[hash] || r.foreign) {
-			if err := r.cache.Remove(hash); err != nil {
-				return err
-			}
+// dropCopies removes the copies of runs that are not live any more. Those that
+// the store lost stay on the host until they are published again.
+func (r *runs) dropCopies(cached [][32]byte, seen map[[32]byte]bool) error {
+	keep := r.table.Runs()
+	for _, hash := range cached {
+		if !seen[hash] && !r.foreign {
+			keep = append(keep, index.Info{Hash: hash})
 		}
 	}
-	return nil
+	return r.cache.Keep(keep)
 }
 
 // fetch opens a run from the cache, or reads it from the store.

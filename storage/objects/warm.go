@@ -52,13 +52,17 @@ type warm struct {
 	view view // runs is nil until first opened
 }
 
-// ownView of the index: the one that is kept open, if one may be.
-func (r *Objects) ownView(ctx context.Context, own domain) (v view, err error) {
+// ownView of the index: the one that is kept open, if one may be; else one of runs that
+// are fetched again when fetch is set.
+func (r *Objects) ownView(ctx context.Context, own domain, fetch bool) (v view, err error) {
 	if r.keepIndex > 0 {
 		return r.warm.open(ctx, own, min(r.keepIndex, maxUnverified/2))
 	}
 	if v.runs, err = own.openRuns(own.indexDir()); err != nil {
 		return v, err
+	}
+	if fetch {
+		v.runs.again = func([32]byte) bool { return true }
 	}
 	if err = v.refresh(ctx, true); err != nil {
 		v.runs.close()
