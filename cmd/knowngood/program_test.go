@@ -174,5 +174,13 @@ func onStores(t *testing.T, test func(t *testing.T, m *machine)) {
 	})
 }
 
-// slow tells whether there is time for long tests.
+// slow reports whether the long tests are wanted.
 func slow() bool { return os.Getenv("KNOWNGOOD_SLOW") != "" }
+
+func TestSlow(t *testing.T) {
+	if !slow() {
+		t.Skip("KNOWNGOOD_SLOW=1 runs it")
+	}
+	t.Run("hooks that hang do not hold a daemon that is stopped", testHooksThatHangDoNotHoldADaemonThatIsStopped)
+	t.Run("the host policy allows nothing that a host does not need", testTheHostPolicyAllowsNothingThatAHostDoesNotNeed)
+}

@@ -363,6 +363,9 @@ func TestAttackCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T)
 // (SECURITY: "signed with a key that ended, changes neither what it says nor since
 // when").
 func TestAttackAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	for name, evil := range map[string]bool{"without the attack": false, "with it": true} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {

@@ -382,8 +382,11 @@ func TestARepackThatDiesAnywhereLosesNothing(t *testing.T) {
 			}
 		}
 		step := each
-		if enginetest.Slow() {
+		switch {
+		case enginetest.Slow():
 			step = 1
+		case testing.Short():
+			step = 5 * each
 		}
 		for n := 1; n <= operations; n += step {
 			for _, effect := range []bool{false, true} {
@@ -435,8 +438,11 @@ func (w *world) over(s storage.Store) *world {
 // a repack: all that is kept restores byte for byte after each.
 func TestRepacksOfAnyHistoryKeepEverySnapshot(t *testing.T) {
 	seeds, steps := 4, 30
-	if enginetest.Slow() {
+	switch {
+	case enginetest.Slow():
 		seeds, steps = 20, 80
+	case testing.Short():
+		seeds = 1
 	}
 	var repacked, deleted atomic.Uint64
 	t.Cleanup(func() {

@@ -46,9 +46,12 @@ type ended struct {
 }
 
 func TestEveryKeptSnapshotRestoresWhateverRunsBesideThePruner(t *testing.T) {
-	seeds := uint64(24)
-	if enginetest.Slow() {
+	seeds := uint64(12)
+	switch {
+	case enginetest.Slow():
 		seeds = 300
+	case testing.Short():
+		seeds = 4
 	}
 	total := map[string]int{}
 	var done []map[string]int

@@ -127,6 +127,9 @@ func TestARememberedStatement(t *testing.T) {
 }
 
 func manyEnvironments(t *testing.T, n int) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	w := newWorld(t)
 	old := w.m.host(t, w.store)
 	web, db := commit(t, old, "web"), commit(t, old, "db")

@@ -63,7 +63,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store, features ...Featur
 		t.Parallel()
 		testVersions(t, open(t), has[Versions])
 	})
-	if has[Versions] {
+	if has[Versions] && !testing.Short() {
 		t.Run("any number of delete markers is passed over", func(t *testing.T) {
 			t.Parallel()
 			testMarkers(t, open(t))

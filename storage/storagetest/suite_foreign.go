@@ -33,6 +33,9 @@ func RunForeign(t *testing.T, open func(t *testing.T) (storage.Store, Foreign)) 
 		testOdd(t, s, foreign.Odd)
 	})
 	t.Run("so are more such names than a server lists at once", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("-short leaves it out")
+		}
 		t.Parallel()
 		s, foreign := open(t)
 		testForeignNames(t, s, foreign.Name, 1010)
