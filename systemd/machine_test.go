@@ -22,10 +22,10 @@ func TestSlow(t *testing.T) {
 	t.Run("the daemon runs in its unit and hooks outside of it", testTheDaemonRunsInItsUnitAndHooksOutsideOfIt)
 	t.Run("a daemon that dies or hangs is started again and a broken configuration is not taken", testADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken)
 	t.Run("a whole host is the same from the sandbox", testAWholeHostIsTheSameFromTheSandbox)
-	t.Run("the package is installed upgraded and removed cleanly", testThePackageIsInstalledUpgradedAndRemovedCleanly)
+	t.Run("the package is installed, upgraded and removed cleanly", testThePackageIsInstalledUpgradedAndRemovedCleanly)
 	t.Run("both packages hold the same", testBothPackagesHoldTheSame)
 	t.Run("the sandbox hides nothing that is captured", testTheSandboxHidesNothingThatIsCaptured)
-	t.Run("trusted attributes need their drop in", testTrustedAttributesNeedTheirDropIn)
+	t.Run("trusted attributes need their drop-in", testTrustedAttributesNeedTheirDropIn)
 	t.Run("the sandbox holds", testTheSandboxHolds)
 	t.Run("a snapshot that lacks something is a success that says so", testASnapshotThatLacksSomethingIsASuccessThatSaysSo)
 }

@@ -162,10 +162,14 @@ type edit struct {
 	seed  uint64
 }
 
+func TestChanging(t *testing.T) {
+	t.Run("trees that change while they are captured", testTreesThatChangeWhileTheyAreCaptured)
+}
+
 // A tree changes before any system call by which a capture looks at it. What
 // stood still comes back as it is, everything else as it was at one moment, or
 // its name is told; and the next snapshot has all of it.
-func TestTreesThatChangeWhileTheyAreCaptured(t *testing.T) {
+func testTreesThatChangeWhileTheyAreCaptured(t *testing.T) {
 	needSupervision(t)
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	runs := 0

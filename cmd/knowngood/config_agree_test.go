@@ -156,7 +156,13 @@ func (s *service) reload(t *testing.T, text string) (taken bool, said string) {
 	return taken, said
 }
 
-func TestCheckStartAndReloadAgreeAboutEveryConfiguration(t *testing.T) {
+func TestConfigAgree(t *testing.T) {
+	t.Parallel()
+	t.Run("check, start and reload agree about every configuration", testCheckStartAndReloadAgreeAboutEveryConfiguration)
+	t.Run("test notify refuses what the check refuses", testTestNotifyRefusesWhatTheCheckRefuses)
+}
+
+func testCheckStartAndReloadAgreeAboutEveryConfiguration(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	env := []string{"AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x", "AWS_EC2_METADATA_DISABLED=true"}
@@ -206,7 +212,7 @@ func TestCheckStartAndReloadAgreeAboutEveryConfiguration(t *testing.T) {
 	t.Logf("%d configurations in %v", len(all), time.Since(began).Round(time.Second))
 }
 
-func TestTestNotifyRefusesWhatTheCheckRefuses(t *testing.T) {
+func testTestNotifyRefusesWhatTheCheckRefuses(t *testing.T) {
 	t.Parallel()
 	s := newService(t, &machine{repo: "/nowhere", state: t.TempDir()}, "notify: {webhook: [{url: 'http://127.0.0.1:1/', headers: {'X Token': x}}]}\n")
 	for _, args := range [][]string{{"config", "check", s.config}, {"config", "test-notify"}, {"daemon"}} {

@@ -65,7 +65,12 @@ func (s *service) runsDegraded(t *testing.T, want string) {
 	}
 }
 
-func TestAnUpgradeThatFindsMoreInAConfigurationKeepsTheDaemonCapturing(t *testing.T) {
+func TestConfigUpgrade(t *testing.T) {
+	t.Parallel()
+	t.Run("an upgrade that finds more in a configuration keeps the daemon capturing", testAnUpgradeThatFindsMoreInAConfigurationKeepsTheDaemonCapturing)
+}
+
+func testAnUpgradeThatFindsMoreInAConfigurationKeepsTheDaemonCapturing(t *testing.T) {
 	t.Parallel()
 	const fails = "the kind rpo-met"
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))

@@ -8,9 +8,14 @@ import (
 	"knowngood/daemon/report"
 )
 
+func TestDaemonAfter(t *testing.T) {
+	t.Parallel()
+	t.Run("a snapshot whose hook after failed is shown as the newest", testASnapshotWhoseHookAfterFailedIsShownAsTheNewest)
+}
+
 // A run whose hook fails after the commit has failed, and its snapshot is the
 // newest good one all the same.
-func TestASnapshotWhoseHookAfterFailedIsShownAsTheNewest(t *testing.T) {
+func testASnapshotWhoseHookAfterFailedIsShownAsTheNewest(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src := t.TempDir()

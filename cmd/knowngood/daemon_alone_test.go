@@ -12,7 +12,14 @@ import (
 	"knowngood/daemon/report"
 )
 
-func TestASecondDaemonRefusesAndSaysWhoIsFirst(t *testing.T) {
+func TestDaemonAlone(t *testing.T) {
+	t.Parallel()
+	t.Run("a second daemon refuses and names the first", testASecondDaemonRefusesAndNamesTheFirst)
+	t.Run("a daemon that is stopped in a capture goes on from there", testADaemonThatIsStoppedInACaptureGoesOnFromThere)
+	t.Run("a snapshot by hand does not collide with the daemon", testASnapshotByHandDoesNotCollideWithTheDaemon)
+}
+
+func testASecondDaemonRefusesAndNamesTheFirst(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src := t.TempDir()
@@ -52,7 +59,7 @@ func TestASecondDaemonRefusesAndSaysWhoIsFirst(t *testing.T) {
 
 // A first capture that is stopped ends soon, and what it stored is not stored
 // again.
-func TestADaemonThatIsStoppedInACaptureGoesOnFromThere(t *testing.T) {
+func testADaemonThatIsStoppedInACaptureGoesOnFromThere(t *testing.T) {
 	t.Parallel()
 	repo := filepath.Join(t.TempDir(), "repo")
 	m, k := newMachine(t, repo), newKiller(t)
@@ -114,7 +121,7 @@ func sizes(t *testing.T, pattern string) (n int64) {
 
 // While a daemon is up, a snapshot by hand is asked of it, and one that it
 // cannot be asked for waits until it has done.
-func TestASnapshotByHandDoesNotCollideWithTheDaemon(t *testing.T) {
+func testASnapshotByHandDoesNotCollideWithTheDaemon(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	dir := t.TempDir()

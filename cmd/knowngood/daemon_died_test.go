@@ -121,7 +121,17 @@ func (m *mortal) settled(t *testing.T) *report.Environment {
 	return environmentOf(m.until(t, "it answers", func(*report.Report) bool { return true }), "web")
 }
 
-func TestADaemonThatDiedInARunCleansUpBehindItOnceAtItsNextStart(t *testing.T) {
+func TestDaemonDied(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon that died in a run cleans up behind it once at its next start", testADaemonThatDiedInARunCleansUpBehindItOnceAtItsNextStart)
+	t.Run("hooks behind a run that died run again when they die too", testHooksBehindARunThatDiedRunAgainWhenTheyDieToo)
+	t.Run("a run by hand that died is cleaned up behind", testARunByHandThatDiedIsCleanedUpBehind)
+	t.Run("a run that lives is not taken for dead", testARunThatLivesIsNotTakenForDead)
+	t.Run("the record of what is not configured any more is dropped", testTheRecordOfWhatIsNotConfiguredAnyMoreIsDropped)
+	t.Run("a run that is stopped is interrupted", testARunThatIsStoppedIsInterrupted)
+}
+
+func testADaemonThatDiedInARunCleansUpBehindItOnceAtItsNextStart(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t)
 	m.dieInRun(t)
@@ -162,7 +172,7 @@ func TestADaemonThatDiedInARunCleansUpBehindItOnceAtItsNextStart(t *testing.T) {
 	}
 }
 
-func TestHooksBehindARunThatDiedRunAgainWhenTheyDieToo(t *testing.T) {
+func testHooksBehindARunThatDiedRunAgainWhenTheyDieToo(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t)
 	m.dieInRun(t)
@@ -179,7 +189,7 @@ func TestHooksBehindARunThatDiedRunAgainWhenTheyDieToo(t *testing.T) {
 	m.said(t)
 }
 
-func TestARunByHandThatDiedIsCleanedUpBehind(t *testing.T) {
+func testARunByHandThatDiedIsCleanedUpBehind(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t)
 	// By the next one by hand.
@@ -212,7 +222,7 @@ func TestARunByHandThatDiedIsCleanedUpBehind(t *testing.T) {
 	}
 }
 
-func TestARunThatLivesIsNotTakenForDead(t *testing.T) {
+func testARunThatLivesIsNotTakenForDead(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t)
 	var cmd *exec.Cmd
@@ -235,7 +245,7 @@ func TestARunThatLivesIsNotTakenForDead(t *testing.T) {
 	m.stop(t)
 }
 
-func TestTheRecordOfWhatIsNotConfiguredAnyMoreIsDropped(t *testing.T) {
+func testTheRecordOfWhatIsNotConfiguredAnyMoreIsDropped(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t)
 	m.dieInRun(t)
@@ -261,7 +271,7 @@ func TestTheRecordOfWhatIsNotConfiguredAnyMoreIsDropped(t *testing.T) {
 }
 
 // What ends by a stop did not fail, and did not succeed.
-func TestARunThatIsStoppedIsInterrupted(t *testing.T) {
+func testARunThatIsStoppedIsInterrupted(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t)
 	// By hand.

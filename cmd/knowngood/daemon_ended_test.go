@@ -11,9 +11,14 @@ import (
 	"knowngood/daemon/report"
 )
 
+func TestDaemonEnded(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon whose name another machine took is degraded", testADaemonWhoseNameAnotherMachineTookIsDegraded)
+}
+
 // Another machine that takes the name of a host ends that one: its next run
 // notices, and commits nothing.
-func TestADaemonWhoseNameAnotherMachineTookIsDegraded(t *testing.T) {
+func testADaemonWhoseNameAnotherMachineTookIsDegraded(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	told := filepath.Join(t.TempDir(), "told")

@@ -74,7 +74,13 @@ func (s *service) takeSoon(t *testing.T, name string, n uint64) {
 	})
 }
 
-func TestADaemonDoesNotGrowWithItsRuns(t *testing.T) {
+func TestDaemonGrowth(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon does not grow with its runs", testADaemonDoesNotGrowWithItsRuns)
+	t.Run("a daemon does not grow with its configurations", testADaemonDoesNotGrowWithItsConfigurations)
+}
+
+func testADaemonDoesNotGrowWithItsRuns(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src := t.TempDir()
@@ -113,7 +119,7 @@ func TestADaemonDoesNotGrowWithItsRuns(t *testing.T) {
 	s.stop(t)
 }
 
-func TestADaemonDoesNotGrowWithItsConfigurations(t *testing.T) {
+func testADaemonDoesNotGrowWithItsConfigurations(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	other := *m

@@ -14,9 +14,17 @@ import (
 	"knowngood/daemon/report"
 )
 
+func TestDaemonHarm(t *testing.T) {
+	t.Parallel()
+	t.Run("a hook cannot hang or fill the daemon", testAHookCannotHangOrFillTheDaemon)
+	t.Run("a hook after a run may end when the daemon is stopped", testAHookAfterARunMayEndWhenTheDaemonIsStopped)
+	t.Run("a daemon outlives a full disk", testADaemonOutlivesAFullDisk)
+	t.Run("a daemon with a damaged key reports it and works again with a whole one", testADaemonWithADamagedKeyReportsItAndWorksAgainWithAWholeOne)
+}
+
 // A hook that leaves processes behind, floods and does not end fails its own
 // run, and nothing else.
-func TestAHookCannotHangOrFillTheDaemon(t *testing.T) {
+func testAHookCannotHangOrFillTheDaemon(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src := t.TempDir()
@@ -67,7 +75,7 @@ func TestAHookCannotHangOrFillTheDaemon(t *testing.T) {
 
 // A hook that takes back what was done before the run comes to its end, also
 // when the daemon is stopped meanwhile.
-func TestAHookAfterARunIsLetEndWhenTheDaemonIsStopped(t *testing.T) {
+func testAHookAfterARunMayEndWhenTheDaemonIsStopped(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src, dir := t.TempDir(), t.TempDir()
@@ -110,7 +118,7 @@ func testHooksThatHangDoNotHoldADaemonThatIsStopped(t *testing.T) {
 
 // A disk without room under the state directory stops no daemon, and spoils
 // nothing of what it remembers.
-func TestADaemonOutlivesAFullDisk(t *testing.T) {
+func testADaemonOutlivesAFullDisk(t *testing.T) {
 	t.Parallel()
 	needs(t, true)
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
@@ -184,7 +192,7 @@ func TestADaemonOutlivesAFullDisk(t *testing.T) {
 }
 
 // A daemon that may not use the repository says so, and goes on once it may.
-func TestADaemonWithADamagedKeySaysSoAndWorksAgainWithAWholeOne(t *testing.T) {
+func testADaemonWithADamagedKeyReportsItAndWorksAgainWithAWholeOne(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	keys, err := filepath.Glob(filepath.Join(m.state, "repos/*/host.key"))

@@ -12,10 +12,15 @@ import (
 	"knowngood/internal/treetest"
 )
 
-// TestADaemonThatIsKilledLosesNothing kills a daemon at random moments, while
+func TestDaemonKill(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon that is killed loses nothing", testADaemonThatIsKilledLosesNothing)
+}
+
+// testADaemonThatIsKilledLosesNothing kills a daemon at random moments, while
 // its sources change. Its state is readable at each start, no scheduled time
 // is skipped for ever, and what was committed is there.
-func TestADaemonThatIsKilledLosesNothing(t *testing.T) {
+func testADaemonThatIsKilledLosesNothing(t *testing.T) {
 	t.Parallel()
 	if !slow() {
 		killADaemon(t, newMachine(t, filepath.Join(t.TempDir(), "repo")), 8)

@@ -13,7 +13,11 @@ import (
 // idleMemory is the anonymous memory that a daemon may hold between runs, in kB.
 const idleMemory = 40 << 10
 
-func TestAnUnchangedRunOfADaemonCostsLittle(t *testing.T) {
+func TestDaemonMemory(t *testing.T) {
+	t.Run("an unchanged run of a daemon costs little", testAnUnchangedRunOfADaemonCostsLittle)
+}
+
+func testAnUnchangedRunOfADaemonCostsLittle(t *testing.T) {
 	m, requests := loggedMachine(t)
 	src := t.TempDir()
 	files := 10_000

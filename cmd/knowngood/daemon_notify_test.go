@@ -125,7 +125,12 @@ func (d *downtime) down() {
 	}
 }
 
-func TestTheServiceManagerHearsHowThingsStand(t *testing.T) {
+func TestDaemonNotify(t *testing.T) {
+	t.Parallel()
+	t.Run("the service manager is notified of the state", testTheServiceManagerIsNotifiedOfTheState)
+}
+
+func testTheServiceManagerIsNotifiedOfTheState(t *testing.T) {
 	t.Parallel()
 	gateway := storagetest.VersityGW(t)
 	gateway.Bucket(t, "backups", storagetest.VersionedBucket)

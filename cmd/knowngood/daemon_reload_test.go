@@ -22,7 +22,12 @@ func (s *service) hup(t *testing.T) {
 	waitFor(t, "the configuration is read", func() bool { return taken() > before })
 }
 
-func TestADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
+func TestDaemonReload(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon takes a new configuration and no broken one", testADaemonTakesANewConfigurationAndNoBrokenOne)
+}
+
+func testADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src, dir := t.TempDir(), t.TempDir()

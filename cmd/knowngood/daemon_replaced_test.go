@@ -9,7 +9,12 @@ import (
 	"knowngood/daemon/report"
 )
 
-func TestADaemonWhoseStoreIsReplaced(t *testing.T) {
+func TestDaemonReplaced(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon whose store is replaced", testADaemonWhoseStoreIsReplaced)
+}
+
+func testADaemonWhoseStoreIsReplaced(t *testing.T) {
 	t.Parallel()
 	repo := filepath.Join(t.TempDir(), "repo")
 	m := newMachine(t, repo)

@@ -12,8 +12,14 @@ import (
 	"knowngood/daemon/report"
 )
 
+func TestDaemonSuspect(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon forgets nothing while a source has collapsed", testADaemonForgetsNothingWhileASourceHasCollapsed)
+	t.Run("a daemon takes in what is accepted by hand", testADaemonTakesInWhatIsAcceptedByHand)
+}
+
 // A directory of files with keep: {last: 3} is emptied, and four more runs come.
-func TestADaemonForgetsNothingWhileASourceHasCollapsed(t *testing.T) {
+func testADaemonForgetsNothingWhileASourceHasCollapsed(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src, told := t.TempDir(), filepath.Join(t.TempDir(), "told")
@@ -90,7 +96,7 @@ func TestADaemonForgetsNothingWhileASourceHasCollapsed(t *testing.T) {
 }
 
 // The acceptance is made by another process; no run comes after it.
-func TestADaemonTakesInWhatIsAcceptedByHand(t *testing.T) {
+func testADaemonTakesInWhatIsAcceptedByHand(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	src := t.TempDir()

@@ -48,7 +48,15 @@ func kinds(list []notify.Message) (out []notify.Kind) {
 	return out
 }
 
-func TestDamageAndFailuresAreToldOnce(t *testing.T) {
+func TestDaemonMessages(t *testing.T) {
+	t.Parallel()
+	t.Run("damage and failures are reported once", testDamageAndFailuresAreReportedOnce)
+	t.Run("a broken promise is reported once and met again once", testABrokenPromiseIsReportedOnceAndMetAgainOnce)
+	t.Run("a failure is reported though the daemon was killed before it could be", testAFailureIsReportedThoughTheDaemonWasKilledBeforeItCouldBe)
+	t.Run("each environment may have a monitor of its own", testEachEnvironmentMayHaveAMonitorOfItsOwn)
+}
+
+func testDamageAndFailuresAreReportedOnce(t *testing.T) {
 	t.Parallel()
 	repo := filepath.Join(t.TempDir(), "repo")
 	m := newMachine(t, repo)
@@ -115,7 +123,7 @@ func replaceFile(t *testing.T, file string, content []byte) {
 	}
 }
 
-func TestABrokenPromiseIsToldOnceAndMetAgainOnce(t *testing.T) {
+func testABrokenPromiseIsReportedOnceAndMetAgainOnce(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	told := filepath.Join(t.TempDir(), "told")
@@ -147,7 +155,7 @@ func TestABrokenPromiseIsToldOnceAndMetAgainOnce(t *testing.T) {
 
 // What is told and not delivered outlives a crash and a stop, and is delivered
 // once.
-func TestAFailureIsToldThoughTheDaemonWasKilledBeforeItCouldBe(t *testing.T) {
+func testAFailureIsReportedThoughTheDaemonWasKilledBeforeItCouldBe(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	dir := t.TempDir()
@@ -183,7 +191,7 @@ func TestAFailureIsToldThoughTheDaemonWasKilledBeforeItCouldBe(t *testing.T) {
 	}
 }
 
-func TestEachEnvironmentMayHaveAMonitorOfItsOwn(t *testing.T) {
+func testEachEnvironmentMayHaveAMonitorOfItsOwn(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 100)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.URL.Path }))

@@ -106,7 +106,21 @@ func validCall(words []string) error {
 	return err
 }
 
-func TestCommandsAndFlagsInTheGuidesExist(t *testing.T) {
+func TestDocuments(t *testing.T) {
+	t.Parallel()
+	t.Run("commands and flags in the guides exist", testCommandsAndFlagsInTheGuidesExist)
+	t.Run("each alert has a section that describes what to do", testEachAlertHasASectionThatDescribesWhatToDo)
+	t.Run("texts of the log that the guide explains exist", testTextsOfTheLogThatTheGuideExplainsExist)
+	t.Run("metrics in the guide and in alerts exist", testMetricsInTheGuideAndInAlertsExist)
+	t.Run("links of the documents lead somewhere", testLinksOfTheDocumentsLeadSomewhere)
+}
+
+func TestDocumentsSequentially(t *testing.T) {
+	t.Run("configurations in the guides are valid", testConfigurationsInTheGuidesAreValid)
+	t.Run("the sample has no warning but of what is not there yet", testTheSampleHasNoWarningButOfWhatIsNotThereYet)
+}
+
+func testCommandsAndFlagsInTheGuidesExist(t *testing.T) {
 	t.Parallel()
 	for name, atLeast := range map[string]int{"README.md": 20, "docs/OPERATIONS.md": 20, "docs/RECOVERY.md": 15} {
 		calls := commands(document(t, name))
@@ -122,7 +136,7 @@ func TestCommandsAndFlagsInTheGuidesExist(t *testing.T) {
 }
 
 // Not parallel: it sets variables.
-func TestConfigurationsInTheGuidesAreValid(t *testing.T) {
+func testConfigurationsInTheGuidesAreValid(t *testing.T) {
 	for _, name := range guides {
 		text := document(t, name)
 		for _, m := range regexp.MustCompile(`\$\{(\w+)\}`).FindAllStringSubmatch(text, -1) {
@@ -148,7 +162,7 @@ func TestConfigurationsInTheGuidesAreValid(t *testing.T) {
 }
 
 // Not parallel: it sets variables.
-func TestTheSampleHasNoWarningButOfWhatIsNotThereYet(t *testing.T) {
+func testTheSampleHasNoWarningButOfWhatIsNotThereYet(t *testing.T) {
 	for _, name := range []string{"CHAT_HOOK", "MAIL_PASSWORD", "PING_ID"} {
 		t.Setenv(name, "value-of-"+name)
 	}
@@ -167,7 +181,7 @@ func TestTheSampleHasNoWarningButOfWhatIsNotThereYet(t *testing.T) {
 	}
 }
 
-func TestEachAlertHasASectionThatSaysWhatToDo(t *testing.T) {
+func testEachAlertHasASectionThatDescribesWhatToDo(t *testing.T) {
 	t.Parallel()
 	names := func(file, pattern string) (out []string) {
 		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(document(t, file), -1) {
@@ -182,7 +196,7 @@ func TestEachAlertHasASectionThatSaysWhatToDo(t *testing.T) {
 	}
 }
 
-func TestTextsOfTheLogThatTheGuideExplainsExist(t *testing.T) {
+func testTextsOfTheLogThatTheGuideExplainsExist(t *testing.T) {
 	t.Parallel()
 	var sources strings.Builder
 	err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
@@ -213,7 +227,7 @@ func TestTextsOfTheLogThatTheGuideExplainsExist(t *testing.T) {
 	}
 }
 
-func TestMetricsInTheGuideAndInAlertsExist(t *testing.T) {
+func testMetricsInTheGuideAndInAlertsExist(t *testing.T) {
 	t.Parallel()
 	exported := map[string]bool{}
 	for _, m := range regexp.MustCompile(`desc\("(\w+)"`).FindAllStringSubmatch(document(t, "daemon/web/metrics.go"), -1) {
@@ -228,7 +242,7 @@ func TestMetricsInTheGuideAndInAlertsExist(t *testing.T) {
 	}
 }
 
-func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
+func testLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	anchors := func(text string) map[string]bool {
 		out := map[string]bool{"": true}

@@ -78,11 +78,16 @@ func resign(t *testing.T, m *machine) (keys []string, roots [][]byte) {
 	return keys, roots
 }
 
+func TestForged(t *testing.T) {
+	t.Run("a history signed again is not believed", testAHistorySignedAgainIsNotBelieved)
+	t.Run("keys with escapes do not reach the terminal", testKeysWithEscapesDoNotReachTheTerminal)
+}
+
 // A host that was taken over signs its history again and puts it over the old one,
 // which its policy allows on a bucket with versions. Machines without memory, with
 // nothing but the URL and the identity, restore what was there before, and say what
 // happened.
-func TestAHistorySignedAgainIsNotBelieved(t *testing.T) {
+func testAHistorySignedAgainIsNotBelieved(t *testing.T) {
 	for name, c := range map[string]struct {
 		server func(testing.TB) *storagetest.Server
 		bucket storagetest.BucketKind
@@ -155,7 +160,7 @@ func TestAHistorySignedAgainIsNotBelieved(t *testing.T) {
 }
 
 // Whoever may put objects chooses their keys.
-func TestKeysWithEscapesDoNotReachTheTerminal(t *testing.T) {
+func testKeysWithEscapesDoNotReachTheTerminal(t *testing.T) {
 	server := storagetest.MinIO(t)
 	bucket := "escapes"
 	server.Bucket(t, bucket, storagetest.VersionedBucket)

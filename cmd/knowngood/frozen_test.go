@@ -123,7 +123,14 @@ func (f *frozen) demands(t *testing.T) {
 	mustHold(t, one, "4")
 }
 
-func TestABtrfsSubvolumeIsFrozenForARun(t *testing.T) {
+func TestFrozen(t *testing.T) {
+	t.Parallel()
+	t.Run("a Btrfs subvolume is frozen for a run", testABtrfsSubvolumeIsFrozenForARun)
+	t.Run("an LVM volume is frozen for a run", testAnLVMVolumeIsFrozenForARun)
+	t.Run("the LVM hooks call what they should", testTheLVMHooksCallWhatTheyShould)
+}
+
+func testABtrfsSubvolumeIsFrozenForARun(t *testing.T) {
 	t.Parallel()
 	needs(t, true, "mkfs.btrfs", "btrfs")
 	disk := filepath.Join(t.TempDir(), "disk")
@@ -160,7 +167,7 @@ func TestABtrfsSubvolumeIsFrozenForARun(t *testing.T) {
 	}
 }
 
-func TestAnLVMVolumeIsFrozenForARun(t *testing.T) {
+func testAnLVMVolumeIsFrozenForARun(t *testing.T) {
 	t.Parallel()
 	needs(t, true, "lvm", "mkfs.ext4", "findmnt", "blkid")
 	if out, err := exec.Command("dmsetup", "version").CombinedOutput(); err != nil {
@@ -191,7 +198,7 @@ func TestAnLVMVolumeIsFrozenForARun(t *testing.T) {
 
 // standIns for LVM and mounts keep one snapshot and one mount in files, and
 // write down each call that changes something. They take the place of a kernel
-// without the device mapper; TestAnLVMVolumeIsFrozenForARun tries the real ones.
+// without the device mapper; testAnLVMVolumeIsFrozenForARun tries the real ones.
 const standIns = `#!/bin/sh
 name=${0##*/}
 case $name in
@@ -221,7 +228,7 @@ findmnt) cat "$STATE/mounted" 2>/dev/null ;;
 esac
 `
 
-func TestTheLVMHooksCallWhatTheyShould(t *testing.T) {
+func testTheLVMHooksCallWhatTheyShould(t *testing.T) {
 	t.Parallel()
 	bin, state := t.TempDir(), t.TempDir()
 	for _, name := range []string{"lvs", "lvcreate", "lvremove", "blkid", "mount", "umount", "mountpoint", "findmnt"} {

@@ -58,7 +58,13 @@ func (m *machine) prune(t treetest.T) pruned {
 	return decode[pruned](t, m.must(t, "prune", "--json"))
 }
 
-func TestPruneFreesSpaceOnAFullStore(t *testing.T) {
+func TestFullStore(t *testing.T) {
+	t.Parallel()
+	t.Run("prune frees space on a full store", testPruneFreesSpaceOnAFullStore)
+	t.Run("prune on a full store without a reserve reports how much it needs", testPruneOnAFullStoreWithoutAReserveReportsHowMuchItNeeds)
+}
+
+func testPruneFreesSpaceOnAFullStore(t *testing.T) {
 	t.Parallel()
 	m, disk, src := fullStore(t)
 	m.prune(t) // all is too young, and the reserve is kept from now on
@@ -87,7 +93,7 @@ func TestPruneFreesSpaceOnAFullStore(t *testing.T) {
 	restores(t, m, s.Ref, src, contents(t, src))
 }
 
-func TestPruneOnAFullStoreWithoutAReserveSaysHowMuchItNeeds(t *testing.T) {
+func testPruneOnAFullStoreWithoutAReserveReportsHowMuchItNeeds(t *testing.T) {
 	t.Parallel()
 	m, disk, _ := fullStore(t)
 	older(t, disk, "3 days")

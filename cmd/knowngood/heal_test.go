@@ -56,7 +56,14 @@ func losingStores(t *testing.T, test func(t *testing.T, m *machine, lose func(pa
 	})
 }
 
-func TestALostPackIsNoticedNamedAndHealed(t *testing.T) {
+func TestHeal(t *testing.T) {
+	t.Parallel()
+	t.Run("a lost pack is noticed, named and healed", testALostPackIsNoticedNamedAndHealed)
+	t.Run("a daemon heals damage that was found on its host", testADaemonHealsDamageThatWasFoundOnItsHost)
+	t.Run("a check notices that an index run is gone", testACheckNoticesThatAnIndexRunIsGone)
+}
+
+func testALostPackIsNoticedNamedAndHealed(t *testing.T) {
 	t.Parallel()
 	losingStores(t, func(t *testing.T, m *machine, lose func(part string) int) {
 		src := t.TempDir()
@@ -124,7 +131,7 @@ func flipPacks(t *testing.T, repo string) {
 	}
 }
 
-func TestADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
+func testADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
 	t.Parallel()
 	for name, find := range map[string]func(s *service, src string) *outcome{
 		"by a check": func(s *service, _ string) *outcome { return s.run(t, "check", "--read-data") },
@@ -170,7 +177,7 @@ func TestADaemonHealsDamageThatWasFoundOnItsHost(t *testing.T) {
 	}
 }
 
-func TestACheckNoticesThatAnIndexRunIsGone(t *testing.T) {
+func testACheckNoticesThatAnIndexRunIsGone(t *testing.T) {
 	t.Parallel()
 	losingStores(t, func(t *testing.T, m *machine, lose func(part string) int) {
 		src := t.TempDir()

@@ -26,7 +26,14 @@ func allCommands() (out []*cobra.Command) {
 	return out
 }
 
-func TestEachHelpHasExamplesThatCanBeTyped(t *testing.T) {
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	t.Run("each help has examples that can be typed", testEachHelpHasExamplesThatCanBeTyped)
+	t.Run("each help fits a terminal", testEachHelpFitsATerminal)
+	t.Run("the rules of keeping are listed from the shortest period", testTheRulesOfKeepingAreListedFromTheShortestPeriod)
+}
+
+func testEachHelpHasExamplesThatCanBeTyped(t *testing.T) {
 	t.Parallel()
 	all := allCommands()
 	if len(all) < 25 {
@@ -50,7 +57,7 @@ func TestEachHelpHasExamplesThatCanBeTyped(t *testing.T) {
 	}
 }
 
-func TestEachHelpFitsATerminal(t *testing.T) {
+func testEachHelpFitsATerminal(t *testing.T) {
 	t.Parallel()
 	for _, c := range allCommands() {
 		for line := range strings.Lines(c.Long + "\n" + c.Example) {
@@ -61,7 +68,7 @@ func TestEachHelpFitsATerminal(t *testing.T) {
 	}
 }
 
-func TestTheRulesOfKeepingAreListedFromTheShortestPeriod(t *testing.T) {
+func testTheRulesOfKeepingAreListedFromTheShortestPeriod(t *testing.T) {
 	t.Parallel()
 	want := []string{"--keep-last", "--keep-hourly", "--keep-daily", "--keep-weekly", "--keep-monthly", "--keep-yearly", "--keep-within"}
 	found := 0

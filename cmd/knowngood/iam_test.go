@@ -18,7 +18,13 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
+func TestIAM(t *testing.T) {
+	t.Parallel()
+	t.Run("IAM policies allow what they are for and nothing else", testIAMPoliciesAllowWhatTheyAreForAndNothingElse)
+	t.Run("create only policy is refused by servers that do not know it", testCreateOnlyPolicyIsRefusedByServersThatDoNotKnowIt)
+}
+
+func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 	t.Parallel()
 	server := storagetest.MinIO(t)
 	for bucket, lock := range map[string][]string{"versions": nil, "locks": {"--lock", "governance", "--lock-keep", "1d"}} {
@@ -207,7 +213,7 @@ func testTheHostPolicyAllowsNothingThatAHostDoesNotNeed(t *testing.T) {
 
 // Amazon alone knows the condition of this policy, so that it cannot be tried here:
 // the servers at hand refuse it. This holds what the probe then has to find out.
-func TestCreateOnlyPolicyIsRefusedByServersThatDoNotKnowIt(t *testing.T) {
+func testCreateOnlyPolicyIsRefusedByServersThatDoNotKnowIt(t *testing.T) {
 	t.Parallel()
 	text := policy(t, "create-only-bucket-policy.json", "plain")
 	if !json.Valid([]byte(text)) {

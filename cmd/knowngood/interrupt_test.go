@@ -14,9 +14,18 @@ import (
 	"knowngood/internal/treetest"
 )
 
-// TestInterruptedCommandsSayThatTheyGoOn interrupts a command by each signal
+func TestInterrupt(t *testing.T) {
+	t.Parallel()
+	t.Run("a run of the daemon outlives who asked for it", testARunOfTheDaemonOutlivesWhoAskedForIt)
+}
+
+func TestInterruptSequentially(t *testing.T) {
+	t.Run("interrupted commands report that they go on", testInterruptedCommandsReportThatTheyGoOn)
+}
+
+// testInterruptedCommandsReportThatTheyGoOn interrupts a command by each signal
 // in the midst of its work: it says so, keeps what was done, and goes on.
-func TestInterruptedCommandsSayThatTheyGoOn(t *testing.T) {
+func testInterruptedCommandsReportThatTheyGoOn(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +60,7 @@ func TestInterruptedCommandsSayThatTheyGoOn(t *testing.T) {
 }
 
 // A client that is interrupted leaves the run of the daemon alone, and says so.
-func TestARunOfTheDaemonOutlivesWhoAskedForIt(t *testing.T) {
+func testARunOfTheDaemonOutlivesWhoAskedForIt(t *testing.T) {
 	t.Parallel()
 	m, dir := newMachine(t, filepath.Join(t.TempDir(), "repo")), t.TempDir()
 	src := t.TempDir()

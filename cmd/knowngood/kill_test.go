@@ -78,7 +78,14 @@ func (k *killer) write(t *testing.T, file string, n int) []byte {
 	return b
 }
 
-func TestSnapshotsThatAreKilledHarmNothing(t *testing.T) {
+func TestKill(t *testing.T) {
+	t.Parallel()
+	t.Run("snapshots that are killed harm nothing", testSnapshotsThatAreKilledHarmNothing)
+	t.Run("restores that are killed go on", testRestoresThatAreKilledGoOn)
+	t.Run("restores in place that are killed leave whole files", testRestoresInPlaceThatAreKilledLeaveWholeFiles)
+}
+
+func testSnapshotsThatAreKilledHarmNothing(t *testing.T) {
 	t.Parallel()
 	m, k := newMachine(t, filepath.Join(t.TempDir(), "repo")), newKiller(t)
 	dir := treetest.TempDir(t)
@@ -140,7 +147,7 @@ func numbers(t *testing.T, refs []string) []int {
 	return out
 }
 
-func TestRestoresThatAreKilledGoOn(t *testing.T) {
+func testRestoresThatAreKilledGoOn(t *testing.T) {
 	t.Parallel()
 	m, k := newMachine(t, filepath.Join(t.TempDir(), "repo")), newKiller(t)
 	dir := treetest.TempDir(t)
@@ -185,7 +192,7 @@ func TestRestoresThatAreKilledGoOn(t *testing.T) {
 }
 
 // In place, a file is at every moment the old one or the new one, whole.
-func TestRestoresInPlaceThatAreKilledLeaveWholeFiles(t *testing.T) {
+func testRestoresInPlaceThatAreKilledLeaveWholeFiles(t *testing.T) {
 	t.Parallel()
 	m, k := newMachine(t, filepath.Join(t.TempDir(), "repo")), newKiller(t)
 	src := t.TempDir()

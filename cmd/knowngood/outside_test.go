@@ -12,7 +12,13 @@ import (
 	"testing"
 )
 
-func TestTheHelperOfOutsideCommandsServesRootsConfigurationAlone(t *testing.T) {
+func TestOutside(t *testing.T) {
+	t.Parallel()
+	t.Run("the helper of outside commands serves root's configuration alone", testTheHelperOfOutsideCommandsServesRootsConfigurationAlone)
+	t.Run("the helper of outside commands runs root's programs alone", testTheHelperOfOutsideCommandsRunsProgramsOfRootsAlone)
+}
+
+func testTheHelperOfOutsideCommandsServesRootsConfigurationAlone(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("a configuration of root's needs root")
@@ -39,7 +45,7 @@ func TestTheHelperOfOutsideCommandsServesRootsConfigurationAlone(t *testing.T) {
 	}
 }
 
-func TestTheHelperOfOutsideCommandsRunsProgramsOfRootsAlone(t *testing.T) {
+func testTheHelperOfOutsideCommandsRunsProgramsOfRootsAlone(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("a program of another user's needs root")

@@ -8,7 +8,12 @@ import (
 	"testing"
 )
 
-func TestWhatRootDoesByHandIsNotInTheWayOfTheOwner(t *testing.T) {
+func TestOwner(t *testing.T) {
+	t.Parallel()
+	t.Run("what root does by hand is not in the way of the owner", testWhatRootDoesByHandIsNotInTheWayOfTheOwner)
+}
+
+func testWhatRootDoesByHandIsNotInTheWayOfTheOwner(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root does things for others")

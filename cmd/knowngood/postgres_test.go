@@ -168,7 +168,13 @@ func restored(t *testing.T, m *machine, p *postgres, config, ref string) {
 	at.must(t, "restore", ref+":/db", "--target", filepath.Join(t.TempDir(), "out"), "--load", "--config", config)
 }
 
-func TestAPostgresDatabaseComesBackFromItsDump(t *testing.T) {
+func TestPostgres(t *testing.T) {
+	t.Parallel()
+	t.Run("a Postgres database comes back from its dump", testAPostgresDatabaseComesBackFromItsDump)
+	t.Run("a dump that fails fails the snapshot and the reason is reported", testADumpThatFailsFailsTheSnapshotAndTheReasonIsReported)
+}
+
+func testAPostgresDatabaseComesBackFromItsDump(t *testing.T) {
 	t.Parallel()
 	p := startPostgres(t)
 	p.sql(t, "postgres", "CREATE DATABASE shop")
@@ -199,7 +205,7 @@ func TestAPostgresDatabaseComesBackFromItsDump(t *testing.T) {
 	}
 }
 
-func TestADumpThatFailsFailsTheSnapshotAndSaysWhy(t *testing.T) {
+func testADumpThatFailsFailsTheSnapshotAndTheReasonIsReported(t *testing.T) {
 	t.Parallel()
 	p := startPostgres(t)
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"), p.env...)

@@ -156,10 +156,15 @@ func without(tree treetest.Tree, paths map[string]bool) treetest.Tree {
 	return tree
 }
 
+func TestRandomRules(t *testing.T) {
+	t.Parallel()
+	t.Run("restore in place under random rules", testRestoreInPlaceUnderRandomRules)
+}
+
 // Whatever the rules of the sources are and whatever happened since: a restore
 // in place brings back what was captured, deletes what has come since, and
 // leaves alone what the rules leave out, those of the snapshot or today's.
-func TestRestoreInPlaceUnderRandomRules(t *testing.T) {
+func testRestoreInPlaceUnderRandomRules(t *testing.T) {
 	t.Parallel()
 	mounts := os.Geteuid() == 0
 	if mounts {

@@ -25,7 +25,16 @@ type replaced struct {
 	partial bool
 }
 
-func TestNodesThatAreReplacedWhileTheyAreCaptured(t *testing.T) {
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	t.Run("an inode that is used again while a capture runs", testAnInodeThatIsUsedAgainWhileACaptureRuns)
+}
+
+func TestReplacedSequentially(t *testing.T) {
+	t.Run("nodes that are replaced while they are captured", testNodesThatAreReplacedWhileTheyAreCaptured)
+}
+
+func testNodesThatAreReplacedWhileTheyAreCaptured(t *testing.T) {
 	needSupervision(t)
 	twoNames := func(t *testing.T, src string) {
 		writeFile(t, filepath.Join(src, "a", "f"), "old content")
@@ -151,7 +160,7 @@ func (c *replaced) run(t *testing.T) {
 
 // An inode is free again when its last name is gone, and the next file takes
 // its number. On ext4 that is at once.
-func TestAnInodeThatIsUsedAgainWhileACaptureRuns(t *testing.T) {
+func testAnInodeThatIsUsedAgainWhileACaptureRuns(t *testing.T) {
 	t.Parallel()
 	needSupervision(t)
 	ownDisks(t)

@@ -68,8 +68,17 @@ func loggedMachine(t *testing.T) (*machine, *requestLog) {
 	return newMachine(t, s.URL("backups", "prod"), server.Env(t)...), log
 }
 
+func TestRequests(t *testing.T) {
+	t.Parallel()
+	t.Run("a daemon with a warm index requests little", testADaemonWithAWarmIndexRequestsLittle)
+}
+
+func TestRequestsSequentially(t *testing.T) {
+	t.Run("requests to a server are few", testRequestsToAServerAreFew)
+}
+
 // Not parallel: other tests change the directory that all are in.
-func TestRequestsToAServerAreFew(t *testing.T) {
+func testRequestsToAServerAreFew(t *testing.T) {
 	m, log := loggedMachine(t)
 
 	dir := treetest.TempDir(t)
@@ -109,7 +118,7 @@ func TestRequestsToAServerAreFew(t *testing.T) {
 	}
 }
 
-func TestADaemonWithAWarmIndexAsksForLittle(t *testing.T) {
+func testADaemonWithAWarmIndexRequestsLittle(t *testing.T) {
 	t.Parallel()
 	m, log := loggedMachine(t)
 	src := t.TempDir()

@@ -29,9 +29,16 @@ func hooked(t *testing.T, m *machine, dir string) (config string) {
 `, src, dir)
 }
 
-// TestALostTerminalEndsARunByHandInOrder sends what a terminal sends when it goes
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	t.Run("a lost terminal ends a run by hand in order", testALostTerminalEndsARunByHandInOrder)
+	t.Run("a run under nohup outlives its terminal", testARunUnderNohupOutlivesItsTerminal)
+	t.Run("a pipe that nobody reads", testAPipeThatNobodyReads)
+}
+
+// testALostTerminalEndsARunByHandInOrder sends what a terminal sends when it goes
 // away, between the hooks of a run: a first SIGHUP, and another one.
-func TestALostTerminalEndsARunByHandInOrder(t *testing.T) {
+func testALostTerminalEndsARunByHandInOrder(t *testing.T) {
 	if signal.Ignored(syscall.SIGHUP) {
 		t.Skip("SIGHUP is ignored")
 	}
@@ -54,7 +61,7 @@ func TestALostTerminalEndsARunByHandInOrder(t *testing.T) {
 	}
 }
 
-func TestARunUnderNohupOutlivesItsTerminal(t *testing.T) {
+func testARunUnderNohupOutlivesItsTerminal(t *testing.T) {
 	t.Parallel()
 	m, dir := newMachine(t, filepath.Join(t.TempDir(), "repo")), t.TempDir()
 	args := []string{"snapshot", "web", "--config", hooked(t, m, dir)}
@@ -91,8 +98,8 @@ func hangUp(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-// TestAPipeThatNobodyReads is that of knowngood ... | head, when head has ended.
-func TestAPipeThatNobodyReads(t *testing.T) {
+// testAPipeThatNobodyReads is that of knowngood ... | head, when head has ended.
+func testAPipeThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	m, dir := newMachine(t, filepath.Join(t.TempDir(), "repo")), t.TempDir()
 	config := hooked(t, m, dir)

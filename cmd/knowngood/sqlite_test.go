@@ -72,7 +72,13 @@ func transfers(t *testing.T, file string) {
 	})
 }
 
-func TestAnSQLiteDatabaseIsCapturedConsistentlyWhileItIsWrittenTo(t *testing.T) {
+func TestSQLite(t *testing.T) {
+	t.Parallel()
+	t.Run("an SQLite database is captured consistently while it is written to", testAnSQLiteDatabaseIsCapturedConsistentlyWhileItIsWrittenTo)
+	t.Run("an SQLite database that cannot be read fails the snapshot", testAnSQLiteDatabaseThatCannotBeReadFailsTheSnapshot)
+}
+
+func testAnSQLiteDatabaseIsCapturedConsistentlyWhileItIsWrittenTo(t *testing.T) {
 	t.Parallel()
 	needs(t, false, "sqlite3")
 	for _, mode := range []string{"wal", "delete"} {
@@ -112,7 +118,7 @@ func TestAnSQLiteDatabaseIsCapturedConsistentlyWhileItIsWrittenTo(t *testing.T) 
 	}
 }
 
-func TestAnSQLiteDatabaseThatCannotBeReadFailsTheSnapshot(t *testing.T) {
+func testAnSQLiteDatabaseThatCannotBeReadFailsTheSnapshot(t *testing.T) {
 	t.Parallel()
 	needs(t, false, "sqlite3")
 	dir := t.TempDir()

@@ -141,10 +141,16 @@ func (w *stateDirectory) byHand() [][]string {
 	return commands
 }
 
-// TestRootInAnothersStateDirectoryIsLedNowhere replaces each file and directory
+func TestStateDir(t *testing.T) {
+	t.Parallel()
+	t.Run("root in another's state directory is led nowhere", testRootInAnothersStateDirectoryIsLedNowhere)
+	t.Run("root in another's state directory wins every race", testRootInAnothersStateDirectoryWinsEveryRace)
+}
+
+// testRootInAnothersStateDirectoryIsLedNowhere replaces each file and directory
 // by each plant. Root's copies keep owner, mode and content, nothing hangs, and
 // what fails names the place.
-func TestRootInAnothersStateDirectoryIsLedNowhere(t *testing.T) {
+func testRootInAnothersStateDirectoryIsLedNowhere(t *testing.T) {
 	t.Parallel()
 	w := newStateDirectory(t)
 	var paths []string
@@ -240,9 +246,9 @@ func (w *stateDirectory) planted(t *testing.T, path, name string, plant func(roo
 	}
 }
 
-// TestRootInAnothersStateDirectoryWinsEveryRace has somebody swap files and
+// testRootInAnothersStateDirectoryWinsEveryRace has somebody swap files and
 // links while root takes snapshots.
-func TestRootInAnothersStateDirectoryWinsEveryRace(t *testing.T) {
+func testRootInAnothersStateDirectoryWinsEveryRace(t *testing.T) {
 	t.Parallel()
 	w := newStateDirectory(t)
 	victim := filepath.Join(w.base, "victim")

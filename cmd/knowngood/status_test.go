@@ -69,7 +69,17 @@ func statusWith(t *testing.T, r report.Report, more string, args ...string) (cod
 	return code, out.String(), errs.String()
 }
 
-func TestStatusExits13WhenTheLastCheckFoundDamage(t *testing.T) {
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	t.Run("status exits 13 when the last check found damage", testStatusExits13WhenTheLastCheckFoundDamage)
+	t.Run("status shows what the daemon reports", testStatusShowsWhatTheDaemonReports)
+	t.Run("status is done when all holds", testStatusIsDoneWhenAllHolds)
+	t.Run("status does not take another repository's daemon for its own", testStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn)
+	t.Run("a variable that the daemon alone has is no fault of the configuration", testAVariableThatTheDaemonAloneHasIsNoFaultOfTheConfiguration)
+	t.Run("status of a daemon is shown whatever became of the configuration", testStatusOfADaemonIsShownWhateverBecameOfTheConfiguration)
+}
+
+func testStatusExits13WhenTheLastCheckFoundDamage(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	ok := &report.Run{Started: now.Add(-14 * time.Minute), Finished: now.Add(-13 * time.Minute), Result: report.Success, Snapshot: "web@42", Attempts: 1}
@@ -85,7 +95,7 @@ func TestStatusExits13WhenTheLastCheckFoundDamage(t *testing.T) {
 	}
 }
 
-func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
+func testStatusShowsWhatTheDaemonReports(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	ok := &report.Run{Started: now.Add(-14 * time.Minute), Finished: now.Add(-13 * time.Minute), Result: report.Success, Snapshot: "web@42", Files: 12, Bytes: 3 << 30, Attempts: 1}
@@ -149,7 +159,7 @@ func TestStatusTellsWhatTheDaemonReports(t *testing.T) {
 	}
 }
 
-func TestStatusIsDoneWhenAllHolds(t *testing.T) {
+func testStatusIsDoneWhenAllHolds(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	code, out, errs := statusOf(t, report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}})
@@ -158,7 +168,7 @@ func TestStatusIsDoneWhenAllHolds(t *testing.T) {
 	}
 }
 
-func TestStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn(t *testing.T) {
+func testStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn(t *testing.T) {
 	t.Parallel()
 	for _, r := range []report.Report{{Host: "web-7", Repository: "s3://other"}, {Host: "other"}} {
 		code, out, errs := statusOf(t, r)
@@ -171,7 +181,7 @@ func TestStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn(t *testing.T) {
 	}
 }
 
-func TestAVariableThatTheDaemonAloneHasIsNoFaultOfTheConfiguration(t *testing.T) {
+func testAVariableThatTheDaemonAloneHasIsNoFaultOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	r := report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}}
@@ -186,7 +196,7 @@ func TestAVariableThatTheDaemonAloneHasIsNoFaultOfTheConfiguration(t *testing.T)
 	}
 }
 
-func TestStatusOfADaemonIsShownWhateverBecameOfTheConfiguration(t *testing.T) {
+func testStatusOfADaemonIsShownWhateverBecameOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	r := report.Report{Host: "web-7", Now: now, Environments: []report.Environment{{Name: "web", RPOSeconds: 60, AgeSeconds: 1, Newest: now}}}

@@ -91,7 +91,12 @@ func invocations(t *testing.T, dir string) []invocation {
 // silent are the commands that print nothing on standard output.
 var silent = []string{"daemon", "outside", "man"}
 
-func TestOutputThatIsLost(t *testing.T) {
+func TestStdout(t *testing.T) {
+	t.Parallel()
+	t.Run("output that is lost", testOutputThatIsLost)
+}
+
+func testOutputThatIsLost(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("/dev/full"); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("there is no /dev/full")

@@ -12,9 +12,14 @@ import (
 	"knowngood/internal/treetest"
 )
 
-// TestProcessesAtTheSameTimeAllCommit starts several processes of one host,
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	t.Run("processes at the same time all commit", testProcessesAtTheSameTimeAllCommit)
+}
+
+// testProcessesAtTheSameTimeAllCommit starts several processes of one host,
 // for the same environment and for others, round after round.
-func TestProcessesAtTheSameTimeAllCommit(t *testing.T) {
+func testProcessesAtTheSameTimeAllCommit(t *testing.T) {
 	t.Parallel()
 	onStores(t, func(t *testing.T, m *machine) {
 		dir := treetest.TempDir(t)

@@ -75,10 +75,32 @@ func (w *world) bury(serial uint64, edit func(*statement.Tombstone)) {
 	w.put(layout.KeyTombstone(h.Name, "web", serial), object)
 }
 
+func TestAttack(t *testing.T) {
+	t.Run("forgotten again after a long announcement", testForgottenAgainAfterALongAnnouncement)
+	t.Run("an announcement with an ended key starts the clock of the new host", testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost)
+	t.Run("a tombstone over the future outlives the key that signed it", testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt)
+	t.Run("a snapshot is born forgotten", testASnapshotIsBornForgotten)
+	t.Run("a snapshot that was begun long ago takes the place of that of a day", testASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay)
+	t.Run("a poisoned memory outlives the key", testAPoisonedMemoryOutlivesTheKey)
+	t.Run("an environment is hidden by delete markers", testAnEnvironmentIsHiddenByDeleteMarkers)
+	t.Run("a reader fetches everything that was put over a pack", testAReaderFetchesEverythingThatWasPutOverAPack)
+	t.Run("collapsed snapshots push good ones out of a policy elsewhere", testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere)
+	t.Run("an ended key keeps what the owner announced from being deleted", testAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted)
+	t.Run("a tombstone that is full lets nobody forget", testATombstoneThatIsFullLetsNobodyForget)
+	t.Run("a late root is put again later", testALateRootIsPutAgainLater)
+	t.Run("a host that is none costs a megabyte", testAHostThatIsNoneCostsAMegabyte)
+	t.Run("a root put over between listing and reading is remembered for good", testARootPutOverBetweenListingAndReadingIsRememberedForGood)
+	t.Run("an environment is named as an ID", testAnEnvironmentIsNamedAsAnID)
+	t.Run("a stray key hides a root from who asks by number", testAStrayKeyHidesARootFromWhoAsksByNumber)
+	t.Run("the owner vouches for what was put over the head in between", testTheOwnerVouchesForWhatWasPutOverTheHeadInBetween)
+	t.Run("since hides from a writer what was just deleted", testSinceHidesFromAWriterWhatWasJustDeleted)
+	t.Run("a poisoned memory names its files that held", testAPoisonedMemoryNamesItsFilesThatHeld)
+}
+
 // RIGHT: what is forgotten again an hour ago waits (FORMAT 10, rule 6: every
 // tombstone of the time of an announcement must forget it), however long ago the
 // announcement was. A prune that runs once a month must not delete at once.
-func TestAttackForgottenAgainAfterALongAnnouncement(t *testing.T) {
+func testForgottenAgainAfterALongAnnouncement(t *testing.T) {
 	for name, own := range map[string]bool{"on the host": true, "elsewhere": false} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -112,7 +134,7 @@ func TestAttackForgottenAgainAfterALongAnnouncement(t *testing.T) {
 
 // RIGHT: the same, where the key that announces has ENDED, and the host was
 // enrolled anew (SECURITY: what is signed with a key that ended changes nothing).
-func TestAttackAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost(t *testing.T) {
+func testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("stays", 1000)
 		w.capture("web") // 1
@@ -162,7 +184,7 @@ func TestAttackAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost(t *testing
 // RIGHT: after a break-in the operator takes back what the host forgot, with the
 // identity, and enrols it again, as SECURITY says. The host captures, with small
 // numbers; nothing that the old key said of numbers that no snapshot had holds on.
-func TestAttackATombstoneOverTheFutureOutlivesTheKeyThatSignedIt(t *testing.T) {
+func testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt(t *testing.T) {
 	for name, last := range map[string]uint64{"up to the last number": layout.MaxNumber, "up to 2^40": 1 << 40} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -189,7 +211,7 @@ func TestAttackATombstoneOverTheFutureOutlivesTheKeyThatSignedIt(t *testing.T) {
 
 // RIGHT: web@4 restores what was captured, or is not believed (SECURITY: "a snapshot
 // that takes that number later is not forgotten by it").
-func TestAttackASnapshotIsBornForgotten(t *testing.T) {
+func testASnapshotIsBornForgotten(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.days(3)
@@ -222,7 +244,7 @@ func TestAttackASnapshotIsBornForgotten(t *testing.T) {
 
 // RIGHT: web@<a past day> is the true snapshot of that day, though whoever holds the
 // key signs a newer one of which it says that it was begun long ago, and ended now.
-func TestAttackASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay(t *testing.T) {
+func testASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		trees, at := w.days(6)
 		w.take("file")
@@ -245,7 +267,7 @@ func TestAttackASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay(t *testing.
 
 // RIGHT: a machine that saw a root with a number of 2^40 or more goes on once the
 // host was enrolled again, or says which file of its memory is to be removed.
-func TestAttackAPoisonedMemoryOutlivesTheKey(t *testing.T) {
+func testAPoisonedMemoryOutlivesTheKey(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.days(3)
 		state := treetest.TempDir(t)
@@ -279,7 +301,7 @@ func TestAttackAPoisonedMemoryOutlivesTheKey(t *testing.T) {
 
 // RIGHT: `list` and `check` on a machine without memory show an environment of which
 // every root is hidden by a delete marker (as prune and --reenrol do), and name that.
-func TestAttackAnEnvironmentIsHiddenByDeleteMarkers(t *testing.T) {
+func testAnEnvironmentIsHiddenByDeleteMarkers(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.days(2)
 		w.capture("db")
@@ -315,7 +337,7 @@ func (s *counting) GetVersion(ctx context.Context, key, id string, offset, lengt
 // RIGHT: of a pack that was put over many times the earliest version is looked at
 // first (FORMAT 4), so that a reader does not fetch everything that was put over it:
 // up to 256 MiB each, which cost the attacker a server-side copy.
-func TestAttackAReaderFetchesEverythingThatWasPutOverAPack(t *testing.T) {
+func testAReaderFetchesEverythingThatWasPutOverAPack(t *testing.T) {
 	m := &counting{Memory: storagetest.NewMemory()}
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.write("file", 1000)
@@ -344,7 +366,7 @@ func TestAttackAReaderFetchesEverythingThatWasPutOverAPack(t *testing.T) {
 // RIGHT: whoever forgets by a policy for another host compares the counts of the roots
 // by itself (FORMAT 9), and lets no snapshots of which a source collapsed push good
 // ones out, though the host does not say so.
-func TestAttackCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T) {
+func testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.days(6)
 		w.check(os.Remove(filepath.Join(w.dir, "marker")))
@@ -362,7 +384,7 @@ func TestAttackCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T)
 // RIGHT: a key that ended does not keep an announcement of the owner from coming due
 // (SECURITY: "signed with a key that ended, changes neither what it says nor since
 // when").
-func TestAttackAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted(t *testing.T) {
+func testAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves it out")
 	}
@@ -406,7 +428,7 @@ func TestAttackAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted(t *testing.T
 
 // RIGHT: a host forgets by its policy, whatever somebody who holds its key forgot
 // before: numbers that no snapshot has take no room in the tombstones that follow.
-func TestAttackATombstoneThatIsFullLetsNobodyForget(t *testing.T) {
+func testATombstoneThatIsFullLetsNobodyForget(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.days(3)
 		r := w.host()
@@ -435,7 +457,7 @@ func TestAttackATombstoneThatIsFullLetsNobodyForget(t *testing.T) {
 // RIGHT: on a store without versions, an object that was announced, and that a capture
 // under way took up, is not deleted an hour after that snapshot is forgotten; also not
 // when its root was put again, byte for byte, when a capture could not be under way.
-func TestAttackALateRootIsPutAgainLater(t *testing.T) {
+func testALateRootIsPutAgainLater(t *testing.T) {
 	for name, again := range map[string]bool{"without the attack": false, "with it": true} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, func() storage.Store { return storagetest.NewPlainMemory() }, func(w *world) {
@@ -478,7 +500,7 @@ func TestAttackALateRootIsPutAgainLater(t *testing.T) {
 
 // RIGHT: an object of one byte under the name of a host that there is not makes nobody
 // who prunes all hosts store a megabyte for it.
-func TestAttackAHostThatIsNoneCostsAMegabyte(t *testing.T) {
+func testAHostThatIsNoneCostsAMegabyte(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.days(2)
 		w.put(layout.KeyPack("nobody", w.domain(), sha256.Sum256([]byte{1})), []byte{1})
@@ -536,7 +558,7 @@ func (s *raced) List(ctx context.Context, o storage.ListOptions) iter.Seq2[stora
 // RIGHT: of several versions the earliest that verifies is the object, also when the
 // later one comes between the listing and the read; such a later one is not
 // remembered, and a pruner deletes nothing for it.
-func TestAttackARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testing.T) {
+func testARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testing.T) {
 	m := &raced{Memory: storagetest.NewMemory()}
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		state := treetest.TempDir(t)
@@ -594,7 +616,7 @@ func TestAttackARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testin
 
 // RIGHT: the first digits of the ID of a snapshot name that snapshot, or are
 // ambiguous, when a taken host makes an environment of that name.
-func TestAttackAnEnvironmentIsNamedAsAnID(t *testing.T) {
+func testAnEnvironmentIsNamedAsAnID(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("file", 1<<20)
 		good := w.capture("web")
@@ -610,7 +632,7 @@ func TestAttackAnEnvironmentIsNamedAsAnID(t *testing.T) {
 
 // RIGHT: an object of somebody without a key, whose own key is none of a root, hides no
 // root from who asks for it by number, and keeps none from being taken back.
-func TestAttackAStrayKeyHidesARootFromWhoAsksByNumber(t *testing.T) {
+func testAStrayKeyHidesARootFromWhoAsksByNumber(t *testing.T) {
 	for name, store := range map[string]func() storage.Store{"with versions": memory, "without": func() storage.Store { return storagetest.NewPlainMemory() }} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, store, func(w *world) {
@@ -643,7 +665,7 @@ func TestAttackAStrayKeyHidesARootFromWhoAsksByNumber(t *testing.T) {
 
 // RIGHT: the owner vouches, in the certificate of a host that is enrolled again, for the
 // true newest root, also when another is put over it between listing and reading.
-func TestAttackTheOwnerVouchesForWhatWasPutOverTheHeadInBetween(t *testing.T) {
+func testTheOwnerVouchesForWhatWasPutOverTheHeadInBetween(t *testing.T) {
 	m := &raced{Memory: storagetest.NewMemory()}
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.days(3)
@@ -666,7 +688,7 @@ func TestAttackTheOwnerVouchesForWhatWasPutOverTheHeadInBetween(t *testing.T) {
 // RIGHT: a snapshot that is called complete refers to nothing that was deleted, also
 // when somebody with the host's key signs, right after a prune, that all statements
 // before have nothing to say any more (field 16).
-func TestAttackSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
+func testSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
 	for name, evil := range map[string]bool{"without the attack": false, "with it": true} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -722,7 +744,7 @@ func TestAttackSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
 // RIGHT: a number that the store's own clock does not vouch for is named: a poisoned
 // memory of a machine, on a store without versions, must not be silent about the true
 // history once that is back.
-func TestAttackAPoisonedMemoryNamesItsFilesThatHeld(t *testing.T) {
+func testAPoisonedMemoryNamesItsFilesThatHeld(t *testing.T) {
 	simulated(t, func() storage.Store { return storagetest.NewPlainMemory() }, func(w *world) {
 		_, at := w.days(4)
 		state := treetest.TempDir(t)

@@ -52,7 +52,14 @@ func (s *interrupted) Get(ctx context.Context, key string, offset, length int64)
 	return s.Store.Get(ctx, key, offset, length)
 }
 
-func TestACaptureThatEndsWhileObjectsAreListedIsNoDamage(t *testing.T) {
+func TestBeside(t *testing.T) {
+	t.Run("a capture that ends while objects are listed is no damage", testACaptureThatEndsWhileObjectsAreListedIsNoDamage)
+	t.Run("a run that reads the clock leaves the probes of others", testARunThatReadsTheClockLeavesTheProbesOfOthers)
+	t.Run("a run during which something was forgotten deletes nothing", testARunDuringWhichSomethingWasForgottenDeletesNothing)
+	t.Run("of two pruners the one that announces last deletes nothing", testOfTwoPrunersTheOneThatAnnouncesLastDeletesNothing)
+}
+
+func testACaptureThatEndsWhileObjectsAreListedIsNoDamage(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("a", 200_000)
 		w.capture("web")
@@ -74,7 +81,7 @@ func TestACaptureThatEndsWhileObjectsAreListedIsNoDamage(t *testing.T) {
 	})
 }
 
-func TestARunThatReadsTheClockLeavesTheProbesOfOthers(t *testing.T) {
+func testARunThatReadsTheClockLeavesTheProbesOfOthers(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("a", 200_000)
 		w.capture("web")
@@ -99,7 +106,7 @@ func TestARunThatReadsTheClockLeavesTheProbesOfOthers(t *testing.T) {
 	})
 }
 
-func TestARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
+func testARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		for range 3 {
 			w.write("a", 200_000)
@@ -129,7 +136,7 @@ func TestARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
 	})
 }
 
-func TestOfTwoPrunersTheOneThatTellsLastDeletesNothing(t *testing.T) {
+func testOfTwoPrunersTheOneThatAnnouncesLastDeletesNothing(t *testing.T) {
 	t.Run("what is due", func(t *testing.T) { twoPruners(t, false) })
 	t.Run("what a run that died left", func(t *testing.T) { twoPruners(t, true) })
 }

@@ -63,9 +63,15 @@ func (w *world) there(domain seal.DomainID, packs [][32]byte) (n int) {
 	return n
 }
 
+func TestElsewhere(t *testing.T) {
+	t.Run("another machine neither believes a repack nor undoes it", testAnotherMachineNeitherBelievesARepackNorUndoesIt)
+	t.Run("a taken host has nothing deleted elsewhere by a repack", testATakenHostHasNothingDeletedElsewhereByARepack)
+	t.Run("repacks outlive the key of their host", testRepacksOutliveTheKeyOfTheirHost)
+}
+
 // Who took a host over could say of every pack that it was rewritten. What its
 // host did rewrite it deletes itself.
-func TestAnotherMachineNeitherBelievesARepackNorUndoesIt(t *testing.T) {
+func testAnotherMachineNeitherBelievesARepackNorUndoesIt(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, third := w.sparse()
 		intact := func() {
@@ -103,7 +109,7 @@ func TestAnotherMachineNeitherBelievesARepackNorUndoesIt(t *testing.T) {
 	})
 }
 
-func TestATakenHostHasNothingDeletedElsewhereByARepack(t *testing.T) {
+func testATakenHostHasNothingDeletedElsewhereByARepack(t *testing.T) {
 	for name, gone := range map[string]bool{"while the old packs are there": false, "when they are gone": true} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -147,7 +153,7 @@ func TestATakenHostHasNothingDeletedElsewhereByARepack(t *testing.T) {
 
 // What was rewritten before is neither damage nor in the way when the host was
 // installed anew.
-func TestRepacksOutliveTheKeyOfTheirHost(t *testing.T) {
+func testRepacksOutliveTheKeyOfTheirHost(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, third := w.sparse()
 		if d := w.repack(1 << 30); d.Repacked.Objects == 0 {

@@ -78,9 +78,17 @@ func (w *world) present() (out prune.Domain) {
 	return out
 }
 
+func TestEndedKey(t *testing.T) {
+	t.Run("what an ended key announced waits from when it counts", testWhatAnEndedKeyAnnouncedWaitsFromWhenItCounts)
+	t.Run("an ended key replaces no statement", testAnEndedKeyReplacesNoStatement)
+	t.Run("putting over a statement delays nothing", testPuttingOverAStatementDelaysNothing)
+	t.Run("statements of one store are not taken for those of another", testStatementsOfOneStoreAreNotTakenForThoseOfAnother)
+	t.Run("only statements that count are kept in the state directory", testOnlyStatementsThatCountAreKeptInTheStateDirectory)
+}
+
 // A writer passes over what an ended key announces above the statements that
 // count. The next of those makes it heeded, as announced from then on.
-func TestWhatAnEndedKeyAnnouncedWaitsFromWhenItIsHeeded(t *testing.T) {
+func testWhatAnEndedKeyAnnouncedWaitsFromWhenItCounts(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("stays", 100<<10)
 		w.capture("web")
@@ -132,7 +140,7 @@ func TestWhatAnEndedKeyAnnouncedWaitsFromWhenItIsHeeded(t *testing.T) {
 	})
 }
 
-func TestAnEndedKeyReplacesNoStatement(t *testing.T) {
+func testAnEndedKeyReplacesNoStatement(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.write("stays", 1000)
@@ -160,7 +168,7 @@ func TestAnEndedKeyReplacesNoStatement(t *testing.T) {
 	})
 }
 
-func TestPuttingOverAStatementDelaysNothing(t *testing.T) {
+func testPuttingOverAStatementDelaysNothing(t *testing.T) {
 	for name, by := range map[string]func(w *world, object []byte) []byte{
 		"rubbish":        func(*world, []byte) []byte { return []byte("rubbish") },
 		"the same again": func(_ *world, object []byte) []byte { return object },
@@ -195,7 +203,7 @@ func TestPuttingOverAStatementDelaysNothing(t *testing.T) {
 
 // The host goes on with a copy of the repository, after it worked with the
 // original for a while; somebody else prunes the copy.
-func TestStatementsOfOneStoreAreNotTakenForThoseOfAnother(t *testing.T) {
+func testStatementsOfOneStoreAreNotTakenForThoseOfAnother(t *testing.T) {
 	for name, url := range map[string]string{"at another place": "copy", "at the same place": "test"} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -235,7 +243,7 @@ func TestStatementsOfOneStoreAreNotTakenForThoseOfAnother(t *testing.T) {
 }
 
 // Who has a key that ended can sign any number of statements, as long as may be.
-func TestOnlyStatementsThatCountAreKeptInTheStateDirectory(t *testing.T) {
+func testOnlyStatementsThatCountAreKeptInTheStateDirectory(t *testing.T) {
 	log := storagetest.NewFaulty(storagetest.NewMemory())
 	simulated(t, func() storage.Store { return log }, func(w *world) {
 		w.write("stays", 1000)

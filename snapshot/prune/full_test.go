@@ -14,7 +14,13 @@ import (
 	"knowngood/storage/trust"
 )
 
-func TestAStoreThatIsTooFullForARepackIsPrunedAllTheSame(t *testing.T) {
+func TestFullStore(t *testing.T) {
+	t.Run("a store that is too full for a repack is pruned all the same", testAStoreThatIsTooFullForARepackIsPrunedAllTheSame)
+	t.Run("without room for the statement nothing is deleted", testWithoutRoomForTheStatementNothingIsDeleted)
+	t.Run("a host for which the store has no room hinders no other", testAHostForWhichTheStoreHasNoRoomHindersNoOther)
+}
+
+func testAStoreThatIsTooFullForARepackIsPrunedAllTheSame(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.sparse()
 		if d := w.free(); d.Announced.Objects == 0 {
@@ -34,7 +40,7 @@ func TestAStoreThatIsTooFullForARepackIsPrunedAllTheSame(t *testing.T) {
 	})
 }
 
-func TestWithoutRoomForTheStatementNothingIsDeleted(t *testing.T) {
+func testWithoutRoomForTheStatementNothingIsDeleted(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("a", 200_000)
 		w.capture("web")
@@ -61,7 +67,7 @@ func TestWithoutRoomForTheStatementNothingIsDeleted(t *testing.T) {
 	})
 }
 
-func TestAHostForWhichTheStoreHasNoRoomHindersNoOther(t *testing.T) {
+func testAHostForWhichTheStoreHasNoRoomHindersNoOther(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		state := treetest.TempDir(t)
 		r := w.Open(state)

@@ -21,9 +21,14 @@ import (
 	"knowngood/storage/storagetest"
 )
 
+func TestLost(t *testing.T) {
+	t.Run("a chunk that the index lost is found in its pack", testAChunkThatTheIndexLostIsFoundInItsPack)
+	t.Run("nothing is deleted while a kept snapshot needs a damaged pack", testNothingIsDeletedWhileAKeptSnapshotNeedsADamagedPack)
+}
+
 // A merge of runs keeps one place of each chunk. When that is in a pack which
 // is deleted, the other copy is found in its pack.
-func TestAChunkThatTheIndexLostIsFoundInItsPack(t *testing.T) {
+func testAChunkThatTheIndexLostIsFoundInItsPack(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, _ := w.sparse()
 		if d := w.repack(1 << 30); d.Repacked.Objects == 0 {
@@ -91,7 +96,7 @@ func (w *world) forgetHalf() {
 
 // What took the place of a damaged pack is in no list of the older snapshots,
 // which are whole only with it.
-func TestNothingIsDeletedWhileAKeptSnapshotNeedsADamagedPack(t *testing.T) {
+func testNothingIsDeletedWhileAKeptSnapshotNeedsADamagedPack(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.write("a", 300_000)

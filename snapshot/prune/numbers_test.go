@@ -23,7 +23,14 @@ func (w *world) rubbishAt(n uint64) (key string) {
 	return key
 }
 
-func TestASnapshotThatTakesTheNumberOfForgottenRubbishIsNotForgotten(t *testing.T) {
+func TestNumbers(t *testing.T) {
+	t.Run("a snapshot that takes the number of forgotten rubbish is not forgotten", testASnapshotThatTakesTheNumberOfForgottenRubbishIsNotForgotten)
+	t.Run("a snapshot after a loss takes no forgotten number", testASnapshotAfterALossTakesNoForgottenNumber)
+	t.Run("rubbish at the first number ends no capture", testRubbishAtTheFirstNumberEndsNoCapture)
+	t.Run("a root far above whose key ended blocks nothing", testARootFarAboveWhoseKeyEndedBlocksNothing)
+}
+
+func testASnapshotThatTakesTheNumberOfForgottenRubbishIsNotForgotten(t *testing.T) {
 	for name, store := range map[string]func() storage.Store{"with versions": memory, "without": func() storage.Store { return storagetest.NewPlainMemory() }} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, store, func(w *world) {
@@ -66,7 +73,7 @@ func TestASnapshotThatTakesTheNumberOfForgottenRubbishIsNotForgotten(t *testing.
 	}
 }
 
-func TestASnapshotAfterALossTakesNoForgottenNumber(t *testing.T) {
+func testASnapshotAfterALossTakesNoForgottenNumber(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		for range 4 {
 			w.write("file", 1<<20)
@@ -92,7 +99,7 @@ func TestASnapshotAfterALossTakesNoForgottenNumber(t *testing.T) {
 	})
 }
 
-func TestRubbishAtTheFirstNumberEndsNoCapture(t *testing.T) {
+func testRubbishAtTheFirstNumberEndsNoCapture(t *testing.T) {
 	for name, body := range map[string][]byte{"small": []byte("x"), "too long to be read": make([]byte, 2<<20), "hidden": nil} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -113,7 +120,7 @@ func TestRubbishAtTheFirstNumberEndsNoCapture(t *testing.T) {
 	}
 }
 
-func TestARootFarAboveWhoseKeyEndedBlocksNothing(t *testing.T) {
+func testARootFarAboveWhoseKeyEndedBlocksNothing(t *testing.T) {
 	for name, n := range map[string]uint64{"far": 1 << 40, "at the highest number": layout.MaxNumber} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {

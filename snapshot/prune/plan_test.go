@@ -223,7 +223,11 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-func TestPlanReadsForgottenSnapshots(t *testing.T) {
+func TestPlans(t *testing.T) {
+	t.Run("plan reads forgotten snapshots", testPlanReadsForgottenSnapshots)
+}
+
+func testPlanReadsForgottenSnapshots(t *testing.T) {
 	first, last := start, start.Add(5*day)
 	for _, c := range []struct {
 		name           string

@@ -14,9 +14,15 @@ import (
 	"knowngood/storage/storagetest"
 )
 
+func TestPolicy(t *testing.T) {
+	t.Run("a policy of the pruner goes by when the roots that count were written", testAPolicyOfThePrunerGoesByWhenTheRootsThatCountWereWritten)
+	t.Run("forgotten rubbish takes no place in a policy of the pruner", testForgottenRubbishTakesNoPlaceInAPolicyOfThePruner)
+	t.Run("a policy of the pruner", testAPolicyOfThePruner)
+}
+
 // A taken host forgets all but the newest, and puts something over the roots,
 // so that the store took them all at once; versions keep what there was.
-func TestAPolicyOfThePrunerGoesByWhenTheRootsThatCountWereWritten(t *testing.T) {
+func testAPolicyOfThePrunerGoesByWhenTheRootsThatCountWereWritten(t *testing.T) {
 	for name, over := range map[string]func(root []byte) []byte{
 		"not put over":        nil,
 		"rubbish put over":    func([]byte) []byte { return []byte("rubbish") },
@@ -62,7 +68,7 @@ func (w *world) under(policy *retention.Policy) *prune.Report {
 	return report
 }
 
-func TestForgottenRubbishTakesNoPlaceInAPolicyOfThePruner(t *testing.T) {
+func testForgottenRubbishTakesNoPlaceInAPolicyOfThePruner(t *testing.T) {
 	for name, policy := range map[string]*retention.Policy{"none": nil, "by number": {Last: 3}, "by time": {Daily: 3}} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {
@@ -90,7 +96,7 @@ func TestForgottenRubbishTakesNoPlaceInAPolicyOfThePruner(t *testing.T) {
 	}
 }
 
-func TestAPolicyOfThePruner(t *testing.T) {
+func testAPolicyOfThePruner(t *testing.T) {
 	t.Run("gives no place to roots of a key that ended", func(t *testing.T) {
 		for name, policy := range map[string]*retention.Policy{"by number": {Last: 4}, "by time": {Daily: 4}} {
 			t.Run(name, func(t *testing.T) {

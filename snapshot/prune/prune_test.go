@@ -128,7 +128,21 @@ func (w *world) stored() (packs, containers int) {
 	return packs, containers
 }
 
-func TestWhatIsForgottenIsDeletedOnceItsTimeIsOut(t *testing.T) {
+func TestPrune(t *testing.T) {
+	t.Run("what is forgotten is deleted once its time is out", testWhatIsForgottenIsDeletedOnceItsTimeIsOut)
+	t.Run("a chunk in an announced pack is stored again", testAChunkInAnAnnouncedPackIsStoredAgain)
+	t.Run("an undone snapshot is spared and its time begins anew", testAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew)
+	t.Run("nothing is deleted while a snapshot cannot be read", testNothingIsDeletedWhileASnapshotCannotBeRead)
+	t.Run("a hidden root still keeps its content", testAHiddenRootStillKeepsItsContent)
+	t.Run("a policy of the pruner outweighs a tombstone", testAPolicyOfThePrunerOutweighsATombstone)
+	t.Run("locked objects are left for later", testLockedObjectsAreLeftForLater)
+	t.Run("a run of days loses nothing", testARunOfDaysLosesNothing)
+	t.Run("a run learns that what it reused was announced", testARunLearnsThatWhatItReusedWasAnnounced)
+	t.Run("a run that is stopped anywhere is simply run again", testARunThatIsStoppedAnywhereIsSimplyRunAgain)
+	t.Run("what it cannot sign or open is left", testWhatItCannotSignOrOpenIsLeft)
+}
+
+func testWhatIsForgottenIsDeletedOnceItsTimeIsOut(t *testing.T) {
 	for name, store := range map[string]func() storage.Store{"with versions": memory, "without": func() storage.Store { return storagetest.NewPlainMemory() },
 		"in a directory of decorators": func() storage.Store { return storagetest.NewFaulty(storagetest.NewMemory()) }} {
 		t.Run(name, func(t *testing.T) {
@@ -183,7 +197,7 @@ func TestWhatIsForgottenIsDeletedOnceItsTimeIsOut(t *testing.T) {
 	}
 }
 
-func TestAChunkInAnAnnouncedPackIsStoredAgain(t *testing.T) {
+func testAChunkInAnAnnouncedPackIsStoredAgain(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("first", 2<<20)
 		w.capture("web")
@@ -210,7 +224,7 @@ func TestAChunkInAnAnnouncedPackIsStoredAgain(t *testing.T) {
 	})
 }
 
-func TestAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew(t *testing.T) {
+func testAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("file", 2<<20)
 		w.capture("web")
@@ -245,7 +259,7 @@ func TestAnUndoneSnapshotIsSparedAndItsTimeBeginsAnew(t *testing.T) {
 	})
 }
 
-func TestNothingIsDeletedWhileASnapshotCannotBeRead(t *testing.T) {
+func testNothingIsDeletedWhileASnapshotCannotBeRead(t *testing.T) {
 	for name, hurt := range map[string]func(w *world, m *storagetest.Memory){
 		"a root is damaged": func(w *world, m *storagetest.Memory) {
 			m.Edit(layout.KeyRoot(enginetest.Host, "web", 2), func(b []byte) []byte { b[50] ^= 1; return b })
@@ -292,7 +306,7 @@ func TestNothingIsDeletedWhileASnapshotCannotBeRead(t *testing.T) {
 	}
 }
 
-func TestAHiddenRootStillKeepsItsContent(t *testing.T) {
+func testAHiddenRootStillKeepsItsContent(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.write("file", 1<<20)
@@ -314,7 +328,7 @@ func TestAHiddenRootStillKeepsItsContent(t *testing.T) {
 	})
 }
 
-func TestAPolicyOfThePrunerOutweighsATombstone(t *testing.T) {
+func testAPolicyOfThePrunerOutweighsATombstone(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		var trees []treetest.Tree
 		for range 4 {
@@ -356,7 +370,7 @@ func TestAPolicyOfThePrunerOutweighsATombstone(t *testing.T) {
 	})
 }
 
-func TestLockedObjectsAreLeftForLater(t *testing.T) {
+func testLockedObjectsAreLeftForLater(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.write("file", 1<<20)
@@ -386,7 +400,7 @@ func TestLockedObjectsAreLeftForLater(t *testing.T) {
 	})
 }
 
-func TestARunOfDaysLosesNothing(t *testing.T) {
+func testARunOfDaysLosesNothing(t *testing.T) {
 	for name, hours := range map[string][3]int{"of one day": {9, 15, 22}, "of more than a day": {9, 20, 30}, "of four days": {20, 55, 95}} {
 		t.Run(name, func(t *testing.T) {
 			m := storagetest.NewMemory()
@@ -427,7 +441,7 @@ func TestARunOfDaysLosesNothing(t *testing.T) {
 	}
 }
 
-func TestARunIsToldWhenWhatItReusedWasAnnounced(t *testing.T) {
+func testARunLearnsThatWhatItReusedWasAnnounced(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.write("shared", 2<<20)
@@ -459,7 +473,7 @@ func TestARunIsToldWhenWhatItReusedWasAnnounced(t *testing.T) {
 	})
 }
 
-func TestARunThatIsStoppedAnywhereIsSimplyRunAgain(t *testing.T) {
+func testARunThatIsStoppedAnywhereIsSimplyRunAgain(t *testing.T) {
 	for name, effect := range map[string]bool{"before an operation": false, "after an operation": true} {
 		t.Run(name, func(t *testing.T) {
 			m := storagetest.NewMemory()
@@ -503,7 +517,7 @@ func TestARunThatIsStoppedAnywhereIsSimplyRunAgain(t *testing.T) {
 	}
 }
 
-func TestWhatItCannotSignOrOpenIsLeft(t *testing.T) {
+func testWhatItCannotSignOrOpenIsLeft(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("file", 1<<20)
 		w.capture("web")

@@ -86,7 +86,21 @@ func (w *world) sparse() (second, third treetest.Tree) {
 	return second, third
 }
 
-func TestASparsePackIsRewrittenAndFreed(t *testing.T) {
+func TestRepack(t *testing.T) {
+	t.Run("a sparse pack is rewritten and freed", testASparsePackIsRewrittenAndFreed)
+	t.Run("a pack is rewritten twice", testAPackIsRewrittenTwice)
+	t.Run("the budget of a repack holds", testTheBudgetOfARepackHolds)
+	t.Run("without an identity or elsewhere nothing is repacked", testWithoutAnIdentityOrElsewhereNothingIsRepacked)
+	t.Run("a pack that stays locked is not rewritten", testAPackThatStaysLockedIsNotRewritten)
+	t.Run("a hidden pack ends no prune", testAHiddenPackEndsNoPrune)
+	t.Run("a snapshot that was not examined spares the old packs", testASnapshotThatWasNotExaminedSparesTheOldPacks)
+	t.Run("a run under way is not hurt by a repack", testARunUnderWayIsNotHurtByARepack)
+	t.Run("a repack that dies anywhere loses nothing", testARepackThatDiesAnywhereLosesNothing)
+	t.Run("repacks of any history keep every snapshot", testRepacksOfAnyHistoryKeepEverySnapshot)
+	t.Run("a restore from rewritten packs requests little more of the store", testARestoreFromRewrittenPacksRequestsLittleMoreOfTheStore)
+}
+
+func testASparsePackIsRewrittenAndFreed(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, third := w.sparse()
 		before := w.bytes()
@@ -151,7 +165,7 @@ func (w *world) opened(ref string) *history.Snapshot {
 
 // What was rewritten is rewritten again once less of it is needed, and a
 // snapshot that names the first packs is led from one to the next.
-func TestAPackIsRewrittenTwice(t *testing.T) {
+func testAPackIsRewrittenTwice(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		trees := map[string]treetest.Tree{}
 		a, b := filepath.Join(w.dir, "a"), filepath.Join(w.dir, "b")
@@ -216,7 +230,7 @@ func TestAPackIsRewrittenTwice(t *testing.T) {
 	})
 }
 
-func TestTheBudgetOfARepackHolds(t *testing.T) {
+func testTheBudgetOfARepackHolds(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, third := w.sparse()
 		if d := w.repack(1000); d.Repacked.Objects > 0 {
@@ -244,7 +258,7 @@ func TestTheBudgetOfARepackHolds(t *testing.T) {
 	})
 }
 
-func TestWithoutAnIdentityOrElsewhereNothingIsRepacked(t *testing.T) {
+func testWithoutAnIdentityOrElsewhereNothingIsRepacked(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.sparse()
 		for name, r := range map[string]*repository.Repository{"that takes an identity": w.host(), "only its host": w.Bare()} {
@@ -257,7 +271,7 @@ func TestWithoutAnIdentityOrElsewhereNothingIsRepacked(t *testing.T) {
 	})
 }
 
-func TestAPackThatStaysLockedIsNotRewritten(t *testing.T) {
+func testAPackThatStaysLockedIsNotRewritten(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.sparse()
@@ -276,7 +290,7 @@ func TestAPackThatStaysLockedIsNotRewritten(t *testing.T) {
 	})
 }
 
-func TestAHiddenPackEndsNoPrune(t *testing.T) {
+func testAHiddenPackEndsNoPrune(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, _ := w.sparse()
 		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks(enginetest.Host, w.domain())}) {
@@ -292,7 +306,7 @@ func TestAHiddenPackEndsNoPrune(t *testing.T) {
 	})
 }
 
-func TestASnapshotThatWasNotLookedAtSparesTheOldPacks(t *testing.T) {
+func testASnapshotThatWasNotExaminedSparesTheOldPacks(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		for i := range 24 {
 			w.write(fmt.Sprintf("file-%02d", i), 200<<10)
@@ -329,7 +343,7 @@ func TestASnapshotThatWasNotLookedAtSparesTheOldPacks(t *testing.T) {
 
 // A run under way that looked at the repository before it was repacked refers
 // to the old packs still.
-func TestARunUnderWayIsNotHurtByARepack(t *testing.T) {
+func testARunUnderWayIsNotHurtByARepack(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		w.sparse()
@@ -366,7 +380,7 @@ func (w *world) undo(env string, numbers ...uint64) {
 
 // Whatever the process is doing when it dies, all that is kept stays, and
 // running again gets there.
-func TestARepackThatDiesAnywhereLosesNothing(t *testing.T) {
+func testARepackThatDiesAnywhereLosesNothing(t *testing.T) {
 	const each = 3
 	simulated(t, memory, func(w *world) {
 		second, third := w.sparse()
@@ -436,7 +450,7 @@ func (w *world) over(s storage.Store) *world {
 
 // Random captures, changes of what is forgotten, and prunes with and without
 // a repack: all that is kept restores byte for byte after each.
-func TestRepacksOfAnyHistoryKeepEverySnapshot(t *testing.T) {
+func testRepacksOfAnyHistoryKeepEverySnapshot(t *testing.T) {
 	seeds, steps := 4, 30
 	switch {
 	case enginetest.Slow():
@@ -523,7 +537,7 @@ func insert(sorted []uint64, n uint64) []uint64 {
 }
 
 // The restore of an old snapshot goes by the index, which it opens once.
-func TestARestoreFromRewrittenPacksAsksLittleMoreOfTheStore(t *testing.T) {
+func testARestoreFromRewrittenPacksRequestsLittleMoreOfTheStore(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		// So many that the files that follow lie in a segment of their own, which
 		// nothing that changes around the tree is in.

@@ -115,7 +115,16 @@ func (w *world) prunes(pass func(), spoil func(keys)) {
 	w.Restores("web@3", w.dir, tree)
 }
 
-func TestNoRubbishAmongStatementsBlocksForgettingOrPruning(t *testing.T) {
+func TestRubbish(t *testing.T) {
+	t.Run("no rubbish among statements blocks forgetting or pruning", testNoRubbishAmongStatementsBlocksForgettingOrPruning)
+	t.Run("no rubbish on a server blocks forgetting or pruning", testNoRubbishOnAServerBlocksForgettingOrPruning)
+	t.Run("what a key that ended signed last blocks nothing", testWhatAKeyThatEndedSignedLastBlocksNothing)
+	t.Run("no rubbish among roots hides an environment", testNoRubbishAmongRootsHidesAnEnvironment)
+	t.Run("an environment of rubbish alone is forgotten", testAnEnvironmentOfRubbishAloneIsForgotten)
+	t.Run("nothing is read without a limit", testNothingIsReadWithoutALimit)
+}
+
+func testNoRubbishAmongStatementsBlocksForgettingOrPruning(t *testing.T) {
 	m := storagetest.NewMemory
 	for name, spoil := range map[string]func(w *world, m *storagetest.Memory, key keys){
 		"at the highest serial": func(w *world, _ *storagetest.Memory, key keys) { w.put(key(layout.MaxNumber), []byte("rubbish")) },
@@ -151,7 +160,7 @@ func TestNoRubbishAmongStatementsBlocksForgettingOrPruning(t *testing.T) {
 	}
 }
 
-func TestNoRubbishOnAServerBlocksForgettingOrPruning(t *testing.T) {
+func testNoRubbishOnAServerBlocksForgettingOrPruning(t *testing.T) {
 	server := storagetest.VersityGW(t)
 	server.Setenv(t)
 	server.Bucket(t, "rubbish", storagetest.VersionedBucket)
@@ -170,7 +179,7 @@ func TestNoRubbishOnAServerBlocksForgettingOrPruning(t *testing.T) {
 	})
 }
 
-func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
+func testWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		for range 3 {
 			w.write("goes", 1<<20)
@@ -237,7 +246,7 @@ func TestWhatAKeyThatEndedSignedLastBlocksNothing(t *testing.T) {
 	})
 }
 
-func TestNoRubbishAmongRootsHidesAnEnvironment(t *testing.T) {
+func testNoRubbishAmongRootsHidesAnEnvironment(t *testing.T) {
 	for name, key := range map[string]string{
 		"before all":                     "hosts/h/roots/a",
 		"before those of one":            "hosts/h/roots/db/0",
@@ -276,7 +285,7 @@ func TestNoRubbishAmongRootsHidesAnEnvironment(t *testing.T) {
 	}
 }
 
-func TestAnEnvironmentOfRubbishAloneIsForgotten(t *testing.T) {
+func testAnEnvironmentOfRubbishAloneIsForgotten(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		for range 2 {
 			w.write("goes", 1<<20)
@@ -332,7 +341,7 @@ func (b *bounded) Get(ctx context.Context, key string, offset, length int64) (io
 	return b.Store.Get(ctx, key, offset, length)
 }
 
-func TestNothingIsReadWithoutALimit(t *testing.T) {
+func testNothingIsReadWithoutALimit(t *testing.T) {
 	b := &bounded{Store: storagetest.NewMemory(), t: t}
 	simulated(t, func() storage.Store { return b }, func(w *world) {
 		for range 3 {

@@ -25,7 +25,15 @@ import (
 	capture "knowngood/snapshot"
 )
 
-func TestAnOlderStateDirectoryThatCameBackLosesNothing(t *testing.T) {
+func TestStale(t *testing.T) {
+	t.Run("an older state directory that came back loses nothing", testAnOlderStateDirectoryThatCameBackLosesNothing)
+	t.Run("what a dead run left is not relied on once it is pruned", testWhatADeadRunLeftIsNotReliedOnOnceItIsPruned)
+	t.Run("a tombstone counts only as far as it may", testATombstoneCountsOnlyAsFarAsItMay)
+	t.Run("what was deleted under a long run is not published", testWhatWasDeletedUnderALongRunIsNotPublished)
+	t.Run("what a failed run left in an open index is not relied on once it is pruned", testWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned)
+}
+
+func testAnOlderStateDirectoryThatCameBackLosesNothing(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		// So many that there are segments without the directories above, whose
 		// times nobody here can set.
@@ -67,7 +75,7 @@ func TestAnOlderStateDirectoryThatCameBackLosesNothing(t *testing.T) {
 	})
 }
 
-func TestWhatADeadRunLeftIsNotReliedOnOnceItIsPruned(t *testing.T) {
+func testWhatADeadRunLeftIsNotReliedOnOnceItIsPruned(t *testing.T) {
 	for name, prefix := range map[string]string{"and its packs are in the index": "hosts/h/roots/", "and nothing names its packs": "hosts/h/index/"} {
 		t.Run(name, func(t *testing.T) {
 			m := storagetest.NewMemory()
@@ -96,7 +104,7 @@ func TestWhatADeadRunLeftIsNotReliedOnOnceItIsPruned(t *testing.T) {
 	}
 }
 
-func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
+func testATombstoneCountsOnlyAsFarAsItMay(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		for range 3 {
 			w.write("file", 1000)
@@ -157,7 +165,7 @@ func TestATombstoneIsHeededOnlyAsFarAsItMay(t *testing.T) {
 	})
 }
 
-func TestWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
+func testWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
 	for name, keep := range map[string]time.Duration{"and the next run opens the index": 0, "and the next run has it open": 6 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			m := storagetest.NewMemory()
@@ -212,7 +220,7 @@ func TestWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
 	}
 }
 
-func TestWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned(t *testing.T) {
+func testWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		for range 5 {

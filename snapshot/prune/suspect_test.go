@@ -44,7 +44,14 @@ func (w *world) accept(r *repository.Repository, s *history.Snapshot) {
 	w.check(err)
 }
 
-func TestWhoPrunesForAHostFindsOutByItselfThatASourceCollapsed(t *testing.T) {
+func TestSuspect(t *testing.T) {
+	t.Run("who prunes for a host finds out by itself that a source collapsed", testWhoPrunesForAHostFindsOutByItselfThatASourceCollapsed)
+	t.Run("a host's acceptance binds nobody else, and the owner's does", testAHostsAcceptanceBindsNobodyElseAndTheOwnersDoes)
+	t.Run("a root is read once by who prunes for others", testARootIsReadOnceByWhoPrunesForOthers)
+	t.Run("a policy that is weaker than the window protects no less", testAPolicyThatIsWeakerThanTheWindowProtectsNoLess)
+}
+
+func testWhoPrunesForAHostFindsOutByItselfThatASourceCollapsed(t *testing.T) {
 	for name, c := range map[string]struct {
 		policy *retention.Policy
 		days   int    // from the last good snapshot to the first look
@@ -85,7 +92,7 @@ func TestWhoPrunesForAHostFindsOutByItselfThatASourceCollapsed(t *testing.T) {
 	}
 }
 
-func TestAHostsAcceptanceBindsNobodyElseAndTheOwnersDoes(t *testing.T) {
+func testAHostsAcceptanceBindsNobodyElseAndTheOwnersDoes(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("file", 1<<20)
 		w.capture("web")
@@ -137,7 +144,7 @@ func (c *rootReads) Get(ctx context.Context, key string, offset, length int64) (
 }
 
 // What was judged is remembered, and read again where another history is there.
-func TestARootIsReadOnceByWhoPrunesForOthers(t *testing.T) {
+func testARootIsReadOnceByWhoPrunesForOthers(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("file", 1<<20)
 		var forgotten []uint64
@@ -173,7 +180,7 @@ func TestARootIsReadOnceByWhoPrunesForOthers(t *testing.T) {
 	})
 }
 
-func TestAPolicyThatIsWeakerThanTheWindowProtectsNoLess(t *testing.T) {
+func testAPolicyThatIsWeakerThanTheWindowProtectsNoLess(t *testing.T) {
 	for name, c := range map[string]struct {
 		policy *retention.Policy
 		kept   uint64 // the newest, and what the pruner keeps

@@ -106,7 +106,16 @@ func named(found []error, keys ...string) bool {
 	})
 }
 
-func TestATakenHostThatSignsItsHistoryAgain(t *testing.T) {
+func TestTakenHost(t *testing.T) {
+	t.Run("a taken host that signs its history again", testATakenHostThatSignsItsHistoryAgain)
+	t.Run("a snapshot by number is linked with what is remembered", testASnapshotByNumberIsLinkedWithWhatIsRemembered)
+	t.Run("a signed root put over the newest has nothing deleted", testASignedRootPutOverTheNewestHasNothingDeleted)
+	t.Run("snapshots that claim to be old take no place of good ones", testSnapshotsThatClaimToBeOldTakeNoPlaceOfGoodOnes)
+	t.Run("the announcement of a taken host starts no clock of a pruner", testTheAnnouncementOfATakenHostStartsNoClockOfAPruner)
+	t.Run("what is forgotten again waits anew", testWhatIsForgottenAgainWaitsAnew)
+}
+
+func testATakenHostThatSignsItsHistoryAgain(t *testing.T) {
 	t.Run("is not believed by a machine without memory", func(t *testing.T) {
 		simulated(t, memory, func(w *world) {
 			trees := w.takeover()
@@ -235,7 +244,7 @@ func TestATakenHostThatSignsItsHistoryAgain(t *testing.T) {
 	}
 }
 
-func TestASnapshotByNumberIsLinkedWithWhatIsRemembered(t *testing.T) {
+func testASnapshotByNumberIsLinkedWithWhatIsRemembered(t *testing.T) {
 	simulated(t, func() storage.Store { return storagetest.NewPlainMemory() }, func(w *world) {
 		_, at := w.days(6)
 		state := treetest.TempDir(t)
@@ -258,7 +267,7 @@ func TestASnapshotByNumberIsLinkedWithWhatIsRemembered(t *testing.T) {
 	})
 }
 
-func TestASignedRootPutOverTheNewestHasNothingDeleted(t *testing.T) {
+func testASignedRootPutOverTheNewestHasNothingDeleted(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("a", 2<<20)
 		one := w.capture("web")
@@ -290,7 +299,7 @@ func (w *world) owner() prune.Domain {
 }
 
 // The attacker's snapshots say that they are of the past days.
-func TestSnapshotsThatClaimToBeOldTakeNoPlaceOfGoodOnes(t *testing.T) {
+func testSnapshotsThatClaimToBeOldTakeNoPlaceOfGoodOnes(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		_, days := w.days(10)
 		w.write("file", 10)
@@ -343,7 +352,7 @@ func (w *world) announceAll() {
 	w.put(layout.KeyDeletion(enginetest.Host, h.Domain.ID, x.Serial), object)
 }
 
-func TestTheAnnouncementOfATakenHostStartsNoClockOfAPruner(t *testing.T) {
+func testTheAnnouncementOfATakenHostStartsNoClockOfAPruner(t *testing.T) {
 	t.Run("that runs once a week", func(t *testing.T) {
 		simulated(t, memory, func(w *world) {
 			w.days(4)
@@ -381,7 +390,7 @@ func TestTheAnnouncementOfATakenHostStartsNoClockOfAPruner(t *testing.T) {
 
 // The operator takes back what a host forgot, no prune runs meanwhile, and the
 // host forgets it again just before what was announced long ago is due.
-func TestWhatIsForgottenAgainWaitsAnew(t *testing.T) {
+func testWhatIsForgottenAgainWaitsAnew(t *testing.T) {
 	for name, own := range map[string]bool{"on the host": true, "elsewhere": false} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, memory, func(w *world) {

@@ -45,7 +45,11 @@ type ended struct {
 	err    error
 }
 
-func TestEveryKeptSnapshotRestoresWhateverRunsBesideThePruner(t *testing.T) {
+func TestTogether(t *testing.T) {
+	t.Run("every kept snapshot restores whatever runs beside the pruner", testEveryKeptSnapshotRestoresWhateverRunsBesideThePruner)
+}
+
+func testEveryKeptSnapshotRestoresWhateverRunsBesideThePruner(t *testing.T) {
 	seeds := uint64(12)
 	switch {
 	case enginetest.Slow():

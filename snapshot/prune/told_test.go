@@ -76,7 +76,13 @@ func (w *world) named(ref string) (packs [][32]byte) {
 	return packs
 }
 
-func TestWhatIsForgottenAfterARepackCanBeTakenBackUntilItIsDeleted(t *testing.T) {
+func TestAfterRepack(t *testing.T) {
+	t.Run("what is forgotten after a repack can be taken back until it is deleted", testWhatIsForgottenAfterARepackCanBeTakenBackUntilItIsDeleted)
+	t.Run("a dry run reports what would be rewritten", testADryRunReportsWhatWouldBeRewritten)
+	t.Run("an index that is kept open notices a prune by hand", testAnIndexThatIsKeptOpenNoticesAPruneByHand)
+}
+
+func testWhatIsForgottenAfterARepackCanBeTakenBackUntilItIsDeleted(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, third := w.sparse()
 		if d := w.repack(1 << 30); d.Repacked.Objects == 0 {
@@ -99,7 +105,7 @@ func TestWhatIsForgottenAfterARepackCanBeTakenBackUntilItIsDeleted(t *testing.T)
 	})
 }
 
-func TestADryRunTellsWhatWouldBeRewritten(t *testing.T) {
+func testADryRunReportsWhatWouldBeRewritten(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.sparse()
 		count := func() (n int) {
@@ -131,7 +137,7 @@ func TestADryRunTellsWhatWouldBeRewritten(t *testing.T) {
 }
 
 // A daemon keeps its index for hours; somebody repacks by hand meanwhile.
-func TestAnIndexThatIsKeptOpenHeedsAPruneByHand(t *testing.T) {
+func testAnIndexThatIsKeptOpenNoticesAPruneByHand(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.sparse()
 		r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now()}, KeepIndex: 6 * time.Hour})

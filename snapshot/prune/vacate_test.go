@@ -36,7 +36,11 @@ func (w *world) afterForgetting() uint64 {
 	return w.bytes()
 }
 
-func TestACaptureWithoutAnIdentity(t *testing.T) {
+func TestVacate(t *testing.T) {
+	t.Run("a capture without an identity", testACaptureWithoutAnIdentity)
+}
+
+func testACaptureWithoutAnIdentity(t *testing.T) {
 	t.Run("reads files again whose packs are mostly dead, and a prune frees those", func(t *testing.T) {
 		simulated(t, memory, func(w *world) {
 			w.sparse()

@@ -7,7 +7,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestNumbersAreASet(t *testing.T) {
+func TestNumbers(t *testing.T) {
+	t.Run("numbers are a set", testNumbersAreASet)
+}
+
+func testNumbersAreASet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		some := rapid.SliceOfN(rapid.Uint64Range(1, 40), 0, 30)
 		a, b := some.Draw(t, "a"), some.Draw(t, "b")

@@ -6,7 +6,13 @@ import (
 	"testing"
 )
 
-func TestATombstoneCarriesTheReasonsOfWhatStaysForgotten(t *testing.T) {
+func TestReasons(t *testing.T) {
+	t.Parallel()
+	t.Run("a tombstone carries the reasons of what stays forgotten", testATombstoneCarriesTheReasonsOfWhatStaysForgotten)
+	t.Run("reasons stay short and older snapshots lose theirs first", testReasonsStayShortAndOlderSnapshotsLoseTheirsFirst)
+}
+
+func testATombstoneCarriesTheReasonsOfWhatStaysForgotten(t *testing.T) {
 	t.Parallel()
 	var last *Tombstone
 	change := func(forgotten Numbers, reason string) {
@@ -35,7 +41,7 @@ func TestATombstoneCarriesTheReasonsOfWhatStaysForgotten(t *testing.T) {
 	wants(map[uint64]string{2: "policy", 3: "again", 4: "again", 5: ""})
 }
 
-func TestReasonsStayShortAndOlderSnapshotsLoseTheirsFirst(t *testing.T) {
+func testReasonsStayShortAndOlderSnapshotsLoseTheirsFirst(t *testing.T) {
 	t.Parallel()
 	var last *Tombstone
 	for i := range uint64(100) {

@@ -6,9 +6,13 @@ import (
 	"knowngood/storage/seal"
 )
 
+func TestRepack(t *testing.T) {
+	t.Run("a repack is split into what fits", testARepackIsSplitIntoWhatFits)
+}
+
 // Whatever a repack names, what it is split into fits statements and says the
 // same.
-func TestARepackIsSplitIntoWhatFits(t *testing.T) {
+func testARepackIsSplitIntoWhatFits(t *testing.T) {
 	numbered := func(first, n int) [][32]byte { return many(first + n)[first:] }
 	for name, x := range map[string]Repack{
 		"that fits":         {numbered(0, 3), []Move{{numbered(10, 2), numbered(20, 1)}}},

@@ -28,7 +28,12 @@ func suspectBody() *RootBody {
 	return x
 }
 
-func TestARootBodyIsTheVectorAndReadsBack(t *testing.T) {
+func TestRootBody(t *testing.T) {
+	t.Run("a root body is the vector and reads back", testARootBodyIsTheVectorAndReadsBack)
+	t.Run("a root body is refused with", testARootBodyIsRefusedWith)
+}
+
+func testARootBodyIsTheVectorAndReadsBack(t *testing.T) {
 	for name, x := range map[string]*RootBody{"root-body": sampleBody(), "suspect-root-body": suspectBody()} {
 		b, err := x.AppendRecord([]byte("before"))
 		if err != nil {
@@ -49,7 +54,7 @@ func TestARootBodyIsTheVectorAndReadsBack(t *testing.T) {
 	}
 }
 
-func TestARootBodyIsRefusedWith(t *testing.T) {
+func testARootBodyIsRefusedWith(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*RootBody)
 		want   error

@@ -217,7 +217,14 @@ func vector(t *testing.T, name string, got []byte) {
 	}
 }
 
-func TestStatementsAreTheVectorsAndReadBack(t *testing.T) {
+func TestStatement(t *testing.T) {
+	t.Run("statements are the vectors and read back", testStatementsAreTheVectorsAndReadBack)
+	t.Run("a field of a newer version", testAFieldOfANewerVersion)
+	t.Run("parse refuses what is no such object", testParseRefusesWhatIsNoSuchObject)
+	t.Run("parse refuses fields", testParseRefusesFields)
+}
+
+func testStatementsAreTheVectorsAndReadBack(t *testing.T) {
 	for _, c := range codecs(t) {
 		t.Run(c.name, func(t *testing.T) {
 			b := c.encode(t)
@@ -265,7 +272,7 @@ func (c *codec) edited(t testing.TB, edit func(map[uint64][]byte)) []byte {
 	return b
 }
 
-func TestAFieldOfANewerVersion(t *testing.T) {
+func testAFieldOfANewerVersion(t *testing.T) {
 	for _, c := range codecs(t) {
 		t.Run(c.name+" is kept when its tag is odd", func(t *testing.T) {
 			b := c.edited(t, func(f map[uint64][]byte) { f[901] = []byte("later") })
@@ -286,7 +293,7 @@ func TestAFieldOfANewerVersion(t *testing.T) {
 	}
 }
 
-func TestParseRefusesWhatIsNoSuchObject(t *testing.T) {
+func testParseRefusesWhatIsNoSuchObject(t *testing.T) {
 	for _, c := range codecs(t) {
 		change := func(i int, v byte) []byte {
 			b := c.encode(t)
@@ -334,7 +341,7 @@ func mustSign(t *testing.T, k wire.Kind, payload []byte) []byte {
 	return b
 }
 
-func TestParseRefusesFields(t *testing.T) {
+func testParseRefusesFields(t *testing.T) {
 	all := map[string]codec{}
 	for _, c := range codecs(t) {
 		all[c.name] = c

@@ -8,7 +8,12 @@ import (
 	"knowngood/storage/seal"
 )
 
-func TestCheckRootCertificate(t *testing.T) {
+func TestTrust(t *testing.T) {
+	t.Run("check root certificate", testCheckRootCertificate)
+	t.Run("a tombstone or acceptance counts only under the newest certificate", testATombstoneOrAcceptanceCountsOnlyUnderTheNewestCertificate)
+}
+
+func testCheckRootCertificate(t *testing.T) {
 	newKey := keyOf(4)
 	first := mustParse(t, ParseCertificate, certificate(1, hostKey), ownerKey)
 	root := mustParse(t, ParseRoot, sampleRoot(first), hostKey) // web@42 under certificate 1
@@ -53,7 +58,7 @@ func TestCheckRootCertificate(t *testing.T) {
 	}
 }
 
-func TestATombstoneOrAcceptanceCountsOnlyUnderTheNewestCertificate(t *testing.T) {
+func testATombstoneOrAcceptanceCountsOnlyUnderTheNewestCertificate(t *testing.T) {
 	first := mustParse(t, ParseCertificate, certificate(1, hostKey), ownerKey)
 	second := mustParse(t, ParseCertificate, certificate(2, strange), ownerKey)
 	forged := mustParse(t, ParseCertificate, certificate(3, strange), strange)

@@ -55,7 +55,13 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 }
 
-func TestEncodeRefusesWhatParseWould(t *testing.T) {
+func TestVerify(t *testing.T) {
+	t.Run("encode refuses what parse would", testEncodeRefusesWhatParseWould)
+	t.Run("what a self signed statement verifies against", testWhatASelfSignedStatementVerifiesAgainst)
+	t.Run("an epoch is named by its public key", testAnEpochIsNamedByItsPublicKey)
+}
+
+func testEncodeRefusesWhatParseWould(t *testing.T) {
 	for name, s := range map[string]statement{
 		"a root in no environment":          sampleRoot(nil),
 		"a time beyond nanoseconds":         &JoinRequest{Repository: repo, Host: "a", HostKey: public(hostKey), Created: time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)},
@@ -104,7 +110,7 @@ func FuzzStatements(f *testing.F) {
 	})
 }
 
-func TestWhatASelfSignedStatementVerifiesAgainst(t *testing.T) {
+func testWhatASelfSignedStatementVerifiesAgainst(t *testing.T) {
 	d := codecs(t)[0]
 	for name, key := range map[string]ed25519.PrivateKey{"its own key": ownerKey, "a stranger's": strange} {
 		b, err := d.sample.Encode(key)
@@ -121,7 +127,7 @@ func TestWhatASelfSignedStatementVerifiesAgainst(t *testing.T) {
 	}
 }
 
-func TestAnEpochIsNamedByItsPublicKey(t *testing.T) {
+func testAnEpochIsNamedByItsPublicKey(t *testing.T) {
 	s, err := seal.NewEpochSecret()
 	if err != nil {
 		t.Fatal(err)

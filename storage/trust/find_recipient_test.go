@@ -7,7 +7,11 @@ import (
 	"testing"
 )
 
-func TestARecipientIsFoundByTheBeginOfItsFingerprint(t *testing.T) {
+func TestFindRecipient(t *testing.T) {
+	t.Run("a recipient is found by the begin of its fingerprint", testARecipientIsFoundByTheBeginOfItsFingerprint)
+}
+
+func testARecipientIsFoundByTheBeginOfItsFingerprint(t *testing.T) {
 	// Two whose fingerprints begin alike, and one that begins otherwise.
 	var list []string
 	seen := map[string]string{}

@@ -44,7 +44,12 @@ func initIn(t *testing.T, store storage.Store, protected bool) (*trust.Trust, *t
 		Recipients: []string{key.Recipient}, Host: "web-1", StateDir: t.TempDir(), URL: "test:", MachineID: "test", Now: now, Protected: protected})
 }
 
-func TestAProbeClaimsWhatItSaw(t *testing.T) {
+func TestProbe(t *testing.T) {
+	t.Run("a probe claims what it saw", testAProbeClaimsWhatItSaw)
+	t.Run("of two probes the newer is known", testOfTwoProbesTheNewerIsKnown)
+}
+
+func testAProbeClaimsWhatItSaw(t *testing.T) {
 	for name, test := range map[string]struct {
 		open               func(t *testing.T) storage.Store
 		versions, enforced bool
@@ -94,7 +99,7 @@ func same(a, b statement.Probe) bool {
 	return a.SecondCreateRefused == b.SecondCreateRefused && a.VersionsKept == b.VersionsKept && a.PlainPutRefused == b.PlainPutRefused && a.At.Equal(b.At)
 }
 
-func TestOfTwoProbesTheNewerIsKnown(t *testing.T) {
+func testOfTwoProbesTheNewerIsKnown(t *testing.T) {
 	store := storagetest.NewPlainMemory()
 	r, _, err := initIn(t, store, false)
 	if err != nil {
