@@ -158,7 +158,7 @@ func (s *service) reload(t *testing.T, text string) (taken bool, said string) {
 
 func TestConfigAgree(t *testing.T) {
 	t.Parallel()
-	t.Run("check, start and reload agree about every configuration", testCheckStartAndReloadAgreeAboutEveryConfiguration)
+	t.Run("check start and reload agree about every configuration", testCheckStartAndReloadAgreeAboutEveryConfiguration)
 	t.Run("test notify refuses what the check refuses", testTestNotifyRefusesWhatTheCheckRefuses)
 }
 
