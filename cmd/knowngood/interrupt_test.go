@@ -38,7 +38,7 @@ func testInterruptedCommandsReportThatTheyGoOn(t *testing.T) {
 			}
 
 			packs := filepath.Join(repo, "hosts/*/packs/*/*")
-			interrupt(t, m, signal, func() bool { return found(t, packs) > 0 },
+			interrupt(t, m, signal, func() bool { return stored(t, packs) > 2*size },
 				"snapshot", "--env", "web", "--limit-upload", "24MiB", src)
 			if refs := m.refs(t); len(refs) > 0 {
 				t.Fatalf("an interrupted run committed %v", refs)
@@ -120,6 +120,21 @@ func interrupt(t *testing.T, m *machine, signal os.Signal, begun func() bool, ar
 	if took := time.Since(signalled); took > 5*time.Second {
 		t.Errorf("%v took %v to end", args, took)
 	}
+}
+
+// stored is how many bytes the files hold that match a pattern.
+func stored(t *testing.T, pattern string) (n int64) {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil { // a temporary one may be gone
+			n += info.Size()
+		}
+	}
+	return n
 }
 
 func found(t *testing.T, pattern string) int {
