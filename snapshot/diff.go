@@ -33,14 +33,20 @@ type Difference struct {
 
 // Diff yields what differs from a at and below under to b, in path order. Where
 // the two have chunk IDs of different keys, because the host was enrolled again
-// between them, it reads and compares the content of files of equal size.
+// between them, it reads and compares the content of files of equal size. With equal
+// keys, segments that both have are not read.
 func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, error] {
 	return func(yield func(Difference, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		nextA, stopA := iter.Pull2(a.Entries(ctx, under))
+		inA, inB := a.Table.Below(under), b.Table.Below(under)
+		if sameKeys(a, b) {
+			inA, inB = manifest.Different(a.Table, b.Table, under)
+		}
+		within := func(path string) bool { return manifest.Within(path, under) }
+		nextA, stopA := iter.Pull2(a.entries(ctx, inA, within))
 		defer stopA()
-		nextB, stopB := iter.Pull2(b.Entries(ctx, under))
+		nextB, stopB := iter.Pull2(b.entries(ctx, inB, within))
 		defer stopB()
 		ea, erra, okA := nextA()
 		eb, errb, okB := nextB()
@@ -87,11 +93,14 @@ func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, e
 	}
 }
 
+// sameKeys reports whether segments and chunks of two trees have IDs that can be
+// compared.
+func sameKeys(a, b *Tree) bool { return a.Reader.Domain().ID == b.Reader.Domain().ID }
+
 // compareIn is compare of entries of two trees.
 func compareIn(ctx context.Context, a, b *Tree, ea, eb *manifest.Entry) (Change, error) {
-	sameKeys := a.Reader.Domain().ID == b.Reader.Domain().ID
 	unread := (ea.Flags|eb.Flags)&manifest.Incomplete != 0
-	if sameKeys || unread || ea.Type != manifest.File || eb.Type != manifest.File || ea.Size != eb.Size {
+	if sameKeys(a, b) || unread || ea.Type != manifest.File || eb.Type != manifest.File || ea.Size != eb.Size {
 		return compare(ea, eb), nil
 	}
 	same, err := readSame(ctx, a, b, ea, eb)

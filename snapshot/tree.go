@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sort"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -179,9 +178,9 @@ func (t *Tree) container(s *manifest.Segment) *pack.Ref {
 // ContainerHash names the container of the i-th segment.
 func (t *Tree) ContainerHash(i int) [32]byte { return t.container(&t.Table.Segments[i]).Hash }
 
-// group is a run of segments that lie next to each other.
+// group is a run of segments, by their positions, that lie next to each other.
 type group struct {
-	segments []manifest.Segment
+	segments []int
 	offset   uint32
 	length   uint32
 	memory   int64
@@ -193,13 +192,13 @@ func memory(s *manifest.Segment) int64 {
 	return 4<<20 + 3*int64(s.ContentLen) + 512*int64(s.Entries)
 }
 
-func groups(segments []manifest.Segment) []group {
+func (t *Tree) groups(segments []int) []group {
 	var out []group
-	for i := range segments {
-		s := &segments[i]
+	for i, at := range segments {
+		s := &t.Table.Segments[at]
 		if n := len(out); n > 0 {
 			g := &out[n-1]
-			if s.Container == g.segments[0].Container && s.Offset == g.offset+g.length && g.length+s.SealedLen <= groupBytes && g.memory+memory(s) <= groupMemory {
+			if s.Container == t.Table.Segments[g.segments[0]].Container && s.Offset == g.offset+g.length && g.length+s.SealedLen <= groupBytes && g.memory+memory(s) <= groupMemory {
 				g.segments = segments[i-len(g.segments) : i+1]
 				g.length += s.SealedLen
 				g.memory += memory(s)
@@ -226,6 +225,15 @@ func (e *SegmentError) Error() string {
 }
 
 func (e *SegmentError) Unwrap() error { return e.Err }
+
+func (t *Tree) segmentError(i int, err error) error {
+	segments := t.Table.Segments
+	se := &SegmentError{First: segments[i].First, Entries: segments[i].Entries, Err: err}
+	if i+1 < len(segments) {
+		se.Next = segments[i+1].First
+	}
+	return se
+}
 
 // Segment reads and decodes one segment of the table.
 func (t *Tree) Segment(ctx context.Context, i int) ([]manifest.Entry, error) {
@@ -291,16 +299,17 @@ func (t *Tree) entriesOf(ctx context.Context, s *manifest.Segment, in *pack.Ref,
 // is all. Segments are read ahead. A segment that cannot be read is yielded as
 // an error of type *SegmentError, and the iteration may go on after it.
 func (t *Tree) Entries(ctx context.Context, under string) iter.Seq2[*manifest.Entry, error] {
+	return t.entries(ctx, t.Table.Below(under), func(path string) bool { return manifest.Within(path, under) })
+}
+
+// Children yields the entry of a path and those right in it, like Entries.
+func (t *Tree) Children(ctx context.Context, dir string) iter.Seq2[*manifest.Entry, error] {
+	return t.entries(ctx, t.Table.Children(dir), func(path string) bool { return manifest.AtOrIn(path, dir) })
+}
+
+// entries yields the entries of segments, by their positions, whose paths are wanted.
+func (t *Tree) entries(ctx context.Context, segments []int, wanted func(path string) bool) iter.Seq2[*manifest.Entry, error] {
 	return func(yield func(*manifest.Entry, error) bool) {
-		segments := t.Table.Segments
-		if under != "" {
-			from := t.segmentOf(under)
-			to := from + sort.Search(len(segments)-from, func(i int) bool {
-				f := segments[from+i].First
-				return manifest.Compare(f, under) > 0 && !manifest.Within(f, under)
-			})
-			segments = segments[from:to]
-		}
 		for batch, err := range t.batches(ctx, segments) {
 			if err != nil {
 				if !yield(nil, err) {
@@ -309,11 +318,7 @@ func (t *Tree) Entries(ctx context.Context, under string) iter.Seq2[*manifest.En
 				continue
 			}
 			for i := range batch {
-				e := &batch[i]
-				if under != "" && !manifest.Within(e.Path, under) {
-					continue
-				}
-				if !yield(e, nil) {
+				if e := &batch[i]; wanted(e.Path) && !yield(e, nil) {
 					return
 				}
 			}
@@ -323,7 +328,7 @@ func (t *Tree) Entries(ctx context.Context, under string) iter.Seq2[*manifest.En
 
 // batches yields the decoded segments in order, and reads ahead as far as their
 // memory allows.
-func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Seq2[[]manifest.Entry, error] {
+func (t *Tree) batches(ctx context.Context, segments []int) iter.Seq2[[]manifest.Entry, error] {
 	type result struct {
 		entries [][]manifest.Entry
 		errs    []error
@@ -338,7 +343,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 		defer cancel()
 		g.Go(func() error {
 			defer close(pending)
-			for _, grp := range groups(segments) {
+			for _, grp := range t.groups(segments) {
 				if ahead.Acquire(ctx, grp.memory) != nil {
 					return nil
 				}
@@ -364,11 +369,7 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 				err := r.errs[i]
 				lost := err != nil && authentic.Damaged(err)
 				if lost {
-					se := &SegmentError{First: segments[at].First, Entries: segments[at].Entries, Err: err}
-					if at+1 < len(segments) {
-						se.Next = segments[at+1].First
-					}
-					err = se
+					err = t.segmentError(segments[at], err)
 				}
 				at++
 				if !yield(entries, err) || err != nil && !lost {
@@ -385,13 +386,12 @@ func (t *Tree) batches(ctx context.Context, segments []manifest.Segment) iter.Se
 
 func (t *Tree) readGroup(ctx context.Context, g group) ([][]manifest.Entry, []error) {
 	entries, errs := make([][]manifest.Entry, len(g.segments)), make([]error, len(g.segments))
-	sealed, err := t.read(ctx, t.container(&g.segments[0]), int64(g.offset), int64(g.length))
-	for i := range g.segments {
-		s := &g.segments[i]
+	sealed, err := t.read(ctx, t.container(&t.Table.Segments[g.segments[0]]), int64(g.offset), int64(g.length))
+	for i, at := range g.segments {
+		s := &t.Table.Segments[at]
 		var part []byte
 		if err == nil {
-			at := s.Offset - g.offset
-			part = sealed[at : at+s.SealedLen]
+			part = sealed[s.Offset-g.offset:][:s.SealedLen]
 		}
 		entries[i], errs[i] = t.decode(ctx, s, part, err)
 	}
@@ -403,7 +403,7 @@ func (t *Tree) Find(ctx context.Context, path string) (*manifest.Entry, error) {
 	if len(t.Table.Segments) == 0 {
 		return nil, nil
 	}
-	s := &t.Table.Segments[t.segmentOf(path)]
+	s := &t.Table.Segments[t.Table.At(path)]
 	container := t.container(s)
 	sealed, err := t.read(ctx, container, int64(s.Offset), int64(s.SealedLen))
 	if err == nil {
@@ -421,10 +421,4 @@ func (t *Tree) Find(ctx context.Context, path string) (*manifest.Entry, error) {
 		}
 	}
 	return nil, nil
-}
-
-// segmentOf is the segment that the entry of a path would be in.
-func (t *Tree) segmentOf(path string) int {
-	after := sort.Search(len(t.Table.Segments), func(i int) bool { return manifest.Compare(t.Table.Segments[i].First, path) > 0 })
-	return max(0, after-1)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -37,15 +36,20 @@ directories is listed with --recursive.
 				return err
 			}
 			defer tree.Reader.Close()
+			listed := tree.Children
+			if recursive {
+				listed = tree.Entries
+			}
 			found, list := false, present.NewEntries(sess.Out, long)
-			err = entries(cmd.Context(), tree, sub, func(e *manifest.Entry) error {
+			for e, lerr := range listed(cmd.Context(), sub) {
 				found = true
-				rest := strings.TrimPrefix(strings.TrimPrefix(e.Path, sub), "/")
-				if !recursive && strings.Contains(rest, "/") || rest == "" && e.Type == manifest.Dir {
-					return nil
+				if err = lerr; err == nil && (e.Path != sub || e.Type != manifest.Dir) {
+					err = list.Add("", e)
 				}
-				return list.Add("", e)
-			})
+				if err != nil {
+					break
+				}
+			}
 			if err == nil && !found {
 				return fmt.Errorf("%w: %q in %s", restore.ErrNoPath, "/"+sub, tree.Snapshot.Ref())
 			}
