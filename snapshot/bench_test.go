@@ -10,6 +10,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/snapshot"
+	"knowngood/snapshot/diff"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/storagetest"
 )
@@ -69,7 +70,7 @@ func BenchmarkBrowse(b *testing.B) {
 	b.Run("diff of one changed file", func(b *testing.B) {
 		for b.Loop() {
 			n := 0
-			for _, err := range snapshot.Diff(w.Ctx, open("first"), open("second"), "") {
+			for _, err := range diff.Between(w.Ctx, open("first"), open("second"), "") {
 				w.Check(err)
 				n++
 			}

@@ -12,6 +12,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/snapshot"
+	"knowngood/snapshot/diff"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/history"
 	"knowngood/storage/objects"
@@ -226,19 +227,19 @@ func plainDiff(a, b map[string]*manifest.Entry, under string) []string {
 	var out []string
 	for _, e := range sorted(both) {
 		x, y := a[e.Path], b[e.Path]
-		change := snapshot.Change("")
+		change := diff.Change("")
 		switch {
 		case !manifest.Within(e.Path, under):
 		case x == nil:
-			change = snapshot.Added
+			change = diff.Added
 		case y == nil:
-			change = snapshot.Removed
+			change = diff.Removed
 		case x.Flags != 0 || y.Flags != 0:
-			change = snapshot.Unread
+			change = diff.Unread
 		case x.Type != y.Type || x.Size != y.Size || x.Target != y.Target || x.Size > 0 && x.Chunks[0].ID != y.Chunks[0].ID:
-			change = snapshot.Modified
+			change = diff.Modified
 		case x.Mode != y.Mode:
-			change = snapshot.Metadata
+			change = diff.Metadata
 		}
 		if change != "" {
 			out = append(out, fmt.Sprintf("%s %q", change, e.Path))
@@ -336,7 +337,7 @@ func testDiffs(t *testing.T) {
 		x, y := m.writeRandom(t, a), m.writeRandom(t, b)
 		for _, under := range []string{"", "a", "a.b", "b/a"} {
 			var got []string
-			for d, err := range snapshot.Diff(m.ctx, x, y, under) {
+			for d, err := range diff.Between(m.ctx, x, y, under) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -397,7 +398,7 @@ func testDiffReads(t *testing.T) {
 	}
 	store.Clear()
 	var got []string
-	for d, err := range snapshot.Diff(w.Ctx, a, b, "") {
+	for d, err := range diff.Between(w.Ctx, a, b, "") {
 		w.Check(err)
 		got = append(got, fmt.Sprintf("%s %s", d.Change, d.Path))
 	}

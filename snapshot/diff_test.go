@@ -11,7 +11,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
-	"knowngood/snapshot"
+	"knowngood/snapshot/diff"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/storagetest"
@@ -98,7 +98,7 @@ func diffOverAReenrolment(t *testing.T) {
 
 	t.Run("compares content, not chunk IDs", func(t *testing.T) {
 		var got []string
-		for d, err := range snapshot.Diff(w.Ctx, a, b, enginetest.Under(src)) {
+		for d, err := range diff.Between(w.Ctx, a, b, enginetest.Under(src)) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +120,7 @@ func diffOverAReenrolment(t *testing.T) {
 		}
 		a, b := w.Tree("e@1"), w.Tree("e@2")
 		var failed error
-		for _, err := range snapshot.Diff(w.Ctx, a, b, enginetest.Under(src)) {
+		for _, err := range diff.Between(w.Ctx, a, b, enginetest.Under(src)) {
 			if err != nil {
 				failed = err
 			}

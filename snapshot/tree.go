@@ -299,7 +299,12 @@ func (t *Tree) entriesOf(ctx context.Context, s *manifest.Segment, in *pack.Ref,
 // is all. Segments are read ahead. A segment that cannot be read is yielded as
 // an error of type *SegmentError, and the iteration may go on after it.
 func (t *Tree) Entries(ctx context.Context, under string) iter.Seq2[*manifest.Entry, error] {
-	return t.entries(ctx, t.Table.Below(under), func(path string) bool { return manifest.Within(path, under) })
+	return t.EntriesIn(ctx, t.Table.Below(under), under)
+}
+
+// EntriesIn is Entries of some segments, by their positions in the table.
+func (t *Tree) EntriesIn(ctx context.Context, segments []int, under string) iter.Seq2[*manifest.Entry, error] {
+	return t.entries(ctx, segments, func(path string) bool { return manifest.Within(path, under) })
 }
 
 // Children yields the entry of a path and those right in it, like Entries.
@@ -307,7 +312,7 @@ func (t *Tree) Children(ctx context.Context, dir string) iter.Seq2[*manifest.Ent
 	return t.entries(ctx, t.Table.Children(dir), func(path string) bool { return manifest.AtOrIn(path, dir) })
 }
 
-// entries yields the entries of segments, by their positions, whose paths are wanted.
+// entries yields the entries of segments whose paths are wanted.
 func (t *Tree) entries(ctx context.Context, segments []int, wanted func(path string) bool) iter.Seq2[*manifest.Entry, error] {
 	return func(yield func(*manifest.Entry, error) bool) {
 		for batch, err := range t.batches(ctx, segments) {

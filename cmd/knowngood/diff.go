@@ -17,6 +17,7 @@ import (
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/snapshot"
+	"knowngood/snapshot/diff"
 	"knowngood/snapshot/manifest"
 )
 
@@ -54,8 +55,8 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 				return err
 			}
 			defer to.Reader.Close()
-			counts := map[snapshot.Change]int{}
-			for d, err := range snapshot.Diff(ctx, from, to, sub) {
+			counts := map[diff.Change]int{}
+			for d, err := range diff.Between(ctx, from, to, sub) {
 				if err != nil {
 					return err
 				}
@@ -64,7 +65,7 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 					return err
 				}
 			}
-			if n := counts[snapshot.Unread]; n > 0 {
+			if n := counts[diff.Unread]; n > 0 {
 				sess.Out.Code = exit.Incomplete
 				sess.Out.Messagef("%s could not be compared: one of the snapshots does not have %s whole", human.Counted(n, "path"), english.PluralWord(n, "it", "them"))
 			}
@@ -74,16 +75,16 @@ what neither the rules of the snapshot nor those of the configuration leave out.
 	return cmd
 }
 
-var changeMarks = map[snapshot.Change]string{snapshot.Added: "+", snapshot.Removed: "-", snapshot.Modified: "M", snapshot.Metadata: "m", snapshot.Unread: "?"}
+var changeMarks = map[diff.Change]string{diff.Added: "+", diff.Removed: "-", diff.Modified: "M", diff.Metadata: "m", diff.Unread: "?"}
 
 // differenceJSON is a path that differs, as --json prints it.
 type differenceJSON struct {
-	Type   string          `json:"type"`
-	Change snapshot.Change `json:"change"`
+	Type   string      `json:"type"`
+	Change diff.Change `json:"change"`
 	console.PathJSON
 }
 
-func printDifference(out *console.Console, c snapshot.Change, path string) error {
+func printDifference(out *console.Console, c diff.Change, path string) error {
 	if out.JSON {
 		return out.Result(differenceJSON{"difference", c, console.JSONPath(path)})
 	}
@@ -91,9 +92,9 @@ func printDifference(out *console.Console, c snapshot.Change, path string) error
 	return err
 }
 
-func printDifferences(out *console.Console, counts map[snapshot.Change]int) error {
-	out.Printf("%d added, %d removed, %d modified, %d with other metadata\n", counts[snapshot.Added], counts[snapshot.Removed], counts[snapshot.Modified], counts[snapshot.Metadata])
-	return out.Result(map[string]any{"type": "result", "unread": counts[snapshot.Unread], "added": counts[snapshot.Added], "removed": counts[snapshot.Removed], "modified": counts[snapshot.Modified], "metadata": counts[snapshot.Metadata]})
+func printDifferences(out *console.Console, counts map[diff.Change]int) error {
+	out.Printf("%d added, %d removed, %d modified, %d with other metadata\n", counts[diff.Added], counts[diff.Removed], counts[diff.Modified], counts[diff.Metadata])
+	return out.Result(map[string]any{"type": "result", "unread": counts[diff.Unread], "added": counts[diff.Added], "removed": counts[diff.Removed], "modified": counts[diff.Modified], "metadata": counts[diff.Metadata]})
 }
 
 // drift compares the machine with a snapshot: what a restore in place would
@@ -103,8 +104,8 @@ func drift(ctx context.Context, sess *session.Session, tree *snapshot.Tree, sub 
 	if err != nil {
 		return err
 	}
-	kinds := map[string]snapshot.Change{"create": snapshot.Removed, "change": snapshot.Modified, "metadata": snapshot.Metadata, "delete": snapshot.Added}
-	counts := map[snapshot.Change]int{}
+	kinds := map[string]diff.Change{"create": diff.Removed, "change": diff.Modified, "metadata": diff.Metadata, "delete": diff.Added}
+	counts := map[diff.Change]int{}
 	changes := make(chan func() error, 256)
 	printed := make(chan error, 1)
 	go func() {
@@ -137,7 +138,7 @@ func drift(ctx context.Context, sess *session.Session, tree *snapshot.Tree, sub 
 		return err
 	}
 	unseen.End()
-	counts[snapshot.Unread] = int(unseen.Count())
+	counts[diff.Unread] = int(unseen.Count())
 	if err := printDifferences(sess.Out, counts); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 // layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
-	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside"},
+	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/densemap", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside"},
 	{"internal/schedule", "snapshot/manifest", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
 	{"internal/fusetest", "internal/treetest", "snapshot/filter", "snapshot/retention"},
 	{"configs"},
@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"storage/objects"},
 	{"storage/repository"},
 	{"snapshot", "snapshot/check", "snapshot/prune", "snapshot/walk"},
-	{"restore/fetch", "restore/owners", "restore/target", "snapshot/selection"},
+	{"restore/fetch", "restore/owners", "restore/target", "snapshot/diff", "snapshot/selection"},
 	{"restore"},
 	{"internal/enginetest", "restore/load"},
 	{"daemon/notify", "daemon/web"},

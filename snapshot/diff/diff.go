@@ -1,4 +1,5 @@
-package snapshot
+// Package diff compares snapshots. It reads no more of two than what may differ.
+package diff
 
 import (
 	"context"
@@ -8,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 )
 
@@ -31,11 +33,11 @@ type Difference struct {
 	From, To *manifest.Entry
 }
 
-// Diff yields what differs from a at and below under to b, in path order. Where
+// Between yields what differs from a at and below under to b, in path order. Where
 // the two have chunk IDs of different keys, because the host was enrolled again
 // between them, it reads and compares the content of files of equal size. With equal
 // keys, segments that both have are not read.
-func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, error] {
+func Between(ctx context.Context, a, b *snapshot.Tree, under string) iter.Seq2[Difference, error] {
 	return func(yield func(Difference, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -43,10 +45,9 @@ func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, e
 		if sameKeys(a, b) {
 			inA, inB = manifest.Different(a.Table, b.Table, under)
 		}
-		within := func(path string) bool { return manifest.Within(path, under) }
-		nextA, stopA := iter.Pull2(a.entries(ctx, inA, within))
+		nextA, stopA := iter.Pull2(a.EntriesIn(ctx, inA, under))
 		defer stopA()
-		nextB, stopB := iter.Pull2(b.entries(ctx, inB, within))
+		nextB, stopB := iter.Pull2(b.EntriesIn(ctx, inB, under))
 		defer stopB()
 		ea, erra, okA := nextA()
 		eb, errb, okB := nextB()
@@ -95,10 +96,10 @@ func Diff(ctx context.Context, a, b *Tree, under string) iter.Seq2[Difference, e
 
 // sameKeys reports whether segments and chunks of two trees have IDs that can be
 // compared.
-func sameKeys(a, b *Tree) bool { return a.Reader.Domain().ID == b.Reader.Domain().ID }
+func sameKeys(a, b *snapshot.Tree) bool { return a.Reader.Domain().ID == b.Reader.Domain().ID }
 
 // compareIn is compare of entries of two trees.
-func compareIn(ctx context.Context, a, b *Tree, ea, eb *manifest.Entry) (Change, error) {
+func compareIn(ctx context.Context, a, b *snapshot.Tree, ea, eb *manifest.Entry) (Change, error) {
 	unread := (ea.Flags|eb.Flags)&manifest.Incomplete != 0
 	if sameKeys(a, b) || unread || ea.Type != manifest.File || eb.Type != manifest.File || ea.Size != eb.Size {
 		return compare(ea, eb), nil
@@ -116,7 +117,7 @@ func compareIn(ctx context.Context, a, b *Tree, ea, eb *manifest.Entry) (Change,
 }
 
 // readSame reads two files of equal size and reports whether they are equal.
-func readSame(ctx context.Context, a, b *Tree, ea, eb *manifest.Entry) (bool, error) {
+func readSame(ctx context.Context, a, b *snapshot.Tree, ea, eb *manifest.Entry) (bool, error) {
 	x, y := *ea, *eb
 	if slices.Equal(x.Holes, y.Holes) {
 		x.Holes, y.Holes = nil, nil // the zeros of both need no comparison
@@ -124,7 +125,7 @@ func readSame(ctx context.Context, a, b *Tree, ea, eb *manifest.Entry) (bool, er
 	var sums [2][sha256.Size]byte
 	g, ctx := errgroup.WithContext(ctx)
 	for i, f := range [...]struct {
-		tree  *Tree
+		tree  *snapshot.Tree
 		entry *manifest.Entry
 	}{{a, &x}, {b, &y}} {
 		g.Go(func() error {
