@@ -101,6 +101,7 @@ type capture struct {
 
 	parents parents
 	healing healing
+	links   *links
 
 	judgement  judgement // on the snapshots before
 	suspicions []Suspicion
@@ -122,7 +123,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 	if n := len(o.Sources) + len(o.Commands); n > manifest.MaxSources {
 		return nil, fmt.Errorf("%d sources: a snapshot holds at most %d: name fewer, larger trees", n, manifest.MaxSources)
 	}
-	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, started: time.Now(), real: map[string]string{}, problems: problems{progress: o.Progress},
+	c := &capture{Options: o, repo: repo, host: host, users: &posix.Users{}, links: newLinks(host.Domain.SegmentKey()), started: time.Now(), real: map[string]string{}, problems: problems{progress: o.Progress},
 		jobs: make(chan *job), batches: make(chan []*item, maxBatches), pressed: make(chan struct{})}
 	if err := posix.CheckProc(); err != nil {
 		return nil, err

@@ -46,6 +46,7 @@ type file struct {
 	first *file         // an earlier name of the same inode, whose content may be taken over
 	read  chan struct{} // of a first name: closed when it was read
 	got   posix.Stat    // of a first name: what was read, whole; the zero value when nothing was
+	kept  bool          // a first name made again by links: it was read, and has no refs
 }
 
 // job is what one worker reads in one go.
@@ -127,14 +128,12 @@ type merger struct {
 	batch   []*item
 	weight  int
 	job     *job
-	links   map[posix.DevIno]*linkGroup
-	key     [32]byte // for the names of link groups
 }
 
 func (c *capture) merge(ctx context.Context, commands []*item) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m := &merger{capture: c, ctx: ctx, links: map[posix.DevIno]*linkGroup{}, key: c.host.Domain.SegmentKey()}
+	m := &merger{capture: c, ctx: ctx}
 	if p := c.parents.last; p != nil {
 		m.parent = c.follow(ctx, p)
 	}

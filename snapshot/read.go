@@ -54,7 +54,10 @@ func (r *reader) node(ctx context.Context, f *file) error {
 		defer n.Dir.Release()
 	}
 	if f.read != nil {
-		defer close(f.read)
+		defer func() {
+			close(f.read)
+			r.links.keep(f)
+		}()
 	}
 	if r.DryRun {
 		if f.entry.Type == manifest.File {
@@ -245,10 +248,12 @@ func (r *reader) file(ctx context.Context, dirfd int, name string, f *file) erro
 // reports whether it did.
 func (r *reader) takeOver(ctx context.Context, dirfd int, name string, f *file) (done bool, err error) {
 	first := f.first
-	select { // it is in an earlier place of this job, or in an earlier job
-	case <-first.read:
-	case <-ctx.Done():
-		return false, context.Cause(ctx)
+	if !first.kept {
+		select { // it is in an earlier place of this job, or in an earlier job
+		case <-first.read:
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
 	}
 	fd, now, err := posix.OpenNode(dirfd, name)
 	if err != nil {
@@ -260,10 +265,20 @@ func (r *reader) takeOver(ctx context.Context, dirfd int, name string, f *file) 
 	}
 
 	e, o := f.entry, first.entry
+	refs := first.refs
+	if first.kept {
+		for i := range o.Chunks {
+			ref, ok := r.writer.Find(o.Chunks[i].ID)
+			if !ok {
+				return false, nil
+			}
+			refs = append(refs, ref)
+		}
+	}
 	describe(r.users, e, &now)
 	e.Size, e.Holes, e.Chunks, e.Xattrs, e.InodeFlags = o.Size, o.Holes, o.Chunks, o.Xattrs, o.InodeFlags
 	e.Flags |= o.Flags & manifest.MetadataIncomplete
-	f.refs = first.refs
+	f.refs = refs
 	return true, nil
 }
 

@@ -143,6 +143,20 @@ func (w *Writer) claim(id [32]byte, frame *Frame, offset uint32) (ref ChunkRef, 
 	return ref, true
 }
 
+// Find finds a chunk that this run met before.
+func (w *Writer) Find(id [32]byte) (ref ChunkRef, ok bool) {
+	if loc, ok := w.index.Lookup(id); ok {
+		return ChunkRef{known: loc}, true
+	}
+	w.mu.Lock()
+	ref, ok = w.claims[id]
+	w.mu.Unlock()
+	if !ok { // the index may have learned of it meanwhile
+		ref.known, ok = w.index.Lookup(id)
+	}
+	return ref, ok
+}
+
 // Framer gathers chunks that are new to the repository into frames. Each
 // reader of files has its own, so that neighbours end up together.
 type Framer struct {
