@@ -23,15 +23,19 @@ type links struct {
 	replacer *replacer
 	dryRun   bool
 
-	groups map[uint64]*linkGroup
+	// settle means that complete groups need no more than settled has of them: there
+	// is nothing in the target to compare with.
+	settle bool
 
 	// waiting means that a group waits until all its names are known; second that
 	// they are, and entries are read for the second time.
 	waiting atomic.Bool
 	second  bool
 
-	mu    sync.Mutex
-	later map[string]error // names for the next stage, apart from the first of their inode, and why
+	mu      sync.Mutex
+	groups  map[uint64]*linkGroup // those that are not settled
+	settled settled
+	later   map[string]error // names for the next stage, apart from the first of their inode, and why
 
 	// claims has, for inodes of the target with several names, the group that
 	// keeps them. Another group that has names there was merged with it, and gets
@@ -42,11 +46,13 @@ type links struct {
 // linkGroup is an inode of the snapshot with several names. A nil group is
 // that of a node with one name.
 type linkGroup struct {
-	links *links
-	path  string // its first name, which is made before the others
-	kind  manifest.Type
-	size  uint64
-	what  [16]byte // see manifest.Entry.InodeDigest
+	links  *links
+	number uint64 // in the snapshot
+	path   string // its first name, which is made before the others
+	dir    uint32 // of path; see settled.enter
+	kind   manifest.Type
+	size   uint64
+	what   [16]byte // see manifest.Entry.InodeDigest
 
 	mu     sync.Mutex
 	inode  posix.DevIno // of the first name, once done
@@ -69,11 +75,19 @@ func (l *links) group(e *manifest.Entry, what [16]byte) (g *linkGroup, linked bo
 	if e.Link == 0 {
 		return nil, false
 	}
-	g = l.groups[e.Link]
-	switch {
-	case g == nil:
-		g = &linkGroup{links: l, path: strings.Clone(e.Path), kind: e.Type, size: e.Size, what: what}
+	l.mu.Lock()
+	if g = l.groups[e.Link]; g == nil {
+		g = l.settled.group(l, e)
+	}
+	first := g == nil
+	if first {
+		g = &linkGroup{links: l, number: e.Link, path: strings.Clone(e.Path), dir: l.settled.enter(e.Path), kind: e.Type, size: e.Size, what: what}
 		l.groups[e.Link] = g
+	}
+	l.mu.Unlock()
+
+	switch {
+	case first:
 		return g, false
 	case g.what == what:
 		return g, true
@@ -81,11 +95,20 @@ func (l *links) group(e *manifest.Entry, what [16]byte) (g *linkGroup, linked bo
 
 	const differ = "the snapshot has it as the same file as %q, and with other content or metadata: restored as a file of its own; compare both with an older snapshot"
 	if !g.unlike {
-		g.unlike = true
+		l.markUnlike(g)
 		l.report.problem(g.path, fmt.Errorf(differ, "/"+e.Path))
 	}
 	l.report.problem(e.Path, fmt.Errorf(differ, "/"+g.path))
 	return nil, false
+}
+
+func (l *links) markUnlike(g *linkGroup) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g.unlike = true
+	if s := l.settled.groups.Get(g.number); s != nil {
+		s.unlike = true
+	}
 }
 
 // claim reports whether an inode of the target with several names may stay what
@@ -265,6 +288,14 @@ func (g *linkGroup) complete() error {
 			return err
 		}
 	}
+
+	if l := g.links; l.settle {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.groups[g.number] == g && l.settled.add(g) {
+			delete(l.groups, g.number)
+		}
+	}
 	return nil
 }
 
@@ -322,7 +353,7 @@ func (l *links) nextStage() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.report.apart, l.later = l.later, nil
-	l.groups, l.second = map[uint64]*linkGroup{}, false
+	l.groups, l.settled, l.second = map[uint64]*linkGroup{}, settled{}, false
 	l.waiting.Store(false)
 	return len(l.report.apart) > 0
 }

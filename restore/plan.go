@@ -108,7 +108,7 @@ func (r *restorer) assemble(scopes []*snapshot.Scope) {
 	r.parts = &parts{tree: r.Tree, target: t, report: report, paths: map[string]bool{}}
 	r.rules = &rules{target: t, parts: r.parts, selected: r.Select, scopes: scopes}
 	replacer := &replacer{target: t, rules: r.rules, inPlace: r.InPlace, delete: r.Delete}
-	r.links = &links{target: t, report: report, replacer: replacer, dryRun: r.DryRun, groups: map[uint64]*linkGroup{}, claims: map[posix.DevIno]*linkGroup{}}
+	r.links = &links{target: t, report: report, replacer: replacer, dryRun: r.DryRun, settle: !r.DryRun && !t.Compares(), groups: map[uint64]*linkGroup{}, claims: map[posix.DevIno]*linkGroup{}}
 	r.dirs = &directories{target: t, report: report, metadata: m, dryRun: r.DryRun}
 	r.nodes = &nodes{target: t, report: report, metadata: m, replacer: replacer, links: r.links, dryRun: r.DryRun}
 	r.files = &files{target: t, report: report, metadata: m, uid: os.Geteuid(), gid: os.Getegid()}
