@@ -49,7 +49,7 @@ func TestWriter(t *testing.T) {
 		w := enginetest.New(t, store)
 		dir := treetest.TempDir(t)
 		content := make([]byte, 1<<20)
-		for i := range 8 {
+		for i := range 20 { // two a pack, at most
 			rand.Read(content)
 			w.Check(os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), content, 0o644))
 		}
