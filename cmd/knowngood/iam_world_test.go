@@ -281,7 +281,7 @@ func (w *iamWorld) reportAndExamine(t *testing.T, src string) {
 	}
 	o = w.with(t, w.admin.bare(t), with).run(t, "check", "--read-data")
 	o.exits(t, exit.Damage)
-	if says := o.stderr.String(); !strings.Contains(says, "objects of host web-7 that are missing or damaged (1): reported in the repository") {
+	if says := o.stderr.String(); !strings.Contains(says, "1 object of host web-7 is missing or damaged: the host stores again what it still has") {
 		t.Errorf("it tells the host, and says %s", says)
 	}
 
