@@ -18,7 +18,7 @@ var layers = [][]string{
 	{"internal/fusetest", "internal/treetest", "snapshot/filter", "snapshot/retention"},
 	{"configs"},
 	{"storage"},
-	{"storage/authentic", "storage/dir", "storage/identity", "storage/localstate", "storage/s3", "storage/throttle"},
+	{"storage/authentic", "storage/dir", "storage/identity", "storage/localstate", "storage/replay", "storage/s3", "storage/throttle"},
 	{"storage/ledger", "storage/stores", "storage/storagetest"},
 	{"storage/trust"},
 	{"storage/deletion"},
