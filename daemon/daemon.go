@@ -13,9 +13,9 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/checking"
 	"knowngood/daemon/jobfiles"
+	"knowngood/daemon/runner"
 	"knowngood/daemon/warnings"
 	"knowngood/daemon/web"
-	"knowngood/snapshot"
 	"knowngood/storage/authentic"
 )
 
@@ -24,7 +24,7 @@ type Options struct {
 	Config *configs.Config
 	// Load reads the configuration again, and validates it.
 	Load func() (*configs.Config, error)
-	// Open opens the repository of a configuration. The daemon closes it.
+	// Open opens the repository of a configuration.
 	Open checking.Open
 	// Unlocked opens it with the identity of the configuration.
 	Unlocked checking.Open
@@ -38,8 +38,11 @@ type Options struct {
 	Watchdog time.Duration
 	// Now is the wall clock.
 	Now func() time.Time
-	// Edit, when set, changes how environments are captured.
-	Edit func(*snapshot.Options)
+	// Capture captures in a process of its own; nil: in this one.
+	Capture runner.Capture
+	// Working, when set, is called when this process itself begins a run, of a check
+	// or a prune, and what it returns when that ends.
+	Working func() (ended func())
 }
 
 // Limits.
@@ -219,5 +222,4 @@ func (d *Daemon) close() {
 	d.messages.close()
 	d.jobs.close()
 	d.checks.Close()
-	d.repo.close()
 }

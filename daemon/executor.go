@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"runtime/debug"
@@ -16,7 +17,6 @@ import (
 	"knowngood/daemon/report"
 	"knowngood/daemon/runner"
 	"knowngood/daemon/warnings"
-	"knowngood/snapshot"
 	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
 	"knowngood/storage/trust"
@@ -53,6 +53,9 @@ func (x *executor) begin(ctx context.Context, j *job, run report.Run) {
 	}
 	x.active.Go(func() {
 		defer cancel(nil)
+		if !isEnvironment(j.name) && x.o.Working != nil {
+			defer x.o.Working()()
+		}
 		err := guarded(ctx, x.o.Log, work)
 		x.end(ctx, j, r, err)
 	})
@@ -82,7 +85,7 @@ func (x *executor) capture(j *job, r *running) func(context.Context) error {
 		x.messages.ping(notify.Started, j.name, nil)
 		x.o.Log.Info("run started", zap.String("environment", j.name), zap.String("trigger", r.run.Trigger))
 	})
-	one.Committed = func(made *snapshot.Result) { r.problems = made.Problems }
+	one.Committed = func(made *runner.Made) { r.problems, r.used = made.Listed(), made.UsedBytes }
 	env := j.env
 	return func(ctx context.Context) error { return one.Run(ctx, j.name, env, &r.run, &r.live) }
 }
@@ -91,7 +94,7 @@ func (x *executor) capture(j *job, r *running) func(context.Context) error {
 // admitted, which may be nil, is called then, with jobs.mu held.
 func (x *executor) runner(j *job, admitted func()) *runner.Runner {
 	log := x.o.Log.With(zap.String("environment", j.name))
-	one := &runner.Runner{StateDir: x.o.Config.StateDir, Version: x.o.Version, Purpose: "the daemon", Log: log, Open: x.repository, Kept: j.kept, Places: &x.places, Edit: x.o.Edit,
+	one := &runner.Runner{StateDir: x.o.Config.StateDir, Version: x.o.Version, Purpose: "the daemon", Log: log, Open: x.repository, Kept: j.kept, Places: &x.places, Capture: x.o.Capture,
 		Waiting: func(holder string) {
 			log.Info("the environment is being captured already; waiting for that", zap.String("by", holder))
 		}}
@@ -174,9 +177,9 @@ func (x *executor) end(ctx context.Context, j *job, r *running, err error) {
 func (x *executor) record(j *job, r *running, repo *repository.Repository, gone bool) (failures int, last bool) {
 	t := x.jobs
 	t.mu.Lock()
-	url, quota := t.config.Repository.URL, uint64(t.config.Repository.Quota)
+	url, quota, used := t.config.Repository.URL, uint64(t.config.Repository.Quota), cmp.Or(r.used, t.storage.UsedBytes)
 	t.mu.Unlock()
-	store := space(repo, url, quota)
+	store := space(repo, used, url, quota)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -188,6 +191,9 @@ func (x *executor) record(j *job, r *running, repo *repository.Repository, gone 
 			j.committed(repo, t.config.Host, &r.run)
 		}
 	}
+	if r.run.Died && r.run.Scheduled.After(j.state.LastScheduled) {
+		j.state.LastScheduled = r.run.Scheduled // only its process did: what kills each run must not be repeated at once
+	}
 	if !gone {
 		t.ended(j, r.run)
 	}
@@ -196,9 +202,6 @@ func (x *executor) record(j *job, r *running, repo *repository.Repository, gone 
 	t.storage = store
 	if j.gone {
 		t.drop(j)
-	}
-	if t.running == 0 {
-		x.repo.closeRetired()
 	}
 	return failures, t.running == 0
 }

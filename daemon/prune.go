@@ -45,8 +45,6 @@ func (x *executor) prune(ctx context.Context, r *running) (err error) {
 		if err != nil {
 			return fmt.Errorf("open the repository with the identity, to repack: %w", err)
 		}
-		defer unlocked.Close()
-		defer repo.InvalidateIndex() // the next snapshot must not refer to what was announced
 		repo = unlocked
 	}
 

@@ -34,7 +34,7 @@ func (d *Daemon) Reload() error {
 		return err
 	}
 
-	d.repo.configure(c, d.jobs.running == 0)
+	d.repo.configure(c)
 	for _, j := range d.jobs.byName {
 		j.kept.Invalidate() // runs without a policy did not add to it
 	}

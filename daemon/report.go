@@ -147,11 +147,11 @@ func UnprotectedAt(repo *repository.Repository) time.Time {
 	return time.Time{}
 }
 
-// space is how full the store is. It may take its time, so no lock is held.
-func space(repo *repository.Repository, url string, quota uint64) report.Storage {
-	s := report.Storage{LimitBytes: quota}
+// space is how full the store is, of which this host uses so much. It may take its time, so no lock is held.
+func space(repo *repository.Repository, used uint64, url string, quota uint64) report.Storage {
+	s := report.Storage{UsedBytes: used, LimitBytes: quota}
 	if repo != nil {
-		s.UsedBytes, s.UnprovenPuts = repo.KnownBytes(), repo.UnprovenPuts()
+		s.UnprovenPuts = repo.UnprovenPuts()
 	}
 	if path, ok := runner.DirectoryOf(url); ok {
 		var st unix.Statfs_t

@@ -18,8 +18,8 @@ import (
 	"knowngood/storage/trust"
 )
 
-// holder keeps one repository open: its index, connections and caches stay warm
-// between runs.
+// holder keeps one repository open: what it saw there counts for a while, here and
+// in the processes of runs.
 type holder struct {
 	o        *Options
 	findings *authentic.Findings
@@ -30,9 +30,8 @@ type holder struct {
 	repo   *repository.Repository // nil: not open
 	err    error                  // why the last attempt failed; nil when it did not
 	tried  time.Time
-	old    []*repository.Repository // retired, but runs may still use them
-	number int                      // how often another repository was configured
-	since  time.Time                // when it was first tried to open this one
+	number int       // how often another repository was configured
+	since  time.Time // when it was first tried to open this one
 }
 
 // get returns the open repository, this machine as its host, and whether it was
@@ -63,9 +62,7 @@ func (h *holder) get(ctx context.Context) (repo *repository.Repository, host *tr
 	h.mu.Unlock()
 	repo, err = h.o.Open(ctx, config, h.findings)
 	if err == nil {
-		if host, err = repo.Host(ctx); err != nil {
-			repo.Close()
-		}
+		host, err = repo.Host(ctx)
 	}
 
 	h.mu.Lock()
@@ -76,9 +73,7 @@ func (h *holder) get(ctx context.Context) (repo *repository.Repository, host *tr
 	switch {
 	case err != nil:
 		repo = nil
-	case number != h.number: // another one was configured meanwhile
-		h.old = append(h.old, repo)
-	default:
+	case number == h.number: // else another one was configured meanwhile
 		h.repo = repo
 	}
 	return repo, host, err == nil, err
@@ -89,7 +84,7 @@ func (h *holder) retire(repo *repository.Repository) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.repo == repo {
-		h.old, h.repo = append(h.old, repo), nil
+		h.repo = nil
 	}
 }
 
@@ -102,8 +97,8 @@ func (h *holder) settling(now time.Time) bool {
 }
 
 // configure makes c the configuration, and retires the repository if c names
-// another one. idle: no run uses it.
-func (h *holder) configure(c *configs.Config, idle bool) {
+// another one.
+func (h *holder) configure(c *configs.Config) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before := h.config
@@ -111,38 +106,8 @@ func (h *holder) configure(c *configs.Config, idle bool) {
 	if c.Repository.URL == before.Repository.URL && c.Host == before.Host && c.Limits == before.Limits {
 		return
 	}
-	if h.repo != nil {
-		h.old = append(h.old, h.repo)
-	}
 	h.repo, h.err, h.tried, h.since = nil, nil, time.Time{}, h.o.Now()
 	h.number++
-	if idle {
-		h.closeOld()
-	}
-}
-
-// closeRetired closes the repositories that no run can use any more.
-func (h *holder) closeRetired() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.closeOld()
-}
-
-// closeOld is closeRetired while mu is held.
-func (h *holder) closeOld() {
-	for _, r := range h.old {
-		r.Close()
-	}
-	h.old = nil
-}
-
-func (h *holder) close() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.repo != nil {
-		h.repo.Close()
-	}
-	h.closeOld()
 }
 
 // generation is how often another repository was configured.

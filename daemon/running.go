@@ -16,6 +16,7 @@ import (
 type running struct {
 	run      report.Run         // only the run itself uses it, until it ends
 	problems []manifest.Problem // of the snapshot that it made; as run
+	used     uint64             // bytes of the store, when it made one; as run
 	live     runner.Live
 	pruned   prune.Progress
 	checked  check.Progress

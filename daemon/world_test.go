@@ -67,7 +67,7 @@ func (w *world) config(environments string) *configs.Config {
 }
 
 func (w *world) open(ctx context.Context, _ *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
-	return repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour, Report: findings.Add}, KeepIndex: 6 * time.Hour})
+	return repository.Open(ctx, w.faulty, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now(), Fresh: time.Hour, Report: findings.Add}})
 }
 
 func (w *world) daemon(c *configs.Config) *Daemon {

@@ -25,11 +25,10 @@ import (
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/objects"
-	"knowngood/storage/repository"
+	"knowngood/storage/replay"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
-	"knowngood/storage/trust"
 )
 
 // verify makes a capture list what the store holds.
@@ -283,21 +282,17 @@ func (h *changedTree) packs() []string {
 }
 
 func testALossIsNoticedWithinADay(t *testing.T) {
-	for name, keep := range map[string]time.Duration{"by a command each hour": 0, "by a daemon": 6 * time.Hour} {
+	for name, keep := range map[string]bool{"by a command each hour": false, "by a daemon": true} {
 		t.Run(name, func(t *testing.T) {
 			days(t, func(t *testing.T, h *changedTree) {
 				store := storagetest.NewFaulty(h.memory)
-				open := func() *repository.Repository {
-					r, err := repository.Open(h.Ctx, store, repository.Options{Options: trust.Options{StateDir: h.State, URL: h.URL, Now: time.Now()}, KeepIndex: keep})
-					h.Check(err)
-					return r
-				}
-				r := open()
+				over, replies := *h.World, &replay.Replies{}
+				over.Store = store
 				run := func() *snapshot.Result {
-					if keep == 0 {
-						r.Close()
-						r = open()
+					if !keep {
+						replies = &replay.Replies{}
 					}
+					r := over.Child(replies)
 					host, err := r.Host(h.Ctx)
 					h.Check(err)
 					res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.State.Dir(), Sources: []walk.Source{{Path: h.src}}})
@@ -332,7 +327,6 @@ func testALossIsNoticedWithinADay(t *testing.T) {
 				if n := lists(); n < 3 || n > 4 {
 					t.Errorf("in three days the packs were listed %d times", n)
 				}
-				r.Close()
 				undamaged(h.World)
 			})
 		})
@@ -580,10 +574,9 @@ func testAnIndexRunThatTheStoreLostIsPublishedAgain(t *testing.T) {
 
 func testADaemonPublishesAgainTheIndexRunThatTheStoreLost(t *testing.T) {
 	days(t, func(t *testing.T, h *changedTree) {
-		r, err := repository.Open(h.Ctx, h.memory, repository.Options{Options: trust.Options{StateDir: h.State, URL: h.URL, Now: time.Now()}, KeepIndex: 6 * time.Hour})
-		h.Check(err)
-		defer r.Close()
+		replies := &replay.Replies{}
 		run := func() {
+			r := h.Child(replies)
 			host, err := r.Host(h.Ctx)
 			h.Check(err)
 			res, err := snapshot.Capture(h.Ctx, r, host, snapshot.Options{Environment: "d", StateDir: r.State.Dir(), Sources: []walk.Source{{Path: h.src}}})

@@ -12,23 +12,13 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"knowngood/cmd/knowngood/captures"
 	"knowngood/cmd/knowngood/logging"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/configs"
 	"knowngood/daemon"
-	"knowngood/daemon/checking"
-	"knowngood/snapshot"
-	"knowngood/storage/authentic"
-	"knowngood/storage/repository"
+	"knowngood/daemon/child"
 	"knowngood/storage/stores"
-)
-
-// How long the daemon takes what it saw in the store for true: who may read,
-// which hosts there are, and what other processes of this host wrote.
-const (
-	daemonFresh = time.Hour
-	daemonIndex = 6 * time.Hour
 )
 
 func daemonCommand(sess *session.Session) *cobra.Command {
@@ -76,29 +66,17 @@ func runDaemon(ctx context.Context, sess *session.Session, level string) error {
 	if err := sess.RefuseOtherHost(); err != nil {
 		return err
 	}
-	open := func(identity bool) checking.Open {
-		return func(ctx context.Context, c *configs.Config, findings *authentic.Findings) (*repository.Repository, error) {
-			at := *sess
-			at.Findings = findings
-			at.Config, at.RepoURL, at.StateDir, at.Host = c, c.Repository.URL, c.StateDir, c.Host
-			at.Fresh, at.KeepIndex = daemonFresh, daemonIndex
-			at.IdentityPath = ""
-			if identity {
-				if at.IdentityPath, at.KeepIndex = c.Identity, 0; c.Identity == "" {
-					return nil, session.ErrIdentityMissing
-				}
-			}
-			return at.Connect(ctx)
-		}
+	if err := child.NotDumpable(); err != nil {
+		return err
 	}
-	d := daemon.New(daemon.Options{Config: sess.Config, Load: sess.Reload, Open: open(false), Unlocked: open(true), Version: sess.Version, ConfigFile: sess.ConfigFile, Log: log,
+	c := captures.New(sess)
+	d := daemon.New(daemon.Options{Config: sess.Config, Load: sess.Reload, Open: c.Open, Unlocked: c.Unlocked, Capture: c.Capture, Working: c.Working, Version: sess.Version, ConfigFile: sess.ConfigFile, Log: log,
 		Notify: func(state string) {
 			if _, err := sd.SdNotify(false, state); err != nil {
 				log.Debug("the service manager does not listen", zap.Error(err))
 			}
 		},
-		Watchdog: watchdog(),
-		Edit:     func(o *snapshot.Options) { o.WritebackWindow = sess.WritebackWindow }})
+		Watchdog: watchdog()})
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

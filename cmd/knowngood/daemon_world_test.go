@@ -255,7 +255,7 @@ func statusField(t *testing.T, status []byte, field string) int {
 	return 0
 }
 
-// cpu is the processor time that the daemon has used.
+// cpu is the processor time that the daemon and the processes of its runs have used.
 func (s *service) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
@@ -265,7 +265,7 @@ func (s *service) cpu(t *testing.T) time.Duration {
 	_, rest, _ := strings.Cut(string(b), ") ")
 	fields := strings.Fields(rest)
 	var ticks int64
-	for _, f := range fields[11:13] { // utime and stime, in hundredths of a second
+	for _, f := range fields[11:15] { // utime, stime, and those of its children, in hundredths of a second
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
 			t.Fatal(err)

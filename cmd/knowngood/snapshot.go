@@ -264,7 +264,7 @@ func runEnvironment(ctx context.Context, sess *session.Session, name string, env
 		Waiting: func(holder string) {
 			sess.Out.Messagef("%s is being captured by %s; waiting for it", name, printable.Line(holder))
 		},
-		Committed: func(made *snapshot.Result) { result = made }, Kept: &runner.Kept{}}
+		Committed: func(made *runner.Made) { result = made.Result }, Kept: &runner.Kept{}}
 	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &runner.Live{}
 	p := sess.Out.Progress(func() console.State {
 		s := captureState(live.Progress())

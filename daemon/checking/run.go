@@ -38,7 +38,7 @@ type Options struct {
 	Began  time.Time
 	Next   time.Time // when the check is due after this one; zero: unknown
 	// Open opens the repository for this check alone, Unlocked with the identity of
-	// the configuration. The check closes it.
+	// the configuration.
 	Open, Unlocked Open
 	Progress       *check.Progress
 	Log            *zap.Logger
@@ -62,7 +62,6 @@ func (s *State) Run(ctx context.Context, o Options, out *report.Run) error {
 	if err := k.open(ctx); err != nil {
 		return err
 	}
-	defer k.repo.Close()
 	s.mu.Lock()
 	s.of(k.repo.ID())
 	s.mu.Unlock()

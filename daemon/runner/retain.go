@@ -56,7 +56,7 @@ func (k *Kept) Invalidate() {
 
 // retain applies the policy of an environment to what is kept of it, including the
 // snapshot that was just made, and returns how many snapshots it forgot.
-func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made *history.Snapshot, now time.Time) (int, error) {
+func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, made retention.Item, now time.Time) (int, error) {
 	policy := env.Keep.Policy()
 	if policy.Empty() {
 		return 0, nil
@@ -66,7 +66,7 @@ func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, na
 		return 0, fmt.Errorf("retention of %s: nothing is forgotten: %w", name, err)
 	}
 	k.set(repo.ID(), items, true)
-	if len(made.Body.Suspect) > 0 {
+	if made.Suspect {
 		return 0, nil // nothing is forgotten until it is accepted, or the next is good
 	}
 	if since := now.Sub(k.wrote); since >= 0 && since < retainEvery {
@@ -105,12 +105,12 @@ func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, na
 
 // with are the kept snapshots and the one just made; from a listing where they are
 // not known.
-func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name string, made *history.Snapshot) ([]retention.Item, error) {
+func (k *Kept) with(ctx context.Context, repo *repository.Repository, host, name string, made retention.Item) ([]retention.Item, error) {
 	k.mu.Lock()
 	items, known := slices.Clone(k.items), k.known && k.of == repo.ID()
 	k.mu.Unlock()
 	if known {
-		return append(items, itemOf(made)), nil
+		return append(items, made), nil
 	}
 	items = nil
 	for s, err := range repo.Kept(ctx, host, name) {
@@ -146,7 +146,7 @@ func stillSuspect(ctx context.Context, repo *repository.Repository, host, name s
 
 // retain applies the policy after a capture. Its errors do not fail the run: the
 // snapshot is committed.
-func (r *Runner) retain(ctx context.Context, repo *repository.Repository, name string, env *configs.Environment, made *history.Snapshot) int {
+func (r *Runner) retain(ctx context.Context, repo *repository.Repository, name string, env *configs.Environment, made retention.Item) int {
 	if r.Kept == nil {
 		return 0
 	}

@@ -66,13 +66,15 @@ type Runner struct {
 	// Open returns the open repository, and this machine as its host, which has
 	// just been verified. The repository belongs to whoever opened it.
 	Open func(context.Context) (*repository.Repository, *trust.Host, error)
-	// Edit, when set, changes the options of a capture.
+	// Edit, when set, changes the options of a capture in this process.
 	Edit func(*snapshot.Options)
+	// Capture, when set, captures in the place of this process.
+	Capture Capture
 	// Waiting, when set, is called with the process that captures the environment
 	// at the moment.
 	Waiting func(holder string)
-	// Committed, when set, is called with the capture that made a snapshot.
-	Committed func(result *snapshot.Result)
+	// Committed, when set, is called with what a capture made.
+	Committed func(*Made)
 	// Kept is what retention is applied to; nil: nothing is forgotten.
 	Kept *Kept
 	// Places bound how many runs work at once; nil: no bound.
@@ -196,6 +198,8 @@ func (r *Runner) around(ctx context.Context, name string, env *configs.Environme
 		err = r.attempts(ctx, name, env, run, live)
 	}
 	if err != nil {
+		died := (*DiedError)(nil)
+		run.Died = errors.As(err, &died) && ctx.Err() == nil
 		err = WithCause(ctx, err)
 		Fail(ctx, run, err)
 	}
@@ -241,7 +245,7 @@ func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environ
 		live.attempt.Store(int32(run.Attempts))
 		live.Enter("capture")
 		err := r.capture(ctx, name, env, run, live)
-		if err == nil || run.Attempts > int(env.Retries) || !transient(err) || ctx.Err() != nil {
+		if err == nil || run.Attempts > int(env.Retries) || !Transient(err) || ctx.Err() != nil {
 			return err
 		}
 		pause := wait + rand.N(wait/5)
@@ -256,11 +260,14 @@ func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environ
 	}
 }
 
-// transient reports whether an error may disappear by itself: the store could not
+// Transient reports whether an error may disappear by itself: the store could not
 // be reached or used for a while.
-func transient(err error) bool {
+func Transient(err error) bool {
 	if authentic.Damaged(err) {
 		return false
+	}
+	if elsewhere := (*ElsewhereError)(nil); errors.As(err, &elsewhere) {
+		return elsewhere.Transient
 	}
 	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, objects.ErrOvertaken, objects.ErrLost} {
 		if errors.Is(err, e) {
@@ -272,46 +279,28 @@ func transient(err error) bool {
 
 // capture is one attempt.
 func (r *Runner) capture(ctx context.Context, name string, env *configs.Environment, run *report.Run, live *Live) error {
-	o, err := CaptureOptions(name, env)
-	if err != nil {
-		return err
-	}
 	repo, host, err := r.Open(ctx)
 	if err != nil {
 		return err
 	}
-	o.StateDir, o.Version, o.Level = repo.State.Dir(), r.Version, Level(r.Compression)
-	o.MaxRepack = r.MaxRepack
-	Omit(&o, r.StateDir, r.URL)
-	o.Progress = &snapshot.Progress{Warn: func(m string) { r.Log.Warn(m) }, Note: func(m string) { r.Log.Info(m) }}
-	if r.Edit != nil {
-		r.Edit(&o)
+	p := &snapshot.Progress{Warn: func(m string) { r.Log.Warn(m) }, Note: func(m string) { r.Log.Info(m) }}
+	live.progress.Store(p)
+	capture := r.Capture
+	if capture == nil {
+		capture = func(ctx context.Context, a *Attempt, p *snapshot.Progress) (*Made, error) {
+			return a.Make(ctx, repo, host, p, r.Edit)
+		}
 	}
-	live.progress.Store(o.Progress)
-	result, err := snapshot.Capture(ctx, repo, host, o)
+	made, err := capture(ctx, &Attempt{Name: name, Environment: env, URL: r.URL, StateDir: r.StateDir, Version: r.Version, Compression: r.Compression, MaxRepack: r.MaxRepack}, p)
 	if err != nil {
 		return err
 	}
-	run.Snapshot, run.Files, run.Bytes, run.NewBytes, run.StoredBytes, run.Problems = result.Snapshot.Ref(), result.Files, result.Bytes, result.NewBytes, result.StoredBytes, result.Count
-	run.SnapshotID, run.Directories, run.ReadFiles = fmt.Sprintf("%x", result.Snapshot.ID), result.Directories, result.Read
-	run.Verified = result.Verified
-	run.HealedPacks, run.HealedBytes = result.Healed.Packs, result.Healed.Bytes
-	if b := result.Snapshot.Body; b != nil {
-		run.SnapshotTime, run.ProtectedUntil = b.Started, repo.ClaimedProtection(b)
-	}
-	run.Result = report.Success
-	if result.Partial() {
-		run.Result = report.Partial
-	}
-	for _, s := range result.Suspect {
-		run.Result, run.Suspect = report.Suspect, append(run.Suspect, s.String())
-	}
-	run.Suspect = report.BoundReasons(run.Suspect)
+	made.describe(run)
 	if r.Committed != nil {
-		r.Committed(result)
+		r.Committed(made)
 	}
 	live.Enter("retention")
-	run.Forgotten = r.retain(ctx, repo, name, env, result.Snapshot)
+	run.Forgotten = r.retain(ctx, repo, name, env, made.Item)
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"knowngood/storage/chunk"
 	"knowngood/storage/history"
 	"knowngood/storage/identity"
+	"knowngood/storage/replay"
 	"knowngood/storage/repository"
 	"knowngood/storage/trust"
 )
@@ -106,6 +107,15 @@ func (w *World) Check(err error) {
 func (w *World) Open(state string) *repository.Repository {
 	w.T.Helper()
 	r, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: state, URL: w.URL, Now: time.Now(), Report: w.findings.Add}})
+	w.Check(err)
+	return r
+}
+
+// Child opens the repository as the process of a daemon's run does, which is handed
+// what the store answered to others. Each run has one of its own.
+func (w *World) Child(replies *replay.Replies) *repository.Repository {
+	w.T.Helper()
+	r, err := repository.Open(w.Ctx, replay.New(w.Store, replies), repository.Options{Options: trust.Options{StateDir: w.State, URL: w.URL, Now: time.Now(), Fresh: time.Hour}})
 	w.Check(err)
 	return r
 }

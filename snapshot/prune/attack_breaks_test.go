@@ -19,21 +19,20 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	capture "knowngood/snapshot"
 	"knowngood/snapshot/check"
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
+	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
+	"knowngood/storage/replay"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
-	"knowngood/storage/trust"
-
-	capture "knowngood/snapshot"
-	"knowngood/snapshot/walk"
 )
 
 // Breaks that were found by an attack on the product. Each test states the right
@@ -703,10 +702,9 @@ func testSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
 				w.owner()
 				time.Sleep(7*day + time.Hour)
 
-				daemon, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: w.URL, Now: time.Now(), Fresh: time.Hour}, KeepIndex: 12 * time.Hour})
-				w.check(err)
-				defer daemon.Close()
+				replies := &replay.Replies{}
 				run := func() *history.Snapshot {
+					daemon := w.Child(replies)
 					host, err := daemon.Host(w.Ctx)
 					w.check(err)
 					res, err := capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "web", StateDir: daemon.State.Dir(), Sources: []walk.Source{{Path: w.dir}}})

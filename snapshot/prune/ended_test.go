@@ -11,18 +11,17 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	capture "knowngood/snapshot"
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
-	"knowngood/storage/repository"
+	"knowngood/storage/replay"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
-
-	capture "knowngood/snapshot"
 )
 
 // reenrol is what is done after a break-in: the host has another key and
@@ -113,10 +112,9 @@ func testWhatAnEndedKeyAnnouncedWaitsFromWhenItCounts(t *testing.T) {
 		time.Sleep(9 * day)
 
 		// A daemon looks, and relies on that for hours.
-		daemon, err := repository.Open(w.Ctx, w.Store, repository.Options{Options: trust.Options{StateDir: w.State, URL: w.URL, Now: time.Now(), Fresh: time.Hour}, KeepIndex: 12 * time.Hour})
-		w.check(err)
-		defer daemon.Close()
+		replies := &replay.Replies{}
 		run := func() *history.Snapshot {
+			daemon := w.Child(replies)
 			host, err := daemon.Host(w.Ctx)
 			w.check(err)
 			res, err := capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "web", StateDir: daemon.State.Dir(), Sources: []walk.Source{{Path: w.dir}}})

@@ -11,18 +11,18 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	capture "knowngood/snapshot"
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/objects"
+	"knowngood/storage/replay"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
-
-	capture "knowngood/snapshot"
 )
 
 func TestStale(t *testing.T) {
@@ -30,7 +30,7 @@ func TestStale(t *testing.T) {
 	t.Run("what a dead run left is not relied on once it is pruned", testWhatADeadRunLeftIsNotReliedOnOnceItIsPruned)
 	t.Run("a tombstone counts only as far as it may", testATombstoneCountsOnlyAsFarAsItMay)
 	t.Run("what was deleted under a long run is not published", testWhatWasDeletedUnderALongRunIsNotPublished)
-	t.Run("what a failed run left in an open index is not relied on once it is pruned", testWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned)
+	t.Run("what a failed run left is not relied on once it is pruned", testWhatAFailedRunLeftIsNotReliedOnOnceItIsPruned)
 }
 
 func testAnOlderStateDirectoryThatCameBackLosesNothing(t *testing.T) {
@@ -166,7 +166,7 @@ func testATombstoneCountsOnlyAsFarAsItMay(t *testing.T) {
 }
 
 func testWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
-	for name, keep := range map[string]time.Duration{"and the next run opens the index": 0, "and the next run has it open": 6 * time.Hour} {
+	for name, keep := range map[string]bool{"and the next run looks": false, "and the next run believes what it saw": true} {
 		t.Run(name, func(t *testing.T) {
 			m := storagetest.NewMemory()
 			simulated(t, func() storage.Store { return m }, func(w *world) {
@@ -179,10 +179,13 @@ func testWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
 					slow.Add(storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: nth, Fault: storagetest.Delayed(12 * day)})
 				}
 				w.write("late", 4<<20)
-				daemon, err := repository.Open(w.Ctx, slow, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now()}, KeepIndex: keep})
-				w.check(err)
-				defer daemon.Close()
+				over, replies := *w.World, &replay.Replies{}
+				over.Store = slow
 				run := func() error {
+					if !keep {
+						replies = &replay.Replies{}
+					}
+					daemon := over.Child(replies)
 					host, err := daemon.Host(w.Ctx)
 					w.check(err)
 					_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.State.Dir(), Sources: []walk.Source{{Path: w.dir}}})
@@ -220,7 +223,7 @@ func testWhatWasDeletedUnderALongRunIsNotPublished(t *testing.T) {
 	}
 }
 
-func testWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned(t *testing.T) {
+func testWhatAFailedRunLeftIsNotReliedOnOnceItIsPruned(t *testing.T) {
 	m := storagetest.NewMemory()
 	simulated(t, func() storage.Store { return m }, func(w *world) {
 		for range 5 {
@@ -229,10 +232,10 @@ func testWhatAFailedRunLeftInAnOpenIndexIsNotReliedOnOnceItIsPruned(t *testing.T
 		}
 		failing := storagetest.NewFaulty(m, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 3, Fault: storagetest.FailBefore(nil)})
 		w.write("late", 4<<20)
-		daemon, err := repository.Open(w.Ctx, failing, repository.Options{Options: trust.Options{StateDir: w.State, URL: "test", Now: time.Now()}, KeepIndex: 6 * time.Hour})
-		w.check(err)
-		defer daemon.Close()
+		over, replies := *w.World, &replay.Replies{}
+		over.Store = failing
 		run := func() error {
+			daemon := over.Child(replies)
 			host, err := daemon.Host(w.Ctx)
 			w.check(err)
 			_, err = capture.Capture(w.Ctx, daemon, host, capture.Options{Environment: "db", StateDir: daemon.State.Dir(), Sources: []walk.Source{{Path: w.dir}}})

@@ -18,7 +18,6 @@ import (
 type Index struct {
 	*Holdings
 	marker *marker
-	kept   bool // the runs stay open for other captures
 }
 
 // OpenIndex opens the index of the host's own domain for a capture. It includes
@@ -35,7 +34,7 @@ func (r *Objects) OpenIndex(ctx context.Context, host *trust.Host, v Verificatio
 	if err != nil {
 		return nil, err
 	}
-	x := &Index{kept: r.keepIndex > 0, Holdings: &Holdings{domain: own, view: view, inventory: own.ownInventory(), began: began}}
+	x := &Index{Holdings: &Holdings{domain: own, view: view, inventory: own.ownInventory(), began: began}}
 	if err := x.prepare(ctx, v); err != nil {
 		x.Close()
 		return nil, err
@@ -151,8 +150,6 @@ func (x *Index) Done() {
 // Close releases the index. The marker of a capture that is not Done stays, for
 // the next one.
 func (x *Index) Close() {
-	if !x.kept {
-		x.runs.close()
-	}
+	x.runs.close()
 	x.marker.close()
 }

@@ -10,7 +10,6 @@ package objects
 
 import (
 	"sync"
-	"time"
 
 	"knowngood/storage/deletion"
 	"knowngood/storage/seal"
@@ -25,16 +24,9 @@ type Objects struct {
 	t *trust.Trust
 	d *deletion.Deletion
 
-	keepIndex time.Duration // how long index runs count once they are loaded
-	warm      warm
-
 	mu          sync.Mutex
 	inventories map[seal.DomainID]*ownInventory
 }
 
-// New makes the Objects of a repository. keepIndex keeps the index of the host's
-// own domain open between runs, until Close: this is how long a look at what other
-// processes of the host wrote counts, at most half a day. 0 opens it for each run.
-func New(t *trust.Trust, d *deletion.Deletion, keepIndex time.Duration) *Objects {
-	return &Objects{t: t, d: d, keepIndex: keepIndex}
-}
+// New makes the Objects of a repository.
+func New(t *trust.Trust, d *deletion.Deletion) *Objects { return &Objects{t: t, d: d} }

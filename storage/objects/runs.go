@@ -16,6 +16,8 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/index"
+	"knowngood/storage/layout"
+	"knowngood/storage/replay"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -124,7 +126,10 @@ func (r *runs) load(ctx context.Context, restore bool) (*loaded, error) {
 		return nil, err
 	}
 	l := &loaded{complete: len(cached) > 0}
-	replaced, damaged, err := r.fetchAll(ctx)
+	replaced, damaged, err := r.fetchAll(ctx, cached)
+	if errors.Is(err, errOutdated) {
+		replaced, damaged, err = r.fetchAll(ctx, cached)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -150,13 +155,22 @@ func (r *runs) load(ctx context.Context, restore bool) (*loaded, error) {
 	return l, r.table.Cover()
 }
 
+// errOutdated is that a listing was replayed, and that another process of this host
+// has published since: the cache has other runs.
+var errOutdated = errors.New("the listing of index runs is outdated")
+
 // fetchAll adds the runs that the store lists to the table, but for those that others
 // replace. Those that are damaged it returns with the reason.
-func (r *runs) fetchAll(ctx context.Context) (replaced map[[32]byte]bool, damaged map[[32]byte]error, err error) {
+func (r *runs) fetchAll(ctx context.Context, cached [][32]byte) (replaced map[[32]byte]bool, damaged map[[32]byte]error, err error) {
 	r.listed = map[[32]byte]bool{}
+	distrust := func() bool {
+		return replay.Distrust(r.repo.t.Store(), layout.PrefixIndexRuns(r.host, r.ID))
+	}
+	replayed := false
 	replaced, damaged = map[[32]byte]bool{}, map[[32]byte]error{}
 	var mu sync.Mutex // guards the rest
 	var files []*index.File
+	var absent [][32]byte // from the cache, of a listing that was replayed
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runsInFlight)
 	for o, err := range r.listRuns(ctx) { // the newest first
@@ -165,11 +179,19 @@ func (r *runs) fetchAll(ctx context.Context) (replaced map[[32]byte]bool, damage
 			break
 		}
 		r.listed[o.hash] = true
+		replayed = replayed || distrust()
+		here := !replayed || slices.Contains(cached, o.hash)
 		g.Go(func() error {
 			mu.Lock()
 			skip := replaced[o.hash]
 			mu.Unlock()
 			if skip {
+				return nil
+			}
+			if !here {
+				mu.Lock()
+				defer mu.Unlock()
+				absent = append(absent, o.hash)
 				return nil
 			}
 			f, err := r.fetch(gctx, o)
@@ -191,6 +213,10 @@ func (r *runs) fetchAll(ctx context.Context) (replaced map[[32]byte]bool, damage
 	}
 	err = g.Wait()
 	r.table.Adopt(files...)
+	other := func(hash [32]byte) bool { return !replaced[hash] && !(r.listed[hash] && slices.Contains(cached, hash)) }
+	if err == nil && (replayed || distrust()) && slices.ContainsFunc(append(absent, cached...), other) {
+		err = errOutdated
+	}
 	return replaced, damaged, err
 }
 

@@ -40,12 +40,7 @@ type Repository struct {
 }
 
 // Options qualify Open.
-type Options struct {
-	trust.Options
-	// KeepIndex is how long a look at what other processes of the host wrote counts;
-	// see objects.New.
-	KeepIndex time.Duration
-}
+type Options struct{ trust.Options }
 
 // Open opens the repository in store; see trust.Open.
 func Open(ctx context.Context, store storage.Store, o Options) (*Repository, error) {
@@ -53,7 +48,7 @@ func Open(ctx context.Context, store storage.Store, o Options) (*Repository, err
 	if err != nil {
 		return nil, err
 	}
-	return parts(t, o.KeepIndex), nil
+	return parts(t), nil
 }
 
 // Init makes a repository in store and enrols this machine as its first host; see
@@ -63,12 +58,12 @@ func Init(ctx context.Context, store storage.Store, o trust.InitOptions) (*Repos
 	if err != nil {
 		return nil, nil, err
 	}
-	return parts(t, 0), made, nil
+	return parts(t), made, nil
 }
 
-func parts(t *trust.Trust, keepIndex time.Duration) *Repository {
+func parts(t *trust.Trust) *Repository {
 	d := deletion.New(t)
-	o := objects.New(t, d, keepIndex)
+	o := objects.New(t, d)
 	return &Repository{t, history.New(t, d, o), d, o}
 }
 

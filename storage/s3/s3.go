@@ -212,3 +212,6 @@ func firstOf(values ...string) string {
 	}
 	return ""
 }
+
+// Region is where the bucket is: as configured, or as the server named it.
+func (s *Store) Region() string { return s.bucket.options.Region }

@@ -8,6 +8,7 @@
 package stores
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +31,9 @@ var ErrURL = errors.New("invalid repository URL")
 
 // Options qualify Open and Create. The zero value is fit for use.
 type Options struct {
-	// Upload and Download limit the rate in bytes per second; 0 is no limit.
-	Upload   int64
-	Download int64
+	Limits throttle.Limits
+	// Region of a bucket whose URL names none, where that is known: see Region.
+	Region string
 }
 
 // Open opens the store at a URL.
@@ -86,19 +87,28 @@ func open(ctx context.Context, rawURL string, o Options, openDir func(string) (*
 	if u.Scheme == "file" {
 		s, err = openDir(u.Path)
 	} else {
-		s, err = openBucket(ctx, u)
+		s, err = openBucket(ctx, u, o.Region)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if o.Upload > 0 || o.Download > 0 {
-		s = throttle.New(s, throttle.Limits{Upload: o.Upload, Download: o.Download})
+	if o.Limits != (throttle.Limits{}) {
+		s = throttle.New(s, o.Limits)
 	}
 	return s, nil
 }
 
-func openBucket(ctx context.Context, u *url.URL) (storage.Store, error) {
+// Region is where the bucket of an open store was found to be; "" for none.
+func Region(s storage.Store) string {
+	if b, ok := storage.Capability[*s3.Store](s); ok {
+		return b.Region()
+	}
+	return ""
+}
+
+func openBucket(ctx context.Context, u *url.URL, region string) (storage.Store, error) {
 	c, err := bucketConfig(u)
+	c.Region = cmp.Or(c.Region, region)
 	if err != nil {
 		return nil, &storage.Error{Op: "open", Store: Redact(u.String()), Err: fmt.Errorf("%w: %w", ErrURL, err)}
 	}

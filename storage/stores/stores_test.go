@@ -11,6 +11,7 @@ import (
 	"knowngood/storage/s3"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/stores"
+	"knowngood/storage/throttle"
 )
 
 func TestURL(t *testing.T) {
@@ -28,7 +29,7 @@ func testADirectoryIsOpenedByPathOrURL(t *testing.T) {
 			t.Fatalf("open %s before it was created: %v, want ErrNoStore", u, err)
 		}
 	}
-	s, err := stores.Create(t.Context(), path, stores.Options{Upload: 1 << 30})
+	s, err := stores.Create(t.Context(), path, stores.Options{Limits: throttle.Limits{Upload: throttle.Rate(1 << 30)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func testABucketIsOpenedByURL(t *testing.T) {
 	server.Setenv(t)
 	server.Bucket(t, "bucket", storagetest.PlainBucket)
 	for _, u := range []string{server.URL("bucket", "deep/prefix"), server.URL("bucket", "deep/prefix/") + "&path_style=true"} {
-		s, err := stores.Create(t.Context(), u, stores.Options{Download: 1 << 30})
+		s, err := stores.Create(t.Context(), u, stores.Options{Limits: throttle.Limits{Download: throttle.Rate(1 << 30)}})
 		if err != nil {
 			t.Fatal(err)
 		}

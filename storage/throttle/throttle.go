@@ -13,18 +13,22 @@ import (
 	"knowngood/storage"
 )
 
-// Limits in bytes per second; 0 is no limit.
+// Limiter waits until so many bytes may be moved. A *rate.Limiter is one.
+type Limiter interface {
+	WaitN(ctx context.Context, bytes int) error
+}
+
+// Limits of one or several stores, which keep them together; nil is no limit.
 type Limits struct {
-	Upload   int64
-	Download int64
+	Upload   Limiter
+	Download Limiter
 }
 
 // Store is a storage.Store that passes bodies on at a limited rate. Requests
 // without a body are not held up.
 type Store struct {
-	inner    storage.Store
-	upload   *rate.Limiter
-	download *rate.Limiter
+	inner  storage.Store
+	limits Limits
 }
 
 var (
@@ -35,11 +39,12 @@ var (
 
 // New decorates inner.
 func New(inner storage.Store, l Limits) *Store {
-	return &Store{inner: inner, upload: limiter(l.Upload), download: limiter(l.Download)}
+	return &Store{inner: inner, limits: l}
 }
 
-// limiter passes the bytes of a twentieth of a second, or one piece, at once.
-func limiter(bytesPerSecond int64) *rate.Limiter {
+// Rate limits to so many bytes per second, 0 for no limit. The bytes of a twentieth
+// of a second, or one piece, pass at once.
+func Rate(bytesPerSecond int64) Limiter {
 	if bytesPerSecond <= 0 {
 		return nil
 	}
@@ -52,10 +57,10 @@ func (s *Store) Unwrap() storage.Store { return s.inner }
 
 // Put implements storage.Store.
 func (s *Store) Put(ctx context.Context, key string, body []byte, o storage.PutOptions) error {
-	if s.upload != nil {
+	if s.limits.Upload != nil {
 		before := o.Pace
 		o.Pace = func(ctx context.Context, n int) error {
-			if err := s.upload.WaitN(ctx, n); err != nil {
+			if err := s.limits.Upload.WaitN(ctx, n); err != nil {
 				return ended(ctx, err)
 			}
 			if before != nil {
@@ -103,10 +108,10 @@ func (s *Store) GetVersion(ctx context.Context, key, version string, offset, len
 }
 
 func (s *Store) slow(ctx context.Context, key string, r io.ReadCloser, err error) (io.ReadCloser, error) {
-	if err != nil || s.download == nil {
+	if err != nil || s.limits.Download == nil {
 		return r, err
 	}
-	return &body{ReadCloser: r, ctx: ctx, key: key, limit: s.download}, nil
+	return &body{ReadCloser: r, ctx: ctx, key: key, limit: s.limits.Download}, nil
 }
 
 // body is read at a limited rate.
@@ -114,7 +119,7 @@ type body struct {
 	io.ReadCloser
 	ctx   context.Context
 	key   string
-	limit *rate.Limiter
+	limit Limiter
 }
 
 func (b *body) Read(p []byte) (int, error) {

@@ -21,7 +21,7 @@ func TestThrottle(t *testing.T) {
 }
 
 func testAThrottledStoreKeepsTheContract(t *testing.T) {
-	fast := throttle.Limits{Upload: 1 << 30, Download: 1 << 30}
+	fast := throttle.Limits{Upload: throttle.Rate(1 << 30), Download: throttle.Rate(1 << 30)}
 	t.Run("memory", func(t *testing.T) {
 		storagetest.Run(t, func(*testing.T) storage.Store {
 			return throttle.New(storagetest.NewMemory(), fast)
@@ -49,7 +49,7 @@ const (
 func testBodiesMoveAtTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := storagetest.NewMemory()
-		s := throttle.New(memory, throttle.Limits{Upload: rate, Download: 2 * rate})
+		s := throttle.New(memory, throttle.Limits{Upload: throttle.Rate(rate), Download: throttle.Rate(2 * rate)})
 		seconds := func(f func() error) float64 {
 			begin := time.Now()
 			if err := f(); err != nil {
@@ -92,7 +92,7 @@ func testBodiesMoveAtTheLimit(t *testing.T) {
 
 func testTheWaitEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := throttle.New(storagetest.NewMemory(), throttle.Limits{Upload: rate, Download: rate})
+		s := throttle.New(storagetest.NewMemory(), throttle.Limits{Upload: throttle.Rate(rate), Download: throttle.Rate(rate)})
 		if err := s.Put(t.Context(), "k", make([]byte, size), storage.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
 	"knowngood/storage/localstate"
+	"knowngood/storage/replay"
 	"knowngood/storage/statement"
 )
 
@@ -70,7 +71,7 @@ func (h *Certified) list(ctx context.Context, host string) ([]storage.Object, er
 	}
 	h.mu.Unlock()
 
-	l := certificateList{at: time.Now()}
+	l := certificateList{at: replay.ListedAt(h.base.store, prefix)}
 	for o, err := range h.base.store.List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
 		if err != nil {
 			return nil, fmt.Errorf("list certificates of hosts: %w", err)

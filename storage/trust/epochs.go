@@ -13,6 +13,7 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
+	"knowngood/storage/replay"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -62,7 +63,7 @@ func (e *Epochs) newest(ctx context.Context) (*statement.Epoch, error) {
 	if seen.epoch != nil && time.Since(seen.at) < e.fresh {
 		return seen.epoch, nil
 	}
-	seen.at = time.Now()
+	seen.at = replay.ListedAt(e.base.store, layout.PrefixEpochs)
 	var newest *statement.Epoch
 	for x, err := range e.all(ctx, known) {
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 	"knowngood/storage/localstate"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
+	"knowngood/storage/throttle"
 	"knowngood/storage/trust"
 )
 
@@ -33,19 +34,32 @@ func (sess *Session) Store(ctx context.Context, create bool) (storage.Store, err
 	if create {
 		open = stores.Create
 	}
-	up, err := rate("--limit-upload", sess.LimitUpload, sess.Config.Limits.Upload)
-	if err != nil {
-		return nil, err
+	limits := sess.Limits
+	if limits == nil {
+		up, down, err := sess.Rates()
+		if err != nil {
+			return nil, err
+		}
+		limits = &throttle.Limits{Upload: throttle.Rate(up), Download: throttle.Rate(down)}
 	}
-	down, err := rate("--limit-download", sess.LimitDownload, sess.Config.Limits.Download)
-	if err != nil {
-		return nil, err
-	}
-	s, err := open(ctx, sess.RepoURL, stores.Options{Upload: int64(up), Download: int64(down)})
+	s, err := open(ctx, sess.RepoURL, stores.Options{Limits: *limits, Region: sess.Region})
 	if errors.Is(err, stores.ErrURL) {
 		err = usage.Errorf("%w", err)
 	}
+	if err == nil && sess.Over != nil {
+		s = sess.Over(s)
+	}
 	return s, err
+}
+
+// Rates are the limits of flags and configuration in bytes per second; 0 for none.
+func (sess *Session) Rates() (up, down int64, err error) {
+	u, err := rate("--limit-upload", sess.LimitUpload, sess.Config.Limits.Upload)
+	if err != nil {
+		return 0, 0, err
+	}
+	d, err := rate("--limit-download", sess.LimitDownload, sess.Config.Limits.Download)
+	return int64(u), int64(d), err
 }
 
 // Open opens the repository for a command that is about a host, which must be
@@ -64,7 +78,7 @@ func (sess *Session) Connect(ctx context.Context) (*repository.Repository, error
 	if err != nil {
 		return nil, err
 	}
-	o := repository.Options{Options: trust.Options{StateDir: sess.StateDir, URL: stores.Redact(sess.RepoURL), Place: stores.Place(sess.RepoURL), Now: time.Now(), Fresh: max(sess.Fresh, time.Minute), Report: sess.Findings.Add}, KeepIndex: sess.KeepIndex}
+	o := repository.Options{Options: trust.Options{StateDir: sess.StateDir, URL: stores.Redact(sess.RepoURL), Place: stores.Place(sess.RepoURL), Now: time.Now(), Fresh: max(sess.Fresh, time.Minute), Report: sess.Findings.Add}}
 	if sess.Pin != "" {
 		pin, err := hex.DecodeString(strings.TrimSpace(sess.Pin))
 		if err != nil || len(pin) != 32 {

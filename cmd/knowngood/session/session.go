@@ -12,8 +12,10 @@ import (
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
+	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/repository"
+	"knowngood/storage/throttle"
 )
 
 // Flags are those of all commands. After Load, what they left open is that of the
@@ -55,8 +57,11 @@ type Session struct {
 	Unusable   error  // why the configuration cannot be used, for a command that does without
 	Advise     bool   // the command shows what is odd in the configuration
 
-	Fresh, KeepIndex time.Duration // of repository.Options
-	WritebackWindow  time.Duration // of snapshot.Options
+	Fresh           time.Duration                     // of trust.Options
+	Limits          *throttle.Limits                  // in place of those of flags and configuration
+	Region          string                            // of stores.Options
+	Over            func(storage.Store) storage.Store // decorates the store; nil for not
+	WritebackWindow time.Duration                     // of snapshot.Options
 
 	Repo     *repository.Repository // that was opened; nil before
 	Findings *authentic.Findings    // of the repository
