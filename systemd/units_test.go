@@ -41,7 +41,7 @@ func settings(t *testing.T, file string) map[string][]string {
 }
 
 // own are settings in which the two services differ, for what they run.
-var own = []string{"Type=", "NotifyAccess=", "ExecStart", "ExecReload=", "WatchdogSec=", "Restart", "TimeoutStartSec=", "SuccessExitStatus=", "RuntimeDirectory"}
+var own = []string{"Type=", "NotifyAccess=", "ExecStart", "ExecReload=", "WatchdogSec=", "OOMPolicy=", "Restart", "TimeoutStartSec=", "SuccessExitStatus=", "RuntimeDirectory"}
 
 func TestBothServicesHaveTheSameSandbox(t *testing.T) {
 	t.Parallel()
