@@ -18,7 +18,13 @@ import (
 	"knowngood/storage/throttle"
 )
 
-func TestMemoryIsSharedAndNeverExceeded(t *testing.T) {
+func TestChild(t *testing.T) {
+	t.Run("memory is shared and never exceeded", testMemoryIsShared)
+	t.Run("a job is the same for the child", testAJobIsTheSameForTheChild)
+	t.Run("children ask for what they move", testChildrenAskForWhatTheyMove)
+}
+
+func testMemoryIsShared(t *testing.T) {
 	t.Parallel()
 	const total = 1200
 	m, parts := NewMemory(total), map[string]int64{}
@@ -60,7 +66,7 @@ func TestMemoryIsSharedAndNeverExceeded(t *testing.T) {
 	leaveD()
 }
 
-func TestAJobIsTheSameForTheChild(t *testing.T) {
+func testAJobIsTheSameForTheChild(t *testing.T) {
 	for _, name := range []string{"PING_ID", "CHAT_HOOK", "MAIL_PASSWORD"} {
 		t.Setenv(name, "x")
 	}
@@ -97,7 +103,7 @@ func (c *counter) WaitN(ctx context.Context, n int) error {
 	return ctx.Err()
 }
 
-func TestChildrenAskForWhatTheyMove(t *testing.T) {
+func testChildrenAskForWhatTheyMove(t *testing.T) {
 	t.Parallel()
 	var down throttle.Limiter
 	q := &questions{waiting: map[int]chan struct{}{}}

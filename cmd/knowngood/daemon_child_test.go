@@ -29,9 +29,17 @@ import (
 	"knowngood/storage/trust"
 )
 
+func TestProcessOfARun(t *testing.T) {
+	t.Run("leaves no secret of it in the memory of the daemon", testNoSecretOfARunIsInTheDaemon)
+	t.Run("that is killed leaves a run that died, and the daemon", testAProcessThatIsKilled)
+	t.Run("ends with the daemon", testAProcessEndsWithTheDaemon)
+	t.Run("is started by a daemon alone", testOnlyADaemonStartsOne)
+	t.Run("keeps one limit together with two others", testThreeKeepOneLimit)
+}
+
 // Whoever takes the host after a run must not find in the daemon's memory what
 // opens the run's packs.
-func TestNoSecretOfARunIsInTheMemoryOfTheDaemonAfterIt(t *testing.T) {
+func testNoSecretOfARunIsInTheDaemon(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root may read the memory of a process that cannot be dumped")
 	}
@@ -209,7 +217,7 @@ func (m *machine) secrets(t *testing.T) map[string][]byte {
 	return secrets
 }
 
-func TestARunWhoseProcessIsKilled(t *testing.T) {
+func testAProcessThatIsKilled(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t)
 	m.up(t)
@@ -249,7 +257,7 @@ func (s *service) killChild(t *testing.T) {
 	}
 }
 
-func TestTheProcessOfARunEndsWithTheDaemon(t *testing.T) {
+func testAProcessEndsWithTheDaemon(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*testing.T, *mortal){
 		"that is killed":  func(_ *testing.T, m *mortal) { m.kill() },
@@ -278,14 +286,14 @@ func TestTheProcessOfARunEndsWithTheDaemon(t *testing.T) {
 	}
 }
 
-func TestOnlyADaemonStartsTheProcessOfARun(t *testing.T) {
+func testOnlyADaemonStartsOne(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	m.run(t, "internal", "capture").exits(t, exit.Usage)
 }
 
 // Each in a process of its own.
-func TestThreeRunsTogetherKeepOneLimit(t *testing.T) {
+func testThreeKeepOneLimit(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))
 	const each, limit = 1 << 20, 1 << 20 // bytes, and bytes a second
