@@ -31,7 +31,7 @@ import (
 
 func TestProcessOfARun(t *testing.T) {
 	t.Run("leaves no secret of it in the memory of the daemon", testNoSecretOfARunIsInTheDaemon)
-	t.Run("that is killed leaves a run that died, and the daemon", testAProcessThatIsKilled)
+	t.Run("that is killed leaves a run that died", testAProcessThatIsKilled)
 	t.Run("ends with the daemon", testAProcessEndsWithTheDaemon)
 	t.Run("is started by a daemon alone", testOnlyADaemonStartsOne)
 	t.Run("keeps one limit together with two others", testThreeKeepOneLimit)

@@ -151,10 +151,12 @@ type program struct {
 
 // Command is for the daemon, which starts its children with it.
 func Command(sess *session.Session) *cobra.Command {
-	cmd := &cobra.Command{Use: "internal", Short: "What the daemon starts for itself", Hidden: true, Args: usage.UnknownCommand, Annotations: map[string]string{"config": "none"}}
+	const example = "  knowngood internal capture"
+	cmd := &cobra.Command{Use: "internal", Short: "What the daemon starts for itself", Example: example, Hidden: true, Args: usage.UnknownCommand, Annotations: map[string]string{"config": "none"}}
 	cmd.AddCommand(&cobra.Command{
 		Use:         "capture",
 		Short:       "Make a capture of the daemon that has file descriptor 3",
+		Example:     example,
 		Args:        usage.Takes(0, 0),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
