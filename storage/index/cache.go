@@ -17,8 +17,12 @@ import (
 	"knowngood/internal/userdir"
 )
 
-// ErrFull says that the disk of the cache is full.
-var ErrFull = errors.New("no space left for the index cache")
+var (
+	// ErrFull says that the disk of the cache is full.
+	ErrFull = errors.New("no space left for the index cache")
+	// ErrCache says that the cache cannot be used for another reason.
+	ErrCache = errors.New("index cache")
+)
 
 const (
 	runSuffix    = ".run"
@@ -57,7 +61,7 @@ func (c *Cache) fail(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w in %s: free some, or choose another place with --state-dir: %w", ErrFull, c.dir, err)
 	}
-	return fmt.Errorf("index cache in %s: %w", c.dir, err)
+	return fmt.Errorf("%w in %s: %w", ErrCache, c.dir, err)
 }
 
 func (c *Cache) names() ([]string, error) {

@@ -33,8 +33,7 @@ func Merge(files []*File, limit int, o MergeOptions) iter.Seq[*Body] {
 		for _, f := range files {
 			total += f.len()
 		}
-		parts := max(1, (total+limit-1)/limit)
-		size := (total + parts - 1) / parts
+		size := evenSize(total, limit)
 		var from [32]byte
 		for more := true; more; {
 			var b *Body
@@ -44,6 +43,13 @@ func Merge(files []*File, limit int, o MergeOptions) iter.Seq[*Body] {
 			}
 		}
 	}
+}
+
+// evenSize is the size of the parts into which so many entries are cut, of at most
+// limit each. Where there are several, none is smaller than half of it.
+func evenSize(total, limit int) int {
+	parts := max(1, (total+limit-1)/limit)
+	return (total + parts - 1) / parts
 }
 
 // frameRef is a frame of one of the merged files.

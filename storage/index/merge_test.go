@@ -66,6 +66,7 @@ func TestMerge(t *testing.T) {
 	t.Run("a merge of nothing", aMergeOfNothing)
 	t.Run("live runs are those that no other replaces", liveRunsAreThoseThatNoOtherReplaces)
 	t.Run("plan keeps runs few", planKeepsRunsFew)
+	t.Run("what is saved at once is not merged again", whatIsSavedAtOnceIsNotMergedAgain)
 	t.Run("plan takes runs along that say a chunk is gone", planTakesRunsAlongThatSayAChunkIsGone)
 }
 
@@ -191,6 +192,19 @@ func liveRunsAreThoseThatNoOtherReplaces(t *testing.T) {
 	if got := Replaced(runs[2:4]); !slices.Equal(got, [][32]byte{h(1), h(3), h(4), h(99)}) {
 		t.Fatalf("replaced %x", got)
 	}
+}
+
+func whatIsSavedAtOnceIsNotMergedAgain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		total := rapid.OneOf(rapid.IntRange(1, 100_000_000), rapid.Just(MaxEntries+1), rapid.Just(2_000_000)).Draw(t, "chunks")
+		var live []Info
+		for left, size := total, evenSize(total, MaxEntries); left > 0; left -= size {
+			live = append(live, Info{Hash: idOf(uint64(left)), Generation: 1, Entries: min(left, size)})
+		}
+		if len(live) != (total+MaxEntries-1)/MaxEntries || Plan(live) != nil {
+			t.Fatalf("%d runs, of which %d are merged", len(live), len(Plan(live)))
+		}
+	})
 }
 
 func planKeepsRunsFew(t *testing.T) {

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -25,33 +26,39 @@ type IndexReader struct {
 
 // ReadIndex opens the index of a domain for reading. Copies of its runs are kept in
 // the state directory, and verified when they are used again; those that again chooses,
-// unless it is nil, are fetched again. Without a state directory they lie in a temporary one.
+// unless it is nil, are fetched again. Where there is no state directory, or none that
+// they can be kept in, they lie in a temporary one.
 func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain, again func(hash [32]byte) bool) (*IndexReader, error) {
 	d := domain{keys, r, host}
-	x := &IndexReader{}
 	own, err := r.t.OwnDomain()
 	if err != nil {
 		return nil, err
 	}
-	dir := d.indexDir()
-	if r.t.State.None() {
-		if x.remove, err = os.MkdirTemp("", "knowngood-index-"); err != nil {
-			return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
-		}
-		dir = userdir.At(x.remove)
-	}
 	if again == nil {
 		again = func([32]byte) bool { return false }
 	}
-	if x.runs, err = d.openRuns(dir); err == nil {
-		x.runs.again, x.runs.foreign = again, own == nil || own.ID != keys.ID
-		err = x.refresh(ctx, false)
+	read := func(x *IndexReader, dir userdir.Dir) (*IndexReader, error) {
+		if x.runs, err = d.openRuns(dir); err == nil {
+			x.runs.again, x.runs.foreign = again, own == nil || own.ID != keys.ID
+			err = x.refresh(ctx, false)
+		}
+		if err != nil {
+			x.Close()
+			return nil, err
+		}
+		return x, nil
 	}
+	if !r.t.State.None() {
+		x, err := read(&IndexReader{}, d.indexDir())
+		if !errors.Is(err, index.ErrFull) && !errors.Is(err, index.ErrCache) {
+			return x, err
+		}
+	}
+	dir, err := os.MkdirTemp("", "knowngood-index-")
 	if err != nil {
-		x.Close()
-		return nil, err
+		return nil, fmt.Errorf("cache of the index: %w (set TMPDIR to a place with room)", err)
 	}
-	return x, nil
+	return read(&IndexReader{remove: dir}, userdir.At(dir))
 }
 
 // Close releases the index.

@@ -180,6 +180,7 @@ func TestRuns(t *testing.T) {
 	t.Run("are fetched 16 at once, and none that a newer one replaces", runsAreFetched16AtOnce)
 	t.Run("of another host are kept, and fetched again when that is asked for", runsOfAnotherHostAreKept)
 	t.Run("name no run that the store does not list when they are merged", mergedRunsNameNoRunThatTheStoreDoesNotList)
+	t.Run("are read where the state directory cannot keep them", runsAreReadWhereTheStateDirectoryCannotKeepThem)
 	t.Run("that are damaged on this machine are fetched again", runsThatAreDamagedAreFetchedAgain)
 	t.Run("are not read by a capture that finds all as it was", runsAreNotReadByACaptureThatFindsAllAsItWas)
 }
@@ -217,6 +218,22 @@ func runsOfAnotherHostAreKept(t *testing.T) {
 	if runs := w.copies(other, ".run"); len(runs) != n-1 {
 		t.Errorf("%d copies of %d runs", len(runs), n-1)
 	}
+}
+
+func runsAreReadWhereTheStateDirectoryCannotKeepThem(t *testing.T) {
+	w := newIndexed(t, 3, 0)
+	state := treetest.TempDir(t)
+	w.read(state, 3, nil)
+	w.expects("at first", 3)
+	found, err := filepath.Glob(filepath.Join(state, "repos", "*", "index"))
+	w.Check(err)
+	if len(found) != 1 {
+		t.Fatalf("directories %q", found)
+	}
+	w.Check(os.RemoveAll(found[0]))
+	w.Check(os.WriteFile(found[0], nil, 0o600)) // where a directory should be
+	w.read(state, 3, nil)
+	w.expects("in a temporary directory", 3)
 }
 
 // capture opens the index as a capture does, lets do use it, and publishes.
