@@ -120,7 +120,11 @@ type Object struct {
 	Key      string
 	Size     int64
 	Modified time.Time
-	Folded   bool
+	// MD5 of the content, where the listing shows it; zero where not. What a store
+	// encrypts with a key of its own may have some other value, which is that of no
+	// content.
+	MD5    [16]byte
+	Folded bool
 	// Hidden means that a delete marker lies on it: Get does not find it, but
 	// Versioner does.
 	Hidden bool

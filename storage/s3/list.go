@@ -2,6 +2,8 @@ package s3
 
 import (
 	"context"
+	"crypto/md5"
+	"encoding/hex"
 	"iter"
 	"net/http"
 	"slices"
@@ -179,7 +181,7 @@ func (v *versionListing) read(ctx context.Context) (versionPage, error) {
 			marked[key] = marked[key] || info.IsLatest
 		default:
 			pass(info.Key)
-			if err := page.add(storage.Object{Key: key, Size: info.Size, Modified: info.LastModified}, v.last); err != nil {
+			if err := page.add(storage.Object{Key: key, Size: info.Size, Modified: info.LastModified, MD5: md5Of(info.ETag)}, v.last); err != nil {
 				return page, err
 			}
 		}
@@ -239,6 +241,14 @@ func beyond(name, start string) string {
 		}
 	}
 	return known + strings.Repeat("\U0010FFFF", max(1, (maxName-len(known))/utf8.UTFMax))
+}
+
+// md5Of is the MD5 that an ETag is; zero for one of parts.
+func md5Of(etag string) (sum [md5.Size]byte) {
+	if b, err := hex.DecodeString(strings.Trim(etag, `"`)); err == nil && len(b) == len(sum) {
+		copy(sum[:], b)
+	}
+	return sum
 }
 
 // startAfter is the key, without the store's prefix, after which the server
@@ -349,7 +359,7 @@ func (l *listing) objects(page minio.ListBucketV2Result, last string) ([]storage
 		return nil
 	}
 	for _, c := range page.Contents {
-		if err := add(storage.Object{Size: c.Size, Modified: c.LastModified}, c.Key); err != nil {
+		if err := add(storage.Object{Size: c.Size, Modified: c.LastModified, MD5: md5Of(c.ETag)}, c.Key); err != nil {
 			return nil, err
 		}
 	}

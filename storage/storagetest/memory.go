@@ -3,6 +3,7 @@ package storagetest
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ type Memory struct {
 type version struct {
 	storage.Version
 	body []byte
+	md5  [md5.Size]byte // of body, unless that is long
 	lock storage.Retention
 }
 
@@ -124,7 +126,7 @@ func (m *Memory) next(opts storage.ListOptions, after string) (storage.Object, b
 		if !ok {
 			continue
 		}
-		o := storage.Object{Key: key, Size: v.Size, Modified: v.Modified, Hidden: hidden, Older: opts.Hidden && !fold && m.bodies(key) > 1}
+		o := storage.Object{Key: key, Size: v.Size, Modified: v.Modified, MD5: v.md5, Hidden: hidden, Older: opts.Hidden && !fold && m.bodies(key) > 1}
 		if dir, _, deeper := strings.Cut(key[len(prefix):], "/"); fold && deeper {
 			o = storage.Object{Key: prefix + dir + "/", Folded: true}
 		}
@@ -242,7 +244,7 @@ func (m *Memory) Edit(key string, edit func(body []byte) []byte) bool {
 	}
 	v := &all[len(all)-1]
 	v.body = edit(bytes.Clone(v.body))
-	v.Size = int64(len(v.body))
+	v.measure()
 	return true
 }
 
@@ -313,11 +315,20 @@ func (m *Memory) bodies(key string) (n int) {
 func (m *Memory) add(key string, v version) {
 	m.lastID++
 	v.ID = fmt.Sprintf("v%08d", m.lastID)
-	v.Size = int64(len(v.body))
 	v.Modified = m.now()
+	v.measure()
 	m.objects[key] = append(m.objects[key], v)
 	if i, found := slices.BinarySearch(m.keys, key); !found {
 		m.keys = slices.Insert(m.keys, i, key)
+	}
+}
+
+// measure sets what a listing shows of the body. As on a server, to which it is sent
+// in parts, there is no MD5 of a long one.
+func (v *version) measure() {
+	v.Size, v.md5 = int64(len(v.body)), [md5.Size]byte{}
+	if len(v.body) <= 1<<20 {
+		v.md5 = md5.Sum(v.body)
 	}
 }
 

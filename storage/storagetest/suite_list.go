@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"context"
+	"crypto/md5"
 	"fmt"
 	"slices"
 	"strings"
@@ -48,6 +49,12 @@ func testListing(t *testing.T, s storage.Store) {
 	found, err := list(t.Context(), s, storage.ListOptions{Prefix: "b/0/"})
 	if err != nil || len(found) != 1 || found[0].Size != 4 || time.Since(found[0].Modified).Abs() > time.Hour {
 		t.Errorf("listed as %+v, %v; want 4 bytes of just now", found, err)
+	}
+	for _, o := range []storage.ListOptions{{Prefix: "b/0/"}, {Prefix: "b/0/", Hidden: true}} {
+		found, err := list(t.Context(), s, o)
+		if err != nil || len(found) != 1 || found[0].MD5 != [md5.Size]byte{} && found[0].MD5 != md5.Sum([]byte("four")) {
+			t.Errorf("listed as %+v, %v; want no MD5, or that of the content", found, err)
+		}
 	}
 	some := s.List(t.Context(), storage.ListOptions{})
 	for range 2 { // a listing can be left early, and made again
