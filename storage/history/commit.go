@@ -42,9 +42,9 @@ func (h *Roots) Begin(ctx context.Context, host *trust.Host, env string) (*Commi
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := host.Domain.SealTo(epoch, h.t.ID(), host.Name)
+	sealed, err := h.t.SealedDomain(host, epoch)
 	if err != nil {
-		return nil, fmt.Errorf("seal the domain: %w", err)
+		return nil, err
 	}
 	return &Commit{roots: h, host: host, env: env, epoch: epoch, sealed: sealed, attempts: ledger.Attempts{What: "roots of " + env}}, nil
 }
