@@ -80,13 +80,13 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 	table := &manifest.Table{Segments: []manifest.Segment{{Offset: p.Offset, SealedLen: p.SealedLen, ContentLen: uint32(len(content)), ID: id, Entries: uint32(len(entries))}}}
 	at, err := writer.FinishManifest(table.Append(nil), pack.ObjectList{})
 	w.Check(err)
-	b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: at.Manifest(), Content: table.Digest(), Objects: pack.ObjectsDigest(nil), IndexRuns: runs, Counts: counts, Version: "forged"}
+	b := &statement.RootBody{Started: time.Now(), Status: statement.Complete, Manifest: at.Manifest(), Content: table.Digest(), Objects: pack.ObjectsDigest(nil), Counts: counts, Version: "forged"}
 	change(b)
 	commit, err := r.Begin(w.Ctx, host, "e")
 	w.Check(err)
 	_, err = commit.Next(w.Ctx)
 	w.Check(err)
-	_, _, err = commit.Put(w.Ctx, b, time.Now())
+	_, _, err = commit.Put(w.Ctx, b, runs, time.Now())
 	w.Check(err)
 }
 

@@ -273,7 +273,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	counts := c.sourceCounts(trailer.table.Sources)
 	problems, count := c.problems.list()
 	body := statement.RootBody{
-		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, Content: trailer.content, Objects: pack.ObjectsDigest(trailer.objects), IndexRuns: runs, ProtectedUntil: protected,
+		Started: c.started, Status: statement.Complete, Manifest: trailer.manifest, Content: trailer.content, Objects: pack.ObjectsDigest(trailer.objects), ProtectedUntil: protected,
 		Counts: statement.Counts{Entries: e.totals.Entries, Files: e.totals.Files, Directories: e.totals.Directories, ContentBytes: e.totals.Bytes,
 			NewContentBytes: c.writer.NewBytes(), Problems: count},
 		Sources: counts, Suspect: c.judge(trailer.table.Sources, counts), Version: c.Version, Tags: c.Tags,
@@ -281,7 +281,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	if len(problems) > 0 {
 		body.Status = statement.Partial
 	}
-	s, err := c.commitRoot(ctx, body, trailer)
+	s, err := c.commitRoot(ctx, body, runs, trailer)
 	if err != nil {
 		return nil, err
 	}
@@ -298,7 +298,7 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 }
 
 // commitRoot puts the root with a body under the next number that is free.
-func (c *capture) commitRoot(ctx context.Context, body statement.RootBody, trailer *localTrailer) (*history.Snapshot, error) {
+func (c *capture) commitRoot(ctx context.Context, body statement.RootBody, runs [][32]byte, trailer *localTrailer) (*history.Snapshot, error) {
 	commit, err := c.repo.Begin(ctx, c.host, c.Environment)
 	if err != nil {
 		return nil, err
@@ -313,7 +313,7 @@ func (c *capture) commitRoot(ctx context.Context, body statement.RootBody, trail
 		}
 		b := body
 		b.StoredBytes, b.Finished = c.writer.StoredBytes(), time.Now()
-		if s, taken, err := commit.Put(ctx, &b, time.Now()); !taken {
+		if s, taken, err := commit.Put(ctx, &b, runs, time.Now()); !taken {
 			return s, err
 		}
 	}

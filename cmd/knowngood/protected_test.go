@@ -34,7 +34,7 @@ func claimALock(t *testing.T, w *enginetest.World) *statement.RootBody {
 	w.Check(err)
 	_, err = commit.Next(w.Ctx)
 	w.Check(err)
-	_, _, err = commit.Put(w.Ctx, &body, time.Now())
+	_, _, err = commit.Put(w.Ctx, &body, nil, time.Now())
 	w.Check(err)
 	return &body
 }

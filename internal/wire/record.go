@@ -242,6 +242,7 @@ const (
 	KindDeletion     Kind = 21
 	KindAcceptance   Kind = 22
 	KindDamageReport Kind = 23
+	KindCatalogue    Kind = 27
 )
 
 var kindNames = [...]string{"object", "descriptor", "epoch", "host certificate", "join request", "pack", "manifest", "index run", "root"}
@@ -258,6 +259,8 @@ func (k Kind) String() string {
 		return "acceptance"
 	case k == KindDamageReport:
 		return "damage report"
+	case k == KindCatalogue:
+		return "catalogue"
 	}
 	return fmt.Sprintf("kind-%d object", uint8(k))
 }

@@ -91,7 +91,7 @@ func aNewerPreludeIsRefusedAsNewer(t *testing.T) {
 }
 
 func everyKindsPreludeReadsBack(t *testing.T) {
-	kinds := []Kind{KindTombstone, KindDeletion, KindAcceptance}
+	kinds := []Kind{KindTombstone, KindDeletion, KindAcceptance, KindDamageReport, KindCatalogue}
 	for k := KindDescriptor; k <= KindRoot; k++ {
 		kinds = append(kinds, k)
 	}

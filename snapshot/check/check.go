@@ -306,7 +306,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 		}
 		newest := true
 		var rubbish []error
-		for s, err := range c.repo.Snapshots(ctx, host, env) {
+		for s, err := range c.repo.Reread(ctx, host, env) {
 			if err != nil {
 				object, ok := damagedObject(err)
 				if !ok {

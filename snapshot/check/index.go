@@ -66,7 +66,7 @@ func (d *domainCheck) runs(x *objects.IndexReader) {
 	if newest == nil {
 		return
 	}
-	for _, hash := range x.Missing(newest.Body.IndexRuns) {
+	for _, hash := range x.Missing(newest.Root.IndexRuns) {
 		d.heal(newest.Environment)
 		d.damage(missingRun(d.host, d.domain.ID, hash), fmt.Errorf("missing, seen by %s: the next snapshot of the host publishes again what it held", newest.Ref()))
 	}

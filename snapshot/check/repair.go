@@ -21,7 +21,7 @@ func (c *checker) repair(ctx context.Context) error {
 	}
 	var named [][32]byte
 	if newest != nil {
-		named = newest.Body.IndexRuns
+		named = newest.Root.IndexRuns
 	}
 	keys := map[[32]byte]string{}
 	for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixIndexRuns(host.Name, host.Domain.ID)}) {
@@ -69,7 +69,7 @@ func (c *checker) newestOf(ctx context.Context) (newest *history.Snapshot, err e
 		return nil, err
 	}
 	for _, env := range envs {
-		for s, err := range c.repo.Snapshots(ctx, c.Repair.Name, env) {
+		for s, err := range c.repo.Reread(ctx, c.Repair.Name, env) {
 			if authentic.Damaged(err) {
 				continue
 			}

@@ -2,7 +2,6 @@ package prune_test
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
@@ -50,7 +49,6 @@ func (w *world) forgeBody(n uint64, previous [32]byte, of *statement.RootBody, e
 	w.check(err)
 	body := *of
 	edit(&body)
-	rand.Read(body.Nonce[:])
 	record, err := body.AppendRecord(nil)
 	w.check(err)
 	x := &statement.Root{Repository: r.ID(), Host: h.Name, Environment: "web", Number: n, Previous: previous, Certificate: h.Certificate,

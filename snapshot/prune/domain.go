@@ -257,7 +257,7 @@ func (d *domain) namedRuns() (named [][32]byte) {
 	var newest time.Time
 	for _, s := range d.snapshots[d.facts.domain] {
 		if b := s.Body; !s.forgotten && b.Finished.After(newest) {
-			newest, named = b.Finished, b.IndexRuns
+			newest, named = b.Finished, s.Root.IndexRuns
 		}
 	}
 	return named

@@ -1,7 +1,6 @@
 package prune_test
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"os"
 	"path/filepath"
@@ -42,7 +41,6 @@ func (w *world) forge(n uint64, previous [32]byte, of *statement.RootBody, start
 	w.check(err)
 	body := *of
 	body.Started, body.Finished = started, started.Add(time.Minute)
-	rand.Read(body.Nonce[:])
 	record, err := body.AppendRecord(nil)
 	w.check(err)
 	x := &statement.Root{Repository: r.ID(), Host: h.Name, Environment: "web", Number: n, Previous: previous, Certificate: h.Certificate,

@@ -3,7 +3,6 @@ package history
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
+	"knowngood/storage/localstate"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
@@ -74,14 +74,14 @@ func (c *Commit) Next(ctx context.Context) (uint64, error) {
 	return c.number, err
 }
 
-// Put puts the root with a body at the number, reads it back, verifies and remembers
-// it. taken reports that another process has claimed the number. Nonce and witnesses
+// Put puts the root with a body and the live index runs at the number, reads it back, verifies and remembers
+// it. taken reports that another process has claimed the number. Witnesses
 // are added to the body, and now as the time it finished if that is open.
-func (c *Commit) Put(ctx context.Context, b *statement.RootBody, now time.Time) (s *Snapshot, taken bool, err error) {
+func (c *Commit) Put(ctx context.Context, b *statement.RootBody, runs [][32]byte, now time.Time) (s *Snapshot, taken bool, err error) {
 	h := c.roots
 	root := &statement.Root{
 		Repository: h.t.ID(), Host: c.host.Name, Environment: c.env, Number: c.number, Previous: c.previous, Certificate: c.host.Certificate,
-		Domain: c.host.Domain.ID, Epoch: c.epoch.ID, SealedDomain: c.sealed, Salt: seal.NewSalt(),
+		Domain: c.host.Domain.ID, Epoch: c.epoch.ID, SealedDomain: c.sealed, Salt: seal.NewSalt(), IndexRuns: runs,
 	}
 	if err := h.sealBody(c.host, root, b, now); err != nil {
 		return nil, false, err
@@ -100,12 +100,21 @@ func (c *Commit) Put(ctx context.Context, b *statement.RootBody, now time.Time) 
 	}
 	h.d.RememberPutProof(now)
 	s, err = c.e.readBack(ctx, key, object)
-	return s, false, err
+	if err != nil {
+		return nil, false, err
+	}
+	err = h.t.State.KeepRoots(s.Host, s.Environment, []localstate.RootCopy{{Object: object}})
+	if err == nil {
+		err = h.writeCatalogues(ctx, s.Host, s.Environment, s.Number, now)
+	}
+	if err != nil {
+		h.t.Warn(fmt.Errorf("%s is committed, but a list of snapshots will take more requests: %w", s.Ref(), err))
+	}
+	return s, false, nil
 }
 
 // sealBody completes the body and seals it into root.
 func (h *Roots) sealBody(host *trust.Host, root *statement.Root, b *statement.RootBody, now time.Time) error {
-	rand.Read(b.Nonce[:])
 	if b.Finished.IsZero() {
 		b.Finished = now
 	}

@@ -23,8 +23,11 @@ type environment struct {
 	known      *statement.Head     // the newest that this machine saw; nil when it saw none
 	roots      map[uint64][32]byte // all that it saw
 	ledger     *ledger.Ledger[*statement.Root]
+	copies     *copies
 
 	gap bool // none is listed before the one that was yielded last, and it is not remembered
+
+	catalogued bool // catalogues are read
 
 	listed uint64 // the newest that a listing shows, where the one that is known is above it
 
@@ -57,6 +60,8 @@ func (h *Roots) environment(ctx context.Context, host, env string) (*environment
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseRootKey(key); return n, ok },
 		Parse:  e.parse, Expect: e.expect,
 	}
+	e.copies = newCopies(e)
+	e.ledger.Kept = e.copies.of
 	return e, nil
 }
 
@@ -120,7 +125,7 @@ func (e *environment) snapshot(ctx context.Context, entry ledger.Entry[*statemen
 		return nil, entry.Err
 	}
 	root := entry.Value
-	s := &Snapshot{Host: root.Host, Environment: root.Environment, Number: root.Number, ID: root.Hash(), Root: root, Size: int64(len(root.Bytes())), Stored: entry.Stored}
+	s := &Snapshot{Host: root.Host, Environment: root.Environment, Number: root.Number, ID: root.Hash(), Root: root, Size: int64(len(root.Bytes())), Stored: entry.Stored, listed: entry.Listed}
 	domain, err := e.t.Domain(ctx, root)
 	if err != nil || domain == nil {
 		return s, err

@@ -13,6 +13,7 @@ import (
 	"context"
 	"time"
 
+	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -20,7 +21,7 @@ import (
 )
 
 // ahead is how many roots are fetched before they are asked for.
-const ahead = 8
+const ahead = 32
 
 // History of one repository. Its parts may be used concurrently.
 type History struct {
@@ -62,6 +63,8 @@ type Snapshot struct {
 	// Stored is when the store took the root: a time that is not the host's word.
 	// Zero of one that was just committed.
 	Stored time.Time
+
+	listed storage.Object
 }
 
 // Ref names the snapshot within its host: web@42.

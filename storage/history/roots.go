@@ -14,6 +14,7 @@ import (
 	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
+	"knowngood/storage/localstate"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
@@ -41,13 +42,23 @@ func (h *Roots) Snapshots(ctx context.Context, host, env string) iter.Seq2[*Snap
 // numbers. Roots that are left out are read only where the chain between the others
 // is not known to this machine.
 func (h *Roots) Except(ctx context.Context, host, env string, skip statement.Numbers) iter.Seq2[*Snapshot, error] {
+	return h.walked(ctx, host, env, func(e *environment) { e.skip = skip })
+}
+
+// Reread is Snapshots that reads each root where it lies, whatever is at hand of it.
+func (h *Roots) Reread(ctx context.Context, host, env string) iter.Seq2[*Snapshot, error] {
+	return h.walked(ctx, host, env, func(e *environment) { e.ledger.Kept = nil })
+}
+
+// walked yields what a walk through an environment does that prepare changed before.
+func (h *Roots) walked(ctx context.Context, host, env string, prepare func(*environment)) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
 		e, err := h.environment(ctx, host, env)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		e.skip = skip
+		prepare(e)
 		for s, err := range e.walk(ctx, ahead) {
 			if !yield(s, err) || err != nil && !authentic.Damaged(err) {
 				return
@@ -113,8 +124,10 @@ type place struct {
 // is reached they are held back.
 func (e *environment) walk(ctx context.Context, n int) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
-		c := &chain{environment: e, yield: yield, seen: map[uint64][32]byte{}}
+		c := &chain{environment: e, yield: yield, seen: map[uint64][32]byte{}, shown: map[uint64]bool{}}
 		defer c.remember(ctx)
+		e.catalogued = n > 1 && e.ledger.Kept != nil
+		defer e.copies.running.Wait()
 		for r, err := range ledger.Ordered(ctx, n, e.places, e.fetch) {
 			if err != nil {
 				c.fail(err)
@@ -141,6 +154,9 @@ func (e *environment) fetch(ctx context.Context, p place) (place, error) {
 	if p.object.Key == "" {
 		p.read, p.err = e.root(ctx, p.number)
 	} else {
+		if e.catalogued {
+			e.copies.want(ctx, p.object, p.number)
+		}
 		p.read, p.err = e.read(ctx, p.object)
 	}
 	if p.err != nil && !authentic.Damaged(p.err) {
@@ -154,6 +170,8 @@ type chain struct {
 	*environment
 	yield func(*Snapshot, error) bool
 	seen  map[uint64][32]byte // that are to be remembered
+	shown map[uint64]bool     // of these, those that are what the listing showed
+	fresh []localstate.RootCopy
 
 	above    []place   // newer than the newest that is remembered, and held back
 	newer    *Snapshot // with which the next older one must be linked; nil for none
@@ -200,7 +218,10 @@ func (c *chain) pass(p place) bool {
 		c.forked = false // said once
 	}
 	if !c.unlinked {
-		c.seen[s.Number] = s.ID
+		c.seen[s.Number], c.shown[s.Number] = s.ID, shown(s.listed, s.Root.Bytes())
+		if copied, ok := c.copies.copyOf(s); ok {
+			c.fresh = append(c.fresh, copied)
+		}
 	}
 	return p.skip || c.yield(s, nil)
 }
@@ -251,7 +272,13 @@ func (c *chain) remember(ctx context.Context) {
 			fresh[n] = hash
 		}
 	}
-	if c.t.State.None() || len(fresh) == 0 {
+	if c.t.State.None() {
+		return
+	}
+	if err := c.t.State.KeepRoots(c.host, c.name, c.fresh); err != nil {
+		c.t.Warn(err)
+	}
+	if len(fresh) == 0 {
 		return
 	}
 	newest := statement.Head{Environment: c.name}
@@ -276,7 +303,10 @@ func (c *chain) remember(ctx context.Context) {
 // and what cannot be known of them: what is remembered is believed for good, and a
 // root that was listed as the only version may have had another when it was read.
 func (c *chain) unchanged(ctx context.Context, roots map[uint64][32]byte) error {
-	listed := map[uint64]bool{}
+	listed := maps.Clone(c.shown)
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(roots)), func(n uint64) bool { return !listed[n] }) {
+		return nil
+	}
 	for o, err := range c.ledger.List(ctx) {
 		if err != nil {
 			return err
@@ -414,6 +444,9 @@ func (e *environment) places(ctx context.Context) iter.Seq2[place, error] {
 			if !ok {
 				e.t.Warn(&authentic.DamageError{Key: o.Key, What: "object", Err: errors.New("its key is none of a root")})
 				continue
+			}
+			if first && e.catalogued {
+				e.copies.top = n
 			}
 			if !flush(n) || first && !top(n) {
 				return

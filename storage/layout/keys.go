@@ -88,6 +88,11 @@ func PrefixAcceptances(host, environment string) string {
 	return PrefixHost(host) + "acceptances/" + environment + "/"
 }
 
+// PrefixCatalogues lists the catalogues of an environment, newest first.
+func PrefixCatalogues(host, environment string) string {
+	return PrefixHost(host) + "catalogues/" + environment + "/"
+}
+
 // PrefixDeletions lists the pending deletions of a domain, newest first.
 func PrefixDeletions(host string, domain seal.DomainID) string {
 	return PrefixHost(host) + "pending/" + domain.String() + "/"
@@ -148,6 +153,11 @@ func KeyTombstone(host, environment string, serial uint64) string {
 // KeyAcceptance is where an acceptance lies.
 func KeyAcceptance(host, environment string, serial uint64) string {
 	return PrefixAcceptances(host, environment) + Inverted(serial)
+}
+
+// KeyCatalogue is where the catalogue lies that ends with a root.
+func KeyCatalogue(host, environment string, last uint64) string {
+	return PrefixCatalogues(host, environment) + Inverted(last)
 }
 
 // KeyDeletion is where a pending deletion lies.
@@ -280,6 +290,11 @@ func ParseAcceptanceKey(key string) (host, environment string, serial uint64, ok
 	return parseNumberKey(key, "acceptances")
 }
 
+// ParseCatalogueKey reads what KeyCatalogue wrote.
+func ParseCatalogueKey(key string) (host, environment string, last uint64, ok bool) {
+	return parseNumberKey(key, "catalogues")
+}
+
 func parseNumberKey(key, folder string) (host, environment string, number uint64, ok bool) {
 	host, rest, ok := splitHostKey(key, folder, 2)
 	if ok {
@@ -356,7 +371,7 @@ func HostOf(key string) (host string, ok bool) {
 	if host, _, _, _, ok = ParseIndexRunKey(key); ok {
 		return host, true
 	}
-	for _, parse := range []func(string) (string, string, uint64, bool){ParseRootKey, ParseTombstoneKey, ParseAcceptanceKey} {
+	for _, parse := range []func(string) (string, string, uint64, bool){ParseRootKey, ParseTombstoneKey, ParseAcceptanceKey, ParseCatalogueKey} {
 		if host, _, _, ok = parse(key); ok {
 			return host, true
 		}

@@ -27,6 +27,7 @@ func TestKeysAreThoseOfTheFormat(t *testing.T) {
 		"hosts/web-7/roots/web/ffffffffffffffd5":                     KeyRoot("web-7", "web", 42),
 		"hosts/web-7/tombstones/web/fffffffffffffffc":                KeyTombstone("web-7", "web", 3),
 		"hosts/web-7/acceptances/web/fffffffffffffffd":               KeyAcceptance("web-7", "web", 2),
+		"hosts/web-7/catalogues/web/fffffffffffffffd":                KeyCatalogue("web-7", "web", 2),
 		"hosts/web-7/pending/d001000000000000/fffffffffffffff6":      KeyDeletion("web-7", domain, 9),
 		"hosts/web-7/damage/d001000000000000/" + sum:                 KeyDamageReport("web-7", domain, hash),
 	} {
@@ -73,6 +74,8 @@ func TestKeysReadBack(t *testing.T) {
 		check("tombstone", ok && gh == host && genv == env && gn == n)
 		gh, genv, gn, ok = ParseAcceptanceKey(KeyAcceptance(host, env, n))
 		check("acceptance", ok && gh == host && genv == env && gn == n)
+		gh, genv, gn, ok = ParseCatalogueKey(KeyCatalogue(host, env, n))
+		check("catalogue", ok && gh == host && genv == env && gn == n)
 		gh, gd, gn, ok = ParseDeletionKey(KeyDeletion(host, domain, n))
 		check("pending deletion", ok && gh == host && gd == domain && gn == n)
 		gh, gd, gs, ok = ParseDamageReportKey(KeyDamageReport(host, domain, hash))
@@ -124,6 +127,8 @@ func parseKey(key string) (written []string) {
 	add(ok, func() string { return KeyTombstone(h10, env3, n5) })
 	h14, env4, n7, ok := ParseAcceptanceKey(key)
 	add(ok, func() string { return KeyAcceptance(h14, env4, n7) })
+	h15, env5, n8, ok := ParseCatalogueKey(key)
+	add(ok, func() string { return KeyCatalogue(h15, env5, n8) })
 	h13, d7, s7, ok := ParseDamageReportKey(key)
 	add(ok, func() string { return KeyDamageReport(h13, d7, s7) })
 	h11, d5, n6, ok := ParseDeletionKey(key)
@@ -176,7 +181,7 @@ func TestHostOf(t *testing.T) {
 	var domain seal.DomainID
 	var hash [32]byte
 	for _, key := range []string{
-		KeyPack("h", domain, hash), KeyManifest("h", domain, hash), KeyIndexRun("h", domain, 1, hash), KeyRoot("h", "e", 1), KeyTombstone("h", "e", 1), KeyAcceptance("h", "e", 1),
+		KeyPack("h", domain, hash), KeyManifest("h", domain, hash), KeyIndexRun("h", domain, 1, hash), KeyRoot("h", "e", 1), KeyTombstone("h", "e", 1), KeyAcceptance("h", "e", 1), KeyCatalogue("h", "e", 1),
 		KeyDeletion("h", domain, 1), KeyDamageReport("h", domain, hash), PrefixReserve("h") + "1", "hosts/h/attestations/x",
 	} {
 		if host, ok := HostOf(key); !ok || host != "h" {

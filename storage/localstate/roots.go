@@ -37,29 +37,39 @@ func (s *State) RememberRoots(host, env string, roots map[uint64][32]byte) error
 	}
 	b := appendHashes(nil, roots, slices.Sorted(maps.Keys(roots)))
 	return s.Locked(func() error {
-		dir := s.Dir().In("roots", host)
-		if err := dir.Make(); err != nil {
-			return s.Wrap(err)
-		}
-		f, err := dir.OpenFile(env, os.O_RDWR|os.O_CREATE)
-		if err != nil {
-			return s.Wrap(err)
-		}
-		defer f.Close()
-
-		info, err := f.Stat()
-		if err == nil {
-			// A record that was cut short is written over.
-			_, err = f.WriteAt(b, info.Size()/hashRecord*hashRecord)
-		}
-		if err == nil {
-			err = unix.Fdatasync(int(f.Fd()))
-		}
-		if err != nil {
-			return s.Wrap(fmt.Errorf("roots of %s: %w", env, err))
-		}
-		return nil
+		return s.appendTo(RootsFile(host, env), b, func(f *os.File, size int64) (int64, error) {
+			return size / hashRecord * hashRecord, nil // a record that was cut short is written over
+		})
 	})
+}
+
+// appendTo appends b to a file of the repository's folder, from where place returns for
+// its size, and waits until it is on disk.
+func (s *State) appendTo(name string, b []byte, place func(f *os.File, size int64) (int64, error)) error {
+	dir := s.Dir().In(filepath.Dir(name))
+	if err := dir.Make(); err != nil {
+		return s.Wrap(err)
+	}
+	f, err := dir.OpenFile(filepath.Base(name), os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return s.Wrap(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return s.Wrap(err)
+	}
+	at, err := place(f, info.Size())
+	if err == nil {
+		_, err = f.WriteAt(b, at)
+	}
+	if err == nil {
+		err = unix.Fdatasync(int(f.Fd()))
+	}
+	if err != nil {
+		return s.Wrap(fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
 }
 
 // CertificateFile is where the newest certificate of a host lies.

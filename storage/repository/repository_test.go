@@ -1,8 +1,10 @@
 package repository_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -100,10 +102,20 @@ func (h host) Commit(ctx context.Context, env string, body func(uint64) *stateme
 		if err != nil {
 			return nil, err
 		}
-		if s, taken, err := c.Put(ctx, body(number), now); !taken {
+		if s, taken, err := c.Put(ctx, body(number), someRuns(number), now); !taken {
 			return s, err
 		}
 	}
+}
+
+// someRuns are the live index runs at a number: each run publishes one, and merges
+// those before it now and then.
+func someRuns(number uint64) (runs [][32]byte) {
+	for n := number - number%8; n <= number; n++ {
+		runs = append(runs, sha256.Sum256(binary.BigEndian.AppendUint64(nil, n)))
+	}
+	slices.SortFunc(runs, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	return runs
 }
 
 // newIdentity makes an identity file of the quick kind.

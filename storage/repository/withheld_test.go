@@ -54,6 +54,9 @@ func TestDenied(t *testing.T) {
 		if _, errs := list(t.Context(), r.open(t, w.store), "web-1", "web"); errs != nil {
 			t.Fatal(errs)
 		}
+		if state := r.open(t, w.store).State; state.Remove(state.OfStore("copies/web-1/web")) != nil {
+			t.Fatal("what was read is kept")
+		}
 		h := w.m.host(t, w.store)
 		w.store.Forget(rootKey(2))
 		forgeRoot(t, w, h, "web", 2, [32]byte{1})

@@ -9,6 +9,9 @@ import (
 	"knowngood/storage/seal"
 )
 
+// maxIndexRuns is the most index runs that a root names.
+const maxIndexRuns = 4096
+
 // Root commits a snapshot. The host key signs it; its hash is the snapshot ID.
 type Root struct {
 	Envelope
@@ -23,6 +26,10 @@ type Root struct {
 	SealedDomain []byte // the domain secret, sealed to Epoch
 	Salt         seal.Salt
 	SealedBody   []byte // a RootBody, sealed under the root key
+	// IndexRuns are the hashes of the live index runs that the writer has seen or
+	// published, sorted. Their keys name them, so they are no secret, and sealed they
+	// would not compress in a catalogue.
+	IndexRuns [][32]byte
 	// Unknown fields of newer versions, kept.
 	Unknown []wire.Field
 }
@@ -43,6 +50,7 @@ func (x *Root) Encode(host ed25519.PrivateKey) ([]byte, error) {
 	r.Bytes(18, x.SealedDomain)
 	r.Bytes(20, x.Salt[:])
 	r.Bytes(22, x.SealedBody)
+	r.Bytes(24, appendHashes(x.IndexRuns))
 	r.Unknown(x.Unknown)
 	return encode(wire.KindRoot, &r, host, ParseRoot)
 }
@@ -69,6 +77,10 @@ func ParseRoot(object []byte) (*Root, error) {
 	x.SealedDomain = some(r, 18, seal.MaxSealed)
 	r.Fixed(20, x.Salt[:])
 	x.SealedBody = some(r, 22, MaxPayload)
+	x.IndexRuns = parseHashes(r, 24)
+	if n := len(x.IndexRuns); n > maxIndexRuns || !ascending(x.IndexRuns) {
+		r.Fail(24, "%d index runs, or not in order", n)
+	}
 	if x.Unknown, err = r.Finish(); err == nil {
 		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
 	}

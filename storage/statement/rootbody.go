@@ -59,12 +59,8 @@ type RootBody struct {
 	// manifest.Table.Digest.
 	Content [32]byte
 	// Objects commits to what the snapshot needs; see pack.ObjectsDigest.
-	Objects [32]byte
-	// IndexRuns are the hashes of the live index runs that the writer has seen
-	// or published, sorted.
-	IndexRuns      [][32]byte
+	Objects        [32]byte
 	ProtectedUntil time.Time // zero when nothing is locked
-	Nonce          [16]byte  // random, so that no two roots are the same
 	Counts
 	// Sources are the counts of each source, in the order of the manifest.
 	Sources []SourceCounts
@@ -94,9 +90,7 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 	r.Uint(12, x.Manifest.Offset)
 	r.Uint(14, x.Manifest.Length)
 	r.Bytes(16, x.Objects[:])
-	r.Bytes(24, appendHashes(x.IndexRuns))
 	r.Time(26, x.ProtectedUntil)
-	r.Bytes(28, x.Nonce[:])
 	for i, v := range x.counts() {
 		r.Uint(firstCountTag+2*uint64(i), *v)
 	}
@@ -120,11 +114,8 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 	return append(b, record...), nil
 }
 
-// maxSources and maxIndexRuns bound the lists of a root.
-const (
-	maxSources   = 4096
-	maxIndexRuns = 4096
-)
+// maxSources is the most sources that a root counts.
+const maxSources = 4096
 
 func appendSourceCounts(sources []SourceCounts) []byte {
 	b := wire.AppendUvarint(nil, uint64(len(sources)))
@@ -188,12 +179,7 @@ func ParseRootBody(record []byte) (*RootBody, error) {
 	m.Offset = validUint(r, 12, r.Uint(12), wire.PreludeLen, m.Size)
 	m.Length = validUint(r, 14, r.Uint(14), 1, m.Size-min(m.Offset, m.Size))
 	r.Fixed(16, x.Objects[:])
-	x.IndexRuns = parseHashes(r, 24)
-	if n := len(x.IndexRuns); n > maxIndexRuns || !ascending(x.IndexRuns) {
-		r.Fail(24, "%d index runs, or not in order", n)
-	}
 	x.ProtectedUntil = r.Time(26)
-	r.Fixed(28, x.Nonce[:])
 	for i, v := range x.counts() {
 		*v = r.Uint(firstCountTag + 2*uint64(i))
 	}

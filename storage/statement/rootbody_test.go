@@ -14,7 +14,7 @@ func sampleBody() *RootBody {
 	return &RootBody{
 		Started: at, Finished: at.Add(time.Minute), Status: Partial,
 		Manifest: ManifestRef{Hash: [32]byte{1}, Size: 5000, Offset: 8, Length: 400},
-		Content:  [32]byte{7}, IndexRuns: [][32]byte{{8}, {9}}, Sources: []SourceCounts{{[8]byte{10}, 7, 3, 1 << 40}, {Tag: [8]byte{11}}}, ProtectedUntil: at.Add(time.Hour), Nonce: [16]byte{5},
+		Content:  [32]byte{7}, Sources: []SourceCounts{{[8]byte{10}, 7, 3, 1 << 40}, {Tag: [8]byte{11}}}, ProtectedUntil: at.Add(time.Hour),
 		Counts:    Counts{Entries: 10, Files: 7, Directories: 3, ContentBytes: 1 << 40, NewContentBytes: 99, StoredBytes: 50, Problems: 1},
 		Witnesses: []Head{{"db", 3, [32]byte{6}}}, Version: "v1.2.3", Tags: []string{"before upgrade", "x"},
 		Unknown: []wire.Field{{Tag: 903, Value: []byte("later")}},
@@ -61,8 +61,6 @@ func testARootBodyIsRefusedWith(t *testing.T) {
 	}{
 		"no start":                            {func(x *RootBody) { x.Started = time.Time{} }, wire.ErrMalformed},
 		"no end":                              {func(x *RootBody) { x.Finished = time.Time{} }, wire.ErrMalformed},
-		"index runs out of order":             {func(x *RootBody) { x.IndexRuns = [][32]byte{{9}, {8}} }, wire.ErrMalformed},
-		"an index run twice":                  {func(x *RootBody) { x.IndexRuns = [][32]byte{{9}, {9}} }, wire.ErrMalformed},
 		"more sources than there may be":      {func(x *RootBody) { x.Sources = make([]SourceCounts, maxSources+1) }, wire.ErrMalformed},
 		"no status":                           {func(x *RootBody) { x.Status = 0 }, wire.ErrMalformed},
 		"a status of a newer version":         {func(x *RootBody) { x.Status = 3 }, wire.ErrNewer},

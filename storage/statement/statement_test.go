@@ -155,7 +155,7 @@ func certificate(serial uint64, key ed25519.PrivateKey, heads ...Head) *Certific
 
 func sampleRoot(cert *Certificate) *Root {
 	return &Root{Repository: repo, Host: "web-7", Environment: "web", Number: 42, Previous: [32]byte{4}, Certificate: cert,
-		Domain: seal.DomainID{5}, Epoch: seal.EpochID{6}, SealedDomain: []byte("sealed domain"), Salt: seal.Salt{7}, SealedBody: []byte("sealed body")}
+		Domain: seal.DomainID{5}, Epoch: seal.EpochID{6}, SealedDomain: []byte("sealed domain"), Salt: seal.Salt{7}, SealedBody: []byte("sealed body"), IndexRuns: [][32]byte{{8}, {9}}}
 }
 
 func parser[T statement](parse func([]byte) (T, error)) func([]byte) (statement, error) {
@@ -409,6 +409,8 @@ func testParseRefusesFields(t *testing.T) {
 		"a root with another host's":              {"root", 12, otherHost, wire.ErrMalformed},
 		"a root with another repository's":        {"root", 12, otherRepository, wire.ErrMalformed},
 		"a root with a certificate newer than us": {"root", 12, newerCertificate, wire.ErrNewer},
+		"a root with index runs out of order":     {"root", 24, appendHashes([][32]byte{{9}, {8}}), wire.ErrMalformed},
+		"a root with an index run twice":          {"root", 24, appendHashes([][32]byte{{9}, {9}}), wire.ErrMalformed},
 		"a long domain ID":                        {"root", 14, make([]byte, 9), wire.ErrMalformed},
 		"a short epoch ID":                        {"root", 16, make([]byte, 7), wire.ErrMalformed},
 		"a root without a domain secret":          {"root", 18, nil, wire.ErrMalformed},
