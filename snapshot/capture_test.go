@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -95,7 +96,36 @@ func TestCapture(t *testing.T) {
 	t.Run("two commands cannot have one path", twoCommandsCannotHaveOnePath)
 	t.Run("a dry run writes nothing and says what a run would read", aDryRunWritesNothingAndSaysWhatARunWouldRead)
 	t.Run("a damaged local manifest costs time only", aDamagedLocalManifestCostsTimeOnly)
+	t.Run("content that two runs stored at once is found by both afterwards", contentThatTwoRunsStoredAtOnceIsFoundByBothAfterwards)
 	t.Run("sources", testSources)
+}
+
+// Files that are read again may be found in the pack of another run. The segments
+// of the last manifest then have other hints than the host's copy, of another length.
+func contentThatTwoRunsStoredAtOnceIsFoundByBothAfterwards(t *testing.T) {
+	t.Parallel()
+	src, more := treetest.TempDir(t), treetest.TempDir(t)
+	for i := range 300 {
+		write(t, filepath.Join(src, fmt.Sprintf("%03d", i)), random(uint64(i), 100))
+		write(t, filepath.Join(more, fmt.Sprintf("%03d", i)), random(uint64(1000+i), 1000))
+	}
+	settle()
+	w := enginetest.New(t, storagetest.NewMemory())
+	w.Over(held{w.Store, &sync.Once{}, func() { w.MustCapture("b", more, src) }}).MustCapture("a", src)
+
+	reread := func(o *snapshot.Options) { o.Reread = true }
+	sources := map[string][]string{"a": {src}, "b": {more, src}}
+	for env, paths := range sources {
+		_, err := w.Capture(env, reread, paths...)
+		w.Check(err)
+	}
+	write(t, filepath.Join(src, "000"), "changed")
+	settle()
+	want := treetest.Snapshot(t, src)
+	for env, paths := range sources {
+		w.Restores(w.MustCapture(env, paths...).Snapshot.Ref(), src, want)
+	}
+	w.Clean()
 }
 
 func whatChangesAfterTheWalkSawItIsCapturedAsItIsReadOrNamed(t *testing.T) {

@@ -53,7 +53,6 @@ type emitter struct {
 	// them unchanged; nil when they are not.
 	whole *localSegment
 	seen  []*localSegment // of the parent, that entries stood in
-	moved bool            // the parent's segment of the same entries has hints that will not hold
 
 	segments   []segment
 	containers []pack.Ref
@@ -118,7 +117,6 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 	if e.local != nil && !it.same && !e.storable(it) {
 		return nil
 	}
-	e.moved = e.moved || it.moved
 	e.totals.add(it.entry)
 	e.sources.add(it.entry)
 	e.count(it.entry)
@@ -220,8 +218,8 @@ func (e *emitter) count(entry *manifest.Entry) {
 
 // cut ends the segment.
 func (e *emitter) cut() error {
-	entries, whole, seen, moved := e.entries, e.whole, e.seen, e.moved
-	e.entries, e.weight, e.whole, e.seen, e.moved = entries[:0], 0, nil, seen[:0], false
+	entries, whole, seen := e.entries, e.whole, e.seen
+	e.entries, e.weight, e.whole, e.seen = entries[:0], 0, nil, seen[:0]
 	e.saved, e.unsaved = 0, 0
 	if len(entries) == 0 || e.local == nil {
 		return nil
@@ -251,7 +249,7 @@ func (e *emitter) cut() error {
 	seg := segment{Segment: manifest.Segment{ContentLen: contentLen, ID: id, Entries: uint32(len(entries)), First: strings.Clone(entries[0].Path)}}
 	stored := false
 	for _, old := range seen {
-		if old.id == id && !moved {
+		if old.id == id && old.locates(entries) {
 			if s, ok := e.taken(old); ok {
 				seg, stored = s, true
 				e.copied++

@@ -79,6 +79,21 @@ func (s *localSegment) place() (c pack.Ref, p segmentPlace, ok bool) {
 	return s.owner.trailer.containers[p.container], p, true
 }
 
+// locates reports whether the segment says of the chunks of entries, which have its
+// ID, that they lie where entries have them. If not, the segment in the store is not
+// the one that the host's copy would hold, and may have another length.
+func (s *localSegment) locates(entries []*manifest.Entry) bool {
+	for i, e := range entries {
+		for j := range e.Chunks {
+			was, is := s.entries[i].Chunks[j].Loc, e.Chunks[j].Loc
+			if was.Pack.Hash != is.Pack.Hash || was.FrameOffset != is.FrameOffset || was.Offset != is.Offset {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func (s *localSegment) append(b []byte) []byte {
 	if s.provisional {
 		b = append(b, 1)
