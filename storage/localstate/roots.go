@@ -11,8 +11,11 @@ import (
 )
 
 // hashRecord is the length of a record in a file of hashes: a number, big-endian,
-// and a SHA-256.
-const hashRecord = 8 + 32
+// and a SHA-256; from hashSum on the CRC-32 of both, big-endian.
+const (
+	hashSum    = 8 + 32
+	hashRecord = hashSum + 4
+)
 
 // RootsFile is where the roots of an environment lie that this machine saw
 // verified, in the repository's folder.

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -237,10 +238,11 @@ func (s *State) Head(host, env string) (*statement.Head, error) {
 	if b == nil || err != nil {
 		return nil, err
 	}
-	number, hash, ok := strings.Cut(strings.TrimSpace(string(b)), " ")
+	number, rest, _ := strings.Cut(string(b), " ")
+	hash, _, _ := strings.Cut(rest, " ")
 	n, nerr := strconv.ParseUint(number, 10, 64)
 	h, herr := hex.DecodeString(hash)
-	if !ok || nerr != nil || herr != nil || len(h) != 32 || n == 0 {
+	if nerr != nil || herr != nil || len(h) != 32 || n == 0 || !bytes.Equal(b, appendHead(nil, n, [32]byte(h))) {
 		return nil, fmt.Errorf("file %s is damaged: remove it to forget the newest snapshot seen", s.Dir().Path(HeadFile(host, env)))
 	}
 	return &statement.Head{Environment: env, Number: n, Hash: [32]byte(h)}, nil
@@ -259,8 +261,15 @@ func (s *State) RememberHead(host string, head statement.Head) error {
 		if err != nil || known != nil && known.Number >= head.Number {
 			return err
 		}
-		return s.Write(HeadFile(host, head.Environment), fmt.Appendf(nil, "%d %x\n", head.Number, head.Hash))
+		return s.Write(HeadFile(host, head.Environment), appendHead(nil, head.Number, head.Hash))
 	})
+}
+
+// appendHead is the content of a head's file, with a checksum: a damaged head would
+// accuse the store of a roll-back.
+func appendHead(b []byte, number uint64, hash [32]byte) []byte {
+	b = fmt.Appendf(b, "%d %x", number, hash)
+	return fmt.Appendf(b, " %08x\n", crc32.ChecksumIEEE(b))
 }
 
 // Names are the hosts of which a head is remembered, or the environments of

@@ -1,6 +1,7 @@
 package localstate
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"os"
@@ -31,7 +32,17 @@ func TestRememberedHeadsOnlyGrowAndDamageIsNamed(t *testing.T) {
 	if h, err := l.Head("h", "web"); err != nil || h.Number != 3 || h.Hash != [32]byte{3} {
 		t.Errorf("remembered %+v, %v", h, err)
 	}
-	for _, content := range []string{"", "x", "3", "3 zz", "0 " + strings.Repeat("00", 32), "3 " + strings.Repeat("00", 31)} {
+	whole, err := os.ReadFile(l.Dir().Path(HeadFile("h", "web")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := []string{"", "x", "3", "3 zz", "0 " + strings.Repeat("00", 32), "3 " + strings.Repeat("00", 31)}
+	for i := range whole {
+		flipped := bytes.Clone(whole)
+		flipped[i] ^= 1
+		damaged = append(damaged, string(flipped), string(whole[:i]))
+	}
+	for _, content := range damaged {
 		if err := os.WriteFile(l.Dir().Path(HeadFile("h", "web")), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -72,6 +83,23 @@ func TestRoots(t *testing.T) {
 		want(t, s, map[uint64][32]byte{1: one})
 		remember(t, s, map[uint64][32]byte{2: two, 3: other})
 		want(t, s, map[uint64][32]byte{1: one, 2: two, 3: other})
+	})
+	t.Run("a damaged record is forgotten and no other", func(t *testing.T) {
+		s := &State{Root: t.TempDir()}
+		remember(t, s, map[uint64][32]byte{1: one, 2: two})
+		file := s.Dir().Path(RootsFile("h", "web"))
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range hashRecord {
+			flipped := bytes.Clone(whole)
+			flipped[i] ^= 1
+			if err := os.WriteFile(file, flipped, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want(t, s, map[uint64][32]byte{2: two})
+		}
 	})
 	t.Run("nothing is remembered without a state directory", func(t *testing.T) {
 		s := &State{}

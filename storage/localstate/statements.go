@@ -2,6 +2,7 @@ package localstate
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -54,24 +55,26 @@ func (s *Statements) Add(fresh map[uint64][32]byte) error {
 	})
 }
 
-// appendHashes encodes the hashes of some numbers: each number, big-endian, and its
-// hash.
+// appendHashes encodes the hashes of some numbers, a record for each.
 func appendHashes(b []byte, hashes map[uint64][32]byte, numbers []uint64) []byte {
 	for _, n := range numbers {
 		hash := hashes[n]
 		b = append(binary.BigEndian.AppendUint64(b, n), hash[:]...)
+		b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[len(b)-hashSum:]))
 	}
 	return b
 }
 
 // parseHashes reads what appendHashes made. Of several hashes of a number the first
-// counts, and a record that was cut short does not.
+// counts, and a record that was cut short or damaged does not: a damaged one would
+// accuse the store of a forgery.
 func parseHashes(b []byte) map[uint64][32]byte {
 	hashes := map[uint64][32]byte{}
 	for ; len(b) >= hashRecord; b = b[hashRecord:] {
 		n := binary.BigEndian.Uint64(b)
-		if _, known := hashes[n]; !known {
-			hashes[n] = [32]byte(b[8:hashRecord])
+		_, known := hashes[n]
+		if !known && crc32.ChecksumIEEE(b[:hashSum]) == binary.BigEndian.Uint32(b[hashSum:]) {
+			hashes[n] = [32]byte(b[8:hashSum])
 		}
 	}
 	return hashes

@@ -221,7 +221,7 @@ func (h *Certified) remembered(host string) (*statement.Certificate, error) {
 		err = fmt.Errorf("it is the one of host %s", c.Host)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("file %s is damaged: %w; remove it to forget which certificate was seen", h.base.State.Dir().Path(localstate.CertificateFile(host)), err)
+		return nil, fmt.Errorf("file %s is damaged: %v; remove it to forget which certificate was seen", h.base.State.Dir().Path(localstate.CertificateFile(host)), err)
 	}
 	h.setNewest(host, c)
 	return c, nil

@@ -118,7 +118,7 @@ func (e *Epochs) remembered() (*statement.Epoch, error) {
 
 	x, _, err := e.parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("file %s/%s is damaged: %w; remove it to forget the epoch seen", e.base.State.Dir(), epochFile, err)
+		return nil, fmt.Errorf("file %s/%s is damaged: %v; remove it to forget the epoch seen", e.base.State.Dir(), epochFile, err)
 	}
 	return x, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strconv"
@@ -24,7 +25,9 @@ import (
 // it seals to, and of the owner key: a line each, with the key of the object, its
 // size in bytes, good or bad as it was when last looked at, and the object in
 // base64 where the store lets the host read it. Before them a line has the word
-// epoch and the hash of the epoch that was current then. None of it is a secret:
+// epoch and the hash of the epoch that was current then. Each line begins with the
+// CRC-32 of the rest: a damaged copy would call the object in the store damaged.
+// None of it is a secret:
 // it is what lies in the store. There is one of each place at which the repository
 // was found, and one of the repository, which begins that of another place.
 const wrappedFile = "keys"
@@ -54,6 +57,10 @@ func (e *Epochs) wrappedKeys() (*wrappedKeys, error) {
 	}
 	known := &wrappedKeys{keys: map[string]*wrappedKey{}}
 	for line := range strings.Lines(string(b)) {
+		sum, line, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if sum != fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(line))) {
+			continue
+		}
 		f := strings.Fields(line)
 		if len(f) == 2 && f[0] == "epoch" {
 			known.epoch = f[1]
@@ -75,13 +82,14 @@ func (e *Epochs) wrappedKeys() (*wrappedKeys, error) {
 
 func (e *Epochs) rememberWrappedKeys(known *wrappedKeys) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "epoch %s\n", known.epoch)
+	add := func(line string) { fmt.Fprintf(&b, "%08x %s\n", crc32.ChecksumIEEE([]byte(line)), line) }
+	add("epoch " + known.epoch)
 	for _, key := range slices.Sorted(maps.Keys(known.keys)) {
 		k, state := known.keys[key], "good"
 		if k.bad {
 			state = "bad"
 		}
-		fmt.Fprintf(&b, "%s %d %s %s\n", key, k.size, state, base64.StdEncoding.EncodeToString(k.file))
+		add(fmt.Sprintf("%s %d %s %s", key, k.size, state, base64.StdEncoding.EncodeToString(k.file)))
 	}
 	return e.base.State.Locked(func() error {
 		for _, file := range [...]string{e.base.State.OfStore(wrappedFile), wrappedFile} {
