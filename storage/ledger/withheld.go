@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"knowngood/storage"
 	"knowngood/storage/authentic"
@@ -30,22 +31,19 @@ func (l *Ledger[T]) givesOut(ctx context.Context) (bool, error) {
 	if l.asked {
 		return l.open, nil
 	}
-	store := l.Reader.Store()
 	for _, prefix := range []string{l.Prefix, l.Beside} {
 		if prefix == "" {
 			continue
 		}
-		var keys []string
-		for o, err := range store.List(ctx, storage.ListOptions{Prefix: prefix}) {
+		var all []storage.Object
+		for o, err := range l.Reader.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
 			if err != nil {
 				return false, err
 			}
-			keys = append(keys, o.Key)
+			all = append(all, o)
 		}
-		// A sample from all of them: whoever withholds the newest put those last.
-		step := max(1, (len(keys)+maxSample-1)/maxSample)
-		for i := len(keys) - 1; i >= 0; i -= step {
-			_, err := storage.Append(ctx, nil, store, keys[i], 0, 1)
+		for _, o := range sample(all) {
+			_, err := l.Reader.Listed(ctx, o, authentic.Want{What: l.What, Limit: l.Limit, Verify: func([]byte) error { return nil }})
 			if err := ctx.Err(); err != nil {
 				return false, err
 			}
@@ -57,4 +55,18 @@ func (l *Ledger[T]) givesOut(ctx context.Context) (bool, error) {
 	}
 	l.asked = true
 	return false, nil
+}
+
+// sample are the oldest of the objects, and some of the others. Whoever withholds
+// some, however many, put them after those that were there; but credentials may be
+// for other objects than the oldest.
+func sample(all []storage.Object) []storage.Object {
+	slices.SortStableFunc(all, func(a, b storage.Object) int { return a.Modified.Compare(b.Modified) })
+	out := slices.Clone(all[:min(len(all), maxSample/2)])
+	rest := all[len(out):]
+	step := max(1, 2*len(rest)/maxSample)
+	for i := len(rest) - 1; i >= 0 && len(out) < maxSample; i -= step {
+		out = append(out, rest[i])
+	}
+	return out
 }

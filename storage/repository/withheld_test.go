@@ -95,4 +95,29 @@ func TestDenied(t *testing.T) {
 			t.Errorf("listed %v, %d errors", refs, len(errs))
 		}
 	})
+	t.Run("so are those of one environment among any number that are denied elsewhere", func(t *testing.T) {
+		w, store := made(t)
+		for n := range uint64(1000) {
+			w.store.Overwrite(layout.KeyRoot("web-1", "a", n+1), []byte("x"))
+			w.store.Overwrite(layout.KeyRoot("web-1", "zzz", n+1), []byte("x"))
+		}
+		for _, prefix := range []string{layout.PrefixRoots("web-1", "a"), layout.PrefixRoots("web-1", "zzz")} {
+			store.Add(storagetest.Rule{Op: storagetest.Get, Prefix: prefix, Fault: storagetest.FailBefore(storage.ErrDenied)})
+		}
+		r := newMachine(t).open(t, store)
+		_, errs := list(t.Context(), r, "web-1", "zzz")
+		if len(errs) == 0 || !asDamaged(errs[0]) {
+			t.Errorf("%d errors: %v", len(errs), errs[:min(len(errs), 1)])
+		}
+	})
+	t.Run("so are those that were put over others and are denied, beside what lies beneath", func(t *testing.T) {
+		w, store := made(t, layout.PrefixEnvironments("web-1"))
+		for n := range uint64(6) {
+			w.store.Overwrite(rootKey(n+1), []byte("x"))
+		}
+		refs, errs := list(t.Context(), newMachine(t).open(t, store), "web-1", "web")
+		if fmt.Sprint(refs) != "[web@4 web@3 web@2 web@1]" || len(errs) != 2 || !asDamaged(errs[0]) {
+			t.Errorf("listed %v, %v", refs, errs)
+		}
+	})
 }
