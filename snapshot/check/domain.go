@@ -17,6 +17,7 @@ import (
 	"knowngood/storage/objects"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // domainOf is a domain of a host, with the kept snapshots in it: of each
@@ -101,6 +102,10 @@ func (d *domainOf) passOn(err error, note func(error)) error {
 	}
 	if _, ok := damagedObject(err); ok || errors.Is(err, seal.ErrWrongKey) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, storage.ErrNotFound) {
 		note(err)
+		return nil
+	}
+	if errors.Is(err, trust.ErrNoUsableIdentity) { // nor does it end what else there is to check
+		d.note(fmt.Sprintf("host %s: not all could be looked into: %v", d.host, err))
 		return nil
 	}
 	return err

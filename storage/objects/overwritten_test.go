@@ -2,10 +2,12 @@ package objects_test
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"log"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"knowngood/internal/enginetest"
@@ -118,6 +120,12 @@ func TestOverwrittenPack(t *testing.T) {
 			"a pack with other contents": func(object []byte) []byte {
 				b := append([]byte(nil), object...)
 				b[len(b)-pack.TailLen/8] ^= 1
+				return b
+			},
+			"a pack whose trailer names an epoch that nobody has": func(object []byte) []byte {
+				b := slices.Clone(object)
+				trailer := len(b) - 12 - int(binary.LittleEndian.Uint32(b[len(b)-8:]))
+				b[trailer+16+8] ^= 1
 				return b
 			},
 			"nothing": func([]byte) []byte { return nil },

@@ -16,6 +16,7 @@ import (
 	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
+	"knowngood/storage/trust"
 )
 
 // maxKeys bounds how many frame keys and sealed sessions a Reader remembers.
@@ -33,12 +34,13 @@ type Reader struct {
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession // as the ends of objects that were read have them
 	keys     map[pack.Ref]cipher.AEAD              // by all that makes them: what names a pack may name it wrongly
-	lists    map[[32]byte][]pack.Object            // whole lists of objects, from which others differ, by container
 	ends     struct {                              // of all objects of the domain, read when the end of one is damaged
 		once     sync.Once
 		sessions map[seal.SessionID]seal.SealedSession
 		err      error
 	}
+	listMu sync.Mutex                 // held while a list is read: its container may be large
+	lists  map[[32]byte][]pack.Object // whole lists of objects, from which others differ, by container
 }
 
 // NewReader reads what lies under a snapshot. The snapshot's domain must be
@@ -90,9 +92,7 @@ func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 	if err != nil && (!authentic.Damaged(err) || len(object) != int(ref.Size)) {
 		return nil, err
 	}
-	if err := r.learn(ctx, kind, ref, object, int64(ref.Size)); err != nil {
-		return nil, err
-	}
+	r.learn(ctx, kind, ref, object, int64(ref.Size))
 	return append(dst, object[offset:offset+length]...), nil
 }
 
@@ -101,23 +101,17 @@ func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 func (r *Reader) ReadEnd(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset int64) ([]byte, error) {
 	b, err := r.Read(ctx, nil, kind, ref, offset, int64(ref.Size)-offset)
 	if err == nil && !ref.Small() {
-		err = r.learn(ctx, kind, ref, b, int64(ref.Size))
+		r.learn(ctx, kind, ref, b, int64(ref.Size))
 	}
 	return b, err
 }
 
 // learn makes the frame key of an object of size bytes known from its end. An end
-// that cannot be read says nothing: whoever needs the key then finds out why.
-func (r *Reader) learn(ctx context.Context, kind wire.Kind, ref *pack.Ref, end []byte, size int64) error {
-	tail, err := pack.ParseTail(kind, end, size)
-	if err != nil || tail.Repository != r.repo.t.ID() {
-		return nil
+// that opens nothing says nothing: whoever needs the key then finds out why.
+func (r *Reader) learn(ctx context.Context, kind wire.Kind, ref *pack.Ref, end []byte, size int64) {
+	if tail, err := pack.ParseTail(kind, end, size); err == nil && tail.Repository == r.repo.t.ID() {
+		_, _ = r.frameKey(ctx, kind, ref, tail)
 	}
-	_, err = r.frameKey(ctx, kind, ref, tail)
-	if err != nil && !errors.Is(err, seal.ErrWrongKey) {
-		return err
-	}
-	return nil
 }
 
 // Whole reads an object whole into dst's memory and verifies its hash, from
@@ -158,7 +152,14 @@ func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own boo
 	case known && at.Session != seal.SessionID{}:
 		return r.frameKey(ctx, kind, ref, &pack.Tail{Trailer: pack.Trailer{Session: sealed, Salt: at.Salt}})
 	}
-	tail, err := r.of(kind).tail(ctx, ref.Hash, int64(ref.Size))
+	made, err := r.ownKey(ctx, kind, ref)
+	if errors.Is(err, trust.ErrNoUsableIdentity) {
+		// Whoever puts an object over another can name any epoch in it.
+		if err := r.of(kind).compare(ctx, ref.Hash, int64(ref.Size), nil); err != nil {
+			return nil, err
+		}
+		made, err = r.ownKey(ctx, kind, ref)
+	}
 	if authentic.Damaged(err) && at.Session != (seal.SessionID{}) {
 		// Other objects of the run have its session, too.
 		sealed, ok, serr := r.sessionElsewhere(ctx, at.Session)
@@ -169,10 +170,16 @@ func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own boo
 			return r.frameKey(ctx, kind, ref, &pack.Tail{Trailer: pack.Trailer{Session: sealed, Salt: at.Salt}})
 		}
 	}
+	return made, err
+}
+
+// ownKey is the frame key of an object by its own trailer.
+func (r *Reader) ownKey(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher.AEAD, error) {
+	tail, err := r.of(kind).tail(ctx, ref.Hash, int64(ref.Size))
 	if err != nil {
 		return nil, err
 	}
-	if at.Session != (seal.SessionID{}) && (tail.Session.ID != at.Session || tail.Salt != at.Salt) {
+	if at := named(ref); at.Session != (seal.SessionID{}) && (tail.Session.ID != at.Session || tail.Salt != at.Salt) {
 		return nil, fmt.Errorf("%v %x: its trailer names another session than the manifest: %w", kind, ref.Hash, wire.ErrMalformed)
 	}
 	return r.frameKey(ctx, kind, ref, tail)
@@ -189,8 +196,11 @@ func (r *Reader) sessionElsewhere(ctx context.Context, id seal.SessionID) (seale
 		for _, o := range objects {
 			g.Go(func() error {
 				tail, err := r.of(o.Kind).tail(gctx, o.Hash, int64(o.Size))
+				if err == nil {
+					_, err = r.repo.t.OpenSession(gctx, tail.Session)
+				}
 				if err != nil {
-					if authentic.Damaged(err) {
+					if authentic.Damaged(err) || errors.Is(err, trust.ErrNoUsableIdentity) {
 						return nil
 					}
 					return err
@@ -317,10 +327,9 @@ const maxLists = 16
 
 // baseList is the list of a container that holds it whole.
 func (r *Reader) baseList(ctx context.Context, in [32]byte) ([]pack.Object, error) {
-	r.mu.Lock()
-	list, ok := r.lists[in]
-	r.mu.Unlock()
-	if ok {
+	r.listMu.Lock()
+	defer r.listMu.Unlock()
+	if list, ok := r.lists[in]; ok {
 		return list, nil
 	}
 	object, err := r.containers.Whole(ctx, nil, r.containers.key(in), in, -1)
@@ -338,8 +347,6 @@ func (r *Reader) baseList(ctx context.Context, in [32]byte) ([]pack.Object, erro
 	if contents.List.Base != [32]byte{} {
 		return nil, r.containers.damaged(in, errors.New("its list of objects is not whole"))
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if len(r.lists) >= maxLists {
 		clear(r.lists)
 	}

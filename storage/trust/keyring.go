@@ -188,6 +188,7 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 		}
 	}
 
+	announced := false
 	for e, err := range k.epochs.all(ctx, nil) {
 		if err != nil {
 			return err
@@ -195,6 +196,7 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 		if !named(e) {
 			continue
 		}
+		announced = true
 		for _, text := range e.Recipients {
 			fingerprint := layout.RecipientFingerprint(text)
 			if key := prefix + fingerprint; !tried[key] && k.mayBe(fingerprint) {
@@ -203,8 +205,11 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 			}
 		}
 	}
-	if len(problems) > 0 {
+	switch {
+	case len(problems) > 0:
 		return errors.Join(problems...)
+	case !announced: // no identity helps
+		return &authentic.DamageError{Key: prefix, What: "epoch", Err: errors.New("the owner announced none of these keys: what names it is forged or damaged")}
 	}
 	return &IdentityError{Recipients: k.epochs.recipientNames(ctx), Given: true}
 }
