@@ -1,7 +1,11 @@
 package restore_test
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/hpke"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +18,7 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
 	"knowngood/storage"
+	"knowngood/storage/deletion"
 	"knowngood/storage/storagetest"
 )
 
@@ -22,24 +27,43 @@ import (
 func TestForgedTrailers(t *testing.T) {
 	t.Parallel()
 	const repository, domain, epoch, session, salt, sealed = 0, 16, 24, 32, 48, 80 // offsets in a trailer
-	flip := func(at int) func(*testing.T, *enginetest.World, []byte) {
-		return func(_ *testing.T, _ *enginetest.World, trailer []byte) { trailer[at] ^= 1 }
+	flip := func(at int) func(*enginetest.World, string, []byte, []byte) {
+		return func(_ *enginetest.World, _ string, _, trailer []byte) { trailer[at] ^= 1 }
 	}
-	for name, forge := range map[string]func(t *testing.T, w *enginetest.World, trailer []byte){
+	for name, forge := range map[string]func(w *enginetest.World, key string, object, trailer []byte){
 		"another repository": flip(repository), "another domain": flip(domain), "another epoch": flip(epoch), "another session": flip(session),
 		"another salt": flip(salt), "a damaged secret": flip(sealed),
-		"another secret of the session": func(t *testing.T, w *enginetest.World, trailer []byte) {
-			r := w.Bare()
-			current, err := r.CurrentEpoch(t.Context())
+		"another secret of the session, under which other frames are sealed": func(w *enginetest.World, key string, object, trailer []byte) {
+			r := w.Open(w.State)
+			current, err := r.CurrentEpoch(w.Ctx)
 			w.Check(err)
 			to, err := hpke.MLKEM768X25519().NewPublicKey(current.Public())
 			w.Check(err)
-			id := r.ID()
+			id, secret := r.ID(), make([]byte, 32)
 			info := slices.Concat([]byte("knowngood v1 session"), id[:], current.ID[:], trailer[session:salt])
-			forged, err := hpke.Seal(to, hpke.HKDFSHA256(), hpke.AES256GCM(), info, make([]byte, 32))
+			forged, err := hpke.Seal(to, hpke.HKDFSHA256(), hpke.AES256GCM(), info, secret)
 			w.Check(err)
-			if copy(trailer[sealed:], forged) != len(forged) || len(trailer) != sealed+len(forged) {
-				t.Fatalf("sealed %d bytes in the place of %d", len(forged), len(trailer)-sealed)
+			copy(trailer[sealed:], forged)
+
+			host, err := r.Host(w.Ctx)
+			w.Check(err)
+			of, _ := deletion.ParseKey(key)
+			_, contents, err := r.NewReader(enginetest.Host, host.Domain).Contents(w.Ctx, of.Kind, of.Hash, int64(len(object)))
+			w.Check(err)
+			raw, err := hkdf.Key(sha256.New, secret, trailer[salt:sealed], string(slices.Concat([]byte("knowngood v1 frames"), []byte{byte(of.Kind)}, id[:], host.Domain.ID[:])), 32)
+			w.Check(err)
+			block, err := aes.NewCipher(raw)
+			w.Check(err)
+			aead, err := cipher.NewGCM(block)
+			w.Check(err)
+			for _, f := range contents.Frames {
+				plain := make([]byte, f.SealedLen-16) // stored, and of as many zeros as there is room for
+				n := uint64(len(plain) - 2)
+				for ; len(binary.AppendUvarint(nil, n))+int(n)+1 != len(plain); n-- {
+				}
+				binary.PutUvarint(plain[1:], n)
+				nonce := binary.BigEndian.AppendUint64(make([]byte, 4), uint64(f.Offset))
+				aead.Seal(object[f.Offset:f.Offset], nonce, plain, []byte{byte(of.Kind), 0})
 			}
 		},
 	} {
@@ -63,7 +87,7 @@ func TestForgedTrailers(t *testing.T) {
 				object, err := storage.ReadAll(t.Context(), store, key, 0, -1)
 				w.Check(err)
 				from := len(object) - 12 - int(binary.LittleEndian.Uint32(object[len(object)-8:]))
-				forge(t, w, object[from:len(object)-12])
+				forge(w, key, object, object[from:len(object)-12])
 				store.Overwrite(key, object)
 			}
 			w.Restores("e@3", src, want)

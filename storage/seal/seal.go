@@ -140,8 +140,8 @@ func (s Session) Format(f fmt.State, _ rune) { fmt.Fprint(f, "session ", s.ID) }
 // NewSession draws the secret of a run and seals it to epoch.
 func NewSession(repo RepositoryID, epoch *Epoch) (*Session, error) {
 	s := &Session{SealedSession: SealedSession{Epoch: epoch.ID}}
-	rand.Read(s.ID[:])
 	rand.Read(s.key.b[:])
+	s.ID = s.key.sessionID()
 	sealed, err := epoch.seal(sessionInfo(repo, epoch.ID, s.ID), s.key.b[:])
 	if err != nil {
 		return nil, err
@@ -150,13 +150,22 @@ func NewSession(repo RepositoryID, epoch *Epoch) (*Session, error) {
 	return s, nil
 }
 
-// OpenSession opens a session's secret with that of its epoch.
+// OpenSession opens a session's secret with that of its epoch, and checks that it is
+// the one of its ID.
 func (s *EpochSecret) OpenSession(repo RepositoryID, sealed SealedSession) (*Session, error) {
 	k, err := s.open(sessionInfo(repo, sealed.Epoch, sealed.ID), sealed.Sealed)
+	if err == nil && k.sessionID() != sealed.ID {
+		err = ErrWrongKey
+	}
 	if err != nil {
 		return nil, fmt.Errorf("session %v: %w", sealed.ID, err)
 	}
 	return &Session{sealed, k}, nil
+}
+
+// sessionID names a session by its secret: anybody can seal another one to the epoch.
+func (s secret) sessionID() SessionID {
+	return SessionID(derive(s.b[:], nil, []byte("knowngood v1 session id")))
 }
 
 // FrameKey is the key of the frames of one object.

@@ -20,8 +20,10 @@ func testDomain() *Domain { return DomainFromBytes([32]byte{7, 8, 9}) }
 func TestKeysAreDerivedAsTheFormatSays(t *testing.T) {
 	d := testDomain()
 	hexOf := func(b [32]byte) string { return hex.EncodeToString(b[:]) }
+	id := secret{[32]byte{10}}.sessionID()
 	frames := (&Session{key: secret{[32]byte{10}}}).FrameKey(wire.KindPack, testRepo, d.ID, testSalt)
 	for name, c := range map[string]struct{ got, want string }{
+		"session ID":   {hex.EncodeToString(id[:]), vectors["session ID"]},
 		"domain ID":    {d.ID.String(), vectors["domain ID"]},
 		"chunk-ID key": {hexOf(d.ChunkKey()), vectors["chunk-ID key"]},
 		"gear key":     {hexOf(d.GearKey()), vectors["gear key"]},
@@ -68,10 +70,15 @@ func TestASealedSecretOpensWithItsEpochAndContextAlone(t *testing.T) {
 	}
 	moved := s.SealedSession
 	moved.ID[0]++
+	forged := s.SealedSession
+	if forged.Sealed, err = epoch.seal(sessionInfo(testRepo, epoch.ID, s.ID), make([]byte, 32)); err != nil {
+		t.Fatal(err)
+	}
 	for what, f := range map[string]func() (*Session, error){
 		"another epoch":      func() (*Session, error) { return other.OpenSession(testRepo, s.SealedSession) },
 		"another repository": func() (*Session, error) { return epoch.OpenSession(RepositoryID{9}, s.SealedSession) },
 		"another session":    func() (*Session, error) { return epoch.OpenSession(testRepo, moved) },
+		"a forged secret":    func() (*Session, error) { return epoch.OpenSession(testRepo, forged) },
 	} {
 		if _, err := f(); !errors.Is(err, ErrWrongKey) {
 			t.Errorf("under %s: %v", what, err)

@@ -4,6 +4,7 @@ package seal
 // session secret 0a and zeros, repository ID 010203 and zeros, salt 040506
 // and zeros.
 var vectors = map[string]string{
+	"session ID":    "0fffa15519a5cdc0d6230cd28a3fd27b",
 	"domain ID":     "337b316196b49a32",
 	"chunk-ID key":  "f72a10c6c2e5a6ced5d8d30f5d68fe4bf2b658c639bab48f05b05881a72c1841",
 	"gear key":      "15a9e6d8f2d39d59cedbfd36060fc807839e428d8fa85ba19a0aed3488e3b630",
