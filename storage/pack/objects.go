@@ -9,6 +9,13 @@ import (
 	"knowngood/internal/wire"
 )
 
+// objectMin is the shortest encoding of an Object, in bytes; maxListed is how many a
+// list has at most.
+const (
+	objectMin = 1 + sha256.Size + 2
+	maxListed = MaxContents / objectMin
+)
+
 // Object is what a snapshot needs of the store.
 type Object struct {
 	Kind wire.Kind
@@ -40,7 +47,7 @@ func AppendObjects(b []byte, objects []Object) []byte {
 
 // ParseObjects reads a list of objects.
 func ParseObjects(d *wire.Decoder) (objects []Object) {
-	for range d.Count(35) {
+	for range d.Count(objectMin) {
 		o := Object{Kind: wire.Kind(d.U8())}
 		d.Copy(o.Hash[:])
 		o.Size, o.Live = d.Uvarint(), d.Uvarint()
@@ -140,9 +147,9 @@ func parseObjectList(d *wire.Decoder) (l ObjectList) {
 		}
 		next := uint64(0)
 		for range d.Count(1) {
-			i := next + d.UvarintMax(MaxObject)
-			if i > MaxObject {
-				d.Fail("removed object %d", i)
+			i := next + d.UvarintMax(maxListed)
+			if i >= maxListed {
+				d.Fail("removed object %d: no list is that long", i)
 			}
 			if d.Err() != nil {
 				break

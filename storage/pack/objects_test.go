@@ -45,7 +45,7 @@ func TestObjectList(t *testing.T) {
 				t.Errorf("%s: %v", name, got)
 			}
 		}
-		for name, b := range map[string][]byte{"an unknown form": {2, 0}, "no base": append([]byte{1}, make([]byte, 34)...), "a position that overflows": append([]byte{1, 7}, append(make([]byte, 31), 2, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0x7f, 0)...)} {
+		for name, b := range map[string][]byte{"an unknown form": {2, 0}, "a position beyond any list": (&ObjectList{Base: [32]byte{1}, Removed: []uint32{maxListed}}).append(nil), "no base": append([]byte{1}, make([]byte, 34)...), "a position that overflows": append([]byte{1, 7}, append(make([]byte, 31), 2, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0x7f, 0)...)} {
 			d := wire.NewDecoder(b)
 			if parseObjectList(d); d.Finish() == nil {
 				t.Errorf("%s is read", name)
