@@ -1,10 +1,13 @@
 package prune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,9 +90,13 @@ func (d *domain) readManifests(ctx context.Context) error {
 		}
 		return list{s, objects}, err
 	}
+	// The lists of neighbours differ from the same one.
+	near := slices.SortedFunc(maps.Values(byHash), func(a, b kept) int {
+		return cmp.Or(cmp.Compare(a.Environment, b.Environment), cmp.Compare(a.Number, b.Number))
+	})
 	all := func(context.Context) iter.Seq2[kept, error] {
 		return func(yield func(kept, error) bool) {
-			for _, s := range byHash {
+			for _, s := range near {
 				if !yield(s, nil) {
 					return
 				}
@@ -229,7 +236,8 @@ func (d *domain) index(ctx context.Context) error {
 		return err
 	}
 	defer x.Close()
-	old, more, err := x.Replaced(ctx, d.now.Add(-young), d.namedRuns())
+	// Runs merged later need not name those of the newest snapshot when they are gone.
+	old, more, err := x.Replaced(ctx, d.now.Add(-young), d.runs[d.facts.domain].named)
 	if err != nil {
 		return err
 	}
@@ -249,18 +257,6 @@ func (d *domain) index(ctx context.Context) error {
 	}
 	d.facts.indexed, d.facts.moreIndexed = x.PackSizes(), more
 	return nil
-}
-
-// namedRuns are the index runs that the newest snapshot of the domain names: runs
-// merged later need not name them any more when they are gone.
-func (d *domain) namedRuns() (named [][32]byte) {
-	var newest time.Time
-	for _, s := range d.snapshots[d.facts.domain] {
-		if b := s.Body; !s.forgotten && b.Finished.After(newest) {
-			newest, named = b.Finished, s.Root.IndexRuns
-		}
-	}
-	return named
 }
 
 // maxRead is how many objects are read, or asked for, to find out whether they

@@ -31,6 +31,7 @@ type host struct {
 	facts      map[seal.DomainID]*facts
 	snapshots  map[seal.DomainID][]kept
 	opened     map[seal.DomainID]*seal.Domain // those that snapshots are in
+	runs       map[seal.DomainID]runs         // of the index
 	tombstones map[string]uint64              // serials, by environment
 
 	environments []string
@@ -42,13 +43,19 @@ type kept struct {
 	forgotten bool // by its host; the policy of this run keeps it
 }
 
+// runs are the index runs that the newest kept snapshot of a domain names.
+type runs struct {
+	finished time.Time
+	named    [][32]byte
+}
+
 // host prunes a host, and leaves the reserve that the next run may need.
 func (p *pruner) host(ctx context.Context, name string) error {
 	domains, err := p.repo.Domains(ctx, name)
 	if err != nil || len(domains) == 0 {
 		return err
 	}
-	h := &host{pruner: p, name: name, now: time.Now(), facts: map[seal.DomainID]*facts{}, snapshots: map[seal.DomainID][]kept{}, opened: map[seal.DomainID]*seal.Domain{}, tombstones: map[string]uint64{}}
+	h := &host{pruner: p, name: name, now: time.Now(), facts: map[seal.DomainID]*facts{}, snapshots: map[seal.DomainID][]kept{}, opened: map[seal.DomainID]*seal.Domain{}, runs: map[seal.DomainID]runs{}, tombstones: map[string]uint64{}}
 	if h.present, h.own, err = thisMachine(ctx, p.repo, name); err != nil {
 		return err
 	}
@@ -205,6 +212,9 @@ func (h *host) environment(ctx context.Context, env string) error {
 		count++
 		again := forgotten.Has(s.Number) && protected.Has(s.Number)
 		h.snapshots[s.Root.Domain] = append(h.snapshots[s.Root.Domain], kept{h.essence(env, s), again})
+		if b := s.Body; b != nil && !again && b.Finished.After(h.runs[s.Root.Domain].finished) {
+			h.runs[s.Root.Domain] = runs{b.Finished, s.Root.IndexRuns}
+		}
 	}
 	if ended > maxNamed {
 		h.note("host %s: %d more roots of %s were signed under certificates that ended; what they alone need is not kept", h.name, ended-maxNamed, env)

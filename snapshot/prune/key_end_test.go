@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"knowngood/internal/enginetest"
+	"knowngood/internal/wire"
 	"knowngood/snapshot/check"
 	"knowngood/snapshot/prune"
 	"knowngood/storage"
@@ -123,6 +124,56 @@ func TestEndOfAKey(t *testing.T) {
 			_, err = prune.Run(w.Ctx, w.Bare(), prune.Options{})
 			w.check(err)
 			w.present()
+		})
+	})
+	t.Run("what was deleted stays forgotten when only the list is gone from which its own differs", func(t *testing.T) {
+		simulated(t, memory, func(w *world) {
+			// Until the newest snapshot needs the container of another one, and not the
+			// container from whose list that one's differs.
+			needs := map[[32]byte]bool{}
+			based := map[[32]byte][32]byte{}
+			var forgotten []uint64
+			for found := false; !found; {
+				if len(forgotten) > 400 {
+					t.Fatal("there is no such snapshot")
+				}
+				for j := range 3 {
+					w.write(fmt.Sprintf("file-%04d", 3*len(forgotten)+j), 100)
+				}
+				w.capture("web")
+				r, s, err := w.Snapshot(fmt.Sprintf("web@%d", len(forgotten)+1))
+				w.check(err)
+				reader := r.NewReader(enginetest.Host, s.Domain)
+				needed, err := reader.Objects(w.Ctx, s.Body)
+				w.check(err)
+				clear(needs)
+				for _, o := range needed {
+					needs[o.Hash] = true
+				}
+				for container, base := range based {
+					found = found || needs[container] && !needs[base]
+				}
+				m := &s.Body.Manifest
+				_, contents, err := reader.Contents(w.Ctx, wire.KindManifest, m.Hash, int64(m.Size))
+				w.check(err)
+				if base := contents.List.Base; base != [32]byte{} {
+					based[m.Hash] = base
+				}
+				if !found {
+					forgotten = append(forgotten, s.Number)
+				}
+			}
+			w.forget("web", forgotten...)
+			for range 2 {
+				time.Sleep(8 * day)
+				w.free()
+			}
+			w.reenrol()
+			report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+			w.check(err)
+			if len(report.Blocked) > 0 {
+				t.Errorf("blocked: %v", report.Blocked)
+			}
 		})
 	})
 	t.Run("what is only hidden is kept again", func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"knowngood/storage/deletion"
 	"knowngood/storage/index"
 	"knowngood/storage/layout"
+	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
@@ -42,6 +43,64 @@ func testAChunkThatTheIndexLostIsFoundInItsPack(t *testing.T) {
 			t.Error(content.Problems)
 		}
 		w.Restores("web@4", w.dir, treetest.Snapshot(t, w.dir))
+	})
+}
+
+// Who took over the host has the index say what it likes, and puts packs with other
+// contents over those that took the place of others.
+func TestAChunkThatTheIndexLostIsFoundInItsPackBeneathAnother(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		second, _ := w.sparse()
+		if d := w.repack(1 << 30); d.Repacked.Objects == 0 {
+			t.Fatalf("not repacked: %+v", d)
+		}
+		time.Sleep(8 * day)
+		w.free()
+		w.forgetHalf()
+
+		r := w.host()
+		host, err := r.Host(w.Ctx)
+		w.check(err)
+		epoch, err := r.CurrentEpoch(w.Ctx)
+		w.check(err)
+		session, err := seal.NewSession(r.ID(), epoch)
+		w.check(err)
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks("h", host.Domain.ID)}) {
+			w.check(err)
+			object, _, _ := pack.NewBuilder(wire.KindPack, r.ID(), host.Domain, session, nil).Finish(pack.ObjectList{})
+			w.overwrite(o.Key, object)
+		}
+		w.Restores("web@2", w.dir, second)
+	})
+}
+
+func TestReplacedIndexRuns(t *testing.T) {
+	runs := func(w *world) (n int) {
+		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: "hosts/h/index/"}) {
+			w.check(err)
+			if o.Size > 0 {
+				n++
+			}
+		}
+		return n
+	}
+	t.Run("stay while the newest snapshot names them, and are deleted then", func(t *testing.T) {
+		simulated(t, memory, func(w *world) {
+			w.write("a", 300_000)
+			w.capture("web")
+			w.forgetHalf() // in the place of the one that web@1 names
+			time.Sleep(8 * day)
+			w.free()
+			if n := runs(w); n != 2 {
+				t.Errorf("%d runs while web@1 names one", n)
+			}
+			w.capture("web")
+			time.Sleep(8 * day)
+			w.free()
+			if n := runs(w); n != 1 {
+				t.Errorf("%d runs when web@2 names the other one", n)
+			}
+		})
 	})
 }
 

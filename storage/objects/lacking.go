@@ -2,6 +2,7 @@ package objects
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -36,11 +37,12 @@ func (r *Objects) Lacking(ctx context.Context, host string, snapshots []*history
 		if err != nil {
 			return nil, err
 		}
+		reader := r.NewReader(host, of[0].Domain)
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(tailsInFlight)
 		for _, s := range of {
 			g.Go(func() error {
-				lacks, err := r.lacks(gctx, s, deletions, there)
+				lacks, err := lacks(gctx, s, reader, deletions, there)
 				if lacks {
 					mu.Lock()
 					defer mu.Unlock()
@@ -57,13 +59,16 @@ func (r *Objects) Lacking(ctx context.Context, host string, snapshots []*history
 }
 
 // lacks reports whether something that a snapshot needs is not there.
-func (r *Objects) lacks(ctx context.Context, s *history.Snapshot, d *deletion.Deletions, there map[ID]bool) (bool, error) {
+func lacks(ctx context.Context, s *history.Snapshot, reader *Reader, d *deletion.Deletions, there map[ID]bool) (bool, error) {
 	m := s.Body.Manifest
 	table := ID{Kind: wire.KindManifest, Hash: m.Hash}
 	if !there[table] {
 		return true, nil
 	}
-	objects, err := r.NewReader(s.Host, s.Domain).Objects(ctx, s.Body)
+	objects, err := reader.Objects(ctx, s.Body)
+	if errors.Is(err, storage.ErrNotFound) { // the list from which its own differs
+		return true, nil
+	}
 	if authentic.Damaged(err) {
 		return false, nil
 	}

@@ -33,6 +33,7 @@ type domainOf struct {
 
 type domainNeeds struct {
 	once      sync.Once
+	reader    *Reader // of lists of objects, which share the one from which they differ
 	deletions *deletion.Deletions
 	listed    map[ID]uint64 // sizes; only where packs were repacked
 	err       error
@@ -55,9 +56,7 @@ func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, err
 		return nil, err
 	}
 	m := &s.Body.Manifest
-	reader := n.repo.NewReader(s.Host, s.Domain)
-	defer reader.Close()
-	objects, err := reader.Objects(ctx, s.Body)
+	objects, err := d.reader.Objects(ctx, s.Body)
 	if errors.Is(err, storage.ErrNotFound) {
 		err = &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
 	}
@@ -88,7 +87,7 @@ func (n *Needs) domain(ctx context.Context, s *history.Snapshot) (*domainNeeds, 
 	n.mu.Lock()
 	d := n.domains[of]
 	if d == nil {
-		d = &domainNeeds{}
+		d = &domainNeeds{reader: n.repo.NewReader(s.Host, s.Domain)}
 		n.domains[of] = d
 	}
 	n.mu.Unlock()
