@@ -107,23 +107,42 @@ func (d domain) listPart(ctx context.Context, prefix string) iter.Seq2[inventory
 	}
 }
 
+// listBeneath lists the packs or containers whose keys begin with prefix, hidden ones
+// included. Of those that are covered other versions may lie beneath the current view.
+func (d domain) listBeneath(ctx context.Context, prefix string) (all []inventory.Object, covered map[[32]byte]bool, err error) {
+	covered = map[[32]byte]bool{}
+	for o, err := range d.repo.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
+		if err != nil {
+			return nil, nil, err
+		}
+		id, ok := deletion.ParseKey(o.Key)
+		if !ok || o.Size < 0 {
+			continue
+		}
+		all = append(all, inventory.Object{ID: id, Size: uint64(o.Size)})
+		covered[id.Hash] = o.Older || o.Hidden
+	}
+	return all, covered, nil
+}
+
 // readContents reads the contents of packs and calls take with them,
 // concurrently. Packs that skip returns true for are left out. Damaged ones are
-// returned, after a warning.
-func (d domain) readContents(ctx context.Context, packs iter.Seq2[inventory.Object, error], skip func(hash [32]byte) bool, take func(index.PackInfo, *pack.Contents) error) (damaged []ID, err error) {
+// returned, after a warning. Of covered ones, see listBeneath, the hash is verified.
+func (d domain) readContents(ctx context.Context, packs []inventory.Object, covered map[[32]byte]bool, skip func(hash [32]byte) bool, take func(index.PackInfo, *pack.Contents) error) (damaged []ID, err error) {
 	var mu sync.Mutex
 	from := d.stored(wire.KindPack)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
-	for o, err := range packs {
-		if err != nil {
-			g.Go(func() error { return err })
-			break
-		}
+	for _, o := range packs {
 		if skip(o.Hash) {
 			continue
 		}
 		g.Go(func() error {
+			if covered[o.Hash] {
+				if err := from.uncoverOwn(gctx, o); err != nil {
+					return err
+				}
+			}
 			tail, contents, err := from.contents(gctx, o.Hash, int64(o.Size))
 			if err == nil {
 				err = take(tail.Ref(o.Hash), contents)

@@ -8,7 +8,6 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage/deletion"
 	"knowngood/storage/index"
-	"knowngood/storage/inventory"
 	"knowngood/storage/pack"
 	"knowngood/storage/trust"
 )
@@ -64,14 +63,7 @@ func (x *Index) prepare(ctx context.Context, v Verification) (err error) {
 // taken, that no run names.
 func (x *Index) adoptPacks(ctx context.Context) error {
 	known := x.runs.table.PackSizes()
-	packs := func(yield func(inventory.Object, error) bool) {
-		for _, o := range x.inventory.objects(wire.KindPack) {
-			if !yield(o, nil) {
-				return
-			}
-		}
-	}
-	damaged, err := x.readContents(ctx, packs, func(hash [32]byte) bool {
+	damaged, err := x.readContents(ctx, x.inventory.objects(wire.KindPack), nil, func(hash [32]byte) bool {
 		_, have := known[hash]
 		return have || x.Absent(wire.KindPack, hash)
 	}, func(info index.PackInfo, c *pack.Contents) error {

@@ -130,6 +130,10 @@ func (x *IndexReader) adoptPacks(ctx context.Context) error {
 // domain.readContents.
 func (x *IndexReader) readContents(ctx context.Context, skip func(hash [32]byte) bool, take func(index.PackInfo, *pack.Contents) error) error {
 	d := x.runs.domain
-	_, err := d.readContents(ctx, d.listPart(ctx, layout.PrefixPacks(d.host, d.ID)), skip, take)
+	all, covered, err := d.listBeneath(ctx, layout.PrefixPacks(d.host, d.ID))
+	if err != nil {
+		return err
+	}
+	_, err = d.readContents(ctx, all, covered, skip, take)
 	return err
 }

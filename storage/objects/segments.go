@@ -39,14 +39,19 @@ func (r *Reader) SegmentCopies(ctx context.Context, id [32]byte) ([]SegmentCopy,
 }
 
 func (r *Reader) readSegments(ctx context.Context) error {
+	all, covered, err := r.listBeneath(ctx, layout.PrefixManifests(r.host, r.ID))
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
-	for o, err := range r.listPart(gctx, layout.PrefixManifests(r.host, r.ID)) {
-		if err != nil {
-			g.Go(func() error { return err })
-			break
-		}
+	for _, o := range all {
 		g.Go(func() error {
+			if covered[o.Hash] {
+				if err := r.containers.uncoverOwn(gctx, o); err != nil {
+					return err
+				}
+			}
 			tail, contents, err := r.containers.contents(gctx, o.Hash, int64(o.Size))
 			if authentic.Damaged(err) {
 				return nil // another container may have the segment

@@ -7,6 +7,7 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage/authentic"
+	"knowngood/storage/inventory"
 	"knowngood/storage/pack"
 )
 
@@ -45,6 +46,20 @@ func (s *stored) contents(ctx context.Context, hash [32]byte, listed int64) (tai
 		return nil
 	})
 	return tail, contents, err
+}
+
+// uncoverOwn makes sure that an object is read from the version that has the bytes of its
+// name, where the store shows several: who has a host's keys can put another one
+// over it whose contents open.
+func (s *stored) uncoverOwn(ctx context.Context, o inventory.Object) error {
+	all, err := s.Versions(ctx, s.key(o.Hash))
+	if err == nil && len(all) > 1 {
+		err = s.compare(ctx, o.Hash, int64(o.Size), nil)
+	}
+	if authentic.Damaged(err) {
+		return nil // what is left of it may still be good
+	}
+	return err
 }
 
 // tail reads the end of an object as contents does.
