@@ -24,6 +24,7 @@ type copies struct {
 	mu      sync.Mutex
 	top     uint64 // the newest number listed, up to which catalogues are read; 0 for none
 	byMD5   map[[md5.Size]byte][]byte
+	held    int                              // bytes in byMD5 that are of catalogues
 	byHash  map[[32]byte]localstate.RootCopy // that this machine kept
 	reads   map[uint64]func() bool           // of catalogues, once, by their last number; nil where it is not worth it
 	running sync.WaitGroup
@@ -35,6 +36,10 @@ var spans = [...]uint64{225, 15}
 // aheadCatalogues is how many of the next older ones are read before they are wanted.
 const aheadCatalogues = 4
 
+// maxHeld is how many bytes of catalogues are held, about: whoever took over a host can
+// write any number of them, of 8 MiB each.
+const maxHeld = 64 << 20
+
 func newCopies(e *environment) *copies {
 	c := &copies{e: e, byMD5: map[[md5.Size]byte][]byte{}, byHash: map[[32]byte]localstate.RootCopy{}, reads: map[uint64]func() bool{}}
 	c.kept = sync.OnceFunc(func() {
@@ -43,9 +48,9 @@ func newCopies(e *environment) *copies {
 			e.t.Warn(err)
 		}
 		for _, k := range kept {
-			c.byMD5[md5.Sum(k.Object)] = k.Object
 			c.byHash[sha256.Sum256(k.Object)] = k
 		}
+		c.dropCatalogues()
 	})
 	return c
 }
@@ -122,6 +127,15 @@ func (c *copies) wanted(first, last uint64) (count uint64) {
 	return count
 }
 
+// dropCatalogues leaves only what this machine kept; mu is held.
+func (c *copies) dropCatalogues() {
+	clear(c.byMD5)
+	c.held = 0
+	for _, k := range c.byHash {
+		c.byMD5[md5.Sum(k.Object)] = k.Object
+	}
+}
+
 // read reads a catalogue. When it cannot, each root is asked for, which shows what is
 // wrong.
 func (c *copies) read(ctx context.Context, key string) bool {
@@ -136,7 +150,11 @@ func (c *copies) read(ctx context.Context, key string) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.held > maxHeld {
+		c.dropCatalogues()
+	}
 	for _, root := range roots {
+		c.held += len(root)
 		c.byMD5[md5.Sum(root)] = root
 	}
 	return true

@@ -6,6 +6,7 @@ import (
 
 	"io"
 	"iter"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -540,6 +541,46 @@ func TestTheSealedDomain(t *testing.T) {
 		}
 		if n != 3 {
 			t.Errorf("%d snapshots", n)
+		}
+	})
+}
+
+// Whoever took over a host can write catalogues that are long when they are unpacked.
+func TestCataloguesOfATakenHost(t *testing.T) {
+	t.Run("take bounded memory, however many there are", func(t *testing.T) {
+		const catalogues, each = 40, 7 << 20
+		w := newWorld(t)
+		commit(t, w.m.host(t, w.store), "web")
+		for n := range uint64(catalogues * 15) {
+			w.store.Overwrite(rootKey(n+2), []byte("x"))
+		}
+		for i := range uint64(catalogues) {
+			root := make([]byte, each)
+			root[0] = byte(i)
+			object, err := statement.EncodeCatalogue([][]byte{root})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last := 15 * (i + 1); last%225 != 0 { // else it would be in the place of 15
+				w.store.Overwrite(layout.KeyCatalogue("web-1", "web", last), object)
+			}
+		}
+
+		r := newMachine(t).open(t, w.store)
+		heap := func() uint64 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		before, most, listed := heap(), uint64(0), 0
+		for range r.Snapshots(t.Context(), "web-1", "web") {
+			if listed++; listed%100 == 0 {
+				most = max(most, heap())
+			}
+		}
+		if listed < catalogues*15 || most > before+catalogues*each*2/3 {
+			t.Errorf("%d MiB more are held, after %d roots", (most-before)>>20, listed)
 		}
 	})
 }
