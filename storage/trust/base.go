@@ -150,6 +150,8 @@ func (b *Base) descriptor(ctx context.Context, known *localstate.Pin) (object []
 		object = first.Bytes
 	}
 	switch {
+	case errors.Is(err, storage.ErrNotFound) && known != nil:
+		return nil, fmt.Errorf("%w%s, but one is expected there: its pin is known from %s. Check the URL, that the right disk is mounted, and that nobody emptied it", ErrNoRepository, b.where(), known.Source)
 	case errors.Is(err, storage.ErrNotFound):
 		return nil, fmt.Errorf("%w%s: check the URL, or make one with `knowngood init`", ErrNoRepository, b.where())
 	case errors.Is(err, wire.ErrNewer):
@@ -160,7 +162,7 @@ func (b *Base) descriptor(ctx context.Context, known *localstate.Pin) (object []
 
 func pinMismatch(what, source string, remembered, found [32]byte) error {
 	return &authentic.TamperError{What: what, Remembered: fmt.Sprintf("pin %x from %s", remembered, source), Found: fmt.Sprintf("%x", found),
-		Hint: "this is another repository than the one trusted before; if you replaced it yourself, correct the pin, or remove it from where it is remembered"}
+		Hint: "the pin is mistyped, the URL is that of another repository, or somebody put a forged one there; if you replaced it yourself, correct the pin, or remove it from where it is remembered"}
 }
 
 func parseDescriptor(object []byte) (*statement.Descriptor, error) {

@@ -9,7 +9,7 @@ import (
 
 // What callers branch on. What cannot be read by this version is wire.ErrNewer.
 var (
-	ErrNoRepository     = errors.New("there is no repository here")
+	ErrNoRepository     = errors.New("there is no repository")
 	ErrRepositoryExists = errors.New("there is a repository here already")
 	ErrNoUsableIdentity = errors.New("no usable identity")
 	ErrNotEnrolled      = errors.New("this machine is not enrolled as a host of the repository")
