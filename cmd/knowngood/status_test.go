@@ -176,6 +176,10 @@ func testStatusDoesNotTakeAnotherRepositorysDaemonForItsOwn(t *testing.T) {
 			t.Errorf("exit code %d: %s%s", code, out, errs)
 		}
 	}
+	another := []string{"s3://b/p?endpoint=https://s3.example.com&region=eu-1", "s3://b/p/?region=eu-1&endpoint=https://S3.example.com:443&path_style=true"}
+	if code, _, errs := statusOf(t, report.Report{Host: "web-7", Repository: another[0]}, "--repo", another[1]); code != exit.Done || errs != "" {
+		t.Errorf("another spelling of the URL: exit code %d: %s", code, errs)
+	}
 	if code, _, errs := statusOf(t, report.Report{Host: "web-7"}, "--no-daemon"); code != exit.NoRepository || strings.Contains(errs, "daemon") {
 		t.Errorf("--no-daemon: exit code %d: %s", code, errs)
 	}

@@ -112,7 +112,7 @@ func (r *Report) verdict() (Level, string) {
 	case worst == Broken && bad == 1:
 		return Broken, sentence(&envs[0])
 	case worst == Broken:
-		return Broken, fmt.Sprintf("%d of %d environments broke their RPO, first %s", bad, len(envs), sentence(&envs[0]))
+		return Broken, fmt.Sprintf("%d of %d environments broke their RPO; one of them: %s", bad, len(envs), sentence(&envs[0]))
 	case r.Degraded != "":
 		return Broken, "The daemon cannot do its work: " + r.Degraded
 	case degraded >= 0:
@@ -122,7 +122,7 @@ func (r *Report) verdict() (Level, string) {
 	case worst == Attention && bad == 1:
 		return Attention, sentence(&envs[0])
 	case worst == Attention:
-		return Attention, fmt.Sprintf("%d of %d environments need attention, first %s", bad, len(envs), sentence(&envs[0]))
+		return Attention, fmt.Sprintf("%d of %d environments need attention; one of them: %s", bad, len(envs), sentence(&envs[0]))
 	case r.Prune != nil && r.Prune.Failures > 0:
 		return Attention, fmt.Sprintf("Pruning failed in its last %s", english.Plural(r.Prune.Failures, "run", "runs"))
 	case r.Check != nil && r.Check.Failures > 0:

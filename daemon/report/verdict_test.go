@@ -53,7 +53,7 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"none has one":                    {Report{Environments: []Environment{free}}, Well, "1 environment has a snapshot; nothing was promised with an rpo"},
 		"nothing is configured":           {Report{}, Attention, "No environments are configured"},
 		"one is broken":                   {Report{Environments: []Environment{well, slow}}, Broken, "db broke its RPO: the newest good snapshot is 3 h old, 1 h was promised"},
-		"two are broken":                  {Report{Environments: []Environment{well, slow, never}}, Broken, "2 of 3 environments broke their RPO, first db broke"},
+		"two are broken":                  {Report{Environments: []Environment{well, slow, never}}, Broken, "2 of 3 environments broke their RPO; one of them: db broke"},
 		"a promise without a snapshot":    {Report{Environments: []Environment{never}}, Broken, "new has no snapshot, and its RPO is 1 h"},
 		"the first run is under way":      {Report{Environments: []Environment{first, well}}, Attention, "new has no snapshot yet: its first run is under way"},
 		"the first run failed before":     {Report{Environments: []Environment{again}}, Broken, "new has no snapshot, and its RPO is 1 h"},

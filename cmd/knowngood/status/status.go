@@ -77,7 +77,7 @@ func OfDaemon(ctx context.Context, sess *session.Session) (*Report, error) {
 	case err != nil:
 		sess.Out.Notef("%v; this is what the repository says", err)
 		return nil, nil
-	case sess.Unusable == nil && (r.Host != sess.Host || sess.RepoURL != "" && r.Repository != stores.Redact(sess.RepoURL)):
+	case sess.Unusable == nil && (r.Host != sess.Host || sess.RepoURL != "" && stores.Place(r.Repository) != stores.Place(sess.RepoURL)):
 		sess.Out.Notef("the daemon at %s is that of host %s and repository %s; this is what the repository says", sess.Config.Listen, r.Host, r.Repository)
 		return nil, nil
 	}
