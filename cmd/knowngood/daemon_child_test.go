@@ -66,6 +66,9 @@ func testNoSecretOfARunIsInTheDaemon(t *testing.T) {
 	}
 	waitFor(t, "the source hangs", func() bool { _, err := os.Stat(hang + ".on"); return err == nil })
 	child := s.children(t)[0]
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child)); err != nil || string(name) == "exe\n" {
+		t.Errorf("the kernel calls the process of the run %q; %v", name, err)
+	}
 	during := memoryOf(t, child)
 	if err := os.Remove(hang); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -36,7 +37,8 @@ func NotDumpable() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
 // the job ended is sent to the parent. When memory is short, the kernel ends this
 // process before the daemon.
 func Serve(ctx context.Context, conn *net.UnixConn, open Open, edit func(*snapshot.Options)) error {
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) // which may be higher already
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0) // else top and the kernel call it "exe", as it was started
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)            // which may be higher already
 	if err := NotDumpable(); err != nil {
 		return err
 	}
