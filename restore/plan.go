@@ -183,7 +183,7 @@ func (o *Options) checkSpace(ctx context.Context, near string) error {
 		need += e.ContentSize()
 	}
 	if need > free {
-		return fmt.Errorf("%w: %s has %s free, the restore takes %s (make room, or restore a sub-path)", ErrNoSpace, o.Target, humanize.IBytes(free), humanize.IBytes(need))
+		return fmt.Errorf("%w: %s has %s free, the restore takes %s (make room, or restore a part: NAME:/path)", ErrNoSpace, o.Target, humanize.IBytes(free), humanize.IBytes(need))
 	}
 	return ctx.Err()
 }

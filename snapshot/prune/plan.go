@@ -137,7 +137,7 @@ func (f *facts) findNeeds() error {
 					if !there {
 						missing = "missing, "
 					}
-					return &authentic.DamageError{Key: deletion.Key(f.host, f.domain, id), What: id.Kind.String(), Err: fmt.Errorf("%sneeded by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` shows whether what it held is stored elsewhere", missing, m.Ref())}
+					return &authentic.DamageError{Key: deletion.Key(f.host, f.domain, id), What: id.Kind.String(), Err: fmt.Errorf("%sneeded by %s: nothing is deleted while a snapshot is kept that needs it; `knowngood check` shows whether what it held is stored elsewhere; when newer snapshots are enough, forget that one", missing, m.Ref())}
 				}
 				f.needed[id] = true
 			}
