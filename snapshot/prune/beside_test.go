@@ -3,7 +3,6 @@ package prune_test
 import (
 	"context"
 	"errors"
-	"io"
 	"iter"
 	"strings"
 	"sync"
@@ -21,35 +20,22 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-// interrupted calls a function once, before the first listing of roots or of
-// probes, or before the first manifest is read.
+// interrupted calls a function once, before the first listing of roots, of probes, or
+// of index runs, which a prune reads when it knows what is needed.
 type interrupted struct {
 	storage.Store
-	at   string // "/roots/", "/probe/" or "/manifests/"
+	at   string // "/roots/", "/probe/" or "/index/"
 	then func()
 	once sync.Once
 }
 
 func (s *interrupted) Unwrap() storage.Store { return s.Store }
 
-func (s *interrupted) interrupt(key string) {
-	if strings.Contains(key, s.at) {
+func (s *interrupted) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
+	if strings.Contains(o.Prefix, s.at) && !o.Delimiter {
 		s.once.Do(s.then)
 	}
-}
-
-func (s *interrupted) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
-	if s.at != "/manifests/" && !o.Delimiter {
-		s.interrupt(o.Prefix)
-	}
 	return s.Store.List(ctx, o)
-}
-
-func (s *interrupted) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
-	if s.at == "/manifests/" {
-		s.interrupt(key)
-	}
-	return s.Store.Get(ctx, key, offset, length)
 }
 
 func TestBeside(t *testing.T) {
@@ -118,7 +104,7 @@ func testARunDuringWhichSomethingWasForgottenDeletesNothing(t *testing.T) {
 		w.free() // announces: what it found was too young at first
 		time.Sleep(8 * day)
 		plain := w.Store
-		w.Store = &interrupted{Store: plain, at: "/manifests/", then: func() {
+		w.Store = &interrupted{Store: plain, at: "/index/", then: func() {
 			w.Store = plain
 			w.forget("web", 2)
 		}}
@@ -162,7 +148,7 @@ func twoPruners(t *testing.T, died bool) {
 			w.Store = plain
 			time.Sleep(8 * day)
 		}
-		w.Store = &interrupted{Store: plain, at: "/manifests/", then: func() {
+		w.Store = &interrupted{Store: plain, at: "/index/", then: func() {
 			w.Store = plain
 			report := w.prune(prune.Options{Policy: func(string, string) *retention.Policy { return &retention.Policy{Last: 10} }})
 			if report.Domains[0].Spared.Objects == 0 {

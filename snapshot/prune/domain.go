@@ -1,12 +1,10 @@
 package prune
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -66,44 +64,75 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) (*Domain, error) {
 
 // readManifests reads the lists of objects of the kept snapshots.
 func (d *domain) readManifests(ctx context.Context) error {
-	byHash := map[[32]byte]kept{}
+	byHash, byEnv := map[[32]byte]*kept{}, map[string][]*kept{}
 	for _, s := range d.snapshots[d.facts.domain] {
 		d.found.Snapshots++
 		hash := s.Body.Manifest.Hash
-		if known, ok := byHash[hash]; !ok {
-			byHash[hash] = s
-		} else if !s.forgotten {
-			known.forgotten = false
-			byHash[hash] = known
+		if known := byHash[hash]; known != nil {
+			known.forgotten = known.forgotten && s.forgotten
+			continue
+		}
+		byHash[hash] = &s
+		byEnv[s.Environment] = append(byEnv[s.Environment], &s)
+	}
+	for _, env := range d.environments {
+		if err := d.readLists(ctx, env, byEnv[env]); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// readLists reads the lists of objects of snapshots of an environment, those from the
+// store that are not remembered. Of a snapshot without its container nothing is.
+func (d *domain) readLists(ctx context.Context, env string, snapshots []*kept) (err error) {
+	signed := map[[32]byte][]*kept{} // by what their roots were signed for
+	for _, s := range snapshots {
+		if d.facts.exists(deletion.ObjectID{Kind: wire.KindManifest, Hash: s.Body.Manifest.Hash}) {
+			signed[s.Body.Objects] = append(signed[s.Body.Objects], s)
+		}
+	}
+	lists := openLists(d.repo.State.Dir().In("lists", d.name, d.facts.domain.String()), env)
+	done := map[*kept]bool{}
+	for digest, objects := range lists.all() {
+		for i, s := range signed[digest] {
+			if i == 0 {
+				lists.add(digest, objects)
+			}
+			done[s] = true
+			if err := d.manifest(ctx, s, objects); err != nil {
+				return err
+			}
+		}
+		delete(signed, digest)
+	}
+	defer func() {
+		if serr := lists.save(); serr != nil {
+			d.note("the lists of objects of %s of host %s are all read again by the next prune: %v", env, d.name, serr)
+		}
+	}()
 
 	type list struct {
-		kept
+		*kept
 		objects []pack.Object // nil when it is deleted
 	}
-	read := func(ctx context.Context, s kept) (list, error) {
+	read := func(ctx context.Context, s *kept) (list, error) {
 		objects, err := d.objectsOf(ctx, s.Snapshot)
-		d.Progress.Manifests.Add(1)
 		if authentic.Damaged(err) && s.forgotten {
 			return list{kept: s}, nil // deleted before the policy could protect it
 		}
 		return list{s, objects}, err
 	}
-	// The lists of neighbours differ from the same one.
-	near := slices.SortedFunc(maps.Values(byHash), func(a, b kept) int {
-		return cmp.Or(cmp.Compare(a.Environment, b.Environment), cmp.Compare(a.Number, b.Number))
-	})
-	all := func(context.Context) iter.Seq2[kept, error] {
-		return func(yield func(kept, error) bool) {
-			for _, s := range near {
-				if !yield(s, nil) {
+	rest := func(context.Context) iter.Seq2[*kept, error] {
+		return func(yield func(*kept, error) bool) {
+			for _, s := range slices.Backward(snapshots) { // each differs little from the one before
+				if !done[s] && !yield(s, nil) {
 					return
 				}
 			}
 		}
 	}
-	for l, err := range ledger.Ordered(ctx, manifestsInFlight, all, read) {
+	for l, err := range ledger.Ordered(ctx, manifestsInFlight, rest, read) {
 		if err != nil {
 			return err
 		}
@@ -111,13 +140,27 @@ func (d *domain) readManifests(ctx context.Context) error {
 			d.note("%s of host %s was forgotten, and its content is deleted already, though the policy of this run keeps it", l.Ref(), d.name)
 			continue
 		}
-		m := d.manifestOf(l.Snapshot, l.objects)
-		m.forgotten = l.forgotten
-		if err := d.complete(ctx, m, l.objects); err != nil {
+		objects := l.objects[:len(l.objects)-1] // without its own container
+		lists.add(l.Body.Objects, objects)
+		if err := d.manifest(ctx, l.kept, objects); err != nil {
 			return err
 		}
-		d.facts.add(m, l.objects)
 	}
+	return nil
+}
+
+// manifest adds to the facts what a snapshot needs: the objects of its list, and its
+// container.
+func (d *domain) manifest(ctx context.Context, s *kept, list []pack.Object) error {
+	d.Progress.Manifests.Add(1)
+	own := s.Body.Manifest
+	objects := append(slices.Clip(list), pack.Object{Kind: wire.KindManifest, Hash: own.Hash, Size: own.Size})
+	m := d.manifestOf(s.Snapshot, objects)
+	m.forgotten = s.forgotten
+	if err := d.complete(ctx, m, objects); err != nil {
+		return err
+	}
+	d.facts.add(m, objects)
 	return nil
 }
 

@@ -12,7 +12,8 @@
 // On the host itself and with an identity it may also rewrite packs of which
 // little is needed, so that they are not needed any more.
 //
-// It holds some hundred bytes for each pack and container, for each snapshot less
+// Of the snapshots that it kept before it remembers the lists of objects, in the state
+// directory. It holds some hundred bytes for each pack and container, for each snapshot less
 // than a kilobyte and a bit for each object that it needs, and nothing for each chunk
 // but those in the packs that it rewrites.
 package prune

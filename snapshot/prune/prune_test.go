@@ -291,6 +291,8 @@ func testNothingIsDeletedWhileASnapshotCannotBeRead(t *testing.T) {
 				time.Sleep(3 * day)
 				w.free()
 				time.Sleep(8 * day)
+				w.write("file", 1<<20)
+				w.capture("web") // of which no prune remembers the list
 				hurt(w, m)
 				before := len(m.Keys())
 				report, err := prune.Run(w.Ctx, w.host(), prune.Options{})

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -34,13 +35,13 @@ type Reader struct {
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession // as the ends of objects that were read have them
 	keys     map[pack.Ref]cipher.AEAD              // by all that makes them: what names a pack may name it wrongly
+	lists    map[[32]byte][]pack.Object            // whole lists of objects, from which others differ, by container
 	ends     struct {                              // of all objects of the domain, read when the end of one is damaged
 		once     sync.Once
 		sessions map[seal.SessionID]seal.SealedSession
 		err      error
 	}
-	listMu sync.Mutex                 // held while a list is read: its container may be large
-	lists  map[[32]byte][]pack.Object // whole lists of objects, from which others differ, by container
+	listMu sync.Mutex // held while a whole list is read: its container may be large
 }
 
 // NewReader reads what lies under a snapshot. The snapshot's domain must be
@@ -294,15 +295,20 @@ func (r *Reader) Contents(ctx context.Context, kind wire.Kind, hash [32]byte, si
 // the last, as the root was signed for them.
 func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Object, error) {
 	m := &b.Manifest
+	own := pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}
+	objects, known := r.knownList(m.Hash)
+	if known && pack.ObjectsDigest(objects) == b.Objects {
+		return append(slices.Clip(objects), own), nil
+	}
 	damage := func(err error) error { return r.containers.damaged(m.Hash, err) }
-	var objects []pack.Object
 	err := r.containers.Verified(ctx, r.containers.key(m.Hash), m.Hash, func() error {
 		_, contents, err := r.containers.contents(ctx, m.Hash, int64(m.Size))
 		if err != nil {
 			return err
 		}
+		in := contents.List.Base
 		var base []pack.Object
-		if in := contents.List.Base; in != [32]byte{} {
+		if in != [32]byte{} {
 			if base, err = r.baseList(ctx, in); err != nil {
 				return err
 			}
@@ -313,23 +319,27 @@ func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Obj
 		if pack.ObjectsDigest(objects) != b.Objects {
 			return damage(errors.New("its list of objects is not the one that the root was signed for"))
 		}
+		if in == [32]byte{} {
+			r.rememberList(m.Hash, objects)
+		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return append(objects, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}), nil
+	return append(slices.Clip(objects), own), nil
 }
 
 // maxLists bounds how many lists of objects a Reader remembers, from which others
 // differ.
 const maxLists = 16
 
-// baseList is the list of a container that holds it whole.
+// baseList is the list of a container that holds it whole. Those who want the same one
+// at once wait for one read.
 func (r *Reader) baseList(ctx context.Context, in [32]byte) ([]pack.Object, error) {
 	r.listMu.Lock()
 	defer r.listMu.Unlock()
-	if list, ok := r.lists[in]; ok {
+	if list, known := r.knownList(in); known {
 		return list, nil
 	}
 	object, err := r.containers.Whole(ctx, nil, r.containers.key(in), in, -1)
@@ -347,12 +357,24 @@ func (r *Reader) baseList(ctx context.Context, in [32]byte) ([]pack.Object, erro
 	if contents.List.Base != [32]byte{} {
 		return nil, r.containers.damaged(in, errors.New("its list of objects is not whole"))
 	}
-	if len(r.lists) >= maxLists {
-		clear(r.lists)
-	}
-	if r.lists == nil {
+	r.rememberList(in, contents.List.Added)
+	return contents.List.Added, nil
+}
+
+// knownList is a list that is remembered.
+func (r *Reader) knownList(in [32]byte) (list []pack.Object, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list, known = r.lists[in]
+	return list, known
+}
+
+// rememberList remembers the whole list of a container.
+func (r *Reader) rememberList(in [32]byte, list []pack.Object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lists == nil || len(r.lists) >= maxLists {
 		r.lists = map[[32]byte][]pack.Object{}
 	}
-	r.lists[in] = contents.List.Added
-	return contents.List.Added, nil
+	r.lists[in] = list
 }

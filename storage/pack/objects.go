@@ -123,7 +123,8 @@ func (l *ObjectList) Whole(of []Object) ([]Object, error) {
 	return out, nil
 }
 
-func (l *ObjectList) append(b []byte) []byte {
+// Append appends the list to b.
+func (l *ObjectList) Append(b []byte) []byte {
 	if l.Base == [32]byte{} {
 		b = append(b, 0)
 		return AppendObjects(b, l.Added)
@@ -138,7 +139,8 @@ func (l *ObjectList) append(b []byte) []byte {
 	return AppendObjects(b, l.Added)
 }
 
-func parseObjectList(d *wire.Decoder) (l ObjectList) {
+// ParseObjectList reads what Append made.
+func ParseObjectList(d *wire.Decoder) (l ObjectList) {
 	switch d.U8() {
 	case 0:
 	case 1:

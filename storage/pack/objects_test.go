@@ -24,8 +24,8 @@ func TestObjectList(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			of, objects := list.Draw(t, "base"), list.Draw(t, "list")
 			l := ListObjects([32]byte{1}, of, objects)
-			d := wire.NewDecoder(l.append(nil))
-			read := parseObjectList(d)
+			d := wire.NewDecoder(l.Append(nil))
+			read := ParseObjectList(d)
 			if err := d.Finish(); err != nil || len(read.Added) != len(l.Added) || !slices.Equal(read.Removed, l.Removed) {
 				t.Fatalf("%+v reads back as %+v: %v", l, read, err)
 			}
@@ -45,9 +45,9 @@ func TestObjectList(t *testing.T) {
 				t.Errorf("%s: %v", name, got)
 			}
 		}
-		for name, b := range map[string][]byte{"an unknown form": {2, 0}, "a position beyond any list": (&ObjectList{Base: [32]byte{1}, Removed: []uint32{maxListed}}).append(nil), "no base": append([]byte{1}, make([]byte, 34)...), "a position that overflows": append([]byte{1, 7}, append(make([]byte, 31), 2, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0x7f, 0)...)} {
+		for name, b := range map[string][]byte{"an unknown form": {2, 0}, "a position beyond any list": (&ObjectList{Base: [32]byte{1}, Removed: []uint32{maxListed}}).Append(nil), "no base": append([]byte{1}, make([]byte, 34)...), "a position that overflows": append([]byte{1, 7}, append(make([]byte, 31), 2, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0x7f, 0)...)} {
 			d := wire.NewDecoder(b)
-			if parseObjectList(d); d.Finish() == nil {
+			if ParseObjectList(d); d.Finish() == nil {
 				t.Errorf("%s is read", name)
 			}
 		}

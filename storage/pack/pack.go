@@ -66,7 +66,7 @@ func (c *Contents) Append(b []byte) []byte {
 			b = wire.AppendUvarint(b, uint64(ch.Len))
 		}
 	}
-	return c.List.append(b)
+	return c.List.Append(b)
 }
 
 // ParseContents reads the plaintext of the contents of an object of kind.
@@ -106,7 +106,7 @@ func ParseContents(kind wire.Kind, b []byte) (*Contents, error) {
 		}
 		c.Frames = append(c.Frames, f)
 	}
-	c.List = parseObjectList(d)
+	c.List = ParseObjectList(d)
 	if err := d.Finish(); err != nil {
 		return nil, fmt.Errorf("contents: %w", err)
 	}
