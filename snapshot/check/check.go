@@ -183,7 +183,9 @@ func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, 
 			return nil, err
 		}
 	}
-	for _, f := range c.findings.Take() {
+	found := c.findings.Take() // in the order in which replies came
+	slices.SortFunc(found, func(a, b authentic.Finding) int { return strings.Compare(a.Err.Error(), b.Err.Error()) })
+	for _, f := range found {
 		c.warning(f.Err)
 	}
 	slices.SortFunc(c.report.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })

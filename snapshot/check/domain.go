@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"knowngood/internal/wire"
-	"knowngood/snapshot"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
+	"knowngood/storage/ledger"
 	"knowngood/storage/objects"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -50,11 +50,14 @@ type domainCheck struct {
 
 	tables   map[tableKey]bool              // of manifests that were looked into
 	tablesIn map[[32]byte]bool              // containers that hold one
-	segments map[[32]byte]bool              // of ID, those that were looked into; true with hard links
+	segments map[[32]byte][]link            // of ID, those that were looked into, with their hard links
 	linked   map[[32]byte]bool              // sets of such segments that were looked into; see links
 	listed   map[deletion.ObjectID]bool     // objects that a kept snapshot lists
 	indexed  map[[32]byte]deletion.ObjectID // chunks that the index has in one of them alone
 	hurt     bool                           // some file is
+
+	hurtSegments map[[32]byte]bool // by ID, those in which one may be
+	hurtTables   map[tableKey]bool
 }
 
 func (c *checker) newDomain(host string, domain *seal.Domain, unknown *strangers) *domainCheck {
@@ -62,8 +65,9 @@ func (c *checker) newDomain(host string, domain *seal.Domain, unknown *strangers
 	return &domainCheck{domainOf: of, strangers: unknown, listing: listing{put: map[deletion.ObjectID]time.Time{}},
 		evidence: &evidence{suspects: map[deletion.ObjectID]*suspect{}, remnants: map[[32]byte]remnant{}, bad: map[[32]byte]string{}},
 		locks:    &lockCheck{domainOf: of, wanted: map[deletion.ObjectID]lockOf{}},
-		tables:   map[tableKey]bool{}, tablesIn: map[[32]byte]bool{}, segments: map[[32]byte]bool{}, linked: map[[32]byte]bool{},
-		listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{}}
+		tables:   map[tableKey]bool{}, tablesIn: map[[32]byte]bool{}, segments: map[[32]byte][]link{}, linked: map[[32]byte]bool{},
+		listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{},
+		hurtSegments: map[[32]byte]bool{}, hurtTables: map[tableKey]bool{}}
 }
 
 // key of a pack or container.
@@ -152,17 +156,14 @@ func (d *domainCheck) check(ctx context.Context) error {
 	d.report.Packs += uint64(len(d.packs))
 	d.report.Containers += uint64(len(d.containers))
 
-	var different []*history.Snapshot
+	different := d.different()
 	claims := d.locks.claims()
-	for _, s := range d.snapshots {
-		key := keyOfTable(s.Body)
-		if d.tables[key] {
-			continue
+	for l, err := range ledger.Ordered(ctx, inFlight, each(different), d.readList) {
+		if err != nil {
+			return err
 		}
-		d.tables[key] = true
-		different = append(different, s)
-		d.locks.claiming = claims[key]
-		if err := d.needed(ctx, s); err != nil {
+		d.locks.claiming = claims[keyOfTable(l.Body)]
+		if err := d.needed(ctx, l); err != nil {
 			return err
 		}
 	}
@@ -183,16 +184,25 @@ func (d *domainCheck) check(ctx context.Context) error {
 		d.judge()
 		return nil
 	}
-	for _, s := range different {
-		if err := d.snapshot(ctx, s); err != nil {
-			return err
-		}
+	if err := d.files(ctx, different); err != nil {
+		return err
 	}
 	d.judge()
 	if d.hurt || len(d.bad) > 0 {
-		return (&naming{d.domainOf, d.bad}).run(ctx)
+		return (&naming{d.domainOf, d.bad, d.hurtTables}).run(ctx)
 	}
 	return nil
+}
+
+// different are the snapshots whose tables differ: a kept one of each table.
+func (d *domainCheck) different() (out []*history.Snapshot) {
+	for _, s := range d.snapshots {
+		if key := keyOfTable(s.Body); !d.tables[key] {
+			d.tables[key] = true
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // list returns the stored sizes of the objects of a kind.
@@ -211,54 +221,4 @@ func (d *domainCheck) list(ctx context.Context, prefix string) (map[[32]byte]int
 		d.put[id] = o.Modified
 	}
 	return out, nil
-}
-
-// snapshot checks that all that a snapshot needs is there. Segments that
-// several snapshots share are looked into once.
-func (d *domainCheck) snapshot(ctx context.Context, s *history.Snapshot) error {
-	tree, err := snapshot.OpenTree(ctx, d.repo, s)
-	if err != nil {
-		d.hurt = true
-		return d.object(layout.KeyManifest(d.host, d.domain.ID, s.Body.Manifest.Hash), err)
-	}
-	for i := range tree.Table.Segments {
-		seg := &tree.Table.Segments[i]
-		if err := d.container(ctx, tree.ContainerHash(i), seg.ID); err != nil {
-			return err
-		}
-		if _, seen := d.segments[seg.ID]; seen {
-			continue
-		}
-		d.report.Segments++
-		entries, err := tree.Segment(ctx, i)
-		if err != nil {
-			d.hurt = true
-			if err := d.object(layout.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err); err != nil {
-				return err
-			}
-			continue
-		}
-		linked := false
-		for j := range entries {
-			linked = linked || entries[j].Link != 0
-			for k := range entries[j].Chunks {
-				c := &entries[j].Chunks[k]
-				if s := d.suspects[deletion.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}]; s != nil && !d.elsewhere(c.ID) {
-					s.needed = true
-				}
-				if d.there(c) {
-					continue
-				}
-				d.hurt = true
-				in := deletion.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}
-				if at, ok := d.indexed[c.ID]; ok && d.suspects[in] == nil { // which took the place of the pack in the hint
-					in = at
-					d.suspects[in].needed = true
-				}
-				d.badChunk(c.ID, layout.KeyPack(d.host, d.domain.ID, in.Hash))
-			}
-		}
-		d.segments[seg.ID] = linked
-	}
-	return d.links(ctx, s, tree)
 }

@@ -59,10 +59,14 @@ func (v *evidence) there(c *manifest.Chunk) bool {
 	return ok && r.len == c.Len && (r.pack == *c.Loc.Pack || c.Loc.Pack.Small() && r.pack.Hash == c.Loc.Pack.Hash)
 }
 
+// badChunk notes a chunk that a pack does not hold as it should. Of several packs the
+// first by its key is named.
 func (v *evidence) badChunk(id [32]byte, key string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.bad[id] = key
+	if other := v.bad[id]; other == "" || key < other {
+		v.bad[id] = key
+	}
 }
 
 // known takes the contents of a pack into the table of what there really is.

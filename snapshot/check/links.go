@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize/english"
@@ -16,20 +15,37 @@ import (
 	"knowngood/storage/layout"
 )
 
-// checkedGroup is what is remembered of a group of hard links.
-type checkedGroup struct {
+// link is an entry that is one of several names of an inode.
+type link struct {
+	group uint64
 	what  [16]byte // see manifest.Entry.InodeDigest
-	first int32    // segment of its first name
-	named bool     // as one whose names differ
+	at    int32    // position in its segment
 }
 
-// links finds entries that a snapshot has as names of one file and that differ.
-// A group may lie in any segments, so those with hard links are read again;
-// where a snapshot before had the same ones, there is nothing new in them.
+// linksOf are the hard links of a segment; but not what no restore makes one.
+func linksOf(entries []manifest.Entry) (out []link) {
+	for i := range entries {
+		if e := &entries[i]; e.Link != 0 && e.Flags&manifest.ContentUnread == 0 {
+			out = append(out, link{e.Link, e.InodeDigest(), int32(i)})
+		}
+	}
+	return out
+}
+
+// checkedGroup is what is remembered of a group of hard links.
+type checkedGroup struct {
+	first   link
+	segment int  // of the first name
+	named   bool // as one whose names differ
+}
+
+// links finds entries that a snapshot has as names of one file and that differ. A
+// group may lie in any segments; where a snapshot before had the same ones, there is
+// nothing new in them.
 func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snapshot.Tree) error {
 	set, any := sha256.New(), false
 	for i := range tree.Table.Segments {
-		if id := tree.Table.Segments[i].ID; d.segments[id] {
+		if id := tree.Table.Segments[i].ID; len(d.segments[id]) > 0 {
 			set.Write(id[:])
 			any = true
 		}
@@ -39,18 +55,11 @@ func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snap
 		return nil
 	}
 
-	l := linkCheck{d, tree, map[uint64]checkedGroup{}, nil, 0}
+	l := linkCheck{tree, map[uint64]checkedGroup{}, nil, 0}
 	for i := range tree.Table.Segments {
-		if !d.segments[tree.Table.Segments[i].ID] {
-			continue
-		}
-		entries, err := tree.Segment(ctx, i)
-		if err != nil {
-			return d.object(layout.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err)
-		}
-		for j := range entries {
-			if err := l.entry(ctx, int32(i), &entries[j]); err != nil {
-				return err
+		for _, x := range d.segments[tree.Table.Segments[i].ID] {
+			if err := l.add(ctx, i, x); err != nil {
+				return d.object(layout.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err)
 			}
 		}
 	}
@@ -68,50 +77,41 @@ func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snap
 
 // linkCheck goes through the hard links of one snapshot.
 type linkCheck struct {
-	*domainCheck
 	tree   *snapshot.Tree
 	groups map[uint64]checkedGroup
 	named  []string // the first entries that differ, by their paths
 	unlike int      // how many there are
 }
 
-// entry compares an entry with the first one of its group, and names both when
-// they differ.
-func (l *linkCheck) entry(ctx context.Context, segment int32, e *manifest.Entry) error {
-	if e.Link == 0 || e.Flags&manifest.ContentUnread != 0 { // which no restore makes a name of it
-		return nil
-	}
-	what := e.InodeDigest()
-	g, known := l.groups[e.Link]
+// add compares an entry of a segment with the first one of its group, and names both
+// when they differ.
+func (l *linkCheck) add(ctx context.Context, segment int, x link) error {
+	g, known := l.groups[x.group]
 	switch {
 	case !known:
-		l.groups[e.Link] = checkedGroup{what: what, first: segment}
+		l.groups[x.group] = checkedGroup{first: x, segment: segment}
 		return nil
-	case g.what == what:
+	case g.first.what == x.what:
 		return nil
 	}
-
 	if !g.named {
 		g.named = true
-		l.groups[e.Link] = g
-		first := ""
-		if len(l.named) < maxNamed { // it is named only then
-			entries, err := l.tree.Segment(ctx, int(g.first))
-			if err != nil {
-				return err
-			}
-			first = entries[slices.IndexFunc(entries, func(x manifest.Entry) bool { return x.Link == e.Link })].Path
+		l.groups[x.group] = g
+		if err := l.differs(ctx, g.segment, g.first); err != nil {
+			return err
 		}
-		l.differs(first)
 	}
-	l.differs(e.Path)
-	return nil
+	return l.differs(ctx, segment, x)
 }
 
 // differs counts an entry, and names the first few.
-func (l *linkCheck) differs(path string) {
-	l.unlike++
-	if len(l.named) < maxNamed {
-		l.named = append(l.named, "/"+printable.Name(path))
+func (l *linkCheck) differs(ctx context.Context, segment int, x link) error {
+	if l.unlike++; len(l.named) >= maxNamed {
+		return nil
 	}
+	entries, err := l.tree.Segment(ctx, segment)
+	if err == nil {
+		l.named = append(l.named, "/"+printable.Name(entries[x.at].Path))
+	}
+	return err
 }

@@ -16,7 +16,8 @@ import (
 // naming names the files that are hurt by damage in a domain.
 type naming struct {
 	*domainOf
-	bad map[[32]byte]string // chunks that are lost, and the key of the pack that had each
+	bad  map[[32]byte]string // chunks that are lost, and the key of the pack that had each
+	hurt map[tableKey]bool   // tables of snapshots that may be
 }
 
 // onHost are the bad chunks, and all segments, that the newest snapshot of an
@@ -53,7 +54,7 @@ func (n *naming) onHost(ctx context.Context) (in map[[32]byte]string, err error)
 	return in, nil
 }
 
-// run goes through all snapshots again and names the files that are hurt.
+// run goes again through the snapshots that may be hurt, and names the files that are hurt.
 func (n *naming) run(ctx context.Context) error {
 	onHost, err := n.onHost(ctx)
 	if err != nil {
@@ -68,6 +69,9 @@ func (n *naming) run(ctx context.Context) error {
 	}
 
 	for _, s := range n.snapshots {
+		if !n.hurt[keyOfTable(s.Body)] {
+			continue
+		}
 		tree, err := snapshot.OpenTree(ctx, n.repo, s)
 		if err != nil {
 			h := Hurt{Ref: s.Ref(), Part: "all of it", Lost: !newest[s]}

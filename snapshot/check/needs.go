@@ -14,11 +14,22 @@ import (
 	"slices"
 )
 
-// needed compares the objects that a snapshot needs with those there are.
-func (d *domainCheck) needed(ctx context.Context, s *history.Snapshot) error {
-	m := &s.Body.Manifest
-	d.tablesIn[m.Hash] = true
+// needs are the objects that a snapshot needs.
+type needs struct {
+	*history.Snapshot
+	objects []pack.Object
+	err     error // of reading the list
+}
+
+func (d *domainCheck) readList(ctx context.Context, s *history.Snapshot) (needs, error) {
 	objects, err := d.reader.Objects(ctx, s.Body)
+	return needs{s, objects, err}, nil
+}
+
+// needed compares the objects that a snapshot needs with those there are.
+func (d *domainCheck) needed(ctx context.Context, l needs) error {
+	s, m, objects, err := l.Snapshot, &l.Body.Manifest, l.objects, l.err
+	d.tablesIn[m.Hash] = true
 	if err != nil {
 		if err := d.need(ctx, s, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}); err != nil {
 			return err

@@ -35,7 +35,7 @@ func (d *packCheck) reads(id deletion.ObjectID, drawn bool) bool {
 func (d *packCheck) run(ctx context.Context, l *listing) error {
 	d.Progress.Packs.Add(uint64(len(l.packs)))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(4, 2*runtime.GOMAXPROCS(0)))
+	g.SetLimit(max(inFlight, 2*runtime.GOMAXPROCS(0)))
 	whole := make(chan *scratch, runtime.GOMAXPROCS(0)+1) // bounds the packs in memory
 	for range cap(whole) {
 		whole <- &scratch{hasher: chunk.NewHasher(d.domain.ChunkKey()), dec: pack.NewDecompressor()}
