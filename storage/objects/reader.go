@@ -93,7 +93,7 @@ func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 	if err != nil && (!authentic.Damaged(err) || len(object) != int(ref.Size)) {
 		return nil, err
 	}
-	r.learn(ctx, kind, ref, object, int64(ref.Size))
+	r.learn(ctx, kind, ref, object)
 	return append(dst, object[offset:offset+length]...), nil
 }
 
@@ -102,16 +102,16 @@ func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 func (r *Reader) ReadEnd(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset int64) ([]byte, error) {
 	b, err := r.Read(ctx, nil, kind, ref, offset, int64(ref.Size)-offset)
 	if err == nil && !ref.Small() {
-		r.learn(ctx, kind, ref, b, int64(ref.Size))
+		r.learn(ctx, kind, ref, b)
 	}
 	return b, err
 }
 
-// learn makes the frame key of an object of size bytes known from its end. An end
-// that opens nothing says nothing: whoever needs the key then finds out why.
-func (r *Reader) learn(ctx context.Context, kind wire.Kind, ref *pack.Ref, end []byte, size int64) {
-	if tail, err := pack.ParseTail(kind, end, size); err == nil && tail.Repository == r.repo.t.ID() {
-		_, _ = r.frameKey(ctx, kind, ref, tail)
+// learn remembers the frame key of an object, from its end. An end that opens nothing
+// is no error here: it is reported when the key is needed.
+func (r *Reader) learn(ctx context.Context, kind wire.Kind, ref *pack.Ref, end []byte) {
+	if tail, err := pack.ParseTail(kind, end, int64(ref.Size)); err == nil && tail.Repository == r.repo.t.ID() {
+		_, _ = r.frameKey(ctx, kind, ref, tail.Session, tail.Salt)
 	}
 }
 
@@ -151,7 +151,7 @@ func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own boo
 	case ok:
 		return key, nil
 	case known && at.Session != seal.SessionID{}:
-		return r.frameKey(ctx, kind, ref, &pack.Tail{Trailer: pack.Trailer{Session: sealed, Salt: at.Salt}})
+		return r.frameKey(ctx, kind, ref, sealed, at.Salt)
 	}
 	made, err := r.ownKey(ctx, kind, ref)
 	if errors.Is(err, trust.ErrNoUsableIdentity) {
@@ -168,7 +168,7 @@ func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own boo
 			return nil, serr
 		}
 		if ok {
-			return r.frameKey(ctx, kind, ref, &pack.Tail{Trailer: pack.Trailer{Session: sealed, Salt: at.Salt}})
+			return r.frameKey(ctx, kind, ref, sealed, at.Salt)
 		}
 	}
 	return made, err
@@ -183,7 +183,7 @@ func (r *Reader) ownKey(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cip
 	if at := named(ref); at.Session != (seal.SessionID{}) && (tail.Session.ID != at.Session || tail.Salt != at.Salt) {
 		return nil, fmt.Errorf("%v %x: its trailer names another session than the manifest: %w", kind, ref.Hash, wire.ErrMalformed)
 	}
-	return r.frameKey(ctx, kind, ref, tail)
+	return r.frameKey(ctx, kind, ref, tail.Session, tail.Salt)
 }
 
 // sessionElsewhere looks for the sealed secret of a session at the ends of all
@@ -220,13 +220,13 @@ func (r *Reader) sessionElsewhere(ctx context.Context, id seal.SessionID) (seale
 	return sealed, ok, r.ends.err
 }
 
-// frameKey makes the frame key of an object from its trailer, and remembers it.
-func (r *Reader) frameKey(ctx context.Context, kind wire.Kind, ref *pack.Ref, t *pack.Tail) (cipher.AEAD, error) {
-	session, err := r.repo.t.OpenSession(ctx, t.Session)
+// frameKey makes the frame key of an object, and remembers it.
+func (r *Reader) frameKey(ctx context.Context, kind wire.Kind, ref *pack.Ref, sealed seal.SealedSession, salt seal.Salt) (cipher.AEAD, error) {
+	session, err := r.repo.t.OpenSession(ctx, sealed)
 	if err != nil {
 		return nil, err
 	}
-	key := session.FrameKey(kind, r.repo.t.ID(), r.ID, t.Salt)
+	key := session.FrameKey(kind, r.repo.t.ID(), r.ID, salt)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.keys) >= maxKeys {
@@ -236,7 +236,7 @@ func (r *Reader) frameKey(ctx context.Context, kind wire.Kind, ref *pack.Ref, t 
 		clear(r.sessions)
 	}
 	r.keys[named(ref)] = key
-	r.sessions[t.Session.ID] = t.Session
+	r.sessions[sealed.ID] = sealed
 	return key, nil
 }
 
