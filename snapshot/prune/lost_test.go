@@ -128,7 +128,7 @@ func (w *world) forgetHalf() {
 			left += len(f.Chunks) - 1
 			f.Chunks = f.Chunks[:1]
 		}
-		info := index.PackInfo{Size: uint64(o.Size)}
+		info := pack.Ref{Size: uint64(o.Size)}
 		info.Hash, info.Session, info.Salt = id.Hash, tail.Session.ID, tail.Salt
 		w.check(table.Add(info, contents.Frames))
 	}

@@ -90,7 +90,7 @@ func randomRuns(b *testing.B, c *Cache, n int) (ids [][32]byte) {
 		x := &Body{Len: len(all)}
 		for i := 0; i < len(all); i += inFrame {
 			if i%inPack == 0 {
-				p := PackInfo{Size: 1 << 24}
+				p := pack.Ref{Size: 1 << 24}
 				r.Read(p.Hash[:])
 				x.Packs = append(x.Packs, p)
 			}
@@ -194,10 +194,10 @@ func BenchmarkGrowth(b *testing.B) {
 			var added, found time.Duration
 			for b.Loop() {
 				table := NewTable(openCache(b))
-				packs := func(do func(pack.Frame, PackInfo)) time.Duration {
+				packs := func(do func(pack.Frame, pack.Ref)) time.Duration {
 					began, r := cpu(), rand.NewChaCha8([32]byte{4})
 					for range n / 250 {
-						info := PackInfo{Size: 1 << 24}
+						info := pack.Ref{Size: 1 << 24}
 						r.Read(info.Hash[:])
 						f := pack.Frame{Offset: 8, SealedLen: 1 << 19, ContentLen: 250 << 12, Chunks: make([]pack.Chunk, 250)}
 						for i := range f.Chunks {
@@ -215,13 +215,13 @@ func BenchmarkGrowth(b *testing.B) {
 						}
 					}
 				}
-				added += packs(func(f pack.Frame, info PackInfo) {
+				added += packs(func(f pack.Frame, info pack.Ref) {
 					look(f, false)
 					if err := table.Add(info, []pack.Frame{f}); err != nil {
 						b.Fatal(err)
 					}
 				})
-				found += packs(func(f pack.Frame, _ PackInfo) { look(f, true) })
+				found += packs(func(f pack.Frame, _ pack.Ref) { look(f, true) })
 				table.Close()
 			}
 			b.ReportMetric(float64(added)/float64(b.N*n), "cpu-ns/chunk-added")

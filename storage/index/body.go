@@ -15,9 +15,6 @@ import (
 // there for its chunks, so there are no more of either.
 const MaxEntries = 524_288
 
-// PackInfo is what opens a pack and how large it is.
-type PackInfo = pack.Ref
-
 // Frame is a frame that holds chunks of a run.
 type Frame struct {
 	Pack       uint32 // position in the run's packs
@@ -39,7 +36,7 @@ type Entry struct {
 
 // Body is the content of an index run (docs/FORMAT.md section 9).
 type Body struct {
-	Packs []PackInfo
+	Packs []pack.Ref
 	// Frames in order of their packs; those of a pack by offset, without overlap.
 	Frames []Frame
 	// Len is the number of entries, Gone how many of them are gone.
@@ -182,7 +179,7 @@ func Parse(data []byte) (*Body, error) {
 }
 
 func (x *Body) parsePack(d *wire.Decoder) {
-	var p PackInfo
+	var p pack.Ref
 	d.Copy(p.Hash[:])
 	d.Copy(p.Session[:])
 	d.Copy(p.Salt[:])

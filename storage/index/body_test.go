@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "write the vectors anew")
 
-func packOf(n byte) PackInfo {
-	return PackInfo{Hash: [32]byte{n}, Size: 1 << 20, Session: seal.SessionID{n, 1}, Salt: seal.Salt{n, 2}}
+func packOf(n byte) pack.Ref {
+	return pack.Ref{Hash: [32]byte{n}, Size: 1 << 20, Session: seal.SessionID{n, 1}, Salt: seal.Salt{n, 2}}
 }
 
 func idOf(n uint64) (id [32]byte) {
@@ -28,7 +28,7 @@ func idOf(n uint64) (id [32]byte) {
 	return id
 }
 
-func bodyOf(packs []PackInfo, frames []Frame, entries ...Entry) *Body {
+func bodyOf(packs []pack.Ref, frames []Frame, entries ...Entry) *Body {
 	gone := 0
 	for _, e := range entries {
 		if e.Gone {
@@ -39,7 +39,7 @@ func bodyOf(packs []PackInfo, frames []Frame, entries ...Entry) *Body {
 }
 
 func sampleBody() *Body {
-	return bodyOf([]PackInfo{packOf(2), packOf(1)},
+	return bodyOf([]pack.Ref{packOf(2), packOf(1)},
 		[]Frame{{0, 8, 100, 300}, {0, 108, 50, 60}, {1, 500, 200, 1 << 20}},
 		Entry{ID: idOf(1), Frame: 2, Offset: 70000, Len: 1000},
 		Entry{ID: idOf(5), Gone: true},
@@ -86,7 +86,7 @@ func aBodyIsTheVectorAndReadsBack(t *testing.T) {
 }
 
 func appendRefusesABodyWith(t *testing.T) {
-	p, f := []PackInfo{packOf(1)}, []Frame{{0, 8, 100, 300}}
+	p, f := []pack.Ref{packOf(1)}, []Frame{{0, 8, 100, 300}}
 	huge := packOf(1)
 	huge.Size = pack.MaxObject + 1
 	for name, x := range map[string]*Body{
@@ -101,8 +101,8 @@ func appendRefusesABodyWith(t *testing.T) {
 		"a frame that ends after its pack":  bodyOf(p, []Frame{{0, 8, 1 << 20, 300}}),
 		"a frame with too much content":     bodyOf(p, []Frame{{0, 8, 100, 16<<20 + 1}}),
 		"a frame in no pack":                bodyOf(p, []Frame{{1, 8, 100, 300}}),
-		"frames out of order":               bodyOf([]PackInfo{packOf(1), packOf(2)}, []Frame{{1, 8, 100, 300}, {0, 8, 100, 300}}),
-		"a pack over the limit":             bodyOf([]PackInfo{huge}, f),
+		"frames out of order":               bodyOf([]pack.Ref{packOf(1), packOf(2)}, []Frame{{1, 8, 100, 300}, {0, 8, 100, 300}}),
+		"a pack over the limit":             bodyOf([]pack.Ref{huge}, f),
 		"another number of chunks":          {Packs: p, Frames: f, Len: 2, Entries: slices.Values([]Entry{{ID: idOf(2), Len: 1}})},
 		"another number of gone chunks":     {Packs: p, Frames: f, Len: 1, Entries: slices.Values([]Entry{{ID: idOf(2), Gone: true}})},
 		"too many chunks":                   {Packs: p, Frames: f, Len: MaxEntries + 1, Entries: slices.Values([]Entry{})},

@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"knowngood/internal/userdir"
+	"knowngood/storage/pack"
 )
 
 func openCache(t testing.TB) *Cache {
@@ -348,7 +349,7 @@ func seekFindsThePlaceHoweverTheIDsAreSpread(t *testing.T) {
 			return v >> shift
 		}), func(v uint64) uint64 { return v }).Draw(t, "ids")
 		slices.Sort(numbers)
-		x := &Body{Packs: []PackInfo{packOf(1)}, Frames: []Frame{{0, 8, 100, 300}}, Len: len(numbers)}
+		x := &Body{Packs: []pack.Ref{packOf(1)}, Frames: []Frame{{0, 8, 100, 300}}, Len: len(numbers)}
 		x.Entries = func(yield func(Entry) bool) {
 			for _, n := range numbers {
 				if !yield(Entry{ID: idOf(n), Len: 1}) {

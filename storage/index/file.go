@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"knowngood/storage/pack"
 )
 
 // The layout of a cached run, in blocks, integers little-endian:
@@ -176,7 +178,7 @@ func (f *File) frame(i int) Frame {
 	return Frame{le.Uint32(b), le.Uint32(b[4:]), le.Uint32(b[8:]), le.Uint32(b[12:])}
 }
 
-func (f *File) pack(i int) (p PackInfo) {
+func (f *File) pack(i int) (p pack.Ref) {
 	b := f.row(f.packs, i)
 	copy(p.Hash[:], b)
 	copy(p.Session[:], b[32:])
@@ -186,7 +188,7 @@ func (f *File) pack(i int) (p PackInfo) {
 }
 
 // locate is where an entry that is not gone says that its chunk lies.
-func (f *File) locate(e Entry) (PackInfo, Frame) {
+func (f *File) locate(e Entry) (pack.Ref, Frame) {
 	frame := f.frame(int(e.Frame))
 	return f.pack(int(frame.Pack)), frame
 }

@@ -15,7 +15,7 @@ const spillEntries = 128 << 10
 // memtable holds what was added last. It is guarded by its Table until it is
 // full, and not changed after.
 type memtable struct {
-	packs  []*PackInfo
+	packs  []*pack.Ref
 	frames []Frame
 	chunks map[[32]byte]place
 }
@@ -30,7 +30,7 @@ type place struct {
 func newMemtable() *memtable { return &memtable{chunks: map[[32]byte]place{}} }
 
 // checkPack makes sure that a pack's contents can be written into a run.
-func checkPack(info *PackInfo, frames []pack.Frame) error {
+func checkPack(info *pack.Ref, frames []pack.Frame) error {
 	end := uint64(0)
 	for _, f := range frames {
 		g := Frame{Offset: f.Offset, SealedLen: f.SealedLen, ContentLen: f.ContentLen}
@@ -53,7 +53,7 @@ func checkPack(info *PackInfo, frames []pack.Frame) error {
 }
 
 // add adds the chunks of a pack that passes checkPack.
-func (m *memtable) add(info *PackInfo, frames []pack.Frame) {
+func (m *memtable) add(info *pack.Ref, frames []pack.Frame) {
 	m.packs = append(m.packs, info)
 	for _, f := range frames {
 		number := uint32(len(m.frames))

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"iter"
 	"slices"
+
+	"knowngood/storage/pack"
 )
 
 // MergeOptions say what a merge leaves out.
@@ -96,7 +98,7 @@ func mergePart(files []*File, from [32]byte, size int, o MergeOptions) (b *Body,
 // files that disagree about the frames of a pack are no reason to fail: a
 // frame that overlaps the one before begins another row of the same pack.
 func (x *Body) number(files []*File, used []frameRef, numbers map[frameRef]uint32) {
-	read := func(r frameRef) (PackInfo, Frame) { return files[r.file].locate(Entry{Frame: uint32(r.frame)}) }
+	read := func(r frameRef) (pack.Ref, Frame) { return files[r.file].locate(Entry{Frame: uint32(r.frame)}) }
 	slices.SortFunc(used, func(a, b frameRef) int {
 		p, f := read(a)
 		q, g := read(b)
@@ -121,7 +123,7 @@ func (x *Body) number(files []*File, used []frameRef, numbers map[frameRef]uint3
 	}
 }
 
-func comparePacks(a, b *PackInfo) int {
+func comparePacks(a, b *pack.Ref) int {
 	return cmp.Or(bytes.Compare(a.Hash[:], b.Hash[:]), bytes.Compare(a.Session[:], b.Session[:]), bytes.Compare(a.Salt[:], b.Salt[:]), cmp.Compare(a.Size, b.Size))
 }
 

@@ -7,11 +7,13 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"knowngood/storage/pack"
 )
 
 // spot is where a chunk lies, in words that do not depend on a run.
 type spot struct {
-	pack  PackInfo
+	pack  pack.Ref
 	frame Frame // without its pack
 	off   uint32
 	len   uint32

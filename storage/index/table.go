@@ -15,7 +15,7 @@ import (
 // Location is where a chunk lies.
 type Location struct {
 	// Pack is shared by all chunks of the pack, for the life of the Table.
-	Pack        *PackInfo
+	Pack        *pack.Ref
 	FrameOffset uint32 // of the sealed frame, in the pack
 	FrameLen    uint32 // sealed
 	Offset      uint32 // in the frame's content
@@ -48,13 +48,13 @@ type Table struct {
 	lost       map[[32]byte]bool // packs that are both for good; see Lost
 
 	packsMu sync.RWMutex // taken after mu
-	packs   map[PackInfo]*PackInfo
+	packs   map[pack.Ref]*pack.Ref
 }
 
 // NewTable makes a table of runs, which it closes when they are replaced and
 // at its own end. Files of what is added go to cache.
 func NewTable(cache *Cache, runs ...*File) *Table {
-	t := &Table{cache: cache, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: map[PackInfo]*PackInfo{}}
+	t := &Table{cache: cache, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: map[pack.Ref]*pack.Ref{}}
 	t.Adopt(runs...)
 	return t
 }
@@ -188,7 +188,7 @@ func (t *Table) LostPack(id [32]byte) (hash [32]byte, ok bool) {
 }
 
 // shared is the one copy of info.
-func (t *Table) shared(info PackInfo) *PackInfo {
+func (t *Table) shared(info pack.Ref) *pack.Ref {
 	t.packsMu.RLock()
 	p := t.packs[info]
 	t.packsMu.RUnlock()
@@ -208,7 +208,7 @@ func (t *Table) shared(info PackInfo) *PackInfo {
 // Add adds the contents of a pack that is durable in the store. An error means
 // that the contents are impossible or that the cache cannot be written; what was
 // added is found either way.
-func (t *Table) Add(info PackInfo, frames []pack.Frame) error {
+func (t *Table) Add(info pack.Ref, frames []pack.Frame) error {
 	if err := checkPack(&info, frames); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ type tableModel struct {
 // add puts one pack of frames of chunks with the given numbers.
 func (m *tableModel) add(numbers [][]uint64) {
 	m.packs++
-	info := PackInfo{Hash: idOf(m.packs), Size: 1 << 20}
+	info := pack.Ref{Hash: idOf(m.packs), Size: 1 << 20}
 	at := uint32(pack.FirstOffset)
 	var frames []pack.Frame
 	for _, chunks := range numbers {
@@ -137,7 +137,7 @@ func (m *tableModel) open(runs ...*File) {
 }
 
 func (m *tableModel) check(numbers uint64) {
-	shared := map[[32]byte]*PackInfo{}
+	shared := map[[32]byte]*pack.Ref{}
 	for n := range numbers {
 		id := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, n))
 		want, there := m.chunks[id]
@@ -228,7 +228,7 @@ func whatIsAddedDuringASaveBelongsToTheNext(t *testing.T) {
 func aRunThatIsReplacedDoesNotCount(t *testing.T) {
 	c := openCache(t)
 	body := func(p byte) *Body {
-		return bodyOf([]PackInfo{packOf(p)}, []Frame{{0, 8, 100, 300}}, Entry{ID: idOf(uint64(p)), Len: 1})
+		return bodyOf([]pack.Ref{packOf(p)}, []Frame{{0, 8, 100, 300}}, Entry{ID: idOf(uint64(p)), Len: 1})
 	}
 	old := adopt(t, c, Info{Hash: [32]byte{1}, Generation: 5}, body(1))
 	table := NewTable(c, old)
@@ -256,7 +256,7 @@ func ofRunsThatDisagreeTheNewerHolds(t *testing.T) {
 		if p == 0 {
 			e = Entry{ID: id, Gone: true}
 		}
-		return adopt(t, c, Info{Hash: [32]byte{hash}, Generation: generation}, bodyOf([]PackInfo{packOf(p)}, []Frame{{0, 8, 100, 300}}, e))
+		return adopt(t, c, Info{Hash: [32]byte{hash}, Generation: generation}, bodyOf([]pack.Ref{packOf(p)}, []Frame{{0, 8, 100, 300}}, e))
 	}
 	table := NewTable(c, run(9, 1, 1), run(1, 3, 3), run(5, 2, 2))
 	defer table.Close()
@@ -302,7 +302,7 @@ func fill(t testing.TB, table *Table, n int) [][32]byte {
 	r := rand.NewChaCha8([32]byte{1})
 	var ids [][32]byte
 	for n > 0 {
-		info := PackInfo{Size: 1 << 24}
+		info := pack.Ref{Size: 1 << 24}
 		r.Read(info.Hash[:])
 		var frames []pack.Frame
 		for i := 0; i < 16 && n > 0; i++ {
@@ -355,7 +355,7 @@ func lookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 		adders.Go(func() {
 			for i := range 200 {
 				id := sha256.Sum256([]byte{byte(w), byte(i)})
-				info := PackInfo{Hash: id, Size: 1 << 20}
+				info := pack.Ref{Hash: id, Size: 1 << 20}
 				if err := table.Add(info, []pack.Frame{{Offset: 8, SealedLen: 9, ContentLen: 9, Chunks: []pack.Chunk{{ID: id, Len: 9}}}}); err != nil {
 					t.Error(err)
 				}
@@ -445,7 +445,7 @@ func runOf(t *testing.T, c *Cache, hash byte, first uint64, uneven bool) *File {
 		}
 		entries = append(entries, e)
 	}
-	return adopt(t, c, Info{Hash: [32]byte{hash}, Generation: uint64(hash)}, bodyOf([]PackInfo{packOf(hash)}, []Frame{{0, 8, 100, 300}}, entries...))
+	return adopt(t, c, Info{Hash: [32]byte{hash}, Generation: uint64(hash)}, bodyOf([]pack.Ref{packOf(hash)}, []Frame{{0, 8, 100, 300}}, entries...))
 }
 
 func unevenID(first, n uint64) [32]byte {

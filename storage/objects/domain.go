@@ -14,7 +14,6 @@ import (
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
-	"knowngood/storage/index"
 	"knowngood/storage/inventory"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
@@ -128,7 +127,7 @@ func (d domain) listBeneath(ctx context.Context, prefix string) (all []inventory
 // readContents reads the contents of packs and calls take with them,
 // concurrently. Packs that skip returns true for are left out. Damaged ones are
 // returned, after a warning. Of covered ones, see listBeneath, the hash is verified.
-func (d domain) readContents(ctx context.Context, packs []inventory.Object, covered map[[32]byte]bool, skip func(hash [32]byte) bool, take func(index.PackInfo, *pack.Contents) error) (damaged []ID, err error) {
+func (d domain) readContents(ctx context.Context, packs []inventory.Object, covered map[[32]byte]bool, skip func(hash [32]byte) bool, take func(pack.Ref, *pack.Contents) error) (damaged []ID, err error) {
 	var mu sync.Mutex
 	from := d.stored(wire.KindPack)
 	g, gctx := errgroup.WithContext(ctx)

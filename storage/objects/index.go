@@ -7,7 +7,6 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage/deletion"
-	"knowngood/storage/index"
 	"knowngood/storage/pack"
 	"knowngood/storage/trust"
 )
@@ -66,7 +65,7 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 	damaged, err := x.readContents(ctx, x.inventory.objects(wire.KindPack), nil, func(hash [32]byte) bool {
 		_, have := known[hash]
 		return have || x.Absent(wire.KindPack, hash)
-	}, func(info index.PackInfo, c *pack.Contents) error {
+	}, func(info pack.Ref, c *pack.Contents) error {
 		// It may have been found beneath other bytes, of another size.
 		x.inventory.found(ID{Kind: wire.KindPack, Hash: info.Hash}, info.Size)
 		return x.add(info, c)
@@ -77,7 +76,7 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 	return err
 }
 
-func (x *Index) add(info index.PackInfo, c *pack.Contents) error {
+func (x *Index) add(info pack.Ref, c *pack.Contents) error {
 	return x.runs.table.Add(info, c.Frames)
 }
 

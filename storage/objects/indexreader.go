@@ -123,12 +123,12 @@ func (x *IndexReader) adoptPacks(ctx context.Context) error {
 	return x.readContents(ctx, func(hash [32]byte) bool {
 		_, have := known[hash]
 		return have || x.Absent(wire.KindPack, hash)
-	}, func(info index.PackInfo, c *pack.Contents) error { return x.runs.table.Add(info, c.Frames) })
+	}, func(info pack.Ref, c *pack.Contents) error { return x.runs.table.Add(info, c.Frames) })
 }
 
 // readContents reads the contents of the packs that the store lists; see
 // domain.readContents.
-func (x *IndexReader) readContents(ctx context.Context, skip func(hash [32]byte) bool, take func(index.PackInfo, *pack.Contents) error) error {
+func (x *IndexReader) readContents(ctx context.Context, skip func(hash [32]byte) bool, take func(pack.Ref, *pack.Contents) error) error {
 	d := x.runs.domain
 	all, covered, err := d.listBeneath(ctx, layout.PrefixPacks(d.host, d.ID))
 	if err != nil {

@@ -87,7 +87,7 @@ func (r *Reader) Places(ctx context.Context, id [32]byte, failed Place) iter.Seq
 func (p *places) readContents(ctx context.Context) error {
 	p.contents, p.others = p.index.Scratch(), map[[32]byte][]Place{}
 	everything := func([32]byte) bool { return false }
-	return p.index.readContents(ctx, everything, func(info index.PackInfo, c *pack.Contents) error {
+	return p.index.readContents(ctx, everything, func(info pack.Ref, c *pack.Contents) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, f := range c.Frames {

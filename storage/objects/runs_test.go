@@ -20,6 +20,7 @@ import (
 	"knowngood/storage/index"
 	"knowngood/storage/layout"
 	"knowngood/storage/objects"
+	"knowngood/storage/pack"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
@@ -119,15 +120,15 @@ func chunkOf(n uint64) [32]byte { return sha256.Sum256(binary.LittleEndian.Appen
 // publish puts an index run of a generation, with a chunk of that number.
 func (w *indexed) publish(generation uint64, replaces [][32]byte) {
 	w.T.Helper()
-	w.put(generation, replaces, &index.Body{Packs: []index.PackInfo{w.pack(1000 + generation)},
+	w.put(generation, replaces, &index.Body{Packs: []pack.Ref{w.pack(1000 + generation)},
 		Frames: []index.Frame{{Pack: 0, Offset: 8, SealedLen: 100, ContentLen: 100}}, Len: 1,
 		Entries: slices.Values([]index.Entry{{ID: chunkOf(generation), Len: 10}})})
 }
 
 // pack puts an object in the place of a pack.
-func (w *indexed) pack(n uint64) index.PackInfo {
+func (w *indexed) pack(n uint64) pack.Ref {
 	w.T.Helper()
-	p := index.PackInfo{Hash: chunkOf(n), Size: 1000}
+	p := pack.Ref{Hash: chunkOf(n), Size: 1000}
 	w.Check(w.store.Store.Put(w.Ctx, layout.KeyPack(enginetest.Host, w.host.Domain.ID, p.Hash), make([]byte, p.Size), storage.PutOptions{}))
 	return p
 }

@@ -277,7 +277,7 @@ func (w *Writer) compress() error {
 
 // Place waits until a chunk is durable and returns where it lies. When pressed
 // yields, the caller wants it now: everything gathered is sent on its way.
-func (w *Writer) Place(c ChunkRef, pressed <-chan struct{}) (in *index.PackInfo, frameOffset, frameLen, offset uint32, err error) {
+func (w *Writer) Place(c ChunkRef, pressed <-chan struct{}) (in *pack.Ref, frameOffset, frameLen, offset uint32, err error) {
 	if c.frame == nil {
 		return c.known.Pack, c.known.FrameOffset, c.known.FrameLen, c.known.Offset, nil
 	}
