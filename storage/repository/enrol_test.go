@@ -139,7 +139,7 @@ func TestARequestOfAHostThatWasShownAnotherRepositoryIsNotGranted(t *testing.T) 
 	if cert != nil || !errors.Is(err, statement.ErrOtherDescriptor) {
 		t.Fatalf("granted %v, %v", cert, err)
 	}
-	for _, part := range []string{fmt.Sprintf("it believes the pin %x", deceived.Pin()), fmt.Sprintf("make the request again with --pin %x", operator.Pin())} {
+	for _, part := range []string{fmt.Sprintf("it trusts the pin %x", deceived.Pin()), fmt.Sprintf("make the request again with --pin %x", operator.Pin())} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is missing in: %v", part, err)
 		}

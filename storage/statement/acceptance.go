@@ -14,17 +14,17 @@ import (
 // MaxAccepted is the most snapshots that an acceptance may name.
 const MaxAccepted = 4096
 
-// Acceptance says which suspect snapshots of an environment are good after all:
-// all that its signer accepts, so of each signer the newest that counts is the
-// only one that has to be read. What the owner accepts binds everybody; what a
-// host accepts binds that host alone, and no one who deletes for others.
+// Acceptance is the list of all suspect snapshots of an environment that its
+// signer accepts as good. So of each signer only the newest that counts has to be
+// read. An acceptance of the owner is valid for everybody. One of a host is valid
+// only for that host, and not for a machine that deletes for others.
 type Acceptance struct {
 	Envelope
 	Repository  seal.RepositoryID
 	Host        string
 	Environment string
 	Serial      uint64   // from 1
-	Previous    [32]byte // hash of the acceptance before, whoever signed it; zero for none
+	Previous    [32]byte // hash of the acceptance before, of any signer; zero for none
 	Accepted    []Accepted
 	Made        time.Time
 	Reason      string
@@ -56,7 +56,7 @@ func (x *Acceptance) Encode(key ed25519.PrivateKey) ([]byte, error) {
 	r.Text(4, x.Host)
 	r.Text(6, x.Environment)
 	r.Uint(8, x.Serial)
-	hash32(&r, 10, x.Previous)
+	putOptionalHash(&r, 10, x.Previous)
 	r.Bytes(12, appendAccepted(x.Accepted))
 	r.Time(14, x.Made)
 	r.Text(15, x.Reason)
@@ -98,8 +98,8 @@ func ParseAcceptance(object []byte) (*Acceptance, error) {
 }
 
 // Verify checks repository and signature: by owner, or by the key of the
-// certificate, which owner must have signed. CheckAcceptanceCertificate checks
-// besides that the certificate still holds.
+// certificate, which owner must have signed. CheckAcceptanceCertificate also
+// checks that no later certificate ended that one.
 func (x *Acceptance) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
 	return verifySigner(&x.Envelope, x.Repository, x.Certificate, repo, owner)
 }

@@ -11,7 +11,7 @@ import (
 	"knowngood/storage/seal"
 )
 
-// Certificate says which key a host signs with. The owner signs it. One with
+// Certificate names the key that a host signs with. The owner signs it. One with
 // a higher serial ends those before it; see CheckRootCertificate.
 type Certificate struct {
 	Envelope
@@ -39,7 +39,7 @@ func (c *Certificate) Encode(owner ed25519.PrivateKey) ([]byte, error) {
 	r.Uint(6, c.Serial)
 	r.Bytes(8, c.HostKey)
 	r.Time(10, c.Issued)
-	hash32(&r, 12, c.Previous)
+	putOptionalHash(&r, 12, c.Previous)
 	r.Bytes(14, appendHeads(c.Heads))
 	r.Unknown(c.Unknown)
 	return encode(wire.KindCertificate, &r, owner, ParseCertificate)
@@ -96,9 +96,9 @@ type JoinRequest struct {
 	Host       string
 	HostKey    ed25519.PublicKey
 	Created    time.Time
-	// Descriptor is the SHA-256 of the descriptor that the host believes. The
-	// repository ID alone does not name the owner: anybody can put it into a
-	// descriptor of their own.
+	// Descriptor is the SHA-256 of the descriptor that the host trusts. The
+	// repository ID is not enough: anybody can put it into a descriptor that
+	// names another owner.
 	Descriptor [32]byte
 	// Unknown fields of newer versions, kept.
 	Unknown []wire.Field
@@ -140,14 +140,14 @@ func ParseJoinRequest(object []byte) (*JoinRequest, error) {
 }
 
 // Verify checks the repository, the signature, by the key that the request
-// names, and that the host believes the descriptor with this hash: the pin of
-// the repository. The error wraps ErrOtherDescriptor when it believes another.
+// names, and that the host trusts the descriptor with this hash: the pin of
+// the repository. The error wraps ErrOtherDescriptor when it trusts another.
 func (j *JoinRequest) Verify(repo seal.RepositoryID, descriptor [32]byte) error {
 	if err := j.verify(j.Repository, repo, j.HostKey); err != nil {
 		return err
 	}
 	if j.Descriptor != descriptor {
-		return fmt.Errorf("join request of host %s: %w: it believes the pin %x, and the pin of this repository is %x", j.Host, ErrOtherDescriptor, j.Descriptor, descriptor)
+		return fmt.Errorf("join request of host %s: %w: it trusts the pin %x, and the pin of this repository is %x", j.Host, ErrOtherDescriptor, j.Descriptor, descriptor)
 	}
 	return nil
 }

@@ -9,8 +9,8 @@ import (
 	"knowngood/storage/seal"
 )
 
-// DamageReport names objects of a domain that somebody who reads it found to be
-// missing or damaged. It is a hint: the host looks for itself. It makes nothing
+// DamageReport names objects of a domain that a reader found to be missing or
+// damaged. It is a hint: the host examines the objects itself. It makes nothing
 // deletable.
 type DamageReport struct {
 	Envelope

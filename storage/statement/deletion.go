@@ -20,7 +20,7 @@ const MaxDeletionObjects = 20_000
 type Object struct {
 	Kind wire.Kind
 	Hash [32]byte
-	Size uint64 // in stored bytes; of announced ones alone
+	Size uint64 // in stored bytes; 0 where it was not announced
 }
 
 // CompareObjects orders objects by kind and hash.
@@ -28,9 +28,9 @@ func CompareObjects(a, b Object) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), bytes.Compare(a.Hash[:], b.Hash[:]))
 }
 
-// Deletion is one of a sequence that says which objects of a domain are about
-// to be deleted, and what became of those announced before. Of several that
-// name an object the one with the highest serial holds.
+// Deletion is one of a sequence of statements. It lists objects of a domain that
+// are going to be deleted, and the state of those announced before. Of several
+// that name an object the one with the highest serial counts.
 type Deletion struct {
 	Envelope
 	Repository seal.RepositoryID
@@ -40,7 +40,7 @@ type Deletion struct {
 	Announced  []Object // to be deleted once the time is out
 	Deleted    []Object // without sizes
 	Spared     []Object // announced, and needed again; without sizes
-	// Since is the lowest serial that still has something to say.
+	// Since is the lowest serial that must still be read.
 	Since uint64
 	Made  time.Time
 	// Certificate of the host that signed; nil when the owner did.
@@ -104,9 +104,10 @@ func ParseDeletion(object []byte) (*Deletion, error) {
 }
 
 // Verify checks repository and signature: by owner, or by the key of the
-// certificate, which owner must have signed. Whether a later certificate ended
-// that one is no concern here: who heeds a deletion too many stores something
-// again, and who deletes finds out for himself what is needed.
+// certificate, which owner must have signed. It does not check whether a later
+// certificate ended that one, because nothing is lost by it: a writer that applies
+// a deletion without need stores an object again, and a prune computes itself
+// which objects are needed.
 func (x *Deletion) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
 	return verifySigner(&x.Envelope, x.Repository, x.Certificate, repo, owner)
 }

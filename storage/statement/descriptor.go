@@ -29,15 +29,15 @@ type Descriptor struct {
 	PackSize uint32
 	// LockMode is "GOVERNANCE", "COMPLIANCE" or empty.
 	LockMode string
-	// LockDuration is in whole seconds.
+	// LockDuration is a multiple of one second.
 	LockDuration time.Duration
-	// Probe is what the store was seen to do; nil when it was not probed.
+	// Probe is what a probe of the store found; nil when it was not probed.
 	Probe *Probe
 	// Unknown fields of newer versions, kept.
 	Unknown []wire.Field
 }
 
-// Probe is what a store was seen to do.
+// Probe is what a probe of a store found.
 type Probe struct {
 	SecondCreateRefused bool // a conditional put on an existing key
 	VersionsKept        bool // what was overwritten or deleted could be read again
@@ -46,8 +46,8 @@ type Probe struct {
 	Unknown             []wire.Field
 }
 
-// Unprotected reports that whoever may put can replace objects for good, as far as
-// the probe saw: no versions and no enforced create.
+// Unprotected reports whether anybody with the right to put can replace objects
+// irrecoverably: the probe found no versions, and puts that overwrite.
 func (p *Probe) Unprotected() bool { return !p.VersionsKept && !p.PlainPutRefused }
 
 // Encode signs the descriptor with the secret half of Owner.
@@ -83,7 +83,7 @@ func (d *Descriptor) checkWritable() error {
 	return checkTimes(d.Created)
 }
 
-// Record is the probe as the descriptor has it.
+// Record is the encoding of the probe in the descriptor.
 func (p *Probe) Record() []byte {
 	var r wire.Record
 	r.Uint(1, uintOf(p.SecondCreateRefused))
@@ -160,6 +160,5 @@ func checkKEM(kem uint64) error {
 }
 
 // Verify checks that the descriptor is signed by the owner key that it names.
-// That alone makes it no trusted descriptor: its hash is to be compared with
-// a pin.
+// Anybody can sign such a descriptor: to trust it, compare its hash with a pin.
 func (d *Descriptor) Verify() error { return d.verify(d.Repository, d.Repository, d.Owner) }

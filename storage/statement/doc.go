@@ -1,8 +1,8 @@
 // Package statement is the codec of the signed statements of a repository
 // (docs/FORMAT.md sections 3, 4 and 9): descriptor, epoch, host certificate,
 // join request, index run, root, tombstone, pending deletion, acceptance and
-// damage report; and of the rule that says which certificate a root may be
-// signed under.
+// damage report. It also has the rule by which a root counts under a certificate
+// (CheckRootCertificate).
 //
 // It is pure: no I/O, no clock. Reading has two steps. Parse checks the form
 // and trusts nothing; Verify then checks repository and signature against a

@@ -28,9 +28,9 @@ const (
 
 // What callers branch on.
 var (
-	// ErrSignature says that a statement is not signed by the key in question.
+	// ErrSignature: a statement is not signed by the expected key.
 	ErrSignature = errors.New("signature does not verify: the object was forged or damaged")
-	// ErrOtherRepository says that a statement was made for another repository.
+	// ErrOtherRepository: a statement was made for another repository.
 	ErrOtherRepository = errors.New("belongs to another repository")
 )
 
@@ -43,11 +43,11 @@ type Envelope struct {
 	signed [32]byte // SHA-256 of all before the signature
 }
 
-// Bytes is the whole object, shared with what Parse was given; nil when the
-// statement was not parsed.
+// Bytes is the object with its signature. It shares memory with the argument of
+// Parse, and is nil when the statement was not parsed.
 func (e *Envelope) Bytes() []byte { return e.object }
 
-// Hash is the SHA-256 of the whole object.
+// Hash is the SHA-256 of Bytes.
 func (e *Envelope) Hash() [32]byte { return e.hash }
 
 func (e *Envelope) verify(got, want seal.RepositoryID, pub ed25519.PublicKey) error {
@@ -134,7 +134,7 @@ func validTime(r *wire.Fields, tag uint64, t time.Time) {
 	}
 }
 
-// checkTimes refuses times that nanoseconds since 1970 cannot hold.
+// checkTimes refuses times outside the range of nanoseconds since 1970.
 func checkTimes(times ...time.Time) error {
 	for _, t := range times {
 		if !t.IsZero() && (t.Before(time.Unix(0, math.MinInt64)) || t.After(time.Unix(0, math.MaxInt64))) {
@@ -168,8 +168,8 @@ func publicKey(r *wire.Fields, tag uint64) ed25519.PublicKey {
 	return k
 }
 
-// some takes a field of 1 to limit bytes, shared with the input.
-func some(r *wire.Fields, tag uint64, limit int) []byte {
+// nonEmpty takes a field of 1 to limit bytes, shared with the input.
+func nonEmpty(r *wire.Fields, tag uint64, limit int) []byte {
 	v := r.Bytes(tag)
 	if len(v) == 0 || len(v) > limit {
 		r.Fail(tag, "%d bytes, want 1 to %d", len(v), limit)
@@ -185,8 +185,8 @@ func optionalHash(r *wire.Fields, tag uint64) (h [32]byte) {
 	return h
 }
 
-// hash32 adds a hash unless it is zero.
-func hash32(r *wire.Record, tag uint64, h [32]byte) {
+// putOptionalHash adds a hash unless it is zero.
+func putOptionalHash(r *wire.Record, tag uint64, h [32]byte) {
 	if h != ([32]byte{}) {
 		r.Bytes(tag, h[:])
 	}

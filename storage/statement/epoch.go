@@ -19,7 +19,7 @@ const (
 )
 
 // Epoch announces a repository key and the recipients it is wrapped for. The
-// owner signs it. The one with the highest number holds.
+// owner signs it. The one with the highest number is in force.
 type Epoch struct {
 	Envelope
 	Repository seal.RepositoryID

@@ -14,8 +14,9 @@ type Head struct {
 	Hash        [32]byte
 }
 
-// MaxHeads is how many heads a certificate or a root names at most: a statement
-// must fit its limit however many environments the holder of a key makes.
+// MaxHeads is how many heads a certificate or a root names at most. It keeps a
+// statement below its size limit, even where an attacker with a host's key makes
+// many environments.
 const MaxHeads = 1024
 
 // appendHeads encodes heads, which are sorted by environment; none is nil.

@@ -10,8 +10,7 @@ import (
 	"knowngood/storage/seal"
 )
 
-// IndexRun is a signed part of a domain's index. Its body is the business of
-// storage/index.
+// IndexRun is a signed part of a domain's index. storage/index encodes its body.
 type IndexRun struct {
 	Envelope
 	Repository seal.RepositoryID
@@ -58,7 +57,7 @@ func ParseIndexRun(object []byte) (*IndexRun, error) {
 	x.Generation = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
 	r.Fixed(10, x.Salt[:])
 	x.Replaces = parseHashes(r, 12)
-	x.SealedBody = some(r, 14, MaxIndexRunPayload)
+	x.SealedBody = nonEmpty(r, 14, MaxIndexRunPayload)
 	cert := r.Bytes(15)
 	if x.Unknown, err = r.Finish(); err == nil {
 		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
@@ -114,8 +113,8 @@ func parseHashes(r *wire.Fields, tag uint64) [][32]byte {
 }
 
 // Verify checks repository, the certificate by owner, and the signature by the
-// certified host key. Whether a later certificate ended that one is no concern
-// of an index: it holds hints, and what they lead to is verified itself.
+// certified host key. It does not check whether a later certificate ended that
+// one: an index has only hints, and the objects that they lead to are verified.
 func (x *IndexRun) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
 	if err := x.Certificate.Verify(repo, owner); err != nil {
 		return fmt.Errorf("index run: %w", err)

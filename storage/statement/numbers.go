@@ -30,7 +30,7 @@ func NumbersOf(list ...uint64) Numbers {
 	return out
 }
 
-// Has tells whether n is in the set.
+// Has reports whether n is in the set.
 func (s Numbers) Has(n uint64) bool {
 	i := sort.Search(len(s), func(i int) bool { return s[i].Last >= n })
 	return i < len(s) && s[i].First <= n
@@ -68,8 +68,8 @@ func (s Numbers) With(other Numbers) Numbers {
 	return out
 }
 
-// Without is the set without the numbers of other. It takes one walk through both:
-// whoever forgets snapshots may write half a million ranges.
+// Without is the set without the numbers of other. It walks through both once,
+// because a tombstone may have half a million ranges.
 func (s Numbers) Without(other Numbers) Numbers {
 	var out Numbers
 	for _, r := range s {
@@ -89,7 +89,7 @@ func (s Numbers) Without(other Numbers) Numbers {
 	return out
 }
 
-// And is the set of the numbers that other has, too.
+// And is the set of the numbers that are in both.
 func (s Numbers) And(other Numbers) Numbers { return s.Without(s.Without(other)) }
 
 // append encodes the set; none is nil.

@@ -28,7 +28,7 @@ func testNumbersAreASet(t *testing.T) {
 			count := uint64(0)
 			for n := range uint64(45) {
 				if s.set.Has(n) != s.want(n) {
-					t.Fatalf("%s, %v says %v of %d", what, s.set, s.set.Has(n), n)
+					t.Fatalf("%s, %v has %v of %d", what, s.set, s.set.Has(n), n)
 				}
 				if s.want(n) {
 					count++

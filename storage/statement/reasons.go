@@ -21,7 +21,7 @@ const (
 	maxReasonBytes = 64 << 10
 )
 
-// ReasonOf is why a snapshot was forgotten; "" when nothing tells.
+// ReasonOf is why a snapshot was forgotten; "" when that is not known.
 func (x *Tombstone) ReasonOf(number uint64) string {
 	for _, r := range x.Reasons {
 		if r.Numbers.Has(number) {
@@ -31,20 +31,21 @@ func (x *Tombstone) ReasonOf(number uint64) string {
 	return ""
 }
 
-// SetReasons fills in Reasons: those of the tombstone before, nil for none, for
-// what stays forgotten, and Reason for what is forgotten anew. Where that becomes
-// too long, older snapshots lose theirs first.
+// SetReasons fills in Reasons. Snapshots that stay forgotten have their reasons from
+// the tombstone before, which is nil where there is none. Snapshots that are newly
+// forgotten have Reason. Where the list becomes too long, it drops those of older
+// snapshots first.
 func (x *Tombstone) SetReasons(before *Tombstone) {
-	anew := x.Forgotten
+	added := x.Forgotten
 	x.Reasons = nil
 	if before != nil {
-		anew = x.Forgotten.Without(before.Forgotten)
+		added = x.Forgotten.Without(before.Forgotten)
 		for _, r := range before.Reasons {
 			gone := r.Numbers.Without(x.Forgotten)
-			x.addReason(r.Text, r.Numbers.Without(gone).Without(anew))
+			x.addReason(r.Text, r.Numbers.Without(gone).Without(added))
 		}
 	}
-	x.addReason(x.Reason, anew)
+	x.addReason(x.Reason, added)
 
 	for len(x.Reasons) > maxReasons || reasonBytes(x.Reasons) > maxReasonBytes {
 		longest := 0

@@ -34,7 +34,7 @@ func testATombstoneCarriesTheReasonsOfWhatStaysForgotten(t *testing.T) {
 	change(Numbers{{1, 7}}, "policy")
 	wants(map[uint64]string{1: "policy", 3: "policy", 4: "secret", 5: "", 6: "policy", 7: "policy", 8: ""})
 
-	// What was taken back and forgotten anew has its new reason.
+	// What was taken back and forgotten again has its new reason.
 	change(Numbers{{1, 2}, {5, 7}}, "")
 	wants(map[uint64]string{2: "policy", 3: "", 4: "", 6: "policy"})
 	change(Numbers{{1, 7}}, "again")

@@ -7,18 +7,17 @@ import (
 	"knowngood/internal/wire"
 )
 
-// Repack says that packs were rewritten: of each chunk that one of the
-// manifests needs from an old pack there is a copy in one of the new packs that
-// stand beside it. Who needs an old pack for such a manifest needs those
-// instead, all of them, which may have been rewritten themselves since. It says
-// nothing of any other manifest.
+// Repack records that packs were rewritten. Each chunk that one of Manifests needs
+// from an old pack has a copy in one of the new packs of the same Move. So such a
+// manifest needs all of these new packs instead of the old pack. The new packs may
+// have been rewritten since. A Repack does not apply to any other manifest.
 type Repack struct {
 	Manifests [][32]byte // the containers of their tables
 	Moves     []Move
 }
 
-// Move tells into what packs were rewritten. New is empty where nothing of
-// them is needed.
+// Move names packs and the packs that they were rewritten into. New is empty where
+// nothing of the old packs is needed.
 type Move struct{ Old, New [][32]byte }
 
 func (m *Move) hashes() int { return len(m.Old) + len(m.New) }
@@ -32,9 +31,9 @@ func (x *Repack) Hashes() int {
 	return n
 }
 
-// Split gives repacks that together say the same, each of at most limit
-// hashes: what is said of each manifest and pack is said of it alone. Of the new
-// packs of a move there must be less than half of limit.
+// Split returns repacks of at most limit hashes each that are equal to x together.
+// This works because a Repack applies to each of its manifests and old packs
+// separately. The new packs of a move must be fewer than half of limit.
 func (x Repack) Split(limit int) []Repack {
 	if x.Hashes() <= limit {
 		return []Repack{x}

@@ -10,8 +10,7 @@ func TestRepack(t *testing.T) {
 	t.Run("a repack is split into what fits", testARepackIsSplitIntoWhatFits)
 }
 
-// Whatever a repack names, what it is split into fits statements and says the
-// same.
+// The parts of a split repack fit statements, and have the same moves together.
 func testARepackIsSplitIntoWhatFits(t *testing.T) {
 	numbered := func(first, n int) [][32]byte { return many(first + n)[first:] }
 	for name, x := range map[string]Repack{
@@ -28,7 +27,7 @@ func testARepackIsSplitIntoWhatFits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			const limit = 100
-			said := func(list []Repack) map[[2][32]byte]int {
+			moves := func(list []Repack) map[[2][32]byte]int {
 				out := map[[2][32]byte]int{}
 				for _, x := range list {
 					for _, m := range x.Manifests {
@@ -51,7 +50,7 @@ func testARepackIsSplitIntoWhatFits(t *testing.T) {
 					t.Errorf("a part is no repack: %v", err)
 				}
 			}
-			want, got := said([]Repack{x}), said(parts)
+			want, got := moves([]Repack{x}), moves(parts)
 			if len(want) == 0 || len(want) != len(got) {
 				t.Fatalf("%d sayings became %d", len(want), len(got))
 			}
@@ -60,7 +59,7 @@ func testARepackIsSplitIntoWhatFits(t *testing.T) {
 					t.Errorf("%v: %d became %d", k, n, got[k])
 				}
 			}
-			if whole := x.Hashes() <= limit; whole != (len(parts) == 1) {
+			if fits := x.Hashes() <= limit; fits != (len(parts) == 1) {
 				t.Errorf("%d hashes in %d parts", x.Hashes(), len(parts))
 			}
 		})

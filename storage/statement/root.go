@@ -41,7 +41,7 @@ func (x *Root) Encode(host ed25519.PrivateKey) ([]byte, error) {
 	r.Text(4, x.Host)
 	r.Text(6, x.Environment)
 	r.Uint(8, x.Number)
-	hash32(&r, 10, x.Previous)
+	putOptionalHash(&r, 10, x.Previous)
 	if x.Certificate != nil {
 		r.Bytes(12, x.Certificate.Bytes())
 	}
@@ -74,9 +74,9 @@ func ParseRoot(object []byte) (*Root, error) {
 	cert := r.Bytes(12)
 	r.Fixed(14, x.Domain[:])
 	r.Fixed(16, x.Epoch[:])
-	x.SealedDomain = some(r, 18, seal.MaxSealed)
+	x.SealedDomain = nonEmpty(r, 18, seal.MaxSealed)
 	r.Fixed(20, x.Salt[:])
-	x.SealedBody = some(r, 22, MaxPayload)
+	x.SealedBody = nonEmpty(r, 22, MaxPayload)
 	x.IndexRuns = parseHashes(r, 24)
 	if n := len(x.IndexRuns); n > maxIndexRuns || !ascending(x.IndexRuns) {
 		r.Fail(24, "%d index runs, or not in order", n)

@@ -26,10 +26,10 @@ func (s Status) String() string {
 	return fmt.Sprintf("status-%d", uint8(s))
 }
 
-// ManifestRef says where a snapshot's manifest table lies. The end of the container
-// holds what opens it.
+// ManifestRef is where a snapshot's manifest table lies. What opens the table is at
+// the end of the container.
 type ManifestRef struct {
-	Hash   [32]byte // of the container that holds the table
+	Hash   [32]byte // of the container with the table
 	Size   uint64   // of the container, in stored bytes
 	Offset uint64   // of the table's frame in the container
 	Length uint64   // of the sealed frame
@@ -44,27 +44,28 @@ type Counts struct {
 }
 
 // SourceCounts are what one source contributed to a snapshot. Tag names the
-// source across snapshots without telling its path: see seal.Domain.SourceTag.
+// source across snapshots without revealing its path: see seal.Domain.SourceTag.
 type SourceCounts struct {
 	Tag                       [8]byte
 	Files, Directories, Bytes uint64
 }
 
-// RootBody is what a root says to those who hold the index key.
+// RootBody is the part of a root that only the index key opens.
 type RootBody struct {
 	Started, Finished time.Time
 	Status            Status
 	Manifest          ManifestRef
-	// Content commits to what the manifest says, wherever it is stored; see
-	// manifest.Table.Digest.
+	// Content is the digest of the manifest's entries, independent of where they are
+	// stored; see manifest.Table.Digest.
 	Content [32]byte
-	// Objects commits to what the snapshot needs; see pack.ObjectsDigest.
+	// Objects is the digest of the objects that the snapshot needs; see
+	// pack.ObjectsDigest.
 	Objects        [32]byte
 	ProtectedUntil time.Time // zero when nothing is locked
 	Counts
 	// Sources are the counts of each source, in the order of the manifest.
 	Sources []SourceCounts
-	// Suspect says which sources collapsed, and how; see Suspicion.
+	// Suspect lists the sources that collapsed, and how; see Suspicion.
 	Suspect []Suspicion
 	// Witnesses are the host's other heads as last seen, sorted.
 	Witnesses []Head

@@ -41,7 +41,7 @@ func testARootBodyIsTheVectorAndReadsBack(t *testing.T) {
 		}
 		b, ok := bytes.CutPrefix(b, []byte("before"))
 		if !ok {
-			t.Fatal("what stood before is gone")
+			t.Fatal("the bytes before it are gone")
 		}
 		vector(t, name, b)
 		got, err := ParseRootBody(b)

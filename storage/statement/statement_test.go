@@ -184,7 +184,7 @@ func (c *codec) encode(t testing.TB) []byte {
 	return b
 }
 
-// withoutEnvelope compares what a statement says, not what it was read from.
+// withoutEnvelope compares the fields of a statement, not what it was read from.
 func withoutEnvelope(s statement) any {
 	v := reflect.New(reflect.TypeOf(s).Elem()).Elem()
 	v.Set(reflect.ValueOf(s).Elem())
@@ -237,7 +237,7 @@ func testStatementsAreTheVectorsAndReadBack(t *testing.T) {
 				t.Fatal("it reads back as something else")
 			}
 			if !bytes.Equal(s.Bytes(), b) {
-				t.Fatal("the parsed statement does not hold its object")
+				t.Fatal("the parsed statement does not have its object")
 			}
 			if err := c.verify(s, repo, public(ownerKey)); err != nil {
 				t.Fatal(err)
@@ -250,7 +250,7 @@ func testStatementsAreTheVectorsAndReadBack(t *testing.T) {
 	}
 }
 
-// edited is the sample with its fields changed by edit and signed anew.
+// edited is the sample with its fields changed by edit and signed again.
 func (c *codec) edited(t testing.TB, edit func(map[uint64][]byte)) []byte {
 	t.Helper()
 	b := c.encode(t)
@@ -370,7 +370,7 @@ func testParseRefusesFields(t *testing.T) {
 		"a lock mode that is no text":             {"descriptor", 17, []byte{0xff}, wire.ErrMalformed},
 		"a lock longer than a duration":           {"descriptor", 19, u(1 << 63), wire.ErrMalformed},
 		"a probe that is no record":               {"descriptor", 21, []byte{1}, wire.ErrMalformed},
-		"a probe that says maybe":                 {"descriptor", 21, []byte{1, 1, 2}, wire.ErrMalformed},
+		"a probe with a third answer":             {"descriptor", 21, []byte{1, 1, 2}, wire.ErrMalformed},
 		"a probe of a newer version":              {"descriptor", 21, []byte{2, 1, 2}, wire.ErrNewer},
 		"epoch 0":                                 {"epoch", 4, nil, wire.ErrMalformed},
 		"an epoch of another KEM":                 {"epoch", 6, u(0x20), wire.ErrNewer},

@@ -9,12 +9,12 @@ import (
 // Reason why a source is suspect; the numbers are part of the stored format.
 type Reason uint8
 
-// Reasons. Shrank compares a source with the snapshots before; the others hold
-// for a snapshot by itself.
+// Reasons. Shrank compares a source with the snapshots before; the others need
+// only the snapshot itself.
 const (
 	Shrank         Reason = 1 // it has much less than before
-	Empty          Reason = 2 // it is empty, and must not be
-	NotMounted     Reason = 3 // it is no mount point, and must be one
+	Empty          Reason = 2 // it is empty, and is configured never to be
+	NotMounted     Reason = 3 // it is no mount point, and is configured to be one
 	LooksEncrypted Reason = 4
 )
 

@@ -10,12 +10,12 @@ import (
 	"knowngood/storage/seal"
 )
 
-// maxReason bounds what a tombstone says of its reason, in bytes.
+// maxReason limits the text of a reason, in bytes.
 const maxReason = 4096
 
-// Tombstone says which snapshots of an environment are forgotten, all of
-// them: the newest that counts is the only one that has to be read. Nothing is
-// deleted by it, and a later one may take it back.
+// Tombstone is the list of all snapshots of an environment that are forgotten. So
+// only the newest that counts has to be read. It deletes nothing, and a later one
+// may take it back.
 type Tombstone struct {
 	Envelope
 	Repository  seal.RepositoryID
@@ -25,12 +25,12 @@ type Tombstone struct {
 	Previous    [32]byte // hash of the tombstone before; zero for none
 	Forgotten   Numbers
 	// Free is the lowest number that no snapshot had when the tombstone was
-	// made. What is forgotten from there up is rubbish: a snapshot that takes
-	// such a number later is not. 0 says nothing of that.
+	// made. From there up Forgotten names only roots that never counted. A
+	// snapshot that takes such a number later is not forgotten. 0 when unknown.
 	Free uint64
-	// Repeated are those of Forgotten that the host forgot itself, under the
-	// certificate with RepeatedSerial, and not the owner, who signs. They are
-	// forgotten only while that certificate holds; see DropEnded.
+	// Repeated are those of Forgotten that the host forgot, under the certificate
+	// with RepeatedSerial. The owner, who signs, only repeats them. They are
+	// forgotten only until a later certificate ends that one; see DropEnded.
 	Repeated       Numbers
 	RepeatedSerial uint64 // 0 when nothing is repeated
 	Made           time.Time
@@ -55,7 +55,7 @@ func (x *Tombstone) Encode(key ed25519.PrivateKey) ([]byte, error) {
 	r.Text(4, x.Host)
 	r.Text(6, x.Environment)
 	r.Uint(8, x.Serial)
-	hash32(&r, 10, x.Previous)
+	putOptionalHash(&r, 10, x.Previous)
 	r.Bytes(12, x.Forgotten.append())
 	r.Time(14, x.Made)
 	r.Text(15, x.Reason)
@@ -110,15 +110,14 @@ func ParseTombstone(object []byte) (*Tombstone, error) {
 }
 
 // Verify checks repository and signature: by owner, or by the key of the
-// certificate, which owner must have signed. CheckTombstoneCertificate checks
-// besides that the certificate still holds.
+// certificate, which owner must have signed. CheckTombstoneCertificate also checks
+// that no later certificate ended that one.
 func (x *Tombstone) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
 	return verifySigner(&x.Envelope, x.Repository, x.Certificate, repo, owner)
 }
 
-// DropEnded takes out of Forgotten, and of Repeated, what the owner only repeats of
-// the host, once the certificate under which the host forgot it has ended. certs are
-// the certificates of the host, verified.
+// DropEnded removes Repeated, also from Forgotten, when a later certificate has ended
+// the one with RepeatedSerial. certs are the certificates of the host, verified.
 func (x *Tombstone) DropEnded(certs []*Certificate) {
 	ended, there := false, 0
 	for _, c := range certs {
@@ -133,8 +132,7 @@ func (x *Tombstone) DropEnded(certs []*Certificate) {
 	}
 }
 
-// Own is what the owner forgot and does not only repeat; nothing of a tombstone that
-// a host signed.
+// Own is what the owner forgot and does not only repeat; nil where a host signed.
 func (x *Tombstone) Own() Numbers {
 	if x == nil || x.Certificate != nil {
 		return nil

@@ -9,8 +9,7 @@ import (
 	"knowngood/storage/seal"
 )
 
-// ErrEnded says that a root was signed under a certificate that a later one
-// ended.
+// ErrEnded: a statement was signed under a certificate that a later one ended.
 var ErrEnded = errors.New("signed under a host certificate that a later one ended")
 
 // CheckRootCertificate checks root against the owner: its repository, the
@@ -18,10 +17,11 @@ var ErrEnded = errors.New("signed under a host certificate that a later one ende
 // (docs/FORMAT.md section 4). A root signed under an older certificate counts
 // only up to the head that every later one names for its environment.
 //
-// certs are the certificates that the repository holds for the host, in any
+// certs are the certificates that the repository has for the host, in any
 // order; with none only the one in the root is checked. Those that the owner
-// did not sign, or that are of another host or repository, have no say: who
-// can write to the store must not be able to end a host's snapshots.
+// did not sign, or that are of another host or repository, do not count:
+// somebody who can only write to the store must not be able to end a host's
+// snapshots.
 func CheckRootCertificate(root *Root, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID) error {
 	cert := root.Certificate
 	if err := cert.Verify(repo, owner); err != nil {
@@ -35,7 +35,7 @@ func CheckRootCertificate(root *Root, certs []*Certificate, owner ed25519.Public
 			continue
 		}
 		if c.Serial == cert.Serial {
-			return fmt.Errorf("root %s: the repository holds another certificate with serial %d: %w", root.Ref(), c.Serial, ErrEnded)
+			return fmt.Errorf("root %s: the repository has another certificate with serial %d: %w", root.Ref(), c.Serial, ErrEnded)
 		}
 		if err := withinHeads(root, c); err != nil {
 			return err
@@ -48,27 +48,27 @@ func CheckRootCertificate(root *Root, certs []*Certificate, owner ed25519.Public
 func withinHeads(root *Root, later *Certificate) error {
 	i := slices.IndexFunc(later.Heads, func(h Head) bool { return h.Environment == root.Environment })
 	if i < 0 {
-		return fmt.Errorf("root %s: certificate %d knows no %s from before it: %w", root.Ref(), later.Serial, root.Environment, ErrEnded)
+		return fmt.Errorf("root %s: certificate %d, a later one, names no snapshot of %s: %w", root.Ref(), later.Serial, root.Environment, ErrEnded)
 	}
 	head := later.Heads[i]
 	if root.Number > head.Number {
-		return fmt.Errorf("root %s: certificate %d ended the one before at %d: %w", root.Ref(), later.Serial, head.Number, ErrEnded)
+		return fmt.Errorf("root %s: certificate %d, a later one, accepts older ones only up to number %d: %w", root.Ref(), later.Serial, head.Number, ErrEnded)
 	}
 	if root.Number == head.Number && root.hash != head.Hash {
-		return fmt.Errorf("root %s: it is not the one that certificate %d names: %w", root.Ref(), later.Serial, ErrEnded)
+		return fmt.Errorf("root %s: certificate %d, a later one, names another root with this number: %w", root.Ref(), later.Serial, ErrEnded)
 	}
 	return nil
 }
 
 // CheckTombstoneCertificate checks a tombstone against the owner and the
 // certificates of its host, as CheckRootCertificate does a root. One that a
-// host signed counts only under its newest certificate: whoever takes an old
-// key over must not forget anything with it.
+// host signed counts only under its newest certificate: somebody who steals an old
+// key must not be able to forget anything with it.
 func CheckTombstoneCertificate(x *Tombstone, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID) error {
 	if err := x.Verify(repo, owner); err != nil {
 		return err
 	}
-	return newestCertificate(x.Certificate, certs, owner, repo, fmt.Sprintf("tombstone %d of %s", x.Serial, x.Environment))
+	return checkNewest(x.Certificate, certs, owner, repo, fmt.Sprintf("tombstone %d of %s", x.Serial, x.Environment))
 }
 
 // CheckAcceptanceCertificate is CheckTombstoneCertificate of an acceptance.
@@ -76,12 +76,12 @@ func CheckAcceptanceCertificate(x *Acceptance, certs []*Certificate, owner ed255
 	if err := x.Verify(repo, owner); err != nil {
 		return err
 	}
-	return newestCertificate(x.Certificate, certs, owner, repo, fmt.Sprintf("acceptance %d of %s", x.Serial, x.Environment))
+	return checkNewest(x.Certificate, certs, owner, repo, fmt.Sprintf("acceptance %d of %s", x.Serial, x.Environment))
 }
 
-// newestCertificate checks that no other certificate ended that of a statement;
-// nil is the owner's signature, which nothing ends. The error wraps ErrEnded.
-func newestCertificate(of *Certificate, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID, what string) error {
+// checkNewest checks that no other certificate ended that of a statement; nil is
+// the owner's signature, which nothing ends. The error wraps ErrEnded.
+func checkNewest(of *Certificate, certs []*Certificate, owner ed25519.PublicKey, repo seal.RepositoryID, what string) error {
 	if of == nil {
 		return nil
 	}
@@ -93,8 +93,8 @@ func newestCertificate(of *Certificate, certs []*Certificate, owner ed25519.Publ
 	return nil
 }
 
-// CheckDeletionCertificate tells whether what a deletion says of rewritten
-// packs may be believed: signed by the owner, or under the newest of the host's
+// CheckDeletionCertificate checks whether the repacks of a deletion are to be
+// trusted: it must be signed by the owner, or under the newest of the host's
 // certificates, which were verified. The error wraps ErrEnded.
 func CheckDeletionCertificate(x *Deletion, certs []*Certificate) error {
 	if x.Certificate == nil {

@@ -32,23 +32,23 @@ func testCheckRootCertificate(t *testing.T) {
 		certs []*Certificate
 		want  error
 	}{
-		"counts with no other certificate known":               {root, nil, nil},
-		"counts beside its own certificate":                    {root, []*Certificate{first}, nil},
-		"counts when a later certificate names it":             {root, []*Certificate{second, first}, nil},
-		"counts when a later certificate names a later one":    {root, []*Certificate{later(2, Head{"web", 43, [32]byte{1}})}, nil},
-		"counts under the latest whatever the older ones name": {underSecond, []*Certificate{first, second}, nil},
-		"counts when all later certificates name it":           {root, []*Certificate{later(3, Head{"web", 50, [32]byte{1}}), second}, nil},
-		"ends after the head that was named":                   {root, []*Certificate{later(2, Head{"web", 41, [32]byte{1}})}, ErrEnded},
-		"ends when another root was named at its number":       {root, []*Certificate{later(2, Head{"web", 42, [32]byte{1}})}, ErrEnded},
-		"ends when its environment was not named":              {root, []*Certificate{later(2, Head{"db", 99, [32]byte{1}})}, ErrEnded},
-		"ends when no heads were named":                        {root, []*Certificate{later(2)}, ErrEnded},
-		"ends by any of the later certificates":                {root, []*Certificate{later(3, Head{"web", 50, [32]byte{1}}), later(2, Head{"web", 41, [32]byte{1}})}, ErrEnded},
-		"ends when the repository holds another one of serial": {root, []*Certificate{later(1)}, ErrEnded},
-		"counts beside one that the owner did not sign":        {root, []*Certificate{forged}, nil},
-		"counts beside one of another host":                    {root, []*Certificate{otherHost}, nil},
-		"counts beside one of another repository":              {root, []*Certificate{otherRepository}, nil},
-		"signed by another key than the certified":             {mustParse(t, ParseRoot, sampleRoot(first), newKey), nil, ErrSignature},
-		"with a certificate that the owner did not sign":       {mustParse(t, ParseRoot, sampleRoot(forged), newKey), nil, ErrSignature},
+		"counts with no other certificate known":                 {root, nil, nil},
+		"counts beside its own certificate":                      {root, []*Certificate{first}, nil},
+		"counts when a later certificate names it":               {root, []*Certificate{second, first}, nil},
+		"counts when a later certificate names a later one":      {root, []*Certificate{later(2, Head{"web", 43, [32]byte{1}})}, nil},
+		"counts under the latest independent of the older ones":  {underSecond, []*Certificate{first, second}, nil},
+		"counts when all later certificates name it":             {root, []*Certificate{later(3, Head{"web", 50, [32]byte{1}}), second}, nil},
+		"ends after the head that was named":                     {root, []*Certificate{later(2, Head{"web", 41, [32]byte{1}})}, ErrEnded},
+		"ends when another root was named at its number":         {root, []*Certificate{later(2, Head{"web", 42, [32]byte{1}})}, ErrEnded},
+		"ends when its environment was not named":                {root, []*Certificate{later(2, Head{"db", 99, [32]byte{1}})}, ErrEnded},
+		"ends when no heads were named":                          {root, []*Certificate{later(2)}, ErrEnded},
+		"ends by any of the later certificates":                  {root, []*Certificate{later(3, Head{"web", 50, [32]byte{1}}), later(2, Head{"web", 41, [32]byte{1}})}, ErrEnded},
+		"ends when the repository has another one of the serial": {root, []*Certificate{later(1)}, ErrEnded},
+		"counts beside one that the owner did not sign":          {root, []*Certificate{forged}, nil},
+		"counts beside one of another host":                      {root, []*Certificate{otherHost}, nil},
+		"counts beside one of another repository":                {root, []*Certificate{otherRepository}, nil},
+		"signed by another key than the certified":               {mustParse(t, ParseRoot, sampleRoot(first), newKey), nil, ErrSignature},
+		"with a certificate that the owner did not sign":         {mustParse(t, ParseRoot, sampleRoot(forged), newKey), nil, ErrSignature},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := CheckRootCertificate(c.root, c.certs, public(ownerKey), repo); !errors.Is(err, c.want) {
@@ -68,12 +68,12 @@ func testATombstoneOrAcceptanceCountsOnlyUnderTheNewestCertificate(t *testing.T)
 		certs []*Certificate
 		want  error
 	}{
-		"of the only certificate":              {first, hostKey, []*Certificate{first}, nil},
-		"of the newest certificate":            {second, strange, []*Certificate{second, first}, nil},
-		"of one that ended":                    {first, hostKey, []*Certificate{second, first}, ErrEnded},
-		"beside one that the owner never saw":  {first, hostKey, []*Certificate{forged, first}, nil},
-		"of the owner, whatever was certified": {nil, ownerKey, []*Certificate{second, first}, nil},
-		"of a stranger":                        {nil, strange, nil, ErrSignature},
+		"of the only certificate":             {first, hostKey, []*Certificate{first}, nil},
+		"of the newest certificate":           {second, strange, []*Certificate{second, first}, nil},
+		"of one that ended":                   {first, hostKey, []*Certificate{second, first}, ErrEnded},
+		"beside one that the owner never saw": {first, hostKey, []*Certificate{forged, first}, nil},
+		"of the owner, with any certificates": {nil, ownerKey, []*Certificate{second, first}, nil},
+		"of a stranger":                       {nil, strange, nil, ErrSignature},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := mustParse(t, ParseTombstone, &Tombstone{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Made: at, Certificate: c.of}, c.key)
