@@ -29,7 +29,7 @@ func TestTheReportSaysWhatIsConfiguredAndWhatAListingProved(t *testing.T) {
 		if r.Lock == nil || r.Lock.Mode != "none" {
 			t.Errorf("the lock: %+v", r.Lock)
 		}
-		if level, text := r.Verdict(); level != report.Attention || !strings.Contains(text, "whoever takes over a host can destroy its history") {
+		if level, text := r.Verdict(); level != report.Attention || !strings.Contains(text, "an attacker who takes over a host can destroy its history") {
 			t.Errorf("on a store without versions: %v, %s", level, text)
 		}
 		if len(e.Runs) < 8 {

@@ -225,7 +225,7 @@ func testCreateOnlyPolicyIsRefusedByServersThatDoNotKnowIt(t *testing.T) {
 		t.Errorf("MinIO takes it: %v; correct docs/SECURITY.md, and demand that the probe sees it", err)
 	}
 	m := &machine{repo: server.URL("plain", "prod"), identity: filepath.Join(t.TempDir(), "identity"), state: t.TempDir(), env: server.Env(t)}
-	if out := m.must(t, "init", "--identity-type", "x25519"); !strings.Contains(out, "WARNING: whoever takes over a host can destroy its history here: the bucket keeps no older versions") {
+	if out := m.must(t, "init", "--identity-type", "x25519"); !strings.Contains(out, "WARNING: an attacker who takes over a host can destroy its history here: the bucket keeps no older versions") {
 		t.Errorf("init says %s", out)
 	}
 }

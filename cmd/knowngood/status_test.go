@@ -122,7 +122,7 @@ func testStatusShowsWhatTheDaemonReports(t *testing.T) {
 		"\n  put packs/3f: 503\\x1b[31m Slow Down:\n  look at the store\n  Next: fix the cause, then run: knowngood snapshot db; ",
 		"\nTAMPERING, ", "\n  root web@40 was overwritten\n",
 		"\nStore: 2.0 GiB used by the packs of this host, 6.0 GiB of 8.0 GiB left; grows by 1.0 MiB a day, full in 98 d.\n",
-		"\nWARNING: whoever takes over a host can destroy its history here: a directory keeps no older versions (probed on ",
+		"\nWARNING: an attacker who takes over a host can destroy its history here: a directory keeps no older versions (probed on ",
 		"\nThis store does not prove puts: ",
 	} {
 		if !strings.Contains(out, want) {

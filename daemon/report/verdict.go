@@ -76,7 +76,7 @@ func (e *Environment) Verdict() (Level, string) {
 func (r *Report) Verdict() (Level, string) {
 	level, text := r.verdict()
 	if level == Well && r.Storage.Unprotected() {
-		return Attention, text + "; but whoever takes over a host can destroy its history in the store"
+		return Attention, text + "; but an attacker who takes over a host can destroy its history in the store"
 	}
 	return level, text
 }

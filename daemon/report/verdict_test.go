@@ -70,7 +70,7 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"the check found damage":          {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1}}, Broken, "What is stored is damaged: the check found that 1 object is missing or damaged, see the warnings"},
 		"locks end early":                 {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1, Short: 1}}, Broken, "What is stored is not locked as it should be: the check found that the locks of 1 snapshot end before the host says, see the warnings"},
 		"the check fails":                 {Report{Environments: []Environment{well}, Check: &Check{Job: Job{Failures: 1}}}, Attention, "The check of what is stored failed in its last run"},
-		"an unprotected store":            {Report{Environments: []Environment{well}, Storage: Storage{UnprotectedAt: now}}, Attention, "web is within its RPO; but whoever takes over a host can destroy its history in the store"},
+		"an unprotected store":            {Report{Environments: []Environment{well}, Storage: Storage{UnprotectedAt: now}}, Attention, "web is within its RPO; but an attacker who takes over a host can destroy its history in the store"},
 		"an unprotected store, and worse": {Report{Environments: []Environment{slow}, Storage: Storage{UnprotectedAt: now}}, Broken, "db broke its RPO"},
 		"pruning fails":                   {Report{Environments: []Environment{well}, Prune: &Job{Failures: 2}}, Attention, "Pruning failed in its last 2 runs"},
 	} {

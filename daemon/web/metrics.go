@@ -70,7 +70,7 @@ var (
 	storeLimit       = desc("store_limit_bytes", "The quota, or the size of the disk.")
 	storeFree        = desc("store_free_bytes", "What is left of it.")
 	storeGrowth      = desc("store_growth_bytes_per_day", "How fast the store grew over the last 30 days.")
-	storeUnprotected = desc("store_unprotected", "1 while the store keeps no versions and enforces no create: whoever takes over a host can destroy its history.")
+	storeUnprotected = desc("store_unprotected", "1 while the store keeps no versions and enforces no create: an attacker who takes over a host can destroy its history.")
 	storeFull        = desc("store_full_timestamp_seconds", "When it is full, growing like that.")
 )
 

@@ -239,7 +239,7 @@ func thePageSaysWhatAnOperatorAsks(t *testing.T) {
 		"capture for 40 s, 61,234 files, 858 MiB of about 1.8 GiB", "locked for 29 d", "no RPO", "in 5 min",
 		"Last 48 runs of web: 44 success, 1 partial, 2 failed, 1 skipped, the newest: success", "Size of web over 93 runs", "Duration of 95 runs of web",
 		"full <strong>in 98 d</strong>", "freed 6.6 GiB", "is no cron expression", "3 times since",
-		"Whoever takes over a host can destroy its history here: ",
+		"An attacker who takes over a host can destroy its history here: ",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)

@@ -21,11 +21,11 @@ const maxMissing = 16
 // AuditKeys verifies what opens the repository: that every epoch from the
 // first to the newest is there, and for each recipient of it the wrapped keys.
 // It yields a *DamageError or *TamperError for each object that is missing or
-// does not verify; any other error ends it. What is wrapped for others than
-// the identities at hand can be looked at from outside only.
+// does not verify; any other error ends it. Of keys that are wrapped for other
+// recipients than the identities at hand only the header is checked.
 func (t *Trust) AuditKeys(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
-		files := map[string]bool{} // wrapped keys looked at
+		files := map[string]bool{} // wrapped keys that were checked
 		for e, err := range complete(ctx, t.Epochs.ledger(), 1, layout.KeyEpoch) {
 			if err != nil {
 				if !yield(err) || !authentic.Damaged(err) {
@@ -55,7 +55,7 @@ func (t *Trust) AuditKeys(ctx context.Context) iter.Seq[error] {
 }
 
 // AuditCertificates verifies that every certificate of a host is there, from
-// the first to that with serial, the highest that is known of; see AuditKeys.
+// the first to that with serial, the highest known; see AuditKeys.
 func (t *Trust) AuditCertificates(ctx context.Context, host string, serial uint64) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		for _, err := range complete(ctx, t.Certified.ledger(host), max(serial, 1), func(n uint64) string { return layout.KeyCertificate(host, n) }) {
@@ -103,14 +103,14 @@ func complete[T any](ctx context.Context, l *ledger.Ledger[T], known uint64, key
 	}
 }
 
-// audit verifies a wrapped key as far as the identities at hand reach.
+// audit verifies a wrapped key, as AuditKeys does.
 func (k *Keyring) audit(ctx context.Context, key, fingerprint, label string, use func([]byte) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	_, err := k.base.Read.Exact(ctx, key, authentic.Want{What: "wrapped key", Limit: identity.MaxWrapped, Verify: func(file []byte) error {
 		err := k.open(label, fingerprint, file, use)
 		if errors.Is(err, identity.ErrNoMatch) {
-			err = outside(file)
+			err = checkHeader(file)
 		}
 		if err != nil {
 			return lostKey(key, err)
@@ -123,8 +123,8 @@ func (k *Keyring) audit(ctx context.Context, key, fingerprint, label string, use
 	return err
 }
 
-// outside looks at an age file that is for others.
-func outside(file []byte) error {
+// checkHeader parses the header of an age file without opening it.
+func checkHeader(file []byte) error {
 	_, err := age.Decrypt(bytes.NewReader(file), noIdentity{})
 	if no := (*age.NoIdentityMatchError)(nil); errors.As(err, &no) {
 		return nil

@@ -23,7 +23,7 @@ import (
 // are longer.
 const MaxStatement = statement.MaxPayload + 256
 
-// Base is a repository as far as its descriptor goes: the store, the verified
+// Base is what opening a repository's descriptor gives: the store, the verified
 // read, what this machine remembers. Its methods may be called concurrently.
 type Base struct {
 	Read  *authentic.Reader
@@ -33,10 +33,10 @@ type Base struct {
 	desc  *statement.Descriptor
 	url   string
 
-	mu     sync.Mutex
-	seen   bool                    // trusted on first use, and not vouched for
-	first  time.Time               // when that was
-	report func(authentic.Finding) // nil for nobody
+	mu       sync.Mutex
+	unpinned bool                    // trusted on first use, and no pin confirms it
+	first    time.Time               // when that was
+	report   func(authentic.Finding) // may be nil
 }
 
 func newBase(store storage.Store, url string, state localstate.State, report func(authentic.Finding)) *Base {
@@ -49,31 +49,31 @@ func newBase(store storage.Store, url string, state localstate.State, report fun
 type Options struct {
 	// StateDir is where this machine remembers; empty for no memory.
 	StateDir string
-	// Pins are what is known from elsewhere of the repository at this place: the
-	// descriptor must match each.
+	// Pins come from the configuration and from identity files, and are of the
+	// repository at this place: the descriptor must match each.
 	Pins []localstate.Pin
 	// Given is a pin that the user of the command typed, or nil. The descriptor
-	// must match it, too; where it matches what is remembered instead, the error is
-	// *PinError: that may be a typing mistake, and is no sign of tampering.
+	// must match it, too. Where the descriptor matches what is remembered instead, the
+	// error is *PinError: that may be a typing mistake, and is no sign of tampering.
 	Given *localstate.Pin
-	// Known are the pins of repositories whose place is not said, or is another:
-	// one that the descriptor matches vouches for it.
+	// Known are pins of repositories at other or unknown places. One that the
+	// descriptor matches confirms it.
 	Known [][32]byte
-	// URL by which the repository is named in messages.
+	// URL names the repository in messages.
 	URL string
 	// Place under which the repository is remembered: the same for all spellings
 	// of its URL. Empty: the URL.
 	Place string
-	// MachineID tells machines apart; that of the system when empty.
+	// MachineID distinguishes machines; that of the system when empty.
 	MachineID string
 	Now       time.Time
-	// Fresh is how long a look at epochs counts before the store is asked again,
-	// and one at certificates, which counts for a minute at most; 0 asks each
-	// time. What this process publishes itself it sees at once.
+	// Fresh is how long epochs and certificates that were read are used before the
+	// store is asked again; certificates for a minute at most. 0 asks each time.
+	// What this process publishes itself is used at once.
 	Fresh time.Duration
-	// Report, when set, is given what was found wrong and worked around: hidden and
-	// overwritten objects, statements that do not verify, memory that could not be
-	// written. It is called concurrently, and more than once for what is met again.
+	// Report, when set, gets what was found wrong and worked around: hidden and
+	// overwritten objects, statements that do not verify, state that could not be
+	// written. It is called concurrently, and again when the same is found again.
 	Report func(authentic.Finding)
 }
 
@@ -109,14 +109,14 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 		return nil, err
 	}
 	b.State.Repository = b.desc.Repository
-	seen := known == nil || known.OnFirstUse
-	b.seen = seen && o.Given == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Vouches(b.desc.Hash())
+	onFirstUse := known == nil || known.OnFirstUse
+	b.unpinned = onFirstUse && o.Given == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Vouches(b.desc.Hash())
 	b.first = o.Now
 	if known != nil && known.OnFirstUse {
 		b.first = known.Since
 	}
-	if err := b.State.RememberPin(o.URL, b.desc, !b.seen, o.Now); err != nil {
-		if b.seen {
+	if err := b.State.RememberPin(o.URL, b.desc, !b.unpinned, o.Now); err != nil {
+		if b.unpinned {
 			b.Warn(fmt.Errorf("this repository will not be recognised next time: %w", err))
 		}
 	}
@@ -131,7 +131,7 @@ func (o *Options) state() localstate.State {
 	return localstate.State{Root: o.StateDir, Machine: o.MachineID, Place: place}
 }
 
-// descriptor reads the descriptor that is known, or else the earliest that
+// descriptor reads the descriptor of the known pin; with nil the earliest that
 // verifies.
 func (b *Base) descriptor(ctx context.Context, known *localstate.Pin) (object []byte, err error) {
 	w := authentic.Want{What: "descriptor", Limit: MaxStatement}
@@ -198,25 +198,25 @@ func (b *Base) Descriptor() *statement.Descriptor { return b.desc }
 // URL that the repository was opened by.
 func (b *Base) URL() string { return b.url }
 
-// TrustedOnFirstUse reports that nothing has vouched for the descriptor, neither a
-// pin nor a join, and since when this machine has seen it.
+// TrustedOnFirstUse reports whether nothing has confirmed the descriptor, neither a
+// pin nor a join, and when this machine first saw it.
 func (b *Base) TrustedOnFirstUse() (since time.Time, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.first, b.seen
+	return b.first, b.unpinned
 }
 
-// vouch makes the descriptor a pin, because this machine joined as a host.
-func (b *Base) vouch() error {
+// confirmPin makes the descriptor a pin, because this machine joined as a host.
+func (b *Base) confirmPin() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.seen {
+	if !b.unpinned {
 		return nil
 	}
 	if err := b.State.RememberPin(b.url, b.desc, true, b.first); err != nil {
 		return err
 	}
-	b.seen = false
+	b.unpinned = false
 	return nil
 }
 
@@ -236,8 +236,8 @@ func Fingerprint(pub []byte) string {
 
 // Retention is the lock that the repository asks for on an object made now;
 // the zero value is none. It is a quarter longer than the repository's lock
-// duration, so that an object which every snapshot reuses has to be locked
-// again only once in that time.
+// duration. So an object that every snapshot reuses is locked again only once in
+// that quarter.
 func (b *Base) Retention(now time.Time) storage.Retention {
 	if b.desc.LockMode == "" {
 		return storage.Retention{}
@@ -245,9 +245,9 @@ func (b *Base) Retention(now time.Time) storage.Retention {
 	return storage.Retention{Mode: storage.RetentionMode(b.desc.LockMode), Until: now.Add(b.desc.LockDuration + b.desc.LockDuration/4)}
 }
 
-// ClaimedProtection is until when all that a snapshot needs is locked, as the host
-// that signed its root says. It is no more than that: who can sign roots can claim
-// any time. It is zero where the repository has no lock mode, whatever the root says.
+// ClaimedProtection is until when all that a snapshot needs is locked, according to
+// the root. It is not verified: a host can claim any time in its roots. It is always
+// zero where the repository has no lock mode.
 func (b *Base) ClaimedProtection(body *statement.RootBody) time.Time {
 	if b.desc.LockMode == "" || body == nil {
 		return time.Time{}
@@ -270,11 +270,10 @@ func (b *Base) Report(f authentic.Finding) {
 	}
 }
 
-// Warn is Report of what an error is about.
+// Warn reports an error as a finding.
 func (b *Base) Warn(err error) { b.Report(authentic.FindingOf(err)) }
 
-// Divert has findings go to report, in the place of Options.Report, until restore is
-// called.
+// Divert sends findings to report instead of Options.Report, until restore is called.
 func (b *Base) Divert(report func(authentic.Finding)) (restore func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

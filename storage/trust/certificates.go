@@ -18,7 +18,7 @@ import (
 	"knowngood/storage/statement"
 )
 
-// certificatesFresh is how long a look at certificates counts at most: a run
+// certificatesFresh is how long listed certificates are used at most: a run
 // must not commit long after another machine ended its key.
 const certificatesFresh = time.Minute
 
@@ -40,16 +40,15 @@ type certificateList struct {
 	keys []storage.Object
 }
 
-// forgetListed makes the next look at certificates ask the store.
+// forgetListed makes the next use of certificates ask the store.
 func (h *Certified) forgetListed() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.listed = nil
 }
 
-// list yields the certificates of a host, newest first, or those of all hosts;
-// what was listed a moment ago counts (Options.Fresh, and at most
-// certificatesFresh).
+// list returns the certificates of a host, newest first, or those of all hosts. It
+// uses a listing again for Options.Fresh, and at most for certificatesFresh.
 func (h *Certified) list(ctx context.Context, host string) ([]storage.Object, error) {
 	prefix := layout.PrefixAllCertificates
 	if host != "" {
@@ -181,7 +180,7 @@ func (h *Certified) withNewest(host string, certs []*statement.Certificate) ([]*
 			found = fmt.Sprintf("certificate %d (key %s)", certs[0].Serial, Fingerprint(certs[0].HostKey))
 		}
 		h.base.Warn(&authentic.TamperError{What: "certificates of host " + host, Remembered: fmt.Sprintf("certificate %d (key %s)", known.Serial, Fingerprint(known.HostKey)), Found: found,
-			Hint: "the one remembered still ends those before it; find out who can write to " + layout.PrefixCertificates(host)})
+			Hint: "the one remembered is still used, and ends those before it; find out who can write to " + layout.PrefixCertificates(host)})
 		certs = append(certs, known)
 		slices.SortStableFunc(certs, func(a, b *statement.Certificate) int { return -compareSerials(a, b) })
 	}
@@ -246,8 +245,7 @@ func (h *Certified) publish(ctx context.Context, c *statement.Certificate, now t
 }
 
 // Enrolled are the hosts that have a certificate, or of which a snapshot is
-// remembered, sorted. It takes a request that has to be made for their
-// certificates anyway.
+// remembered, sorted. Its request lists the certificates, which are then used again.
 func (h *Certified) Enrolled(ctx context.Context) ([]string, error) {
 	names, err := h.base.State.Names("")
 	if err != nil {

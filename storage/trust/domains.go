@@ -14,7 +14,7 @@ import (
 )
 
 // Domain opens the domain of a root: this host's own, or one that an identity
-// opens. It is nil when nothing at hand does.
+// opens. It is nil when neither opens it.
 func (t *Trust) Domain(ctx context.Context, root *statement.Root) (*seal.Domain, error) {
 	own, err := t.OwnDomain()
 	if err != nil {
@@ -27,7 +27,7 @@ func (t *Trust) Domain(ctx context.Context, root *statement.Root) (*seal.Domain,
 		return nil, nil
 	}
 	secret, err := t.EpochSecret(ctx, root.Epoch)
-	if errors.Is(err, ErrNoUsableIdentity) || authentic.Damaged(err) { // which Closed tells
+	if errors.Is(err, ErrNoUsableIdentity) || authentic.Damaged(err) { // Closed returns it
 		return nil, nil
 	}
 	if err != nil {
@@ -72,8 +72,8 @@ func (t *Trust) SealedDomain(host *Host, epoch *seal.Epoch) ([]byte, error) {
 	return sealed, nil
 }
 
-// Closed is why nothing at hand opens a snapshot that has no body:
-// ErrNoUsableIdentity, or *DamageError of the wrapped key that it takes.
+// Closed returns why a snapshot could not be opened: ErrNoUsableIdentity, or
+// *DamageError of the wrapped key that it needs.
 func (t *Trust) Closed(ctx context.Context, root *statement.Root) error {
 	_, err := t.EpochSecret(ctx, root.Epoch)
 	if err == nil {

@@ -13,15 +13,15 @@ import (
 	"knowngood/storage/statement"
 )
 
-// JoinOptions say how a host joins.
+// JoinOptions are how a host joins.
 type JoinOptions struct {
 	Host string
-	// Reenrol takes over the name of a host that there is: what its old key
-	// signs from now on counts no more.
+	// Reenrol takes over the name of an existing host: what its old key signs from
+	// now on does not count.
 	Reenrol bool
 	// Heads are the newest roots of the host's environments that verify, sorted by
-	// environment: what was signed before the certificate counts up to them, and
-	// nothing in other environments.
+	// environment. What was signed before the certificate counts only up to them, and
+	// in other environments nothing counts.
 	Heads []statement.Head
 	// Known is whether there are such roots, or this machine remembers some.
 	Known bool
@@ -48,18 +48,18 @@ func (h *Hosts) Join(ctx context.Context, o JoinOptions) (*Host, error) {
 		return h.keep(k) // before it is published: a certificate whose key is lost blocks the name
 	})
 	if errors.Is(err, ErrHostExists) {
-		err = errors.Join(err, h.keepAgain(before)) // the certificate was surely not published
+		err = errors.Join(err, h.writeKeyFile(before)) // the certificate was not published
 	}
 	if err != nil {
 		return nil, err
 	}
 	if o.Reenrol {
-		// From here the heads in the certificate say what there was.
+		// From now on the heads in the certificate replace the remembered roots.
 		if err := h.base.State.Forget(o.Host); err != nil {
 			return nil, err
 		}
 	}
-	if err := h.base.vouch(); err != nil {
+	if err := h.base.confirmPin(); err != nil {
 		return nil, err
 	}
 	return h.Host(ctx)
@@ -78,13 +78,12 @@ func (h *Hosts) mayEnrol(o JoinOptions) error {
 		return err
 	}
 	if k != nil && k.certificate != nil && !o.Reenrol {
-		return fmt.Errorf("%w: this machine is host %s, with the key in %s; nothing is to be done, unless --reenrol shall end that key", ErrHostExists, k.name, h.base.State.Dir())
+		return fmt.Errorf("%w: this machine is host %s, with the key in %s; to replace that key, add --reenrol", ErrHostExists, k.name, h.base.State.Dir())
 	}
 	return nil
 }
 
-// certify makes the next certificate of a host and publishes it, after keep
-// has taken it.
+// certify makes the next certificate of a host, calls keep with it, and publishes it.
 func (h *Hosts) certify(ctx context.Context, o JoinOptions, public ed25519.PublicKey, keep func(*statement.Certificate) error) (*statement.Certificate, error) {
 	owner, err := h.keys.OwnerKey(ctx)
 	if err != nil {
@@ -152,10 +151,10 @@ func signCertificate(owner ed25519.PrivateKey, c *statement.Certificate) (*state
 	return statement.ParseCertificate(object)
 }
 
-// JoinRequest draws the keys of a host that may never see an identity, keeps
-// them, and returns the request to be carried to someone who grants it. A
-// request that waits is made again with the same keys; reenrol gives up a key
-// that was in use, or is of no use here.
+// JoinRequest makes the keys of a host that must not see an identity, saves them,
+// and returns the request that an operator takes to the owner. While a request waits
+// it is made again with the same keys. reenrol replaces a key that was in use, or
+// that cannot be used here.
 func (h *Hosts) JoinRequest(host string, reenrol bool, now time.Time) ([]byte, error) {
 	if err := h.mayEnrol(JoinOptions{Host: host, Reenrol: reenrol}); err != nil {
 		return nil, err
@@ -177,8 +176,8 @@ func (h *Hosts) JoinRequest(host string, reenrol bool, now time.Time) ([]byte, e
 }
 
 // Grant certifies the host of a join request, with an identity that opens the
-// owner key. Whoever grants must know that the request is the host's own: the
-// fingerprint of the key in the certificate is the one the host shows.
+// owner key. The caller must first verify that the host made the request: both show
+// the same fingerprint of the key.
 func (h *Hosts) Grant(ctx context.Context, req *statement.JoinRequest, o JoinOptions) (*statement.Certificate, error) {
 	return h.certify(ctx, o, req.HostKey, func(*statement.Certificate) error { return nil })
 }
@@ -203,7 +202,7 @@ func (h *Hosts) AcceptGrant(ctx context.Context) (*Host, error) {
 			if err := h.keep(k); err != nil {
 				return nil, err
 			}
-			if err := h.base.vouch(); err != nil {
+			if err := h.base.confirmPin(); err != nil {
 				return nil, err
 			}
 			return h.Host(ctx)
@@ -212,7 +211,7 @@ func (h *Hosts) AcceptGrant(ctx context.Context) (*Host, error) {
 	return nil, fmt.Errorf("%w yet: the request of host %s (key %s) was not granted: run `knowngood keys grant REQUEST --identity FILE` where the owner's identity is, then this again", ErrNotEnrolled, k.name, Fingerprint(k.public()))
 }
 
-// howToJoin tells what makes this machine a host, whether it was one before.
+// howToJoin is the part of a message on how this machine becomes a host.
 func (h *Hosts) howToJoin() string {
 	return fmt.Sprintf("A new host runs `knowngood init --join --identity FILE`, or `knowngood init --join --request FILE` where no identity may be. One that was a host before, and was reinstalled or lost its state directory, adds --reenrol. (Its key would be in %s: is that the right --state-dir?)", h.base.State.Dir())
 }

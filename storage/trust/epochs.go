@@ -22,7 +22,7 @@ import (
 const epochFile = "epoch"
 
 // Epochs are the repository keys that the owner announced, and the recipients of
-// each. Their numbers say which is the newest, whatever times stand in them.
+// each. The newest is the one with the highest number, independent of its time.
 type Epochs struct {
 	base  *Base
 	keys  *Keyring
@@ -96,7 +96,7 @@ func (e *Epochs) newest(ctx context.Context) (*statement.Epoch, error) {
 	return newest, nil
 }
 
-// forgetSeen makes the next look ask the store.
+// forgetSeen makes the next use of epochs ask the store.
 func (e *Epochs) forgetSeen() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -138,8 +138,8 @@ func (e *Epochs) ledger() *ledger.Ledger[*statement.Epoch] {
 	return &ledger.Ledger[*statement.Epoch]{Reader: e.base.Read, Prefix: layout.PrefixEpochs, Beside: layout.KeyDescriptor, What: "epoch", Limit: MaxStatement, Number: layout.ParseEpochKey, Parse: e.parse}
 }
 
-// all yields the epochs that verify, newest first, hidden ones included. Those
-// that do not are warned of. known, which may be nil, is not read again.
+// all yields the epochs that verify, newest first, hidden ones included. It warns of
+// those that do not verify. known, which may be nil, is not read again.
 func (e *Epochs) all(ctx context.Context, known *statement.Epoch) iter.Seq2[*statement.Epoch, error] {
 	l := e.ledger()
 	if known != nil {

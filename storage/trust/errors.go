@@ -15,15 +15,15 @@ var (
 	ErrNotEnrolled      = errors.New("this machine is not enrolled as a host of the repository")
 	ErrHostExists       = errors.New("the host is enrolled already")
 	ErrCloned           = errors.New("another machine has the name of this host")
-	ErrUnprotected      = errors.New("whoever takes over a host can destroy its history here")
+	ErrUnprotected      = errors.New("an attacker who takes over a host can destroy its history here")
 	ErrUnsafeStore      = errors.New("the store replaces existing objects: nothing in it would be safe")
 )
 
-// IdentityError is ErrNoUsableIdentity, with whose identity it takes. Its text
-// follows the name of what is to be opened.
+// IdentityError is ErrNoUsableIdentity, with the recipients whose identity is needed.
+// Its text follows the name of what could not be opened.
 type IdentityError struct {
 	Recipients string // who can open it
-	Given      bool   // there are identities at hand, of others
+	Given      bool   // there are identities, but of other recipients
 }
 
 func (e *IdentityError) Error() string {
@@ -35,14 +35,14 @@ func (e *IdentityError) Error() string {
 
 func (e *IdentityError) Is(target error) bool { return target == ErrNoUsableIdentity }
 
-// PinError says that a pin was given that is not that of the repository, which
-// is the one that is remembered.
+// PinError: the user gave a pin that is not the repository's. The repository has the
+// pin that is remembered.
 type PinError struct {
 	Given, Remembered localstate.Pin
 	URL               string
 }
 
 func (e *PinError) Error() string {
-	return fmt.Sprintf("the pin given with %s (%x) is not that of the repository at %s (%x, as remembered in %s): a typing mistake, or another repository is meant",
+	return fmt.Sprintf("the pin given with %s (%x) is not that of the repository at %s (%x, as remembered in %s): correct the pin, or the URL",
 		e.Given.Source, e.Given.Descriptor, e.URL, e.Remembered.Descriptor, e.Remembered.Source)
 }

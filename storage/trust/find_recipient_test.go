@@ -8,7 +8,7 @@ import (
 )
 
 func TestFindRecipient(t *testing.T) {
-	t.Run("a recipient is found by the begin of its fingerprint", testARecipientIsFoundByTheBeginOfItsFingerprint)
+	t.Run("a recipient is found by the beginning of its fingerprint", testARecipientIsFoundByTheBeginOfItsFingerprint)
 }
 
 func testARecipientIsFoundByTheBeginOfItsFingerprint(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"knowngood/storage/statement"
 )
 
-// Hosts are this machine as a host, and how machines become hosts. Its methods may be
-// called concurrently.
+// Hosts has the host that this machine is, and enrols machines as hosts. Its methods
+// may be called concurrently.
 type Hosts struct {
 	base  *Base
 	keys  *Keyring
@@ -25,11 +25,10 @@ type Hosts struct {
 	domainRead bool
 }
 
-// Host is this machine as a host of the repository, as of now: each call after
-// the first lists the host's certificates anew, so that no run begins under a
-// key that ended. The error is ErrNotEnrolled when it is none, ErrCloned when
-// its key came from another machine or another machine has taken its name over
-// since.
+// Host is this machine as a host of the repository. Each call lists the host's
+// certificates, so that no run begins under a key that ended. The error is
+// ErrNotEnrolled when this machine is no host, and ErrCloned when its key came from
+// another machine, or another machine has taken over its name since.
 func (h *Hosts) Host(ctx context.Context) (*Host, error) {
 	h.mu.Lock()
 	host := h.host
@@ -99,7 +98,7 @@ func (h *Hosts) load() (*Host, error) {
 func (h *Hosts) CheckCurrent(host *Host, certs []*statement.Certificate) error {
 	for _, c := range certs {
 		if c.Serial > host.Certificate.Serial || c.Serial == host.Certificate.Serial && c.Hash() != host.Certificate.Hash() {
-			return fmt.Errorf("%w: host %s was enrolled again on %s, with the key %s (certificate %d); that ended the key of this machine, %s (certificate %d, of %s), and nobody accepts what it signs. If this is the rightful %[2]s, run `knowngood init --join --reenrol --host %[2]s`, with --identity FILE or --request FILE; a clone needs a name of its own: remove %[9]s and run `knowngood init --join --host NEWNAME`",
+			return fmt.Errorf("%w: host %s was enrolled again on %s, with the key %s (certificate %d); that ended the key of this machine, %s (certificate %d, of %s), and what it signs does not count. If this machine is to be host %[2]s, run `knowngood init --join --reenrol --host %[2]s`, with --identity FILE or --request FILE; a clone needs a name of its own: remove %[9]s and run `knowngood init --join --host NEWNAME`",
 				ErrCloned, host.Name, c.Issued.Format(time.RFC3339), Fingerprint(c.HostKey), c.Serial, Fingerprint(host.Certificate.HostKey), host.Certificate.Serial, host.Certificate.Issued.Format(time.RFC3339), h.base.State.Dir())
 		}
 	}
@@ -107,10 +106,10 @@ func (h *Hosts) CheckCurrent(host *Host, certs []*statement.Certificate) error {
 }
 
 // keep writes the host key into the state directory.
-func (h *Hosts) keep(k *hostKey) error { return h.keepAgain(k.encode()) }
+func (h *Hosts) keep(k *hostKey) error { return h.writeKeyFile(k.encode()) }
 
-// keepAgain writes a host key file as it was; nil for none.
-func (h *Hosts) keepAgain(file []byte) error {
+// writeKeyFile replaces the file of the host key; nil removes it.
+func (h *Hosts) writeKeyFile(file []byte) error {
 	h.mu.Lock()
 	h.host, h.domain, h.domainRead = nil, nil, false
 	h.mu.Unlock()
@@ -122,8 +121,8 @@ func (h *Hosts) keepAgain(file []byte) error {
 	})
 }
 
-// OwnDomain is the domain of this machine's host key; nil when it has none,
-// or one that may not be used here.
+// OwnDomain is the domain of this machine's host key; nil when it has no key, or
+// one of another machine.
 func (h *Hosts) OwnDomain() (*seal.Domain, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -143,8 +142,8 @@ func (h *Hosts) OwnDomain() (*seal.Domain, error) {
 	return h.domain, nil
 }
 
-// Owns reports whether a domain is that of this machine as a host of that name.
-// It asks no store.
+// Owns reports whether a domain is that of this machine as a host of that name. It
+// does not access the store.
 func (h *Hosts) Owns(host string, domain seal.DomainID) (bool, error) {
 	k, err := h.hostKey()
 	if err != nil && !errors.Is(err, ErrCloned) {
@@ -153,8 +152,8 @@ func (h *Hosts) Owns(host string, domain seal.DomainID) (bool, error) {
 	return err == nil && k != nil && k.name == host && k.domain.ID == domain, nil
 }
 
-// Signer is who may sign for a host here: this machine as that host, or else the
-// owner, which takes an identity and has no certificate.
+// Signer returns a key that may sign for a host: this machine's with its certificate,
+// where it is that host, or else the owner's, which needs an identity.
 func (h *Hosts) Signer(ctx context.Context, host string) (ed25519.PrivateKey, *statement.Certificate, error) {
 	this, err := h.Host(ctx)
 	if err == nil && this.Name == host {
@@ -165,7 +164,7 @@ func (h *Hosts) Signer(ctx context.Context, host string) (ed25519.PrivateKey, *s
 	}
 	owner, err := h.keys.OwnerKey(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("this machine is not host %s, so it takes the owner key: %w", host, err)
+		return nil, nil, fmt.Errorf("this machine is not host %s, so it needs the owner key: %w", host, err)
 	}
 	return owner, nil, nil
 }

@@ -13,7 +13,7 @@ import (
 	"knowngood/storage/statement"
 )
 
-// hostKeyFile holds the secrets of a host. None of them opens what it captured.
+// hostKeyFile has the secrets of a host. None of them opens what it captured.
 const hostKeyFile = "host.key"
 
 // hostKeyHead starts the file and carries its version.
@@ -31,7 +31,7 @@ type hostKey struct {
 	pin         [32]byte // of the descriptor it was enrolled under
 }
 
-// newHostKey draws the keys of a host.
+// newHostKey generates the keys of a host.
 func (h *Hosts) newHostKey(name string) (*hostKey, error) {
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -112,10 +112,10 @@ func (h *Hosts) hostKey() (*hostKey, error) {
 	return k, nil
 }
 
-// EnrolledAs is the name of the host whose key a state directory holds for the
-// repository that it remembers at a place, as in OpenOptions; "" when there is
-// none, or none that can be read. It asks no store: whether the key counts, Host
-// finds out.
+// EnrolledAs is the name of the host whose key is in a state directory, for the
+// repository that is remembered at a place, as in Options; "" when there is none, or
+// none that can be read. It does not access the store: Host checks whether the key
+// counts.
 func EnrolledAs(stateDir, place string) string {
 	state, ok := localstate.AtPlace(stateDir, place)
 	if !ok {
@@ -141,7 +141,7 @@ type Host struct {
 	key         ed25519.PrivateKey
 }
 
-// Format prints the name alone, whatever the verb.
+// Format prints only the name, with every verb, so that no secret is printed.
 func (h *Host) Format(f fmt.State, _ rune) { fmt.Fprint(f, "host ", h.Name) }
 
 // SigningKey is the host key, for the statements that a host signs.

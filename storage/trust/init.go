@@ -17,13 +17,13 @@ import (
 	"knowngood/storage/statement"
 )
 
-// DefaultPackSize is what packs aim at unless Init is told otherwise, in bytes.
+// DefaultPackSize is the size of packs where InitOptions has none, in bytes.
 const DefaultPackSize = 16 << 20
 
 // Lock is the Object Lock that a repository asks for on what is written to it.
 type Lock struct {
 	Mode storage.RetentionMode // empty for none
-	Keep time.Duration         // in whole seconds
+	Keep time.Duration         // a multiple of one second
 }
 
 // MaxLock is the longest that objects can be locked for: 80 years. With the
@@ -46,8 +46,8 @@ func (l Lock) Check() error {
 	return nil
 }
 
-// InitOptions say how a repository is made. Zero values choose sensible ones,
-// but recipients, host and state directory must be there.
+// InitOptions are how a repository is made. Recipients, Host and StateDir are
+// required. The others have defaults.
 type InitOptions struct {
 	Recipients []string // who can read: age recipients
 	Host       string   // the name of this machine
@@ -58,14 +58,14 @@ type InitOptions struct {
 	Chunker    chunk.Params
 	PackSize   uint32 // bytes
 	Lock       Lock
-	// Protected refuses a store on which whoever may put can replace objects for
-	// good: ErrUnprotected.
+	// Protected refuses a store in which a host can replace objects irrecoverably:
+	// ErrUnprotected.
 	Protected bool
 	Now       time.Time
 	Report    func(authentic.Finding) // as in Options; may be nil
 }
 
-// InitResult is what a person must be told of a new repository.
+// InitResult is what a person needs to know about a new repository.
 type InitResult struct {
 	Pin              [32]byte
 	OwnerFingerprint string
@@ -75,8 +75,8 @@ type InitResult struct {
 }
 
 // Init makes a repository in store and enrols this machine as its first host.
-// The descriptor is what makes it one and is written after the keys that it
-// needs: a run that fails leaves a store that Init takes again. The error is
+// The descriptor is written last: after a run that failed Init can run on the same
+// store again. The error is
 // ErrRepositoryExists when there is a repository, ErrUnsafeStore when the
 // store would replace objects although they are put with a condition.
 func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *InitResult, error) {
@@ -121,7 +121,7 @@ func Init(ctx context.Context, store storage.Store, o InitOptions) (*Trust, *Ini
 	return t, &InitResult{Pin: t.Pin(), OwnerFingerprint: t.OwnerFingerprint(), Epoch: epoch, Recipients: recipients, Probe: *probe}, nil
 }
 
-// complete fills what was left open and refuses what cannot be.
+// complete sets defaults and refuses what is not valid.
 func (o *InitOptions) complete() ([]Recipient, error) {
 	if err := layout.ValidName(o.Host); err != nil {
 		return nil, fmt.Errorf("host: %w", err)
@@ -144,7 +144,7 @@ func (o *InitOptions) complete() ([]Recipient, error) {
 	return parseRecipients(o.Recipients)
 }
 
-// describe draws the owner key and makes the descriptor.
+// describe generates the owner key and makes the descriptor.
 func (t *Trust) describe(o InitOptions, probe *statement.Probe) (ed25519.PrivateKey, error) {
 	public, owner, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -195,7 +195,7 @@ func (t *Trust) publish(ctx context.Context, o InitOptions, owner ed25519.Privat
 		}
 	}
 	// A run that failed before its descriptor may have left an epoch of another
-	// owner: it counts for nothing.
+	// owner. Such an epoch is ignored.
 	first := &statement.Epoch{}
 	if err := t.Epochs.announce(ctx, &statement.Epoch{PublicKey: secret.Public(), Recipients: texts(recipients)}, first, owner, o.Now); err != nil {
 		return seal.EpochID{}, err
@@ -210,7 +210,7 @@ func (t *Trust) publish(ctx context.Context, o InitOptions, owner ed25519.Privat
 	return secret.ID, err
 }
 
-// forget removes what was kept for a repository that did not come to be.
+// forget removes the state of a repository that was not completed.
 func (t *Trust) forget() error {
 	if err := t.State.Dir().RemoveAll(); err != nil {
 		return t.State.Wrap(err)

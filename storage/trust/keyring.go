@@ -23,17 +23,17 @@ import (
 // maxSessions bounds how many open sessions are remembered.
 const maxSessions = 4096
 
-// Keyring holds, in memory only, what identities opened. Its methods may be called
-// concurrently.
+// Keyring has identities and, only in memory, the secrets that they opened. Its
+// methods may be called concurrently.
 type Keyring struct {
 	base   *Base
 	epochs *Epochs
 
-	mu           sync.Mutex // held while an identity is used, so that a hardware key is touched once
+	mu           sync.Mutex // locked while an identity is used, so that a hardware key is touched once
 	identities   []age.Identity
 	fingerprints []string
 	secrets      map[seal.EpochID]*seal.EpochSecret
-	closed       map[seal.EpochID]error // what the identities were found not to open
+	closed       map[seal.EpochID]error // why the identities do not open an epoch
 	owner        ed25519.PrivateKey
 
 	sessionMu sync.Mutex
@@ -54,7 +54,7 @@ func (k *Keyring) Unlock(files ...*identity.File) {
 	k.closed = nil
 }
 
-// Unlocked says whether any identity is at hand.
+// Unlocked reports whether there are identities.
 func (k *Keyring) Unlocked() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -81,7 +81,7 @@ func (k *Keyring) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.Epoch
 		return err
 	})
 	if err != nil {
-		if !errors.Is(err, ErrNoUsableIdentity) { // which says whose it takes
+		if !errors.Is(err, ErrNoUsableIdentity) { // which names the recipients
 			err = fmt.Errorf("open epoch %v: %w", id, err)
 		}
 		if errors.Is(err, ErrNoUsableIdentity) || authentic.Damaged(err) {
@@ -138,8 +138,9 @@ func (k *Keyring) OwnerKey(ctx context.Context) (ed25519.PrivateKey, error) {
 }
 
 // unwrap tries the age files under prefix, those of the known recipients first,
-// until use takes the secret of one. When none does, the epochs that are named say
-// whose age files there must be. The keyring is held.
+// until use accepts the secret of one. When it accepts none, the recipients of the
+// epochs for which named returns true show which age files are missing. k.mu is
+// locked.
 func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*statement.Epoch) bool, use func([]byte) error) error {
 	if len(k.identities) == 0 {
 		return &IdentityError{Recipients: k.epochs.recipientNames(ctx)}
@@ -214,15 +215,15 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 	return &IdentityError{Recipients: k.epochs.recipientNames(ctx), Given: true}
 }
 
-// mayBe reports whether an identity at hand is, or may be, that of a recipient:
-// not every identity tells its own. The keyring is held.
+// mayBe reports whether an identity is, or may be, that of a recipient: not every
+// identity reveals its recipient. k.mu is locked.
 func (k *Keyring) mayBe(fingerprint string) bool {
 	return slices.Contains(k.fingerprints, fingerprint) || len(k.fingerprints) < len(k.identities)
 }
 
 // open uses the secret in an age file that was wrapped for the recipient of a
-// fingerprint. identity.ErrNoMatch says that this is another's. The keyring is
-// held.
+// fingerprint. The error is identity.ErrNoMatch when it is for another recipient.
+// k.mu is locked.
 func (k *Keyring) open(label, fingerprint string, file []byte, use func([]byte) error) error {
 	secret, err := identity.Unwrap(label, file, k.identities...)
 	if errors.Is(err, identity.ErrNoMatch) && slices.Contains(k.fingerprints, fingerprint) {

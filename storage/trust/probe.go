@@ -16,12 +16,12 @@ import (
 	"knowngood/storage/statement"
 )
 
-// probeFile is where a machine remembers what it saw the store do last.
+// probeFile has what the last probe of this machine found.
 const probeFile = "probe"
 
-// Probe finds out what the store does now, with the credentials of this machine,
-// and remembers it here. host is a host whose prefix the credentials may write;
-// empty for the place where Init probes.
+// Probe probes the store with the credentials of this machine, and remembers the
+// result in the state directory. host is a host whose prefix the credentials may
+// write; empty for the prefix of Init.
 func (t *Trust) Probe(ctx context.Context, host string, now time.Time) (*statement.Probe, error) {
 	prefix := layout.PrefixProbes
 	if host != "" {
@@ -37,9 +37,8 @@ func (t *Trust) Probe(ctx context.Context, host string, now time.Time) (*stateme
 	return p, t.State.Write(t.State.OfStore(probeFile), p.Record())
 }
 
-// Probed is what is known of the store without asking it: what this machine saw
-// itself, or what the descriptor has of the day of Init, whichever is newer; nil
-// when neither is there. The store may have changed since.
+// Probed is the newest known probe: of this machine, or of Init, from the descriptor;
+// nil when there is none. It does not access the store, which may have changed since.
 func (b *Base) Probed() *statement.Probe {
 	known := b.desc.Probe
 	object, err := b.State.Read(b.State.OfStore(probeFile))
@@ -53,13 +52,12 @@ func (b *Base) Probed() *statement.Probe {
 	return own
 }
 
-// The two contents of the object that probes.
+// The two contents of the probed object.
 var firstProbe, secondProbe = []byte("knowngood probe 1\n"), []byte("knowngood probe 2\n")
 
-// probeStore finds out with an object of its own what the store does when a
-// key exists, to a put with a condition and to one without, and whether what was
-// overwritten or deleted can be read again. A store that replaces what is put
-// with a condition is ErrUnsafeStore.
+// probeStore makes an object and tries three things: to overwrite it with a put that
+// has a condition, with a put that has none, and to read it after it was overwritten
+// or deleted. The error is ErrUnsafeStore when the put with a condition replaces it.
 func probeStore(ctx context.Context, store storage.Store, prefix string, now time.Time) (*statement.Probe, error) {
 	var id [16]byte
 	rand.Read(id[:])
@@ -76,7 +74,8 @@ func probeStore(ctx context.Context, store storage.Store, prefix string, now tim
 		p.PlainPutRefused, replaced, plain = plainPut(ctx, store, key)
 	}
 
-	// Deleting is cleanliness: a store that forbids it is all the better.
+	// The object is removed where the store allows it. A store that forbids it is
+	// safer.
 	deleted := store.Delete(ctx, key)
 	if deleted != nil && !errors.Is(deleted, storage.ErrDenied) && !errors.Is(deleted, storage.ErrLocked) {
 		return nil, deleted
@@ -90,18 +89,18 @@ func probeStore(ctx context.Context, store storage.Store, prefix string, now tim
 		return nil, plain
 	}
 	if !replaced && deleted != nil {
-		return p, nil // nothing covers the object: whether versions are kept does not show
+		return p, nil // it was neither replaced nor deleted: nothing shows whether versions are kept
 	}
 	var err error
-	p.VersionsKept, err = beneath(ctx, store, key)
+	p.VersionsKept, err = hasFirstVersion(ctx, store, key)
 	return p, err
 }
 
-// plainPut tries to replace an object as anybody with the credentials can.
+// plainPut tries to replace an object with a put that has no condition.
 func plainPut(ctx context.Context, store storage.Store, key string) (refused, replaced bool, err error) {
 	s, ok := storage.Capability[storage.PlainPutter](store)
 	if !ok {
-		return false, false, nil // a directory: files are replaced by whoever may write there
+		return false, false, nil // a directory: whose files everybody with write access can replace
 	}
 	err = s.PlainPut(ctx, key, secondProbe)
 	if errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrExists) {
@@ -110,8 +109,8 @@ func plainPut(ctx context.Context, store storage.Store, key string) (refused, re
 	return false, err == nil, err
 }
 
-// beneath reports whether the first content can be read among the versions of key.
-func beneath(ctx context.Context, store storage.Store, key string) (bool, error) {
+// hasFirstVersion reports whether a version of key has the first content.
+func hasFirstVersion(ctx context.Context, store storage.Store, key string) (bool, error) {
 	versions, err := authentic.NewReader(store, nil).Versions(ctx, key)
 	if err != nil {
 		return false, err

@@ -59,7 +59,7 @@ func texts(list []Recipient) []string {
 }
 
 // wrap creates the age file of a secret for one recipient, and reports whether
-// there was one, which is left alone.
+// there was one, which stays unchanged.
 func (b *Base) wrap(ctx context.Context, key, label string, secret []byte, rc Recipient, now time.Time) (existed bool, err error) {
 	file, err := identity.Wrap(label, secret, rc.age)
 	if err != nil {
@@ -102,7 +102,7 @@ func (e *Epochs) recipientNames(ctx context.Context) string {
 	return strings.Join(names, ", ")
 }
 
-// Recipients are those whom a run that starts now seals to.
+// Recipients are those that a run that starts now seals to.
 func (e *Epochs) Recipients(ctx context.Context) ([]Recipient, error) {
 	newest, err := e.newest(ctx)
 	if err != nil {
@@ -119,11 +119,11 @@ func (e *Epochs) Recipients(ctx context.Context) ([]Recipient, error) {
 type RecipientChange struct {
 	Recipient Recipient
 	Epoch     seal.EpochID // what runs seal to from now on
-	// Past says that the recipient can read what was captured before: after
+	// Past is whether the recipient can read what was captured before: after
 	// adding, because the old keys were wrapped for it; after removing,
 	// because nothing can take those keys back.
 	Past bool
-	// Notes are what a person should know besides.
+	// Notes are further messages for the user.
 	Notes []string
 }
 
@@ -141,7 +141,7 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 	}
 	change := &RecipientChange{Recipient: rc, Past: true}
 	done := map[seal.EpochID]bool{}
-	anew, there := false, false // some key of its was not there; some was
+	created, found := false, false // some wrapped key of it was missing; some was there
 	for x, err := range e.all(ctx, nil) {
 		if err != nil {
 			return nil, err
@@ -154,7 +154,7 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 		if err == nil {
 			var made bool
 			made, err = e.base.wrapEpoch(ctx, secret, []Recipient{rc}, now)
-			anew, there = anew || made, there || !made
+			created, found = created || made, found || !made
 		}
 		if errors.Is(err, ErrNoUsableIdentity) || authentic.Damaged(err) {
 			change.Notes = append(change.Notes, fmt.Sprintf("it cannot read what was sealed to epoch %v, which the identity at hand does not open: %v", x.ID(), err))
@@ -174,16 +174,16 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 		return nil, err
 	}
 	change.Epoch = newest.ID()
-	// The same key, announced with one recipient more, or once more: a host takes a
-	// wrapped key that differs from the one before for damaged otherwise.
+	// The same key is announced again, even where no recipient is new. Otherwise
+	// hosts report a wrapped key that differs from the one before as damaged.
 	x := &statement.Epoch{PublicKey: newest.PublicKey, Recipients: slices.Clone(newest.Recipients)}
 	if !slices.Contains(newest.Recipients, rc.Text) {
 		x.Recipients = append(x.Recipients, rc.Text)
-		if there || existed {
+		if found || existed {
 			change.Past = false
-			change.Notes = append(change.Notes, "objects for it were in the store already, and whether they hold its keys only it can find out: have it list the snapshots, and if it opens nothing, remove what lies at keys/…/"+rc.Fingerprint+" and add it again")
+			change.Notes = append(change.Notes, "wrapped keys for it were in the store already, and only its identity can check them: list the snapshots with that identity; if it opens nothing, remove what lies at keys/…/"+rc.Fingerprint+" and add it again")
 		}
-	} else if existed && !anew {
+	} else if existed && !created {
 		return change, nil
 	}
 	return change, e.announce(ctx, x, newest, owner, now)
@@ -213,9 +213,9 @@ func findRecipient(list []string, name string) (int, error) {
 	return found, nil
 }
 
-// RemoveRecipient takes a recipient, named by its text or its fingerprint, or the
-// beginning of that, off the list for what is captured from now on. What was
-// captured before stays readable to it. It takes an identity, as AddRecipient does.
+// RemoveRecipient removes a recipient, named by its text or its fingerprint, or the
+// beginning of that, from the list for what is captured from now on. What was
+// captured before stays readable to it. It needs an identity, as AddRecipient does.
 func (e *Epochs) RemoveRecipient(ctx context.Context, name string, now time.Time) (*RecipientChange, error) {
 	owner, err := e.keys.OwnerKey(ctx)
 	if err != nil {
@@ -234,7 +234,7 @@ func (e *Epochs) RemoveRecipient(ctx context.Context, name string, now time.Time
 		return nil, fmt.Errorf("%s is no recipient: there are %s", ShortRecipient(name), e.recipientNames(ctx))
 	}
 	if len(newest.Recipients) == 1 {
-		return nil, errors.New("it is the only recipient: add another first, or nobody could read what comes")
+		return nil, errors.New("it is the only recipient: add another first, or nobody could read new snapshots")
 	}
 
 	removed := Recipient{Text: newest.Recipients[i], Fingerprint: layout.RecipientFingerprint(newest.Recipients[i])}
@@ -250,7 +250,7 @@ func (e *Epochs) RemoveRecipient(ctx context.Context, name string, now time.Time
 		return nil, err
 	}
 	change := &RecipientChange{Recipient: removed, Epoch: secret.ID, Past: true,
-		Notes: []string{"what was captured before stays readable to it, and it still opens the owner key: it cannot read what comes, but could certify hosts"}}
+		Notes: []string{"what was captured before stays readable to it, and it still opens the owner key: it cannot read new snapshots, but it can certify hosts"}}
 	return change, e.announce(ctx, &statement.Epoch{PublicKey: secret.Public(), Recipients: texts(left)}, newest, owner, now)
 }
 
@@ -269,7 +269,7 @@ func (e *Epochs) announce(ctx context.Context, x, newest *statement.Epoch, owner
 			}
 		}
 		if in.Newest > newest.Number {
-			return 0, fmt.Errorf("the recipients were changed by another process just now: look at them, and try again (%w)", storage.ErrExists)
+			return 0, fmt.Errorf("the recipients were changed by another process just now: check them with knowngood keys list, and try again (%w)", storage.ErrExists)
 		}
 		in.Newest = newest.Number // the store may show an older one
 		return in.Free(), nil

@@ -1,9 +1,9 @@
-// Package trust is who may say what in a repository (docs/FORMAT.md sections 4 and
-// 5): the descriptor against a pin, the epochs that the owner announced and the
-// recipients of each, the hosts that the owner certified, this machine as one of
-// them, and what identities open.
+// Package trust decides which keys count in a repository (docs/FORMAT.md sections 4
+// and 5). It checks the descriptor against a pin. It has the epochs that the owner
+// announced, with their recipients, the hosts that the owner certified, this machine
+// as one of them, and the secrets that identities open.
 //
-// Whatever does not verify is never used. What an identity opens stays in memory.
+// What does not verify is never used. What an identity opens stays in memory.
 package trust
 
 import (
@@ -23,12 +23,13 @@ type Trust struct {
 }
 
 // Open opens the repository in store. Its descriptor must match the pins given
-// and what the state directory remembers of the place. A pin that is known of
-// another place, as of a copy, vouches for it, too. With none it is trusted on
-// first use, and remembered as such until a pin vouches for it. The error is ErrNoRepository when there is none,
-// wire.ErrNewer when it needs a newer version, *authentic.TamperError when it is
-// not the one that is remembered, and *PinError when it is, and is not the one
-// that was given.
+// and what the state directory remembers of the place. A pin of another place, as of
+// a copy, confirms it, too. Without a pin it is trusted on first use, and remembered
+// as such until a pin confirms it.
+//
+// The error is ErrNoRepository when there is none, wire.ErrNewer when it needs a
+// newer version, *authentic.TamperError when it is not the one that is remembered,
+// and *PinError when only the pin that the user gave does not match.
 func Open(ctx context.Context, store storage.Store, o Options) (*Trust, error) {
 	base, err := openBase(ctx, store, o)
 	if err != nil {

@@ -21,22 +21,21 @@ import (
 	"knowngood/storage/statement"
 )
 
-// wrappedFile holds what this host knows of the wrapped keys of the epochs that
-// it seals to, and of the owner key: a line each, with the key of the object, its
-// size in bytes, good or bad as it was when last looked at, and the object in
-// base64 where the store lets the host read it. Before them a line has the word
-// epoch and the hash of the epoch that was current then. Each line begins with the
-// CRC-32 of the rest: a damaged copy would call the object in the store damaged.
-// None of it is a secret:
-// it is what lies in the store. There is one of each place at which the repository
-// was found, and one of the repository, which begins that of another place.
+// wrappedFile has what this host knows of the wrapped keys of the epochs that it
+// seals to, and of the owner key. The first line has the word epoch and the hash of
+// the epoch that was current then. Each further line has the key of an object, its
+// size in bytes, good or bad as it was when last checked, and the object in base64
+// where the store lets the host read it. Each line begins with the CRC-32 of the
+// rest: with a damaged copy the object in the store would be reported as damaged. None
+// of it is a secret: it is what lies in the store. There is one file for each place of
+// the repository, and one for the repository, which a new place starts from.
 const wrappedFile = "keys"
 
 // wrappedKey is what is known of one.
 type wrappedKey struct {
 	size int64  // -1: it was never there
 	file []byte // nil: it was never read
-	bad  bool   // missing or damaged when last looked at
+	bad  bool   // missing or damaged when last checked
 }
 
 // wrappedKeys is what is known of them, as of an epoch.
@@ -120,8 +119,9 @@ func (e *Epochs) NoteDamagedKeys(keys []string) error {
 	return e.rememberWrappedKeys(known)
 }
 
-// owedKeys are the objects that hold what epochs are opened with, by their keys.
-func owedKeys(epochs ...*statement.Epoch) (keys []string) {
+// expectedKeys are the keys of the objects that the store must have for its epochs
+// to be opened.
+func expectedKeys(epochs ...*statement.Epoch) (keys []string) {
 	for _, e := range epochs {
 		for _, text := range e.Recipients {
 			fp := layout.RecipientFingerprint(text)
@@ -132,11 +132,11 @@ func owedKeys(epochs ...*statement.Epoch) (keys []string) {
 }
 
 // CheckWrappedKeys makes sure that the store has the wrapped keys of the epochs
-// that this host seals to: with each new listing (anew), when another epoch is
-// announced, and in every run while one is missing or damaged. What is missing is
-// put again where this host has a copy and may. It warns of what stays bad, and
-// returns that of each epoch which nobody can open.
-func (e *Epochs) CheckWrappedKeys(ctx context.Context, anew bool) (closed []error, err error) {
+// that this host seals to. It checks them when it is due (with each new listing),
+// when another epoch is announced, and in every run while one is missing or damaged.
+// A missing one is put again where this host has a copy and the right to put. It
+// warns of what stays bad, and returns that of each epoch which nobody can open.
+func (e *Epochs) CheckWrappedKeys(ctx context.Context, due bool) (closed []error, err error) {
 	known, err := e.wrappedKeys()
 	if err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func (e *Epochs) CheckWrappedKeys(ctx context.Context, anew bool) (closed []erro
 		return nil, err
 	}
 	epochs := []*statement.Epoch{current}
-	if known == nil { // nor what this host sealed to before
+	if known == nil { // then it is not known either what this host sealed to before
 		known = &wrappedKeys{keys: map[string]*wrappedKey{}}
 		for x, err := range e.all(ctx, nil) {
 			if err != nil {
@@ -155,27 +155,27 @@ func (e *Epochs) CheckWrappedKeys(ctx context.Context, anew bool) (closed []erro
 			epochs = append(epochs, x)
 		}
 	}
-	// Whoever makes a key anew announces the epoch again.
+	// A wrapped key is made again only together with a new announcement.
 	hash := fmt.Sprintf("%x", current.Hash())
 	announced := hash != known.epoch
 	known.epoch = hash
-	anew = anew || announced
-	for _, key := range owedKeys(epochs...) {
+	due = due || announced
+	for _, key := range expectedKeys(epochs...) {
 		if known.keys[key] == nil {
-			known.keys[key], anew = &wrappedKey{size: -1}, true
+			known.keys[key], due = &wrappedKey{size: -1}, true
 		}
 	}
 	for _, k := range known.keys {
-		anew = anew || k.bad
+		due = due || k.bad
 	}
-	if !anew {
+	if !due {
 		return nil, nil
 	}
 
 	sizes := map[string]int64{}
 	for o, err := range e.base.store.List(ctx, storage.ListOptions{Prefix: layout.PrefixKeys}) {
 		if errors.Is(err, storage.ErrDenied) {
-			e.base.Warn(fmt.Errorf("whether the wrapped keys are in the store cannot be looked at; without them nobody can restore: let this host list %s (docs/SECURITY.md): %w", layout.PrefixKeys, err))
+			e.base.Warn(fmt.Errorf("this host cannot check whether the wrapped keys are in the store; without them nobody can restore: let it list %s (docs/SECURITY.md): %w", layout.PrefixKeys, err))
 			return nil, nil
 		}
 		if err != nil {
@@ -224,19 +224,19 @@ func closedEpochs(known map[string]*wrappedKey, damage map[string]error) (closed
 	return closed
 }
 
-// checkWrappedKey looks at one, of which a listing shows the size; -1 when it does
-// not show it. It takes down in k what the object is, and puts it again where it
-// is missing. The error is *DamageError when it stays missing, or is another.
+// checkWrappedKey checks one, of which a listing shows the size; -1 when it does
+// not show it. It records the object in k, and puts it again where it is missing.
+// The error is *DamageError when it stays missing, or has other bytes.
 func (e *Epochs) checkWrappedKey(ctx context.Context, key string, k *wrappedKey, size int64) error {
 	good := func(b []byte) bool {
 		if k.file != nil {
 			return bytes.Equal(b, k.file)
 		}
-		return (k.size < 0 || int64(len(b)) == k.size) && outside(b) == nil
+		return (k.size < 0 || int64(len(b)) == k.size) && checkHeader(b) == nil
 	}
 	want := authentic.Want{What: "wrapped key", Limit: identity.MaxWrapped, Verify: func(b []byte) error {
 		if !good(b) {
-			return errors.New("its bytes are others than were put there")
+			return errWrongBytes
 		}
 		return nil
 	}}
@@ -257,7 +257,7 @@ func (e *Epochs) checkWrappedKey(ctx context.Context, key string, k *wrappedKey,
 		}
 	}
 	if !missing {
-		return lostKey(key, errors.New("its bytes are others than were put there"))
+		return lostKey(key, errWrongBytes)
 	}
 	if k.file == nil {
 		return lostKey(key, errors.New("missing"))
@@ -272,8 +272,10 @@ func (e *Epochs) checkWrappedKey(ctx context.Context, key string, k *wrappedKey,
 	return nil
 }
 
+var errWrongBytes = errors.New("its bytes are not those that were put there")
+
 // lostKey is the damage of a wrapped key, and what to do about it.
 func lostKey(key string, why error) error {
 	return &authentic.DamageError{Key: key, What: "wrapped key", Err: fmt.Errorf(
-		"%w; without it the identity that it is for opens nothing of what it leads to. Put it back from another copy of the repository, or remove what is in its place and take a snapshot with --verify on a host, which may have a copy of it, or have it made anew with the identity of another recipient: knowngood keys add RECIPIENT --identity FILE", why)}
+		"%w; without it the identity that it is for cannot open the repository. Put it back from another copy of the repository; or remove what is in its place, and take a snapshot with --verify on a host, which may have a copy of it; or make it again with the identity of another recipient: knowngood keys add RECIPIENT --identity FILE", why)}
 }
