@@ -18,7 +18,7 @@ import (
 	"knowngood/storage/trust"
 )
 
-// State is what the pending deletions of a domain say of an object.
+// State of an object according to the pending deletions of its domain.
 type State uint8
 
 // States of an object.
@@ -28,86 +28,89 @@ const (
 	Spared // needed again
 )
 
-// Status is what they say of one object, and since when.
+// Status is the state of one object, and since when it has it.
 type Status struct {
 	State  State
-	Serial uint64    // of the statement that says so
+	Serial uint64    // of the statement with this state
 	At     time.Time // when the store took that statement
 }
 
 // Deletions are what was announced and deleted in a domain. They may name every pack
-// that there ever was, so they hold some 80 bytes for each.
+// that was ever stored, so they take only some 80 bytes for each.
 type Deletions struct {
 	Newest uint64 // the highest serial that counts; 0 for none
-	// Repacks say what packs were rewritten into, the newest first.
+	// Repacks name what packs were rewritten into, the newest first.
 	Repacks []Repack
 
-	said      map[ObjectID][3]said
-	told      []told              // the statements to which said points
-	byHost    map[uint64][32]byte // hashes of the host's statements among those of byPresent, by serial
-	numbers   ledger.Numbers
-	since     uint64             // what statements before it say counts no more
-	rewritten map[[32]byte][]int // positions in Repacks, by old pack
+	states     map[ObjectID][3]packedState // by signer
+	statements []stored                    // that the states point to
+	byHost     map[uint64][32]byte         // hashes of the host's statements among those of byCurrent, by serial
+	numbers    ledger.Numbers
+	since      uint64             // statements before it do not count any more
+	rewritten  map[[32]byte][]int // positions in Repacks, by old pack
 }
 
-// By whose word an object has a state.
+// signer selects the statements that count, by who signed them.
+type signer int
+
 const (
-	byAnybody = iota
-	byPresent // the owner and the host as it is now
-	byOwner   // see Elsewhere
+	byAnybody signer = iota // the owner, or any key that the host had
+	byCurrent               // the owner, or the current key of the host
+	byOwner                 // see Elsewhere
 )
 
-// said is the state of an object, in the lowest two bits, and above them the position
-// in told of the statement that says so; 0 when none does.
-type said uint32
+// packedState is the state of an object, in the lowest two bits, and above them the
+// position of its statement in Deletions.statements; 0 when there is none.
+type packedState uint32
 
-type told struct {
+// stored is a statement, and when the store took it.
+type stored struct {
 	serial uint64
 	at     time.Time
 }
 
 func newDeletions() *Deletions {
-	return &Deletions{said: map[ObjectID][3]said{}, byHost: map[uint64][32]byte{}, rewritten: map[[32]byte][]int{}}
+	return &Deletions{states: map[ObjectID][3]packedState{}, byHost: map[uint64][32]byte{}, rewritten: map[[32]byte][]int{}}
 }
 
-func (d *Deletions) status(s said) Status {
+func (d *Deletions) status(s packedState) Status {
 	if s == 0 {
 		return Status{}
 	}
-	by := d.told[s>>2]
+	by := d.statements[s>>2]
 	return Status{State(s & 3), by.serial, by.at}
 }
 
-// Of is what is said of an object; the zero Status when nothing is.
-func (d *Deletions) Of(o ObjectID) Status { return d.status(d.said[o][byAnybody]) }
+// Of is the status of an object; the zero Status when no statement names it.
+func (d *Deletions) Of(o ObjectID) Status { return d.status(d.states[o][byAnybody]) }
 
-// All yields all objects of which something is said, in no order.
+// All yields all objects that a statement names, in no order.
 func (d *Deletions) All() iter.Seq2[ObjectID, Status] { return d.by(byAnybody) }
 
-func (d *Deletions) by(word int) iter.Seq2[ObjectID, Status] {
+func (d *Deletions) by(who signer) iter.Seq2[ObjectID, Status] {
 	return func(yield func(ObjectID, Status) bool) {
-		for o, of := range d.said {
-			if of[word] != 0 && !yield(o, d.status(of[word])) {
+		for o, of := range d.states {
+			if of[who] != 0 && !yield(o, d.status(of[who])) {
 				return
 			}
 		}
 	}
 }
 
-// Binding is what the pending deletions mean for one who deletes.
+// Binding is the pending deletions that a machine may act on when it deletes.
 type Binding struct {
 	d     *Deletions
-	word  int
-	since map[uint64]time.Time // before which the statements of a serial do not count
+	who   signer
+	since map[uint64]time.Time // by serial, the earliest time from which a statement counts
 }
 
-// Of is what is said of an object; the zero Status when nothing is.
-func (b *Binding) Of(o ObjectID) Status { return b.dated(b.d.status(b.d.said[o][b.word])) }
+// Of is the status of an object; the zero Status when no statement that counts names it.
+func (b *Binding) Of(o ObjectID) Status { return b.dated(b.d.status(b.d.states[o][b.who])) }
 
-// All yields all objects of which something is said, in no order.
+// All yields all objects that a statement that counts names, in no order.
 func (b *Binding) All() iter.Seq2[ObjectID, Status] {
 	return func(yield func(ObjectID, Status) bool) {
-		for o, status := range b.d.by(b.word) {
+		for o, status := range b.d.by(b.who) {
 			if !yield(o, b.dated(status)) {
 				return
 			}
@@ -122,8 +125,7 @@ func (b *Binding) dated(s Status) Status {
 	return s
 }
 
-// Absent reports whether a writer must take the object for not there. It may be
-// asked of nil.
+// Absent reports whether a writer must treat the object as missing. d may be nil.
 func (d *Deletions) Absent(o ObjectID) bool {
 	if d == nil {
 		return false
@@ -143,11 +145,11 @@ func (d *Deletions) Packs(states ...State) map[[32]byte]bool {
 	return out
 }
 
-// Elsewhere is what the pending deletions mean for whoever deletes and is not the
-// host: a host's announcement does not start the clock of anybody else. That it
-// spares an object holds for everybody: its writers go by that. See Deletion.See
-// for the host itself.
-func (d *Deletions) Elsewhere() *Binding { return &Binding{d: d, word: byOwner} }
+// Elsewhere is the Binding of a machine that deletes for the host and is not the host.
+// For it the waiting time starts only with an announcement of the owner. An object
+// that the host spared counts as spared, because the host's captures rely on it. See
+// Deletion.See for the host itself.
+func (d *Deletions) Elsewhere() *Binding { return &Binding{d: d, who: byOwner} }
 
 // Free is the serial that the next statement gets; 0 when there is none.
 func (d *Deletions) Free() uint64 { return d.numbers.Free() }
@@ -156,21 +158,21 @@ func (d *Deletions) Free() uint64 { return d.numbers.Free() }
 // store, locks. Its methods may be called concurrently.
 type Deletion struct {
 	t       *trust.Trust
-	reserve sync.Mutex // held while a piece of a reserve is given up
+	reserve sync.Mutex // locked while a piece of a reserve is deleted
 }
 
 // New makes a Deletion of a repository.
 func New(t *trust.Trust) *Deletion { return &Deletion{t: t} }
 
-// lately is how long before the newest statement one is read that later ones say
-// nothing more to be read of: captures rely for a day on what they saw.
-const lately = 72 * time.Hour
+// alwaysRead is how much older than the newest statement one may be that is read even
+// where Since ends the list before it: captures rely for a day on what they read.
+const alwaysRead = 72 * time.Hour
 
-// ahead is how many statements are read before they are asked for.
+// ahead is how many statements are read in advance.
 const ahead = 8
 
 // ledger of the pending deletions of a domain. Every statement that verifies is an
-// entry of it; which count, certs decide.
+// entry of it. The caller checks the certificates to find out which count.
 func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*statement.Deletion] {
 	return &ledger.Ledger[*statement.Deletion]{
 		Reader: x.t.Read, Prefix: layout.PrefixDeletions(host, domain), What: "pending deletion", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
@@ -194,12 +196,12 @@ func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*sta
 }
 
 // Deletions reads the pending deletions of a domain. Statements that do not
-// verify are warned of, and count for nothing.
+// verify are reported, and do not count.
 func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.DomainID) (*Deletions, error) {
 	d := newDeletions()
-	// Of a host that was enrolled anew, what the old key says counts only below
-	// the first statement since; and in the domain that this machine has as the
-	// host, nothing that it says is not needed.
+	// Where a host was enrolled again, statements under the old key count only below
+	// the first statement under the new one. In this machine's own domain their
+	// repacks do not count.
 	certs, err := x.t.Certificates(ctx, host)
 	if err != nil {
 		return nil, err
@@ -208,7 +210,7 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 	if err != nil {
 		return nil, err
 	}
-	present := own != nil && own.ID == domain
+	ours := own != nil && own.ID == domain
 	l := x.ledger(host, domain)
 	counts := func(s *statement.Deletion) bool { return statement.CheckDeletionCertificate(s, certs) == nil }
 	read := func(ctx context.Context, o storage.Object) (ledger.Entry[*statement.Deletion], error) {
@@ -221,7 +223,7 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 
 	var ended []storage.Object // above the newest that counts
 	var newest time.Time       // when the newest that counts was stored
-	var known time.Time        // since when writers know what comes next: it is below a statement that counts
+	var known time.Time        // since when writers know the entries that come next: those below a statement that counts
 	for e, err := range l.Watch(ledger.Ordered(ctx, ahead, l.List, read)) {
 		if err != nil {
 			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
@@ -231,33 +233,33 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 			x.t.Warn(e.Err)
 			continue
 		}
-		// What was stated lately is read, whatever a later statement says of it:
-		// whoever has the host's key could hide from a capture what was just deleted.
-		if e.Number < d.since && e.Stored.Before(newest.Add(-lately)) {
+		// Recent statements are always read. Otherwise somebody with the host's key
+		// could hide from a capture what was just deleted, by a later statement.
+		if e.Number < d.since && e.Stored.Before(newest.Add(-alwaysRead)) {
 			break
 		}
-		holds := counts(e.Value)
-		if holds && newest.IsZero() {
+		current := counts(e.Value)
+		if current && newest.IsZero() {
 			newest = e.Stored
 		}
-		d.numbers.Pass(e.Number, holds)
-		if holds || !present {
-			d.repacked(e.Value)
+		d.numbers.Pass(e.Number, current)
+		if current || !ours {
+			d.addRepacks(e.Value)
 		}
 		switch {
-		case holds:
+		case current:
 			d.since = max(d.since, e.Value.Since)
 			ended, known = nil, e.Stored
 		case d.numbers.Newest == 0:
 			ended = append(ended, e.Listed)
 			continue
-		case e.Stored.Before(known): // no writer saw it before
+		case e.Stored.Before(known): // no writer knew it before
 			e.Stored = known
 		}
-		d.take(e, holds)
+		d.add(e, current)
 	}
 	d.Newest = d.numbers.Newest
-	// There may be any number of them, so they are read again, not kept.
+	// There may be any number of them, so they are read again instead of kept in memory.
 	again := func(context.Context) iter.Seq2[storage.Object, error] {
 		return func(yield func(storage.Object, error) bool) {
 			for _, o := range ended {
@@ -272,37 +274,37 @@ func (x *Deletion) Deletions(ctx context.Context, host string, domain seal.Domai
 			return nil, fmt.Errorf("pending deletions of host %s: %w", host, err)
 		}
 		if e.Counts() {
-			d.take(e, false)
+			d.add(e, false)
 		}
 	}
 	return d, nil
 }
 
-// take takes in what a statement says, except for what a newer one says
-// otherwise; statements come the newest first. holds is whether it was signed by
-// the owner, or under the newest certificate of the host.
-func (d *Deletions) take(e ledger.Entry[*statement.Deletion], holds bool) {
-	signed := e.Value.Certificate == nil // by the owner
-	if holds && !signed {
+// add adds the objects of a statement, except for those that a newer one names.
+// Statements come the newest first. current is whether it was signed by the owner, or
+// under the newest certificate of the host.
+func (d *Deletions) add(e ledger.Entry[*statement.Deletion], current bool) {
+	owner := e.Value.Certificate == nil
+	if current && !owner {
 		d.byHost[e.Number] = e.Value.Hash()
 	}
-	at := said(len(d.told)) << 2
-	d.told = append(d.told, told{e.Number, e.Stored})
+	at := packedState(len(d.statements)) << 2
+	d.statements = append(d.statements, stored{e.Number, e.Stored})
 	for _, of := range []struct {
 		list  []statement.Object
 		state State
 	}{{e.Value.Announced, Announced}, {e.Value.Deleted, Deleted}, {e.Value.Spared, Spared}} {
 		for _, o := range of.list {
 			id := ObjectID{Kind: o.Kind, Hash: o.Hash}
-			by := d.said[id]
-			// Whoever has a key that ended cannot start the clock of anybody who
-			// deletes, nor stop it.
-			for word, counts := range [...]bool{byAnybody: true, byPresent: holds, byOwner: holds && (signed || of.state == Spared)} {
-				if counts && by[word] == 0 {
-					by[word] = at | said(of.state)
+			by := d.states[id]
+			// A key that ended must neither start nor stop the waiting time of a machine
+			// that deletes.
+			for who, counts := range [...]bool{byAnybody: true, byCurrent: current, byOwner: current && (owner || of.state == Spared)} {
+				if counts && by[who] == 0 {
+					by[who] = at | packedState(of.state)
 				}
 			}
-			d.said[id] = by
+			d.states[id] = by
 		}
 	}
 }
@@ -312,8 +314,8 @@ func (x *Deletion) PendingFile(host string, domain seal.DomainID, serial uint64)
 	return x.t.State.OfStore(filepath.Join("pending", host, domain.String(), layout.Inverted(serial)))
 }
 
-// kept is what is kept of an object: nil when that is another than is listed, as
-// where a copy of the repository took its place.
+// kept is the copy of an object in the state directory; nil when the store lists
+// another object there, as after a copy of the repository replaced it.
 func (x *Deletion) kept(file string, o storage.Object) []byte {
 	if x.t.State.None() {
 		return nil
@@ -329,7 +331,8 @@ func (x *Deletion) kept(file string, o storage.Object) []byte {
 	return b
 }
 
-// keep keeps a statement under the time at which the store took it.
+// keep copies a statement to the state directory; the file has the time at which the
+// store took it.
 func (x *Deletion) keep(e ledger.Entry[*statement.Deletion]) {
 	file := x.PendingFile(e.Value.Host, e.Value.Domain, e.Number)
 	if x.t.State.None() || x.kept(file, e.Listed) != nil {

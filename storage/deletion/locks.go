@@ -19,25 +19,25 @@ import (
 )
 
 // locksInFlight is how many objects are locked at once. Each takes three
-// requests, and waits for the store alone.
+// requests, and only waits for the store.
 const locksInFlight = 16
 
-// maxLockedVersions bounds what somebody who puts versions over an object can
-// make us lock; the oldest one is ours.
+// maxLockedVersions limits how many versions of an object are locked, because
+// others can put any number over it. The oldest one is ours.
 const maxLockedVersions = 4
 
 // trustLocks is the file that remembers until when the objects that all
 // snapshots need are locked in a store.
 const trustLocks = "locks"
 
-// Protect makes sure that what a snapshot begun at a time shares with others
-// is locked for the repository's lock duration from then. ends are when the
-// locks of the objects end, as far as known, in their order: it extends those
-// that end too early, and brings ends up to date. It returns when the first
-// lock ends, of the objects and of the keys and certificates that every
-// snapshot needs; zero when that is not known, or nothing is locked.
+// Protect makes sure that the objects which a snapshot reuses are locked for the
+// repository's lock duration from the time at which it started. ends are when the
+// locks of the objects end, as far as known, in their order: it extends those that
+// end too early, and updates ends. It returns when the first lock ends, of the
+// objects and of the keys and certificates that every snapshot needs; zero when that
+// is not known, or nothing is locked.
 //
-// What could not be locked keeps the end that it had, and is warned of.
+// For an object that could not be locked, ends stays as it was, and it warns.
 func (x *Deletion) Protect(ctx context.Context, h *trust.Host, objects []pack.Object, ends []time.Time, started time.Time) (until time.Time, err error) {
 	if x.t.Descriptor().LockMode == "" {
 		return until, nil
@@ -83,7 +83,7 @@ func (x *Deletion) Protect(ctx context.Context, h *trust.Host, objects []pack.Ob
 		failed = append(failed, err)
 	}
 	if len(failed) > 0 {
-		// The same words as long as the same is amiss: people are told once.
+		// The same text while the same locks fail: it is reported once.
 		first := slices.MinFunc(failed, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 		x.t.Warn(fmt.Errorf("locks that the snapshots of %s need could not be extended to %v, such as: %w", h.Name, x.t.Descriptor().LockDuration, first))
 	}
@@ -95,8 +95,8 @@ func (x *Deletion) Protect(ctx context.Context, h *trust.Host, objects []pack.Ob
 	return until, nil
 }
 
-// general tells whether others will fail for the same reason: a right that is
-// missing, or a store that cannot be reached.
+// general reports whether other objects will fail for the same reason: a missing
+// right, or a store that cannot be reached.
 func general(err error) bool {
 	return slices.ContainsFunc([]error{storage.ErrDenied, storage.ErrUnsupported, storage.ErrCredentials, storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled}, func(of error) bool {
 		return errors.Is(err, of)
@@ -126,7 +126,7 @@ func (x *Deletion) extend(ctx context.Context, key string, size int64, lock stor
 		locked++
 	}
 	if locked == 0 {
-		return fail(errors.New("no version of it shows; run knowngood check"))
+		return fail(errors.New("the store shows no version of it; run knowngood check"))
 	}
 	return nil
 }

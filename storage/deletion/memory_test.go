@@ -12,7 +12,7 @@ import (
 	"knowngood/storage/statement"
 )
 
-// Pending deletions may name every pack that there ever was.
+// Pending deletions may name every pack that was ever stored.
 func TestTheMemoryOfPendingDeletions(t *testing.T) {
 	const statements, objects = 10, statement.MaxDeletionObjects
 	heap := func() uint64 {
@@ -30,7 +30,7 @@ func TestTheMemoryOfPendingDeletions(t *testing.T) {
 			hash := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, serial*objects+i))
 			s.Announced = append(s.Announced, statement.Object{Kind: wire.KindPack, Hash: hash, Size: 16 << 20})
 		}
-		d.take(ledger.Entry[*statement.Deletion]{Number: statements - serial, Value: s, Stored: time.Now()}, true)
+		d.add(ledger.Entry[*statement.Deletion]{Number: statements - serial, Value: s, Stored: time.Now()}, true)
 	}
 	each := (heap() - before) / (statements * objects)
 	runtime.KeepAlive(d)

@@ -10,8 +10,8 @@ import (
 // prove nothing, so that the end of each object is read back.
 const unprovenPuts = "unproven-puts"
 
-// RememberPutProof keeps what the puts of a run showed of the store. That it
-// cannot be kept is only a loss for those who ask.
+// RememberPutProof remembers whether the puts of a run proved that objects arrived.
+// An error is only reported: without the file UnprovenPuts knows less.
 func (x *Deletion) RememberPutProof(now time.Time) {
 	if x.t.State.None() {
 		return
@@ -36,8 +36,8 @@ func (x *Deletion) putProof() storage.PutProof {
 	return storage.ProofUnknown
 }
 
-// UnprovenPuts reports whether the replies of the store to puts prove nothing,
-// as far as this machine has seen: what it put last was read back.
+// UnprovenPuts reports whether the replies of the store to the last puts of this
+// machine proved nothing, so that the objects were read back.
 func (x *Deletion) UnprovenPuts() bool {
 	switch x.putProof() {
 	case storage.ProofByReply:

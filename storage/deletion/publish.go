@@ -15,9 +15,9 @@ import (
 )
 
 // Publish puts what is announced, deleted and spared in a domain into statements
-// after d.Newest, at least one; it sees to their order and size. since is the lowest serial that still has something to say,
-// of those before; 0 when nothing has. The last statement says so: until it is
-// there, what they would say again counts.
+// after d.Newest, at least one. It sorts the lists and splits them to fit. since is
+// the lowest serial of those before that must still be read; 0 when there is none.
+// Only the last statement has it: until that one is stored, all those before count.
 func (x *Deletion) Publish(ctx context.Context, host string, domain seal.DomainID, d *Deletions, announced, deleted, spared []statement.Object, repacks []statement.Repack, since uint64, now time.Time) error {
 	key, cert, err := x.t.Signer(ctx, host)
 	if err != nil {
@@ -58,9 +58,10 @@ func (x *Deletion) Publish(ctx context.Context, host string, domain seal.DomainI
 	return nil
 }
 
-// publish puts one statement at the number that is free, and returns that. One that
-// was taken since by what counts is another's, who prunes at the same time; what
-// does not count is passed over, or whoever may put objects could stop every prune.
+// publish puts one statement at the free number, and returns that number. A statement
+// that counts and took the number since is of another prune, which is an error.
+// Objects that do not count are skipped, so that others who may put objects cannot
+// stop every prune.
 func (x *Deletion) publish(ctx context.Context, s *statement.Deletion, key ed25519.PrivateKey, newest, first uint64, now time.Time) (uint64, error) {
 	what := "pending deletions of host " + s.Host
 	free := func(ctx context.Context) (uint64, error) {
@@ -73,7 +74,7 @@ func (x *Deletion) publish(ctx context.Context, s *statement.Deletion, key ed255
 			return 0, err
 		}
 		if again.Newest != newest {
-			return 0, fmt.Errorf("%s: another process prunes it just now: let it end, then run again (%w)", what, storage.ErrExists)
+			return 0, fmt.Errorf("%s: another process prunes it just now: wait until it has ended, then run this again (%w)", what, storage.ErrExists)
 		}
 		return again.Free(), nil
 	}

@@ -16,8 +16,7 @@ import (
 )
 
 // Purge deletes an object with all its versions, so that its space is free.
-// The error is storage.ErrLocked when one of them is locked; then none is
-// hidden that was not.
+// The error is storage.ErrLocked when one of them is locked; then it hides none.
 func (x *Deletion) Purge(ctx context.Context, key string) error {
 	v, versioned := storage.Capability[storage.Versioner](x.t.Store())
 	p, purges := storage.Capability[storage.Purger](x.t.Store())
@@ -41,7 +40,7 @@ func (x *Deletion) Purge(ctx context.Context, key string) error {
 	for _, id := range slices.Concat(data, markers) {
 		err := p.DeleteVersion(ctx, key, id)
 		if errors.Is(err, storage.ErrDenied) {
-			err = fmt.Errorf("%w: pruning a bucket that keeps versions takes the right to delete versions (s3:DeleteObjectVersion)", err)
+			err = fmt.Errorf("%w: pruning a bucket that keeps versions needs the right to delete versions (s3:DeleteObjectVersion)", err)
 		}
 		if err != nil {
 			return err
@@ -50,13 +49,13 @@ func (x *Deletion) Purge(ctx context.Context, key string) error {
 	return nil
 }
 
-// staleProbe is how old a probe is, by the clock of the store, that nobody waits
-// for any more.
+// staleProbe is the age, by the clock of the store, from which a probe is of a run
+// that died.
 const staleProbe = 24 * time.Hour
 
 // StoreTime is the time by the clock of the store, which stamps objects. It
-// puts an object for that, and deletes it; on a full store it gives up some of
-// the reserve of the host, see KeepReserve.
+// puts an object for that, and deletes it. On a full store it deletes a piece of the
+// reserve of the host first; see KeepReserve.
 func (x *Deletion) StoreTime(ctx context.Context, host string) (time.Time, error) {
 	now, err := x.storeTime(ctx, host)
 	if err != nil {
@@ -90,8 +89,8 @@ func (x *Deletion) storeTime(ctx context.Context, host string) (now time.Time, e
 		return now, errors.New("what was put is not listed")
 	}
 
-	// Those that a run left which died are deleted too. A younger one may be of
-	// a run beside this one, which has not listed it yet.
+	// Probes of runs that died are deleted too. A younger one may be of a concurrent
+	// run that has not listed it yet.
 	for _, o := range probes {
 		if o.Key != key && now.Sub(o.Modified) < staleProbe {
 			continue

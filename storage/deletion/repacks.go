@@ -10,17 +10,17 @@ import (
 	"knowngood/storage/statement"
 )
 
-// Repack tells into what packs were rewritten for some manifests.
+// Repack names what packs were rewritten into for some manifests.
 type Repack struct {
 	statement.Move
 	Manifests [][32]byte
-	Serial    uint64 // of the statement that says so
+	Serial    uint64 // of its statement
 }
 
-// repacked takes in what a statement says of rewritten packs; statements come
-// the newest first. That an old pack was spared since changes nothing: who was
-// told to need the new ones needs them still.
-func (d *Deletions) repacked(s *statement.Deletion) {
+// addRepacks adds the repacks of a statement; statements come the newest first. They
+// count even where an old pack was spared since: a manifest that needed the new packs
+// still needs them.
+func (d *Deletions) addRepacks(s *statement.Deletion) {
 	for _, x := range s.Repacks {
 		for _, m := range x.Moves {
 			for _, h := range m.Old {
@@ -31,54 +31,54 @@ func (d *Deletions) repacked(s *statement.Deletion) {
 	}
 }
 
-// Resolve tells what a manifest needs in the place of an object that its list
-// names: the object itself, or the packs that it was rewritten into for that
-// manifest. An object that is still there stands for itself while one of those
-// is not.
-func (d *Deletions) Resolve(manifest [32]byte, id ObjectID, there func(ObjectID) bool) []ObjectID {
+// Resolve returns what a manifest needs instead of an object that its list names: the
+// object itself, or the packs that it was rewritten into for that manifest. While one
+// of these is missing and the object still exists, it returns the object too.
+func (d *Deletions) Resolve(manifest [32]byte, id ObjectID, exists func(ObjectID) bool) []ObjectID {
 	if id.Kind != wire.KindPack || len(d.rewritten[id.Hash]) == 0 {
 		return []ObjectID{id}
 	}
-	r := &resolution{d, manifest, there, map[[32]byte]bool{}, map[[32]byte]bool{}, nil}
+	r := &resolution{d, manifest, exists, map[[32]byte]bool{}, map[[32]byte]bool{}, nil}
 	r.visit(id.Hash)
 	return r.out
 }
 
-// resolution follows the packs that one was rewritten into.
+// resolution finds the packs that one was rewritten into.
 type resolution struct {
 	*Deletions
 	manifest [32]byte
-	there    func(ObjectID) bool
-	seen     map[[32]byte]bool // whether all that stands for the pack is there
-	within   map[[32]byte]bool // packs on the way to the one that is visited
+	exists   func(ObjectID) bool
+	visited  map[[32]byte]bool // whether the pack, or all that replaces it, exists
+	within   map[[32]byte]bool // packs on the path to the one that is visited
 	out      []ObjectID
 }
 
-func (r *resolution) visit(pack [32]byte) (whole bool) {
-	if whole, seen := r.seen[pack]; seen {
-		return whole
+// visit adds what replaces a pack to r.out, and reports whether all of it exists.
+func (r *resolution) visit(pack [32]byte) (complete bool) {
+	if complete, visited := r.visited[pack]; visited {
+		return complete
 	}
 	id := ObjectID{Kind: wire.KindPack, Hash: pack}
 	i := slices.IndexFunc(r.rewritten[pack], func(i int) bool { return contains(r.Repacks[i].Manifests, r.manifest) })
-	if i < 0 || r.within[pack] { // none is rewritten into itself
+	if i < 0 || r.within[pack] { // a pack is never rewritten into itself
 		r.out = append(r.out, id)
-		r.seen[pack] = r.there(id)
-		return r.seen[pack]
+		r.visited[pack] = r.exists(id)
+		return r.visited[pack]
 	}
 	r.within[pack] = true
 	defer delete(r.within, pack)
 	mark := len(r.out)
-	whole = true
+	complete = true
 	for _, h := range r.Repacks[r.rewritten[pack][i]].New {
-		whole = r.visit(h) && whole
+		complete = r.visit(h) && complete
 	}
-	if !whole && r.there(id) {
-		found := slices.DeleteFunc(r.out[mark:], func(o ObjectID) bool { return !r.there(o) })
+	if !complete && r.exists(id) {
+		found := slices.DeleteFunc(r.out[mark:], func(o ObjectID) bool { return !r.exists(o) })
 		r.out = append(r.out[:mark+len(found)], id)
-		whole = true
+		complete = true
 	}
-	r.seen[pack] = whole
-	return whole
+	r.visited[pack] = complete
+	return complete
 }
 
 func contains(sorted [][32]byte, h [32]byte) bool {
@@ -92,12 +92,12 @@ func CompareHashes(a, b [32]byte) int { return slices.Compare(a[:], b[:]) }
 // Moved reports whether what was needed of a pack was rewritten.
 func (d *Deletions) Moved(pack [32]byte) bool { return d != nil && len(d.rewritten[pack]) > 0 }
 
-// Rewrites tell of packs into what they were ever said to be rewritten, for
-// whatever manifests.
+// Rewrites are, by pack, the lists of packs that it was rewritten into in any
+// statement, for any manifest.
 type Rewrites map[[32]byte][][][32]byte
 
-// Rewrites reads every statement of a domain that verifies, those too that
-// count no more: who may put one can have others pass for outdated.
+// Rewrites reads every statement of a domain that verifies, even where a later one
+// makes it outdated, because an attacker may have published the later one.
 func (x *Deletion) Rewrites(ctx context.Context, host string, domain seal.DomainID) (Rewrites, error) {
 	out := Rewrites{}
 	for e, err := range x.ledger(host, domain).All(ctx, ahead) {
@@ -118,7 +118,8 @@ func (x *Deletion) Rewrites(ctx context.Context, host string, domain seal.Domain
 	return out, nil
 }
 
-// Beyond are all packs that one leads to.
+// Beyond are all packs that a pack was rewritten into, directly or by further
+// rewrites.
 func (w Rewrites) Beyond(pack [32]byte) [][32]byte {
 	var out [][32]byte
 	seen := map[[32]byte]bool{pack: true}

@@ -12,7 +12,7 @@ import (
 func repacks(statements ...statement.Deletion) *Deletions {
 	d := newDeletions()
 	for i := range statements {
-		d.repacked(&statements[i])
+		d.addRepacks(&statements[i])
 	}
 	return d
 }
@@ -30,14 +30,14 @@ func repack(old, into, manifests string) statement.Deletion {
 
 func TestAManifestNeedsWhatAPackWasRewrittenInto(t *testing.T) {
 	for name, c := range map[string]struct {
-		told  []statement.Deletion // the newest first
-		there string
-		want  string // in the place of pack a, for manifest m
+		statements []statement.Deletion // the newest first
+		existing   string
+		want       string // instead of pack a, for manifest m
 	}{
-		"the pack itself when nothing is told":              {nil, "a", "a"},
+		"the pack itself without statements":                {nil, "a", "a"},
 		"the new packs":                                     {[]statement.Deletion{repack("ab", "cd", "mn")}, "cd", "cd"},
 		"the new packs while the old one is there":          {[]statement.Deletion{repack("ab", "cd", "mn")}, "acd", "cd"},
-		"the pack itself when others alone were looked at":  {[]statement.Deletion{repack("ab", "cd", "n")}, "acd", "a"},
+		"the pack itself when it was rewritten for others":  {[]statement.Deletion{repack("ab", "cd", "n")}, "acd", "a"},
 		"the newest of several":                             {[]statement.Deletion{repack("a", "e", "m"), repack("a", "c", "m")}, "ce", "e"},
 		"the older when the newest is not for it":           {[]statement.Deletion{repack("a", "e", "n"), repack("a", "c", "m")}, "ce", "c"},
 		"what the new ones were rewritten into":             {[]statement.Deletion{repack("c", "ef", "m"), repack("a", "cd", "m")}, "def", "efd"},
@@ -51,9 +51,9 @@ func TestAManifestNeedsWhatAPackWasRewrittenInto(t *testing.T) {
 		"an end, where repacks go round":                    {[]statement.Deletion{repack("c", "a", "m"), repack("a", "c", "m")}, "a", "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			there := func(id ObjectID) bool { return slices.Contains(hashes(c.there), id.Hash) }
+			there := func(id ObjectID) bool { return slices.Contains(hashes(c.existing), id.Hash) }
 			got := ""
-			for _, id := range repacks(c.told...).Resolve([32]byte{'m'}, ObjectID{Kind: wire.KindPack, Hash: [32]byte{'a'}}, there) {
+			for _, id := range repacks(c.statements...).Resolve([32]byte{'m'}, ObjectID{Kind: wire.KindPack, Hash: [32]byte{'a'}}, there) {
 				got += string(id.Hash[:1])
 			}
 			if got != c.want {

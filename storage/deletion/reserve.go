@@ -11,18 +11,17 @@ import (
 	"knowngood/storage/layout"
 )
 
-// A reserve is room in the store that prune keeps for itself. Whoever prunes
-// must store a statement before anything is deleted; on a store that is full
-// that would keep all of it from being freed. The reserve lies there in several
-// pieces: a run gives up as few as it needs, and what it did not use it takes
-// back at its end, so a store may stay full for as long as announcements take.
+// A reserve is space in the store that prune keeps for itself. A prune must store a
+// statement before it deletes anything, and on a full store it could not. The reserve
+// is several objects. A run deletes as few of them as it needs, and stores them again
+// at its end, so that it can run again while the store stays full.
 const (
 	reservePieces = 8
 	reservePiece  = 128 << 10 // bytes
 )
 
-// WithReserve calls put, of so many bytes, and again after each piece of the
-// reserve of the host that it gives up, for as long as the store is full.
+// WithReserve calls put, which stores size bytes. While the store is full it deletes
+// a piece of the host's reserve and calls put again.
 func (x *Deletion) WithReserve(ctx context.Context, host string, size int, put func() error) error {
 	for {
 		err := put()
@@ -32,11 +31,11 @@ func (x *Deletion) WithReserve(ctx context.Context, host string, size int, put f
 
 		gave, spent := x.spendReserve(ctx, host)
 		if spent != nil {
-			return fmt.Errorf("%w; and the reserve that prune keeps cannot be given up: %w", err, spent)
+			return fmt.Errorf("%w; and the reserve that prune keeps cannot be deleted: %w", err, spent)
 		}
 		if !gave {
-			need := (size + reservePiece) >> 10 // with directories, and what else is at work
-			return fmt.Errorf("%w: nothing is deleted before a statement says so, and the store has no reserve left for that: free %d KiB by other means, and run this again", err, need)
+			need := (size + reservePiece) >> 10 // with directories, and what other processes store
+			return fmt.Errorf("%w: a prune must store a statement before it deletes, and the store has no reserve left for it: free %d KiB by other means, and run this again", err, need)
 		}
 	}
 }
@@ -60,8 +59,7 @@ func (x *Deletion) spendReserve(ctx context.Context, host string) (bool, error) 
 }
 
 // KeepReserve makes the reserve of a host as large as it should be, or as there
-// is room for. It is to be called at the end of each run that may have given up
-// some of it.
+// is space for. Call it at the end of each run that may have deleted some of it.
 func (x *Deletion) KeepReserve(ctx context.Context, host string) error {
 	there := 0
 	for o, err := range x.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixReserve(host)}) {

@@ -10,10 +10,10 @@ import (
 	"knowngood/storage/seal"
 )
 
-// Whoever stole a host's key can sign announcements with it, and wait until the
-// host's own prune, which may delete, finds them old enough. So a host counts from
-// the time of the store only for what it published itself. For everything else
-// under its key it counts from when it first saw that.
+// Somebody who stole a host's key can sign announcements with it, and wait until the
+// host's own prune, which may delete, finds them old enough. So a host uses the time
+// of the store only for statements that it published itself. For all others under its
+// key it uses the time at which it first saw them.
 
 // seen are the statements of a domain of this host: by the hash of each when it
 // was first seen, by the store's clock; zero for one that this machine published.
@@ -26,8 +26,8 @@ func (x *Deletion) seen(host string, domain seal.DomainID) *seen {
 	return &seen{x.t.State, x.t.State.OfStore(filepath.Join("announced", host, domain.String()))}
 }
 
-// See returns what the pending deletions mean for the deletions of the host itself,
-// which sees them now, by the store's clock. Unless dryRun is set it remembers that.
+// See returns the Binding of the host itself, which sees the pending deletions at now,
+// by the store's clock. Unless dryRun is set it remembers that.
 func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time.Time, dryRun bool) (*Binding, error) {
 	since := map[uint64]time.Time{} // by serial
 	err := x.seen(host, domain).change(dryRun, func(seen map[string]time.Time) map[string]time.Time {
@@ -45,7 +45,7 @@ func (x *Deletion) See(host string, domain seal.DomainID, d *Deletions, now time
 	if err != nil {
 		return nil, err
 	}
-	return &Binding{d, byPresent, since}, nil
+	return &Binding{d, byCurrent, since}, nil
 }
 
 // publishes remembers that this machine publishes a statement.
@@ -82,7 +82,7 @@ func (s *seen) read(change func(map[string]time.Time) map[string]time.Time) (map
 			return nil, err
 		}
 		if json.Unmarshal(b, &seen) != nil {
-			seen = map[string]time.Time{} // what is not known is first seen now
+			seen = map[string]time.Time{} // then all are first seen now
 		}
 	}
 	return change(seen), nil
