@@ -1,17 +1,16 @@
-// Package authentic is the one verified read: of several versions of a key, the
-// earliest that verifies is the object (docs/FORMAT.md section 4). Whoever puts
-// other bytes over an object, or a delete marker, changes nothing for those who
-// read here; it is reported to them.
+// Package authentic is the verified read: of several versions of a key, the
+// earliest that verifies is the object (docs/FORMAT.md section 4). Other bytes that
+// somebody puts over an object, or a delete marker, do not change what is read here.
+// They are reported.
 //
-// What verifies is decided by the caller: a hash that is known, or a signature.
-// A hash fits one content only, so the current view is enough where it shows
-// that content (Exact, Hashed). Whoever holds the key can make a signature again
-// over other content, so there every version counts (Listed, Get). A listing
-// shows whether there are others; where there is one version, nothing more is
-// asked of the store.
+// The caller decides what verifies: a known hash, or a signature. Only one content
+// has a hash, so the current view is enough where it shows that content (Exact,
+// Hashed). The owner of a key can sign several contents, so all versions must be
+// read (Listed, Get). A listing shows whether there are several; where there is only
+// one, this takes no further request.
 //
-// On a store that keeps no versions, or does not show them, the current view is
-// all there is.
+// On a store that keeps no versions, or does not show them, only the current view
+// can be read.
 package authentic
 
 import (
@@ -33,12 +32,12 @@ type Reader struct {
 }
 
 // NewReader reads from store. report is given a finding for each object that was
-// read from beneath the current view; it may be called concurrently.
+// read from an older version than the current one; it may be called concurrently.
 func NewReader(store storage.Store, report func(Finding)) *Reader {
 	return &Reader{store, report}
 }
 
-// Report passes a finding on, if anybody wants to know.
+// Report calls the function that NewReader was given, unless that is nil.
 func (r *Reader) Report(f Finding) {
 	if r.report != nil {
 		r.report(f)
@@ -64,7 +63,7 @@ func (w *Want) damage(key string, err error) error {
 }
 
 // unreadable is the error where no version of an object verifies, and err is about
-// the current one. Credentials that may not read it are no damage.
+// the current one. Missing rights are not damage.
 func (w *Want) unreadable(key string, err error) error {
 	if errors.Is(err, storage.ErrDenied) {
 		return err
@@ -139,7 +138,7 @@ func (r *Reader) Listed(ctx context.Context, o storage.Object, w Want) (Object, 
 		return Object{}, verr
 	case found == nil && err == nil:
 		if len(all) > 1 {
-			err := fmt.Errorf("other versions of %s lie beneath the one that shows, and these credentials may not read them, so whether it was put over another is not known: let them read versions (s3:GetObjectVersion)", o.Key)
+			err := fmt.Errorf("%s has older versions, and these credentials may not read them, so it is not known whether it was overwritten: let them read versions (s3:GetObjectVersion)", o.Key)
 			r.Report(Finding{Kind: Warning, Key: o.Key, Err: err})
 		}
 		return Object{object, o.Modified}, nil
@@ -216,20 +215,20 @@ func (s oneVersion) Get(ctx context.Context, key string, offset, length int64) (
 	return s.versions.GetVersion(ctx, key, s.id, offset, length)
 }
 
-// unseen reports whether the store does not let us look beneath the current view,
-// or does not give out a version.
+// unseen reports whether the store does not let us list versions, or does not return
+// one.
 func unseen(err error) bool {
 	return errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrWithheld)
 }
 
-// covered reports whether the current view does not show an object that may lie
-// beneath. Whoever puts something over an object can have the store refuse that
-// to everybody else, as if the credentials did not suffice.
+// covered reports whether the current view hides an object that an older version may
+// have. Somebody who overwrites an object can also make the store deny it to
+// everybody else, as if rights were missing.
 func covered(err error) bool {
 	return Damaged(err) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrWithheld) || errors.Is(err, storage.ErrDenied)
 }
 
-// Overwritten reports an object that was read from beneath the current view. all
+// Overwritten reports an object that was read from an older version than the current one. all
 // are its versions, the newest first.
 func (r *Reader) Overwritten(key string, all []storage.Version) {
 	e := &TamperError{What: key, Key: key, Remembered: "the object", Found: "other bytes in its place",
@@ -243,9 +242,9 @@ func (r *Reader) Overwritten(key string, all []storage.Version) {
 	r.Report(FindingOf(e))
 }
 
-// AtMost appends all of an object from offset to dst. One of which that is more
-// than limit bytes is a *DamageError: whoever may put objects must not be able to
-// fill the memory of those who read.
+// AtMost appends all of an object from offset to dst. The error is *DamageError when
+// that is more than limit bytes: somebody who may put objects must not be able to
+// fill the memory of readers.
 func AtMost(ctx context.Context, dst []byte, s storage.Store, key string, offset, limit int64) ([]byte, error) {
 	start := len(dst)
 	b, err := storage.Append(ctx, dst, atMost{s, limit + 1}, key, offset, -1)
@@ -255,7 +254,7 @@ func AtMost(ctx context.Context, dst []byte, s storage.Store, key string, offset
 	return b, err
 }
 
-// atMost is a store that gives no more than so many bytes of an object.
+// atMost is a store that returns at most so many bytes of an object.
 type atMost struct {
 	storage.Store
 	bytes int64

@@ -11,8 +11,7 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-// good verifies what begins with the word, as a signature does: several contents
-// may.
+// good verifies what begins with the word. Like a signature, it fits several contents.
 func good(object []byte) error {
 	if !strings.HasPrefix(string(object), "good") {
 		return errors.New("not good")
@@ -49,14 +48,14 @@ func TestListed(t *testing.T) {
 	}{
 		"the only version":                              {[]string{"good"}, "good", ""},
 		"the earliest of two that verify":               {[]string{"good 1", "good 2"}, "good 1", "other bytes in its place since"},
-		"the one beneath rubbish":                       {[]string{"good 1", "rubbish"}, "good 1", "other bytes in its place since"},
+		"the one below rubbish":                         {[]string{"good 1", "rubbish"}, "good 1", "other bytes in its place since"},
 		"the one that a delete marker hides":            {[]string{"good 1", "-"}, "good 1", "hidden by a delete marker since"},
 		"the earliest that verifies, above rubbish":     {[]string{"rubbish", "good 1"}, "good 1", ""},
 		"the same bytes put twice are no finding":       {[]string{"good 1", "good 1"}, "good 1", ""},
 		"what is longer than the limit is passed over":  {[]string{"good" + strings.Repeat(".", 100), "good 1"}, "good 1", ""},
 		"rubbish alone is damage":                       {[]string{"rubbish"}, "", ""},
 		"rubbish over rubbish is damage":                {[]string{"rubbish", "more"}, "", ""},
-		"rubbish beneath a delete marker is damage":     {[]string{"rubbish", "-"}, "", ""},
+		"rubbish below a delete marker is damage":       {[]string{"rubbish", "-"}, "", ""},
 		"what is longer than the limit alone is damage": {[]string{"good" + strings.Repeat(".", 100)}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -121,7 +120,7 @@ func TestWithheld(t *testing.T) {
 			if name == "exact" && as == storage.ErrDenied {
 				continue
 			}
-			t.Run(fmt.Sprintf("%s: what is put over an object and refused, %v, is looked beneath", name, as), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s: when the current version is refused with %v, the older one is read", name, as), func(t *testing.T) {
 				var found []error
 				b, err := read(NewReader(refusing(t, as, body, "x"), func(f Finding) { found = append(found, f.Err) }))
 				if err != nil || string(b) != body {
@@ -179,7 +178,7 @@ func TestHashed(t *testing.T) {
 	body := "0123456789"
 	sum := sha256.Sum256([]byte(body))
 	for name, over := range map[string]string{"rubbish": "rubbish", "a delete marker": "-"} {
-		t.Run("ranges from beneath "+name, func(t *testing.T) {
+		t.Run("ranges from below "+name, func(t *testing.T) {
 			var found []error
 			h := NewReader(versions(t, body, over), func(f Finding) { found = append(found, f.Err) }).Hashed("pack", 1000)
 			if v, err := h.uncover(t.Context(), "k", sum); err != nil || v.ID == "" {
@@ -202,13 +201,13 @@ func TestHashed(t *testing.T) {
 			}
 		})
 	}
-	t.Run("whole, without looking before", func(t *testing.T) {
+	t.Run("complete, without a range before", func(t *testing.T) {
 		h := NewReader(versions(t, body, "rubbish"), func(Finding) {}).Hashed("pack", 1000)
 		if b, err := h.Whole(t.Context(), nil, "k", sum, -1); err != nil || string(b) != body {
 			t.Errorf("%q, %v", b, err)
 		}
 	})
-	t.Run("rubbish that was read while another reader found the object beneath it is read again", func(t *testing.T) {
+	t.Run("rubbish that was read while another reader found the object below it is read again", func(t *testing.T) {
 		store := storagetest.NewFaulty(versions(t, body, "rubbish"))
 		h := NewReader(store, func(Finding) {}).Hashed("pack", 1000)
 		store.Add(storagetest.Rule{Op: storagetest.Get, Nth: 1, Fault: storagetest.Meanwhile(func() {

@@ -28,7 +28,7 @@ func (e *DamageError) Error() string {
 func (e *DamageError) Unwrap() error { return e.Err }
 
 // TamperError is about a store that shows something other than what is
-// remembered, or hides it: nobody who keeps the rules does that.
+// remembered, or hides it. The program itself never causes that.
 type TamperError struct {
 	What       string // what was tampered with
 	Key        string // of the object; empty when it is about none
@@ -49,8 +49,8 @@ func (e *TamperError) Error() string {
 	return s
 }
 
-// Damaged reports whether err is about the content of the repository rather
-// than about reaching it: another copy may heal it, trying again does not.
+// Damaged reports whether err is about the content of the repository, and not about
+// the access to it: another copy may repair it, trying again does not help.
 func Damaged(err error) bool {
 	var d *DamageError
 	return errors.As(err, &d) || Tampered(err) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, seal.ErrWrongKey)
@@ -62,6 +62,6 @@ func Tampered(err error) bool {
 	return errors.As(err, &t)
 }
 
-// Unverified reports whether an object is missing or not what it should be, and
-// nothing that is remembered shows what it was.
+// Unverified reports whether an object is missing or does not verify, and nothing
+// that is remembered shows what it was.
 func Unverified(err error) bool { return Damaged(err) && !Tampered(err) }

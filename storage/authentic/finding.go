@@ -16,7 +16,7 @@ const (
 	Tampering             // the store shows something other than what is remembered, or hides it
 )
 
-// Finding is something wrong that was met and worked around.
+// Finding is something wrong that was found and worked around.
 type Finding struct {
 	Kind            Kind
 	Key             string    // of the object; empty when it is about none
@@ -42,7 +42,7 @@ func FindingOf(err error) Finding {
 	return f
 }
 
-// maxFindings bounds what waits in Findings.
+// maxFindings is how many findings Findings keeps.
 const maxFindings = 1000
 
 // Findings collects findings, each text once, until they are taken. The zero value is

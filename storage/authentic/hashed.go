@@ -12,26 +12,26 @@ import (
 	"knowngood/storage"
 )
 
-// Hashed reads objects that are named by the SHA-256 of their bytes, whole or in
-// ranges. It remembers which of them lie beneath the current view. Its methods
-// may be called concurrently.
+// Hashed reads objects that are named by the SHA-256 of their bytes, complete or in
+// ranges. It remembers which of them are only older versions. Its methods may be
+// called concurrently.
 type Hashed struct {
 	*Reader
 	what  string
 	limit int64 // on the size of an object, in bytes
 
-	mu      sync.Mutex
-	beneath map[[32]byte]storage.Version // of objects that the current view does not show; without an ID for none
+	mu    sync.Mutex
+	older map[[32]byte]storage.Version // of objects that the current view does not show; without an ID for none
 }
 
 // Hashed reads objects of at most limit bytes; what names them in messages.
 func (r *Reader) Hashed(what string, limit int64) *Hashed {
-	return &Hashed{Reader: r, what: what, limit: limit, beneath: map[[32]byte]storage.Version{}}
+	return &Hashed{Reader: r, what: what, limit: limit, older: map[[32]byte]storage.Version{}}
 }
 
 // Verified calls read, which reads an object with Range and verifies what it read.
-// When that is missing, damaged or withheld, and another version has the bytes of the name,
-// Range reads that one from then on, and read is called again.
+// When the object is missing, damaged or withheld, and another version has the bytes of
+// the name, Range reads that version from then on, and read is called again.
 func (h *Hashed) Verified(ctx context.Context, key string, hash [32]byte, read func() error) error {
 	before := h.found(hash).ID
 	err := read()
@@ -50,10 +50,10 @@ func (h *Hashed) Verified(ctx context.Context, key string, hash [32]byte, read f
 	return read()
 }
 
-// Range appends length bytes of an object from offset to dst, from beneath the
-// current view where that has nothing there; a negative length means to the end.
-// The bytes are not verified: see Verified. The error is *DamageError when the
-// object is missing or shorter than that.
+// Range appends length bytes of an object from offset to dst, from an older version
+// where Verified found one; a negative length means to the end. The bytes are not
+// verified: see Verified. The error is *DamageError when the object is missing or
+// shorter.
 func (h *Hashed) Range(ctx context.Context, dst []byte, key string, hash [32]byte, offset, length int64) ([]byte, error) {
 	if v := h.found(hash); v.ID != "" {
 		return h.rangeOf(ctx, dst, key, v, offset, length)
@@ -79,10 +79,9 @@ func (h *Hashed) rangeOf(ctx context.Context, dst []byte, key string, v storage.
 	return h.version(ctx, dst, key, v.ID, offset, length)
 }
 
-// Size is the stored bytes of an object that a listing shows with another number of
-// them, which counts unless the object was found beneath the current view. A negative
-// one is looked up; then the error is *DamageError when the current view shows no
-// object.
+// Size is the stored bytes of an object. It is listed, the size in a listing, unless
+// an older version was found to be the object. A negative one is looked up; then the
+// error is *DamageError when the current view shows no object.
 func (h *Hashed) Size(ctx context.Context, key string, hash [32]byte, listed int64) (int64, error) {
 	if v := h.found(hash); v.ID != "" {
 		return v.Size, nil
@@ -97,10 +96,10 @@ func (h *Hashed) Size(ctx context.Context, key string, hash [32]byte, listed int
 	return size, err
 }
 
-// Whole reads an object whole into dst's memory and verifies its hash, from
-// beneath the current view where that shows other bytes. Of one that a listing shows
-// with more bytes than the limit the current view is not read; listed is negative
-// when that is not known. With *DamageError it may return the bytes that there are.
+// Whole reads all of an object into dst's memory and verifies its hash. Where the
+// current version has other bytes it reads an older one. listed is the size in a
+// listing, or negative when it is not known; where it is above the limit the current
+// version is not read. With *DamageError it may return the bytes that there are.
 func (h *Hashed) Whole(ctx context.Context, dst []byte, key string, hash [32]byte, listed int64) ([]byte, error) {
 	var b []byte
 	err := h.Verified(ctx, key, hash, func() (err error) {
@@ -122,12 +121,12 @@ func (h *Hashed) Whole(ctx context.Context, dst []byte, key string, hash [32]byt
 	return b, err
 }
 
-// Compare reads an object as Whole does, keeps nothing of it in memory, and calls
-// done, unless it is nil, with how many bytes were read.
+// Compare verifies an object as Whole does, without keeping it in memory. It calls
+// done, unless that is nil, with how many bytes were read.
 func (h *Hashed) Compare(ctx context.Context, key string, hash [32]byte, listed int64, done func(bytes int)) error {
 	return h.Verified(ctx, key, hash, func() error {
 		if h.found(hash).ID != "" {
-			return nil // by these bytes it was found
+			return nil // it was found by the hash of its bytes
 		}
 		if err := h.checkSize(ctx, key, hash, listed); err != nil {
 			return err
@@ -186,12 +185,12 @@ func (h *Hashed) tooShort(key string, size, need int64) error {
 	return &DamageError{Key: key, What: h.what, Err: fmt.Errorf("it is cut short: %d bytes long, at least %d are needed", size, need)}
 }
 
-// uncover looks, once for each object, for a version with the bytes of its name,
-// which is read from then on. One without an ID is none.
+// uncover searches, once for each object, for a version with the bytes of its name,
+// which is read from then on. A version without an ID means that there is none.
 func (h *Hashed) uncover(ctx context.Context, key string, hash [32]byte) (storage.Version, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if v, looked := h.beneath[hash]; looked {
+	if v, looked := h.older[hash]; looked {
 		return v, nil
 	}
 	all, err := h.Versions(ctx, key)
@@ -199,7 +198,7 @@ func (h *Hashed) uncover(ctx context.Context, key string, hash [32]byte) (storag
 		return storage.Version{}, err
 	}
 	var found storage.Version
-	for _, v := range slices.Backward(all) { // the earliest first: there is no end to what is put over it
+	for _, v := range slices.Backward(all) { // the earliest first, because any number of versions may have been put over it
 		if len(all) == 1 { // the current one
 			break
 		}
@@ -216,7 +215,7 @@ func (h *Hashed) uncover(ctx context.Context, key string, hash [32]byte) (storag
 			break
 		}
 	}
-	h.beneath[hash] = found
+	h.older[hash] = found
 	return found, nil
 }
 
@@ -237,11 +236,11 @@ func (h *Hashed) hasVersion(ctx context.Context, key, id string, hash [32]byte) 
 	return sum == hash, err
 }
 
-// found is the version of an object that was found beneath the current view.
+// found is the version of an object that was found below the current one.
 func (h *Hashed) found(hash [32]byte) storage.Version {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.beneath[hash]
+	return h.older[hash]
 }
 
 // current is storage.Append that distinguishes an object which is too

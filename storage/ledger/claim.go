@@ -10,18 +10,17 @@ import (
 	"knowngood/storage/layout"
 )
 
-// maxTaken is how often others may be faster to put something at the number that
-// a statement is to get.
+// maxTaken is how often others may take the number first, before a claim fails.
 const maxTaken = 100
 
-// Numbers are those of a sequence that are there, as its entries are read from
+// Numbers are the numbers of a sequence that are taken. Its entries are passed from
 // the highest down.
 type Numbers struct {
 	Newest uint64          // the highest that counts; 0 for none
-	taken  map[uint64]bool // those above it that are there, and count for nothing
+	taken  map[uint64]bool // those above it whose entries do not count
 }
 
-// Pass takes in a number that is there.
+// Pass adds a number that is taken.
 func (s *Numbers) Pass(number uint64, counts bool) {
 	switch {
 	case counts:
@@ -34,8 +33,8 @@ func (s *Numbers) Pass(number uint64, counts bool) {
 	}
 }
 
-// Free is the lowest number above all that count at which nothing is; 0 when there
-// is none.
+// Free is the lowest number above all that count which is not taken; 0 when there is
+// none.
 func (s *Numbers) Free() uint64 {
 	for n := s.Newest; n < layout.MaxNumber; {
 		if n++; !s.taken[n] {
@@ -47,9 +46,9 @@ func (s *Numbers) Free() uint64 {
 
 // Claim puts a statement at a number that is free, and returns its bytes.
 //
-// free looks which number that is, or returns why there must be none. encode makes
-// the statement for it, or returns nil to give up. put creates the object; when
-// another process was first, all of it is done again.
+// free returns that number, or an error when no statement may be added. encode makes
+// the statement for it, or returns nil to give up. put creates the object. When
+// another process was faster, all three are called again.
 func Claim(ctx context.Context, what string, free func(context.Context) (uint64, error), encode func(number uint64) ([]byte, error), put func(ctx context.Context, number uint64, object []byte) error) ([]byte, error) {
 	attempts := Attempts{What: what}
 	for {
@@ -74,7 +73,7 @@ func Claim(ctx context.Context, what string, free func(context.Context) (uint64,
 	}
 }
 
-// Attempts are those of one writer to claim a number.
+// Attempts counts how often one writer tries to claim a number.
 type Attempts struct {
 	What  string // the sequence, for messages
 	tried uint64 // the number of the last attempt

@@ -2,10 +2,10 @@
 // epochs, host certificates, roots, tombstones, acceptances, pending deletions.
 // Each number is an object of its own, and a listing yields the highest first.
 //
-// It promises what the verified read of storage/authentic does, for each number.
-// What does not count, be it rubbish or signed under a key that ended, is passed
-// over: whoever may put objects cannot end a sequence, nor have a number taken
-// for free that is not.
+// For each number it promises what the verified read of storage/authentic does.
+// Objects that do not count, because they are no statements or because their key
+// ended, are skipped. So somebody who may put objects can neither end a sequence nor
+// make a taken number look free.
 package ledger
 
 import (
@@ -32,25 +32,25 @@ type Ledger[T any] struct {
 	// Parse reads a statement and checks that it counts. It returns the key at
 	// which the statement claims to lie.
 	Parse func(object []byte) (entry T, key string, err error)
-	// Expect, when set, checks besides that an entry is the one that is known of.
+	// Expect, when set, also checks that an entry is the known one.
 	Expect func(number uint64, entry T) error
-	// Kept, when set, is a copy of what a listing shows; nil for none.
+	// Kept, when set, returns a local copy of a listed object; nil for none.
 	Kept func(storage.Object) []byte
 	// Seen, when set, is what this machine remembers of the ledger; see Watch.
 	Seen *localstate.Statements
-	// Beside, when set, is a prefix of other objects that whoever may read the ledger
-	// may read too. It is listed when the store denies an entry.
+	// Beside, when set, is a prefix of other objects that are readable with the same
+	// rights as the ledger. It is listed when the store denies an entry.
 	Beside string
 
 	mu          sync.Mutex
-	asked, open bool // whether the store gives out other objects: known, and so
+	asked, open bool // open is whether the store returns other objects, once asked
 }
 
 // Entry is what lies at a number.
 type Entry[T any] struct {
 	Number uint64
 	Value  T
-	Object []byte         // of Value, or of what wraps statement.ErrEnded
+	Object []byte         // of Value, or of a statement for which Err wraps statement.ErrEnded
 	Stored time.Time      // when the store took it
 	Listed storage.Object // as the listing shows it
 	// Err is why it does not count, and nil when it does: *authentic.DamageError
@@ -58,7 +58,7 @@ type Entry[T any] struct {
 	Err error
 }
 
-// Counts reports whether the entry verified and holds.
+// Counts reports whether the entry verified and no later certificate ended its key.
 func (e *Entry[T]) Counts() bool { return e.Err == nil }
 
 // Read reads the entry that a listing shows. The error is of the store.
@@ -85,7 +85,7 @@ func (l *Ledger[T]) Read(ctx context.Context, o storage.Object) (Entry[T], error
 		return err
 	}})
 	switch {
-	case err == nil: // and what was taken last is what was returned
+	case err == nil: // the last call of take was for the object that was returned
 		e.Object, e.Stored = object.Bytes, object.Stored
 	case errors.Is(err, storage.ErrDenied) && !authentic.Damaged(err):
 		if err = l.withheld(ctx, o.Key, err); !authentic.Damaged(err) {
@@ -103,7 +103,7 @@ func (l *Ledger[T]) Read(ctx context.Context, o storage.Object) (Entry[T], error
 	return e, nil
 }
 
-// Get reads the entry at a number, which needs not have been listed.
+// Get reads the entry at a number without a listing.
 func (l *Ledger[T]) Get(ctx context.Context, key string) (Entry[T], error) {
 	for o, err := range l.Reader.Store().List(ctx, storage.ListOptions{Prefix: key, Hidden: true, Limit: 1}) {
 		if err != nil {
@@ -153,8 +153,8 @@ func (l *Ledger[T]) List(ctx context.Context) iter.Seq2[storage.Object, error] {
 	}
 }
 
-// All yields the entries, the highest numbers first, those too that do not count.
-// It reads up to ahead of them before they are asked for.
+// All yields the entries, the highest numbers first, with those that do not count.
+// It reads up to ahead of them in advance.
 func (l *Ledger[T]) All(ctx context.Context, ahead int) iter.Seq2[Entry[T], error] {
 	entries := Ordered(ctx, ahead, l.List, l.Read)
 	if l.Seen == nil {

@@ -7,8 +7,8 @@ import (
 )
 
 // Ordered calls fetch for what in yields, up to n calls at once, and yields the
-// results in the order of in. An error of in takes its place among them. Nothing
-// runs on when the iteration is left.
+// results in the order of in, errors of in included. When the iteration ends, all
+// calls have ended.
 func Ordered[In, Out any](ctx context.Context, n int, in func(context.Context) iter.Seq2[In, error], fetch func(context.Context, In) (Out, error)) iter.Seq2[Out, error] {
 	type result struct {
 		out Out

@@ -17,17 +17,17 @@ import (
 // maxChanged is how many entries are reported one by one in one pass.
 const maxChanged = 16
 
-// Watch yields entries, which come the highest numbers first, remembers the hashes of
-// those that count, and reports those that counted when this machine saw them and are
-// gone by now, or others. One that only its certificate's end made count no more is not
-// reported. It changes none.
+// Watch yields entries unchanged, which come the highest numbers first. It remembers
+// the hashes of those that count. It reports those that counted when this machine saw
+// them and are now missing or replaced. It does not report one whose certificate has
+// ended since.
 func (l *Ledger[T]) Watch(entries iter.Seq2[Entry[T], error]) iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		known, err := l.Seen.All()
 		if err != nil {
 			l.Reader.Report(authentic.FindingOf(err))
 		}
-		left := slices.Sorted(maps.Keys(known)) // that were not met yet
+		left := slices.Sorted(maps.Keys(known)) // that did not come yet
 		fresh := map[uint64][32]byte{}
 		defer func() {
 			if err := l.Seen.Add(fresh); err != nil {
@@ -56,7 +56,7 @@ func (l *Ledger[T]) Watch(entries iter.Seq2[Entry[T], error]) iter.Seq2[Entry[T]
 				if !yield(e, err) {
 					return
 				}
-				left = nil // what is not listed is not known to be gone
+				left = nil // without a complete listing none is known to be missing
 				continue
 			}
 			down(e.Number)

@@ -9,13 +9,13 @@ import (
 	"knowngood/storage/authentic"
 )
 
-// maxSample is how many objects are asked for to find out whether the credentials
-// may read others.
+// maxSample is how many objects are read to find out whether the credentials may read
+// others.
 const maxSample = 64
 
-// withheld judges that the store denied an object: it is damage to this one where the
-// same credentials may read others beside it, and else the error of the store. Who may
-// put objects can have the store deny one of them to everybody else.
+// withheld returns the error for an object that the store denied. Where the same
+// credentials may read similar objects it is damage to this one, because somebody who
+// may put objects can make the store deny one. Otherwise it is the error of the store.
 func (l *Ledger[T]) withheld(ctx context.Context, key string, denied error) error {
 	if open, err := l.givesOut(ctx); err != nil || !open {
 		return denied
@@ -23,8 +23,8 @@ func (l *Ledger[T]) withheld(ctx context.Context, key string, denied error) erro
 	return &authentic.DamageError{Key: key, What: l.What, Err: fmt.Errorf("%w, and gives out others beside it: %v", storage.ErrWithheld, denied)}
 }
 
-// givesOut reports whether the store gives out any other object of the ledger, or
-// beside it. What it found out first holds for good.
+// givesOut reports whether the store returns any other object of the ledger or of
+// Beside. It asks the store only once.
 func (l *Ledger[T]) givesOut(ctx context.Context) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

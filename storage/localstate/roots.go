@@ -22,8 +22,8 @@ const (
 func RootsFile(host, env string) string { return filepath.Join("roots", host, env) }
 
 // Roots are the hashes of the roots of an environment that this machine saw
-// verified, together with the chain that leads to them, by number. Whatever the
-// store shows there later, these are the roots.
+// verified, together with the chain that leads to them, by number. The store cannot
+// replace them later.
 func (s *State) Roots(host, env string) (map[uint64][32]byte, error) {
 	b, err := s.Read(RootsFile(host, env))
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package localstate is what a machine keeps of a repository in its state
-// directory: what it trusts, and what it has seen, so that a store which shows
-// something else later is found out.
+// directory: what it trusts, and what it has seen, so that it detects a store that
+// shows something else later.
 package localstate
 
 import (
@@ -35,13 +35,13 @@ import (
 //	repos/<repository id>/certs/<host> newest certificate of a host seen
 //	repos/<repository id>/heads/<host>/<environment>
 //	repos/<repository id>/roots/<host>/<environment>   see Roots
-//	repos/<repository id>/stores/<hash of the place>/…   what holds only of that copy of the repository
+//	repos/<repository id>/stores/<hash of the place>/…   what belongs only to that copy of the repository
 //
 // Every file is replaced atomically and is on disk when it counts.
 type State struct {
 	Root    string // the state directory; empty for no memory
 	Machine string // distinguishes machines; the ID of the system when empty
-	// Place names the store, however its URL is spelled; empty for none.
+	// Place names the store, the same for every spelling of its URL; empty for none.
 	Place      string
 	Repository seal.RepositoryID // of which the rest is; set once it is known
 }
@@ -53,7 +53,7 @@ func (s *State) None() bool { return s.Root == "" }
 type Pin struct {
 	Descriptor [32]byte
 	Source     string    // where it is known from, for messages
-	OnFirstUse bool      // nothing vouched for it: the store showed it
+	OnFirstUse bool      // only the store showed it, and no pin confirmed it
 	Since      time.Time // since when it is remembered; zero of one that is not
 }
 
@@ -140,7 +140,7 @@ func PlaceHash(place string) string {
 // pins is the folder of what is trusted at each place.
 func (s *State) pins() userdir.Dir { return userdir.At(s.Root).In("pins") }
 
-// OfStore is where a file lies that holds of the store at this place only: a copy
+// OfStore is where a file lies that belongs only to the store at this place: a copy
 // of the repository elsewhere has other locks, and other deletions.
 func (s *State) OfStore(name string) string {
 	return filepath.Join("stores", PlaceHash(s.Place), name)
@@ -159,14 +159,14 @@ func (s *State) Pin() (*Pin, error) {
 	h, err := hex.DecodeString(field(b, "pin"))
 	since, terr := time.Parse(time.RFC3339, field(b, "since"))
 	if err != nil || len(h) != 32 || terr != nil {
-		return nil, fmt.Errorf("file %s is damaged: it holds no pin; remove it to trust the repository anew", file)
+		return nil, fmt.Errorf("file %s is damaged: it has no pin; remove it to trust the repository again on first use", file)
 	}
-	return &Pin{Descriptor: [32]byte(h), Source: file, OnFirstUse: !vouched(b), Since: since}, nil
+	return &Pin{Descriptor: [32]byte(h), Source: file, OnFirstUse: !confirmed(b), Since: since}, nil
 }
 
-// vouched reports whether the pin of a file is known from elsewhere than from the
-// place itself.
-func vouched(file []byte) bool { return field(file, "vouched") == "yes" }
+// confirmed reports whether a pin file has a pin that was confirmed, and not only shown
+// by the place itself.
+func confirmed(file []byte) bool { return field(file, "vouched") == "yes" }
 
 // field is a line of a pin file; "" when there is none.
 func field(file []byte, name string) string {
@@ -178,31 +178,31 @@ func field(file []byte, name string) string {
 	return ""
 }
 
-// Vouches reports whether something vouched for a descriptor at any place.
-func (s *State) Vouches(pin [32]byte) bool {
+// Confirms reports whether a descriptor was confirmed at any place.
+func (s *State) Confirms(pin [32]byte) bool {
 	if s.None() {
 		return false
 	}
-	names, _ := s.pins().Names() // where it cannot be read, nothing is known
+	names, _ := s.pins().Names() // an unreadable directory counts as empty
 	return slices.ContainsFunc(names, func(name string) bool {
 		b, err := s.readFile(s.pins(), name)
-		return err == nil && vouched(b) && field(b, "pin") == hex.EncodeToString(pin[:])
+		return err == nil && confirmed(b) && field(b, "pin") == hex.EncodeToString(pin[:])
 	})
 }
 
 // RememberPin makes the descriptor the one that is trusted at the place, of which
-// url is one spelling. Without vouch it is remembered as trusted on first use,
-// until a later call vouches for it.
-func (s *State) RememberPin(url string, d *statement.Descriptor, vouch bool, now time.Time) error {
+// url is one spelling. Without confirm it is remembered as trusted on first use,
+// until a later call confirms it.
+func (s *State) RememberPin(url string, d *statement.Descriptor, confirm bool, now time.Time) error {
 	if s.None() || s.Place == "" {
 		return nil
 	}
 	known, err := s.Pin()
-	if err == nil && known != nil && known.Descriptor == d.Hash() && (!known.OnFirstUse || !vouch) {
+	if err == nil && known != nil && known.Descriptor == d.Hash() && (!known.OnFirstUse || !confirm) {
 		return nil
 	}
 	word := "no"
-	if vouch {
+	if confirm {
 		word = "yes"
 	}
 	text := fmt.Sprintf("url: %s\nrepository: %v\npin: %x\nvouched: %s\nsince: %s\n", strings.ReplaceAll(url, "\n", " "), d.Repository, d.Hash(), word, now.UTC().Format(time.RFC3339))
@@ -292,7 +292,8 @@ func (s *State) Names(host string) ([]string, error) {
 	return names, nil
 }
 
-// Forget forgets the heads and roots of a host, whose history the owner restated.
+// Forget removes the heads and roots of a host, because a new certificate has the
+// heads that count.
 func (s *State) Forget(host string) error {
 	for _, folder := range []string{"heads", "roots"} {
 		if err := s.Dir().In(folder, host).RemoveAll(); err != nil {
@@ -302,7 +303,7 @@ func (s *State) Forget(host string) error {
 	return nil
 }
 
-// Witnesses are the remembered heads of a host but that of env, sorted.
+// Witnesses are the remembered heads of a host, except that of env, sorted.
 func (s *State) Witnesses(host, env string) ([]statement.Head, error) {
 	names, err := s.Names(host) // sorted
 	if err != nil {

@@ -29,13 +29,13 @@ func (s *State) Statements(prefix string) *Statements {
 // Path is where they lie, for messages.
 func (s *Statements) Path() string { return s.state.Dir().Path(s.file) }
 
-// All that is remembered.
+// All returns the remembered hashes, by number.
 func (s *Statements) All() (map[uint64][32]byte, error) {
 	b, err := s.state.Read(s.file)
 	return parseHashes(b), err
 }
 
-// Add adds to what is remembered. Another process may do so at the same time.
+// Add remembers further hashes. Other processes may do so at the same time.
 func (s *Statements) Add(fresh map[uint64][32]byte) error {
 	if s.state.None() || len(fresh) == 0 {
 		return nil

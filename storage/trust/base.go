@@ -110,7 +110,7 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 	}
 	b.State.Repository = b.desc.Repository
 	onFirstUse := known == nil || known.OnFirstUse
-	b.unpinned = onFirstUse && o.Given == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Vouches(b.desc.Hash())
+	b.unpinned = onFirstUse && o.Given == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Confirms(b.desc.Hash())
 	b.first = o.Now
 	if known != nil && known.OnFirstUse {
 		b.first = known.Since

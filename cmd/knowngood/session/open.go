@@ -110,7 +110,7 @@ func (sess *Session) Connect(ctx context.Context) (*repository.Repository, error
 
 // usePins takes over what an identity file remembers. Of the repository's place
 // what was added last holds, for a repository may have been made anew there;
-// pins of other places vouch for a copy.
+// pins of other places confirm a copy.
 func usePins(o *repository.Options, f *identity.File) {
 	here := false
 	for _, p := range slices.Backward(f.Pins) {
