@@ -86,7 +86,7 @@ func BodyTemplate(text string) (*template.Template, error) {
 	}}).Parse(text)
 }
 
-// templateParts are what text/template says about a template that fails.
+// templateParts match the errors of text/template.
 var templateParts = regexp.MustCompile(`(?s)^template: template:(\d+):(?:\d+:)? (?:executing "template" at <(.*?)>: )?(.*)$`)
 
 // missingField is a field that a message does not have, or the Run that it lacks.

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// DefaultPath is where the configuration lies unless a flag says otherwise.
+// DefaultPath is where the configuration lies unless a flag names another file.
 const DefaultPath = "/etc/knowngood/config.yaml"
 
-// Config is a whole configuration.
+// Config is a configuration.
 type Config struct {
 	Repository   Repository              `yaml:"repository"`
 	Host         string                  `yaml:"host"`
@@ -34,7 +34,7 @@ type Config struct {
 	// What reading the file found besides.
 	Sum      [32]byte   `yaml:"-"` // SHA-256 of its text
 	Empty    bool       `yaml:"-"` // it is empty
-	Secret   []string   `yaml:"-"` // the key of a secret that stands in it; nil for none
+	Secret   []string   `yaml:"-"` // the key of a secret in its text; nil for none
 	Findings []*Problem `yaml:"-"` // what a person should know though it was taken, in the order of the file
 }
 
@@ -241,7 +241,7 @@ type Email struct {
 	Server   string   `yaml:"server"` // host:port
 	User     string   `yaml:"user,omitempty"`
 	Password string   `yaml:"password,omitempty"`
-	// PasswordFile holds the password instead, such as a systemd credential.
+	// PasswordFile is a file with the password, such as a systemd credential.
 	PasswordFile string  `yaml:"password_file,omitempty"`
 	TLS          MailTLS `yaml:"tls,omitempty"`
 }

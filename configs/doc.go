@@ -18,8 +18,7 @@
 // read as a number or a truth value must be quoted: it would not come through
 // unchanged (007 is 7). Numbers are decimal: 010 is ten.
 //
-// What only those who use a configuration can judge (URLs, templates, who else can
-// change the file) is up to LoadOptions.Judge: validation.Load is what the
-// program reads configurations with. Of knowngood the package imports schedules
-// alone, so that anything may import it.
+// LoadOptions.Judge checks what this package cannot (URLs, templates, who else can
+// change the file): the program reads configurations with validation.Load. Of
+// knowngood the package imports only schedules, so that every package may import it.
 package configs

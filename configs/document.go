@@ -151,7 +151,7 @@ func (d *document) locate(p *Problem) {
 	p.Quote = d.quote(p.Line, p.Column)
 }
 
-// resolve follows anchors and aliases to the node that they stand for;
+// resolve follows anchors and aliases to the node that they refer to;
 // nil for an alias of nothing or of itself.
 func (d *document) resolve(n ast.Node) ast.Node {
 	for range maxAliases {
@@ -283,7 +283,7 @@ var anyKey = regexp.MustCompile(`([A-Za-z_]+)["']?\s*:`)
 var webAddress = regexp.MustCompile(`(?i)(^|[\s"'\[{,:])https?://`)
 
 // secret reports whether a line may belong to notify or be a ping, where secrets
-// lie. It goes by the text, for it is asked about files that do not parse: by
+// lie. It searches the text, because the file may not parse: by
 // the line above that begins in the first column, by the keys of the line and
 // the one before, and by what values look like.
 func (d *document) secret(line int) bool {

@@ -10,7 +10,7 @@ import (
 var variable = regexp.MustCompile(`\$\{[^}]*\}?`)
 var variableName = regexp.MustCompile(`^\$\{[A-Za-z_][A-Za-z0-9_]*\}$`)
 
-// expand replaces ${NAME} where the package comment says so. What a variable
+// expand replaces ${NAME} as the package comment describes. What a variable
 // holds is not expanded again.
 func expand(c *Config, p *problems) {
 	one := func(s *string, key ...string) {
@@ -68,7 +68,7 @@ var (
 	urlSecret = regexp.MustCompile(`(?i)([?&][a-z_-]*(?:key|secret|token|passw)[a-z_-]*=)[^&\s"']*`)
 )
 
-// redactURL hides credentials that stand in URLs in a text, where they should
+// redactURL hides credentials in URLs in a text, where they should
 // not: user information, and parameters named like secrets.
 func redactURL(text string) string {
 	return redactParameters(urlUser.ReplaceAllString(text, "//"+hidden+"@"))

@@ -8,9 +8,9 @@ import (
 
 var listenLine = regexp.MustCompile(`(?m)^listen:[ \t]+["']?([^\s"'#]+)`)
 
-// Listen returns where a daemon with the configuration at path listens, however
-// wrong that is. It goes by the text, for it may not parse; where it does not
-// tell, the default counts.
+// Listen returns where a daemon with the configuration at path listens, even where
+// that configuration is not valid. It searches the text, because it may not parse, and
+// returns the default where nothing is found.
 func Listen(path string) string {
 	if f, err := os.Open(path); err == nil {
 		defer f.Close()

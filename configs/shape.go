@@ -14,7 +14,7 @@ import (
 // maxValues is how many values a file may have, aliases counted each time.
 const maxValues = 1 << 18
 
-// shape holds a file against the types of the configuration before it is
+// shape compares a file with the types of the configuration before it is
 // decoded: so all that is wrong is reported at once, in the words of the file and
 // not of Go, and aliases cannot multiply without bound.
 type shape struct {

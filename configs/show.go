@@ -8,7 +8,7 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// hidden stands for a secret.
+// hidden replaces a secret.
 const hidden = "(hidden)"
 
 // YAML is the configuration in force, defaults filled in and secrets left
@@ -48,7 +48,7 @@ func (c *Config) YAML() ([]byte, error) {
 	return yaml.Marshal(&shown)
 }
 
-// hostOnly hides the path of an address: whoever knows it may post there.
+// hostOnly hides the path of an address, because everybody who knows it may post there.
 func hostOnly(address string) string {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" {

@@ -125,7 +125,7 @@ func (r Rate) MarshalYAML() ([]byte, error) { return fmt.Appendf(nil, "%d/s", ui
 // Count is a whole number, from 0 to 2147483647.
 type Count int
 
-// ParseCount reads a whole number in decimal, whatever zeros it begins with: 010
+// ParseCount reads a whole number in decimal, with any zeros at its beginning: 010
 // is ten. It is the one grammar of whole numbers, in configurations and in flags.
 func ParseCount(s string) (Count, error) {
 	n, err := strconv.ParseInt(s, 10, 64)

@@ -45,7 +45,7 @@ type Options struct {
 	StateDir userdir.Dir // of this repository
 	Level    pack.Level
 	PackSize int  // bytes; that of the repository when 0
-	Reread   bool // read every file, whatever its time stamps say
+	Reread   bool // read every file, even where its time stamps are unchanged
 	// RereadEvery is within what time each file is read again, whatever its
 	// time stamps say; 0 is never. The files take turns, spread over that time.
 	RereadEvery time.Duration

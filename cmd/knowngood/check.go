@@ -111,7 +111,7 @@ func percent(text string) (float64, error) {
 // recordCheck has the daemon of this machine's host count a check by hand.
 func recordCheck(sess *session.Session, h checking.ByHand) {
 	if own := sess.OwnHost(); own == "" || own != sess.Host {
-		return // it says nothing of what this machine stored
+		return // it does not concern what this machine stored
 	}
 	if err := h.Record(sess.StateDir); err != nil {
 		sess.Out.Notef("status will not count this check: %v", err)

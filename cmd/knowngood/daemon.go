@@ -84,7 +84,7 @@ func runDaemon(ctx context.Context, sess *session.Session, level string) error {
 		for {
 			select {
 			case <-hup:
-				d.Reload() // which tells why, if it does not
+				d.Reload() // which reports why, if it does not
 			case <-ctx.Done():
 				return
 			}

@@ -81,7 +81,7 @@ func find(ctx context.Context, sess *session.Session, text string, patterns []st
 	unusable := sess.Out.Problems()
 	snapshots, damaged, err := catalog.Of(ctx, r, host, ref.Environment, false, unusable.AddError)
 	if err == nil && len(snapshots) == 0 && damaged == nil {
-		_, err = r.Resolve(ctx, ref, host) // which says what there is
+		_, err = r.Resolve(ctx, ref, host) // whose error lists what there is
 	}
 	searched, unsearched := []present.SnapshotJSON{}, []error(nil)
 	for _, s := range snapshots {

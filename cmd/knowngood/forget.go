@@ -37,7 +37,7 @@ func forgetCommand(sess *session.Session) *cobra.Command {
 		Short: "Forget snapshots: by name, or by what a policy keeps",
 		Long: `Forget snapshots, by name or by a retention policy. A forgotten snapshot is no
 longer listed, and neither a time nor @latest finds it, but nothing is deleted:
---undo takes it back, until knowngood prune has deleted what it alone needs, which
+--undo takes it back, until knowngood prune has deleted what only it needs, which
 takes days.
 
 By name: knowngood forget web@3 web@4.

@@ -50,7 +50,7 @@ func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 					t.Errorf("it lacks a right: %s", &o.stderr)
 				}
 			}
-			if shown := outcomes[4].stdout.String(); strings.Contains(shown, "protected   the host says: until 20") != (lock != nil) {
+			if shown := outcomes[4].stdout.String(); strings.Contains(shown, "protected   until 20") != (lock != nil) {
 				t.Errorf("with locks %v it shows %s", lock, shown)
 			}
 			if lock != nil {

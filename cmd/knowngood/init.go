@@ -61,7 +61,7 @@ it keeps no older versions and lets objects be overwritten: whoever takes over a
 host can destroy its history there. A host without an identity is set up on such a
 store with --unprotected only.
 
-A further host joins with --join and an identity that holds the owner key; one
+A further host joins with --join and an identity that opens the owner key; one
 that may never see an identity writes a request with --request, which is granted
 elsewhere (knowngood keys grant) and taken up with --accept. Each step prints the
 fingerprint of the host's key, the owner, and the pin of the repository; a request
@@ -94,7 +94,7 @@ A further host, without one:
 	fl.BoolVar(&f.reenrol, "reenrol", false, "with --join: enrol again under a name that is known; ends the old key")
 	fl.StringVar(&f.request, "request", "", "with --join: write a join request to `file`")
 	fl.BoolVar(&f.accept, "accept", false, "with --join: take up a granted request")
-	fl.BoolVar(&f.firstUse, "trust-on-first-use", false, "with --join: trust what answers at the URL, without a pin that vouches for it")
+	fl.BoolVar(&f.firstUse, "trust-on-first-use", false, "with --join: trust the repository at the URL without a pin")
 	fl.StringVar(&f.lockMode, "lock", "", "Object Lock `mode` for what is written: compliance or governance")
 	fl.StringVar(&f.lockKeep, "lock-keep", "", "for how long after the last snapshot that needs them objects are locked, such as 30d")
 	fl.BoolVar(&f.unprotected, "unprotected", false, "let a host without an identity use a store where it can destroy its history")
@@ -145,7 +145,7 @@ func initRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 	return printInit(sess, result, o, made, pinned)
 }
 
-// refuseUnprotected says what to do about a store that a host without an identity
+// refuseUnprotected returns what to do about a store that a host without an identity
 // shall not use unasked.
 func refuseUnprotected(url, known string) error {
 	why, remedy := present.Weakness(url)
@@ -183,7 +183,7 @@ func (f *initFlags) options(sess *session.Session, o *trust.InitOptions) error {
 	return nil
 }
 
-// initIdentity makes the identity file, or reads it, and tells its recipients.
+// initIdentity makes the identity file, or reads it, and returns its recipients.
 func initIdentity(sess *session.Session, f *initFlags) (recipients []string, made bool, err error) {
 	if _, err := os.Stat(sess.IdentityPath); err == nil {
 		file, err := sess.Identity()
@@ -224,7 +224,7 @@ func initIdentity(sess *session.Session, f *initFlags) (recipients []string, mad
 	return []string{key.Recipient}, true, nil
 }
 
-// printInit says what was made, and what must be kept where.
+// printInit prints what was made, and what must be kept where.
 func printInit(sess *session.Session, r *trust.InitResult, o trust.InitOptions, made, pinned bool) error {
 	sess.Out.Printf("Made a repository at %s\n\n  host       %s, whose keys are in %s\n  owner      %s\n  pin        %x\n", o.URL, o.Host, sess.Repo.State.Dir(), r.OwnerFingerprint, r.Pin)
 	for _, rec := range r.Recipients {
@@ -266,11 +266,11 @@ func joinRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 		return err
 	}
 	if f.request == "" && !f.accept && !r.Unlocked() {
-		return usage.Errorf("joining takes an identity that holds the owner key (--identity FILE), or --request FILE on a host that may not see one; --accept takes up a request that was granted")
+		return usage.Errorf("joining needs an identity that opens the owner key (--identity FILE), or --request FILE on a host that must not see one; --accept completes a request that was granted")
 	}
 	if _, first := r.TrustedOnFirstUse(); first {
 		if !f.firstUse && !f.accept { // which has a request that was made so
-			return usage.Errorf("nothing vouches for this repository: there is no --pin, and no identity file that has one. At %s answers the owner %s, with the pin %x. Run `knowngood keys list` where the identity is, and give the pin that it prints with --pin; to trust what answers, add --trust-on-first-use",
+			return usage.Errorf("nothing confirms this repository: there is no --pin, and no identity file that has one. The repository at %s has the owner %s and the pin %x. Run `knowngood keys list` where the identity is, and give the pin that it prints with --pin; to trust it without a pin, add --trust-on-first-use",
 				r.URL(), r.OwnerFingerprint(), r.Pin())
 		}
 		warnFirstUse(sess.Out, r)
@@ -314,7 +314,7 @@ func joinRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 	return joined(ctx, sess.Out, r, h)
 }
 
-// joined says what a host that has joined should know. It is the first moment to
+// joined prints what the user of a host that has joined should know. It is the first moment to
 // see what the host's own credentials can do to the store.
 func joined(ctx context.Context, out *console.Console, r *repository.Repository, h *trust.Host) error {
 	if _, err := r.Probe(ctx, h.Name, time.Now()); err != nil {
@@ -328,7 +328,7 @@ func joined(ctx context.Context, out *console.Console, r *repository.Repository,
 }
 
 // warnFirstUse warns of what a host trusts that joins without anything that
-// vouches for the repository.
+// confirms the repository.
 func warnFirstUse(out *console.Console, r *repository.Repository) {
 	remembered := ""
 	if pin, err := r.State.Pin(); err == nil && pin != nil {

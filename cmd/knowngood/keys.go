@@ -19,10 +19,10 @@ func keysCommand(sess *session.Session) *cobra.Command {
 	var reenrol bool
 	grant := &cobra.Command{
 		Use:   "grant REQUEST",
-		Short: "Grant a host's join request, with an identity that holds the owner key",
+		Short: "Grant a host's join request, with an identity that opens the owner key",
 		Example: `  knowngood keys grant web-8.request --identity ~/knowngood.identity
   knowngood keys grant web-8.request --reenrol --identity ~/knowngood.identity`,
-		Long: `Grant the join request of a host, with an identity that holds the owner key.
+		Long: `Grant the join request of a host, with an identity that opens the owner key.
 
 A request names the repository that the host was shown, by its pin. When that is
 not the pin of this repository, nothing is granted: somebody answered the host in

@@ -25,7 +25,7 @@ import (
 	"knowngood/storage/repository"
 )
 
-// listFlags say which snapshots list shows.
+// listFlags select the snapshots that list shows.
 type listFlags struct {
 	allHosts, forgotten bool
 	tags                []string

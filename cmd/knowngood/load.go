@@ -23,10 +23,10 @@ import (
 // The values of --load: which commands take restored outputs back.
 const (
 	loadConfigured = "configuration" // those that the configuration names
-	loadSnapshot   = "snapshot"      // those, too, that the snapshot alone names
+	loadSnapshot   = "snapshot"      // also those that only the snapshot names
 )
 
-// loadFlags say what happens to the restored outputs of command sources.
+// loadFlags are what happens to the restored outputs of command sources.
 type loadFlags struct {
 	which   string // "" shows the commands
 	timeout string
@@ -100,7 +100,7 @@ func confirm(ctx context.Context, out *load.Output, ref string) error {
 	}
 	defer tty.Close()
 	defer context.AfterFunc(ctx, func() { tty.Close() })()
-	fmt.Fprintf(printable.Writer{To: tty}, "The snapshot %s names a command to load %s. Whoever held that host may have written it:\n  %s\nRun it as this user? Type yes: ", ref, printable.Name(out.Path), shown)
+	fmt.Fprintf(printable.Writer{To: tty}, "The snapshot %s names a command to load %s. An attacker who controlled that host may have written it:\n  %s\nRun it as this user? Type yes: ", ref, printable.Name(out.Path), shown)
 	answer, err := bufio.NewReader(tty).ReadString('\n')
 	if err != nil || strings.TrimSpace(answer) != "yes" {
 		return errors.New("it was not confirmed")

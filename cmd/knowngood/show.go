@@ -131,7 +131,7 @@ func show(ctx context.Context, sess *session.Session, text string, problems bool
 	}
 	sess.Out.Printf("content     %s, %s, %s\nnew         %s, stored as %s\nprogram     %s\n", human.Counted(b.Files, "file"), human.Counted(b.Directories, "directory"), human.Bytes(b.ContentBytes), human.Bytes(b.NewContentBytes), human.Bytes(b.StoredBytes), printable.Name(b.Version))
 	if until := r.ClaimedProtection(b); !until.IsZero() {
-		sess.Out.Printf("protected   the host says: until %s, by the locks of all that it needs\n", until.Local().Format(time.RFC3339))
+		sess.Out.Printf("protected   until %s, as the host claims: all that it needs is locked\n", until.Local().Format(time.RFC3339))
 	}
 	for _, t := range b.Tags {
 		sess.Out.Printf("tag         %s\n", printable.Name(t))

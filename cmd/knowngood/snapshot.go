@@ -97,8 +97,8 @@ and compares it with its name; that takes no identity.`,
 	fl.StringVar(&f.maxFileSize, "max-file-size", "", "leave out files larger than `size`")
 	fl.BoolVar(&f.cachedAttributes, "cached-attributes", false, "on network and FUSE file systems, trust the attributes that the kernel has cached")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be read, store nothing")
-	fl.BoolVar(&f.reread, "reread", false, "read every file, whatever its time stamps say")
-	fl.StringVar(&f.verify, "verify", "", "check what the store holds, and store again what it lost; `how`: listing, or data, which reads every object")
+	fl.BoolVar(&f.reread, "reread", false, "read every file, even where its time stamps are unchanged")
+	fl.StringVar(&f.verify, "verify", "", "check what the store has, and store again what it lost; `how`: listing, or data, which reads every object")
 	usage.Optional(fl.Lookup("verify"), verifyListing, verifyListing, verifyData)
 	fl.StringVar(&f.compression, "compression", "", "default, fastest or better")
 	fl.StringArrayVar(&f.tags, "tag", nil, "a `label` for the snapshot; may be repeated")
@@ -208,7 +208,7 @@ func recordVerified(sess *session.Session, f *snapshotFlags, r *snapshot.Result)
 	recordCheck(sess, checking.ByHand{Repository: sess.Repo.ID().String(), Began: r.Snapshot.Body.Started, Command: "snapshot --verify=data", Data: true})
 }
 
-// addFlags adds what flags say to the options of a capture, and prints its problems as
+// addFlags adds the values of flags to the options of a capture, and prints its problems as
 // they come.
 func addFlags(sess *session.Session, f *snapshotFlags, o *snapshot.Options) {
 	o.NotEmpty = len(f.include) > 0
@@ -349,7 +349,7 @@ func problemsOf(ctx context.Context, client *web.Client, name string, run *repor
 	return problems, err == nil && p.Snapshot == run.Snapshot
 }
 
-// warnOfIdentity says what of the program's own is left out, and warns when the
+// warnOfIdentity prints what of the program's own is left out, and warns when the
 // identity is captured with the rest.
 func warnOfIdentity(sess *session.Session, o *snapshot.Options) {
 	o.Skipped = func(path string, why walk.Reason) {

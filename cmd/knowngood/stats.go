@@ -119,7 +119,7 @@ func stats(ctx context.Context, sess *session.Session, r *repository.Repository,
 		return err
 	}
 	if total.Sealed > 0 {
-		sess.Out.Notef("%s sealed, and %s alone: give --identity FILE", english.Plural(int(total.Sealed), "snapshot is", "snapshots are"), english.PluralWord(int(total.Sealed), "counts as a snapshot", "count as snapshots"))
+		sess.Out.Notef("%s sealed, and only %s: give --identity FILE", english.Plural(int(total.Sealed), "snapshot is", "snapshots are"), english.PluralWord(int(total.Sealed), "counts as a snapshot", "count as snapshots"))
 	}
 	return damaged
 }
@@ -182,7 +182,7 @@ type statsJSON struct {
 	Environment string `json:"environment,omitempty"`
 	Host        string `json:"host,omitempty"`
 	Snapshots   uint64 `json:"snapshots"`
-	Sealed      uint64 `json:"sealed"` // of which nothing below tells
+	Sealed      uint64 `json:"sealed"` // which the fields below leave out
 	*sizesJSON
 	Newest *present.SnapshotJSON `json:"newest,omitempty"`
 

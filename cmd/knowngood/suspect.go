@@ -13,12 +13,12 @@ import (
 	"knowngood/storage/history"
 )
 
-// warnOfSuspect says that a snapshot to be restored is suspect, and which one is
+// warnOfSuspect prints that a snapshot to be restored is suspect, and which one is
 // good.
 func warnOfSuspect(ctx context.Context, sess *session.Session, s *history.Snapshot, paths []string) {
 	suspect, err := sess.Repo.Suspect(ctx, s)
 	if err != nil || !suspect {
-		return // whoever restores it must not be hindered
+		return // a warning must not stop a restore
 	}
 	for _, why := range snapshot.Reasons(s, paths) {
 		sess.Out.Messagef("warning: %s is SUSPECT: %s", s.Ref(), printable.Name(why))

@@ -1,12 +1,12 @@
 // Package command runs the programs that a configuration names: hooks, sources
-// whose output is captured, what is told of failures.
+// whose output is captured, what is reported of failures.
 //
 // Whatever such a program does, Run returns. One that takes too long is asked
 // to end, with all of its process group, and killed after a grace; a process
 // left in the background is not waited for; output is kept within bounds, in
 // memory and in the log. When this process is killed, the program is killed too,
 // though not what that started. Errors name the program and quote the end of what it
-// said on standard error, never its arguments or environment: those may hold
+// wrote to standard error, never its arguments or environment: those may hold
 // secrets. A program inherits no credentials of the store: see Environ.
 package command
 
@@ -51,7 +51,7 @@ const (
 	linger = time.Second
 )
 
-// Error says how a program failed.
+// Error is how a program failed.
 type Error struct {
 	Argv0    string
 	ExitCode int            // -1 when it has none
@@ -78,8 +78,8 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// errHeld is about output that is captured: its end cannot be told.
-var errHeld = errors.New("it ended, but a process that it left behind holds its output open: let it wait for that one, or send that one's output elsewhere")
+// errOutputOpen is about output that is captured: its end cannot be found.
+var errOutputOpen = errors.New("it ended, but a process that it left behind keeps its output open: let it wait for that process, or redirect the output of that process")
 
 // Run runs the program until it ends and its output is taken, the timeout
 // passes or ctx is done. Any error is an *Error.

@@ -364,7 +364,7 @@ func TestCapturedOutputThatAProcessInTheBackgroundHoldsIsNoSuccess(t *testing.T)
 	file := filepath.Join(t.TempDir(), "pid")
 	c, _ := sh(leave["a session"], file)
 	c.Stdout = io.Discard
-	if e := failure(t, run(t, c)); !errors.Is(e, errHeld) || e.ExitCode != 0 {
+	if e := failure(t, run(t, c)); !errors.Is(e, errOutputOpen) || e.ExitCode != 0 {
 		t.Errorf("%+v", e)
 	}
 	kill(t, file)

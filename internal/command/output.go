@@ -74,7 +74,7 @@ func (w *lines) Write(b []byte) (int, error) {
 // end gives away the line that is open.
 func (w *lines) end() {
 	text := shown(w.open)
-	if len(text) > lineLimit { // escapes take more than what they stand for
+	if len(text) > lineLimit { // escapes are longer than what they represent
 		text, w.cut = strings.ToValidUTF8(text[:lineLimit], ""), true
 	}
 	if w.cut {
@@ -86,7 +86,7 @@ func (w *lines) end() {
 	}
 }
 
-// shown is a line of a program's output for whoever reads it.
+// shown is a line of a program's output for messages.
 func shown(line []byte) string {
 	return strings.TrimRight(printable.Line(string(line)), " ")
 }

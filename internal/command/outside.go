@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// booted says whether systemd is in charge of this machine, as sd_booted(3)
+// booted reports whether systemd is in charge of this machine, as sd_booted(3)
 // does.
 func booted() bool {
 	_, err := os.Lstat("/run/systemd/system")

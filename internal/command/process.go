@@ -180,7 +180,7 @@ func (p *process) failure() error {
 // its own.
 func (p *process) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
 
-// stop ends the group: asked first, killed after the grace. It says false when
+// stop ends the group: asked first, killed after the grace. It returns false when
 // the program is still there, as one that hangs in the kernel is.
 func (p *process) stop() bool {
 	p.signal(syscall.SIGTERM)
@@ -207,7 +207,7 @@ func (p *process) stop() bool {
 	}
 }
 
-// end reaps the program and tells how it ended; nil when all is well.
+// end reaps the program and returns how it failed; nil when it did not.
 func (p *process) end(e *Error) error {
 	err := p.cmd.Wait()
 	e.ExitCode = p.cmd.ProcessState.ExitCode()
@@ -229,7 +229,7 @@ type stream struct {
 	r        *os.File
 	w        io.Writer
 	captured bool
-	patience time.Duration // with captured output that stands still at the end
+	patience time.Duration // with captured output that does not go on at the end
 	done     chan struct{}
 	over     atomic.Bool // the program has ended
 }
@@ -255,7 +255,7 @@ func (s *stream) copy(failed chan<- error) {
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded) && s.captured:
-			failed <- errHeld
+			failed <- errOutputOpen
 			return
 		default:
 			return
@@ -263,7 +263,7 @@ func (s *stream) copy(failed chan<- error) {
 	}
 }
 
-// last limits how long output is read that a process in the background holds
+// last limits how long output is read that a process in the background keeps open
 // open. Of captured output each byte counts, however slowly it is taken.
 func (s *stream) last() {
 	s.over.Store(true)

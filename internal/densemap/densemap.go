@@ -11,7 +11,7 @@ const (
 	maxCount = deleted - 1 // values
 )
 
-// Map holds a value for each key. Only one goroutine at a time may use it. The zero
+// Map has a value for each key. Only one goroutine at a time may use it. The zero
 // Map is empty.
 type Map[K comparable, V any] struct {
 	seed  maphash.Seed

@@ -8,9 +8,9 @@
 // connection. A connection that closes ends the command, with all of its
 // process group.
 //
-// Whoever asks may be an attacker, so nothing that the command holds is of their
-// making: its output goes into pipes of the server's, no descriptor is taken
-// over the socket, and of the environment only the Variables, a line each.
+// A client may be an attacker, so the command gets nothing that a client made: its
+// output goes into pipes of the server, no descriptor is taken over the socket, and
+// of the environment only the Variables, a line each.
 package outside
 
 import (
@@ -52,7 +52,7 @@ type answer struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// What the server sends comes in parts: a byte that says what it is, the length
+// What the server sends comes in parts: a byte for its kind, the length
 // as a u32, little-endian, and so many bytes.
 const (
 	partStdout = 1

@@ -27,7 +27,7 @@ const (
 	linger = time.Second
 	// asking is how long a request may take to arrive.
 	asking = time.Minute
-	// unread is how long output waits for whoever asked. The daemon ends a run that
+	// unread is how long output waits for the client. The daemon ends a run that
 	// does nothing for two hours, so it takes output again before this, or never.
 	unread = 3 * time.Hour
 )
@@ -44,7 +44,7 @@ const (
 )
 
 // Serve runs the command that is asked for over a connection, if it is allowed.
-// The error is that of the connection; whatever else fails is answered. A client
+// The error is that of the connection; all other errors are answers. A client
 // that sends no request, or does not read the output, is given up after a while,
 // and its command is ended.
 func Serve(ctx context.Context, conn *net.UnixConn, allowed func(argv []string) (Permission, error)) error {
@@ -172,7 +172,7 @@ func execute(ctx context.Context, in io.Reader, r *request, out *parts, may Perm
 	stderr.end()
 
 	if held && may == Captured {
-		return 0, errors.New("it ended, but a process that it left behind holds its output open: let it wait for that one, or send that one's output elsewhere")
+		return 0, errors.New("it ended, but a process that it left behind keeps its output open: let it wait for that process, or redirect the output of that process")
 	}
 	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
@@ -181,7 +181,7 @@ func execute(ctx context.Context, in io.Reader, r *request, out *parts, may Perm
 	return status.ExitStatus(), nil
 }
 
-// output is one stream of a command on its way to whoever asked.
+// output is one stream of a command on its way to the client.
 type output struct {
 	kind byte
 	to   *parts

@@ -12,7 +12,7 @@ import (
 	"knowngood/internal/inode"
 )
 
-// ApplyOptions say how metadata is applied.
+// ApplyOptions are how metadata is applied.
 type ApplyOptions struct {
 	// KeepOwner leaves the owners of nodes as they are. Else a node gets the
 	// numbers in its metadata; names are mapped to numbers before.

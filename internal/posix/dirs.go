@@ -19,8 +19,8 @@ const DirsLimit = 128
 // Dirs opens directories below a root by their paths and keeps the most
 // recently used ones open. Every component is opened from the descriptor of
 // its parent and follows no link, so nothing outside the root is ever reached,
-// whatever the paths say and whoever renames things meanwhile, and paths may
-// be longer than PATH_MAX. Safe for concurrent use.
+// even with hostile paths and while others rename things. Paths may be longer than
+// PATH_MAX. Safe for concurrent use.
 type Dirs struct {
 	mu     sync.Mutex
 	limit  int
@@ -52,7 +52,7 @@ type Dir struct {
 // FD is the descriptor, owned by the Dirs.
 func (d *Dir) FD() int { return d.fd }
 
-// NotDirError says that a component of a path, though it exists, is not a
+// NotDirError: a component of a path, though it exists, is not a
 // directory.
 type NotDirError struct {
 	Path    string
@@ -114,7 +114,7 @@ func (ds *Dirs) Get(path string) (*Dir, error) {
 	return d, nil
 }
 
-// nearest holds the nearest ancestor of path, or path itself, that is open.
+// nearest takes a hold on the nearest ancestor of path, or path itself, that is open.
 func (ds *Dirs) nearest(path string) (*Dir, error) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
@@ -170,7 +170,7 @@ func (ds *Dirs) child(parent *Dir, path, name string) (*Dir, error) {
 	return d, nil
 }
 
-// hold is called with the lock held.
+// hold is called with the lock taken.
 func (ds *Dirs) hold(d *Dir) {
 	d.holders++
 	if d.unused != nil {
@@ -199,7 +199,7 @@ func (d *Dir) Release() {
 }
 
 // drop makes a directory unfindable and closes it once nobody holds it. It is
-// called with the lock held.
+// called with the lock taken.
 func (ds *Dirs) drop(d *Dir) {
 	delete(ds.open, d.Path)
 	d.dropped = true

@@ -27,14 +27,14 @@ const (
 	Kernel
 )
 
-// CachesAttributes reports whether the kernel may hold attributes that are out
+// CachesAttributes reports whether the kernel may have cached attributes that are out
 // of date.
 func (f FileSystem) CachesAttributes() bool { return f == Network || f == Fuse }
 
 // OfKernel reports whether the file system is an interface of the kernel.
 func (f FileSystem) OfKernel() bool { return f == ProcOrSys || f == Kernel }
 
-// SizeUnknown reports whether a regular file of this size may hold anything.
+// SizeUnknown reports whether a regular file of this size may have any content.
 func (f FileSystem) SizeUnknown(size uint64) bool { return f == ProcOrSys || f == Fuse && size == 0 }
 
 // Volume is one file system in use. A nil one is local.
@@ -82,7 +82,7 @@ func (vs *Volumes) Of(fd int, dev uint64) *Volume {
 	}
 	kind, err := kindOf(fd)
 	if err != nil {
-		return nil // whatever is read there fails by itself
+		return nil // every read there fails by itself
 	}
 	v, _ := vs.known.LoadOrStore(dev, &Volume{kind: kind})
 	return v.(*Volume)

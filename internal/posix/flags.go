@@ -88,7 +88,7 @@ func SetEmptyFlags(fd int, flags uint32) {
 }
 
 // Unlock takes the flags away that forbid changes of an open file or directory,
-// and reports whether there were any. An error says that they are still there.
+// and reports whether there were any. After an error they are still there.
 func Unlock(fd int) (bool, error) {
 	have, err := getFlags(fd)
 	if errors.Is(err, errNoFlags) || err == nil && have&LockingFlags == 0 {

@@ -63,7 +63,7 @@ func (f *follower) restart() error {
 }
 
 // step goes on over one name. Where that is a symbolic link, it stays and
-// returns what the link says.
+// returns what the link contains.
 func (f *follower) step(name string) (target string, err error) {
 	fd, st, err := OpenNode(f.fd, name)
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 // smallest are read as the zeros that they are.
 const maxHoles = 1 << 14
 
-// Holes are the ranges of an open file of size bytes that hold no data:
+// Holes are the ranges of an open file of size bytes that have no data:
 // sorted, disjoint, not adjacent, within size. There are none where the file
-// system cannot tell. It is worth asking only of a file whose blocks cannot
-// hold its size (see Stat.Sparse). The file offset is 0 afterwards.
+// system does not report them. Only a file with fewer blocks than its size needs
+// can have holes (see Stat.Sparse). The file offset is 0 afterwards.
 func Holes(fd int, size uint64) ([]inode.Extent, error) {
 	var holes []inode.Extent
 	least := uint64(0)

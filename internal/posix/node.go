@@ -90,11 +90,11 @@ func futimens(fd int, times *[2]unix.Timespec) error {
 	return nil
 }
 
-// errClamped says that a file system cannot hold a time.
-var errClamped = errors.New("the file system cannot hold this time and has stored another")
+// errClamped: a file system cannot store a time.
+var errClamped = errors.New("the file system cannot store this time and has stored another")
 
 // SetMtime sets the mtime of an open node (not O_PATH) and leaves its access
-// time alone.
+// time unchanged.
 func SetMtime(fd int, t inode.Time) error {
 	n := node{fd: fd, open: true}
 	return n.setMtime(t)
@@ -119,7 +119,7 @@ func ChmodDir(dirfd int, name string, mode uint32) error {
 	return Chmod(fd, mode)
 }
 
-// setMtime leaves the access time alone.
+// setMtime leaves the access time unchanged.
 func (n *node) setMtime(t inode.Time) error {
 	mtime, err := unix.TimeToTimespec(t.Time())
 	if err != nil {
@@ -138,7 +138,7 @@ func (n *node) setMtime(t inode.Time) error {
 	if err != nil || int64(int32(t.Sec)) == t.Sec {
 		return err
 	}
-	// File systems store the nearest time that they can and say nothing.
+	// File systems store the nearest time that they can, without an error.
 	st, err := StatFd(n.fd)
 	if err == nil && st.Mtime != t {
 		err = errClamped

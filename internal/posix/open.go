@@ -9,12 +9,12 @@ import (
 	"knowngood/internal/inode"
 )
 
-// ErrNotRegular says that a node to be read is not a regular file (any more).
+// ErrNotRegular: a node to be read is not a regular file (any more).
 var ErrNotRegular = errors.New("not a regular file")
 
 // OpenFile opens a regular file for reading and describes what was opened, as
-// CurrentStatFd does. It follows no link, waits for no fifo or device, and leaves the access time
-// alone where the kernel allows that. The caller closes the descriptor.
+// CurrentStatFd does. It follows no link and waits for no fifo or device. It leaves the
+// access time unchanged where the kernel allows that. The caller closes the descriptor.
 func OpenFile(dirfd int, name string) (int, Stat, error) {
 	fd, err := openNoatime(dirfd, name, unix.O_NONBLOCK)
 	if err != nil {

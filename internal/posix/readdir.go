@@ -19,9 +19,9 @@ const (
 	direntName = 19
 )
 
-// ReadDir calls each for every name of an open directory but "." and "..", in
+// ReadDir calls each for every name of an open directory, except "." and "..", in
 // the order of the file system. The type is 0 where the file system does not
-// tell it. The name lies in buf and changes with the next call. An error of
+// return it. The name lies in buf and changes with the next call. An error of
 // the directory comes after the names that could be read; an error of each
 // ends the listing.
 func ReadDir(fd int, buf []byte, each func(name []byte, t inode.Type) error) error {

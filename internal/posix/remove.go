@@ -9,8 +9,8 @@ import (
 	"knowngood/internal/inode"
 )
 
-// ErrMounted says that something is mounted on a directory.
-var ErrMounted = errors.New("something is mounted here: it is left alone")
+// ErrMounted: something is mounted on a directory.
+var ErrMounted = errors.New("something is mounted here: it was not removed")
 
 // RemoveAll removes the node name in a directory and, when it is a directory,
 // all below it. It follows no link, and enters nothing that is mounted below:
@@ -71,7 +71,7 @@ func removeBelow(fd int) error {
 		names = append(names, string(name))
 		return nil
 	})
-	for _, n := range names { // whatever can be removed is; the first error is returned
+	for _, n := range names { // it goes on after errors, and returns the first
 		if nerr := RemoveAll(fd, n); err == nil {
 			err = nerr
 		}

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unsized reads a file to its end, whatever size it states. An error comes when
+// Unsized reads a file to its end, independent of its stated size. An error comes when
 // that is not within bounds. It is read by a goroutine, because a read that
 // waits cannot be ended.
 type Unsized struct {
@@ -18,7 +18,7 @@ type Unsized struct {
 	left  time.Duration // that may be waited for the file
 }
 
-// NewUnsized reads from where an open file stands, at most so many bytes, waiting
+// NewUnsized reads from the offset of an open file, at most so many bytes, waiting
 // for them no longer than limit. The descriptor stays the caller's. Close must be
 // called.
 func NewUnsized(fd int, bytes uint64, limit time.Duration) (*Unsized, error) {
@@ -57,7 +57,7 @@ func (u *Unsized) copy(fd int, most uint64) error {
 			return err // nobody reads on
 		}
 		if total += uint64(n); over {
-			return fmt.Errorf("states no size, and holds more than %d MiB: the rest was not read", most>>20)
+			return fmt.Errorf("has no size, and more than %d MiB in it: the rest was not read", most>>20)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 // KernelSettings is where the kernel has its settings of memory.
 const KernelSettings = "/proc/sys/vm"
 
-// maxWriteback bounds the write-back window, where the kernel is told to keep
+// maxWriteback bounds the write-back window, where the kernel is set to keep
 // what was written for longer.
 const maxWriteback = 5 * time.Minute
 

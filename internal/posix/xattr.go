@@ -15,7 +15,7 @@ import (
 )
 
 // MaxXattrs is how many bytes the extended attributes of one node, names and
-// values, may hold to be captured. The kernel allows 64 KiB in each.
+// values, may have to be captured. The kernel allows 64 KiB in each.
 const MaxXattrs = 8 << 20
 
 // Xattrs are the extended attributes of an open node (not O_PATH), sorted by
@@ -37,7 +37,7 @@ func NodeXattrs(fd int) ([]inode.Xattr, error) {
 		func(name string, buf []byte) (int, error) { return unix.Getxattr(path, name, buf) })
 }
 
-// ErrNoProc says that /proc is not there. Some metadata of nodes that cannot be
+// ErrNoProc: /proc is not there. Some metadata of nodes that cannot be
 // opened is reached only through it.
 var ErrNoProc = errors.New("/proc is not mounted, and is needed to read and set metadata of files: mount it (mount -t proc proc /proc) and run this again")
 

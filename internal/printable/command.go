@@ -46,7 +46,7 @@ func dollarQuoted(word string) string {
 			b.WriteRune(r)
 		default:
 			for _, x := range []byte(word[:n]) {
-				fmt.Fprintf(&b, "\\%03o", x) // three digits always, for the next character may be one
+				fmt.Fprintf(&b, "\\%03o", x) // always three digits, because the next character may be a digit
 			}
 		}
 		word = word[n:]

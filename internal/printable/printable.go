@@ -40,7 +40,7 @@ func Line(s string) string {
 	return escaped(strings.ReplaceAll(s, "\t", " "), func(rune) bool { return false })
 }
 
-// Name is a name, quoted when it holds what cannot be shown, or what would be
+// Name is a name, quoted when it has what cannot be shown, or what would be
 // taken for quotes and escapes of ours.
 func Name(s string) string {
 	if q := strconv.Quote(s); len(q) != len(s)+2 {
@@ -64,7 +64,7 @@ func Columns(s string) string {
 }
 
 // Variable is a text for a variable of a program: as Columns, and line feeds stay.
-// It has no escapes, because a shell's echo may turn those into what they stand for.
+// It has no escapes, because a shell's echo may replace those by what they represent.
 func Variable(s string) string {
 	lines := strings.Split(s, "\n")
 	for i := range lines {

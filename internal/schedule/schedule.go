@@ -11,7 +11,7 @@
 //   - A local time that comes twice fires the first time.
 //   - An expression for all 24 hours, such as "*/15 * * * *", means an interval,
 //     and follows real time: it fires in both of two equal hours, and what falls
-//     into a gap is left out, for the time did not pass. (Vixie cron makes the
+//     into a gap is left out, because the time did not pass. (Vixie cron makes the
 //     same difference.)
 //
 // "@every 90m", or "@every 1d", fires at the multiples of its interval since 1970 in UTC, so

@@ -12,7 +12,7 @@ const sunday = 7
 var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
 // sundays rewrites the weekdays of an expression of five fields, so that Sunday is
-// 0 alone: 7 is 0, and 5-7 is 5,6,0.
+// only 0: 7 is 0, and 5-7 is 5,6,0.
 func sundays(expr string) string {
 	fields := strings.Fields(expr)
 	if len(fields) != 5 {

@@ -12,7 +12,7 @@ import (
 
 // Mutate makes n random edits in dir, a tree of any origin, and returns what
 // it did, in words. New nodes are as the shape defines. Edits that the machine
-// refuses leave the tree as it was and are said to be refused.
+// refuses leave the tree as it was and are reported as refused.
 //
 // One kind of edit changes a file's content and keeps its size and mtime, as
 // some programs do: only the ctime shows it.

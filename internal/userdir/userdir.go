@@ -3,7 +3,7 @@
 // works by hand.
 //
 // Root there has the file rights of the directory's owner and no others, so the
-// kernel refuses whatever the owner could not do: no link, no name that is
+// kernel refuses everything that the owner could not do: no link, no name that is
 // swapped at the right moment, leads to a file that the owner may not touch. What
 // is made is the owner's from the first moment; no owner is ever changed.
 // Whoever owns the directory and runs the process works in it likewise.
@@ -37,7 +37,7 @@ const (
 	maxList = 1 << 30
 )
 
-// Dir is a directory, or one below it. It holds nothing open, and is safe for
+// Dir is a directory, or one below it. It keeps nothing open, and is safe for
 // concurrent use. The zero Dir is none.
 type Dir struct {
 	top  string // as the administrator named it; its owner decides
@@ -188,7 +188,7 @@ func (d Dir) CreateTemp(prefix string) (*os.File, error) {
 // ReadFile reads a whole file of a few kilobytes, and at most 16 MiB.
 func (d Dir) ReadFile(name string) ([]byte, error) { return d.read(name, maxFile) }
 
-// ReadList reads a file that grows with what the store holds, of at most 1 GiB.
+// ReadList reads a file that grows with what the store has, of at most 1 GiB.
 func (d Dir) ReadList(name string) ([]byte, error) { return d.read(name, maxList) }
 
 func (d Dir) read(name string, most int64) (data []byte, err error) {
@@ -216,7 +216,7 @@ func (d Dir) read(name string, most int64) (data []byte, err error) {
 	return b.Bytes(), err
 }
 
-// Replace replaces a file, with mode 0600: whoever reads it sees the old
+// Replace replaces a file, with mode 0600: a reader sees the old
 // content or the new one, and the new one is on disk when it returns nil.
 func (d Dir) Replace(name string, data []byte) error {
 	f, err := d.CreateTemp("." + filepath.Base(name) + ".")
@@ -234,8 +234,8 @@ func (d Dir) Replace(name string, data []byte) error {
 }
 
 // ReplaceUnsynced is Replace without waiting for the disk. After a loss of power
-// the file may be the old one, the new one, missing, or hold anything: it is for
-// what is checked when it is read, and can be found out again.
+// the file may be the old one, the new one, missing, or damaged. Use it only for
+// what is checked when it is read, and can be computed again.
 func (d Dir) ReplaceUnsynced(name string, data []byte) error {
 	f, err := d.CreateTemp("." + filepath.Base(name) + ".")
 	if err != nil {

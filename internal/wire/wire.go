@@ -13,7 +13,7 @@ import (
 // ErrMalformed matches every error of decoding but those of ErrNewer.
 var ErrMalformed = errors.New("malformed data")
 
-// ErrNewer says that the object needs a newer version of the program.
+// ErrNewer: the object needs a newer version of the program.
 var ErrNewer = errors.New("written by a newer version of knowngood: use that version or a later one")
 
 // AppendUvarint appends v in its shortest form.

@@ -175,7 +175,7 @@ func Forgotten(ctx context.Context, r *repository.Repository, s *history.Snapsho
 }
 
 // StoredAt is when the store took a snapshot that is sealed; zero for others,
-// which tell their time themselves.
+// which have their time.
 func StoredAt(ctx context.Context, r *repository.Repository, s *history.Snapshot) (time.Time, error) {
 	if s.Body != nil {
 		return time.Time{}, nil

@@ -117,7 +117,7 @@ func Configured(sess *session.Session) cobra.CompletionFunc {
 }
 
 // newestNumbers are those of the kept snapshots of an environment, the newest
-// first. It takes listings alone.
+// first. It needs only listings.
 func newestNumbers(ctx context.Context, r *repository.Repository, host, env string) []uint64 {
 	written, err := r.Written(ctx, host, env)
 	if err != nil {

@@ -53,7 +53,7 @@ func (c *Console) Result(v any) error {
 	return err
 }
 
-// Messagef prints a line on standard error, whatever the flags.
+// Messagef prints a line on standard error, with all flags.
 func (c *Console) Messagef(format string, args ...any) {
 	fmt.Fprintf(c.Stderr, "knowngood: "+format+"\n", args...)
 }

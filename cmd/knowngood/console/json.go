@@ -6,7 +6,7 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// PathJSON is a path as --json prints it. JSON holds Unicode alone: in a path
+// PathJSON is a path as --json prints it. JSON has only Unicode: in a path
 // that is not valid UTF-8 the bytes that are not become U+FFFD, and a second
 // field has the exact bytes in base64.
 type PathJSON struct {
@@ -20,7 +20,7 @@ func JSONPath(path string) PathJSON { return JSONName("/" + path) }
 // JSONName is a path as it is.
 func JSONName(path string) PathJSON { return PathJSON{path, Exact(path)} }
 
-// Exact is the text in bytes where JSON cannot hold it, else nil.
+// Exact is the text in bytes where JSON cannot represent it, else nil.
 func Exact(text string) []byte {
 	if utf8.ValidString(text) {
 		return nil
@@ -28,7 +28,7 @@ func Exact(text string) []byte {
 	return []byte(text)
 }
 
-// ProblemJSON is what is amiss with a path, as --json prints it.
+// ProblemJSON is what is wrong with a path, as --json prints it.
 type ProblemJSON struct {
 	PathJSON
 	Error string `json:"error"`

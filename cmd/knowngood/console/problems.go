@@ -14,7 +14,7 @@ import (
 	"knowngood/storage/authentic"
 )
 
-// Problems reports what is amiss with paths. People see the first problem of
+// Problems reports what is wrong with paths. People see the first problem of
 // each cause at once, for a few causes, and the rest at the end, grouped by
 // cause; no line twice. --json has each problem, as it comes. Memory does not grow with the
 // number of problems. It is safe for concurrent use.
@@ -30,7 +30,7 @@ type Problems struct {
 	others uint64 // of causes beyond maxCauses
 }
 
-// cause is a group of problems that differ in what they concern alone.
+// cause is a group of problems that differ only in what they concern.
 type cause struct {
 	text  string
 	count uint64
@@ -45,7 +45,7 @@ const (
 	atOnce = 5
 	// firstPaths is how many paths are named of a cause.
 	firstPaths = 3
-	// maxCauses is how many causes are told apart, and shownCauses how many of
+	// maxCauses is how many causes are distinguished, and shownCauses how many of
 	// them are shown.
 	maxCauses   = 1000
 	shownCauses = 20

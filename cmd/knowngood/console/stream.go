@@ -17,12 +17,12 @@ import (
 // error it writes nothing, unless it goes on. It is safe for concurrent use; each
 // write stays in one piece.
 //
-// What it writes is printable, whoever chose the text: names, errors and reasons
-// come from stores, hosts and files. The content of files goes to Content.
+// What it writes is always printable, because names, errors and reasons come from
+// stores, hosts and files. The content of files goes to Content.
 type Stream struct {
 	mu     sync.Mutex
 	w      io.Writer
-	goesOn bool // what follows may be read alone, as messages can
+	goesOn bool // what follows may be read separately, as messages can
 	err    error
 }
 

@@ -29,7 +29,7 @@ const (
 	Interrupted  = 130
 )
 
-// ErrDamage says that a command came to its end and found damage.
+// ErrDamage: a command ended and found damage.
 var ErrDamage = errors.New("damage found")
 
 // Code is the exit code of a command that ended with err, which is not nil, and

@@ -45,7 +45,7 @@ func toJournal(w io.Writer) bool {
 	return err == nil && journaled
 }
 
-// journalCore writes to the journal: a text that says all, and each field.
+// journalCore writes to the journal: a complete text, and each field.
 type journalCore struct {
 	zapcore.LevelEnabler
 	text   zapcore.Encoder

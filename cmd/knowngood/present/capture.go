@@ -29,7 +29,7 @@ type madeJSON struct {
 	HealedBytes uint64                `json:"healed_bytes"`
 	Seconds     float64               `json:"duration_seconds"`
 	Suspect     []string              `json:"suspect"`               // reasons
-	Problems    []console.ProblemJSON `json:"problem_list,omitzero"` // left out when a daemon cannot say
+	Problems    []console.ProblemJSON `json:"problem_list,omitzero"` // left out when a daemon does not know
 }
 
 // Capture prints what a run of the command came to.
@@ -112,7 +112,7 @@ func StatusWord(suspect bool, problems uint64) string {
 	return "complete"
 }
 
-// printSuspect says in a way that nobody overlooks that a snapshot is suspect.
+// printSuspect prints prominently that a snapshot is suspect.
 func printSuspect(out *console.Console, ref string, reasons []string) {
 	env, _, _ := strings.Cut(ref, "@")
 	for _, why := range reasons {

@@ -53,14 +53,14 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 		verdict = human.Counted(n, "object") + " DAMAGED"
 	}
 	if short > 0 {
-		verdict += ", " + english.Plural(short, "snapshot is", "snapshots are") + " LOCKED FOR LESS than their roots say"
+		verdict += ", " + english.Plural(short, "snapshot is", "snapshots are") + " LOCKED FOR LESS than their roots claim"
 	}
 	if r.Locks > 0 {
 		read += ", the locks of " + human.Counted(r.Locks, "object")
 	}
 	forgotten := ""
 	if r.Forgotten > 0 {
-		forgotten = fmt.Sprintf(" (the roots alone of %s that are forgotten)", human.Count(r.Forgotten))
+		forgotten = fmt.Sprintf(" (only the roots of %s that are forgotten)", human.Count(r.Forgotten))
 	}
 	out.Printf("checked %s%s, %s, %s%s: %s; %s\n", human.Counted(r.Snapshots, "snapshot"), forgotten, human.Counted(r.Packs, "pack"), human.Counted(r.Chunks, "chunk"), read, verdict, human.Duration(r.Duration))
 	Unprotected(out, url, store)
@@ -69,7 +69,7 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 	if err == nil && len(list) > 0 {
 		switch n := len(list) - short; n {
 		case 0:
-			err = fmt.Errorf("%w: locks of %s end before its root says", exit.ErrDamage, human.Counted(short, "snapshot"))
+			err = fmt.Errorf("%w: locks of %s end earlier than its root claims", exit.ErrDamage, human.Counted(short, "snapshot"))
 		default:
 			err = fmt.Errorf("%w: %s%s", exit.ErrDamage, human.Counted(n, "object"), remedies(r, n))
 		}
@@ -77,7 +77,7 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 	return err
 }
 
-// printNote prints a note in one line, whatever is in it.
+// printNote prints a note in one line, even where it has line breaks.
 func printNote(out *console.Console, text string) {
 	out.Printf("note: %s\n", printable.Line(strings.ReplaceAll(text, "\n", "; ")))
 }
@@ -113,8 +113,8 @@ func remedies(r *check.Report, objects int) string {
 	return text.String()
 }
 
-// otherRemedies says what to do about damage, by the kind of the objects. Of packs and
-// containers it says nothing where that was said by what they hurt. Tampering,
+// otherRemedies returns what to do about damage, by the kind of the objects. Of packs and
+// containers it returns nothing where the files that they affect were printed. Tampering,
 // wrapped keys and the folders of no host have their remedy in the error.
 func otherRemedies(damage []check.Damage, hurts bool) string {
 	indexed, objects, uncertified := map[string]bool{}, map[string]bool{}, map[string]bool{}
@@ -196,7 +196,7 @@ type damageJSON struct {
 	Count  int        `json:"hurts_count"`
 }
 
-// hurtJSON is a file that cannot be restored, or says in words what cannot.
+// hurtJSON is a file that cannot be restored, or a text that names what cannot.
 type hurtJSON struct {
 	Ref string `json:"ref"`
 	*console.PathJSON

@@ -17,7 +17,7 @@ import (
 
 // Entries prints the entries that ls and find list, as they come: people see
 // a line for each. --json has one result object with all of them, which is
-// written in pieces, because a snapshot can hold more entries than memory does.
+// written in pieces, because a snapshot can have more entries than fit in memory.
 // Nothing else may be printed with --json between the first add and end.
 type Entries struct {
 	out   *console.Console
@@ -159,7 +159,7 @@ func modeText(e *manifest.Entry) string {
 // maxNamed is how many of the entries that share a flag are named.
 const maxNamed = 5
 
-// flagTexts are the flags that say that something was not captured as it was.
+// flagTexts are the flags of entries where something was not captured as it was.
 var flagTexts = []struct {
 	flag       manifest.Flags
 	word, text string
@@ -194,7 +194,7 @@ func flaggedJSONs(list []restore.Flagged) []flaggedJSON {
 	return out
 }
 
-// printFlagged says that the snapshot is partial, and names what was restored
+// printFlagged prints that the snapshot is partial, and names what was restored
 // although its capture may not show it as it was.
 func printFlagged(out *console.Console, t *snapshot.Tree, r *restore.Result) {
 	if t.Snapshot.Body.Status != statement.Partial {

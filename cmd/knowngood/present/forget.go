@@ -23,7 +23,7 @@ type ForgottenJSON struct {
 
 // TakenBack is how so many snapshots are taken back that were forgotten.
 func TakenBack(n int) string {
-	return "knowngood forget --undo takes that back, until knowngood prune has deleted what " + english.PluralWord(n, "it alone needs", "they alone need")
+	return "knowngood forget --undo takes that back, until knowngood prune has deleted what " + english.PluralWord(n, "only it needs", "only they need")
 }
 
 // PlannedOr is the status that --json prints: nothing was done in a dry run.

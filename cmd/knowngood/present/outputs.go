@@ -33,7 +33,7 @@ func Outputs(out *console.Console, outputs []*load.Output, asked bool) {
 			how = "a command that is too long to be shown here: see knowngood show"
 		}
 		if o.Foreign {
-			by = ", by a command that the snapshot alone names (look at it first; --load=snapshot asks and runs it)"
+			by = ", by a command that only the snapshot names (read it first; --load=snapshot asks and runs it)"
 		}
 		out.Printf("to load %s%s: %s\n", name, by, how)
 	}

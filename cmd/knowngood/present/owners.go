@@ -15,7 +15,7 @@ import (
 // shownOwners is how many users and groups are named that are not the same here.
 const shownOwners = 10
 
-// printOwners says how owners were found, and who is not the same here.
+// printOwners prints how owners were found, and which are different here.
 func printOwners(out *console.Console, o *restore.Options, owners *owners.Report) {
 	out.Printf("owners %s\n", ownerRule(o, owners))
 	for i, c := range owners.Changes {
@@ -39,7 +39,7 @@ func ownerRule(o *restore.Options, owners *owners.Report) string {
 	return "by name, as this machine has them"
 }
 
-// changedOwner says of a user or group what is not the same here.
+// changedOwner describes what is different here about a user or group.
 func changedOwner(c *owners.Change, dryRun bool) string {
 	kind, whose := "user", "nobody's here"
 	if c.Group {

@@ -64,7 +64,7 @@ func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
 			{d.Waiting, "announced before; the first may be deleted from " + d.Due.Local().Format("2006-01-02 15:04")},
 			{d.Spared, would + "spared: announced, but needed again"},
 			{d.Locked, "not deleted: the store keeps them locked"},
-			{d.Young, "not needed, but younger than 48 hours, or of a run under way: left alone, for a later run to announce"},
+			{d.Young, "not needed, but younger than 48 hours, or of a run under way: a later run announces it"},
 		} {
 			if line.amount.Objects > 0 {
 				out.Printf("  %s %s\n", amountText(line.amount), line.text)

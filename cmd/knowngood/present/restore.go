@@ -21,7 +21,7 @@ func Restore(out *console.Console, t *snapshot.Tree, o *restore.Options, r *rest
 	if !r.Damaged && r.Count > 0 {
 		out.Code = exit.Incomplete
 	}
-	printLacking(out, r)
+	printMissing(out, r)
 	if err := out.Result(restoreJSON(t, o, r, outputs, firstUse)); err != nil {
 		return err
 	}
@@ -41,12 +41,12 @@ func Restore(out *console.Console, t *snapshot.Tree, o *restore.Options, r *rest
 	return nil
 }
 
-// printLacking prints which packs a restore would look for in vain.
-func printLacking(out *console.Console, r *restore.Result) {
+// printMissing prints the missing packs that a restore would need.
+func printMissing(out *console.Console, r *restore.Result) {
 	for _, l := range r.Lacking {
-		out.Printf("  lacking  %s: %v", l.Key, l.Err)
+		out.Printf("  missing  %s: %v", l.Key, l.Err)
 		if l.Files == 0 {
-			out.Printf("; what would be read of it is there\n")
+			out.Printf("; the part that would be read is there\n")
 			continue
 		}
 		out.Printf("; %s %s it\n", human.Counted(l.Files, "file"), english.PluralWord(int(l.Files), "needs", "need"))
@@ -128,7 +128,7 @@ func missingText(r *restore.Result) string {
 	return strings.Join(parts, ", ")
 }
 
-// damageError says what damage in the repository cost, and what to do next.
+// damageError is what damage in the repository cost, and what to do next.
 func damageError(o *restore.Options, r *restore.Result) error {
 	what, goesOn := missingText(r), ""
 	switch {
@@ -145,7 +145,7 @@ func damageError(o *restore.Options, r *restore.Result) error {
 	return fmt.Errorf("%w: %s. Try an older snapshot of them, and run knowngood check%s", exit.ErrDamage, what, goesOn)
 }
 
-// partJSON is a file that holds what was read of the one at a path.
+// partJSON is a file with what could be read of the file at a path.
 type partJSON struct {
 	console.PathJSON
 	File      string `json:"file"` // where it lies
@@ -156,7 +156,7 @@ type partJSON struct {
 // are what is restored, in a dry run what could be; planned is what was asked
 // for.
 func restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, outputs []*load.Output, firstUse bool) map[string]any {
-	type lacking struct {
+	type missingJSON struct {
 		Object string             `json:"object"`
 		Error  string             `json:"error"`
 		Files  uint64             `json:"files"`
@@ -189,13 +189,13 @@ func restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, output
 		out["target_base64"] = b
 	}
 	if o.DryRun {
-		list := []lacking{}
+		list := []missingJSON{}
 		for _, l := range r.Lacking {
 			paths := []console.PathJSON{}
 			for _, p := range l.Paths {
 				paths = append(paths, console.JSONPath(p))
 			}
-			list = append(list, lacking{l.Key, l.Err.Error(), l.Files, paths})
+			list = append(list, missingJSON{l.Key, l.Err.Error(), l.Files, paths})
 		}
 		out["packs"], out["lacking"] = r.Packs, list
 	}

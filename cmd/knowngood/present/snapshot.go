@@ -69,7 +69,7 @@ type SnapshotJSON struct {
 	Tags      []string `json:"tags,omitempty"`
 	Forgotten bool     `json:"forgotten,omitempty"`
 	Reason    string   `json:"reason,omitempty"` // why it is forgotten
-	// ProtectedUntil is when the first lock ends of what it needs, as the host said
+	// ProtectedUntil is when the first lock of what it needs ends, as the host claimed
 	// at its commit; left out when something was not locked, and where the
 	// repository has no lock mode.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
@@ -78,10 +78,10 @@ type SnapshotJSON struct {
 // ContentJSON are the counts of a snapshot.
 type ContentJSON struct {
 	Files       uint64  `json:"files"`
-	Directories *uint64 `json:"directories,omitempty"` // nil where an older daemon does not say
+	Directories *uint64 `json:"directories,omitempty"` // nil where an older daemon does not report it
 	Bytes       uint64  `json:"bytes"`
 	NewBytes    uint64  `json:"new_bytes"`    // content that the repository did not have
-	StoredBytes uint64  `json:"stored_bytes"` // what the run wrote to the store before the root, as the root says it
+	StoredBytes uint64  `json:"stored_bytes"` // what the run wrote to the store before the root, according to the root
 	Problems    uint64  `json:"problems"`
 }
 

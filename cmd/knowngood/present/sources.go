@@ -48,7 +48,7 @@ func RuleLines(s *manifest.Source) [][2]string {
 	if s.CachedAttributes {
 		add("  attributes", "cached ones were believed")
 	}
-	add("  holds", fmt.Sprintf("%s, %s, %s", human.Counted(s.Files, "file"), human.Counted(s.Directories, "directory"), human.Bytes(s.Bytes)))
+	add("  contains", fmt.Sprintf("%s, %s, %s", human.Counted(s.Files, "file"), human.Counted(s.Directories, "directory"), human.Bytes(s.Bytes)))
 	return out
 }
 

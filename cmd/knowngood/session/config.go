@@ -21,7 +21,7 @@ func (sess *Session) Load(cmd *cobra.Command) (err error) {
 	path := sess.ConfigPath
 	sess.Advise = cmd.Annotations["config"] == "demanded, with advice"
 	if path == "" {
-		// Without the file that it takes, a command says which is missing.
+		// Without the file that it needs, a command reports which is missing.
 		if _, err := os.Stat(configs.DefaultPath); err == nil || sess.Advise {
 			path = configs.DefaultPath
 		}
@@ -67,8 +67,8 @@ func (sess *Session) readConfig(path string) (err error) {
 	return nil
 }
 
-// LoadConfig reads and validates a configuration, as flags and variables gave what
-// else holds.
+// LoadConfig reads and validates a configuration, together with the values of flags
+// and variables.
 func (sess *Session) LoadConfig(path string) (*configs.Config, error) {
 	o := validation.Options{Version: sess.Version, Repository: sess.Given.RepoURL, StateDir: sess.Given.StateDir, Advise: sess.Advise}
 	if o.StateDir != "" {

@@ -23,7 +23,7 @@ import (
 // Damage is which objects a command found to be missing or damaged.
 type Damage struct{ objects map[string]bool } // by key
 
-// Add adds the object that an error says is damaged, if it says so.
+// Add adds the object that an error reports as damaged, if there is one.
 func (d *Damage) Add(err error) {
 	var damage *authentic.DamageError
 	if errors.As(err, &damage) {
@@ -39,19 +39,19 @@ func (d *Damage) AddObject(key string) {
 	d.objects[key] = true
 }
 
-// domainOf is a domain of a host.
-type domainOf struct {
+// hostDomain names a domain of a host.
+type hostDomain struct {
 	host   string
 	domain seal.DomainID
 }
 
 // Report reports the objects to their hosts, so that the next run of each stores
-// again what they held.
+// again what they contained.
 func (d *Damage) Report(ctx context.Context, r *repository.Repository, out *console.Console) {
 	if err := r.NoteDamagedKeys(slices.Collect(maps.Keys(d.objects))); err != nil {
 		out.Messagef("the next snapshot may not notice wrapped keys that are missing or damaged: %v", err)
 	}
-	objects := map[domainOf][]deletion.ObjectID{}
+	objects := map[hostDomain][]deletion.ObjectID{}
 	for key := range d.objects {
 		host, domain, hash, ok := layout.ParsePackKey(key)
 		kind := wire.KindPack
@@ -60,11 +60,11 @@ func (d *Damage) Report(ctx context.Context, r *repository.Repository, out *cons
 			kind = wire.KindManifest
 		}
 		if ok {
-			of := domainOf{host, domain}
+			of := hostDomain{host, domain}
 			objects[of] = append(objects[of], deletion.ObjectID{Kind: kind, Hash: hash})
 		}
 	}
-	hosts := slices.SortedFunc(maps.Keys(objects), func(a, b domainOf) int {
+	hosts := slices.SortedFunc(maps.Keys(objects), func(a, b hostDomain) int {
 		return slices.Compare([]string{a.host, a.domain.String()}, []string{b.host, b.domain.String()})
 	})
 	for _, of := range hosts {
@@ -75,7 +75,7 @@ func (d *Damage) Report(ctx context.Context, r *repository.Repository, out *cons
 // NotConfigured follows commands that name environments as the configuration does.
 const NotConfigured = "(one that is not configured: knowngood snapshot --env NAME --verify PATH...)"
 
-func reportTo(ctx context.Context, r *repository.Repository, out *console.Console, of domainOf, objects []deletion.ObjectID) {
+func reportTo(ctx context.Context, r *repository.Repository, out *console.Console, of hostDomain, objects []deletion.ObjectID) {
 	what := fmt.Sprintf("%s of host %s %s missing or damaged", english.Plural(len(objects), "object", ""), of.host, english.PluralWord(len(objects), "is", "are"))
 	verify := "knowngood snapshot NAME --verify"
 	if envs, err := r.Environments(ctx, of.host); err == nil && len(envs) > 0 {

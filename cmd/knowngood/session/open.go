@@ -109,7 +109,7 @@ func (sess *Session) Connect(ctx context.Context) (*repository.Repository, error
 }
 
 // usePins takes over what an identity file remembers. Of the repository's place
-// what was added last holds, for a repository may have been made anew there;
+// what was added last counts, because a repository may have been made again there;
 // pins of other places confirm a copy.
 func usePins(o *repository.Options, f *identity.File) {
 	here := false
@@ -163,7 +163,7 @@ func (sess *Session) RefuseOtherHost() error {
 	return nil
 }
 
-// ErrIdentityMissing says that a command takes an identity, and none is named.
+// ErrIdentityMissing: a command needs an identity, and none is named.
 var ErrIdentityMissing = fmt.Errorf("%w: give --identity FILE, or set KNOWNGOOD_IDENTITY (a host that only captures has none; use the one made by init)", trust.ErrNoUsableIdentity)
 
 // OpenForReading opens the repository, and asks for an identity.
@@ -287,7 +287,7 @@ func (sess *Session) Reasons(ctx context.Context, r *repository.Repository, s *h
 		paths = append(paths, snapshot.RememberedPaths(r, s.Environment)...)
 	}
 	if r.Unlocked() {
-		// The names alone are wanted of it: without it there are positions.
+		// Only its names are needed: without it there are positions.
 		if tree, err := snapshot.OpenTree(ctx, r, s); err == nil {
 			paths = append(paths, SourcePaths(tree)...)
 			tree.Reader.Close()

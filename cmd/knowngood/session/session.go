@@ -42,7 +42,7 @@ func (fl *Flags) Add(f *pflag.FlagSet) {
 	f.StringVar(&fl.LimitDownload, "limit-download", "", "download at most this `rate` a second, such as 10MiB")
 }
 
-// Given is what flags and variables said, before the configuration.
+// Given is what flags and variables set, before the configuration.
 type Given struct{ RepoURL, IdentityPath, StateDir, Host string }
 
 // Session is one run of a command.

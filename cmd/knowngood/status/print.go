@@ -17,7 +17,7 @@ import (
 )
 
 // Print prints a status for people: one sentence, a table, and in full
-// what is amiss.
+// what is wrong.
 func Print(out *console.Console, s *Report) error {
 	if len(s.Environments) == 0 && s.Source == "repository" {
 		out.Printf("No snapshots yet. Take one: %s snapshot --repo %s --env NAME PATH...\n", console.Self(), printable.Word(s.Repository))
@@ -65,7 +65,7 @@ func Print(out *console.Console, s *Report) error {
 	return nil
 }
 
-// showTroubles prints what is amiss, in full, and how full the store is.
+// showTroubles prints what is wrong, in full, and how full the store is.
 func showTroubles(out *console.Console, s *Report) {
 	if s.Degraded != "" {
 		out.Printf("\nThe daemon cannot do its work:\n%s", indented(s.Degraded))
@@ -122,7 +122,7 @@ func showTroubles(out *console.Console, s *Report) {
 	}
 }
 
-// showCheck prints how the check of what is stored stands.
+// showCheck prints the progress and the result of the check of what is stored.
 func showCheck(out *console.Console, s *Report) {
 	c := s.Check
 	if c == nil {

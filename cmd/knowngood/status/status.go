@@ -1,4 +1,4 @@
-// Package status shows how each environment stands, as the daemon reports it or as
+// Package status shows the state of each environment, as the daemon reports it or as
 // the repository shows.
 package status
 
@@ -21,7 +21,7 @@ import (
 	"knowngood/storage/stores"
 )
 
-// Report is what the status command tells.
+// Report is what the status command prints.
 type Report struct {
 	Type    string `json:"type"`
 	Source  string `json:"source"` // daemon or repository
@@ -71,14 +71,14 @@ func OfDaemon(ctx context.Context, sess *session.Session) (*Report, error) {
 		return nil, nil
 	case errors.Is(err, web.ErrNotRunning):
 		if slices.ContainsFunc(sess.Config.EnvironmentNames(), func(name string) bool { return sess.Config.Environments[name].Schedule != "" }) {
-			sess.Out.Notef("%v; this is what the repository says", err)
+			sess.Out.Notef("%v; this comes from the repository", err)
 		}
 		return nil, nil
 	case err != nil:
-		sess.Out.Notef("%v; this is what the repository says", err)
+		sess.Out.Notef("%v; this comes from the repository", err)
 		return nil, nil
 	case sess.Unusable == nil && (r.Host != sess.Host || sess.RepoURL != "" && stores.Place(r.Repository) != stores.Place(sess.RepoURL)):
-		sess.Out.Notef("the daemon at %s is that of host %s and repository %s; this is what the repository says", sess.Config.Listen, r.Host, r.Repository)
+		sess.Out.Notef("the daemon at %s is that of host %s and repository %s; this comes from the repository", sess.Config.Listen, r.Host, r.Repository)
 		return nil, nil
 	}
 	s := &Report{Source: "daemon", Report: *r, Environments: []Line{}}
@@ -164,7 +164,7 @@ func doubt(ctx context.Context, sess *session.Session, r *repository.Repository,
 	return good, err
 }
 
-// promise says what the configuration promises of an environment.
+// promise is what the configuration promises for an environment.
 func promise(l *Line, env *configs.Environment) {
 	if env == nil {
 		return

@@ -66,7 +66,7 @@ func equalsSign(cmd *cobra.Command, f *pflag.Flag, arg string) error {
 	return Errorf("a value of --%s follows an equals sign: --%s=%s; without it, %q is an argument of its own; %s", f.Name, f.Name, arg, arg, usageOf(cmd))
 }
 
-// Optional lets a flag stand without a value, for which bare is taken. Where a
+// Optional lets a flag have no value; then bare is used. Where a
 // bare one precedes an argument that is one of the values, or is a number where
 // bare is one, the argument was meant as its value.
 func Optional(f *pflag.Flag, bare string, values ...string) {
@@ -180,7 +180,7 @@ func FlagError(cmd *cobra.Command, err error) error {
 		return Errorf("--%s takes a value: %s; %s", missing.GetFlag().Name, valueOf(missing.GetFlag()), usageOf(cmd))
 	case errors.As(err, &invalid):
 		f := invalid.GetFlag()
-		if _, number := f.Value.(Count); number { // of which its parser says more
+		if _, number := f.Value.(Count); number { // its parser reports more
 			return Errorf("--%s: %w; %s", f.Name, invalid.Unwrap(), usageOf(cmd))
 		}
 		return Errorf("--%s: %q is not %s; %s", f.Name, invalid.GetValue(), kindOfValue(f), usageOf(cmd))
@@ -214,7 +214,7 @@ func kindOfValue(f *pflag.Flag) string {
 }
 
 // RefuseEmpty refuses empty arguments and values of flags. They come from
-// variables that are not set, and must not stand for the working directory, or
+// variables that are not set, and must not mean the working directory, or
 // for everything. An empty --identity or --config asks for none.
 func RefuseEmpty(cmd *cobra.Command, args []string) error {
 	if slices.Contains(args, "") {
