@@ -195,7 +195,7 @@ func TestOutputThatIsHeldOpenFailsWhereItIsCaptured(t *testing.T) {
 	t.Parallel()
 	for may, fails := range map[Permission]bool{Hook: false, Captured: true} {
 		_, stdout, _, err := ask(t, t.Context(), server(t, func([]string) (Permission, error) { return may, nil }), nil, "sh", "-c", escapes, "sh", filepath.Join(t.TempDir(), "pid"))
-		if fails != (err != nil) || fails && !strings.Contains(err.Error(), "holds its output open") {
+		if fails != (err != nil) || fails && !strings.Contains(err.Error(), "keeps its output open") {
 			t.Errorf("permission %d: %v", may, err)
 		}
 		pid, perr := strconv.Atoi(strings.TrimSpace(stdout))
