@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -183,7 +184,11 @@ func aPruneDuringWhichSomethingIsAlwaysForgottenGivesUp(t *testing.T) {
 		}
 		stored := w.stored()
 		time.Sleep(3 * 24 * time.Hour) // it is announced, and not due
-		var changing sync.Mutex        // taking back reads manifests, too
+		// A file in the place of the directory of remembered lists: each prune reads them.
+		lists := w.Open(w.State).State.Dir().In("lists").String()
+		w.Check(os.RemoveAll(lists))
+		w.Check(os.WriteFile(lists, nil, 0o600))
+		var changing sync.Mutex // taking back reads manifests, too
 		forgotten := false
 		w.faulty.Add(storagetest.Rule{Op: storagetest.Get, Prefix: "hosts/h/manifests/", Fault: storagetest.Meanwhile(func() {
 			if !changing.TryLock() {

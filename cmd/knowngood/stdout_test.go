@@ -89,7 +89,7 @@ func invocations(t *testing.T, dir string) []invocation {
 }
 
 // silent are the commands that print nothing on standard output.
-var silent = []string{"daemon", "outside", "man"}
+var silent = []string{"daemon", "outside", "man", "internal", "internal capture"}
 
 func TestStdout(t *testing.T) {
 	t.Parallel()

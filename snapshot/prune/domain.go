@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,12 +36,15 @@ type domain struct {
 	opened *seal.Domain // nil when no kept snapshot opens it
 	lists  sync.Once
 	reader *objects.Reader // of lists of objects
-	found  Domain
+	// damaged has the objects that the store lists with another size than a kept
+	// snapshot names, and whether they are damaged.
+	damaged map[deletion.ObjectID]bool
+	found   Domain
 }
 
 // domain prunes a domain, and returns what it found unless an error came first.
 func (h *host) domain(ctx context.Context, id seal.DomainID) (*Domain, error) {
-	d := &domain{host: h, facts: h.facts[id], found: Domain{Host: h.name, ID: id}}
+	d := &domain{host: h, facts: h.facts[id], damaged: map[deletion.ObjectID]bool{}, found: Domain{Host: h.name, ID: id}}
 	for _, s := range h.snapshots[id] {
 		if s.Body == nil {
 			return nil, fmt.Errorf("finding out what a snapshot needs takes an identity: %w", d.repo.Closed(ctx, s.Root))
@@ -54,8 +58,9 @@ func (h *host) domain(ctx context.Context, id seal.DomainID) (*Domain, error) {
 		if err := d.repo.ExamineDamaged(ctx, d.name, id, d.facts.wanted); err != nil {
 			return nil, err
 		}
-		d.facts.damaged = d.repo.DamagedObjects(id)
+		maps.Copy(d.damaged, d.repo.DamagedObjects(id))
 	}
+	d.facts.damaged = d.damaged
 	if err := d.facts.findNeeds(); err != nil {
 		return nil, err
 	}
@@ -160,6 +165,11 @@ func (d *domain) manifest(ctx context.Context, s *kept, list []pack.Object) erro
 	if err := d.complete(ctx, m, objects); err != nil {
 		return err
 	}
+	if !s.forgotten {
+		if err := d.compare(ctx, s.Snapshot, objects); err != nil {
+			return err
+		}
+	}
 	d.facts.add(m, objects)
 	return nil
 }
@@ -208,12 +218,35 @@ func (d *domain) objectsOf(ctx context.Context, s *history.Snapshot) ([]pack.Obj
 	if s.Body == nil {
 		return nil, d.repo.Closed(ctx, s.Root)
 	}
-	d.lists.Do(func() { d.reader = d.repo.NewReader(d.name, s.Domain) })
-	objects, err := d.reader.Objects(ctx, s.Body)
+	objects, err := d.readerOf(s).Objects(ctx, s.Body)
 	if err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
 	return objects, nil
+}
+
+// readerOf reads the objects of the domain, which is that of a snapshot.
+func (d *domain) readerOf(s *history.Snapshot) *objects.Reader {
+	d.lists.Do(func() { d.reader = d.repo.NewReader(d.name, s.Domain) })
+	return d.reader
+}
+
+// compare compares those of the objects that a kept snapshot names with their hashes
+// that the store lists with another size.
+func (d *domain) compare(ctx context.Context, s *history.Snapshot, objects []pack.Object) error {
+	for _, o := range objects {
+		id := deletion.ObjectID{Kind: o.Kind, Hash: o.Hash}
+		listed, ok := d.facts.objects[id]
+		if _, done := d.damaged[id]; done || !ok || listed.size == o.Size {
+			continue
+		}
+		err := d.readerOf(s).Compare(ctx, id, int64(listed.size), nil)
+		if err != nil && !authentic.Damaged(err) {
+			return err
+		}
+		d.damaged[id] = err != nil
+	}
+	return nil
 }
 
 func (d *domain) key(id deletion.ObjectID) string { return deletion.Key(d.name, d.facts.domain, id) }
