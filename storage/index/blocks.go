@@ -59,8 +59,8 @@ func mapBlocks(f *os.File) (*blocks, error) {
 	}
 	b := &blocks{}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
+		var fd int
+		if fd, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name(), err)
 		}
 		b.file = os.NewFile(uintptr(fd), f.Name())

@@ -37,9 +37,7 @@ type finder struct {
 	name    string // in the cache; "" when only this process needs it
 	slots   int
 	covers  [][32]byte
-	uneven  []bool  // which of covers must be asked themselves: their IDs are too uneven
 	files   []*File // those of covers that count, else nil
-	direct  []*File // those of files that must be asked
 	entries int     // of files; before there are any, about as many as covers had
 }
 
