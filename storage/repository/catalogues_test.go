@@ -125,6 +125,9 @@ func commitMany(t *testing.T, h host, snapshots int) (all []*history.Snapshot) {
 }
 
 func TestALongHistoryTakesFewRequestsToList(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	const captured, snapshots = 450, 3000
 	w, all := longWorld(t, captured)
 	h := w.m.host(t, w.store)
@@ -297,6 +300,9 @@ func TestCatalogues(t *testing.T) {
 }
 
 func TestAFalseCatalogueChangesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	const snapshots = 31
 	// What the host's key signs for each number instead.
 	forged := func(t *testing.T, w *world, h host) (roots [][]byte) {
