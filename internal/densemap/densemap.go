@@ -49,7 +49,7 @@ func (m *Map[K, V]) Add(key K) *V {
 		at, m.free = m.free[n-1], m.free[:n-1]
 	} else {
 		if at == maxCount {
-			panic("densemap: too many values")
+			panic("densemap: too many values") // they take tens of gigabytes: memory ends before
 		}
 		if at%pageSize == 0 {
 			m.pages = append(m.pages, new([pageSize]item[K, V]))

@@ -59,15 +59,14 @@ func (r *Reader) readSegments(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r.addSegments(tail.Ref(o.Hash), contents)
+			r.segments.add(tail.Ref(o.Hash), contents)
 			return nil
 		})
 	}
 	return g.Wait()
 }
 
-func (r *Reader) addSegments(in pack.Ref, contents *pack.Contents) {
-	s := &r.segments
+func (s *segmentCopies) add(in pack.Ref, contents *pack.Contents) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range contents.Frames {
