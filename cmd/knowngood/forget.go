@@ -105,9 +105,13 @@ func forgetNamed(ctx context.Context, sess *session.Session, r *repository.Repos
 	numbers := map[place][]uint64{}
 	var order []place
 	out := []present.ForgottenJSON{}
+	deleted := map[place]statement.Numbers{}
 	for _, text := range refs {
 		s, sub, err := sess.Resolve(ctx, r, text)
-		if !f.undo && authentic.Damaged(err) {
+		if s != nil && errors.Is(err, history.ErrPruned) && !f.undo {
+			p := place{s.Host, s.Environment}
+			deleted[p], err = deleted[p].With(statement.NumbersOf(s.Number)), nil
+		} else if authentic.Damaged(err) && !f.undo {
 			s, sub, err = lost(ctx, sess, r, text, err)
 		}
 		if err != nil {
@@ -133,6 +137,7 @@ func forgetNamed(ctx context.Context, sess *session.Session, r *repository.Repos
 	}
 
 	var lines []string
+	takenBack := 0 // how many can be
 	for _, p := range order {
 		set := statement.NumbersOf(numbers[p]...)
 		change := history.Change{Forget: set, Reason: f.reason, Now: time.Now()}
@@ -155,10 +160,14 @@ func forgetNamed(ctx context.Context, sess *session.Session, r *repository.Repos
 		for _, n := range numbers[p] {
 			done := verb
 			switch {
+			case deleted[p].Has(n):
+				done = "forgotten before, and its content is deleted already"
 			case !before.Has(n):
 				done = "is not forgotten: there is nothing to take back"
 			case f.dryRun:
 				done = "would be " + verb
+			default:
+				takenBack++
 			}
 			lines = append(lines, fmt.Sprintf("%s@%d of host %s: %s", p.env, n, p.host, done))
 		}
@@ -167,8 +176,8 @@ func forgetNamed(ctx context.Context, sess *session.Session, r *repository.Repos
 	for _, l := range lines {
 		sess.Out.Printf("%s\n", l)
 	}
-	if !f.undo && !f.dryRun {
-		sess.Out.Printf("%s\n", present.TakenBack(len(out)))
+	if !f.undo && takenBack > 0 {
+		sess.Out.Printf("%s\n", present.TakenBack(takenBack))
 	}
 	return sess.Out.Result(map[string]any{"type": "result", "dry_run": f.dryRun, "status": present.PlannedOr(f.dryRun, verb), "snapshots": out})
 }
