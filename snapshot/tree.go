@@ -74,7 +74,12 @@ func OpenTree(ctx context.Context, repo *repository.Repository, s *history.Snaps
 	if s.Body == nil || s.Domain == nil {
 		return nil, repo.Closed(ctx, s.Root)
 	}
-	t := &Tree{Snapshot: s, Reader: repo.NewReader(s.Host, s.Domain)}
+	return OpenTreeWith(ctx, repo, repo.NewReader(s.Host, s.Domain), s)
+}
+
+// OpenTreeWith is OpenTree of a snapshot whose domain is open, with its reader.
+func OpenTreeWith(ctx context.Context, repo *repository.Repository, reader *objects.Reader, s *history.Snapshot) (*Tree, error) {
+	t := &Tree{Snapshot: s, Reader: reader}
 	err := t.openTable(ctx, &s.Body.Manifest)
 	if !authentic.Damaged(err) {
 		return t, err

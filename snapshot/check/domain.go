@@ -138,6 +138,9 @@ func (d *domainCheck) check(ctx context.Context) error {
 	}
 	defer x.Close()
 	defer d.reader.Close()
+	if !d.Sealed {
+		d.reader.Keep(containerMemory)
+	}
 	d.actual = x.Scratch()
 	defer d.actual.Close()
 	if d.packs, err = d.list(ctx, layout.PrefixPacks(d.host, d.domain.ID)); err != nil {

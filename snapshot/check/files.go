@@ -20,9 +20,11 @@ const (
 	// inFlight is how many lists of objects, tables or segments are read at once.
 	inFlight = 16
 	// treeMemory bounds what the tables that are read ahead take, segmentMemory the
-	// segments, decoded; a single one may take more.
-	treeMemory    = 32 << 20
-	segmentMemory = 64 << 20
+	// segments, decoded; a single one may take more. containerMemory bounds the
+	// containers that are kept from their lists of objects to their tables.
+	containerMemory = 32 << 20
+	treeMemory      = 32 << 20
+	segmentMemory   = 64 << 20
 )
 
 // each yields what is in a list.
@@ -73,7 +75,7 @@ func (d *domainCheck) files(ctx context.Context, snapshots []*history.Snapshot) 
 		}
 	}
 	open := func(ctx context.Context, f *files) (*files, error) {
-		if f.tree, f.err = snapshot.OpenTree(ctx, d.repo, f.Snapshot); f.err == nil {
+		if f.tree, f.err = snapshot.OpenTreeWith(ctx, d.repo, d.reader, f.Snapshot); f.err == nil {
 			f.asked = make([]bool, len(f.tree.Table.Segments))
 		}
 		return f, nil
@@ -134,7 +136,6 @@ func (d *domainCheck) end(ctx context.Context, f *files) error {
 		d.hurt, d.hurtTables[key] = true, true
 		return d.object(layout.KeyManifest(d.host, d.domain.ID, f.Body.Manifest.Hash), f.err)
 	}
-	defer f.tree.Reader.Close()
 	for i := range f.tree.Table.Segments {
 		id := f.tree.Table.Segments[i].ID
 		if err := d.container(ctx, f.tree.ContainerHash(i), id); err != nil {

@@ -16,10 +16,11 @@ type stored struct {
 	domain
 	kind wire.Kind
 	*authentic.Hashed
+	kept kept
 }
 
 func (d domain) stored(kind wire.Kind) *stored {
-	return &stored{d, kind, d.repo.t.Read.Hashed(kind.String(), pack.MaxObject)}
+	return &stored{domain: d, kind: kind, Hashed: d.repo.t.Read.Hashed(kind.String(), pack.MaxObject)}
 }
 
 func (s *stored) key(hash [32]byte) string { return s.domain.key(ID{Kind: s.kind, Hash: hash}) }
@@ -76,7 +77,7 @@ func (s *stored) readTail(ctx context.Context, hash [32]byte, listed int64) (*pa
 	if err != nil {
 		return nil, err
 	}
-	n := min(size, pack.TailLen)
+	n := s.kept.first(size)
 	for {
 		b, err := s.Range(ctx, nil, s.key(hash), hash, size-n, n)
 		if err != nil {
@@ -93,6 +94,9 @@ func (s *stored) readTail(ctx context.Context, hash [32]byte, listed int64) (*pa
 		}
 		if err != nil {
 			return nil, s.damaged(hash, err)
+		}
+		if n == size {
+			s.kept.put(hash, b)
 		}
 		return t, nil
 	}
