@@ -149,8 +149,8 @@ func testASnapshotByHandDoesNotCollideWithTheDaemon(t *testing.T) {
 	})
 	o = s.ask(t, "snapshot", "web")
 	o.exits(t, exit.Failed)
-	if !strings.Contains(o.stderr.String(), "web: the environment is being captured already, by the daemon: see ") {
-		t.Errorf("a second one while the daemon captures: %s", &o.stderr)
+	if text := o.stderr.String(); !strings.HasPrefix(text, "knowngood: web is being captured by the daemon already: see how far it is with knowngood status") || strings.Count(text, "\n") != 1 {
+		t.Errorf("a second one while the daemon captures: %s", text)
 	}
 	cmd := s.program("snapshot", "web", "--tag", "by-hand")
 	said := filepath.Join(dir, "said")

@@ -300,9 +300,6 @@ func askDaemon(ctx context.Context, sess *session.Session, name string, f *snaps
 	if err != nil || r.Host != sess.Host || r.Repository != stores.Redact(sess.RepoURL) || !slices.ContainsFunc(r.Environments, func(e report.Environment) bool { return e.Name == name }) {
 		return false, nil
 	}
-	if !sess.Out.Quiet && !sess.Out.JSON {
-		fmt.Fprintln(sess.Out.Stderr, "the daemon captures it")
-	}
 	var now atomic.Pointer[report.Progress]
 	p := sess.Out.Progress(func() console.State {
 		s := console.State{}
@@ -314,10 +311,14 @@ func askDaemon(ctx context.Context, sess *session.Session, name string, f *snaps
 		}
 		return s
 	})
-	run, err := client.Snapshot(ctx, name, func(n report.Progress) { now.Store(&n) })
+	run, err := client.Snapshot(ctx, name, func(n report.Progress) {
+		if last := now.Swap(&n); last == nil && !sess.Out.Quiet && !sess.Out.JSON {
+			fmt.Fprintln(sess.Out.Stderr, "the daemon captures it")
+		}
+	})
 	p.End()
 	if errors.Is(err, web.ErrRunning) {
-		return true, fmt.Errorf("%s: %w, by the daemon: see how far it is with knowngood status, and run this again when it has done", name, err)
+		return true, fmt.Errorf("%s is being captured by the daemon already: see how far it is with knowngood status, and run this again when it is done", name)
 	}
 	if err != nil {
 		return true, err

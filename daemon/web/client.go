@@ -63,15 +63,20 @@ func (c *Client) Report(ctx context.Context) (*report.Report, error) {
 	return &r, c.do(ctx, http.MethodGet, "/api/v1/report", &r)
 }
 
-// Snapshot makes the daemon capture an environment and waits until it has,
-// while progress, unless it is nil, hears how it gets on. The run may have failed. The error is
-// ErrUnknown, ErrRunning, ErrNotRunning, or says that the daemon would not.
+// Snapshot makes the daemon capture an environment and waits until it has. Unless
+// it is nil, progress is called when the daemon has begun, with nothing done, and
+// then with how far it is. The run may have failed. The error is ErrUnknown,
+// ErrRunning, ErrNotRunning, or says that the daemon would not.
 func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.Progress)) (*report.Run, error) {
 	var s started
 	path := "/api/v1/environments/" + url.PathEscape(env)
 	if err := c.do(ctx, http.MethodPost, path+"/snapshot", &s); err != nil {
 		return nil, err
 	}
+	if progress == nil {
+		progress = func(report.Progress) {}
+	}
+	progress(report.Progress{})
 	tick := time.NewTicker(c.every)
 	defer tick.Stop()
 	for {
@@ -85,7 +90,7 @@ func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.
 		if e.Last != nil && !e.Last.Started.Before(s.Asked) {
 			return e.Last, nil
 		}
-		if e.Running != nil && progress != nil {
+		if e.Running != nil {
 			progress(*e.Running)
 		}
 		select {
