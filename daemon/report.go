@@ -94,6 +94,9 @@ func (j *job) report(now time.Time) report.Job {
 		if c := r.live.Progress(); c != nil {
 			p.Files, p.Bytes, p.Total = c.Files.Load(), c.Bytes.Load(), c.Expected.Load()
 		}
+		if f := r.live.Failure(); f != nil {
+			p.Error, p.Retry = f.Err.Error(), f.Next
+		}
 		out.Running = &p
 	}
 	return out

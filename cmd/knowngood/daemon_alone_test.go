@@ -17,6 +17,7 @@ func TestDaemonAlone(t *testing.T) {
 	t.Run("a second daemon refuses and names the first", testASecondDaemonRefusesAndNamesTheFirst)
 	t.Run("a daemon that is stopped in a capture goes on from there", testADaemonThatIsStoppedInACaptureGoesOnFromThere)
 	t.Run("a snapshot by hand does not collide with the daemon", testASnapshotByHandDoesNotCollideWithTheDaemon)
+	t.Run("a snapshot by hand says why the daemon tries again, and when", testASnapshotByHandSaysWhyTheDaemonTriesAgain)
 }
 
 func testASecondDaemonRefusesAndNamesTheFirst(t *testing.T) {
@@ -210,4 +211,48 @@ func testASnapshotByHandDoesNotCollideWithTheDaemon(t *testing.T) {
 		return environmentOf(r, "web").Newest.Sub(newest.Time).Abs() < time.Millisecond
 	})
 	s.stop(t)
+}
+
+func testASnapshotByHandSaysWhyTheDaemonTriesAgain(t *testing.T) {
+	t.Parallel()
+	m := &machine{repo: "s3://bucket/?endpoint=http://127.0.0.1:1", state: t.TempDir(), env: []string{"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"}}
+	s := newService(t, m, "environments: {web: {sources: [{path: %s}]}}\n", t.TempDir())
+	s.up(t)
+
+	cmd, said := s.program("snapshot", "web"), filepath.Join(t.TempDir(), "said")
+	file, err := os.Create(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd.Stderr = file
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
+	running := environmentOf(s.until(t, "the run is tried again", func(r *report.Report) bool {
+		e := environmentOf(r, "web")
+		return e.Running != nil && e.Running.Phase == "retry"
+	}), "web").Running
+	const why = "127.0.0.1:1: connect: connection refused"
+	if wait := running.Retry.Sub(running.Started); !strings.Contains(running.Error, why) || wait < 30*time.Second || wait > time.Minute {
+		t.Errorf("the report: %+v", running)
+	}
+
+	want := "attempt 1 failed, and the next begins at " + running.Retry.Local().Format("15:04:05 MST") + ": "
+	if out := s.ask(t, "status").stdout.String(); !strings.Contains(out, "\nweb is running:\n  "+want) {
+		t.Errorf("status: %s", out)
+	}
+	var lines []string
+	waitFor(t, "the command says something of it", func() bool {
+		b, err := os.ReadFile(said)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = strings.SplitAfter(string(b), "\n")
+		return len(lines) > 2
+	})
+	if lines[0] != "the daemon captures it\n" || !strings.HasPrefix(lines[1], "knowngood: warning: "+want) || !strings.Contains(lines[1], why) {
+		t.Errorf("the command: %q", lines)
+	}
 }

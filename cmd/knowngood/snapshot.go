@@ -312,8 +312,12 @@ func askDaemon(ctx context.Context, sess *session.Session, name string, f *snaps
 		return s
 	})
 	run, err := client.Snapshot(ctx, name, func(n report.Progress) {
-		if last := now.Swap(&n); last == nil && !sess.Out.Quiet && !sess.Out.JSON {
+		last := now.Swap(&n)
+		if last == nil && !sess.Out.Quiet && !sess.Out.JSON {
 			fmt.Fprintln(sess.Out.Stderr, "the daemon captures it")
+		}
+		if n.Phase == "retry" && n.Retry != last.Retry {
+			sess.Out.Warnf("%s", n.FailedAttempt(time.Local))
 		}
 	})
 	p.End()

@@ -3,7 +3,10 @@
 // holds data, of which nothing is secret, and what that comes to in words.
 package report
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Report is the state of a daemon at one moment.
 type Report struct {
@@ -204,6 +207,23 @@ type Progress struct {
 	Files   uint64    `json:"files"`
 	Bytes   uint64    `json:"bytes"`
 	Total   uint64    `json:"total,omitempty"` // expected bytes; 0 when not known
+	// Error is why the last attempt that failed did, Retry when the one after it
+	// begins; absent while none has.
+	Error string    `json:"error,omitempty"`
+	Retry time.Time `json:"retry,omitzero"`
+}
+
+// FailedAttempt is why an attempt failed, and when the next one begins, in words;
+// empty while no attempt is a repeated one.
+func (p *Progress) FailedAttempt(zone *time.Location) string {
+	switch {
+	case p.Error == "":
+	case p.Phase == "retry":
+		return fmt.Sprintf("attempt %d failed, and the next begins at %s: %s", p.Attempt, p.Retry.In(zone).Format("15:04:05 MST"), p.Error)
+	case p.Phase == "capture" && p.Attempt > 1:
+		return fmt.Sprintf("attempt %d failed, and the next is under way: %s", p.Attempt-1, p.Error)
+	}
+	return ""
 }
 
 // Storage is how full the store is.

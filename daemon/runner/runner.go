@@ -92,6 +92,13 @@ type Live struct {
 	phase    atomic.Pointer[string]
 	attempt  atomic.Int32
 	progress atomic.Pointer[snapshot.Progress]
+	failure  atomic.Pointer[Failure]
+}
+
+// Failure is why an attempt failed, and when the next one begins.
+type Failure struct {
+	Err  error
+	Next time.Time
 }
 
 // Enter begins a phase.
@@ -110,6 +117,9 @@ func (l *Live) Progress() *snapshot.Progress { return l.progress.Load() }
 
 // Attempt under way, from 1; 0 before the first.
 func (l *Live) Attempt() int { return int(l.attempt.Load()) }
+
+// Failure of the last attempt that failed; nil while none has.
+func (l *Live) Failure() *Failure { return l.failure.Load() }
 
 // Run captures an environment once, retries included, and fills in run, whose
 // Trigger and Started are set. The error is that of the run; run.Error has its
@@ -250,6 +260,7 @@ func (r *Runner) attempts(ctx context.Context, name string, env *configs.Environ
 		}
 		pause := wait + rand.N(wait/5)
 		r.Log.Warn("the store failed; the run is tried again", zap.Error(err), zap.Int("attempt", run.Attempts), zap.Duration("in", pause.Round(time.Second)))
+		live.failure.Store(&Failure{err, time.Now().Add(pause)})
 		live.Enter("retry")
 		select {
 		case <-time.After(pause):

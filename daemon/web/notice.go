@@ -9,9 +9,9 @@ import (
 
 // notice is what is amiss with an environment, and what to do about it.
 type notice struct {
-	Level string // attention, broken, or interrupted, which is not bad
-	Text  string // in full
-	Next  report.Step
+	Level string      // attention, broken, or interrupted, which is not bad
+	Text  string      // in full
+	Next  report.Step // may be none
 }
 
 // notices are those of an environment, the worst first.
@@ -34,6 +34,11 @@ func notices(e report.Environment, now time.Time) []notice {
 			text = "No run failed: it did not run in time. See whether the daemon was off, or the schedule is rarer than the RPO."
 		}
 		out = append(out, notice{report.Broken.String(), text, e.NextStep()})
+	}
+	if e.Running != nil {
+		if failed := e.Running.FailedAttempt(now.Location()); failed != "" {
+			out = append(out, notice{Level: report.Attention.String(), Text: "Of the run under way, " + failed})
+		}
 	}
 	if e.Suspect != nil {
 		text := e.Suspect.Snapshot + " is suspect:\n" + strings.Join(e.Suspect.Reasons, "\n")

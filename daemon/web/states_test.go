@@ -67,6 +67,9 @@ func inState(state, name string) report.Environment {
 			r.Suspect = []string{"/srv/web has 3 of 1,207 files and 4.0 KiB of 3.1 GiB, compared with " + name + "@138"}
 		})
 		e.Suspect = &report.Suspicion{Since: e.Last.Started, Snapshot: name + "@139", Good: name + "@138", Reasons: e.Last.Suspect}
+	case "retrying":
+		e = environment(name, time.Hour, good(40))
+		e.Running = &report.Progress{Started: now.Add(-time.Minute), Phase: "retry", Attempt: 2, Error: "put packs/3f: store cannot be reached", Retry: now.Add(30 * time.Second)}
 	case "partial":
 		e = ends(func(r *report.Run) {
 			r.Result, r.Snapshot, r.Files, r.Bytes, r.Problems = report.Partial, name+"@139", 150000, 1.4e9, 2
@@ -184,6 +187,7 @@ func thePageNamesEachState(t *testing.T) {
 		"failed":      {"broken", []string{"failed broke its RPO", "Next: fix the cause, then run: knowngood snapshot failed", "Error history", "failed, 5 attempts"}, nil},
 		"died":        {"attention", []string{"died died in its last run.", "the run died: the program or the machine", "died, found ", "Next: fix the cause, then run: knowngood snapshot died", "Error history"}, nil},
 		"interrupted": {"well", []string{"interrupted is within its RPO.", "The last run was stopped: the daemon was stopped", "Next: go on from there: knowngood snapshot interrupted"}, []string{"Error history"}},
+		"retrying":    {"well", []string{"retrying is within its RPO.", "Of the run under way, attempt 2 failed, and the next begins at 10:05:00 UTC: put packs/3f: store cannot be reached"}, []string{"Next: ", "Error history"}},
 		"suspect":     {"attention", []string{"suspect is suspect: /srv/web has 3 of 1,207 files", "nothing is forgotten meanwhile.", "Next: bring the source back, and the next run ends this; where it is meant to be so: knowngood accept suspect@139", "the last good snapshot is suspect@138"}, nil},
 		"partial":     {"attention", []string{"partial lacks what could not be read: 2 in its last run.", "partial@139 lacks what could not be read: 2 paths.", "Next: see what it lacks: journalctl -u knowngood | grep partial"}, nil},
 	} {

@@ -76,6 +76,11 @@ func showTroubles(out *console.Console, s *Report) {
 			out.Printf("\n%s is SUSPECT since %s, %s:\n%s", printable.Line(l.Name), human.Time(l.Suspect.Since), printable.Line(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
 			out.Printf("  Next: %s\n", printable.Line(l.AcceptStep().String()))
 		}
+		if r := l.Running; r != nil {
+			if failed := r.FailedAttempt(time.Local); failed != "" {
+				out.Printf("\n%s is running:\n%s", printable.Line(l.Name), indented(failed))
+			}
+		}
 		if l.Last == nil || l.Last.Error == "" {
 			continue
 		}
