@@ -119,7 +119,7 @@ func defaultsAreThoseThatTheSampleSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := Parse("f", []byte("environments: {web: {sources: [{path: /srv/web}]}}"))
+	c, err := Parse("f", []byte("environments: {web: {sources: [{path: /srv/web}]}}"), LoadOptions{Advise: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func aValidURLIsShownAsItIs(t *testing.T) {
 		"file:///srv/a@b":        "file:///srv/a@b",
 		"s3://b/p?secret_key=x":  "s3://b/p?secret_key=(hidden)",
 	} {
-		c, err := Parse("f", []byte("repository: {url: '"+url+"'}"))
+		c, err := Parse("f", []byte("repository: {url: '"+url+"'}"), LoadOptions{Advise: true})
 		if err != nil {
 			t.Errorf("%s: %v", url, err)
 			continue
@@ -172,18 +172,18 @@ func aValidURLIsShownAsItIs(t *testing.T) {
 }
 
 func allProblemsAreToldAtOnce(t *testing.T) {
-	_, err := Parse("f", []byte("host: UP\nlisten: x\nstate_dir: rel\n"))
+	_, err := Parse("f", []byte("host: UP\nlisten: x\nstate_dir: rel\n"), LoadOptions{Advise: true})
 	if err == nil || strings.Count(err.Error(), "f:") != 3 || !strings.Contains(err.Error(), "f:2:9") {
 		t.Errorf("told: %v", err)
 	}
-	_, err = Parse("f", []byte("hots: a\nenvironments:\n  a: {jitter: soon, keep: {last: many}, sources: [{path: /a, one_file_system: yes}]}\n"))
+	_, err = Parse("f", []byte("hots: a\nenvironments:\n  a: {jitter: soon, keep: {last: many}, sources: [{path: /a, one_file_system: yes}]}\n"), LoadOptions{Advise: true})
 	if err == nil || strings.Count(err.Error(), "f:") != 4 || !strings.HasPrefix(err.Error(), "f:1:1: ") {
 		t.Errorf("told: %v", err)
 	}
 }
 
 func anRPOShorterThanTheScheduleIsWarnedAbout(t *testing.T) {
-	c, err := Parse("f", []byte("environments:\n  a: {schedule: '@daily', rpo: 1h, sources: [{path: /a}]}\n"))
+	c, err := Parse("f", []byte("environments:\n  a: {schedule: '@daily', rpo: 1h, sources: [{path: /a}]}\n"), LoadOptions{Advise: true})
 	if err != nil || len(c.Findings) != 1 || c.Findings[0].Error() != "f:2:32: environments.a.rpo: rpo is shorter than the time between two runs (up to 24h0m0s): it will be broken between them" {
 		t.Errorf("warnings %v, %v", c.Findings, err)
 	}
@@ -247,14 +247,14 @@ func ratesAndSizes(t *testing.T) {
 
 func countsAreDecimal(t *testing.T) {
 	for s, want := range map[string]Count{"0": 0, "5": 5, "010": 10, "0030": 30, "08": 8, "2147483647": 2147483647} {
-		c, err := Parse("f", []byte("environments: {a: {keep: {last: "+s+"}, sources: [{path: /a}]}}"))
+		c, err := Parse("f", []byte("environments: {a: {keep: {last: "+s+"}, sources: [{path: /a}]}}"), LoadOptions{Advise: true})
 		if err != nil || c.Environments["a"].Keep.Last != want {
 			t.Errorf("%s: %v", s, err)
 		}
 	}
 	for s, want := range map[string]string{"0x10": "whole number", "0o17": "whole number", "1_000": "whole number", "1e3": "whole number", "1.5": "whole number", "'5'": "without quotes",
 		"-1": "-1 is less than none", "2147483648": "the most is 2147483647", "99999999999999999999": "the most is 2147483647", "[5]": "this is a list", "true": "whole number"} {
-		if _, err := Parse("f", []byte("environments: {a: {keep: {last: "+s+"}, sources: [{path: /a}]}}")); err == nil || !strings.Contains(err.Error(), "f:1:33: environments.a.keep.last: ") || !strings.Contains(err.Error(), want) {
+		if _, err := Parse("f", []byte("environments: {a: {keep: {last: "+s+"}, sources: [{path: /a}]}}"), LoadOptions{Advise: true}); err == nil || !strings.Contains(err.Error(), "f:1:33: environments.a.keep.last: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", s, err)
 		}
 	}
@@ -268,7 +268,7 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := Parse("f", b)
+		c, err := Parse("f", b, LoadOptions{Advise: true})
 		if err != nil {
 			return
 		}
@@ -284,7 +284,7 @@ func shown(t *testing.T, c *Config) string {
 	if err != nil {
 		t.Fatalf("valid, but cannot be shown: %v", err)
 	}
-	again, err := Parse("shown", text)
+	again, err := Parse("shown", text, LoadOptions{Advise: true})
 	if err != nil {
 		t.Fatalf("what is shown does not load: %v\n%s", err, text)
 	}

@@ -70,16 +70,12 @@ func read(f *os.File, path string, o LoadOptions) (*Config, error) {
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("configuration %s is longer than %d bytes: is it the right file?", path, maxFile)
 	}
-	return parseConfig(path, b, o)
+	return Parse(path, b, o)
 }
 
 // Parse reads and validates the text of a configuration; file names it in
 // errors, which are those of Load.
-func Parse(file string, text []byte) (*Config, error) {
-	return parseConfig(file, text, LoadOptions{Advise: true})
-}
-
-func parseConfig(file string, text []byte, o LoadOptions) (*Config, error) {
+func Parse(file string, text []byte, o LoadOptions) (*Config, error) {
 	doc, err := parse(file, text)
 	if err != nil {
 		return nil, err

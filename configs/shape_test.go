@@ -11,7 +11,7 @@ import (
 // refused parses a text that must be refused and returns the error's text.
 func refused(t *testing.T, text string) string {
 	t.Helper()
-	_, err := Parse("f", []byte(text))
+	_, err := Parse("f", []byte(text), LoadOptions{Advise: true})
 	if err == nil {
 		t.Fatalf("loads: %s", text)
 	}
@@ -125,14 +125,14 @@ func textIsNotChangedOnTheWay(t *testing.T) {
 			t.Errorf("%s: %s", text, got)
 		}
 	}
-	c, err := Parse("f", []byte("host: '007'"))
+	c, err := Parse("f", []byte("host: '007'"), LoadOptions{Advise: true})
 	if err != nil || c.Host != "007" {
 		t.Errorf("host %v, %v", c, err)
 	}
 }
 
 func aliasesStandForWhatTheyName(t *testing.T) {
-	c, err := Parse("f", []byte("environments:\n  a: {jitter: &j 2m, rpo: *j, schedule: '@every 1m', sources: &s [{path: /a, exclude: &x ['*.o']}]}\n  b: {sources: *s}\n"))
+	c, err := Parse("f", []byte("environments:\n  a: {jitter: &j 2m, rpo: *j, schedule: '@every 1m', sources: &s [{path: /a, exclude: &x ['*.o']}]}\n  b: {sources: *s}\n"), LoadOptions{Advise: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func aliasesStandForWhatTheyName(t *testing.T) {
 }
 
 func zeroIsAChoiceWhereItIsGiven(t *testing.T) {
-	c, err := Parse("f", []byte("environments:\n  a: {catch_up: 0s, sources: [{path: /a}]}\n  b.c: {sources: [{path: /a}]}\n  d: {catch_up: , sources: [{path: /a}]}\n"))
+	c, err := Parse("f", []byte("environments:\n  a: {catch_up: 0s, sources: [{path: /a}]}\n  b.c: {sources: [{path: /a}]}\n  d: {catch_up: , sources: [{path: /a}]}\n"), LoadOptions{Advise: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func warnings(t *testing.T) {
 		"{sources: [{path: /a}], keep: {known_good: 2}}":             "no effect yet",
 		"{schedule: '0 4 29 2 *', rpo: 10w, sources: [{path: /a}]}":  "rpo is shorter",
 	} {
-		c, err := Parse("f", []byte("environments: {a: "+text+"}"))
+		c, err := Parse("f", []byte("environments: {a: "+text+"}"), LoadOptions{Advise: true})
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
@@ -229,7 +229,7 @@ func warnings(t *testing.T) {
 			t.Errorf("%s: %v", text, c.Findings)
 		}
 	}
-	c, err := Parse("f", []byte("environments: {a: {schedule: '*/15 * * * *', rpo: 15m, jitter: 14m, sources: [{path: /}, {command: [x], as: db/x}]}}"))
+	c, err := Parse("f", []byte("environments: {a: {schedule: '*/15 * * * *', rpo: 15m, jitter: 14m, sources: [{path: /}, {command: [x], as: db/x}]}}"), LoadOptions{Advise: true})
 	if err != nil || len(c.Findings) != 0 {
 		t.Errorf("warnings %v, %v", c.Findings, err)
 	}
@@ -261,7 +261,7 @@ func aMistakeOfTheTextIsToldWhereItIs(t *testing.T) {
 		"environments: &all\n  Web2: &web\n    sources: [{path: /srv}]\n  db: *web\n":                   `:2:3: environments.Web2: "Web2" is no name`,
 		"environments: {web: {sources: [{path: /srv}]}}\nprune: {schedule: \"@daily\", announce: 1h}\n": ": 1h is too short",
 	} {
-		if _, err := Parse("f", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Parse("f", []byte(text), LoadOptions{Advise: true}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", text, err, want)
 		}
 	}

@@ -49,7 +49,7 @@ func newChecked(t *testing.T, store storage.Store, check string, identity bool) 
 		w.write(name, string(content))
 	}
 	w.config = w.world.config("  web: {schedule: \"0 6 * * *\", time_zone: UTC, sources: [{path: \"$SOURCE\"}]}\n")
-	c, err := configs.Parse("test.yaml", []byte("check: "+check+"\n"))
+	c, err := configs.Parse("test.yaml", []byte("check: "+check+"\n"), configs.LoadOptions{Advise: true})
 	w.Check(err)
 	w.config.Check = c.Check
 	if identity {

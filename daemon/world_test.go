@@ -59,7 +59,7 @@ func (w *world) config(environments string) *configs.Config {
 			return w.source
 		}
 		return "$" + name
-	})))
+	})), configs.LoadOptions{Advise: true})
 	w.Check(err)
 	c.StateDir = w.State
 	c.Check = nil // tests of it set their own

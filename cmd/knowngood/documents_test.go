@@ -154,7 +154,7 @@ func testConfigurationsInTheGuidesAreValid(t *testing.T) {
 			if _, err := validation.Load(path, validation.Options{}); err != nil {
 				t.Errorf("%s: %v\n%s", name, err, b)
 			}
-			if c, err := configs.Parse(path, []byte(b)); err == nil && len(c.Findings) > 0 {
+			if c, err := configs.Parse(path, []byte(b), configs.LoadOptions{Advise: true}); err == nil && len(c.Findings) > 0 {
 				t.Errorf("%s: warnings of %v\n%s", name, c.Findings, b)
 			}
 		}

@@ -123,7 +123,7 @@ func hooksRunAroundTheCaptureAndAreToldOfIt(t *testing.T) {
 
 func parseEnvironment(t *testing.T, text string) *configs.Environment {
 	t.Helper()
-	c, err := configs.Parse("test.yaml", []byte("environments:\n  web: "+text+"\n"))
+	c, err := configs.Parse("test.yaml", []byte("environments:\n  web: "+text+"\n"), configs.LoadOptions{Advise: true})
 	if err != nil {
 		t.Fatal(err)
 	}

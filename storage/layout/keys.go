@@ -189,15 +189,6 @@ func ParseEpochSecretKey(key string) (epoch seal.EpochID, fingerprint string, ok
 	return epoch, p[2], true
 }
 
-// ParseOwnerSecretKey reads what KeyOwnerSecret wrote.
-func ParseOwnerSecretKey(key string) (fingerprint string, ok bool) {
-	s, ok := strings.CutPrefix(key, PrefixOwnerSecrets)
-	if !ok || !validFingerprint(s) {
-		return "", false
-	}
-	return s, true
-}
-
 // ParseHostPrefix reads the host out of a folded listing of PrefixHosts.
 func ParseHostPrefix(folded string) (host string, ok bool) {
 	s, ok := strings.CutPrefix(folded, PrefixHosts)
