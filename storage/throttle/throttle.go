@@ -42,6 +42,9 @@ func New(inner storage.Store, l Limits) *Store {
 	return &Store{inner: inner, limits: l}
 }
 
+// Rates limits to so many bytes per second in each direction; see Rate.
+func Rates(up, down int64) Limits { return Limits{Upload: Rate(up), Download: Rate(down)} }
+
 // Rate limits to so many bytes per second, 0 for no limit. The bytes of a twentieth
 // of a second, or one piece, pass at once.
 func Rate(bytesPerSecond int64) Limiter {

@@ -121,7 +121,7 @@ func (c *Captures) sharedLimits(at *session.Session) (throttle.Limits, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if up != c.up || down != c.down {
-		c.up, c.down, c.limits = up, down, throttle.Limits{Upload: throttle.Rate(up), Download: throttle.Rate(down)}
+		c.up, c.down, c.limits = up, down, throttle.Rates(up, down)
 	}
 	return c.limits, err
 }
@@ -167,32 +167,32 @@ func Command(sess *session.Session) *cobra.Command {
 			}
 			f.Close() // which programs that run here would have
 			defer conn.Close()
-			open := func(ctx context.Context, job *child.Job, limits throttle.Limits, report func(authentic.Finding)) (*repository.Repository, error) {
-				return openJob(ctx, sess, job, limits, report)
-			}
-			return child.Serve(cmd.Context(), conn, open, func(o *snapshot.Options) { o.WritebackWindow = sess.WritebackWindow })
+			return child.Serve(cmd.Context(), conn, openJob(sess), func(o *snapshot.Options) { o.WritebackWindow = sess.WritebackWindow })
 		},
 	})
 	return cmd
 }
 
-func openJob(ctx context.Context, sess *session.Session, job *child.Job, limits throttle.Limits, report func(authentic.Finding)) (*repository.Repository, error) {
-	var p program
-	if err := json.Unmarshal(job.Program, &p); err != nil {
-		return nil, err
+// openJob opens the repository of a child's job.
+func openJob(sess *session.Session) child.Open {
+	return func(ctx context.Context, job *child.Job, limits throttle.Limits, report func(authentic.Finding)) (*repository.Repository, error) {
+		var p program
+		if err := json.Unmarshal(job.Program, &p); err != nil {
+			return nil, err
+		}
+		at := *sess
+		at.Flags, at.Region, at.Limits, at.Fresh = p.Flags, p.Region, &limits, fresh
+		at.Config, at.Given.Host = configs.Default(), p.Host
+		at.Over = func(s storage.Store) storage.Store { return replay.New(s, job.Replies) }
+		at.Findings = &authentic.Findings{}
+		repo, err := at.Connect(ctx)
+		for _, f := range at.Findings.Take() {
+			report(f)
+		}
+		if err != nil {
+			return nil, err
+		}
+		repo.Divert(report)
+		return repo, nil
 	}
-	at := *sess
-	at.Flags, at.Region, at.Limits, at.Fresh = p.Flags, p.Region, &limits, fresh
-	at.Config, at.Given.Host = configs.Default(), p.Host
-	at.Over = func(s storage.Store) storage.Store { return replay.New(s, job.Replies) }
-	at.Findings = &authentic.Findings{}
-	repo, err := at.Connect(ctx)
-	for _, f := range at.Findings.Take() {
-		report(f)
-	}
-	if err != nil {
-		return nil, err
-	}
-	repo.Divert(report)
-	return repo, nil
 }

@@ -40,7 +40,7 @@ func (sess *Session) Store(ctx context.Context, create bool) (storage.Store, err
 		if err != nil {
 			return nil, err
 		}
-		limits = &throttle.Limits{Upload: throttle.Rate(up), Download: throttle.Rate(down)}
+		limits = new(throttle.Rates(up, down))
 	}
 	s, err := open(ctx, sess.RepoURL, stores.Options{Limits: *limits, Region: sess.Region})
 	if errors.Is(err, stores.ErrURL) {
