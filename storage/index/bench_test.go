@@ -114,7 +114,7 @@ func randomRuns(b *testing.B, c *Cache, n int) (ids [][32]byte) {
 
 // openAll opens every run of a cache.
 func openAll(b *testing.B, c *Cache) *Table {
-	t := NewTable(c, reopened(b, c)...)
+	t := tableOf(c, reopened(b, c)...)
 	if err := t.Cover(); err != nil {
 		b.Fatal(err)
 	}

@@ -219,7 +219,7 @@ func aDamagedFileDoesNotOpenOrHoldsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		table := NewTable(c, f)
+		table := tableOf(c, f)
 		if loc, ok := table.Lookup(idOf(1 << 60)); ok || f.Whole() {
 			t.Errorf("%s: found %v at %+v", what, ok, loc)
 		}

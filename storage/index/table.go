@@ -51,12 +51,10 @@ type Table struct {
 	packs   map[pack.Ref]*pack.Ref
 }
 
-// NewTable makes a table of runs, which it closes when they are replaced and
-// at its own end. Files of what is added go to cache.
-func NewTable(cache *Cache, runs ...*File) *Table {
-	t := &Table{cache: cache, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: map[pack.Ref]*pack.Ref{}}
-	t.Adopt(runs...)
-	return t
+// NewTable makes an empty table. It closes the runs that it adopts when they are
+// replaced and at its own end. Files of what is added go to cache.
+func NewTable(cache *Cache) *Table {
+	return &Table{cache: cache, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: map[pack.Ref]*pack.Ref{}}
 }
 
 // PassOver makes lookups from now on treat what lies in absent packs as never

@@ -132,7 +132,7 @@ func (m *tableModel) reopen() {
 }
 
 func (m *tableModel) open(runs ...*File) {
-	m.table = NewTable(m.cache, runs...)
+	m.table = tableOf(m.cache, runs...)
 	m.table.spill = 7
 }
 
@@ -231,7 +231,7 @@ func aRunThatIsReplacedDoesNotCount(t *testing.T) {
 		return bodyOf([]pack.Ref{packOf(p)}, []Frame{{0, 8, 100, 300}}, Entry{ID: idOf(uint64(p)), Len: 1})
 	}
 	old := adopt(t, c, Info{Hash: [32]byte{1}, Generation: 5}, body(1))
-	table := NewTable(c, old)
+	table := tableOf(c, old)
 	defer table.Close()
 	if _, ok := table.Lookup(idOf(1)); !ok {
 		t.Fatal("not found")
@@ -258,7 +258,7 @@ func ofRunsThatDisagreeTheNewerHolds(t *testing.T) {
 		}
 		return adopt(t, c, Info{Hash: [32]byte{hash}, Generation: generation}, bodyOf([]pack.Ref{packOf(p)}, []Frame{{0, 8, 100, 300}}, e))
 	}
-	table := NewTable(c, run(9, 1, 1), run(1, 3, 3), run(5, 2, 2))
+	table := tableOf(c, run(9, 1, 1), run(1, 3, 3), run(5, 2, 2))
 	defer table.Close()
 	want := func(p byte) {
 		t.Helper()
@@ -456,7 +456,7 @@ func unevenID(first, n uint64) [32]byte {
 
 func filesOfUnevenIDsAreAskedThemselves(t *testing.T) {
 	c := openCache(t)
-	table := NewTable(c, runOf(t, c, 1, 0, false), runOf(t, c, 2, 5, true), runOf(t, c, 3, 7, false))
+	table := tableOf(c, runOf(t, c, 1, 0, false), runOf(t, c, 2, 5, true), runOf(t, c, 3, 7, false))
 	for range 2 { // the finder is made, and taken again
 		if err := table.Cover(); err != nil {
 			t.Fatal(err)
@@ -470,7 +470,7 @@ func filesOfUnevenIDsAreAskedThemselves(t *testing.T) {
 			}
 		}
 		table.Close()
-		table = NewTable(c, reopened(t, c)...)
+		table = tableOf(c, reopened(t, c)...)
 	}
 	table.Close()
 }
@@ -493,7 +493,7 @@ func reopened(t testing.TB, c *Cache) (runs []*File) {
 
 func aDamagedFinderHidesNothing(t *testing.T) {
 	c := openCache(t)
-	table := NewTable(c, runOf(t, c, 1, 0, false), runOf(t, c, 2, 5, false))
+	table := tableOf(c, runOf(t, c, 1, 0, false), runOf(t, c, 2, 5, false))
 	if err := table.Cover(); err != nil {
 		t.Fatal(err)
 	}
@@ -508,7 +508,7 @@ func aDamagedFinderHidesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	table = NewTable(c, reopened(t, c)...)
+	table = tableOf(c, reopened(t, c)...)
 	defer func() { table.Close() }()
 	if err := table.Cover(); err != nil || len(table.finders) != 1 {
 		t.Fatalf("%d finders, %v", len(table.finders), err)
@@ -556,4 +556,11 @@ func theTableListsItsPacksAndChunks(t *testing.T) {
 	if n != 3 {
 		t.Errorf("%d chunks, want 3", n)
 	}
+}
+
+// tableOf makes a table of runs.
+func tableOf(cache *Cache, runs ...*File) *Table {
+	table := NewTable(cache)
+	table.Adopt(runs...)
+	return table
 }

@@ -347,9 +347,6 @@ func (r *Objects) DamagedObjects(domain seal.DomainID) map[ID]bool {
 // it finds one that is still damaged, or that cannot be read now. Those that are whole
 // are not DamagedObjects any more.
 func (r *Objects) ExamineDamaged(ctx context.Context, host string, id seal.DomainID, of func(ID) bool) error {
-	if len(r.DamagedObjects(id)) == 0 {
-		return nil
-	}
 	v := domain{&seal.Domain{ID: id}, r, host}.ownInventory()
 	v.load()
 	defer v.save()

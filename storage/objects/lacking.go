@@ -33,9 +33,15 @@ func (r *Objects) Lacking(ctx context.Context, host string, snapshots []*history
 		if err != nil {
 			return nil, err
 		}
-		there, err := r.listHidden(ctx, host, id)
-		if err != nil {
-			return nil, err
+		there := map[ID]bool{}
+		for _, prefix := range []string{layout.PrefixPacks(host, id), layout.PrefixManifests(host, id)} {
+			listed, _, err := domain{&seal.Domain{ID: id}, r, host}.listBeneath(ctx, prefix)
+			if err != nil {
+				return nil, err
+			}
+			for _, o := range listed {
+				there[o.ID] = true
+			}
 		}
 		reader := r.NewReader(host, of[0].Domain)
 		g, gctx := errgroup.WithContext(ctx)
@@ -83,21 +89,4 @@ func lacks(ctx context.Context, s *history.Snapshot, reader *Reader, d *deletion
 		}
 	}
 	return false, nil
-}
-
-// listHidden lists the packs and containers of a domain, those too that delete
-// markers hide.
-func (r *Objects) listHidden(ctx context.Context, host string, domain seal.DomainID) (map[ID]bool, error) {
-	there := map[ID]bool{}
-	for _, prefix := range []string{layout.PrefixPacks(host, domain), layout.PrefixManifests(host, domain)} {
-		for o, err := range r.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
-			if err != nil {
-				return nil, err
-			}
-			if id, ok := deletion.ParseKey(o.Key); ok {
-				there[id] = true
-			}
-		}
-	}
-	return there, nil
 }
