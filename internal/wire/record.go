@@ -215,7 +215,7 @@ func (r *Fields) Finish() ([]Field, error) {
 	}
 	for i, f := range r.fields {
 		if f.Tag%2 == 0 {
-			return nil, fmt.Errorf("field %d is unknown: %w", f.Tag, ErrNewer)
+			return nil, fmt.Errorf("field %d is unknown: %w", f.Tag, ErrVersion)
 		}
 		r.fields[i].Value = slices.Clone(f.Value)
 	}
@@ -270,7 +270,7 @@ const PreludeLen = 8
 
 const (
 	magic   = "KNGD"
-	version = 1
+	version = 2
 )
 
 // AppendPrelude appends the prelude of an object.
@@ -286,11 +286,11 @@ func (d *Decoder) Prelude(k Kind) {
 	case string(b[:4]) != magic:
 		d.Fail("this is no object of knowngood")
 	case b[5] != version:
-		d.err = fmt.Errorf("format version %d: %w", b[5], ErrNewer)
+		d.err = fmt.Errorf("format version %d, and this program reads %d: %w", b[5], version, ErrVersion)
 	case b[6] != 0 || b[7] != 0:
-		d.err = fmt.Errorf("required features %02x%02x: %w", b[7], b[6], ErrNewer)
+		d.err = fmt.Errorf("required features %02x%02x: %w", b[7], b[6], ErrVersion)
 	case Kind(b[4]) != k:
-		d.Fail("a %v where a %v should be", Kind(b[4]), k)
+		d.Fail("an object of kind %v, not %v", Kind(b[4]), k)
 	}
 	if d.err != nil {
 		d.off = len(d.buf)

@@ -10,11 +10,12 @@ import (
 	"fmt"
 )
 
-// ErrMalformed matches every error of decoding but those of ErrNewer.
+// ErrMalformed matches every error of decoding but those of ErrVersion.
 var ErrMalformed = errors.New("malformed data")
 
-// ErrNewer: the object needs a newer version of the program.
-var ErrNewer = errors.New("written by a newer version of knowngood: use that version or a later one")
+// ErrVersion: this program does not read the version of the format in which the
+// object was written, earlier or later.
+var ErrVersion = errors.New("made by another version of the format: use the version of knowngood that made it")
 
 // AppendUvarint appends v in its shortest form.
 func AppendUvarint(b []byte, v uint64) []byte { return binary.AppendUvarint(b, v) }

@@ -16,7 +16,7 @@ import (
 func TestWire(t *testing.T) {
 	t.Run("integers read back as written", integersReadBackAsWritten)
 	t.Run("a decoder refuses", aDecoderRefuses)
-	t.Run("a newer prelude is refused as newer", aNewerPreludeIsRefusedAsNewer)
+	t.Run("the prelude of another version is refused as such", thePreludeOfAnotherVersionIsRefusedAsSuch)
 	t.Run("every kind's prelude reads back", everyKindsPreludeReadsBack)
 	t.Run("a record reads back as written", aRecordReadsBackAsWritten)
 	t.Run("a record refuses", aRecordRefuses)
@@ -54,10 +54,10 @@ func aDecoderRefuses(t *testing.T) {
 		"a negative length":                    {"00", func(d *Decoder) { d.Take(-1) }, "bytes wanted"},
 		"half an integer of fixed width":       {"000000", func(d *Decoder) { d.U32() }, "4 bytes wanted"},
 		"bytes that nobody reads":              {"0000", func(d *Decoder) { d.U8() }, "1 bytes too many"},
-		"another prelude":                      {"4b4e474501010000", func(d *Decoder) { d.Prelude(KindDescriptor) }, "no object of knowngood"},
+		"another prelude":                      {"4b4e474501020000", func(d *Decoder) { d.Prelude(KindDescriptor) }, "no object of knowngood"},
 		"half a prelude":                       {"4b4e4744", func(d *Decoder) { d.Prelude(KindDescriptor) }, "8 bytes wanted"},
-		"another kind":                         {"4b4e474402010000", func(d *Decoder) { d.Prelude(KindDescriptor) }, "a epoch where a descriptor should be"},
-		"a kind that is reserved for later on": {"4b4e474410010000", func(d *Decoder) { d.Prelude(KindDescriptor) }, "kind-16 object"},
+		"another kind":                         {"4b4e474402020000", func(d *Decoder) { d.Prelude(KindDescriptor) }, "of kind epoch, not descriptor"},
+		"a kind that is reserved for later on": {"4b4e474410020000", func(d *Decoder) { d.Prelude(KindDescriptor) }, "kind-16 object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := NewDecoder(unhex(t, c.in))
@@ -73,14 +73,14 @@ func aDecoderRefuses(t *testing.T) {
 	}
 }
 
-func aNewerPreludeIsRefusedAsNewer(t *testing.T) {
+func thePreludeOfAnotherVersionIsRefusedAsSuch(t *testing.T) {
 	for name, in := range map[string]string{
-		"version": "4b4e474401020000", "first feature": "4b4e474401010100", "last feature": "4b4e474401010080",
+		"earlier version": "4b4e474401010000", "later version": "4b4e474401030000", "first feature": "4b4e474401020100", "last feature": "4b4e474401020080",
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := NewDecoder(append(unhex(t, in), 1, 2, 3))
 			d.Prelude(KindDescriptor)
-			if err := d.Finish(); !errors.Is(err, ErrNewer) || errors.Is(err, ErrMalformed) {
+			if err := d.Finish(); !errors.Is(err, ErrVersion) || errors.Is(err, ErrMalformed) {
 				t.Fatalf("error %v", err)
 			}
 			if d.Rest() != 0 {
@@ -186,7 +186,7 @@ func anUnknownEvenFieldIsRefusedAsNewer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Finish(); !errors.Is(err, ErrNewer) || errors.Is(err, ErrMalformed) {
+	if _, err := f.Finish(); !errors.Is(err, ErrVersion) || errors.Is(err, ErrMalformed) {
 		t.Fatalf("error %v", err)
 	}
 }

@@ -225,7 +225,7 @@ func tables(t *testing.T) {
 		"mount points out of order": {func(x *Table) { x.Sources[0].Mounts = []string{"b", "a"} }, wire.ErrMalformed},
 		"a source without a path":   {func(x *Table) { x.Sources[0].Path = "" }, wire.ErrMalformed},
 		"more sources than allowed": {func(x *Table) { x.Sources = slices.Repeat(x.Sources[:1], MaxSources+1) }, wire.ErrMalformed},
-		"a field of a newer source": {func(x *Table) { x.Sources[0].Unknown = []wire.Field{{Tag: 900, Value: []byte("x")}} }, wire.ErrNewer},
+		"a field of a newer source": {func(x *Table) { x.Sources[0].Unknown = []wire.Field{{Tag: 900, Value: []byte("x")}} }, wire.ErrVersion},
 	}
 	for name, test := range refused {
 		t.Run("are refused with "+name, func(t *testing.T) {

@@ -115,7 +115,7 @@ func parseSource(b []byte, left *int) (Source, error) {
 
 	flags := f.Uint(12)
 	if flags&^sourceFlags != 0 {
-		return Source{}, fmt.Errorf("flags %#x of a source: %w", flags, wire.ErrNewer)
+		return Source{}, fmt.Errorf("flags %#x of a source: %w", flags, wire.ErrVersion)
 	}
 	s.OneFileSystem, s.ExcludeCaches, s.CachedAttributes = flags&oneFileSystem != 0, flags&excludeCaches != 0, flags&cachedAttributes != 0
 	s.MaxFileSize = f.Uint(14)

@@ -90,7 +90,7 @@ func ParseTable(b []byte) (*Table, error) {
 	list(f, 2, 4, func(d *wire.Decoder) {
 		s, err := parseSource(d.Bytes(), &left)
 		switch {
-		case errors.Is(err, wire.ErrNewer):
+		case errors.Is(err, wire.ErrVersion):
 			newer = err
 		case err != nil:
 			d.Fail("source %d: %v", len(t.Sources), err)

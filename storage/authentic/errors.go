@@ -22,6 +22,9 @@ func (e *DamageError) Error() string {
 	if errors.Is(e.Err, storage.ErrNotFound) {
 		return fmt.Sprintf("%s %s is missing in the store", e.What, e.Key)
 	}
+	if errors.Is(e.Err, wire.ErrVersion) {
+		return fmt.Sprintf("%s %s: %v", e.What, e.Key, e.Err)
+	}
 	return fmt.Sprintf("damaged %s %s: %v", e.What, e.Key, e.Err)
 }
 

@@ -198,7 +198,7 @@ func (d damageReports) readNew(ctx context.Context, known map[[32]byte]bool) (ob
 			continue
 		}
 		report, err := d.read(ctx, o, hash)
-		if authentic.Damaged(err) || errors.Is(err, wire.ErrNewer) || errors.Is(err, storage.ErrNotFound) {
+		if authentic.Damaged(err) || errors.Is(err, wire.ErrVersion) || errors.Is(err, storage.ErrNotFound) {
 			d.repo.t.Warn(fmt.Errorf("a damage report counts for nothing: %w", err))
 		} else if err != nil {
 			return nil, nil, err
@@ -219,7 +219,7 @@ func (d damageReports) read(ctx context.Context, o storage.Object, hash [32]byte
 		return nil, err
 	}
 	report, err := statement.ParseDamageReport(object)
-	if errors.Is(err, wire.ErrNewer) {
+	if errors.Is(err, wire.ErrVersion) {
 		return nil, fmt.Errorf("%s: %w", o.Key, err)
 	}
 	if err == nil {

@@ -205,7 +205,7 @@ func (d *Decompressor) Content(dst []byte, kind wire.Kind, plaintext []byte) ([]
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("frame with method %d: %w", method, wire.ErrNewer)
+	return nil, fmt.Errorf("frame with method %d: %w", method, wire.ErrVersion)
 }
 
 func frameNonce(offset int) (n [12]byte) {

@@ -419,13 +419,15 @@ func TestAReplacedOrHiddenDescriptorIsFoundBeneath(t *testing.T) {
 	wantWarning(t, w.m.open(t, w.store), "delete marker")
 }
 
-func TestANewerFormatIsSaidToBeNewer(t *testing.T) {
+func TestAnotherVersionOfTheFormatIsNoDamage(t *testing.T) {
 	store := storagetest.NewMemory()
-	_, made := initIn(t, store, newMachine(t), newIdentity(t, identity.X25519).Recipients...)
-	store.Edit(layout.KeyDescriptor, func(b []byte) []byte { b[5] = 2; return b })
-	_, err := repository.Open(t.Context(), store, repository.Options{})
-	if !errors.Is(err, wire.ErrNewer) {
-		t.Errorf("pin %x: %v", made.Pin, err)
+	initIn(t, store, newMachine(t), newIdentity(t, identity.X25519).Recipients...)
+	for _, version := range []byte{1, 3} {
+		store.Edit(layout.KeyDescriptor, func(b []byte) []byte { b[5] = version; return b })
+		_, err := repository.Open(t.Context(), store, repository.Options{})
+		if !errors.Is(err, wire.ErrVersion) || authentic.Damaged(err) {
+			t.Errorf("version %d: %v", version, err)
+		}
 	}
 }
 

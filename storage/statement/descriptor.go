@@ -154,7 +154,7 @@ func ParseProbe(b []byte) (*Probe, error) {
 // checkKEM refuses key encapsulations of newer versions.
 func checkKEM(kem uint64) error {
 	if kem != seal.KEM {
-		return fmt.Errorf("keys of type %#x: %w", kem, wire.ErrNewer)
+		return fmt.Errorf("keys of type %#x: %w", kem, wire.ErrVersion)
 	}
 	return nil
 }

@@ -200,7 +200,7 @@ func ParseRootBody(record []byte) (*RootBody, error) {
 	case 0:
 		return nil, fmt.Errorf("root body: %w: the status is missing", wire.ErrMalformed)
 	default:
-		return nil, fmt.Errorf("root body: status %d: %w", status, wire.ErrNewer)
+		return nil, fmt.Errorf("root body: status %d: %w", status, wire.ErrVersion)
 	}
 	return x, nil
 }

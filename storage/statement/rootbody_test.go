@@ -63,7 +63,7 @@ func testARootBodyIsRefusedWith(t *testing.T) {
 		"no end":                              {func(x *RootBody) { x.Finished = time.Time{} }, wire.ErrMalformed},
 		"more sources than there may be":      {func(x *RootBody) { x.Sources = make([]SourceCounts, maxSources+1) }, wire.ErrMalformed},
 		"no status":                           {func(x *RootBody) { x.Status = 0 }, wire.ErrMalformed},
-		"a status of a newer version":         {func(x *RootBody) { x.Status = 3 }, wire.ErrNewer},
+		"a status of a newer version":         {func(x *RootBody) { x.Status = 3 }, wire.ErrVersion},
 		"an empty container":                  {func(x *RootBody) { x.Manifest.Size = 0 }, wire.ErrMalformed},
 		"a container over the limit":          {func(x *RootBody) { x.Manifest.Size = 256<<20 + 1 }, wire.ErrMalformed},
 		"a table within the prelude":          {func(x *RootBody) { x.Manifest.Offset = 7 }, wire.ErrMalformed},
@@ -78,7 +78,7 @@ func testARootBodyIsRefusedWith(t *testing.T) {
 		"witnesses out of order":              {func(x *RootBody) { x.Witnesses = []Head{{"web", 1, [32]byte{}}, {"db", 1, [32]byte{}}} }, wire.ErrMalformed},
 		"a version that is no text":           {func(x *RootBody) { x.Version = "\xff" }, wire.ErrMalformed},
 		"more tags than allowed":              {func(x *RootBody) { x.Tags = make([]string, maxTags+1) }, wire.ErrMalformed},
-		"an unknown field that must be known": {func(x *RootBody) { x.Unknown[0].Tag = 904 }, wire.ErrNewer},
+		"an unknown field that must be known": {func(x *RootBody) { x.Unknown[0].Tag = 904 }, wire.ErrVersion},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := sampleBody()

@@ -286,7 +286,7 @@ func testAFieldOfANewerVersion(t *testing.T) {
 		})
 		t.Run(c.name+" is refused when its tag is even", func(t *testing.T) {
 			_, err := c.parse(c.edited(t, func(f map[uint64][]byte) { f[902] = []byte("later") }))
-			if !errors.Is(err, wire.ErrNewer) {
+			if !errors.Is(err, wire.ErrVersion) {
 				t.Fatalf("error %v", err)
 			}
 		})
@@ -309,8 +309,9 @@ func testParseRefusesWhatIsNoSuchObject(t *testing.T) {
 			"nothing":                 {nil, wire.ErrMalformed},
 			"another program's":       {change(0, 'X'), wire.ErrMalformed},
 			"another kind":            {change(4, byte(wire.KindPack)), wire.ErrMalformed},
-			"a newer version":         {change(5, 2), wire.ErrNewer},
-			"an unknown feature":      {change(7, 1), wire.ErrNewer},
+			"an earlier version":      {change(5, 1), wire.ErrVersion},
+			"a later version":         {change(5, 3), wire.ErrVersion},
+			"an unknown feature":      {change(7, 1), wire.ErrVersion},
 			"a payload over limit":    {long, wire.ErrMalformed},
 			"bytes after the end":     {append(c.encode(t), 0), wire.ErrMalformed},
 			"a signature cut short":   {c.encode(t)[:len(c.encode(t))-1], wire.ErrMalformed},
@@ -366,14 +367,14 @@ func testParseRefusesFields(t *testing.T) {
 		"a maximum above the limit of chunks":     {"descriptor", 12, u(8<<20 + 1), wire.ErrMalformed},
 		"packs of no size":                        {"descriptor", 14, nil, wire.ErrMalformed},
 		"packs above the limit":                   {"descriptor", 14, u(256<<20 + 1), wire.ErrMalformed},
-		"a descriptor of another KEM":             {"descriptor", 16, u(0x20), wire.ErrNewer},
+		"a descriptor of another KEM":             {"descriptor", 16, u(0x20), wire.ErrVersion},
 		"a lock mode that is no text":             {"descriptor", 17, []byte{0xff}, wire.ErrMalformed},
 		"a lock longer than a duration":           {"descriptor", 19, u(1 << 63), wire.ErrMalformed},
 		"a probe that is no record":               {"descriptor", 21, []byte{1}, wire.ErrMalformed},
 		"a probe with a third answer":             {"descriptor", 21, []byte{1, 1, 2}, wire.ErrMalformed},
-		"a probe of a newer version":              {"descriptor", 21, []byte{2, 1, 2}, wire.ErrNewer},
+		"a probe of a newer version":              {"descriptor", 21, []byte{2, 1, 2}, wire.ErrVersion},
 		"epoch 0":                                 {"epoch", 4, nil, wire.ErrMalformed},
-		"an epoch of another KEM":                 {"epoch", 6, u(0x20), wire.ErrNewer},
+		"an epoch of another KEM":                 {"epoch", 6, u(0x20), wire.ErrVersion},
 		"a short public key":                      {"epoch", 8, publicKEM[1:], wire.ErrMalformed},
 		"no recipients":                           {"epoch", 10, nil, wire.ErrMalformed},
 		"an empty recipient":                      {"epoch", 10, []byte{1, 0}, wire.ErrMalformed},
@@ -408,7 +409,7 @@ func testParseRefusesFields(t *testing.T) {
 		"a root without a certificate":            {"root", 12, nil, wire.ErrMalformed},
 		"a root with another host's":              {"root", 12, otherHost, wire.ErrMalformed},
 		"a root with another repository's":        {"root", 12, otherRepository, wire.ErrMalformed},
-		"a root with a certificate newer than us": {"root", 12, newerCertificate, wire.ErrNewer},
+		"a root with a certificate newer than us": {"root", 12, newerCertificate, wire.ErrVersion},
 		"a root with index runs out of order":     {"root", 24, appendHashes([][32]byte{{9}, {8}}), wire.ErrMalformed},
 		"a root with an index run twice":          {"root", 24, appendHashes([][32]byte{{9}, {9}}), wire.ErrMalformed},
 		"a long domain ID":                        {"root", 14, make([]byte, 9), wire.ErrMalformed},
@@ -473,7 +474,7 @@ func testParseRefusesFields(t *testing.T) {
 		"a damaged root":                          {"damage-report", 10, append([]byte{1, byte(wire.KindRoot)}, make([]byte, 32)...), wire.ErrMalformed},
 		"damaged objects out of order":            {"damage-report", 10, appendObjects([]Object{{wire.KindManifest, [32]byte{1}, 0}, {wire.KindPack, [32]byte{1}, 0}}, false), wire.ErrMalformed},
 		"more damage than fits":                   {"damage-report", 10, appendObjects(damagedPacks(MaxDeletionObjects+1), false), wire.ErrMalformed},
-		"damage that an attest key signed":        {"damage-report", 12, []byte("certificate"), wire.ErrNewer},
+		"damage that an attest key signed":        {"damage-report", 12, []byte("certificate"), wire.ErrVersion},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := all[c.codec]

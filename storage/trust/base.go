@@ -95,6 +95,15 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 		known = o.Given
 	}
 	object, err := b.descriptor(ctx, known)
+	if err == nil {
+		b.desc, err = parseDescriptor(object)
+	}
+	if errors.Is(err, wire.ErrVersion) {
+		if d := (*authentic.DamageError)(nil); errors.As(err, &d) {
+			err = d.Err
+		}
+		return nil, fmt.Errorf("the repository%s: %w", b.where(), err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -105,9 +114,6 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 		return nil, &PinError{Given: *o.Given, Remembered: *remembered, URL: o.URL}
 	}
 
-	if b.desc, err = parseDescriptor(object); err != nil {
-		return nil, err
-	}
 	b.State.Repository = b.desc.Repository
 	onFirstUse := known == nil || known.OnFirstUse
 	b.unpinned = onFirstUse && o.Given == nil && !slices.Contains(o.Known, b.desc.Hash()) && !b.State.Confirms(b.desc.Hash())
@@ -154,8 +160,6 @@ func (b *Base) descriptor(ctx context.Context, known *localstate.Pin) (object []
 		return nil, fmt.Errorf("%w%s, but one is expected there: its pin is known from %s. Check the URL, that the right disk is mounted, and that nobody emptied it", ErrNoRepository, b.where(), known.Source)
 	case errors.Is(err, storage.ErrNotFound):
 		return nil, fmt.Errorf("%w%s: check the URL, or make one with `knowngood init`", ErrNoRepository, b.where())
-	case errors.Is(err, wire.ErrNewer):
-		return nil, fmt.Errorf("the repository's descriptor: %w", err)
 	}
 	return object, err
 }
@@ -169,9 +173,6 @@ func parseDescriptor(object []byte) (*statement.Descriptor, error) {
 	d, err := statement.ParseDescriptor(object)
 	if err == nil {
 		err = d.Verify()
-	}
-	if errors.Is(err, wire.ErrNewer) {
-		return nil, err
 	}
 	if err != nil {
 		return nil, &authentic.DamageError{Key: layout.KeyDescriptor, What: "object", Err: err}

@@ -7,7 +7,7 @@ import (
 	"knowngood/storage/localstate"
 )
 
-// What callers branch on. What cannot be read by this version is wire.ErrNewer.
+// What callers branch on. What cannot be read by this version is wire.ErrVersion.
 var (
 	ErrNoRepository     = errors.New("there is no repository")
 	ErrRepositoryExists = errors.New("there is a repository here already")

@@ -61,7 +61,7 @@ func parseHostKey(b []byte) (*hostKey, error) {
 	body, ok := bytes.CutPrefix(b, []byte(hostKeyHead))
 	if !ok {
 		if bytes.HasPrefix(b, []byte("knowngood host key, version ")) {
-			return nil, wire.ErrNewer
+			return nil, wire.ErrVersion
 		}
 		return nil, errors.New("not a host key")
 	}

@@ -27,9 +27,9 @@ type Trust struct {
 // a copy, confirms it, too. Without a pin it is trusted on first use, and remembered
 // as such until a pin confirms it.
 //
-// The error is ErrNoRepository when there is none, wire.ErrNewer when it needs a
-// newer version, *authentic.TamperError when it is not the one that is remembered,
-// and *PinError when only the pin that the user gave does not match.
+// The error is ErrNoRepository when there is none, wire.ErrVersion when it is of
+// another version of the format, *authentic.TamperError when it is not the one that
+// is remembered, and *PinError when only the pin that the user gave does not match.
 func Open(ctx context.Context, store storage.Store, o Options) (*Trust, error) {
 	base, err := openBase(ctx, store, o)
 	if err != nil {

@@ -106,10 +106,10 @@ func Of(ctx context.Context, r *repository.Repository, host, env string, forgott
 			}
 			unusable(err)
 			switch {
-			case !errors.Is(err, wire.ErrNewer):
+			case !errors.Is(err, wire.ErrVersion):
 				damaged = fmt.Errorf("%w: the snapshots named above cannot be used; knowngood check shows more", exit.ErrDamage)
 			case damaged == nil:
-				damaged = wire.ErrNewer
+				damaged = wire.ErrVersion
 			}
 			continue
 		}

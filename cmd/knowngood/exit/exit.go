@@ -50,7 +50,7 @@ func Code(ctx context.Context, err error) int {
 		return Exists
 	case errors.Is(err, trust.ErrNoUsableIdentity), errors.Is(err, identity.ErrNoIdentity), errors.Is(err, identity.ErrWrongPassphrase), errors.Is(err, identity.ErrNoPassphrase):
 		return NoIdentity
-	case errors.Is(err, wire.ErrNewer): // which is no damage, wherever it was met
+	case errors.Is(err, wire.ErrVersion): // which is no damage, wherever it was met
 		return Failed
 	case errors.Is(err, restore.ErrIncomplete):
 		return Incomplete
