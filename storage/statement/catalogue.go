@@ -36,7 +36,7 @@ func EncodeCatalogue(objects [][]byte) ([]byte, error) {
 		before = sha256.Sum256(object)
 		content = wire.AppendBytes(wire.AppendUvarint(content, uint64(at)), rest)
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(maxCatalogueContent))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, err
 	}
