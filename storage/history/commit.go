@@ -103,7 +103,10 @@ func (c *Commit) Put(ctx context.Context, b *statement.RootBody, runs [][32]byte
 	if err != nil {
 		return nil, false, err
 	}
-	err = h.t.State.KeepRoots(s.Host, s.Environment, []localstate.RootCopy{{Object: object}})
+	run, err := localstate.AppendRun(nil, []localstate.RootCopy{{Object: object}})
+	if err == nil {
+		err = h.t.State.KeepRoots(s.Host, s.Environment, run)
+	}
 	if err == nil {
 		err = h.writeCatalogues(ctx, s.Host, s.Environment, s.Number, now)
 	}

@@ -160,11 +160,18 @@ func (c *copies) read(ctx context.Context, key string) bool {
 	return true
 }
 
-// copyOf is what is worth keeping of a snapshot; ok is false when it is kept, or what
-// lies under its key now is another object.
+// copyOf is what is worth keeping of a snapshot that was read; ok is false when it is
+// kept, or what lies under its key now is another object. What a catalogue has of it
+// is held no more.
 func (c *copies) copyOf(s *Snapshot) (copied localstate.RootCopy, ok bool) {
 	c.kept()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	k, known := c.byHash[s.ID]
+	if !known {
+		c.held -= len(c.byMD5[s.listed.MD5])
+		delete(c.byMD5, s.listed.MD5)
+	}
 	ok = !s.listed.Hidden && !s.listed.Older && (!known || !k.Modified.Equal(s.listed.Modified) && !shown(s.listed, k.Object))
 	return localstate.RootCopy{Object: s.Root.Bytes(), Modified: s.listed.Modified}, ok
 }

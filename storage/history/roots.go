@@ -172,6 +172,7 @@ type chain struct {
 	seen  map[uint64][32]byte // that are to be remembered
 	shown map[uint64]bool     // of these, those that are what the listing showed
 	fresh []localstate.RootCopy
+	kept  []byte // runs of fresh ones
 
 	above    []place   // newer than the newest that is remembered, and held back
 	newer    *Snapshot // with which the next older one must be linked; nil for none
@@ -219,8 +220,10 @@ func (c *chain) pass(p place) bool {
 	}
 	if !c.unlinked {
 		c.seen[s.Number], c.shown[s.Number] = s.ID, shown(s.listed, s.Root.Bytes())
-		if copied, ok := c.copies.copyOf(s); ok {
-			c.fresh = append(c.fresh, copied)
+		if copied, ok := c.copies.copyOf(s); ok && !c.t.State.None() {
+			if c.fresh = append(c.fresh, copied); len(c.fresh) == localstate.CopiesRun {
+				c.compress()
+			}
 		}
 	}
 	return p.skip || c.yield(s, nil)
@@ -264,6 +267,15 @@ func (c *chain) fail(err error) {
 	}
 }
 
+// compress makes a run of the roots that are worth keeping.
+func (c *chain) compress() {
+	var err error
+	if c.kept, err = localstate.AppendRun(c.kept, c.fresh); err != nil {
+		c.t.Warn(err)
+	}
+	c.fresh = c.fresh[:0]
+}
+
 // remember keeps what was seen. It reports what cannot be kept.
 func (c *chain) remember(ctx context.Context) {
 	fresh := map[uint64][32]byte{}
@@ -275,7 +287,8 @@ func (c *chain) remember(ctx context.Context) {
 	if c.t.State.None() {
 		return
 	}
-	if err := c.t.State.KeepRoots(c.host, c.name, c.fresh); err != nil {
+	c.compress()
+	if err := c.t.State.KeepRoots(c.host, c.name, c.kept); err != nil {
 		c.t.Warn(err)
 	}
 	if len(fresh) == 0 {

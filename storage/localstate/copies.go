@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"knowngood/storage/statement"
@@ -13,7 +12,7 @@ import (
 // Limits of what is kept of the roots of an environment.
 const (
 	maxCopies = 12 << 20 // bytes of the file: with more it begins again
-	copiesRun = 512      // roots that are compressed together
+	CopiesRun = 512      // roots that are compressed together, at most
 )
 
 // RootCopy is a root as it was read.
@@ -62,30 +61,34 @@ func cutRun(b []byte) (copies []RootCopy, rest []byte, ok bool) {
 	return copies, b[end:], err == nil
 }
 
-// KeepRoots adds to what RootCopies returns.
-func (s *State) KeepRoots(host, env string, copies []RootCopy) error {
-	var b []byte
-	for run := range slices.Chunk(copies, copiesRun) {
-		records := make([][]byte, len(run))
-		for i, c := range run {
-			at := uint64(0)
-			if !c.Modified.IsZero() {
-				at = uint64(c.Modified.UnixNano())
-			}
-			records[i] = append(binary.BigEndian.AppendUint64(nil, at), c.Object...)
-		}
-		object, err := statement.EncodeCatalogue(records)
-		if err != nil {
-			return err
-		}
-		b = append(binary.BigEndian.AppendUint32(b, uint32(len(object))), object...)
+// AppendRun appends roots, compressed together, to what KeepRoots adds.
+func AppendRun(b []byte, run []RootCopy) ([]byte, error) {
+	if len(run) == 0 {
+		return b, nil
 	}
-	if s.None() || len(b) == 0 {
+	records := make([][]byte, len(run))
+	for i, c := range run {
+		at := uint64(0)
+		if !c.Modified.IsZero() {
+			at = uint64(c.Modified.UnixNano())
+		}
+		records[i] = append(binary.BigEndian.AppendUint64(nil, at), c.Object...)
+	}
+	object, err := statement.EncodeCatalogue(records)
+	if err != nil {
+		return b, err
+	}
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(object))), object...), nil
+}
+
+// KeepRoots adds runs of roots to what RootCopies returns.
+func (s *State) KeepRoots(host, env string, runs []byte) error {
+	if s.None() || len(runs) == 0 {
 		return nil
 	}
 	return s.Locked(func() error {
-		return s.appendTo(s.copiesFile(host, env), b, func(f *os.File, size int64) (int64, error) {
-			if size+int64(len(b)) > maxCopies {
+		return s.appendTo(s.copiesFile(host, env), runs, func(f *os.File, size int64) (int64, error) {
+			if size+int64(len(runs)) > maxCopies {
 				return 0, f.Truncate(0)
 			}
 			return size, nil

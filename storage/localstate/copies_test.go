@@ -12,7 +12,11 @@ func TestRootCopies(t *testing.T) {
 	root := func(b byte) RootCopy { return RootCopy{Object: bytes.Repeat([]byte{b}, 100), Modified: at} }
 	keep := func(t *testing.T, s *State, copies ...RootCopy) {
 		t.Helper()
-		if err := s.KeepRoots("h", "web", copies); err != nil {
+		run, err := AppendRun(nil, copies)
+		if err == nil {
+			err = s.KeepRoots("h", "web", run)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -180,6 +180,28 @@ func TestALongHistoryTakesFewRequestsToList(t *testing.T) {
 	}
 
 	store, m := &requests{Store: w.store}, newMachine(t)
+	t.Run("a walk through it does not hold its roots", func(t *testing.T) {
+		r := newMachine(t).open(t, store)
+		heap := func() int64 {
+			var s runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&s)
+			return int64(s.HeapAlloc)
+		}
+		before, roots, held := heap(), int64(0), int64(0)
+		for s, err := range r.Snapshots(t.Context(), "web-1", "web") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if roots += s.Size; s.Number == 1 {
+				held = heap() - before
+			}
+		}
+		t.Logf("%d bytes at the end, of roots of %d", held, roots)
+		if held > roots {
+			t.Errorf("%d bytes are held at the end, of roots of %d", held, roots)
+		}
+	})
 	for _, c := range []struct {
 		name  string
 		m     machine
