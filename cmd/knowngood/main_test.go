@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 		"as-machine":        asMachine,
 		"with-accounts":     withAccounts,
 		"under-supervision": underSupervision,
+		"with-peak":         withPeak,
 	})
 }
 
