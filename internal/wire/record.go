@@ -132,20 +132,6 @@ func (r *Fields) Fixed(tag uint64, dst []byte) {
 	copy(dst, v)
 }
 
-// OptionalFixed is Fixed for a field that may be absent, and reports whether it was there.
-func (r *Fields) OptionalFixed(tag uint64, dst []byte) bool {
-	v := r.Bytes(tag)
-	if v == nil {
-		return false
-	}
-	if len(v) != len(dst) {
-		r.Fail(tag, "%d bytes, want %d", len(v), len(dst))
-		return false
-	}
-	copy(dst, v)
-	return true
-}
-
 // Text takes a text field, which is UTF-8.
 func (r *Fields) Text(tag uint64) string {
 	v := r.Bytes(tag)

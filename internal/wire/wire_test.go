@@ -124,7 +124,7 @@ func aRecordReadsBackAsWritten(t *testing.T) {
 	var fixed [2]byte
 	f.Fixed(8, fixed[:])
 	if f.Uint(2) != 300 || !f.Time(4).Equal(at) || !slices.EqualFunc(f.List(6, 3), [][]byte{{1}, {}, {2, 3}}, bytes.Equal) ||
-		fixed != [2]byte{9, 9} || f.Text(45) != "ünï" || f.Uint(10) != 0 || !f.Time(12).IsZero() || !f.Time(14).IsZero() || f.OptionalFixed(18, fixed[:]) {
+		fixed != [2]byte{9, 9} || f.Text(45) != "ünï" || f.Uint(10) != 0 || !f.Time(12).IsZero() || !f.Time(14).IsZero() {
 		t.Fatal("fields differ")
 	}
 	unknown, err := f.Finish()
@@ -162,7 +162,6 @@ func aRecordRefuses(t *testing.T) {
 		"text that is not UTF-8":          {"0101ff", func(f *Fields) { f.Text(1) }, "UTF-8"},
 		"a fixed field that is too short": {"010101", func(f *Fields) { f.Fixed(1, make([]byte, 2)) }, "1 bytes, want 2"},
 		"a fixed field that is missing":   {"", func(f *Fields) { f.Fixed(1, make([]byte, 2)) }, "0 bytes, want 2"},
-		"an optional one of wrong length": {"0103010101", func(f *Fields) { f.OptionalFixed(1, make([]byte, 2)) }, "3 bytes, want 2"},
 		"an empty list":                   {"010100", func(f *Fields) { f.List(1, 9) }, "list of 0"},
 		"a list over its limit":           {"010402000000", func(f *Fields) { f.List(1, 1) }, "list of 2"},
 		"a list with bytes after it":      {"0103010000", func(f *Fields) { f.List(1, 9) }, "too many"},

@@ -2,7 +2,6 @@ package statement
 
 import (
 	"crypto/ed25519"
-	"fmt"
 	"slices"
 	"time"
 
@@ -48,53 +47,28 @@ func (x *Acceptance) Names(number uint64, id [32]byte) bool {
 // Encode signs the acceptance with the key of its certificate, or with the
 // owner's where it has none. Accepted must be in the order of the numbers.
 func (x *Acceptance) Encode(key ed25519.PrivateKey) ([]byte, error) {
-	if err := checkTimes(x.Made); err != nil {
-		return nil, fmt.Errorf("acceptance: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, x.Repository[:])
-	r.Text(4, x.Host)
-	r.Text(6, x.Environment)
-	r.Uint(8, x.Serial)
-	putOptionalHash(&r, 10, x.Previous)
-	r.Bytes(12, appendAccepted(x.Accepted))
-	r.Time(14, x.Made)
-	r.Text(15, x.Reason)
-	if x.Certificate != nil {
-		r.Bytes(16, x.Certificate.Bytes())
-	}
-	r.Unknown(x.Unknown)
-	return encode(wire.KindAcceptance, &r, key, ParseAcceptance)
+	return encode(wire.KindAcceptance, x, key)
 }
 
 // ParseAcceptance reads an acceptance, which shares memory with object, and
 // trusts nothing in it.
 func ParseAcceptance(object []byte) (*Acceptance, error) {
-	env, r, err := open(wire.KindAcceptance, object)
-	if err != nil {
-		return nil, err
+	return parse[Acceptance](wire.KindAcceptance, object)
+}
+
+func (x *Acceptance) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, x.Repository[:])
+	name(c, 4, &x.Host)
+	name(c, 6, &x.Environment)
+	c.Uint(8, &x.Serial, 1, layout.MaxNumber)
+	c.Hash(10, &x.Previous)
+	if accepted(c, 12, &x.Accepted); len(x.Accepted) == 0 {
+		c.Fail(12, "no snapshots")
 	}
-	x := &Acceptance{Envelope: env}
-	r.Fixed(tagRepository, x.Repository[:])
-	x.Host = name(r, 4)
-	x.Environment = name(r, 6)
-	x.Serial = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
-	x.Previous = optionalHash(r, 10)
-	x.Accepted = parseAccepted(r, 12)
-	x.Made = r.Time(14)
-	validTime(r, 14, x.Made)
-	x.Reason = r.Text(15)
-	if len(x.Reason) > maxReason {
-		r.Fail(15, "a reason of %d bytes", len(x.Reason))
-	}
-	cert := r.Bytes(16)
-	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
-		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("acceptance: %w", err)
-	}
-	return x, nil
+	moment(c, 14, &x.Made)
+	reason(c, 15, &x.Reason)
+	signer(c, 16, &x.Certificate, x.Repository, x.Host)
+	c.Unknown(&x.Unknown)
 }
 
 // Verify checks repository and signature: by owner, or by the key of the
@@ -104,41 +78,20 @@ func (x *Acceptance) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) err
 	return verifySigner(&x.Envelope, x.Repository, x.Certificate, repo, owner)
 }
 
-func appendAccepted(list []Accepted) []byte {
-	b := wire.AppendUvarint(nil, uint64(len(list)))
+// accepted are snapshots in the order of their numbers.
+func accepted(c *wire.Codec, tag uint64, list *[]Accepted) {
 	before := uint64(0)
-	for _, a := range list {
+	wire.List(c, tag, list, 1+32, MaxAccepted, func(b []byte, a *Accepted) []byte {
 		b = append(wire.AppendUvarint(b, a.Number-before), a.ID[:]...)
 		before = a.Number
-	}
-	return b
-}
-
-// parseAccepted takes a list of snapshots, which must not be empty.
-func parseAccepted(r *wire.Fields, tag uint64) []Accepted {
-	d := wire.NewDecoder(r.Bytes(tag))
-	n := d.Count(1 + 32)
-	if n == 0 || n > MaxAccepted {
-		d.Fail("%d snapshots", n)
-		n = 0
-	}
-	list := make([]Accepted, n)
-	before := uint64(0)
-	for i := range list {
+		return b
+	}, func(d *wire.Decoder, a *Accepted) {
 		gap := d.Uvarint()
-		if d.Err() == nil && (gap == 0 || gap > layout.MaxNumber-before) {
+		if gap == 0 || gap > layout.MaxNumber-before {
 			d.Fail("a snapshot %d after the one before", gap)
 		}
-		list[i].Number = before + gap
-		d.Copy(list[i].ID[:])
-		before = list[i].Number
-		if d.Err() != nil {
-			break
-		}
-	}
-	if err := d.Finish(); err != nil {
-		r.Fail(tag, "%v", err)
-		return nil
-	}
-	return list
+		a.Number = before + gap
+		d.Copy(a.ID[:])
+		before = a.Number
+	})
 }

@@ -29,59 +29,56 @@ type Certificate struct {
 }
 
 // Encode signs the certificate with the owner's key.
-func (c *Certificate) Encode(owner ed25519.PrivateKey) ([]byte, error) {
-	if err := checkTimes(c.Issued); err != nil {
-		return nil, fmt.Errorf("host certificate: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, c.Repository[:])
-	r.Text(4, c.Host)
-	r.Uint(6, c.Serial)
-	r.Bytes(8, c.HostKey)
-	r.Time(10, c.Issued)
-	putOptionalHash(&r, 12, c.Previous)
-	r.Bytes(14, appendHeads(c.Heads))
-	r.Unknown(c.Unknown)
-	return encode(wire.KindCertificate, &r, owner, ParseCertificate)
+func (x *Certificate) Encode(owner ed25519.PrivateKey) ([]byte, error) {
+	return encode(wire.KindCertificate, x, owner)
 }
 
 // ParseCertificate reads a host certificate, which shares memory with object,
 // and trusts nothing in it.
 func ParseCertificate(object []byte) (*Certificate, error) {
-	env, r, err := open(wire.KindCertificate, object)
-	if err != nil {
-		return nil, err
-	}
-	c := &Certificate{Envelope: env}
-	r.Fixed(tagRepository, c.Repository[:])
-	c.Host = name(r, 4)
-	c.Serial = validUint(r, 6, r.Uint(6), 1, layout.MaxNumber)
-	c.HostKey = publicKey(r, 8)
-	c.Issued = r.Time(10)
-	validTime(r, 10, c.Issued)
-	c.Previous = optionalHash(r, 12)
-	c.Heads = parseHeads(r, 14)
-	if c.Unknown, err = r.Finish(); err != nil {
-		return nil, fmt.Errorf("host certificate: %w", err)
-	}
-	return c, nil
+	return parse[Certificate](wire.KindCertificate, object)
+}
+
+func (x *Certificate) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, x.Repository[:])
+	name(c, 4, &x.Host)
+	c.Uint(6, &x.Serial, 1, layout.MaxNumber)
+	publicKey(c, 8, &x.HostKey)
+	moment(c, 10, &x.Issued)
+	c.Hash(12, &x.Previous)
+	heads(c, 14, &x.Heads)
+	c.Unknown(&x.Unknown)
 }
 
 // Verify checks repository and signature.
-func (c *Certificate) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
-	return c.verify(c.Repository, repo, owner)
+func (x *Certificate) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error {
+	return x.verify(x.Repository, repo, owner)
 }
 
-// certificateOf reads the certificate out of a statement made by host of repo.
-func certificateOf(object []byte, repo seal.RepositoryID, host string) (*Certificate, error) {
-	c, err := ParseCertificate(object)
-	if err != nil {
-		return nil, err
+// certificateOf is the certificate of a statement made by host of repo.
+func certificateOf(c *wire.Codec, tag uint64, cert **Certificate, repo seal.RepositoryID, host string) {
+	if !signer(c, tag, cert, repo, host) {
+		c.Fail(tag, "the certificate is missing")
 	}
-	if c.Repository != repo || c.Host != host {
-		return nil, fmt.Errorf("%w: host certificate of %s in repository %v", wire.ErrMalformed, c.Host, c.Repository)
+}
+
+// signer is the certificate of the host of repo that made a statement. Where there is
+// none, the owner made it.
+func signer(c *wire.Codec, tag uint64, cert **Certificate, repo seal.RepositoryID, host string) (there bool) {
+	var object []byte
+	if *cert != nil {
+		object = (*cert).Bytes()
 	}
-	return c, nil
+	if c.Bytes(tag, &object); !c.Reads() || object == nil {
+		return object != nil
+	}
+	x, err := ParseCertificate(object)
+	if err == nil && (x.Repository != repo || x.Host != host) {
+		err = fmt.Errorf("%w: host certificate of %s in repository %v", wire.ErrMalformed, x.Host, x.Repository)
+	}
+	*cert = x
+	c.Refuse(err)
+	return true
 }
 
 // ErrOtherDescriptor is a join request of a host that was shown another
@@ -106,37 +103,22 @@ type JoinRequest struct {
 
 // Encode signs the request with the secret half of HostKey.
 func (j *JoinRequest) Encode(host ed25519.PrivateKey) ([]byte, error) {
-	if err := checkTimes(j.Created); err != nil {
-		return nil, fmt.Errorf("join request: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, j.Repository[:])
-	r.Text(4, j.Host)
-	r.Bytes(6, j.HostKey)
-	r.Time(8, j.Created)
-	r.Bytes(10, j.Descriptor[:])
-	r.Unknown(j.Unknown)
-	return encode(wire.KindJoinRequest, &r, host, ParseJoinRequest)
+	return encode(wire.KindJoinRequest, j, host)
 }
 
 // ParseJoinRequest reads a join request, which shares memory with object, and
 // trusts nothing in it.
 func ParseJoinRequest(object []byte) (*JoinRequest, error) {
-	env, r, err := open(wire.KindJoinRequest, object)
-	if err != nil {
-		return nil, err
-	}
-	j := &JoinRequest{Envelope: env}
-	r.Fixed(tagRepository, j.Repository[:])
-	j.Host = name(r, 4)
-	j.HostKey = publicKey(r, 6)
-	j.Created = r.Time(8)
-	validTime(r, 8, j.Created)
-	r.Fixed(10, j.Descriptor[:])
-	if j.Unknown, err = r.Finish(); err != nil {
-		return nil, fmt.Errorf("join request: %w", err)
-	}
-	return j, nil
+	return parse[JoinRequest](wire.KindJoinRequest, object)
+}
+
+func (j *JoinRequest) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, j.Repository[:])
+	name(c, 4, &j.Host)
+	publicKey(c, 6, &j.HostKey)
+	moment(c, 8, &j.Created)
+	c.Fixed(10, j.Descriptor[:])
+	c.Unknown(&j.Unknown)
 }
 
 // Verify checks the repository, the signature, by the key that the request

@@ -2,7 +2,6 @@ package statement
 
 import (
 	"crypto/ed25519"
-	"fmt"
 	"time"
 
 	"knowngood/internal/wire"
@@ -26,40 +25,25 @@ type DamageReport struct {
 
 // Encode signs the report with the owner's key.
 func (x *DamageReport) Encode(owner ed25519.PrivateKey) ([]byte, error) {
-	if err := checkTimes(x.Made); err != nil {
-		return nil, fmt.Errorf("damage report: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, x.Repository[:])
-	r.Text(4, x.Host)
-	r.Bytes(6, x.Domain[:])
-	r.Time(8, x.Made)
-	r.Bytes(10, appendObjects(x.Damaged, false))
-	r.Unknown(x.Unknown)
-	return encode(wire.KindDamageReport, &r, owner, ParseDamageReport)
+	return encode(wire.KindDamageReport, x, owner)
 }
 
 // ParseDamageReport reads a damage report, which shares memory with object, and
 // trusts nothing in it. One that an attest key signed, by field 12, is of a
 // newer version.
 func ParseDamageReport(object []byte) (*DamageReport, error) {
-	env, r, err := open(wire.KindDamageReport, object)
-	if err != nil {
-		return nil, err
+	return parse[DamageReport](wire.KindDamageReport, object)
+}
+
+func (x *DamageReport) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, x.Repository[:])
+	name(c, 4, &x.Host)
+	c.Fixed(6, x.Domain[:])
+	moment(c, 8, &x.Made)
+	if objects(c, 10, &x.Damaged, false); len(x.Damaged) == 0 {
+		c.Fail(10, "no objects")
 	}
-	x := &DamageReport{Envelope: env}
-	r.Fixed(tagRepository, x.Repository[:])
-	x.Host = name(r, 4)
-	r.Fixed(6, x.Domain[:])
-	x.Made = r.Time(8)
-	validTime(r, 8, x.Made)
-	if x.Damaged = parseObjects(r, 10, false); len(x.Damaged) == 0 {
-		r.Fail(10, "no objects")
-	}
-	if x.Unknown, err = r.Finish(); err != nil {
-		return nil, fmt.Errorf("damage report: %w", err)
-	}
-	return x, nil
+	c.Unknown(&x.Unknown)
 }
 
 // Verify checks repository and signature.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/ed25519"
-	"fmt"
 	"time"
 
 	"knowngood/internal/wire"
@@ -53,54 +52,28 @@ type Deletion struct {
 // Encode signs the statement with the key of its certificate, or with the
 // owner's where it has none. The lists must be in order.
 func (x *Deletion) Encode(key ed25519.PrivateKey) ([]byte, error) {
-	if err := checkTimes(x.Made); err != nil {
-		return nil, fmt.Errorf("pending deletion: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, x.Repository[:])
-	r.Text(4, x.Host)
-	r.Bytes(6, x.Domain[:])
-	r.Uint(8, x.Serial)
-	r.Bytes(10, appendObjects(x.Announced, true))
-	r.Bytes(12, appendObjects(x.Deleted, false))
-	r.Bytes(14, appendObjects(x.Spared, false))
-	r.Uint(16, x.Since)
-	r.Time(18, x.Made)
-	if x.Certificate != nil {
-		r.Bytes(20, x.Certificate.Bytes())
-	}
-	r.Bytes(22, appendRepacks(x.Repacks))
-	r.Unknown(x.Unknown)
-	return encode(wire.KindDeletion, &r, key, ParseDeletion)
+	return encode(wire.KindDeletion, x, key)
 }
 
 // ParseDeletion reads a pending deletion, which shares memory with object, and
 // trusts nothing in it.
 func ParseDeletion(object []byte) (*Deletion, error) {
-	env, r, err := open(wire.KindDeletion, object)
-	if err != nil {
-		return nil, err
-	}
-	x := &Deletion{Envelope: env}
-	r.Fixed(tagRepository, x.Repository[:])
-	x.Host = name(r, 4)
-	r.Fixed(6, x.Domain[:])
-	x.Serial = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
-	x.Announced = parseObjects(r, 10, true)
-	x.Deleted = parseObjects(r, 12, false)
-	x.Spared = parseObjects(r, 14, false)
-	x.Since = validUint(r, 16, r.Uint(16), 1, max(x.Serial, 1))
-	x.Made = r.Time(18)
-	validTime(r, 18, x.Made)
-	cert := r.Bytes(20)
-	x.Repacks = parseRepacks(r, 22)
-	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
-		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("pending deletion: %w", err)
-	}
-	return x, nil
+	return parse[Deletion](wire.KindDeletion, object)
+}
+
+func (x *Deletion) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, x.Repository[:])
+	name(c, 4, &x.Host)
+	c.Fixed(6, x.Domain[:])
+	c.Uint(8, &x.Serial, 1, layout.MaxNumber)
+	objects(c, 10, &x.Announced, true)
+	objects(c, 12, &x.Deleted, false)
+	objects(c, 14, &x.Spared, false)
+	c.Uint(16, &x.Since, 1, max(x.Serial, 1))
+	moment(c, 18, &x.Made)
+	signer(c, 20, &x.Certificate, x.Repository, x.Host)
+	repacks(c, 22, &x.Repacks)
+	c.Unknown(&x.Unknown)
 }
 
 // Verify checks repository and signature: by owner, or by the key of the
@@ -112,37 +85,16 @@ func (x *Deletion) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) error
 	return verifySigner(&x.Envelope, x.Repository, x.Certificate, repo, owner)
 }
 
-// appendObjects encodes a list; none is nil.
-func appendObjects(list []Object, sizes bool) []byte {
-	if len(list) == 0 {
-		return nil
-	}
-	b := wire.AppendUvarint(nil, uint64(len(list)))
-	for _, o := range list {
-		b = append(b, byte(o.Kind))
-		b = append(b, o.Hash[:]...)
+// objects are in order.
+func objects(c *wire.Codec, tag uint64, list *[]Object, sizes bool) {
+	var before *Object
+	wire.List(c, tag, list, 1+32, MaxDeletionObjects, func(b []byte, o *Object) []byte {
+		b = append(append(b, byte(o.Kind)), o.Hash[:]...)
 		if sizes {
 			b = wire.AppendUvarint(b, o.Size)
 		}
-	}
-	return b
-}
-
-// parseObjects takes a list of objects.
-func parseObjects(r *wire.Fields, tag uint64, sizes bool) []Object {
-	v := r.Bytes(tag)
-	if v == nil {
-		return nil
-	}
-	d := wire.NewDecoder(v)
-	n := d.Count(1 + 32)
-	if n == 0 || n > MaxDeletionObjects {
-		d.Fail("a list of %d objects", n)
-		n = 0
-	}
-	list := make([]Object, n)
-	for i := range list {
-		o := &list[i]
+		return b
+	}, func(d *wire.Decoder, o *Object) {
 		o.Kind = wire.Kind(d.U8())
 		d.Copy(o.Hash[:])
 		if sizes {
@@ -151,16 +103,9 @@ func parseObjects(r *wire.Fields, tag uint64, sizes bool) []Object {
 		if o.Kind != wire.KindPack && o.Kind != wire.KindManifest {
 			d.Fail("a %v among packs and containers", o.Kind)
 		}
-		if i > 0 && CompareObjects(list[i-1], *o) >= 0 {
+		if before != nil && CompareObjects(*before, *o) >= 0 {
 			d.Fail("objects out of order")
 		}
-		if d.Err() != nil {
-			break
-		}
-	}
-	if err := d.Finish(); err != nil {
-		r.Fail(tag, "%v", err)
-		return nil
-	}
-	return list
+		before = o
+	})
 }

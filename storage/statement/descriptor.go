@@ -52,111 +52,68 @@ func (p *Probe) Unprotected() bool { return !p.VersionsKept && !p.PlainPutRefuse
 
 // Encode signs the descriptor with the secret half of Owner.
 func (d *Descriptor) Encode(owner ed25519.PrivateKey) ([]byte, error) {
-	if err := d.checkWritable(); err != nil {
-		return nil, fmt.Errorf("descriptor: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, d.Repository[:])
-	r.Bytes(4, d.Owner)
-	r.Time(6, d.Created)
-	r.Uint(8, uint64(d.ChunkMin))
-	r.Uint(10, uint64(d.ChunkAverage))
-	r.Uint(12, uint64(d.ChunkMax))
-	r.Uint(14, uint64(d.PackSize))
-	r.Uint(16, seal.KEM)
-	r.Text(17, d.LockMode)
-	r.Uint(19, uint64(d.LockDuration/time.Second))
-	if d.Probe != nil {
-		r.Bytes(21, d.Probe.Record())
-	}
-	r.Unknown(d.Unknown)
-	return encode(wire.KindDescriptor, &r, owner, ParseDescriptor)
-}
-
-func (d *Descriptor) checkWritable() error {
 	if d.LockDuration < 0 || d.LockDuration%time.Second != 0 {
-		return fmt.Errorf("lock duration %v is not a number of seconds", d.LockDuration)
+		return nil, fmt.Errorf("descriptor: lock duration %v is not a number of seconds", d.LockDuration)
 	}
-	if d.Probe != nil {
-		return checkTimes(d.Created, d.Probe.At)
-	}
-	return checkTimes(d.Created)
-}
-
-// Record is the encoding of the probe in the descriptor.
-func (p *Probe) Record() []byte {
-	var r wire.Record
-	r.Uint(1, uintOf(p.SecondCreateRefused))
-	r.Uint(3, uintOf(p.VersionsKept))
-	r.Time(5, p.At)
-	r.Uint(7, uintOf(p.PlainPutRefused))
-	r.Unknown(p.Unknown)
-	return r.Append(nil)
-}
-
-func uintOf(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
+	return encode(wire.KindDescriptor, d, owner)
 }
 
 // ParseDescriptor reads a descriptor, which shares memory with object, and
 // trusts nothing in it.
 func ParseDescriptor(object []byte) (*Descriptor, error) {
-	env, r, err := open(wire.KindDescriptor, object)
-	if err != nil {
-		return nil, err
+	return parse[Descriptor](wire.KindDescriptor, object)
+}
+
+func (d *Descriptor) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, d.Repository[:])
+	publicKey(c, 4, &d.Owner)
+	moment(c, 6, &d.Created)
+	lowest, average, highest := uint64(d.ChunkMin), uint64(d.ChunkAverage), uint64(d.ChunkMax)
+	c.Uint(8, &lowest, 1, maxChunk)
+	c.Uint(10, &average, lowest, maxChunk)
+	c.Uint(12, &highest, average, maxChunk)
+	d.ChunkMin, d.ChunkAverage, d.ChunkMax = uint32(lowest), uint32(average), uint32(highest)
+	size := uint64(d.PackSize)
+	c.Uint(14, &size, 1, maxPack)
+	d.PackSize = uint32(size)
+	keyType(c, 16)
+	c.Text(17, &d.LockMode)
+	seconds := uint64(d.LockDuration / time.Second)
+	c.Uint(19, &seconds, 0, math.MaxInt64/uint64(time.Second))
+	d.LockDuration = time.Duration(seconds) * time.Second
+	d.probe(c, 21)
+	c.Unknown(&d.Unknown)
+}
+
+func (d *Descriptor) probe(c *wire.Codec, tag uint64) {
+	var record []byte
+	var err error
+	if d.Probe != nil {
+		record, err = d.Probe.Record()
 	}
-	d := &Descriptor{Envelope: env}
-	r.Fixed(tagRepository, d.Repository[:])
-	d.Owner = publicKey(r, 4)
-	d.Created = r.Time(6)
-	validTime(r, 6, d.Created)
-	lowest, average, highest := r.Uint(8), r.Uint(10), r.Uint(12)
-	d.ChunkMin = uint32(validUint(r, 8, lowest, 1, average))
-	d.ChunkAverage = uint32(validUint(r, 10, average, lowest, highest))
-	d.ChunkMax = uint32(validUint(r, 12, highest, average, maxChunk))
-	d.PackSize = uint32(validUint(r, 14, r.Uint(14), 1, maxPack))
-	kem := r.Uint(16)
-	d.LockMode = r.Text(17)
-	d.LockDuration = time.Duration(validUint(r, 19, r.Uint(19), 0, math.MaxInt64/uint64(time.Second))) * time.Second
-	if v := r.Bytes(21); v != nil {
-		if d.Probe, err = ParseProbe(v); err != nil {
-			return nil, fmt.Errorf("descriptor: field 21: %w", err)
+	if c.Bytes(tag, &record); c.Reads() && record != nil {
+		if d.Probe, err = ParseProbe(record); err != nil {
+			err = fmt.Errorf("field %d: %w", tag, err)
 		}
 	}
-	if d.Unknown, err = r.Finish(); err == nil {
-		err = checkKEM(kem)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("descriptor: %w", err)
-	}
-	return d, nil
+	c.Refuse(err)
 }
+
+// Record is the encoding of the probe in the descriptor.
+func (p *Probe) Record() ([]byte, error) { return wire.Encode(p.fields) }
 
 // ParseProbe reads what Record wrote.
 func ParseProbe(b []byte) (*Probe, error) {
-	r, err := wire.ParseRecord(b)
-	if err != nil {
-		return nil, err
-	}
-	p := &Probe{
-		SecondCreateRefused: validUint(r, 1, r.Uint(1), 0, 1) == 1,
-		VersionsKept:        validUint(r, 3, r.Uint(3), 0, 1) == 1,
-		At:                  r.Time(5),
-		PlainPutRefused:     validUint(r, 7, r.Uint(7), 0, 1) == 1,
-	}
-	p.Unknown, err = r.Finish()
-	return p, err
+	p := &Probe{}
+	return p, wire.Decode(b, p.fields)
 }
 
-// checkKEM refuses key encapsulations of newer versions.
-func checkKEM(kem uint64) error {
-	if kem != seal.KEM {
-		return fmt.Errorf("keys of type %#x: %w", kem, wire.ErrVersion)
-	}
-	return nil
+func (p *Probe) fields(c *wire.Codec) {
+	c.Bool(1, &p.SecondCreateRefused)
+	c.Bool(3, &p.VersionsKept)
+	c.Time(5, &p.At)
+	c.Bool(7, &p.PlainPutRefused)
+	c.Unknown(&p.Unknown)
 }
 
 // Verify checks that the descriptor is signed by the owner key that it names.

@@ -85,12 +85,8 @@ func sign(k wire.Kind, payload []byte, key ed25519.PrivateKey) ([]byte, error) {
 	return append(b, ed25519.Sign(key, signedMessage(sha256.Sum256(b)))...), nil
 }
 
-// open splits an object of kind k into its envelope and the fields of its
-// payload.
-func open(k wire.Kind, object []byte) (Envelope, *wire.Fields, error) {
-	fail := func(err error) (Envelope, *wire.Fields, error) {
-		return Envelope{}, nil, fmt.Errorf("%v: %w", k, err)
-	}
+// open splits an object of kind k into its envelope and its payload.
+func open(k wire.Kind, object []byte) (Envelope, []byte, error) {
 	d := wire.NewDecoder(object)
 	d.Prelude(k)
 	n := d.U32()
@@ -100,94 +96,96 @@ func open(k wire.Kind, object []byte) (Envelope, *wire.Fields, error) {
 	payload := d.Take(int(n))
 	d.Take(ed25519.SignatureSize)
 	if err := d.Finish(); err != nil {
-		return fail(err)
-	}
-	fields, err := wire.ParseRecord(payload)
-	if err != nil {
-		return fail(err)
+		return Envelope{}, nil, err
 	}
 	return Envelope{
 		kind:   k,
 		object: object,
 		hash:   sha256.Sum256(object),
 		signed: sha256.Sum256(object[:headLen+len(payload)]),
-	}, fields, nil
+	}, payload, nil
 }
 
-// encode signs the record of a statement and reads it back with parse, so
-// that nothing is written that no reader would accept.
-func encode[T any](k wire.Kind, r *wire.Record, key ed25519.PrivateKey, parse func([]byte) (T, error)) ([]byte, error) {
-	object, err := sign(k, r.Append(nil), key)
+// message is a statement of type T; fields names the fields of its payload.
+type message[T any] interface {
+	*T
+	fields(c *wire.Codec)
+	envelope() *Envelope
+}
+
+func (e *Envelope) envelope() *Envelope { return e }
+
+// encode signs a statement and reads it back, so that nothing is written that no
+// reader would accept.
+func encode[T any, M message[T]](k wire.Kind, x M, key ed25519.PrivateKey) ([]byte, error) {
+	payload, err := wire.Encode(x.fields)
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", k, err)
+	}
+	object, err := sign(k, payload, key)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := parse(object); err != nil {
+	if _, err := parse[T, M](k, object); err != nil {
 		return nil, fmt.Errorf("refused to write: %w", err)
 	}
 	return object, nil
 }
 
-// validTime fails a field whose time is required but absent.
-func validTime(r *wire.Fields, tag uint64, t time.Time) {
-	if t.IsZero() {
-		r.Fail(tag, "a time is missing")
+// parse reads a statement, which shares memory with object.
+func parse[T any, M message[T]](k wire.Kind, object []byte) (*T, error) {
+	x := new(T)
+	env, payload, err := open(k, object)
+	if err == nil {
+		*M(x).envelope() = env
+		err = wire.Decode(payload, M(x).fields)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", k, err)
+	}
+	return x, nil
+}
+
+// moment is a time that is required.
+func moment(c *wire.Codec, tag uint64, t *time.Time) {
+	if c.Time(tag, t); t.IsZero() {
+		c.Fail(tag, "a time is missing")
 	}
 }
 
-// checkTimes refuses times outside the range of nanoseconds since 1970.
-func checkTimes(times ...time.Time) error {
-	for _, t := range times {
-		if !t.IsZero() && (t.Before(time.Unix(0, math.MinInt64)) || t.After(time.Unix(0, math.MaxInt64))) {
-			return fmt.Errorf("time %v cannot be stored", t)
-		}
+// name is a host or environment name.
+func name(c *wire.Codec, tag uint64, s *string) {
+	c.Text(tag, s)
+	if err := layout.ValidName(*s); err != nil {
+		c.Fail(tag, "%v", err)
 	}
-	return nil
 }
 
-// validUint fails a field of an integer outside low..high.
-func validUint(r *wire.Fields, tag, v, low, high uint64) uint64 {
-	if v < low || v > high {
-		r.Fail(tag, "%d is not in %d to %d", v, low, high)
+// publicKey is an Ed25519 public key.
+func publicKey(c *wire.Codec, tag uint64, k *ed25519.PublicKey) {
+	if c.Bytes(tag, (*[]byte)(k)); len(*k) != ed25519.PublicKeySize {
+		c.Fail(tag, "%d bytes, want %d", len(*k), ed25519.PublicKeySize)
 	}
-	return v
 }
 
-// name takes a host or environment name.
-func name(r *wire.Fields, tag uint64) string {
-	s := r.Text(tag)
-	if err := layout.ValidName(s); err != nil {
-		r.Fail(tag, "%v", err)
+// nonEmpty is a field of 1 to limit bytes, shared with the input.
+func nonEmpty(c *wire.Codec, tag uint64, v *[]byte, limit int) {
+	if c.Bytes(tag, v); len(*v) == 0 || len(*v) > limit {
+		c.Fail(tag, "%d bytes, want 1 to %d", len(*v), limit)
 	}
-	return s
 }
 
-// publicKey takes an Ed25519 public key.
-func publicKey(r *wire.Fields, tag uint64) ed25519.PublicKey {
-	k := make(ed25519.PublicKey, ed25519.PublicKeySize)
-	r.Fixed(tag, k)
-	return k
-}
-
-// nonEmpty takes a field of 1 to limit bytes, shared with the input.
-func nonEmpty(r *wire.Fields, tag uint64, limit int) []byte {
-	v := r.Bytes(tag)
-	if len(v) == 0 || len(v) > limit {
-		r.Fail(tag, "%d bytes, want 1 to %d", len(v), limit)
+// reason is a text of at most maxReason bytes.
+func reason(c *wire.Codec, tag uint64, s *string) {
+	if c.Text(tag, s); len(*s) > maxReason {
+		c.Fail(tag, "a reason of %d bytes", len(*s))
 	}
-	return v
 }
 
-// optionalHash takes a SHA-256 that may be absent: the zero hash.
-func optionalHash(r *wire.Fields, tag uint64) (h [32]byte) {
-	if r.OptionalFixed(tag, h[:]) && h == ([32]byte{}) {
-		r.Fail(tag, "a hash of zeros")
-	}
-	return h
-}
-
-// putOptionalHash adds a hash unless it is zero.
-func putOptionalHash(r *wire.Record, tag uint64, h [32]byte) {
-	if h != ([32]byte{}) {
-		r.Bytes(tag, h[:])
+// keyType refuses key encapsulations of newer versions.
+func keyType(c *wire.Codec, tag uint64) {
+	kem := uint64(seal.KEM)
+	if c.Uint(tag, &kem, 0, math.MaxUint64); kem != seal.KEM {
+		c.Refuse(fmt.Errorf("keys of type %#x: %w", kem, wire.ErrVersion))
 	}
 }

@@ -39,57 +39,30 @@ func (e *Epoch) ID() seal.EpochID {
 
 // Encode signs the epoch with the owner's key.
 func (e *Epoch) Encode(key ed25519.PrivateKey) ([]byte, error) {
-	if err := checkTimes(e.Created); err != nil {
-		return nil, fmt.Errorf("epoch: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, e.Repository[:])
-	r.Uint(4, e.Number)
-	r.Uint(6, seal.KEM)
-	r.Bytes(8, e.PublicKey)
-	recipients := make([][]byte, len(e.Recipients))
-	for i, s := range e.Recipients {
-		recipients[i] = []byte(s)
-	}
-	r.List(10, recipients)
-	r.Time(12, e.Created)
-	r.Unknown(e.Unknown)
-	return encode(wire.KindEpoch, &r, key, ParseEpoch)
+	return encode(wire.KindEpoch, e, key)
 }
 
 // ParseEpoch reads an epoch, which shares memory with object, and trusts
 // nothing in it.
-func ParseEpoch(object []byte) (*Epoch, error) {
-	env, r, err := open(wire.KindEpoch, object)
-	if err != nil {
-		return nil, err
+func ParseEpoch(object []byte) (*Epoch, error) { return parse[Epoch](wire.KindEpoch, object) }
+
+func (e *Epoch) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, e.Repository[:])
+	c.Uint(4, &e.Number, 1, layout.MaxNumber)
+	keyType(c, 6)
+	if c.Bytes(8, &e.PublicKey); len(e.PublicKey) != publicKeyLen && c.Reads() {
+		c.Refuse(fmt.Errorf("%w: public key of %d bytes, want %d", wire.ErrMalformed, len(e.PublicKey), publicKeyLen))
 	}
-	e := &Epoch{Envelope: env}
-	r.Fixed(tagRepository, e.Repository[:])
-	e.Number = validUint(r, 4, r.Uint(4), 1, layout.MaxNumber)
-	kem := r.Uint(6)
-	e.PublicKey = r.Bytes(8)
-	for _, b := range r.List(10, maxRecipients) {
-		if len(b) == 0 || !utf8.Valid(b) {
-			r.Fail(10, "a recipient that is no text")
+	if c.Texts(10, &e.Recipients, maxRecipients); len(e.Recipients) == 0 {
+		c.Fail(10, "no recipients")
+	}
+	for _, s := range e.Recipients {
+		if s == "" || !utf8.ValidString(s) {
+			c.Fail(10, "a recipient that is no text")
 		}
-		e.Recipients = append(e.Recipients, string(b))
 	}
-	if len(e.Recipients) == 0 {
-		r.Fail(10, "no recipients")
-	}
-	e.Created = r.Time(12)
-	validTime(r, 12, e.Created)
-	if e.Unknown, err = r.Finish(); err == nil {
-		err = checkKEM(kem)
-	}
-	if err == nil && len(e.PublicKey) != publicKeyLen {
-		err = fmt.Errorf("%w: public key of %d bytes, want %d", wire.ErrMalformed, len(e.PublicKey), publicKeyLen)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("epoch: %w", err)
-	}
-	return e, nil
+	moment(c, 12, &e.Created)
+	c.Unknown(&e.Unknown)
 }
 
 // Verify checks repository and signature, which must be the owner's.

@@ -1,8 +1,6 @@
 package statement
 
 import (
-	"bytes"
-
 	"knowngood/internal/wire"
 	"knowngood/storage/layout"
 )
@@ -19,58 +17,24 @@ type Head struct {
 // many environments.
 const MaxHeads = 1024
 
-// appendHeads encodes heads, which are sorted by environment; none is nil.
-func appendHeads(heads []Head) []byte {
-	if len(heads) == 0 {
-		return nil
-	}
-	b := wire.AppendUvarint(nil, uint64(len(heads)))
-	for _, h := range heads {
-		b = wire.AppendBytes(b, h.Environment)
-		b = wire.AppendUvarint(b, h.Number)
-		b = append(b, h.Hash[:]...)
-	}
-	return b
-}
-
-// parseHeads takes a list of heads.
-func parseHeads(r *wire.Fields, tag uint64) []Head {
-	v := r.Bytes(tag)
-	if v == nil {
-		return nil
-	}
-	d := wire.NewDecoder(v)
-	n := d.Count(1 + 1 + 1 + 32)
-	if n == 0 {
-		d.Fail("an empty list")
-	}
-	if n > MaxHeads {
-		d.Fail("%d heads", n)
-		n = 0
-	}
-	heads := make([]Head, n)
-	var last []byte
-	for i := range heads {
-		env := d.Bytes()
-		heads[i] = Head{Environment: string(env), Number: d.Uvarint()}
-		d.Copy(heads[i].Hash[:])
-		if err := layout.ValidName(heads[i].Environment); err != nil {
+// heads are sorted by environment.
+func heads(c *wire.Codec, tag uint64, list *[]Head) {
+	var before *Head
+	wire.List(c, tag, list, 1+1+1+32, MaxHeads, func(b []byte, h *Head) []byte {
+		b = wire.AppendUvarint(wire.AppendBytes(b, h.Environment), h.Number)
+		return append(b, h.Hash[:]...)
+	}, func(d *wire.Decoder, h *Head) {
+		*h = Head{Environment: string(d.Bytes()), Number: d.Uvarint()}
+		d.Copy(h.Hash[:])
+		if err := layout.ValidName(h.Environment); err != nil {
 			d.Fail("%v", err)
 		}
-		if heads[i].Number == 0 || heads[i].Number > layout.MaxNumber {
-			d.Fail("root number %d", heads[i].Number)
+		if h.Number == 0 || h.Number > layout.MaxNumber {
+			d.Fail("root number %d", h.Number)
 		}
-		if i > 0 && bytes.Compare(last, env) >= 0 {
+		if before != nil && before.Environment >= h.Environment {
 			d.Fail("environments out of order")
 		}
-		if d.Err() != nil {
-			break
-		}
-		last = env
-	}
-	if err := d.Finish(); err != nil {
-		r.Fail(tag, "%v", err)
-		return nil
-	}
-	return heads
+		before = h
+	})
 }

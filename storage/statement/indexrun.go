@@ -1,9 +1,9 @@
 package statement
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"fmt"
+	"math"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/layout"
@@ -28,88 +28,30 @@ type IndexRun struct {
 
 // Encode signs the run with the host key.
 func (x *IndexRun) Encode(host ed25519.PrivateKey) ([]byte, error) {
-	var r wire.Record
-	r.Bytes(tagRepository, x.Repository[:])
-	r.Text(4, x.Host)
-	r.Bytes(6, x.Domain[:])
-	r.Uint(8, x.Generation)
-	r.Bytes(10, x.Salt[:])
-	r.Bytes(12, appendHashes(x.Replaces))
-	r.Bytes(14, x.SealedBody)
-	if x.Certificate != nil {
-		r.Bytes(15, x.Certificate.Bytes())
-	}
-	r.Unknown(x.Unknown)
-	return encode(wire.KindIndexRun, &r, host, ParseIndexRun)
+	return encode(wire.KindIndexRun, x, host)
 }
 
 // ParseIndexRun reads an index run, which shares memory with object, and
 // trusts nothing in it.
 func ParseIndexRun(object []byte) (*IndexRun, error) {
-	env, r, err := open(wire.KindIndexRun, object)
-	if err != nil {
-		return nil, err
-	}
-	x := &IndexRun{Envelope: env}
-	r.Fixed(tagRepository, x.Repository[:])
-	x.Host = name(r, 4)
-	r.Fixed(6, x.Domain[:])
-	x.Generation = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
-	r.Fixed(10, x.Salt[:])
-	x.Replaces = parseHashes(r, 12)
-	x.SealedBody = nonEmpty(r, 14, MaxIndexRunPayload)
-	cert := r.Bytes(15)
-	if x.Unknown, err = r.Finish(); err == nil {
-		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("index run: %w", err)
-	}
-	return x, nil
+	return parse[IndexRun](wire.KindIndexRun, object)
 }
 
-// appendHashes encodes a list of hashes; none is nil.
-func appendHashes(hashes [][32]byte) []byte {
-	if len(hashes) == 0 {
-		return nil
-	}
-	b := wire.AppendUvarint(nil, uint64(len(hashes)))
-	for i := range hashes {
-		b = append(b, hashes[i][:]...)
-	}
-	return b
+func (x *IndexRun) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, x.Repository[:])
+	name(c, 4, &x.Host)
+	c.Fixed(6, x.Domain[:])
+	c.Uint(8, &x.Generation, 1, layout.MaxNumber)
+	c.Fixed(10, x.Salt[:])
+	hashes(c, 12, &x.Replaces)
+	nonEmpty(c, 14, &x.SealedBody, MaxIndexRunPayload)
+	certificateOf(c, 15, &x.Certificate, x.Repository, x.Host)
+	c.Unknown(&x.Unknown)
 }
 
-// ascending reports whether hashes are sorted, without duplicates.
-func ascending(hashes [][32]byte) bool {
-	for i := 1; i < len(hashes); i++ {
-		if bytes.Compare(hashes[i-1][:], hashes[i][:]) >= 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// parseHashes takes a list of hashes.
-func parseHashes(r *wire.Fields, tag uint64) [][32]byte {
-	v := r.Bytes(tag)
-	if v == nil {
-		return nil
-	}
-	d := wire.NewDecoder(v)
-	n := d.Count(32)
-	if n == 0 {
-		d.Fail("an empty list")
-	}
-	hashes := make([][32]byte, n)
-	for i := range hashes {
-		d.Copy(hashes[i][:])
-	}
-	if err := d.Finish(); err != nil {
-		r.Fail(tag, "%v", err)
-		return nil
-	}
-	return hashes
+// hashes are in any order.
+func hashes(c *wire.Codec, tag uint64, list *[][32]byte) {
+	wire.List(c, tag, list, 32, math.MaxInt, func(b []byte, h *[32]byte) []byte { return append(b, h[:]...) }, func(d *wire.Decoder, h *[32]byte) { d.Copy(h[:]) })
 }
 
 // Verify checks repository, the certificate by owner, and the signature by the

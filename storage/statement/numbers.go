@@ -1,6 +1,7 @@
 package statement
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sort"
@@ -48,15 +49,7 @@ func (s Numbers) Count() uint64 {
 // With is the set with the numbers of other too.
 func (s Numbers) With(other Numbers) Numbers {
 	all := slices.Concat(s, other)
-	slices.SortFunc(all, func(a, b Range) int {
-		switch {
-		case a.First < b.First:
-			return -1
-		case a.First > b.First:
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(all, func(a, b Range) int { return cmp.Compare(a.First, b.First) })
 	var out Numbers
 	for _, r := range all {
 		if k := len(out); k > 0 && r.First <= out[k-1].Last+1 {
@@ -107,44 +100,29 @@ func (s Numbers) append() []byte {
 	return b
 }
 
-// parseNumbers takes a set of numbers.
-func parseNumbers(r *wire.Fields, tag uint64) Numbers {
-	v := r.Bytes(tag)
-	if v == nil {
-		return nil
+// numbers is a set of numbers.
+func numbers(c *wire.Codec, tag uint64, s *Numbers) {
+	b := s.append()
+	if c.Bytes(tag, &b); c.Reads() && b != nil {
+		var err error
+		if *s, err = decodeNumbers(b); err != nil {
+			c.Fail(tag, "%v", err)
+		}
 	}
-	out, err := decodeNumbers(v)
-	if err != nil {
-		r.Fail(tag, "%v", err)
-	}
-	return out
 }
 
 // decodeNumbers reads what Numbers.append wrote of a set that is not empty.
 func decodeNumbers(v []byte) (Numbers, error) {
-	d := wire.NewDecoder(v)
-	n := d.Count(2)
-	if n == 0 {
-		d.Fail("an empty list")
-	}
-	out := make(Numbers, 0, n)
 	end := uint64(0) // the number after the range before
-	for range n {
+	return wire.ParseList(v, 2, math.MaxInt, func(d *wire.Decoder, r *Range) {
 		gap, count := d.Uvarint(), d.Uvarint()
-		if d.Err() != nil {
-			break
-		}
 		// Numbers stay below the last there is, so that nothing overflows.
 		if gap == 0 || count == 0 || gap >= math.MaxUint64-end || count >= math.MaxUint64-end-gap {
 			d.Fail("a range of %d numbers %d after the one before", count, gap)
-			break
+			return
 		}
-		first := end + gap
-		end = first + count
-		out = append(out, Range{first, end - 1})
-	}
-	if err := d.Finish(); err != nil {
-		return nil, err
-	}
-	return out, nil
+		r.First = end + gap
+		end = r.First + count
+		r.Last = end - 1
+	})
 }

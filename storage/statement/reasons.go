@@ -79,33 +79,31 @@ func reasonBytes(reasons []ForgetReason) (n int) {
 	return n
 }
 
-// reasonList is how reasons are stored: texts, each followed by its numbers.
-func reasonList(reasons []ForgetReason) (list [][]byte) {
-	for _, r := range reasons {
-		list = append(list, []byte(r.Text), r.Numbers.append())
+// reasons are stored as texts in ascending order, each followed by its numbers.
+func reasons(c *wire.Codec, tag uint64, list *[]ForgetReason) {
+	var texts []string
+	for _, r := range *list {
+		texts = append(texts, r.Text, string(r.Numbers.append()))
 	}
-	return list
-}
-
-// parseReasons takes what reasonList gave: texts in ascending order.
-func parseReasons(r *wire.Fields, tag uint64) (out []ForgetReason) {
-	list := r.List(tag, 2*maxReasons)
-	if len(list)%2 != 0 {
-		r.Fail(tag, "a reason without numbers")
-		return nil
+	if c.Texts(tag, &texts, 2*maxReasons); !c.Reads() {
+		return
 	}
-	for pair := range slices.Chunk(list, 2) {
-		text := string(pair[0])
-		numbers, err := decodeNumbers(pair[1])
+	if len(texts)%2 != 0 {
+		c.Fail(tag, "a reason without numbers")
+		return
+	}
+	before := ""
+	for pair := range slices.Chunk(texts, 2) {
+		text := pair[0]
+		numbers, err := decodeNumbers([]byte(pair[1]))
 		switch {
 		case err != nil:
-			r.Fail(tag, "%v", err)
+			c.Fail(tag, "%v", err)
 		case text == "" || len(text) > maxReason || !utf8.ValidString(text):
-			r.Fail(tag, "a reason of %d bytes", len(text))
-		case len(out) > 0 && out[len(out)-1].Text >= text:
-			r.Fail(tag, "reasons out of order")
+			c.Fail(tag, "a reason of %d bytes", len(text))
+		case before >= text:
+			c.Fail(tag, "reasons out of order")
 		}
-		out = append(out, ForgetReason{text, numbers})
+		*list, before = append(*list, ForgetReason{text, numbers}), text
 	}
-	return out
 }

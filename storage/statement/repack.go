@@ -60,38 +60,10 @@ func (x Repack) Split(limit int) []Repack {
 
 func compareHashes(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) }
 
-func appendRepacks(list []Repack) []byte {
-	if len(list) == 0 {
-		return nil
-	}
-	b := wire.AppendUvarint(nil, uint64(len(list)))
-	hashes := func(list [][32]byte) {
-		b = wire.AppendUvarint(b, uint64(len(list)))
-		for _, h := range list {
-			b = append(b, h[:]...)
-		}
-	}
-	for _, x := range list {
-		hashes(x.Manifests)
-		b = wire.AppendUvarint(b, uint64(len(x.Moves)))
-		for _, m := range x.Moves {
-			hashes(m.Old)
-			hashes(m.New)
-		}
-	}
-	return b
-}
-
-// parseRepacks takes a list of repacks, which names at most MaxDeletionObjects
-// hashes in all.
-func parseRepacks(r *wire.Fields, tag uint64) []Repack {
-	v := r.Bytes(tag)
-	if v == nil {
-		return nil
-	}
-	d := wire.NewDecoder(v)
+// repacks name at most MaxDeletionObjects hashes in all.
+func repacks(c *wire.Codec, tag uint64, list *[]Repack) {
 	room := MaxDeletionObjects
-	hashes := func(least int) [][32]byte {
+	hashes := func(d *wire.Decoder, least int) [][32]byte {
 		n := d.Count(32)
 		if room -= n; n < least || room < 0 {
 			d.Fail("a list of %d hashes", n)
@@ -108,35 +80,29 @@ func parseRepacks(r *wire.Fields, tag uint64) []Repack {
 		}
 		return list
 	}
-	count := func(least int) int {
-		n := d.Count(least)
-		if n == 0 {
-			d.Fail("an empty list")
-		}
-		if d.Err() != nil {
-			return 0
-		}
-		return n
-	}
-	list := make([]Repack, count(1+32+1+1+32+1))
-	for i := range list {
-		x := &list[i]
-		x.Manifests = hashes(1)
-		x.Moves = make([]Move, count(1+32+1))
-		for k := range x.Moves {
-			m := &x.Moves[k]
-			m.Old, m.New = hashes(1), hashes(0)
-			if slices.ContainsFunc(m.New, func(h [32]byte) bool { _, in := slices.BinarySearchFunc(m.Old, h, compareHashes); return in }) {
-				d.Fail("a pack rewritten into itself")
-			}
-		}
-		if d.Err() != nil {
-			break
+	move := func(d *wire.Decoder, m *Move) {
+		m.Old, m.New = hashes(d, 1), hashes(d, 0)
+		if slices.ContainsFunc(m.New, func(h [32]byte) bool { _, in := slices.BinarySearchFunc(m.Old, h, compareHashes); return in }) {
+			d.Fail("a pack rewritten into itself")
 		}
 	}
-	if err := d.Finish(); err != nil {
-		r.Fail(tag, "%v", err)
-		return nil
+	wire.List(c, tag, list, 1+32+1+1+32+1, MaxDeletionObjects, func(b []byte, x *Repack) []byte {
+		b = appendHashes(b, x.Manifests)
+		b = wire.AppendUvarint(b, uint64(len(x.Moves)))
+		for _, m := range x.Moves {
+			b = appendHashes(appendHashes(b, m.Old), m.New)
+		}
+		return b
+	}, func(d *wire.Decoder, x *Repack) {
+		x.Manifests = hashes(d, 1)
+		x.Moves = wire.TakeList(d, 1+32+1, MaxDeletionObjects, move)
+	})
+}
+
+func appendHashes(b []byte, hashes [][32]byte) []byte {
+	b = wire.AppendUvarint(b, uint64(len(hashes)))
+	for i := range hashes {
+		b = append(b, hashes[i][:]...)
 	}
-	return list
+	return b
 }

@@ -36,58 +36,34 @@ type Root struct {
 
 // Encode signs the root with the host key.
 func (x *Root) Encode(host ed25519.PrivateKey) ([]byte, error) {
-	var r wire.Record
-	r.Bytes(tagRepository, x.Repository[:])
-	r.Text(4, x.Host)
-	r.Text(6, x.Environment)
-	r.Uint(8, x.Number)
-	putOptionalHash(&r, 10, x.Previous)
-	if x.Certificate != nil {
-		r.Bytes(12, x.Certificate.Bytes())
-	}
-	r.Bytes(14, x.Domain[:])
-	r.Bytes(16, x.Epoch[:])
-	r.Bytes(18, x.SealedDomain)
-	r.Bytes(20, x.Salt[:])
-	r.Bytes(22, x.SealedBody)
-	r.Bytes(24, appendHashes(x.IndexRuns))
-	r.Unknown(x.Unknown)
-	return encode(wire.KindRoot, &r, host, ParseRoot)
+	return encode(wire.KindRoot, x, host)
 }
 
 // ParseRoot reads a root, which shares memory with object, and trusts nothing
 // in it.
-func ParseRoot(object []byte) (*Root, error) {
-	env, r, err := open(wire.KindRoot, object)
-	if err != nil {
-		return nil, err
+func ParseRoot(object []byte) (*Root, error) { return parse[Root](wire.KindRoot, object) }
+
+func (x *Root) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, x.Repository[:])
+	name(c, 4, &x.Host)
+	name(c, 6, &x.Environment)
+	c.Uint(8, &x.Number, 1, layout.MaxNumber)
+	if c.Hash(10, &x.Previous); (x.Number == 1) != (x.Previous == [32]byte{}) {
+		c.Fail(10, "the first root, and no other, names no root before it")
 	}
-	x := &Root{Envelope: env}
-	r.Fixed(tagRepository, x.Repository[:])
-	x.Host = name(r, 4)
-	x.Environment = name(r, 6)
-	x.Number = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
-	x.Previous = optionalHash(r, 10)
-	if (x.Number == 1) != (x.Previous == [32]byte{}) {
-		r.Fail(10, "the first root, and no other, names no root before it")
+	certificateOf(c, 12, &x.Certificate, x.Repository, x.Host)
+	c.Fixed(14, x.Domain[:])
+	c.Fixed(16, x.Epoch[:])
+	nonEmpty(c, 18, &x.SealedDomain, seal.MaxSealed)
+	c.Fixed(20, x.Salt[:])
+	nonEmpty(c, 22, &x.SealedBody, MaxPayload)
+	hashes(c, 24, &x.IndexRuns)
+	for i, h := range x.IndexRuns {
+		if i >= maxIndexRuns || i > 0 && compareHashes(x.IndexRuns[i-1], h) >= 0 {
+			c.Fail(24, "%d index runs, or not in order", len(x.IndexRuns))
+		}
 	}
-	cert := r.Bytes(12)
-	r.Fixed(14, x.Domain[:])
-	r.Fixed(16, x.Epoch[:])
-	x.SealedDomain = nonEmpty(r, 18, seal.MaxSealed)
-	r.Fixed(20, x.Salt[:])
-	x.SealedBody = nonEmpty(r, 22, MaxPayload)
-	x.IndexRuns = parseHashes(r, 24)
-	if n := len(x.IndexRuns); n > maxIndexRuns || !ascending(x.IndexRuns) {
-		r.Fail(24, "%d index runs, or not in order", n)
-	}
-	if x.Unknown, err = r.Finish(); err == nil {
-		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("root: %w", err)
-	}
-	return x, nil
+	c.Unknown(&x.Unknown)
 }
 
 // Verify checks repository and signature against host, which must come from a

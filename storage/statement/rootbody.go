@@ -2,6 +2,7 @@ package statement
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"knowngood/internal/wire"
@@ -79,36 +80,10 @@ type RootBody struct {
 // AppendRecord appends the record of the body to b. It refuses a body that
 // ParseRootBody would refuse.
 func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
-	if err := checkTimes(x.Started, x.Finished, x.ProtectedUntil); err != nil {
+	record, err := wire.Encode(x.fields)
+	if err != nil {
 		return nil, fmt.Errorf("root body: %w", err)
 	}
-	var r wire.Record
-	r.Time(2, x.Started)
-	r.Time(4, x.Finished)
-	r.Uint(6, uint64(x.Status))
-	r.Bytes(8, x.Manifest.Hash[:])
-	r.Uint(10, x.Manifest.Size)
-	r.Uint(12, x.Manifest.Offset)
-	r.Uint(14, x.Manifest.Length)
-	r.Bytes(16, x.Objects[:])
-	r.Time(26, x.ProtectedUntil)
-	for i, v := range x.counts() {
-		r.Uint(firstCountTag+2*uint64(i), *v)
-	}
-	r.Bytes(44, x.Content[:])
-	if len(x.Sources) > 0 {
-		r.Bytes(46, appendSourceCounts(x.Sources))
-	}
-	r.Bytes(48, appendSuspicions(x.Suspect))
-	r.Bytes(43, appendHeads(x.Witnesses))
-	r.Text(45, x.Version)
-	tags := make([][]byte, len(x.Tags))
-	for i, t := range x.Tags {
-		tags[i] = []byte(t)
-	}
-	r.List(47, tags)
-	r.Unknown(x.Unknown)
-	record := r.Append(nil)
 	if _, err := ParseRootBody(record); err != nil {
 		return nil, fmt.Errorf("refused to write: %w", err)
 	}
@@ -118,38 +93,14 @@ func (x *RootBody) AppendRecord(b []byte) ([]byte, error) {
 // maxSources is the most sources that a root counts.
 const maxSources = 4096
 
-func appendSourceCounts(sources []SourceCounts) []byte {
-	b := wire.AppendUvarint(nil, uint64(len(sources)))
-	for _, s := range sources {
-		b = append(b, s.Tag[:]...)
-		b = wire.AppendUvarint(b, s.Files)
-		b = wire.AppendUvarint(b, s.Directories)
-		b = wire.AppendUvarint(b, s.Bytes)
-	}
-	return b
-}
-
-func parseSourceCounts(r *wire.Fields) []SourceCounts {
-	v := r.Bytes(46)
-	if v == nil {
-		return nil
-	}
-
-	d := wire.NewDecoder(v)
-	n := d.Count(11)
-	if n == 0 || n > maxSources {
-		d.Fail("%d sources", n)
-		n = 0
-	}
-	out := make([]SourceCounts, n)
-	for i := range out {
-		d.Copy(out[i].Tag[:])
-		out[i].Files, out[i].Directories, out[i].Bytes = d.Uvarint(), d.Uvarint(), d.Uvarint()
-	}
-	if err := d.Finish(); err != nil {
-		r.Fail(46, "%v", err)
-	}
-	return out
+func sourceCounts(c *wire.Codec, tag uint64, list *[]SourceCounts) {
+	wire.List(c, tag, list, 11, maxSources, func(b []byte, s *SourceCounts) []byte {
+		b = wire.AppendUvarint(append(b, s.Tag[:]...), s.Files)
+		return wire.AppendUvarint(wire.AppendUvarint(b, s.Directories), s.Bytes)
+	}, func(d *wire.Decoder, s *SourceCounts) {
+		d.Copy(s.Tag[:])
+		s.Files, s.Directories, s.Bytes = d.Uvarint(), d.Uvarint(), d.Uvarint()
+	})
 }
 
 // maxTags is the most tags a snapshot may carry.
@@ -165,42 +116,36 @@ func (x *RootBody) counts() []*uint64 {
 
 // ParseRootBody reads the record of a body.
 func ParseRootBody(record []byte) (*RootBody, error) {
-	r, err := wire.ParseRecord(record)
-	if err != nil {
+	x := &RootBody{}
+	if err := wire.Decode(record, x.fields); err != nil {
 		return nil, fmt.Errorf("root body: %w", err)
-	}
-	x := &RootBody{Started: r.Time(2), Finished: r.Time(4)}
-	validTime(r, 2, x.Started)
-	validTime(r, 4, x.Finished)
-	status := r.Uint(6)
-	x.Status = Status(status)
-	m := &x.Manifest
-	r.Fixed(8, m.Hash[:])
-	m.Size = validUint(r, 10, r.Uint(10), 1, maxPack)
-	m.Offset = validUint(r, 12, r.Uint(12), wire.PreludeLen, m.Size)
-	m.Length = validUint(r, 14, r.Uint(14), 1, m.Size-min(m.Offset, m.Size))
-	r.Fixed(16, x.Objects[:])
-	x.ProtectedUntil = r.Time(26)
-	for i, v := range x.counts() {
-		*v = r.Uint(firstCountTag + 2*uint64(i))
-	}
-	r.Fixed(44, x.Content[:])
-	x.Sources = parseSourceCounts(r)
-	x.Suspect = parseSuspicions(r, 48, len(x.Sources))
-	x.Witnesses = parseHeads(r, 43)
-	x.Version = r.Text(45)
-	for _, t := range r.List(47, maxTags) {
-		x.Tags = append(x.Tags, string(t))
-	}
-	if x.Unknown, err = r.Finish(); err != nil {
-		return nil, fmt.Errorf("root body: %w", err)
-	}
-	switch status {
-	case uint64(Complete), uint64(Partial):
-	case 0:
-		return nil, fmt.Errorf("root body: %w: the status is missing", wire.ErrMalformed)
-	default:
-		return nil, fmt.Errorf("root body: status %d: %w", status, wire.ErrVersion)
 	}
 	return x, nil
+}
+
+func (x *RootBody) fields(c *wire.Codec) {
+	moment(c, 2, &x.Started)
+	moment(c, 4, &x.Finished)
+	status := uint64(x.Status)
+	c.Uint(6, &status, 1, math.MaxUint64)
+	if x.Status = Status(status); status > uint64(Partial) {
+		c.Refuse(fmt.Errorf("status %d: %w", status, wire.ErrVersion))
+	}
+	m := &x.Manifest
+	c.Fixed(8, m.Hash[:])
+	c.Uint(10, &m.Size, 1, maxPack)
+	c.Uint(12, &m.Offset, wire.PreludeLen, m.Size)
+	c.Uint(14, &m.Length, 1, m.Size-min(m.Offset, m.Size))
+	c.Fixed(16, x.Objects[:])
+	c.Time(26, &x.ProtectedUntil)
+	for i, v := range x.counts() {
+		c.Uint(firstCountTag+2*uint64(i), v, 0, math.MaxUint64)
+	}
+	c.Fixed(44, x.Content[:])
+	sourceCounts(c, 46, &x.Sources)
+	suspicions(c, 48, &x.Suspect, len(x.Sources))
+	heads(c, 43, &x.Witnesses)
+	c.Text(45, &x.Version)
+	c.Texts(47, &x.Tags, maxTags)
+	c.Unknown(&x.Unknown)
 }

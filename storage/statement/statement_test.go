@@ -138,15 +138,23 @@ func damagedPacks(n int) (out []Object) {
 	return out
 }
 
-func hashes(first ...byte) (out [][32]byte) {
+func hashesOf(first ...byte) (out [][32]byte) {
 	for _, b := range first {
 		out = append(out, [32]byte{b})
 	}
 	return out
 }
 
+// value is that of field 1, which list writes.
+func value(list func(*wire.Codec)) []byte {
+	record, _ := wire.Encode(list)
+	f, _ := wire.ParseRecord(record)
+	return f.Bytes(1)
+}
+
 func repackOf(manifests [][32]byte, moves ...Move) []byte {
-	return appendRepacks([]Repack{{manifests, moves}})
+	list := []Repack{{manifests, moves}}
+	return value(func(c *wire.Codec) { repacks(c, 1, &list) })
 }
 
 func certificate(serial uint64, key ed25519.PrivateKey, heads ...Head) *Certificate {
@@ -352,7 +360,9 @@ func testParseRefusesFields(t *testing.T) {
 	certCodec := all["certificate"]
 	newerCertificate := certCodec.edited(t, func(f map[uint64][]byte) { f[902] = []byte("later") })
 	u := func(v uint64) []byte { return wire.AppendUvarint(nil, v) }
-	heads := func(h ...Head) []byte { return appendHeads(h) }
+	heads := func(h ...Head) []byte { return value(func(c *wire.Codec) { heads(c, 1, &h) }) }
+	accepted := func(list []Accepted) []byte { return value(func(c *wire.Codec) { accepted(c, 1, &list) }) }
+	objects := func(list []Object) []byte { return value(func(c *wire.Codec) { objects(c, 1, &list, false) }) }
 	for name, c := range map[string]struct {
 		codec string
 		tag   uint64
@@ -410,8 +420,8 @@ func testParseRefusesFields(t *testing.T) {
 		"a root with another host's":              {"root", 12, otherHost, wire.ErrMalformed},
 		"a root with another repository's":        {"root", 12, otherRepository, wire.ErrMalformed},
 		"a root with a certificate newer than us": {"root", 12, newerCertificate, wire.ErrVersion},
-		"a root with index runs out of order":     {"root", 24, appendHashes([][32]byte{{9}, {8}}), wire.ErrMalformed},
-		"a root with an index run twice":          {"root", 24, appendHashes([][32]byte{{9}, {9}}), wire.ErrMalformed},
+		"a root with index runs out of order":     {"root", 24, appendHashes(nil, [][32]byte{{9}, {8}}), wire.ErrMalformed},
+		"a root with an index run twice":          {"root", 24, appendHashes(nil, [][32]byte{{9}, {9}}), wire.ErrMalformed},
 		"a long domain ID":                        {"root", 14, make([]byte, 9), wire.ErrMalformed},
 		"a short epoch ID":                        {"root", 16, make([]byte, 7), wire.ErrMalformed},
 		"a root without a domain secret":          {"root", 18, nil, wire.ErrMalformed},
@@ -441,10 +451,10 @@ func testParseRefusesFields(t *testing.T) {
 		"an acceptance of nothing":                {"acceptance", 12, nil, wire.ErrMalformed},
 		"an empty list of accepted snapshots":     {"acceptance", 12, []byte{0}, wire.ErrMalformed},
 		"snapshot 0 accepted":                     {"acceptance", 12, append([]byte{1, 0}, make([]byte, 32)...), wire.ErrMalformed},
-		"a snapshot accepted twice":               {"acceptance", 12, appendAccepted([]Accepted{{1, [32]byte{}}, {1, [32]byte{}}}), wire.ErrMalformed},
-		"an accepted snapshot beyond all numbers": {"acceptance", 12, appendAccepted([]Accepted{{1<<64 - 2, [32]byte{}}}), wire.ErrMalformed},
+		"a snapshot accepted twice":               {"acceptance", 12, accepted([]Accepted{{1, [32]byte{}}, {1, [32]byte{}}}), wire.ErrMalformed},
+		"an accepted snapshot beyond all numbers": {"acceptance", 12, accepted([]Accepted{{1<<64 - 2, [32]byte{}}}), wire.ErrMalformed},
 		"a snapshot accepted without its ID":      {"acceptance", 12, []byte{1, 1}, wire.ErrMalformed},
-		"more accepted snapshots than there may":  {"acceptance", 12, appendAccepted(make([]Accepted, MaxAccepted+1)), wire.ErrMalformed},
+		"more accepted snapshots than there may":  {"acceptance", 12, accepted(make([]Accepted, MaxAccepted+1)), wire.ErrMalformed},
 		"an acceptance made at no time":           {"acceptance", 14, nil, wire.ErrMalformed},
 		"a long reason of an acceptance":          {"acceptance", 15, bytes.Repeat([]byte("a"), maxReason+1), wire.ErrMalformed},
 		"an acceptance with another host's":       {"acceptance", 16, otherHost, wire.ErrMalformed},
@@ -452,28 +462,28 @@ func testParseRefusesFields(t *testing.T) {
 		"deletion 0":                              {"pending-deletion", 8, nil, wire.ErrMalformed},
 		"an empty list of objects":                {"pending-deletion", 10, []byte{0}, wire.ErrMalformed},
 		"a root to be deleted":                    {"pending-deletion", 12, append([]byte{1, byte(wire.KindRoot)}, make([]byte, 32)...), wire.ErrMalformed},
-		"an object named twice":                   {"pending-deletion", 14, appendObjects([]Object{{wire.KindPack, [32]byte{1}, 0}, {wire.KindPack, [32]byte{1}, 0}}, false), wire.ErrMalformed},
-		"an announced object without its size":    {"pending-deletion", 10, appendObjects([]Object{{wire.KindPack, [32]byte{1}, 0}}, false), wire.ErrMalformed},
+		"an object named twice":                   {"pending-deletion", 14, objects([]Object{{wire.KindPack, [32]byte{1}, 0}, {wire.KindPack, [32]byte{1}, 0}}), wire.ErrMalformed},
+		"an announced object without its size":    {"pending-deletion", 10, objects([]Object{{wire.KindPack, [32]byte{1}, 0}}), wire.ErrMalformed},
 		"since the future":                        {"pending-deletion", 16, u(10), wire.ErrMalformed},
 		"since never":                             {"pending-deletion", 16, nil, wire.ErrMalformed},
 		"a deletion made at no time":              {"pending-deletion", 18, nil, wire.ErrMalformed},
 		"no repack at all":                        {"repack", 22, []byte{0}, wire.ErrMalformed},
-		"a repack of nothing":                     {"repack", 22, repackOf(hashes(1, 2)), wire.ErrMalformed},
-		"a repack for nobody":                     {"repack", 22, repackOf(nil, Move{hashes(1), hashes(2, 3)}), wire.ErrMalformed},
-		"a move of nothing":                       {"repack", 22, repackOf(hashes(1, 2), Move{nil, hashes(1)}), wire.ErrMalformed},
-		"a repack of packs out of order":          {"repack", 22, repackOf(hashes(1), Move{hashes(2, 1), hashes(3)}), wire.ErrMalformed},
-		"a repack for a manifest named twice":     {"repack", 22, repackOf(hashes(1, 1), Move{hashes(2), hashes(3)}), wire.ErrMalformed},
-		"a pack rewritten into itself":            {"repack", 22, repackOf(hashes(1), Move{hashes(1, 2), hashes(2)}), wire.ErrMalformed},
-		"a repack of more than fits":              {"repack", 22, repackOf(hashes(1), Move{many(MaxDeletionObjects - 1), hashes(0xff)}), wire.ErrMalformed},
-		"repacks of more than fits together":      {"repack", 22, repackOf(hashes(1), Move{many(MaxDeletionObjects / 2), nil}, Move{many(MaxDeletionObjects / 2), nil}), wire.ErrMalformed},
+		"a repack of nothing":                     {"repack", 22, repackOf(hashesOf(1, 2)), wire.ErrMalformed},
+		"a repack for nobody":                     {"repack", 22, repackOf(nil, Move{hashesOf(1), hashesOf(2, 3)}), wire.ErrMalformed},
+		"a move of nothing":                       {"repack", 22, repackOf(hashesOf(1, 2), Move{nil, hashesOf(1)}), wire.ErrMalformed},
+		"a repack of packs out of order":          {"repack", 22, repackOf(hashesOf(1), Move{hashesOf(2, 1), hashesOf(3)}), wire.ErrMalformed},
+		"a repack for a manifest named twice":     {"repack", 22, repackOf(hashesOf(1, 1), Move{hashesOf(2), hashesOf(3)}), wire.ErrMalformed},
+		"a pack rewritten into itself":            {"repack", 22, repackOf(hashesOf(1), Move{hashesOf(1, 2), hashesOf(2)}), wire.ErrMalformed},
+		"a repack of more than fits":              {"repack", 22, repackOf(hashesOf(1), Move{many(MaxDeletionObjects - 1), hashesOf(0xff)}), wire.ErrMalformed},
+		"repacks of more than fits together":      {"repack", 22, repackOf(hashesOf(1), Move{many(MaxDeletionObjects / 2), nil}, Move{many(MaxDeletionObjects / 2), nil}), wire.ErrMalformed},
 		"a deletion with another host's":          {"pending-deletion", 20, otherHost, wire.ErrMalformed},
 		"damage in no domain":                     {"damage-report", 6, nil, wire.ErrMalformed},
 		"damage at no time":                       {"damage-report", 8, nil, wire.ErrMalformed},
 		"damage of nothing":                       {"damage-report", 10, nil, wire.ErrMalformed},
 		"an empty list of damaged objects":        {"damage-report", 10, []byte{0}, wire.ErrMalformed},
 		"a damaged root":                          {"damage-report", 10, append([]byte{1, byte(wire.KindRoot)}, make([]byte, 32)...), wire.ErrMalformed},
-		"damaged objects out of order":            {"damage-report", 10, appendObjects([]Object{{wire.KindManifest, [32]byte{1}, 0}, {wire.KindPack, [32]byte{1}, 0}}, false), wire.ErrMalformed},
-		"more damage than fits":                   {"damage-report", 10, appendObjects(damagedPacks(MaxDeletionObjects+1), false), wire.ErrMalformed},
+		"damaged objects out of order":            {"damage-report", 10, objects([]Object{{wire.KindManifest, [32]byte{1}, 0}, {wire.KindPack, [32]byte{1}, 0}}), wire.ErrMalformed},
+		"more damage than fits":                   {"damage-report", 10, objects(damagedPacks(MaxDeletionObjects + 1)), wire.ErrMalformed},
 		"damage that an attest key signed":        {"damage-report", 12, []byte("certificate"), wire.ErrVersion},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,7 +1,9 @@
 package statement
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 
 	"knowngood/internal/wire"
 )
@@ -40,49 +42,21 @@ type Suspicion struct {
 	Reason Reason
 }
 
-// appendSuspicions encodes a list, which must be in order; none is nil.
-func appendSuspicions(list []Suspicion) []byte {
-	if len(list) == 0 {
-		return nil
-	}
-	b := wire.AppendUvarint(nil, uint64(len(list)))
-	for _, s := range list {
-		b = append(wire.AppendUvarint(b, uint64(s.Source)), byte(s.Reason))
-	}
-	return b
-}
-
-// parseSuspicions takes a list about so many sources.
-func parseSuspicions(r *wire.Fields, tag uint64, sources int) []Suspicion {
-	v := r.Bytes(tag)
-	if v == nil {
-		return nil
-	}
-
-	d := wire.NewDecoder(v)
-	n := d.Count(2)
-	if n == 0 {
-		d.Fail("an empty list")
-	}
-	out := make([]Suspicion, 0, n)
-	for i := range n {
+// suspicions are those about so many sources, in order.
+func suspicions(c *wire.Codec, tag uint64, list *[]Suspicion, sources int) {
+	var before *Suspicion
+	wire.List(c, tag, list, 2, math.MaxInt, func(b []byte, s *Suspicion) []byte {
+		return append(wire.AppendUvarint(b, uint64(s.Source)), byte(s.Reason))
+	}, func(d *wire.Decoder, s *Suspicion) {
 		source, reason := d.Uvarint(), Reason(d.U8())
-		if d.Err() != nil {
-			break
-		}
 		if source >= uint64(sources) || reason == 0 {
 			d.Fail("reason %d of source %d of %d", uint8(reason), source, sources)
-			break
+			return
 		}
-		s := Suspicion{int(source), reason}
-		if i > 0 && (out[i-1].Source > s.Source || out[i-1].Source == s.Source && out[i-1].Reason >= s.Reason) {
+		*s = Suspicion{int(source), reason}
+		if before != nil && cmp.Or(cmp.Compare(before.Source, s.Source), cmp.Compare(before.Reason, s.Reason)) >= 0 {
 			d.Fail("reasons out of order")
 		}
-		out = append(out, s)
-	}
-	if err := d.Finish(); err != nil {
-		r.Fail(tag, "%v", err)
-		return nil
-	}
-	return out
+		before = s
+	})
 }

@@ -3,6 +3,7 @@ package statement
 import (
 	"crypto/ed25519"
 	"fmt"
+	"math"
 	"time"
 
 	"knowngood/internal/wire"
@@ -47,66 +48,36 @@ type Tombstone struct {
 // Encode signs the tombstone with the key of its certificate, or with the
 // owner's where it has none.
 func (x *Tombstone) Encode(key ed25519.PrivateKey) ([]byte, error) {
-	if err := checkTimes(x.Made); err != nil {
-		return nil, fmt.Errorf("tombstone: %w", err)
-	}
-	var r wire.Record
-	r.Bytes(tagRepository, x.Repository[:])
-	r.Text(4, x.Host)
-	r.Text(6, x.Environment)
-	r.Uint(8, x.Serial)
-	putOptionalHash(&r, 10, x.Previous)
-	r.Bytes(12, x.Forgotten.append())
-	r.Time(14, x.Made)
-	r.Text(15, x.Reason)
-	r.List(17, reasonList(x.Reasons))
-	if x.Certificate != nil {
-		r.Bytes(16, x.Certificate.Bytes())
-	}
-	r.Uint(18, x.Free)
-	r.Bytes(20, x.Repeated.append())
-	r.Uint(22, x.RepeatedSerial)
-	r.Unknown(x.Unknown)
-	return encode(wire.KindTombstone, &r, key, ParseTombstone)
+	return encode(wire.KindTombstone, x, key)
 }
 
 // ParseTombstone reads a tombstone, which shares memory with object, and
 // trusts nothing in it.
 func ParseTombstone(object []byte) (*Tombstone, error) {
-	env, r, err := open(wire.KindTombstone, object)
-	if err != nil {
-		return nil, err
-	}
-	x := &Tombstone{Envelope: env}
-	r.Fixed(tagRepository, x.Repository[:])
-	x.Host = name(r, 4)
-	x.Environment = name(r, 6)
-	x.Serial = validUint(r, 8, r.Uint(8), 1, layout.MaxNumber)
-	x.Previous = optionalHash(r, 10)
-	x.Forgotten = parseNumbers(r, 12)
-	x.Made = r.Time(14)
-	validTime(r, 14, x.Made)
-	x.Reason = r.Text(15)
-	if len(x.Reason) > maxReason {
-		r.Fail(15, "a reason of %d bytes", len(x.Reason))
-	}
-	cert := r.Bytes(16)
-	x.Reasons = parseReasons(r, 17)
-	x.Free = r.Uint(18)
-	x.Repeated, x.RepeatedSerial = parseNumbers(r, 20), r.Uint(22)
+	return parse[Tombstone](wire.KindTombstone, object)
+}
+
+func (x *Tombstone) fields(c *wire.Codec) {
+	c.Fixed(tagRepository, x.Repository[:])
+	name(c, 4, &x.Host)
+	name(c, 6, &x.Environment)
+	c.Uint(8, &x.Serial, 1, layout.MaxNumber)
+	c.Hash(10, &x.Previous)
+	numbers(c, 12, &x.Forgotten)
+	moment(c, 14, &x.Made)
+	reason(c, 15, &x.Reason)
+	signer(c, 16, &x.Certificate, x.Repository, x.Host)
+	reasons(c, 17, &x.Reasons)
+	c.Uint(18, &x.Free, 0, math.MaxUint64)
+	numbers(c, 20, &x.Repeated)
+	c.Uint(22, &x.RepeatedSerial, 0, math.MaxUint64)
 	switch {
-	case (len(x.Repeated) > 0) != (x.RepeatedSerial > 0) || len(x.Repeated) > 0 && cert != nil:
-		r.Fail(20, "repeated numbers without a serial, or of a host that signs itself")
+	case (len(x.Repeated) > 0) != (x.RepeatedSerial > 0) || len(x.Repeated) > 0 && x.Certificate != nil:
+		c.Fail(20, "repeated numbers without a serial, or of a host that signs itself")
 	case len(x.Repeated.Without(x.Forgotten)) > 0:
-		r.Fail(20, "repeated numbers that are not forgotten")
+		c.Fail(20, "repeated numbers that are not forgotten")
 	}
-	if x.Unknown, err = r.Finish(); err == nil && cert != nil {
-		x.Certificate, err = certificateOf(cert, x.Repository, x.Host)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("tombstone: %w", err)
-	}
-	return x, nil
+	c.Unknown(&x.Unknown)
 }
 
 // Verify checks repository and signature: by owner, or by the key of the

@@ -34,7 +34,11 @@ func (t *Trust) Probe(ctx context.Context, host string, now time.Time) (*stateme
 	if t.State.None() {
 		return p, nil
 	}
-	return p, t.State.Write(t.State.OfStore(probeFile), p.Record())
+	record, err := p.Record()
+	if err != nil {
+		return nil, err
+	}
+	return p, t.State.Write(t.State.OfStore(probeFile), record)
 }
 
 // Probed is the newest known probe: of this machine, or of Init, from the descriptor;
