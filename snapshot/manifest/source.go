@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"path"
 	"strings"
 
@@ -74,60 +75,51 @@ func (s *Source) flags() (f uint64) {
 func appendSources(b []byte, sources []Source) []byte {
 	b = wire.AppendUvarint(b, uint64(len(sources)))
 	for i := range sources {
-		s := &sources[i]
-		var r wire.Record
-		r.Text(2, s.Path)
-		r.Text(4, s.Resolved)
-		r.List(6, fromStrings(s.Include))
-		r.List(8, fromStrings(s.Exclude))
-		r.List(10, fromStrings(s.ExcludeIfPresent))
-		r.Uint(12, s.flags())
-		r.Uint(14, s.MaxFileSize)
-		r.List(16, fromStrings(s.Mounts))
-		r.List(18, fromStrings(s.Entered))
-		r.List(20, fromStrings(s.Command))
-		r.List(22, fromStrings(s.Restore))
-		r.Uint(24, s.Files)
-		r.Uint(26, s.Directories)
-		r.Uint(28, s.Bytes)
-		r.Unknown(s.Unknown)
-		b = wire.AppendBytes(b, r.Append(nil))
+		b = appendSource(b, &sources[i])
 	}
 	return b
 }
 
+func appendSource(b []byte, s *Source) []byte {
+	record, _ := wire.Encode(func(c *wire.Codec) { s.fields(c, new(int)) }) // which refuses only what it reads
+	return wire.AppendBytes(b, record)
+}
+
 // parseSource reads a source whose lists have at most *left elements together,
 // and takes those from it.
-func parseSource(b []byte, left *int) (Source, error) {
-	f, err := wire.ParseRecord(b)
-	if err != nil {
-		return Source{}, err
-	}
-	s := Source{Path: string(f.Bytes(2)), Resolved: string(f.Bytes(4))}
-	lists := []struct {
-		tag uint64
-		to  *[]string
-	}{{6, &s.Include}, {8, &s.Exclude}, {10, &s.ExcludeIfPresent}, {16, &s.Mounts}, {18, &s.Entered}, {20, &s.Command}, {22, &s.Restore}}
-	for _, l := range lists {
-		*l.to = toStrings(f.List(l.tag, *left))
-		*left -= len(*l.to)
-	}
-
-	flags := f.Uint(12)
-	if flags&^sourceFlags != 0 {
-		return Source{}, fmt.Errorf("flags %#x of a source: %w", flags, wire.ErrVersion)
-	}
-	s.OneFileSystem, s.ExcludeCaches, s.CachedAttributes = flags&oneFileSystem != 0, flags&excludeCaches != 0, flags&cachedAttributes != 0
-	s.MaxFileSize = f.Uint(14)
-	s.Files, s.Directories, s.Bytes = f.Uint(24), f.Uint(26), f.Uint(28)
-
-	if s.Unknown, err = f.Finish(); err != nil {
+func parseSource(b []byte, left *int) (s Source, err error) {
+	if err := wire.Decode(b, func(c *wire.Codec) { s.fields(c, left) }); err != nil {
 		return Source{}, err
 	}
 	if s.Path == "" || !sortedPaths(s.Mounts) || !sortedPaths(s.Entered) {
 		return Source{}, fmt.Errorf("source %q: %w", s.Path, wire.ErrMalformed)
 	}
 	return s, nil
+}
+
+func (s *Source) fields(c *wire.Codec, left *int) {
+	path, resolved := []byte(s.Path), []byte(s.Resolved)
+	c.Bytes(2, &path)
+	c.Bytes(4, &resolved)
+	s.Path, s.Resolved = string(path), string(resolved)
+	for _, l := range []struct {
+		tag  uint64
+		list *[]string
+	}{{6, &s.Include}, {8, &s.Exclude}, {10, &s.ExcludeIfPresent}, {16, &s.Mounts}, {18, &s.Entered}, {20, &s.Command}, {22, &s.Restore}} {
+		c.Texts(l.tag, l.list, *left)
+		*left -= len(*l.list)
+	}
+
+	flags := s.flags()
+	if c.Uint(12, &flags, 0, math.MaxUint64); flags&^sourceFlags != 0 {
+		c.Refuse(fmt.Errorf("flags %#x of a source: %w", flags, wire.ErrVersion))
+	}
+	s.OneFileSystem, s.ExcludeCaches, s.CachedAttributes = flags&oneFileSystem != 0, flags&excludeCaches != 0, flags&cachedAttributes != 0
+	c.Uint(14, &s.MaxFileSize, 0, math.MaxUint64)
+	c.Uint(24, &s.Files, 0, math.MaxUint64)
+	c.Uint(26, &s.Directories, 0, math.MaxUint64)
+	c.Uint(28, &s.Bytes, 0, math.MaxUint64)
+	c.Unknown(&s.Unknown)
 }
 
 // sortedPaths reports whether paths of entries are in order, without

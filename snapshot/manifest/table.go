@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 
 	"knowngood/internal/wire"
 	"knowngood/storage/pack"
@@ -46,94 +47,66 @@ func CompareProblems(a, b Problem) int {
 
 // Append appends the record of the table.
 func (t *Table) Append(dst []byte) []byte {
-	var r wire.Record
-	if len(t.Sources) > 0 {
-		r.Bytes(2, appendSources(nil, t.Sources))
-	}
-	if len(t.Containers) > 0 {
-		b := wire.AppendUvarint(nil, uint64(len(t.Containers)))
-		for i := range t.Containers {
-			b = t.Containers[i].Append(b)
-		}
-		r.Bytes(4, b)
-	}
-	if len(t.Segments) > 0 {
-		b := wire.AppendUvarint(nil, uint64(len(t.Segments)))
-		for i := range t.Segments {
-			s := &t.Segments[i]
-			b = wire.AppendUvarint(b, uint64(s.Container))
-			b = wire.AppendUvarint(b, uint64(s.Offset))
-			b = wire.AppendUvarint(b, uint64(s.SealedLen))
-			b = wire.AppendUvarint(b, uint64(s.ContentLen))
-			b = append(b, s.ID[:]...)
-			b = wire.AppendUvarint(b, uint64(s.Entries))
-			b = wire.AppendBytes(b, s.First)
-		}
-		r.Bytes(6, b)
-	}
-	if len(t.Problems) > 0 {
-		r.Bytes(10, appendProblems(nil, t.Problems))
-	}
-	r.Unknown(t.Unknown)
-	return r.Append(dst)
+	record, _ := wire.Encode(t.fields) // which refuses only what it reads
+	return append(dst, record...)
 }
 
 // ParseTable decodes the record of a table.
 func ParseTable(b []byte) (*Table, error) {
-	f, err := wire.ParseRecord(b)
-	if err != nil {
-		return nil, fmt.Errorf("manifest table: %w", err)
-	}
 	t := &Table{}
-	var newer error // which a list cannot return
-	left := maxSourceLists
-	list(f, 2, 4, func(d *wire.Decoder) {
-		s, err := parseSource(d.Bytes(), &left)
-		switch {
-		case errors.Is(err, wire.ErrVersion):
-			newer = err
-		case err != nil:
-			d.Fail("source %d: %v", len(t.Sources), err)
-		case len(t.Sources) >= MaxSources:
-			d.Fail("more than %d sources", MaxSources)
-		}
-		t.Sources = append(t.Sources, s)
-	})
-	if newer != nil {
-		return nil, fmt.Errorf("manifest table: %w", newer)
-	}
-	list(f, 4, pack.RefMin, func(d *wire.Decoder) { t.Containers = append(t.Containers, pack.ParseRef(d)) })
-	list(f, 6, 38, func(d *wire.Decoder) {
-		s := Segment{Container: int(d.UvarintMax(uint64(len(t.Containers)))), Offset: uint32(d.UvarintMax(pack.MaxObject)),
-			SealedLen: uint32(d.UvarintMax(pack.MaxObject)), ContentLen: uint32(d.UvarintMax(pack.MaxSegmentContent))}
-		d.Copy(s.ID[:])
-		s.Entries = uint32(d.UvarintMax(MaxEntries))
-		s.First = string(d.Bytes())
-		if n := len(t.Segments); !ValidPath(s.First) || n > 0 && Compare(t.Segments[n-1].First, s.First) >= 0 || n >= MaxSegments || s.Entries == 0 {
-			d.Fail("segment %d", n)
-		}
-		t.Segments = append(t.Segments, s)
-	})
-	list(f, 10, 2, func(d *wire.Decoder) {
-		p := Problem{string(d.Bytes()), string(d.Bytes())}
-		if n := len(t.Problems); n > 0 && CompareProblems(t.Problems[n-1], p) > 0 || n >= MaxProblems {
-			d.Fail("problem %d", n)
-		}
-		t.Problems = append(t.Problems, p)
-	})
-	if t.Unknown, err = f.Finish(); err != nil {
+	if err := wire.Decode(b, t.fields); err != nil {
 		return nil, fmt.Errorf("manifest table: %w", err)
 	}
 	return t, nil
 }
 
-func appendProblems(b []byte, problems []Problem) []byte {
-	b = wire.AppendUvarint(b, uint64(len(problems)))
-	for _, p := range problems {
-		b = wire.AppendBytes(b, p.Path)
-		b = wire.AppendBytes(b, p.Reason)
-	}
-	return b
+func (t *Table) fields(c *wire.Codec) {
+	left := maxSourceLists
+	wire.List(c, 2, &t.Sources, 4, MaxSources, appendSource, func(d *wire.Decoder, s *Source) {
+		var err error
+		if *s, err = parseSource(d.Bytes(), &left); errors.Is(err, wire.ErrVersion) {
+			c.Refuse(err)
+		} else if err != nil {
+			d.Fail("a source: %v", err)
+		}
+	})
+	wire.List(c, 4, &t.Containers, pack.RefMin, math.MaxInt, func(b []byte, r *pack.Ref) []byte { return r.Append(b) },
+		func(d *wire.Decoder, r *pack.Ref) { *r = pack.ParseRef(d) })
+	var before *Segment
+	wire.List(c, 6, &t.Segments, 38, MaxSegments, func(b []byte, s *Segment) []byte {
+		for _, v := range [...]uint64{uint64(s.Container), uint64(s.Offset), uint64(s.SealedLen), uint64(s.ContentLen)} {
+			b = wire.AppendUvarint(b, v)
+		}
+		return s.appendContent(b)
+	}, func(d *wire.Decoder, s *Segment) {
+		*s = Segment{Container: int(d.UvarintMax(uint64(len(t.Containers)))), Offset: uint32(d.UvarintMax(pack.MaxObject)),
+			SealedLen: uint32(d.UvarintMax(pack.MaxObject)), ContentLen: uint32(d.UvarintMax(pack.MaxSegmentContent))}
+		d.Copy(s.ID[:])
+		s.Entries = uint32(d.UvarintMax(MaxEntries))
+		s.First = string(d.Bytes())
+		if !ValidPath(s.First) || before != nil && Compare(before.First, s.First) >= 0 || s.Entries == 0 {
+			d.Fail("segment of %d entries at %q", s.Entries, s.First)
+		}
+		before = s
+	})
+	var last *Problem
+	wire.List(c, 10, &t.Problems, 2, MaxProblems, appendProblem, func(d *wire.Decoder, p *Problem) {
+		if *p = (Problem{string(d.Bytes()), string(d.Bytes())}); last != nil && CompareProblems(*last, *p) > 0 {
+			d.Fail("problems out of order")
+		}
+		last = p
+	})
+	c.Unknown(&t.Unknown)
+}
+
+// appendContent appends what of a segment is independent of where it lies.
+func (s *Segment) appendContent(b []byte) []byte {
+	b = wire.AppendUvarint(append(b, s.ID[:]...), uint64(s.Entries))
+	return wire.AppendBytes(b, s.First)
+}
+
+func appendProblem(b []byte, p *Problem) []byte {
+	return wire.AppendBytes(wire.AppendBytes(b, p.Path), p.Reason)
 }
 
 // Digest commits to all that the table says of the snapshot, wherever its
@@ -145,13 +118,13 @@ func (t *Table) Digest() [32]byte {
 	var b []byte
 	b = append(b, "knowngood v1 content\n"...)
 	b = appendSources(b, t.Sources)
-	b = appendProblems(b, t.Problems)
+	b = wire.AppendUvarint(b, uint64(len(t.Problems)))
+	for i := range t.Problems {
+		b = appendProblem(b, &t.Problems[i])
+	}
 	b = wire.AppendUvarint(b, uint64(len(t.Segments)))
 	for i := range t.Segments {
-		s := &t.Segments[i]
-		b = append(b, s.ID[:]...)
-		b = wire.AppendUvarint(b, uint64(s.Entries))
-		b = wire.AppendBytes(b, s.First)
+		b = t.Segments[i].appendContent(b)
 		if len(b) > 32<<10 {
 			h.Write(b)
 			b = b[:0]
@@ -159,41 +132,4 @@ func (t *Table) Digest() [32]byte {
 	}
 	h.Write(b)
 	return [32]byte(h.Sum(nil))
-}
-
-// list reads a field that is a list of elements of at least size bytes.
-func list(f *wire.Fields, tag uint64, size int, element func(*wire.Decoder)) {
-	v := f.Bytes(tag)
-	if v == nil {
-		return
-	}
-	d := wire.NewDecoder(v)
-	n := d.Count(size)
-	if n == 0 {
-		d.Fail("empty list")
-	}
-	for range n {
-		if element(d); d.Err() != nil {
-			break
-		}
-	}
-	if err := d.Finish(); err != nil {
-		f.Fail(tag, "%v", err)
-	}
-}
-
-func fromStrings(s []string) [][]byte {
-	out := make([][]byte, len(s))
-	for i := range s {
-		out[i] = []byte(s[i])
-	}
-	return out
-}
-
-func toStrings(b [][]byte) []string {
-	var out []string
-	for _, s := range b {
-		out = append(out, string(s))
-	}
-	return out
 }

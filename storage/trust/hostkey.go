@@ -43,16 +43,8 @@ func (h *Hosts) newHostKey(name string) (*hostKey, error) {
 func (k *hostKey) public() ed25519.PublicKey { return k.key.Public().(ed25519.PublicKey) }
 
 func (k *hostKey) encode() []byte {
-	var rec wire.Record
-	domain := k.domain.Bytes()
-	rec.Bytes(2, k.repo[:])
-	rec.Text(4, k.name)
-	rec.Bytes(6, k.key.Seed())
-	rec.Bytes(8, domain[:])
-	rec.Bytes(10, k.certificate)
-	rec.Bytes(12, k.machine[:])
-	rec.Bytes(14, k.pin[:])
-	b := rec.Append([]byte(hostKeyHead))
+	record, _ := wire.Encode(k.fields) // which refuses nothing
+	b := append([]byte(hostKeyHead), record...)
 	sum := sha256.Sum256(b)
 	return append(b, sum[:]...)
 }
@@ -69,24 +61,28 @@ func parseHostKey(b []byte) (*hostKey, error) {
 	if n < 0 || sha256.Sum256(b[:len(hostKeyHead)+n]) != [32]byte(body[n:]) {
 		return nil, errors.New("its checksum is wrong")
 	}
-	f, err := wire.ParseRecord(body[:n])
-	if err != nil {
-		return nil, err
-	}
-	var seed, domain [32]byte
 	k := &hostKey{}
-	f.Fixed(2, k.repo[:])
-	k.name = f.Text(4)
-	f.Fixed(6, seed[:])
-	f.Fixed(8, domain[:])
-	k.certificate = f.Bytes(10)
-	f.Fixed(12, k.machine[:])
-	f.Fixed(14, k.pin[:])
-	if _, err := f.Finish(); err != nil {
+	if err := wire.Decode(body[:n], k.fields); err != nil {
 		return nil, err
 	}
-	k.key, k.domain = ed25519.NewKeyFromSeed(seed[:]), seal.DomainFromBytes(domain)
 	return k, nil
+}
+
+func (k *hostKey) fields(c *wire.Codec) {
+	var seed, domain [32]byte
+	if !c.Reads() {
+		seed, domain = [32]byte(k.key.Seed()), k.domain.Bytes()
+	}
+	c.Fixed(2, k.repo[:])
+	c.Text(4, &k.name)
+	c.Fixed(6, seed[:])
+	c.Fixed(8, domain[:])
+	c.Bytes(10, &k.certificate)
+	c.Fixed(12, k.machine[:])
+	c.Fixed(14, k.pin[:])
+	if c.Reads() {
+		k.key, k.domain = ed25519.NewKeyFromSeed(seed[:]), seal.DomainFromBytes(domain)
+	}
 }
 
 // hostKey reads this machine's host key; nil when it has none. A key that
