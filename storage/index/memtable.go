@@ -9,7 +9,7 @@ import (
 )
 
 // spillEntries is how many chunks are kept in memory before they are written
-// to a mapped file: about 10 MB of them.
+// to a mapped file: about 13 MB of them.
 const spillEntries = 128 << 10
 
 // memtable holds what was added last. It is guarded by its Table until it is

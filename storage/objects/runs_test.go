@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -179,6 +180,7 @@ func (w *indexed) copies(state, suffix string) []string {
 
 func TestRuns(t *testing.T) {
 	t.Run("are fetched 16 at once, and none that a newer one replaces", runsAreFetched16AtOnce)
+	t.Run("are fetched as many at once as 192 MiB hold", runsAreFetchedAsManyAtOnceAs192MiBHold)
 	t.Run("of another host are kept, and fetched again when that is asked for", runsOfAnotherHostAreKept)
 	t.Run("name no run that the store does not list when they are merged", mergedRunsNameNoRunThatTheStoreDoesNotList)
 	t.Run("are read where the state directory cannot keep them", runsAreReadWhereTheStateDirectoryCannotKeepThem)
@@ -197,6 +199,36 @@ func runsAreFetched16AtOnce(t *testing.T) {
 		t.Errorf("%d runs at once", w.store.most)
 	}
 	w.expects("cold", n+1)
+}
+
+// swollen lists index runs as so many bytes long.
+type swollen struct {
+	*counted
+	size int64
+}
+
+func (s *swollen) List(ctx context.Context, o storage.ListOptions) iter.Seq2[storage.Object, error] {
+	return func(yield func(storage.Object, error) bool) {
+		for x, err := range s.counted.List(ctx, o) {
+			if strings.Contains(x.Key, "/index/") {
+				x.Size = s.size
+			}
+			if !yield(x, err) {
+				return
+			}
+		}
+	}
+}
+
+func runsAreFetchedAsManyAtOnceAs192MiBHold(t *testing.T) {
+	w := newIndexed(t, 12, 4)
+	w.World.Store = &swollen{w.store, 48 << 20}
+	x, err := w.Open("").ReadIndex(w.Ctx, enginetest.Host, w.host.Domain, nil)
+	w.Check(err)
+	defer x.Close()
+	if w.store.most != 4 || w.store.gets != 12 {
+		t.Errorf("%d of %d runs of 48 MiB are fetched at once", w.store.most, w.store.gets)
+	}
 }
 
 func runsOfAnotherHostAreKept(t *testing.T) {
