@@ -268,8 +268,8 @@ func joinRepository(ctx context.Context, sess *session.Session, f *initFlags) er
 	if f.request == "" && !f.accept && !r.Unlocked() {
 		return usage.Errorf("joining needs an identity that opens the owner key (--identity FILE), or --request FILE on a host that must not see one; --accept completes a request that was granted")
 	}
-	if _, first := r.TrustedOnFirstUse(); first {
-		if !f.firstUse && !f.accept { // which has a request that was made so
+	if _, first := r.TrustedOnFirstUse(); first && !f.accept { // which has a request that was made with the same warning
+		if !f.firstUse {
 			return usage.Errorf("nothing confirms this repository: there is no --pin, and no identity file that has one. The repository at %s has the owner %s and the pin %x. Run `knowngood keys list` where the identity is, and give the pin that it prints with --pin; to trust it without a pin, add --trust-on-first-use",
 				r.URL(), r.OwnerFingerprint(), r.Pin())
 		}
