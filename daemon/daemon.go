@@ -16,6 +16,7 @@ import (
 	"knowngood/daemon/runner"
 	"knowngood/daemon/warnings"
 	"knowngood/daemon/web"
+	"knowngood/internal/userdir"
 	"knowngood/storage/authentic"
 )
 
@@ -119,7 +120,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return fmt.Errorf("another daemon uses the state directory %s: %s; stop that one first, or give this one a state_dir of its own", stateDir, held.Holder)
 	}
 	if err != nil {
-		return fmt.Errorf("state directory %s: %w", stateDir, err)
+		return userdir.At(stateDir).Failed(err)
 	}
 	defer lock.Release()
 

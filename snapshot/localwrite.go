@@ -3,7 +3,6 @@ package snapshot
 import (
 	"bufio"
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -31,7 +30,7 @@ type localWriter struct {
 func newLocalWriter(dir userdir.Dir, domain seal.DomainID, started time.Time) (*localWriter, error) {
 	f, err := createPartial(dir)
 	if err != nil {
-		return nil, stateError(dir.String(), err)
+		return nil, dir.Failed(err)
 	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 	if err != nil {
@@ -65,14 +64,10 @@ func createPartial(dir userdir.Dir) (*os.File, error) {
 	}
 }
 
-func stateError(path string, err error) error {
-	return fmt.Errorf("state directory: %s: %w (free some space there, or choose another place with --state-dir)", path, err)
-}
-
 func (w *localWriter) write(b []byte) error {
 	w.at += int64(len(b))
 	if _, err := w.w.Write(b); err != nil {
-		return stateError(w.file.Name(), err)
+		return w.dir.Failed(err)
 	}
 	return nil
 }
@@ -96,7 +91,7 @@ func (w *localWriter) segment(s *localSegment) error {
 // flush hands what was written to the kernel, so that it outlives the process.
 func (w *localWriter) flush() error {
 	if err := w.w.Flush(); err != nil {
-		return stateError(w.file.Name(), err)
+		return w.dir.Failed(err)
 	}
 	return nil
 }
@@ -119,7 +114,7 @@ func (w *localWriter) commit(t *localTrailer) error {
 	}
 	w.file.Close()
 	if err != nil {
-		return stateError(w.file.Name(), err)
+		return w.dir.Failed(err)
 	}
 	return nil
 }

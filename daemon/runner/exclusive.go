@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"knowngood/daemon/jobfiles"
+	"knowngood/internal/userdir"
 )
 
 // admit waits until no other process of this host captures the environment, and
@@ -54,7 +55,7 @@ func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (
 		return nil, fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("state directory %s: %w", r.StateDir, err)
+		return nil, userdir.At(r.StateDir).Failed(err)
 	}
 	return lock, nil
 }

@@ -94,15 +94,16 @@ func (d Dir) within(name string, do func(root *os.Root, path string) error) erro
 // explain names whole paths in an error, and what to do where something is in
 // the way that the owner did not leave there by working in the directory.
 func (d Dir) explain(owner Owner, err error) error {
-	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
+	l := (*os.LinkError)(nil)
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) && !errors.As(err, &l) {
 		return err
 	}
 
 	if p := (*fs.PathError)(nil); errors.As(err, &p) && !filepath.IsAbs(p.Path) {
 		p.Path = filepath.Join(d.top, p.Path)
 	}
-	if l := (*os.LinkError)(nil); errors.As(err, &l) {
-		l.New = filepath.Join(d.top, d.path, l.New)
+	if errors.As(err, &l) {
+		l.Old, l.New = filepath.Join(d.top, l.Old), filepath.Join(d.top, l.New)
 	}
 	switch {
 	case owner.other && errors.Is(err, fs.ErrPermission):
@@ -111,10 +112,25 @@ func (d Dir) explain(owner Owner, err error) error {
 		return fmt.Errorf("%w: all that is in %s must be of the user who runs knowngood; see whose it is (ls -la), then give it to that user (chown -h)", err, d.top)
 	case strings.HasSuffix(err.Error(), "path escapes from parent"), errors.Is(err, syscall.ELOOP):
 		return fmt.Errorf("%w: a symbolic link leads out of %s; see where (ls -la), then remove the link", err, d.top)
-	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENXIO):
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENXIO), errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("%w: something else has this name; see what it is (ls -la), then move it away", err)
 	}
 	return err
+}
+
+// Failed adds to an error of working in the directory that it is the state
+// directory, and what to do about it.
+func (d Dir) Failed(err error) error {
+	hint := "check it"
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		hint = "free some space there"
+	case errors.Is(err, syscall.EDQUOT):
+		hint = "the disk quota is used up: free some space there"
+	case errors.Is(err, syscall.EROFS):
+		hint = "remount it writable"
+	}
+	return fmt.Errorf("state directory %s: %w (%s, or choose another with --state-dir)", d.top, err, hint)
 }
 
 // Make makes the directory and those above it, with mode 0700, where they are

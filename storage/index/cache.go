@@ -17,12 +17,8 @@ import (
 	"knowngood/internal/userdir"
 )
 
-var (
-	// ErrFull says that the disk of the cache is full.
-	ErrFull = errors.New("no space left for the index cache")
-	// ErrCache says that the cache cannot be used for another reason.
-	ErrCache = errors.New("index cache")
-)
+// ErrCache says that the cache cannot be used.
+var ErrCache = errors.New("index cache")
 
 const (
 	runSuffix    = ".run"
@@ -57,12 +53,7 @@ func OpenCache(dir userdir.Dir) (*Cache, error) {
 }
 
 // fail puts an error into words for the operator.
-func (c *Cache) fail(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fmt.Errorf("%w in %s: free some, or choose another place with --state-dir: %w", ErrFull, c.dir, err)
-	}
-	return fmt.Errorf("%w in %s: %w", ErrCache, c.dir, err)
-}
+func (c *Cache) fail(err error) error { return fmt.Errorf("%w: %w", ErrCache, c.dir.Failed(err)) }
 
 func (c *Cache) names() ([]string, error) {
 	names, err := c.dir.Names()

@@ -322,7 +322,7 @@ func aFullDiskIsNamedWithTheWayOut(t *testing.T) {
 	}
 	defer full.Close()
 	err = c.fail(writeFile(full, Info{}, sampleBody()))
-	if !errors.Is(err, ErrFull) || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), c.dir.String()) || !strings.Contains(err.Error(), "--state-dir") {
+	if !errors.Is(err, ErrCache) || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), filepath.Dir(c.dir.String())) || !strings.Contains(err.Error(), "free some space there, or choose another with --state-dir") {
 		t.Fatalf("error %v", err)
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,13 +106,7 @@ func (s *State) Remove(name string) error {
 }
 
 // Wrap adds to an error that it is of the state directory, and what can be done.
-func (s *State) Wrap(err error) error {
-	hint := "check it, or choose another with --state-dir"
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		hint = "free space there, or choose another with --state-dir"
-	}
-	return fmt.Errorf("state directory %s: %w (%s)", s.Root, err, hint)
-}
+func (s *State) Wrap(err error) error { return userdir.At(s.Root).Failed(err) }
 
 // Locked runs do while no other process writes the repository's folder.
 func (s *State) Locked(do func() error) error {

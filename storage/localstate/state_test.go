@@ -12,12 +12,16 @@ import (
 	"knowngood/storage/statement"
 )
 
-func TestAFullDiskIsSaidToBeFullAndTheFlagIsNamed(t *testing.T) {
+func TestWhatIsAdvisedFitsTheError(t *testing.T) {
 	l := State{Root: "/var/lib/knowngood"}
-	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
-		err := l.Wrap(&os.PathError{Op: "write", Path: "x", Err: full})
-		if !errors.Is(err, full) || !strings.Contains(err.Error(), "free space") || !strings.Contains(err.Error(), "--state-dir") || !strings.Contains(err.Error(), l.Root) {
-			t.Errorf("error %v", err)
+	for cause, advice := range map[error]string{
+		syscall.ENOSPC: "free some space there", syscall.EDQUOT: "the disk quota is used up: free some space there",
+		syscall.EROFS: "remount it writable", syscall.EACCES: "check it", syscall.EIO: "check it",
+	} {
+		err := l.Wrap(&os.PathError{Op: "write", Path: "x", Err: cause})
+		want := "state directory /var/lib/knowngood: write x: " + cause.Error() + " (" + advice + ", or choose another with --state-dir)"
+		if !errors.Is(err, cause) || err.Error() != want {
+			t.Errorf("error %q, want %q", err, want)
 		}
 	}
 }

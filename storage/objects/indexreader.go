@@ -50,7 +50,7 @@ func (r *Objects) ReadIndex(ctx context.Context, host string, keys *seal.Domain,
 	}
 	if !r.t.State.None() {
 		x, err := read(&IndexReader{}, d.indexDir())
-		if !errors.Is(err, index.ErrFull) && !errors.Is(err, index.ErrCache) {
+		if !errors.Is(err, index.ErrCache) {
 			return x, err
 		}
 	}

@@ -1,7 +1,6 @@
 package objects
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -24,7 +23,7 @@ func (d domain) placeMarker() (*marker, error) {
 	m := &marker{dir: d.repo.t.State.Dir().In("runs")}
 	fail := func(err error) (*marker, error) {
 		m.close()
-		return nil, fmt.Errorf("state directory: %w (free some space in %s, or choose another place with --state-dir)", err, m.dir)
+		return nil, m.dir.Failed(err)
 	}
 	if err := m.dir.Make(); err != nil {
 		return fail(err)
