@@ -29,12 +29,18 @@ const (
 // Cache is a directory of runs, for one domain. Several processes may use it
 // at once: files appear whole, are never changed, and one that is removed
 // stays usable to those who have it open.
-type Cache struct{ dir userdir.Dir }
+type Cache struct {
+	// Note, when set, is called with what was in the place of a file, and with what
+	// became of it.
+	Note func(error)
+
+	dir userdir.Dir
+}
 
 // OpenCache opens the cache in dir, which it makes when needed, and clears
 // away what processes that died left unfinished.
 func OpenCache(dir userdir.Dir) (*Cache, error) {
-	c := &Cache{dir}
+	c := &Cache{dir: dir}
 	if err := dir.Make(); err != nil {
 		return nil, c.fail(err)
 	}
@@ -66,20 +72,14 @@ func (c *Cache) names() ([]string, error) {
 // removeIfDead removes a temporary file unless a living process holds it.
 func (c *Cache) removeIfDead(name string) error {
 	f, err := c.dir.Open(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
-		return c.fail(err)
+		return nil // it is gone, or none of ours
 	}
 	defer f.Close()
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
-	if err := c.dir.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return c.fail(err)
-	}
-	return nil
+	return c.remove(name)
 }
 
 // temp makes a temporary file and locks it, so that it is known to be alive.
@@ -169,7 +169,7 @@ func (c *Cache) finder(files []*File, keep bool) (*finder, error) {
 	return d, err
 }
 
-// finders maps the finders that are here, and removes those that are damaged.
+// finders maps the finders that are here, and removes those that cannot be used.
 func (c *Cache) finders() (all []*finder, err error) {
 	names, err := c.names()
 	if err != nil {
@@ -188,11 +188,10 @@ func (c *Cache) finders() (all []*finder, err error) {
 			}
 			f.Close()
 		}
-		if errors.Is(err, ErrDamaged) {
-			err = c.remove(n)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, c.fail(err)
+		if err != nil {
+			if err := c.remove(n); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return all, nil
@@ -223,11 +222,20 @@ func store[T any](c *Cache, name string, open func(*os.File) (T, error), write f
 // discard removes a temporary file, which stays open.
 func (c *Cache) discard(f *os.File) error { return c.dir.Remove(filepath.Base(f.Name())) }
 
-// Remove removes a run; one that is not here is no error.
+// Remove removes a run, or what has its name; one that is not here is no error.
 func (c *Cache) Remove(hash [32]byte) error { return c.remove(runName(hash)) }
 
+// remove removes what has a name, which is a file unless somebody put something else
+// there. A directory with something in it gets another name.
 func (c *Cache) remove(name string) error {
-	if err := c.dir.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err := c.dir.Remove(name)
+	if errors.Is(err, os.ErrExist) { // not empty
+		aside := name + ".moved-" + rand.Text()
+		if err = c.dir.Rename(name, aside); err == nil && c.Note != nil {
+			c.Note(fmt.Errorf("%s is a directory in the place of a file of the index cache, and is called %s now: see what it is, and remove it; the file is made again", c.dir.Path(name), aside))
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return c.fail(err)
 	}
 	return nil

@@ -64,6 +64,7 @@ func TestCache(t *testing.T) {
 	t.Run("a damaged file does not open, or holds nothing", aDamagedFileDoesNotOpenOrHoldsNothing)
 	t.Run("opening a run reads little of it", openingARunReadsLittleOfIt)
 	t.Run("what dead processes left is removed", whatDeadProcessesLeftIsRemoved)
+	t.Run("what is in the place of its files stops nothing", whatIsInThePlaceOfItsFilesStopsNothing)
 	t.Run("a failed write leaves nothing", aFailedWriteLeavesNothing)
 	t.Run("a full disk is named with the way out", aFullDiskIsNamedWithTheWayOut)
 	t.Run("a cache that cannot be is an error", aCacheThatCannotBeIsAnError)
@@ -299,6 +300,47 @@ func whatDeadProcessesLeftIsRemoved(t *testing.T) {
 	}
 	if _, err := os.Stat(living.Name()); err != nil {
 		t.Errorf("the living process's file: %v", err)
+	}
+}
+
+func whatIsInThePlaceOfItsFilesStopsNothing(t *testing.T) {
+	hash := [32]byte{9}
+	for what, put := range map[string]func(path string) error{
+		"a directory":            func(path string) error { return os.Mkdir(path, 0o700) },
+		"a directory with files": func(path string) error { return os.MkdirAll(filepath.Join(path, "theirs"), 0o700) },
+		"a link to nowhere":      func(path string) error { return os.Symlink("/nowhere", path) },
+		"a link elsewhere":       func(path string) error { return os.Symlink("/etc/passwd", path) },
+		"a pipe":                 func(path string) error { return unix.Mkfifo(path, 0o600) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := openCache(t)
+			for _, name := range []string{tempPrefix + "1", "1" + finderSuffix, runName(hash), "1"} {
+				if err := put(c.dir.Path(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c, err := OpenCache(c.dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			notes := 0
+			c.Note = func(error) { notes++ }
+			if all, err := c.finders(); len(all) > 0 || err != nil {
+				t.Fatalf("%v, %v", all, err)
+			}
+			if _, err := c.Open(hash); err == nil {
+				t.Fatal("it opens as a run")
+			}
+			if err := c.Remove(hash); err != nil {
+				t.Fatal(err)
+			}
+			adopt(t, c, Info{Hash: hash}, sampleBody()).Close()
+
+			kept, err := filepath.Glob(c.dir.Path("*.moved-*", "theirs"))
+			if err != nil || len(kept) != notes || (notes == 2) != (what == "a directory with files") {
+				t.Errorf("%d notes, %v is kept, %v", notes, kept, err)
+			}
+		})
 	}
 }
 

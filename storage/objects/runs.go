@@ -67,6 +67,7 @@ func (d domain) openRuns(dir userdir.Dir) (*runs, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache.Note = d.repo.t.Warn
 	return &runs{domain: d, cache: cache, table: index.NewTable(cache), bytes: semaphore.NewWeighted(fetchBudget)}, nil
 }
 
