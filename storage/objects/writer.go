@@ -164,12 +164,16 @@ type Framer struct {
 	mu     sync.Mutex // against Writer.Place, which flushes
 	frame  *Frame
 	buf    []byte // from w.buffers; nil when empty
+	limit  int    // what buf may hold: more when all chunks are of large files
 	chunks []pack.Chunk
 }
 
+// largeChunk is the least length of a chunk of a large file, in bytes.
+const largeChunk = 256 << 10
+
 // NewFramer makes a Framer for one goroutine.
 func (w *Writer) NewFramer() *Framer {
-	f := &Framer{w: w, frame: newFrame()}
+	f := &Framer{w: w, frame: newFrame(), limit: pack.LargeFrame}
 	w.mu.Lock()
 	w.framers = append(w.framers, f)
 	w.mu.Unlock()
@@ -181,9 +185,13 @@ func (w *Writer) NewFramer() *Framer {
 func (f *Framer) Add(id [32]byte, content []byte) (ref ChunkRef, stored bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	alone := len(content) >= pack.FrameTarget
+	limit := pack.FrameTarget
+	if len(content) >= largeChunk {
+		limit = pack.LargeFrame
+	}
+	alone := len(content) >= limit
 	frame, at := f.frame, len(f.buf)
-	if alone || at+len(content) > pack.FrameTarget {
+	if alone || at+len(content) > min(limit, f.limit) {
 		frame, at = newFrame(), 0
 	}
 	ref, mine := f.w.claim(id, frame, uint32(at))
@@ -205,8 +213,9 @@ func (f *Framer) Add(id [32]byte, content []byte) (ref ChunkRef, stored bool, er
 		}
 		f.frame = frame
 	}
+	f.limit = min(limit, f.limit)
 	if f.buf == nil {
-		if f.buf, err = f.w.buffer(pack.FrameTarget); err != nil {
+		if f.buf, err = f.w.buffer(f.limit); err != nil {
 			return ref, false, err
 		}
 	}
@@ -221,7 +230,7 @@ func (f *Framer) flush() error {
 		return nil
 	}
 	job := frameJob{f.frame, f.buf, f.chunks}
-	f.frame, f.buf, f.chunks = newFrame(), nil, nil
+	f.frame, f.buf, f.limit, f.chunks = newFrame(), nil, pack.LargeFrame, nil
 	return f.w.send(job)
 }
 

@@ -16,6 +16,10 @@ import (
 // compression, little enough to read one file alone.
 const FrameTarget = 2 << 20
 
+// LargeFrame is the content of a frame that holds nothing but chunks of large
+// files, in bytes: it compresses better, and no small file is read with it.
+const LargeFrame = 4 << 20
+
 // Limits that readers hold (docs/FORMAT.md section 12), in bytes.
 const (
 	MaxObject         = 256 << 20
@@ -65,12 +69,12 @@ func NewCompressor(l Level) *Compressor {
 	case LevelBetter:
 		return &Compressor{enc: newEncoder(zstd.SpeedBetterCompression, window)}
 	}
-	return &Compressor{enc: newEncoder(zstd.SpeedDefault, window), fast: newEncoder(zstd.SpeedFastest, window/2)}
+	return &Compressor{enc: newEncoder(zstd.SpeedDefault, window), fast: newEncoder(zstd.SpeedFastest, window)}
 }
 
 // window is how far back repetitions are looked for, in bytes: each encoder
-// takes as much memory.
-const window = 2 << 20
+// takes as much memory. What is longer than that is moved again and again.
+const window = LargeFrame
 
 func newEncoder(l zstd.EncoderLevel, window int) *zstd.Encoder {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(1),
@@ -111,7 +115,7 @@ const (
 	// denseEntropy is from where on the default level takes much longer than
 	// the fastest and saves little: programs, databases, media. Text, source
 	// and tables lie below.
-	denseEntropy = 6.6
+	denseEntropy = 6.2
 )
 
 // sampleEntropy is the Shannon entropy of the bytes of a few samples of long
