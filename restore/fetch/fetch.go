@@ -25,6 +25,7 @@ import (
 	"knowngood/storage/chunk"
 	"knowngood/storage/layout"
 	"knowngood/storage/objects"
+	"knowngood/storage/pack"
 	"knowngood/storage/trust"
 )
 
@@ -60,7 +61,7 @@ type Fetcher struct {
 // decoder is the memory that opening frames takes.
 type decoder struct {
 	hasher  *chunk.Hasher
-	content []byte
+	content []byte // room for that of a frame
 }
 
 // New returns a fetcher of the chunks of a tree, which counts the bytes that it
@@ -74,7 +75,7 @@ func (f *Fetcher) Start(ctx context.Context, g *errgroup.Group) {
 	f.budget = semaphore.NewWeighted(memoryBudget)
 	f.decoders = make(chan *decoder, runtime.GOMAXPROCS(0)+1)
 	for range cap(f.decoders) {
-		f.decoders <- &decoder{hasher: chunk.NewHasher(f.reader.Domain().ChunkKey())}
+		f.decoders <- &decoder{content: make([]byte, 0, pack.LargeFrame), hasher: chunk.NewHasher(f.reader.Domain().ChunkKey())}
 	}
 	for range rangesInFlight {
 		g.Go(func() error { return f.work(ctx) })
@@ -167,7 +168,7 @@ func (f *Fetcher) read(ctx context.Context, job *rangeJob) error {
 		switch {
 		case err == nil:
 			at := fr.offset - job.offset
-			c, ferr = f.reader.Open(ctx, d.content[:0], wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
+			c, ferr = f.reader.Open(ctx, d.content, wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
 			if authentic.Damaged(ferr) {
 				// The reply may be damaged, or the object covered by another.
 				c, ferr = f.reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
@@ -185,7 +186,6 @@ func (f *Fetcher) read(ctx context.Context, job *rangeJob) error {
 			}
 			continue
 		}
-		d.content = c
 		if err := f.deliver(ctx, d.hasher, fr, c); err != nil {
 			return err
 		}

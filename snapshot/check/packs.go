@@ -38,7 +38,7 @@ func (d *packCheck) run(ctx context.Context, l *listing) error {
 	g.SetLimit(max(inFlight, 2*runtime.GOMAXPROCS(0)))
 	whole := make(chan *scratch, runtime.GOMAXPROCS(0)+1) // bounds the packs in memory
 	for range cap(whole) {
-		whole <- &scratch{hasher: chunk.NewHasher(d.domain.ChunkKey()), dec: pack.NewDecompressor()}
+		whole <- &scratch{content: make([]byte, 0, pack.LargeFrame), hasher: chunk.NewHasher(d.domain.ChunkKey()), dec: pack.NewDecompressor()}
 	}
 	for hash, size := range l.packs {
 		g.Go(func() error {
@@ -106,7 +106,7 @@ func (d *packCheck) packContents(ctx context.Context, key string, hash [32]byte,
 // scratch is the memory that reading a pack whole takes.
 type scratch struct {
 	object  []byte
-	content []byte // of a frame
+	content []byte // room for that of a frame
 	hasher  *chunk.Hasher
 	dec     *pack.Decompressor
 }
@@ -176,9 +176,7 @@ func (d *packCheck) frames(ctx context.Context, s *scratch, key string, k cipher
 		var content []byte
 		plain, err := pack.OpenFrame(k, wire.KindPack, int(f.Offset), object[f.Offset:f.Offset+f.SealedLen])
 		if err == nil {
-			if content, err = s.dec.Content(s.content[:0], wire.KindPack, plain); err == nil {
-				s.content = content
-			}
+			content, err = s.dec.Content(s.content, wire.KindPack, plain)
 		}
 		if err == nil && len(content) != int(f.ContentLen) {
 			err = fmt.Errorf("frame at %d holds %d bytes, its table says %d: %w", f.Offset, len(content), f.ContentLen, wire.ErrMalformed)

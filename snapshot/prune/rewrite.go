@@ -39,7 +39,8 @@ func (r *repacker) copyOver(ctx context.Context, host *trust.Host, x *objects.In
 	}
 	to := w.NewFramer()
 	hasher := chunk.NewHasher(r.domain.ChunkKey())
-	var object, content []byte
+	var object []byte
+	room := make([]byte, 0, pack.LargeFrame)
 	for _, c := range packs {
 		if object, err = reader.Whole(w.Context(), object, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
 			return fail(err)
@@ -53,7 +54,8 @@ func (r *repacker) copyOver(ctx context.Context, host *trust.Host, x *objects.In
 			if !slices.ContainsFunc(f.Chunks, func(ch pack.Chunk) bool { return used[ch.ID] }) {
 				continue
 			}
-			if content, err = reader.Open(w.Context(), content[:0], wire.KindPack, &ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen]); err != nil {
+			content, err := reader.Open(w.Context(), room, wire.KindPack, &ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen])
+			if err != nil {
 				return fail(err)
 			}
 			at := uint32(0)

@@ -241,7 +241,8 @@ func (r *Reader) frameKey(ctx context.Context, kind wire.Kind, ref *pack.Ref, se
 }
 
 // Open opens a sealed frame that was read from offset of an object and
-// appends its content to dst. It reuses sealed's memory.
+// appends its content to dst, as pack.Decompressor.Content does. It reuses sealed's
+// memory.
 func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
 	return r.open(ctx, dst, kind, ref, offset, sealed, false)
 }

@@ -173,7 +173,8 @@ func (d *Decompressor) decoder() *zstd.Decoder {
 	return dec
 }
 
-// Content appends the content of a frame's plaintext to dst.
+// Content appends the content of a frame's plaintext to dst. Where dst is empty, what
+// was not compressed is returned as it lies in plaintext, without a copy.
 func (d *Decompressor) Content(dst []byte, kind wire.Kind, plaintext []byte) ([]byte, error) {
 	r := wire.NewDecoder(plaintext)
 	method := r.U8()
@@ -186,6 +187,9 @@ func (d *Decompressor) Content(dst []byte, kind wire.Kind, plaintext []byte) ([]
 	case methodStored:
 		if len(body) != n {
 			return nil, fmt.Errorf("frame of %d bytes holds %d: %w", n, len(body), wire.ErrMalformed)
+		}
+		if len(dst) == 0 {
+			return body, nil
 		}
 		return append(dst, body...), nil
 	case methodZstd:
