@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"cmp"
 	"knowngood/snapshot/retention"
 	"maps"
 	"os"
@@ -263,31 +264,17 @@ func Default() *Config {
 // fill gives what was left out its default; given reports the values for which
 // zero is a choice too.
 func (c *Config) fill(given func(keyPath) bool) {
-	if c.Host == "" {
-		c.Host = hostName()
-	}
-	if c.StateDir == "" {
-		c.StateDir = stateDir()
-	}
-	if c.Listen == "" {
-		c.Listen = "unix:///run/knowngood/api.sock"
-	}
-	if c.Compression == "" {
-		c.Compression = "default"
-	}
-	if c.MaxRuns == 0 {
-		c.MaxRuns = 2
-	}
+	c.Host = cmp.Or(c.Host, hostName())
+	c.StateDir = cmp.Or(c.StateDir, stateDir())
+	c.Listen = cmp.Or(c.Listen, "unix:///run/knowngood/api.sock")
+	c.Compression = cmp.Or(c.Compression, "default")
+	c.MaxRuns = cmp.Or(c.MaxRuns, 2)
 	if c.Notify.Repeat == 0 && !given(keyPath{"notify", "repeat"}) {
 		c.Notify.Repeat = Duration(24 * hour)
 	}
 	if p := c.Prune; p != nil {
-		if p.Announce == 0 {
-			p.Announce = Duration(7 * 24 * hour)
-		}
-		if p.TimeZone == "" {
-			p.TimeZone = "Local"
-		}
+		p.Announce = cmp.Or(p.Announce, Duration(7*24*hour))
+		p.TimeZone = cmp.Or(p.TimeZone, "Local")
 	}
 	c.fillCheck(given)
 	for name, e := range c.Environments {
@@ -300,22 +287,15 @@ func (c *Config) fill(given func(keyPath) bool) {
 		if e.CatchUp == 0 && !given(keyPath{"environments", name, "catch_up"}) {
 			e.CatchUp = Duration(24 * hour)
 		}
-		if e.TimeZone == "" {
-			e.TimeZone = "Local"
-		}
-		if e.Shrink == nil {
-			half := defaultShrink
-			e.Shrink = &half
-		}
+		e.TimeZone = cmp.Or(e.TimeZone, "Local")
+		e.Shrink = cmp.Or(e.Shrink, new(defaultShrink))
 	}
 }
 
 // fillCheck gives the check its defaults: once a night, at a time of this host's
 // own.
 func (c *Config) fillCheck(given func(keyPath) bool) {
-	if c.Check == nil {
-		c.Check = &Check{}
-	}
+	c.Check = cmp.Or(c.Check, &Check{})
 	k := c.Check
 	if k.Schedule == "" && !given(keyPath{"check", "schedule"}) {
 		k.Schedule = "0 1 * * *"
@@ -323,18 +303,10 @@ func (c *Config) fillCheck(given func(keyPath) bool) {
 			k.Jitter = Duration(5 * hour)
 		}
 	}
-	if k.TimeZone == "" {
-		k.TimeZone = "Local"
-	}
-	if k.ReadData == "" {
-		k.ReadData = "auto"
-	}
-	if k.Cycle == 0 {
-		k.Cycle = Duration(90 * 24 * hour)
-	}
-	if k.MaxData == 0 {
-		k.MaxData = 1 << 30
-	}
+	k.TimeZone = cmp.Or(k.TimeZone, "Local")
+	k.ReadData = cmp.Or(k.ReadData, "auto")
+	k.Cycle = cmp.Or(k.Cycle, Duration(90*24*hour))
+	k.MaxData = cmp.Or(k.MaxData, 1<<30)
 }
 
 // hostName is the short name of the machine, fit to be a host's.

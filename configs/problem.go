@@ -28,7 +28,7 @@ const (
 type Problem struct {
 	Severity     Severity
 	File         string
-	Line, Column int    // from 1; 0 for a configuration that is not from a file
+	Line, Column int    // from 1; 0 for the file as a whole
 	Key          string // such as environments.web.schedule; empty for syntax
 	Msg          string
 	Quote        string // the line, with a mark below; empty where it may hold a secret
@@ -119,7 +119,7 @@ func (f Findings) Add(severity Severity, key []string, format string, args ...an
 
 // problems gathers what is wrong with a configuration.
 type problems struct {
-	doc   *document // nil for one that is not from a file
+	doc   *document
 	found []*Problem
 	// mistaken are values that are wrong, and incomplete are mappings and lists that
 	// lack something for that reason, or because a key is mistyped: more problems
@@ -140,7 +140,7 @@ func (p *problems) follows(severity Severity, key keyPath) bool {
 		if len(above) > 0 && (slices.Equal(key, above) || severity > Unfit && slices.Equal(key[:len(key)-1], above)) {
 			return true
 		}
-		return key.isWithin(above) && len(key) > len(above) && p.doc != nil && !p.doc.has(key[:len(above)+1])
+		return key.isWithin(above) && len(key) > len(above) && !p.doc.has(key[:len(above)+1])
 	})
 }
 
@@ -155,11 +155,8 @@ func (p *problems) add(severity Severity, key keyPath, format string, args ...an
 	if p.follows(severity, key) {
 		return nil
 	}
-	problem := &Problem{Severity: severity, File: "configuration", Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}
-	switch {
-	case p.doc != nil && len(key) == 0:
-		problem.File = p.doc.file
-	case p.doc != nil:
+	problem := &Problem{Severity: severity, File: p.doc.file, Key: key.String(), Msg: shortened(fmt.Sprintf(format, args...), maxMessage)}
+	if len(key) > 0 {
 		problem.Line, problem.Column = p.doc.position(key)
 		p.doc.locate(problem)
 	}
@@ -187,10 +184,6 @@ func (p *problems) take(which ...Severity) (taken []*Problem) {
 
 // addKeyf adds a mistake in a key itself.
 func (p *problems) addKeyf(key keyPath, format string, args ...any) {
-	if p.doc == nil {
-		p.addf(key, format, args...)
-		return
-	}
 	line, column := p.doc.keyPosition(key)
 	p.addAt(line, column, key, format, args...)
 }

@@ -29,9 +29,8 @@ func TestParse(t *testing.T) {
 		"an explicit zero is kept":                          zeroIsAChoiceWhereItIsGiven,
 		"texts that would exhaust memory are refused early": textsMadeToExhaustAreRefusedSoon,
 		"a panic of the YAML library is an error":           aPanicOfTheYAMLLibraryIsAnError,
-		"Validate reports all problems":                     validateTellsAllProblems,
-		"warnings":                                          warnings,
-		"a mistake in the text is reported where it is":     aMistakeOfTheTextIsToldWhereItIs,
+		"warnings": warnings,
+		"a mistake in the text is reported where it is":                              aMistakeOfTheTextIsToldWhereItIs,
 		"all mistakes are reported at once, and none that only follows from another": allMistakesAreToldAtOnceAndNoneThatOnlyFollows,
 	} {
 		t.Run(name, test)
@@ -195,17 +194,6 @@ func textsMadeToExhaustAreRefusedSoon(t *testing.T) {
 func aPanicOfTheYAMLLibraryIsAnError(t *testing.T) {
 	if err := contained(func() error { panic("odd") }); err == nil || !strings.Contains(err.Error(), "odd") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func validateTellsAllProblems(t *testing.T) {
-	c := Default()
-	if err := c.Validate(); err != nil {
-		t.Errorf("the default is not valid: %v", err)
-	}
-	c.Host, c.StateDir, c.Compression = "UP", "rel", "best"
-	if err := c.Validate(); err == nil || strings.Count(err.Error(), "configuration: ") != 3 {
-		t.Errorf("told: %v", err)
 	}
 }
 

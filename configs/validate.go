@@ -13,14 +13,6 @@ import (
 // validator checks the values of a configuration.
 type validator struct{ *problems }
 
-// Validate returns what is wrong with a configuration that was not read from a
-// file, all of it; Load and Parse do this themselves.
-func (c *Config) Validate() error {
-	v := &validator{&problems{}}
-	v.config(c)
-	return v.err()
-}
-
 var name = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
 const nameRule = "lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 63"

@@ -115,8 +115,7 @@ func New(o Options) *Daemon {
 func (d *Daemon) Run(ctx context.Context) error {
 	stateDir := d.Config.StateDir
 	lock, err := jobfiles.TryLock(jobfiles.Locks(stateDir), ".daemon", "daemon")
-	var held *jobfiles.HeldError
-	if errors.As(err, &held) {
+	if held, ok := errors.AsType[*jobfiles.HeldError](err); ok {
 		return fmt.Errorf("another daemon uses the state directory %s: %s; stop that one first, or give this one a state_dir of its own", stateDir, held.Holder)
 	}
 	if err != nil {

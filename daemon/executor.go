@@ -147,9 +147,7 @@ func (x *executor) end(ctx context.Context, j *job, r *running, err error) {
 	if err != nil && run.Error == "" {
 		runner.Fail(ctx, run, err)
 	}
-	if run.Result == "" {
-		run.Result = report.Success
-	}
+	run.Result = cmp.Or(run.Result, report.Success)
 	gone := errors.Is(err, errGone)
 	if gone {
 		x.o.Log.Info("a run that waited for its turn is left out: "+err.Error(), zap.String("environment", j.name))

@@ -54,8 +54,7 @@ func (r *restorer) deleteExtra(ctx context.Context) error {
 
 	for e, err := range r.Tree.Entries(ctx, r.Under) {
 		if err != nil {
-			var se *snapshot.SegmentError
-			if errors.As(err, &se) {
+			if se, ok := errors.AsType[*snapshot.SegmentError](err); ok {
 				// Without the complete list nothing can be called extra.
 				x.report.problem(se.First, errors.New("from here on nothing was deleted: the list of files is damaged"))
 				return nil

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,9 +72,7 @@ func plan(ctx context.Context, o *Options) (*restorer, error) {
 	if err := posix.CheckProc(); err != nil {
 		return nil, err
 	}
-	if o.Progress == nil {
-		o.Progress = &Progress{}
-	}
+	o.Progress = cmp.Or(o.Progress, &Progress{})
 	first, err := o.find(ctx)
 	if err != nil {
 		return nil, err

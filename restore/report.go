@@ -51,8 +51,7 @@ func (r *report) note(path string, err error) {
 	if len(r.result.Problems) < maxProblems {
 		r.result.Problems = append(r.result.Problems, Problem{strings.Clone(path), err})
 	}
-	var damage *authentic.DamageError
-	if errors.As(err, &damage) {
+	if _, ok := errors.AsType[*authentic.DamageError](err); ok {
 		r.result.Damaged = true
 	}
 }

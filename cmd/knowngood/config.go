@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -48,9 +49,7 @@ snapshots and calls itself degraded.`,
 				if len(args) == 1 {
 					path = args[0]
 				}
-				if path == "" {
-					path = configs.DefaultPath
-				}
+				path = cmp.Or(path, configs.DefaultPath)
 				sess.Advise = true
 				c, err := sess.LoadConfig(path)
 				if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -43,9 +44,7 @@ func outsideCommand(sess *session.Session) *cobra.Command {
 }
 
 func serveOutside(cmd *cobra.Command, path string) error {
-	if path == "" {
-		path = configs.DefaultPath
-	}
+	path = cmp.Or(path, configs.DefaultPath)
 	c, err := net.FileConn(os.Stdin)
 	if err != nil {
 		return fmt.Errorf("standard input: %w", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -130,9 +131,7 @@ func runRestore(ctx context.Context, sess *session.Session, f *restoreFlags, ref
 	}
 	warnOfSuspect(ctx, sess, tree.Snapshot, session.SourcePaths(tree))
 	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Verify: f.dryRun, WithIncomplete: f.withIncomplete, Spare: sess.OwnPlaces()}
-	if o.Target == "" {
-		o.Target = "/" + sub
-	}
+	o.Target = cmp.Or(o.Target, "/"+sub)
 	if o.Select, err = selection.Of(tree.Table, f.include, f.exclude); err != nil {
 		return usage.Errorf("%w", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -164,9 +165,7 @@ func runSnapshot(ctx context.Context, sess *session.Session, f *snapshotFlags, p
 	if err != nil {
 		return err
 	}
-	if f.compression == "" {
-		f.compression = string(sess.Config.Compression)
-	}
+	f.compression = cmp.Or(f.compression, string(sess.Config.Compression))
 	if !slices.Contains([]string{"default", "fastest", "better"}, f.compression) {
 		return usage.Errorf("--compression: %q is none of default, fastest, better", f.compression)
 	}
@@ -214,9 +213,7 @@ func addFlags(sess *session.Session, f *snapshotFlags, o *snapshot.Options) {
 	o.NotEmpty = len(f.include) > 0
 	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.dryRun, f.tags, sess.WritebackWindow
 	o.Verify.Listing, o.Verify.Data = f.verify != "", f.verify == verifyData
-	if o.Progress == nil {
-		o.Progress = &snapshot.Progress{}
-	}
+	o.Progress = cmp.Or(o.Progress, &snapshot.Progress{})
 	o.Verify.Read = func(bytes int) { o.Progress.Verified.Add(uint64(bytes)) }
 	f.problems = sess.Out.Problems() // of this try
 	o.Progress.Problem = func(path, reason string) { f.problems.Add(path, errors.New(reason)) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,9 +88,7 @@ func stats(ctx context.Context, sess *session.Session, r *repository.Repository,
 		if l.sizesJSON == nil {
 			continue
 		}
-		if total.sizesJSON == nil {
-			total.sizesJSON = &sizesJSON{}
-		}
+		total.sizesJSON = cmp.Or(total.sizesJSON, &sizesJSON{})
 		total.LogicalBytes += l.LogicalBytes
 		for id, size := range l.objects {
 			total.objects[id] = size
@@ -164,9 +163,7 @@ func countStats(ctx context.Context, sess *session.Session, r *repository.Reposi
 				*damaged = fmt.Errorf("%w: what the snapshots named above need is not counted; knowngood check shows more", exit.ErrDamage)
 				return nil
 			}
-			if l.sizesJSON == nil {
-				l.sizesJSON = &sizesJSON{}
-			}
+			l.sizesJSON = cmp.Or(l.sizesJSON, &sizesJSON{})
 			l.LogicalBytes += s.Body.ContentBytes
 			for id, size := range objects {
 				l.objects[id] = size

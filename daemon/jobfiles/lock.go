@@ -4,6 +4,7 @@
 package jobfiles
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,9 +59,7 @@ func TryLock(dir userdir.Dir, name, purpose string) (*Lock, error) {
 		}
 		b, _ := io.ReadAll(io.LimitReader(f, 200))
 		holder, _, _ := strings.Cut(string(b), "\n")
-		if holder == "" {
-			holder = "another process"
-		}
+		holder = cmp.Or(holder, "another process")
 		return nil, &HeldError{holder}
 	}
 	l := &Lock{dir: dir, file: f, Holder: fmt.Sprintf("process %d (%s) since %s", os.Getpid(), purpose, time.Now().Format(time.RFC3339))}

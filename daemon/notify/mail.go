@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -41,10 +42,7 @@ func (e *email) send(ctx context.Context, m *Message) error {
 	if err != nil {
 		return err
 	}
-	limit := e.timeout
-	if limit == 0 {
-		limit = time.Minute
-	}
+	limit := cmp.Or(e.timeout, time.Minute)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err = e.deliver(ctx, password, m)

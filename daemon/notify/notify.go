@@ -11,6 +11,7 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -64,9 +65,7 @@ const drain = 5 * time.Second
 // New makes a Notifier for a configuration that Check has validated. An error is
 // about an address, or a template that does not parse.
 func New(cfg configs.Notify, o Options) (*Notifier, error) {
-	if o.Log == nil {
-		o.Log = zap.NewNop()
-	}
+	o.Log = cmp.Or(o.Log, zap.NewNop())
 	n := &Notifier{o: o}
 	client := newClient(o.Version)
 	for i, w := range cfg.Webhook {
@@ -139,10 +138,7 @@ func (n *Notifier) Send(m Message) {
 
 // Ping queues a ping about a run of an environment; run is nil at its start.
 func (n *Notifier) Ping(e Event, environment string, run *report.Run) {
-	p := n.pings[environment]
-	if p == nil {
-		p = n.pings[""]
-	}
+	p := cmp.Or(n.pings[environment], n.pings[""])
 	if p == nil {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -86,12 +87,7 @@ func (n *Notifier) dropped(why string, m *Message) {
 }
 
 func (n *Notifier) has(id string) bool {
-	for _, l := range n.lanes {
-		if l.id == id {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.id == id })
 }
 
 // job delivers a message by one channel. Its patience begins now.

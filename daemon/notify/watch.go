@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -61,9 +62,7 @@ const maxDamage = 200
 // begin records that a condition holds at a time, and reports whether a message is
 // due.
 func (w *Watch) begin(t **Condition, now time.Time) bool {
-	if *t == nil {
-		*t = &Condition{Since: now}
-	}
+	*t = cmp.Or(*t, &Condition{Since: now})
 	c := *t
 	c.Seen = now
 	if c.Last.After(now) { // the clock was set back

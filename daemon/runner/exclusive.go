@@ -50,8 +50,7 @@ func (r *Runner) lock(ctx context.Context, name string, timeout time.Duration) (
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	lock, err := jobfiles.WaitLock(patient, jobfiles.Locks(r.StateDir), name, r.Purpose, r.Waiting)
-	var held *jobfiles.HeldError
-	if errors.As(err, &held) {
+	if _, ok := errors.AsType[*jobfiles.HeldError](err); ok {
 		return nil, fmt.Errorf("environment %s is being captured already: %w; wait for that, or end it", name, err)
 	}
 	if err != nil {

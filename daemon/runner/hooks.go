@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -23,18 +24,13 @@ func (r *Runner) hooks(ctx context.Context, which string, hooks []configs.Hook, 
 	var first error
 	for i, h := range hooks {
 		log := r.Log.With(zap.String("hook", which), zap.String("program", h.Command[0]))
-		timeout := time.Duration(h.Timeout)
-		if timeout == 0 {
-			timeout = hookTimeout
-		}
+		timeout := cmp.Or(time.Duration(h.Timeout), hookTimeout)
 		c := command.Command{Argv: h.Command, Env: append(environ, "KNOWNGOOD_HOOK="+which), Timeout: timeout, Outside: h.Outside,
 			Line: func(stream, line string) { log.Info(line, zap.String("stream", stream)) }}
 		if err := c.Run(ctx); err != nil {
 			err = fmt.Errorf("hook %s, command %d: %w", which, i+1, err)
 			log.Error("hook failed", zap.Error(err))
-			if first == nil {
-				first = err
-			}
+			first = cmp.Or(first, err)
 			if stop {
 				return first
 			}

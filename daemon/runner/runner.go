@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -280,12 +281,7 @@ func Transient(err error) bool {
 	if elsewhere := (*ElsewhereError)(nil); errors.As(err, &elsewhere) {
 		return elsewhere.Transient
 	}
-	for _, e := range []error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, objects.ErrOvertaken, objects.ErrLost} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]error{storage.ErrUnreachable, storage.ErrUnavailable, storage.ErrStalled, storage.ErrUnproven, storage.ErrChecksum, storage.ErrFull, objects.ErrOvertaken, objects.ErrLost}, func(target error) bool { return errors.Is(err, target) })
 }
 
 // capture is one attempt.

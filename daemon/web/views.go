@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -143,9 +144,7 @@ func newEnvView(e report.Environment, lock *report.Lock, now time.Time, charts b
 	if extra := len(v.Sources) - sourcesShown; extra > 0 {
 		v.Sources, v.More = v.Sources[:sourcesShown], extra
 	}
-	if v.Keeps == "" {
-		v.Keeps = "everything"
-	}
+	v.Keeps = cmp.Or(v.Keeps, "everything")
 	if !v.Newest.Known() {
 		v.Locked = "–"
 	} else {

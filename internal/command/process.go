@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -33,9 +34,7 @@ func (c *Command) start(argv []string) (*process, error) {
 		cmd: exec.Command(argv[0], argv[1:]...), grace: c.grace, tail: &tail{},
 		exited: make(chan struct{}), settled: make(chan struct{}), failed: make(chan error, 3),
 	}
-	if p.grace == 0 {
-		p.grace = grace
-	}
+	p.grace = cmp.Or(p.grace, grace)
 	// Pdeathsig: when this process is killed, a program of it must not go on
 	// beside those of the next one.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -137,8 +137,7 @@ func isErrno(err error, errnos ...unix.Errno) bool {
 	if err == nil {
 		return false
 	}
-	var se *os.SyscallError
-	if errors.As(err, &se) {
+	if se, ok := errors.AsType[*os.SyscallError](err); ok {
 		err = se.Err
 	}
 	e, ok := err.(unix.Errno)

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,9 +22,7 @@ func (t *Target) placeSingle() (dir string, err error) {
 		return dir, nil
 	}
 	dir, name := path.Split(t.target)
-	if dir == "" {
-		dir = "."
-	}
+	dir = cmp.Or(dir, ".")
 
 	st, err := os.Stat(t.target)
 	switch isDir := err == nil && st.IsDir(); {

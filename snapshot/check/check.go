@@ -153,9 +153,7 @@ type checker struct {
 // what the packs hold, byte by byte.
 func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, error) {
 	started := time.Now()
-	if o.Progress == nil {
-		o.Progress = &Progress{}
-	}
+	o.Progress = cmp.Or(o.Progress, &Progress{})
 	c := &checker{Options: o, repo: repo, byKey: map[string]int{}, heals: map[Healing]bool{}, lost: map[string]*LostFiles{}}
 	for _, f := range o.Found {
 		c.findings.Add(f)

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"sync"
 
 	"knowngood/snapshot/manifest"
@@ -31,9 +32,7 @@ type suspect struct {
 func (v *evidence) suspect(id deletion.ObjectID, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.suspects[id] == nil {
-		v.suspects[id] = &suspect{err: err}
-	}
+	v.suspects[id] = cmp.Or(v.suspects[id], &suspect{err: err})
 }
 
 // suspected reports whether something is wrong with an object.

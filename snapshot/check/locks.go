@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,9 +116,7 @@ func (d *lockCheck) check(ctx context.Context, claims map[tableKey]lockClaim) er
 			if !d.falls(lock, want) {
 				return nil
 			}
-			if short[want.by] == nil {
-				short[want.by] = &shortLocks{}
-			}
+			short[want.by] = cmp.Or(short[want.by], &shortLocks{})
 			short[want.by].add(key, lock)
 			return nil
 		})

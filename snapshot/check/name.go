@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,8 +38,7 @@ func (n *naming) onHost(ctx context.Context) (in map[[32]byte]string, err error)
 			in[tree.Table.Segments[i].ID] = s.Environment
 		}
 		for e, err := range tree.Entries(ctx, "") {
-			var se *snapshot.SegmentError
-			if errors.As(err, &se) {
+			if _, ok := errors.AsType[*snapshot.SegmentError](err); ok {
 				continue
 			}
 			if err != nil {
@@ -87,12 +87,9 @@ func (n *naming) run(ctx context.Context) error {
 			segments[tree.Table.Segments[i].First] = tree.Table.Segments[i].ID
 		}
 		for e, err := range tree.Entries(ctx, "") {
-			var se *snapshot.SegmentError
-			if errors.As(err, &se) {
+			if se, ok := errors.AsType[*snapshot.SegmentError](err); ok {
 				object, _ := damagedObject(err)
-				if object == "" {
-					object = layout.KeyManifest(n.host, n.domain.ID, s.Body.Manifest.Hash)
-				}
+				object = cmp.Or(object, layout.KeyManifest(n.host, n.domain.ID, s.Body.Manifest.Hash))
 				env, heals := onHost[segments[se.First]]
 				if heals {
 					n.heal(env)

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,9 +52,7 @@ func (d *domainCheck) needed(ctx context.Context, l needs) error {
 			x := o
 			if in != id {
 				x = pack.Object{Kind: in.Kind, Hash: in.Hash, Size: d.sizes[in.Hash]}
-				if x.Size == 0 { // no index run names it
-					x.Size = uint64(max(d.packs[in.Hash], 0))
-				}
+				x.Size = cmp.Or(x.Size, uint64(max(d.packs[in.Hash], 0))) // no index run names it
 			}
 			if err := d.need(ctx, s, x); err != nil {
 				return err

@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -237,9 +238,7 @@ func (h *host) essence(env string, s *history.Snapshot) *history.Snapshot {
 	out := &history.Snapshot{Host: root.Host, Environment: root.Environment, Number: s.Number, ID: s.ID, Root: root, Size: s.Size, Stored: s.Stored}
 	if s.Body != nil {
 		out.Body = &statement.RootBody{Manifest: s.Body.Manifest, Content: s.Body.Content, Objects: s.Body.Objects}
-		if h.opened[root.Domain] == nil {
-			h.opened[root.Domain] = s.Domain
-		}
+		h.opened[root.Domain] = cmp.Or(h.opened[root.Domain], s.Domain)
 		out.Domain = h.opened[root.Domain]
 	}
 	return out

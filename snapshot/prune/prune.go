@@ -19,6 +19,7 @@
 package prune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -138,15 +139,11 @@ type pruner struct {
 // host keeps the others from being pruned.
 func Run(ctx context.Context, repo *repository.Repository, o Options) (*Report, error) {
 	started := time.Now()
-	if o.Announce == 0 {
-		o.Announce = DefaultAnnounce
-	}
+	o.Announce = cmp.Or(o.Announce, DefaultAnnounce)
 	if o.Announce < MinAnnounce {
 		return nil, fmt.Errorf("deletions must be announced at least %v ahead, not %v: a run under way may need that long to notice", MinAnnounce, o.Announce)
 	}
-	if o.Progress == nil {
-		o.Progress = &Progress{}
-	}
+	o.Progress = cmp.Or(o.Progress, &Progress{})
 	p := &pruner{Options: o, repo: repo, report: &Report{}}
 	hosts, err := repo.AllHosts(ctx)
 	if err != nil {

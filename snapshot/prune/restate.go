@@ -77,9 +77,7 @@ func (f *facts) restated(since uint64) []statement.Repack {
 				for _, h := range into {
 					key += string(h[:])
 				}
-				if by[key] == nil {
-					by[key] = &replacement{old: old, into: into}
-				}
+				by[key] = cmp.Or(by[key], &replacement{old: old, into: into})
 				by[key].manifests = append(by[key].manifests, m)
 			}
 			for _, r := range by {

@@ -80,9 +80,7 @@ const (
 // days, weeks (which begin on Monday), months and years are those of loc, UTC
 // when it is nil; an hour that the end of daylight saving repeats is two.
 func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict {
-	if loc == nil {
-		loc = time.UTC
-	}
+	loc = cmp.Or(loc, time.UTC)
 	out := make([]Verdict, len(items))
 	for i, it := range items {
 		out[i].Item = it

@@ -1,6 +1,7 @@
 package walk
 
 import (
+	"cmp"
 	"container/heap"
 	"errors"
 	"sync"
@@ -57,9 +58,7 @@ var errStopped = errors.New("the walk has ended")
 func (w *walker) halt(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.halted == nil {
-		w.halted = err
-	}
+	w.halted = cmp.Or(w.halted, err)
 	w.work.Broadcast()
 	w.ready.Broadcast()
 }

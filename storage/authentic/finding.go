@@ -28,8 +28,7 @@ type Finding struct {
 // FindingOf is the finding that an error is about.
 func FindingOf(err error) Finding {
 	f := Finding{Err: err}
-	var damage *DamageError
-	if errors.As(err, &damage) {
+	if damage, ok := errors.AsType[*DamageError](err); ok {
 		f.Key = damage.Key
 	}
 	var tampering *TamperError

@@ -1,6 +1,7 @@
 package deletion
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -24,9 +25,7 @@ func (x *Deletion) Publish(ctx context.Context, host string, domain seal.DomainI
 		return err
 	}
 	newest, free := d.numbers.Newest, d.numbers.Free()
-	if since == 0 {
-		since = newest + 1
-	}
+	since = cmp.Or(since, newest+1)
 	lists := [3][]statement.Object{announced, deleted, spared}
 	for i := range lists {
 		lists[i] = slices.SortedFunc(slices.Values(lists[i]), statement.CompareObjects)

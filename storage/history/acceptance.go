@@ -48,12 +48,9 @@ func (a *Acceptances) Highest() uint64 {
 
 // NamesNumber is Names of the snapshot of that number.
 func (a *Acceptances) NamesNumber(number uint64) bool {
-	for _, x := range []*statement.Acceptance{a.Host, a.Owner} {
-		if x != nil && slices.ContainsFunc(x.Accepted, func(y statement.Accepted) bool { return y.Number == number }) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]*statement.Acceptance{a.Host, a.Owner}, func(x *statement.Acceptance) bool {
+		return x != nil && slices.ContainsFunc(x.Accepted, func(y statement.Accepted) bool { return y.Number == number })
+	})
 }
 
 // Suspect reports whether a snapshot is suspect by the word of its host, and
@@ -105,16 +102,12 @@ func (h *Suspects) Acceptances(ctx context.Context, host, env string) (*Acceptan
 			warnUnlessEnded(h.t, e.Err)
 			continue
 		}
-		if out.newest == [32]byte{} {
-			out.newest = e.Value.Hash()
-		}
+		out.newest = cmp.Or(out.newest, e.Value.Hash())
 		of := &out.Owner
 		if e.Value.Certificate != nil {
 			of = &out.Host
 		}
-		if *of == nil {
-			*of = e.Value
-		}
+		*of = cmp.Or(*of, e.Value)
 		if out.Host != nil && out.Owner != nil {
 			break
 		}

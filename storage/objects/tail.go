@@ -84,8 +84,7 @@ func (s *stored) readTail(ctx context.Context, hash [32]byte, listed int64) (*pa
 			return nil, err
 		}
 		t, err := pack.ParseTail(s.kind, b, size)
-		var short *pack.ErrShortTail
-		if errors.As(err, &short) && short.Need > n && short.Need <= size {
+		if short, ok := errors.AsType[*pack.ErrShortTail](err); ok && short.Need > n && short.Need <= size {
 			n = short.Need
 			continue
 		}

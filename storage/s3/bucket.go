@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -58,9 +59,7 @@ func newBucket(c Config) (*bucket, error) {
 }
 
 func parseEndpoint(endpoint string) (*url.URL, error) {
-	if endpoint == "" {
-		endpoint = defaultEndpoint
-	}
+	endpoint = cmp.Or(endpoint, defaultEndpoint)
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return nil, errors.New("the endpoint is not a URL, want https://host or https://host:port")

@@ -130,8 +130,7 @@ func (b *bucket) explainRedirect(r *redirected) (hint string, err error) {
 
 // regionOf is the region that a redirect names; "" for none.
 func regionOf(err error) string {
-	var r *redirected
-	if errors.As(err, &r) && validRegion.MatchString(r.region) {
+	if r, ok := errors.AsType[*redirected](err); ok && validRegion.MatchString(r.region) {
 		return r.region
 	}
 	return ""

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/minio/minio-go/v7"
 
@@ -38,12 +39,7 @@ func objectError(err error) error {
 
 // strange reports whether the reply was none of an S3 server.
 func strange(err error) bool {
-	for _, target := range []error{storage.ErrUnproven, errNoListing, errNoObject, errOrder, errNotAsked, errTooShort} {
-		if errors.Is(err, target) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]error{storage.ErrUnproven, errNoListing, errNoObject, errOrder, errNotAsked, errTooShort}, func(target error) bool { return errors.Is(err, target) })
 }
 
 // listed is the element that the reply to a request for a listing begins with;

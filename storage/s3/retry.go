@@ -119,8 +119,7 @@ func delay(n int) time.Duration {
 
 // transient reports whether the same request may succeed later.
 func transient(err error) bool {
-	var reply minio.ErrorResponse
-	if errors.As(err, &reply) {
+	if reply, ok := errors.AsType[minio.ErrorResponse](err); ok {
 		return transientReply(reply)
 	}
 	var final *storage.Error // of an operation within, with retries of its own

@@ -14,6 +14,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,9 +146,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 
 // newStore returns a store without credentials and client.
 func newStore(c Config) (*Store, error) {
-	if c.MaxRetries == 0 {
-		c.MaxRetries = defaultRetries
-	}
+	c.MaxRetries = cmp.Or(c.MaxRetries, defaultRetries)
 	if c.IdleTimeout <= 0 {
 		c.IdleTimeout = defaultIdleTimeout
 	}

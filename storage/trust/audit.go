@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -86,9 +87,7 @@ func complete[T any](ctx context.Context, l *ledger.Ledger[T], known uint64, key
 				yield(none, err)
 				return
 			}
-			if next == 0 {
-				next = max(known, e.Number)
-			}
+			next = cmp.Or(next, max(known, e.Number))
 			if !missing(e.Number) || !yield(e.Value, e.Err) {
 				return
 			}
@@ -96,9 +95,7 @@ func complete[T any](ctx context.Context, l *ledger.Ledger[T], known uint64, key
 				return
 			}
 		}
-		if next == 0 {
-			next = known
-		}
+		next = cmp.Or(next, known)
 		missing(0)
 	}
 }

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -91,9 +92,7 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 		known = &p
 	}
 	remembered := known
-	if known == nil {
-		known = o.Given
-	}
+	known = cmp.Or(known, o.Given)
 	object, err := b.descriptor(ctx, known)
 	if err == nil {
 		b.desc, err = parseDescriptor(object)
@@ -130,10 +129,7 @@ func openBase(ctx context.Context, store storage.Store, o Options) (*Base, error
 }
 
 func (o *Options) state() localstate.State {
-	place := o.Place
-	if place == "" {
-		place = o.URL
-	}
+	place := cmp.Or(o.Place, o.URL)
 	return localstate.State{Root: o.StateDir, Machine: o.MachineID, Place: place}
 }
 

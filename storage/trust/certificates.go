@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"context"
 	"crypto/md5"
 	"fmt"
@@ -152,9 +153,7 @@ func (h *Certified) certificate(ctx context.Context, host string, o storage.Obje
 		return known.Bytes()
 	}
 	e, err := l.Read(ctx, o)
-	if err == nil {
-		err = e.Err
-	}
+	err = cmp.Or(err, e.Err)
 	if err != nil {
 		return nil, err
 	}

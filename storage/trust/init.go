@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -129,15 +130,11 @@ func (o *InitOptions) complete() ([]Recipient, error) {
 	if o.StateDir == "" {
 		return nil, errors.New("init needs a state directory: choose one with --state-dir")
 	}
-	if o.Chunker == (chunk.Params{}) {
-		o.Chunker = chunk.DefaultParams()
-	}
+	o.Chunker = cmp.Or(o.Chunker, chunk.DefaultParams())
 	if err := o.Chunker.Validate(); err != nil {
 		return nil, err
 	}
-	if o.PackSize == 0 {
-		o.PackSize = DefaultPackSize
-	}
+	o.PackSize = cmp.Or(o.PackSize, DefaultPackSize)
 	if err := o.Lock.Check(); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -52,9 +53,7 @@ func (sess *Session) readConfig(path string) (err error) {
 		}
 	}
 	for _, f := range [...]struct{ flag, configured *string }{{&sess.RepoURL, &c.Repository.URL}, {&sess.IdentityPath, &c.Identity}, {&sess.StateDir, &c.StateDir}, {&sess.Host, &c.Host}} {
-		if *f.flag == "" {
-			*f.flag = *f.configured
-		}
+		*f.flag = cmp.Or(*f.flag, *f.configured)
 		*f.configured = *f.flag
 	}
 	if sess.StateDir, err = filepath.Abs(sess.StateDir); err != nil {

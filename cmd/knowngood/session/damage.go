@@ -25,8 +25,7 @@ type Damage struct{ objects map[string]bool } // by key
 
 // Add adds the object that an error reports as damaged, if there is one.
 func (d *Damage) Add(err error) {
-	var damage *authentic.DamageError
-	if errors.As(err, &damage) {
+	if damage, ok := errors.AsType[*authentic.DamageError](err); ok {
 		d.AddObject(damage.Key)
 	}
 }

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,12 +32,7 @@ func (k *Keep) Add(f *pflag.FlagSet) {
 
 // Given reports whether any rule was given.
 func (k *Keep) Given(f *pflag.FlagSet) bool {
-	for _, name := range []string{"last", "hourly", "daily", "weekly", "monthly", "yearly", "within"} {
-		if f.Changed("keep-" + name) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]string{"last", "hourly", "daily", "weekly", "monthly", "yearly", "within"}, func(name string) bool { return f.Changed("keep-" + name) })
 }
 
 // Read completes the policy.
