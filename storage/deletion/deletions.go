@@ -178,15 +178,13 @@ func (x *Deletion) ledger(host string, domain seal.DomainID) *ledger.Ledger[*sta
 		Reader: x.t.Read, Prefix: layout.PrefixDeletions(host, domain), What: "pending deletion", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Seen:   x.t.State.Statements(layout.PrefixDeletions(host, domain)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseDeletionKey(key); return n, ok },
-		Parse: func(object []byte) (*statement.Deletion, string, error) {
+		Key:    func(d *statement.Deletion) string { return layout.KeyDeletion(d.Host, d.Domain, d.Serial) },
+		Parse: func(object []byte) (*statement.Deletion, error) {
 			d, err := statement.ParseDeletion(object)
 			if err == nil {
 				err = d.Verify(x.t.ID(), x.t.Descriptor().Owner)
 			}
-			if err != nil {
-				return nil, "", err
-			}
-			return d, layout.KeyDeletion(d.Host, d.Domain, d.Serial), nil
+			return d, err
 		},
 		Kept: func(o storage.Object) []byte {
 			host, domain, serial, _ := layout.ParseDeletionKey(o.Key)

@@ -65,15 +65,13 @@ func (h *Suspects) acceptances(host, env string, certs []*statement.Certificate)
 		Reader: h.t.Read, Prefix: layout.PrefixAcceptances(host, env), What: "acceptance", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Seen:   h.t.State.Statements(layout.PrefixAcceptances(host, env)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseAcceptanceKey(key); return n, ok },
-		Parse: func(object []byte) (*statement.Acceptance, string, error) {
+		Key:    func(x *statement.Acceptance) string { return layout.KeyAcceptance(x.Host, x.Environment, x.Serial) },
+		Parse: func(object []byte) (*statement.Acceptance, error) {
 			x, err := statement.ParseAcceptance(object)
 			if err == nil {
 				err = statement.CheckAcceptanceCertificate(x, certs, h.t.Descriptor().Owner, h.t.ID())
 			}
-			if err != nil {
-				return nil, "", err
-			}
-			return x, layout.KeyAcceptance(x.Host, x.Environment, x.Serial), nil
+			return x, err
 		},
 	}
 }

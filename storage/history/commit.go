@@ -218,7 +218,7 @@ func (e *environment) readBack(ctx context.Context, key string, object []byte) (
 	if err != nil {
 		return nil, fmt.Errorf("read back the root just committed: %w", err)
 	}
-	root, _, err := e.parse(stored)
+	root, err := e.parse(stored)
 	if err != nil {
 		return nil, &authentic.DamageError{Key: key, What: "root", Err: err}
 	}

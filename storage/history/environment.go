@@ -58,6 +58,7 @@ func (h *Roots) environment(ctx context.Context, host, env string) (*environment
 	e.ledger = &ledger.Ledger[*statement.Root]{
 		Reader: h.t.Read, Prefix: layout.PrefixRoots(host, env), What: "root", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseRootKey(key); return n, ok },
+		Key:    func(x *statement.Root) string { return layout.KeyRoot(x.Host, x.Environment, x.Number) },
 		Parse:  e.parse, Expect: e.expect,
 	}
 	e.copies = newCopies(e)
@@ -66,15 +67,12 @@ func (h *Roots) environment(ctx context.Context, host, env string) (*environment
 }
 
 // parse verifies an object as a root of the environment.
-func (e *environment) parse(object []byte) (*statement.Root, string, error) {
+func (e *environment) parse(object []byte) (*statement.Root, error) {
 	root, err := statement.ParseRoot(object)
 	if err == nil {
 		err = statement.CheckRootCertificate(root, e.certs, e.t.Descriptor().Owner, e.t.ID())
 	}
-	if err != nil {
-		return nil, "", err
-	}
-	return root, layout.KeyRoot(root.Host, root.Environment, root.Number), nil
+	return root, err
 }
 
 // expect refuses another root than the one that this machine saw.

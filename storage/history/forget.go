@@ -36,16 +36,16 @@ func (h *Tombstones) ledger(host, env string, certs []*statement.Certificate) *l
 		Reader: h.t.Read, Prefix: layout.PrefixTombstones(host, env), What: "tombstone", Limit: trust.MaxStatement, Beside: layout.PrefixEnvironments(host),
 		Seen:   h.t.State.Statements(layout.PrefixTombstones(host, env)),
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseTombstoneKey(key); return n, ok },
-		Parse: func(object []byte) (*statement.Tombstone, string, error) {
+		Key:    func(x *statement.Tombstone) string { return layout.KeyTombstone(x.Host, x.Environment, x.Serial) },
+		Parse: func(object []byte) (*statement.Tombstone, error) {
 			x, err := statement.ParseTombstone(object)
 			if err == nil {
 				err = statement.CheckTombstoneCertificate(x, certs, h.t.Descriptor().Owner, h.t.ID())
 			}
-			if err != nil {
-				return nil, "", err
+			if err == nil {
+				x.DropEnded(certs)
 			}
-			x.DropEnded(certs)
-			return x, layout.KeyTombstone(x.Host, x.Environment, x.Serial), nil
+			return x, err
 		},
 	}
 }

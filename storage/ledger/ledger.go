@@ -29,9 +29,10 @@ type Ledger[T any] struct {
 	What   string // what an entry is, for messages
 	Limit  int64  // on the size of an entry, in bytes
 	Number func(key string) (number uint64, ok bool)
-	// Parse reads a statement and checks that it counts. It returns the key at
-	// which the statement claims to lie.
-	Parse func(object []byte) (entry T, key string, err error)
+	// Parse reads a statement and checks that it counts.
+	Parse func(object []byte) (T, error)
+	// Key is where a statement that counts claims to lie.
+	Key func(T) string
 	// Expect, when set, also checks that an entry is the known one.
 	Expect func(number uint64, entry T) error
 	// Kept, when set, returns a local copy of a listed object; nil for none.
@@ -124,9 +125,9 @@ func (l *Ledger[T]) Missing(key string) Entry[T] {
 
 // take makes the statement the value of e, if it counts there.
 func (l *Ledger[T]) take(e *Entry[T], object []byte) error {
-	x, key, err := l.Parse(object)
-	if err == nil && key != e.Listed.Key {
-		err = fmt.Errorf("it belongs at %s", key)
+	x, err := l.Parse(object)
+	if err == nil && l.Key(x) != e.Listed.Key {
+		err = fmt.Errorf("it belongs at %s", l.Key(x))
 	}
 	if err == nil && l.Expect != nil {
 		err = l.Expect(e.Number, x)

@@ -93,13 +93,8 @@ func (h *Certified) ledger(host string) *ledger.Ledger[*statement.Certificate] {
 	return &ledger.Ledger[*statement.Certificate]{
 		Reader: h.base.Read, Prefix: layout.PrefixCertificates(host), What: "host certificate", Limit: MaxStatement,
 		Number: func(key string) (uint64, bool) { _, n, ok := layout.ParseCertificateKey(key); return n, ok },
-		Parse: func(object []byte) (*statement.Certificate, string, error) {
-			c, err := h.parse(object)
-			if err != nil {
-				return nil, "", err
-			}
-			return c, layout.KeyCertificate(c.Host, c.Serial), nil
-		},
+		Key:    func(c *statement.Certificate) string { return layout.KeyCertificate(c.Host, c.Serial) },
+		Parse:  h.parse,
 	}
 }
 
@@ -181,7 +176,7 @@ func (h *Certified) withNewest(host string, certs []*statement.Certificate) ([]*
 		h.base.Warn(&authentic.TamperError{What: "certificates of host " + host, Remembered: fmt.Sprintf("certificate %d (key %s)", known.Serial, Fingerprint(known.HostKey)), Found: found,
 			Hint: "the one remembered is still used, and ends those before it; find out who can write to " + layout.PrefixCertificates(host)})
 		certs = append(certs, known)
-		slices.SortStableFunc(certs, func(a, b *statement.Certificate) int { return -compareSerials(a, b) })
+		slices.SortStableFunc(certs, func(a, b *statement.Certificate) int { return cmp.Compare(b.Serial, a.Serial) })
 	}
 	if len(certs) > 0 && (known == nil || certs[0].Serial > known.Serial) {
 		if err := h.base.State.RememberCertificate(host, certs[0].Bytes()); err != nil {
@@ -190,16 +185,6 @@ func (h *Certified) withNewest(host string, certs []*statement.Certificate) ([]*
 		h.setNewest(host, certs[0])
 	}
 	return certs, nil
-}
-
-func compareSerials(a, b *statement.Certificate) int {
-	switch {
-	case a.Serial < b.Serial:
-		return -1
-	case a.Serial > b.Serial:
-		return 1
-	}
-	return 0
 }
 
 // remembered is the newest certificate of a host that this machine saw; nil when

@@ -116,26 +116,26 @@ func (e *Epochs) remembered() (*statement.Epoch, error) {
 		return seen, nil // it was verified
 	}
 
-	x, _, err := e.parse(b)
+	x, err := e.parse(b)
 	if err != nil {
 		return nil, fmt.Errorf("file %s/%s is damaged: %v; remove it to forget the epoch seen", e.base.State.Dir(), epochFile, err)
 	}
 	return x, nil
 }
 
-func (e *Epochs) parse(object []byte) (*statement.Epoch, string, error) {
+func (e *Epochs) parse(object []byte) (*statement.Epoch, error) {
 	x, err := statement.ParseEpoch(object)
 	if err == nil {
 		err = x.Verify(e.base.ID(), e.base.desc.Owner)
 	}
-	if err != nil {
-		return nil, "", err
-	}
-	return x, layout.KeyEpoch(x.Number), nil
+	return x, err
 }
 
 func (e *Epochs) ledger() *ledger.Ledger[*statement.Epoch] {
-	return &ledger.Ledger[*statement.Epoch]{Reader: e.base.Read, Prefix: layout.PrefixEpochs, Beside: layout.KeyDescriptor, What: "epoch", Limit: MaxStatement, Number: layout.ParseEpochKey, Parse: e.parse}
+	return &ledger.Ledger[*statement.Epoch]{
+		Reader: e.base.Read, Prefix: layout.PrefixEpochs, Beside: layout.KeyDescriptor, What: "epoch", Limit: MaxStatement,
+		Number: layout.ParseEpochKey, Key: func(x *statement.Epoch) string { return layout.KeyEpoch(x.Number) }, Parse: e.parse,
+	}
 }
 
 // all yields the epochs that verify, newest first, hidden ones included. It warns of
