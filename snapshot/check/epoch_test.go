@@ -13,7 +13,10 @@ import (
 	"knowngood/storage/identity"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
+	"knowngood/storage/repository"
 	"knowngood/storage/seal"
+	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
 )
 
 // seals puts a pack of the host whose trailer names an epoch.
@@ -72,6 +75,33 @@ func TestAPackThatNoIdentityAtHandOpens(t *testing.T) {
 		report := w.run(check.Options{ReadData: 1})
 		if d := strings.Join(damage(report), "\n"); !strings.Contains(d, secret.ID.String()) || len(report.Damage) != 1 {
 			t.Errorf("damage %q, notes %q", d, report.Notes)
+		}
+	})
+	t.Run("has the epochs listed once, however many there are", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		w.MustCapture("e", w.src)
+		const epochs = 8
+		for range epochs {
+			secret, err := seal.NewEpochSecret()
+			w.Check(err)
+			w.seals(secret.Epoch)
+		}
+
+		log := storagetest.NewFaulty(w.Store)
+		r, err := repository.Open(w.Ctx, log, repository.Options{Options: trust.Options{StateDir: t.TempDir(), URL: w.URL, Now: time.Now(), Fresh: time.Minute}})
+		w.Check(err)
+		r.Unlock(w.ID)
+		report, err := check.Run(w.Ctx, r, check.Options{ReadData: 1})
+		w.Check(err)
+		lists := 0
+		for _, op := range log.Log() {
+			if op.Op == storagetest.List && op.Key == layout.PrefixEpochs {
+				lists++
+			}
+		}
+		if len(report.Damage) != epochs || lists > 2 { // one is for the newest
+			t.Errorf("%d damaged, the epochs were listed %d times", len(report.Damage), lists)
 		}
 	})
 }

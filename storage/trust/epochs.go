@@ -28,8 +28,15 @@ type Epochs struct {
 	keys  *Keyring
 	fresh time.Duration
 
-	mu   sync.Mutex
-	seen epochSeen
+	mu     sync.Mutex
+	seen   epochSeen
+	listed epochList
+}
+
+// epochList are the epochs that verify, as the store showed them at a time.
+type epochList struct {
+	at  time.Time
+	all []*statement.Epoch
 }
 
 // epochSeen is the newest epoch as the store showed it at a time.
@@ -100,7 +107,7 @@ func (e *Epochs) newest(ctx context.Context) (*statement.Epoch, error) {
 func (e *Epochs) forgetSeen() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.seen = epochSeen{}
+	e.seen, e.listed = epochSeen{}, epochList{}
 }
 
 // remembered is the newest epoch seen; nil when there is none.
@@ -163,4 +170,27 @@ func (e *Epochs) all(ctx context.Context, known *statement.Epoch) iter.Seq2[*sta
 			}
 		}
 	}
+}
+
+// announced are the epochs that verify: again reads them now, without it they may have
+// been read before, within Options.Fresh.
+func (e *Epochs) announced(ctx context.Context, again bool) ([]*statement.Epoch, error) {
+	e.mu.Lock()
+	l := e.listed
+	e.mu.Unlock()
+	if !again && time.Since(l.at) < e.fresh {
+		return l.all, nil
+	}
+
+	l = epochList{at: time.Now()}
+	for x, err := range e.all(ctx, nil) {
+		if err != nil {
+			return nil, err
+		}
+		l.all = append(l.all, x)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.listed = l
+	return l.all, nil
 }

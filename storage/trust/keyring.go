@@ -146,7 +146,7 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 		return &IdentityError{Recipients: k.epochs.recipientNames(ctx)}
 	}
 	var problems []error
-	tried := map[string]bool{} // age files that are there
+	tried, there := map[string]bool{}, false // age files that are there, and whether any is
 	try := func(key string) (opened bool, err error) {
 		fingerprint := strings.TrimPrefix(key, prefix)
 		others := false // it is of another recipient
@@ -159,7 +159,7 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 			return err
 		}})
 		missing := errors.Is(err, storage.ErrNotFound)
-		tried[key] = tried[key] || !missing
+		tried[key], there = tried[key] || !missing, there || !missing
 		switch {
 		case err == nil:
 			return !others, nil
@@ -189,11 +189,17 @@ func (k *Keyring) unwrap(ctx context.Context, prefix, label string, named func(*
 		}
 	}
 
+	// One that was announced a moment ago has wrapped keys: whatever else names an
+	// epoch has no new list of them read.
+	epochs, err := k.epochs.announced(ctx, false)
+	if err == nil && there && !slices.ContainsFunc(epochs, named) {
+		epochs, err = k.epochs.announced(ctx, true)
+	}
+	if err != nil {
+		return err
+	}
 	announced := false
-	for e, err := range k.epochs.all(ctx, nil) {
-		if err != nil {
-			return err
-		}
+	for _, e := range epochs {
 		if !named(e) {
 			continue
 		}
