@@ -115,7 +115,7 @@ const (
 	// denseEntropy is from where on the default level takes much longer than
 	// the fastest and saves little: programs, databases, media. Text, source
 	// and tables lie below.
-	denseEntropy = 6.2
+	denseEntropy = 6.3
 )
 
 // sampleEntropy is the Shannon entropy of the bytes of a few samples of long
