@@ -69,26 +69,26 @@ func (t *Table) cover(runs bool) error {
 }
 
 // use adds a finder of files, by their number; mu is held.
-func (t *Table) use(d *finder, files func(i int) *File) {
+func (x *files) use(d *finder, files func(i int) *File) {
 	d.assign(files)
 	for _, f := range d.files {
 		if f != nil {
 			f.covered = true
 		}
 	}
-	t.finders = append(t.finders, d)
+	x.finders = append(x.finders, d)
 }
 
 // discard closes finders, whose files others cover, and removes them from the cache;
 // mu is held.
-func (t *Table) discard(old []*finder) error {
-	t.finders = slices.DeleteFunc(t.finders, func(d *finder) bool { return slices.Contains(old, d) })
-	t.arrange()
+func (x *files) discard(old []*finder) error {
+	x.finders = slices.DeleteFunc(x.finders, func(d *finder) bool { return slices.Contains(old, d) })
+	x.arrange()
 	var errs []error
 	for _, d := range old {
 		d.Close()
 		if d.name != "" {
-			errs = append(errs, t.cache.remove(d.name))
+			errs = append(errs, x.cache.remove(d.name))
 		}
 	}
 	return errors.Join(errs...)

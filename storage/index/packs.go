@@ -63,7 +63,7 @@ func (t *Table) All(yield func(id [32]byte, loc Location) bool) {
 				continue
 			}
 			p, frame := f.locate(e)
-			if !yield(e.ID, Location{t.shared(p), frame.Offset, frame.SealedLen, e.Offset, e.Len}) {
+			if !yield(e.ID, Location{t.packs.shared(p), frame.Offset, frame.SealedLen, e.Offset, e.Len}) {
 				return
 			}
 		}

@@ -28,18 +28,14 @@ type Location struct {
 // Lookups and additions may run concurrently with each other and with the one
 // goroutine that saves, merges and adopts runs.
 type Table struct {
-	cache *Cache
 	spill int // entries
 
 	spilling sync.Mutex // held while layers come and go; taken before mu
 
-	mu         sync.RWMutex // guards all down to packsMu
-	mem        *memtable
-	frozen     []*memtable // full ones, not yet spilled, newest first
-	layers     []*File     // spilled ones, not yet saved, newest first
-	runs       []*File     // live, newest first
-	bare       []*File     // those of both that no finder covers
-	finders    []*finder
+	mu     sync.RWMutex // guards all down to packs
+	mem    *memtable
+	frozen []*memtable // full ones, not yet spilled, newest first
+	files
 	taken      bool // the finders that were in the cache
 	replaced   map[[32]byte]bool
 	generation uint64
@@ -47,14 +43,28 @@ type Table struct {
 	deleted    map[[32]byte]bool // packs that are left out of what is saved or merged
 	lost       map[[32]byte]bool // packs that are both for good; see Lost
 
-	packsMu sync.RWMutex // taken after mu
-	packs   map[pack.Ref]*pack.Ref
+	packs refs
+}
+
+// files are those that lookups ask; its methods are called with the mutex of the table.
+type files struct {
+	cache   *Cache
+	layers  []*File // spilled ones, not yet saved, newest first
+	runs    []*File // live, newest first
+	bare    []*File // those of both that no finder covers
+	finders []*finder
+}
+
+// refs has one copy of each pack.
+type refs struct {
+	mu sync.RWMutex // taken after that of the table
+	of map[pack.Ref]*pack.Ref
 }
 
 // NewTable makes an empty table. It closes the runs that it adopts when they are
 // replaced and at its own end. Files of what is added go to cache.
 func NewTable(cache *Cache) *Table {
-	return &Table{cache: cache, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: map[pack.Ref]*pack.Ref{}}
+	return &Table{files: files{cache: cache}, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: refs{of: map[pack.Ref]*pack.Ref{}}}
 }
 
 // PassOver makes lookups from now on treat what lies in absent packs as never
@@ -127,11 +137,11 @@ func (t *Table) Places(id [32]byte) (places []Location) {
 
 // ask calls of with each file that may have an entry of a chunk, in no order. One may
 // come twice. mu is held.
-func (t *Table) ask(id *[32]byte, of func(*File)) {
-	for _, f := range t.bare {
+func (x *files) ask(id *[32]byte, of func(*File)) {
+	for _, f := range x.bare {
 		of(f)
 	}
-	for _, d := range t.finders {
+	for _, d := range x.finders {
 		d.ask(id, of)
 	}
 }
@@ -165,7 +175,7 @@ func (t *Table) lookupFile(f *File, id *[32]byte) (loc Location, found, known bo
 	if f.damaged.Load() {
 		return Location{}, false, false
 	}
-	return Location{t.shared(pack), frame.Offset, frame.SealedLen, e.Offset, e.Len}, true, true
+	return Location{t.packs.shared(pack), frame.Offset, frame.SealedLen, e.Offset, e.Len}, true, true
 }
 
 // LostPack is the lost pack that a chunk lay in, by the newest entry that names
@@ -186,19 +196,18 @@ func (t *Table) LostPack(id [32]byte) (hash [32]byte, ok bool) {
 }
 
 // shared is the one copy of info.
-func (t *Table) shared(info pack.Ref) *pack.Ref {
-	t.packsMu.RLock()
-	p := t.packs[info]
-	t.packsMu.RUnlock()
+func (r *refs) shared(info pack.Ref) *pack.Ref {
+	r.mu.RLock()
+	p := r.of[info]
+	r.mu.RUnlock()
 	if p != nil {
 		return p
 	}
-	t.packsMu.Lock()
-	defer t.packsMu.Unlock()
-	if p = t.packs[info]; p == nil {
-		own := info
-		p = &own
-		t.packs[info] = p
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p = r.of[info]; p == nil {
+		p = new(info)
+		r.of[info] = p
 	}
 	return p
 }
@@ -210,7 +219,7 @@ func (t *Table) Add(info pack.Ref, frames []pack.Frame) error {
 	if err := checkPack(&info, frames); err != nil {
 		return err
 	}
-	p := t.shared(info)
+	p := t.packs.shared(info)
 	t.mu.Lock()
 	t.mem.add(p, frames)
 	full := len(t.mem.chunks) >= t.spill
@@ -318,35 +327,35 @@ func (t *Table) adopt(runs []*File) {
 }
 
 // drop closes files, which are not among layers and runs any more; mu is held.
-func (t *Table) drop(files []*File) {
-	for _, d := range t.finders {
+func (x *files) drop(gone []*File) {
+	for _, d := range x.finders {
 		had := d.files
 		d.assign(func(i int) *File {
-			if slices.Contains(files, had[i]) {
+			if slices.Contains(gone, had[i]) {
 				return nil
 			}
 			return had[i]
 		})
 	}
-	t.finders = slices.DeleteFunc(t.finders, func(d *finder) bool {
+	x.finders = slices.DeleteFunc(x.finders, func(d *finder) bool {
 		if d.entries == 0 { // one in the cache is removed by whoever opens it next
 			d.Close()
 		}
 		return d.entries == 0
 	})
-	for _, f := range files {
+	for _, f := range gone {
 		f.Close()
 	}
-	t.arrange()
+	x.arrange()
 }
 
 // arrange notes what lookups go by, after layers, runs or finders came or went; mu is
 // held.
-func (t *Table) arrange() {
-	t.bare = nil
-	for i, f := range slices.Concat(t.layers, t.runs) {
+func (x *files) arrange() {
+	x.bare = nil
+	for i, f := range slices.Concat(x.layers, x.runs) {
 		if f.order = i; !f.covered {
-			t.bare = append(t.bare, f)
+			x.bare = append(x.bare, f)
 		}
 	}
 }

@@ -396,7 +396,7 @@ func lookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 }
 
 // asks is how many places a lookup asks.
-func (t *Table) asks() int { return len(t.bare) + len(t.finders) }
+func (x *files) asks() int { return len(x.bare) + len(x.finders) }
 
 func aLookupAsksFewPlacesHoweverManyFilesThereAre(t *testing.T) {
 	m := &tableModel{t: t, cache: openCache(t), chunks: map[[32]byte]Location{}}

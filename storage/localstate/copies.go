@@ -87,7 +87,7 @@ func (s *State) KeepRoots(host, env string, runs []byte) error {
 		return nil
 	}
 	return s.Locked(func() error {
-		return s.appendTo(s.copiesFile(host, env), runs, func(f *os.File, size int64) (int64, error) {
+		return s.folder().append(s.copiesFile(host, env), runs, func(f *os.File, size int64) (int64, error) {
 			if size+int64(len(runs)) > maxCopies {
 				return 0, f.Truncate(0)
 			}

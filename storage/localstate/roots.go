@@ -1,13 +1,10 @@
 package localstate
 
 import (
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
 // hashRecord is the length of a record in a file of hashes: a number, big-endian,
@@ -40,52 +37,11 @@ func (s *State) RememberRoots(host, env string, roots map[uint64][32]byte) error
 	}
 	b := appendHashes(nil, roots, slices.Sorted(maps.Keys(roots)))
 	return s.Locked(func() error {
-		return s.appendTo(RootsFile(host, env), b, func(f *os.File, size int64) (int64, error) {
+		return s.folder().append(RootsFile(host, env), b, func(f *os.File, size int64) (int64, error) {
 			return size / hashRecord * hashRecord, nil // a record that was cut short is written over
 		})
 	})
 }
 
-// appendTo appends b to a file of the repository's folder, from where place returns for
-// its size, and waits until it is on disk.
-func (s *State) appendTo(name string, b []byte, place func(f *os.File, size int64) (int64, error)) error {
-	dir := s.Dir().In(filepath.Dir(name))
-	if err := dir.Make(); err != nil {
-		return s.Wrap(err)
-	}
-	f, err := dir.OpenFile(filepath.Base(name), os.O_RDWR|os.O_CREATE)
-	if err != nil {
-		return s.Wrap(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return s.Wrap(err)
-	}
-	at, err := place(f, info.Size())
-	if err == nil {
-		_, err = f.WriteAt(b, at)
-	}
-	if err == nil {
-		err = unix.Fdatasync(int(f.Fd()))
-	}
-	if err != nil {
-		return s.Wrap(fmt.Errorf("%s: %w", name, err))
-	}
-	return nil
-}
-
-// CertificateFile is where the newest certificate of a host lies.
+// CertificateFile has the newest certificate of a host that this machine saw verified.
 func CertificateFile(host string) string { return filepath.Join("certs", host) }
-
-// Certificate is the newest certificate of a host that this machine saw verified;
-// nil when it saw none.
-func (s *State) Certificate(host string) ([]byte, error) { return s.Read(CertificateFile(host)) }
-
-// RememberCertificate makes it the newest that was seen.
-func (s *State) RememberCertificate(host string, object []byte) error {
-	if s.None() {
-		return nil
-	}
-	return s.Write(CertificateFile(host), object)
-}

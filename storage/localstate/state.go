@@ -64,37 +64,12 @@ func (s *State) Read(name string) ([]byte, error) {
 	if s.None() {
 		return nil, nil
 	}
-	return s.readFile(s.Dir(), name)
-}
-
-func (s *State) readFile(dir userdir.Dir, name string) ([]byte, error) {
-	b, err := dir.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, s.Wrap(err)
-	}
-	return b, nil
+	return s.folder().read(name)
 }
 
 // Write replaces a file of the repository's folder.
 func (s *State) Write(name string, data []byte) error {
-	return s.writeFile(s.Dir(), name, data)
-}
-
-func (s *State) writeFile(dir userdir.Dir, name string, data []byte) error {
-	if s.None() {
-		return errors.New("no state directory: choose one with --state-dir")
-	}
-	dir = dir.In(filepath.Dir(name))
-	if err := dir.Make(); err != nil {
-		return s.Wrap(err)
-	}
-	if err := dir.Replace(filepath.Base(name), data); err != nil {
-		return s.Wrap(err)
-	}
-	return nil
+	return s.folder().write(name, data)
 }
 
 // Remove removes a file of the repository's folder, if there is one.
@@ -131,7 +106,7 @@ func PlaceHash(place string) string {
 }
 
 // pins is the folder of what is trusted at each place.
-func (s *State) pins() userdir.Dir { return userdir.At(s.Root).In("pins") }
+func (s *State) pins() folder { return folder{s, userdir.At(s.Root).In("pins")} }
 
 // OfStore is where a file lies that belongs only to the store at this place: a copy
 // of the repository elsewhere has other locks, and other deletions.
@@ -144,8 +119,8 @@ func (s *State) Pin() (*Pin, error) {
 	if s.None() || s.Place == "" {
 		return nil, nil
 	}
-	file := s.pins().Path(PlaceHash(s.Place))
-	b, err := s.readFile(s.pins(), PlaceHash(s.Place))
+	file := s.pins().dir.Path(PlaceHash(s.Place))
+	b, err := s.pins().read(PlaceHash(s.Place))
 	if b == nil || err != nil {
 		return nil, err
 	}
@@ -176,9 +151,9 @@ func (s *State) Confirms(pin [32]byte) bool {
 	if s.None() {
 		return false
 	}
-	names, _ := s.pins().Names() // an unreadable directory counts as empty
+	names, _ := s.pins().dir.Names() // an unreadable directory counts as empty
 	return slices.ContainsFunc(names, func(name string) bool {
-		b, err := s.readFile(s.pins(), name)
+		b, err := s.pins().read(name)
 		return err == nil && confirmed(b) && field(b, "pin") == hex.EncodeToString(pin[:])
 	})
 }
@@ -199,7 +174,7 @@ func (s *State) RememberPin(url string, d *statement.Descriptor, confirm bool, n
 		word = "yes"
 	}
 	text := fmt.Sprintf("url: %s\nrepository: %v\npin: %x\nvouched: %s\nsince: %s\n", strings.ReplaceAll(url, "\n", " "), d.Repository, d.Hash(), word, now.UTC().Format(time.RFC3339))
-	return s.writeFile(s.pins(), PlaceHash(s.Place), []byte(text))
+	return s.pins().write(PlaceHash(s.Place), []byte(text))
 }
 
 // AtPlace finds the repository that a state directory remembers at a place; ok is
@@ -209,7 +184,7 @@ func AtPlace(root, place string) (s *State, ok bool) {
 	if s.None() {
 		return s, false
 	}
-	b, err := s.readFile(s.pins(), PlaceHash(place))
+	b, err := s.pins().read(PlaceHash(place))
 	if err != nil {
 		return s, false
 	}

@@ -179,8 +179,10 @@ func (h *Certified) withNewest(host string, certs []*statement.Certificate) ([]*
 		slices.SortStableFunc(certs, func(a, b *statement.Certificate) int { return cmp.Compare(b.Serial, a.Serial) })
 	}
 	if len(certs) > 0 && (known == nil || certs[0].Serial > known.Serial) {
-		if err := h.base.State.RememberCertificate(host, certs[0].Bytes()); err != nil {
-			h.base.Warn(err)
+		if !h.base.State.None() {
+			if err := h.base.State.Write(localstate.CertificateFile(host), certs[0].Bytes()); err != nil {
+				h.base.Warn(err)
+			}
 		}
 		h.setNewest(host, certs[0])
 	}
@@ -196,7 +198,7 @@ func (h *Certified) remembered(host string) (*statement.Certificate, error) {
 	if read {
 		return c, nil
 	}
-	object, err := h.base.State.Certificate(host)
+	object, err := h.base.State.Read(localstate.CertificateFile(host))
 	if err != nil || object == nil {
 		return nil, err
 	}
