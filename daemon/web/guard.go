@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -67,11 +68,9 @@ func get(h http.HandlerFunc) http.Handler { return only(h, http.MethodGet, http.
 
 func only(h http.HandlerFunc, methods ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, m := range methods {
-			if r.Method == m {
-				h(w, r)
-				return
-			}
+		if slices.Contains(methods, r.Method) {
+			h(w, r)
+			return
 		}
 		allowed := strings.Join(methods, ", ")
 		w.Header().Set("Allow", allowed)

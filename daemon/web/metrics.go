@@ -74,13 +74,9 @@ var (
 	storeFull        = desc("store_full_timestamp_seconds", "When it is full, growing like that.")
 )
 
-func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{buildInfo, degraded, warnings, newest, rpo, rpoBroken, suspect, nextRun, running, failures, runs, lastRun, lastDuration, lastSuccess,
-		snapFiles, snapBytes, snapNew, snapStored, snapProblems, kept, lock, pruneRuns, pruneFailures, pruneSuccess, pruneFreed,
-		checkRuns, checkFailures, checkBegan, checkDamaged, checkOverdue, checkRead, checkOldest, checkCycle, storeUsed, storeLimit, storeFree, storeGrowth, storeFull, storeUnprotected} {
-		ch <- d
-	}
-}
+// Describe implements prometheus.Collector, without a description of what Collect
+// returns.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	r := c.source.Report()

@@ -120,16 +120,19 @@ type Report struct {
 // LostFiles are the files of one snapshot, or more of it in words, that are lost:
 // not in the store, and in no newest snapshot, so that no run stores them again.
 type LostFiles struct {
-	Ref   string
-	Files []string // the first few, as Hurt prints them without the reference
-	Count int
+	Ref   string   `json:"ref"`
+	Files []string `json:"files"` // the first few, as Hurt prints them without the reference
+	Count int      `json:"count"`
 
 	last string // that was counted
 }
 
 // Healing is a run that stores again some of what is missing or damaged, as far as
 // the files did not change since.
-type Healing struct{ Host, Environment string }
+type Healing struct {
+	Host        string `json:"host"`
+	Environment string `json:"environment"`
+}
 
 // maxHurt is how many files are named for each damaged object.
 const maxHurt = 100

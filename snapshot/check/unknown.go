@@ -24,9 +24,9 @@ const underway = 48 * time.Hour
 // Unneeded are packs and manifest containers of a host that no kept snapshot needs,
 // no index run names and no run under way can have put: a prune frees them.
 type Unneeded struct {
-	Host    string
-	Objects int
-	Bytes   uint64
+	Host    string `json:"host"`
+	Objects int    `json:"objects"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 func (u Unneeded) String() string {

@@ -78,26 +78,29 @@ type Progress struct {
 }
 
 // Amount of objects.
-type Amount struct{ Objects, Bytes uint64 }
+type Amount struct {
+	Objects uint64 `json:"objects"`
+	Bytes   uint64 `json:"bytes"`
+}
 
 func (a *Amount) add(size uint64) { a.Objects, a.Bytes = a.Objects+1, a.Bytes+size }
 
 // Domain is what was found and done in a domain of a host. In a dry run it is
 // what would be done.
 type Domain struct {
-	Host      string
-	ID        seal.DomainID
-	Snapshots uint64 // kept
-	Needed    Amount
-	Announced Amount // in this run
-	Waiting   Amount // announced before, and not long enough ago
-	Due       time.Time
-	Deleted   Amount // replaced index runs included
-	Spared    Amount // announced, and needed again
-	Locked    Amount // not deleted because the store keeps them locked
-	Repacked  Amount // packs of which what is needed was rewritten in this run, and that are announced; in a dry run about
-	Rewritten uint64 // bytes stored for that; in a dry run about
-	Young     Amount // not needed, and left alone because a run may be under way
+	Host      string        `json:"host"`
+	ID        seal.DomainID `json:"-"`
+	Snapshots uint64        `json:"snapshots"` // kept
+	Needed    Amount        `json:"needed"`
+	Announced Amount        `json:"announced"` // in this run
+	Waiting   Amount        `json:"waiting"`   // announced before, and not long enough ago
+	Due       time.Time     `json:"due,omitzero"`
+	Deleted   Amount        `json:"deleted"`         // replaced index runs included
+	Spared    Amount        `json:"spared"`          // announced, and needed again
+	Locked    Amount        `json:"locked"`          // not deleted because the store keeps them locked
+	Repacked  Amount        `json:"repacked"`        // packs of which what is needed was rewritten in this run, and that are announced; in a dry run about
+	Rewritten uint64        `json:"rewritten_bytes"` // bytes stored for that; in a dry run about
+	Young     Amount        `json:"left_alone"`      // not needed, and left alone because a run may be under way
 }
 
 // Blocked is what could not be pruned, and why.

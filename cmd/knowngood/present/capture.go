@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize/english"
 
@@ -34,63 +35,57 @@ type madeJSON struct {
 
 // Capture prints what a run of the command came to.
 func Capture(out *console.Console, repo *repository.Repository, host, name string, r *snapshot.Result) error {
-	status, reasons := StatusWord(len(r.Suspect) > 0, r.Count), []string{}
-	if r.Partial() || len(r.Suspect) > 0 {
-		out.Code = exit.Incomplete
-	}
+	run := &report.Run{Files: r.Files, ReadFiles: r.Read, Bytes: r.Bytes, NewBytes: r.NewBytes, StoredBytes: r.StoredBytes, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Problems: r.Count, Finished: time.Time{}.Add(r.Duration)}
 	for _, s := range r.Suspect {
-		reasons = append(reasons, s.String())
+		run.Suspect = append(run.Suspect, s.String())
 	}
-	made := madeJSON{Type: "result", ReadFiles: r.Read, HealedPacks: r.Healed.Packs, HealedBytes: r.Healed.Bytes, Seconds: r.Duration.Seconds(), Suspect: reasons, Problems: console.ProblemsJSON(r.Problems),
-		SnapshotJSON: SnapshotJSON{Host: host, Environment: name, Status: "planned",
-			ContentJSON: &ContentJSON{r.Files, &r.Directories, r.Bytes, r.NewBytes, r.StoredBytes, r.Count}}}
+	made := madeJSON{Problems: console.ProblemsJSON(r.Problems)}
 	if r.Snapshot == nil {
 		made.DryRun = true
+		made.SnapshotJSON = SnapshotJSON{Host: host, Environment: name, Status: "planned", ContentJSON: &ContentJSON{r.Files, &r.Directories, r.Bytes, r.NewBytes, r.StoredBytes, r.Count}}
 		out.Printf("%s: would capture %s, %s in all, and read %s of them (dry run)\n", name, human.Counted(r.Files, "file"), human.Bytes(r.Bytes), human.Count(r.Read))
-		return out.Result(made)
+		return made.print(out, run)
 	}
-
 	made.SnapshotJSON = Snapshot(repo, r.Snapshot)
-	made.Status = status
-	out.Printf("%s\n", r.Snapshot.Ref())
-	if len(reasons) > 0 {
-		printSuspect(out, r.Snapshot.Ref(), reasons)
-	}
-	if !out.Quiet && !out.JSON {
-		fmt.Fprintf(out.Stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", human.Counted(r.Files, "file"), human.Bytes(r.Bytes), human.Counted(r.Read, "file"), human.Bytes(r.NewBytes), human.Bytes(r.StoredBytes), healedText(r.Healed.Packs, r.Healed.Bytes), human.Duration(r.Duration), status)
-	}
-	return out.Result(made)
+	run.Snapshot = r.Snapshot.Ref()
+	return made.print(out, run)
 }
 
 // DaemonCapture prints what a run of the daemon came to, as Capture
 // does of one by this process.
 func DaemonCapture(out *console.Console, host, name string, run *report.Run, problems []manifest.Problem, known bool) error {
-	status := StatusWord(len(run.Suspect) > 0, run.Problems)
-	if run.Problems > 0 || len(run.Suspect) > 0 {
-		out.Code = exit.Incomplete
-	}
-
-	out.Printf("%s\n", run.Snapshot)
-	if len(run.Suspect) > 0 {
-		printSuspect(out, run.Snapshot, run.Suspect)
-	}
-	if !out.Quiet && !out.JSON {
-		fmt.Fprintf(out.Stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", human.Counted(run.Files, "file"), human.Bytes(run.Bytes), human.Counted(run.ReadFiles, "file"), human.Bytes(run.NewBytes), human.Bytes(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), human.Duration(run.Duration()), status)
-	}
-	if !known {
-		out.Messagef("%s: knowngood show --problems %s lists them", human.Counted(run.Problems, "problem"), run.Snapshot)
-	}
 	began := cmp.Or(run.SnapshotTime, run.Started).UTC()
-	made := madeJSON{Type: "result", By: "daemon", ReadFiles: run.ReadFiles, HealedPacks: run.HealedPacks, HealedBytes: run.HealedBytes, Seconds: run.Duration().Seconds(), Suspect: List(run.Suspect),
-		SnapshotJSON: SnapshotJSON{Ref: run.Snapshot, Host: host, Environment: name, ID: run.SnapshotID, Time: &began, Status: status, ProtectedUntil: run.ProtectedUntil,
-			ContentJSON: ContentOf(run)}}
+	made := madeJSON{By: "daemon", SnapshotJSON: SnapshotJSON{Ref: run.Snapshot, Host: host, Environment: name, ID: run.SnapshotID, Time: &began, ProtectedUntil: run.ProtectedUntil, ContentJSON: ContentOf(run)}}
 	if known {
 		made.Problems = console.ProblemsJSON(problems)
 	}
 	if _, number, ok := strings.Cut(run.Snapshot, "@"); ok {
 		made.Number, _ = strconv.ParseUint(number, 10, 64) // 0 is left out
 	}
-	return out.Result(made)
+	return made.print(out, run)
+}
+
+// print prints what a run came to, and completes the JSON with it.
+func (made *madeJSON) print(out *console.Console, run *report.Run) error {
+	if run.Problems > 0 || len(run.Suspect) > 0 {
+		out.Code = exit.Incomplete
+	}
+	if !made.DryRun {
+		made.Status = StatusWord(len(run.Suspect) > 0, run.Problems)
+		out.Printf("%s\n", run.Snapshot)
+		if len(run.Suspect) > 0 {
+			printSuspect(out, run.Snapshot, run.Suspect)
+		}
+		if !out.Quiet && !out.JSON {
+			fmt.Fprintf(out.Stderr, "%s, %s in all; %s read, %s new, stored as %s%s; %s; %s\n", human.Counted(run.Files, "file"), human.Bytes(run.Bytes), human.Counted(run.ReadFiles, "file"), human.Bytes(run.NewBytes), human.Bytes(run.StoredBytes), healedText(run.HealedPacks, run.HealedBytes), human.Duration(run.Duration()), made.Status)
+		}
+		if made.Problems == nil { // which the daemon does not know any more
+			out.Messagef("%s: knowngood show --problems %s lists them", human.Counted(run.Problems, "problem"), run.Snapshot)
+		}
+	}
+	made.Type, made.Suspect = "result", List(run.Suspect)
+	made.ReadFiles, made.HealedPacks, made.HealedBytes, made.Seconds = run.ReadFiles, run.HealedPacks, run.HealedBytes, run.Duration().Seconds()
+	return out.Result(*made)
 }
 
 // healedText is what was stored again because the store had lost it.

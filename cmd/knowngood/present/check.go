@@ -33,10 +33,8 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 	for _, n := range r.Notes {
 		printNote(out, n)
 	}
-	unneeded := []unneededJSON{}
 	for _, u := range r.Unneeded {
 		printNote(out, u.String())
-		unneeded = append(unneeded, unneededJSON(u))
 	}
 	read := ", without reading their data (--read-data does that)"
 	if r.BytesRead > 0 {
@@ -65,7 +63,7 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 	out.Printf("checked %s%s, %s, %s%s: %s; %s\n", human.Counted(r.Snapshots, "snapshot"), forgotten, human.Counted(r.Packs, "pack"), human.Counted(r.Chunks, "chunk"), read, verdict, human.Duration(r.Duration))
 	Unprotected(out, url, store)
 	err := out.Result(map[string]any{"type": "result", "store": StoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
-		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": healsJSON(r.Heals), "lost": List(r.Lost), "lost_files": lostJSON(r.LostFiles), "repaired": List(r.Repaired), "unneeded": unneeded, "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
+		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": List(r.Heals), "lost": List(r.Lost), "lost_files": List(r.LostFiles), "repaired": List(r.Repaired), "unneeded": List(r.Unneeded), "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		switch n := len(list) - short; n {
 		case 0:
@@ -164,27 +162,6 @@ func otherRemedies(damage []check.Damage, hurts bool) string {
 func runOf(object string) (host string, run bool) {
 	host, rest, _ := strings.Cut(strings.TrimPrefix(object, layout.PrefixHosts), "/")
 	return host, strings.HasPrefix(object, layout.PrefixHosts) && strings.HasPrefix(rest, "index/")
-}
-
-// healJSON is a run that heals some of the damage.
-type healJSON struct {
-	Host        string `json:"host"`
-	Environment string `json:"environment"`
-}
-
-func healsJSON(heals []check.Healing) []healJSON {
-	out := []healJSON{}
-	for _, h := range heals {
-		out = append(out, healJSON(h))
-	}
-	return out
-}
-
-// unneededJSON counts the objects of a host that nothing needs.
-type unneededJSON struct {
-	Host    string `json:"host"`
-	Objects int    `json:"objects"`
-	Bytes   uint64 `json:"bytes"`
 }
 
 // damageJSON is a damaged object as --json prints it, with some of what it hurts.
@@ -313,19 +290,4 @@ func Repair(out *console.Console, r *check.Report, sealed bool) {
 		}
 		out.Printf("lost for good in %s: %s%s\n", l.Ref, strings.Join(names, ", "), more)
 	}
-}
-
-// lostFilesJSON are files of a snapshot that are lost for good: the first few.
-type lostFilesJSON struct {
-	Ref   string   `json:"ref"`
-	Files []string `json:"files"`
-	Count int      `json:"count"`
-}
-
-func lostJSON(lost []check.LostFiles) []lostFilesJSON {
-	out := []lostFilesJSON{}
-	for _, l := range lost {
-		out = append(out, lostFilesJSON{l.Ref, List(l.Files), l.Count})
-	}
-	return out
 }

@@ -12,24 +12,8 @@ import (
 
 // pruneJSON is a domain as --json prints it.
 type pruneJSON struct {
-	Host      string     `json:"host"`
-	Domain    string     `json:"domain"`
-	Snapshots uint64     `json:"snapshots"`
-	Needed    amountJSON `json:"needed"`
-	Announced amountJSON `json:"announced"`
-	Waiting   amountJSON `json:"waiting"`
-	Due       *time.Time `json:"due,omitempty"`
-	Deleted   amountJSON `json:"deleted"`
-	Spared    amountJSON `json:"spared"`
-	Locked    amountJSON `json:"locked"`
-	Repacked  amountJSON `json:"repacked"`
-	Rewritten uint64     `json:"rewritten_bytes"`
-	Young     amountJSON `json:"left_alone"`
-}
-
-type amountJSON struct {
-	Objects uint64 `json:"objects"`
-	Bytes   uint64 `json:"bytes"`
+	prune.Domain
+	ID string `json:"domain"`
 }
 
 func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
@@ -42,12 +26,8 @@ func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
 	}
 	freed := uint64(0)
 	for _, d := range r.Domains {
-		j := pruneJSON{d.Host, d.ID.String(), d.Snapshots, amountJSON(d.Needed), amountJSON(d.Announced), amountJSON(d.Waiting), nil, amountJSON(d.Deleted), amountJSON(d.Spared), amountJSON(d.Locked), amountJSON(d.Repacked), d.Rewritten, amountJSON(d.Young)}
-		if !d.Due.IsZero() {
-			due := d.Due.UTC()
-			j.Due = &due
-		}
-		domains = append(domains, j)
+		d.Due = d.Due.UTC()
+		domains = append(domains, pruneJSON{d, d.ID.String()})
 		freed += d.Deleted.Bytes
 		out.Printf("host %s: %s kept, %s needed\n", d.Host, human.Counted(d.Snapshots, "snapshot"), amountText(d.Needed))
 		rewritten := "rewritten into " + human.Bytes(d.Rewritten)
