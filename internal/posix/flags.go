@@ -154,10 +154,7 @@ func flagError(flags uint32, err error) error {
 var errNoFlags = errors.New("the file system has no inode flags")
 
 func getFlags(fd int) (flags uint32, err error) {
-	err = retry("get inode flags", func() (err error) {
-		flags, err = unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
-		return err
-	})
+	flags, err = retried("get inode flags", func() (uint32, error) { return unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS) })
 	if isErrno(err, unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL) {
 		err = errNoFlags
 	}

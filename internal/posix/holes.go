@@ -71,12 +71,7 @@ func eachHole(fd int, size int64, each func(inode.Extent)) error {
 }
 
 func seek(fd int, offset int64, whence int) (int64, error) {
-	at := int64(0)
-	err := retry("lseek", func() (err error) {
-		at, err = unix.Seek(fd, offset, whence)
-		return err
-	})
-	return at, err
+	return retried("lseek", func() (int64, error) { return unix.Seek(fd, offset, whence) })
 }
 
 // Sparse reports whether a file has fewer blocks than its size needs.

@@ -57,12 +57,7 @@ func openPath(dirfd int, name string) (int, error) {
 }
 
 func openat(dirfd int, name string, flags int) (int, error) {
-	fd := -1
-	err := retry("openat", func() (err error) {
-		fd, err = unix.Openat(dirfd, name, flags, 0)
-		return err
-	})
-	return fd, err
+	return retried("openat", func() (int, error) { return unix.Openat(dirfd, name, flags, 0) })
 }
 
 // OpenNode opens the node name in a directory, of any type, as a reference to
@@ -85,11 +80,7 @@ func OpenNode(dirfd int, name string) (int, Stat, error) {
 func Readlink(dirfd int, name string) (string, error) {
 	for size := 256; ; size *= 4 {
 		buf := make([]byte, size)
-		n := 0
-		err := retry("readlinkat", func() (err error) {
-			n, err = unix.Readlinkat(dirfd, name, buf)
-			return err
-		})
+		n, err := retried("readlinkat", func() (int, error) { return unix.Readlinkat(dirfd, name, buf) })
 		if err != nil {
 			return "", err
 		}

@@ -29,11 +29,7 @@ func ReadDir(fd int, buf []byte, each func(name []byte, t inode.Type) error) err
 		return err
 	}
 	for {
-		n := 0
-		err := retry("getdents64", func() (err error) {
-			n, err = unix.Getdents(fd, buf)
-			return err
-		})
+		n, err := retried("getdents64", func() (int, error) { return unix.Getdents(fd, buf) })
 		if err != nil || n == 0 {
 			return err
 		}

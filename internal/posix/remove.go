@@ -84,11 +84,7 @@ func removeBelow(fd int) error {
 // system does not show.
 func Mounted(dirfd int, name string) (bool, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS}
-	fd := -1
-	err := retry("openat2", func() (err error) {
-		fd, err = unix.Openat2(dirfd, name, &how)
-		return err
-	})
+	fd, err := retried("openat2", func() (int, error) { return unix.Openat2(dirfd, name, &how) })
 	switch {
 	case err == nil:
 		unix.Close(fd)

@@ -127,13 +127,15 @@ func typeOf(mode uint32) inode.Type {
 // retry calls fn until it is not interrupted by a signal, which network and
 // FUSE file systems let happen.
 func retry(op string, fn func() error) error {
+	_, err := retried(op, func() (struct{}, error) { return struct{}{}, fn() })
+	return err
+}
+
+// retried is retry of a call that returns a value.
+func retried[T any](op string, fn func() (T, error)) (T, error) {
 	for {
-		err := fn()
-		if err == nil {
-			return nil
-		}
-		if err != unix.EINTR {
-			return os.NewSyscallError(op, err)
+		if v, err := fn(); err != unix.EINTR {
+			return v, os.NewSyscallError(op, err)
 		}
 	}
 }

@@ -100,11 +100,7 @@ func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, e
 // grow reads what may grow between two calls, into buf or a larger one.
 func grow(op string, buf []byte, read func([]byte) (int, error)) ([]byte, error) {
 	for {
-		n := 0
-		err := retry(op, func() (err error) {
-			n, err = read(buf)
-			return err
-		})
+		n, err := retried(op, func() (int, error) { return read(buf) })
 		if err == nil {
 			return buf[:n], nil
 		}

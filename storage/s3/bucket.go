@@ -46,7 +46,7 @@ func newBucket(c Config) (*bucket, error) {
 	}
 	b.options = minio.Options{
 		Secure:     b.endpoint.Scheme == "https",
-		Region:     firstOf(c.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION")),
+		Region:     cmp.Or(c.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION")),
 		MaxRetries: 1, // this package has its own policy
 	}
 	switch c.Addressing {

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -22,7 +23,7 @@ func (b *bucket) fail(ctx context.Context, op, key string, err error) error {
 	var moved *redirected
 	var reply minio.ErrorResponse
 	switch {
-	case errors.As(err, &known):
+	case err == nil || errors.As(err, &known):
 		return err
 	case ctx.Err() != nil:
 		e.Err = ctx.Err()
@@ -89,7 +90,7 @@ func (b *bucket) meaning(r minio.ErrorResponse) (hint string, meaning error) {
 	case "RequestTimeTooSkewed":
 		return fmt.Sprintf("this host's clock, now %s, is off from the server's: synchronise it", time.Now().UTC().Format(time.DateTime+" UTC")), storage.ErrDenied
 	case "AuthorizationHeaderMalformed", "InvalidRegion", "IllegalLocationConstraintException":
-		return b.elsewhere(firstOf(r.Region, regionIn(r.Message)), ""), storage.ErrNoStore
+		return b.elsewhere(cmp.Or(r.Region, regionIn(r.Message)), ""), storage.ErrNoStore
 	case "ObjectLocked":
 		return "", storage.ErrLocked
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage":

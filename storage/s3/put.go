@@ -162,10 +162,7 @@ func (s *Store) PlainPut(ctx context.Context, key string, body []byte) error {
 		send := s.putRequest(key, body, storage.PutOptions{SHA256: sha256.Sum256(body)}, false)
 		err = s.retry.do(ctx, func() error { _, err := send(ctx); return err })
 	}
-	if err != nil {
-		return s.bucket.fail(ctx, "plain put", key, err)
-	}
-	return nil
+	return s.bucket.fail(ctx, "plain put", key, err)
 }
 
 // putRequest returns the function that sends one attempt to put an object, which
@@ -219,18 +216,7 @@ func (r *paced) Read(p []byte) (int, error) {
 
 // Delete implements storage.Store. On a versioned bucket it puts a delete
 // marker on top.
-func (s *Store) Delete(ctx context.Context, key string) error {
-	err := begin(ctx, key)
-	if err == nil {
-		err = s.retry.do(ctx, func() error {
-			return s.client.RemoveObject(ctx, s.bucket.name, s.bucket.prefix+key, minio.RemoveObjectOptions{})
-		})
-	}
-	if err != nil && minio.ToErrorResponse(err).Code != "NoSuchKey" {
-		return s.bucket.fail(ctx, "delete", key, err)
-	}
-	return nil
-}
+func (s *Store) Delete(ctx context.Context, key string) error { return s.DeleteVersion(ctx, key, "") }
 
 func begin(ctx context.Context, key string) error {
 	if err := storage.CheckKey(key); err != nil {

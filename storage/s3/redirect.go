@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func redirect(resp *http.Response) error {
 
 	r := &redirected{
 		said:     resp.Status,
-		region:   firstOf(strings.TrimSpace(body.Region), resp.Header.Get("X-Amz-Bucket-Region")),
+		region:   cmp.Or(strings.TrimSpace(body.Region), resp.Header.Get("X-Amz-Bucket-Region")),
 		endpoint: strings.TrimSpace(body.Endpoint),
 	}
 	if body.Code != "" {

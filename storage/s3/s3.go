@@ -190,7 +190,7 @@ func (s *Store) findRegion(ctx context.Context) (string, error) {
 	if named := regionOf(err); named != "" {
 		return named, nil
 	}
-	return firstOf(region, defaultRegion), err
+	return cmp.Or(region, defaultRegion), err
 }
 
 // Stats implements storage.Counter.
@@ -202,15 +202,6 @@ func (s *Store) Close() { s.transport.base.CloseIdleConnections() }
 
 // String is the URL of the store, without anything secret.
 func (s *Store) String() string { return s.bucket.url }
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
-}
 
 // Region is where the bucket is: as configured, or as the server named it.
 func (s *Store) Region() string { return s.bucket.options.Region }

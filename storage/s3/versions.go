@@ -67,9 +67,6 @@ func (s *Store) DeleteVersion(ctx context.Context, key, version string) error {
 			return s.client.RemoveObject(ctx, s.bucket.name, s.bucket.prefix+key, minio.RemoveObjectOptions{VersionID: version})
 		})
 	}
-	if err == nil {
-		return nil
-	}
 	switch minio.ToErrorResponse(err).Code {
 	case "NoSuchKey", "NoSuchVersion":
 		return nil
@@ -84,10 +81,7 @@ func (s *Store) Retention(ctx context.Context, key, version string) (storage.Ret
 	if err == nil {
 		r, err = s.retention(ctx, key, version)
 	}
-	if err != nil {
-		return storage.Retention{}, s.bucket.fail(ctx, "retention", key, err)
-	}
-	return r, nil
+	return r, s.bucket.fail(ctx, "retention", key, err)
 }
 
 func (s *Store) retention(ctx context.Context, key, version string) (r storage.Retention, err error) {
@@ -168,10 +162,7 @@ func (s *Store) Retain(ctx context.Context, key, version string, r storage.Reten
 			err = s.setRetention(ctx, key, version, r)
 		}
 	}
-	if err != nil {
-		return s.bucket.fail(ctx, "retain", key, err)
-	}
-	return nil
+	return s.bucket.fail(ctx, "retain", key, err)
 }
 
 func (s *Store) setRetention(ctx context.Context, key, version string, r storage.Retention) error {
