@@ -4,8 +4,8 @@
 // Whatever such a program does, Run returns. One that takes too long is asked
 // to end, with all of its process group, and killed after a grace; a process
 // left in the background is not waited for; output is kept within bounds, in
-// memory and in the log. When this process is killed, the program is killed too,
-// though not what that started. Errors name the program and quote the end of what it
+// memory and in the log. When this process is killed, the program is killed too, with
+// its process group. Errors name the program and quote the end of what it
 // wrote to standard error, never its arguments or environment: those may hold
 // secrets. A program inherits no credentials of the store: see Environ.
 package command

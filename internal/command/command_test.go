@@ -519,25 +519,32 @@ func TestOutsideRunsInAUnitOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestAProgramDiesWithTheProcessThatRunsIt(t *testing.T) {
+func TestAProgramAndItsGroupDieWithTheProcessThatRunsIt(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "pid")
+	dir := t.TempDir()
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), killedHook+"=echo $$ >"+file+"; exec sleep 1000")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), killedHook+`=sleep 1000 & echo $! >job; sh -c 'echo $$ >child; exec sleep 1000' & trap '' TERM; echo $$ >program; wait`)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pid := pidFrom(t, file)
-	defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
+	var pids []int
+	for _, name := range []string{"program", "job", "child"} {
+		pid := pidFrom(t, filepath.Join(dir, name))
+		defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
+		pids = append(pids, pid)
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	gone(t, pid)
+	for _, pid := range pids {
+		gone(t, pid)
+	}
 }
 
 // The kernel takes the thread that started a program for its parent. Threads end

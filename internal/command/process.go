@@ -26,9 +26,10 @@ type process struct {
 	settled chan struct{}
 	failed  chan error // of input and output; it has room for all
 	streams []*stream
+	guard   *guard
 }
 
-// start starts the program, as the leader of a group.
+// start starts the program, in a group of its own.
 func (c *Command) start(argv []string) (*process, error) {
 	p := &process{
 		cmd: exec.Command(argv[0], argv[1:]...), grace: c.grace, tail: &tail{},
@@ -37,7 +38,8 @@ func (c *Command) start(argv []string) (*process, error) {
 	p.grace = cmp.Or(p.grace, grace)
 	// Pdeathsig: when this process is killed, a program of it must not go on
 	// beside those of the next one.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.guard = newGuard()
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: p.guard.group(), Pdeathsig: syscall.SIGKILL}
 	p.cmd.Env = append(Environ(), c.Env...)
 	log := &log{line: c.Line}
 	theirs := []io.Closer{}
@@ -48,6 +50,7 @@ func (c *Command) start(argv []string) (*process, error) {
 	}
 	ours := []io.Closer{}
 	abort := func(err error) (*process, error) {
+		p.guard.release()
 		closeAll(theirs)
 		closeAll(ours)
 		return nil, err
@@ -110,6 +113,48 @@ func (p *process) launch() error {
 		}
 	}()
 	return <-started
+}
+
+// guard is a shell that leads the group of a program, and kills it when this process
+// is killed, which closes the shell's input. Where there is no shell, only the program
+// itself dies with this process.
+type guard struct {
+	cmd *exec.Cmd
+	end *os.File // its input; nil where it does not run
+}
+
+func newGuard() *guard {
+	g := &guard{cmd: exec.Command("/bin/sh", "-c", `trap "" HUP INT TERM; read end || kill -s KILL 0`)}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return g
+	}
+	defer r.Close()
+	g.cmd.Stdin, g.cmd.Env = r, []string{}
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if g.cmd.Start() != nil {
+		w.Close()
+		return g
+	}
+	g.end = w
+	return g
+}
+
+// group is its number, which remains its own until release; 0 where there is none.
+func (g *guard) group() int {
+	if g.end == nil {
+		return 0
+	}
+	return g.cmd.Process.Pid
+}
+
+// release ends the guard, and not the group.
+func (g *guard) release() {
+	if g.end != nil {
+		_, _ = io.WriteString(g.end, "\n") // it may have been killed with the group
+		g.end.Close()
+		_ = g.cmd.Wait()
+	}
 }
 
 // feed writes the program's input. That it does not read all is its affair.
@@ -177,7 +222,9 @@ func (p *process) failure() error {
 
 // signal reaches the program and what it started, unless that made a group of
 // its own.
-func (p *process) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
+func (p *process) signal(s syscall.Signal) {
+	_ = syscall.Kill(-cmp.Or(p.guard.group(), p.cmd.Process.Pid), s)
+}
 
 // stop ends the group: asked first, killed after the grace. It returns false when
 // the program is still there, as one that hangs in the kernel is.
@@ -201,6 +248,7 @@ func (p *process) stop() bool {
 	case <-p.exited:
 		return true
 	default:
+		p.guard.release()
 		go func() { _ = p.cmd.Wait() }()
 		return false
 	}
@@ -209,6 +257,7 @@ func (p *process) stop() bool {
 // end reaps the program and returns how it failed; nil when it did not.
 func (p *process) end(e *Error) error {
 	err := p.cmd.Wait()
+	p.guard.release()
 	e.ExitCode = p.cmd.ProcessState.ExitCode()
 	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		e.Signal = status.Signal()
