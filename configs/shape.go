@@ -233,9 +233,9 @@ func kind(n ast.Node) string {
 // fieldTypes are the keys of a struct.
 func fieldTypes(t reflect.Type) map[string]reflect.Type {
 	known := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name != "-" {
-			known[name] = t.Field(i).Type
+	for field := range t.Fields() {
+		if name, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); name != "-" {
+			known[name] = field.Type
 		}
 	}
 	return known

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -83,9 +84,7 @@ func (j *job) report(now time.Time) report.Job {
 	s := &j.state
 	out := report.Job{Schedule: j.expression, TimeZone: j.zone, LastScheduled: s.LastScheduled, Last: s.Last, LastSuccess: s.LastSuccess, Failures: s.Failures,
 		Totals: map[report.Result]uint64{}}
-	for result, n := range s.Totals {
-		out.Totals[result] = n
-	}
+	maps.Copy(out.Totals, s.Totals)
 	if j.timing != nil {
 		out.Next = j.due(now).next
 	}

@@ -77,11 +77,10 @@ on which it could be exchanged.`,
 				if err != nil {
 					return err
 				}
-				out := []recipientJSON{}
 				for _, k := range list {
 					sess.Out.Printf("%s  %s\n", k.Fingerprint, trust.ShortRecipient(k.Text))
-					out = append(out, recipientJSON{k.Text, k.Fingerprint})
 				}
+				out := console.Each(list, func(k trust.Recipient) recipientJSON { return recipientJSON{k.Text, k.Fingerprint} })
 				sess.Out.Printf("owner %s\npin   %x\n", r.OwnerFingerprint(), r.Pin())
 				return sess.Out.Result(map[string]any{"type": "result", "recipients": out, "owner": r.OwnerFingerprint(), "pin": fmt.Sprintf("%x", r.Pin())})
 			},

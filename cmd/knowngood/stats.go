@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"text/tabwriter"
 
@@ -90,9 +91,7 @@ func stats(ctx context.Context, sess *session.Session, r *repository.Repository,
 		}
 		total.sizesJSON = cmp.Or(total.sizesJSON, &sizesJSON{})
 		total.LogicalBytes += l.LogicalBytes
-		for id, size := range l.objects {
-			total.objects[id] = size
-		}
+		maps.Copy(total.objects, l.objects)
 	}
 	for _, l := range append(lines, total) {
 		l.sum()
@@ -165,9 +164,7 @@ func countStats(ctx context.Context, sess *session.Session, r *repository.Reposi
 			}
 			l.sizesJSON = cmp.Or(l.sizesJSON, &sizesJSON{})
 			l.LogicalBytes += s.Body.ContentBytes
-			for id, size := range objects {
-				l.objects[id] = size
-			}
+			maps.Copy(l.objects, objects)
 			return nil
 		})
 	}

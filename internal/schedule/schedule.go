@@ -20,6 +20,7 @@ package schedule
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,10 +61,8 @@ func Parse(expr, zone string) (*Schedule, error) {
 	s.face.Location = time.UTC
 	const all = 1<<24 - 1
 	s.real = s.face.Hour&all == all
-	for _, field := range []uint64{s.face.Minute, s.face.Hour, s.face.Dom, s.face.Month, s.face.Dow} {
-		if field == 0 {
-			return nil, fmt.Errorf("%q never comes: one of its fields is empty", expr)
-		}
+	if slices.Contains([]uint64{s.face.Minute, s.face.Hour, s.face.Dom, s.face.Month, s.face.Dow}, 0) {
+		return nil, fmt.Errorf("%q never comes: one of its fields is empty", expr)
 	}
 	if _, ok := s.next(0); !ok {
 		return nil, fmt.Errorf("%q never comes", expr)

@@ -45,7 +45,7 @@ type certificateList struct {
 func (h *Certified) forgetListed() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.listed = nil
+	clear(h.listed)
 }
 
 // list returns the certificates of a host, newest first, or those of all hosts. It
@@ -81,9 +81,6 @@ func (h *Certified) list(ctx context.Context, host string) ([]storage.Object, er
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.listed == nil {
-		h.listed = map[string]certificateList{}
-	}
 	h.listed[host] = l
 	return l.keys, nil
 }
@@ -154,9 +151,6 @@ func (h *Certified) certificate(ctx context.Context, host string, o storage.Obje
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.byKey == nil {
-		h.byKey = map[string]*statement.Certificate{}
-	}
 	h.byKey[o.Key] = e.Value
 	return e.Value, nil
 }
@@ -215,9 +209,6 @@ func (h *Certified) remembered(host string) (*statement.Certificate, error) {
 func (h *Certified) setNewest(host string, c *statement.Certificate) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.newest == nil {
-		h.newest = map[string]*statement.Certificate{}
-	}
 	h.newest[host] = c
 }
 

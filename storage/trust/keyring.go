@@ -51,7 +51,7 @@ func (k *Keyring) Unlock(files ...*identity.File) {
 			k.fingerprints = append(k.fingerprints, layout.RecipientFingerprint(text))
 		}
 	}
-	k.closed = nil
+	clear(k.closed)
 }
 
 // Unlocked reports whether there are identities.
@@ -85,15 +85,9 @@ func (k *Keyring) EpochSecret(ctx context.Context, id seal.EpochID) (*seal.Epoch
 			err = fmt.Errorf("open epoch %v: %w", id, err)
 		}
 		if errors.Is(err, ErrNoUsableIdentity) || authentic.Damaged(err) {
-			if k.closed == nil {
-				k.closed = map[seal.EpochID]error{}
-			}
 			k.closed[id] = err
 		}
 		return nil, err
-	}
-	if k.secrets == nil {
-		k.secrets = map[seal.EpochID]*seal.EpochSecret{}
 	}
 	k.secrets[id] = secret
 	return secret, nil

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
 )
 
 // Trust is that of one repository. Its parts may be used concurrently.
@@ -39,10 +41,10 @@ func Open(ctx context.Context, store storage.Store, o Options) (*Trust, error) {
 }
 
 func newTrust(base *Base, fresh time.Duration) *Trust {
-	t := &Trust{Base: base, Keyring: &Keyring{base: base}}
+	t := &Trust{Base: base, Keyring: &Keyring{base: base, secrets: map[seal.EpochID]*seal.EpochSecret{}, closed: map[seal.EpochID]error{}}}
 	t.Epochs = &Epochs{base: base, keys: t.Keyring, fresh: fresh}
 	t.Keyring.epochs = t.Epochs
-	t.Certified = &Certified{base: base, fresh: fresh}
+	t.Certified = &Certified{base: base, fresh: fresh, byKey: map[string]*statement.Certificate{}, listed: map[string]certificateList{}, newest: map[string]*statement.Certificate{}}
 	t.Hosts = &Hosts{base: base, keys: t.Keyring, certs: t.Certified}
 	return t
 }

@@ -36,9 +36,15 @@ type ProblemJSON struct {
 
 // ProblemsJSON are the problems of a manifest, as --json prints them.
 func ProblemsJSON(problems []manifest.Problem) []ProblemJSON {
-	out := []ProblemJSON{}
-	for _, p := range problems {
-		out = append(out, ProblemJSON{JSONPath(p.Path), p.Reason})
+	return Each(problems, func(p manifest.Problem) ProblemJSON { return ProblemJSON{JSONPath(p.Path), p.Reason} })
+}
+
+// Each makes a list of what of makes of each element; it prints as [] when it is empty,
+// not as null.
+func Each[T, U any](list []T, of func(T) U) []U {
+	out := make([]U, len(list))
+	for i := range list {
+		out[i] = of(list[i])
 	}
 	return out
 }

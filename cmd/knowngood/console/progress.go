@@ -52,9 +52,7 @@ func (c *Console) Progress(state func() State) *Progress {
 	if terminal != nil {
 		bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(terminal), progressbar.OptionSpinnerType(14), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
 	}
-	p.done.Add(1)
-	go func() {
-		defer p.done.Done()
+	p.done.Go(func() {
 		t := time.NewTicker(every)
 		defer t.Stop()
 		for {
@@ -68,7 +66,7 @@ func (c *Console) Progress(state func() State) *Progress {
 				p.show(bar)
 			}
 		}
-	}()
+	})
 	return p
 }
 

@@ -21,14 +21,9 @@ import (
 )
 
 func Check(out *console.Console, r *check.Report, url string, store *statement.Probe) error {
-	list := []damageJSON{}
-	for _, d := range r.Damage {
-		hurts := []hurtJSON{}
-		for _, h := range d.Hurts {
-			hurts = append(hurts, toHurtJSON(h))
-		}
-		list = append(list, damageJSON{d.Object, d.Err.Error(), d.Lock, hurts, d.Count})
-	}
+	list := console.Each(r.Damage, func(d check.Damage) damageJSON {
+		return damageJSON{d.Object, d.Err.Error(), d.Lock, console.Each(d.Hurts, toHurtJSON), d.Count}
+	})
 	printDamage(out, r.Damage)
 	for _, n := range r.Notes {
 		printNote(out, n)

@@ -186,14 +186,6 @@ type flaggedJSON struct {
 	Flags []string `json:"flags"`
 }
 
-func flaggedJSONs(list []restore.Flagged) []flaggedJSON {
-	out := []flaggedJSON{}
-	for _, f := range list {
-		out = append(out, flaggedJSON{console.JSONPath(f.Path), flagWords(f.Flags)})
-	}
-	return out
-}
-
 // printFlagged prints that the snapshot is partial, and names what was restored
 // although its capture may not show it as it was.
 func printFlagged(out *console.Console, t *snapshot.Tree, r *restore.Result) {

@@ -19,7 +19,7 @@ type pruneJSON struct {
 func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
 	dryRun := o.DryRun
 	from := time.Now().Add(cmp.Or(o.Announce, prune.DefaultAnnounce)).Format("2006-01-02 15:04")
-	domains, blocked := []pruneJSON{}, []string{}
+	domains := []pruneJSON{}
 	would := ""
 	if dryRun {
 		would = "would be "
@@ -54,11 +54,8 @@ func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
 	for _, n := range r.Notes {
 		printNote(out, n)
 	}
-	for _, b := range r.Blocked {
-		blocked = append(blocked, b.Error())
-	}
 	out.Printf("%s %sfreed; %s\n", human.Bytes(freed), would, human.Duration(r.Duration))
-	return out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": PlannedOr(dryRun, "pruned"), "domains": domains, "freed_bytes": freed, "blocked": blocked, "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
+	return out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": PlannedOr(dryRun, "pruned"), "domains": domains, "freed_bytes": freed, "blocked": console.Each(r.Blocked, prune.Blocked.Error), "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
 }
 
 func amountText(a prune.Amount) string {

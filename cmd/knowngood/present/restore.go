@@ -11,6 +11,7 @@ import (
 	"knowngood/cmd/knowngood/human"
 	"knowngood/internal/printable"
 	"knowngood/restore"
+	"knowngood/restore/fetch"
 	"knowngood/restore/load"
 	"knowngood/snapshot"
 	"knowngood/storage/repository"
@@ -171,33 +172,26 @@ func restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, output
 	case o.DryRun:
 		status = "planned"
 	}
-	problems := []console.ProblemJSON{}
-	for _, p := range r.Problems {
-		problems = append(problems, console.ProblemJSON{PathJSON: console.JSONPath(p.Path), Error: p.Err.Error()})
-	}
-	parts := []partJSON{}
-	for _, p := range r.Parts {
-		parts = append(parts, partJSON{console.JSONPath(p.Path), p.File, console.Exact(p.File)})
-	}
+	problems := console.Each(r.Problems, func(p restore.Problem) console.ProblemJSON {
+		return console.ProblemJSON{PathJSON: console.JSONPath(p.Path), Error: p.Err.Error()}
+	})
+	parts := console.Each(r.Parts, func(p restore.Part) partJSON {
+		return partJSON{console.JSONPath(p.Path), p.File, console.Exact(p.File)}
+	})
+	flagged := console.Each(r.Flagged, func(f restore.Flagged) flaggedJSON { return flaggedJSON{console.JSONPath(f.Path), flagWords(f.Flags)} })
 	out := map[string]any{"type": "result", "ref": t.Snapshot.Ref(), "id": fmt.Sprintf("%x", t.Snapshot.ID), "target": o.Target, "dry_run": o.DryRun, "status": status,
 		"trusted_on_first_use": firstUse, "planned": r.Planned, "unlisted": r.Unlisted,
 		"files": r.Restored.Files, "directories": r.Restored.Directories, "others": r.Restored.Others, "bytes": r.Restored.Bytes,
 		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
 		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problems": r.Count, "problem_list": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
-		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "part_count": r.PartCount, "parts": parts, "flagged_count": r.FlaggedCount, "flagged": flaggedJSONs(r.Flagged)}
+		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "part_count": r.PartCount, "parts": parts, "flagged_count": r.FlaggedCount, "flagged": flagged}
 	if b := console.Exact(o.Target); b != nil {
 		out["target_base64"] = b
 	}
 	if o.DryRun {
-		list := []missingJSON{}
-		for _, l := range r.Lacking {
-			paths := []console.PathJSON{}
-			for _, p := range l.Paths {
-				paths = append(paths, console.JSONPath(p))
-			}
-			list = append(list, missingJSON{l.Key, l.Err.Error(), l.Files, paths})
-		}
-		out["packs"], out["lacking"] = r.Packs, list
+		out["packs"], out["lacking"] = r.Packs, console.Each(r.Lacking, func(l fetch.LackingPack) missingJSON {
+			return missingJSON{l.Key, l.Err.Error(), l.Files, console.Each(l.Paths, console.JSONPath)}
+		})
 	}
 	return out
 }

@@ -82,15 +82,8 @@ type sourceJSON struct {
 }
 
 func SourcesJSON(sources []manifest.Source) []sourceJSON {
-	out := []sourceJSON{}
-	for i := range sources {
-		s := &sources[i]
-		var mounts []console.PathJSON
-		for _, m := range s.Mounts {
-			mounts = append(mounts, console.JSONPath(m))
-		}
-		out = append(out, sourceJSON{console.JSONName(s.Path), s.Resolved, console.Exact(s.Resolved), s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
-			mounts, s.Command, s.Restore, s.Files, s.Directories, s.Bytes})
-	}
-	return out
+	return console.Each(sources, func(s manifest.Source) sourceJSON {
+		return sourceJSON{console.JSONName(s.Path), s.Resolved, console.Exact(s.Resolved), s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
+			console.Each(s.Mounts, console.JSONPath), s.Command, s.Restore, s.Files, s.Directories, s.Bytes}
+	})
 }
