@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -28,6 +29,9 @@ type watchedStore struct {
 	storage.Store
 	kind string
 	most int64
+
+	mu            sync.Mutex
+	gets, longest int64 // of containers
 }
 
 func (s *watchedStore) Unwrap() storage.Store { return s.Store }
@@ -38,6 +42,15 @@ func (s *watchedStore) Put(ctx context.Context, key string, body []byte, o stora
 		s.most = max(s.most, treetest.Heap())
 	}
 	return s.Store.Put(ctx, key, body, o)
+}
+
+func (s *watchedStore) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if strings.Contains(key, "/manifests/") {
+		s.mu.Lock()
+		s.gets, s.longest = s.gets+1, max(s.longest, length)
+		s.mu.Unlock()
+	}
+	return s.Store.Get(ctx, key, offset, length)
 }
 
 // manyFiles makes 100,000 empty files, and one that has content before all of them.
@@ -100,6 +113,22 @@ func testMemoryWithManyFiles(t *testing.T) {
 			if used > c.limit<<20 || s.most == 0 {
 				t.Errorf("%s: %d bytes, want at most %d MiB", c.name, used, c.limit)
 			}
+		}
+
+		// The list of files, read by one who does not go on after the first.
+		before := treetest.Heap()
+		tree := w.Tree("e")
+		s.gets, s.longest = 0, 0
+		used := int64(0)
+		for _, err := range tree.Entries(w.Ctx, "") {
+			w.Check(err)
+			synctest.Wait()
+			used = treetest.Heap() - before
+			break
+		}
+		t.Logf("%d reads of at most %d bytes; %d bytes", s.gets, s.longest, used)
+		if s.gets < 2 || s.gets > 5 || s.longest > 1<<20 || used > 16<<20 {
+			t.Errorf("%d reads of at most %d bytes ahead, %d bytes in use", s.gets, s.longest, used)
 		}
 	})
 }
