@@ -31,7 +31,8 @@ import (
 
 const (
 	rangesInFlight = 16       // requests at once
-	memoryBudget   = 32 << 20 // sealed bytes in flight
+	memoryBudget   = 32 << 20 // sealed bytes in flight, and what chunks in them take
+	useMemory      = 1 << 10  // what a wanted chunk takes, with its file
 )
 
 // Sink takes the chunks of a file. Its methods are called concurrently.
@@ -51,7 +52,7 @@ type Fetcher struct {
 	fetched  *atomic.Uint64
 	window   window
 	ranges   chan *rangeJob
-	budget   *semaphore.Weighted // of sealed bytes
+	budget   *semaphore.Weighted // of memory
 	decoders chan *decoder
 
 	mu     sync.Mutex
@@ -113,7 +114,11 @@ func (f *Fetcher) work(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			weight := min(int64(job.len), memoryBudget)
+			weight := int64(job.len)
+			for _, fr := range job.frames {
+				weight += int64(len(fr.uses)) * useMemory
+			}
+			weight = min(weight, memoryBudget)
 			if err := f.budget.Acquire(ctx, weight); err != nil {
 				return context.Cause(ctx)
 			}
