@@ -162,7 +162,7 @@ func TestCheck(t *testing.T) {
 			w.damaged(d, key)
 			time.Sleep(25 * time.Hour)
 			r := d.Report()
-			if r.Check.Damaged != 0 || len(r.Check.Notes) != 1 || !strings.Contains(r.Check.Notes[0], "hurts nothing") || !strings.Contains(r.Check.Notes[0], key) {
+			if r.Check.Damaged != 0 || len(r.Check.Notes) != 1 || !strings.Contains(r.Check.Notes[0], "affects nothing") || !strings.Contains(r.Check.Notes[0], key) {
 				t.Errorf("after the next capture: %+v", r.Check)
 			}
 			stop()
@@ -194,7 +194,7 @@ func TestCheck(t *testing.T) {
 				t.Fatal("it is not found")
 			}
 			w.damaged(d, key)
-			if text := d.Report().Check.Damage[0]; !strings.Contains(text, "hurts web@") {
+			if text := d.Report().Check.Damage[0]; !strings.Contains(text, "affects web@") {
 				t.Errorf("it does not say what is hurt: %s", text)
 			}
 			time.Sleep(25 * time.Hour)

@@ -58,13 +58,13 @@ func (x *executor) prune(ctx context.Context, r *running) (err error) {
 			err = fmt.Errorf("given up after %d attempts, and the next run of the schedule tries again: %w", r.run.Attempts, err)
 			break
 		}
-		log.Info("prune begins anew", zap.Error(err), zap.Int("attempt", r.run.Attempts))
+		log.Info("prune begins again", zap.Error(err), zap.Int("attempt", r.run.Attempts))
 		r.run.Attempts++
 	}
 	return errors.Join(append(blocked, err)...)
 }
 
-// maxPruneRetries is how often a prune begins anew because something was forgotten
+// maxPruneRetries is how often a prune begins again because something was forgotten
 // meanwhile, by another run of this daemon or by others.
 const maxPruneRetries = 2
 

@@ -76,7 +76,7 @@ func testALostPackIsNoticedNamedAndHealed(t *testing.T) {
 			t.Fatalf("%d packs are lost", packs)
 		}
 		check := m.run(t, "check")
-		if out := check.exits(t, exit.Damage); strings.Count(out, "DAMAGED hosts/") != 2 || !strings.Contains(out, "hurts "+second.Ref+":"+filepath.Join(src, "two")) {
+		if out := check.exits(t, exit.Damage); strings.Count(out, "DAMAGED hosts/") != 2 || !strings.Contains(out, "affects "+second.Ref+":"+filepath.Join(src, "two")) {
 			t.Errorf("check: %s", out)
 		}
 
@@ -90,7 +90,7 @@ func testALostPackIsNoticedNamedAndHealed(t *testing.T) {
 			restores(t, machine, second.Ref, src, contents(t, src))
 			restores(t, machine, "web@3", src, contents(t, src))
 		}
-		if out := m.must(t, "check", "--read-data"); !strings.Contains(out, "no damage found") || !strings.Contains(out, "note: 2 objects are missing or damaged and hurt nothing") {
+		if out := m.must(t, "check", "--read-data"); !strings.Contains(out, "no damage found") || !strings.Contains(out, "note: 2 objects are missing or damaged and affect nothing") {
 			t.Errorf("check: %s", out)
 		}
 		if s := m.snapshot(t, "web", "--verify", src); s.NewBytes != 0 || s.ReadFiles != 0 || s.HealedPacks != 0 {

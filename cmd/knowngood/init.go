@@ -57,7 +57,7 @@ or a plugin's. With --recipient alone no identity is needed here: the host then
 captures without being able to read what it captured.
 
 init tries what the store does to objects that somebody overwrites, and warns where
-it keeps no older versions and lets objects be overwritten: whoever takes over a
+it keeps no older versions and lets objects be overwritten: an attacker who takes over a
 host can destroy its history there. A host without an identity is set up on such a
 store with --unprotected only.
 
@@ -337,7 +337,7 @@ func warnFirstUse(out *console.Console, r *repository.Repository) {
 	for _, line := range []string{
 		"NOTHING VOUCHES FOR THIS REPOSITORY: there is no --pin, and no identity file that has one.",
 		fmt.Sprintf("This host now trusts what answered at %s: the owner %s and the pin %x.", r.URL(), r.OwnerFingerprint(), r.Pin()),
-		"Whoever answers there in the place of your store decides who can read what is captured here.",
+		"A server that answers there in the place of your store decides who can read what is captured here.",
 		fmt.Sprintf(`Compare the pin with what "knowngood keys list" prints where the identity is; if it is another, remove %s%s and join again with --pin.`, r.State.Dir(), remembered),
 	} {
 		out.Warnf("%s", line)

@@ -21,7 +21,7 @@ overwritten or deleted can be read again. The credentials of this machine are us
 on a host, probe shows what somebody who takes that host over could do.
 
 The result is remembered on this machine, for status and check. It says nothing of
-other credentials, of tomorrow, or of whoever administers the store.`,
+other credentials, of tomorrow, or of those who administer the store.`,
 		Example: `  knowngood probe
   knowngood probe --host web-7 --json    with the credentials of web-7, before it joins`,
 		Args: usage.Takes(0, 0),

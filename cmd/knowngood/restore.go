@@ -70,7 +70,7 @@ dump, is listed with the command that loads it. --load runs these commands: thos
 that the configuration names for the environment, in the order of the
 configuration, each with the restored file, verified once more, on its standard
 input. The first one that fails ends that, with exit code 1. A command that only
-the snapshot names may have been written by whoever controlled that host: it is
+the snapshot names may have been written by an attacker who controlled that host: it is
 marked and not run (exit code 3). --load=snapshot runs it too, after asking at the
 terminal.
 

@@ -43,7 +43,7 @@ func FindingOf(r *check.Report, host string) (f Finding) {
 			text = d.Object + ": " + text
 		}
 		if d.Count > 0 {
-			text += "; hurts " + shortened(d.Hurts[0].String())
+			text += "; affects " + shortened(d.Hurts[0].String())
 		}
 		if d.Count > 1 {
 			text += " and " + english.Plural(d.Count-1, "more file", "")

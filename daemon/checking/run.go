@@ -205,7 +205,7 @@ func (k *run) structure(ctx context.Context) error {
 func (k *run) requestRepair(ctx context.Context, found *check.Report) {
 	keys := slices.Clone(found.Spoiled)
 	for _, d := range found.Damage {
-		k.Log.Error("the check found damage", zap.String("object", d.Object), zap.Error(d.Err), zap.Int("hurts", d.Count))
+		k.Log.Error("the check found damage", zap.String("object", d.Object), zap.Error(d.Err), zap.Int("affects", d.Count))
 		keys = append(keys, d.Object)
 	}
 	if err := k.repo.NoteDamagedKeys(keys); err != nil {

@@ -24,7 +24,7 @@ type Check struct {
 	Short    int      `json:"short_locks,omitempty"`
 	Damage   []string `json:"damage,omitempty"`
 	Tampered bool     `json:"tampered,omitempty"`
-	// Notes are what it could not look into, and what hurts nothing.
+	// Notes are what it could not look into, and what affects nothing.
 	Notes []string `json:"notes,omitempty"`
 	// Overdue means that three checks in a row did not look at everything.
 	Overdue bool `json:"overdue"`
@@ -65,7 +65,7 @@ func (c *Check) Warnings(now time.Time) []Warning {
 }
 
 const (
-	objectStep = "The next snapshot stores again what they held, as far as it is still on this machine; knowngood check --identity FILE names all that is hurt"
+	objectStep = "The next snapshot stores again what they held, as far as it is still on this machine; knowngood check --identity FILE names all that is affected"
 	lockStep   = "Locks that end early do not come back by themselves: find out who changes or removes them; knowngood check --locks --identity FILE asks for all of them"
 )
 

@@ -24,15 +24,15 @@ func checkVerdict(t *testing.T) {
 		level Level
 		want  string
 	}{
-		"well":              {Check{Began: now}, Well, "found no damage"},
-		"never":             {Check{}, Attention, "has not run yet"},
-		"failed":            {Check{Began: now, Job: last}, Attention, "failed in its last 2 runs"},
-		"overdue":           {Check{Began: now.Add(-5 * 24 * time.Hour), Overdue: true, Job: last}, Attention, "is overdue: what is stored was checked 5 d ago; the last check failed: no route to host"},
-		"never, overdue":    {Check{Overdue: true}, Attention, "is overdue: what is stored has never been checked, and no check has run since"},
-		"damage":            {Check{Began: now, Damaged: 2, Overdue: true}, Broken, "found that 2 objects are missing or damaged"},
-		"locks":             {Check{Began: now, Damaged: 1, Short: 1}, Broken, "found that the locks of 1 snapshot end before the host says"},
-		"damage and locks":  {Check{Began: now, Damaged: 3, Short: 2}, Broken, "found that 1 object is missing or damaged, and the locks of 2 snapshots end before the host says"},
-		"what hurts nobody": {Check{Began: now, Notes: []string{"a", "b"}}, Well, "found no damage, with 2 notes"},
+		"well":                {Check{Began: now}, Well, "found no damage"},
+		"never":               {Check{}, Attention, "has not run yet"},
+		"failed":              {Check{Began: now, Job: last}, Attention, "failed in its last 2 runs"},
+		"overdue":             {Check{Began: now.Add(-5 * 24 * time.Hour), Overdue: true, Job: last}, Attention, "is overdue: what is stored was checked 5 d ago; the last check failed: no route to host"},
+		"never, overdue":      {Check{Overdue: true}, Attention, "is overdue: what is stored has never been checked, and no check has run since"},
+		"damage":              {Check{Began: now, Damaged: 2, Overdue: true}, Broken, "found that 2 objects are missing or damaged"},
+		"locks":               {Check{Began: now, Damaged: 1, Short: 1}, Broken, "found that the locks of 1 snapshot end before the host says"},
+		"damage and locks":    {Check{Began: now, Damaged: 3, Short: 2}, Broken, "found that 1 object is missing or damaged, and the locks of 2 snapshots end before the host says"},
+		"what affects nobody": {Check{Began: now, Notes: []string{"a", "b"}}, Well, "found no damage, with 2 notes"},
 	} {
 		level, text := c.check.Verdict(now)
 		if level != c.level || !strings.HasPrefix(text, c.want) {

@@ -2,7 +2,7 @@
 // not: objects that are missing, damaged or of another size than snapshots say,
 // with the files that cannot be restored because of them.
 //
-// It promises that what it calls damage hurts a kept snapshot or shows that
+// It promises that what it calls damage affects a kept snapshot or shows that
 // somebody changed what is stored; the rest is a note. It needs an identity for
 // the lists of files, and looks at the structure without one. It changes nothing
 // in the store.
@@ -113,7 +113,7 @@ type Report struct {
 	Suspects                                       []string    // objects that are missing or damaged, those included that hurt nothing
 	Unneeded                                       []Unneeded
 	Locks                                          uint64   // objects whose locks the store was asked for
-	Notes                                          []string // what could not be looked into, and why; what is odd and hurts nothing
+	Notes                                          []string // what could not be looked into, and why; what is odd and affects nothing
 	Duration                                       time.Duration
 }
 
@@ -356,7 +356,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 			d.snapshots = append(d.snapshots, s)
 		}
 		for _, err := range rubbish[:min(len(rubbish), maxNamed)] {
-			c.note(fmt.Sprintf("forgotten, and hurts nothing: %v", err))
+			c.note(fmt.Sprintf("forgotten, and affects nothing: %v", err))
 		}
 		if n := len(rubbish) - maxNamed; n > 0 {
 			c.note(fmt.Sprintf("%d more roots of %s of host %s do not verify and are forgotten", n, env, host))
@@ -366,7 +366,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 		return err
 	}
 	if closed > 0 {
-		c.note(fmt.Sprintf("%s of host %s could not be looked into: no identity at hand opens %s", english.Plural(closed, "snapshot", ""), host, english.PluralWord(closed, "it", "them")))
+		c.note(fmt.Sprintf("%s of host %s could not be looked into: none of the given identities opens %s", english.Plural(closed, "snapshot", ""), host, english.PluralWord(closed, "it", "them")))
 	}
 	for _, d := range domains {
 		if err := d.check(ctx); err != nil {

@@ -22,7 +22,7 @@ type evidence struct {
 }
 
 // suspect is a pack or container that is missing or damaged. What it held may
-// have been stored again since: then it hurts nobody.
+// have been stored again since: then it affects nobody.
 type suspect struct {
 	err    error
 	needed bool // a kept snapshot relies on it alone for something

@@ -72,7 +72,7 @@ func TestForgottenRubbish(t *testing.T) {
 			if found := damage(report); (len(found) > 0) != c.damaged {
 				t.Errorf("damage %q", found)
 			}
-			if contains(report.Notes, "forgotten, and hurts nothing") == c.damaged {
+			if contains(report.Notes, "forgotten, and affects nothing") == c.damaged {
 				t.Errorf("notes %q", report.Notes)
 			}
 		})

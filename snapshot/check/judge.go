@@ -79,13 +79,13 @@ func (d *domainCheck) judge() {
 	d.noteObjects(idle, "no snapshot needs it that is kept: what was forgotten may lack something", "no snapshot needs them that is kept: what was forgotten may lack something")
 }
 
-// noteObjects notes objects that hurt nothing, and why; many is for several.
+// noteObjects notes objects that affect nothing, and why; many is for several.
 func (d *domainCheck) noteObjects(list []string, one, many string) {
 	if len(list) == 0 {
 		return
 	}
 	slices.Sort(list)
-	what := english.PluralWord(len(list), "1 object is missing or damaged and hurts nothing, for "+one, fmt.Sprintf("%d objects are missing or damaged and hurt nothing, for %s", len(list), many))
+	what := english.PluralWord(len(list), "1 object is missing or damaged and affects nothing, for "+one, fmt.Sprintf("%d objects are missing or damaged and affect nothing, for %s", len(list), many))
 	d.note(fmt.Sprintf("%s: %s", what, strings.Join(list[:min(len(list), maxNamed)], ", ")))
 }
 

@@ -96,7 +96,7 @@ func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*ca
 	return nil
 }
 
-// locked tells whether an object cannot be deleted for so long, as far as is
+// locked reports whether an object cannot be deleted for so long, as far as is
 // known, that rewriting it frees nothing soon.
 func (r *repacker) locked(ctx context.Context, key string) (bool, error) {
 	l, ok := storage.Capability[storage.Retainer](r.repo.Store())

@@ -1,7 +1,7 @@
 // Package prune frees what no kept snapshot needs: packs, manifest containers
 // and replaced index runs, as docs/FORMAT.md section 10 says. It works in two
 // phases and without locks, beside captures under way: a run announces what is
-// not needed; a later one, when the time is out, looks anew and deletes what
+// not needed; a later one, when the time is over, reads the store again and deletes what
 // is still not needed.
 //
 // It promises to delete nothing that a kept snapshot needs. It refuses to

@@ -23,7 +23,7 @@ var (
 	// ErrNoPassphrase says that a passphrase is needed and no source has one.
 	ErrNoPassphrase = errors.New("no passphrase")
 	// ErrNoMatch says that none of the identities opens a file.
-	ErrNoMatch = errors.New("no identity at hand opens it")
+	ErrNoMatch = errors.New("none of the given identities opens it")
 	// ErrFixed says that comments cannot be added to a file: it is of a foreign format.
 	ErrFixed = errors.New("nothing can be added to this file")
 )

@@ -33,7 +33,7 @@ import (
 const fresh = time.Hour
 
 // ownPart is the part of the memory limit of the process that the daemon keeps for
-// itself; the rest is for whoever works.
+// itself; the rest is for the processes that work.
 const ownPart = 8
 
 // Captures are those of one daemon.

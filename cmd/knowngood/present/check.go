@@ -159,7 +159,7 @@ func runOf(object string) (host string, run bool) {
 	return host, strings.HasPrefix(object, layout.PrefixHosts) && strings.HasPrefix(rest, "index/")
 }
 
-// damageJSON is a damaged object as --json prints it, with some of what it hurts.
+// damageJSON is a damaged object as --json prints it, with some of what it affects.
 type damageJSON struct {
 	Object string     `json:"object"`
 	Error  string     `json:"error"`
@@ -176,12 +176,12 @@ type hurtJSON struct {
 	Lost bool   `json:"lost,omitempty"`
 }
 
-// Hurt prints a file that damage hurts, for --json.
+// Hurt prints a file that damage affects, for --json.
 func Hurt(out *console.Console, object string, h check.Hurt) {
 	out.Result(hurtLine{"hurt", object, toHurtJSON(h)})
 }
 
-// hurtLine is printed for each file that damage hurts, as it is found.
+// hurtLine is printed for each file that damage affects, as it is found.
 type hurtLine struct {
 	Type   string `json:"type"`
 	Object string `json:"object"`
@@ -200,7 +200,7 @@ func toHurtJSON(h check.Hurt) hurtJSON {
 // and how many files of each.
 const firstDamaged = 10
 
-// printDamage shows damaged objects and whom they hurt; of many that are damaged
+// printDamage shows damaged objects and whom they affect; of many that are damaged
 // in the same way the first few, and how many more there are.
 func printDamage(out *console.Console, damage []check.Damage) {
 	groups := map[string][]check.Damage{}
@@ -227,7 +227,7 @@ func printDamage(out *console.Console, damage []check.Damage) {
 			for _, d := range group[len(group)-more:] {
 				files += d.Count
 			}
-			out.Printf("and %s more, hurting %s: %s\n", human.Count(more), human.Counted(files, "file"), text)
+			out.Printf("and %s more, affecting %s: %s\n", human.Count(more), human.Counted(files, "file"), text)
 		}
 	}
 }
@@ -249,7 +249,7 @@ func printHurts(out *console.Console, d check.Damage) {
 			lost = " (lost)"
 			hiddenLost--
 		}
-		out.Printf("  hurts %s%s\n", printable.Name(h.String()), lost)
+		out.Printf("  affects %s%s\n", printable.Name(h.String()), lost)
 	}
 	if more := d.Count - len(shown); more > 0 {
 		lost := ""
