@@ -164,6 +164,7 @@ func (g growthTree) write(t treetest.T, file, version int) {
 func growHistory(t treetest.T, lengths []int) []historyCost {
 	m := &meter{Store: storagetest.NewPlainMemory()}
 	w := enginetest.NewLocked(t, m, trust.Lock{})
+	w.Apart = false
 	tree := newGrowthTree(t)
 	var costs []historyCost
 	for n := 1; n <= slices.Max(lengths); n++ {
@@ -228,7 +229,7 @@ func inventory(t treetest.T, w *enginetest.World) (stored, objects, content int6
 		if id, ok := deletion.ParseKey(o.Key); ok && id.Kind == wire.KindPack {
 			_, contents, err := reader.Contents(w.Ctx, wire.KindPack, id.Hash, o.Size)
 			w.Check(err)
-			for _, f := range contents.Frames {
+			for _, f := range contents.Files {
 				content += int64(f.SealedLen)
 			}
 		}

@@ -41,8 +41,8 @@ func (a *archive) rubbishRun(t *testing.T) {
 		tail, contents, err := reader.Contents(a.Ctx, wire.KindPack, id.Hash, -1)
 		a.Check(err)
 		in := tail.Ref(id.Hash)
-		frame := contents.Frames[0]
-		for j, f := range contents.Frames {
+		frame := contents.Files[0]
+		for j, f := range contents.Files {
 			for k, c := range f.Chunks {
 				if i == len(keys)-1 || j+k > 0 {
 					chunks = append(chunks, pack.Chunk{ID: c.ID, Len: 1})

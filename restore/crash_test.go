@@ -102,7 +102,7 @@ func content(w *enginetest.World, m *storagetest.Memory) (n uint64) {
 		}
 		_, contents, err := reader.Contents(w.Ctx, wire.KindPack, hash, -1)
 		w.Check(err)
-		for _, f := range contents.Frames {
+		for _, f := range contents.Files {
 			n += uint64(f.ContentLen)
 		}
 	}

@@ -199,7 +199,7 @@ func (l *dirLog) add(e *manifest.Entry) {
 	c.Path, c.Xattrs = strings.Clone(e.Path), slices.Clone(e.Xattrs)
 	l.entries, l.weight = append(l.entries, &c), l.weight+manifest.Weight(&c)
 	if len(l.entries) >= dirBlock || l.weight >= dirBlockWeight {
-		l.buf = l.enc.Append(l.buf[:0], l.entries)
+		l.buf = l.enc.Append(l.buf[:0], l.entries, nil)
 		l.full.Add(l.buf)
 		l.entries, l.weight = l.entries[:0], 0
 	}
@@ -211,7 +211,7 @@ func (l *dirLog) each(do func(*manifest.Entry)) {
 		do(e)
 	}
 	for b := range l.full.Backward() {
-		entries, err := manifest.ParseSegment(b)
+		entries, err := manifest.ParseSegment(b, nil)
 		if err != nil {
 			panic(err) // made above, in memory
 		}

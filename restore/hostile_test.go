@@ -16,6 +16,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/treetest"
+	"knowngood/internal/wire"
 	"knowngood/restore"
 	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
@@ -71,7 +72,7 @@ func forgeRoot(w *enginetest.World, entries []*manifest.Entry, contents map[stri
 		counts.ContentBytes += e.ContentSize()
 	}
 	var enc manifest.Encoder
-	content := enc.Append(nil, entries)
+	content := enc.Append(nil, entries, nil)
 	id, err := manifest.SegmentID(host.Domain.SegmentKey(), content)
 	w.Check(err)
 	frame, err := writer.AddSegment(id, pack.NewCompressor(pack.LevelDefault).Frame(nil, content), len(content))
@@ -104,7 +105,7 @@ func linked(e *manifest.Entry, group uint64) *manifest.Entry { e.Link = group; r
 // manyChunks is a file of n chunks, by its entry, of the greatest length.
 func manyChunks(path string, n int) *manifest.Entry {
 	e := file(path)
-	ref := &pack.Ref{Size: 1 << 20}
+	ref := &pack.Ref{Kind: wire.KindPack, Size: 1 << 20}
 	for range n {
 		e.Chunks = append(e.Chunks, manifest.Chunk{Len: pack.MaxChunk, Loc: manifest.Location{Pack: ref, FrameOffset: pack.FirstOffset, FrameLen: 100}})
 	}

@@ -12,7 +12,7 @@ import (
 	"knowngood/snapshot/check"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
-	"knowngood/storage/layout"
+	"knowngood/storage/deletion"
 	"knowngood/storage/storagetest"
 )
 
@@ -73,7 +73,7 @@ func testADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
 	host := w.Open(w.State)
 	h, err := host.Host(w.Ctx)
 	w.Check(err)
-	key := layout.KeyManifest(enginetest.Host, h.Domain.ID, tree.ContainerHash(i))
+	key := deletion.Key(enginetest.Host, h.Domain.ID, tree.Container(i))
 	memory.Edit(key, flip(func(int) int { return int(s.Offset + s.SealedLen/2) }))
 
 	target := treetest.TempDir(t)

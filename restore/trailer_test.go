@@ -56,7 +56,7 @@ func TestForgedTrailers(t *testing.T) {
 			w.Check(err)
 			aead, err := cipher.NewGCM(block)
 			w.Check(err)
-			for _, f := range contents.Frames {
+			for _, f := range slices.Concat(contents.Files, contents.Manifest) {
 				plain := make([]byte, f.SealedLen-16) // stored, and of as many zeros as there is room for
 				n := uint64(len(plain) - 2)
 				for ; len(binary.AppendUvarint(nil, n))+int(n)+1 != len(plain); n-- {

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"knowngood/internal/enginetest"
+	"knowngood/internal/wire"
 	"knowngood/snapshot"
 	"knowngood/snapshot/diff"
 	"knowngood/snapshot/manifest"
@@ -73,7 +74,7 @@ func (m *manifests) write(entries iter.Seq[*manifest.Entry], problems []manifest
 		held     []*manifest.Entry
 	)
 	end := func() error {
-		content := enc.Append(nil, held)
+		content := enc.Append(nil, held, nil)
 		id, err := manifest.SegmentID(key, content)
 		if err != nil {
 			return err
@@ -180,7 +181,7 @@ func change(t *rapid.T, e *manifest.Entry) {
 		e.Mode = 0o600
 	default:
 		e.Size = 1
-		e.Chunks = []manifest.Chunk{{ID: manifest.ChunkID{rapid.Byte().Draw(t, "content")}, Len: 1, Loc: manifest.Location{Pack: &pack.Ref{Hash: [32]byte{rapid.Byte().Draw(t, "place")}}}}}
+		e.Chunks = []manifest.Chunk{{ID: manifest.ChunkID{rapid.Byte().Draw(t, "content")}, Len: 1, Loc: manifest.Location{Pack: &pack.Ref{Kind: wire.KindPack, Hash: [32]byte{rapid.Byte().Draw(t, "place")}}}}}
 	}
 }
 

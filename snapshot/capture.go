@@ -44,8 +44,11 @@ type Options struct {
 
 	StateDir userdir.Dir // of this repository
 	Level    pack.Level
-	PackSize int  // bytes; that of the repository when 0
-	Reread   bool // read every file, even where its time stamps are unchanged
+	PackSize int // bytes; that of the repository when 0
+	// Apart stores content, index and manifest in objects of their own, however little
+	// there is; else a run with little content takes as few objects as it can.
+	Apart  bool
+	Reread bool // read every file, even where its time stamps are unchanged
 	// RereadEvery is within what time each file is read again, whatever its
 	// time stamps say; 0 is never. The files take turns, spread over that time.
 	RereadEvery time.Duration
@@ -164,7 +167,7 @@ func Capture(ctx context.Context, repo *repository.Repository, host *trust.Host,
 	if c.MaxRepack > 0 && c.parents.last != nil {
 		c.parents.vacating = vacate(dir, c.parents.last.trailer.needed(), c.index, c.MaxRepack)
 	}
-	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, objects.WriterOptions{Level: o.Level, PackSize: o.PackSize}); err != nil {
+	if c.writer, err = repo.NewWriter(ctx, host, epoch, c.index, objects.WriterOptions{Level: o.Level, PackSize: o.PackSize, Apart: o.Apart}); err != nil {
 		return nil, err
 	}
 	local, err := newLocalWriter(dir, host.Domain.ID, c.started)
@@ -243,7 +246,8 @@ func (c *capture) result(e *emitter, s *history.Snapshot) *Result {
 	return r
 }
 
-// commit publishes the index, the manifest and the root, in this order.
+// commit publishes the index, unless little is new in it, the manifest and the root,
+// in this order.
 func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	again, err := c.index.Revalidate(ctx)
 	if err != nil {
@@ -252,12 +256,19 @@ func (c *capture) commit(ctx context.Context, e *emitter) (*Result, error) {
 	for _, err := range c.index.Unopenable() {
 		c.problems.add("", fmt.Sprintf("nobody can open the snapshot: %v", err))
 	}
-	runs, err := c.index.Publish(ctx, c.writer)
+	publish := c.index.PublishMany
+	if c.Apart {
+		publish = c.index.Publish
+	}
+	runs, err := publish(ctx, c.writer)
 	if err != nil {
 		return nil, err
 	}
 	trailer, err := e.finish()
 	if err != nil {
+		return nil, err
+	}
+	if err := c.index.Hold(); err != nil {
 		return nil, err
 	}
 	if err := c.index.Verify(ctx, trailer.needed(), again); err != nil {

@@ -198,7 +198,7 @@ func (o *openedFrames) drop(f *openedFrame) {
 // dataFrame is the content of a frame of a pack, which is not to be changed.
 func (t *Tree) dataFrame(ctx context.Context, in *pack.Ref, offset, length uint32) ([]byte, error) {
 	f := t.opened.get(in.Hash, offset)
-	f.once.Do(func() { f.content, f.err = t.Reader.Frame(ctx, wire.KindPack, in, offset, length) })
+	f.once.Do(func() { f.content, f.err = t.Reader.Frame(ctx, in, offset, length) })
 	if f.err != nil {
 		t.opened.drop(f)
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/objects"
 	"knowngood/storage/pack"
@@ -26,12 +25,6 @@ type segment struct {
 	manifest.Segment
 	place segmentPlace   // container: position in emitter.containers
 	frame *objects.Frame // set when it is written in this run; place is not
-}
-
-// live counts what a snapshot needs of one object.
-type live struct {
-	bytes uint64
-	ref   *pack.Ref
 }
 
 // emitter brings the entries together again, in path order.
@@ -57,7 +50,7 @@ type emitter struct {
 	segments   []segment
 	containers []pack.Ref
 	known      map[[32]byte]int // containers by hash
-	packs      map[[32]byte]*live
+	needed     map[[32]byte]*pack.Object
 	totals     Totals
 	sources    sourceCounter
 	changed    bool // the manifest differs from the parent's
@@ -65,7 +58,7 @@ type emitter struct {
 }
 
 func newEmitter(c *capture, local *localWriter) *emitter {
-	e := &emitter{capture: c, local: local, known: map[[32]byte]int{}, packs: map[[32]byte]*live{}}
+	e := &emitter{capture: c, local: local, known: map[[32]byte]int{}, needed: map[[32]byte]*pack.Object{}}
 	e.sources = newSourceCounter(c.recordSources())
 	if c.writer != nil {
 		e.comp, e.key = pack.NewCompressor(c.Level), c.host.Domain.SegmentKey()
@@ -119,7 +112,6 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 	}
 	e.totals.add(it.entry)
 	e.sources.add(it.entry)
-	e.count(it.entry)
 	if it.same && it.pos == len(e.entries) && (it.pos == 0 || e.whole == it.seg) {
 		e.whole = it.seg
 	} else {
@@ -144,7 +136,7 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 func (e *emitter) save() error {
 	entries := e.entries[e.saved:]
 	e.saved, e.unsaved = len(e.entries), 0
-	e.content = e.enc.Append(e.content[:0], entries)
+	e.content = e.enc.Append(e.content[:0], entries, nil)
 	s := &localSegment{provisional: true, contentLen: uint32(len(e.content)), count: len(entries), first: entries[0].Path}
 	e.pack(s, entries)
 	if err := e.local.segment(s); err != nil {
@@ -196,29 +188,38 @@ func (e *emitter) storable(it *item) bool {
 	return err == nil
 }
 
-// count adds what an entry needs of each pack.
-func (e *emitter) count(entry *manifest.Entry) {
+// count adds what entries need of each pack but for their own.
+func (e *emitter) count(entries []*manifest.Entry, own *pack.Ref) {
 	var last *pack.Ref
-	var l *live
-	for i := range entry.Chunks {
-		c := &entry.Chunks[i]
-		if c.Loc.Pack == nil {
-			continue // a dry run
-		}
-		if c.Loc.Pack != last {
-			last = c.Loc.Pack
-			if l = e.packs[last.Hash]; l == nil {
-				l = &live{ref: last}
-				e.packs[last.Hash] = l
+	var needed *pack.Object
+	for _, entry := range entries {
+		for i := range entry.Chunks {
+			c := &entry.Chunks[i]
+			if c.Loc.Pack == own {
+				continue
 			}
+			if c.Loc.Pack != last {
+				last = c.Loc.Pack
+				needed = e.need(last)
+			}
+			needed.Live += uint64(c.Len)
 		}
-		l.bytes += uint64(c.Len)
 	}
+}
+
+// need is what the snapshot needs of an object.
+func (e *emitter) need(ref *pack.Ref) *pack.Object {
+	o := e.needed[ref.Hash]
+	if o == nil {
+		o = &pack.Object{Kind: ref.Kind, Hash: ref.Hash, Size: ref.Size}
+		e.needed[ref.Hash] = o
+	}
+	return o
 }
 
 // cut ends the segment.
 func (e *emitter) cut() error {
-	entries, whole, seen := e.entries, e.whole, e.seen
+	entries, whole, seen, weight := e.entries, e.whole, e.seen, e.weight
 	e.entries, e.weight, e.whole, e.seen = entries[:0], 0, nil, seen[:0]
 	e.saved, e.unsaved = 0, 0
 	if len(entries) == 0 || e.local == nil {
@@ -228,13 +229,19 @@ func (e *emitter) cut() error {
 		if seg, ok := e.taken(whole); ok {
 			e.copied++
 			e.segments = append(e.segments, seg)
+			e.count(entries, nil)
 			return e.local.segment(whole)
 		}
 	}
-	e.content = e.enc.Append(e.content[:0], entries)
+	home, err := e.writer.Home(weight)
+	if err != nil {
+		return err
+	}
+	e.count(entries, home)
+	e.content = e.enc.Append(e.content[:0], entries, home)
 	// A segment that cannot be read again is worth nothing, and every later
 	// snapshot would take it over.
-	_, err := manifest.ParseSegment(e.content)
+	_, err = manifest.ParseSegment(e.content, home)
 	if err == nil && len(e.content) > pack.MaxSegmentContent {
 		err = fmt.Errorf("it takes %d bytes", len(e.content))
 	}
@@ -253,6 +260,10 @@ func (e *emitter) cut() error {
 			if s, ok := e.taken(old); ok {
 				seg, stored = s, true
 				e.copied++
+				// The local copy is to be that of the segment as it is stored.
+				in, _, _ := old.place()
+				e.content = e.enc.Append(e.content[:0], entries, &in)
+				contentLen = uint32(len(e.content))
 				break
 			}
 		}
@@ -277,8 +288,8 @@ func (e *emitter) taken(s *localSegment) (segment, bool) {
 	if !ok {
 		return segment{}, false
 	}
-	if e.parents.gaps && e.index.Absent(wire.KindManifest, c.Hash) {
-		if e.index.Lost(wire.KindManifest, c.Hash) {
+	if e.parents.gaps && e.index.Absent(c.Kind, c.Hash) {
+		if e.index.Lost(c.Kind, c.Hash) {
 			e.healing.add(c.Hash, int(s.contentLen))
 		}
 		return segment{}, false
@@ -328,8 +339,8 @@ func (e *emitter) finish() (*localTrailer, error) {
 	}
 	t.content = table.Digest()
 	t.manifest = at.Manifest()
-	if list.Base == [32]byte{} {
-		t.base, t.baseList = at.Container.Hash, t.objects
+	if !list.Differs() {
+		t.base, t.baseList = pack.Object{Kind: at.Container.Kind, Hash: at.Container.Hash, Size: at.Container.Size}, t.objects
 	}
 	own := e.container(*at.Container)
 	for i := range t.places {
@@ -366,52 +377,34 @@ func (e *emitter) fillTable(table *manifest.Table, t *localTrailer) {
 	}
 }
 
-// listObjects notes in the trailer what the snapshot needs, and returns how its
-// container lists it: as what differs from the list of an older one, until that is
+// listObjects notes in the trailer what the snapshot needs, and returns how that is
+// listed beside the table: as what differs from the list of an older one, until that is
 // more than twice the square root of the whole. So the whole lists, and what
 // differs, take about as much in the long run.
 func (e *emitter) listObjects(t *localTrailer, table *manifest.Table) pack.ObjectList {
-	t.objects = e.objects(table)
+	for _, s := range table.Segments {
+		if s.Container > 0 {
+			e.need(&table.Containers[s.Container-1]).Live += uint64(s.ContentLen)
+		}
+	}
+	t.objects = nil
+	for _, o := range e.needed {
+		t.objects = append(t.objects, *o)
+	}
+	slices.SortFunc(t.objects, pack.CompareObjects)
+
 	p := e.parents.last
-	if p == nil || p.trailer.base == [32]byte{} || len(t.objects) < minListed || e.index.Absent(wire.KindManifest, p.trailer.base) {
+	if p == nil || p.trailer.base.Kind == 0 || len(t.objects) < minListed || e.index.Absent(p.trailer.base.Kind, p.trailer.base.Hash) {
 		return pack.ObjectList{Added: t.objects}
 	}
-	old := p.trailer
-	needed := t.objects
-	i, found := slices.BinarySearchFunc(needed, pack.Object{Kind: wire.KindManifest, Hash: old.base}, pack.CompareObjects)
-	if !found { // of its segments none is used any more
-		is := func(o pack.Object) bool { return o.Kind == wire.KindManifest && o.Hash == old.base }
-		at := slices.IndexFunc(old.needed(), is)
-		if at < 0 {
-			return pack.ObjectList{Added: t.objects}
-		}
-		needed = slices.Insert(slices.Clone(needed), i, pack.Object{Kind: wire.KindManifest, Hash: old.base, Size: old.needed()[at].Size})
+	base, needed := p.trailer.base, t.objects
+	if i, found := slices.BinarySearchFunc(needed, base, pack.CompareObjects); !found { // nothing else of it is used any more
+		needed = slices.Insert(slices.Clone(needed), i, pack.Object{Kind: base.Kind, Hash: base.Hash, Size: base.Size})
 	}
-	list := pack.ListObjects(old.base, old.baseList, needed)
+	list := pack.ListObjects(base, p.trailer.baseList, needed)
 	if n := len(list.Added) + len(list.Removed); n*n > 4*len(needed) {
 		return pack.ObjectList{Added: t.objects}
 	}
-	t.objects, t.base, t.baseList = needed, old.base, old.baseList
+	t.objects, t.base, t.baseList = needed, base, p.trailer.baseList
 	return list
-}
-
-// objects lists what the snapshot needs but for the table's container.
-func (e *emitter) objects(table *manifest.Table) []pack.Object {
-	var out []pack.Object
-	for hash, l := range e.packs {
-		out = append(out, pack.Object{Kind: wire.KindPack, Hash: hash, Size: l.ref.Size, Live: l.bytes})
-	}
-	segments := map[[32]byte]uint64{}
-	for _, s := range table.Segments {
-		if s.Container > 0 {
-			segments[table.Containers[s.Container-1].Hash] += uint64(s.ContentLen)
-		}
-	}
-	for _, c := range e.containers {
-		if n, ok := segments[c.Hash]; ok {
-			out = append(out, pack.Object{Kind: wire.KindManifest, Hash: c.Hash, Size: c.Size, Live: n})
-		}
-	}
-	slices.SortFunc(out, pack.CompareObjects)
-	return out
 }

@@ -37,7 +37,7 @@ import (
 // not be read again; the segment that follows them holds the same entries, and
 // they count only where none does.
 const (
-	localMagic   = "KNLM\x06"
+	localMagic   = "KNLM\x07"
 	localHead    = int64(len(localMagic)) + 8 + int64(len(seal.DomainID{}))
 	localEnd     = "KNLE"
 	localFile    = "manifest"
@@ -128,7 +128,11 @@ func (s *localSegment) decode(dec *zstd.Decoder) error {
 	if len(content) != int(s.contentLen)+s.statsLen {
 		return fmt.Errorf("segment of %d bytes: %w", len(content), wire.ErrMalformed)
 	}
-	if s.entries, err = manifest.ParseSegment(content[:s.contentLen]); err != nil {
+	var in *pack.Ref
+	if s.owner.trailer != nil {
+		in = &s.owner.trailer.containers[s.owner.trailer.places[s.ordinal].container]
+	}
+	if s.entries, err = manifest.ParseSegment(content[:s.contentLen], in); err != nil {
 		return err
 	}
 	return manifest.ParseStats(content[s.contentLen:], s.entries)
@@ -143,7 +147,7 @@ type localTrailer struct {
 	containers []pack.Ref
 	places     []segmentPlace // of the blocks, in order
 	objects    []pack.Object
-	base       [32]byte // the container from whose list that of the snapshot differs, or its own
+	base       pack.Object // with the list from which that of the snapshot differs, or its own
 	baseList   []pack.Object
 	locks      []time.Time // when those of needed end in store, as far as known; to the second
 	store      string      // see repository.StoreHash
@@ -158,6 +162,7 @@ func (t *localTrailer) append(b []byte) []byte {
 	r.Bytes(4, t.table.Append(nil))
 	m := &t.manifest
 	r.Bytes(5, m.Hash[:])
+	r.Uint(7, uint64(m.Kind))
 	r.Uint(8, m.Size)
 	r.Uint(9, m.Offset)
 	r.Uint(10, m.Length)
@@ -174,8 +179,8 @@ func (t *localTrailer) append(b []byte) []byte {
 	}
 	r.Bytes(17, l)
 	r.Bytes(14, pack.AppendObjects(nil, t.objects))
-	if t.base != [32]byte{} {
-		r.Bytes(20, t.base[:])
+	if t.base.Kind != 0 {
+		r.Bytes(20, pack.AppendObjects(nil, []pack.Object{t.base}))
 		r.Bytes(21, pack.AppendObjects(nil, t.baseList))
 	}
 	k := wire.AppendUvarint(nil, uint64(len(t.locks)))
@@ -202,6 +207,7 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 		return nil, err
 	}
 	f.Fixed(5, m.Hash[:])
+	m.Kind = wire.Kind(f.Uint(7))
 	m.Size, m.Offset, m.Length = f.Uint(8), f.Uint(9), f.Uint(10)
 	d := wire.NewDecoder(f.Bytes(13))
 	t.containers = make([]pack.Ref, d.Count(pack.RefMin))
@@ -235,8 +241,9 @@ func parseLocalTrailer(b []byte) (*localTrailer, error) {
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
-	if base := f.Bytes(20); len(base) == len(t.base) {
-		t.base = [32]byte(base)
+	d = wire.NewDecoder(f.Bytes(20))
+	if base := pack.ParseObjects(d); len(base) == 1 {
+		t.base = base[0]
 		d = wire.NewDecoder(f.Bytes(21))
 		t.baseList = pack.ParseObjects(d)
 		if err := d.Finish(); err != nil {

@@ -132,7 +132,7 @@ func (p *parents) stored(e *manifest.Entry) bool {
 
 // needed is every object that the snapshot needs.
 func (t *localTrailer) needed() []pack.Object {
-	return append(slices.Clip(t.objects), pack.Object{Kind: wire.KindManifest, Hash: t.manifest.Hash, Size: t.manifest.Size})
+	return append(slices.Clip(t.objects), pack.Object{Kind: t.manifest.Kind, Hash: t.manifest.Hash, Size: t.manifest.Size})
 }
 
 // verify makes sure that what a snapshot of a number took over from the last

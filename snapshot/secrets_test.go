@@ -107,7 +107,7 @@ func locks(w *enginetest.World, m *storagetest.Memory) []*lock {
 		}
 		seen[of{tail.Session.ID, kind}] = true
 		// The shortest frame takes the least time to try.
-		f := slices.MinFunc(contents.Frames, func(a, b pack.Frame) int { return int(a.SealedLen) - int(b.SealedLen) })
+		f := slices.MinFunc(slices.Concat(contents.Files, contents.Manifest), func(a, b pack.Frame) int { return int(a.SealedLen) - int(b.SealedLen) })
 		sealed, err := storage.ReadAll(w.Ctx, m, key, int64(f.Offset), int64(f.SealedLen))
 		w.Check(err)
 		out = append(out, &lock{key, kind, r.ID(), host.Domain.ID, tail.Salt, int(f.Offset), sealed, f.ContentLen, tail.Session})

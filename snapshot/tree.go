@@ -14,6 +14,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
+	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/objects"
 	"knowngood/storage/pack"
@@ -104,7 +105,7 @@ func OpenTreeWith(ctx context.Context, repo *repository.Repository, reader *obje
 // that it is the one that the tree's own root was signed for.
 func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 	s, r := t.Snapshot, t.Reader
-	t.own = pack.Ref{Hash: at.Hash, Size: at.Size}
+	t.own = pack.Ref{Kind: at.Kind, Hash: at.Hash, Size: at.Size}
 	t.whole = span{}
 	var from int64
 	if at.Size > wholeBytes {
@@ -112,7 +113,7 @@ func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 	}
 	// What opens it stands at its end.
 	var content []byte
-	sealed, err := r.ReadEnd(ctx, wire.KindManifest, &t.own, from)
+	sealed, err := r.ReadEnd(ctx, &t.own, from)
 	if err == nil || authentic.Damaged(err) {
 		t.whole = span{at.Hash, from, sealed}
 		content, err = t.frame(ctx, &t.own, uint32(at.Offset), uint32(at.Length))
@@ -150,9 +151,9 @@ func (t *Tree) frame(ctx context.Context, in *pack.Ref, offset, length uint32) (
 // covered by another: then it is read again.
 func (t *Tree) open(ctx context.Context, in *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
 	length := uint32(len(sealed))
-	content, err := t.Reader.Open(ctx, nil, wire.KindManifest, in, offset, sealed)
+	content, err := t.Reader.Open(ctx, nil, in, offset, sealed)
 	if authentic.Damaged(err) {
-		return t.Reader.Frame(ctx, wire.KindManifest, in, offset, length)
+		return t.Reader.Frame(ctx, in, offset, length)
 	}
 	return content, err
 }
@@ -169,7 +170,7 @@ func (t *Tree) read(ctx context.Context, container *pack.Ref, offset, length int
 	if b != nil {
 		return b, nil
 	}
-	return t.Reader.Read(ctx, nil, wire.KindManifest, container, offset, length)
+	return t.Reader.Read(ctx, nil, container, offset, length)
 }
 
 // container of a segment.
@@ -180,8 +181,11 @@ func (t *Tree) container(s *manifest.Segment) *pack.Ref {
 	return &t.Table.Containers[s.Container-1]
 }
 
-// ContainerHash names the container of the i-th segment.
-func (t *Tree) ContainerHash(i int) [32]byte { return t.container(&t.Table.Segments[i]).Hash }
+// Container is the object that the i-th segment lies in.
+func (t *Tree) Container(i int) deletion.ObjectID {
+	c := t.container(&t.Table.Segments[i])
+	return deletion.ObjectID{Kind: c.Kind, Hash: c.Hash}
+}
 
 // group is a run of segments, by their positions, that lie next to each other.
 type group struct {
@@ -265,7 +269,7 @@ func (t *Tree) decode(ctx context.Context, s *manifest.Segment, sealed []byte, e
 		if c.Container.Hash == t.container(s).Hash {
 			continue
 		}
-		sealed, cerr := t.Reader.Read(ctx, nil, wire.KindManifest, &c.Container, int64(c.Offset), int64(c.SealedLen))
+		sealed, cerr := t.Reader.Read(ctx, nil, &c.Container, int64(c.Offset), int64(c.SealedLen))
 		if cerr == nil {
 			entries, cerr = t.entriesOf(ctx, s, &c.Container, c.Offset, sealed)
 		}
@@ -293,7 +297,7 @@ func (t *Tree) entriesOf(ctx context.Context, s *manifest.Segment, in *pack.Ref,
 	if err != nil {
 		return nil, err
 	}
-	entries, err := manifest.ParseSegment(content)
+	entries, err := manifest.ParseSegment(content, in)
 	if err == nil && len(entries) != int(s.Entries) {
 		err = fmt.Errorf("segment has %d entries, its table says %d: %w", len(entries), s.Entries, wire.ErrMalformed)
 	}

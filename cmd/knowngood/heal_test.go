@@ -67,9 +67,9 @@ func testALostPackIsNoticedNamedAndHealed(t *testing.T) {
 	t.Parallel()
 	losingStores(t, func(t *testing.T, m *machine, lose func(part string) int) {
 		src := t.TempDir()
-		grow(t, src, "one", 200_000)
+		grow(t, src, "one", 1_500_000) // each pack is too large for the manifest
 		first, before := m.snapshot(t, "web", src), contents(t, src)
-		grow(t, src, "two", 100_000)
+		grow(t, src, "two", 1_400_000)
 		second := m.snapshot(t, "web", src)
 		packs := lose("/packs/")
 		if packs != 2 {
@@ -82,7 +82,7 @@ func testALostPackIsNoticedNamedAndHealed(t *testing.T) {
 
 		o := m.run(t, "snapshot", "--env", "web", "--verify", src)
 		o.exits(t, exit.Done)
-		if says := o.stderr.String(); !strings.Contains(says, "healed: the store had lost 2 packs or manifests, 293 KiB stored again; ") || !strings.Contains(says, " refers to 2 objects that are not in the store") {
+		if says := o.stderr.String(); !strings.Contains(says, "healed: the store had lost 2 packs or manifests, 2.8 MiB stored again; ") || !strings.Contains(says, " refers to 2 objects that are not in the store") {
 			t.Errorf("it says %s", says)
 		}
 		for _, machine := range []*machine{m, m.bare(t)} {
@@ -181,7 +181,7 @@ func testACheckNoticesThatAnIndexRunIsGone(t *testing.T) {
 	t.Parallel()
 	losingStores(t, func(t *testing.T, m *machine, lose func(part string) int) {
 		src := t.TempDir()
-		grow(t, src, "one", 200_000)
+		growMany(t, src)
 		m.snapshot(t, "web", src)
 		if n := lose("/index/"); n != 1 {
 			t.Fatalf("%d runs are lost", n)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"maps"
@@ -100,6 +101,16 @@ func grow(t *testing.T, dir, name string, size int) {
 	}
 }
 
+// growMany adds files whose chunks are enough for an index run, and whose content is
+// enough for a manifest apart from it.
+func growMany(t *testing.T, dir string) {
+	t.Helper()
+	for i := range 1030 {
+		writeFile(t, filepath.Join(dir, fmt.Sprint("many-", i)), fmt.Sprint(i))
+	}
+	grow(t, dir, "large one", 1_100_000)
+}
+
 // contents are the files below a directory; none when it is not there.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
@@ -140,7 +151,10 @@ func testPutsThatNothingProves(t *testing.T) {
 		m, direct, between := interceptedMachine(t)
 		src := t.TempDir()
 		for _, folder := range []string{"/packs/", "/index/", "/manifests/", "/roots/"} {
-			grow(t, src, strings.Trim(folder, "/"), 300_000)
+			grow(t, src, strings.Trim(folder, "/"), 1_500_000)
+			if folder == "/index/" {
+				growMany(t, src)
+			}
 			between.set(func(_ int, w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 				if r.Method != http.MethodPut || !strings.Contains(r.URL.Path, folder) {
 					return false

@@ -47,6 +47,8 @@ type World struct {
 	ID    *identity.File
 	Key   string   // the identity as its file holds it
 	Pin   [32]byte // of the repository
+	// Apart is snapshot.Options.Apart of captures, true in a new world: trees are small.
+	Apart bool
 
 	findings *authentic.Findings // of all that was opened
 }
@@ -60,7 +62,7 @@ func New(t treetest.T, store storage.Store) *World {
 // NewLocked is New with locks.
 func NewLocked(t treetest.T, store storage.Store, lock trust.Lock) *World {
 	t.Helper()
-	w := &World{T: t, Ctx: context.Background(), Store: store, URL: "test", State: treetest.TempDir(t), findings: &authentic.Findings{}}
+	w := &World{T: t, Ctx: context.Background(), Store: store, URL: "test", State: treetest.TempDir(t), Apart: true, findings: &authentic.Findings{}}
 	key, err := identity.Generate(identity.X25519)
 	w.Check(err)
 	file := filepath.Join(treetest.TempDir(t), "identity")
@@ -149,7 +151,7 @@ func (w *World) Capture(env string, edit func(*snapshot.Options), paths ...strin
 	if err != nil {
 		return nil, err
 	}
-	o := snapshot.Options{Environment: env, StateDir: r.State.Dir(), Version: "test", WritebackWindow: 1}
+	o := snapshot.Options{Environment: env, StateDir: r.State.Dir(), Version: "test", WritebackWindow: 1, Apart: w.Apart}
 	for _, p := range paths {
 		o.Sources = append(o.Sources, walk.Source{Path: p})
 	}

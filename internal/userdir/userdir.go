@@ -121,6 +121,9 @@ func (d Dir) explain(owner Owner, err error) error {
 // Failed adds to an error of working in the directory that it is the state
 // directory, and what to do about it.
 func (d Dir) Failed(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok && !filepath.IsAbs(p.Path) {
+		p.Path = filepath.Join(d.top, p.Path)
+	}
 	hint := "check it"
 	switch {
 	case errors.Is(err, syscall.ENOSPC):

@@ -159,7 +159,7 @@ func (f *Fetcher) release(b []byte) {
 func (f *Fetcher) read(ctx context.Context, job *rangeJob) error {
 	buffer := f.buffer(int(job.len))
 	defer f.release(buffer)
-	sealed, err := f.reader.Read(ctx, buffer[:0], wire.KindPack, job.ref, int64(job.offset), int64(job.len))
+	sealed, err := f.reader.Read(ctx, buffer[:0], job.ref, int64(job.offset), int64(job.len))
 	if err == nil {
 		f.fetched.Add(uint64(len(sealed)))
 	} else if !authentic.Damaged(err) {
@@ -173,14 +173,14 @@ func (f *Fetcher) read(ctx context.Context, job *rangeJob) error {
 		switch {
 		case err == nil:
 			at := fr.offset - job.offset
-			c, ferr = f.reader.Open(ctx, d.content, wire.KindPack, fr.ref, fr.offset, sealed[at:at+fr.len])
+			c, ferr = f.reader.Open(ctx, d.content, fr.ref, fr.offset, sealed[at:at+fr.len])
 			if authentic.Damaged(ferr) {
 				// The reply may be damaged, or the object covered by another.
-				c, ferr = f.reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
+				c, ferr = f.reader.Frame(ctx, fr.ref, fr.offset, fr.len)
 			}
 		case len(job.frames) > 1 && !errors.Is(err, storage.ErrNotFound):
 			// The object may have been cut behind this frame.
-			c, ferr = f.reader.Frame(ctx, wire.KindPack, fr.ref, fr.offset, fr.len)
+			c, ferr = f.reader.Frame(ctx, fr.ref, fr.offset, fr.len)
 		}
 		if ferr != nil {
 			if !authentic.Damaged(ferr) {
@@ -256,7 +256,7 @@ func (p *copies) read(ctx context.Context, r *objects.Reader, h *chunk.Hasher, u
 	for at, err := range r.Places(ctx, u.chunk.ID, placeOf(u.chunk)) {
 		if err == nil && (p.content == nil || p.at.Pack != at.Pack || p.at.FrameOffset != at.FrameOffset || p.at.FrameLen != at.FrameLen) {
 			p.at = at
-			p.content, err = r.Frame(ctx, wire.KindPack, &at.Pack, at.FrameOffset, at.FrameLen)
+			p.content, err = r.Frame(ctx, &at.Pack, at.FrameOffset, at.FrameLen)
 		}
 		if err != nil && !authentic.Damaged(err) && !errors.Is(err, trust.ErrNoUsableIdentity) {
 			return err

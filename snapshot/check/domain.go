@@ -49,7 +49,7 @@ type domainCheck struct {
 	sizes     map[[32]byte]uint64        // of packs, as the index has them
 
 	tables   map[tableKey]bool              // of manifests that were looked into
-	tablesIn map[[32]byte]bool              // containers that hold one
+	tablesIn map[deletion.ObjectID]bool     // objects that hold one
 	segments map[[32]byte][]link            // of ID, those that were looked into, with their hard links
 	linked   map[[32]byte]bool              // sets of such segments that were looked into; see links
 	listed   map[deletion.ObjectID]bool     // objects that a kept snapshot lists
@@ -63,9 +63,9 @@ type domainCheck struct {
 func (c *checker) newDomain(host string, domain *seal.Domain, unknown *strangers) *domainCheck {
 	of := &domainOf{checker: c, host: host, domain: domain, reader: c.repo.NewReader(host, domain)}
 	return &domainCheck{domainOf: of, strangers: unknown, listing: listing{put: map[deletion.ObjectID]time.Time{}},
-		evidence: &evidence{suspects: map[deletion.ObjectID]*suspect{}, remnants: map[[32]byte]remnant{}, bad: map[[32]byte]string{}},
+		evidence: &evidence{suspects: map[deletion.ObjectID]*suspect{}, tabled: map[[32]byte]bool{}, filesOnly: map[[32]byte]bool{}, remnants: map[[32]byte]remnant{}, bad: map[[32]byte]string{}},
 		locks:    &lockCheck{domainOf: of, wanted: map[deletion.ObjectID]lockOf{}},
-		tables:   map[tableKey]bool{}, tablesIn: map[[32]byte]bool{}, segments: map[[32]byte][]link{}, linked: map[[32]byte]bool{},
+		tables:   map[tableKey]bool{}, tablesIn: map[deletion.ObjectID]bool{}, segments: map[[32]byte][]link{}, linked: map[[32]byte]bool{},
 		listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{},
 		hurtSegments: map[[32]byte]bool{}, hurtTables: map[tableKey]bool{}}
 }
@@ -124,10 +124,15 @@ func (d *domainOf) object(key string, err error) error {
 // its digest. Snapshots between which nothing changed share it.
 type tableKey [32]byte
 
+// tableOf is the object that holds the table of a root's manifest.
+func tableOf(b *statement.RootBody) deletion.ObjectID {
+	return deletion.ObjectID{Kind: b.Manifest.Kind, Hash: b.Manifest.Hash}
+}
+
 func keyOfTable(b *statement.RootBody) tableKey {
 	m := &b.Manifest
 	h := sha256.New()
-	fmt.Fprintf(h, "%x %d %d %d %x", m.Hash, m.Size, m.Offset, m.Length, b.Content)
+	fmt.Fprintf(h, "%d %x %d %d %d %x", m.Kind, m.Hash, m.Size, m.Offset, m.Length, b.Content)
 	return tableKey(h.Sum(nil))
 }
 

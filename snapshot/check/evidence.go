@@ -17,8 +17,11 @@ type evidence struct {
 
 	mu       sync.Mutex // guards the rest while packs are read
 	suspects map[deletion.ObjectID]*suspect
-	remnants map[[32]byte]remnant
-	bad      map[[32]byte]string // chunks that do not verify, and the pack's key
+	tabled   map[[32]byte]bool // packs that hold a manifest table
+	// filesOnly are damaged packs whose contents show no manifest.
+	filesOnly map[[32]byte]bool
+	remnants  map[[32]byte]remnant
+	bad       map[[32]byte]string // chunks that do not verify, and the pack's key
 }
 
 // suspect is a pack or container that is missing or damaged. What it held may
@@ -26,6 +29,7 @@ type evidence struct {
 type suspect struct {
 	err    error
 	needed bool // a kept snapshot relies on it alone for something
+	lists  bool // a kept snapshot has its list of files there, or a part of it
 }
 
 // suspect notes what is wrong with an object, once.
@@ -70,7 +74,12 @@ func (v *evidence) badChunk(id [32]byte, key string) {
 
 // known takes the contents of a pack into the table of what there really is.
 func (v *evidence) known(hash [32]byte, size int64, tail *pack.Tail, c *pack.Contents) error {
-	return v.actual.Add(tail.Ref(hash), c.Frames)
+	if len(c.Manifest) > 0 {
+		v.mu.Lock()
+		v.tabled[hash] = true
+		v.mu.Unlock()
+	}
+	return v.actual.Add(tail.Ref(hash), c.Files)
 }
 
 // remnant is a chunk of a pack whose bytes are not those of its name. Who
@@ -85,7 +94,8 @@ type remnant struct {
 func (v *evidence) doubt(hash [32]byte, tail *pack.Tail, c *pack.Contents) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, f := range c.Frames {
+	v.filesOnly[hash] = len(c.Manifest) == 0
+	for _, f := range c.Files {
 		for _, ch := range f.Chunks {
 			v.remnants[ch.ID] = remnant{tail.Ref(hash), ch.Len}
 		}

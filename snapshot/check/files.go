@@ -134,11 +134,11 @@ func (d *domainCheck) end(ctx context.Context, f *files) error {
 	key := keyOfTable(f.Body)
 	if f.err != nil {
 		d.hurt, d.hurtTables[key] = true, true
-		return d.object(layout.KeyManifest(d.host, d.domain.ID, f.Body.Manifest.Hash), f.err)
+		return d.object(d.key(tableOf(f.Body)), f.err)
 	}
 	for i := range f.tree.Table.Segments {
 		id := f.tree.Table.Segments[i].ID
-		if err := d.container(ctx, f.tree.ContainerHash(i), id); err != nil {
+		if err := d.container(ctx, f.tree.Container(i), id); err != nil {
 			return err
 		}
 		if _, seen := d.segments[id]; !seen && !f.asked[i] { // it could not be read for another one
@@ -160,7 +160,7 @@ func (d *domainCheck) segment(f *files, i int, entries []manifest.Entry, err err
 	d.report.Segments++
 	if err != nil {
 		d.hurt, d.hurtSegments[id] = true, true
-		return d.object(layout.KeyManifest(d.host, d.domain.ID, f.tree.ContainerHash(i)), err)
+		return d.object(d.key(f.tree.Container(i)), err)
 	}
 	for j := range entries {
 		for k := range entries[j].Chunks {

@@ -13,11 +13,15 @@ import (
 	"knowngood/storage/objects"
 )
 
-// container looks whether a segment lies only in a container that is missing or
+// container looks whether a segment lies only in an object that is missing or
 // damaged.
-func (d *domainCheck) container(ctx context.Context, hash, segment [32]byte) error {
-	s := d.suspects[deletion.ObjectID{Kind: wire.KindManifest, Hash: hash}]
+func (d *domainCheck) container(ctx context.Context, in deletion.ObjectID, segment [32]byte) error {
+	s := d.suspects[in]
 	if s == nil || s.needed {
+		return nil
+	}
+	if in.Kind == wire.KindPack { // what of it cannot be read is damage by itself
+		s.lists = true
 		return nil
 	}
 	copies, err := d.reader.SegmentCopies(ctx, segment)
@@ -25,7 +29,7 @@ func (d *domainCheck) container(ctx context.Context, hash, segment [32]byte) err
 		return err
 	}
 	s.needed = !slices.ContainsFunc(copies, func(c objects.SegmentCopy) bool {
-		return d.suspects[deletion.ObjectID{Kind: wire.KindManifest, Hash: c.Container.Hash}] == nil
+		return d.suspects[deletion.ObjectID{Kind: c.Container.Kind, Hash: c.Container.Hash}] == nil
 	})
 	return nil
 }
@@ -42,12 +46,14 @@ func (d *domainCheck) judge() {
 	for _, id := range d.indexed {
 		unique[id] = true
 	}
-	var copied, idle, unsure []string
+	var copied, readable, idle, unsure []string
 	for id, s := range d.suspects {
 		key, have := d.key(id), d.packs
 		if id.Kind == wire.KindManifest {
 			have = d.containers
-			s.needed = s.needed || d.tablesIn[id.Hash]
+		}
+		if s.lists = s.lists || d.tablesIn[id]; d.Sealed || id.Kind == wire.KindManifest {
+			s.needed = s.needed || d.tablesIn[id]
 		}
 		d.report.Suspects = append(d.report.Suspects, key)
 		s.needed = s.needed || d.Sealed && d.listed[id] && (unique[id] || id.Kind == wire.KindManifest)
@@ -55,13 +61,15 @@ func (d *domainCheck) judge() {
 		case s.needed:
 			d.hurt = true
 			d.damage(key, s.err)
-		case d.Sealed && d.listed[id] && d.sizes[id.Hash] == 0: // after the index was lost, say
+		case d.Sealed && d.listed[id] && (d.sizes[id.Hash] == 0 || !d.filesOnly[id.Hash]): // the index was lost, or it may hold segments
 			unsure = append(unsure, fmt.Sprintf("%s (%v)", key, s.err))
 		case unique[id]:
 			idle = append(idle, fmt.Sprintf("%s (%v)", key, s.err))
 			if _, there := have[id.Hash]; there {
 				d.report.Spoiled = append(d.report.Spoiled, key)
 			}
+		case s.lists:
+			readable = append(readable, fmt.Sprintf("%s (%v)", key, s.err))
 		default:
 			copied = append(copied, fmt.Sprintf("%s (%v)", key, s.err))
 		}
@@ -76,6 +84,7 @@ func (d *domainCheck) judge() {
 		seen = "as the lists of other objects show; their data was not read (knowngood check --read-data reads it)"
 	}
 	d.noteObjects(copied, "what snapshots need of it is stored elsewhere too, "+seen, "what snapshots need of them is stored elsewhere too, "+seen)
+	d.noteObjects(readable, "the files in it are stored elsewhere too, and the lists of files in it can still be read, "+seen, "the files in them are stored elsewhere too, and the lists of files in them can still be read, "+seen)
 	d.noteObjects(idle, "no snapshot needs it that is kept: what was forgotten may lack something", "no snapshot needs them that is kept: what was forgotten may lack something")
 }
 

@@ -12,7 +12,6 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/history"
-	"knowngood/storage/layout"
 )
 
 // link is an entry that is one of several names of an inode.
@@ -59,7 +58,7 @@ func (d *domainCheck) links(ctx context.Context, s *history.Snapshot, tree *snap
 	for i := range tree.Table.Segments {
 		for _, x := range d.segments[tree.Table.Segments[i].ID] {
 			if err := l.add(ctx, i, x); err != nil {
-				return d.object(layout.KeyManifest(d.host, d.domain.ID, tree.ContainerHash(i)), err)
+				return d.object(d.key(tree.Container(i)), err)
 			}
 		}
 	}

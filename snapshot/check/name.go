@@ -11,7 +11,6 @@ import (
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
-	"knowngood/storage/layout"
 )
 
 // naming names the files that are hurt by damage in a domain.
@@ -79,7 +78,7 @@ func (n *naming) run(ctx context.Context) error {
 				h.Part = "all of it, unless nothing changed since: then the next snapshot stores its list of files again"
 				n.heal(s.Environment)
 			}
-			n.hurts(layout.KeyManifest(n.host, n.domain.ID, s.Body.Manifest.Hash), h)
+			n.hurts(n.key(tableOf(s.Body)), h)
 			continue
 		}
 		segments := map[string][32]byte{} // by their first paths
@@ -89,7 +88,7 @@ func (n *naming) run(ctx context.Context) error {
 		for e, err := range tree.Entries(ctx, "") {
 			if se, ok := errors.AsType[*snapshot.SegmentError](err); ok {
 				object, _ := damagedObject(err)
-				object = cmp.Or(object, layout.KeyManifest(n.host, n.domain.ID, s.Body.Manifest.Hash))
+				object = cmp.Or(object, n.key(tableOf(s.Body)))
 				env, heals := onHost[segments[se.First]]
 				if heals {
 					n.heal(env)

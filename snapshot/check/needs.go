@@ -10,7 +10,6 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
-	"knowngood/storage/layout"
 	"knowngood/storage/pack"
 	"slices"
 )
@@ -30,13 +29,14 @@ func (d *domainCheck) readList(ctx context.Context, s *history.Snapshot) (needs,
 // needed compares the objects that a snapshot needs with those there are.
 func (d *domainCheck) needed(ctx context.Context, l needs) error {
 	s, m, objects, err := l.Snapshot, &l.Body.Manifest, l.objects, l.err
-	d.tablesIn[m.Hash] = true
+	table := tableOf(l.Body)
+	d.tablesIn[table] = true
 	if err != nil {
-		if err := d.need(ctx, s, pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}); err != nil {
+		if err := d.need(ctx, s, pack.Object{Kind: m.Kind, Hash: m.Hash, Size: m.Size}); err != nil {
 			return err
 		}
 		d.strangers.unread = true
-		key := layout.KeyManifest(d.host, d.domain.ID, m.Hash)
+		key := d.key(table)
 		if damage := (*authentic.DamageError)(nil); errors.As(err, &damage) {
 			key = damage.Key // that of the list from which this one differs, maybe
 		}

@@ -52,7 +52,7 @@ func (d *packCheck) run(ctx context.Context, l *listing) error {
 				s := <-whole
 				_, err = d.readWhole(gctx, s, wire.KindPack, hash, size)
 				whole <- s
-				if err == nil {
+				if err = d.doubtful(id, err); err == nil {
 					err = d.packContents(gctx, key, hash, size)
 				}
 			case read:
@@ -169,7 +169,7 @@ func (d *packCheck) wholePack(ctx context.Context, s *scratch, key string, hash 
 // frames opens every frame of a pack and verifies every chunk in it.
 func (d *packCheck) frames(ctx context.Context, s *scratch, key string, k cipher.AEAD, object []byte, contents *pack.Contents) error {
 	var first error
-	for _, f := range contents.Frames {
+	for _, f := range contents.Files {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

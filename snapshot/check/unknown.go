@@ -52,9 +52,10 @@ func (s *strangers) add(key string) {
 }
 
 // object counts a pack or container that no index run and no kept snapshot names.
-func (s *strangers) object(id deletion.ObjectID, size int64, put time.Time) {
+// A run under way has put neither, or packs without a manifest table.
+func (s *strangers) object(id deletion.ObjectID, size int64, put time.Time, table bool) {
 	if time.Since(put) < underway {
-		s.young = s.young || id.Kind == wire.KindPack
+		s.young = s.young || id.Kind == wire.KindPack && !table
 		return
 	}
 	s.unneeded.Objects++
@@ -70,7 +71,7 @@ func (d *domainCheck) unneeded() {
 			there = there && d.sizes[id.Hash] == 0
 		}
 		if there && !d.listed[id] && !d.deletions.Absent(id) {
-			d.strangers.object(id, size, put)
+			d.strangers.object(id, size, put, d.tabled[id.Hash])
 		}
 	}
 }
@@ -142,7 +143,7 @@ func (c *checker) otherDomains(ctx context.Context, prefix string, domains map[s
 				return err
 			}
 			if id, ok := deletion.ParseKey(o.Key); ok {
-				s.object(id, o.Size, o.Modified)
+				s.object(id, o.Size, o.Modified, false)
 			} else {
 				s.add(o.Key)
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"knowngood/internal/wire"
 	"knowngood/storage/pack"
 )
 
@@ -11,7 +12,7 @@ import (
 func benchEntries(n int) []*Entry {
 	packs := make([]*pack.Ref, 4)
 	for i := range packs {
-		packs[i] = &pack.Ref{Hash: [32]byte{byte(i)}}
+		packs[i] = &pack.Ref{Kind: wire.KindPack, Hash: [32]byte{byte(i)}}
 	}
 	out := make([]*Entry, n)
 	for i := range out {
@@ -29,17 +30,17 @@ func BenchmarkEncode(b *testing.B) {
 	var dst []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		dst = x.Append(dst[:0], entries)
+		dst = x.Append(dst[:0], entries, nil)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(entries)), "ns/entry")
 }
 
 func BenchmarkParse(b *testing.B) {
 	entries := benchEntries(2048)
-	content := new(Encoder).Append(nil, entries)
+	content := new(Encoder).Append(nil, entries, nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := ParseSegment(content); err != nil {
+		if _, err := ParseSegment(content, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

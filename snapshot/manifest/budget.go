@@ -67,7 +67,7 @@ const (
 // Fits reports whether a segment has room for an entry, whatever stands in it
 // already.
 func (x *Encoder) Fits(e *Entry) bool {
-	return Weight(e) < heavy || len(x.Append(nil, []*Entry{e})) <= pack.MaxSegmentContent-besides
+	return Weight(e) < heavy || len(x.Append(nil, []*Entry{e}, nil)) <= pack.MaxSegmentContent-besides
 }
 
 // budget is what is left of the sums over a segment's entries.

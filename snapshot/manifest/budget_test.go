@@ -89,9 +89,9 @@ func aSegmentHasABudget(t *testing.T) {
 	} {
 		t.Run("of "+name, func(t *testing.T) {
 			var x Encoder
-			content := x.Append(nil, test.entries)
+			content := x.Append(nil, test.entries, nil)
 			var err error
-			used := allocated(func() { _, err = ParseSegment(content) })
+			used := allocated(func() { _, err = ParseSegment(content, nil) })
 			if test.refused == "" && err != nil || test.refused != "" && (!errors.Is(err, wire.ErrMalformed) || !strings.Contains(err.Error(), test.refused)) {
 				t.Errorf("the parser returns %v, want %q", err, test.refused)
 			}
@@ -111,7 +111,7 @@ func aSegmentHasABudget(t *testing.T) {
 			"frames":              segment(oneEntry(), append(uv(uv(nil, 0), n), make([]byte, 3*n)...)),
 		} {
 			var err error
-			used := allocated(func() { _, err = ParseSegment(content) })
+			used := allocated(func() { _, err = ParseSegment(content, nil) })
 			if !errors.Is(err, wire.ErrMalformed) || used > 1<<20 {
 				t.Errorf("%s: %v, with %d bytes of memory", name, err, used)
 			}
@@ -126,14 +126,14 @@ func segment(a, c []byte) []byte {
 // oneEntry is part A of a segment of one fifo.
 func oneEntry() []byte {
 	var x Encoder
-	d := wire.NewDecoder(x.Append(nil, []*Entry{{Path: "a", Type: Fifo}}))
+	d := wire.NewDecoder(x.Append(nil, []*Entry{{Path: "a", Type: Fifo}}, nil))
 	return d.Bytes()
 }
 
 // oneFile is part A of a segment of one file, up to its holes.
 func oneFile() []byte {
 	var x Encoder
-	d := wire.NewDecoder(x.Append(nil, []*Entry{{Path: "a", Type: File}}))
+	d := wire.NewDecoder(x.Append(nil, []*Entry{{Path: "a", Type: File}}, nil))
 	a := d.Bytes()
 	return slices.Clone(a[:len(a)-2])
 }
@@ -158,8 +158,8 @@ func aSegmentCutByWeightKeepsTheBudget(t *testing.T) {
 				}
 				weight += Weight(e)
 				if CutAfter(e.Path, uint64(start), i+1-start, weight) || i == len(entries)-1 {
-					content = x.Append(content[:0], entries[start:i+1])
-					got, err := ParseSegment(content)
+					content = x.Append(content[:0], entries[start:i+1], nil)
+					got, err := ParseSegment(content, nil)
 					if err != nil {
 						t.Fatalf("entries %d to %d: %v", start, i, err)
 					}
@@ -210,5 +210,5 @@ func allSourcesOfATableShareABudget(t *testing.T) {
 // bombs are seeds for the fuzzers: small, and large when they are read.
 func bombs() [][]byte {
 	var x Encoder
-	return [][]byte{x.Append(nil, longPaths(2000, 40)), x.Append(nil, attributed(500, 40)), bytes.Clone(x.Append(nil, sparse(50, 2)))}
+	return [][]byte{x.Append(nil, longPaths(2000, 40), nil), x.Append(nil, attributed(500, 40), nil), bytes.Clone(x.Append(nil, sparse(50, 2), nil))}
 }

@@ -33,9 +33,9 @@ func genEntries(t *rapid.T) []*Entry {
 	slices.SortFunc(paths, Compare)
 	packs := make([]*pack.Ref, 3)
 	for i := range packs {
-		packs[i] = &pack.Ref{Hash: [32]byte{byte(i)}, Size: uint64(i)}
+		packs[i] = &pack.Ref{Kind: wire.KindPack, Hash: [32]byte{byte(i + 1)}, Size: uint64(i)}
 		if i%2 == 1 {
-			packs[i] = &pack.Ref{Hash: [32]byte{byte(i)}, Size: pack.SmallObject + uint64(i), Session: seal.SessionID{byte(i)}, Salt: seal.Salt{byte(i)}}
+			packs[i] = &pack.Ref{Kind: wire.KindPack, Hash: [32]byte{byte(i + 1)}, Size: pack.SmallObject + uint64(i), Session: seal.SessionID{byte(i)}, Salt: seal.Salt{byte(i)}}
 		}
 	}
 	var out []*Entry
@@ -102,9 +102,17 @@ func TestManifest(t *testing.T) {
 func segmentsAndStatsReadBackAsWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		entries := genEntries(t)
+		var own *pack.Ref // some pack, or none
+		for _, e := range entries {
+			for _, c := range e.Chunks {
+				if own == nil && rapid.Bool().Draw(t, "own") {
+					own = c.Loc.Pack
+				}
+			}
+		}
 		var x Encoder
-		content := x.Append(nil, entries)
-		got, err := ParseSegment(content)
+		content := x.Append(nil, entries, own)
+		got, err := ParseSegment(content, own)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +124,7 @@ func segmentsAndStatsReadBackAsWritten(t *testing.T) {
 				t.Fatalf("entry %d\n got %+v\nwant %+v", i, got[i], *entries[i])
 			}
 		}
-		if again := x.Append(nil, pointers(got)); !bytes.Equal(again, content) {
+		if again := x.Append(nil, pointers(got), own); !bytes.Equal(again, content) {
 			t.Fatal("encodes to other bytes")
 		}
 	})
@@ -170,7 +178,7 @@ func check(t *testing.T) {
 				e.Chunks = []Chunk{{ID: e.Chunks[0].ID, Len: uint32(min(e.Size, pack.MaxChunk+1)), Loc: e.Chunks[0].Loc}}
 			}
 			var x Encoder
-			_, perr := ParseSegment(x.Append(nil, []*Entry{e}))
+			_, perr := ParseSegment(x.Append(nil, []*Entry{e}, nil), nil)
 			if err := Check(e); (err == nil) != (perr == nil) {
 				t.Fatalf("%+v: Check returns %v, the parser %v", e, err, perr)
 			}
@@ -249,11 +257,11 @@ func tables(t *testing.T) {
 
 func theSegmentIDIgnoresLocations(t *testing.T) {
 	chunk := func(p byte) Chunk {
-		return Chunk{ID: ChunkID{1}, Len: 5, Loc: Location{Pack: &pack.Ref{Hash: [32]byte{p}}, FrameOffset: uint32(p), FrameLen: 9}}
+		return Chunk{ID: ChunkID{1}, Len: 5, Loc: Location{Pack: &pack.Ref{Kind: wire.KindPack, Hash: [32]byte{p}}, FrameOffset: uint32(p), FrameLen: 9}}
 	}
 	id := func(p byte, path string) [32]byte {
 		var x Encoder
-		id, err := SegmentID([32]byte{3}, x.Append(nil, []*Entry{{Path: path, Type: File, Size: 5, Chunks: []Chunk{chunk(p)}}}))
+		id, err := SegmentID([32]byte{3}, x.Append(nil, []*Entry{{Path: path, Type: File, Size: 5, Chunks: []Chunk{chunk(p)}}}, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +291,7 @@ func pathsThatCouldEscapeAreInvalid(t *testing.T) {
 			t.Errorf("%.20q is valid", p)
 		}
 		var x Encoder
-		if _, err := ParseSegment(x.Append(nil, []*Entry{{Path: p, Type: Dir}})); !errors.Is(err, wire.ErrMalformed) {
+		if _, err := ParseSegment(x.Append(nil, []*Entry{{Path: p, Type: Dir}}, nil), nil); !errors.Is(err, wire.ErrMalformed) {
 			t.Errorf("segment with %.20q: %v", p, err)
 		}
 	}
@@ -297,7 +305,7 @@ func pathsThatCouldEscapeAreInvalid(t *testing.T) {
 func entriesOutOfOrderAreRefused(t *testing.T) {
 	for _, paths := range [][]string{{"b", "a"}, {"a", "a"}, {"a b", "a/b"}} {
 		var x Encoder
-		if _, err := ParseSegment(x.Append(nil, []*Entry{{Path: paths[0], Type: Dir}, {Path: paths[1], Type: Dir}})); err == nil {
+		if _, err := ParseSegment(x.Append(nil, []*Entry{{Path: paths[0], Type: Dir}, {Path: paths[1], Type: Dir}}, nil), nil); err == nil {
 			t.Errorf("%q is read", paths)
 		}
 	}
@@ -310,7 +318,7 @@ func vectorTable() *Table {
 				OneFileSystem: true, CachedAttributes: true, MaxFileSize: 1 << 20, Mounts: []string{"etc/m"}, Entered: []string{"etc/n"}, Counts: Counts{3, 2, 5000}},
 			{Path: "db/web.dump", Command: []string{"pg_dump", "web"}, Restore: []string{"pg_restore"}, Counts: Counts{Files: 1}},
 		},
-		Containers: []pack.Ref{{Hash: [32]byte{1}, Size: 1 << 20, Session: seal.SessionID{2}, Salt: seal.Salt{3}}, {Hash: [32]byte{4}, Size: pack.SmallObject}},
+		Containers: []pack.Ref{{Kind: wire.KindManifest, Hash: [32]byte{1}, Size: 1 << 20, Session: seal.SessionID{2}, Salt: seal.Salt{3}}, {Kind: wire.KindPack, Hash: [32]byte{4}, Size: pack.SmallObject}},
 		Segments: []Segment{{Container: 1, Offset: 8, SealedLen: 100, ContentLen: 200, ID: [32]byte{4}, Entries: 3, First: ""},
 			{Container: 0, Offset: 8, SealedLen: 50, ContentLen: 60, ID: [32]byte{5}, Entries: 1, First: "etc/b"}},
 		Problems: []Problem{{"etc/shadow", "permission denied"}},
@@ -319,7 +327,7 @@ func vectorTable() *Table {
 }
 
 func vectorEntries() []*Entry {
-	p := &pack.Ref{Hash: [32]byte{1}, Size: 1 << 20, Session: seal.SessionID{2}, Salt: seal.Salt{3}}
+	p := &pack.Ref{Kind: wire.KindPack, Hash: [32]byte{1}, Size: 1 << 20, Session: seal.SessionID{2}, Salt: seal.Salt{3}}
 	return []*Entry{
 		{Path: "", Type: Dir, Flags: Implied, Mode: 0o755, User: "root", Group: "root", Mtime: Time{Sec: -1, Nsec: 5}},
 		{Path: "etc", Type: Dir, Mode: 0o755, User: "root", Group: "root", Mtime: Time{Sec: 1700000000, Nsec: 0}},
@@ -335,7 +343,7 @@ func vectorEntries() []*Entry {
 
 func vectorsOfTheFormatHold(t *testing.T) {
 	var x Encoder
-	segment := x.Append(nil, vectorEntries())
+	segment := x.Append(nil, vectorEntries(), nil)
 	id, err := SegmentID([32]byte{1, 2, 3}, segment)
 	if err != nil {
 		t.Fatal(err)
@@ -363,17 +371,17 @@ func vectorsOfTheFormatHold(t *testing.T) {
 
 func FuzzSegment(f *testing.F) {
 	var x Encoder
-	f.Add(x.Append(nil, vectorEntries()))
+	f.Add(x.Append(nil, vectorEntries(), nil))
 	for _, b := range bombs() {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		entries, err := ParseSegment(b)
+		entries, err := ParseSegment(b, nil)
 		if err != nil {
 			return
 		}
 		var x Encoder
-		if again := x.Append(nil, pointers(entries)); !bytes.Equal(again, b) {
+		if again := x.Append(nil, pointers(entries), nil); !bytes.Equal(again, b) {
 			t.Errorf("parses, but encodes to\n%x, not\n%x", again, b)
 		}
 	})

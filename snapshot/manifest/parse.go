@@ -11,7 +11,9 @@ import (
 // ParseSegment decodes the content of a segment. The entries share memory
 // with each other and with content, where attributes' values lie. What it
 // allocates is bounded by content and by the sums of docs/FORMAT.md section 12.
-func ParseSegment(content []byte) ([]Entry, error) {
+// Of chunks that lie in the object of the segment itself, in is the place; it may be
+// nil when that is not known.
+func ParseSegment(content []byte, in *pack.Ref) ([]Entry, error) {
 	top := wire.NewDecoder(content)
 	a, b, c := top.Bytes(), top.Bytes(), top.Bytes()
 	if err := top.Finish(); err != nil {
@@ -34,7 +36,7 @@ func ParseSegment(content []byte) ([]Entry, error) {
 	if p.used != len(p.chunks) {
 		return nil, invalid("", "%d chunk IDs, %d chunks", len(p.chunks), p.used)
 	}
-	if err := parseHints(c, p.chunks); err != nil {
+	if err := parseHints(c, p.chunks, in); err != nil {
 		return nil, err
 	}
 	return entries, nil
@@ -267,9 +269,12 @@ func validPath(path string) bool {
 	}
 }
 
-func parseHints(c []byte, chunks []Chunk) error {
+func parseHints(c []byte, chunks []Chunk, in *pack.Ref) error {
 	d := wire.NewDecoder(c)
-	n := d.Count(pack.RefMin)
+	if in == nil {
+		in = &pack.Ref{}
+	}
+	n := d.Count(1)
 	if n > len(chunks) {
 		d.Fail("%d packs of %d chunks", n, len(chunks))
 		return d.Finish()
@@ -281,7 +286,12 @@ func parseHints(c []byte, chunks []Chunk) error {
 		if hashes[r.Hash] {
 			d.Fail("pack %d repeats", i)
 		}
-		hashes[r.Hash], packs[i] = true, &r
+		switch hashes[r.Hash], packs[i] = true, &r; r.Kind {
+		case 0:
+			packs[i] = in
+		case wire.KindManifest:
+			d.Fail("chunks in a manifest container")
+		}
 	}
 	if n = d.Count(3); n > len(chunks) {
 		d.Fail("%d frames of %d chunks", n, len(chunks))

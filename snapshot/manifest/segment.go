@@ -70,6 +70,7 @@ type Encoder struct {
 	a, entries, b, c []byte
 	owners           map[owner]uint64
 	sets             map[string]uint64
+	in               *pack.Ref
 	packs            map[*pack.Ref]uint64
 	packHashes       map[[32]byte]*pack.Ref
 	frames           map[frameRef]uint64
@@ -81,9 +82,11 @@ type Encoder struct {
 }
 
 // Append appends the content of a segment of entries to dst. The entries must
-// be valid and sorted; see Check.
-func (x *Encoder) Append(dst []byte, entries []*Entry) []byte {
+// be valid and sorted; see Check. The segment will lie in the same object as the chunks
+// of which in is the pack; nil for none.
+func (x *Encoder) Append(dst []byte, entries []*Entry, in *pack.Ref) []byte {
 	x.reset()
+	x.in = in
 	prev, mtime := "", int64(0)
 	for _, e := range entries {
 		x.entry(e, prev, mtime)
@@ -242,12 +245,16 @@ func (x *Encoder) canonical(p *pack.Ref) *pack.Ref {
 	if _, ok := x.packs[p]; ok {
 		return p
 	}
-	if q, ok := x.packHashes[p.Hash]; ok {
+	named := p
+	if p == x.in || x.in != nil && p.Hash == x.in.Hash {
+		named = &pack.Ref{}
+	} else if q, ok := x.packHashes[p.Hash]; ok {
 		return q
+	} else {
+		x.packHashes[p.Hash] = p
 	}
-	x.packHashes[p.Hash] = p
 	x.packs[p] = uint64(len(x.packs))
-	x.packTable = p.Append(x.packTable)
+	x.packTable = named.Append(x.packTable)
 	return p
 }
 

@@ -71,7 +71,11 @@ func (t *Table) fields(c *wire.Codec) {
 		}
 	})
 	wire.List(c, 4, &t.Containers, pack.RefMin, math.MaxInt, func(b []byte, r *pack.Ref) []byte { return r.Append(b) },
-		func(d *wire.Decoder, r *pack.Ref) { *r = pack.ParseRef(d) })
+		func(d *wire.Decoder, r *pack.Ref) {
+			if *r = pack.ParseRef(d); r.Kind == 0 {
+				d.Fail("a container without a name")
+			}
+		})
 	var before *Segment
 	wire.List(c, 6, &t.Segments, 38, MaxSegments, func(b []byte, s *Segment) []byte {
 		for _, v := range [...]uint64{uint64(s.Container), uint64(s.Offset), uint64(s.SealedLen), uint64(s.ContentLen)} {

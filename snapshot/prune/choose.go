@@ -51,11 +51,15 @@ func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.
 	for _, loc := range chunks {
 		held[loc.Pack.Hash] += uint64(loc.Len)
 	}
+	tables := map[deletion.ObjectID]bool{}
+	for _, m := range r.facts.manifests {
+		tables[deletion.ObjectID{Kind: m.Body.Manifest.Kind, Hash: m.Body.Manifest.Hash}] = true
+	}
 	var all []*candidate
 	for id, o := range r.facts.objects {
 		content := held[id.Hash]
 		share := float64(r.facts.live[id]) / float64(max(content, 1))
-		if id.Kind != wire.KindPack || !r.facts.needed[id] || content == 0 || share >= maxEstimate ||
+		if id.Kind != wire.KindPack || tables[id] || !r.facts.needed[id] || content == 0 || share >= maxEstimate ||
 			r.facts.deletions.Absent(id) || r.facts.now.Sub(o.at) < young {
 			continue
 		}
@@ -86,14 +90,18 @@ func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.
 	return chosen, nil
 }
 
-// open reads what the packs hold.
-func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*candidate) (err error) {
+// open reads what the packs hold, and returns those that hold files alone: segments
+// of manifests are not moved.
+func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*candidate) (files []*candidate, err error) {
 	for _, c := range packs {
 		if c.tail, c.table, err = reader.Contents(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
-			return err
+			return nil, err
+		}
+		if len(c.table.Manifest) == 0 {
+			files = append(files, c)
 		}
 	}
-	return nil
+	return files, nil
 }
 
 // locked reports whether an object cannot be deleted for so long, as far as is
@@ -133,7 +141,7 @@ func (r *repacker) needy(packs []*candidate) []*manifest {
 func (r *repacker) used(ctx context.Context, packs []*candidate, by []*manifest) (map[[32]byte]bool, error) {
 	used := map[[32]byte]bool{}
 	for _, c := range packs {
-		for _, f := range c.table.Frames {
+		for _, f := range c.table.Files {
 			for _, ch := range f.Chunks {
 				used[ch.ID] = false
 			}
@@ -183,7 +191,7 @@ func (r *repacker) used(ctx context.Context, packs []*candidate, by []*manifest)
 // exact is the share of the pack's content that is used.
 func (c *candidate) exact(used map[[32]byte]bool) float64 {
 	var live, all uint64
-	for _, f := range c.table.Frames {
+	for _, f := range c.table.Files {
 		for _, ch := range f.Chunks {
 			all += uint64(ch.Len)
 			if used[ch.ID] {

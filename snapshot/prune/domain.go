@@ -93,7 +93,7 @@ func (d *domain) readManifests(ctx context.Context) error {
 func (d *domain) readLists(ctx context.Context, env string, snapshots []*kept) (err error) {
 	signed := map[[32]byte][]*kept{} // by what their roots were signed for
 	for _, s := range snapshots {
-		if d.facts.exists(deletion.ObjectID{Kind: wire.KindManifest, Hash: s.Body.Manifest.Hash}) {
+		if d.facts.exists(deletion.ObjectID{Kind: s.Body.Manifest.Kind, Hash: s.Body.Manifest.Hash}) {
 			signed[s.Body.Objects] = append(signed[s.Body.Objects], s)
 		}
 	}
@@ -159,7 +159,7 @@ func (d *domain) readLists(ctx context.Context, env string, snapshots []*kept) (
 func (d *domain) manifest(ctx context.Context, s *kept, list []pack.Object) error {
 	d.Progress.Manifests.Add(1)
 	own := s.Body.Manifest
-	objects := append(slices.Clip(list), pack.Object{Kind: wire.KindManifest, Hash: own.Hash, Size: own.Size})
+	objects := append(slices.Clip(list), pack.Object{Kind: own.Kind, Hash: own.Hash, Size: own.Size})
 	m := d.manifestOf(s.Snapshot, objects)
 	m.forgotten = s.forgotten
 	if err := d.complete(ctx, m, objects); err != nil {
@@ -349,11 +349,11 @@ func (d *domain) captureUnderWay(ctx context.Context) (bool, error) {
 	reader := d.repo.NewReader(d.name, d.opened)
 	defer reader.Close()
 	for _, id := range young[:min(len(young), maxRead)] {
-		_, _, err := reader.Contents(ctx, wire.KindPack, id.Hash, int64(d.facts.objects[id].size))
-		if err == nil {
+		_, contents, err := reader.Contents(ctx, wire.KindPack, id.Hash, int64(d.facts.objects[id].size))
+		if err == nil && len(contents.Manifest) == 0 { // else it was the last of its capture
 			return true, nil
 		}
-		if !authentic.Damaged(err) {
+		if err != nil && !authentic.Damaged(err) {
 			return false, err
 		}
 	}

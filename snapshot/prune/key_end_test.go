@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"knowngood/internal/enginetest"
-	"knowngood/internal/wire"
 	"knowngood/snapshot/check"
 	"knowngood/snapshot/prune"
 	"knowngood/storage"
@@ -154,10 +153,10 @@ func TestEndOfAKey(t *testing.T) {
 					found = found || needs[container] && !needs[base]
 				}
 				m := &s.Body.Manifest
-				_, contents, err := reader.Contents(w.Ctx, wire.KindManifest, m.Hash, int64(m.Size))
+				_, contents, err := reader.Contents(w.Ctx, m.Kind, m.Hash, int64(m.Size))
 				w.check(err)
-				if base := contents.List.Base; base != [32]byte{} {
-					based[m.Hash] = base
+				if contents.List.Differs() {
+					based[m.Hash] = contents.List.Base.Hash
 				}
 				if !found {
 					forgotten = append(forgotten, s.Number)

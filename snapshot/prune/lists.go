@@ -42,11 +42,9 @@ func (l *lists) all() iter.Seq2[[32]byte, []pack.Object] {
 		var list []pack.Object
 		for d := wire.NewDecoder(l.old); d.Rest() > 0; {
 			x := pack.ParseObjectList(d)
-			switch x.Base {
-			case [32]byte{}:
+			if !x.Differs() {
 				list = nil
-			case digest:
-			default:
+			} else if x.Base.Hash != digest {
 				return
 			}
 			var err error
@@ -64,7 +62,7 @@ func (l *lists) all() iter.Seq2[[32]byte, []pack.Object] {
 func (l *lists) add(digest [32]byte, list []pack.Object) {
 	x := pack.ObjectList{Added: list}
 	if l.last != nil {
-		if y := pack.ListObjects(l.digest, l.last, list); len(y.Added)+len(y.Removed) < len(list) {
+		if y := pack.ListObjects(pack.Object{Kind: wire.KindManifest, Hash: l.digest}, l.last, list); len(y.Added)+len(y.Removed) < len(list) {
 			x = y
 		}
 	}

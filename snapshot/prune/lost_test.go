@@ -123,14 +123,14 @@ func (w *world) forgetHalf() {
 		id, _ := deletion.ParseKey(o.Key)
 		tail, contents, err := reader.Contents(w.Ctx, wire.KindPack, id.Hash, o.Size)
 		w.check(err)
-		for i := range contents.Frames {
-			f := &contents.Frames[i]
+		for i := range contents.Files {
+			f := &contents.Files[i]
 			left += len(f.Chunks) - 1
 			f.Chunks = f.Chunks[:1]
 		}
-		info := pack.Ref{Size: uint64(o.Size)}
+		info := pack.Ref{Kind: wire.KindPack, Size: uint64(o.Size)}
 		info.Hash, info.Session, info.Salt = id.Hash, tail.Session.ID, tail.Salt
-		w.check(table.Add(info, contents.Frames))
+		w.check(table.Add(info, contents.Files))
 	}
 	if left == 0 {
 		w.t.Fatal("no frame has two chunks")

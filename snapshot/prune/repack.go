@@ -91,7 +91,7 @@ func (r *repacker) rewrite(ctx context.Context, host *trust.Host) (repacks []sta
 	}
 	reader := r.repo.NewReader(r.facts.host, r.domain)
 	defer reader.Close()
-	if err := r.open(ctx, reader, chosen); err != nil {
+	if chosen, err = r.open(ctx, reader, chosen); err != nil || len(chosen) == 0 {
 		return nil, err
 	}
 	used, err := r.used(ctx, chosen, r.needy(chosen))

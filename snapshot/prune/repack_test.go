@@ -474,6 +474,7 @@ func testRepacksOfAnyHistoryKeepEverySnapshot(t *testing.T) {
 					w.write(fmt.Sprintf("file-%02d", i), 150<<10)
 				}
 				capture := func() {
+					w.Apart = rng.IntN(2) == 0
 					n := w.capture("web").Number
 					trees[n] = treetest.Snapshot(t, w.dir)
 					kept = append(kept, n)

@@ -64,7 +64,8 @@ func (f *facts) restated(since uint64) []statement.Repack {
 		for _, old := range x.Old {
 			by := map[string]*replacement{} // by the new packs
 			for _, m := range x.Manifests {
-				if !f.exists(deletion.ObjectID{Kind: wire.KindManifest, Hash: m}) || kept[m] && !named[old] || done[[2][32]byte{m, old}] {
+				there := f.exists(deletion.ObjectID{Kind: wire.KindManifest, Hash: m}) || f.exists(deletion.ObjectID{Kind: wire.KindPack, Hash: m})
+				if !there || kept[m] && !named[old] || done[[2][32]byte{m, old}] {
 					continue
 				}
 				done[[2][32]byte{m, old}] = true

@@ -50,11 +50,11 @@ func (r *repacker) copyOver(ctx context.Context, host *trust.Host, x *objects.In
 			return fail(&authentic.DamageError{Key: deletion.Key(r.facts.host, r.facts.domain, c.id), What: "pack", Err: err})
 		}
 		ref := c.tail.Ref(c.id.Hash)
-		for _, f := range c.table.Frames {
+		for _, f := range c.table.Files {
 			if !slices.ContainsFunc(f.Chunks, func(ch pack.Chunk) bool { return used[ch.ID] }) {
 				continue
 			}
-			content, err := reader.Open(w.Context(), room, wire.KindPack, &ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen])
+			content, err := reader.Open(w.Context(), room, &ref, f.Offset, object[f.Offset:f.Offset+f.SealedLen])
 			if err != nil {
 				return fail(err)
 			}
@@ -115,7 +115,7 @@ func (r *repacker) verify(ctx context.Context, x *objects.Index, packs []*candid
 	sizes := map[[32]byte]uint64{}
 	for _, c := range packs {
 		in := map[[32]byte]bool{}
-		for _, f := range c.table.Frames {
+		for _, f := range c.table.Files {
 			for _, ch := range f.Chunks {
 				if !used[ch.ID] {
 					continue

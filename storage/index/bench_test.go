@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/wire"
 	"knowngood/storage/pack"
 )
 
@@ -90,7 +91,7 @@ func randomRuns(b *testing.B, c *Cache, n int) (ids [][32]byte) {
 		x := &Body{Len: len(all)}
 		for i := 0; i < len(all); i += inFrame {
 			if i%inPack == 0 {
-				p := pack.Ref{Size: 1 << 24}
+				p := pack.Ref{Kind: wire.KindPack, Size: 1 << 24}
 				r.Read(p.Hash[:])
 				x.Packs = append(x.Packs, p)
 			}
@@ -197,7 +198,7 @@ func BenchmarkGrowth(b *testing.B) {
 				packs := func(do func(pack.Frame, pack.Ref)) time.Duration {
 					began, r := cpu(), rand.NewChaCha8([32]byte{4})
 					for range n / 250 {
-						info := pack.Ref{Size: 1 << 24}
+						info := pack.Ref{Kind: wire.KindPack, Size: 1 << 24}
 						r.Read(info.Hash[:])
 						f := pack.Frame{Offset: 8, SealedLen: 1 << 19, ContentLen: 250 << 12, Chunks: make([]pack.Chunk, 250)}
 						for i := range f.Chunks {

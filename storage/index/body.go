@@ -179,7 +179,7 @@ func Parse(data []byte) (*Body, error) {
 }
 
 func (x *Body) parsePack(d *wire.Decoder) {
-	var p pack.Ref
+	p := pack.Ref{Kind: wire.KindPack}
 	d.Copy(p.Hash[:])
 	d.Copy(p.Session[:])
 	d.Copy(p.Salt[:])

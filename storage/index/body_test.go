@@ -20,7 +20,7 @@ import (
 var update = flag.Bool("update", false, "write the vectors anew")
 
 func packOf(n byte) pack.Ref {
-	return pack.Ref{Hash: [32]byte{n}, Size: 1 << 20, Session: seal.SessionID{n, 1}, Salt: seal.Salt{n, 2}}
+	return pack.Ref{Kind: wire.KindPack, Hash: [32]byte{n}, Size: 1 << 20, Session: seal.SessionID{n, 1}, Salt: seal.Salt{n, 2}}
 }
 
 func idOf(n uint64) (id [32]byte) {

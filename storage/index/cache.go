@@ -22,6 +22,7 @@ var ErrCache = errors.New("index cache")
 
 const (
 	runSuffix    = ".run"
+	newSuffix    = ".new" // of what is not published yet
 	finderSuffix = ".ids"
 	tempPrefix   = "tmp-"
 )
@@ -153,14 +154,64 @@ func (c *Cache) spill(body *Body) (*File, error) {
 	return store(c, "", mapFile, func(w io.Writer) error { return writeFile(w, Info{}, body) })
 }
 
+func randomName() string {
+	var random [16]byte
+	_, _ = rand.Read(random[:])
+	return hex.EncodeToString(random[:])
+}
+
+// hold stores what is to be published later.
+func (c *Cache) hold(body *Body) (*File, error) {
+	name := randomName() + newSuffix
+	f, err := store(c, name, mapFile, func(w io.Writer) error { return writeFile(w, Info{}, body) })
+	if err == nil {
+		f.held = name
+	}
+	return f, err
+}
+
+// held maps what is to be published later, but for what skip returns true for, and
+// removes what is damaged of it: its packs are in the store.
+func (c *Cache) held(skip func(name string) bool) (all []*File, err error) {
+	names, err := c.names()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if !strings.HasSuffix(n, newSuffix) || skip(n) {
+			continue
+		}
+		f, err := c.dir.Open(n)
+		var x *File
+		if err == nil {
+			if x, err = mapFile(f); err == nil && !x.Whole() {
+				x.Close()
+				err = ErrDamaged
+			}
+			f.Close()
+		}
+		switch {
+		case err == nil:
+			x.held = n
+			all = append(all, x)
+		case errors.Is(err, ErrDamaged):
+			err = c.remove(n)
+		case errors.Is(err, os.ErrNotExist): // another process has published it
+			err = nil
+		}
+		if err != nil {
+			return nil, c.fail(err)
+		}
+	}
+	return all, nil
+}
+
 // finder makes a finder of files and maps it; keep leaves it in the cache. Files that
 // it cannot cover it sets to nil.
 func (c *Cache) finder(files []*File, keep bool) (*finder, error) {
 	name := ""
 	if keep {
-		var random [16]byte
-		_, _ = rand.Read(random[:])
-		name = hex.EncodeToString(random[:]) + finderSuffix
+		name = randomName() + finderSuffix
 	}
 	d, err := store(c, name, mapFinder, func(w io.Writer) error { return writeFinder(w, files) })
 	if err == nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 
+	"knowngood/internal/wire"
 	"knowngood/storage/pack"
 )
 
@@ -54,6 +55,8 @@ type File struct {
 	bound     sync.Once
 	low, high uint64
 	density   float64 // entries to a step of the first 8 bytes
+
+	held string // its name in the cache until it is published; "" for others
 
 	// Guarded by the Table.
 	order   int  // of its files: the lower one holds
@@ -180,6 +183,7 @@ func (f *File) frame(i int) Frame {
 
 func (f *File) pack(i int) (p pack.Ref) {
 	b := f.row(f.packs, i)
+	p.Kind = wire.KindPack
 	copy(p.Hash[:], b)
 	copy(p.Session[:], b[32:])
 	copy(p.Salt[:], b[48:])

@@ -51,12 +51,12 @@ func (t *Table) Contents(packs map[[32]byte]bool) map[[32]byte]uint64 {
 	return out
 }
 
-// All yields every entry of every live run with where it says the chunk lies;
-// chunks that are gone are left out. It holds the table meanwhile.
+// All yields every entry of every live run, and of what is held, with where it says the
+// chunk lies; chunks that are gone are left out. It holds the table meanwhile.
 func (t *Table) All(yield func(id [32]byte, loc Location) bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	for _, f := range t.runs {
+	for _, f := range slices.Concat(t.layers, t.runs) {
 		for i := range f.len() {
 			e := f.entry(i)
 			if e.Gone {

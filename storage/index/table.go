@@ -447,6 +447,11 @@ func (u *Unsaved) Saved(runs ...*File) {
 	defer t.mu.Unlock()
 	t.layers = slices.DeleteFunc(t.layers, func(f *File) bool { return slices.Contains(u.layers, f) })
 	t.adopt(runs)
+	for _, f := range u.layers {
+		if f.held != "" {
+			_ = t.cache.remove(f.held) // what stays is published once more
+		}
+	}
 	t.drop(u.layers)
 	u.layers = nil
 }

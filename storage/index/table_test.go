@@ -14,6 +14,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"knowngood/internal/wire"
 	"knowngood/storage/pack"
 )
 
@@ -41,7 +42,7 @@ type tableModel struct {
 // add puts one pack of frames of chunks with the given numbers.
 func (m *tableModel) add(numbers [][]uint64) {
 	m.packs++
-	info := pack.Ref{Hash: idOf(m.packs), Size: 1 << 20}
+	info := pack.Ref{Kind: wire.KindPack, Hash: idOf(m.packs), Size: 1 << 20}
 	at := uint32(pack.FirstOffset)
 	var frames []pack.Frame
 	for _, chunks := range numbers {
@@ -302,7 +303,7 @@ func fill(t testing.TB, table *Table, n int) [][32]byte {
 	r := rand.NewChaCha8([32]byte{1})
 	var ids [][32]byte
 	for n > 0 {
-		info := pack.Ref{Size: 1 << 24}
+		info := pack.Ref{Kind: wire.KindPack, Size: 1 << 24}
 		r.Read(info.Hash[:])
 		var frames []pack.Frame
 		for i := 0; i < 16 && n > 0; i++ {
@@ -355,7 +356,7 @@ func lookupsGoOnWhileChunksAreAddedSavedAndMerged(t *testing.T) {
 		adders.Go(func() {
 			for i := range 200 {
 				id := sha256.Sum256([]byte{byte(w), byte(i)})
-				info := pack.Ref{Hash: id, Size: 1 << 20}
+				info := pack.Ref{Kind: wire.KindPack, Hash: id, Size: 1 << 20}
 				if err := table.Add(info, []pack.Frame{{Offset: 8, SealedLen: 9, ContentLen: 9, Chunks: []pack.Chunk{{ID: id, Len: 9}}}}); err != nil {
 					t.Error(err)
 				}

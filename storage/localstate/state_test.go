@@ -19,7 +19,7 @@ func TestWhatIsAdvisedFitsTheError(t *testing.T) {
 		syscall.EROFS: "remount it writable", syscall.EACCES: "check it", syscall.EIO: "check it",
 	} {
 		err := l.Wrap(&os.PathError{Op: "write", Path: "x", Err: cause})
-		want := "state directory /var/lib/knowngood: write x: " + cause.Error() + " (" + advice + ", or choose another with --state-dir)"
+		want := "state directory /var/lib/knowngood: write /var/lib/knowngood/x: " + cause.Error() + " (" + advice + ", or choose another with --state-dir)"
 		if !errors.Is(err, cause) || err.Error() != want {
 			t.Errorf("error %q, want %q", err, want)
 		}

@@ -77,7 +77,7 @@ func (x *Index) adoptPacks(ctx context.Context) error {
 }
 
 func (x *Index) add(info pack.Ref, c *pack.Contents) error {
-	return x.runs.table.Add(info, c.Frames)
+	return x.runs.table.Add(info, c.Files)
 }
 
 // LostPack is the lost pack that a chunk lay in; ok is false when it lay in none,
@@ -105,6 +105,26 @@ func (x *Index) Exclude(packs map[[32]byte]bool) {
 	absent := x.deletions.Packs(deletion.Announced, deletion.Deleted)
 	maps.Copy(absent, packs)
 	x.runs.table.PassOver(absent, x.deletions.Packs(deletion.Deleted))
+}
+
+// PublishMany is Publish, unless little was added: then it is left to Hold.
+func (x *Index) PublishMany(ctx context.Context, w *Writer) ([][32]byte, error) {
+	if len(x.runs.superseded) == 0 && x.runs.table.Few() {
+		return x.runs.hashes(), nil
+	}
+	return x.Publish(ctx, w)
+}
+
+// Hold keeps what was added since Publish in the state directory, for a later capture
+// to publish. It belongs after the manifest, in whose pack the last chunks may lie.
+func (x *Index) Hold() error {
+	x.runs.mu.Lock()
+	defer x.runs.mu.Unlock()
+	if err := x.runs.table.Hold(); err != nil {
+		return err
+	}
+	x.marker.removeStale()
+	return nil
 }
 
 // Publish writes what was added as index runs, merges small ones, and returns the

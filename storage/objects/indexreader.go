@@ -123,7 +123,7 @@ func (x *IndexReader) adoptPacks(ctx context.Context) error {
 	return x.readContents(ctx, func(hash [32]byte) bool {
 		_, have := known[hash]
 		return have || x.Absent(wire.KindPack, hash)
-	}, func(info pack.Ref, c *pack.Contents) error { return x.runs.table.Add(info, c.Frames) })
+	}, func(info pack.Ref, c *pack.Contents) error { return x.runs.table.Add(info, c.Files) })
 }
 
 // readContents reads the contents of the packs that the store lists; see

@@ -4,56 +4,89 @@ import (
 	"context"
 	"sync"
 
+	"knowngood/internal/wire"
 	"knowngood/storage/pack"
 )
 
-// kept are containers that were read whole and will be read again, once.
+// kept are objects with a manifest table that were read whole and will be read again.
 type kept struct {
-	mu         sync.Mutex
-	limit      int64 // of them all, in bytes
-	bytes      int64
-	containers map[[32]byte][]byte
+	mu      sync.Mutex
+	limit   int64 // of them all, in bytes
+	bytes   int64
+	objects map[[32]byte]*keptObject
 }
 
-// Keep makes the Reader read whole containers where it reads their lists of objects,
-// and keep so many bytes of them, each until it is read again: who opens its manifest
-// then asks nothing more of the store. One that is larger than an eighth is not kept.
+type keptObject struct {
+	object []byte // nil until it is read
+	reads  int    // how many are to come
+}
+
+// Keep makes the Reader read whole the objects with lists of objects, where it reads
+// these, and keep so many bytes of them, each until its contents, of a pack, and its
+// manifest were read: that asks nothing more of the store. One that is larger than an
+// eighth is not kept.
 func (r *Reader) Keep(bytes int64) {
-	r.containers.kept.limit, r.containers.kept.containers = bytes, map[[32]byte][]byte{}
+	for _, k := range []*kept{&r.packs.kept, &r.containers.kept} {
+		k.limit, k.objects = bytes/2, map[[32]byte]*keptObject{}
+	}
 }
 
-// first is how much of a container's end is read first: all of it where it is kept.
-func (k *kept) first(size int64) int64 {
+// want says that an object is about to be read and then to be read again.
+func (s *stored) want(hash [32]byte) {
+	k := &s.kept
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.fits(size) {
+	if k.objects != nil && k.objects[hash] == nil {
+		k.objects[hash] = &keptObject{reads: 1}
+		if s.kind == wire.KindPack {
+			k.objects[hash].reads = 2
+		}
+	}
+}
+
+// first is how much of an object's end is read first: all of it where it is kept.
+func (k *kept) first(hash [32]byte, size int64) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.objects[hash] != nil && k.fits(size) {
 		return size
 	}
 	return min(size, pack.TailLen)
 }
 
-// fits reports whether there is room for a container; mu is held.
+// fits reports whether there is room for an object; mu is held.
 func (k *kept) fits(size int64) bool { return size <= min(k.limit/8, k.limit-k.bytes) }
 
-// put keeps a container that fits, in the place of what was kept for it.
+// put keeps an object that is wanted and fits.
 func (k *kept) put(hash [32]byte, object []byte) {
-	k.take(hash)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	o := k.objects[hash]
+	if o == nil || o.object != nil {
+		return
+	}
 	if size := int64(len(object)); k.fits(size) {
-		k.containers[hash] = object
+		o.object = object
 		k.bytes += size
+	} else {
+		delete(k.objects, hash)
 	}
 }
 
-// take returns a container and keeps it no more; nil when it is not kept.
+// take returns an object, and keeps it no more after the last read; nil when it is not
+// kept.
 func (k *kept) take(hash [32]byte) []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	object := k.containers[hash]
-	k.bytes -= int64(len(object))
-	delete(k.containers, hash)
-	return object
+	o := k.objects[hash]
+	if o == nil || o.object == nil {
+		return nil
+	}
+	if o.reads--; o.reads == 0 {
+		k.bytes -= int64(len(o.object))
+		delete(k.objects, hash)
+	}
+	return o.object
 }
 
 // Range is that of authentic.Hashed, out of what is kept where that has it.

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
@@ -67,7 +66,7 @@ func (r *Objects) Lacking(ctx context.Context, host string, snapshots []*history
 // lacks reports whether something that a snapshot needs is not there.
 func lacks(ctx context.Context, s *history.Snapshot, reader *Reader, d *deletion.Deletions, there map[ID]bool) (bool, error) {
 	m := s.Body.Manifest
-	table := ID{Kind: wire.KindManifest, Hash: m.Hash}
+	table := ID{Kind: m.Kind, Hash: m.Hash}
 	if !there[table] {
 		return true, nil
 	}

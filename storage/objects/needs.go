@@ -11,7 +11,6 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
-	"knowngood/storage/layout"
 	"knowngood/storage/seal"
 	"knowngood/storage/trust"
 )
@@ -58,7 +57,7 @@ func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, err
 	m := &s.Body.Manifest
 	objects, err := d.reader.Objects(ctx, s.Body)
 	if errors.Is(err, storage.ErrNotFound) {
-		err = &authentic.DamageError{Key: layout.KeyManifest(s.Host, s.Domain.ID, m.Hash), What: "manifest container", Err: err}
+		err = &authentic.DamageError{Key: deletion.Key(s.Host, s.Domain.ID, ID{Kind: m.Kind, Hash: m.Hash}), What: m.Kind.String(), Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", s.Ref(), err)

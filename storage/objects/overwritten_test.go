@@ -63,7 +63,7 @@ func overwrite(t *testing.T, with func(object []byte) []byte) *overwritten {
 	}
 	tail, contents, err := reader().Contents(t.Context(), wire.KindPack, o.id.Hash, o.size)
 	w.Check(err)
-	o.in, o.frame = tail.Ref(o.id.Hash), contents.Frames[0]
+	o.in, o.frame = tail.Ref(o.id.Hash), contents.Files[0]
 
 	object, err := storage.ReadAll(t.Context(), store, o.key, 0, -1)
 	w.Check(err)
@@ -74,7 +74,7 @@ func overwrite(t *testing.T, with func(object []byte) []byte) *overwritten {
 
 func (o *overwritten) read(t *testing.T) {
 	t.Helper()
-	if _, err := o.Frame(t.Context(), wire.KindPack, &o.in, o.frame.Offset, o.frame.SealedLen); err != nil {
+	if _, err := o.Frame(t.Context(), &o.in, o.frame.Offset, o.frame.SealedLen); err != nil {
 		t.Errorf("frame: %v", err)
 	}
 }

@@ -28,10 +28,12 @@ type Frame struct {
 
 func newFrame() *Frame { return &Frame{placed: make(chan struct{})} }
 
-// openPack is a pack on its way into the store.
+// openPack is an object on its way into the store.
 type openPack struct {
 	builder *pack.Builder
+	free    chan<- []byte // takes its memory
 	info    pack.Ref      // the hash and the size are set by finish
+	shared  chan struct{} // closed when the manifest is to follow in it
 	durable chan struct{} // closed when the store has confirmed them
 }
 
@@ -47,12 +49,12 @@ const (
 // more memory to have more of them under way.
 const slowUpload = 250 * time.Millisecond
 
-// packer gathers the frames of one kind into objects and uploads them.
+// packer gathers the frames of files, or those of the manifest, into objects and
+// uploads them.
 type packer struct {
 	kind   wire.Kind
 	w      *Writer
 	target int
-	stored func(p *openPack, contents *pack.Contents) error
 
 	mu   sync.Mutex
 	open *openPack
@@ -98,7 +100,7 @@ func (p *packer) buffer(ctx context.Context) ([]byte, error) {
 func (p *packer) add(ctx context.Context, f *Frame, plaintext []byte, contentLen int, chunks []pack.Chunk) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.open != nil && p.open.builder.Size()+len(plaintext)+seal.Overhead > p.target {
+	if p.open != nil && p.open.info.Kind == p.kind && p.open.builder.Size()+len(plaintext)+seal.Overhead > p.target {
 		p.finish(pack.ObjectList{})
 	}
 	if err := p.begin(ctx); err != nil {
@@ -121,12 +123,16 @@ func (p *packer) begin(ctx context.Context) error {
 		return err
 	}
 	b := pack.NewBuilder(p.kind, p.w.repo.t.ID(), p.w.host.Domain, p.w.session, buf)
-	p.open = &openPack{builder: b, info: b.Ref(), durable: make(chan struct{})}
+	p.open = &openPack{builder: b, free: p.free, info: b.Ref(), shared: make(chan struct{}), durable: make(chan struct{})}
 	return nil
 }
 
 func (p *packer) place(f *Frame, plaintext []byte, contentLen int, chunks []pack.Chunk) {
-	placed := p.open.builder.Add(plaintext, contentLen, chunks)
+	add := p.open.builder.Add
+	if p.kind == wire.KindManifest {
+		add = p.open.builder.AddManifest
+	}
+	placed := add(plaintext, contentLen, chunks)
 	f.pack, f.offset, f.len = p.open, placed.Offset, placed.SealedLen
 	close(f.placed)
 }
@@ -149,6 +155,34 @@ func (p *packer) finishWith(ctx context.Context, plaintext []byte, contentLen in
 	f := newFrame()
 	p.place(f, plaintext, contentLen, nil)
 	return f, p.finish(list), nil
+}
+
+// share goes on filling the open object of another packer, when that is small and this
+// one has none.
+func (p *packer) share(from *packer) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open != nil {
+		return false
+	}
+	if p.open = from.take(); p.open == nil {
+		return false
+	}
+	close(p.open.shared)
+	return true
+}
+
+// take returns the open object, when it is small, and leaves it; nil when there is none
+// such.
+func (p *packer) take() *openPack {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := p.open
+	if o == nil || o.builder.Size() > maxShared {
+		return nil
+	}
+	p.open = nil
+	return o
 }
 
 // flush sends o on its way, if it is still open.
@@ -178,19 +212,19 @@ func (p *packer) finish(list pack.ObjectList) *openPack {
 }
 
 func (p *packer) upload(o *openPack, object []byte, contents *pack.Contents) error {
-	if err := p.w.put(p.kind, o.info.Hash, object); err != nil {
+	if err := p.w.put(o.info.Kind, o.info.Hash, object); err != nil {
 		return err
 	}
 	p.w.stored.Add(uint64(len(object)))
 	p.w.own.Store(o.info.Hash, true)
-	p.w.index.inventory.put(ID{Kind: p.kind, Hash: o.info.Hash}, o.info.Size)
-	if p.stored != nil {
-		if err := p.stored(o, contents); err != nil {
+	p.w.index.inventory.put(ID{Kind: o.info.Kind, Hash: o.info.Hash}, o.info.Size)
+	if len(contents.Files) > 0 {
+		if err := p.w.packStored(o, contents); err != nil {
 			return err
 		}
 	}
 	close(o.durable)
-	p.free <- object[:0]
+	o.free <- object[:0]
 	return nil
 }
 

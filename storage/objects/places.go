@@ -90,14 +90,14 @@ func (p *places) readContents(ctx context.Context) error {
 	return p.index.readContents(ctx, everything, func(info pack.Ref, c *pack.Contents) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for _, f := range c.Frames {
+		for _, f := range c.Files {
 			for _, chunk := range f.Chunks {
 				if loc, ok := p.contents.Lookup(chunk.ID); ok {
 					p.others[chunk.ID] = append(p.others[chunk.ID], placeOf(loc))
 				}
 			}
 		}
-		return p.contents.Add(info, c.Frames)
+		return p.contents.Add(info, c.Files)
 	})
 }
 

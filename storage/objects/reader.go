@@ -73,8 +73,8 @@ func (r *Reader) of(kind wire.Kind) *stored {
 // current view where that has nothing there. A small object is read whole, so that
 // opening its frames asks nothing more of the store. The error is
 // *authentic.DamageError when the object is missing or shorter than that.
-func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset, length int64) ([]byte, error) {
-	s := r.of(kind)
+func (r *Reader) Read(ctx context.Context, dst []byte, ref *pack.Ref, offset, length int64) ([]byte, error) {
+	s := r.of(ref.Kind)
 	if !ref.Small() {
 		return s.Range(ctx, dst, s.key(ref.Hash), ref.Hash, offset, length)
 	}
@@ -93,25 +93,25 @@ func (r *Reader) Read(ctx context.Context, dst []byte, kind wire.Kind, ref *pack
 	if err != nil && (!authentic.Damaged(err) || len(object) != int(ref.Size)) {
 		return nil, err
 	}
-	r.learn(ctx, kind, ref, object)
+	r.learn(ctx, ref, object)
 	return append(dst, object[offset:offset+length]...), nil
 }
 
 // ReadEnd reads an object from offset to its end, so that opening its frames asks
 // nothing more of the store. The error is as that of Read.
-func (r *Reader) ReadEnd(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset int64) ([]byte, error) {
-	b, err := r.Read(ctx, nil, kind, ref, offset, int64(ref.Size)-offset)
+func (r *Reader) ReadEnd(ctx context.Context, ref *pack.Ref, offset int64) ([]byte, error) {
+	b, err := r.Read(ctx, nil, ref, offset, int64(ref.Size)-offset)
 	if err == nil && !ref.Small() {
-		r.learn(ctx, kind, ref, b)
+		r.learn(ctx, ref, b)
 	}
 	return b, err
 }
 
 // learn remembers the frame key of an object, from its end. An end that opens nothing
 // is no error here: it is reported when the key is needed.
-func (r *Reader) learn(ctx context.Context, kind wire.Kind, ref *pack.Ref, end []byte) {
-	if tail, err := pack.ParseTail(kind, end, int64(ref.Size)); err == nil && tail.Repository == r.repo.t.ID() {
-		_, _ = r.frameKey(ctx, kind, ref, tail.Session, tail.Salt)
+func (r *Reader) learn(ctx context.Context, ref *pack.Ref, end []byte) {
+	if tail, err := pack.ParseTail(ref.Kind, end, int64(ref.Size)); err == nil && tail.Repository == r.repo.t.ID() {
+		_, _ = r.frameKey(ctx, ref, tail.Session, tail.Salt)
 	}
 }
 
@@ -133,14 +133,14 @@ func (r *Reader) Compare(ctx context.Context, id ID, listed int64, done func(byt
 // named is a reference as the frame key of its object is remembered by.
 func named(ref *pack.Ref) pack.Ref {
 	if ref.Small() {
-		return pack.Ref{Hash: ref.Hash, Size: ref.Size}
+		return pack.Ref{Kind: ref.Kind, Hash: ref.Hash, Size: ref.Size}
 	}
 	return *ref
 }
 
 // key is the frame key of an object. The sealed secret of its session may be known
 // from another object; with own it is taken from the object itself.
-func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own bool) (cipher.AEAD, error) {
+func (r *Reader) key(ctx context.Context, ref *pack.Ref, own bool) (cipher.AEAD, error) {
 	at := named(ref)
 	r.mu.Lock()
 	key, ok := r.keys[at]
@@ -151,15 +151,15 @@ func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own boo
 	case ok:
 		return key, nil
 	case known && at.Session != seal.SessionID{}:
-		return r.frameKey(ctx, kind, ref, sealed, at.Salt)
+		return r.frameKey(ctx, ref, sealed, at.Salt)
 	}
-	made, err := r.ownKey(ctx, kind, ref)
+	made, err := r.ownKey(ctx, ref)
 	if errors.Is(err, trust.ErrNoUsableIdentity) {
 		// Whoever puts an object over another can name any epoch in it.
-		if err := r.of(kind).compare(ctx, ref.Hash, int64(ref.Size), nil); err != nil {
+		if err := r.of(ref.Kind).compare(ctx, ref.Hash, int64(ref.Size), nil); err != nil {
 			return nil, err
 		}
-		made, err = r.ownKey(ctx, kind, ref)
+		made, err = r.ownKey(ctx, ref)
 	}
 	if authentic.Damaged(err) && at.Session != (seal.SessionID{}) {
 		// Other objects of the run have its session, too.
@@ -168,22 +168,22 @@ func (r *Reader) key(ctx context.Context, kind wire.Kind, ref *pack.Ref, own boo
 			return nil, serr
 		}
 		if ok {
-			return r.frameKey(ctx, kind, ref, sealed, at.Salt)
+			return r.frameKey(ctx, ref, sealed, at.Salt)
 		}
 	}
 	return made, err
 }
 
 // ownKey is the frame key of an object by its own trailer.
-func (r *Reader) ownKey(ctx context.Context, kind wire.Kind, ref *pack.Ref) (cipher.AEAD, error) {
-	tail, err := r.of(kind).tail(ctx, ref.Hash, int64(ref.Size))
+func (r *Reader) ownKey(ctx context.Context, ref *pack.Ref) (cipher.AEAD, error) {
+	tail, err := r.of(ref.Kind).tail(ctx, ref.Hash, int64(ref.Size))
 	if err != nil {
 		return nil, err
 	}
 	if at := named(ref); at.Session != (seal.SessionID{}) && (tail.Session.ID != at.Session || tail.Salt != at.Salt) {
-		return nil, fmt.Errorf("%v %x: its trailer names another session than the manifest: %w", kind, ref.Hash, wire.ErrMalformed)
+		return nil, fmt.Errorf("%v %x: its trailer names another session than the manifest: %w", ref.Kind, ref.Hash, wire.ErrMalformed)
 	}
-	return r.frameKey(ctx, kind, ref, tail.Session, tail.Salt)
+	return r.frameKey(ctx, ref, tail.Session, tail.Salt)
 }
 
 // sessionElsewhere looks for the sealed secret of a session at the ends of all
@@ -221,12 +221,12 @@ func (r *Reader) sessionElsewhere(ctx context.Context, id seal.SessionID) (seale
 }
 
 // frameKey makes the frame key of an object, and remembers it.
-func (r *Reader) frameKey(ctx context.Context, kind wire.Kind, ref *pack.Ref, sealed seal.SealedSession, salt seal.Salt) (cipher.AEAD, error) {
+func (r *Reader) frameKey(ctx context.Context, ref *pack.Ref, sealed seal.SealedSession, salt seal.Salt) (cipher.AEAD, error) {
 	session, err := r.repo.t.OpenSession(ctx, sealed)
 	if err != nil {
 		return nil, err
 	}
-	key := session.FrameKey(kind, r.repo.t.ID(), r.ID, salt)
+	key := session.FrameKey(ref.Kind, r.repo.t.ID(), r.ID, salt)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.keys) >= maxKeys {
@@ -243,42 +243,42 @@ func (r *Reader) frameKey(ctx context.Context, kind wire.Kind, ref *pack.Ref, se
 // Open opens a sealed frame that was read from offset of an object and
 // appends its content to dst, as pack.Decompressor.Content does. It reuses sealed's
 // memory.
-func (r *Reader) Open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
-	return r.open(ctx, dst, kind, ref, offset, sealed, false)
+func (r *Reader) Open(ctx context.Context, dst []byte, ref *pack.Ref, offset uint32, sealed []byte) ([]byte, error) {
+	return r.open(ctx, dst, ref, offset, sealed, false)
 }
 
-func (r *Reader) open(ctx context.Context, dst []byte, kind wire.Kind, ref *pack.Ref, offset uint32, sealed []byte, own bool) ([]byte, error) {
-	key, err := r.key(ctx, kind, ref, own)
+func (r *Reader) open(ctx context.Context, dst []byte, ref *pack.Ref, offset uint32, sealed []byte, own bool) ([]byte, error) {
+	key, err := r.key(ctx, ref, own)
 	if err != nil {
 		return nil, err
 	}
-	plaintext, err := pack.OpenFrame(key, kind, int(offset), sealed)
+	plaintext, err := pack.OpenFrame(key, ref.Kind, int(offset), sealed)
 	if err != nil {
-		return nil, r.of(kind).damaged(ref.Hash, err)
+		return nil, r.of(ref.Kind).damaged(ref.Hash, err)
 	}
-	content, err := r.dec.Content(dst, kind, plaintext)
+	content, err := r.dec.Content(dst, ref.Kind, plaintext)
 	if err != nil {
-		return nil, r.of(kind).damaged(ref.Hash, err)
+		return nil, r.of(ref.Kind).damaged(ref.Hash, err)
 	}
 	return content, nil
 }
 
 // Frame reads and opens one frame, from beneath the current view where that
 // shows other bytes, with the session that stands in the object itself.
-func (r *Reader) Frame(ctx context.Context, kind wire.Kind, ref *pack.Ref, offset, length uint32) ([]byte, error) {
+func (r *Reader) Frame(ctx context.Context, ref *pack.Ref, offset, length uint32) ([]byte, error) {
 	var content []byte
-	s := r.of(kind)
+	s := r.of(ref.Kind)
 	own := false
 	err := s.Verified(ctx, s.key(ref.Hash), ref.Hash, func() error {
-		sealed, err := r.Read(ctx, nil, kind, ref, int64(offset), int64(length))
+		sealed, err := r.Read(ctx, nil, ref, int64(offset), int64(length))
 		if err != nil {
 			return err
 		}
-		content, err = r.open(ctx, nil, kind, ref, offset, sealed, own)
+		content, err = r.open(ctx, nil, ref, offset, sealed, own)
 		if authentic.Damaged(err) && !own {
 			own = true
-			if sealed, err = r.Read(ctx, nil, kind, ref, int64(offset), int64(length)); err == nil {
-				content, err = r.open(ctx, nil, kind, ref, offset, sealed, own)
+			if sealed, err = r.Read(ctx, nil, ref, int64(offset), int64(length)); err == nil {
+				content, err = r.open(ctx, nil, ref, offset, sealed, own)
 			}
 		}
 		return err
@@ -296,21 +296,23 @@ func (r *Reader) Contents(ctx context.Context, kind wire.Kind, hash [32]byte, si
 // the last, as the root was signed for them.
 func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Object, error) {
 	m := &b.Manifest
-	own := pack.Object{Kind: wire.KindManifest, Hash: m.Hash, Size: m.Size}
+	own := pack.Object{Kind: m.Kind, Hash: m.Hash, Size: m.Size}
+	in := r.of(m.Kind)
 	objects, known := r.knownList(m.Hash)
 	if known && pack.ObjectsDigest(objects) == b.Objects {
 		return append(slices.Clip(objects), own), nil
 	}
-	damage := func(err error) error { return r.containers.damaged(m.Hash, err) }
-	err := r.containers.Verified(ctx, r.containers.key(m.Hash), m.Hash, func() error {
-		_, contents, err := r.containers.contents(ctx, m.Hash, int64(m.Size))
+	in.want(m.Hash)
+	damage := func(err error) error { return in.damaged(m.Hash, err) }
+	err := in.Verified(ctx, in.key(m.Hash), m.Hash, func() error {
+		_, contents, err := in.contents(ctx, m.Hash, int64(m.Size))
 		if err != nil {
 			return err
 		}
-		in := contents.List.Base
+		differs := contents.List.Differs()
 		var base []pack.Object
-		if in != [32]byte{} {
-			if base, err = r.baseList(ctx, in); err != nil {
+		if differs {
+			if base, err = r.baseList(ctx, &contents.List.Base); err != nil {
 				return err
 			}
 		}
@@ -320,7 +322,7 @@ func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Obj
 		if pack.ObjectsDigest(objects) != b.Objects {
 			return damage(errors.New("its list of objects is not the one that the root was signed for"))
 		}
-		if in == [32]byte{} {
+		if !differs {
 			r.rememberList(m.Hash, objects)
 		}
 		return nil
@@ -335,30 +337,31 @@ func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Obj
 // differ.
 const maxLists = 16
 
-// baseList is the list of a container that holds it whole. Those who want the same one
-// at once wait for one read.
-func (r *Reader) baseList(ctx context.Context, in [32]byte) ([]pack.Object, error) {
+// baseList is the whole list that an object holds. Those who want the same one at once
+// wait for one read.
+func (r *Reader) baseList(ctx context.Context, of *pack.Object) ([]pack.Object, error) {
 	r.listMu.Lock()
 	defer r.listMu.Unlock()
-	if list, known := r.knownList(in); known {
+	if list, known := r.knownList(of.Hash); known {
 		return list, nil
 	}
-	object, err := r.containers.Whole(ctx, nil, r.containers.key(in), in, -1)
+	in := r.of(of.Kind)
+	object, err := in.Whole(ctx, nil, in.key(of.Hash), of.Hash, -1)
 	if err != nil {
 		return nil, err
 	}
 	var contents *pack.Contents
-	tail, err := pack.ParseTail(wire.KindManifest, object, int64(len(object)))
+	tail, err := pack.ParseTail(of.Kind, object, int64(len(object)))
 	if err == nil {
-		contents, err = tail.Contents(wire.KindManifest, r.domain.Domain)
+		contents, err = tail.Contents(of.Kind, r.domain.Domain)
+	}
+	if err == nil && contents.List.Differs() {
+		err = errors.New("its list of objects is not whole")
 	}
 	if err != nil {
-		return nil, r.containers.damaged(in, err)
+		return nil, in.damaged(of.Hash, err)
 	}
-	if contents.List.Base != [32]byte{} {
-		return nil, r.containers.damaged(in, errors.New("its list of objects is not whole"))
-	}
-	r.rememberList(in, contents.List.Added)
+	r.rememberList(of.Hash, contents.List.Added)
 	return contents.List.Added, nil
 }
 

@@ -126,7 +126,13 @@ func (r *runs) load(ctx context.Context, restore bool) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loaded{complete: len(cached) > 0}
+	held := 0
+	if !r.foreign {
+		if held, err = r.table.TakeHeld(); err != nil {
+			return nil, err
+		}
+	}
+	l := &loaded{complete: len(cached)+held > 0}
 	replaced, damaged, err := r.fetchAll(ctx, cached)
 	if errors.Is(err, errOutdated) {
 		replaced, damaged, err = r.fetchAll(ctx, cached)

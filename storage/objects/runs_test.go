@@ -198,7 +198,9 @@ func runsAreFetched16AtOnce(t *testing.T) {
 	if w.store.most != 16 {
 		t.Errorf("%d runs at once", w.store.most)
 	}
-	w.expects("cold", n+1)
+	if w.store.gets <= n || w.store.gets > n+replaced { // some may be asked for before the one that replaces them is read
+		t.Errorf("%d of %d runs are fetched, of which %d count", w.store.gets, n+replaced+1, n+1)
+	}
 }
 
 // swollen lists index runs as so many bytes long.

@@ -2,10 +2,12 @@ package objects
 
 import (
 	"context"
+	"maps"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
+	"knowngood/internal/wire"
 	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/pack"
@@ -17,7 +19,7 @@ type SegmentCopy struct {
 	Offset, SealedLen uint32
 }
 
-// segmentCopies are all segments in the containers of a domain, read once, when
+// segmentCopies are all segments in the objects of a domain, read once, when
 // the first segment is not where its table says.
 type segmentCopies struct {
 	once sync.Once
@@ -28,7 +30,7 @@ type segmentCopies struct {
 
 // SegmentCopies finds the places where a segment lies, for a container that is
 // lost or damaged: a later snapshot of the host may have stored it again. It
-// reads the contents of all containers of the domain, once.
+// reads the contents of all containers of the domain, and of small packs, once.
 func (r *Reader) SegmentCopies(ctx context.Context, id [32]byte) ([]SegmentCopy, error) {
 	s := &r.segments
 	s.once.Do(func() {
@@ -43,16 +45,25 @@ func (r *Reader) readSegments(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	packs, coveredPacks, err := r.listBeneath(ctx, layout.PrefixPacks(r.host, r.ID))
+	if err != nil {
+		return err
+	}
+	maps.Copy(covered, coveredPacks)
+	all = append(all, packs...)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(tailsInFlight)
 	for _, o := range all {
+		if o.Kind == wire.KindPack && o.Size > 4*metaTarget {
+			continue // its writer put no segment into it
+		}
 		g.Go(func() error {
 			if covered[o.Hash] {
-				if err := r.containers.uncoverOwn(gctx, o); err != nil {
+				if err := r.of(o.Kind).uncoverOwn(gctx, o); err != nil {
 					return err
 				}
 			}
-			tail, contents, err := r.containers.contents(gctx, o.Hash, int64(o.Size))
+			tail, contents, err := r.of(o.Kind).contents(gctx, o.Hash, int64(o.Size))
 			if authentic.Damaged(err) {
 				return nil // another container may have the segment
 			}
@@ -69,7 +80,7 @@ func (r *Reader) readSegments(ctx context.Context) error {
 func (s *segmentCopies) add(in pack.Ref, contents *pack.Contents) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range contents.Frames {
+	for _, f := range contents.Manifest {
 		for _, c := range f.Chunks { // one, or none in the frame of the table
 			s.all[c.ID] = append(s.all[c.ID], SegmentCopy{in, f.Offset, f.SealedLen})
 		}

@@ -77,7 +77,7 @@ func (s *stored) readTail(ctx context.Context, hash [32]byte, listed int64) (*pa
 	if err != nil {
 		return nil, err
 	}
-	n := s.kept.first(size)
+	n := s.kept.first(hash, size)
 	for {
 		b, err := s.Range(ctx, nil, s.key(hash), hash, size-n, n)
 		if err != nil {

@@ -18,14 +18,20 @@ import (
 	"knowngood/storage/trust"
 )
 
-// metaTarget is the size of manifest containers, in bytes: they are read whole
-// more often than packs, and there are far fewer of them.
-const metaTarget = 4 << 20
+const (
+	// metaTarget is the size of manifest containers, in bytes: they are read whole
+	// more often than packs, and there are far fewer of them.
+	metaTarget = 4 << 20
+	// maxShared is up to what size the last pack of a capture takes the manifest, too.
+	maxShared = 1 << 20
+)
 
 // WriterOptions bound what a writer uses. Zero values choose sensible ones.
 type WriterOptions struct {
 	Level    pack.Level
 	PackSize int // bytes; that of the descriptor when 0
+	// Apart stores the manifest in objects of its own, however little content there is.
+	Apart bool
 }
 
 // Writer stores the chunks and segments of one capture. Its methods may be called
@@ -38,6 +44,7 @@ type Writer struct {
 	index     *Index
 	retention storage.Retention
 	level     pack.Level
+	apart     bool
 
 	ctx         context.Context // ends with the first error
 	fail        context.CancelCauseFunc
@@ -65,7 +72,7 @@ func (r *Objects) NewWriter(ctx context.Context, host *trust.Host, epoch *seal.E
 	if o.PackSize == 0 {
 		o.PackSize = int(r.t.Descriptor().PackSize)
 	}
-	w := &Writer{repo: r, host: host, session: session, index: ix, level: o.Level, retention: r.t.Retention(time.Now()), claims: map[[32]byte]ChunkRef{}}
+	w := &Writer{repo: r, host: host, session: session, index: ix, level: o.Level, apart: o.Apart, retention: r.t.Retention(time.Now()), claims: map[[32]byte]ChunkRef{}}
 	procs := runtime.GOMAXPROCS(0)
 	w.jobs, w.buffers = make(chan frameJob), make(chan []byte, 2*procs+1)
 	for range 2*procs + 1 {
@@ -73,7 +80,6 @@ func (r *Objects) NewWriter(ctx context.Context, host *trust.Host, epoch *seal.E
 	}
 	w.ctx, w.fail = context.WithCancelCause(ctx)
 	w.data = newPacker(w, wire.KindPack, o.PackSize, fewPacks, mostPacks)
-	w.data.stored = w.packStored
 	w.meta = newPacker(w, wire.KindManifest, min(o.PackSize, metaTarget), containers, containers)
 	for range procs {
 		w.compressors.Go(func() error {
@@ -113,7 +119,7 @@ func (w *Writer) packStored(o *openPack, c *pack.Contents) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, f := range c.Frames {
+	for _, f := range c.Files {
 		for _, ch := range f.Chunks {
 			delete(w.claims, ch.ID)
 		}
@@ -284,15 +290,18 @@ func (w *Writer) compress() error {
 	}
 }
 
-// Place waits until a chunk is durable and returns where it lies. When pressed
-// yields, the caller wants it now: everything gathered is sent on its way.
+// Place waits until a chunk is durable, or lies in the object that the manifest is to
+// follow in, and returns where it lies: the hash of that object comes with it. When
+// pressed yields, the caller wants it now: everything gathered is sent on its way.
 func (w *Writer) Place(c ChunkRef, pressed <-chan struct{}) (in *pack.Ref, frameOffset, frameLen, offset uint32, err error) {
 	if c.frame == nil {
 		return c.known.Pack, c.known.FrameOffset, c.known.FrameLen, c.known.Offset, nil
 	}
-	wait := func(done <-chan struct{}) error {
+	wait := func(done, or <-chan struct{}) error {
 		select {
 		case <-done:
+			return nil
+		case <-or:
 			return nil
 		case <-pressed:
 		case <-w.ctx.Done():
@@ -304,12 +313,14 @@ func (w *Writer) Place(c ChunkRef, pressed <-chan struct{}) (in *pack.Ref, frame
 		select {
 		case <-done:
 			return nil
+		case <-or:
+			return nil
 		case <-w.ctx.Done():
 			return context.Cause(w.ctx)
 		}
 	}
-	if err = wait(c.frame.placed); err == nil {
-		err = wait(c.frame.pack.durable)
+	if err = wait(c.frame.placed, nil); err == nil {
+		err = wait(c.frame.pack.durable, c.frame.pack.shared)
 	}
 	if err != nil {
 		return nil, 0, 0, 0, err
@@ -351,26 +362,53 @@ func (w *Writer) flushFramers() error {
 }
 
 // CloseChunks must be called when no chunk will be added any more. It starts the
-// upload of the last ones.
+// upload of the last ones; where they are few, the manifest follows in their pack.
 func (w *Writer) CloseChunks() error {
+	if err := w.closeChunks(); err != nil {
+		return err
+	}
+	if w.apart || !w.meta.share(w.data) {
+		w.data.flush(w.data.last())
+	}
+	return nil
+}
+
+func (w *Writer) closeChunks() error {
 	if err := w.flushFramers(); err != nil {
 		return err
 	}
 	close(w.jobs)
-	if err := w.compressors.Wait(); err != nil {
-		return err
-	}
-	w.data.flush(w.data.last())
-	return nil
+	return w.compressors.Wait()
 }
 
 // Flush must be called when no chunk will be added any more. It waits until all are
 // durable. It ends a writer that makes no manifest.
 func (w *Writer) Flush() error {
-	if err := w.CloseChunks(); err != nil {
+	if err := w.closeChunks(); err != nil {
 		return err
 	}
+	w.data.flush(w.data.last())
 	return w.uploads.Wait()
+}
+
+// Home is the object with chunks of files in which the next segment will lie, of so
+// much weight and so what its hints call their own object; nil when it will lie in a
+// manifest container. The hash of the object comes with the manifest.
+func (w *Writer) Home(weight int) (*pack.Ref, error) {
+	o := w.meta.last()
+	if o == nil || o.info.Kind != wire.KindPack {
+		return nil, nil
+	}
+	if o.builder.Size()+weight <= metaTarget {
+		return &o.info, nil
+	}
+	w.meta.flush(o)
+	select {
+	case <-o.durable:
+		return nil, nil
+	case <-w.ctx.Done():
+		return nil, context.Cause(w.ctx)
+	}
 }
 
 // AddSegment stores the content of a segment of the manifest, compressed
@@ -389,7 +427,7 @@ type SegmentPlace struct {
 
 // Manifest is how a root names the table that lies there.
 func (p SegmentPlace) Manifest() statement.ManifestRef {
-	return statement.ManifestRef{Hash: p.Container.Hash, Size: p.Container.Size, Offset: uint64(p.Offset), Length: uint64(p.SealedLen)}
+	return statement.ManifestRef{Kind: p.Container.Kind, Hash: p.Container.Hash, Size: p.Container.Size, Offset: uint64(p.Offset), Length: uint64(p.SealedLen)}
 }
 
 // SegmentPlace returns where the segment of a frame lies. It may be called when

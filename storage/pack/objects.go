@@ -68,16 +68,16 @@ func ParseObjects(d *wire.Decoder) (objects []Object) {
 // ObjectsDigest commits to the objects that a snapshot needs; roots carry it.
 func ObjectsDigest(objects []Object) [32]byte { return sha256.Sum256(AppendObjects(nil, objects)) }
 
-// ObjectList is the list of what a snapshot needs, as its container holds it: whole,
-// or as what differs from the list of another container, which holds its own whole.
+// ObjectList is the list of what a snapshot needs, as it stands beside the manifest
+// table: whole, or as what differs from the whole list of another snapshot.
 type ObjectList struct {
-	Base    [32]byte // hash of that container; zero for none
+	Base    Object   // kind and hash of what holds that list; zero for none
 	Removed []uint32 // positions in its list, ascending
 	Added   []Object // sorted
 }
 
 // ListObjects is the list of objects that differs from base in what it names.
-func ListObjects(base [32]byte, of, objects []Object) ObjectList {
+func ListObjects(base Object, of, objects []Object) ObjectList {
 	l := ObjectList{Base: base}
 	i := 0
 	for _, o := range objects {
@@ -99,7 +99,10 @@ func ListObjects(base [32]byte, of, objects []Object) ObjectList {
 	return l
 }
 
-// Whole is the list, of being that of the container that it differs from.
+// Differs reports whether the list is given as what differs from another.
+func (l *ObjectList) Differs() bool { return l.Base.Kind != 0 }
+
+// Whole is the list, of being that from which it differs.
 func (l *ObjectList) Whole(of []Object) ([]Object, error) {
 	out := make([]Object, 0, len(of)+len(l.Added))
 	removed := l.Removed
@@ -125,11 +128,11 @@ func (l *ObjectList) Whole(of []Object) ([]Object, error) {
 
 // Append appends the list to b.
 func (l *ObjectList) Append(b []byte) []byte {
-	if l.Base == [32]byte{} {
+	if !l.Differs() {
 		b = append(b, 0)
 		return AppendObjects(b, l.Added)
 	}
-	b = append(append(b, 1), l.Base[:]...)
+	b = append(append(b, byte(l.Base.Kind)), l.Base.Hash[:]...)
 	b = wire.AppendUvarint(b, uint64(len(l.Removed)))
 	next := uint32(0)
 	for _, i := range l.Removed {
@@ -141,12 +144,11 @@ func (l *ObjectList) Append(b []byte) []byte {
 
 // ParseObjectList reads what Append made.
 func ParseObjectList(d *wire.Decoder) (l ObjectList) {
-	switch d.U8() {
+	switch kind := wire.Kind(d.U8()); kind {
 	case 0:
-	case 1:
-		if d.Copy(l.Base[:]); l.Base == [32]byte{} {
-			d.Fail("a list of objects that differs from none")
-		}
+	case wire.KindPack, wire.KindManifest:
+		l.Base.Kind = kind
+		d.Copy(l.Base.Hash[:])
 		next := uint64(0)
 		for range d.Count(1) {
 			i := next + d.UvarintMax(maxListed)

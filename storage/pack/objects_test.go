@@ -23,7 +23,7 @@ func TestObjectList(t *testing.T) {
 		})
 		rapid.Check(t, func(t *rapid.T) {
 			of, objects := list.Draw(t, "base"), list.Draw(t, "list")
-			l := ListObjects([32]byte{1}, of, objects)
+			l := ListObjects(Object{Kind: wire.KindPack, Hash: [32]byte{1}}, of, objects)
 			d := wire.NewDecoder(l.Append(nil))
 			read := ParseObjectList(d)
 			if err := d.Finish(); err != nil || len(read.Added) != len(l.Added) || !slices.Equal(read.Removed, l.Removed) {
@@ -39,13 +39,14 @@ func TestObjectList(t *testing.T) {
 		})
 	})
 	t.Run("refuses what cannot be a list", func(t *testing.T) {
+		base := Object{Kind: wire.KindManifest, Hash: [32]byte{1}}
 		a := Object{wire.KindPack, [32]byte{1}, 1, 1}
-		for name, l := range map[string]ObjectList{"an object twice": {Base: [32]byte{1}, Added: []Object{a}}, "a removed one that is not there": {Base: [32]byte{1}, Removed: []uint32{1}}} {
+		for name, l := range map[string]ObjectList{"an object twice": {Base: base, Added: []Object{a}}, "a removed one that is not there": {Base: base, Removed: []uint32{1}}} {
 			if got, err := l.Whole([]Object{a}); err == nil {
 				t.Errorf("%s: %v", name, got)
 			}
 		}
-		for name, b := range map[string][]byte{"an unknown form": {2, 0}, "a position beyond any list": (&ObjectList{Base: [32]byte{1}, Removed: []uint32{maxListed}}).Append(nil), "no base": append([]byte{1}, make([]byte, 34)...), "a position that overflows": append([]byte{1, 7}, append(make([]byte, 31), 2, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0x7f, 0)...)} {
+		for name, b := range map[string][]byte{"an unknown form": {2, 0}, "a position beyond any list": (&ObjectList{Base: base, Removed: []uint32{maxListed}}).Append(nil), "a base of another kind": append([]byte{byte(wire.KindRoot)}, make([]byte, 34)...), "a position that overflows": append([]byte{byte(wire.KindManifest), 7}, append(make([]byte, 31), 2, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0x7f, 0)...)} {
 			d := wire.NewDecoder(b)
 			if ParseObjectList(d); d.Finish() == nil {
 				t.Errorf("%s is read", name)

@@ -47,17 +47,27 @@ type Frame struct {
 	Chunks     []Chunk
 }
 
-// Contents is the table of an object: its frames and, in a container that
-// holds a manifest table, the objects that the snapshot needs.
+// Contents is the table of an object: its frames and, where it holds a manifest
+// table, the objects that the snapshot needs.
 type Contents struct {
-	Frames []Frame
-	List   ObjectList
+	Files    []Frame // with chunks of files
+	Manifest []Frame // behind them: one segment each, or last the manifest table
+	List     ObjectList
 }
+
+// frames are all frames, in order.
+func (c *Contents) frames() []Frame { return slices.Concat(c.Files, c.Manifest) }
 
 // Append appends the plaintext of the contents.
 func (c *Contents) Append(b []byte) []byte {
-	b = wire.AppendUvarint(b, uint64(len(c.Frames)))
-	for _, f := range c.Frames {
+	b = appendFrames(b, c.Files)
+	b = appendFrames(b, c.Manifest)
+	return c.List.Append(b)
+}
+
+func appendFrames(b []byte, frames []Frame) []byte {
+	b = wire.AppendUvarint(b, uint64(len(frames)))
+	for _, f := range frames {
 		b = wire.AppendUvarint(b, uint64(f.SealedLen))
 		b = wire.AppendUvarint(b, uint64(f.ContentLen))
 		b = wire.AppendUvarint(b, uint64(len(f.Chunks)))
@@ -66,21 +76,45 @@ func (c *Contents) Append(b []byte) []byte {
 			b = wire.AppendUvarint(b, uint64(ch.Len))
 		}
 	}
-	return c.List.Append(b)
+	return b
 }
 
 // ParseContents reads the plaintext of the contents of an object of kind.
 func ParseContents(kind wire.Kind, b []byte) (*Contents, error) {
 	d := wire.NewDecoder(b)
-	c := &Contents{Frames: make([]Frame, 0, min(d.Rest()/3, 1024))}
+	c := &Contents{}
 	offset := uint64(FirstOffset)
-	frames := d.Count(3)
-	if frames > MaxFrames {
-		d.Fail("%d frames, at most %d fit", frames, MaxFrames)
-		frames = 0
+	c.Files = parseFrames(d, &offset, MaxFrameContent)
+	c.Manifest = parseFrames(d, &offset, maxContent(kind))
+	if n := len(c.Files) + len(c.Manifest); n > MaxFrames {
+		d.Fail("%d frames, at most %d fit", n, MaxFrames)
 	}
-	for range frames {
-		f := Frame{Offset: uint32(offset), SealedLen: uint32(d.UvarintMax(MaxObject)), ContentLen: uint32(d.UvarintMax(maxContent(kind)))}
+	if kind == wire.KindManifest && len(c.Files) > 0 {
+		d.Fail("chunks of files")
+	}
+	for i, f := range c.Manifest {
+		if n := len(f.Chunks); n > 1 || n == 0 && i < len(c.Manifest)-1 {
+			d.Fail("a frame of %d segments", n)
+		}
+	}
+	c.List = ParseObjectList(d)
+	if err := d.Finish(); err != nil {
+		return nil, fmt.Errorf("contents: %w", err)
+	}
+	return c, nil
+}
+
+// parseFrames reads frames that begin at offset, each of at most so much content.
+func parseFrames(d *wire.Decoder, at *uint64, most uint64) []Frame {
+	n := d.Count(3)
+	if n > MaxFrames {
+		d.Fail("%d frames, at most %d fit", n, MaxFrames)
+		return nil
+	}
+	offset := *at
+	frames := make([]Frame, 0, min(n, 1024))
+	for range n {
+		f := Frame{Offset: uint32(offset), SealedLen: uint32(d.UvarintMax(MaxObject)), ContentLen: uint32(d.UvarintMax(most))}
 		if offset += uint64(f.SealedLen); offset > MaxObject {
 			d.Fail("frames are longer than an object may be")
 		}
@@ -92,7 +126,7 @@ func ParseContents(kind wire.Kind, b []byte) (*Contents, error) {
 		var sum uint64
 		for i := range f.Chunks {
 			d.Copy(f.Chunks[i].ID[:])
-			f.Chunks[i].Len = uint32(d.UvarintMax(maxContent(kind)))
+			f.Chunks[i].Len = uint32(d.UvarintMax(most))
 			if f.Chunks[i].Len == 0 && d.Err() == nil {
 				d.Fail("empty chunk")
 			}
@@ -104,13 +138,10 @@ func ParseContents(kind wire.Kind, b []byte) (*Contents, error) {
 		if d.Err() != nil {
 			break
 		}
-		c.Frames = append(c.Frames, f)
+		frames = append(frames, f)
 	}
-	c.List = ParseObjectList(d)
-	if err := d.Finish(); err != nil {
-		return nil, fmt.Errorf("contents: %w", err)
-	}
-	return c, nil
+	*at = offset
+	return frames
 }
 
 // Trailer is what opens an object, in clear at its end.
@@ -132,12 +163,13 @@ func (t *Trailer) append(b []byte) []byte {
 
 // Ref names the object of a hash.
 func (t *Tail) Ref(hash [32]byte) Ref {
-	return Ref{Hash: hash, Size: uint64(t.Size), Session: t.Session.ID, Salt: t.Salt}
+	return Ref{Kind: t.kind, Hash: hash, Size: uint64(t.Size), Session: t.Session.ID, Salt: t.Salt}
 }
 
 // Tail is the end of an object, split.
 type Tail struct {
 	Trailer
+	kind       wire.Kind
 	Size       int64  // stored bytes of the object
 	sealed     []byte // contents
 	additional []byte
@@ -173,7 +205,7 @@ func ParseTail(kind wire.Kind, tail []byte, size int64) (*Tail, error) {
 	}
 	tail = tail[int64(len(tail))-need:]
 	d := wire.NewDecoder(tail[contents : contents+trailer])
-	t := &Tail{Size: size, sealed: tail[:contents], end: size - need}
+	t := &Tail{kind: kind, Size: size, sealed: tail[:contents], end: size - need}
 	d.Copy(t.Repository[:])
 	d.Copy(t.Domain[:])
 	d.Copy(t.Session.Epoch[:])
@@ -195,8 +227,9 @@ func (t *Tail) Contents(kind wire.Kind, domain *seal.Domain) (*Contents, error) 
 		return nil, err
 	}
 	end := int64(FirstOffset)
-	if n := len(c.Frames); n > 0 {
-		end = int64(c.Frames[n-1].Offset) + int64(c.Frames[n-1].SealedLen)
+	frames := c.frames()
+	if n := len(frames); n > 0 {
+		end = int64(frames[n-1].Offset) + int64(frames[n-1].SealedLen)
 	}
 	if end+endLen != t.end {
 		return nil, fmt.Errorf("contents: %w: the frames end at %d, the table starts at %d", wire.ErrMalformed, end, t.end)
@@ -213,7 +246,7 @@ func (t *Tail) VerifyEnd(key cipher.AEAD, kind wire.Kind, object []byte, c *Cont
 	if err != nil {
 		return fmt.Errorf("end frame: %w", seal.ErrWrongKey)
 	}
-	if want := endFrame(c.Append(nil), len(c.Frames)); !slices.Equal(b, want) {
+	if want := endFrame(c.Append(nil), len(c.Files)+len(c.Manifest)); !slices.Equal(b, want) {
 		return fmt.Errorf("contents differ from what their writer sealed: %w", wire.ErrMalformed)
 	}
 	return nil
@@ -258,7 +291,7 @@ func NewBuilder(kind wire.Kind, repo seal.RepositoryID, domain *seal.Domain, ses
 }
 
 // Ref is what will open the object's frames; its hash and size are not known yet.
-func (b *Builder) Ref() Ref { return Ref{Session: b.session.ID, Salt: b.salt} }
+func (b *Builder) Ref() Ref { return Ref{Kind: b.kind, Session: b.session.ID, Salt: b.salt} }
 
 // Size is the number of bytes so far.
 func (b *Builder) Size() int { return len(b.buf) }
@@ -267,12 +300,25 @@ func (b *Builder) Size() int { return len(b.buf) }
 func (b *Builder) Chunks() int { return b.chunks }
 
 // Add seals plaintext, the plaintext of a frame whose content is contentLen
-// bytes long and consists of chunks, which the Builder keeps.
+// bytes long and consists of chunks of files, which the Builder keeps.
 func (b *Builder) Add(plaintext []byte, contentLen int, chunks []Chunk) Frame {
+	f := b.add(plaintext, contentLen, chunks)
+	b.contents.Files = append(b.contents.Files, f)
+	return f
+}
+
+// AddManifest is Add of a segment, as the only chunk, or of the manifest table,
+// without one. No frame of files may follow.
+func (b *Builder) AddManifest(plaintext []byte, contentLen int, chunks []Chunk) Frame {
+	f := b.add(plaintext, contentLen, chunks)
+	b.contents.Manifest = append(b.contents.Manifest, f)
+	return f
+}
+
+func (b *Builder) add(plaintext []byte, contentLen int, chunks []Chunk) Frame {
 	f := Frame{Offset: uint32(len(b.buf)), ContentLen: uint32(contentLen), Chunks: chunks}
 	b.sealFrame(plaintext, false)
 	f.SealedLen = uint32(len(b.buf)) - f.Offset
-	b.contents.Frames = append(b.contents.Frames, f)
 	b.chunks += len(chunks)
 	b.hash.Write(b.buf[b.hashed:])
 	b.hashed = len(b.buf)
@@ -289,7 +335,7 @@ func (b *Builder) sealFrame(plaintext []byte, last bool) {
 func (b *Builder) Finish(list ObjectList) (object []byte, sum [32]byte, contents *Contents) {
 	b.contents.List = list
 	table := b.contents.Append(nil)
-	b.sealFrame(endFrame(table, len(b.contents.Frames)), true)
+	b.sealFrame(endFrame(table, len(b.contents.Files)+len(b.contents.Manifest)), true)
 	t := Trailer{Repository: b.repo, Domain: b.domain.ID, Session: b.session.SealedSession, Salt: b.salt}
 	additional := t.append(wire.AppendPrelude(nil, b.kind))
 	sealed := seal.Once(b.domain.ContentsKey(b.kind, b.salt), table, additional)

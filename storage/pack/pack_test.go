@@ -37,8 +37,12 @@ func build(t testing.TB, kind wire.Kind, objects []Object) (object []byte, sum [
 	}
 	b := NewBuilder(kind, repo, domain, session, nil)
 	c := NewCompressor(LevelDefault)
-	b.Add(c.Frame(nil, []byte("hello, hello, world")), 19, []Chunk{{ID: [32]byte{1}, Len: 14}, {ID: [32]byte{2}, Len: 5}})
-	b.Add(c.Frame(nil, bytes.Repeat([]byte("x"), 5000)), 5000, []Chunk{{ID: [32]byte{3}, Len: 5000}})
+	if kind == wire.KindPack {
+		b.Add(c.Frame(nil, []byte("hello, hello, world")), 19, []Chunk{{ID: [32]byte{1}, Len: 14}, {ID: [32]byte{2}, Len: 5}})
+	} else {
+		b.AddManifest(c.Frame(nil, []byte("hello, hello, world")), 19, []Chunk{{ID: [32]byte{1}, Len: 19}})
+	}
+	b.AddManifest(c.Frame(nil, bytes.Repeat([]byte("x"), 5000)), 5000, []Chunk{{ID: [32]byte{3}, Len: 5000}})
 	object, sum, _ = b.Finish(ObjectList{Added: objects})
 	return object, sum, domain, epoch
 }
@@ -62,7 +66,7 @@ func contents(kind wire.Kind, object []byte, domain *seal.Domain, epoch *seal.Ep
 		return nil, nil, err
 	}
 	var out []string
-	for _, f := range c.Frames {
+	for _, f := range c.frames() {
 		plain, err := OpenFrame(key, kind, int(f.Offset), bytes.Clone(object[f.Offset:f.Offset+f.SealedLen]))
 		if err != nil {
 			return nil, nil, err
@@ -103,7 +107,7 @@ func aPackReadsBackAsBuilt(t *testing.T) {
 		if len(frames) != 2 || frames[0] != "hello, hello, world" || frames[1] != strings.Repeat("x", 5000) {
 			t.Errorf("frames %q", frames)
 		}
-		if len(c.List.Added) != 2 || c.List.Added[1].Live != 40 || c.Frames[0].Chunks[1].Len != 5 {
+		if len(c.List.Added) != 2 || c.List.Added[1].Live != 40 || c.frames()[1].Chunks[0].Len != 5000 || len(c.Manifest) == len(frames) == (kind == wire.KindPack) {
 			t.Errorf("contents %+v", c)
 		}
 	}
@@ -215,14 +219,20 @@ func framesThatLieAboutTheirLengthAreRefused(t *testing.T) {
 // The vector is a pack, with the secrets that open it.
 func contentsThatAreLargerThanAnObjectCanBeAreRefused(t *testing.T) {
 	frames := func(n int, sealed uint32) []byte {
-		return (&Contents{Frames: slices.Repeat([]Frame{{SealedLen: sealed, ContentLen: 1}}, n)}).Append(nil)
+		return (&Contents{Files: slices.Repeat([]Frame{{SealedLen: sealed, ContentLen: 1}}, n)}).Append(nil)
 	}
 	if _, err := ParseContents(wire.KindPack, frames(MaxFrames, frameMin)); err != nil {
 		t.Error(err)
 	}
+	ofFiles := (&Contents{Files: []Frame{{SealedLen: frameMin, ContentLen: 1, Chunks: []Chunk{{Len: 1}}}}}).Append(nil)
+	if _, err := ParseContents(wire.KindManifest, ofFiles); !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("chunks of files in a manifest container: %v", err)
+	}
 	for name, b := range map[string][]byte{
 		"too many frames":             frames(MaxFrames+1, frameMin),
 		"a frame that cannot be":      frames(1, frameMin-1),
+		"two segments in a frame":     (&Contents{Manifest: []Frame{{SealedLen: frameMin, ContentLen: 2, Chunks: []Chunk{{Len: 1}, {Len: 1}}}}}).Append(nil),
+		"a table before a segment":    (&Contents{Manifest: []Frame{{SealedLen: frameMin, ContentLen: 1}, {SealedLen: frameMin, ContentLen: 1, Chunks: []Chunk{{Len: 1}}}}}).Append(nil),
 		"frames of 64 MiB of a table": append(binary.AppendUvarint(nil, MaxContents/3), make([]byte, MaxContents)...),
 	} {
 		var before, after runtime.MemStats
@@ -261,14 +271,14 @@ func thePackOfTheFormatOpens(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, frames, err := contents(wire.KindPack, parts[2], seal.DomainFromBytes([32]byte(parts[1])), epoch)
-	if err != nil || len(frames) != 2 || frames[0] != "hello, hello, world" || c.Frames[1].Chunks[0].ID != [32]byte{3} {
+	if err != nil || len(frames) != 2 || frames[0] != "hello, hello, world" || c.Manifest[0].Chunks[0].ID != [32]byte{3} {
 		t.Errorf("opens as %+v %q, %v", c, frames, err)
 	}
 }
 
 func FuzzContents(f *testing.F) {
-	f.Add((&Contents{Frames: make([]Frame, MaxFrames/8)}).Append(nil))
-	f.Add((&Contents{Frames: []Frame{{SealedLen: 22, ContentLen: 4, Chunks: []Chunk{{[32]byte{1}, 4}}}}, List: ObjectList{Base: [32]byte{7}, Removed: []uint32{0, 3}, Added: []Object{{wire.KindPack, [32]byte{1}, 10, 20}}}}).Append(nil))
+	f.Add((&Contents{Files: make([]Frame, MaxFrames/8)}).Append(nil))
+	f.Add((&Contents{Files: []Frame{{SealedLen: 22, ContentLen: 4, Chunks: []Chunk{{[32]byte{1}, 4}}}}, Manifest: []Frame{{SealedLen: 22, ContentLen: 4}}, List: ObjectList{Base: Object{Kind: wire.KindManifest, Hash: [32]byte{7}}, Removed: []uint32{0, 3}, Added: []Object{{wire.KindPack, [32]byte{1}, 10, 20}}}}).Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, kind := range []wire.Kind{wire.KindPack, wire.KindManifest} {
 			c, err := ParseContents(kind, b)

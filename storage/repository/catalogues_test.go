@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
@@ -97,7 +98,7 @@ func listed(t *testing.T, r *repository.Repository, want []*history.Snapshot) {
 // fullBody is as large as one of a host with a source and a version.
 func fullBody(n uint64) *statement.RootBody {
 	b := body(n)
-	b.Manifest = statement.ManifestRef{Hash: [32]byte{byte(n), byte(n >> 8)}, Size: 20_000 + n, Offset: 100, Length: 9_000}
+	b.Manifest = statement.ManifestRef{Kind: wire.KindPack, Hash: [32]byte{byte(n), byte(n >> 8)}, Size: 20_000 + n, Offset: 100, Length: 9_000}
 	b.Objects, b.Content = [32]byte{1, byte(n), byte(n >> 8)}, [32]byte{2, byte(n), byte(n >> 8)}
 	b.Counts = statement.Counts{Entries: 212, Files: 200, Directories: 12, ContentBytes: 2 << 20, NewContentBytes: 12 << 10, StoredBytes: 8 << 10}
 	b.Sources = []statement.SourceCounts{{Tag: [8]byte{7}, Files: 200, Directories: 12, Bytes: 2 << 20}}

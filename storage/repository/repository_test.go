@@ -174,7 +174,7 @@ func (w *world) operator(t *testing.T) *repository.Repository {
 // body is a body that says little.
 func body(uint64) *statement.RootBody {
 	return &statement.RootBody{Started: now, Status: statement.Complete, Manifest: statement.ManifestRef{
-		Size: 100, Offset: 8, Length: 20}}
+		Kind: wire.KindManifest, Size: 100, Offset: 8, Length: 20}}
 }
 
 func commit(t *testing.T, h host, env string) *history.Snapshot {

@@ -28,11 +28,12 @@ func (s Status) String() string {
 }
 
 // ManifestRef is where a snapshot's manifest table lies. What opens the table is at
-// the end of the container.
+// the end of its object: a manifest container, or a pack when there was little content.
 type ManifestRef struct {
-	Hash   [32]byte // of the container with the table
-	Size   uint64   // of the container, in stored bytes
-	Offset uint64   // of the table's frame in the container
+	Kind   wire.Kind
+	Hash   [32]byte // of the object with the table
+	Size   uint64   // of the object, in stored bytes
+	Offset uint64   // of the table's frame in it
 	Length uint64   // of the sealed frame
 }
 
@@ -137,6 +138,11 @@ func (x *RootBody) fields(c *wire.Codec) {
 	c.Uint(12, &m.Offset, wire.PreludeLen, m.Size)
 	c.Uint(14, &m.Length, 1, m.Size-min(m.Offset, m.Size))
 	c.Fixed(16, x.Objects[:])
+	container := m.Kind == wire.KindManifest
+	c.Bool(18, &container)
+	if m.Kind = wire.KindPack; container {
+		m.Kind = wire.KindManifest
+	}
 	c.Time(26, &x.ProtectedUntil)
 	for i, v := range x.counts() {
 		c.Uint(firstCountTag+2*uint64(i), v, 0, math.MaxUint64)

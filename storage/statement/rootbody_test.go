@@ -13,7 +13,7 @@ import (
 func sampleBody() *RootBody {
 	return &RootBody{
 		Started: at, Finished: at.Add(time.Minute), Status: Partial,
-		Manifest: ManifestRef{Hash: [32]byte{1}, Size: 5000, Offset: 8, Length: 400},
+		Manifest: ManifestRef{Kind: wire.KindManifest, Hash: [32]byte{1}, Size: 5000, Offset: 8, Length: 400},
 		Content:  [32]byte{7}, Sources: []SourceCounts{{[8]byte{10}, 7, 3, 1 << 40}, {Tag: [8]byte{11}}}, ProtectedUntil: at.Add(time.Hour),
 		Counts:    Counts{Entries: 10, Files: 7, Directories: 3, ContentBytes: 1 << 40, NewContentBytes: 99, StoredBytes: 50, Problems: 1},
 		Witnesses: []Head{{"db", 3, [32]byte{6}}}, Version: "v1.2.3", Tags: []string{"before upgrade", "x"},
