@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,6 +119,29 @@ func (o *outcome) problems(t treetest.T) (paths []string) {
 		}
 	}
 	return paths
+}
+
+var lostList = regexp.MustCompile(`the list of files from ("(?:[^"\\]|\\.)*") (?:on|to before ("(?:[^"\\]|\\.)*")) cannot be read`)
+
+// lostLists are the ranges of paths, each from the first to before the second, "" for
+// the end, that a run with --json has named because the list of files in them is lost.
+func (o *outcome) lostLists(t treetest.T) (ranges [][2]string) {
+	t.Helper()
+	for line := range strings.Lines(o.stdout.String()) {
+		p := decode[struct{ Type, Error string }](t, line)
+		if m := lostList.FindStringSubmatch(p.Error); p.Type == "problem" && m != nil {
+			from, err := strconv.Unquote(m[1])
+			next := ""
+			if err == nil && m[2] != "" {
+				next, err = strconv.Unquote(m[2])
+			}
+			if err != nil {
+				t.Fatalf("%q: %v", p.Error, err)
+			}
+			ranges = append(ranges, [2]string{from, next})
+		}
+	}
+	return ranges
 }
 
 // snapshotResult is what snapshot --json says at its end.

@@ -13,6 +13,7 @@ import (
 
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/internal/treetest"
+	"knowngood/snapshot/manifest"
 )
 
 // restore runs the program to restore a snapshot, and returns standard output.
@@ -110,6 +111,13 @@ func (w *world) restoreOver() {
 func isNamed(all []string, src, path string) bool {
 	return slices.ContainsFunc(all, func(n string) bool {
 		return n == filepath.Join(src, path) || strings.HasPrefix(filepath.Join(src, path), n+"/")
+	})
+}
+
+// inLost reports whether a path lies in one of the ranges.
+func inLost(ranges [][2]string, path string) bool {
+	return slices.ContainsFunc(ranges, func(r [2]string) bool {
+		return manifest.Compare(path, r[0]) >= 0 && (r[1] == "" || manifest.Compare(path, r[1]) < 0)
 	})
 }
 
