@@ -444,35 +444,40 @@ func testARunOfDaysLosesNothing(t *testing.T) {
 }
 
 func testARunLearnsThatWhatItReusedWasAnnounced(t *testing.T) {
-	m := storagetest.NewMemory()
-	simulated(t, func() storage.Store { return m }, func(w *world) {
-		w.write("shared", 2<<20)
-		w.capture("web")
-		saved := filepath.Join(filepath.Dir(w.dir), "saved")
-		w.check(os.Rename(filepath.Join(w.dir, "shared"), saved))
-		w.write("other", 10)
-		w.capture("web")
-		w.forget("web", 1)
-		time.Sleep(3 * day) // nobody has announced anything yet
-		w.check(os.Rename(saved, filepath.Join(w.dir, "shared")))
-		w.write("new", 100<<10)
-		slow := w.Over(storagetest.NewFaulty(m, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.Delayed(5 * day)}))
-		done := make(chan error, 1)
-		go func() {
-			_, err := slow.Capture("db", func(o *snapshot.Options) {}, w.dir)
-			done <- err
-		}()
-		for range 11 {
-			time.Sleep(12 * time.Hour)
-			w.prune(prune.Options{Announce: prune.MinAnnounce})
-		}
-		if err := <-done; !errors.Is(err, objects.ErrOvertaken) {
-			t.Fatalf("a run whose chunks were deleted ends with %v", err)
-		}
-		w.capture("db")
-		w.Restores("db@1", w.dir, treetest.Snapshot(t, w.dir))
-		w.Clean()
-	})
+	for name, apart := range map[string]bool{"before its manifest": true, "while its last pack is stored, with the manifest": false} {
+		t.Run(name, func(t *testing.T) {
+			m := storagetest.NewMemory()
+			simulated(t, func() storage.Store { return m }, func(w *world) {
+				w.Apart = apart
+				w.write("shared", 2<<20)
+				w.capture("web")
+				saved := filepath.Join(filepath.Dir(w.dir), "saved")
+				w.check(os.Rename(filepath.Join(w.dir, "shared"), saved))
+				w.write("other", 10)
+				w.capture("web")
+				w.forget("web", 1)
+				time.Sleep(3 * day) // nobody has announced anything yet
+				w.check(os.Rename(saved, filepath.Join(w.dir, "shared")))
+				w.write("new", 100<<10)
+				slow := w.Over(storagetest.NewFaulty(m, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/packs/", Nth: 1, Fault: storagetest.Delayed(5 * day)}))
+				done := make(chan error, 1)
+				go func() {
+					_, err := slow.Capture("db", func(o *snapshot.Options) {}, w.dir)
+					done <- err
+				}()
+				for range 11 {
+					time.Sleep(12 * time.Hour)
+					w.prune(prune.Options{Announce: prune.MinAnnounce})
+				}
+				if err := <-done; !errors.Is(err, objects.ErrOvertaken) {
+					t.Fatalf("a run whose chunks were deleted ends with %v", err)
+				}
+				w.capture("db")
+				w.Restores("db@1", w.dir, treetest.Snapshot(t, w.dir))
+				w.Clean()
+			})
+		})
+	}
 }
 
 func testARunThatIsStoppedAnywhereIsSimplyRunAgain(t *testing.T) {

@@ -31,11 +31,19 @@ func (t *Table) TakeHeld() (int, error) {
 	return held, err
 }
 
-// Few reports whether what was added may be held.
+// Few reports whether what was added may be held. What names a deleted pack may not:
+// the statement that names it deleted is not read for ever.
 func (t *Table) Few() bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	other := slices.ContainsFunc(t.layers, func(f *File) bool { return f.held == "" })
+	other := slices.ContainsFunc(t.layers, func(f *File) bool {
+		for i := range f.packs.count {
+			if t.deleted[f.pack(i).Hash] {
+				return true
+			}
+		}
+		return f.held == ""
+	})
 	return !other && len(t.frozen) == 0 && len(t.layers) < maxHeld && len(t.mem.chunks) <= heldEntries
 }
 

@@ -27,6 +27,19 @@ func (t *Table) PackSizes() map[[32]byte]uint64 {
 	return sizes
 }
 
+// HeldPacks are the packs of PackSizes that no run names: what was added, or is held.
+func (t *Table) HeldPacks() map[[32]byte]uint64 {
+	sizes := t.PackSizes()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, f := range t.runs {
+		for i := range f.packs.count {
+			delete(sizes, f.pack(i).Hash)
+		}
+	}
+	return sizes
+}
+
 // Contents is how many bytes of content the frames of some packs hold, as far as
 // they are known; what was added since the last spill is not.
 func (t *Table) Contents(packs map[[32]byte]bool) map[[32]byte]uint64 {

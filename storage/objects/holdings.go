@@ -128,26 +128,27 @@ func inventoried(objects []pack.Object) []inventory.Object {
 // one is about to be deleted.
 func (h *Holdings) Verify(ctx context.Context, objects []pack.Object, fresh bool) error {
 	now := time.Now()
+	fresh = fresh || h.Old()
 	if fresh || h.inventory.age() >= maxInventoryAge {
 		if err := h.inventory.take(ctx); err != nil {
 			return err
 		}
-	}
-	lost, listed, err := h.expect(ctx, inventoried(objects))
-	if err != nil {
-		return err
 	}
 	if fresh {
 		if err := h.readDeletions(ctx, now); err != nil {
 			return err
 		}
 	}
-	h.inventory.save()
-	for _, o := range objects {
+	for _, o := range objects { // before what is missing counts as a loss
 		if id := (ID{Kind: o.Kind, Hash: o.Hash}); h.deletions.Absent(id) {
 			return fmt.Errorf("%s: %w", h.key(id), ErrOvertaken)
 		}
 	}
+	lost, listed, err := h.expect(ctx, inventoried(objects))
+	if err != nil {
+		return err
+	}
+	h.inventory.save()
 	if len(lost) > 0 {
 		return fmt.Errorf("%s is %v: %w", h.key(lost[0].ID), lost[0].why, ErrLost)
 	}
@@ -168,7 +169,9 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 	}
 	fresh := v.Listing || v.Data || len(noted) > 0 || h.inventory.age() >= renewInventory
 	var packs []inventory.Object
+	var held map[[32]byte]uint64
 	if fresh { // before listing: what comes meanwhile is there
+		held = h.runs.table.HeldPacks()
 		for hash, size := range h.runs.table.PackSizes() {
 			if id := (ID{Kind: wire.KindPack, Hash: hash}); !h.deletions.Absent(id) {
 				packs = append(packs, inventory.Object{ID: id, Size: size})
@@ -179,6 +182,7 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 		if err := h.inventory.take(ctx); err != nil {
 			return err
 		}
+		packs = h.forgetHeld(held, packs)
 		if err := h.followReports(ctx, noted); err != nil {
 			return err
 		}
@@ -194,6 +198,25 @@ func (h *Holdings) compare(ctx context.Context, v Verification) error {
 	h.lose(h.inventory.allLost())
 	_, _, err = h.expect(ctx, packs)
 	return err
+}
+
+// forgetHeld makes lookups pass over the held packs that a new listing does not show, and
+// returns the other packs. Pruners do not know what this host holds, so no statement
+// that is still read need name them: that they are gone is no loss by itself. What the
+// last snapshots need is compared by Expect.
+func (h *Holdings) forgetHeld(held map[[32]byte]uint64, packs []inventory.Object) (others []inventory.Object) {
+	gone := map[[32]byte]bool{}
+	for _, o := range packs {
+		listed := false
+		h.inventory.with(func(known *inventory.Inventory) { _, listed = known.Size(o.ID) })
+		if _, ok := held[o.Hash]; ok && !listed {
+			gone[o.Hash] = true
+			continue
+		}
+		others = append(others, o)
+	}
+	h.runs.table.Lost(gone)
+	return others
 }
 
 // expect compares objects with the inventory. Those that it lacks are lost from
