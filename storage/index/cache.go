@@ -194,9 +194,9 @@ func (c *Cache) held(skip func(name string) bool) (all []*File, err error) {
 		case err == nil:
 			x.held = n
 			all = append(all, x)
-		case errors.Is(err, ErrDamaged):
+		case !errors.Is(err, os.ErrNotExist): // else another process has published it
 			err = c.remove(n)
-		case errors.Is(err, os.ErrNotExist): // another process has published it
+		default:
 			err = nil
 		}
 		if err != nil {

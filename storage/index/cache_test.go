@@ -314,7 +314,7 @@ func whatIsInThePlaceOfItsFilesStopsNothing(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			c := openCache(t)
-			for _, name := range []string{tempPrefix + "1", "1" + finderSuffix, runName(hash), "1"} {
+			for _, name := range []string{tempPrefix + "1", "1" + finderSuffix, "1" + newSuffix, runName(hash), "1"} {
 				if err := put(c.dir.Path(name)); err != nil {
 					t.Fatal(err)
 				}
@@ -328,6 +328,9 @@ func whatIsInThePlaceOfItsFilesStopsNothing(t *testing.T) {
 			if all, err := c.finders(); len(all) > 0 || err != nil {
 				t.Fatalf("%v, %v", all, err)
 			}
+			if all, err := c.held(func(string) bool { return false }); len(all) > 0 || err != nil {
+				t.Fatalf("%v, %v", all, err)
+			}
 			if _, err := c.Open(hash); err == nil {
 				t.Fatal("it opens as a run")
 			}
@@ -337,7 +340,7 @@ func whatIsInThePlaceOfItsFilesStopsNothing(t *testing.T) {
 			adopt(t, c, Info{Hash: hash}, sampleBody()).Close()
 
 			kept, err := filepath.Glob(c.dir.Path("*.moved-*", "theirs"))
-			if err != nil || len(kept) != notes || (notes == 2) != (what == "a directory with files") {
+			if err != nil || len(kept) != notes || (notes == 3) != (what == "a directory with files") {
 				t.Errorf("%d notes, %v is kept, %v", notes, kept, err)
 			}
 		})
