@@ -45,8 +45,9 @@ type candidate struct {
 
 // choose estimates what is needed of each pack by the lists of objects, which is a
 // lower bound of what is needed in all, and
-// takes those of which the least is, as far as the budget goes.
-func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.Location]) ([]*candidate, error) {
+// takes those of which the least is, as far as the budget goes. With look it reads the
+// manifests that need them, and leaves out what cannot be moved.
+func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.Location], look bool) ([]*candidate, error) {
 	held := map[[32]byte]uint64{} // content bytes
 	for _, loc := range chunks {
 		held[loc.Pack.Hash] += uint64(loc.Len)
@@ -68,6 +69,12 @@ func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.
 	slices.SortFunc(all, func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(a.share, b.share), deletion.CompareHashes(a.id.Hash, b.id.Hash))
 	})
+	if look {
+		var err error
+		if all, err = r.movable(ctx, all); err != nil {
+			return nil, err
+		}
+	}
 	var chosen []*candidate
 	budget := r.MaxRepack
 	for _, c := range all {
@@ -90,18 +97,37 @@ func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.
 	return chosen, nil
 }
 
-// open reads what the packs hold, and returns those that hold files alone: segments
-// of manifests are not moved.
-func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*candidate) (files []*candidate, err error) {
-	for _, c := range packs {
-		if c.tail, c.table, err = reader.Contents(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
+// movable leaves out the packs from which a kept snapshot takes a segment of its
+// manifest, or its list of objects: a repack moves chunks alone.
+func (r *repacker) movable(ctx context.Context, packs []*candidate) ([]*candidate, error) {
+	fixed := map[[32]byte]bool{}
+	for _, m := range r.needy(packs) {
+		tree, err := snapshot.OpenTree(ctx, r.repo, m.Snapshot)
+		if err != nil {
 			return nil, err
 		}
-		if len(c.table.Manifest) == 0 {
-			files = append(files, c)
+		own := &m.Body.Manifest
+		_, contents, err := tree.Reader.Contents(ctx, own.Kind, own.Hash, int64(own.Size))
+		tree.Reader.Close()
+		if err != nil {
+			return nil, err
+		}
+		fixed[contents.List.Base.Hash] = true
+		for i := range tree.Table.Containers {
+			fixed[tree.Table.Containers[i].Hash] = true
 		}
 	}
-	return files, nil
+	return slices.DeleteFunc(packs, func(c *candidate) bool { return fixed[c.id.Hash] }), nil
+}
+
+// open reads what the packs hold.
+func (r *repacker) open(ctx context.Context, reader *objects.Reader, packs []*candidate) (err error) {
+	for _, c := range packs {
+		if c.tail, c.table, err = reader.Contents(ctx, wire.KindPack, c.id.Hash, int64(c.size)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // locked reports whether an object cannot be deleted for so long, as far as is

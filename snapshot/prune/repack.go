@@ -66,7 +66,7 @@ func (r *repacker) foresee(ctx context.Context) error {
 		return err
 	}
 	defer x.Close()
-	chosen, err := r.choose(ctx, x.All())
+	chosen, err := r.choose(ctx, x.All(), false)
 	for _, c := range chosen {
 		r.found.Repacked.add(c.size)
 		r.found.Rewritten += uint64(c.share * float64(c.size))
@@ -85,13 +85,13 @@ func (r *repacker) rewrite(ctx context.Context, host *trust.Host) (repacks []sta
 		}
 		x.Close()
 	}()
-	chosen, err := r.choose(ctx, x.All())
+	chosen, err := r.choose(ctx, x.All(), true)
 	if err != nil || len(chosen) == 0 {
 		return nil, err
 	}
 	reader := r.repo.NewReader(r.facts.host, r.domain)
 	defer reader.Close()
-	if chosen, err = r.open(ctx, reader, chosen); err != nil || len(chosen) == 0 {
+	if err := r.open(ctx, reader, chosen); err != nil {
 		return nil, err
 	}
 	used, err := r.used(ctx, chosen, r.needy(chosen))

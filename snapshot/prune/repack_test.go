@@ -88,6 +88,7 @@ func (w *world) sparse() (second, third treetest.Tree) {
 
 func TestRepack(t *testing.T) {
 	t.Run("a sparse pack is rewritten and freed", testASparsePackIsRewrittenAndFreed)
+	t.Run("a pack whose manifest nobody needs is rewritten", testAPackWhoseManifestNobodyNeedsIsRewritten)
 	t.Run("a pack is rewritten twice", testAPackIsRewrittenTwice)
 	t.Run("the budget of a repack holds", testTheBudgetOfARepackHolds)
 	t.Run("without an identity or elsewhere nothing is repacked", testWithoutAnIdentityOrElsewhereNothingIsRepacked)
@@ -165,6 +166,32 @@ func (w *world) opened(ref string) *history.Snapshot {
 
 // What was rewritten is rewritten again once less of it is needed, and a
 // snapshot that names the first packs is led from one to the next.
+func testAPackWhoseManifestNobodyNeedsIsRewritten(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		w.Apart = false
+		for i := range 12 {
+			w.write("often", 600<<10)
+			w.write(fmt.Sprintf("once-%02d", i), 1000)
+			w.capture("web")
+		}
+		tree := treetest.Snapshot(t, w.dir)
+		w.forget("web", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+		time.Sleep(3 * day)
+		w.repack(1 << 30)
+		w.Clean()
+		w.Restores("web@12", w.dir, tree)
+		for range 2 {
+			time.Sleep(8 * day)
+			w.repack(1 << 30)
+		}
+		w.Clean()
+		w.Restores("web@12", w.dir, tree)
+		if n := w.bytes(); n > 3*600<<10 {
+			t.Errorf("%d bytes of packs are left", n)
+		}
+	})
+}
+
 func testAPackIsRewrittenTwice(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		trees := map[string]treetest.Tree{}
