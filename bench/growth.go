@@ -57,25 +57,26 @@ type growthRow struct {
 	name string
 	of   func(historyCost) int64
 	most float64
+	free int64 // what is less counts as that much
 }
 
 func growthRows() []growthRow {
 	return []growthRow{
-		{"stored, bytes", func(c historyCost) int64 { return c.stored }, 1},
-		{"stored beside content, bytes a snapshot", func(c historyCost) int64 { return (c.stored - c.content) / int64(c.snapshots) }, 0.05},
-		{"objects", func(c historyCost) int64 { return c.objects }, 1},
-		{"list, cold, requests", func(c historyCost) int64 { return c.cold.requests }, 0.6},
-		{"list, warm, requests", func(c historyCost) int64 { return c.warm.requests }, 0.2},
-		{"prune --dry-run, second, requests", func(c historyCost) int64 { return c.prune.requests }, 0.4},
-		{"prune --dry-run, second, bytes read", func(c historyCost) int64 { return c.prune.bytes }, 0.5},
-		{"check, requests", func(c historyCost) int64 { return c.check.requests }, 1.05},
-		{"check, bytes read", func(c historyCost) int64 { return c.check.bytes }, 1.2},
+		{"stored, bytes", func(c historyCost) int64 { return c.stored }, 1, 1},
+		{"stored beside content, bytes a snapshot", func(c historyCost) int64 { return (c.stored - c.content) / int64(c.snapshots) }, 0.06, 1},
+		{"objects", func(c historyCost) int64 { return c.objects }, 1, 1},
+		{"list, cold, requests", func(c historyCost) int64 { return c.cold.requests }, 0.6, 1},
+		{"list, warm, requests", func(c historyCost) int64 { return c.warm.requests }, 0.2, 1},
+		{"prune --dry-run, second, requests", func(c historyCost) int64 { return c.prune.requests }, 0.4, 1},
+		{"prune --dry-run, second, bytes read", func(c historyCost) int64 { return c.prune.bytes }, 0.5, 64 << 10},
+		{"check, requests", func(c historyCost) int64 { return c.check.requests }, 1.05, 1},
+		{"check, bytes read", func(c historyCost) int64 { return c.check.bytes }, 1.2, 1},
 	}
 }
 
 // exponent is that of the power by which a cost grows.
 func (r growthRow) exponent(from, to historyCost) float64 {
-	return math.Log(float64(r.of(to))/float64(r.of(from))) / math.Log(float64(to.snapshots)/float64(from.snapshots))
+	return math.Log(float64(max(r.of(to), r.free))/float64(max(r.of(from), r.free))) / math.Log(float64(to.snapshots)/float64(from.snapshots))
 }
 
 // growth measures histories of some lengths, and what a peer stores of one.

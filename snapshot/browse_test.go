@@ -354,7 +354,7 @@ func testDiffs(t *testing.T) {
 // largeTree yields dirs directories of n files each.
 func largeTree(dirs, n int, changed string) iter.Seq[*manifest.Entry] {
 	return func(yield func(*manifest.Entry) bool) {
-		place := manifest.Location{Pack: &pack.Ref{}}
+		place := manifest.Location{Pack: &pack.Ref{Kind: wire.KindPack, Hash: [32]byte{1}}}
 		for d := range dirs {
 			dir := fmt.Sprintf("d%05d", d)
 			if !yield(&manifest.Entry{Path: dir, Type: manifest.Dir, Mode: 0o755}) {

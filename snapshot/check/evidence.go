@@ -52,6 +52,17 @@ func (v *evidence) elsewhere(id [32]byte) bool {
 	return ok
 }
 
+// remnantsElsewhere reports whether all chunks that a damaged pack seems to hold lie in
+// packs that are whole.
+func (v *evidence) remnantsElsewhere(hash [32]byte) bool {
+	for id, r := range v.remnants {
+		if r.pack.Hash == hash && !v.elsewhere(id) {
+			return false
+		}
+	}
+	return true
+}
+
 // there reports whether a chunk is where an entry says, or in a pack that is
 // whole.
 func (v *evidence) there(c *manifest.Chunk) bool {

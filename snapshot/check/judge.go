@@ -61,7 +61,7 @@ func (d *domainCheck) judge() {
 		case s.needed:
 			d.hurt = true
 			d.damage(key, s.err)
-		case d.Sealed && d.listed[id] && (d.sizes[id.Hash] == 0 || !d.filesOnly[id.Hash]): // the index was lost, or it may hold segments
+		case d.Sealed && d.listed[id] && (!d.filesOnly[id.Hash] || d.sizes[id.Hash] == 0 && !d.remnantsElsewhere(id.Hash)): // the index was lost, or it may hold segments
 			unsure = append(unsure, fmt.Sprintf("%s (%v)", key, s.err))
 		case unique[id]:
 			idle = append(idle, fmt.Sprintf("%s (%v)", key, s.err))

@@ -288,7 +288,9 @@ func parseHints(c []byte, chunks []Chunk, in *pack.Ref) error {
 		}
 		switch hashes[r.Hash], packs[i] = true, &r; r.Kind {
 		case 0:
-			packs[i] = in
+			if packs[i] = in; in.Kind == wire.KindManifest {
+				d.Fail("chunks in a manifest container")
+			}
 		case wire.KindManifest:
 			d.Fail("chunks in a manifest container")
 		}

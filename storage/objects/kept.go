@@ -26,14 +26,13 @@ type keptObject struct {
 // manifest were read: that asks nothing more of the store. One that is larger than an
 // eighth is not kept.
 func (r *Reader) Keep(bytes int64) {
-	for _, k := range []*kept{&r.packs.kept, &r.containers.kept} {
-		k.limit, k.objects = bytes/2, map[[32]byte]*keptObject{}
-	}
+	r.packs.kept = &kept{limit: bytes, objects: map[[32]byte]*keptObject{}}
+	r.containers.kept = r.packs.kept
 }
 
 // want says that an object is about to be read and then to be read again.
 func (s *stored) want(hash [32]byte) {
-	k := &s.kept
+	k := s.kept
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.objects != nil && k.objects[hash] == nil {

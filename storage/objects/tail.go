@@ -16,11 +16,11 @@ type stored struct {
 	domain
 	kind wire.Kind
 	*authentic.Hashed
-	kept kept
+	kept *kept
 }
 
 func (d domain) stored(kind wire.Kind) *stored {
-	return &stored{domain: d, kind: kind, Hashed: d.repo.t.Read.Hashed(kind.String(), pack.MaxObject)}
+	return &stored{domain: d, kind: kind, kept: &kept{}, Hashed: d.repo.t.Read.Hashed(kind.String(), pack.MaxObject)}
 }
 
 func (s *stored) key(hash [32]byte) string { return s.domain.key(ID{Kind: s.kind, Hash: hash}) }
