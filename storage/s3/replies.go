@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 
 	"github.com/minio/minio-go/v7"
@@ -62,7 +63,7 @@ func document(req *http.Request, body io.ReadCloser) io.ReadCloser {
 	if element == "" && !(req.Method == http.MethodGet && (query.Has("location") || query.Has("retention") || query.Has("object-lock"))) {
 		return body
 	}
-	return &reply{ReadCloser: body, element: element}
+	return &reply{ReadCloser: body, element: element, prefix: query.Get("prefix")}
 }
 
 // reply is the body of a reply in XML. Its end is an error: whoever reads it
@@ -71,6 +72,7 @@ func document(req *http.Request, body io.ReadCloser) io.ReadCloser {
 type reply struct {
 	io.ReadCloser
 	element string // "" for any
+	prefix  string // of a listing, that was asked for
 	checked bool
 	start   bytes.Buffer // what was read to find out
 	n       int          // bytes read
@@ -123,9 +125,41 @@ func (r *reply) check() error {
 			if e.Name.Local != r.element {
 				return fmt.Errorf("%w: it begins with <%s>", errNoListing, e.Name.Local)
 			}
-			return nil
+			return r.checkPrefix(d)
 		}
 	}
+}
+
+// checkPrefix compares the prefix that a listing names before its entries with the one
+// that was asked for: an empty listing of another prefix is no reply to it.
+func (r *reply) checkPrefix(d *xml.Decoder) error {
+	for depth := 0; depth >= 0; {
+		token, err := d.RawToken()
+		if r.n = r.start.Len(); err != nil {
+			return nil // whoever reads on meets it
+		}
+		switch e := token.(type) {
+		case xml.EndElement:
+			depth--
+		case xml.StartElement:
+			if depth++; depth > 1 {
+				continue
+			}
+			switch e.Name.Local {
+			case "Contents", "Version", "DeleteMarker", "CommonPrefixes":
+				return nil
+			case "Prefix":
+				token, _ := d.RawToken()
+				named, _ := token.(xml.CharData)
+				plain, _ := url.QueryUnescape(string(named))
+				if len(named) > 0 && string(named) != r.prefix && plain != r.prefix {
+					return fmt.Errorf("%w: a listing of %q was asked for, and it is one of %q", errNotAsked, r.prefix, named)
+				}
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // unfinished reports whether an XML decoder met the end too early.
