@@ -31,17 +31,16 @@ type Reader struct {
 	packs, containers *stored
 	places            places
 	segments          segmentCopies
+	lists             wholeLists
 
 	mu       sync.Mutex
 	sessions map[seal.SessionID]seal.SealedSession // as the ends of objects that were read have them
 	keys     map[pack.Ref]cipher.AEAD              // by all that makes them: what names a pack may name it wrongly
-	lists    map[[32]byte][]pack.Object            // whole lists of objects, from which others differ, by container
 	ends     struct {                              // of all objects of the domain, read when the end of one is damaged
 		once     sync.Once
 		sessions map[seal.SessionID]seal.SealedSession
 		err      error
 	}
-	listMu sync.Mutex // held while a whole list is read: its container may be large
 }
 
 // NewReader reads what lies under a snapshot. The snapshot's domain must be
@@ -298,7 +297,7 @@ func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Obj
 	m := &b.Manifest
 	own := pack.Object{Kind: m.Kind, Hash: m.Hash, Size: m.Size}
 	in := r.of(m.Kind)
-	objects, known := r.knownList(m.Hash)
+	objects, known := r.lists.known(m.Hash)
 	if known && pack.ObjectsDigest(objects) == b.Objects {
 		return append(slices.Clip(objects), own), nil
 	}
@@ -323,7 +322,7 @@ func (r *Reader) Objects(ctx context.Context, b *statement.RootBody) ([]pack.Obj
 			return damage(errors.New("its list of objects is not the one that the root was signed for"))
 		}
 		if !differs {
-			r.rememberList(m.Hash, objects)
+			r.lists.remember(m.Hash, objects)
 		}
 		return nil
 	})
@@ -340,9 +339,9 @@ const maxLists = 16
 // baseList is the whole list that an object holds. Those who want the same one at once
 // wait for one read.
 func (r *Reader) baseList(ctx context.Context, of *pack.Object) ([]pack.Object, error) {
-	r.listMu.Lock()
-	defer r.listMu.Unlock()
-	if list, known := r.knownList(of.Hash); known {
+	r.lists.reading.Lock()
+	defer r.lists.reading.Unlock()
+	if list, known := r.lists.known(of.Hash); known {
 		return list, nil
 	}
 	in := r.of(of.Kind)
@@ -361,24 +360,31 @@ func (r *Reader) baseList(ctx context.Context, of *pack.Object) ([]pack.Object, 
 	if err != nil {
 		return nil, in.damaged(of.Hash, err)
 	}
-	r.rememberList(of.Hash, contents.List.Added)
+	r.lists.remember(of.Hash, contents.List.Added)
 	return contents.List.Added, nil
 }
 
-// knownList is a list that is remembered.
-func (r *Reader) knownList(in [32]byte) (list []pack.Object, known bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	list, known = r.lists[in]
+// wholeLists are whole lists of objects, from which others differ, by the objects that
+// hold them.
+type wholeLists struct {
+	reading sync.Mutex // held while one is read: its object may be large
+
+	mu sync.Mutex
+	in map[[32]byte][]pack.Object
+}
+
+func (l *wholeLists) known(in [32]byte) (list []pack.Object, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list, known = l.in[in]
 	return list, known
 }
 
-// rememberList remembers the whole list of a container.
-func (r *Reader) rememberList(in [32]byte, list []pack.Object) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.lists == nil || len(r.lists) >= maxLists {
-		r.lists = map[[32]byte][]pack.Object{}
+func (l *wholeLists) remember(in [32]byte, list []pack.Object) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.in == nil || len(l.in) >= maxLists {
+		l.in = map[[32]byte][]pack.Object{}
 	}
-	r.lists[in] = list
+	l.in[in] = list
 }
