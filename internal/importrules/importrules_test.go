@@ -23,6 +23,7 @@ var layers = [][]string{
 	{"storage/trust"},
 	{"storage/deletion"},
 	{"storage/history"},
+	{"storage/attest"},
 	{"storage/objects"},
 	{"storage/repository"},
 	{"snapshot", "snapshot/check", "snapshot/prune", "snapshot/walk"},
