@@ -77,7 +77,7 @@ that are lost for good. Without an identity it repairs and checks the structure.
 			if share > 0 {
 				command += " --read-data=" + readData
 			}
-			recordCheck(sess, checking.ByHand{Repository: r.ID().String(), Began: began, Command: command, Structure: true, Data: share >= 1, Finding: checking.FindingOf(report, sess.Host)})
+			session.RecordCheck(sess, checking.ByHand{Repository: r.ID().String(), Began: began, Command: command, Structure: true, Data: share >= 1, Finding: checking.FindingOf(report, sess.Host)})
 			if repair {
 				present.Repair(sess.Out, report, o.Sealed)
 			}
@@ -106,14 +106,4 @@ func percent(text string) (float64, error) {
 		return 0, usage.Errorf("--read-data: %q is not a percentage from 0 to 100", text)
 	}
 	return n / 100, nil
-}
-
-// recordCheck has the daemon of this machine's host count a check by hand.
-func recordCheck(sess *session.Session, h checking.ByHand) {
-	if own := sess.OwnHost(); own == "" || own != sess.Host {
-		return // it does not concern what this machine stored
-	}
-	if err := h.Record(sess.StateDir); err != nil {
-		sess.Out.Notef("status will not count this check: %v", err)
-	}
 }

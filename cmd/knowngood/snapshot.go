@@ -1,64 +1,16 @@
 package main
 
 import (
-	"cmp"
-	"context"
-	"errors"
-	"fmt"
-	"path/filepath"
-	"slices"
-	"strings"
-	"sync/atomic"
-	"time"
-
 	"github.com/spf13/cobra"
 
 	"knowngood/cmd/knowngood/completion"
-	"knowngood/cmd/knowngood/console"
-	"knowngood/cmd/knowngood/human"
-	"knowngood/cmd/knowngood/logging"
-	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/take"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/configs"
-	"knowngood/daemon/checking"
-	"knowngood/daemon/report"
-	"knowngood/daemon/runner"
-	"knowngood/daemon/web"
-	"knowngood/internal/printable"
-	"knowngood/snapshot"
-	"knowngood/snapshot/filter"
-	"knowngood/snapshot/manifest"
-	"knowngood/snapshot/walk"
-	"knowngood/storage/layout"
-	"knowngood/storage/stores"
 )
-
-// Values of --verify.
-const (
-	verifyListing = "listing"
-	verifyData    = "data"
-)
-
-// snapshotFlags of the snapshot command.
-type snapshotFlags struct {
-	env              string
-	include, exclude []string
-	excludeCaches    bool
-	excludeIfPresent []string
-	oneFileSystem    bool
-	cachedAttributes bool
-	maxFileSize      string
-	dryRun, reread   bool
-	verify           string
-	compression      string
-	tags             []string
-
-	problems *console.Problems // of the run
-}
 
 func snapshotCommand(sess *session.Session) *cobra.Command {
-	var f snapshotFlags
+	var f take.Options
 	cmd := &cobra.Command{
 		Use:   "snapshot --env NAME PATH... | snapshot NAME",
 		Short: "Take a snapshot of paths, or of a configured environment",
@@ -86,299 +38,22 @@ and compares it with its name; that takes no identity.`,
   knowngood snapshot web --tag before-upgrade --verify`,
 		Args:              usage.Takes(0, -1),
 		ValidArgsFunction: completion.Configured(sess),
-		RunE:              func(cmd *cobra.Command, paths []string) error { return runSnapshot(cmd.Context(), sess, &f, paths) },
+		RunE:              func(cmd *cobra.Command, paths []string) error { return take.Run(cmd.Context(), sess, &f, paths) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.env, "env", "", "`name` of the environment")
-	fl.StringArrayVar(&f.include, "include", nil, "capture only what matches this `pattern`; may be repeated")
-	fl.StringArrayVar(&f.exclude, "exclude", nil, "`pattern` to leave out (! takes back); may be repeated")
-	fl.BoolVar(&f.excludeCaches, "exclude-caches", false, "leave out directories marked by a CACHEDIR.TAG")
-	fl.StringArrayVar(&f.excludeIfPresent, "exclude-if-present", nil, "leave out directories that hold a file of this `name`")
-	fl.BoolVar(&f.oneFileSystem, "one-file-system", false, "do not cross into other file systems")
-	fl.StringVar(&f.maxFileSize, "max-file-size", "", "leave out files larger than `size`")
-	fl.BoolVar(&f.cachedAttributes, "cached-attributes", false, "on network and FUSE file systems, trust the attributes that the kernel has cached")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be read, store nothing")
-	fl.BoolVar(&f.reread, "reread", false, "read every file, even where its time stamps are unchanged")
-	fl.StringVar(&f.verify, "verify", "", "check what the store has, and store again what it lost; `how`: listing, or data, which reads every object")
-	usage.Optional(fl.Lookup("verify"), verifyListing, verifyListing, verifyData)
-	fl.StringVar(&f.compression, "compression", "", "default, fastest or better")
-	fl.StringArrayVar(&f.tags, "tag", nil, "a `label` for the snapshot; may be repeated")
+	fl.StringVar(&f.Env, "env", "", "`name` of the environment")
+	fl.StringArrayVar(&f.Include, "include", nil, "capture only what matches this `pattern`; may be repeated")
+	fl.StringArrayVar(&f.Exclude, "exclude", nil, "`pattern` to leave out (! takes back); may be repeated")
+	fl.BoolVar(&f.ExcludeCaches, "exclude-caches", false, "leave out directories marked by a CACHEDIR.TAG")
+	fl.StringArrayVar(&f.ExcludeIfPresent, "exclude-if-present", nil, "leave out directories that hold a file of this `name`")
+	fl.BoolVar(&f.OneFileSystem, "one-file-system", false, "do not cross into other file systems")
+	fl.StringVar(&f.MaxFileSize, "max-file-size", "", "leave out files larger than `size`")
+	fl.BoolVar(&f.CachedAttributes, "cached-attributes", false, "on network and FUSE file systems, trust the attributes that the kernel has cached")
+	fl.BoolVar(&f.DryRun, "dry-run", false, "show what would be read, store nothing")
+	fl.BoolVar(&f.Reread, "reread", false, "read every file, even where its time stamps are unchanged")
+	fl.StringVar(&f.Verify, "verify", "", "check what the store has, and store again what it lost; `how`: listing, or data, which reads every object")
+	usage.Optional(fl.Lookup("verify"), take.VerifyListing, take.VerifyListing, take.VerifyData)
+	fl.StringVar(&f.Compression, "compression", "", "default, fastest or better")
+	fl.StringArrayVar(&f.Tags, "tag", nil, "a `label` for the snapshot; may be repeated")
 	return cmd
-}
-
-// captured is what is to be captured: from flags, or from the
-// configuration when only its name is given.
-func captured(sess *session.Session, f *snapshotFlags, paths []string) (string, *configs.Environment, error) {
-	if f.env == "" && len(paths) == 1 && !strings.Contains(paths[0], "/") {
-		if env, ok := sess.Config.Environments[paths[0]]; ok {
-			return paths[0], env, nil
-		}
-		return "", nil, fmt.Errorf("%w. (To capture a path: knowngood snapshot --env NAME PATH)", sess.NoEnvironment(paths[0]))
-	}
-	if f.env == "" {
-		return "", nil, usage.Errorf("which environment? Give --env NAME and the paths, or the NAME of a configured environment")
-	}
-	if err := layout.ValidName(f.env); err != nil {
-		return "", nil, usage.Errorf("--env: %w", err)
-	}
-	if len(paths) == 0 {
-		if env, ok := sess.Config.Environments[f.env]; ok {
-			return f.env, env, nil
-		}
-		return "", nil, usage.Errorf("what is to be captured? Give at least one PATH")
-	}
-	env := &configs.Environment{}
-	var largest configs.Size
-	if f.maxFileSize != "" {
-		n, err := configs.ParseSize(f.maxFileSize)
-		if err != nil {
-			return "", nil, usage.Errorf("--max-file-size: %w", err)
-		}
-		largest = n
-	}
-	attributes := "current"
-	if f.cachedAttributes {
-		attributes = "cached"
-	}
-	var all []string
-	for _, p := range paths {
-		abs, err := filepath.Abs(p)
-		if err != nil {
-			return "", nil, err
-		}
-		if !slices.Contains(all, abs) { // else given twice
-			all = append(all, abs)
-		}
-	}
-	for _, p := range all {
-		env.Sources = append(env.Sources, configs.Source{Path: p, Include: filter.Inner(p, all, f.include), Exclude: filter.Inner(p, all, f.exclude), ExcludeCaches: f.excludeCaches, ExcludeIfPresent: f.excludeIfPresent,
-			OneFileSystem: f.oneFileSystem, MaxFileSize: largest, Attributes: attributes})
-	}
-	return f.env, env, nil
-}
-
-func runSnapshot(ctx context.Context, sess *session.Session, f *snapshotFlags, paths []string) error {
-	name, env, err := captured(sess, f, paths)
-	if err == nil {
-		err = sess.RefuseOtherHost()
-	}
-	if err != nil {
-		return err
-	}
-	f.compression = cmp.Or(f.compression, string(sess.Config.Compression))
-	if !slices.Contains([]string{"default", "fastest", "better"}, f.compression) {
-		return usage.Errorf("--compression: %q is none of default, fastest, better", f.compression)
-	}
-	if !slices.Contains([]string{"", verifyListing, verifyData}, f.verify) {
-		return usage.Errorf("--verify: %q is neither listing nor data", f.verify)
-	}
-	if env == sess.Config.Environments[name] && !f.dryRun {
-		return runEnvironment(ctx, sess, name, env, f)
-	}
-	r, host, err := sess.OpenForWriting(ctx)
-	if err != nil {
-		return err
-	}
-	o, err := runner.CaptureOptions(name, env)
-	if err != nil {
-		return usage.Errorf("%w", err)
-	}
-	o.StateDir, o.Level, o.Version = r.State.Dir(), runner.Level(f.compression), version
-	runner.Omit(&o, sess.StateDir, sess.RepoURL)
-	addFlags(sess, f, &o)
-	p := sess.Out.Progress(func() console.State { return captureState(o.Progress) })
-	result, err := snapshot.Capture(ctx, r, host, o)
-	p.End()
-	f.problems.End()
-	if err != nil {
-		return err
-	}
-	recordVerified(sess, f, result)
-	return present.Capture(sess.Out, sess.Repo, sess.Host, name, result)
-}
-
-// recordVerified has the daemon count a capture that read all stored data and
-// found it right. What was damaged stays so in the store, though its content be
-// stored again: that is no such verification.
-func recordVerified(sess *session.Session, f *snapshotFlags, r *snapshot.Result) {
-	if f.verify != verifyData || r.Snapshot == nil || r.Healed.Packs > 0 || len(sess.Repo.DamagedObjects(r.Snapshot.Domain.ID)) > 0 {
-		return
-	}
-	recordCheck(sess, checking.ByHand{Repository: sess.Repo.ID().String(), Began: r.Snapshot.Body.Started, Command: "snapshot --verify=data", Data: true})
-}
-
-// addFlags adds the values of flags to the options of a capture, and prints its problems as
-// they come.
-func addFlags(sess *session.Session, f *snapshotFlags, o *snapshot.Options) {
-	o.NotEmpty = len(f.include) > 0
-	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.reread, f.dryRun, f.tags, sess.WritebackWindow
-	o.Verify.Listing, o.Verify.Data = f.verify != "", f.verify == verifyData
-	o.Progress = cmp.Or(o.Progress, &snapshot.Progress{})
-	o.Verify.Read = func(bytes int) { o.Progress.Verified.Add(uint64(bytes)) }
-	f.problems = sess.Out.Problems() // of this try
-	o.Progress.Problem = func(path, reason string) { f.problems.Add(path, errors.New(reason)) }
-	o.Progress.Warn = func(m string) { sess.Out.Messagef("warning: %s", printable.Line(m)) }
-	o.Progress.Note = func(m string) {
-		if !sess.Out.JSON && !sess.Out.Quiet {
-			sess.Out.Messagef("note: %s", printable.Name(m))
-		}
-	}
-	warnOfIdentity(sess, o)
-}
-
-func captureState(p *snapshot.Progress) console.State {
-	if p == nil {
-		return console.State{}
-	}
-	s := console.State{Files: p.Files.Load(), Bytes: p.Bytes.Load(), Total: p.Expected.Load()}
-	if n := p.Verified.Load(); n > 0 {
-		s.Note = human.Bytes(n) + " of objects verified"
-	}
-	if n := p.Problems.Load(); n > 0 {
-		s.Note = human.Counted(n, "problem")
-	}
-	return s
-}
-
-// runEnvironment captures a configured environment with all that belongs to a
-// run of it: hooks, retries, retention. A daemon that is up is asked to.
-func runEnvironment(ctx context.Context, sess *session.Session, name string, env *configs.Environment, f *snapshotFlags) error {
-	if asked, err := askDaemon(ctx, sess, name, f); asked {
-		return err
-	}
-	level := "info"
-	if sess.Out.Quiet {
-		level = "warn"
-	}
-	log, err := logging.New(sess.Out.Stderr, level)
-	if err != nil {
-		return err
-	}
-	var result *snapshot.Result
-	configured := runner.Runner{Host: sess.Host, Repository: stores.Redact(sess.RepoURL), URL: sess.RepoURL, StateDir: sess.StateDir, Version: sess.Version, Compression: f.compression, MaxRepack: sess.Config.CaptureRepack(),
-		Purpose: "knowngood snapshot", Log: log, Open: sess.OpenForWriting,
-		Edit: func(o *snapshot.Options) { addFlags(sess, f, o) },
-		Waiting: func(holder string) {
-			sess.Out.Messagef("%s is being captured by %s; waiting for it", name, printable.Line(holder))
-		},
-		Committed: func(made *runner.Made) { result = made.Result }, Kept: &runner.Kept{}}
-	run, live := report.Run{Trigger: "hand", Started: time.Now()}, &runner.Live{}
-	p := sess.Out.Progress(func() console.State {
-		s := captureState(live.Progress())
-		if phase := live.Phase(); phase != "capture" {
-			s.Note = phase
-		}
-		return s
-	})
-	err = configured.Run(ctx, name, env, &run, live)
-	p.End()
-	if f.problems != nil {
-		f.problems.End()
-	}
-	if result == nil {
-		return err
-	}
-	recordVerified(sess, f, result)
-	return errors.Join(present.Capture(sess.Out, sess.Repo, sess.Host, name, result), err)
-}
-
-// askDaemon has a daemon capture the environment, which has the credentials and
-// a warm index. asked is false when none is up that does the same.
-func askDaemon(ctx context.Context, sess *session.Session, name string, f *snapshotFlags) (asked bool, err error) {
-	if f.reread || f.verify != "" || len(f.tags) > 0 || f.compression != string(sess.Config.Compression) {
-		return false, nil
-	}
-	client, err := web.Dial(sess.Config.Listen)
-	if err != nil {
-		return false, nil
-	}
-	defer client.Close()
-	r, err := client.Report(ctx)
-	if err != nil || r.Host != sess.Host || r.Repository != stores.Redact(sess.RepoURL) || !slices.ContainsFunc(r.Environments, func(e report.Environment) bool { return e.Name == name }) {
-		return false, nil
-	}
-	var now atomic.Pointer[report.Progress]
-	p := sess.Out.Progress(func() console.State {
-		s := console.State{}
-		if n := now.Load(); n != nil {
-			s = console.State{Files: n.Files, Bytes: n.Bytes, Total: n.Total}
-			if n.Phase != "capture" {
-				s.Note = n.Phase
-			}
-		}
-		return s
-	})
-	run, err := client.Snapshot(ctx, name, func(n report.Progress) {
-		last := now.Swap(&n)
-		if last == nil && !sess.Out.Quiet && !sess.Out.JSON {
-			fmt.Fprintln(sess.Out.Stderr, "the daemon captures it")
-		}
-		if n.Phase == "retry" && n.Retry != last.Retry {
-			sess.Out.Warnf("%s", n.FailedAttempt(time.Local))
-		}
-	})
-	p.End()
-	if errors.Is(err, web.ErrRunning) {
-		return true, fmt.Errorf("%s is being captured by the daemon already: see how far it is with knowngood status, and run this again when it is done", name)
-	}
-	if err != nil {
-		return true, err
-	}
-	if run.Snapshot == "" || run.Error != "" {
-		return true, fmt.Errorf("the daemon's run %s: %s (its log: journalctl -u knowngood)", run.Result, run.Error)
-	}
-	problems, known := problemsOf(ctx, client, name, run)
-	if known {
-		list := sess.Out.Problems()
-		for _, p := range problems {
-			list.Add(p.Path, errors.New(p.Reason))
-		}
-		list.End()
-	}
-	return true, present.DaemonCapture(sess.Out, sess.Host, name, run, problems, known)
-}
-
-// problemsOf asks the daemon for the problems of its last run. known is false when
-// it does not have them: it is of an older version, or has run again.
-func problemsOf(ctx context.Context, client *web.Client, name string, run *report.Run) (problems []manifest.Problem, known bool) {
-	if run.Problems == 0 {
-		return nil, true
-	}
-	p, err := client.Problems(ctx, name)
-	for _, x := range p.Problems {
-		problems = append(problems, manifest.Problem{Path: x.InManifest(), Reason: x.Error})
-	}
-	return problems, err == nil && p.Snapshot == run.Snapshot
-}
-
-// warnOfIdentity prints what of the program's own is left out, and warns when the
-// identity is captured with the rest.
-func warnOfIdentity(sess *session.Session, o *snapshot.Options) {
-	o.Skipped = func(path string, why walk.Reason) {
-		if sess.Out.JSON || sess.Out.Quiet {
-			return
-		}
-		switch why {
-		case walk.Omitted:
-			sess.Out.Messagef("note: %s is the repository or the state directory and is left out", printable.Name("/"+path))
-		case walk.Unfinished:
-			sess.Out.Messagef("note: %s was left by a restore that did not finish and is left out", printable.Name("/"+path))
-		}
-	}
-	if sess.IdentityPath != "" {
-		if abs, err := filepath.Abs(sess.IdentityPath); err == nil {
-			if src := within(o.Sources, abs); src != "" {
-				sess.Out.Messagef("warning: the identity %s lies in %s and is captured with it: a snapshot is no place for its own key, keep it elsewhere too", abs, src)
-			}
-		}
-	}
-}
-
-func within(sources []walk.Source, path string) string {
-	for _, s := range sources {
-		if manifest.Within(strings.Trim(path, "/"), strings.Trim(s.Path, "/")) {
-			return s.Path
-		}
-	}
-	return ""
 }

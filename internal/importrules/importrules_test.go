@@ -36,7 +36,7 @@ var layers = [][]string{
 	{"cmd/knowngood/console", "cmd/knowngood/exit", "cmd/knowngood/human", "cmd/knowngood/logging", "cmd/knowngood/usage"},
 	{"cmd/knowngood/captures", "cmd/knowngood/catalog", "cmd/knowngood/session"},
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
-	{"cmd/knowngood/quickstart", "cmd/knowngood/status"},
+	{"cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
 	{"cmd/knowngood"},
 	{"systemd"},
 }
