@@ -225,9 +225,12 @@ const (
 	KindIndexRun     Kind = 7
 	KindRoot         Kind = 8
 	KindTombstone    Kind = 17
+	KindEvidence     Kind = 18
 	KindDeletion     Kind = 21
 	KindAcceptance   Kind = 22
 	KindDamageReport Kind = 23
+	KindAttestKey    Kind = 24
+	KindMark         Kind = 25
 	KindCatalogue    Kind = 27
 )
 
@@ -239,6 +242,12 @@ func (k Kind) String() string {
 		return kindNames[k]
 	case k == KindTombstone:
 		return "tombstone"
+	case k == KindEvidence:
+		return "evidence"
+	case k == KindAttestKey:
+		return "attest key certificate"
+	case k == KindMark:
+		return "mark"
 	case k == KindDeletion:
 		return "pending deletion"
 	case k == KindAcceptance:

@@ -34,6 +34,8 @@ const (
 	// PrefixAllCertificates lists the certificates of all hosts: one request
 	// tells every host there is.
 	PrefixAllCertificates = "certs/"
+	// PrefixAttestKeys lists the certificates of all attest keys.
+	PrefixAttestKeys = "attest/"
 )
 
 // Inverted is 2^64-1-n in hexadecimal, so that higher numbers come first.
@@ -362,7 +364,7 @@ func HostOf(key string) (host string, ok bool) {
 	if host, _, _, _, ok = ParseIndexRunKey(key); ok {
 		return host, true
 	}
-	for _, parse := range []func(string) (string, string, uint64, bool){ParseRootKey, ParseTombstoneKey, ParseAcceptanceKey, ParseCatalogueKey} {
+	for _, parse := range []func(string) (string, string, uint64, bool){ParseRootKey, ParseTombstoneKey, ParseAcceptanceKey, ParseCatalogueKey, ParseHostMarkKey} {
 		if host, _, _, ok = parse(key); ok {
 			return host, true
 		}

@@ -16,20 +16,24 @@ func TestKeysAreThoseOfTheFormat(t *testing.T) {
 	sum := "ab" + strings.Repeat("00", 30) + "cd"
 	finger := strings.Repeat("0f", 16)
 	for want, got := range map[string]string{
-		"descriptor":                                                 KeyDescriptor,
-		"epochs/fffffffffffffffe":                                    KeyEpoch(1),
-		"keys/e002000000000000/" + finger:                            KeyEpochSecret(epoch, finger),
-		"keys/owner/" + finger:                                       KeyOwnerSecret(finger),
-		"certs/web-7/fffffffffffffffd":                               KeyCertificate("web-7", 2),
-		"hosts/web-7/packs/d001000000000000/" + sum:                  KeyPack("web-7", domain, hash),
-		"hosts/web-7/manifests/d001000000000000/" + sum:              KeyManifest("web-7", domain, hash),
-		"hosts/web-7/index/d001000000000000/fffffffffffffffa-" + sum: KeyIndexRun("web-7", domain, 5, hash),
-		"hosts/web-7/roots/web/ffffffffffffffd5":                     KeyRoot("web-7", "web", 42),
-		"hosts/web-7/tombstones/web/fffffffffffffffc":                KeyTombstone("web-7", "web", 3),
-		"hosts/web-7/acceptances/web/fffffffffffffffd":               KeyAcceptance("web-7", "web", 2),
-		"hosts/web-7/catalogues/web/fffffffffffffffd":                KeyCatalogue("web-7", "web", 2),
-		"hosts/web-7/pending/d001000000000000/fffffffffffffff6":      KeyDeletion("web-7", domain, 9),
-		"hosts/web-7/damage/d001000000000000/" + sum:                 KeyDamageReport("web-7", domain, hash),
+		"descriptor":                                                      KeyDescriptor,
+		"epochs/fffffffffffffffe":                                         KeyEpoch(1),
+		"keys/e002000000000000/" + finger:                                 KeyEpochSecret(epoch, finger),
+		"keys/owner/" + finger:                                            KeyOwnerSecret(finger),
+		"certs/web-7/fffffffffffffffd":                                    KeyCertificate("web-7", 2),
+		"hosts/web-7/packs/d001000000000000/" + sum:                       KeyPack("web-7", domain, hash),
+		"hosts/web-7/manifests/d001000000000000/" + sum:                   KeyManifest("web-7", domain, hash),
+		"hosts/web-7/index/d001000000000000/fffffffffffffffa-" + sum:      KeyIndexRun("web-7", domain, 5, hash),
+		"hosts/web-7/roots/web/ffffffffffffffd5":                          KeyRoot("web-7", "web", 42),
+		"hosts/web-7/tombstones/web/fffffffffffffffc":                     KeyTombstone("web-7", "web", 3),
+		"hosts/web-7/acceptances/web/fffffffffffffffd":                    KeyAcceptance("web-7", "web", 2),
+		"hosts/web-7/catalogues/web/fffffffffffffffd":                     KeyCatalogue("web-7", "web", 2),
+		"hosts/web-7/pending/d001000000000000/fffffffffffffff6":           KeyDeletion("web-7", domain, 9),
+		"hosts/web-7/damage/d001000000000000/" + sum:                      KeyDamageReport("web-7", domain, hash),
+		"attest/a1b2000000000000/fffffffffffffffe":                        KeyAttestKey(KeyID{0xa1, 0xb2}, 1),
+		"attestations/web-7/web/ffffffffffffffd5/a1b2000000000000/" + sum: KeyAttestation("web-7", "web", 42, KeyID{0xa1, 0xb2}, hash),
+		"marks/web-7/web/fffffffffffffffd":                                KeyMark("web-7", "web", 2),
+		"hosts/web-7/marks/web/fffffffffffffffd":                          KeyHostMark("web-7", "web", 2),
 	} {
 		if got != want {
 			t.Errorf("key %s, want %s", got, want)
@@ -78,6 +82,17 @@ func TestKeysReadBack(t *testing.T) {
 		check("pending deletion", ok && gh == host && gd == domain && gn == n)
 		gh, gd, gs, ok = ParseDamageReportKey(KeyDamageReport(host, domain, hash))
 		check("damage report", ok && gh == host && gd == domain && gs == hash)
+		id := KeyID(hash[7:15])
+		gid, gn, ok := ParseAttestKeyKey(KeyAttestKey(id, n))
+		check("attest key", ok && gid == id && gn == n)
+		gid, ok = ParseKeyID(id.String())
+		check("key ID", ok && gid == id)
+		gh, genv, gn, gid, gs, ok = ParseAttestationKey(KeyAttestation(host, env, n, id, hash))
+		check("attestation", ok && gh == host && genv == env && gn == n && gid == id && gs == hash)
+		gh, genv, gn, ok = ParseMarkKey(KeyMark(host, env, n))
+		check("mark", ok && gh == host && genv == env && gn == n)
+		gh, genv, gn, ok = ParseHostMarkKey(KeyHostMark(host, env, n))
+		check("mark of a host", ok && gh == host && genv == env && gn == n)
 		gh, ok = ParseHostPrefix(PrefixHost(host))
 		check("host prefix", ok && gh == host)
 		gh, genv, ok = ParseEnvironmentPrefix(PrefixRoots(host, env))
@@ -129,6 +144,14 @@ func parseKey(key string) (written []string) {
 	add(ok, func() string { return KeyDamageReport(h13, d7, s7) })
 	h11, d5, n6, ok := ParseDeletionKey(key)
 	add(ok, func() string { return KeyDeletion(h11, d5, n6) })
+	id, n9, ok := ParseAttestKeyKey(key)
+	add(ok, func() string { return KeyAttestKey(id, n9) })
+	h16, env6, n10, id2, s8, ok := ParseAttestationKey(key)
+	add(ok, func() string { return KeyAttestation(h16, env6, n10, id2, s8) })
+	h17, env7, n11, ok := ParseMarkKey(key)
+	add(ok, func() string { return KeyMark(h17, env7, n11) })
+	h18, env8, n12, ok := ParseHostMarkKey(key)
+	add(ok, func() string { return KeyHostMark(h18, env8, n12) })
 	return written
 }
 
@@ -141,6 +164,8 @@ func TestKeysOfNothing(t *testing.T) {
 		"hosts/web/roots//fffffffffffffffe", "hosts/web/roots/web/fffffffffffffffe/", "hosts/web/roots/web/ffffffffffffffff",
 		"hosts/web/packs/00/" + sum, "hosts/web/packs/0000000000000000/" + sum[1:], "hosts/web/packs/0000000000000000/" + strings.ToUpper(sum),
 		"hosts/web/index/0000000000000000/" + sum, "hosts/web/index/0000000000000000/fffffffffffffffe-", "hosts/web/index/0000000000000000/-" + sum,
+		"attest/0000000000000000/", "attest/00/fffffffffffffffe", "attestations/web/web/fffffffffffffffe/" + sum, "attestations/web/web/fffffffffffffffe/0000000000000000/" + sum[1:],
+		"attestations/web/Web/fffffffffffffffe/0000000000000000/" + sum, "marks/web/fffffffffffffffe", "hosts/web/marks/fffffffffffffffe",
 		"hosts/web/others/0000000000000000/" + sum, "prefix/hosts/web/certs/fffffffffffffffe",
 	} {
 		if w := parseKey(key); len(w) > 0 {

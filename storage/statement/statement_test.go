@@ -27,6 +27,7 @@ var (
 	ownerKey  = keyOf(1)
 	hostKey   = keyOf(2)
 	strange   = keyOf(3)
+	attestKey = keyOf(4)
 	publicKEM = bytes.Repeat([]byte{0xaa, 0x55}, publicKeyLen/2)
 )
 
@@ -113,6 +114,20 @@ func codecs(t testing.TB) []codec {
 			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
 		{"owner-pending-deletion", wire.KindDeletion, &Deletion{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Serial: 1, Since: 1, Made: at}, ownerKey,
 			parser(ParseDeletion), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Deletion).Verify(r, k) }},
+		{"attest-key", wire.KindAttestKey, &AttestKey{Repository: repo, Machine: "drill-1", Serial: 3, Key: public(attestKey), Issued: at, Previous: [32]byte{4},
+			Hosts: []string{"web-*", "db-1"}, Before: at, Host: "drills"}, ownerKey,
+			parser(ParseAttestKey), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*AttestKey).Verify(r, k) }},
+		{"mark", wire.KindMark, &Mark{Repository: repo, Host: "web-7", Environment: "web", Serial: 2, Previous: [32]byte{4}, Marked: []Marked{{42, [32]byte{1}, true}, {300, [32]byte{2}, false}},
+			Made: at, Reason: "its database is corrupt", AttestKey: mustParse(t, ParseAttestKey, &AttestKey{Repository: repo, Machine: "drill-1", Serial: 1, Key: public(attestKey), Issued: at, Hosts: []string{"web-*"}}, ownerKey)}, attestKey,
+			parser(ParseMark), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
+				return CheckMarkCertificate(s.(*Mark), nil, k, r)
+			}},
+		{"owner-mark", wire.KindMark, &Mark{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Marked: []Marked{{42, [32]byte{1}, true}}, Made: at}, ownerKey,
+			parser(ParseMark), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error { return s.(*Mark).Verify(r, k) }},
+		{"host-mark", wire.KindMark, &Mark{Repository: repo, Host: "web-7", Environment: "web", Serial: 1, Marked: []Marked{{42, [32]byte{1}, true}}, Made: at, Certificate: cert}, hostKey,
+			parser(ParseMark), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
+				return CheckMarkCertificate(s.(*Mark), nil, k, r)
+			}},
 		{"damage-report", wire.KindDamageReport, &DamageReport{Repository: repo, Host: "web-7", Domain: seal.DomainID{5}, Made: at,
 			Damaged: []Object{{wire.KindPack, [32]byte{1}, 0}, {wire.KindPack, [32]byte{2}, 0}, {wire.KindManifest, [32]byte{1}, 0}}}, ownerKey,
 			parser(ParseDamageReport), func(s statement, r seal.RepositoryID, k ed25519.PublicKey) error {
@@ -360,6 +375,9 @@ func testParseRefusesFields(t *testing.T) {
 	certCodec := all["certificate"]
 	newerCertificate := certCodec.edited(t, func(f map[uint64][]byte) { f[902] = []byte("later") })
 	u := func(v uint64) []byte { return wire.AppendUvarint(nil, v) }
+	texts := func(list ...string) []byte { return value(func(c *wire.Codec) { c.Texts(1, &list, 1000) }) }
+	cert := mustParse(t, ParseCertificate, certificate(1, hostKey), ownerKey)
+	otherAttestKey := mustParse(t, ParseAttestKey, &AttestKey{Repository: seal.RepositoryID{9}, Machine: "a", Serial: 1, Key: public(attestKey), Issued: at}, ownerKey).Bytes()
 	heads := func(h ...Head) []byte { return value(func(c *wire.Codec) { heads(c, 1, &h) }) }
 	accepted := func(list []Accepted) []byte { return value(func(c *wire.Codec) { accepted(c, 1, &list) }) }
 	objects := func(list []Object) []byte { return value(func(c *wire.Codec) { objects(c, 1, &list, false) }) }
@@ -390,6 +408,20 @@ func testParseRefusesFields(t *testing.T) {
 		"an empty recipient":                      {"epoch", 10, []byte{1, 0}, wire.ErrMalformed},
 		"a recipient that is no text":             {"epoch", 10, []byte{1, 1, 0xff}, wire.ErrMalformed},
 		"an epoch made at no time":                {"epoch", 12, nil, wire.ErrMalformed},
+		"an attest key of 31 bytes":               {"attest-key", 8, make([]byte, 31), wire.ErrMalformed},
+		"an attest key certificate 0":             {"attest-key", 6, nil, wire.ErrMalformed},
+		"a pattern of hosts with a slash":         {"attest-key", 14, texts("web/*"), wire.ErrMalformed},
+		"a pattern of hosts with a class":         {"attest-key", 14, texts("web-[0-9]"), wire.ErrMalformed},
+		"257 patterns of hosts":                   {"attest-key", 14, texts(slices.Repeat([]string{"a"}, 257)...), wire.ErrMalformed},
+		"an attest key of a host in capitals":     {"attest-key", 18, []byte("Web"), wire.ErrMalformed},
+		"mark 0":                                  {"mark", 8, nil, wire.ErrMalformed},
+		"a mark of nothing":                       {"mark", 12, nil, wire.ErrMalformed},
+		"a mark that is neither bad nor cleared":  {"mark", 12, append(append([]byte{1, 1}, make([]byte, 32)...), 3), wire.ErrMalformed},
+		"a mark of number 0":                      {"mark", 12, append(append([]byte{1, 0}, make([]byte, 32)...), 1), wire.ErrMalformed},
+		"a mark at no time":                       {"mark", 14, nil, wire.ErrMalformed},
+		"a mark with two certificates":            {"mark", 18, cert.Bytes(), wire.ErrMalformed},
+		"a mark by the key of another repository": {"mark", 16, otherAttestKey, wire.ErrMalformed},
+		"a mark with the certificate of a host":   {"mark", 16, cert.Bytes(), wire.ErrMalformed},
 		"a host certificate in capitals":          {"certificate", 4, []byte("Web"), wire.ErrMalformed},
 		"certificate 0":                           {"certificate", 6, nil, wire.ErrMalformed},
 		"a long host key":                         {"certificate", 8, make([]byte, 33), wire.ErrMalformed},
