@@ -225,7 +225,6 @@ const (
 	KindIndexRun     Kind = 7
 	KindRoot         Kind = 8
 	KindTombstone    Kind = 17
-	KindEvidence     Kind = 18
 	KindDeletion     Kind = 21
 	KindAcceptance   Kind = 22
 	KindDamageReport Kind = 23
@@ -242,8 +241,6 @@ func (k Kind) String() string {
 		return kindNames[k]
 	case k == KindTombstone:
 		return "tombstone"
-	case k == KindEvidence:
-		return "evidence"
 	case k == KindAttestKey:
 		return "attest key certificate"
 	case k == KindMark:

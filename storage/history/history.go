@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/attest"
 	"knowngood/storage/deletion"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
@@ -41,11 +42,12 @@ type Content interface {
 }
 
 // New makes the History of a repository.
-func New(t *trust.Trust, d *deletion.Deletion, c Content) *History {
+func New(t *trust.Trust, d *deletion.Deletion, c Content, a *attest.Ledger) *History {
 	roots := &Roots{t: t, d: d}
 	roots.tombstones = &Tombstones{t, d, c, roots}
 	hosts := &Hosts{t, roots}
-	return &History{roots, roots.tombstones, &Suspects{t, roots.tombstones}, hosts, &Resolver{t, hosts, roots, roots.tombstones}}
+	suspects := &Suspects{t, roots.tombstones}
+	return &History{roots, roots.tombstones, suspects, hosts, &Resolver{t, hosts, roots, roots.tombstones, suspects, a}}
 }
 
 // Snapshot is a root that verified.
@@ -63,6 +65,8 @@ type Snapshot struct {
 	// Stored is when the store took the root: a time that is not the host's word.
 	// Zero of one that was just committed.
 	Stored time.Time
+	// Verdict is why it is known-good, where it was found as such.
+	Verdict *attest.Verdict
 
 	listed storage.Object
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"knowngood/storage/attest"
 	"knowngood/storage/layout"
 )
 
@@ -36,6 +37,9 @@ type Ref struct {
 	// ID is the first hexadecimal digits of a snapshot ID. With Environment
 	// the text can be either, and an environment of that name comes first.
 	ID string
+	// Policy is what known-good means, at Now; ParseRef sets neither.
+	Policy attest.Policy
+	Now    time.Time
 
 	text string
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"knowngood/storage/attest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
@@ -22,13 +23,16 @@ type Resolver struct {
 	hosts      *Hosts
 	roots      *Roots
 	tombstones *Tombstones
+	suspects   *Suspects
+	attest     *attest.Ledger
 }
 
 // Resolve finds the snapshot that ref names. Where ref says no host it is
 // defaultHost if that has the environment, else the only host that has it.
 // The error is ErrNoSnapshot when there is none, ErrAmbiguous when several
 // hosts or snapshots fit, *DamageError or *TamperError when the one named
-// does not verify, and, beside the snapshot, ErrPruned.
+// does not verify or is not the one that was attested, and, beside the snapshot,
+// ErrPruned.
 func (h *Resolver) Resolve(ctx context.Context, ref Ref, defaultHost string) (*Snapshot, error) {
 	if ref.ID == "" {
 		host, err := h.HostOf(ctx, ref, defaultHost)
@@ -57,6 +61,9 @@ func (h *Resolver) Resolve(ctx context.Context, ref Ref, defaultHost string) (*S
 	s, err := h.byID(ctx, ref.ID)
 	if err == nil {
 		err = h.tombstones.unlessPruned(ctx, s)
+	}
+	if werr := h.witnessed(ctx, s, nil); werr != nil {
+		return nil, werr
 	}
 	return s, err
 }
@@ -151,11 +158,24 @@ func (h *Resolver) having(ctx context.Context, hosts []string, env string) ([]st
 	return have, nil
 }
 
-// selected applies the selector of ref within a host.
+// selected applies the selector of ref within a host. What this machine did not see
+// before is compared with what was attested.
 func (h *Resolver) selected(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
+	known, err := h.t.State.Roots(host, ref.Environment)
+	if err != nil {
+		return nil, err
+	}
+	s, err := h.bySelector(ctx, ref, host)
+	if werr := h.witnessed(ctx, s, known); werr != nil {
+		return nil, werr
+	}
+	return s, err
+}
+
+func (h *Resolver) bySelector(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
 	switch ref.Selector {
 	case KnownGood:
-		return nil, fmt.Errorf("%w: no snapshot of %s is known to be good yet: no drill has passed", ErrNoSnapshot, ref.Environment)
+		return h.knownGood(ctx, ref, host)
 	case ByNumber:
 		s, err := h.roots.byNumber(ctx, ref, host)
 		if err == nil {

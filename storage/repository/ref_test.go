@@ -150,7 +150,7 @@ func TestResolveFindsTheSnapshotOrSaysWhyNot(t *testing.T) {
 		t.Errorf("two hosts: %v", err)
 	}
 	_, err = r.Resolve(t.Context(), ref(t, "web@known-good"), "web-1")
-	if err == nil || !strings.Contains(err.Error(), "no snapshot of web is known to be good yet: no drill has passed") {
+	if err == nil || !strings.Contains(err.Error(), "no snapshot of web is known-good (web@3: no drill has passed; web@2: ") {
 		t.Errorf("known-good: %v", err)
 	}
 }

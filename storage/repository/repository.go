@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/attest"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/objects"
@@ -37,6 +38,8 @@ type Repository struct {
 	*history.History
 	*deletion.Deletion
 	*objects.Objects
+	// Attest has what drills proved, the attest keys and the marks.
+	Attest *attest.Ledger
 }
 
 // Options qualify Open.
@@ -64,7 +67,8 @@ func Init(ctx context.Context, store storage.Store, o trust.InitOptions) (*Repos
 func parts(t *trust.Trust) *Repository {
 	d := deletion.New(t)
 	o := objects.New(t, d)
-	return &Repository{t, history.New(t, d, o), d, o}
+	a := attest.Open(t)
+	return &Repository{t, history.New(t, d, o, a), d, o, a}
 }
 
 // Join enrols this machine as a host, with an identity that opens the owner key.

@@ -218,6 +218,27 @@ func (s *EpochSecret) OpenDomain(repo RepositoryID, id DomainID, host string, se
 	return d, nil
 }
 
+func evidenceInfo(repo RepositoryID, epoch EpochID, snapshot [32]byte) []byte {
+	b := append([]byte("knowngood v1 evidence"), repo[:]...)
+	b = append(b, epoch[:]...)
+	return append(b, snapshot[:]...)
+}
+
+// SealEvidence seals what the probes of a drill printed to an epoch, for the ID of the
+// snapshot that was drilled.
+func (e *Epoch) SealEvidence(repo RepositoryID, snapshot [32]byte, evidence []byte) ([]byte, error) {
+	return e.seal(evidenceInfo(repo, e.ID, snapshot), evidence)
+}
+
+// OpenEvidence opens what SealEvidence sealed.
+func (s *EpochSecret) OpenEvidence(repo RepositoryID, snapshot [32]byte, sealed []byte) ([]byte, error) {
+	b, err := hpke.Open(s.key, hpke.HKDFSHA256(), hpke.AES256GCM(), evidenceInfo(repo, s.ID, snapshot), sealed)
+	if err != nil {
+		return nil, ErrWrongKey
+	}
+	return b, nil
+}
+
 // ChunkKey keys the IDs of chunks.
 func (d *Domain) ChunkKey() [32]byte { return d.derive("knowngood v1 chunk id") }
 

@@ -1,0 +1,260 @@
+package attest
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"knowngood/storage"
+	"knowngood/storage/authentic"
+	"knowngood/storage/layout"
+	"knowngood/storage/ledger"
+	"knowngood/storage/seal"
+	"knowngood/storage/statement"
+	"knowngood/storage/trust"
+)
+
+// Why an attestation does not count, besides statement.ErrSignature,
+// statement.ErrOtherRepository and statement.ErrOutOfScope.
+var (
+	ErrUncertified = errors.New("the owner certified no attest key of this ID")
+	ErrRevoked     = errors.New("the attest key was revoked, and the store took this later")
+	ErrMisplaced   = errors.New("it is about another snapshot than its place")
+)
+
+// maxRead is how many attestations of an environment are read.
+const maxRead = 65536
+
+// ahead is how many of them are fetched at once.
+const ahead = 16
+
+// Ledger has the attestations of a repository, the attest keys, and the marks. Its
+// methods may be called concurrently.
+type Ledger struct{ t *trust.Trust }
+
+// Open returns the attestations of a repository.
+func Open(t *trust.Trust) *Ledger { return &Ledger{t} }
+
+// Attestation is a result as it is stored.
+type Attestation struct {
+	*Result           // whose Evidence is not opened; nil where it could not be read
+	Key        string // of the object
+	ID         [32]byte
+	KeyID      layout.KeyID
+	Stored     time.Time // when the store took it
+	HasOutputs bool      // it has evidence; see Evidence
+	// SelfAttested reports whether the machine that drilled is the host of the
+	// snapshot, by the certificate of its key.
+	SelfAttested bool
+	// Err is why it does not count, and nil when it does.
+	Err error
+}
+
+// Put signs a result and stores it. What is in Evidence is sealed to the newest epoch.
+func (l *Ledger) Put(ctx context.Context, r *Result, key *Key, now time.Time) (*Attestation, error) {
+	if !key.Before.IsZero() || !key.Speaks(r.Subject.Host) || r.Machine != key.Machine {
+		return nil, fmt.Errorf("%w: a result of machine %s about host %s", ErrNotCertified, r.Machine, r.Subject.Host)
+	}
+	if len(r.Evidence) > MaxEvidence {
+		return nil, fmt.Errorf("evidence of %d bytes is over the limit of %d", len(r.Evidence), MaxEvidence)
+	}
+	var evidence *sealed
+	if len(r.Evidence) > 0 {
+		epoch, err := l.t.CurrentEpoch(ctx)
+		if err != nil {
+			return nil, err
+		}
+		b, err := epoch.SealEvidence(l.t.ID(), r.Subject.ID, r.Evidence)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(b)
+		evidence = &sealed{epoch.ID.String(), hex.EncodeToString(sum[:]), b}
+	}
+	payload, err := encode(l.t.ID(), r, evidence)
+	if err != nil {
+		return nil, fmt.Errorf("attest %s/%s@%d: %w", r.Subject.Host, r.Subject.Environment, r.Subject.Number, err)
+	}
+	object, err := sign(payload, key.ID(), key.private)
+	if err != nil {
+		return nil, err
+	}
+	a := &Attestation{ID: sha256.Sum256(object), KeyID: key.ID()}
+	a.Key = layout.KeyAttestation(r.Subject.Host, r.Subject.Environment, r.Subject.Number, a.KeyID, a.ID)
+	if err := l.verify(a, object, key.AttestKey); err != nil {
+		return nil, fmt.Errorf("refused to write: %w", err)
+	}
+	if err := l.t.Put(ctx, a.Key, object, now); err != nil && !errors.Is(err, storage.ErrExists) { // its name is its content
+		return nil, fmt.Errorf("store the attestation of %s/%s@%d: %w", r.Subject.Host, r.Subject.Environment, r.Subject.Number, err)
+	}
+	return a, nil
+}
+
+// All are the attestations of an environment, those that the store took last first,
+// and with them those that do not count.
+func (l *Ledger) All(ctx context.Context, host, env string) ([]*Attestation, error) {
+	return l.under(ctx, layout.PrefixAttestations(host, env))
+}
+
+// Of are the attestations of a snapshot, as All has them.
+func (l *Ledger) Of(ctx context.Context, host, env string, number uint64) ([]*Attestation, error) {
+	return l.under(ctx, layout.PrefixAttestationsOf(host, env, number))
+}
+
+func (l *Ledger) under(ctx context.Context, prefix string) ([]*Attestation, error) {
+	listed, err := l.list(ctx, prefix)
+	if len(listed) == 0 || err != nil {
+		return nil, err
+	}
+	keys, err := l.keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	objects := func(context.Context) iter.Seq2[storage.Object, error] {
+		return func(yield func(storage.Object, error) bool) {
+			for _, o := range listed {
+				if !yield(o, nil) {
+					return
+				}
+			}
+		}
+	}
+	var all []*Attestation
+	for a, err := range ledger.Ordered(ctx, ahead, objects, func(ctx context.Context, o storage.Object) (*Attestation, error) { return l.read(ctx, o, keys) }) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	slices.SortStableFunc(all, func(a, b *Attestation) int { return b.Stored.Compare(a.Stored) })
+	return all, nil
+}
+
+// list returns the objects below a prefix whose keys are those of attestations.
+func (l *Ledger) list(ctx context.Context, prefix string) (listed []storage.Object, err error) {
+	for o, err := range l.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
+		if err != nil {
+			return nil, fmt.Errorf("list attestations: %w", err)
+		}
+		if _, _, _, _, _, ok := layout.ParseAttestationKey(o.Key); ok {
+			listed = append(listed, o)
+		}
+		if len(listed) > maxRead {
+			return nil, &authentic.DamageError{Key: prefix, What: "attestations", Err: fmt.Errorf("more than %d objects: find out who puts them there", maxRead)}
+		}
+	}
+	return listed, nil
+}
+
+// read reads the attestation that a listing shows. The error is of the store.
+func (l *Ledger) read(ctx context.Context, o storage.Object, keys map[layout.KeyID]*statement.AttestKey) (*Attestation, error) {
+	a := &Attestation{Key: o.Key, Stored: o.Modified}
+	_, _, _, a.KeyID, a.ID, _ = layout.ParseAttestationKey(o.Key)
+	key := keys[a.KeyID]
+	if key == nil { // anybody may put any number of these
+		a.Err = ErrUncertified
+		return a, nil
+	}
+	object, stored, err := l.bytes(ctx, o, a.ID)
+	if authentic.Damaged(err) {
+		a.Err = err
+		return a, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.Stored = stored
+	a.Err = l.verify(a, object, key)
+	return a, nil
+}
+
+// bytes reads an object that is named by its hash, and when the store took that
+// version of it.
+func (l *Ledger) bytes(ctx context.Context, o storage.Object, hash [32]byte) ([]byte, time.Time, error) {
+	object, err := l.t.Read.Listed(ctx, o, authentic.Want{What: "attestation", Limit: MaxObject, Verify: func(object []byte) error {
+		if sum := sha256.Sum256(object); sum != hash {
+			return fmt.Errorf("its bytes are not those of its name: their hash is %x", sum)
+		}
+		return nil
+	}})
+	return object.Bytes, object.Stored, err
+}
+
+// verify reads an object with the bytes of its name into a, and returns why it does
+// not count. A Stored of zero is that of one which is not stored yet.
+func (l *Ledger) verify(a *Attestation, object []byte, key *statement.AttestKey) error {
+	payload, id, sig, err := openEnvelope(object)
+	if err != nil {
+		return err
+	}
+	if id != a.KeyID || key.ID() != id {
+		return fmt.Errorf("%w: the envelope names key %v, its place key %v", ErrMisplaced, id, a.KeyID)
+	}
+	if !ed25519.Verify(key.Key, preAuthentication(payload), sig) {
+		return statement.ErrSignature
+	}
+	repo, r, evidence, err := decode(payload)
+	if err != nil {
+		return err
+	}
+	a.Result, a.HasOutputs, a.SelfAttested = r, evidence != nil, key.Host == r.Subject.Host
+	switch {
+	case repo != l.t.ID():
+		return fmt.Errorf("attestation of repository %v: %w", repo, statement.ErrOtherRepository)
+	case layout.KeyAttestation(r.Subject.Host, r.Subject.Environment, r.Subject.Number, id, a.ID) != a.Key:
+		return fmt.Errorf("%w: %s/%s@%d", ErrMisplaced, r.Subject.Host, r.Subject.Environment, r.Subject.Number)
+	case !key.Speaks(r.Subject.Host):
+		return statement.ErrOutOfScope
+	case r.Machine != key.Machine:
+		return fmt.Errorf("it names machine %s, and its key is that of %s", r.Machine, key.Machine)
+	case !key.Before.IsZero() && !a.Stored.Before(key.Before):
+		return fmt.Errorf("%w: on %s, revoked from %s on", ErrRevoked, a.Stored.UTC().Format(time.RFC3339), key.Before.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Object is an attestation as it is stored: a DSSE envelope.
+func (l *Ledger) Object(ctx context.Context, a *Attestation) ([]byte, error) {
+	for o, err := range l.t.Store().List(ctx, storage.ListOptions{Prefix: a.Key, Hidden: true, Limit: 1}) {
+		if err != nil || o.Key == a.Key {
+			object, _, rerr := l.bytes(ctx, o, a.ID)
+			return object, cmp.Or(err, rerr)
+		}
+	}
+	return nil, &authentic.DamageError{Key: a.Key, What: "attestation", Err: storage.ErrNotFound}
+}
+
+// Evidence is what the probes of a drill printed, which an identity opens; nil for
+// nothing.
+func (l *Ledger) Evidence(ctx context.Context, a *Attestation) ([]byte, error) {
+	object, err := l.Object(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	payload, _, _, err := openEnvelope(object)
+	if err != nil {
+		return nil, err
+	}
+	_, r, evidence, err := decode(payload)
+	if evidence == nil || err != nil {
+		return nil, err
+	}
+	var epoch seal.EpochID
+	if b, err := hex.DecodeString(evidence.Epoch); err != nil || len(b) != len(epoch) {
+		return nil, fmt.Errorf("the evidence is sealed to %q, which is no epoch", evidence.Epoch)
+	} else {
+		copy(epoch[:], b)
+	}
+	secret, err := l.t.EpochSecret(ctx, epoch)
+	if err != nil {
+		return nil, err
+	}
+	return secret.OpenEvidence(l.t.ID(), r.Subject.ID, evidence.Sealed)
+}
