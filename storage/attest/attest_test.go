@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -542,9 +543,7 @@ func TestAKeyIsMadeAndCertifiedAtFirstNeed(t *testing.T) {
 
 func TestTheMachineThatCapturedAttestsItself(t *testing.T) {
 	w := newWorld(t)
-	own := w.machine(t, w.host.state, w.id)
-	k := must(w.host.secretKey())
-	_ = k
+	own := &machine{found: &authentic.Findings{}}
 	// Its state directory is that of machine "host".
 	tr, err := trust.Open(t.Context(), w.store, trust.Options{StateDir: w.host.state, URL: url, MachineID: "host", Now: now, Report: own.found.Add})
 	if err != nil {
@@ -622,6 +621,59 @@ func TestADrillHostIsCertifiedByRequest(t *testing.T) {
 	}
 	if _, err := drill.Certify(t.Context(), request, []string{"*"}, now); !errors.Is(err, trust.ErrNoUsableIdentity) {
 		t.Errorf("without an owner key: %v", err)
+	}
+}
+
+// The bytes of an attestation, which others read, are part of the format.
+func TestAnAttestationIsTheVector(t *testing.T) {
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
+	evidence := []byte("sealed")
+	payload := must(encode(seal.RepositoryID{1, 2}, bare(result()), &sealed{"0011223344556677", fmt.Sprintf("%x", sha256.Sum256(evidence)), evidence}))
+	object := must(sign(payload, statement.AttestKeyID(public(key)), key))
+	for name, got := range map[string][]byte{"statement.json": payload, "envelope.json": object} {
+		path := filepath.Join("testdata", name)
+		if *update {
+			if err := os.WriteFile(path, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want := must(os.ReadFile(path)); !bytes.Equal(got, want) {
+			t.Errorf("%s is no longer what it was: the format changed\n%s", name, got)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the vectors anew")
+
+func TestWhatNoDrillReportsIsNotWritten(t *testing.T) {
+	w := newWorld(t)
+	k := w.owner.key(t)
+	for name, edit := range map[string]func(*Result){
+		"a host in capitals":       func(r *Result) { r.Subject.Host = "Web" },
+		"snapshot 0":               func(r *Result) { r.Subject.Number = 0 },
+		"a level that is none":     func(r *Result) { r.Level = 9 },
+		"a pass without a level":   func(r *Result) { r.Level = Unproven },
+		"a probe without a status": func(r *Result) { r.Probes[0].Status = "" },
+		"a negative duration":      func(r *Result) { r.Phases[0].Took = -1 },
+		"a duration of years":      func(r *Result) { r.Store = 9000 * time.Hour },
+		"a text that is no UTF-8":  func(r *Result) { r.Unproven[0] = "\xff" },
+		"a text that is long":      func(r *Result) { r.Probes[0].Cause = strings.Repeat("a", 1025) },
+		"many probes":              func(r *Result) { r.Probes = make([]Probe, 1025) },
+		"much evidence":            func(r *Result) { r.Evidence = make([]byte, MaxEvidence+1) },
+		"no time":                  func(r *Result) { r.Started = time.Time{} },
+		"another machine":          func(r *Result) { r.Machine = "drill-2" },
+	} {
+		r := result()
+		edit(r)
+		if _, err := w.owner.Put(t.Context(), r, k, now); err == nil {
+			t.Errorf("%s is written", name)
+		}
+	}
+	r := result()
+	r.Evidence = make([]byte, MaxEvidence)
+	put(t, w.owner, r, k)
+	if n := len(w.host.all(t)); n != 1 {
+		t.Errorf("%d attestations", n)
 	}
 }
 
