@@ -1,0 +1,509 @@
+// Package isolate makes cells: processes in which programs of a restored tree
+// run, or in which a restored tree is parsed, that can reach nothing else of
+// the machine. It needs no container runtime and knows nothing of knowngood's
+// formats.
+//
+// A cell of the rung Namespaces has namespaces of its own and, as its root,
+// an overlay above the tree. A cell of the rung Static runs no program: it only
+// reads the tree. Before anything of the tree is touched the cell tries to break
+// out in every way that is known to it; an attempt that succeeds ends it.
+//
+// Limits are held by the kernel: by control groups where they can be written, by
+// resource limits elsewhere. Without any limit on processes that holds, there
+// is no cell. When the process that started a cell dies, however it dies, the
+// kernel kills everything in the cell; its mounts exist in its own namespace only.
+package isolate
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The rungs of isolation.
+const (
+	Namespaces = "namespaces" // programs of the tree run in namespaces of their own
+	Static     = "static"     // no program runs: the inside function reads the tree
+)
+
+// Spec is the cell that is wanted.
+type Spec struct {
+	Rung string
+	// Tree is the restored tree, an absolute path. It is never written to.
+	Tree string
+	// Base is what lies beneath the tree: "none", "host" (this machine's programs and
+	// libraries), or the absolute path of another restored tree. Not for Static.
+	Base string
+	// Scratch is a directory for what is written in the cell. It is empty before;
+	// the caller removes what is in it afterwards. In a static cell the
+	// inside function can write there.
+	Scratch string
+	Limits  Limits
+}
+
+// Limits of a cell; 0 is no limit, except for Processes: 0 is 512.
+type Limits struct {
+	Memory    int64         // bytes, of all processes together, or of each where Proof.Limits is "rlimits"
+	Disk      int64         // bytes that may be written in the cell
+	CPUs      float64       // processors; without control groups rounded up
+	Processes int           // processes and threads
+	Time      time.Duration // until everything in the cell is killed
+}
+
+// Attempt is one way out of a cell that was tried from inside.
+type Attempt struct {
+	What    string
+	Refused bool
+}
+
+// Proof is what a cell showed before anything of the tree was used.
+type Proof struct {
+	Attempts []Attempt
+	// Limits is what holds them: "cgroup v2", "cgroup v1" or "rlimits".
+	Limits string
+}
+
+// Usage is what the control groups of a cell counted; zero where there are none.
+type Usage struct {
+	OOMKills     int64 // processes killed for want of memory
+	ProcessLimit int64 // times that a process could not be made
+	PeakMemory   int64 // bytes
+}
+
+// Unreachable is the error of a rung that this machine cannot give.
+type Unreachable struct {
+	Rung string
+	Why  string
+}
+
+func (u *Unreachable) Error() string {
+	return fmt.Sprintf("the isolation %q cannot be had on this machine: %s", u.Rung, u.Why)
+}
+
+// Cell is a running cell. Close ends it.
+type Cell struct {
+	in, out *os.File
+	socket  *os.File // keeps the cell alive
+	stderr  tail
+	process *os.Process
+	groups  *groups
+	proof   Proof
+	stop    func()
+	once    sync.Once
+	ended   chan struct{} // closed when every process of the cell is gone
+	usage   Usage
+}
+
+// In is what the inside function reads, and Out what it writes. The caller bounds
+// how much it reads. Both fail once the cell is closed.
+func (c *Cell) In() io.WriteCloser { return c.in }
+
+// Out is described at In.
+func (c *Cell) Out() io.Reader { return c.out }
+
+// Proof returns what was tried from inside the cell.
+func (c *Cell) Proof() Proof { return c.proof }
+
+// Stderr returns the last 4 KiB of what the inside function wrote to standard error.
+func (c *Cell) Stderr() string { return c.stderr.String() }
+
+// Usage returns the counters of now, or of the end for a closed cell.
+func (c *Cell) Usage() Usage {
+	select {
+	case <-c.ended:
+		return c.usage
+	default:
+		return c.groups.usage()
+	}
+}
+
+// Close kills everything in the cell and returns when all of it is gone,
+// its mounts and control groups included. Further calls do nothing.
+func (c *Cell) Close() error {
+	var err error
+	c.once.Do(func() {
+		c.stop()
+		_ = c.process.Kill() // it may have ended
+		<-c.ended
+		c.usage = c.groups.usage()
+		err = c.groups.remove()
+		for _, f := range []*os.File{c.in, c.out, c.socket} {
+			_ = f.Close()
+		}
+	})
+	return err
+}
+
+// order is what the parent sends to a new cell, beside open mounts.
+type order struct {
+	Spec   Spec
+	Mounts []string // names of the descriptors that come along
+	User   bool     // there is a user namespace
+	Held   bool     // control groups hold the limits
+	Host   host
+}
+
+// host describes what a cell must not reach.
+type host struct {
+	TCP, Abstract string // addresses that the parent listens on
+	PID           int    // of the parent
+	Root          string // device and inode of its root directory
+}
+
+// report is what a new cell answers.
+type report struct {
+	Attempts []Attempt
+	Built    bool
+	Error    string
+}
+
+// Start runs argv, arguments for this same program (argv[0] is only a name), as the
+// first process of a new cell. That process must call Enter. Start returns when the
+// cell is built and proven. The error is an *Unreachable when this machine cannot
+// give the rung. The cell ends with ctx, and after Limits.Time.
+func Start(ctx context.Context, argv []string, spec Spec) (*Cell, error) {
+	if spec.Limits.Processes <= 0 {
+		spec.Limits.Processes = 512
+	}
+	if spec.Rung == Static {
+		return start(ctx, argv, spec, alone)
+	}
+	if spec.Rung != Namespaces {
+		return nil, fmt.Errorf("no isolation is called %q", spec.Rung)
+	}
+	if !trueRoot() {
+		return start(ctx, argv, spec, unprivileged)
+	}
+
+	c, err := start(ctx, argv, spec, ranged)
+	var idmap *idmapError
+	if errors.As(err, &idmap) {
+		if c, err2 := start(ctx, argv, spec, initial); err2 == nil {
+			return c, nil
+		}
+		return nil, &Unreachable{spec.Rung, err.Error()}
+	}
+	return c, err
+}
+
+// mode is how a cell relates to the users of the machine.
+type mode int
+
+const (
+	alone        mode = iota // static: no namespaces
+	unprivileged             // a user namespace of an ordinary user
+	ranged                   // root's: a user namespace of 65536 IDs that nobody else has
+	initial                  // root's, where mounts cannot be mapped: no user namespace
+)
+
+// trueRoot reports whether this is root, and not only in a user namespace.
+func trueRoot() bool {
+	m, err := os.ReadFile("/proc/self/uid_map")
+	f := strings.Fields(string(m))
+	return err == nil && os.Geteuid() == 0 && len(f) == 3 && f[2] == "4294967295"
+}
+
+// environment is all that a cell has of one.
+var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LANG=C.UTF-8"}
+
+const stageVar = "KNOWNGOOD_CELL" // which part of a cell a process is
+
+func start(ctx context.Context, argv []string, spec Spec, m mode) (_ *Cell, err error) {
+	c := &Cell{ended: make(chan struct{}), stop: func() {}}
+	o := order{Spec: spec, User: m == ranged || m == unprivileged}
+
+	c.groups, err = newGroups(spec.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("making control groups: %w", err)
+	}
+	c.proof.Limits = c.groups.kind()
+	o.Held = c.groups.holds("memory")
+	if m == initial && !c.groups.holds("pids") {
+		_ = c.groups.remove()
+		return nil, &Unreachable{spec.Rung, "root's processes can only be limited by a control group, and none can be written"}
+	}
+
+	closeHost, err := o.Host.listen()
+	if err != nil {
+		_ = c.groups.remove()
+		return nil, err
+	}
+	defer closeHost()
+
+	cmd, theirs, err := c.command(argv, m)
+	if err != nil {
+		_ = c.groups.remove()
+		return nil, err
+	}
+	first := firstID()
+	err = c.launch(cmd, spec.Limits, m, first)
+	for _, f := range theirs {
+		_ = f.Close()
+	}
+	if err != nil {
+		_ = c.groups.remove()
+		if m == alone || ctx.Err() != nil {
+			return nil, fmt.Errorf("starting the cell: %w", err)
+		}
+		return nil, &Unreachable{spec.Rung, fmt.Sprintf("starting a process in new namespaces: %v", err)}
+	}
+	stopCtx := context.AfterFunc(ctx, func() { _ = c.process.Kill() })
+	c.stop = func() { stopCtx() }
+	if spec.Limits.Time > 0 {
+		t := time.AfterFunc(spec.Limits.Time, func() { _ = c.process.Kill() })
+		c.stop = func() { stopCtx(); t.Stop() }
+	}
+
+	if err := c.settle(o, m, first); err != nil {
+		err = errors.Join(err, c.Close())
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// command prepares the process, with its pipes; theirs are the ends to close once it runs.
+func (c *Cell) command(argv []string, m mode) (_ *exec.Cmd, theirs []*os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.socket = os.NewFile(uintptr(pair[0]), "cell")
+	theirs = []*os.File{os.NewFile(uintptr(pair[1]), "parent")}
+	stdin, in, err1 := os.Pipe()
+	out, stdout, err2 := os.Pipe()
+	c.in, c.out = in, out
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, nil, err
+	}
+	theirs = append(theirs, stdin, stdout)
+
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: argv, Dir: "/",
+		Env:   append([]string{stageVar + "=init"}, environment...),
+		Stdin: stdin, Stdout: stdout, Stderr: &c.stderr, ExtraFiles: theirs[:1],
+		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true},
+		WaitDelay:   time.Second,
+	}
+	if m == alone {
+		cmd.Env[0] = stageVar + "=inside"
+	} else {
+		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
+	}
+	return cmd, theirs, nil
+}
+
+// idRange is how many IDs the cells of root have.
+const idRange = 1 << 16
+
+// firstID chooses a block of IDs between those of systemd-nspawn and the end, which
+// nobody else uses: each cell its own, so that limits by user count one cell.
+func firstID() int {
+	n, err := rand.Int(rand.Reader, big.NewInt(4000))
+	if err != nil {
+		panic(err) // it never fails
+	}
+	return 0x70000000 + int(n.Int64())*idRange
+}
+
+var processLimit sync.Mutex // the limit of this process is changed
+
+// launch starts the process from a thread of its own that lives as long as it:
+// the signal at the death of a parent comes at the death of the thread.
+func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends here, with its credentials
+		err := func() error {
+			processLimit.Lock()
+			defer processLimit.Unlock()
+			var others int
+			switch m {
+			case unprivileged:
+				cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+				cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+				cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+				others = tasksOf(os.Getuid())
+			case ranged:
+				ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: idRange}}
+				cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+				cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
+				cmd.SysProcAttr.GidMappingsEnableSetgroups = true
+				cmd.SysProcAttr.Credential = &syscall.Credential{}
+				if err := becomeOnThisThread(first); err != nil {
+					return fmt.Errorf("becoming user %d: %w", first, err)
+				}
+			default:
+				return cmd.Start()
+			}
+
+			// The kernel remembers this limit for a user namespace that is made by
+			// anyone but root, and holds it against all of its tasks together.
+			var old unix.Rlimit
+			if err := unix.Prlimit(0, unix.RLIMIT_NPROC, nil, &old); err != nil {
+				return err
+			}
+			limit := unix.Rlimit{Cur: min(uint64(others+l.Processes+ownTasks), old.Max), Max: old.Max}
+			if err := unix.Prlimit(0, unix.RLIMIT_NPROC, &limit, nil); err != nil {
+				return err
+			}
+			err := cmd.Start()
+			return errors.Join(err, unix.Prlimit(0, unix.RLIMIT_NPROC, &old, nil))
+		}()
+		c.process = cmd.Process
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is seen in its report and its pipes
+			close(c.ended)
+		}
+	}()
+	return <-started
+}
+
+// becomeOnThisThread makes the calling thread, and it alone, another user, with
+// all capabilities as before.
+func becomeOnThisThread(id int) error {
+	var caps [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	for _, nr := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
+		if _, _, errno := unix.RawSyscall(nr, uintptr(id), uintptr(id), uintptr(id)); errno != 0 {
+			return errno
+		}
+	}
+	return unix.Capset(&header, &caps[0])
+}
+
+// tasksOf counts the processes and threads that a user has now.
+func tasksOf(uid int) (n int) {
+	dirs, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
+	for _, d := range dirs {
+		var st unix.Stat_t
+		if unix.Stat(d, &st) == nil && int(st.Uid) == uid {
+			n++
+		}
+	}
+	return n
+}
+
+// settle limits the process that has started, gives it its order, and waits until
+// the cell is proven.
+func (c *Cell) settle(o order, m mode, first int) error {
+	if err := c.groups.add(c.process.Pid); err != nil {
+		return fmt.Errorf("putting the cell into its control groups: %w", err)
+	}
+	mounts, err := mountsFor(&o, m, first, c.process.Pid)
+	defer func() {
+		for _, fd := range mounts {
+			_ = unix.Close(fd)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	if m != alone {
+		if _, err := c.socket.Write([]byte("go")); err != nil {
+			return fmt.Errorf("starting the cell: %w", err)
+		}
+	}
+	var rights []byte
+	if len(mounts) > 0 {
+		rights = unix.UnixRights(mounts...)
+	}
+	if err := unix.Sendmsg(int(c.socket.Fd()), text, rights, nil, 0); err != nil {
+		return fmt.Errorf("giving the cell its order: %w", err)
+	}
+
+	var r report
+	buf := make([]byte, 64<<10)
+	n, err := c.socket.Read(buf)
+	if err == nil {
+		err = json.Unmarshal(buf[:n], &r)
+	}
+	if err != nil {
+		<-time.After(10 * time.Millisecond) // for its last words
+		return fmt.Errorf("the cell ended before it was built: %w: %s", err, c.stderr.String())
+	}
+	c.proof.Attempts = r.Attempts
+	switch {
+	case r.Error == "":
+		return nil
+	case r.Built:
+		return fmt.Errorf("the cell does not hold: %s", r.Error)
+	default:
+		return &Unreachable{o.Spec.Rung, r.Error}
+	}
+}
+
+// listen opens what a cell must not reach, until close is called.
+func (h *host) listen() (closeAll func(), err error) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("listening for the proof of the cell: %w", err)
+	}
+	h.Abstract = "@knowngood-cell-" + rand.Text()
+	abstract, err := net.Listen("unix", h.Abstract)
+	if err != nil {
+		_ = tcp.Close()
+		return nil, fmt.Errorf("listening for the proof of the cell: %w", err)
+	}
+	h.TCP, h.PID, h.Root = tcp.Addr().String(), os.Getpid(), identify("/")
+	return func() { _ = tcp.Close(); _ = abstract.Close() }, nil
+}
+
+// identify returns the device and the inode of a path; empty when there is none.
+func identify(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+// tail keeps the last 4 KiB that are written to it.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	if over := len(t.text) - 4<<10; over > 0 {
+		t.text = append(t.text[:0], t.text[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.text))
+}

@@ -1,0 +1,315 @@
+package isolate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// stage is where the root of the cell is put together, in its own mount namespace.
+// The mounts of the machine end with the old root.
+const stage = "/dev/"
+
+var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
+
+// build makes the root of the cell and enters it. No path below the tree is ever
+// followed: what is mounted over is one component below a root that is ours, and
+// is a directory, or is made one.
+func build(o order, mounts map[string]int) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("separating the mounts: %w", err)
+	}
+	dirs := lowers(o.Spec)
+	for name, path := range dirs {
+		if _, have := mounts[name]; have {
+			continue
+		}
+		fd, err := clone(path, readOnly)
+		if err != nil {
+			return err
+		}
+		mounts[name] = fd
+	}
+	if _, have := mounts["space"]; !have && o.Spec.Limits.Disk == 0 {
+		fd, err := clone(o.Spec.Scratch, writable)
+		if err != nil {
+			return err
+		}
+		mounts["space"] = fd
+	}
+	nodes := map[string]int{}
+	for _, d := range devices {
+		fd, err := clone("/dev/"+d, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		if err != nil {
+			return err
+		}
+		nodes[d] = fd
+	}
+
+	if err := unix.Mount("cell", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=16m,mode=755"); err != nil {
+		return fmt.Errorf("mounting memory: %w", err)
+	}
+	for name, fd := range mounts {
+		if err := attach(fd, stage+name); err != nil {
+			return err
+		}
+	}
+	if _, have := mounts["space"]; !have {
+		if err := memorySpace(o.Spec.Limits); err != nil {
+			return err
+		}
+	}
+	lower := []string{stage + "tree"}
+	if _, have := mounts["base"]; have {
+		lower = append(lower, stage+"base")
+	}
+	if err := skeleton(stage+"skeleton", o.Spec.Base == "host"); err != nil {
+		return fmt.Errorf("making the base: %w", err)
+	}
+	root := stage + "root"
+	if err := overlay(root, "root", o.User, append(lower, stage+"skeleton")...); err != nil {
+		return err
+	}
+	if o.Spec.Base == "host" {
+		for _, d := range hostDirs {
+			if _, have := dirs[d]; !have || !isDir(filepath.Join(root, d)) {
+				continue // the tree has something else there
+			}
+			over := []string{stage + d}
+			if isDir(stage + "tree/" + d) {
+				over = []string{stage + "tree/" + d, stage + d}
+			}
+			if err := overlay(filepath.Join(root, d), d, o.User, over...); err != nil {
+				return err
+			}
+		}
+	}
+	if err := special(root, nodes); err != nil {
+		return err
+	}
+
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("entering the root of the cell: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("leaving the machine's root: %w", err)
+	}
+	return os.Chdir("/")
+}
+
+// clone returns a mount of a path of the machine, with attributes.
+func clone(path string, attributes uint64) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return -1, fmt.Errorf("opening %s for the cell: %w", path, err)
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attributes}); err != nil {
+		return -1, fmt.Errorf("protecting %s in the cell: %w", path, err)
+	}
+	return fd, nil
+}
+
+// attach mounts what a descriptor stands for over a directory that is made.
+func attach(fd int, at string) error {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mounting at %s: %w", at, err)
+	}
+	return unix.Close(fd)
+}
+
+// memorySpace is the room for what is written where no file system can be made: memory,
+// at most as much as the cell may have of it.
+func memorySpace(l Limits) error {
+	size := l.Disk
+	if l.Memory > 0 {
+		size = min(size, l.Memory)
+	}
+	return mountAt("cell", stage+"space", "tmpfs", writableFlags, fmt.Sprintf("size=%d,mode=755", max(size, 1<<20)))
+}
+
+const writableFlags = unix.MS_NOSUID | unix.MS_NODEV
+
+func mountAt(source, at, kind string, flags uintptr, options string) error {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, at, kind, flags, options); err != nil {
+		return fmt.Errorf("mounting %s at %s: %w", kind, strings.TrimPrefix(at, stage+"root"), err)
+	}
+	return nil
+}
+
+// overlay mounts lower directories, the first on top, below what is written to the
+// directory of the space that is called name.
+func overlay(at, name string, user bool, lower ...string) error {
+	upper, work := stage+"space/"+name+"-upper", stage+"space/"+name+"-work"
+	if err := errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(work, 0o755)); err != nil {
+		return err
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(lower, ":"), upper, work)
+	if user {
+		options += ",userxattr"
+	}
+	return mountAt("cell", at, "overlay", writableFlags, options)
+}
+
+// isDir reports whether path is a directory itself, and no link to one.
+func isDir(path string) bool {
+	fi, err := os.Lstat(path)
+	return err == nil && fi.IsDir()
+}
+
+// skeleton fills the lowest directory: what every root has, and for the base host links to
+// the machine's libraries and just enough of /etc for its programs.
+func skeleton(dir string, host bool) error {
+	for d, mode := range map[string]os.FileMode{"etc": 0o755, "run": 0o755, "tmp": 0o777 | os.ModeSticky} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+		if err := os.Chmod(filepath.Join(dir, d), mode); err != nil {
+			return err
+		}
+	}
+	if !host {
+		return nil
+	}
+	for _, d := range hostDirs {
+		if to, err := os.Readlink("/" + d); err == nil {
+			if err := os.Symlink(to, filepath.Join(dir, d)); err != nil {
+				return err
+			}
+		} else if isDir("/" + d) {
+			if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+				return err
+			}
+		}
+	}
+
+	files := map[string]string{
+		"passwd":        accounts("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
+		"group":         accounts("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+		"hosts":         "127.0.0.1 localhost cell\n::1 localhost\n",
+		"nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\n",
+	}
+	if cache, err := os.ReadFile("/etc/ld.so.cache"); err == nil {
+		files["ld.so.cache"] = string(cache)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, "etc", name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	links, _ := filepath.Glob("/etc/alternatives/*") // programs of /usr are links to these
+	if err := os.Mkdir(filepath.Join(dir, "etc/alternatives"), 0o755); err != nil {
+		return err
+	}
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil {
+			if err := os.Symlink(to, filepath.Join(dir, l)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// accounts returns the lines of a machine's file for its system accounts, which its programs
+// know, without those of people.
+func accounts(path, always string) string {
+	text, _ := os.ReadFile(path)
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Split(line, ":"); len(f) > 3 {
+			if id, err := strconv.Atoi(f[2]); err == nil && id > 0 && id < 1000 {
+				always += line
+			}
+		}
+	}
+	return always
+}
+
+// special mounts what is no file system of the tree's: /proc, of which the parts that
+// concern the machine are read-only or hidden, and a small /dev. There is no /sys.
+func special(root string, nodes map[string]int) error {
+	for _, d := range []string{"proc", "dev"} {
+		if path := filepath.Join(root, d); !isDir(path) {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err // hidden in the overlay: the tree keeps its link or node
+			}
+			if err := os.Mkdir(path, 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	if tmp := filepath.Join(root, "tmp"); isDir(tmp) {
+		if err := os.Chmod(tmp, 0o777|os.ModeSticky); err != nil {
+			return err
+		}
+	}
+
+	proc := filepath.Join(root, "proc")
+	if err := mountAt("proc", proc, "proc", writableFlags|unix.MS_NOEXEC, ""); err != nil {
+		return err
+	}
+	for _, p := range []string{"sys", "bus", "fs", "irq", "acpi", "scsi", "sysrq-trigger", "kcore", "keys", "key-users", "kmsg", "timer_list", "kallsyms", "kpagecount", "kpageflags"} {
+		path := filepath.Join(proc, p)
+		from := path
+		if !isDir(path) {
+			from = "/proc/self/fd/" + strconv.Itoa(nodes["null"])
+		}
+		if identify(path) == "" {
+			continue
+		}
+		fd, err := clone(from, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		if err != nil {
+			return err
+		}
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("protecting %s: %w", strings.TrimPrefix(path, root), err)
+		}
+		_ = unix.Close(fd)
+	}
+
+	dev := filepath.Join(root, "dev")
+	if err := mountAt("cell", dev, "tmpfs", writableFlags|unix.MS_NOEXEC, "size=64k,nr_inodes=64,mode=755"); err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if err := os.WriteFile(filepath.Join(dev, d), nil, 0o666); err != nil {
+			return err
+		}
+		if err := unix.MoveMount(nodes[d], "", unix.AT_FDCWD, filepath.Join(dev, d), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("mounting /dev/%s: %w", d, err)
+		}
+		_ = unix.Close(nodes[d])
+	}
+	for from, to := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"} {
+		if err := os.Symlink(to, filepath.Join(dev, from)); err != nil {
+			return err
+		}
+	}
+	if err := mountAt("cell", dev+"/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"); err != nil {
+		return err
+	}
+	if err := os.Mkdir(stage+"space/shm", 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(stage+"space/shm", 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	fd, err := clone(stage+"space/shm", writable)
+	if err != nil {
+		return err
+	}
+	return attach(fd, dev+"/shm")
+}
