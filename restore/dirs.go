@@ -24,6 +24,7 @@ type directories struct {
 	report   *report
 	metadata *metadata
 	dryRun   bool
+	exact    bool // also those above the sources, as the snapshot has them
 
 	chain []*pendingDir // above the present entry, which may be the last one
 	log   dirLog        // those that get their metadata
@@ -71,7 +72,7 @@ func (d *directories) make() error {
 			return err
 		}
 		d.report.did(action, c.entry.Path)
-		if (action != "unchanged" || c.entry.Flags&manifest.Implied == 0) && !unknown(&c.entry) {
+		if (d.exact || action != "unchanged" || c.entry.Flags&manifest.Implied == 0) && !unknown(&c.entry) {
 			d.log.add(&c.entry)
 		}
 	}
@@ -98,6 +99,8 @@ func (d *directories) makeOne(rel string, e *manifest.Entry) (action string, err
 		switch {
 		case err == nil && (st.Type == manifest.Dir || d.target.LeadsToSource(e.Path)):
 			return "unchanged", nil
+		case err == nil && d.exact:
+			action = "change"
 		case err == nil && e.Flags&manifest.Implied != 0:
 			return "", fmt.Errorf("a %v is in the way to what was captured, and is left alone: restore REF:PATH with --target and the directory that you mean", st.Type)
 		case err == nil && e.Flags&manifest.ListingUnread != 0:

@@ -23,6 +23,7 @@ type extras struct {
 	report *report
 	rules  *rules
 	dryRun bool
+	top    string // path of the directory that is restored
 
 	entered map[string]bool // mount points that the capture entered
 	skipped map[string]bool // those that it captured as empty directories
@@ -41,7 +42,7 @@ type level struct {
 // deleteExtra deletes what the snapshot does not have. It runs last, when all else
 // is in place.
 func (r *restorer) deleteExtra(ctx context.Context) error {
-	x := &extras{target: r.target, report: r.report, rules: r.rules, dryRun: r.DryRun, entered: map[string]bool{}, skipped: map[string]bool{}, buf: make([]byte, posix.DirBuffer)}
+	x := &extras{target: r.target, report: r.report, rules: r.rules, dryRun: r.DryRun, top: r.Under, entered: map[string]bool{}, skipped: map[string]bool{}, buf: make([]byte, posix.DirBuffer)}
 	for i := range r.Tree.Table.Sources {
 		s := &r.Tree.Table.Sources[i]
 		for _, m := range s.Entered {
@@ -52,6 +53,11 @@ func (r *restorer) deleteExtra(ctx context.Context) error {
 		}
 	}
 
+	if r.Exact { // the top is no entry, unless it is a source
+		if err := x.push(r.Under, false); err != nil {
+			return err
+		}
+	}
 	for e, err := range r.Tree.Entries(ctx, r.Under) {
 		if err != nil {
 			if se, ok := errors.AsType[*snapshot.SegmentError](err); ok {
@@ -82,6 +88,10 @@ func (x *extras) entry(e *manifest.Entry) error {
 		}
 	}
 
+	if x.rules.exact && e.Path == x.top {
+		return nil // entered already
+	}
+
 	spare := e.Flags&manifest.ListingUnread != 0
 	if n := len(x.stack); n > 0 {
 		l := x.stack[n-1]
@@ -91,7 +101,9 @@ func (x *extras) entry(e *manifest.Entry) error {
 			if err := x.remove(l, l.names[l.next:l.next+i]); err != nil {
 				return err
 			}
-			if l.next += i; l.next < len(l.names) && l.names[l.next] == name {
+			l.next += i
+			unread := x.rules.exact && e.Type != manifest.Dir && e.Flags&manifest.Incomplete != 0
+			if l.next < len(l.names) && l.names[l.next] == name && !unread {
 				l.next++
 			}
 		}
@@ -104,8 +116,9 @@ func (x *extras) entry(e *manifest.Entry) error {
 
 // push enters a directory of the snapshot.
 func (x *extras) push(path string, spare bool) error {
-	l := &level{path: path, spare: spare || x.skipped[path]}
-	if source, _ := x.rules.scopes[0].Source(path); source == nil {
+	exact := x.rules.exact
+	l := &level{path: path, spare: !exact && (spare || x.skipped[path])}
+	if source, _ := x.rules.scopes[0].Source(path); source == nil && !exact {
 		return nil // it only leads to a source
 	}
 	h, err := x.target.Dir(x.target.Rel(path))

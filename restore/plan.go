@@ -35,6 +35,10 @@ type Options struct {
 	// were captured, in place only. What the capture left out, by the rules
 	// that the snapshot records, stays, and what is mounted there.
 	Delete bool
+	// Exact makes Delete remove everything else, whatever rules leave out: the target
+	// comes to hold what the snapshot has, and nothing from before. What could not be
+	// captured is removed too. It is for a directory that belongs to the caller.
+	Exact bool
 	// Today, when set, is what a capture would mean now: what its rules leave
 	// out is not deleted either.
 	Today *snapshot.Scope
@@ -105,10 +109,10 @@ func (r *restorer) assemble(scopes []*snapshot.Scope) {
 	t, report := r.target, r.report
 	m := &metadata{applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: r.Owners.Keep, Exact: t.Compares()}), report: report}
 	r.parts = &parts{tree: r.Tree, target: t, report: report, paths: map[string]bool{}}
-	r.rules = &rules{target: t, parts: r.parts, selected: r.Select, scopes: scopes}
+	r.rules = &rules{target: t, parts: r.parts, selected: r.Select, scopes: scopes, exact: r.Exact}
 	replacer := &replacer{target: t, rules: r.rules, inPlace: r.InPlace, delete: r.Delete}
 	r.links = &links{target: t, report: report, replacer: replacer, dryRun: r.DryRun, settle: !r.DryRun && !t.Compares(), groups: map[uint64]*linkGroup{}, claims: map[posix.DevIno]*linkGroup{}}
-	r.dirs = &directories{target: t, report: report, metadata: m, dryRun: r.DryRun}
+	r.dirs = &directories{target: t, report: report, metadata: m, dryRun: r.DryRun, exact: r.Exact}
 	r.nodes = &nodes{target: t, report: report, metadata: m, replacer: replacer, links: r.links, dryRun: r.DryRun}
 	r.files = &files{target: t, report: report, metadata: m, uid: os.Geteuid(), gid: os.Getegid()}
 	r.files.commit = committer{target: t, report: report, replacer: replacer}

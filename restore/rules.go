@@ -15,12 +15,13 @@ import (
 
 // rules decide what a restore in place may delete: nothing that a capture would
 // leave out, by the rules of the snapshot or by today's, and nothing on a file
-// system that the capture did not enter.
+// system that the capture did not enter. With exact, all but what is spared.
 type rules struct {
 	target   *target.Target
 	parts    *parts
 	selected *snapshot.Scope   // by the command; nil selects all
 	scopes   []*snapshot.Scope // what a capture means: as the snapshot has it, and today
+	exact    bool
 }
 
 // newScopes returns what a capture means, by the rules of the snapshot, first, and
@@ -38,6 +39,9 @@ func newScopes(o *Options) ([]*snapshot.Scope, error) {
 
 // stays reports whether a node stays, and all below it.
 func (r *rules) stays(path string, st *posix.Stat) bool {
+	if r.exact {
+		return r.target.IsSpare(path) || r.parts.has(path)
+	}
 	if source, _ := r.scopes[0].Source(path); source == nil || r.target.Rel(path) == walk.RestoreMarker || r.target.IsSpare(path) || r.parts.has(path) {
 		return true
 	}
@@ -49,6 +53,9 @@ func (r *rules) stays(path string, st *posix.Stat) bool {
 // mayGo reports whether a directory itself may be deleted once it is empty, not
 // only what is in it.
 func (r *rules) mayGo(path string) bool {
+	if r.exact {
+		return true
+	}
 	scopes := r.scopes
 	if r.selected != nil {
 		scopes = append(slices.Clip(scopes), r.selected)
@@ -70,7 +77,7 @@ func (r *rules) staysOnOne(path string) bool {
 // leftOutContent reports whether a capture leaves out all that a directory holds.
 func (r *rules) leftOutContent(path string, fd int, names []string) bool {
 	has := func(name string) bool { _, ok := slices.BinarySearch(names, name); return ok }
-	return slices.ContainsFunc(r.scopes, func(s *snapshot.Scope) bool { return s.LeavesOutContent(path, fd, has) })
+	return !r.exact && slices.ContainsFunc(r.scopes, func(s *snapshot.Scope) bool { return s.LeavesOutContent(path, fd, has) })
 }
 
 // kept returns the first path at or below a directory that is not to be removed
