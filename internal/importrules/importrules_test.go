@@ -15,7 +15,7 @@ import (
 var layers = [][]string{
 	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/densemap", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside", "restore/isolate"},
 	{"internal/schedule", "snapshot/manifest", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
-	{"internal/fusetest", "internal/treetest", "snapshot/filter", "snapshot/retention"},
+	{"internal/fusetest", "internal/treetest", "snapshot/bisect", "snapshot/filter", "snapshot/retention"},
 	{"configs"},
 	{"storage"},
 	{"storage/authentic", "storage/dir", "storage/identity", "storage/localstate", "storage/replay", "storage/s3", "storage/throttle"},
@@ -36,7 +36,7 @@ var layers = [][]string{
 	{"cmd/knowngood/console", "cmd/knowngood/exit", "cmd/knowngood/human", "cmd/knowngood/logging", "cmd/knowngood/usage"},
 	{"cmd/knowngood/captures", "cmd/knowngood/catalog", "cmd/knowngood/session"},
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
-	{"cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
+	{"cmd/knowngood/findgood", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
 	{"cmd/knowngood"},
 	{"systemd"},
 }
