@@ -140,7 +140,7 @@ func (o *Options) openTarget(ctx context.Context, first *manifest.Entry, report 
 	if err != nil || o.InPlace || t.Marked() {
 		return t, err
 	}
-	err = o.checkSpace(ctx, t.Near())
+	err = o.CheckSpace(ctx, t.Near())
 	if err == nil && t.Single() == "" && !o.DryRun {
 		err = t.Mark()
 	}
@@ -156,9 +156,10 @@ func (o *Options) wanted(path string, isDir bool) bool {
 	return o.Select == nil || o.Select.Decide(path, isDir) == filter.Include
 }
 
-// checkSpace compares the content to be written with the room there is at a
-// directory.
-func (o *Options) checkSpace(ctx context.Context, near string) error {
+// CheckSpace compares the content to be written with the room there is at a
+// directory: ErrNoSpace when it is too little. A restore that is not in place does it
+// itself.
+func (o *Options) CheckSpace(ctx context.Context, near string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(near, &st); err != nil {
 		return fmt.Errorf("target %s: %w", o.Target, err)

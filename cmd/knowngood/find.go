@@ -70,25 +70,14 @@ func find(ctx context.Context, sess *session.Session, text string, patterns []st
 		return findInOne(ctx, sess, text, patterns, list)
 	}
 
-	r, err := sess.OpenForReading(ctx)
-	if err != nil {
-		return err
-	}
-	host, err := r.HostOf(ctx, ref, sess.Host)
-	if err != nil {
-		return err
-	}
 	unusable := sess.Out.Problems()
-	snapshots, damaged, err := catalog.Of(ctx, r, host, ref.Environment, false, unusable.AddError)
-	if err == nil && len(snapshots) == 0 && damaged == nil {
-		_, err = r.Resolve(ctx, ref, host) // whose error lists what there is
-	}
+	snapshots, damaged, err := catalog.Named(ctx, sess, strings.SplitN(text, ":/", 2)[0], unusable.AddError)
 	searched, unsearched := []present.SnapshotJSON{}, []error(nil)
 	for _, s := range snapshots {
 		if err != nil {
 			break
 		}
-		err = findInSnapshot(ctx, r, s.Snapshot, sub, patterns, list)
+		err = findInSnapshot(ctx, sess.Repo, s.Snapshot, sub, patterns, list)
 		switch {
 		case err == nil:
 			searched = append(searched, present.Snapshot(sess.Repo, s.Snapshot))

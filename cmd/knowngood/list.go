@@ -19,9 +19,7 @@ import (
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/configs"
 	"knowngood/internal/printable"
-	"knowngood/storage/history"
 	"knowngood/storage/repository"
 )
 
@@ -91,17 +89,9 @@ func (f *listFlags) read(now time.Time) error {
 	if f.since == "" {
 		return nil
 	}
-	at, _, err := history.ParseTime(f.since)
-	if err == nil {
-		f.from = at
-		return nil
-	}
-	d, err := configs.ParseDuration(f.since)
-	if err != nil {
-		return usage.Errorf("--since: %q is neither a time such as 2026-11-20 or 2026-11-20T10:00, nor a duration such as 7d or 12h", f.since)
-	}
-	f.from = now.Add(-time.Duration(d))
-	return nil
+	from, _, err := usage.Moment("--since", f.since, now)
+	f.from = from
+	return err
 }
 
 // selected are the snapshots that the flags choose. sealed is how many of them

@@ -29,7 +29,7 @@ ID, host/web@42; where a path is taken, :/path follows.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but
 incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
-13 damage or tampering found; 130 interrupted.`,
+13 damage or tampering found; 14 a probe failed; 130 interrupted.`,
 		Example: `  knowngood quickstart                                try it; writes to a folder of its own
   knowngood init --repo URL --identity FILE           make a repository
   knowngood snapshot --repo URL --env web /srv/web    take a snapshot
@@ -63,6 +63,6 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.BoolVarP(&sess.Out.Quiet, "quiet", "q", false, "print no progress")
 	root.RegisterFlagCompletionFunc("host", completion.Hosts(sess))
 	root.AddCommand(quickstartCommand(sess), initCommand(sess), snapshotCommand(sess), listCommand(sess), showCommand(sess), statsCommand(sess), lsCommand(sess), catCommand(sess),
-		findCommand(sess), diffCommand(sess), restoreCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess))
+		findCommand(sess), findGoodCommand(sess), diffCommand(sess), restoreCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess))
 	return root
 }

@@ -74,6 +74,7 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"ls", []string{"web:" + at("src")}},
 		{"cat", []string{file}},
 		{"find", []string{"web", "file"}},
+		{"find-good", []string{"web", "--probe", "true"}},
 		{"diff", []string{"web"}},
 		{"diff", []string{"web@1", "web@2"}},
 		{"restore", []string{"web", "--target", at("out"), "--dry-run"}},

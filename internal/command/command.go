@@ -25,6 +25,7 @@ import (
 type Command struct {
 	Argv []string
 	Env  []string // NAME=value, added to Environ
+	Dir  string   // that it runs in; "" is that of this process. Not with Outside
 	// Timeout ends a program that runs longer; 0 is none.
 	Timeout time.Duration
 	// Stdin is what it reads; nil is nothing. When reading it fails the

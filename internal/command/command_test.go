@@ -578,3 +578,12 @@ func TestAProgramOutlivesTheThreadsThatEnd(t *testing.T) {
 	close(stop)
 	<-done
 }
+
+func TestDir(t *testing.T) {
+	dir := t.TempDir()
+	c, said := sh("pwd -P")
+	c.Dir = dir
+	if err := c.Run(t.Context()); err != nil || len(*said) != 1 || !strings.HasSuffix((*said)[0], dir) {
+		t.Errorf("a program that runs in %s printed %q: %v", dir, *said, err)
+	}
+}

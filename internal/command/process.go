@@ -40,7 +40,7 @@ func (c *Command) start(argv []string) (*process, error) {
 	// beside those of the next one.
 	p.guard = newGuard()
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: p.guard.group(), Pdeathsig: syscall.SIGKILL}
-	p.cmd.Env = append(Environ(), c.Env...)
+	p.cmd.Env, p.cmd.Dir = append(Environ(), c.Env...), c.Dir
 	log := &log{line: c.Line}
 	theirs := []io.Closer{}
 	closeAll := func(files []io.Closer) {

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/wire"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
@@ -132,6 +135,33 @@ func Of(ctx context.Context, r *repository.Repository, host, env string, forgott
 	}
 	slices.Reverse(out)
 	return out, damaged, nil
+}
+
+// Named returns the snapshots of an environment, which may have its host in front, the
+// oldest first. It opens the repository for reading. unusable and damaged are those of
+// Collect.
+func Named(ctx context.Context, sess *session.Session, text string, unusable func(error)) (out []Snapshot, damaged error, err error) {
+	ref, sub, err := sess.Ref(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	if ref.Environment == "" || strings.Contains(text, "@") || sub != "" {
+		return nil, nil, usage.Errorf("%s: name an environment, such as web, not one of its snapshots and no path", text)
+	}
+	ref.ID = "" // a name may look like one
+	r, err := sess.OpenForReading(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := r.HostOf(ctx, ref, sess.Host)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, damaged, err = Of(ctx, r, host, ref.Environment, false, unusable)
+	if err == nil && len(out) == 0 && damaged == nil {
+		_, err = r.Resolve(ctx, ref, host) // whose error lists what there is
+	}
+	return out, damaged, err
 }
 
 // Suspects are those of some snapshots that are suspect by the word of their

@@ -26,6 +26,7 @@ const (
 	Exists       = 11
 	NoIdentity   = 12
 	Damage       = 13
+	ProbeFailed  = 14
 	Interrupted  = 130
 )
 

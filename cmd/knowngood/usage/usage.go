@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/storage/history"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -230,4 +234,18 @@ func RefuseEmpty(cmd *cobra.Command, args []string) error {
 		}
 	})
 	return err
+}
+
+// Moment reads the value of a flag that is a time, such as 2026-11-20T10:00, or a
+// duration before now, such as 7d. It returns where that begins and where it ends.
+func Moment(flag, text string, now time.Time) (begin, end time.Time, err error) {
+	if begin, end, err = history.ParseTime(text); err == nil {
+		return begin, end, nil
+	}
+	d, err := configs.ParseDuration(text)
+	if err != nil {
+		return begin, end, Errorf("%s: %q is neither a time such as 2026-11-20 or 2026-11-20T10:00, nor a duration such as 7d or 12h", flag, text)
+	}
+	begin = now.Add(-time.Duration(d))
+	return begin, begin, nil
 }
