@@ -112,7 +112,7 @@ func printFindings(out *console.Console, findings []authentic.Finding) (tampered
 
 // printing are the commands that do nothing but print: when nobody reads that any
 // more, a broken pipe ends them at once.
-var printing = []string{"ls", "cat", "find", "diff", "list", "show", "stats", "status", "help", "man", "version", "completion"}
+var printing = []string{"ls", "cat", "find", "diff", "timeline", "list", "show", "stats", "status", "help", "man", "version", "completion"}
 
 // commandName is the first word of the command that the arguments name; empty when
 // they name none.

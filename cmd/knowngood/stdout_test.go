@@ -75,6 +75,7 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"cat", []string{file}},
 		{"find", []string{"web", "file"}},
 		{"find-good", []string{"web", "--probe", "true"}},
+		{"timeline", []string{"web"}},
 		{"diff", []string{"web"}},
 		{"diff", []string{"web@1", "web@2"}},
 		{"restore", []string{"web", "--target", at("out"), "--dry-run"}},
