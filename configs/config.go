@@ -84,7 +84,9 @@ type Environment struct {
 	Shrink *Percent `yaml:"shrink,omitempty"`
 	Root   string   `yaml:"root,omitempty"`
 	Drill  *Drill   `yaml:"drill,omitempty"`
-	Ping   string   `yaml:"ping,omitempty"` // in place of that of Notify
+	// RTO is how long a restore may take, services and probes of the drill included.
+	RTO  Duration `yaml:"rto,omitempty"`
+	Ping string   `yaml:"ping,omitempty"` // in place of that of Notify
 }
 
 // ShrinkOf is what a source must still have of what it had; 0 is any amount.
@@ -155,21 +157,6 @@ func (k Keep) Policy() retention.Policy {
 		Last: int(k.Last), Hourly: int(k.Hourly), Daily: int(k.Daily), Weekly: int(k.Weekly), Monthly: int(k.Monthly), Yearly: int(k.Yearly),
 		Within: time.Duration(k.Within), KnownGood: int(k.KnownGood),
 	}
-}
-
-// Drill is a test restore on a schedule.
-type Drill struct {
-	Schedule    string   `yaml:"schedule"`
-	MaxDuration Duration `yaml:"max_duration,omitempty"`
-	Probes      []Probe  `yaml:"probes,omitempty"`
-}
-
-// Probe is one of its fields.
-type Probe struct {
-	Command []string `yaml:"command,omitempty"`
-	HTTP    string   `yaml:"http,omitempty"`
-	TCP     string   `yaml:"tcp,omitempty"`
-	Timeout Duration `yaml:"timeout,omitempty"`
 }
 
 // Prune frees what no kept snapshot needs, on a schedule.
@@ -289,6 +276,9 @@ func (c *Config) fill(given func(keyPath) bool) {
 		}
 		e.TimeZone = cmp.Or(e.TimeZone, "Local")
 		e.Shrink = cmp.Or(e.Shrink, new(defaultShrink))
+		if e.Drill != nil {
+			e.Drill.fill()
+		}
 	}
 }
 

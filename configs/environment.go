@@ -26,7 +26,7 @@ func (v *validator) environment(e *Environment, key keyPath) {
 		v.absolute(e.Root, key.child("root"))
 	}
 	if e.Drill != nil {
-		v.drill(e, key.child("drill"))
+		v.drill(e.Drill, e.TimeZone, key.child("drill"))
 	}
 	v.ping(e.Ping, key.child("ping"))
 }
@@ -145,33 +145,5 @@ func (v *validator) command(argv []string, key keyPath) {
 		if strings.ContainsRune(arg, 0) {
 			v.addf(key.item(i), "an argument cannot hold a NUL")
 		}
-	}
-}
-
-func (v *validator) drill(e *Environment, key keyPath) {
-	v.schedule(e.Drill.Schedule, e.TimeZone, key.child("schedule"))
-	for i, p := range e.Drill.Probes {
-		v.probe(p, key.child("probes").item(i))
-	}
-}
-
-func (v *validator) probe(p Probe, key keyPath) {
-	n := 0
-	for _, set := range []bool{p.Command != nil, p.HTTP != "", p.TCP != ""} {
-		if set {
-			n++
-		}
-	}
-	if n != 1 {
-		v.addf(key, "a probe is one of command, http and tcp")
-	}
-	if p.Command != nil {
-		v.command(p.Command, key.child("command"))
-	}
-	if p.HTTP != "" && !isHTTP(p.HTTP) {
-		v.addf(key.child("http"), "%q is not an http URL", redactURL(p.HTTP))
-	}
-	if p.TCP != "" && !isHostPort(p.TCP) {
-		v.addf(key.child("tcp"), "%q is not host:port", p.TCP)
 	}
 }

@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -71,6 +72,10 @@ func (s *shape) value(n ast.Node, t reflect.Type, key keyPath) (usable bool) {
 		return parsed(s, n, key, ParseCount)
 	case reflect.TypeFor[Percent]():
 		return parsed(s, n, key, ParsePercent)
+	case reflect.TypeFor[Number]():
+		return parsed(s, n, key, ParseNumber)
+	case reflect.TypeFor[Value]():
+		return parsed(s, n, key, func(text string) (Value, error) { return Value(text), nil })
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -234,7 +239,10 @@ func kind(n ast.Node) string {
 func fieldTypes(t reflect.Type) map[string]reflect.Type {
 	known := map[string]reflect.Type{}
 	for field := range t.Fields() {
-		if name, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); name != "-" {
+		switch name, how, _ := strings.Cut(field.Tag.Get("yaml"), ","); {
+		case how == "inline":
+			maps.Copy(known, fieldTypes(field.Type))
+		case name != "-":
 			known[name] = field.Type
 		}
 	}

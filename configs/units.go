@@ -168,6 +168,33 @@ func (p *Percent) UnmarshalYAML(n ast.Node) (err error) {
 // MarshalYAML implements the encoder's interface.
 func (p Percent) MarshalYAML() ([]byte, error) { return fmt.Appendf(nil, "%d%%", int(p)), nil }
 
+// Number is a number that an answer is compared with.
+type Number float64
+
+// ParseNumber reads a decimal number.
+func ParseNumber(s string) (Number, error) {
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
+		return 0, fmt.Errorf("want a number, such as 100 or 0.5; this is %q", s)
+	}
+	return Number(n), nil
+}
+
+// UnmarshalYAML implements the decoder's interface.
+func (x *Number) UnmarshalYAML(n ast.Node) (err error) {
+	*x, err = ParseNumber(scalar(n))
+	return err
+}
+
+// Value is a text or a number, as it is written.
+type Value string
+
+// UnmarshalYAML implements the decoder's interface.
+func (x *Value) UnmarshalYAML(n ast.Node) error {
+	*x = Value(scalar(n))
+	return nil
+}
+
 // scalar is the text of a plain or quoted scalar.
 func scalar(n ast.Node) string {
 	if t := n.GetToken(); t != nil {

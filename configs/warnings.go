@@ -22,8 +22,8 @@ func (v *validator) advise(c *Config) {
 		e, key := c.Environments[n], keyPath{"environments", n}
 		v.adviseOnTimes(e, key)
 		v.adviseOnOutputs(e.Sources, key)
-		if e.Drill != nil {
-			v.advicef(key.child("drill"), "this version runs no drills: what is written here has no effect yet")
+		if e.Drill != nil && e.Drill.Schedule != "" {
+			v.advicef(key.child("drill").child("schedule"), "the daemon starts no drills yet: the schedule has no effect yet (knowngood drill %s runs one)", n)
 		}
 		if e.Keep.KnownGood > 0 {
 			v.advicef(key.child("keep").child("known_good"), "this version attests no snapshot as known good: the rule has no effect yet")
@@ -38,6 +38,9 @@ func (v *validator) adviseOnTimes(e *Environment, key keyPath) {
 	}
 	if ok && e.Jitter >= Duration(shortest) {
 		v.advicef(key.child("jitter"), "jitter is not shorter than the time between two runs (down to %s): a shorter one spreads hosts as well", shortest)
+	}
+	if e.RTO > 0 && e.Drill == nil {
+		v.advicef(key.child("rto"), "rto without drill: only drills measure it")
 	}
 	if e.Schedule == "" && e.RPO > 0 {
 		v.advicef(key.child("rpo"), "rpo without a schedule: nothing takes snapshots by itself")

@@ -1,0 +1,368 @@
+package configs
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+)
+
+// Drill is a test restore into scratch space, with services started from the
+// restored tree and probes.
+type Drill struct {
+	Schedule    string      `yaml:"schedule,omitempty"` // empty: by hand
+	Snapshot    string      `yaml:"snapshot"`           // latest, unproven (the newest without a proof) or random
+	Isolation   string      `yaml:"isolation,omitempty"`
+	Base        string      `yaml:"base,omitempty"` // none, host, or a reference; empty: as the tree needs it
+	MaxDuration Duration    `yaml:"max_duration,omitempty"`
+	Limits      DrillLimits `yaml:"limits,omitempty"`
+	Sample      *Percent    `yaml:"sample,omitempty"` // nil is all
+	Services    []Service   `yaml:"services,omitempty"`
+	Probes      []Probe     `yaml:"probes,omitempty"`
+}
+
+// DrillLimits are those of the programs of a tree; 0 is the default of the drill.
+type DrillLimits struct {
+	Memory    Size  `yaml:"memory,omitempty"`
+	CPUs      Count `yaml:"cpus,omitempty"`
+	Processes Count `yaml:"processes,omitempty"`
+	Disk      Size  `yaml:"disk,omitempty"` // what they may write
+}
+
+// Service is a program of the tree that probes ask. Paths are those of the
+// snapshot.
+type Service struct {
+	Name    string   `yaml:"name"`
+	Command []string `yaml:"command"`
+	User    string   `yaml:"user,omitempty"`
+	Data    []string `yaml:"data,omitempty"`
+	Ready   *Ready   `yaml:"ready,omitempty"`
+	Timeout Duration `yaml:"timeout"` // until it is ready
+}
+
+// Ready is how it shows that a service serves: by one of its fields.
+type Ready struct {
+	TCP     string     `yaml:"tcp,omitempty"`
+	HTTP    *HTTPProbe `yaml:"http,omitempty"`
+	File    string     `yaml:"file,omitempty"`
+	Command []string   `yaml:"command,omitempty"`
+}
+
+// Probe is a question that the restored tree must answer. It has exactly one
+// kind, which is one of the fields after Required.
+type Probe struct {
+	Name     string   `yaml:"name"`
+	Timeout  Duration `yaml:"timeout"`
+	Required *bool    `yaml:"required"` // never nil once defaults are filled in
+
+	File    *FileProbe   `yaml:"file,omitempty"`
+	Tree    *TreeProbe   `yaml:"tree,omitempty"`
+	SQLite  *SQLiteProbe `yaml:"sqlite,omitempty"`
+	Canary  *CanaryProbe `yaml:"canary,omitempty"`
+	Scan    *ScanProbe   `yaml:"scan,omitempty"`
+	Command []string     `yaml:"command,omitempty"`
+	HTTP    *HTTPProbe   `yaml:"http,omitempty"`
+	TCP     string       `yaml:"tcp,omitempty"`
+
+	// Of a command.
+	User     string `yaml:"user,omitempty"`
+	ExitCode Count  `yaml:"exit_code,omitempty"`
+	Output   string `yaml:"output,omitempty"` // must be in what it prints
+}
+
+// Kind is the key that the probe has its kind by; empty when it has none, or
+// several.
+func (p *Probe) Kind() string {
+	kind := ""
+	for _, k := range []struct {
+		name string
+		set  bool
+	}{
+		{"file", p.File != nil}, {"tree", p.Tree != nil}, {"sqlite", p.SQLite != nil}, {"canary", p.Canary != nil}, {"scan", p.Scan != nil},
+		{"command", p.Command != nil}, {"http", p.HTTP != nil}, {"tcp", p.TCP != ""},
+	} {
+		switch {
+		case k.set && kind != "":
+			return ""
+		case k.set:
+			kind = k.name
+		}
+	}
+	return kind
+}
+
+// Paths are those that the probe names: a sample restores them whole.
+func (p *Probe) Paths() []string {
+	switch p.Kind() {
+	case "file":
+		return []string{p.File.Path}
+	case "sqlite":
+		return []string{p.SQLite.File, p.SQLite.File + "-wal", p.SQLite.File + "-journal"}
+	case "canary":
+		return []string{p.Canary.Path}
+	case "scan":
+		return []string{cmp.Or(p.Scan.Path, "/")}
+	case "command":
+		return p.Command[:1]
+	}
+	return nil
+}
+
+// FileProbe looks at one file of the snapshot.
+type FileProbe struct {
+	Path      string   `yaml:"path"`
+	Exists    *bool    `yaml:"exists,omitempty"` // nil is true
+	NotEmpty  bool     `yaml:"not_empty,omitempty"`
+	SHA256    string   `yaml:"sha256,omitempty"`
+	NewerThan Duration `yaml:"newer_than,omitempty"` // before the snapshot was begun
+}
+
+// TreeProbe compares files, and the metadata of all that is below a path, with
+// the list of files of the snapshot.
+type TreeProbe struct {
+	Path   string   `yaml:"path,omitempty"`   // empty is all
+	Sample *Percent `yaml:"sample,omitempty"` // of the files; nil is all
+}
+
+// SQLiteProbe checks the integrity of a database, and what a query answers.
+type SQLiteProbe struct {
+	File     string `yaml:"file"`
+	Query    string `yaml:"query,omitempty"`
+	Expected `yaml:",inline"`
+}
+
+// Expected is what the first column of the first row must be.
+type Expected struct {
+	AtLeast *Number `yaml:"at_least,omitempty"`
+	AtMost  *Number `yaml:"at_most,omitempty"`
+	Equals  *Value  `yaml:"equals,omitempty"`
+}
+
+// Any reports whether anything is expected.
+func (e *Expected) Any() bool { return e.AtLeast != nil || e.AtMost != nil || e.Equals != nil }
+
+// CanaryProbe looks for a known value, which is the whole content of a file.
+type CanaryProbe struct {
+	Path      string `yaml:"path"`
+	ValueFile string `yaml:"value_file,omitempty"` // on the machine that drills
+	SHA256    string `yaml:"sha256,omitempty"`     // of the value
+}
+
+// ScanProbe is a scanner of this machine, which gets the path of the restored
+// tree as its last argument, and whose exit code decides.
+type ScanProbe struct {
+	Command []string `yaml:"command"`
+	Path    string   `yaml:"path,omitempty"` // in the snapshot; empty is all
+	With    []string `yaml:"with,omitempty"` // files of this machine that it needs besides its program
+}
+
+// HTTPProbe asks a service.
+type HTTPProbe struct {
+	URL      string `yaml:"url"`
+	Status   Count  `yaml:"status"`
+	Contains string `yaml:"contains,omitempty"`
+}
+
+// fill gives a drill its defaults.
+func (d *Drill) fill() {
+	d.Snapshot = cmp.Or(d.Snapshot, "latest")
+	for i := range d.Services {
+		s := &d.Services[i]
+		s.Timeout = cmp.Or(s.Timeout, Duration(time.Minute))
+		if s.Ready != nil && s.Ready.HTTP != nil {
+			s.Ready.HTTP.Status = cmp.Or(s.Ready.HTTP.Status, 200)
+		}
+	}
+	for i := range d.Probes {
+		p := &d.Probes[i]
+		if p.Name == "" && p.Kind() != "" {
+			p.Name = fmt.Sprintf("%s-%d", p.Kind(), i+1)
+		}
+		p.Timeout = cmp.Or(p.Timeout, Duration(30*time.Second))
+		p.Required = cmp.Or(p.Required, new(true))
+		if p.HTTP != nil {
+			p.HTTP.Status = cmp.Or(p.HTTP.Status, 200)
+		}
+	}
+}
+
+func (v *validator) drill(d *Drill, zone string, key keyPath) {
+	if d.Schedule != "" {
+		v.schedule(d.Schedule, zone, key.child("schedule"))
+	}
+	switch d.Snapshot {
+	case "latest", "unproven", "random":
+	default:
+		v.addf(key.child("snapshot"), "%q is none of latest, unproven and random", d.Snapshot)
+	}
+	switch d.Isolation {
+	case "", "namespaces", "static":
+	default:
+		v.addf(key.child("isolation"), "%q is neither namespaces nor static", d.Isolation)
+	}
+	if b := d.Base; b != "" && b != "none" && b != "host" && !strings.Contains(b, "@") {
+		v.addf(key.child("base"), "%q is neither none nor host, nor a reference such as debian@latest", b)
+	}
+	if d.Sample != nil && *d.Sample == 0 {
+		v.addf(key.child("sample"), "a sample of 0%% restores nothing: write 1%% or more")
+	}
+	seen := map[string]bool{}
+	unique := func(n, what string, key keyPath) {
+		switch {
+		case !name.MatchString(n):
+			v.addf(key, "%q is no name of a %s: %s", n, what, nameRule)
+		case seen[what+n]:
+			v.addf(key, "%q is a %s already", n, what)
+		}
+		seen[what+n] = true
+	}
+	for i := range d.Services {
+		k := key.child("services").item(i)
+		unique(d.Services[i].Name, "service", k.child("name"))
+		v.service(&d.Services[i], k)
+	}
+	for i := range d.Probes {
+		k := key.child("probes").item(i)
+		if d.Probes[i].Name != "" {
+			unique(d.Probes[i].Name, "probe", k.child("name"))
+		}
+		v.probe(&d.Probes[i], k)
+	}
+}
+
+func (v *validator) service(s *Service, key keyPath) {
+	v.command(s.Command, key.child("command"))
+	for i, p := range s.Data {
+		v.inSnapshot(p, key.child("data").item(i))
+	}
+	if s.Ready == nil {
+		return
+	}
+	r, k := s.Ready, key.child("ready")
+	if n := count(r.TCP != "", r.HTTP != nil, r.File != "", r.Command != nil); n != 1 {
+		v.addf(k, "it is one of tcp, http, file and command")
+	}
+	v.loopback(r.TCP, k.child("tcp"))
+	if r.HTTP != nil {
+		v.http(r.HTTP, k.child("http"))
+	}
+	if r.File != "" {
+		v.inSnapshot(r.File, k.child("file"))
+	}
+	if r.Command != nil {
+		v.command(r.Command, k.child("command"))
+	}
+}
+
+func (v *validator) probe(p *Probe, key keyPath) {
+	kind := p.Kind()
+	if kind == "" {
+		v.addf(key, "a probe is one of file, tree, sqlite, canary, scan, command, http and tcp")
+	}
+	if kind != "command" && (p.User != "" || p.ExitCode != 0 || p.Output != "") {
+		v.addf(key, "user, exit_code and output belong to a command")
+	}
+	if p.ExitCode > 255 {
+		v.addf(key.child("exit_code"), "%d is no exit code: the most is 255", p.ExitCode)
+	}
+	k := key.child(kind)
+	switch kind {
+	case "file":
+		v.inSnapshot(p.File.Path, k.child("path"))
+		v.sha256(p.File.SHA256, k.child("sha256"))
+		if f := p.File; f.Exists != nil && !*f.Exists && (f.NotEmpty || f.SHA256 != "" || f.NewerThan != 0) {
+			v.addf(k, "what must not exist has no content")
+		}
+	case "tree":
+		if p.Tree.Path != "" {
+			v.inSnapshot(p.Tree.Path, k.child("path"))
+		}
+		if p.Tree.Sample != nil && *p.Tree.Sample == 0 {
+			v.addf(k.child("sample"), "a sample of 0%% compares nothing: write 1%% or more")
+		}
+	case "sqlite":
+		v.inSnapshot(p.SQLite.File, k.child("file"))
+		if (p.SQLite.Query != "") != p.SQLite.Any() {
+			v.addf(k, "a query goes with at_least, at_most or equals")
+		}
+	case "canary":
+		v.inSnapshot(p.Canary.Path, k.child("path"))
+		v.sha256(p.Canary.SHA256, k.child("sha256"))
+		if count(p.Canary.ValueFile != "", p.Canary.SHA256 != "") != 1 {
+			v.addf(k, "a canary needs its value: value_file or sha256")
+		} else if p.Canary.ValueFile != "" {
+			v.absolute(p.Canary.ValueFile, k.child("value_file"))
+		}
+	case "scan":
+		v.command(p.Scan.Command, k.child("command"))
+		if p.Scan.Path != "" {
+			v.inSnapshot(p.Scan.Path, k.child("path"))
+		}
+		for i, f := range p.Scan.With {
+			v.inSnapshot(f, k.child("with").item(i))
+		}
+	case "command":
+		v.command(p.Command, k)
+	case "http":
+		v.http(p.HTTP, k)
+	case "tcp":
+		v.loopback(p.TCP, k)
+	}
+}
+
+// count is how many are true.
+func count(set ...bool) (n int) {
+	for _, s := range set {
+		if s {
+			n++
+		}
+	}
+	return n
+}
+
+// inSnapshot checks a path of the original tree.
+func (v *validator) inSnapshot(p string, key keyPath) {
+	if v.absolute(p, key); path.IsAbs(p) && path.Clean(p) != p {
+		v.addf(key, "write it as %q", path.Clean(p))
+	}
+}
+
+func (v *validator) sha256(s string, key keyPath) {
+	if s != "" && (len(s) != 64 || strings.Trim(s, "0123456789abcdef") != "") {
+		v.addf(key, "%q is no SHA-256: 64 digits and letters from a to f", s)
+	}
+}
+
+func (v *validator) http(p *HTTPProbe, key keyPath) {
+	u, err := url.Parse(p.URL)
+	if err != nil || !isHTTP(p.URL) {
+		v.addf(key.child("url"), "%q is not an http URL", redactURL(p.URL))
+		return
+	}
+	if !isLoopback(u.Hostname()) {
+		v.addf(key.child("url"), "%q is not reached in a drill, where there is no network but loopback: write 127.0.0.1", u.Hostname())
+	}
+	if p.Status < 100 || p.Status > 599 {
+		v.addf(key.child("status"), "%d is no status of HTTP", p.Status)
+	}
+}
+
+func (v *validator) loopback(address string, key keyPath) {
+	if address == "" {
+		return
+	}
+	if !isHostPort(address) {
+		v.addf(key, "%q is not host:port", address)
+	} else if host, _, _ := net.SplitHostPort(address); !isLoopback(host) {
+		v.addf(key, "%q is not reached in a drill, where there is no network but loopback: write 127.0.0.1", host)
+	}
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
