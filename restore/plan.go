@@ -47,6 +47,8 @@ type Options struct {
 	Spare []string
 	// Select decides which entries are wanted; nil wants all.
 	Select *snapshot.Scope
+	// Sample, when set, decides which of these are wanted that are no directories.
+	Sample func(path string) bool
 	// WithIncomplete writes what was read of a file that could not be read
 	// completely as NAME.incomplete, or NAME.incomplete-2 and so on where something
 	// has that name; otherwise nothing is written in its name.
@@ -153,6 +155,9 @@ func (o *Options) openTarget(ctx context.Context, first *manifest.Entry, report 
 
 // wanted reports whether an entry is to be restored.
 func (o *Options) wanted(path string, isDir bool) bool {
+	if !isDir && o.Sample != nil && !o.Sample(path) {
+		return false
+	}
 	return o.Select == nil || o.Select.Decide(path, isDir) == filter.Include
 }
 

@@ -98,7 +98,7 @@ func (r *restorer) run(ctx context.Context) error {
 // complete get their names, and nothing is left of others.
 func (r *restorer) stage(ctx context.Context, do entryFunc) error {
 	g, gctx := errgroup.WithContext(ctx)
-	fetcher := fetch.New(r.Tree.Reader, &r.Progress.Fetched)
+	fetcher := fetch.New(r.Tree.Reader, &r.Progress.Fetched, &r.Progress.Waited)
 	r.files.fetcher = fetcher
 	if !r.DryRun {
 		fetcher.Start(gctx, g)

@@ -19,6 +19,7 @@ type Progress struct {
 	Files, Bytes atomic.Uint64 // done, unchanged ones included
 	Found        atomic.Uint64 // bytes of these that were there before the run
 	Fetched      atomic.Uint64 // bytes read from the store
+	Waited       fetch.Meter   // for how long at least one read of the store was under way
 
 	// Problem, when set, gets each problem when it occurs, concurrently.
 	Problem func(path string, err error)

@@ -50,6 +50,7 @@ type Sink interface {
 type Fetcher struct {
 	reader   *objects.Reader
 	fetched  *atomic.Uint64
+	waited   *Meter
 	window   window
 	ranges   chan *rangeJob
 	budget   *semaphore.Weighted // of memory
@@ -66,9 +67,9 @@ type decoder struct {
 }
 
 // New returns a fetcher of the chunks of a tree, which counts the bytes that it
-// reads in fetched. It fetches nothing before Start.
-func New(reader *objects.Reader, fetched *atomic.Uint64) *Fetcher {
-	return &Fetcher{reader: reader, fetched: fetched, ranges: make(chan *rangeJob), window: window{frames: map[frameKey]*frame{}}}
+// reads in fetched, and in waited the time. It fetches nothing before Start.
+func New(reader *objects.Reader, fetched *atomic.Uint64, waited *Meter) *Fetcher {
+	return &Fetcher{reader: reader, fetched: fetched, waited: waited, ranges: make(chan *rangeJob), window: window{frames: map[frameKey]*frame{}}}
 }
 
 // Start fetches in goroutines of a group, until Close or until ctx ends.
@@ -159,7 +160,9 @@ func (f *Fetcher) release(b []byte) {
 func (f *Fetcher) read(ctx context.Context, job *rangeJob) error {
 	buffer := f.buffer(int(job.len))
 	defer f.release(buffer)
+	f.waited.begin()
 	sealed, err := f.reader.Read(ctx, buffer[:0], job.ref, int64(job.offset), int64(job.len))
+	f.waited.end()
 	if err == nil {
 		f.fetched.Add(uint64(len(sealed)))
 	} else if !authentic.Damaged(err) {
