@@ -1,0 +1,237 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/configs"
+	"knowngood/storage/attest"
+)
+
+// program runs a command of the tree; its exit code and its output decide.
+func program(ctx context.Context, _ *env, p *configs.Probe) Answer {
+	out, err := run(ctx, p.Command, p.User)
+	return judge(ctx, p, out, err)
+}
+
+// scan runs a scanner, which a cell of its own shows the restored tree at
+// TreeInScan.
+func scan(ctx context.Context, _ *env, p *configs.Probe) Answer {
+	argv := append(p.Scan.Command[:len(p.Scan.Command):len(p.Scan.Command)], TreeInScan+strings.TrimSuffix(p.Scan.Path, "/"))
+	out, err := run(ctx, argv, "")
+	return judge(ctx, p, out, err)
+}
+
+// TreeInScan is where a scanner finds the restored tree.
+const TreeInScan = "/restored"
+
+func judge(ctx context.Context, p *configs.Probe, out string, err error) Answer {
+	a := Answer{Output: out}
+	exit := (*exec.ExitError)(nil)
+	cause := causeOf(err)
+	switch {
+	case cause != "":
+		a = notTested(cause, err.Error())
+	case ctx.Err() != nil:
+		a = failed(fmt.Sprintf("it took longer than %v", p.Timeout))
+	case err != nil && !errors.As(err, &exit):
+		a = failed(err.Error())
+	case exit != nil && exit.ExitCode() < 0:
+		a = failed(exit.Error())
+	case exit != nil && exit.ExitCode() != int(p.ExitCode), exit == nil && p.ExitCode != 0:
+		code := 0
+		if exit != nil {
+			code = exit.ExitCode()
+		}
+		a = failed(fmt.Sprintf("exit code %d", code))
+	case p.Output != "" && !strings.Contains(out, p.Output):
+		a = failed(fmt.Sprintf("its output lacks %q", p.Output))
+	default:
+		a = passed(fmt.Sprintf("exit code %d", p.ExitCode))
+	}
+	a.Output = out
+	return a
+}
+
+// errNoUser is about a user that the tree and its base do not have.
+var errNoUser = errors.New("there is no such user")
+
+// causeOf is why a program could not be tried at all; "" when it was.
+func causeOf(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, exec.ErrNotFound):
+		return NoProgram
+	case errors.Is(err, errNoUser):
+		return NoUser
+	}
+	return ""
+}
+
+// run runs a program to its end and returns the end of what it printed.
+func run(ctx context.Context, argv []string, as string) (string, error) {
+	out := &tail{}
+	cmd, err := command(argv, as, out)
+	if err != nil {
+		return "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		err = <-ended
+	}
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind
+	return out.String(), withoutOutput(err)
+}
+
+// withoutOutput is how a program ended, of which a process in the background still
+// holds the output.
+func withoutOutput(err error) error {
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil
+	}
+	return err
+}
+
+// command is a program as a user of the cell, in a group of its own.
+func command(argv []string, as string, out *tail) (*exec.Cmd, error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", out, out
+	cmd.WaitDelay = time.Second // for output that a process in the background keeps open
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	home := "/"
+	if as != "" {
+		u, err := user.Lookup(as)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s", errNoUser, as)
+		}
+		uid, uerr := strconv.ParseUint(u.Uid, 10, 32)
+		gid, gerr := strconv.ParseUint(u.Gid, 10, 32)
+		if err := errors.Join(uerr, gerr); err != nil {
+			return nil, err
+		}
+		credential := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		groups, _ := u.GroupIds() // those that cannot be read are not had
+		for _, g := range groups {
+			if n, err := strconv.ParseUint(g, 10, 32); err == nil {
+				credential.Groups = append(credential.Groups, uint32(n))
+			}
+		}
+		cmd.SysProcAttr.Credential = credential
+		home = u.HomeDir
+	}
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=" + home}
+	if as != "" {
+		cmd.Env = append(cmd.Env, "USER="+as, "LOGNAME="+as)
+	}
+	return cmd, nil
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	end []byte
+}
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end = append(t.end, b[max(0, len(b)-maxOutput):]...)
+	t.end = t.end[max(0, len(t.end)-maxOutput):]
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.end)
+}
+
+// pause is how long to wait between two looks at whether a service is ready.
+const pause = 50 * time.Millisecond
+
+// start starts a service and waits until it is ready. It goes on until the cell
+// ends.
+func start(ctx context.Context, e *env, s *configs.Service) Answer {
+	out := &tail{}
+	cmd, err := command(s.Command, s.User, out)
+	if err == nil {
+		err = cmd.Start()
+	}
+	if cause := causeOf(err); cause != "" {
+		return notTested(cause, err.Error())
+	}
+	if err != nil {
+		return failed(err.Error())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- withoutOutput(cmd.Wait()) }()
+	answer := e.await(ctx, s, ended)
+	answer.Output = out.String()
+	return answer
+}
+
+// await waits until a service is ready. One that ends with success may have left
+// its server in the background.
+func (e *env) await(ctx context.Context, s *configs.Service, ended <-chan error) Answer {
+	why := "it runs"
+	for {
+		ready := s.Ready == nil
+		if !ready {
+			ready, why = e.ready(ctx, s)
+		}
+		select {
+		case err := <-ended:
+			if err != nil {
+				return failed(fmt.Sprintf("it ended: %v", err))
+			}
+			ended = nil
+		default:
+			if ready {
+				return passed(why)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return failed(fmt.Sprintf("it was not ready within %v: %s", s.Timeout, why))
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (e *env) ready(ctx context.Context, s *configs.Service) (bool, string) {
+	r := s.Ready
+	var a Answer
+	switch {
+	case r.TCP != "":
+		a = dial(ctx, r.TCP)
+	case r.HTTP != nil:
+		a = get(ctx, r.HTTP)
+	case r.File != "":
+		_, err := e.root.stat(r.File)
+		return err == nil, fmt.Sprintf("%s: %v", r.File, err)
+	default:
+		out, err := run(ctx, r.Command, s.User)
+		return err == nil, fmt.Sprintf("%v %s", err, out)
+	}
+	return a.Status == attest.Passed, a.Detail
+}
+
+// hide makes that no program of the cell can look into this process or change it.
+func hide() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }

@@ -1,0 +1,90 @@
+package probe
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+)
+
+// maxLine is the longest line of the protocol in either direction, in bytes.
+const maxLine = 1 << 20
+
+// Serve answers the requests on in until it ends, one after the other; it is what
+// runs in a cell.
+func Serve(in io.Reader, out io.Writer) error {
+	if err := hide(); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxLine)
+	var h hello
+	if !lines.Scan() {
+		return lines.Err()
+	}
+	if err := json.Unmarshal(lines.Bytes(), &h); err != nil {
+		return err
+	}
+	root, err := openRoot(h.Root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	enc := json.NewEncoder(out)
+	for lines.Scan() {
+		var r request
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			return err
+		}
+		if err := enc.Encode(reply{r.ID, bounded(answer(&env{root, r.Begun}, &r))}); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+// answer does what is asked for. Whatever content makes a probe panic is a
+// failure of that probe.
+func answer(e *env, r *request) (a Answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			a = failed(fmt.Sprintf("the probe broke off: %v", p))
+		}
+	}()
+	if r.Service != nil {
+		ctx, cancel := within(time.Duration(r.Service.Timeout))
+		defer cancel()
+		return start(ctx, e, r.Service)
+	}
+	kind := KindOf(r.Probe)
+	if kind.run == nil {
+		return notTested(NoRun, "")
+	}
+	ctx, cancel := within(time.Duration(r.Probe.Timeout))
+	defer cancel()
+	return kind.run(ctx, e, r.Probe)
+}
+
+func within(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.Background(), d, errors.New("it took too long"))
+}
+
+// bounded keeps an answer short, and text.
+func bounded(a Answer) Answer {
+	a.Detail, a.Output = valid(a.Detail, maxDetail), valid(a.Output, maxOutput)
+	return a
+}
+
+func valid(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
+	}
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s)) // what is no text becomes U+FFFD
+}
