@@ -22,6 +22,7 @@ import (
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/web"
 	"knowngood/internal/printable"
+	"knowngood/restore/drill"
 	"knowngood/storage/authentic"
 
 	"github.com/spf13/cobra"
@@ -86,6 +87,8 @@ func fail(ctx context.Context, out *console.Console, err error) int {
 	case code != exit.Interrupted:
 	case errors.Is(err, web.ErrGoesOn):
 		err = fmt.Errorf("interrupted: %w; knowngood status shows it", web.ErrGoesOn)
+	case errors.Is(err, drill.ErrStopped):
+		err = fmt.Errorf("interrupted: %w", drill.ErrStopped)
 	default:
 		err = errors.New("interrupted: what was done so far is kept, run the same command again to go on")
 	}

@@ -5,6 +5,7 @@ import (
 
 	"knowngood/cmd/knowngood/captures"
 	"knowngood/cmd/knowngood/completion"
+	"knowngood/cmd/knowngood/drills"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 )
@@ -63,6 +64,6 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.BoolVarP(&sess.Out.Quiet, "quiet", "q", false, "print no progress")
 	root.RegisterFlagCompletionFunc("host", completion.Hosts(sess))
 	root.AddCommand(quickstartCommand(sess), initCommand(sess), snapshotCommand(sess), listCommand(sess), showCommand(sess), statsCommand(sess), lsCommand(sess), catCommand(sess),
-		findCommand(sess), findGoodCommand(sess), diffCommand(sess), timelineCommand(sess), restoreCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess))
+		findCommand(sess), findGoodCommand(sess), diffCommand(sess), timelineCommand(sess), restoreCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess), drills.Command(sess), drills.Cell())
 	return root
 }

@@ -1,0 +1,257 @@
+// Package drills is what the drill command does: it chooses a snapshot, drills it,
+// signs the result and prints it; and the hidden command that serves in a cell.
+package drills
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/cmd/knowngood/completion"
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/configs"
+	"knowngood/restore"
+	"knowngood/restore/drill"
+	"knowngood/restore/isolate"
+	"knowngood/restore/probe"
+	"knowngood/snapshot"
+	"knowngood/storage/attest"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
+	"knowngood/storage/repository"
+	"knowngood/storage/trust"
+)
+
+// Command is the drill command.
+func Command(sess *session.Session) *cobra.Command {
+	var scratch string
+	cmd := &cobra.Command{
+		Use:   "drill [ENV|REF]",
+		Short: "Prove a snapshot: restore it, start its services, run its probes",
+		Long: `Drill a snapshot: restore it into scratch space, every byte verified, compare it
+with its list of files, start the services that the configuration names for the
+environment from the restored tree, and run its probes; measure each phase, sign
+the result and store it. The scratch space is removed afterwards; what a killed
+drill left is removed by the next one.
+
+Programs of the tree run in namespaces of their own, in which there is no network
+and nothing of this machine's files but, with base: host, /usr. A machine that
+cannot make namespaces runs no programs; what needs them is not tested then.
+
+Which snapshot of ENV is drilled, and what is asked, is in the configuration of
+this machine, below drill. With nothing there it restores, verifies and compares.
+
+The exit code is 0 when it passed, 3 when it passed but something required was not
+tested or took longer than rto, 14 when a probe failed, and 13 when what is stored
+is damaged. A host that only writes cannot drill: run it where the identity is.`,
+		Example: `  knowngood drill web
+  knowngood drill web@42 --scratch /mnt/scratch
+  knowngood drill list web`,
+		Args:              usage.Takes(0, 1),
+		ValidArgsFunction: completion.References(sess, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return run(cmd.Context(), sess, strings.Join(args, ""), scratch)
+		},
+	}
+	cmd.Flags().StringVar(&scratch, "scratch", "", "`directory` for scratch space (default: drills in the state directory)")
+	cmd.AddCommand(listCommand(sess))
+	return cmd
+}
+
+// Cell is the hidden command that is the first process of a cell.
+func Cell() *cobra.Command {
+	return &cobra.Command{
+		Use:         "cell",
+		Short:       "Serve in a cell of a drill",
+		Example:     "  knowngood cell",
+		Hidden:      true,
+		Args:        usage.Takes(0, 0),
+		Annotations: map[string]string{"config": "none"},
+		RunE:        func(*cobra.Command, []string) error { return isolate.Enter(probe.Serve) },
+	}
+}
+
+// errWriteOnly is about a host that cannot read what it stores.
+var errWriteOnly = fmt.Errorf("%w: this host only writes, and a drill reads. Run knowngood drill on the machine that has an identity, or name one with --identity FILE", trust.ErrNoUsableIdentity)
+
+func run(ctx context.Context, sess *session.Session, arg, scratch string) error {
+	started := time.Now()
+	if sess.IdentityPath == "" {
+		return errWriteOnly
+	}
+	if arg == "" {
+		names := sess.Config.EnvironmentNames()
+		if len(names) != 1 {
+			return usage.Errorf("which environment? Name one, or a snapshot such as web@42")
+		}
+		arg = names[0]
+	}
+	r, err := sess.OpenForReading(ctx)
+	if err != nil {
+		return err
+	}
+	s, env, err := choose(ctx, sess, r, arg)
+	if err != nil {
+		return err
+	}
+	if s.Body == nil {
+		return r.Closed(ctx, s.Root)
+	}
+	o := drill.Options{
+		Config: config(env), Started: started, Version: sess.Version, Machine: cmp.Or(sess.OwnHost(), sess.Host),
+		Scratch: scratch, Cell: []string{"knowngood", "cell"}, Progress: &restore.Progress{},
+	}
+	if o.Scratch, err = filepath.Abs(cmp.Or(scratch, filepath.Join(sess.StateDir, "drills"))); err != nil {
+		return err
+	}
+	key, unsigned := r.Attest.EnsureKey(ctx, s.Host, o.Machine, started)
+	if unsigned != nil && !errors.Is(unsigned, attest.ErrNotCertified) {
+		return unsigned
+	}
+
+	rep, err := drillOne(ctx, sess, r, s, &o)
+	if err != nil {
+		return err
+	}
+	for _, d := range rep.Damage {
+		sess.Damage.Add(d)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	out := &outcome{report: rep, result: &rep.Result, unsigned: unsigned}
+	if env != nil {
+		out.promised = time.Duration(env.RTO)
+	}
+	if unsigned == nil {
+		if out.attestation, err = r.Attest.Put(ctx, &rep.Result, key, time.Now()); err != nil {
+			out.unsigned = fmt.Errorf("the result is not stored: %w", err)
+		}
+	}
+	return out.print(sess.Out)
+}
+
+// drillOne drills a snapshot. One of which the list of files is damaged has failed.
+func drillOne(ctx context.Context, sess *session.Session, r *repository.Repository, s *history.Snapshot, o *drill.Options) (rep *drill.Report, err error) {
+	if o.Tree, err = snapshot.OpenTree(ctx, r, s); err != nil {
+		if authentic.Damaged(err) {
+			return drill.Unreadable(s, o, err), nil
+		}
+		return nil, err
+	}
+	defer o.Tree.Reader.Close()
+	if base := o.Config.Base; strings.Contains(base, "@") {
+		if o.Base, _, err = sess.Tree(ctx, base); err != nil {
+			return nil, fmt.Errorf("base %s: %w", base, err)
+		}
+		defer o.Base.Reader.Close()
+	}
+	phase := ""
+	o.Step = func(name string) { phase = name }
+	total := s.Body.ContentBytes
+	if o.Config.Sample != nil && *o.Config.Sample < 100 {
+		total = 0
+	}
+	p := sess.Out.Progress(func() console.State {
+		return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: total}
+	})
+	defer p.End()
+	_ = phase
+	return drill.Run(ctx, *o)
+}
+
+// config is what the configuration has for an environment; nothing is a restore
+// without probes.
+func config(env *configs.Environment) *configs.Drill {
+	if env == nil || env.Drill == nil {
+		return &configs.Drill{Snapshot: "latest"}
+	}
+	return env.Drill
+}
+
+// choose finds the snapshot that is meant, and the environment of the configuration
+// of this machine that it is of; nil for another host's, about which this
+// machine's configuration of its own environments says nothing.
+func choose(ctx context.Context, sess *session.Session, r *repository.Repository, arg string) (*history.Snapshot, *configs.Environment, error) {
+	named := strings.ContainsAny(arg, "@/")
+	env := sess.Config.Environments[arg]
+	if !named && env != nil {
+		s, err := newest(ctx, sess, r, arg, config(env).Snapshot)
+		return s, env, err
+	}
+	ref := arg
+	if envs, err := r.Environments(ctx, sess.Host); !named && err == nil && slices.Contains(envs, arg) {
+		ref = arg + "@latest"
+	}
+	s, sub, err := sess.Resolve(ctx, r, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	if sub != "" {
+		return nil, nil, usage.Errorf("a drill is of a whole snapshot: %s without the path", s.Ref())
+	}
+	if s.Host == cmp.Or(sess.OwnHost(), sess.Host) {
+		env = sess.Config.Environments[s.Environment]
+	}
+	return s, env, nil
+}
+
+// newest is the snapshot that an environment's configuration chooses.
+func newest(ctx context.Context, sess *session.Session, r *repository.Repository, env, which string) (*history.Snapshot, error) {
+	latest, _, err := sess.Resolve(ctx, r, env+"@latest")
+	if err != nil || which == "latest" {
+		return latest, err
+	}
+	var kept []*history.Snapshot
+	for s, err := range r.Kept(ctx, latest.Host, env) {
+		if err != nil && !authentic.Damaged(err) {
+			return nil, err
+		}
+		if err == nil {
+			kept = append(kept, s)
+		}
+	}
+	if len(kept) == 0 {
+		return latest, nil
+	}
+	slices.SortFunc(kept, func(a, b *history.Snapshot) int { return cmp.Compare(b.Number, a.Number) })
+	if which == "random" {
+		return kept[rand.IntN(len(kept))], nil
+	}
+	all, err := r.Attest.All(ctx, latest.Host, env)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range kept {
+		if !slices.ContainsFunc(all, func(a *attest.Attestation) bool { return a.Err == nil && a.Passed && a.Subject.ID == s.ID }) {
+			return s, nil
+		}
+	}
+	return latest, nil
+}
+
+// code is the exit code of a drill that ended.
+func (o *outcome) code() int {
+	switch {
+	case len(o.report.Damage) > 0:
+		return exit.Damage
+	case !o.result.Passed:
+		return exit.ProbeFailed
+	case o.unsigned != nil && !errors.Is(o.unsigned, attest.ErrNotCertified):
+		return exit.Failed
+	case o.unsigned != nil, len(drill.Untested(o.result)) > 0, o.result.Partial, o.missed():
+		return exit.Incomplete
+	}
+	return exit.Done
+}

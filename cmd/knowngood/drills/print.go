@@ -1,0 +1,235 @@
+package drills
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/cmd/knowngood/completion"
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/internal/printable"
+	"knowngood/restore/drill"
+	"knowngood/storage/attest"
+)
+
+// outcome is a drill that ended, as it is printed.
+type outcome struct {
+	report      *drill.Report
+	result      *attest.Result
+	attestation *attest.Attestation
+	unsigned    error         // why there is no attestation
+	promised    time.Duration // the RTO; 0 for none
+}
+
+// missed reports whether the restore would take longer than was promised.
+func (o *outcome) missed() bool { return o.promised > 0 && drill.WholeRTO(o.result) > o.promised }
+
+// print prints the outcome, and returns the error that the command ends with.
+func (o *outcome) print(out *console.Console) error {
+	out.Code = o.code()
+	r := o.result
+	if err := out.Result(o.json()); err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(out.Stdout, 0, 4, 2, ' ', 0)
+	for i, p := range r.Probes {
+		if out.JSON {
+			break
+		}
+		status, what := string(p.Status), o.report.Answers[i].Detail
+		if p.Status == attest.Failed {
+			status = "FAILED"
+		}
+		if p.Cause != "" {
+			what = p.Cause
+		}
+		if !p.Required {
+			what += " (not required)"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", p.Name, p.Kind, status, human.Duration(p.Took), printable.Line(what))
+	}
+	if !out.JSON {
+		w.Flush()
+	}
+	for i, p := range r.Probes {
+		if text := strings.TrimSpace(o.report.Answers[i].Output); p.Status == attest.Failed && text != "" {
+			out.Printf("  %s printed: %s\n", p.Name, printable.Line(text))
+		}
+	}
+	for _, n := range o.report.Notes {
+		out.Printf("  note: %s\n", printable.Line(n))
+	}
+	out.Printf("%s\n", o.text())
+	if o.missed() {
+		out.Messagef("the RTO of %s is missed: a restore of all of it takes %s. Look at the slowest phase: more bandwidth or cores shorten a restore, a smaller environment does", human.Duration(o.promised), human.Duration(drill.WholeRTO(r)))
+	}
+	if o.unsigned != nil {
+		out.Messagef("no attestation was stored: %v", o.unsigned)
+	}
+	if len(o.report.Damage) > 0 {
+		return fmt.Errorf("%w: %s cannot be restored as it was captured: %v (knowngood check names what is affected)", exit.ErrDamage, o.name(), o.report.Damage[0])
+	}
+	return nil
+}
+
+func (o *outcome) name() string {
+	s := o.result.Subject
+	return fmt.Sprintf("%s/%s@%d", s.Host, s.Environment, s.Number)
+}
+
+// text is the last line.
+func (o *outcome) text() string {
+	r := o.result
+	var phases []string
+	for _, p := range r.Phases {
+		phases = append(phases, p.Name+" "+human.Duration(p.Took))
+	}
+	verdict := "FAILED"
+	if r.Passed {
+		verdict = "passed, level " + r.Level.String()
+	}
+	text := fmt.Sprintf("%s %s: %s and %s", o.name(), verdict, human.Counted(r.Files, "file"), human.Bytes(r.Bytes))
+	if r.Bytes < r.Of {
+		text += " of " + human.Bytes(r.Of)
+	}
+	text += fmt.Sprintf(" verified, isolation %s, base %s, RTO %s (%s; store %s)", r.Isolation.Rung, r.Isolation.Base, human.Duration(drill.WholeRTO(r)), strings.Join(phases, ", "), human.Duration(r.Store))
+	if r.Isolation.Attempts > 0 {
+		text += fmt.Sprintf("; %d of %d ways out of the cell refused", r.Isolation.Refused, r.Isolation.Attempts)
+	}
+	return printable.Line(text)
+}
+
+// resultJSON is a result as --json prints it, of a new drill or of a past one.
+type resultJSON struct {
+	Ref         string           `json:"ref"`
+	ID          string           `json:"id"`
+	Passed      bool             `json:"passed"`
+	Level       attest.Level     `json:"level"`
+	Machine     string           `json:"machine"`
+	Started     time.Time        `json:"started"`
+	RTO         float64          `json:"rto_seconds"` // of the whole snapshot
+	Measured    float64          `json:"measured_seconds"`
+	Store       float64          `json:"store_seconds"`
+	Phases      []attest.Phase   `json:"phases"`
+	Isolation   attest.Isolation `json:"isolation"`
+	Files       uint64           `json:"files"`
+	Bytes       uint64           `json:"bytes"`
+	Of          uint64           `json:"of_bytes"`
+	Partial     bool             `json:"partial"`
+	Probes      []attest.Probe   `json:"probes"`
+	NotTested   []string         `json:"not_tested"`
+	Unproven    []string         `json:"unproven"`
+	Stored      *time.Time       `json:"stored,omitempty"`
+	Attestation string           `json:"attestation,omitempty"` // key of the object
+	Self        bool             `json:"self_attested,omitempty"`
+	Problem     string           `json:"problem,omitempty"` // why the attestation does not count
+}
+
+func toJSON(r *attest.Result) resultJSON {
+	return resultJSON{
+		Ref: fmt.Sprintf("%s/%s@%d", r.Subject.Host, r.Subject.Environment, r.Subject.Number), ID: fmt.Sprintf("%x", r.Subject.ID),
+		Passed: r.Passed, Level: r.Level, Machine: r.Machine, Started: r.Started,
+		RTO: drill.WholeRTO(r).Seconds(), Measured: r.RTO().Seconds(), Store: r.Store.Seconds(), Phases: present.List(r.Phases), Isolation: r.Isolation,
+		Files: r.Files, Bytes: r.Bytes, Of: r.Of, Partial: r.Partial, Probes: present.List(r.Probes), NotTested: present.List(drill.Untested(r)), Unproven: present.List(r.Unproven),
+	}
+}
+
+func (o *outcome) json() any {
+	j := toJSON(o.result)
+	if o.attestation != nil {
+		j.Attestation = o.attestation.Key
+	}
+	return struct {
+		Type string `json:"type"`
+		resultJSON
+		Answers  []drill.Answer `json:"answers"`
+		Notes    []string       `json:"notes"`
+		Promised float64        `json:"rto_promised_seconds,omitempty"`
+		Missed   bool           `json:"rto_missed"`
+	}{"result", j, present.List(o.report.Answers), present.List(o.report.Notes), o.promised.Seconds(), o.missed()}
+}
+
+func listCommand(sess *session.Session) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list [ENVIRONMENT]",
+		Short: "List past drills, the newest last",
+		Long: `List the drills of this host's environments, or of one, as their attestations
+have them: the snapshot, when the store took the result, the level that was reached,
+the RTO, how programs were isolated, and what was not tested. It needs no identity.`,
+		Example: `  knowngood drill list
+  knowngood drill list web --json`,
+		Args:              usage.Takes(0, 1),
+		ValidArgsFunction: completion.Environments(sess, 1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return list(cmd.Context(), sess, args) },
+	}
+}
+
+func list(ctx context.Context, sess *session.Session, envs []string) error {
+	r, err := sess.Open(ctx)
+	if err != nil {
+		return err
+	}
+	if len(envs) == 0 {
+		if envs, err = r.EveryEnvironment(ctx, sess.Host); err != nil {
+			return err
+		}
+	}
+	var rows []resultJSON
+	for _, env := range envs {
+		all, err := r.Attest.All(ctx, sess.Host, env)
+		if err != nil {
+			return err
+		}
+		for i := len(all) - 1; i >= 0; i-- {
+			rows = append(rows, past(all[i]))
+		}
+	}
+	if err := sess.Out.Result(map[string]any{"type": "result", "drills": present.List(rows)}); err != nil || sess.Out.JSON {
+		return err
+	}
+	if len(rows) == 0 {
+		sess.Out.Printf("No drills yet. Run one: knowngood drill ENV\n")
+		return nil
+	}
+	w := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "SNAPSHOT\tSTORED\tRESULT\tLEVEL\tRTO\tISOLATION\tBASE\tMACHINE\tNOT TESTED")
+	for i := range rows {
+		j := &rows[i]
+		if j.Level == attest.Unproven && j.Problem != "" && j.ID == "" {
+			fmt.Fprintf(w, "-\t%s\tunreadable\t-\t-\t-\t-\t-\t%s\n", human.Time(*j.Stored), printable.Line(j.Problem))
+			continue
+		}
+		result, rest := "FAILED", strings.Join(append(j.NotTested, j.Unproven...), ", ")
+		if j.Passed {
+			result = "passed"
+		}
+		if j.Problem != "" {
+			result, rest = "does not count", j.Problem
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(j.Ref), human.Time(*j.Stored), result, j.Level, human.Duration(time.Duration(j.RTO*float64(time.Second))),
+			printable.Line(j.Isolation.Rung), printable.Line(j.Isolation.Base), printable.Line(j.Machine), printable.Line(rest))
+	}
+	return w.Flush()
+}
+
+// past is an attestation as it is listed.
+func past(a *attest.Attestation) resultJSON {
+	var j resultJSON
+	if a.Result != nil {
+		j = toJSON(a.Result)
+	}
+	j.Stored, j.Attestation, j.Self = &a.Stored, a.Key, a.SelfAttested
+	if a.Err != nil {
+		j.Problem = a.Err.Error()
+	}
+	return j
+}

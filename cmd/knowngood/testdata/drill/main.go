@@ -1,0 +1,44 @@
+// Command drill is a small web server for trees that are drilled: it serves the
+// directory above its own on 127.0.0.1:8080. With an argument it does what that
+// names instead, as no honest program would.
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+)
+
+func main() {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	dir := filepath.Dir(filepath.Dir(self))
+	if len(os.Args) < 2 {
+		fmt.Println(http.ListenAndServe("127.0.0.1:8080", http.FileServer(http.Dir(dir))))
+		os.Exit(1)
+	}
+	switch os.Args[1] {
+	case "check":
+		fmt.Println("fine")
+	case "forge": // makes the data right that was restored wrong
+		for name, content := range map[string]string{"index.html": "hello", "canary": "secret"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+				fmt.Println(err)
+			}
+		}
+		fmt.Println("fine")
+	case "reach":
+		if c, err := net.Dial("tcp", os.Args[2]); err == nil {
+			c.Close()
+			fmt.Println("reached")
+		}
+	case "flood":
+		for {
+			fmt.Println("endless")
+		}
+	}
+}

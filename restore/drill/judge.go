@@ -1,0 +1,102 @@
+package drill
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"knowngood/snapshot/manifest"
+	"knowngood/storage/attest"
+)
+
+// Reasons that keep the level down, or that something was not tested, in fixed
+// words: they are signed, and readable with the credentials of the store.
+const (
+	whyFailed     = "the restore failed"
+	whyDiffers    = "what was restored is not as the snapshot has it"
+	whyDamaged    = "the repository is damaged"
+	whySample     = "only a sample was restored"
+	whyPartial    = "the snapshot is partial"
+	whyNodes      = "some nodes or metadata cannot be restored on this machine"
+	whyChanging   = "files of a service changed while they were captured"
+	whyNoProof    = "no required probe proves data"
+	whyRung       = "the configured isolation was not reached"
+	whyNoPrograms = "this machine cannot isolate programs"
+)
+
+// level is how far a snapshot is proven by a result of which everything else is
+// known; changing means that data of a service may mix states.
+func level(r *attest.Result, sampled, changing bool) attest.Level {
+	if !r.Passed {
+		return attest.Unproven
+	}
+	proves := func(p attest.Probe) bool { return p.Required && p.Proves && p.Status == attest.Passed }
+	if sampled || changing || !slices.ContainsFunc(r.Probes, proves) {
+		return attest.Restored
+	}
+	return attest.Probed
+}
+
+// probesPass reports whether no required probe failed.
+func probesPass(probes []attest.Probe) bool {
+	return !slices.ContainsFunc(probes, func(p attest.Probe) bool { return p.Required && p.Status == attest.Failed })
+}
+
+// Untested are the required probes that could not run.
+func Untested(r *attest.Result) (names []string) {
+	for _, p := range r.Probes {
+		if p.Required && p.Status == attest.NotTested {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// WholeRTO is the RTO of the whole snapshot: of a sample its restore is
+// extrapolated by the bytes.
+func WholeRTO(r *attest.Result) time.Duration {
+	rto := r.RTO()
+	if r.Bytes == 0 || r.Of <= r.Bytes {
+		return rto
+	}
+	for _, p := range r.Phases {
+		if p.Name == phaseRestore {
+			rto += time.Duration(float64(p.Took) * (float64(r.Of)/float64(r.Bytes) - 1))
+		}
+	}
+	return rto
+}
+
+// changing returns why data of services may mix states: the first file below
+// their data that changed while it was read, could not be read, or was modified
+// after the capture began. Manifests record no frozen source, so that none counts
+// as one.
+func (d *drill) changing(ctx context.Context) (string, error) {
+	begun := d.o.Tree.Snapshot.Body.Started
+	for _, s := range d.o.Config.Services {
+		for _, data := range s.Data {
+			met, err := follow(ctx, d.o.Tree, data)
+			if err != nil {
+				return "", err
+			}
+			under, found := met[len(met)-1], false
+			for e, err := range d.o.Tree.Entries(ctx, under) {
+				found = true
+				switch {
+				case err != nil:
+					return "", err
+				case e.Flags&(manifest.Changed|manifest.Incomplete) != 0:
+					return fmt.Sprintf("/%s of service %s changed while it was read", strings.Clone(e.Path), s.Name), nil
+				case e.Type == manifest.File && e.Mtime.Time().After(begun):
+					return fmt.Sprintf("/%s of service %s was modified after the capture began", strings.Clone(e.Path), s.Name), nil
+				}
+			}
+			if !found {
+				return fmt.Sprintf("the snapshot does not have %s, the data of service %s", data, s.Name), nil
+			}
+		}
+	}
+	return "", nil
+}
