@@ -87,6 +87,8 @@ type Environment struct {
 	// RTO is how long a restore may take, services and probes of the drill included.
 	RTO  Duration `yaml:"rto,omitempty"`
 	Ping string   `yaml:"ping,omitempty"` // in place of that of Notify
+
+	KnownGood *KnownGood `yaml:"known_good,omitempty"`
 }
 
 // ShrinkOf is what a source must still have of what it had; 0 is any amount.

@@ -28,6 +28,7 @@ func (v *validator) environment(e *Environment, key keyPath) {
 	if e.Drill != nil {
 		v.drill(e.Drill, e.TimeZone, key.child("drill"))
 	}
+	v.knownGood(e, key.child("known_good"))
 	v.ping(e.Ping, key.child("ping"))
 }
 
