@@ -12,6 +12,7 @@ import (
 	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/proof"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
@@ -29,6 +30,7 @@ type restoreFlags struct {
 	numeric, noOwner bool
 	verbose          bool
 	withIncomplete   bool
+	anyway           bool
 	load             loadFlags
 }
 
@@ -53,6 +55,11 @@ the patterns given here; what is on file systems that the capture did not enter;
 the repository, the state directory and the identity. For a snapshot that is
 suspect it is refused, unless the snapshot is named by its number or ID. Look first
 with --dry-run -v, which changes nothing.
+
+REF@known-good is the newest snapshot that a drill proved to restore. Why newer ones
+are passed over is printed first, with the level, age and measured time of the proof.
+--require, --self-attested and --allow-partial change for this restore what counts.
+A snapshot that is marked bad is restored with --anyway alone.
 
 Patterns mean what they mean for knowngood snapshot. What could not be read whole
 when the snapshot was taken is named, and nothing is written, replaced or deleted
@@ -85,6 +92,7 @@ file system, becomes a file of its own and is named (exit code 3).
 full length, and ends with the exit code that this gives the restore.`,
 		Example: `  knowngood restore web@latest --target /restore --dry-run
   knowngood restore web@latest --target /restore
+  knowngood restore web@known-good --target /restore --require probed
   knowngood restore web@42:/srv/web/conf --target /tmp/conf
   knowngood restore web@42:/etc/fstab --target /tmp/fstab
   knowngood restore web@42 --in-place --dry-run -v`,
@@ -105,6 +113,8 @@ full length, and ends with the exit code that this gives the restore.`,
 	fl.StringVar(&f.load.which, "load", "", "after the restore, load the restored outputs of command sources with the restore commands of the configuration; --load=snapshot also runs those that only the snapshot names, after asking")
 	usage.Optional(fl.Lookup("load"), loadConfigured, loadConfigured, loadSnapshot)
 	fl.StringVar(&f.load.timeout, "load-timeout", "", "end a restore command that takes longer than this `time`, such as 2h (default: none)")
+	fl.BoolVar(&f.anyway, "anyway", false, "restore a snapshot that is marked bad")
+	sess.Proof.Add(fl)
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print each path that is created, changed or deleted")
 	return cmd
 }
@@ -128,6 +138,9 @@ func runRestore(ctx context.Context, sess *session.Session, f *restoreFlags, ref
 		if err := refuseDeletion(ctx, sess, tree, f, ref); err != nil {
 			return err
 		}
+	}
+	if err := proof.BeforeRestore(ctx, sess, tree.Snapshot, f.anyway); err != nil {
+		return err
 	}
 	warnOfSuspect(ctx, sess, tree.Snapshot, session.SourcePaths(tree))
 	o := restore.Options{Tree: tree, Under: sub, Target: f.target, InPlace: f.inPlace, Delete: f.delete, DryRun: f.dryRun, Verify: f.dryRun, WithIncomplete: f.withIncomplete, Spare: sess.OwnPlaces()}

@@ -6,6 +6,7 @@ import (
 	"knowngood/cmd/knowngood/captures"
 	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/drills"
+	"knowngood/cmd/knowngood/proof"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 )
@@ -25,8 +26,9 @@ URLs: /path or file:///path for a directory,
 s3://bucket/prefix?endpoint=https://host:port&region=… for a bucket, with
 credentials from the standard AWS places (environment, ~/.aws, instance role).
 
-References: web@42, web@latest, web@2026-11-20T10:00 (the newest not later), an
-ID, host/web@42; where a path is taken, :/path follows.
+References: web@42, web@latest, web@known-good (the newest that a drill proved to
+restore), web@2026-11-20T10:00 (the newest not later), an ID, host/web@42; where a
+path is taken, :/path follows.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but
 incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
@@ -64,6 +66,6 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.BoolVarP(&sess.Out.Quiet, "quiet", "q", false, "print no progress")
 	root.RegisterFlagCompletionFunc("host", completion.Hosts(sess))
 	root.AddCommand(quickstartCommand(sess), initCommand(sess), snapshotCommand(sess), listCommand(sess), showCommand(sess), statsCommand(sess), lsCommand(sess), catCommand(sess),
-		findCommand(sess), findGoodCommand(sess), diffCommand(sess), timelineCommand(sess), restoreCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess), drills.Command(sess), drills.Cell())
+		findCommand(sess), findGoodCommand(sess), diffCommand(sess), timelineCommand(sess), restoreCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), proof.Command(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess), drills.Command(sess), drills.Cell())
 	return root
 }

@@ -37,6 +37,7 @@ var layers = [][]string{
 	{"cmd/knowngood/console", "cmd/knowngood/exit", "cmd/knowngood/human", "cmd/knowngood/logging", "cmd/knowngood/usage"},
 	{"cmd/knowngood/captures", "cmd/knowngood/catalog", "cmd/knowngood/session"},
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
+	{"cmd/knowngood/proof"},
 	{"cmd/knowngood/drills", "cmd/knowngood/findgood", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
 	{"cmd/knowngood"},
 	{"systemd"},

@@ -373,3 +373,12 @@ func PEM(key ed25519.PublicKey) []byte {
 	der, _ := x509.MarshalPKIXPublicKey(key) // which takes each Ed25519 key
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
+
+// PublicKey is the attest key of this machine.
+func (l *Ledger) PublicKey() (ed25519.PublicKey, error) {
+	key, err := l.secretKey()
+	if err != nil {
+		return nil, err
+	}
+	return public(key), nil
+}

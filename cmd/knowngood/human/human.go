@@ -33,3 +33,14 @@ func Time(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") 
 
 // Date is a day, in the zone of this machine.
 func Date(t time.Time) string { return t.Local().Format("2006-01-02") }
+
+// Age is how long ago something was: 5 min, 6 h, 3 days.
+func Age(d time.Duration) string {
+	switch {
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", max(0, d/time.Minute))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", d/time.Hour)
+	}
+	return fmt.Sprintf("%d days", d/(24*time.Hour))
+}

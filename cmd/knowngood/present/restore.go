@@ -185,6 +185,9 @@ func restoreJSON(t *snapshot.Tree, o *restore.Options, r *restore.Result, output
 		"created": r.Created, "changed": r.Changed, "metadata": r.Metadata, "unchanged": r.Unchanged, "deleted": r.Deleted,
 		"fetched_bytes": r.Fetched, "duration_seconds": r.Duration.Seconds(), "problems": r.Count, "problem_list": problems, "owners": toOwnersJSON(o, &r.Owners), "loads": outputsJSON(outputs),
 		"snapshot_status": t.Snapshot.Body.Status.String(), "incomplete": r.Incomplete, "part_count": r.PartCount, "parts": parts, "flagged_count": r.FlaggedCount, "flagged": flagged}
+	if v := t.Snapshot.Verdict; v != nil {
+		out["known_good"] = verdictJSON(t.Snapshot.Environment, v)
+	}
 	if b := console.Exact(o.Target); b != nil {
 		out["target_base64"] = b
 	}

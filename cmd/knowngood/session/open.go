@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -220,6 +221,13 @@ func (sess *Session) Ref(text string) (ref history.Ref, sub string, err error) {
 		err = usage.Errorf("%s is of host %s, and --host names %s: leave one of them out", text, ref.Host, sess.Given.Host)
 	case ref.ID == "":
 		ref.Host = sess.Given.Host
+	}
+	if err == nil && ref.Selector != history.KnownGood && sess.Proof.given() {
+		err = usage.Errorf("%s: --require, --self-attested and --allow-partial say what known-good means: they go with %s@known-good", text, cmp.Or(ref.Environment, "ENV"))
+	}
+	if err == nil {
+		ref.Now = time.Now()
+		ref.Policy, err = sess.Policy(ref.Host, ref.Environment)
 	}
 	return ref, strings.Trim(sub, "/"), err
 }

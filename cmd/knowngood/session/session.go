@@ -48,6 +48,7 @@ type Given struct{ RepoURL, IdentityPath, StateDir, Host string }
 // Session is one run of a command.
 type Session struct {
 	Flags
+	Proof   Proof
 	Given   Given
 	Version string // of the program
 	Out     *console.Console

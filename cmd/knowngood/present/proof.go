@@ -1,0 +1,76 @@
+package present
+
+import (
+	"fmt"
+	"time"
+
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/internal/printable"
+	"knowngood/storage/attest"
+)
+
+// ProofJSON is what drills proved of a snapshot, as --json prints it wherever it does.
+type ProofJSON struct {
+	Level        attest.Level `json:"level"` // unproven where the newest drill failed
+	Base         string       `json:"base"`
+	Rung         string       `json:"rung"`
+	Machine      string       `json:"machine"`
+	RTO          float64      `json:"rto_seconds"`
+	Stored       time.Time    `json:"stored"`
+	SelfAttested bool         `json:"self_attested"`
+	Stale        bool         `json:"stale"`
+}
+
+// Proof is a proof for --json; nil for none.
+func Proof(p *attest.Proof) *ProofJSON {
+	if p == nil {
+		return nil
+	}
+	return &ProofJSON{p.Level, p.Base, p.Rung, p.Machine, p.RTO.Seconds(), p.Stored, p.SelfAttested, p.Stale}
+}
+
+// ProofText is a proof in words: probed 6 h ago on drill-1, base none, namespaces,
+// RTO 41s.
+func ProofText(p *attest.Proof) string {
+	s := fmt.Sprintf("%v %s ago on %s, base %s, %s, RTO %s", p.Level, human.Age(p.Age), p.Machine, printable.Name(p.Base), printable.Name(p.Rung), human.Duration(p.RTO))
+	if p.Level == attest.Unproven {
+		s = fmt.Sprintf("a drill failed %s ago on %s", human.Age(p.Age), p.Machine)
+	}
+	if p.SelfAttested {
+		s += "; self-attested: by the machine that captured it"
+	}
+	if p.Stale {
+		s += "; older than not_older_than allows"
+	}
+	return s
+}
+
+// passedOver is a snapshot that is newer than the known-good one.
+type passedOver struct {
+	Ref    string `json:"ref"`
+	Reason string `json:"reason"`
+}
+
+// verdictJSON is why a snapshot is known-good.
+func verdictJSON(env string, v *attest.Verdict) map[string]any {
+	over := console.Each(v.PassedOver(), func(j attest.Judged) passedOver { return passedOver{fmt.Sprintf("%s@%d", env, j.Number), j.Reason} })
+	return map[string]any{"proof": Proof(v.Good.Proof), "passed_over": over}
+}
+
+// maxPassedOver is how many snapshots are named that were passed over.
+const maxPassedOver = 10
+
+// Verdict prints why a snapshot of an environment is known-good, and why newer ones
+// were passed over.
+func Verdict(out *console.Console, env string, v *attest.Verdict) {
+	over := v.PassedOver()
+	for i, j := range over {
+		if i == maxPassedOver {
+			out.Printf("passed over   and %s older ones\n", human.Count(len(over)-i))
+			break
+		}
+		out.Printf("passed over   %s@%d: %s\n", env, j.Number, printable.Name(j.Reason))
+	}
+	out.Printf("known-good    %s@%d: %s\n", env, v.Good.Number, ProofText(v.Good.Proof))
+}
