@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/daemon/report"
@@ -21,6 +22,7 @@ import (
 func TestIAM(t *testing.T) {
 	t.Parallel()
 	t.Run("IAM policies allow what they are for and nothing else", testIAMPoliciesAllowWhatTheyAreForAndNothingElse)
+	t.Run("a drill host on versitygw", testADrillHostOnVersitygw)
 	t.Run("create only policy is refused by servers that do not know it", testCreateOnlyPolicyIsRefusedByServersThatDoNotKnowIt)
 }
 
@@ -127,6 +129,24 @@ func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 				w.mayNotConfigure(t, c)
 			})
 			t.Run("who restores reports what was put over a pack to a host, which finds the pack beneath", func(t *testing.T) { w.reportAndExamine(t, src) })
+			t.Run("who drills reads everything and writes nothing but attestations", func(t *testing.T) {
+				may := policy(t, "drill-policy.json", bucket)
+				drillsAndPutsNothingElse(t, bucket, w.admin.bare(t), w.with(t, w.admin.bare(t), may), w.client(t, may))
+				o := w.web.run(t, "attest", "verify", "--host", iamHost, "web@1")
+				if o.exits(t, exit.Done); !strings.Contains(o.stdout.String(), "verified    attestations/web-7/web/") {
+					t.Errorf("a host reads of its own: %s", &o.stdout)
+				}
+				w.web.run(t, "attest", "show", "--host", iamHost, "web@1").exits(t, exit.Done)
+				c := w.client(t, host)
+				w.mayNotPut(t, c, "prod/attestations/web-7/web/x", "prod/attest/x/y", "prod/marks/web-7/web/x")
+				for o := range c.ListObjects(t.Context(), bucket, minio.ListObjectsOptions{Prefix: "prod/attestations/admin/", Recursive: true}) {
+					if !denied(o.Err) {
+						t.Errorf("a host lists %s of another: %v", o.Key, o.Err)
+					}
+				}
+				w.mayNotDelete(t, w.client(t, may), func(string) bool { return true })
+				w.mayNotConfigure(t, w.client(t, may))
+			})
 			t.Run("who prunes announces, deletes packs, and never a root", func(t *testing.T) {
 				may := policy(t, "prune-policy.json", bucket)
 				m := w.with(t, w.admin.bare(t), may)
@@ -152,6 +172,88 @@ func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 			})
 		})
 	}
+}
+
+// drillsAndPutsNothingElse attests web@1 with the rights of a drill host, whose key the
+// owner certifies before, and demands that it can put nothing else.
+func drillsAndPutsNothingElse(t *testing.T, bucket string, owner, drill *machine, c *minio.Client) {
+	t.Helper()
+	request := decode[struct{ Request string }](t, drill.must(t, "attest", "key", "--request", "--json", "--host", "drill-1")).Request
+	passed := func() string {
+		cmd := drill.command("web-7/web@1")
+		cmd.Args[0], cmd.Path = "attest-passed", strings.TrimSuffix(cmd.Path, "knowngood")+"attest-passed"
+		out, err := cmd.CombinedOutput()
+		return fmt.Sprintf("%v %s", err, out)
+	}
+	if said := passed(); !strings.Contains(strings.ToLower(said), "denied") { // it cannot certify itself, though it has the identity
+		t.Errorf("before its key is certified it says %s", said)
+	}
+	owner.must(t, "attest", "key", "--certify", request, "--hosts", "web-*")
+	if said := passed(); said != "<nil> " {
+		t.Errorf("it says %s", said)
+	}
+	text := drill.must(t, "restore", "web-7/web@known-good", "--target", filepath.Join(t.TempDir(), "out"))
+	if !strings.Contains(text, "known-good    web@1: probed") {
+		t.Errorf("it prints %s", text)
+	}
+	for _, key := range []string{"elsewhere", "prod/descriptor", "prod/attest/x/y", "prod/marks/web-7/web/x", "prod/hosts/web-7/roots/web/x", "prod/hosts/web-7/packs/x/y", "prod/hosts/web-7/marks/web/x", "prod/certs/web-7/x", "prod/keys/x/y"} {
+		if _, err := c.PutObject(t.Context(), bucket, key, strings.NewReader("x"), 1, minio.PutObjectOptions{}); !denied(err) {
+			t.Errorf("put %s: %v, want it denied", key, err)
+		}
+	}
+}
+
+// versitygw has no policies of users; what a policy allows it can allow a user on a
+// bucket.
+func testADrillHostOnVersitygw(t *testing.T) {
+	server := storagetest.VersityGWWithUsers(t, map[string]string{"drill": "drill-secret", "web": "web-secret"})
+	server.Bucket(t, "backups", storagetest.VersionedBucket)
+	w := newIAMWorld(t, server, "backups")
+	w.web.env, w.web.identity = server.Env(t), ""
+	request := filepath.Join(t.TempDir(), "web-7.request")
+	w.web.must(t, "init", "--join", "--host", iamHost, "--trust-on-first-use", "--request", request)
+	w.admin.must(t, "keys", "grant", "--host", "admin", request)
+	w.web.must(t, "init", "--join", "--accept", "--host", iamHost)
+	w.web.must(t, "snapshot", "--env", "web", iamSource(t))
+
+	var statements []any
+	for user, file := range map[string]string{"drill": "drill-policy.json", "web": "host-policy.json"} {
+		var doc struct{ Statement []map[string]any }
+		if err := json.Unmarshal([]byte(policy(t, file, "backups")), &doc); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range doc.Statement {
+			delete(s, "Condition") // which it does not know: a host may list more here
+			s["Principal"] = user
+			statements = append(statements, s)
+		}
+	}
+	b, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": statements})
+	if err == nil {
+		err = server.Client(t).SetBucketPolicy(t.Context(), "backups", string(b))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(m *machine, user, secret string) *machine {
+		n := *m
+		n.env = append(server.Env(t), "AWS_ACCESS_KEY_ID="+user, "AWS_SECRET_ACCESS_KEY="+secret)
+		return &n
+	}
+	c, err := minio.New(strings.TrimPrefix(server.Endpoint, "http://"), &minio.Options{Creds: credentials.NewStaticV4("drill", "drill-secret", ""), Region: storagetest.Region})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drillsAndPutsNothingElse(t, "backups", w.admin.bare(t), as(w.admin.bare(t), "drill", "drill-secret"), c)
+	w.mayNotDelete(t, c, func(string) bool { return true })
+
+	host := as(w.web, "web", "web-secret")
+	host.must(t, "attest", "verify", "web@1")
+	h, err := minio.New(strings.TrimPrefix(server.Endpoint, "http://"), &minio.Options{Creds: credentials.NewStaticV4("web", "web-secret", ""), Region: storagetest.Region})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mayNotPut(t, h, "prod/attestations/web-7/web/x", "prod/attest/x/y", "prod/marks/web-7/web/x")
 }
 
 // amazonAlone are rights that Amazon asks for by its documentation, while MinIO

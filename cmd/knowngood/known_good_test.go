@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -23,46 +24,33 @@ import (
 	"knowngood/storage/trust"
 )
 
-// opened is the repository as a machine sees it, with its identity where it has one.
-func (m *machine) opened(t *testing.T) *repository.Repository {
-	t.Helper()
-	for _, v := range m.env {
-		name, value, _ := strings.Cut(v, "=")
-		t.Setenv(name, value)
-	}
-	store, err := stores.Open(t.Context(), m.repo, stores.Options{})
+// attestTo stores what a drill on machine drill-1 found of a snapshot, with the attest
+// key in a state directory.
+func attestTo(ctx context.Context, repo, state, identityFile, ref string, edit func(*attest.Result)) (*attest.Attestation, error) {
+	store, err := stores.Open(ctx, repo, stores.Options{})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	r, err := repository.Open(t.Context(), store, repository.Options{Options: trust.Options{StateDir: m.state, URL: m.repo, Place: stores.Place(m.repo), Now: time.Now()}})
+	r, err := repository.Open(ctx, store, repository.Options{Options: trust.Options{StateDir: state, URL: repo, Place: stores.Place(repo), Now: time.Now()}})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	if m.identity != "" {
-		file, err := identity.Load(m.identity, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Unlock(file)
+	file, err := identity.Load(identityFile, nil)
+	if err != nil {
+		return nil, err
 	}
-	return r
-}
-
-// attests stores what a drill on a machine found of a snapshot.
-func (m *machine) attests(t *testing.T, ref string, edit func(*attest.Result)) *attest.Attestation {
-	t.Helper()
-	r := m.opened(t)
+	r.Unlock(file)
 	parsed, _, err := history.ParseRef(ref)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	s, err := r.Resolve(t.Context(), parsed, "")
+	s, err := r.Resolve(ctx, parsed, "")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	k, err := r.Attest.EnsureKey(t.Context(), s.Host, "drill-1", time.Now())
+	k, err := r.Attest.EnsureKey(ctx, s.Host, "drill-1", time.Now())
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	found := &attest.Result{Subject: attest.Subject{Host: s.Host, Environment: s.Environment, Number: s.Number, ID: s.ID}, Content: s.Body.Content, Machine: k.Machine, Version: "test", Started: time.Now(), Passed: true, Level: attest.Probed,
 		Isolation: attest.Isolation{Rung: "namespaces", Base: "host"}, Phases: []attest.Phase{{Name: "restore", Took: 41 * time.Second}}, Bytes: s.Body.ContentBytes, Of: s.Body.ContentBytes,
@@ -70,7 +58,27 @@ func (m *machine) attests(t *testing.T, ref string, edit func(*attest.Result)) *
 	if edit != nil {
 		edit(found)
 	}
-	a, err := r.Attest.Put(t.Context(), found, k, time.Now())
+	return r.Attest.Put(ctx, found, k, time.Now())
+}
+
+// attestPassed is attestTo by a process of its own: attest-passed REF, with the
+// variables of knowngood.
+func attestPassed() {
+	_, err := attestTo(context.Background(), os.Getenv("KNOWNGOOD_REPO"), os.Getenv("KNOWNGOOD_STATE_DIR"), os.Getenv("KNOWNGOOD_IDENTITY"), os.Args[1], nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(exit.Code(context.Background(), err))
+	}
+}
+
+// attests stores what a drill on a machine found of a snapshot.
+func (m *machine) attests(t *testing.T, ref string, edit func(*attest.Result)) *attest.Attestation {
+	t.Helper()
+	for _, v := range m.env {
+		name, value, _ := strings.Cut(v, "=")
+		t.Setenv(name, value)
+	}
+	a, err := attestTo(t.Context(), m.repo, m.state, m.identity, ref, edit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 		"with-accounts":     withAccounts,
 		"under-supervision": underSupervision,
 		"with-peak":         withPeak,
+		"attest-passed":     attestPassed,
 	})
 }
 

@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,26 +55,47 @@ const (
 // temporary directories needs extended attributes.
 func VersityGW(t testing.TB) *Server {
 	t.Helper()
-	return startVersityGW(t, "--versioning-dir", t.TempDir())
+	return startVersityGW(t, nil, "--versioning-dir", t.TempDir())
 }
 
 // PlainVersityGW starts a versitygw that cannot keep versions.
 func PlainVersityGW(t testing.TB) *Server {
 	t.Helper()
-	return startVersityGW(t)
+	return startVersityGW(t, nil)
 }
 
-func startVersityGW(t testing.TB, posix ...string) *Server {
+func startVersityGW(t testing.TB, server []string, posix ...string) *Server {
 	t.Helper()
 	file, data := binary(t, versityGW), t.TempDir()
 	return start(t, "/health", func(address string, s *Server) *exec.Cmd {
-		args := append([]string{"--port", address, "--region", Region, "--quiet", "posix"}, posix...)
+		args := append([]string{"--port", address, "--region", Region, "--quiet"}, server...)
+		args = append(append(args, "posix"), posix...)
 		cmd := exec.Command(file, append(args, data)...)
 		cmd.Env = append(os.Environ(),
 			"ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey,
 			"VGW_HEALTH=/health", "VGW_KEEP_ALIVE=true")
 		return cmd
 	})
+}
+
+// VersityGWWithUsers starts a versitygw that can keep versions and has users, by the
+// name that is their access key, with their secret keys. They may do what policies of
+// buckets allow them.
+func VersityGWWithUsers(t testing.TB, users map[string]string) *Server {
+	t.Helper()
+	accounts := map[string]any{}
+	for name, secret := range users {
+		accounts[name] = map[string]any{"access": name, "secret": secret, "role": "user"}
+	}
+	dir := t.TempDir()
+	b, err := json.Marshal(map[string]any{"accessAccounts": accounts})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "users.json"), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startVersityGW(t, []string{"--iam-dir", dir}, "--versioning-dir", t.TempDir())
 }
 
 // MinIO starts a MinIO server.
