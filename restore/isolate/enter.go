@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,7 @@ func Enter(inside func(in io.Reader, out io.Writer) error) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
 	}
+	reserveThreads()
 	if part == "init" {
 		os.Exit(first())
 	}
@@ -57,6 +59,22 @@ func Enter(inside func(in io.Reader, out io.Writer) error) error {
 	return nil
 }
 
+// reserveThreads makes the runtime start as many threads as this process will ever need:
+// later a fork bomb may have left no room for one, and the runtime would give up.
+func reserveThreads() {
+	var all, done sync.WaitGroup
+	all.Add(ownTasks / 4)
+	for range ownTasks / 4 {
+		done.Go(func() {
+			runtime.LockOSThread()
+			all.Done()
+			all.Wait()
+			runtime.UnlockOSThread()
+		})
+	}
+	done.Wait()
+}
+
 // first is the first process of the cell: it starts the second, reaps what is
 // orphaned, and ends with the second or with the parent. Then the kernel kills all.
 func first() int {
@@ -69,7 +87,7 @@ func first() int {
 		Env:   append([]string{stageVar + "=inside"}, environment...),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		ExtraFiles:  []*os.File{os.NewFile(socketFD, "parent")},
-		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true, Cloneflags: unix.CLONE_NEWCGROUP},
+		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true},
 	}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -217,6 +217,9 @@ func counter(dir, file, name string) int64 {
 // remove removes the groups, whose processes are gone. The kernel may need a moment
 // to notice.
 func (g *groups) remove() (err error) {
+	if g == nil {
+		return nil
+	}
 	for _, dir := range g.dirs {
 		for range 200 {
 			if err = os.Remove(dir); err == nil || errors.Is(err, fs.ErrNotExist) {

@@ -142,9 +142,7 @@ func (c *Cell) Close() error {
 		<-c.ended
 		c.usage = c.groups.usage()
 		err = c.groups.remove()
-		for _, f := range []*os.File{c.in, c.out, c.socket} {
-			_ = f.Close()
-		}
+		closeAll(c.in, c.out, c.socket)
 	})
 	return err
 }
@@ -225,58 +223,69 @@ const stageVar = "KNOWNGOOD_CELL" // which part of a cell a process is
 
 func start(ctx context.Context, argv []string, spec Spec, m mode) (_ *Cell, err error) {
 	c := &Cell{ended: make(chan struct{}), stop: func() {}}
-	o := order{Spec: spec, User: m == ranged || m == unprivileged}
+	var theirs []*os.File
+	defer func() {
+		closeAll(theirs...)
+		if err == nil {
+			return
+		}
+		if c.process != nil {
+			err = errors.Join(err, c.Close())
+		} else {
+			err = errors.Join(err, c.groups.remove())
+			closeAll(c.in, c.out, c.socket)
+		}
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 
 	c.groups, err = newGroups(spec.Limits)
 	if err != nil {
 		return nil, fmt.Errorf("making control groups: %w", err)
 	}
 	c.proof.Limits = c.groups.kind()
-	o.Held = c.groups.holds("memory")
 	if m == initial && !c.groups.holds("pids") {
-		_ = c.groups.remove()
 		return nil, &Unreachable{spec.Rung, "root's processes can only be limited by a control group, and none can be written"}
 	}
-
+	o := order{Spec: spec, User: m == ranged || m == unprivileged, Held: c.groups.holds("memory")}
 	closeHost, err := o.Host.listen()
 	if err != nil {
-		_ = c.groups.remove()
 		return nil, err
 	}
 	defer closeHost()
 
-	cmd, theirs, err := c.command(argv, m)
-	if err != nil {
-		_ = c.groups.remove()
-		return nil, err
+	var cmd *exec.Cmd
+	if cmd, theirs, err = c.command(argv, m); err != nil {
+		return nil, fmt.Errorf("starting the cell: %w", err)
 	}
 	first := firstID()
-	err = c.launch(cmd, spec.Limits, m, first)
-	for _, f := range theirs {
-		_ = f.Close()
+	if err := c.launch(cmd, spec.Limits, m, first); err != nil {
+		return nil, &Unreachable{spec.Rung, fmt.Sprintf("starting a process: %v", err)}
 	}
-	if err != nil {
-		_ = c.groups.remove()
-		if m == alone || ctx.Err() != nil {
-			return nil, fmt.Errorf("starting the cell: %w", err)
-		}
-		return nil, &Unreachable{spec.Rung, fmt.Sprintf("starting a process in new namespaces: %v", err)}
-	}
-	stopCtx := context.AfterFunc(ctx, func() { _ = c.process.Kill() })
+	kill := func() { _ = c.process.Kill() } // it may have ended
+	stopCtx := context.AfterFunc(ctx, kill)
 	c.stop = func() { stopCtx() }
 	if spec.Limits.Time > 0 {
-		t := time.AfterFunc(spec.Limits.Time, func() { _ = c.process.Kill() })
-		c.stop = func() { stopCtx(); t.Stop() }
+		late := time.AfterFunc(spec.Limits.Time, kill)
+		c.stop = func() { stopCtx(); late.Stop() }
 	}
 
+	closeAll(theirs...)
+	theirs = nil
 	if err := c.settle(o, m, first); err != nil {
-		err = errors.Join(err, c.Close())
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
 		return nil, err
 	}
 	return c, nil
+}
+
+// closeAll closes files, of which some may not be there.
+func closeAll(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
 }
 
 // command prepares the process, with its pipes; theirs are the ends to close once it runs.
@@ -286,26 +295,25 @@ func (c *Cell) command(argv []string, m mode) (_ *exec.Cmd, theirs []*os.File, e
 		return nil, nil, err
 	}
 	c.socket = os.NewFile(uintptr(pair[0]), "cell")
-	theirs = []*os.File{os.NewFile(uintptr(pair[1]), "parent")}
-	stdin, in, err1 := os.Pipe()
-	out, stdout, err2 := os.Pipe()
-	c.in, c.out = in, out
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, nil, err
+	theirs = []*os.File{os.NewFile(uintptr(pair[1]), "parent"), nil, nil}
+	if theirs[1], c.in, err = os.Pipe(); err != nil {
+		return nil, theirs, err
 	}
-	theirs = append(theirs, stdin, stdout)
+	if c.out, theirs[2], err = os.Pipe(); err != nil {
+		return nil, theirs, err
+	}
 
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: argv, Dir: "/",
 		Env:   append([]string{stageVar + "=init"}, environment...),
-		Stdin: stdin, Stdout: stdout, Stderr: &c.stderr, ExtraFiles: theirs[:1],
+		Stdin: theirs[1], Stdout: theirs[2], Stderr: &c.stderr, ExtraFiles: theirs[:1],
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true},
 		WaitDelay:   time.Second,
 	}
 	if m == alone {
 		cmd.Env[0] = stageVar + "=inside"
 	} else {
-		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
+		cmd.SysProcAttr.Cloneflags = namespaces &^ unix.CLONE_NEWUSER
 	}
 	return cmd, theirs, nil
 }
@@ -329,21 +337,18 @@ var processLimit sync.Mutex // the limit of this process is changed
 // the signal at the death of a parent comes at the death of the thread.
 func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int) error {
 	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here, with its credentials
+	go onItsThread(func() {
 		err := func() error {
 			processLimit.Lock()
 			defer processLimit.Unlock()
 			var others int
 			switch m {
 			case unprivileged:
-				cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-				cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-				cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+				cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+				cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 				others = tasksOf(os.Getuid())
 			case ranged:
-				ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: idRange}}
-				cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+				ids := []syscall.SysProcIDMap{{HostID: first, Size: idRange}}
 				cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
 				cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 				cmd.SysProcAttr.Credential = &syscall.Credential{}
@@ -354,13 +359,15 @@ func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int) error {
 				return cmd.Start()
 			}
 
+			cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 			// The kernel remembers this limit for a user namespace that is made by
-			// anyone but root, and holds it against all of its tasks together.
+			// anyone but root, and holds it against all of its tasks together. A control
+			// group counts what it refuses, so that its limit is the lower one.
 			var old unix.Rlimit
 			if err := unix.Prlimit(0, unix.RLIMIT_NPROC, nil, &old); err != nil {
 				return err
 			}
-			limit := unix.Rlimit{Cur: min(uint64(others+l.Processes+ownTasks), old.Max), Max: old.Max}
+			limit := unix.Rlimit{Cur: min(uint64(others+l.Processes+2*ownTasks), old.Max), Max: old.Max}
 			if err := unix.Prlimit(0, unix.RLIMIT_NPROC, &limit, nil); err != nil {
 				return err
 			}
@@ -373,8 +380,22 @@ func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int) error {
 			_ = cmd.Wait() // how it ended is seen in its report and its pipes
 			close(c.ended)
 		}
-	}()
+	})
 	return <-started
+}
+
+// onItsThread calls f on a thread that ends with it, with whatever credentials it has then.
+// The first thread of the process would not end, and shows whose the process is.
+func onItsThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	begun := make(chan struct{})
+	go onItsThread(func() { close(begun); f() })
+	<-begun
+	runtime.UnlockOSThread()
 }
 
 // becomeOnThisThread makes the calling thread, and it alone, another user, with
@@ -412,7 +433,7 @@ func tasksOf(uid int) (n int) {
 // the cell is proven.
 func (c *Cell) settle(o order, m mode, first int) error {
 	if err := c.groups.add(c.process.Pid); err != nil {
-		return fmt.Errorf("putting the cell into its control groups: %w", err)
+		return fmt.Errorf("putting the cell into its control groups: %w: %s", err, c.stderr.String())
 	}
 	mounts, err := mountsFor(&o, m, first, c.process.Pid)
 	defer func() {

@@ -1,23 +1,30 @@
 package isolate_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"knowngood/restore/isolate"
 )
 
-// request is what the tests ask of the inside function: a program to run.
+// request is what the tests ask of the inside function: one of these.
 type request struct {
-	Argv []string
+	Argv []string // a program to run, with UID
 	UID  uint32
-	Read string // a file to read instead
+	Read string // a file
+	// Flood writes without end to the pipe and to standard error.
+	Flood bool
 }
 
 type answer struct {
@@ -25,10 +32,20 @@ type answer struct {
 	Error  string
 }
 
+const nobody = 65534
+
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "cell" {
-		fmt.Fprintln(os.Stderr, isolate.Enter(inside))
-		os.Exit(2)
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "cell":
+			fmt.Fprintln(os.Stderr, isolate.Enter(inside))
+			os.Exit(2)
+		case "attack":
+			os.Exit(attack(os.Args[2], os.Args[3:]))
+		case "parent":
+			parent(os.Args[2], os.Args[3], os.Args[4])
+			os.Exit(1)
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -43,13 +60,23 @@ func inside(in io.Reader, out io.Writer) error {
 		}
 		var text []byte
 		var err error
-		if r.Read != "" {
+		switch {
+		case r.Flood:
+			for {
+				line := []byte(strings.Repeat("x", 4096))
+				_, _ = os.Stderr.Write(line)
+				if _, err := out.Write(line); err != nil {
+					return err
+				}
+			}
+		case r.Read != "":
 			text, err = os.ReadFile(r.Read)
-		} else {
+		default:
 			cmd := exec.Command(r.Argv[0], r.Argv[1:]...)
 			if r.UID != 0 {
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: r.UID, Gid: r.UID}}
 			}
+			cmd.WaitDelay = 5 * time.Second
 			text, err = cmd.CombinedOutput()
 		}
 		a := answer{Output: string(text[:min(len(text), 32<<10)])}
@@ -62,11 +89,96 @@ func inside(in io.Reader, out io.Writer) error {
 	}
 }
 
-// asNobody runs a test of this program again as a user without rights.
+// attack is a program of a hostile tree. It prints what it achieved.
+func attack(kind string, args []string) int {
+	switch kind {
+	case "memory":
+		var all [][]byte
+		for range 64 {
+			b := make([]byte, 32<<20)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			all = append(all, b)
+		}
+		fmt.Println("has", len(all)*32, "MiB")
+	case "disk":
+		total := 0
+		for _, dir := range args {
+			for n := range 64 {
+				f, err := os.Create(dir + "/fill" + strconv.Itoa(n))
+				if err != nil {
+					break
+				}
+				for range 16 {
+					w, err := f.Write(make([]byte, 1<<20))
+					total += w
+					if err != nil {
+						break
+					}
+				}
+				_ = f.Close()
+			}
+		}
+		fmt.Print(total)
+	case "reach":
+		for _, a := range args {
+			network, address, _ := strings.Cut(a, ",")
+			if conn, err := net.DialTimeout(network, address, time.Second); err == nil {
+				fmt.Println("reached", a, conn.RemoteAddr())
+			}
+		}
+	case "signal":
+		for _, a := range args {
+			pid, _ := strconv.Atoi(a)
+			if err := syscall.Kill(pid, 0); err == nil {
+				fmt.Println("can signal", pid)
+			}
+		}
+	case "write":
+		for _, a := range args {
+			if f, err := os.OpenFile(a, os.O_WRONLY, 0); err == nil {
+				fmt.Println("opened", a)
+				_ = f.Close()
+			}
+		}
+	case "look":
+		for _, a := range args {
+			if text, err := os.ReadFile(a); err == nil {
+				fmt.Println("read", a, len(text))
+			}
+		}
+	case "device":
+		for _, mode := range []uint32{syscall.S_IFBLK, syscall.S_IFCHR} {
+			if err := syscall.Mknod("/tmp/device", mode|0o666, 0x700); err == nil {
+				fmt.Println("made a device")
+			}
+		}
+	case "users":
+		fmt.Print(os.Getuid(), os.Geteuid())
+	}
+	return 0
+}
+
+// parent starts a cell in which something runs, and waits to be killed.
+func parent(mark, tree, scratch string) {
+	spec := isolate.Spec{Rung: isolate.Namespaces, Base: "host", Tree: tree, Scratch: scratch, Limits: isolate.Limits{Disk: 16 << 20}}
+	fmt.Println("starting")
+	c, err := isolate.Start(context.Background(), []string{"test", "cell", mark}, spec)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("started")
+	_ = json.NewEncoder(c.In()).Encode(request{Argv: []string{"/bin/sh", "-c", "setsid sleep 300 & exec sleep 301 " + mark}})
+	select {}
+}
+
+// asNobody runs tests of this program again as a user without rights.
 func asNobody(t *testing.T, pattern string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("this is no root: the test itself has run as a user")
+		t.Skip("this is no root: the tests themselves run as a user")
 	}
 	dir, err := os.MkdirTemp("", "nobody") // t.TempDir lies in a directory of root's alone
 	if err != nil {
@@ -81,9 +193,7 @@ func asNobody(t *testing.T, pattern string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
-	if err != nil {
+	if err != nil || !strings.Contains(string(out), "--- PASS") {
 		t.Fatal(err)
 	}
 }
-
-const nobody = 65534

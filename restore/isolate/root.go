@@ -35,13 +35,6 @@ func build(o order, mounts map[string]int) error {
 		}
 		mounts[name] = fd
 	}
-	if _, have := mounts["space"]; !have && o.Spec.Limits.Disk == 0 {
-		fd, err := clone(o.Spec.Scratch, writable)
-		if err != nil {
-			return err
-		}
-		mounts["space"] = fd
-	}
 	nodes := map[string]int{}
 	for _, d := range devices {
 		fd, err := clone("/dev/"+d, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
@@ -60,7 +53,13 @@ func build(o order, mounts map[string]int) error {
 		}
 	}
 	if _, have := mounts["space"]; !have {
-		if err := memorySpace(o.Spec.Limits); err != nil {
+		// Where no file system can be made, what is written stays in memory: at
+		// most as much as the cell may have of that, or the kernel's half of it.
+		options := "mode=755"
+		if size := least(o.Spec.Limits.Disk, o.Spec.Limits.Memory); size > 0 {
+			options += fmt.Sprintf(",size=%d", max(size, 1<<20))
+		}
+		if err := mountAt("cell", stage+"space", "tmpfs", writableFlags, options); err != nil {
 			return err
 		}
 	}
@@ -128,14 +127,12 @@ func attach(fd int, at string) error {
 	return unix.Close(fd)
 }
 
-// memorySpace is the room for what is written where no file system can be made: memory,
-// at most as much as the cell may have of it.
-func memorySpace(l Limits) error {
-	size := l.Disk
-	if l.Memory > 0 {
-		size = min(size, l.Memory)
+// least returns the lower one of two limits, of which 0 is none.
+func least(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
 	}
-	return mountAt("cell", stage+"space", "tmpfs", writableFlags, fmt.Sprintf("size=%d,mode=755", max(size, 1<<20)))
+	return a
 }
 
 const writableFlags = unix.MS_NOSUID | unix.MS_NODEV
