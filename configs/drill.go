@@ -190,6 +190,9 @@ func (d *Drill) fill() {
 	}
 }
 
+// maxAsked is how many services and probes fit an attestation.
+const maxAsked = 1000
+
 func (v *validator) drill(d *Drill, zone string, key keyPath) {
 	if d.Schedule != "" {
 		v.schedule(d.Schedule, zone, key.child("schedule"))
@@ -209,6 +212,9 @@ func (v *validator) drill(d *Drill, zone string, key keyPath) {
 	}
 	if d.Sample != nil && *d.Sample == 0 {
 		v.addf(key.child("sample"), "a sample of 0%% restores nothing: write 1%% or more")
+	}
+	if n := len(d.Services) + len(d.Probes); n > maxAsked {
+		v.addf(key, "%d services and probes are too many: the most is %d", n, maxAsked)
 	}
 	seen := map[string]bool{}
 	unique := func(n, what string, key keyPath) {

@@ -23,6 +23,7 @@ func TestDrill(t *testing.T) {
 	t.Run("a whole environment is probed, on each store", testAWholeEnvironmentIsProbedOnEachStore)
 	t.Run("each fault fails the drill and is named", testEachFaultFailsTheDrillAndIsNamed)
 	t.Run("the level does not exceed what was shown", testTheLevelDoesNotExceedWhatWasShown)
+	t.Run("the configuration chooses the snapshot, and what lies beneath", testTheConfigurationChoosesTheSnapshotAndWhatLiesBeneath)
 	t.Run("programs of the tree reach nothing and decide nothing", testProgramsOfTheTreeReachNothingAndDecideNothing)
 	t.Run("damage in the repository is no failed probe", testDamageInTheRepositoryIsNoFailedProbe)
 	t.Run("after kill -9 nothing is left", testAfterKillNothingIsLeft)
@@ -110,6 +111,7 @@ func (s *site) all() string {
 
 // drilled is what drill --json prints of a drill.
 type drilled struct {
+	Ref        string
 	Passed     bool
 	Level      string
 	Files      uint64
@@ -127,6 +129,7 @@ type drilled struct {
 	}
 	Isolation struct {
 		Rung, Base        string
+		BaseID            string `json:"base_id"`
 		Attempts, Refused int
 	}
 }
@@ -318,6 +321,52 @@ func testTheLevelDoesNotExceedWhatWasShown(t *testing.T) {
 	s.run(t, "drill", "web", "--identity=").exits(t, exit.NoIdentity)
 	s.run(t, "drill", "web@99").exits(t, exit.Failed)
 	s.run(t, "drill", "web:/srv").exits(t, exit.Usage)
+}
+
+func testTheConfigurationChoosesTheSnapshotAndWhatLiesBeneath(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, newMachine(t, filepath.Join(t.TempDir(), "repo")))
+	for i := range 3 {
+		write(t, filepath.Join(s.dir, "index.html"), fmt.Sprint("hello ", i))
+		s.capture(t)
+	}
+	for _, c := range []struct{ which, arg, ref string }{
+		{"latest", "web", "web@3"}, {"latest", "web@1", "web@1"}, {"unproven", "web", "web@2"}, {"unproven", "web", "web@3"},
+	} {
+		s.drills(t, "      snapshot: "+c.which+"\n", "")
+		if d := s.drill(t, exit.Done, c.arg); !strings.HasSuffix(d.Ref, "/"+c.ref) {
+			t.Errorf("%s of %s is %s", c.which, c.arg, d.Ref)
+		}
+	}
+	s.drills(t, "      snapshot: random\n", "")
+	seen := map[string]bool{}
+	for range 30 { // all the same: once in 10^14
+		if seen[s.drill(t, exit.Done, "web").Ref] = true; len(seen) > 1 {
+			break
+		}
+	}
+	if len(seen) < 2 {
+		t.Errorf("random is always %v", seen)
+	}
+
+	tools := filepath.Join(filepath.Dir(s.dir), "tools")
+	if err := os.MkdirAll(filepath.Join(tools, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(s.dir, "bin", "server"), filepath.Join(tools, "bin", "server")); err != nil {
+		t.Fatal(err)
+	}
+	s.capture(t)
+	s.must(t, "snapshot", "--env", "tools", tools)
+	s.drills(t, "      base: tools@latest\n      probes: [{name: beneath, command: ["+tools+"/bin/server, check], output: fine}]\n", "")
+	if d := s.drill(t, exit.Done, "web"); d.Level != "probed" || !strings.HasSuffix(d.Isolation.Base, "/tools@1") || len(d.Isolation.BaseID) != 64 {
+		t.Errorf("above another snapshot: %+v", d)
+	}
+	s.drills(t, "      base: none\n      probes: [{name: beneath, command: ["+tools+"/bin/server, check], output: fine}]\n", "")
+	if d := s.drill(t, exit.Incomplete, "web"); d.statuses() != "beneath not tested" {
+		t.Errorf("above nothing: %+v", d)
+	}
+	s.nothingLeft(t)
 }
 
 func testProgramsOfTheTreeReachNothingAndDecideNothing(t *testing.T) {

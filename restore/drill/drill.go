@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -105,7 +106,8 @@ type drill struct {
 	tree    string // where the snapshot is restored
 	chosen  func(path string) bool
 	cells   cells
-	missing bool // a service does not run
+	inexact uint64 // nodes that the restore reported as not restored exactly
+	missing bool   // a service does not run
 	failed  bool
 }
 
@@ -281,8 +283,9 @@ func (d *drill) restore(ctx context.Context) error {
 	}
 	r := &d.rep.Result
 	r.Files, r.Bytes, r.Store = got.Restored.Files, got.Restored.Bytes, o.Progress.Waited.Total()
-	for _, p := range got.Problems {
-		if got.Damaged {
+	d.inexact = got.Count
+	if got.Damaged {
+		for _, p := range got.Problems {
 			d.rep.Damage = append(d.rep.Damage, p.Err)
 		}
 	}
@@ -353,17 +356,7 @@ func (d *drill) differences(ctx context.Context, under string, share configs.Per
 		return 0, "", err
 	}
 	n = got.Created + got.Changed + got.Metadata
-	return n - min(n, d.known()), where, nil
-}
-
-// known is how many nodes the restore reported as not restored exactly.
-func (d *drill) known() (n uint64) {
-	for _, why := range d.rep.Result.Unproven {
-		if why == whyNodes || why == whyPartial {
-			return 1 << 62
-		}
-	}
-	return 0
+	return n - min(n, d.inexact), where, nil
 }
 
 // judge decides on the result when everything has been asked.
@@ -381,7 +374,25 @@ func (d *drill) judge(ctx context.Context) error {
 	if r.Passed && r.Level == attest.Restored && changing == "" && d.share() == 100 {
 		d.unproven(whyNoProof, "")
 	}
-	evidence, err := json.Marshal(d.rep.Answers)
-	r.Evidence = evidence
+	r.Evidence, err = evidence(d.rep.Answers)
 	return err
+}
+
+// evidence is what was answered, within the limit of an attestation: of too much
+// only the details are kept, and of still too much the first ones.
+func evidence(answers []Answer) ([]byte, error) {
+	answers = slices.Clone(answers)
+	for {
+		b, err := json.Marshal(answers)
+		if err != nil || len(b) <= attest.MaxEvidence {
+			return b, err
+		}
+		if slices.ContainsFunc(answers, func(a Answer) bool { return a.Output != "" }) {
+			for i := range answers {
+				answers[i].Output = ""
+			}
+		} else {
+			answers = answers[:len(answers)/2]
+		}
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -29,11 +28,11 @@ type scratch struct {
 // newScratch makes room below a directory, and removes what killed drills left
 // there.
 func newScratch(below string) (*scratch, error) {
-	if err := os.MkdirAll(below, 0o700); err != nil {
-		return nil, fmt.Errorf("scratch space: %w (choose another directory with --scratch)", err)
-	}
 	if err := ownAlone(below); err != nil {
 		return nil, err
+	}
+	if err := os.MkdirAll(below, 0o700); err != nil {
+		return nil, fmt.Errorf("scratch space: %w (name another directory with --scratch)", err)
 	}
 	if err := sweep(below); err != nil {
 		return nil, fmt.Errorf("what an earlier drill left in %s cannot be removed: %w", below, err)
@@ -54,19 +53,20 @@ func newScratch(below string) (*scratch, error) {
 }
 
 // ownAlone refuses a directory in which others could put links in the way of what
-// is restored, or removed.
+// is restored, or removed: each part of the path that exists must be this user's or
+// root's.
 func ownAlone(dir string) error {
 	for ; ; dir = filepath.Dir(dir) {
-		st, err := os.Stat(dir)
-		if err != nil {
-			return fmt.Errorf("scratch space: %w", err)
+		var st unix.Stat_t
+		err := unix.Stat(dir, &st)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("scratch space: %s: %w", dir, err)
 		}
-		owner, _ := st.Sys().(*syscall.Stat_t)
-		trusted := owner != nil && (owner.Uid == 0 || int(owner.Uid) == os.Geteuid())
-		if !trusted || st.Mode().Perm()&0o022 != 0 && st.Mode()&os.ModeSticky == 0 && (owner.Gid != 0 || st.Mode().Perm()&0o002 != 0) {
-			return fmt.Errorf("scratch space: another user can change %s: name a directory that is yours with --scratch DIR", dir)
+		others := st.Mode&unix.S_ISVTX == 0 && (st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != 0 && int(st.Gid) != os.Getegid())
+		if err == nil && (others || st.Uid != 0 && int(st.Uid) != os.Geteuid()) {
+			return fmt.Errorf("scratch space: another user can change %s: name a directory of your own with --scratch DIR", dir)
 		}
-		if dir == "/" || dir == "." {
+		if dir == "/" {
 			return nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -157,17 +158,13 @@ func drillOne(ctx context.Context, sess *session.Session, r *repository.Reposito
 		}
 		defer o.Base.Reader.Close()
 	}
-	phase := ""
-	o.Step = func(name string) { phase = name }
-	total := s.Body.ContentBytes
-	if o.Config.Sample != nil && *o.Config.Sample < 100 {
-		total = 0
-	}
+	var phase atomic.Value
+	phase.Store("")
+	o.Step = func(name string) { phase.Store(name) }
 	p := sess.Out.Progress(func() console.State {
-		return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Total: total}
+		return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Note: phase.Load().(string)}
 	})
 	defer p.End()
-	_ = phase
 	return drill.Run(ctx, *o)
 }
 
@@ -181,40 +178,42 @@ func config(env *configs.Environment) *configs.Drill {
 }
 
 // choose finds the snapshot that is meant, and the environment of the configuration
-// of this machine that it is of; nil for another host's, about which this
-// machine's configuration of its own environments says nothing.
+// of this machine that it is of; nil for another host's, because what this machine
+// configures for its own environments is not meant for those.
 func choose(ctx context.Context, sess *session.Session, r *repository.Repository, arg string) (*history.Snapshot, *configs.Environment, error) {
-	named := strings.ContainsAny(arg, "@/")
-	env := sess.Config.Environments[arg]
-	if !named && env != nil {
-		s, err := newest(ctx, sess, r, arg, config(env).Snapshot)
-		return s, env, err
-	}
 	ref := arg
-	if envs, err := r.Environments(ctx, sess.Host); !named && err == nil && slices.Contains(envs, arg) {
-		ref = arg + "@latest"
+	if !strings.ContainsAny(arg, "@:") {
+		ref += "@latest"
 	}
 	s, sub, err := sess.Resolve(ctx, r, ref)
+	if err != nil && ref != arg { // then it may be an ID
+		if byID, _, iderr := sess.Resolve(ctx, r, arg); iderr == nil {
+			s, ref, err = byID, arg, nil
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	if sub != "" {
-		return nil, nil, usage.Errorf("a drill is of a whole snapshot: %s without the path", s.Ref())
+		return nil, nil, usage.Errorf("a drill is of a whole snapshot: name %s without the path", s.Ref())
 	}
+	var env *configs.Environment
 	if s.Host == cmp.Or(sess.OwnHost(), sess.Host) {
 		env = sess.Config.Environments[s.Environment]
 	}
-	return s, env, nil
+	if ref != arg {
+		s, err = chosen(ctx, r, s, config(env).Snapshot)
+	}
+	return s, env, err
 }
 
-// newest is the snapshot that an environment's configuration chooses.
-func newest(ctx context.Context, sess *session.Session, r *repository.Repository, env, which string) (*history.Snapshot, error) {
-	latest, _, err := sess.Resolve(ctx, r, env+"@latest")
-	if err != nil || which == "latest" {
-		return latest, err
+// chosen is the snapshot of an environment that a configuration means.
+func chosen(ctx context.Context, r *repository.Repository, latest *history.Snapshot, which string) (*history.Snapshot, error) {
+	if which == "latest" {
+		return latest, nil
 	}
 	var kept []*history.Snapshot
-	for s, err := range r.Kept(ctx, latest.Host, env) {
+	for s, err := range r.Kept(ctx, latest.Host, latest.Environment) {
 		if err != nil && !authentic.Damaged(err) {
 			return nil, err
 		}
@@ -229,7 +228,7 @@ func newest(ctx context.Context, sess *session.Session, r *repository.Repository
 	if which == "random" {
 		return kept[rand.IntN(len(kept))], nil
 	}
-	all, err := r.Attest.All(ctx, latest.Host, env)
+	all, err := r.Attest.All(ctx, latest.Host, latest.Environment)
 	if err != nil {
 		return nil, err
 	}

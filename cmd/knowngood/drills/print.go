@@ -3,12 +3,14 @@ package drills
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/catalog"
 	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
@@ -71,6 +73,9 @@ func (o *outcome) print(out *console.Console) error {
 	out.Printf("%s\n", o.text())
 	if o.missed() {
 		out.Messagef("the RTO of %s is missed: a restore of all of it takes %s. Look at the slowest phase: more bandwidth or cores shorten a restore, a smaller environment does", human.Duration(o.promised), human.Duration(drill.WholeRTO(r)))
+	}
+	if o.attestation != nil && o.attestation.SelfAttested {
+		out.Notef("note: it is self-attested: this machine captured the snapshot, so that other machines count the proof only with --self-attested")
 	}
 	if o.unsigned != nil {
 		out.Messagef("no attestation was stored: %v", o.unsigned)
@@ -178,19 +183,26 @@ func list(ctx context.Context, sess *session.Session, envs []string) error {
 	if err != nil {
 		return err
 	}
-	if len(envs) == 0 {
-		if envs, err = r.EveryEnvironment(ctx, sess.Host); err != nil {
-			return err
-		}
+	hosts, err := catalog.Hosts(ctx, r, sess.Host, false)
+	if err != nil {
+		return err
 	}
 	var rows []resultJSON
-	for _, env := range envs {
-		all, err := r.Attest.All(ctx, sess.Host, env)
-		if err != nil {
-			return err
+	for _, host := range hosts {
+		of := envs
+		if len(of) == 0 {
+			if of, err = r.EveryEnvironment(ctx, host); err != nil {
+				return err
+			}
 		}
-		for i := len(all) - 1; i >= 0; i-- {
-			rows = append(rows, past(all[i]))
+		for _, env := range of {
+			all, err := r.Attest.All(ctx, host, env)
+			if err != nil {
+				return err
+			}
+			for _, a := range slices.Backward(all) {
+				rows = append(rows, past(a))
+			}
 		}
 	}
 	if err := sess.Out.Result(map[string]any{"type": "result", "drills": present.List(rows)}); err != nil || sess.Out.JSON {

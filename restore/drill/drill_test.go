@@ -1,0 +1,208 @@
+package drill
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/posix"
+	"knowngood/storage/attest"
+)
+
+func TestDrill(t *testing.T) {
+	t.Run("the level follows from what passed", theLevelFollowsFromWhatPassed)
+	t.Run("a sample has about its share, and other files at another time", aSampleHasItsShare)
+	t.Run("the RTO of a sample is extrapolated", theRTOOfASampleIsExtrapolated)
+	t.Run("evidence fits an attestation", evidenceFitsAnAttestation)
+	t.Run("scratch space of killed drills is removed, that of others is not", scratchOfKilledDrillsIsRemoved)
+	t.Run("scratch space in which others could put links is refused", scratchOfOthersIsRefused)
+	t.Run("too little room is an error", tooLittleRoomIsAnError)
+}
+
+func theLevelFollowsFromWhatPassed(t *testing.T) {
+	proves := attest.Probe{Required: true, Proves: true, Status: attest.Passed}
+	optional, port, fails, missing := proves, proves, proves, proves
+	optional.Required, port.Proves, fails.Status, missing.Status = false, false, attest.Failed, attest.NotTested
+	optionalFails := fails
+	optionalFails.Required = false
+	for _, c := range []struct {
+		name              string
+		probes            []attest.Probe
+		sampled, changing bool
+		passes            bool
+		level             attest.Level
+		untested          int
+	}{
+		{"no probe", nil, false, false, true, attest.Restored, 0},
+		{"a required proof", []attest.Probe{proves}, false, false, true, attest.Probed, 0},
+		{"of a sample", []attest.Probe{proves}, true, false, true, attest.Restored, 0},
+		{"of changing data", []attest.Probe{proves}, false, true, true, attest.Restored, 0},
+		{"an optional proof", []attest.Probe{optional}, false, false, true, attest.Restored, 0},
+		{"a port", []attest.Probe{port}, false, false, true, attest.Restored, 0},
+		{"one fails", []attest.Probe{proves, fails}, false, false, false, attest.Unproven, 0},
+		{"an optional one fails", []attest.Probe{proves, optionalFails}, false, false, true, attest.Probed, 0},
+		{"one cannot run", []attest.Probe{proves, missing}, false, false, true, attest.Probed, 1},
+		{"none can run", []attest.Probe{missing, missing}, false, false, true, attest.Restored, 2},
+	} {
+		r := &attest.Result{Probes: c.probes, Passed: probesPass(c.probes)}
+		if r.Passed != c.passes || level(r, c.sampled, c.changing) != c.level || len(Untested(r)) != c.untested {
+			t.Errorf("%s: passed %v, level %v, %d not tested", c.name, r.Passed, level(r, c.sampled, c.changing), len(Untested(r)))
+		}
+	}
+}
+
+func aSampleHasItsShare(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	first, second := chooser(5, [32]byte{1}, at, []string{"srv/db"}), chooser(5, [32]byte{1}, at.Add(time.Nanosecond), nil)
+	var chosen, both int
+	const n = 20_000
+	for i := range n {
+		path := fmt.Sprintf("srv/web/%d", i)
+		if first(path) {
+			if chosen++; second(path) {
+				both++
+			}
+		}
+		if first(path) != chooser(5, [32]byte{1}, at, nil)(path) {
+			t.Fatal("one sample is two")
+		}
+	}
+	if chosen < n*4/100 || chosen > n*6/100 || both > chosen/5 {
+		t.Errorf("%d of %d chosen, %d of them at another time too", chosen, n, both)
+	}
+	if !first("srv/db") || !first("srv/db/base/1") || !chooser(100, [32]byte{}, at, nil)("x") {
+		t.Error("a path that is named is not in the sample, or not all is in all")
+	}
+}
+
+func theRTOOfASampleIsExtrapolated(t *testing.T) {
+	r := &attest.Result{Bytes: 100, Of: 1000, Phases: []attest.Phase{{Name: phaseRestore, Took: time.Second}, {Name: phaseProbes, Took: time.Second}}}
+	if got := WholeRTO(r); got != 11*time.Second {
+		t.Errorf("a tenth in one second: %v", got)
+	}
+	r.Bytes = 1000
+	if got := WholeRTO(r); got != 2*time.Second {
+		t.Errorf("all of it: %v", got)
+	}
+	r.Bytes = 0
+	if got := WholeRTO(r); got != 2*time.Second {
+		t.Errorf("nothing: %v", got)
+	}
+}
+
+func evidenceFitsAnAttestation(t *testing.T) {
+	answers := []Answer{{Name: "a", Detail: "fine", Output: "all"}}
+	b, err := evidence(answers)
+	if err != nil || string(b) != `[{"name":"a","detail":"fine","output":"all"}]` {
+		t.Errorf("%s, %v", b, err)
+	}
+	for range 999 {
+		answers = append(answers, Answer{Name: "b", Detail: strings.Repeat("\x01", 1<<10), Output: strings.Repeat("x", 16<<10)})
+	}
+	var kept []Answer
+	if b, err = evidence(answers); err != nil || len(b) > attest.MaxEvidence || json.Unmarshal(b, &kept) != nil || len(kept) == 0 || kept[0].Detail != "fine" {
+		t.Errorf("%d bytes of %d answers, %v", len(b), len(kept), err)
+	}
+	if answers[0].Output != "all" {
+		t.Error("the caller's answers were changed")
+	}
+}
+
+// ownDir is a directory below which no other user can change anything.
+func ownDir(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(t.TempDir(), "drills [1]*") // a name with what patterns mean
+}
+
+func scratchOfKilledDrillsIsRemoved(t *testing.T) {
+	below := ownDir(t)
+	running, err := newScratch(below)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed, err := newScratch(below)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := filepath.Join(killed.dir, "outer", "restored", "closed")
+	if err := os.MkdirAll(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, "file"), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := os.Open(filepath.Join(tree, "file")); err == nil {
+		_ = posix.SetInodeFlags(int(f.Fd()), 0x10) // immutable, where that can be had
+		f.Close()
+	}
+	if err := os.Chmod(tree, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	killed.lock.Close() // as the kernel does
+
+	next, err := newScratch(below)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]bool{running.dir: true, killed.dir: false, next.dir: true} {
+		if _, err := os.Stat(dir); (err == nil) != want {
+			t.Errorf("%s is there: %v", dir, err == nil)
+		}
+	}
+	for _, s := range []*scratch{running, next} {
+		if err := s.remove(); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := os.ReadDir(below); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func scratchOfOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newScratch(filepath.Join(dir, "drills")); err == nil || !strings.Contains(err.Error(), "another user can change "+dir) {
+		t.Errorf("a directory that everybody can change: %v", err)
+	}
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newScratch(filepath.Join(dir, "drills"))
+	if err != nil {
+		t.Fatalf("below a directory like /tmp: %v", err)
+	}
+	if err := s.remove(); err != nil {
+		t.Error(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(filepath.Join(dir, "drills"), 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newScratch(filepath.Join(dir, "drills")); err == nil {
+			t.Error("a directory of another user is taken")
+		}
+	}
+}
+
+func tooLittleRoomIsAnError(t *testing.T) {
+	var st unix.Statfs_t
+	dir := t.TempDir()
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	if err := room(dir, 1); err != nil {
+		t.Error(err)
+	}
+	if err := room(dir, st.Blocks*uint64(st.Bsize)+1); err == nil || !strings.Contains(err.Error(), "not enough free space") {
+		t.Errorf("more than there is: %v", err)
+	}
+}
