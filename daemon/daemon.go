@@ -80,6 +80,8 @@ type Daemon struct {
 	messages *messenger
 	checks   *checking.State
 	executor *executor
+
+	timelines map[string]*timeline // by environment; belongs to jobs.mu
 }
 
 // waker wakes the loop of the daemon.
@@ -100,7 +102,7 @@ func New(o Options) *Daemon {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	d := &Daemon{Options: o, started: o.Now(), wake: make(waker, 1)}
+	d := &Daemon{Options: o, started: o.Now(), wake: make(waker, 1), timelines: map[string]*timeline{}}
 	d.warnings = warnings.New(o.Log, func() time.Time { return d.Now() })
 	d.jobs = &jobs{o: &d.Options, warnings: d.warnings, config: o.Config, byName: map[string]*job{}}
 	d.repo = &holder{o: &d.Options, findings: &d.findings, config: o.Config, opening: make(chan struct{}, 1)}

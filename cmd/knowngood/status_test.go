@@ -23,8 +23,10 @@ type shownDaemon struct{ report report.Report }
 
 func (d shownDaemon) Report() report.Report                   { return d.report }
 func (d shownDaemon) Problems(string) (report.Problems, bool) { return report.Problems{}, false }
-func (d shownDaemon) Ready() error                            { return nil }
-func (d shownDaemon) Start(context.Context, string) error     { return web.ErrUnknown }
+func (d shownDaemon) Timeline(string) report.Timeline         { return report.Timeline{} }
+
+func (d shownDaemon) Ready() error                        { return nil }
+func (d shownDaemon) Start(context.Context, string) error { return web.ErrUnknown }
 
 // statusOf runs the status command beside a daemon that reports r.
 func statusOf(t *testing.T, r report.Report, args ...string) (code int, stdout, stderr string) {

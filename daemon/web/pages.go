@@ -67,7 +67,10 @@ type view struct {
 	Level  string
 	Words  string
 	Envs   []envView
-	Single bool // the page of one environment
+	Single bool       // the page of one environment
+	Steps  []stepView // of its timeline, the newest first
+	// NoSteps is why these are not complete.
+	NoSteps string
 	// Compact is a table in place of environments in full.
 	Compact  bool
 	Prune    *jobView
@@ -77,6 +80,12 @@ type view struct {
 	Troubles []trouble
 	Warnings []trouble // tampering first
 	now      time.Time
+}
+
+// stepView is a step of a timeline.
+type stepView struct {
+	report.TimelineStep
+	Began moment
 }
 
 // trouble is something that went wrong, in full.
@@ -123,6 +132,11 @@ func (p *pages) environment(w http.ResponseWriter, req *http.Request) {
 	v.Level, v.Words = level.String(), unbroken(words)
 	v.Envs = []envView{newEnvView(*e, r.Lock, r.Now, true)}
 	v.troubles([]report.Environment{*e})
+	t := p.source.Timeline(e.Name)
+	v.NoSteps = t.Missing
+	for _, s := range slices.Backward(t.Steps) {
+		v.Steps = append(v.Steps, stepView{s, v.at(s.Time)})
+	}
 	p.show(w, http.StatusOK, v)
 }
 

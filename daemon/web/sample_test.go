@@ -14,11 +14,12 @@ var now = time.Date(2026, 11, 20, 10, 4, 30, 0, time.UTC)
 
 // fake is a daemon as far as this package sees one.
 type fake struct {
-	mu      sync.Mutex
-	r       report.Report
-	unready error
-	start   func(env string) error
-	started []string
+	mu       sync.Mutex
+	r        report.Report
+	unready  error
+	timeline report.Timeline
+	start    func(env string) error
+	started  []string
 }
 
 func (f *fake) Report() report.Report {
@@ -28,6 +29,8 @@ func (f *fake) Report() report.Report {
 }
 
 func (f *fake) Problems(string) (report.Problems, bool) { return report.Problems{}, false }
+
+func (f *fake) Timeline(string) report.Timeline { return f.timeline }
 
 func (f *fake) Ready() error { return f.unready }
 

@@ -24,6 +24,8 @@ type Source interface {
 	// Problems are those of the last run of an environment; ok is false when there
 	// is no such environment.
 	Problems(env string) (p report.Problems, ok bool)
+	// Timeline is that of an environment, as far as it is read.
+	Timeline(env string) report.Timeline
 	// Ready is why the daemon cannot do its work; nil when it can.
 	Ready() error
 }

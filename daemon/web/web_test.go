@@ -43,6 +43,7 @@ func TestHandler(t *testing.T) {
 		"hostile texts in the report are made printable":            hostileTextsOfTheReportAreShownAsWhatTheyAre,
 		"the page shows what an operator needs":                     thePageSaysWhatAnOperatorAsks,
 		"many environments have their charts on pages of their own": manyEnvironmentsHaveTheirChartsOnPagesOfTheirOwn,
+		"the page of an environment has its timeline":               thePageOfAnEnvironmentHasItsTimeline,
 		"long errors are shown in full once each":                   longErrorsAreShownInFullOnceEach,
 	} {
 		t.Run(name, test)
@@ -283,5 +284,29 @@ func longErrorsAreShownInFullOnceEach(t *testing.T) {
 	}
 	if len(page) > 1<<20 {
 		t.Errorf("the page has %d bytes", len(page))
+	}
+}
+
+func thePageOfAnEnvironmentHasItsTimeline(t *testing.T) {
+	t.Parallel()
+	f := &fake{r: sample(), timeline: report.Timeline{Missing: "no identity <here>", Steps: []report.TimelineStep{
+		{Snapshot: "web@1", Time: now},
+		{Snapshot: "web@2", Before: "web@1", Time: now, Added: 1234, Bytes: 3 << 20, Privileged: 7},
+		{Snapshot: "web@3", Time: now, Error: "it is damaged"},
+	}}}
+	h := Handler(f, f)
+	body := ask(h, "GET", "/environments/web", nil).Body.String()
+	for _, want := range []string{"no identity &lt;here&gt;.", "1,234", size(3 << 20), "<code>knowngood diff web@1 web@2</code>", "it is damaged"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if strings.Index(body, "web@3<td>") > strings.Index(body, "web@2<td>") {
+		t.Error("the newest snapshot is not the first")
+	}
+	for _, path := range []string{"/", "/environments/none"} {
+		if strings.Contains(ask(h, "GET", path, nil).Body.String(), "What changed") {
+			t.Errorf("%s has the timeline of an environment", path)
+		}
 	}
 }
