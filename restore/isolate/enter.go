@@ -35,15 +35,12 @@ func Enter(inside func(in io.Reader, out io.Writer) error) error {
 	unix.CloseOnExec(socketFD)
 	// What the kernel kills for want of memory is to be here.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
-	// Nobody in the cell may look into these processes, not even at their program.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return err
-	}
 	reserveThreads()
 	if part == "init" {
 		os.Exit(first())
 	}
 
+	hide()
 	in, out, err := pipes()
 	if err == nil {
 		err = enter(in, out)
@@ -58,6 +55,10 @@ func Enter(inside func(in io.Reader, out io.Writer) error) error {
 	os.Exit(0)
 	return nil
 }
+
+// hide keeps everybody from looking into this process, and from reaching its program.
+// It does not fail; the proof has an attempt of it.
+func hide() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
 
 // reserveThreads makes the runtime start as many threads as this process will ever need:
 // later a fork bomb may have left no room for one, and the runtime would give up.
@@ -82,6 +83,7 @@ func first() int {
 	if _, err := unix.Read(socketFD, make([]byte, 2)); err != nil {
 		return 1
 	}
+	hide()
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: os.Args, Dir: "/",
 		Env:   append([]string{stageVar + "=inside"}, environment...),

@@ -25,8 +25,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -101,6 +104,7 @@ type Cell struct {
 	socket  *os.File // keeps the cell alive
 	stderr  tail
 	process *os.Process
+	mappers [][]string // programs that map the users of the cell
 	groups  *groups
 	proof   Proof
 	stop    func()
@@ -344,8 +348,10 @@ func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int) error {
 			var others int
 			switch m {
 			case unprivileged:
-				cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
-				cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+				if c.mappers = mappers(); c.mappers == nil {
+					cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+					cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+				}
 				others = tasksOf(os.Getuid())
 			case ranged:
 				ids := []syscall.SysProcIDMap{{HostID: first, Size: idRange}}
@@ -417,6 +423,33 @@ func becomeOnThisThread(id int) error {
 	return unix.Capset(&header, &caps[0])
 }
 
+// mappers returns the commands that give a process, whose ID is to come first, this user and
+// the further IDs that belong to it; nil when there are none.
+func mappers() (argv [][]string) {
+	me, err := user.Current()
+	if err != nil {
+		return nil
+	}
+	for program, of := range map[string][2]string{"newuidmap": {"/etc/subuid", me.Uid}, "newgidmap": {"/etc/subgid", me.Gid}} {
+		text, _ := os.ReadFile(of[0])
+		path, err := exec.LookPath(program)
+		for line := range strings.Lines(string(text)) {
+			f := strings.Split(strings.TrimSpace(line), ":")
+			if err != nil || len(f) != 3 || f[0] != me.Username && f[0] != me.Uid {
+				continue
+			}
+			if n, err := strconv.Atoi(f[2]); err == nil && n > 0 {
+				argv = append(argv, []string{path, "0", of[1], "1", "1", f[1], strconv.Itoa(min(n, idRange-1))})
+				break
+			}
+		}
+	}
+	if len(argv) != 2 {
+		return nil
+	}
+	return argv
+}
+
 // tasksOf counts the processes and threads that a user has now.
 func tasksOf(uid int) (n int) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
@@ -434,6 +467,12 @@ func tasksOf(uid int) (n int) {
 func (c *Cell) settle(o order, m mode, first int) error {
 	if err := c.groups.add(c.process.Pid); err != nil {
 		return fmt.Errorf("putting the cell into its control groups: %w: %s", err, c.stderr.String())
+	}
+	for _, m := range c.mappers {
+		argv := slices.Insert(slices.Clone(m), 1, strconv.Itoa(c.process.Pid))
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return &Unreachable{o.Spec.Rung, fmt.Sprintf("mapping users: %s: %v: %s", argv[0], err, out)}
+		}
 	}
 	mounts, err := mountsFor(&o, m, first, c.process.Pid)
 	defer func() {

@@ -3,9 +3,16 @@ package isolate_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"knowngood/restore/isolate"
 )
@@ -103,6 +110,70 @@ func TestStaticReadsTheTreeAndNothingElse(t *testing.T) {
 		if a := ask(t, c, r); a.Output != "" || a.Error == "" {
 			t.Errorf("%v was not refused: %+v", r, a)
 		}
+	}
+}
+
+func TestStaticWorksInAHardenedUnit(t *testing.T) {
+	s := newSpec(t, isolate.Static, "")
+	for name, a := range map[string]*syscall.SysProcAttr{
+		"without rights":           {Credential: &syscall.Credential{Uid: nobody, Gid: nobody}},
+		"that may read every file": {Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, AmbientCaps: []uintptr{unix.CAP_DAC_READ_SEARCH}},
+	} {
+		if os.Geteuid() != 0 {
+			a = nil
+		}
+		cmd := exec.Command("/proc/self/exe", "hardened", s.Tree, s.Scratch)
+		if err := os.Chmod(filepath.Dir(filepath.Dir(s.Tree)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Dir, cmd.SysProcAttr = "/", a
+		out, err := cmd.CombinedOutput()
+		t.Logf("%s: %s", name, out)
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestATreeWhoseUsersCannotBeMapped(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for a mount")
+	}
+	s := newSpec(t, isolate.Namespaces, "host")
+	dir := t.TempDir()
+	for _, d := range []string{"lower", "upper", "work"} {
+		write(t, filepath.Join(dir, d, "x"), "x")
+	}
+	_ = os.Remove(filepath.Join(dir, "work/x"))
+	options := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir)
+	if err := unix.Mount("test", s.Tree, "overlay", 0, options); err != nil {
+		t.Skip("needs an overlay, which cannot be mapped:", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(s.Tree, unix.MNT_DETACH) })
+	program(t, s.Tree+"/attack", 0o755)
+	s.Limits = isolate.Limits{Disk: 32 << 20, Memory: 256 << 20, Processes: 100}
+
+	c, err := isolate.Start(context.Background(), []string{"test", "cell"}, s)
+	var none *isolate.Unreachable
+	if errors.As(err, &none) && strings.Contains(none.Why, "control group") {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	nothing(t, c, "write", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/1/mem", "/proc/1/oom_score_adj", "/dev/vda", "/dev/mem", "/proc/mtrr")
+	nothing(t, c, "look", "/proc/1/environ", "/proc/1/exe", "/etc/shadow", "/proc/1/fd/3", "/proc/kcore", "/proc/keys")
+	nothing(t, c, "device")
+	if a := ask(t, c, request{Argv: []string{"/bin/sh", "-c", "grep -c ' 0 *0 *4294967295' /proc/self/uid_map; exec 2>&1; for i in $(seq 300); do sleep 2 & done"}}); !strings.Contains(a.Output, "1\n") || !strings.Contains(a.Output, "ork") {
+		t.Errorf("%+v", a)
+	}
+	if c.Usage().ProcessLimit == 0 {
+		t.Error("its processes were not limited")
 	}
 }
 

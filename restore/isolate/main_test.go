@@ -14,6 +14,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 
 	"knowngood/restore/isolate"
 )
@@ -45,6 +49,8 @@ func TestMain(m *testing.M) {
 		case "parent":
 			parent(os.Args[2], os.Args[3], os.Args[4])
 			os.Exit(1)
+		case "hardened":
+			os.Exit(hardened(os.Args[2], os.Args[3]))
 		}
 	}
 	os.Exit(m.Run())
@@ -92,6 +98,17 @@ func inside(in io.Reader, out io.Writer) error {
 // attack is a program of a hostile tree. It prints what it achieved.
 func attack(kind string, args []string) int {
 	switch kind {
+	case "fork": // one that doubles, and one that stays
+		for n := 0; ; n++ {
+			script := "b() { b | b & }; b; b; b"
+			if n > 10 {
+				script = "sleep 100; : " + args[0]
+			}
+			cmd := exec.Command("/bin/sh", "-c", script)
+			if cmd.Start() != nil {
+				time.Sleep(time.Millisecond)
+			}
+		}
 	case "memory":
 		var all [][]byte
 		for range 64 {
@@ -144,7 +161,7 @@ func attack(kind string, args []string) int {
 		}
 	case "look":
 		for _, a := range args {
-			if text, err := os.ReadFile(a); err == nil {
+			if text, err := os.ReadFile(a); err == nil && len(text) > 0 {
 				fmt.Println("read", a, len(text))
 			}
 		}
@@ -172,6 +189,49 @@ func parent(mark, tree, scratch string) {
 	fmt.Println("started")
 	_ = json.NewEncoder(c.In()).Encode(request{Argv: []string{"/bin/sh", "-c", "setsid sleep 300 & exec sleep 301 " + mark}})
 	select {}
+}
+
+// hardened starts a static cell below a filter like that of the daemon's unit: no
+// namespaces, no mounts, no capabilities, no resources.
+func hardened(tree, scratch string) int {
+	refuse := bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
+	p := []bpf.Instruction{bpf.LoadAbsolute{Off: 0, Size: 4}}
+	for _, nr := range []uint32{unix.SYS_MOUNT, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_CAPSET, unix.SYS_SETRLIMIT, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SETUID, unix.SYS_SETRESUID, unix.SYS_CHROOT, unix.SYS_PIVOT_ROOT} {
+		p = append(p, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: 1}, refuse)
+	}
+	p = append(p, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_CLONE, SkipTrue: 3}, bpf.LoadAbsolute{Off: 16, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: unix.CLONE_NEWNS | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET, SkipTrue: 1}, refuse,
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW})
+	raw, err := bpf.Assemble(p)
+	if err != nil {
+		panic(err)
+	}
+	prog := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		panic(err)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog))); errno != 0 {
+		panic(errno)
+	}
+
+	spec := isolate.Spec{Rung: isolate.Namespaces, Base: "host", Tree: tree, Scratch: scratch, Limits: isolate.Limits{CPUs: 1, Memory: 1 << 30}}
+	var none *isolate.Unreachable
+	if _, err := isolate.Start(context.Background(), []string{"test", "cell"}, spec); !errors.As(err, &none) {
+		fmt.Println("namespaces:", err)
+		return 1
+	}
+	spec.Rung = isolate.Static
+	c, err := isolate.Start(context.Background(), []string{"test", "cell"}, spec)
+	if err != nil {
+		fmt.Println("static:", err)
+		return 1
+	}
+	fmt.Println(none, len(c.Proof().Attempts))
+	if err := c.Close(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
 }
 
 // asNobody runs tests of this program again as a user without rights.
