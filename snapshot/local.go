@@ -37,7 +37,7 @@ import (
 // not be read again; the segment that follows them holds the same entries, and
 // they count only where none does.
 const (
-	localMagic   = "KNLM\x07"
+	localMagic   = "KNLM\x08"
 	localHead    = int64(len(localMagic)) + 8 + int64(len(seal.DomainID{}))
 	localEnd     = "KNLE"
 	localFile    = "manifest"

@@ -14,7 +14,7 @@ import (
 // layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
 	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/densemap", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside", "restore/isolate"},
-	{"internal/schedule", "snapshot/manifest", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
+	{"internal/schedule", "snapshot/manifest", "snapshot/signs", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
 	{"internal/fusetest", "internal/treetest", "snapshot/bisect", "snapshot/filter", "snapshot/retention"},
 	{"configs"},
 	{"storage"},

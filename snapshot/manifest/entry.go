@@ -97,6 +97,7 @@ type Stat struct {
 	Ctime Time
 	Inode uint64
 	Dev   uint64 // major<<32 | minor
+	Mark  uint64 // of the content of a file, see snapshot/signs; 0 when it is not known
 }
 
 // ChunkID is the keyed BLAKE3-256 of a chunk's plaintext.

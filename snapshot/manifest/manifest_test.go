@@ -81,7 +81,7 @@ func genEntries(t *rapid.T) []*Entry {
 				}
 			}
 		}
-		e.Stat = &Stat{Time{Sec: rapid.Int64().Draw(t, "csec"), Nsec: 5}, rapid.Uint64().Draw(t, "ino"), 9}
+		e.Stat = &Stat{Time{Sec: rapid.Int64().Draw(t, "csec"), Nsec: 5}, rapid.Uint64().Draw(t, "ino"), 9, rapid.Uint64().Draw(t, "mark")}
 		out = append(out, e)
 	}
 	return out

@@ -16,6 +16,7 @@ func AppendStats(dst []byte, entries []*Entry) []byte {
 		dst = wire.AppendUvarint(dst, uint64(s.Ctime.Nsec))
 		dst = wire.AppendSvarint(dst, int64(s.Inode-inode))
 		dst = wire.AppendSvarint(dst, int64(s.Dev-dev))
+		dst = wire.AppendUvarint(dst, s.Mark)
 		dev, inode = s.Dev, s.Inode
 	}
 	return dst
@@ -31,7 +32,7 @@ func ParseStats(b []byte, entries []Entry) error {
 		s.Ctime = Time{Sec: entries[i].Mtime.Sec + d.Svarint(), Nsec: uint32(d.UvarintMax(math.MaxUint32))}
 		inode += uint64(d.Svarint())
 		dev += uint64(d.Svarint())
-		s.Inode, s.Dev = inode, dev
+		s.Inode, s.Dev, s.Mark = inode, dev, d.Uvarint()
 		entries[i].Stat = s
 	}
 	return d.Finish()
