@@ -24,6 +24,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/internal/userdir"
 	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/signs"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/chunk"
 	"knowngood/storage/history"
@@ -108,7 +109,9 @@ type capture struct {
 
 	judgement  judgement // on the snapshots before
 	suspicions []Suspicion
-	unmounted  []int // positions of sources that must be mount points and are none
+	unmounted  []int        // positions of sources that must be mount points and are none
+	signs      signs.Counts // of what the emitter has seen
+	losses     signs.Losses // of the merge
 
 	problems problems
 	mounts   []mountPoint      // met by the walk, in path order

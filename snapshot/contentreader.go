@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/signs"
 	"knowngood/storage/chunk"
 	"knowngood/storage/objects"
 )
@@ -24,7 +25,8 @@ type contentReader struct {
 	framer  *objects.Framer // nil until content is read, as are the others
 	hashers chan *chunk.Hasher
 	buf     []byte
-	pieces  []piece // all that fit into buf: they are pointed to, and must not move
+	sampler signs.Sampler // of the file
+	pieces  []piece       // all that fit into buf: they are pointed to, and must not move
 }
 
 func (c *capture) newContentReader() *contentReader {
@@ -59,6 +61,7 @@ func (r *contentReader) prepare() {
 // fails, what was read before is stored, too.
 func (r *contentReader) read(ctx context.Context, src io.Reader, f *file) error {
 	r.prepare()
+	r.sampler, f.stored = signs.Sampler{}, false
 
 	have, final := 0, false
 	var failed error
@@ -82,6 +85,7 @@ func (r *contentReader) read(ctx context.Context, src io.Reader, f *file) error 
 		}
 		have = copy(r.buf, r.buf[at:have])
 		if final && have == 0 {
+			f.entry.Stat.Mark = uint64(r.sampler.Mark())
 			return failed
 		}
 	}
@@ -131,7 +135,9 @@ func (r *contentReader) chunk(f *file, p *piece) error {
 	if err != nil {
 		return err
 	}
+	r.sampler.Add(b)
 	if stored {
+		f.stored = true
 		r.healing.chunk(f, p.id, len(b))
 	}
 	f.refs = append(f.refs, ref)

@@ -90,6 +90,7 @@ func (e *emitter) emit(ctx context.Context) error {
 }
 
 func (e *emitter) item(ctx context.Context, it *item) error {
+	stored := true
 	if it.file != nil {
 		if it.job != nil {
 			select {
@@ -104,6 +105,7 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 		if it.file.gone {
 			return nil
 		}
+		stored = it.file.stored
 		it.file = nil
 		e.unsaved += it.entry.Size
 	}
@@ -112,6 +114,12 @@ func (e *emitter) item(ctx context.Context, it *item) error {
 	}
 	e.totals.add(it.entry)
 	e.sources.add(it.entry)
+	if e.parents.last != nil && it.entry.Type == manifest.File {
+		if it.seg != nil {
+			it.was = &it.seg.entries[it.pos]
+		}
+		e.capture.signs.File(it.entry, it.was, stored)
+	}
 	if it.same && it.pos == len(e.entries) && (it.pos == 0 || e.whole == it.seg) {
 		e.whole = it.seg
 	} else {

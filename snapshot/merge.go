@@ -10,6 +10,7 @@ import (
 
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/signs"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/objects"
 )
@@ -25,12 +26,13 @@ const (
 // item is a node on its way from the merge to the emitter.
 type item struct {
 	entry *manifest.Entry
-	seg   *localSegment // of the parent, where the path stood; may be nil
-	pos   int           // position there
-	same  bool          // entry is that of the parent, unchanged
-	moved bool          // the parent's entry has chunks in packs that are gone
-	file  *file         // being read; nil when entry is complete
-	job   *job          // that reads the file
+	seg   *localSegment   // of the parent, where the path stood; may be nil
+	pos   int             // position there
+	same  bool            // entry is that of the parent, unchanged
+	moved bool            // the parent's entry has chunks in packs that are gone
+	file  *file           // being read; nil when entry is complete
+	job   *job            // that reads the file
+	was   *manifest.Entry // of the parent: what a new file seems to have taken the place of
 }
 
 // file is a regular file, or another node whose metadata must be read.
@@ -40,6 +42,7 @@ type file struct {
 	volume *posix.Volume
 	entry  *manifest.Entry
 	refs   []objects.ChunkRef
+	stored bool             // some of its content was new to the repository
 	lost   []manifest.Chunk // of the parent's entry, those in packs that the store lost
 	gone   bool             // vanished: the entry is left out
 
@@ -62,6 +65,7 @@ type cursor struct {
 	seg     *localSegment
 	pos     int
 	started int64
+	losses  signs.Losses // what was passed over
 }
 
 // seek finds the entry of path; paths must be sought in order.
@@ -82,9 +86,18 @@ func (c *cursor) seek(path string) (*localSegment, int) {
 		case d > 0:
 			return nil, 0
 		}
+		c.losses.Add(&c.seg.entries[c.pos])
 		c.pos++
 	}
 	return nil, 0
+}
+
+// entry is the one after the last that was sought; nil where its segment ends.
+func (c *cursor) entry() *manifest.Entry {
+	if c.seg == nil || c.pos >= len(c.seg.entries) {
+		return nil
+	}
+	return &c.seg.entries[c.pos]
 }
 
 // follow decodes the segments of m ahead of the merge.
@@ -164,6 +177,10 @@ func (c *capture) merge(ctx context.Context, commands []*item) error {
 			return err
 		}
 	}
+	if m.parent != nil {
+		m.parent.seek("\xff") // what is gone from the end
+		m.losses = m.parent.losses
+	}
 	return m.send()
 }
 
@@ -183,6 +200,9 @@ func (m *merger) node(n *walk.Node) error {
 	if m.parent != nil {
 		it.seg, it.pos = m.parent.seek(n.Path)
 		it.moved = it.seg != nil && m.parents.displaced(&it.seg.entries[it.pos])
+		if it.seg == nil && n.Stat.Type == manifest.File {
+			it.was = m.parent.losses.Predecessor(n.Path, m.parent.entry())
+		}
 	}
 	group, member := m.group(n)
 	if !member || group.first == nil {

@@ -278,6 +278,7 @@ func (r *reader) takeOver(ctx context.Context, dirfd int, name string, f *file) 
 	describe(r.users, e, &now)
 	e.Size, e.Holes, e.Chunks, e.Xattrs, e.InodeFlags = o.Size, o.Holes, o.Chunks, o.Xattrs, o.InodeFlags
 	e.Flags |= o.Flags & manifest.MetadataIncomplete
+	e.Stat.Mark = o.Stat.Mark
 	f.refs = refs
 	return true, nil
 }

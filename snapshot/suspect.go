@@ -15,6 +15,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/internal/userdir"
 	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/signs"
 	"knowngood/snapshot/suspect"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
@@ -35,6 +36,7 @@ type Suspicion struct {
 	Reason      statement.Reason
 	Now, Before suspect.Amount // of what shrank
 	Than        string         // web@42, which had as much as Before
+	Signs       string         // of encryption, in words
 }
 
 func (s Suspicion) String() string {
@@ -44,6 +46,8 @@ func (s Suspicion) String() string {
 			humanize.IBytes(s.Now.Bytes), humanize.IBytes(s.Before.Bytes), s.Than)
 	case statement.NotMounted:
 		return s.Path + " is no mount point, and must be one"
+	case statement.LooksEncrypted:
+		return fmt.Sprintf("%s looks encrypted: %s", s.Path, s.Signs)
 	case statement.Empty:
 		return s.Path + " is empty, and must not be"
 	}
@@ -82,6 +86,7 @@ type judgement struct {
 	Accepted  uint64            `json:"accepted"` // the highest number that is accepted
 	Reference suspect.Reference `json:"reference"`
 	Paths     []string          `json:"paths"` // of the sources of the last snapshot that was made here
+	Signs     signs.State       `json:"signs"`
 }
 
 func referenceDir(repo *repository.Repository, env string) userdir.Dir {
@@ -170,9 +175,12 @@ func judgeKept(ctx context.Context, repo *repository.Repository, host, env strin
 	}
 
 	for _, s := range slices.Backward(all) {
-		j.Number, j.Suspect = s.Number, accepted.Suspect(s)
+		j.Number, j.Suspect, j.Signs = s.Number, accepted.Suspect(s), signs.State{}
 		switch {
 		case j.Suspect:
+			if slices.ContainsFunc(s.Body.Suspect, func(x statement.Suspicion) bool { return x.Reason == statement.LooksEncrypted }) {
+				j.Signs = signs.Suspected()
+			}
 		case accepted.Names(s):
 			j.Reference = suspect.Reference{compared(s)}
 		default:
@@ -232,10 +240,27 @@ func (c *capture) judge(sources []manifest.Source, counts []statement.SourceCoun
 	for _, i := range c.unmounted {
 		add(i, Suspicion{Reason: statement.NotMounted})
 	}
+	c.signs.Done(&c.losses)
+	j := &c.judgement
+	if j.Signs = j.Signs.After(&c.signs); j.Signs.Suspect() {
+		add(sourceOf(sources, j.Signs.First), Suspicion{Reason: statement.LooksEncrypted, Signs: j.Signs.Describe(&c.signs)})
+		c.Progress.warn(fmt.Sprintf("the first file that looks encrypted: %q", "/"+j.Signs.First))
+	}
 	slices.SortFunc(out, func(a, b statement.Suspicion) int {
 		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Reason, b.Reason))
 	})
 	return out
+}
+
+// sourceOf is the position of the innermost source that a path lies in.
+func sourceOf(sources []manifest.Source, path string) (at int) {
+	deepest := -1
+	for i := range sources {
+		if p := manifest.EntryPath(sources[i].Path); manifest.Within(path, p) && len(p) > deepest {
+			at, deepest = i, len(p)
+		}
+	}
+	return at
 }
 
 // remember records the snapshot that was made. What cannot be written is

@@ -22,10 +22,11 @@ func acceptCommand(sess *session.Session) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use:   "accept REF",
-		Short: "Accept a suspect snapshot: its sources are meant to be so small",
+		Short: "Accept a suspect snapshot: its sources are meant to be so",
 		Long: `Accept a suspect snapshot. A snapshot is suspect when a source has less than half
 of the files or bytes that it had (shrink in the configuration), is not mounted, or
-is empty, where that is required. It is committed and can be restored, but does
+is empty, where that is required, or when files look encrypted that did not before.
+It is committed and can be restored, but does
 not count for the rpo, and nothing of its environment is forgotten meanwhile.
 
 What you accept is good from then on, and what later snapshots are compared with.

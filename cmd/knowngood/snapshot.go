@@ -24,7 +24,8 @@ source, a slash at the end means directories only.
 What could not be captured as it should (unreadable, changed while read,
 vanished) is named, recorded in the snapshot, and makes the exit code 3. So does
 a source that collapsed, of which the snapshot is suspect.
-A snapshot of which a source has less than half of what it had is suspect:
+A snapshot of which a source has less than half of what it had, or in which files
+look encrypted that did not before, is suspect:
 committed, and named loudly; knowngood accept --help tells what follows.
 Interrupted, the next run goes on where this one was.
 

@@ -109,7 +109,7 @@ type Source struct {
 	Command bool   `json:"command,omitempty"`
 }
 
-// Suspicion is that a source collapsed. While it lasts nothing of the environment
+// Suspicion is that a source collapsed, or looks encrypted. While it lasts nothing of the environment
 // is forgotten.
 type Suspicion struct {
 	Since    time.Time `json:"since"`    // start of the first snapshot that is suspect

@@ -21,6 +21,7 @@ func TestSlow(t *testing.T) {
 	}
 	t.Run("no load looks like an encryptor", func(t *testing.T) { testLoads(t, 1000) })
 	t.Run("encryptors are seen", func(t *testing.T) { testEncryptors(t, 10, 1000, 100, 20, 10, 5, 2) })
+	t.Run("captures see what the simulation sees", func(t *testing.T) { testCaptures(t, 15) })
 }
 
 // testLoads runs each load so many times, in lives of at most 60 runs.
