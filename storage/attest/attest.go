@@ -55,6 +55,8 @@ type Attestation struct {
 	SelfAttested bool
 	// Err is why it does not count, and nil when it does.
 	Err error
+
+	verified bool // its bytes, whatever its key may attest
 }
 
 // Put signs a result and stores it. What is in Evidence is sealed to the newest epoch.
@@ -100,18 +102,23 @@ func (l *Ledger) Put(ctx context.Context, r *Result, key *Key, now time.Time) (*
 // All are the attestations of an environment, those that the store took last first,
 // and with them those that do not count.
 func (l *Ledger) All(ctx context.Context, host, env string) ([]*Attestation, error) {
-	return l.under(ctx, layout.PrefixAttestations(host, env))
+	return l.under(ctx, layout.PrefixAttestations(host, env), l.results(host, env), true)
 }
 
 // Of are the attestations of a snapshot, as All has them.
 func (l *Ledger) Of(ctx context.Context, host, env string, number uint64) ([]*Attestation, error) {
-	return l.under(ctx, layout.PrefixAttestationsOf(host, env, number))
+	return l.under(ctx, layout.PrefixAttestationsOf(host, env, number), l.results(host, env), false)
 }
 
-func (l *Ledger) under(ctx context.Context, prefix string) ([]*Attestation, error) {
+// under are the attestations below a prefix, those that the store took last first.
+// They are all that have results when that is said.
+func (l *Ledger) under(ctx context.Context, prefix string, results *results, whole bool) ([]*Attestation, error) {
 	listed, err := l.list(ctx, prefix)
-	if len(listed) == 0 || err != nil {
+	if err != nil {
 		return nil, err
+	}
+	if len(listed) == 0 {
+		return nil, nil
 	}
 	keys, err := l.keys(ctx)
 	if err != nil {
@@ -127,11 +134,16 @@ func (l *Ledger) under(ctx context.Context, prefix string) ([]*Attestation, erro
 		}
 	}
 	var all []*Attestation
-	for a, err := range ledger.Ordered(ctx, ahead, objects, func(ctx context.Context, o storage.Object) (*Attestation, error) { return l.read(ctx, o, keys) }) {
+	for a, err := range ledger.Ordered(ctx, ahead, objects, func(ctx context.Context, o storage.Object) (*Attestation, error) {
+		return l.read(ctx, o, keys, results.of(o))
+	}) {
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, a)
+	}
+	if whole {
+		results.keep(listed, all)
 	}
 	slices.SortStableFunc(all, func(a, b *Attestation) int { return b.Stored.Compare(a.Stored) })
 	return all, nil
@@ -153,13 +165,19 @@ func (l *Ledger) list(ctx context.Context, prefix string) (listed []storage.Obje
 	return listed, nil
 }
 
-// read reads the attestation that a listing shows. The error is of the store.
-func (l *Ledger) read(ctx context.Context, o storage.Object, keys map[layout.KeyID]*statement.AttestKey) (*Attestation, error) {
+// read reads the attestation that a listing shows, unless its result is kept. The
+// error is of the store.
+func (l *Ledger) read(ctx context.Context, o storage.Object, keys map[layout.KeyID]*statement.AttestKey, known *kept) (*Attestation, error) {
 	a := &Attestation{Key: o.Key, Stored: o.Modified}
 	_, _, _, a.KeyID, a.ID, _ = layout.ParseAttestationKey(o.Key)
 	key := keys[a.KeyID]
 	if key == nil { // anybody may put any number of these
 		a.Err = ErrUncertified
+		return a, nil
+	}
+	if known != nil {
+		a.Result, a.HasOutputs, a.verified = known.Result, known.Outputs, true
+		a.Err = a.covered(key)
 		return a, nil
 	}
 	object, stored, err := l.bytes(ctx, o, a.ID)
@@ -204,12 +222,23 @@ func (l *Ledger) verify(a *Attestation, object []byte, key *statement.AttestKey)
 	if err != nil {
 		return err
 	}
-	a.Result, a.HasOutputs, a.SelfAttested = r, evidence != nil, key.Host == r.Subject.Host
+	a.Result, a.HasOutputs = r, evidence != nil
 	switch {
 	case repo != l.t.ID():
 		return fmt.Errorf("attestation of repository %v: %w", repo, statement.ErrOtherRepository)
 	case layout.KeyAttestation(r.Subject.Host, r.Subject.Environment, r.Subject.Number, id, a.ID) != a.Key:
 		return fmt.Errorf("%w: %s/%s@%d", ErrMisplaced, r.Subject.Host, r.Subject.Environment, r.Subject.Number)
+	}
+	a.verified = true
+	return a.covered(key)
+}
+
+// covered returns why the certificate of its key does not cover an attestation that
+// is verified, and finds out whether it is self-attested.
+func (a *Attestation) covered(key *statement.AttestKey) error {
+	r := a.Result
+	a.SelfAttested = key.Host == r.Subject.Host
+	switch {
 	case !key.Speaks(r.Subject.Host):
 		return statement.ErrOutOfScope
 	case r.Machine != key.Machine:

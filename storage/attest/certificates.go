@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"crypto/md5"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -78,6 +79,13 @@ func (l *Ledger) certificates(id layout.KeyID) *ledger.Ledger[*statement.AttestK
 				err = x.Verify(l.t.ID(), l.t.Descriptor().Owner)
 			}
 			return x, err
+		},
+		Kept: func(o storage.Object) []byte {
+			object, err := l.t.State.Read(keyMemory(id))
+			if err != nil || o.Size != int64(len(object)) || o.MD5 != md5.Sum(object) {
+				return nil
+			}
+			return object
 		},
 	}
 }

@@ -39,6 +39,9 @@ type Content interface {
 	Whole(ctx context.Context, s *Snapshot) error
 	// Lacking returns those of the snapshots of a host of which some content is gone.
 	Lacking(ctx context.Context, host string, snapshots []*Snapshot) ([]*Snapshot, error)
+	// Damaged reports whether a snapshot needs an object that was found to be missing
+	// or damaged after a time.
+	Damaged(ctx context.Context, s *Snapshot, after time.Time) (bool, error)
 }
 
 // New makes the History of a repository.

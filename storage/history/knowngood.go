@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,65 +27,119 @@ type Proven struct {
 // say of them. What does not verify is left out and warned of, as is an attestation of
 // a root that is not the one that the store shows.
 func (h *Resolver) Judge(ctx context.Context, host, env string, p attest.Policy, now time.Time) (*Proven, error) {
-	facts, snapshots, err := h.facts(ctx, host, env, now)
-	if err != nil {
-		return nil, err
-	}
-	return &Proven{p.Judge(facts), snapshots}, nil
+	return h.judge(ctx, host, env, p, now, h.damaged)
 }
 
-// facts gathers what a policy judges.
-func (h *Resolver) facts(ctx context.Context, host, env string, now time.Time) (f attest.Facts, byNumber map[uint64]*Snapshot, err error) {
-	f.Now, byNumber = now, map[uint64]*Snapshot{}
-	known, err := h.t.State.Roots(host, env)
-	if err != nil {
-		return f, nil, err
+// unsound returns why a snapshot is not whole, as far as is known, though a drill that
+// passed was stored at a time; empty for nothing.
+type unsound func(ctx context.Context, s *Snapshot, passed time.Time) (string, error)
+
+func (h *Resolver) damaged(ctx context.Context, s *Snapshot, passed time.Time) (string, error) {
+	damaged, err := h.tombstones.c.Damaged(ctx, s, passed)
+	if err != nil || !damaged {
+		return "", err
 	}
-	var accepted *Acceptances
+	return "objects that it needs were found to be damaged since its last drill: `knowngood check` shows which", nil
+}
+
+// lacking is damaged that also looks for each object in the store.
+func (h *Resolver) lacking(ctx context.Context, s *Snapshot, passed time.Time) (string, error) {
+	lacking, err := h.tombstones.c.Lacking(ctx, s.Host, []*Snapshot{s})
+	switch {
+	case err != nil:
+		return "", err
+	case len(lacking) > 0:
+		return "objects that it needs are missing in the store: `knowngood check` shows which", nil
+	}
+	return h.damaged(ctx, s, passed)
+}
+
+func (h *Resolver) judge(ctx context.Context, host, env string, p attest.Policy, now time.Time, broken unsound) (*Proven, error) {
+	var kept []*Snapshot
 	for s, err := range h.tombstones.Kept(ctx, host, env) {
 		if authentic.Damaged(err) {
 			h.t.Warn(err)
 			continue
 		}
 		if err != nil {
-			return f, nil, err
+			return nil, err
 		}
-		c := attest.Candidate{Number: s.Number, ID: s.ID}
-		switch {
-		case s.Body == nil:
-			c.Damage = "it is sealed, so it is not known whether it is suspect or partial: an identity is needed"
-		case Flagged(s):
-			if accepted == nil {
-				if accepted, err = h.suspects.Acceptances(ctx, host, env); err != nil {
-					return f, nil, err
-				}
+		kept = append(kept, s)
+	}
+	proven, attestations, err := h.prove(ctx, host, env, kept, nil, p, now, broken)
+	if err != nil {
+		return nil, err
+	}
+
+	known, err := h.t.State.Roots(host, env)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range attestations {
+		if s := proven.Snapshots[number(a)]; s != nil && known[s.Number] != s.ID {
+			if err := contradiction(a, s); err != nil {
+				h.t.Warn(err)
 			}
-			c.Suspect = accepted.Suspect(s)
 		}
-		c.Partial = s.Body != nil && s.Body.Status == statement.Partial
-		f.Snapshots, byNumber[s.Number] = append(f.Snapshots, c), s
+		if a.Err == nil && (len(kept) == 0 || a.Subject.Number > kept[0].Number) {
+			h.t.Warn(&authentic.TamperError{What: fmt.Sprintf("environment %s of host %s", env, host), Key: a.Key, Remembered: fmt.Sprintf("%s@%d (%x), which %s attests", env, a.Subject.Number, a.Subject.ID, a.Machine), Found: "no such snapshot",
+				Hint: "the store went back to an older state, or roots were removed"})
+		}
+	}
+	return proven, nil
+}
+
+// Prove judges some snapshots of an environment, the newest first, as Judge does all.
+// suspect reports whether one is suspect, and nobody accepted it; nil for the word of
+// the host and what was accepted.
+func (h *Resolver) Prove(ctx context.Context, host, env string, snapshots []*Snapshot, suspect func(*Snapshot) bool, p attest.Policy, now time.Time) (*Proven, error) {
+	proven, _, err := h.prove(ctx, host, env, snapshots, suspect, p, now, h.damaged)
+	return proven, err
+}
+
+func (h *Resolver) prove(ctx context.Context, host, env string, snapshots []*Snapshot, suspect func(*Snapshot) bool, p attest.Policy, now time.Time, broken unsound) (_ *Proven, attestations []*attest.Attestation, err error) {
+	f := attest.Facts{Now: now}
+	proven := &Proven{Snapshots: map[uint64]*Snapshot{}}
+	if suspect == nil && slices.ContainsFunc(snapshots, Flagged) {
+		accepted, err := h.suspects.Acceptances(ctx, host, env)
+		if err != nil {
+			return nil, nil, err
+		}
+		suspect = accepted.Suspect
+	}
+	for _, s := range snapshots {
+		c := attest.Candidate{Number: s.Number, ID: s.ID, Suspect: suspect != nil && suspect(s), Partial: s.Body != nil && s.Body.Status == statement.Partial}
+		if s.Body == nil {
+			c.Damage = "it is sealed, so it is not known whether it is suspect or partial: an identity is needed"
+		}
+		f.Snapshots, proven.Snapshots[s.Number] = append(f.Snapshots, c), s
 	}
 	if f.Attestations, err = h.attest.All(ctx, host, env); err != nil {
-		return f, nil, err
-	}
-	if f.Marks, err = h.attest.Marks(ctx, host, env); err != nil {
-		return f, nil, err
+		return nil, nil, err
 	}
 	for _, a := range f.Attestations {
 		if authentic.Damaged(a.Err) {
 			h.t.Warn(a.Err)
 		}
-		if s := byNumber[number(a)]; s != nil && known[s.Number] != s.ID {
-			if err := contradiction(a, s); err != nil {
-				h.t.Warn(err)
-			}
-		}
-		if newest := f.Snapshots; a.Err == nil && (len(newest) == 0 || a.Subject.Number > newest[0].Number) {
-			h.t.Warn(&authentic.TamperError{What: fmt.Sprintf("environment %s of host %s", env, host), Key: a.Key, Remembered: fmt.Sprintf("%s@%d (%x), which %s attests", env, a.Subject.Number, a.Subject.ID, a.Machine), Found: "no such snapshot",
-				Hint: "the store went back to an older state, or roots were removed"})
-		}
 	}
-	return f, byNumber, nil
+	if f.Marks, err = h.attest.Marks(ctx, host, env); err != nil {
+		return nil, nil, err
+	}
+
+	for {
+		proven.Verdict = p.Judge(f)
+		if proven.Good == nil {
+			return proven, f.Attestations, nil
+		}
+		why, err := broken(ctx, proven.Snapshots[proven.Good.Number], proven.Good.Proof.Stored)
+		if err != nil {
+			return nil, nil, err
+		}
+		if why == "" {
+			return proven, f.Attestations, nil
+		}
+		f.Snapshots[slices.IndexFunc(f.Snapshots, func(c attest.Candidate) bool { return c.Number == proven.Good.Number })].Damage = why
+	}
 }
 
 func number(a *attest.Attestation) uint64 {
@@ -129,39 +184,24 @@ func (h *Resolver) witnessed(ctx context.Context, s *Snapshot, known map[uint64]
 // knownGood is the newest snapshot that is known-good by the policy of ref, and of
 // which nothing is missing. Its Verdict is why.
 func (h *Resolver) knownGood(ctx context.Context, ref Ref, host string) (*Snapshot, error) {
-	facts, snapshots, err := h.facts(ctx, host, ref.Environment, ref.Now)
+	proven, err := h.judge(ctx, host, ref.Environment, ref.Policy, ref.Now, h.lacking)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		v := ref.Policy.Judge(facts)
-		if v.Good == nil {
-			return nil, noneGood(ref, v)
-		}
-		s := snapshots[v.Good.Number]
-		lacking, err := h.tombstones.c.Lacking(ctx, host, []*Snapshot{s})
-		if err != nil {
-			return nil, err
-		}
-		if len(lacking) > 0 {
-			for i := range facts.Snapshots {
-				if facts.Snapshots[i].Number == s.Number {
-					facts.Snapshots[i].Damage = "objects that it needs are missing in the store: knowngood check shows which"
-				}
-			}
-			continue
-		}
-		s.Verdict = v
-		proof := v.Good.Proof.Attestation
-		if err := contradiction(proof, s); err != nil {
-			return nil, err
-		}
-		if proof.Content != s.Body.Content {
-			return nil, &authentic.TamperError{What: "attestation " + proof.Key, Key: proof.Key, Remembered: fmt.Sprintf("content digest %x of %s", s.Body.Content, s.Ref()), Found: fmt.Sprintf("%x", proof.Content),
-				Hint: fmt.Sprintf("the attest key %v of %s signed a result about other content than that of the root: find out why", proof.KeyID, proof.Machine)}
-		}
-		return s, nil
+	if proven.Good == nil {
+		return nil, noneGood(ref, proven.Verdict)
 	}
+	s := proven.Snapshots[proven.Good.Number]
+	s.Verdict = proven.Verdict
+	proof := proven.Good.Proof.Attestation
+	if err := contradiction(proof, s); err != nil {
+		return nil, err
+	}
+	if proof.Content != s.Body.Content {
+		return nil, &authentic.TamperError{What: "attestation " + proof.Key, Key: proof.Key, Remembered: fmt.Sprintf("content digest %x of %s", s.Body.Content, s.Ref()), Found: fmt.Sprintf("%x", proof.Content),
+			Hint: fmt.Sprintf("the attest key %v of %s signed a result about other content than that of the root: find out why", proof.KeyID, proof.Machine)}
+	}
+	return s, nil
 }
 
 // noneGood is the error where no snapshot is known-good.

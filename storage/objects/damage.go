@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
+	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/localstate"
 	"knowngood/storage/seal"
@@ -70,6 +72,44 @@ func (n damageNotes) remove(objects []ID) error {
 			delete(noted, id)
 		}
 	})
+}
+
+// Damaged reports whether a snapshot needs an object of which is known that it is
+// missing or damaged: on its own host by what was found here and not dealt with yet,
+// else by what was reported after a time. A drill that passed after a report restored
+// every byte all the same.
+func (r *Objects) Damaged(ctx context.Context, s *history.Snapshot, after time.Time) (bool, error) {
+	if s.Body == nil {
+		return false, nil
+	}
+	own, err := r.t.Owns(s.Host, s.Root.Domain)
+	if err != nil {
+		return false, err
+	}
+	known, err := r.damageReports(s.Host, s.Root.Domain).since(ctx, after)
+	if err != nil {
+		return false, err
+	}
+	if own {
+		noted, err := r.damageNotes(s.Root.Domain).read()
+		if err != nil {
+			return false, err
+		}
+		maps.Copy(known, noted)
+	}
+	if len(known) == 0 {
+		return false, nil
+	}
+	needs, err := r.Needs().Of(ctx, s)
+	if authentic.Damaged(err) {
+		return true, nil
+	}
+	for id := range needs {
+		if known[id] {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 func (n damageNotes) change(do func(noted map[ID]bool)) error {
@@ -133,7 +173,7 @@ func (d damageReports) put(ctx context.Context, objects []ID, now time.Time) err
 	if err != nil {
 		return err
 	}
-	reported, err := d.recent(ctx, now)
+	reported, err := d.since(ctx, now.Add(-reportAgain)) // which the host may not have examined yet
 	if err != nil {
 		return err
 	}
@@ -159,9 +199,9 @@ func (d damageReports) put(ctx context.Context, objects []ID, now time.Time) err
 	return nil
 }
 
-// recent are the objects that were reported and that the host may not have
-// examined yet: nobody else knows whether it did.
-func (d damageReports) recent(ctx context.Context, now time.Time) (map[ID]bool, error) {
+// since are the objects that were reported at a time, by the store's clock, or later:
+// nobody else knows what their host found out about them.
+func (d damageReports) since(ctx context.Context, at time.Time) (map[ID]bool, error) {
 	reported := map[ID]bool{}
 	for o, err := range d.repo.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixDamageReports(d.host, d.domain)}) {
 		if errors.Is(err, storage.ErrDenied) {
@@ -171,7 +211,7 @@ func (d damageReports) recent(ctx context.Context, now time.Time) (map[ID]bool, 
 			return nil, err
 		}
 		_, _, hash, ok := layout.ParseDamageReportKey(o.Key)
-		if !ok || now.Sub(o.Modified) > reportAgain {
+		if !ok || o.Modified.Before(at) {
 			continue
 		}
 		report, err := d.read(ctx, o, hash)

@@ -1,0 +1,106 @@
+package attest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
+	"knowngood/storage/trust"
+)
+
+// reads opens the repository as a new process of a machine does, and returns all
+// attestations, and how many objects below a prefix were read for that.
+func (w *world) reads(t *testing.T, state, prefix string) ([]*Attestation, int) {
+	t.Helper()
+	log := storagetest.NewFaulty(w.store)
+	tr, err := trust.Open(t.Context(), log, trust.Options{StateDir: state, URL: url, MachineID: state, Now: now, Report: w.host.found.Add})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Open(tr).All(t.Context(), "web-1", "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, o := range log.Log() {
+		if o.Op != storagetest.List && strings.HasPrefix(o.Key, prefix) {
+			n++
+		}
+	}
+	return all, n
+}
+
+func TestAMachineReadsAnAttestationOnce(t *testing.T) {
+	w := newWorld(t)
+	k := w.owner.key(t)
+	var put3 []*Attestation
+	for n := range 3 {
+		r := result()
+		r.Subject.Number = uint64(n + 1)
+		put3 = append(put3, put(t, w.owner, r, k))
+	}
+	state := t.TempDir()
+	first, n := w.reads(t, state, "att")
+	if n != 4 { // and the certificate of the key
+		t.Errorf("the first time %d objects are read, want 4", n)
+	}
+	again, n := w.reads(t, state, "att")
+	if n != 0 {
+		t.Errorf("the second time %d objects are read, want none", n)
+	}
+	if !reflect.DeepEqual(again, first) {
+		t.Errorf("what is kept is\n%+v, and what was read\n%+v", again[0].Result, first[0].Result)
+	}
+
+	t.Run("what was put over it is read", func(t *testing.T) {
+		w.store.Overwrite(put3[0].Key, []byte("other bytes"))
+		all, n := w.reads(t, state, "attestations/")
+		if n == 0 || !reflect.DeepEqual(all, first) {
+			t.Errorf("%d requests, %v", n, all)
+		}
+		if found := w.host.tampering(t); len(found) != 1 {
+			t.Errorf("it reports %q", found)
+		}
+	})
+	t.Run("a key that is revoked ends what is kept", func(t *testing.T) {
+		must(w.owner.Revoke(t.Context(), k.ID(), time.Now().Add(-time.Hour), now))
+		all, _ := w.reads(t, state, "attestations/")
+		for _, a := range all {
+			if !errors.Is(a.Err, ErrRevoked) {
+				t.Errorf("%s counts: %v", a.Key, a.Err)
+			}
+		}
+	})
+	t.Run("hosts that a key may not speak of any more", func(t *testing.T) {
+		must(w.owner.certify(t.Context(), &statement.AttestKey{Machine: k.Machine, Key: k.AttestKey.Key, Hosts: []string{"db-*"}}, now))
+		all, n := w.reads(t, state, "attestations/")
+		for _, a := range all[:2] {
+			if !errors.Is(a.Err, statement.ErrOutOfScope) {
+				t.Errorf("%s counts: %v", a.Key, a.Err)
+			}
+		}
+		if n != 3 { // the versions of the one that was overwritten
+			t.Errorf("%d requests", n)
+		}
+	})
+	t.Run("what is kept and damaged is read again", func(t *testing.T) {
+		state := t.TempDir()
+		w.reads(t, state, "")
+		files, err := filepath.Glob(filepath.Join(state, "repos", "*", "stores", "*", "proofs", "web-1", "web"))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%v, %v", files, err)
+		}
+		if err := os.WriteFile(files[0], []byte("{\"key\": 1}\nrubbish\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if all, n := w.reads(t, state, "attestations/"); len(all) != 3 || n < 3 {
+			t.Errorf("%d of %d are read", n, len(all))
+		}
+	})
+}
