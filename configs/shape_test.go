@@ -206,7 +206,6 @@ func warnings(t *testing.T) {
 		"{sources: [{path: /db}, {command: [x], as: db/x}]}":         "lies within",
 		"{sources: [{path: /a}], drill: {schedule: '@daily'}}":       "no effect yet",
 		"{sources: [{path: /a}], rto: 5m}":                           "only drills measure it",
-		"{sources: [{path: /a}], keep: {known_good: 2}}":             "no effect yet",
 		"{schedule: '0 4 29 2 *', rpo: 10w, sources: [{path: /a}]}":  "rpo is shorter",
 	} {
 		c, err := Parse("f", []byte("environments: {a: "+text+"}"), LoadOptions{Advise: true})

@@ -25,9 +25,6 @@ func (v *validator) advise(c *Config) {
 		if e.Drill != nil && e.Drill.Schedule != "" {
 			v.advicef(key.child("drill").child("schedule"), "the daemon starts no drills yet: the schedule has no effect yet (knowngood drill %s runs one)", n)
 		}
-		if e.Keep.KnownGood > 0 {
-			v.advicef(key.child("keep").child("known_good"), "this version attests no snapshot as known good: the rule has no effect yet")
-		}
 	}
 }
 

@@ -228,7 +228,11 @@ func forgetByPolicy(ctx context.Context, sess *session.Session, r *repository.Re
 				policy = e.Keep.Policy()
 			}
 		}
-		judged, damaged, err := prune.Judge(ctx, r, sess.Host, env, policy, time.Now(), zone)
+		proof, err := sess.Policy(sess.Host, env)
+		if err != nil {
+			return err
+		}
+		judged, damaged, err := prune.Judge(ctx, r, sess.Host, env, policy, proof, time.Now(), zone)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/snapshot/retention"
+	"knowngood/storage/attest"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/seal"
@@ -79,16 +80,19 @@ func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, na
 	if items, err = stillSuspect(ctx, repo, host, name, items); err != nil {
 		return 0, fmt.Errorf("retention of %s: nothing is forgotten: %w", name, err)
 	}
-	var rest []retention.Item
-	var dropped []uint64
-	verdicts := retention.Apply(policy, items, now, zone)
-	retention.Wait(verdicts)
-	for _, v := range verdicts {
-		if v.Kept() {
-			rest = append(rest, v.Item)
-		} else {
-			dropped = append(dropped, v.Number)
+	rest, dropped := applied(policy, items, now, zone)
+	others := policy
+	others.KnownGood = 0
+	if policy.KnownGood > 0 && (len(dropped) > 0 || others.Empty()) { // else nothing depends on what is proven
+		proven, err := repo.Judge(ctx, host, name, ProofPolicy(env), now)
+		if err != nil {
+			return 0, fmt.Errorf("retention of %s: nothing is forgotten while it is not known which snapshots are known-good: %w", name, err)
 		}
+		good := proven.KnownGood()
+		for i := range items {
+			items[i].KnownGood = good.Has(items[i].Number)
+		}
+		rest, dropped = applied(policy, items, now, zone)
 	}
 	if len(dropped) == 0 {
 		return 0, nil
@@ -101,6 +105,33 @@ func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, na
 	k.set(repo.ID(), rest, true)
 	k.wrote = now
 	return len(dropped), nil
+}
+
+// applied are the items that a policy keeps, and the numbers of the others. What is
+// known-good is found out anew each time.
+func applied(policy retention.Policy, items []retention.Item, now time.Time, zone *time.Location) (rest []retention.Item, dropped []uint64) {
+	verdicts := retention.Apply(policy, items, now, zone)
+	retention.Wait(verdicts)
+	for _, v := range verdicts {
+		if !v.Kept() {
+			dropped = append(dropped, v.Number)
+			continue
+		}
+		v.Item.KnownGood = false
+		rest = append(rest, v.Item)
+	}
+	return rest, dropped
+}
+
+// ProofPolicy is what makes a snapshot of an environment of this host known-good. What
+// this machine attests itself counts where it drills the environment.
+func ProofPolicy(env *configs.Environment) attest.Policy {
+	p := attest.Policy{SelfAttested: env.Drill != nil}
+	p.Require, _ = attest.ParseLevel(env.Required()) // validation refuses others
+	if k := env.KnownGood; k != nil {
+		p.AllowPartial, p.NotOlderThan = k.AllowPartial, time.Duration(k.NotOlderThan)
+	}
+	return p
 }
 
 // with are the kept snapshots and the one just made; from a listing where they are

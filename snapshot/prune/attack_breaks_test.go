@@ -24,6 +24,7 @@ import (
 	"knowngood/snapshot/retention"
 	"knowngood/snapshot/walk"
 	"knowngood/storage"
+	"knowngood/storage/attest"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
 	"knowngood/storage/layout"
@@ -368,7 +369,7 @@ func testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T) {
 		w.days(6)
 		w.check(os.Remove(filepath.Join(w.dir, "marker")))
 		w.collapse(6)
-		judged, _, err := prune.Judge(w.Ctx, w.Bare(), enginetest.Host, "web", retention.Policy{Last: 5}, time.Now(), time.UTC)
+		judged, _, err := prune.Judge(w.Ctx, w.Bare(), enginetest.Host, "web", retention.Policy{Last: 5}, attest.Policy{}, time.Now(), time.UTC)
 		w.check(err)
 		for n := uint64(2); n <= 6; n++ {
 			if prune.Unkept(judged).Has(n) {

@@ -10,6 +10,7 @@ import (
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/attest"
 	"knowngood/storage/deletion"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
@@ -83,7 +84,7 @@ func TestEnrolledAgain(t *testing.T) {
 			w.capture("web")
 
 			for name, r := range map[string]*repository.Repository{"with an identity": w.unlocked(), "without": w.host()} {
-				judged, damaged, err := prune.Judge(w.Ctx, r, enginetest.Host, "web", retention.Policy{Daily: 30}, time.Now(), time.UTC)
+				judged, damaged, err := prune.Judge(w.Ctx, r, enginetest.Host, "web", retention.Policy{Daily: 30}, attest.Policy{}, time.Now(), time.UTC)
 				w.check(err)
 				for n := range uint64(10) {
 					if unkept := prune.Unkept(judged); unkept.Has(n+1) || len(damaged) > 0 {

@@ -3,9 +3,11 @@ package prune
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"knowngood/snapshot/retention"
+	"knowngood/storage/attest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
@@ -31,8 +33,9 @@ type Judged struct {
 // everybody else, it is that at which the store took them: a host that was taken says of its snapshots that they are old, so that
 // they take the place of good ones. Those whose host says another time are kept.
 // Roots that do not verify are not judged, and so stay: damaged names them. While
-// the newest is suspect, and nobody accepted it, all are kept.
-func Judge(ctx context.Context, repo *repository.Repository, name, env string, policy retention.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
+// the newest is suspect, and nobody accepted it, all are kept. proof is what makes a
+// snapshot known-good.
+func Judge(ctx context.Context, repo *repository.Repository, name, env string, policy retention.Policy, proof attest.Policy, now time.Time, zone *time.Location) (judged []Judged, damaged []error, err error) {
 	present, own, err := thisMachine(ctx, repo, name)
 	if err != nil {
 		return nil, nil, err
@@ -55,6 +58,8 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 		collapsed = found.Suspect
 	}
 	byNumber := map[uint64]*history.Snapshot{}
+	var snapshots []*history.Snapshot
+	suspects := map[uint64]bool{}
 	var items []retention.Item
 	for s, err := range repo.Kept(ctx, name, env) {
 		if authentic.Damaged(err) {
@@ -78,7 +83,18 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 			item.Doubtful = s.Body.Finished.Sub(s.Stored).Abs() > maxClockError
 		}
 		item.Partial = s.Body != nil && s.Body.Status == statement.Partial
-		items, byNumber[s.Number] = append(items, item), s
+		items, byNumber[s.Number], suspects[s.Number] = append(items, item), s, item.Suspect
+		snapshots = append(snapshots, s)
+	}
+	if policy.KnownGood > 0 {
+		proven, err := repo.Prove(ctx, name, env, snapshots, func(s *history.Snapshot) bool { return suspects[s.Number] }, proof, now)
+		if err != nil {
+			return nil, nil, fmt.Errorf("which snapshots of %s are known-good: %w", env, err)
+		}
+		good := proven.KnownGood()
+		for i := range items {
+			items[i].KnownGood = good.Has(items[i].Number)
+		}
 	}
 	verdicts := retention.Apply(policy, items, now, zone)
 	retention.Wait(verdicts)

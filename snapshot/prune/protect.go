@@ -3,6 +3,7 @@ package prune
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"knowngood/snapshot/retention"
 	"knowngood/snapshot/suspect"
+	"knowngood/storage/attest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/statement"
@@ -93,11 +95,18 @@ func (p *protection) noteKept(n int, why string) {
 // again.
 func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspects statement.Numbers) ([]uint64, error) {
 	p.bad = 0
+	var good statement.Numbers
+	if policy.KnownGood > 0 {
+		var err error
+		if good, err = p.knownGood(ctx, suspects); err != nil {
+			return nil, err
+		}
+	}
 	for more := 1; ; more *= 2 {
 		doubtful := p.doubtful()
 		var items []retention.Item
 		for n, at := range p.roots.Written {
-			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n), Doubtful: doubtful[n]})
+			items = append(items, retention.Item{Number: n, Time: at, Suspect: suspects.Has(n), Doubtful: doubtful[n], KnownGood: good.Has(n)})
 		}
 		var out []uint64
 		found := false
@@ -134,6 +143,39 @@ func (p *protection) keptBy(ctx context.Context, policy retention.Policy, suspec
 			}
 		}
 	}
+}
+
+// knownGood are the snapshots that are known-good, forgotten ones included, at any
+// level. What the host attests of itself counts only on the host: a taken one would
+// take the places of what others proved.
+func (p *protection) knownGood(ctx context.Context, suspects statement.Numbers) (statement.Numbers, error) {
+	all, err := p.repo.Attest.All(ctx, p.name, p.env)
+	if err != nil {
+		return nil, fmt.Errorf("which snapshots of %s are known-good: %w", p.env, err)
+	}
+	var attested []uint64
+	for _, a := range all {
+		if a.Err == nil && !p.roots.Written[a.Subject.Number].IsZero() {
+			attested = append(attested, a.Subject.Number)
+		}
+	}
+	slices.Sort(attested)
+	var snapshots []*history.Snapshot
+	for _, n := range slices.Backward(slices.Compact(attested)) {
+		s, err := p.roots.Root(ctx, n)
+		if authentic.Damaged(err) { // which is named where a policy keeps it
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		snapshots = append(snapshots, s)
+	}
+	proven, err := p.repo.Prove(ctx, p.name, p.env, snapshots, func(s *history.Snapshot) bool { return suspects.Has(s.Number) }, attest.Policy{SelfAttested: p.own}, p.now)
+	if err != nil {
+		return nil, err
+	}
+	return proven.KnownGood(), nil
 }
 
 // putAgainAfter is how much later than another root the store must have taken one

@@ -15,6 +15,7 @@ import (
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
 	"knowngood/storage"
+	"knowngood/storage/attest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
@@ -309,7 +310,7 @@ func testSnapshotsThatClaimToBeOldTakeNoPlaceOfGoodOnes(t *testing.T) {
 			w.put(key(n), object)
 			previous = hash
 		}
-		judged, damaged, err := prune.Judge(w.Ctx, w.Bare(), enginetest.Host, "web", retention.Policy{Daily: 30}, time.Now(), time.UTC)
+		judged, damaged, err := prune.Judge(w.Ctx, w.Bare(), enginetest.Host, "web", retention.Policy{Daily: 30}, attest.Policy{}, time.Now(), time.UTC)
 		w.check(err)
 		for n := range uint64(10) {
 			if prune.Unkept(judged).Has(n + 1) {

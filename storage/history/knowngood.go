@@ -23,6 +23,17 @@ type Proven struct {
 	Snapshots map[uint64]*Snapshot // by number: those that were judged
 }
 
+// KnownGood are the numbers of all that are known-good.
+func (p *Proven) KnownGood() statement.Numbers {
+	var out []uint64
+	for _, j := range p.Verdict.Snapshots {
+		if j.Reason == "" {
+			out = append(out, j.Number)
+		}
+	}
+	return statement.NumbersOf(out...)
+}
+
 // Judge judges the snapshots of an environment that are kept by what drills and marks
 // say of them. What does not verify is left out and warned of, as is an attestation of
 // a root that is not the one that the store shows.

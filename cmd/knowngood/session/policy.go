@@ -1,11 +1,10 @@
 package session
 
 import (
-	"time"
-
 	"github.com/spf13/pflag"
 
 	"knowngood/cmd/knowngood/usage"
+	"knowngood/daemon/runner"
 	"knowngood/storage/attest"
 )
 
@@ -31,14 +30,7 @@ func (p *Proof) given() bool { return *p != Proof{} }
 func (sess *Session) Policy(host, environment string) (attest.Policy, error) {
 	var p attest.Policy
 	if env := sess.Config.Environments[environment]; env != nil && (host == "" || host == sess.Host) {
-		level, err := attest.ParseLevel(env.Required())
-		if err != nil {
-			return p, usage.Errorf("%w", err)
-		}
-		p.Require, p.SelfAttested = level, env.Drill != nil
-		if k := env.KnownGood; k != nil {
-			p.AllowPartial, p.NotOlderThan = k.AllowPartial, time.Duration(k.NotOlderThan)
-		}
+		p = runner.ProofPolicy(env)
 	}
 	if sess.Proof.require != "" {
 		level, err := attest.ParseLevel(sess.Proof.require)

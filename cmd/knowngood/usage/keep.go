@@ -27,12 +27,13 @@ func (k *Keep) Add(f *pflag.FlagSet) {
 	f.Var(Count{&k.Policy.Weekly}, "keep-weekly", "the same for `N` weeks, which begin on Monday")
 	f.Var(Count{&k.Policy.Monthly}, "keep-monthly", "the same for `N` months")
 	f.Var(Count{&k.Policy.Yearly}, "keep-yearly", "the same for `N` years")
+	f.Var(Count{&k.Policy.KnownGood}, "keep-known-good", "keep the newest `N` that a drill proved to restore")
 	f.StringVar(&k.within, "keep-within", "", "keep all not older than the newest by this `duration`, such as 7d")
 }
 
 // Given reports whether any rule was given.
 func (k *Keep) Given(f *pflag.FlagSet) bool {
-	return slices.ContainsFunc([]string{"last", "hourly", "daily", "weekly", "monthly", "yearly", "within"}, func(name string) bool { return f.Changed("keep-" + name) })
+	return slices.ContainsFunc([]string{"last", "hourly", "daily", "weekly", "monthly", "yearly", "known-good", "within"}, func(name string) bool { return f.Changed("keep-" + name) })
 }
 
 // Read completes the policy.
