@@ -108,7 +108,7 @@ func (k *Kept) retain(ctx context.Context, repo *repository.Repository, host, na
 }
 
 // applied are the items that a policy keeps, and the numbers of the others. What is
-// known-good is found out anew each time.
+// known-good is found out each time.
 func applied(policy retention.Policy, items []retention.Item, now time.Time, zone *time.Location) (rest []retention.Item, dropped []uint64) {
 	verdicts := retention.Apply(policy, items, now, zone)
 	retention.Wait(verdicts)

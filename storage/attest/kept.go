@@ -14,7 +14,7 @@ import (
 const maxKept = 8 << 20
 
 // kept is a result whose object was read and verified. Only what its attest key may
-// attest is decided anew each time.
+// attest is decided each time.
 type kept struct {
 	Key      string    `json:"key"`
 	Size     int64     `json:"size"`

@@ -101,8 +101,8 @@ func (h *Resolver) judge(ctx context.Context, host, env string, p attest.Policy,
 }
 
 // Prove judges some snapshots of an environment, the newest first, as Judge does all.
-// suspect reports whether one is suspect, and nobody accepted it; nil for the word of
-// the host and what was accepted.
+// suspect reports whether one is suspect, and nobody accepted it; nil for what the
+// host claims and what was accepted.
 func (h *Resolver) Prove(ctx context.Context, host, env string, snapshots []*Snapshot, suspect func(*Snapshot) bool, p attest.Policy, now time.Time) (*Proven, error) {
 	proven, _, err := h.prove(ctx, host, env, snapshots, suspect, p, now, h.damaged)
 	return proven, err
