@@ -191,6 +191,7 @@ func TestProgramsReachNothingOfTheMachine(t *testing.T) {
 	nothing(t, c, "reach", "tcp,"+tcp.Addr().String(), "unix,"+abstract.Addr().String(), "unix,"+secret+".sock", "tcp,1.1.1.1:443", "udp,192.0.2.1:53")
 	nothing(t, c, "signal", strconv.Itoa(os.Getpid()), strconv.Itoa(os.Getppid()))
 	nothing(t, c, "device")
+	nothing(t, c, "parent")
 	nothing(t, c, "write", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger", "/proc/1/mem", "/proc/1/oom_score_adj", "/sys/power/state", "/dev/vda", "/dev/loop0", "/dev/mem", "/dev/kmsg")
 	nothing(t, c, "look", secret, "/proc/1/environ", "/proc/1/root"+secret, "/proc/1/cwd/"+secret, "/proc/"+strconv.Itoa(os.Getpid())+"/cmdline", "/../../"+secret, "/proc/1/exe", "/etc/shadow", "/root/.bashrc", "/proc/1/fd/3", "/proc/kcore")
 }

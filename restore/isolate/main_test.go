@@ -165,6 +165,16 @@ func attack(kind string, args []string) int {
 				fmt.Println("read", a, len(text))
 			}
 		}
+	case "parent": // the process that asks: it holds the pipes
+		for _, file := range []string{"environ", "mem", "exe", "fd/3", "maps", "root"} {
+			if f, err := os.Open(fmt.Sprintf("/proc/%d/%s", os.Getppid(), file)); err == nil {
+				fmt.Println("opened", f.Name())
+				_ = f.Close()
+			}
+		}
+		if _, _, errno := syscall.Syscall(syscall.SYS_PTRACE, syscall.PTRACE_ATTACH, uintptr(os.Getppid()), 0); errno == 0 {
+			fmt.Println("traces its parent")
+		}
 	case "device":
 		for _, mode := range []uint32{syscall.S_IFBLK, syscall.S_IFCHR} {
 			if err := syscall.Mknod("/tmp/device", mode|0o666, 0x700); err == nil {

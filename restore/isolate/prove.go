@@ -96,7 +96,8 @@ func clean(rung string) bool {
 	}
 	privs, err1 := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	mode, err2 := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
-	return errors.Join(err1, err2) == nil && set&^kept(rung) == 0 && privs == 1 && mode == unix.SECCOMP_MODE_FILTER
+	dumpable, err3 := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	return errors.Join(err1, err2, err3) == nil && set&^kept(rung) == 0 && privs == 1 && mode == unix.SECCOMP_MODE_FILTER && dumpable == 0
 }
 
 // visible reports whether the directory with this identity is above or beside our root.
