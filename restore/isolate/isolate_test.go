@@ -151,6 +151,9 @@ func TestATreeWhoseUsersCannotBeMapped(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(s.Tree, unix.MNT_DETACH) })
 	program(t, s.Tree+"/attack", 0o755)
+	if err := errors.Join(os.Mkdir(s.Tree+"/srv", 0o755), unix.Mknod(s.Tree+"/srv/zero", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5)))); err != nil {
+		t.Fatal(err)
+	}
 	s.Limits = isolate.Limits{Disk: 32 << 20, Memory: 256 << 20, Processes: 100}
 
 	c, err := isolate.Start(context.Background(), []string{"test", "cell"}, s)
@@ -166,7 +169,7 @@ func TestATreeWhoseUsersCannotBeMapped(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	nothing(t, c, "write", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/1/mem", "/proc/1/oom_score_adj", "/dev/vda", "/dev/mem", "/proc/mtrr")
+	nothing(t, c, "write", "/srv/zero", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/1/mem", "/proc/1/oom_score_adj", "/dev/vda", "/dev/mem", "/proc/mtrr")
 	nothing(t, c, "look", "/proc/1/environ", "/proc/1/exe", "/etc/shadow", "/proc/1/fd/3", "/proc/kcore", "/proc/keys")
 	nothing(t, c, "device")
 	if a := ask(t, c, request{Argv: []string{"/bin/sh", "-c", "grep -c ' 0 *0 *4294967295' /proc/self/uid_map; exec 2>&1; for i in $(seq 300); do sleep 2 & done"}}); !strings.Contains(a.Output, "1\n") || !strings.Contains(a.Output, "ork") {
