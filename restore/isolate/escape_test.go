@@ -99,7 +99,7 @@ func TestAForkBombOfRootIsHeldWithoutControlGroups(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, whom the limit of processes does not concern by itself")
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestAForkBombStays", "-test.v")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestAForkBombStays", "-test.v", "-test.timeout=2m")
 	cmd.Args = append([]string{"sh", "-c", `mount -t tmpfs none /sys/fs/cgroup && exec "$0" "$@"`}, cmd.Args...)
 	cmd.Path = "/bin/sh"
 	cmd.Args[3] = exe(t)
