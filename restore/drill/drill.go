@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -58,6 +59,9 @@ type Report struct {
 	Answers []Answer // to services and probes, in the order of Result.Probes
 	Notes   []string // more than Result.Unproven has: they may quote names of files
 	Damage  []error  // that was found in the repository
+	// Incomplete means that the snapshot, or this machine, lacks something of what
+	// was captured.
+	Incomplete bool
 }
 
 // Answer is what a service or a probe came to, in its own words.
@@ -223,23 +227,22 @@ func (d *drill) prepare(ctx context.Context) error {
 	}
 	s := d.o.Tree.Snapshot
 	d.chosen = chooser(d.share(), s.ID, d.o.Started, whole)
-	need, err := size(ctx, d.o.Tree, d.chosen)
-	if err != nil {
-		return err
+	need := uint64(d.o.Config.Limits.Disk)
+	if need == 0 {
+		need = defaultDisk
 	}
-	if d.o.Base != nil {
-		base, err := size(ctx, d.o.Base, func(string) bool { return true })
-		if err != nil {
+	for _, tree := range []*snapshot.Tree{d.o.Tree, d.o.Base} {
+		if tree != nil {
+			need += tree.Snapshot.Body.ContentBytes
+		}
+	}
+	if room(d.scratch.dir, need) != nil { // that counts holes and hard links, and all of a sample
+		if need, err = d.size(ctx, need); err != nil {
 			return err
 		}
-		need += base
-	}
-	disk := uint64(d.o.Config.Limits.Disk)
-	if disk == 0 {
-		disk = defaultDisk
-	}
-	if err := room(d.scratch.dir, need+disk); err != nil {
-		return err
+		if err := room(d.scratch.dir, need); err != nil {
+			return err
+		}
 	}
 	// The scanner sees the tree below a root of its own.
 	outer, err := d.scratch.in("outer")
@@ -250,20 +253,24 @@ func (d *drill) prepare(ctx context.Context) error {
 	return errors.Join(os.Chmod(outer, 0o755), os.Mkdir(d.tree, 0o755))
 }
 
-// size is how many bytes the chosen files of a tree take.
-func size(ctx context.Context, tree *snapshot.Tree, chosen func(string) bool) (need uint64, err error) {
-	seen := map[uint64]bool{}
-	for e, err := range tree.Entries(ctx, "") {
-		if err != nil {
-			continue // the restore itself names it
-		}
-		if e.Type != manifest.File || e.Link != 0 && seen[e.Link] || !chosen(e.Path) {
+// size is what the drill takes more exactly: of need without the content of the
+// trees, what the files take that are wanted of them.
+func (d *drill) size(ctx context.Context, need uint64) (uint64, error) {
+	for _, tree := range []*snapshot.Tree{d.o.Tree, d.o.Base} {
+		if tree == nil {
 			continue
 		}
-		if e.Link != 0 {
-			seen[e.Link] = true
+		need -= tree.Snapshot.Body.ContentBytes
+		seen := map[uint64]bool{}
+		for e, err := range tree.Entries(ctx, "") {
+			if err != nil || e.Type != manifest.File || tree == d.o.Tree && !d.chosen(e.Path) || e.Link != 0 && seen[e.Link] {
+				continue // an error is named by the restore itself
+			}
+			if e.Link != 0 {
+				seen[e.Link] = true
+			}
+			need += e.ContentSize()
 		}
-		need += e.ContentSize()
 	}
 	return need, ctx.Err()
 }
@@ -295,10 +302,11 @@ func (d *drill) restore(ctx context.Context) error {
 	case missing > got.Incomplete:
 		d.fail(whyFailed, fmt.Sprintf("%d files of %d are missing: %s", missing, got.Planned.Files, first(got.Problems)))
 	case got.Count > got.Incomplete:
+		d.rep.Incomplete = true
 		d.unproven(whyNodes, first(got.Problems))
 	}
 	if r.Partial || got.Incomplete > 0 {
-		r.Partial = true
+		r.Partial, d.rep.Incomplete = true, true
 		d.unproven(whyPartial, "")
 	}
 	if d.share() < 100 {
@@ -346,9 +354,10 @@ func (d *drill) differences(ctx context.Context, under string, share configs.Per
 	o := d.options(d.o.Tree, filepath.Join(d.tree, under))
 	o.Under, o.InPlace, o.DryRun = under, true, true
 	o.Sample = func(path string) bool { return d.chosen(path) && part(path) }
+	var once sync.Once // many compare at the same time
 	o.Progress = &restore.Progress{Change: func(action, path string) {
-		if action != "unchanged" && where == "" {
-			where = fmt.Sprintf("/%s (%s)", path, action)
+		if action != "unchanged" {
+			once.Do(func() { where = fmt.Sprintf("/%s (%s)", path, action) })
 		}
 	}}
 	got, err := restore.Run(ctx, o)

@@ -249,7 +249,7 @@ func (o *outcome) code() int {
 		return exit.ProbeFailed
 	case o.unsigned != nil && !errors.Is(o.unsigned, attest.ErrNotCertified):
 		return exit.Failed
-	case o.unsigned != nil, len(drill.Untested(o.result)) > 0, o.result.Partial, o.missed():
+	case o.unsigned != nil, len(drill.Untested(o.result)) > 0, o.report.Incomplete, o.missed():
 		return exit.Incomplete
 	}
 	return exit.Done

@@ -72,7 +72,7 @@ func (o *outcome) print(out *console.Console) error {
 	}
 	out.Printf("%s\n", o.text())
 	if o.missed() {
-		out.Messagef("the RTO of %s is missed: a restore of all of it takes %s. Look at the slowest phase: more bandwidth or cores shorten a restore, a smaller environment does", human.Duration(o.promised), human.Duration(drill.WholeRTO(r)))
+		out.Messagef("the RTO of %s is missed: a restore of all of it takes %s. The phases above show where the time goes", human.Duration(o.promised), human.Duration(drill.WholeRTO(r)))
 	}
 	if o.attestation != nil && o.attestation.SelfAttested {
 		out.Notef("note: it is self-attested: this machine captured the snapshot, so that other machines count the proof only with --self-attested")
