@@ -252,9 +252,9 @@ func testAttestationsAreShownVerifiedAndExported(t *testing.T) {
 		Known        bool `json:"known_good"`
 		Attestations []struct {
 			Counts bool
-			Level  string
+			Drill  struct{ Level, Host string }
 		}
-	}](t, drill.must(t, "attest", "show", "web@2", "--json")); !v.Known || len(v.Attestations) != 1 || !v.Attestations[0].Counts || v.Attestations[0].Level != "probed" {
+	}](t, drill.must(t, "attest", "show", "web@2", "--json")); !v.Known || len(v.Attestations) != 1 || !v.Attestations[0].Counts || v.Attestations[0].Drill.Level != "probed" {
 		t.Errorf("%+v", v)
 	}
 	drill.must(t, "attest", "verify", "web@2")

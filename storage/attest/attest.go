@@ -44,9 +44,9 @@ func Open(t *trust.Trust) *Ledger { return &Ledger{t} }
 
 // Attestation is a result as it is stored.
 type Attestation struct {
-	*Result           // whose Evidence is not opened; nil where it could not be read
-	Key        string // of the object
-	ID         [32]byte
+	*Result             // whose Evidence is not opened; nil where it could not be read
+	Key        string   // of the object
+	ID         [32]byte // of the object: its SHA-256
 	KeyID      layout.KeyID
 	Stored     time.Time // when the store took it
 	HasOutputs bool      // it has evidence; see Evidence
@@ -61,8 +61,8 @@ type Attestation struct {
 
 // Put signs a result and stores it. What is in Evidence is sealed to the newest epoch.
 func (l *Ledger) Put(ctx context.Context, r *Result, key *Key, now time.Time) (*Attestation, error) {
-	if !key.Before.IsZero() || !key.Speaks(r.Subject.Host) || r.Machine != key.Machine {
-		return nil, fmt.Errorf("%w: a result of machine %s about host %s", ErrNotCertified, r.Machine, r.Subject.Host)
+	if !key.Before.IsZero() || !key.Speaks(r.Host) {
+		return nil, fmt.Errorf("%w: a result about host %s", ErrNotCertified, r.Host)
 	}
 	if len(r.Evidence) > MaxEvidence {
 		return nil, fmt.Errorf("evidence of %d bytes is over the limit of %d", len(r.Evidence), MaxEvidence)
@@ -78,23 +78,25 @@ func (l *Ledger) Put(ctx context.Context, r *Result, key *Key, now time.Time) (*
 			return nil, err
 		}
 		sum := sha256.Sum256(b)
-		evidence = &sealed{epoch.ID.String(), hex.EncodeToString(sum[:]), b}
+		evidence = &sealed{epoch.ID.String(), sum, b}
 	}
-	payload, err := encode(l.t.ID(), r, evidence)
+	named := *r
+	named.Machine = key.Machine
+	payload, err := encode(l.t.ID().String(), &named, evidence)
 	if err != nil {
-		return nil, fmt.Errorf("attest %s/%s@%d: %w", r.Subject.Host, r.Subject.Environment, r.Subject.Number, err)
+		return nil, fmt.Errorf("attest %v: %w", r.Subject, err)
 	}
 	object, err := sign(payload, key.ID(), key.private)
 	if err != nil {
 		return nil, err
 	}
 	a := &Attestation{ID: sha256.Sum256(object), KeyID: key.ID()}
-	a.Key = layout.KeyAttestation(r.Subject.Host, r.Subject.Environment, r.Subject.Number, a.KeyID, a.ID)
+	a.Key = layout.KeyAttestation(r.Host, r.Environment, r.Number, a.KeyID, a.ID)
 	if err := l.verify(a, object, key.AttestKey); err != nil {
 		return nil, fmt.Errorf("refused to write: %w", err)
 	}
 	if err := l.t.Put(ctx, a.Key, object, now); err != nil && !errors.Is(err, storage.ErrExists) { // its name is its content
-		return nil, fmt.Errorf("store the attestation of %s/%s@%d: %w", r.Subject.Host, r.Subject.Environment, r.Subject.Number, err)
+		return nil, fmt.Errorf("store the attestation of %v: %w", r.Subject, err)
 	}
 	return a, nil
 }
@@ -224,10 +226,10 @@ func (l *Ledger) verify(a *Attestation, object []byte, key *statement.AttestKey)
 	}
 	a.Result, a.HasOutputs = r, evidence != nil
 	switch {
-	case repo != l.t.ID():
-		return fmt.Errorf("attestation of repository %v: %w", repo, statement.ErrOtherRepository)
-	case layout.KeyAttestation(r.Subject.Host, r.Subject.Environment, r.Subject.Number, id, a.ID) != a.Key:
-		return fmt.Errorf("%w: %s/%s@%d", ErrMisplaced, r.Subject.Host, r.Subject.Environment, r.Subject.Number)
+	case repo != l.t.ID().String():
+		return fmt.Errorf("attestation of repository %q: %w", repo, statement.ErrOtherRepository)
+	case layout.KeyAttestation(r.Host, r.Environment, r.Number, id, a.ID) != a.Key:
+		return fmt.Errorf("%w: %v", ErrMisplaced, r.Subject)
 	}
 	a.verified = true
 	return a.covered(key)
@@ -237,9 +239,9 @@ func (l *Ledger) verify(a *Attestation, object []byte, key *statement.AttestKey)
 // is verified, and finds out whether it is self-attested.
 func (a *Attestation) covered(key *statement.AttestKey) error {
 	r := a.Result
-	a.SelfAttested = key.Host == r.Subject.Host
+	a.SelfAttested = key.Host == r.Host
 	switch {
-	case !key.Speaks(r.Subject.Host):
+	case !key.Speaks(r.Host):
 		return statement.ErrOutOfScope
 	case r.Machine != key.Machine:
 		return fmt.Errorf("it names machine %s, and its key is that of %s", r.Machine, key.Machine)
@@ -276,14 +278,14 @@ func (l *Ledger) Evidence(ctx context.Context, a *Attestation) ([]byte, error) {
 		return nil, err
 	}
 	var epoch seal.EpochID
-	if b, err := hex.DecodeString(evidence.Epoch); err != nil || len(b) != len(epoch) {
+	b, err := hex.DecodeString(evidence.Epoch)
+	if err != nil || len(b) != len(epoch) {
 		return nil, fmt.Errorf("the evidence is sealed to %q, which is no epoch", evidence.Epoch)
-	} else {
-		copy(epoch[:], b)
 	}
+	copy(epoch[:], b)
 	secret, err := l.t.EpochSecret(ctx, epoch)
 	if err != nil {
 		return nil, err
 	}
-	return secret.OpenEvidence(l.t.ID(), r.Subject.ID, evidence.Sealed)
+	return secret.OpenEvidence(l.t.ID(), r.ID, evidence.Sealed)
 }

@@ -6,24 +6,22 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/md5"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
-	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
 )
@@ -35,8 +33,7 @@ var ErrNotCertified = errors.New("the attest key of this machine is not certifie
 // keyFile has the attest key of this machine.
 const keyFile = "attest.key"
 
-// keyHead starts the file and carries its version.
-const keyHead = "knowngood attest key, version 1. Secret: it signs what drills proved.\n"
+const pemSecret = "PRIVATE KEY" // PKCS #8
 
 // Key is the attest key of this machine, and its newest certificate.
 type Key struct {
@@ -179,52 +176,30 @@ func (l *Ledger) secretKey() (key ed25519.PrivateKey, err error) {
 		if err != nil {
 			return err
 		}
-		if file != nil {
-			key, err = l.parseKey(file)
-			return err
+		if file == nil {
+			if _, key, err = ed25519.GenerateKey(nil); err != nil {
+				return err
+			}
+			der, _ := x509.MarshalPKCS8PrivateKey(key) // which takes each Ed25519 key
+			return l.t.State.Write(keyFile, pem.EncodeToMemory(&pem.Block{Type: pemSecret, Headers: l.pemHeaders(), Bytes: der}))
 		}
-		if _, key, err = ed25519.GenerateKey(nil); err != nil {
-			return err
+		block, _ := pem.Decode(file)
+		if block == nil || block.Type != pemSecret || !maps.Equal(block.Headers, l.pemHeaders()) {
+			return fmt.Errorf("attest key %s is damaged, or was made on another machine: remove it, and the next drill makes another", l.t.State.Dir().Path(keyFile))
 		}
-		return l.t.State.Write(keyFile, l.keyBytes(key))
+		parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		var ok bool
+		if key, ok = parsed.(ed25519.PrivateKey); err != nil || !ok {
+			return fmt.Errorf("attest key %s is damaged: remove it, and the next drill makes another (%v)", l.t.State.Dir().Path(keyFile), err)
+		}
+		return nil
 	})
 	return key, err
 }
 
-// keyBytes is the content of the file: the head, a record, and the SHA-256 of both.
-func (l *Ledger) keyBytes(key ed25519.PrivateKey) []byte {
-	repo, seed, machine := l.t.ID(), [32]byte(key.Seed()), l.t.State.MachineHash()
-	record, _ := wire.Encode(keyFields(&repo, &seed, &machine)) // which refuses nothing
-	b := append([]byte(keyHead), record...)
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
-}
-
-func keyFields(repo *seal.RepositoryID, seed, machine *[32]byte) func(*wire.Codec) {
-	return func(c *wire.Codec) {
-		c.Fixed(2, repo[:])
-		c.Fixed(4, seed[:])
-		c.Fixed(6, machine[:])
-	}
-}
-
-func (l *Ledger) parseKey(file []byte) (ed25519.PrivateKey, error) {
-	path := l.t.State.Dir().Path(keyFile)
-	body, ok := bytes.CutPrefix(file, []byte(keyHead))
-	n := len(body) - sha256.Size
-	if !ok || n < 0 || sha256.Sum256(file[:len(keyHead)+n]) != [32]byte(body[n:]) {
-		return nil, fmt.Errorf("attest key %s is damaged, or of another version: remove it, and the next drill makes another", path)
-	}
-	var repo seal.RepositoryID
-	var seed, machine [32]byte
-	if err := wire.Decode(body[:n], keyFields(&repo, &seed, &machine)); err != nil {
-		return nil, fmt.Errorf("attest key %s: %w", path, err)
-	}
-	now := l.t.State.MachineHash()
-	if repo != l.t.ID() || machine != now && machine != [32]byte{} && now != [32]byte{} {
-		return nil, fmt.Errorf("attest key %s was made on another machine or for another repository: remove it, and the next drill makes another", path)
-	}
-	return ed25519.NewKeyFromSeed(seed[:]), nil
+// pemHeaders are of this repository and this machine: a clone makes a key of its own.
+func (l *Ledger) pemHeaders() map[string]string {
+	return map[string]string{"Repository": l.t.ID().String(), "Machine": fmt.Sprintf("%x", l.t.State.MachineHash())}
 }
 
 // ownHost is the host of the repository that this machine is; empty for none.

@@ -19,6 +19,8 @@ type kept struct {
 	Key      string    `json:"key"`
 	Size     int64     `json:"size"`
 	Modified time.Time `json:"modified"` // as the listing showed it
+	ID       Hash      `json:"id"`       // of the snapshot, and the digest of the configuration: Result has neither in JSON
+	Config   Hash      `json:"config"`
 	Result   *Result   `json:"result"`
 	Outputs  bool      `json:"outputs"`
 }
@@ -43,7 +45,8 @@ func (l *Ledger) results(host, env string) *results {
 	}
 	for line := range bytes.Lines(b) {
 		var k kept
-		if json.Unmarshal(line, &k) == nil && k.Result != nil {
+		if json.Unmarshal(line, &k) == nil && k.Result != nil && k.ID != (Hash{}) {
+			k.Result.ID, k.Result.Config = k.ID, k.Config
 			r.byKey[k.Key] = k
 		}
 	}
@@ -72,7 +75,7 @@ func (r *results) keep(listed []storage.Object, all []*Attestation) {
 			continue
 		}
 		result := *a.Result
-		line, err := json.Marshal(kept{a.Key, listed[i].Size, listed[i].Modified, &result, a.HasOutputs})
+		line, err := json.Marshal(kept{a.Key, listed[i].Size, listed[i].Modified, a.Result.ID, a.Config, &result, a.HasOutputs})
 		if err != nil || b.Len()+len(line) >= maxKept {
 			break
 		}

@@ -11,6 +11,8 @@ import (
 	"knowngood/storage/ledger"
 	"knowngood/storage/statement"
 	"knowngood/storage/trust"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Marks are what was said of snapshots of an environment besides drills: that they are
@@ -105,12 +107,11 @@ func (l *Ledger) markLedger(host, env string, ofHost bool, certs []*statement.Ce
 
 // Marks reads the marks of an environment.
 func (l *Ledger) Marks(ctx context.Context, host, env string) (*Marks, error) {
-	m, _, err := l.marks(ctx, host, env, false)
-	if err != nil {
-		return nil, err
-	}
-	h, _, err := l.marks(ctx, host, env, true)
-	if err != nil {
+	g, ctx := errgroup.WithContext(ctx)
+	var m, h *Marks
+	g.Go(func() (err error) { m, _, err = l.marks(ctx, host, env, false); return err })
+	g.Go(func() (err error) { h, _, err = l.marks(ctx, host, env, true); return err })
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	m.host = h.said

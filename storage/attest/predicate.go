@@ -1,8 +1,8 @@
 package attest
 
 import (
+	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +11,6 @@ import (
 
 	"knowngood/internal/wire"
 	"knowngood/storage/layout"
-	"knowngood/storage/seal"
 )
 
 // Names of the formats that an attestation is written in.
@@ -39,8 +38,12 @@ type inToto struct {
 
 // resource is an in-toto resource descriptor.
 type resource struct {
-	Name   string            `json:"name"`
-	Digest map[string]string `json:"digest"`
+	Name   string          `json:"name"`
+	Digest map[string]Hash `json:"digest"`
+}
+
+func resourceOf(name string, sum Hash) []resource {
+	return []resource{{name, map[string]Hash{"sha256": sum}}}
 }
 
 // predicate is a test result, with what we add in a member of our own.
@@ -55,49 +58,27 @@ type predicate struct {
 
 // drill is the part of a test result that is ours.
 type drill struct {
-	Version     int       `json:"version"`
-	Repository  string    `json:"repository"`
-	Host        string    `json:"host"`
-	Environment string    `json:"environment"`
-	Number      uint64    `json:"number"`
-	Content     string    `json:"content_digest"`
-	Machine     string    `json:"machine"`
-	Program     string    `json:"program"`
-	Started     string    `json:"started"`
-	Passed      bool      `json:"passed"`
-	Level       Level     `json:"level"`
-	Partial     bool      `json:"partial"`
-	Isolation   Isolation `json:"isolation"`
-	Phases      []Phase   `json:"phases"`
-	Store       int64     `json:"store_ns"`
-	Files       uint64    `json:"files"`
-	Bytes       uint64    `json:"bytes"`
-	Of          uint64    `json:"of_bytes"`
-	Probes      []Probe   `json:"probes"`
-	Unproven    []string  `json:"unproven"`
-	Evidence    *sealed   `json:"evidence,omitempty"`
+	Version    int    `json:"version"`
+	Repository string `json:"repository"`
+	Result
+	Evidence *sealed `json:"evidence,omitempty"`
 }
 
 // sealed is evidence as it is stored.
 type sealed struct {
 	Epoch  string `json:"epoch"`
-	SHA256 string `json:"sha256"` // of Sealed
+	SHA256 Hash   `json:"sha256"` // of Sealed
 	Sealed []byte `json:"sealed"`
 }
 
 // encode is the payload of a result.
-func encode(repo seal.RepositoryID, r *Result, evidence *sealed) ([]byte, error) {
+func encode(repo string, r *Result, evidence *sealed) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	p := predicate{
-		Result: "PASSED", Configuration: []resource{{"drill", digest(r.Config)}}, Passed: []string{}, Warned: []string{}, Failed: []string{},
-		Drill: drill{
-			Version: drillVersion, Repository: repo.String(), Host: r.Subject.Host, Environment: r.Subject.Environment, Number: r.Subject.Number, Content: hex.EncodeToString(r.Content[:]),
-			Machine: r.Machine, Program: r.Version, Started: r.Started.UTC().Format(time.RFC3339Nano), Passed: r.Passed, Level: r.Level, Partial: r.Partial, Isolation: r.Isolation,
-			Phases: filled(r.Phases), Store: int64(r.Store), Files: r.Files, Bytes: r.Bytes, Of: r.Of, Probes: filled(r.Probes), Unproven: filled(r.Unproven), Evidence: evidence,
-		},
-	}
+	d := drill{drillVersion, repo, *r, evidence}
+	d.Started, d.Phases, d.Probes, d.Unproven = r.Started.UTC(), filled(r.Phases), filled(r.Probes), filled(r.Unproven)
+	p := predicate{Result: "PASSED", Configuration: resourceOf("drill", r.Config), Passed: []string{}, Warned: []string{}, Failed: []string{}, Drill: d}
 	for _, t := range r.Probes {
 		list := &p.Warned
 		switch {
@@ -114,73 +95,40 @@ func encode(repo seal.RepositoryID, r *Result, evidence *sealed) ([]byte, error)
 	case len(p.Warned) > 0 || len(r.Unproven) > 0:
 		p.Result = "WARNED"
 	}
-	name := fmt.Sprintf("%s/%s@%d", r.Subject.Host, r.Subject.Environment, r.Subject.Number)
-	return canonical(inToto{statementType, []resource{{name, digest(r.Subject.ID)}}, predicateType, p})
-}
-
-func digest(sum [32]byte) map[string]string {
-	return map[string]string{"sha256": hex.EncodeToString(sum[:])}
+	return canonical(inToto{statementType, resourceOf(r.Subject.String(), r.ID), predicateType, p})
 }
 
 // filled is the list, which is not null in JSON.
-func filled[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
-}
+func filled[T any](list []T) []T { return append([]T{}, list...) }
 
 // decode reads the payload of an attestation, and refuses each that encode would not
 // have made.
-func decode(payload []byte) (repo seal.RepositoryID, r *Result, evidence *sealed, err error) {
+func decode(payload []byte) (repo string, r *Result, evidence *sealed, err error) {
 	var s inToto
-	if err := json.Unmarshal(payload, &s); err != nil {
-		return repo, nil, nil, fmt.Errorf("statement: %w", err)
-	}
+	err = json.Unmarshal(payload, &s)
 	d := &s.Predicate.Drill
 	switch {
+	case err != nil:
 	case s.Type != statementType || s.PredicateType != predicateType:
-		return repo, nil, nil, fmt.Errorf("statement: %q with a predicate of %q, not %s with %s", s.Type, s.PredicateType, statementType, predicateType)
+		err = fmt.Errorf("%q with a predicate of %q, not %s with %s", s.Type, s.PredicateType, statementType, predicateType)
 	case d.Version != drillVersion:
-		return repo, nil, nil, fmt.Errorf("statement: version %d of a drill: %w", d.Version, wire.ErrVersion)
+		err = fmt.Errorf("version %d of a drill: %w", d.Version, wire.ErrVersion)
 	case len(s.Subject) != 1 || len(s.Predicate.Configuration) != 1:
-		return repo, nil, nil, errors.New("statement: not one subject and one configuration")
+		err = errors.New("not one subject and one configuration")
+	case d.Evidence != nil && d.Evidence.SHA256 != sha256.Sum256(d.Evidence.Sealed):
+		err = errors.New("the evidence is not that of its digest")
 	}
-	r = &Result{
-		Subject: Subject{Host: d.Host, Environment: d.Environment, Number: d.Number}, Machine: d.Machine, Version: d.Program, Passed: d.Passed, Level: d.Level, Partial: d.Partial, Isolation: d.Isolation,
-		Phases: d.Phases, Store: time.Duration(d.Store), Files: d.Files, Bytes: d.Bytes, Of: d.Of, Probes: d.Probes, Unproven: d.Unproven,
-	}
-	bytesOf := func(dst []byte, text string) {
-		b, herr := hex.DecodeString(text)
-		if herr != nil || len(b) != len(dst) {
-			err = errors.New("statement: a digest or an ID has the wrong length, or is not hexadecimal")
+	if err == nil {
+		d.ID, d.Config = s.Subject[0].Digest["sha256"], s.Predicate.Configuration[0].Digest["sha256"]
+		var again []byte
+		if again, err = encode(d.Repository, &d.Result, d.Evidence); err == nil && !bytes.Equal(again, payload) {
+			err = errForm
 		}
-		copy(dst, b)
-	}
-	bytesOf(repo[:], d.Repository)
-	bytesOf(r.Content[:], d.Content)
-	bytesOf(r.Subject.ID[:], s.Subject[0].Digest["sha256"])
-	bytesOf(r.Config[:], s.Predicate.Configuration[0].Digest["sha256"])
-	if err != nil {
-		return repo, nil, nil, err
-	}
-	if r.Started, err = time.Parse(time.RFC3339Nano, d.Started); err != nil {
-		return repo, nil, nil, fmt.Errorf("statement: %w", err)
-	}
-	if e := d.Evidence; e != nil {
-		if sum := sha256.Sum256(e.Sealed); e.SHA256 != hex.EncodeToString(sum[:]) {
-			return repo, nil, nil, errors.New("statement: the evidence is not that of its digest")
-		}
-		evidence = e
-	}
-	again, err := encode(repo, r, evidence)
-	if err == nil && string(again) != string(payload) {
-		err = errForm
 	}
 	if err != nil {
-		return repo, nil, nil, fmt.Errorf("statement: %w", err)
+		return "", nil, nil, fmt.Errorf("statement: %w", err)
 	}
-	return repo, r, evidence, nil
+	return d.Repository, &d.Result, d.Evidence, nil
 }
 
 // check refuses what no drill reports.

@@ -3,6 +3,7 @@
 package attest
 
 import (
+	"encoding/hex"
 	"fmt"
 	"time"
 )
@@ -43,12 +44,29 @@ func (l *Level) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
+// Hash is a SHA-256 or a content digest, in hexadecimal as text.
+type Hash [32]byte
+
+func (h Hash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
+
+func (h *Hash) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(h) {
+		return fmt.Errorf("a digest of %d digits, want %d", len(b), 2*len(h))
+	}
+	_, err := hex.Decode(h[:], b)
+	return err
+}
+
 // Subject is the snapshot that a result is about.
 type Subject struct {
-	Host, Environment string
-	Number            uint64
-	ID                [32]byte // SHA-256 of the root object
+	Host        string `json:"host"`
+	Environment string `json:"environment"`
+	Number      uint64 `json:"number"`
+	ID          Hash   `json:"-"` // SHA-256 of the root object: in the subject of the statement
 }
+
+// String names the snapshot: web-7/web@42.
+func (s Subject) String() string { return fmt.Sprintf("%s/%s@%d", s.Host, s.Environment, s.Number) }
 
 // Status is what became of a probe.
 type Status string
@@ -88,26 +106,27 @@ type Isolation struct {
 	Limits   string `json:"limits,omitempty"`   // by what memory, processes and CPU were limited: cgroup v2, cgroup v1, rlimits
 }
 
-// Result is what one drill found.
+// Result is what one drill found. In JSON it is what a statement adds to a test result
+// (docs/FORMAT.md section 13).
 type Result struct {
-	Subject   Subject
-	Content   [32]byte // content digest of the root, which the restore matched
-	Machine   string   // name of the machine that drilled
-	Version   string   // of the program
-	Config    [32]byte // SHA-256 of the drill's configuration as canonical JSON
-	Started   time.Time
-	Passed    bool
-	Level     Level
-	Partial   bool // something could not be read when it was captured
-	Isolation Isolation
-	Phases    []Phase
-	Store     time.Duration // the part of the restore that waited for the store
-	Files     uint64        // restored and verified
-	Bytes     uint64        // restored and verified
-	Of        uint64        // bytes of the whole snapshot; more than Bytes when a sample was drilled
-	Probes    []Probe
-	Unproven  []string // what else was not tested, or keeps the level down, in fixed words
-	Evidence  []byte   // outputs of probes; sealed to the epoch when it is stored
+	Subject
+	Content   Hash          `json:"content_digest"` // of the root, which the restore matched
+	Machine   string        `json:"machine"`        // that drilled; Put writes the name in the certificate of its key
+	Version   string        `json:"program"`
+	Config    Hash          `json:"-"` // SHA-256 of the drill's configuration as canonical JSON
+	Started   time.Time     `json:"started"`
+	Passed    bool          `json:"passed"`
+	Level     Level         `json:"level"`
+	Partial   bool          `json:"partial"` // something could not be read when it was captured
+	Isolation Isolation     `json:"isolation"`
+	Phases    []Phase       `json:"phases"`
+	Store     time.Duration `json:"store_ns"` // the part of the restore that waited for the store
+	Files     uint64        `json:"files"`    // restored and verified
+	Bytes     uint64        `json:"bytes"`    // restored and verified
+	Of        uint64        `json:"of_bytes"` // bytes of the whole snapshot; more than Bytes when a sample was drilled
+	Probes    []Probe       `json:"probes"`
+	Unproven  []string      `json:"unproven"` // what else was not tested, or keeps the level down, in fixed words
+	Evidence  []byte        `json:"-"`        // outputs of probes; sealed to the epoch when it is stored
 }
 
 // RTO is the time from the decision to the last probe.

@@ -61,40 +61,24 @@ func about(s *history.Snapshot, a *attest.Attestation) error {
 
 // attestationJSON is an attestation as --json prints it.
 type attestationJSON struct {
-	Key          string           `json:"key"`
-	KeyID        string           `json:"key_id"`
-	Stored       time.Time        `json:"stored"`
-	Counts       bool             `json:"counts"`
-	Reason       string           `json:"reason,omitempty"` // why it does not
-	SelfAttested bool             `json:"self_attested"`
-	Machine      string           `json:"machine,omitempty"`
-	Program      string           `json:"program,omitempty"`
-	Started      time.Time        `json:"started,omitzero"`
-	Passed       bool             `json:"passed"`
-	Level        attest.Level     `json:"level"`
-	Partial      bool             `json:"partial"`
-	RTO          float64          `json:"rto_seconds"`
-	Store        float64          `json:"store_seconds"`
-	Bytes        uint64           `json:"bytes"`
-	Of           uint64           `json:"of_bytes"`
-	Isolation    attest.Isolation `json:"isolation"`
-	Phases       []attest.Phase   `json:"phases,omitempty"`
-	Probes       []attest.Probe   `json:"probes,omitempty"`
-	Unproven     []string         `json:"unproven,omitempty"`
-	Outputs      bool             `json:"evidence"`
+	Key          string         `json:"key"`
+	KeyID        string         `json:"key_id"`
+	Stored       time.Time      `json:"stored"`
+	Counts       bool           `json:"counts"`
+	Reason       string         `json:"reason,omitempty"` // why it does not
+	SelfAttested bool           `json:"self_attested"`
+	Outputs      bool           `json:"evidence"` // there is what probes printed
+	Drill        *attest.Result `json:"drill,omitempty"`
 }
 
-func toJSON(s *history.Snapshot, a *attest.Attestation) attestationJSON {
-	j := attestationJSON{Key: a.Key, KeyID: a.KeyID.String(), Stored: a.Stored, SelfAttested: a.SelfAttested, Outputs: a.HasOutputs}
-	if err := about(s, a); err != nil {
-		j.Reason = err.Error()
-	}
-	j.Counts = j.Reason == ""
-	if r := a.Result; r != nil {
-		j.Machine, j.Program, j.Started, j.Passed, j.Level, j.Partial, j.RTO, j.Store = r.Machine, r.Version, r.Started, r.Passed, r.Level, r.Partial, r.RTO().Seconds(), r.Store.Seconds()
-		j.Bytes, j.Of, j.Isolation, j.Phases, j.Probes, j.Unproven = r.Bytes, r.Of, r.Isolation, r.Phases, r.Probes, r.Unproven
-	}
-	return j
+func toJSON(s *history.Snapshot, all []*attest.Attestation) []attestationJSON {
+	return console.Each(all, func(a *attest.Attestation) attestationJSON {
+		j := attestationJSON{a.Key, a.KeyID.String(), a.Stored, true, "", a.SelfAttested, a.HasOutputs, a.Result}
+		if err := about(s, a); err != nil {
+			j.Counts, j.Reason = false, err.Error()
+		}
+		return j
+	})
 }
 
 func showCommand(sess *session.Session) *cobra.Command {
@@ -162,7 +146,7 @@ func show(ctx context.Context, sess *session.Session, text string, evidence bool
 		sess.Out.Printf("No drill of it is stored.\n")
 	}
 	out := map[string]any{"type": "result", "ref": s.Ref(), "host": s.Host, "id": fmt.Sprintf("%x", s.ID), "known_good": judged.Reason == "", "reason": judged.Reason, "marked_bad": judged.Bad, "proof": present.Proof(judged.Proof),
-		"attestations": console.Each(all, func(a *attest.Attestation) attestationJSON { return toJSON(s, a) })}
+		"attestations": toJSON(s, all)}
 	if evidence && newest != nil {
 		b, err := sess.Repo.Attest.Evidence(ctx, newest)
 		if err != nil {
@@ -239,7 +223,7 @@ One by a key that was revoked, or that may not speak of the host, does not count
 				sess.Out.Printf("NOT valid   %s: %s\n", a.Key, printable.Error(err))
 			}
 			err = sess.Out.Result(map[string]any{"type": "result", "ref": s.Ref(), "host": s.Host, "id": fmt.Sprintf("%x", s.ID), "verified": counts, "forged": forged,
-				"attestations": console.Each(all, func(a *attest.Attestation) attestationJSON { return toJSON(s, a) })})
+				"attestations": toJSON(s, all)})
 			switch {
 			case err != nil:
 				return err
