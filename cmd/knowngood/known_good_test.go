@@ -103,6 +103,8 @@ func TestKnownGood(t *testing.T) {
 	t.Run("a snapshot that is marked bad", testASnapshotThatIsMarkedBad)
 	t.Run("attestations are shown verified and exported", testAttestationsAreShownVerifiedAndExported)
 	t.Run("a machine without memory meets another root", testAMachineWithoutMemoryMeetsAnotherRoot)
+	t.Run("passes over what is damaged or suspect", testPassesOverWhatIsDamagedOrSuspect)
+	t.Run("an attested snapshot that is gone", testAnAttestedSnapshotThatIsGone)
 	t.Run("attest keys by hand", testAttestKeysByHand)
 	t.Run("the configuration says what counts", testTheConfigurationSaysWhatCounts)
 }
@@ -403,5 +405,78 @@ func testTheConfigurationSaysWhatCounts(t *testing.T) {
 	}
 	if text := m.must(t, "restore", "web@known-good:"+src, "--target", filepath.Join(t.TempDir(), "out")); !strings.Contains(text, "passed over   web@3: only the machine that captured it attests it") {
 		t.Errorf("it prints %s", text)
+	}
+}
+
+func testPassesOverWhatIsDamagedOrSuspect(t *testing.T) {
+	m := bareMachine(t, filepath.Join(t.TempDir(), "repo"))
+	drill, src := proven(t, m)
+	packs := func() map[string]bool {
+		found := map[string]bool{}
+		for _, kind := range []string{"packs", "manifests"} {
+			names, err := filepath.Glob(filepath.Join(m.repo, "hosts/web-7", kind, "*/*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range names {
+				found[name] = true
+			}
+		}
+		return found
+	}
+	before := packs()
+	writeFile(t, filepath.Join(src, "file"), "4")
+	m.must(t, "snapshot", "--env", "web", src)
+	after := packs()
+	if err := os.Remove(filepath.Join(src, "file")); err != nil {
+		t.Fatal(err)
+	}
+	m.run(t, "snapshot", "--env", "web", src).exits(t, exit.Incomplete) // suspect: the source is empty
+	for _, ref := range []string{"web@3", "web@4", "web@5"} {
+		drill.attests(t, ref, nil)
+	}
+	restores := func(want string, reasons ...string) {
+		t.Helper()
+		out := drill.must(t, "restore", "web@known-good:"+src, "--target", filepath.Join(t.TempDir(), "out"))
+		if !strings.Contains(out, "known-good    "+want+":") {
+			t.Errorf("want %s: %s", want, out)
+		}
+		for _, reason := range reasons {
+			if !strings.Contains(out, "passed over   "+reason) {
+				t.Errorf("want %s: %s", reason, out)
+			}
+		}
+	}
+	restores("web@4", "web@5: it is suspect, and nobody accepted it")
+	removed := 0
+	for name := range after {
+		if !before[name] {
+			removed++
+			if err := os.Rename(name, name[:len(name)-1]+"~"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if removed == 0 {
+		t.Fatal("web@4 stored nothing")
+	}
+	restores("web@3", "web@5: it is suspect", "web@4: objects that it needs are missing in the store")
+	drill.must(t, "accept", "web@5", "--reason", "it is meant to be empty")
+	restores("web@5")
+}
+
+// Without versions nothing but what was attested shows a bare machine that the newest
+// root is gone.
+func testAnAttestedSnapshotThatIsGone(t *testing.T) {
+	m := bareMachine(t, filepath.Join(t.TempDir(), "repo"))
+	drill, src := proven(t, m)
+	drill.attests(t, "web@2", nil)
+	drill.attests(t, "web@3", nil)
+	if err := os.Remove(filepath.Join(m.repo, "hosts/web-7/roots/web/fffffffffffffffc")); err != nil {
+		t.Fatal(err)
+	}
+	o := m.bare(t).run(t, "restore", "web@known-good:"+src, "--target", filepath.Join(t.TempDir(), "out"))
+	if o.exits(t, exit.Damage); !strings.Contains(o.stdout.String(), "known-good    web@2") || !strings.Contains(o.stderr.String(), "web@3") || !strings.Contains(o.stderr.String(), "which drill-1 attests") {
+		t.Errorf("%s\n%s", &o.stdout, &o.stderr)
 	}
 }
