@@ -84,8 +84,13 @@ func first() int {
 		return 1
 	}
 	hide()
+	program, err := ownProgram()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: os.Args, Dir: "/",
+		Path: program, Args: os.Args, Dir: "/",
 		Env:   append([]string{stageVar + "=inside"}, environment...),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		ExtraFiles:  []*os.File{os.NewFile(socketFD, "parent")},
@@ -118,6 +123,26 @@ func first() int {
 			return status.ExitStatus()
 		}
 	}
+}
+
+// ownProgram is a path by which the second process runs this program. A program of the
+// tree that is a link to /proc/self/exe has the machine's own file then: by a mount
+// that is read-only, so that nobody changes its mode either. Where users are mapped
+// the file's owner mostly has no user in the cell: the proof has the last word.
+func ownProgram() (string, error) {
+	const self = "/proc/self/exe"
+	path, err := os.Readlink(self)
+	if err == nil && identify(path) != identify(self) {
+		err = fmt.Errorf("%s is another program by now: start this command again", path)
+	}
+	fd := -1
+	if err == nil {
+		fd, err = clone(path, readOnly)
+	}
+	if err != nil && !trueRoot() {
+		return self, nil
+	}
+	return "/proc/self/fd/" + strconv.Itoa(fd), err
 }
 
 // pipes moves the two pipes away from the standard descriptors.

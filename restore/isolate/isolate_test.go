@@ -151,7 +151,7 @@ func TestATreeWhoseUsersCannotBeMapped(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(s.Tree, unix.MNT_DETACH) })
 	program(t, s.Tree+"/attack", 0o755)
-	if err := errors.Join(os.Mkdir(s.Tree+"/srv", 0o755), unix.Mknod(s.Tree+"/srv/zero", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5)))); err != nil {
+	if err := errors.Join(os.Mkdir(s.Tree+"/srv", 0o755), unix.Mknod(s.Tree+"/srv/zero", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))), os.Symlink("/proc/self/exe", s.Tree+"/self")); err != nil {
 		t.Fatal(err)
 	}
 	s.Limits = isolate.Limits{Disk: 32 << 20, Memory: 256 << 20, Processes: 100}
@@ -172,6 +172,14 @@ func TestATreeWhoseUsersCannotBeMapped(t *testing.T) {
 	nothing(t, c, "write", "/srv/zero", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/1/mem", "/proc/1/oom_score_adj", "/dev/vda", "/dev/mem", "/proc/mtrr")
 	nothing(t, c, "look", "/proc/1/environ", "/proc/1/exe", "/etc/shadow", "/proc/1/fd/3", "/proc/kcore", "/proc/keys")
 	nothing(t, c, "device")
+	nothing(t, c, "change", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+	// A link of the tree that leads to this program runs it from where the machine has it.
+	if a := ask(t, c, request{Argv: []string{"/self", "attack", "change", "/proc/self/exe", "/attack"}}); a.Output != "can change /attack\n" || a.Error != "" {
+		t.Errorf("the program of the cell: %+v", a)
+	}
+	if a := ask(t, c, request{Argv: []string{"/bin/sh", "-c", "echo x > /dev/null && head -c 1 /dev/zero > /dev/shm/x"}}); a.Output != "" || a.Error != "" {
+		t.Errorf("devices cannot be used: %+v", a)
+	}
 	if a := ask(t, c, request{Argv: []string{"/bin/sh", "-c", "grep -c ' 0 *0 *4294967295' /proc/self/uid_map; exec 2>&1; for i in $(seq 300); do sleep 2 & done"}}); !strings.Contains(a.Output, "1\n") || !strings.Contains(a.Output, "ork") {
 		t.Errorf("%+v", a)
 	}

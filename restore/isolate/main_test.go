@@ -159,6 +159,16 @@ func attack(kind string, args []string) int {
 				_ = f.Close()
 			}
 		}
+	case "change": // nothing: but it takes the right to change the file's metadata
+		for _, a := range args {
+			fi, err := os.Stat(a)
+			if err == nil {
+				err = os.Chmod(a, fi.Mode().Perm())
+			}
+			if err == nil {
+				fmt.Println("can change", a)
+			}
+		}
 	case "look":
 		for _, a := range args {
 			if text, err := os.ReadFile(a); err == nil && len(text) > 0 {

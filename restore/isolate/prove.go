@@ -72,6 +72,7 @@ func prove(o order, ours ...*os.File) (attempts []Attempt, err error) {
 		try("making a device", made != nil)
 		_ = os.Remove(device)
 	}
+	try("changing the machine's program or devices", unchangeable("/proc/self/exe", "/dev/null", "/dev/tty"))
 	var extra []string
 	listErr = eachDescriptor(ours, func(fd int, what string) error { extra = append(extra, what); return nil })
 	try("an inherited descriptor", listErr == nil && len(extra) == 0)
@@ -122,6 +123,17 @@ func opened(paths ...string) bool {
 		f, err := os.OpenFile(p, os.O_WRONLY, 0)
 		if err == nil {
 			_ = f.Close()
+			return false
+		}
+	}
+	return true
+}
+
+// unchangeable reports whether the metadata of none of the files can be changed.
+func unchangeable(paths ...string) bool {
+	for _, p := range paths {
+		var st unix.Stat_t
+		if unix.Stat(p, &st) == nil && unix.Chmod(p, st.Mode&0o7777) == nil {
 			return false
 		}
 	}

@@ -37,7 +37,9 @@ func build(o order, mounts map[string]int) error {
 	}
 	nodes := map[string]int{}
 	for _, d := range devices {
-		fd, err := clone("/dev/"+d, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		// Read-only protects the node itself, which the machine uses too; devices are
+		// written to all the same.
+		fd, err := clone("/dev/"+d, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 		if err != nil {
 			return err
 		}
