@@ -66,6 +66,11 @@ func (h *Resolver) lacking(ctx context.Context, s *Snapshot, passed time.Time) (
 }
 
 func (h *Resolver) judge(ctx context.Context, host, env string, p attest.Policy, now time.Time, broken unsound) (*Proven, error) {
+	// Before the walk, which remembers what it sees.
+	known, err := h.t.State.Roots(host, env)
+	if err != nil {
+		return nil, err
+	}
 	var kept []*Snapshot
 	for s, err := range h.tombstones.Kept(ctx, host, env) {
 		if authentic.Damaged(err) {
@@ -82,10 +87,6 @@ func (h *Resolver) judge(ctx context.Context, host, env string, p attest.Policy,
 		return nil, err
 	}
 
-	known, err := h.t.State.Roots(host, env)
-	if err != nil {
-		return nil, err
-	}
 	for _, a := range attestations {
 		if s := proven.Snapshots[number(a)]; s != nil && known[s.Number] != s.ID {
 			if err := contradiction(a, s); err != nil {
