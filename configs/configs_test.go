@@ -101,7 +101,7 @@ func theSampleLoadsAndNamesEveryKey(t *testing.T) {
 		}
 	}
 	web := c.Environments["web"]
-	if web.RPO != Duration(time.Hour) || web.Sources[0].MaxFileSize != 20e9 || web.Drill.Probes[7].TCP != "127.0.0.1:5432" || c.Repository.Lock.Keep != Duration(30*24*time.Hour) {
+	if web.RPO != Duration(time.Hour) || web.Sources[0].MaxFileSize != 20e9 || web.Drill.Probes[9].TCP != "127.0.0.1:5432" || c.Repository.Lock.Keep != Duration(30*24*time.Hour) {
 		t.Errorf("read as %+v", web)
 	}
 	if len(c.Findings) != 1 {

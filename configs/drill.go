@@ -59,14 +59,15 @@ type Probe struct {
 	Timeout  Duration `yaml:"timeout"`
 	Required *bool    `yaml:"required"` // never nil once defaults are filled in
 
-	File    *FileProbe   `yaml:"file,omitempty"`
-	Tree    *TreeProbe   `yaml:"tree,omitempty"`
-	SQLite  *SQLiteProbe `yaml:"sqlite,omitempty"`
-	Canary  *CanaryProbe `yaml:"canary,omitempty"`
-	Scan    *ScanProbe   `yaml:"scan,omitempty"`
-	Command []string     `yaml:"command,omitempty"`
-	HTTP    *HTTPProbe   `yaml:"http,omitempty"`
-	TCP     string       `yaml:"tcp,omitempty"`
+	File     *FileProbe     `yaml:"file,omitempty"`
+	Tree     *TreeProbe     `yaml:"tree,omitempty"`
+	SQLite   *SQLiteProbe   `yaml:"sqlite,omitempty"`
+	Postgres *PostgresProbe `yaml:"postgres,omitempty"`
+	Canary   *CanaryProbe   `yaml:"canary,omitempty"`
+	Scan     *ScanProbe     `yaml:"scan,omitempty"`
+	Command  []string       `yaml:"command,omitempty"`
+	HTTP     *HTTPProbe     `yaml:"http,omitempty"`
+	TCP      string         `yaml:"tcp,omitempty"`
 
 	// Of a command.
 	User     string `yaml:"user,omitempty"`
@@ -82,7 +83,7 @@ func (p *Probe) Kind() string {
 		name string
 		set  bool
 	}{
-		{"file", p.File != nil}, {"tree", p.Tree != nil}, {"sqlite", p.SQLite != nil}, {"canary", p.Canary != nil}, {"scan", p.Scan != nil},
+		{"file", p.File != nil}, {"tree", p.Tree != nil}, {"sqlite", p.SQLite != nil}, {"postgres", p.Postgres != nil}, {"canary", p.Canary != nil}, {"scan", p.Scan != nil},
 		{"command", p.Command != nil}, {"http", p.HTTP != nil}, {"tcp", p.TCP != ""},
 	} {
 		switch {
@@ -102,6 +103,8 @@ func (p *Probe) Paths() []string {
 		return []string{p.File.Path}
 	case "sqlite":
 		return []string{p.SQLite.File, p.SQLite.File + "-wal", p.SQLite.File + "-journal"}
+	case "postgres":
+		return []string{cmp.Or(p.Postgres.Data, p.Postgres.Dump)}
 	case "canary":
 		return []string{p.Canary.Path}
 	case "scan":
@@ -145,6 +148,25 @@ type Expected struct {
 // Any reports whether anything is expected.
 func (e *Expected) Any() bool { return e.AtLeast != nil || e.AtMost != nil || e.Equals != nil }
 
+// PostgresProbe starts a server from a data directory, or loads a dump into a fresh
+// one, and asks it.
+type PostgresProbe struct {
+	Data     string          `yaml:"data,omitempty"`
+	Dump     string          `yaml:"dump,omitempty"`    // of pg_dump or pg_dumpall; plain ones may be compressed with gzip
+	Bin      string          `yaml:"bin,omitempty"`     // directory of the programs; empty is found
+	User     string          `yaml:"user"`              // of the system, who runs the server, and of the database, who asks
+	Amcheck  *bool           `yaml:"amcheck,omitempty"` // nil is true for a data directory
+	Database string          `yaml:"database"`          // that the queries are for
+	Queries  []PostgresQuery `yaml:"queries,omitempty"`
+}
+
+// PostgresQuery is a query, and what it must answer.
+type PostgresQuery struct {
+	Query      string `yaml:"query"`
+	AgreesWith string `yaml:"agrees_with,omitempty"` // another query, which must answer the same
+	Expected   `yaml:",inline"`
+}
+
 // CanaryProbe looks for a known value, which is the whole content of a file.
 type CanaryProbe struct {
 	Path      string `yaml:"path"`
@@ -181,6 +203,10 @@ func (d *Drill) fill() {
 		p := &d.Probes[i]
 		if p.Name == "" && p.Kind() != "" {
 			p.Name = fmt.Sprintf("%s-%d", p.Kind(), i+1)
+		}
+		if p.Postgres != nil {
+			p.Timeout = cmp.Or(p.Timeout, Duration(10*time.Minute))
+			p.Postgres.User, p.Postgres.Database = cmp.Or(p.Postgres.User, "postgres"), cmp.Or(p.Postgres.Database, "postgres")
 		}
 		p.Timeout = cmp.Or(p.Timeout, Duration(30*time.Second))
 		p.Required = cmp.Or(p.Required, new(true))
@@ -267,7 +293,7 @@ func (v *validator) service(s *Service, key keyPath) {
 func (v *validator) probe(p *Probe, key keyPath) {
 	kind := p.Kind()
 	if kind == "" {
-		v.addf(key, "a probe is one of file, tree, sqlite, canary, scan, command, http and tcp")
+		v.addf(key, "a probe is one of file, tree, sqlite, postgres, canary, scan, command, http and tcp")
 	}
 	if kind != "command" && (p.User != "" || p.ExitCode != 0 || p.Output != "") {
 		v.addf(key, "user, exit_code and output belong to a command")
@@ -295,6 +321,8 @@ func (v *validator) probe(p *Probe, key keyPath) {
 		if (p.SQLite.Query != "") != p.SQLite.Any() {
 			v.addf(k, "a query goes with at_least, at_most or equals")
 		}
+	case "postgres":
+		v.postgres(p.Postgres, k)
 	case "canary":
 		v.inSnapshot(p.Canary.Path, k.child("path"))
 		v.sha256(p.Canary.SHA256, k.child("sha256"))
@@ -317,6 +345,25 @@ func (v *validator) probe(p *Probe, key keyPath) {
 		v.http(p.HTTP, k)
 	case "tcp":
 		v.loopback(p.TCP, k)
+	}
+}
+
+func (v *validator) postgres(p *PostgresProbe, key keyPath) {
+	if count(p.Data != "", p.Dump != "") != 1 {
+		v.addf(key, "name one of data, a data directory, and dump, a file")
+	} else {
+		v.inSnapshot(cmp.Or(p.Data, p.Dump), key)
+	}
+	if p.Bin != "" {
+		v.inSnapshot(p.Bin, key.child("bin"))
+	}
+	if p.Dump != "" && p.Amcheck != nil && *p.Amcheck {
+		v.addf(key.child("amcheck"), "loading a dump makes its indexes anew: amcheck is for data")
+	}
+	for i, q := range p.Queries {
+		if q.Query == "" || !q.Any() && q.AgreesWith == "" {
+			v.addf(key.child("queries").item(i), "it is a query, and at_least, at_most, equals or agrees_with")
+		}
 	}
 }
 

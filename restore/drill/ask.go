@@ -50,6 +50,7 @@ func (d *drill) isolate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.cells.base = base
 	unreachable := (*isolate.Unreachable)(nil)
 	d.cells.programs, err = d.cells.start(ctx, isolate.Namespaces, d.tree, base)
 	switch {

@@ -24,6 +24,7 @@ type cell struct {
 // parse, so that what one of them reads cannot change the answer of another.
 type cells struct {
 	drill    *drill
+	base     string // of programs
 	programs *cell
 	reader   *cell
 	others   []*cell
@@ -41,6 +42,8 @@ func (c *cells) of(ctx context.Context, p *configs.Probe, kind probe.Kind) (*cel
 	switch {
 	case kind.Place == probe.Inside && c.programs == nil:
 		return nil, &skipped{probe.NoRun}
+	case kind.Place == probe.Inside && kind.Parses:
+		return c.other(ctx, isolate.Namespaces, d.tree, c.base)
 	case kind.Place == probe.Inside && d.missing:
 		return nil, &skipped{probe.NoService}
 	case kind.Place == probe.Inside:

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"knowngood/configs"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/attest"
 )
@@ -69,13 +70,19 @@ func WholeRTO(r *attest.Result) time.Duration {
 	return rto
 }
 
-// changing returns why data of services may mix states: the first file below
+// changing returns why data of services, and of databases, may mix states: the first file below
 // their data that changed while it was read, could not be read, or was modified
 // after the capture began. Manifests record no frozen source, so that none counts
 // as one.
 func (d *drill) changing(ctx context.Context) (string, error) {
 	begun := d.o.Tree.Snapshot.Body.Started
-	for _, s := range d.o.Config.Services {
+	services := slices.Clone(d.o.Config.Services)
+	for i := range d.o.Config.Probes {
+		if p := &d.o.Config.Probes[i]; p.Postgres != nil {
+			services = append(services, configs.Service{Name: p.Name, Data: p.Paths()})
+		}
+	}
+	for _, s := range services {
 		for _, data := range s.Data {
 			met, err := follow(ctx, d.o.Tree, data)
 			if err != nil {
@@ -88,13 +95,13 @@ func (d *drill) changing(ctx context.Context) (string, error) {
 				case err != nil:
 					return "", err
 				case e.Flags&(manifest.Changed|manifest.Incomplete) != 0:
-					return fmt.Sprintf("/%s of service %s changed while it was read", strings.Clone(e.Path), s.Name), nil
+					return fmt.Sprintf("/%s of %s changed while it was read", strings.Clone(e.Path), s.Name), nil
 				case e.Type == manifest.File && e.Mtime.Time().After(begun):
-					return fmt.Sprintf("/%s of service %s was modified after the capture began", strings.Clone(e.Path), s.Name), nil
+					return fmt.Sprintf("/%s of %s was modified after the capture began", strings.Clone(e.Path), s.Name), nil
 				}
 			}
 			if !found {
-				return fmt.Sprintf("the snapshot does not have %s, the data of service %s", data, s.Name), nil
+				return fmt.Sprintf("the snapshot does not have %s, the data of %s", data, s.Name), nil
 			}
 		}
 	}

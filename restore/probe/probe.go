@@ -31,7 +31,7 @@ const (
 // Kind is what probes of one key of the configuration do.
 type Kind struct {
 	Place Place
-	// Parses means that it interprets content, so that it gets a process of its own.
+	// Parses means that it interprets content, so that it gets a cell of its own.
 	Parses bool
 	// Proves reports whether a pass of the probe shows that data is right, so that
 	// it can prove the level probed.
@@ -56,8 +56,11 @@ func kinds() map[string]Kind {
 		"file": {Place: Verified, run: file, Proves: func(p *configs.Probe) bool {
 			return p.File.NotEmpty || p.File.SHA256 != "" || p.File.NewerThan != 0
 		}},
-		"canary":  {Place: Verified, run: canary, Proves: always},
-		"sqlite":  {Place: Verified, Parses: true, run: sqlite, Proves: always},
+		"canary": {Place: Verified, run: canary, Proves: always},
+		"sqlite": {Place: Verified, Parses: true, run: sqlite, Proves: always},
+		"postgres": {Place: Inside, Parses: true, run: postgres, Proves: func(p *configs.Probe) bool {
+			return len(p.Postgres.Queries) > 0
+		}},
 		"scan":    {Place: Scanner, run: scan, Proves: never},
 		"tree":    {Place: Restorer, Proves: never},
 		"command": {Place: Inside, run: program, Proves: always},

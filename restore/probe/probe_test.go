@@ -93,7 +93,7 @@ func write(t *testing.T, path, text string) {
 func everyKindHasAnEntry(t *testing.T) {
 	yes := true
 	all := []configs.Probe{
-		{File: &configs.FileProbe{}}, {Tree: &configs.TreeProbe{}}, {SQLite: &configs.SQLiteProbe{}}, {Canary: &configs.CanaryProbe{}},
+		{File: &configs.FileProbe{}}, {Tree: &configs.TreeProbe{}}, {SQLite: &configs.SQLiteProbe{}}, {Postgres: &configs.PostgresProbe{}}, {Canary: &configs.CanaryProbe{}},
 		{Scan: &configs.ScanProbe{}}, {Command: []string{"x"}}, {HTTP: &configs.HTTPProbe{}}, {TCP: "x"},
 	}
 	if len(all) != len(kinds()) {

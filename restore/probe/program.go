@@ -67,6 +67,9 @@ func judge(ctx context.Context, p *configs.Probe, out string, err error) Answer 
 // errNoUser is about a user that the tree and its base do not have.
 var errNoUser = errors.New("there is no such user")
 
+// errOneUser is about a cell that has no further users.
+var errOneUser = errors.New("the cell has one user only")
+
 // causeOf is why a program could not be tried at all; "" when it was.
 func causeOf(err error) string {
 	switch {
@@ -74,6 +77,8 @@ func causeOf(err error) string {
 		return NoProgram
 	case errors.Is(err, errNoUser):
 		return NoUser
+	case errors.Is(err, errOneUser):
+		return NoRun
 	}
 	return ""
 }
@@ -85,9 +90,16 @@ func run(ctx context.Context, argv []string, as string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	err = finish(ctx, cmd)
+	return out.String(), err
+}
+
+// finish runs a command to its end.
+func finish(ctx context.Context, cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
-		return "", err
+		return err
 	}
+	var err error
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
@@ -97,7 +109,7 @@ func run(ctx context.Context, argv []string, as string) (string, error) {
 		err = <-ended
 	}
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind
-	return out.String(), withoutOutput(err)
+	return withoutOutput(err)
 }
 
 // withoutOutput is how a program ended, of which a process in the background still
@@ -117,30 +129,37 @@ func command(argv []string, as string, out *tail) (*exec.Cmd, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	home := "/"
 	if as != "" {
-		u, err := user.Lookup(as)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %s", errNoUser, as)
-		}
-		uid, uerr := strconv.ParseUint(u.Uid, 10, 32)
-		gid, gerr := strconv.ParseUint(u.Gid, 10, 32)
-		if err := errors.Join(uerr, gerr); err != nil {
+		var err error
+		if cmd.SysProcAttr.Credential, home, err = credential(as); err != nil {
 			return nil, err
 		}
-		credential := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		groups, _ := u.GroupIds() // those that cannot be read are not had
-		for _, g := range groups {
-			if n, err := strconv.ParseUint(g, 10, 32); err == nil {
-				credential.Groups = append(credential.Groups, uint32(n))
-			}
-		}
-		cmd.SysProcAttr.Credential = credential
-		home = u.HomeDir
 	}
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=" + home}
 	if as != "" {
 		cmd.Env = append(cmd.Env, "USER="+as, "LOGNAME="+as)
 	}
 	return cmd, nil
+}
+
+// credential is what a user of the cell may, and the home directory.
+func credential(name string) (*syscall.Credential, string, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %s", errNoUser, name)
+	}
+	uid, uerr := strconv.ParseUint(u.Uid, 10, 32)
+	gid, gerr := strconv.ParseUint(u.Gid, 10, 32)
+	if err := errors.Join(uerr, gerr); err != nil {
+		return nil, "", err
+	}
+	c := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	groups, _ := u.GroupIds() // those that cannot be read are not had
+	for _, g := range groups {
+		if n, err := strconv.ParseUint(g, 10, 32); err == nil {
+			c.Groups = append(c.Groups, uint32(n))
+		}
+	}
+	return c, u.HomeDir, nil
 }
 
 // tail keeps the end of what is written to it.
