@@ -29,8 +29,12 @@ var (
 	ErrMisplaced   = errors.New("it is about another snapshot than its place")
 )
 
-// maxRead is how many attestations of an environment are read.
-const maxRead = 65536
+// maxRead is how many attestations of an environment are read. maxRubbish is how many
+// of those that count in no case are shown besides: others may put any number of these.
+const (
+	maxRead    = 65536
+	maxRubbish = 1024
+)
 
 // ahead is how many of them are fetched at once.
 const ahead = 16
@@ -115,15 +119,8 @@ func (l *Ledger) Of(ctx context.Context, host, env string, number uint64) ([]*At
 // under are the attestations below a prefix, those that the store took last first.
 // They are all that have results when that is said.
 func (l *Ledger) under(ctx context.Context, prefix string, results *results, whole bool) ([]*Attestation, error) {
-	listed, err := l.list(ctx, prefix)
-	if err != nil {
-		return nil, err
-	}
-	if len(listed) == 0 {
-		return nil, nil
-	}
-	keys, err := l.keys(ctx)
-	if err != nil {
+	listed, keys, err := l.list(ctx, prefix)
+	if err != nil || len(listed) == 0 {
 		return nil, err
 	}
 	objects := func(context.Context) iter.Seq2[storage.Object, error] {
@@ -151,20 +148,35 @@ func (l *Ledger) under(ctx context.Context, prefix string, results *results, who
 	return all, nil
 }
 
-// list returns the objects below a prefix whose keys are those of attestations.
-func (l *Ledger) list(ctx context.Context, prefix string) (listed []storage.Object, err error) {
+// list returns the objects below a prefix whose keys are those of attestations, and
+// the attest keys where there are any.
+func (l *Ledger) list(ctx context.Context, prefix string) (listed []storage.Object, keys map[layout.KeyID]*statement.AttestKey, err error) {
+	read, rubbish := 0, 0
 	for o, err := range l.t.Store().List(ctx, storage.ListOptions{Prefix: prefix, Hidden: true}) {
 		if err != nil {
-			return nil, fmt.Errorf("list attestations: %w", err)
+			return nil, nil, fmt.Errorf("list attestations: %w", err)
 		}
-		if _, _, _, _, _, ok := layout.ParseAttestationKey(o.Key); ok {
-			listed = append(listed, o)
+		host, _, _, id, _, ok := layout.ParseAttestationKey(o.Key)
+		if !ok {
+			continue
 		}
-		if len(listed) > maxRead {
-			return nil, &authentic.DamageError{Key: prefix, What: "attestations", Err: fmt.Errorf("more than %d objects: find out who puts them there", maxRead)}
+		if keys == nil {
+			if keys, err = l.keys(ctx); err != nil {
+				return nil, nil, err
+			}
 		}
+		_, why := machineOf(keys[id], host, o.Modified)
+		if earlier := o.Older || o.Hidden; why == nil || earlier && errors.Is(why, ErrRevoked) {
+			read++
+		} else if rubbish++; rubbish > maxRubbish {
+			continue
+		}
+		if read > maxRead {
+			return nil, nil, &authentic.DamageError{Key: prefix, What: "attestations", Err: fmt.Errorf("more than %d objects by certified keys: find out who puts them there, and revoke the key", maxRead)}
+		}
+		listed = append(listed, o)
 	}
-	return listed, nil
+	return listed, keys, nil
 }
 
 // read reads the attestation that a listing shows, unless its result is kept. The

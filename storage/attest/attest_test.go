@@ -515,6 +515,42 @@ func TestWhatHidesOrReplacesAnAttestationIsReported(t *testing.T) {
 	}
 }
 
+func TestAnyNumberOfRubbishBlocksNothing(t *testing.T) {
+	w := newWorld(t)
+	k := w.owner.key(t)
+	good := put(t, w.owner, result(), k)
+	flood := func(id layout.KeyID, n int) {
+		for i := range n {
+			hash := sha256.Sum256(fmt.Append(nil, id, i))
+			if err := w.store.Put(t.Context(), layout.KeyAttestation("web-1", "web", uint64(i+1), id, hash), []byte("rubbish"), storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	counting := func(most int) {
+		t.Helper()
+		all, n := w.reads(t, t.TempDir(), "attestations/")
+		counts := 0
+		for _, a := range all {
+			if a.Err == nil && a.Key == good.Key {
+				counts++
+			}
+		}
+		if counts != 1 || len(all) > maxRubbish+1 || n > most {
+			t.Errorf("%d of %d attestations count, and %d objects are read", counts, len(all), n)
+		}
+	}
+	flood(layout.KeyID{1}, maxRead+1)
+	counting(1)
+
+	other := must(w.machine(t, t.TempDir(), w.id).EnsureKey(t.Context(), "db-1", "drill-2", now))
+	must(w.owner.certify(t.Context(), &statement.AttestKey{Machine: "drill-2", Key: other.AttestKey.Key, Hosts: []string{"db-*"}}, now))
+	flood(other.ID(), 2*maxRubbish)
+	counting(1 + maxRubbish)
+	must(w.owner.certify(t.Context(), &statement.AttestKey{Machine: "drill-2", Key: other.AttestKey.Key, Hosts: []string{"*"}, Before: time.Now().Add(-time.Hour)}, now))
+	counting(1 + maxRubbish)
+}
+
 func TestAKeyIsMadeAndCertifiedAtFirstNeed(t *testing.T) {
 	w := newWorld(t)
 	k := w.owner.key(t)
