@@ -57,6 +57,8 @@ type Attestation struct {
 	// SelfAttested reports whether the machine that drilled is the host of the
 	// snapshot, by the certificate of its key.
 	SelfAttested bool
+	// Gone is whether the store does not show it any more, and this machine remembers it.
+	Gone bool
 	// Err is why it does not count, and nil when it does.
 	Err error
 
@@ -106,7 +108,7 @@ func (l *Ledger) Put(ctx context.Context, r *Result, key *Key, now time.Time) (*
 }
 
 // All are the attestations of an environment, those that the store took last first,
-// and with them those that do not count.
+// and with them those that do not count, and those that this machine remembers.
 func (l *Ledger) All(ctx context.Context, host, env string) ([]*Attestation, error) {
 	return l.under(ctx, layout.PrefixAttestations(host, env), l.results(host, env), true)
 }
@@ -120,7 +122,7 @@ func (l *Ledger) Of(ctx context.Context, host, env string, number uint64) ([]*At
 // They are all that have results when that is said.
 func (l *Ledger) under(ctx context.Context, prefix string, results *results, whole bool) ([]*Attestation, error) {
 	listed, keys, err := l.list(ctx, prefix)
-	if err != nil || len(listed) == 0 {
+	if err != nil || len(listed) == 0 && (!whole || len(results.byKey) == 0) {
 		return nil, err
 	}
 	objects := func(context.Context) iter.Seq2[storage.Object, error] {
@@ -134,7 +136,7 @@ func (l *Ledger) under(ctx context.Context, prefix string, results *results, who
 	}
 	var all []*Attestation
 	for a, err := range ledger.Ordered(ctx, ahead, objects, func(ctx context.Context, o storage.Object) (*Attestation, error) {
-		return l.read(ctx, o, keys, results.of(o))
+		return l.read(ctx, o, keys, results)
 	}) {
 		if err != nil {
 			return nil, err
@@ -142,6 +144,9 @@ func (l *Ledger) under(ctx context.Context, prefix string, results *results, who
 		all = append(all, a)
 	}
 	if whole {
+		if all, err = results.addGone(ctx, all, keys); err != nil {
+			return nil, err
+		}
 		results.keep(listed, all)
 	}
 	slices.SortStableFunc(all, func(a, b *Attestation) int { return b.Stored.Compare(a.Stored) })
@@ -181,7 +186,7 @@ func (l *Ledger) list(ctx context.Context, prefix string) (listed []storage.Obje
 
 // read reads the attestation that a listing shows, unless its result is kept. The
 // error is of the store.
-func (l *Ledger) read(ctx context.Context, o storage.Object, keys map[layout.KeyID]*statement.AttestKey, known *kept) (*Attestation, error) {
+func (l *Ledger) read(ctx context.Context, o storage.Object, keys map[layout.KeyID]*statement.AttestKey, results *results) (*Attestation, error) {
 	a := &Attestation{Key: o.Key, Stored: o.Modified}
 	_, _, _, a.KeyID, a.ID, _ = layout.ParseAttestationKey(o.Key)
 	key := keys[a.KeyID]
@@ -189,20 +194,28 @@ func (l *Ledger) read(ctx context.Context, o storage.Object, keys map[layout.Key
 		a.Err = ErrUncertified
 		return a, nil
 	}
-	if known != nil {
-		a.Result, a.HasOutputs, a.verified = known.Result, known.Outputs, true
-		a.Err = a.covered(key)
+	known, remembered := results.byKey[o.Key]
+	if remembered && known.shows(o) {
+		a = known.attestation(key)
+		a.Stored = o.Modified
 		return a, nil
 	}
 	object, stored, err := l.bytes(ctx, o, a.ID)
-	if authentic.Damaged(err) {
+	switch {
+	case authentic.Damaged(err) && remembered:
+		a = known.attestation(key)
+		a.Gone = true
+		return a, nil
+	case authentic.Damaged(err):
 		a.Err = err
 		return a, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	a.Stored = stored
+	if remembered && known.Modified.Before(stored) {
+		a.Stored = known.Modified // it was put again, so that it seems newer than it is
+	}
 	a.Err = l.verify(a, object, key)
 	return a, nil
 }

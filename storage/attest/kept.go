@@ -2,12 +2,17 @@ package attest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/layout"
+	"knowngood/storage/statement"
 )
 
 // maxKept is how many bytes of results of an environment this machine keeps.
@@ -26,7 +31,8 @@ type kept struct {
 }
 
 // results are those of an environment that this machine keeps, so that it reads each
-// attestation once. What is damaged is read again.
+// attestation once, and knows what the store does not show any more. What is damaged
+// is read again.
 type results struct {
 	l       *Ledger
 	file    string
@@ -53,14 +59,45 @@ func (l *Ledger) results(host, env string) *results {
 	return r
 }
 
-// of is the result of an object as a listing shows it; nil for none. What others may
-// have put over it, or hidden, is read.
-func (r *results) of(o storage.Object) *kept {
-	k, known := r.byKey[o.Key]
-	if !known || o.Hidden || o.Older || o.Size != k.Size || !o.Modified.Equal(k.Modified) {
-		return nil
+// shows reports whether a listing shows the object as it was when it was read. What
+// others may have put over it, or hidden, is read.
+func (k *kept) shows(o storage.Object) bool {
+	return !o.Hidden && !o.Older && o.Size == k.Size && o.Modified.Equal(k.Modified)
+}
+
+// attestation is one that was read, and that counts as far as its key now may attest.
+func (k *kept) attestation(key *statement.AttestKey) *Attestation {
+	a := &Attestation{Key: k.Key, Stored: k.Modified, Result: k.Result, HasOutputs: k.Outputs, verified: true}
+	_, _, _, a.KeyID, a.ID, _ = layout.ParseAttestationKey(k.Key)
+	if a.Err = ErrUncertified; key != nil {
+		a.Err = a.covered(key)
 	}
-	return &k
+	return a
+}
+
+// addGone adds those that are kept and that the store does not show any more: else who
+// can delete there would end a failure, so that an earlier pass counts again.
+func (r *results) addGone(ctx context.Context, all []*Attestation, keys map[layout.KeyID]*statement.AttestKey) (_ []*Attestation, err error) {
+	shown := map[string]bool{}
+	for _, a := range all {
+		shown[a.Key] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.byKey)) {
+		if shown[name] {
+			continue
+		}
+		if keys == nil {
+			if keys, err = r.l.keys(ctx); err != nil {
+				return nil, err
+			}
+		}
+		k := r.byKey[name]
+		_, _, _, id, _, _ := layout.ParseAttestationKey(name)
+		a := k.attestation(keys[id])
+		a.Gone = true
+		all = append(all, a)
+	}
+	return all, nil
 }
 
 // keep replaces what is kept by the results that were read, those of the newest
@@ -71,16 +108,22 @@ func (r *results) keep(listed []storage.Object, all []*Attestation) {
 	}
 	var b bytes.Buffer
 	for i, a := range all {
-		if !a.verified || listed[i].Hidden || listed[i].Older || !a.Stored.Equal(listed[i].Modified) {
+		k, remembered := r.byKey[a.Key]
+		switch {
+		case !a.verified:
 			continue
+		case remembered && k.Modified.Equal(a.Stored):
+		case i >= len(listed) || listed[i].Hidden || listed[i].Older || !a.Stored.Equal(listed[i].Modified):
+			continue
+		default:
+			k = kept{a.Key, listed[i].Size, listed[i].Modified, a.Result.ID, a.Config, a.Result, a.HasOutputs}
+			r.changed = true
 		}
-		result := *a.Result
-		line, err := json.Marshal(kept{a.Key, listed[i].Size, listed[i].Modified, a.Result.ID, a.Config, &result, a.HasOutputs})
+		line, err := json.Marshal(k)
 		if err != nil || b.Len()+len(line) >= maxKept {
 			break
 		}
 		b.Write(append(line, '\n'))
-		r.changed = r.changed || r.of(listed[i]) == nil
 		delete(r.byKey, a.Key)
 	}
 	if !r.changed && len(r.byKey) == 0 {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"knowngood/storage"
 	"knowngood/storage/statement"
 	"knowngood/storage/storagetest"
 	"knowngood/storage/trust"
@@ -103,4 +104,55 @@ func TestAMachineReadsAnAttestationOnce(t *testing.T) {
 			t.Errorf("%d of %d are read", n, len(all))
 		}
 	})
+}
+
+func TestAMachineRemembersAFailureThatTheStoreDoesNotShow(t *testing.T) {
+	for name, hide := range map[string]func(w *world, failure, pass *Attestation){
+		"removed":            func(w *world, failure, _ *Attestation) { w.store.Forget(failure.Key) },
+		"all of them":        func(w *world, failure, pass *Attestation) { w.store.Forget(failure.Key); w.store.Forget(pass.Key) },
+		"replaced by others": func(w *world, failure, _ *Attestation) { replace(t, w, failure.Key, []byte("rubbish")) },
+		"the pass put again": func(w *world, _, pass *Attestation) {
+			object := must(w.owner.Object(t.Context(), pass))
+			time.Sleep(2 * time.Millisecond)
+			replace(t, w, pass.Key, object)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			k := w.owner.key(t)
+			pass := put(t, w.owner, result(), k)
+			time.Sleep(2 * time.Millisecond)
+			failed := result()
+			failed.Passed, failed.Level, failed.Evidence = false, Unproven, nil
+			failure := put(t, w.owner, failed, k)
+			state := t.TempDir()
+			w.reads(t, state, "")
+			hide(w, failure, pass)
+			for range 2 { // it is not forgotten the second time
+				all, _ := w.reads(t, state, "")
+				v := Policy{}.Judge(Facts{Snapshots: []Candidate{{Number: 42, ID: failed.Subject.ID}}, Attestations: all, Now: now})
+				if v.Good != nil || len(all) != 2 {
+					t.Errorf("of %d attestations the pass counts", len(all))
+				}
+				for _, a := range all {
+					if a.Gone == (name == "the pass put again" || a.Key == pass.Key && name != "all of them") {
+						t.Errorf("%s is gone: %v", a.Key, a.Gone)
+					}
+				}
+			}
+			must(w.owner.Revoke(t.Context(), k.ID(), time.Now().Add(-time.Hour), now))
+			if all, _ := w.reads(t, state, ""); !errors.Is(all[0].Err, ErrRevoked) || !errors.Is(all[1].Err, ErrRevoked) {
+				t.Errorf("a revoked key counts: %v, %v", all[0].Err, all[1].Err)
+			}
+		})
+	}
+}
+
+// replace puts an object over another as on a store that keeps no versions.
+func replace(t *testing.T, w *world, key string, object []byte) {
+	t.Helper()
+	w.store.Forget(key)
+	if err := w.store.Put(t.Context(), key, object, storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }
