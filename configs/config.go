@@ -82,8 +82,14 @@ type Environment struct {
 	// Shrink is how much its sources must still have of what they had, or a
 	// snapshot is suspect; nil is half.
 	Shrink *Percent `yaml:"shrink,omitempty"`
-	Root   string   `yaml:"root,omitempty"`
-	Drill  *Drill   `yaml:"drill,omitempty"`
+	// Root is the directory whose versions are generations; Switch and Generations
+	// are set where it is.
+	Root        string       `yaml:"root,omitempty"`
+	Switch      *Switch      `yaml:"switch,omitempty"`
+	Data        []Data       `yaml:"data,omitempty"`
+	Generations *Generations `yaml:"generations,omitempty"`
+
+	Drill *Drill `yaml:"drill,omitempty"`
 	// RTO is how long a restore may take, services and probes of the drill included.
 	RTO  Duration `yaml:"rto,omitempty"`
 	Ping string   `yaml:"ping,omitempty"` // in place of that of Notify
@@ -277,6 +283,7 @@ func (c *Config) fill(given func(keyPath) bool) {
 			e.CatchUp = Duration(24 * hour)
 		}
 		e.TimeZone = cmp.Or(e.TimeZone, "Local")
+		e.fillSwitch(func(key string) bool { return given(keyPath{"environments", name, "switch", key}) })
 		e.Shrink = cmp.Or(e.Shrink, new(defaultShrink))
 		if e.Drill != nil {
 			e.Drill.fill()

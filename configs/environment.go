@@ -22,9 +22,7 @@ func (v *validator) environment(e *Environment, key keyPath) {
 			v.command(hook.Command, key.child("hooks", h.name).item(i))
 		}
 	}
-	if e.Root != "" {
-		v.absolute(e.Root, key.child("root"))
-	}
+	v.generations(e, key)
 	if e.Drill != nil {
 		v.drill(e.Drill, e.TimeZone, key.child("drill"))
 	}

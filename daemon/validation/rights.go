@@ -242,6 +242,13 @@ func programs(c *configs.Config) (out []program) {
 			add(s.Outside, s.Command, "environments", name, "sources", strconv.Itoa(i), "command")
 			add(false, s.Restore, "environments", name, "sources", strconv.Itoa(i), "restore")
 		}
+		if s := env.Switch; s != nil {
+			for list, hooks := range map[string][]configs.Hook{"stop": s.Stop, "start": s.Start, "after_switch": s.AfterSwitch} {
+				for i, hook := range hooks {
+					add(hook.Outside, hook.Command, "environments", name, "switch", list, strconv.Itoa(i), "command")
+				}
+			}
+		}
 		if env.Drill == nil {
 			continue
 		}
