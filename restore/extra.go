@@ -218,6 +218,9 @@ func (x *extras) node(dirfd int, name, path string) (removed []string, err error
 		}
 		return []string{path}, nil
 	}
+	if x.rules.generations(dirfd, name) {
+		return nil, nil
+	}
 	return x.directory(dirfd, name, path)
 }
 

@@ -9,6 +9,7 @@ import (
 	"knowngood/restore/target"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
+	"knowngood/snapshot/live"
 	"knowngood/snapshot/manifest"
 	"knowngood/snapshot/walk"
 )
@@ -49,6 +50,9 @@ func (r *rules) stays(path string, st *posix.Stat) bool {
 	return r.selected != nil && r.selected.Decide(path, isDir) == filter.Exclude ||
 		slices.ContainsFunc(r.scopes, func(s *snapshot.Scope) bool { return s.LeavesOut(path, st) })
 }
+
+// generations reports whether a directory holds generations, which no snapshot has.
+func (r *rules) generations(dirfd int, name string) bool { return !r.exact && live.IsDir(dirfd, name) }
 
 // mayGo reports whether a directory itself may be deleted once it is empty, not
 // only what is in it.
@@ -91,6 +95,8 @@ func (r *rules) kept(dirfd int, name, path string, buf []byte) (string, error) {
 		return path, nil
 	case st.Type != manifest.Dir:
 		return "", nil
+	case r.generations(dirfd, name):
+		return path, nil
 	}
 	if other, err := otherFileSystem(dirfd, name); err != nil || other || !r.mayGo(path) {
 		return path, err

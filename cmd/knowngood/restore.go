@@ -11,6 +11,7 @@ import (
 
 	"knowngood/cmd/knowngood/completion"
 	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/generations"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/proof"
 	"knowngood/cmd/knowngood/session"
@@ -134,6 +135,11 @@ func runRestore(ctx context.Context, sess *session.Session, f *restoreFlags, ref
 		return err
 	}
 	defer tree.Reader.Close()
+	if f.inPlace {
+		if err := generations.RefuseInPlace(tree, cmp.Or(f.target, "/"+sub), sub); err != nil {
+			return err
+		}
+	}
 	if f.delete {
 		if err := refuseDeletion(ctx, sess, tree, f, ref); err != nil {
 			return err

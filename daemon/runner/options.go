@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"knowngood/internal/posix"
 	"knowngood/snapshot"
 	"knowngood/snapshot/filter"
+	"knowngood/snapshot/live"
 	"knowngood/snapshot/walk"
 )
 
@@ -38,8 +41,40 @@ func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, er
 			CachedAttributes: s.Attributes == "cached"})
 		o.Expect = append(o.Expect, expect)
 	}
+	if env.Root != "" {
+		if err := fromGenerations(&o, env); err != nil {
+			return o, err
+		}
+	}
 	o.Expect = append(o.Expect, ofCommands...)
 	return o, nil
+}
+
+// fromGenerations reads the root where it lies, and carried data at its path below it.
+func fromGenerations(o *snapshot.Options, env *configs.Environment) error {
+	tree, err := live.Find(env.Root, env.Carried())
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(o.Sources, func(s walk.Source) bool { return s.Path == env.Root })
+	if i < 0 {
+		return nil
+	}
+	o.Sources[i].At = tree.Top
+	for _, path := range slices.Sorted(maps.Keys(tree.Data)) {
+		s := o.Sources[i]
+		if s.Rules.Match(path, true) != filter.Include {
+			continue
+		}
+		s.Path, s.At = filepath.Join(s.Path, path), tree.Data[path]
+		include, exclude := s.Rules.Patterns()
+		above := []string{env.Root}
+		if s.Rules, err = filter.Compile(s.Path, filter.Inner(s.Path, above, include), filter.Inner(s.Path, above, exclude)); err != nil {
+			return err
+		}
+		o.Sources, o.Expect = append(o.Sources, s), append(o.Expect, o.Expect[i])
+	}
+	return nil
 }
 
 // SourcePaths are the paths of the sources of an environment, as a manifest has

@@ -15,7 +15,7 @@ import (
 var layers = [][]string{
 	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/densemap", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside", "restore/isolate"},
 	{"internal/schedule", "snapshot/manifest", "snapshot/signs", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
-	{"internal/fusetest", "internal/treetest", "snapshot/bisect", "snapshot/filter", "snapshot/retention"},
+	{"internal/fusetest", "internal/treetest", "snapshot/bisect", "snapshot/filter", "snapshot/live", "snapshot/retention"},
 	{"configs"},
 	{"storage"},
 	{"storage/authentic", "storage/dir", "storage/identity", "storage/localstate", "storage/replay", "storage/s3", "storage/throttle"},
@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"restore/fetch", "restore/owners", "restore/target", "snapshot/diff", "snapshot/selection"},
 	{"restore"},
 	{"internal/enginetest", "restore/load", "restore/isolate", "restore/probe"},
-	{"restore/drill"},
+	{"restore/drill", "restore/generation"},
 	{"daemon/notify", "daemon/web"},
 	{"daemon/checking", "daemon/child", "daemon/jobfiles", "daemon/places", "daemon/runner", "daemon/validation", "daemon/warnings"},
 	{"daemon"},
@@ -39,6 +39,7 @@ var layers = [][]string{
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
 	{"cmd/knowngood/proof"},
 	{"cmd/knowngood/drills", "cmd/knowngood/findgood", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
+	{"cmd/knowngood/generations"},
 	{"cmd/knowngood"},
 	{"systemd"},
 }

@@ -9,6 +9,8 @@ import (
 	"io"
 	"time"
 	"unicode/utf8"
+
+	"knowngood/configs"
 )
 
 // maxLine is the longest line of the protocol in either direction, in bytes.
@@ -87,4 +89,21 @@ func valid(s string, most int) string {
 		return s
 	}
 	return string([]rune(s)) // what is no text becomes U+FFFD
+}
+
+// Live asks the machine itself, outside of any cell, as the user that runs this; paths are
+// those of the machine. Kinds that look into a restored tree are not tested.
+func Live(ctx context.Context, p *configs.Probe) (a Answer) {
+	root, err := openRoot("/")
+	if err != nil {
+		return failed(err.Error())
+	}
+	defer root.Close()
+	kind := KindOf(p)
+	if name := p.Kind(); name != "file" && kind.Place != Inside || kind.run == nil {
+		return notTested("a probe of kind "+name+" looks into restored trees", "")
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Timeout))
+	defer cancel()
+	return bounded(kind.run(ctx, &env{root, time.Now()}, p))
 }

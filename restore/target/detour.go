@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/posix"
+	"knowngood/snapshot/live"
 	"knowngood/snapshot/manifest"
 )
 
@@ -29,7 +30,14 @@ func (p *Paths) findDetours(o *Options) error {
 		s := &o.Sources[i]
 		path := manifest.EntryPath(s.Path)
 		above := manifest.Within(path, o.Under) && path != o.Under
-		if s.Resolved == "" || !above && !manifest.Within(o.Under, path) {
+		if !above && !manifest.Within(o.Under, path) {
+			continue
+		}
+		if real := live.Real("/" + path); real != "" { // whichever generation it was
+			p.detours = append(p.detours, detour{path, manifest.EntryPath(real)})
+			continue
+		}
+		if s.Resolved == "" {
 			continue
 		}
 

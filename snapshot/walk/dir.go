@@ -9,6 +9,7 @@ import (
 
 	"knowngood/internal/posix"
 	"knowngood/snapshot/filter"
+	"knowngood/snapshot/live"
 	"knowngood/snapshot/manifest"
 )
 
@@ -266,6 +267,9 @@ func (l *lister) node(d *dir, h *posix.Dir, n *Node, kind manifest.Type, name []
 			return true
 		}
 		decision = filter.Exclude
+	case n.Stat.Type == manifest.Dir && live.IsDir(h.FD(), n.Name):
+		n.skip = Omitted
+		return true
 	case d.src.TooLarge(&n.Stat):
 		n.skip = TooLarge
 		return true

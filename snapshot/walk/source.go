@@ -1,6 +1,7 @@
 package walk
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -24,6 +25,9 @@ type place struct {
 }
 
 func (p *place) abs() string { return "/" + p.path }
+
+// at is where the source of the place lies.
+func (p *place) at() string { return cmp.Or(p.source.At, p.abs()) }
 
 // child finds what leads on over name, or nil.
 func (p *place) child(name string) *place {
@@ -78,20 +82,23 @@ func plan(sources []Source) (*place, error) {
 		}
 		at.source = s
 	}
-	return top, check(top, false)
+	return top, check(top, "")
 }
 
 func (s *Source) equal(o *Source) bool {
-	return s.Rules == o.Rules && s.OneFileSystem == o.OneFileSystem && s.ExcludeCaches == o.ExcludeCaches &&
+	return s.At == o.At && s.Rules == o.Rules && s.OneFileSystem == o.OneFileSystem && s.ExcludeCaches == o.ExcludeCaches &&
 		slices.Equal(s.ExcludeIfPresent, o.ExcludeIfPresent) && s.MaxFileSize == o.MaxFileSize && s.CachedAttributes == o.CachedAttributes
 }
 
 // check finds sources that are missing, and those that lie behind a symbolic
 // link in another source: that link cannot be captured both as itself and as a
-// directory.
-func check(p *place, within bool) error {
-	if p.source != nil || within {
-		st, err := posix.StatAt(unix.AT_FDCWD, p.abs())
+// directory. At is where the place lies when it is in a source; else "".
+func check(p *place, at string) error {
+	if p.source != nil {
+		at = p.at()
+	}
+	if at != "" {
+		st, err := posix.StatAt(unix.AT_FDCWD, at)
 		if err != nil {
 			return p.fail(err)
 		}
@@ -107,7 +114,11 @@ func check(p *place, within bool) error {
 		t.release()
 	}
 	for _, b := range p.below {
-		if err := check(b, within || p.source != nil); err != nil {
+		below := ""
+		if at != "" {
+			below = path.Join(at, b.name)
+		}
+		if err := check(b, below); err != nil {
 			return err
 		}
 	}
@@ -117,24 +128,25 @@ func check(p *place, within bool) error {
 // openSource opens the tree in which a source lies, and describes the source,
 // which has the name of n there: "." where the tree is the source itself.
 func openSource(p *place) (*tree, *Node, error) {
-	r, err := follow(path.Dir(p.abs()))
+	at := p.at()
+	r, err := follow(path.Dir(at))
 	if err != nil {
 		return nil, nil, err
 	}
-	n := &Node{Path: p.path, Name: p.name, Listed: true}
-	if p.path == "" {
+	n := &Node{Path: p.path, Name: path.Base(at), Listed: true}
+	if at == "/" {
 		n.Name = "."
 	}
 	if n.Stat, err = posix.StatAt(r.fd, n.Name); err != nil {
 		r.close()
 		return nil, nil, err
 	}
-	if n.Stat.Type == manifest.Symlink {
-		end, err := follow(p.abs())
+	if n.Stat.Type == manifest.Symlink || n.Stat.Type == manifest.Dir && p.source.At != "" { // the name in there is not that of the path
+		end, err := follow(at)
 		switch {
 		case err != nil:
 			r.close()
-			return nil, nil, dangling(p.abs(), err)
+			return nil, nil, dangling(at, err)
 		case end.stat.Type != manifest.Dir:
 			end.close()
 		default:

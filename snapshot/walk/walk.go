@@ -35,6 +35,9 @@ import (
 type Source struct {
 	// Path is absolute.
 	Path string
+	// At is where what is recorded at Path lies, when it lies elsewhere: an absolute
+	// path without links, which the caller trusts.
+	At string
 	// Rules decide about paths below the source, never about the source
 	// itself; nil includes all.
 	Rules *filter.Rules
@@ -85,7 +88,7 @@ type Reason uint8
 const (
 	// Excluded by a rule.
 	Excluded Reason = iota + 1
-	// Omitted because it is one of Options.Omit.
+	// Omitted because it is one of Options.Omit, or holds generations.
 	Omitted
 	// TooLarge is a file above MaxFileSize.
 	TooLarge

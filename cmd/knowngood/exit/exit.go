@@ -9,6 +9,7 @@ import (
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/wire"
 	"knowngood/restore"
+	"knowngood/restore/generation"
 	"knowngood/snapshot"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
@@ -55,6 +56,8 @@ func Code(ctx context.Context, err error) int {
 		return Failed
 	case errors.Is(err, restore.ErrIncomplete):
 		return Incomplete
+	case errors.Is(err, generation.ErrBack), errors.Is(err, generation.ErrProbe):
+		return ProbeFailed
 	case errors.Is(err, ErrDamage), errors.As(err, &damage), errors.As(err, &tamper):
 		return Damage
 	}

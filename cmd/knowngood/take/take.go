@@ -197,18 +197,36 @@ func runEnvironment(ctx context.Context, sess *session.Session, name string, env
 	if asked, err := askDaemon(ctx, sess, name, f); asked {
 		return err
 	}
+	result, err := Environment(ctx, sess, name, env, f, nil)
+	if result == nil {
+		return err
+	}
+	recordVerified(sess, f, result)
+	return errors.Join(present.Capture(sess.Out, sess.Repo, sess.Host, name, result), err)
+}
+
+// Environment captures a configured environment in this process, with hooks, retries and
+// retention. Edit, when set, changes the options of each attempt. Beside an error that came
+// after the commit there is a result.
+func Environment(ctx context.Context, sess *session.Session, name string, env *configs.Environment, f *Options, edit func(*snapshot.Options)) (*snapshot.Result, error) {
+	f.Compression = cmp.Or(f.Compression, string(sess.Config.Compression))
 	level := "info"
 	if sess.Out.Quiet {
 		level = "warn"
 	}
 	log, err := logging.New(sess.Out.Stderr, level)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var result *snapshot.Result
 	configured := runner.Runner{Host: sess.Host, Repository: stores.Redact(sess.RepoURL), URL: sess.RepoURL, StateDir: sess.StateDir, Version: sess.Version, Compression: f.Compression, MaxRepack: sess.Config.CaptureRepack(),
 		Purpose: "knowngood snapshot", Log: log, Open: sess.OpenForWriting,
-		Edit: func(o *snapshot.Options) { addFlags(sess, f, o) },
+		Edit: func(o *snapshot.Options) {
+			addFlags(sess, f, o)
+			if edit != nil {
+				edit(o)
+			}
+		},
 		Waiting: func(holder string) {
 			sess.Out.Messagef("%s is being captured by %s; waiting for it", name, printable.Line(holder))
 		},
@@ -226,11 +244,7 @@ func runEnvironment(ctx context.Context, sess *session.Session, name string, env
 	if f.problems != nil {
 		f.problems.End()
 	}
-	if result == nil {
-		return err
-	}
-	recordVerified(sess, f, result)
-	return errors.Join(present.Capture(sess.Out, sess.Repo, sess.Host, name, result), err)
+	return result, err
 }
 
 // askDaemon has a daemon capture the environment, which has the credentials and
@@ -311,7 +325,7 @@ func warnOfIdentity(sess *session.Session, o *snapshot.Options) {
 		}
 		switch why {
 		case walk.Omitted:
-			sess.Out.Messagef("note: %s is the repository or the state directory and is left out", printable.Name("/"+path))
+			sess.Out.Messagef("note: %s is the repository, the state directory or one of generations and is left out", printable.Name("/"+path))
 		case walk.Unfinished:
 			sess.Out.Messagef("note: %s was left by a restore that did not finish and is left out", printable.Name("/"+path))
 		}

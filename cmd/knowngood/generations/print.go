@@ -1,0 +1,219 @@
+package generations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
+	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/internal/printable"
+	"knowngood/restore/generation"
+)
+
+// print prints how a switch ended.
+func (w *switching) print(was, now *generation.Generation, out *generation.Outcome, err error) error {
+	if out == nil {
+		return err
+	}
+	result := map[string]any{"type": "result", "environment": w.name, "root": w.env.Root, "from": was.Name, "to": now.Name, "live": out.Live, "committed": out.Committed, "waiting": out.Waiting, "way": now.Way, "proof": now.Proof, "probes": present.List(w.asked()), "seconds": out.Took.Seconds()}
+	if err != nil {
+		result["reason"] = out.Why
+	}
+	if jerr := w.sess.Out.Result(result); jerr != nil {
+		return jerr
+	}
+	asked := "no probe was asked: drill.probes of the environment has none of kind http, tcp, command or file"
+	if names := w.asked(); len(names) > 0 {
+		asked = fmt.Sprintf("probes passed: %s", strings.Join(names, ", "))
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: generation %s (%s) is live and %s is bad: %w", w.env.Root, out.Live, was.Snapshot, now.Name, err)
+	case out.Waiting:
+		w.sess.Out.Printf("%s is on trial as %s (%s).\nUntil %s: knowngood commit %s, or it goes back to %s.\n", now.Snapshot, w.env.Root, asked, w.set.Deadline().Local().Format(time.DateTime), w.name, was.Name)
+	default:
+		w.sess.Out.Printf("%s is live as %s, after %s (%s).\nBack:  knowngood rollback %s\n", now.Snapshot, w.env.Root, human.Duration(out.Took), asked, w.name)
+	}
+	for _, h := range w.set.Holders(was.Name) {
+		w.sess.Out.Printf("%s still uses generation %s.\n", printable.Line(h), was.Name)
+	}
+	return nil
+}
+
+// Commit commits the generation on trial.
+func Commit(ctx context.Context, sess *session.Session, name string) error {
+	o, err := options(sess, name)
+	if err != nil {
+		return err
+	}
+	set, err := generation.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer set.Close()
+	committed, err := set.Commit()
+	if err != nil {
+		return err
+	}
+	sess.Out.Printf("generation %s of %s is committed\n", committed, name)
+	return sess.Out.Result(map[string]any{"type": "result", "environment": name, "live": committed, "committed": true})
+}
+
+// Rollback makes the generation before the live one live.
+func Rollback(ctx context.Context, sess *session.Session, name string, anyway bool) error {
+	o, err := options(sess, name)
+	if err != nil {
+		return err
+	}
+	set, err := generation.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer set.Close()
+	was, err := set.Live()
+	if err != nil {
+		return err
+	}
+	out, err := set.Rollback(ctx, anyway)
+	if err != nil {
+		return err
+	}
+	sess.Out.Printf("generation %s of %s is live again; %s is bad\n", out.Live, name, was.Name)
+	return sess.Out.Result(map[string]any{"type": "result", "environment": name, "live": out.Live, "bad": was.Name})
+}
+
+// ListOptions are the flags of generations.
+type ListOptions struct {
+	Adopt, Release, DryRun, Recover, Boot bool
+}
+
+// List shows the generations of an environment, or does what the flags say.
+func List(ctx context.Context, sess *session.Session, f *ListOptions, name string) error {
+	if f.Recover {
+		return recoverAll(ctx, sess, f, name)
+	}
+	if name == "" {
+		return usage.Errorf("which environment? It has: %s", strings.Join(sess.Config.EnvironmentNames(), ", "))
+	}
+	o, err := options(sess, name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case f.Adopt && f.Release, f.DryRun && !f.Adopt, f.Boot:
+		return usage.Errorf("give one of --adopt (with --dry-run) and --release; --boot goes with --recover")
+	case f.Adopt:
+		return adopt(ctx, sess, o, f.DryRun)
+	case f.Release:
+		if err := generation.Release(ctx, o); err != nil {
+			return err
+		}
+		sess.Out.Printf("%s is a plain directory again; its other generations are removed\n", o.Config.Root)
+		return sess.Out.Result(map[string]any{"type": "result", "environment": name, "root": o.Config.Root, "released": true})
+	}
+	v, err := generation.Look(ctx, o)
+	if err != nil {
+		return err
+	}
+	printView(sess, name, v)
+	return sess.Out.Result(struct {
+		Type        string `json:"type"`
+		Environment string `json:"environment"`
+		*generation.View
+	}{"result", name, v})
+}
+
+func adopt(ctx context.Context, sess *session.Session, o *generation.Options, dry bool) error {
+	p, err := generation.Adopt(ctx, o, dry)
+	if err != nil {
+		return err
+	}
+	did, moved := "is", "moved"
+	if dry {
+		did, moved = "would become", "to be moved"
+	}
+	sess.Out.Printf("%s %s generation %s in %s\n", o.Config.Root, did, p.Name, p.Dir)
+	for _, d := range p.Data {
+		sess.Out.Printf("  data %s: %s beside the generations, and linked\n", printable.Name(d), moved)
+	}
+	return sess.Out.Result(map[string]any{"type": "result", "environment": o.Environment, "root": p.Root, "directory": p.Dir, "generation": p.Name, "data": present.List(p.Data), "dry_run": dry})
+}
+
+// recoverAll finishes what is under way, of one environment or of all that have generations.
+func recoverAll(ctx context.Context, sess *session.Session, f *ListOptions, name string) error {
+	names := sess.Config.EnvironmentNames()
+	if name != "" {
+		names = []string{name}
+	}
+	var errs []error
+	for _, n := range names {
+		if env := sess.Config.Environments[n]; name == "" && env.Root == "" {
+			continue
+		}
+		o, err := options(sess, n)
+		if err != nil {
+			return err
+		}
+		o.Boot = f.Boot
+		s, err := generation.Open(ctx, o)
+		switch {
+		case err == nil:
+			s.Close()
+		case errors.Is(err, generation.ErrNotAdopted), errors.Is(err, generation.ErrBusy):
+		default:
+			errs = append(errs, fmt.Errorf("environment %s: %w", n, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func printView(sess *session.Session, name string, v *generation.View) {
+	if sess.Out.JSON {
+		return
+	}
+	w := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
+	for _, g := range v.Generations {
+		mark, what := " ", string(g.Status)
+		if g.Name == v.Live {
+			mark = "*"
+		}
+		if g.Name == v.Trial {
+			what += " until " + v.Deadline.Local().Format(time.DateTime)
+		}
+		if g.Left != "" {
+			what += ", changed while it was live"
+		}
+		if g.Why != "" {
+			what += ": " + g.Why
+		}
+		from := g.Snapshot
+		if from == "" {
+			from = "-"
+		}
+		fmt.Fprintf(w, "%s %s\t%s\t%s\t%s\t%s\t%s\n", mark, g.Name, from, g.Built.Local().Format(time.DateTime), g.Way, g.Proof, printable.Line(what))
+	}
+	w.Flush()
+	for _, g := range v.Generations {
+		for _, h := range v.Held[g.Name] {
+			sess.Out.Printf("%s still uses %s\n", printable.Line(h), g.Name)
+		}
+	}
+	if len(v.Data) > 0 {
+		sess.Out.Printf("carried data, which no proof is about: %s\n", printable.Line(strings.Join(v.Data, ", ")))
+	}
+	if v.Confirm {
+		sess.Out.Printf("%s waits for: knowngood commit %s\n", v.Trial, name)
+	}
+	if v.Busy {
+		sess.Out.Printf("another process is changing them\n")
+	}
+	if v.Problem != "" {
+		sess.Out.Printf("the last rollback had a problem, which is not tried again: %s\n", printable.Line(v.Problem))
+	}
+}

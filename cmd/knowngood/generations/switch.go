@@ -1,0 +1,355 @@
+// Package generations is what the commands switch, commit, rollback and generations do:
+// it finds what may go live, builds it, and prints how it went.
+package generations
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/take"
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/configs"
+	"knowngood/internal/printable"
+	"knowngood/restore"
+	"knowngood/restore/drill"
+	"knowngood/restore/generation"
+	"knowngood/restore/owners"
+	"knowngood/restore/probe"
+	"knowngood/snapshot"
+	"knowngood/snapshot/filter"
+	"knowngood/snapshot/live"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+	"knowngood/storage/attest"
+	"knowngood/storage/authentic"
+	"knowngood/storage/history"
+	"knowngood/storage/repository"
+)
+
+// SwitchOptions are the flags of switch.
+type SwitchOptions struct {
+	From              string
+	Unproven, Discard bool
+}
+
+// switching is a switch under way.
+type switching struct {
+	*SwitchOptions
+	sess *session.Session
+	name string
+	env  *configs.Environment
+	repo *repository.Repository
+	set  *generation.Set
+}
+
+// options are those of the generations of an environment.
+func options(sess *session.Session, name string) (*generation.Options, error) {
+	env := sess.Config.Environments[name]
+	switch {
+	case env == nil:
+		return nil, sess.NoEnvironment(name)
+	case env.Root == "":
+		return nil, usage.Errorf("environment %s has no root: generations need root: DIRECTORY in %s (docs/GENERATIONS.md)", name, sess.ConfigFile)
+	}
+	return &generation.Options{Environment: name, Config: env, Now: time.Now, Note: func(format string, args ...any) {
+		sess.Out.Messagef("%s", printable.Line(fmt.Sprintf(format, args...)))
+	}}, nil
+}
+
+// Switch makes a snapshot, or a directory, the live generation of an environment.
+func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, ref string) error {
+	o, err := options(sess, name)
+	if err != nil {
+		return err
+	}
+	if (ref != "") == (f.From != "") {
+		return usage.Errorf("what goes live? Name a snapshot, such as %s@known-good, or a directory with --from", name)
+	}
+	w := &switching{SwitchOptions: f, sess: sess, name: name, env: o.Config}
+	open := sess.OpenForReading
+	if f.From != "" {
+		open = func(ctx context.Context) (*repository.Repository, error) {
+			r, _, err := sess.OpenForWriting(ctx)
+			return r, err
+		}
+	}
+	if w.repo, err = open(ctx); err != nil {
+		return err
+	}
+	if w.set, err = generation.Open(ctx, o); err != nil {
+		return err
+	}
+	defer w.set.Close()
+	if err := w.saved(ctx); err != nil {
+		return err
+	}
+
+	build := w.fromDirectory
+	if ref != "" {
+		build = func(ctx context.Context) (*generation.Build, error) { return w.fromSnapshot(ctx, ref) }
+	}
+	b, err := build(ctx)
+	if err != nil {
+		return err
+	}
+	was, err := w.set.Live()
+	if err != nil {
+		return err
+	}
+	g, err := w.set.Stage(ctx, b)
+	if errors.Is(err, generation.ErrLive) {
+		return usage.Errorf("%w: there is nothing to switch", err)
+	}
+	if err != nil {
+		return err
+	}
+	sess.Out.Notef("generation %s is built and verified (%s; %s); it goes live, and is watched for %v", g.Name, printable.Line(g.Way), printable.Line(g.Proof), w.env.Switch.Watch)
+	out, err := w.set.Switch(ctx, g.Name, w.probes)
+	return w.print(was, g, out, err)
+}
+
+// saved takes a snapshot first where the configuration has it, and refuses where the live
+// generation has what no snapshot has.
+func (w *switching) saved(ctx context.Context) error {
+	for _, d := range w.env.Data {
+		if d.Policy == "snapshot-first" {
+			if _, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, nil); err != nil {
+				return fmt.Errorf("the snapshot before the switch: %w", err)
+			}
+			break
+		}
+	}
+	if w.Discard {
+		return nil
+	}
+	since := time.Time{}
+	newest, err := w.repo.Resolve(ctx, history.Ref{Environment: w.name}, w.sess.Host)
+	switch {
+	case err == nil && newest.Body != nil:
+		since = newest.Body.Started
+	case err != nil && !errors.Is(err, history.ErrNoSnapshot):
+		return err
+	}
+	first, count, err := w.set.Unsaved(ctx, since)
+	if err != nil {
+		return err
+	}
+	if count > 0 {
+		return fmt.Errorf("the live generation has changes that no snapshot has: %s. Take a snapshot (knowngood snapshot %s), declare the paths below data, or give --discard", printable.Line(generation.Named(first, count)), w.name)
+	}
+	return nil
+}
+
+// fromSnapshot is the build of a snapshot.
+func (w *switching) fromSnapshot(ctx context.Context, ref string) (*generation.Build, error) {
+	s, sub, err := w.sess.Resolve(ctx, w.repo, ref)
+	if err == nil && sub != "" {
+		err = usage.Errorf("a generation is made of a whole snapshot: %s without the path", s.Ref())
+	}
+	if err != nil {
+		return nil, err
+	}
+	tree, err := snapshot.OpenTree(ctx, w.repo, s)
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Reader.Close()
+	proof, err := w.prove(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return &generation.Build{
+		Number: s.Number, ID: s.ID, Clone: true,
+		Origin: generation.Origin{Snapshot: s.Ref(), ID: fmt.Sprintf("%x", s.ID), Way: "restored", Proof: proof},
+		Fill:   func(ctx context.Context, dir string, cloned bool) error { return w.restore(ctx, s, dir, cloned) },
+	}, nil
+}
+
+// restore makes a directory hold the root of a snapshot, and nothing else.
+func (w *switching) restore(ctx context.Context, s *history.Snapshot, dir string, cloned bool) error {
+	tree, err := snapshot.OpenTree(ctx, w.repo, s)
+	if err != nil {
+		return err
+	}
+	defer tree.Reader.Close()
+	o := restore.Options{Tree: tree, Under: manifest.EntryPath(w.env.Root), Target: dir, InPlace: true, Delete: true, Exact: true, Progress: &restore.Progress{}}
+	o.Owners = owners.Options{Keep: os.Geteuid() != 0}
+	if carried := w.env.Carried(); len(carried) > 0 {
+		scope := []walk.Source{{Path: w.env.Root}}
+		for _, p := range carried {
+			scope = append(scope, walk.Source{Path: filepath.Join(w.env.Root, p), Rules: filter.Nothing()})
+		}
+		o.Select = snapshot.NewScope(scope)
+	}
+	if !cloned {
+		if err := o.CheckSpace(ctx, dir); err != nil {
+			return err
+		}
+	}
+	bar := w.sess.Out.Progress(func() console.State {
+		return console.State{Files: o.Progress.Files.Load(), Bytes: o.Progress.Bytes.Load(), Found: o.Progress.Found.Load(), Note: "building " + s.Ref()}
+	})
+	result, err := restore.Run(ctx, o)
+	bar.End()
+	if err != nil {
+		return err
+	}
+	for _, p := range result.Problems {
+		w.sess.Damage.Add(p.Err)
+	}
+	switch {
+	case result.Damaged:
+		return &authentic.DamageError{Key: "content of " + s.Ref(), What: "files", Err: fmt.Errorf("it cannot go live: %w", result.Problems[0].Err)}
+	case !result.Complete() || result.Count > 0:
+		return fmt.Errorf("%s cannot go live: %s not as captured, the first /%s: %w", s.Ref(), human.Counted(result.Count, "path"), printable.Name(result.Problems[0].Path), result.Problems[0].Err)
+	}
+	return nil
+}
+
+// prove returns why a snapshot may go live. Where it is not known-good, its drill must pass
+// here.
+func (w *switching) prove(ctx context.Context, s *history.Snapshot) (string, error) {
+	policy, err := w.sess.Policy(s.Host, s.Environment)
+	if err != nil {
+		return "", err
+	}
+	proven, err := w.repo.Judge(ctx, s.Host, s.Environment, policy, time.Now())
+	if err != nil {
+		return "", err
+	}
+	why := "it is not among the snapshots that are kept"
+	for _, j := range proven.Verdict.Snapshots {
+		if j.Number != s.Number || j.ID != s.ID {
+			continue
+		}
+		if j.Reason == "" {
+			return fmt.Sprintf("known-good: %v %s ago on %s", j.Proof.Level, human.Duration(j.Proof.Age), j.Proof.Machine), nil
+		}
+		if why = j.Reason; j.Bad {
+			return "", fmt.Errorf("%s does not go live: %s (knowngood attest bad %[1]s --undo takes that back)", s.Ref(), printable.Line(why))
+		}
+	}
+	if w.Unproven {
+		return "unproven", nil
+	}
+	if w.sess.IdentityPath == "" {
+		return "", usage.Errorf("%s is not known-good: %s; and this host cannot drill it without an identity. --unproven goes on with only the probes after the switch", s.Ref(), printable.Line(why))
+	}
+	return w.drill(ctx, s, policy, why)
+}
+
+func (w *switching) drill(ctx context.Context, s *history.Snapshot, policy attest.Policy, why string) (string, error) {
+	w.sess.Out.Notef("%s is not known-good (%s): it is drilled first", s.Ref(), printable.Line(why))
+	tree, err := snapshot.OpenTree(ctx, w.repo, s)
+	if err != nil {
+		return "", err
+	}
+	defer tree.Reader.Close()
+	rep, err := drill.Run(ctx, drill.Options{
+		Tree: tree, Config: cmp.Or(w.env.Drill, &configs.Drill{Snapshot: "latest"}), Started: time.Now(), Version: w.sess.Version, Machine: cmp.Or(w.sess.OwnHost(), w.sess.Host),
+		Scratch: filepath.Join(w.sess.StateDir, "drills"), Cell: []string{"knowngood", "cell"}, Progress: &restore.Progress{},
+	})
+	if err != nil {
+		return "", err
+	}
+	r := &rep.Result
+	if r.Passed && r.Level >= policy.Require && len(drill.Untested(r)) == 0 {
+		return fmt.Sprintf("its drill passed here: %v", r.Level), nil
+	}
+	what := fmt.Sprintf("level %v, and %v is required", r.Level, policy.Require)
+	for i, p := range r.Probes {
+		if p.Required && p.Status != attest.Passed {
+			what = fmt.Sprintf("probe %s: %s (%s)", p.Name, p.Status, cmp.Or(p.Cause, rep.Answers[i].Detail))
+			break
+		}
+	}
+	err = fmt.Errorf("%s does not go live: its drill did not prove it: %s. Drill it by itself (knowngood drill %[1]s), or give --unproven", s.Ref(), printable.Line(what))
+	if !r.Passed {
+		err = errors.Join(err, generation.ErrProbe)
+	}
+	return "", err
+}
+
+// fromDirectory is the build of a directory: copied, captured, and named by its snapshot.
+func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
+	from, err := filepath.Abs(w.From)
+	if err == nil {
+		from, err = filepath.EvalSymlinks(from)
+	}
+	if err != nil {
+		return nil, usage.Errorf("--from: %w", err)
+	}
+	if owner := live.Owner(from); owner != "" {
+		return nil, usage.Errorf("--from %s lies in the generations of %s: name a directory that was built elsewhere", w.From, owner)
+	}
+	if !w.Unproven && w.sess.IdentityPath == "" {
+		return nil, usage.Errorf("nothing proves what is in %s, and this host cannot drill it without an identity: --unproven goes on with only the probes after the switch", w.From)
+	}
+	b := &generation.Build{Origin: generation.Origin{From: from, Way: "copied"}, Fill: generation.Copy(from, w.env.Carried())}
+	b.Name = func(ctx context.Context, dir string) error {
+		result, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, func(o *snapshot.Options) {
+			for i := range o.Sources {
+				if o.Sources[i].Path == w.env.Root {
+					o.Sources[i].At = dir
+				}
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("the snapshot of %s: %w", w.From, err)
+		}
+		s := result.Snapshot
+		b.Number, b.ID, b.Snapshot, b.Origin.ID, b.Proof = s.Number, s.ID, s.Ref(), fmt.Sprintf("%x", s.ID), "unproven"
+		if w.Unproven {
+			return nil
+		}
+		if w.repo, err = w.sess.OpenForReading(ctx); err != nil {
+			return err
+		}
+		b.Proof, err = w.prove(ctx, s)
+		return err
+	}
+	return b, nil
+}
+
+// probes asks the live service. A required probe that cannot be asked of it is not counted;
+// one whose program is missing fails.
+func (w *switching) probes(ctx context.Context) error {
+	if w.env.Drill == nil {
+		return nil
+	}
+	for i := range w.env.Drill.Probes {
+		p := &w.env.Drill.Probes[i]
+		a := probe.Live(ctx, p)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		missing := a.Status == attest.NotTested && (a.Cause == probe.NoProgram || a.Cause == probe.NoUser)
+		if *p.Required && (a.Status == attest.Failed || missing) {
+			return fmt.Errorf("probe %s failed: %s", p.Name, strings.TrimSpace(printable.Line(cmp.Or(a.Cause, a.Detail))))
+		}
+	}
+	return nil
+}
+
+// asked are the probes that can be asked of a live service.
+func (w *switching) asked() (names []string) {
+	if w.env.Drill == nil {
+		return nil
+	}
+	for _, p := range w.env.Drill.Probes {
+		switch p.Kind() {
+		case "file", "http", "tcp", "command":
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,383 @@
+package generation
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/inode"
+	"knowngood/internal/posix"
+	"knowngood/snapshot/live"
+)
+
+// Plan is what adopting an existing directory would do.
+type Plan struct {
+	Root, Dir, Name string
+	Data            []string // that is moved out of the tree
+}
+
+// Adopt makes an existing directory the first generation: with method link it and a link
+// change places. Carried data is moved out of it, each by one exchange. An environment that
+// was adopted before only gets the data moved that is not yet. A dry run changes nothing but
+// a directory of its own, which it removes.
+func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
+	s, err := open(o)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	if s.state != nil {
+		if err := s.recover(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if s.state != nil {
+		if err := s.idle(); err != nil {
+			return nil, err
+		}
+	}
+	p, err := s.plan()
+	if err != nil || dry {
+		return p, err
+	}
+	if s.state == nil {
+		if err := s.begin(); err != nil {
+			return nil, err
+		}
+	}
+	s.state.Transaction = &transaction{Kind: "adopt", To: p.Name, Data: p.Data, Boot: bootID()}
+	if err := s.save("adopt"); err != nil {
+		return nil, err
+	}
+	return p, s.adopt(ctx)
+}
+
+// plan finds out what adopting would do, and refuses what cannot be adopted.
+func (s *Set) plan() (*Plan, error) {
+	p := &Plan{Root: s.root, Dir: s.dir}
+	top := s.root
+	if s.adopted() {
+		g, err := s.Live()
+		if err != nil {
+			return nil, err
+		}
+		p.Name, top = g.Name, s.topOf(g.Name)
+	} else {
+		st, err := posix.StatAt(unix.AT_FDCWD, s.root)
+		switch {
+		case err != nil:
+			return nil, &fs.PathError{Op: "open", Path: s.root, Err: err}
+		case st.Type != inode.Dir:
+			return nil, fmt.Errorf("%s is no directory: only a directory can become a generation", s.root)
+		}
+		if mounted, err := posix.IsMountPoint(s.root); err != nil || mounted {
+			return nil, errors.Join(err, fmt.Errorf("a file system is mounted on %s: generations lie beside it, so they need a directory within one file system", s.root))
+		}
+		if err := tryExchange(s.parent); err != nil {
+			return nil, err
+		}
+		p.Name = fmt.Sprintf("adopted-%08x", uint32(st.Ino))
+	}
+	for _, d := range s.Config.Carried() {
+		st, err := statBeneath(top, d)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("data %q: %w (make it first, or correct the path)", d, err)
+		case st.Type == inode.Symlink && exists(s.path(filepath.Join(live.DataDir, d))):
+		case st.Type != inode.Dir && st.Type != inode.File:
+			return nil, fmt.Errorf("data %q is neither a directory nor a file", d)
+		default:
+			p.Data = append(p.Data, d)
+		}
+	}
+	return p, nil
+}
+
+func (s *Set) adopted() bool { return s.state != nil && len(s.state.Generations) > 0 }
+
+// statBeneath describes a path below a directory, following no link.
+func statBeneath(top, path string) (posix.Stat, error) {
+	fd, err := unix.Open(top, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return posix.Stat{}, err
+	}
+	defer unix.Close(fd)
+	at, err := unix.Openat2(fd, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
+	if errors.Is(err, unix.EXDEV) {
+		err = errors.New("another file system is mounted there")
+	}
+	if err != nil {
+		return posix.Stat{}, err
+	}
+	defer unix.Close(at)
+	return posix.StatFd(at)
+}
+
+// tryExchange finds out whether a directory and a link can change places below a directory.
+func tryExchange(parent string) error {
+	dir, err := os.MkdirTemp(parent, ".knowngood-try-")
+	if err != nil {
+		return fmt.Errorf("generations lie beside the root: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	err = errors.Join(os.Mkdir(dir+"/a", 0o700), os.Symlink("a", dir+"/b"))
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, dir+"/a", unix.AT_FDCWD, dir+"/b", unix.RENAME_EXCHANGE)
+	}
+	return unsupported(err)
+}
+
+// begin makes the directory of generations, and its state.
+func (s *Set) begin() error {
+	if err := os.Mkdir(s.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := errors.Join(os.Chmod(s.dir, 0o755), syncDir(s.parent)); err != nil { // whatever the umask
+		return err
+	}
+	s.point("after the directory")
+	if s.lock == nil {
+		if err := s.acquire(); err != nil {
+			return err
+		}
+	}
+	s.state = &state{Version: stateVersion, Environment: s.Environment, Root: s.Config.Root, Method: s.Config.Switch.Method, Generations: []*Generation{}}
+	return nil
+}
+
+// adopt does what the transaction says, each part unless it is done.
+func (s *Set) adopt(ctx context.Context) error {
+	t := s.state.Transaction
+	if s.state.Method == "link" && !s.adopted() && !s.isLink() {
+		if err := s.exchangeRoot(t.To, true); err != nil {
+			return err
+		}
+	}
+	return s.finishAdopt(ctx)
+}
+
+func (s *Set) isLink() bool {
+	_, err := live.Link(s.root)
+	return err == nil
+}
+
+// exchangeRoot exchanges the root and its generation, of which one is a link to the other.
+func (s *Set) exchangeRoot(name string, toLink bool) error {
+	if toLink {
+		if err := os.Symlink(live.DirName(s.root)+"/"+name, s.path(name)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	s.point("before the exchange")
+	if err := unix.Renameat2(unix.AT_FDCWD, s.path(name), unix.AT_FDCWD, s.root, unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("exchange %s and %s: %w", s.root, s.path(name), unsupported(err))
+	}
+	s.point("after the exchange")
+	return errors.Join(syncDir(s.parent), syncDir(s.dir))
+}
+
+// finishAdopt moves the data, and records the generation.
+func (s *Set) finishAdopt(ctx context.Context) error {
+	t := s.state.Transaction
+	top := s.path(t.To)
+	if s.state.Method == "exchange" {
+		top = s.root
+	}
+	for _, d := range t.Data {
+		if err := s.moveData(top, d, true); err != nil {
+			return err
+		}
+	}
+	if err := syncFS(s.dir); err != nil {
+		return err
+	}
+	st, err := posix.StatAt(unix.AT_FDCWD, top)
+	if err != nil {
+		return err
+	}
+	g := s.state.find(t.To)
+	if g == nil {
+		g = &Generation{Name: t.To, Status: Committed, Origin: Origin{Way: "adopted", Proof: "it was there before"}, Built: s.Now(), LiveAt: s.Now()}
+		s.state.Generations = append(s.state.Generations, g)
+	}
+	g.Inode = st.Ino
+	c := &scan{top: top, write: s.path(t.To + recordName)}
+	if err := c.run(ctx); err != nil {
+		return err
+	}
+	g.Digest, g.Entries = hex.EncodeToString(c.digest[:]), c.count
+	s.state.Transaction = nil
+	return s.save("adopted")
+}
+
+// moveData exchanges carried data in a tree and its place outside, of which one is a link to
+// the other: out of the tree, or back into it. What is where it belongs stays.
+func (s *Set) moveData(top, path string, out bool) error {
+	place := s.path(filepath.Join(live.DataDir, path))
+	if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+		return err
+	}
+	st, err := os.Lstat(place)
+	inTree, terr := statBeneath(top, path)
+	if terr != nil {
+		return fmt.Errorf("data %q: %w", path, terr)
+	}
+	if out == (inTree.Type == inode.Symlink) {
+		return nil // done
+	}
+	if out && errors.Is(err, fs.ErrNotExist) {
+		err = os.Symlink(place, place)
+	} else if err == nil && out != (st.Mode()&os.ModeSymlink != 0) {
+		err = fmt.Errorf("%s is in the way", place)
+	}
+	if err != nil {
+		return err
+	}
+	s.point("before moving data")
+	dir, name := filepath.Split(path)
+	err = beneath(top, filepath.Clean(dir), func(dirfd int) error {
+		return unix.Renameat2(dirfd, name, unix.AT_FDCWD, place, unix.RENAME_EXCHANGE)
+	})
+	if err != nil {
+		return fmt.Errorf("data %q: %w", path, unsupported(err))
+	}
+	s.point("after moving data")
+	return nil
+}
+
+// recoverAdopt finishes an adoption, or forgets one that changed nothing.
+func (s *Set) recoverAdopt(ctx context.Context) error {
+	t := s.state.Transaction
+	if s.state.Method == "link" && !s.adopted() && !s.isLink() {
+		s.note("adopting %s was interrupted before it began: it is as it was", s.root)
+		if err := s.remove(t.To); err != nil {
+			return err
+		}
+		s.state.Transaction = nil
+		return s.save("not adopted")
+	}
+	s.note("adopting %s was interrupted: it is finished", s.root)
+	return s.finishAdopt(ctx)
+}
+
+// Release makes the root a plain directory again: the live generation, with its carried data
+// in it. The other generations are removed, unless a process uses them.
+func Release(ctx context.Context, o *Options) error {
+	s, err := open(o)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if s.state == nil {
+		return fmt.Errorf("%s: %w", o.Config.Root, ErrNotAdopted)
+	}
+	if err := s.recover(ctx); err != nil || s.state == nil {
+		return err
+	}
+	if err := s.idle(); err != nil {
+		return err
+	}
+	g, err := s.Live()
+	if err != nil {
+		return err
+	}
+	for _, other := range s.state.Generations {
+		if held := s.Holders(other.Name); other != g && len(held) > 0 {
+			return fmt.Errorf("generation %s would be removed, and is still used by %s: restart or end it", other.Name, held[0])
+		}
+	}
+	t := &transaction{Kind: "release", From: g.Name, Data: s.carriedNow(s.topOf(g.Name)), Boot: bootID()}
+	s.state.Transaction = t
+	if err := s.save("release"); err != nil {
+		return err
+	}
+	return s.release(ctx, t)
+}
+
+// carriedNow are the paths of a tree that are links to carried data.
+func (s *Set) carriedNow(top string) []string {
+	return slices.DeleteFunc(s.Config.Carried(), func(d string) bool {
+		st, err := statBeneath(top, d)
+		return err != nil || st.Type != inode.Symlink || !exists(s.path(filepath.Join(live.DataDir, d)))
+	})
+}
+
+// release does what is left of it: the data goes back, then the tree, then the rest.
+func (s *Set) release(ctx context.Context, t *transaction) error {
+	top := s.root
+	linked := s.state.Method == "link" && s.isLink()
+	if linked {
+		top = s.path(t.From)
+	}
+	if s.Config.Switch.Seal {
+		if err := seal(ctx, top, false); err != nil {
+			return err
+		}
+	}
+	for _, d := range t.Data {
+		if err := s.moveData(top, d, false); err != nil {
+			return err
+		}
+	}
+	if linked {
+		if err := s.exchangeRoot(t.From, false); err != nil {
+			return err
+		}
+	}
+	if err := syncFS(s.dir); err != nil {
+		return err
+	}
+	s.point("before removing")
+	left, err := s.leftData()
+	if err != nil {
+		return err
+	}
+	if left != "" {
+		return fmt.Errorf("%s holds data that the live generation has no link to: move it away, then release again", left)
+	}
+	names, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names { // the state last: until then the next release goes on
+		if n.Name() == live.StateFile || n.Name() == "lock" {
+			continue
+		}
+		if err := s.remove(n.Name()); err != nil {
+			return err
+		}
+	}
+	s.point("before the last")
+	parent, err := os.Open(s.parent)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	if err := posix.RemoveAll(int(parent.Fd()), live.DirName(s.root)); err != nil {
+		return err
+	}
+	s.state = nil
+	return parent.Sync()
+}
+
+// leftData is a file of carried data that is still outside of the tree; empty for none.
+func (s *Set) leftData() (left string, err error) {
+	err = filepath.WalkDir(s.path(live.DataDir), func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fs.SkipAll
+		}
+		if err == nil && !d.IsDir() && d.Type()&fs.ModeSymlink == 0 {
+			left = path
+			return fs.SkipAll
+		}
+		return err
+	})
+	return left, err
+}

@@ -1,0 +1,353 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/inode"
+	"knowngood/internal/posix"
+	"knowngood/snapshot/live"
+	"knowngood/snapshot/walk"
+)
+
+// Build is how a generation is made.
+type Build struct {
+	Origin
+	Number uint64
+	ID     [32]byte // of the snapshot
+	// Clone begins with a clone of the live generation, where that costs no space.
+	Clone bool
+	// Fill makes an empty directory, or one with a clone, hold the tree. Carried data is
+	// linked afterwards, in place of what is there.
+	Fill func(ctx context.Context, dir string, cloned bool) error
+	// Name, when set, is called after Fill, for what is known only then: it sets Number, ID
+	// and Origin.
+	Name func(ctx context.Context, dir string) error
+}
+
+// ErrLive is about a generation that is live already.
+var ErrLive = errors.New("it is live already")
+
+// Stage builds a generation beside the live one. One of the same snapshot that is there and
+// as it was recorded is taken as it is; one that is bad is built anew.
+func (s *Set) Stage(ctx context.Context, b *Build) (*Generation, error) {
+	if err := s.idle(); err != nil {
+		return nil, err
+	}
+	for _, p := range s.Config.Carried() {
+		if st, err := os.Lstat(s.path(filepath.Join(live.DataDir, p))); err != nil || st.Mode()&os.ModeSymlink != 0 {
+			return nil, fmt.Errorf("data %q is not carried yet: knowngood generations %s --adopt moves it out of the live generation", p, s.Environment)
+		}
+	}
+	if b.Name == nil {
+		if g, err := s.ready(ctx, nameOf(b.Number, b.ID)); g != nil || err != nil {
+			return g, err
+		}
+	}
+	g, err := s.build(ctx, b)
+	if err != nil {
+		return nil, errors.Join(err, s.tidy())
+	}
+	return g, nil
+}
+
+// ready is a generation that was built before; nil where it must be built.
+func (s *Set) ready(ctx context.Context, name string) (*Generation, error) {
+	g := s.state.find(name)
+	if g == nil {
+		return nil, nil
+	}
+	if name == s.liveName() {
+		return nil, fmt.Errorf("%s: %w", g.Snapshot, ErrLive)
+	}
+	if g.Status != Bad {
+		err := s.verify(ctx, g)
+		if changed := (*ChangedError)(nil); !errors.As(err, &changed) {
+			return g, err
+		}
+		s.note("%s; it is built anew", (&ChangedError{Name: name}).Error())
+	}
+	return nil, s.discard(g)
+}
+
+// discard removes a generation that nothing uses.
+func (s *Set) discard(g *Generation) error {
+	if held := s.Holders(g.Name); len(held) > 0 {
+		return fmt.Errorf("generation %s is still used by %s: restart or end it", g.Name, held[0])
+	}
+	s.state.drop(g.Name)
+	if err := s.save("discard"); err != nil {
+		return err
+	}
+	s.point("before removing")
+	return errors.Join(s.remove(g.Name), s.remove(g.Name+recordName))
+}
+
+func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
+	if err := s.remove(newName); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(s.path(newName), 0o700); err != nil {
+		return nil, err
+	}
+	s.point("before building")
+	top, way := s.path(newName+"/tree"), ""
+	if b.Clone {
+		was, err := s.Live()
+		if err != nil {
+			return nil, err
+		}
+		if way, err = clone(ctx, s.topOf(was.Name), top, s.Config.Carried()); err != nil {
+			return nil, fmt.Errorf("clone of %s: %w", was.Name, err)
+		}
+	}
+	if way == "" {
+		if err := makeTop(top); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.Fill(ctx, top, way != ""); err != nil {
+		return nil, err
+	}
+	b.Way = joinWay(way, b.Way)
+	s.point("after filling")
+	if err := s.linkData(top); err != nil {
+		return nil, err
+	}
+	if b.Name != nil {
+		if err := b.Name(ctx, top); err != nil {
+			return nil, err
+		}
+		if g, err := s.ready(ctx, nameOf(b.Number, b.ID)); g != nil || err != nil {
+			return g, errors.Join(err, s.remove(newName))
+		}
+	}
+	g := &Generation{Name: nameOf(b.Number, b.ID), Status: Staged, Origin: b.Origin, Built: s.Now()}
+	if err := syncFS(top); err != nil {
+		return nil, err
+	}
+	st, err := posix.StatAt(unix.AT_FDCWD, top)
+	if err != nil {
+		return nil, err
+	}
+	g.Inode = st.Ino
+	if err := unix.Renameat2(unix.AT_FDCWD, top, unix.AT_FDCWD, s.path(g.Name), unix.RENAME_NOREPLACE); err != nil {
+		return nil, fmt.Errorf("rename the new generation to %s: %w", g.Name, err)
+	}
+	s.point("after its name")
+	if top = s.path(g.Name); s.Config.Switch.Seal {
+		if err := seal(ctx, top, true); err != nil {
+			return nil, err
+		}
+	}
+	if g.Digest, g.Entries, err = s.record(ctx, top, g.Name); err != nil {
+		return nil, err
+	}
+	if err := syncDir(s.dir); err != nil {
+		return nil, err
+	}
+	s.state.Generations = append(s.state.Generations, g)
+	if err := s.save("staged"); err != nil {
+		return nil, err
+	}
+	return g, s.remove(newName)
+}
+
+// joinWay is how a tree was made, in words.
+func joinWay(cloned, filled string) string {
+	if cloned == "" {
+		return filled
+	}
+	return cloned + ", then restored in place"
+}
+
+// linkData puts links to carried data into a tree, in place of what is there. No link of the
+// tree is followed.
+func (s *Set) linkData(top string) error {
+	for _, p := range s.Config.Carried() {
+		if err := linkInto(top, p, s.path(filepath.Join(live.DataDir, p)), true); err != nil {
+			return fmt.Errorf("link to carried data %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// linkInto makes a link at a path below a directory, following none on the way.
+func linkInto(top, path, target string, replace bool) error {
+	dir, name := filepath.Split(path)
+	return beneath(top, filepath.Clean(dir), func(dirfd int) error {
+		if replace {
+			if err := posix.RemoveAll(dirfd, name); err != nil {
+				return err
+			}
+		}
+		return unix.Symlinkat(target, dirfd, name)
+	})
+}
+
+// beneath opens a directory below another, following no link, and makes what is missing.
+func beneath(top, dir string, do func(dirfd int) error) error {
+	root, err := posix.OpenDir(unix.AT_FDCWD, top)
+	if err != nil {
+		return err
+	}
+	dirs, err := posix.NewDirs(root, posix.DirsLimit)
+	if err != nil {
+		return err
+	}
+	defer dirs.Close()
+	at := ""
+	for _, name := range append(splitPath(dir), "") {
+		h, err := dirs.Get(at)
+		if err != nil {
+			return err
+		}
+		if name == "" {
+			err = do(h.FD())
+		} else if err = unix.Mkdirat(h.FD(), name, 0o755); errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
+		h.Release()
+		if err != nil {
+			return err
+		}
+		at = filepath.Join(at, name)
+	}
+	return nil
+}
+
+func splitPath(p string) (names []string) {
+	for p != "" && p != "." {
+		names = append([]string{filepath.Base(p)}, names...)
+		if p = filepath.Dir(p); p == "/" {
+			break
+		}
+	}
+	return names
+}
+
+func syncFS(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
+}
+
+// seal makes every file and directory of a tree immutable, or no longer.
+func seal(ctx context.Context, top string, on bool) error {
+	err := walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: top}}}, func(n *walk.Node) error {
+		if n.Dir != nil {
+			defer n.Dir.Release()
+		}
+		if n.Err != nil || n.Implied || n.Stat.Type != inode.File && n.Stat.Type != inode.Dir {
+			return n.Err
+		}
+		dirfd, err := n.Dir.Open()
+		if err != nil {
+			return err
+		}
+		return setSealed(dirfd, n, on)
+	})
+	if err != nil {
+		return fmt.Errorf("seal: %w (switch.seal takes root and a file system with inode flags)", err)
+	}
+	return nil
+}
+
+func setSealed(dirfd int, n *walk.Node, on bool) (err error) {
+	var fd int
+	if n.Stat.Type == inode.Dir {
+		fd, err = posix.OpenDir(dirfd, n.Name)
+	} else {
+		fd, _, err = posix.OpenFile(dirfd, n.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("/%s: %w", n.Path, err)
+	}
+	defer unix.Close(fd)
+	flags, _, err := posix.InodeFlags(fd)
+	if err == nil && on {
+		err = posix.SetInodeFlags(fd, flags|immutable)
+	} else if err == nil {
+		_, err = posix.Unlock(fd)
+	}
+	return err
+}
+
+// immutable is FS_IMMUTABLE_FL.
+const immutable = 0x10
+
+// prune removes what is more than is kept: the oldest, but never the live one, the one before
+// it, and what a process still uses.
+func (s *Set) prune() error {
+	liveName, before := s.liveName(), ""
+	if g := s.before(); g != nil {
+		before = g.Name
+	}
+	kept := min(2, len(s.state.Generations))
+	for _, g := range s.state.newest() {
+		if g.Name == liveName || g.Name == before {
+			continue
+		}
+		if kept++; kept <= int(s.Config.Generations.Keep) {
+			continue
+		}
+		if held := s.Holders(g.Name); len(held) > 0 {
+			s.note("generation %s is kept: %s still uses it", g.Name, held[0])
+			continue
+		}
+		if err := s.discard(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// before is the generation that a rollback goes to: the good one that was live last. Nil
+// where there is none.
+func (s *Set) before() (best *Generation) {
+	for _, g := range s.state.Generations {
+		if g.Status == Committed && g.Name != s.liveName() && (best == nil || g.LeftAt.After(best.LeftAt)) {
+			best = g
+		}
+	}
+	return best
+}
+
+// clockTick is by how much times of files lag behind the clock, at most.
+const clockTick = 20 * time.Millisecond
+
+// Unsaved are files of the live generation that were changed after a moment, by which a
+// snapshot has what there was: outside of data, and not as the record of the generation has
+// them.
+func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, count int, err error) {
+	g, err := s.Live()
+	if err != nil {
+		return nil, 0, err
+	}
+	c := &scan{top: s.topOf(g.Name), old: s.path(g.Name + recordName), changed: func(x Change) {
+		saved := x.st.Ctime.Time().Before(since.Add(-clockTick))
+		if saved || x.Kind == "removed" || x.st.Type == inode.Dir {
+			return
+		}
+		if count++; count <= maxNamed {
+			first = append(first, x)
+		}
+	}}
+	for _, d := range s.Config.Data {
+		c.without = append(c.without, d.Path)
+	}
+	if g.Snapshot == "" { // no snapshot has what was adopted, unless one was taken since
+		c.old = ""
+	}
+	err = c.run(ctx)
+	return first, count, err
+}

@@ -1,0 +1,380 @@
+package generation
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"lukechampine.com/blake3"
+
+	"knowngood/internal/inode"
+	"knowngood/internal/posix"
+	"knowngood/internal/wire"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+)
+
+// A record lists the paths of a generation, in the order of manifest.Compare:
+//
+//	"KNGR" u8 version | entries, each with its length before it
+//	entry: path | type u8 | mode | uid | gid | size | mtime | rdev | link target | SHA-256 of extended attributes | BLAKE3 of content | inode | ctime
+//
+// The root digest is the SHA-256 over all entries without inode and ctime.
+const (
+	recordMagic = "KNGR\x01"
+	maxEntry    = 4 << 20
+)
+
+// entry is a path of a generation.
+type entry struct {
+	path   string
+	st     posix.Stat
+	target string
+	attrs  [32]byte
+	sum    [32]byte // of content
+}
+
+// same reports whether nothing was changed, as far as a stat shows it.
+func (e *entry) same(st *posix.Stat) bool {
+	return e.st.Type == st.Type && e.st.Ino == st.Ino && e.st.Ctime == st.Ctime && e.st.Mtime == st.Mtime && e.st.Size == st.Size && e.st.Mode == st.Mode && e.st.UID == st.UID && e.st.GID == st.GID
+}
+
+// fixed is what the digest covers.
+func (e *entry) fixed(b []byte) []byte {
+	size := e.st.Size
+	if e.st.Type == inode.Dir {
+		size = 0
+	}
+	b = append(wire.AppendBytes(b, e.path), byte(e.st.Type))
+	for _, v := range []uint64{uint64(e.st.Mode), uint64(e.st.UID), uint64(e.st.GID), size} {
+		b = wire.AppendUvarint(b, v)
+	}
+	b = wire.AppendUvarint(wire.AppendSvarint(b, e.st.Mtime.Sec), uint64(e.st.Mtime.Nsec))
+	b = wire.AppendBytes(wire.AppendUvarint(b, e.st.Rdev), e.target)
+	return append(append(b, e.attrs[:]...), e.sum[:]...)
+}
+
+func (e *entry) append(b []byte) []byte {
+	b = wire.AppendUvarint(e.fixed(b), e.st.Ino)
+	return wire.AppendUvarint(wire.AppendSvarint(b, e.st.Ctime.Sec), uint64(e.st.Ctime.Nsec))
+}
+
+func parseEntry(b []byte) (*entry, error) {
+	d := wire.NewDecoder(b)
+	e := &entry{path: string(d.Bytes())}
+	e.st.Type = inode.Type(d.U8())
+	e.st.Mode, e.st.UID, e.st.GID, e.st.Size = uint32(d.UvarintMax(1<<32-1)), uint32(d.UvarintMax(1<<32-1)), uint32(d.UvarintMax(1<<32-1)), d.Uvarint()
+	e.st.Mtime = inode.Time{Sec: d.Svarint(), Nsec: uint32(d.UvarintMax(1e9 - 1))}
+	e.st.Rdev, e.target = d.Uvarint(), string(d.Bytes())
+	d.Copy(e.attrs[:])
+	d.Copy(e.sum[:])
+	e.st.Ino = d.Uvarint()
+	e.st.Ctime = inode.Time{Sec: d.Svarint(), Nsec: uint32(d.UvarintMax(1e9 - 1))}
+	return e, d.Finish()
+}
+
+// readRecord yields the entries of a record. What cannot be parsed is an error.
+func readRecord(r io.Reader) iter.Seq2[*entry, error] {
+	return func(yield func(*entry, error) bool) {
+		in := bufio.NewReaderSize(r, 256<<10)
+		magic := make([]byte, len(recordMagic))
+		if _, err := io.ReadFull(in, magic); err != nil || string(magic) != recordMagic {
+			yield(nil, errors.New("it is no record of a generation"))
+			return
+		}
+		for {
+			n, err := binary.ReadUvarint(in)
+			if err == io.EOF {
+				return
+			}
+			if err == nil && n > maxEntry {
+				err = wire.ErrMalformed
+			}
+			var e *entry
+			if err == nil {
+				b := make([]byte, n)
+				if _, err = io.ReadFull(in, b); err == nil {
+					e, err = parseEntry(b)
+				}
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Change is a path that is not as a record has it.
+type Change struct {
+	Path string `json:"path"`
+	Kind string `json:"kind"` // added, changed or removed
+	st   posix.Stat
+}
+
+// scan is a pass over a tree, beside the record of it.
+type scan struct {
+	top     string
+	old     string   // path of a record; empty for none
+	write   string   // path of the new record; empty for none
+	without []string // paths below the top that do not count
+	changed func(Change)
+
+	digest [32]byte
+	count  uint64
+}
+
+// run reads the tree. A file that is as the record has it is not read again.
+func (c *scan) run(ctx context.Context) (err error) {
+	var records iter.Seq2[*entry, error] = func(func(*entry, error) bool) {}
+	if c.old != "" {
+		f, err := os.Open(c.old)
+		if err != nil {
+			return fmt.Errorf("record of a generation: %w", err)
+		}
+		defer f.Close()
+		records = readRecord(f)
+	}
+	next, stop := iter.Pull2(records)
+	defer stop()
+	w := &recordWriter{digest: sha256.New()}
+	if c.write != "" {
+		if w.file, err = os.CreateTemp(filepath.Dir(c.write), ".record-*"); err != nil {
+			return err
+		}
+		defer os.Remove(w.file.Name()) // where it has not got its name
+		defer w.file.Close()
+		w.out = bufio.NewWriterSize(w.file, 256<<10)
+		w.out.WriteString(recordMagic) // the flush has the error
+	}
+
+	old, err, more := next()
+	removedTo := func(path string) error { // what the record has before a path is gone
+		for more && err == nil && (path == "" || manifest.Compare(old.path, path) < 0) {
+			c.report(old.path, "removed", old.st)
+			old, err, more = next()
+		}
+		return err
+	}
+	prefix := manifest.EntryPath(c.top)
+	walkErr := walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: c.top}}}, func(n *walk.Node) error {
+		if n.Dir != nil {
+			defer n.Dir.Release()
+		}
+		if n.Implied || !manifest.Within(n.Path, prefix) {
+			return nil
+		}
+		rel := "." + n.Path[len(prefix):] // the top itself is ".", which sorts first
+		if n.Err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), n.Err)
+		}
+		if c.leavesOut(rel) {
+			return nil
+		}
+		if err := removedTo(rel); err != nil {
+			return err
+		}
+		var was *entry
+		if more && old.path == rel {
+			was = old
+		}
+		e, err := c.read(n, rel, was)
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), err)
+		}
+		switch {
+		case was == nil:
+			c.report(rel, "added", e.st)
+		case !slices.Equal(was.fixed(nil), e.fixed(nil)):
+			c.report(rel, "changed", e.st)
+		}
+		if was != nil {
+			old, err, more = next()
+		}
+		c.count++
+		return errors.Join(err, w.add(e))
+	})
+	if err := cmpErr(walkErr, removedTo("")); err != nil {
+		return err
+	}
+	c.digest = [32]byte(w.digest.Sum(nil))
+	return w.finish(c.write)
+}
+
+func cmpErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func (c *scan) leavesOut(rel string) bool {
+	return slices.ContainsFunc(c.without, func(p string) bool { return manifest.Within(rel, "./"+p) })
+}
+
+func (c *scan) report(rel, kind string, st posix.Stat) {
+	if c.changed != nil && rel != "." && !c.leavesOut(rel) {
+		c.changed(Change{strings.TrimPrefix(rel, "./"), kind, st})
+	}
+}
+
+// read describes a node, by the record of it where nothing was changed.
+func (c *scan) read(n *walk.Node, rel string, was *entry) (*entry, error) {
+	e := &entry{path: rel, st: n.Stat}
+	if was != nil && was.same(&n.Stat) {
+		e.target, e.attrs, e.sum = was.target, was.attrs, was.sum
+		return e, nil
+	}
+	dirfd, err := n.Dir.Open()
+	if err != nil {
+		return nil, err
+	}
+	fd, st, err := posix.OpenNode(dirfd, n.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	e.st = st
+	attrs, err := posix.NodeXattrs(fd)
+	if err != nil {
+		return nil, err
+	}
+	if len(attrs) > 0 {
+		h := sha256.New()
+		for _, x := range attrs {
+			h.Write(wire.AppendBytes(wire.AppendBytes(nil, x.Name), x.Value))
+		}
+		e.attrs = [32]byte(h.Sum(nil))
+	}
+	switch st.Type {
+	case inode.Symlink:
+		e.target, err = posix.Readlink(fd, "")
+	case inode.File:
+		e.sum, err = sum(dirfd, n.Name)
+	}
+	return e, err
+}
+
+// sum is the hash of a file's content.
+func sum(dirfd int, name string) (out [32]byte, err error) {
+	fd, _, err := posix.OpenFile(dirfd, name)
+	if err != nil {
+		return out, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	h := blake3.New(32, nil)
+	if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, 1<<20)); err != nil {
+		return out, err
+	}
+	return [32]byte(h.Sum(nil)), nil
+}
+
+// recordWriter writes a record, and its digest.
+type recordWriter struct {
+	file   *os.File // nil for only the digest
+	out    *bufio.Writer
+	digest hash.Hash
+	buf    []byte
+}
+
+func (w *recordWriter) add(e *entry) error {
+	w.buf = e.fixed(w.buf[:0])
+	w.digest.Write(binary.AppendUvarint(nil, uint64(len(w.buf))))
+	w.digest.Write(w.buf)
+	if w.file == nil {
+		return nil
+	}
+	w.buf = e.append(w.buf[:0])
+	if len(w.buf) > maxEntry {
+		return errors.New("its path or link is too long for a record")
+	}
+	w.out.Write(binary.AppendUvarint(nil, uint64(len(w.buf))))
+	_, err := w.out.Write(w.buf)
+	return err
+}
+
+// finish makes the record durable under its name.
+func (w *recordWriter) finish(path string) error {
+	if w.file == nil {
+		return nil
+	}
+	if err := errors.Join(w.out.Flush(), w.file.Sync()); err != nil {
+		return err
+	}
+	if err := os.Rename(w.file.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// ChangedError: a generation is not as it was recorded.
+type ChangedError struct {
+	Name  string
+	First []Change // of all
+	Count int
+}
+
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("generation %s is not as it was recorded: %s", e.Name, Named(e.First, e.Count))
+}
+
+// maxNamed is how many changes are remembered.
+const maxNamed = 10
+
+// Named lists the first of some changes for people, as text from a tree.
+func Named(first []Change, count int) string {
+	var out []string
+	for _, c := range first {
+		out = append(out, fmt.Sprintf("%s %q", c.Kind, c.Path))
+	}
+	if count > len(first) {
+		out = append(out, fmt.Sprintf("and %d more", count-len(first)))
+	}
+	return strings.Join(out, ", ")
+}
+
+// verify compares the tree of a generation with its record, and that with the digest.
+func (s *Set) verify(ctx context.Context, g *Generation) error {
+	changed := &ChangedError{Name: g.Name}
+	c := &scan{top: s.topOf(g.Name), old: s.path(g.Name + recordName), changed: func(x Change) {
+		if changed.Count++; changed.Count <= maxNamed {
+			changed.First = append(changed.First, x)
+		}
+	}}
+	if err := c.run(ctx); err != nil {
+		return fmt.Errorf("verify generation %s: %w", g.Name, err)
+	}
+	want := g.Digest
+	if g.Left != "" {
+		want = g.Left
+	}
+	if hex.EncodeToString(c.digest[:]) == want {
+		return nil
+	}
+	if changed.Count == 0 {
+		return fmt.Errorf("the record of generation %s is not the one that was written with it: its digest is %x, not %s", g.Name, c.digest, want)
+	}
+	return changed
+}
+
+// record writes the record of a generation anew, and returns the digest.
+func (s *Set) record(ctx context.Context, top, name string) (digest string, count uint64, err error) {
+	c := &scan{top: top, write: s.path(name + recordName)}
+	if _, err := os.Lstat(c.write); err == nil {
+		c.old = c.write
+	}
+	err = c.run(ctx)
+	return hex.EncodeToString(c.digest[:]), c.count, err
+}

@@ -1,0 +1,175 @@
+package generation
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/internal/durable"
+	"knowngood/snapshot/live"
+)
+
+// Status of a generation.
+type Status string
+
+// Statuses, in the order in which a generation may have them.
+const (
+	Staged    Status = "staged"
+	Trial     Status = "trial"
+	Committed Status = "committed"
+	Bad       Status = "bad"
+)
+
+// Generation is a version of the tree on the disk.
+type Generation struct {
+	Name   string `json:"name"` // of its directory
+	Status Status `json:"state"`
+	Inode  uint64 `json:"inode"` // of its directory
+	Digest string `json:"digest"`
+	// Left is the digest of the tree when it was live last; empty while it was not, or is.
+	Left string `json:"left,omitempty"`
+	Origin
+	Built   time.Time `json:"built"`
+	LiveAt  time.Time `json:"live_at,omitzero"`
+	LeftAt  time.Time `json:"left_at,omitzero"`
+	Why     string    `json:"why,omitempty"` // it is bad
+	Entries uint64    `json:"entries"`
+}
+
+// Origin is where a generation comes from.
+type Origin struct {
+	Snapshot string `json:"snapshot,omitempty"` // such as web@42; empty of one that was adopted
+	ID       string `json:"id,omitempty"`       // of the snapshot
+	From     string `json:"from,omitempty"`     // the directory that it was copied from
+	Way      string `json:"way"`                // how it was built
+	Proof    string `json:"proof"`              // why it may go live
+}
+
+// state is what the state file holds. It is replaced as a whole, durably, before each
+// step that it announces.
+type state struct {
+	Version     int           `json:"version"`
+	Environment string        `json:"environment"`
+	Root        string        `json:"root"`
+	Method      string        `json:"method"`
+	Generations []*Generation `json:"generations"` // as they were built
+	Transaction *transaction  `json:"transaction,omitempty"`
+	// Problem is what failed in the last rollback, until something is committed.
+	Problem string `json:"problem,omitempty"`
+}
+
+// transaction is what is under way, with all that takes it back.
+type transaction struct {
+	Kind     string    `json:"kind"` // switch, rollback, adopt or release
+	From     string    `json:"from,omitempty"`
+	To       string    `json:"to,omitempty"`
+	Steps    []step    `json:"steps,omitempty"`
+	Begun    int       `json:"begun"`    // how many steps were begun; they may be done
+	Watching bool      `json:"watching"` // all are done: it is on trial
+	Undoing  bool      `json:"undoing"`
+	Why      string    `json:"why,omitempty"` // it is undone, or rolled back
+	Deadline time.Time `json:"deadline,omitzero"`
+	External bool      `json:"external,omitempty"` // somebody else commits
+	Boot     string    `json:"boot"`               // ID of the boot that it began in
+	Data     []string  `json:"data,omitempty"`
+}
+
+// step of a transaction: a flip, or commands.
+type step struct {
+	Name     string         `json:"name"`
+	Commands []configs.Hook `json:"commands,omitempty"`
+}
+
+// Names of steps.
+const (
+	stepStop  = "stop"
+	stepFlip  = "flip"
+	stepStart = "start"
+	stepAfter = "after_switch"
+)
+
+const (
+	stateVersion = 1
+	maxState     = 4 << 20
+)
+
+// Errors that callers branch on.
+var (
+	ErrNotAdopted = errors.New("it has no generations yet")
+	ErrBusy       = errors.New("its generations are being changed")
+)
+
+// readState reads the state beside a root; nil where there is none.
+func readState(dir string) (*state, error) {
+	path := filepath.Join(dir, live.StateFile)
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxState) {
+		err = fmt.Errorf("%s is not a state of generations", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &state{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(s); err != nil || s.Version != stateVersion {
+		return nil, fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, errors.Join(err, s.check()))
+	}
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// check refuses names that lead elsewhere.
+func (s *state) check() error {
+	for _, g := range s.Generations {
+		if g == nil || !namePattern.MatchString(g.Name) {
+			return errors.New("it names a generation that cannot be one")
+		}
+	}
+	if t := s.Transaction; t != nil && (t.To != "" && !namePattern.MatchString(t.To) || t.From != "" && !namePattern.MatchString(t.From) || t.Begun < 0 || t.Begun > len(t.Steps) || t.Kind == "switch" && (s.find(t.From) == nil || s.find(t.To) == nil)) {
+		return errors.New("its transaction is none")
+	}
+	return nil
+}
+
+func (s *state) find(name string) *Generation {
+	i := slices.IndexFunc(s.Generations, func(g *Generation) bool { return g.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return s.Generations[i]
+}
+
+func (s *state) drop(name string) {
+	s.Generations = slices.DeleteFunc(s.Generations, func(g *Generation) bool { return g.Name == name })
+}
+
+// save makes the state durable. at names the moment, for tests that end the process there.
+func (s *Set) save(at string) error {
+	s.point("before " + at)
+	b, err := json.MarshalIndent(s.state, "", "  ")
+	if err == nil {
+		err = durable.Replace(filepath.Join(s.dir, live.StateFile), append(b, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("state of generations: %w", err)
+	}
+	s.point("after " + at)
+	return nil
+}

@@ -1,0 +1,435 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/configs"
+)
+
+// Outcome is how a switch ended.
+type Outcome struct {
+	Live      string // generation that is live now
+	Committed bool
+	Waiting   bool   // for a commit from outside
+	Why       string // it went back
+	Took      time.Duration
+}
+
+// ErrBack is about a switch that went back: the old generation is live again. ErrProbe is about
+// one that was not begun, because a probe failed before.
+var (
+	ErrBack  = errors.New("the old generation is live again")
+	ErrProbe = errors.New("the live generation stays")
+)
+
+// idle refuses to begin something while a generation is on trial.
+func (s *Set) idle() error {
+	if t := s.state.Transaction; t != nil {
+		return fmt.Errorf("generation %s of %s is on trial until %s: knowngood commit %[2]s, or knowngood rollback %[2]s", t.To, s.Environment, t.Deadline.Format(time.DateTime))
+	}
+	return nil
+}
+
+// Switch makes a staged generation live: stop, flip, start, after_switch; then probe is
+// asked until it has passed for the time to watch. Where anything of it fails, or ctx ends,
+// what was done is taken back in reverse, and the error is ErrBack with the reason. With
+// external confirmation it returns while the generation is on trial.
+func (s *Set) Switch(ctx context.Context, name string, probe func(context.Context) error) (out *Outcome, err error) {
+	began, to := s.Now(), s.state.find(name)
+	if err := s.idle(); err != nil {
+		return nil, err
+	}
+	was, err := s.Live()
+	if err != nil {
+		return nil, err
+	}
+	if to == nil || to.Status == Bad || name == was.Name {
+		return nil, fmt.Errorf("generation %s cannot go live: it is not staged", name)
+	}
+	if err := s.verify(ctx, to); err != nil {
+		return nil, err
+	}
+	if s.watch, err = holdFile(s.path("watch.lock")); err != nil {
+		return nil, fmt.Errorf("%s: a trial is being watched by another process: %w", s.Config.Root, ErrBusy)
+	}
+	c := s.Config.Switch
+	s.state.Transaction = &transaction{Kind: "switch", From: was.Name, To: name, Steps: steps(c), Deadline: began.Add(time.Duration(c.Trial)), External: c.Confirm == "external", Boot: bootID()}
+	to.Status, to.Left, to.LiveAt = Trial, "", began
+	err = s.advance(ctx)
+	if err == nil {
+		err = s.left(ctx, was)
+	}
+	if err == nil {
+		s.state.Transaction.Watching = true
+		err = s.save("watching")
+	}
+	if err != nil {
+		return s.back(ctx, began, err.Error())
+	}
+	return s.trial(ctx, began, probe)
+}
+
+// steps of a switch.
+func steps(c *configs.Switch) []step {
+	return []step{{stepStop, c.Stop}, {stepFlip, nil}, {stepStart, c.Start}, {stepAfter, c.AfterSwitch}}
+}
+
+// advance does the steps that are left, each announced before it is begun. A step that was
+// begun is done again.
+func (s *Set) advance(ctx context.Context) error {
+	t := s.state.Transaction
+	for i := max(0, t.Begun-1); i < len(t.Steps); i++ {
+		t.Begun = i + 1
+		if err := s.save("step " + t.Steps[i].Name); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if t.Steps[i].Name == stepFlip {
+			if err := s.flip(t.To); err != nil {
+				return err
+			}
+			continue
+		}
+		if s.Boot {
+			continue
+		}
+		if err := s.run(ctx, t.Steps[i].Name, t.Steps[i].Commands, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// left records a generation as it was when it was live last.
+func (s *Set) left(ctx context.Context, g *Generation) (err error) {
+	if g.Left, _, err = s.record(ctx, s.topOf(g.Name), g.Name); err != nil {
+		return fmt.Errorf("record generation %s: %w", g.Name, err)
+	}
+	if g.LeftAt = s.Now(); g.Left == g.Digest {
+		g.Left = ""
+	}
+	return nil
+}
+
+// pollEvery is how often a trial is looked at, and settle how long probes may fail before
+// they pass first, while a service starts.
+const (
+	pollEvery = 500 * time.Millisecond
+	settle    = 10 * time.Second
+)
+
+// trial watches a generation that is live. The lock is free meanwhile: others may commit or
+// roll back.
+func (s *Set) trial(ctx context.Context, began time.Time, probe func(context.Context) error) (*Outcome, error) {
+	t := s.state.Transaction
+	until := s.Now().Add(time.Duration(s.Config.Switch.Watch))
+	early := s.Now().Add(min(settle, time.Duration(s.Config.Switch.Watch)))
+	s.unlock()
+	var failed error
+	for passed := false; ; {
+		failed = within(ctx, t.Deadline.Sub(s.Now()), probe)
+		passed = passed || failed == nil
+		starting := failed != nil && !passed && ctx.Err() == nil && s.Now().Before(early)
+		if !starting && (failed != nil || !s.Now().Before(until)) {
+			break
+		}
+		if now, err := readState(s.dir); err != nil || now == nil || now.Transaction == nil || now.Transaction.To != t.To || now.Transaction.Undoing {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(min(pollEvery, max(0, until.Sub(s.Now())))):
+		}
+	}
+	s.point("after watching")
+	if err := s.relock(); err != nil {
+		return nil, err
+	}
+	now := s.state.Transaction
+	switch {
+	case now == nil || now.To != t.To || now.Undoing: // somebody else decided
+		return s.decided(ctx, t.To, began)
+	case failed != nil:
+		return s.back(ctx, began, failed.Error())
+	case !s.Now().Before(t.Deadline):
+		return s.back(ctx, began, "its trial took longer than "+time.Duration(s.Config.Switch.Trial).String())
+	case t.External:
+		return &Outcome{Live: t.To, Waiting: true, Took: s.Now().Sub(began)}, nil
+	}
+	if err := s.commit(); err != nil {
+		return nil, err
+	}
+	return &Outcome{Live: t.To, Committed: true, Took: s.Now().Sub(began)}, nil
+}
+
+// within asks the probe, for at most a time.
+func within(ctx context.Context, left time.Duration, probe func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, max(0, left), errors.New("the trial is over"))
+	defer cancel()
+	if err := probe(ctx); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+func (s *Set) unlock() {
+	s.lock.Close()
+	s.lock = nil
+}
+
+// relock takes the lock again, for which it waits: nobody holds it long while a generation
+// is on trial.
+func (s *Set) relock() (err error) {
+	for range 600 {
+		watch := s.watch
+		s.watch = nil // which acquire would close
+		err = s.acquire()
+		if s.watch = watch; !errors.Is(err, ErrBusy) {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
+}
+
+// decided is how a trial ended that another process ended.
+func (s *Set) decided(ctx context.Context, name string, began time.Time) (*Outcome, error) {
+	if t := s.state.Transaction; t != nil && t.Undoing {
+		return s.back(ctx, began, t.Why)
+	}
+	out := &Outcome{Live: s.liveName(), Took: s.Now().Sub(began)}
+	if g := s.state.find(name); g != nil && g.Status == Committed {
+		out.Committed = true
+		return out, nil
+	} else if g != nil {
+		out.Why = g.Why
+	}
+	return out, fmt.Errorf("%w: %s", ErrBack, out.Why)
+}
+
+// back takes a switch back. It is not stopped by the end of ctx.
+func (s *Set) back(ctx context.Context, began time.Time, why string) (*Outcome, error) {
+	err := s.undo(context.WithoutCancel(ctx), why)
+	out := &Outcome{Live: s.liveName(), Why: why, Took: s.Now().Sub(began)}
+	if err != nil {
+		return out, fmt.Errorf("%s; and taking it back failed, which is not tried again: %w", why, err)
+	}
+	return out, fmt.Errorf("%w: %s", ErrBack, why)
+}
+
+// undo takes the steps of a switch back that were begun, in reverse: what it started is
+// stopped, and what it stopped is started. It happens once: a command that fails is
+// reported, and stays in the state.
+func (s *Set) undo(ctx context.Context, why string) error {
+	t := s.state.Transaction
+	to := s.state.find(t.To)
+	t.Undoing, t.Why = true, why
+	to.Status, to.Why = Bad, why
+	if err := s.save("undo"); err != nil {
+		return err
+	}
+	var failed []error
+	commands := func(name string) {
+		for _, x := range t.Steps {
+			if x.Name == name && !s.Boot {
+				failed = append(failed, s.run(ctx, "rollback: "+name, x.Commands, true))
+			}
+		}
+	}
+	begun := func(name string) bool {
+		i := slices.IndexFunc(t.Steps, func(x step) bool { return x.Name == name })
+		return i >= 0 && i < t.Begun
+	}
+	if begun(stepStart) {
+		commands(stepStop)
+	}
+	s.point("undo: stopped")
+	if begun(stepFlip) {
+		if err := s.flip(t.From); err != nil { // the next command goes on with it
+			return errors.Join(append(failed, err)...)
+		}
+	}
+	s.point("undo: flipped")
+	if begun(stepStop) {
+		commands(stepStart)
+	}
+	if begun(stepAfter) {
+		commands(stepAfter)
+	}
+	s.point("undo: started")
+	to.LeftAt = s.Now()
+	return s.end(errors.Join(failed...), "undone")
+}
+
+// end ends the transaction. What failed stays in the state.
+func (s *Set) end(failed error, at string) error {
+	s.state.Transaction, s.state.Problem = nil, ""
+	if failed != nil {
+		s.state.Problem = failed.Error()
+	}
+	if g := s.state.find(s.liveName()); g != nil {
+		g.Left, g.LeftAt, g.LiveAt = "", time.Time{}, s.Now()
+	}
+	return errors.Join(failed, s.save(at))
+}
+
+// Commit ends the trial of the live generation: it stays.
+func (s *Set) Commit() (string, error) {
+	t := s.state.Transaction
+	if t == nil {
+		return "", fmt.Errorf("no generation of %s is on trial", s.Environment)
+	}
+	return t.To, s.commit()
+}
+
+func (s *Set) commit() error {
+	t := s.state.Transaction
+	g := s.state.find(t.To)
+	g.Status = Committed
+	s.state.Transaction, s.state.Problem = nil, ""
+	if err := s.save("commit"); err != nil {
+		return err
+	}
+	return s.prune()
+}
+
+// Rollback makes the generation before the live one live, and the live one bad. One on trial
+// is taken back. With anyway it goes to a generation that is not as it was recorded.
+func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
+	began := s.Now()
+	if s.state.Transaction != nil {
+		out, err := s.back(ctx, began, "knowngood rollback")
+		if errors.Is(err, ErrBack) {
+			err = nil
+		}
+		return out, err
+	}
+	was, err := s.Live()
+	if err != nil {
+		return nil, err
+	}
+	to := s.before()
+	if to == nil {
+		return nil, fmt.Errorf("%s has no good generation but the live one: knowngood switch %s REF builds one", s.Environment, s.Environment)
+	}
+	if err := s.verify(ctx, to); err != nil && !anyway {
+		return nil, fmt.Errorf("%w (to go there all the same: knowngood rollback %s --anyway)", err, s.Environment)
+	}
+	s.state.Transaction = &transaction{Kind: "rollback", From: was.Name, To: to.Name, Steps: steps(s.Config.Switch), Why: "knowngood rollback", Boot: bootID()}
+	return &Outcome{Live: to.Name, Committed: true, Why: was.Name}, s.rollForward(ctx)
+}
+
+// rollForward does all steps of a rollback. A command that fails does not end it.
+func (s *Set) rollForward(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	t := s.state.Transaction
+	from := s.state.find(t.From)
+	if from == nil || s.state.find(t.To) == nil {
+		return fmt.Errorf("the rollback of %s cannot go on: a generation of it is missing", s.Environment)
+	}
+	from.Status, from.Why = Bad, t.Why
+	var failed []error
+	for i := max(0, t.Begun-1); i < len(t.Steps); i++ {
+		t.Begun = i + 1
+		if err := s.save("rollback " + t.Steps[i].Name); err != nil {
+			return err
+		}
+		if t.Steps[i].Name == stepFlip {
+			if err := s.flip(t.To); err != nil {
+				return errors.Join(append(failed, err)...)
+			}
+		} else if !s.Boot {
+			failed = append(failed, s.run(ctx, t.Steps[i].Name, t.Steps[i].Commands, true))
+		}
+	}
+	from.LeftAt = s.Now()
+	return s.end(errors.Join(failed...), "rolled back")
+}
+
+// recover finishes or takes back what another process left under way, or what went on for
+// too long. Nothing is adopted after a release that it finished.
+func (s *Set) recover(ctx context.Context) error {
+	t := s.state.Transaction
+	if t == nil {
+		if err := s.ownNames(); err != nil {
+			return err
+		}
+		return s.tidy()
+	}
+	var err error
+	switch t.Kind {
+	case "adopt":
+		err = s.recoverAdopt(ctx)
+	case "release":
+		s.note("releasing %s was interrupted: it goes on", s.root)
+		return s.release(ctx, t)
+	case "rollback":
+		s.note("a rollback of %s was interrupted: it goes on", s.Environment)
+		err = s.rollForward(ctx)
+	case "switch":
+		err = s.recoverSwitch(ctx)
+	default:
+		err = fmt.Errorf("%s has a transaction %q, which this version does not know", s.dir, t.Kind)
+	}
+	if err == nil && s.state.Transaction == nil {
+		err = s.tidy()
+	}
+	return err
+}
+
+func (s *Set) recoverSwitch(ctx context.Context) error {
+	t, why := s.state.Transaction, ""
+	watched := true
+	if f, err := holdFile(s.path("watch.lock")); err == nil {
+		watched = false
+		f.Close()
+	}
+	switch {
+	case t.Undoing:
+		why = strings.TrimSpace(t.Why)
+	case !t.Watching:
+		why = "the switch was interrupted"
+	case !s.Now().Before(t.Deadline):
+		why = "its trial ended at " + t.Deadline.Format(time.DateTime) + " without a commit"
+	case s.Boot && t.Boot != bootID():
+		why = "the machine was started anew during its trial"
+	default:
+		if !watched && !t.External {
+			s.note("the process that watched the trial of %s is gone: commit it (knowngood commit %s), or it goes back at %s", t.To, s.Environment, t.Deadline.Format(time.DateTime))
+		}
+		return nil
+	}
+	s.note("%s goes back from generation %s to %s: %s", s.Environment, t.To, t.From, why)
+	return s.undo(context.WithoutCancel(ctx), why)
+}
+
+// unsupported explains why a file system cannot exchange two names.
+func unsupported(err error) error {
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w: this file system cannot exchange two names (an overlay cannot); keep the environment on ext4, xfs, btrfs or tmpfs", err)
+	}
+	return err
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// Deadline is when the trial under way ends; zero where there is none.
+func (s *Set) Deadline() time.Time {
+	if t := s.state.Transaction; t != nil {
+		return t.Deadline
+	}
+	return time.Time{}
+}

@@ -1,0 +1,53 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// View is the generations of an environment as they are shown.
+type View struct {
+	Root        string        `json:"root"`
+	Method      string        `json:"method"`
+	Live        string        `json:"live"`
+	Generations []*Generation `json:"generations"` // the one that was built last first
+	Trial       string        `json:"trial,omitempty"`
+	Deadline    time.Time     `json:"deadline,omitzero"` // of the trial
+	Confirm     bool          `json:"confirm"`           // it waits for a commit from outside
+	Problem     string        `json:"problem,omitempty"` // that the last rollback had
+	Data        []string      `json:"data"`              // carried: no proof is about it
+	Busy        bool          `json:"busy"`              // another process changes them
+	// Held are processes that still use a generation that is not live, by its name.
+	Held map[string][]string `json:"held"`
+}
+
+// Look finishes what another process left under way, and returns what there is. While
+// another process changes the generations it only reads.
+func Look(ctx context.Context, o *Options) (*View, error) {
+	s, err := Open(ctx, o)
+	busy := errors.Is(err, ErrBusy)
+	if busy {
+		if s, err = unlocked(o); err == nil && s.state == nil {
+			err = fmt.Errorf("%s: %w", o.Config.Root, ErrNotAdopted)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	v := &View{Root: s.state.Root, Method: s.state.Method, Live: s.liveName(), Generations: s.state.newest(), Problem: s.state.Problem, Data: s.Config.Carried(), Busy: busy, Held: map[string][]string{}}
+	if t := s.state.Transaction; t != nil && t.Watching {
+		v.Trial, v.Deadline, v.Confirm = t.To, t.Deadline, t.External
+	}
+	for _, g := range s.state.Generations {
+		if g.Name == v.Live {
+			continue
+		}
+		if held := s.Holders(g.Name); len(held) > 0 {
+			v.Held[g.Name] = held
+		}
+	}
+	return v, nil
+}
