@@ -364,6 +364,15 @@ func testAttestKeysByHand(t *testing.T) {
 	}
 	drill.run(t, "attest", "key", "--revoke", "xyz").exits(t, exit.Usage)
 	drill.run(t, "attest", "key", "--revoke", "0123456789abcdef").exits(t, exit.Failed)
+	// Without --since the clock of the store is asked, or nothing is revoked.
+	if err := os.Mkdir(filepath.Join(m.repo, "hosts", "drill-9"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(m.repo, "hosts", "drill-9", "probe"), "in the way")
+	if o := drill.run(t, "attest", "key", "--revoke", r.ID, "--host", "drill-9"); o.code != exit.Failed || !strings.Contains(o.stderr.String(), "clock of the store") || !strings.Contains(o.stderr.String(), "--since TIME") {
+		t.Errorf("exit code %d, %s", o.code, &o.stderr)
+	}
+	drill.must(t, "attest", "key", "--revoke", r.ID)
 	drill.must(t, "attest", "key", "--revoke", r.ID, "--since", "2020-01-01")
 	keys := decode[struct {
 		Keys []struct {
@@ -372,7 +381,7 @@ func testAttestKeysByHand(t *testing.T) {
 			Revoked time.Time
 		}
 	}](t, drill.must(t, "attest", "key", "--json")).Keys
-	if len(keys) != 1 || keys[0].ID != r.ID || keys[0].Serial != 2 || keys[0].Revoked.IsZero() {
+	if len(keys) != 1 || keys[0].ID != r.ID || keys[0].Serial != 3 || keys[0].Revoked.IsZero() {
 		t.Errorf("%+v", keys)
 	}
 	if text := m.must(t, "attest", "key"); !strings.Contains(text, "REVOKED") {

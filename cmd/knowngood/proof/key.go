@@ -39,7 +39,7 @@ its first drill. A drill host that has no such identity shows what is to be cert
 with --request; the owner certifies it, for the hosts that it may speak of.
 
 --revoke ends a key: what the store took at the time of --since or later, by its own
-clock, no longer counts; without --since that is now. Give the time from which on the
+clock, no longer counts; without --since that is now, by the clock of the store. Give the time from which on the
 key may have been in other hands.`,
 		Example: `  knowngood attest key
   knowngood attest key --request
@@ -90,11 +90,13 @@ func key(ctx context.Context, sess *session.Session, f *keyFlags) error {
 		if !ok {
 			return usage.Errorf("--revoke %q: an ID of 16 hexadecimal digits, as knowngood attest key lists them", f.revoke)
 		}
-		since := now
-		if f.since != "" {
-			if since, _, err = history.ParseTime(f.since); err != nil {
-				return usage.Errorf("--since: %w", err)
+		var since time.Time
+		if f.since == "" {
+			if since, err = r.StoreTime(ctx, sess.Host); err != nil {
+				return fmt.Errorf("%w: give the time from which on the key does not count, with --since TIME", err)
 			}
+		} else if since, _, err = history.ParseTime(f.since); err != nil {
+			return usage.Errorf("--since: %w", err)
 		}
 		x, err := r.Attest.Revoke(ctx, id, since, now)
 		return keyResult(sess, x, "Revoked", err)
