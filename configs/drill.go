@@ -189,6 +189,9 @@ type HTTPProbe struct {
 	Contains string `yaml:"contains,omitempty"`
 }
 
+// sampled reports whether the drill restores less than all.
+func (d *Drill) sampled() bool { return d.Sample != nil && *d.Sample < 100 }
+
 // fill gives a drill its defaults.
 func (d *Drill) fill() {
 	d.Snapshot = cmp.Or(d.Snapshot, "latest")

@@ -13,12 +13,12 @@ type KnownGood struct {
 var provable = []string{"restored", "probed"}
 
 // Required is the level that makes a snapshot known-good: the configured one, else
-// probed where the drill has probes, and restored where it has none.
+// probed where the drill has probes and restores all, and restored where not.
 func (e *Environment) Required() string {
 	switch {
 	case e.KnownGood != nil && e.KnownGood.Require != "":
 		return e.KnownGood.Require
-	case e.Drill != nil && len(e.Drill.Probes) > 0:
+	case e.Drill != nil && len(e.Drill.Probes) > 0 && !e.Drill.sampled():
 		return "probed"
 	}
 	return "restored"
@@ -32,7 +32,11 @@ func (v *validator) knownGood(e *Environment, key keyPath) {
 	if k.Require != "" && !slices.Contains(provable, k.Require) {
 		v.addf(key.child("require"), "%q is no level that can be required: restored or probed", k.Require)
 	}
-	if k.Require == "probed" && e.Drill != nil && len(e.Drill.Probes) == 0 {
+	switch {
+	case k.Require != "probed" || e.Drill == nil:
+	case e.Drill.sampled():
+		v.addf(key.child("require"), "the drill of this environment restores a sample, which is never probed: remove sample from drill, or require restored")
+	case len(e.Drill.Probes) == 0:
 		v.addf(key.child("require"), "the drill of this environment has no probes, so nothing of it is ever probed: add probes to drill, or require restored")
 	}
 }

@@ -22,6 +22,12 @@ func TestTheLevelThatIsRequired(t *testing.T) {
 	if got := probes.Required(); got != "probed" {
 		t.Errorf("with probes: %s", got)
 	}
+	for sample, want := range map[Percent]string{99: "restored", 100: "probed"} {
+		probes.Drill.Sample = &sample
+		if got := probes.Required(); got != want {
+			t.Errorf("with probes, and a sample of %d %%: %s", sample, got)
+		}
+	}
 	probes.KnownGood = &KnownGood{Require: "restored"}
 	if got := probes.Required(); got != "restored" {
 		t.Errorf("with probes, and restored is enough: %s", got)
