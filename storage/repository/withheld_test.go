@@ -77,6 +77,15 @@ func TestDenied(t *testing.T) {
 		wantKept(t, r, "[web@4 web@3 web@2]")
 		wantWarning(t, r, layout.KeyTombstone("web-1", "web", 2))
 	})
+	t.Run("attestations: the snapshot is found, and that nothing confirms it is reported", func(t *testing.T) {
+		_, store := made(t)
+		store.Add(storagetest.Rule{Op: storagetest.List, Prefix: "attestations/", Fault: storagetest.FailBefore(storage.ErrDenied)})
+		r := newMachine(t).open(t, store)
+		if s, err := r.Resolve(t.Context(), ref(t, "web@2"), "web-1"); err != nil || s.Number != 2 {
+			t.Errorf("%v, %v", s, err)
+		}
+		wantWarning(t, r, "may not read attestations")
+	})
 	t.Run("credentials that may read no root get that error", func(t *testing.T) {
 		_, store := made(t, layout.PrefixEnvironments("web-1"))
 		_, errs := list(t.Context(), newMachine(t).open(t, store), "web-1", "web")
