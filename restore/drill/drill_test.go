@@ -176,6 +176,9 @@ func scratchOfOthersIsRefused(t *testing.T) {
 	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := newScratch(dir); err == nil || !strings.Contains(err.Error(), "another user can change "+dir) {
+		t.Errorf("a directory in which everybody can make files: %v", err)
+	}
 	s, err := newScratch(filepath.Join(dir, "drills"))
 	if err != nil {
 		t.Fatalf("below a directory like /tmp: %v", err)

@@ -34,6 +34,9 @@ func newScratch(below string) (*scratch, error) {
 	if err := os.MkdirAll(below, 0o700); err != nil {
 		return nil, fmt.Errorf("scratch space: %w (name another directory with --scratch)", err)
 	}
+	if err := ownAlone(below); err != nil { // somebody may have made it meanwhile
+		return nil, err
+	}
 	if err := sweep(below); err != nil {
 		return nil, fmt.Errorf("what an earlier drill left in %s cannot be removed: %w", below, err)
 	}
@@ -54,15 +57,15 @@ func newScratch(below string) (*scratch, error) {
 
 // ownAlone refuses a directory in which others could put links in the way of what
 // is restored, or removed: each part of the path that exists must be this user's or
-// root's.
+// root's. Above the directory itself it can be one like /tmp.
 func ownAlone(dir string) error {
-	for ; ; dir = filepath.Dir(dir) {
+	for sticky := uint32(0); ; dir, sticky = filepath.Dir(dir), unix.S_ISVTX {
 		var st unix.Stat_t
 		err := unix.Stat(dir, &st)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("scratch space: %s: %w", dir, err)
 		}
-		others := st.Mode&unix.S_ISVTX == 0 && (st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != 0 && int(st.Gid) != os.Getegid())
+		others := st.Mode&sticky == 0 && (st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != 0 && int(st.Gid) != os.Getegid())
 		if err == nil && (others || st.Uid != 0 && int(st.Uid) != os.Geteuid()) {
 			return fmt.Errorf("scratch space: another user can change %s: name a directory of your own with --scratch DIR", dir)
 		}
