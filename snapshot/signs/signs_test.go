@@ -1,6 +1,7 @@
 package signs_test
 
 import (
+	"flag"
 	"math/rand/v2"
 	"testing"
 
@@ -8,20 +9,26 @@ import (
 	"knowngood/snapshot/signs"
 )
 
+var (
+	signsRuns     = flag.Int("signs.runs", 40, "how many runs of each load TestSlow simulates")
+	signsCaptures = flag.Int("signs.captures", 3, "how many real captures of each load TestSlow compares with the simulation")
+)
+
 func TestNoLoadLooksLikeAnEncryptor(t *testing.T) {
 	t.Parallel()
 	testLoads(t, 30)
 }
 
-// What docs/SECURITY.md has of false alarms, and of how soon encryptors are seen. With
-// 7,000 runs and no alarm there are fewer than 1 in 2,300, with a confidence of 95 %.
+// What docs/SECURITY.md has of false alarms, and of how soon encryptors are seen, came of
+// -signs.runs 1000 -signs.captures 15. With 7,000 runs and no alarm there are fewer than 1
+// in 2,300, with a confidence of 95 %.
 func TestSlow(t *testing.T) {
 	if !enginetest.Slow() {
 		t.Skip("KNOWNGOOD_SLOW=1 runs it")
 	}
-	t.Run("no load looks like an encryptor", func(t *testing.T) { testLoads(t, 1000) })
-	t.Run("encryptors are seen", func(t *testing.T) { testEncryptors(t, 10, 1000, 100, 20, 10, 5, 2) })
-	t.Run("captures see what the simulation sees", func(t *testing.T) { testCaptures(t, 15) })
+	t.Run("no load looks like an encryptor", func(t *testing.T) { testLoads(t, *signsRuns) })
+	t.Run("encryptors are seen", func(t *testing.T) { testEncryptors(t, uint64(min(10, *signsRuns/20)), 1000, 100, 20, 10, 5, 2) })
+	t.Run("captures see what the simulation sees", func(t *testing.T) { testCaptures(t, *signsCaptures) })
 }
 
 // testLoads runs each load so many times, in lives of at most 60 runs.
