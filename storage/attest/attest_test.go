@@ -702,6 +702,7 @@ func TestWhatNoDrillReportsIsNotWritten(t *testing.T) {
 		"a duration of years":      func(r *Result) { r.Store = 9000 * time.Hour },
 		"a text that is no UTF-8":  func(r *Result) { r.Unproven[0] = "\xff" },
 		"a text that is long":      func(r *Result) { r.Probes[0].Cause = strings.Repeat("a", 1025) },
+		"fewer ways out than none": func(r *Result) { r.Isolation.Attempts = -1 },
 		"many probes":              func(r *Result) { r.Probes = make([]Probe, 1025) },
 		"much evidence":            func(r *Result) { r.Evidence = make([]byte, MaxEvidence+1) },
 		"no time":                  func(r *Result) { r.Started = time.Time{} },

@@ -167,6 +167,8 @@ func (r *Result) check() error {
 		return errors.New("it passed without a level")
 	case max(len(r.Phases), len(r.Probes), len(r.Unproven)) > maxItems:
 		return fmt.Errorf("more than %d phases, probes or causes", maxItems)
+	case min(r.Isolation.Attempts, r.Isolation.Refused) < 0:
+		return fmt.Errorf("%d ways out were tried, and %d refused", r.Isolation.Attempts, r.Isolation.Refused)
 	case r.Started.Year() < 1970 || r.Started.Year() > 9999:
 		return fmt.Errorf("it started at %v", r.Started)
 	}
