@@ -265,15 +265,11 @@ func (l *Ledger) verify(a *Attestation, object []byte, key *statement.AttestKey)
 func (a *Attestation) covered(key *statement.AttestKey) error {
 	r := a.Result
 	a.SelfAttested = key.Host == r.Host
-	switch {
-	case !key.Speaks(r.Host):
-		return statement.ErrOutOfScope
-	case r.Machine != key.Machine:
-		return fmt.Errorf("it names machine %s, and its key is that of %s", r.Machine, key.Machine)
-	case !key.Before.IsZero() && !a.Stored.Before(key.Before):
-		return fmt.Errorf("%w: on %s, revoked from %s on", ErrRevoked, a.Stored.UTC().Format(time.RFC3339), key.Before.UTC().Format(time.RFC3339))
+	machine, err := machineOf(key, r.Host, a.Stored)
+	if err == nil && r.Machine != machine {
+		err = fmt.Errorf("it names machine %s, and its key is that of %s", r.Machine, machine)
 	}
-	return nil
+	return err
 }
 
 // Object is an attestation as it is stored: a DSSE envelope.

@@ -169,7 +169,7 @@ func machineOf(key *statement.AttestKey, host string, stored time.Time) (string,
 	case !key.Speaks(host):
 		return "", statement.ErrOutOfScope
 	case !key.Before.IsZero() && !stored.Before(key.Before):
-		return "", ErrRevoked
+		return "", fmt.Errorf("%w: on %s, revoked from %s on", ErrRevoked, stored.UTC().Format(time.RFC3339), key.Before.UTC().Format(time.RFC3339))
 	}
 	return key.Machine, nil
 }

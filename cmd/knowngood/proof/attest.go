@@ -59,6 +59,10 @@ func about(s *history.Snapshot, a *attest.Attestation) error {
 	return a.Err
 }
 
+func noneCounts(s *history.Snapshot) error {
+	return fmt.Errorf("no attestation of %s counts: knowngood attest show %s/%s shows why", s.Ref(), s.Host, s.Ref())
+}
+
 // attestationJSON is an attestation as --json prints it.
 type attestationJSON struct {
 	Key          string         `json:"key"`
@@ -230,7 +234,7 @@ One by a key that was revoked, or that may not speak of the host, does not count
 			case forged > 0:
 				return &authentic.TamperError{What: "attestations of " + s.Host + "/" + s.Ref(), Remembered: "results that an attest key signed", Found: human.Counted(forged, "object") + " that do not verify", Hint: "find out who may put below attestations/"}
 			case counts == 0:
-				return fmt.Errorf("no attestation of %s counts: knowngood attest show %s/%s shows why", s.Ref(), s.Host, s.Ref())
+				return noneCounts(s)
 			}
 			return nil
 		},
@@ -269,7 +273,7 @@ key that verifies it.`,
 				_, err = sess.Out.Stdout.Content().Write(object)
 				return err
 			}
-			return fmt.Errorf("no attestation of %s counts: knowngood attest show %s/%s shows why", s.Ref(), s.Host, s.Ref())
+			return noneCounts(s)
 		},
 	}
 	cmd.Flags().StringVar(&output, "output", "", "write it to this `file`")
