@@ -56,12 +56,8 @@ func (l *Ledger) Keys(ctx context.Context) ([]*statement.AttestKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []*statement.AttestKey
-	for _, x := range newest {
-		all = append(all, x)
-	}
-	slices.SortFunc(all, func(a, b *statement.AttestKey) int { return cmp.Compare(a.ID().String(), b.ID().String()) })
-	return all, nil
+	byID := func(a, b *statement.AttestKey) int { return cmp.Compare(a.ID().String(), b.ID().String()) }
+	return slices.SortedFunc(maps.Values(newest), byID), nil
 }
 
 // certificates of an attest key.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -178,12 +179,10 @@ func printResult(sess *session.Session, a *attest.Attestation) {
 	if a.Isolation.Attempts > 0 {
 		sess.Out.Printf("; %d of %d ways out were refused", a.Isolation.Refused, a.Isolation.Attempts)
 	}
-	sess.Out.Printf("\n  restored    %s in %s of %s\n", human.Counted(a.Files, "file"), human.Bytes(a.Bytes), human.Bytes(a.Of))
+	sess.Out.Printf("\n  restored    %s, %s of %s\n", human.Counted(a.Files, "file"), human.Bytes(a.Bytes), human.Bytes(a.Of))
 	sess.Out.Printf("  RTO         %s, of it %s waiting for the store", human.Duration(a.RTO()), human.Duration(a.Store))
-	for i, p := range a.Phases {
-		sess.Out.Printf("%s%s %s", map[bool]string{true: ": ", false: ", "}[i == 0], printable.Name(p.Name), human.Duration(p.Took))
-	}
-	sess.Out.Printf("\n")
+	phases := console.Each(a.Phases, func(p attest.Phase) string { return printable.Name(p.Name) + " " + human.Duration(p.Took) })
+	sess.Out.Printf(": %s\n", strings.Join(phases, ", "))
 	for _, p := range a.Probes {
 		cause := ""
 		if p.Cause != "" {
