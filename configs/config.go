@@ -28,6 +28,7 @@ type Config struct {
 	Compression  Compression             `yaml:"compression"`
 	Limits       Limits                  `yaml:"limits,omitempty"`
 	Environments map[string]*Environment `yaml:"environments,omitempty"`
+	Drills       []DrillEntry            `yaml:"drills,omitempty"` // for other hosts
 	Prune        *Prune                  `yaml:"prune,omitempty"`
 	Check        *Check                  `yaml:"check,omitempty"` // never nil once defaults are filled in
 	Notify       Notify                  `yaml:"notify,omitempty"`
@@ -272,6 +273,7 @@ func (c *Config) fill(given func(keyPath) bool) {
 		p.TimeZone = cmp.Or(p.TimeZone, "Local")
 	}
 	c.fillCheck(given)
+	c.fillDrills(given)
 	for name, e := range c.Environments {
 		if e == nil {
 			continue

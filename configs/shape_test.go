@@ -53,7 +53,7 @@ func errorsQuoteTheLineAndMarkTheColumn(t *testing.T) {
 func anUnknownKeyIsMetWithWhatWasMeant(t *testing.T) {
 	for text, want := range map[string]string{
 		"sources: [{path: /a}]":                       `unknown key "sources" here: it belongs below environments.NAME`,
-		"schedule: '@daily'":                          `belongs below check or environments.NAME or environments.NAME.drill`,
+		"schedule: '@daily'":                          `belongs below check or drills[] or environments.NAME or environments.NAME.drill`,
 		"repository: {ulr: /b}":                       `did you mean "url"?`,
 		"x: 1":                                        "unknown key \"x\"\n",
 		"notify: {identity: /i}":                      `it belongs to the outermost level`,
@@ -204,7 +204,7 @@ func warnings(t *testing.T) {
 		"{schedule: '@every 5m', jitter: 5m, sources: [{path: /a}]}": "jitter",
 		"{rpo: 1h, sources: [{path: /a}]}":                           "without a schedule",
 		"{sources: [{path: /db}, {command: [x], as: db/x}]}":         "lies within",
-		"{sources: [{path: /a}], drill: {schedule: '@daily'}}":       "no effect yet",
+		"{sources: [{path: /a}], drill: {schedule: '@daily'}}":       "no effect here",
 		"{sources: [{path: /a}], rto: 5m}":                           "only drills measure it",
 		"{schedule: '0 4 29 2 *', rpo: 10w, sources: [{path: /a}]}":  "rpo is shorter",
 	} {

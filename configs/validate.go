@@ -56,6 +56,7 @@ func (v *validator) config(c *Config) {
 		}
 		v.environment(c.Environments[n], key)
 	}
+	v.drills(c.Drills)
 	if c.Prune != nil {
 		v.prune(c.Prune, keyPath{"prune"})
 	}

@@ -18,13 +18,11 @@ func (v *validator) advise(c *Config) {
 	if c.Repository.Lock.Keep > longLock {
 		v.advicef(keyPath{"repository", "lock", "keep"}, "nobody can delete what is written for %d years", time.Duration(c.Repository.Lock.Keep)/(365*24*hour))
 	}
+	v.adviseOnDrills(c)
 	for _, n := range c.EnvironmentNames() {
 		e, key := c.Environments[n], keyPath{"environments", n}
 		v.adviseOnTimes(e, key)
 		v.adviseOnOutputs(e.Sources, key)
-		if e.Drill != nil && e.Drill.Schedule != "" {
-			v.advicef(key.child("drill").child("schedule"), "the daemon starts no drills yet: the schedule has no effect yet (knowngood drill %s runs one)", n)
-		}
 	}
 }
 

@@ -59,7 +59,7 @@ func judgeLacks(c *configs.Config, f configs.Findings, repository string) {
 	if c.Repository.URL == "" && repository == "" {
 		f.Add(configs.Advice, []string{"repository", "url"}, "no repository is named, so nothing is captured: write file:///path or s3://bucket/prefix")
 	}
-	if len(c.Environments) == 0 {
+	if len(c.Environments) == 0 && !c.DrillsOnly() {
 		f.Add(configs.Advice, []string{"environments"}, "there are none, so nothing is captured")
 	}
 	for _, name := range c.EnvironmentNames() {
