@@ -20,6 +20,7 @@ type Report struct {
 	Degraded     string        `json:"degraded,omitempty"`
 	Environments []Environment `json:"environments"`
 	Prune        *Job          `json:"prune,omitempty"`
+	Drills       []Drill       `json:"drills,omitempty"`
 	Check        *Check        `json:"check,omitempty"`
 	Storage      Storage       `json:"storage"`
 	// Lock is what the repository asks of the store for each object; nil while
@@ -176,6 +177,12 @@ type Run struct {
 	// found to be missing or damaged; it has failed then.
 	ReadBytes uint64 `json:"read_bytes,omitempty"`
 	Damaged   int    `json:"damaged,omitempty"`
+	// Drilled is what a drill came to, by environment, what failed first; some of many.
+	// NeverProven are, on a drill host, enrolled environments without a proof, and
+	// Unproven is how many there are.
+	Drilled     []Drilled `json:"drilled,omitempty"`
+	NeverProven []string  `json:"never_proven,omitempty"` // and why
+	Unproven    int       `json:"unproven,omitempty"`
 	// Suspect are the reasons why the snapshot is suspect.
 	Suspect []string `json:"suspect,omitempty"`
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as

@@ -117,7 +117,7 @@ func (r *Report) verdict() (Level, string) {
 		return Broken, "The daemon cannot do its work: " + r.Degraded
 	case degraded >= 0:
 		return Attention, "Degraded, though snapshots are taken: " + r.Warnings[degraded].Text
-	case len(envs) == 0:
+	case len(envs) == 0 && len(r.Drills) == 0:
 		return Attention, "No environments are configured"
 	case worst == Attention && bad == 1:
 		return Attention, sentence(&envs[0])
@@ -129,6 +129,8 @@ func (r *Report) verdict() (Level, string) {
 		return Attention, "The check of what is stored " + second(r.Check.Verdict(r.Now))
 	case len(r.Warnings) > 0:
 		return Attention, fmt.Sprintf("All environments are well; %s a look", english.Plural(len(r.Warnings), "warning deserves", "warnings deserve"))
+	case len(envs) == 0:
+		return Well, english.Plural(len(r.Drills), "drill is", "drills are") + " configured, and none failed"
 	case unpromised == len(envs):
 		return Well, fmt.Sprintf("%s a snapshot; nothing was promised with an rpo", english.Plural(len(envs), "environment has", "environments have"))
 	case unpromised > 0:

@@ -24,6 +24,7 @@ import (
 // Command is a program to run, once.
 type Command struct {
 	Argv []string
+	Path string   // of the file, where that is not what Argv begins with
 	Env  []string // NAME=value, added to Environ
 	Dir  string   // that it runs in; "" is that of this process. Not with Outside
 	// Timeout ends a program that runs longer; 0 is none.

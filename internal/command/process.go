@@ -35,6 +35,9 @@ func (c *Command) start(argv []string) (*process, error) {
 		cmd: exec.Command(argv[0], argv[1:]...), grace: c.grace, tail: &tail{},
 		exited: make(chan struct{}), settled: make(chan struct{}), failed: make(chan error, 3),
 	}
+	if c.Path != "" {
+		p.cmd.Path, p.cmd.Err = c.Path, nil
+	}
 	p.grace = cmp.Or(p.grace, grace)
 	// Pdeathsig: when this process is killed, a program of it must not go on
 	// beside those of the next one.

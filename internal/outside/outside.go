@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -80,10 +81,14 @@ func variables(env []string) []string {
 // its exit status. When ctx is done, or its output cannot be written, it asks for
 // the command to be ended, and waits for that.
 func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr io.Writer) (int, error) {
+	unit, what := strings.TrimSuffix(filepath.Base(socket), ".sock"), "outside: true"
+	if socket != Socket {
+		what = unit
+	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
-		return 0, fmt.Errorf("outside: true: %w (systemctl start knowngood-outside.socket)", err)
+		return 0, fmt.Errorf("%s: %w (systemctl start %s.socket)", what, err, unit)
 	}
 	defer c.Close()
 	conn := c.(*net.UnixConn)
@@ -104,10 +109,10 @@ func Run(ctx context.Context, socket string, argv, env []string, stdout, stderr 
 		if unsent != nil {
 			err = unsent
 		}
-		return 0, fmt.Errorf("outside: true: no answer: %w (journalctl -u 'knowngood-outside@*')", err)
+		return 0, fmt.Errorf("%s: no answer: %w (journalctl -u '%s@*')", what, err, unit)
 	}
 	if a.Error != "" {
-		return 0, errors.New("outside: true: " + a.Error)
+		return 0, errors.New(what + ": " + a.Error)
 	}
 	return a.Status, nil
 }

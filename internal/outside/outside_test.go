@@ -107,7 +107,7 @@ func TestAProgramThatIsNotThereIsAnError(t *testing.T) {
 	if _, _, _, err := ask(t, t.Context(), server(t, anything), nil, "/nowhere/at/all"); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("%v", err)
 	}
-	if _, _, _, err := ask(t, t.Context(), "/nowhere/socket", nil, "true"); err == nil || !strings.Contains(err.Error(), "systemctl start knowngood-outside.socket") {
+	if _, _, _, err := ask(t, t.Context(), "/nowhere/knowngood-outside.sock", nil, "true"); err == nil || !strings.Contains(err.Error(), "systemctl start knowngood-outside.socket") {
 		t.Errorf("%v", err)
 	}
 }

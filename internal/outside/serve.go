@@ -37,10 +37,12 @@ type Permission int
 
 // Permissions. Of a command whose output is captured each byte counts: one that
 // leaves its output open in the background has failed.
+// Own is this program itself, which needs the credentials that the server was given.
 const (
 	No Permission = iota
 	Hook
 	Captured
+	Own
 )
 
 // Serve runs the command that is asked for over a connection, if it is allowed.
@@ -143,6 +145,9 @@ func execute(ctx context.Context, in io.Reader, r *request, out *parts, may Perm
 
 	cmd := exec.CommandContext(ctx, r.Argv[0], r.Argv[1:]...)
 	cmd.Env = append(command.Environ(), variables(r.Env)...)
+	if may == Own {
+		cmd.Env = os.Environ()
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace

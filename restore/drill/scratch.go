@@ -156,3 +156,21 @@ func room(dir string, need uint64) error {
 	}
 	return nil
 }
+
+// ScratchDir is where drills work by default: in the state directory, and for root
+// where that is another user's, who could put links in the way, beside it.
+func ScratchDir(stateDir string) string {
+	var st unix.Stat_t
+	if unix.Stat(stateDir, &st) == nil && os.Geteuid() == 0 && st.Uid != 0 {
+		return filepath.Clean(stateDir) + "-drills"
+	}
+	return filepath.Join(stateDir, "drills")
+}
+
+// Sweep removes what killed drills left in a directory.
+func Sweep(below string) error {
+	if err := sweep(below); err != nil {
+		return fmt.Errorf("what an earlier drill left in %s cannot be removed: %w", below, err)
+	}
+	return nil
+}

@@ -238,3 +238,29 @@ func (g *groups) remove() (err error) {
 	}
 	return err
 }
+
+// OwnGroup makes room for the groups of cells in the group of version 2 that systemd
+// delegated to this process (Delegate=yes): it moves this process into one below, and
+// has the controllers handed down. Where there are none nothing changes, and cells are
+// limited as on any such machine.
+func OwnGroup() error {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	_, path, v2 := strings.Cut("\n"+string(own), "\n0::")
+	path, _, _ = strings.Cut(path, "\n")
+	dir := filepath.Join("/sys/fs/cgroup", path)
+	have, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if !v2 || path == "/" || !strings.Contains(string(have), "pids") {
+		return nil
+	}
+	err = os.Mkdir(filepath.Join(dir, "main"), 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "main", "cgroup.procs"), []byte("0"), 0)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+pids +memory +cpu"), 0)
+	}
+	return err
+}

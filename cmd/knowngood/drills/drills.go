@@ -37,8 +37,9 @@ import (
 // Command is the drill command.
 func Command(sess *session.Session) *cobra.Command {
 	var scratch string
+	var m many
 	cmd := &cobra.Command{
-		Use:   "drill [ENV|REF]",
+		Use:   "drill [ENV|REF] | drill --all",
 		Short: "Prove a snapshot: restore it, start its services, run its probes",
 		Long: `Drill a snapshot: restore it into scratch space, every byte verified, compare it
 with its list of files, start the services that the configuration names for the
@@ -51,21 +52,31 @@ and nothing of this machine's files but, with base: host, /usr. A machine that
 cannot make namespaces runs no programs; what needs them is not tested then.
 
 Which snapshot of ENV is drilled, and what is asked, is in the configuration of
-this machine, below drill. With nothing there it restores, verifies and compares.
+this machine, below drill, or for other hosts below drills. With nothing there it
+restores, verifies and compares. --all drills each environment that these have, of
+each host in turn, past those that fail; the exit code is the worst.
 
 The exit code is 0 when it passed, 3 when it passed but something required was not
 tested or took longer than rto, 14 when a probe failed, and 13 when what is stored
 is damaged. A host that only writes cannot drill: run it where the identity is.`,
 		Example: `  knowngood drill web
   knowngood drill web@42 --scratch /mnt/scratch
+  knowngood drill --all
   knowngood drill list web`,
 		Args:              usage.Takes(0, 1),
 		ValidArgsFunction: completion.References(sess, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if m.all || cmd.Flags().Changed("job") {
+				if len(args) > 0 {
+					return usage.Errorf("--all drills what the configuration names: leave %s out", args[0])
+				}
+				return m.run(cmd.Context(), sess, scratch)
+			}
 			return run(cmd.Context(), sess, strings.Join(args, ""), scratch)
 		},
 	}
 	cmd.Flags().StringVar(&scratch, "scratch", "", "`directory` for scratch space (default: drills in the state directory)")
+	m.flags(cmd.Flags())
 	cmd.AddCommand(listCommand(sess))
 	return cmd
 }
@@ -102,45 +113,51 @@ func run(ctx context.Context, sess *session.Session, arg, scratch string) error 
 	if err != nil {
 		return err
 	}
-	s, env, err := choose(ctx, sess, r, arg)
+	s, d, err := choose(ctx, sess, r, arg)
 	if err != nil {
 		return err
 	}
+	out, err := drillOf(ctx, sess, r, s, d, scratch, started)
+	if err != nil {
+		return err
+	}
+	return out.print(sess.Out)
+}
+
+// drillOf drills a snapshot, signs the result and stores it.
+func drillOf(ctx context.Context, sess *session.Session, r *repository.Repository, s *history.Snapshot, d *configs.DrillEntry, scratch string, started time.Time) (out *outcome, err error) {
 	if s.Body == nil {
-		return r.Closed(ctx, s.Root)
+		return nil, r.Closed(ctx, s.Root)
 	}
 	o := drill.Options{
-		Config: config(env), Started: started, Version: sess.Version, Machine: cmp.Or(sess.OwnHost(), sess.Host),
+		Config: &d.Drill, Started: started, Version: sess.Version, Machine: own(sess),
 		Scratch: scratch, Cell: []string{"knowngood", "cell"}, Progress: &restore.Progress{},
 	}
-	if o.Scratch, err = filepath.Abs(cmp.Or(scratch, filepath.Join(sess.StateDir, "drills"))); err != nil {
-		return err
+	if o.Scratch, err = filepath.Abs(cmp.Or(scratch, drill.ScratchDir(sess.StateDir))); err != nil {
+		return nil, err
 	}
 	key, unsigned := r.Attest.EnsureKey(ctx, s.Host, o.Machine, started)
 	if unsigned != nil && !errors.Is(unsigned, attest.ErrNotCertified) {
-		return unsigned
+		return nil, unsigned
 	}
 
 	rep, err := drillOne(ctx, sess, r, s, &o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, d := range rep.Damage {
 		sess.Damage.Add(d)
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
-	out := &outcome{report: rep, result: &rep.Result, unsigned: unsigned}
-	if env != nil {
-		out.promised = time.Duration(env.RTO)
-	}
+	out = &outcome{report: rep, result: &rep.Result, unsigned: unsigned, promised: time.Duration(d.RTO)}
 	if unsigned == nil {
 		if out.attestation, err = r.Attest.Put(ctx, &rep.Result, key, time.Now()); err != nil {
 			out.unsigned = fmt.Errorf("the result is not stored: %w", err)
 		}
 	}
-	return out.print(sess.Out)
+	return out, nil
 }
 
 // drillOne drills a snapshot. One of which the list of files is damaged has failed.
@@ -168,19 +185,12 @@ func drillOne(ctx context.Context, sess *session.Session, r *repository.Reposito
 	return drill.Run(ctx, *o)
 }
 
-// config is what the configuration has for an environment; nothing is a restore
-// without probes.
-func config(env *configs.Environment) *configs.Drill {
-	if env == nil || env.Drill == nil {
-		return &configs.Drill{Snapshot: "latest"}
-	}
-	return env.Drill
-}
+// own is the name of this machine, as a host where it is one.
+func own(sess *session.Session) string { return cmp.Or(sess.OwnHost(), sess.Host) }
 
-// choose finds the snapshot that is meant, and the environment of the configuration
-// of this machine that it is of; nil for another host's, because what this machine
-// configures for its own environments is not meant for those.
-func choose(ctx context.Context, sess *session.Session, r *repository.Repository, arg string) (*history.Snapshot, *configs.Environment, error) {
+// choose finds the snapshot that is meant, and what this machine's configuration asks
+// of it. What it has for its own environments is not meant for those of other hosts.
+func choose(ctx context.Context, sess *session.Session, r *repository.Repository, arg string) (*history.Snapshot, *configs.DrillEntry, error) {
 	ref := arg
 	if !strings.ContainsAny(arg, "@:") {
 		ref += "@latest"
@@ -197,14 +207,11 @@ func choose(ctx context.Context, sess *session.Session, r *repository.Repository
 	if sub != "" {
 		return nil, nil, usage.Errorf("a drill is of a whole snapshot: name %s without the path", s.Ref())
 	}
-	var env *configs.Environment
-	if s.Host == cmp.Or(sess.OwnHost(), sess.Host) {
-		env = sess.Config.Environments[s.Environment]
-	}
+	d, _ := sess.Config.DrillOf(own(sess), s.Host, s.Environment)
 	if ref != arg {
-		s, err = chosen(ctx, r, s, config(env).Snapshot)
+		s, err = chosen(ctx, r, s, d.Snapshot)
 	}
-	return s, env, err
+	return s, d, err
 }
 
 // chosen is the snapshot of an environment that a configuration means.

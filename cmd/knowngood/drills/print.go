@@ -164,18 +164,34 @@ func (o *outcome) json() any {
 }
 
 func listCommand(sess *session.Session) *cobra.Command {
-	return &cobra.Command{
+	var all bool
+	cmd := &cobra.Command{
 		Use:   "list [ENVIRONMENT]",
 		Short: "List past drills, the newest last",
 		Long: `List the drills of this host's environments, or of one, as their attestations
 have them: the snapshot, when the store took the result, the level that was reached,
-the RTO, how programs were isolated, and what was not tested. It needs no identity.`,
+the RTO, how programs were isolated, and what was not tested. It needs no identity.
+
+--all is for a drill host: it lists every environment that was captured, on any host,
+with its newest proof. One that the configuration has no drill of, or that has no
+proof of the last 30 days, is never proven.`,
 		Example: `  knowngood drill list
-  knowngood drill list web --json`,
+  knowngood drill list web --json
+  knowngood drill list --all`,
 		Args:              usage.Takes(0, 1),
 		ValidArgsFunction: completion.Environments(sess, 1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return list(cmd.Context(), sess, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case all && len(args) > 0:
+				return usage.Errorf("--all lists every environment: leave %s out", args[0])
+			case all:
+				return listAll(cmd.Context(), sess)
+			}
+			return list(cmd.Context(), sess, args)
+		},
 	}
+	cmd.Flags().BoolVar(&all, "all", false, "list how each environment of each host is proven")
+	return cmd
 }
 
 func list(ctx context.Context, sess *session.Session, envs []string) error {
