@@ -41,6 +41,12 @@ type Options struct {
 	Now func() time.Time
 	// Capture captures in a process of its own; nil: in this one.
 	Capture runner.Capture
+	// Drill drills what a job of the configuration names, or only removes what a drill
+	// of it left that was killed. It returns what --json prints, also with an error that
+	// means that not all is well.
+	Drill func(ctx context.Context, job string, sweep bool) ([]byte, error)
+	// Room reports whether a capture has room beside a drill; nil: by memory and disk.
+	Room func(stateDir string) bool
 	// Working, when set, is called when this process itself begins a run, of a check
 	// or a prune, and what it returns when that ends.
 	Working func() (ended func())
@@ -101,6 +107,9 @@ func New(o Options) *Daemon {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Room == nil {
+		o.Room = roomFor
 	}
 	d := &Daemon{Options: o, started: o.Now(), wake: make(waker, 1), timelines: map[string]*timeline{}}
 	d.warnings = warnings.New(o.Log, func() time.Time { return d.Now() })

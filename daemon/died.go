@@ -22,6 +22,7 @@ func (x *executor) settleDead(ctx context.Context) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	x.settleDrills(ctx)
 	for _, name := range names {
 		if layout.ValidName(name) != nil || ctx.Err() != nil {
 			continue

@@ -51,9 +51,12 @@ func (x *executor) begin(ctx context.Context, j *job, run report.Run) {
 	case checkJob:
 		work = func(ctx context.Context) error { return x.check(ctx, j, r) }
 	}
+	if isDrill(j.name) {
+		work = func(ctx context.Context) error { return x.drill(ctx, j.name, r) }
+	}
 	x.active.Go(func() {
 		defer cancel(nil)
-		if !isEnvironment(j.name) && x.o.Working != nil {
+		if (j.name == pruneJob || j.name == checkJob) && x.o.Working != nil {
 			defer x.o.Working()()
 		}
 		err := guarded(ctx, x.o.Log, work)

@@ -45,7 +45,7 @@ const (
 )
 
 // isEnvironment reports whether the job of a name captures an environment.
-func isEnvironment(name string) bool { return name != pruneJob && name != checkJob }
+func isEnvironment(name string) bool { return name != pruneJob && name != checkJob && !isDrill(name) }
 
 // job is something done on a schedule. Its fields belong to jobs.mu.
 type job struct {
@@ -54,6 +54,7 @@ type job struct {
 	zone       string
 	timing     *timing // nil: only by hand
 	env        *configs.Environment
+	drill      *configs.DrillEntry // of a job that drills
 
 	state   jobState
 	slots   *jobfiles.Slots
@@ -80,6 +81,9 @@ func openJob(stateDir, name string) (j *job, state, runs error) {
 		file = "prune"
 	case checkJob:
 		file = "check"
+	}
+	if isDrill(name) {
+		file = drillFile(name)
 	}
 	j = &job{name: name, kept: &runner.Kept{}}
 	dir := jobfiles.Jobs(stateDir)

@@ -48,7 +48,13 @@ func (t *jobs) configure(c *configs.Config) {
 	for name, env := range c.Environments {
 		add(name, env, env.Schedule, env.TimeZone, time.Duration(env.Jitter), time.Duration(env.CatchUp))
 	}
-	if k := c.Check; k != nil {
+	for _, d := range c.AllDrills() {
+		if name := drillJob + d.Name(); c.Identity != "" { // else loading it warned of that
+			add(name, nil, d.Schedule, d.TimeZone, time.Duration(d.Jitter), time.Duration(d.CatchUp))
+			t.byName[name].drill = d
+		}
+	}
+	if k := c.Check; k != nil && !c.DrillsOnly() {
 		expression := k.Schedule
 		if k.Off() {
 			expression = ""

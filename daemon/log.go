@@ -19,7 +19,14 @@ func logRun(log *zap.Logger, name string, run *report.Run) {
 		fields = append(fields, zap.String("environment", name), zap.String("snapshot", run.Snapshot), zap.Uint64("files", run.Files), zap.Uint64("bytes", run.Bytes),
 			zap.Uint64("new_bytes", run.NewBytes), zap.Uint64("problems", run.Problems))
 	}
-	fields = append(fields, size)
+	if isDrill(name) {
+		what = name
+		for i := range run.Drilled {
+			fields = append(fields, zap.String(run.Drilled[i].Environment, run.Drilled[i].Text()))
+		}
+	} else {
+		fields = append(fields, size)
+	}
 	if run.HealedPacks > 0 {
 		fields = append(fields, zap.Uint64("healed_packs", run.HealedPacks), zap.Uint64("healed_bytes", run.HealedBytes))
 	}
@@ -27,6 +34,8 @@ func logRun(log *zap.Logger, name string, run *report.Run) {
 		fields = append(fields, zap.Int("missed", run.Missed))
 	}
 	switch {
+	case run.Result == report.Interrupted && isDrill(name):
+		log.Info(run.Error, fields...)
 	case run.Result == report.Interrupted:
 		log.Info(what+" interrupted by the stop of the daemon; the next one goes on from there", fields...)
 	case run.Result == report.Failed:

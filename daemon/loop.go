@@ -57,7 +57,7 @@ func (d *Daemon) startDue(ctx context.Context) (next time.Time, healthy bool) {
 	}
 	d.messages.saveDelivered()
 
-	for _, j := range d.jobs.byName {
+	for _, j := range d.jobs.inOrder() {
 		if j.running != nil {
 			healthy = j.running.moving(now, isEnvironment(j.name)) && healthy
 			continue
@@ -66,6 +66,9 @@ func (d *Daemon) startDue(ctx context.Context) (next time.Time, healthy bool) {
 			continue
 		}
 		due := j.due(now)
+		if isDrill(j.name) && !due.at.IsZero() && d.jobs.drillWaits(j) {
+			continue // until a run ends, which wakes the loop
+		}
 		if !due.from.IsZero() {
 			j.state.LastScheduled = due.from
 			d.jobs.save(j)
@@ -83,6 +86,7 @@ func (d *Daemon) startDue(ctx context.Context) (next time.Time, healthy bool) {
 			next = due.next
 		}
 	}
+	d.jobs.makeRoom()
 	return next, healthy
 }
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,7 +90,11 @@ func (m *messenger) configure(c *configs.Config) error {
 func (m *messenger) use(c *configs.Config, d *delivery) {
 	m.settings, m.delivery = settingsOf(c), d
 	m.watch.Host, m.watch.Repeat = c.Host, time.Duration(c.Notify.Repeat)
-	m.watch.Keep(slices.Collect(maps.Keys(c.Environments)))
+	names := slices.Collect(maps.Keys(c.Environments))
+	for _, d := range c.AllDrills() {
+		names = append(names, d.Name())
+	}
+	m.watch.Keep(names)
 }
 
 func (m *messenger) close() {
@@ -190,6 +195,9 @@ func messagesOf(w *notify.Watch, name string, run *report.Run, failures int) []n
 		return w.Pruned(*run, failures)
 	case checkJob:
 		return nil // the status reports it
+	}
+	if isDrill(name) {
+		return w.Drilled(strings.TrimPrefix(name, drillJob), *run, failures)
 	}
 	return w.Ran(name, *run, failures)
 }

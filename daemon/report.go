@@ -48,6 +48,8 @@ func (d *Daemon) report(runs bool) report.Report {
 	for name, j := range d.jobs.byName {
 		switch {
 		case j.gone:
+		case isDrill(name):
+			r.Drills = append(r.Drills, j.drilled(now))
 		case name == pruneJob:
 			p := j.report(now)
 			r.Prune = &p
@@ -59,6 +61,8 @@ func (d *Daemon) report(runs bool) report.Report {
 			r.Environments = append(r.Environments, j.environment(now, runs))
 		}
 	}
+	slices.SortFunc(r.Drills, func(a, b report.Drill) int { return strings.Compare(a.Name, b.Name) })
+	r.WarnOfDrills()
 	slices.SortFunc(r.Environments, func(a, b report.Environment) int { return strings.Compare(a.Name, b.Name) })
 	return r
 }

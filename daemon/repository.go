@@ -64,6 +64,9 @@ func (h *holder) get(ctx context.Context) (repo *repository.Repository, host *tr
 	if err == nil {
 		host, err = repo.Host(ctx)
 	}
+	if config.DrillsOnly() && errors.Is(err, trust.ErrNotEnrolled) {
+		err = nil // it stores no snapshots
+	}
 
 	h.mu.Lock()
 	defer h.mu.Unlock()

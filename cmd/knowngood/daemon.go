@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"knowngood/cmd/knowngood/captures"
+	"knowngood/cmd/knowngood/drills"
 	"knowngood/cmd/knowngood/logging"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
@@ -22,7 +23,7 @@ import (
 )
 
 func daemonCommand(sess *session.Session) *cobra.Command {
-	var level string
+	var level, drillSocket string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Take the scheduled snapshots of the configuration",
@@ -46,13 +47,14 @@ Run it as the service that the package installs: systemctl enable --now knowngoo
 		Annotations: map[string]string{"config": "demanded, with advice"},
 
 		Args: usage.Takes(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), sess, level) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), sess, level, drillSocket) },
 	}
+	cmd.Flags().StringVar(&drillSocket, "drill-socket", "", "`socket` of knowngood-drill.socket, where drills are asked for (default: the daemon starts them itself)")
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
 
-func runDaemon(ctx context.Context, sess *session.Session, level string) error {
+func runDaemon(ctx context.Context, sess *session.Session, level, drillSocket string) error {
 	log, err := logging.New(sess.Out.Stderr, level)
 	if err != nil {
 		return usage.Errorf("--log-level: %w", err)
@@ -70,7 +72,7 @@ func runDaemon(ctx context.Context, sess *session.Session, level string) error {
 		return err
 	}
 	c := captures.New(sess)
-	d := daemon.New(daemon.Options{Config: sess.Config, Load: sess.Reload, Open: c.Open, Unlocked: c.Unlocked, Capture: c.Capture, Working: c.Working, Version: sess.Version, ConfigFile: sess.ConfigFile, Log: log,
+	d := daemon.New(daemon.Options{Config: sess.Config, Load: sess.Reload, Open: c.Open, Unlocked: c.Unlocked, Capture: c.Capture, Drill: drills.Jobs(sess, drillSocket, log), Working: c.Working, Version: sess.Version, ConfigFile: sess.ConfigFile, Log: log,
 		Notify: func(state string) {
 			if _, err := sd.SdNotify(false, state); err != nil {
 				log.Debug("the service manager does not listen", zap.Error(err))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"knowngood/cmd/knowngood/drills"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
@@ -20,7 +21,8 @@ import (
 // outsideCommand is for the units: the daemon calls it for commands with
 // outside: true, and knowngood-outside@.service serves it.
 func outsideCommand(sess *session.Session) *cobra.Command {
-	var serve bool
+	var serve, serveDrills bool
+	var socket string
 	cmd := &cobra.Command{
 		Use:         "outside COMMAND... | outside --serve",
 		Short:       "Run a command beyond the sandbox of the daemon's unit",
@@ -29,22 +31,23 @@ func outsideCommand(sess *session.Session) *cobra.Command {
 		Args:        usage.Takes(0, -1),
 		Annotations: map[string]string{"config": "none"},
 		RunE: func(cmd *cobra.Command, argv []string) (err error) {
-			if serve {
-				return serveOutside(cmd, sess.ConfigPath)
+			if serve || serveDrills {
+				return serveOutside(cmd, cmp.Or(sess.ConfigPath, configs.DefaultPath), serveDrills)
 			}
 			if len(argv) == 0 {
 				return usage.Errorf("which command?")
 			}
-			sess.Out.Code, err = outside.Run(cmd.Context(), outside.Socket, argv, os.Environ(), os.Stdout, os.Stderr)
+			sess.Out.Code, err = outside.Run(cmd.Context(), socket, argv, os.Environ(), os.Stdout, os.Stderr)
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&serve, "serve", false, "run what is asked for over the socket on standard input")
+	cmd.Flags().StringVar(&socket, "socket", outside.Socket, "`socket` of the server")
+	cmd.Flags().BoolVar(&serveDrills, "serve-drills", false, "do the drill that is asked for over the socket on standard input")
 	return cmd
 }
 
-func serveOutside(cmd *cobra.Command, path string) error {
-	path = cmp.Or(path, configs.DefaultPath)
+func serveOutside(cmd *cobra.Command, path string, drillsOnly bool) error {
 	c, err := net.FileConn(os.Stdin)
 	if err != nil {
 		return fmt.Errorf("standard input: %w", err)
@@ -53,6 +56,9 @@ func serveOutside(cmd *cobra.Command, path string) error {
 	conn, ok := c.(*net.UnixConn)
 	if !ok {
 		return errors.New("standard input is no Unix socket")
+	}
+	if drillsOnly {
+		return drills.Serve(cmd.Context(), conn, path)
 	}
 	return outside.Serve(cmd.Context(), conn, func(argv []string) (outside.Permission, error) {
 		config, err := configs.LoadRoots(path)

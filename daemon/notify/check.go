@@ -82,8 +82,12 @@ func samples() []Message {
 	suspect.Result, suspect.Error, suspect.Snapshot, suspect.Suspect = report.Suspect, "", "web@43", []string{"/srv/web shrank"}
 	partial.Result, partial.Error, partial.Snapshot, partial.Problems = report.Partial, "", "web@42", 3
 
+	drilled := report.Run{Trigger: "schedule", Started: now, Finished: now, Attempts: 1}
+	drilled.SetDrilled([]report.Drilled{
+		{Environment: "host/web", Snapshot: "host/web@42", RTOSeconds: 90, RTOPromised: 60, Error: "page: it is empty", ExitCode: 14}, {Environment: "host/db", Error: "connection refused", ExitCode: 1}}, nil)
+
 	sent := slices.Concat(
-		watch.Ran("web", failed, 2), watch.Ran("web", partial, 0), watch.Ran("web", suspect, 0), watch.Pruned(failed, 1),
+		watch.Ran("web", failed, 2), watch.Ran("web", partial, 0), watch.Ran("web", suspect, 0), watch.Drilled("web", drilled, 1), watch.Pruned(failed, 1),
 		watch.Checked(now, env), watch.Found(report.Warning{Time: now, Text: "damaged", Tampering: true}), watch.Degraded(now, "connection refused"), watch.Degraded(now, ""))
 	env.AgeSeconds, env.RPOBroken = 60, false
 	sent = append(sent, watch.Checked(now, env)...)

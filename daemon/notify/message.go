@@ -24,7 +24,12 @@ const (
 	RPOMet     Kind = "rpo-met"
 	Damage     Kind = "damage"
 	Degraded   Kind = "degraded"
-	Test       Kind = "test"
+	// Of drills: a snapshot failed one; one could not run; a restore takes longer than
+	// was promised. Recovery follows each.
+	DrillFailed Kind = "drill-failed"
+	DrillNotRun Kind = "drill-not-run"
+	RTO         Kind = "rto"
+	Test        Kind = "test"
 )
 
 // Message is the JSON that webhooks and commands get, and the data of templates.

@@ -35,11 +35,16 @@ type State struct {
 	Overdue  *Condition            `json:"overdue,omitempty"` // the check
 	Damaged  *Condition            `json:"damaged,omitempty"` // by what the check found
 	Damage   map[string]*Condition `json:"damage,omitempty"`  // by the hash of its text
+
+	// Of drills, by the name of the job.
+	DrillFailed map[string]*Condition `json:"drill_failed,omitempty"`
+	DrillNotRun map[string]*Condition `json:"drill_not_run,omitempty"`
+	RTO         map[string]*Condition `json:"rto,omitempty"`
 }
 
 // Size is the number of conditions.
 func (s *State) Size() int {
-	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Damage)
+	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO)
 	for _, t := range []*Condition{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
 		if t != nil {
 			n++
@@ -295,7 +300,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 
 // Keep forgets environments that are not configured any more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late} {
+	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

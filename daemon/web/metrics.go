@@ -66,6 +66,12 @@ var (
 	checkOldest   = desc("check_data_oldest_timestamp_seconds", "All data that was stored until then has been read and compared since.")
 	checkCycle    = desc("check_data_cycle_seconds", "How long it takes to read all stored data in turn.")
 
+	drillRuns     = desc("drill_runs_total", "Runs of a job that drills that ended, by result.", "drill", "result")
+	drillFailures = desc("drill_consecutive_failures", "Drills that failed, or could not run, since the last success.", "drill")
+	drillLast     = desc("drill_last_timestamp_seconds", "When the last run of the drill ended, whatever its result.", "drill")
+	drillOverdue  = desc("drill_overdue", "1 while three drills in a row ended without a result.", "drill")
+	neverProven   = desc("never_proven", "Environments in the repository that nothing here drills, or that have no proof of the last 30 days.")
+
 	storeUsed        = desc("store_used_bytes", "What this host's packs take up.")
 	storeLimit       = desc("store_limit_bytes", "The quota, or the size of the disk.")
 	storeFree        = desc("store_free_bytes", "What is left of it.")
@@ -106,6 +112,18 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if r.Check != nil {
 		g.check(r.Check)
+	}
+	for i := range r.Drills {
+		d := &r.Drills[i]
+		g.totals(drillRuns, d.Totals, d.Name)
+		g.set(drillFailures, float64(d.Failures), d.Name)
+		g.set(drillOverdue, truth(d.Overdue), d.Name)
+		if d.Last != nil {
+			g.time(drillLast, d.Last.Finished, d.Name)
+		}
+	}
+	if p := r.Proofs(); p != nil {
+		g.set(neverProven, float64(p.Unproven))
 	}
 	if s := r.Storage; s.UsedBytes > 0 {
 		g.set(storeUsed, float64(s.UsedBytes))
