@@ -38,7 +38,7 @@ func testThePackageIsInstalledUpgradedAndRemovedCleanly(t *testing.T) {
 	before := m.files()
 
 	m.must("dpkg", "-i", "/knowngood.deb")
-	for _, unit := range []string{"knowngood.service", "knowngood-outside.socket"} {
+	for _, unit := range []string{"knowngood.service", "knowngood-outside.socket", "knowngood-drill.socket"} {
 		if state := m.property(unit, "ActiveState") + " " + m.property(unit, "UnitFileState"); state != "inactive disabled" {
 			t.Errorf("%s is %s after installation", unit, state)
 		}
@@ -65,7 +65,7 @@ func testThePackageIsInstalledUpgradedAndRemovedCleanly(t *testing.T) {
 	}
 
 	m.must("dpkg", "-r", "knowngood")
-	for _, unit := range []string{"knowngood.service", "knowngood-outside.socket", "knowngood-snapshot@web.timer"} {
+	for _, unit := range []string{"knowngood.service", "knowngood-outside.socket", "knowngood-drill.socket", "knowngood-snapshot@web.timer"} {
 		if state := m.property(unit, "ActiveState") + " " + m.property(unit, "LoadState"); state != "inactive not-found" {
 			t.Errorf("%s is %s after the removal", unit, state)
 		}
