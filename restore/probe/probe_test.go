@@ -420,3 +420,25 @@ func aHostileCellDecidesNothing(t *testing.T) {
 		t.Errorf("%d bytes of detail, %d of output, cause %q, %v", len(a.Detail), len(a.Output), a.Cause, err)
 	}
 }
+
+func TestLinksOfATreeAreFollowedWithinIt(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "usr/share"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"data": "/usr/share", "up": "../../../usr", "usr/back": "../data", "gone": "/etc/passwd"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := openRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for path, want := range map[string]string{"": "/", "/": "/", "/data": "/usr/share", "/data/": "/usr/share", "/up": "/usr", "/usr/back": "/usr/share", "/gone": ""} {
+		if got, err := r.resolve(path); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s leads to %q, want %q: %v", path, got, want, err)
+		}
+	}
+}

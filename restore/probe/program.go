@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,9 +27,19 @@ func program(ctx context.Context, _ *env, p *configs.Probe) Answer {
 }
 
 // scan runs a scanner, which a cell of its own shows the restored tree at
-// TreeInScan.
+// TreeInScan. Links of the tree on the way to the path are followed within the tree:
+// the scanner would follow them to files of this machine.
 func scan(ctx context.Context, _ *env, p *configs.Probe) Answer {
-	argv := append(p.Scan.Command[:len(p.Scan.Command):len(p.Scan.Command)], TreeInScan+strings.TrimSuffix(p.Scan.Path, "/"))
+	r, err := openRoot(TreeInScan)
+	if err != nil {
+		return failed(err.Error())
+	}
+	defer r.Close()
+	at, err := r.resolve(p.Scan.Path)
+	if err != nil {
+		return failed(err.Error())
+	}
+	argv := append(p.Scan.Command[:len(p.Scan.Command):len(p.Scan.Command)], filepath.Join(TreeInScan, at))
 	out, err := run(ctx, argv, "")
 	return judge(ctx, p, out, err)
 }

@@ -1,8 +1,10 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +51,20 @@ func (r *root) open(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// resolve returns the path below the root to which a path leads, with "/" in front;
+// "/" for the root itself.
+func (r *root) resolve(path string) (string, error) {
+	f, err := r.openat(path, unix.O_PATH)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	at, err1 := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	top, err2 := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.dir.Fd()))
+	rel, err3 := filepath.Rel(top, at)
+	return filepath.Join("/", rel), errors.Join(err1, err2, err3)
 }
 
 // stat describes what is at a path, links followed.
