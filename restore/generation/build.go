@@ -98,18 +98,19 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		return nil, err
 	}
 	s.point("before building")
-	top, way := s.path(newName+"/tree"), ""
+	// No rename leaves a subvolume, as that of carried data would when it goes back.
+	top, way, subvolumes := s.path(newName+"/tree"), "", s.state.Method == "link" && len(s.Config.Carried()) == 0
 	if b.Clone {
 		was, err := s.Live()
 		if err != nil {
 			return nil, err
 		}
-		if way, err = clone(ctx, s.topOf(was.Name), top, s.Config.Carried()); err != nil {
+		if way, err = clone(ctx, s.topOf(was.Name), top, s.Config.Carried(), subvolumes); err != nil {
 			return nil, fmt.Errorf("clone of %s: %w", was.Name, err)
 		}
 	}
 	if way == "" {
-		if err := makeTop(top); err != nil {
+		if err := makeTop(top, subvolumes); err != nil {
 			return nil, err
 		}
 	}

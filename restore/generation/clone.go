@@ -20,12 +20,13 @@ import (
 )
 
 // clone makes a tree that shares the content of another, and returns how; empty, with
-// nothing made, where the file system cannot.
-func clone(ctx context.Context, from, to string, without []string) (string, error) {
-	if err := subvolume(from, to); err == nil {
+// nothing made, where the file system cannot. Subvolumes all have the same inode number, so
+// where that shows which generation is live they are not used.
+func clone(ctx context.Context, from, to string, without []string, subvolumes bool) (string, error) {
+	if subvolumes && subvolume(from, to) == nil {
 		return "btrfs snapshot of the live one", nil
 	}
-	if err := os.Mkdir(to, 0o700); err != nil {
+	if err := makeTop(to, subvolumes); err != nil {
 		return "", err
 	}
 	err := copyTree(ctx, from, to, without, true)
@@ -35,10 +36,10 @@ func clone(ctx context.Context, from, to string, without []string) (string, erro
 	return "clone of the live one by reflinks", err
 }
 
-// makeTop makes an empty directory: a subvolume on btrfs, of which the next generation can
-// be a snapshot.
-func makeTop(path string) error {
-	if err := btrfs(filepath.Dir(path), btrfsCreate, filepath.Base(path), -1); err == nil {
+// makeTop makes an empty directory: on btrfs a subvolume, if it may be one, of which the next
+// generation can be a snapshot.
+func makeTop(path string, subvolumes bool) error {
+	if subvolumes && btrfs(filepath.Dir(path), btrfsCreate, filepath.Base(path), -1) == nil {
 		return os.Chmod(path, 0o700)
 	}
 	return os.Mkdir(path, 0o700)

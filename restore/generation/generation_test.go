@@ -1,0 +1,358 @@
+package generation
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/configs"
+	"knowngood/snapshot/live"
+)
+
+// adopted is a world after adopting.
+func adopted(t *testing.T, method string) *world {
+	t.Helper()
+	w := newWorld(t, t.TempDir(), method)
+	_, err := Adopt(t.Context(), w.options(), false)
+	w.must(err)
+	return w
+}
+
+func TestGenerations(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"a failed command takes back what was done, in reverse":      aFailedCommandTakesBackWhatWasDone,
+		"a rollback that fails is not tried again":                   aRollbackThatFailsIsNotTriedAgain,
+		"a trial that ends without a commit goes back":               aTrialThatEndsGoesBack,
+		"a trial that a boot interrupted goes back without commands": aTrialThatABootInterruptedGoesBack,
+		"two switches at once exclude each other":                    twoSwitchesExcludeEachOther,
+		"a generation that was changed does not go live":             aChangedGenerationDoesNotGoLive,
+		"what is more than is kept goes, unless it is held":          whatIsMoreGoes,
+		"links in a tree lead nowhere":                               linksInATreeLeadNowhere,
+		"a place that others can change is refused":                  aPlaceOfOthersIsRefused,
+		"a user other than root can do all of it":                    anyUserCanDoIt,
+		"a sealed generation cannot be changed":                      aSealedGenerationCannotBeChanged,
+		"a state that is none is refused":                            aStateThatIsNoneIsRefused,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func aFailedCommandTakesBackWhatWasDone(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	o := w.options()
+	note := func(word string) []configs.Hook { return shell("echo " + word + " >>" + w.at("order")) }
+	o.Config.Switch.Stop, o.Config.Switch.Start, o.Config.Switch.AfterSwitch = note("stop"), note("start"), shell("test ! -e "+w.root()+"/only-2")
+	err := switchTo(t.Context(), w, o, 2, passes)
+	if !errors.Is(err, ErrBack) || !strings.Contains(err.Error(), "after_switch") {
+		t.Errorf("it ends with %v", err)
+	}
+	b, err := os.ReadFile(w.at("order"))
+	if got := strings.Fields(string(b)); err != nil || strings.Join(got, " ") != "stop start stop start" {
+		t.Errorf("it ran %v, %v", got, err)
+	}
+	if v := w.live(); v != 1 {
+		t.Errorf("version %d is live", v)
+	}
+}
+
+func aRollbackThatFailsIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	o := w.options()
+	o.Config.Switch.Start = shell("echo start >>" + w.at("order") + "; false")
+	if err := switchTo(t.Context(), w, o, 2, passes); err == nil || !strings.Contains(err.Error(), "not tried again") {
+		t.Errorf("it ends with %v", err)
+	}
+	for range 2 {
+		v, err := Look(t.Context(), o)
+		if err != nil || v.Problem == "" || v.Trial != "" {
+			t.Fatalf("%+v, %v", v, err)
+		}
+	}
+	if b, _ := os.ReadFile(w.at("order")); strings.Count(string(b), "start") != 2 {
+		t.Errorf("it ran %q", b)
+	}
+	if v := w.live(); v != 1 {
+		t.Errorf("version %d is live", v)
+	}
+}
+
+// onTrial is a world with version 2 on trial, which nobody watches.
+func onTrial(t *testing.T) (*world, *Options) {
+	t.Helper()
+	w := adopted(t, "link")
+	o := w.options()
+	o.Config.Switch.Confirm = "external"
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	return w, o
+}
+
+func aTrialThatEndsGoesBack(t *testing.T) {
+	t.Parallel()
+	w, o := onTrial(t)
+	if v, err := Look(t.Context(), o); err != nil || v.Trial == "" || w.live() != 2 {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	o.Now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	v, err := Look(t.Context(), o)
+	if err != nil || v.Trial != "" || w.live() != 1 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if g := v.Generations[0]; g.Status != Bad || !strings.Contains(g.Why, "without a commit") {
+		t.Errorf("%+v", g)
+	}
+	w.clean()
+}
+
+func aTrialThatABootInterruptedGoesBack(t *testing.T) {
+	t.Parallel()
+	w, o := onTrial(t)
+	o.Boot = true
+	if v, err := Look(t.Context(), o); err != nil || v.Trial == "" {
+		t.Fatalf("in the same boot it goes back: %+v, %v", v, err)
+	}
+	path := filepath.Join(w.gens(), live.StateFile)
+	b, err := os.ReadFile(path)
+	w.must(err)
+	w.must(os.WriteFile(path, bytes.ReplaceAll(b, []byte(bootID()), []byte("another")), 0o600))
+	w.must(os.Remove(w.at("running")))
+	if v, err := Look(t.Context(), o); err != nil || v.Trial != "" || w.live() != 1 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if _, err := os.Stat(w.at("running")); err == nil {
+		t.Error("a command was run at boot")
+	}
+}
+
+func twoSwitchesExcludeEachOther(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	var inside, most atomic.Int32
+	var busy atomic.Int32
+	var g sync.WaitGroup
+	for v := 2; v <= 3; v++ {
+		g.Go(func() {
+			o := w.options()
+			o.Point = func(string) {
+				most.Store(max(most.Load(), inside.Add(1)))
+				time.Sleep(time.Millisecond)
+				inside.Add(-1)
+			}
+			if err := switchTo(context.Background(), w, o, v, passes); errors.Is(err, ErrBusy) {
+				busy.Add(1)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g.Wait()
+	if most.Load() > 1 {
+		t.Error("both changed something at once")
+	}
+	w.live()
+	w.clean()
+}
+
+func aChangedGenerationDoesNotGoLive(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	s, err := Open(t.Context(), w.options())
+	w.must(err)
+	g, err := s.Stage(t.Context(), w.build(2))
+	w.must(err)
+	file := filepath.Join(s.topOf(g.Name), "d0/3")
+	info, err := os.Stat(file)
+	w.must(err)
+	w.must(os.WriteFile(file, []byte("version 9"), 0o644))
+	w.must(os.Chtimes(file, time.Time{}, info.ModTime())) // which hides nothing
+	changed := (*ChangedError)(nil)
+	if _, err := s.Switch(t.Context(), g.Name, passes); !errors.As(err, &changed) || changed.Count != 1 || changed.First[0].Path != "d0/3" {
+		t.Errorf("it ends with %v", err)
+	}
+	s.Close()
+	if w.live() != 1 {
+		t.Error("it is live")
+	}
+	w.must(switchTo(t.Context(), w, w.options(), 2, passes)) // it is built anew
+	if w.live() != 2 {
+		t.Error("it is not live")
+	}
+	w.must(os.WriteFile(filepath.Join(w.gens(), live.DirName("x")+"y"), nil, 0o600)) // of no generation
+	adopted, err := filepath.Glob(filepath.Join(w.gens(), "adopted-*[0-9a-f]/d0/0"))
+	if err != nil || len(adopted) != 1 {
+		t.Fatal(adopted, err)
+	}
+	w.must(os.WriteFile(adopted[0], []byte("version 8"), 0o644))
+	if err := act(t.Context(), w, w.options(), "rollback"); !errors.As(err, &changed) || !strings.Contains(err.Error(), "--anyway") {
+		t.Errorf("a rollback ends with %v", err)
+	}
+}
+
+func whatIsMoreGoes(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	o := w.options()
+	o.Config.Generations.Keep = 2
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	s, err := Open(t.Context(), o)
+	w.must(err)
+	old := s.before().Name
+	s.Close()
+	holder := exec.Command("sleep", "60")
+	holder.Dir = filepath.Join(w.gens(), old)
+	w.must(holder.Start())
+	defer holder.Wait()
+	defer holder.Process.Kill()
+	w.must(switchTo(t.Context(), w, o, 3, passes))
+	v, err := Look(t.Context(), o)
+	if err != nil || len(v.Generations) != 3 || len(v.Held[old]) != 1 || !strings.Contains(v.Held[old][0], "sleep: cwd") {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	w.must(holder.Process.Kill())
+	holder.Wait()
+	w.must(switchTo(t.Context(), w, o, 4, passes))
+	if v, err = Look(t.Context(), o); err != nil || len(v.Generations) != 2 {
+		t.Errorf("%d generations, %v", len(v.Generations), err)
+	}
+	w.clean()
+}
+
+func linksInATreeLeadNowhere(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	outside := w.at("outside")
+	w.must(os.MkdirAll(filepath.Join(outside, "lib"), 0o755))
+	w.must(os.WriteFile(filepath.Join(outside, "lib/kept"), nil, 0o644))
+	w.must(os.Symlink(outside, w.at("build2/var"))) // where data is to be linked in
+	err := switchTo(t.Context(), w, w.options(), 2, passes)
+	if err == nil {
+		t.Error("a link on the way to data was followed")
+	}
+	if _, err := os.Stat(filepath.Join(outside, "lib/kept")); err != nil {
+		t.Error(err)
+	}
+	w.must(os.Remove(w.at("build2/var")))
+	w.must(os.WriteFile(filepath.Join(w.at("build2"), "new\nline\x1b[31m"), nil, 0o644))
+	w.must(switchTo(t.Context(), w, w.options(), 2, passes))
+	w.live()
+}
+
+func aPlaceOfOthersIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), "link")
+	w.must(os.Chmod(w.at("srv"), 0o777))
+	if _, err := Adopt(t.Context(), w.options(), false); err == nil || !strings.Contains(err.Error(), "can be written by others") {
+		t.Errorf("it ends with %v", err)
+	}
+	w.must(os.Chmod(w.at("srv"), 0o755))
+	if os.Geteuid() != 0 {
+		return
+	}
+	w.must(os.Mkdir(w.gens(), 0o755))
+	w.must(os.Lchown(w.gens(), 54321, 54321)) // somebody was there first
+	if _, err := Adopt(t.Context(), w.options(), false); err == nil || !strings.Contains(err.Error(), "belongs to user 54321") {
+		t.Errorf("it ends with %v", err)
+	}
+}
+
+func anyUserCanDoIt(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("becoming another user takes root")
+	}
+	dir, err := os.MkdirTemp("", "kg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w := newWorld(t, dir, "link")
+	w.must(exec.Command("chown", "-R", "54321:54321", dir).Run())
+	program := filepath.Join(dir, "test")
+	w.must(exec.Command("cp", os.Args[0], program).Run())
+	for _, what := range []string{"adopt", "switch", "rollback", "release"} {
+		cmd := exec.Command(program)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54321, Gid: 54321}}
+		cmd.Env = []string{"KNOWNGOOD_TEST_ACT=" + what, "KNOWNGOOD_TEST_DIR=" + dir, "KNOWNGOOD_TEST_METHOD=link"}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v, %s", what, err, out)
+		}
+		w.live()
+	}
+}
+
+func aSealedGenerationCannotBeChanged(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("sealing takes root")
+	}
+	w := adopted(t, "link")
+	o := w.options()
+	o.Config.Switch.Seal = true
+	err := switchTo(t.Context(), w, o, 2, passes)
+	if err != nil && strings.Contains(err.Error(), "flags") {
+		t.Skip(err)
+	}
+	w.must(err)
+	for _, err := range []error{os.WriteFile(filepath.Join(w.root(), "d0/0"), nil, 0o644), os.WriteFile(filepath.Join(w.root(), "new"), nil, 0o644), os.Remove(filepath.Join(w.root(), "link"))} {
+		if !errors.Is(err, unix.EPERM) {
+			t.Errorf("it was changed: %v", err)
+		}
+	}
+	w.must(os.WriteFile(filepath.Join(w.root(), "var/lib/more"), nil, 0o644)) // data is not
+	w.must(act(t.Context(), w, o, "rollback"))
+	w.must(Release(t.Context(), o))
+	w.live()
+	w.clean()
+}
+
+func aStateThatIsNoneIsRefused(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	path := filepath.Join(w.gens(), live.StateFile)
+	good, err := os.ReadFile(path)
+	w.must(err)
+	var s map[string]any
+	w.must(json.Unmarshal(good, &s))
+	for name, text := range map[string]string{
+		"cut":              string(good[:len(good)/2]),
+		"another version":  strings.Replace(string(good), `"version": 1`, `"version": 2`, 1),
+		"an unknown field": strings.Replace(string(good), `"version": 1`, `"version": 1, "more": 1`, 1),
+		"a path as a name": strings.Replace(string(good), `"name": "adopted`, `"name": "../adopted`, 1),
+	} {
+		w.must(os.WriteFile(path, []byte(text), 0o600))
+		if _, err := Look(t.Context(), w.options()); err == nil || !strings.Contains(err.Error(), live.StateFile) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// FuzzRecord: whatever is read as a record is an error or entries that write back the same.
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(recordMagic))
+	f.Add([]byte(recordMagic + "\x02\x01a"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for e, err := range readRecord(bytes.NewReader(b)) {
+			if err != nil {
+				return
+			}
+			again, err := parseEntry(e.append(nil))
+			if err != nil || again.path != e.path || !bytes.Equal(again.append(nil), e.append(nil)) {
+				t.Errorf("%q reads back as %q, %v", e.append(nil), again.append(nil), err)
+			}
+		}
+	})
+}

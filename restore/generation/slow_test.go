@@ -1,0 +1,149 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/enginetest"
+)
+
+func TestSlow(t *testing.T) {
+	if !enginetest.Slow() {
+		t.Skip("KNOWNGOOD_SLOW=1 runs it")
+	}
+	t.Run("killed at each point with exchange", func(t *testing.T) { killedAtEachPoint(t, "exchange") })
+	t.Run("no request fails during 50 switches and rollbacks", func(t *testing.T) { requestsDuringSwitches(t, "link", 25) })
+	t.Run("nor with exchange", func(t *testing.T) { requestsDuringSwitches(t, "exchange", 25) })
+	t.Run("power cut at each point", powerCutAtEachPoint)
+	const reflinks, subvolume = "clone of the live one by reflinks", "btrfs snapshot of the live one"
+	t.Run("the next generation is a clone on xfs", func(t *testing.T) { clonesOn(t, "xfs", true, reflinks, reflinks) })
+	t.Run("the next generation is a clone on btrfs", func(t *testing.T) { clonesOn(t, "btrfs", true, reflinks, reflinks) })
+	t.Run("the next generation is a snapshot on btrfs, without data", func(t *testing.T) { clonesOn(t, "btrfs", false, reflinks, subvolume) })
+}
+
+// disk is a file system in a file, mounted.
+func disk(t *testing.T, kind string, image, at string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	for _, argv := range [][]string{{"truncate", "-s", map[string]string{"ext4": "24M", "xfs": "320M", "btrfs": "128M"}[kind], image}, {"mkfs." + kind, "-q", image}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("%v: %v, %s", argv, err, out)
+		}
+	}
+	mount(t, image, at)
+}
+
+func mount(t *testing.T, image, at string) {
+	t.Helper()
+	if out, err := exec.Command("mount", "-o", "loop", image, at).CombinedOutput(); err != nil {
+		t.Skipf("mount: %v, %s", err, out)
+	}
+	t.Cleanup(func() { unix.Unmount(at, unix.MNT_DETACH) })
+}
+
+func unmount(t *testing.T, at string) {
+	t.Helper()
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was written to the disk at each point of each action, and nothing else, is mounted
+// again: one complete generation is live there, as after kill -9.
+func powerCutAtEachPoint(t *testing.T) {
+	for _, name := range []string{"adopt", "switch", "rollback"} {
+		c := crashes[name]
+		t.Run(name, func(t *testing.T) {
+			points := 0
+			for n := 1; ; n++ {
+				dir := t.TempDir()
+				image, cut, at := filepath.Join(dir, "image"), filepath.Join(dir, "cut"), filepath.Join(dir, "mounted")
+				if err := os.Mkdir(at, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				disk(t, "ext4", image, at)
+				w := newWorld(t, filepath.Join(at, "w"), "link")
+				w.prepare(c.before)
+				unix.Sync()
+				killed, out := w.elsewhere(c.act, n, "KNOWNGOOD_TEST_END=cp --sparse=always "+image+" "+cut)
+				if killed == "" {
+					w.afterCrash(&c, killed, out)
+					unmount(t, at)
+					break
+				}
+				unmount(t, at)
+				mount(t, cut, at)
+				w.afterCrash(&c, killed, out)
+				unmount(t, at)
+				points++
+			}
+			t.Logf("%d points", points)
+		})
+	}
+}
+
+// Where the file system shares content, the next generation begins as a clone.
+func clonesOn(t *testing.T, kind string, carry bool, want ...string) {
+	dir := t.TempDir()
+	disk(t, kind, filepath.Join(dir, "image"), dir)
+	w := newWorld(t, filepath.Join(dir, "w"), "link")
+	options := func() *Options {
+		o := w.options()
+		if !carry {
+			o.Config.Data = nil
+		}
+		return o
+	}
+	for v := 2; v <= 3 && !carry; v++ {
+		lib := filepath.Join(w.at(fmt.Sprintf("build%d", v)), "var/lib")
+		w.must(errors.Join(os.MkdirAll(lib, 0o755), os.WriteFile(lib+"/db", []byte("data"), 0o644)))
+	}
+	_, err := Adopt(t.Context(), options(), false)
+	w.must(err)
+	for i, v := range []int{2, 3} {
+		s, err := Open(t.Context(), options())
+		w.must(err)
+		b := w.build(v)
+		b.Clone = true
+		fill := b.Fill
+		cloned := false
+		b.Fill = func(ctx context.Context, dir string, is bool) error { // as a restore in place does
+			cloned = is
+			for _, n := range []string{"d0", "d1", "d2", "link", "var"} {
+				if err := removePath(filepath.Join(dir, n)); err != nil {
+					return err
+				}
+			}
+			only, _ := filepath.Glob(filepath.Join(dir, "only-*"))
+			for _, n := range only {
+				w.must(os.Remove(n))
+			}
+			return fill(ctx, dir, is)
+		}
+		g, err := s.Stage(t.Context(), b)
+		if err != nil || !cloned || !strings.HasPrefix(g.Way, want[i]) {
+			t.Fatalf("generation %d was built as %+v, %v", v, g, err)
+		}
+		_, err = s.Switch(t.Context(), g.Name, passes)
+		s.Close()
+		w.must(err)
+		if w.live() != v {
+			t.Errorf("version %d is live", w.live())
+		}
+	}
+	if err := Release(t.Context(), options()); err != nil {
+		t.Error(err)
+	}
+	w.live()
+	unmount(t, dir)
+}
