@@ -54,6 +54,8 @@ type Options struct {
 	// has that name; otherwise nothing is written in its name.
 	WithIncomplete bool
 	Owners         owners.Options
+	// Reserve is how many bytes must be free besides what is restored.
+	Reserve uint64
 	// DryRun changes nothing.
 	DryRun bool
 	// Verify makes a dry run find out whether the packs that it would read are
@@ -170,29 +172,27 @@ func (o *Options) CheckSpace(ctx context.Context, near string) error {
 		return fmt.Errorf("target %s: %w", o.Target, err)
 	}
 	free := st.Bavail * uint64(st.Bsize)
-	need := uint64(0)
-	if o.Under == "" && o.Select == nil {
-		need = o.Tree.Snapshot.Body.ContentBytes
-		if need <= free {
-			return nil
-		}
-		need = 0 // it counts holes and hard links; look closer
+	if o.Under == "" && o.Select == nil && o.Reserve+o.Tree.Snapshot.Body.ContentBytes <= free {
+		return nil
 	}
+	need, err := o.Size(ctx) // the snapshot's own figure counts holes and hard links
+	if need += o.Reserve; err == nil && need > free {
+		err = fmt.Errorf("%w: %s has %s free, the restore takes %s (make room, or restore a part: NAME:/path)", ErrNoSpace, o.Target, humanize.IBytes(free), humanize.IBytes(need))
+	}
+	return err
+}
+
+// Size is how many bytes the content takes that is to be restored.
+func (o *Options) Size(ctx context.Context) (need uint64, err error) {
 	seen := map[uint64]bool{}
 	for e, err := range o.Tree.Entries(ctx, o.Under) {
-		if err != nil {
-			continue // the restore itself names it
-		}
-		if e.Type != manifest.File || !o.wanted(e.Path, false) || e.Link != 0 && seen[e.Link] {
-			continue
+		if err != nil || e.Type != manifest.File || !o.wanted(e.Path, false) || e.Link != 0 && seen[e.Link] {
+			continue // an error is named by the restore itself
 		}
 		if e.Link != 0 {
 			seen[e.Link] = true
 		}
 		need += e.ContentSize()
 	}
-	if need > free {
-		return fmt.Errorf("%w: %s has %s free, the restore takes %s (make room, or restore a part: NAME:/path)", ErrNoSpace, o.Target, humanize.IBytes(free), humanize.IBytes(need))
-	}
-	return ctx.Err()
+	return need, ctx.Err()
 }

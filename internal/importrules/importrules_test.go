@@ -13,7 +13,7 @@ import (
 
 // layers from the bottom up. Every package stands in one of them.
 var layers = [][]string{
-	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/densemap", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/userdir", "daemon/report", "internal/command", "internal/outside", "restore/isolate"},
+	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/densemap", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/scratch", "internal/userdir", "daemon/report", "internal/command", "internal/outside", "restore/isolate"},
 	{"internal/schedule", "snapshot/manifest", "snapshot/signs", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
 	{"internal/fusetest", "internal/treetest", "snapshot/bisect", "snapshot/filter", "snapshot/live", "snapshot/retention"},
 	{"configs"},
@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"snapshot", "snapshot/check", "snapshot/prune", "snapshot/walk"},
 	{"restore/fetch", "restore/owners", "restore/target", "snapshot/diff", "snapshot/selection"},
 	{"restore"},
-	{"internal/enginetest", "restore/load", "restore/isolate", "restore/probe"},
+	{"internal/enginetest", "restore/load", "restore/probe"},
 	{"restore/drill", "restore/generation"},
 	{"daemon/notify", "daemon/web"},
 	{"daemon/checking", "daemon/child", "daemon/jobfiles", "daemon/places", "daemon/runner", "daemon/validation", "daemon/warnings"},

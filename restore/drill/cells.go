@@ -104,7 +104,7 @@ func (c *cells) other(ctx context.Context, rung, tree, base string) (*cell, erro
 func (c *cells) start(ctx context.Context, rung, tree, base string) (*cell, error) {
 	d := c.drill
 	c.made++
-	room, err := d.scratch.in(fmt.Sprintf("cell-%d", c.made))
+	room, err := d.scratchDir(fmt.Sprintf("cell-%d", c.made))
 	if err != nil {
 		return nil, err
 	}
@@ -177,11 +177,11 @@ func (c *cells) close() (err error) {
 
 // restoreBase restores the snapshot that lies beneath, whole and verified.
 func (d *drill) restoreBase(ctx context.Context) (string, error) {
-	dir, err := d.scratch.in("base")
+	dir, err := d.scratchDir("base")
 	if err != nil {
 		return "", err
 	}
-	got, err := restore.Run(ctx, d.options(d.o.Base, dir))
+	got, err := restore.Run(ctx, *d.options(d.o.Base, dir))
 	if err == nil && got.Damaged {
 		err = fmt.Errorf("the base %s: %w", d.o.Base.Snapshot.Ref(), got.Problems[0].Err)
 	}

@@ -13,6 +13,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -24,15 +25,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"knowngood/configs"
+	"knowngood/internal/scratch"
 	"knowngood/restore"
 	"knowngood/restore/isolate"
 	"knowngood/restore/owners"
 	"knowngood/restore/probe"
 	"knowngood/snapshot"
-	"knowngood/snapshot/manifest"
 	"knowngood/storage/attest"
 	"knowngood/storage/history"
 	"knowngood/storage/statement"
@@ -71,16 +70,6 @@ type Answer struct {
 	Output string `json:"output,omitempty"`
 }
 
-// SpaceError is about too little room for a drill.
-type SpaceError struct {
-	Dir        string
-	Free, Need uint64 // bytes
-}
-
-func (e *SpaceError) Error() string {
-	return fmt.Sprintf("not enough free space: %s has %s free, the drill takes %s (name another directory with --scratch, drill a sample, or lower limits.disk)", e.Dir, humanize.IBytes(e.Free), humanize.IBytes(e.Need))
-}
-
 // ErrStopped is the end of a drill whose context ended.
 var ErrStopped = errors.New("the drill was stopped: nothing is proven, and its scratch space is removed")
 
@@ -106,10 +95,11 @@ const (
 type drill struct {
 	o       Options
 	rep     *Report
-	scratch *scratch
+	scratch *scratch.Space
 	tree    string // where the snapshot is restored
 	chosen  func(path string) bool
 	cells   cells
+	reserve uint64 // bytes that must be free beside the restored tree
 	inexact uint64 // nodes that the restore reported as not restored exactly
 	missing bool   // a service does not run
 	failed  bool
@@ -146,7 +136,7 @@ func Run(ctx context.Context, o Options) (rep *Report, err error) {
 		return nil, err
 	}
 	defer func() {
-		if rerr := d.scratch.remove(); rerr != nil {
+		if rerr := d.scratch.Remove(); rerr != nil {
 			err = errors.Join(err, fmt.Errorf("the scratch space of the drill is not removed: %w", rerr))
 		}
 	}()
@@ -219,33 +209,23 @@ func (d *drill) share() configs.Percent {
 	return *d.o.Config.Sample
 }
 
-// prepare chooses the sample and finds out whether there is room.
+// prepare chooses the sample, and finds out what must stay free beside it.
 func (d *drill) prepare(ctx context.Context) error {
 	whole, err := named(ctx, d.o.Tree, d.o.Config)
 	if err != nil {
 		return err
 	}
-	s := d.o.Tree.Snapshot
-	d.chosen = chooser(d.share(), s.ID, d.o.Started, whole)
-	need := uint64(d.o.Config.Limits.Disk)
-	if need == 0 {
-		need = defaultDisk
-	}
-	for _, tree := range []*snapshot.Tree{d.o.Tree, d.o.Base} {
-		if tree != nil {
-			need += tree.Snapshot.Body.ContentBytes
-		}
-	}
-	if room(d.scratch.dir, need) != nil { // that counts holes and hard links, and all of a sample
-		if need, err = d.size(ctx, need); err != nil {
+	d.chosen = chooser(d.share(), d.o.Tree.Snapshot.ID, d.o.Started, whole)
+	d.reserve = uint64(cmp.Or(d.o.Config.Limits.Disk, defaultDisk))
+	if d.o.Base != nil {
+		base, err := d.options(d.o.Base, "").Size(ctx)
+		if err != nil {
 			return err
 		}
-		if err := room(d.scratch.dir, need); err != nil {
-			return err
-		}
+		d.reserve += base
 	}
 	// The scanner sees the tree below a root of its own.
-	outer, err := d.scratch.in("outer")
+	outer, err := d.scratchDir("outer")
 	if err != nil {
 		return err
 	}
@@ -253,38 +233,22 @@ func (d *drill) prepare(ctx context.Context) error {
 	return errors.Join(os.Chmod(outer, 0o755), os.Mkdir(d.tree, 0o755))
 }
 
-// size is what the drill takes more exactly: of need without the content of the
-// trees, what the files take that are wanted of them.
-func (d *drill) size(ctx context.Context, need uint64) (uint64, error) {
-	for _, tree := range []*snapshot.Tree{d.o.Tree, d.o.Base} {
-		if tree == nil {
-			continue
-		}
-		need -= tree.Snapshot.Body.ContentBytes
-		seen := map[uint64]bool{}
-		for e, err := range tree.Entries(ctx, "") {
-			if err != nil || e.Type != manifest.File || tree == d.o.Tree && !d.chosen(e.Path) || e.Link != 0 && seen[e.Link] {
-				continue // an error is named by the restore itself
-			}
-			if e.Link != 0 {
-				seen[e.Link] = true
-			}
-			need += e.ContentSize()
-		}
-	}
-	return need, ctx.Err()
-}
-
 // options of a restore into a directory of the scratch space.
-func (d *drill) options(tree *snapshot.Tree, target string) restore.Options {
-	return restore.Options{Tree: tree, Target: target, Owners: owners.Options{Keep: os.Geteuid() != 0}}
+func (d *drill) options(tree *snapshot.Tree, target string) *restore.Options {
+	return &restore.Options{Tree: tree, Target: target, Owners: owners.Options{Keep: os.Geteuid() != 0}}
 }
 
 // restore restores the snapshot, every chunk verified.
 func (d *drill) restore(ctx context.Context) error {
 	o := d.options(d.o.Tree, d.tree)
-	o.Sample, o.Progress = d.sample(), d.o.Progress
-	got, err := restore.Run(ctx, o)
+	o.Progress, o.Reserve = d.o.Progress, d.reserve
+	if d.share() < 100 {
+		o.Sample = d.chosen
+	}
+	got, err := restore.Run(ctx, *o)
+	if errors.Is(err, restore.ErrNoSpace) {
+		err = fmt.Errorf("%w; a drill takes another directory with --scratch, and less room as a sample or with lower limits.disk", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -313,14 +277,6 @@ func (d *drill) restore(ctx context.Context) error {
 		d.unproven(whySample, "")
 	}
 	return nil
-}
-
-// sample is nil where all is wanted.
-func (d *drill) sample() func(string) bool {
-	if d.share() >= 100 {
-		return nil
-	}
-	return d.chosen
 }
 
 func first(problems []restore.Problem) string {
@@ -360,7 +316,7 @@ func (d *drill) differences(ctx context.Context, under string, share configs.Per
 			once.Do(func() { where = fmt.Sprintf("/%s (%s)", path, action) })
 		}
 	}}
-	got, err := restore.Run(ctx, o)
+	got, err := restore.Run(ctx, *o)
 	if err != nil {
 		return 0, "", err
 	}

@@ -9,9 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"knowngood/internal/posix"
 	"knowngood/storage/attest"
 )
 
@@ -20,9 +17,7 @@ func TestDrill(t *testing.T) {
 	t.Run("a sample has about its share, and other files at another time", aSampleHasItsShare)
 	t.Run("the RTO of a sample is extrapolated", theRTOOfASampleIsExtrapolated)
 	t.Run("evidence fits an attestation", evidenceFitsAnAttestation)
-	t.Run("scratch space of killed drills is removed, that of others is not", scratchOfKilledDrillsIsRemoved)
 	t.Run("scratch space in which others could put links is refused", scratchOfOthersIsRefused)
-	t.Run("too little room is an error", tooLittleRoomIsAnError)
 }
 
 func theLevelFollowsFromWhatPassed(t *testing.T) {
@@ -114,57 +109,6 @@ func evidenceFitsAnAttestation(t *testing.T) {
 	}
 }
 
-// ownDir is a directory below which no other user can change anything.
-func ownDir(t *testing.T) string {
-	t.Helper()
-	return filepath.Join(t.TempDir(), "drills [1]*") // a name with what patterns mean
-}
-
-func scratchOfKilledDrillsIsRemoved(t *testing.T) {
-	below := ownDir(t)
-	running, err := newScratch(below)
-	if err != nil {
-		t.Fatal(err)
-	}
-	killed, err := newScratch(below)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree := filepath.Join(killed.dir, "outer", "restored", "closed")
-	if err := os.MkdirAll(tree, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(tree, "file"), nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	if f, err := os.Open(filepath.Join(tree, "file")); err == nil {
-		_ = posix.SetInodeFlags(int(f.Fd()), 0x10) // immutable, where that can be had
-		f.Close()
-	}
-	if err := os.Chmod(tree, 0o500); err != nil {
-		t.Fatal(err)
-	}
-	killed.lock.Close() // as the kernel does
-
-	next, err := newScratch(below)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for dir, want := range map[string]bool{running.dir: true, killed.dir: false, next.dir: true} {
-		if _, err := os.Stat(dir); (err == nil) != want {
-			t.Errorf("%s is there: %v", dir, err == nil)
-		}
-	}
-	for _, s := range []*scratch{running, next} {
-		if err := s.remove(); err != nil {
-			t.Error(err)
-		}
-	}
-	if left, err := os.ReadDir(below); err != nil || len(left) > 0 {
-		t.Errorf("left: %v, %v", left, err)
-	}
-}
-
 func scratchOfOthersIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o777); err != nil {
@@ -183,7 +127,7 @@ func scratchOfOthersIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatalf("below a directory like /tmp: %v", err)
 	}
-	if err := s.remove(); err != nil {
+	if err := s.Remove(); err != nil {
 		t.Error(err)
 	}
 	if os.Geteuid() == 0 {
@@ -193,19 +137,5 @@ func scratchOfOthersIsRefused(t *testing.T) {
 		if _, err := newScratch(filepath.Join(dir, "drills")); err == nil {
 			t.Error("a directory of another user is taken")
 		}
-	}
-}
-
-func tooLittleRoomIsAnError(t *testing.T) {
-	var st unix.Statfs_t
-	dir := t.TempDir()
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
-	if err := room(dir, 1); err != nil {
-		t.Error(err)
-	}
-	if err := room(dir, st.Blocks*uint64(st.Bsize)+1); err == nil || !strings.Contains(err.Error(), "not enough free space") {
-		t.Errorf("more than there is: %v", err)
 	}
 }

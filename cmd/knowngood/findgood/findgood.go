@@ -23,6 +23,7 @@ import (
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
+	"knowngood/internal/scratch"
 	"knowngood/snapshot/bisect"
 	"knowngood/storage/history"
 	"knowngood/storage/seal"
@@ -62,17 +63,20 @@ func Run(ctx context.Context, sess *session.Session, o *Options, environment str
 	if below, err = filepath.Abs(below); err != nil {
 		return err
 	}
-	tree, remove, err := scratch(below)
+	space, err := scratch.New(below, "knowngood-find-good-")
 	if err != nil {
-		return err
+		return fmt.Errorf("no directory for the trees: %w (--scratch DIR names another place)", err)
 	}
 	defer func() {
-		if rerr := remove(); rerr != nil {
-			err = errors.Join(err, fmt.Errorf("%s is left behind, with files of a snapshot: %w", tree, rerr))
+		if rerr := space.Remove(); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("%s is left behind, with files of a snapshot: %w", space.Dir, rerr))
 		}
 	}()
 
-	p.dir = tree
+	p.dir = filepath.Join(space.Dir, "tree")
+	if err := os.Mkdir(p.dir, 0o700); err != nil {
+		return err
+	}
 	if err := s.run(ctx, p); err != nil {
 		return err
 	}
@@ -81,7 +85,7 @@ func Run(ctx context.Context, sess *session.Session, o *Options, environment str
 		if _, err := p.restore(ctx, s.snapshots[newest].Snapshot); err != nil {
 			return err
 		}
-		if err := os.Rename(tree, o.Leave); err != nil {
+		if err := os.Rename(p.dir, o.Leave); err != nil {
 			return err
 		}
 		s.tree = o.Leave
