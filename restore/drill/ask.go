@@ -120,7 +120,7 @@ func (d *drill) probes(ctx context.Context) error {
 	for i := range d.o.Config.Probes {
 		p := &d.o.Config.Probes[i]
 		kind := probe.KindOf(p)
-		r := attest.Probe{Name: p.Name, Kind: p.Kind(), Required: *p.Required, Outside: kind.Outside(), Proves: kind.Proves(p)}
+		r := recorded(p, &kind)
 		started := time.Now()
 		if kind.Place == probe.Restorer {
 			a, err := d.listed(ctx, p)
@@ -207,8 +207,13 @@ func (d *drill) skipAll() {
 	for i := range d.o.Config.Probes {
 		p := &d.o.Config.Probes[i]
 		kind := probe.KindOf(p)
-		d.skip(attest.Probe{Name: p.Name, Kind: p.Kind(), Required: *p.Required, Outside: kind.Outside(), Proves: kind.Proves(p)}, probe.NotAsked)
+		d.skip(recorded(p, &kind), probe.NotAsked)
 	}
+}
+
+// recorded is a probe as the result has it, before it has an answer.
+func recorded(p *configs.Probe, kind *probe.Kind) attest.Probe {
+	return attest.Probe{Name: p.Name, Kind: p.Kind(), Required: *p.Required, Outside: kind.Outside(), Proves: kind.Proves(p)}
 }
 
 // withFiles puts what a scanner needs besides its program beside the restored tree.

@@ -118,7 +118,7 @@ type Cell struct {
 func (c *Cell) In() io.WriteCloser { return c.in }
 
 // Out is described at In.
-func (c *Cell) Out() io.Reader { return c.out }
+func (c *Cell) Out() io.ReadCloser { return c.out }
 
 // Proof returns what was tried from inside the cell.
 func (c *Cell) Proof() Proof { return c.proof }

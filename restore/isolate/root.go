@@ -123,8 +123,13 @@ func attach(fd int, at string) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
+	return cover(fd, at)
+}
+
+// cover mounts what a descriptor stands for over what is at a path.
+func cover(fd int, at string) error {
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mounting at %s: %w", at, err)
+		return fmt.Errorf("mounting at %s: %w", strings.TrimPrefix(at, stage+"root"), err)
 	}
 	return unix.Close(fd)
 }
@@ -273,10 +278,9 @@ func special(root string, nodes map[string]int) error {
 		if err != nil {
 			return err
 		}
-		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-			return fmt.Errorf("protecting %s: %w", strings.TrimPrefix(path, root), err)
+		if err := cover(fd, path); err != nil {
+			return err
 		}
-		_ = unix.Close(fd)
 	}
 
 	dev := filepath.Join(root, "dev")
@@ -287,10 +291,9 @@ func special(root string, nodes map[string]int) error {
 		if err := os.WriteFile(filepath.Join(dev, d), nil, 0o666); err != nil {
 			return err
 		}
-		if err := unix.MoveMount(nodes[d], "", unix.AT_FDCWD, filepath.Join(dev, d), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-			return fmt.Errorf("mounting /dev/%s: %w", d, err)
+		if err := cover(nodes[d], filepath.Join(dev, d)); err != nil {
+			return err
 		}
-		_ = unix.Close(nodes[d])
 	}
 	for from, to := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"} {
 		if err := os.Symlink(to, filepath.Join(dev, from)); err != nil {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,10 +111,8 @@ func diskOf(scratch string, size int64, owner int) (_ int, err error) {
 	if err := image.Truncate(max(size, 8<<20)); err != nil {
 		return -1, err
 	}
-	mkfs := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal",
+	mkfs := exec.Command("env", "-i", "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin", "mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal",
 		"-E", fmt.Sprintf("lazy_itable_init=1,nodiscard,root_owner=%d:%d", owner, owner), path)
-	mkfs.Env = []string{"PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"}
-	mkfs.Path = find(mkfs.Path)
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		return -1, fmt.Errorf("%w: %s", err, out)
 	}
@@ -137,19 +134,6 @@ func diskOf(scratch string, size int64, owner int) (_ int, err error) {
 		return -1, err
 	}
 	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, writable)
-}
-
-// find looks for a program also in the directories that only root has in its PATH.
-func find(program string) string {
-	if strings.Contains(program, "/") {
-		return program
-	}
-	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
-		if _, err := os.Stat(dir + program); err == nil {
-			return dir + program
-		}
-	}
-	return program
 }
 
 // loopOf attaches an image to a free loop device.

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,47 +17,21 @@ import (
 // Client is the deciding end of a cell. It is used by one goroutine. What the
 // cell sends is bounded, and trusted no further than the programs that it runs.
 type Client struct {
-	in      io.Writer
-	replies chan reply
-	gone    chan struct{} // closed when nothing more comes
-	err     error         // why; set before gone is closed
-	next    uint64
+	in    io.WriteCloser
+	out   io.ReadCloser
+	lines *bufio.Scanner // of out
+	next  uint64
 }
 
 // grace is how much longer than its timeout an answer may take, for the way.
 const grace = 5 * time.Second
 
-// NewClient speaks with a cell over its two pipes. The restored tree is a directory
-// of the cell's.
-func NewClient(in io.Writer, out io.Reader, tree string) (*Client, error) {
-	c := &Client{in: in, replies: make(chan reply, 1), gone: make(chan struct{})}
-	if err := json.NewEncoder(in).Encode(hello{tree}); err != nil {
-		return nil, err
-	}
-	go c.read(out)
-	return c, nil
-}
-
-func (c *Client) read(out io.Reader) {
-	defer close(c.gone)
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
-		var r reply
-		if c.err = json.Unmarshal(lines.Bytes(), &r); c.err != nil {
-			return
-		}
-		select {
-		case c.replies <- r:
-		default:
-			c.err = errors.New("it answers what was not asked")
-			return
-		}
-	}
-	c.err = lines.Err()
-	if c.err == nil {
-		c.err = io.EOF
-	}
+// NewClient speaks with a cell over its two pipes, which it closes when an answer takes
+// too long. The restored tree is a directory of the cell's.
+func NewClient(in io.WriteCloser, out io.ReadCloser, tree string) (*Client, error) {
+	c := &Client{in: in, out: out, lines: bufio.NewScanner(out)}
+	c.lines.Buffer(nil, maxLine)
+	return c, json.NewEncoder(in).Encode(hello{tree})
 }
 
 // Start starts a service.
@@ -86,27 +61,25 @@ func (c *Client) ask(ctx context.Context, r request, timeout time.Duration) (Ans
 	r.ID = c.next
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout+grace, fmt.Errorf("the cell gave no answer within %v", timeout))
 	defer cancel()
-	sent := make(chan error, 1)
-	go func() { sent <- json.NewEncoder(c.in).Encode(r) }()
-	for {
-		select {
-		case err := <-sent:
-			if err != nil {
-				return Answer{}, err
-			}
-		case got := <-c.replies:
-			return c.checked(got)
-		case <-c.gone:
-			select {
-			case got := <-c.replies:
-				return c.checked(got)
-			default:
-				return Answer{}, fmt.Errorf("the cell ended: %w", c.err)
-			}
-		case <-ctx.Done():
-			return Answer{}, context.Cause(ctx)
-		}
+	defer context.AfterFunc(ctx, func() {
+		_ = c.in.Close()
+		_ = c.out.Close()
+	})()
+	var got reply
+	err := json.NewEncoder(c.in).Encode(r)
+	if err == nil && !c.lines.Scan() {
+		err = cmp.Or(c.lines.Err(), io.EOF)
 	}
+	if err == nil {
+		err = json.Unmarshal(c.lines.Bytes(), &got)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return Answer{}, context.Cause(ctx)
+	case err != nil:
+		return Answer{}, fmt.Errorf("the cell ended: %w", err)
+	}
+	return c.checked(got)
 }
 
 // checked takes an answer that is well-formed.

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"knowngood/configs"
-	"knowngood/storage/attest"
 )
 
 func web(ctx context.Context, _ *env, p *configs.Probe) Answer { return get(ctx, p.HTTP) }
@@ -44,16 +43,15 @@ func get(ctx context.Context, p *configs.HTTPProbe) Answer {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	a := Answer{Output: string(body[:min(len(body), maxOutput)])}
+	a := passed(fmt.Sprintf("status %d", resp.StatusCode))
 	switch {
 	case resp.StatusCode != int(p.Status):
-		a.Status, a.Detail = attest.Failed, fmt.Sprintf("status %d, not %d", resp.StatusCode, p.Status)
+		a = failed(fmt.Sprintf("status %d, not %d", resp.StatusCode, p.Status))
 	case err != nil:
-		a.Status, a.Detail = attest.Failed, err.Error()
+		a = failed(err.Error())
 	case !strings.Contains(string(body), p.Contains):
-		a.Status, a.Detail = attest.Failed, fmt.Sprintf("the reply lacks %q", p.Contains)
-	default:
-		a.Status, a.Detail = attest.Passed, fmt.Sprintf("status %d", resp.StatusCode)
+		a = failed(fmt.Sprintf("the reply lacks %q", p.Contains))
 	}
+	a.Output = string(body[:min(len(body), maxOutput)])
 	return a
 }

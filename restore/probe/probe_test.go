@@ -375,7 +375,12 @@ func aCanaryStays(t *testing.T) {
 	expect(t, "no value", ask(t, c, missing), attest.NotTested, "cannot be read")
 
 	var sent bytes.Buffer
-	silent := &Client{in: &sent, replies: make(chan reply), gone: make(chan struct{})}
+	nothing, end := io.Pipe()
+	defer end.Close()
+	silent, err := NewClient(writeOnly{&sent}, nothing, "/")
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := silent.Probe(ctx, &p, begun); err == nil {
@@ -386,6 +391,10 @@ func aCanaryStays(t *testing.T) {
 	}
 }
 
+type writeOnly struct{ io.Writer }
+
+func (writeOnly) Close() error { return nil }
+
 func aHostileCellDecidesNothing(t *testing.T) {
 	for name, c := range map[string]struct{ line, want string }{
 		"another question": {`{"ID":7,"Answer":{"Status":"passed"}}`, "another question"},
@@ -395,7 +404,7 @@ func aHostileCellDecidesNothing(t *testing.T) {
 		"nothing":          {``, "ended"},
 		"two answers":      {`{"ID":1,"Answer":{"Status":"failed"}}` + "\n" + `{"ID":1,"Answer":{"Status":"passed"}}` + "\n" + `{"ID":1,"Answer":{"Status":"passed"}}`, ""},
 	} {
-		client, err := NewClient(io.Discard, strings.NewReader(c.line+"\n"), "/")
+		client, err := NewClient(writeOnly{io.Discard}, io.NopCloser(strings.NewReader(c.line+"\n")), "/")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -411,7 +420,7 @@ func aHostileCellDecidesNothing(t *testing.T) {
 		}
 	}
 	long, _ := json.Marshal(reply{1, Answer{Status: attest.NotTested, Cause: "whatever I like", Detail: strings.Repeat("\xff", 5000), Output: strings.Repeat("y", 100_000)}})
-	client, err := NewClient(io.Discard, bytes.NewReader(append(long, '\n')), "/")
+	client, err := NewClient(writeOnly{io.Discard}, io.NopCloser(bytes.NewReader(append(long, '\n'))), "/")
 	if err != nil {
 		t.Fatal(err)
 	}

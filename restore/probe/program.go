@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"knowngood/configs"
 	"knowngood/storage/attest"
 )
@@ -48,23 +46,20 @@ func scan(ctx context.Context, _ *env, p *configs.Probe) Answer {
 const TreeInScan = "/restored"
 
 func judge(ctx context.Context, p *configs.Probe, out string, err error) Answer {
-	a := Answer{Output: out}
-	exit := (*exec.ExitError)(nil)
+	var a Answer
+	code, exit := 0, (*exec.ExitError)(nil)
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	}
 	cause := causeOf(err)
 	switch {
 	case cause != "":
 		a = notTested(cause, err.Error())
 	case ctx.Err() != nil:
 		a = failed(fmt.Sprintf("it took longer than %v", p.Timeout))
-	case err != nil && !errors.As(err, &exit):
+	case err != nil && exit == nil, code < 0:
 		a = failed(err.Error())
-	case exit != nil && exit.ExitCode() < 0:
-		a = failed(exit.Error())
-	case exit != nil && exit.ExitCode() != int(p.ExitCode), exit == nil && p.ExitCode != 0:
-		code := 0
-		if exit != nil {
-			code = exit.ExitCode()
-		}
+	case code != int(p.ExitCode):
 		a = failed(fmt.Sprintf("exit code %d", code))
 	case p.Output != "" && !strings.Contains(out, p.Output):
 		a = failed(fmt.Sprintf("its output lacks %q", p.Output))
@@ -110,17 +105,10 @@ func finish(ctx context.Context, cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	var err error
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case err = <-ended:
-	case <-ctx.Done():
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		err = <-ended
-	}
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind
-	return withoutOutput(err)
+	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	defer kill() // what it left behind
+	defer context.AfterFunc(ctx, kill)()
+	return withoutOutput(cmd.Wait())
 }
 
 // withoutOutput is how a program ended, of which a process in the background still
@@ -262,6 +250,3 @@ func (e *env) ready(ctx context.Context, s *configs.Service) (bool, string) {
 	}
 	return a.Status == attest.Passed, a.Detail
 }
-
-// hide makes that no program of the cell can look into this process or change it.
-func hide() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }

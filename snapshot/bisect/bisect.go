@@ -126,20 +126,20 @@ func (s *Search) Next() int {
 // AtMost is how many tests are left at most, unless the answers contradict each
 // other or snapshots cannot be tested.
 func (s *Search) AtMost() int {
-	left := len(s.candidates())
-	switch newest := s.end(-1); {
-	case newest < 0 || s.known[newest] == Good:
+	left, newest := len(s.candidates()), s.end(-1)
+	if newest < 0 || s.known[newest] == Good {
 		return 0
-	case s.Scanning():
-		return left
-	case s.known[newest] == Unknown && left > 2:
-		return 2 + bits.Len(uint(left-2))
-	case s.known[newest] == Unknown:
-		return left
-	case s.Newest() < 0 && left > 0:
-		return 1 + bits.Len(uint(left-1))
 	}
-	return bits.Len(uint(left))
+	if s.Scanning() {
+		return left
+	}
+	ends := 0
+	for _, end := range []int{newest, s.end(1)} {
+		if s.known[end] == Unknown {
+			ends++
+		}
+	}
+	return min(left, ends+bits.Len(uint(max(left-ends, 0))))
 }
 
 // candidates are the snapshots of which one may be the newest good one, and nothing
