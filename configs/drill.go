@@ -399,9 +399,7 @@ func (v *validator) http(p *HTTPProbe, key keyPath) {
 		v.addf(key.child("url"), "%q is not an http URL", redactURL(p.URL))
 		return
 	}
-	if !isLoopback(u.Hostname()) {
-		v.addf(key.child("url"), "%q is not reached in a drill, where there is no network but loopback: write 127.0.0.1", u.Hostname())
-	}
+	v.reached(u.Hostname(), key.child("url"))
 	if p.Status < 100 || p.Status > 599 {
 		v.addf(key.child("status"), "%d is no status of HTTP", p.Status)
 	}
@@ -411,14 +409,17 @@ func (v *validator) loopback(address string, key keyPath) {
 	if address == "" {
 		return
 	}
+	host, _, _ := net.SplitHostPort(address)
 	if !isHostPort(address) {
 		v.addf(key, "%q is not host:port", address)
-	} else if host, _, _ := net.SplitHostPort(address); !isLoopback(host) {
-		v.addf(key, "%q is not reached in a drill, where there is no network but loopback: write 127.0.0.1", host)
+		return
 	}
+	v.reached(host, key)
 }
 
-func isLoopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
+// reached checks that a host is one that exists in a cell.
+func (v *validator) reached(host string, key keyPath) {
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		v.addf(key, "%q is not reached in a drill, where there is no network but loopback: write 127.0.0.1", host)
+	}
 }

@@ -109,6 +109,7 @@ type Cell struct {
 	proof   Proof
 	stop    func()
 	once    sync.Once
+	err     error         // of Close
 	ended   chan struct{} // closed when every process of the cell is gone
 	usage   Usage
 }
@@ -137,18 +138,17 @@ func (c *Cell) Usage() Usage {
 }
 
 // Close kills everything in the cell and returns when all of it is gone,
-// its mounts and control groups included. Further calls do nothing.
+// its mounts and control groups included. Further calls only return the same.
 func (c *Cell) Close() error {
-	var err error
 	c.once.Do(func() {
 		c.stop()
 		_ = c.process.Kill() // it may have ended
 		<-c.ended
 		c.usage = c.groups.usage()
-		err = c.groups.remove()
+		c.err = c.groups.remove()
 		closeAll(c.in, c.out, c.socket)
 	})
-	return err
+	return c.err
 }
 
 // order is what the parent sends to a new cell, beside open mounts.

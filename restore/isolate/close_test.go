@@ -1,0 +1,22 @@
+package isolate
+
+import (
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+func TestACellThatLeavesSomethingSaysSoToWhoClosesItAgain(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	c := &Cell{process: cmd.Process, stop: func() {}, ended: make(chan struct{}), groups: &groups{dirs: map[string]string{"pids": filepath.Dir(t.TempDir())}}}
+	close(c.ended)
+	if err := c.Close(); err == nil {
+		t.Fatal("a directory with something in it was removed")
+	}
+	if err := c.Close(); err == nil {
+		t.Error("the second one has no error")
+	}
+}
