@@ -51,10 +51,10 @@ func (s *Space) Remove() error {
 }
 
 // Sweep removes the spaces below a directory that processes of this user left when they
-// were killed.
+// were killed. Where the directory does not exist there are none.
 func Sweep(below, prefix string) error {
 	entries, err := os.ReadDir(below)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
