@@ -1,6 +1,7 @@
 package prune_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,10 +11,12 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/snapshot/prune"
 	"knowngood/snapshot/retention"
+	"knowngood/storage"
 	"knowngood/storage/attest"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
+	"knowngood/storage/storagetest"
 )
 
 // drillHost is another machine that has the identity.
@@ -57,6 +60,7 @@ func (w *world) kept(r *repository.Repository, policy retention.Policy, proof at
 
 func TestKnownGood(t *testing.T) {
 	t.Run("a policy keeps the newest known-good ones", testAPolicyKeepsTheNewestKnownGoodOnes)
+	t.Run("nothing is forgotten while proofs cannot be read", testNothingIsForgottenWhileProofsCannotBeRead)
 	t.Run("what a host forgets and a drill proved stays for a pruner of others", testWhatAHostForgetsAndADrillProvedStays)
 }
 
@@ -113,6 +117,24 @@ func testAPolicyKeepsTheNewestKnownGoodOnes(t *testing.T) {
 		w.check(err)
 		if got := good(attest.Policy{}); len(got) > 0 {
 			t.Errorf("it keeps %v, proven by a key that is revoked", got)
+		}
+	})
+}
+
+func testNothingIsForgottenWhileProofsCannotBeRead(t *testing.T) {
+	simulated(t, memory, func(w *world) {
+		w.days(3)
+		w.attest(w.drillHost(), 1, nil)
+		denied := w.over(storagetest.NewFaulty(w.Store, storagetest.Rule{Op: storagetest.List, Prefix: "attestations/", Fault: storagetest.FailBefore(storage.ErrDenied)}))
+		if _, _, err := prune.Judge(w.Ctx, denied.host(), enginetest.Host, "web", retention.Policy{Last: 1, KnownGood: 1}, attest.Policy{}, time.Now(), time.UTC); !errors.Is(err, storage.ErrDenied) {
+			t.Errorf("a policy: %v", err)
+		}
+		w.forget("web", 1, 2)
+		if _, err := prune.Run(w.Ctx, denied.Bare(), prune.Options{Policy: func(string, string) *retention.Policy { return &retention.Policy{KnownGood: 1} }}); !errors.Is(err, storage.ErrDenied) {
+			t.Errorf("a prune: %v", err)
+		}
+		if kept := w.kept(denied.host(), retention.Policy{Last: 1}, attest.Policy{}); len(kept) > 0 {
+			t.Errorf("a policy that asks for no proof keeps %v", kept)
 		}
 	})
 }

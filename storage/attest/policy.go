@@ -52,6 +52,9 @@ type Judged struct {
 	Reason string
 }
 
+// NotDrilled is the reason of a snapshot of which there is no result that counts.
+const NotDrilled = "no drill has passed"
+
 // Verdict is the judgement on all snapshots of an environment.
 type Verdict struct {
 	Snapshots []Judged // in the order of the facts
@@ -142,7 +145,7 @@ func (p Policy) prove(j *Judged, results []*Attestation, now time.Time) string {
 		j.Proof = p.proof(self, now)
 		return "only the machine that captured it attests it"
 	}
-	return "no drill has passed"
+	return NotDrilled
 }
 
 func (p Policy) proof(a *Attestation, now time.Time) *Proof {
