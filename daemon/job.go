@@ -11,6 +11,7 @@ import (
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 	"knowngood/storage/repository"
+	"knowngood/storage/seal"
 )
 
 // jobState is what a job must still know after a crash.
@@ -55,6 +56,13 @@ type job struct {
 	timing     *timing // nil: only by hand
 	env        *configs.Environment
 	drill      *configs.DrillEntry // of a job that drills
+
+	// proof is what drills proved, as it was read at a time, with a configuration, in a
+	// repository.
+	proof      *report.Proof
+	proved     time.Time
+	provedWith *configs.Environment
+	provedIn   seal.RepositoryID
 
 	state   jobState
 	slots   *jobfiles.Slots

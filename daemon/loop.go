@@ -104,6 +104,7 @@ func (d *Daemon) observe(ctx context.Context) {
 			return
 		}
 		d.executor.update(ctx, repo)
+		d.executor.prove(ctx, repo)
 		d.checks.AddByHand(d.Config.StateDir, repo.ID())
 	})
 }
@@ -149,6 +150,12 @@ func (d *Daemon) notifyAges(r *report.Report) {
 				continue // there was no time yet for the first one
 			}
 			messages = append(messages, w.Checked(r.Now, e)...)
+		}
+		for i := range r.Environments {
+			e := &r.Environments[i]
+			if j := d.jobs.byName[e.Name]; j != nil {
+				messages = append(messages, w.Proven(r.Now, e, j.state.Since)...)
+			}
 		}
 		if r.Check != nil {
 			messages = append(messages, w.Verified(r.Now, r.Check)...)

@@ -77,6 +77,11 @@ func (j *job) environment(now time.Time, runs bool) report.Environment {
 	if !e.Newest.IsZero() {
 		e.AgeSeconds, e.ProtectedUntil = now.Sub(e.Newest).Seconds(), j.state.Protected
 	}
+	if j.proof != nil {
+		p := *j.proof
+		p.AgeSeconds = now.Sub(p.Proven).Seconds()
+		e.Proof = &p
+	}
 	// The clock was wrong when one in the future was taken: its age is not known.
 	ahead := e.Newest.After(now.Add(time.Hour))
 	e.RPOBroken = e.RPOSeconds > 0 && (e.Newest.IsZero() || ahead || e.AgeSeconds > e.RPOSeconds)

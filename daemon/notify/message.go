@@ -14,7 +14,8 @@ type Kind string
 
 // Kinds. Recovery follows failure, suspect and degraded, RPOMet follows RPO.
 // Incomplete is about snapshots that lack what could not be read, Suspect about
-// those of which a source collapsed.
+// those of which a source collapsed, Unproven about environments of which no drill
+// proved a snapshot recently.
 const (
 	Failure    Kind = "failure"
 	Recovery   Kind = "recovery"
@@ -29,6 +30,7 @@ const (
 	DrillFailed Kind = "drill-failed"
 	DrillNotRun Kind = "drill-not-run"
 	RTO         Kind = "rto"
+	Unproven    Kind = "unproven"
 	Test        Kind = "test"
 )
 

@@ -29,6 +29,7 @@ type State struct {
 	Lacking  map[string]*Condition `json:"lacking,omitempty"` // what could not be read
 	Suspect  map[string]*Condition `json:"suspect,omitempty"` // sources that collapsed
 	Late     map[string]*Condition `json:"late,omitempty"`    // RPO broken
+	Unproven map[string]*Condition `json:"unproven,omitempty"`
 	Prune    *Condition            `json:"prune,omitempty"`
 	Degraded *Condition            `json:"degraded,omitempty"`
 	Check    *Condition            `json:"check,omitempty"`   // it fails
@@ -44,7 +45,7 @@ type State struct {
 
 // Size is the number of conditions.
 func (s *State) Size() int {
-	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO)
+	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Unproven) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO)
 	for _, t := range []*Condition{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
 		if t != nil {
 			n++
@@ -244,6 +245,37 @@ func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
 	return []Message{aged(w.message(RPOMet, e.Name, now, t, "RPO met again", text), e)}
 }
 
+// unprovenAfter is how long an environment may be without a proof where the
+// configuration does not limit it.
+const unprovenAfter = 30 * 24 * time.Hour
+
+// Proven reports that an environment, which was configured at a time, has no proof that
+// counts, or an old one.
+func (w *Watch) Proven(now time.Time, e *report.Environment, since time.Time) []Message {
+	p := e.Proof
+	if p == nil || p.Error != "" {
+		return nil // it is not known
+	}
+	limit := cmp.Or(time.Duration(p.LimitSeconds*float64(time.Second)), unprovenAfter)
+	switch t := w.State.Unproven[e.Name]; {
+	case p.Lacks() == "" && t == nil:
+		return nil
+	case p.Lacks() == "":
+		delete(w.State.Unproven, e.Name)
+		if !p.Wanted {
+			return nil
+		}
+		return []Message{w.message(Recovery, e.Name, now, t, "proven again", sentence(p.String()))}
+	case t == nil && p.Snapshot == "" && now.Sub(since) < limit:
+		return nil // there was no time yet for a drill
+	}
+	t, due := w.in(&w.State.Unproven, e.Name, now)
+	if !due {
+		return nil
+	}
+	return []Message{w.message(Unproven, e.Name, now, t, "not proven", sentence("it "+p.Lacks())+" Without a drill that passes nobody knows whether it can be restored.")}
+}
+
 func aged(m Message, e *report.Environment) Message {
 	m.AgeSeconds, m.RPOSeconds = e.AgeSeconds, e.RPOSeconds
 	return m
@@ -300,7 +332,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 
 // Keep forgets environments that are not configured any more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO} {
+	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.Unproven, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

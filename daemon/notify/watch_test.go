@@ -56,7 +56,32 @@ func keep(names ...string) func(*Watch, time.Time) []Message {
 	return func(w *Watch, _ time.Time) []Message { w.Keep(names); return nil }
 }
 
-const h = time.Hour
+// proof is a proof of an age, none for 0, of an environment that was configured at the
+// start.
+func proof(of, limit time.Duration, wanted bool) func(*Watch, time.Time) []Message {
+	return func(w *Watch, now time.Time) []Message {
+		p := &report.Proof{Newest: "web@43", Reason: "no drill has passed", Wanted: wanted, LimitSeconds: limit.Seconds()}
+		if of > 0 {
+			p.Snapshot, p.Level, p.Machine, p.AgeSeconds, p.RTOSeconds, p.Reason = "web@42", "probed", "drill-1", of.Seconds(), 41, ""
+		}
+		return w.Proven(now, &report.Environment{Name: "web", Proof: p}, start)
+	}
+}
+
+func noProof(text string) func(*Watch, time.Time) []Message {
+	return func(w *Watch, now time.Time) []Message {
+		e := &report.Environment{Name: "web"}
+		if text != "" {
+			e.Proof = &report.Proof{Wanted: true, Error: text}
+		}
+		return w.Proven(now, e, start)
+	}
+}
+
+const (
+	h = time.Hour
+	d = 24 * h
+)
 
 var watched = []struct {
 	name   string
@@ -95,6 +120,13 @@ var watched = []struct {
 		want: []string{"failure 0s web-7: pruning failed, so nothing is freed: access denied.", "recovery 2h0m0s pruning succeeds again"}},
 	{name: "an environment that is configured no more is forgotten", events: []event{{0, run(report.Failed, 1)}, {0, age(2*h, h)}, {1, keep("db")}, {2, run(report.Success, 0)}, {3, age(h, h)}},
 		want: []string{"failure 0s ", "rpo 0s "}},
+	{name: "a proof that gets old is told, again, and its end", events: []event{{h, proof(6*d, 7*d, true)}, {d, proof(8*d, 7*d, true)}, {d + h, proof(8*d, 7*d, true)}, {2 * d, proof(9*d, 7*d, true)}, {3 * d, proof(h, 7*d, true)}, {4 * d, proof(h, 7*d, true)}},
+		want: []string{"unproven 24h0m0s web-7/web: it is not proven for 8 d: web@42 was the last, and known_good allows 7 d.", "unproven 48h0m0s ", "recovery 72h0m0s known-good: web@42, probed 1 h ago on drill-1, RTO 41 s."}},
+	{name: "what is never proven is told after 30 days", events: []event{{h, proof(0, 0, true)}, {29 * d, proof(0, 0, true)}, {30 * d, proof(0, 0, true)}}, want: []string{"unproven 720h0m0s web-7/web: it is not proven: web@43: no drill has passed."}},
+	{name: "or after what the configuration allows", events: []event{{6 * d, proof(0, 7*d, true)}, {7 * d, proof(0, 7*d, true)}}, want: []string{"unproven 168h0m0s "}},
+	{name: "a proof that nobody wants is not told", events: []event{{90 * d, proof(0, 0, false)}, {91 * d, proof(80*d, d, false)}, {92 * d, noProof("")}}},
+	{name: "a proof that nobody wants any more ends in silence", events: []event{{30 * d, proof(0, 0, true)}, {31 * d, proof(0, 0, false)}, {32 * d, proof(0, 0, true)}}, want: []string{"unproven 720h0m0s ", "unproven 768h0m0s "}},
+	{name: "what is not known is no end and no beginning", events: []event{{30 * d, noProof("no route to host")}, {31 * d, proof(0, 0, true)}, {31*d + h, noProof("x")}, {31*d + 2*h, proof(0, 0, true)}}, want: []string{"unproven 744h0m0s "}},
 	{name: "one that still is is not", events: []event{{0, run(report.Failed, 1)}, {1, keep("db", "web")}, {2, run(report.Failed, 2)}}, want: []string{"failure 0s "}},
 }
 

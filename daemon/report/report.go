@@ -99,6 +99,8 @@ type Environment struct {
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Suspect is set while the newest snapshot is suspect, and nobody accepted it.
 	Suspect *Suspicion `json:"suspect,omitempty"`
+	// Proof is what drills proved; nil while nothing is, and nothing is wanted.
+	Proof *Proof `json:"proof,omitempty"`
 	// Runs are past runs, oldest first.
 	Runs []Run `json:"runs"`
 }

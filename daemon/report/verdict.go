@@ -66,6 +66,8 @@ func (e *Environment) Verdict() (Level, string) {
 		return Attention, "has no snapshot yet"
 	case e.Last != nil && e.Last.Result == Partial:
 		return Attention, fmt.Sprintf("lacks what could not be read: %d in its last run", e.Last.Problems)
+	case e.Proof.Lacks() != "":
+		return Attention, e.Proof.Lacks()
 	case e.RPOSeconds == 0:
 		return Well, "has no RPO"
 	}

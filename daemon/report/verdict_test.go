@@ -22,6 +22,7 @@ func TestVerdict(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"names the worst first":             theVerdictNamesWhatIsWorstFirst,
 		"the worst environments rank first": theWorstEnvironmentsRankFirst,
+		"a proof is one sentence":           aProofIsOneSentence,
 		"spans are readable":                spansReadAsPeopleSayThem,
 		"the next step fits the problem":    theNextStepFitsWhatIsAmiss,
 	} {
@@ -42,6 +43,16 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 	died.Last = &Run{Result: Failed, Died: true}
 	first, again := env("new", time.Hour, none, 0), env("new", time.Hour, none, 1)
 	first.Running, again.Running = &Progress{}, &Progress{}
+	proven := func(p Proof) Environment {
+		e := env("web", time.Hour, time.Minute, 0)
+		p.Newest, p.Wanted = "web@43", !p.Wanted
+		e.Proof = &p
+		return e
+	}
+	const month, limit = 30 * 86400.0, 7 * 86400.0
+	good := Proof{Snapshot: "web@42", Level: "probed", Machine: "drill-1", AgeSeconds: month}
+	old := good
+	old.LimitSeconds = limit
 	for name, c := range map[string]struct {
 		r     Report
 		level Level
@@ -72,6 +83,12 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"the check fails":                 {Report{Environments: []Environment{well}, Check: &Check{Job: Job{Failures: 1}}}, Attention, "The check of what is stored failed in its last run"},
 		"an unprotected store":            {Report{Environments: []Environment{well}, Storage: Storage{UnprotectedAt: now}}, Attention, "web is within its RPO; but an attacker who takes over a host can destroy its history in the store"},
 		"an unprotected store, and worse": {Report{Environments: []Environment{slow}, Storage: Storage{UnprotectedAt: now}}, Broken, "db broke its RPO"},
+		"a proof of any age":              {Report{Environments: []Environment{proven(good)}}, Well, "web is within its RPO"},
+		"an old proof":                    {Report{Environments: []Environment{proven(old)}}, Attention, "web is not proven for 30 d: web@42 was the last, and known_good allows 7 d"},
+		"no proof":                        {Report{Environments: []Environment{well, proven(Proof{Reason: "no drill has passed"})}}, Attention, "web is not proven: web@43: no drill has passed"},
+		"no proof, and none is wanted":    {Report{Environments: []Environment{proven(Proof{Reason: "no drill has passed", Wanted: true})}}, Well, "web is within its RPO"},
+		"it is not known what is proven":  {Report{Environments: []Environment{proven(Proof{Error: "access denied"})}}, Attention, "web may be proven or not: access denied"},
+		"a broken RPO before a proof":     {Report{Environments: []Environment{slow, proven(Proof{})}}, Broken, "db broke its RPO"},
 		"pruning fails":                   {Report{Environments: []Environment{well}, Prune: &Job{Failures: 2}}, Attention, "Pruning failed in its last 2 runs"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -80,6 +97,29 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 				t.Errorf("%v: %q, want %v: %q", level, text, c.level, c.want)
 			}
 		})
+	}
+}
+
+func aProofIsOneSentence(t *testing.T) {
+	t.Parallel()
+	good := Proof{Snapshot: "web@42", Level: "probed", Machine: "drill-1", AgeSeconds: 6 * 3600, RTOSeconds: 41, Newest: "web@43"}
+	self, bad := good, good
+	self.SelfAttested, bad.Reason = true, "it is marked bad by the owner: broken into"
+	for want, p := range map[string]Proof{
+		"known-good: web@42, probed 6 h ago on drill-1, RTO 41 s":                                                            good,
+		"known-good: web@42, probed 6 h ago on drill-1, RTO 41 s, self-attested":                                             self,
+		"known-good: web@42, probed 6 h ago on drill-1, RTO 41 s; web@43 is not: it is marked bad by the owner: broken into": bad,
+		"known-good: none; web@43: no drill has passed":                                                                      {Newest: "web@43", Reason: "no drill has passed"},
+		"known-good: none, there is no snapshot":                                                                             {},
+		"known-good: not known: access denied":                                                                               {Newest: "web@43", Error: "access denied"},
+	} {
+		if got := p.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	many := Proof{Bad: []Bad{{"web@9", "by drill-1"}, {"web@8", "by the owner"}}, BadCount: 4}
+	if got := many.BadText(); got != "web@9: by drill-1\nweb@8: by the owner\nand 2 more" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"knowngood/daemon/report"
+	"knowngood/storage/attest"
 )
 
 // metricsHandler exports the report as it is at each scrape; what is not known
@@ -50,6 +51,11 @@ var (
 	snapStored   = desc("snapshot_stored_bytes", "What was written to the store for it.", "environment")
 	snapProblems = desc("snapshot_problems", "Paths that could not be captured as they should.", "environment")
 	kept         = desc("snapshots_kept", "Snapshots that are not forgotten.", "environment")
+	knownGood    = desc("known_good_timestamp_seconds", "Start of the newest snapshot that is known-good.", "environment")
+	goodLevel    = desc("known_good_level", "How far that is proven: 1 restored, 2 probed, 3 booted; 0 while none is known-good.", "environment")
+	goodProven   = desc("known_good_proven_timestamp_seconds", "When the store took the proof of that.", "environment")
+	goodLacks    = desc("known_good_lacking", "1 while known_good or drill is configured and no snapshot is known-good, or by too old a proof.", "environment")
+	drillRTO     = desc("drill_rto_seconds", "How long it took in that drill to restore and probe the snapshot.", "environment")
 	lock         = desc("lock_remaining_seconds", "Until the first lock of the newest snapshot's objects ends, as the host says; 0 when it has.", "environment")
 
 	pruneRuns     = desc("prune_runs_total", "Runs of pruning that ended, by result.", "result")
@@ -188,6 +194,18 @@ func (g gauges) environment(e *report.Environment, now time.Time) {
 		g.set(snapNew, float64(l.NewBytes), name)
 		g.set(snapStored, float64(l.StoredBytes), name)
 		g.set(snapProblems, float64(l.Problems), name)
+	}
+	if p := e.Proof; p != nil && p.Error == "" {
+		level, _ := attest.ParseLevel(p.Level) // none is 0
+		g.set(goodLevel, float64(level), name)
+		g.time(knownGood, p.Started, name)
+		g.time(goodProven, p.Proven, name)
+		if p.Snapshot != "" {
+			g.set(drillRTO, p.RTOSeconds, name)
+		}
+	}
+	if p := e.Proof; p != nil && p.Wanted {
+		g.set(goodLacks, truth(p.Lacks() != ""), name)
 	}
 	if e.Kept > 0 {
 		g.set(kept, float64(e.Kept), name)

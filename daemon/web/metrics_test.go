@@ -49,6 +49,8 @@ func metricsTellTheReport(t *testing.T) {
 		`knowngood_consecutive_failures{environment="db"} 3`, `knowngood_running{environment="web"} 1`,
 		`knowngood_last_run_duration_seconds{environment="db"} 31`, `knowngood_lock_remaining_seconds{environment="web"} 2.5056e+06`,
 		`knowngood_snapshots_kept{environment="web"} 87`, `knowngood_prune_freed_bytes 7.1e+09`, `knowngood_store_free_bytes 6e+10`, `knowngood_store_unprotected 0`,
+		`knowngood_known_good_timestamp_seconds{environment="web"} 1.79514387e+09`, `knowngood_known_good_proven_timestamp_seconds{environment="web"} 1.79514747e+09`, `knowngood_drill_rto_seconds{environment="web"} 41`,
+		`knowngood_known_good_level{environment="web"} 2`, `knowngood_known_good_lacking{environment="web"} 0`, `knowngood_known_good_level{environment="etc"} 0`, `knowngood_known_good_lacking{environment="etc"} 1`,
 		`knowngood_check_runs_total{result="failed"} 1`, `knowngood_check_damaged_objects 0`, `knowngood_check_overdue 0`, `knowngood_check_read_bytes 1.073741824e+09`,
 		`knowngood_check_data_cycle_seconds 1.52928e+07`, `knowngood_check_last_timestamp_seconds 1.79515107e+09`,
 	} {
@@ -57,7 +59,8 @@ func metricsTellTheReport(t *testing.T) {
 			t.Errorf("there is no %s: %s", line, regexp.MustCompile(regexp.QuoteMeta(name)+".*").FindString(text))
 		}
 	}
-	for _, absent := range []string{`knowngood_rpo_broken{environment="etc"}`, `knowngood_lock_remaining_seconds{environment="etc"}`} {
+	for _, absent := range []string{`knowngood_rpo_broken{environment="etc"}`, `knowngood_lock_remaining_seconds{environment="etc"}`,
+		`knowngood_known_good_level{environment="db"}`, `knowngood_known_good_lacking{environment="db"}`, `knowngood_drill_rto_seconds{environment="etc"}`} {
 		if strings.Contains(text, absent) {
 			t.Errorf("%s tells what nobody promised", absent)
 		}
@@ -70,7 +73,7 @@ func whatIsNotKnownIsLeftOutOfTheMetrics(t *testing.T) {
 	if !strings.Contains(text, `knowngood_rpo_broken{environment="new"} 1`) {
 		t.Error("a promise without a snapshot is not told")
 	}
-	for _, absent := range []string{"newest_snapshot", "last_run", "last_success", "snapshot_bytes", "store_", "prune_", "check_", "next_run", "lock_"} {
+	for _, absent := range []string{"newest_snapshot", "last_run", "last_success", "snapshot_bytes", "store_", "prune_", "check_", "next_run", "lock_", "known_good", "drill_"} {
 		if strings.Contains(text, "knowngood_"+absent) {
 			t.Errorf("it tells knowngood_%s", absent)
 		}

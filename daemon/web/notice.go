@@ -47,6 +47,12 @@ func notices(e report.Environment, now time.Time) []notice {
 	if last != nil && last.Result == report.Partial {
 		out = append(out, notice{report.Attention.String(), last.Snapshot + " lacks what could not be read: " + count(last.Problems, "path", "paths") + ".", e.LackStep()})
 	}
+	if p := e.Proof; p != nil && p.Lacks() != "" {
+		out = append(out, notice{report.Attention.String(), e.Name + " " + p.Lacks(), e.ProveStep()})
+	}
+	if p := e.Proof; p != nil && p.BadCount > 0 {
+		out = append(out, notice{Level: report.Attention.String(), Text: p.BadText()})
+	}
 	return out
 }
 

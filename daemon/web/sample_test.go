@@ -115,6 +115,8 @@ func sample() report.Report {
 	}))
 	web.Schedule, web.Next, web.ProtectedUntil = "*/15 * * * *", now.Add(5*time.Minute+12*time.Second), now.Add(29*24*time.Hour)
 	web.Running = &report.Progress{Started: now.Add(-40 * time.Second), Phase: "capture", Attempt: 1, Files: 61234, Bytes: 9e8, Total: 1.9e9}
+	web.Proof = &report.Proof{Snapshot: "web@150", Started: now.Add(-7 * time.Hour), Level: "probed", Base: "host", Isolation: "namespaces", Machine: "drill-1", RTOSeconds: 41, Proven: now.Add(-6 * time.Hour), AgeSeconds: 6 * 3600,
+		Newest: "web@191", Reason: "it is marked bad by the owner: broken into", Bad: []report.Bad{{Snapshot: "web@191", Reason: "it is marked bad by the owner: broken into"}}, BadCount: 3, Wanted: true, LimitSeconds: 30 * 86400}
 	db := environment("db", 2*time.Hour, history("db", 40, time.Hour, 3.3e10, func(i int) report.Result {
 		if i >= 37 {
 			return report.Failed
@@ -123,6 +125,7 @@ func sample() report.Report {
 	}))
 	db.Schedule, db.Next, db.ProtectedUntil = "@every 1h", now.Add(38*time.Minute), now.Add(26*24*time.Hour)
 	etc := environment("etc", 0, history("etc", 5, 24*time.Hour, 4.1e6, always))
+	etc.Proof = &report.Proof{Newest: "etc@104", Reason: "the drill on drill-1 failed", Wanted: true}
 	etc.Next = now.Add(13 * time.Hour)
 	pruned := &report.Run{Result: report.Success, Started: now.Add(-125 * time.Hour), Finished: now.Add(-124 * time.Hour), FreedBytes: 7.1e9}
 	return report.Report{

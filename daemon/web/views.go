@@ -120,6 +120,7 @@ type envView struct {
 	Sources  []report.Source
 	More     int // sources that are not shown
 	Keeps    string
+	Proof    string
 	Verified moment // of the newest good snapshot
 	Notices  []notice
 	Strip    *strip
@@ -143,6 +144,9 @@ func newEnvView(e report.Environment, lock *report.Lock, now time.Time, charts b
 	}
 	if extra := len(v.Sources) - sourcesShown; extra > 0 {
 		v.Sources, v.More = v.Sources[:sourcesShown], extra
+	}
+	if e.Proof != nil {
+		v.Proof = unbroken(e.Proof.String())
 	}
 	v.Keeps = cmp.Or(v.Keeps, "everything")
 	if !v.Newest.Known() {
