@@ -41,7 +41,8 @@ func listCommand(sess *session.Session) *cobra.Command {
 		Long: `List the snapshots of this host, the newest last, or those of one environment.
 --all-hosts lists those of every host; --all includes those that are forgotten,
 with the reason that was given. A suspect snapshot is one of which a source
-collapsed: see knowngood accept.
+collapsed: see knowngood accept. What drills proved is shown where there is something,
+and bad is what is marked so: see knowngood attest bad.
 
 Without an identity a host sees the details of its own snapshots. Those of others
 are shown as sealed, with the time at which the store took them.`,
@@ -142,7 +143,11 @@ func list(ctx context.Context, sess *session.Session, r *repository.Repository, 
 	if err != nil {
 		return err
 	}
-	out, reasons := []present.SnapshotJSON{}, false
+	proofs, err := catalog.Proofs(ctx, sess, r, all)
+	if err != nil {
+		return err
+	}
+	out, reasons, proven := []present.SnapshotJSON{}, false, false
 	for _, s := range snapshots {
 		j := present.Snapshot(sess.Repo, s.Snapshot)
 		if s.Body == nil {
@@ -151,8 +156,12 @@ func list(ctx context.Context, sess *session.Session, r *repository.Repository, 
 		if suspect[s.Snapshot] {
 			j.Status = "suspect"
 		}
-		if j.Forgotten, j.Reason = s.Forgotten, s.Reason; j.Forgotten {
-			j.Status = "forgotten"
+		if proof, judged := proofs[s.Snapshot]; judged {
+			j.Prove(proof)
+		}
+		proven = proven || j.Proof != nil
+		if s.Forgotten {
+			j.Forgotten, j.Reason, j.Status = true, s.Reason, "forgotten"
 		}
 		reasons = reasons || j.Reason != ""
 		out = append(out, j)
@@ -174,6 +183,9 @@ func list(ctx context.Context, sess *session.Session, r *repository.Repository, 
 
 	w := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
 	head := "SNAPSHOT\tHOST\tTIME\tSTATUS\tFILES\tSIZE\tNEW\tID"
+	if proven {
+		head += "\tPROOF"
+	}
 	if reasons {
 		head += "\tREASON"
 	}
@@ -186,6 +198,9 @@ func list(ctx context.Context, sess *session.Session, r *repository.Repository, 
 		}
 		files, size, added := s.Columns()
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", s.Ref, s.Host, at, s.Status, files, size, added, s.ID[:12])
+		if proven {
+			fmt.Fprintf(w, "\t%s", present.ProofColumn(proofs[snapshots[i].Snapshot]))
+		}
 		if reasons {
 			fmt.Fprintf(w, "\t%s", printable.Name(s.Reason))
 		}

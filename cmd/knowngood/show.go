@@ -70,6 +70,11 @@ func show(ctx context.Context, sess *session.Session, text string, problems bool
 	if err != nil {
 		return err
 	}
+	proofs, err := catalog.Proofs(ctx, sess, r, []catalog.Snapshot{{Snapshot: s, Forgotten: forgotten || pruned}})
+	if err != nil {
+		return err
+	}
+	proof, judged := proofs[s]
 	var tree *snapshot.Tree
 	if r.Unlocked() && s.Body != nil && !pruned {
 		if tree, err = snapshot.OpenTree(ctx, r, s); err != nil {
@@ -92,6 +97,9 @@ func show(ctx context.Context, sess *session.Session, text string, problems bool
 		if j.Forgotten, j.Reason, j.Stored = forgotten, reason, stored; suspect {
 			j.Status = "suspect"
 		}
+		if judged {
+			j.Prove(proof)
+		}
 		out := map[string]any{"type": "result", "snapshot": j, "previous": previous, "pruned": pruned}
 		_, out["trusted_on_first_use"] = r.TrustedOnFirstUse()
 		if len(reasons) > 0 {
@@ -111,6 +119,12 @@ func show(ctx context.Context, sess *session.Session, text string, problems bool
 	}
 	if reason != "" {
 		sess.Out.Printf("reason      %s\n", printable.Name(reason))
+	}
+	if judged {
+		sess.Out.Printf("known-good  %s\n", present.KnownGood(proof))
+	}
+	if proof.HostBad {
+		sess.Out.Printf("marked bad  by its own host, which changes nothing: %s\n", printable.Name(proof.HostReason))
 	}
 	b := s.Body
 	if b == nil {

@@ -14,6 +14,8 @@ import (
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/wire"
+	"knowngood/storage"
+	"knowngood/storage/attest"
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
@@ -183,6 +185,36 @@ func Suspects(ctx context.Context, r *repository.Repository, snapshots []Snapsho
 			known[place] = accepted
 		}
 		out[s] = known[place].Suspect(s)
+	}
+	return out, nil
+}
+
+// Proofs are what drills and marks say of snapshots, without those that are forgotten.
+// Where these credentials may not read that, it is noted.
+func Proofs(ctx context.Context, sess *session.Session, r *repository.Repository, snapshots []Snapshot) (map[*history.Snapshot]attest.Judged, error) {
+	byPlace := map[[2]string][]*history.Snapshot{}
+	for _, s := range slices.Backward(snapshots) {
+		if of := [2]string{s.Host, s.Environment}; !s.Forgotten {
+			byPlace[of] = append(byPlace[of], s.Snapshot)
+		}
+	}
+	out := map[*history.Snapshot]attest.Judged{}
+	for of, list := range byPlace {
+		policy, err := sess.Policy(of[0], of[1])
+		if err != nil {
+			return nil, err
+		}
+		proven, err := r.Prove(ctx, of[0], of[1], list, nil, policy, time.Now())
+		if errors.Is(err, storage.ErrDenied) {
+			sess.Out.Notef("what drills proved of %s/%s is not known: %v", of[0], of[1], err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, j := range proven.Verdict.Snapshots {
+			out[proven.Snapshots[j.Number]] = j
+		}
 	}
 	return out, nil
 }

@@ -46,6 +46,49 @@ func ProofText(p *attest.Proof) string {
 	return s
 }
 
+// Prove adds what drills and marks say of the snapshot.
+func (s *SnapshotJSON) Prove(j attest.Judged) {
+	s.Proof, s.KnownGood = Proof(j.Proof), j.Proof != nil && j.Reason == ""
+	if j.Proof != nil {
+		s.NotGood = j.Reason
+	}
+	switch {
+	case j.Bad:
+		s.Status, s.Reason = "bad", j.Reason
+	case j.HostBad:
+		s.Reason = "its own host marked it bad, which changes nothing: " + j.HostReason
+	}
+}
+
+// ProofColumn is the proof of a snapshot in a table: known-good, probed 6 h ago.
+func ProofColumn(j attest.Judged) string {
+	if j.Proof == nil {
+		return "-"
+	}
+	s := fmt.Sprintf("%v %s ago", j.Proof.Level, human.Age(j.Proof.Age))
+	if j.Proof.Level == attest.Unproven {
+		s = fmt.Sprintf("failed %s ago", human.Age(j.Proof.Age))
+	}
+	if j.Proof.SelfAttested {
+		s += ", self-attested"
+	}
+	if j.Reason == "" {
+		s = "known-good, " + s
+	}
+	return s
+}
+
+// KnownGood is whether a snapshot is known-good, in words.
+func KnownGood(j attest.Judged) string {
+	switch {
+	case j.Reason == "":
+		return "yes: " + ProofText(j.Proof)
+	case j.Proof == nil:
+		return "no: " + printable.Name(j.Reason)
+	}
+	return "no: " + printable.Name(j.Reason) + " (" + ProofText(j.Proof) + ")"
+}
+
 // passedOver is a snapshot that is newer than the known-good one.
 type passedOver struct {
 	Ref    string `json:"ref"`

@@ -68,7 +68,12 @@ type SnapshotJSON struct {
 	*ContentJSON
 	Tags      []string `json:"tags,omitempty"`
 	Forgotten bool     `json:"forgotten,omitempty"`
-	Reason    string   `json:"reason,omitempty"` // why it is forgotten
+	Reason    string   `json:"reason,omitempty"` // why it is forgotten, or marked bad
+	// KnownGood is whether it is known-good, Proof what the newest drill proved, and
+	// NotGood why a snapshot with a proof is not known-good.
+	KnownGood bool       `json:"known_good,omitempty"`
+	Proof     *ProofJSON `json:"proof,omitempty"`
+	NotGood   string     `json:"not_known_good,omitempty"`
 	// ProtectedUntil is when the first lock of what it needs ends, as the host claimed
 	// at its commit; left out when something was not locked, and where the
 	// repository has no lock mode.

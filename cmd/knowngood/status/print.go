@@ -61,6 +61,11 @@ func Print(out *console.Console, s *Report) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	for i := range s.Environments {
+		if p := s.Environments[i].Proof; p != nil {
+			out.Printf("\n%s %s.\n", printable.Line(s.Environments[i].Name), printable.Line(p.String()))
+		}
+	}
 	showTroubles(out, s)
 	return nil
 }
@@ -75,6 +80,9 @@ func showTroubles(out *console.Console, s *Report) {
 		if l.Suspect != nil {
 			out.Printf("\n%s is SUSPECT since %s, %s:\n%s", printable.Line(l.Name), human.Time(l.Suspect.Since), printable.Line(l.Suspect.Snapshot), indented(strings.Join(l.Suspect.Reasons, "\n")))
 			out.Printf("  Next: %s\n", printable.Line(l.AcceptStep().String()))
+		}
+		if l.Proof != nil && l.Proof.BadCount > 0 {
+			out.Printf("\nMarked bad of %s:\n%s", printable.Line(l.Name), indented(l.Proof.BadText()))
 		}
 		if r := l.Running; r != nil {
 			if failed := r.FailedAttempt(time.Local); failed != "" {

@@ -133,6 +133,15 @@ func OfRepository(ctx context.Context, sess *session.Session, now time.Time) (*R
 				b := good.Body
 				line.reported.Newest, line.AgeSeconds, line.ProtectedUntil = b.Started, now.Sub(b.Started).Seconds(), r.ClaimedProtection(b)
 			}
+			policy, err := sess.Policy(h, env)
+			if err != nil {
+				return nil, err
+			}
+			configured := sess.Config.Environments[env]
+			if h != sess.Host {
+				configured = nil
+			}
+			line.Proof = daemon.ProofOf(ctx, r, h, env, configured, policy, now)
 			if h == sess.Host {
 				seen[env] = true
 				promise(&line, sess.Config.Environments[env])
