@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -75,6 +76,7 @@ func TestRequests(t *testing.T) {
 
 func TestRequestsSequentially(t *testing.T) {
 	t.Run("requests to a server are few", testRequestsToAServerAreFew)
+	t.Run("what is proven takes few requests", testWhatIsProvenTakesFewRequests)
 }
 
 // Not parallel: other tests change the directory that all are in.
@@ -112,7 +114,7 @@ func testRequestsToAServerAreFew(t *testing.T) {
 		bare.must(t, "restore", "web:"+file, "--target", filepath.Join(dir, "out-2"))
 	})
 	m.must(t, "list")
-	log.atMost(t, 7, "a list of what was listed before", func() { m.must(t, "list") })
+	log.atMost(t, 10, "a list of what was listed before", func() { m.must(t, "list") }) // attestations, and marks of two kinds
 	log.atMost(t, 12, "statistics of four snapshots", func() { m.must(t, "stats") }) // a root and a manifest each
 	log.atMost(t, 6, "the snapshots that a shell is offered", func() { m.must(t, "__complete", "show", "web@") })
 	log.atMost(t, 14, "one that lists what the store holds", func() { m.snapshot(t, "web", "--verify", src) })
@@ -148,4 +150,24 @@ func testADaemonWithAWarmIndexRequestsLittle(t *testing.T) {
 	}
 	suspect()
 	log.atMost(t, 5, "an unchanged suspect one", suspect) // acceptances are listed
+}
+
+func testWhatIsProvenTakesFewRequests(t *testing.T) {
+	m, log := loggedMachine(t)
+	src := t.TempDir()
+	drill := m.bare(t)
+	for n := range 4 {
+		grow(t, src, fmt.Sprint("file", n), 1000)
+		m.snapshot(t, "web", src)
+		for range 5 {
+			drill.attests(t, fmt.Sprintf("web@%d", n+1), nil)
+		}
+	}
+	host := *m
+	host.identity = ""
+	log.atMost(t, 33, "the first list with 20 attestations", func() { host.must(t, "list") }) // each, and the key
+	log.atMost(t, 12, "a list of them again", func() { host.must(t, "list") })                // keys and damage, too, are listed
+	log.atMost(t, 15, "a status of them again", func() { host.must(t, "status") })
+	drill.attests(t, "web@4", nil)
+	log.atMost(t, 13, "a list after one more", func() { host.must(t, "list") })
 }
