@@ -167,7 +167,7 @@ func testRetentionKeepsWhatIsKnownGood(t *testing.T) {
 	if err := os.Rename(dir, dir+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if text := m.run(t, "forget", "--policy", "--config", config("{last: 1, known_good: 2}")).says(t, exit.Damage); !strings.Contains(text, "tampering: attestation attestations/") {
+	if text := m.run(t, "forget", "--policy", "--config", config("{last: 1, known_good: 2}")).says(t, exit.Damage); !strings.Contains(text, "tampering: attestation of ") {
 		t.Errorf("it prints %s", text)
 	}
 	if err := os.Rename(dir+".away", dir); err != nil {
