@@ -115,7 +115,7 @@ func testRequestsToAServerAreFew(t *testing.T) {
 	})
 	m.must(t, "list")
 	log.atMost(t, 10, "a list of what was listed before", func() { m.must(t, "list") }) // attestations, and marks of two kinds
-	log.atMost(t, 12, "statistics of four snapshots", func() { m.must(t, "stats") }) // a root and a manifest each
+	log.atMost(t, 12, "statistics of four snapshots", func() { m.must(t, "stats") })    // a root and a manifest each
 	log.atMost(t, 6, "the snapshots that a shell is offered", func() { m.must(t, "__complete", "show", "web@") })
 	log.atMost(t, 14, "one that lists what the store holds", func() { m.snapshot(t, "web", "--verify", src) })
 	if b, err := os.ReadFile(filepath.Join(dir, "out")); err != nil || string(b) != "content" {
