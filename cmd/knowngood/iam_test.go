@@ -188,6 +188,9 @@ func drillsAndPutsNothingElse(t *testing.T, bucket string, owner, drill *machine
 	if said := passed(); !strings.Contains(strings.ToLower(said), "denied") { // it cannot certify itself, though it has the identity
 		t.Errorf("before its key is certified it says %s", said)
 	}
+	if said := drill.run(t, "drill", "web-7/web@1").says(t, exit.Incomplete); !strings.Contains(said, "web@1 passed, level restored") || !strings.Contains(said, "run `knowngood attest key --request` here") {
+		t.Errorf("a drill before its key is certified says %s", said)
+	}
 	owner.must(t, "attest", "key", "--certify", request, "--hosts", "web-*")
 	if said := passed(); said != "<nil> " {
 		t.Errorf("it says %s", said)

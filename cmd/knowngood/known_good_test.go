@@ -136,7 +136,7 @@ func restoresTheNewestThatIsProven(t *testing.T, m *machine) {
 	restore := func(args ...string) *outcome {
 		return drill.run(t, append([]string{"restore", "web@known-good:" + src, "--target", filepath.Join(t.TempDir(), "out")}, args...)...)
 	}
-	if text := restore().says(t, exit.Failed); !strings.Contains(text, "no snapshot of web is known-good (web@3: no drill has passed; web@2") {
+	if text := restore().says(t, exit.Failed); !strings.Contains(text, "no snapshot of web is known-good (web@3: no drill has passed; web@2") || !strings.Contains(text, "Drill one (knowngood drill web-7/web)") {
 		t.Errorf("it says %s", text)
 	}
 	drill.attests(t, "web@1", nil)
@@ -195,6 +195,9 @@ func testASnapshotThatIsMarkedBad(t *testing.T) {
 		drill.attests(t, ref, nil)
 	}
 	drill.run(t, "attest", "bad", "web@3").exits(t, exit.Usage)
+	if text := drill.run(t, "attest", "bad", "web@3", "--undo").says(t, exit.Failed); !strings.Contains(text, "web@3 is not marked bad") {
+		t.Errorf("it says %s", text)
+	}
 	drill.must(t, "attest", "bad", "web@3", "--reason", "its database is\x1b[31m corrupt")
 	out := filepath.Join(t.TempDir(), "out")
 	text := drill.run(t, "restore", "web@3:"+src, "--target", out).says(t, exit.Failed)
@@ -208,16 +211,19 @@ func testASnapshotThatIsMarkedBad(t *testing.T) {
 	if text := m.run(t, "attest", "show", "web@3").says(t, exit.Done); !strings.Contains(text, "known-good  no: ") || !strings.Contains(text, "marked bad by the owner") {
 		t.Errorf("it shows %s", text)
 	}
+	host := &machine{repo: m.repo, state: m.state, env: m.env}
+	if text := host.run(t, "attest", "bad", "web@3", "--undo").says(t, exit.Failed); !strings.Contains(text, "web@3 is still marked bad by the owner (its database is") {
+		t.Errorf("it says %s", text)
+	}
 	drill.must(t, "attest", "bad", "web@3", "--undo")
 	drill.must(t, "restore", "web@3:"+src, "--target", filepath.Join(t.TempDir(), "out"))
 
-	if text := drill.must(t, "attest", "bad", "web@3", "--since", "2020-01-01", "--reason", "broken into"); !strings.Contains(text, "3 snapshots of host web-7, marked bad: web@1, web@2, web@3") {
+	if text := drill.must(t, "attest", "bad", "web@3", "--since", "1d", "--reason", "broken into"); !strings.Contains(text, "3 snapshots of host web-7, marked bad: web@1, web@2, web@3") {
 		t.Errorf("it prints %s", text)
 	}
 	drill.run(t, "restore", "web@known-good:"+src, "--target", filepath.Join(t.TempDir(), "out")).exits(t, exit.Failed)
 	drill.must(t, "attest", "bad", "web@3", "--since", "2020-01-01", "--undo")
 
-	host := &machine{repo: m.repo, state: m.state, env: m.env}
 	o := host.run(t, "attest", "bad", "web@3", "--reason", "I say so")
 	o.exits(t, exit.Done)
 	if !strings.Contains(o.stderr.String(), "changes nothing") {
@@ -356,7 +362,11 @@ func testAttestKeysByHand(t *testing.T) {
 	}
 	drill.run(t, "attest", "key", "--certify", r.Request).exits(t, exit.Usage)
 	drill.run(t, "attest", "key", "--certify", r.Request, "--hosts", "web-7/x").exits(t, exit.Usage)
-	drill.run(t, "attest", "key", "--certify", "nonsense", "--hosts", "web-*").exits(t, exit.Failed)
+	for _, nonsense := range []string{"nonsense", "abc"} { // base64, or not
+		if text := drill.run(t, "attest", "key", "--certify", nonsense, "--hosts", "web-*").says(t, exit.Failed); !strings.Contains(text, "that is no request") {
+			t.Errorf("it says %s", text)
+		}
+	}
 	host.run(t, "attest", "key", "--certify", r.Request, "--hosts", "web-*").exits(t, exit.NoIdentity)
 	drill.must(t, "attest", "key", "--certify", r.Request, "--hosts", "web-*")
 	if text := drill.must(t, "attest", "key"); !strings.Contains(text, r.ID+"  machine drill-9  for hosts web-*") {

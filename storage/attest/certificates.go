@@ -227,7 +227,8 @@ func (l *Ledger) EnsureKey(ctx context.Context, host, machine string, now time.T
 	if x != nil && x.Speaks(host) {
 		hosts = x.Hosts // this machine became a host since
 	}
-	if x, err = l.certify(ctx, &statement.AttestKey{Machine: machine, Key: public(key), Hosts: hosts, Host: l.ownHost()}, now); errors.Is(err, trust.ErrNoUsableIdentity) {
+	x, err = l.certify(ctx, &statement.AttestKey{Machine: machine, Key: public(key), Hosts: hosts, Host: l.ownHost()}, now)
+	if errors.Is(err, trust.ErrNoUsableIdentity) || errors.Is(err, storage.ErrDenied) { // as the policy of a drill host has it
 		return nil, fmt.Errorf("%w: %w; or let its owner do it: run `knowngood attest key --request` here, and `knowngood attest key --certify KEY --hosts %s` where the owner's identity is", ErrNotCertified, err, host)
 	}
 	if err != nil {
@@ -252,15 +253,15 @@ func (l *Ledger) Request(machine string, now time.Time) (string, layout.KeyID, e
 // identity that opens the owner key.
 func (l *Ledger) Certify(ctx context.Context, request string, patterns []string, now time.Time) (*statement.AttestKey, error) {
 	object, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(request))
-	if err != nil {
-		return nil, errors.New("that is no request: give the line that `knowngood attest key --request` printed on the drill host")
+	var x *statement.AttestKey
+	if err == nil {
+		x, err = statement.ParseAttestKey(object)
 	}
-	x, err := statement.ParseAttestKey(object)
 	if err == nil {
 		err = x.Verify(l.t.ID(), x.Key)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("request of an attest key: %w", err)
+		return nil, fmt.Errorf("that is no request of a machine for this repository (%w): give the whole line that `knowngood attest key --request` printed on the drill host", err)
 	}
 	return l.certify(ctx, &statement.AttestKey{Machine: x.Machine, Key: x.Key, Hosts: patterns, Host: x.Host}, now)
 }

@@ -143,7 +143,7 @@ func (p Policy) prove(j *Judged, results []*Attestation, now time.Time) string {
 		return fmt.Sprintf("it is proven as %v, and %v is required", lower.Level, p.Require)
 	case self != nil:
 		j.Proof = p.proof(self, now)
-		return "only the machine that captured it attests it"
+		return "only the machine that captured it attests it, which counts with --self-attested"
 	}
 	return NotDrilled
 }

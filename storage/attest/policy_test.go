@@ -107,7 +107,7 @@ func TestWhichSnapshotIsKnownGood(t *testing.T) {
 		"by a key out of scope":                             {Policy{}, "2", []string{"2 probed 0 scope"}, nil, "none | no drill has passed"},
 		"by a key that nobody certified":                    {Policy{}, "2", []string{"2 probed 0 uncertified"}, nil, "none | no drill has passed"},
 		"of another root at the number":                     {Policy{}, "2 1", []string{"2 probed 0 other", "1 probed 0"}, nil, "1 | no drill has passed"},
-		"self-attested":                                     {Policy{}, "2", []string{"2 probed 0 self"}, nil, "none | only the machine that captured it attests it"},
+		"self-attested":                                     {Policy{}, "2", []string{"2 probed 0 self"}, nil, "none | only the machine that captured it attests it, which counts with --self-attested"},
 		"self-attested where that counts":                   {Policy{SelfAttested: true}, "2", []string{"2 probed 0 self"}, nil, "2"},
 		"self-attested beside another":                      {Policy{}, "2", []string{"2 probed 0", "2 probed 1 self"}, nil, "2"},
 		"a failure that is self-attested ends nothing":      {Policy{}, "2", []string{"2 probed 0", "2 probed 1 self failed"}, nil, "2"},

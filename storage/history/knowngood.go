@@ -206,7 +206,7 @@ func (h *Resolver) knownGood(ctx context.Context, ref Ref, host string) (*Snapsh
 		return nil, err
 	}
 	if proven.Good == nil {
-		return nil, noneGood(ref, proven.Verdict)
+		return nil, noneGood(ref, host, proven.Verdict)
 	}
 	s := proven.Snapshots[proven.Good.Number]
 	s.Verdict = proven.Verdict
@@ -222,7 +222,7 @@ func (h *Resolver) knownGood(ctx context.Context, ref Ref, host string) (*Snapsh
 }
 
 // noneGood is the error where no snapshot is known-good.
-func noneGood(ref Ref, v *attest.Verdict) error {
+func noneGood(ref Ref, host string, v *attest.Verdict) error {
 	var why []string
 	for i, j := range v.Snapshots {
 		if i == maxReasons {
@@ -234,5 +234,5 @@ func noneGood(ref Ref, v *attest.Verdict) error {
 	if len(why) == 0 {
 		why = []string{"there is none"}
 	}
-	return fmt.Errorf("%w: no snapshot of %s is known-good (%s)", ErrNoSnapshot, ref.Environment, strings.Join(why, "; "))
+	return fmt.Errorf("%w: no snapshot of %s is known-good (%s). Drill one (knowngood drill %s/%s), or name one by its number", ErrNoSnapshot, ref.Environment, strings.Join(why, "; "), host, ref.Environment)
 }

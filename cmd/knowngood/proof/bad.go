@@ -49,7 +49,7 @@ back. A host's own mark is shown, and changes nothing.`,
 		},
 	}
 	cmd.Flags().StringVar(&f.reason, "reason", "", "`text` that is kept with it and shown")
-	cmd.Flags().StringVar(&f.since, "since", "", "also those before it that began at this `time` or later")
+	cmd.Flags().StringVar(&f.since, "since", "", "also those before it that began at this `time` or later, such as 2026-11-20T10:00, or 12h for as long ago")
 	cmd.Flags().BoolVar(&f.undo, "undo", false, "take a mark back")
 	return cmd
 }
@@ -61,8 +61,8 @@ func bad(ctx context.Context, sess *session.Session, f *badFlags, text string) e
 	var since time.Time
 	if f.since != "" {
 		var err error
-		if since, _, err = history.ParseTime(f.since); err != nil {
-			return usage.Errorf("--since: %w", err)
+		if since, _, err = usage.Moment("--since", f.since, time.Now()); err != nil {
+			return err
 		}
 	}
 	r, err := sess.Open(ctx)
@@ -82,6 +82,14 @@ func bad(ctx context.Context, sess *session.Session, f *badFlags, text string) e
 			return err
 		}
 	}
+	if f.undo {
+		if marked, err = withMark(ctx, r, s, marked); err != nil {
+			return err
+		}
+		if len(marked) == 0 {
+			return fmt.Errorf("%s is not marked bad (knowngood attest show %s/%s)", s.Ref(), s.Host, s.Ref())
+		}
+	}
 	var refs []string
 	for _, m := range marked {
 		refs = append(refs, fmt.Sprintf("%s@%d", s.Environment, m.Number))
@@ -95,6 +103,15 @@ func bad(ctx context.Context, sess *session.Session, f *badFlags, text string) e
 	}
 	word := "marked bad"
 	if f.undo {
+		marks, err := r.Attest.Marks(ctx, s.Host, s.Environment)
+		if err != nil {
+			return err
+		}
+		for _, m := range marked {
+			if still := marks.Of(m.Number, m.ID); still.Bad {
+				return fmt.Errorf("%s@%d is still marked bad by %s%s: only the owner takes that back, with the owner's identity (--identity FILE)", s.Environment, m.Number, still.By, because(still.Reason))
+			}
+		}
 		word = "no longer marked bad"
 	}
 	sess.Out.Printf("%s of host %s, %s: %s\n", human.Counted(len(refs), "snapshot"), s.Host, word, strings.Join(refs, ", "))
@@ -102,6 +119,18 @@ func bad(ctx context.Context, sess *session.Session, f *badFlags, text string) e
 		sess.Out.Messagef("warning: the host signed this itself: it is shown, and changes nothing. Give the owner's identity with --identity")
 	}
 	return sess.Out.Result(map[string]any{"type": "result", "host": s.Host, "environment": s.Environment, "marked": refs, "bad": !f.undo, "signed_by": by, "reason": f.reason})
+}
+
+// withMark are those of marked that carry a mark.
+func withMark(ctx context.Context, r *repository.Repository, s *history.Snapshot, marked []statement.Marked) ([]statement.Marked, error) {
+	marks, err := r.Attest.Marks(ctx, s.Host, s.Environment)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(marked, func(m statement.Marked) bool {
+		standing := marks.Of(m.Number, m.ID)
+		return !standing.Bad && !standing.HostBad
+	}), nil
 }
 
 // sinceThen are the snapshots that are kept and began at a time or later, by the

@@ -14,7 +14,6 @@ import (
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/internal/printable"
 	"knowngood/storage/attest"
-	"knowngood/storage/history"
 	"knowngood/storage/layout"
 	"knowngood/storage/repository"
 	"knowngood/storage/statement"
@@ -56,7 +55,7 @@ key may have been in other hands.`,
 	fl.StringVar(&f.certify, "certify", "", "certify the `key` that --request printed elsewhere")
 	fl.StringArrayVar(&f.hosts, "hosts", nil, "with --certify: a `pattern` of the hosts that the key may speak of; may be repeated")
 	fl.StringVar(&f.revoke, "revoke", "", "revoke the key of this `ID`")
-	fl.StringVar(&f.since, "since", "", "with --revoke: the `time` from which on the key does not count")
+	fl.StringVar(&f.since, "since", "", "with --revoke: the `time` from which on the key does not count, such as 2026-11-20T10:00, or 12h for as long ago")
 	fl.BoolVar(&f.pem, "pem", false, "print the public key of this machine, as other tools read it")
 	cmd.MarkFlagsMutuallyExclusive("request", "certify", "revoke", "pem")
 	return cmd
@@ -95,8 +94,8 @@ func key(ctx context.Context, sess *session.Session, f *keyFlags) error {
 			if since, err = r.StoreTime(ctx, sess.Host); err != nil {
 				return fmt.Errorf("%w: give the time from which on the key does not count, with --since TIME", err)
 			}
-		} else if since, _, err = history.ParseTime(f.since); err != nil {
-			return usage.Errorf("--since: %w", err)
+		} else if since, _, err = usage.Moment("--since", f.since, now); err != nil {
+			return err
 		}
 		x, err := r.Attest.Revoke(ctx, id, since, now)
 		return keyResult(sess, x, "Revoked", err)
