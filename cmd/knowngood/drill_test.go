@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +24,7 @@ func TestDrill(t *testing.T) {
 	t.Run("a whole environment is probed, on each store", testAWholeEnvironmentIsProbedOnEachStore)
 	t.Run("each fault fails the drill and is named", testEachFaultFailsTheDrillAndIsNamed)
 	t.Run("the level does not exceed what was shown", testTheLevelDoesNotExceedWhatWasShown)
+	t.Run("a program that does not end ends nothing else", testAProgramThatDoesNotEndEndsNothingElse)
 	t.Run("the configuration chooses the snapshot, and what lies beneath", testTheConfigurationChoosesTheSnapshotAndWhatLiesBeneath)
 	t.Run("programs of the tree reach nothing and decide nothing", testProgramsOfTheTreeReachNothingAndDecideNothing)
 	t.Run("damage in the repository is no failed probe", testDamageInTheRepositoryIsNoFailedProbe)
@@ -318,9 +320,31 @@ func testTheLevelDoesNotExceedWhatWasShown(t *testing.T) {
 	if d := s.drill(t, exit.Done, "web"); d.Level != "restored" || strings.Join(d.Unproven, "; ") != "files of a service changed while they were captured" {
 		t.Errorf("data that changed: %+v", d)
 	}
+	s.drills(t, strings.Replace(s.all(), "ready:", "data: [DIR/nothing], ready:", 1), "")
+	if d := s.drill(t, exit.Done, "web"); d.Level != "restored" || strings.Join(d.Unproven, "; ") != "the snapshot lacks data of a service or database" {
+		t.Errorf("data that is not there: %+v", d)
+	}
 	s.run(t, "drill", "web", "--identity=").exits(t, exit.NoIdentity)
 	s.run(t, "drill", "web@99").exits(t, exit.Failed)
 	s.run(t, "drill", "web:/srv").exits(t, exit.Usage)
+}
+
+func testAProgramThatDoesNotEndEndsNothingElse(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, newMachine(t, filepath.Join(t.TempDir(), "repo")))
+	s.capture(t)
+	s.drills(t, `      base: host
+      probes:
+        - {name: hangs, command: [/bin/sh, -c, "sleep 60; true"], timeout: 1s}
+        - {name: next, command: [/bin/true]}
+        - {name: known, canary: {path: DIR/canary, value_file: `+s.dir+`/nothing}}
+`, "")
+	text := s.run(t, "drill", "web").says(t, exit.ProbeFailed)
+	for _, line := range []string{`hangs +command +FAILED +.* it took longer than 1s`, `next +command +passed`, `known +canary +not tested +.* its value cannot be read: .*nothing`} {
+		if !regexp.MustCompile(line).MatchString(text) {
+			t.Errorf("no %s in\n%s", line, text)
+		}
+	}
 }
 
 func testTheConfigurationChoosesTheSnapshotAndWhatLiesBeneath(t *testing.T) {

@@ -29,6 +29,7 @@ type cells struct {
 	reader   *cell
 	others   []*cell
 	made     int
+	ended    bool // programs answers no more
 }
 
 // skipped is why a probe has no cell.
@@ -44,6 +45,8 @@ func (c *cells) of(ctx context.Context, p *configs.Probe, kind probe.Kind) (*cel
 		return nil, &skipped{probe.NoRun}
 	case kind.Place == probe.Inside && kind.Parses:
 		return c.other(ctx, isolate.Namespaces, d.tree, c.base)
+	case kind.Place == probe.Inside && c.ended:
+		return nil, &skipped{probe.NoCell}
 	case kind.Place == probe.Inside && d.missing:
 		return nil, &skipped{probe.NoService}
 	case kind.Place == probe.Inside:
@@ -158,7 +161,7 @@ func (c *cells) drop(of *cell) {
 	_ = of.cell.Close() // close reports it again
 	switch of {
 	case c.programs:
-		c.drill.missing = true
+		c.drill.missing, c.ended = true, true
 	case c.reader:
 		c.reader = nil
 		c.others = append(c.others, of)

@@ -328,12 +328,12 @@ func (d *drill) differences(ctx context.Context, under string, share configs.Per
 func (d *drill) judge(ctx context.Context) error {
 	r := &d.rep.Result
 	r.Passed = !d.failed && probesPass(r.Probes)
-	changing, err := d.changing(ctx)
+	why, changing, err := d.changing(ctx)
 	if err != nil && !d.failed {
 		return err
 	}
 	if changing != "" {
-		d.unproven(whyChanging, changing)
+		d.unproven(why, changing)
 	}
 	r.Level = level(r, d.share() < 100, changing != "")
 	if r.Passed && r.Level == attest.Restored && changing == "" && d.share() == 100 {

@@ -22,6 +22,7 @@ const (
 	whyPartial    = "the snapshot is partial"
 	whyNodes      = "some nodes or metadata cannot be restored on this machine"
 	whyChanging   = "files of a service changed while they were captured"
+	whyNoData     = "the snapshot lacks data of a service or database"
 	whyNoProof    = "no required probe proves data"
 	whyRung       = "the configured isolation was not reached"
 	whyNoPrograms = "this machine cannot isolate programs"
@@ -70,11 +71,11 @@ func WholeRTO(r *attest.Result) time.Duration {
 	return rto
 }
 
-// changing returns why data of services, and of databases, may mix states: the first file below
-// their data that changed while it was read, could not be read, or was modified
-// after the capture began. Manifests record no frozen source, so that none counts
-// as one.
-func (d *drill) changing(ctx context.Context) (string, error) {
+// changing returns why data of services, and of databases, may mix states or is not
+// there, in fixed words, and what: the first file below their data that changed while
+// it was read, could not be read, or was modified after the capture began. Manifests
+// record no frozen source, so that none counts as one.
+func (d *drill) changing(ctx context.Context) (why, what string, err error) {
 	begun := d.o.Tree.Snapshot.Body.Started
 	services := slices.Clone(d.o.Config.Services)
 	for i := range d.o.Config.Probes {
@@ -86,24 +87,24 @@ func (d *drill) changing(ctx context.Context) (string, error) {
 		for _, data := range s.Data {
 			met, err := follow(ctx, d.o.Tree, data)
 			if err != nil {
-				return "", err
+				return "", "", err
 			}
 			under, found := met[len(met)-1], false
 			for e, err := range d.o.Tree.Entries(ctx, under) {
 				found = true
 				switch {
 				case err != nil:
-					return "", err
+					return "", "", err
 				case e.Flags&(manifest.Changed|manifest.Incomplete) != 0:
-					return fmt.Sprintf("/%s of %s changed while it was read", strings.Clone(e.Path), s.Name), nil
+					return whyChanging, fmt.Sprintf("/%s of %s changed while it was read", strings.Clone(e.Path), s.Name), nil
 				case e.Type == manifest.File && e.Mtime.Time().After(begun):
-					return fmt.Sprintf("/%s of %s was modified after the capture began", strings.Clone(e.Path), s.Name), nil
+					return whyChanging, fmt.Sprintf("/%s of %s was modified after the capture began", strings.Clone(e.Path), s.Name), nil
 				}
 			}
 			if !found {
-				return fmt.Sprintf("the snapshot does not have %s, the data of %s", data, s.Name), nil
+				return whyNoData, fmt.Sprintf("%s of %s", data, s.Name), nil
 			}
 		}
 	}
-	return "", nil
+	return "", "", nil
 }

@@ -77,6 +77,7 @@ const (
 	NoUser    = "its user does not exist here"
 	NoRun     = "no program can run here"
 	NoService = "a service is missing"
+	NoCell    = "the cell of programs ended at an earlier probe"
 	NotAsked  = "the restore failed, or its isolation"
 )
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,6 +92,11 @@ func causeOf(err error) string {
 
 // run runs a program to its end and returns the end of what it printed.
 func run(ctx context.Context, argv []string, as string) (string, error) {
+	// Each thread of a cell has rules of Landlock of its own, which let it signal only
+	// what it started itself.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
 	out := &tail{}
 	cmd, err := command(argv, as, out)
 	if err != nil {

@@ -52,7 +52,7 @@ func (o *outcome) print(out *console.Console) error {
 			status = "FAILED"
 		}
 		if p.Cause != "" {
-			what = p.Cause
+			what = strings.TrimSuffix(p.Cause+": "+what, ": ")
 		}
 		if !p.Required {
 			what += " (not required)"
@@ -75,7 +75,7 @@ func (o *outcome) print(out *console.Console) error {
 		out.Messagef("the RTO of %s is missed: a restore of all of it takes %s. The phases above show where the time goes", human.Duration(o.promised), human.Duration(drill.WholeRTO(r)))
 	}
 	if o.attestation != nil && o.attestation.SelfAttested {
-		out.Notef("note: it is self-attested: this machine captured the snapshot, so that other machines count the proof only with --self-attested")
+		out.Notef("note: it is self-attested, because this machine captured the snapshot: it counts where the configuration has a drill of the environment, and elsewhere only with --self-attested")
 	}
 	if o.unsigned != nil {
 		out.Messagef("no attestation was stored: %v", o.unsigned)
