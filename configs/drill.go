@@ -25,6 +25,9 @@ type Drill struct {
 	Probes      []Probe     `yaml:"probes,omitempty"`
 }
 
+// leastMemory is what a cell needs for itself, twice.
+const leastMemory = Size(32 << 20)
+
 // DrillLimits are those of the programs of a tree; 0 is the default of the drill.
 type DrillLimits struct {
 	Memory    Size  `yaml:"memory,omitempty"`
@@ -238,6 +241,9 @@ func (v *validator) drill(d *Drill, zone string, key keyPath) {
 	}
 	if b := d.Base; b != "" && b != "none" && b != "host" && !strings.Contains(b, "@") {
 		v.addf(key.child("base"), "%q is neither none nor host, nor a reference such as debian@latest", b)
+	}
+	if m := d.Limits.Memory; m > 0 && m < leastMemory {
+		v.addf(key.child("limits").child("memory"), "a cell does not start with so little: write %dMiB or more", leastMemory>>20)
 	}
 	if d.Sample != nil && *d.Sample == 0 {
 		v.addf(key.child("sample"), "a sample of 0%% restores nothing: write 1%% or more")

@@ -249,12 +249,6 @@ func programs(c *configs.Config) (out []program) {
 				}
 			}
 		}
-		if env.Drill == nil {
-			continue
-		}
-		for i, p := range env.Drill.Probes {
-			add(false, p.Command, "environments", name, "drill", "probes", strconv.Itoa(i), "command")
-		}
 	}
 	add(false, c.Notify.Command, "notify", "command")
 	return out

@@ -188,7 +188,6 @@ func whoElseCanChangeAProgramIsTold(t *testing.T) {
 		{"e: {sources: [{path: /}], hooks: {on_failure: [{command: [sh, @/script]}]}}", "environments.e.hooks.on_failure.0.command", "root runs @/script"},
 		{"e: {sources: [{command: [@/own/hook], as: x}]}", "environments.e.sources.0.command", "@/own/hook belongs to"},
 		{"e: {sources: [{command: [sh], as: x, restore: [@/own/hook]}]}", "environments.e.sources.0.restore", "@/own/hook belongs to"},
-		{"e: {sources: [{path: /}], drill: {schedule: '@daily', probes: [{command: [@/own/hook]}]}}", "environments.e.drill.probes.0.command", "@/own/hook belongs to"},
 		{"e: {sources: [{path: /}]}}\nnotify: {command: [env, A=b, @/own/hook]", "notify.command", "@/own/hook belongs to"},
 	} {
 		text := strings.ReplaceAll("identity: /id\nenvironments: {"+c.text+"}\n", "@", s.dir)
@@ -200,7 +199,7 @@ func whoElseCanChangeAProgramIsTold(t *testing.T) {
 		}
 	}
 
-	s.file("c.yaml", strings.ReplaceAll("environments: {e: {sources: [{path: /}], hooks: {before: [{command: [@/good, @/data, @]}, {command: [/no/such]}], after: [{command: [@/group]}, {command: [sh, @/group]}]}}}\n", "@", s.dir), 0o600)
+	s.file("c.yaml", strings.ReplaceAll("environments: {e: {sources: [{path: /}], hooks: {before: [{command: [@/good, @/data, @]}, {command: [/no/such]}], after: [{command: [@/group]}, {command: [sh, @/group]}]}, drill: {probes: [{command: [@/own/hook]}]}}}\n", "@", s.dir), 0o600)
 	refused, found := s.judged("c.yaml")
 	found = slices.DeleteFunc(found, func(p *configs.Problem) bool { return strings.Contains(p.Msg, "/no/such does not exist") })
 	if refused != "" || len(found) != 1 || !found[0].Degrades() || found[0].Key != "environments.e.hooks.after.0.command" || !strings.Contains(found[0].Msg, "/group can be written by group 0") {

@@ -99,6 +99,21 @@ func judgeAbsent(c *configs.Config, f configs.Findings) {
 	if e := c.Notify.Email; e != nil {
 		absent(e.PasswordFile, []string{"notify", "email", "password_file"}, "no mail is sent")
 	}
+	for _, n := range c.EnvironmentNames() {
+		d := c.Environments[n].Drill
+		if d == nil {
+			continue
+		}
+		for i, p := range d.Probes {
+			key := []string{"environments", n, "drill", "probes", strconv.Itoa(i)}
+			if p.Scan != nil {
+				absent(p.Scan.Command[0], append(key[:len(key):len(key)], "scan", "command"), "the probe is not tested")
+			}
+			if p.Canary != nil {
+				absent(p.Canary.ValueFile, append(key[:len(key):len(key)], "canary", "value_file"), "the probe is not tested")
+			}
+		}
+	}
 	absent(c.Identity, []string{"identity"}, "nothing can be read or restored with it (knowngood init makes it)")
 }
 
