@@ -203,6 +203,21 @@ func list(ctx context.Context, sess *session.Session, envs []string) error {
 	if err != nil {
 		return err
 	}
+	what := "ENV"
+	if len(envs) > 0 {
+		what = envs[0]
+		ref, sub, err := sess.Ref(what)
+		if err != nil {
+			return err
+		}
+		if ref.Environment == "" || sub != "" || strings.Contains(what, "@") {
+			return usage.Errorf("%s: name an environment, such as web or web-7/web, not one of its snapshots and no path", what)
+		}
+		if ref.Host != "" {
+			hosts = []string{ref.Host}
+		}
+		envs = []string{ref.Environment}
+	}
 	var rows []resultJSON
 	for _, host := range hosts {
 		of := envs
@@ -225,7 +240,7 @@ func list(ctx context.Context, sess *session.Session, envs []string) error {
 		return err
 	}
 	if len(rows) == 0 {
-		sess.Out.Printf("No drills yet. Run one: knowngood drill ENV\n")
+		sess.Out.Printf("No drills yet. Run one: knowngood drill %s\n", what)
 		return nil
 	}
 	w := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
