@@ -38,8 +38,9 @@ var layers = [][]string{
 	{"cmd/knowngood/captures", "cmd/knowngood/catalog", "cmd/knowngood/session"},
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
 	{"cmd/knowngood/proof"},
-	{"cmd/knowngood/drills", "cmd/knowngood/findgood", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
+	{"cmd/knowngood/drills", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
 	{"cmd/knowngood/generations"},
+	{"cmd/knowngood/findgood"},
 	{"cmd/knowngood"},
 	{"systemd"},
 }

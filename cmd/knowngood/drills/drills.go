@@ -129,11 +129,8 @@ func drillOf(ctx context.Context, sess *session.Session, r *repository.Repositor
 	if s.Body == nil {
 		return nil, r.Closed(ctx, s.Root)
 	}
-	o := drill.Options{
-		Config: &d.Drill, Started: started, Version: sess.Version, Machine: own(sess),
-		Scratch: scratch, Cell: []string{"knowngood", "cell"}, Progress: &restore.Progress{},
-	}
-	if o.Scratch, err = filepath.Abs(cmp.Or(scratch, drill.ScratchDir(sess.StateDir))); err != nil {
+	o, err := options(sess, d, scratch, started)
+	if err != nil {
 		return nil, err
 	}
 	key, unsigned := r.Attest.EnsureKey(ctx, s.Host, o.Machine, started)
@@ -141,7 +138,7 @@ func drillOf(ctx context.Context, sess *session.Session, r *repository.Repositor
 		return nil, unsigned
 	}
 
-	rep, err := drillOne(ctx, sess, r, s, &o)
+	rep, err := drillOne(ctx, sess, r, s, o)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +155,31 @@ func drillOf(ctx context.Context, sess *session.Session, r *repository.Repositor
 		}
 	}
 	return out, nil
+}
+
+// Unsigned drills a snapshot as an entry has it, and
+// neither signs nor stores the result.
+func Unsigned(ctx context.Context, sess *session.Session, s *history.Snapshot, d *configs.DrillEntry, scratch string) (*drill.Report, error) {
+	o, err := options(sess, d, scratch, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return drillOne(ctx, sess, sess.Repo, s, o)
+}
+
+// EntryOf is what this machine's configuration asks of an environment of a host.
+func EntryOf(sess *session.Session, host, environment string) *configs.DrillEntry {
+	d, _ := sess.Config.DrillOf(own(sess), host, environment)
+	return d
+}
+
+// options are those of a drill.
+func options(sess *session.Session, d *configs.DrillEntry, scratch string, started time.Time) (*drill.Options, error) {
+	scratch, err := filepath.Abs(cmp.Or(scratch, drill.ScratchDir(sess.StateDir)))
+	return &drill.Options{
+		Config: &d.Drill, Started: started, Version: sess.Version, Machine: own(sess),
+		Scratch: scratch, Cell: []string{"knowngood", "cell"}, Progress: &restore.Progress{},
+	}, err
 }
 
 // drillOne drills a snapshot. One of which the list of files is damaged has failed.
@@ -207,7 +229,7 @@ func choose(ctx context.Context, sess *session.Session, r *repository.Repository
 	if sub != "" {
 		return nil, nil, usage.Errorf("a drill is of a whole snapshot: name %s without the path", s.Ref())
 	}
-	d, _ := sess.Config.DrillOf(own(sess), s.Host, s.Environment)
+	d := EntryOf(sess, s.Host, s.Environment)
 	if ref != arg {
 		s, err = chosen(ctx, r, s, d.Snapshot)
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"knowngood/cmd/knowngood/catalog"
+	"knowngood/cmd/knowngood/drills"
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/present"
@@ -34,6 +35,7 @@ import (
 type Options struct {
 	Probe          string        // a line for the shell
 	Command        []string      // or a program with its arguments
+	Drill          bool          // or a drill
 	Timeout        time.Duration // of one probe; 0 is none
 	Since, Until   string
 	Leave, Scratch string // directories
@@ -42,8 +44,11 @@ type Options struct {
 // Run searches an environment.
 func Run(ctx context.Context, sess *session.Session, o *Options, environment string) (err error) {
 	p := &prober{sess: sess, probe: o.Command, timeout: o.Timeout}
-	if (o.Probe == "") == (len(o.Command) == 0) {
-		return usage.Errorf("how is a good snapshot recognized? Give --probe 'COMMAND LINE', or a program with its arguments after --")
+	if n := btoi(o.Probe != "") + btoi(len(o.Command) > 0) + btoi(o.Drill); n != 1 {
+		return usage.Errorf("how is a good snapshot recognized? Give --probe 'COMMAND LINE', or a program with its arguments after --, or --drill")
+	}
+	if o.Drill && o.Timeout != 0 {
+		return usage.Errorf("--timeout is for a probe: a drill has its max_duration")
 	}
 	if o.Probe != "" {
 		p.probe = []string{"/bin/sh", "-c", o.Probe}
@@ -77,7 +82,15 @@ func Run(ctx context.Context, sess *session.Session, o *Options, environment str
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
 		return err
 	}
-	if err := s.run(ctx, p); err != nil {
+	judge := Judge(p)
+	if o.Drill {
+		d := drills.EntryOf(sess, s.snapshots[0].Host, environment)
+		if len(d.Probes) == 0 {
+			return usage.Errorf("--drill: the configuration of this machine has no drill with probes for %s: configure one, or give --probe", environment)
+		}
+		judge = &driller{sess, d, o.Scratch}
+	}
+	if err := s.run(ctx, judge); err != nil {
 		return err
 	}
 	if newest := s.Newest(); o.Leave != "" && newest >= 0 {
@@ -91,6 +104,13 @@ func Run(ctx context.Context, sess *session.Session, o *Options, environment str
 		s.tree = o.Leave
 	}
 	return s.print()
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // search is a search under way.

@@ -52,22 +52,27 @@ type prober struct {
 
 func (p *prober) Judge(ctx context.Context, s *history.Snapshot) (Answer, error) {
 	why, err := p.restore(ctx, s)
-	identity := (*trust.IdentityError)(nil)
-	switch {
-	case authentic.Damaged(err):
-		p.sess.Damage.Add(err)
-		return Answer{bisect.Untestable, "damaged: " + err.Error()}, nil
-	case errors.As(err, &identity):
-		return Answer{bisect.Untestable, err.Error()}, nil
-	case err != nil:
-		return Answer{}, fmt.Errorf("%s: %w", s.Ref(), err)
+	if err != nil {
+		return untested(p.sess, s, err)
 	}
-
 	a, err := p.run(ctx, s)
 	if why != "" {
 		a.Why = cmp.Or(a.Why, "exit status 0") + "; " + why
 	}
 	return a, err
+}
+
+// untested is what an error before the test means.
+func untested(sess *session.Session, s *history.Snapshot, err error) (Answer, error) {
+	identity := (*trust.IdentityError)(nil)
+	switch {
+	case authentic.Damaged(err):
+		sess.Damage.Add(err)
+		return Answer{bisect.Untestable, "damaged: " + err.Error()}, nil
+	case errors.As(err, &identity):
+		return Answer{bisect.Untestable, err.Error()}, nil
+	}
+	return Answer{}, fmt.Errorf("%s: %w", s.Ref(), err)
 }
 
 // restore makes the directory hold a snapshot and nothing else. It returns what of it
