@@ -70,7 +70,7 @@ func testEachHelpFitsATerminal(t *testing.T) {
 
 func testTheRulesOfKeepingAreListedFromTheShortestPeriod(t *testing.T) {
 	t.Parallel()
-	want := []string{"--keep-last", "--keep-hourly", "--keep-daily", "--keep-weekly", "--keep-monthly", "--keep-yearly", "--keep-within"}
+	want := []string{"--keep-last", "--keep-hourly", "--keep-daily", "--keep-weekly", "--keep-monthly", "--keep-yearly", "--keep-known-good", "--keep-within"}
 	found := 0
 	for _, c := range allCommands() {
 		var got []string

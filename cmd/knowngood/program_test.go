@@ -207,5 +207,6 @@ func TestSlow(t *testing.T) {
 		t.Skip("KNOWNGOOD_SLOW=1 runs it")
 	}
 	t.Run("hooks that hang do not hold a daemon that is stopped", testHooksThatHangDoNotHoldADaemonThatIsStopped)
+	t.Run("real services are probed, and each fault is named", testRealServicesAreProbedAndEachFaultIsNamed)
 	t.Run("the host policy allows nothing that a host does not need", testTheHostPolicyAllowsNothingThatAHostDoesNotNeed)
 }
