@@ -336,7 +336,7 @@ func (d *drill) judge(ctx context.Context) error {
 		d.unproven(why, changing)
 	}
 	r.Level = level(r, d.share() < 100, changing != "")
-	if r.Passed && r.Level == attest.Restored && changing == "" && d.share() == 100 {
+	if r.Passed && r.Level == attest.Restored && changing == "" && d.share() == 100 && len(Untested(r)) == 0 {
 		d.unproven(whyNoProof, "")
 	}
 	r.Evidence, err = evidence(d.rep.Answers)

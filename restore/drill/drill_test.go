@@ -42,7 +42,7 @@ func theLevelFollowsFromWhatPassed(t *testing.T) {
 		{"a port", []attest.Probe{port}, false, false, true, attest.Restored, 0},
 		{"one fails", []attest.Probe{proves, fails}, false, false, false, attest.Unproven, 0},
 		{"an optional one fails", []attest.Probe{proves, optionalFails}, false, false, true, attest.Probed, 0},
-		{"one cannot run", []attest.Probe{proves, missing}, false, false, true, attest.Probed, 1},
+		{"one cannot run", []attest.Probe{proves, missing}, false, false, true, attest.Restored, 1},
 		{"none can run", []attest.Probe{missing, missing}, false, false, true, attest.Restored, 2},
 	} {
 		r := &attest.Result{Probes: c.probes, Passed: probesPass(c.probes)}

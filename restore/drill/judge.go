@@ -29,13 +29,14 @@ const (
 )
 
 // level is how far a snapshot is proven by a result of which everything else is
-// known; changing means that data of a service may mix states.
+// known; changing means that data of a service may mix states. One required probe
+// that could not run keeps it down: a tree that lost a program is less proven.
 func level(r *attest.Result, sampled, changing bool) attest.Level {
 	if !r.Passed {
 		return attest.Unproven
 	}
 	proves := func(p attest.Probe) bool { return p.Required && p.Proves && p.Status == attest.Passed }
-	if sampled || changing || !slices.ContainsFunc(r.Probes, proves) {
+	if sampled || changing || len(Untested(r)) > 0 || !slices.ContainsFunc(r.Probes, proves) {
 		return attest.Restored
 	}
 	return attest.Probed
