@@ -198,6 +198,11 @@ func (x *executor) record(j *job, r *running, repo *repository.Repository, gone 
 	if !gone {
 		t.ended(j, r.run)
 	}
+	if j.drill != nil && j.drill.Host == "" {
+		if of := t.byName[j.drill.Environment]; of != nil {
+			of.proved = time.Time{} // it is read again what is proven of it
+		}
+	}
 	failures = j.state.Failures
 	store.BytesPerDay, store.FullAt = forecast(t.pastRuns(), store.FreeBytes, store.LimitBytes > 0, x.o.Now())
 	t.storage = store
