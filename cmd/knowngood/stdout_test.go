@@ -39,7 +39,9 @@ func invocations(t *testing.T, dir string) []invocation {
 		os.Mkdir(at("src"), 0o755),
 		os.WriteFile(at("src/file"), []byte("content"), 0o644),
 		os.Mkdir(at("empty"), 0o755),
-		os.WriteFile(at("config.yaml"), fmt.Appendf(nil, "notify: {command: [\"true\"]}\nenvironments: {bare: {sources: [{path: %q, require: not_empty}]}}\n", at("empty")), 0o600),
+		os.Mkdir(at("app"), 0o755),
+		os.WriteFile(at("app/file"), []byte("content"), 0o644),
+		os.WriteFile(at("config.yaml"), fmt.Appendf(nil, "notify: {command: [\"true\"]}\nenvironments: {bare: {sources: [{path: %q, require: not_empty}]}, app: {sources: [{path: %q}], root: %[2]q, switch: {watch: 1s}}}\n", at("empty"), at("app")), 0o600),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +82,19 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"diff", []string{"web@1", "web@2"}},
 		{"restore", []string{"web", "--target", at("out"), "--dry-run"}},
 		{"restore", []string{"web", "--target", at("out")}},
+		{"drill", []string{"web"}},
+		{"drill list", []string{"web"}},
+		{"attest", nil},
+		{"attest key", nil},
+		{"attest show", []string{"web@2"}},
+		{"attest verify", []string{"web@2"}},
+		{"attest export", []string{"web@2"}},
+		{"attest bad", []string{"web@2", "--reason", "wrong"}},
+		{"snapshot", []string{"app", "--config", at("config.yaml")}},
+		{"generations", []string{"app", "--config", at("config.yaml"), "--adopt"}},
+		{"generations", []string{"app", "--config", at("config.yaml")}},
+		{"switch", []string{"app", "app@1", "--config", at("config.yaml"), "--unproven"}},
+		{"rollback", []string{"app", "--config", at("config.yaml")}},
 		{"check", nil},
 		{"snapshot", []string{"bare", "--config", at("config.yaml")}},
 		{"accept", []string{"bare@1"}},
@@ -91,7 +106,8 @@ func invocations(t *testing.T, dir string) []invocation {
 }
 
 // silent are the commands that print nothing on standard output.
-var silent = []string{"daemon", "outside", "man", "internal", "internal capture"}
+// commit prints, and needs a switch that waits for it meanwhile.
+var silent = []string{"daemon", "outside", "man", "internal", "internal capture", "cell", "commit"}
 
 func TestStdout(t *testing.T) {
 	t.Parallel()

@@ -91,6 +91,8 @@ func samples() []Message {
 		watch.Checked(now, env), watch.Found(report.Warning{Time: now, Text: "damaged", Tampering: true}), watch.Degraded(now, "connection refused"), watch.Degraded(now, ""))
 	env.AgeSeconds, env.RPOBroken = 60, false
 	sent = append(sent, watch.Checked(now, env)...)
+	env.Proof = &report.Proof{Wanted: true, Newest: "web@42", Reason: "no drill has passed"}
+	sent = append(sent, watch.Proven(now, env, time.Time{})...)
 	sent = append(sent, testMessage("host"))
 	for i := range sent {
 		sent[i].Host, sent[i].Repository, sent[i].Version = "host", "file:///repository", "1.0"

@@ -106,7 +106,7 @@ func judgeAbsent(c *configs.Config, f configs.Findings) {
 		}
 		for i, p := range d.Probes {
 			key := []string{"environments", n, "drill", "probes", strconv.Itoa(i)}
-			if p.Scan != nil {
+			if p.Scan != nil && len(p.Scan.Command) > 0 {
 				absent(p.Scan.Command[0], append(key[:len(key):len(key)], "scan", "command"), "the probe is not tested")
 			}
 			if p.Canary != nil {

@@ -38,8 +38,8 @@ its first drill. A drill host that has no such identity shows what is to be cert
 with --request; the owner certifies it, for the hosts that it may speak of.
 
 --revoke ends a key: what the store took at the time of --since or later, by its own
-clock, no longer counts; without --since that is now, by the clock of the store. Give the time from which on the
-key may have been in other hands.`,
+clock, no longer counts; without --since that is now, by the clock of the store.
+Give the time from which on the key may have been in other hands.`,
 		Example: `  knowngood attest key
   knowngood attest key --request
   knowngood attest key --certify KEY --hosts 'web-*' --identity FILE
