@@ -92,11 +92,6 @@ func causeOf(err error) string {
 
 // run runs a program to its end and returns the end of what it printed.
 func run(ctx context.Context, argv []string, as string) (string, error) {
-	// Each thread of a cell has rules of Landlock of its own, which let it signal only
-	// what it started itself.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-
 	out := &tail{}
 	cmd, err := command(argv, as, out)
 	if err != nil {
@@ -108,13 +103,25 @@ func run(ctx context.Context, argv []string, as string) (string, error) {
 
 // finish runs a command to its end.
 func finish(ctx context.Context, cmd *exec.Cmd) error {
+	// Each thread of a cell has rules of Landlock of its own, which let it signal only
+	// what it started itself: the one that starts the command must also end it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	defer kill() // what it left behind
-	defer context.AfterFunc(ctx, kill)()
-	return withoutOutput(cmd.Wait())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		return withoutOutput(err)
+	case <-ctx.Done():
+		kill()
+		return withoutOutput(<-ended)
+	}
 }
 
 // withoutOutput is how a program ended, of which a process in the background still
