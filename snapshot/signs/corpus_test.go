@@ -15,9 +15,9 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -127,7 +127,12 @@ func photo(r *rand.Rand) []byte {
 // translations, as packages bring them, and sources of Go.
 var realFiles = sync.OnceValue(func() map[string][][]byte {
 	out := map[string][][]byte{}
-	for _, root := range []string{"/usr/bin", "/usr/lib", "/usr/share", filepath.Join(runtime.GOROOT(), "src"), filepath.Join(runtime.GOROOT(), "pkg")} {
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		panic(err)
+	}
+	sdk := strings.TrimSpace(string(goroot))
+	for _, root := range []string{"/usr/bin", "/usr/lib", "/usr/share", filepath.Join(sdk, "src"), filepath.Join(sdk, "pkg")} {
 		seen := map[string]int{}
 		filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {

@@ -261,9 +261,8 @@ func (v ed25519Verifier) Public() crypto.PublicKey { return v.key }
 
 // forgery puts an object where it would count.
 type forgery struct {
-	w   *world
-	k   *Key
-	all *machine
+	w *world
+	k *Key
 }
 
 // put stores an object below the place of a snapshot and a key.
