@@ -21,6 +21,11 @@ const proveEvery = time.Hour
 // nothing is wanted. env is its configuration, nil for none.
 func ProofOf(ctx context.Context, repo *repository.Repository, host, name string, env *configs.Environment, policy attest.Policy, now time.Time) *report.Proof {
 	p := &report.Proof{Wanted: env != nil && (env.KnownGood != nil || env.Drill != nil), LimitSeconds: policy.NotOlderThan.Seconds()}
+	if !p.Wanted { // then a history of years is not walked for nothing
+		if none, err := repo.Attest.None(ctx, host, name); err == nil && none {
+			return nil
+		}
+	}
 	proven, err := repo.Judge(ctx, host, name, policy, now)
 	if errors.Is(err, storage.ErrDenied) {
 		err = fmt.Errorf("the credentials may not read attestations and marks, see configs/iam: %w", err)

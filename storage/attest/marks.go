@@ -118,6 +118,17 @@ func (l *Ledger) Marks(ctx context.Context, host, env string) (*Marks, error) {
 	return m, nil
 }
 
+// None reports whether nothing was ever said of an environment: by drills or by marks.
+// It lists, and reads only what there is.
+func (l *Ledger) None(ctx context.Context, host, env string) (bool, error) {
+	all, err := l.All(ctx, host, env)
+	if err != nil || len(all) > 0 {
+		return false, err
+	}
+	m, err := l.Marks(ctx, host, env)
+	return err == nil && len(m.said) == 0 && len(m.host) == 0, err
+}
+
 func (l *Ledger) marks(ctx context.Context, host, env string, ofHost bool) (*Marks, ledger.Numbers, error) {
 	var in ledger.Numbers
 	var certs []*statement.Certificate
