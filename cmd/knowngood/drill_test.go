@@ -296,7 +296,7 @@ func testTheLevelDoesNotExceedWhatWasShown(t *testing.T) {
 		{"what is not required proves nothing", "      probes: [{sqlite: {file: DIR/app.db}, required: false}]\n", "", exit.Done, "restored", "no required probe proves data"},
 		{"what is not required fails nothing", "      probes: [{sqlite: {file: DIR/app.db}}, {file: {path: DIR/nothing}, required: false}]\n", "", exit.Done, "probed", ""},
 		{"static: a program cannot run", "      isolation: static\n      probes: [{sqlite: {file: DIR/app.db}}, {command: [DIR/bin/server, check]}]\n", "", exit.Incomplete, "restored", ""},
-		{"a program that does not exist", "      base: none\n      probes: [{sqlite: {file: DIR/app.db}}, {command: [/bin/no-such-program]}]\n", "", exit.Incomplete, "probed", ""},
+		{"a program that does not exist", "      base: none\n      probes: [{sqlite: {file: DIR/app.db}}, {command: [/bin/no-such-program]}]\n", "", exit.Incomplete, "restored", ""},
 		{"a sample", "      sample: 1%\n      probes: [{sqlite: {file: DIR/app.db}}]\n", "", exit.Done, "restored", "only a sample was restored"},
 		{"a promise that is broken", "      {}\n", "rto: 1ms", exit.Incomplete, "restored", "no required probe proves data"},
 	} {
