@@ -71,7 +71,7 @@ func confine(s Spec, held bool) error {
 	err := everyThread(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&caps)), 0)
 	runtime.KeepAlive(&caps)
 	if errors.Is(err, unix.EPERM) && s.Rung == Static {
-		err = nil // the filter of a unit; the proof tells whether it was needed
+		err = nil // the filter of a unit; the proof shows whether it was needed
 	}
 	if err != nil {
 		return fmt.Errorf("dropping capabilities: %w", err)

@@ -1,5 +1,5 @@
 // Package proof has the commands about what drills proved of snapshots: attestations
-// shown, verified and exported, attest keys, marks; and what a restore heeds of them.
+// shown, verified and exported, attest keys, marks; and what a restore takes from them.
 package proof
 
 import (
