@@ -122,6 +122,7 @@ type Source struct {
 	OneFileSystem    bool     `yaml:"one_file_system,omitempty"`
 	MaxFileSize      Size     `yaml:"max_file_size,omitempty"`
 	Attributes       string   `yaml:"attributes,omitempty"` // current or cached
+	Frozen           bool     `yaml:"frozen,omitempty"`     // a hook freezes it, or it is a snapshot
 
 	Command []string `yaml:"command,omitempty"`
 	As      string   `yaml:"as,omitempty"`

@@ -115,8 +115,8 @@ func (v *validator) patterns(patterns []string, key keyPath) {
 func (v *validator) commandSource(s *Source, seen []string, key keyPath) {
 	v.require(s, key, "not_empty")
 	v.command(s.Command, key.child("command"))
-	if len(s.Include)+len(s.Exclude)+len(s.ExcludeIfPresent) > 0 || s.ExcludeCaches || s.OneFileSystem || s.MaxFileSize > 0 || s.Attributes != "" {
-		v.addf(key, "patterns, limits and attributes belong to path sources")
+	if len(s.Include)+len(s.Exclude)+len(s.ExcludeIfPresent) > 0 || s.ExcludeCaches || s.OneFileSystem || s.MaxFileSize > 0 || s.Attributes != "" || s.Frozen {
+		v.addf(key, "patterns, limits, attributes and frozen belong to path sources")
 	}
 	if s.Restore != nil {
 		v.command(s.Restore, key.child("restore"))

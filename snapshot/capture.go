@@ -226,6 +226,9 @@ func (c *capture) run(ctx context.Context, local *localWriter) (*Result, error) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	for _, p := range e.sources.thawed {
+		c.Progress.warn(fmt.Sprintf("%q changed after the run had started, in a source that is configured as frozen, so the snapshot does not record it as frozen: see that a hook freezes it before the run, and that path names the frozen view", "/"+p))
+	}
 	switch {
 	case !c.NotEmpty: // nobody is there to see what it came to
 		for _, s := range e.sources.nothing() {

@@ -59,7 +59,7 @@ type emitter struct {
 
 func newEmitter(c *capture, local *localWriter) *emitter {
 	e := &emitter{capture: c, local: local, known: map[[32]byte]int{}, needed: map[[32]byte]*pack.Object{}}
-	e.sources = newSourceCounter(c.recordSources())
+	e.sources = newSourceCounter(c.recordSources(), c.started)
 	if c.writer != nil {
 		e.comp, e.key = pack.NewCompressor(c.Level), c.host.Domain.SegmentKey()
 	}

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"knowngood/snapshot/filter"
 	"knowngood/snapshot/manifest"
@@ -14,10 +15,10 @@ import (
 // first, without what the run finds out.
 func (c *capture) recordSources() []manifest.Source {
 	var out []manifest.Source
-	for _, s := range c.Sources {
+	for i, s := range c.Sources {
 		include, exclude := s.Rules.Patterns()
 		out = append(out, manifest.Source{Path: s.Path, Include: include, Exclude: exclude, ExcludeIfPresent: s.ExcludeIfPresent,
-			OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, CachedAttributes: s.CachedAttributes, MaxFileSize: s.MaxFileSize})
+			OneFileSystem: s.OneFileSystem, ExcludeCaches: s.ExcludeCaches, CachedAttributes: s.CachedAttributes, Frozen: c.expect(i).Frozen, MaxFileSize: s.MaxFileSize})
 	}
 	for _, x := range c.Commands {
 		out = append(out, manifest.Source{Path: x.As, Command: x.Argv, Restore: x.Restore})
@@ -58,9 +59,12 @@ func (c *capture) sourceCounts(sources []manifest.Source) []statement.SourceCoun
 }
 
 // sourceCounter counts entries, which come in path order, for the innermost
-// source that each lies in.
+// source that each lies in. It takes the word frozen from those in which something
+// changed after the run had started.
 type sourceCounter struct {
 	sources []manifest.Source
+	started time.Time
+	thawed  []string     // what changed first in each such source
 	paths   []sourcePath // sorted
 	next    int
 	any     bool         // something was captured, not only the way to a source
@@ -74,8 +78,8 @@ type sourcePath struct {
 	at   int // position among the sources
 }
 
-func newSourceCounter(sources []manifest.Source) sourceCounter {
-	c := sourceCounter{sources: sources, used: make([]bool, len(sources))}
+func newSourceCounter(sources []manifest.Source, started time.Time) sourceCounter {
+	c := sourceCounter{sources: sources, started: started, used: make([]bool, len(sources))}
 	for i := range sources {
 		c.paths = append(c.paths, sourcePath{manifest.EntryPath(sources[i].Path), i})
 	}
@@ -104,6 +108,9 @@ func (c *sourceCounter) add(e *manifest.Entry) {
 	at := c.open[len(c.open)-1].at
 	c.used[at] = true
 	s := &c.sources[at]
+	if s.Frozen && e.Stat.Ctime.Time().After(c.started) {
+		s.Frozen, c.thawed = false, append(c.thawed, e.Path)
+	}
 	switch e.Type {
 	case manifest.File:
 		s.Files++

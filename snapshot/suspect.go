@@ -23,11 +23,13 @@ import (
 	"knowngood/storage/statement"
 )
 
-// Expectation is what a source must be like; otherwise its snapshot is suspect.
+// Expectation is what a source must be like. Otherwise the snapshot is suspect; but one
+// in which something changed is only not recorded as Frozen.
 type Expectation struct {
 	Shrink   int  // percentage of what it had that it must still have; 0: any
 	Mounted  bool // it must be a mount point
 	NotEmpty bool // it must hold a file; of a command: its output must not be empty
+	Frozen   bool // nothing in it changes during the run
 }
 
 // Suspicion is why a source makes a snapshot suspect.

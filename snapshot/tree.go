@@ -54,6 +54,13 @@ type Tree struct {
 	opened openedFrames // of packs
 }
 
+// Frozen reports whether the source that a path of an entry lies in was frozen, as the
+// host declares.
+func (t *Tree) Frozen(path string) bool {
+	s := t.Table.Sources
+	return len(s) > 0 && s[sourceOf(s, path)].Frozen
+}
+
 // span is a range of a container as it is stored.
 type span struct {
 	container [32]byte

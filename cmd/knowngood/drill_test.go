@@ -320,6 +320,7 @@ func testTheLevelDoesNotExceedWhatWasShown(t *testing.T) {
 	if d := s.drill(t, exit.Done, "web"); d.Level != "restored" || strings.Join(d.Unproven, "; ") != "files of a service changed while they were captured" {
 		t.Errorf("data that changed: %+v", d)
 	}
+	testAFrozenSourceIsOfOneState(t, s)
 	s.drills(t, strings.Replace(s.all(), "ready:", "data: [DIR/nothing], ready:", 1), "")
 	if d := s.drill(t, exit.Done, "web"); d.Level != "restored" || strings.Join(d.Unproven, "; ") != "the snapshot lacks data of a service or database" {
 		t.Errorf("data that is not there: %+v", d)
@@ -327,6 +328,38 @@ func testTheLevelDoesNotExceedWhatWasShown(t *testing.T) {
 	s.run(t, "drill", "web", "--identity=").exits(t, exit.NoIdentity)
 	s.run(t, "drill", "web@99").exits(t, exit.Failed)
 	s.run(t, "drill", "web:/srv").exits(t, exit.Usage)
+}
+
+// testAFrozenSourceIsOfOneState drills a site with a file whose time is in the future:
+// in a frozen source it is no sign that somebody writes there.
+func testAFrozenSourceIsOfOneState(t *testing.T, s *site) {
+	t.Helper()
+	drills := func(more, level string) (warned string) {
+		t.Helper()
+		s.drills(t, strings.Replace(s.all(), "ready:", "data: [DIR/app.db], ready:", 1), "")
+		b, err := os.ReadFile(s.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, s.config, strings.Replace(string(b), s.dir+"}]", s.dir+", frozen: true}"+more+"]", 1))
+		time.Sleep(100 * time.Millisecond)
+		o := s.run(t, "snapshot", "web")
+		o.exits(t, exit.Done)
+		if d := s.drill(t, exit.Done, "web"); d.Level != level {
+			t.Errorf("frozen %s: %+v", more, d)
+		}
+		if text := s.must(t, "show", "web"); strings.Contains(text, "frozen") != (more == "") {
+			t.Errorf("frozen %s: it shows\n%s", more, text)
+		}
+		return o.stderr.String()
+	}
+	if warned := drills("", "probed"); strings.Contains(warned, "frozen") {
+		t.Errorf("frozen: it warned of %s", warned)
+	}
+	// Somebody writes there all the same.
+	if warned := drills(fmt.Sprintf(`, {command: [sh, -c, "sleep 0.1; touch -d '+1 hour' %s/app.db; echo"], as: dump}`, s.dir), "restored"); !strings.Contains(warned, `app.db" changed after the run had started, in a source that is configured as frozen`) {
+		t.Errorf("not frozen: it warned of %q", warned)
+	}
 }
 
 func testAProgramThatDoesNotEndEndsNothingElse(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,7 +72,12 @@ func (f *frozen) run(t *testing.T, m *machine, meanwhile func()) string {
 		t.Fatalf("before: %v", err)
 	}
 	meanwhile()
-	s := m.snapshot(t, "web", f.view)
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	write(t, config, fmt.Sprintf("environments: {web: {sources: [{path: %q, frozen: true}]}}\n", f.view))
+	s := decode[snapshotResult](t, m.must(t, "snapshot", "--json", "--config", config, "web"))
+	if text := m.must(t, "show", s.Ref, "--json"); !strings.Contains(text, `"frozen":true`) {
+		t.Errorf("the snapshot does not record that its source was frozen: %s", text)
+	}
 	if err := hooks(t, f.hooks.After); err != nil {
 		t.Fatalf("after: %v", err)
 	}

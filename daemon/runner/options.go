@@ -27,7 +27,7 @@ func CaptureOptions(name string, env *configs.Environment) (snapshot.Options, er
 	o := snapshot.Options{Environment: name, RereadEvery: time.Duration(env.Reread)}
 	var ofCommands []snapshot.Expectation
 	for _, s := range env.Sources {
-		expect := snapshot.Expectation{Shrink: int(env.ShrinkOf(&s)), Mounted: s.Require == "mounted", NotEmpty: s.Require == "not_empty"}
+		expect := snapshot.Expectation{Shrink: int(env.ShrinkOf(&s)), Mounted: s.Require == "mounted", NotEmpty: s.Require == "not_empty", Frozen: s.Frozen}
 		if len(s.Command) > 0 {
 			ofCommands = append(ofCommands, expect)
 			o.Commands = append(o.Commands, snapshot.Command{Argv: s.Command, Restore: s.Restore, As: s.As, Run: runSource(time.Duration(s.Timeout), s.Outside)})

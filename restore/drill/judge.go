@@ -74,8 +74,8 @@ func WholeRTO(r *attest.Result) time.Duration {
 
 // changing returns why data of services, and of databases, may mix states or is not
 // there, in fixed words, and what: the first file below their data that changed while
-// it was read, could not be read, or was modified after the capture began. Manifests
-// record no frozen source, so that none counts as one.
+// it was read, could not be read, or was modified after the capture began in a source
+// that was not frozen.
 func (d *drill) changing(ctx context.Context) (why, what string, err error) {
 	begun := d.o.Tree.Snapshot.Body.Started
 	services := slices.Clone(d.o.Config.Services)
@@ -98,7 +98,7 @@ func (d *drill) changing(ctx context.Context) (why, what string, err error) {
 					return "", "", err
 				case e.Flags&(manifest.Changed|manifest.Incomplete) != 0:
 					return whyChanging, fmt.Sprintf("/%s of %s changed while it was read", strings.Clone(e.Path), s.Name), nil
-				case e.Type == manifest.File && e.Mtime.Time().After(begun):
+				case e.Type == manifest.File && e.Mtime.Time().After(begun) && !d.o.Tree.Frozen(e.Path):
 					return whyChanging, fmt.Sprintf("/%s of %s was modified after the capture began", strings.Clone(e.Path), s.Name), nil
 				}
 			}

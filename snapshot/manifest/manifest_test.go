@@ -315,7 +315,7 @@ func vectorTable() *Table {
 	return &Table{
 		Sources: []Source{
 			{Path: "/etc", Resolved: "/private/etc", Include: []string{"*.conf"}, Exclude: []string{"*.tmp", "!keep.tmp"}, ExcludeIfPresent: []string{".nobackup"},
-				OneFileSystem: true, CachedAttributes: true, MaxFileSize: 1 << 20, Mounts: []string{"etc/m"}, Entered: []string{"etc/n"}, Counts: Counts{3, 2, 5000}},
+				OneFileSystem: true, CachedAttributes: true, Frozen: true, MaxFileSize: 1 << 20, Mounts: []string{"etc/m"}, Entered: []string{"etc/n"}, Counts: Counts{3, 2, 5000}},
 			{Path: "db/web.dump", Command: []string{"pg_dump", "web"}, Restore: []string{"pg_restore"}, Counts: Counts{Files: 1}},
 		},
 		Containers: []pack.Ref{{Kind: wire.KindManifest, Hash: [32]byte{1}, Size: 1 << 20, Session: seal.SessionID{2}, Salt: seal.Salt{3}}, {Kind: wire.KindPack, Hash: [32]byte{4}, Size: pack.SmallObject}},

@@ -26,6 +26,7 @@ type Source struct {
 	OneFileSystem    bool
 	ExcludeCaches    bool
 	CachedAttributes bool   // change was detected by attributes that a network file system had cached
+	Frozen           bool   // the host declares that nothing changed in it while it was captured
 	MaxFileSize      uint64 // bytes; 0 sets no limit
 	// Mounts and Entered are the mount points that were met, as paths of
 	// entries in path order: those that were captured as empty directories,
@@ -55,15 +56,16 @@ const (
 	oneFileSystem = 1 << iota
 	excludeCaches
 	cachedAttributes
+	frozen
 
-	sourceFlags = oneFileSystem | excludeCaches | cachedAttributes
+	sourceFlags = oneFileSystem | excludeCaches | cachedAttributes | frozen
 )
 
 func (s *Source) flags() (f uint64) {
 	for _, x := range []struct {
 		set bool
 		bit uint64
-	}{{s.OneFileSystem, oneFileSystem}, {s.ExcludeCaches, excludeCaches}, {s.CachedAttributes, cachedAttributes}} {
+	}{{s.OneFileSystem, oneFileSystem}, {s.ExcludeCaches, excludeCaches}, {s.CachedAttributes, cachedAttributes}, {s.Frozen, frozen}} {
 		if x.set {
 			f |= x.bit
 		}
@@ -114,7 +116,7 @@ func (s *Source) fields(c *wire.Codec, left *int) {
 	if c.Uint(12, &flags, 0, math.MaxUint64); flags&^sourceFlags != 0 {
 		c.Refuse(fmt.Errorf("flags %#x of a source: %w", flags, wire.ErrVersion))
 	}
-	s.OneFileSystem, s.ExcludeCaches, s.CachedAttributes = flags&oneFileSystem != 0, flags&excludeCaches != 0, flags&cachedAttributes != 0
+	s.OneFileSystem, s.ExcludeCaches, s.CachedAttributes, s.Frozen = flags&oneFileSystem != 0, flags&excludeCaches != 0, flags&cachedAttributes != 0, flags&frozen != 0
 	c.Uint(14, &s.MaxFileSize, 0, math.MaxUint64)
 	c.Uint(24, &s.Files, 0, math.MaxUint64)
 	c.Uint(26, &s.Directories, 0, math.MaxUint64)

@@ -48,6 +48,9 @@ func RuleLines(s *manifest.Source) [][2]string {
 	if s.CachedAttributes {
 		add("  attributes", "cached ones were believed")
 	}
+	if s.Frozen {
+		add("  frozen", "nothing in it changed meanwhile, as its host declares")
+	}
 	add("  contains", fmt.Sprintf("%s, %s, %s", human.Counted(s.Files, "file"), human.Counted(s.Directories, "directory"), human.Bytes(s.Bytes)))
 	return out
 }
@@ -72,6 +75,7 @@ type sourceJSON struct {
 	ExcludeCaches    bool               `json:"exclude_caches,omitempty"`
 	OneFileSystem    bool               `json:"one_file_system,omitempty"`
 	CachedAttributes bool               `json:"cached_attributes,omitempty"`
+	Frozen           bool               `json:"frozen,omitempty"`
 	MaxFileSize      uint64             `json:"max_file_size,omitempty"`
 	NotEntered       []console.PathJSON `json:"not_entered,omitempty"`
 	Command          []string           `json:"command,omitempty"`
@@ -83,7 +87,7 @@ type sourceJSON struct {
 
 func SourcesJSON(sources []manifest.Source) []sourceJSON {
 	return console.Each(sources, func(s manifest.Source) sourceJSON {
-		return sourceJSON{console.JSONName(s.Path), s.Resolved, console.Exact(s.Resolved), s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.MaxFileSize,
+		return sourceJSON{console.JSONName(s.Path), s.Resolved, console.Exact(s.Resolved), s.Include, s.Exclude, s.ExcludeIfPresent, s.ExcludeCaches, s.OneFileSystem, s.CachedAttributes, s.Frozen, s.MaxFileSize,
 			console.Each(s.Mounts, console.JSONPath), s.Command, s.Restore, s.Files, s.Directories, s.Bytes}
 	})
 }
