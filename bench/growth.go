@@ -51,32 +51,43 @@ type historyCost struct {
 // usage of a store by one command.
 type usage struct{ requests, bytes, inFlight int64 }
 
+// keySpread is by how much chance may make a history larger: its random keys decide
+// where segments end. Of 24 histories the largest had 15 percent more beside content than
+// the smallest, and from 30 snapshots to 120 that grew with powers of 0.043 to 0.081.
+const keySpread = 1.08
+
 // growthRow is a cost that the table names, and how it may grow: with the power of the
 // number of snapshots that most is, from the first length of the history to the last.
 type growthRow struct {
-	name string
-	of   func(historyCost) int64
-	most float64
-	free int64 // what is less counts as that much
+	name   string
+	of     func(historyCost) int64
+	most   float64
+	free   int64   // what is less counts as that much
+	chance float64 // a factor that chance alone may make
 }
 
 func growthRows() []growthRow {
 	return []growthRow{
-		{"stored, bytes", func(c historyCost) int64 { return c.stored }, 1, 1},
-		{"stored beside content, bytes a snapshot", func(c historyCost) int64 { return (c.stored - c.content) / int64(c.snapshots) }, 0.06, 1},
-		{"objects", func(c historyCost) int64 { return c.objects }, 1, 1},
-		{"list, cold, requests", func(c historyCost) int64 { return c.cold.requests }, 0.6, 1},
-		{"list, warm, requests", func(c historyCost) int64 { return c.warm.requests }, 0.2, 1},
-		{"prune --dry-run, second, requests", func(c historyCost) int64 { return c.prune.requests }, 0.4, 1},
-		{"prune --dry-run, second, bytes read", func(c historyCost) int64 { return c.prune.bytes }, 0.5, 64 << 10},
-		{"check, requests", func(c historyCost) int64 { return c.check.requests }, 1.05, 1},
-		{"check, bytes read", func(c historyCost) int64 { return c.check.bytes }, 1.2, 1},
+		{"stored, bytes", func(c historyCost) int64 { return c.stored }, 1, 1, 1},
+		{"stored beside content, bytes a snapshot", func(c historyCost) int64 { return (c.stored - c.content) / int64(c.snapshots) }, 0.06, 1, keySpread},
+		{"objects", func(c historyCost) int64 { return c.objects }, 1, 1, 1},
+		{"list, cold, requests", func(c historyCost) int64 { return c.cold.requests }, 0.6, 1, 1},
+		{"list, warm, requests", func(c historyCost) int64 { return c.warm.requests }, 0.2, 1, 1},
+		{"prune --dry-run, second, requests", func(c historyCost) int64 { return c.prune.requests }, 0.4, 1, 1},
+		{"prune --dry-run, second, bytes read", func(c historyCost) int64 { return c.prune.bytes }, 0.5, 64 << 10, 1},
+		{"check, requests", func(c historyCost) int64 { return c.check.requests }, 1.05, 1, 1},
+		{"check, bytes read", func(c historyCost) int64 { return c.check.bytes }, 1.2, 1, 1},
 	}
 }
 
 // exponent is that of the power by which a cost grows.
 func (r growthRow) exponent(from, to historyCost) float64 {
 	return math.Log(float64(max(r.of(to), r.free))/float64(max(r.of(from), r.free))) / math.Log(float64(to.snapshots)/float64(from.snapshots))
+}
+
+// bound is the greatest exponent that is no growth beyond most and chance.
+func (r growthRow) bound(from, to historyCost) float64 {
+	return r.most + math.Log(r.chance)/math.Log(float64(to.snapshots)/float64(from.snapshots))
 }
 
 // growth measures histories of some lengths, and what a peer stores of one.
@@ -100,10 +111,10 @@ func (b *bench) growth(ctx context.Context) error {
 		for _, c := range costs {
 			fmt.Fprintf(&text, " %d |", r.of(c))
 		}
-		e := r.exponent(costs[0], costs[len(costs)-1])
-		fmt.Fprintf(&text, " %.2f | %.2f |\n", e, r.most)
-		if e > r.most {
-			err = errors.Join(err, fmt.Errorf("%s grows with the power %.2f of the number of snapshots, more than %.2f", r.name, e, r.most))
+		e, bound := r.exponent(costs[0], costs[len(costs)-1]), r.bound(costs[0], costs[len(costs)-1])
+		fmt.Fprintf(&text, " %.2f | %.2f |\n", e, bound)
+		if e > bound {
+			err = errors.Join(err, fmt.Errorf("%s grows with the power %.2f of the number of snapshots, more than %.2f", r.name, e, bound))
 		}
 	}
 	if slices.Contains(b.peers, nameRestic) {
