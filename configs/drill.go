@@ -34,6 +34,8 @@ type DrillLimits struct {
 	CPUs      Count `yaml:"cpus,omitempty"`
 	Processes Count `yaml:"processes,omitempty"`
 	Disk      Size  `yaml:"disk,omitempty"` // what they may write
+	// Nice is how far other processes of the machine take precedence, up to 19; nil is 10.
+	Nice *Count `yaml:"nice,omitempty"`
 }
 
 // Service is a program of the tree that probes ask. Paths are those of the
@@ -244,6 +246,9 @@ func (v *validator) drill(d *Drill, zone string, key keyPath) {
 	}
 	if m := d.Limits.Memory; m > 0 && m < leastMemory {
 		v.addf(key.child("limits").child("memory"), "a cell does not start with so little: write %dMiB or more", leastMemory>>20)
+	}
+	if n := d.Limits.Nice; n != nil && *n > 19 {
+		v.addf(key.child("limits").child("nice"), "%d is above 19, the most there is", *n)
 	}
 	if d.Sample != nil && *d.Sample == 0 {
 		v.addf(key.child("sample"), "a sample of 0%% restores nothing: write 1%% or more")

@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"cmp"
 	"time"
 )
 
@@ -23,6 +24,7 @@ func (v *validator) advise(c *Config) {
 		e, key := c.Environments[n], keyPath{"environments", n}
 		v.adviseOnTimes(e, key)
 		v.adviseOnOutputs(e.Sources, key)
+		v.adviseOnPaths(e, key.child("drill"))
 	}
 }
 
@@ -48,6 +50,33 @@ func (v *validator) adviseOnOutputs(sources []Source, key keyPath) {
 			if s.As != "" && p.Path != "" && p.Path != "/" && isWithin("/"+s.As, p.Path) {
 				v.advicef(key.child("sources").item(i).child("as"), "the output %q lies within the source %q: a file of that name there would be in its way", s.As, p.Path)
 			}
+		}
+	}
+}
+
+// adviseOnPaths warns of what a drill needs and no source captures.
+func (v *validator) adviseOnPaths(e *Environment, key keyPath) {
+	if e.Drill == nil {
+		return
+	}
+	look := func(p string, key keyPath) {
+		for _, s := range e.Sources {
+			at := cmp.Or(s.Path, "/"+s.As)
+			if at == "/" || isWithin(p, at) || p == "/" || isWithin(at, p) {
+				return
+			}
+		}
+		v.advicef(key, "no source of the environment captures %q: a drill does not find it", p)
+	}
+	for i, s := range e.Drill.Services {
+		for j, p := range s.Data {
+			look(p, key.child("services").item(i).child("data").item(j))
+		}
+	}
+	for i := range e.Drill.Probes {
+		// A program may be of what lies beneath; of a database the other files need not be there.
+		if p := &e.Drill.Probes[i]; p.Command == nil && len(p.Paths()) > 0 {
+			look(p.Paths()[0], key.child("probes").item(i).child(p.Kind()))
 		}
 	}
 }

@@ -76,6 +76,7 @@ var (
 	drillFailures = desc("drill_consecutive_failures", "Drills that failed, or could not run, since the last success.", "drill")
 	drillLast     = desc("drill_last_timestamp_seconds", "When the last run of the drill ended, whatever its result.", "drill")
 	drillOverdue  = desc("drill_overdue", "1 while three drills in a row ended without a result.", "drill")
+	drillMissed   = desc("drill_rto_missed", "Environments of which the last run of the drill took longer than their rto.", "drill")
 	neverProven   = desc("never_proven", "Environments in the repository that nothing here drills, or that have no proof of the last 30 days.")
 
 	storeUsed        = desc("store_used_bytes", "What this host's packs take up.")
@@ -126,6 +127,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		g.set(drillOverdue, truth(d.Overdue), d.Name)
 		if d.Last != nil {
 			g.time(drillLast, d.Last.Finished, d.Name)
+			missed := slices.DeleteFunc(slices.Clone(d.Last.Drilled), func(x report.Drilled) bool { return !x.RTOMissed() })
+			g.set(drillMissed, float64(len(missed)), d.Name)
 		}
 	}
 	if p := r.Proofs(); p != nil {

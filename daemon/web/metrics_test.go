@@ -39,7 +39,12 @@ func TestMetrics(t *testing.T) {
 
 func metricsTellTheReport(t *testing.T) {
 	t.Parallel()
-	text := scrape(t, sample())
+	r := sample()
+	if text := scrape(t, r); !strings.Contains(text, `knowngood_drill_rto_missed{drill="web"} 0`) {
+		t.Error("no promise is broken, and that is not reported")
+	}
+	r.Drills[0].Last.Drilled[0].RTOPromised = 40
+	text := scrape(t, r)
 	for _, line := range []string{
 		`knowngood_build_info{version="1.4.0"} 1`, `knowngood_degraded 0`,
 		`knowngood_warnings{kind="other"} 1`, `knowngood_warnings{kind="tampering"} 0`,
@@ -49,7 +54,7 @@ func metricsTellTheReport(t *testing.T) {
 		`knowngood_consecutive_failures{environment="db"} 3`, `knowngood_running{environment="web"} 1`,
 		`knowngood_last_run_duration_seconds{environment="db"} 31`, `knowngood_lock_remaining_seconds{environment="web"} 2.5056e+06`,
 		`knowngood_snapshots_kept{environment="web"} 87`, `knowngood_prune_freed_bytes 7.1e+09`, `knowngood_store_free_bytes 6e+10`, `knowngood_store_unprotected 0`,
-		`knowngood_known_good_timestamp_seconds{environment="web"} 1.79514387e+09`, `knowngood_known_good_proven_timestamp_seconds{environment="web"} 1.79514747e+09`, `knowngood_drill_rto_seconds{environment="web"} 41`,
+		`knowngood_known_good_timestamp_seconds{environment="web"} 1.79514387e+09`, `knowngood_known_good_proven_timestamp_seconds{environment="web"} 1.79514747e+09`, `knowngood_drill_rto_seconds{environment="web"} 41`, `knowngood_drill_rto_missed{drill="web"} 1`,
 		`knowngood_known_good_level{environment="web"} 2`, `knowngood_known_good_lacking{environment="web"} 0`, `knowngood_known_good_level{environment="etc"} 0`, `knowngood_known_good_lacking{environment="etc"} 1`,
 		`knowngood_check_runs_total{result="failed"} 1`, `knowngood_check_damaged_objects 0`, `knowngood_check_overdue 0`, `knowngood_check_read_bytes 1.073741824e+09`,
 		`knowngood_check_data_cycle_seconds 1.52928e+07`, `knowngood_check_last_timestamp_seconds 1.79515107e+09`,

@@ -112,12 +112,15 @@ func (c *cells) start(ctx context.Context, rung, tree, base string) (*cell, erro
 		return nil, err
 	}
 	l := d.o.Config.Limits
-	limits := isolate.Limits{Memory: int64(l.Memory), CPUs: float64(l.CPUs), Processes: int(l.Processes), Disk: int64(l.Disk)}
+	limits := isolate.Limits{Memory: int64(l.Memory), CPUs: float64(l.CPUs), Processes: int(l.Processes), Disk: int64(l.Disk), Nice: defaultNice}
 	if limits.Memory == 0 {
 		limits.Memory = defaultMemory
 	}
 	if limits.Disk == 0 {
 		limits.Disk = defaultDisk
+	}
+	if l.Nice != nil {
+		limits.Nice = int(*l.Nice)
 	}
 	if until, ok := ctx.Deadline(); ok {
 		limits.Time = time.Until(until)

@@ -82,10 +82,12 @@ const (
 	phaseProbes   = "probes"
 )
 
-// defaultDisk and defaultMemory are the limits of programs, in bytes.
+// defaultDisk and defaultMemory are the limits of programs, in bytes; defaultNice is how
+// far the machine takes precedence over them.
 const (
 	defaultDisk   = 1 << 30
 	defaultMemory = 2 << 30
+	defaultNice   = 10
 )
 
 // drill is one drill under way.

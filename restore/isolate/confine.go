@@ -85,6 +85,11 @@ func confine(s Spec, held bool) error {
 // limit sets the resource limits of this process and its children.
 func limit(s Spec, held bool) error {
 	l := s.Limits
+	if now, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && 20-now < l.Nice { // the call returns 20 less the niceness
+		if err := everyThread(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(l.Nice)); err != nil {
+			return err
+		}
+	}
 	set := func(what int, value uint64) error {
 		var old unix.Rlimit
 		if err := unix.Getrlimit(what, &old); err != nil {

@@ -65,6 +65,7 @@ type Limits struct {
 	Disk      int64         // bytes that may be written in the cell
 	CPUs      float64       // processors; without control groups rounded up
 	Processes int           // processes and threads
+	Nice      int           // at least; a parent that is nicer makes the cell so
 	Time      time.Duration // until everything in the cell is killed
 }
 

@@ -85,8 +85,12 @@ func TestProgramsOfTheMachineRunAboveTheTree(t *testing.T) {
 	s := newSpec(t, isolate.Namespaces, "host")
 	write(t, s.Tree+"/usr/share/ours", "from the tree")
 	write(t, s.Tree+"/etc/passwd", "root:x:0:0:tree:/:/bin/sh\n")
+	s.Limits.Nice = 12
 	c := start(t, s)
 
+	if a := ask(t, c, request{Argv: []string{"/bin/sh", "-c", "nice; nice -n -1 nice"}}); a.Output != "12\n12\n" && !strings.HasPrefix(a.Output, "12\nnice: ") {
+		t.Errorf("its programs do not give way: %+v", a)
+	}
 	a := ask(t, c, request{Argv: []string{"/bin/sh", "-c", "cat /usr/share/ours /etc/passwd && echo new > /usr/share/ours && cat /usr/share/ours && ls /usr/bin/env && awk 'BEGIN{print 1+1}'"}})
 	if want := "from the treeroot:x:0:0:tree:/:/bin/sh\nnew\n/usr/bin/env\n2\n"; a.Output != want || a.Error != "" {
 		t.Errorf("got %+v, want %q", a, want)

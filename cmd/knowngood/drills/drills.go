@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -175,6 +176,9 @@ func EntryOf(sess *session.Session, host, environment string) *configs.DrillEntr
 
 // options are those of a drill.
 func options(sess *session.Session, d *configs.DrillEntry, scratch string, started time.Time) (*drill.Options, error) {
+	if _, err := os.Stat(scratch); scratch != "" && err != nil {
+		return nil, fmt.Errorf("scratch space: %w: make the directory, or mount what belongs there", err)
+	}
 	scratch, err := filepath.Abs(cmp.Or(scratch, drill.ScratchDir(sess.StateDir)))
 	return &drill.Options{
 		Config: &d.Drill, Started: started, Version: sess.Version, Machine: own(sess),
