@@ -20,3 +20,13 @@ func TestACellThatLeavesSomethingSaysSoToWhoClosesItAgain(t *testing.T) {
 		t.Error("the second one has no error")
 	}
 }
+
+func TestADirectoryThatIsGoneWithTheRootNeedsNoRule(t *testing.T) {
+	gone := filepath.Join(t.TempDir(), "opt")
+	if fd, err := openRuled(gone, Namespaces); fd != -1 || err != nil {
+		t.Errorf("%d, %v", fd, err)
+	}
+	if _, err := openRuled(gone, Static); err == nil {
+		t.Error("the tree is missing, and nobody is told")
+	}
+}

@@ -154,6 +154,20 @@ func accesses(abi int) (set uint64) {
 	return set
 }
 
+// openRuled opens a path that a rule of Landlock is for. The root of the first process of a
+// cell becomes that of the second one, at any moment: what is gone by then is -1, and
+// the first may do less.
+func openRuled(path, rung string) (int, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) && rung == Namespaces {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, fmt.Errorf("opening %s for a rule of Landlock: %w", path, err)
+	}
+	return fd, nil
+}
+
 // guard adds the rules of Landlock, which hold besides all else. For Static they are what
 // keeps the process in the tree. In namespaces they forbid writing outside the directories of the
 // root, such as in /proc, and devices; reading and executing is not their concern, so
@@ -206,9 +220,12 @@ func guard(s Spec) error {
 	}
 	defer func() { _ = unix.Close(int(ruleset)) }()
 	for path, access := range allowed {
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := openRuled(path, s.Rung)
 		if err != nil {
-			return fmt.Errorf("opening %s for a rule of Landlock: %w", path, err)
+			return err
+		}
+		if fd < 0 {
+			continue
 		}
 		rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(fd)}
 		_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, ruleset, unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
