@@ -29,9 +29,32 @@ func (d *drill) ask(ctx context.Context) error {
 		}
 	}
 	if len(d.o.Config.Probes) == 0 {
-		return nil
+		return d.stillRun(ctx)
 	}
-	return d.phase(phaseProbes, time.Now(), func() error { return d.probes(ctx) })
+	return d.phase(phaseProbes, time.Now(), func() error { return errors.Join(d.probes(ctx), d.stillRun(ctx)) })
+}
+
+// stillRun fails the services that have ended since they were started: what was
+// asked of them before says little.
+func (d *drill) stillRun(ctx context.Context) error {
+	for i := range d.o.Config.Services {
+		p, answer := &d.rep.Result.Probes[i], &d.rep.Answers[i]
+		if d.cells.ended || p.Status != attest.Passed {
+			continue
+		}
+		a, err := d.cells.programs.client.Runs(ctx, &d.o.Config.Services[i])
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			a = probe.Answer{Status: attest.Failed, Detail: err.Error()}
+			d.cells.drop(d.cells.programs)
+		}
+		if a.Status != attest.Passed {
+			p.Status, answer.Detail, answer.Output = attest.Failed, "it was well at first: "+a.Detail, a.Output
+		}
+	}
+	return nil
 }
 
 // isolate makes the cell in which programs of the tree run, where something of

@@ -39,6 +39,11 @@ func (c *Client) Start(ctx context.Context, s *configs.Service) (Answer, error) 
 	return c.ask(ctx, request{Service: s}, time.Duration(s.Timeout))
 }
 
+// Runs asks whether a service that was started still runs, or ended with success.
+func (c *Client) Runs(ctx context.Context, s *configs.Service) (Answer, error) {
+	return c.ask(ctx, request{Service: s, Again: true}, time.Duration(s.Timeout))
+}
+
 // Probe runs a probe on a snapshot that was begun at a time. The value of a
 // canary stays here: the cell gets its hash.
 func (c *Client) Probe(ctx context.Context, p *configs.Probe, begun time.Time) (Answer, error) {

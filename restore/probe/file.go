@@ -29,6 +29,10 @@ func file(ctx context.Context, e *env, p *configs.Probe) Answer {
 		return failed(fmt.Sprintf("%v", err))
 	case !wanted:
 		return failed("it exists")
+	case f.NotEmpty && st.IsDir():
+		if err := e.root.hasEntry(f.Path); err != nil {
+			return failed(err.Error())
+		}
 	case f.NotEmpty && st.Size() == 0:
 		return failed("it is empty")
 	}
@@ -39,6 +43,9 @@ func file(ctx context.Context, e *env, p *configs.Probe) Answer {
 	}
 	if f.NotEmpty && !st.Mode().IsRegular() && !st.IsDir() {
 		return failed("it is no file")
+	}
+	if f.SHA256 == "" && st.IsDir() {
+		return passed("a directory")
 	}
 	if f.SHA256 == "" {
 		return passed(fmt.Sprintf("%d bytes", st.Size()))

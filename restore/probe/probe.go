@@ -112,6 +112,7 @@ type request struct {
 	ID      uint64
 	Service *configs.Service `json:",omitempty"`
 	Probe   *configs.Probe   `json:",omitempty"`
+	Again   bool             `json:",omitempty"` // the service was started: is it still well?
 	Begun   time.Time        // when the snapshot was begun
 }
 
@@ -123,6 +124,7 @@ type reply struct {
 
 // env is where probes of a cell run.
 type env struct {
-	root  *root
-	begun time.Time
+	root     *root
+	begun    time.Time
+	services map[string]*running // that were started, by their names
 }

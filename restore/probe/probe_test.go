@@ -114,6 +114,11 @@ func files(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(dir, "page"), begun, begun.Add(-2*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
+	for _, d := range []string{"bare/sub", "none"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	no := false
 	const sum = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 	c := client(t, dir)
@@ -129,6 +134,8 @@ func files(t *testing.T) {
 		{"gone", configs.FileProbe{Path: "/nothing", Exists: &no}, attest.Passed, ""},
 		{"not gone", configs.FileProbe{Path: "/page", Exists: &no}, attest.Failed, "it exists"},
 		{"empty", configs.FileProbe{Path: "/empty", NotEmpty: true}, attest.Failed, "it is empty"},
+		{"a directory with something in it", configs.FileProbe{Path: "/bare", NotEmpty: true}, attest.Passed, "a directory"},
+		{"a directory with nothing in it", configs.FileProbe{Path: "/none", NotEmpty: true}, attest.Failed, "an empty directory"},
 		{"hash", configs.FileProbe{Path: "/page", SHA256: sum}, attest.Passed, "as configured"},
 		{"another hash", configs.FileProbe{Path: "/empty", SHA256: sum}, attest.Failed, "e3b0c442"},
 		{"of a directory", configs.FileProbe{Path: "/", SHA256: sum}, attest.Failed, "is no file"},
@@ -202,7 +209,16 @@ func aDatabaseIsReadWithWhatLiesBesideIt(t *testing.T) {
 		before[name] = string(b)
 	}
 	c := client(t, dir)
-	for _, name := range []string{"/app.db", "/wal.db", "/hot.db"} {
+	// SQLite looks for the log and the journal beside the file itself.
+	if err := os.Mkdir(at("links"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"app", "wal", "hot"} {
+		if err := os.Symlink("../"+name+".db", at("links/"+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"/app.db", "/wal.db", "/hot.db", "/links/app", "/links/wal", "/links/hot"} {
 		expect(t, name, ask(t, c, count(name)), attest.Passed, "the query answers 2000")
 	}
 	for name, content := range before {
@@ -284,6 +300,8 @@ func programs(t *testing.T) {
 		{"not as wanted", configs.Probe{Command: []string{"true"}, ExitCode: 7}, attest.Failed, "exit code 0"},
 		{"prints", configs.Probe{Command: []string{"echo", "all fine"}, Output: "fine"}, attest.Passed, ""},
 		{"prints something else", configs.Probe{Command: []string{"echo", "bad"}, Output: "fine"}, attest.Failed, "lacks"},
+		{"prints it, and much more", configs.Probe{Command: []string{"sh", "-c", "echo all; echo fine; yes | head -c 100000"}, Output: "all\nfine\ny"}, attest.Passed, ""},
+		{"prints something else, and much more", configs.Probe{Command: []string{"sh", "-c", "echo all; yes | head -c 100000"}, Output: "all\nfine"}, attest.Failed, "lacks"},
 		{"is missing", configs.Probe{Command: []string{"/no/such/program"}}, attest.NotTested, NoProgram},
 		{"is not found", configs.Probe{Command: []string{"no-such-program"}}, attest.NotTested, NoProgram},
 		{"has no user", configs.Probe{Command: []string{"true"}, User: "no-such-user"}, attest.NotTested, NoUser},
@@ -322,6 +340,15 @@ func services(t *testing.T) {
 	expect(t, "never", start(configs.Service{Command: []string{"sleep", "1"}, Ready: &configs.Ready{File: "/never"}, Timeout: configs.Duration(200 * time.Millisecond)}), attest.Failed, "not ready within")
 	expect(t, "it ends", start(configs.Service{Command: []string{"sh", "-c", "echo broken; exit 3"}, Ready: &configs.Ready{File: "/never"}}), attest.Failed, "it ended: exit status 3")
 	expect(t, "it goes to the background", start(configs.Service{Command: []string{"sh", "-c", "(sleep 0.3; touch " + file + "2; sleep 1) >/dev/null 2>&1 &"}, Ready: &configs.Ready{File: file + "2"}}), attest.Passed, "")
+	// Without a way to show that it is ready it must at least run for a while.
+	expect(t, "it ends soon", start(configs.Service{Command: []string{"sh", "-c", "sleep 0.2; exit 3"}}), attest.Failed, "it ended: exit status 3")
+	expect(t, "it runs", start(configs.Service{Name: "brief", Command: []string{"sh", "-c", "sleep 1.4; echo broken; exit 4"}}), attest.Passed, "it runs")
+	expect(t, "it has nothing to do", start(configs.Service{Command: []string{"true"}}), attest.Passed, "ended with success")
+	time.Sleep(500 * time.Millisecond)
+	a, err := c.Runs(t.Context(), &configs.Service{Name: "brief"})
+	if expect(t, "it runs no more", a, attest.Failed, "it ended: exit status 4"); err != nil || a.Output != "broken\n" {
+		t.Errorf("%q, %v", a.Output, err)
+	}
 	expect(t, "it is missing", start(configs.Service{Command: []string{"/no/such/server"}}), attest.NotTested, NoProgram)
 	time.Sleep(1500 * time.Millisecond) // for the goroutines that wait for them
 }

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,8 +10,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,8 +22,8 @@ import (
 
 // program runs a command of the tree; its exit code and its output decide.
 func program(ctx context.Context, _ *env, p *configs.Probe) Answer {
-	out, err := run(ctx, p.Command, p.User)
-	return judge(ctx, p, out, err)
+	out := &tail{want: p.Output}
+	return judge(ctx, p, out, run(ctx, p.Command, p.User, out))
 }
 
 // scan runs a scanner, which a cell of its own shows the restored tree at
@@ -39,14 +40,14 @@ func scan(ctx context.Context, _ *env, p *configs.Probe) Answer {
 		return failed(err.Error())
 	}
 	argv := append(p.Scan.Command[:len(p.Scan.Command):len(p.Scan.Command)], filepath.Join(TreeInScan, at))
-	out, err := run(ctx, argv, "")
-	return judge(ctx, p, out, err)
+	out := &tail{}
+	return judge(ctx, p, out, run(ctx, argv, "", out))
 }
 
 // TreeInScan is where a scanner finds the restored tree.
 const TreeInScan = "/restored"
 
-func judge(ctx context.Context, p *configs.Probe, out string, err error) Answer {
+func judge(ctx context.Context, p *configs.Probe, out *tail, err error) Answer {
 	var a Answer
 	code, exit := 0, (*exec.ExitError)(nil)
 	if errors.As(err, &exit) {
@@ -62,12 +63,12 @@ func judge(ctx context.Context, p *configs.Probe, out string, err error) Answer 
 		a = failed(err.Error())
 	case code != int(p.ExitCode):
 		a = failed(fmt.Sprintf("exit code %d", code))
-	case p.Output != "" && !strings.Contains(out, p.Output):
+	case p.Output != "" && !out.has():
 		a = failed(fmt.Sprintf("its output lacks %q", p.Output))
 	default:
 		a = passed(fmt.Sprintf("exit code %d", p.ExitCode))
 	}
-	a.Output = out
+	a.Output = out.String()
 	return a
 }
 
@@ -90,15 +91,13 @@ func causeOf(err error) string {
 	return ""
 }
 
-// run runs a program to its end and returns the end of what it printed.
-func run(ctx context.Context, argv []string, as string) (string, error) {
-	out := &tail{}
+// run runs a program to its end.
+func run(ctx context.Context, argv []string, as string, out *tail) error {
 	cmd, err := command(argv, as, out)
 	if err != nil {
-		return "", err
+		return err
 	}
-	err = finish(ctx, cmd)
-	return out.String(), err
+	return finish(ctx, cmd)
 }
 
 // finish runs a command to its end.
@@ -174,18 +173,31 @@ func credential(name string) (*syscall.Credential, string, error) {
 	return c, u.HomeDir, nil
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the end of what is written to it, and finds a text anywhere in it.
 type tail struct {
-	mu  sync.Mutex
-	end []byte
+	want  string // to find, of at most maxOutput bytes; "" for nothing
+	mu    sync.Mutex
+	end   []byte
+	found bool
 }
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.want != "" && !t.found {
+		before := t.end[max(0, len(t.end)-len(t.want)+1):]
+		t.found = bytes.Contains(slices.Concat(before, b), []byte(t.want))
+	}
 	t.end = append(t.end, b[max(0, len(b)-maxOutput):]...)
 	t.end = t.end[max(0, len(t.end)-maxOutput):]
 	return len(b), nil
+}
+
+// has reports whether want was written.
+func (t *tail) has() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.found
 }
 
 func (t *tail) String() string {
@@ -211,32 +223,54 @@ func start(ctx context.Context, e *env, s *configs.Service) Answer {
 	if err != nil {
 		return failed(err.Error())
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- withoutOutput(cmd.Wait()) }()
-	answer := e.await(ctx, s, ended)
+	r := &running{ended: make(chan struct{}), out: out}
+	go func() {
+		r.err = withoutOutput(cmd.Wait())
+		close(r.ended)
+	}()
+	e.services[s.Name] = r
+	answer := e.await(ctx, s, r)
 	answer.Output = out.String()
 	return answer
 }
 
-// await waits until a service is ready. One that ends with success may have left
-// its server in the background.
-func (e *env) await(ctx context.Context, s *configs.Service, ended <-chan error) Answer {
-	why := "it runs"
+// running is a service that was started.
+type running struct {
+	ended chan struct{} // closed when its program has ended
+	err   error         // how, then
+	out   *tail
+}
+
+// state is failed when the program of a service has ended with an error. One that
+// ended with success may have left its server in the background.
+func (r *running) state() Answer {
+	select {
+	case <-r.ended:
+		if r.err != nil {
+			return failed(fmt.Sprintf("it ended: %v", r.err))
+		}
+		return passed("its program ended with success")
+	default:
+		return passed("it runs")
+	}
+}
+
+// settling is how long a service must run that has no way to show that it is ready.
+const settling = time.Second
+
+// await waits until a service is ready.
+func (e *env) await(ctx context.Context, s *configs.Service, r *running) Answer {
+	began := time.Now()
 	for {
-		ready := s.Ready == nil
-		if !ready {
+		ready, why := time.Since(began) >= min(settling, time.Duration(s.Timeout)/2), ""
+		if s.Ready != nil {
 			ready, why = e.ready(ctx, s)
 		}
-		select {
-		case err := <-ended:
-			if err != nil {
-				return failed(fmt.Sprintf("it ended: %v", err))
-			}
-			ended = nil
-		default:
-			if ready {
-				return passed(why)
-			}
+		switch a := r.state(); {
+		case a.Status != attest.Passed, ready && s.Ready == nil:
+			return a
+		case ready:
+			return passed(why)
 		}
 		select {
 		case <-ctx.Done():
@@ -258,7 +292,8 @@ func (e *env) ready(ctx context.Context, s *configs.Service) (bool, string) {
 		_, err := e.root.stat(r.File)
 		return err == nil, fmt.Sprintf("%s: %v", r.File, err)
 	default:
-		out, err := run(ctx, r.Command, s.User)
+		out := &tail{}
+		err := run(ctx, r.Command, s.User, out)
 		return err == nil, fmt.Sprintf("%v %s", err, out)
 	}
 	return a.Status == attest.Passed, a.Detail

@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,6 +76,19 @@ func (r *root) stat(path string) (os.FileInfo, error) {
 	}
 	defer f.Close()
 	return f.Stat()
+}
+
+// hasEntry returns an error where a directory is empty: its size says nothing of that.
+func (r *root) hasEntry(path string) error {
+	f, err := r.openat(path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err = f.Readdirnames(1); err == io.EOF {
+		err = errors.New("it is an empty directory")
+	}
+	return err
 }
 
 // Exists reports whether a tree has something at a path.

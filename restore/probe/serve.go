@@ -33,13 +33,13 @@ func Serve(in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer root.Close()
-	enc := json.NewEncoder(out)
+	enc, services := json.NewEncoder(out), map[string]*running{}
 	for lines.Scan() {
 		var r request
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			return err
 		}
-		if err := enc.Encode(reply{r.ID, bounded(answer(&env{root, r.Begun}, &r))}); err != nil {
+		if err := enc.Encode(reply{r.ID, bounded(answer(&env{root, r.Begun, services}, &r))}); err != nil {
 			return err
 		}
 	}
@@ -54,6 +54,12 @@ func answer(e *env, r *request) (a Answer) {
 			a = failed(fmt.Sprintf("the probe broke off: %v", p))
 		}
 	}()
+	if r.Again {
+		s := e.services[r.Service.Name]
+		a = s.state()
+		a.Output = s.out.String()
+		return a
+	}
 	if r.Service != nil {
 		ctx, cancel := within(time.Duration(r.Service.Timeout))
 		defer cancel()
@@ -102,5 +108,5 @@ func Live(ctx context.Context, p *configs.Probe) (a Answer) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Timeout))
 	defer cancel()
-	return bounded(kind.run(ctx, &env{root, time.Now()}, p))
+	return bounded(kind.run(ctx, &env{root, time.Now(), nil}, p))
 }

@@ -19,6 +19,12 @@ func sqlite(ctx context.Context, e *env, p *configs.Probe) Answer {
 	if err != nil {
 		return failed(err.Error())
 	}
+	// The log and the journal lie beside the file itself, not beside a link to it.
+	real, err := e.root.resolve(p.SQLite.File)
+	if err != nil {
+		f.Close()
+		return failed(err.Error())
+	}
 	st, err := f.Stat()
 	f.Close()
 	switch {
@@ -31,7 +37,7 @@ func sqlite(ctx context.Context, e *env, p *configs.Probe) Answer {
 	const name = "restored"
 	vfs.Register(name, &copies{root: e.root})
 	defer vfs.Unregister(name)
-	db, err := sqlite3.OpenFlags("file:"+escape(p.SQLite.File)+"?vfs="+name, sqlite3.OPEN_READWRITE|sqlite3.OPEN_URI)
+	db, err := sqlite3.OpenFlags("file:"+escape(real)+"?vfs="+name, sqlite3.OPEN_READWRITE|sqlite3.OPEN_URI)
 	if err != nil {
 		return failed(err.Error())
 	}
