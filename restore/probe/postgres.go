@@ -261,13 +261,20 @@ func (s *server) load(ctx context.Context, e *env) error {
 		}
 		in = bufio.NewReader(unzipped)
 	}
-	begin, _ := in.Peek(200)
-	into, program, args := s.probe.Database, "psql", []string{"-X", "-q"}
+	head, _ := in.Peek(4 << 10)
+	begin := string(head)
+	into, program, args, last := s.probe.Database, "psql", []string{"-X", "-q"}, ""
 	switch {
-	case strings.HasPrefix(string(begin), "PGDMP"):
+	case strings.HasPrefix(begin, "PGDMP"):
 		program, args = "pg_restore", []string{"--no-owner", "--no-privileges"}
-	case strings.Contains(string(begin), "PostgreSQL database cluster dump"):
-		into = "postgres" // it creates its databases
+	case strings.Contains(begin, "-- PostgreSQL database cluster dump"):
+		// It creates its databases, each with a last line of its own.
+		into, last = "postgres", "\n-- PostgreSQL database cluster dump complete"
+	case strings.Contains(begin, "-- PostgreSQL database dump"):
+		last = "\n-- PostgreSQL database dump complete"
+		if strings.Contains(begin, "\nCREATE DATABASE ") { // of pg_dump --create
+			into = "postgres"
+		}
 	}
 	if into != "postgres" {
 		create := `create database "` + strings.ReplaceAll(into, `"`, `""`) + `" template template0`
@@ -283,7 +290,7 @@ func (s *server) load(ctx context.Context, e *env) error {
 		return fmt.Errorf("loading the dump: %s", found.first)
 	case err != nil && !(program == "pg_restore" && found.roles):
 		return fmt.Errorf("loading the dump: %w", err)
-	case strings.Contains(string(begin), "-- PostgreSQL database") && !strings.Contains(end.String(), "dump complete"):
+	case !strings.Contains(end.String(), last):
 		return errors.New("the dump is cut off: its last line is missing")
 	}
 	return nil

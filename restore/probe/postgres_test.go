@@ -99,6 +99,7 @@ func newCluster(t *testing.T) *cluster {
 	}
 	run("pg_dump", "-Fc", "-f", filepath.Join(dir, "custom"), "shop")
 	run("pg_dump", "-f", filepath.Join(dir, "plain"), "shop")
+	run("pg_dump", "--create", "-f", filepath.Join(dir, "create"), "shop")
 	run("pg_dumpall", "-f", filepath.Join(dir, "all"))
 	sql("shop", "checkpoint")
 	sql("shop", "update orders set price = price where id < 100") // is in the log alone
@@ -223,6 +224,10 @@ func dumps(t *testing.T) {
 		{"a dump of all databases, compressed", configs.PostgresProbe{Dump: c.write(t, "zipped", zipped, "all"), Queries: agree}, attest.Passed, ""},
 		{"a dump that is cut off", configs.PostgresProbe{Dump: c.write(t, "cut", half, "custom"), Queries: agree[1:2]}, attest.Failed, "loading the dump"},
 		{"SQL that is cut off", configs.PostgresProbe{Dump: c.write(t, "cut-plain", half, "plain"), Queries: agree[1:2]}, attest.Failed, "cut off"},
+		{"a dump that creates its database", configs.PostgresProbe{Dump: filepath.Join(c.dir, "create"), Queries: agree}, attest.Passed, ""},
+		{"a dump of all databases that is cut off after one of them", configs.PostgresProbe{Dump: c.write(t, "cut-all", func(b []byte) []byte {
+			return b[:bytes.Index(b, []byte("-- PostgreSQL database dump complete"))+100]
+		}, "all")}, attest.Failed, "cut off"},
 		{"a compressed dump that is cut off", configs.PostgresProbe{Dump: c.write(t, "cut-zipped", func(b []byte) []byte { return half(zipped(b)) }, "all"), Queries: agree[1:2]}, attest.Failed, "loading the dump"},
 		{"SQL that is wrong", configs.PostgresProbe{Dump: c.write(t, "wrong", func(b []byte) []byte {
 			return slices.Concat([]byte("insert into nothing values (1);\n"), b)
