@@ -107,7 +107,7 @@ func (p *Probe) Paths() []string {
 	case "file":
 		return []string{p.File.Path}
 	case "sqlite":
-		return []string{p.SQLite.File, p.SQLite.File + "-wal", p.SQLite.File + "-journal"}
+		return []string{p.SQLite.File}
 	case "postgres":
 		return []string{cmp.Or(p.Postgres.Data, p.Postgres.Dump)}
 	case "canary":

@@ -320,10 +320,23 @@ func testTheLevelDoesNotExceedWhatWasShown(t *testing.T) {
 	if d := s.drill(t, exit.Done, "web"); d.Level != "restored" || strings.Join(d.Unproven, "; ") != "files of a service changed while they were captured" {
 		t.Errorf("data that changed: %+v", d)
 	}
+	// Of a database, too: its log and the file itself may be of different times.
+	if err := os.Symlink("app.db", filepath.Join(s.dir, "link.db")); err != nil {
+		t.Fatal(err)
+	}
+	s.capture(t)
+	s.drills(t, "      probes: [{sqlite: {file: DIR/link.db}}]\n", "")
+	if d := s.drill(t, exit.Done, "web"); d.Level != "restored" || strings.Join(d.Unproven, "; ") != "files of a service changed while they were captured" {
+		t.Errorf("a database that changed: %+v", d)
+	}
 	testAFrozenSourceIsOfOneState(t, s)
 	s.drills(t, strings.Replace(s.all(), "ready:", "data: [DIR/nothing], ready:", 1), "")
 	if d := s.drill(t, exit.Done, "web"); d.Level != "restored" || strings.Join(d.Unproven, "; ") != "the snapshot lacks data of a service or database" {
 		t.Errorf("data that is not there: %+v", d)
+	}
+	s.drills(t, "      base: none\n      services: [{name: brief, command: [DIR/bin/server, brief]}]\n      probes: [{command: [DIR/bin/server, wait]}]\n", "")
+	if d := s.drill(t, exit.ProbeFailed, "web"); d.statuses() != "brief failed, command-1 passed" {
+		t.Errorf("a service that ends while it is asked: %+v", d)
 	}
 	s.run(t, "drill", "web", "--identity=").exits(t, exit.NoIdentity)
 	s.run(t, "drill", "web@99").exits(t, exit.Failed)

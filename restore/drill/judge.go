@@ -79,9 +79,18 @@ func WholeRTO(r *attest.Result) time.Duration {
 func (d *drill) changing(ctx context.Context) (why, what string, err error) {
 	begun := d.o.Tree.Snapshot.Body.Started
 	services := slices.Clone(d.o.Config.Services)
+	optional := map[string]bool{}
 	for i := range d.o.Config.Probes {
-		if p := &d.o.Config.Probes[i]; p.Postgres != nil {
-			services = append(services, configs.Service{Name: p.Name, Data: p.Paths()})
+		p := &d.o.Config.Probes[i]
+		data := p.Paths()
+		if p.SQLite != nil {
+			if data, err = database(ctx, d.o.Tree, p.SQLite.File); err != nil {
+				return "", "", err
+			}
+			optional[data[1]], optional[data[2]] = true, true
+		}
+		if p.SQLite != nil || p.Postgres != nil {
+			services = append(services, configs.Service{Name: p.Name, Data: data})
 		}
 	}
 	for _, s := range services {
@@ -102,7 +111,7 @@ func (d *drill) changing(ctx context.Context) (why, what string, err error) {
 					return whyChanging, fmt.Sprintf("/%s of %s was modified after the capture began", strings.Clone(e.Path), s.Name), nil
 				}
 			}
-			if !found {
+			if !found && !optional[data] {
 				return whyNoData, fmt.Sprintf("%s of %s", data, s.Name), nil
 			}
 		}

@@ -38,6 +38,13 @@ func named(ctx context.Context, tree *snapshot.Tree, d *configs.Drill) ([]string
 	}
 	for i := range d.Probes {
 		paths = append(paths, d.Probes[i].Paths()...)
+		if s := d.Probes[i].SQLite; s != nil {
+			files, err := database(ctx, tree, s.File)
+			if err != nil {
+				return nil, err
+			}
+			paths = append(paths, files...)
+		}
 	}
 	var out []string
 	for _, p := range paths {
@@ -51,6 +58,17 @@ func named(ctx context.Context, tree *snapshot.Tree, d *configs.Drill) ([]string
 		out = append(out, met...)
 	}
 	return out, nil
+}
+
+// database returns where a SQLite database lies, links followed, and where its log and its
+// journal would: SQLite looks for these beside the file itself.
+func database(ctx context.Context, tree *snapshot.Tree, file string) ([]string, error) {
+	met, err := follow(ctx, tree, file)
+	if err != nil {
+		return nil, err
+	}
+	at := "/" + met[len(met)-1]
+	return []string{at, at + "-wal", at + "-journal"}, nil
 }
 
 // maxLinks is how many links a path may lead through, as in the kernel.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 func main() {
@@ -24,6 +25,11 @@ func main() {
 	switch os.Args[1] {
 	case "check":
 		fmt.Println("fine")
+	case "brief": // a service that ends after it was well for a while
+		time.Sleep(1400 * time.Millisecond)
+		os.Exit(4)
+	case "wait":
+		time.Sleep(600 * time.Millisecond)
 	case "forge": // makes the data right that was restored wrong
 		for name, content := range map[string]string{"index.html": "hello", "canary": "secret"} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
