@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,18 @@ environments:
       - path: /
         one_file_system: true
         exclude: [/backup, /var/log, /var/lib/systemd, /var/tmp/systemd-private-*, /tmp/systemd-private-*]
+    drill:
+      isolation: namespaces
+      services:
+        - name: bus
+          command: [/usr/bin/dbus-daemon, --config-file=/usr/share/dbus-1/session.conf, --nofork, "--address=unix:path=/tmp/bus"]
+          user: messagebus
+          data: [/usr/share/dbus-1]
+          ready: {file: /tmp/bus}
+      probes:
+        - {name: packages, command: [dpkg-query, -W, "-f=${db:Status-Status}", knowngood], output: installed}
+        - {name: release, command: [/bin/sh, -c, ". /etc/os-release && echo $ID"], output: debian}
+        - {name: names, command: [dbus-send, "--bus=unix:path=/tmp/bus", --print-reply, --dest=org.freedesktop.DBus, /, org.freedesktop.DBus.ListNames], user: messagebus, output: org.freedesktop.DBus}
 `
 
 // mounted are directories of other file systems, of which a capture has the
@@ -43,5 +56,25 @@ func testAWholeHostIsTheSameFromTheSandbox(t *testing.T) {
 		if !slices.Contains(mounted, line) && line != "m /tmp" && !strings.HasPrefix(line, "0 added, 0 removed, 0 modified") {
 			t.Errorf("from the shell to the sandbox: %s", line)
 		}
+	}
+	isDrilledAboveNothing(m)
+}
+
+// isDrilledAboveNothing starts programs and a service of the whole host, with its own
+// loader, libraries and users, with nothing of this machine beneath.
+func isDrilledAboveNothing(m *machine) {
+	m.t.Helper()
+	var d struct {
+		Passed    bool
+		Level     string
+		Probes    []struct{ Name, Status string }
+		Isolation struct{ Rung, Base string }
+	}
+	out := m.must("knowngood", "drill", "tree@2", "--identity", "/root/identity", "--json", "--quiet")
+	if err := json.Unmarshal([]byte(out), &d); err != nil {
+		m.t.Fatalf("%v: %s", err, out)
+	}
+	if !d.Passed || d.Level != "probed" || d.Isolation.Base != "none" || d.Isolation.Rung != "namespaces" || len(d.Probes) != 4 || !strings.Contains(out, `"/tmp/bus is there"`) {
+		m.t.Errorf("a drill of the whole host: %s", out)
 	}
 }

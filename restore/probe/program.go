@@ -289,12 +289,16 @@ func (e *env) ready(ctx context.Context, s *configs.Service) (bool, string) {
 	case r.HTTP != nil:
 		a = get(ctx, r.HTTP)
 	case r.File != "":
-		_, err := e.root.stat(r.File)
-		return err == nil, fmt.Sprintf("%s: %v", r.File, err)
+		if _, err := e.root.stat(r.File); err != nil {
+			return false, fmt.Sprintf("%s: %v", r.File, err)
+		}
+		return true, r.File + " is there"
 	default:
 		out := &tail{}
-		err := run(ctx, r.Command, s.User, out)
-		return err == nil, fmt.Sprintf("%v %s", err, out)
+		if err := run(ctx, r.Command, s.User, out); err != nil {
+			return false, fmt.Sprintf("%v %s", err, out)
+		}
+		return true, "its command succeeded"
 	}
 	return a.Status == attest.Passed, a.Detail
 }
