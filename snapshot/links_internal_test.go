@@ -16,6 +16,9 @@ func TestLinks(t *testing.T) {
 }
 
 func testLinksTakeFewBytes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	const inodes = 400_000
 	heap := func() uint64 {
 		runtime.GC()

@@ -21,7 +21,7 @@ func kills() int {
 	if slow() {
 		return 80
 	}
-	return 25
+	return 12
 }
 
 // killer kills a program at a random moment of its run, as far as earlier

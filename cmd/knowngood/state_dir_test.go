@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -172,8 +173,13 @@ func testRootInAnothersStateDirectoryIsLedNowhere(t *testing.T) {
 	if slow() {
 		maps.Copy(plants, morePlants)
 	}
+	random := rand.New(rand.NewPCG(chosenSeed(t), 0))
 	for _, path := range paths {
-		for name, plant := range plants {
+		for _, name := range slices.Sorted(maps.Keys(plants)) {
+			plant := plants[name]
+			if !slow() && random.IntN(2) == 0 {
+				continue // half of them where there is no time for all
+			}
 			t.Run(path+" is "+name, func(t *testing.T) {
 				t.Parallel()
 				w.planted(t, path, name, plant)

@@ -3,11 +3,13 @@
 package importrules
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -59,25 +61,43 @@ func layer(pkg string) int {
 
 func ours(pkg string) bool { return strings.HasPrefix(pkg, module+"/") }
 
-func list(t *testing.T, args ...string) []string {
-	t.Helper()
-	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+// built are the packages that each package of ours is built from, itself included.
+var built = sync.OnceValues(func() (map[string][]string, error) {
+	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, module+"/...")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%s: %v", cmd, err)
+		return nil, fmt.Errorf("%s: %w", cmd, err)
 	}
-	return strings.Fields(string(out))
+	of := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		names := strings.Fields(line)
+		of[names[0]] = names
+	}
+	return of, nil
+})
+
+func packages(t *testing.T) map[string][]string {
+	t.Helper()
+	of, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return of
 }
 
 // deps are all packages that a package of ours is built from, itself included.
 func deps(t *testing.T, pkg string) []string {
 	t.Helper()
-	return list(t, "-deps", module+"/"+pkg)
+	found := packages(t)[module+"/"+pkg]
+	if found == nil {
+		t.Fatalf("there is no package %s", pkg)
+	}
+	return found
 }
 
 func TestEveryPackageStandsInALayer(t *testing.T) {
-	for _, pkg := range list(t, module+"/...") {
+	for pkg := range packages(t) {
 		if layer(pkg) < 0 {
 			t.Errorf("%s stands in no layer: put it into the list of this test, and into docs/ARCHITECTURE.md", pkg)
 		}

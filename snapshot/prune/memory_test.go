@@ -31,6 +31,9 @@ func memoryOf[T any](do func() T) int64 {
 }
 
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("of a manifest is a bit for each object that it names", func(t *testing.T) {
 		const manifests, objects = 1000, 5000
 		hashes := make([][32]byte, objects)

@@ -78,7 +78,7 @@ func (c *captured) state() (s signs.State) {
 
 func TestCapturesSeeWhatTheSimulationSees(t *testing.T) {
 	t.Parallel()
-	testCaptures(t, 3)
+	testCaptures(t, 2)
 }
 
 // The loads and the encryptors, by captures of trees on disk.

@@ -93,7 +93,10 @@ func gzipped(b []byte) []byte {
 
 func deflated(b []byte) []byte {
 	var out bytes.Buffer
-	w := zlib.NewWriter(&out)
+	w, err := zlib.NewWriterLevel(&out, zlib.BestSpeed)
+	if err != nil {
+		panic(err)
+	}
 	w.Write(b)
 	w.Close()
 	return out.Bytes()

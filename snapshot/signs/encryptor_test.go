@@ -131,7 +131,7 @@ var seenUnder = map[int]int{1000: 1, 100: 1, 20: 0, 10: 0, 5: 0, 2: 0}
 
 func TestEncryptorsAreSeen(t *testing.T) {
 	t.Parallel()
-	testEncryptors(t, 1, 1000, 20)
+	testEncryptors(t, 1, 100)
 }
 
 func testEncryptors(t *testing.T, lives uint64, speeds ...int) {

@@ -16,7 +16,7 @@ var (
 
 func TestNoLoadLooksLikeAnEncryptor(t *testing.T) {
 	t.Parallel()
-	testLoads(t, 30)
+	testLoads(t, 10)
 }
 
 // What docs/SECURITY.md has of false alarms, and of how soon encryptors are seen, came of

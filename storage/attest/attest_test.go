@@ -515,6 +515,9 @@ func TestWhatHidesOrReplacesAnAttestationIsReported(t *testing.T) {
 }
 
 func TestAnyNumberOfRubbishBlocksNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	w := newWorld(t)
 	k := w.owner.key(t)
 	good := put(t, w.owner, result(), k)

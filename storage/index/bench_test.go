@@ -24,6 +24,9 @@ func heapInUse() uint64 {
 }
 
 func TestBench(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("memory does not grow with the index", memoryDoesNotGrowWithTheIndex)
 	t.Run("a lookup allocates nothing", aLookupAllocatesNothing)
 }

@@ -9,6 +9,9 @@ import (
 )
 
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("of what is not spilled is 13 MB", func(t *testing.T) {
 		table := NewTable(openCache(t))
 		defer table.Close()
