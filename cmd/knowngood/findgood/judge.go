@@ -122,7 +122,7 @@ func (p *prober) run(ctx context.Context, s *history.Snapshot) (Answer, error) {
 	if !p.sess.Out.Quiet && !p.sess.Out.JSON {
 		c.Line = func(_, line string) { fmt.Fprintf(p.sess.Out.Stderr, "  | %s\n", line) }
 	}
-	err := c.Run(ctx)
+	err := endingLeft(func() error { return c.Run(ctx) })
 	var failed *command.Error
 	switch {
 	case err == nil:
