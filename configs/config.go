@@ -89,6 +89,7 @@ type Environment struct {
 	Switch      *Switch      `yaml:"switch,omitempty"`
 	Data        []Data       `yaml:"data,omitempty"`
 	Generations *Generations `yaml:"generations,omitempty"`
+	Scale       *Scale       `yaml:"scale,omitempty"` // nil: it has no instances
 
 	Drill *Drill `yaml:"drill,omitempty"`
 	// RTO is how long a restore may take, services and probes of the drill included.
@@ -287,6 +288,7 @@ func (c *Config) fill(given func(keyPath) bool) {
 		}
 		e.TimeZone = cmp.Or(e.TimeZone, "Local")
 		e.fillSwitch(func(key string) bool { return given(keyPath{"environments", name, "switch", key}) })
+		e.fillScale(func(key string) bool { return given(keyPath{"environments", name, "scale", key}) })
 		e.Shrink = cmp.Or(e.Shrink, new(defaultShrink))
 		if e.Drill != nil {
 			e.Drill.fill()

@@ -207,8 +207,13 @@ func (d *Drill) fill() {
 			s.Ready.HTTP.Status = cmp.Or(s.Ready.HTTP.Status, 200)
 		}
 	}
-	for i := range d.Probes {
-		p := &d.Probes[i]
+	fillProbes(d.Probes)
+}
+
+// fillProbes gives probes their defaults.
+func fillProbes(probes []Probe) {
+	for i := range probes {
+		p := &probes[i]
 		if p.Name == "" && p.Kind() != "" {
 			p.Name = fmt.Sprintf("%s-%d", p.Kind(), i+1)
 		}

@@ -23,6 +23,9 @@ func (v *validator) environment(e *Environment, key keyPath) {
 		}
 	}
 	v.generations(e, key)
+	if e.Scale != nil {
+		v.scale(e, key.child("scale"))
+	}
 	if e.Drill != nil {
 		v.drill(e.Drill, e.TimeZone, key.child("drill"))
 	}

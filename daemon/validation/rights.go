@@ -242,6 +242,16 @@ func programs(c *configs.Config) (out []program) {
 			add(s.Outside, s.Command, "environments", name, "sources", strconv.Itoa(i), "command")
 			add(false, s.Restore, "environments", name, "sources", strconv.Itoa(i), "restore")
 		}
+		if s := env.Scale; s != nil {
+			for list, hooks := range map[string][]configs.Hook{"start": s.Start, "stop": s.Stop, "before_retire": s.BeforeRetire} {
+				for i, hook := range hooks {
+					add(hook.Outside, hook.Command, "environments", name, "scale", list, strconv.Itoa(i), "command")
+				}
+			}
+			if t := s.Target; t != nil {
+				add(t.Outside, t.Command, "environments", name, "scale", "target", "command")
+			}
+		}
 		if s := env.Switch; s != nil {
 			for list, hooks := range map[string][]configs.Hook{"stop": s.Stop, "start": s.Start, "after_switch": s.AfterSwitch} {
 				for i, hook := range hooks {
