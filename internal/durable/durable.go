@@ -3,6 +3,8 @@
 package durable
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -47,6 +49,28 @@ func Finish(f *os.File, data []byte, mode os.FileMode) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// ReadJSON reads a file of JSON of at most so many bytes, whose keys must all be known. It
+// reports whether there is one.
+func ReadJSON(path string, most int64, into any) (found bool, err error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > most) {
+		err = fmt.Errorf("%s is no file of at most %d bytes", path, most)
+	}
+	if err != nil {
+		return false, err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return false, err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return true, d.Decode(into)
 }
 
 // syncDir makes the names in a directory durable.

@@ -1,7 +1,9 @@
 package posix
 
 import (
+	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,4 +35,31 @@ func statxFollow(path string) (st unix.Statx_t, err error) {
 		err = &os.PathError{Op: "look for a mount point at", Path: path, Err: err}
 	}
 	return st, err
+}
+
+// Mount is a file system that is mounted.
+type Mount struct {
+	Path string // of the mount point
+	Type string // of the file system
+}
+
+// Mounts are those at an absolute path, free of links, and below it, in the order in which
+// they were mounted.
+func Mounts(at string) (mounts []Mount, err error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	for line := range strings.Lines(string(b)) {
+		before, after, _ := strings.Cut(line, " - ")
+		f, kind := strings.Fields(before), strings.Fields(after)
+		if len(f) < 5 || len(kind) == 0 {
+			return nil, fmt.Errorf("/proc/self/mountinfo has the line %q, which is not understood", line)
+		}
+		if path := unescape.Replace(f[4]); path == at || strings.HasPrefix(path, at+"/") {
+			mounts = append(mounts, Mount{path, kind[0]})
+		}
+	}
+	return mounts, nil
 }

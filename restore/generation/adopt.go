@@ -52,7 +52,7 @@ func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
 			return nil, err
 		}
 	}
-	s.state.Transaction = &transaction{Kind: "adopt", To: p.Name, Data: p.Data, Boot: bootID()}
+	s.state.Transaction = &transaction{Kind: "adopt", To: p.Name, Data: p.Data, Boot: BootID()}
 	if err := s.save("adopt"); err != nil {
 		return nil, err
 	}
@@ -293,7 +293,7 @@ func Release(ctx context.Context, o *Options) error {
 			return fmt.Errorf("generation %s would be removed, and is still used by %s: restart or end it", other.Name, held[0])
 		}
 	}
-	t := &transaction{Kind: "release", From: g.Name, Data: s.carriedNow(s.topOf(g.Name)), Boot: bootID()}
+	t := &transaction{Kind: "release", From: g.Name, Data: s.carriedNow(s.topOf(g.Name)), Boot: BootID()}
 	s.state.Transaction = t
 	if err := s.save("release"); err != nil {
 		return err

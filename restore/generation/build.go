@@ -72,7 +72,7 @@ func (s *Set) ready(ctx context.Context, name string) (*Generation, error) {
 		if changed := (*ChangedError)(nil); !errors.As(err, &changed) {
 			return g, err
 		}
-		s.note("%s; it is built anew", (&ChangedError{Name: name}).Error())
+		s.note("%v; it is built anew", err)
 	}
 	return nil, s.discard(g)
 }

@@ -29,7 +29,7 @@ func clone(ctx context.Context, from, to string, without []string, subvolumes bo
 	if err := makeTop(to, subvolumes); err != nil {
 		return "", err
 	}
-	err := copyTree(ctx, from, to, without, true)
+	_, err := copyTree(ctx, from, to, without, true)
 	if errors.Is(err, errNoReflink) {
 		return "", removePath(to)
 	}
@@ -120,14 +120,15 @@ type dirCopy struct {
 }
 
 // copyTree copies a tree, with all metadata, except the paths of without.
-func copyTree(ctx context.Context, from, to string, without []string, onlyRefs bool) error {
+// It reports whether all content is shared.
+func copyTree(ctx context.Context, from, to string, without []string, onlyRefs bool) (shared bool, err error) {
 	root, err := posix.OpenDir(unix.AT_FDCWD, to)
 	if err != nil {
-		return err
+		return false, err
 	}
 	dirs, err := posix.NewDirs(root, posix.DirsLimit)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer dirs.Close()
 	c := &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0}), onlyRefs: onlyRefs, links: map[posix.DevIno]string{}, reflinks: true}
@@ -153,7 +154,7 @@ func copyTree(ctx context.Context, from, to string, without []string, onlyRefs b
 		return err
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, d := range slices.Backward(c.dirs) {
 		h, err := dirs.Get(d.rel)
@@ -162,10 +163,10 @@ func copyTree(ctx context.Context, from, to string, without []string, onlyRefs b
 			h.Release()
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", filepath.Join(to, d.rel), err)
+			return false, fmt.Errorf("%s: %w", filepath.Join(to, d.rel), err)
 		}
 	}
-	return nil
+	return c.reflinks, nil
 }
 
 func applied(problems []*posix.Problem) error {
@@ -267,6 +268,7 @@ func (c *copier) file(in int, name string, out int, as string, m inode.Metadata)
 // Copy returns a Fill that copies a directory, by reflinks where the file system can.
 func Copy(from string, without []string) func(ctx context.Context, dir string, cloned bool) error {
 	return func(ctx context.Context, dir string, _ bool) error {
-		return copyTree(ctx, from, dir, without, false)
+		_, err := copyTree(ctx, from, dir, without, false)
+		return err
 	}
 }

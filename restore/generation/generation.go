@@ -118,7 +118,7 @@ func unlocked(o *Options) (*Set, error) {
 
 // acquire takes the lock, and reads the state under it.
 func (s *Set) acquire() (err error) {
-	if s.lock, err = holdFile(filepath.Join(s.dir, "lock")); errors.Is(err, unix.EWOULDBLOCK) {
+	if s.lock, err = HoldFile(filepath.Join(s.dir, "lock")); errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("%s: %w by another process: wait for it, or see what it does with knowngood generations %s", s.Config.Root, ErrBusy, s.Environment)
 	} else if err != nil {
 		return err
@@ -132,9 +132,9 @@ func (s *Set) acquire() (err error) {
 	return err
 }
 
-// holdFile locks a file for as long as it is open, and waits a moment for it: a program that
+// HoldFile locks a file for as long as it is open, and waits a moment for it: a program that
 // is being started has a copy of the lock until it runs. EWOULDBLOCK: another process has it.
-func holdFile(path string) (*os.File, error) {
+func HoldFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
@@ -305,14 +305,19 @@ func (s *Set) remove(name string) error {
 	return nil
 }
 
-// run runs commands in their order. It goes on after one that fails when all is set.
-func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, all bool) (err error) {
+func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, all bool) error {
+	return RunHooks(ctx, what, hooks, []string{"KNOWNGOOD_ENVIRONMENT=" + s.Environment, "KNOWNGOOD_ROOT=" + s.Config.Root}, all)
+}
+
+// RunHooks runs commands in their order, with more variables. It goes on after one that fails
+// when all is set.
+func RunHooks(ctx context.Context, what string, hooks []configs.Hook, env []string, all bool) (err error) {
 	for _, h := range hooks {
 		timeout := time.Duration(h.Timeout)
 		if timeout == 0 {
 			timeout = commandTimeout
 		}
-		c := command.Command{Argv: h.Command, Timeout: timeout, Outside: h.Outside, Env: []string{"KNOWNGOOD_ENVIRONMENT=" + s.Environment, "KNOWNGOOD_ROOT=" + s.Config.Root}}
+		c := command.Command{Argv: h.Command, Timeout: timeout, Outside: h.Outside, Env: env}
 		if cerr := c.Run(ctx); cerr != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", what, cerr))
 			if !all {
@@ -326,8 +331,8 @@ func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, all bo
 // commandTimeout is that of a command that has none in the configuration.
 const commandTimeout = 5 * time.Minute
 
-// bootID identifies the boot of the machine; empty where the kernel does not show it.
-func bootID() string {
+// BootID identifies the boot of the machine; empty where the kernel does not show it.
+func BootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))
 }

@@ -128,7 +128,7 @@ func aTrialThatABootInterruptedGoesBack(t *testing.T) {
 	path := filepath.Join(w.gens(), live.StateFile)
 	b, err := os.ReadFile(path)
 	w.must(err)
-	w.must(os.WriteFile(path, bytes.ReplaceAll(b, []byte(bootID()), []byte("another")), 0o600))
+	w.must(os.WriteFile(path, bytes.ReplaceAll(b, []byte(BootID()), []byte("another")), 0o600))
 	w.must(os.Remove(w.at("running")))
 	if v, err := Look(t.Context(), o); err != nil || v.Trial != "" || w.live() != 1 {
 		t.Errorf("%+v, %v", v, err)

@@ -10,8 +10,10 @@ import (
 
 // Holders are processes that still use a generation that is not live: by their working
 // directory, root, program, open files or maps. Those of other users are seen by root alone.
-func (s *Set) Holders(name string) (held []string) {
-	top := s.path(name)
+func (s *Set) Holders(name string) []string { return HeldBy(s.path(name)) }
+
+// HeldBy are processes that use what is in a directory; see Set.Holders.
+func HeldBy(top string) (held []string) {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil

@@ -319,15 +319,15 @@ func (w *recordWriter) finish(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// ChangedError: a generation is not as it was recorded.
+// ChangedError: a tree is not as it was recorded.
 type ChangedError struct {
-	Name  string
+	Name  string   // such as generation 42-3f9a1c2b
 	First []Change // of all
 	Count int
 }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("generation %s is not as it was recorded: %s", e.Name, Named(e.First, e.Count))
+	return fmt.Sprintf("%s is not as it was recorded: %s", e.Name, Named(e.First, e.Count))
 }
 
 // maxNamed is how many changes are remembered.
@@ -345,28 +345,19 @@ func Named(first []Change, count int) string {
 	return strings.Join(out, ", ")
 }
 
+func (e *ChangedError) add(x Change) {
+	if e.Count++; e.Count <= maxNamed {
+		e.First = append(e.First, x)
+	}
+}
+
 // verify compares the tree of a generation with its record, and that with the digest.
 func (s *Set) verify(ctx context.Context, g *Generation) error {
-	changed := &ChangedError{Name: g.Name}
-	c := &scan{top: s.topOf(g.Name), old: s.path(g.Name + recordName), changed: func(x Change) {
-		if changed.Count++; changed.Count <= maxNamed {
-			changed.First = append(changed.First, x)
-		}
-	}}
-	if err := c.run(ctx); err != nil {
-		return fmt.Errorf("verify generation %s: %w", g.Name, err)
-	}
 	want := g.Digest
 	if g.Left != "" {
 		want = g.Left
 	}
-	if hex.EncodeToString(c.digest[:]) == want {
-		return nil
-	}
-	if changed.Count == 0 {
-		return fmt.Errorf("the record of generation %s is not the one that was written with it: its digest is %x, not %s", g.Name, c.digest, want)
-	}
-	return changed
+	return VerifyTree(ctx, "generation "+g.Name, s.topOf(g.Name), s.path(g.Name+recordName), want)
 }
 
 // record writes the record of a generation anew, and returns the digest.

@@ -1,12 +1,9 @@
 package generation
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -108,26 +105,13 @@ var (
 
 // readState reads the state beside a root; nil where there is none.
 func readState(dir string) (*state, error) {
-	path := filepath.Join(dir, live.StateFile)
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	s, path := &state{}, filepath.Join(dir, live.StateFile)
+	found, err := durable.ReadJSON(path, maxState, s)
+	if found && (err != nil || s.Version != stateVersion) {
+		err = fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, errors.Join(err, s.check()))
 	}
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxState) {
-		err = fmt.Errorf("%s is not a state of generations", path)
-	}
-	if err != nil {
+	if !found || err != nil {
 		return nil, err
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	s := &state{}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(s); err != nil || s.Version != stateVersion {
-		return nil, fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, errors.Join(err, s.check()))
 	}
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -57,11 +57,11 @@ func (s *Set) Switch(ctx context.Context, name string, probe func(context.Contex
 	if err := s.verify(ctx, to); err != nil {
 		return nil, err
 	}
-	if s.watch, err = holdFile(s.path("watch.lock")); err != nil {
+	if s.watch, err = HoldFile(s.path("watch.lock")); err != nil {
 		return nil, fmt.Errorf("%s: a trial is being watched by another process: %w", s.Config.Root, ErrBusy)
 	}
 	c := s.Config.Switch
-	s.state.Transaction = &transaction{Kind: "switch", From: was.Name, To: name, Steps: steps(c), Deadline: began.Add(time.Duration(c.Trial)), External: c.Confirm == "external", Boot: bootID()}
+	s.state.Transaction = &transaction{Kind: "switch", From: was.Name, To: name, Steps: steps(c), Deadline: began.Add(time.Duration(c.Trial)), External: c.Confirm == "external", Boot: BootID()}
 	to.Status, to.Left, to.LiveAt = Trial, "", began
 	err = s.advance(ctx)
 	if err == nil {
@@ -325,7 +325,7 @@ func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
 	if err := s.verify(ctx, to); err != nil && !anyway {
 		return nil, fmt.Errorf("%w (to go there all the same: knowngood rollback %s --anyway)", err, s.Environment)
 	}
-	s.state.Transaction = &transaction{Kind: "rollback", From: was.Name, To: to.Name, Steps: steps(s.Config.Switch), Why: "knowngood rollback", Boot: bootID()}
+	s.state.Transaction = &transaction{Kind: "rollback", From: was.Name, To: to.Name, Steps: steps(s.Config.Switch), Why: "knowngood rollback", Boot: BootID()}
 	return &Outcome{Live: to.Name, Committed: true, Why: was.Name}, s.rollForward(ctx)
 }
 
@@ -390,7 +390,7 @@ func (s *Set) recover(ctx context.Context) error {
 func (s *Set) recoverSwitch(ctx context.Context) error {
 	t, why := s.state.Transaction, ""
 	watched := true
-	if f, err := holdFile(s.path("watch.lock")); err == nil {
+	if f, err := HoldFile(s.path("watch.lock")); err == nil {
 		watched = false
 		f.Close()
 	}
@@ -401,7 +401,7 @@ func (s *Set) recoverSwitch(ctx context.Context) error {
 		why = "the switch was interrupted"
 	case !s.Now().Before(t.Deadline):
 		why = "its trial ended at " + t.Deadline.Format(time.DateTime) + " without a commit"
-	case s.Boot && t.Boot != bootID():
+	case s.Boot && t.Boot != BootID():
 		why = "the machine was started anew during its trial"
 	default:
 		if !watched && !t.External {

@@ -10,6 +10,7 @@ import (
 	"knowngood/internal/wire"
 	"knowngood/restore"
 	"knowngood/restore/generation"
+	"knowngood/restore/instance"
 	"knowngood/snapshot"
 	"knowngood/storage"
 	"knowngood/storage/authentic"
@@ -56,7 +57,7 @@ func Code(ctx context.Context, err error) int {
 		return Failed
 	case errors.Is(err, restore.ErrIncomplete):
 		return Incomplete
-	case errors.Is(err, generation.ErrBack), errors.Is(err, generation.ErrProbe):
+	case errors.Is(err, generation.ErrBack), errors.Is(err, generation.ErrProbe), errors.Is(err, instance.ErrProbe):
 		return ProbeFailed
 	case errors.Is(err, ErrDamage), errors.As(err, &damage), errors.As(err, &tamper):
 		return Damage

@@ -1,0 +1,72 @@
+package generation
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/inode"
+	"knowngood/internal/posix"
+)
+
+// MakeTop makes an empty directory for a tree, for its owner alone: a subvolume on btrfs.
+func MakeTop(path string) error { return makeTop(path, true) }
+
+// CloneTree makes a copy of a tree at a path that does not exist, with all metadata, and
+// returns how: a snapshot of its subvolume, reflinks, or else copies of its content. No link
+// of the tree is followed.
+func CloneTree(ctx context.Context, from, to string) (way string, err error) {
+	if subvolume(from, to) == nil {
+		return "btrfs snapshot", nil
+	}
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return "", err
+	}
+	shared, err := copyTree(ctx, from, to, nil, false)
+	if shared {
+		return "reflinks", err
+	}
+	return "copies", err
+}
+
+// CopyTop gives a directory the metadata of another, and nothing that is in it.
+func CopyTop(from, to string) error {
+	fd, st, err := posix.OpenNode(unix.AT_FDCWD, from)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	m := inode.Metadata{Type: st.Type, Mode: st.Mode, UID: st.UID, GID: st.GID, Mtime: st.Mtime}
+	if m.Xattrs, err = posix.NodeXattrs(fd); err != nil {
+		return err
+	}
+	return applied(posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0}).ApplyAt(unix.AT_FDCWD, to, m))
+}
+
+// RecordTree writes the record of a tree into a file beside it, durably, and returns the
+// root digest and how many paths it has.
+func RecordTree(ctx context.Context, top, file string) (digest string, paths uint64, err error) {
+	c := &scan{top: top, write: file}
+	err = c.run(ctx)
+	return hex.EncodeToString(c.digest[:]), c.count, err
+}
+
+// VerifyTree compares a tree with its record, and that with the digest. What a stat shows to
+// be unchanged is not read again. A difference is a *ChangedError.
+func VerifyTree(ctx context.Context, name, top, file, digest string) error {
+	changed := &ChangedError{Name: name}
+	c := &scan{top: top, old: file, changed: changed.add}
+	if err := c.run(ctx); err != nil {
+		return fmt.Errorf("verify %s: %w", name, err)
+	}
+	switch {
+	case hex.EncodeToString(c.digest[:]) == digest:
+		return nil
+	case changed.Count == 0:
+		return fmt.Errorf("the record of %s is not the one that was written with it: its digest is %x, not %s", name, c.digest, digest)
+	}
+	return changed
+}

@@ -1,0 +1,90 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"knowngood/configs"
+	"knowngood/internal/command"
+	"knowngood/internal/printable"
+)
+
+const (
+	targetTimeout = time.Minute
+	maxAnswer     = 256 // bytes that are read of an answer
+)
+
+var number = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9})?$`)
+
+// Wanted reads the wanted number of instances: a number, rounded up, and nothing else.
+func (s *Set) Wanted(ctx context.Context) (int, error) {
+	t := s.Config.Target
+	timeout := time.Duration(t.Timeout)
+	if timeout == 0 {
+		timeout = targetTimeout
+	}
+	var text string
+	var err error
+	if t.HTTP != "" {
+		text, err = ask(ctx, t.HTTP, timeout)
+	} else {
+		text, err = s.askCommand(ctx, t, timeout)
+	}
+	text = strings.TrimSpace(text)
+	if err == nil && !number.MatchString(text) {
+		err = fmt.Errorf("it answered %q, which is no number", printable.Line(text[:min(len(text), maxAnswer)]))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the wanted number of instances of %s cannot be read, so nothing is changed: %w", s.Environment, err)
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	return int(math.Ceil(f)), err
+}
+
+// askCommand tells the command which instances count, by their numbers, paths and units.
+func (s *Set) askCommand(ctx context.Context, t *configs.ScaleTarget, timeout time.Duration) (string, error) {
+	var numbers, paths, units []string
+	for _, in := range s.alive() {
+		if in.Status == Ready {
+			numbers, paths, units = append(numbers, strconv.Itoa(in.Number)), append(paths, s.Path(in)), append(units, s.Unit(in))
+		}
+	}
+	text := ""
+	line := func(stream, line string) {
+		if stream == "stdout" {
+			text += line + "\n"
+		}
+	}
+	c := command.Command{Argv: t.Command, Timeout: timeout, Outside: t.Outside, Line: line, Env: []string{
+		"KNOWNGOOD_ENVIRONMENT=" + s.Environment, "KNOWNGOOD_INSTANCES=" + strings.Join(numbers, " "), "KNOWNGOOD_INSTANCE_PATHS=" + strings.Join(paths, "\n"), "KNOWNGOOD_INSTANCE_UNITS=" + strings.Join(units, "\n"),
+		fmt.Sprintf("KNOWNGOOD_SCALE_MIN=%d", s.Config.Min), fmt.Sprintf("KNOWNGOOD_SCALE_MAX=%d", s.Config.Max),
+	}}
+	err := c.Run(ctx)
+	return text, err
+}
+
+func ask(ctx context.Context, url string, timeout time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("status %d", resp.StatusCode)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return string(b), err
+}
