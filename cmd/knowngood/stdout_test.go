@@ -41,7 +41,7 @@ func invocations(t *testing.T, dir string) []invocation {
 		os.Mkdir(at("empty"), 0o755),
 		os.Mkdir(at("app"), 0o755),
 		os.WriteFile(at("app/file"), []byte("content"), 0o644),
-		os.WriteFile(at("config.yaml"), fmt.Appendf(nil, "notify: {command: [\"true\"]}\nenvironments: {bare: {sources: [{path: %q, require: not_empty}]}, app: {sources: [{path: %q}], root: %[2]q, switch: {watch: 1s}}}\n", at("empty"), at("app")), 0o600),
+		os.WriteFile(at("config.yaml"), fmt.Appendf(nil, "notify: {command: [\"true\"]}\nenvironments: {bare: {sources: [{path: %q, require: not_empty}], scale: {dir: %q}}, app: {sources: [{path: %q}], root: %[3]q, switch: {watch: 1s}}}\n", at("empty"), at("instances"), at("app")), 0o600),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +95,9 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"generations", []string{"app", "--config", at("config.yaml")}},
 		{"switch", []string{"app", "app@1", "--config", at("config.yaml"), "--unproven"}},
 		{"rollback", []string{"app", "--config", at("config.yaml")}},
+		{"spawn", []string{"web@1", "--count", "1", "--dir", at("trees")}},
+		{"spawn", []string{"--dir", at("trees"), "--remove"}},
+		{"scale", []string{"bare", "--config", at("config.yaml"), "--to", "0"}},
 		{"check", nil},
 		{"snapshot", []string{"bare", "--config", at("config.yaml")}},
 		{"accept", []string{"bare@1"}},

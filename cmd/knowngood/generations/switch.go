@@ -60,13 +60,14 @@ func options(sess *session.Session, name string) (*generation.Options, error) {
 	case env.Root == "":
 		return nil, usage.Errorf("environment %s has no root: generations need root: DIRECTORY in %s (docs/GENERATIONS.md)", name, sess.ConfigFile)
 	}
-	return &generation.Options{Environment: name, Config: env, Now: time.Now, Note: func(format string, args ...any) {
-		sess.Out.Messagef("%s", printable.Line(fmt.Sprintf(format, args...)))
-	}}, nil
+	return &generation.Options{Environment: name, Config: env, Now: time.Now, Note: noteOn(sess)}, nil
 }
 
 // Switch makes a snapshot, or a directory, the live generation of an environment.
 func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, ref string) error {
+	if env := sess.Config.Environments[name]; env != nil && env.Scale != nil {
+		return roll(ctx, sess, f, name, ref)
+	}
 	o, err := options(sess, name)
 	if err != nil {
 		return err
@@ -320,14 +321,19 @@ func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
 	return b, nil
 }
 
-// probes asks the live service. A required probe that cannot be asked of it is not counted;
-// one whose program is missing fails.
+// probes asks the live service.
 func (w *switching) probes(ctx context.Context) error {
 	if w.env.Drill == nil {
 		return nil
 	}
-	for i := range w.env.Drill.Probes {
-		p := &w.env.Drill.Probes[i]
+	return askLive(ctx, w.env.Drill.Probes)
+}
+
+// askLive asks probes of this machine. A required one that cannot be asked of it is not
+// counted; one whose program is missing fails.
+func askLive(ctx context.Context, probes []configs.Probe) error {
+	for i := range probes {
+		p := &probes[i]
 		a := probe.Live(ctx, p)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -341,15 +347,16 @@ func (w *switching) probes(ctx context.Context) error {
 }
 
 // asked are the probes that can be asked of a live service.
-func (w *switching) asked() (names []string) {
+func (w *switching) asked() []string {
 	if w.env.Drill == nil {
 		return nil
 	}
-	for _, p := range w.env.Drill.Probes {
-		switch p.Kind() {
-		case "file", "http", "tcp", "command":
-			names = append(names, p.Name)
-		}
+	return names(configs.LiveProbes(w.env.Drill.Probes))
+}
+
+func names(probes []configs.Probe) (names []string) {
+	for _, p := range probes {
+		names = append(names, p.Name)
 	}
 	return names
 }

@@ -1,0 +1,148 @@
+package generations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/configs"
+	"knowngood/restore/generation"
+	"knowngood/restore/instance"
+)
+
+// ScaleOptions are the flags of scale.
+type ScaleOptions struct {
+	To       int // negative: what the target asks for
+	Unproven bool
+}
+
+// scaling is a change of the instances of an environment.
+type scaling struct {
+	*switching
+	set    *instance.Set
+	probes []configs.Probe
+}
+
+// scaled opens the instances of an environment.
+func scaled(ctx context.Context, sess *session.Session, name string) (*scaling, error) {
+	env := sess.Config.Environments[name]
+	switch {
+	case env == nil:
+		return nil, sess.NoEnvironment(name)
+	case env.Scale == nil:
+		return nil, usage.Errorf("environment %s has no instances: they need scale: {dir: DIRECTORY, …} in %s (docs/GENERATIONS.md)", name, sess.ConfigFile)
+	}
+	own := *env
+	own.Data = nil // each instance has its own
+	s := &scaling{switching: &switching{SwitchOptions: &SwitchOptions{}, sess: sess, name: name, env: &own}, probes: env.Scale.Probes}
+	if s.probes == nil && env.Drill != nil {
+		s.probes = configs.LiveProbes(env.Drill.Probes)
+	}
+	var err error
+	s.set, err = instance.Open(ctx, &instance.Options{Dir: env.Scale.Dir, Environment: name, Config: env.Scale, Probes: s.probes, Ask: askLive, Overlay: env.Scale.Overlay, Now: time.Now, Note: noteOn(sess)}, true)
+	return s, err
+}
+
+// tree is the tree of a snapshot, restored where it is not there yet.
+func (s *scaling) tree(ctx context.Context, ref string) (*instance.Tree, error) {
+	var err error
+	if s.repo, err = s.sess.OpenForReading(ctx); err != nil {
+		return nil, err
+	}
+	snap, sub, err := s.sess.Resolve(ctx, s.repo, ref)
+	if err == nil && (sub != "" || snap.Environment != s.name) {
+		err = usage.Errorf("instances of %s are made of a whole snapshot of it, such as %[1]s@42", s.name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := treeOf(snap, s.env.Root)
+	if t.Proof, err = s.prove(ctx, snap); err != nil {
+		return nil, err
+	}
+	return s.set.Tree(ctx, t, s.filled(snap))
+}
+
+// Scale brings the instances of an environment to a number: that of the flag, or what its
+// target asks for.
+func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name string) error {
+	began := time.Now()
+	s, err := scaled(ctx, sess, name)
+	if err != nil {
+		return err
+	}
+	defer s.set.Close()
+	s.Unproven = f.Unproven
+	c, to, why, wanted := s.env.Scale, f.To, "", f.To
+	switch {
+	case to > int(c.Max) || to > 0 && to < int(c.Min):
+		return usage.Errorf("--to %d is not between scale.min, %d, and scale.max, %d", to, c.Min, c.Max)
+	case to >= 0:
+	case c.Target == nil:
+		return usage.Errorf("how many? Environment %s has no scale.target: give --to N", name)
+	default:
+		if wanted, err = s.set.Wanted(ctx); err != nil {
+			return err
+		}
+		to, why = s.set.Decide(wanted)
+	}
+	before := s.set.View()
+	if before.Current == nil && to > 0 {
+		t, err := s.tree(ctx, name+"@known-good")
+		if err != nil {
+			return fmt.Errorf("the first tree: %w (knowngood switch %s REF chooses another one)", err, name)
+		}
+		if _, err := s.set.Spawn(ctx, t, 0); err != nil {
+			return err
+		}
+	}
+	scaleErr := s.set.Scale(ctx, to)
+	if why != "" {
+		sess.Out.Printf("the number stays: %s\n", why)
+	}
+	return errors.Join(scaleErr, s.print(began, len(before.Instances), map[string]any{"wanted": wanted, "reason": why}))
+}
+
+// print prints the instances, and which probes they passed.
+func (s *scaling) print(began time.Time, before int, more map[string]any) error {
+	more["environment"], more["probes"] = s.name, append([]string{}, names(s.probes)...)
+	if err := printInstances(s.sess, s.set, began, before, more); err != nil {
+		return err
+	}
+	if len(s.probes) == 0 {
+		s.sess.Out.Printf("no probe is asked of an instance: scale.probes is empty, and drill.probes has none of kind http, tcp, command or file\n")
+	}
+	return nil
+}
+
+// roll makes the instances of an environment ones of another snapshot.
+func roll(ctx context.Context, sess *session.Session, f *SwitchOptions, name, ref string) error {
+	began := time.Now()
+	if ref == "" || f.From != "" {
+		return usage.Errorf("environment %s has instances, which are made of a snapshot: take one, then knowngood switch %[1]s %[1]s@latest", name)
+	}
+	s, err := scaled(ctx, sess, name)
+	if err != nil {
+		return err
+	}
+	defer s.set.Close()
+	s.Unproven = f.Unproven
+	t, err := s.tree(ctx, ref)
+	if err != nil {
+		return err
+	}
+	before := s.set.View()
+	if before.Current != nil && before.Current.Name == t.Name {
+		return usage.Errorf("%s: %w: there is nothing to switch", t.Snapshot, generation.ErrLive)
+	}
+	err = s.set.Roll(ctx, t)
+	perr := s.print(began, len(before.Instances), map[string]any{"committed": err == nil, "proof": t.Proof})
+	if err == nil && len(before.Instances) == 0 {
+		s.sess.Out.Printf("no instance runs yet: %s\n", strings.TrimSpace("knowngood scale "+name))
+	}
+	return errors.Join(err, perr)
+}
