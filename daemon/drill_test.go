@@ -136,7 +136,7 @@ func whatADrillCameToIsReported(t *testing.T) {
 	}{
 		"passed":           {out: result(fmt.Sprintf(row, true, 41, "", 0)), result: report.Success, warning: "1 environment is never proven: db-1/db: no drill of it has passed", level: report.Attention},
 		"a probe failed":   {out: result(fmt.Sprintf(row, false, 41, "page: it is empty", 14)), err: errors.New("exit status 14"), result: report.Failed, warning: "drill: web-7/web@42 failed its drill: page: it is empty", level: report.Attention},
-		"an RTO is missed": {out: result(fmt.Sprintf(row, true, 90, "", 3)), err: errors.New("exit status 3"), result: report.Partial, warning: "RTO 1 min, which misses the promised 1 min", level: report.Attention},
+		"an RTO is missed": {out: result(fmt.Sprintf(row, true, 90, "", 3)), err: errors.New("exit status 3"), result: report.Partial, warning: "RTO 1 min 30 s, which misses the promised 1 min", level: report.Attention},
 		"damage":           {out: result(fmt.Sprintf(row, true, 41, "", 0), fmt.Sprintf(row, false, 41, "pack a is gone", 13)), err: errors.New("exit status 13"), result: report.Failed, warning: "drill: web-7/web@42 cannot be restored as it was captured: pack a is gone", level: report.Broken},
 		"it could not run": {out: `{"type":"error","error":"no space left","exit_code":1}`, err: errors.New("exit status 1"), result: report.Failed, warning: "the drill of web failed: the drill could not run: no space left", level: report.Attention},
 		"it died":          {err: &command.Error{Argv0: "drill", ExitCode: -1, Signal: syscall.SIGKILL}, result: report.Failed, died: true, warning: "the drill of web died: the drill ended before it had a result: drill: ended by a signal: killed", level: report.Attention},

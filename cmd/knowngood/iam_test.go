@@ -107,7 +107,7 @@ func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 					t.Error("a root that is hidden by a delete marker is not reported")
 				}
 			})
-			t.Run("who restores reads everything and writes nothing but damage reports", func(t *testing.T) {
+			t.Run("who restores reads everything and writes nothing but damage reports and marks", func(t *testing.T) {
 				read := policy(t, "restore-policy.json", bucket)
 				m := w.with(t, w.admin.bare(t), read)
 				out := filepath.Join(t.TempDir(), "out")
@@ -123,13 +123,14 @@ func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 					t.Errorf("restored %d bytes, %v", len(got), err)
 				}
 				m.must(t, "restore", "admin/packs@1:"+src, "--target", filepath.Join(t.TempDir(), "out"))
+				marks(t, m, "admin/packs@1")
 				c := w.client(t, read)
-				w.mayNotPut(t, c, "elsewhere", "prod/descriptor", "prod/hosts/web-7/roots/web/x", "prod/hosts/web-7/packs/x/y", "prod/hosts/web-7/pending/x/y", "prod/hosts/web-7/tombstones/web/x")
+				w.mayNotPut(t, c, "elsewhere", "prod/descriptor", "prod/attestations/web-7/web/x", "prod/attest/x/y", "prod/hosts/web-7/marks/web/x", "prod/hosts/web-7/roots/web/x", "prod/hosts/web-7/packs/x/y", "prod/hosts/web-7/pending/x/y", "prod/hosts/web-7/tombstones/web/x")
 				w.mayNotDelete(t, c, func(string) bool { return true })
 				w.mayNotConfigure(t, c)
 			})
 			t.Run("who restores reports what was put over a pack to a host, which finds the pack beneath", func(t *testing.T) { w.reportAndExamine(t, src) })
-			t.Run("who drills reads everything and writes nothing but attestations", func(t *testing.T) {
+			t.Run("who drills reads everything and writes nothing but attestations and marks", func(t *testing.T) {
 				may := policy(t, "drill-policy.json", bucket)
 				drillsAndPutsNothingElse(t, bucket, w.admin.bare(t), w.with(t, w.admin.bare(t), may), w.client(t, may))
 				o := w.web.run(t, "attest", "verify", "--host", iamHost, "web@1")
@@ -174,8 +175,19 @@ func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 	}
 }
 
+// marks marks a snapshot as bad, and takes that back.
+func marks(t *testing.T, m *machine, ref string) {
+	t.Helper()
+	for _, c := range []struct{ more, says string }{{"", "marked bad: "}, {"--undo", "no longer marked bad: "}} {
+		argv := slices.DeleteFunc([]string{"attest", "bad", ref, "--reason", "a test", c.more}, func(s string) bool { return s == "" })
+		if said := m.run(t, argv...).says(t, exit.Done); !strings.Contains(said, c.says) || strings.Contains(said, "warning") {
+			t.Errorf("%v: %s", argv, said)
+		}
+	}
+}
+
 // drillsAndPutsNothingElse attests web@1 with the rights of a drill host, whose key the
-// owner certifies before, and demands that it can put nothing else.
+// owner certifies before, marks it, and demands that it can put nothing else.
 func drillsAndPutsNothingElse(t *testing.T, bucket string, owner, drill *machine, c *minio.Client) {
 	t.Helper()
 	request := decode[struct{ Request string }](t, drill.must(t, "attest", "key", "--request", "--json", "--host", "drill-1")).Request
@@ -199,7 +211,8 @@ func drillsAndPutsNothingElse(t *testing.T, bucket string, owner, drill *machine
 	if !strings.Contains(text, "known-good    web@1: probed") {
 		t.Errorf("it prints %s", text)
 	}
-	for _, key := range []string{"elsewhere", "prod/descriptor", "prod/attest/x/y", "prod/marks/web-7/web/x", "prod/hosts/web-7/roots/web/x", "prod/hosts/web-7/packs/x/y", "prod/hosts/web-7/marks/web/x", "prod/certs/web-7/x", "prod/keys/x/y"} {
+	marks(t, drill, "web-7/web@1")
+	for _, key := range []string{"elsewhere", "prod/descriptor", "prod/attest/x/y", "prod/hosts/web-7/roots/web/x", "prod/hosts/web-7/packs/x/y", "prod/hosts/web-7/marks/web/x", "prod/certs/web-7/x", "prod/keys/x/y"} {
 		if _, err := c.PutObject(t.Context(), bucket, key, strings.NewReader("x"), 1, minio.PutObjectOptions{}); !denied(err) {
 			t.Errorf("put %s: %v, want it denied", key, err)
 		}

@@ -69,9 +69,9 @@ func (d *Drilled) Text() string {
 	case !d.Passed:
 		return name + " failed its drill: " + d.Error
 	}
-	text := fmt.Sprintf("%s passed, level %s, RTO %s", name, d.Level, Span(seconds(d.RTOSeconds)))
+	text := fmt.Sprintf("%s passed, level %s, RTO %s", name, d.Level, Took(seconds(d.RTOSeconds)))
 	if d.RTOMissed() {
-		text += ", which misses the promised " + Span(seconds(d.RTOPromised))
+		text += ", which misses the promised " + Took(seconds(d.RTOPromised))
 	}
 	if len(d.NotTested) > 0 {
 		text += "; not tested: " + strings.Join(d.NotTested, ", ")

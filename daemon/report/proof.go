@@ -47,6 +47,11 @@ type Bad struct {
 // MaxBad is how many snapshots are named that are marked bad.
 const MaxBad = 5
 
+// Proven is how far something is proven: probed 6 h ago on drill-1, RTO 41 s.
+func Proven(level string, age time.Duration, machine string, rto time.Duration) string {
+	return fmt.Sprintf("%s %s ago on %s, RTO %s", level, Span(max(0, age)), machine, Took(rto))
+}
+
 // String is the proof in one sentence: known-good: web@42, probed 6 h ago on drill-1,
 // RTO 41 s.
 func (p *Proof) String() string {
@@ -58,7 +63,7 @@ func (p *Proof) String() string {
 	case p.Snapshot == "":
 		return fmt.Sprintf("known-good: none; %s: %s", p.Newest, p.Reason)
 	}
-	text := fmt.Sprintf("known-good: %s, %s %s ago on %s, RTO %s", p.Snapshot, p.Level, Span(seconds(p.AgeSeconds)), p.Machine, Span(seconds(p.RTOSeconds)))
+	text := fmt.Sprintf("known-good: %s, %s", p.Snapshot, Proven(p.Level, seconds(p.AgeSeconds), p.Machine, seconds(p.RTOSeconds)))
 	if p.SelfAttested {
 		text += ", self-attested"
 	}

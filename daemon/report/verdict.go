@@ -180,6 +180,18 @@ func Span(d time.Duration) string {
 	return two(d/day, "d", d%day/time.Hour, "h")
 }
 
+// Took is how long something took, more exactly than Span: 2.50 s, 41 s, 3 min 12 s.
+func Took(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	}
+	d = d.Round(time.Second)
+	if d > time.Minute && d < time.Hour && d%time.Minute > 0 {
+		return fmt.Sprintf("%d min %d s", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return Span(d)
+}
+
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func second(_ Level, text string) string { return text }

@@ -148,6 +148,13 @@ func spansReadAsPeopleSayThem(t *testing.T) {
 			t.Errorf("%v is %q, want %q", d, got, want)
 		}
 	}
+	for d, want := range map[time.Duration]string{
+		0: "0.00 s", 2500 * time.Millisecond: "2.50 s", 40600 * time.Millisecond: "41 s", time.Minute: "1 min", 192 * time.Second: "3 min 12 s", 185 * time.Minute: "3 h 5 min",
+	} {
+		if got := Took(d); got != want {
+			t.Errorf("%v took %q, want %q", d, got, want)
+		}
+	}
 }
 
 func theNextStepFitsWhatIsAmiss(t *testing.T) {

@@ -40,8 +40,17 @@ type results struct {
 	changed bool
 }
 
+func (l *Ledger) memory(host, env string) string {
+	return l.t.State.OfStore(filepath.Join("proofs", host, env))
+}
+
+// Memory is the file in which this machine remembers the results of an environment.
+func (l *Ledger) Memory(host, env string) string {
+	return l.t.State.Dir().Path(l.memory(host, env))
+}
+
 func (l *Ledger) results(host, env string) *results {
-	r := &results{l: l, file: l.t.State.OfStore(filepath.Join("proofs", host, env)), byKey: map[string]kept{}}
+	r := &results{l: l, file: l.memory(host, env), byKey: map[string]kept{}}
 	if l.t.State.None() {
 		return r
 	}

@@ -135,7 +135,7 @@ func (h *Resolver) prove(ctx context.Context, host, env string, snapshots []*Sna
 		}
 		if s := proven.Snapshots[number(a)]; a.Gone && s != nil {
 			h.t.Warn(&authentic.TamperError{What: "attestation of " + s.Host + "/" + s.Ref(), Key: a.Key, Remembered: fmt.Sprintf("a drill on %s, stored on %s", a.Machine, a.Stored.UTC().Format(time.RFC3339)), Found: "none",
-				Hint: "what is remembered still counts; find out who can delete below attestations/"})
+				Hint: "what is remembered still counts; find out who can delete below attestations/. Was it removed on purpose? Then remove " + h.attest.Memory(host, env) + " on each machine that remembers it"})
 		}
 	}
 	if f.Marks, err = h.attest.Marks(ctx, host, env); err != nil {

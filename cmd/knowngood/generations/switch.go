@@ -14,6 +14,7 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/take"
 	"knowngood/cmd/knowngood/usage"
@@ -233,7 +234,7 @@ func (w *switching) prove(ctx context.Context, s *history.Snapshot) (string, err
 			continue
 		}
 		if j.Reason == "" {
-			return fmt.Sprintf("known-good: %v %s ago on %s", j.Proof.Level, human.Duration(j.Proof.Age), j.Proof.Machine), nil
+			return "known-good: " + present.ProofText(j.Proof), nil
 		}
 		if why = j.Reason; j.Bad {
 			return "", fmt.Errorf("%s does not go live: %s (knowngood attest bad %[1]s --undo takes that back)", s.Ref(), printable.Line(why))

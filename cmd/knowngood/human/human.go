@@ -2,11 +2,12 @@
 package human
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
+
+	"knowngood/daemon/report"
 )
 
 // Bytes is a size: 3.0 GiB.
@@ -20,27 +21,11 @@ func Counted[N int | uint64](n N, noun string) string {
 	return Count(n) + " " + english.PluralWord(int(n), noun, "")
 }
 
-// Duration is how long something took: 2.50 s, 3m12s.
-func Duration(d time.Duration) string {
-	if d < 10*time.Second {
-		return fmt.Sprintf("%.2f s", d.Seconds())
-	}
-	return d.Round(time.Second).String()
-}
+// Duration is how long something took: 2.50 s, 3 min 12 s.
+func Duration(d time.Duration) string { return report.Took(d) }
 
 // Time is a time of day, in the zone of this machine.
 func Time(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }
 
 // Date is a day, in the zone of this machine.
 func Date(t time.Time) string { return t.Local().Format("2006-01-02") }
-
-// Age is how long ago something was: 5 min, 6 h, 3 days.
-func Age(d time.Duration) string {
-	switch {
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", max(0, d/time.Minute))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", d/time.Hour)
-	}
-	return fmt.Sprintf("%d days", d/(24*time.Hour))
-}

@@ -6,6 +6,7 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
+	"knowngood/daemon/report"
 	"knowngood/internal/printable"
 	"knowngood/storage/attest"
 )
@@ -30,12 +31,12 @@ func Proof(p *attest.Proof) *ProofJSON {
 	return &ProofJSON{p.Level, p.Base, p.Rung, p.Machine, p.RTO.Seconds(), p.Stored, p.SelfAttested, p.Stale}
 }
 
-// ProofText is a proof in words: probed 6 h ago on drill-1, base none, namespaces,
-// RTO 41s.
+// ProofText is a proof in words: probed 6 h ago on drill-1, RTO 41 s, base none,
+// namespaces.
 func ProofText(p *attest.Proof) string {
-	s := fmt.Sprintf("%v %s ago on %s, base %s, %s, RTO %s", p.Level, human.Age(p.Age), p.Machine, printable.Name(p.Base), printable.Name(p.Rung), human.Duration(p.RTO))
+	s := fmt.Sprintf("%s, base %s, %s", report.Proven(p.Level.String(), p.Age, p.Machine, p.RTO), printable.Name(p.Base), printable.Name(p.Rung))
 	if p.Level == attest.Unproven {
-		s = fmt.Sprintf("a drill failed %s ago on %s", human.Age(p.Age), p.Machine)
+		s = fmt.Sprintf("a drill failed %s ago on %s", report.Span(max(0, p.Age)), p.Machine)
 	}
 	if p.SelfAttested {
 		s += "; self-attested: by the machine that captured it"
@@ -65,9 +66,10 @@ func ProofColumn(j attest.Judged) string {
 	if j.Proof == nil {
 		return "-"
 	}
-	s := fmt.Sprintf("%v %s ago", j.Proof.Level, human.Age(j.Proof.Age))
+	age := report.Span(max(0, j.Proof.Age))
+	s := fmt.Sprintf("%v %s ago", j.Proof.Level, age)
 	if j.Proof.Level == attest.Unproven {
-		s = fmt.Sprintf("failed %s ago", human.Age(j.Proof.Age))
+		s = fmt.Sprintf("failed %s ago", age)
 	}
 	if j.Proof.SelfAttested {
 		s += ", self-attested"
