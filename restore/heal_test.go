@@ -94,6 +94,9 @@ func TestHealing(t *testing.T) {
 }
 
 func TestHealingSequentially(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("a loss is noticed within a day", testALossIsNoticedWithinADay)
 	t.Run("no run is complete that refers to what the store lost", testNoRunIsCompleteThatRefersToWhatTheStoreLost)
 	t.Run("a daemon publishes again the index run that the store lost", testADaemonPublishesAgainTheIndexRunThatTheStoreLost)

@@ -249,6 +249,9 @@ func TestHostile(t *testing.T) {
 }
 
 func TestHostileSequentially(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("a large list in a few bytes is damage", testALargeListInAFewBytesIsDamage)
 }
 

@@ -92,6 +92,9 @@ func TestStolenKey(t *testing.T) {
 }
 
 func TestPutAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("a root without versions is not forgotten by the policy of a pruner for its time", func(t *testing.T) {
 		for name, memory := range map[string]bool{"seen before": true, "never seen before": false} {
 			t.Run(name, func(t *testing.T) {

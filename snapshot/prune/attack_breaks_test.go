@@ -74,6 +74,9 @@ func (w *world) bury(serial uint64, edit func(*statement.Tombstone)) {
 }
 
 func TestAttack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("forgotten again after a long announcement", testForgottenAgainAfterALongAnnouncement)
 	t.Run("an announcement with an ended key starts the clock of the new host", testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost)
 	t.Run("a tombstone over the future outlives the key that signed it", testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt)

@@ -78,6 +78,9 @@ func (w *world) present() (out prune.Domain) {
 }
 
 func TestEndedKey(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("what an ended key announced waits from when it counts", testWhatAnEndedKeyAnnouncedWaitsFromWhenItCounts)
 	t.Run("an ended key replaces no statement", testAnEndedKeyReplacesNoStatement)
 	t.Run("putting over a statement delays nothing", testPuttingOverAStatementDelaysNothing)

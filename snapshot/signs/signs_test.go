@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	signsRuns     = flag.Int("signs.runs", 40, "how many runs of each load TestSlow simulates")
+	signsRuns     = flag.Int("signs.runs", 20, "how many runs of each load TestSlow simulates")
 	signsCaptures = flag.Int("signs.captures", 3, "how many real captures of each load TestSlow compares with the simulation")
 )
 
