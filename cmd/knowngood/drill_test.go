@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -188,6 +189,12 @@ func testAWholeEnvironmentIsProbedOnEachStore(t *testing.T) {
 	t.Parallel()
 	onStores(t, func(t *testing.T, m *machine) {
 		s := newSite(t, m)
+		if os.Geteuid() == 0 { // a user as directories of companies have them
+			index := filepath.Join(s.dir, "index.html")
+			if err := errors.Join(os.Chown(index, 1_000_001, 1_000_001), os.Chmod(index, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		s.capture(t)
 		d := s.drill(t, exit.Done, "web")
 		want := "web passed, page passed, listed passed, rows passed, known passed, scanned passed, self passed, health passed, port passed"

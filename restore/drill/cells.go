@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"knowngood/configs"
 	"knowngood/restore"
 	"knowngood/restore/isolate"
 	"knowngood/restore/probe"
+	"knowngood/snapshot"
 )
 
 // cell is a running cell and the way to ask it.
@@ -29,7 +33,8 @@ type cells struct {
 	reader   *cell
 	others   []*cell
 	made     int
-	ended    bool // programs answers no more
+	ids      []uint32 // of Spec.IDs; nil when they are not known yet
+	ended    bool     // programs answers no more
 }
 
 // skipped is why a probe has no cell.
@@ -125,7 +130,12 @@ func (c *cells) start(ctx context.Context, rung, tree, base string) (*cell, erro
 	if until, ok := ctx.Deadline(); ok {
 		limits.Time = time.Until(until)
 	}
-	cl, err := isolate.Start(ctx, d.o.Cell, isolate.Spec{Rung: rung, Tree: tree, Base: base, Scratch: room, Limits: limits})
+	if rung == isolate.Namespaces && c.ids == nil {
+		if c.ids, err = d.largeIDs(ctx); err != nil {
+			return nil, err
+		}
+	}
+	cl, err := isolate.Start(ctx, d.o.Cell, isolate.Spec{Rung: rung, Tree: tree, Base: base, Scratch: room, Limits: limits, IDs: c.ids})
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +148,33 @@ func (c *cells) start(ctx context.Context, rung, tree, base string) (*cell, erro
 		return nil, errors.Join(err, cl.Close())
 	}
 	return &cell{cl, client}, nil
+}
+
+// mostIDs is how many users and groups a cell is given beyond the usual ones.
+const mostIDs = 1 << 12
+
+// largeIDs are the users and groups of the snapshot, and of the one that lies beneath,
+// that a cell has only if they are named: those beyond 65535, in ascending order.
+func (d *drill) largeIDs(ctx context.Context) ([]uint32, error) {
+	found := map[uint32]bool{}
+	for _, tree := range []*snapshot.Tree{d.o.Tree, d.o.Base} {
+		if tree == nil {
+			continue
+		}
+		for e, err := range tree.Entries(ctx, "") {
+			if err != nil {
+				return nil, err
+			}
+			for _, id := range []uint32{e.UID, e.GID} {
+				if id > math.MaxUint16 && len(found) < mostIDs {
+					found[id] = true
+				}
+			}
+		}
+	}
+	ids := slices.AppendSeq([]uint32{}, maps.Keys(found))
+	slices.Sort(ids)
+	return ids, ctx.Err()
 }
 
 // prove records what a cell proved.

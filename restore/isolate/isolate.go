@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/big"
 	"net"
 	"os"
@@ -57,6 +58,9 @@ type Spec struct {
 	// inside function can write there.
 	Scratch string
 	Limits  Limits
+	// IDs are the users and groups of the tree and its base beyond 65535, in ascending
+	// order. As root the cell has them, too, as many as the kernel maps.
+	IDs []uint32
 }
 
 // Limits of a cell; 0 is no limit, except for Processes: 0 is 512.
@@ -210,7 +214,7 @@ type mode int
 const (
 	alone        mode = iota // static: no namespaces
 	unprivileged             // a user namespace of an ordinary user
-	ranged                   // root's: a user namespace of 65536 IDs that nobody else has
+	ranged                   // root's: a user namespace of 65536 IDs that nobody else has, and those of Spec.IDs
 	initial                  // root's, where mounts cannot be mapped: no user namespace
 )
 
@@ -265,7 +269,7 @@ func start(ctx context.Context, argv []string, spec Spec, m mode) (_ *Cell, err 
 		return nil, fmt.Errorf("starting the cell: %w", err)
 	}
 	first := firstID()
-	if err := c.launch(cmd, spec.Limits, m, first); err != nil {
+	if err := c.launch(cmd, spec.Limits, m, first, spec.IDs); err != nil {
 		return nil, &Unreachable{spec.Rung, fmt.Sprintf("starting a process: %v", err)}
 	}
 	kill := func() { _ = c.process.Kill() } // it may have ended
@@ -323,24 +327,47 @@ func (c *Cell) command(argv []string, m mode) (_ *exec.Cmd, theirs []*os.File, e
 	return cmd, theirs, nil
 }
 
-// idRange is how many IDs the cells of root have.
-const idRange = 1 << 16
+// idRange is how many IDs the cells of root have, and as many may come for those of
+// Spec.IDs. mostRuns is how many runs of these are mapped: the kernel takes a page of text.
+const (
+	idRange  = 1 << 16
+	mostRuns = 128
+)
 
 // firstID chooses a block of IDs between those of systemd-nspawn and the end, which
 // nobody else uses: each cell its own, so that limits by user count one cell.
 func firstID() int {
-	n, err := rand.Int(rand.Reader, big.NewInt(4000))
+	n, err := rand.Int(rand.Reader, big.NewInt(2000))
 	if err != nil {
 		panic(err) // it never fails
 	}
-	return 0x70000000 + int(n.Int64())*idRange
+	return 0x70000000 + int(n.Int64())*2*idRange
+}
+
+// mappings are the IDs of a cell of root's: all that are small, and further ones.
+func mappings(first int, further []uint32) []syscall.SysProcIDMap {
+	maps := []syscall.SysProcIDMap{{HostID: first, Size: idRange}}
+	for i, id := range further {
+		last := &maps[len(maps)-1]
+		switch {
+		case i == idRange || id == math.MaxUint32: // which is nobody at all
+			return maps
+		case last.ContainerID+last.Size == int(id):
+			last.Size++
+		case len(maps) > mostRuns:
+			return maps
+		default:
+			maps = append(maps, syscall.SysProcIDMap{ContainerID: int(id), HostID: first + idRange + i, Size: 1})
+		}
+	}
+	return maps
 }
 
 var processLimit sync.Mutex // the limit of this process is changed
 
 // launch starts the process from a thread of its own that lives as long as it:
 // the signal at the death of a parent comes at the death of the thread.
-func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int) error {
+func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int, further []uint32) error {
 	started := make(chan error)
 	go onItsThread(func() {
 		err := func() error {
@@ -355,7 +382,7 @@ func (c *Cell) launch(cmd *exec.Cmd, l Limits, m mode, first int) error {
 				}
 				others = tasksOf(os.Getuid())
 			case ranged:
-				ids := []syscall.SysProcIDMap{{HostID: first, Size: idRange}}
+				ids := mappings(first, further)
 				cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
 				cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 				cmd.SysProcAttr.Credential = &syscall.Credential{}

@@ -205,3 +205,38 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+func TestLargeUsersOfTheTreeAreUsersOfTheCell(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("takes root")
+	}
+	s := newSpec(t, isolate.Namespaces, "host")
+	const user = 1_000_001 // as directories of companies have them
+	file := filepath.Join(s.Tree, "srv", "file")
+	if err := os.Mkdir(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(file, []byte("theirs"), 0o600), os.Chown(file, user, user+1)); err != nil {
+		t.Fatal(err)
+	}
+	s.IDs = []uint32{165_536, 165_537, user, user + 1}
+	for _, c := range []struct {
+		name string
+		r    request
+		want string
+	}{
+		{"its owner reads it", request{Argv: []string{"cat", "/srv/file"}, UID: user}, "theirs"},
+		{"root changes it", request{Argv: []string{"sh", "-c", "echo more >>/srv/file && cat /srv/file && stat -c %u:%g /srv/file"}}, "theirsmore\n1000001:1000002\n"},
+		{"a group of containers", request{Argv: []string{"sh", "-c", "touch /tmp/x && chown 165536:165537 /tmp/x && stat -c %u:%g /tmp/x"}}, "165536:165537\n"},
+	} {
+		if a := ask(t, start(t, s), c.r); a.Output != c.want || a.Error != "" {
+			t.Errorf("%s: %q, %s", c.name, a.Output, a.Error)
+		}
+		if err := os.RemoveAll(s.Scratch); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(s.Scratch, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
