@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"knowngood/configs"
 	"knowngood/restore/isolate"
 	"knowngood/restore/probe"
+	"knowngood/snapshot/manifest"
 	"knowngood/storage/attest"
 )
 
@@ -239,11 +241,21 @@ func recorded(p *configs.Probe, kind *probe.Kind) attest.Probe {
 	return attest.Probe{Name: p.Name, Kind: p.Kind(), Required: *p.Required, Outside: kind.Outside(), Proves: kind.Proves(p)}
 }
 
-// withFiles puts what a scanner needs besides its program beside the restored tree.
+// withFiles puts what a scanner needs besides its program beside the restored tree, in the
+// place of what an earlier scanner needed. Links that were copied lead nowhere else.
 func withFiles(outer string, paths []string) error {
+	root, err := os.OpenRoot(outer)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for _, p := range paths {
-		to := filepath.Join(outer, p)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		to := strings.Trim(p, "/")
+		if tree := strings.Trim(probe.TreeInScan, "/"); manifest.Within(to, tree) || manifest.Within(tree, to) {
+			return fmt.Errorf("%s has the place of the restored tree: put it elsewhere", p)
+		}
+		err := errors.Join(root.RemoveAll(to), root.MkdirAll(filepath.Dir(to), 0o755))
+		if err != nil {
 			return err
 		}
 		st, err := os.Stat(p)
@@ -251,11 +263,11 @@ func withFiles(outer string, paths []string) error {
 		case err != nil:
 			return err
 		case st.IsDir():
-			err = os.CopyFS(to, os.DirFS(p))
+			err = os.CopyFS(filepath.Join(outer, to), os.DirFS(p))
 		default:
 			var b []byte
 			if b, err = os.ReadFile(p); err == nil {
-				err = os.WriteFile(to, b, 0o644)
+				err = root.WriteFile(to, b, 0o644)
 			}
 		}
 		if err != nil {

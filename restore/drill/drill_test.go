@@ -2,6 +2,7 @@ package drill
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ func TestDrill(t *testing.T) {
 	t.Run("a sample has about its share, and other files at another time", aSampleHasItsShare)
 	t.Run("the RTO of a sample is extrapolated", theRTOOfASampleIsExtrapolated)
 	t.Run("evidence fits an attestation", evidenceFitsAnAttestation)
+	t.Run("scanners that need the same files", scannersNeedTheSameFiles)
 	t.Run("scratch space in which others could put links is refused", scratchOfOthersIsRefused)
 }
 
@@ -137,5 +139,36 @@ func scratchOfOthersIsRefused(t *testing.T) {
 		if _, err := newScratch(filepath.Join(dir, "drills")); err == nil {
 			t.Error("a directory of another user is taken")
 		}
+	}
+}
+
+func scannersNeedTheSameFiles(t *testing.T) {
+	dir, outer := t.TempDir(), t.TempDir()
+	sub := filepath.Join(dir, "sub")
+	if err := errors.Join(os.Mkdir(sub, 0o755), os.WriteFile(filepath.Join(sub, "rules"), []byte("rules"), 0o644), os.Symlink("sub", filepath.Join(dir, "current"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, with := range [][]string{{dir}, {dir, sub}, {filepath.Join(sub, "rules")}, {sub, dir}} {
+		if err := withFiles(outer, with); err != nil {
+			t.Errorf("%v: %v", with, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(outer, sub, "rules")); err != nil || string(b) != "rules" {
+			t.Errorf("%v: %q, %v", with, b, err)
+		}
+	}
+	for _, p := range []string{"/restored", "/restored/x", "/"} {
+		if err := withFiles(outer, []string{p}); err == nil {
+			t.Errorf("%s is put into the restored tree", p)
+		}
+	}
+	// A link in what was copied leads to the machine's own files.
+	if err := os.Symlink(sub, filepath.Join(dir, "absolute")); err != nil {
+		t.Fatal(err)
+	}
+	if err := withFiles(outer, []string{dir, filepath.Join(dir, "absolute", "rules")}); err == nil {
+		t.Error("it writes through a link")
+	}
+	if _, err := os.Stat(filepath.Join(sub, "rules")); err != nil {
+		t.Error(err)
 	}
 }
