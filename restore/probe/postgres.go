@@ -166,7 +166,7 @@ func (s *server) start(ctx context.Context, e *env) error {
 		"config_file=" + config, "data_directory=" + s.data, "hba_file=" + own, "ident_file=" + os.DevNull, "external_pid_file=" + filepath.Join(s.dir, "pid"),
 		"listen_addresses=", "unix_socket_directories=" + s.dir, "unix_socket_permissions=0777", "port=5432", "ssl=off",
 		"logging_collector=off", "log_destination=stderr", "lc_messages=C", "archive_mode=off", "autovacuum=off",
-		"synchronous_standby_names=", "fsync=off", "shared_buffers=32MB", "huge_pages=off",
+		"synchronous_standby_names=", "hot_standby=on", "fsync=off", "shared_buffers=32MB", "huge_pages=off",
 	} {
 		argv = append(argv, "-c", set)
 	}
@@ -182,6 +182,7 @@ func (s *server) start(ctx context.Context, e *env) error {
 	go func() { s.ended <- withoutOutput(cmd.Wait()) }()
 	for {
 		if s.run(ctx, nil, io.Discard, io.Discard, "pg_isready", s.connect()...) == nil {
+			s.promote(ctx)
 			return nil
 		}
 		select {
@@ -192,6 +193,14 @@ func (s *server) start(ctx context.Context, e *env) error {
 			return errors.New("the server takes no connections")
 		case <-time.After(pause):
 		}
+	}
+}
+
+// promote ends the recovery of a copy of a standby, which would wait for its primary and
+// could be asked little. Where that fails, what is asked shows it.
+func (s *server) promote(ctx context.Context) {
+	if text, err := s.answer(ctx, "postgres", "select pg_is_in_recovery()"); err == nil && text == "t" {
+		_, _ = s.answer(ctx, "postgres", "select pg_promote(true, 600)")
 	}
 }
 
