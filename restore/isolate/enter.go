@@ -234,7 +234,12 @@ func within(o *order, mounts map[string]int, ours ...*os.File) error {
 		if err := build(*o, mounts); err != nil {
 			return err
 		}
-		if err := errors.Join(loopbackUp(), unix.Sethostname([]byte("cell"))); err != nil {
+		if !o.Spec.Network {
+			if err := loopbackUp(); err != nil {
+				return err
+			}
+		}
+		if err := unix.Sethostname([]byte("cell")); err != nil {
 			return err
 		}
 	}

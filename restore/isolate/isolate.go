@@ -48,8 +48,13 @@ const (
 // Spec is the cell that is wanted.
 type Spec struct {
 	Rung string
-	// Tree is the restored tree, an absolute path. It is never written to.
+	// Tree is the restored tree, an absolute path. It is never written to, unless At is set.
 	Tree string
+	// At is the path in the cell at which the tree is then, above the base, and can be
+	// changed; where it is empty the tree is the root. For Namespaces.
+	At string
+	// Network leaves the cell the network of the machine.
+	Network bool
 	// Base is what lies beneath the tree: "none", "host" (this machine's programs and
 	// libraries), or the absolute path of another restored tree. Not for Static.
 	Base string
@@ -265,7 +270,7 @@ func start(ctx context.Context, argv []string, spec Spec, m mode) (_ *Cell, err 
 	defer closeHost()
 
 	var cmd *exec.Cmd
-	if cmd, theirs, err = c.command(argv, m); err != nil {
+	if cmd, theirs, err = c.command(argv, m, spec.Network); err != nil {
 		return nil, fmt.Errorf("starting the cell: %w", err)
 	}
 	first := firstID()
@@ -298,7 +303,7 @@ func closeAll(files ...*os.File) {
 }
 
 // command prepares the process, with its pipes; theirs are the ends to close once it runs.
-func (c *Cell) command(argv []string, m mode) (_ *exec.Cmd, theirs []*os.File, err error) {
+func (c *Cell) command(argv []string, m mode, network bool) (_ *exec.Cmd, theirs []*os.File, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
@@ -323,6 +328,9 @@ func (c *Cell) command(argv []string, m mode) (_ *exec.Cmd, theirs []*os.File, e
 		cmd.Env[0] = stageVar + "=inside"
 	} else {
 		cmd.SysProcAttr.Cloneflags = namespaces &^ unix.CLONE_NEWUSER
+	}
+	if network {
+		cmd.SysProcAttr.Cloneflags &^= unix.CLONE_NEWNET
 	}
 	return cmd, theirs, nil
 }

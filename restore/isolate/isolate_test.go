@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,6 +98,66 @@ func TestProgramsOfTheMachineRunAboveTheTree(t *testing.T) {
 	}
 	if text, err := os.ReadFile(s.Tree + "/usr/share/ours"); err != nil || string(text) != "from the tree" {
 		t.Error("the tree has changed:", string(text), err)
+	}
+}
+
+// A tree with a path of its own is what it was outside, and can be changed: by its owners.
+func TestATreeBesideTheMachinesProgramsCanBeChanged(t *testing.T) {
+	s := newSpec(t, isolate.Namespaces, "host")
+	s.At = "/srv/some/app"
+	write(t, s.Tree+"/a", "old")
+	write(t, s.Tree+"/usr/share/ours", "not above the machine's")
+	c := start(t, s)
+
+	a := ask(t, c, request{Argv: []string{"/bin/sh", "-c", "cat /srv/some/app/a && cd /srv/some/app && echo new >a && mkdir b && chmod 4750 b && echo x >/usr/bin/x && ! test -e /usr/share/ours && test $(wc -l </proc/net/dev) = 3 && echo done"}})
+	if a.Output != "olddone\n" || a.Error != "" {
+		t.Errorf("%+v", a)
+	}
+	for path, want := range map[string]os.FileMode{"a": 0o644, "b": os.ModeDir | os.ModeSetuid | 0o750} {
+		info, err := os.Stat(filepath.Join(s.Tree, path))
+		if err != nil || info.Mode() != want || int(info.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
+			t.Errorf("%s: %+v, %v", path, info, err)
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(s.Tree, "a")); err != nil || string(text) != "new\n" {
+		t.Errorf("it holds %q, %v", text, err)
+	}
+	if _, err := os.Stat("/usr/bin/x"); err == nil {
+		t.Error("it changed the machine")
+	}
+}
+
+// A cell with the network of the machine reaches what listens there, and nothing else of it.
+func TestTheNetworkIsThatOfTheMachineOnlyWhereItIsAskedFor(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("hello"))
+			c.Close()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	for _, network := range []bool{true, false} {
+		s := newSpec(t, isolate.Namespaces, "host")
+		s.At, s.Network = "/srv/app", network
+		c := start(t, s)
+		for _, attempt := range c.Proof().Attempts {
+			if !attempt.Refused {
+				t.Error(attempt.What)
+			}
+		}
+		if a := ask(t, c, request{Argv: []string{"/bin/bash", "-c", "cat </dev/tcp/127.0.0.1/" + port}}); (a.Output == "hello") != network {
+			t.Errorf("with the network %v: %+v", network, a)
+		}
+		c.Close()
 	}
 }
 

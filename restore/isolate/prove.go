@@ -43,10 +43,14 @@ func prove(o order, ours ...*os.File) (attempts []Attempt, err error) {
 	try("the kernel memory", opened("/dev/mem", "/dev/kmem", "/proc/kcore", "/dev/port"))
 	try("a setting of the kernel", opened("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sysrq-trigger", "/proc/sys/vm/overcommit_memory"))
 	try("writing in /sys", opened("/sys/kernel/uevent_helper", "/sys/power/state", "/sys/fs/cgroup/cgroup.procs"))
-	try("the network by the machine's loopback address", noAnswer("tcp", o.Host.TCP))
-	try("the network outside by TCP", noAnswer("tcp", "192.0.2.1:443") && noAnswer("tcp", "[2001:db8::1]:443"))
-	try("the network outside by UDP", noAnswer("udp", "192.0.2.1:53"))
-	try("an abstract Unix socket of the machine", noAnswer("unix", o.Host.Abstract))
+	if !o.Spec.Network {
+		try("the network by the machine's loopback address", noAnswer("tcp", o.Host.TCP))
+		try("the network outside by TCP", noAnswer("tcp", "192.0.2.1:443") && noAnswer("tcp", "[2001:db8::1]:443"))
+		try("the network outside by UDP", noAnswer("udp", "192.0.2.1:53"))
+		try("an abstract Unix socket of the machine", noAnswer("unix", o.Host.Abstract))
+		interfaces, err := net.Interfaces()
+		try("a network interface besides loopback", o.Spec.Rung == Static || err == nil && len(interfaces) == 1 && interfaces[0].Name == "lo")
+	}
 	for name, family := range map[string]uintptr{"packet": unix.AF_PACKET, "vsock": unix.AF_VSOCK, "alg": unix.AF_ALG} {
 		try("a socket of the family "+name, call(unix.SYS_SOCKET, family, unix.SOCK_RAW, 0))
 	}
@@ -61,8 +65,6 @@ func prove(o order, ours ...*os.File) (attempts []Attempt, err error) {
 		return attempts, err
 	}
 
-	interfaces, listErr := net.Interfaces()
-	try("a network interface besides loopback", listErr == nil && len(interfaces) == 1 && interfaces[0].Name == "lo")
 	others, listErr := processes()
 	try("processes besides those of the cell", listErr == nil && others == 0)
 	try("the program of the first process", unreadable("/proc/1/exe"))

@@ -29,7 +29,7 @@ func build(o order, mounts map[string]int) error {
 		if _, have := mounts[name]; have {
 			continue
 		}
-		fd, err := clone(path, readOnly)
+		fd, err := clone(path, o.Spec.attributes(name))
 		if err != nil {
 			return err
 		}
@@ -49,6 +49,10 @@ func build(o order, mounts map[string]int) error {
 	if err := unix.Mount("cell", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=16m,mode=755"); err != nil {
 		return fmt.Errorf("mounting memory: %w", err)
 	}
+	tree := mounts["tree"]
+	if o.Spec.At != "" {
+		delete(mounts, "tree") // it is mounted in the root, when that is there
+	}
 	for name, fd := range mounts {
 		if err := attach(fd, stage+name); err != nil {
 			return err
@@ -65,11 +69,14 @@ func build(o order, mounts map[string]int) error {
 			return err
 		}
 	}
-	lower := []string{stage + "tree"}
+	var lower []string
+	if o.Spec.At == "" {
+		lower = []string{stage + "tree"}
+	}
 	if _, have := mounts["base"]; have {
 		lower = append(lower, stage+"base")
 	}
-	if err := skeleton(stage+"skeleton", o.Spec.Base == "host"); err != nil {
+	if err := skeleton(stage+"skeleton", &o.Spec); err != nil {
 		return fmt.Errorf("making the base: %w", err)
 	}
 	root := stage + "root"
@@ -103,7 +110,10 @@ func build(o order, mounts map[string]int) error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("leaving the machine's root: %w", err)
 	}
-	return os.Chdir("/")
+	if err := os.Chdir("/"); err != nil || o.Spec.At == "" {
+		return err
+	}
+	return attach(tree, o.Spec.At)
 }
 
 // clone returns a mount of a path of the machine, with attributes.
@@ -176,7 +186,7 @@ func isDir(path string) bool {
 
 // skeleton fills the lowest directory: what every root has, and for the base host links to
 // the machine's libraries and just enough of /etc for its programs.
-func skeleton(dir string, host bool) error {
+func skeleton(dir string, spec *Spec) error {
 	for d, mode := range map[string]os.FileMode{"etc": 0o755, "run": 0o755, "tmp": 0o777 | os.ModeSticky} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return err
@@ -185,7 +195,7 @@ func skeleton(dir string, host bool) error {
 			return err
 		}
 	}
-	if !host {
+	if spec.Base != "host" {
 		return nil
 	}
 	for _, d := range hostDirs {
@@ -209,8 +219,20 @@ func skeleton(dir string, host bool) error {
 	if cache, err := os.ReadFile("/etc/ld.so.cache"); err == nil {
 		files["ld.so.cache"] = string(cache)
 	}
+	if spec.Network {
+		files["nsswitch.conf"] = strings.Replace(files["nsswitch.conf"], "hosts: files", "hosts: files dns", 1)
+		for _, name := range []string{"hosts", "resolv.conf", "services", "ssl/certs/ca-certificates.crt", "pki/tls/certs/ca-bundle.crt"} {
+			if text, err := os.ReadFile(filepath.Join("/etc", name)); err == nil {
+				files[name] = string(text)
+			}
+		}
+	}
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, "etc", name), []byte(text), 0o644); err != nil {
+		path := filepath.Join(dir, "etc", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}

@@ -45,6 +45,14 @@ func lowers(s Spec) map[string]string {
 	return dirs
 }
 
+// attributes of the mount of one of the lowers.
+func (s *Spec) attributes(name string) uint64 {
+	if name == "tree" && s.At != "" {
+		return writable
+	}
+	return readOnly
+}
+
 // mountsFor opens, as root, what the cell of process pid cannot open itself: the
 // directories with their users mapped to those of the cell, and the space for what it
 // writes. The caller closes them; none is part of a mount namespace before the cell takes it.
@@ -64,7 +72,7 @@ func mountsFor(o *order, m mode, first, pid int) (fds []int, err error) {
 				return fds, fmt.Errorf("opening %s for the cell: %w", path, err)
 			}
 			add(name, fd)
-			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | readOnly, Userns_fd: uint64(users.Fd())}
+			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | o.Spec.attributes(name), Userns_fd: uint64(users.Fd())}
 			if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 				return fds, &idmapError{path, err}
 			}
