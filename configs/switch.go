@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Switch is how the generations of an environment go live.
+// Switch is how the generations of an environment go live, or without a root what a patch
+// does around its command.
 type Switch struct {
 	Method      string   `yaml:"method"` // link or exchange
 	Watch       Duration `yaml:"watch"`  // how long the probes must pass; 0 asks them once
@@ -48,16 +49,20 @@ type Generations struct {
 
 // fillSwitch gives an environment with a root its defaults.
 func (e *Environment) fillSwitch(given func(key string) bool) {
-	if e.Root == "" {
+	if e.Root == "" && e.Switch == nil {
 		return
 	}
 	e.Switch = cmp.Or(e.Switch, &Switch{})
 	s := e.Switch
-	s.Method, s.Confirm = cmp.Or(s.Method, "link"), cmp.Or(s.Confirm, "none")
+	s.Confirm = cmp.Or(s.Confirm, "none")
 	if s.Watch == 0 && !given("watch") {
 		s.Watch = Duration(time.Minute)
 	}
 	s.Trial = cmp.Or(s.Trial, Duration(10*time.Minute))
+	if e.Root == "" {
+		return
+	}
+	s.Method = cmp.Or(s.Method, "link")
 	e.Generations = cmp.Or(e.Generations, &Generations{})
 	e.Generations.Keep = cmp.Or(e.Generations.Keep, 3)
 }
@@ -67,11 +72,16 @@ const minGenerations = 2
 
 func (v *validator) generations(e *Environment, key keyPath) {
 	if e.Root == "" {
-		for name, set := range map[string]bool{"switch": e.Switch != nil, "data": e.Data != nil, "generations": e.Generations != nil} {
+		s := cmp.Or(e.Switch, &Switch{})
+		for name, set := range map[string]bool{"data": e.Data != nil, "generations": e.Generations != nil} {
 			if set {
 				v.addf(key.child(name), "it takes root: the directory whose versions are switched")
 			}
 		}
+		if s.Method != "" || s.Seal {
+			v.addf(key.child("switch"), "method and seal take root: the directory whose versions are switched")
+		}
+		v.switching(e.Switch, key.child("switch"))
 		return
 	}
 	v.absolute(e.Root, key.child("root"))
@@ -88,11 +98,25 @@ func (v *validator) generations(e *Environment, key keyPath) {
 	if s.Method != "link" && s.Method != "exchange" {
 		v.addf(k.child("method"), "%q is neither link nor exchange", s.Method)
 	}
-	if s.Confirm != "none" && s.Confirm != "external" {
-		v.addf(k.child("confirm"), "%q is neither none nor external", s.Confirm)
-	}
 	if s.Seal && s.Method == "exchange" {
 		v.addf(k.child("seal"), "a sealed directory cannot change places: use method: link, or leave seal out")
+	}
+	v.switching(s, k)
+	if e.Generations.Keep < minGenerations {
+		v.addf(key.child("generations", "keep"), "%d is too few: the live one and the one before are always kept", e.Generations.Keep)
+	}
+	for i, d := range e.Data {
+		v.data(&d, e.Data[:i], key.child("data").item(i))
+	}
+}
+
+// switching validates what is around a switch, or a patch.
+func (v *validator) switching(s *Switch, k keyPath) {
+	if s == nil || s.Confirm == "" {
+		return // not filled in
+	}
+	if s.Confirm != "none" && s.Confirm != "external" {
+		v.addf(k.child("confirm"), "%q is neither none nor external", s.Confirm)
 	}
 	if s.Trial <= s.Watch {
 		v.addf(k.child("trial"), "%v is not longer than watch, %v: nothing could be committed before it ends", s.Trial, s.Watch)
@@ -101,12 +125,6 @@ func (v *validator) generations(e *Environment, key keyPath) {
 		for i, h := range hooks {
 			v.command(h.Command, k.child(name).item(i))
 		}
-	}
-	if e.Generations.Keep < minGenerations {
-		v.addf(key.child("generations", "keep"), "%d is too few: the live one and the one before are always kept", e.Generations.Keep)
-	}
-	for i, d := range e.Data {
-		v.data(&d, e.Data[:i], key.child("data").item(i))
 	}
 }
 
