@@ -22,6 +22,7 @@ func TestSlow(t *testing.T) {
 	t.Run("the daemon runs in its unit and hooks outside of it", testTheDaemonRunsInItsUnitAndHooksOutsideOfIt)
 	t.Run("a daemon that dies or hangs is started again and a broken configuration is not taken", testADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken)
 	t.Run("a scheduled drill runs in a unit of its own", testAScheduledDrillRunsInAUnitOfItsOwn)
+	t.Run("an upgrade that breaks its service is undone", testAnUpgradeThatBreaksItsServiceIsUndone)
 	t.Run("a whole host is the same from the sandbox", testAWholeHostIsTheSameFromTheSandbox)
 	t.Run("the package is installed, upgraded and removed cleanly", testThePackageIsInstalledUpgradedAndRemovedCleanly)
 	t.Run("both packages hold the same", testBothPackagesHoldTheSame)

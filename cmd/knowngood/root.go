@@ -66,6 +66,6 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.BoolVarP(&sess.Out.Quiet, "quiet", "q", false, "print no progress")
 	root.RegisterFlagCompletionFunc("host", completion.Hosts(sess))
 	root.AddCommand(quickstartCommand(sess), initCommand(sess), snapshotCommand(sess), listCommand(sess), showCommand(sess), statsCommand(sess), lsCommand(sess), catCommand(sess),
-		findCommand(sess), findGoodCommand(sess), diffCommand(sess), timelineCommand(sess), restoreCommand(sess), switchCommand(sess), commitCommand(sess), rollbackCommand(sess), generationsCommand(sess), spawnCommand(sess), scaleCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), proof.Command(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess), drills.Command(sess), drills.Cell())
+		findCommand(sess), findGoodCommand(sess), diffCommand(sess), timelineCommand(sess), restoreCommand(sess), switchCommand(sess), patchCommand(sess), commitCommand(sess), rollbackCommand(sess), generationsCommand(sess), spawnCommand(sess), scaleCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), proof.Command(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess), drills.Command(sess), drills.Cell())
 	return root
 }

@@ -93,6 +93,7 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"snapshot", []string{"app", "--config", at("config.yaml")}},
 		{"generations", []string{"app", "--config", at("config.yaml"), "--adopt"}},
 		{"generations", []string{"app", "--config", at("config.yaml")}},
+		{"patch", []string{"app", "--config", at("config.yaml"), "--dry-run", "--", "true"}},
 		{"switch", []string{"app", "app@1", "--config", at("config.yaml"), "--unproven"}},
 		{"rollback", []string{"app", "--config", at("config.yaml")}},
 		{"spawn", []string{"web@1", "--count", "1", "--dir", at("trees")}},

@@ -97,7 +97,7 @@ func runSource(limit time.Duration, outside bool) func(context.Context, []string
 // Omit excludes the state directory from a capture, and the repository where it is
 // a directory.
 func Omit(o *snapshot.Options, stateDir, repoURL string) {
-	directories := []string{stateDir, stateDir + "-drills"} // as drill.ScratchDir has it
+	directories := []string{stateDir, stateDir + "-drills", stateDir + "-patches"} // as scratch.Beside has them
 	if path, ok := DirectoryOf(repoURL); ok {
 		directories = append(directories, path)
 	}

@@ -44,6 +44,17 @@ func New(below, prefix string) (*Space, error) {
 	}
 }
 
+// Beside is where a directory for the running user alone lies by default: in the state
+// directory, and for root where that is another user's, who could put links in the way, beside
+// it.
+func Beside(stateDir, name string) string {
+	var st unix.Stat_t
+	if unix.Stat(stateDir, &st) == nil && os.Geteuid() == 0 && st.Uid != 0 {
+		return filepath.Clean(stateDir) + "-" + name
+	}
+	return filepath.Join(stateDir, name)
+}
+
 // Remove removes the directory with all that is in it, also what was restored without the
 // rights for that or with flags that forbid it.
 func (s *Space) Remove() error {

@@ -61,15 +61,8 @@ func (d *drill) scratchDir(name string) (string, error) {
 	return dir, os.Mkdir(dir, 0o700)
 }
 
-// ScratchDir is where drills work by default: in the state directory, and for root
-// where that is another user's, who could put links in the way, beside it.
-func ScratchDir(stateDir string) string {
-	var st unix.Stat_t
-	if unix.Stat(stateDir, &st) == nil && os.Geteuid() == 0 && st.Uid != 0 {
-		return filepath.Clean(stateDir) + "-drills"
-	}
-	return filepath.Join(stateDir, "drills")
-}
+// ScratchDir is where drills work by default.
+func ScratchDir(stateDir string) string { return scratch.Beside(stateDir, "drills") }
 
 // Sweep removes what killed drills left in a directory.
 func Sweep(below string) error { return scratch.Sweep(below, scratchName) }

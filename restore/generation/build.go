@@ -23,7 +23,8 @@ type Build struct {
 	Number uint64
 	ID     [32]byte // of the snapshot
 	// Clone begins with a clone of the live generation, where that costs no space.
-	Clone bool
+	Clone   bool
+	OnClone string // what Fill does with a clone: then …
 	// Fill makes an empty directory, or one with a clone, hold the tree. Carried data is
 	// linked afterwards, in place of what is there.
 	Fill func(ctx context.Context, dir string, cloned bool) error
@@ -117,7 +118,9 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 	if err := b.Fill(ctx, top, way != ""); err != nil {
 		return nil, err
 	}
-	b.Way = joinWay(way, b.Way)
+	if way != "" {
+		b.Way = way + ", then " + b.OnClone
+	}
 	s.point("after filling")
 	if err := s.linkData(top); err != nil {
 		return nil, err
@@ -159,14 +162,6 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		return nil, err
 	}
 	return g, s.remove(newName)
-}
-
-// joinWay is how a tree was made, in words.
-func joinWay(cloned, filled string) string {
-	if cloned == "" {
-		return filled
-	}
-	return cloned + ", then restored in place"
 }
 
 // linkData puts links to carried data into a tree, in place of what is there. No link of the

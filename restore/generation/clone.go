@@ -108,6 +108,7 @@ type copier struct {
 	to       *posix.Dirs
 	applier  *posix.Applier
 	onlyRefs bool // errNoReflink where content would have to be copied
+	replace  bool // what is there is replaced, by one rename, and keeps its inode flags
 	links    map[posix.DevIno]string
 	dirs     []dirCopy
 	reflinks bool
@@ -119,54 +120,83 @@ type dirCopy struct {
 	meta inode.Metadata
 }
 
-// copyTree copies a tree, with all metadata, except the paths of without.
-// It reports whether all content is shared.
-func copyTree(ctx context.Context, from, to string, without []string, onlyRefs bool) (shared bool, err error) {
+// newCopier copies into a directory, of which one that replaces what is there makes the
+// metadata exact.
+func newCopier(to string, replace bool) (*copier, error) {
 	root, err := posix.OpenDir(unix.AT_FDCWD, to)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	dirs, err := posix.NewDirs(root, posix.DirsLimit)
 	if err != nil {
+		return nil, err
+	}
+	return &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0, Exact: replace}), replace: replace, links: map[posix.DevIno]string{}, reflinks: true}, nil
+}
+
+// copyTree copies a tree, with all metadata, except the paths of without.
+// It reports whether all content is shared.
+func copyTree(ctx context.Context, from, to string, without []string, onlyRefs bool) (shared bool, err error) {
+	c, err := newCopier(to, false)
+	if err != nil {
 		return false, err
 	}
-	defer dirs.Close()
-	c := &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0}), onlyRefs: onlyRefs, links: map[posix.DevIno]string{}, reflinks: true}
-	prefix := manifest.EntryPath(from)
-	err = walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: from}}}, func(n *walk.Node) error {
+	defer c.to.Close()
+	c.onlyRefs = onlyRefs
+	err = eachBelow(ctx, from, func(n *walk.Node, rel string) error {
+		if slices.ContainsFunc(without, func(p string) bool { return manifest.Within(rel, p) }) {
+			return nil
+		}
+		return c.node(n, rel)
+	})
+	if err != nil {
+		return false, err
+	}
+	return c.reflinks, c.finish()
+}
+
+// eachBelow calls do with each node of a tree, by its path below the top.
+func eachBelow(ctx context.Context, top string, do func(n *walk.Node, rel string) error) error {
+	prefix := manifest.EntryPath(top)
+	return walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: top}}}, func(n *walk.Node) error {
 		if n.Dir != nil {
 			defer n.Dir.Release()
 		}
 		if n.Implied || !manifest.Within(n.Path, prefix) {
 			return nil
 		}
-		rel := strings.TrimPrefix(n.Path[len(prefix):], "/")
-		if slices.ContainsFunc(without, func(p string) bool { return manifest.Within(rel, p) }) {
-			return nil
-		}
-		err := n.Err
+		rel, err := strings.TrimPrefix(n.Path[len(prefix):], "/"), n.Err
 		if err == nil {
-			err = c.node(n, rel)
+			err = do(n, rel)
 		}
 		if err != nil && !errors.Is(err, errNoReflink) {
-			err = fmt.Errorf("%s: %w", filepath.Join(from, rel), err)
+			err = fmt.Errorf("%s: %w", filepath.Join(top, rel), err)
 		}
 		return err
 	})
-	if err != nil {
-		return false, err
-	}
+}
+
+// finish applies the metadata of directories.
+func (c *copier) finish() error {
 	for _, d := range slices.Backward(c.dirs) {
-		h, err := dirs.Get(d.rel)
+		h, err := c.to.Get(d.rel)
 		if err == nil {
-			err = applied(c.applier.Apply(h.FD(), d.meta))
+			err = c.apply(h.FD(), d.meta)
 			h.Release()
 		}
 		if err != nil {
-			return false, fmt.Errorf("%s: %w", filepath.Join(to, d.rel), err)
+			return fmt.Errorf("%s: %w", d.rel, err)
 		}
 	}
-	return c.reflinks, nil
+	return nil
+}
+
+// apply applies metadata to an open file or directory.
+func (c *copier) apply(fd int, m inode.Metadata) error {
+	if c.replace {
+		m.Flags, _, _ = posix.InodeFlags(fd) // where there are none it stays 0
+	}
+	return applied(c.applier.Apply(fd, m))
 }
 
 func applied(problems []*posix.Problem) error {
@@ -202,29 +232,73 @@ func (c *copier) node(n *walk.Node, rel string) error {
 		return err
 	}
 	defer out.Release()
-	if st.Type != inode.Dir && st.Nlink > 1 {
-		if first, ok := c.links[st.ID()]; ok {
-			return c.link(first, out, name)
-		}
-		c.links[st.ID()] = strings.Clone(rel)
+	if st.Type == inode.Dir {
+		return c.dir(out, name, rel)
 	}
-	switch st.Type {
-	case inode.Dir:
-		return unix.Mkdirat(out.FD(), name, 0o700)
-	case inode.File:
-		return c.file(in, n.Name, out.FD(), name, m)
-	case inode.Symlink:
-		var target string
-		if target, err = posix.Readlink(fd, ""); err == nil {
-			err = unix.Symlinkat(target, out.FD(), name)
+	as := name
+	if c.replace {
+		if as = tempName; posix.RemoveAll(out.FD(), as) != nil {
+			return fmt.Errorf("%s is in the way", as)
 		}
-	default:
-		err = posix.Mknod(out.FD(), name, st.Type, st.Rdev)
+	}
+	if first, ok := c.links[st.ID()]; ok && st.Nlink > 1 {
+		err = c.link(first, out, as)
+	} else {
+		err = c.make(in, n.Name, fd, &st, out.FD(), as, m)
 	}
 	if err != nil {
 		return err
 	}
-	return applied(c.applier.ApplyAt(out.FD(), name, m))
+	if st.Nlink > 1 {
+		c.links[st.ID()] = strings.Clone(rel)
+	}
+	if !c.replace {
+		return nil
+	}
+	if err = unix.Renameat(out.FD(), as, out.FD(), name); errors.Is(err, unix.EISDIR) {
+		c.to.Forget(rel)
+		if err = unix.Unlinkat(out.FD(), name, unix.AT_REMOVEDIR); err == nil {
+			err = unix.Renameat(out.FD(), as, out.FD(), name)
+		}
+	}
+	return err
+}
+
+// tempName is what is put back before it replaces what is there. Where it is left, it is
+// something that was added.
+const tempName = ".knowngood-put-back"
+
+// dir makes a directory, unless it is there and may be.
+func (c *copier) dir(out *posix.Dir, name, rel string) error {
+	err := unix.Mkdirat(out.FD(), name, 0o700)
+	if !c.replace || !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	st, err := posix.StatAt(out.FD(), name)
+	if err != nil || st.Type == inode.Dir {
+		return err
+	}
+	c.to.Forget(rel)
+	return errors.Join(posix.RemoveAll(out.FD(), name), unix.Mkdirat(out.FD(), name, 0o700))
+}
+
+// make makes what is no directory, of an open node.
+func (c *copier) make(in int, name string, fd int, st *posix.Stat, out int, as string, m inode.Metadata) (err error) {
+	switch st.Type {
+	case inode.File:
+		return c.file(in, name, out, as, m)
+	case inode.Symlink:
+		var target string
+		if target, err = posix.Readlink(fd, ""); err == nil {
+			err = unix.Symlinkat(target, out, as)
+		}
+	default:
+		err = posix.Mknod(out, as, st.Type, st.Rdev)
+	}
+	if err != nil {
+		return err
+	}
+	return applied(c.applier.ApplyAt(out, as, m))
 }
 
 // link gives what was copied already another name.
@@ -258,11 +332,35 @@ func (c *copier) file(in int, name string, out int, as string, m inode.Metadata)
 		if c.reflinks = false; c.onlyRefs {
 			return errNoReflink
 		}
-		if _, err := io.Copy(dst, src); err != nil { // in the kernel, where it can
+		if err := copyData(dst, src); err != nil {
 			return err
 		}
 	}
-	return applied(c.applier.Apply(to, m))
+	return c.apply(to, m)
+}
+
+// copyData copies what of a file is no hole.
+func copyData(dst, src *os.File) error {
+	st, err := posix.StatFd(int(src.Fd()))
+	if err == nil && !st.Sparse() {
+		_, err = io.Copy(dst, src) // in the kernel, where it can
+		return err
+	}
+	var holes []inode.Extent
+	if err == nil {
+		holes, err = posix.Holes(int(src.Fd()), st.Size)
+	}
+	if err == nil {
+		err = dst.Truncate(int64(st.Size))
+	}
+	at := uint64(0)
+	for _, h := range append(holes, inode.Extent{Offset: st.Size}) {
+		if err == nil && h.Offset > at {
+			_, err = io.Copy(io.NewOffsetWriter(dst, int64(at)), io.NewSectionReader(src, int64(at), int64(h.Offset-at)))
+		}
+		at = h.Offset + h.Length
+	}
+	return err
 }
 
 // Copy returns a Fill that copies a directory, by reflinks where the file system can.

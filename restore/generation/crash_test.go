@@ -42,23 +42,27 @@ func killedAtEachPoint(t *testing.T, method string) {
 	for name, c := range crashes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			points := 0
-			for n := 1; ; n++ {
-				w := newWorld(t, t.TempDir(), method)
-				w.prepare(c.before)
-				killed, out := w.elsewhere(c.act, n)
-				w.afterCrash(&c, killed, out)
-				if killed == "" {
-					break
-				}
-				points++
-			}
-			if points < 2 {
-				t.Errorf("only %d points were met", points)
-			}
-			t.Logf("%d points", points)
+			c.killedAtEachPoint(t, method)
 		})
 	}
+}
+
+func (c *crash) killedAtEachPoint(t *testing.T, method string) {
+	points := 0
+	for n := 1; ; n++ {
+		w := newWorld(t, t.TempDir(), method)
+		w.prepare(c.before)
+		killed, out := w.elsewhere(c.act, n)
+		w.afterCrash(c, killed, out)
+		if killed == "" {
+			break
+		}
+		points++
+	}
+	if points < 2 {
+		t.Errorf("only %d points were met", points)
+	}
+	t.Logf("%d points", points)
 }
 
 func (w *world) prepare(before []string) {

@@ -31,7 +31,7 @@ import (
 )
 
 // namePattern matches the directories of generations.
-var namePattern = regexp.MustCompile(`^([0-9]+|adopted)-[0-9a-f]{8}$`)
+var namePattern = regexp.MustCompile(`^([0-9]+|adopted|patched)-[0-9a-f]{8}$`)
 
 const (
 	newName    = "new"
@@ -42,8 +42,10 @@ const (
 // Options of a set of generations.
 type Options struct {
 	Environment string
-	Config      *configs.Environment // with a root
-	Now         func() time.Time
+	Config      *configs.Environment // with a root, or InPlace
+	// InPlace, when set, is about sources that a command changes where they are.
+	InPlace *InPlace
+	Now     func() time.Time
 	// Note, when set, gets what a person should know; text of programs is printable.
 	Note func(format string, args ...any)
 	// Boot skips commands while what was under way is finished: nothing runs yet.
@@ -75,13 +77,28 @@ func Open(ctx context.Context, o *Options) (*Set, error) {
 		err = s.recover(ctx)
 	}
 	if err == nil && !s.adopted() {
-		err = fmt.Errorf("%s of environment %s: %w (knowngood generations %[2]s --adopt)", o.Config.Root, o.Environment, ErrNotAdopted)
+		err = s.notAdopted()
 	}
 	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Set) notAdopted() error {
+	if s.InPlace != nil {
+		return fmt.Errorf("environment %s has no root, and no patch was made of it: %w", s.Environment, ErrNotAdopted)
+	}
+	return fmt.Errorf("%s of environment %s: %w (knowngood generations %[2]s --adopt)", s.Config.Root, s.Environment, ErrNotAdopted)
+}
+
+// what is what this is about, for people.
+func (s *Set) what() string {
+	if s.InPlace != nil {
+		return "environment " + s.Environment
+	}
+	return s.Config.Root
 }
 
 // open locks without looking at what was under way. The state is nil where there is none.
@@ -100,6 +117,15 @@ func open(o *Options) (*Set, error) {
 
 // at finds the places.
 func at(o *Options) (*Set, error) {
+	if o.InPlace != nil {
+		s := &Set{Options: o}
+		if !exists(o.InPlace.Dir) {
+			return s, s.notAdopted()
+		}
+		parent, err := live.Parent(o.InPlace.Dir)
+		s.dir = filepath.Join(parent, filepath.Base(o.InPlace.Dir))
+		return s, err
+	}
 	parent, err := live.Parent(o.Config.Root)
 	if err != nil {
 		return nil, err
@@ -119,7 +145,7 @@ func unlocked(o *Options) (*Set, error) {
 // acquire takes the lock, and reads the state under it.
 func (s *Set) acquire() (err error) {
 	if s.lock, err = HoldFile(filepath.Join(s.dir, "lock")); errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%s: %w by another process: wait for it, or see what it does with knowngood generations %s", s.Config.Root, ErrBusy, s.Environment)
+		return fmt.Errorf("%s: %w by another process: wait for it, or see what it does with knowngood generations %s", s.what(), ErrBusy, s.Environment)
 	} else if err != nil {
 		return err
 	}
@@ -185,6 +211,14 @@ func (s *Set) topOf(name string) string {
 
 // liveName is the generation that the file system shows at the root; empty for none.
 func (s *Set) liveName() string {
+	if s.InPlace != nil {
+		for _, g := range s.state.newest() {
+			if g.Status == Trial || g.Status == Committed {
+				return g.Name
+			}
+		}
+		return ""
+	}
 	if s.state.Method == "link" {
 		name, err := live.Link(s.root)
 		if err != nil || s.state.find(name) == nil {
@@ -212,8 +246,14 @@ func (s *Set) Live() (*Generation, error) {
 	return nil, fmt.Errorf("%s is not one of its generations: somebody replaced it (ls -ld %[1]s; the generations are in %s)", s.root, s.dir)
 }
 
-// flip makes a generation the live one, in one rename, and makes that durable.
-func (s *Set) flip(name string) error {
+// flip makes a generation the live one, in one rename, and makes that durable. In place it
+// runs the command of a patch, or puts back what that changed.
+func (s *Set) flip(ctx context.Context, name string) error {
+	if s.InPlace != nil && name == s.state.Transaction.From {
+		return s.putBack(ctx)
+	} else if s.InPlace != nil {
+		return s.InPlace.Run(ctx)
+	}
 	if err := s.ownNames(); err != nil {
 		return err
 	}
@@ -282,7 +322,8 @@ func (s *Set) tidy() error {
 	for _, n := range names {
 		name, isRecord := strings.CutSuffix(n.Name(), recordName)
 		ours := namePattern.MatchString(name) || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
-		if !ours || s.state.find(name) != nil {
+		copied := s.InPlace != nil && s.state.Transaction == nil && s.state.Problem == "" // it serves nothing any more
+		if !ours || s.state.find(name) != nil && !copied {
 			continue
 		}
 		if err := s.remove(n.Name()); err != nil {

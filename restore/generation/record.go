@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -48,7 +49,7 @@ type entry struct {
 
 // same reports whether nothing was changed, as far as a stat shows it.
 func (e *entry) same(st *posix.Stat) bool {
-	return e.st.Type == st.Type && e.st.Ino == st.Ino && e.st.Ctime == st.Ctime && e.st.Mtime == st.Mtime && e.st.Size == st.Size && e.st.Mode == st.Mode && e.st.UID == st.UID && e.st.GID == st.GID
+	return e.st.Type == st.Type && e.st.Ino == st.Ino && e.st.Ctime == st.Ctime && e.st.Mtime == st.Mtime && (e.st.Size == st.Size || st.Type == inode.Dir) && e.st.Mode == st.Mode && e.st.UID == st.UID && e.st.GID == st.GID
 }
 
 // fixed is what the digest covers.
@@ -131,6 +132,13 @@ type scan struct {
 	without []string // paths below the top that do not count
 	changed func(Change)
 
+	// In place: the top is that of the file system, a record has neither content nor
+	// attributes, and node is called with each entry and what is recorded of it, or nil. What
+	// vanishes meanwhile is not there.
+	sources []walk.Source
+	omit    []posix.DevIno
+	node    func(n *walk.Node, e, was *entry) error
+
 	digest [32]byte
 	count  uint64
 }
@@ -168,14 +176,21 @@ func (c *scan) run(ctx context.Context) (err error) {
 		return err
 	}
 	prefix := manifest.EntryPath(c.top)
-	walkErr := walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: c.top}}}, func(n *walk.Node) error {
+	options := walk.Options{Sources: c.sources, Omit: c.omit}
+	if c.sources == nil {
+		options.Sources = []walk.Source{{Path: c.top}}
+	}
+	walkErr := walk.Walk(ctx, options, func(n *walk.Node) error {
 		if n.Dir != nil {
 			defer n.Dir.Release()
 		}
-		if n.Implied || !manifest.Within(n.Path, prefix) {
+		if n.Implied || !manifest.Within(n.Path, prefix) || c.sources != nil && (n.Gone || n.Mount == walk.SkippedMount) {
 			return nil
 		}
 		rel := "." + n.Path[len(prefix):] // the top itself is ".", which sorts first
+		if c.sources != nil && n.Path != "" {
+			rel = "./" + n.Path
+		}
 		if n.Err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), n.Err)
 		}
@@ -189,7 +204,12 @@ func (c *scan) run(ctx context.Context) (err error) {
 		if more && old.path == rel {
 			was = old
 		}
-		e, err := c.read(n, rel, was)
+		e, err := &entry{path: rel, st: n.Stat}, error(nil)
+		if c.sources == nil {
+			e, err = c.read(n, rel, was)
+		} else if err = c.node(n, e, was); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), err)
 		}
@@ -353,6 +373,9 @@ func (e *ChangedError) add(x Change) {
 
 // verify compares the tree of a generation with its record, and that with the digest.
 func (s *Set) verify(ctx context.Context, g *Generation) error {
+	if s.InPlace != nil {
+		return nil // it is not there yet
+	}
 	want := g.Digest
 	if g.Left != "" {
 		want = g.Left

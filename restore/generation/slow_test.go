@@ -20,6 +20,9 @@ func TestSlow(t *testing.T) {
 		t.Skip("KNOWNGOOD_SLOW=1 runs it")
 	}
 	t.Run("killed at each point with exchange", func(t *testing.T) { killedAtEachPoint(t, "exchange") })
+	t.Run("a patch in a clone, killed at each point", func(t *testing.T) {
+		(&crash{[]string{"adopt"}, "patch in a clone", either, 2}).killedAtEachPoint(t, "link")
+	})
 	t.Run("no request fails during 50 switches and rollbacks", func(t *testing.T) { requestsDuringSwitches(t, "link", 25) })
 	t.Run("nor with exchange", func(t *testing.T) { requestsDuringSwitches(t, "exchange", 25) })
 	t.Run("power cut at each point", powerCutAtEachPoint)

@@ -76,6 +76,9 @@ type transaction struct {
 	External bool      `json:"external,omitempty"` // somebody else commits
 	Boot     string    `json:"boot"`               // ID of the boot that it began in
 	Data     []string  `json:"data,omitempty"`
+	// InPlace is where a patch changes things; it is put back there, whatever the
+	// configuration has by then.
+	InPlace *scope `json:"in_place,omitempty"`
 }
 
 // step of a transaction: a flip, or commands.

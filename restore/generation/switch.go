@@ -58,10 +58,13 @@ func (s *Set) Switch(ctx context.Context, name string, probe func(context.Contex
 		return nil, err
 	}
 	if s.watch, err = HoldFile(s.path("watch.lock")); err != nil {
-		return nil, fmt.Errorf("%s: a trial is being watched by another process: %w", s.Config.Root, ErrBusy)
+		return nil, fmt.Errorf("%s: a trial is being watched by another process: %w", s.what(), ErrBusy)
 	}
 	c := s.Config.Switch
 	s.state.Transaction = &transaction{Kind: "switch", From: was.Name, To: name, Steps: steps(c), Deadline: began.Add(time.Duration(c.Trial)), External: c.Confirm == "external", Boot: BootID()}
+	if s.InPlace != nil {
+		s.state.Transaction.InPlace = &s.InPlace.scope
+	}
 	to.Status, to.Left, to.LiveAt = Trial, "", began
 	err = s.advance(ctx)
 	if err == nil {
@@ -95,7 +98,7 @@ func (s *Set) advance(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if t.Steps[i].Name == stepFlip {
-			if err := s.flip(t.To); err != nil {
+			if err := s.flip(ctx, t.To); err != nil {
 				return err
 			}
 			continue
@@ -112,6 +115,9 @@ func (s *Set) advance(ctx context.Context) error {
 
 // left records a generation as it was when it was live last.
 func (s *Set) left(ctx context.Context, g *Generation) (err error) {
+	if s.InPlace != nil {
+		return nil
+	}
 	if g.Left, _, err = s.record(ctx, s.topOf(g.Name), g.Name); err != nil {
 		return fmt.Errorf("record generation %s: %w", g.Name, err)
 	}
@@ -255,20 +261,26 @@ func (s *Set) undo(ctx context.Context, why string) error {
 	}
 	s.point("undo: stopped")
 	if begun(stepFlip) {
-		if err := s.flip(t.From); err != nil { // the next command goes on with it
-			return errors.Join(append(failed, err)...)
+		err := s.flip(ctx, t.From)
+		failed = append(failed, err)
+		if differs := (*differsError)(nil); err != nil && !errors.As(err, &differs) { // the next command goes on with it
+			return errors.Join(failed...)
 		}
 	}
 	s.point("undo: flipped")
 	if begun(stepStop) {
 		commands(stepStart)
 	}
-	if begun(stepAfter) {
+	if begun(stepAfter) || s.InPlace != nil && begun(stepFlip) {
 		commands(stepAfter)
 	}
 	s.point("undo: started")
 	to.LeftAt = s.Now()
-	return s.end(errors.Join(failed...), "undone")
+	if err := s.end(errors.Join(failed...), "undone"); err != nil || s.InPlace == nil {
+		return err
+	}
+	s.point("before removing")
+	return s.tidy()
 }
 
 // end ends the transaction. What failed stays in the state.
@@ -297,8 +309,15 @@ func (s *Set) commit() error {
 	g := s.state.find(t.To)
 	g.Status = Committed
 	s.state.Transaction, s.state.Problem = nil, ""
+	if s.InPlace != nil { // the copy of the other one goes
+		s.state.Generations = []*Generation{g}
+	}
 	if err := s.save("commit"); err != nil {
 		return err
+	}
+	if s.InPlace != nil {
+		s.point("before removing")
+		return s.tidy()
 	}
 	return s.prune()
 }
@@ -345,7 +364,7 @@ func (s *Set) rollForward(ctx context.Context) error {
 			return err
 		}
 		if t.Steps[i].Name == stepFlip {
-			if err := s.flip(t.To); err != nil {
+			if err := s.flip(ctx, t.To); err != nil {
 				return errors.Join(append(failed, err)...)
 			}
 		} else if !s.Boot {

@@ -3,7 +3,6 @@ package generation
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -30,7 +29,7 @@ func Look(ctx context.Context, o *Options) (*View, error) {
 	busy := errors.Is(err, ErrBusy)
 	if busy {
 		if s, err = unlocked(o); err == nil && s.state == nil {
-			err = fmt.Errorf("%s: %w", o.Config.Root, ErrNotAdopted)
+			err = s.notAdopted()
 		}
 	}
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"knowngood/configs"
 	"knowngood/restore"
 	"knowngood/restore/drill"
+	"knowngood/restore/generation"
 	"knowngood/restore/isolate"
 	"knowngood/restore/probe"
 	"knowngood/snapshot"
@@ -89,9 +90,14 @@ func Cell() *cobra.Command {
 		Short:       "Serve in a cell of a drill",
 		Example:     "  knowngood cell",
 		Hidden:      true,
-		Args:        usage.Takes(0, 0),
+		Args:        usage.Takes(0, 1),
 		Annotations: map[string]string{"config": "none"},
-		RunE:        func(*cobra.Command, []string) error { return isolate.Enter(probe.Serve) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 { // of a patch
+				return isolate.Enter(generation.ServeRun)
+			}
+			return isolate.Enter(probe.Serve)
+		},
 	}
 }
 

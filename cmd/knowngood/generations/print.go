@@ -106,6 +106,9 @@ func List(ctx context.Context, sess *session.Session, f *ListOptions, name strin
 		return err
 	}
 	switch {
+	case (f.Adopt || f.Release) && o.InPlace != nil:
+		_, err := withRoot(sess, name)
+		return err
 	case f.Adopt && f.Release, f.DryRun && !f.Adopt, f.Boot:
 		return usage.Errorf("give one of --adopt (with --dry-run) and --release; --boot goes with --recover")
 	case f.Adopt:
@@ -153,9 +156,6 @@ func recoverAll(ctx context.Context, sess *session.Session, f *ListOptions, name
 	}
 	var errs []error
 	for _, n := range names {
-		if env := sess.Config.Environments[n]; name == "" && env.Root == "" {
-			continue
-		}
 		o, err := options(sess, n)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +41,9 @@ import (
 type SwitchOptions struct {
 	From              string
 	Unproven, Discard bool
+
+	patch *PatchOptions // a command makes the next generation
+	argv  []string
 }
 
 // switching is a switch under way.
@@ -55,13 +59,23 @@ type switching struct {
 // options are those of the generations of an environment.
 func options(sess *session.Session, name string) (*generation.Options, error) {
 	env := sess.Config.Environments[name]
-	switch {
-	case env == nil:
+	if env == nil {
 		return nil, sess.NoEnvironment(name)
-	case env.Root == "":
-		return nil, usage.Errorf("environment %s has no root: generations need root: DIRECTORY in %s (docs/GENERATIONS.md)", name, sess.ConfigFile)
 	}
-	return &generation.Options{Environment: name, Config: env, Now: time.Now, Note: noteOn(sess)}, nil
+	o := &generation.Options{Environment: name, Config: env, Now: time.Now, Note: noteOn(sess)}
+	if env.Root == "" {
+		inPlace(sess, o)
+	}
+	return o, nil
+}
+
+// withRoot are options of an environment that has a root.
+func withRoot(sess *session.Session, name string) (*generation.Options, error) {
+	o, err := options(sess, name)
+	if err == nil && o.InPlace != nil {
+		err = usage.Errorf("environment %s has no root: generations need root: DIRECTORY in %s (docs/GENERATIONS.md)", name, sess.ConfigFile)
+	}
+	return o, err
 }
 
 // Switch makes a snapshot, or a directory, the live generation of an environment.
@@ -69,16 +83,16 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 	if env := sess.Config.Environments[name]; env != nil && env.Scale != nil {
 		return roll(ctx, sess, f, name, ref)
 	}
-	o, err := options(sess, name)
+	o, err := withRoot(sess, name)
 	if err != nil {
 		return err
 	}
-	if (ref != "") == (f.From != "") {
+	if f.patch == nil && (ref != "") == (f.From != "") {
 		return usage.Errorf("what goes live? Name a snapshot, such as %s@known-good, or a directory with --from", name)
 	}
 	w := &switching{SwitchOptions: f, sess: sess, name: name, env: o.Config}
 	open := sess.OpenForReading
-	if f.From != "" {
+	if ref == "" {
 		open = func(ctx context.Context) (*repository.Repository, error) {
 			r, _, err := sess.OpenForWriting(ctx)
 			return r, err
@@ -96,7 +110,9 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 	}
 
 	build := w.fromDirectory
-	if ref != "" {
+	if f.patch != nil {
+		build = w.fromCommand
+	} else if ref != "" {
 		build = func(ctx context.Context) (*generation.Build, error) { return w.fromSnapshot(ctx, ref) }
 	}
 	b, err := build(ctx)
@@ -108,6 +124,10 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 		return err
 	}
 	g, err := w.set.Stage(ctx, b)
+	if errors.Is(err, errDryRun) {
+		sess.Out.Printf("the command succeeds in a clone of the live generation of %s; nothing is changed\n", name)
+		return sess.Out.Result(map[string]any{"type": "result", "environment": name, "dry_run": true})
+	}
 	if errors.Is(err, generation.ErrLive) {
 		return usage.Errorf("%w: there is nothing to switch", err)
 	}
@@ -122,12 +142,12 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 // saved takes a snapshot first where the configuration has it, and refuses where the live
 // generation has what no snapshot has.
 func (w *switching) saved(ctx context.Context) error {
-	for _, d := range w.env.Data {
-		if d.Policy == "snapshot-first" {
-			if _, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, nil); err != nil {
-				return fmt.Errorf("the snapshot before the switch: %w", err)
-			}
-			break
+	if w.patch != nil && w.patch.DryRun {
+		return nil
+	}
+	if w.patch != nil || slices.ContainsFunc(w.env.Data, func(d configs.Data) bool { return d.Policy == "snapshot-first" }) {
+		if _, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, nil); err != nil {
+			return fmt.Errorf("the snapshot before it: %w", err)
 		}
 	}
 	if w.Discard {
@@ -170,7 +190,7 @@ func (w *switching) fromSnapshot(ctx context.Context, ref string) (*generation.B
 		return nil, err
 	}
 	return &generation.Build{
-		Number: s.Number, ID: s.ID, Clone: true,
+		Number: s.Number, ID: s.ID, Clone: true, OnClone: "restored in place",
 		Origin: generation.Origin{Snapshot: s.Ref(), ID: fmt.Sprintf("%x", s.ID), Way: "restored", Proof: proof},
 		Fill:   func(ctx context.Context, dir string, cloned bool) error { return w.restore(ctx, s, dir, cloned) },
 	}, nil
@@ -293,10 +313,24 @@ func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
 	if owner := live.Owner(from); owner != "" {
 		return nil, usage.Errorf("--from %s lies in the generations of %s: name a directory that was built elsewhere", w.From, owner)
 	}
-	if !w.Unproven && w.sess.IdentityPath == "" {
-		return nil, usage.Errorf("nothing proves what is in %s, and this host cannot drill it without an identity: --unproven goes on with only the probes after the switch", w.From)
+	if err := w.provable(w.From); err != nil {
+		return nil, err
 	}
 	b := &generation.Build{Origin: generation.Origin{From: from, Way: "copied"}, Fill: generation.Copy(from, w.env.Carried())}
+	w.named(b)
+	return b, nil
+}
+
+// provable refuses what could only go live unproven, unless that is wanted.
+func (w *switching) provable(what string) error {
+	if w.Unproven || w.sess.IdentityPath != "" {
+		return nil
+	}
+	return usage.Errorf("nothing proves what is in %s, and this host cannot drill it without an identity: --unproven goes on with only the probes after the switch", what)
+}
+
+// named has a snapshot taken of what was built, which names it.
+func (w *switching) named(b *generation.Build) {
 	b.Name = func(ctx context.Context, dir string) error {
 		result, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, func(o *snapshot.Options) {
 			for i := range o.Sources {
@@ -306,7 +340,7 @@ func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
 			}
 		})
 		if err != nil {
-			return fmt.Errorf("the snapshot of %s: %w", w.From, err)
+			return fmt.Errorf("the snapshot of what was built: %w", err)
 		}
 		s := result.Snapshot
 		b.Number, b.ID, b.Snapshot, b.Origin.ID, b.Proof = s.Number, s.ID, s.Ref(), fmt.Sprintf("%x", s.ID), "unproven"
@@ -319,7 +353,6 @@ func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
 		b.Proof, err = w.prove(ctx, s)
 		return err
 	}
-	return b, nil
 }
 
 // probes asks the live service.

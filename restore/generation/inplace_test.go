@@ -1,0 +1,236 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"knowngood/configs"
+	"knowngood/internal/enginetest"
+	"knowngood/internal/posix"
+	"knowngood/internal/treetest"
+	"knowngood/snapshot/walk"
+)
+
+// host is a world whose environment has no root.
+func (w *world) host() *Options {
+	o := w.options()
+	o.Config.Root, o.Config.Switch.Method, o.Config.Data, o.Config.Generations = "", methodCopy, nil, nil
+	o.InPlace = &InPlace{Dir: w.at("patches/host"), Sources: []configs.Source{{Path: w.at("srv/app")}, {Path: w.at("single")}}}
+	o.InPlace.Walk = func(sources []configs.Source) (out []walk.Source, _ []posix.DevIno, _ error) {
+		for _, s := range sources {
+			out = append(out, walk.Source{Path: s.Path})
+		}
+		return out, nil, nil
+	}
+	o.InPlace.Run = func(context.Context) error { return w.second(o.Point) }
+	return o
+}
+
+// second makes the tree in place the second version, as a package manager does.
+func (w *world) second(half func(string)) error {
+	err := errors.Join(os.Remove(filepath.Join(w.root(), "only-1")), os.WriteFile(filepath.Join(w.root(), "only-2"), nil, 0o600))
+	for i := range filesOfATree {
+		if i == filesOfATree/2 && half != nil {
+			half("half of the command")
+		}
+		path := filepath.Join(w.root(), fmt.Sprintf("d%d/%d", i%3, i))
+		err = errors.Join(err, os.WriteFile(path+".dpkg-new", []byte("version 2"), 0o644), os.Rename(path+".dpkg-new", path))
+	}
+	return errors.Join(err, os.Remove(w.at("single")), os.MkdirAll(filepath.Join(w.root(), "new/er"), 0o755), os.WriteFile(filepath.Join(w.root(), "new/er/file"), nil, 0o644))
+}
+
+// patchTo patches in place, and asks the probe.
+func patchTo(ctx context.Context, o *Options, probe func(context.Context) error) error {
+	s, err := Begin(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if _, err := s.Room(ctx, false); err != nil {
+		return err
+	}
+	to, err := s.StageInPlace(ctx, 1, idOf(1), Origin{Snapshot: "host@1"})
+	if err != nil {
+		return err
+	}
+	_, err = s.Switch(ctx, to, probe)
+	return err
+}
+
+// A tree with every kind of node is what it was after the way back, whatever a command did
+// to it, and what was not changed is not touched.
+func TestWhatACommandChangesIsPutBackExactly(t *testing.T) {
+	seeds := 4
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := range uint64(seeds) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(t, t.TempDir(), "link")
+			w.must(os.WriteFile(w.at("single"), []byte("single"), 0o640))
+			shape := treetest.Shape{Nodes: 60}
+			want, got := w.at("want"), filepath.Join(w.root(), "every")
+			for _, dir := range []string{want, got} {
+				w.must(os.Mkdir(dir, 0o755))
+				treetest.Generate(t, dir, treetest.Seed(seed), shape)
+			}
+			same := func(o treetest.Options) {
+				t.Helper()
+				treetest.Equal(t, want, got, o)
+			}
+			same(treetest.Options{})
+			before := treetest.Snapshot(t, got)
+			o := w.host()
+			var did []string
+			o.InPlace.Run = func(context.Context) error {
+				did = treetest.Mutate(t, got, treetest.Seed(seed+100), int(seed), shape)
+				return w.second(nil)
+			}
+			err := patchTo(t.Context(), o, func(context.Context) error { return errors.New("the probe failed") })
+			if !errors.Is(err, ErrBack) || w.live() != 1 {
+				t.Fatalf("it ended with %v", err)
+			}
+			same(treetest.Options{Holes: true})
+			if b, err := os.ReadFile(w.at("single")); err != nil || string(b) != "single" {
+				t.Errorf("a source that is a file: %q, %v", b, err)
+			}
+			if t.Failed() {
+				t.Log(did)
+			}
+			after, touched := treetest.Snapshot(t, got), 0
+			for path, n := range after {
+				if was := before[path]; was != nil && !was.Ctime.Equal(n.Ctime) {
+					touched++
+				}
+			}
+			if seed == 0 && touched > 0 {
+				t.Errorf("%d nodes were touched without need", touched)
+			}
+			if entries, _ := os.ReadDir(w.at("patches/host")); len(entries) > 3 {
+				t.Errorf("left: %v", entries)
+			}
+		})
+	}
+}
+
+// After kill -9 at each point the next command puts all back, unless it was committed.
+func TestAPatchKilledAtEachPoint(t *testing.T) {
+	for act, end := range map[string]int{"patch": 2, "patch that fails": 1} {
+		t.Run(act, func(t *testing.T) {
+			t.Parallel()
+			step := 2
+			if testing.Short() {
+				step = 4
+			} else if enginetest.Slow() {
+				step = 1
+			}
+			for n := 1; ; n += step {
+				w := newWorld(t, t.TempDir(), "link")
+				w.must(os.WriteFile(w.at("single"), nil, 0o644))
+				killed, out := w.elsewhere(act, n)
+				if killed == "" {
+					if w.live() != end {
+						t.Errorf("version %d is live: %s", w.live(), out)
+					}
+					t.Logf("%d points", n-1)
+					if n < 15 {
+						t.Errorf("only %d points were met", n-1)
+					}
+					break
+				}
+				w.afterKilledPatch(act, killed, end)
+			}
+		})
+	}
+}
+
+func (w *world) afterKilledPatch(act, killed string, end int) {
+	t := w.t
+	t.Helper()
+	s, err := Begin(t.Context(), w.host())
+	onTrial := err != nil && strings.Contains(err.Error(), "on trial")
+	if onTrial { // it was judged by nobody
+		var out *Outcome
+		if s, err = Open(t.Context(), w.host()); err == nil {
+			out, err = s.Rollback(t.Context(), false)
+		}
+		if err != nil || out.Live != nameOf(1, idOf(1)) {
+			t.Fatalf("killed at %q: %+v, %v", killed, out, err)
+		}
+	}
+	if err != nil {
+		t.Fatalf("killed at %q, the next command fails: %v", killed, err)
+	}
+	committed := s.state.find(s.liveName())
+	s.Close()
+	want := 1
+	if committed != nil && strings.HasPrefix(committed.Name, "patched-") {
+		want = 2
+	}
+	if want == 2 && !strings.Contains(killed, "commit") && !strings.Contains(killed, "removing") {
+		t.Errorf("killed at %q it is committed", killed)
+	}
+	if v := w.live(); v != want {
+		t.Errorf("killed at %q: version %d is live, want %d", killed, v, want)
+	}
+	for _, dir := range []string{w.dir, w.root(), w.at("srv/app/d1")} {
+		if left, _ := filepath.Glob(dir + "/.knowngood*"); len(left) > 0 {
+			t.Errorf("killed at %q: left %v", killed, left)
+		}
+	}
+	if entries, _ := os.ReadDir(w.at("patches/host")); len(entries) > 3 {
+		t.Errorf("killed at %q: left %v", killed, entries)
+	}
+	if _, err := os.Stat(w.at("single")); (err == nil) != (want == 1) {
+		t.Errorf("killed at %q: single: %v", killed, err)
+	}
+	if want == 2 {
+		return
+	}
+	if err := actInPlace(t.Context(), w.host(), act); err != nil && !errors.Is(err, ErrBack) || w.live() != end {
+		t.Errorf("killed at %q, the next patch ends with %v, and version %d is live", killed, err, w.live())
+	}
+}
+
+func actInPlace(ctx context.Context, o *Options, what string) error {
+	probe := passes
+	if what == "patch that fails" {
+		probe = func(context.Context) error { return errors.New("the probe failed") }
+	}
+	return patchTo(ctx, o, probe)
+}
+
+// What could not be put back is refused before.
+func TestWhatCouldNotBePutBackIsRefused(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "link")
+	w.must(os.WriteFile(w.at("single"), nil, 0o644))
+	w.must(os.Symlink("srv", w.at("way")))
+	refused := func(want string, packages bool, o *Options) {
+		t.Helper()
+		s, err := Begin(t.Context(), o)
+		w.must(err)
+		defer s.Close()
+		if _, err := s.Room(t.Context(), packages); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	o := w.host()
+	o.InPlace.Sources[0].Path = w.at("way/app")
+	refused("leads to", false, o)
+	w.must(os.Truncate(w.at("single"), 1<<40)) // all of it a hole: it takes nothing
+	s, err := Begin(t.Context(), w.host())
+	w.must(err)
+	room, err := s.Room(t.Context(), false)
+	s.Close()
+	if err != nil || room.Bytes > 1<<20 {
+		t.Errorf("%+v, %v", room, err)
+	}
+	if exists("/var/lib/dpkg") {
+		refused("package database /var/lib/dpkg", true, w.host())
+	}
+}
