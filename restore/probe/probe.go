@@ -73,12 +73,13 @@ func kinds() map[string]Kind {
 
 // Causes why something was not tested, in fixed words.
 const (
-	NoProgram = "its program does not exist here"
-	NoUser    = "its user does not exist here"
-	NoRun     = "no program can run here"
-	NoService = "a service is missing"
-	NoCell    = "the cell of programs ended at an earlier probe"
-	NotAsked  = "the restore failed, or its isolation"
+	NoProgram   = "its program does not exist here"
+	NoUser      = "its user does not exist here"
+	NoRun       = "no program can run here"
+	NoExtension = "the database needs an extension of SQLite that is not here"
+	NoService   = "a service is missing"
+	NoCell      = "the cell of programs ended at an earlier probe"
+	NotAsked    = "the restore failed, or its isolation"
 )
 
 // Answer is what a probe, or the start of a service, came to.

@@ -29,6 +29,7 @@ func TestProbe(t *testing.T) {
 	t.Run("links of the tree do not lead out of it", linksDoNotLeadOut)
 	t.Run("a database is read with what lies beside it, and not changed", aDatabaseIsReadWithWhatLiesBesideIt)
 	t.Run("a damaged database fails", aDamagedDatabaseFails)
+	t.Run("an extension of SQLite that is missing is no damage", anExtensionThatIsMissingIsNoDamage)
 	t.Run("queries", queries)
 	t.Run("programs", programs)
 	t.Run("services", services)
@@ -255,6 +256,17 @@ func aDamagedDatabaseFails(t *testing.T) {
 		expect(t, name, ask(t, c, configs.Probe{SQLite: &configs.SQLiteProbe{File: "/bad.db"}}), attest.Failed, "")
 	}
 	expect(t, "missing", ask(t, c, configs.Probe{SQLite: &configs.SQLiteProbe{File: "/none.db"}}), attest.Failed, "no such file")
+}
+
+func anExtensionThatIsMissingIsNoDamage(t *testing.T) {
+	dir := t.TempDir()
+	for name, sql := range map[string]string{
+		"collation": "create table t(a text); create index i on t(a); insert into t values ('a'), ('b'); pragma writable_schema=on; update sqlite_master set sql='CREATE TABLE t(a text collate ICU)' where name='t';",
+		"function":  "create table t(a int); create index i on t(abs(a)); insert into t values (1); pragma writable_schema=on; update sqlite_master set sql='CREATE INDEX i ON t(own(a))' where name='i';",
+	} {
+		database(t, filepath.Join(dir, name), sql)
+		expect(t, name, ask(t, client(t, dir), configs.Probe{SQLite: &configs.SQLiteProbe{File: "/" + name}}), attest.NotTested, NoExtension)
+	}
 }
 
 func queries(t *testing.T) {

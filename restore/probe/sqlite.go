@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -51,7 +52,11 @@ func sqlite(ctx context.Context, e *env, p *configs.Probe) Answer {
 			return failed(err.Error())
 		}
 	}
-	if found, err := first(db, "pragma integrity_check(1)"); err != nil || found != "ok" {
+	found, err := first(db, "pragma integrity_check(1)")
+	if lacking(err) {
+		return notTested(NoExtension, err.Error())
+	}
+	if err != nil || found != "ok" {
 		return failed(fmt.Sprintf("integrity check: %s", describe(found, err)))
 	}
 	if p.SQLite.Query == "" {
@@ -60,11 +65,19 @@ func sqlite(ctx context.Context, e *env, p *configs.Probe) Answer {
 	if err := db.Exec("pragma query_only=on"); err != nil {
 		return failed(err.Error())
 	}
-	found, err := first(db, p.SQLite.Query)
+	found, err = first(db, p.SQLite.Query)
 	if err != nil {
 		return failed("the query: " + err.Error())
 	}
 	return compare(found, &p.SQLite.Expected)
+}
+
+// lacking reports whether a database uses what its program adds to SQLite, without which
+// its tables and indexes cannot be checked.
+func lacking(err error) bool {
+	return err != nil && slices.ContainsFunc([]string{"no such collation sequence: ", "unknown function: ", "no such function: ", "no such module: "}, func(what string) bool {
+		return strings.Contains(err.Error(), what)
+	})
 }
 
 // compare judges the answer of a query.
