@@ -175,7 +175,7 @@ func (s *server) start(ctx context.Context, e *env) error {
 		return err
 	}
 	cmd.SysProcAttr.Credential = s.credential
-	if err := cmd.Start(); err != nil {
+	if err := begin(cmd); err != nil {
 		return err
 	}
 	s.postmaster, s.ended = cmd.Process, make(chan error, 1)

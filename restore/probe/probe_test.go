@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +34,7 @@ func TestProbe(t *testing.T) {
 	t.Run("an extension of SQLite that is missing is no damage", anExtensionThatIsMissingIsNoDamage)
 	t.Run("queries", queries)
 	t.Run("programs", programs)
+	t.Run("a user that the cell lacks is not tested", aUserThatTheCellLacks)
 	t.Run("services", services)
 	t.Run("the network", network)
 	t.Run("the value of a canary does not reach the cell", aCanaryStays)
@@ -329,6 +332,14 @@ func programs(t *testing.T) {
 	}
 	if a := ask(t, c, configs.Probe{Command: []string{"env"}}); strings.Contains(a.Output, "GO") || !strings.Contains(a.Output, "LANG=C.UTF-8") {
 		t.Errorf("its environment is %s", a.Output)
+	}
+}
+
+func aUserThatTheCellLacks(t *testing.T) {
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: math.MaxUint32}} // no cell has it
+	if err := begin(cmd); causeOf(err) != NoRun || !strings.Contains(err.Error(), "the cell lacks that user") {
+		t.Errorf("%v: %q", err, causeOf(err))
 	}
 }
 

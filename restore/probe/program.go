@@ -75,8 +75,17 @@ func judge(ctx context.Context, p *configs.Probe, out *tail, err error) Answer {
 // errNoUser is about a user that the tree and its base do not have.
 var errNoUser = errors.New("there is no such user")
 
-// errOneUser is about a cell that has no further users.
-var errOneUser = errors.New("the cell has one user only")
+// errOneUser is about a cell that has no further users, as one of an ordinary user's.
+var errOneUser = errors.New("the cell lacks that user")
+
+// begin starts a command. That the kernel refuses its user is an errOneUser.
+func begin(cmd *exec.Cmd) error {
+	err := cmd.Start()
+	if cmd.SysProcAttr.Credential != nil && (errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL)) {
+		err = fmt.Errorf("%w: %v", errOneUser, err)
+	}
+	return err
+}
 
 // causeOf is why a program could not be tried at all; "" when it was.
 func causeOf(err error) string {
@@ -107,7 +116,7 @@ func finish(ctx context.Context, cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	if err := cmd.Start(); err != nil {
+	if err := begin(cmd); err != nil {
 		return err
 	}
 	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -215,7 +224,7 @@ func start(ctx context.Context, e *env, s *configs.Service) Answer {
 	out := &tail{}
 	cmd, err := command(s.Command, s.User, out)
 	if err == nil {
-		err = cmd.Start()
+		err = begin(cmd)
 	}
 	if cause := causeOf(err); cause != "" {
 		return notTested(cause, err.Error())
