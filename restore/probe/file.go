@@ -84,7 +84,11 @@ func hideValue(c *configs.CanaryProbe) (*configs.CanaryProbe, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	n, err := io.Copy(h, f)
+	if err == nil && n == 0 { // so would be a canary that was lost with it
+		err = fmt.Errorf("%s is empty", c.ValueFile)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &configs.CanaryProbe{Path: c.Path, SHA256: hex.EncodeToString(h.Sum(nil))}, nil

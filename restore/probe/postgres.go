@@ -274,7 +274,7 @@ func (s *server) load(ctx context.Context, e *env) error {
 	begin := string(head)
 	into, program, args, last := s.probe.Database, "psql", []string{"-X", "-q"}, ""
 	switch {
-	case strings.HasPrefix(begin, "PGDMP"):
+	case strings.HasPrefix(begin, "PGDMP"), strings.HasPrefix(begin, "toc.dat\x00"): // the second is a tar
 		program, args = "pg_restore", []string{"--no-owner", "--no-privileges"}
 	case strings.Contains(begin, "-- PostgreSQL database cluster dump"):
 		// It creates its databases, each with a last line of its own.
@@ -295,6 +295,8 @@ func (s *server) load(ctx context.Context, e *env) error {
 	end, found := &tail{}, &complaints{log: s.log}
 	err = s.run(ctx, io.TeeReader(in, end), io.Discard, found, program, s.connect(append(args, "-d", into)...)...)
 	switch {
+	case notHere.MatchString(found.first):
+		return fmt.Errorf("loading the dump: %s: %w", found.first, exec.ErrNotFound)
 	case found.first != "":
 		return fmt.Errorf("loading the dump: %s", found.first)
 	case err != nil && !(program == "pg_restore" && found.roles):
@@ -313,6 +315,10 @@ type complaints struct {
 	first string
 	roles bool
 }
+
+// notHere are complaints about the machine, and not about the dump: it lacks an extension or a
+// locale.
+var notHere = regexp.MustCompile(`ERROR:  (extension "[^"]*" is not available|could not open extension control file|could not access file "[^"]*": No such file|invalid (LC_\w+ )?locale name)`)
 
 var missingRole = regexp.MustCompile(`ERROR:  role "[^"]*" does not exist$`)
 

@@ -100,6 +100,7 @@ func newCluster(t *testing.T) *cluster {
 	run("pg_dump", "-Fc", "-f", filepath.Join(dir, "custom"), "shop")
 	run("pg_dump", "-f", filepath.Join(dir, "plain"), "shop")
 	run("pg_dump", "--create", "-f", filepath.Join(dir, "create"), "shop")
+	run("pg_dump", "-Ft", "-f", filepath.Join(dir, "tar"), "shop")
 	run("pg_dumpall", "-f", filepath.Join(dir, "all"))
 	sql("shop", "checkpoint")
 	sql("shop", "update orders set price = price where id < 100") // is in the log alone
@@ -231,6 +232,13 @@ func dumps(t *testing.T) {
 		{"a dump of all databases that is cut off after one of them", configs.PostgresProbe{Dump: c.write(t, "cut-all", func(b []byte) []byte {
 			return b[:bytes.Index(b, []byte("-- PostgreSQL database dump complete"))+100]
 		}, "all")}, attest.Failed, "cut off"},
+		{"a dump as tar", configs.PostgresProbe{Dump: filepath.Join(c.dir, "tar"), Queries: agree}, attest.Passed, ""},
+		{"an extension that this machine lacks", configs.PostgresProbe{Dump: c.write(t, "extension", func(b []byte) []byte {
+			return slices.Concat([]byte("create extension nowhere;\n"), b)
+		}, "plain"), Queries: agree}, attest.NotTested, `"nowhere" is not available`},
+		{"a locale that this machine lacks", configs.PostgresProbe{Dump: c.write(t, "locale", func(b []byte) []byte {
+			return bytes.ReplaceAll(b, []byte("LOCALE = 'C'"), []byte("LOCALE = 'xx_XX.UTF-8'"))
+		}, "all"), Queries: agree}, attest.NotTested, "xx_XX"},
 		{"a compressed dump that is cut off", configs.PostgresProbe{Dump: c.write(t, "cut-zipped", func(b []byte) []byte { return half(zipped(b)) }, "all"), Queries: agree[1:2]}, attest.Failed, "loading the dump"},
 		{"SQL that is wrong", configs.PostgresProbe{Dump: c.write(t, "wrong", func(b []byte) []byte {
 			return slices.Concat([]byte("insert into nothing values (1);\n"), b)

@@ -424,6 +424,11 @@ func aCanaryStays(t *testing.T) {
 	missing.Canary = &configs.CanaryProbe{Path: "/canary", ValueFile: filepath.Join(dir, "none")}
 	expect(t, "no value", ask(t, c, missing), attest.NotTested, "cannot be read")
 
+	write(t, filepath.Join(dir, "value"), "")
+	write(t, filepath.Join(dir, "canary"), "")
+	expect(t, "both are empty", ask(t, c, p), attest.NotTested, "cannot be read")
+	write(t, filepath.Join(dir, "value"), "the value\n")
+
 	var sent bytes.Buffer
 	nothing, end := io.Pipe()
 	defer end.Close()
