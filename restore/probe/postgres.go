@@ -64,7 +64,11 @@ func (s *server) ask(ctx context.Context, e *env) Answer {
 		return notTested(NoProgram, "the programs of PostgreSQL "+version)
 	}
 	for _, step := range []func(context.Context, *env) error{s.prepare, s.start, s.load, s.amcheck, s.queries} {
-		if err := step(ctx, e); err != nil {
+		err := step(ctx, e)
+		if err != nil && cannotServe.MatchString(s.log.String()) {
+			err = fmt.Errorf("%v: %w", err, exec.ErrNotFound)
+		}
+		if err != nil {
 			if cause := causeOf(err); cause != "" {
 				return notTested(cause, err.Error())
 			}
@@ -319,6 +323,10 @@ type complaints struct {
 // notHere are complaints about the machine, and not about the dump: it lacks an extension or a
 // locale.
 var notHere = regexp.MustCompile(`ERROR:  (extension "[^"]*" is not available|could not open extension control file|could not access file "[^"]*": No such file|invalid (LC_\w+ )?locale name)`)
+
+// cannotServe is what a server logs where this machine lacks a library that it is to load
+// first, or a locale of a database.
+var cannotServe = regexp.MustCompile(`FATAL:  (could not access file "[^"]*": No such file|database locale is incompatible)`)
 
 var missingRole = regexp.MustCompile(`ERROR:  role "[^"]*" does not exist$`)
 

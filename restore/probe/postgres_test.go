@@ -184,9 +184,14 @@ func TestPostgres(t *testing.T) {
 	c, agree, no := newCluster(t), agree(), false
 	standby := c.copied(t, "", nil)
 	write(t, filepath.Join(standby, "standby.signal"), "")
+	library := c.copied(t, "", nil)
+	if out, err := exec.Command("sh", "-c", "echo \"shared_preload_libraries = 'nowhere'\" >>"+library+"/postgresql.conf").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	zeros := func(b []byte) { clear(b[8192*3 : 8192*4]) }
 	c.ask(t, []asked{
 		{"a data directory of which the server was killed", configs.PostgresProbe{Data: c.copied(t, "", nil), Queries: agree}, attest.Passed, "3 queries"},
+		{"one that needs a library", configs.PostgresProbe{Data: library, Queries: agree}, attest.NotTested, NoProgram},
 		{"one of a standby", configs.PostgresProbe{Data: standby, Queries: agree}, attest.Passed, "3 queries"},
 		{"an index of which a page is lost", configs.PostgresProbe{Data: c.copied(t, "prices", zeros), Queries: agree}, attest.Failed, "tables and indexes"},
 		{"an index that is not checked", configs.PostgresProbe{Data: c.copied(t, "prices", zeros), Amcheck: &no, Queries: agree[1:2]}, attest.Passed, ""},
