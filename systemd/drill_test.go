@@ -96,6 +96,7 @@ func testAScheduledDrillRunsInAUnitOfItsOwn(t *testing.T) {
 	if _, err := os.Stat(m.path("/var/lib/knowngood-drills")); err != nil {
 		t.Errorf("the scratch space was elsewhere: %v", err)
 	}
+	m.instances()
 	if failed := m.must("systemctl", "--failed", "--plain", "--no-legend"); failed != "" {
 		t.Errorf("there are failed units:\n%s\n%s", failed, m.said("knowngood-drill@*"))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"knowngood/cmd/knowngood/human"
+	"knowngood/cmd/knowngood/proof"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
@@ -48,6 +49,9 @@ func Spawn(ctx context.Context, sess *session.Session, f *SpawnOptions, ref stri
 		return err
 	}
 	s, under, err := sess.Resolve(ctx, w.repo, ref)
+	if err == nil {
+		err = proof.BeforeRestore(ctx, sess, s, false)
+	}
 	if err != nil {
 		return err
 	}
