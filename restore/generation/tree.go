@@ -46,24 +46,30 @@ func CopyTop(from, to string) error {
 	return applied(posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0}).ApplyAt(unix.AT_FDCWD, to, m))
 }
 
-// RecordTree writes the record of a tree into a file beside it, durably, and returns the
-// root digest and how many paths it has.
+// RecordTree writes the record of a tree, whose content was just verified and is not read
+// again, into a file, durably. It returns the digest and how many paths the tree has.
 func RecordTree(ctx context.Context, top, file string) (digest string, paths uint64, err error) {
-	c := &scan{top: top, write: file}
+	c := &scan{top: top, write: file, light: true}
 	err = c.run(ctx)
 	return hex.EncodeToString(c.digest[:]), c.count, err
 }
 
-// VerifyTree compares a tree with its record, and that with the digest. What a stat shows to
-// be unchanged is not read again. A difference is a *ChangedError.
+// VerifyTree compares a tree with what RecordTree wrote. A difference that a stat shows, which
+// has the time of the last change of each inode, is a *ChangedError.
 func VerifyTree(ctx context.Context, name, top, file, digest string) error {
+	return verifyTree(ctx, name, digest, &scan{top: top, old: file, light: true})
+}
+
+// verifyTree compares a tree with its record, and that with the digest.
+func verifyTree(ctx context.Context, name, digest string, c *scan) error {
 	changed := &ChangedError{Name: name}
-	c := &scan{top: top, old: file, changed: changed.add}
-	if err := c.run(ctx); err != nil {
-		return fmt.Errorf("verify %s: %w", name, err)
-	}
+	c.changed = changed.add
+	err := c.run(ctx)
+	same := hex.EncodeToString(c.digest[:]) == digest
 	switch {
-	case hex.EncodeToString(c.digest[:]) == digest:
+	case err != nil:
+		return fmt.Errorf("verify %s: %w", name, err)
+	case same && (changed.Count == 0 || !c.light):
 		return nil
 	case changed.Count == 0:
 		return fmt.Errorf("the record of %s is not the one that was written with it: its digest is %x, not %s", name, c.digest, digest)

@@ -12,24 +12,21 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/unit"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
-	"knowngood/internal/posix"
 	"knowngood/restore/generation"
 	"knowngood/snapshot/live"
 )
@@ -70,10 +67,16 @@ type Options struct {
 	Point func(name string)
 }
 
+func (o *Options) point(name string) {
+	if o.Point != nil {
+		o.Point(name)
+	}
+}
+
 // Set is the instances of a directory, locked by this process until Close.
 type Set struct {
 	*Options
-	dir   string // free of links
+	layout
 	state *state
 	lock  *os.File
 }
@@ -86,68 +89,38 @@ func Open(ctx context.Context, o *Options, create bool) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{Options: o, dir: filepath.Join(parent, filepath.Base(o.Dir))}
+	s := &Set{Options: o, layout: layout{filepath.Join(parent, filepath.Base(o.Dir))}}
 	if owner := live.Owner(s.dir); owner != "" {
 		return nil, fmt.Errorf("%s lies in the generations of %s: choose another directory", s.dir, owner)
 	}
-	if err = s.prepare(create); err == nil {
-		err = s.acquire()
+	if err := s.prepare(create); err != nil {
+		return nil, err
 	}
-	if s.state != nil && s.Environment == "" {
-		s.Environment = s.state.Environment
+	if s.lock, err = generation.HoldFile(s.path(lockFile)); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s: %w by another process: wait for it", s.dir, ErrBusy)
+	} else if err != nil {
+		return nil, err
 	}
-	if err == nil && s.state.Environment != s.Environment {
-		err = fmt.Errorf("%s has instances of environment %q, not of %q: choose another directory", s.dir, s.state.Environment, s.Environment)
-	}
-	if err == nil {
-		err = s.recover(ctx)
-	}
-	if err != nil {
+	if err := s.begin(ctx); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// prepare makes the directory, and refuses one with other things.
-func (s *Set) prepare(create bool) error {
-	none := fmt.Errorf("%s: %w (knowngood spawn REF --dir DIR --count N, or knowngood scale, makes some)", s.dir, ErrNone)
-	names, err := os.ReadDir(s.dir)
-	if errors.Is(err, fs.ErrNotExist) && create {
-		err = os.Mkdir(s.dir, 0o755)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		return none
-	}
-	if err == nil {
-		err = live.Ours(s.dir)
-	}
-	if err != nil {
+// begin reads the state under the lock, and finishes what was left under way.
+func (s *Set) begin(ctx context.Context) (err error) {
+	if s.state, err = readState(s.dir); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(s.path(stateFile)); errors.Is(err, fs.ErrNotExist) {
-		for _, n := range names { // what a first call left that was killed
-			if n.Name() != lockFile && !strings.HasPrefix(n.Name(), "."+stateFile) {
-				return fmt.Errorf("%s holds %q and no instances: they need a directory of their own", s.dir, n.Name())
-			}
-		}
-		if !create {
-			return none
-		}
+	s.state = cmp.Or(s.state, &state{Version: stateVersion, Environment: s.Environment, Trees: []*Tree{}, Instances: []*Instance{}})
+	if s.Environment == "" {
+		s.Environment = s.state.Environment
 	}
-	return nil
-}
-
-// acquire takes the lock, and reads the state under it.
-func (s *Set) acquire() (err error) {
-	if s.lock, err = generation.HoldFile(s.path(lockFile)); errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%s: %w by another process: wait for it", s.dir, ErrBusy)
-	} else if err != nil {
-		return err
+	if s.state.Environment != s.Environment {
+		return fmt.Errorf("%s has instances of environment %q, not of %q: choose another directory", s.dir, s.state.Environment, s.Environment)
 	}
-	if s.state, err = readState(s.dir); err == nil && s.state == nil {
-		s.state = &state{Version: stateVersion, Environment: s.Environment, Trees: []*Tree{}, Instances: []*Instance{}}
-	}
-	return err
+	return s.recover(ctx)
 }
 
 // Close unlocks.
@@ -156,29 +129,6 @@ func (s *Set) Close() {
 		s.lock.Close()
 		s.lock = nil
 	}
-}
-
-func (s *Set) point(name string) {
-	if s.Point != nil {
-		s.Point(name)
-	}
-}
-
-func (s *Set) path(name string) string { return filepath.Join(s.dir, name) }
-
-func (s *Set) treePath(name string) string { return s.path(filepath.Join(treesDir, name)) }
-
-// Path is where the tree of an instance is.
-func (s *Set) Path(in *Instance) string { return s.path(strconv.Itoa(in.Number)) }
-
-// layers is where the writable part of an overlay is.
-func (s *Set) layers(in *Instance) string {
-	return s.path(filepath.Join(layersDir, strconv.Itoa(in.Number)))
-}
-
-// Unit is the systemd unit that runs an instance from its tree.
-func (s *Set) Unit(in *Instance) string {
-	return "knowngood-instance@" + unit.UnitNamePathEscape(s.Path(in)) + ".service"
 }
 
 // TreeName is the name of the tree of a snapshot, or of what is below a path of it.
@@ -202,7 +152,18 @@ func (s *Set) Tree(ctx context.Context, t *Tree, fill func(ctx context.Context, 
 	if err := s.save("tree"); err != nil {
 		return nil, err
 	}
-	err := s.fill(ctx, t, fill)
+	top := s.treePath(t.Name)
+	err := s.makeTop(top)
+	if err == nil {
+		err = fill(ctx, top)
+	}
+	s.point("after filling")
+	if err == nil {
+		err = s.sync()
+	}
+	if err == nil {
+		t.Digest, t.Paths, err = generation.RecordTree(ctx, top, top+recordExt)
+	}
 	if err == nil {
 		err = s.save("tree is there")
 	}
@@ -211,31 +172,6 @@ func (s *Set) Tree(ctx context.Context, t *Tree, fill func(ctx context.Context, 
 		return nil, errors.Join(err, s.removeTree(t))
 	}
 	return t, nil
-}
-
-func (s *Set) fill(ctx context.Context, t *Tree, fill func(ctx context.Context, dir string) error) error {
-	top := s.treePath(t.Name)
-	if err := os.Mkdir(filepath.Dir(top), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if err := generation.MakeTop(top); err != nil {
-		return err
-	}
-	if err := fill(ctx, top); err != nil {
-		return err
-	}
-	s.point("after filling")
-	if err := s.sync(); err != nil {
-		return err
-	}
-	var err error
-	t.Digest, t.Paths, err = generation.RecordTree(ctx, top, top+recordExt)
-	return err
-}
-
-// sync makes all trees durable.
-func (s *Set) sync() error {
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(s.lock.Fd())))
 }
 
 func (s *Set) removeTree(t *Tree) error {
@@ -262,34 +198,20 @@ func (s *Set) prune() error {
 	return nil
 }
 
-// remove removes something below the directory. No link is followed, and nothing that is
-// mounted is entered.
-func (s *Set) remove(rel string) error {
-	d, err := posix.OpenDir(unix.AT_FDCWD, filepath.Dir(s.path(rel)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(d)
-	if err := posix.RemoveAll(d, filepath.Base(rel)); err != nil {
-		return fmt.Errorf("remove %s: %w", s.path(rel), err)
-	}
-	return nil
-}
-
 // Spawn makes the number of instances up to count, from a tree, and returns the new ones.
 // Either all of them are there in the end, or none of the new ones.
 func (s *Set) Spawn(ctx context.Context, t *Tree, count int) ([]*Instance, error) {
 	s.state.Current = t.Name
-	return s.add(ctx, t, count-len(s.alive()))
+	if err := s.save("current"); err != nil {
+		return nil, err
+	}
+	return s.add(ctx, t, count-len(s.state.alive()))
 }
 
 // add makes n more instances from a tree.
 func (s *Set) add(ctx context.Context, t *Tree, n int) ([]*Instance, error) {
 	if n <= 0 {
-		return nil, s.save("nothing to add")
+		return nil, nil
 	}
 	if err := generation.VerifyTree(ctx, "tree "+t.Name, s.treePath(t.Name), s.treePath(t.Name)+recordExt, t.Digest); err != nil {
 		return nil, fmt.Errorf("no instance is made from a tree that was changed: %w (remove the instances, then begin again)", err)
@@ -311,7 +233,7 @@ func (s *Set) add(ctx context.Context, t *Tree, n int) ([]*Instance, error) {
 	g.SetLimit(2)
 	for _, in := range added {
 		g.Go(func() error {
-			if err := s.build(gctx, in); err != nil {
+			if err := s.build(gctx, in, s.Environment, s.point); err != nil {
 				return fmt.Errorf("instance %d: %w", in.Number, err)
 			}
 			return nil
@@ -336,65 +258,6 @@ func (s *Set) add(ctx context.Context, t *Tree, n int) ([]*Instance, error) {
 		return nil, err
 	}
 	return added, nil
-}
-
-// build makes the tree of an instance.
-func (s *Set) build(ctx context.Context, in *Instance) (err error) {
-	env := fmt.Sprintf("KNOWNGOOD_ENVIRONMENT=%s\nKNOWNGOOD_INSTANCE=%d\nKNOWNGOOD_INSTANCE_PATH=%s\n", s.Environment, in.Number, s.Path(in))
-	if err := os.WriteFile(s.Path(in)+envExt, []byte(env), 0o644); err != nil {
-		return err
-	}
-	if in.Way != overlay {
-		in.Way, err = generation.CloneTree(ctx, s.treePath(in.Tree), s.Path(in))
-		return err
-	}
-	upper := filepath.Join(s.layers(in), "upper")
-	if err := errors.Join(os.MkdirAll(filepath.Dir(s.layers(in)), 0o700), os.Mkdir(s.layers(in), 0o700), os.Mkdir(upper, 0o700), os.Mkdir(filepath.Join(s.layers(in), "work"), 0o700), os.Mkdir(s.Path(in), 0o700)); err != nil {
-		return err
-	}
-	if err := generation.CopyTop(s.treePath(in.Tree), upper); err != nil { // it becomes that of the overlay
-		return err
-	}
-	s.point("before mounting")
-	return s.mount(in)
-}
-
-// overlay is the way of instances that lie above the first tree.
-const overlay = "overlay"
-
-// mount mounts an overlay, unless it is mounted.
-func (s *Set) mount(in *Instance) error {
-	mounts, err := posix.Mounts(s.Path(in))
-	if err != nil || slices.ContainsFunc(mounts, func(m posix.Mount) bool { return m.Path == s.Path(in) }) {
-		return err
-	}
-	if strings.ContainsAny(s.dir, `,:\`) {
-		return fmt.Errorf("overlays need a directory whose path has no comma, colon or backslash, and %q has", s.dir)
-	}
-	// What a tree brings as attributes of an overlay leads nowhere: nothing is followed.
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%[2]s/work,redirect_dir=nofollow,metacopy=off", s.treePath(in.Tree), s.layers(in))
-	if err := unix.Mount("knowngood", s.Path(in), "overlay", 0, options); err != nil {
-		return fmt.Errorf("mount the overlay %s: %w (it takes root, and a file system below that can hold one)", s.Path(in), err)
-	}
-	return nil
-}
-
-// unmount unmounts an overlay of ours, and refuses where something else is mounted at or
-// below an instance.
-func (s *Set) unmount(in *Instance) error {
-	mounts, err := posix.Mounts(s.Path(in))
-	if err != nil {
-		return err
-	}
-	for _, m := range slices.Backward(mounts) {
-		if m.Path != s.Path(in) || m.Type != "overlay" || in.Way != overlay {
-			return fmt.Errorf("%s is mounted on %s: unmount it (umount %[2]s)", m.Type, m.Path)
-		}
-		if err := unix.Unmount(m.Path, unix.UMOUNT_NOFOLLOW); err != nil {
-			return fmt.Errorf("unmount %s: %w", m.Path, err)
-		}
-	}
-	return nil
 }
 
 // discard removes an instance of which nothing runs any more. One that a process uses stays,

@@ -159,6 +159,17 @@ func TestAChangedTreeMakesNoInstance(t *testing.T) {
 	w.must(os.WriteFile(filepath.Join(s.treePath(s.Current().Name), "d0/0"), []byte("changed"), 0o644))
 	refused(t, s.Scale(t.Context(), 2), "no instance is made from a tree that was changed", `changed "d0/0"`)
 	w.instances()
+
+	// The same size and time, and other content.
+	o := w.options()
+	o.Dir = w.at("others")
+	s = w.open(o, 1)
+	file := filepath.Join(s.treePath(s.Current().Name), "d1/1")
+	info, err := os.Stat(file)
+	w.must(err)
+	w.must(os.WriteFile(file, []byte("VERSION 1"), 0o644))
+	w.must(os.Chtimes(file, info.ModTime(), info.ModTime()))
+	refused(t, s.Scale(t.Context(), 2), `changed "d1/1"`)
 }
 
 func TestDirectoriesThatAreRefused(t *testing.T) {
@@ -216,7 +227,6 @@ func TestARollThatCannotGoBackEndsOnce(t *testing.T) {
 }
 
 func TestTheNumberThatIsDecidedOn(t *testing.T) {
-	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {
 		alive, wanted int
 		age           time.Duration // of the last change
@@ -237,11 +247,8 @@ func TestTheNumberThatIsDecidedOn(t *testing.T) {
 		"as old as the cooldown":                   {2, 4, 2 * time.Minute, 0, 0, 4, false},
 		"the first time, with a tree and no state": {0, 9, 1e6 * time.Hour, 0, 0, 6, false},
 	} {
-		s := &Set{Options: &Options{Now: func() time.Time { return now }, Config: &configs.Scale{Min: 2, Max: 6, Up: c.up, Down: c.down, Cooldown: configs.Duration(2 * time.Minute)}}, state: &state{ChangedAt: now.Add(-c.age)}}
-		for i := range c.alive {
-			s.state.Instances = append(s.state.Instances, &Instance{Number: i + 1, Status: Ready})
-		}
-		if to, why := s.Decide(c.wanted); to != c.to || (why != "") != c.cooling {
+		config := &configs.Scale{Min: 2, Max: 6, Up: c.up, Down: c.down, Cooldown: configs.Duration(2 * time.Minute)}
+		if to, why := decide(config, c.alive, c.age, c.wanted); to != c.to || (why != "") != c.cooling {
 			t.Errorf("%s: %d (%s), want %d", name, to, why, c.to)
 		}
 	}
@@ -251,11 +258,11 @@ func TestTheWantedNumberThatIsRead(t *testing.T) {
 	answer, status := "", 200
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status); fmt.Fprint(w, answer) }))
 	defer server.Close()
-	s := &Set{Options: &Options{Environment: "web", Config: &configs.Scale{Min: 1, Max: 9}}, dir: "/srv/web", state: &state{Instances: []*Instance{{Number: 3, Status: Ready}, {Number: 4, Status: Made}}}}
+	s := &Set{Options: &Options{Environment: "web", Config: &configs.Scale{Min: 1, Max: 9}}, layout: layout{"/srv/web"}, state: &state{Instances: []*Instance{{Number: 3, Status: Ready}, {Number: 4, Status: Made}}}}
 	for text, want := range map[string]int{"3": 3, " 4\n": 4, "2.1": 3, "0": 0, "": -1, "-1": -1, "1e3": -1, "Inf": -1, "many": -1, "3 4": -1, "\x1b[31m": -1, strings.Repeat("1", 1000): -1} {
 		for kind, target := range map[string]*configs.ScaleTarget{"command": {Command: []string{"printf", "%b", text}}, "http": {HTTP: server.URL}} {
 			answer, s.Config.Target = text, target
-			n, err := s.Wanted(t.Context())
+			n, err := s.wanted(t.Context())
 			if err != nil {
 				n = -1
 			}
@@ -268,14 +275,14 @@ func TestTheWantedNumberThatIsRead(t *testing.T) {
 		}
 	}
 	answer, status = "3", 500
-	if n, err := s.Wanted(t.Context()); err == nil {
+	if n, err := s.wanted(t.Context()); err == nil {
 		t.Errorf("status 500 is %d", n)
 	}
 	s.Config.Target = &configs.ScaleTarget{Command: []string{"sleep", "60"}, Timeout: configs.Duration(50 * time.Millisecond)}
-	_, err := s.Wanted(t.Context())
+	_, _, _, err := s.Decide(t.Context())
 	refused(t, err, "so nothing is changed", "longer than its timeout")
 	s.Config.Target = &configs.ScaleTarget{Command: []string{"/bin/sh", "-c", `test "$KNOWNGOOD_INSTANCES:$KNOWNGOOD_SCALE_MIN:$KNOWNGOOD_SCALE_MAX:$KNOWNGOOD_INSTANCE_UNITS" = '3:1:9:knowngood-instance@srv-web-3.service' && echo 7`}}
-	if n, err := s.Wanted(t.Context()); n != 7 || err != nil {
+	if n, err := s.wanted(t.Context()); n != 7 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
 }

@@ -4,37 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"knowngood/configs"
 	"knowngood/restore/generation"
 )
-
-// Decide returns to how many instances a wanted number leads now: within the bounds, by at
-// most as many at once as the configuration has, and not while a change is younger than the
-// cooldown; why says that.
-func (s *Set) Decide(wanted int) (to int, why string) {
-	c, now := s.Config, len(s.alive())
-	wanted = min(max(wanted, int(c.Min)), int(c.Max))
-	if now < int(c.Min) {
-		return wanted, ""
-	}
-	since := s.Now().Sub(s.state.ChangedAt)
-	if wanted != now && since >= 0 && since < time.Duration(c.Cooldown) {
-		return now, fmt.Sprintf("the number was changed %v ago, and cooldown is %v", since.Round(time.Second), time.Duration(c.Cooldown))
-	}
-	if c.Up > 0 {
-		wanted = min(wanted, now+int(c.Up))
-	}
-	if c.Down > 0 {
-		wanted = max(wanted, now-int(c.Down))
-	}
-	return wanted, ""
-}
 
 // Current is the tree that new instances are made from; nil before the first.
 func (s *Set) Current() *Tree { return s.state.tree(s.state.Current) }
@@ -43,8 +19,8 @@ func (s *Set) Current() *Tree { return s.state.tree(s.state.Current) }
 // count once their probes pass, or retires the newest. What was made and never started is
 // started. A new instance that fails is removed again; others go on.
 func (s *Set) Scale(ctx context.Context, to int) error {
-	alive := s.alive()
-	if len(alive) != to {
+	alive := s.state.alive()
+	if len(alive) != to { // saved with the first step
 		s.state.ChangedAt = s.Now()
 	}
 	for _, in := range slices.Backward(alive[min(to, len(alive)):]) {
@@ -56,7 +32,7 @@ func (s *Set) Scale(ctx context.Context, to int) error {
 		return err
 	}
 	var failed []error
-	for _, in := range s.alive() {
+	for _, in := range s.state.alive() {
 		if in.Status == Made && ctx.Err() == nil {
 			failed = append(failed, s.start(ctx, in))
 		}
@@ -122,10 +98,6 @@ func (s *Set) probe(ctx context.Context, in *Instance) error {
 	}
 }
 
-func (s *Set) placeholders(in *Instance) *strings.Replacer {
-	return configs.Placeholders(in.Number, s.Path(in), s.Unit(in))
-}
-
 // retire drains an instance, stops it and removes it. One that cannot be drained stays.
 func (s *Set) retire(ctx context.Context, in *Instance) error {
 	if in.Status == Made {
@@ -170,11 +142,11 @@ func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, in *In
 // generation.ErrBack then.
 func (s *Set) Roll(ctx context.Context, to *Tree) error {
 	from := s.state.Current
-	if from == "" || len(s.alive()) == 0 {
+	if from == "" || len(s.state.alive()) == 0 {
 		s.state.Current, s.state.Problem = to.Name, ""
 		return errors.Join(s.save("current"), s.prune())
 	}
-	s.state.Roll = &roll{From: from, To: to.Name, Count: len(s.alive())}
+	s.state.Roll = &roll{From: from, To: to.Name, Count: len(s.state.alive())}
 	s.state.Problem = ""
 	if err := s.save("roll"); err != nil {
 		return err
@@ -190,7 +162,7 @@ func (s *Set) Roll(ctx context.Context, to *Tree) error {
 func (s *Set) replace(ctx context.Context, tree string, count int) error {
 	for {
 		var old, now []*Instance
-		for _, in := range s.alive() {
+		for _, in := range s.state.alive() {
 			if in.Tree == tree {
 				now = append(now, in)
 			} else {
@@ -303,21 +275,6 @@ func (s *Set) goOn(ctx context.Context, in *Instance) error {
 	case Draining:
 		s.Note("instance %d was left while it was retired: that goes on", in.Number)
 		return s.retire(ctx, in)
-	}
-	return nil
-}
-
-// tidy removes files that were not finished: of the state, and of records.
-func (s *Set) tidy() error {
-	for dir, prefix := range map[string]string{".": "." + stateFile, treesDir: ".record-"} {
-		names, _ := os.ReadDir(s.path(dir)) // there may be none
-		for _, n := range names {
-			if strings.HasPrefix(n.Name(), prefix) {
-				if err := s.remove(dir + "/" + n.Name()); err != nil {
-					return err
-				}
-			}
-		}
 	}
 	return nil
 }

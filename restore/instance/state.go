@@ -148,8 +148,8 @@ func (s *Set) save(at string) error {
 }
 
 // alive are the instances that run or can be started, the oldest first.
-func (s *Set) alive() (alive []*Instance) {
-	for _, in := range s.state.Instances {
+func (s *state) alive() (alive []*Instance) {
+	for _, in := range s.Instances {
 		if in.Status == Made || in.Status == Starting || in.Status == Ready {
 			alive = append(alive, in)
 		}

@@ -23,8 +23,38 @@ const (
 
 var number = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9})?$`)
 
-// Wanted reads the wanted number of instances: a number, rounded up, and nothing else.
-func (s *Set) Wanted(ctx context.Context) (int, error) {
+// Decide reads the wanted number of instances, and returns to how many that leads now. Why
+// is the reason where a cooldown keeps the number that there is.
+func (s *Set) Decide(ctx context.Context) (wanted, to int, why string, err error) {
+	if wanted, err = s.wanted(ctx); err != nil {
+		return 0, 0, "", fmt.Errorf("the wanted number of instances of %s cannot be read, so nothing is changed: %w", s.Environment, err)
+	}
+	to, why = decide(s.Config, len(s.state.alive()), s.Now().Sub(s.state.ChangedAt), wanted)
+	return wanted, to, why, nil
+}
+
+// decide keeps a wanted number within the bounds, and a step as small as it must be; while
+// the last change is younger than the cooldown, the number stays.
+func decide(c *configs.Scale, now int, age time.Duration, wanted int) (to int, why string) {
+	wanted = min(max(wanted, int(c.Min)), int(c.Max))
+	cooldown := time.Duration(c.Cooldown)
+	switch {
+	case now < int(c.Min):
+		return wanted, ""
+	case wanted != now && age >= 0 && age < cooldown:
+		return now, fmt.Sprintf("it was changed %v ago, and cooldown is %v", age.Round(time.Second), cooldown)
+	}
+	if c.Up > 0 {
+		wanted = min(wanted, now+int(c.Up))
+	}
+	if c.Down > 0 {
+		wanted = max(wanted, now-int(c.Down))
+	}
+	return wanted, ""
+}
+
+// wanted reads a number, rounded up, and nothing else.
+func (s *Set) wanted(ctx context.Context) (int, error) {
 	t := s.Config.Target
 	timeout := time.Duration(t.Timeout)
 	if timeout == 0 {
@@ -42,7 +72,7 @@ func (s *Set) Wanted(ctx context.Context) (int, error) {
 		err = fmt.Errorf("it answered %q, which is no number", printable.Line(text[:min(len(text), maxAnswer)]))
 	}
 	if err != nil {
-		return 0, fmt.Errorf("the wanted number of instances of %s cannot be read, so nothing is changed: %w", s.Environment, err)
+		return 0, err
 	}
 	f, err := strconv.ParseFloat(text, 64)
 	return int(math.Ceil(f)), err
@@ -51,7 +81,7 @@ func (s *Set) Wanted(ctx context.Context) (int, error) {
 // askCommand tells the command which instances count, by their numbers, paths and units.
 func (s *Set) askCommand(ctx context.Context, t *configs.ScaleTarget, timeout time.Duration) (string, error) {
 	var numbers, paths, units []string
-	for _, in := range s.alive() {
+	for _, in := range s.state.alive() {
 		if in.Status == Ready {
 			numbers, paths, units = append(numbers, strconv.Itoa(in.Number)), append(paths, s.Path(in)), append(units, s.Unit(in))
 		}

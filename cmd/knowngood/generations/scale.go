@@ -85,10 +85,9 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 	case c.Target == nil:
 		return usage.Errorf("how many? Environment %s has no scale.target: give --to N", name)
 	default:
-		if wanted, err = s.set.Wanted(ctx); err != nil {
+		if wanted, to, why, err = s.set.Decide(ctx); err != nil {
 			return err
 		}
-		to, why = s.set.Decide(wanted)
 	}
 	before := s.set.View()
 	if before.Current == nil && to > 0 {
