@@ -100,7 +100,7 @@ func (c *Client) checked(r reply) (Answer, error) {
 		return Answer{}, errors.New("the cell gives no valid answer")
 	}
 	switch a.Cause {
-	case NoProgram, NoUser, NoRun, NoExtension:
+	case NoProgram, NoUser, NoRun, NoRoom, NoExtension:
 	default:
 		a.Cause = NoRun // never words of the cell
 	}

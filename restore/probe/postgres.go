@@ -65,8 +65,8 @@ func (s *server) ask(ctx context.Context, e *env) Answer {
 	}
 	for _, step := range []func(context.Context, *env) error{s.prepare, s.start, s.load, s.amcheck, s.queries} {
 		err := step(ctx, e)
-		if err != nil && cannotServe.MatchString(s.log.String()) {
-			err = fmt.Errorf("%v: %w", err, exec.ErrNotFound)
+		if err != nil {
+			err = because(err, s.log.String())
 		}
 		if err != nil {
 			if cause := causeOf(err); cause != "" {
@@ -76,6 +76,17 @@ func (s *server) ask(ctx context.Context, e *env) Answer {
 		}
 	}
 	return passed(fmt.Sprintf("the server of %s serves; %d queries answer as expected", s.bin, len(s.probe.Queries)))
+}
+
+// because adds to an error what a log shows of this machine, not of the data.
+func because(err error, log string) error {
+	switch {
+	case strings.Contains(log, "No space left on device"):
+		return fmt.Errorf("%v: %w", err, syscall.ENOSPC)
+	case cannotServe.MatchString(log):
+		return fmt.Errorf("%v: %w", err, exec.ErrNotFound)
+	}
+	return err
 }
 
 // head is the beginning of a file.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -209,6 +210,13 @@ func TestPostgres(t *testing.T) {
 		{"a dump that is not there", configs.PostgresProbe{Dump: "/nowhere"}, attest.Failed, "no such file"},
 		{"a user who does not exist", configs.PostgresProbe{Dump: filepath.Join(c.dir, "custom"), User: "nobody-such"}, attest.NotTested, ""},
 	})
+}
+
+func TestAFullDiskOfTheCellIsNoDamage(t *testing.T) {
+	full := because(errors.New("initdb: exit status 1"), "x\n[54] PANIC:  could not write to file: No space left on device\nAborted\n")
+	if causeOf(full) != NoRoom || causeOf(because(errors.New("x"), "ERROR:  invalid page in block 7")) != "" {
+		t.Errorf("%v: %q", full, causeOf(full))
+	}
 }
 
 func TestSlow(t *testing.T) {

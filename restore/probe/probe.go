@@ -76,6 +76,7 @@ const (
 	NoProgram   = "its program does not exist here"
 	NoUser      = "its user does not exist here"
 	NoRun       = "no program can run here"
+	NoRoom      = "limits.disk is too small for it"
 	NoExtension = "the database needs an extension of SQLite that is not here"
 	NoService   = "a service is missing"
 	NoCell      = "the cell of programs ended at an earlier probe"

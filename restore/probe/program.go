@@ -92,6 +92,8 @@ func causeOf(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, exec.ErrNotFound):
 		return NoProgram
+	case errors.Is(err, syscall.ENOSPC):
+		return NoRoom
 	case errors.Is(err, errNoUser):
 		return NoUser
 	case errors.Is(err, errOneUser):
