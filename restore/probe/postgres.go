@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/restore/isolate"
 	"knowngood/storage/attest"
 )
 
@@ -26,7 +27,7 @@ import (
 // a cell for itself: what it writes is above the restored files, and no service of
 // the drill has written there.
 func postgres(ctx context.Context, e *env, p *configs.Probe) Answer {
-	s := &server{probe: p.Postgres, log: &tail{}}
+	s := &server{probe: p.Postgres, log: &isolate.Tail{Most: maxOutput}}
 	a := s.ask(ctx, e)
 	s.stop()
 	if ctx.Err() != nil {
@@ -43,7 +44,7 @@ type server struct {
 	bin        string
 	credential *syscall.Credential
 	role       string // that connects
-	log        *tail
+	log        *isolate.Tail
 	postmaster *os.Process // nil while it does not run
 	ended      chan error
 }
@@ -253,7 +254,7 @@ func (s *server) connect(args ...string) []string {
 
 // answer is what a query answers in a database, as text.
 func (s *server) answer(ctx context.Context, database, query string) (string, error) {
-	out := &tail{}
+	out := &isolate.Tail{Most: maxOutput}
 	err := s.run(ctx, nil, out, s.log, "psql", s.connect("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", query)...)
 	text := strings.TrimSuffix(out.String(), "\n")
 	switch {
@@ -307,7 +308,7 @@ func (s *server) load(ctx context.Context, e *env) error {
 		}
 	}
 
-	end, found := &tail{}, &complaints{log: s.log}
+	end, found := &isolate.Tail{Most: maxOutput}, &complaints{log: s.log}
 	err = s.run(ctx, io.TeeReader(in, end), io.Discard, found, program, s.connect(append(args, "-d", into)...)...)
 	switch {
 	case notHere.MatchString(found.first):
@@ -378,7 +379,7 @@ func (s *server) amcheck(ctx context.Context, _ *env) error {
 	if err != nil {
 		return err
 	}
-	found := &tail{}
+	found := &isolate.Tail{Most: maxOutput}
 	err = s.run(ctx, nil, io.MultiWriter(s.log, found), s.log, "pg_amcheck", s.connect("--all", "--install-missing", "--heapallindexed")...)
 	if causeOf(err) == NoProgram {
 		_, err = s.answer(ctx, s.probe.Database, checkIndexes)

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,19 +9,18 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
 	"knowngood/configs"
+	"knowngood/restore/isolate"
 	"knowngood/storage/attest"
 )
 
 // program runs a command of the tree; its exit code and its output decide.
 func program(ctx context.Context, _ *env, p *configs.Probe) Answer {
-	out := &tail{want: p.Output}
+	out := &isolate.Tail{Most: maxOutput, Want: p.Output}
 	return judge(ctx, p, out, run(ctx, p.Command, p.User, out))
 }
 
@@ -40,14 +38,14 @@ func scan(ctx context.Context, _ *env, p *configs.Probe) Answer {
 		return failed(err.Error())
 	}
 	argv := append(p.Scan.Command[:len(p.Scan.Command):len(p.Scan.Command)], filepath.Join(TreeInScan, at))
-	out := &tail{}
+	out := &isolate.Tail{Most: maxOutput}
 	return judge(ctx, p, out, run(ctx, argv, "", out))
 }
 
 // TreeInScan is where a scanner finds the restored tree.
 const TreeInScan = "/restored"
 
-func judge(ctx context.Context, p *configs.Probe, out *tail, err error) Answer {
+func judge(ctx context.Context, p *configs.Probe, out *isolate.Tail, err error) Answer {
 	var a Answer
 	code, exit := 0, (*exec.ExitError)(nil)
 	if errors.As(err, &exit) {
@@ -63,7 +61,7 @@ func judge(ctx context.Context, p *configs.Probe, out *tail, err error) Answer {
 		a = failed(err.Error())
 	case code != int(p.ExitCode):
 		a = failed(fmt.Sprintf("exit code %d", code))
-	case p.Output != "" && !out.has():
+	case p.Output != "" && !out.Found():
 		a = failed(fmt.Sprintf("its output lacks %q", p.Output))
 	default:
 		a = passed(fmt.Sprintf("exit code %d", p.ExitCode))
@@ -103,7 +101,7 @@ func causeOf(err error) string {
 }
 
 // run runs a program to its end.
-func run(ctx context.Context, argv []string, as string, out *tail) error {
+func run(ctx context.Context, argv []string, as string, out *isolate.Tail) error {
 	cmd, err := command(argv, as, out)
 	if err != nil {
 		return err
@@ -144,7 +142,7 @@ func withoutOutput(err error) error {
 }
 
 // command is a program as a user of the cell, in a group of its own.
-func command(argv []string, as string, out *tail) (*exec.Cmd, error) {
+func command(argv []string, as string, out *isolate.Tail) (*exec.Cmd, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", out, out
 	cmd.WaitDelay = time.Second // for output that a process in the background keeps open
@@ -184,46 +182,13 @@ func credential(name string) (*syscall.Credential, string, error) {
 	return c, u.HomeDir, nil
 }
 
-// tail keeps the end of what is written to it, and finds a text anywhere in it.
-type tail struct {
-	want  string // to find, of at most maxOutput bytes; "" for nothing
-	mu    sync.Mutex
-	end   []byte
-	found bool
-}
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.want != "" && !t.found {
-		before := t.end[max(0, len(t.end)-len(t.want)+1):]
-		t.found = bytes.Contains(slices.Concat(before, b), []byte(t.want))
-	}
-	t.end = append(t.end, b[max(0, len(b)-maxOutput):]...)
-	t.end = t.end[max(0, len(t.end)-maxOutput):]
-	return len(b), nil
-}
-
-// has reports whether want was written.
-func (t *tail) has() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.found
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.end)
-}
-
 // pause is how long to wait between two looks at whether a service is ready.
 const pause = 50 * time.Millisecond
 
 // start starts a service and waits until it is ready. It goes on until the cell
 // ends.
 func start(ctx context.Context, e *env, s *configs.Service) Answer {
-	out := &tail{}
+	out := &isolate.Tail{Most: maxOutput}
 	cmd, err := command(s.Command, s.User, out)
 	if err == nil {
 		err = begin(cmd)
@@ -249,7 +214,7 @@ func start(ctx context.Context, e *env, s *configs.Service) Answer {
 type running struct {
 	ended chan struct{} // closed when its program has ended
 	err   error         // how, then
-	out   *tail
+	out   *isolate.Tail
 }
 
 // state is failed when the program of a service has ended with an error. One that
@@ -305,7 +270,7 @@ func (e *env) ready(ctx context.Context, s *configs.Service) (bool, string) {
 		}
 		return true, r.File + " is there"
 	default:
-		out := &tail{}
+		out := &isolate.Tail{Most: maxOutput}
 		if err := run(ctx, r.Command, s.User, out); err != nil {
 			return false, fmt.Sprintf("%v %s", err, out)
 		}
