@@ -35,20 +35,29 @@ func Command(sess *session.Session) *cobra.Command {
 	}, showCommand(sess), verifyCommand(sess), exportCommand(sess), badCommand(sess), keyCommand(sess))
 }
 
-// attestations resolves a reference, and reads what drills proved of the snapshot.
-func attestations(ctx context.Context, sess *session.Session, text string) (*history.Snapshot, []*attest.Attestation, error) {
+// resolve finds the snapshot that a reference names, be it forgotten or pruned.
+func resolve(ctx context.Context, sess *session.Session, text string) (*history.Snapshot, error) {
 	r, err := sess.Open(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	s, sub, err := sess.Resolve(ctx, r, text)
 	if err != nil && (s == nil || !errors.Is(err, history.ErrPruned)) {
-		return nil, nil, err
+		return nil, err
 	}
 	if sub != "" {
-		return nil, nil, usage.Errorf("%s: a drill is about a whole snapshot: leave the path out", text)
+		return nil, usage.Errorf("%s: drills and marks are about a whole snapshot: leave the path out", text)
 	}
-	all, err := r.Attest.Of(ctx, s.Host, s.Environment, s.Number)
+	return s, nil
+}
+
+// attestations resolves a reference, and reads what drills proved of the snapshot.
+func attestations(ctx context.Context, sess *session.Session, text string) (*history.Snapshot, []*attest.Attestation, error) {
+	s, err := resolve(ctx, sess, text)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := sess.Repo.Attest.Of(ctx, s.Host, s.Environment, s.Number)
 	return s, all, err
 }
 

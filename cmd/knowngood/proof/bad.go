@@ -1,8 +1,8 @@
 package proof
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,17 +65,11 @@ func bad(ctx context.Context, sess *session.Session, f *badFlags, text string) e
 			return err
 		}
 	}
-	r, err := sess.Open(ctx)
+	s, err := resolve(ctx, sess, text)
 	if err != nil {
 		return err
 	}
-	s, sub, err := sess.Resolve(ctx, r, text)
-	if err != nil && (s == nil || !errors.Is(err, history.ErrPruned)) {
-		return err
-	}
-	if sub != "" {
-		return usage.Errorf("%s: a snapshot is marked as a whole, without a path", text)
-	}
+	r := sess.Repo
 	marked := []statement.Marked{{Number: s.Number, ID: s.ID, Bad: !f.undo}}
 	if f.since != "" {
 		if marked, err = sinceThen(ctx, r, s, since, !f.undo); err != nil {
@@ -150,11 +144,6 @@ func sinceThen(ctx context.Context, r *repository.Repository, s *history.Snapsho
 			marked = append(marked, statement.Marked{Number: x.Number, ID: x.ID, Bad: bad})
 		}
 	}
-	slices.SortFunc(marked, func(a, b statement.Marked) int {
-		if a.Number < b.Number {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(marked, func(a, b statement.Marked) int { return cmp.Compare(a.Number, b.Number) })
 	return marked, nil
 }
