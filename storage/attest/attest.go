@@ -39,12 +39,19 @@ const (
 // ahead is how many of them are fetched at once.
 const ahead = 16
 
-// Ledger has the attestations of a repository, the attest keys, and the marks. Its
-// methods may be called concurrently.
-type Ledger struct{ t *trust.Trust }
+// Ledger has the attestations of a repository, and with them the attest keys and the
+// marks. Its methods may be called concurrently.
+type Ledger struct {
+	*Certifier
+	*Marker
+	t *trust.Trust
+}
 
 // Open returns the attestations of a repository.
-func Open(t *trust.Trust) *Ledger { return &Ledger{t} }
+func Open(t *trust.Trust) *Ledger {
+	c := &Certifier{t}
+	return &Ledger{c, &Marker{t, c}, t}
+}
 
 // Attestation is a result as it is stored.
 type Attestation struct {
@@ -151,6 +158,17 @@ func (l *Ledger) under(ctx context.Context, prefix string, results *results, who
 	}
 	slices.SortStableFunc(all, func(a, b *Attestation) int { return b.Stored.Compare(a.Stored) })
 	return all, nil
+}
+
+// None reports whether nothing was ever said of an environment: by drills or by marks.
+// It lists, and reads only what there is.
+func (l *Ledger) None(ctx context.Context, host, env string) (bool, error) {
+	all, err := l.All(ctx, host, env)
+	if err != nil || len(all) > 0 {
+		return false, err
+	}
+	m, err := l.Marks(ctx, host, env)
+	return err == nil && len(m.said) == 0 && len(m.host) == 0, err
 }
 
 // list returns the objects below a prefix whose keys are those of attestations, and

@@ -483,7 +483,7 @@ func TestAnOlderListDoesNotReviveARevokedKey(t *testing.T) {
 		if all := m.all(t); !errors.Is(all[0].Err, ErrRevoked) {
 			t.Errorf("an older list of certificates revives a key: %v", all[0].Err)
 		}
-		if found := m.tampering(t); len(found) == 0 || !strings.Contains(found[0], "certificates of attest key") {
+		if found := m.tampering(t); len(found) == 0 || !strings.Contains(found[0], "attest key certificates below") {
 			t.Errorf("it reports %q", found)
 		}
 	}

@@ -1,11 +1,9 @@
 package attest
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/md5"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -19,7 +17,6 @@ import (
 	"time"
 
 	"knowngood/storage"
-	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
 	"knowngood/storage/statement"
@@ -41,6 +38,10 @@ type Key struct {
 	private ed25519.PrivateKey
 }
 
+// Certifier has the attest keys of a repository, that of this machine among them, and
+// with the owner key certifies and revokes them. Its methods may be called concurrently.
+type Certifier struct{ t *trust.Trust }
+
 // Format prints only the ID, with every verb, so that no secret is printed.
 func (k *Key) Format(f fmt.State, _ rune) {
 	fmt.Fprint(f, "attest key ", statement.AttestKeyID(public(k.private)))
@@ -51,8 +52,8 @@ func public(key ed25519.PrivateKey) ed25519.PublicKey { return key.Public().(ed2
 // Keys are the newest certificates of all attest keys, in the order of their IDs.
 // The newest that this machine saw of a key is among them: an older listing does not
 // bring a key back that was revoked.
-func (l *Ledger) Keys(ctx context.Context) ([]*statement.AttestKey, error) {
-	newest, err := l.keys(ctx)
+func (c *Certifier) Keys(ctx context.Context) ([]*statement.AttestKey, error) {
+	newest, err := c.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -61,32 +62,25 @@ func (l *Ledger) Keys(ctx context.Context) ([]*statement.AttestKey, error) {
 }
 
 // certificates of an attest key.
-func (l *Ledger) certificates(id layout.KeyID) *ledger.Ledger[*statement.AttestKey] {
-	return &ledger.Ledger[*statement.AttestKey]{
-		Reader: l.t.Read, Prefix: layout.PrefixAttestKey(id), What: "attest key certificate", Limit: trust.MaxStatement,
+func (c *Certifier) certificates(id layout.KeyID) *ledger.Newest[*statement.AttestKey] {
+	return ledger.Remember(&ledger.Ledger[*statement.AttestKey]{
+		Reader: c.t.Read, Prefix: layout.PrefixAttestKey(id), What: "attest key certificate", Limit: trust.MaxStatement,
 		Number: func(key string) (uint64, bool) { _, n, ok := layout.ParseAttestKeyKey(key); return n, ok },
 		Key:    func(x *statement.AttestKey) string { return layout.KeyAttestKey(x.ID(), x.Serial) },
 		Parse: func(object []byte) (*statement.AttestKey, error) {
 			x, err := statement.ParseAttestKey(object)
 			if err == nil {
-				err = x.Verify(l.t.ID(), l.t.Descriptor().Owner)
+				err = x.Verify(c.t.ID(), c.t.Descriptor().Owner)
 			}
 			return x, err
 		},
-		Kept: func(o storage.Object) []byte {
-			object, err := l.t.State.Read(keyMemory(id))
-			if err != nil || o.Size != int64(len(object)) || o.MD5 != md5.Sum(object) {
-				return nil
-			}
-			return object
-		},
-	}
+	}, c.t.State, filepath.Join("attest", id.String()))
 }
 
 // keys are the newest certificates by the ID of the key.
-func (l *Ledger) keys(ctx context.Context) (map[layout.KeyID]*statement.AttestKey, error) {
+func (c *Certifier) keys(ctx context.Context) (map[layout.KeyID]*statement.AttestKey, error) {
 	newest := map[layout.KeyID]*statement.AttestKey{}
-	for o, err := range l.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixAttestKeys, Hidden: true}) {
+	for o, err := range c.t.Store().List(ctx, storage.ListOptions{Prefix: layout.PrefixAttestKeys, Hidden: true}) {
 		if err != nil {
 			return nil, fmt.Errorf("list attest keys: %w", err)
 		}
@@ -94,81 +88,50 @@ func (l *Ledger) keys(ctx context.Context) (map[layout.KeyID]*statement.AttestKe
 		if !ok || newest[id] != nil {
 			continue
 		}
-		e, err := l.certificates(id).Read(ctx, o)
+		e, err := c.certificates(id).Read(ctx, o)
 		if err != nil {
 			return nil, err
 		}
 		if e.Err != nil {
-			l.t.Warn(e.Err)
+			c.t.Warn(e.Err)
 			continue
 		}
 		newest[id] = e.Value
 	}
-	return newest, l.rememberKeys(newest)
+	return newest, c.rememberKeys(newest)
 }
-
-// keyMemory is where the newest certificate of an attest key that was seen lies in the
-// state directory.
-func keyMemory(id layout.KeyID) string { return filepath.Join("attest", id.String()) }
 
 // rememberKeys adds the certificates that are remembered and newer than those that the
 // store shows, and remembers the others.
-func (l *Ledger) rememberKeys(newest map[layout.KeyID]*statement.AttestKey) error {
-	if l.t.State.None() {
+func (c *Certifier) rememberKeys(newest map[layout.KeyID]*statement.AttestKey) error {
+	if c.t.State.None() {
 		return nil
 	}
-	names, err := l.t.State.Dir().In("attest").Names()
+	names, err := c.t.State.Dir().In("attest").Names()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return l.t.State.Wrap(err)
+		return c.t.State.Wrap(err)
 	}
 	for _, name := range names {
-		id, ok := layout.ParseKeyID(name)
-		if !ok {
-			continue
-		}
-		object, err := l.t.State.Read(keyMemory(id))
-		if err != nil {
-			return err
-		}
-		known, err := l.certificates(id).Parse(object)
-		if err == nil && known.ID() != id {
-			err = fmt.Errorf("it is the one of key %v", known.ID())
-		}
-		if err != nil {
-			return fmt.Errorf("file %s is damaged: %v; remove it to forget which certificate was seen", l.t.State.Dir().Path(keyMemory(id)), err)
-		}
-		shown := newest[id]
-		switch {
-		case shown != nil && shown.Hash() == known.Hash():
-			continue
-		case shown == nil || shown.Serial <= known.Serial:
-			found := "none"
-			if shown != nil {
-				found = fmt.Sprintf("certificate %d (%x)", shown.Serial, shown.Hash())
-			}
-			l.t.Warn(&authentic.TamperError{What: "certificates of attest key " + id.String(), Key: layout.KeyAttestKey(id, known.Serial), Remembered: fmt.Sprintf("certificate %d (%x)", known.Serial, known.Hash()), Found: found,
-				Hint: "the one remembered is still used; find out who can write to " + layout.PrefixAttestKey(id)})
-			newest[id] = known
+		if id, ok := layout.ParseKeyID(name); ok && newest[id] == nil {
+			newest[id] = nil // which is remembered
 		}
 	}
 	for id, x := range newest {
-		if object, err := l.t.State.Read(keyMemory(id)); err == nil && bytes.Equal(object, x.Bytes()) {
-			continue
-		}
-		if err := l.t.State.Write(keyMemory(id), x.Bytes()); err != nil {
-			l.t.Warn(fmt.Errorf("that attest key %v is revoked may go unnoticed: %w", id, err))
+		shown := slices.DeleteFunc([]*statement.AttestKey{x}, func(x *statement.AttestKey) bool { return x == nil })
+		if newest[id], _, err = c.certificates(id).Update(shown); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // secretKey reads the attest key of this machine, and makes one where it has none.
-func (l *Ledger) secretKey() (key ed25519.PrivateKey, err error) {
-	if l.t.State.None() {
+func (c *Certifier) secretKey() (key ed25519.PrivateKey, err error) {
+	if c.t.State.None() {
 		return nil, errors.New("an attest key needs a state directory: choose one with --state-dir")
 	}
-	err = l.t.State.Locked(func() error {
-		file, err := l.t.State.Read(keyFile)
+	err = c.t.State.Locked(func() error {
+		file, err := c.t.State.Read(keyFile)
 		if err != nil {
 			return err
 		}
@@ -177,16 +140,16 @@ func (l *Ledger) secretKey() (key ed25519.PrivateKey, err error) {
 				return err
 			}
 			der, _ := x509.MarshalPKCS8PrivateKey(key) // which takes each Ed25519 key
-			return l.t.State.Write(keyFile, pem.EncodeToMemory(&pem.Block{Type: pemSecret, Headers: l.pemHeaders(), Bytes: der}))
+			return c.t.State.Write(keyFile, pem.EncodeToMemory(&pem.Block{Type: pemSecret, Headers: c.pemHeaders(), Bytes: der}))
 		}
 		block, _ := pem.Decode(file)
-		if block == nil || block.Type != pemSecret || !maps.Equal(block.Headers, l.pemHeaders()) {
-			return fmt.Errorf("attest key %s is damaged, or was made on another machine: remove it, and the next drill makes another", l.t.State.Dir().Path(keyFile))
+		if block == nil || block.Type != pemSecret || !maps.Equal(block.Headers, c.pemHeaders()) {
+			return fmt.Errorf("attest key %s is damaged, or was made on another machine: remove it, and the next drill makes another", c.t.State.Dir().Path(keyFile))
 		}
 		parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 		var ok bool
 		if key, ok = parsed.(ed25519.PrivateKey); err != nil || !ok {
-			return fmt.Errorf("attest key %s is damaged: remove it, and the next drill makes another (%v)", l.t.State.Dir().Path(keyFile), err)
+			return fmt.Errorf("attest key %s is damaged: remove it, and the next drill makes another (%v)", c.t.State.Dir().Path(keyFile), err)
 		}
 		return nil
 	})
@@ -194,32 +157,32 @@ func (l *Ledger) secretKey() (key ed25519.PrivateKey, err error) {
 }
 
 // pemHeaders are of this repository and this machine: a clone makes a key of its own.
-func (l *Ledger) pemHeaders() map[string]string {
-	return map[string]string{"Repository": l.t.ID().String(), "Machine": fmt.Sprintf("%x", l.t.State.MachineHash())}
+func (c *Certifier) pemHeaders() map[string]string {
+	return map[string]string{"Repository": c.t.ID().String(), "Machine": fmt.Sprintf("%x", c.t.State.MachineHash())}
 }
 
 // ownHost is the host of the repository that this machine is; empty for none.
-func (l *Ledger) ownHost() string { return trust.EnrolledAs(l.t.State.Root, l.t.State.Place) }
+func (c *Certifier) ownHost() string { return trust.EnrolledAs(c.t.State.Root, c.t.State.Place) }
 
 // EnsureKey returns the attest key of this machine, which may speak of host. Where it
 // has none yet it makes one, and where an identity at hand opens the owner key it
 // certifies it, for all hosts. machine is the name that its results carry. The error
 // is ErrNotCertified when somebody else has to certify it first.
-func (l *Ledger) EnsureKey(ctx context.Context, host, machine string, now time.Time) (*Key, error) {
-	key, err := l.secretKey()
+func (c *Certifier) EnsureKey(ctx context.Context, host, machine string, now time.Time) (*Key, error) {
+	key, err := c.secretKey()
 	if err != nil {
 		return nil, err
 	}
-	newest, err := l.keys(ctx)
+	newest, err := c.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
 	id := statement.AttestKeyID(public(key))
 	x := newest[id]
 	if x != nil && !x.Before.IsZero() {
-		return nil, fmt.Errorf("%w: key %v was revoked, for what was stored from %s on. Where this machine is to be trusted again, remove %s, and the next drill makes another key", ErrNotCertified, id, x.Before.UTC().Format(time.RFC3339), l.t.State.Dir().Path(keyFile))
+		return nil, fmt.Errorf("%w: key %v was revoked, for what was stored from %s on. Where this machine is to be trusted again, remove %s, and the next drill makes another key", ErrNotCertified, id, x.Before.UTC().Format(time.RFC3339), c.t.State.Dir().Path(keyFile))
 	}
-	if x != nil && x.Speaks(host) && x.Host == l.ownHost() {
+	if x != nil && x.Speaks(host) && x.Host == c.ownHost() {
 		return &Key{x, key}, nil
 	}
 
@@ -227,7 +190,7 @@ func (l *Ledger) EnsureKey(ctx context.Context, host, machine string, now time.T
 	if x != nil && x.Speaks(host) {
 		hosts = x.Hosts // this machine became a host since
 	}
-	x, err = l.certify(ctx, &statement.AttestKey{Machine: machine, Key: public(key), Hosts: hosts, Host: l.ownHost()}, now)
+	x, err = c.certify(ctx, &statement.AttestKey{Machine: machine, Key: public(key), Hosts: hosts, Host: c.ownHost()}, now)
 	if errors.Is(err, trust.ErrNoUsableIdentity) || errors.Is(err, storage.ErrDenied) { // as the policy of a drill host has it
 		return nil, fmt.Errorf("%w: %w; or let its owner do it: run `knowngood attest key --request` here, and `knowngood attest key --certify KEY --hosts %s` where the owner's identity is", ErrNotCertified, err, host)
 	}
@@ -239,37 +202,37 @@ func (l *Ledger) EnsureKey(ctx context.Context, host, machine string, now time.T
 
 // Request is what the owner certifies the attest key of this machine by: a text, with
 // the key, the name of the machine, and which host of the repository it is.
-func (l *Ledger) Request(machine string, now time.Time) (string, layout.KeyID, error) {
-	key, err := l.secretKey()
+func (c *Certifier) Request(machine string, now time.Time) (string, layout.KeyID, error) {
+	key, err := c.secretKey()
 	if err != nil {
 		return "", layout.KeyID{}, err
 	}
-	x := &statement.AttestKey{Repository: l.t.ID(), Machine: machine, Serial: 1, Key: public(key), Issued: now, Host: l.ownHost()}
+	x := &statement.AttestKey{Repository: c.t.ID(), Machine: machine, Serial: 1, Key: public(key), Issued: now, Host: c.ownHost()}
 	object, err := x.Encode(key)
 	return base64.RawURLEncoding.EncodeToString(object), x.ID(), err
 }
 
 // Certify certifies the key of a request for the hosts that patterns match, with an
 // identity that opens the owner key.
-func (l *Ledger) Certify(ctx context.Context, request string, patterns []string, now time.Time) (*statement.AttestKey, error) {
+func (c *Certifier) Certify(ctx context.Context, request string, patterns []string, now time.Time) (*statement.AttestKey, error) {
 	object, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(request))
 	var x *statement.AttestKey
 	if err == nil {
 		x, err = statement.ParseAttestKey(object)
 	}
 	if err == nil {
-		err = x.Verify(l.t.ID(), x.Key)
+		err = x.Verify(c.t.ID(), x.Key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("that is no request of a machine for this repository (%w): give the whole line that `knowngood attest key --request` printed on the drill host", err)
 	}
-	return l.certify(ctx, &statement.AttestKey{Machine: x.Machine, Key: x.Key, Hosts: patterns, Host: x.Host}, now)
+	return c.certify(ctx, &statement.AttestKey{Machine: x.Machine, Key: x.Key, Hosts: patterns, Host: x.Host}, now)
 }
 
 // Revoke makes that nothing counts which an attest key signed and the store took at
 // since, by its own clock, or later. It needs an identity that opens the owner key.
-func (l *Ledger) Revoke(ctx context.Context, id layout.KeyID, since, now time.Time) (*statement.AttestKey, error) {
-	newest, err := l.keys(ctx)
+func (c *Certifier) Revoke(ctx context.Context, id layout.KeyID, since, now time.Time) (*statement.AttestKey, error) {
+	newest, err := c.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -277,21 +240,21 @@ func (l *Ledger) Revoke(ctx context.Context, id layout.KeyID, since, now time.Ti
 	if x == nil {
 		return nil, fmt.Errorf("the repository has no attest key %v: `knowngood attest key` lists them", id)
 	}
-	return l.certify(ctx, &statement.AttestKey{Machine: x.Machine, Key: x.Key, Hosts: x.Hosts, Host: x.Host, Before: since}, now)
+	return c.certify(ctx, &statement.AttestKey{Machine: x.Machine, Key: x.Key, Hosts: x.Hosts, Host: x.Host, Before: since}, now)
 }
 
 // certify publishes the next certificate of an attest key.
-func (l *Ledger) certify(ctx context.Context, x *statement.AttestKey, now time.Time) (*statement.AttestKey, error) {
-	owner, err := l.t.OwnerKey(ctx)
+func (c *Certifier) certify(ctx context.Context, x *statement.AttestKey, now time.Time) (*statement.AttestKey, error) {
+	owner, err := c.t.OwnerKey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.refuseHostKeys(ctx, x.Key); err != nil {
+	if err := c.refuseHostKeys(ctx, x.Key); err != nil {
 		return nil, err
 	}
-	x.Repository, x.Issued = l.t.ID(), now
+	x.Repository, x.Issued = c.t.ID(), now
 	free := func(ctx context.Context) (uint64, error) {
-		known, err := l.keys(ctx)
+		known, err := c.keys(ctx)
 		if err != nil {
 			return 0, err
 		}
@@ -300,7 +263,7 @@ func (l *Ledger) certify(ctx context.Context, x *statement.AttestKey, now time.T
 		if before := known[x.ID()]; before != nil {
 			in.Newest, x.Previous = before.Serial, before.Hash()
 		}
-		for o, err := range l.certificates(x.ID()).List(ctx) {
+		for o, err := range c.certificates(x.ID()).List(ctx) {
 			if err != nil {
 				return 0, err
 			}
@@ -315,12 +278,12 @@ func (l *Ledger) certify(ctx context.Context, x *statement.AttestKey, now time.T
 		return x.Encode(owner)
 	}
 	object, err := ledger.Claim(ctx, "certificates of attest key "+x.ID().String(), free, encode, func(ctx context.Context, serial uint64, object []byte) error {
-		return l.t.Put(ctx, layout.KeyAttestKey(x.ID(), serial), object, now)
+		return c.t.Put(ctx, layout.KeyAttestKey(x.ID(), serial), object, now)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("certify attest key %v: %w", x.ID(), err)
 	}
-	if _, err := l.keys(ctx); err != nil { // which remembers it
+	if _, err := c.keys(ctx); err != nil { // which remembers it
 		return nil, err
 	}
 	return statement.ParseAttestKey(object)
@@ -328,16 +291,16 @@ func (l *Ledger) certify(ctx context.Context, x *statement.AttestKey, now time.T
 
 // refuseHostKeys refuses a key that is one of a host, or the owner's: a host would
 // prove its own snapshots with what it signs them with.
-func (l *Ledger) refuseHostKeys(ctx context.Context, key ed25519.PublicKey) error {
-	hosts, err := l.t.Enrolled(ctx)
+func (c *Certifier) refuseHostKeys(ctx context.Context, key ed25519.PublicKey) error {
+	hosts, err := c.t.Enrolled(ctx)
 	if err != nil {
 		return err
 	}
-	if key.Equal(l.t.Descriptor().Owner) {
+	if key.Equal(c.t.Descriptor().Owner) {
 		return errors.New("the owner key is no attest key")
 	}
 	for _, host := range hosts {
-		certs, err := l.t.Certificates(ctx, host)
+		certs, err := c.t.Certificates(ctx, host)
 		if err != nil {
 			return err
 		}
@@ -355,8 +318,8 @@ func PEM(key ed25519.PublicKey) []byte {
 }
 
 // PublicKey is the attest key of this machine.
-func (l *Ledger) PublicKey() (ed25519.PublicKey, error) {
-	key, err := l.secretKey()
+func (c *Certifier) PublicKey() (ed25519.PublicKey, error) {
+	key, err := c.secretKey()
 	if err != nil {
 		return nil, err
 	}

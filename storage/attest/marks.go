@@ -30,6 +30,13 @@ type said struct {
 	owner bool
 }
 
+// Marker reads and writes the marks of a repository. Its methods may be called
+// concurrently.
+type Marker struct {
+	t         *trust.Trust
+	certifier *Certifier
+}
+
 // Standing is what marks say of a snapshot.
 type Standing struct {
 	Bad    bool
@@ -80,15 +87,15 @@ func (x *said) names(number uint64, id [32]byte) (bad, named bool) {
 }
 
 // markLedger is that of the marks of the owner and of attest keys, or of the host.
-func (l *Ledger) markLedger(host, env string, ofHost bool, certs []*statement.Certificate) *ledger.Ledger[*statement.Mark] {
+func (w *Marker) markLedger(host, env string, ofHost bool, certs []*statement.Certificate) *ledger.Ledger[*statement.Mark] {
 	m := &ledger.Ledger[*statement.Mark]{
-		Reader: l.t.Read, Prefix: layout.PrefixMarks(host, env), What: "mark", Limit: trust.MaxStatement,
+		Reader: w.t.Read, Prefix: layout.PrefixMarks(host, env), What: "mark", Limit: trust.MaxStatement,
 		Number: func(key string) (uint64, bool) { _, _, n, ok := layout.ParseMarkKey(key); return n, ok },
 		Key:    func(x *statement.Mark) string { return layout.KeyMark(x.Host, x.Environment, x.Serial) },
 		Parse: func(object []byte) (*statement.Mark, error) {
 			x, err := statement.ParseMark(object)
 			if err == nil {
-				err = statement.CheckMarkCertificate(x, certs, l.t.Descriptor().Owner, l.t.ID())
+				err = statement.CheckMarkCertificate(x, certs, w.t.Descriptor().Owner, w.t.ID())
 			}
 			if err == nil && (x.Certificate != nil) != ofHost {
 				err = errors.New("it is signed by somebody else than its place says")
@@ -101,16 +108,16 @@ func (l *Ledger) markLedger(host, env string, ofHost bool, certs []*statement.Ce
 		m.Number = func(key string) (uint64, bool) { _, _, n, ok := layout.ParseHostMarkKey(key); return n, ok }
 		m.Key = func(x *statement.Mark) string { return layout.KeyHostMark(x.Host, x.Environment, x.Serial) }
 	}
-	m.Seen = l.t.State.Statements(m.Prefix)
+	m.Seen = w.t.State.Statements(m.Prefix)
 	return m
 }
 
 // Marks reads the marks of an environment.
-func (l *Ledger) Marks(ctx context.Context, host, env string) (*Marks, error) {
+func (w *Marker) Marks(ctx context.Context, host, env string) (*Marks, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	var m, h *Marks
-	g.Go(func() (err error) { m, _, err = l.marks(ctx, host, env, false); return err })
-	g.Go(func() (err error) { h, _, err = l.marks(ctx, host, env, true); return err })
+	g.Go(func() (err error) { m, _, err = w.marks(ctx, host, env, false); return err })
+	g.Go(func() (err error) { h, _, err = w.marks(ctx, host, env, true); return err })
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
@@ -118,36 +125,25 @@ func (l *Ledger) Marks(ctx context.Context, host, env string) (*Marks, error) {
 	return m, nil
 }
 
-// None reports whether nothing was ever said of an environment: by drills or by marks.
-// It lists, and reads only what there is.
-func (l *Ledger) None(ctx context.Context, host, env string) (bool, error) {
-	all, err := l.All(ctx, host, env)
-	if err != nil || len(all) > 0 {
-		return false, err
-	}
-	m, err := l.Marks(ctx, host, env)
-	return err == nil && len(m.said) == 0 && len(m.host) == 0, err
-}
-
-func (l *Ledger) marks(ctx context.Context, host, env string, ofHost bool) (*Marks, ledger.Numbers, error) {
+func (w *Marker) marks(ctx context.Context, host, env string, ofHost bool) (*Marks, ledger.Numbers, error) {
 	var in ledger.Numbers
 	var certs []*statement.Certificate
 	var keys map[layout.KeyID]*statement.AttestKey
 	var err error
 	if ofHost {
-		if certs, err = l.t.Certificates(ctx, host); err != nil {
+		if certs, err = w.t.Certificates(ctx, host); err != nil {
 			return nil, in, err
 		}
 	}
 	m := &Marks{}
-	for e, err := range l.markLedger(host, env, ofHost, certs).All(ctx, ahead) {
+	for e, err := range w.markLedger(host, env, ofHost, certs).All(ctx, ahead) {
 		if err != nil {
 			return nil, in, err
 		}
 		x := said{Mark: e.Value, by: "the owner", owner: !ofHost}
 		if e.Counts() && x.AttestKey != nil {
 			if keys == nil {
-				if keys, err = l.keys(ctx); err != nil {
+				if keys, err = w.certifier.keys(ctx); err != nil {
 					return nil, in, err
 				}
 			}
@@ -159,7 +155,7 @@ func (l *Ledger) marks(ctx context.Context, host, env string, ofHost bool) (*Mar
 		in.Pass(e.Number, e.Counts())
 		if !e.Counts() {
 			if !errors.Is(e.Err, statement.ErrEnded) {
-				l.t.Warn(e.Err)
+				w.t.Warn(e.Err)
 			}
 			continue
 		}
@@ -188,15 +184,15 @@ func machineOf(key *statement.AttestKey, host string, stored time.Time) (string,
 // Mark writes that snapshots are bad, or no longer: as the owner where an identity
 // opens that key, else with the attest key of this machine, else as the host. The
 // machine is the signer's name: empty for the host, whose mark changes nothing.
-func (l *Ledger) Mark(ctx context.Context, host, env string, marked []statement.Marked, reason string, now time.Time) (by string, err error) {
-	x := &statement.Mark{Repository: l.t.ID(), Host: host, Environment: env, Marked: marked, Made: now, Reason: reason}
-	key, by, err := l.markSigner(ctx, x)
+func (w *Marker) Mark(ctx context.Context, host, env string, marked []statement.Marked, reason string, now time.Time) (by string, err error) {
+	x := &statement.Mark{Repository: w.t.ID(), Host: host, Environment: env, Marked: marked, Made: now, Reason: reason}
+	key, by, err := w.markSigner(ctx, x)
 	if err != nil {
 		return "", fmt.Errorf("mark snapshots of %s of host %s: %w", env, host, err)
 	}
 	ofHost := x.Certificate != nil
 	free := func(ctx context.Context) (uint64, error) {
-		m, in, err := l.marks(ctx, host, env, ofHost)
+		m, in, err := w.marks(ctx, host, env, ofHost)
 		if err != nil {
 			return 0, err
 		}
@@ -212,7 +208,7 @@ func (l *Ledger) Mark(ctx context.Context, host, env string, marked []statement.
 		if ofHost {
 			at = layout.KeyHostMark(host, env, serial)
 		}
-		return l.t.Put(ctx, at, object, now)
+		return w.t.Put(ctx, at, object, now)
 	})
 	if err != nil {
 		return "", fmt.Errorf("mark snapshots of %s of host %s: %w", env, host, err)
@@ -221,19 +217,19 @@ func (l *Ledger) Mark(ctx context.Context, host, env string, marked []statement.
 }
 
 // markSigner finds a key that may sign x, and puts its certificate into x.
-func (l *Ledger) markSigner(ctx context.Context, x *statement.Mark) (key ed25519.PrivateKey, by string, err error) {
-	if key, err = l.t.OwnerKey(ctx); err == nil {
+func (w *Marker) markSigner(ctx context.Context, x *statement.Mark) (key ed25519.PrivateKey, by string, err error) {
+	if key, err = w.t.OwnerKey(ctx); err == nil {
 		return key, "the owner", nil
 	}
 	if !errors.Is(err, trust.ErrNoUsableIdentity) {
 		return nil, "", err
 	}
-	if file, rerr := l.t.State.Read(keyFile); file != nil && rerr == nil {
-		if key, err := l.EnsureKey(ctx, x.Host, x.Host, x.Made); err == nil { // it needs the owner where it is not certified
+	if file, rerr := w.t.State.Read(keyFile); file != nil && rerr == nil {
+		if key, err := w.certifier.EnsureKey(ctx, x.Host, x.Host, x.Made); err == nil { // it needs the owner where it is not certified
 			x.AttestKey = key.AttestKey
 			return key.private, key.Machine, nil
 		}
 	}
-	key, x.Certificate, err = l.t.Signer(ctx, x.Host)
+	key, x.Certificate, err = w.t.Signer(ctx, x.Host)
 	return key, "", err
 }

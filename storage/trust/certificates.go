@@ -3,7 +3,6 @@ package trust
 import (
 	"cmp"
 	"context"
-	"crypto/md5"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,10 +29,10 @@ type Certified struct {
 	base  *Base
 	fresh time.Duration
 
-	mu     sync.Mutex
-	byKey  map[string]*statement.Certificate
-	listed map[string]certificateList // by host; "" for all hosts
-	newest map[string]*statement.Certificate
+	mu       sync.Mutex
+	byKey    map[string]*statement.Certificate
+	listed   map[string]certificateList // by host; "" for all hosts
+	memories map[string]*ledger.Newest[*statement.Certificate]
 }
 
 type certificateList struct {
@@ -95,6 +94,17 @@ func (h *Certified) ledger(host string) *ledger.Ledger[*statement.Certificate] {
 	}
 }
 
+// memory is the ledger, of which this machine remembers the newest.
+func (h *Certified) memory(host string) *ledger.Newest[*statement.Certificate] {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.memories[host] == nil {
+		h.memories[host] = ledger.Remember(h.ledger(host), h.base.State, localstate.CertificateFile(host))
+		h.memories[host].Whole = true
+	}
+	return h.memories[host]
+}
+
 func (h *Certified) parse(object []byte) (*statement.Certificate, error) {
 	c, err := statement.ParseCertificate(object)
 	if err == nil {
@@ -123,7 +133,12 @@ func (h *Certified) Certificates(ctx context.Context, host string) ([]*statement
 		}
 		certs = append(certs, c)
 	}
-	return h.withNewest(host, certs)
+	_, lost, err := h.memory(host).Update(certs)
+	if lost != nil {
+		certs = append(certs, lost)
+		slices.SortStableFunc(certs, func(a, b *statement.Certificate) int { return cmp.Compare(b.Serial, a.Serial) })
+	}
+	return certs, err
 }
 
 func (h *Certified) certificate(ctx context.Context, host string, o storage.Object) (*statement.Certificate, error) {
@@ -133,18 +148,7 @@ func (h *Certified) certificate(ctx context.Context, host string, o storage.Obje
 	if cert != nil {
 		return cert, nil
 	}
-	known, err := h.remembered(host)
-	if err != nil {
-		return nil, err
-	}
-	l := h.ledger(host)
-	l.Kept = func(o storage.Object) []byte {
-		if known == nil || o.MD5 != md5.Sum(known.Bytes()) {
-			return nil
-		}
-		return known.Bytes()
-	}
-	e, err := l.Read(ctx, o)
+	e, err := h.memory(host).Read(ctx, o)
 	err = cmp.Or(err, e.Err)
 	if err != nil {
 		return nil, err
@@ -153,63 +157,6 @@ func (h *Certified) certificate(ctx context.Context, host string, o storage.Obje
 	defer h.mu.Unlock()
 	h.byKey[o.Key] = e.Value
 	return e.Value, nil
-}
-
-// withNewest adds the newest certificate that is remembered where the store does
-// not show it, and remembers a newer one.
-func (h *Certified) withNewest(host string, certs []*statement.Certificate) ([]*statement.Certificate, error) {
-	known, err := h.remembered(host)
-	if err != nil {
-		return nil, err
-	}
-	if known != nil && !slices.ContainsFunc(certs, func(c *statement.Certificate) bool { return c.Hash() == known.Hash() }) {
-		found := "none"
-		if len(certs) > 0 {
-			found = fmt.Sprintf("certificate %d (key %s)", certs[0].Serial, Fingerprint(certs[0].HostKey))
-		}
-		h.base.Warn(&authentic.TamperError{What: "certificates of host " + host, Remembered: fmt.Sprintf("certificate %d (key %s)", known.Serial, Fingerprint(known.HostKey)), Found: found,
-			Hint: "the one remembered is still used, and ends those before it; find out who can write to " + layout.PrefixCertificates(host)})
-		certs = append(certs, known)
-		slices.SortStableFunc(certs, func(a, b *statement.Certificate) int { return cmp.Compare(b.Serial, a.Serial) })
-	}
-	if len(certs) > 0 && (known == nil || certs[0].Serial > known.Serial) {
-		if !h.base.State.None() {
-			if err := h.base.State.Write(localstate.CertificateFile(host), certs[0].Bytes()); err != nil {
-				h.base.Warn(err)
-			}
-		}
-		h.setNewest(host, certs[0])
-	}
-	return certs, nil
-}
-
-// remembered is the newest certificate of a host that this machine saw; nil when
-// it saw none.
-func (h *Certified) remembered(host string) (*statement.Certificate, error) {
-	h.mu.Lock()
-	c, read := h.newest[host]
-	h.mu.Unlock()
-	if read {
-		return c, nil
-	}
-	object, err := h.base.State.Read(localstate.CertificateFile(host))
-	if err != nil || object == nil {
-		return nil, err
-	}
-	if c, err = h.parse(object); err == nil && c.Host != host {
-		err = fmt.Errorf("it is the one of host %s", c.Host)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("file %s is damaged: %v; remove it to forget which certificate was seen", h.base.State.Dir().Path(localstate.CertificateFile(host)), err)
-	}
-	h.setNewest(host, c)
-	return c, nil
-}
-
-func (h *Certified) setNewest(host string, c *statement.Certificate) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.newest[host] = c
 }
 
 // publish puts a certificate into the store.

@@ -1,15 +1,12 @@
 package trust
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"sync"
 	"time"
 
-	"knowngood/storage"
 	"knowngood/storage/authentic"
 	"knowngood/storage/layout"
 	"knowngood/storage/ledger"
@@ -24,9 +21,10 @@ const epochFile = "epoch"
 // Epochs are the repository keys that the owner announced, and the recipients of
 // each. The newest is the one with the highest number, independent of its time.
 type Epochs struct {
-	base  *Base
-	keys  *Keyring
-	fresh time.Duration
+	base   *Base
+	keys   *Keyring
+	fresh  time.Duration
+	memory *ledger.Newest[*statement.Epoch]
 
 	mu     sync.Mutex
 	seen   epochSeen
@@ -60,8 +58,7 @@ func (e *Epochs) CurrentEpoch(ctx context.Context) (*seal.Epoch, error) {
 
 // newest is the newest epoch, which is not older than the one remembered.
 func (e *Epochs) newest(ctx context.Context) (*statement.Epoch, error) {
-	known, err := e.remembered()
-	if err != nil {
+	if _, err := e.memory.Known(); err != nil {
 		return nil, err
 	}
 	e.mu.Lock()
@@ -71,30 +68,20 @@ func (e *Epochs) newest(ctx context.Context) (*statement.Epoch, error) {
 		return seen.epoch, nil
 	}
 	seen.at = replay.ListedAt(e.base.store, layout.PrefixEpochs)
-	var newest *statement.Epoch
-	for x, err := range e.all(ctx, known) {
+	var shown []*statement.Epoch
+	for x, err := range e.all(ctx, e.memory.Ledger) {
 		if err != nil {
 			return nil, err
 		}
-		newest = x
+		shown = append(shown, x)
 		break
 	}
-	switch {
-	case newest == nil && known == nil:
-		return nil, &authentic.DamageError{Key: layout.PrefixEpochs, What: "epochs", Err: errors.New("there is none that the owner signed")}
-	case known != nil && (newest == nil || newest.Number < known.Number || newest.Number == known.Number && newest.Hash() != known.Hash()):
-		found := "none"
-		if newest != nil {
-			found = fmt.Sprintf("epoch %d (%v)", newest.Number, newest.ID())
-		}
-		e.base.Warn(&authentic.TamperError{What: "the newest epoch", Remembered: fmt.Sprintf("epoch %d (%v)", known.Number, known.ID()), Found: found, Hint: "the remembered one is used"})
-		return known, nil
-	case known == nil || newest.Number > known.Number:
-		if !e.base.State.None() {
-			if err := e.base.State.Write(epochFile, newest.Bytes()); err != nil {
-				e.base.Warn(err)
-			}
-		}
+	newest, lost, err := e.memory.Update(shown)
+	if err == nil && newest == nil {
+		err = &authentic.DamageError{Key: layout.PrefixEpochs, What: "epochs", Err: errors.New("there is none that the owner signed")}
+	}
+	if err != nil || lost != nil {
+		return newest, err
 	}
 	seen.epoch = newest
 	e.mu.Lock()
@@ -108,26 +95,6 @@ func (e *Epochs) forgetSeen() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.seen, e.listed = epochSeen{}, epochList{}
-}
-
-// remembered is the newest epoch seen; nil when there is none.
-func (e *Epochs) remembered() (*statement.Epoch, error) {
-	b, err := e.base.State.Read(epochFile)
-	if b == nil || err != nil {
-		return nil, err
-	}
-	e.mu.Lock()
-	seen := e.seen.epoch
-	e.mu.Unlock()
-	if seen != nil && bytes.Equal(seen.Bytes(), b) {
-		return seen, nil // it was verified
-	}
-
-	x, err := e.parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("file %s/%s is damaged: %v; remove it to forget the epoch seen", e.base.State.Dir(), epochFile, err)
-	}
-	return x, nil
 }
 
 func (e *Epochs) parse(object []byte) (*statement.Epoch, error) {
@@ -145,18 +112,9 @@ func (e *Epochs) ledger() *ledger.Ledger[*statement.Epoch] {
 	}
 }
 
-// all yields the epochs that verify, newest first, hidden ones included. It warns of
-// those that do not verify. known, which may be nil, is not read again.
-func (e *Epochs) all(ctx context.Context, known *statement.Epoch) iter.Seq2[*statement.Epoch, error] {
-	l := e.ledger()
-	if known != nil {
-		l.Kept = func(o storage.Object) []byte {
-			if o.Key != layout.KeyEpoch(known.Number) {
-				return nil
-			}
-			return known.Bytes()
-		}
-	}
+// all yields the epochs of a ledger that verify, newest first, hidden ones included. It
+// warns of those that do not verify.
+func (e *Epochs) all(ctx context.Context, l *ledger.Ledger[*statement.Epoch]) iter.Seq2[*statement.Epoch, error] {
 	return func(yield func(*statement.Epoch, error) bool) {
 		for x, err := range l.All(ctx, 1) {
 			switch {
@@ -183,7 +141,7 @@ func (e *Epochs) announced(ctx context.Context, again bool) ([]*statement.Epoch,
 	}
 
 	l = epochList{at: time.Now()}
-	for x, err := range e.all(ctx, nil) {
+	for x, err := range e.all(ctx, e.ledger()) {
 		if err != nil {
 			return nil, err
 		}

@@ -142,7 +142,7 @@ func (e *Epochs) AddRecipient(ctx context.Context, text string, now time.Time) (
 	change := &RecipientChange{Recipient: rc, Past: true}
 	done := map[seal.EpochID]bool{}
 	created, found := false, false // some wrapped key of it was missing; some was there
-	for x, err := range e.all(ctx, nil) {
+	for x, err := range e.all(ctx, e.ledger()) {
 		if err != nil {
 			return nil, err
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"knowngood/storage"
+	"knowngood/storage/ledger"
 	"knowngood/storage/seal"
 	"knowngood/storage/statement"
 )
@@ -43,8 +44,9 @@ func Open(ctx context.Context, store storage.Store, o Options) (*Trust, error) {
 func newTrust(base *Base, fresh time.Duration) *Trust {
 	t := &Trust{Base: base, Keyring: &Keyring{base: base, secrets: map[seal.EpochID]*seal.EpochSecret{}, closed: map[seal.EpochID]error{}}}
 	t.Epochs = &Epochs{base: base, keys: t.Keyring, fresh: fresh}
+	t.Epochs.memory = ledger.Remember(t.Epochs.ledger(), base.State, epochFile)
 	t.Keyring.epochs = t.Epochs
-	t.Certified = &Certified{base: base, fresh: fresh, byKey: map[string]*statement.Certificate{}, listed: map[string]certificateList{}, newest: map[string]*statement.Certificate{}}
+	t.Certified = &Certified{base: base, fresh: fresh, byKey: map[string]*statement.Certificate{}, listed: map[string]certificateList{}, memories: map[string]*ledger.Newest[*statement.Certificate]{}}
 	t.Hosts = &Hosts{base: base, keys: t.Keyring, certs: t.Certified}
 	return t
 }

@@ -148,7 +148,7 @@ func (e *Epochs) CheckWrappedKeys(ctx context.Context, due bool) (closed []error
 	epochs := []*statement.Epoch{current}
 	if known == nil { // then it is not known either what this host sealed to before
 		known = &wrappedKeys{keys: map[string]*wrappedKey{}}
-		for x, err := range e.all(ctx, nil) {
+		for x, err := range e.all(ctx, e.ledger()) {
 			if err != nil {
 				return nil, err
 			}
