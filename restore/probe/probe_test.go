@@ -506,3 +506,24 @@ func TestLinksOfATreeAreFollowedWithinIt(t *testing.T) {
 		}
 	}
 }
+
+func TestALiveServerIsLeftAlone(t *testing.T) {
+	data := t.TempDir()
+	write(t, filepath.Join(data, "PG_VERSION"), "15\n")
+	lock := filepath.Join(data, "postmaster.pid")
+	write(t, lock, "1\n")
+	for _, p := range []configs.Probe{
+		{Postgres: &configs.PostgresProbe{Data: data, User: "root", Bin: "/bin"}},
+		{SQLite: &configs.SQLiteProbe{File: lock}},
+		{Canary: &configs.CanaryProbe{Path: lock}},
+		{Scan: &configs.ScanProbe{Command: []string{"true"}}},
+		{Tree: &configs.TreeProbe{}},
+	} {
+		p.Timeout = configs.Duration(5 * time.Second)
+		expect(t, p.Kind(), Live(t.Context(), &p), attest.NotTested, "looks into restored trees")
+	}
+	if _, err := os.Stat(lock); err != nil {
+		t.Errorf("the server that runs ends when its lock is gone: %v", err)
+	}
+	expect(t, "a file", Live(t.Context(), &configs.Probe{Timeout: configs.Duration(time.Second), File: &configs.FileProbe{Path: lock}}), attest.Passed, "")
+}

@@ -364,7 +364,7 @@ func (w *switching) probes(ctx context.Context) error {
 }
 
 // askLive asks probes of this machine. A required one that cannot be asked of it is not
-// counted; one whose program is missing fails.
+// counted; one whose program or user is missing fails.
 func askLive(ctx context.Context, probes []configs.Probe) error {
 	for i := range probes {
 		p := &probes[i]
@@ -372,7 +372,7 @@ func askLive(ctx context.Context, probes []configs.Probe) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		missing := a.Status == attest.NotTested && (a.Cause == probe.NoProgram || a.Cause == probe.NoUser)
+		missing := a.Status == attest.NotTested && (a.Cause == probe.NoProgram || a.Cause == probe.NoUser || a.Cause == probe.NoRun)
 		if *p.Required && (a.Status == attest.Failed || missing) {
 			return fmt.Errorf("probe %s failed: %s", p.Name, strings.TrimSpace(printable.Line(cmp.Or(a.Cause, a.Detail))))
 		}
