@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -213,7 +214,8 @@ func (s *Set) copySources(ctx context.Context, number uint64, id [32]byte, o Ori
 		return "", err
 	}
 	to := &Generation{Name: fmt.Sprintf("patched-%08x", uint32(s.Now().Unix())), Status: Staged, Origin: Origin{Way: "changed in place", Proof: "unproven"}, Built: s.Now()}
-	s.state.Generations, s.state.Problem = []*Generation{from, to}, ""
+	s.state.Generations = []*Generation{from, to}
+	time.Sleep(clockTick) // what is changed from now on has another ctime
 	return to.Name, s.save("staged")
 }
 
@@ -355,7 +357,7 @@ func (s *Set) putBack(ctx context.Context) error {
 		err = s.apply(ctx, x)
 	}
 	if err != nil {
-		return fmt.Errorf("putting back: %w (the next command tries it again; the copy is in %s)", err, s.path(name))
+		return fmt.Errorf("putting back: %w (the copy is in %s)", err, s.path(name))
 	}
 	s.point("put back")
 	return s.compare(ctx, x)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"knowngood/configs"
 	"knowngood/internal/enginetest"
 	"knowngood/internal/posix"
@@ -232,5 +234,84 @@ func TestWhatCouldNotBePutBackIsRefused(t *testing.T) {
 	}
 	if exists("/var/lib/dpkg") {
 		refused("package database /var/lib/dpkg", true, w.host())
+	}
+}
+
+func (w *world) mounted(at string) func() {
+	w.t.Helper()
+	w.must(os.MkdirAll(at, 0o755))
+	if err := unix.Mount("test", at, "tmpfs", 0, "size=1m"); err != nil {
+		w.t.Skipf("mounting takes root: %v", err)
+	}
+	unmount := func() { _ = unix.Unmount(at, unix.MNT_DETACH) }
+	w.t.Cleanup(unmount)
+	return unmount
+}
+
+func TestWithoutRoomForACopyNothingRuns(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "link")
+	w.must(os.WriteFile(w.at("single"), nil, 0o644))
+	w.mounted(w.at("patches"))
+	if err := patchTo(t.Context(), w.host(), passes); err == nil || !strings.Contains(err.Error(), "no room for a way back") || w.live() != 1 {
+		t.Errorf("version %d is live, %v", w.live(), err)
+	}
+}
+
+// Nothing is put back, or removed, where other file systems are mounted than before; the next
+// command goes on when that is as it was.
+func TestAFileSystemThatIsMountedMeanwhileIsNotEmptied(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "link")
+	w.must(os.WriteFile(w.at("single"), nil, 0o644))
+	o, unmount := w.host(), func() {}
+	o.InPlace.Run = func(context.Context) error {
+		unmount = w.mounted(filepath.Join(w.root(), "mounted"))
+		w.must(os.WriteFile(filepath.Join(w.root(), "mounted/file"), nil, 0o644))
+		return w.second(nil)
+	}
+	err := patchTo(t.Context(), o, func(context.Context) error { return errors.New("the probe failed") })
+	if err == nil || errors.Is(err, ErrBack) || !strings.Contains(err.Error(), "the next command goes on") || w.live() != 2 {
+		t.Errorf("version %d is live, %v", w.live(), err)
+	}
+	if _, err := os.Stat(filepath.Join(w.root(), "mounted/file")); err != nil {
+		t.Error(err)
+	}
+	unmount()
+	s, err := Open(t.Context(), w.host())
+	w.must(err)
+	s.Close()
+	if w.live() != 1 || exists(filepath.Join(w.root(), "mounted")) {
+		t.Errorf("version %d is live", w.live())
+	}
+}
+
+// What another program changes while it is compared is reported, and stays; the copy, too.
+func TestWhatIsNotAsItWasIsReportedOnce(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "link")
+	w.must(os.WriteFile(w.at("single"), nil, 0o644))
+	o := w.host()
+	o.Point = func(name string) {
+		if name == "put back" {
+			w.must(os.WriteFile(filepath.Join(w.root(), "d0/0"), []byte("another"), 0o644))
+		}
+	}
+	err := patchTo(t.Context(), o, func(context.Context) error { return errors.New("the probe failed") })
+	if err == nil || errors.Is(err, ErrBack) || !strings.Contains(err.Error(), `not tried again: what was put back is not all as it was, or was changed again: changed "`) {
+		t.Fatalf("it ended with %v", err)
+	}
+	for range 2 {
+		v, err := Look(t.Context(), w.host())
+		if err != nil || !strings.Contains(v.Problem, "d0/0") || !exists(filepath.Join(w.at("patches/host"), v.Live, strings.TrimPrefix(w.root(), "/"), "d0/0")) {
+			t.Fatalf("%+v, %v", v, err)
+		}
+	}
+	if b, _ := os.ReadFile(filepath.Join(w.root(), "d0/0")); string(b) != "another" {
+		t.Errorf("it was changed again: %q", b)
+	}
+	w.must(os.WriteFile(filepath.Join(w.root(), "d0/0"), []byte("version 1"), 0o644))
+	if err := patchTo(t.Context(), w.host(), passes); err != nil || w.live() != 2 {
+		t.Errorf("the next patch: %v", err)
+	}
+	if left, _ := filepath.Glob(w.at("patches/host/*-*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }

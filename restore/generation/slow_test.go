@@ -23,6 +23,7 @@ func TestSlow(t *testing.T) {
 	t.Run("a patch in a clone, killed at each point", func(t *testing.T) {
 		(&crash{[]string{"adopt"}, "patch in a clone", either, 2}).killedAtEachPoint(t, "link")
 	})
+	t.Run("sources are copied by reflinks on xfs", sourcesAreCopiedByReflinks)
 	t.Run("no request fails during 50 switches and rollbacks", func(t *testing.T) { requestsDuringSwitches(t, "link", 25) })
 	t.Run("nor with exchange", func(t *testing.T) { requestsDuringSwitches(t, "exchange", 25) })
 	t.Run("power cut at each point", powerCutAtEachPoint)
@@ -148,5 +149,25 @@ func clonesOn(t *testing.T, kind string, carry bool, want ...string) {
 		t.Error(err)
 	}
 	w.live()
+	unmount(t, dir)
+}
+
+// The copy of sources takes no room there, and is not changed with them.
+func sourcesAreCopiedByReflinks(t *testing.T) {
+	dir := t.TempDir()
+	disk(t, "xfs", filepath.Join(dir, "image"), dir)
+	w := newWorld(t, filepath.Join(dir, "w"), "link")
+	w.must(os.WriteFile(w.at("single"), make([]byte, 140<<20), 0o644)) // there is no room for two
+	s, err := Begin(t.Context(), w.host())
+	w.must(err)
+	room, err := s.Room(t.Context(), false)
+	s.Close()
+	if err != nil || !room.Shared || room.Bytes > 1<<20 {
+		t.Fatalf("%+v, %v", room, err)
+	}
+	err = patchTo(t.Context(), w.host(), func(context.Context) error { return errors.New("the probe failed") })
+	if info, serr := os.Stat(w.at("single")); !errors.Is(err, ErrBack) || w.live() != 1 || serr != nil || info.Size() != 140<<20 {
+		t.Errorf("version %d is live, %v, %v", w.live(), err, serr)
+	}
 	unmount(t, dir)
 }

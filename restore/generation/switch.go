@@ -227,7 +227,10 @@ func (s *Set) decided(ctx context.Context, name string, began time.Time) (*Outco
 func (s *Set) back(ctx context.Context, began time.Time, why string) (*Outcome, error) {
 	err := s.undo(context.WithoutCancel(ctx), why)
 	out := &Outcome{Live: s.liveName(), Why: why, Took: s.Now().Sub(began)}
-	if err != nil {
+	switch {
+	case err != nil && s.state.Transaction != nil:
+		return out, fmt.Errorf("%s; and taking it back failed, with which the next command goes on: %w", why, err)
+	case err != nil:
 		return out, fmt.Errorf("%s; and taking it back failed, which is not tried again: %w", why, err)
 	}
 	return out, fmt.Errorf("%w: %s", ErrBack, why)
