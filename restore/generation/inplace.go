@@ -94,17 +94,17 @@ func (s *Set) Room(ctx context.Context, packages bool) (*Room, error) {
 		}
 	}
 	r := &Room{Shared: true}
-	inside, links, shares := map[string]bool{}, map[posix.DevIno]bool{}, map[uint64]bool{}
+	outside, links, shares := map[string]bool{}, map[posix.DevIno]bool{}, map[uint64]bool{}
+	for _, d := range packageDatabases {
+		if real, err := filepath.EvalSymlinks("/" + d); err == nil && packages {
+			outside[manifest.EntryPath(real)] = true
+		}
+	}
 	c := &scan{top: "/", sources: sources, omit: omit, node: func(n *walk.Node, e, _ *entry) error {
 		r.Entries++
-		if e.st.Type != inode.File {
-			return nil
-		}
-		for _, d := range packageDatabases {
-			inside[d] = inside[d] || manifest.Within(n.Path, d)
-		}
+		delete(outside, n.Path)
 		size := min(e.st.Size, e.st.Blocks*512)
-		if size == 0 || links[e.st.ID()] {
+		if e.st.Type != inode.File || size == 0 || links[e.st.ID()] {
 			return nil
 		}
 		if e.st.Nlink > 1 {
@@ -121,10 +121,8 @@ func (s *Set) Room(ctx context.Context, packages bool) (*Room, error) {
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
-	for _, d := range packageDatabases {
-		if packages && !inside[d] && exists("/"+d) {
-			return nil, fmt.Errorf("the package database /%s is not in environment %s: after a way back it would list what is not there. Add it to the sources, or say that the command changes no packages (--no-packages)", d, s.Environment)
-		}
+	for d := range outside {
+		return nil, fmt.Errorf("the package database /%s is not in environment %s: after a way back it would list what is not there. Add it to the sources, or say that the command changes no packages (--no-packages)", d, s.Environment)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.dir, &st); err != nil {

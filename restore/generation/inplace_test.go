@@ -67,7 +67,7 @@ func patchTo(ctx context.Context, o *Options, probe func(context.Context) error)
 // A tree with every kind of node is what it was after the way back, whatever a command did
 // to it, and what was not changed is not touched.
 func TestWhatACommandChangesIsPutBackExactly(t *testing.T) {
-	seeds := 4
+	seeds := 3
 	if testing.Short() {
 		seeds = 1
 	}

@@ -292,14 +292,14 @@ func (c *scan) read(n *walk.Node, rel string, was *entry) (*entry, error) {
 
 // sum is the hash of a file's content.
 func sum(dirfd int, name string) (out [32]byte, err error) {
-	fd, _, err := posix.OpenFile(dirfd, name)
+	fd, st, err := posix.OpenFile(dirfd, name)
 	if err != nil {
 		return out, err
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	h := blake3.New(32, nil)
-	if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, min(1<<20, st.Size+1))); err != nil {
 		return out, err
 	}
 	return [32]byte(h.Sum(nil)), nil
