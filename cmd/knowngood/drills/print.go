@@ -81,14 +81,9 @@ func (o *outcome) print(out *console.Console) error {
 		out.Messagef("no attestation was stored: %v", o.unsigned)
 	}
 	if len(o.report.Damage) > 0 {
-		return fmt.Errorf("%w: %s cannot be restored as it was captured: %v (knowngood check names what is affected)", exit.ErrDamage, o.name(), o.report.Damage[0])
+		return fmt.Errorf("%w: %s cannot be restored as it was captured: %v (knowngood check names what is affected)", exit.ErrDamage, o.result.Subject, o.report.Damage[0])
 	}
 	return nil
-}
-
-func (o *outcome) name() string {
-	s := o.result.Subject
-	return fmt.Sprintf("%s/%s@%d", s.Host, s.Environment, s.Number)
 }
 
 // text is the last line.
@@ -102,7 +97,7 @@ func (o *outcome) text() string {
 	if r.Passed {
 		verdict = "passed, level " + r.Level.String()
 	}
-	text := fmt.Sprintf("%s %s: %s and %s", o.name(), verdict, human.Counted(r.Files, "file"), human.Bytes(r.Bytes))
+	text := fmt.Sprintf("%s %s: %s and %s", o.result.Subject, verdict, human.Counted(r.Files, "file"), human.Bytes(r.Bytes))
 	if r.Bytes < r.Of {
 		text += " of " + human.Bytes(r.Of)
 	}
@@ -115,37 +110,24 @@ func (o *outcome) text() string {
 
 // resultJSON is a result as --json prints it, of a new drill or of a past one.
 type resultJSON struct {
-	Ref         string           `json:"ref"`
-	ID          string           `json:"id"`
-	Passed      bool             `json:"passed"`
-	Level       attest.Level     `json:"level"`
-	Machine     string           `json:"machine"`
-	Started     time.Time        `json:"started"`
-	RTO         float64          `json:"rto_seconds"` // of the whole snapshot
-	Measured    float64          `json:"measured_seconds"`
-	Store       float64          `json:"store_seconds"`
-	Phases      []attest.Phase   `json:"phases"`
-	Isolation   attest.Isolation `json:"isolation"`
-	Files       uint64           `json:"files"`
-	Bytes       uint64           `json:"bytes"`
-	Of          uint64           `json:"of_bytes"`
-	Partial     bool             `json:"partial"`
-	Probes      []attest.Probe   `json:"probes"`
-	NotTested   []string         `json:"not_tested"`
-	Unproven    []string         `json:"unproven"`
-	Stored      *time.Time       `json:"stored,omitempty"`
-	Attestation string           `json:"attestation,omitempty"` // key of the object
-	Self        bool             `json:"self_attested,omitempty"`
-	Problem     string           `json:"problem,omitempty"` // why the attestation does not count
+	attest.Result
+	Ref         string     `json:"ref"`
+	ID          string     `json:"id"`
+	WholeRTO    float64    `json:"rto_seconds"` // of the whole snapshot
+	Measured    float64    `json:"measured_seconds"`
+	Store       float64    `json:"store_seconds"`
+	NotTested   []string   `json:"not_tested"`
+	Stored      *time.Time `json:"stored,omitempty"`
+	Attestation string     `json:"attestation,omitempty"` // key of the object
+	Self        bool       `json:"self_attested,omitempty"`
+	Problem     string     `json:"problem,omitempty"` // why the attestation does not count
 }
 
 func toJSON(r *attest.Result) resultJSON {
-	return resultJSON{
-		Ref: fmt.Sprintf("%s/%s@%d", r.Subject.Host, r.Subject.Environment, r.Subject.Number), ID: fmt.Sprintf("%x", r.Subject.ID),
-		Passed: r.Passed, Level: r.Level, Machine: r.Machine, Started: r.Started,
-		RTO: drill.WholeRTO(r).Seconds(), Measured: r.RTO().Seconds(), Store: r.Store.Seconds(), Phases: present.List(r.Phases), Isolation: r.Isolation,
-		Files: r.Files, Bytes: r.Bytes, Of: r.Of, Partial: r.Partial, Probes: present.List(r.Probes), NotTested: present.List(drill.Untested(r)), Unproven: present.List(r.Unproven),
-	}
+	j := resultJSON{Result: *r, Ref: r.Subject.String(), ID: fmt.Sprintf("%x", r.Subject.ID),
+		WholeRTO: drill.WholeRTO(r).Seconds(), Measured: r.RTO().Seconds(), Store: r.Store.Seconds(), NotTested: present.List(drill.Untested(r))}
+	j.Phases, j.Probes, j.Unproven = present.List(r.Phases), present.List(r.Probes), present.List(r.Unproven)
+	return j
 }
 
 func (o *outcome) json() any {
@@ -258,7 +240,7 @@ func list(ctx context.Context, sess *session.Session, envs []string) error {
 		if j.Problem != "" {
 			result, rest = "does not count", j.Problem
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(j.Ref), human.Time(*j.Stored), result, j.Level, human.Duration(time.Duration(j.RTO*float64(time.Second))),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(j.Ref), human.Time(*j.Stored), result, j.Level, human.Duration(drill.WholeRTO(&j.Result)),
 			printable.Line(j.Isolation.Rung), printable.Line(j.Isolation.Base), printable.Line(j.Machine), printable.Line(rest))
 	}
 	return w.Flush()
