@@ -8,6 +8,12 @@ import (
 	"knowngood/storage/chunk"
 )
 
+// SameContent reports whether an open file has the content of an entry, which it reads
+// for that. The hasher is that of the entry's tree.
+func SameContent(hasher *chunk.Hasher, fd int, st *posix.Stat, e *manifest.Entry) (bool, error) {
+	return (&comparer{hasher: hasher}).compare(fd, st, e)
+}
+
 // comparer compares content with chunk IDs.
 type comparer struct {
 	hasher *chunk.Hasher

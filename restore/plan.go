@@ -49,6 +49,9 @@ type Options struct {
 	Select *snapshot.Scope
 	// Sample, when set, decides which of these are wanted that are no directories.
 	Sample func(path string) bool
+	// Only, when set, decides which entries are wanted, and what Delete may remove: it gets
+	// directories, too, and with below whether anything below one is meant.
+	Only func(path string, below bool) bool
 	// WithIncomplete writes what was read of a file that could not be read
 	// completely as NAME.incomplete, or NAME.incomplete-2 and so on where something
 	// has that name; otherwise nothing is written in its name.
@@ -113,7 +116,7 @@ func (r *restorer) assemble(scopes []*snapshot.Scope) {
 	t, report := r.target, r.report
 	m := &metadata{applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: r.Owners.Keep, Exact: t.Compares()}), report: report}
 	r.parts = &parts{tree: r.Tree, target: t, report: report, paths: map[string]bool{}}
-	r.rules = &rules{target: t, parts: r.parts, selected: r.Select, scopes: scopes, exact: r.Exact}
+	r.rules = &rules{target: t, parts: r.parts, selected: r.Select, only: r.Only, scopes: scopes, exact: r.Exact}
 	replacer := &replacer{target: t, rules: r.rules, inPlace: r.InPlace, delete: r.Delete}
 	r.links = &links{target: t, report: report, replacer: replacer, dryRun: r.DryRun, settle: !r.DryRun && !t.Compares(), groups: map[uint64]*linkGroup{}, claims: map[posix.DevIno]*linkGroup{}}
 	r.dirs = &directories{target: t, report: report, metadata: m, dryRun: r.DryRun, exact: r.Exact}
@@ -158,6 +161,9 @@ func (o *Options) openTarget(ctx context.Context, first *manifest.Entry, report 
 // wanted reports whether an entry is to be restored.
 func (o *Options) wanted(path string, isDir bool) bool {
 	if !isDir && o.Sample != nil && !o.Sample(path) {
+		return false
+	}
+	if o.Only != nil && !o.Only(path, false) {
 		return false
 	}
 	return o.Select == nil || o.Select.Decide(path, isDir) == filter.Include

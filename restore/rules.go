@@ -20,7 +20,8 @@ import (
 type rules struct {
 	target   *target.Target
 	parts    *parts
-	selected *snapshot.Scope   // by the command; nil selects all
+	selected *snapshot.Scope // by the command; nil selects all
+	only     func(path string, below bool) bool
 	scopes   []*snapshot.Scope // what a capture means: as the snapshot has it, and today
 	exact    bool
 }
@@ -40,6 +41,9 @@ func newScopes(o *Options) ([]*snapshot.Scope, error) {
 
 // stays reports whether a node stays, and all below it.
 func (r *rules) stays(path string, st *posix.Stat) bool {
+	if r.only != nil && !r.only(path, st.Type == manifest.Dir) {
+		return true
+	}
 	if r.exact {
 		return r.target.IsSpare(path) || r.parts.has(path)
 	}
@@ -57,6 +61,9 @@ func (r *rules) generations(dirfd int, name string) bool { return !r.exact && li
 // mayGo reports whether a directory itself may be deleted once it is empty, not
 // only what is in it.
 func (r *rules) mayGo(path string) bool {
+	if r.only != nil && !r.only(path, false) {
+		return false
+	}
 	if r.exact {
 		return true
 	}
