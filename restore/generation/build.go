@@ -330,8 +330,7 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, cou
 		return nil, 0, err
 	}
 	c := &scan{top: s.topOf(g.Name), old: s.path(g.Name + recordName), changed: func(x Change) {
-		saved := x.st.Ctime.Time().Before(since.Add(-clockTick))
-		if saved || x.Kind == "removed" || x.st.Type == inode.Dir {
+		if x.Is == nil || x.Is.Type == inode.Dir || x.Is.Ctime.Time().Before(since.Add(-clockTick)) {
 			return
 		}
 		if count++; count <= maxNamed {

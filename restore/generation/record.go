@@ -2,6 +2,7 @@ package generation
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -121,7 +122,10 @@ func readRecord(r io.Reader) iter.Seq2[*entry, error] {
 type Change struct {
 	Path string `json:"path"`
 	Kind string `json:"kind"` // added, changed or removed
-	st   posix.Stat
+	// Was and Is are nil where it does not exist. Content: type, content or target
+	// differ; Owner: owner, mode or attributes.
+	Was, Is        *posix.Stat `json:"-"`
+	Content, Owner bool        `json:"-"`
 }
 
 // scan is a pass over a tree, beside the record of it.
@@ -133,6 +137,8 @@ type scan struct {
 	// light leaves out hashes of content: every file whose stat is another is changed.
 	light   bool
 	changed func(Change)
+	all     bool // files are read whatever the record has of them
+	moving  bool // the tree is in use: what goes meanwhile does not count
 
 	// In place: the top is that of the file system, a record has neither content nor
 	// attributes, and node is called with each entry and what is recorded of it, or nil. What
@@ -172,7 +178,7 @@ func (c *scan) run(ctx context.Context) (err error) {
 	old, err, more := next()
 	removedTo := func(path string) error { // what the record has before a path is gone
 		for more && err == nil && (path == "" || manifest.Compare(old.path, path) < 0) {
-			c.report(old.path, "removed", old.st)
+			c.report(old, nil)
 			old, err, more = next()
 		}
 		return err
@@ -193,6 +199,9 @@ func (c *scan) run(ctx context.Context) (err error) {
 		if c.sources != nil && n.Path != "" {
 			rel = "./" + n.Path
 		}
+		if n.Gone && c.moving {
+			return nil
+		}
 		if n.Err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), n.Err)
 		}
@@ -212,14 +221,14 @@ func (c *scan) run(ctx context.Context) (err error) {
 		} else if err = c.node(n, e, was); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
+		if c.moving && (errors.Is(err, unix.ENOENT) || errors.Is(err, walk.ErrReplaced)) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), err)
 		}
-		switch {
-		case was == nil:
-			c.report(rel, "added", e.st)
-		case !slices.Equal(was.fixed(nil), e.fixed(nil)), c.light && e.st.Type != inode.Dir && !was.same(&e.st):
-			c.report(rel, "changed", e.st)
+		if was == nil || !slices.Equal(was.fixed(nil), e.fixed(nil)) || c.light && e.st.Type != inode.Dir && !was.same(&e.st) {
+			c.report(was, e)
 		}
 		if was != nil {
 			old, err, more = next()
@@ -245,16 +254,31 @@ func (c *scan) leavesOut(rel string) bool {
 	return slices.ContainsFunc(c.without, func(p string) bool { return manifest.Within(rel, "./"+p) })
 }
 
-func (c *scan) report(rel, kind string, st posix.Stat) {
-	if c.changed != nil && rel != "." && !c.leavesOut(rel) {
-		c.changed(Change{strings.TrimPrefix(rel, "./"), kind, st})
+// report reports what was or is at a path; nil where it does not exist.
+func (c *scan) report(was, is *entry) {
+	rel := cmp.Or(is, was).path
+	if c.changed == nil || rel == "." || c.leavesOut(rel) {
+		return
 	}
+	x := Change{Path: strings.TrimPrefix(rel, "./"), Kind: "changed"}
+	switch {
+	case was == nil:
+		x.Kind, x.Is = "added", &is.st
+	case is == nil:
+		x.Kind, x.Was = "removed", &was.st
+	default:
+		a, b := &was.st, &is.st
+		x.Was, x.Is = a, b
+		x.Content = a.Type != b.Type || a.Rdev != b.Rdev || was.target != is.target || was.sum != is.sum
+		x.Owner = a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || was.attrs != is.attrs
+	}
+	c.changed(x)
 }
 
 // read describes a node, by the record of it where nothing was changed.
 func (c *scan) read(n *walk.Node, rel string, was *entry) (*entry, error) {
 	e := &entry{path: rel, st: n.Stat}
-	if was != nil && was.same(&n.Stat) {
+	if was != nil && !c.all && was.same(&n.Stat) {
 		e.target, e.attrs, e.sum = was.target, was.attrs, was.sum
 		return e, nil
 	}
@@ -395,4 +419,59 @@ func (s *Set) record(ctx context.Context, top, name string) (digest string, coun
 	}
 	err = c.run(ctx)
 	return hex.EncodeToString(c.digest[:]), c.count, err
+}
+
+// ErrRecordedAgain is about a generation that was live before, and was changed then: its
+// record has what it was when it was left.
+var ErrRecordedAgain = errors.New("it was changed while it was live before, and its record has that")
+
+// Drift calls each with what of the live generation is not as its record has it, and with
+// where its tree is, which it returns, too. It reads files whose stat shows a difference; with content all. It changes
+// nothing, and takes no lock: the error is ErrBusy when another generation went live
+// meanwhile. The generation is returned with ErrRecordedAgain, too.
+func Drift(ctx context.Context, o *Options, content bool, each func(top string, c Change)) (*Generation, string, error) {
+	s, err := unlocked(o)
+	if err == nil && !s.adopted() {
+		err = fmt.Errorf("%s of environment %s: %w (knowngood generations %[2]s --adopt)", o.Config.Root, o.Environment, ErrNotAdopted)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	g, err := s.Live()
+	if err != nil {
+		return nil, "", err
+	}
+	top := s.topOf(g.Name)
+	c := &scan{top: top, old: s.path(g.Name + recordName), all: content, moving: true, changed: func(x Change) { each(top, x) }}
+	err = c.run(ctx)
+	if s.liveName() != g.Name {
+		return nil, "", fmt.Errorf("%s: %w by another process, which made another one live: compare again", o.Config.Root, ErrBusy)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	digest, err := recordDigest(c.old)
+	if err == nil && digest != g.Digest {
+		err = fmt.Errorf("generation %s: %w", g.Name, ErrRecordedAgain)
+	}
+	return g, top, err
+}
+
+// recordDigest is the root digest of what a record lists.
+func recordDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	w := &recordWriter{digest: sha256.New()}
+	for e, err := range readRecord(f) {
+		if err == nil {
+			err = w.add(e)
+		}
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return hex.EncodeToString(w.digest.Sum(nil)), nil
 }
