@@ -33,7 +33,7 @@ var layers = [][]string{
 	{"restore"},
 	{"internal/enginetest", "restore/load", "restore/probe"},
 	{"restore/drill", "restore/generation"},
-	{"restore/instance"},
+	{"restore/drift", "restore/instance"},
 	{"daemon/notify", "daemon/web"},
 	{"daemon/checking", "daemon/child", "daemon/jobfiles", "daemon/places", "daemon/runner", "daemon/validation", "daemon/warnings"},
 	{"daemon"},

@@ -64,5 +64,8 @@ func (d *drill) scratchDir(name string) (string, error) {
 // ScratchDir is where drills work by default.
 func ScratchDir(stateDir string) string { return scratch.Beside(stateDir, "drills") }
 
+// Scratch makes room of the same kind in ScratchDir, for something else than a drill.
+func Scratch(stateDir string) (*scratch.Space, error) { return newScratch(ScratchDir(stateDir)) }
+
 // Sweep removes what killed drills left in a directory.
 func Sweep(below string) error { return scratch.Sweep(below, scratchName) }

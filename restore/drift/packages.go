@@ -1,0 +1,348 @@
+package drift
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/inode"
+	"knowngood/internal/posix"
+)
+
+// Database is where dpkg has its database, below the top of a tree.
+const Database = "var/lib/dpkg"
+
+// Packages are what the databases of dpkg in the two states explain. A file is explained
+// by its MD5 (which is all that dpkg has) in the database of the older state, or in that of
+// the newer one where its package is newer there, or new.
+type Packages struct {
+	Top     string // path of the entry that the databases lie below; empty for the root
+	Was, Is string // directories that have them, as they were and are
+	// Sum is the MD5 of a file of the newer state.
+	Sum func(ctx context.Context, path string) ([md5.Size]byte, error)
+}
+
+// Bounds of what is read of a database, which may be hostile.
+const (
+	maxLine     = 64 << 10
+	maxInfo     = 64 << 20 // bytes of a file
+	maxPackages = 100_000
+	maxFailed   = 20 // errors that are returned
+)
+
+// databaseFiles matches the files of a database, below it.
+var databaseFiles = regexp.MustCompile(`^((status|available|diversions|statoverride|lock|lock-frontend)(-(old|new))?|(info|triggers|alternatives|parts|updates)(/[^/]+)?)$`)
+
+// explainer explains the rows of a set.
+type explainer struct {
+	*Packages
+	ctx     context.Context
+	set     *Set
+	rows    map[string]*Row // by path below the top
+	was, is map[string]*dpkg
+}
+
+// dpkg is an installed package.
+type dpkg struct {
+	version   string
+	conffiles [][2]string // path and MD5, of those that differ
+}
+
+// Explain makes differences that packages explain one line a package. It returns what of
+// the databases could not be read.
+func (s *Set) Explain(ctx context.Context, p *Packages) error {
+	x := &explainer{Packages: p, ctx: ctx, set: s, rows: map[string]*Row{}}
+	for _, r := range s.rows {
+		rel, below := strings.CutPrefix(r.Path, p.Top)
+		rel = strings.TrimPrefix(rel, "/")
+		if !below || r.Why != "" || r.group != nil {
+			continue
+		}
+		if file, ok := strings.CutPrefix(rel, Database+"/"); ok && databaseFiles.MatchString(file) && !r.owner {
+			s.explain(r, Group{What: "database"})
+			continue
+		}
+		x.rows[rel] = r
+	}
+	if len(x.rows) == 0 {
+		return nil
+	}
+	var err error
+	if x.was, err = x.status(p.Was); err != nil {
+		return err
+	}
+	if x.is, err = x.status(p.Is); err != nil {
+		return err
+	}
+	return errors.Join(x.database(p.Was, x.was, false), x.database(p.Is, x.is, true))
+}
+
+// find is the row of a path as a database has it. Where directories are merged into /usr,
+// packages may name what is there without it.
+func (x *explainer) find(name string) *Row {
+	name = strings.TrimPrefix(name, "/")
+	if r := x.rows[name]; r != nil {
+		return r
+	}
+	top, _, _ := strings.Cut(name, "/")
+	if top == "bin" || top == "sbin" || strings.HasPrefix(top, "lib") {
+		return x.rows["usr/"+name]
+	}
+	return nil
+}
+
+// lines calls each with the lines of a file of a database. One that does not exist has none.
+func lines(name string, each func(line string)) error {
+	fd, _, err := posix.OpenFile(unix.AT_FDCWD, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("package database: %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	in := bufio.NewScanner(io.LimitReader(f, maxInfo))
+	in.Buffer(nil, maxLine)
+	for in.Scan() {
+		each(in.Text())
+	}
+	if err := in.Err(); err != nil {
+		return fmt.Errorf("package database: %s: %w", name, err)
+	}
+	return nil
+}
+
+// status reads which packages are installed.
+func (x *explainer) status(dir string) (map[string]*dpkg, error) {
+	all := map[string]*dpkg{}
+	fields := map[string]string{}
+	var conffiles [][2]string
+	in := ""
+	end := func() {
+		if name := fields["Package"]; name != "" && strings.HasSuffix(fields["Status"], " installed") && len(all) < maxPackages {
+			p := &dpkg{strings.Clone(fields["Version"]), conffiles}
+			all[name], all[name+":"+fields["Architecture"]] = p, p
+		}
+		clear(fields)
+		conffiles, in = nil, ""
+	}
+	err := lines(filepath.Join(dir, "status"), func(line string) {
+		words := strings.Fields(line)
+		switch {
+		case line == "":
+			end()
+		case line[0] == ' ':
+			if in == "Conffiles" && len(words) >= 2 && x.find(words[0]) != nil {
+				conffiles = append(conffiles, [2]string{words[0], words[1]})
+			}
+		default:
+			var value string
+			if in, value, _ = strings.Cut(line, ":"); in == "Package" || in == "Status" || in == "Version" || in == "Architecture" {
+				fields[in] = strings.TrimSpace(value)
+			}
+		}
+	})
+	end()
+	return all, err
+}
+
+// database goes through what a database has of each package.
+func (x *explainer) database(dir string, packages map[string]*dpkg, newer bool) error {
+	infos, err := os.ReadDir(filepath.Join(dir, "info"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("package database: %w", err)
+	}
+	var failed []error
+	note := func(err error) {
+		if err != nil && len(failed) < maxFailed {
+			failed = append(failed, err)
+		}
+	}
+	for _, i := range infos {
+		name, isList := strings.CutSuffix(i.Name(), ".list")
+		p := packages[name]
+		if !isList || p == nil {
+			continue
+		}
+		if err := x.ctx.Err(); err != nil {
+			return context.Cause(x.ctx)
+		}
+		before := x.was[name]
+		if newer && before != nil && compareVersions(p.version, before.version) <= 0 {
+			continue // the older state has what there is to know
+		}
+		by := Group{What: "package", Name: name, To: p.version}
+		if before != nil {
+			by.From = before.version
+		}
+		if now := x.is[name]; now != nil {
+			by.To = now.version
+		}
+		for _, c := range p.conffiles {
+			note(x.file(c[0], c[1], by))
+		}
+		note(lines(filepath.Join(dir, "info", name+".md5sums"), func(line string) {
+			if sum, file, ok := strings.Cut(line, "  "); ok {
+				note(x.file(file, sum, by))
+			}
+		}))
+		note(x.list(dir, name, newer, by))
+	}
+	return errors.Join(failed...)
+}
+
+// file explains a file that is as a package has it.
+func (x *explainer) file(name, sum string, by Group) error {
+	r := x.find(name)
+	if r == nil || r.group != nil || r.owner || r.is == nil || r.is.Type != inode.File {
+		return nil
+	}
+	if r.sum == "" {
+		have, err := x.Sum(x.ctx, r.Path)
+		r.sum = hex.EncodeToString(have[:])
+		if err != nil {
+			r.sum = "unknown"
+			return fmt.Errorf("%q: %w", "/"+r.Path, err)
+		}
+	}
+	if r.sum == strings.ToLower(sum) {
+		x.set.explain(r, by)
+	}
+	return nil
+}
+
+// list explains what has no content: directories and links of a package that is newer, where
+// links lead to what it has, too; and what a package had that is newer or gone.
+func (x *explainer) list(dir, name string, newer bool, by Group) error {
+	var open []*Row
+	err := lines(filepath.Join(dir, "info", name+".list"), func(file string) {
+		if r := x.find(file); r != nil && r.group == nil && !r.owner {
+			open = append(open, r)
+		}
+	})
+	now := x.is[name]
+	if len(open) == 0 || err != nil || !newer && now != nil && compareVersions(now.version, by.From) <= 0 {
+		return err
+	}
+	has := map[string]bool{}
+	if now != nil {
+		err = lines(filepath.Join(x.Is, "info", name+".list"), func(file string) { has[merged(file)] = true })
+	} else {
+		by.To = ""
+	}
+	for _, r := range open {
+		at := merged(strings.TrimPrefix(strings.TrimPrefix(r.Path, x.Top), "/"))
+		switch {
+		case r.Change == Removed && !newer && !has[at]:
+		case newer && r.is != nil && r.is.Type == inode.Dir:
+		case newer && r.is != nil && r.is.Type == inode.Symlink && has[merged(leads(at, r.is.Target))]:
+		default:
+			continue
+		}
+		x.set.explain(r, by)
+	}
+	return err
+}
+
+// leads is where a link leads, without looking.
+func leads(from, target string) string {
+	if !path.IsAbs(target) {
+		target = path.Join(path.Dir("/"+from), target)
+	}
+	return path.Clean(target)
+}
+
+// merged is a path without a slash before it, and as it is where directories are merged
+// into /usr.
+func merged(name string) string {
+	name = strings.TrimPrefix(name, "/")
+	if top, _, _ := strings.Cut(name, "/"); top == "bin" || top == "sbin" || strings.HasPrefix(top, "lib") {
+		return "usr/" + name
+	}
+	return name
+}
+
+// FileSum is the MD5 of a file, which is not reached over a link at its end.
+func FileSum(name string) (sum [md5.Size]byte, err error) {
+	fd, _, err := posix.OpenFile(unix.AT_FDCWD, name)
+	if err != nil {
+		return sum, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	h := md5.New()
+	_, err = io.Copy(h, f)
+	return [md5.Size]byte(h.Sum(nil)), err
+}
+
+// compareVersions orders versions of packages as dpkg does (deb-version(7)).
+func compareVersions(a, b string) int {
+	epoch := func(v string) (int, string) {
+		n := 0
+		if e, rest, ok := strings.Cut(v, ":"); ok {
+			fmt.Sscan(e, &n)
+			v = rest
+		}
+		return n, v
+	}
+	ea, a := epoch(a)
+	eb, b := epoch(b)
+	split := func(v string) (upstream, revision string) {
+		if i := strings.LastIndexByte(v, '-'); i >= 0 {
+			return v[:i], v[i+1:]
+		}
+		return v, ""
+	}
+	ua, ra := split(a)
+	ub, rb := split(b)
+	return cmp.Or(ea-eb, compareParts(ua, ub), compareParts(ra, rb))
+}
+
+// compareParts compares texts and numbers in turn. ~ comes before the end, and letters
+// before everything else.
+func compareParts(a, b string) int {
+	order := func(s string) int {
+		switch {
+		case s == "" || s[0] >= '0' && s[0] <= '9':
+			return 0
+		case s[0] == '~':
+			return -1
+		case s[0]|0x20 >= 'a' && s[0]|0x20 <= 'z':
+			return int(s[0])
+		}
+		return int(s[0]) + 256
+	}
+	for a != "" || b != "" {
+		for order(a) != 0 || order(b) != 0 {
+			if d := order(a) - order(b); d != 0 {
+				return d
+			}
+			a, b = a[1:], b[1:]
+		}
+		digits := func(s string) (number, rest string) {
+			rest = strings.TrimLeft(s, "0123456789")
+			return strings.TrimLeft(s[:len(s)-len(rest)], "0"), rest
+		}
+		var na, nb string
+		na, a = digits(a)
+		nb, b = digits(b)
+		if d := cmp.Or(len(na)-len(nb), strings.Compare(na, nb)); d != 0 {
+			return d
+		}
+	}
+	return 0
+}
