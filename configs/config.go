@@ -97,6 +97,7 @@ type Environment struct {
 	Ping string   `yaml:"ping,omitempty"` // in place of that of Notify
 
 	KnownGood *KnownGood `yaml:"known_good,omitempty"`
+	Drift     *Drift     `yaml:"drift,omitempty"`
 }
 
 // ShrinkOf is what a source must still have of what it had; 0 is any amount.

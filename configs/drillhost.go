@@ -15,6 +15,7 @@ type DrillEntry struct {
 	CatchUp     Duration `yaml:"catch_up"`
 	RTO         Duration `yaml:"rto,omitempty"`
 	Drill       `yaml:",inline"`
+	Drift       *Drift `yaml:"drift,omitempty"`
 }
 
 // Name is how commands and reports name the entry: web-*/web, or for an environment
@@ -93,6 +94,7 @@ func (v *validator) drills(drills []DrillEntry) {
 		seen[d.Name()] = true
 		v.zone(d.TimeZone, key.child("time_zone"))
 		v.drill(&d.Drill, d.TimeZone, key)
+		v.drift(d.Drift, d.TimeZone, key.child("drift"))
 	}
 }
 

@@ -30,6 +30,7 @@ func (v *validator) environment(e *Environment, key keyPath) {
 		v.drill(e.Drill, e.TimeZone, key.child("drill"))
 	}
 	v.knownGood(e, key.child("known_good"))
+	v.drift(e.Drift, e.TimeZone, key.child("drift"))
 	v.ping(e.Ping, key.child("ping"))
 }
 

@@ -53,7 +53,7 @@ func errorsQuoteTheLineAndMarkTheColumn(t *testing.T) {
 func anUnknownKeyIsMetWithWhatWasMeant(t *testing.T) {
 	for text, want := range map[string]string{
 		"sources: [{path: /a}]":                       `unknown key "sources" here: it belongs below environments.NAME`,
-		"schedule: '@daily'":                          `belongs below check or drills[] or environments.NAME or environments.NAME.drill`,
+		"schedule: '@daily'":                          `belongs below check or drills[] or drills[].drift or environments.NAME or environments.NAME.drift or environments.NAME.drill`,
 		"repository: {ulr: /b}":                       `did you mean "url"?`,
 		"x: 1":                                        "unknown key \"x\"\n",
 		"notify: {identity: /i}":                      `it belongs to the outermost level`,

@@ -23,6 +23,9 @@ func (v *validator) advise(c *Config) {
 	for _, n := range c.EnvironmentNames() {
 		e, key := c.Environments[n], keyPath{"environments", n}
 		v.adviseOnTimes(e, key)
+		if e.Drift != nil && e.Drift.Schedule != "" && !c.compares(e) {
+			v.advicef(key.child("drift", "schedule"), "without root and without an identity there is nothing here to compare with: it has no effect. Compare snapshots where the identity is, with drift below drills")
+		}
 		v.adviseOnOutputs(e.Sources, key)
 		v.adviseOnPaths(e, key.child("drill"))
 	}
