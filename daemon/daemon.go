@@ -45,6 +45,9 @@ type Options struct {
 	// of it left that was killed. It returns what --json prints, also with an error that
 	// means that not all is well.
 	Drill func(ctx context.Context, job string, sweep bool) ([]byte, error)
+	// Drift compares what a job of the configuration names with the known-good state. It
+	// returns what --json prints, as Drill does.
+	Drift func(ctx context.Context, job string) ([]byte, error)
 	// Room reports whether a capture has room beside a drill; nil: by memory and disk.
 	Room func(stateDir string) bool
 	// Working, when set, is called when this process itself begins a run, of a check

@@ -54,6 +54,9 @@ func (x *executor) begin(ctx context.Context, j *job, run report.Run) {
 	if isDrill(j.name) {
 		work = func(ctx context.Context) error { return x.drill(ctx, j.name, r) }
 	}
+	if isDrift(j.name) {
+		work = func(ctx context.Context) error { return x.drift(ctx, j.name, r) }
+	}
 	x.active.Go(func() {
 		defer cancel(nil)
 		if (j.name == pruneJob || j.name == checkJob) && x.o.Working != nil {

@@ -46,7 +46,9 @@ const (
 )
 
 // isEnvironment reports whether the job of a name captures an environment.
-func isEnvironment(name string) bool { return name != pruneJob && name != checkJob && !isDrill(name) }
+func isEnvironment(name string) bool {
+	return name != pruneJob && name != checkJob && !isDrill(name) && !isDrift(name)
+}
 
 // job is something done on a schedule. Its fields belong to jobs.mu.
 type job struct {
@@ -90,7 +92,7 @@ func openJob(stateDir, name string) (j *job, state, runs error) {
 	case checkJob:
 		file = "check"
 	}
-	if isDrill(name) {
+	if isDrill(name) || isDrift(name) {
 		file = drillFile(name)
 	}
 	j = &job{name: name, kept: &runner.Kept{}}

@@ -54,6 +54,9 @@ func (t *jobs) configure(c *configs.Config) {
 			t.byName[name].drill = d
 		}
 	}
+	for _, d := range c.AllDrifts() {
+		add(driftJob+d.Name(), nil, d.Drift.Schedule, d.TimeZone, time.Duration(d.Jitter), time.Duration(d.CatchUp))
+	}
 	if k := c.Check; k != nil && !c.DrillsOnly() {
 		expression := k.Schedule
 		if k.Off() {

@@ -24,6 +24,11 @@ func logRun(log *zap.Logger, name string, run *report.Run) {
 		for i := range run.Drilled {
 			fields = append(fields, zap.String(run.Drilled[i].Environment, run.Drilled[i].Text()))
 		}
+	} else if isDrift(name) {
+		what = name
+		for i := range run.Drifted {
+			fields = append(fields, zap.String(run.Drifted[i].Environment, run.Drifted[i].Text()))
+		}
 	} else {
 		fields = append(fields, size)
 	}
@@ -34,7 +39,7 @@ func logRun(log *zap.Logger, name string, run *report.Run) {
 		fields = append(fields, zap.Int("missed", run.Missed))
 	}
 	switch {
-	case run.Result == report.Interrupted && isDrill(name):
+	case run.Result == report.Interrupted && (isDrill(name) || isDrift(name)):
 		log.Info(run.Error, fields...)
 	case run.Result == report.Interrupted:
 		log.Info(what+" interrupted by the stop of the daemon; the next one goes on from there", fields...)

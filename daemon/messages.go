@@ -94,6 +94,9 @@ func (m *messenger) use(c *configs.Config, d *delivery) {
 	for _, d := range c.AllDrills() {
 		names = append(names, d.Name())
 	}
+	for _, d := range c.AllDrifts() {
+		names = append(names, d.Name())
+	}
 	m.watch.Keep(names)
 }
 
@@ -198,6 +201,9 @@ func messagesOf(w *notify.Watch, name string, run *report.Run, failures int) []n
 	}
 	if isDrill(name) {
 		return w.Drilled(strings.TrimPrefix(name, drillJob), *run, failures)
+	}
+	if isDrift(name) {
+		return w.Drifted(strings.TrimPrefix(name, driftJob), *run, failures)
 	}
 	return w.Ran(name, *run, failures)
 }

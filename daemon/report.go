@@ -50,6 +50,8 @@ func (d *Daemon) report(runs bool) report.Report {
 		case j.gone:
 		case isDrill(name):
 			r.Drills = append(r.Drills, j.drilled(now))
+		case isDrift(name):
+			r.Drifts = append(r.Drifts, report.Drift{Name: name[len(driftJob):], Job: j.report(now)})
 		case name == pruneJob:
 			p := j.report(now)
 			r.Prune = &p
@@ -63,6 +65,8 @@ func (d *Daemon) report(runs bool) report.Report {
 	}
 	slices.SortFunc(r.Drills, func(a, b report.Drill) int { return strings.Compare(a.Name, b.Name) })
 	r.WarnOfDrills()
+	slices.SortFunc(r.Drifts, func(a, b report.Drift) int { return strings.Compare(a.Name, b.Name) })
+	r.WarnOfDrifts()
 	slices.SortFunc(r.Environments, func(a, b report.Environment) int { return strings.Compare(a.Name, b.Name) })
 	return r
 }

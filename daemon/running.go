@@ -72,7 +72,7 @@ func (r *running) patience(phase string) time.Duration {
 	switch phase {
 	case "capture", "retention":
 		return max(runner.Stuck, r.timeout)
-	case "prune", "check", drillPhase:
+	case "prune", "check", drillPhase, driftPhase:
 		return stuckPrune
 	}
 	return 0

@@ -85,9 +85,11 @@ func samples() []Message {
 	drilled := report.Run{Trigger: "schedule", Started: now, Finished: now, Attempts: 1}
 	drilled.SetDrilled([]report.Drilled{
 		{Environment: "host/web", Snapshot: "host/web@42", RTOSeconds: 90, RTOPromised: 60, Error: "page: it is empty", ExitCode: 14}, {Environment: "host/db", Error: "connection refused", ExitCode: 1}}, nil)
+	drifted := report.Run{Trigger: "schedule", Started: now, Finished: now, Attempts: 1}
+	drifted.SetDrifted([]report.Drifted{{Environment: "web", From: "web@42", To: "this machine", Paths: 1, First: []string{"changed /etc/passwd"}, ExitCode: 14}})
 
 	sent := slices.Concat(
-		watch.Ran("web", failed, 2), watch.Ran("web", partial, 0), watch.Ran("web", suspect, 0), watch.Drilled("web", drilled, 1), watch.Pruned(failed, 1),
+		watch.Ran("web", failed, 2), watch.Ran("web", partial, 0), watch.Ran("web", suspect, 0), watch.Drilled("web", drilled, 1), watch.Drifted("web", drifted, 0), watch.Pruned(failed, 1),
 		watch.Checked(now, env), watch.Found(report.Warning{Time: now, Text: "damaged", Tampering: true}), watch.Degraded(now, "connection refused"), watch.Degraded(now, ""))
 	env.AgeSeconds, env.RPOBroken = 60, false
 	sent = append(sent, watch.Checked(now, env)...)

@@ -56,3 +56,38 @@ func (w *Watch) Drilled(name string, run report.Run, failures int) (messages []M
 	tell(&w.State.RTO, RTO, late, "the RTO is missed", "restores are within the RTO again")
 	return messages
 }
+
+// Drifted reports a run of a job that compares with the known-good state.
+func (w *Watch) Drifted(name string, run report.Run, failures int) []Message {
+	if run.Result == report.Interrupted || run.Result == report.Skipped {
+		return nil
+	}
+	env := name
+	if strings.Contains(name, "/") {
+		env = ""
+	}
+	var found []string
+	for i := range run.Drifted {
+		if d := &run.Drifted[i]; d.ExitCode != 0 {
+			found = append(found, d.Text())
+		}
+	}
+	if len(run.Drifted) == 0 {
+		found = append(found, run.Error)
+	}
+	if len(found) > 0 {
+		t, due := w.in(&w.State.Drift, name, run.Finished)
+		if !due {
+			return nil
+		}
+		const title = "not as the known-good state"
+		return []Message{failed(w.message(Drift, env, run.Finished, t, title, title+": "+sentence(strings.Join(found, "; "))), run, failures)}
+	}
+	t := w.State.Drift[name]
+	if t == nil {
+		return nil
+	}
+	delete(w.State.Drift, name)
+	const over = "as the known-good state again"
+	return []Message{failed(w.message(Recovery, env, run.Finished, t, over, over+". It was otherwise since "+clock(t.Since)+"."), run, 0)}
+}

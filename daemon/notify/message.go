@@ -31,7 +31,9 @@ const (
 	DrillNotRun Kind = "drill-not-run"
 	RTO         Kind = "rto"
 	Unproven    Kind = "unproven"
-	Test        Kind = "test"
+	// Drift: something is not as the known-good state has it, or could not be compared.
+	Drift Kind = "drift"
+	Test  Kind = "test"
 )
 
 // Message is the JSON that webhooks and commands get, and the data of templates.

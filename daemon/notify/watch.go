@@ -41,11 +41,13 @@ type State struct {
 	DrillFailed map[string]*Condition `json:"drill_failed,omitempty"`
 	DrillNotRun map[string]*Condition `json:"drill_not_run,omitempty"`
 	RTO         map[string]*Condition `json:"rto,omitempty"`
+
+	Drift map[string]*Condition `json:"drift,omitempty"` // by the name of the job
 }
 
 // Size is the number of conditions.
 func (s *State) Size() int {
-	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Unproven) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO)
+	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Unproven) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO) + len(s.Drift)
 	for _, t := range []*Condition{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
 		if t != nil {
 			n++
@@ -332,7 +334,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 
 // Keep forgets environments that are not configured any more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.Unproven, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO} {
+	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.Unproven, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO, w.State.Drift} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

@@ -21,6 +21,7 @@ type Report struct {
 	Environments []Environment `json:"environments"`
 	Prune        *Job          `json:"prune,omitempty"`
 	Drills       []Drill       `json:"drills,omitempty"`
+	Drifts       []Drift       `json:"drifts,omitempty"`
 	Check        *Check        `json:"check,omitempty"`
 	Storage      Storage       `json:"storage"`
 	// Lock is what the repository asks of the store for each object; nil while
@@ -185,6 +186,9 @@ type Run struct {
 	Drilled     []Drilled `json:"drilled,omitempty"`
 	NeverProven []string  `json:"never_proven,omitempty"` // and why
 	Unproven    int       `json:"unproven,omitempty"`
+	// Drifted is what a comparison with the known-good state came to, by environment,
+	// what is worst first; some of many.
+	Drifted []Drifted `json:"drifted,omitempty"`
 	// Suspect are the reasons why the snapshot is suspect.
 	Suspect []string `json:"suspect,omitempty"`
 	// ProtectedUntil is when the first lock of what the snapshot needs ended, as

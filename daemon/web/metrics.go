@@ -77,6 +77,9 @@ var (
 	drillLast     = desc("drill_last_timestamp_seconds", "When the last run of the drill ended, whatever its result.", "drill")
 	drillOverdue  = desc("drill_overdue", "1 while three drills in a row ended without a result.", "drill")
 	drillMissed   = desc("drill_rto_missed", "Environments of which the last run of the drill took longer than their rto.", "drill")
+	driftPaths    = desc("drift_paths", "Paths that differ from the known-good state, and that nothing explains, in the newest comparison.", "environment")
+	driftFailures = desc("drift_consecutive_failures", "Comparisons with the known-good state that could not be made, since the last that could.", "drift")
+	driftLast     = desc("drift_last_timestamp_seconds", "When the last comparison ended, whatever its result.", "drift")
 	neverProven   = desc("never_proven", "Environments in the repository that nothing here drills, or that have no proof of the last 30 days.")
 
 	storeUsed        = desc("store_used_bytes", "What this host's packs take up.")
@@ -129,6 +132,21 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			g.time(drillLast, d.Last.Finished, d.Name)
 			missed := slices.DeleteFunc(slices.Clone(d.Last.Drilled), func(x report.Drilled) bool { return !x.RTOMissed() })
 			g.set(drillMissed, float64(len(missed)), d.Name)
+		}
+	}
+	compared := map[string]bool{} // two jobs may have been about one, while the configuration changed
+	for i := range r.Drifts {
+		d := &r.Drifts[i]
+		g.set(driftFailures, float64(d.Failures), d.Name)
+		if d.Last == nil {
+			continue
+		}
+		g.time(driftLast, d.Last.Finished, d.Name)
+		for _, x := range d.Last.Drifted {
+			if x.Error == "" && !compared[x.Environment] {
+				compared[x.Environment] = true
+				g.set(driftPaths, float64(x.Paths), x.Environment)
+			}
 		}
 	}
 	if p := r.Proofs(); p != nil {

@@ -136,7 +136,8 @@ func sample() report.Report {
 		Check:        sampleCheck(),
 		Drills: []report.Drill{{Name: "web", Job: report.Job{Schedule: "0 4 * * *", Next: now.Add(18 * time.Hour), Totals: map[report.Result]uint64{report.Success: 12},
 			Last: &report.Run{Started: now.Add(-6 * time.Hour), Finished: now.Add(-6 * time.Hour), Result: report.Success, Attempts: 1, Drilled: []report.Drilled{{Environment: "web-7/web", Snapshot: "web-7/web@42", Passed: true, Level: "probed", RTOSeconds: 41}}}}}},
-		Lock: &report.Lock{Mode: "compliance", KeepSeconds: 30 * 86400}, Storage: report.Storage{UsedBytes: 1.9e11, LimitBytes: 2.5e11, FreeBytes: 6e10, BytesPerDay: 6.1e8, FullAt: now.Add(98 * 24 * time.Hour)},
+		Drifts: []report.Drift{{Name: "web", Job: report.Job{Schedule: "0 5 * * *", Last: &report.Run{Finished: now.Add(-5 * time.Hour), Result: report.Success, Drifted: []report.Drifted{{Environment: "web", From: "web@42"}}}}}},
+		Lock:   &report.Lock{Mode: "compliance", KeepSeconds: 30 * 86400}, Storage: report.Storage{UsedBytes: 1.9e11, LimitBytes: 2.5e11, FreeBytes: 6e10, BytesPerDay: 6.1e8, FullAt: now.Add(98 * 24 * time.Hour)},
 		Warnings: []report.Warning{{Time: now.Add(-3 * time.Hour), Text: "the configuration was not taken, the old one stays: /etc/knowngood/config.yaml:12:5: environments.web.schedule: \"61 * * * *\" is no cron expression"}},
 	}
 }
