@@ -5,6 +5,7 @@ import (
 
 	"knowngood/cmd/knowngood/captures"
 	"knowngood/cmd/knowngood/completion"
+	"knowngood/cmd/knowngood/drifts"
 	"knowngood/cmd/knowngood/drills"
 	"knowngood/cmd/knowngood/proof"
 	"knowngood/cmd/knowngood/session"
@@ -32,7 +33,8 @@ path is taken, :/path follows.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but
 incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
-13 damage or tampering found; 14 a probe failed; 130 interrupted.`,
+13 damage or tampering found; 14 a probe failed, or
+something drifted; 130 interrupted.`,
 		Example: `  knowngood quickstart                                try it; writes to a folder of its own
   knowngood init --repo URL --identity FILE           make a repository
   knowngood snapshot --repo URL --env web /srv/web    take a snapshot
@@ -66,6 +68,6 @@ incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
 	f.BoolVarP(&sess.Out.Quiet, "quiet", "q", false, "print no progress")
 	root.RegisterFlagCompletionFunc("host", completion.Hosts(sess))
 	root.AddCommand(quickstartCommand(sess), initCommand(sess), snapshotCommand(sess), listCommand(sess), showCommand(sess), statsCommand(sess), lsCommand(sess), catCommand(sess),
-		findCommand(sess), findGoodCommand(sess), diffCommand(sess), timelineCommand(sess), restoreCommand(sess), switchCommand(sess), patchCommand(sess), commitCommand(sess), rollbackCommand(sess), generationsCommand(sess), spawnCommand(sess), scaleCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), proof.Command(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess), drills.Command(sess), drills.Cell())
+		findCommand(sess), findGoodCommand(sess), diffCommand(sess), drifts.Command(sess), timelineCommand(sess), restoreCommand(sess), switchCommand(sess), patchCommand(sess), commitCommand(sess), rollbackCommand(sess), generationsCommand(sess), spawnCommand(sess), scaleCommand(sess), checkCommand(sess), forgetCommand(sess), acceptCommand(sess), proof.Command(sess), pruneCommand(sess), probeCommand(sess), daemonCommand(sess), statusCommand(sess), keysCommand(sess), configCommand(sess), versionCommand(sess), manCommand(sess), outsideCommand(sess), captures.Command(sess), drills.Command(sess), drills.Cell())
 	return root
 }

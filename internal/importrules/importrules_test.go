@@ -42,7 +42,7 @@ var layers = [][]string{
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
 	{"cmd/knowngood/proof"},
 	{"cmd/knowngood/drills", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
-	{"cmd/knowngood/generations"},
+	{"cmd/knowngood/drifts", "cmd/knowngood/generations"},
 	{"cmd/knowngood/findgood"},
 	{"cmd/knowngood"},
 	{"systemd"},

@@ -22,21 +22,31 @@ import (
 // its own configuration.
 func Jobs(sess *session.Session, socket string, log *zap.Logger) func(ctx context.Context, job string, sweep bool) ([]byte, error) {
 	return func(ctx context.Context, job string, sweep bool) ([]byte, error) {
-		var out bytes.Buffer
-		c := command.Command{Path: "/proc/self/exe", Argv: Arguments(job, sweep), Env: os.Environ(), Stdout: &out, Line: func(_, line string) { log.Info("drill: " + line) }}
-		if socket != "" {
-			c.Argv = append([]string{os.Args[0], "outside", "--socket", socket, "--"}, c.Argv...)
-		} else {
-			c.Argv[0] = os.Args[0]
-			c.Env = append(c.Env, "KNOWNGOOD_CONFIG="+sess.ConfigFile, "KNOWNGOOD_REPO="+sess.Given.RepoURL, "KNOWNGOOD_IDENTITY="+sess.Given.IdentityPath,
-				"KNOWNGOOD_STATE_DIR="+sess.Given.StateDir, "KNOWNGOOD_PIN="+sess.Pin)
-			if sess.Given.Host != "" {
-				c.Argv = append(c.Argv, "--host", sess.Given.Host)
-			}
+		argv := Arguments(job, sweep)
+		if socket == "" {
+			return Child(ctx, sess, log, argv[1:])
 		}
-		err := c.Run(ctx)
-		return out.Bytes(), err
+		return output(ctx, log, "drill", append([]string{os.Args[0], "outside", "--socket", socket, "--"}, argv...), os.Environ())
 	}
+}
+
+// Child runs this program with arguments, and the flags and variables that it was started
+// with itself. It returns what it prints; its messages are logged.
+func Child(ctx context.Context, sess *session.Session, log *zap.Logger, args []string) ([]byte, error) {
+	env := append(os.Environ(), "KNOWNGOOD_CONFIG="+sess.ConfigFile, "KNOWNGOOD_REPO="+sess.Given.RepoURL, "KNOWNGOOD_IDENTITY="+sess.Given.IdentityPath,
+		"KNOWNGOOD_STATE_DIR="+sess.Given.StateDir, "KNOWNGOOD_PIN="+sess.Pin)
+	argv := append([]string{os.Args[0]}, args...)
+	if sess.Given.Host != "" {
+		argv = append(argv, "--host", sess.Given.Host)
+	}
+	return output(ctx, log, args[0], argv, env)
+}
+
+func output(ctx context.Context, log *zap.Logger, what string, argv, env []string) ([]byte, error) {
+	var out bytes.Buffer
+	c := command.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Stdout: &out, Line: func(_, line string) { log.Info(what + ": " + line) }}
+	err := c.Run(ctx)
+	return out.Bytes(), err
 }
 
 // Serve does one job of the configuration at path, which only root may change, for

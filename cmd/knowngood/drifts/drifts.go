@@ -1,0 +1,283 @@
+// Package drifts is what the drift command does: it finds the two states that are compared,
+// prints what differs, and puts it back.
+package drifts
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"knowngood/cmd/knowngood/completion"
+	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/session"
+	"knowngood/cmd/knowngood/usage"
+	"knowngood/configs"
+	"knowngood/daemon/runner"
+	"knowngood/restore/drift"
+	"knowngood/restore/drill"
+	"knowngood/restore/generation"
+	"knowngood/snapshot"
+	"knowngood/snapshot/filter"
+	"knowngood/storage/history"
+)
+
+// options are the flags of drift.
+type options struct {
+	since                     string
+	content, fix, dryRun, yes bool
+	job                       string
+}
+
+// Command is the drift command.
+func Command(sess *session.Session) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "drift ENV [REF] | drift REF1 REF2",
+		Short: "Show what differs from the known-good state",
+		Long: `Show what of the live tree of an environment is not as it should be: as the live
+generation was recorded, where the environment has a root, which takes neither the
+repository nor an identity; else as its newest known-good snapshot has it, or REF.
+With two snapshots, what differs from the first to the second.
+
+Files are read where their size is the same and their time is not; --content reads all.
+What packages of dpkg explain (a file is as the package database of the snapshot has it,
+or came with a newer package) is one line a package, and so are paths below data and the
+patterns of drift.ignore. Set-uid files, new programs and units of systemd are listed
+whatever explains them.
+
+A host that may be taken over can lie about itself: compare two of its snapshots on
+another machine. --fix restores in place what is listed, after it has shown the plan.
+
++ added, - removed, M changed, m only owner, mode, attributes or times.
+The exit code is 14 when something is listed, 3 when something could not be compared.`,
+		Example: `  knowngood drift web
+  knowngood drift web --since known-good --content
+  knowngood drift web web@42 --fix --dry-run
+  knowngood drift web-7/web@known-good web-7/web@latest`,
+		Args:              usage.Takes(0, 2),
+		ValidArgsFunction: completion.References(sess, 2),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), sess, args) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&o.since, "since", "", "compare with the newest snapshot that is `known-good`, also where there are generations")
+	fl.BoolVar(&o.content, "content", false, "read all files, also where a stat shows no difference")
+	fl.BoolVar(&o.fix, "fix", false, "restore in place what is listed, and compare again")
+	fl.BoolVar(&o.dryRun, "dry-run", false, "with --fix: only show the plan")
+	fl.BoolVar(&o.yes, "yes", false, "with --fix: do not ask")
+	fl.StringVar(&o.job, "job", "", "`name` of a job of the daemon, which calls it so")
+	_ = fl.MarkHidden("job")
+	sess.Proof.Add(fl)
+	return cmd
+}
+
+func (o *options) run(ctx context.Context, sess *session.Session, args []string) error {
+	switch {
+	case o.job != "":
+		return o.runJob(ctx, sess)
+	case len(args) == 0:
+		return usage.Errorf("which environment? It has: %s", strings.Join(sess.Config.EnvironmentNames(), ", "))
+	case o.since != "" && o.since != "known-good":
+		return usage.Errorf("--since %s: only known-good; for a snapshot give its reference: knowngood drift %s %[2]s@42", o.since, args[0])
+	case (o.dryRun || o.yes) && !o.fix:
+		return usage.Errorf("--dry-run and --yes go with --fix")
+	}
+	second := strings.Join(args[1:], "")
+	isPair := strings.ContainsAny(args[0], "@/") || second != "" && sess.Config.Environments[args[0]] == nil
+	var c *comparison
+	var err error
+	switch {
+	case isPair && (second == "" || o.fix || o.since != "" || o.content):
+		return usage.Errorf("name an environment of this machine, or two snapshots, which take no --fix, --since and --content: knowngood drift web@known-good web@latest")
+	case isPair:
+		c, err = between(ctx, sess, args[0], second)
+	case o.since != "" && second != "":
+		return usage.Errorf("give --since known-good or %s, not both", second)
+	default:
+		c, err = o.live(ctx, sess, args[0], second)
+	}
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	fixes := o.fix && c.code() == exit.ProbeFailed
+	if err := c.print(sess.Out, !fixes || o.dryRun); err != nil || !fixes {
+		return err
+	}
+	return o.repair(ctx, sess, c, args[0], second)
+}
+
+// comparison is one that was made.
+type comparison struct {
+	Environment, From, To string
+
+	set      *drift.Set
+	problems *console.Problems
+	tree     *snapshot.Tree         // what it was compared with; nil for a record
+	recorded *generation.Generation // of a comparison with a record
+	top      string                 // where its tree is
+}
+
+func (c *comparison) close() {
+	if c.tree != nil {
+		c.tree.Reader.Close()
+	}
+}
+
+// newComparison makes an empty one, of an environment of a host.
+func newComparison(sess *session.Session, host, environment string) (*comparison, error) {
+	own := cmp.Or(sess.OwnHost(), sess.Host)
+	rules, err := filter.Compile("/", nil, sess.Config.IgnoredOf(own, host, environment))
+	if err != nil {
+		return nil, usage.Errorf("drift.ignore: %w", err)
+	}
+	c := &comparison{Environment: environment, To: "this machine", problems: sess.Out.Problems()}
+	if host != own {
+		c.Environment = host + "/" + environment
+	}
+	c.set = &drift.Set{Ignore: rules, Problem: c.problems.Add}
+	return c, nil
+}
+
+// live compares the live tree of an environment of this machine.
+func (o *options) live(ctx context.Context, sess *session.Session, name, ref string) (*comparison, error) {
+	env := sess.Config.Environments[name]
+	if env == nil {
+		return nil, sess.NoEnvironment(name)
+	}
+	c, err := newComparison(sess, cmp.Or(sess.OwnHost(), sess.Host), name)
+	if err != nil {
+		return nil, err
+	}
+	if env.Root != "" && ref == "" && o.since == "" {
+		c.recorded, c.top, err = drift.Generation(ctx, &generation.Options{Environment: name, Config: env}, o.content, c.set)
+		if errors.Is(err, generation.ErrRecordedAgain) {
+			c.set.Problem(strings.TrimPrefix(env.Root, "/"), fmt.Errorf("%w: knowngood drift %s --since known-good compares with a snapshot", err, name))
+			err = nil
+		}
+		if err == nil {
+			c.From = "generation " + c.recorded.Name
+			return c, nil
+		}
+		if !errors.Is(err, generation.ErrNotAdopted) || sess.IdentityPath == "" {
+			return nil, err
+		}
+	}
+	if sess.IdentityPath == "" {
+		return nil, fmt.Errorf("%w. Without one, an environment with a root is compared with its live generation, and on the machine that has one two snapshots are compared: knowngood drift %s@known-good %[2]s@latest", session.ErrIdentityMissing, name)
+	}
+	if c.tree, err = wholeTree(ctx, sess, cmp.Or(ref, name+"@known-good")); err != nil {
+		return nil, err
+	}
+	s := c.tree.Snapshot
+	c.From = s.Ref()
+	if s.Environment != name {
+		return c.unless(usage.Errorf("%s is not a snapshot of %s", s.Ref(), name))
+	}
+	if err = c.withTree(ctx, sess, env, o.content); err == nil {
+		err = c.explain(ctx, sess, nil)
+	}
+	return c.unless(err)
+}
+
+// withTree compares the live tree with a snapshot.
+func (c *comparison) withTree(ctx context.Context, sess *session.Session, env *configs.Environment, content bool) error {
+	today, err := runner.CaptureOptions(c.Environment, env)
+	if err != nil {
+		return err
+	}
+	runner.Omit(&today, sess.StateDir, sess.RepoURL)
+	for _, d := range env.Data {
+		c.set.Data = append(c.set.Data, strings.TrimPrefix(env.Root, "/")+"/"+d.Path)
+	}
+	return (&drift.Live{Tree: c.tree, Sources: today.Sources, Omit: today.Omit, Content: content}).Compare(ctx, c.set)
+}
+
+// wholeTree opens the snapshot that a reference names. The repository is opened once.
+func wholeTree(ctx context.Context, sess *session.Session, ref string) (*snapshot.Tree, error) {
+	if sess.Repo == nil {
+		if _, err := sess.OpenForReading(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s, sub, err := sess.Resolve(ctx, sess.Repo, ref)
+	if err == nil && sub != "" {
+		err = usage.Errorf("drift is about whole snapshots: %s without the path", s.Ref())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.OpenTree(ctx, sess.Repo, s)
+}
+
+// between compares two snapshots.
+func between(ctx context.Context, sess *session.Session, older, newer string) (*comparison, error) {
+	was, err := wholeTree(ctx, sess, older)
+	if err != nil {
+		return nil, err
+	}
+	is, err := wholeTree(ctx, sess, newer)
+	if err != nil {
+		was.Reader.Close()
+		return nil, err
+	}
+	defer is.Reader.Close()
+	c, err := newComparison(sess, is.Snapshot.Host, is.Snapshot.Environment)
+	if err != nil {
+		was.Reader.Close()
+		return nil, err
+	}
+	c.tree, c.From, c.To = was, full(was.Snapshot), full(is.Snapshot)
+	if err = drift.Between(ctx, was, is, c.set); err == nil {
+		err = c.explain(ctx, sess, is)
+	}
+	return c.unless(err)
+}
+
+// unless is the comparison, which is closed where there is an error.
+func (c *comparison) unless(err error) (*comparison, error) {
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func full(s *history.Snapshot) string { return s.Host + "/" + s.Ref() }
+
+// explain finds what packages explain; is is nil for the live tree.
+func (c *comparison) explain(ctx context.Context, sess *session.Session, is *snapshot.Tree) error {
+	if rows, _ := c.set.Rows(); len(rows) == 0 {
+		return nil
+	}
+	space, err := drill.Scratch(sess.StateDir)
+	if err != nil {
+		return err
+	}
+	found, err := c.set.ExplainPackages(ctx, c.tree, is, space.Dir)
+	if ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), space.Remove())
+	}
+	if err != nil {
+		c.set.Problem(drift.Database, fmt.Errorf("what packages explain is listed all the same: %w", err))
+	} else if found == 0 {
+		sess.Out.Notef("%s has no package database (/%s), so nothing is explained by packages", c.From, drift.Database)
+	}
+	return space.Remove()
+}
+
+// code is the exit code of a comparison.
+func (c *comparison) code() int {
+	rows, more := c.set.Rows()
+	switch {
+	case len(rows)+more > 0:
+		return exit.ProbeFailed
+	case c.problems.Count() > 0:
+		return exit.Incomplete
+	}
+	return exit.Done
+}
