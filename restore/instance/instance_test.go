@@ -208,6 +208,20 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestWhatTheStateDoesNotNameIsRemoved(t *testing.T) {
+	w := newWorld(t, t.TempDir(), false)
+	w.open(w.options(), 1).Close()
+	for _, dir := range []string{"7/d0", "upper/7/work", "trees/9-00000000/d0", "other"} {
+		w.must(os.MkdirAll(filepath.Join(w.set(), dir), 0o755))
+	}
+	for _, file := range []string{"7.env", ".instances.json.123", "trees/9-00000000.files", "trees/.record-1"} {
+		w.must(os.WriteFile(filepath.Join(w.set(), file), nil, 0o644))
+	}
+	w.must(act(t.Context(), w, w.options(), "look"))
+	w.must(os.Remove(filepath.Join(w.set(), "other"))) // which could be somebody's
+	w.instances()
+}
+
 func TestARollThatCannotGoBackEndsOnce(t *testing.T) {
 	w := newWorld(t, t.TempDir(), false)
 	s := w.open(w.options(), 2)

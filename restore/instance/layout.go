@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,15 +159,28 @@ func (l layout) placeholders(in *Instance) *strings.Replacer {
 	return configs.Placeholders(in.Number, l.Path(in), l.Unit(in))
 }
 
-// tidy removes files that were not finished: of the state, and of records.
-func (l layout) tidy() error {
-	for dir, prefix := range map[string]string{".": "." + stateFile, treesDir: ".record-"} {
+// orphan matches what lies beside the state in the directory, when that does not name it.
+var orphan = regexp.MustCompile(`^([0-9]+(\.env)?|\.instances\.json\..*)$`)
+
+// tidy removes what a state does not name: what was not finished, or came back with a disk
+// that lost its last writes. Nothing that is mounted is entered.
+func (l layout) tidy(st *state) error {
+	known := map[string]bool{}
+	for _, in := range st.Instances {
+		n := strconv.Itoa(in.Number)
+		known[n], known[n+envExt] = true, true
+	}
+	for _, t := range st.Trees {
+		known[t.Name], known[t.Name+recordExt] = true, true
+	}
+	for _, dir := range []string{".", treesDir, layersDir} {
 		names, _ := os.ReadDir(l.path(dir)) // there may be none
 		for _, n := range names {
-			if strings.HasPrefix(n.Name(), prefix) {
-				if err := l.remove(dir + "/" + n.Name()); err != nil {
-					return err
-				}
+			if known[n.Name()] || dir == "." && !orphan.MatchString(n.Name()) {
+				continue
+			}
+			if err := l.remove(dir + "/" + n.Name()); err != nil {
+				return err
 			}
 		}
 	}

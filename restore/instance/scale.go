@@ -221,7 +221,7 @@ func (s *Set) recover(ctx context.Context) error {
 			}
 		}
 	}
-	if err := s.tidy(); err != nil {
+	if err := s.tidy(s.state); err != nil {
 		return err
 	}
 	again := []*Instance{} // ran before the machine was started anew

@@ -182,6 +182,9 @@ func TestMain(m *testing.M) {
 	o.Point = func(name string) {
 		if n++; n == fatal {
 			fmt.Println("killed at", name)
+			if end := os.Getenv("KNOWNGOOD_TEST_END"); end != "" { // the machine ends, not only this process
+				exec.Command("/bin/sh", "-c", end).Run()
+			}
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
@@ -195,13 +198,14 @@ func TestMain(m *testing.M) {
 
 // elsewhere does it in another process, which is killed at the n-th point; 0 for not at all.
 // killed is the name of that point.
-func (w *world) elsewhere(what string, n int) (killed, out string) {
+func (w *world) elsewhere(what string, n int, env ...string) (killed, out string) {
 	w.t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "KNOWNGOOD_TEST_ACT="+what, "KNOWNGOOD_TEST_DIR="+w.dir, "KNOWNGOOD_TEST_KILL="+strconv.Itoa(n))
 	if w.overlay {
 		cmd.Env = append(cmd.Env, "KNOWNGOOD_TEST_OVERLAY=1")
 	}
+	cmd.Env = append(cmd.Env, env...)
 	b, err := cmd.CombinedOutput()
 	_, killed, _ = strings.Cut(strings.TrimSpace(string(b)), "killed at ")
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
