@@ -33,7 +33,7 @@ type Newest[T Remembered] struct {
 // repository's folder. A listed object with the bytes of that entry is not read again.
 func Remember[T Remembered](l *Ledger[T], state *localstate.State, file string) *Newest[T] {
 	n := &Newest[T]{Ledger: l, state: state, file: file}
-	l.Kept = n.copy
+	l.Kept = n.Copy
 	return n
 }
 
@@ -66,9 +66,9 @@ func (n *Newest[T]) Known() (x T, err error) {
 	return known, nil
 }
 
-// copy is the remembered entry, where a listing shows those bytes; nil where it shows
+// Copy is the remembered entry, where a listing shows those bytes; nil where it shows
 // others, or no hash.
-func (n *Newest[T]) copy(o storage.Object) []byte {
+func (n *Newest[T]) Copy(o storage.Object) []byte {
 	var none T
 	known, err := n.Known()
 	if err != nil || known == none || o.MD5 != md5.Sum(known.Bytes()) {

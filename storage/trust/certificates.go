@@ -148,7 +148,9 @@ func (h *Certified) certificate(ctx context.Context, host string, o storage.Obje
 	if cert != nil {
 		return cert, nil
 	}
-	e, err := h.memory(host).Read(ctx, o)
+	l := h.ledger(host) // a new one asks again whether the store denies only this
+	l.Kept = h.memory(host).Copy
+	e, err := l.Read(ctx, o)
 	err = cmp.Or(err, e.Err)
 	if err != nil {
 		return nil, err

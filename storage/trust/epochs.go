@@ -69,7 +69,9 @@ func (e *Epochs) newest(ctx context.Context) (*statement.Epoch, error) {
 	}
 	seen.at = replay.ListedAt(e.base.store, layout.PrefixEpochs)
 	var shown []*statement.Epoch
-	for x, err := range e.all(ctx, e.memory.Ledger) {
+	l := e.ledger() // a new one asks again whether the store denies only some
+	l.Kept = e.memory.Copy
+	for x, err := range e.all(ctx, l) {
 		if err != nil {
 			return nil, err
 		}
