@@ -252,7 +252,7 @@ func (s *Set) flip(ctx context.Context, name string) error {
 	if s.InPlace != nil && name == s.state.Transaction.From {
 		return s.putBack(ctx)
 	} else if s.InPlace != nil {
-		return s.InPlace.Run(ctx)
+		return cmpErr(s.InPlace.Run(ctx), s.syncSources())
 	}
 	if err := s.ownNames(); err != nil {
 		return err

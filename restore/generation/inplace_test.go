@@ -43,7 +43,7 @@ func (w *world) second(half func(string)) error {
 		path := filepath.Join(w.root(), fmt.Sprintf("d%d/%d", i%3, i))
 		err = errors.Join(err, os.WriteFile(path+".dpkg-new", []byte("version 2"), 0o644), os.Rename(path+".dpkg-new", path))
 	}
-	return errors.Join(err, os.Remove(w.at("single")), os.MkdirAll(filepath.Join(w.root(), "new/er"), 0o755), os.WriteFile(filepath.Join(w.root(), "new/er/file"), nil, 0o644))
+	return errors.Join(err, os.Remove(w.at("single")), os.MkdirAll(filepath.Join(w.root(), "new/er"), 0o755), os.WriteFile(filepath.Join(w.root(), "new/er/file"), []byte("new content"), 0o644))
 }
 
 // patchTo patches in place, and asks the probe.
@@ -192,6 +192,9 @@ func (w *world) afterKilledPatch(act, killed string, end int) {
 		t.Errorf("killed at %q: single: %v", killed, err)
 	}
 	if want == 2 {
+		if b, err := os.ReadFile(filepath.Join(w.root(), "new/er/file")); string(b) != "new content" {
+			t.Errorf("killed at %q, what is kept is not whole: %q, %v", killed, b, err)
+		}
 		return
 	}
 	if err := actInPlace(t.Context(), w.host(), act); err != nil && !errors.Is(err, ErrBack) || w.live() != end {

@@ -34,12 +34,12 @@ func TestSlow(t *testing.T) {
 }
 
 // disk is a file system in a file, mounted.
-func disk(t *testing.T, kind string, image, at string) {
+func disk(t *testing.T, kind, size, image, at string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting takes root")
 	}
-	for _, argv := range [][]string{{"truncate", "-s", map[string]string{"ext4": "24M", "xfs": "320M", "btrfs": "128M"}[kind], image}, {"mkfs." + kind, "-q", image}} {
+	for _, argv := range [][]string{{"truncate", "-s", size, image}, {"mkfs." + kind, "-q", image}} {
 		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 			t.Skipf("%v: %v, %s", argv, err, out)
 		}
@@ -68,38 +68,52 @@ func powerCutAtEachPoint(t *testing.T) {
 	for _, name := range []string{"adopt", "switch", "rollback"} {
 		c := crashes[name]
 		t.Run(name, func(t *testing.T) {
-			points := 0
-			for n := 1; ; n++ {
-				dir := t.TempDir()
-				image, cut, at := filepath.Join(dir, "image"), filepath.Join(dir, "cut"), filepath.Join(dir, "mounted")
-				if err := os.Mkdir(at, 0o755); err != nil {
-					t.Fatal(err)
-				}
-				disk(t, "ext4", image, at)
-				w := newWorld(t, filepath.Join(at, "w"), "link")
-				w.prepare(c.before)
-				unix.Sync()
-				killed, out := w.elsewhere(c.act, n, "KNOWNGOOD_TEST_END=cp --sparse=always "+image+" "+cut)
-				if killed == "" {
-					w.afterCrash(&c, killed, out)
-					unmount(t, at)
-					break
-				}
-				unmount(t, at)
-				mount(t, cut, at)
-				w.afterCrash(&c, killed, out)
-				unmount(t, at)
-				points++
-			}
-			t.Logf("%d points", points)
+			cutAtEachPoint(t, "24M", 1, c.act, func(w *world) { w.prepare(c.before) }, func(w *world, killed, out string) { w.afterCrash(&c, killed, out) })
 		})
+	}
+	for act, end := range map[string]int{"patch": 2, "patch that fails": 1} {
+		t.Run(act, func(t *testing.T) {
+			before := func(w *world) { w.must(os.WriteFile(w.at("single"), nil, 0o644)) }
+			cutAtEachPoint(t, "96M", 3-end, act, before, func(w *world, killed, out string) {
+				if killed != "" {
+					w.afterKilledPatch(act, killed, end)
+				} else if w.live() != end {
+					t.Errorf("version %d is live: %s", w.live(), out)
+				}
+			})
+		})
+	}
+}
+
+func cutAtEachPoint(t *testing.T, size string, step int, act string, before func(*world), after func(w *world, killed, out string)) {
+	for n := 1; ; n += step {
+		dir := t.TempDir()
+		image, cut, at := filepath.Join(dir, "image"), filepath.Join(dir, "cut"), filepath.Join(dir, "mounted")
+		if err := os.Mkdir(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		disk(t, "ext4", size, image, at)
+		w := newWorld(t, filepath.Join(at, "w"), "link")
+		before(w)
+		unix.Sync()
+		killed, out := w.elsewhere(act, n, "KNOWNGOOD_TEST_END=cp --sparse=always "+image+" "+cut)
+		if killed == "" {
+			after(w, killed, out)
+			unmount(t, at)
+			t.Logf("%d points", n-1)
+			return
+		}
+		unmount(t, at)
+		mount(t, cut, at)
+		after(w, killed, out)
+		unmount(t, at)
 	}
 }
 
 // Where the file system shares content, the next generation begins as a clone.
 func clonesOn(t *testing.T, kind string, carry bool, want ...string) {
 	dir := t.TempDir()
-	disk(t, kind, filepath.Join(dir, "image"), dir)
+	disk(t, kind, map[string]string{"xfs": "320M", "btrfs": "128M"}[kind], filepath.Join(dir, "image"), dir)
 	w := newWorld(t, filepath.Join(dir, "w"), "link")
 	options := func() *Options {
 		o := w.options()
@@ -155,7 +169,7 @@ func clonesOn(t *testing.T, kind string, carry bool, want ...string) {
 // The copy of sources takes no room there, and is not changed with them.
 func sourcesAreCopiedByReflinks(t *testing.T) {
 	dir := t.TempDir()
-	disk(t, "xfs", filepath.Join(dir, "image"), dir)
+	disk(t, "xfs", "320M", filepath.Join(dir, "image"), dir)
 	w := newWorld(t, filepath.Join(dir, "w"), "link")
 	w.must(os.WriteFile(w.at("single"), make([]byte, 140<<20), 0o644)) // there is no room for two
 	s, err := Begin(t.Context(), w.host())

@@ -20,7 +20,6 @@ import (
 	"knowngood/internal/scratch"
 	"knowngood/restore/generation"
 	"knowngood/restore/isolate"
-	"knowngood/snapshot"
 	"knowngood/snapshot/walk"
 	"knowngood/storage/history"
 )
@@ -146,7 +145,6 @@ func patchInPlace(ctx context.Context, sess *session.Session, f *PatchOptions, n
 
 // take takes a snapshot of the environment.
 func (w *switching) take(ctx context.Context) (*history.Snapshot, error) {
-	var r *snapshot.Result
 	r, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, nil)
 	if err != nil {
 		return nil, err
