@@ -57,7 +57,7 @@ func testThePackageIsInstalledUpgradedAndRemovedCleanly(t *testing.T) {
 	}
 
 	m.configure()
-	m.must("systemctl", "enable", "--now", "knowngood.service", "knowngood-snapshot@web.timer")
+	m.must("systemctl", "enable", "--now", "knowngood.service", "knowngood-snapshot@web.timer", "knowngood-scale@web.timer", "knowngood-generations.service", "knowngood-generations-check.timer")
 	pid := m.property("knowngood.service", "MainPID")
 	m.must("dpkg", "-i", "/knowngood.deb")
 	if now := m.property("knowngood.service", "MainPID"); now == pid || now == "0" {
@@ -65,7 +65,7 @@ func testThePackageIsInstalledUpgradedAndRemovedCleanly(t *testing.T) {
 	}
 
 	m.must("dpkg", "-r", "knowngood")
-	for _, unit := range []string{"knowngood.service", "knowngood-outside.socket", "knowngood-drill.socket", "knowngood-snapshot@web.timer"} {
+	for _, unit := range []string{"knowngood.service", "knowngood-outside.socket", "knowngood-drill.socket", "knowngood-snapshot@web.timer", "knowngood-scale@web.timer", "knowngood-generations-check.timer"} {
 		if state := m.property(unit, "ActiveState") + " " + m.property(unit, "LoadState"); state != "inactive not-found" {
 			t.Errorf("%s is %s after the removal", unit, state)
 		}
