@@ -80,6 +80,7 @@ func invocations(t *testing.T, dir string) []invocation {
 		{"timeline", []string{"web"}},
 		{"diff", []string{"web"}},
 		{"diff", []string{"web@1", "web@2"}},
+		{"drift", []string{"web@1", "web@2"}},
 		{"restore", []string{"web", "--target", at("out"), "--dry-run"}},
 		{"restore", []string{"web", "--target", at("out")}},
 		{"drill", []string{"web"}},
