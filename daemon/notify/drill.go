@@ -66,10 +66,15 @@ func (w *Watch) Drifted(name string, run report.Run, failures int) []Message {
 	if strings.Contains(name, "/") {
 		env = ""
 	}
+	title := "could not be compared with the known-good state"
 	var found []string
 	for i := range run.Drifted {
-		if d := &run.Drifted[i]; d.ExitCode != 0 {
+		d := &run.Drifted[i]
+		if d.ExitCode != 0 {
 			found = append(found, d.Text())
+		}
+		if d.Paths > 0 {
+			title = "not as the known-good state"
 		}
 	}
 	if len(run.Drifted) == 0 {
@@ -80,7 +85,6 @@ func (w *Watch) Drifted(name string, run report.Run, failures int) []Message {
 		if !due {
 			return nil
 		}
-		const title = "not as the known-good state"
 		return []Message{failed(w.message(Drift, env, run.Finished, t, title, title+": "+sentence(strings.Join(found, "; "))), run, failures)}
 	}
 	t := w.State.Drift[name]
