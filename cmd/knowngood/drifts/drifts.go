@@ -44,7 +44,7 @@ generation was recorded, where the environment has a root, which takes neither t
 repository nor an identity; else as its newest known-good snapshot has it, or REF.
 With two snapshots, what differs from the first to the second.
 
-Files are read where their size is the same and their time is not; --content reads all.
+What was touched since is read (ctime); --content reads all files.
 What packages of dpkg explain (a file is as the package database of the snapshot has it,
 or came with a newer package) is one line a package, and so are paths below data and the
 patterns of drift.ignore. Set-uid files, new programs and units of systemd are listed
@@ -65,7 +65,7 @@ The exit code is 14 when something is listed, 3 when something could not be comp
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&o.since, "since", "", "compare with the newest snapshot that is `known-good`, also where there are generations")
-	fl.BoolVar(&o.content, "content", false, "read all files, also where a stat shows no difference")
+	fl.BoolVar(&o.content, "content", false, "read all files, also those that were not touched since")
 	fl.BoolVar(&o.fix, "fix", false, "restore in place what is listed, and compare again")
 	fl.BoolVar(&o.dryRun, "dry-run", false, "with --fix: only show the plan")
 	fl.BoolVar(&o.yes, "yes", false, "with --fix: do not ask")
