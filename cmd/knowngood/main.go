@@ -18,6 +18,7 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/generations"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/daemon/web"
@@ -87,6 +88,7 @@ func fail(ctx context.Context, out *console.Console, err error) int {
 	case code != exit.Interrupted:
 	case errors.Is(err, web.ErrGoesOn):
 		err = fmt.Errorf("interrupted: %w; knowngood status shows it", web.ErrGoesOn)
+	case errors.Is(err, generations.ErrInterrupted):
 	case errors.Is(err, drill.ErrStopped):
 		err = fmt.Errorf("interrupted: %w", drill.ErrStopped)
 	default:

@@ -75,9 +75,23 @@ func (s *Set) Switch(ctx context.Context, name string, probe func(context.Contex
 		err = s.save("watching")
 	}
 	if err != nil {
-		return s.back(ctx, began, err.Error())
+		return s.back(ctx, began, s.why(ctx, err))
 	}
 	return s.trial(ctx, began, probe)
+}
+
+// why is the reason for which a switch goes back that failed with err.
+func (s *Set) why(ctx context.Context, err error) string {
+	t := s.state.Transaction
+	switch {
+	case ctx.Err() == nil:
+		return err.Error()
+	case t.Watching:
+		return "interrupted while it was watched"
+	case s.InPlace != nil && t.Begun > 0 && t.Steps[t.Begun-1].Name == stepFlip:
+		return "interrupted while the command ran"
+	}
+	return "interrupted before it was watched"
 }
 
 // steps of a switch.
@@ -166,7 +180,7 @@ func (s *Set) trial(ctx context.Context, began time.Time, probe func(context.Con
 	case now == nil || now.To != t.To || now.Undoing: // somebody else decided
 		return s.decided(ctx, t.To, began)
 	case failed != nil:
-		return s.back(ctx, began, failed.Error())
+		return s.back(ctx, began, s.why(ctx, failed))
 	case !s.Now().Before(t.Deadline):
 		return s.back(ctx, began, "its trial took longer than "+time.Duration(s.Config.Switch.Trial).String())
 	case t.External:

@@ -152,7 +152,11 @@ func (s *Set) Roll(ctx context.Context, to *Tree) error {
 		return err
 	}
 	if err := s.replace(ctx, to.Name, s.state.Roll.Count); err != nil {
-		return s.back(ctx, err.Error())
+		why := err.Error()
+		if ctx.Err() != nil {
+			why = "interrupted"
+		}
+		return s.back(ctx, why)
 	}
 	s.state.Current, s.state.Roll, s.state.ChangedAt = to.Name, nil, s.Now()
 	return errors.Join(s.save("rolled"), s.prune())

@@ -103,11 +103,13 @@ func inPlace(sess *session.Session, o *generation.Options) {
 }
 
 // patchInPlace runs a command on the sources where they are.
-func patchInPlace(ctx context.Context, sess *session.Session, f *PatchOptions, name string, argv []string) error {
+func patchInPlace(ctx context.Context, sess *session.Session, f *PatchOptions, name string, argv []string) (err error) {
 	o, err := options(sess, name)
 	if err != nil {
 		return err
 	}
+	unchanged := "the command was not run, and all is"
+	defer func() { err = interrupted(ctx, err, unchanged) }()
 	var failed error // of the command
 	o.InPlace.Run = func(ctx context.Context) error {
 		failed = (&command.Command{Argv: argv, Env: []string{"KNOWNGOOD_ENVIRONMENT=" + name}, Line: logged(sess)}).Run(ctx)
@@ -140,6 +142,9 @@ func patchInPlace(ctx context.Context, sess *session.Session, f *PatchOptions, n
 		return err
 	}
 	out, err := w.set.Switch(ctx, to, w.probes)
+	if out != nil {
+		unchanged = ""
+	}
 	return w.patched(ctx, before, out, err, failed)
 }
 
@@ -165,7 +170,7 @@ func (w *switching) patched(ctx context.Context, before *history.Snapshot, out *
 		result["reason"] = out.Why
 		switch {
 		case !errors.Is(err, generation.ErrBack):
-		case failed != nil: // of which no probe is the judge
+		case failed != nil && ctx.Err() == nil: // of which no probe is the judge
 			err = fmt.Errorf("the command failed, and what it changed is put back: %w", failed)
 		default:
 			err = &backError{out.Why}

@@ -143,5 +143,8 @@ func roll(ctx context.Context, sess *session.Session, f *SwitchOptions, name, re
 	if err == nil && len(before.Instances) == 0 {
 		s.sess.Out.Printf("no instance runs yet: %s\n", strings.TrimSpace("knowngood scale "+name))
 	}
+	if errors.Is(err, generation.ErrBack) {
+		err = interrupted(ctx, err, "")
+	}
 	return errors.Join(err, perr)
 }

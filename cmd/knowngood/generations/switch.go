@@ -79,7 +79,7 @@ func withRoot(sess *session.Session, name string) (*generation.Options, error) {
 }
 
 // Switch makes a snapshot, or a directory, the live generation of an environment.
-func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, ref string) error {
+func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, ref string) (err error) {
 	if env := sess.Config.Environments[name]; env != nil && env.Scale != nil {
 		return roll(ctx, sess, f, name, ref)
 	}
@@ -90,6 +90,8 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 	if f.patch == nil && (ref != "") == (f.From != "") {
 		return usage.Errorf("what goes live? Name a snapshot, such as %s@known-good, or a directory with --from", name)
 	}
+	unchanged := o.Config.Root + " is"
+	defer func() { err = interrupted(ctx, err, unchanged) }()
 	w := &switching{SwitchOptions: f, sess: sess, name: name, env: o.Config}
 	open := sess.OpenForReading
 	if ref == "" {
@@ -136,6 +138,9 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 	}
 	sess.Out.Notef("generation %s is built and verified (%s; %s); it goes live, and is watched for %v", g.Name, printable.Line(g.Way), printable.Line(g.Proof), w.env.Switch.Watch)
 	out, err := w.set.Switch(ctx, g.Name, w.probes)
+	if out != nil {
+		unchanged = ""
+	}
 	return w.print(was, g, out, err)
 }
 
