@@ -174,6 +174,16 @@ func Unsigned(ctx context.Context, sess *session.Session, s *history.Snapshot, d
 	return drillOne(ctx, sess, sess.Repo, s, o)
 }
 
+// Signed drills a snapshot as an entry has it, signs the result and stores it. unsigned is
+// why that is not stored.
+func Signed(ctx context.Context, sess *session.Session, r *repository.Repository, s *history.Snapshot, d *configs.DrillEntry) (rep *drill.Report, unsigned, err error) {
+	out, err := drillOf(ctx, sess, r, s, d, "", time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	return out.report, out.unsigned, nil
+}
+
 // EntryOf is what this machine's configuration asks of an environment of a host.
 func EntryOf(sess *session.Session, host, environment string) *configs.DrillEntry {
 	d, _ := sess.Config.DrillOf(own(sess), host, environment)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"knowngood/cmd/knowngood/console"
+	"knowngood/cmd/knowngood/drills"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
@@ -276,21 +277,26 @@ func (w *switching) prove(ctx context.Context, s *history.Snapshot) (string, err
 
 func (w *switching) drill(ctx context.Context, s *history.Snapshot, policy attest.Policy, why string) (string, error) {
 	w.sess.Out.Notef("%s is not known-good (%s): it is drilled first", s.Ref(), printable.Line(why))
-	tree, err := snapshot.OpenTree(ctx, w.repo, s)
+	entry := &configs.DrillEntry{Drill: *cmp.Or(w.env.Drill, &configs.Drill{Snapshot: "latest"})}
+	var rep *drill.Report
+	var unsigned, err error
+	if s.Host == w.sess.OwnHost() && s.Environment == w.name {
+		rep, unsigned, err = drills.Signed(ctx, w.sess, w.repo, s, entry)
+	} else { // these probes may be too few, or too many, for where it comes from
+		unsigned = fmt.Errorf("it is of %s/%s, and was asked what %s is asked", s.Host, s.Environment, w.name)
+		rep, err = drills.Unsigned(ctx, w.sess, s, entry, "")
+	}
 	if err != nil {
 		return "", err
 	}
-	defer tree.Reader.Close()
-	rep, err := drill.Run(ctx, drill.Options{
-		Tree: tree, Config: cmp.Or(w.env.Drill, &configs.Drill{Snapshot: "latest"}), Started: time.Now(), Version: w.sess.Version, Machine: cmp.Or(w.sess.OwnHost(), w.sess.Host),
-		Scratch: filepath.Join(w.sess.StateDir, "drills"), Cell: []string{"knowngood", "cell"}, Progress: &restore.Progress{},
-	})
-	if err != nil {
-		return "", err
+	signed := "signed"
+	if unsigned != nil {
+		signed = "not signed"
+		w.sess.Out.Messagef("the result of the drill is not signed, so it does not count later: %s", printable.Error(unsigned))
 	}
 	r := &rep.Result
 	if r.Passed && r.Level >= policy.Require && len(drill.Untested(r)) == 0 {
-		return fmt.Sprintf("its drill passed here: %v", r.Level), nil
+		return fmt.Sprintf("its drill passed here: %v, %s", r.Level, signed), nil
 	}
 	what := fmt.Sprintf("level %v, and %v is required", r.Level, policy.Require)
 	for i, p := range r.Probes {
@@ -300,7 +306,10 @@ func (w *switching) drill(ctx context.Context, s *history.Snapshot, policy attes
 		}
 	}
 	err = fmt.Errorf("%s does not go live: its drill did not prove it: %s. Drill it by itself (knowngood drill %[1]s), or give --unproven", s.Ref(), printable.Line(what))
-	if !r.Passed {
+	switch {
+	case len(rep.Damage) > 0:
+		err = errors.Join(err, rep.Damage[0])
+	case !r.Passed:
 		err = errors.Join(err, generation.ErrProbe)
 	}
 	return "", err
