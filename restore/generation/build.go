@@ -48,7 +48,7 @@ func (s *Set) Stage(ctx context.Context, b *Build) (*Generation, error) {
 		}
 	}
 	if b.Name == nil {
-		if g, err := s.ready(ctx, nameOf(b.Number, b.ID)); g != nil || err != nil {
+		if g, err := s.ready(ctx, b); g != nil || err != nil {
 			return g, err
 		}
 	}
@@ -59,8 +59,10 @@ func (s *Set) Stage(ctx context.Context, b *Build) (*Generation, error) {
 	return g, nil
 }
 
-// ready is a generation that was built before; nil where it must be built.
-func (s *Set) ready(ctx context.Context, name string) (*Generation, error) {
+// ready is a generation of the same snapshot that was built before, with the proof that there is
+// now; nil where it must be built.
+func (s *Set) ready(ctx context.Context, b *Build) (*Generation, error) {
+	name := nameOf(b.Number, b.ID)
 	g := s.state.find(name)
 	if g == nil {
 		return nil, nil
@@ -71,6 +73,7 @@ func (s *Set) ready(ctx context.Context, name string) (*Generation, error) {
 	if g.Status != Bad {
 		err := s.verify(ctx, g)
 		if changed := (*ChangedError)(nil); !errors.As(err, &changed) {
+			g.Proof = b.Proof
 			return g, err
 		}
 		s.note("%v; it is built anew", err)
@@ -129,7 +132,7 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		if err := b.Name(ctx, top); err != nil {
 			return nil, err
 		}
-		if g, err := s.ready(ctx, nameOf(b.Number, b.ID)); g != nil || err != nil {
+		if g, err := s.ready(ctx, b); g != nil || err != nil {
 			return g, errors.Join(err, s.remove(newName))
 		}
 	}
@@ -321,16 +324,25 @@ func (s *Set) before() (best *Generation) {
 // clockTick is by how much times of files lag behind the clock, at most.
 const clockTick = 20 * time.Millisecond
 
-// Unsaved are files of the live generation that were changed after a moment, by which a
-// snapshot has what there was: outside of data, and not as the record of the generation has
-// them.
+// Unsaved are files of the live generation that were changed or removed after a moment, by
+// which a snapshot has what there was: outside of data, and not as the record of the
+// generation has them. What was adopted has no record, so nothing is known to be missing in
+// it.
 func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, count int, err error) {
 	g, err := s.Live()
 	if err != nil {
 		return nil, 0, err
 	}
-	c := &scan{top: s.topOf(g.Name), old: s.path(g.Name + recordName), changed: func(x Change) {
-		if x.Is == nil || x.Is.Type == inode.Dir || x.Is.Ctime.Time().Before(since.Add(-clockTick)) {
+	since = since.Add(-clockTick)
+	top := s.topOf(g.Name)
+	c := &scan{top: top, old: s.path(g.Name + recordName), changed: func(x Change) {
+		var saved bool
+		if x.Is == nil {
+			saved = x.Was.Type == inode.Dir || emptiedBefore(top, x.Path, since)
+		} else {
+			saved = x.Is.Type == inode.Dir || x.Is.Ctime.Time().Before(since)
+		}
+		if saved {
 			return
 		}
 		if count++; count <= maxNamed {
@@ -345,4 +357,22 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, cou
 	}
 	err = c.run(ctx)
 	return first, count, err
+}
+
+// emptiedBefore reports whether what is gone from a path was removed before a moment: the
+// directory that it was in, or the nearest that is left, was not changed since. Where that
+// was changed for another reason, it cannot be known, and is false. No link is followed.
+func emptiedBefore(top, path string, moment time.Time) bool {
+	st, err := posix.StatAt(unix.AT_FDCWD, top)
+	changed := st.Mtime // a rename of the tree itself changes its ctime
+	for _, name := range splitPath(filepath.Dir(path)) {
+		if top = filepath.Join(top, name); err == nil {
+			st, err = posix.StatAt(unix.AT_FDCWD, top)
+		}
+		if err != nil || st.Type != inode.Dir {
+			break
+		}
+		changed = st.Ctime
+	}
+	return changed.Time().Before(moment)
 }
