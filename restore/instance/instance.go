@@ -85,6 +85,11 @@ type Set struct {
 // Where there is no directory it makes one, if it may, and else the error is ErrNone. It is
 // ErrBusy while another process changes them.
 func Open(ctx context.Context, o *Options, create bool) (*Set, error) {
+	if create {
+		if err := makeParents(o.Dir); err != nil {
+			return nil, err
+		}
+	}
 	parent, err := live.Parent(o.Dir)
 	if err != nil {
 		return nil, err

@@ -42,6 +42,23 @@ func (l layout) Unit(in *Instance) string {
 	return "knowngood-instance@" + unit.UnitNamePathEscape(l.Path(in)) + ".service"
 }
 
+// makeParents makes the directories that a directory lies in, below one that others cannot
+// change.
+func makeParents(dir string) error {
+	dir = filepath.Dir(dir)
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	err := makeParents(dir)
+	if err == nil {
+		_, err = live.Parent(dir)
+	}
+	if err == nil {
+		err = os.Mkdir(dir, 0o755)
+	}
+	return err
+}
+
 // prepare makes the directory, and refuses one with other things.
 func (l layout) prepare(create bool) error {
 	none := fmt.Errorf("%s: %w (knowngood spawn REF --dir DIR --count N, or knowngood scale, makes some)", l.dir, ErrNone)
