@@ -30,7 +30,7 @@ it refuse, unless --discard is given. With confirm: external it is on trial unti
 knowngood commit. See docs/GENERATIONS.md.`,
 		Example: `  knowngood switch web web@known-good
   knowngood switch web web@42 --unproven
-  knowngood switch web --from /build/app --unproven`,
+  knowngood switch web --from /srv/build/app --unproven`,
 		Args:              usage.Takes(1, 2),
 		ValidArgsFunction: completion.Configured(sess),
 		RunE: func(cmd *cobra.Command, args []string) error {

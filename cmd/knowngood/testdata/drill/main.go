@@ -1,5 +1,5 @@
 // Command drill is a small web server for trees that are drilled: it serves the
-// directory above its own on 127.0.0.1:8080. With an argument it does what that
+// directory above its own on 127.0.0.1:8080, as an instance at the port 1808 and its number. With an argument it does what that
 // names instead, as no honest program would.
 package main
 
@@ -14,12 +14,16 @@ import (
 
 func main() {
 	self, err := os.Executable()
-	if err != nil {
-		panic(err)
+	if err != nil { // there is no /proc
+		self = os.Args[0]
 	}
 	dir := filepath.Dir(filepath.Dir(self))
 	if len(os.Args) < 2 {
-		fmt.Println(http.ListenAndServe("127.0.0.1:8080", http.FileServer(http.Dir(dir))))
+		address := "127.0.0.1:8080"
+		if n := os.Getenv("KNOWNGOOD_INSTANCE"); n != "" {
+			address = "127.0.0.1:1808" + n
+		}
+		fmt.Println(http.ListenAndServe(address, http.FileServer(http.Dir(dir))))
 		os.Exit(1)
 	}
 	switch os.Args[1] {
