@@ -209,7 +209,7 @@ func (w *switching) restore(ctx context.Context, s *history.Snapshot, dir string
 		return err
 	}
 	defer tree.Reader.Close()
-	o := restore.Options{Tree: tree, Under: manifest.EntryPath(w.env.Root), Target: dir, InPlace: true, Delete: true, Exact: true, Progress: &restore.Progress{}}
+	o := restore.Options{Tree: tree, Under: manifest.EntryPath("/" + w.env.Root), Target: dir, InPlace: true, Delete: true, Exact: true, Progress: &restore.Progress{}}
 	o.Owners = owners.Options{Keep: os.Geteuid() != 0}
 	if carried := w.env.Carried(); len(carried) > 0 {
 		scope := []walk.Source{{Path: w.env.Root}}
