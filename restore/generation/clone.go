@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,6 +112,7 @@ type copier struct {
 	replace  bool // what is there is replaced, by one rename, and keeps its inode flags
 	links    map[posix.DevIno]string
 	dirs     []dirCopy
+	flags    map[string]uint32 // inode flags that finish gives back, by path
 	reflinks bool
 }
 
@@ -131,7 +133,7 @@ func newCopier(to string, replace bool) (*copier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0, Exact: replace}), replace: replace, links: map[posix.DevIno]string{}, reflinks: true}, nil
+	return &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0, Exact: replace}), replace: replace, links: map[posix.DevIno]string{}, flags: map[string]uint32{}, reflinks: true}, nil
 }
 
 // copyTree copies a tree, with all metadata, except the paths of without.
@@ -176,6 +178,77 @@ func eachBelow(ctx context.Context, top string, do func(n *walk.Node, rel string
 	})
 }
 
+// unlock takes the inode flags away that forbid to replace a file, or to change what is in
+// a directory, until finish. What they forbid fails where they cannot be taken away.
+func (c *copier) unlock(fd int, rel string) bool {
+	flags, _, _ := posix.InodeFlags(fd)
+	did, _ := posix.Unlock(fd)
+	if did {
+		c.flags[rel] = flags
+	}
+	return did
+}
+
+// open makes what is in a directory changeable, until its metadata is applied.
+func (c *copier) open(rel string) {
+	d, err := c.to.Get(rel)
+	if err != nil {
+		return // it is gone
+	}
+	defer d.Release()
+	if d.Readable {
+		c.unlock(d.FD(), rel)
+	}
+	if mode := d.Stat.Mode | 0o700; os.Geteuid() != 0 && mode != d.Stat.Mode {
+		_ = posix.Chmod(d.FD(), mode) // as with flags
+	}
+}
+
+// rename gives what was made its name, also where inode flags forbid to replace a file.
+func (c *copier) rename(dirfd int, as, name, rel string) error {
+	err := unix.Renameat(dirfd, as, dirfd, name)
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	fd, _, oerr := posix.OpenFile(dirfd, name)
+	if oerr != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if c.unlock(fd, strings.Clone(rel)) {
+		err = unix.Renameat(dirfd, as, dirfd, name)
+	}
+	return err
+}
+
+// protect gives the flags again that unlock took away.
+func (c *copier) protect() error {
+	for rel, flags := range c.flags {
+		in, err := c.to.Get(parentOf(rel))
+		if err != nil {
+			continue // it was added, and is gone
+		}
+		fd, _, err := posix.OpenFile(in.FD(), filepath.Base(rel))
+		if errors.Is(err, posix.ErrNotRegular) {
+			fd, err = posix.OpenDir(in.FD(), filepath.Base(rel))
+		}
+		in.Release()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			if p := posix.Protect(fd, flags); p != nil {
+				err = p
+			}
+			unix.Close(fd)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", rel, err)
+		}
+	}
+	return nil
+}
+
 // finish applies the metadata of directories.
 func (c *copier) finish() error {
 	for _, d := range slices.Backward(c.dirs) {
@@ -188,7 +261,7 @@ func (c *copier) finish() error {
 			return fmt.Errorf("%s: %w", d.rel, err)
 		}
 	}
-	return nil
+	return c.protect()
 }
 
 // apply applies metadata to an open file or directory.
@@ -255,7 +328,7 @@ func (c *copier) node(n *walk.Node, rel string) error {
 	if !c.replace {
 		return nil
 	}
-	if err = unix.Renameat(out.FD(), as, out.FD(), name); errors.Is(err, unix.EISDIR) {
+	if err = c.rename(out.FD(), as, name, rel); errors.Is(err, unix.EISDIR) {
 		c.to.Forget(rel)
 		if err = unix.Unlinkat(out.FD(), name, unix.AT_REMOVEDIR); err == nil {
 			err = unix.Renameat(out.FD(), as, out.FD(), name)

@@ -368,8 +368,13 @@ func (s *Set) apply(ctx context.Context, x *changes) error {
 	}
 	defer c.to.Close()
 	touched := map[string]bool{}
-	for _, path := range slices.Backward(x.order) {
+	for _, path := range x.order { // what holds a directory comes before it
+		if dir := parentOf(path); !touched[dir] && (x.dirs[dir] || x.paths[dir].kind == "added") {
+			c.open(dir)
+		}
 		touched[parentOf(path)] = true
+	}
+	for _, path := range slices.Backward(x.order) {
 		if x.paths[path].kind != "added" {
 			continue
 		}
@@ -432,6 +437,7 @@ func (c *copier) remove(path string) error {
 	case err != nil:
 		return err
 	case st.Type == inode.Dir:
+		c.open(path)
 		c.to.Forget(path)
 		return unix.Unlinkat(out.FD(), name, unix.AT_REMOVEDIR)
 	}

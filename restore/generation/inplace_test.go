@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -316,5 +318,61 @@ func TestWhatIsNotAsItWasIsReportedOnce(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(w.at("patches/host/*-*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// lock changes the tree, and forbids to change it back: by modes, and by inode flags, where
+// root runs it. It fails then, as a command does.
+func (w *world) lock() error {
+	script := `cd "$1" && chmod 755 d0 && echo other >d0/0 && rm d0/3 && mkdir d0/new && echo new >d0/new/file && chmod 500 d0/new d0
+		if [ $(id -u) = 0 ]; then echo other >d1/1 && rm d1/4 && echo new >d1/new && mkdir d1/dir && chattr +i d1/1 d1/new d1/dir && chattr +a d1; fi`
+	if out, err := exec.Command("/bin/sh", "-c", script, "sh", w.root()).CombinedOutput(); err != nil {
+		return fmt.Errorf("it could not be locked: %w, %s", err, out)
+	}
+	return errors.New("the command failed")
+}
+
+// A command cannot forbid the way back, by modes or inode flags; flags stay as they are.
+func TestModesAndFlagsDoNotForbidTheWayBack(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("becoming another user, and setting inode flags, takes root")
+	}
+	for _, user := range []uint32{0, 54321} {
+		dir, err := os.MkdirTemp("", "kg") // which another user reaches
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, dir, "link")
+		t.Cleanup(func() {
+			exec.Command("chattr", "-R", "-a", "-i", w.root()).Run()
+			os.RemoveAll(dir)
+		})
+		if user == 0 && exec.Command("chattr", "+i", w.at("running")).Run() != nil {
+			t.Skip("this file system has no inode flags")
+		}
+		exec.Command("chattr", "-i", w.at("running")).Run()
+		w.must(os.WriteFile(w.at("single"), nil, 0o644))
+		w.must(os.Chmod(filepath.Join(w.root(), "d0"), 0o555))
+		program := w.at("test")
+		w.must(exec.Command("cp", os.Args[0], program).Run())
+		w.must(exec.Command("chown", "-R", fmt.Sprintf("%d:%[1]d", user), dir).Run())
+		cmd := exec.Command(program)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "KNOWNGOOD_TEST_ACT=patch that locks", "KNOWNGOOD_TEST_DIR=" + dir}
+		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), ErrBack.Error()+": the command failed") || w.live() != 1 {
+			t.Errorf("user %d: %s", user, out)
+		}
+		if info, err := os.Stat(filepath.Join(w.root(), "d0")); err != nil || info.Mode().Perm() != 0o555 {
+			t.Errorf("user %d: %v, %v", user, info, err)
+		}
+		for name, want := range map[string]string{"d1/1": "i", "d1": "a"} {
+			fd, err := unix.Open(filepath.Join(w.root(), name), unix.O_RDONLY, 0)
+			w.must(err)
+			flags, _, _ := posix.InodeFlags(fd)
+			unix.Close(fd)
+			if have := posix.FlagLetters(flags); user == 0 && have != want {
+				t.Errorf("flags of %s: %q", name, have)
+			}
+		}
 	}
 }

@@ -133,6 +133,10 @@ func act(ctx context.Context, w *world, o *Options, what string) error {
 		host := w.host()
 		host.Point = o.Point
 		return actInPlace(ctx, host, what)
+	case "patch that locks":
+		host := w.host()
+		host.InPlace.Run = func(context.Context) error { return w.lock() }
+		return patchTo(ctx, host, passes)
 	case "switch":
 		return switchTo(ctx, w, o, 2, passes)
 	case "patch in a clone":
