@@ -33,8 +33,7 @@ path is taken, :/path follows.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but
 incomplete (named); 10 no repository; 11 exists already; 12 no usable identity;
-13 damage or tampering found; 14 a probe failed, or
-something drifted; 130 interrupted.`,
+13 damage or tampering found; 14 a probe failed, or something drifted; 130 interrupted.`,
 		Example: `  knowngood quickstart                                try it; writes to a folder of its own
   knowngood init --repo URL --identity FILE           make a repository
   knowngood snapshot --repo URL --env web /srv/web    take a snapshot

@@ -56,14 +56,16 @@ nothing and is an error. --to 0 retires all. See docs/GENERATIONS.md.`,
 		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: completion.Configured(sess),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if f.To < 0 && cmd.Flags().Changed("to") {
+			switch given := cmd.Flags().Changed("to"); {
+			case !given:
+				f.To = -1
+			case f.To < 0:
 				return usage.Errorf("--to takes a number from 0 on")
 			}
 			return generations.Scale(cmd.Context(), sess, &f, args[0])
 		},
 	}
-	cmd.Flags().IntVar(&f.To, "to", -1, "`number` of instances, whatever the target asks for")
-	cmd.Flags().Lookup("to").DefValue = "" // that of the target
-	cmd.Flags().BoolVar(&f.Unproven, "unproven", false, "make the first tree without a proof; probes are asked all the same")
+	cmd.Flags().IntVar(&f.To, "to", 0, "`number` of instances, whatever the target asks for")
+	cmd.Flags().BoolVar(&f.Unproven, "unproven", false, "make the first tree of the newest snapshot, without a proof; probes are asked all the same")
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
@@ -351,7 +352,7 @@ func (s *Set) putBack(ctx context.Context) error {
 	name := s.state.Transaction.From
 	x, err := s.changed(ctx)
 	if err == nil {
-		s.note("putting back what was changed in environment %s: %d paths", s.Environment, len(x.order))
+		s.note("putting back what was changed in environment %s: %d %s", s.Environment, len(x.order), english.PluralWord(len(x.order), "path", ""))
 		err = s.apply(ctx, x)
 	}
 	if err != nil {

@@ -355,6 +355,9 @@ func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
 		return nil, err
 	}
 	to := s.before()
+	if to == nil && s.InPlace != nil {
+		return nil, fmt.Errorf("%s has nothing to go back to: what a command changed in place is committed, and its copy is gone. A snapshot from before is restored with knowngood restore REF --in-place (knowngood list has them)", s.Environment)
+	}
 	if to == nil {
 		return nil, fmt.Errorf("%s has no good generation but the live one: knowngood switch %s REF builds one", s.Environment, s.Environment)
 	}

@@ -91,9 +91,13 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 	}
 	before := s.set.View()
 	if before.Current == nil && to > 0 {
-		t, err := s.tree(ctx, name+"@known-good")
+		ref := name + "@known-good"
+		if f.Unproven {
+			ref = name + "@latest"
+		}
+		t, err := s.tree(ctx, ref)
 		if err != nil {
-			return fmt.Errorf("the first tree: %w (knowngood switch %s REF chooses another one)", err, name)
+			return fmt.Errorf("the first tree: %w (--unproven takes the newest snapshot, knowngood switch %s REF another one)", err, name)
 		}
 		if _, err := s.set.Spawn(ctx, t, 0); err != nil {
 			return err

@@ -147,7 +147,10 @@ func printInstances(sess *session.Session, set *instance.Set, began time.Time, b
 	if set.Config != nil {
 		ready = fmt.Sprintf(", %d ready", v.Ready)
 	}
-	sess.Out.Printf("%s of %s%s (before: %d), after %s\n", human.Counted(len(v.Instances), "instance"), of, ready, before, human.Duration(time.Since(began)))
+	if set.Config != nil || before != len(v.Instances) { // no listing
+		ready += fmt.Sprintf(" (before: %d), after %s", before, human.Duration(time.Since(began)))
+	}
+	sess.Out.Printf("%s of %s%s\n", human.Counted(len(v.Instances), "instance"), of, ready)
 	if v.Problem != "" {
 		sess.Out.Printf("the last switch had a problem when it went back, which is not tried again: %s\n", printable.Line(v.Problem))
 	}

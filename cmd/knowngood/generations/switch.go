@@ -36,6 +36,8 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
+
+	"golang.org/x/sys/unix"
 )
 
 // SwitchOptions are the flags of switch.
@@ -88,7 +90,10 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 	if err != nil {
 		return err
 	}
-	if f.patch == nil && (ref != "") == (f.From != "") {
+	if ref != "" && f.From != "" {
+		return usage.Errorf("give %s or --from %s, not both", ref, f.From)
+	}
+	if f.patch == nil && ref == "" && f.From == "" {
 		return usage.Errorf("what goes live? Name a snapshot, such as %s@known-good, or a directory with --from", name)
 	}
 	unchanged := o.Config.Root + " is"
@@ -320,6 +325,12 @@ func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
 	from, err := filepath.Abs(w.From)
 	if err == nil {
 		from, err = filepath.EvalSymlinks(from)
+	}
+	if err == nil {
+		var info os.FileInfo
+		if info, err = os.Stat(from); err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s: %w", w.From, unix.ENOTDIR)
+		}
 	}
 	if err != nil {
 		return nil, usage.Errorf("--from: %w", err)
