@@ -198,7 +198,15 @@ func (r *reader) follow(line string) {
 	}
 	r.shell(run, code)
 	for port, want := range pages[line] {
-		if got := page(port); !strings.Contains(got, want) || want == "" && got != "" {
+		got := page(port)
+		for range 500 { // a server that a rollback starts is not waited for
+			if got == want {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+			got = page(port)
+		}
+		if got != want {
 			r.t.Errorf("after %s the service at port %s shows %q, want %q", line, port, got, want)
 		}
 	}
@@ -356,5 +364,5 @@ func page(port string) string {
 	}
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-	return string(b)
+	return strings.TrimSpace(string(b))
 }

@@ -41,9 +41,16 @@ func TestSwitchInterrupted(t *testing.T) {
     sources: [{path: %[1]s/host}]
     switch: {watch: 0s}
     drill: {probes: [{command: [sh, %[1]s/step, watch]}]}
+  many:
+    sources: [{path: %[1]s/built}]
+    root: %[1]s/built
+    scale: {dir: %[1]s/many, start: [{command: [sh, %[1]s/step, come]}]}
 `, dir))
 	m.must(t, "snapshot", "app")
 	m.must(t, "generations", "app", "--adopt")
+	m.must(t, "snapshot", "many")
+	m.must(t, "switch", "many", "many@latest", "--unproven")
+	m.must(t, "scale", "many", "--to", "1")
 
 	back := `generation \S+ \(.*\) is live and \S+ is bad: the old generation is live again: interrupted %s. To try it anew, run the same command again\n`
 	changed := `what the command changed is put back: interrupted %s. To try it anew, run the same command again\n`
@@ -54,20 +61,32 @@ func TestSwitchInterrupted(t *testing.T) {
 		{"watch", "app", fmt.Sprintf(back, "while it was watched")},
 		{"run", "host", fmt.Sprintf(changed, "while the command ran")},
 		{"watch", "host", fmt.Sprintf(changed, "while it was watched")},
+		{"come", "many", `the old generation is live again: interrupted. To try it anew, run the same command again\n`},
 	} {
 		index := func() string {
-			b, err := os.ReadFile(at(c.of + "/index"))
+			tree := at(c.of)
+			if c.of == "many" { // of which there is one, with any number
+				files, err := filepath.Glob(at("many/[0-9]/index"))
+				if err != nil || len(files) != 1 {
+					t.Fatalf("instances %v, %v", files, err)
+				}
+				tree = filepath.Dir(files[0])
+			}
+			b, err := os.ReadFile(tree + "/index")
 			if err != nil {
 				t.Fatal(err)
 			}
 			return strings.TrimSpace(string(b))
 		}
 		was, now := index(), fmt.Sprint("version ", i)
+		write(t, at("built/index"), now)
 		args := []string{"switch", "app", "--from", at("built"), "--unproven"}
-		if c.of == "host" {
+		switch c.of {
+		case "many":
+			args = []string{"switch", "many", strings.TrimSpace(m.must(t, "snapshot", "many", "--quiet")), "--unproven"}
+		case "host":
 			args = []string{"patch", "host", "--no-packages", "--", "sh", "-c", "echo " + now + " >" + at("host/index") + "; sh " + at("step") + " run"}
 		}
-		write(t, at("built/index"), now)
 		write(t, at(c.step), "")
 		cmd, wait := m.start(t, args...)
 		waitFor(t, c.of+" waits at "+c.step, func() bool { return found(t, at(c.step)) == 0 })
