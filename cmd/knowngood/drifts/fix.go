@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"knowngood/cmd/knowngood/exit"
+	"knowngood/cmd/knowngood/generations"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
@@ -99,7 +100,11 @@ func (o *options) plan(ctx context.Context, sess *session.Session, c *comparison
 	if sess.IdentityPath == "" {
 		return nil, nil, fmt.Errorf("%w. Without one: knowngood rollback %s", session.ErrIdentityMissing, name)
 	}
-	set, err := generation.Open(ctx, &generation.Options{Environment: name, Config: env, Note: func(format string, args ...any) { sess.Out.Notef(format, args...) }})
+	of, err := generations.Options(sess, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := generation.Open(ctx, of)
 	if err != nil {
 		return nil, nil, err
 	}

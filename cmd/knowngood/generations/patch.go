@@ -104,7 +104,7 @@ func inPlace(sess *session.Session, o *generation.Options) {
 
 // patchInPlace runs a command on the sources where they are.
 func patchInPlace(ctx context.Context, sess *session.Session, f *PatchOptions, name string, argv []string) (err error) {
-	o, err := options(sess, name)
+	o, err := Options(sess, name)
 	if err != nil {
 		return err
 	}

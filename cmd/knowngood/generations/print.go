@@ -48,7 +48,7 @@ func (w *switching) print(was, now *generation.Generation, out *generation.Outco
 
 // Commit commits the generation on trial.
 func Commit(ctx context.Context, sess *session.Session, name string) error {
-	o, err := options(sess, name)
+	o, err := Options(sess, name)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func Commit(ctx context.Context, sess *session.Session, name string) error {
 
 // Rollback makes the generation before the live one live.
 func Rollback(ctx context.Context, sess *session.Session, name string, anyway bool) error {
-	o, err := options(sess, name)
+	o, err := Options(sess, name)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func List(ctx context.Context, sess *session.Session, f *ListOptions, name strin
 	if name == "" {
 		return usage.Errorf("which environment? It has: %s", strings.Join(sess.Config.EnvironmentNames(), ", "))
 	}
-	o, err := options(sess, name)
+	o, err := Options(sess, name)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func recoverAll(ctx context.Context, sess *session.Session, f *ListOptions, name
 	}
 	var errs []error
 	for _, n := range names {
-		o, err := options(sess, n)
+		o, err := Options(sess, n)
 		if err != nil {
 			return err
 		}

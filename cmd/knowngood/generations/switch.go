@@ -59,8 +59,8 @@ type switching struct {
 	set  *generation.Set
 }
 
-// options are those of the generations of an environment.
-func options(sess *session.Session, name string) (*generation.Options, error) {
+// Options are those of the generations of an environment.
+func Options(sess *session.Session, name string) (*generation.Options, error) {
 	env := sess.Config.Environments[name]
 	if env == nil {
 		return nil, sess.NoEnvironment(name)
@@ -74,7 +74,7 @@ func options(sess *session.Session, name string) (*generation.Options, error) {
 
 // withRoot are options of an environment that has a root.
 func withRoot(sess *session.Session, name string) (*generation.Options, error) {
-	o, err := options(sess, name)
+	o, err := Options(sess, name)
 	if err == nil && o.InPlace != nil {
 		err = usage.Errorf("environment %s has no root: generations need root: DIRECTORY in %s (docs/GENERATIONS.md)", name, sess.ConfigFile)
 	}
