@@ -97,11 +97,7 @@ func (x *explainer) find(name string) *Row {
 	if r := x.rows[name]; r != nil {
 		return r
 	}
-	top, _, _ := strings.Cut(name, "/")
-	if top == "bin" || top == "sbin" || strings.HasPrefix(top, "lib") {
-		return x.rows["usr/"+name]
-	}
-	return nil
+	return x.rows[merged(name)]
 }
 
 // lines calls each with the lines of a file of a database. One that does not exist has none.

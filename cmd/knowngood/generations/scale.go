@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"knowngood/cmd/knowngood/session"
@@ -145,7 +144,7 @@ func roll(ctx context.Context, sess *session.Session, f *SwitchOptions, name, re
 	err = s.set.Roll(ctx, t)
 	perr := s.print(began, len(before.Instances), map[string]any{"committed": err == nil, "proof": t.Proof})
 	if err == nil && len(before.Instances) == 0 {
-		s.sess.Out.Printf("no instance runs yet: %s\n", strings.TrimSpace("knowngood scale "+name))
+		s.sess.Out.Printf("no instance runs yet: knowngood scale %s\n", name)
 	}
 	if errors.Is(err, generation.ErrBack) {
 		err = interrupted(ctx, err, "")
