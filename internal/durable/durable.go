@@ -21,7 +21,7 @@ func Create(path string, data []byte, mode os.FileMode) error {
 	if err := Finish(f, data, mode); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // Replace replaces path through a temporary file beside it.
@@ -36,7 +36,16 @@ func Replace(path string, data []byte, mode os.FileMode) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
+}
+
+// ReplaceJSON replaces a file by a value as JSON; see Replace.
+func ReplaceJSON(path string, value any, mode os.FileMode) error {
+	b, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	return Replace(path, append(b, '\n'), mode)
 }
 
 // Finish writes a file that was made just now, to the disk, and closes it.
@@ -73,8 +82,8 @@ func ReadJSON(path string, most int64, into any) (found bool, err error) {
 	return true, d.Decode(into)
 }
 
-// syncDir makes the names in a directory durable.
-func syncDir(path string) error {
+// SyncDir makes the names in a directory durable.
+func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err

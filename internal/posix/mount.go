@@ -1,6 +1,7 @@
 package posix
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -44,7 +45,7 @@ type Mount struct {
 }
 
 // Mounts are those at an absolute path, free of links, and below it, in the order in which
-// they were mounted.
+// they were mounted; all of them for /.
 func Mounts(at string) (mounts []Mount, err error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -57,9 +58,18 @@ func Mounts(at string) (mounts []Mount, err error) {
 		if len(f) < 5 || len(kind) == 0 {
 			return nil, fmt.Errorf("/proc/self/mountinfo has the line %q, which is not understood", line)
 		}
-		if path := unescape.Replace(f[4]); path == at || strings.HasPrefix(path, at+"/") {
+		if path := unescape.Replace(f[4]); path == at || strings.HasPrefix(path, strings.TrimSuffix(at, "/")+"/") {
 			mounts = append(mounts, Mount{path, kind[0]})
 		}
 	}
 	return mounts, nil
+}
+
+// SyncFS makes all of the file system durable on which a directory lies.
+func SyncFS(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
 }

@@ -3,6 +3,7 @@ package posix
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -11,6 +12,23 @@ import (
 
 // ErrMounted: something is mounted on a directory.
 var ErrMounted = errors.New("something is mounted here: it was not removed")
+
+// RemovePath removes what is at a path, as RemoveAll does. Links on the way to the directory
+// that it is in are followed. A directory that does not exist is no error.
+func RemovePath(path string) error {
+	d, err := OpenDir(unix.AT_FDCWD, filepath.Dir(path))
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err == nil {
+		err = RemoveAll(d, filepath.Base(path))
+		_ = unix.Close(d)
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
 
 // RemoveAll removes the node name in a directory and, when it is a directory,
 // all below it. It follows no link, and enters nothing that is mounted below:

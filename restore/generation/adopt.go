@@ -2,7 +2,6 @@ package generation
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 	"knowngood/snapshot/live"
@@ -139,7 +139,7 @@ func (s *Set) begin() error {
 	if err := os.Mkdir(s.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := errors.Join(os.Chmod(s.dir, 0o755), syncDir(s.parent)); err != nil { // whatever the umask
+	if err := errors.Join(os.Chmod(s.dir, 0o755), durable.SyncDir(s.parent)); err != nil { // whatever the umask
 		return err
 	}
 	s.point("after the directory")
@@ -180,7 +180,7 @@ func (s *Set) exchangeRoot(name string, toLink bool) error {
 		return fmt.Errorf("exchange %s and %s: %w", s.root, s.path(name), unsupported(err))
 	}
 	s.point("after the exchange")
-	return errors.Join(syncDir(s.parent), syncDir(s.dir))
+	return errors.Join(durable.SyncDir(s.parent), durable.SyncDir(s.dir))
 }
 
 // finishAdopt moves the data, and records the generation.
@@ -195,7 +195,7 @@ func (s *Set) finishAdopt(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := syncFS(s.dir); err != nil {
+	if err := posix.SyncFS(s.dir); err != nil {
 		return err
 	}
 	st, err := posix.StatAt(unix.AT_FDCWD, top)
@@ -208,11 +208,9 @@ func (s *Set) finishAdopt(ctx context.Context) error {
 		s.state.Generations = append(s.state.Generations, g)
 	}
 	g.Inode = st.Ino
-	c := &scan{top: top, write: s.path(t.To + recordName)}
-	if err := c.run(ctx); err != nil {
+	if g.Digest, g.Entries, err = s.record(ctx, top, t.To); err != nil {
 		return err
 	}
-	g.Digest, g.Entries = hex.EncodeToString(c.digest[:]), c.count
 	s.state.Transaction = nil
 	return s.save("adopted")
 }
@@ -276,7 +274,7 @@ func Release(ctx context.Context, o *Options) error {
 	}
 	defer s.Close()
 	if s.state == nil {
-		return fmt.Errorf("%s: %w", o.Config.Root, ErrNotAdopted)
+		return s.notAdopted()
 	}
 	if err := s.recover(ctx); err != nil || s.state == nil {
 		return err
@@ -331,7 +329,7 @@ func (s *Set) release(ctx context.Context, t *transaction) error {
 			return err
 		}
 	}
-	if err := syncFS(s.dir); err != nil {
+	if err := posix.SyncFS(s.dir); err != nil {
 		return err
 	}
 	s.point("before removing")
@@ -355,16 +353,11 @@ func (s *Set) release(ctx context.Context, t *transaction) error {
 		}
 	}
 	s.point("before the last")
-	parent, err := os.Open(s.parent)
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	if err := posix.RemoveAll(int(parent.Fd()), live.DirName(s.root)); err != nil {
+	if err := posix.RemovePath(s.dir); err != nil {
 		return err
 	}
 	s.state = nil
-	return parent.Sync()
+	return durable.SyncDir(s.parent)
 }
 
 // leftData is a file of carried data that is still outside of the tree; empty for none.

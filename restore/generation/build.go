@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 	"knowngood/snapshot/live"
@@ -137,7 +138,7 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		}
 	}
 	g := &Generation{Name: nameOf(b.Number, b.ID), Status: Staged, Origin: b.Origin, Built: s.Now()}
-	if err := syncFS(top); err != nil {
+	if err := posix.SyncFS(top); err != nil {
 		return nil, err
 	}
 	st, err := posix.StatAt(unix.AT_FDCWD, top)
@@ -157,7 +158,7 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 	if g.Digest, g.Entries, err = s.record(ctx, top, g.Name); err != nil {
 		return nil, err
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return nil, err
 	}
 	s.state.Generations = append(s.state.Generations, g)
@@ -230,14 +231,6 @@ func splitPath(p string) (names []string) {
 		}
 	}
 	return names
-}
-
-func syncFS(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
 }
 
 // seal makes every file and directory of a tree immutable, or no longer.

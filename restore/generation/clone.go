@@ -32,7 +32,7 @@ func clone(ctx context.Context, from, to string, without []string, subvolumes bo
 	}
 	_, err := copyTree(ctx, from, to, without, true)
 	if errors.Is(err, errNoReflink) {
-		return "", removePath(to)
+		return "", posix.RemovePath(to)
 	}
 	return "clone of the live one by reflinks", err
 }
@@ -44,15 +44,6 @@ func makeTop(path string, subvolumes bool) error {
 		return os.Chmod(path, 0o700)
 	}
 	return os.Mkdir(path, 0o700)
-}
-
-func removePath(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return posix.RemoveAll(int(d.Fd()), filepath.Base(path))
 }
 
 // Numbers of btrfs: BTRFS_IOC_SUBVOL_CREATE_V2, BTRFS_IOC_SNAP_CREATE_V2, and the inode of the
@@ -279,6 +270,13 @@ func applied(problems []*posix.Problem) error {
 	return nil
 }
 
+// metadataOf is what is copied of an open node besides its content.
+func metadataOf(fd int, st *posix.Stat) (m inode.Metadata, err error) {
+	m = inode.Metadata{Type: st.Type, Mode: st.Mode, UID: st.UID, GID: st.GID, Mtime: st.Mtime}
+	m.Xattrs, err = posix.NodeXattrs(fd)
+	return m, err
+}
+
 func (c *copier) node(n *walk.Node, rel string) error {
 	in, err := n.Dir.Open()
 	if err != nil {
@@ -289,8 +287,8 @@ func (c *copier) node(n *walk.Node, rel string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	m := inode.Metadata{Type: st.Type, Mode: st.Mode, UID: st.UID, GID: st.GID, Mtime: st.Mtime}
-	if m.Xattrs, err = posix.NodeXattrs(fd); err != nil {
+	m, err := metadataOf(fd, &st)
+	if err != nil {
 		return err
 	}
 	if st.Type == inode.Dir {

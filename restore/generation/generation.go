@@ -10,6 +10,7 @@
 package generation
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -26,6 +27,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/internal/command"
+	"knowngood/internal/durable"
 	"knowngood/internal/posix"
 	"knowngood/snapshot/live"
 )
@@ -252,7 +254,7 @@ func (s *Set) flip(ctx context.Context, name string) error {
 	if s.InPlace != nil && name == s.state.Transaction.From {
 		return s.putBack(ctx)
 	} else if s.InPlace != nil {
-		return cmpErr(s.InPlace.Run(ctx), s.syncSources())
+		return cmp.Or(s.InPlace.Run(ctx), s.syncSources())
 	}
 	if err := s.ownNames(); err != nil {
 		return err
@@ -267,7 +269,7 @@ func (s *Set) flip(ctx context.Context, name string) error {
 	if err := s.ownNames(); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(s.parent), syncDir(s.dir))
+	return errors.Join(durable.SyncDir(s.parent), durable.SyncDir(s.dir))
 }
 
 func (s *Set) rename(name string) error {
@@ -305,14 +307,6 @@ func (s *Set) ownNames() error {
 	return nil
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // tidy removes what is left of what was not finished: what the state does not name.
 func (s *Set) tidy() error {
 	names, err := os.ReadDir(s.dir)
@@ -334,17 +328,7 @@ func (s *Set) tidy() error {
 }
 
 // remove removes something in the directory of generations.
-func (s *Set) remove(name string) error {
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := posix.RemoveAll(int(d.Fd()), name); err != nil {
-		return fmt.Errorf("remove %s: %w", s.path(name), err)
-	}
-	return nil
-}
+func (s *Set) remove(name string) error { return posix.RemovePath(s.path(name)) }
 
 func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, all bool) error {
 	return RunHooks(ctx, what, hooks, []string{"KNOWNGOOD_ENVIRONMENT=" + s.Environment, "KNOWNGOOD_ROOT=" + s.Config.Root}, all)

@@ -1,7 +1,6 @@
 package generation
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
+	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
@@ -203,13 +203,13 @@ func (s *Set) copySources(ctx context.Context, number uint64, id [32]byte, o Ori
 	if from.Entries, from.Way = r.count, "copied"; c.reflinks {
 		from.Way = "copied by reflinks"
 	}
-	if err := errors.Join(syncFS(s.path(newName)), s.remove(from.Name)); err != nil {
+	if err := errors.Join(posix.SyncFS(s.path(newName)), s.remove(from.Name)); err != nil {
 		return "", err
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, s.path(newName), unix.AT_FDCWD, s.path(from.Name), unix.RENAME_NOREPLACE); err != nil {
 		return "", err
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return "", err
 	}
 	to := &Generation{Name: fmt.Sprintf("patched-%08x", uint32(s.Now().Unix())), Status: Staged, Origin: Origin{Way: "changed in place", Proof: "unproven"}, Built: s.Now()}
@@ -230,24 +230,15 @@ func (s *Set) SetSnapshot(ref string, id [32]byte) error {
 
 // mountsIn are the mount points in sources.
 func mountsIn(sources []walk.Source) (mounts []string, err error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		at := manifest.EntryPath(fields[4]) // escaped, always the same way
+	all, err := posix.Mounts("/")
+	for _, m := range all {
+		at := manifest.EntryPath(m.Path)
 		if slices.ContainsFunc(sources, func(s walk.Source) bool { return manifest.Within(at, manifest.EntryPath(s.Path)) }) {
 			mounts = append(mounts, at)
 		}
 	}
 	slices.Sort(mounts)
-	return mounts, lines.Err()
+	return mounts, err
 }
 
 // changes are what of sources is not as it was copied, by path.
@@ -410,9 +401,9 @@ func (s *Set) apply(ctx context.Context, x *changes) error {
 func (s *Set) syncSources() (err error) {
 	for _, src := range s.state.Transaction.InPlace.Sources {
 		if src.Path != "" {
-			err = errors.Join(err, syncFS(filepath.Dir(src.Path)))
+			err = errors.Join(err, posix.SyncFS(filepath.Dir(src.Path)))
 			if info, serr := os.Stat(src.Path); serr == nil && info.IsDir() {
-				err = errors.Join(err, syncFS(src.Path))
+				err = errors.Join(err, posix.SyncFS(src.Path))
 			}
 		}
 	}

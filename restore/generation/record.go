@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	"lukechampine.com/blake3"
 
+	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 	"knowngood/internal/wire"
@@ -236,18 +237,17 @@ func (c *scan) run(ctx context.Context) (err error) {
 		c.count++
 		return errors.Join(err, w.add(e))
 	})
-	if err := cmpErr(walkErr, removedTo("")); err != nil {
+	if err := cmp.Or(walkErr, removedTo("")); err != nil {
 		return err
 	}
 	c.digest = [32]byte(w.digest.Sum(nil))
 	return w.finish(c.write)
 }
 
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
+// record is run, and returns the digest of the new record, and how many paths it has.
+func (c *scan) record(ctx context.Context) (digest string, paths uint64, err error) {
+	err = c.run(ctx)
+	return hex.EncodeToString(c.digest[:]), c.count, err
 }
 
 func (c *scan) leavesOut(rel string) bool {
@@ -364,7 +364,7 @@ func (w *recordWriter) finish(path string) error {
 	if err := os.Rename(w.file.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // ChangedError: a tree is not as it was recorded.
@@ -417,8 +417,7 @@ func (s *Set) record(ctx context.Context, top, name string) (digest string, coun
 	if _, err := os.Lstat(c.write); err == nil {
 		c.old = c.write
 	}
-	err = c.run(ctx)
-	return hex.EncodeToString(c.digest[:]), c.count, err
+	return c.record(ctx)
 }
 
 // ErrRecordedAgain is about a generation that was live before, and was changed then: its
@@ -432,7 +431,7 @@ var ErrRecordedAgain = errors.New("it was changed while it was live before, and 
 func Drift(ctx context.Context, o *Options, content bool, each func(top string, c Change)) (*Generation, string, error) {
 	s, err := unlocked(o)
 	if err == nil && !s.adopted() {
-		err = fmt.Errorf("%s of environment %s: %w (knowngood generations %[2]s --adopt)", o.Config.Root, o.Environment, ErrNotAdopted)
+		err = s.notAdopted()
 	}
 	if err != nil {
 		return nil, "", err

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/enginetest"
+	"knowngood/internal/posix"
 )
 
 func TestSlow(t *testing.T) {
@@ -138,7 +139,7 @@ func clonesOn(t *testing.T, kind string, carry bool, want ...string) {
 		b.Fill = func(ctx context.Context, dir string, is bool) error { // as a restore in place does
 			cloned = is
 			for _, n := range []string{"d0", "d1", "d2", "link", "var"} {
-				if err := removePath(filepath.Join(dir, n)); err != nil {
+				if err := posix.RemovePath(filepath.Join(dir, n)); err != nil {
 					return err
 				}
 			}

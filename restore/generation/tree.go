@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 )
 
@@ -39,8 +38,8 @@ func CopyTop(from, to string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	m := inode.Metadata{Type: st.Type, Mode: st.Mode, UID: st.UID, GID: st.GID, Mtime: st.Mtime}
-	if m.Xattrs, err = posix.NodeXattrs(fd); err != nil {
+	m, err := metadataOf(fd, &st)
+	if err != nil {
 		return err
 	}
 	return applied(posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0}).ApplyAt(unix.AT_FDCWD, to, m))
@@ -49,9 +48,7 @@ func CopyTop(from, to string) error {
 // RecordTree writes the record of a tree, whose content was just verified and is not read
 // again, into a file, durably. It returns the digest and how many paths the tree has.
 func RecordTree(ctx context.Context, top, file string) (digest string, paths uint64, err error) {
-	c := &scan{top: top, write: file, light: true}
-	err = c.run(ctx)
-	return hex.EncodeToString(c.digest[:]), c.count, err
+	return (&scan{top: top, write: file, light: true}).record(ctx)
 }
 
 // VerifyTree compares a tree with what RecordTree wrote. A difference that a stat shows, which

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/internal/enginetest"
+	"knowngood/internal/posix"
 	"knowngood/restore/generation"
 )
 
@@ -156,7 +157,7 @@ func sharesOn(t *testing.T, kind, way string) {
 	tree, err := w.tree(t.Context(), s, 1)
 	w.must(err)
 	used := func() uint64 {
-		w.must(s.sync())
+		w.must(posix.SyncFS(s.dir))
 		var st unix.Statfs_t
 		w.must(unix.Statfs(dir, &st))
 		return (st.Blocks - st.Bfree) * uint64(st.Bsize)

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
+	"knowngood/internal/posix"
 	"knowngood/restore/generation"
 	"knowngood/snapshot/live"
 )
@@ -164,7 +165,7 @@ func (s *Set) Tree(ctx context.Context, t *Tree, fill func(ctx context.Context, 
 	}
 	s.point("after filling")
 	if err == nil {
-		err = s.sync()
+		err = posix.SyncFS(s.dir)
 	}
 	if err == nil {
 		t.Digest, t.Paths, err = generation.RecordTree(ctx, top, top+recordExt)
@@ -247,7 +248,7 @@ func (s *Set) add(ctx context.Context, t *Tree, n int) ([]*Instance, error) {
 	err := g.Wait()
 	if err == nil {
 		s.point("after building")
-		err = s.sync()
+		err = posix.SyncFS(s.dir)
 	}
 	if err == nil {
 		for _, in := range added {

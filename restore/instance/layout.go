@@ -87,31 +87,9 @@ func (l layout) prepare(create bool) error {
 	return nil
 }
 
-// sync makes all trees durable.
-func (l layout) sync() error {
-	d, err := os.Open(l.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
-}
-
 // remove removes something below the directory. No link is followed, and nothing that is
 // mounted is entered.
-func (l layout) remove(rel string) error {
-	d, err := posix.OpenDir(unix.AT_FDCWD, filepath.Dir(l.path(rel)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(d)
-	if err := posix.RemoveAll(d, filepath.Base(rel)); err != nil {
-		return fmt.Errorf("remove %s: %w", l.path(rel), err)
-	}
-	return nil
-}
+func (l layout) remove(rel string) error { return posix.RemovePath(l.path(rel)) }
 
 // build makes the tree of an instance.
 func (l layout) build(ctx context.Context, in *Instance, environment string, point func(string)) (err error) {

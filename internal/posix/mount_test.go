@@ -1,0 +1,23 @@
+package posix
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestMountsOfARootAreAllOfThem(t *testing.T) {
+	of := func(at string) []Mount {
+		m, err := Mounts(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	proc := func(m Mount) bool { return m == Mount{"/proc", "proc"} }
+	if !slices.ContainsFunc(of("/proc"), proc) || !slices.ContainsFunc(of("/"), proc) {
+		t.Errorf("below / are %v, and below /proc %v", of("/"), of("/proc"))
+	}
+	if m := of("/pro"); len(m) != 0 {
+		t.Errorf("below /pro are %v", m)
+	}
+}
