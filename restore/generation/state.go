@@ -1,7 +1,6 @@
 package generation
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -110,20 +109,23 @@ var (
 func readState(dir string) (*state, error) {
 	s, path := &state{}, filepath.Join(dir, live.StateFile)
 	found, err := durable.ReadJSON(path, maxState, s)
-	if found && (err != nil || s.Version != stateVersion) {
-		err = fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, errors.Join(err, s.check()))
+	if found && err == nil {
+		err = s.check()
 	}
-	if !found || err != nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, err)
 	}
-	if err := s.check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if !found {
+		return nil, nil
 	}
 	return s, nil
 }
 
 // check refuses names that lead elsewhere.
 func (s *state) check() error {
+	if s.Version != stateVersion {
+		return errors.New("it is of another version")
+	}
 	for _, g := range s.Generations {
 		if g == nil || !namePattern.MatchString(g.Name) {
 			return errors.New("it names a generation that cannot be one")
@@ -150,11 +152,7 @@ func (s *state) drop(name string) {
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (s *Set) save(at string) error {
 	s.point("before " + at)
-	b, err := json.MarshalIndent(s.state, "", "  ")
-	if err == nil {
-		err = durable.Replace(filepath.Join(s.dir, live.StateFile), append(b, '\n'), 0o600)
-	}
-	if err != nil {
+	if err := durable.ReplaceJSON(s.path(live.StateFile), s.state, 0o600); err != nil {
 		return fmt.Errorf("state of generations: %w", err)
 	}
 	s.point("after " + at)

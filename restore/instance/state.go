@@ -1,7 +1,6 @@
 package instance
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -82,8 +81,8 @@ var treePattern = regexp.MustCompile(`^[0-9]+-[0-9a-f]{8}(-[0-9a-f]{8})?$`)
 func readState(dir string) (*state, error) {
 	s, path := &state{}, filepath.Join(dir, stateFile)
 	found, err := durable.ReadJSON(path, maxState, s)
-	if found {
-		err = errors.Join(err, s.check())
+	if found && err == nil {
+		err = s.check()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, err)
@@ -136,11 +135,7 @@ func (s *state) tree(name string) *Tree {
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (s *Set) save(at string) error {
 	s.point("before " + at)
-	b, err := json.MarshalIndent(s.state, "", "  ")
-	if err == nil {
-		err = durable.Replace(s.path(stateFile), append(b, '\n'), 0o600)
-	}
-	if err != nil {
+	if err := durable.ReplaceJSON(s.path(stateFile), s.state, 0o600); err != nil {
 		return fmt.Errorf("state of instances: %w", err)
 	}
 	s.point("after " + at)

@@ -1,0 +1,24 @@
+package generation
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"knowngood/snapshot/live"
+)
+
+func TestAStateOfAnotherVersionIsRefusedInWords(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, live.StateFile), []byte(`{"version": 2}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := readState(dir)
+	if s != nil || err == nil {
+		t.Fatalf("the state %+v is read (%v)", s, err)
+	}
+	if text := err.Error(); !strings.Contains(text, "(version 2): it is of another version") {
+		t.Error(text)
+	}
+}
