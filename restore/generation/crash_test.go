@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"knowngood/internal/enginetest"
 )
 
 // crash is an action that is killed at each of its points.
@@ -47,9 +49,20 @@ func killedAtEachPoint(t *testing.T, method string) {
 	}
 }
 
+// stride is from point to point: 1 where TestSlow runs, which leaves none out.
+func stride(otherwise int) int {
+	switch {
+	case enginetest.Slow():
+		return 1
+	case testing.Short():
+		return 2 * otherwise
+	}
+	return otherwise
+}
+
 func (c *crash) killedAtEachPoint(t *testing.T, method string) {
 	points := 0
-	for n := 1; ; n++ {
+	for n := 1; ; n += stride(2) {
 		w := newWorld(t, t.TempDir(), method)
 		w.prepare(c.before)
 		killed, out := w.elsewhere(c.act, n)

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
-	"knowngood/internal/enginetest"
 	"knowngood/internal/posix"
 	"knowngood/internal/treetest"
 	"knowngood/snapshot/walk"
@@ -127,13 +126,7 @@ func TestAPatchKilledAtEachPoint(t *testing.T) {
 	for act, end := range map[string]int{"patch": 2, "patch that fails": 1} {
 		t.Run(act, func(t *testing.T) {
 			t.Parallel()
-			step := 2
-			if testing.Short() {
-				step = 4
-			} else if enginetest.Slow() {
-				step = 1
-			}
-			for n := 1; ; n += step {
+			for n := 1; ; n += stride(3) {
 				w := newWorld(t, t.TempDir(), "link")
 				w.must(os.WriteFile(w.at("single"), nil, 0o644))
 				killed, out := w.elsewhere(act, n)
