@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -220,6 +222,28 @@ func TestWhatTheStateDoesNotNameIsRemoved(t *testing.T) {
 	w.must(act(t.Context(), w, w.options(), "look"))
 	w.must(os.Remove(filepath.Join(w.set(), "other"))) // which could be somebody's
 	w.instances()
+}
+
+func TestAnInstanceThatComesUpAndDiesDoesNotTakeOver(t *testing.T) {
+	w := newWorld(t, t.TempDir(), false)
+	s := w.open(w.options(), 3)
+	tree, err := w.tree(t.Context(), s, 2)
+	w.must(err)
+	asked := 0
+	s.Ask = func(ctx context.Context, probes []configs.Probe) error {
+		if asked++; asked == 1 { // the new one came up, and dies
+			defer os.RemoveAll(filepath.Join(w.at("running"), "4"))
+		}
+		return askAll(ctx, probes)
+	}
+	err = s.Roll(t.Context(), tree)
+	refused(t, err, "instance 4 came up, and failed then: its probes did not pass")
+	if !errors.Is(err, generation.ErrBack) || s.Current().Snapshot != "web@1" {
+		t.Errorf("it ended with %v", err)
+	}
+	if versions, running := w.instances(); !slices.Equal(versions, []int{1, 1, 1}) || running != 3 {
+		t.Errorf("there are %v, %d run", versions, running)
+	}
 }
 
 func TestARollThatCannotGoBackEndsOnce(t *testing.T) {

@@ -65,6 +65,17 @@ func (s *Set) start(ctx context.Context, in *Instance) error {
 	return errors.Join(err, s.stop(context.WithoutCancel(ctx), in))
 }
 
+// again asks the probes of an instance that came up, before another one is retired for it.
+// One that fails is stopped and removed.
+func (s *Set) again(ctx context.Context, in *Instance) error {
+	err := s.probe(ctx, in)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("instance %d came up, and failed then: %w", in.Number, err)
+	return errors.Join(err, s.stop(context.WithoutCancel(ctx), in))
+}
+
 // pollEvery is how often the probes of a new instance are asked.
 const pollEvery = 500 * time.Millisecond
 
@@ -138,7 +149,7 @@ func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, in *In
 
 // Roll replaces all instances by ones of another tree: one is added and probed first, then
 // each old one is retired and a new one takes its place, so that never fewer than before
-// run. The first failure ends that, and it goes back to the old tree; the error is
+// run; the new ones are asked again each time, and at the end. The first failure ends that, and it goes back to the old tree; the error is
 // generation.ErrBack then.
 func (s *Set) Roll(ctx context.Context, to *Tree) error {
 	from := s.state.Current
@@ -174,10 +185,14 @@ func (s *Set) replace(ctx context.Context, tree string, count int) error {
 			}
 		}
 		for _, in := range now {
+			var err error
 			if in.Status == Made {
-				if err := s.start(ctx, in); err != nil {
-					return err
-				}
+				err = s.start(ctx, in)
+			} else if !s.state.Roll.Undoing {
+				err = s.again(ctx, in)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		if len(now) < count {
