@@ -74,7 +74,7 @@ func restoreDatabase(ctx context.Context, t *snapshot.Tree, path, to string) (st
 	wanted := func(p string, _ bool) bool {
 		rel := strings.TrimPrefix(strings.TrimPrefix(p, path), "/")
 		dir, name := filepath.Split(rel)
-		return rel == "status" || dir == "info/" && (strings.HasSuffix(name, ".md5sums") || strings.HasSuffix(name, ".list"))
+		return rel == "status" || rel == "diversions" || dir == "info/" && (strings.HasSuffix(name, ".md5sums") || strings.HasSuffix(name, ".list"))
 	}
 	r, err := restore.Run(ctx, restore.Options{Tree: t, Under: path, Target: to, Only: wanted, Owners: owners.Options{Keep: true, Numeric: true}})
 	if err == nil && r.Count > 0 {

@@ -26,6 +26,7 @@ func TestDrift(t *testing.T) {
 	t.Run("each kind of change is named, and by stat what a stat shows", eachChangeIsNamed)
 	t.Run("what is left out is counted, but never a privileged file", whatIsLeftOutIsCounted)
 	t.Run("packages of a real dpkg explain what they changed", packagesExplainWhatTheyChanged)
+	t.Run("what dpkg diverts is explained where it is", divertedFilesAreExplained)
 	t.Run("a removed source is removed files", aRemovedSource)
 	t.Run("a file beyond the limit of size has changed", aFileBeyondTheLimit)
 }
@@ -313,6 +314,45 @@ func packagesExplainWhatTheyChanged(t *testing.T) {
 			t.Errorf("a downgrade lacks %q: %q", row, got)
 		}
 	}
+}
+
+// What dpkg keeps elsewhere is explained there.
+func divertedFilesAreExplained(t *testing.T) {
+	if _, err := exec.LookPath("dpkg-deb"); err != nil || os.Geteuid() != 0 {
+		t.Skip("packages are installed by dpkg, as root")
+	}
+	w := newWorld(t)
+	for _, d := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates"} {
+		w.do(os.MkdirAll(w.at(d), 0o755))
+	}
+	w.write("var/lib/dpkg/status", "", 0o644)
+	divert := func(args ...string) {
+		args = append([]string{"--root=" + w.top, "--rename", "--quiet"}, args...)
+		if out, err := exec.Command("dpkg-divert", args...).CombinedOutput(); err != nil {
+			t.Fatalf("dpkg-divert: %v: %s", err, out)
+		}
+	}
+	first := w.build("app", "1", map[string]string{"usr/share/app/text": "one", "usr/share/app/late": "late", "usr/share/app/own": "one"}, nil, nil)
+	second := w.build("app", "2", map[string]string{"usr/share/app/text": "two", "usr/share/app/late": "late", "usr/share/app/own": "two"}, nil, nil)
+	w.dpkg("-i", first)
+	divert("--local", "--divert", "/usr/share/app/text.real", "--add", "/usr/share/app/text")
+	divert("--package", "app", "--divert", "/usr/share/app/own.other", "--add", "/usr/share/app/own")
+	w.write("usr/share/app/text", "mine", 0o644)
+	w.MustCapture("m", w.top)
+	w.dpkg("-i", second)
+	divert("--local", "--divert", "/usr/share/app/late.real", "--add", "/usr/share/app/late")
+	w.write("usr/share/app/late", "mine", 0o644)
+	changed := []string{"changed usr/share/app/late"}
+	same(t, "an upgrade of what is diverted", w.live("m@1", false, &drift.Set{}), changed)
+	w.MustCapture("m", w.top)
+	set, rows := w.between("m@1", "m@2")
+	same(t, "between snapshots", rows, changed)
+	if got := groups(set); len(got) != 2 || got[0] != "package app 1 2 4" { // with the configuration
+		t.Errorf("explained: %q", got)
+	}
+	w.write("usr/share/app/text", "two", 0o644)
+	w.write("usr/share/app/own.other", "two", 0o644)
+	same(t, "what the package does not have there", w.live("m@2", false, &drift.Set{}), []string{"added usr/share/app/own.other", "changed usr/share/app/text"})
 }
 
 // FuzzDatabase reads databases that anybody may have written.

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +54,13 @@ type explainer struct {
 	set     *Set
 	rows    map[string]*Row // by path below the top
 	was, is map[string]*dpkg
+	// diverted are paths of packages, merged, of which dpkg keeps the files elsewhere, in
+	// the two states.
+	diverted [2]map[string]diversion
 }
+
+// diversion is where the files of packages are, but those of one.
+type diversion struct{ to, except string }
 
 // dpkg is an installed package.
 type dpkg struct {
@@ -87,7 +94,39 @@ func (s *Set) Explain(ctx context.Context, p *Packages) error {
 	if x.is, err = x.status(p.Is); err != nil {
 		return err
 	}
+	for i, dir := range []string{p.Was, p.Is} {
+		if x.diverted[i], err = diversions(dir); err != nil {
+			return err
+		}
+	}
 	return errors.Join(x.database(p.Was, x.was, false), x.database(p.Is, x.is, true))
+}
+
+// diversions reads which paths are diverted: three lines each.
+func diversions(dir string) (map[string]diversion, error) {
+	all := map[string]diversion{}
+	var one []string
+	err := lines(filepath.Join(dir, "diversions"), func(line string) {
+		if one = append(one, line); len(one) == 3 {
+			if len(all) < maxPackages {
+				all[merged(one[0])] = diversion{one[1], one[2]}
+			}
+			one = nil
+		}
+	})
+	return all, err
+}
+
+// places are where a file of a package is in the two states.
+func (x *explainer) places(file, of string) []string {
+	of, _, _ = strings.Cut(of, ":")
+	at := []string{file, file}
+	for i := range at {
+		if d, ok := x.diverted[i][merged(file)]; ok && d.except != of {
+			at[i] = d.to
+		}
+	}
+	return slices.Compact(at)
 }
 
 // find is the row of a path as a database has it. Where directories are merged into /usr,
@@ -188,12 +227,17 @@ func (x *explainer) database(dir string, packages map[string]*dpkg, newer bool) 
 		if now := x.is[name]; now != nil {
 			by.To = now.version
 		}
+		explain := func(file, sum string) {
+			for _, at := range x.places(file, name) {
+				note(x.file(at, sum, by))
+			}
+		}
 		for _, c := range p.conffiles {
-			note(x.file(c[0], c[1], by))
+			explain(c[0], c[1])
 		}
 		note(lines(filepath.Join(dir, "info", name+".md5sums"), func(line string) {
 			if sum, file, ok := strings.Cut(line, "  "); ok {
-				note(x.file(file, sum, by))
+				explain(file, sum)
 			}
 		}))
 		note(x.list(dir, name, newer, by))
@@ -226,8 +270,10 @@ func (x *explainer) file(name, sum string, by Group) error {
 func (x *explainer) list(dir, name string, newer bool, by Group) error {
 	var open []*Row
 	err := lines(filepath.Join(dir, "info", name+".list"), func(file string) {
-		if r := x.find(file); r != nil && r.group == nil && !r.owner {
-			open = append(open, r)
+		for _, at := range x.places(file, name) {
+			if r := x.find(at); r != nil && r.group == nil && !r.owner {
+				open = append(open, r)
+			}
 		}
 	})
 	now := x.is[name]
@@ -236,7 +282,11 @@ func (x *explainer) list(dir, name string, newer bool, by Group) error {
 	}
 	has := map[string]bool{}
 	if now != nil {
-		err = lines(filepath.Join(x.Is, "info", name+".list"), func(file string) { has[merged(file)] = true })
+		err = lines(filepath.Join(x.Is, "info", name+".list"), func(file string) {
+			for _, at := range x.places(file, name) {
+				has[merged(at)] = true
+			}
+		})
 	} else {
 		by.To = ""
 	}
