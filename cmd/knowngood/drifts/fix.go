@@ -46,6 +46,9 @@ func (o *options) repair(ctx context.Context, sess *session.Session, c *comparis
 
 	dry := *plan
 	dry.DryRun, dry.Verify, dry.Progress = true, true, &restore.Progress{Change: func(action, path string) {
+		if action == "unchanged" && paths[path] { // a directory, whose metadata is not compared
+			action = "metadata"
+		}
 		if action != "unchanged" {
 			present.Change(sess.Out, action, path)
 		}
