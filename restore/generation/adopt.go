@@ -90,7 +90,7 @@ func (s *Set) plan() (*Plan, error) {
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("data %q: %w (make it first, or correct the path)", d, err)
-		case st.Type == inode.Symlink && exists(s.path(filepath.Join(live.DataDir, d))):
+		case st.Type == inode.Symlink && exists(s.data(d)):
 		case st.Type != inode.Dir && st.Type != inode.File:
 			return nil, fmt.Errorf("data %q is neither a directory nor a file", d)
 		default:
@@ -163,24 +163,24 @@ func (s *Set) adopt(ctx context.Context) error {
 	return s.finishAdopt(ctx)
 }
 
-func (s *Set) isLink() bool {
-	_, err := live.Link(s.root)
+func (p *places) isLink() bool {
+	_, err := live.Link(p.root)
 	return err == nil
 }
 
 // exchangeRoot exchanges the root and its generation, of which one is a link to the other.
-func (s *Set) exchangeRoot(name string, toLink bool) error {
+func (p *places) exchangeRoot(name string, toLink bool) error {
 	if toLink {
-		if err := os.Symlink(live.DirName(s.root)+"/"+name, s.path(name)); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Symlink(live.DirName(p.root)+"/"+name, p.path(name)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	s.point("before the exchange")
-	if err := unix.Renameat2(unix.AT_FDCWD, s.path(name), unix.AT_FDCWD, s.root, unix.RENAME_EXCHANGE); err != nil {
-		return fmt.Errorf("exchange %s and %s: %w", s.root, s.path(name), unsupported(err))
+	p.point("before the exchange")
+	if err := unix.Renameat2(unix.AT_FDCWD, p.path(name), unix.AT_FDCWD, p.root, unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("exchange %s and %s: %w", p.root, p.path(name), unsupported(err))
 	}
-	s.point("after the exchange")
-	return errors.Join(durable.SyncDir(s.parent), durable.SyncDir(s.dir))
+	p.point("after the exchange")
+	return p.sync()
 }
 
 // finishAdopt moves the data, and records the generation.
@@ -217,8 +217,8 @@ func (s *Set) finishAdopt(ctx context.Context) error {
 
 // moveData exchanges carried data in a tree and its place outside, of which one is a link to
 // the other: out of the tree, or back into it. What is where it belongs stays.
-func (s *Set) moveData(top, path string, out bool) error {
-	place := s.path(filepath.Join(live.DataDir, path))
+func (p *places) moveData(top, path string, out bool) error {
+	place := p.data(path)
 	if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (s *Set) moveData(top, path string, out bool) error {
 	if err != nil {
 		return err
 	}
-	s.point("before moving data")
+	p.point("before moving data")
 	dir, name := filepath.Split(path)
 	err = beneath(top, filepath.Clean(dir), func(dirfd int) error {
 		return unix.Renameat2(dirfd, name, unix.AT_FDCWD, place, unix.RENAME_EXCHANGE)
@@ -246,7 +246,7 @@ func (s *Set) moveData(top, path string, out bool) error {
 	if err != nil {
 		return fmt.Errorf("data %q: %w", path, unsupported(err))
 	}
-	s.point("after moving data")
+	p.point("after moving data")
 	return nil
 }
 
@@ -300,10 +300,10 @@ func Release(ctx context.Context, o *Options) error {
 }
 
 // carriedNow are the paths of a tree that are links to carried data.
-func (s *Set) carriedNow(top string) []string {
-	return slices.DeleteFunc(s.Config.Carried(), func(d string) bool {
+func (p *places) carriedNow(top string) []string {
+	return slices.DeleteFunc(p.Config.Carried(), func(d string) bool {
 		st, err := statBeneath(top, d)
-		return err != nil || st.Type != inode.Symlink || !exists(s.path(filepath.Join(live.DataDir, d)))
+		return err != nil || st.Type != inode.Symlink || !exists(p.data(d))
 	})
 }
 
@@ -361,8 +361,8 @@ func (s *Set) release(ctx context.Context, t *transaction) error {
 }
 
 // leftData is a file of carried data that is still outside of the tree; empty for none.
-func (s *Set) leftData() (left string, err error) {
-	err = filepath.WalkDir(s.path(live.DataDir), func(path string, d fs.DirEntry, err error) error {
+func (p *places) leftData() (left string, err error) {
+	err = filepath.WalkDir(p.data(""), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fs.SkipAll
 		}

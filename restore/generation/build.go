@@ -14,7 +14,6 @@ import (
 	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
-	"knowngood/snapshot/live"
 	"knowngood/snapshot/walk"
 )
 
@@ -44,7 +43,7 @@ func (s *Set) Stage(ctx context.Context, b *Build) (*Generation, error) {
 		return nil, err
 	}
 	for _, p := range s.Config.Carried() {
-		if st, err := os.Lstat(s.path(filepath.Join(live.DataDir, p))); err != nil || st.Mode()&os.ModeSymlink != 0 {
+		if st, err := os.Lstat(s.data(p)); err != nil || st.Mode()&os.ModeSymlink != 0 {
 			return nil, fmt.Errorf("data %q is not carried yet: knowngood generations %s --adopt moves it out of the live generation", p, s.Environment)
 		}
 	}
@@ -170,10 +169,10 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 
 // linkData puts links to carried data into a tree, in place of what is there. No link of the
 // tree is followed.
-func (s *Set) linkData(top string) error {
-	for _, p := range s.Config.Carried() {
-		if err := linkInto(top, p, s.path(filepath.Join(live.DataDir, p)), true); err != nil {
-			return fmt.Errorf("link to carried data %q: %w", p, err)
+func (p *places) linkData(top string) error {
+	for _, d := range p.Config.Carried() {
+		if err := linkInto(top, d, p.data(d), true); err != nil {
+			return fmt.Errorf("link to carried data %q: %w", d, err)
 		}
 	}
 	return nil

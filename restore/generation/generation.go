@@ -27,8 +27,6 @@ import (
 
 	"knowngood/configs"
 	"knowngood/internal/command"
-	"knowngood/internal/durable"
-	"knowngood/internal/posix"
 	"knowngood/snapshot/live"
 )
 
@@ -58,13 +56,10 @@ type Options struct {
 
 // Set is the generations of one environment, locked by this process until Close.
 type Set struct {
-	*Options
-	root   string // free of links above it
-	parent string
-	dir    string
-	state  *state
-	lock   *os.File
-	watch  *os.File // held while this process watches a trial
+	places
+	state *state
+	lock  *os.File
+	watch *os.File // held while this process watches a trial
 }
 
 // Open locks the generations of an environment, and finishes what another process left
@@ -88,27 +83,28 @@ func Open(ctx context.Context, o *Options) (*Set, error) {
 	return s, nil
 }
 
-func (s *Set) notAdopted() error {
-	if s.InPlace != nil {
-		return fmt.Errorf("environment %s has no root, and no patch was made of it: %w", s.Environment, ErrNotAdopted)
+func (o *Options) notAdopted() error {
+	if o.InPlace != nil {
+		return fmt.Errorf("environment %s has no root, and no patch was made of it: %w", o.Environment, ErrNotAdopted)
 	}
-	return fmt.Errorf("%s of environment %s: %w (knowngood generations %[2]s --adopt)", s.Config.Root, s.Environment, ErrNotAdopted)
+	return fmt.Errorf("%s of environment %s: %w (knowngood generations %[2]s --adopt)", o.Config.Root, o.Environment, ErrNotAdopted)
 }
 
 // what is what this is about, for people.
-func (s *Set) what() string {
-	if s.InPlace != nil {
-		return "environment " + s.Environment
+func (o *Options) what() string {
+	if o.InPlace != nil {
+		return "environment " + o.Environment
 	}
-	return s.Config.Root
+	return o.Config.Root
 }
 
 // open locks without looking at what was under way. The state is nil where there is none.
 func open(o *Options) (*Set, error) {
-	s, err := at(o)
+	p, err := at(o)
 	if err != nil {
 		return nil, err
 	}
+	s := &Set{places: *p}
 	if err = live.Ours(s.dir); err == nil {
 		err = s.acquire()
 	} else if errors.Is(err, fs.ErrNotExist) {
@@ -117,30 +113,14 @@ func open(o *Options) (*Set, error) {
 	return s, err
 }
 
-// at finds the places.
-func at(o *Options) (*Set, error) {
-	if o.InPlace != nil {
-		s := &Set{Options: o}
-		if !exists(o.InPlace.Dir) {
-			return s, s.notAdopted()
-		}
-		parent, err := live.Parent(o.InPlace.Dir)
-		s.dir = filepath.Join(parent, filepath.Base(o.InPlace.Dir))
-		return s, err
-	}
-	parent, err := live.Parent(o.Config.Root)
+// unlocked only reads the state.
+func unlocked(o *Options) (*Set, error) {
+	p, err := at(o)
 	if err != nil {
 		return nil, err
 	}
-	return &Set{Options: o, parent: parent, root: filepath.Join(parent, filepath.Base(o.Config.Root)), dir: filepath.Join(parent, live.DirName(o.Config.Root))}, nil
-}
-
-// unlocked only reads the state.
-func unlocked(o *Options) (*Set, error) {
-	s, err := at(o)
-	if err == nil {
-		s.state, err = readState(s.dir)
-	}
+	s := &Set{places: *p}
+	s.state, err = readState(s.dir)
 	return s, err
 }
 
@@ -189,19 +169,20 @@ func (s *Set) Close() {
 	}
 }
 
-func (s *Set) point(name string) {
-	if s.Point != nil {
-		s.Point(name)
+func (o *Options) point(name string) {
+	if o.Point != nil {
+		o.Point(name)
 	}
 }
 
-func (s *Set) note(format string, args ...any) {
-	if s.Note != nil {
-		s.Note(format, args...)
+func (o *Options) note(format string, args ...any) {
+	if o.Note != nil {
+		o.Note(format, args...)
 	}
 }
 
-func (s *Set) path(name string) string { return filepath.Join(s.dir, name) }
+// liveName is the generation that is live; empty for none.
+func (s *Set) liveName() string { return s.shown(s.state) }
 
 // topOf is where the tree of a generation is now.
 func (s *Set) topOf(name string) string {
@@ -209,35 +190,6 @@ func (s *Set) topOf(name string) string {
 		return s.root
 	}
 	return s.path(name)
-}
-
-// liveName is the generation that the file system shows at the root; empty for none.
-func (s *Set) liveName() string {
-	if s.InPlace != nil {
-		for _, g := range s.state.newest() {
-			if g.Status == Trial || g.Status == Committed {
-				return g.Name
-			}
-		}
-		return ""
-	}
-	if s.state.Method == "link" {
-		name, err := live.Link(s.root)
-		if err != nil || s.state.find(name) == nil {
-			return ""
-		}
-		return name
-	}
-	st, err := posix.StatAt(unix.AT_FDCWD, s.root)
-	if err != nil {
-		return ""
-	}
-	for _, g := range s.state.Generations {
-		if g.Inode == st.Ino {
-			return g.Name
-		}
-	}
-	return ""
 }
 
 // Live is the live generation.
@@ -251,60 +203,14 @@ func (s *Set) Live() (*Generation, error) {
 // flip makes a generation the live one, in one rename, and makes that durable. In place it
 // runs the command of a patch, or puts back what that changed.
 func (s *Set) flip(ctx context.Context, name string) error {
-	if s.InPlace != nil && name == s.state.Transaction.From {
-		return s.putBack(ctx)
-	} else if s.InPlace != nil {
-		return cmp.Or(s.InPlace.Run(ctx), s.syncSources())
+	if s.InPlace == nil {
+		return s.show(s.state, name)
 	}
-	if err := s.ownNames(); err != nil {
-		return err
+	w := wayBack{s.places, s.state.Transaction.From, s.state.Transaction.InPlace}
+	if name == w.from {
+		return w.putBack(ctx)
 	}
-	if s.liveName() != name {
-		s.point("before the rename")
-		if err := s.rename(name); err != nil {
-			return fmt.Errorf("flip %s to %s: %w", s.root, name, err)
-		}
-		s.point("after the rename")
-	}
-	if err := s.ownNames(); err != nil {
-		return err
-	}
-	return errors.Join(durable.SyncDir(s.parent), durable.SyncDir(s.dir))
-}
-
-func (s *Set) rename(name string) error {
-	if s.state.Method == "exchange" {
-		return unix.Renameat2(unix.AT_FDCWD, s.path(name), unix.AT_FDCWD, s.root, unix.RENAME_EXCHANGE)
-	}
-	if err := os.Remove(s.path(linkName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Symlink(live.DirName(s.root)+"/"+name, s.path(linkName)); err != nil {
-		return err
-	}
-	return os.Rename(s.path(linkName), s.root)
-}
-
-// ownNames gives a generation that was live under the name of the other one its own.
-func (s *Set) ownNames() error {
-	if s.state.Method != "exchange" {
-		return nil
-	}
-	for _, at := range s.state.Generations {
-		st, err := posix.StatAt(unix.AT_FDCWD, s.path(at.Name))
-		if err != nil || st.Ino == at.Inode {
-			continue
-		}
-		for _, g := range s.state.Generations {
-			if g.Inode == st.Ino {
-				if err := unix.Renameat2(unix.AT_FDCWD, s.path(at.Name), unix.AT_FDCWD, s.path(g.Name), unix.RENAME_NOREPLACE); err != nil {
-					return fmt.Errorf("rename %s to %s: %w", s.path(at.Name), g.Name, err)
-				}
-				break
-			}
-		}
-	}
-	return nil
+	return cmp.Or(s.InPlace.Run(ctx), w.syncSources())
 }
 
 // tidy removes what is left of what was not finished: what the state does not name.
@@ -327,11 +233,8 @@ func (s *Set) tidy() error {
 	return nil
 }
 
-// remove removes something in the directory of generations.
-func (s *Set) remove(name string) error { return posix.RemovePath(s.path(name)) }
-
-func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, all bool) error {
-	return RunHooks(ctx, what, hooks, []string{"KNOWNGOOD_ENVIRONMENT=" + s.Environment, "KNOWNGOOD_ROOT=" + s.Config.Root}, all)
+func (o *Options) run(ctx context.Context, what string, hooks []configs.Hook, all bool) error {
+	return RunHooks(ctx, what, hooks, []string{"KNOWNGOOD_ENVIRONMENT=" + o.Environment, "KNOWNGOOD_ROOT=" + o.Config.Root}, all)
 }
 
 // RunHooks runs commands in their order, with more variables. It goes on after one that fails

@@ -112,7 +112,7 @@ func (s *Set) Room(ctx context.Context, packages bool) (*Room, error) {
 			links[e.st.ID()] = true
 		}
 		if _, asked := shares[e.st.Dev]; !asked {
-			shares[e.st.Dev] = s.shares(n)
+			shares[e.st.Dev] = shared(n, s.dir)
 		}
 		if !shares[e.st.Dev] {
 			r.Shared, r.Bytes = false, r.Bytes+size
@@ -137,8 +137,8 @@ func (s *Set) Room(ctx context.Context, packages bool) (*Room, error) {
 	return r, nil
 }
 
-// shares reports whether the content of a file can be shared with a copy.
-func (s *Set) shares(n *walk.Node) bool {
+// shared reports whether the content of a file can be shared with a copy in a directory.
+func shared(n *walk.Node, dir string) bool {
 	dirfd, err := n.Dir.Open()
 	if err != nil {
 		return false
@@ -148,7 +148,7 @@ func (s *Set) shares(n *walk.Node) bool {
 		return false
 	}
 	defer unix.Close(fd)
-	to, err := os.CreateTemp(s.dir, ".record-*")
+	to, err := os.CreateTemp(dir, ".record-*")
 	if err != nil {
 		return false
 	}
@@ -263,16 +263,22 @@ func sumOf(n *walk.Node) ([32]byte, error) {
 	return sha256.Sum256(e.fixed(nil)), nil
 }
 
+// wayBack leads from what a command made of sources in place to the copy of what they were.
+type wayBack struct {
+	places
+	from  string // name of the copy
+	scope *scope
+}
+
 // changed compares sources with the record of them.
-func (s *Set) changed(ctx context.Context) (*changes, error) {
-	t := s.state.Transaction
-	sources, omit, err := s.InPlace.Walk(t.InPlace.Sources)
+func (w *wayBack) changed(ctx context.Context) (*changes, error) {
+	sources, omit, err := w.InPlace.Walk(w.scope.Sources)
 	if err != nil {
 		return nil, err
 	}
 	mounts, err := mountsIn(sources)
-	if err == nil && !slices.Equal(mounts, t.InPlace.Mounts) {
-		err = fmt.Errorf("other file systems are mounted in the sources than before (%q, and now %q): mount, or unmount, what is different", t.InPlace.Mounts, mounts)
+	if err == nil && !slices.Equal(mounts, w.scope.Mounts) {
+		err = fmt.Errorf("other file systems are mounted in the sources than before (%q, and now %q): mount, or unmount, what is different", w.scope.Mounts, mounts)
 	}
 	if err != nil {
 		return nil, err
@@ -285,7 +291,7 @@ func (s *Set) changed(ctx context.Context) (*changes, error) {
 		x.paths[path] = c
 		x.order = append(x.order, path)
 	}
-	c := &scan{top: "/", old: s.path(t.From + recordName), sources: sources, omit: omit}
+	c := &scan{top: "/", old: w.path(w.from + recordName), sources: sources, omit: omit}
 	c.changed = func(y Change) {
 		if y.Kind == "removed" {
 			add(y.Path, change{kind: y.Kind})
@@ -339,21 +345,20 @@ func present(sources []walk.Source) (have []walk.Source, err error) {
 // putBack makes the sources what they were when they were copied, by plan: what was added
 // goes, what was changed or removed is put back, each by one rename, with its metadata. Then
 // all of it is compared again. What is not changed is not touched.
-func (s *Set) putBack(ctx context.Context) error {
-	name := s.state.Transaction.From
-	x, err := s.changed(ctx)
+func (w *wayBack) putBack(ctx context.Context) error {
+	x, err := w.changed(ctx)
 	if err == nil {
-		s.note("putting back what was changed in environment %s: %d %s", s.Environment, len(x.order), english.PluralWord(len(x.order), "path", ""))
-		err = s.apply(ctx, x)
+		w.note("putting back what was changed in environment %s: %d %s", w.Environment, len(x.order), english.PluralWord(len(x.order), "path", ""))
+		err = w.apply(ctx, x)
 	}
 	if err != nil {
-		return fmt.Errorf("putting back: %w (the copy is in %s)", err, s.path(name))
+		return fmt.Errorf("putting back: %w (the copy is in %s)", err, w.path(w.from))
 	}
-	s.point("put back")
-	return s.compare(ctx, x)
+	w.point("put back")
+	return w.compare(ctx, x)
 }
 
-func (s *Set) apply(ctx context.Context, x *changes) error {
+func (w *wayBack) apply(ctx context.Context, x *changes) error {
 	c, err := newCopier("/", true)
 	if err != nil {
 		return err
@@ -372,13 +377,13 @@ func (s *Set) apply(ctx context.Context, x *changes) error {
 		}
 		if err := c.remove(path); errors.Is(err, unix.ENOTEMPTY) {
 			x.dirs[path] = true // of what it holds the environment leaves out all
-			s.note("/%s is new and is kept: what is in it is no part of environment %s", path, s.Environment)
+			w.note("/%s is new and is kept: what is in it is no part of environment %s", path, w.Environment)
 		} else if err != nil {
 			return fmt.Errorf("remove /%s: %w", path, err)
 		}
-		s.point("a path is removed")
+		w.point("a path is removed")
 	}
-	return errors.Join(eachBelow(ctx, s.path(s.state.Transaction.From), func(n *walk.Node, rel string) error {
+	return errors.Join(eachBelow(ctx, w.path(w.from), func(n *walk.Node, rel string) error {
 		was, ok := x.paths[rel]
 		isDir := n.Stat.Type == inode.Dir
 		if !ok && !(isDir && touched[rel] && x.dirs[rel]) {
@@ -392,14 +397,14 @@ func (s *Set) apply(ctx context.Context, x *changes) error {
 		if err := c.node(n, rel); err != nil {
 			return err
 		}
-		s.point("a path is put back")
+		w.point("a path is put back")
 		return nil
-	}), c.finish(), s.syncSources())
+	}), c.finish(), w.syncSources())
 }
 
 // syncSources makes durable what was put back.
-func (s *Set) syncSources() (err error) {
-	for _, src := range s.state.Transaction.InPlace.Sources {
+func (w *wayBack) syncSources() (err error) {
+	for _, src := range w.scope.Sources {
 		if src.Path != "" {
 			err = errors.Join(err, posix.SyncFS(filepath.Dir(src.Path)))
 			if info, serr := os.Stat(src.Path); serr == nil && info.IsDir() {
@@ -440,13 +445,13 @@ func (c *copier) remove(path string) error {
 type differsError struct{ error }
 
 // compare demands that the sources are as they were copied, after before was put back.
-func (s *Set) compare(ctx context.Context, before *changes) error {
-	x, err := s.changed(ctx)
+func (w *wayBack) compare(ctx context.Context, before *changes) error {
+	x, err := w.changed(ctx)
 	if err != nil {
 		return err
 	}
 	groups := map[posix.DevIno]posix.DevIno{} // names of one file are names of one file again
-	err = eachBelow(ctx, s.path(s.state.Transaction.From), func(n *walk.Node, rel string) error {
+	err = eachBelow(ctx, w.path(w.from), func(n *walk.Node, rel string) error {
 		now, ok := x.paths[rel]
 		if !ok || now.kind != "changed" {
 			return nil
@@ -479,7 +484,7 @@ func (s *Set) compare(ctx context.Context, before *changes) error {
 		}
 	}
 	if count > 0 {
-		return &differsError{fmt.Errorf("what was put back is not all as it was, or was changed again: %s (the copy of it stays in %s)", Named(first, count), s.path(s.state.Transaction.From))}
+		return &differsError{fmt.Errorf("what was put back is not all as it was, or was changed again: %s (the copy of it stays in %s)", Named(first, count), w.path(w.from))}
 	}
 	return nil
 }

@@ -400,7 +400,7 @@ func (s *Set) rollForward(ctx context.Context) error {
 func (s *Set) recover(ctx context.Context) error {
 	t := s.state.Transaction
 	if t == nil {
-		if err := s.ownNames(); err != nil {
+		if err := s.ownNames(s.state); err != nil {
 			return err
 		}
 		return s.tidy()
