@@ -208,7 +208,7 @@ func (s *Set) finishAdopt(ctx context.Context) error {
 		s.state.Generations = append(s.state.Generations, g)
 	}
 	g.Inode = st.Ino
-	if g.Digest, g.Entries, err = s.record(ctx, top, t.To); err != nil {
+	if g.Digest, g.Entries, err = s.record(ctx, top, t.To, true); err != nil {
 		return err
 	}
 	s.state.Transaction = nil

@@ -154,7 +154,7 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 			return nil, err
 		}
 	}
-	if g.Digest, g.Entries, err = s.record(ctx, top, g.Name); err != nil {
+	if g.Digest, g.Entries, err = s.record(ctx, top, g.Name, false); err != nil {
 		return nil, err
 	}
 	if err := durable.SyncDir(s.dir); err != nil {
@@ -327,7 +327,7 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, cou
 	}
 	since = since.Add(-clockTick)
 	top := s.topOf(g.Name)
-	c := &scan{top: top, old: s.path(g.Name + recordName), changed: func(x Change) {
+	c := &scan{top: top, old: s.path(g.Name + recordName), moving: true, changed: func(x Change) {
 		var saved bool
 		if x.Is == nil {
 			saved = x.Was.Type == inode.Dir || emptiedBefore(top, x.Path, since)

@@ -414,7 +414,7 @@ func (c *copier) file(in int, name string, out int, as string, m inode.Metadata)
 func copyData(dst, src *os.File) error {
 	st, err := posix.StatFd(int(src.Fd()))
 	if err == nil && !st.Sparse() {
-		_, err = io.Copy(dst, src) // in the kernel, where it can
+		_, err = io.Copy(dst, io.LimitReader(src, int64(st.Size))) // in the kernel, where it can; not what is added meanwhile
 		return err
 	}
 	var holes []inode.Extent

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"lukechampine.com/blake3"
 
 	"knowngood/configs"
 	"knowngood/snapshot/live"
@@ -45,6 +46,8 @@ func TestGenerations(t *testing.T) {
 		"a user other than root can do all of it":                    anyUserCanDoIt,
 		"a sealed generation cannot be changed":                      aSealedGenerationCannotBeChanged,
 		"a state that is none is refused":                            aStateThatIsNoneIsRefused,
+		"a hole of any size delays nothing":                          aHoleDelaysNothing,
+		"a hole is hashed as the zeros that it reads as":             aHoleIsHashedAsZeros,
 	} {
 		t.Run(name, test)
 	}
@@ -355,4 +358,66 @@ func FuzzRecord(f *testing.F) {
 			}
 		}
 	})
+}
+
+func aHoleDelaysNothing(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	hole := filepath.Join(w.root(), "d0/hole")
+	w.must(os.WriteFile(hole, []byte("begin"), 0o644))
+	w.must(os.Truncate(hole, 1<<42))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	w.must(switchTo(ctx, w, w.options(), 2, passes))
+	w.must(act(ctx, w, w.options(), "rollback"))
+	f, err := os.OpenFile(hole, os.O_WRONLY, 0)
+	w.must(err)
+	_, err = f.WriteAt([]byte{1}, 1<<41)
+	w.must(errors.Join(err, f.Close()))
+	w.must(os.Chtimes(hole, time.Now(), time.Unix(1, 0)))
+	changed := ""
+	_, _, err = Drift(ctx, w.options(), true, func(_ string, c Change) { changed += c.Path + "\n" })
+	if !strings.Contains(changed, "d0/hole") || err != nil && !errors.Is(err, ErrRecordedAgain) {
+		t.Errorf("drift finds %q, %v", changed, err)
+	}
+}
+
+func aHoleIsHashedAsZeros(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	of := func(size int64, zeros bool, data ...int64) [32]byte {
+		f, err := os.Create(filepath.Join(dir, "f"))
+		if err == nil && zeros {
+			_, err = f.Write(make([]byte, size))
+		}
+		for _, at := range data {
+			_, werr := f.WriteAt([]byte("data"), at)
+			err = errors.Join(err, werr)
+		}
+		if err := errors.Join(err, f.Truncate(size), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := sum(t.Context(), unix.AT_FDCWD, f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	const mib = zeroBlock
+	seen := map[[32]byte]bool{}
+	for _, data := range [][]int64{nil, {0}, {mib - 2}, {mib}, {3 * mib}, {3*mib + 4096}, {5*mib + 5000}, {0, 3 * mib}, {mib, 3 * mib}, {2 * mib, 3 * mib}} {
+		for _, size := range []int64{5*mib + 10000, 6 * mib} {
+			got := of(size, false, data...)
+			if got != of(size, true, data...) {
+				t.Errorf("data at %v of %d bytes: with holes it has another hash than with zeros", data, size)
+			}
+			if seen[got] {
+				t.Errorf("data at %v of %d bytes has the hash of others", data, size)
+			}
+			seen[got] = true
+		}
+	}
+	if of(4, false, 0) != blake3.Sum256([]byte("data")) {
+		t.Error("the hash of a file without blocks of zeros is not that of its content")
+	}
 }

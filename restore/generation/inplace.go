@@ -255,8 +255,8 @@ type change struct {
 }
 
 // sumOf is the hash of all that an entry has, content included.
-func sumOf(n *walk.Node) ([32]byte, error) {
-	e, err := (&scan{}).read(n, ".", nil)
+func sumOf(ctx context.Context, n *walk.Node) ([32]byte, error) {
+	e, err := (&scan{}).read(ctx, n, ".", nil)
 	if err != nil {
 		return [32]byte{}, err
 	}
@@ -303,7 +303,7 @@ func (w *wayBack) changed(ctx context.Context) (*changes, error) {
 		case was == nil:
 			add(path, change{kind: "added"})
 		case !was.same(&n.Stat):
-			sum, err := sumOf(n)
+			sum, err := sumOf(ctx, n)
 			if err != nil {
 				return err
 			}
@@ -390,7 +390,7 @@ func (w *wayBack) apply(ctx context.Context, x *changes) error {
 			return nil
 		}
 		if ok && was.kind == "changed" && (n.Stat.Nlink == 1 || isDir && !touched[rel]) {
-			if sum, err := sumOf(n); err != nil || sum == was.sum {
+			if sum, err := sumOf(ctx, n); err != nil || sum == was.sum {
 				return err
 			}
 		}
@@ -456,7 +456,7 @@ func (w *wayBack) compare(ctx context.Context, before *changes) error {
 		if !ok || now.kind != "changed" {
 			return nil
 		}
-		sum, err := sumOf(n)
+		sum, err := sumOf(ctx, n)
 		if err != nil || sum != now.sum {
 			return err
 		}

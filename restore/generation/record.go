@@ -2,6 +2,7 @@ package generation
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -32,7 +33,7 @@ import (
 // A record lists the paths of a generation, in the order of manifest.Compare:
 //
 //	"KNGR" u8 version | entries, each with its length before it
-//	entry: path | type u8 | mode | uid | gid | size | mtime | rdev | link target | SHA-256 of extended attributes | BLAKE3 of content | inode | ctime
+//	entry: path | type u8 | mode | uid | gid | size | mtime | rdev | link target | SHA-256 of extended attributes | hash of content (see sum) | inode | ctime
 //
 // The root digest is the SHA-256 over all entries without inode and ctime.
 const (
@@ -218,7 +219,7 @@ func (c *scan) run(ctx context.Context) (err error) {
 		}
 		e, err := &entry{path: rel, st: n.Stat}, error(nil)
 		if c.sources == nil {
-			e, err = c.read(n, rel, was)
+			e, err = c.read(ctx, n, rel, was)
 		} else if err = c.node(n, e, was); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -276,7 +277,7 @@ func (c *scan) report(was, is *entry) {
 }
 
 // read describes a node, by the record of it where nothing was changed.
-func (c *scan) read(n *walk.Node, rel string, was *entry) (*entry, error) {
+func (c *scan) read(ctx context.Context, n *walk.Node, rel string, was *entry) (*entry, error) {
 	e := &entry{path: rel, st: n.Stat}
 	if was != nil && !c.all && was.same(&n.Stat) {
 		e.target, e.attrs, e.sum = was.target, was.attrs, was.sum
@@ -308,25 +309,77 @@ func (c *scan) read(n *walk.Node, rel string, was *entry) (*entry, error) {
 		e.target, err = posix.Readlink(fd, "")
 	case inode.File:
 		if !c.light {
-			e.sum, err = sum(dirfd, n.Name)
+			e.sum, err = sum(ctx, dirfd, n.Name)
 		}
 	}
 	return e, err
 }
 
-// sum is the hash of a file's content.
-func sum(dirfd int, name string) (out [32]byte, err error) {
+// zeroBlock is of how many zeros a hash has only the place: whoever may write a file can make
+// it a hole of any size, which nobody could read to its end.
+const zeroBlock = 1 << 20
+
+// zerosKey keys hashes of files with blocks of zeros. Of others it is the BLAKE3 of the content.
+var zerosKey = []byte("knowngood record: blocks of zero")
+
+// sum is the hash of a file's content, as long as it is now.
+func sum(ctx context.Context, dirfd int, name string) (out [32]byte, err error) {
 	fd, st, err := posix.OpenFile(dirfd, name)
 	if err != nil {
 		return out, err
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	h := blake3.New(32, nil)
-	if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, min(1<<20, st.Size+1))); err != nil {
-		return out, err
+	data, zeros := blake3.New(32, nil), blake3.New(32, zerosKey)
+	block, begin, at, hasZeros := make([]byte, min(zeroBlock, st.Size)), uint64(0), uint64(0), false
+	run := func() { // of blocks of zeros, which ends here
+		if at > begin {
+			zeros.Write(binary.AppendUvarint(binary.AppendUvarint(nil, begin), at))
+			hasZeros = true
+		}
 	}
-	return [32]byte(h.Sum(nil)), nil
+	for at < st.Size {
+		if err := ctx.Err(); err != nil {
+			return out, context.Cause(ctx)
+		}
+		b := block[:min(zeroBlock, st.Size-at)]
+		if skip := (holeFrom(f, at, st.Size) - at) / zeroBlock * zeroBlock; skip > 0 {
+			at += skip
+			continue
+		}
+		n, err := f.ReadAt(b, int64(at))
+		if err != nil && err != io.EOF {
+			return out, err
+		}
+		if n == zeroBlock && b[0] == 0 && bytes.Equal(b[1:], b[:n-1]) {
+			at += zeroBlock
+			continue
+		}
+		run()
+		data.Write(b[:n])
+		if at += uint64(n); n < len(b) {
+			begin = at
+			break // it was made shorter
+		}
+		begin = at
+	}
+	if run(); hasZeros {
+		zeros.Write(data.Sum(nil))
+		data = zeros
+	}
+	return [32]byte(data.Sum(nil)), nil
+}
+
+// holeFrom is where a hole ends that begins at an offset, or before it.
+func holeFrom(f *os.File, at, size uint64) uint64 {
+	next, err := unix.Seek(int(f.Fd()), int64(at), unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // no data to the end
+		return size
+	case err != nil: // the file system knows of none
+		return at
+	}
+	return min(uint64(next), size)
 }
 
 // recordWriter writes a record, and its digest.
@@ -411,9 +464,10 @@ func (s *Set) verify(ctx context.Context, g *Generation) error {
 	return verifyTree(ctx, "generation "+g.Name, want, &scan{top: s.topOf(g.Name), old: s.path(g.Name + recordName)})
 }
 
-// record writes the record of a generation anew, and returns the digest.
-func (s *Set) record(ctx context.Context, top, name string) (digest string, count uint64, err error) {
-	c := &scan{top: top, write: s.path(name + recordName)}
+// record writes the record of a generation anew, and returns the digest. Of one that is moving
+// programs may still have files open, and remove some.
+func (s *Set) record(ctx context.Context, top, name string, moving bool) (digest string, count uint64, err error) {
+	c := &scan{top: top, write: s.path(name + recordName), moving: moving}
 	if _, err := os.Lstat(c.write); err == nil {
 		c.old = c.write
 	}

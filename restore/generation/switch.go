@@ -132,7 +132,10 @@ func (s *Set) left(ctx context.Context, g *Generation) (err error) {
 	if s.InPlace != nil {
 		return nil
 	}
-	if g.Left, _, err = s.record(ctx, s.topOf(g.Name), g.Name); err != nil {
+	t := s.state.Transaction // the lock is held, so nobody else ends the trial
+	ctx, cancel := context.WithTimeoutCause(ctx, max(0, t.Deadline.Sub(s.Now())), errTrialOver)
+	defer cancel()
+	if g.Left, _, err = s.record(ctx, s.topOf(g.Name), g.Name, true); err != nil {
 		return fmt.Errorf("record generation %s: %w", g.Name, err)
 	}
 	if g.LeftAt = s.Now(); g.Left == g.Digest {
@@ -192,9 +195,11 @@ func (s *Set) trial(ctx context.Context, began time.Time, probe func(context.Con
 	return &Outcome{Live: t.To, Committed: true, Took: s.Now().Sub(began)}, nil
 }
 
+var errTrialOver = errors.New("the trial is over")
+
 // within asks the probe, for at most a time.
 func within(ctx context.Context, left time.Duration, probe func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, max(0, left), errors.New("the trial is over"))
+	ctx, cancel := context.WithTimeoutCause(ctx, max(0, left), errTrialOver)
 	defer cancel()
 	if err := probe(ctx); err != nil {
 		return err
