@@ -204,7 +204,8 @@ func aFileBeyondTheLimit(t *testing.T) {
 	w.do(err)
 	w.write("file", strings.Repeat("1", 11), 0o644)
 	w.write("new", strings.Repeat("1", 11), 0o644)
-	same(t, "rows", w.live("m@1", false, &drift.Set{}), []string{"changed file"})
+	w.write(".knowngood-0123456789abcdef.part", "1", 0o644)
+	same(t, "rows", w.live("m@1", false, &drift.Set{}), []string{"added .knowngood-0123456789abcdef.part", "changed file"})
 }
 
 // build builds a package from files below a directory.

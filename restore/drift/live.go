@@ -133,8 +133,12 @@ func (m *merge) removed(path string, given bool) error {
 	return m.err
 }
 
-// skipped is a file that has become larger than what is captured.
+// skipped is a file that has become larger than what is captured, or has a name as a restore
+// gives its own, as anybody can.
 func (m *merge) skipped(path string, why walk.Reason) {
+	if why == walk.Unfinished && !m.today.LeavesOut(path, &posix.Stat{Type: inode.File}) {
+		m.set.Add(&Pair{Path: strings.Clone(path), Is: &Node{Type: inode.File}})
+	}
 	if why != walk.TooLarge || m.err != nil {
 		return
 	}

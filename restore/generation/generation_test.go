@@ -46,6 +46,7 @@ func TestGenerations(t *testing.T) {
 		"a user other than root can do all of it":                    anyUserCanDoIt,
 		"a sealed generation cannot be changed":                      aSealedGenerationCannotBeChanged,
 		"a state that is none is refused":                            aStateThatIsNoneIsRefused,
+		"a user of the tree cannot hide from drift":                  aUserCannotHideFromDrift,
 		"a hole of any size delays nothing":                          aHoleDelaysNothing,
 		"a hole is hashed as the zeros that it reads as":             aHoleIsHashedAsZeros,
 	} {
@@ -419,5 +420,22 @@ func aHoleIsHashedAsZeros(t *testing.T) {
 	}
 	if of(4, false, 0) != blake3.Sum256([]byte("data")) {
 		t.Error("the hash of a file without blocks of zeros is not that of its content")
+	}
+}
+
+func aUserCannotHideFromDrift(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	want := map[string]bool{"d0/.x.generations": true, "d0/.x.generations/generations.json": true, "d0/.x.generations/hidden": true, "d0/.knowngood-0123456789abcdef.part": true}
+	w.must(os.Mkdir(filepath.Join(w.root(), "d0/.x.generations"), 0o755))
+	for p := range want {
+		if filepath.Base(p) != ".x.generations" {
+			w.must(os.WriteFile(filepath.Join(w.root(), p), nil, 0o644))
+		}
+	}
+	w.must(os.Chmod(filepath.Join(w.root(), "d0/.x.generations"), 0o775)) // not ours alone, also where this is not root
+	_, _, err := Drift(t.Context(), w.options(), false, func(_ string, c Change) { delete(want, c.Path) })
+	if err != nil || len(want) > 0 {
+		t.Errorf("drift does not list %v: %v", want, err)
 	}
 }

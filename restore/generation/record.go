@@ -141,6 +141,7 @@ type scan struct {
 	changed func(Change)
 	all     bool // files are read whatever the record has of them
 	moving  bool // the tree is in use: what goes meanwhile does not count
+	skipped func(path string, why walk.Reason)
 
 	// In place: the top is that of the file system, a record has neither content nor
 	// attributes, and node is called with each entry and what is recorded of it, or nil. What
@@ -186,7 +187,7 @@ func (c *scan) run(ctx context.Context) (err error) {
 		return err
 	}
 	prefix := manifest.EntryPath(c.top)
-	options := walk.Options{Sources: c.sources, Omit: c.omit}
+	options := walk.Options{Sources: c.sources, Omit: c.omit, Skipped: c.skipped}
 	if c.sources == nil {
 		options.Sources = []walk.Source{{Path: c.top}}
 	}
@@ -496,6 +497,12 @@ func Drift(ctx context.Context, o *Options, content bool, each func(top string, 
 	}
 	top := s.topOf(g.Name)
 	c := &scan{top: top, old: s.path(g.Name + recordName), all: content, moving: true, changed: func(x Change) { each(top, x) }}
+	c.skipped = func(path string, why walk.Reason) { // anybody can give a file such a name
+		rel := strings.TrimPrefix(strings.TrimPrefix(path, manifest.EntryPath(top)), "/")
+		if st, err := posix.StatAt(unix.AT_FDCWD, filepath.Join(top, rel)); err == nil && why == walk.Unfinished {
+			each(top, Change{Path: rel, Kind: "added", Is: &st})
+		}
+	}
 	err = c.run(ctx)
 	if s.liveName() != g.Name {
 		return nil, "", fmt.Errorf("%s: %w by another process, which made another one live: compare again", o.Config.Root, ErrBusy)

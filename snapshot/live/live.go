@@ -33,8 +33,13 @@ const prefix, suffix = ".", ".generations"
 func DirName(root string) string { return prefix + filepath.Base(root) + suffix }
 
 // IsDir reports whether a directory, by its name in another one or its path, holds
-// generations.
-func IsDir(dirfd int, name string) bool {
+// generations of root or the running user. What others make look like one is a directory like
+// any other: else they could hide in it, and refuse restores.
+func IsDir(dirfd int, name string) bool { return looksLike(dirfd, name, onlyOurs) }
+
+// looksLike reports whether a directory has the name and the state file of generations, and
+// both pass a check.
+func looksLike(dirfd int, name string, check func(at string, st *posix.Stat) error) bool {
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	if !strings.HasPrefix(base, prefix) || !strings.HasSuffix(base, suffix) || len(base) <= len(prefix+suffix) {
 		return false
@@ -44,9 +49,16 @@ func IsDir(dirfd int, name string) bool {
 		return false
 	}
 	defer unix.Close(fd)
+	dir, err := posix.StatFd(fd)
+	if err != nil || check(name, &dir) != nil {
+		return false
+	}
 	st, err := posix.StatAt(fd, StateFile)
-	return err == nil && st.Type == inode.File
+	return err == nil && st.Type == inode.File && check(StateFile, &st) == nil
 }
+
+// anybodys passes whatever there is: who reads it refuses what others could change.
+func anybodys(string, *posix.Stat) error { return nil }
 
 // Parent is the directory that a root lies in, free of links. Its error names who else could
 // change something on the way.
@@ -102,7 +114,7 @@ type Tree struct {
 func Find(root string, data []string) (*Tree, error) {
 	t := &Tree{Data: map[string]string{}}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(root))
-	if err != nil || !IsDir(unix.AT_FDCWD, filepath.Join(parent, DirName(root))) {
+	if err != nil || !looksLike(unix.AT_FDCWD, filepath.Join(parent, DirName(root)), anybodys) {
 		return t, nil // reading the root finds what is wrong
 	}
 	if parent, err = Parent(root); err != nil {
