@@ -55,6 +55,10 @@ type Judged struct {
 // NotDrilled is the reason of a snapshot of which there is no result that counts.
 const NotDrilled = "no drill has passed"
 
+// SelfAttestedOnly is the reason of one whose results are all of the machine that captured
+// it, where these do not count.
+const SelfAttestedOnly = "only the machine that captured it attests it, which counts with --self-attested"
+
 // Verdict is the judgement on all snapshots of an environment.
 type Verdict struct {
 	Snapshots []Judged // in the order of the facts
@@ -143,7 +147,7 @@ func (p Policy) prove(j *Judged, results []*Attestation, now time.Time) string {
 		return fmt.Sprintf("it is proven as %v, and %v is required", lower.Level, p.Require)
 	case self != nil:
 		j.Proof = p.proof(self, now)
-		return "only the machine that captured it attests it, which counts with --self-attested"
+		return SelfAttestedOnly
 	}
 	return NotDrilled
 }

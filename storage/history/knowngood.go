@@ -234,5 +234,12 @@ func noneGood(ref Ref, host string, v *attest.Verdict) error {
 	if len(why) == 0 {
 		why = []string{"there is none"}
 	}
-	return fmt.Errorf("%w: no snapshot of %s is known-good (%s). Drill one (knowngood drill %s/%s), or name one by its number", ErrNoSnapshot, ref.Environment, strings.Join(why, "; "), host, ref.Environment)
+	next := fmt.Sprintf("Drill one (knowngood drill %s/%s)", host, ref.Environment)
+	for _, j := range v.Snapshots {
+		if j.Reason == attest.SelfAttestedOnly && j.Proof.Level != attest.Unproven {
+			next = fmt.Sprintf("What the machine that captured it proved of %s@%d counts where the configuration has a drill of %[1]s, and with --self-attested of restore and drift. Take it so, drill one on another machine", ref.Environment, j.Number)
+			break
+		}
+	}
+	return fmt.Errorf("%w: no snapshot of %s is known-good (%s). %s, or name one by its number", ErrNoSnapshot, ref.Environment, strings.Join(why, "; "), next)
 }

@@ -214,13 +214,27 @@ func wholeTree(ctx context.Context, sess *session.Session, ref string) (*snapsho
 	return snapshot.OpenTree(ctx, sess.Repo, s)
 }
 
+// oneOf opens one of two snapshots. Flags about what is known-good are not about it where
+// only the other one is named so.
+func oneOf(ctx context.Context, sess *session.Session, ref, other string) (*snapshot.Tree, error) {
+	knownGood := func(text string) bool {
+		r, _, err := history.ParseRef(text)
+		return err == nil && r.Selector == history.KnownGood
+	}
+	if given := sess.Proof; !knownGood(ref) && knownGood(other) {
+		defer func() { sess.Proof = given }()
+		sess.Proof = session.Proof{}
+	}
+	return wholeTree(ctx, sess, ref)
+}
+
 // between compares two snapshots.
 func between(ctx context.Context, sess *session.Session, older, newer string) (*comparison, error) {
-	was, err := wholeTree(ctx, sess, older)
+	was, err := oneOf(ctx, sess, older, newer)
 	if err != nil {
 		return nil, err
 	}
-	is, err := wholeTree(ctx, sess, newer)
+	is, err := oneOf(ctx, sess, newer, older)
 	if err != nil {
 		was.Reader.Close()
 		return nil, err
