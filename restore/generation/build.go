@@ -276,15 +276,25 @@ func setSealed(dirfd int, n *walk.Node, on bool) (err error) {
 // immutable is FS_IMMUTABLE_FL.
 const immutable = 0x10
 
-// prune removes what is more than is kept: the oldest, but never the live one, the one before
-// it, and what a process still uses.
+// prune removes what is more than is kept: bad ones that are older than the live one, then
+// the oldest, but never the live one, the one before it, and what a process still uses.
 func (s *Set) prune() error {
 	liveName, before := s.liveName(), ""
 	if g := s.before(); g != nil {
 		before = g.Name
 	}
-	kept := min(2, len(s.state.Generations))
+	var wanted, spent []*Generation
+	isOlder := false
 	for _, g := range s.state.newest() {
+		isOlder = isOlder || g.Name == liveName
+		if isOlder && g.Status == Bad {
+			spent = append(spent, g)
+		} else {
+			wanted = append(wanted, g)
+		}
+	}
+	kept := min(2, len(s.state.Generations))
+	for _, g := range append(wanted, spent...) {
 		if g.Name == liveName || g.Name == before {
 			continue
 		}

@@ -41,6 +41,7 @@ func TestGenerations(t *testing.T) {
 		"two switches at once exclude each other":                    twoSwitchesExcludeEachOther,
 		"a generation that was changed does not go live":             aChangedGenerationDoesNotGoLive,
 		"what is more than is kept goes, unless it is held":          whatIsMoreGoes,
+		"what is bad goes before what is good":                       badOnesGoFirst,
 		"links in a tree lead nowhere":                               linksInATreeLeadNowhere,
 		"a place that others can change is refused":                  aPlaceOfOthersIsRefused,
 		"a user other than root can do all of it":                    anyUserCanDoIt,
@@ -231,6 +232,30 @@ func whatIsMoreGoes(t *testing.T) {
 	w.must(switchTo(t.Context(), w, o, 4, passes))
 	if v, err = Look(t.Context(), o); err != nil || len(v.Generations) != 2 {
 		t.Errorf("%d generations, %v", len(v.Generations), err)
+	}
+	w.clean()
+}
+
+func badOnesGoFirst(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	fails := func(context.Context) error { return errors.New("probe failed") }
+	w.must(switchTo(t.Context(), w, w.options(), 2, passes))
+	w.must(switchTo(t.Context(), w, w.options(), 3, passes))
+	if err := switchTo(t.Context(), w, w.options(), 4, fails); !errors.Is(err, ErrBack) {
+		t.Fatal(err)
+	}
+	v, err := Look(t.Context(), w.options())
+	if err != nil || v.Generations[0].Status != Bad {
+		t.Fatalf("the bad one is not shown: %+v, %v", v, err)
+	}
+	w.tree(w.at("build5"), 5)
+	w.must(switchTo(t.Context(), w, w.options(), 5, passes))
+	for _, want := range []int{3, 2} { // what is bad took the place of neither
+		w.must(act(t.Context(), w, w.options(), "rollback"))
+		if got := w.live(); got != want {
+			t.Errorf("version %d is live, want %d", got, want)
+		}
 	}
 	w.clean()
 }
