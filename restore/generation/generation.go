@@ -221,8 +221,8 @@ func (s *Set) tidy() error {
 	}
 	for _, n := range names {
 		name, isRecord := strings.CutSuffix(n.Name(), recordName)
-		ours := namePattern.MatchString(name) || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
 		copied := s.InPlace != nil && s.state.Transaction == nil && s.state.Problem == "" // it serves nothing any more
+		ours := namePattern.MatchString(name) || copied && name == reserveName || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
 		if !ours || s.state.find(name) != nil && !copied {
 			continue
 		}

@@ -314,6 +314,50 @@ func TestWhatIsNotAsItWasIsReportedOnce(t *testing.T) {
 	}
 }
 
+// What fills the disk can be taken back.
+func TestAFullDiskDoesNotForbidTheWayBack(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	dir := t.TempDir()
+	w := newWorld(t, filepath.Join(dir, "disk/world"), "link")
+	w.must(os.RemoveAll(filepath.Join(dir, "disk/world")))
+	if err := unix.Mount("test", filepath.Join(dir, "disk"), "tmpfs", 0, "size=72m"); err != nil {
+		t.Skipf("no tmpfs can be mounted here: %v", err)
+	}
+	defer unix.Unmount(filepath.Join(dir, "disk"), unix.MNT_DETACH)
+	w = newWorld(t, w.dir, "link")
+	w.must(os.WriteFile(w.at("single"), nil, 0o644))
+	fills := func(at string) error {
+		f, err := os.Create(at)
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("it is filled: %v", err)
+		}
+		return errors.Join(f.Close(), errors.New("the disk is full"))
+	}
+	o := w.host()
+	o.InPlace.Run = func(context.Context) error { return fills(filepath.Join(w.root(), "fill")) }
+	if err := patchTo(t.Context(), o, passes); !errors.Is(err, ErrBack) || exists(filepath.Join(w.root(), "fill")) {
+		t.Fatalf("a patch ended with %v", err)
+	}
+
+	w.must(act(t.Context(), w, w.options(), "adopt"))
+	err := switchTo(t.Context(), w, w.options(), 2, func(context.Context) error { return fills(w.at("fill")) })
+	if !errors.Is(err, ErrBack) || w.live() != 1 {
+		t.Fatalf("a switch ended with %v", err)
+	}
+	w.must(os.Remove(w.at("fill")))
+	w.must(act(t.Context(), w, w.options(), "switch"))
+	_ = fills(w.at("fill"))
+	w.must(act(t.Context(), w, w.options(), "rollback"))
+	if w.live() != 1 {
+		t.Errorf("version %d is live", w.live())
+	}
+}
+
 // lock changes the tree, and forbids to change it back: by modes, and by inode flags, where
 // root runs it. It fails then, as a command does.
 func (w *world) lock() error {

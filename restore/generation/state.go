@@ -3,9 +3,12 @@ package generation
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
 	"knowngood/internal/durable"
@@ -149,12 +152,38 @@ func (s *state) drop(name string) {
 	s.Generations = slices.DeleteFunc(s.Generations, func(g *Generation) bool { return g.Name == name })
 }
 
+// reserveName is room for the state on a full disk, from which the way back frees it.
+const (
+	reserveName = "reserve"
+	reserveSize = 256 << 10
+)
+
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (s *Set) save(at string) error {
 	s.point("before " + at)
-	if err := durable.ReplaceJSON(s.path(live.StateFile), s.state, 0o600); err != nil {
+	path := s.path(live.StateFile)
+	err := durable.ReplaceJSON(path, s.state, 0o600)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		_ = os.Remove(s.path(reserveName))
+		err = durable.ReplaceJSON(path, s.state, 0o600)
+	} else if err == nil && s.state.Transaction == nil {
+		s.reserve()
+	}
+	if err != nil {
 		return fmt.Errorf("state of generations: %w", err)
 	}
 	s.point("after " + at)
 	return nil
+}
+
+// reserve makes the room. Where there is none, there is less of a way back.
+func (s *Set) reserve() {
+	f, err := os.OpenFile(s.path(reserveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return // it is there
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, reserveSize)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name())
+	}
 }

@@ -265,7 +265,7 @@ func (w *world) clean() {
 	for _, n := range names {
 		name := strings.TrimSuffix(n.Name(), recordName)
 		switch {
-		case st.find(name) != nil, n.Name() == "lock", n.Name() == "watch.lock", n.Name() == "data", n.Name() == "generations.json":
+		case st.find(name) != nil, n.Name() == "lock", n.Name() == "watch.lock", n.Name() == "data", n.Name() == "generations.json", n.Name() == reserveName:
 		default:
 			w.t.Errorf("%s is left", n.Name())
 		}
