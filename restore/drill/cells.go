@@ -131,7 +131,7 @@ func (c *cells) start(ctx context.Context, rung, tree, base string) (*cell, erro
 		limits.Time = time.Until(until)
 	}
 	if rung == isolate.Namespaces && c.ids == nil {
-		if c.ids, err = d.largeIDs(ctx); err != nil {
+		if c.ids, err = d.o.largeIDs(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -155,9 +155,9 @@ const mostIDs = 1 << 12
 
 // largeIDs are the users and groups of the snapshot, and of the one that lies beneath,
 // that a cell has only if they are named: those beyond 65535, in ascending order.
-func (d *drill) largeIDs(ctx context.Context) ([]uint32, error) {
+func (o *Options) largeIDs(ctx context.Context) ([]uint32, error) {
 	found := map[uint32]bool{}
-	for _, tree := range []*snapshot.Tree{d.o.Tree, d.o.Base} {
+	for _, tree := range []*snapshot.Tree{o.Tree, o.Base} {
 		if tree == nil {
 			continue
 		}

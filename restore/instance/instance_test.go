@@ -158,7 +158,7 @@ func TestAMountInAnInstanceIsNotRemoved(t *testing.T) {
 func TestAChangedTreeMakesNoInstance(t *testing.T) {
 	w := newWorld(t, t.TempDir(), false)
 	s := w.open(w.options(), 1)
-	w.must(os.WriteFile(filepath.Join(s.treePath(s.Current().Name), "d0/0"), []byte("changed"), 0o644))
+	w.must(os.WriteFile(filepath.Join(s.treePath(s.View().Current.Name), "d0/0"), []byte("changed"), 0o644))
 	refused(t, s.Scale(t.Context(), 2), "no instance is made from a tree that was changed", `changed "d0/0"`)
 	w.instances()
 
@@ -166,7 +166,7 @@ func TestAChangedTreeMakesNoInstance(t *testing.T) {
 	o := w.options()
 	o.Dir = w.at("others")
 	s = w.open(o, 1)
-	file := filepath.Join(s.treePath(s.Current().Name), "d1/1")
+	file := filepath.Join(s.treePath(s.View().Current.Name), "d1/1")
 	info, err := os.Stat(file)
 	w.must(err)
 	w.must(os.WriteFile(file, []byte("VERSION 1"), 0o644))
@@ -238,7 +238,7 @@ func TestAnInstanceThatComesUpAndDiesDoesNotTakeOver(t *testing.T) {
 	}
 	err = s.Roll(t.Context(), tree)
 	refused(t, err, "instance 4 came up, and failed then: its probes did not pass")
-	if !errors.Is(err, generation.ErrBack) || s.Current().Snapshot != "web@1" {
+	if !errors.Is(err, generation.ErrBack) || s.View().Current.Snapshot != "web@1" {
 		t.Errorf("it ended with %v", err)
 	}
 	if versions, running := w.instances(); !slices.Equal(versions, []int{1, 1, 1}) || running != 3 {
@@ -254,7 +254,7 @@ func TestARollThatCannotGoBackEndsOnce(t *testing.T) {
 	s.Config.BeforeRetire = shell("exit 1") // so the new one cannot be retired either
 	err = s.Roll(t.Context(), tree)
 	refused(t, err, "going back failed, which is not tried again")
-	if errors.Is(err, generation.ErrBack) || s.state.Roll != nil || s.View().Problem == "" || s.Current().Snapshot != "web@1" {
+	if errors.Is(err, generation.ErrBack) || s.state.Roll != nil || s.View().Problem == "" || s.View().Current.Snapshot != "web@1" {
 		t.Errorf("%v; the state is %+v", err, s.state)
 	}
 	s.Close()

@@ -12,9 +12,6 @@ import (
 	"knowngood/restore/generation"
 )
 
-// Current is the tree that new instances are made from; nil before the first.
-func (s *Set) Current() *Tree { return s.state.tree(s.state.Current) }
-
 // Scale brings the number of instances to a number: it makes and starts new ones, which
 // count once their probes pass, or retires the newest. What was made and never started is
 // started. A new instance that fails is removed again; others go on.
@@ -28,7 +25,7 @@ func (s *Set) Scale(ctx context.Context, to int) error {
 			return err
 		}
 	}
-	if _, err := s.add(ctx, s.Current(), to-len(alive)); err != nil {
+	if _, err := s.add(ctx, s.state.tree(s.state.Current), to-len(alive)); err != nil {
 		return err
 	}
 	var failed []error

@@ -141,7 +141,7 @@ func act(ctx context.Context, w *world, o *Options, what string) error {
 	case "remove":
 		return s.Remove()
 	case "scale":
-		if s.Current() == nil {
+		if s.View().Current == nil {
 			t, err := w.tree(ctx, s, 1)
 			if err == nil {
 				_, err = s.Spawn(ctx, t, 0)

@@ -65,7 +65,7 @@ func Spawn(ctx context.Context, sess *session.Session, f *SpawnOptions, ref stri
 	}
 	defer set.Close()
 	t := treeOf(s, w.env.Root)
-	if now := set.Current(); now != nil && now.Name != t.Name {
+	if now := set.View().Current; now != nil && now.Name != t.Name {
 		return usage.Errorf("the instances in %s are of %s: remove them first (--remove), or choose another directory", dir, now.Snapshot)
 	}
 	if t, err = set.Tree(ctx, t, w.filled(s)); err != nil {

@@ -1,5 +1,6 @@
-// Package generations is what the commands switch, commit, rollback and generations do:
-// it finds what may go live, builds it, and prints how it went.
+// Package generations is what the commands about generations and instances do: switch, patch,
+// commit, rollback, generations, spawn and scale. It finds what may go live, has it built,
+// and prints how it went.
 package generations
 
 import (
