@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -122,7 +123,7 @@ func (s *Set) Room(ctx context.Context, packages bool) (*Room, error) {
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
-	for d := range outside {
+	for _, d := range slices.Sorted(maps.Keys(outside)) {
 		return nil, fmt.Errorf("the package database /%s is not in environment %s: after a way back it would list what is not there. Add it to the sources, or say that the command changes no packages (--no-packages)", d, s.Environment)
 	}
 	var st unix.Statfs_t
