@@ -63,7 +63,7 @@ func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
 func (s *Set) plan() (*Plan, error) {
 	p := &Plan{Root: s.root, Dir: s.dir}
 	top := s.root
-	if s.adopted() {
+	if s.state.adopted() {
 		g, err := s.Live()
 		if err != nil {
 			return nil, err
@@ -99,8 +99,6 @@ func (s *Set) plan() (*Plan, error) {
 	}
 	return p, nil
 }
-
-func (s *Set) adopted() bool { return s.state != nil && len(s.state.Generations) > 0 }
 
 // statBeneath describes a path below a directory, following no link.
 func statBeneath(top, path string) (posix.Stat, error) {
@@ -155,7 +153,7 @@ func (s *Set) begin() error {
 // adopt does what the transaction says, each part unless it is done.
 func (s *Set) adopt(ctx context.Context) error {
 	t := s.state.Transaction
-	if s.state.Method == "link" && !s.adopted() && !s.isLink() {
+	if s.state.Method == "link" && !s.state.adopted() && !s.isLink() {
 		if err := s.exchangeRoot(t.To, true); err != nil {
 			return err
 		}
@@ -253,7 +251,7 @@ func (p *places) moveData(top, path string, out bool) error {
 // recoverAdopt finishes an adoption, or forgets one that changed nothing.
 func (s *Set) recoverAdopt(ctx context.Context) error {
 	t := s.state.Transaction
-	if s.state.Method == "link" && !s.adopted() && !s.isLink() {
+	if s.state.Method == "link" && !s.state.adopted() && !s.isLink() {
 		s.note("adopting %s was interrupted before it began: it is as it was", s.root)
 		if err := s.remove(t.To); err != nil {
 			return err

@@ -82,16 +82,16 @@ func (s *Set) ready(ctx context.Context, b *Build) (*Generation, error) {
 }
 
 // discard removes a generation that nothing uses.
-func (s *Set) discard(g *Generation) error {
-	if held := s.Holders(g.Name); len(held) > 0 {
+func (j *journal) discard(g *Generation) error {
+	if held := HeldBy(j.path(g.Name)); len(held) > 0 {
 		return fmt.Errorf("generation %s is still used by %s: restart or end it", g.Name, held[0])
 	}
-	s.state.drop(g.Name)
-	if err := s.save("discard"); err != nil {
+	j.state.drop(g.Name)
+	if err := j.save("discard"); err != nil {
 		return err
 	}
-	s.point("before removing")
-	return errors.Join(s.remove(g.Name), s.remove(g.Name+recordName))
+	j.point("before removing")
+	return errors.Join(j.remove(g.Name), j.remove(g.Name+recordName))
 }
 
 func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
@@ -278,14 +278,12 @@ const immutable = 0x10
 
 // prune removes what is more than is kept: bad ones that are older than the live one, then
 // the oldest, but never the live one, the one before it, and what a process still uses.
-func (s *Set) prune() error {
-	liveName, before := s.liveName(), ""
-	if g := s.before(); g != nil {
-		before = g.Name
-	}
+func (j *journal) prune() error {
+	liveName := j.liveName()
+	before := j.state.before(liveName)
 	var wanted, spent []*Generation
 	isOlder := false
-	for _, g := range s.state.newest() {
+	for _, g := range j.state.newest() {
 		isOlder = isOlder || g.Name == liveName
 		if isOlder && g.Status == Bad {
 			spent = append(spent, g)
@@ -293,34 +291,23 @@ func (s *Set) prune() error {
 			wanted = append(wanted, g)
 		}
 	}
-	kept := min(2, len(s.state.Generations))
+	kept := min(2, len(j.state.Generations))
 	for _, g := range append(wanted, spent...) {
-		if g.Name == liveName || g.Name == before {
+		if g.Name == liveName || g == before {
 			continue
 		}
-		if kept++; kept <= int(s.Config.Generations.Keep) {
+		if kept++; kept <= int(j.Config.Generations.Keep) {
 			continue
 		}
-		if held := s.Holders(g.Name); len(held) > 0 {
-			s.note("generation %s is kept: %s still uses it", g.Name, held[0])
+		if held := HeldBy(j.path(g.Name)); len(held) > 0 {
+			j.note("generation %s is kept: %s still uses it", g.Name, held[0])
 			continue
 		}
-		if err := s.discard(g); err != nil {
+		if err := j.discard(g); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// before is the generation that a rollback goes to: the good one that was live last. Nil
-// where there is none.
-func (s *Set) before() (best *Generation) {
-	for _, g := range s.state.Generations {
-		if g.Status == Committed && g.Name != s.liveName() && (best == nil || g.LeftAt.After(best.LeftAt)) {
-			best = g
-		}
-	}
-	return best
 }
 
 // clockTick is by how much times of files lag behind the clock, at most.

@@ -10,20 +10,15 @@
 package generation
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
 	"knowngood/internal/command"
@@ -56,9 +51,7 @@ type Options struct {
 
 // Set is the generations of one environment, locked by this process until Close.
 type Set struct {
-	places
-	state *state
-	lock  *os.File
+	journal
 	watch *os.File // held while this process watches a trial
 }
 
@@ -73,7 +66,7 @@ func Open(ctx context.Context, o *Options) (*Set, error) {
 	if s.state != nil {
 		err = s.recover(ctx)
 	}
-	if err == nil && !s.adopted() {
+	if err == nil && !s.state.adopted() {
 		err = s.notAdopted()
 	}
 	if err != nil {
@@ -104,7 +97,7 @@ func open(o *Options) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{places: *p}
+	s := &Set{journal: journal{places: *p}}
 	if err = live.Ours(s.dir); err == nil {
 		err = s.acquire()
 	} else if errors.Is(err, fs.ErrNotExist) {
@@ -119,53 +112,16 @@ func unlocked(o *Options) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{places: *p}
-	s.state, err = readState(s.dir)
-	return s, err
-}
-
-// acquire takes the lock, and reads the state under it.
-func (s *Set) acquire() (err error) {
-	if s.lock, err = HoldFile(filepath.Join(s.dir, "lock")); errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%s: %w by another process: wait for it, or see what it does with knowngood generations %s", s.what(), ErrBusy, s.Environment)
-	} else if err != nil {
-		return err
-	}
-	if s.state, err = readState(s.dir); err == nil && s.state != nil && s.state.Method != s.Config.Switch.Method {
-		err = fmt.Errorf("%s was adopted with method %s, and the configuration has %s: release it first (knowngood generations %s --release)", s.Config.Root, s.state.Method, s.Config.Switch.Method, s.Environment)
-	}
-	if err != nil {
-		s.Close()
-	}
-	return err
-}
-
-// HoldFile locks a file for as long as it is open, and waits a moment for it: a program that
-// is being started has a copy of the lock until it runs. EWOULDBLOCK: another process has it.
-func HoldFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for range 20 {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if err != nil {
-		f.Close()
-	}
-	return f, err
+	state, err := readState(p.dir)
+	return &Set{journal: journal{places: *p, state: state}}, err
 }
 
 // Close unlocks.
 func (s *Set) Close() {
-	for _, f := range []**os.File{&s.lock, &s.watch} {
-		if *f != nil {
-			(*f).Close()
-			*f = nil
-		}
+	s.close()
+	if s.watch != nil {
+		s.watch.Close()
+		s.watch = nil
 	}
 }
 
@@ -181,56 +137,12 @@ func (o *Options) note(format string, args ...any) {
 	}
 }
 
-// liveName is the generation that is live; empty for none.
-func (s *Set) liveName() string { return s.shown(s.state) }
-
-// topOf is where the tree of a generation is now.
-func (s *Set) topOf(name string) string {
-	if s.state.Method == "exchange" && name == s.liveName() {
-		return s.root
-	}
-	return s.path(name)
-}
-
 // Live is the live generation.
 func (s *Set) Live() (*Generation, error) {
 	if g := s.state.find(s.liveName()); g != nil {
 		return g, nil
 	}
 	return nil, fmt.Errorf("%s is not one of its generations: somebody replaced it (ls -ld %[1]s; the generations are in %s)", s.root, s.dir)
-}
-
-// flip makes a generation the live one, in one rename, and makes that durable. In place it
-// runs the command of a patch, or puts back what that changed.
-func (s *Set) flip(ctx context.Context, name string) error {
-	if s.InPlace == nil {
-		return s.show(s.state, name)
-	}
-	w := wayBack{s.places, s.state.Transaction.From, s.state.Transaction.InPlace}
-	if name == w.from {
-		return w.putBack(ctx)
-	}
-	return cmp.Or(s.InPlace.Run(ctx), w.syncSources())
-}
-
-// tidy removes what is left of what was not finished: what the state does not name.
-func (s *Set) tidy() error {
-	names, err := os.ReadDir(s.dir)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		name, isRecord := strings.CutSuffix(n.Name(), recordName)
-		copied := s.InPlace != nil && s.state.Transaction == nil && s.state.Problem == "" // it serves nothing any more
-		ours := namePattern.MatchString(name) || copied && name == reserveName || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
-		if !ours || s.state.find(name) != nil && !copied {
-			continue
-		}
-		if err := s.remove(n.Name()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (o *Options) run(ctx context.Context, what string, hooks []configs.Hook, all bool) error {
@@ -268,11 +180,4 @@ func BootID() string {
 // nameOf is the name of the generation of a snapshot.
 func nameOf(number uint64, id [32]byte) string {
 	return fmt.Sprintf("%d-%s", number, hex.EncodeToString(id[:4]))
-}
-
-// newest are the generations, the one that was built last first.
-func (s *state) newest() []*Generation {
-	all := slices.Clone(s.Generations)
-	slices.Reverse(all)
-	return all
 }

@@ -215,7 +215,7 @@ func whatIsMoreGoes(t *testing.T) {
 	w.must(switchTo(t.Context(), w, o, 2, passes))
 	s, err := Open(t.Context(), o)
 	w.must(err)
-	old := s.before().Name
+	old := s.state.before(s.liveName()).Name
 	s.Close()
 	holder := exec.Command("sleep", "60")
 	holder.Dir = filepath.Join(w.gens(), old)

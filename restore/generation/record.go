@@ -454,21 +454,21 @@ func (e *ChangedError) add(x Change) {
 }
 
 // verify compares the tree of a generation with its record, and that with the digest.
-func (s *Set) verify(ctx context.Context, g *Generation) error {
-	if s.InPlace != nil {
+func (j *journal) verify(ctx context.Context, g *Generation) error {
+	if j.InPlace != nil {
 		return nil // it is not there yet
 	}
 	want := g.Digest
 	if g.Left != "" {
 		want = g.Left
 	}
-	return verifyTree(ctx, "generation "+g.Name, want, &scan{top: s.topOf(g.Name), old: s.path(g.Name + recordName)})
+	return verifyTree(ctx, "generation "+g.Name, want, &scan{top: j.topOf(g.Name), old: j.path(g.Name + recordName)})
 }
 
 // record writes the record of a generation anew, and returns the digest. Of one that is moving
 // programs may still have files open, and remove some.
-func (s *Set) record(ctx context.Context, top, name string, moving bool) (digest string, count uint64, err error) {
-	c := &scan{top: top, write: s.path(name + recordName), moving: moving}
+func (j *journal) record(ctx context.Context, top, name string, moving bool) (digest string, count uint64, err error) {
+	c := &scan{top: top, write: j.path(name + recordName), moving: moving}
 	if _, err := os.Lstat(c.write); err == nil {
 		c.old = c.write
 	}
@@ -485,7 +485,7 @@ var ErrRecordedAgain = errors.New("it was changed while it was live before, and 
 // meanwhile. The generation is returned with ErrRecordedAgain, too.
 func Drift(ctx context.Context, o *Options, content bool, each func(top string, c Change)) (*Generation, string, error) {
 	s, err := unlocked(o)
-	if err == nil && !s.adopted() {
+	if err == nil && !s.state.adopted() {
 		err = s.notAdopted()
 	}
 	if err != nil {

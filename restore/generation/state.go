@@ -3,12 +3,9 @@ package generation
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
 	"knowngood/internal/durable"
@@ -152,38 +149,23 @@ func (s *state) drop(name string) {
 	s.Generations = slices.DeleteFunc(s.Generations, func(g *Generation) bool { return g.Name == name })
 }
 
-// reserveName is room for the state on a full disk, from which the way back frees it.
-const (
-	reserveName = "reserve"
-	reserveSize = 256 << 10
-)
+// adopted reports whether there is a generation.
+func (s *state) adopted() bool { return s != nil && len(s.Generations) > 0 }
 
-// save makes the state durable. at names the moment, for tests that end the process there.
-func (s *Set) save(at string) error {
-	s.point("before " + at)
-	path := s.path(live.StateFile)
-	err := durable.ReplaceJSON(path, s.state, 0o600)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		_ = os.Remove(s.path(reserveName))
-		err = durable.ReplaceJSON(path, s.state, 0o600)
-	} else if err == nil && s.state.Transaction == nil {
-		s.reserve()
+// before is the generation that a rollback goes to: the good one that was live last, but for
+// the one that is live. Nil where there is none.
+func (s *state) before(live string) (best *Generation) {
+	for _, g := range s.Generations {
+		if g.Status == Committed && g.Name != live && (best == nil || g.LeftAt.After(best.LeftAt)) {
+			best = g
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("state of generations: %w", err)
-	}
-	s.point("after " + at)
-	return nil
+	return best
 }
 
-// reserve makes the room. Where there is none, there is less of a way back.
-func (s *Set) reserve() {
-	f, err := os.OpenFile(s.path(reserveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return // it is there
-	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, reserveSize)
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(f.Name())
-	}
+// newest are the generations, the one that was built last first.
+func (s *state) newest() []*Generation {
+	all := slices.Clone(s.Generations)
+	slices.Reverse(all)
+	return all
 }

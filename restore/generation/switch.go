@@ -30,20 +30,12 @@ var (
 	ErrProbe = errors.New("the live generation stays")
 )
 
-// idle refuses to begin something while a generation is on trial.
-func (s *Set) idle() error {
-	if t := s.state.Transaction; t != nil {
-		return fmt.Errorf("generation %s of %s is on trial until %s: knowngood commit %[2]s, or knowngood rollback %[2]s", t.To, s.Environment, t.Deadline.Format(time.DateTime))
-	}
-	return nil
-}
-
 // Switch makes a staged generation live: stop, flip, start, after_switch; then probe is
 // asked until it has passed for the time to watch. Where anything of it fails, or ctx ends,
 // what was done is taken back in reverse, and the error is ErrBack with the reason. With
 // external confirmation it returns while the generation is on trial.
 func (s *Set) Switch(ctx context.Context, name string, probe func(context.Context) error) (out *Outcome, err error) {
-	began, to := s.Now(), s.state.find(name)
+	x, to := &trial{s, s.Now(), probe}, s.state.find(name)
 	if err := s.idle(); err != nil {
 		return nil, err
 	}
@@ -61,12 +53,12 @@ func (s *Set) Switch(ctx context.Context, name string, probe func(context.Contex
 		return nil, fmt.Errorf("%s: a trial is being watched by another process: %w", s.what(), ErrBusy)
 	}
 	c := s.Config.Switch
-	s.state.Transaction = &transaction{Kind: "switch", From: was.Name, To: name, Steps: steps(c), Deadline: began.Add(time.Duration(c.Trial)), External: c.Confirm == "external", Boot: BootID()}
+	s.state.Transaction = &transaction{Kind: "switch", From: was.Name, To: name, Steps: steps(c), Deadline: x.began.Add(time.Duration(c.Trial)), External: c.Confirm == "external", Boot: BootID()}
 	if s.InPlace != nil {
 		s.state.Transaction.InPlace = &s.InPlace.scope
 	}
-	to.Status, to.Left, to.LiveAt = Trial, "", began
-	err = s.advance(ctx)
+	to.Status, to.Left, to.LiveAt = Trial, "", x.began
+	_, err = s.advance(ctx, false)
 	if err == nil {
 		err = s.left(ctx, was)
 	}
@@ -75,20 +67,20 @@ func (s *Set) Switch(ctx context.Context, name string, probe func(context.Contex
 		err = s.save("watching")
 	}
 	if err != nil {
-		return s.back(ctx, began, s.why(ctx, err))
+		return x.back(ctx, s.why(ctx, err))
 	}
-	return s.trial(ctx, began, probe)
+	return x.observe(ctx)
 }
 
 // why is the reason for which a switch goes back that failed with err.
-func (s *Set) why(ctx context.Context, err error) string {
-	t := s.state.Transaction
+func (j *journal) why(ctx context.Context, err error) string {
+	t := j.state.Transaction
 	switch {
 	case ctx.Err() == nil:
 		return err.Error()
 	case t.Watching:
 		return "interrupted while it was watched"
-	case s.InPlace != nil && t.Begun > 0 && t.Steps[t.Begun-1].Name == stepFlip:
+	case j.InPlace != nil && t.Begun > 0 && t.Steps[t.Begun-1].Name == stepFlip:
 		return "interrupted while the command ran"
 	}
 	return "interrupted before it was watched"
@@ -100,45 +92,45 @@ func steps(c *configs.Switch) []step {
 }
 
 // advance does the steps that are left, each announced before it is begun. A step that was
-// begun is done again.
-func (s *Set) advance(ctx context.Context) error {
-	t := s.state.Transaction
+// begun is done again. With all it goes on after commands that fail, which are in failed.
+func (j *journal) advance(ctx context.Context, all bool) (failed, err error) {
+	t := j.state.Transaction
 	for i := max(0, t.Begun-1); i < len(t.Steps); i++ {
+		x := t.Steps[i]
 		t.Begun = i + 1
-		if err := s.save("step " + t.Steps[i].Name); err != nil {
-			return err
+		if err := j.save(t.Kind + " " + x.Name); err != nil {
+			return failed, err
 		}
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+		if ctx.Err() != nil {
+			return failed, context.Cause(ctx)
 		}
-		if t.Steps[i].Name == stepFlip {
-			if err := s.flip(ctx, t.To); err != nil {
-				return err
-			}
-			continue
+		switch {
+		case x.Name == stepFlip:
+			err = j.flip(ctx, t.To)
+		case !j.Boot && all:
+			failed = errors.Join(failed, j.run(ctx, x.Name, x.Commands, all))
+		case !j.Boot:
+			err = j.run(ctx, x.Name, x.Commands, all)
 		}
-		if s.Boot {
-			continue
-		}
-		if err := s.run(ctx, t.Steps[i].Name, t.Steps[i].Commands, false); err != nil {
-			return err
+		if err != nil {
+			return failed, err
 		}
 	}
-	return nil
+	return failed, nil
 }
 
 // left records a generation as it was when it was live last.
-func (s *Set) left(ctx context.Context, g *Generation) (err error) {
-	if s.InPlace != nil {
+func (j *journal) left(ctx context.Context, g *Generation) (err error) {
+	if j.InPlace != nil {
 		return nil
 	}
-	t := s.state.Transaction // the lock is held, so nobody else ends the trial
-	ctx, cancel := context.WithTimeoutCause(ctx, max(0, t.Deadline.Sub(s.Now())), errTrialOver)
+	t := j.state.Transaction // the lock is held, so nobody else ends the trial
+	ctx, cancel := context.WithTimeoutCause(ctx, max(0, t.Deadline.Sub(j.Now())), errTrialOver)
 	defer cancel()
-	if g.Left, _, err = s.record(ctx, s.topOf(g.Name), g.Name, true); err != nil {
+	if g.Left, _, err = j.record(ctx, j.topOf(g.Name), g.Name, true); err != nil {
 		return fmt.Errorf("record generation %s: %w", g.Name, err)
 	}
-	if g.LeftAt = s.Now(); g.Left == g.Digest {
+	if g.LeftAt = j.Now(); g.Left == g.Digest {
 		g.Left = ""
 	}
 	return nil
@@ -151,16 +143,23 @@ const (
 	settle    = 10 * time.Second
 )
 
-// trial watches a generation that is live. The lock is free meanwhile: others may commit or
-// roll back.
-func (s *Set) trial(ctx context.Context, began time.Time, probe func(context.Context) error) (*Outcome, error) {
+// trial is about a generation that this process made live: whether it stays.
+type trial struct {
+	*Set
+	began time.Time
+	probe func(context.Context) error
+}
+
+// observe asks the probe for as long as a generation that is live is to be watched. The lock
+// is free meanwhile: others may commit or roll back.
+func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 	t := s.state.Transaction
 	until := s.Now().Add(time.Duration(s.Config.Switch.Watch))
 	early := s.Now().Add(min(settle, time.Duration(s.Config.Switch.Watch)))
-	s.unlock()
+	s.close()
 	var failed error
 	for passed := false; ; {
-		failed = within(ctx, t.Deadline.Sub(s.Now()), probe)
+		failed = within(ctx, t.Deadline.Sub(s.Now()), s.probe)
 		passed = passed || failed == nil
 		starting := failed != nil && !passed && ctx.Err() == nil && s.Now().Before(early)
 		if !starting && (failed != nil || !s.Now().Before(until)) {
@@ -181,18 +180,18 @@ func (s *Set) trial(ctx context.Context, began time.Time, probe func(context.Con
 	now := s.state.Transaction
 	switch {
 	case now == nil || now.To != t.To || now.Undoing: // somebody else decided
-		return s.decided(ctx, t.To, began)
+		return s.decided(ctx, t.To)
 	case failed != nil:
-		return s.back(ctx, began, s.why(ctx, failed))
+		return s.back(ctx, s.why(ctx, failed))
 	case !s.Now().Before(t.Deadline):
-		return s.back(ctx, began, "its trial took longer than "+time.Duration(s.Config.Switch.Trial).String())
+		return s.back(ctx, "its trial took longer than "+time.Duration(s.Config.Switch.Trial).String())
 	case t.External:
-		return &Outcome{Live: t.To, Waiting: true, Took: s.Now().Sub(began)}, nil
+		return &Outcome{Live: t.To, Waiting: true, Took: s.Now().Sub(s.began)}, nil
 	}
 	if err := s.commit(); err != nil {
 		return nil, err
 	}
-	return &Outcome{Live: t.To, Committed: true, Took: s.Now().Sub(began)}, nil
+	return &Outcome{Live: t.To, Committed: true, Took: s.Now().Sub(s.began)}, nil
 }
 
 var errTrialOver = errors.New("the trial is over")
@@ -207,32 +206,12 @@ func within(ctx context.Context, left time.Duration, probe func(context.Context)
 	return context.Cause(ctx)
 }
 
-func (s *Set) unlock() {
-	s.lock.Close()
-	s.lock = nil
-}
-
-// relock takes the lock again, for which it waits: nobody holds it long while a generation
-// is on trial.
-func (s *Set) relock() (err error) {
-	for range 600 {
-		watch := s.watch
-		s.watch = nil // which acquire would close
-		err = s.acquire()
-		if s.watch = watch; !errors.Is(err, ErrBusy) {
-			return err
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return err
-}
-
 // decided is how a trial ended that another process ended.
-func (s *Set) decided(ctx context.Context, name string, began time.Time) (*Outcome, error) {
+func (s *trial) decided(ctx context.Context, name string) (*Outcome, error) {
 	if t := s.state.Transaction; t != nil && t.Undoing {
-		return s.back(ctx, began, t.Why)
+		return s.back(ctx, t.Why)
 	}
-	out := &Outcome{Live: s.liveName(), Took: s.Now().Sub(began)}
+	out := &Outcome{Live: s.liveName(), Took: s.Now().Sub(s.began)}
 	if g := s.state.find(name); g != nil && g.Status == Committed {
 		out.Committed = true
 		return out, nil
@@ -243,9 +222,9 @@ func (s *Set) decided(ctx context.Context, name string, began time.Time) (*Outco
 }
 
 // back takes a switch back. It is not stopped by the end of ctx.
-func (s *Set) back(ctx context.Context, began time.Time, why string) (*Outcome, error) {
+func (s *trial) back(ctx context.Context, why string) (*Outcome, error) {
 	err := s.undo(context.WithoutCancel(ctx), why)
-	out := &Outcome{Live: s.liveName(), Why: why, Took: s.Now().Sub(began)}
+	out := &Outcome{Live: s.liveName(), Why: why, Took: s.Now().Sub(s.began)}
 	switch {
 	case err != nil && s.state.Transaction != nil:
 		return out, fmt.Errorf("%s; and taking it back failed, with which the next command goes on: %w", why, err)
@@ -258,19 +237,19 @@ func (s *Set) back(ctx context.Context, began time.Time, why string) (*Outcome, 
 // undo takes the steps of a switch back that were begun, in reverse: what it started is
 // stopped, and what it stopped is started. It happens once: a command that fails is
 // reported, and stays in the state.
-func (s *Set) undo(ctx context.Context, why string) error {
-	t := s.state.Transaction
-	to := s.state.find(t.To)
+func (j *journal) undo(ctx context.Context, why string) error {
+	t := j.state.Transaction
+	to := j.state.find(t.To)
 	t.Undoing, t.Why = true, why
 	to.Status, to.Why = Bad, why
-	if err := s.save("undo"); err != nil {
+	if err := j.save("undo"); err != nil {
 		return err
 	}
 	var failed []error
 	commands := func(name string) {
 		for _, x := range t.Steps {
-			if x.Name == name && !s.Boot {
-				failed = append(failed, s.run(ctx, "rollback: "+name, x.Commands, true))
+			if x.Name == name && !j.Boot {
+				failed = append(failed, j.run(ctx, "rollback: "+name, x.Commands, true))
 			}
 		}
 	}
@@ -281,40 +260,40 @@ func (s *Set) undo(ctx context.Context, why string) error {
 	if begun(stepStart) {
 		commands(stepStop)
 	}
-	s.point("undo: stopped")
+	j.point("undo: stopped")
 	if begun(stepFlip) {
-		err := s.flip(ctx, t.From)
+		err := j.flip(ctx, t.From)
 		failed = append(failed, err)
 		if differs := (*differsError)(nil); err != nil && !errors.As(err, &differs) { // the next command goes on with it
 			return errors.Join(failed...)
 		}
 	}
-	s.point("undo: flipped")
+	j.point("undo: flipped")
 	if begun(stepStop) {
 		commands(stepStart)
 	}
-	if begun(stepAfter) || s.InPlace != nil && begun(stepFlip) {
+	if begun(stepAfter) || j.InPlace != nil && begun(stepFlip) {
 		commands(stepAfter)
 	}
-	s.point("undo: started")
-	to.LeftAt = s.Now()
-	if err := s.end(errors.Join(failed...), "undone"); err != nil || s.InPlace == nil {
+	j.point("undo: started")
+	to.LeftAt = j.Now()
+	if err := j.end(errors.Join(failed...), "undone"); err != nil || j.InPlace == nil {
 		return err
 	}
-	s.point("before removing")
-	return s.tidy()
+	j.point("before removing")
+	return j.tidy()
 }
 
 // end ends the transaction. What failed stays in the state.
-func (s *Set) end(failed error, at string) error {
-	s.state.Transaction, s.state.Problem = nil, ""
+func (j *journal) end(failed error, at string) error {
+	j.state.Transaction, j.state.Problem = nil, ""
 	if failed != nil {
-		s.state.Problem = failed.Error()
+		j.state.Problem = failed.Error()
 	}
-	if g := s.state.find(s.liveName()); g != nil {
-		g.Left, g.LeftAt, g.LiveAt = "", time.Time{}, s.Now()
+	if g := j.state.find(j.liveName()); g != nil {
+		g.Left, g.LeftAt, g.LiveAt = "", time.Time{}, j.Now()
 	}
-	return errors.Join(failed, s.save(at))
+	return errors.Join(failed, j.save(at))
 }
 
 // Commit ends the trial of the live generation: it stays.
@@ -326,30 +305,29 @@ func (s *Set) Commit() (string, error) {
 	return t.To, s.commit()
 }
 
-func (s *Set) commit() error {
-	t := s.state.Transaction
-	g := s.state.find(t.To)
+func (j *journal) commit() error {
+	t := j.state.Transaction
+	g := j.state.find(t.To)
 	g.Status = Committed
-	s.state.Transaction, s.state.Problem = nil, ""
-	if s.InPlace != nil { // the copy of the other one goes
-		s.state.Generations = []*Generation{g}
+	j.state.Transaction, j.state.Problem = nil, ""
+	if j.InPlace != nil { // the copy of the other one goes
+		j.state.Generations = []*Generation{g}
 	}
-	if err := s.save("commit"); err != nil {
+	if err := j.save("commit"); err != nil {
 		return err
 	}
-	if s.InPlace != nil {
-		s.point("before removing")
-		return s.tidy()
+	if j.InPlace != nil {
+		j.point("before removing")
+		return j.tidy()
 	}
-	return s.prune()
+	return j.prune()
 }
 
 // Rollback makes the generation before the live one live, and the live one bad. One on trial
 // is taken back. With anyway it goes to a generation that is not as it was recorded.
 func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
-	began := s.Now()
 	if s.state.Transaction != nil {
-		out, err := s.back(ctx, began, "knowngood rollback")
+		out, err := (&trial{Set: s, began: s.Now()}).back(ctx, "knowngood rollback")
 		if errors.Is(err, ErrBack) {
 			err = nil
 		}
@@ -359,7 +337,7 @@ func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	to := s.before()
+	to := s.state.before(s.liveName())
 	if to == nil && s.InPlace != nil {
 		return nil, fmt.Errorf("%s has nothing to go back to: what a command changed in place is committed, and its copy is gone. A snapshot from before is restored with knowngood restore REF --in-place (knowngood list has them)", s.Environment)
 	}
@@ -374,30 +352,20 @@ func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
 }
 
 // rollForward does all steps of a rollback. A command that fails does not end it.
-func (s *Set) rollForward(ctx context.Context) error {
+func (j *journal) rollForward(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
-	t := s.state.Transaction
-	from := s.state.find(t.From)
-	if from == nil || s.state.find(t.To) == nil {
-		return fmt.Errorf("the rollback of %s cannot go on: a generation of it is missing", s.Environment)
+	t := j.state.Transaction
+	from := j.state.find(t.From)
+	if from == nil || j.state.find(t.To) == nil {
+		return fmt.Errorf("the rollback of %s cannot go on: a generation of it is missing", j.Environment)
 	}
 	from.Status, from.Why = Bad, t.Why
-	var failed []error
-	for i := max(0, t.Begun-1); i < len(t.Steps); i++ {
-		t.Begun = i + 1
-		if err := s.save("rollback " + t.Steps[i].Name); err != nil {
-			return err
-		}
-		if t.Steps[i].Name == stepFlip {
-			if err := s.flip(ctx, t.To); err != nil {
-				return errors.Join(append(failed, err)...)
-			}
-		} else if !s.Boot {
-			failed = append(failed, s.run(ctx, t.Steps[i].Name, t.Steps[i].Commands, true))
-		}
+	failed, err := j.advance(ctx, true)
+	if err != nil {
+		return errors.Join(failed, err)
 	}
-	from.LeftAt = s.Now()
-	return s.end(errors.Join(failed...), "rolled back")
+	from.LeftAt = j.Now()
+	return j.end(failed, "rolled back")
 }
 
 // recover finishes or takes back what another process left under way, or what went on for

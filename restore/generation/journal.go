@@ -1,0 +1,167 @@
+package generation
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/durable"
+	"knowngood/snapshot/live"
+)
+
+// journal is the state of generations on the disk, which is changed under its lock: what
+// there is, and what is under way.
+type journal struct {
+	places
+	state *state
+	lock  *os.File
+}
+
+// acquire takes the lock, and reads the state under it.
+func (j *journal) acquire() (err error) {
+	if j.lock, err = HoldFile(filepath.Join(j.dir, "lock")); errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("%s: %w by another process: wait for it, or see what it does with knowngood generations %s", j.what(), ErrBusy, j.Environment)
+	} else if err != nil {
+		return err
+	}
+	if j.state, err = readState(j.dir); err == nil && j.state != nil && j.state.Method != j.Config.Switch.Method {
+		err = fmt.Errorf("%s was adopted with method %s, and the configuration has %s: release it first (knowngood generations %s --release)", j.Config.Root, j.state.Method, j.Config.Switch.Method, j.Environment)
+	}
+	if err != nil {
+		j.close()
+	}
+	return err
+}
+
+// HoldFile locks a file for as long as it is open, and waits a moment for it: a program that
+// is being started has a copy of the lock until it runs. EWOULDBLOCK: another process has it.
+func HoldFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for range 20 {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		f.Close()
+	}
+	return f, err
+}
+
+func (j *journal) close() {
+	if j.lock != nil {
+		j.lock.Close()
+		j.lock = nil
+	}
+}
+
+// relock takes the lock again, for which it waits: nobody holds it long while a generation
+// is on trial.
+func (j *journal) relock() (err error) {
+	for range 600 {
+		if err = j.acquire(); !errors.Is(err, ErrBusy) {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
+}
+
+// reserveName is room for the state on a full disk, from which the way back frees it.
+const (
+	reserveName = "reserve"
+	reserveSize = 256 << 10
+)
+
+// save makes the state durable. at names the moment, for tests that end the process there.
+func (j *journal) save(at string) error {
+	j.point("before " + at)
+	path := j.path(live.StateFile)
+	err := durable.ReplaceJSON(path, j.state, 0o600)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		_ = os.Remove(j.path(reserveName))
+		err = durable.ReplaceJSON(path, j.state, 0o600)
+	} else if err == nil && j.state.Transaction == nil {
+		j.reserve()
+	}
+	if err != nil {
+		return fmt.Errorf("state of generations: %w", err)
+	}
+	j.point("after " + at)
+	return nil
+}
+
+// reserve makes the room. Where there is none, there is less of a way back.
+func (j *journal) reserve() {
+	f, err := os.OpenFile(j.path(reserveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return // it is there
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, reserveSize)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name())
+	}
+}
+
+// idle refuses to begin something while a generation is on trial.
+func (j *journal) idle() error {
+	if t := j.state.Transaction; t != nil {
+		return fmt.Errorf("generation %s of %s is on trial until %s: knowngood commit %[2]s, or knowngood rollback %[2]s", t.To, j.Environment, t.Deadline.Format(time.DateTime))
+	}
+	return nil
+}
+
+// liveName is the generation that is live; empty for none.
+func (j *journal) liveName() string { return j.shown(j.state) }
+
+// topOf is where the tree of a generation is now.
+func (j *journal) topOf(name string) string {
+	if j.state.Method == "exchange" && name == j.liveName() {
+		return j.root
+	}
+	return j.path(name)
+}
+
+// flip makes a generation the live one, in one rename, and makes that durable. In place it
+// runs the command of a patch, or puts back what that changed.
+func (j *journal) flip(ctx context.Context, name string) error {
+	if j.InPlace == nil {
+		return j.show(j.state, name)
+	}
+	w := wayBack{j.places, j.state.Transaction.From, j.state.Transaction.InPlace}
+	if name == w.from {
+		return w.putBack(ctx)
+	}
+	return cmp.Or(j.InPlace.Run(ctx), w.syncSources())
+}
+
+// tidy removes what is left of what was not finished: what the state does not name.
+func (j *journal) tidy() error {
+	names, err := os.ReadDir(j.dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		name, isRecord := strings.CutSuffix(n.Name(), recordName)
+		copied := j.InPlace != nil && j.state.Transaction == nil && j.state.Problem == "" // it serves nothing any more
+		ours := namePattern.MatchString(name) || copied && name == reserveName || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
+		if !ours || j.state.find(name) != nil && !copied {
+			continue
+		}
+		if err := j.remove(n.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
