@@ -52,11 +52,12 @@ func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
 			return nil, err
 		}
 	}
-	s.state.Transaction = &transaction{Kind: "adopt", To: p.Name, Data: p.Data, Boot: BootID()}
+	a := adoption{&s.journal, &transaction{Kind: "adopt", To: p.Name, Data: p.Data, Boot: BootID()}}
+	s.state.Transaction = a.t
 	if err := s.save("adopt"); err != nil {
 		return nil, err
 	}
-	return p, s.adopt(ctx)
+	return p, a.adopt(ctx)
 }
 
 // plan finds out what adopting would do, and refuses what cannot be adopted.
@@ -133,32 +134,37 @@ func tryExchange(parent string) error {
 }
 
 // begin makes the directory of generations, and its state.
-func (s *Set) begin() error {
-	if err := os.Mkdir(s.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+func (j *journal) begin() error {
+	if err := os.Mkdir(j.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := errors.Join(os.Chmod(s.dir, 0o755), durable.SyncDir(s.parent)); err != nil { // whatever the umask
+	if err := errors.Join(os.Chmod(j.dir, 0o755), durable.SyncDir(j.parent)); err != nil { // whatever the umask
 		return err
 	}
-	s.point("after the directory")
-	if s.lock == nil {
-		if err := s.acquire(); err != nil {
+	j.point("after the directory")
+	if j.lock == nil {
+		if err := j.acquire(); err != nil {
 			return err
 		}
 	}
-	s.state = &state{Version: stateVersion, Environment: s.Environment, Root: s.Config.Root, Method: s.Config.Switch.Method, Generations: []*Generation{}}
+	j.state = &state{Version: stateVersion, Environment: j.Environment, Root: j.Config.Root, Method: j.Config.Switch.Method, Generations: []*Generation{}}
 	return nil
 }
 
+// adoption makes a root its first generation, or a plain directory again.
+type adoption struct {
+	*journal
+	t *transaction
+}
+
 // adopt does what the transaction says, each part unless it is done.
-func (s *Set) adopt(ctx context.Context) error {
-	t := s.state.Transaction
-	if s.state.Method == "link" && !s.state.adopted() && !s.isLink() {
-		if err := s.exchangeRoot(t.To, true); err != nil {
+func (a *adoption) adopt(ctx context.Context) error {
+	if a.state.Method == "link" && !a.state.adopted() && !a.isLink() {
+		if err := a.exchangeRoot(a.t.To, true); err != nil {
 			return err
 		}
 	}
-	return s.finishAdopt(ctx)
+	return a.finish(ctx)
 }
 
 func (p *places) isLink() bool {
@@ -181,36 +187,35 @@ func (p *places) exchangeRoot(name string, toLink bool) error {
 	return p.sync()
 }
 
-// finishAdopt moves the data, and records the generation.
-func (s *Set) finishAdopt(ctx context.Context) error {
-	t := s.state.Transaction
-	top := s.path(t.To)
-	if s.state.Method == "exchange" {
-		top = s.root
+// finish moves the data, and records the generation.
+func (a *adoption) finish(ctx context.Context) error {
+	top := a.path(a.t.To)
+	if a.state.Method == "exchange" {
+		top = a.root
 	}
-	for _, d := range t.Data {
-		if err := s.moveData(top, d, true); err != nil {
+	for _, d := range a.t.Data {
+		if err := a.moveData(top, d, true); err != nil {
 			return err
 		}
 	}
-	if err := posix.SyncFS(s.dir); err != nil {
+	if err := posix.SyncFS(a.dir); err != nil {
 		return err
 	}
 	st, err := posix.StatAt(unix.AT_FDCWD, top)
 	if err != nil {
 		return err
 	}
-	g := s.state.find(t.To)
+	g := a.state.find(a.t.To)
 	if g == nil {
-		g = &Generation{Name: t.To, Status: Committed, Origin: Origin{Way: "adopted", Proof: "it was there before"}, Built: s.Now(), LiveAt: s.Now()}
-		s.state.Generations = append(s.state.Generations, g)
+		g = &Generation{Name: a.t.To, Status: Committed, Origin: Origin{Way: "adopted", Proof: "it was there before"}, Built: a.Now(), LiveAt: a.Now()}
+		a.state.Generations = append(a.state.Generations, g)
 	}
 	g.Inode = st.Ino
-	if g.Digest, g.Entries, err = s.record(ctx, top, t.To, true); err != nil {
+	if g.Digest, g.Entries, err = a.record(ctx, top, a.t.To, true); err != nil {
 		return err
 	}
-	s.state.Transaction = nil
-	return s.save("adopted")
+	a.state.Transaction = nil
+	return a.save("adopted")
 }
 
 // moveData exchanges carried data in a tree and its place outside, of which one is a link to
@@ -248,19 +253,18 @@ func (p *places) moveData(top, path string, out bool) error {
 	return nil
 }
 
-// recoverAdopt finishes an adoption, or forgets one that changed nothing.
-func (s *Set) recoverAdopt(ctx context.Context) error {
-	t := s.state.Transaction
-	if s.state.Method == "link" && !s.state.adopted() && !s.isLink() {
-		s.note("adopting %s was interrupted before it began: it is as it was", s.root)
-		if err := s.remove(t.To); err != nil {
+// recover finishes an adoption, or forgets one that changed nothing.
+func (a *adoption) recover(ctx context.Context) error {
+	if a.state.Method == "link" && !a.state.adopted() && !a.isLink() {
+		a.note("adopting %s was interrupted before it began: it is as it was", a.root)
+		if err := a.remove(a.t.To); err != nil {
 			return err
 		}
-		s.state.Transaction = nil
-		return s.save("not adopted")
+		a.state.Transaction = nil
+		return a.save("not adopted")
 	}
-	s.note("adopting %s was interrupted: it is finished", s.root)
-	return s.finishAdopt(ctx)
+	a.note("adopting %s was interrupted: it is finished", a.root)
+	return a.finish(ctx)
 }
 
 // Release makes the root a plain directory again: the live generation, with its carried data
@@ -289,12 +293,12 @@ func Release(ctx context.Context, o *Options) error {
 			return fmt.Errorf("generation %s would be removed, and is still used by %s: restart or end it", other.Name, held[0])
 		}
 	}
-	t := &transaction{Kind: "release", From: g.Name, Data: s.carriedNow(s.topOf(g.Name)), Boot: BootID()}
-	s.state.Transaction = t
+	a := adoption{&s.journal, &transaction{Kind: "release", From: g.Name, Data: s.carriedNow(s.topOf(g.Name)), Boot: BootID()}}
+	s.state.Transaction = a.t
 	if err := s.save("release"); err != nil {
 		return err
 	}
-	return s.release(ctx, t)
+	return a.release(ctx)
 }
 
 // carriedNow are the paths of a tree that are links to carried data.
@@ -306,39 +310,39 @@ func (p *places) carriedNow(top string) []string {
 }
 
 // release does what is left of it: the data goes back, then the tree, then the rest.
-func (s *Set) release(ctx context.Context, t *transaction) error {
-	top := s.root
-	linked := s.state.Method == "link" && s.isLink()
+func (a *adoption) release(ctx context.Context) error {
+	top := a.root
+	linked := a.state.Method == "link" && a.isLink()
 	if linked {
-		top = s.path(t.From)
+		top = a.path(a.t.From)
 	}
-	if s.Config.Switch.Seal {
+	if a.Config.Switch.Seal {
 		if err := seal(ctx, top, false); err != nil {
 			return err
 		}
 	}
-	for _, d := range t.Data {
-		if err := s.moveData(top, d, false); err != nil {
+	for _, d := range a.t.Data {
+		if err := a.moveData(top, d, false); err != nil {
 			return err
 		}
 	}
 	if linked {
-		if err := s.exchangeRoot(t.From, false); err != nil {
+		if err := a.exchangeRoot(a.t.From, false); err != nil {
 			return err
 		}
 	}
-	if err := posix.SyncFS(s.dir); err != nil {
+	if err := posix.SyncFS(a.dir); err != nil {
 		return err
 	}
-	s.point("before removing")
-	left, err := s.leftData()
+	a.point("before removing")
+	left, err := a.leftData()
 	if err != nil {
 		return err
 	}
 	if left != "" {
 		return fmt.Errorf("%s holds data that the live generation has no link to: move it away, then release again", left)
 	}
-	names, err := os.ReadDir(s.dir)
+	names, err := os.ReadDir(a.dir)
 	if err != nil {
 		return err
 	}
@@ -346,16 +350,16 @@ func (s *Set) release(ctx context.Context, t *transaction) error {
 		if n.Name() == live.StateFile || n.Name() == "lock" {
 			continue
 		}
-		if err := s.remove(n.Name()); err != nil {
+		if err := a.remove(n.Name()); err != nil {
 			return err
 		}
 	}
-	s.point("before the last")
-	if err := posix.RemovePath(s.dir); err != nil {
+	a.point("before the last")
+	if err := posix.RemovePath(a.dir); err != nil {
 		return err
 	}
-	s.state = nil
-	return durable.SyncDir(s.parent)
+	a.state = nil
+	return durable.SyncDir(a.parent)
 }
 
 // leftData is a file of carried data that is still outside of the tree; empty for none.

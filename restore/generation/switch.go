@@ -381,10 +381,10 @@ func (s *Set) recover(ctx context.Context) error {
 	var err error
 	switch t.Kind {
 	case "adopt":
-		err = s.recoverAdopt(ctx)
+		err = (&adoption{&s.journal, t}).recover(ctx)
 	case "release":
 		s.note("releasing %s was interrupted: it goes on", s.root)
-		return s.release(ctx, t)
+		return (&adoption{&s.journal, t}).release(ctx)
 	case "rollback":
 		s.note("a rollback of %s was interrupted: it goes on", s.Environment)
 		err = s.rollForward(ctx)
