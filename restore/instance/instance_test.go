@@ -312,6 +312,10 @@ func TestTheWantedNumberThatIsRead(t *testing.T) {
 			}
 		}
 	}
+	answer, s.Config.Target = strings.Repeat(" ", maxAnswer-1)+"12", &configs.ScaleTarget{HTTP: server.URL}
+	if n, err := s.wanted(t.Context()); err == nil {
+		t.Errorf("a long answer that ends with 12 is %d", n)
+	}
 	answer, status = "3", 500
 	if n, err := s.wanted(t.Context()); err == nil {
 		t.Errorf("status 500 is %d", n)

@@ -115,6 +115,9 @@ func ask(ctx context.Context, url string, timeout time.Duration) (string, error)
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("status %d", resp.StatusCode)
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil && len(b) > maxAnswer { // the begin of a number is another one
+		err = fmt.Errorf("it answered more than %d bytes, and not only a number", maxAnswer)
+	}
 	return string(b), err
 }
