@@ -135,7 +135,11 @@ func tryExchange(parent string) error {
 
 // begin makes the directory of generations, and its state.
 func (j *journal) begin() error {
-	if err := os.Mkdir(j.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(j.dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		err = live.Ours(j.dir) // where others may make names, one could have made this in the meantime
+	}
+	if err != nil {
 		return err
 	}
 	if err := errors.Join(os.Chmod(j.dir, 0o755), durable.SyncDir(j.parent)); err != nil { // whatever the umask

@@ -48,6 +48,7 @@ func TestGenerations(t *testing.T) {
 		"a sealed generation cannot be changed":                      aSealedGenerationCannotBeChanged,
 		"a state that is none is refused":                            aStateThatIsNoneIsRefused,
 		"a user of the tree cannot hide from drift":                  aUserCannotHideFromDrift,
+		"a directory made by others meanwhile is not taken":          aDirectoryOfOthersIsNotTaken,
 		"a hole of any size delays nothing":                          aHoleDelaysNothing,
 		"a hole is hashed as the zeros that it reads as":             aHoleIsHashedAsZeros,
 	} {
@@ -462,5 +463,23 @@ func aUserCannotHideFromDrift(t *testing.T) {
 	_, _, err := Drift(t.Context(), w.options(), false, func(_ string, c Change) { delete(want, c.Path) })
 	if err != nil || len(want) > 0 {
 		t.Errorf("drift does not list %v: %v", want, err)
+	}
+}
+
+// In a directory with the sticky bit others may make what is not there yet.
+func aDirectoryOfOthersIsNotTaken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), "link")
+	s, err := open(w.options())
+	w.must(err)
+	defer s.Close()
+	secret := w.at("secret")
+	w.must(os.Mkdir(secret, 0o700))
+	w.must(os.Symlink(secret, w.gens()))
+	if err := s.begin(); err == nil {
+		t.Error("it takes a link for the directory of generations")
+	}
+	if st, err := os.Stat(secret); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("the directory that the link leads to is %v, %v", st.Mode(), err)
 	}
 }
