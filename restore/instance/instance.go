@@ -214,10 +214,16 @@ func (s *Set) Spawn(ctx context.Context, t *Tree, count int) ([]*Instance, error
 	return s.add(ctx, t, count-len(s.state.alive()))
 }
 
+// maxInstances is how many a directory can have, so that its state stays below maxState.
+const maxInstances = 10_000
+
 // add makes n more instances from a tree.
 func (s *Set) add(ctx context.Context, t *Tree, n int) ([]*Instance, error) {
 	if n <= 0 {
 		return nil, nil
+	}
+	if all := len(s.state.Instances) + n; all > maxInstances {
+		return nil, fmt.Errorf("%s would have %d instances, and can have %d: use further directories", s.dir, all, maxInstances)
 	}
 	if err := generation.VerifyTree(ctx, "tree "+t.Name, s.treePath(t.Name), s.treePath(t.Name)+recordExt, t.Digest); err != nil {
 		return nil, fmt.Errorf("no instance is made from a tree that was changed: %w (remove the instances, then begin again)", err)

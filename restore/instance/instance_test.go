@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -172,6 +173,20 @@ func TestAChangedTreeMakesNoInstance(t *testing.T) {
 	w.must(os.WriteFile(file, []byte("VERSION 1"), 0o644))
 	w.must(os.Chtimes(file, info.ModTime(), info.ModTime()))
 	refused(t, s.Scale(t.Context(), 2), `changed "d1/1"`)
+}
+
+// A state that could not be read again would leave all of them for good.
+func TestMoreInstancesThanAStateHoldsAreRefused(t *testing.T) {
+	w := newWorld(t, t.TempDir(), false)
+	s := w.open(w.options(), 1)
+	_, err := s.Spawn(t.Context(), s.View().Current, maxInstances+1)
+	refused(t, err, "can have 10000")
+	in := *s.state.Instances[0]
+	in.Way, in.Number = "clone by reflinks", maxInstances
+	b, err := json.MarshalIndent(&in, "    ", "  ")
+	if err != nil || (len(b)+10)*maxInstances > maxState*3/4 {
+		t.Errorf("an instance takes %d bytes, %v", len(b), err)
+	}
 }
 
 func TestDirectoriesThatAreRefused(t *testing.T) {
