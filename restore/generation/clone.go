@@ -101,10 +101,17 @@ type copier struct {
 	applier  *posix.Applier
 	onlyRefs bool // errNoReflink where content would have to be copied
 	replace  bool // what is there is replaced, by one rename, and keeps its inode flags
-	links    map[posix.DevIno]string
+	links    map[posix.DevIno]copied
+	made     posix.Stat // of what was made last
 	dirs     []dirCopy
 	flags    map[string]uint32 // inode flags that finish gives back, by path
 	reflinks bool
+}
+
+// copied is what was made of a node with several names.
+type copied struct {
+	rel string
+	st  posix.Stat
 }
 
 // dirCopy is a directory whose metadata is applied after all that is in it.
@@ -124,7 +131,7 @@ func newCopier(to string, replace bool) (*copier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0, Exact: replace}), replace: replace, links: map[posix.DevIno]string{}, flags: map[string]uint32{}, reflinks: true}, nil
+	return &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0, Exact: replace}), replace: replace, links: map[posix.DevIno]copied{}, flags: map[string]uint32{}, reflinks: true}, nil
 }
 
 // copyTree copies a tree, with all metadata, except the paths of without.
@@ -320,8 +327,8 @@ func (c *copier) node(n *walk.Node, rel string) error {
 	if err != nil {
 		return err
 	}
-	if st.Nlink > 1 {
-		c.links[st.ID()] = strings.Clone(rel)
+	if _, known := c.links[st.ID()]; st.Nlink > 1 && !known {
+		c.links[st.ID()] = copied{strings.Clone(rel), c.made}
 	}
 	if !c.replace {
 		return nil
@@ -369,18 +376,30 @@ func (c *copier) make(in int, name string, fd int, st *posix.Stat, out int, as s
 	if err != nil {
 		return err
 	}
-	return applied(c.applier.ApplyAt(out, as, m))
+	if err := applied(c.applier.ApplyAt(out, as, m)); err != nil {
+		return err
+	}
+	c.made, err = posix.StatAt(out, as)
+	return err
 }
 
-// link gives what was copied already another name.
-func (c *copier) link(first string, out *posix.Dir, name string) error {
-	dir, base := filepath.Split(first)
+// link gives what was copied already another name, unless somebody who may write in its
+// directory put something else in its place.
+func (c *copier) link(first copied, out *posix.Dir, name string) error {
+	dir, base := filepath.Split(first.rel)
 	h, err := c.to.Get(strings.TrimSuffix(dir, "/"))
 	if err != nil {
 		return err
 	}
 	defer h.Release()
-	return unix.Linkat(h.FD(), base, out.FD(), name, 0)
+	if err := unix.Linkat(h.FD(), base, out.FD(), name, 0); err != nil {
+		return err
+	}
+	st, err := posix.StatAt(out.FD(), name)
+	if was := first.st; err == nil && (st.ID() != was.ID() || st.Type != was.Type || st.UID != was.UID || st.GID != was.GID || st.Mode != was.Mode || st.Size != was.Size || st.Mtime != was.Mtime) {
+		err = errors.Join(fmt.Errorf("/%s, which is the same file, was replaced meanwhile", first.rel), posix.RemoveAll(out.FD(), name))
+	}
+	return err
 }
 
 func (c *copier) file(in int, name string, out int, as string, m inode.Metadata) error {
@@ -407,7 +426,11 @@ func (c *copier) file(in int, name string, out int, as string, m inode.Metadata)
 			return err
 		}
 	}
-	return c.apply(to, m)
+	if err := c.apply(to, m); err != nil {
+		return err
+	}
+	c.made, err = posix.StatFd(to)
+	return err
 }
 
 // copyData copies what of a file is no hole.

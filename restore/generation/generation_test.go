@@ -20,6 +20,7 @@ import (
 
 	"knowngood/configs"
 	"knowngood/snapshot/live"
+	"knowngood/snapshot/walk"
 )
 
 // adopted is a world after adopting.
@@ -49,6 +50,7 @@ func TestGenerations(t *testing.T) {
 		"a state that is none is refused":                            aStateThatIsNoneIsRefused,
 		"a user of the tree cannot hide from drift":                  aUserCannotHideFromDrift,
 		"a directory made by others meanwhile is not taken":          aDirectoryOfOthersIsNotTaken,
+		"a link is not put back to what others put there":            aLinkIsNotPutBackToAnother,
 		"a hole of any size delays nothing":                          aHoleDelaysNothing,
 		"a hole is hashed as the zeros that it reads as":             aHoleIsHashedAsZeros,
 	} {
@@ -481,5 +483,33 @@ func aDirectoryOfOthersIsNotTaken(t *testing.T) {
 	}
 	if st, err := os.Stat(secret); err != nil || st.Mode().Perm() != 0o700 {
 		t.Errorf("the directory that the link leads to is %v, %v", st.Mode(), err)
+	}
+}
+
+// Whoever may write in a directory cannot have his file get a name in another one.
+func aLinkIsNotPutBackToAnother(t *testing.T) {
+	t.Parallel()
+	from, to := t.TempDir(), t.TempDir()
+	made := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{from, to} {
+		made(os.Mkdir(dir+"/a", 0o755), os.Mkdir(dir+"/b", 0o755))
+	}
+	made(os.WriteFile(from+"/a/x", []byte("good"), 0o755), os.Link(from+"/a/x", from+"/b/x"))
+	c, err := newCopier(to, true)
+	made(err)
+	defer c.to.Close()
+	err = eachBelow(t.Context(), from, func(n *walk.Node, rel string) error {
+		if err := c.node(n, rel); err != nil || rel != "a/x" {
+			return err
+		}
+		return errors.Join(os.Remove(to+"/a/x"), os.WriteFile(to+"/a/x", []byte("evil"), 0o777))
+	})
+	if err == nil || !strings.Contains(err.Error(), "replaced meanwhile") || exists(to+"/b/x") {
+		t.Errorf("it ends with %v", err)
 	}
 }
