@@ -72,7 +72,7 @@ notify: {command: [sh, -c, "cat >>%s"]}
 	}
 	compared("web", "the new snapshot is known-good", good)
 	compared("*/w*", "both are one", good)
-	waitFor(t, "the recovery is told", func() bool {
+	waitFor(t, "the recovery is reported", func() bool {
 		return slices.ContainsFunc(messages(t, told), func(m notify.Message) bool {
 			return m.Kind == notify.Recovery && m.Environment == "web" && strings.Contains(m.Text, "known-good state again")
 		})

@@ -77,7 +77,7 @@ notify: {command: [sh, -c, "cat >>%s"]}
 	write(t, page, "hello again")
 	s.take(t, "web")
 	s.drilled(t, "a drill passed again", func(r *report.Run) bool { return r.Result == report.Success })
-	waitFor(t, "the recovery is told", func() bool { return slices.Contains(kinds(messages(t, told)), notify.Recovery) })
+	waitFor(t, "the recovery is reported", func() bool { return slices.Contains(kinds(messages(t, told)), notify.Recovery) })
 	s.stop(t)
 	// The first drills may have come before the first snapshot.
 	list := slices.DeleteFunc(messages(t, told), func(m notify.Message) bool {

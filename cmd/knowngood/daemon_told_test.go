@@ -105,7 +105,7 @@ func testDamageAndFailuresAreReportedOnce(t *testing.T) {
 	if run := s.take(t, "web"); run.Snapshot != "web@5" {
 		t.Errorf("the run after it: %+v", run)
 	}
-	waitFor(t, "the recovery is told", func() bool { return slices.Contains(kinds(messages(t, told)), notify.Recovery) })
+	waitFor(t, "the recovery is reported", func() bool { return slices.Contains(kinds(messages(t, told)), notify.Recovery) })
 	s.stop(t)
 	if list := kinds(messages(t, told)); !slices.Equal(list, []notify.Kind{notify.Damage, notify.Failure, notify.Recovery}) {
 		t.Errorf("told: %v", list)

@@ -43,7 +43,7 @@ func TestDriftIsToldOnceAndItsEnd(t *testing.T) {
 		got := w.Drifted("web", c.run, 0)
 		switch {
 		case c.kind == "" && len(got) > 0:
-			t.Errorf("run %d is told: %+v", i, got)
+			t.Errorf("run %d is reported: %+v", i, got)
 		case c.kind != "" && (len(got) != 1 || got[0].Kind != c.kind || !strings.HasPrefix(got[0].Text, c.text) || got[0].Environment != "web"):
 			t.Errorf("run %d: %+v, want %s %s", i, got, c.kind, c.text)
 		}

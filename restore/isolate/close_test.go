@@ -27,6 +27,6 @@ func TestADirectoryThatIsGoneWithTheRootNeedsNoRule(t *testing.T) {
 		t.Errorf("%d, %v", fd, err)
 	}
 	if _, err := openRuled(gone, Static); err == nil {
-		t.Error("the tree is missing, and nobody is told")
+		t.Error("the tree is missing, and nothing says so")
 	}
 }
