@@ -22,7 +22,7 @@ func TestSlow(t *testing.T) {
 	}
 	t.Run("killed at each point", func(t *testing.T) { killedAtEachPoint(t, "link") })
 	t.Run("killed at each point with exchange", func(t *testing.T) { killedAtEachPoint(t, "exchange") })
-	t.Run("a patch in place, killed at each point", TestAPatchKilledAtEachPoint)
+	t.Run("a patch in place, killed at each point", patchKilledAtEachPoint)
 	t.Run("a patch in a clone, killed at each point", func(t *testing.T) {
 		(&crash{[]string{"adopt"}, "patch in a clone", either, 2}).killedAtEachPoint(t, "link")
 	})

@@ -9,16 +9,18 @@ import (
 	"knowngood/snapshot/live"
 )
 
-func TestAStateOfAnotherVersionIsRefusedInWords(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, live.StateFile), []byte(`{"version": 2}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := readState(dir)
-	if s != nil || err == nil {
-		t.Fatalf("the state %+v is read (%v)", s, err)
-	}
-	if text := err.Error(); !strings.Contains(text, "(version 2): it is of another version") {
-		t.Error(text)
-	}
+func TestState(t *testing.T) {
+	t.Run("one of another version is refused in words", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, live.StateFile), []byte(`{"version": 2}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := readState(dir)
+		if s != nil || err == nil {
+			t.Fatalf("the state %+v is read (%v)", s, err)
+		}
+		if text := err.Error(); !strings.Contains(text, "(version 2): it is of another version") {
+			t.Error(text)
+		}
+	})
 }
