@@ -125,97 +125,99 @@ func commitMany(t *testing.T, h host, snapshots int) (all []*history.Snapshot) {
 	return all
 }
 
-func TestALongHistoryTakesFewRequestsToList(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short leaves it out")
-	}
-	const captured, snapshots = 450, 3000
-	w, all := longWorld(t, captured)
-	h := w.m.host(t, w.store)
+func TestLongHistory(t *testing.T) {
+	t.Run("takes few requests to list", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("-short leaves it out")
+		}
+		const captured, snapshots = 450, 3000
+		w, all := longWorld(t, captured)
+		h := w.m.host(t, w.store)
 
-	t.Run("its catalogues are small", func(t *testing.T) {
-		objects, size := 0, 0
-		for _, key := range w.store.Keys() {
-			if _, _, _, ok := layout.ParseCatalogueKey(key); ok {
-				b, err := storage.ReadAll(t.Context(), w.store, key, 0, -1)
-				if err != nil {
-					t.Fatal(err)
+		t.Run("its catalogues are small", func(t *testing.T) {
+			objects, size := 0, 0
+			for _, key := range w.store.Keys() {
+				if _, _, _, ok := layout.ParseCatalogueKey(key); ok {
+					b, err := storage.ReadAll(t.Context(), w.store, key, 0, -1)
+					if err != nil {
+						t.Fatal(err)
+					}
+					objects, size = objects+1, size+len(b)
 				}
-				objects, size = objects+1, size+len(b)
 			}
-		}
-		t.Logf("%d catalogues, %d bytes a root of %d", objects, size/captured, all[1].Size)
-		if size > 800*captured || objects*10 > captured {
-			t.Errorf("%d catalogues of %d bytes for %d roots", objects, size, captured)
-		}
-	})
+			t.Logf("%d catalogues, %d bytes a root of %d", objects, size/captured, all[1].Size)
+			if size > 800*captured || objects*10 > captured {
+				t.Errorf("%d catalogues of %d bytes for %d roots", objects, size, captured)
+			}
+		})
 
-	// What the host would write, without waiting for its disk.
-	root := *all[captured-1].Root
-	for root.Number < snapshots-100 {
-		root.Previous, root.Number, root.Salt = root.Hash(), root.Number+1, seal.NewSalt()
-		b := fullBody(root.Number)
-		b.Finished = now
-		record, err := b.AppendRecord(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		root.SealedBody, root.IndexRuns = seal.Once(h.Domain.RootKey(root.Salt), record, nil), someRuns(root.Number)
-		object, err := root.Encode(h.SigningKey())
-		if err == nil {
-			err = w.store.Put(t.Context(), rootKey(root.Number), object, storage.PutOptions{})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		parsed, err := statement.ParseRoot(object)
-		if err != nil {
-			t.Fatal(err)
-		}
-		root = *parsed
-		all = append(all, &history.Snapshot{Host: "web-1", Environment: "web", Number: root.Number, ID: root.Hash(), Root: parsed})
-	}
-	all = append(all, commitMany(t, h, 100)...) // which writes the catalogues that are missing
-	if len(all) != snapshots {
-		t.Fatalf("%d snapshots", len(all))
-	}
-
-	store, m := &requests{Store: w.store}, newMachine(t)
-	t.Run("a walk through it does not hold its roots", func(t *testing.T) {
-		r := newMachine(t).open(t, store)
-		heap := func() int64 {
-			var s runtime.MemStats
-			runtime.GC()
-			runtime.ReadMemStats(&s)
-			return int64(s.HeapAlloc)
-		}
-		before, roots, held := heap(), int64(0), int64(0)
-		for s, err := range r.Snapshots(t.Context(), "web-1", "web") {
+		// What the host would write, without waiting for its disk.
+		root := *all[captured-1].Root
+		for root.Number < snapshots-100 {
+			root.Previous, root.Number, root.Salt = root.Hash(), root.Number+1, seal.NewSalt()
+			b := fullBody(root.Number)
+			b.Finished = now
+			record, err := b.AppendRecord(nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if roots += s.Size; s.Number == 1 {
-				held = heap() - before
+			root.SealedBody, root.IndexRuns = seal.Once(h.Domain.RootKey(root.Salt), record, nil), someRuns(root.Number)
+			object, err := root.Encode(h.SigningKey())
+			if err == nil {
+				err = w.store.Put(t.Context(), rootKey(root.Number), object, storage.PutOptions{})
 			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			parsed, err := statement.ParseRoot(object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			root = *parsed
+			all = append(all, &history.Snapshot{Host: "web-1", Environment: "web", Number: root.Number, ID: root.Hash(), Root: parsed})
 		}
-		t.Logf("%d bytes at the end, of roots of %d", held, roots)
-		if held > roots {
-			t.Errorf("%d bytes are held at the end, of roots of %d", held, roots)
+		all = append(all, commitMany(t, h, 100)...) // which writes the catalogues that are missing
+		if len(all) != snapshots {
+			t.Fatalf("%d snapshots", len(all))
 		}
-	})
-	for _, c := range []struct {
-		name  string
-		m     machine
-		limit int64
-	}{{"without memory", m, 40}, {"once more", m, 10}, {"on the host itself", w.m, 10}} {
-		t.Run(c.name, func(t *testing.T) {
-			took := store.during(func() { listed(t, c.m.open(t, store), all) })
-			t.Logf("%d requests", took)
-			if took > c.limit {
-				t.Errorf("%d requests, want at most %d", took, c.limit)
+
+		store, m := &requests{Store: w.store}, newMachine(t)
+		t.Run("a walk through it does not hold its roots", func(t *testing.T) {
+			r := newMachine(t).open(t, store)
+			heap := func() int64 {
+				var s runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&s)
+				return int64(s.HeapAlloc)
+			}
+			before, roots, held := heap(), int64(0), int64(0)
+			for s, err := range r.Snapshots(t.Context(), "web-1", "web") {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if roots += s.Size; s.Number == 1 {
+					held = heap() - before
+				}
+			}
+			t.Logf("%d bytes at the end, of roots of %d", held, roots)
+			if held > roots {
+				t.Errorf("%d bytes are held at the end, of roots of %d", held, roots)
 			}
 		})
-	}
+		for _, c := range []struct {
+			name  string
+			m     machine
+			limit int64
+		}{{"without memory", m, 40}, {"once more", m, 10}, {"on the host itself", w.m, 10}} {
+			t.Run(c.name, func(t *testing.T) {
+				took := store.during(func() { listed(t, c.m.open(t, store), all) })
+				t.Logf("%d requests", took)
+				if took > c.limit {
+					t.Errorf("%d requests, want at most %d", took, c.limit)
+				}
+			})
+		}
+	})
 }
 
 func TestCatalogues(t *testing.T) {
@@ -322,103 +324,105 @@ func TestCatalogues(t *testing.T) {
 	})
 }
 
-func TestAFalseCatalogueChangesNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short leaves it out")
-	}
-	const snapshots = 31
-	// What the host's key signs for each number instead.
-	forged := func(t *testing.T, w *world, h host) (roots [][]byte) {
-		var previous [32]byte
-		epoch, err := h.repo.CurrentEpoch(t.Context())
-		if err != nil {
-			t.Fatal(err)
+func TestFalseCatalogue(t *testing.T) {
+	t.Run("changes nothing", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("-short leaves it out")
 		}
-		for n := uint64(1); n <= snapshots+15; n++ {
-			root := signRoot(t, h.Host, epoch, h.repo.ID(), "web", n, previous)
-			parsed, err := statement.ParseRoot(root)
+		const snapshots = 31
+		// What the host's key signs for each number instead.
+		forged := func(t *testing.T, w *world, h host) (roots [][]byte) {
+			var previous [32]byte
+			epoch, err := h.repo.CurrentEpoch(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			previous, roots = parsed.Hash(), append(roots, root)
+			for n := uint64(1); n <= snapshots+15; n++ {
+				root := signRoot(t, h.Host, epoch, h.repo.ID(), "web", n, previous)
+				parsed, err := statement.ParseRoot(root)
+				if err != nil {
+					t.Fatal(err)
+				}
+				previous, roots = parsed.Hash(), append(roots, root)
+			}
+			return roots
 		}
-		return roots
-	}
-	trueRoots := func(all []*history.Snapshot) (roots [][]byte) {
-		for _, s := range all {
-			roots = append(roots, s.Root.Bytes())
+		trueRoots := func(all []*history.Snapshot) (roots [][]byte) {
+			for _, s := range all {
+				roots = append(roots, s.Root.Bytes())
+			}
+			return roots
 		}
-		return roots
-	}
-	reversed := func(roots [][]byte) [][]byte {
-		roots = slices.Clone(roots)
-		slices.Reverse(roots)
-		return roots
-	}
-	catalogue := func(t *testing.T, roots [][]byte) []byte {
-		object, err := statement.EncodeCatalogue(roots)
-		if err != nil {
-			t.Fatal(err)
+		reversed := func(roots [][]byte) [][]byte {
+			roots = slices.Clone(roots)
+			slices.Reverse(roots)
+			return roots
 		}
-		return object
-	}
-
-	for name, forge := range map[string]func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte{
-		"of a history that the host's key signed anew": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return catalogue(t, forged(t, w, h)[:30])
-		},
-		"of forged roots before true ones": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return catalogue(t, append(forged(t, w, h)[:15], trueRoots(all)...))
-		},
-		"of roots that nobody committed": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return catalogue(t, forged(t, w, h)[snapshots:])
-		},
-		"of one root again and again": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return catalogue(t, slices.Repeat(trueRoots(all)[3:4], 15))
-		},
-		"in another order": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return catalogue(t, reversed(trueRoots(all)))
-		},
-		"that lacks roots": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return catalogue(t, trueRoots(all)[10:20])
-		},
-		"under a key that ended": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			roots := forged(t, w, h)
-			r := machine{t.TempDir(), "reinstalled"}.open(t, w.store)
-			r.Unlock(w.id)
-			if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+		catalogue := func(t *testing.T, roots [][]byte) []byte {
+			object, err := statement.EncodeCatalogue(roots)
+			if err != nil {
 				t.Fatal(err)
 			}
-			return catalogue(t, roots)
-		},
-		"of rubbish": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return catalogue(t, [][]byte{bytes.Repeat([]byte("rubbish "), 1000)})
-		},
-		"that is a root": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return trueRoots(all)[0]
-		},
-		"that is huge": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
-			return bytes.Repeat([]byte{0}, statement.MaxCatalogue+1)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			for how, put := range map[string]func(w *world, key string, object []byte){
-				"in the place of a true one": func(w *world, key string, object []byte) { w.store.Edit(key, func([]byte) []byte { return object }) },
-				"over a true one":            func(w *world, key string, object []byte) { w.store.Overwrite(key, object) },
-			} {
-				w, all := longWorld(t, snapshots)
-				object := forge(t, w, w.m.host(t, w.store), all)
-				for _, last := range []uint64{15, 30} {
-					put(w, layout.KeyCatalogue("web-1", "web", last), object)
+			return object
+		}
+
+		for name, forge := range map[string]func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte{
+			"of a history that the host's key signed anew": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return catalogue(t, forged(t, w, h)[:30])
+			},
+			"of forged roots before true ones": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return catalogue(t, append(forged(t, w, h)[:15], trueRoots(all)...))
+			},
+			"of roots that nobody committed": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return catalogue(t, forged(t, w, h)[snapshots:])
+			},
+			"of one root again and again": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return catalogue(t, slices.Repeat(trueRoots(all)[3:4], 15))
+			},
+			"in another order": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return catalogue(t, reversed(trueRoots(all)))
+			},
+			"that lacks roots": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return catalogue(t, trueRoots(all)[10:20])
+			},
+			"under a key that ended": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				roots := forged(t, w, h)
+				r := machine{t.TempDir(), "reinstalled"}.open(t, w.store)
+				r.Unlock(w.id)
+				if _, err := r.Join(t.Context(), trust.JoinOptions{Host: "web-1", Reenrol: true, Now: now}); err != nil {
+					t.Fatal(err)
 				}
-				r := newMachine(t).open(t, w.store)
-				t.Run(how, func(t *testing.T) { listed(t, r, all) })
-				if s, err := r.Resolve(t.Context(), ref(t, "web@20"), "web-1"); err != nil || s.ID != all[19].ID {
-					t.Errorf("%s: web@20 is %v, %v", how, s, err)
+				return catalogue(t, roots)
+			},
+			"of rubbish": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return catalogue(t, [][]byte{bytes.Repeat([]byte("rubbish "), 1000)})
+			},
+			"that is a root": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return trueRoots(all)[0]
+			},
+			"that is huge": func(t *testing.T, w *world, h host, all []*history.Snapshot) []byte {
+				return bytes.Repeat([]byte{0}, statement.MaxCatalogue+1)
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				for how, put := range map[string]func(w *world, key string, object []byte){
+					"in the place of a true one": func(w *world, key string, object []byte) { w.store.Edit(key, func([]byte) []byte { return object }) },
+					"over a true one":            func(w *world, key string, object []byte) { w.store.Overwrite(key, object) },
+				} {
+					w, all := longWorld(t, snapshots)
+					object := forge(t, w, w.m.host(t, w.store), all)
+					for _, last := range []uint64{15, 30} {
+						put(w, layout.KeyCatalogue("web-1", "web", last), object)
+					}
+					r := newMachine(t).open(t, w.store)
+					t.Run(how, func(t *testing.T) { listed(t, r, all) })
+					if s, err := r.Resolve(t.Context(), ref(t, "web@20"), "web-1"); err != nil || s.ID != all[19].ID {
+						t.Errorf("%s: web@20 is %v, %v", how, s, err)
+					}
 				}
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 // otherTags is a store that shows, as one that encrypts does, tags of its own in
@@ -438,7 +442,7 @@ func (s otherTags) List(ctx context.Context, o storage.ListOptions) iter.Seq2[st
 	}
 }
 
-func TestRootsThatAMachineKept(t *testing.T) {
+func TestKeptRoots(t *testing.T) {
 	t.Run("are read again on a store whose listing proves nothing, unless it is as it was", func(t *testing.T) {
 		w, all := longWorld(t, 31)
 		store, m := otherTags{&requests{Store: w.store}}, newMachine(t)
@@ -504,26 +508,28 @@ func (s *crowd) Get(ctx context.Context, key string, offset, length int64) (io.R
 	return s.Store.Get(ctx, key, offset, length)
 }
 
-func TestRootsWithoutACatalogueAreReadManyAtOnce(t *testing.T) {
-	w, all := longWorld(t, 40)
-	for _, last := range []uint64{15, 30} {
-		w.store.Forget(layout.KeyCatalogue("web-1", "web", last))
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	n := 0
-	for _, err := range newMachine(t).open(t, &crowd{Store: w.store, need: 16, full: make(chan struct{})}).Snapshots(ctx, "web-1", "web") {
-		if err != nil {
-			t.Fatal(err)
+func TestRootsWithoutCatalogue(t *testing.T) {
+	t.Run("are read many at once", func(t *testing.T) {
+		w, all := longWorld(t, 40)
+		for _, last := range []uint64{15, 30} {
+			w.store.Forget(layout.KeyCatalogue("web-1", "web", last))
 		}
-		n++
-	}
-	if n != len(all) {
-		t.Errorf("%d snapshots", n)
-	}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		n := 0
+		for _, err := range newMachine(t).open(t, &crowd{Store: w.store, need: 16, full: make(chan struct{})}).Snapshots(ctx, "web-1", "web") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != len(all) {
+			t.Errorf("%d snapshots", n)
+		}
+	})
 }
 
-func TestTheSealedDomain(t *testing.T) {
+func TestSealedDomain(t *testing.T) {
 	w := newWorld(t)
 	sealed := func() []byte { return commit(t, w.m.host(t, w.store), "web").Root.SealedDomain }
 	first := sealed()

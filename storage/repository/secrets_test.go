@@ -110,68 +110,70 @@ func (l *lock) search(t *testing.T, dir string) (found string, files int) {
 	return found, files
 }
 
-func TestNothingThatAWriteOnlyHostKeepsOpensWhatItCaptured(t *testing.T) {
-	w := newWorld(t)
-	h := w.m.host(t, w.store)
-	r := w.m.open(t, w.store)
-	epoch, err := r.CurrentEpoch(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	session, err := seal.NewSession(r.ID(), epoch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := pack.NewBuilder(wire.KindPack, r.ID(), h.Domain, session, nil)
-	frame := b.Add(pack.StoredFrame(nil, []byte("what was captured")), 17, []pack.Chunk{{Len: 17}})
-	object, _, _ := b.Finish(pack.ObjectList{})
-	l := &lock{r.ID(), h.Domain.ID, b.Ref().Salt, object, frame, epoch, session.SealedSession}
-
-	for _, env := range []string{"web", "db"} {
-		commit(t, h, env)
-		commit(t, h, env)
-	}
-	if _, err := w.operator(t).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); err != nil {
-		t.Fatal(err)
-	}
-	commit(t, w.m.host(t, w.store), "web")
-	found, files := l.search(t, w.m.state)
-	if found != "" || files < 6 {
-		t.Errorf("searched %d files, opened by %s", files, found)
-	}
-
-	// The search finds what there is to find.
-	secret, err := w.operator(t).EpochSecret(t.Context(), epoch.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain, err := secret.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, content := range map[string][]byte{"raw": append([]byte("x"), plain...), "hex": []byte("k: " + hex.EncodeToString(plain)), "base64": []byte(base64.RawStdEncoding.EncodeToString(plain))} {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "planted"), content, 0o600); err != nil {
+func TestSecrets(t *testing.T) {
+	t.Run("nothing that a write-only host keeps opens what it captured", func(t *testing.T) {
+		w := newWorld(t)
+		h := w.m.host(t, w.store)
+		r := w.m.open(t, w.store)
+		epoch, err := r.CurrentEpoch(t.Context())
+		if err != nil {
 			t.Fatal(err)
 		}
-		if found, _ := l.search(t, dir); found == "" {
-			t.Errorf("the epoch secret, planted %s, is not found", name)
+		session, err := seal.NewSession(r.ID(), epoch)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	// The session, opened by the identity and by nothing less, opens the frame.
-	op := w.operator(t)
-	opened, err := op.OpenSession(t.Context(), l.sealed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := opened.FrameKey(wire.KindPack, r.ID(), h.Domain.ID, l.salt)
-	if _, err := pack.OpenFrame(key, wire.KindPack, int(frame.Offset), bytes.Clone(object[frame.Offset:frame.Offset+frame.SealedLen])); err != nil {
-		t.Error(err)
-	}
-	if again, err := op.OpenSession(t.Context(), l.sealed); err != nil || again != opened {
-		t.Errorf("the session is opened twice, or %v", err)
-	}
-	if _, err := r.OpenSession(t.Context(), l.sealed); err == nil {
-		t.Error("the host opens its own session")
-	}
+		b := pack.NewBuilder(wire.KindPack, r.ID(), h.Domain, session, nil)
+		frame := b.Add(pack.StoredFrame(nil, []byte("what was captured")), 17, []pack.Chunk{{Len: 17}})
+		object, _, _ := b.Finish(pack.ObjectList{})
+		l := &lock{r.ID(), h.Domain.ID, b.Ref().Salt, object, frame, epoch, session.SealedSession}
+
+		for _, env := range []string{"web", "db"} {
+			commit(t, h, env)
+			commit(t, h, env)
+		}
+		if _, err := w.operator(t).AddRecipient(t.Context(), newIdentity(t, identity.X25519).Recipients[0], now); err != nil {
+			t.Fatal(err)
+		}
+		commit(t, w.m.host(t, w.store), "web")
+		found, files := l.search(t, w.m.state)
+		if found != "" || files < 6 {
+			t.Errorf("searched %d files, opened by %s", files, found)
+		}
+
+		// The search finds what there is to find.
+		secret, err := w.operator(t).EpochSecret(t.Context(), epoch.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := secret.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range map[string][]byte{"raw": append([]byte("x"), plain...), "hex": []byte("k: " + hex.EncodeToString(plain)), "base64": []byte(base64.RawStdEncoding.EncodeToString(plain))} {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "planted"), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if found, _ := l.search(t, dir); found == "" {
+				t.Errorf("the epoch secret, planted %s, is not found", name)
+			}
+		}
+		// The session, opened by the identity and by nothing less, opens the frame.
+		op := w.operator(t)
+		opened, err := op.OpenSession(t.Context(), l.sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := opened.FrameKey(wire.KindPack, r.ID(), h.Domain.ID, l.salt)
+		if _, err := pack.OpenFrame(key, wire.KindPack, int(frame.Offset), bytes.Clone(object[frame.Offset:frame.Offset+frame.SealedLen])); err != nil {
+			t.Error(err)
+		}
+		if again, err := op.OpenSession(t.Context(), l.sealed); err != nil || again != opened {
+			t.Errorf("the session is opened twice, or %v", err)
+		}
+		if _, err := r.OpenSession(t.Context(), l.sealed); err == nil {
+			t.Error("the host opens its own session")
+		}
+	})
 }

@@ -19,11 +19,11 @@ import (
 
 // What somebody does who took a host over, or may only put objects.
 
-func TestATakenHost(t *testing.T) {
+func TestTakenHost(t *testing.T) {
 	t.Run("cannot make so many environments that its key does not end", func(t *testing.T) { manyEnvironments(t, statement.MaxHeads+50) })
 }
 
-func TestARememberedStatement(t *testing.T) {
+func TestRememberedStatement(t *testing.T) {
 	key := func(serial uint64) string { return layout.KeyTombstone("web-1", "web", serial) }
 	// forgotten forgets web@1 and web@2 one after the other, and has a machine see it.
 	forgotten := func(t *testing.T) (w *world, plain *storagetest.Plain, m machine) {
@@ -167,7 +167,7 @@ func manyEnvironments(t *testing.T, n int) {
 	}
 }
 
-func TestAMissingRoot(t *testing.T) {
+func TestMissingRoot(t *testing.T) {
 	web := func(number uint64) history.Ref {
 		ref, _, err := history.ParseRef(fmt.Sprintf("web@%d", number))
 		if err != nil {
@@ -238,47 +238,49 @@ func TestAMissingRoot(t *testing.T) {
 	})
 }
 
-func TestAFolderIsNoHost(t *testing.T) {
-	for name, key := range map[string]string{
-		"by an object below it":        layout.PrefixHosts + "stranger/x",
-		"by rubbish in place of roots": layout.KeyRoot("stranger", "web", 1),
-		"by a certificate of nobody":   layout.KeyCertificate("stranger", 1),
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			s := commit(t, w.m.host(t, w.store), "web")
-			for _, k := range []string{key, layout.KeyRoot("stranger", "web", 2)} {
-				if err := w.store.Put(t.Context(), k, []byte("rubbish"), storage.PutOptions{}); err != nil && !errors.Is(err, storage.ErrExists) {
+func TestFolder(t *testing.T) {
+	t.Run("is no host", func(t *testing.T) {
+		for name, key := range map[string]string{
+			"by an object below it":        layout.PrefixHosts + "stranger/x",
+			"by rubbish in place of roots": layout.KeyRoot("stranger", "web", 1),
+			"by a certificate of nobody":   layout.KeyCertificate("stranger", 1),
+		} {
+			t.Run(name, func(t *testing.T) {
+				w := newWorld(t)
+				s := commit(t, w.m.host(t, w.store), "web")
+				for _, k := range []string{key, layout.KeyRoot("stranger", "web", 2)} {
+					if err := w.store.Put(t.Context(), k, []byte("rubbish"), storage.PutOptions{}); err != nil && !errors.Is(err, storage.ErrExists) {
+						t.Fatal(err)
+					}
+				}
+				r := w.operator(t)
+				if hosts, err := r.AllHosts(t.Context()); err != nil || !slices.Equal(hosts, []string{"web-1"}) {
+					t.Errorf("hosts %v, %v", hosts, err)
+				}
+				wantWarning(t, r, "stranger")
+				ref, _, err := history.ParseRef("web")
+				if err != nil {
 					t.Fatal(err)
 				}
-			}
-			r := w.operator(t)
+				if found, err := r.Resolve(t.Context(), ref, "elsewhere"); err != nil || found.ID != s.ID {
+					t.Errorf("web is %v, %v", found, err)
+				}
+				m := newMachine(t)
+				joining := m.open(t, w.store)
+				joining.Unlock(w.id)
+				if _, err := joining.Join(t.Context(), trust.JoinOptions{Host: "stranger", Now: now}); err != nil {
+					t.Errorf("a host of that name joins: %v", err)
+				}
+			})
+		}
+		t.Run("but one whose certificates are gone and that has a root is one", func(t *testing.T) {
+			_, plain := plainWorld(t, 1)
+			removeBelow(t, plain, layout.PrefixAllCertificates)
+			r := newMachine(t).open(t, plain)
 			if hosts, err := r.AllHosts(t.Context()); err != nil || !slices.Equal(hosts, []string{"web-1"}) {
 				t.Errorf("hosts %v, %v", hosts, err)
 			}
-			wantWarning(t, r, "stranger")
-			ref, _, err := history.ParseRef("web")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if found, err := r.Resolve(t.Context(), ref, "elsewhere"); err != nil || found.ID != s.ID {
-				t.Errorf("web is %v, %v", found, err)
-			}
-			m := newMachine(t)
-			joining := m.open(t, w.store)
-			joining.Unlock(w.id)
-			if _, err := joining.Join(t.Context(), trust.JoinOptions{Host: "stranger", Now: now}); err != nil {
-				t.Errorf("a host of that name joins: %v", err)
-			}
 		})
-	}
-	t.Run("but one whose certificates are gone and that has a root is one", func(t *testing.T) {
-		_, plain := plainWorld(t, 1)
-		removeBelow(t, plain, layout.PrefixAllCertificates)
-		r := newMachine(t).open(t, plain)
-		if hosts, err := r.AllHosts(t.Context()); err != nil || !slices.Equal(hosts, []string{"web-1"}) {
-			t.Errorf("hosts %v, %v", hosts, err)
-		}
 	})
 }
 
