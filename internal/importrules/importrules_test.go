@@ -1,5 +1,6 @@
 // Package importrules holds the direction of imports: a package may use those
-// of its own layer and those below, never those above.
+// of its own layer and those below, never those above. It also bounds how large
+// packages and types get.
 package importrules
 
 import (
@@ -13,7 +14,7 @@ import (
 	"testing"
 )
 
-// layers from the bottom up. Every package stands in one of them.
+// layers from the bottom up. Every package is in one of them.
 var layers = [][]string{
 	{"internal/importrules", "internal/wordlist", "internal/wire", "internal/densemap", "internal/duration", "internal/durable", "internal/inode", "internal/posix", "internal/printable", "internal/scratch", "internal/userdir", "daemon/report", "internal/command", "internal/outside", "restore/isolate"},
 	{"internal/schedule", "snapshot/manifest", "snapshot/signs", "snapshot/suspect", "storage/chunk", "storage/index", "storage/inventory", "storage/layout", "storage/pack", "storage/seal", "storage/statement"},
@@ -53,7 +54,7 @@ var pure = layers[1]
 
 const module = "knowngood"
 
-// layer of a package of ours; -1 when it stands in none.
+// layer of a package of ours; -1 when it is in none.
 func layer(pkg string) int {
 	return slices.IndexFunc(layers, func(l []string) bool {
 		return slices.Contains(l, strings.TrimPrefix(pkg, module+"/"))
@@ -97,63 +98,65 @@ func deps(t *testing.T, pkg string) []string {
 	return found
 }
 
-func TestEveryPackageStandsInALayer(t *testing.T) {
-	for pkg := range packages(t) {
-		if layer(pkg) < 0 {
-			t.Errorf("%s stands in no layer: put it into the list of this test, and into docs/ARCHITECTURE.md", pkg)
+func TestImports(t *testing.T) {
+	t.Run("every package is in a layer", func(t *testing.T) {
+		for pkg := range packages(t) {
+			if layer(pkg) < 0 {
+				t.Errorf("%s is in no layer: add it to the list of this test, and to docs/ARCHITECTURE.md", pkg)
+			}
 		}
-	}
-}
+	})
 
-func TestImportsRunOneWay(t *testing.T) {
-	for at, l := range layers {
-		for _, pkg := range l {
-			for _, dep := range deps(t, pkg) {
-				if ours(dep) && layer(dep) > at {
-					t.Errorf("%s needs %s, which lies above it", pkg, dep)
+	t.Run("run one way", func(t *testing.T) {
+		for at, l := range layers {
+			for _, pkg := range l {
+				for _, dep := range deps(t, pkg) {
+					if ours(dep) && layer(dep) > at {
+						t.Errorf("%s needs %s, which lies above it", pkg, dep)
+					}
 				}
 			}
 		}
-	}
-}
+	})
 
-func TestTheStorageContractNeedsOnlyTheStandardLibrary(t *testing.T) {
-	for _, dep := range deps(t, "storage") {
-		if strings.Contains(dep, ".") || ours(dep) && dep != module+"/storage" {
-			if !strings.HasPrefix(dep, "vendor/") { // the standard library's own
-				t.Errorf("storage needs %s", dep)
+	t.Run("the storage contract needs only the standard library", func(t *testing.T) {
+		for _, dep := range deps(t, "storage") {
+			if strings.Contains(dep, ".") || ours(dep) && dep != module+"/storage" {
+				if !strings.HasPrefix(dep, "vendor/") { // the standard library's own
+					t.Errorf("storage needs %s", dep)
+				}
 			}
 		}
-	}
-}
+	})
 
-func TestThePureCodecsDoNoNetworkAndKnowNoStores(t *testing.T) {
-	for _, pkg := range pure {
-		for _, dep := range deps(t, pkg) {
-			if dep == "net/http" || dep == module+"/storage" || strings.HasPrefix(dep, "github.com/minio/minio-go") {
-				t.Errorf("%s needs %s", pkg, dep)
+	t.Run("the pure codecs use no network and know no stores", func(t *testing.T) {
+		for _, pkg := range pure {
+			for _, dep := range deps(t, pkg) {
+				if dep == "net/http" || dep == module+"/storage" || strings.HasPrefix(dep, "github.com/minio/minio-go") {
+					t.Errorf("%s needs %s", pkg, dep)
+				}
 			}
 		}
-	}
-}
+	})
 
-func TestTestHelpersAreNotLinked(t *testing.T) {
-	for _, dep := range deps(t, "cmd/knowngood") {
-		if dep == "testing" || ours(dep) && strings.HasSuffix(dep, "test") && !strings.HasSuffix(dep, "/attest") {
-			t.Errorf("the program links %s", dep)
+	t.Run("test helpers are not linked", func(t *testing.T) {
+		for _, dep := range deps(t, "cmd/knowngood") {
+			if dep == "testing" || ours(dep) && strings.HasSuffix(dep, "test") && !strings.HasSuffix(dep, "/attest") {
+				t.Errorf("the program links %s", dep)
+			}
 		}
-	}
-}
+	})
 
-// Test servers live in tools/go.mod. Their modules are wide: required here
-// they would choose the versions of what the program is built from.
-func TestTestServersAreInNoGoModOfOurs(t *testing.T) {
-	text, err := os.ReadFile("../../go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers := regexp.MustCompile(`github\.com/(minio/minio|versity/versitygw|johannesboyne/gofakes3|rclone/rclone)[ /]`)
-	if found := servers.Find(text); found != nil {
-		t.Errorf("go.mod requires %s: put it into tools/go.mod", found)
-	}
+	// Test servers live in tools/go.mod. Their modules are wide: required here
+	// they would choose the versions of what the program is built from.
+	t.Run("test servers are in no go.mod of ours", func(t *testing.T) {
+		text, err := os.ReadFile("../../go.mod")
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers := regexp.MustCompile(`github\.com/(minio/minio|versity/versitygw|johannesboyne/gofakes3|rclone/rclone)[ /]`)
+		if found := servers.Find(text); found != nil {
+			t.Errorf("go.mod requires %s: put it into tools/go.mod", found)
+		}
+	})
 }

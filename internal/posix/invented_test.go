@@ -11,7 +11,7 @@ import (
 	"knowngood/internal/posix"
 )
 
-func TestAttributesThatTheKernelMakes(t *testing.T) {
+func TestKernelAttributes(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
 	made := []inode.Xattr{

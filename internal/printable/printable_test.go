@@ -85,23 +85,25 @@ func FuzzText(f *testing.F) {
 	})
 }
 
-func TestJSONKeepsItsValues(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		value := map[string]string{rapid.String().Draw(t, "key"): rapid.String().Draw(t, "value") + "\u202e\x1b\u009b\U000e0041\x7f"}
-		b, err := json.Marshal(value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		safe := JSON(b)
-		var got, want map[string]string
-		if err := json.Unmarshal(b, &want); err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(safe, &got); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Fatalf("%s is read as %q, %v", safe, got, err)
-		}
-		if Text(string(safe)) != string(safe) {
-			t.Fatalf("%q", safe)
-		}
+func TestJSON(t *testing.T) {
+	t.Run("keeps its values", func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			value := map[string]string{rapid.String().Draw(t, "key"): rapid.String().Draw(t, "value") + "\u202e\x1b\u009b\U000e0041\x7f"}
+			b, err := json.Marshal(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			safe := JSON(b)
+			var got, want map[string]string
+			if err := json.Unmarshal(b, &want); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal(safe, &got); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Fatalf("%s is read as %q, %v", safe, got, err)
+			}
+			if Text(string(safe)) != string(safe) {
+				t.Fatalf("%q", safe)
+			}
+		})
 	})
 }

@@ -48,7 +48,7 @@ var expressions = []struct {
 
 // A walk through each real minute of a year, with the clock face beside it,
 // knows nothing of how Next finds its way.
-func TestAYearOfEachZoneRunByRun(t *testing.T) {
+func TestZones(t *testing.T) {
 	t.Parallel()
 	for _, z := range []struct {
 		zone    string

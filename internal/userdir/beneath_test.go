@@ -38,7 +38,7 @@ func withoutOpenat2(errno unix.Errno, do func() error) error {
 	return <-done
 }
 
-func TestADirectoryWorksWithAndWithoutOpenat2(t *testing.T) {
+func TestBeneath(t *testing.T) {
 	t.Parallel()
 	use := func(d userdir.Dir) error {
 		read := func(want string) error {
