@@ -11,7 +11,7 @@ import (
 // placed is where a configuration lies.
 type placed struct{ dir, file string }
 
-func TestWhatRunsAsRootIsInAConfigurationThatIsRootsAlone(t *testing.T) {
+func TestRunsAsRoot(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("a configuration of root's needs root")

@@ -15,7 +15,7 @@ import (
 
 // TestADaemonOfRootsIsLedNowhere has another user, whose state directory it is,
 // replace each file of the daemon.
-func TestADaemonOfRootsIsLedNowhere(t *testing.T) {
+func TestOthersState(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("root works in the directory of somebody else")

@@ -8,50 +8,54 @@ import (
 	"knowngood/daemon/report"
 )
 
-func TestDriftIsToldOnceAndItsEnd(t *testing.T) {
+func TestDrift(t *testing.T) {
 	t.Parallel()
-	now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
-	w := &Watch{Host: "web-7", Repeat: 24 * time.Hour}
-	run := func(d ...report.Drifted) report.Run {
-		now = now.Add(time.Hour)
-		r := report.Run{Finished: now}
-		if len(d) > 0 {
-			r.SetDrifted(d)
-		} else {
-			r.Result, r.Error = report.Failed, "it was killed"
+
+	t.Run("is reported once and so is its end", func(t *testing.T) {
+		t.Parallel()
+		now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+		w := &Watch{Host: "web-7", Repeat: 24 * time.Hour}
+		run := func(d ...report.Drifted) report.Run {
+			now = now.Add(time.Hour)
+			r := report.Run{Finished: now}
+			if len(d) > 0 {
+				r.SetDrifted(d)
+			} else {
+				r.Result, r.Error = report.Failed, "it was killed"
+			}
+			return r
 		}
-		return r
-	}
-	well := report.Drifted{Environment: "web", From: "web@1"}
-	other := report.Drifted{Environment: "web", From: "web@1", To: "this machine", Paths: 1, First: []string{"changed /etc/passwd"}, ExitCode: 14}
-	unknown := report.Drifted{Environment: "web", Error: "no identity", ExitCode: 12}
-	for i, c := range []struct {
-		run  report.Run
-		kind Kind
-		text string
-	}{
-		{run(well), "", ""},
-		{run(other), Drift, "web-7/web: not as the known-good state: web: 1 path differs from web@1 to this machine: changed /etc/passwd."},
-		{run(other), "", ""},
-		{run(unknown), "", ""},
-		{run(well), Recovery, "web-7/web: as the known-good state again."},
-		{run(unknown), Drift, "web-7/web: could not be compared with the known-good state: web could not be compared: no identity."},
-		{report.Run{Result: report.Interrupted, Finished: now}, "", ""},
-		{run(well), Recovery, "web-7/web: as the known-good state again."},
-		{run(), Drift, "web-7/web: could not be compared with the known-good state: it was killed."},
-	} {
-		got := w.Drifted("web", c.run, 0)
-		switch {
-		case c.kind == "" && len(got) > 0:
-			t.Errorf("run %d is reported: %+v", i, got)
-		case c.kind != "" && (len(got) != 1 || got[0].Kind != c.kind || !strings.HasPrefix(got[0].Text, c.text) || got[0].Environment != "web"):
-			t.Errorf("run %d: %+v, want %s %s", i, got, c.kind, c.text)
+		well := report.Drifted{Environment: "web", From: "web@1"}
+		other := report.Drifted{Environment: "web", From: "web@1", To: "this machine", Paths: 1, First: []string{"changed /etc/passwd"}, ExitCode: 14}
+		unknown := report.Drifted{Environment: "web", Error: "no identity", ExitCode: 12}
+		for i, c := range []struct {
+			run  report.Run
+			kind Kind
+			text string
+		}{
+			{run(well), "", ""},
+			{run(other), Drift, "web-7/web: not as the known-good state: web: 1 path differs from web@1 to this machine: changed /etc/passwd."},
+			{run(other), "", ""},
+			{run(unknown), "", ""},
+			{run(well), Recovery, "web-7/web: as the known-good state again."},
+			{run(unknown), Drift, "web-7/web: could not be compared with the known-good state: web could not be compared: no identity."},
+			{report.Run{Result: report.Interrupted, Finished: now}, "", ""},
+			{run(well), Recovery, "web-7/web: as the known-good state again."},
+			{run(), Drift, "web-7/web: could not be compared with the known-good state: it was killed."},
+		} {
+			got := w.Drifted("web", c.run, 0)
+			switch {
+			case c.kind == "" && len(got) > 0:
+				t.Errorf("run %d is reported: %+v", i, got)
+			case c.kind != "" && (len(got) != 1 || got[0].Kind != c.kind || !strings.HasPrefix(got[0].Text, c.text) || got[0].Environment != "web"):
+				t.Errorf("run %d: %+v, want %s %s", i, got, c.kind, c.text)
+			}
 		}
-	}
-	if got := w.Drifted("web-*/web", run(other), 0); len(got) != 1 || got[0].Environment != "" {
-		t.Errorf("of other hosts: %+v", got)
-	}
-	if w.Keep([]string{"web"}); len(w.State.Drift) != 1 || w.State.Size() != 1 {
-		t.Errorf("what is kept: %+v", w.State)
-	}
+		if got := w.Drifted("web-*/web", run(other), 0); len(got) != 1 || got[0].Environment != "" {
+			t.Errorf("of other hosts: %+v", got)
+		}
+		if w.Keep([]string{"web"}); len(w.State.Drift) != 1 || w.State.Size() != 1 {
+			t.Errorf("what is kept: %+v", w.State)
+		}
+	})
 }

@@ -15,7 +15,7 @@ import (
 	"knowngood/configs"
 )
 
-func TestHostileTextsInMessagesAreShownAsWhatTheyAre(t *testing.T) {
+func TestHostileTexts(t *testing.T) {
 	const hostile = "a\x1b[2J\u202eb\u009bc\u200b\xff"
 	m := &Message{Kind: Failure, Host: "h", Title: hostile, Text: hostile + "\nsecond line", Time: time.Unix(1, 0)}
 	safe := func(what, text, want string) {
