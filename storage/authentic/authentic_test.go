@@ -161,17 +161,19 @@ func TestWithheld(t *testing.T) {
 	}
 }
 
-func TestWhereThereIsOneVersionTheStoreIsNotAskedForOthers(t *testing.T) {
-	m := versions(t, "good")
-	m.Overwrite("other", []byte("x"))
-	s := storagetest.NewFaulty(m)
-	s.Add(storagetest.Rule{Op: storagetest.ListOfKey, Fault: storagetest.FailBefore(errors.New("asked for versions"))})
-	if _, err := NewReader(s, nil).Get(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good}); err != nil {
-		t.Error(err)
-	}
-	if _, err := NewReader(s, nil).Exact(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good}); err != nil {
-		t.Error(err)
-	}
+func TestOneVersion(t *testing.T) {
+	t.Run("the store is not asked for others", func(t *testing.T) {
+		m := versions(t, "good")
+		m.Overwrite("other", []byte("x"))
+		s := storagetest.NewFaulty(m)
+		s.Add(storagetest.Rule{Op: storagetest.ListOfKey, Fault: storagetest.FailBefore(errors.New("asked for versions"))})
+		if _, err := NewReader(s, nil).Get(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good}); err != nil {
+			t.Error(err)
+		}
+		if _, err := NewReader(s, nil).Exact(t.Context(), "k", Want{What: "statement", Limit: 50, Verify: good}); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestHashed(t *testing.T) {

@@ -12,48 +12,50 @@ import (
 	"knowngood/storage/statement"
 )
 
-func TestWhatIsAdvisedFitsTheError(t *testing.T) {
-	l := State{Root: "/var/lib/knowngood"}
-	for cause, advice := range map[error]string{
-		syscall.ENOSPC: "free some space there", syscall.EDQUOT: "the disk quota is used up: free some space there",
-		syscall.EROFS: "remount it writable", syscall.EACCES: "check it", syscall.EIO: "check it",
-	} {
-		err := l.Wrap(&os.PathError{Op: "write", Path: "x", Err: cause})
-		want := "state directory /var/lib/knowngood: write /var/lib/knowngood/x: " + cause.Error() + " (" + advice + ", or choose another with --state-dir)"
-		if !errors.Is(err, cause) || err.Error() != want {
-			t.Errorf("error %q, want %q", err, want)
+func TestState(t *testing.T) {
+	t.Run("what is advised fits the error", func(t *testing.T) {
+		l := State{Root: "/var/lib/knowngood"}
+		for cause, advice := range map[error]string{
+			syscall.ENOSPC: "free some space there", syscall.EDQUOT: "the disk quota is used up: free some space there",
+			syscall.EROFS: "remount it writable", syscall.EACCES: "check it", syscall.EIO: "check it",
+		} {
+			err := l.Wrap(&os.PathError{Op: "write", Path: "x", Err: cause})
+			want := "state directory /var/lib/knowngood: write /var/lib/knowngood/x: " + cause.Error() + " (" + advice + ", or choose another with --state-dir)"
+			if !errors.Is(err, cause) || err.Error() != want {
+				t.Errorf("error %q, want %q", err, want)
+			}
 		}
-	}
-}
+	})
 
-func TestRememberedHeadsOnlyGrowAndDamageIsNamed(t *testing.T) {
-	l := State{Root: t.TempDir()}
-	for _, n := range []uint64{2, 1, 3, 2} {
-		if err := l.RememberHead("h", statement.Head{Environment: "web", Number: n, Hash: [32]byte{byte(n)}}); err != nil {
+	t.Run("remembered heads only grow and damage is named", func(t *testing.T) {
+		l := State{Root: t.TempDir()}
+		for _, n := range []uint64{2, 1, 3, 2} {
+			if err := l.RememberHead("h", statement.Head{Environment: "web", Number: n, Hash: [32]byte{byte(n)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if h, err := l.Head("h", "web"); err != nil || h.Number != 3 || h.Hash != [32]byte{3} {
+			t.Errorf("remembered %+v, %v", h, err)
+		}
+		whole, err := os.ReadFile(l.Dir().Path(HeadFile("h", "web")))
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if h, err := l.Head("h", "web"); err != nil || h.Number != 3 || h.Hash != [32]byte{3} {
-		t.Errorf("remembered %+v, %v", h, err)
-	}
-	whole, err := os.ReadFile(l.Dir().Path(HeadFile("h", "web")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	damaged := []string{"", "x", "3", "3 zz", "0 " + strings.Repeat("00", 32), "3 " + strings.Repeat("00", 31)}
-	for i := range whole {
-		flipped := bytes.Clone(whole)
-		flipped[i] ^= 1
-		damaged = append(damaged, string(flipped), string(whole[:i]))
-	}
-	for _, content := range damaged {
-		if err := os.WriteFile(l.Dir().Path(HeadFile("h", "web")), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+		damaged := []string{"", "x", "3", "3 zz", "0 " + strings.Repeat("00", 32), "3 " + strings.Repeat("00", 31)}
+		for i := range whole {
+			flipped := bytes.Clone(whole)
+			flipped[i] ^= 1
+			damaged = append(damaged, string(flipped), string(whole[:i]))
 		}
-		if _, err := l.Head("h", "web"); err == nil || !strings.Contains(err.Error(), "heads/h/web") {
-			t.Errorf("%q: %v", content, err)
+		for _, content := range damaged {
+			if err := os.WriteFile(l.Dir().Path(HeadFile("h", "web")), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Head("h", "web"); err == nil || !strings.Contains(err.Error(), "heads/h/web") {
+				t.Errorf("%q: %v", content, err)
+			}
 		}
-	}
+	})
 }
 
 func TestRoots(t *testing.T) {
