@@ -9,7 +9,7 @@ import (
 	"knowngood/storage/pack"
 )
 
-func TestMemoryOfAWindow(t *testing.T) {
+func TestMemory(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		size, chunks int // bytes of each chunk, and how many fill a window

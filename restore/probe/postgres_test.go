@@ -212,11 +212,13 @@ func TestPostgres(t *testing.T) {
 	})
 }
 
-func TestAFullDiskOfTheCellIsNoDamage(t *testing.T) {
-	full := because(errors.New("initdb: exit status 1"), "x\n[54] PANIC:  could not write to file: No space left on device\nAborted\n")
-	if causeOf(full) != NoRoom || causeOf(because(errors.New("x"), "ERROR:  invalid page in block 7")) != "" {
-		t.Errorf("%v: %q", full, causeOf(full))
-	}
+func TestFullDisk(t *testing.T) {
+	t.Run("that of the cell is no damage", func(t *testing.T) {
+		full := because(errors.New("initdb: exit status 1"), "x\n[54] PANIC:  could not write to file: No space left on device\nAborted\n")
+		if causeOf(full) != NoRoom || causeOf(because(errors.New("x"), "ERROR:  invalid page in block 7")) != "" {
+			t.Errorf("%v: %q", full, causeOf(full))
+		}
+	})
 }
 
 func TestSlow(t *testing.T) {

@@ -485,45 +485,49 @@ func aHostileCellDecidesNothing(t *testing.T) {
 	}
 }
 
-func TestLinksOfATreeAreFollowedWithinIt(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "usr/share"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for name, to := range map[string]string{"data": "/usr/share", "up": "../../../usr", "usr/back": "../data", "gone": "/etc/passwd"} {
-		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+func TestTree(t *testing.T) {
+	t.Run("links are followed within it", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "usr/share"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-	}
-	r, err := openRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	for path, want := range map[string]string{"": "/", "/": "/", "/data": "/usr/share", "/data/": "/usr/share", "/up": "/usr", "/usr/back": "/usr/share", "/gone": ""} {
-		if got, err := r.resolve(path); got != want || (err == nil) != (want != "") {
-			t.Errorf("%s leads to %q, want %q: %v", path, got, want, err)
+		for name, to := range map[string]string{"data": "/usr/share", "up": "../../../usr", "usr/back": "../data", "gone": "/etc/passwd"} {
+			if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
+		r, err := openRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		for path, want := range map[string]string{"": "/", "/": "/", "/data": "/usr/share", "/data/": "/usr/share", "/up": "/usr", "/usr/back": "/usr/share", "/gone": ""} {
+			if got, err := r.resolve(path); got != want || (err == nil) != (want != "") {
+				t.Errorf("%s leads to %q, want %q: %v", path, got, want, err)
+			}
+		}
+	})
 }
 
-func TestALiveServerIsLeftAlone(t *testing.T) {
-	data := t.TempDir()
-	write(t, filepath.Join(data, "PG_VERSION"), "15\n")
-	lock := filepath.Join(data, "postmaster.pid")
-	write(t, lock, "1\n")
-	for _, p := range []configs.Probe{
-		{Postgres: &configs.PostgresProbe{Data: data, User: "root", Bin: "/bin"}},
-		{SQLite: &configs.SQLiteProbe{File: lock}},
-		{Canary: &configs.CanaryProbe{Path: lock}},
-		{Scan: &configs.ScanProbe{Command: []string{"true"}}},
-		{Tree: &configs.TreeProbe{}},
-	} {
-		p.Timeout = configs.Duration(5 * time.Second)
-		expect(t, p.Kind(), Live(t.Context(), &p), attest.NotTested, "looks into restored trees")
-	}
-	if _, err := os.Stat(lock); err != nil {
-		t.Errorf("the server that runs ends when its lock is gone: %v", err)
-	}
-	expect(t, "a file", Live(t.Context(), &configs.Probe{Timeout: configs.Duration(time.Second), File: &configs.FileProbe{Path: lock}}), attest.Passed, "")
+func TestLiveServer(t *testing.T) {
+	t.Run("stays as it is", func(t *testing.T) {
+		data := t.TempDir()
+		write(t, filepath.Join(data, "PG_VERSION"), "15\n")
+		lock := filepath.Join(data, "postmaster.pid")
+		write(t, lock, "1\n")
+		for _, p := range []configs.Probe{
+			{Postgres: &configs.PostgresProbe{Data: data, User: "root", Bin: "/bin"}},
+			{SQLite: &configs.SQLiteProbe{File: lock}},
+			{Canary: &configs.CanaryProbe{Path: lock}},
+			{Scan: &configs.ScanProbe{Command: []string{"true"}}},
+			{Tree: &configs.TreeProbe{}},
+		} {
+			p.Timeout = configs.Duration(5 * time.Second)
+			expect(t, p.Kind(), Live(t.Context(), &p), attest.NotTested, "looks into restored trees")
+		}
+		if _, err := os.Stat(lock); err != nil {
+			t.Errorf("the server that runs ends when its lock is gone: %v", err)
+		}
+		expect(t, "a file", Live(t.Context(), &configs.Probe{Timeout: configs.Duration(time.Second), File: &configs.FileProbe{Path: lock}}), attest.Passed, "")
+	})
 }

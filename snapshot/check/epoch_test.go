@@ -37,7 +37,7 @@ func (w *world) seals(epoch *seal.Epoch) (key string) {
 }
 
 // Who has the keys of a host can seal to any epoch.
-func TestAPackThatNoIdentityAtHandOpens(t *testing.T) {
+func TestUnopenedPack(t *testing.T) {
 	t.Parallel()
 	t.Run("is no damage when the owner announced its epoch, and ends no check", func(t *testing.T) {
 		t.Parallel()

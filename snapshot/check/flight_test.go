@@ -65,7 +65,7 @@ func (s *distantStore) of(kind string) (n int) {
 	return n
 }
 
-func TestALongHistory(t *testing.T) {
+func TestLongHistory(t *testing.T) {
 	const snapshots = 40
 	// of has a history of small changes, among them to a hard link.
 	of := func(t *testing.T, f func(w *world, s *distantStore)) {

@@ -36,7 +36,7 @@ func (w *world) unlock(key string) {
 	w.Check(w.Store.Put(w.Ctx, key, b, storage.PutOptions{}))
 }
 
-func TestLockss(t *testing.T) {
+func TestLocks(t *testing.T) {
 	t.Run("locks", testLocks)
 	t.Run("a lock that somebody shortened on a server", aLockThatSomebodyShortenedOnAServer)
 }

@@ -53,7 +53,7 @@ func (z *zeroes) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestAnObjectThatIsTooLong(t *testing.T) {
+func TestLongObject(t *testing.T) {
 	t.Parallel()
 	for name, read := range map[string]func(w *world){
 		"a check of all data": func(w *world) { w.run(check.Options{ReadData: 1}) },

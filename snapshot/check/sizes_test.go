@@ -19,7 +19,7 @@ import (
 	"knowngood/storage/statement"
 )
 
-func TestSizess(t *testing.T) {
+func TestSizes(t *testing.T) {
 	t.Run("sizes", testSizes)
 	t.Run("a size that the index has wrong", aSizeThatTheIndexHasWrong)
 }

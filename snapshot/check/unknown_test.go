@@ -21,7 +21,7 @@ func (w *world) add(beside, content string) {
 	w.Check(w.Store.Put(w.Ctx, key, []byte(content), storage.PutOptions{}))
 }
 
-func TestObjectsThatNothingNames(t *testing.T) {
+func TestUnknownObjects(t *testing.T) {
 	t.Parallel()
 	in := func(t *testing.T, f func(t *testing.T, w *world)) {
 		t.Parallel()
