@@ -16,7 +16,7 @@ import (
 	"knowngood/storage/storagetest"
 )
 
-func TestWhoHasTheKeyOfAHost(t *testing.T) {
+func TestHostKey(t *testing.T) {
 	t.Run("takes the place of no past day", testNoSnapshotTakesThePlaceOfAPastDay)
 	t.Run("replaces no statement unnoticed when the key ended", testAStatementOfAnEndedKeyIsReported)
 	t.Run("hides nothing by what the store does not give out", testWhatIsWithheldHidesNothing)

@@ -48,29 +48,31 @@ func testAChunkThatTheIndexLostIsFoundInItsPack(t *testing.T) {
 
 // Who took over the host has the index say what it likes, and puts packs with other
 // contents over those that took the place of others.
-func TestAChunkThatTheIndexLostIsFoundInItsPackBeneathAnother(t *testing.T) {
-	simulated(t, memory, func(w *world) {
-		second, _ := w.sparse()
-		if d := w.repack(1 << 30); d.Repacked.Objects == 0 {
-			t.Fatalf("not repacked: %+v", d)
-		}
-		time.Sleep(8 * day)
-		w.free()
-		w.forgetHalf()
+func TestLostChunk(t *testing.T) {
+	t.Run("is found in its pack beneath another", func(t *testing.T) {
+		simulated(t, memory, func(w *world) {
+			second, _ := w.sparse()
+			if d := w.repack(1 << 30); d.Repacked.Objects == 0 {
+				t.Fatalf("not repacked: %+v", d)
+			}
+			time.Sleep(8 * day)
+			w.free()
+			w.forgetHalf()
 
-		r := w.host()
-		host, err := r.Host(w.Ctx)
-		w.check(err)
-		epoch, err := r.CurrentEpoch(w.Ctx)
-		w.check(err)
-		session, err := seal.NewSession(r.ID(), epoch)
-		w.check(err)
-		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks("h", host.Domain.ID)}) {
+			r := w.host()
+			host, err := r.Host(w.Ctx)
 			w.check(err)
-			object, _, _ := pack.NewBuilder(wire.KindPack, r.ID(), host.Domain, session, nil).Finish(pack.ObjectList{})
-			w.overwrite(o.Key, object)
-		}
-		w.Restores("web@2", w.dir, second)
+			epoch, err := r.CurrentEpoch(w.Ctx)
+			w.check(err)
+			session, err := seal.NewSession(r.ID(), epoch)
+			w.check(err)
+			for o, err := range w.Store.List(w.Ctx, storage.ListOptions{Prefix: layout.PrefixPacks("h", host.Domain.ID)}) {
+				w.check(err)
+				object, _, _ := pack.NewBuilder(wire.KindPack, r.ID(), host.Domain, session, nil).Finish(pack.ObjectList{})
+				w.overwrite(o.Key, object)
+			}
+			w.Restores("web@2", w.dir, second)
+		})
 	})
 }
 

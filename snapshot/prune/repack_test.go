@@ -462,7 +462,7 @@ func (w *world) copy() storage.Store {
 	out := storagetest.NewMemory()
 	for o, err := range w.Store.List(w.Ctx, storage.ListOptions{}) {
 		w.check(err)
-		b, err := storage.ReadAll(w.Ctx, w.Store, o.Key, 0, -1)
+		b, err := storage.Append(w.Ctx, nil, w.Store, o.Key, 0, -1)
 		w.check(err)
 		w.check(out.Put(w.Ctx, o.Key, b, storage.PutOptions{}))
 	}

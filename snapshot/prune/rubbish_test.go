@@ -48,7 +48,7 @@ func (w *world) put(key string, body []byte) {
 
 func (w *world) copyOf(key string) []byte {
 	w.t.Helper()
-	b, err := storage.ReadAll(w.Ctx, w.Store, key, 0, -1)
+	b, err := storage.Append(w.Ctx, nil, w.Store, key, 0, -1)
 	w.check(err)
 	return b
 }

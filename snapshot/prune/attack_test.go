@@ -77,28 +77,28 @@ func TestAttack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves it out")
 	}
-	t.Run("forgotten again after a long announcement", testForgottenAgainAfterALongAnnouncement)
-	t.Run("an announcement with an ended key starts the clock of the new host", testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost)
-	t.Run("a tombstone over the future outlives the key that signed it", testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt)
-	t.Run("a snapshot is born forgotten", testASnapshotIsBornForgotten)
-	t.Run("a snapshot that was begun long ago takes the place of that of a day", testASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay)
-	t.Run("a poisoned memory outlives the key", testAPoisonedMemoryOutlivesTheKey)
-	t.Run("an environment is hidden by delete markers", testAnEnvironmentIsHiddenByDeleteMarkers)
-	t.Run("a reader fetches everything that was put over a pack", testAReaderFetchesEverythingThatWasPutOverAPack)
-	t.Run("collapsed snapshots push good ones out of a policy elsewhere", testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere)
-	t.Run("an ended key keeps what the owner announced from being deleted", testAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted)
-	t.Run("a tombstone that is full lets nobody forget", testATombstoneThatIsFullLetsNobodyForget)
-	t.Run("a late root is put again later", testALateRootIsPutAgainLater)
-	t.Run("a host that is none costs a megabyte", testAHostThatIsNoneCostsAMegabyte)
-	t.Run("a root put over between listing and reading is remembered for good", testARootPutOverBetweenListingAndReadingIsRememberedForGood)
-	t.Run("an environment is named as an ID", testAnEnvironmentIsNamedAsAnID)
-	t.Run("a stray key hides a root from who asks by number", testAStrayKeyHidesARootFromWhoAsksByNumber)
-	t.Run("the owner vouches for what was put over the head in between", testTheOwnerVouchesForWhatWasPutOverTheHeadInBetween)
-	t.Run("since hides from a writer what was just deleted", testSinceHidesFromAWriterWhatWasJustDeleted)
-	t.Run("a poisoned memory names its files that held", testAPoisonedMemoryNamesItsFilesThatHeld)
+	t.Run("what is forgotten again waits, however long ago it was announced", testForgottenAgainAfterALongAnnouncement)
+	t.Run("an announcement with an ended key starts no clock", testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost)
+	t.Run("a tombstone of an ended key forgets no later snapshot", testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt)
+	t.Run("no snapshot is forgotten before it is taken", testASnapshotIsBornForgotten)
+	t.Run("a false time of beginning takes the place of no past day", testASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay)
+	t.Run("a poisoned memory does not outlive the key", testAPoisonedMemoryOutlivesTheKey)
+	t.Run("an environment that delete markers hide is named", testAnEnvironmentIsHiddenByDeleteMarkers)
+	t.Run("a reader fetches little of what was put over a pack", testAReaderFetchesEverythingThatWasPutOverAPack)
+	t.Run("collapsed snapshots push no good ones out of a policy elsewhere", testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere)
+	t.Run("an ended key keeps nothing that the owner announced", testAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted)
+	t.Run("a tombstone that is full does not stop forgetting", testATombstoneThatIsFullLetsNobodyForget)
+	t.Run("a late root that is put again later deletes nothing early", testALateRootIsPutAgainLater)
+	t.Run("a host that does not exist costs a pruner nothing", testAHostThatIsNoneCostsAMegabyte)
+	t.Run("a root put over between listing and reading is not remembered", testARootPutOverBetweenListingAndReadingIsRememberedForGood)
+	t.Run("an environment that is named as an ID hides no snapshot", testAnEnvironmentIsNamedAsAnID)
+	t.Run("a stray key hides no root from who asks by number", testAStrayKeyHidesARootFromWhoAsksByNumber)
+	t.Run("the owner vouches for the true head", testTheOwnerVouchesForWhatWasPutOverTheHeadInBetween)
+	t.Run("a false start of the statements hides no deletion from a writer", testSinceHidesFromAWriterWhatWasJustDeleted)
+	t.Run("a poisoned memory names its files", testAPoisonedMemoryNamesItsFilesThatHeld)
 }
 
-// RIGHT: what is forgotten again an hour ago waits (FORMAT 10, rule 6: every
+// What is forgotten again an hour ago waits (FORMAT 10, rule 6: every
 // tombstone of the time of an announcement must forget it), however long ago the
 // announcement was. A prune that runs once a month must not delete at once.
 func testForgottenAgainAfterALongAnnouncement(t *testing.T) {
@@ -123,18 +123,18 @@ func testForgottenAgainAfterALongAnnouncement(t *testing.T) {
 				w.forget("web", 1, 2) // the attacker, an hour before the monthly prune
 				time.Sleep(time.Hour)
 				if d := run(); d.Deleted.Objects > 0 {
-					t.Errorf("BREAK: deleted %+v an hour after it was forgotten", d.Deleted)
+					t.Errorf("deleted %+v an hour after it was forgotten", d.Deleted)
 				}
 				if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1, 2), Now: time.Now()}); err != nil {
-					t.Errorf("BREAK: it cannot be taken back: %v", err)
+					t.Errorf("it cannot be taken back: %v", err)
 				}
 			})
 		})
 	}
 }
 
-// RIGHT: the same, where the key that announces has ENDED, and the host was
-// enrolled anew (SECURITY: what is signed with a key that ended changes nothing).
+// The same, where the key that announces has ended, and the host was
+// enrolled again (SECURITY: what is signed with a key that ended changes nothing).
 func testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("stays", 1000)
@@ -177,12 +177,12 @@ func testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost(t *testing.T) {
 		time.Sleep(time.Hour + time.Minute)
 		own()
 		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(4, 5), Now: time.Now()}); err != nil {
-			t.Errorf("BREAK: an hour after it was forgotten it cannot be taken back: %v", err)
+			t.Errorf("an hour after it was forgotten it cannot be taken back: %v", err)
 		}
 	})
 }
 
-// RIGHT: after a break-in the operator takes back what the host forgot, with the
+// After a break-in the operator takes back what the host forgot, with the
 // identity, and enrols it again, as SECURITY says. The host captures, with small
 // numbers; nothing that the old key said of numbers that no snapshot had holds on.
 func testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt(t *testing.T) {
@@ -198,19 +198,19 @@ func testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt(t *testing.T) {
 				w.reenrol()
 				result, err := w.Capture("web", nil, w.dir)
 				if err != nil {
-					t.Errorf("BREAK: the host that was enrolled again captures nothing: %v", err)
+					t.Errorf("the host that was enrolled again captures nothing: %v", err)
 				} else if result.Snapshot.Number > 10 {
-					t.Errorf("BREAK: the next snapshot is %s", result.Snapshot.Ref())
+					t.Errorf("the next snapshot is %s", result.Snapshot.Ref())
 				}
 				if _, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.Numbers{{First: 4, Last: last}}, Now: time.Now()}); err != nil {
-					t.Errorf("BREAK: and it cannot be taken back: %v", err)
+					t.Errorf("and it cannot be taken back: %v", err)
 				}
 			})
 		})
 	}
 }
 
-// RIGHT: web@4 restores what was captured, or is not believed (SECURITY: "a snapshot
+// Web@4 restores what was captured, or is not believed (SECURITY: "a snapshot
 // that takes that number later is not forgotten by it").
 func testASnapshotIsBornForgotten(t *testing.T) {
 	m := storagetest.NewMemory()
@@ -229,22 +229,22 @@ func testASnapshotIsBornForgotten(t *testing.T) {
 		x, err := w.Bare().Tombstone(w.Ctx, enginetest.Host, "web")
 		w.check(err)
 		if x.Forgotten.Has(s.Number) {
-			t.Errorf("BREAK: %s, which the host took just now, is forgotten: %v", s.Ref(), x.Forgotten)
+			t.Errorf("%s, which the host took just now, is forgotten: %v", s.Ref(), x.Forgotten)
 		}
 		for range 3 {
 			time.Sleep(8 * day)
 			w.owner()
 		}
 		if _, _, err := w.Snapshot(s.Ref()); err != nil {
-			t.Errorf("BREAK: and deleted: %v", err)
+			t.Errorf("it was deleted: %v", err)
 			return
 		}
 		w.Restores(s.Ref(), w.dir, tree)
 	})
 }
 
-// RIGHT: web@<a past day> is the true snapshot of that day, though whoever holds the
-// key signs a newer one of which it says that it was begun long ago, and ended now.
+// Web@<a past day> is the true snapshot of that day, though whoever holds the
+// key signs a newer one that claims to have begun long ago, and to have ended now.
 func testASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		trees, at := w.days(6)
@@ -259,15 +259,15 @@ func testASnapshotThatWasBegunLongAgoTakesThePlaceOfThatOfADay(t *testing.T) {
 		_, s, err := w.Snapshot(ref)
 		w.check(err)
 		if s.Number != 3 {
-			t.Errorf("BREAK: %s is %s; warnings %v", ref, s.Ref(), w.Warnings())
+			t.Errorf("%s is %s; warnings %v", ref, s.Ref(), w.Warnings())
 			return
 		}
 		w.Restores(ref, w.dir, trees[2])
 	})
 }
 
-// RIGHT: a machine that saw a root with a number of 2^40 or more goes on once the
-// host was enrolled again, or says which file of its memory is to be removed.
+// A machine that saw a root with a number of 2^40 or more goes on once the
+// host was enrolled again, or names the file of its memory that is to be removed.
 func testAPoisonedMemoryOutlivesTheKey(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.days(3)
@@ -284,13 +284,13 @@ func testAPoisonedMemoryOutlivesTheKey(t *testing.T) {
 		w.write("more", 1000)
 		w.capture("web")
 		if _, err := open().Head(w.Ctx, enginetest.Host, "web"); err != nil {
-			t.Errorf("BREAK: latest: %v", err)
+			t.Errorf("latest: %v", err)
 		}
 		report, err := prune.Run(w.Ctx, open(), prune.Options{})
 		w.check(err)
 		for _, b := range report.Blocked {
 			if !strings.Contains(b.Error(), "remove") && !strings.Contains(b.Error(), state) {
-				t.Errorf("BREAK: prune is blocked without a way out: %v", b)
+				t.Errorf("prune is blocked without a way out: %v", b)
 			}
 		}
 		// The same machine without its memory does:
@@ -311,12 +311,12 @@ func testAnEnvironmentIsHiddenByDeleteMarkers(t *testing.T) {
 		envs, err := r.EveryEnvironment(w.Ctx, enginetest.Host) // of which list, check, forget, damage and status are made
 		w.check(err)
 		if !slices.Contains(envs, "db") {
-			t.Errorf("BREAK: list shows %v, warnings %v", envs, w.Warnings())
+			t.Errorf("list shows %v, warnings %v", envs, w.Warnings())
 		}
 		report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 		w.check(err)
 		if !slices.ContainsFunc(report.Damage, func(d check.Damage) bool { return strings.Contains(d.Object, "/db/") }) {
-			t.Errorf("BREAK: check is content: %d snapshots, damage %v, notes %v", report.Snapshots, report.Damage, report.Notes)
+			t.Errorf("check finds nothing wrong: %d snapshots, damage %v, notes %v", report.Snapshots, report.Damage, report.Notes)
 		}
 		if _, s, err := w.Snapshot("db"); err != nil || s.Number != 1 {
 			t.Logf("db@latest: %v", err)
@@ -335,7 +335,7 @@ func (s *counting) GetVersion(ctx context.Context, key, id string, offset, lengt
 	return s.Memory.GetVersion(ctx, key, id, offset, length)
 }
 
-// RIGHT: of a pack that was put over many times the earliest version is looked at
+// Of a pack that was put over many times the earliest version is looked at
 // first (FORMAT 4), so that a reader does not fetch everything that was put over it:
 // up to 256 MiB each, which cost the attacker a server-side copy.
 func testAReaderFetchesEverythingThatWasPutOverAPack(t *testing.T) {
@@ -359,14 +359,14 @@ func testAReaderFetchesEverythingThatWasPutOverAPack(t *testing.T) {
 		}
 		w.Restores("web", w.dir, tree)
 		if n := m.gets.Load(); n > 20 {
-			t.Errorf("BREAK: %d versions were fetched to restore one small file", n)
+			t.Errorf("%d versions were fetched to restore one small file", n)
 		}
 	})
 }
 
-// RIGHT: whoever forgets by a policy for another host compares the counts of the roots
-// by itself (FORMAT 9), and lets no snapshots of which a source collapsed push good
-// ones out, though the host does not say so.
+// Whoever forgets by a policy for another host compares the counts of the roots
+// by itself (FORMAT 9): snapshots of which a source collapsed push no good ones out,
+// although the host does not report it.
 func testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.days(6)
@@ -376,13 +376,13 @@ func testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T) {
 		w.check(err)
 		for n := uint64(2); n <= 6; n++ {
 			if prune.Unkept(judged).Has(n) {
-				t.Errorf("BREAK: the owner forgets web@%d, a good one", n)
+				t.Errorf("the owner forgets web@%d, a good one", n)
 			}
 		}
 	})
 }
 
-// RIGHT: a key that ended does not keep an announcement of the owner from coming due
+// A key that ended does not keep an announcement of the owner from coming due
 // (SECURITY: "signed with a key that ended, changes neither what it says nor since
 // when").
 func testAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted(t *testing.T) {
@@ -420,14 +420,14 @@ func testAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted(t *testing.T) {
 				packs, containers := w.stored()
 				t.Logf("%d packs, %d containers", packs, containers)
 				if packs > 20 {
-					t.Errorf("BREAK: in 25 days nothing was deleted: %d packs, %d containers", packs, containers)
+					t.Errorf("in 25 days nothing was deleted: %d packs, %d containers", packs, containers)
 				}
 			})
 		})
 	}
 }
 
-// RIGHT: a host forgets by its policy, whatever somebody who holds its key forgot
+// A host forgets by its policy, whatever somebody who holds its key forgot
 // before: numbers that no snapshot has take no room in the tombstones that follow.
 func testATombstoneThatIsFullLetsNobodyForget(t *testing.T) {
 	simulated(t, memory, func(w *world) {
@@ -449,13 +449,13 @@ func testATombstoneThatIsFullLetsNobodyForget(t *testing.T) {
 		}
 		w.put(layout.KeyTombstone(h.Name, "web", 1), object)
 		if _, err := w.host().Forget(w.Ctx, enginetest.Host, "web", history.Change{Forget: statement.NumbersOf(1), Now: time.Now()}); err != nil {
-			t.Errorf("BREAK: the host forgets nothing any more: %v", err)
+			t.Errorf("the host forgets nothing any more: %v", err)
 		}
 
 	})
 }
 
-// RIGHT: on a store without versions, an object that was announced, and that a capture
+// On a store without versions, an object that was announced, and that a capture
 // under way took up, is not deleted an hour after that snapshot is forgotten; also not
 // when its root was put again, byte for byte, when a capture could not be under way.
 func testALateRootIsPutAgainLater(t *testing.T) {
@@ -492,14 +492,14 @@ func testALateRootIsPutAgainLater(t *testing.T) {
 				time.Sleep(2 * time.Hour)
 				w.owner()
 				if _, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(4), Now: time.Now()}); err != nil {
-					t.Errorf("BREAK: it cannot be taken back: %v", err)
+					t.Errorf("it cannot be taken back: %v", err)
 				}
 			})
 		})
 	}
 }
 
-// RIGHT: an object of one byte under the name of a host that there is not makes nobody
+// An object of one byte under the name of a host that there is not makes nobody
 // who prunes all hosts store a megabyte for it.
 func testAHostThatIsNoneCostsAMegabyte(t *testing.T) {
 	simulated(t, memory, func(w *world) {
@@ -512,7 +512,7 @@ func testAHostThatIsNoneCostsAMegabyte(t *testing.T) {
 			size += o.Size
 		}
 		if size > 1000 {
-			t.Errorf("BREAK: the pruner stored %d bytes for it", size)
+			t.Errorf("the pruner stored %d bytes for it", size)
 		}
 	})
 }
@@ -556,7 +556,7 @@ func (s *raced) List(ctx context.Context, o storage.ListOptions) iter.Seq2[stora
 	}
 }
 
-// RIGHT: of several versions the earliest that verifies is the object, also when the
+// Of several versions the earliest that verifies is the object, also when the
 // later one comes between the listing and the read; such a later one is not
 // remembered, and a pruner deletes nothing for it.
 func testARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testing.T) {
@@ -599,7 +599,7 @@ func testARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testing.T) {
 		w.check(err)
 		r := open()
 		if s, err := r.Resolve(w.Ctx, ref, enginetest.Host); err != nil || s.ID == sha256.Sum256(forged[5]) {
-			t.Errorf("BREAK: the machine that remembers takes web@5 for the forged one: %v; warnings %v", err, w.Warnings())
+			t.Errorf("the machine that remembers takes web@5 for the forged one: %v; warnings %v", err, w.Warnings())
 		}
 		for n := 4; n <= 6; n++ {
 			_, s, err := w.Snapshot("web@" + string(rune('0'+n)))
@@ -607,7 +607,7 @@ func testARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testing.T) {
 				err = w.Bare().Whole(w.Ctx, s)
 			}
 			if err != nil {
-				t.Errorf("BREAK: the true web@%d lost content: %v", n, err)
+				t.Errorf("the true web@%d lost content: %v", n, err)
 				continue
 			}
 			w.Restores("web@"+string(rune('0'+n)), w.dir, trees[n-1])
@@ -615,7 +615,7 @@ func testARootPutOverBetweenListingAndReadingIsRememberedForGood(t *testing.T) {
 	})
 }
 
-// RIGHT: the first digits of the ID of a snapshot name that snapshot, or are
+// The first digits of the ID of a snapshot name that snapshot, or are
 // ambiguous, when a taken host makes an environment of that name.
 func testAnEnvironmentIsNamedAsAnID(t *testing.T) {
 	simulated(t, memory, func(w *world) {
@@ -626,12 +626,12 @@ func testAnEnvironmentIsNamedAsAnID(t *testing.T) {
 		w.capture(short) // by the taken host
 		_, s, err := w.Snapshot(short)
 		if err == nil && s.ID != good.ID {
-			t.Errorf("BREAK: %s, the ID of %s, is %s/%s", short, good.Ref(), s.Host, s.Ref())
+			t.Errorf("%s, the ID of %s, is %s/%s", short, good.Ref(), s.Host, s.Ref())
 		}
 	})
 }
 
-// RIGHT: an object of somebody without a key, whose own key is none of a root, hides no
+// An object of somebody without a key, whose own key is none of a root, hides no
 // root from who asks for it by number, and keeps none from being taken back.
 func testAStrayKeyHidesARootFromWhoAsksByNumber(t *testing.T) {
 	for name, store := range map[string]func() storage.Store{"with versions": memory, "without": func() storage.Store { return storagetest.NewPlainMemory() }} {
@@ -642,7 +642,7 @@ func testAStrayKeyHidesARootFromWhoAsksByNumber(t *testing.T) {
 				w.put(key(2)+"x", []byte{1}) // sorts between 2 and 1
 				w.put(key(3)+"x", []byte{1})
 				if _, _, err := w.Snapshot("web@2"); err != nil {
-					t.Errorf("BREAK: without memory: %v", err)
+					t.Errorf("without memory: %v", err)
 				} else {
 					w.Restores("web@2", w.dir, trees[1])
 				}
@@ -654,17 +654,17 @@ func testAStrayKeyHidesARootFromWhoAsksByNumber(t *testing.T) {
 					w.check(err)
 				}
 				if _, err := open().Resolve(w.Ctx, ref, enginetest.Host); err != nil {
-					t.Errorf("BREAK: with memory: %v", err)
+					t.Errorf("with memory: %v", err)
 				}
 				if _, err := w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1), Now: time.Now()}); err != nil {
-					t.Errorf("BREAK: what is forgotten cannot be taken back: %v", err)
+					t.Errorf("what is forgotten cannot be taken back: %v", err)
 				}
 			})
 		})
 	}
 }
 
-// RIGHT: the owner vouches, in the certificate of a host that is enrolled again, for the
+// The owner vouches, in the certificate of a host that is enrolled again, for the
 // true newest root, also when another is put over it between listing and reading.
 func testTheOwnerVouchesForWhatWasPutOverTheHeadInBetween(t *testing.T) {
 	m := &raced{Memory: storagetest.NewMemory()}
@@ -681,12 +681,12 @@ func testTheOwnerVouchesForWhatWasPutOverTheHeadInBetween(t *testing.T) {
 		r := w.Bare()
 		s, err := r.Head(w.Ctx, enginetest.Host, "web")
 		if err != nil || s.ID != head.ID {
-			t.Errorf("BREAK: the newest is %v (forged: %v), %v; warnings %v", s, s != nil && s.ID == hash, err, w.Warnings())
+			t.Errorf("the newest is %v (forged: %v), %v; warnings %v", s, s != nil && s.ID == hash, err, w.Warnings())
 		}
 	})
 }
 
-// RIGHT: a snapshot that is called complete refers to nothing that was deleted, also
+// A snapshot that is called complete refers to nothing that was deleted, also
 // when somebody with the host's key signs, right after a prune, that all statements
 // before have nothing to say any more (field 16).
 func testSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
@@ -728,20 +728,20 @@ func testSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
 				back()
 				s := run()
 				if err := w.Bare().Whole(w.Ctx, w.opened(s.Ref())); err != nil {
-					t.Errorf("BREAK: %s (%v) lacks content: %v", s.Ref(), s.Body.Status, err)
+					t.Errorf("%s (%v) lacks content: %v", s.Ref(), s.Body.Status, err)
 					return
 				}
 				report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 				w.check(err)
 				for _, d := range report.Damage {
-					t.Errorf("BREAK: %v", d)
+					t.Errorf("%v", d)
 				}
 			})
 		})
 	}
 }
 
-// RIGHT: a number that the store's own clock does not vouch for is named: a poisoned
+// A number that the store's own clock does not vouch for is named: a poisoned
 // memory of a machine, on a store without versions, must not be silent about the true
 // history once that is back.
 func testAPoisonedMemoryNamesItsFilesThatHeld(t *testing.T) {
