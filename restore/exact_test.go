@@ -74,21 +74,25 @@ func TestExact(t *testing.T) {
 
 // A file that could not be read is in no snapshot: what an earlier one had of it must
 // not pass for it.
-func TestExactRemovesWhatIsNotInTheSnapshotWhole(t *testing.T) {
+func TestExactRemoves(t *testing.T) {
 	t.Parallel()
-	w := enginetest.New(t, storagetest.NewMemory())
-	unlisted := folder("unlisted")
-	unlisted.Flags = manifest.ListingUnread
-	forge(w, []*manifest.Entry{folder(""), unread(file("a")), file("b"), unlisted}, map[string]string{"b": "b"})
-	out := treetest.TempDir(t)
-	for _, name := range []string{"a", "b", "c", "unlisted/x"} {
-		write(t, filepath.Join(out, name), "of another snapshot")
-	}
-	_, err := w.TryRestore("e", restore.Options{Target: out, InPlace: true, Delete: true, Exact: true})
-	w.Check(err)
-	for name, want := range map[string]bool{"a": false, "b": true, "c": false, "unlisted": true, "unlisted/x": false} {
-		if _, err := os.Lstat(filepath.Join(out, name)); (err == nil) != want {
-			t.Errorf("%s is there: %v, want %v", name, err == nil, want)
+
+	t.Run("what is not in the snapshot whole", func(t *testing.T) {
+		t.Parallel()
+		w := enginetest.New(t, storagetest.NewMemory())
+		unlisted := folder("unlisted")
+		unlisted.Flags = manifest.ListingUnread
+		forge(w, []*manifest.Entry{folder(""), unread(file("a")), file("b"), unlisted}, map[string]string{"b": "b"})
+		out := treetest.TempDir(t)
+		for _, name := range []string{"a", "b", "c", "unlisted/x"} {
+			write(t, filepath.Join(out, name), "of another snapshot")
 		}
-	}
+		_, err := w.TryRestore("e", restore.Options{Target: out, InPlace: true, Delete: true, Exact: true})
+		w.Check(err)
+		for name, want := range map[string]bool{"a": false, "b": true, "c": false, "unlisted": true, "unlisted/x": false} {
+			if _, err := os.Lstat(filepath.Join(out, name)); (err == nil) != want {
+				t.Errorf("%s is there: %v, want %v", name, err == nil, want)
+			}
+		}
+	})
 }

@@ -81,7 +81,7 @@ func nothingLeft(t testing.TB, dir string, names ...string) {
 	}
 }
 
-func TestASingleNode(t *testing.T) {
+func TestSingleNode(t *testing.T) {
 	t.Parallel()
 	run := func(name string, f func(t *testing.T, w *singleWorld)) {
 		t.Run(name, func(t *testing.T) {
@@ -216,13 +216,17 @@ func TestASingleNode(t *testing.T) {
 	})
 }
 
-func TestADirectoryGoesBackWithTheDirectoriesAboveIt(t *testing.T) {
+func TestSingleDirectory(t *testing.T) {
 	t.Parallel()
-	w := newSingleWorld(t)
-	w.Check(os.RemoveAll(w.src))
-	w.Restore("e", restore.Options{Under: enginetest.Under(w.src) + "/d", Target: w.src + "/d", InPlace: true})
-	if st := inode(t, w.src); st.Mode&0o7777 != 0o711 {
-		t.Errorf("mode %o", st.Mode)
-	}
-	treetest.Equal(t, w.kept+"/d", w.src+"/d", treetest.Options{})
+
+	t.Run("goes back with the directories above it", func(t *testing.T) {
+		t.Parallel()
+		w := newSingleWorld(t)
+		w.Check(os.RemoveAll(w.src))
+		w.Restore("e", restore.Options{Under: enginetest.Under(w.src) + "/d", Target: w.src + "/d", InPlace: true})
+		if st := inode(t, w.src); st.Mode&0o7777 != 0o711 {
+			t.Errorf("mode %o", st.Mode)
+		}
+		treetest.Equal(t, w.kept+"/d", w.src+"/d", treetest.Options{})
+	})
 }

@@ -108,7 +108,7 @@ func locks(w *enginetest.World, m *storagetest.Memory) []*lock {
 		seen[of{tail.Session.ID, kind}] = true
 		// The shortest frame takes the least time to try.
 		f := slices.MinFunc(slices.Concat(contents.Files, contents.Manifest), func(a, b pack.Frame) int { return int(a.SealedLen) - int(b.SealedLen) })
-		sealed, err := storage.ReadAll(w.Ctx, m, key, int64(f.Offset), int64(f.SealedLen))
+		sealed, err := storage.Append(w.Ctx, nil, m, key, int64(f.Offset), int64(f.SealedLen))
 		w.Check(err)
 		out = append(out, &lock{key, kind, r.ID(), host.Domain.ID, tail.Salt, int(f.Offset), sealed, f.ContentLen, tail.Session})
 	}
@@ -228,79 +228,81 @@ func (s *search) try(w [32]byte) {
 	}
 }
 
-func TestNothingThatAWriteOnlyHostKeepsAfterCapturesOpensWhatItCaptured(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short leaves it out")
-	}
-	t.Parallel()
-	src := treetest.TempDir(t)
-	treetest.Generate(t, src, treetest.Seed(21), treetest.Shape{Nodes: 12, MaxFile: 50 << 10, LargeDir: 20, Without: []treetest.Part{treetest.DeepPaths}})
-	write(t, filepath.Join(src, "big"), random(5, 3<<20))
-	memory := storagetest.NewMemory()
-	w := enginetest.New(t, memory)
-	settle()
-	w.MustCapture("e", src)
-	write(t, filepath.Join(src, "more"), random(6, 100_000))
-	settle()
-	w.MustCapture("e", src)
-	w.MustCapture("other", filepath.Join(src, "more"))
-	// A run that is stopped leaves what it noted.
-	write(t, filepath.Join(src, "again"), random(7, 3<<20))
-	w.Store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/roots/", Fault: storagetest.FailBefore(nil)})
-	if _, err := w.Capture("e", nil, src); !errors.Is(err, storagetest.ErrInjected) {
-		t.Fatalf("a run that cannot commit: %v", err)
-	}
-	w.Store = memory
+func TestSecrets(t *testing.T) {
+	t.Run("nothing that a write-only host keeps after captures opens them", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("-short leaves it out")
+		}
+		t.Parallel()
+		src := treetest.TempDir(t)
+		treetest.Generate(t, src, treetest.Seed(21), treetest.Shape{Nodes: 12, MaxFile: 50 << 10, LargeDir: 20, Without: []treetest.Part{treetest.DeepPaths}})
+		write(t, filepath.Join(src, "big"), random(5, 3<<20))
+		memory := storagetest.NewMemory()
+		w := enginetest.New(t, memory)
+		settle()
+		w.MustCapture("e", src)
+		write(t, filepath.Join(src, "more"), random(6, 100_000))
+		settle()
+		w.MustCapture("e", src)
+		w.MustCapture("other", filepath.Join(src, "more"))
+		// A run that is stopped leaves what it noted.
+		write(t, filepath.Join(src, "again"), random(7, 3<<20))
+		w.Store = storagetest.NewFaulty(memory, storagetest.Rule{Op: storagetest.Put, Prefix: "hosts/h/roots/", Fault: storagetest.FailBefore(nil)})
+		if _, err := w.Capture("e", nil, src); !errors.Is(err, storagetest.ErrInjected) {
+			t.Fatalf("a run that cannot commit: %v", err)
+		}
+		w.Store = memory
 
-	s := &search{locks: locks(w, memory), epochs: map[seal.EpochID]bool{}, tried: map[[32]byte]bool{}}
-	epoch, err := w.Open(w.State).CurrentEpoch(w.Ctx)
-	w.Check(err)
-	s.epochs[epoch.ID] = true
-	if len(s.locks) < 7 {
-		t.Fatalf("%d sessions and kinds", len(s.locks))
-	}
-	w.Check(s.run(w.State))
-	if len(s.found) > 0 {
-		t.Errorf("%q", s.found)
-	}
-	if s.files < 8 || len(s.tried) < 10_000 {
-		t.Errorf("only %d files, %d windows", s.files, len(s.tried))
-	}
-	t.Logf("%d files, %d windows, %d locks", s.files, len(s.tried), len(s.locks))
+		s := &search{locks: locks(w, memory), epochs: map[seal.EpochID]bool{}, tried: map[[32]byte]bool{}}
+		epoch, err := w.Open(w.State).CurrentEpoch(w.Ctx)
+		w.Check(err)
+		s.epochs[epoch.ID] = true
+		if len(s.locks) < 7 {
+			t.Fatalf("%d sessions and kinds", len(s.locks))
+		}
+		w.Check(s.run(w.State))
+		if len(s.found) > 0 {
+			t.Errorf("%q", s.found)
+		}
+		if s.files < 8 || len(s.tried) < 10_000 {
+			t.Errorf("only %d files, %d windows", s.files, len(s.tried))
+		}
+		t.Logf("%d files, %d windows, %d locks", s.files, len(s.tried), len(s.locks))
 
-	// The search finds what there is to find, packed and in text too.
-	secret, err := w.Bare().EpochSecret(w.Ctx, epoch.ID)
-	w.Check(err)
-	plain, err := secret.Bytes()
-	w.Check(err)
-	enc, err := zstd.NewWriter(nil)
-	w.Check(err)
-	defer enc.Close()
-	for name, form := range map[string][]byte{
-		"raw":    append([]byte("x"), plain...),
-		"hex":    []byte("k: " + hex.EncodeToString(plain)),
-		"base64": []byte(base64.RawURLEncoding.EncodeToString(plain)),
-		"zstd":   append([]byte("prefix"), enc.EncodeAll(append(bytes.Repeat([]byte("text "), 100), plain...), nil)...),
-	} {
-		dir := treetest.TempDir(t)
-		w.Check(os.WriteFile(filepath.Join(dir, "planted"), form, 0o600))
-		planted := &search{epochs: s.epochs, tried: map[[32]byte]bool{}}
-		w.Check(planted.run(dir))
-		if len(planted.found) == 0 {
-			t.Errorf("the epoch secret, planted as %s, is not found", name)
-		}
-	}
-	for _, l := range s.locks {
-		if len(l.sealed) < 16 {
-			t.Fatalf("a frame of %d bytes", len(l.sealed))
-		}
-		key, err := hpke.MLKEM768X25519().NewPrivateKey(plain)
+		// The search finds what there is to find, packed and in text too.
+		secret, err := w.Bare().EpochSecret(w.Ctx, epoch.ID)
 		w.Check(err)
-		info := append(append(append([]byte("knowngood v1 session"), l.repo[:]...), epoch.ID[:]...), l.session.ID[:]...)
-		session, err := hpke.Open(key, hpke.HKDFSHA256(), hpke.AES256GCM(), info, l.session.Sealed)
+		plain, err := secret.Bytes()
 		w.Check(err)
-		if !l.opens(session) {
-			t.Errorf("what should open %s does not", l.key)
+		enc, err := zstd.NewWriter(nil)
+		w.Check(err)
+		defer enc.Close()
+		for name, form := range map[string][]byte{
+			"raw":    append([]byte("x"), plain...),
+			"hex":    []byte("k: " + hex.EncodeToString(plain)),
+			"base64": []byte(base64.RawURLEncoding.EncodeToString(plain)),
+			"zstd":   append([]byte("prefix"), enc.EncodeAll(append(bytes.Repeat([]byte("text "), 100), plain...), nil)...),
+		} {
+			dir := treetest.TempDir(t)
+			w.Check(os.WriteFile(filepath.Join(dir, "planted"), form, 0o600))
+			planted := &search{epochs: s.epochs, tried: map[[32]byte]bool{}}
+			w.Check(planted.run(dir))
+			if len(planted.found) == 0 {
+				t.Errorf("the epoch secret, planted as %s, is not found", name)
+			}
 		}
-	}
+		for _, l := range s.locks {
+			if len(l.sealed) < 16 {
+				t.Fatalf("a frame of %d bytes", len(l.sealed))
+			}
+			key, err := hpke.MLKEM768X25519().NewPrivateKey(plain)
+			w.Check(err)
+			info := append(append(append([]byte("knowngood v1 session"), l.repo[:]...), epoch.ID[:]...), l.session.ID[:]...)
+			session, err := hpke.Open(key, hpke.HKDFSHA256(), hpke.AES256GCM(), info, l.session.Sealed)
+			w.Check(err)
+			if !l.opens(session) {
+				t.Errorf("what should open %s does not", l.key)
+			}
+		}
+	})
 }

@@ -67,43 +67,47 @@ func (g *memoryGroup) killed(t *testing.T) bool {
 	return bytes.Contains(all, []byte("oom_kill ")) && !bytes.Contains(all, []byte("oom_kill 0\n"))
 }
 
-func TestARunThatTheKernelKillsForItsMemory(t *testing.T) {
+func TestDaemonOOM(t *testing.T) {
 	t.Parallel()
-	group := newMemoryGroup(t)
-	dir := t.TempDir()
-	hang, hooks := filepath.Join(dir, "hang"), filepath.Join(dir, "hooks")
-	hook := fmt.Sprintf(`[{command: [sh, -c, "echo $KNOWNGOOD_HOOK $KNOWNGOOD_RESULT >>%s"]}]`, hooks)
-	s := newService(t, newMachine(t, filepath.Join(dir, "repo")), `environments:
+
+	t.Run("a run that the kernel kills for its memory is reported", func(t *testing.T) {
+		t.Parallel()
+		group := newMemoryGroup(t)
+		dir := t.TempDir()
+		hang, hooks := filepath.Join(dir, "hang"), filepath.Join(dir, "hooks")
+		hook := fmt.Sprintf(`[{command: [sh, -c, "echo $KNOWNGOOD_HOOK $KNOWNGOOD_RESULT >>%s"]}]`, hooks)
+		s := newService(t, newMachine(t, filepath.Join(dir, "repo")), `environments:
   web:
     sources: [{command: [sh, -c, "if test -e %[1]s; then touch %[1]s.on; while test -e %[1]s; do sleep 0.05; done; head -c 200000000 /dev/urandom; fi; echo rows"], as: dump}]
     hooks: {after: %[2]s, on_failure: %[2]s}
 `, hang, hook)
-	if err := os.WriteFile(hang, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.up(t)
-	if code, body := s.fetch(t, "POST", "/api/v1/environments/web/snapshot"); code != 202 {
-		t.Fatalf("%d %s", code, body)
-	}
-	waitFor(t, "the source hangs", func() bool { return found(t, hang+".on") > 0 })
-	group.add(t, s.children(t)[0])
-	if err := os.Remove(hang); err != nil {
-		t.Fatal(err)
-	}
+		if err := os.WriteFile(hang, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.up(t)
+		if code, body := s.fetch(t, "POST", "/api/v1/environments/web/snapshot"); code != 202 {
+			t.Fatalf("%d %s", code, body)
+		}
+		waitFor(t, "the source hangs", func() bool { return found(t, hang+".on") > 0 })
+		group.add(t, s.children(t)[0])
+		if err := os.Remove(hang); err != nil {
+			t.Fatal(err)
+		}
 
-	run := s.captured(t, "web", 1)[0]
-	if !group.killed(t) {
-		t.Fatalf("the kernel killed nothing: %+v", run)
-	}
-	if run.Result != report.Failed || !run.Died || run.Snapshot != "" || !strings.Contains(run.Error, "the run died: its process ended in the middle of it (signal: killed): it was killed, was out of memory, or crashed") {
-		t.Errorf("the run: %+v", run)
-	}
-	if b, err := os.ReadFile(hooks); err != nil || string(b) != "after died\non_failure died\n" {
-		t.Errorf("the hooks: %s, %v", b, err)
-	}
-	if out := s.ask(t, "status").stdout.String(); !strings.Contains(out, "DIED, found ") {
-		t.Errorf("status: %s", out)
-	}
-	s.take(t, "web")
-	s.stop(t)
+		run := s.captured(t, "web", 1)[0]
+		if !group.killed(t) {
+			t.Fatalf("the kernel killed nothing: %+v", run)
+		}
+		if run.Result != report.Failed || !run.Died || run.Snapshot != "" || !strings.Contains(run.Error, "the run died: its process ended in the middle of it (signal: killed): it was killed, was out of memory, or crashed") {
+			t.Errorf("the run: %+v", run)
+		}
+		if b, err := os.ReadFile(hooks); err != nil || string(b) != "after died\non_failure died\n" {
+			t.Errorf("the hooks: %s, %v", b, err)
+		}
+		if out := s.ask(t, "status").stdout.String(); !strings.Contains(out, "DIED, found ") {
+			t.Errorf("status: %s", out)
+		}
+		s.take(t, "web")
+		s.stop(t)
+	})
 }

@@ -76,9 +76,13 @@ func (c *captured) state() (s signs.State) {
 	return s
 }
 
-func TestCapturesSeeWhatTheSimulationSees(t *testing.T) {
+func TestCaptures(t *testing.T) {
 	t.Parallel()
-	testCaptures(t, 2)
+
+	t.Run("see what the simulation sees", func(t *testing.T) {
+		t.Parallel()
+		testCaptures(t, 2)
+	})
 }
 
 // The loads and the encryptors, by captures of trees on disk.
@@ -149,7 +153,7 @@ func small(r *rand.Rand) (good, bad tree) {
 	return good, bad
 }
 
-func TestASuspectEnvironment(t *testing.T) {
+func TestSuspectEnvironment(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]func(*testing.T, *captured, tree, tree){
 		"stays so until the files are back":             staysSoUntilTheFilesAreBack,

@@ -129,9 +129,13 @@ var seen = map[int]int{1000: 1, 100: 1, 20: 1, 10: 5, 5: 11, 2: 40}
 // shows anything, of which people make some, too.
 var seenUnder = map[int]int{1000: 1, 100: 1, 20: 0, 10: 0, 5: 0, 2: 0}
 
-func TestEncryptorsAreSeen(t *testing.T) {
+func TestEncryptors(t *testing.T) {
 	t.Parallel()
-	testEncryptors(t, 1, 100)
+
+	t.Run("are seen", func(t *testing.T) {
+		t.Parallel()
+		testEncryptors(t, 1, 100)
+	})
 }
 
 func testEncryptors(t *testing.T, lives uint64, speeds ...int) {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestTheClassOfFirstBytes(t *testing.T) {
+func TestClass(t *testing.T) {
 	t.Parallel()
 	noise := make([]byte, 4096)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
@@ -45,40 +45,48 @@ func TestTheClassOfFirstBytes(t *testing.T) {
 	}
 }
 
-func TestTheLargestMarkFitsItsBound(t *testing.T) {
+func TestMark(t *testing.T) {
 	t.Parallel()
-	r := rand.NewChaCha8([32]byte{2})
-	for range 1000 {
-		b := make([]byte, 1024)
-		r.Read(b)
-		var s Sampler
-		s.Add(b)
-		if m := s.Mark(); m>>36 != 0 || m.part() != 255 {
-			t.Fatalf("mark %x", m)
+
+	t.Run("the largest fits its bound", func(t *testing.T) {
+		t.Parallel()
+		r := rand.NewChaCha8([32]byte{2})
+		for range 1000 {
+			b := make([]byte, 1024)
+			r.Read(b)
+			var s Sampler
+			s.Add(b)
+			if m := s.Mark(); m>>36 != 0 || m.part() != 255 {
+				t.Fatalf("mark %x", m)
+			}
 		}
-	}
+	})
 }
 
-func TestNamesThatAreAlike(t *testing.T) {
+func TestNames(t *testing.T) {
 	t.Parallel()
-	for names, want := range map[[2]string]bool{
-		{"d/a.doc", "d/a.doc.locked"}:           true,
-		{"d/a.doc", "d/a.locked"}:               true,
-		{"d/a.doc", "d/a.doc.id[7].x@y.z.lock"}: true,
-		{"d/a.doc.locked", "d/a.doc"}:           true,
-		{"d/a", "d/a.x"}:                        true,
-		{"d/a.doc", "d/ab.doc"}:                 false,
-		{"d/a.doc", "e/a.doc.locked"}:           false,
-		{"d/a.doc", "d/a.d/b"}:                  false,
-		{"d/.hidden", "d/other"}:                false,
-	} {
-		if got := alike(names[0], names[1]); got != want {
-			t.Errorf("%q: %v", names, got)
+
+	t.Run("that are alike", func(t *testing.T) {
+		t.Parallel()
+		for names, want := range map[[2]string]bool{
+			{"d/a.doc", "d/a.doc.locked"}:           true,
+			{"d/a.doc", "d/a.locked"}:               true,
+			{"d/a.doc", "d/a.doc.id[7].x@y.z.lock"}: true,
+			{"d/a.doc.locked", "d/a.doc"}:           true,
+			{"d/a", "d/a.x"}:                        true,
+			{"d/a.doc", "d/ab.doc"}:                 false,
+			{"d/a.doc", "e/a.doc.locked"}:           false,
+			{"d/a.doc", "d/a.d/b"}:                  false,
+			{"d/.hidden", "d/other"}:                false,
+		} {
+			if got := alike(names[0], names[1]); got != want {
+				t.Errorf("%q: %v", names, got)
+			}
 		}
-	}
+	})
 }
 
-func TestWhatMakesSuspect(t *testing.T) {
+func TestRules(t *testing.T) {
 	t.Parallel()
 	same := func(n int, c Counts) (out []Counts) {
 		for range n {

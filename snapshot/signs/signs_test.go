@@ -14,9 +14,13 @@ var (
 	signsCaptures = flag.Int("signs.captures", 3, "how many real captures of each load TestSlow compares with the simulation")
 )
 
-func TestNoLoadLooksLikeAnEncryptor(t *testing.T) {
+func TestLoads(t *testing.T) {
 	t.Parallel()
-	testLoads(t, 10)
+
+	t.Run("none looks like an encryptor", func(t *testing.T) {
+		t.Parallel()
+		testLoads(t, 10)
+	})
 }
 
 // What docs/SECURITY.md has of false alarms, and of how soon encryptors are seen, came of

@@ -11,7 +11,7 @@ import (
 	"knowngood/snapshot/walk"
 )
 
-func TestWhatARestoreLeft(t *testing.T) {
+func TestUnfinished(t *testing.T) {
 	marker := strings.Repeat("0123456789abcdef", 4) + "\nsrv/web\n"
 	part := walk.PartName("file")
 	const left = " (left by a restore that did not finish)"

@@ -63,7 +63,7 @@ func testAnObjectThatIsNotGivenOut(t *testing.T) {
 			if err := s.Put(t.Context(), "k", []byte("x"), storage.PutOptions{}); err != nil && !errors.Is(err, storage.ErrExists) && !errors.Is(err, reply.want) {
 				t.Fatal(err)
 			}
-			if _, err := storage.ReadAll(t.Context(), s, "k", 0, -1); !errors.Is(err, reply.want) {
+			if _, err := storage.Append(t.Context(), nil, s, "k", 0, -1); !errors.Is(err, reply.want) {
 				t.Errorf("get: %v, want %v", err, reply.want)
 			}
 			want := reply.want
@@ -174,7 +174,7 @@ func testADownloadGoesOnFromWhereItBroke(t *testing.T) {
 			if err := s.Put(t.Context(), "k", body, storage.PutOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			have, err := storage.ReadAll(t.Context(), s, "k", 10, int64(len(body))-20)
+			have, err := storage.Append(t.Context(), nil, s, "k", 10, int64(len(body))-20)
 			if err != nil || !bytes.Equal(have, body[10:len(body)-10]) {
 				t.Errorf("read %d bytes, %v", len(have), err)
 			}
@@ -196,7 +196,7 @@ func testADownloadGoesOnFromWhereItBroke(t *testing.T) {
 		if err := s.Put(t.Context(), "k", body, storage.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err == nil || !strings.Contains(err.Error(), "replaced") {
+		if _, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err == nil || !strings.Contains(err.Error(), "replaced") {
 			t.Errorf("read a mixture of two objects: %v", err)
 		}
 	})
@@ -211,7 +211,7 @@ func testATransferThatStandsStillIsGivenUp(t *testing.T) {
 		if err := s.Put(t.Context(), "k", []byte("x"), storage.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := storage.ReadAll(t.Context(), s, "k", 0, -1); !errors.Is(err, storage.ErrStalled) {
+		if _, err := storage.Append(t.Context(), nil, s, "k", 0, -1); !errors.Is(err, storage.ErrStalled) {
 			t.Errorf("get: %v, want ErrStalled", err)
 		}
 	})
@@ -276,7 +276,7 @@ func testAThrottlingServerIsAskedAgain(t *testing.T) {
 		if err := s.Put(t.Context(), "k", []byte("x"), storage.PutOptions{}); err != nil {
 			t.Errorf("put: %v", err)
 		}
-		if _, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil {
+		if _, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil {
 			t.Errorf("get: %v", err)
 		}
 		for _, err := range s.List(t.Context(), storage.ListOptions{}) {
@@ -359,7 +359,7 @@ func testBytesThatChangeOnTheirWayAreSentAgain(t *testing.T) {
 		if err := s.Put(t.Context(), "k", body, storage.PutOptions{}); err != nil {
 			t.Errorf("put: %v", err)
 		}
-		if have, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || !bytes.Equal(have, body) {
+		if have, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil || !bytes.Equal(have, body) {
 			t.Errorf("get: other bytes or %v", err)
 		}
 	}
@@ -399,7 +399,7 @@ func testAServerWithoutRangesIsNotBelieved(t *testing.T) {
 	if err := s.Put(t.Context(), "k", []byte("0123456789"), storage.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := storage.ReadAll(t.Context(), s, "k", 4, 3); err == nil {
+	if b, err := storage.Append(t.Context(), nil, s, "k", 4, 3); err == nil {
 		t.Errorf("took %q for the bytes at 4", b)
 	}
 }

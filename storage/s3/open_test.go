@@ -259,7 +259,7 @@ func testACertificateCanBeTrustedByFile(t *testing.T) {
 	if err := s.Put(t.Context(), "k", []byte("x"), storage.PutOptions{}); err != nil {
 		t.Errorf("put: %v", err)
 	}
-	if b, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || string(b) != "x" {
+	if b, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil || string(b) != "x" {
 		t.Errorf("get: %q, %v", b, err)
 	}
 
@@ -268,7 +268,7 @@ func testACertificateCanBeTrustedByFile(t *testing.T) {
 	write(t, bad, "no certificate")
 	t.Setenv(bundle, good)
 	c.CAFile = ""
-	if b, err := storage.ReadAll(t.Context(), open(t, c), "k", 0, -1); err != nil || string(b) != "x" {
+	if b, err := storage.Append(t.Context(), nil, open(t, c), "k", 0, -1); err != nil || string(b) != "x" {
 		t.Errorf("get with the certificate in %s: %q, %v", bundle, b, err)
 	}
 	for _, file := range []string{bad, filepath.Join(t.TempDir(), "missing.pem")} {
@@ -278,7 +278,7 @@ func testACertificateCanBeTrustedByFile(t *testing.T) {
 		}
 	}
 	c.CAFile = good
-	if b, err := storage.ReadAll(t.Context(), open(t, c), "k", 0, -1); err != nil || string(b) != "x" {
+	if b, err := storage.Append(t.Context(), nil, open(t, c), "k", 0, -1); err != nil || string(b) != "x" {
 		t.Errorf("get with ca=, and a bundle that is missing: %q, %v", b, err)
 	}
 	c.CAFile = bad
@@ -296,7 +296,7 @@ func testRequestsAreCounted(t *testing.T) {
 	if err := s.Put(t.Context(), "k", make([]byte, 1000), storage.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := storage.ReadAll(t.Context(), s, "k", 100, 300); err != nil {
+	if _, err := storage.Append(t.Context(), nil, s, "k", 100, 300); err != nil {
 		t.Fatal(err)
 	}
 	lists := s.Stats()

@@ -133,7 +133,7 @@ func testWhoAnswersPutsWithoutKeepingThemIsFoundOut(t *testing.T) {
 		if err := s.Put(t.Context(), "k", body, storage.PutOptions{}); err != nil {
 			t.Fatalf("put: %v", err)
 		}
-		if have, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || !bytes.Equal(have, body) {
+		if have, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil || !bytes.Equal(have, body) {
 			t.Errorf("get: other bytes, or %v", err)
 		}
 	})
@@ -171,7 +171,7 @@ func testAPlainPutIsRefusedWhereTheStoreDemandsACondition(t *testing.T) {
 			if reply.want == nil {
 				want = "second"
 			}
-			if have, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || string(have) != want {
+			if have, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil || string(have) != want {
 				t.Errorf("stored is %q, %v; want %q", have, err, want)
 			}
 		})

@@ -118,6 +118,6 @@ func testServersNameTheRegionThatTheyExpect(t *testing.T) {
 
 func get(t *testing.T, s storage.Store) error {
 	t.Helper()
-	_, err := storage.ReadAll(t.Context(), s, "k", 0, -1)
+	_, err := storage.Append(t.Context(), nil, s, "k", 0, -1)
 	return err
 }
