@@ -99,7 +99,14 @@ func (x *files) discard(old []*finder) error {
 // after Adopt.
 func (t *Table) Cover() error {
 	if !t.taken {
-		if err := t.takeFinders(); err != nil {
+		found, err := t.cache.finders()
+		if err != nil {
+			return err
+		}
+		t.mu.Lock()
+		err = t.take(found)
+		t.mu.Unlock()
+		if err != nil {
 			return err
 		}
 		t.taken = true
@@ -107,18 +114,12 @@ func (t *Table) Cover() error {
 	return t.cover(true)
 }
 
-// takeFinders takes from the cache the finders that still cover most of what they
-// did, the largest first, and removes the others.
-func (t *Table) takeFinders() error {
-	found, err := t.cache.finders()
-	if err != nil {
-		return err
-	}
+// take uses the finders of the cache that still cover most of what they did, the
+// largest first, and removes the others; mu is held.
+func (x *files) take(found []*finder) error {
 	slices.SortFunc(found, func(a, b *finder) int { return cmp.Compare(b.entries, a.entries) })
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	byHash := map[[32]byte]*File{}
-	for _, f := range t.runs {
+	for _, f := range x.runs {
 		byHash[f.info.Hash] = f
 	}
 	var old []*finder
@@ -129,14 +130,14 @@ func (t *Table) takeFinders() error {
 			old = append(old, d)
 			continue
 		}
-		t.use(d, func(i int) *File { return byHash[d.covers[i]] })
+		x.use(d, func(i int) *File { return byHash[d.covers[i]] })
 		for _, f := range d.files {
 			if f != nil {
 				delete(byHash, f.info.Hash)
 			}
 		}
 	}
-	return t.discard(old)
+	return x.discard(old)
 }
 
 // DropDamaged closes the runs that turned out to be damaged, and removes them from

@@ -32,9 +32,8 @@ type Table struct {
 
 	spilling sync.Mutex // held while layers come and go; taken before mu
 
-	mu     sync.RWMutex // guards all down to packs
-	mem    *memtable
-	frozen []*memtable // full ones, not yet spilled, newest first
+	mu sync.RWMutex // guards all down to packs
+	added
 	files
 	taken      bool // the finders that were in the cache
 	replaced   map[[32]byte]bool
@@ -44,6 +43,12 @@ type Table struct {
 	lost       map[[32]byte]bool // packs that are both for good; see Lost
 
 	packs refs
+}
+
+// added is what no file has yet; its methods are called with the mutex of the table.
+type added struct {
+	mem    *memtable
+	frozen []*memtable // full ones, not yet spilled, newest first
 }
 
 // files are those that lookups ask; its methods are called with the mutex of the table.
@@ -64,7 +69,7 @@ type refs struct {
 // NewTable makes an empty table. It closes the runs that it adopts when they are
 // replaced and at its own end. Files of what is added go to cache.
 func NewTable(cache *Cache) *Table {
-	return &Table{files: files{cache: cache}, spill: spillEntries, mem: newMemtable(), replaced: map[[32]byte]bool{}, packs: refs{of: map[pack.Ref]*pack.Ref{}}}
+	return &Table{files: files{cache: cache}, spill: spillEntries, added: added{mem: newMemtable()}, replaced: map[[32]byte]bool{}, packs: refs{of: map[pack.Ref]*pack.Ref{}}}
 }
 
 // PassOver makes lookups from now on treat what lies in absent packs as never
@@ -108,7 +113,17 @@ func (t *Table) Lookup(id [32]byte) (Location, bool) {
 			return loc, true
 		}
 	}
-	loc, found := t.lookupFiles(&id)
+	holds := math.MaxInt
+	var loc Location
+	found := false
+	t.ask(&id, func(f *File) {
+		if f.order >= holds {
+			return
+		}
+		if l, ok, known := t.packs.lookup(f, &id); known && !(ok && t.absent[l.Pack.Hash]) {
+			holds, loc, found = f.order, l, ok
+		}
+	})
 	t.mu.RUnlock()
 	return loc, found
 }
@@ -125,7 +140,7 @@ func (t *Table) Places(id [32]byte) (places []Location) {
 	}
 	in := map[int]Location{} // by the order of the files
 	t.ask(&id, func(f *File) {
-		if loc, found, _ := t.lookupFile(f, &id); found && !t.absent[loc.Pack.Hash] {
+		if loc, found, _ := t.packs.lookup(f, &id); found && !t.absent[loc.Pack.Hash] {
 			in[f.order] = loc
 		}
 	})
@@ -146,23 +161,9 @@ func (x *files) ask(id *[32]byte, of func(*File)) {
 	}
 }
 
-// lookupFiles looks into the files; mu is held.
-func (t *Table) lookupFiles(id *[32]byte) (loc Location, found bool) {
-	holds := math.MaxInt
-	t.ask(id, func(f *File) {
-		if f.order >= holds {
-			return
-		}
-		if l, ok, known := t.lookupFile(f, id); known && !(ok && t.absent[l.Pack.Hash]) {
-			holds, loc, found = f.order, l, ok
-		}
-	})
-	return loc, found
-}
-
-// lookupFile looks into one file. known reports whether the file has an entry of
-// the chunk, which may be that it is gone. mu is held.
-func (t *Table) lookupFile(f *File, id *[32]byte) (loc Location, found, known bool) {
+// lookup finds a chunk in one file. known reports whether the file has an entry of
+// the chunk, which may be that it is gone. The mutex of the table is held.
+func (r *refs) lookup(f *File, id *[32]byte) (loc Location, found, known bool) {
 	i, ok := f.find(id)
 	if !ok {
 		return Location{}, false, false
@@ -175,7 +176,7 @@ func (t *Table) lookupFile(f *File, id *[32]byte) (loc Location, found, known bo
 	if f.damaged.Load() {
 		return Location{}, false, false
 	}
-	return Location{t.packs.shared(pack), frame.Offset, frame.SealedLen, e.Offset, e.Len}, true, true
+	return Location{r.shared(pack), frame.Offset, frame.SealedLen, e.Offset, e.Len}, true, true
 }
 
 // LostPack is the lost pack that a chunk lay in, by the newest entry that names
@@ -188,7 +189,7 @@ func (t *Table) LostPack(id [32]byte) (hash [32]byte, ok bool) {
 	}
 	newest := math.MaxInt
 	t.ask(&id, func(f *File) {
-		if loc, found, _ := t.lookupFile(f, &id); found && f.order < newest && t.lost[loc.Pack.Hash] {
+		if loc, found, _ := t.packs.lookup(f, &id); found && f.order < newest && t.lost[loc.Pack.Hash] {
 			newest, hash, ok = f.order, loc.Pack.Hash, true
 		}
 	})
@@ -233,11 +234,11 @@ func (t *Table) Add(info pack.Ref, frames []pack.Frame) error {
 	return t.spillFrozen()
 }
 
-// freeze begins a new memtable; mu is held.
-func (t *Table) freeze() {
-	if len(t.mem.chunks) > 0 {
-		t.frozen = slices.Insert(t.frozen, 0, t.mem)
-		t.mem = newMemtable()
+// freeze begins a new memtable.
+func (a *added) freeze() {
+	if len(a.mem.chunks) > 0 {
+		a.frozen = slices.Insert(a.frozen, 0, a.mem)
+		a.mem = newMemtable()
 	}
 }
 
