@@ -274,18 +274,21 @@ func (v *validator) drill(d *Drill, zone string, key keyPath) {
 	for i := range d.Services {
 		k := key.child("services").item(i)
 		unique(d.Services[i].Name, "service", k.child("name"))
-		v.service(&d.Services[i], k)
+		askValidator{v}.service(&d.Services[i], k)
 	}
 	for i := range d.Probes {
 		k := key.child("probes").item(i)
 		if d.Probes[i].Name != "" {
 			unique(d.Probes[i].Name, "probe", k.child("name"))
 		}
-		v.probe(&d.Probes[i], k)
+		askValidator{v}.probe(&d.Probes[i], k)
 	}
 }
 
-func (v *validator) service(s *Service, key keyPath) {
+// askValidator checks services, and probes that ask them.
+type askValidator struct{ *validator }
+
+func (v askValidator) service(s *Service, key keyPath) {
 	v.command(s.Command, key.child("command"))
 	for i, p := range s.Data {
 		v.inSnapshot(p, key.child("data").item(i))
@@ -309,7 +312,7 @@ func (v *validator) service(s *Service, key keyPath) {
 	}
 }
 
-func (v *validator) probe(p *Probe, key keyPath) {
+func (v askValidator) probe(p *Probe, key keyPath) {
 	kind := p.Kind()
 	if kind == "" {
 		v.addf(key, "a probe is one of file, tree, sqlite, postgres, canary, scan, command, http and tcp")
@@ -367,7 +370,7 @@ func (v *validator) probe(p *Probe, key keyPath) {
 	}
 }
 
-func (v *validator) postgres(p *PostgresProbe, key keyPath) {
+func (v askValidator) postgres(p *PostgresProbe, key keyPath) {
 	if count(p.Data != "", p.Dump != "") != 1 {
 		v.addf(key, "name one of data, a data directory, and dump, a file")
 	} else {
@@ -403,13 +406,13 @@ func (v *validator) inSnapshot(p string, key keyPath) {
 	}
 }
 
-func (v *validator) sha256(s string, key keyPath) {
+func (v askValidator) sha256(s string, key keyPath) {
 	if s != "" && (len(s) != 64 || strings.Trim(s, "0123456789abcdef") != "") {
 		v.addf(key, "%q is no SHA-256: 64 digits and letters from a to f", s)
 	}
 }
 
-func (v *validator) http(p *HTTPProbe, key keyPath) {
+func (v askValidator) http(p *HTTPProbe, key keyPath) {
 	u, err := url.Parse(p.URL)
 	if err != nil || !isHTTP(p.URL) {
 		v.addf(key.child("url"), "%q is not an http URL", redactURL(p.URL))
@@ -421,7 +424,7 @@ func (v *validator) http(p *HTTPProbe, key keyPath) {
 	}
 }
 
-func (v *validator) loopback(address string, key keyPath) {
+func (v askValidator) loopback(address string, key keyPath) {
 	if address == "" {
 		return
 	}
@@ -434,7 +437,7 @@ func (v *validator) loopback(address string, key keyPath) {
 }
 
 // reached checks that a host is one that exists in a cell.
-func (v *validator) reached(host string, key keyPath) {
+func (v askValidator) reached(host string, key keyPath) {
 	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
 		v.addf(key, "%q is not reached in a drill, where there is no network but loopback: write 127.0.0.1", host)
 	}

@@ -98,8 +98,8 @@ func (v *validator) drills(drills []DrillEntry) {
 	}
 }
 
-// adviseOnDrills warns of schedules that this machine cannot keep.
-func (v *validator) adviseOnDrills(c *Config) {
+// drills warns of schedules that this machine cannot keep.
+func (v adviser) drills(c *Config) {
 	if c.Identity != "" {
 		return
 	}

@@ -13,7 +13,7 @@ func (v *validator) environment(e *Environment, key keyPath) {
 	if e.Schedule != "" {
 		v.schedule(e.Schedule, e.TimeZone, key.child("schedule"))
 	}
-	v.sources(e.Sources, key)
+	sourceValidator{v}.all(e.Sources, key)
 	for _, h := range []struct {
 		name  string
 		hooks []Hook
@@ -34,7 +34,9 @@ func (v *validator) environment(e *Environment, key keyPath) {
 	v.ping(e.Ping, key.child("ping"))
 }
 
-func (v *validator) sources(sources []Source, key keyPath) {
+type sourceValidator struct{ *validator }
+
+func (v sourceValidator) all(sources []Source, key keyPath) {
 	if len(sources) == 0 {
 		v.addf(key.child("sources"), "there is nothing to capture: it needs sources")
 	}
@@ -63,7 +65,7 @@ func (v *validator) sources(sources []Source, key keyPath) {
 
 // outputAgainstPaths refuses the output of a command in the place of what a
 // path source captures: outputs lie where paths do, counted from the root.
-func (v *validator) outputAgainstPaths(as string, paths []string, key keyPath) {
+func (v sourceValidator) outputAgainstPaths(as string, paths []string, key keyPath) {
 	for _, p := range paths {
 		if isWithin(strings.TrimPrefix(p, "/"), as) {
 			v.addf(key, "%q is where the source %q is captured: choose another", as, p)
@@ -76,13 +78,13 @@ func (v *validator) outputAgainstPaths(as string, paths []string, key keyPath) {
 func isWithin(p, parent string) bool { return p == parent || strings.HasPrefix(p, parent+"/") }
 
 // require checks what a source must be like; allowed are the words for its kind.
-func (v *validator) require(s *Source, key keyPath, allowed ...string) {
+func (v sourceValidator) require(s *Source, key keyPath, allowed ...string) {
 	if s.Require != "" && !slices.Contains(allowed, s.Require) {
 		v.addf(key.child("require"), "%q is not what can be required of it: %s", s.Require, strings.Join(allowed, " or "))
 	}
 }
 
-func (v *validator) pathSource(s *Source, seen []string, key keyPath) {
+func (v sourceValidator) pathSource(s *Source, seen []string, key keyPath) {
 	v.require(s, key, "mounted", "not_empty")
 	k := key.child("path")
 	switch {
@@ -116,7 +118,7 @@ func (v *validator) patterns(patterns []string, key keyPath) {
 	}
 }
 
-func (v *validator) commandSource(s *Source, seen []string, key keyPath) {
+func (v sourceValidator) commandSource(s *Source, seen []string, key keyPath) {
 	v.require(s, key, "not_empty")
 	v.command(s.Command, key.child("command"))
 	if len(s.Include)+len(s.Exclude)+len(s.ExcludeIfPresent) > 0 || s.ExcludeCaches || s.OneFileSystem || s.MaxFileSize > 0 || s.Attributes != "" || s.Frozen {

@@ -99,12 +99,11 @@ func Parse(file string, text []byte, o LoadOptions) (*Config, error) {
 	c.Secret = firstSecret(c)
 	expand(c, found)
 	c.fill(doc.has)
-	v := &validator{found}
-	v.config(c)
+	(&validator{found}).config(c)
 	maps.DeleteFunc(c.Environments, func(_ string, e *Environment) bool { return e == nil }) // which is a mistake
 
 	if o.Advise {
-		v.advise(c)
+		adviser{found}.config(c)
 	}
 	if o.Judge != nil {
 		o.Judge(c, Findings{found, slices.Concat(found.mistaken, found.invalid)})

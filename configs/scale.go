@@ -140,7 +140,7 @@ func (v *validator) scale(e *Environment, key keyPath) {
 	one := Placeholders(1, s.Dir+"/1", "instance")
 	for i := range s.Probes {
 		k, p := key.child("probes").item(i), s.Probes[i].Fill(one)
-		if v.probe(&p, k); p.Kind() != "" && LiveProbes([]Probe{p}) == nil {
+		if (askValidator{v}).probe(&p, k); p.Kind() != "" && LiveProbes([]Probe{p}) == nil {
 			v.addf(k, "a probe of kind %s cannot be asked of what runs: use file, http, tcp or command", p.Kind())
 		}
 	}

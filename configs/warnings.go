@@ -9,29 +9,31 @@ import (
 // taken back.
 const longLock = Duration(10 * 365 * 24 * hour)
 
-func (v *validator) advicef(key keyPath, format string, args ...any) {
+// adviser warns of what is not wrong, but hardly what was meant, in a valid
+// configuration.
+type adviser struct{ *problems }
+
+func (v adviser) advicef(key keyPath, format string, args ...any) {
 	v.add(Advice, key, format, args...)
 }
 
-// advise warns of what is not wrong, but hardly what was meant, in a valid
-// configuration.
-func (v *validator) advise(c *Config) {
+func (v adviser) config(c *Config) {
 	if c.Repository.Lock.Keep > longLock {
 		v.advicef(keyPath{"repository", "lock", "keep"}, "nobody can delete what is written for %d years", time.Duration(c.Repository.Lock.Keep)/(365*24*hour))
 	}
-	v.adviseOnDrills(c)
+	v.drills(c)
 	for _, n := range c.EnvironmentNames() {
 		e, key := c.Environments[n], keyPath{"environments", n}
-		v.adviseOnTimes(e, key)
+		v.times(e, key)
 		if e.Drift != nil && e.Drift.Schedule != "" && !c.compares(e) {
 			v.advicef(key.child("drift", "schedule"), "without root and without an identity there is nothing here to compare with: it has no effect. Compare snapshots where the identity is, with drift below drills")
 		}
-		v.adviseOnOutputs(e.Sources, key)
-		v.adviseOnPaths(e, key.child("drill"))
+		v.outputs(e.Sources, key)
+		v.paths(e, key.child("drill"))
 	}
 }
 
-func (v *validator) adviseOnTimes(e *Environment, key keyPath) {
+func (v adviser) times(e *Environment, key keyPath) {
 	shortest, longest, ok := intervals(e.Schedule)
 	if ok && e.RPO > 0 && Duration(longest) > e.RPO {
 		v.advicef(key.child("rpo"), "rpo is shorter than the time between two runs (up to %s): it will be broken between them", longest)
@@ -47,7 +49,7 @@ func (v *validator) adviseOnTimes(e *Environment, key keyPath) {
 	}
 }
 
-func (v *validator) adviseOnOutputs(sources []Source, key keyPath) {
+func (v adviser) outputs(sources []Source, key keyPath) {
 	for i, s := range sources {
 		for _, p := range sources {
 			if s.As != "" && p.Path != "" && p.Path != "/" && isWithin("/"+s.As, p.Path) {
@@ -57,8 +59,8 @@ func (v *validator) adviseOnOutputs(sources []Source, key keyPath) {
 	}
 }
 
-// adviseOnPaths warns of what a drill needs and no source captures.
-func (v *validator) adviseOnPaths(e *Environment, key keyPath) {
+// paths warns of what a drill needs and no source captures.
+func (v adviser) paths(e *Environment, key keyPath) {
 	if e.Drill == nil {
 		return
 	}
