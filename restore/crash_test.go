@@ -23,7 +23,7 @@ func copyOf(t *testing.T, m *storagetest.Memory) *storagetest.Memory {
 	t.Helper()
 	c := storagetest.NewMemory()
 	for _, key := range m.Keys() {
-		body, err := storage.ReadAll(t.Context(), m, key, 0, -1)
+		body, err := storage.Append(t.Context(), nil, m, key, 0, -1)
 		if err == nil {
 			err = c.Put(t.Context(), key, body, storage.PutOptions{})
 		}

@@ -293,9 +293,9 @@ func testObjectsInEachOthersPlaceAreNotTakenForEachOther(t *testing.T) {
 				t.Skip("there is one only")
 			}
 			one, other := keys[0], keys[1]
-			x, err := storage.ReadAll(t.Context(), a.memory, one, 0, -1)
+			x, err := storage.Append(t.Context(), nil, a.memory, one, 0, -1)
 			a.Check(err)
-			y, err := storage.ReadAll(t.Context(), a.memory, other, 0, -1)
+			y, err := storage.Append(t.Context(), nil, a.memory, other, 0, -1)
 			a.Check(err)
 			a.memory.Edit(one, func([]byte) []byte { return y })
 			a.memory.Edit(other, func([]byte) []byte { return x })
@@ -314,7 +314,7 @@ func testAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			a := a.with(t)
 			key := a.keys(k.prefix)[0]
-			foreign, err := storage.ReadAll(t.Context(), b.memory, b.keys(k.prefix)[0], 0, -1)
+			foreign, err := storage.Append(t.Context(), nil, b.memory, b.keys(k.prefix)[0], 0, -1)
 			a.Check(err)
 			a.memory.Edit(key, func([]byte) []byte { return foreign })
 			a.named(a.restoreAll(), key)
@@ -322,7 +322,7 @@ func testAnObjectOfAnotherRepositoryIsRefused(t *testing.T) {
 	}
 	t.Run("descriptor", func(t *testing.T) {
 		a := a.with(t)
-		foreign, err := storage.ReadAll(t.Context(), b.memory, "descriptor", 0, -1)
+		foreign, err := storage.Append(t.Context(), nil, b.memory, "descriptor", 0, -1)
 		a.Check(err)
 		a.memory.Edit("descriptor", func([]byte) []byte { return foreign })
 		var tampered *authentic.TamperError
@@ -345,7 +345,7 @@ func testAnOlderRootInPlaceOfANewerIsRefused(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t).with(t)
 	keys := a.keys("hosts/h/roots/e/")
-	older, err := storage.ReadAll(t.Context(), a.memory, keys[2], 0, -1)
+	older, err := storage.Append(t.Context(), nil, a.memory, keys[2], 0, -1)
 	a.Check(err)
 	a.memory.Edit(keys[0], func([]byte) []byte { return older })
 	outcomes := a.restoreAll()
@@ -402,7 +402,7 @@ func testWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 				}
 				for _, key := range keys {
 					if cover {
-						body, err := storage.ReadAll(t.Context(), a.memory, key, 0, -1)
+						body, err := storage.Append(t.Context(), nil, a.memory, key, 0, -1)
 						a.Check(err)
 						a.memory.Overwrite(key, flip(func(n int) int { return n / 2 })(body))
 					} else {

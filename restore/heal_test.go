@@ -637,7 +637,7 @@ func testALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 		}
 	}
 	lost := a.keys("hosts/h/packs/")
-	real := slices.DeleteFunc(lost, func(key string) bool { b, _ := storage.ReadAll(a.Ctx, a.memory, key, 0, -1); return len(b) == 1 })
+	real := slices.DeleteFunc(lost, func(key string) bool { b, _ := storage.Append(a.Ctx, nil, a.memory, key, 0, -1); return len(b) == 1 })
 	a.memory.Forget(real[0])
 	if res, err := a.Capture("e", verify, a.src); err != nil || res.Healed.Packs != 1 {
 		t.Errorf("of a pack that is lost it healed %+v, %v", res, err)

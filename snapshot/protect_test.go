@@ -182,7 +182,7 @@ func aCopyOfARepositoryIsNotTakenForLockedAsTheFirstWas(t *testing.T) {
 		copied.URL = "copied"
 		for o, err := range w.Store.List(w.Ctx, storage.ListOptions{}) {
 			w.Check(err)
-			b, err := storage.ReadAll(w.Ctx, w.Store, o.Key, 0, -1)
+			b, err := storage.Append(w.Ctx, nil, w.Store, o.Key, 0, -1)
 			w.Check(err)
 			w.Check(copied.Store.Put(w.Ctx, o.Key, b, storage.PutOptions{}))
 		}

@@ -189,11 +189,6 @@ func Capability[T any](s Store) (T, bool) {
 	return inner, has
 }
 
-// ReadAll reads one range of an object into memory; see Append.
-func ReadAll(ctx context.Context, s Store, key string, offset, length int64) ([]byte, error) {
-	return Append(ctx, nil, s, key, offset, length)
-}
-
 // Append appends one range of an object to dst; see Store.Get. It is an error
 // when a non-negative length is asked for and fewer bytes arrive than that:
 // io.ErrUnexpectedEOF, wrapped.

@@ -30,7 +30,7 @@ func newLocked(t *testing.T, store storage.Store, mode storage.RetentionMode) *w
 // unlock puts an object again without its lock.
 func (w *world) unlock(key string) {
 	w.t.Helper()
-	b, err := storage.ReadAll(w.Ctx, w.Store, key, 0, -1)
+	b, err := storage.Append(w.Ctx, nil, w.Store, key, 0, -1)
 	w.Check(err)
 	w.memory.Forget(key)
 	w.Check(w.Store.Put(w.Ctx, key, b, storage.PutOptions{}))

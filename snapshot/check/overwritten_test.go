@@ -27,7 +27,7 @@ func TestOverwrittenPacks(t *testing.T) {
 			w = newWorld(t)
 			w.MustCapture("e", w.src)
 			for _, key := range w.keys("hosts/h/packs/") {
-				b, err := storage.ReadAll(w.Ctx, w.Store, key, 0, -1)
+				b, err := storage.Append(w.Ctx, nil, w.Store, key, 0, -1)
 				w.Check(err)
 				w.memory.Overwrite(key, make([]byte, rubbish(len(b))))
 				keys = append(keys, key)

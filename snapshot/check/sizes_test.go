@@ -50,7 +50,7 @@ func testSizes(t *testing.T) {
 		w := newWorld(t)
 		w.MustCapture("e", w.src)
 		key := w.keys("hosts/h/packs/")[0]
-		b, err := storage.ReadAll(w.Ctx, w.Store, key, 0, -1)
+		b, err := storage.Append(w.Ctx, nil, w.Store, key, 0, -1)
 		w.Check(err)
 		w.memory.Overwrite(key, append(b, "more"...))
 
@@ -69,7 +69,7 @@ func (w *world) lie() string {
 	host, err := r.Host(w.Ctx)
 	w.Check(err)
 	key := w.keys("hosts/h/index/")[0]
-	object, err := storage.ReadAll(w.Ctx, w.Store, key, 0, -1)
+	object, err := storage.Append(w.Ctx, nil, w.Store, key, 0, -1)
 	w.Check(err)
 	run, err := statement.ParseIndexRun(object)
 	w.Check(err)

@@ -65,7 +65,7 @@ func overwrite(t *testing.T, with func(object []byte) []byte) *overwritten {
 	w.Check(err)
 	o.in, o.frame = tail.Ref(o.id.Hash), contents.Files[0]
 
-	object, err := storage.ReadAll(t.Context(), store, o.key, 0, -1)
+	object, err := storage.Append(t.Context(), nil, store, o.key, 0, -1)
 	w.Check(err)
 	memory.Overwrite(o.key, with(object))
 	o.Reader = reader()

@@ -306,7 +306,7 @@ func mergedRunsNameNoRunThatTheStoreDoesNotList(t *testing.T) {
 	if len(w.store.put) != 1 {
 		t.Fatalf("it publishes %q", w.store.put)
 	}
-	object, err := storage.ReadAll(w.Ctx, w.store, w.store.put[0], 0, -1)
+	object, err := storage.Append(w.Ctx, nil, w.store, w.store.put[0], 0, -1)
 	w.Check(err)
 	merged, err := statement.ParseIndexRun(object)
 	w.Check(err)

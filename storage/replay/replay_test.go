@@ -152,7 +152,7 @@ func testStatementsAreReplayed(t *testing.T) {
 	all := append([]string{layout.KeyRoot("h", "web", 1)}, kept...)
 	for _, key := range all {
 		put(t, memory, key)
-		if b, err := storage.ReadAll(t.Context(), replay.Record(memory, replies), key, 0, int64(len(key))); err != nil || string(b) != key {
+		if b, err := storage.Append(t.Context(), nil, replay.Record(memory, replies), key, 0, int64(len(key))); err != nil || string(b) != key {
 			t.Fatalf("%s is %q, %v", key, b, err)
 		}
 	}

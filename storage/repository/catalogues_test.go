@@ -138,7 +138,7 @@ func TestLongHistory(t *testing.T) {
 			objects, size := 0, 0
 			for _, key := range w.store.Keys() {
 				if _, _, _, ok := layout.ParseCatalogueKey(key); ok {
-					b, err := storage.ReadAll(t.Context(), w.store, key, 0, -1)
+					b, err := storage.Append(t.Context(), nil, w.store, key, 0, -1)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -246,7 +246,7 @@ func TestCatalogues(t *testing.T) {
 		store.Clear()
 		commitMany(t, h, 15)
 		for _, key := range catalogues {
-			if _, err := storage.ReadAll(t.Context(), w.store, key, 0, -1); err != nil {
+			if _, err := storage.Append(t.Context(), nil, w.store, key, 0, -1); err != nil {
 				t.Error(err)
 			}
 		}

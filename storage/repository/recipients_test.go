@@ -254,7 +254,7 @@ func TestRecipients(t *testing.T) {
 		_, made := initIn(t, other, newMachine(t), w.id.Recipients...)
 		move := func(from, to string) {
 			t.Helper()
-			b, err := storage.ReadAll(t.Context(), other, from, 0, -1)
+			b, err := storage.Append(t.Context(), nil, other, from, 0, -1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -274,7 +274,7 @@ func TestRecipients(t *testing.T) {
 		if _, err := r.EpochSecret(t.Context(), w.made.Epoch); !asDamaged(err) {
 			t.Errorf("another epoch's secret: %v", err)
 		}
-		first, err := storage.ReadAll(t.Context(), plain, layout.KeyEpoch(1), 0, -1)
+		first, err := storage.Append(t.Context(), nil, plain, layout.KeyEpoch(1), 0, -1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -408,13 +408,13 @@ func TestRepository(t *testing.T) {
 		commit(t, w.m.host(t, w.store), "web")
 		commit(t, v.m.host(t, v.store), "web")
 		for _, key := range []string{layout.KeyRoot("web-1", "web", 1), layout.KeyCertificate("web-1", 1), layout.KeyEpoch(1)} {
-			b, err := storage.ReadAll(t.Context(), v.store, key, 0, -1)
+			b, err := storage.Append(t.Context(), nil, v.store, key, 0, -1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			plain := storagetest.NewPlainMemory()
 			for _, k := range w.store.Keys() {
-				own, err := storage.ReadAll(t.Context(), w.store, k, 0, -1)
+				own, err := storage.Append(t.Context(), nil, w.store, k, 0, -1)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -56,7 +56,7 @@ func plainWorld(t *testing.T, snapshots int) (*world, *storagetest.Plain) {
 	}
 	plain := storagetest.NewPlainMemory()
 	for _, key := range w.store.Keys() {
-		b, err := storage.ReadAll(t.Context(), w.store, key, 0, -1)
+		b, err := storage.Append(t.Context(), nil, w.store, key, 0, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +158,7 @@ func TestRoots(t *testing.T) {
 		// Without versions it shows that these are not the roots that were seen.
 		_, plain := plainWorld(t, 0)
 		for _, key := range w.store.Keys() {
-			b, _ := storage.ReadAll(t.Context(), w.store, key, 0, -1)
+			b, _ := storage.Append(t.Context(), nil, w.store, key, 0, -1)
 			_ = plain.Delete(t.Context(), key)
 			if err := plain.Put(t.Context(), key, b, storage.PutOptions{}); err != nil {
 				t.Fatal(err)
@@ -204,7 +204,7 @@ func TestRoots(t *testing.T) {
 			"an oversized root":           {func(s *storagetest.Memory) { s.Edit(rootKey(2), func([]byte) []byte { return make([]byte, 2<<20) }) }, "[web@3 web@1]", true},
 			"rubbish far above":           {func(s *storagetest.Memory) { s.Overwrite(rootKey(1<<60), []byte("x")) }, "[web@3 web@2 web@1]", false},
 			"a root in another's place": {func(s *storagetest.Memory) {
-				b, _ := storage.ReadAll(context.Background(), s, rootKey(1), 0, -1)
+				b, _ := storage.Append(context.Background(), nil, s, rootKey(1), 0, -1)
 				s.Edit(rootKey(2), func([]byte) []byte { return b })
 			}, "[web@3 web@1]", true},
 		} {

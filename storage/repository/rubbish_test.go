@@ -139,7 +139,7 @@ func TestRubbish(t *testing.T) {
 		first := commit(t, old, "web")
 		forgeRoot(t, w, old, "web", layout.MaxNumber, first.ID)
 		taken := machine{t.TempDir(), w.m.id}
-		if b, err := storage.ReadAll(t.Context(), w.store, rootKey(layout.MaxNumber), 0, -1); err != nil || len(b) == 0 {
+		if b, err := storage.Append(t.Context(), nil, w.store, rootKey(layout.MaxNumber), 0, -1); err != nil || len(b) == 0 {
 			t.Fatal(err)
 		}
 		if _, err := w.m.open(t, w.store).Head(t.Context(), "web-1", "web"); err != nil {

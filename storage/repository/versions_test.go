@@ -20,7 +20,7 @@ func TestCopies(t *testing.T) {
 		}
 		apart := storagetest.NewMemory()
 		for _, key := range w.store.Keys() {
-			b, err := storage.ReadAll(t.Context(), w.store, key, 0, -1)
+			b, err := storage.Append(t.Context(), nil, w.store, key, 0, -1)
 			if err == nil {
 				err = apart.Put(t.Context(), key, b, storage.PutOptions{})
 			}
@@ -35,7 +35,7 @@ func TestCopies(t *testing.T) {
 			t.Fatal(err)
 		}
 		key := layout.KeyTombstone("web-1", "web", 1)
-		other, err := storage.ReadAll(t.Context(), apart, key, 0, -1)
+		other, err := storage.Append(t.Context(), nil, apart, key, 0, -1)
 		if err != nil {
 			t.Fatal(err)
 		}

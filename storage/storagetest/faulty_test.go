@@ -104,15 +104,15 @@ func testAStallLastsUntilTheContextEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		begin := time.Now()
-		if _, err := storage.ReadAll(ctx, s, "k", 0, -1); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Minute {
+		if _, err := storage.Append(ctx, nil, s, "k", 0, -1); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Minute {
 			t.Errorf("a stalled read ended with %v after %v", err, time.Since(begin))
 		}
 		begin = time.Now()
-		if _, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || time.Since(begin).Round(time.Second) != 9*time.Second {
+		if _, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil || time.Since(begin).Round(time.Second) != 9*time.Second {
 			t.Errorf("a slow read of ten pieces ended with %v after %v", err, time.Since(begin))
 		}
 		begin = time.Now()
-		if _, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || time.Since(begin) != time.Hour {
+		if _, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil || time.Since(begin) != time.Hour {
 			t.Errorf("a delayed read ended with %v after %v", err, time.Since(begin))
 		}
 	})

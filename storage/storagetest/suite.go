@@ -208,10 +208,10 @@ func testRanges(t *testing.T, s storage.Store) {
 	if _, err := s.Get(t.Context(), "ten", -1, 2); err == nil {
 		t.Error("a negative offset was accepted")
 	}
-	if _, err := storage.ReadAll(t.Context(), s, "ten", 5, 6); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := storage.Append(t.Context(), nil, s, "ten", 5, 6); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("ReadAll past the end: %v, want io.ErrUnexpectedEOF", err)
 	}
-	if _, err := storage.ReadAll(t.Context(), s, "ten", 10, 1); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := storage.Append(t.Context(), nil, s, "ten", 10, 1); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("ReadAll at the end: %v, want io.ErrUnexpectedEOF", err)
 	}
 }
@@ -250,7 +250,7 @@ func testBig(t *testing.T, s storage.Store) {
 	wantBody(t, s, "big/object", body)
 	for _, err := range together(8, func(i int) error {
 		offset := int64(i) * size / 8
-		part, err := storage.ReadAll(t.Context(), s, "big/object", offset, size/8)
+		part, err := storage.Append(t.Context(), nil, s, "big/object", offset, size/8)
 		if err == nil && !bytes.Equal(part, body[offset:offset+size/8]) {
 			err = fmt.Errorf("the range at %d has other bytes", offset)
 		}
@@ -328,7 +328,7 @@ func testConcurrent(t *testing.T, s storage.Store) {
 		if err := s.Put(t.Context(), key, body, storage.PutOptions{}); err != nil {
 			return err
 		}
-		have, err := storage.ReadAll(t.Context(), s, key, 0, -1)
+		have, err := storage.Append(t.Context(), nil, s, key, 0, -1)
 		if err == nil && !bytes.Equal(have, body) {
 			err = fmt.Errorf("%s: other bytes came back", key)
 		}
@@ -381,7 +381,7 @@ func put(t *testing.T, s storage.Store, key, body string) {
 
 func wantBody(t *testing.T, s storage.Store, key string, want []byte) {
 	t.Helper()
-	have, err := storage.ReadAll(t.Context(), s, key, 0, -1)
+	have, err := storage.Append(t.Context(), nil, s, key, 0, -1)
 	if err != nil || !bytes.Equal(have, want) {
 		t.Errorf("get %s: %d bytes, %v; want the %d that were put", key, len(have), err, len(want))
 	}

@@ -44,7 +44,7 @@ func testADirectoryIsOpenedByPathOrURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b, err := storage.ReadAll(t.Context(), s, "k", 0, -1); err != nil || string(b) != "x" {
+		if b, err := storage.Append(t.Context(), nil, s, "k", 0, -1); err != nil || string(b) != "x" {
 			t.Errorf("%s: read %q, %v", u, b, err)
 		}
 	}

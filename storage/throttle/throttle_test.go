@@ -62,7 +62,7 @@ func testBodiesMoveAtTheLimit(t *testing.T) {
 			t.Errorf("an upload took %.1f s, want %.1f", put, want)
 		}
 		get := seconds(func() error {
-			_, err := storage.ReadAll(t.Context(), s, "k", 0, -1)
+			_, err := storage.Append(t.Context(), nil, s, "k", 0, -1)
 			return err
 		})
 		if want := float64(size) / (2 * rate); get < want*0.95 || get > want*1.05 {
@@ -106,7 +106,7 @@ func testTheWaitEndsWithTheContext(t *testing.T) {
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := storage.ReadAll(ctx, s, "k", 0, -1); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := storage.Append(ctx, nil, s, "k", 0, -1); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("get: %v, want context.DeadlineExceeded", err)
 		}
 	})
