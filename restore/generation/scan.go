@@ -1,0 +1,388 @@
+package generation
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"lukechampine.com/blake3"
+
+	"knowngood/internal/inode"
+	"knowngood/internal/posix"
+	"knowngood/internal/wire"
+	"knowngood/snapshot/manifest"
+	"knowngood/snapshot/walk"
+)
+
+// Change is a path that is not as a record has it.
+type Change struct {
+	Path string `json:"path"`
+	Kind string `json:"kind"` // added, changed or removed
+	// Was and Is are nil where it does not exist. Content: type, content or target
+	// differ; Owner: owner, mode or attributes.
+	Was, Is        *posix.Stat `json:"-"`
+	Content, Owner bool        `json:"-"`
+}
+
+// scan is a pass over a tree, beside the record of it.
+type scan struct {
+	top     string
+	old     string   // path of a record; empty for none
+	write   string   // path of the new record; empty for none
+	without []string // paths below the top that do not count
+	// light leaves out hashes of content: every file whose stat is another is changed.
+	light   bool
+	changed func(Change)
+	all     bool // files are read whatever the record has of them
+	moving  bool // the tree is in use: what goes meanwhile does not count
+	skipped func(path string, why walk.Reason)
+
+	// In place: the top is that of the file system, a record has neither content nor
+	// attributes, and node is called with each entry and what is recorded of it, or nil. What
+	// vanishes meanwhile is not there.
+	sources []walk.Source
+	omit    []posix.DevIno
+	node    func(n *walk.Node, e, was *entry) error
+
+	digest [32]byte
+	count  uint64
+}
+
+// run reads the tree. A file that is as the record has it is not read again.
+func (c *scan) run(ctx context.Context) (err error) {
+	var records iter.Seq2[*entry, error] = func(func(*entry, error) bool) {}
+	if c.old != "" {
+		f, err := os.Open(c.old)
+		if err != nil {
+			return fmt.Errorf("record of a generation: %w", err)
+		}
+		defer f.Close()
+		records = readRecord(f)
+	}
+	next, stop := iter.Pull2(records)
+	defer stop()
+	w := &recordWriter{digest: sha256.New()}
+	if c.write != "" {
+		if w.file, err = os.CreateTemp(filepath.Dir(c.write), ".record-*"); err != nil {
+			return err
+		}
+		defer os.Remove(w.file.Name()) // where it has not got its name
+		defer w.file.Close()
+		w.out = bufio.NewWriterSize(w.file, 256<<10)
+		w.out.WriteString(recordMagic) // the flush has the error
+	}
+
+	old, err, more := next()
+	removedTo := func(path string) error { // what the record has before a path is gone
+		for more && err == nil && (path == "" || manifest.Compare(old.path, path) < 0) {
+			c.report(old, nil)
+			old, err, more = next()
+		}
+		return err
+	}
+	prefix := manifest.EntryPath(c.top)
+	options := walk.Options{Sources: c.sources, Omit: c.omit, Skipped: c.skipped}
+	if c.sources == nil {
+		options.Sources = []walk.Source{{Path: c.top}}
+	}
+	walkErr := walk.Walk(ctx, options, func(n *walk.Node) error {
+		if n.Dir != nil {
+			defer n.Dir.Release()
+		}
+		if n.Implied || !manifest.Within(n.Path, prefix) || c.sources != nil && (n.Gone || n.Mount == walk.SkippedMount) {
+			return nil
+		}
+		rel := "." + n.Path[len(prefix):] // the top itself is ".", which sorts first
+		if c.sources != nil && n.Path != "" {
+			rel = "./" + n.Path
+		}
+		if n.Gone && c.moving {
+			return nil
+		}
+		if n.Err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), n.Err)
+		}
+		if c.leavesOut(rel) {
+			return nil
+		}
+		if err := removedTo(rel); err != nil {
+			return err
+		}
+		var was *entry
+		if more && old.path == rel {
+			was = old
+		}
+		e, err := &entry{path: rel, st: n.Stat}, error(nil)
+		if c.sources == nil {
+			e, err = c.read(ctx, n, rel, was)
+		} else if err = c.node(n, e, was); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if c.moving && (errors.Is(err, unix.ENOENT) || errors.Is(err, walk.ErrReplaced)) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), err)
+		}
+		if was == nil || !slices.Equal(was.fixed(nil), e.fixed(nil)) || c.light && e.st.Type != inode.Dir && !was.same(&e.st) {
+			c.report(was, e)
+		}
+		if was != nil {
+			old, err, more = next()
+		}
+		c.count++
+		return errors.Join(err, w.add(e))
+	})
+	if err := cmp.Or(walkErr, removedTo("")); err != nil {
+		return err
+	}
+	c.digest = [32]byte(w.digest.Sum(nil))
+	return w.finish(c.write)
+}
+
+// record is run, and returns the digest of the new record, and how many paths it has.
+func (c *scan) record(ctx context.Context) (digest string, paths uint64, err error) {
+	err = c.run(ctx)
+	return hex.EncodeToString(c.digest[:]), c.count, err
+}
+
+func (c *scan) leavesOut(rel string) bool {
+	return slices.ContainsFunc(c.without, func(p string) bool { return manifest.Within(rel, "./"+p) })
+}
+
+// report reports what was or is at a path; nil where it does not exist.
+func (c *scan) report(was, is *entry) {
+	rel := cmp.Or(is, was).path
+	if c.changed == nil || rel == "." || c.leavesOut(rel) {
+		return
+	}
+	x := Change{Path: strings.TrimPrefix(rel, "./"), Kind: "changed"}
+	switch {
+	case was == nil:
+		x.Kind, x.Is = "added", &is.st
+	case is == nil:
+		x.Kind, x.Was = "removed", &was.st
+	default:
+		a, b := &was.st, &is.st
+		x.Was, x.Is = a, b
+		x.Content = a.Type != b.Type || a.Rdev != b.Rdev || was.target != is.target || was.sum != is.sum
+		x.Owner = a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || was.attrs != is.attrs
+	}
+	c.changed(x)
+}
+
+// read describes a node, by the record of it where nothing was changed.
+func (c *scan) read(ctx context.Context, n *walk.Node, rel string, was *entry) (*entry, error) {
+	e := &entry{path: rel, st: n.Stat}
+	if was != nil && !c.all && was.same(&n.Stat) {
+		e.target, e.attrs, e.sum = was.target, was.attrs, was.sum
+		return e, nil
+	}
+	dirfd, err := n.Dir.Open()
+	if err != nil {
+		return nil, err
+	}
+	fd, st, err := posix.OpenNode(dirfd, n.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	e.st = st
+	attrs, err := posix.NodeXattrs(fd)
+	if err != nil {
+		return nil, err
+	}
+	if len(attrs) > 0 {
+		h := sha256.New()
+		for _, x := range attrs {
+			h.Write(wire.AppendBytes(wire.AppendBytes(nil, x.Name), x.Value))
+		}
+		e.attrs = [32]byte(h.Sum(nil))
+	}
+	switch st.Type {
+	case inode.Symlink:
+		e.target, err = posix.Readlink(fd, "")
+	case inode.File:
+		if !c.light {
+			e.sum, err = sum(ctx, dirfd, n.Name)
+		}
+	}
+	return e, err
+}
+
+// zeroBlock is of how many zeros a hash has only the place: whoever may write a file can make
+// it a hole of any size, which nobody could read to its end.
+const zeroBlock = 1 << 20
+
+// zerosKey keys hashes of files with blocks of zeros. Of others it is the BLAKE3 of the content.
+var zerosKey = []byte("knowngood record: blocks of zero")
+
+// sum is the hash of a file's content, as long as it is now.
+func sum(ctx context.Context, dirfd int, name string) (out [32]byte, err error) {
+	fd, st, err := posix.OpenFile(dirfd, name)
+	if err != nil {
+		return out, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	data, zeros := blake3.New(32, nil), blake3.New(32, zerosKey)
+	block, begin, at, hasZeros := make([]byte, min(zeroBlock, st.Size)), uint64(0), uint64(0), false
+	run := func() { // of blocks of zeros, which ends here
+		if at > begin {
+			zeros.Write(binary.AppendUvarint(binary.AppendUvarint(nil, begin), at))
+			hasZeros = true
+		}
+	}
+	for at < st.Size {
+		if err := ctx.Err(); err != nil {
+			return out, context.Cause(ctx)
+		}
+		b := block[:min(zeroBlock, st.Size-at)]
+		if skip := (holeFrom(f, at, st.Size) - at) / zeroBlock * zeroBlock; skip > 0 {
+			at += skip
+			continue
+		}
+		n, err := f.ReadAt(b, int64(at))
+		if err != nil && err != io.EOF {
+			return out, err
+		}
+		if n == zeroBlock && b[0] == 0 && bytes.Equal(b[1:], b[:n-1]) {
+			at += zeroBlock
+			continue
+		}
+		run()
+		data.Write(b[:n])
+		if at += uint64(n); n < len(b) {
+			begin = at
+			break // it was made shorter
+		}
+		begin = at
+	}
+	if run(); hasZeros {
+		zeros.Write(data.Sum(nil))
+		data = zeros
+	}
+	return [32]byte(data.Sum(nil)), nil
+}
+
+// holeFrom is where a hole ends that begins at an offset, or before it.
+func holeFrom(f *os.File, at, size uint64) uint64 {
+	next, err := unix.Seek(int(f.Fd()), int64(at), unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // no data to the end
+		return size
+	case err != nil: // the file system knows of none
+		return at
+	}
+	return min(uint64(next), size)
+}
+
+// ChangedError: a tree is not as it was recorded.
+type ChangedError struct {
+	Name  string   // such as generation 42-3f9a1c2b
+	First []Change // of all
+	Count int
+}
+
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("%s is not as it was recorded: %s", e.Name, Named(e.First, e.Count))
+}
+
+// maxNamed is how many changes are remembered.
+const maxNamed = 10
+
+// Named lists the first of some changes for people, as text from a tree.
+func Named(first []Change, count int) string {
+	var out []string
+	for _, c := range first {
+		out = append(out, fmt.Sprintf("%s %q", c.Kind, c.Path))
+	}
+	if count > len(first) {
+		out = append(out, fmt.Sprintf("and %d more", count-len(first)))
+	}
+	return strings.Join(out, ", ")
+}
+
+func (e *ChangedError) add(x Change) {
+	if e.Count++; e.Count <= maxNamed {
+		e.First = append(e.First, x)
+	}
+}
+
+// verify compares the tree of a generation with its record, and that with the digest.
+func (j *journal) verify(ctx context.Context, g *Generation) error {
+	if j.InPlace != nil {
+		return nil // it is not there yet
+	}
+	want := g.Digest
+	if g.Left != "" {
+		want = g.Left
+	}
+	return verifyTree(ctx, "generation "+g.Name, want, &scan{top: j.topOf(g.Name), old: j.path(g.Name + recordName)})
+}
+
+// record writes the record of a generation anew, and returns the digest. Of one that is moving
+// programs may still have files open, and remove some.
+func (j *journal) record(ctx context.Context, top, name string, moving bool) (digest string, count uint64, err error) {
+	c := &scan{top: top, write: j.path(name + recordName), moving: moving}
+	if _, err := os.Lstat(c.write); err == nil {
+		c.old = c.write
+	}
+	return c.record(ctx)
+}
+
+// ErrRecordedAgain is about a generation that was live before, and was changed then: its
+// record has what it was when it was left.
+var ErrRecordedAgain = errors.New("it was changed while it was live before, and its record has that")
+
+// Drift calls each with what of the live generation is not as its record has it, and with
+// where its tree is, which it returns, too. It reads files whose stat shows a difference; with content all. It changes
+// nothing, and takes no lock: the error is ErrBusy when another generation went live
+// meanwhile. The generation is returned with ErrRecordedAgain, too.
+func Drift(ctx context.Context, o *Options, content bool, each func(top string, c Change)) (*Generation, string, error) {
+	s, err := unlocked(o)
+	if err == nil && !s.state.adopted() {
+		err = s.notAdopted()
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	g, err := s.Live()
+	if err != nil {
+		return nil, "", err
+	}
+	top := s.topOf(g.Name)
+	c := &scan{top: top, old: s.path(g.Name + recordName), all: content, moving: true, changed: func(x Change) { each(top, x) }}
+	c.skipped = func(path string, why walk.Reason) { // anybody can give a file such a name
+		rel := strings.TrimPrefix(strings.TrimPrefix(path, manifest.EntryPath(top)), "/")
+		if st, err := posix.StatAt(unix.AT_FDCWD, filepath.Join(top, rel)); err == nil && why == walk.Unfinished {
+			each(top, Change{Path: rel, Kind: "added", Is: &st})
+		}
+	}
+	err = c.run(ctx)
+	if s.liveName() != g.Name {
+		return nil, "", fmt.Errorf("%s: %w by another process, which made another one live: compare again", o.Config.Root, ErrBusy)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	digest, err := recordDigest(c.old)
+	if err == nil && digest != g.Digest {
+		err = fmt.Errorf("generation %s: %w", g.Name, ErrRecordedAgain)
+	}
+	return g, top, err
+}
