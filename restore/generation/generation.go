@@ -142,7 +142,15 @@ func (s *Set) Live() (*Generation, error) {
 	if g := s.state.find(s.liveName()); g != nil {
 		return g, nil
 	}
-	return nil, fmt.Errorf("%s is not one of its generations: somebody replaced it (ls -ld %[1]s; the generations are in %s)", s.root, s.dir)
+	next := "None of them is there; a snapshot has the tree: knowngood restore " + s.Environment + "@latest --target DIRECTORY"
+	if last := s.state.last(func(g *Generation) bool { return exists(s.path(g.Name)) }); last != nil {
+		put := "ln -s " + live.DirName(s.root) + "/" + last.Name
+		if s.state.Method == "exchange" {
+			put = "mv -T " + s.path(last.Name)
+		}
+		next = "Move away what is there, and put back the one that was live last: " + put + " " + s.root
+	}
+	return nil, fmt.Errorf("%s is none of its generations, which are in %s: somebody removed or replaced it. %s", s.root, s.dir, next)
 }
 
 func (o *Options) run(ctx context.Context, what string, hooks []configs.Hook, all bool) error {

@@ -51,6 +51,7 @@ func TestGenerations(t *testing.T) {
 		"a user of the tree cannot hide from drift":                  aUserCannotHideFromDrift,
 		"a directory made by others meanwhile is not taken":          aDirectoryOfOthersIsNotTaken,
 		"a link is not put back to what others put there":            aLinkIsNotPutBackToAnother,
+		"a read-only file system shows what there is":                aReadOnlyFileSystemIsShown,
 		"a hole of any size delays nothing":                          aHoleDelaysNothing,
 		"a hole is hashed as the zeros that it reads as":             aHoleIsHashedAsZeros,
 	} {
@@ -74,6 +75,30 @@ func aFailedCommandTakesBackWhatWasDone(t *testing.T) {
 	}
 	if v := w.live(); v != 1 {
 		t.Errorf("version %d is live", v)
+	}
+}
+
+func aReadOnlyFileSystemIsShown(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	w := newWorld(t, filepath.Join(t.TempDir(), "disk"), "link")
+	w.must(unix.Mount(w.dir, w.dir, "", unix.MS_BIND, ""))
+	defer unix.Unmount(w.dir, unix.MNT_DETACH)
+	o := w.options()
+	o.Config.Switch.Confirm = "external"
+	w.must(act(t.Context(), w, o, "adopt"))
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	w.must(unix.Mount("", w.dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+
+	o.Now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	v, err := Look(t.Context(), o)
+	if err != nil || v.Live != v.Trial || v.Live == "" || len(v.Generations) != 2 || v.Busy {
+		t.Errorf("it shows %+v, %v", v, err)
+	}
+	if u, err := Uncommitted(o); err != nil || u == nil || u.Generation != v.Live {
+		t.Errorf("uncommitted: %+v, %v", u, err)
 	}
 }
 

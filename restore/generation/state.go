@@ -163,6 +163,16 @@ func (s *state) before(live string) (best *Generation) {
 	return best
 }
 
+// last is the good generation of some that was live last; nil where there is none.
+func (s *state) last(among func(*Generation) bool) (last *Generation) {
+	for _, g := range s.Generations {
+		if g.Status != Bad && g.Status != Staged && among(g) && (last == nil || g.LiveAt.After(last.LiveAt)) {
+			last = g
+		}
+	}
+	return last
+}
+
 // newest are the generations, the one that was built last first.
 func (s *state) newest() []*Generation {
 	all := slices.Clone(s.Generations)

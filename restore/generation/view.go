@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // View is the generations of an environment as they are shown.
@@ -22,12 +24,33 @@ type View struct {
 	Held map[string][]string `json:"held"`
 }
 
+// Unfinished is a switch that is not committed yet.
+type Unfinished struct {
+	Generation string // that is, or was about to go, on trial
+	Deadline   time.Time
+	Dir        string // of the generations
+}
+
+// Uncommitted returns the switch, or the patch, that is not committed yet; nil where there is
+// none. It only reads, and takes no lock.
+func Uncommitted(o *Options) (*Unfinished, error) {
+	s, err := unlocked(o)
+	if errors.Is(err, ErrNotAdopted) {
+		return nil, nil
+	}
+	if err != nil || s.state == nil || s.state.Transaction == nil || s.state.Transaction.Kind != "switch" {
+		return nil, err
+	}
+	return &Unfinished{s.state.Transaction.To, s.state.Transaction.Deadline, s.dir}, nil
+}
+
 // Look finishes what another process left under way, and returns what there is. While
-// another process changes the generations it only reads.
+// another process changes the generations, or the file system is read-only, it only reads.
+// What there is is returned also with the error that none of it is live.
 func Look(ctx context.Context, o *Options) (*View, error) {
 	s, err := Open(ctx, o)
-	busy := errors.Is(err, ErrBusy)
-	if busy {
+	busy, readOnly := errors.Is(err, ErrBusy), errors.Is(err, unix.EROFS)
+	if busy || readOnly {
 		if s, err = unlocked(o); err == nil && s.state == nil {
 			err = s.notAdopted()
 		}
@@ -48,5 +71,11 @@ func Look(ctx context.Context, o *Options) (*View, error) {
 			v.Held[g.Name] = held
 		}
 	}
-	return v, nil
+	if readOnly && s.state.Transaction != nil {
+		o.note("%s is on a read-only file system: what was interrupted there is not finished", s.what())
+	}
+	if v.Live == "" && !busy {
+		_, err = s.Live()
+	}
+	return v, err
 }

@@ -34,7 +34,11 @@ func (w *switching) print(was, now *generation.Generation, out *generation.Outco
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s: generation %s (%s) is live and %s is bad: %w", w.env.Root, out.Live, was.Snapshot, now.Name, err)
+		of := ""
+		if was.Snapshot != "" {
+			of = " (" + was.Snapshot + ")"
+		}
+		return fmt.Errorf("%s: generation %s%s is live and %s is bad: %w", w.env.Root, out.Live, of, now.Name, err)
 	case out.Waiting:
 		w.sess.Out.Printf("%s is on trial as %s (%s).\nUntil %s: knowngood commit %s, or it goes back to %s.\n", now.Snapshot, w.env.Root, asked, w.set.Deadline().Local().Format(time.DateTime), w.name, was.Name)
 	default:
@@ -121,15 +125,15 @@ func List(ctx context.Context, sess *session.Session, f *ListOptions, name strin
 		return sess.Out.Result(map[string]any{"type": "result", "environment": name, "root": o.Config.Root, "released": true})
 	}
 	v, err := generation.Look(ctx, o)
-	if err != nil {
+	if v == nil {
 		return err
 	}
 	printView(sess, name, v)
-	return sess.Out.Result(struct {
+	return errors.Join(err, sess.Out.Result(struct {
 		Type        string `json:"type"`
 		Environment string `json:"environment"`
 		*generation.View
-	}{"result", name, v})
+	}{"result", name, v}))
 }
 
 func adopt(ctx context.Context, sess *session.Session, o *generation.Options, dry bool) error {
