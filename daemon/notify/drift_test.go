@@ -34,7 +34,7 @@ func TestDrift(t *testing.T) {
 			text string
 		}{
 			{run(well), "", ""},
-			{run(other), Drift, "web-7/web: not as the known-good state: web: 1 path differs from web@1 to this machine: changed /etc/passwd."},
+			{run(other), Drift, "web-7/web: not as the known-good state: web: 1 path differs from web@1 to this machine: changed /etc/passwd; next: knowngood drift web"},
 			{run(other), "", ""},
 			{run(unknown), "", ""},
 			{run(well), Recovery, "web-7/web: as the known-good state again."},

@@ -49,21 +49,21 @@ func (d *Drifted) Text() string {
 	case d.Paths > 0:
 		text := fmt.Sprintf("%s: %s from %s to %s: %s", d.Environment, english.Plural(d.Paths, "path differs", "paths differ"), d.From, d.To, strings.Join(d.First, ", "))
 		if more := d.Paths - len(d.First); more > 0 {
-			text += fmt.Sprintf(", and %d more; all: %s", more, d.command())
+			text += fmt.Sprintf(", and %d more", more)
 		}
-		return text
+		return text + "; next: " + d.command()
 	case d.Problems > 0:
 		return fmt.Sprintf("%s: %s could not be compared", d.Environment, english.Plural(d.Problems, "path", ""))
 	}
 	return d.Environment + ": nothing differs from " + d.From
 }
 
-// command lists what differs.
+// command lists what differs, and how it is put back.
 func (d *Drifted) command() string {
 	if strings.Contains(d.From, "/") { // two snapshots
 		return "knowngood drift " + d.From + " " + d.To
 	}
-	return "knowngood drift " + d.Environment
+	return "knowngood drift " + d.Environment + " (--fix puts it back)"
 }
 
 // SetDrifted records what comparisons came to, what is worst first, as much of it as is

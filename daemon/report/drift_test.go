@@ -30,7 +30,7 @@ func TestDrift(t *testing.T) {
 			t.Errorf("%s: %s; %+v", run.Result, run.Error, run.Drifted)
 		}
 		for want, d := range map[string]Drifted{
-			"web: 5 paths differ from web@1 to this machine: changed /a, added /b, and 3 more; all: knowngood drift web": {Environment: "web", From: "web@1", To: "this machine", Paths: 5, First: []string{"changed /a", "added /b"}, ExitCode: 14},
+			"web: 5 paths differ from web@1 to this machine: changed /a, added /b, and 3 more; next: knowngood drift web (--fix puts it back)": {Environment: "web", From: "web@1", To: "this machine", Paths: 5, First: []string{"changed /a", "added /b"}, ExitCode: 14},
 			"web: 1 path could not be compared": {Environment: "web", Problems: 1, ExitCode: 3},
 			"web: nothing differs from web@1":   {Environment: "web", From: "web@1"},
 		} {

@@ -35,7 +35,7 @@ func (s *Set) ExplainPackages(ctx context.Context, was, is *snapshot.Tree, scrat
 			continue
 		}
 		found++
-		p := &Packages{Top: top, Is: "/" + path, Sum: func(_ context.Context, path string) ([md5.Size]byte, error) { return FileSum("/" + path) }}
+		p := &Packages{Top: top, Is: "/" + path, Sum: liveSum}
 		if p.Was, err = restoreDatabase(ctx, was, path, filepath.Join(scratch, "was-"+strconv.Itoa(found))); err != nil {
 			return found, err
 		}
@@ -50,6 +50,27 @@ func (s *Set) ExplainPackages(ctx context.Context, was, is *snapshot.Tree, scrat
 		}
 	}
 	return found, nil
+}
+
+// ExplainRecorded is Explain by the database that a live generation has itself, where that is
+// as it was recorded. It reports whether it is; else only a snapshot has it as it was.
+func (s *Set) ExplainRecorded(ctx context.Context, root string) (bool, error) {
+	top := manifest.EntryPath(root)
+	dir := top + "/" + Database
+	for _, r := range s.rows {
+		if rel, ok := strings.CutPrefix(r.Path, dir+"/"); ok && r.Change != Metadata && isRead(rel) {
+			return false, nil
+		}
+	}
+	return s.more == 0, s.Explain(ctx, &Packages{Top: top, Was: "/" + dir, Is: "/" + dir, Sum: liveSum})
+}
+
+func liveSum(_ context.Context, path string) ([md5.Size]byte, error) { return FileSum("/" + path) }
+
+// isRead reports whether a file of a database, by its path in it, is one that is read.
+func isRead(rel string) bool {
+	dir, name := filepath.Split(rel)
+	return rel == "status" || rel == "diversions" || dir == "info/" && (strings.HasSuffix(name, ".md5sums") || strings.HasSuffix(name, ".list"))
 }
 
 // contentSum is the MD5 of a file of a snapshot.
@@ -71,11 +92,7 @@ func restoreDatabase(ctx context.Context, t *snapshot.Tree, path, to string) (st
 	if e, err := t.Find(ctx, path); err != nil || e == nil {
 		return to, err
 	}
-	wanted := func(p string, _ bool) bool {
-		rel := strings.TrimPrefix(strings.TrimPrefix(p, path), "/")
-		dir, name := filepath.Split(rel)
-		return rel == "status" || rel == "diversions" || dir == "info/" && (strings.HasSuffix(name, ".md5sums") || strings.HasSuffix(name, ".list"))
-	}
+	wanted := func(p string, _ bool) bool { return isRead(strings.TrimPrefix(strings.TrimPrefix(p, path), "/")) }
 	r, err := restore.Run(ctx, restore.Options{Tree: t, Under: path, Target: to, Only: wanted, Owners: owners.Options{Keep: true, Numeric: true}})
 	if err == nil && r.Count > 0 {
 		err = r.Problems[0].Err

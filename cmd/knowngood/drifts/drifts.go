@@ -161,7 +161,7 @@ func (o *options) live(ctx context.Context, sess *session.Session, name, ref str
 		}
 		if err == nil {
 			c.From = "generation " + c.recorded.Name
-			return c, nil
+			return c.unless(c.explainRecorded(ctx, sess, env.Root))
 		}
 		if !errors.Is(err, generation.ErrNotAdopted) || sess.IdentityPath == "" {
 			return nil, err
@@ -282,6 +282,38 @@ func (c *comparison) explain(ctx context.Context, sess *session.Session, is *sna
 		sess.Out.Notef("%s has no package database (/%s), so nothing is explained by packages", c.From, drift.Database)
 	}
 	return space.Remove()
+}
+
+// explainRecorded is explain for what differs from a record.
+func (c *comparison) explainRecorded(ctx context.Context, sess *session.Session, root string) error {
+	same, err := c.set.ExplainRecorded(ctx, root)
+	switch {
+	case same || err != nil:
+	case c.recorded.Snapshot == "" || sess.IdentityPath == "":
+		sess.Out.Notef("packages explain nothing: their database was changed, too, and as it was it is only in the snapshot of the generation, which an identity reads")
+	default:
+		if err = c.openRecorded(ctx, sess); err == nil {
+			return c.explain(ctx, sess, nil)
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		c.set.Problem(drift.Database, fmt.Errorf("what packages explain is listed all the same: %w", err))
+	}
+	return nil
+}
+
+// openRecorded opens the snapshot that the live generation was made of.
+func (c *comparison) openRecorded(ctx context.Context, sess *session.Session) (err error) {
+	if c.tree != nil {
+		return nil
+	}
+	if c.tree, err = wholeTree(ctx, sess, c.recorded.Snapshot); err == nil && fmt.Sprintf("%x", c.tree.Snapshot.ID) != c.recorded.ID {
+		err = fmt.Errorf("%s is not the snapshot that generation %s was made of", c.tree.Snapshot.Ref(), c.recorded.Name)
+	}
+	return err
 }
 
 // code is the exit code of a comparison.

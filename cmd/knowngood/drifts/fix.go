@@ -116,10 +116,7 @@ func (o *options) plan(ctx context.Context, sess *session.Session, c *comparison
 		err = fmt.Errorf("%s went live meanwhile: compare again", now.Name)
 	}
 	if err == nil {
-		c.tree, err = wholeTree(ctx, sess, c.recorded.Snapshot)
-	}
-	if err == nil && fmt.Sprintf("%x", c.tree.Snapshot.ID) != c.recorded.ID {
-		err = fmt.Errorf("%s is not the snapshot that generation %s was made of", c.tree.Snapshot.Ref(), now.Name)
+		err = c.openRecorded(ctx, sess)
 	}
 	if err != nil {
 		set.Close()
