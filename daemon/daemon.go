@@ -13,6 +13,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/checking"
 	"knowngood/daemon/jobfiles"
+	"knowngood/daemon/report"
 	"knowngood/daemon/runner"
 	"knowngood/daemon/warnings"
 	"knowngood/daemon/web"
@@ -48,6 +49,9 @@ type Options struct {
 	// Drift compares what a job of the configuration names with the known-good state. It
 	// returns what --json prints, as Drill does.
 	Drift func(ctx context.Context, job string) ([]byte, error)
+	// Trial returns what of an environment is on trial; nil for nothing. What should have
+	// gone back by now it takes back, where it can. Nil where that is not wanted.
+	Trial func(ctx context.Context, environment string, env *configs.Environment) (*report.Trial, error)
 	// Room reports whether a capture has room beside a drill; nil: by memory and disk.
 	Room func(stateDir string) bool
 	// Working, when set, is called when this process itself begins a run, of a check
@@ -80,6 +84,7 @@ type Daemon struct {
 	started   time.Time
 	wake      waker
 	observing sync.Mutex             // held by who reads the repository between runs
+	trying    sync.Mutex             // held by who looks for trials
 	published atomic.Pointer[string] // the newest status line of the service manager
 
 	findings authentic.Findings // of repo, and of what is opened for a prune

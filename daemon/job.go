@@ -58,6 +58,8 @@ type job struct {
 	timing     *timing // nil: only by hand
 	env        *configs.Environment
 	drill      *configs.DrillEntry // of a job that drills
+	trial      *report.Trial       // as it was read last; it is never changed
+	tried      bool                // trial was read
 
 	// proof is what drills proved, as it was read at a time, with a configuration, in a
 	// repository.

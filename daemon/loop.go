@@ -37,6 +37,7 @@ func (d *Daemon) loop(ctx context.Context) {
 // tick does what is to be done now, and returns when something is due next.
 func (d *Daemon) tick(ctx context.Context) time.Time {
 	d.observe(ctx)
+	d.findTrials(ctx)
 	next, healthy := d.startDue(ctx)
 	d.status()
 	if healthy {
@@ -109,6 +110,33 @@ func (d *Daemon) observe(ctx context.Context) {
 	})
 }
 
+// findTrials reads what is on trial, beside the loop: a file system may take its time.
+func (d *Daemon) findTrials(ctx context.Context) {
+	if d.Trial == nil || !d.trying.TryLock() {
+		return
+	}
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	envs := d.jobs.config.Environments
+	d.executor.active.Go(func() {
+		defer d.trying.Unlock()
+		for name, env := range envs {
+			trial, err := d.Trial(ctx, name, env)
+			prefix := "generations of " + name + ": "
+			if err != nil {
+				d.warnings.Add(prefix+err.Error(), false)
+				continue
+			}
+			d.warnings.Remove(prefix)
+			d.jobs.mu.Lock()
+			if j := d.jobs.byName[name]; j != nil {
+				j.trial, j.tried = trial, true
+			}
+			d.jobs.mu.Unlock()
+		}
+	})
+}
+
 // open opens the repository, and reports how that went.
 func (d *Daemon) open(ctx context.Context) {
 	_, _, err := d.executor.repository(ctx)
@@ -146,7 +174,11 @@ func (d *Daemon) notifyAges(r *report.Report) {
 	d.messages.notify(func(w *notify.Watch) (messages []notify.Message) {
 		for i := range r.Environments {
 			e := &r.Environments[i]
-			if j := d.jobs.byName[e.Name]; j != nil && e.Newest.IsZero() && r.Now.Sub(j.state.Since).Abs() < e.RPO() {
+			j := d.jobs.byName[e.Name]
+			if j != nil && j.tried {
+				messages = append(messages, w.Tried(r.Now, e)...)
+			}
+			if j != nil && e.Newest.IsZero() && r.Now.Sub(j.state.Since).Abs() < e.RPO() {
 				continue // there was no time yet for the first one
 			}
 			messages = append(messages, w.Checked(r.Now, e)...)

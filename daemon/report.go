@@ -68,13 +68,18 @@ func (d *Daemon) report(runs bool) report.Report {
 	slices.SortFunc(r.Drifts, func(a, b report.Drift) int { return strings.Compare(a.Name, b.Name) })
 	r.WarnOfDrifts()
 	slices.SortFunc(r.Environments, func(a, b report.Environment) int { return strings.Compare(a.Name, b.Name) })
+	for i := range r.Environments {
+		if e := &r.Environments[i]; e.TrialOverdue(now) != "" {
+			r.Warnings = append(r.Warnings, report.Warning{Time: e.Trial.Deadline, Text: e.Name + " " + e.TrialOverdue(now), Degraded: true})
+		}
+	}
 	return r
 }
 
 // environment reports a job that captures an environment, with past runs or without.
 func (j *job) environment(now time.Time, runs bool) report.Environment {
 	e := report.Environment{Name: j.name, Job: j.report(now), Newest: j.state.Newest, AgeSeconds: -1, RPOSeconds: time.Duration(j.env.RPO).Seconds(),
-		Kept: j.kept.Count(), Sources: sourcesOf(j.env), Retention: j.env.Keep.String(), Suspect: j.state.Suspect, Runs: []report.Run{}}
+		Kept: j.kept.Count(), Sources: sourcesOf(j.env), Retention: j.env.Keep.String(), Suspect: j.state.Suspect, Trial: j.trial, Runs: []report.Run{}}
 	if runs {
 		e.Runs = append(e.Runs, j.history.Runs...)
 	}

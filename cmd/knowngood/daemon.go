@@ -15,6 +15,7 @@ import (
 	"knowngood/cmd/knowngood/captures"
 	"knowngood/cmd/knowngood/drifts"
 	"knowngood/cmd/knowngood/drills"
+	"knowngood/cmd/knowngood/generations"
 	"knowngood/cmd/knowngood/logging"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
@@ -73,7 +74,7 @@ func runDaemon(ctx context.Context, sess *session.Session, level, drillSocket st
 		return err
 	}
 	c := captures.New(sess)
-	d := daemon.New(daemon.Options{Config: sess.Config, Load: sess.Reload, Open: c.Open, Unlocked: c.Unlocked, Capture: c.Capture, Drill: drills.Jobs(sess, drillSocket, log), Drift: drifts.Jobs(sess, log), Working: c.Working, Version: sess.Version, ConfigFile: sess.ConfigFile, Log: log,
+	d := daemon.New(daemon.Options{Config: sess.Config, Load: sess.Reload, Open: c.Open, Unlocked: c.Unlocked, Capture: c.Capture, Drill: drills.Jobs(sess, drillSocket, log), Drift: drifts.Jobs(sess, log), Trial: generations.Trials(sess, log), Working: c.Working, Version: sess.Version, ConfigFile: sess.ConfigFile, Log: log,
 		Notify: func(state string) {
 			if _, err := sd.SdNotify(false, state); err != nil {
 				log.Debug("the service manager does not listen", zap.Error(err))

@@ -30,6 +30,7 @@ type State struct {
 	Suspect  map[string]*Condition `json:"suspect,omitempty"` // sources that collapsed
 	Late     map[string]*Condition `json:"late,omitempty"`    // RPO broken
 	Unproven map[string]*Condition `json:"unproven,omitempty"`
+	Trial    map[string]*Condition `json:"trial,omitempty"` // overdue
 	Prune    *Condition            `json:"prune,omitempty"`
 	Degraded *Condition            `json:"degraded,omitempty"`
 	Check    *Condition            `json:"check,omitempty"`   // it fails
@@ -47,7 +48,7 @@ type State struct {
 
 // Size is the number of conditions.
 func (s *State) Size() int {
-	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Unproven) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO) + len(s.Drift)
+	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Unproven) + len(s.Trial) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO) + len(s.Drift)
 	for _, t := range []*Condition{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
 		if t != nil {
 			n++
@@ -217,6 +218,23 @@ func failed(m Message, run report.Run, failures int) Message {
 	return m
 }
 
+// Tried reports a trial that should have gone back.
+func (w *Watch) Tried(now time.Time, e *report.Environment) []Message {
+	if text := e.TrialOverdue(now); text != "" {
+		t, due := w.in(&w.State.Trial, e.Name, now)
+		if !due {
+			return nil
+		}
+		return []Message{w.message(Degraded, e.Name, now, t, "a trial is overdue", sentence("it "+text))}
+	}
+	t := w.State.Trial[e.Name]
+	if t == nil {
+		return nil
+	}
+	delete(w.State.Trial, e.Name)
+	return []Message{w.message(Recovery, e.Name, now, t, "its trial is over", "its trial is over, which was overdue since "+clock(t.Since)+".")}
+}
+
 // Checked reports the age of an environment's newest snapshot.
 func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
 	newest := "there is no good snapshot"
@@ -334,7 +352,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 
 // Keep forgets environments that are not configured any more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.Unproven, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO, w.State.Drift} {
+	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.Unproven, w.State.Trial, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO, w.State.Drift} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

@@ -100,10 +100,32 @@ type Environment struct {
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Suspect is set while the newest snapshot is suspect, and nobody accepted it.
 	Suspect *Suspicion `json:"suspect,omitempty"`
+	// Trial is set while a switch or a patch of it is not committed yet.
+	Trial *Trial `json:"trial,omitempty"`
 	// Proof is what drills proved; nil while nothing is, and nothing is wanted.
 	Proof *Proof `json:"proof,omitempty"`
 	// Runs are past runs, oldest first.
 	Runs []Run `json:"runs"`
+}
+
+// Trial is a generation that is not committed yet.
+type Trial struct {
+	Generation string    `json:"generation"`
+	Deadline   time.Time `json:"deadline"` // after which it goes back
+}
+
+// overdueAfter is how long after its deadline a trial is overdue: until then the timer of the
+// package, or the daemon, takes it back.
+const overdueAfter = 2 * time.Minute
+
+// TrialOverdue is what to do about a trial that should have gone back, in words that continue
+// after the environment's name; empty while there is none.
+func (e *Environment) TrialOverdue(now time.Time) string {
+	if e.Trial == nil || now.Sub(e.Trial.Deadline) < overdueAfter {
+		return ""
+	}
+	return fmt.Sprintf("has generation %s on trial, which was not committed by %s and has not gone back. Next: knowngood generations %s --recover, as the user whose it is; "+
+		"systemctl enable --now knowngood-generations-check.timer does that each minute", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime), e.Name)
 }
 
 // Source is what an environment captures.

@@ -51,6 +51,7 @@ var (
 	snapStored   = desc("snapshot_stored_bytes", "What was written to the store for it.", "environment")
 	snapProblems = desc("snapshot_problems", "Paths that could not be captured as they should.", "environment")
 	kept         = desc("snapshots_kept", "Snapshots that are not forgotten.", "environment")
+	trialEnd     = desc("trial_deadline_timestamp_seconds", "When the trial of a generation that is not committed yet ends; in the past: it should have gone back.", "environment")
 	knownGood    = desc("known_good_timestamp_seconds", "Start of the newest snapshot that is known-good.", "environment")
 	goodLevel    = desc("known_good_level", "How far that is proven: 1 restored, 2 probed, 3 booted; 0 while none is known-good.", "environment")
 	goodProven   = desc("known_good_proven_timestamp_seconds", "When the store took the proof of that.", "environment")
@@ -215,6 +216,9 @@ func (g gauges) environment(e *report.Environment, now time.Time) {
 		g.set(snapNew, float64(l.NewBytes), name)
 		g.set(snapStored, float64(l.StoredBytes), name)
 		g.set(snapProblems, float64(l.Problems), name)
+	}
+	if e.Trial != nil {
+		g.time(trialEnd, e.Trial.Deadline, name)
 	}
 	if p := e.Proof; p != nil && p.Error == "" {
 		level, _ := attest.ParseLevel(p.Level) // none is 0

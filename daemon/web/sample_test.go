@@ -114,6 +114,7 @@ func sample() report.Report {
 		return report.Success
 	}))
 	web.Schedule, web.Next, web.ProtectedUntil = "*/15 * * * *", now.Add(5*time.Minute+12*time.Second), now.Add(29*24*time.Hour)
+	web.Trial = &report.Trial{Generation: "42-3f9a1c2b", Deadline: now.Add(4 * time.Minute)}
 	web.Running = &report.Progress{Started: now.Add(-40 * time.Second), Phase: "capture", Attempt: 1, Files: 61234, Bytes: 9e8, Total: 1.9e9}
 	web.Proof = &report.Proof{Snapshot: "web@150", Started: now.Add(-7 * time.Hour), Level: "probed", Base: "host", Isolation: "namespaces", Machine: "drill-1", RTOSeconds: 41, Proven: now.Add(-6 * time.Hour), AgeSeconds: 6 * 3600,
 		Newest: "web@191", Reason: "it is marked bad by the owner: broken into", Bad: []report.Bad{{Snapshot: "web@191", Reason: "it is marked bad by the owner: broken into"}}, BadCount: 3, Wanted: true, LimitSeconds: 30 * 86400}

@@ -49,10 +49,16 @@ func New(below, prefix string) (*Space, error) {
 // it.
 func Beside(stateDir, name string) string {
 	var st unix.Stat_t
+	places := Places(stateDir, name)
 	if unix.Stat(stateDir, &st) == nil && os.Geteuid() == 0 && st.Uid != 0 {
-		return filepath.Clean(stateDir) + "-" + name
+		return places[1]
 	}
-	return filepath.Join(stateDir, name)
+	return places[0]
+}
+
+// Places are the directories that Beside may return.
+func Places(stateDir, name string) []string {
+	return []string{filepath.Join(stateDir, name), filepath.Clean(stateDir) + "-" + name}
 }
 
 // Remove removes the directory with all that is in it, also what was restored without the
