@@ -43,6 +43,7 @@ var instead = map[string]struct {
 	"generations --recover":                              {run: "knowngood generations --recover", reason: "the same"},
 	"restore --in-place":                                 {reason: "no whole command; testdata/script/generations.txtar has it"},
 	"switch --from DIR":                                  {reason: "a placeholder"},
+	"knowngood attest bad REF --undo":                    {reason: "a placeholder"},
 	"switch REF":                                         {reason: "a placeholder"},
 	"spawn REF":                                          {reason: "a placeholder"},
 	"spawn --dir DIR":                                    {reason: "a placeholder"},

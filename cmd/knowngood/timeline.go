@@ -62,7 +62,7 @@ host was enrolled again between two snapshots.`,
 				}
 			}
 			if err == nil {
-				err = present.Timeline(sess.Out, sess.Repo, sess.Host, rows)
+				err = present.Timeline(cmd.Context(), sess.Out, sess.Repo, sess.Host, rows)
 			}
 			if err == nil {
 				err = damaged

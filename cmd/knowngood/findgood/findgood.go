@@ -119,9 +119,10 @@ type search struct {
 	sess      *session.Session
 	snapshots []catalog.Snapshot
 	suspect   map[*history.Snapshot]bool
-	unlisted  bool   // some snapshots do not verify, and are not among them
-	tested    int    // how many were
-	tree      string // where that of the answer is left; "" for nowhere
+	mark      func(*history.Snapshot) string // that it is bad
+	unlisted  bool                           // some snapshots do not verify, and are not among them
+	tested    int                            // how many were
+	tree      string                         // where that of the answer is left; "" for nowhere
 }
 
 // newSearch gathers the snapshots that the flags name.
@@ -166,6 +167,7 @@ func newSearch(ctx context.Context, sess *session.Session, o *Options, environme
 		return nil, usage.Errorf("%s has no snapshot between --since and --until, of %d that there are", environment, len(all))
 	}
 	s.Search = bisect.New(contents)
+	s.mark = present.Marks(ctx, sess.Out, sess.Repo, s.snapshots[0].Host, s.snapshots[0].Environment)
 	s.suspect, err = catalog.Suspects(ctx, sess.Repo, s.snapshots)
 	return s, err
 }
@@ -216,6 +218,9 @@ func (s *search) marks(i int) (out []string) {
 	}
 	if x.Body != nil && x.Body.Status == statement.Partial {
 		out = append(out, "partial")
+	}
+	if mark := s.mark(x.Snapshot); mark != "" {
+		out = append(out, printable.Line(mark))
 	}
 	return out
 }

@@ -22,6 +22,7 @@ import (
 	"knowngood/cmd/knowngood/take"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
+	"knowngood/daemon/report"
 	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/restore/drill"
@@ -37,6 +38,7 @@ import (
 	"knowngood/storage/authentic"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
+	"knowngood/storage/statement"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,6 +60,7 @@ type switching struct {
 	env  *configs.Environment
 	repo *repository.Repository
 	set  *generation.Set
+	made *history.Snapshot // of what was built
 }
 
 // Options are those of the generations of an environment.
@@ -147,6 +150,9 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 	out, err := w.set.Switch(ctx, g.Name, w.probes)
 	if out != nil {
 		unchanged = ""
+	}
+	if w.made != nil && errors.Is(err, generation.ErrBack) && ctx.Err() == nil {
+		w.markBad(ctx, out.Why)
 	}
 	return w.print(was, g, out, err)
 }
@@ -369,6 +375,7 @@ func (w *switching) named(b *generation.Build) {
 			return fmt.Errorf("the snapshot of what was built: %w", err)
 		}
 		s := result.Snapshot
+		w.made = s
 		b.Number, b.ID, b.Snapshot, b.Origin.ID, b.Proof = s.Number, s.ID, s.Ref(), fmt.Sprintf("%x", s.ID), "unproven"
 		if w.Unproven {
 			return nil
@@ -378,6 +385,15 @@ func (w *switching) named(b *generation.Build) {
 		}
 		b.Proof, err = w.prove(ctx, s)
 		return err
+	}
+}
+
+// markBad marks the snapshot of what was built, and went back, as bad: by the owner where an
+// identity is at hand, else by an attest key, else by the host, whose mark is only shown.
+func (w *switching) markBad(ctx context.Context, why string) {
+	marked := []statement.Marked{{Number: w.made.Number, ID: w.made.ID, Bad: true}}
+	if _, err := w.repo.Attest.Mark(ctx, w.made.Host, w.name, marked, report.Shorten("it was live, and went back: "+why, report.MaxError), time.Now()); err != nil {
+		w.sess.Out.Messagef("%s went back and is not marked bad (knowngood attest bad %[1]s --reason TEXT): %s", w.made.Ref(), printable.Error(err))
 	}
 }
 

@@ -1,6 +1,7 @@
 package present
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 
@@ -8,6 +9,7 @@ import (
 	"knowngood/cmd/knowngood/human"
 	"knowngood/internal/printable"
 	"knowngood/snapshot/diff"
+	"knowngood/storage/history"
 	"knowngood/storage/repository"
 )
 
@@ -17,14 +19,19 @@ type timelineJSON struct {
 	SnapshotJSON
 	Before string `json:"before,omitempty"`
 	*diff.Churn
+	Mark  string `json:"mark,omitempty"` // it is marked bad
 	Error string `json:"error,omitempty"`
 }
 
 // Timeline prints what changed from snapshot to snapshot. Names of snapshots get the
 // host in front where own is another one.
-func Timeline(out *console.Console, r *repository.Repository, own string, rows []diff.Row) error {
+func Timeline(ctx context.Context, out *console.Console, r *repository.Repository, own string, rows []diff.Row) error {
+	marked := func(*history.Snapshot) string { return "" }
+	if len(rows) > 0 {
+		marked = Marks(ctx, out, r, rows[0].Snapshot.Host, rows[0].Snapshot.Environment)
+	}
 	list := console.Each(rows, func(row diff.Row) timelineJSON {
-		j := timelineJSON{SnapshotJSON: Snapshot(r, row.Snapshot)}
+		j := timelineJSON{SnapshotJSON: Snapshot(r, row.Snapshot), Mark: marked(row.Snapshot)}
 		switch {
 		case row.Err != nil:
 			j.Error = row.Err.Error()
@@ -57,5 +64,11 @@ func Timeline(out *console.Console, r *repository.Repository, own string, rows [
 				human.Bytes(c.Bytes), stored, human.Count(c.Privileged), human.Count(c.Executable), host, j.Before, host, j.Ref)
 		}
 	}
-	return w.Flush()
+	err := w.Flush()
+	for i := range list {
+		if list[i].Mark != "" {
+			out.Printf("%s is %s\n", list[i].Ref, printable.Line(list[i].Mark))
+		}
+	}
+	return err
 }
