@@ -63,7 +63,7 @@ type growthRow struct {
 	of     func(historyCost) int64
 	most   float64
 	free   int64   // what is less counts as that much
-	chance float64 // a factor that chance alone may make
+	chance float64 // a factor that only chance may make
 }
 
 func growthRows() []growthRow {

@@ -77,7 +77,7 @@ func (b *bench) local(ctx context.Context, t *tree) (err error) {
 		{stepRestore, nil, c.restore},
 		{stepInPlace, nil, c.restoreInPlace},
 		{stepCheck, nil, c.check},
-		{stepYoung, nil, c.captureYoung}, // the last, for it leaves the tree young
+		{stepYoung, nil, c.captureYoung}, // the last, because it leaves the tree young
 	}
 	for _, step := range steps {
 		if t.name == sectionMillion && !slices.Contains([]string{stepFirst, stepUnchanged, stepRestore}, step.name) {
@@ -182,7 +182,7 @@ func (s *side) empty() error {
 
 func (c *comparison) capture(ctx context.Context, s *side) (Sample, error) {
 	s.restored = false
-	// borg tells the kernel to forget each file that it has read.
+	// borg asks the kernel to forget each file that it has read.
 	if _, _, err := readAll(ctx, c.tree.path); err != nil {
 		return Sample{}, err
 	}

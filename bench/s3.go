@@ -26,7 +26,7 @@ type remote struct {
 	proxy *proxy
 	env   []string
 	want  treetest.Tree
-	file  string // that is restored alone
+	file  string // that is restored by itself
 	sides []*side
 	work  string
 }

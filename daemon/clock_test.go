@@ -75,7 +75,7 @@ func whatIsDueAtAMoment(t *testing.T) {
 	}
 }
 
-// Times with a monotonic part are compared by that alone, which would hide that
+// Times with a monotonic part are compared only by that, which would hide that
 // the clock was set back.
 func whatANewJobBeginsWithIsWallClockTime(t *testing.T) {
 	t.Parallel()
@@ -109,7 +109,7 @@ func describe(d dueNow) string {
 
 // A timer of the daemon's loop counts monotonic time; the wall clock may do
 // what it wants meanwhile. simulated is such a loop, with a job that takes no
-// time, as its log tells.
+// time, as its log shows.
 type simulated struct {
 	timing *timing
 	zone   *time.Location

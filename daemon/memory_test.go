@@ -100,7 +100,7 @@ func aStateThatCouldNotBeReadIsWarnedOfAndNotOverwritten(t *testing.T) {
 		}
 		d := w.daemon(c)
 		stop = w.run(d)
-		time.Sleep(checkEvery + time.Second) // it looks again at full minutes
+		time.Sleep(checkEvery + time.Second) // it reads them again at full minutes
 		check := func(when, what string) {
 			t.Helper()
 			for _, file := range files {

@@ -20,7 +20,7 @@ import (
 	"knowngood/storage/repository"
 )
 
-// tellingWorld is a world whose daemon tells by a command, which fails until the
+// tellingWorld is a world whose daemon notifies by a command, which fails until the
 // channel is open.
 type tellingWorld struct {
 	*world
@@ -86,7 +86,7 @@ func aFailureThatACrashKeptFromBeingToldIsToldAtTheStart(t *testing.T) {
 	if got := w.lines(w.told); !slices.Equal(got, []string{"failure"}) {
 		t.Fatalf("after a restart there was told %q", got)
 	}
-	// As a crash leaves it before the telling is written down.
+	// As a crash leaves it before the notification is recorded.
 	w.Check(os.Remove(filepath.Join(w.State, "daemon", "told.state")))
 	w.run(w.daemon(w.settings(24 * time.Hour)))()
 	if got := w.lines(w.told); !slices.Equal(got, []string{"failure", "failure"}) {
@@ -111,7 +111,7 @@ func whatWaitsToBeToldGoesOnWaitingWhenTheConfigurationChanges(t *testing.T) {
 	}
 }
 
-// A daemon that dies again and again at its start would tell it each time.
+// A daemon that dies again and again at its start would report it each time.
 func whatIsDeliveredIsTakenDownBeforeTheRepositoryIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTelling(t)

@@ -86,7 +86,7 @@ func testANightlyRunOfAYearIsTakenOnceANightWhateverTheClockDoes(t *testing.T) {
 		if after := len(d.jobs.byName["web"].history.Runs); after != before {
 			t.Errorf("a step back made %d runs", after-before)
 		}
-		// It stands years ahead for an hour, and is mended: the next night is as ever.
+		// It stands years ahead for an hour, and is fixed: the next night is as ever.
 		wrong.Add(int64(3 * 365 * 24 * time.Hour))
 		time.Sleep(time.Hour)
 		ahead := len(d.jobs.byName["web"].history.Runs)

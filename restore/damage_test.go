@@ -175,7 +175,7 @@ func (a *archive) named(outcomes []outcome, keys ...string) {
 	}
 	var hurt []string
 	for _, d := range report.Damage {
-		for _, h := range d.Hurts {
+		for _, h := range d.Affected {
 			hurt = append(hurt, h.String())
 		}
 	}
@@ -420,7 +420,7 @@ func testWhatIsHiddenOrCoveredIsFoundAmongTheVersions(t *testing.T) {
 					}
 					for _, d := range report.Damage {
 						if d.Count > 0 {
-							t.Errorf("check: %s hurts %q", d.Object, d.Hurts)
+							t.Errorf("check: %s affects %q", d.Object, d.Affected)
 						}
 					}
 				}

@@ -61,7 +61,7 @@ func undamaged(w *enginetest.World) {
 	for _, d := range report.Damage {
 		var tampered *authentic.TamperError
 		if !errors.As(d.Err, &tampered) { // what is hidden is found and reported
-			w.T.Errorf("check: %s: %v, hurts %q", d.Object, d.Err, d.Hurts)
+			w.T.Errorf("check: %s: %v, affects %q", d.Object, d.Err, d.Affected)
 		}
 	}
 }

@@ -103,7 +103,7 @@ func testADamagedSegmentIsNamedByItsPathsAndTheRestIsRestored(t *testing.T) {
 	}
 	report, err := check.Run(w.Ctx, w.Bare(), check.Options{})
 	w.Check(err)
-	if len(report.Damage) != 1 || report.Damage[0].Object != key || len(report.Damage[0].Hurts) != 1 || !strings.Contains(report.Damage[0].Hurts[0].Part, "/"+s.First) {
+	if len(report.Damage) != 1 || report.Damage[0].Object != key || len(report.Damage[0].Affected) != 1 || !strings.Contains(report.Damage[0].Affected[0].Part, "/"+s.First) {
 		t.Errorf("check: %+v", report.Damage)
 	}
 	// In place, nothing is called extra while the list is not whole.

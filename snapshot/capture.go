@@ -51,12 +51,12 @@ type Options struct {
 	Apart  bool
 	Reread bool // read every file, even where its time stamps are unchanged
 	// RereadEvery is within what time each file is read again, whatever its
-	// time stamps say; 0 is never. The files take turns, spread over that time.
+	// time stamps are; 0 is never. The files take turns, spread over that time.
 	RereadEvery time.Duration
 	// MaxRepack is how many bytes of files that did not change are read again, so
 	// that packs of which little is needed can be freed; 0 for none.
 	MaxRepack uint64
-	// WritebackWindow is how long before a run a file must have been left alone
+	// WritebackWindow is how long before a run a file must have been unchanged
 	// for the next one to believe its time stamps. 0 asks the kernel how long
 	// it may miss writes through a mapping. Tests, whose files are younger, set
 	// a nanosecond; the granularity of the time stamps counts in any case.
@@ -71,7 +71,7 @@ type Options struct {
 	Skipped func(path string, why walk.Reason)
 }
 
-// ErrNothing says that the rules of the sources include nothing that is there.
+// ErrNothing means that the rules of the sources include nothing that is there.
 var ErrNothing = errors.New("the include patterns match nothing: no snapshot was taken (knowngood snapshot --help explains patterns)")
 
 // Result of a capture.
@@ -79,7 +79,7 @@ type Result struct {
 	Snapshot *history.Snapshot // nil in a dry run
 	Totals
 	NewBytes    uint64 // content that the repository did not have
-	StoredBytes uint64 // written to the store before the root, as the root says it: packs, index runs, manifest
+	StoredBytes uint64 // written to the store before the root, as the root has it: packs, index runs, manifest
 	Read        uint64 // files read
 	Healed      Healed
 	Suspect     []Suspicion // why the snapshot is suspect; none: it is good

@@ -84,7 +84,7 @@ func checkCommands(commands []Command) error {
 	return nil
 }
 
-// CommandError says that a command source failed, and so the snapshot.
+// CommandError means that a command source failed, and so the snapshot.
 type CommandError struct {
 	As  string
 	Err error

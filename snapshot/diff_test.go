@@ -29,7 +29,7 @@ func reenrol(w *enginetest.World) {
 	w.Check(err)
 }
 
-// sparse makes a file of 4 MiB with data at its start and end alone.
+// sparse makes a file of 4 MiB with data only at its start and end.
 func sparse(t *testing.T, path string) {
 	t.Helper()
 	write(t, path, random(1, 4096))

@@ -20,7 +20,7 @@ const minListed = 64
 // besides what was on its way into the store.
 const saveBytes = 16 << 20
 
-// segment is one of the new manifest, as its table says it but for the place.
+// segment is one of the new manifest, as its table has it, except the place.
 type segment struct {
 	manifest.Segment
 	place segmentPlace   // container: position in emitter.containers
@@ -196,7 +196,7 @@ func (e *emitter) storable(it *item) bool {
 	return err == nil
 }
 
-// count adds what entries need of each pack but for their own.
+// count adds what entries need of each pack except their own.
 func (e *emitter) count(entries []*manifest.Entry, own *pack.Ref) {
 	var last *pack.Ref
 	var needed *pack.Object

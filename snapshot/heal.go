@@ -37,7 +37,7 @@ func (h *healing) total() Healed {
 }
 
 // chunk counts a chunk of a file that was stored, if it lay in a lost pack: by the
-// index, or by what the last manifest says of the file.
+// index, or by what the last manifest has of the file.
 func (h *healing) chunk(f *file, id [32]byte, n int) {
 	if hash, ok := h.index.LostPack(id); ok {
 		h.add(hash, n)

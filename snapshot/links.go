@@ -14,7 +14,7 @@ import (
 )
 
 // links knows the inodes with several names, as far as this run has met them.
-// Device and inode numbers of an earlier run say nothing: the first change
+// Device and inode numbers of an earlier run mean nothing: the first change
 // when something is mounted again, the second are used again.
 type links struct {
 	key  [32]byte // for the names of groups

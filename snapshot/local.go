@@ -79,7 +79,7 @@ func (s *localSegment) place() (c pack.Ref, p segmentPlace, ok bool) {
 	return s.owner.trailer.containers[p.container], p, true
 }
 
-// locates reports whether the segment says of the chunks of entries, which have its
+// locates reports whether the segment has of the chunks of entries, which have its
 // ID, that they lie where entries have them. If not, the segment in the store is not
 // the one that the host's copy would hold, and may have another length.
 func (s *localSegment) locates(entries []*manifest.Entry) bool {
@@ -138,7 +138,7 @@ func (s *localSegment) decode(dec *zstd.Decoder) error {
 	return manifest.ParseStats(content[s.contentLen:], s.entries)
 }
 
-// localTrailer is what the end of a complete file says.
+// localTrailer is what the end of a complete file holds.
 type localTrailer struct {
 	root       [32]byte // of the snapshot
 	number     uint64

@@ -236,7 +236,7 @@ func (m *merger) node(n *walk.Node) error {
 }
 
 // unlisted merges a node of which nothing but its name is known. It has an
-// entry, so that a restore leaves alone what has its name.
+// entry, so that a restore does not touch what has its name.
 func (m *merger) unlisted(n *walk.Node) error {
 	if n.Gone {
 		return nil

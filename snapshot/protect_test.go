@@ -24,7 +24,7 @@ import (
 const day = 24 * time.Hour
 
 // firstLock is when the first lock ends of all that a restore of the snapshot
-// needs, as the store tells it.
+// needs, as the store reports it.
 func firstLock(t *testing.T, w *enginetest.World, ref string) time.Time {
 	t.Helper()
 	r, s, err := w.Snapshot(ref)
@@ -232,7 +232,7 @@ func aHiddenOrOverwrittenPackIsLockedInItsOwnVersion(t *testing.T) {
 	})
 }
 
-// Locks of a few seconds, for nobody can set the clock of a server: what was
+// Locks of a few seconds, because nobody can set the clock of a server: what was
 // captured before is reused once a quarter of that is over.
 func serversExtendTheLocksOfWhatIsReused(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *storagetest.Server{"versitygw": storagetest.VersityGW, "minio": storagetest.MinIO} {

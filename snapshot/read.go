@@ -88,7 +88,7 @@ func (r *reader) node(ctx context.Context, f *file) error {
 	return nil
 }
 
-// errReplaced says that a node is of another type than the walk saw. Nothing
+// errReplaced means that a node is of another type than the walk saw. Nothing
 // of what has its name now is captured as if it were the node's.
 var errReplaced = errors.New("something else took its name while the snapshot was taken")
 
@@ -210,7 +210,7 @@ func (r *reader) inodeFlags(e *manifest.Entry, read func() (uint32, error)) {
 	}
 }
 
-// errChanged says that a file changed while it was read.
+// errChanged means that a file changed while it was read.
 var errChanged = errors.New("changed while it was read, twice: what was captured may mix old and new content")
 
 // file reads a regular file into chunks, or takes over what was read of

@@ -55,7 +55,7 @@ func (s *Scope) Source(path string) (in *walk.Source, rel string) {
 	}
 }
 
-// Decide is what the rules of the innermost source say of a path; Parent where
+// Decide is what the rules of the innermost source decide of a path; Parent where
 // there is no such source.
 func (s *Scope) Decide(path string, isDir bool) filter.Decision {
 	in, rel := s.Source(path)

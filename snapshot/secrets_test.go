@@ -61,7 +61,7 @@ func (l *lock) keyOpens(key []byte) bool {
 	if err != nil {
 		return false
 	}
-	// GCM is a counter mode, so that the first block can be had alone: it
+	// GCM is a counter mode, so that the first block can be had by itself: it
 	// must begin with a method and the content's length.
 	var counter, first [16]byte
 	binary.BigEndian.PutUint64(counter[4:], uint64(l.offset))

@@ -56,7 +56,7 @@ func (s Suspicion) String() string {
 	return fmt.Sprintf("%s %v", s.Path, s.Reason)
 }
 
-// Reasons are why a snapshot is suspect, as its root says it. The root names a
+// Reasons are why a snapshot is suspect, as its root has it. The root names a
 // source by a tag that its path gives: a source that is none of paths is named by
 // its position.
 func Reasons(s *history.Snapshot, paths []string) []string {
@@ -78,7 +78,7 @@ func Reasons(s *history.Snapshot, paths []string) []string {
 
 // referenceFile holds what this host must know to judge the next snapshot of an
 // environment. Where it is lost, or does not follow the newest snapshot, the
-// roots that are kept say the same.
+// roots that are kept have the same.
 const referenceFile = "reference"
 
 // judgement is the content of the file.
@@ -222,7 +222,7 @@ func (c *capture) checkMounts() error {
 	return nil
 }
 
-// judge says which of the sources, as they were captured, are suspect.
+// judge returns which of the sources, as they were captured, are suspect.
 func (c *capture) judge(sources []manifest.Source, counts []statement.SourceCounts) (out []statement.Suspicion) {
 	add := func(source int, s Suspicion) {
 		s.Path = sources[source].Path
@@ -284,7 +284,7 @@ func (c *capture) remember(s *history.Snapshot, sources []manifest.Source) {
 	}
 }
 
-// ErrNotSuspect says that a snapshot that is to be accepted needs that not.
+// ErrNotSuspect means that a snapshot that is to be accepted needs that not.
 var ErrNotSuspect = errors.New("it is not suspect, or accepted already: there is nothing to accept")
 
 // Accept accepts a suspect snapshot, which is kept, and with it those after it
@@ -295,7 +295,7 @@ func Accept(ctx context.Context, repo *repository.Repository, s *history.Snapsho
 	if err != nil {
 		return nil, err
 	}
-	// What the host says of it binds nobody else: a machine that prunes for it may
+	// What the host claims of it binds nobody else: a machine that prunes for it may
 	// find it suspect all the same, and goes by the owner's word.
 	h, err := repo.Host(ctx)
 	byHost := err == nil && h.Name == s.Host

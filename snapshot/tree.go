@@ -108,7 +108,7 @@ func OpenTreeWith(ctx context.Context, repo *repository.Repository, reader *obje
 	return nil, err
 }
 
-// openTable reads the manifest table where a root says it lies, and makes sure
+// openTable reads the manifest table where a root locates it, and makes sure
 // that it is the one that the tree's own root was signed for.
 func (t *Tree) openTable(ctx context.Context, at *statement.ManifestRef) error {
 	s, r := t.Snapshot, t.Reader

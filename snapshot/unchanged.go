@@ -31,7 +31,7 @@ func (m *merger) stillHolds(n *walk.Node, group *linkGroup, e *manifest.Entry, s
 		m.settled(n, started) && !m.due(turn, started)
 }
 
-// settled reports whether a node had been left alone for long enough, when a
+// settled reports whether a node had been unchanged for long enough, when a
 // run began, that a later change must have moved its time stamps.
 func (m *merger) settled(n *walk.Node, started int64) bool {
 	window := time.Duration(0)

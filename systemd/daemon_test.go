@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// daemonConfig has what needs more than the sandbox: a dump that root alone may
+// daemonConfig has what needs more than the sandbox: a dump that only root may
 // take, and a file system that is mounted for the time of the run.
 const daemonConfig = `repository: {url: "file:///backup"}
 host: machine

@@ -31,7 +31,7 @@ environments:
 `
 
 // mounted are directories of other file systems, of which a capture has the
-// directory alone: their times are those of this boot, or of this sandbox.
+// only the directory: their times are those of this boot, or of this sandbox.
 var mounted = []string{"m /dev", "m /proc", "m /run", "m /sys"}
 
 func testAWholeHostIsTheSameFromTheSandbox(t *testing.T) {

@@ -147,7 +147,7 @@ func testTheSandboxHolds(t *testing.T) {
 	m.must("dpkg", "-i", "/knowngood.deb")
 	m.write("/root/secret", "read\n")
 	m.must("mkdir", "-p", "/home/somebody")
-	// Each line of the script that succeeds is told.
+	// Each line of the script that succeeds is printed.
 	script := "#!/bin/sh\n"
 	forbidden := []string{"touch /etc/x", "touch /home/somebody/x", "touch /root/x", "touch /tmp/x", "touch /srv/x", "touch /usr/x", "chmod 0777 /root/secret", "echo x >/proc/sys/kernel/hostname",
 		"mount -t tmpfs tmpfs /mnt", "unshare --mount true", "unshare --user true", "chown root /var/lib/knowngood", "mknod /var/lib/knowngood/null c 1 3", "nsenter --target 1 --mount true",
@@ -178,7 +178,7 @@ func testASnapshotThatLacksSomethingIsASuccessThatSaysSo(t *testing.T) {
 	m := boot(t)
 	m.must("dpkg", "-i", "/knowngood.deb")
 	m.write("/srv/there", "here")
-	// /sys/bus/cpu has files that are for writing alone, whoever reads.
+	// /sys/bus/cpu has files that are only for writing, whoever reads.
 	m.write("/etc/knowngood/config.yaml", "repository: {url: \"file:///backup\"}\nhost: machine\nenvironments:\n  tree:\n    sources:\n      - path: /srv/there\n      - path: /sys/bus/cpu\n")
 	m.repository("knowngood-snapshot@.service")
 	m.byUnit()

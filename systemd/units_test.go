@@ -1,4 +1,4 @@
-// Package systemd tests the units and the packages: what they say, and on a
+// Package systemd tests the units and the packages: what they hold, and on a
 // machine whose process 1 is systemd what comes of it.
 package systemd
 

@@ -97,7 +97,7 @@ func compareOptions() treetest.Options {
 
 // captured demands that got, which was restored from a snapshot of a tree with
 // this states, has each node as it was at one moment, and what stood still as
-// it is. named are the paths whose fate was told.
+// it is. named are the paths of which it was reported what became of them.
 func (h states) captured(t treetest.T, got treetest.Tree, named []string) {
 	t.Helper()
 	paths := maps.Clone(got)
@@ -137,7 +137,7 @@ func (h states) captured(t treetest.T, got treetest.Tree, named []string) {
 	}
 }
 
-// describe tells what a path was and what came of it.
+// describe returns what a path was and what came of it.
 func (h states) describe(path string, got treetest.Tree) string {
 	if got[path] == nil {
 		return "it is missing"
@@ -168,7 +168,7 @@ func TestChanging(t *testing.T) {
 
 // A tree changes before any system call by which a capture looks at it. What
 // stood still comes back as it is, everything else as it was at one moment, or
-// its name is told; and the next snapshot has all of it.
+// its name is printed; and the next snapshot has all of it.
 func testTreesThatChangeWhileTheyAreCaptured(t *testing.T) {
 	needSupervision(t)
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))

@@ -31,7 +31,7 @@ repository has locks, the store is asked how long those last of what the newest
 snapshot of each environment needs, of at most 1000 packs and manifest containers
 a day; --locks asks for those of all that kept snapshots need.
 
-Damaged objects are named with the files and snapshots that they hurt; the exit
+Damaged objects are named with the files and snapshots that they affect; the exit
 code is 13 then. What the newest snapshot of an environment has is stored again by
 the command that is printed, as far as it did not change since; what only older
 snapshots have is marked as lost. An object that no kept snapshot needs is a note.
@@ -56,8 +56,8 @@ that are lost for good. Without an identity it repairs and checks the structure.
 				return err
 			}
 			if sess.Out.JSON {
-				o.Progress.Hurt = func(object string, h check.Hurt) {
-					present.Hurt(sess.Out, object, h)
+				o.Progress.Affected = func(object string, h check.Affected) {
+					present.Affected(sess.Out, object, h)
 				}
 			}
 			o.Found = sess.Findings.Take()

@@ -20,7 +20,7 @@ type configuration struct {
 	name, text string
 	key        string // at which it is refused; "" where it is not
 	line       int
-	want       string // what the error says to do
+	want       string // what the error advises
 }
 
 const oneEnvironment = "environments: {e: {sources: [{path: @SRC@}], "
@@ -130,7 +130,7 @@ func invalidFiles(t *testing.T) (list []configuration) {
 
 func (c *configuration) refused() bool { return c.want != "" }
 
-// said demands of an error that it says where the mistake is, and what to do.
+// said demands of an error that it names where the mistake is, and what to do.
 func (c *configuration) said(t *testing.T, by, text, file string) {
 	t.Helper()
 	place := regexp.QuoteMeta(file) + `:[0-9]+:[0-9]+: `
@@ -169,7 +169,7 @@ func testCheckStartAndReloadAgreeAboutEveryConfiguration(t *testing.T) {
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"), env...)
 	running := newService(t, m, "")
 	running.up(t)
-	// The one that is started anew has no key of a host: it is degraded, and answers.
+	// The one that is started again has no key of a host: it is degraded, and answers.
 	other := newService(t, m.bare(t), "")
 
 	all := append(invalidFiles(t), configurations...)

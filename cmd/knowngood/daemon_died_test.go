@@ -17,11 +17,11 @@ import (
 )
 
 // mortal is a service whose environment web has a source that hangs while a
-// file is there, and hooks that write what they are told.
+// file is there, and hooks that write their variables.
 type mortal struct {
 	*service
 	hang, hangAfter   string // while these exist, the source hangs, or the hook after
-	pids, hooks, told string // who hangs, and what hooks and notifications say
+	pids, hooks, told string // who hangs, and what hooks and notifications write
 }
 
 func newMortal(t *testing.T) *mortal {
@@ -97,7 +97,7 @@ func (m *mortal) dieByHand(t *testing.T) {
 	})
 }
 
-// said demands what the hooks have been told since the last call.
+// said demands what the hooks have written since the last call.
 func (m *mortal) said(t *testing.T, want ...string) {
 	t.Helper()
 	b, err := os.ReadFile(m.hooks)

@@ -191,7 +191,7 @@ func testADaemonOutlivesAFullDisk(t *testing.T) {
 	s.stop(t)
 }
 
-// A daemon that may not use the repository says so, and goes on once it may.
+// A daemon that may not use the repository reports it, and goes on once it may.
 func testADaemonWithADamagedKeyReportsItAndWorksAgainWithAWholeOne(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, filepath.Join(t.TempDir(), "repo"))

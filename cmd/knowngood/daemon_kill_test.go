@@ -127,7 +127,7 @@ func killADaemon(t *testing.T, m *machine, cycles int) {
 	}
 }
 
-// newerThan tells whether the newest snapshots of all were begun after a time.
+// newerThan reports whether the newest snapshots of all were begun after a time.
 func newerThan(r *report.Report, names []string, at time.Time) bool {
 	for _, name := range names {
 		if e := environmentOf(r, name); e == nil || !e.Newest.After(at) || e.Last == nil || !e.Last.Started.After(at) {

@@ -41,7 +41,7 @@ func testADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 
 	s.configure(t, "environments: {web: {shedule: \"@every 1s\"}}\n")
 	s.hup(t)
-	s.hup(t) // who tries it again is told again
+	s.hup(t) // who tries it again gets the same answer
 	r := s.until(t, "a warning tells of the broken configuration", func(r *report.Report) bool { return len(r.Warnings) == 1 })
 	if w := r.Warnings[0].Text; !strings.Contains(w, "the old one stays in force") || !strings.Contains(w, "shedule") {
 		t.Errorf("the warning: %s", w)
@@ -83,7 +83,7 @@ func testADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "the run under way is committed", func() bool { return strings.Contains(s.log(t), `"snapshot": "db@1"`) })
-	<-db // whatever it said: of what became of its run, nobody can tell it
+	<-db // whatever it printed: what became of its run, nobody can report to it
 
 	// Another repository.
 	other := *m

@@ -17,7 +17,7 @@ import (
 	"knowngood/daemon/report"
 )
 
-// messages are what was told, in order.
+// messages are what was sent, in order.
 func messages(t *testing.T, file string) []notify.Message {
 	t.Helper()
 	f, err := os.Open(file)
@@ -133,7 +133,7 @@ func testABrokenPromiseIsReportedOnceAndMetAgainOnce(t *testing.T) {
 	s.until(t, "there was time", func(r *report.Report) bool { return r.Now.Sub(r.Started) > environmentOf(r, "web").RPO() })
 	s.hup(t)
 	waitFor(t, "the broken promise is told", func() bool { return len(messages(t, told)) > 0 })
-	for range 3 { // further looks tell nothing
+	for range 3 { // further looks send nothing
 		s.hup(t)
 	}
 	if o := s.ask(t, "status"); o.code != exit.Failed {
@@ -153,7 +153,7 @@ func testABrokenPromiseIsReportedOnceAndMetAgainOnce(t *testing.T) {
 	}
 }
 
-// What is told and not delivered outlives a crash and a stop, and is delivered
+// What is to be sent and not delivered outlives a crash and a stop, and is delivered
 // once.
 func testAFailureIsReportedThoughTheDaemonWasKilledBeforeItCouldBe(t *testing.T) {
 	t.Parallel()

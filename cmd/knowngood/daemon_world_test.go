@@ -79,7 +79,7 @@ func (s *service) write(t *testing.T, text string) {
 	}
 }
 
-// program is the program with the configuration alone.
+// program is the program with only the configuration.
 func (s *service) program(args ...string) *exec.Cmd {
 	argv := append(append([]string{}, s.prefix...), append([]string{"knowngood"}, args...)...)
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -97,7 +97,7 @@ func (s *service) ask(t *testing.T, args ...string) *outcome {
 		t.Fatal(err)
 	}
 	defer time.AfterFunc(patience, func() { _ = cmd.Process.Kill() }).Stop()
-	_ = cmd.Wait() // the exit code tells
+	_ = cmd.Wait() // the exit code has it
 	o.code = cmd.ProcessState.ExitCode()
 	return o
 }

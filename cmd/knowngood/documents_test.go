@@ -82,7 +82,7 @@ func callsOf(line string) (out [][]string) {
 	return out
 }
 
-// validCall reports what is wrong with a call, but for arguments that are left
+// validCall reports what is wrong with a call, except arguments that are left
 // out.
 func validCall(words []string) error {
 	root := newRoot(session.New(console.New(io.Discard, io.Discard), version))

@@ -170,7 +170,7 @@ func (l *lied) captured(o *outcome) {
 type during func(l *lied, f func() *outcome) *outcome
 
 // claim is a run of the program that a proxy lies to, and what its success
-// says.
+// means.
 type claim struct {
 	name string
 	run  func(l *lied, during during)

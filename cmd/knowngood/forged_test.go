@@ -83,7 +83,7 @@ func TestForged(t *testing.T) {
 
 // A host that was taken over signs its history again and puts it over the old one,
 // which its policy allows on a bucket with versions. Machines without memory, with
-// nothing but the URL and the identity, restore what was there before, and say what
+// nothing but the URL and the identity, restore what was there before, and print what
 // happened.
 func testAHistorySignedAgainIsNotBelieved(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -14,7 +14,7 @@ import (
 )
 
 // losingStores runs a test on a directory and on a bucket, with what removes
-// the objects whose keys contain a text, and tells how many there were.
+// the objects whose keys contain a text, and returns how many there were.
 func losingStores(t *testing.T, test func(t *testing.T, m *machine, lose func(part string) int)) {
 	t.Run("directory", func(t *testing.T) {
 		t.Parallel()

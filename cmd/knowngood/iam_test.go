@@ -114,7 +114,7 @@ func testIAMPoliciesAllowWhatTheyAreForAndNothingElse(t *testing.T) {
 				if list := m.must(t, "list", "--all-hosts"); !strings.Contains(list, "packs@1") || !strings.Contains(list, "web@2") {
 					t.Errorf("it lists %s", list)
 				}
-				m.run(t, "restore", "web-7/web@2:"+src, "--target", out) // and says that its root was hidden
+				m.run(t, "restore", "web-7/web@2:"+src, "--target", out) // and reports that its root was hidden
 				want, err := os.ReadFile(filepath.Join(src, "file"))
 				if err != nil {
 					t.Fatal(err)
@@ -329,7 +329,7 @@ func testTheHostPolicyAllowsNothingThatAHostDoesNotNeed(t *testing.T) {
 	}
 }
 
-// Amazon alone knows the condition of this policy, so that it cannot be tried here:
+// Only Amazon knows the condition of this policy, so that it cannot be tried here:
 // the servers at hand refuse it. This holds what the probe then has to find out.
 func testCreateOnlyPolicyIsRefusedByServersThatDoNotKnowIt(t *testing.T) {
 	t.Parallel()

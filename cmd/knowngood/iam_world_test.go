@@ -37,7 +37,7 @@ func policy(t *testing.T, name, bucket string) string {
 	return strings.NewReplacer("BUCKET", bucket, "PREFIX", "prod", "HOST", iamHost).Replace(string(b))
 }
 
-// assume gets temporary credentials that may do what a policy says.
+// assume gets temporary credentials that may do what a policy allows.
 func (w *iamWorld) assume(t *testing.T, policy string) credentials.Value {
 	t.Helper()
 	c, err := credentials.NewSTSAssumeRole(w.server.Endpoint, credentials.STSAssumeRoleOptions{
@@ -226,7 +226,7 @@ func (w *iamWorld) hideARoot(t *testing.T) (show func()) {
 	return nil
 }
 
-// seesHidden tells whether host web-7 says that something was hidden, and uses it all the same.
+// seesHidden reports whether host web-7 names something that was hidden, and uses it all the same.
 func (w *iamWorld) seesHidden(t *testing.T) bool {
 	t.Helper()
 	o := w.web.run(t, "list", "--host", iamHost)

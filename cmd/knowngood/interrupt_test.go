@@ -24,7 +24,7 @@ func TestInterruptSequentially(t *testing.T) {
 }
 
 // testInterruptedCommandsReportThatTheyGoOn interrupts a command by each signal
-// in the midst of its work: it says so, keeps what was done, and goes on.
+// in the midst of its work: it reports that, keeps what was done, and goes on.
 func testInterruptedCommandsReportThatTheyGoOn(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +59,7 @@ func testInterruptedCommandsReportThatTheyGoOn(t *testing.T) {
 	}
 }
 
-// A client that is interrupted leaves the run of the daemon alone, and says so.
+// A client that is interrupted does not stop the run of the daemon, and reports that.
 func testARunOfTheDaemonOutlivesWhoAskedForIt(t *testing.T) {
 	t.Parallel()
 	m, dir := newMachine(t, filepath.Join(t.TempDir(), "repo")), t.TempDir()

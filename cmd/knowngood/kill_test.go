@@ -25,7 +25,7 @@ func kills() int {
 }
 
 // killer kills a program at a random moment of its run, as far as earlier
-// runs tell how long that is.
+// runs show how long that is.
 type killer struct {
 	random *rand.Rand
 	whole  time.Duration // of the last run that was let be
@@ -174,7 +174,7 @@ func testRestoresThatAreKilledGoOn(t *testing.T) {
 			killed++
 			o = m.run(t, args...)
 		}
-		// One that was killed when all was done, before it could say so, has
+		// One that was killed when all was done, before it could report it, has
 		// left nothing to go on with but the time of the target itself.
 		if o.code != exit.Done && strings.Contains(o.stderr.String(), "the target directory is not empty") {
 			o = m.run(t, append(args, "--in-place")...)

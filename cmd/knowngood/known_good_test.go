@@ -125,7 +125,7 @@ func bareMachine(t *testing.T, url string, env ...string) *machine {
 	return &machine{repo: url, identity: filepath.Join(dir, "identity"), state: filepath.Join(dir, "state"), env: env}
 }
 
-// says demands an exit code and returns all that was printed.
+// A command must exit with a code. All that was printed is returned.
 func (o *outcome) says(t *testing.T, code int) string {
 	t.Helper()
 	return o.exits(t, code) + o.stderr.String()

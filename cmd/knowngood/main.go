@@ -130,7 +130,7 @@ func commandName(root *cobra.Command, args []string) string {
 }
 
 // signals returns a context that ends with the first signal that asks a command to
-// end. A second one ends the program at once, but for SIGHUP: a terminal that is
+// end. A second one ends the program at once, except SIGHUP: a terminal that is
 // lost sends several.
 func signals(command string) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

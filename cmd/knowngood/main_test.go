@@ -67,7 +67,7 @@ func withoutRights() {
 	replace(os.Args[1:])
 }
 
-// withDisk runs a program that alone sees a small file system at a directory:
+// withDisk runs a program that sees, as the only one, a small file system at a directory:
 // with-disk DIRECTORY OPTIONS PROGRAM ARGUMENT...; options are those of tmpfs.
 func withDisk() {
 	if len(os.Args) < 4 {

@@ -218,7 +218,7 @@ func testADumpThatFailsFailsTheSnapshotAndTheReasonIsReported(t *testing.T) {
 	if refs := m.refs(t); len(refs) != 0 {
 		t.Errorf("there are snapshots: %v", refs)
 	}
-	// A restore that fails says so, too.
+	// A restore that fails reports it, too.
 	argv := []string{p.command("pg_restore").Path, "--exit-on-error", "-d", "postgres"}
 	err := (&command.Command{Argv: argv, Env: p.env, Stdin: strings.NewReader("PGDMP is not all of it")}).Run(t.Context())
 	if e := (*command.Error)(nil); !errors.As(err, &e) || e.ExitCode != 1 || e.Tail == "" {

@@ -144,7 +144,7 @@ func (o *outcome) lostLists(t treetest.T) (ranges [][2]string) {
 	return ranges
 }
 
-// snapshotResult is what snapshot --json says at its end.
+// snapshotResult is what snapshot --json prints at its end.
 type snapshotResult struct {
 	Ref       string `json:"ref"`
 	Files     uint64 `json:"files"`

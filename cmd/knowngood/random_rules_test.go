@@ -57,7 +57,7 @@ type ruled struct {
 	env     string
 	sources []source
 	mounted string // where another file system is; "" for none
-	// selective says that rules take something back below what they leave out,
+	// selective means that rules take something back below what they leave out,
 	// so that directories are in a snapshot which are not captured themselves.
 	selective bool
 }
@@ -163,7 +163,7 @@ func TestRandomRules(t *testing.T) {
 
 // Whatever the rules of the sources are and whatever happened since: a restore
 // in place brings back what was captured, deletes what has come since, and
-// leaves alone what the rules leave out, those of the snapshot or today's.
+// does not touch what the rules leave out, those of the snapshot or today's.
 func testRestoreInPlaceUnderRandomRules(t *testing.T) {
 	t.Parallel()
 	mounts := os.Geteuid() == 0

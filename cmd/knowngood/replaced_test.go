@@ -21,7 +21,7 @@ type replaced struct {
 	do   func(t *testing.T, src string)
 	// kept are files that nobody touched, and what they hold.
 	kept map[string]string
-	// partial says that the snapshot cannot be complete.
+	// partial means that the snapshot cannot be complete.
 	partial bool
 }
 

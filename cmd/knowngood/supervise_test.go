@@ -156,7 +156,7 @@ func (s *supervisor) proceed(id uint64) error {
 func (s *supervisor) path(n *notification) string {
 	switch n.nr {
 	case unix.SYS_LISTXATTR, unix.SYS_GETXATTR:
-		// /proc/self/fd/N, of a node that is open as a reference to it alone.
+		// /proc/self/fd/N, of a node that is open only as a reference to it.
 		fd, ok := strings.CutPrefix(text(n.pid, n.args[0]), "/proc/self/fd/")
 		number, err := strconv.Atoi(fd)
 		if !ok || err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // damage harms an object in a copy of the repository and of the state of one
-// host. A restore then gives back what it says it does, a check tells of what
+// host. A restore then gives back what it reports, a check reports what
 // any restore misses, and the host makes its next snapshot whole.
 func (w *world) damage() {
 	h, e := w.environment()
@@ -43,7 +43,7 @@ func (w *world) damage() {
 		w.t.Errorf("step %d: a check does not name %s:\n%s%s", w.step, key, &o.stdout, &o.stderr)
 	}
 
-	// The check has told the host what is lost.
+	// The check has left a report for the host of what is lost.
 	tree := treetest.Snapshot(w.t, e.src)
 	if o = copied.run(host, "snapshot", "--env", e.name, e.src); o.code != exit.Done && !o.suspect() {
 		if strings.Contains(key, "/packs/") || strings.Contains(key, "/manifests/") || strings.Contains(key, "/index/") {
@@ -104,8 +104,8 @@ func (w *world) harm() (key, how string) {
 	return strings.TrimPrefix(file, w.repo+"/"), how
 }
 
-// hurt counts the snapshots that do not restore whole. What a restore leaves
-// out it names, and it says that it did.
+// partial counts the snapshots that do not restore whole. What a restore leaves
+// out it names, and it reports that it did.
 func (w *world) hurt() (hurt int) {
 	w.t.Helper()
 	anybody := w.anybody()

@@ -184,7 +184,7 @@ func (w *world) restoreDirectory() {
 	w.discard(out)
 }
 
-// dryRun demands that a plan changes nothing and says what happens then.
+// dryRun demands that a plan changes nothing and announces what happens then.
 func (w *world) dryRun() {
 	h, s := w.kept()
 	if s == nil {

@@ -97,7 +97,7 @@ func (w *world) killCapture() {
 	w.adopt(h, e, treetest.Snapshot(w.t, e.src))
 }
 
-// adopt enters what a run may have committed that did not live to tell.
+// adopt enters what a run may have committed that died before it could report it.
 func (w *world) adopt(h *torturedHost, e *environment, tree treetest.Tree) {
 	w.t.Helper()
 	for _, s := range w.listed() {
@@ -338,7 +338,7 @@ func (w *world) loseState() {
 	}
 }
 
-// forgetAgain says of a host that was enrolled anew what it has forgotten: what
+// forgetAgain repeats for a host that was enrolled again what it has forgotten: what
 // its old key signed forgets nothing any more. What prune cannot have deleted
 // is there again.
 func (w *world) forgetAgain(h *torturedHost) {

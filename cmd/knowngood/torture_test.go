@@ -22,7 +22,7 @@ var (
 // TestTorture does to a repository and its hosts whatever may happen to them,
 // in random order, and holds the program to a model of what must be
 // restorable. A failure prints the seed and the steps; the same seed makes the
-// same choices, but for the moments at which programs are killed.
+// same choices, except the moments at which programs are killed.
 //
 //	go test ./cmd/knowngood -run TestTorture -torture.time 2h -torture.seed 7 -v -timeout 0
 func TestTorture(t *testing.T) {
@@ -90,7 +90,7 @@ type snapshotModel struct {
 	ref  string // with its host
 	src  string
 	tree treetest.Tree
-	// busy says that what lies below that directory changed while it was
+	// busy means that what lies below that directory changed while it was
 	// captured; the tree does not have it then.
 	busy      bool
 	forgotten bool
@@ -124,7 +124,7 @@ func (w *world) shape() treetest.Shape {
 	return treetest.Shape{Nodes: 15, MaxFile: 400 << 10, LargeDir: 30, Without: []treetest.Part{treetest.DeepPaths}}
 }
 
-// log tells what is done, as it would be typed.
+// log prints what is done, as it would be typed.
 func (w *world) log(format string, args ...any) {
 	w.t.Helper()
 	w.t.Logf("step %d: %s", w.step, fmt.Sprintf(format, args...))

@@ -21,7 +21,7 @@ func (w *world) listed() []listing {
 	return decode[struct{ Snapshots []listing }](w.t, w.must(w.hosts[0], "list", "--json", "--all", "--all-hosts")).Snapshots
 }
 
-// verify demands that the repository is what the model says: its list, a check,
+// verify demands that the repository is that of the model: its list, a check,
 // and all that must be restorable.
 func (w *world) verify() {
 	w.t.Helper()

@@ -16,7 +16,7 @@ import (
 type Finding struct {
 	Damaged  int      `json:"damaged,omitempty"` // objects, and snapshots whose locks end too early
 	Short    int      `json:"short,omitempty"`   // of which are snapshots
-	First    []string `json:"first,omitempty"`   // some of them, and what they hurt
+	First    []string `json:"first,omitempty"`   // some of them, and what they affect
 	Tampered bool     `json:"tampered,omitempty"`
 }
 
@@ -43,7 +43,7 @@ func FindingOf(r *check.Report, host string) (f Finding) {
 			text = d.Object + ": " + text
 		}
 		if d.Count > 0 {
-			text += "; affects " + shortened(d.Hurts[0].String())
+			text += "; affects " + shortened(d.Affected[0].String())
 		}
 		if d.Count > 1 {
 			text += " and " + english.Plural(d.Count-1, "more file", "")

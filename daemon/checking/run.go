@@ -37,7 +37,7 @@ type Options struct {
 	Host   string // whose objects are checked: this machine
 	Began  time.Time
 	Next   time.Time // when the check is due after this one; zero: unknown
-	// Open opens the repository for this check alone, Unlocked with the identity of
+	// Open opens the repository only for this check, Unlocked with the identity of
 	// the configuration.
 	Open, Unlocked Open
 	Progress       *check.Progress

@@ -138,7 +138,7 @@ func start() (*process, *net.UnixConn, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // its state tells
+			_ = cmd.Wait() // its state has the result
 			close(p.ended)
 		}
 	}()

@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// fake is a channel that does what a test says.
+// fake is a channel that does what a test sets.
 type fake struct {
 	answer func(attempt int, m *Message) error // nil: takes all
 

@@ -25,7 +25,7 @@ import (
 	"knowngood/internal/printable"
 )
 
-// email sends messages by SMTP, over TLS unless the configuration says none.
+// email sends messages by SMTP, over TLS unless the configuration turns it off.
 type email struct {
 	cfg     configs.Email
 	host    string         // ours
@@ -74,7 +74,7 @@ func (e *email) password() (string, error) {
 }
 
 // security is how the connection is protected: as configured, or as the port
-// says.
+// requires.
 func (e *email) security(port string) configs.MailTLS {
 	switch {
 	case e.cfg.TLS != "":

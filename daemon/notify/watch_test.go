@@ -12,7 +12,7 @@ import (
 
 var start = time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
 
-// event is something that a Watch is told at a time counted from the start.
+// event is something that a Watch learns at a time counted from the start.
 type event struct {
 	at   time.Duration
 	tell func(w *Watch, now time.Time) []Message

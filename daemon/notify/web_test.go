@@ -22,7 +22,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Secrets of the channels in these tests; none may ever be told.
+// Secrets of the channels in these tests; none may ever be printed.
 const (
 	secretPath   = "T0KEN-in-the-path"
 	secretQuery  = "T0KEN-in-the-query"

@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 )
 
-// takeAll takes all places that are free, and tells how many.
+// takeAll takes all places that are free, and returns how many.
 func takeAll(p *Places) (n int) {
 	for p.Try() {
 		n++
@@ -15,7 +15,7 @@ func takeAll(p *Places) (n int) {
 	return n
 }
 
-// waiter takes a place in the background; got tells when.
+// waiter takes a place in the background; got is sent when it has one.
 func waiter(ctx context.Context, p *Places) (got chan error) {
 	got = make(chan error, 1)
 	go func() { got <- p.Take(ctx) }()

@@ -19,7 +19,7 @@ type Check struct {
 	Command string    `json:"command,omitempty"`
 	// Damaged is how many objects it found to be missing or damaged, and how many
 	// snapshots whose locks end too early, which Short counts; Damage is some of them,
-	// with what they hurt. Tampered means that somebody changed one.
+	// with what they affect. Tampered means that somebody changed one.
 	Damaged  int      `json:"damaged"`
 	Short    int      `json:"short_locks,omitempty"`
 	Damage   []string `json:"damage,omitempty"`

@@ -14,7 +14,7 @@ type Problems struct {
 	Problems    []Problem `json:"problems"`
 }
 
-// Problem is a path and what is amiss with it. In a path that is not valid UTF-8
+// Problem is a path and what is wrong with it. In a path that is not valid UTF-8
 // the bytes that are not become U+FFFD, and PathBase64 has the exact ones.
 type Problem struct {
 	Path       string `json:"path"`

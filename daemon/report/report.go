@@ -45,7 +45,7 @@ type Lock struct {
 // Keep is KeepSeconds as a duration.
 func (l *Lock) Keep() time.Duration { return seconds(l.KeepSeconds) }
 
-// Warning is something amiss that no run failed of.
+// Warning is something wrong that no run failed of.
 type Warning struct {
 	Time time.Time `json:"time"`
 	Text string    `json:"text"`
@@ -218,7 +218,7 @@ type Run struct {
 	// repository has no lock mode.
 	ProtectedUntil time.Time `json:"protected_until,omitzero"`
 	// Verified is when the store began the listing that has each object that the
-	// snapshot needs, with its size, but for those stored since then; zero when
+	// snapshot needs, with its size, except those stored since then; zero when
 	// that is not known.
 	Verified time.Time `json:"verified,omitzero"`
 }
@@ -269,7 +269,7 @@ type Storage struct {
 	LimitBytes uint64 `json:"limit_bytes,omitempty"`
 	// FreeBytes is what is left of it.
 	FreeBytes uint64 `json:"free_bytes,omitempty"`
-	// BytesPerDay is the growth of late.
+	// BytesPerDay is the recent growth.
 	BytesPerDay float64 `json:"bytes_per_day"`
 	// FullAt is when it will be full at this growth; zero when never, or unknown.
 	FullAt time.Time `json:"full_at,omitzero"`

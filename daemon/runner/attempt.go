@@ -28,7 +28,7 @@ type Attempt struct {
 	MaxRepack uint64
 }
 
-// Made is what a capture made. It encodes as JSON, but for Result, which is nil of
+// Made is what a capture made. It encodes as JSON, except Result, which is nil of
 // one that was made elsewhere.
 type Made struct {
 	Run       report.Run     // as far as it describes the snapshot

@@ -66,7 +66,7 @@ func (c *Client) Report(ctx context.Context) (*report.Report, error) {
 // Snapshot makes the daemon capture an environment and waits until it has. Unless
 // it is nil, progress is called when the daemon has begun, with nothing done, and
 // then with how far it is. The run may have failed. The error is ErrUnknown,
-// ErrRunning, ErrNotRunning, or says that the daemon would not.
+// ErrRunning, ErrNotRunning, or an error that the daemon refused.
 func (c *Client) Snapshot(ctx context.Context, env string, progress func(report.Progress)) (*report.Run, error) {
 	var s started
 	path := "/api/v1/environments/" + url.PathEscape(env)

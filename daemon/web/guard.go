@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// guard refuses what browsers were made to send, and says what a browser may
+// guard refuses what browsers were made to send, and states what a browser may
 // do with an answer: nothing but show it, with the style and the script that
 // came from here.
 func guard(next http.Handler) http.Handler {

@@ -81,7 +81,7 @@ func listenAt(path string) (l net.Listener, err error) {
 		if l, err = net.Listen("unix", path); err != nil {
 			return err
 		}
-		// Until here none but the owner may connect, for that takes the right to write.
+		// Until here none but the owner may connect, because that takes the right to write.
 		if err := os.Chmod(path, 0o660); err != nil {
 			l.Close()
 			return err

@@ -29,7 +29,7 @@ func socket(t *testing.T) string {
 	return filepath.Join(dir, "run", "api.sock")
 }
 
-// daemon serves f at addr until stop is called, which says how serving ended.
+// daemon serves f at addr until stop is called, which returns how serving ended.
 func daemon(t *testing.T, addr string, f *fake) (at string, stop func() error) {
 	t.Helper()
 	l, err := Listen(addr)

@@ -7,7 +7,7 @@ import (
 	"knowngood/daemon/report"
 )
 
-// notice is what is amiss with an environment, and what to do about it.
+// notice is what is wrong with an environment, and what to do about it.
 type notice struct {
 	Level string      // attention, broken, or interrupted, which is not bad
 	Text  string      // in full
@@ -67,7 +67,7 @@ type failure struct {
 	Same bool // as of the run that came after it
 }
 
-// errorHistory is the last runs of an environment, the newest first. What one says
+// errorHistory is the last runs of an environment, the newest first. What one reports
 // like the one after it is not repeated.
 func errorHistory(runs []runView) []failure {
 	var out []failure

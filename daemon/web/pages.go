@@ -25,7 +25,7 @@ var assets embed.FS
 // has what is left out there on a page of its own.
 const compactFrom = 8
 
-// troublesShown bounds the list of what went wrong of late.
+// troublesShown bounds the list of what went wrong recently.
 const troublesShown = 20
 
 type pages struct {

@@ -24,7 +24,7 @@ func (m moment) ISO() string { return m.t.UTC().Format(time.RFC3339) }
 // Full is the complete time.
 func (m moment) Full() string { return m.t.In(m.now.Location()).Format("2006-01-02 15:04:05 MST") }
 
-// Short leaves out what goes without saying.
+// Short leaves out what is the rule.
 func (m moment) Short() string {
 	t := m.t.In(m.now.Location())
 	if t.YearDay() == m.now.YearDay() && t.Year() == m.now.Year() {
@@ -199,8 +199,8 @@ func count(n uint64, one, many string) string {
 	return humanize.Comma(int64(n)) + " " + english.PluralWord(int(n), one, many)
 }
 
-// locked says for how long nobody can delete the newest snapshot, which is the word
-// of the host.
+// locked is for how long nobody can delete the newest snapshot, which is what
+// the host claims.
 func locked(until, now time.Time) string {
 	switch {
 	case until.IsZero():

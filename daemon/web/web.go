@@ -43,8 +43,8 @@ var (
 	ErrRunning = errors.New("the environment is being captured already")
 )
 
-// Handler answers requests. Those that act are answered over a Unix socket
-// alone.
+// Handler answers requests. Those that act are answered only over a Unix
+// socket.
 func Handler(s Source, c Control) http.Handler {
 	a := &api{source: s, control: c}
 	mux := http.NewServeMux()

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// sh is a command that the shell runs, and the lines that it says.
+// sh is a command that the shell runs, and the lines that it prints.
 func sh(script string, args ...string) (*Command, *[]string) {
 	said := &[]string{}
 	return &Command{
@@ -89,7 +89,7 @@ func pidFrom(t *testing.T, file string) int {
 	return 0
 }
 
-// alive tells a process that runs from one that is gone, reaped or not.
+// alive distinguishes a process that runs from one that is gone, reaped or not.
 func alive(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -479,7 +479,7 @@ func TestCommand(t *testing.T) {
 	})
 }
 
-// slowWriter takes the first bytes only when told, as a store does that is
+// slowWriter takes the first bytes only when released, as a store does that is
 // waited for.
 type slowWriter struct {
 	bytes.Buffer

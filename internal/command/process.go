@@ -243,7 +243,7 @@ func (p *process) stop() bool {
 		return true
 	case <-time.After(p.grace):
 	}
-	// Whoever escaped the group, or does not take the output, is let go.
+	// Whoever escaped the group, or does not take the output, is not waited for.
 	for _, s := range p.streams {
 		s.r.Close()
 	}

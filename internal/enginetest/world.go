@@ -234,7 +234,7 @@ func (w *World) Clean() {
 	report, err := check.Run(w.Ctx, w.Bare(), check.Options{ReadData: 1})
 	w.Check(err)
 	for _, d := range report.Damage {
-		w.T.Errorf("check: %s: %v, hurts %q", d.Object, d.Err, d.Hurts)
+		w.T.Errorf("check: %s: %v, affects %q", d.Object, d.Err, d.Affected)
 	}
 	for _, n := range report.Notes {
 		w.T.Errorf("check: %s", n)

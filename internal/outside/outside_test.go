@@ -244,8 +244,8 @@ type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errors.New("no room") }
 
-// escapes leaves a process in a session of its own, which its parent's end leaves
-// alone, and writes its number.
+// escapes leaves a process in a session of its own, which outlives its
+// parent, and writes its number.
 const escapes = `setsid sh -c 'echo $$ >"$1"; exec sleep 30' sh "$1" & while [ ! -s "$1" ]; do :; done; cat "$1"`
 
 // dialImpatient connects to a server that gives up clients soon, and returns what Serve

@@ -130,7 +130,7 @@ func (a *Applier) unlock(n *node, m *inode.Metadata) (flags uint32, err error) {
 	return flags, err
 }
 
-// setFlags gives a node the inode flags of its metadata, but for those that forbid
+// setFlags gives a node the inode flags of its metadata, except those that forbid
 // changes; see Protect. Others that it has stay unless it is to be exact.
 func (a *Applier) setFlags(n *node, m *inode.Metadata, have uint32) error {
 	want := m.Flags &^ LockingFlags

@@ -17,7 +17,7 @@ const maxWriteback = 5 * time.Minute
 // WritebackWindow is how long the kernel may leave a page that was written
 // through a mapping as it is, and so miss further writes to it: until it is
 // old enough, found, and written. The settings lie in settings, which is
-// KernelSettings but for tests.
+// KernelSettings except in tests.
 func WritebackWindow(settings string) time.Duration {
 	setting := func(name string, or time.Duration) time.Duration {
 		b, err := os.ReadFile(settings + "/" + name)

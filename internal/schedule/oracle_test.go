@@ -18,8 +18,8 @@ func faceOf(at time.Time) face {
 	return face{at.Minute(), at.Hour(), at.Day(), at.Month(), at.Weekday()}
 }
 
-// expressions, and what they mean, written by hand. Those of each hour are told
-// apart, for they follow real time.
+// expressions, and what they mean, written by hand. Those of each hour are kept
+// apart, because they follow real time.
 var expressions = []struct {
 	expr     string
 	eachHour bool

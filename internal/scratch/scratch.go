@@ -16,7 +16,7 @@ import (
 	"knowngood/internal/posix"
 )
 
-// Space is a directory that is for this process alone. Remove removes it.
+// Space is a directory that is only for this process. Remove removes it.
 type Space struct {
 	Dir  string
 	lock *os.File
@@ -44,7 +44,7 @@ func New(below, prefix string) (*Space, error) {
 	}
 }
 
-// Beside is where a directory for the running user alone lies by default: in the state
+// Beside is where a directory only for the running user lies by default: in the state
 // directory, and for root where that is another user's, who could put links in the way, beside
 // it.
 func Beside(stateDir, name string) string {

@@ -167,7 +167,7 @@ func nothingInAnothersDirectoryLeadsRootOut(t *testing.T) {
 				}
 				w.untouched(t)
 
-				// A file that is written anew takes the place of what is there.
+				// A file that is written again takes the place of what is there.
 				if err := w.Replace("name", []byte("new")); err != nil && !strings.Contains(plant, "a directory") {
 					t.Errorf("replace: %v", err)
 				}

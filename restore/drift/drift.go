@@ -6,7 +6,7 @@
 // and that its memory is bounded however much differs.
 //
 // What it reads of a host is that host's own word, package database included: of one that
-// may be taken over, only two snapshots compared elsewhere say something.
+// may be taken over, only two snapshots compared elsewhere show something.
 package drift
 
 import (
@@ -24,7 +24,7 @@ import (
 // Change is how a path differs.
 type Change string
 
-// The changes. Metadata is owner, mode, attributes or times alone.
+// The changes. Metadata is only owner, mode, attributes or times.
 const (
 	Added    Change = "added"
 	Changed  Change = "changed"

@@ -37,7 +37,7 @@ func (d *drill) ask(ctx context.Context) error {
 }
 
 // stillRun fails the services that have ended since they were started: what was
-// asked of them before says little.
+// asked of them before proves little.
 func (d *drill) stillRun(ctx context.Context) error {
 	for i := range d.o.Config.Services {
 		p, answer := &d.rep.Result.Probes[i], &d.rep.Answers[i]

@@ -161,7 +161,7 @@ type adoption struct {
 	t *transaction
 }
 
-// adopt does what the transaction says, each part unless it is done.
+// adopt does what the transaction names, each part unless it is done.
 func (a *adoption) adopt(ctx context.Context) error {
 	if a.state.Method == "link" && !a.state.adopted() && !a.isLink() {
 		if err := a.exchangeRoot(a.t.To, true); err != nil {

@@ -37,7 +37,7 @@ type Build struct {
 var ErrLive = errors.New("it is live already")
 
 // Stage builds a generation beside the live one. One of the same snapshot that is there and
-// as it was recorded is taken as it is; one that is bad is built anew.
+// as it was recorded is taken as it is; one that is bad is built again.
 func (s *Set) Stage(ctx context.Context, b *Build) (*Generation, error) {
 	if err := s.idle(); err != nil {
 		return nil, err

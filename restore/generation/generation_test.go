@@ -220,7 +220,7 @@ func aChangedGenerationDoesNotGoLive(t *testing.T) {
 	if w.live() != 1 {
 		t.Error("it is live")
 	}
-	w.must(switchTo(t.Context(), w, w.options(), 2, passes)) // it is built anew
+	w.must(switchTo(t.Context(), w, w.options(), 2, passes)) // it is built again
 	if w.live() != 2 {
 		t.Error("it is not live")
 	}
@@ -486,7 +486,7 @@ func aUserCannotHideFromDrift(t *testing.T) {
 			w.must(os.WriteFile(filepath.Join(w.root(), p), nil, 0o644))
 		}
 	}
-	w.must(os.Chmod(filepath.Join(w.root(), "d0/.x.generations"), 0o775)) // not ours alone, also where this is not root
+	w.must(os.Chmod(filepath.Join(w.root(), "d0/.x.generations"), 0o775)) // not only ours, also where this is not root
 	_, _, err := Drift(t.Context(), w.options(), false, func(_ string, c Change) { delete(want, c.Path) })
 	if err != nil || len(want) > 0 {
 		t.Errorf("drift does not list %v: %v", want, err)

@@ -9,7 +9,7 @@ import (
 )
 
 // Holders are processes that still use a generation that is not live: by their working
-// directory, root, program, open files or maps. Those of other users are seen by root alone.
+// directory, root, program, open files or maps. Those of other users are seen only by root.
 func (s *Set) Holders(name string) []string { return HeldBy(s.path(name)) }
 
 // HeldBy are processes that use what is in a directory; see Set.Holders.

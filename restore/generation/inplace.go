@@ -25,7 +25,7 @@ import (
 // before, from which a rollback puts back what was changed. The journal is that of
 // generations; of these there are two, the one before the command and the one after it.
 type InPlace struct {
-	Dir     string // of the journal and the copy, for the running user alone
+	Dir     string // of the journal and the copy, only for the running user
 	Sources []configs.Source
 	// Walk is how sources are walked, and what of them is left out.
 	Walk func([]configs.Source) ([]walk.Source, []posix.DevIno, error)

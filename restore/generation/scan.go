@@ -335,7 +335,7 @@ func (j *journal) verify(ctx context.Context, g *Generation) error {
 	return verifyTree(ctx, "generation "+g.Name, want, &scan{top: j.topOf(g.Name), old: j.path(g.Name + recordName)})
 }
 
-// record writes the record of a generation anew, and returns the digest. Of one that is moving
+// record writes the record of a generation again, and returns the digest. Of one that is moving
 // programs may still have files open, and remove some.
 func (j *journal) record(ctx context.Context, top, name string, moving bool) (digest string, count uint64, err error) {
 	c := &scan{top: top, write: j.path(name + recordName), moving: moving}

@@ -152,7 +152,7 @@ func (s *state) drop(name string) {
 // adopted reports whether there is a generation.
 func (s *state) adopted() bool { return s != nil && len(s.Generations) > 0 }
 
-// before is the generation that a rollback goes to: the good one that was live last, but for
+// before is the generation that a rollback goes to: the good one that was live last, except
 // the one that is live. Nil where there is none.
 func (s *state) before(live string) (best *Generation) {
 	for _, g := range s.Generations {

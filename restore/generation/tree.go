@@ -11,7 +11,7 @@ import (
 	"knowngood/internal/posix"
 )
 
-// MakeTop makes an empty directory for a tree, for its owner alone: a subvolume on btrfs.
+// MakeTop makes an empty directory for a tree, only for its owner: a subvolume on btrfs.
 func MakeTop(path string) error { return makeTop(path, true) }
 
 // CloneTree makes a copy of a tree at a path that does not exist, with all metadata, and

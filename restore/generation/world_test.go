@@ -53,7 +53,7 @@ func (w *world) at(name string) string { return filepath.Join(w.dir, name) }
 func (w *world) root() string          { return w.at("srv/app") }
 func (w *world) gens() string          { return w.at("srv/.app.generations") }
 
-// tree makes a tree of a version: each file says which.
+// tree makes a tree of a version: each file names it.
 func (w *world) tree(dir string, version int) {
 	w.t.Helper()
 	for i := range filesOfATree {

@@ -36,7 +36,7 @@ import (
 const (
 	stateFile = "instances.json"
 	lockFile  = "lock"
-	treesDir  = "trees" // with the trees that instances are made from, for their owner alone
+	treesDir  = "trees" // with the trees that instances are made from, only for their owner
 	layersDir = "upper" // with the writable parts of overlays
 	recordExt = ".files"
 	envExt    = ".env"

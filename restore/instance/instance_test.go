@@ -63,7 +63,7 @@ func TestInstances(t *testing.T) {
 		}
 	})
 
-	// The machine was started anew: nothing runs and nothing is mounted.
+	// The machine was started again: nothing runs and nothing is mounted.
 	t.Run("after a boot instances are mounted and started again", func(t *testing.T) {
 		w := newWorld(t, t.TempDir(), true)
 		s := w.open(w.options(), 2)

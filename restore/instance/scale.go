@@ -240,7 +240,7 @@ func (s *Set) recover(ctx context.Context) error {
 	if err := s.tidy(s.state); err != nil {
 		return err
 	}
-	again := []*Instance{} // ran before the machine was started anew
+	again := []*Instance{} // ran before the machine was started again
 	for _, in := range slices.Clone(s.state.Instances) {
 		booted := in.Boot != generation.BootID()
 		if booted && (in.Status == Draining || in.Status == Stopping) {

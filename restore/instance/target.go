@@ -78,7 +78,7 @@ func (s *Set) wanted(ctx context.Context) (int, error) {
 	return int(math.Ceil(f)), err
 }
 
-// askCommand tells the command which instances count, by their numbers, paths and units.
+// askCommand passes the command which instances count, by their numbers, paths and units.
 func (s *Set) askCommand(ctx context.Context, t *configs.ScaleTarget, timeout time.Duration) (string, error) {
 	var numbers, paths, units []string
 	for _, in := range s.state.alive() {

@@ -158,7 +158,7 @@ func onItsThread(f func()) {
 	runtime.UnlockOSThread()
 }
 
-// becomeOnThisThread makes the calling thread, and it alone, another user, with
+// becomeOnThisThread makes the calling thread, and only it, another user, with
 // all capabilities as before.
 func becomeOnThisThread(id int) error {
 	var caps [2]unix.CapUserData

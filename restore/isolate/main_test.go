@@ -260,7 +260,7 @@ func asNobody(t *testing.T, pattern string) {
 	if os.Geteuid() != 0 {
 		t.Skip("this is no root: the tests themselves run as a user")
 	}
-	dir, err := os.MkdirTemp("", "nobody") // t.TempDir lies in a directory of root's alone
+	dir, err := os.MkdirTemp("", "nobody") // t.TempDir lies in a directory only of root
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -367,7 +367,7 @@ const checkIndexes = `create extension if not exists amcheck; select count(bt_in
 	join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam where amname = 'btree' and relpersistence <> 't' and indisready and indisvalid`
 
 // amcheck compares each B-tree index with its table, and checks the tables: of a
-// data directory, because a dump makes its indexes anew.
+// data directory, because a dump makes its indexes again.
 func (s *server) amcheck(ctx context.Context, _ *env) error {
 	if s.probe.Dump != "" || s.probe.Amcheck != nil && !*s.probe.Amcheck {
 		return nil

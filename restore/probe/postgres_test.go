@@ -104,7 +104,7 @@ func newCluster(t *testing.T) *cluster {
 	run("pg_dump", "-Ft", "-f", filepath.Join(dir, "tar"), "shop")
 	run("pg_dumpall", "-f", filepath.Join(dir, "all"))
 	sql("shop", "checkpoint")
-	sql("shop", "update orders set price = price where id < 100") // is in the log alone
+	sql("shop", "update orders set price = price where id < 100") // is only in the log
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", server.Process.Pid))
 	if err != nil {
 		t.Fatal(err)

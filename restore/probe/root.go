@@ -78,7 +78,7 @@ func (r *root) stat(path string) (os.FileInfo, error) {
 	return f.Stat()
 }
 
-// hasEntry returns an error where a directory is empty: its size says nothing of that.
+// hasEntry returns an error where a directory is empty: its size does not show that.
 func (r *root) hasEntry(path string) error {
 	f, err := r.openat(path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package check verifies that what a repository holds is whole, and names what is
-// not: objects that are missing, damaged or of another size than snapshots say,
+// not: objects that are missing, damaged or of another size than snapshots state,
 // with the files that cannot be restored because of them.
 //
 // It promises that what it calls damage affects a kept snapshot or shows that
@@ -67,32 +67,32 @@ type Progress struct {
 	Packs, PacksDone atomic.Uint64
 	Bytes            atomic.Uint64 // read from packs
 
-	// Hurt, when set, is called with each damaged object and each file that it
-	// hurts, one call at a time.
-	Hurt func(object string, h Hurt)
+	// Affected, when set, is called with each damaged object and each file that it
+	// affects, one call at a time.
+	Affected func(object string, h Affected)
 }
 
-// Damage is an object that is not as it should be, with whom it hurts.
+// Damage is an object that is not as it should be, with what it affects.
 type Damage struct {
 	Object string
 	Err    error
-	Lock   bool // only a lock is amiss; Object names the snapshot whose root says more
-	// Hurts lists what cannot be restored, up to a limit, what is lost first; Count
+	Lock   bool // only a lock is wrong; Object names the snapshot whose root claims more
+	// Affected lists what cannot be restored, up to a limit, what is lost first; Count
 	// counts all, Lost those that are lost.
-	Hurts []Hurt
-	Count int
-	Lost  int
+	Affected []Affected
+	Count    int
+	Lost     int
 }
 
-// Hurt is a file, or more of a snapshot, that cannot be restored.
-type Hurt struct {
+// Affected is a file, or more of a snapshot, that cannot be restored.
+type Affected struct {
 	Ref  string // of the snapshot
-	Path string // of the file in its manifest; "" where Part says more
+	Path string // of the file in its manifest; "" where Part is set
 	Part string // what of the snapshot, in words; "" for a file
 	Lost bool   // no run of the host stores it again: no newest snapshot has it
 }
 
-func (h Hurt) String() string {
+func (h Affected) String() string {
 	if h.Part != "" {
 		return h.Ref + ": " + h.Part
 	}
@@ -110,7 +110,7 @@ type Report struct {
 	LostFiles                                      []LostFiles // of the same snapshots
 	Repaired                                       []string    // index runs that were missing or damaged, and are replaced
 	Spoiled                                        []string    // objects that are there and damaged, and that no kept snapshot needs; the next one must not
-	Suspects                                       []string    // objects that are missing or damaged, those included that hurt nothing
+	Suspects                                       []string    // objects that are missing or damaged, those included that affect nothing
 	Unneeded                                       []Unneeded
 	Locks                                          uint64   // objects whose locks the store was asked for
 	Notes                                          []string // what could not be looked into, and why; what is odd and affects nothing
@@ -121,7 +121,7 @@ type Report struct {
 // not in the store, and in no newest snapshot, so that no run stores them again.
 type LostFiles struct {
 	Ref   string   `json:"ref"`
-	Files []string `json:"files"` // the first few, as Hurt prints them without the reference
+	Files []string `json:"files"` // the first few, as Affected prints them without the reference
 	Count int      `json:"count"`
 
 	last string // that was counted
@@ -134,8 +134,8 @@ type Healing struct {
 	Environment string `json:"environment"`
 }
 
-// maxHurt is how many files are named for each damaged object.
-const maxHurt = 100
+// maxAffected is how many files are named for each damaged object.
+const maxAffected = 100
 
 // checker checks one repository.
 type checker struct {
@@ -241,7 +241,7 @@ func (c *checker) damage(object string, err error) {
 	c.report.Damage = append(c.report.Damage, Damage{Object: object, Err: err})
 }
 
-func (c *checker) hurts(object string, h Hurt) {
+func (c *checker) affects(object string, h Affected) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i, ok := c.byKey[object]
@@ -256,25 +256,25 @@ func (c *checker) hurts(object string, h Hurt) {
 	if h.Lost {
 		d.Lost++
 	}
-	if len(d.Hurts) == maxHurt && d.Lost <= maxHurt && h.Lost { // in the place of one that is not
-		d.Hurts = d.Hurts[:maxHurt-1]
+	if len(d.Affected) == maxAffected && d.Lost <= maxAffected && h.Lost { // in the place of one that is not
+		d.Affected = d.Affected[:maxAffected-1]
 	}
-	if len(d.Hurts) < maxHurt {
+	if len(d.Affected) < maxAffected {
 		h.Path = strings.Clone(h.Path)
-		at := len(d.Hurts)
+		at := len(d.Affected)
 		if h.Lost {
 			at = d.Lost - 1
 		}
-		d.Hurts = slices.Insert(d.Hurts, at, h)
+		d.Affected = slices.Insert(d.Affected, at, h)
 	}
-	if c.Progress.Hurt != nil {
-		c.Progress.Hurt(object, h)
+	if c.Progress.Affected != nil {
+		c.Progress.Affected(object, h)
 	}
 }
 
 // loses notes a file that is lost. One that lacks something of several objects is
 // named with each of these, one after the other, and counts once.
-func (c *checker) loses(h Hurt) {
+func (c *checker) loses(h Affected) {
 	l := c.lost[h.Ref]
 	if l == nil {
 		l = &LostFiles{Ref: h.Ref}
@@ -285,7 +285,7 @@ func (c *checker) loses(h Hurt) {
 		return
 	}
 	l.last = name
-	if l.Count++; len(l.Files) < maxHurt {
+	if l.Count++; len(l.Files) < maxAffected {
 		l.Files = append(l.Files, name)
 	}
 }
@@ -337,7 +337,7 @@ func (c *checker) host(ctx context.Context, host string) error {
 			if err := c.opens(ctx, s); err != nil {
 				if object, ok := damagedObject(err); ok {
 					c.damage(object, err)
-					c.hurts(object, Hurt{Ref: s.Ref(), Part: "all of it"})
+					c.affects(object, Affected{Ref: s.Ref(), Part: "all of it"})
 					unknown.unread = true
 					continue
 				}

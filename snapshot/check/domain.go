@@ -53,11 +53,11 @@ type domainCheck struct {
 	segments map[[32]byte][]link            // of ID, those that were looked into, with their hard links
 	linked   map[[32]byte]bool              // sets of such segments that were looked into; see links
 	listed   map[deletion.ObjectID]bool     // objects that a kept snapshot lists
-	indexed  map[[32]byte]deletion.ObjectID // chunks that the index has in one of them alone
-	hurt     bool                           // some file is
+	indexed  map[[32]byte]deletion.ObjectID // chunks that the index has only in one of them
+	affected bool                           // some file is
 
-	hurtSegments map[[32]byte]bool // by ID, those in which one may be
-	hurtTables   map[tableKey]bool
+	affectedSegments map[[32]byte]bool // by ID, those in which one may be
+	affectedTables   map[tableKey]bool
 }
 
 func (c *checker) newDomain(host string, domain *seal.Domain, unknown *strangers) *domainCheck {
@@ -67,7 +67,7 @@ func (c *checker) newDomain(host string, domain *seal.Domain, unknown *strangers
 		locks:    &lockCheck{domainOf: of, wanted: map[deletion.ObjectID]lockOf{}},
 		tables:   map[tableKey]bool{}, tablesIn: map[deletion.ObjectID]bool{}, segments: map[[32]byte][]link{}, linked: map[[32]byte]bool{},
 		listed: map[deletion.ObjectID]bool{}, indexed: map[[32]byte]deletion.ObjectID{},
-		hurtSegments: map[[32]byte]bool{}, hurtTables: map[tableKey]bool{}}
+		affectedSegments: map[[32]byte]bool{}, affectedTables: map[tableKey]bool{}}
 }
 
 // key of a pack or container.
@@ -196,8 +196,8 @@ func (d *domainCheck) check(ctx context.Context) error {
 		return err
 	}
 	d.judge()
-	if d.hurt || len(d.bad) > 0 {
-		return (&naming{d.domainOf, d.bad, d.hurtTables}).run(ctx)
+	if d.affected || len(d.bad) > 0 {
+		return (&naming{d.domainOf, d.bad, d.affectedTables}).run(ctx)
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ type evidence struct {
 // have been stored again since: then it affects nobody.
 type suspect struct {
 	err    error
-	needed bool // a kept snapshot relies on it alone for something
+	needed bool // a kept snapshot relies only on it for something
 	lists  bool // a kept snapshot has its list of files there, or a part of it
 }
 
@@ -63,7 +63,7 @@ func (v *evidence) remnantsElsewhere(hash [32]byte) bool {
 	return true
 }
 
-// there reports whether a chunk is where an entry says, or in a pack that is
+// there reports whether a chunk is where an entry locates it, or in a pack that is
 // whole.
 func (v *evidence) there(c *manifest.Chunk) bool {
 	if loc, ok := v.actual.Lookup(c.ID); ok {

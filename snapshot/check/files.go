@@ -133,7 +133,7 @@ func (d *domainCheck) files(ctx context.Context, snapshots []*history.Snapshot) 
 func (d *domainCheck) end(ctx context.Context, f *files) error {
 	key := keyOfTable(f.Body)
 	if f.err != nil {
-		d.hurt, d.hurtTables[key] = true, true
+		d.affected, d.affectedTables[key] = true, true
 		return d.object(d.key(tableOf(f.Body)), f.err)
 	}
 	for i := range f.tree.Table.Segments {
@@ -147,8 +147,8 @@ func (d *domainCheck) end(ctx context.Context, f *files) error {
 				return err
 			}
 		}
-		if d.hurtSegments[id] {
-			d.hurtTables[key] = true
+		if d.affectedSegments[id] {
+			d.affectedTables[key] = true
 		}
 	}
 	return d.links(ctx, f.Snapshot, f.tree)
@@ -159,7 +159,7 @@ func (d *domainCheck) segment(f *files, i int, entries []manifest.Entry, err err
 	id := f.tree.Table.Segments[i].ID
 	d.report.Segments++
 	if err != nil {
-		d.hurt, d.hurtSegments[id] = true, true
+		d.affected, d.affectedSegments[id] = true, true
 		return d.object(d.key(f.tree.Container(i)), err)
 	}
 	for j := range entries {
@@ -169,12 +169,12 @@ func (d *domainCheck) segment(f *files, i int, entries []manifest.Entry, err err
 				s.needed = true
 			}
 			if d.bad[c.ID] != "" {
-				d.hurtSegments[id] = true
+				d.affectedSegments[id] = true
 			}
 			if d.there(c) {
 				continue
 			}
-			d.hurt, d.hurtSegments[id] = true, true
+			d.affected, d.affectedSegments[id] = true, true
 			in := deletion.ObjectID{Kind: wire.KindPack, Hash: c.Loc.Pack.Hash}
 			if at, ok := d.indexed[c.ID]; ok && d.suspects[in] == nil { // which took the place of the pack in the hint
 				in = at

@@ -115,7 +115,7 @@ func TestLongHistory(t *testing.T) {
 			}
 		})
 	})
-	t.Run("is read again to name files only where some may be hurt", func(t *testing.T) {
+	t.Run("is read again to name files only where some may be affected", func(t *testing.T) {
 		of(t, func(w *world, s *distantStore) {
 			w.run(check.Options{})
 			undamaged := s.of("manifests")

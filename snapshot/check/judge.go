@@ -34,7 +34,7 @@ func (d *domainCheck) container(ctx context.Context, in deletion.ObjectID, segme
 	return nil
 }
 
-// judge says of each suspect whether it is damage, and forgets bad chunks of
+// judge decides of each suspect whether it is damage, and forgets bad chunks of
 // which there is another copy.
 func (d *domainCheck) judge() {
 	for id := range d.bad {
@@ -59,7 +59,7 @@ func (d *domainCheck) judge() {
 		s.needed = s.needed || d.Sealed && d.listed[id] && (unique[id] || id.Kind == wire.KindManifest)
 		switch {
 		case s.needed:
-			d.hurt = true
+			d.affected = true
 			d.damage(key, s.err)
 		case d.Sealed && d.listed[id] && (!d.filesOnly[id.Hash] || d.sizes[id.Hash] == 0 && !d.remnantsElsewhere(id.Hash)): // the index was lost, or it may hold segments
 			unsure = append(unsure, fmt.Sprintf("%s (%v)", key, s.err))

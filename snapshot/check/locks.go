@@ -28,7 +28,7 @@ const (
 	lockSlack = time.Minute
 )
 
-// lockClaim is what a root says of the locks of all that its snapshot needs.
+// lockClaim is what a root claims of the locks of all that its snapshot needs.
 type lockClaim struct {
 	until time.Time
 	by    *history.Snapshot
@@ -43,11 +43,11 @@ type lockOf struct {
 // lockCheck checks the locks of what the snapshots of a domain need.
 type lockCheck struct {
 	*domainOf
-	wanted   map[deletion.ObjectID]lockOf // what roots say of the locks of objects
+	wanted   map[deletion.ObjectID]lockOf // what roots claim of the locks of objects
 	claiming lockClaim                    // of the snapshot whose objects are added now
 }
 
-// claims are what roots say of locks that have not ended: the newest ones of each
+// claims are what roots claim of locks that have not ended: the newest ones of each
 // environment, or all, by the table that they have.
 func (d *lockCheck) claims() map[tableKey]lockClaim {
 	if d.repo.Descriptor().LockMode == "" {
@@ -215,7 +215,7 @@ func (s *shortLocks) add(key string, lock storage.Retention) {
 	}
 }
 
-// tooShort notes that what a snapshot needs is locked for less than its root says.
+// tooShort notes that what a snapshot needs is locked for less than its root claims.
 func (d *lockCheck) tooShort(s *history.Snapshot, found *shortLocks) {
 	until := "is not locked"
 	switch {

@@ -13,11 +13,11 @@ import (
 	"knowngood/storage/history"
 )
 
-// naming names the files that are hurt by damage in a domain.
+// naming names the files that are affected by damage in a domain.
 type naming struct {
 	*domainOf
-	bad  map[[32]byte]string // chunks that are lost, and the key of the pack that had each
-	hurt map[tableKey]bool   // tables of snapshots that may be
+	bad      map[[32]byte]string // chunks that are lost, and the key of the pack that had each
+	affected map[tableKey]bool   // tables of snapshots that may be
 }
 
 // onHost are the bad chunks, and all segments, that the newest snapshot of an
@@ -53,7 +53,7 @@ func (n *naming) onHost(ctx context.Context) (in map[[32]byte]string, err error)
 	return in, nil
 }
 
-// run goes again through the snapshots that may be hurt, and names the files that are hurt.
+// run goes again through the snapshots that may be affected, and names the files that are.
 func (n *naming) run(ctx context.Context) error {
 	onHost, err := n.onHost(ctx)
 	if err != nil {
@@ -68,17 +68,17 @@ func (n *naming) run(ctx context.Context) error {
 	}
 
 	for _, s := range n.snapshots {
-		if !n.hurt[keyOfTable(s.Body)] {
+		if !n.affected[keyOfTable(s.Body)] {
 			continue
 		}
 		tree, err := snapshot.OpenTree(ctx, n.repo, s)
 		if err != nil {
-			h := Hurt{Ref: s.Ref(), Part: "all of it", Lost: !newest[s]}
+			h := Affected{Ref: s.Ref(), Part: "all of it", Lost: !newest[s]}
 			if newest[s] {
 				h.Part = "all of it, unless nothing changed since: then the next snapshot stores its list of files again"
 				n.heal(s.Environment)
 			}
-			n.hurts(n.key(tableOf(s.Body)), h)
+			n.affects(n.key(tableOf(s.Body)), h)
 			continue
 		}
 		segments := map[string][32]byte{} // by their first paths
@@ -93,7 +93,7 @@ func (n *naming) run(ctx context.Context) error {
 				if heals {
 					n.heal(env)
 				}
-				n.hurts(object, Hurt{Ref: s.Ref(), Part: strings.TrimSuffix(se.Error(), ": "+se.Err.Error()), Lost: !heals})
+				n.affects(object, Affected{Ref: s.Ref(), Part: strings.TrimSuffix(se.Error(), ": "+se.Err.Error()), Lost: !heals})
 				continue
 			}
 			if err != nil {
@@ -121,6 +121,6 @@ func (n *naming) nameFile(s *history.Snapshot, e *manifest.Entry, onHost map[[32
 		lost[key] = lost[key] || !heals
 	}
 	for key, lost := range lost {
-		n.hurts(key, Hurt{Ref: s.Ref(), Path: e.Path, Lost: lost})
+		n.affects(key, Affected{Ref: s.Ref(), Path: e.Path, Lost: lost})
 	}
 }

@@ -137,7 +137,7 @@ func TestRepair(t *testing.T) {
 		}
 	})
 
-	t.Run("leaves damage to the check that hurts nothing", func(t *testing.T) {
+	t.Run("leaves damage to the check that affects nothing", func(t *testing.T) {
 		w := build(t)
 		key := w.keys("hosts/h/packs/")[0]
 		flip(w, w.keys(index)[0])

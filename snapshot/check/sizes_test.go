@@ -40,7 +40,7 @@ func testSizes(t *testing.T) {
 				t.Errorf("damage %q, not %q", damage(r), want)
 			}
 			if len(r.Lost) > 0 || len(r.Damage) == 1 && r.Damage[0].Count > 0 {
-				t.Errorf("it hurts %+v", r.Damage[0].Hurts)
+				t.Errorf("it affects %+v", r.Damage[0].Affected)
 			}
 		})
 	}

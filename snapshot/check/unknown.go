@@ -110,7 +110,7 @@ func (c *checker) unknown(ctx context.Context, host string, domains map[seal.Dom
 	return nil
 }
 
-// strange adds the keys of a prefix that are of no known kind, but for those that
+// strange adds the keys of a prefix that are of no known kind, except those that
 // are damage because of where they lie.
 func (c *checker) strange(ctx context.Context, prefix string, s *strangers) error {
 	for o, err := range c.repo.Store().List(ctx, storage.ListOptions{Prefix: prefix, Foreign: s.add}) {

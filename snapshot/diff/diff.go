@@ -21,7 +21,7 @@ const (
 	Added    Change = "added"
 	Removed  Change = "removed"
 	Modified Change = "modified" // content, type or target
-	Metadata Change = "metadata" // owner, mode, times or attributes alone
+	Metadata Change = "metadata" // only owner, mode, times or attributes
 	Unread   Change = "unread"   // one of the two could not be captured whole
 )
 

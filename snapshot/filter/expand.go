@@ -53,7 +53,7 @@ func firstBraces(p string) (open, end int, commas []int, err error) {
 			}
 		case '}':
 			if depth == 0 {
-				continue // alone, which no pattern may have
+				continue // by itself, which no pattern may have
 			}
 			if depth--; depth == 0 {
 				return open, i, commas, nil

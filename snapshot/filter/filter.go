@@ -37,11 +37,11 @@ import (
 type Decision uint8
 
 const (
-	// Include says that the path is meant.
+	// Include means that the path is meant.
 	Include Decision = iota
-	// Exclude says that it is not meant, nor is anything below it.
+	// Exclude means that it is not meant, nor is anything below it.
 	Exclude
-	// Parent says that a directory is not meant itself, but that something
+	// Parent means that a directory is not meant itself, but that something
 	// below it may be.
 	Parent
 )
@@ -305,7 +305,7 @@ func (r *rule) match(rel, name string, isDir bool) bool {
 }
 
 // mayMatchBelow reports whether a path below dir can match. It may be wrong in
-// saying yes.
+// a yes.
 func (r *rule) mayMatchBelow(dir string) bool {
 	if !r.anchored {
 		return true

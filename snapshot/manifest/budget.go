@@ -6,7 +6,7 @@ import "knowngood/storage/pack"
 // beginning, and many entries name one owner or one set of attributes. These
 // limits hold for sums over the entries of a segment (docs/FORMAT.md section
 // 12), so that a few bytes of a foreign manifest cannot fill the memory of its
-// readers. A writer keeps them by cutting segments where CutAfter says, when
+// readers. A writer keeps them by cutting segments where CutAfter decides, when
 // each entry keeps those of one entry, which Check looks at.
 const (
 	maxPaths  = 4 << 20  // bytes of all paths, in full
@@ -57,7 +57,7 @@ func (e *Entry) overBudget() string {
 
 const (
 	// heavy is from what weight on an entry may not fit a segment: a chunk weighs
-	// 40 bytes and takes at most 135, when it alone is of its pack.
+	// 40 bytes and takes at most 135, when it is the only one of its pack.
 	heavy = pack.MaxSegmentContent / 4
 	// besides is what the other entries of its segment take at most: their
 	// weight is below cutMaxBytes, and hints take some more.

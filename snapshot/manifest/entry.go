@@ -36,7 +36,7 @@ type Flags uint8
 const (
 	// Implied marks a parent directory of a captured path: its metadata is
 	// kept so that a new tree can be built, but the directory itself was
-	// not captured and a restore in place leaves it alone.
+	// not captured and a restore in place does not touch it.
 	Implied Flags = 1 << iota
 	// Changed marks a file that changed while it was read, twice: what was
 	// captured may mix old and new content.
@@ -48,7 +48,7 @@ const (
 	// Command marks the output of a command source.
 	Command
 	// ListingUnread marks a directory whose names could not be read, or not
-	// all of them. What is missing below it says nothing.
+	// all of them. What is missing below it means nothing.
 	ListingUnread
 	// MetadataIncomplete marks a node of which some metadata could not be
 	// read; its content is whole.

@@ -135,7 +135,7 @@ func sortedPaths(paths []string) bool {
 	return true
 }
 
-// EqualSources reports whether two lists of sources say the same.
+// EqualSources reports whether two lists of sources have the same.
 func EqualSources(a, b []Source) bool {
 	return bytes.Equal(appendSources(nil, a), appendSources(nil, b))
 }

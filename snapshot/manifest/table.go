@@ -26,7 +26,7 @@ type Table struct {
 	Unknown    []wire.Field
 }
 
-// Segment says where a segment lies and what it starts with.
+// Segment is where a segment lies and what it starts with.
 type Segment struct {
 	Container  int // 0: that of the table; else position in Containers, plus 1
 	Offset     uint32
@@ -113,7 +113,7 @@ func appendProblem(b []byte, p *Problem) []byte {
 	return wire.AppendBytes(wire.AppendBytes(b, p.Path), p.Reason)
 }
 
-// Digest commits to all that the table says of the snapshot, wherever its
+// Digest commits to all that the table has of the snapshot, wherever its
 // segments lie: sources with their rules, problems, and the segments in order
 // (docs/FORMAT.md section 8). The root carries it; a table with another digest
 // is not the snapshot's.

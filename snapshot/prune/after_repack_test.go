@@ -25,7 +25,7 @@ func (w *world) turn() {
 	w.free()
 }
 
-// saysOnlyWhatHolds makes sure that what statements say of repacks is about
+// saysOnlyWhatHolds makes sure that what statements hold of repacks is about
 // packs that manifests of these snapshots name, and packs that stand for them
 // now, and none between, however often they were rewritten.
 func (w *world) saysOnlyWhatHolds(refs ...string) {

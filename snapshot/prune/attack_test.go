@@ -169,7 +169,7 @@ func testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost(t *testing.T) {
 			slices.SortFunc(d.Announced, statement.CompareObjects)
 		}))
 		w.forget("web", 3)
-		if d := own(); d.Announced.Objects == 0 { // number 3, after which 2 is heeded
+		if d := own(); d.Announced.Objects == 0 { // number 3, after which 2 counts
 			t.Fatal("nothing is announced")
 		}
 		time.Sleep(7*day - time.Hour)
@@ -183,7 +183,7 @@ func testAnAnnouncementWithAnEndedKeyStartsTheClockOfTheNewHost(t *testing.T) {
 }
 
 // After a break-in the operator takes back what the host forgot, with the
-// identity, and enrols it again, as SECURITY says. The host captures, with small
+// identity, and enrols it again, as SECURITY describes. The host captures, with small
 // numbers; nothing that the old key said of numbers that no snapshot had holds on.
 func testATombstoneOverTheFutureOutlivesTheKeyThatSignedIt(t *testing.T) {
 	for name, last := range map[string]uint64{"up to the last number": layout.MaxNumber, "up to 2^40": 1 << 40} {
@@ -383,7 +383,7 @@ func testCollapsedSnapshotsPushGoodOnesOutOfAPolicyElsewhere(t *testing.T) {
 }
 
 // A key that ended does not keep an announcement of the owner from coming due
-// (SECURITY: "signed with a key that ended, changes neither what it says nor since
+// (SECURITY: "signed with a key that ended, changes neither what it holds nor since
 // when").
 func testAnEndedKeyKeepsWhatTheOwnerAnnouncedFromBeingDeleted(t *testing.T) {
 	if testing.Short() {
@@ -480,7 +480,7 @@ func testALateRootIsPutAgainLater(t *testing.T) {
 				time.Sleep(20 * time.Hour)
 				w.put(key(4), object)
 				back()
-				w.capture("web") // 5, which stores it anew
+				w.capture("web") // 5, which stores it again
 				if again {
 					time.Sleep(6 * time.Hour)
 					w.overwrite(key(4), w.copyOf(key(4)))
@@ -688,7 +688,7 @@ func testTheOwnerVouchesForWhatWasPutOverTheHeadInBetween(t *testing.T) {
 
 // A snapshot that is called complete refers to nothing that was deleted, also
 // when somebody with the host's key signs, right after a prune, that all statements
-// before have nothing to say any more (field 16).
+// before are not in force any more (field 16).
 func testSinceHidesFromAWriterWhatWasJustDeleted(t *testing.T) {
 	for name, evil := range map[string]bool{"without the attack": false, "with it": true} {
 		t.Run(name, func(t *testing.T) {

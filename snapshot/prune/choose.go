@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// A pack of which the estimate says that less than maxEstimate is needed is
+	// A pack of which by the estimate less than maxEstimate is needed is
 	// looked into, and rewritten when it is less than maxShare.
 	maxEstimate = 0.5
 	maxShare    = 0.6
@@ -98,7 +98,7 @@ func (r *repacker) choose(ctx context.Context, chunks iter.Seq2[[32]byte, index.
 }
 
 // movable leaves out the packs from which a kept snapshot takes a segment of its
-// manifest, or its list of objects: a repack moves chunks alone.
+// manifest, or its list of objects: a repack moves only chunks.
 func (r *repacker) movable(ctx context.Context, packs []*candidate) ([]*candidate, error) {
 	fixed := map[[32]byte]bool{}
 	for _, m := range r.needy(packs) {
@@ -162,7 +162,7 @@ func (r *repacker) needy(packs []*candidate) []*manifest {
 	return out
 }
 
-// used tells of each chunk in the packs whether a kept snapshot refers to it,
+// used reports of each chunk in the packs whether a kept snapshot refers to it,
 // be it to a copy elsewhere. A segment that several share is read once.
 func (r *repacker) used(ctx context.Context, packs []*candidate, by []*manifest) (map[[32]byte]bool, error) {
 	used := map[[32]byte]bool{}

@@ -35,7 +35,7 @@ func (w *world) domain() seal.DomainID {
 	return h.Domain.ID
 }
 
-// moved are the packs that repacks in force say were rewritten, and those that
+// moved are the packs that were rewritten by repacks in force, and those that
 // stand for them.
 func (w *world) moved(domain seal.DomainID) (old, into [][32]byte) {
 	w.t.Helper()
@@ -69,7 +69,7 @@ func TestElsewhere(t *testing.T) {
 	t.Run("repacks outlive the key of their host", testRepacksOutliveTheKeyOfTheirHost)
 }
 
-// Who took a host over could say of every pack that it was rewritten. What its
+// Who took a host over could claim of every pack that it was rewritten. What its
 // host did rewrite it deletes itself.
 func testAnotherMachineNeitherBelievesARepackNorUndoesIt(t *testing.T) {
 	simulated(t, memory, func(w *world) {
@@ -121,8 +121,8 @@ func testATakenHostHasNothingDeletedElsewhereByARepack(t *testing.T) {
 					time.Sleep(8 * day)
 					w.free()
 				}
-				// It says of all that it ever stored that one pack stands for it, and
-				// that what was told before counts no more.
+				// It claims of all that it ever stored that one pack stands for it, and
+				// that what was stated before counts no more.
 				host, err := w.host().Host(w.Ctx)
 				w.check(err)
 				d, err := w.host().Deletions(w.Ctx, enginetest.Host, host.Domain.ID)
@@ -152,7 +152,7 @@ func testATakenHostHasNothingDeletedElsewhereByARepack(t *testing.T) {
 }
 
 // What was rewritten before is neither damage nor in the way when the host was
-// installed anew.
+// installed again.
 func testRepacksOutliveTheKeyOfTheirHost(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		second, third := w.sparse()

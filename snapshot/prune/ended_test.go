@@ -89,7 +89,7 @@ func TestEndedKey(t *testing.T) {
 }
 
 // A writer passes over what an ended key announces above the statements that
-// count. The next of those makes it heeded, as announced from then on.
+// count. With the next of those it counts, as announced from then on.
 func testWhatAnEndedKeyAnnouncedWaitsFromWhenItCounts(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		w.write("stays", 100<<10)

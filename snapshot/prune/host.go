@@ -144,7 +144,7 @@ func (h *host) prune(ctx context.Context, domains []seal.DomainID) error {
 // reads what was announced in each.
 func (h *host) list(ctx context.Context, domains []seal.DomainID) error {
 	for _, d := range domains {
-		// In a domain that this machine had before it was enrolled again the word of the
+		// In a domain that this machine had before it was enrolled again the claim of the
 		// host is that of whoever had its key then.
 		h.facts[d] = &facts{host: h.name, domain: d, own: h.own && d == h.present, now: h.now, announce: h.Announce, objects: map[deletion.ObjectID]object{}}
 	}

@@ -20,7 +20,7 @@ import (
 // store.
 const maxClockError = 24 * time.Hour
 
-// Judged is a snapshot with what a retention policy says of it.
+// Judged is a snapshot with what a retention policy decides of it.
 type Judged struct {
 	*history.Snapshot
 	Suspect bool     // by the word of its host, and nobody accepted it
@@ -30,8 +30,8 @@ type Judged struct {
 // Judge applies a retention policy to the snapshots of an environment that are
 // not forgotten, and returns them the newest first. On the host itself the time of
 // those in its present domain is that of their start. Of all others, and for
-// everybody else, it is that at which the store took them: a host that was taken says of its snapshots that they are old, so that
-// they take the place of good ones. Those whose host says another time are kept.
+// everybody else, it is that at which the store took them: a host that was taken claims that its snapshots are old, so that
+// they take the place of good ones. Those whose host claims another time are kept.
 // Roots that do not verify are not judged, and so stay: damaged names them. While
 // the newest is suspect, and nobody accepted it, all are kept. proof is what makes a
 // snapshot known-good.
@@ -44,7 +44,7 @@ func Judge(ctx context.Context, repo *repository.Repository, name, env string, p
 	if err != nil {
 		return nil, nil, err
 	}
-	var collapsed statement.Numbers // by the counts in the roots, not by the word of the host
+	var collapsed statement.Numbers // by the counts in the roots, not by the claim of the host
 	if !own {
 		roots, err := repo.List(ctx, name, env)
 		if err != nil {

@@ -41,7 +41,7 @@ func (w *world) attest(on *repository.Repository, number uint64, edit func(*atte
 	w.check(err)
 }
 
-// kept are the snapshots that a policy keeps of web, and why, but for the newest.
+// kept are the snapshots that a policy keeps of web, and why, except the newest.
 func (w *world) kept(r *repository.Repository, policy retention.Policy, proof attest.Policy) map[uint64][]string {
 	w.t.Helper()
 	judged, damaged, err := prune.Judge(w.Ctx, r, enginetest.Host, "web", policy, proof, time.Now(), time.UTC)

@@ -46,7 +46,7 @@ func testAChunkThatTheIndexLostIsFoundInItsPack(t *testing.T) {
 	})
 }
 
-// Who took over the host has the index say what it likes, and puts packs with other
+// Who took over the host has the index claim what it likes, and puts packs with other
 // contents over those that took the place of others.
 func TestLostChunk(t *testing.T) {
 	t.Run("is found in its pack beneath another", func(t *testing.T) {

@@ -240,7 +240,7 @@ func (p *plan) settle(f *facts, id deletion.ObjectID, status deletion.Status) {
 	}
 	switch {
 	case !there && status.State == deletion.Deleted:
-		// It is gone, as that statement says.
+		// It is gone, as that statement has it.
 	case !there:
 		p.deleted = append(p.deleted, named)
 	case f.needed[id]:
@@ -281,7 +281,7 @@ func (f *facts) unclaimed(id deletion.ObjectID) bool {
 }
 
 // announce chooses what is not needed and old enough. While a capture is under
-// way, the packs that no index run names are left alone, because they may be
+// way, the packs that no index run names are kept, because they may be
 // those of days of its work; and so are containers that it may have written.
 func (p *plan) announce(f *facts) {
 	began := f.now // when the capture under way may have stored its first pack

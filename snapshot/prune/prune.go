@@ -1,5 +1,5 @@
 // Package prune frees what no kept snapshot needs: packs, manifest containers
-// and replaced index runs, as docs/FORMAT.md section 10 says. It works in two
+// and replaced index runs, as docs/FORMAT.md section 10 defines. It works in two
 // phases and without locks, beside captures under way: a run announces what is
 // not needed; a later one, when the time is over, reads the store again and deletes what
 // is still not needed.
@@ -38,9 +38,9 @@ import (
 // Times that docs/FORMAT.md section 10 rests on.
 const (
 	// MinAnnounce is the least time between announcing and deleting: twice
-	// what a writer may run without looking again.
+	// what a writer may run without a revalidation.
 	MinAnnounce = 48 * time.Hour
-	// young is how long an object is left alone that may belong to a run
+	// young is how long an object is kept that may belong to a run
 	// under way.
 	young = 48 * time.Hour
 )
@@ -49,7 +49,7 @@ const (
 // It deleted nothing more, and the next run takes that into account.
 var ErrChanged = errors.New("snapshots were forgotten or taken back meanwhile")
 
-// DefaultAnnounce is the time between announcing and deleting, unless told.
+// DefaultAnnounce is the time between announcing and deleting, unless set.
 const DefaultAnnounce = 7 * 24 * time.Hour
 
 // Options of a run.
@@ -100,7 +100,7 @@ type Domain struct {
 	Locked    Amount        `json:"locked"`          // not deleted because the store keeps them locked
 	Repacked  Amount        `json:"repacked"`        // packs of which what is needed was rewritten in this run, and that are announced; in a dry run about
 	Rewritten uint64        `json:"rewritten_bytes"` // bytes stored for that; in a dry run about
-	Young     Amount        `json:"left_alone"`      // not needed, and left alone because a run may be under way
+	Young     Amount        `json:"left_alone"`      // not needed, and kept because a run may be under way
 }
 
 // Blocked is what could not be pruned, and why.

@@ -364,7 +364,7 @@ func testAPolicyOfThePrunerOutweighsATombstone(t *testing.T) {
 		if _, _, err := w.Snapshot("web@2"); !errors.Is(err, history.ErrPruned) {
 			t.Errorf("web@2: %v", err)
 		}
-		// A policy that comes too late is told so, and blocks nothing.
+		// A policy that comes too late gets an error, and blocks nothing.
 		keep = &retention.Policy{Last: 9}
 		if late := fmt.Sprint(run().Notes); !strings.Contains(late, "deleted already") {
 			t.Errorf("notes %s", late)

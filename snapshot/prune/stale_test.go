@@ -51,7 +51,7 @@ func testAnOlderStateDirectoryThatCameBackLosesNothing(t *testing.T) {
 		w.capture("web")
 		saved := treetest.TempDir(t)
 		w.check(os.CopyFS(saved, os.DirFS(w.State)))
-		// So much is deleted that no statement in force tells of the first.
+		// So much is deleted that no statement in force has the first.
 		for n := range uint64(3) {
 			stamp(first.Add(time.Duration(n+1) * time.Hour))
 			w.capture("web")
@@ -145,7 +145,7 @@ func testATombstoneCountsOnlyAsFarAsItMay(t *testing.T) {
 		w.check(err)
 		want("the owner takes it back", 4, 2, 1)
 
-		// One that nobody signed counts for nothing, and is told.
+		// One that nobody signed counts for nothing, and is reported.
 		w.check(w.Store.Put(w.Ctx, layout.KeyTombstone(enginetest.Host, "web", 3), append(object[:len(object)-1:len(object)-1], object[len(object)-1]^1), storage.PutOptions{}))
 		w.Warnings() // of before
 		r = w.Bare()

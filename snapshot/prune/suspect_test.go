@@ -24,7 +24,7 @@ import (
 )
 
 // collapse leaves nothing of the tree, and captures that as a host does that
-// was taken over: its root says of no source that it is suspect.
+// was taken over: its root calls no source suspect.
 func (w *world) collapse(times int) {
 	w.t.Helper()
 	w.check(os.RemoveAll(filepath.Join(w.dir, "file")))

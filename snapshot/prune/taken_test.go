@@ -297,7 +297,7 @@ func (w *world) owner() prune.Domain {
 	return report.Domains[0]
 }
 
-// The attacker's snapshots say that they are of the past days.
+// The attacker's snapshots claim that they are of the past days.
 func testSnapshotsThatClaimToBeOldTakeNoPlaceOfGoodOnes(t *testing.T) {
 	simulated(t, memory, func(w *world) {
 		_, days := w.days(10)

@@ -88,7 +88,7 @@ func Apply(p Policy, items []Item, now time.Time, loc *time.Location) []Verdict 
 	slices.SortStableFunc(out, func(a, b Verdict) int {
 		return cmp.Or(cmp.Compare(b.Number, a.Number), b.Time.Compare(a.Time))
 	})
-	// Where nothing is attested, a policy of known-good snapshots alone names
+	// Where nothing is attested, a policy of only known-good snapshots names
 	// nothing that is to be kept, which is no reason to forget all the others.
 	attested := p.KnownGood > 0 && slices.ContainsFunc(items, func(it Item) bool { return it.KnownGood })
 	rest := p

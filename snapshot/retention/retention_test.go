@@ -151,7 +151,7 @@ func eachRuleKeepsWhatItNames(t *testing.T) {
 			t.Parallel()
 			loc := zone(t, c.zone)
 			given := items(t, loc, c.times...)
-			// The order in which they are given says nothing.
+			// The order in which they are given means nothing.
 			slices.Reverse(given)
 			given = append(given[len(given)/2:], given[:len(given)/2]...)
 			now := time.Date(2027, 6, 1, 0, 0, 0, 0, time.UTC)

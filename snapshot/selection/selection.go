@@ -64,7 +64,7 @@ func rulesOf(s *manifest.Source, sources, include, exclude []string) (*filter.Ru
 		return nil, nil
 	}
 
-	// A pattern that names the source itself says nothing of what is below.
+	// A pattern that names the source itself does not concern what is below.
 	other := func(patterns []string) []string {
 		return slices.DeleteFunc(slices.Clone(patterns), func(p string) bool {
 			return strings.HasPrefix(p, "/") && strings.Trim(p, "/") == path

@@ -504,7 +504,7 @@ func beginAssets(r *rand.Rand) tree {
 	return t
 }
 
-// A site is built anew: assets have their hashes in their names, and lie beside
+// A site is built again: assets have their hashes in their names, and lie beside
 // themselves as gzip and as brotli, which has no magic bytes.
 func stepAssets(r *rand.Rand, t tree, run int) {
 	for i := range 60 {

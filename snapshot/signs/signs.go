@@ -23,7 +23,7 @@ type Counts struct {
 	waiting *successor
 }
 
-// successor is a new file that has the name of another but for the extension. It counts
+// successor is a new file that has the name of another except for the extension. It counts
 // as its successor if that turns out to be gone.
 type successor struct {
 	now, before *manifest.Entry

@@ -172,7 +172,7 @@ func (s *Snapshot) total() (sum Amount) {
 func amount(c statement.SourceCounts) Amount { return Amount{c.Files, c.Bytes} }
 
 // History is the judgement on the snapshots of an environment, by the counts of
-// their roots alone. The zero value has judged none.
+// only their roots. The zero value has judged none.
 type History struct {
 	Reference Reference         `json:"reference"`
 	Suspect   statement.Numbers `json:"suspect"`

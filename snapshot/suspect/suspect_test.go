@@ -16,7 +16,7 @@ var begin = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 const mib = 1 << 20
 
-// counts of sources, which are told apart by their position.
+// counts of sources, which are distinguished by their position.
 func counts(amounts ...Amount) (out []statement.SourceCounts) {
 	for i, a := range amounts {
 		out = append(out, statement.SourceCounts{Tag: [8]byte{byte(i + 1)}, Files: a.Files, Bytes: a.Bytes})

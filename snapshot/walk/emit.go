@@ -34,7 +34,7 @@ func (e *emitter) place(p *place) error {
 	return nil
 }
 
-// implied emits a parent of sources. It is its own directory, for it may be
+// implied emits a parent of sources. It is its own directory, because it may be
 // reached over a symbolic link.
 func (e *emitter) implied(p *place) error {
 	r, err := follow(p.abs())

@@ -11,7 +11,7 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// UnsafeLinkError says that symbolic links lead to a source over a place where
+// UnsafeLinkError means that symbolic links lead to a source over a place where
 // others than root and the running user could make them lead elsewhere.
 type UnsafeLinkError struct {
 	Link  string // the first symbolic link on the way

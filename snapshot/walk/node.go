@@ -24,11 +24,11 @@ type Node struct {
 	// Implied marks a directory that is not captured itself, but leads to
 	// what is.
 	Implied bool
-	// Listed says that the node was found and Stat holds. It is false only
+	// Listed means that the node was found and Stat holds. It is false only
 	// beside Err; Stat.Type is then what the directory said of the name, 0 when
 	// it said nothing.
 	Listed bool
-	// Gone says that the node was seen and existed no more when it was looked
+	// Gone means that the node was seen and existed no more when it was looked
 	// at; Listed is false.
 	Gone bool
 	// Mount is set for a directory on another file system than the directory
@@ -44,7 +44,7 @@ type Node struct {
 	skip  Reason // not yielded
 }
 
-// Mount says of a directory whether it is a mount point, as far as device
+// Mount is, of a directory, whether it is a mount point, as far as device
 // numbers show that, and whether the walk enters it.
 type Mount uint8
 
@@ -55,7 +55,7 @@ const (
 	SkippedMount // yielded as an empty directory
 )
 
-// ErrReplaced says that a directory is no longer the one that was walked.
+// ErrReplaced means that a directory is no longer the one that was walked.
 var ErrReplaced = errors.New("its directory was replaced by another while the snapshot was taken")
 
 var errReleased = errors.New("directory of a node used after its release")
@@ -137,6 +137,6 @@ type tree struct {
 
 func (t *tree) release() {
 	if t.refs.Add(-1) == 0 {
-		t.dirs.Close() // it is closed here alone, so there is no error
+		t.dirs.Close() // it is closed only here, so there is no error
 	}
 }

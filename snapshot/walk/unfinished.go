@@ -26,7 +26,7 @@ const (
 )
 
 // PartName is the name of the file in which a restore prepares the new version
-// of the node name, in the same directory. It depends on the name alone, so
+// of the node name, in the same directory. It depends only on the name, so
 // that a restore that is run again meets what a killed one left.
 func PartName(name string) string {
 	sum := sha256.Sum256([]byte(name))

@@ -61,7 +61,7 @@ type Source struct {
 type Options struct {
 	// Sources are walked as one tree, in the order of their paths. Where
 	// one lies in another, each path is yielded once and belongs to the
-	// innermost source, whatever the rules of the outer one say. A source
+	// innermost source, whatever the rules of the outer one are. A source
 	// given twice must be given with equal settings.
 	Sources []Source
 	// Omit names nodes that are left out wherever they turn up: the

@@ -161,7 +161,7 @@ func TestAttestation(t *testing.T) {
 		if b, err := w.owner.Evidence(t.Context(), all[0]); err != nil || string(b) != "secret output of a probe" {
 			t.Errorf("evidence %q, %v", b, err)
 		}
-		if _, err := w.owner.Put(t.Context(), result(), w.owner.key(t), now); err != nil { // evidence is sealed anew: another object
+		if _, err := w.owner.Put(t.Context(), result(), w.owner.key(t), now); err != nil { // evidence is sealed again: another object
 			t.Error(err)
 		}
 		if n := len(w.host.all(t)); n != 2 {

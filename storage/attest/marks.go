@@ -37,18 +37,18 @@ type Marker struct {
 	certifier *Certifier
 }
 
-// Standing is what marks say of a snapshot.
+// Standing is what marks state of a snapshot.
 type Standing struct {
 	Bad    bool
 	By     string // who said so: the owner, or a machine that drills
 	Reason string
 	Made   time.Time // by the clock of who said so
-	// HostBad is whether the host itself says so, which changes nothing.
+	// HostBad is whether the host itself marked it, which changes nothing.
 	HostBad    bool
 	HostReason string
 }
 
-// Of is what marks say of a snapshot. The newest counts. But what the owner marked as
+// Of is what marks state of a snapshot. The newest counts. But what the owner marked as
 // bad only the owner clears.
 func (m *Marks) Of(number uint64, id [32]byte) (s Standing) {
 	if m == nil {

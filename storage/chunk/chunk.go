@@ -1,4 +1,4 @@
-// Package chunk cuts content into chunks where the content says, and names
+// Package chunk cuts content into chunks where the content decides, and names
 // chunks by their content. It is pure: no I/O, no goroutines, no clock, and it
 // allocates nothing per chunk.
 //
@@ -14,7 +14,7 @@
 // "knowngood gear v1".
 //
 // The gear hash of a position L >= 64 of a chunk depends on the 64 bytes
-// b[L-64] ... b[L-1] before it alone. Modulo 2^64 it is
+// b[L-64] ... b[L-1] before it. Modulo 2^64 it is
 //
 //	H(L) = sum over i = 0 ... 63 of G[b[L-1-i]] * 2^i
 //
@@ -115,7 +115,7 @@ func New(params Params, gearKey [32]byte) (*Chunker, error) {
 }
 
 // Cut returns the length in bytes of the first chunk of buf, which must begin
-// at the start of the content or at a cut point. final says that the content
+// at the start of the content or at a cut point. final means that the content
 // ends with buf. Cut returns 0 when it needs more bytes to decide, which is
 // only when buf is shorter than Params.Max, not final and without a cut point, or
 // when buf is empty.

@@ -183,8 +183,8 @@ func (e *environment) next(ctx context.Context) (previous [32]byte, number uint6
 	return previous, number, nil
 }
 
-// afterKnown is what a root after the newest remembered says of it, when the
-// store still shows that one. Whether there is a newer one the put will tell.
+// afterKnown is what a root after the newest remembered has of it, when the
+// store still shows that one. Whether there is a newer one the put will show.
 func (e *environment) afterKnown(ctx context.Context) (previous [32]byte, number uint64, err error) {
 	if e.known == nil {
 		return previous, 0, nil
@@ -199,7 +199,7 @@ func (e *environment) afterKnown(ctx context.Context) (previous [32]byte, number
 		return previous, 0, err
 	}
 	if len(e.certs) > 1 {
-		// Numbers of a host that was enrolled anew may have been forgotten, and lost
+		// Numbers of a host that was enrolled again may have been forgotten, and lost
 		// since.
 		x, err := e.tombstones.Tombstone(ctx, e.host, e.name)
 		if err != nil || x != nil && x.Forgotten.Has(number) {

@@ -10,7 +10,7 @@ import (
 var (
 	ErrNoSnapshot = errors.New("no such snapshot")
 	ErrAmbiguous  = errors.New("the reference is ambiguous")
-	// ErrPruned says that a snapshot was forgotten and content of it deleted.
+	// ErrPruned means that a snapshot was forgotten and content of it deleted.
 	ErrPruned = errors.New("the snapshot was forgotten and its content deleted")
 )
 

@@ -24,7 +24,7 @@ type Tombstones struct {
 	roots *Roots
 }
 
-// Tombstone is what says which snapshots of an environment are forgotten; nil
+// Tombstone is what decides which snapshots of an environment are forgotten; nil
 // when nothing does.
 func (h *Tombstones) Tombstone(ctx context.Context, host, env string) (*statement.Tombstone, error) {
 	x, _, err := h.tombstone(ctx, host, env)
@@ -71,7 +71,7 @@ func (h *Tombstones) tombstone(ctx context.Context, host, env string) (x *statem
 }
 
 // OwnerForgot are the numbers of an environment that the owner forgot and that are
-// forgotten, whatever its host says.
+// forgotten, whatever its host claims.
 func (h *Tombstones) OwnerForgot(ctx context.Context, host, env string) (statement.Numbers, error) {
 	x, err := h.Tombstone(ctx, host, env)
 	if err != nil {
@@ -245,7 +245,7 @@ func (f *forgetting) encode(ctx context.Context, serial uint64) ([]byte, error) 
 }
 
 // ownersOf is what the owner forgot of what a tombstone forgets, nil for none. A host
-// repeats that and does not say so.
+// repeats that and does not name it.
 func (h *Tombstones) ownersOf(ctx context.Context, host, env string, x *statement.Tombstone) (statement.Numbers, error) {
 	if x == nil || x.Certificate == nil {
 		return x.Own(), nil

@@ -35,7 +35,7 @@ func (p *Proven) KnownGood() statement.Numbers {
 }
 
 // Judge judges the snapshots of an environment that are kept by what drills and marks
-// say of them. What does not verify is left out and warned of, as is an attestation of
+// state of them. What does not verify is left out and warned of, as is an attestation of
 // a root that is not the one that the store shows.
 func (h *Resolver) Judge(ctx context.Context, host, env string, p attest.Policy, now time.Time) (*Proven, error) {
 	return h.judge(ctx, host, env, p, now, h.damaged)

@@ -89,7 +89,7 @@ func (e *environment) about(err error, number uint64) bool {
 	return errors.As(err, &damage) && damage.Key == key || errors.As(err, &tamper) && tamper.Key == key
 }
 
-// absent tells a number that was never reached from one that is missing.
+// absent distinguishes a number that was never reached from one that is missing.
 func (e *environment) absent(ctx context.Context, ref Ref) error {
 	for p, err := range e.places(ctx) {
 		switch {

@@ -16,7 +16,7 @@ import (
 // minID is the fewest hexadecimal digits of an ID that name a snapshot.
 const minID = 6
 
-// Selector says how a Ref chooses among the snapshots of an environment.
+// Selector is how a Ref chooses among the snapshots of an environment.
 type Selector int
 
 // Selectors.
@@ -30,7 +30,7 @@ const (
 // Ref names a snapshot as people write it; see ParseRef.
 type Ref struct {
 	Host        string // empty when it is not said
-	Environment string // empty when the text can be an ID alone
+	Environment string // empty when the text can only be an ID
 	Selector    Selector
 	Number      uint64
 	Before      time.Time
@@ -160,7 +160,7 @@ func ParseTime(s string) (begin, end time.Time, err error) {
 	return begin, end, fmt.Errorf("%q is no time such as 2026-11-20 or 2026-11-20T10:00", s)
 }
 
-// isID says whether s can be the beginning of a snapshot ID.
+// isID reports whether s can be the beginning of a snapshot ID.
 func isID(s string) bool {
 	if len(s) < minID || len(s) > 64 {
 		return false

@@ -27,7 +27,7 @@ type Resolver struct {
 	attest     *attest.Ledger
 }
 
-// Resolve finds the snapshot that ref names. Where ref says no host it is
+// Resolve finds the snapshot that ref names. Where ref names no host it is
 // defaultHost if that has the environment, else the only host that has it.
 // The error is ErrNoSnapshot when there is none, ErrAmbiguous when several
 // hosts or snapshots fit, *DamageError or *TamperError when the one named
@@ -94,7 +94,7 @@ func (h *Resolver) HostOf(ctx context.Context, ref Ref, defaultHost string) (str
 		return "", err
 	}
 	if len(hosts) == 1 && ref.ID == "" {
-		return hosts[0], nil // looking into it tells whether it has the environment
+		return hosts[0], nil // looking into it reports whether it has the environment
 	}
 	if slices.Contains(hosts, defaultHost) {
 		// It is preferred, and its credentials may not show others.
@@ -200,7 +200,7 @@ const maxClockError = 24 * time.Hour
 const maxRun = 14 * 24 * time.Hour
 
 // notLater is the newest snapshot that began before a time. One that the store took
-// long after that time, or long after its host says that it was made, is used only
+// long after that time, or long after its host claims that it was made, is used only
 // when there is no other, and reported: a host that was taken over dates its snapshots
 // as it likes.
 func (h *Resolver) notLater(ctx context.Context, ref Ref, host string) (*Snapshot, error) {

@@ -89,7 +89,7 @@ func (h *Roots) Head(ctx context.Context, host, env string) (*Snapshot, error) {
 }
 
 // head is the newest root that verifies. What does not ends the search, unless
-// past says to go on.
+// past returns true to go on.
 func (e *environment) head(ctx context.Context, past bool) (*Snapshot, error) {
 	for s, err := range e.walk(ctx, 1) {
 		switch {
@@ -176,7 +176,7 @@ type chain struct {
 
 	above    []place   // newer than the newest that is remembered, and held back
 	newer    *Snapshot // with which the next older one must be linked; nil for none
-	unlinked bool      // nothing newer says what the next older one is
+	unlinked bool      // nothing newer names the next older one
 	forked   bool      // nor what it should be, and that was not reported yet
 }
 
@@ -239,7 +239,7 @@ func (c *chain) release(known *place) bool {
 		below, number := c.known.Hash, c.known.Number
 		for i, p := range slices.Backward(above) {
 			if p.read == nil {
-				number = 0 // what is damaged says nothing of those above it
+				number = 0 // what is damaged proves nothing of those above it
 				continue
 			}
 			if number > 0 && p.number == number+1 && p.read.Root.Previous != below {
@@ -345,11 +345,11 @@ func (c *chain) unchanged(ctx context.Context, roots map[uint64][32]byte) error 
 }
 
 // newest is the highest number of which it is known that a root had it: all
-// below must be there, too. What does not verify says nothing of others.
+// below must be there, too. What does not verify proves nothing of others.
 func (e *environment) newest(ctx context.Context) (uint64, error) {
 	known := e.known
 	if known != nil {
-		// One that was signed under a key that ended says nothing any more.
+		// One that was signed under a key that ended proves nothing any more.
 		if _, err := e.root(ctx, known.Number); errors.Is(err, statement.ErrEnded) {
 			known = nil
 		}

@@ -82,7 +82,7 @@ func withoutModes(f *os.File) string {
 	return ""
 }
 
-// blockFuse tells a disk that a program reads, as ntfs-3g and exfat-fuse do,
+// blockFuse recognises a disk that a program reads, as ntfs-3g and exfat-fuse do,
 // from other FUSE file systems, which may have modes.
 func blockFuse(f *os.File) string {
 	var st unix.Stat_t

@@ -23,7 +23,7 @@ const maxFile = 1 << 20
 type File struct {
 	Path       string
 	Identities []age.Identity
-	Recipients []string // the public keys that can be told from the identities
+	Recipients []string // the public keys that can be derived from the identities
 	Pins       []Pin
 	Protected  bool     // by a passphrase
 	Warnings   []string // for the user, about where the file lies
@@ -36,7 +36,7 @@ type WriteOptions struct {
 	Passphrase []byte // protects the file when it is not empty
 }
 
-// WriteFile writes a new identity file that its owner alone can read. It
+// WriteFile writes a new identity file that only its owner can read. It
 // fails with fs.ErrExist rather than replace a file.
 func WriteFile(path string, key *Key, opts WriteOptions) error {
 	var b strings.Builder

@@ -16,15 +16,15 @@ import (
 
 // What callers branch on.
 var (
-	// ErrNoIdentity says that there is no identity at the place named.
+	// ErrNoIdentity means that there is no identity at the place named.
 	ErrNoIdentity = errors.New("no identity")
-	// ErrWrongPassphrase says that a protected file does not open with the passphrase given.
+	// ErrWrongPassphrase means that a protected file does not open with the passphrase given.
 	ErrWrongPassphrase = errors.New("wrong passphrase")
-	// ErrNoPassphrase says that a passphrase is needed and no source has one.
+	// ErrNoPassphrase means that a passphrase is needed and no source has one.
 	ErrNoPassphrase = errors.New("no passphrase")
-	// ErrNoMatch says that none of the identities opens a file.
+	// ErrNoMatch means that none of the identities opens a file.
 	ErrNoMatch = errors.New("none of the given identities opens it")
-	// ErrFixed says that comments cannot be added to a file: it is of a foreign format.
+	// ErrFixed means that comments cannot be added to a file: it is of a foreign format.
 	ErrFixed = errors.New("nothing can be added to this file")
 )
 
@@ -44,7 +44,7 @@ type Key struct {
 	secret    string
 }
 
-// Format prints the public key alone, whatever the verb.
+// Format prints only the public key, whatever the verb.
 func (k *Key) Format(f fmt.State, _ rune) { fmt.Fprint(f, "identity of ", k.Recipient) }
 
 // Generate makes a key pair.

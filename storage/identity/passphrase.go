@@ -24,7 +24,7 @@ const maxPassphrase = 4096
 
 // Passphrase gets a passphrase from the first source there is: the file
 // descriptor that was named, the systemd credential knowngood.passphrase, the
-// terminal. What a descriptor gave is kept, for it can be read only once.
+// terminal. What a descriptor gave is kept, because it can be read only once.
 type Passphrase struct {
 	fd   int
 	once sync.Once

@@ -11,7 +11,7 @@ import (
 )
 
 // Pin is what an identity file remembers of a repository, so that a bare
-// machine can tell the repository from a forgery.
+// machine can distinguish the repository from a forgery.
 type Pin struct {
 	Repository string   // URL, without secrets
 	Descriptor [32]byte // SHA-256 of the descriptor
@@ -26,7 +26,7 @@ func oneLine(s string) string { return strings.NewReplacer("\n", " ", "\r", " ")
 
 // AppendPin adds the comments of a pin to an identity file, atomically and
 // with its mode kept: at its end, or before the armour of a protected one. A
-// file that has the pin already is left alone; an SSH key, and a protected file
+// file that has the pin already stays as it is; an SSH key, and a protected file
 // that is not armoured, are ErrFixed.
 func AppendPin(path string, pin Pin) error {
 	src, err := read(path)

@@ -54,7 +54,7 @@ func parseRecipient(text string) (age.Recipient, string, error) {
 	return nil, "", errors.New("not a recipient: want age1…, age1pq1…, age1PLUGIN1…, ssh-ed25519 … or ssh-rsa …")
 }
 
-// mistyped replaces what the encoding of a key says of its characters.
+// mistyped replaces what the encoding of a key reports of its characters.
 func mistyped(err error) error {
 	if err == nil {
 		return nil
@@ -70,7 +70,7 @@ func shorten(s string) string {
 }
 
 // terminalUI lets a plugin talk with the person at the terminal. Without a
-// terminal the plugin's questions fail, and standard error says why.
+// terminal the plugin's questions fail, and standard error has the reason.
 func terminalUI() *plugin.ClientUI {
 	say := func(format string, v ...any) { fmt.Fprintf(os.Stderr, "knowngood: "+format+"\n", v...) }
 	return plugin.NewTerminalUI(say, say)

@@ -37,7 +37,7 @@ func Wrap(label string, secret []byte, recipient age.Recipient) ([]byte, error) 
 	return out.Bytes(), nil
 }
 
-// Unwrap decrypts what Wrap made and checks its label. ErrNoMatch says that
+// Unwrap decrypts what Wrap made and checks its label. ErrNoMatch means that
 // the file is for others.
 func Unwrap(label string, file []byte, identities ...age.Identity) ([]byte, error) {
 	if len(file) > MaxWrapped {

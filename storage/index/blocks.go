@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrDamaged says that a file of the cache is not as it was written. Remove
+// ErrDamaged means that a file of the cache is not as it was written. Remove
 // it and fetch the run again.
 var ErrDamaged = errors.New("cached index run is damaged")
 

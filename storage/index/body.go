@@ -25,7 +25,7 @@ type Frame struct {
 
 func (f Frame) end() uint64 { return uint64(f.Offset) + uint64(f.SealedLen) }
 
-// Entry says where a chunk lies, or that it is gone.
+// Entry is where a chunk lies, or that it is gone.
 type Entry struct {
 	ID     [32]byte
 	Frame  uint32 // position in the run's frames

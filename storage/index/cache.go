@@ -17,7 +17,7 @@ import (
 	"knowngood/internal/userdir"
 )
 
-// ErrCache says that the cache cannot be used.
+// ErrCache means that the cache cannot be used.
 var ErrCache = errors.New("index cache")
 
 const (
@@ -170,7 +170,7 @@ func (c *Cache) hold(body *Body) (*File, error) {
 	return f, err
 }
 
-// held maps what is to be published later, but for what skip returns true for, and
+// held maps what is to be published later, except what skip returns true for, and
 // removes what is damaged of it: its packs are in the store.
 func (c *Cache) held(skip func(name string) bool) (all []*File, err error) {
 	names, err := c.names()

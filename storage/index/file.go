@@ -191,7 +191,7 @@ func (f *File) pack(i int) (p pack.Ref) {
 	return p
 }
 
-// locate is where an entry that is not gone says that its chunk lies.
+// locate is where the chunk of an entry that is not gone lies.
 func (f *File) locate(e Entry) (pack.Ref, Frame) {
 	frame := f.frame(int(e.Frame))
 	return f.pack(int(frame.Pack)), frame

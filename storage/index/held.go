@@ -4,7 +4,7 @@ import "slices"
 
 // An index run costs an object, so what a capture with little content added is held
 // in the cache and published with what others added. Where that is lost, the packs are
-// in the store, and say what they hold.
+// in the store, and list what they hold.
 const (
 	maxHeld     = 32   // files
 	heldEntries = 1024 // chunks in one

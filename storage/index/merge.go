@@ -10,7 +10,7 @@ import (
 	"knowngood/storage/pack"
 )
 
-// MergeOptions say what a merge leaves out.
+// MergeOptions are what a merge leaves out.
 type MergeOptions struct {
 	// DropGone leaves out chunks that are gone, which is right only when the
 	// files are all there is.

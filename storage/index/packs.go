@@ -64,7 +64,7 @@ func (t *Table) Contents(packs map[[32]byte]bool) map[[32]byte]uint64 {
 	return out
 }
 
-// All yields every entry of every live run, and of what is held, with where it says the
+// All yields every entry of every live run, and of what is held, with where it locates the
 // chunk lies; chunks that are gone are left out. It holds the table meanwhile.
 func (t *Table) All(yield func(id [32]byte, loc Location) bool) {
 	t.mu.RLock()

@@ -19,7 +19,7 @@ func Replaced(merged []Info) [][32]byte {
 	return slices.Compact(all)
 }
 
-// newerFirst orders runs so that the first says what holds: by generation,
+// newerFirst orders runs so that the first decides: by generation,
 // then by hash, both descending.
 func newerFirst(a, b Info) int {
 	if c := cmp.Compare(b.Generation, a.Generation); c != 0 {
@@ -32,7 +32,7 @@ func newerFirst(a, b Info) int {
 // costs an object that a locked store cannot delete for long.
 const mergeAtLeast = 8
 
-// Plan says which of the live runs to merge now, newest first; nil is none.
+// Plan returns which of the live runs to merge now, newest first; nil is none.
 //
 // Runs of half the largest size or more are done. The others are merged when
 // eight or more of them are of like size, counted from the smallest: each no
@@ -41,7 +41,7 @@ const mergeAtLeast = 8
 // log2(MaxEntries) runs are left besides the large ones, and each entry is
 // rewritten about log2(MaxEntries) times at most.
 //
-// A merged run is the newest of all. Chunks that a run outside the merge says
+// A merged run is the newest of all. Chunks that a run outside the merge calls
 // are gone would come back when the merge holds an older entry of them, so
 // such a run is merged along.
 func Plan(live []Info) []Info {

@@ -128,7 +128,7 @@ func (t *Table) Lookup(id [32]byte) (Location, bool) {
 	return loc, found
 }
 
-// Places are all places at which runs, and what was added, say that a chunk lies,
+// Places are all places at which a chunk lies by runs and by what was added,
 // the one that holds first. What lies in absent packs is left out.
 func (t *Table) Places(id [32]byte) (places []Location) {
 	t.mu.RLock()

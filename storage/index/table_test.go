@@ -61,7 +61,7 @@ func (m *tableModel) add(numbers [][]uint64) {
 	}
 }
 
-// forget adopts a run that says that a chunk is gone.
+// forget adopts a run in which a chunk is gone.
 func (m *tableModel) forget(n uint64) {
 	m.save()
 	id := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, n))

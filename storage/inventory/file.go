@@ -9,7 +9,7 @@ import (
 	"knowngood/internal/wire"
 )
 
-// ErrDamaged says that a file is not one that Append wrote.
+// ErrDamaged means that a file is not one that Append wrote.
 var ErrDamaged = errors.New("the inventory is damaged")
 
 // The layout of the file, integers little-endian; times are nanoseconds since

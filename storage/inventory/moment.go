@@ -6,7 +6,7 @@ import (
 )
 
 // Moment is a point in time on two clocks: people set the one, and a machine
-// that starts anew begins the other again.
+// that starts again begins the other again.
 type Moment struct {
 	Wall time.Time
 	// Boot is the time since the machine started, sleep included.
@@ -15,7 +15,7 @@ type Moment struct {
 	BootID [16]byte
 }
 
-// Since is how long ago an earlier moment was, by the clock that says longer. A
+// Since is how long ago an earlier moment was, by the clock that shows longer. A
 // moment that lies in the future by the only clock that there is was very long
 // ago: nobody knows when.
 func (m Moment) Since(earlier Moment) time.Duration {

@@ -32,7 +32,7 @@ const (
 	PrefixHosts        = "hosts/"
 	PrefixProbes       = "probe/" // where Init probes the store
 	// PrefixAllCertificates lists the certificates of all hosts: one request
-	// tells every host there is.
+	// lists every host there is.
 	PrefixAllCertificates = "certs/"
 	// PrefixAttestKeys lists the certificates of all attest keys.
 	PrefixAttestKeys = "attest/"
@@ -105,7 +105,7 @@ func PrefixDamageReports(host string, domain seal.DomainID) string {
 	return PrefixHost(host) + "damage/" + domain.String() + "/"
 }
 
-// PrefixHostProbes lists what tells the time of the store.
+// PrefixHostProbes lists what shows the time of the store.
 func PrefixHostProbes(host string) string { return PrefixHost(host) + "probe/" }
 
 // PrefixReserve lists what is deleted first when the store is full.

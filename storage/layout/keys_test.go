@@ -152,7 +152,7 @@ func TestKeys(t *testing.T) {
 	})
 }
 
-// parseKey tells how many of the parsers take a key, and what they would
+// parseKey returns how many of the parsers take a key, and what they would
 // write for it.
 func parseKey(key string) (written []string) {
 	add := func(ok bool, k func() string) {

@@ -10,7 +10,7 @@ import (
 // MaxName is the longest name of a host or an environment, in bytes.
 const MaxName = 63
 
-// ValidName says what is wrong with s as the name of a host or an
+// ValidName returns what is wrong with s as the name of a host or an
 // environment, which match [a-z0-9][a-z0-9._-]{0,62}.
 func ValidName(s string) error {
 	const rule = "use 1 to 63 of a-z, 0-9, dot, underscore and dash, beginning with a letter or digit"

@@ -20,11 +20,11 @@ import (
 // before it revalidates its index; docs/FORMAT.md, section 10.
 const maxUnverified = 24 * time.Hour
 
-// ErrOvertaken says that what a capture relied on was deleted meanwhile, or is
+// ErrOvertaken means that what a capture relied on was deleted meanwhile, or is
 // about to be. A new capture stores it again.
 var ErrOvertaken = errors.New("what this run relied on was deleted meanwhile, or is about to be: nothing is lost, run it again")
 
-// ErrLost says that the store lacks an object that a snapshot refers to. A new
+// ErrLost means that the store lacks an object that a snapshot refers to. A new
 // capture stores its content again, as far as it is still there to be read.
 var ErrLost = errors.New("the store lost what this snapshot refers to: run it again, which reads and stores that again")
 

@@ -23,7 +23,7 @@ type Index struct {
 // local was lost: these are found by a listing.
 //
 // The packs that it knows are compared with a listing that is less than a day
-// old, or as v says. What lies in packs that the store lost, or that are
+// old, or as v has it. What lies in packs that the store lost, or that are
 // damaged, counts as not stored.
 func (r *Objects) OpenIndex(ctx context.Context, host *trust.Host, v Verification) (*Index, error) {
 	began := time.Now()

@@ -30,7 +30,7 @@ func (r *Reader) Keep(bytes int64) {
 	r.containers.kept = r.packs.kept
 }
 
-// want says that an object is about to be read and then to be read again.
+// want notes that an object is about to be read and then to be read again.
 func (s *stored) want(hash [32]byte) {
 	k := s.kept
 	k.mu.Lock()

@@ -44,7 +44,7 @@ func (r *Objects) Needs() *Needs {
 }
 
 // Of returns the objects that a snapshot needs with their stored sizes in bytes,
-// as its manifest says, or the store of what was rewritten since. The error is
+// by its manifest, or the store of what was rewritten since. The error is
 // trust.ErrNoUsableIdentity when the snapshot is sealed, or a *authentic.DamageError.
 func (n *Needs) Of(ctx context.Context, s *history.Snapshot) (map[ID]uint64, error) {
 	if s.Body == nil {

@@ -1,5 +1,5 @@
 // Package objects is what snapshots are made of: packs of chunks, containers of
-// manifests, and the index that says where chunks lie (docs/FORMAT.md sections 6
+// manifests, and the index that holds where chunks lie (docs/FORMAT.md sections 6
 // to 8). Writer stores them, Reader reads them, Index finds them.
 //
 // A pack or container is named by the SHA-256 of its bytes. What is read is

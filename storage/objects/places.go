@@ -28,7 +28,7 @@ type places struct {
 	err    error
 
 	read     sync.Once
-	contents *index.Table // made of what every pack says that it holds
+	contents *index.Table // made of what every pack lists that it holds
 	readErr  error
 	mu       sync.Mutex
 	others   map[[32]byte][]Place // of chunks that several packs hold, the places that are not in contents

@@ -286,7 +286,7 @@ func (r *Reader) Frame(ctx context.Context, ref *pack.Ref, offset, length uint32
 }
 
 // Contents are the trailer and the opened contents of an object that a listing, or
-// what refers to it, says is size bytes long; a negative size is looked up.
+// what refers to it, states is size bytes long; a negative size is looked up.
 func (r *Reader) Contents(ctx context.Context, kind wire.Kind, hash [32]byte, size int64) (*pack.Tail, *pack.Contents, error) {
 	return r.of(kind).contents(ctx, hash, size)
 }

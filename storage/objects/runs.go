@@ -166,7 +166,7 @@ func (r *runs) load(ctx context.Context, restore bool) (*loaded, error) {
 // has published since: the cache has other runs.
 var errOutdated = errors.New("the listing of index runs is outdated")
 
-// fetchAll adds the runs that the store lists to the table, but for those that others
+// fetchAll adds the runs that the store lists to the table, except those that others
 // replace. Those that are damaged it returns with the reason.
 func (r *runs) fetchAll(ctx context.Context, cached [][32]byte) (replaced map[[32]byte]bool, damaged map[[32]byte]error, err error) {
 	r.listed = map[[32]byte]bool{}

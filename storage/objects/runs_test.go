@@ -84,7 +84,7 @@ func (c *counted) Put(ctx context.Context, key string, body []byte, o storage.Pu
 	return c.Store.Put(ctx, key, body, o)
 }
 
-// reset begins to count anew, without waiting.
+// reset begins to count again, without waiting.
 func (c *counted) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

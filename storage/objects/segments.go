@@ -20,7 +20,7 @@ type SegmentCopy struct {
 }
 
 // segmentCopies are all segments in the objects of a domain, read once, when
-// the first segment is not where its table says.
+// the first segment is not where its table locates it.
 type segmentCopies struct {
 	once sync.Once
 	mu   sync.Mutex

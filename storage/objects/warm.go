@@ -83,7 +83,7 @@ func (v *view) changedHere() bool {
 }
 
 // KnownBytes are the stored bytes of the packs of this host's domain that the store
-// holds, as far as this process was told; 0 where it was told nothing.
+// holds, as far as this process knows; 0 where it knows nothing.
 func (r *Objects) KnownBytes() (sum uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 )
 
 // FrameTarget is the content of a data frame, in bytes: enough for solid
-// compression, little enough to read one file alone.
+// compression, little enough to read only one file.
 const FrameTarget = 2 << 20
 
 // LargeFrame is the content of a frame that holds nothing but chunks of large
@@ -44,7 +44,7 @@ const (
 	methodZstd   = 1
 )
 
-// Level says how hard to compress.
+// Level is how hard to compress.
 type Level int
 
 // Levels of compression.

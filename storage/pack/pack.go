@@ -176,7 +176,7 @@ type Tail struct {
 	end        int64 // offset of the sealed contents in the object
 }
 
-// ErrShortTail says that the tail given was too short; Need is how many
+// ErrShortTail means that the tail given was too short; Need is how many
 // bytes it takes.
 type ErrShortTail struct{ Need int64 }
 

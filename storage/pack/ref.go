@@ -6,7 +6,7 @@ import (
 )
 
 // SmallObject is up to what size an object is read whole, in bytes: its end opens
-// it, so that nothing else need say what does.
+// it, so that nothing else needs to name what does.
 const SmallObject = 64 << 10
 
 // RefMin is the shortest encoding of a Ref to another object, in bytes.

@@ -125,7 +125,7 @@ func (s *Store) List(ctx context.Context, o storage.ListOptions) iter.Seq2[stora
 		at := now()
 		next, stop := iter.Pull2(s.inner.List(ctx, o))
 		defer stop()
-		// Who reads the newest alone does not read to the end: a page costs the same.
+		// Who reads only the newest does not read to the end: a page costs the same.
 		var first []storage.Object
 		x, err, more := next()
 		for ; more && err == nil && len(first) < maxListing; x, err, more = next() {

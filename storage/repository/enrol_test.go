@@ -149,7 +149,7 @@ func TestEnrol(t *testing.T) {
 			t.Errorf("certificates %v, %v", certs, err)
 		}
 
-		// What the message says to do lets the host in.
+		// What the message advises lets the host in.
 		for _, name := range []string{"repos/" + operator.ID().String(), "pins"} {
 			if err := os.RemoveAll(filepath.Join(m.state, name)); err != nil {
 				t.Fatal(err)

@@ -44,7 +44,7 @@ func sshIdentity(t *testing.T) *identity.File {
 	return f
 }
 
-// reads says whether id, on a bare machine, reads the n-th snapshot of web.
+// reads reports whether id, on a bare machine, reads the n-th snapshot of web.
 func (w *world) reads(t *testing.T, id *identity.File, n uint64) bool {
 	t.Helper()
 	r := newMachine(t).open(t, w.store)
@@ -77,7 +77,7 @@ func TestRecipients(t *testing.T) {
 			if !w.reads(t, id, 1) {
 				t.Errorf("%s does not read", name)
 			}
-			// An identity that cannot tell its recipient, as a plugin's, is tried on all.
+			// An identity that does not know its recipient, as a plugin's, is tried on all.
 			if !w.reads(t, &identity.File{Identities: id.Identities}, 1) {
 				t.Errorf("%s does not read when its recipient is unknown", name)
 			}

@@ -171,7 +171,7 @@ func (w *world) operator(t *testing.T) *repository.Repository {
 	return r
 }
 
-// body is a body that says little.
+// body is a body that holds little.
 func body(uint64) *statement.RootBody {
 	return &statement.RootBody{Started: now, Status: statement.Complete, Manifest: statement.ManifestRef{
 		Kind: wire.KindManifest, Size: 100, Offset: 8, Length: 20}}

@@ -30,7 +30,7 @@ const MaxSealed = 4096
 // Overhead is by how much sealing with an AEAD lengthens a plaintext, in bytes.
 const Overhead = 16
 
-// ErrWrongKey says that a secret or a frame does not open with the key at
+// ErrWrongKey means that a secret or a frame does not open with the key at
 // hand: the wrong key, or damage.
 var ErrWrongKey = errors.New("the data was changed after it was stored, or was sealed with another key")
 
@@ -134,7 +134,7 @@ type Session struct {
 	key secret
 }
 
-// Format prints the session's name alone, whatever the verb.
+// Format prints only the session's name, whatever the verb.
 func (s Session) Format(f fmt.State, _ rune) { fmt.Fprint(f, "session ", s.ID) }
 
 // NewSession draws the secret of a run and seals it to epoch.
@@ -249,7 +249,7 @@ func (d *Domain) GearKey() [32]byte { return d.derive("knowngood v1 gear") }
 func (d *Domain) SegmentKey() [32]byte { return d.derive("knowngood v1 segment id") }
 
 // SourceTag names a source of an environment, by its path, across snapshots:
-// those who hold the domain secret alone can compare counts without learning
+// those who hold only the domain secret can compare counts without learning
 // the path.
 func (d *Domain) SourceTag(path string) [8]byte {
 	sum := d.derive("knowngood v1 source\n" + path)

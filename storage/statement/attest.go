@@ -109,7 +109,7 @@ func (x *AttestKey) Verify(repo seal.RepositoryID, owner ed25519.PublicKey) erro
 	return x.verify(x.Repository, repo, owner)
 }
 
-// Mark says of snapshots of an environment that they are bad, or no longer. What it
+// Mark calls snapshots of an environment bad, or no longer. What it
 // does not name stays as it was.
 type Mark struct {
 	Envelope

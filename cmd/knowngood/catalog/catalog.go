@@ -189,7 +189,7 @@ func Suspects(ctx context.Context, r *repository.Repository, snapshots []Snapsho
 	return out, nil
 }
 
-// Proofs are what drills and marks say of snapshots, without those that are forgotten.
+// Proofs are what drills and marks state of snapshots, without those that are forgotten.
 // Where these credentials may not read that, it is noted.
 func Proofs(ctx context.Context, sess *session.Session, r *repository.Repository, snapshots []Snapshot) (map[*history.Snapshot]attest.Judged, error) {
 	byPlace := map[[2]string][]*history.Snapshot{}

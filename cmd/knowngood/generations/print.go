@@ -97,7 +97,7 @@ type ListOptions struct {
 	Adopt, Release, DryRun, Recover, Boot bool
 }
 
-// List shows the generations of an environment, or does what the flags say.
+// List shows the generations of an environment, or does what the flags ask for.
 func List(ctx context.Context, sess *session.Session, f *ListOptions, name string) error {
 	if f.Recover {
 		return recoverAll(ctx, sess, f, name)

@@ -22,7 +22,7 @@ import (
 
 func Check(out *console.Console, r *check.Report, url string, store *statement.Probe) error {
 	list := console.Each(r.Damage, func(d check.Damage) damageJSON {
-		return damageJSON{d.Object, d.Err.Error(), d.Lock, console.Each(d.Hurts, toHurtJSON), d.Count}
+		return damageJSON{d.Object, d.Err.Error(), d.Lock, console.Each(d.Affected, toHurtJSON), d.Count}
 	})
 	printDamage(out, r.Damage)
 	for _, n := range r.Notes {
@@ -161,11 +161,11 @@ func runOf(object string) (host string, run bool) {
 
 // damageJSON is a damaged object as --json prints it, with some of what it affects.
 type damageJSON struct {
-	Object string     `json:"object"`
-	Error  string     `json:"error"`
-	Lock   bool       `json:"lock,omitempty"` // only locks end too early
-	Hurts  []hurtJSON `json:"hurts"`
-	Count  int        `json:"hurts_count"`
+	Object   string     `json:"object"`
+	Error    string     `json:"error"`
+	Lock     bool       `json:"lock,omitempty"` // only locks end too early
+	Affected []hurtJSON `json:"hurts"`
+	Count    int        `json:"hurts_count"`
 }
 
 // hurtJSON is a file that cannot be restored, or a text that names what cannot.
@@ -176,8 +176,8 @@ type hurtJSON struct {
 	Lost bool   `json:"lost,omitempty"`
 }
 
-// Hurt prints a file that damage affects, for --json.
-func Hurt(out *console.Console, object string, h check.Hurt) {
+// Affected prints a file that damage affects, for --json.
+func Affected(out *console.Console, object string, h check.Affected) {
 	out.Result(hurtLine{"hurt", object, toHurtJSON(h)})
 }
 
@@ -188,7 +188,7 @@ type hurtLine struct {
 	hurtJSON
 }
 
-func toHurtJSON(h check.Hurt) hurtJSON {
+func toHurtJSON(h check.Affected) hurtJSON {
 	if h.Part != "" {
 		return hurtJSON{Ref: h.Ref, Part: h.Part, Lost: h.Lost}
 	}
@@ -238,7 +238,7 @@ func printHurts(out *console.Console, d check.Damage) {
 		what = "SHORTER"
 	}
 	out.Printf("%s %s\n  %s\n", what, d.Object, printable.Error(d.Err))
-	shown := d.Hurts
+	shown := d.Affected
 	if d.Count > firstDamaged+1 {
 		shown = shown[:firstDamaged]
 	}

@@ -47,7 +47,7 @@ func ProofText(p *attest.Proof) string {
 	return s
 }
 
-// Prove adds what drills and marks say of the snapshot.
+// Prove adds what drills and marks state of the snapshot.
 func (s *SnapshotJSON) Prove(j attest.Judged) {
 	s.Proof, s.KnownGood = Proof(j.Proof), j.Proof != nil && j.Reason == ""
 	if j.Proof != nil {

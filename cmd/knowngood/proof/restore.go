@@ -19,7 +19,7 @@ import (
 var ErrMarkedBad = errors.New("marked bad")
 
 // BeforeRestore prints why a snapshot is known-good, where it was chosen as that. It
-// refuses one that is marked bad, unless anyway says to restore it.
+// refuses one that is marked bad, unless anyway is set.
 func BeforeRestore(ctx context.Context, sess *session.Session, s *history.Snapshot, anyway bool) error {
 	if s.Verdict != nil {
 		present.Verdict(sess.Out, s.Environment, s.Verdict)
