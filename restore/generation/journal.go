@@ -79,39 +79,16 @@ func (j *journal) relock() (err error) {
 }
 
 // reserveName is room for the state on a full disk, from which the way back frees it.
-const (
-	reserveName = "reserve"
-	reserveSize = 256 << 10
-)
+const reserveName = "reserve"
 
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (j *journal) save(at string) error {
 	j.point("before " + at)
-	path := j.path(live.StateFile)
-	err := durable.ReplaceJSON(path, j.state, 0o600)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		_ = os.Remove(j.path(reserveName))
-		err = durable.ReplaceJSON(path, j.state, 0o600)
-	} else if err == nil && j.state.Transaction == nil {
-		j.reserve()
-	}
-	if err != nil {
+	if err := durable.ReplaceReserved(j.path(live.StateFile), j.path(reserveName), j.state, j.state.Transaction == nil); err != nil {
 		return fmt.Errorf("state of generations: %w", err)
 	}
 	j.point("after " + at)
 	return nil
-}
-
-// reserve makes the room. Where there is none, there is less of a way back.
-func (j *journal) reserve() {
-	f, err := os.OpenFile(j.path(reserveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return // it is there
-	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, reserveSize)
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(f.Name())
-	}
 }
 
 // idle refuses to begin something while a generation is on trial.
