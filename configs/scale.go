@@ -7,6 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+
+	"github.com/coreos/go-systemd/v22/unit"
 )
 
 // Scale is how many equal instances of an environment run, and how they are started,
@@ -45,6 +48,14 @@ type ScaleTarget struct {
 func Placeholders(number int, path, unit string) *strings.Replacer {
 	return strings.NewReplacer("{number}", strconv.Itoa(number), "{path}", path, "{unit}", unit)
 }
+
+// InstanceUnit is the systemd unit that runs an instance from the tree at a path.
+func InstanceUnit(path string) string {
+	return "knowngood-instance@" + unit.UnitNamePathEscape(path) + ".service"
+}
+
+// maxUnit is how long the name of a unit of systemd can be.
+const maxUnit = 255
 
 // Fill returns a hook with its placeholders replaced.
 func (h Hook) Fill(r *strings.Replacer) Hook {
@@ -106,12 +117,15 @@ func (v *validator) scale(e *Environment, key keyPath) {
 	s := e.Scale
 	v.absolute(s.Dir, key.child("dir"))
 	switch {
-	case path.Clean(s.Dir) != s.Dir || s.Dir == "/":
+	case path.Clean(s.Dir) != s.Dir || s.Dir == "/" || strings.ContainsFunc(s.Dir, unicode.IsControl):
 		v.addf(key.child("dir"), "write it as a plain path of a directory, such as /srv/instances/web")
 	case e.Root != "" && (isWithin(s.Dir, e.Root) || isWithin(e.Root, s.Dir)), slices.ContainsFunc(e.Sources, func(x Source) bool {
 		return x.Path != "" && x.Exclude == nil && isWithin(s.Dir, strings.TrimSuffix(x.Path, "/"))
 	}):
 		v.addf(key.child("dir"), "%q lies in what the environment captures: choose a directory beside it, or exclude it", s.Dir)
+	}
+	if longest := InstanceUnit(s.Dir + "/" + strconv.Itoa(int(s.Max)+1)); len(longest) > maxUnit {
+		v.addf(key.child("dir"), "the systemd unit of an instance in it would have a name of %d bytes, and %d are the most: choose a shorter path, in which only letters, digits, _ and . count once", len(longest), maxUnit)
 	}
 	if s.Max > maxInstances || s.Min > s.Max {
 		v.addf(key.child("max"), "%d is not between min, %d, and %d", s.Max, s.Min, maxInstances)
