@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/durable"
 	"knowngood/internal/enginetest"
 	"knowngood/internal/posix"
 	"knowngood/restore/generation"
@@ -34,6 +35,8 @@ var crashes = map[string]crash{
 	"start what was spawned":    {[]string{"spawn-1"}, "scale-1", []int{1}, 1},
 	"switch":                    {[]string{"scale-2"}, "roll-2", []int{2, 2}, 2},
 	"switch that goes back":     {[]string{"scale-2"}, "fails", []int{1, 1}, 2},
+	"rollback":                  {[]string{"scale-2", "roll-2"}, "rollback", []int{1, 1}, 2},
+	"replace what failed":       {[]string{"scale-2", "die-1"}, "heal-2", []int{1, 1}, 2},
 	"remove what never started": {[]string{"spawn-2"}, "remove", nil, 0},
 }
 
@@ -43,7 +46,7 @@ func TestKilledAtEachPoint(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it repeats in other processes what others do")
 	}
-	for _, name := range []string{"spawn", "start what was spawned"} {
+	for _, name := range []string{"spawn", "start what was spawned", "replace what failed"} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); killedAtEachPoint(t, name, false) })
 	}
 	t.Run("scale down with overlays", func(t *testing.T) { t.Parallel(); killedAtEachPoint(t, "scale down", true) })
@@ -54,13 +57,10 @@ func TestSlow(t *testing.T) {
 		t.Skip("KNOWNGOOD_SLOW=1 runs it")
 	}
 	for name := range crashes {
-		t.Run("killed at each point: "+name, func(t *testing.T) { t.Parallel(); killedAtEachPoint(t, name, false) })
-	}
-	for _, name := range []string{"spawn", "scale up"} {
-		t.Run("killed at each point with overlays: "+name, func(t *testing.T) { t.Parallel(); killedAtEachPoint(t, name, true) })
-	}
-	for _, name := range []string{"spawn", "remove what never started"} {
-		t.Run("power cut at each point: "+name, func(t *testing.T) { t.Parallel(); powerCutAtEachPoint(t, name) })
+		for way, overlay := range map[string]bool{"copies": false, "overlays": true} {
+			t.Run("killed at each point: "+name+", "+way, func(t *testing.T) { t.Parallel(); killedAtEachPoint(t, name, overlay) })
+			t.Run("power cut at each point: "+name+", "+way, func(t *testing.T) { t.Parallel(); powerCutAtEachPoint(t, name, overlay) })
+		}
 	}
 	t.Run("reflinks on xfs", func(t *testing.T) { sharesOn(t, "xfs", "reflinks") })
 	t.Run("snapshots on btrfs", func(t *testing.T) { sharesOn(t, "btrfs", "btrfs snapshot") })
@@ -80,9 +80,7 @@ func killedAtEachPoint(t *testing.T, name string, overlay bool) {
 		if killed != "" {
 			points++
 			w.next(&c, killed)
-			if err := act(context.Background(), w, w.options(), c.act); err != nil && !(c.act == "fails" && errors.Is(err, generation.ErrBack)) {
-				t.Errorf("killed at %q, %s fails the next time: %v", killed, c.act, err)
-			}
+			w.repeat(&c, killed)
 		}
 		if versions, running := w.instances(); !slices.Equal(versions, c.end) || running != c.running {
 			t.Errorf("killed at %q: in the end there are %v, %d run, want %v, %d: %s", killed, versions, running, c.end, c.running, out)
@@ -105,43 +103,81 @@ func (w *world) next(c *crash, killed string) {
 		w.t.Fatalf("killed at %q, the next command fails: %v", killed, err)
 	}
 	versions, running := w.instances()
-	if len(versions) > 2 || len(c.before) > 0 && c.before[0] == "scale-2" && len(versions) < 1 {
+	if len(versions) > 3 || len(c.before) > 0 && c.before[0] == "scale-2" && len(versions) < 1 {
 		w.t.Errorf("killed at %q: there are %v", killed, versions)
 	}
-	if c.act == "roll-2" && (fmt.Sprint(versions) != "[1 1]" && fmt.Sprint(versions) != "[2 2]" || running != 2) {
+	if (c.act == "roll-2" || c.act == "rollback") && (fmt.Sprint(versions) != "[1 1]" && fmt.Sprint(versions) != "[2 2]" || running != 2) {
 		w.t.Errorf("killed at %q, the switch left %v, and %d run", killed, versions, running)
 	}
 }
 
-// What was written to the disk at each point, and nothing else, is mounted again: as after
-// kill -9. What hooks write is theirs, so none runs here.
-func powerCutAtEachPoint(t *testing.T, name string) {
+// repeat does what was interrupted, once more. What it was about may be done.
+func (w *world) repeat(c *crash, killed string) {
+	w.t.Helper()
+	if st, err := readState(w.set()); c.act == "rollback" && (err != nil || st.Previous == "") {
+		return
+	}
+	err := act(context.Background(), w, w.options(), c.act)
+	if err != nil && !(c.act == "fails" && errors.Is(err, generation.ErrBack)) {
+		w.t.Errorf("ended at %q, %s fails the next time: %v", killed, c.act, err)
+	}
+}
+
+// What was written to the disk at each point, and nothing else, is mounted again by a machine
+// that was started anew: nothing runs and nothing is mounted there.
+func powerCutAtEachPoint(t *testing.T, name string, overlay bool) {
 	c := crashes[name]
 	for n, killed := 1, "at all"; killed != ""; n++ {
-		at := t.TempDir()
+		at, running := t.TempDir(), t.TempDir()
 		image := disk(t, "ext4", at)
-		w := newWorld(t, filepath.Join(at, "w"), false)
+		w := newWorld(t, filepath.Join(at, "w"), overlay)
+		w.must(os.Remove(w.at("running")))
+		w.must(os.Symlink(running, w.at("running")))
 		for _, what := range c.before {
 			w.elsewhere(what, 0)
 		}
 		unix.Sync()
-		if killed, _ = w.elsewhere(c.act, n, "KNOWNGOOD_TEST_END=cp --sparse=always "+image+" "+image+".cut"); killed != "" {
+		out := ""
+		if killed, out = w.elsewhere(c.act, n, "KNOWNGOOD_TEST_END=cp --sparse=always "+image+" "+image+".cut"); killed != "" {
+			w.unmount()
 			w.must(unix.Unmount(at, 0))
 			mount(t, image+".cut", at)
+			w.reboot(running)
 			w.next(&c, killed)
-			if err := act(t.Context(), w, w.options(), c.act); err != nil && !errors.Is(err, ErrNone) {
-				t.Errorf("cut at %q, %s fails the next time: %v", killed, c.act, err)
-			}
+			w.repeat(&c, killed)
 		}
-		if versions, _ := w.instances(); !slices.Equal(versions, c.end) {
-			t.Errorf("cut at %q: in the end there are %v", killed, versions)
+		if versions, runs := w.instances(); !slices.Equal(versions, c.end) || runs != c.running {
+			t.Errorf("cut at %q: in the end there are %v, %d run, want %v, %d: %s", killed, versions, runs, c.end, c.running, out)
 		}
+		w.unmount()
 		w.must(unix.Unmount(at, 0))
+		w.must(errors.Join(os.Remove(image), os.RemoveAll(image+".cut")))
 		if t.Failed() {
 			return
 		}
-		t.Logf("%d: %s", n, killed)
+		if killed == "" {
+			t.Logf("%d points", n-1)
+		}
 	}
+}
+
+// reboot makes the state one of another boot, in which nothing runs yet.
+func (w *world) reboot(running string) {
+	w.t.Helper()
+	names, err := os.ReadDir(running)
+	w.must(err)
+	for _, n := range names {
+		w.must(os.Remove(filepath.Join(running, n.Name())))
+	}
+	st, err := readState(w.set())
+	w.must(err)
+	if st == nil {
+		return
+	}
+	for _, in := range st.Instances {
+		in.Boot = "another"
+	}
+	w.must(durable.ReplaceJSON(filepath.Join(w.set(), stateFile), st, 0o600))
 }
 
 // sharesOn makes instances on a file system that shares content, and measures what they take.

@@ -39,7 +39,9 @@ const (
 	treesDir  = "trees" // with the trees that instances are made from, only for their owner
 	layersDir = "upper" // with the writable parts of overlays
 	recordExt = ".files"
-	envExt    = ".env"
+	// reserveFile is room for the state on a full disk.
+	reserveFile = "reserve"
+	envExt      = ".env"
 )
 
 // Errors that callers branch on.
@@ -193,7 +195,7 @@ func (s *Set) removeTree(t *Tree) error {
 // prune removes trees that nothing is made from any more.
 func (s *Set) prune() error {
 	for _, t := range slices.Clone(s.state.Trees) {
-		used := t.Name == s.state.Current || slices.ContainsFunc(s.state.Instances, func(in *Instance) bool { return in.Tree == t.Name })
+		used := t.Name == s.state.Current || t.Name == s.state.Previous || slices.ContainsFunc(s.state.Instances, func(in *Instance) bool { return in.Tree == t.Name })
 		if used {
 			continue
 		}
@@ -310,11 +312,11 @@ func (s *Set) Remove() error {
 			return err
 		}
 	}
-	s.state.Current = ""
+	s.state.Current, s.state.Previous = "", ""
 	if err := s.prune(); err != nil {
 		return err
 	}
-	for _, name := range []string{layersDir, treesDir, stateFile, lockFile} {
+	for _, name := range []string{layersDir, treesDir, reserveFile, stateFile, lockFile} {
 		if err := s.remove(name); err != nil {
 			return err
 		}

@@ -92,6 +92,7 @@ func TestInstances(t *testing.T) {
 	t.Run("one that does not come up is removed", func(t *testing.T) {
 		w := newWorld(t, t.TempDir(), false)
 		s := w.open(w.options(), 1)
+		s.Config.Timeout = configs.Duration(300 * time.Millisecond)
 		s.Probes = []configs.Probe{{Name: "no", Timeout: configs.Duration(time.Second), File: &configs.FileProbe{Path: "{path}/missing"}}}
 		err := s.Scale(t.Context(), 2)
 		refused(t, err, "instance 2 did not come up: its probes did not pass within 300ms")
@@ -243,10 +244,12 @@ func TestInstances(t *testing.T) {
 
 func TestRoll(t *testing.T) {
 	t.Run("an instance that comes up and dies does not take over", func(t *testing.T) {
+		t.Parallel() // it waits
 		w := newWorld(t, t.TempDir(), false)
 		s := w.open(w.options(), 3)
 		tree, err := w.tree(t.Context(), s, 2)
 		w.must(err)
+		s.Config.Timeout = configs.Duration(3 * time.Second)
 		asked := 0
 		s.Ask = func(ctx context.Context, probes []configs.Probe) error {
 			if asked++; asked == 1 { // the new one came up, and dies
@@ -286,27 +289,29 @@ func TestRoll(t *testing.T) {
 func TestWanted(t *testing.T) {
 	t.Run("the number that is decided on", func(t *testing.T) {
 		for name, c := range map[string]struct {
-			alive, wanted int
-			age           time.Duration // of the last change
-			up, down      configs.Count
-			to            int
-			cooling       bool
+			alive, wanted, failed int
+			age                   time.Duration // of the last change
+			up, down              configs.Count
+			to                    int
+			stays                 bool
 		}{
-			"what is wanted":                           {2, 4, time.Hour, 0, 0, 4, false},
-			"less is wanted":                           {4, 3, time.Hour, 0, 0, 3, false},
-			"more than the most":                       {2, 100, time.Hour, 0, 0, 6, false},
-			"less than the least":                      {4, 0, time.Hour, 0, 0, 2, false},
-			"up in steps":                              {2, 6, time.Hour, 1, 0, 3, false},
-			"down in steps":                            {6, 2, time.Hour, 0, 2, 4, false},
-			"not while it cools down":                  {2, 4, time.Minute, 0, 0, 2, true},
-			"cooling down is no reason where all is":   {4, 4, time.Minute, 0, 0, 4, false},
-			"below the least, whatever it cools":       {0, 3, time.Second, 1, 1, 3, false},
-			"a change in the future is of no use":      {2, 4, -time.Hour, 0, 0, 4, false},
-			"as old as the cooldown":                   {2, 4, 2 * time.Minute, 0, 0, 4, false},
-			"the first time, with a tree and no state": {0, 9, 1e6 * time.Hour, 0, 0, 6, false},
+			"what is wanted":                           {2, 4, 0, time.Hour, 0, 0, 4, false},
+			"less is wanted":                           {4, 3, 0, time.Hour, 0, 0, 3, false},
+			"more than the most":                       {2, 100, 0, time.Hour, 0, 0, 6, false},
+			"less than the least":                      {4, 0, 0, time.Hour, 0, 0, 2, false},
+			"up in steps":                              {2, 6, 0, time.Hour, 1, 0, 3, false},
+			"down in steps":                            {6, 2, 0, time.Hour, 0, 2, 4, false},
+			"not while it cools down":                  {2, 4, 0, time.Minute, 0, 0, 2, true},
+			"cooling down is no reason where all is":   {4, 4, 0, time.Minute, 0, 0, 4, false},
+			"below the least, whatever it cools":       {0, 3, 0, time.Second, 1, 1, 3, false},
+			"a change in the future is of no use":      {2, 4, 0, -time.Hour, 0, 0, 4, false},
+			"as old as the cooldown":                   {2, 4, 0, 2 * time.Minute, 0, 0, 4, false},
+			"the first time, with a tree and no state": {0, 9, 0, 1e6 * time.Hour, 0, 0, 6, false},
+			"less while one failed":                    {4, 3, 1, time.Hour, 0, 0, 4, true},
+			"more while one failed":                    {4, 5, 1, time.Hour, 0, 0, 5, false},
 		} {
 			config := &configs.Scale{Min: 2, Max: 6, Up: c.up, Down: c.down, Cooldown: configs.Duration(2 * time.Minute)}
-			if to, why := decide(config, c.alive, c.age, c.wanted); to != c.to || (why != "") != c.cooling {
+			if to, why := decide(config, c.alive, c.failed, c.age, c.wanted); to != c.to || (why != "") != c.stays {
 				t.Errorf("%s: %d (%s), want %d", name, to, why, c.to)
 			}
 		}

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/unit"
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
@@ -39,7 +38,7 @@ func (l layout) layers(in *Instance) string {
 
 // Unit is the systemd unit that runs an instance from its tree.
 func (l layout) Unit(in *Instance) string {
-	return "knowngood-instance@" + unit.UnitNamePathEscape(l.Path(in)) + ".service"
+	return configs.InstanceUnit(l.Path(in))
 }
 
 // makeParents makes the directories that a directory lies in, below one that others cannot
@@ -59,14 +58,17 @@ func makeParents(dir string) error {
 	return err
 }
 
+func (l layout) none() error {
+	return fmt.Errorf("%s: %w (knowngood spawn REF --dir DIR --count N, or knowngood scale, makes some)", l.dir, ErrNone)
+}
+
 // prepare makes the directory, and refuses one with other things.
 func (l layout) prepare(create bool) error {
-	none := fmt.Errorf("%s: %w (knowngood spawn REF --dir DIR --count N, or knowngood scale, makes some)", l.dir, ErrNone)
 	names, err := os.ReadDir(l.dir)
 	if errors.Is(err, fs.ErrNotExist) && create {
 		err = os.Mkdir(l.dir, 0o755)
 	} else if errors.Is(err, fs.ErrNotExist) {
-		return none
+		return l.none()
 	}
 	if err == nil {
 		err = live.Ours(l.dir)
@@ -81,7 +83,7 @@ func (l layout) prepare(create bool) error {
 			}
 		}
 		if !create {
-			return none
+			return l.none()
 		}
 	}
 	return nil
@@ -91,9 +93,12 @@ func (l layout) prepare(create bool) error {
 // mounted is entered.
 func (l layout) remove(rel string) error { return posix.RemovePath(l.path(rel)) }
 
+// quoted is text between double quotes in a file of variables, as systemd reads it.
+var quoted = strings.NewReplacer(`"`, `\"`, `\`, `\\`, "$", `\$`, "`", "\\`")
+
 // build makes the tree of an instance.
 func (l layout) build(ctx context.Context, in *Instance, environment string, point func(string)) (err error) {
-	env := fmt.Sprintf("KNOWNGOOD_ENVIRONMENT=%s\nKNOWNGOOD_INSTANCE=%d\nKNOWNGOOD_INSTANCE_PATH=%s\n", environment, in.Number, l.Path(in))
+	env := fmt.Sprintf("KNOWNGOOD_ENVIRONMENT=%s\nKNOWNGOOD_INSTANCE=%d\nKNOWNGOOD_INSTANCE_PATH=\"%s\"\n", environment, in.Number, quoted.Replace(l.Path(in)))
 	if err := os.WriteFile(l.Path(in)+envExt, []byte(env), 0o644); err != nil {
 		return err
 	}
@@ -125,7 +130,7 @@ func (l layout) mount(in *Instance) error {
 		return fmt.Errorf("overlays need a directory whose path has no comma, colon or backslash, and %q has", l.dir)
 	}
 	// What a tree brings as attributes of an overlay leads nowhere: nothing is followed.
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%[2]s/work,redirect_dir=nofollow,metacopy=off", l.treePath(in.Tree), l.layers(in))
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%[2]s/work,redirect_dir=nofollow,metacopy=off,index=off", l.treePath(in.Tree), l.layers(in))
 	if err := unix.Mount("knowngood", l.Path(in), "overlay", 0, options); err != nil {
 		return fmt.Errorf("mount the overlay %s: %w (it takes root, and a file system below that can hold one)", l.Path(in), err)
 	}
@@ -158,7 +163,7 @@ func (l layout) placeholders(in *Instance) *strings.Replacer {
 var orphan = regexp.MustCompile(`^([0-9]+(\.env)?|\.instances\.json\..*)$`)
 
 // tidy removes what a state does not name: what was not finished, or came back with a disk
-// that lost its last writes. Nothing that is mounted is entered.
+// that lost its last writes. Overlays are unmounted; nothing else that is mounted is entered.
 func (l layout) tidy(st *state) error {
 	known := map[string]bool{}
 	for _, in := range st.Instances {
@@ -173,6 +178,11 @@ func (l layout) tidy(st *state) error {
 		for _, n := range names {
 			if known[n.Name()] || dir == "." && !orphan.MatchString(n.Name()) {
 				continue
+			}
+			if number, err := strconv.Atoi(n.Name()); err == nil && dir == "." {
+				if err := l.unmount(&Instance{Number: number, Way: overlay}); err != nil {
+					return err
+				}
 			}
 			if err := l.remove(dir + "/" + n.Name()); err != nil {
 				return err

@@ -8,17 +8,52 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"knowngood/configs"
 	"knowngood/restore/generation"
 )
 
+// together is how many instances are started, or asked, at a time.
+const together = 8
+
+// Check asks the probes of all instances that run. One whose probes do not pass within the
+// timeout does not count any more, until they pass again; Scale replaces it.
+func (s *Set) Check(ctx context.Context) error {
+	running := s.state.in(Ready, Failed)
+	if s.Ask == nil || len(s.Probes) == 0 {
+		return nil
+	}
+	errs := make([]error, len(running))
+	s.probeAll(ctx, running, errs)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for i, in := range running {
+		if errs[i] == nil {
+			in.Status, in.Why = Ready, ""
+			continue
+		}
+		in.Status, in.Why = Failed, errs[i].Error()
+		s.Note("instance %d failed: %s", in.Number, in.Why)
+	}
+	s.state.CheckedAt = s.Now()
+	return s.save("checked")
+}
+
 // Scale brings the number of instances to a number: it makes and starts new ones, which
-// count once their probes pass, or retires the newest. What was made and never started is
-// started. A new instance that fails is removed again; others go on.
+// count once their probes pass, or retires those that failed, then the newest. What was made
+// and never started is started. A new instance that fails is removed again; others go on.
 func (s *Set) Scale(ctx context.Context, to int) error {
 	alive := s.state.alive()
 	if len(alive) != to { // saved with the first step
 		s.state.ChangedAt = s.Now()
+	}
+	if s.state.Wanted != to {
+		s.state.Wanted = to
+		if err := s.save("wanted"); err != nil {
+			return err
+		}
 	}
 	for _, in := range slices.Backward(alive[min(to, len(alive)):]) {
 		if err := s.retire(ctx, in); err != nil {
@@ -28,37 +63,76 @@ func (s *Set) Scale(ctx context.Context, to int) error {
 	if _, err := s.add(ctx, s.state.tree(s.state.Current), to-len(alive)); err != nil {
 		return err
 	}
-	var failed []error
-	for _, in := range s.state.alive() {
-		if in.Status == Made && ctx.Err() == nil {
-			failed = append(failed, s.start(ctx, in))
-		}
-	}
-	return errors.Join(errors.Join(failed...), ctx.Err(), s.prune())
+	return errors.Join(s.start(ctx, s.state.in(Made)...), s.replaceFailed(ctx), ctx.Err(), s.prune())
 }
 
-// start starts an instance, and waits until its probes pass. One that fails is stopped and
-// removed; the error is ErrProbe where a probe failed.
-func (s *Set) start(ctx context.Context, in *Instance) error {
+// replaceFailed replaces instances that failed, one by one: another one comes up first. Where
+// it does not, what they failed of may be no fault of theirs, and they stay.
+func (s *Set) replaceFailed(ctx context.Context) error {
+	for _, in := range s.state.in(Failed) {
+		if ctx.Err() != nil {
+			return nil
+		}
+		added, err := s.add(ctx, s.state.tree(s.state.Current), 1)
+		if err == nil {
+			err = s.start(ctx, added...)
+		}
+		if err != nil {
+			return fmt.Errorf("instance %d failed, and stays until another one comes up: %w", in.Number, err)
+		}
+		if err := s.retire(ctx, in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start starts instances one after another, and waits until the probes of all pass. One that
+// fails is stopped and removed; the error is ErrProbe where a probe failed.
+func (s *Set) start(ctx context.Context, all ...*Instance) error {
+	var failed []error
+	for some := range slices.Chunk(all, together) {
+		if ctx.Err() != nil {
+			break
+		}
+		errs := make([]error, len(some))
+		for i, in := range some {
+			errs[i] = s.launch(ctx, in)
+		}
+		s.probeAll(ctx, some, errs)
+		for i, in := range some {
+			failed = append(failed, s.started(ctx, in, errs[i]))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// launch runs what starts an instance.
+func (s *Set) launch(ctx context.Context, in *Instance) error {
 	if in.Way == overlay {
 		if err := s.mount(in); err != nil {
 			return err
 		}
 	}
 	in.Status, in.Boot = Starting, generation.BootID()
-	if err := s.save("starting"); err != nil {
-		return err
-	}
-	err := s.run(ctx, "start", s.Config.Start, in, false)
+	err := s.save("starting")
 	if err == nil {
-		s.point("after start")
-		err = s.probe(ctx, in)
+		err = s.run(ctx, "start", s.Config.Start, in, false)
 	}
+	s.point("after start")
+	return err
+}
+
+// started records that an instance came up, or takes it away where it did not.
+func (s *Set) started(ctx context.Context, in *Instance, err error) error {
 	if err == nil {
 		in.Status = Ready
 		return s.save("ready")
 	}
 	err = fmt.Errorf("instance %d did not come up: %w", in.Number, err)
+	if in.Status != Starting {
+		return err
+	}
 	return errors.Join(err, s.stop(context.WithoutCancel(ctx), in))
 }
 
@@ -76,6 +150,19 @@ func (s *Set) again(ctx context.Context, in *Instance) error {
 // pollEvery is how often the probes of a new instance are asked.
 const pollEvery = 500 * time.Millisecond
 
+// probeAll asks the probes of instances at the same time, but of those that have an error.
+func (s *Set) probeAll(ctx context.Context, all []*Instance, errs []error) {
+	var g errgroup.Group
+	g.SetLimit(together)
+	for i, in := range all {
+		if errs[i] == nil {
+			g.Go(func() error { errs[i] = s.probe(ctx, in); return nil })
+		}
+	}
+	_ = g.Wait()
+}
+
+// probe asks the probes of an instance until they pass.
 func (s *Set) probe(ctx context.Context, in *Instance) error {
 	if s.Ask == nil || len(s.Probes) == 0 {
 		return nil
@@ -90,6 +177,7 @@ func (s *Set) probe(ctx context.Context, in *Instance) error {
 	for {
 		err := s.Ask(within, probes)
 		if err == nil {
+			in.Probed = s.Now()
 			return nil
 		}
 		if failed == nil || within.Err() == nil { // not that the time is over
@@ -106,7 +194,8 @@ func (s *Set) probe(ctx context.Context, in *Instance) error {
 	}
 }
 
-// retire drains an instance, stops it and removes it. One that cannot be drained stays.
+// retire drains an instance, stops it and removes it. One that cannot be drained stays, unless
+// it failed.
 func (s *Set) retire(ctx context.Context, in *Instance) error {
 	if in.Status == Made {
 		return s.discard(in)
@@ -115,7 +204,7 @@ func (s *Set) retire(ctx context.Context, in *Instance) error {
 	if err := s.save("draining"); err != nil {
 		return err
 	}
-	if err := s.run(ctx, "before_retire", s.Config.BeforeRetire, in, false); err != nil {
+	if err := s.run(ctx, "before_retire", s.Config.BeforeRetire, in, false); err != nil && in.Why == "" {
 		in.Status = Ready
 		return errors.Join(fmt.Errorf("instance %d was not retired: %w", in.Number, err), s.save("not drained"))
 	}
@@ -146,28 +235,39 @@ func (s *Set) run(ctx context.Context, what string, hooks []configs.Hook, in *In
 
 // Roll replaces all instances by ones of another tree: one is added and probed first, then
 // each old one is retired and a new one takes its place, so that never fewer than before
-// run; the new ones are asked again each time, and at the end. The first failure ends that, and it goes back to the old tree; the error is
-// generation.ErrBack then.
+// run; the new ones are asked again each time, and at the end. The first failure ends that,
+// and it goes back to the old tree; the error is generation.ErrBack then.
 func (s *Set) Roll(ctx context.Context, to *Tree) error {
+	return s.roll(ctx, to, s.state.Current)
+}
+
+// Rollback rolls to the tree before the current one, and returns it.
+func (s *Set) Rollback(ctx context.Context) (*Tree, error) {
+	to := s.state.tree(s.state.Previous)
+	if to == nil {
+		return nil, fmt.Errorf("%s has no tree of a snapshot before: knowngood switch %s REF makes the instances ones of another one", s.dir, s.Environment)
+	}
+	return to, s.roll(ctx, to, "")
+}
+
+func (s *Set) roll(ctx context.Context, to *Tree, previous string) error {
 	from := s.state.Current
-	if from == "" || len(s.state.alive()) == 0 {
-		s.state.Current, s.state.Problem = to.Name, ""
-		return errors.Join(s.save("current"), s.prune())
-	}
-	s.state.Roll = &roll{From: from, To: to.Name, Count: len(s.state.alive())}
-	s.state.Problem = ""
-	if err := s.save("roll"); err != nil {
-		return err
-	}
-	if err := s.replace(ctx, to.Name, s.state.Roll.Count); err != nil {
-		why := err.Error()
-		if ctx.Err() != nil {
-			why = "interrupted"
+	if count := len(s.state.alive()); count > 0 && from != "" {
+		s.state.Roll, s.state.Problem = &roll{From: from, To: to.Name, Count: count}, ""
+		if err := s.save("roll"); err != nil {
+			return err
 		}
-		return s.back(ctx, why)
+		if err := s.replace(ctx, to.Name, count); err != nil {
+			why := err.Error()
+			if ctx.Err() != nil {
+				why = "interrupted"
+			}
+			return s.back(ctx, why)
+		}
+		s.state.ChangedAt = s.Now()
 	}
-	s.state.Current, s.state.Roll, s.state.ChangedAt = to.Name, nil, s.Now()
-	return errors.Join(s.save("rolled"), s.prune())
+	s.state.Current, s.state.Previous, s.state.Roll, s.state.Problem = to.Name, previous, nil, ""
+	return errors.Join(s.save("current"), s.prune())
 }
 
 // replace makes all instances be of a tree, count of them, one by one.
@@ -195,13 +295,16 @@ func (s *Set) replace(ctx context.Context, tree string, count int) error {
 		if len(now) < count {
 			added, err := s.add(ctx, s.state.tree(tree), 1)
 			if err == nil {
-				err = s.start(ctx, added[0])
+				err = s.start(ctx, added...)
 			}
 			if err != nil {
 				return err
 			}
 		}
 		if len(old) > 0 {
+			if last := old[len(old)-1]; last.Status == Failed {
+				old[0] = last
+			}
 			if err := s.retire(ctx, old[0]); err != nil {
 				return err
 			}
@@ -246,8 +349,8 @@ func (s *Set) recover(ctx context.Context) error {
 		if booted && (in.Status == Draining || in.Status == Stopping) {
 			in.Status = Removing // nothing of it runs any more
 		}
-		if booted && (in.Status == Starting || in.Status == Ready) {
-			in.Status, again = Made, append(again, in)
+		if booted && (in.Status == Starting || in.Status == Ready || in.Status == Failed) {
+			in.Status, in.Why, again = Made, "", append(again, in)
 		}
 		var err error
 		switch {
@@ -272,12 +375,9 @@ func (s *Set) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, in := range again {
-		if in.Status == Made && s.state.find(in.Number) == in {
-			if err := s.start(ctx, in); err != nil {
-				s.Note("%v", err)
-			}
-		}
+	again = slices.DeleteFunc(again, func(in *Instance) bool { return in.Status != Made || s.state.find(in.Number) != in })
+	if err := s.start(ctx, again...); err != nil {
+		s.Note("%v", err)
 	}
 	return nil
 }

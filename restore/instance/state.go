@@ -3,12 +3,15 @@ package instance
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"time"
 
 	"knowngood/internal/durable"
+
+	"golang.org/x/sys/unix"
 )
 
 // Status of an instance.
@@ -20,6 +23,7 @@ const (
 	Made     Status = "made"     // its tree is complete, and nothing runs
 	Starting Status = "starting" // its probes have not passed yet
 	Ready    Status = "ready"    // it counts
+	Failed   Status = "failed"   // it came up, and its probes do not pass any more
 	Draining Status = "draining" // before_retire has begun
 	Stopping Status = "stopping" // what it runs is being stopped
 	Removing Status = "removing" // nothing runs any more
@@ -45,6 +49,9 @@ type Instance struct {
 	Status Status    `json:"state"`
 	Made   time.Time `json:"made"`
 	Boot   string    `json:"boot"` // ID of the boot in which it was mounted and started
+	// Probed is when its probes passed last; zero where none are asked.
+	Probed time.Time `json:"probed,omitzero"`
+	Why    string    `json:"why,omitempty"` // it failed
 }
 
 // roll is a switch to another tree under way.
@@ -61,10 +68,13 @@ type roll struct {
 type state struct {
 	Version     int         `json:"version"`
 	Environment string      `json:"environment"`
-	Current     string      `json:"current"` // tree of new instances
+	Current     string      `json:"current"`            // tree of new instances
+	Previous    string      `json:"previous,omitempty"` // tree that a rollback goes back to
 	Trees       []*Tree     `json:"trees"`
 	Instances   []*Instance `json:"instances"`
+	Wanted      int         `json:"wanted"`              // how many there should be
 	ChangedAt   time.Time   `json:"changed_at,omitzero"` // the number was
+	CheckedAt   time.Time   `json:"checked_at,omitzero"` // the probes of all were asked
 	Roll        *roll       `json:"roll,omitempty"`
 	// Problem is what failed when a roll went back, until the next one.
 	Problem string `json:"problem,omitempty"`
@@ -110,6 +120,9 @@ func (s *state) check() error {
 		}
 		seen[in.Number] = true
 	}
+	if s.Previous != "" && s.tree(s.Previous) == nil {
+		return errors.New("its release before is none")
+	}
 	if r := s.Roll; r != nil && (s.tree(r.From) == nil || s.tree(r.To) == nil) {
 		return errors.New("its switch is none")
 	}
@@ -135,41 +148,78 @@ func (s *state) tree(name string) *Tree {
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (s *Set) save(at string) error {
 	s.point("before " + at)
-	if err := durable.ReplaceJSON(s.path(stateFile), s.state, 0o600); err != nil {
+	if err := durable.ReplaceReserved(s.path(stateFile), s.path(reserveFile), s.state, s.state.idle()); err != nil {
 		return fmt.Errorf("state of instances: %w", err)
 	}
 	s.point("after " + at)
 	return nil
 }
 
-// alive are the instances that run or can be started, the oldest first.
-func (s *state) alive() (alive []*Instance) {
-	for _, in := range s.Instances {
-		if in.Status == Made || in.Status == Starting || in.Status == Ready {
-			alive = append(alive, in)
+// alive are the instances that run or can be started, in the order in which they stay: the
+// oldest first, and last those that failed.
+func (s *state) alive() []*Instance {
+	alive := append(s.in(Made, Starting, Ready), s.in(Failed)...)
+	slices.SortStableFunc(alive, func(a, b *Instance) int {
+		if failed := a.Status == Failed; failed != (b.Status == Failed) {
+			return map[bool]int{true: 1, false: -1}[failed]
+		}
+		return a.Made.Compare(b.Made)
+	})
+	return alive
+}
+
+// in are the instances in one of some states.
+func (s *state) in(statuses ...Status) (in []*Instance) {
+	for _, x := range s.Instances {
+		if slices.Contains(statuses, x.Status) {
+			in = append(in, x)
 		}
 	}
-	slices.SortStableFunc(alive, func(a, b *Instance) int { return a.Made.Compare(b.Made) })
-	return alive
+	return in
+}
+
+// idle reports whether nothing is under way.
+func (s *state) idle() bool {
+	return s.Roll == nil && len(s.in(Made, Ready, Failed)) == len(s.Instances) && !slices.ContainsFunc(s.Trees, func(t *Tree) bool { return t.Digest == "" })
 }
 
 // View is the instances of a directory as they are shown.
 type View struct {
-	Dir       string      `json:"directory"`
-	Current   *Tree       `json:"tree"` // of new instances; nil before the first
-	Instances []*Instance `json:"instances"`
-	Ready     int         `json:"ready"` // how many count
-	Problem   string      `json:"problem,omitempty"`
+	Environment string      `json:"environment"`
+	Dir         string      `json:"directory"`
+	Current     *Tree       `json:"tree"`               // of new instances; nil before the first
+	Previous    *Tree       `json:"previous,omitempty"` // that a rollback goes back to
+	Instances   []*Instance `json:"instances"`
+	Wanted      int         `json:"wanted"` // how many there should be
+	Ready       int         `json:"ready"`  // how many count
+	Failed      int         `json:"failed"`
+	CheckedAt   time.Time   `json:"checked_at,omitzero"` // the probes of all were asked
+	Busy        bool        `json:"busy"`                // another process changes them
+	Problem     string      `json:"problem,omitempty"`
 }
 
 // View returns what there is.
-func (s *Set) View() *View {
-	v := &View{Dir: s.dir, Current: s.state.tree(s.state.Current), Instances: slices.Clone(s.state.Instances), Problem: s.state.Problem}
+func (s *Set) View() *View { return s.state.view(s.dir) }
+
+func (s *state) view(dir string) *View {
+	v := &View{Environment: s.Environment, Dir: dir, Current: s.tree(s.Current), Previous: s.tree(s.Previous), Instances: slices.Clone(s.Instances), Wanted: s.Wanted, Ready: len(s.in(Ready)), Failed: len(s.in(Failed)), CheckedAt: s.CheckedAt, Problem: s.Problem}
 	slices.SortFunc(v.Instances, func(a, b *Instance) int { return a.Number - b.Number })
-	for _, in := range v.Instances {
-		if in.Status == Ready {
-			v.Ready++
-		}
-	}
 	return v
+}
+
+// Look returns what a directory has. It only reads, also while another process changes it.
+func Look(dir string) (*View, error) {
+	s, err := readState(dir)
+	if err == nil && s == nil {
+		err = layout{dir}.none()
+	}
+	if err != nil {
+		return nil, err
+	}
+	v := s.view(dir)
+	if f, err := os.Open(filepath.Join(dir, lockFile)); err == nil {
+		v.Busy = errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+		f.Close()
+	}
+	return v, nil
 }

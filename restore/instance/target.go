@@ -24,23 +24,26 @@ const (
 var number = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9})?$`)
 
 // Decide reads the wanted number of instances, and returns to how many that leads now. Why
-// is the reason where a cooldown keeps the number that there is.
+// is the reason where the number that there is stays.
 func (s *Set) Decide(ctx context.Context) (wanted, to int, why string, err error) {
 	if wanted, err = s.wanted(ctx); err != nil {
 		return 0, 0, "", fmt.Errorf("the wanted number of instances of %s cannot be read, so nothing is changed: %w", s.Environment, err)
 	}
-	to, why = decide(s.Config, len(s.state.alive()), s.Now().Sub(s.state.ChangedAt), wanted)
+	to, why = decide(s.Config, len(s.state.alive()), len(s.state.in(Failed)), s.Now().Sub(s.state.ChangedAt), wanted)
 	return wanted, to, why, nil
 }
 
 // decide keeps a wanted number within the bounds, and a step as small as it must be; while
-// the last change is younger than the cooldown, the number stays.
-func decide(c *configs.Scale, now int, age time.Duration, wanted int) (to int, why string) {
+// the last change is younger than the cooldown, the number stays. It does not fall either
+// while some of the instances failed: what the rest of them does is no measure of what is needed.
+func decide(c *configs.Scale, now, failed int, age time.Duration, wanted int) (to int, why string) {
 	wanted = min(max(wanted, int(c.Min)), int(c.Max))
 	cooldown := time.Duration(c.Cooldown)
 	switch {
 	case now < int(c.Min):
 		return wanted, ""
+	case wanted < now && failed > 0:
+		return now, fmt.Sprintf("%d of %d instances failed, and fewer are wanted only when all are ready", failed, now)
 	case wanted != now && age >= 0 && age < cooldown:
 		return now, fmt.Sprintf("it was changed %v ago, and cooldown is %v", age.Round(time.Second), cooldown)
 	}
@@ -81,10 +84,8 @@ func (s *Set) wanted(ctx context.Context) (int, error) {
 // askCommand passes the command which instances count, by their numbers, paths and units.
 func (s *Set) askCommand(ctx context.Context, t *configs.ScaleTarget, timeout time.Duration) (string, error) {
 	var numbers, paths, units []string
-	for _, in := range s.state.alive() {
-		if in.Status == Ready {
-			numbers, paths, units = append(numbers, strconv.Itoa(in.Number)), append(paths, s.Path(in)), append(units, s.Unit(in))
-		}
+	for _, in := range s.state.in(Ready) {
+		numbers, paths, units = append(numbers, strconv.Itoa(in.Number)), append(paths, s.Path(in)), append(units, s.Unit(in))
 	}
 	text := ""
 	line := func(stream, line string) {

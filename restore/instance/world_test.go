@@ -107,11 +107,11 @@ func askAll(ctx context.Context, probes []configs.Probe) error {
 func (w *world) options() *Options {
 	running := w.at("running") + "/$KNOWNGOOD_INSTANCE"
 	return &Options{Dir: w.set(), Environment: "web", Now: time.Now, Note: func(string, ...any) {}, Overlay: w.overlay, Ask: askAll, Config: &configs.Scale{
-		Dir: w.set(), Min: 1, Max: 8, Timeout: configs.Duration(300 * time.Millisecond),
+		Dir: w.set(), Min: 1, Max: 8, Timeout: configs.Duration(time.Minute),
 		Start:        shell(`test -d "$KNOWNGOOD_INSTANCE_PATH/d0" && echo "$KNOWNGOOD_INSTANCE_PATH" >` + running),
 		Stop:         shell("rm -f " + running),
 		BeforeRetire: shell(`test -f ` + running + ` && echo "$KNOWNGOOD_INSTANCE" >>` + w.at("drained")),
-	}, Probes: []configs.Probe{{Name: "up", Timeout: configs.Duration(time.Second), Command: []string{"/bin/grep", "{path}", w.at("running") + "/{number}"}}}}
+	}, Probes: []configs.Probe{{Name: "up", Timeout: configs.Duration(time.Minute), Command: []string{"/bin/grep", "{path}", w.at("running") + "/{number}"}}}}
 }
 
 func (w *world) tree(ctx context.Context, s *Set, version int) (*Tree, error) {
@@ -120,7 +120,8 @@ func (w *world) tree(ctx context.Context, s *Set, version int) (*Tree, error) {
 	return s.Tree(ctx, &Tree{Name: TreeName(uint64(version), id, ""), Snapshot: fmt.Sprintf("web@%d", version)}, func(ctx context.Context, dir string) error { return fill(ctx, dir, false) })
 }
 
-// act does what a command does: spawn-N, scale-N, roll-V, fails, remove or look.
+// act does what a command does: spawn-N, scale-N, roll-V, fails, rollback, heal-N, remove or
+// look; die-N is what an instance does, and a check finds.
 func act(ctx context.Context, w *world, o *Options, what string) error {
 	verb, number, _ := strings.Cut(what, "-")
 	n, _ := strconv.Atoi(number)
@@ -128,7 +129,7 @@ func act(ctx context.Context, w *world, o *Options, what string) error {
 		o.Config = nil
 	}
 	if verb == "fails" {
-		o.Probes[0].Command = []string{"/bin/sh", "-c", "! grep -q 'version 2' {path}/d0/0"}
+		o.Config.Start = append(shell(`! grep -q 'version 2' "$KNOWNGOOD_INSTANCE_PATH/d0/0"`), o.Config.Start...)
 	}
 	s, err := Open(ctx, o, verb != "look")
 	if err != nil {
@@ -138,8 +139,17 @@ func act(ctx context.Context, w *world, o *Options, what string) error {
 	switch verb {
 	case "look":
 		return nil
+	case "die":
+		in := s.state.find(n)
+		in.Status, in.Why = Failed, "it died"
+		return errors.Join(os.Remove(w.at("running/"+number)), s.save("died"))
+	case "rollback":
+		_, err := s.Rollback(ctx)
+		return err
 	case "remove":
 		return s.Remove()
+	case "heal":
+		return s.Scale(ctx, n)
 	case "scale":
 		if s.View().Current == nil {
 			t, err := w.tree(ctx, s, 1)
@@ -150,7 +160,7 @@ func act(ctx context.Context, w *world, o *Options, what string) error {
 				return err
 			}
 		}
-		return s.Scale(ctx, n)
+		return errors.Join(s.Check(ctx), s.Scale(ctx, n))
 	case "fails":
 		n = 2
 	}
@@ -226,7 +236,7 @@ func (w *world) instances() (versions []int, running int) {
 	if st.Roll != nil {
 		w.t.Errorf("the switch %+v is still under way", *st.Roll)
 	}
-	known := map[string]bool{stateFile: true, lockFile: true, treesDir: true, layersDir: true}
+	known := map[string]bool{stateFile: true, lockFile: true, treesDir: true, layersDir: true, reserveFile: true}
 	mounted := 0
 	for _, in := range st.Instances {
 		n := strconv.Itoa(in.Number)
@@ -234,7 +244,7 @@ func (w *world) instances() (versions []int, running int) {
 		if in.Way == overlay {
 			mounted++
 		}
-		if in.Status != Made && in.Status != Ready {
+		if in.Status != Made && in.Status != Ready && in.Status != Failed {
 			w.t.Errorf("instance %s is left %s", n, in.Status)
 		}
 		_, err := os.Stat(w.at("running/" + n))
