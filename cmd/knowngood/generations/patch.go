@@ -37,7 +37,7 @@ func Patch(ctx context.Context, sess *session.Session, f *PatchOptions, name str
 	case env == nil:
 		return sess.NoEnvironment(name)
 	case env.Scale != nil:
-		return usage.Errorf("environment %s is scaled: its instances are replaced by those of another snapshot (knowngood switch %[1]s REF)", name)
+		return usage.Errorf("environment %s has instances, which are never changed: change a copy of the tree, then knowngood switch %[1]s --from DIR", name)
 	case env.Root != "" && f.NoPackages:
 		return usage.Errorf("--no-packages is about environments without a root: what is changed of %s can always be taken back", name)
 	case env.Root != "":

@@ -71,6 +71,9 @@ func Commit(ctx context.Context, sess *session.Session, name string) error {
 
 // Rollback makes the generation before the live one live.
 func Rollback(ctx context.Context, sess *session.Session, name string, anyway bool) error {
+	if hasInstances(sess, name) {
+		return rollBack(ctx, sess, name)
+	}
 	o, err := Options(sess, name)
 	if err != nil {
 		return err
@@ -104,6 +107,9 @@ func List(ctx context.Context, sess *session.Session, f *ListOptions, name strin
 	}
 	if name == "" {
 		return usage.Errorf("which environment? It has: %s", strings.Join(sess.Config.EnvironmentNames(), ", "))
+	}
+	if hasInstances(sess, name) && *f == (ListOptions{}) {
+		return listInstances(sess, sess.Config.Environments[name].Scale.Dir)
 	}
 	o, err := Options(sess, name)
 	if err != nil {

@@ -26,6 +26,11 @@ type scaling struct {
 	probes []configs.Probe
 }
 
+func hasInstances(sess *session.Session, name string) bool {
+	env := sess.Config.Environments[name]
+	return env != nil && env.Scale != nil
+}
+
 // scaled opens the instances of an environment.
 func scaled(ctx context.Context, sess *session.Session, name string) (*scaling, error) {
 	env := sess.Config.Environments[name]
@@ -77,6 +82,9 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 	defer s.set.Close()
 	s.Unproven = f.Unproven
 	c, to, why, wanted := s.env.Scale, f.To, "", f.To
+	if err := s.set.Check(ctx); err != nil {
+		return err
+	}
 	switch {
 	case to > int(c.Max) || to > 0 && to < int(c.Min):
 		return usage.Errorf("--to %d is not between scale.min, %d, and scale.max, %d", to, c.Min, c.Max)
@@ -111,8 +119,8 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 
 // print prints the instances, and which probes they passed.
 func (s *scaling) print(began time.Time, before int, more map[string]any) error {
-	more["environment"], more["probes"] = s.name, append([]string{}, names(s.probes)...)
-	if err := printInstances(s.sess, s.set, began, before, more); err != nil {
+	more["probes"] = append([]string{}, names(s.probes)...)
+	if err := printInstances(s.sess, s.set.View(), began, before, more); err != nil {
 		return err
 	}
 	if len(s.probes) == 0 {
@@ -124,15 +132,20 @@ func (s *scaling) print(began time.Time, before int, more map[string]any) error 
 // roll makes the instances of an environment ones of another snapshot.
 func roll(ctx context.Context, sess *session.Session, f *SwitchOptions, name, ref string) error {
 	began := time.Now()
-	if ref == "" || f.From != "" {
-		return usage.Errorf("environment %s has instances, which are made of a snapshot: take one, then knowngood switch %[1]s %[1]s@latest", name)
+	if (ref == "") == (f.From == "") {
+		return usage.Errorf("of what are instances made? Name a snapshot, such as %s@known-good, or a directory with --from", name)
 	}
 	s, err := scaled(ctx, sess, name)
 	if err != nil {
 		return err
 	}
 	defer s.set.Close()
-	s.Unproven = f.Unproven
+	s.SwitchOptions = f
+	if f.From != "" {
+		if ref, err = s.built(ctx); err != nil {
+			return err
+		}
+	}
 	t, err := s.tree(ctx, ref)
 	if err != nil {
 		return err
@@ -142,12 +155,65 @@ func roll(ctx context.Context, sess *session.Session, f *SwitchOptions, name, re
 		return usage.Errorf("%s: %w: there is nothing to switch", t.Snapshot, generation.ErrLive)
 	}
 	err = s.set.Roll(ctx, t)
-	perr := s.print(began, len(before.Instances), map[string]any{"committed": err == nil, "proof": t.Proof})
+	if s.made != nil && errors.Is(err, generation.ErrBack) && ctx.Err() == nil {
+		s.markBad(ctx, err.Error())
+	}
+	return s.rolled(ctx, began, before, t, err)
+}
+
+// rolled prints how a switch, or a rollback, to a tree ended.
+func (s *scaling) rolled(ctx context.Context, began time.Time, before *instance.View, to *instance.Tree, err error) error {
+	perr := s.print(began, len(before.Instances), map[string]any{"committed": err == nil, "proof": to.Proof})
 	if err == nil && len(before.Instances) == 0 {
-		s.sess.Out.Printf("no instance runs yet: knowngood scale %s\n", name)
+		s.sess.Out.Printf("no instance runs yet: knowngood scale %s\n", s.name)
 	}
 	if errors.Is(err, generation.ErrBack) {
 		err = interrupted(ctx, err, "")
 	}
 	return errors.Join(err, perr)
+}
+
+// built takes a snapshot of what was just built, and returns its reference.
+func (s *scaling) built(ctx context.Context) (string, error) {
+	dir, err := s.directory()
+	switch {
+	case err != nil:
+		return "", err
+	case s.env.Root == "":
+		return "", usage.Errorf("--from is about the directory root, and environment %s has none", s.name)
+	}
+	if s.repo, err = s.sess.OpenForReading(ctx); err != nil { // the instances are made of the snapshot
+		return "", err
+	}
+	taken, err := s.capture(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	s.made = taken
+	return taken.Ref(), nil
+}
+
+// rollBack makes the instances ones of the snapshot before, whose tree is still there.
+func rollBack(ctx context.Context, sess *session.Session, name string) error {
+	began := time.Now()
+	s, err := scaled(ctx, sess, name)
+	if err != nil {
+		return err
+	}
+	defer s.set.Close()
+	before := s.set.View()
+	to, err := s.set.Rollback(ctx)
+	if to == nil {
+		return err
+	}
+	return s.rolled(ctx, began, before, to, err)
+}
+
+// listInstances shows what a directory has; it changes nothing.
+func listInstances(sess *session.Session, dir string) error {
+	v, err := instance.Look(dir)
+	if err != nil {
+		return err
+	}
+	return printInstances(sess, v, time.Time{}, 0, nil)
 }

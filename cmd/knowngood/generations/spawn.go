@@ -3,8 +3,10 @@ package generations
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -37,8 +39,14 @@ func Spawn(ctx context.Context, sess *session.Session, f *SpawnOptions, ref stri
 		return err
 	}
 	o := &instance.Options{Dir: dir, Overlay: f.Overlay, Now: time.Now, Note: noteOn(sess)}
+	if ref == "" && (f.Count != 0 || f.Overlay) {
+		return usage.Errorf("of which snapshot? Name one, such as web@known-good")
+	}
+	if ref == "" && f.Remove {
+		return removeInstances(ctx, sess, o)
+	}
 	if ref == "" {
-		return shown(ctx, sess, o, f, began)
+		return listInstances(sess, dir)
 	}
 	if f.Remove || f.Count < 1 {
 		return usage.Errorf("give --count N with a reference, from 1 on; --remove goes without one")
@@ -65,32 +73,28 @@ func Spawn(ctx context.Context, sess *session.Session, f *SpawnOptions, ref stri
 	}
 	defer set.Close()
 	t := treeOf(s, w.env.Root)
-	if now := set.View().Current; now != nil && now.Name != t.Name {
-		return usage.Errorf("the instances in %s are of %s: remove them first (--remove), or choose another directory", dir, now.Snapshot)
+	now := set.View()
+	if now.Current != nil && now.Current.Name != t.Name {
+		return usage.Errorf("the instances in %s are of %s: remove them first (--remove), or choose another directory", dir, now.Current.Snapshot)
+	}
+	if f.Count < len(now.Instances) {
+		return usage.Errorf("%s has %s, and spawn takes none away: --remove removes all", dir, human.Counted(len(now.Instances), "instance"))
 	}
 	if t, err = set.Tree(ctx, t, w.filled(s)); err != nil {
 		return err
 	}
-	before := len(set.View().Instances)
 	if _, err := set.Spawn(ctx, t, f.Count); err != nil {
 		return err
 	}
-	return printInstances(sess, set, began, before, nil)
+	return printInstances(sess, set.View(), began, len(now.Instances), nil)
 }
 
-// shown prints what there is, or removes it.
-func shown(ctx context.Context, sess *session.Session, o *instance.Options, f *SpawnOptions, began time.Time) error {
-	if f.Count != 0 || f.Overlay {
-		return usage.Errorf("of which snapshot? Name one, such as web@known-good")
-	}
+func removeInstances(ctx context.Context, sess *session.Session, o *instance.Options) error {
 	set, err := instance.Open(ctx, o, false)
 	if err != nil {
 		return err
 	}
 	defer set.Close()
-	if !f.Remove {
-		return printInstances(sess, set, began, len(set.View().Instances), nil)
-	}
 	n := len(set.View().Instances)
 	if err := set.Remove(); err != nil {
 		return err
@@ -125,32 +129,48 @@ func noteOn(sess *session.Session) func(string, ...any) {
 	}
 }
 
-// printInstances prints the instances of a directory, with what else is known as JSON.
-func printInstances(sess *session.Session, set *instance.Set, began time.Time, before int, more map[string]any) error {
-	v := set.View()
-	result := map[string]any{"type": "result", "directory": v.Dir, "tree": v.Current, "instances": v.Instances, "ready": v.Ready, "before": before, "problem": v.Problem, "seconds": time.Since(began).Seconds()}
-	for key, value := range more {
-		result[key] = value
+// printInstances prints the instances of a directory, with what else is known as JSON. Nothing
+// began where they are only listed.
+func printInstances(sess *session.Session, v *instance.View, began time.Time, before int, more map[string]any) error {
+	result := map[string]any{"type": "result", "environment": v.Environment, "directory": v.Dir, "tree": v.Current, "previous": v.Previous, "instances": v.Instances, "ready": v.Ready, "failed": v.Failed, "busy": v.Busy, "problem": v.Problem}
+	maps.Copy(result, more)
+	if !v.CheckedAt.IsZero() {
+		result["checked_at"] = v.CheckedAt
+	}
+	if began.IsZero() {
+		result["wanted"] = v.Wanted
+	} else {
+		result["before"], result["seconds"] = before, time.Since(began).Seconds()
 	}
 	if sess.Out.JSON {
 		return sess.Out.Result(result)
 	}
 	out := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
 	for _, in := range v.Instances {
-		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", printable.Name(set.Path(in)), in.Status, in.Tree, in.Way, in.Made.Local().Format(time.DateTime))
+		probed := "-"
+		if !in.Probed.IsZero() {
+			probed = "passed " + in.Probed.Local().Format(time.DateTime)
+		}
+		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable.Name(filepath.Join(v.Dir, strconv.Itoa(in.Number))), in.Status, in.Tree, in.Way, in.Made.Local().Format(time.DateTime), probed, printable.Line(in.Why))
 	}
 	out.Flush()
-	of, ready := "no snapshot", ""
+	text := human.Counted(len(v.Instances), "instance") + " of no snapshot"
 	if v.Current != nil {
-		of = v.Current.Snapshot
+		text = human.Counted(len(v.Instances), "instance") + " of " + v.Current.Snapshot
 	}
-	if set.Config != nil {
-		ready = fmt.Sprintf(", %d ready", v.Ready)
+	if _, scaled := more["wanted"]; scaled || v.Ready+v.Failed > 0 {
+		text += fmt.Sprintf(", %d ready", v.Ready)
 	}
-	if set.Config != nil || before != len(v.Instances) { // no listing
-		ready += fmt.Sprintf(" (before: %d), after %s", before, human.Duration(time.Since(began)))
+	if v.Failed > 0 {
+		text += fmt.Sprintf(", %d failed", v.Failed)
 	}
-	sess.Out.Printf("%s of %s%s\n", human.Counted(len(v.Instances), "instance"), of, ready)
+	if !began.IsZero() {
+		text += fmt.Sprintf(" (before: %d), after %s", before, human.Duration(time.Since(began)))
+	}
+	sess.Out.Printf("%s\n", text)
+	if v.Busy && began.IsZero() {
+		sess.Out.Printf("another process is changing them\n")
+	}
 	if v.Problem != "" {
 		sess.Out.Printf("the last switch had a problem when it went back, which is not tried again: %s\n", printable.Line(v.Problem))
 	}

@@ -87,7 +87,7 @@ func withRoot(sess *session.Session, name string) (*generation.Options, error) {
 
 // Switch makes a snapshot, or a directory, the live generation of an environment.
 func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, ref string) (err error) {
-	if env := sess.Config.Environments[name]; env != nil && env.Scale != nil {
+	if hasInstances(sess, name) {
 		return roll(ctx, sess, f, name, ref)
 	}
 	o, err := withRoot(sess, name)
@@ -329,6 +329,20 @@ func (w *switching) drill(ctx context.Context, s *history.Snapshot, policy attes
 
 // fromDirectory is the build of a directory: copied, captured, and named by its snapshot.
 func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
+	from, err := w.directory()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.provable(w.From); err != nil {
+		return nil, err
+	}
+	b := &generation.Build{Origin: generation.Origin{From: from, Way: "copied"}, Fill: generation.Copy(from, w.env.Carried())}
+	w.named(b)
+	return b, nil
+}
+
+// directory is that of --from, free of links.
+func (w *switching) directory() (string, error) {
 	from, err := filepath.Abs(w.From)
 	if err == nil {
 		from, err = filepath.EvalSymlinks(from)
@@ -340,17 +354,12 @@ func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
 		}
 	}
 	if err != nil {
-		return nil, usage.Errorf("--from: %w", err)
+		return "", usage.Errorf("--from: %w", err)
 	}
 	if owner := live.Owner(from); owner != "" {
-		return nil, usage.Errorf("--from %s lies in the generations of %s: name a directory that was built elsewhere", w.From, owner)
+		return "", usage.Errorf("--from %s lies in the generations of %s: name a directory that was built elsewhere", w.From, owner)
 	}
-	if err := w.provable(w.From); err != nil {
-		return nil, err
-	}
-	b := &generation.Build{Origin: generation.Origin{From: from, Way: "copied"}, Fill: generation.Copy(from, w.env.Carried())}
-	w.named(b)
-	return b, nil
+	return from, nil
 }
 
 // provable refuses what could only go live unproven, unless that is wanted.
@@ -364,17 +373,10 @@ func (w *switching) provable(what string) error {
 // named has a snapshot taken of what was built, which names it.
 func (w *switching) named(b *generation.Build) {
 	b.Name = func(ctx context.Context, dir string) error {
-		result, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, func(o *snapshot.Options) {
-			for i := range o.Sources {
-				if o.Sources[i].Path == w.env.Root {
-					o.Sources[i].At = dir
-				}
-			}
-		})
+		s, err := w.capture(ctx, dir)
 		if err != nil {
-			return fmt.Errorf("the snapshot of what was built: %w", err)
+			return err
 		}
-		s := result.Snapshot
 		w.made = s
 		b.Number, b.ID, b.Snapshot, b.Origin.ID, b.Proof = s.Number, s.ID, s.Ref(), fmt.Sprintf("%x", s.ID), "unproven"
 		if w.Unproven {
@@ -395,6 +397,21 @@ func (w *switching) markBad(ctx context.Context, why string) {
 	if _, err := w.repo.Attest.Mark(ctx, w.made.Host, w.name, marked, report.Shorten("it was live, and went back: "+why, report.MaxError), time.Now()); err != nil {
 		w.sess.Out.Messagef("%s went back and is not marked bad (knowngood attest bad %[1]s --reason TEXT): %s", w.made.Ref(), printable.Error(err))
 	}
+}
+
+// capture takes a snapshot of the environment, with a directory as its root.
+func (w *switching) capture(ctx context.Context, dir string) (*history.Snapshot, error) {
+	result, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, func(o *snapshot.Options) {
+		for i := range o.Sources {
+			if o.Sources[i].Path == w.env.Root {
+				o.Sources[i].At = dir
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the snapshot of what was built: %w", err)
+	}
+	return result.Snapshot, nil
 }
 
 // probes asks the live service.
