@@ -101,6 +101,11 @@ func Open(ctx context.Context, o *Options, create bool) (*Set, error) {
 	if owner := live.Owner(s.dir); owner != "" {
 		return nil, fmt.Errorf("%s lies in the generations of %s: choose another directory", s.dir, owner)
 	}
+	for d := parent; d != "/"; d = filepath.Dir(d) { // which may take it for an instance
+		if _, err := os.Lstat(filepath.Join(d, stateFile)); err == nil {
+			return nil, fmt.Errorf("%s lies in %s, which has instances: choose a directory beside that", s.dir, d)
+		}
+	}
 	if err := s.prepare(create); err != nil {
 		return nil, err
 	}

@@ -211,6 +211,7 @@ func TestInstances(t *testing.T) {
 			t.Errorf("a second one gets %v", err)
 		}
 		s.Close()
+		refused(t, open(filepath.Join(w.set(), "7"), "other"), "lies in "+w.set()+", which has instances")
 		refused(t, open(w.set(), "other"), `has instances of environment "web"`)
 		refused(t, act(t.Context(), w, w.options(), "remove"), "knowngood scale web --to 0")
 		for name, text := range map[string]string{
