@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/runner"
+	"knowngood/restore/instance"
 	"knowngood/storage/repository"
 	"knowngood/storage/stores"
 )
@@ -21,6 +23,7 @@ const growthDays = 30
 // report is the state now, with past runs or without.
 func (d *Daemon) report(runs bool) report.Report {
 	repo, err := d.repo.current()
+	instances := d.instances()
 	unprotected := time.Time{}
 	if repo != nil {
 		unprotected = UnprotectedAt(repo)
@@ -60,7 +63,9 @@ func (d *Daemon) report(runs bool) report.Report {
 			r.Check.Job, r.Check.Overdue = j.report(now), j.overdue(r.Check.Began, now)
 			r.Warnings = append(r.Warnings, r.Check.Warnings(now)...)
 		default:
-			r.Environments = append(r.Environments, j.environment(now, runs))
+			e := j.environment(now, runs)
+			e.Instances = instances[name]
+			r.Environments = append(r.Environments, e)
 		}
 	}
 	slices.SortFunc(r.Drills, func(a, b report.Drill) int { return strings.Compare(a.Name, b.Name) })
@@ -73,7 +78,30 @@ func (d *Daemon) report(runs bool) report.Report {
 			r.Warnings = append(r.Warnings, report.Warning{Time: e.Trial.Deadline, Text: e.Name + " " + e.TrialOverdue(now), Degraded: true})
 		}
 	}
+	r.WarnOfInstances()
 	return r
+}
+
+// instances are those of the environments that have some. No lock is held while they are read.
+func (d *Daemon) instances() map[string]*report.Instances {
+	d.jobs.mu.Lock()
+	config := d.jobs.config
+	d.jobs.mu.Unlock()
+	all := map[string]*report.Instances{}
+	for name, env := range config.Environments {
+		if env.Scale == nil {
+			continue
+		}
+		v, err := instance.Look(env.Scale.Dir)
+		switch {
+		case errors.Is(err, instance.ErrNone):
+		case err != nil:
+			all[name] = &report.Instances{Error: report.Shorten(err.Error(), report.MaxError)}
+		case v.Current != nil:
+			all[name] = &report.Instances{Snapshot: v.Current.Snapshot, Wanted: v.Wanted, Ready: v.Ready, Failed: v.Failed, CheckedAt: v.CheckedAt}
+		}
+	}
+	return all
 }
 
 // environment reports a job that captures an environment, with past runs or without.

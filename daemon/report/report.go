@@ -104,6 +104,8 @@ type Environment struct {
 	Trial *Trial `json:"trial,omitempty"`
 	// Proof is what drills proved; nil while nothing is, and nothing is wanted.
 	Proof *Proof `json:"proof,omitempty"`
+	// Instances are set where there are some.
+	Instances *Instances `json:"instances,omitempty"`
 	// Runs are past runs, oldest first.
 	Runs []Run `json:"runs"`
 }

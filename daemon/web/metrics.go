@@ -81,6 +81,10 @@ var (
 	driftPaths    = desc("drift_paths", "Paths that differ from the known-good state, and that nothing explains, in the newest comparison.", "environment")
 	driftFailures = desc("drift_consecutive_failures", "Comparisons with the known-good state that could not be made, since the last that could.", "drift")
 	driftLast     = desc("drift_last_timestamp_seconds", "When the last comparison ended, whatever its result.", "drift")
+	instWanted    = desc("instances_wanted", "Instances that there should be.", "environment")
+	instReady     = desc("instances_ready", "Instances that came up, and whose probes passed when they were asked last.", "environment")
+	instFailed    = desc("instances_failed", "Instances that came up, and whose probes did not pass when they were asked last.", "environment")
+	instChecked   = desc("instances_checked_timestamp_seconds", "When the probes of all instances were asked last.", "environment")
 	neverProven   = desc("never_proven", "Environments in the repository that nothing here drills, or that have no proof of the last 30 days.")
 
 	storeUsed        = desc("store_used_bytes", "What this host's packs take up.")
@@ -231,6 +235,12 @@ func (g gauges) environment(e *report.Environment, now time.Time) {
 	}
 	if p := e.Proof; p != nil && p.Wanted {
 		g.set(goodLacks, truth(p.Lacks() != ""), name)
+	}
+	if i := e.Instances; i != nil && i.Error == "" {
+		g.set(instWanted, float64(i.Wanted), name)
+		g.set(instReady, float64(i.Ready), name)
+		g.set(instFailed, float64(i.Failed), name)
+		g.time(instChecked, i.CheckedAt, name)
 	}
 	if e.Kept > 0 {
 		g.set(kept, float64(e.Kept), name)

@@ -128,6 +128,7 @@ func sample() report.Report {
 	etc := environment("etc", 0, history("etc", 5, 24*time.Hour, 4.1e6, always))
 	etc.Proof = &report.Proof{Newest: "etc@104", Reason: "the drill on drill-1 failed", Wanted: true}
 	etc.Next = now.Add(13 * time.Hour)
+	etc.Instances = &report.Instances{Snapshot: "etc@103", Wanted: 3, Ready: 2, Failed: 1, CheckedAt: now.Add(-20 * time.Second)}
 	pruned := &report.Run{Result: report.Success, Started: now.Add(-125 * time.Hour), Finished: now.Add(-124 * time.Hour), FreedBytes: 7.1e9}
 	return report.Report{
 		Version: "1.4.0", Host: "web-7", Repository: "s3://backups/prod?endpoint=https://s3.example.com&region=eu-1",

@@ -104,29 +104,31 @@ func newCheckView(c *report.Check, now time.Time) *checkView {
 // envView is one environment on the page.
 type envView struct {
 	*jobView
-	Name     string
-	Level    string
-	Words    string
-	Newest   moment
-	Ref      string // of the newest good snapshot; only its number where the name is long
-	Age      string
-	RPO      string
-	RPOPart  float64 // of 100: how much of what was promised is used up
-	Kept     int
-	Locked   string
-	Lock     string // that of the repository
-	Size     string // of the newest good snapshot
-	Files    string
-	Sources  []report.Source
-	More     int // sources that are not shown
-	Keeps    string
-	Proof    string
-	Verified moment // of the newest good snapshot
-	Notices  []notice
-	Strip    *strip
-	Charts   []*chart  // none of what fails
-	Failures []failure // of what fails, newest first
-	Recent   []runView // newest first
+	Name    string
+	Level   string
+	Words   string
+	Newest  moment
+	Ref     string // of the newest good snapshot; only its number where the name is long
+	Age     string
+	RPO     string
+	RPOPart float64 // of 100: how much of what was promised is used up
+	Kept    int
+	Locked  string
+	Lock    string // that of the repository
+	Size    string // of the newest good snapshot
+	Files   string
+	Sources []report.Source
+	More    int // sources that are not shown
+	Keeps   string
+	Proof   string
+	// Instances is how many there are; empty where there are none.
+	Instances string
+	Verified  moment // of the newest good snapshot
+	Notices   []notice
+	Strip     *strip
+	Charts    []*chart  // none of what fails
+	Failures  []failure // of what fails, newest first
+	Recent    []runView // newest first
 }
 
 // recentRuns are listed below the charts, sourcesShown are named.
@@ -147,6 +149,9 @@ func newEnvView(e report.Environment, lock *report.Lock, now time.Time, charts b
 	}
 	if e.Proof != nil {
 		v.Proof = unbroken(e.Proof.String())
+	}
+	if e.Instances != nil {
+		v.Instances = unbroken(e.Instances.Text(now))
 	}
 	v.Keeps = cmp.Or(v.Keeps, "everything")
 	if !v.Newest.Known() {

@@ -62,8 +62,12 @@ func Print(out *console.Console, s *Report) error {
 		return err
 	}
 	for i := range s.Environments {
-		if p := s.Environments[i].Proof; p != nil {
-			out.Printf("\n%s %s.\n", printable.Line(s.Environments[i].Name), printable.Line(p.String()))
+		e := &s.Environments[i]
+		if e.Proof != nil {
+			out.Printf("\n%s %s.\n", printable.Line(e.Name), printable.Line(e.Proof.String()))
+		}
+		if e.Instances != nil {
+			out.Printf("\n%s %s.\n", printable.Line(e.Name), printable.Line(e.Instances.Text(s.Now)))
 		}
 	}
 	showTroubles(out, s)

@@ -1,0 +1,40 @@
+package report
+
+import (
+	"fmt"
+	"time"
+)
+
+// Instances are the instances of an environment on this host, as its last scale left them.
+type Instances struct {
+	Snapshot string `json:"snapshot,omitempty"` // that new ones are made of
+	Wanted   int    `json:"wanted"`
+	Ready    int    `json:"ready"`
+	Failed   int    `json:"failed"`
+	// CheckedAt is when the probes of all were asked; zero where there are none.
+	CheckedAt time.Time `json:"checked_at,omitzero"`
+	// Error is why it is not known how many there are.
+	Error string `json:"error,omitempty"`
+}
+
+// Text is how many there are in one sentence: instances of web@42: 2 of 3 are ready, 1 failed,
+// checked 20 s ago.
+func (i *Instances) Text(now time.Time) string {
+	if i.Error != "" {
+		return "instances: not known: " + i.Error
+	}
+	text := fmt.Sprintf("instances of %s: %d of %d are ready, %d failed", i.Snapshot, i.Ready, i.Wanted, i.Failed)
+	if i.CheckedAt.IsZero() {
+		return text + ", and no probe is asked"
+	}
+	return text + ", checked " + Span(max(0, now.Sub(i.CheckedAt))) + " ago"
+}
+
+// WarnOfInstances adds to the warnings those that failed.
+func (r *Report) WarnOfInstances() {
+	for n := range r.Environments {
+		if i := r.Environments[n].Instances; i != nil && (i.Failed > 0 || i.Error != "") {
+			r.Warnings = append(r.Warnings, Warning{Time: i.CheckedAt, Text: r.Environments[n].Name + " " + i.Text(r.Now) + " (knowngood generations " + r.Environments[n].Name + ")"})
+		}
+	}
+}
