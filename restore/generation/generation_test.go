@@ -36,6 +36,7 @@ func TestGenerations(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]func(*testing.T){
 		"a failed command takes back what was done, in reverse":      aFailedCommandTakesBackWhatWasDone,
+		"a service may take longer to start than it is watched":      aServiceMayStartSlowly,
 		"a rollback that fails is not tried again":                   aRollbackThatFailsIsNotTriedAgain,
 		"a trial that ends without a commit goes back":               aTrialThatEndsGoesBack,
 		"a trial that a boot interrupted goes back without commands": aTrialThatABootInterruptedGoesBack,
@@ -75,6 +76,23 @@ func aFailedCommandTakesBackWhatWasDone(t *testing.T) {
 	}
 	if v := w.live(); v != 1 {
 		t.Errorf("version %d is live", v)
+	}
+}
+
+func aServiceMayStartSlowly(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	o := w.options()
+	o.Config.Switch.Watch = configs.Duration(time.Millisecond)
+	asked := 0
+	err := switchTo(t.Context(), w, o, 2, func(context.Context) error {
+		if asked++; asked < 3 {
+			return errors.New("connection refused")
+		}
+		return nil
+	})
+	if err != nil || w.live() != 2 {
+		t.Errorf("version %d is live: %v", w.live(), err)
 	}
 }
 

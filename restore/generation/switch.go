@@ -137,7 +137,7 @@ func (j *journal) left(ctx context.Context, g *Generation) (err error) {
 }
 
 // pollEvery is how often a trial is looked at, and settle how long probes may fail before
-// they pass first, while a service starts.
+// they pass first, while a service starts, however short it is watched.
 const (
 	pollEvery = 500 * time.Millisecond
 	settle    = 10 * time.Second
@@ -155,7 +155,10 @@ type trial struct {
 func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 	t := s.state.Transaction
 	until := s.Now().Add(time.Duration(s.Config.Switch.Watch))
-	early := s.Now().Add(min(settle, time.Duration(s.Config.Switch.Watch)))
+	early := s.Now()
+	if s.Config.Switch.Watch > 0 {
+		early = early.Add(settle)
+	}
 	s.close()
 	var failed error
 	for passed := false; ; {
@@ -168,9 +171,13 @@ func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 		if now, err := readState(s.dir); err != nil || now == nil || now.Transaction == nil || now.Transaction.To != t.To || now.Transaction.Undoing {
 			break
 		}
+		wait := pollEvery
+		if passed {
+			wait = min(wait, max(0, until.Sub(s.Now())))
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(min(pollEvery, max(0, until.Sub(s.Now())))):
+		case <-time.After(wait):
 		}
 	}
 	s.point("after watching")
