@@ -15,8 +15,12 @@ import (
 	"knowngood/daemon/report"
 )
 
-// A trial that nobody commits is taken back by the daemon; while it cannot do that, it reports it.
-func TestDaemonTakesBackATrialThatIsOver(t *testing.T) {
+func TestDaemonTrial(t *testing.T) {
+	t.Parallel()
+	t.Run("that is over goes back and is reported until it did", aTrialThatIsOverIsTakenBack)
+}
+
+func aTrialThatIsOverIsTakenBack(t *testing.T) {
 	t.Parallel()
 	m, dir := newMachine(t, filepath.Join(t.TempDir(), "repo")), t.TempDir()
 	app, told := filepath.Join(dir, "app"), filepath.Join(dir, "told")
