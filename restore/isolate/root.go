@@ -80,6 +80,11 @@ func build(o order, mounts map[string]int) error {
 		return fmt.Errorf("making the base: %w", err)
 	}
 	root := stage + "root"
+	for _, d := range []string{"proc", "dev"} { // above whatever the tree has there
+		if err := os.MkdirAll(stage+"space/root-upper/"+d, 0o755); err != nil {
+			return err
+		}
+	}
 	if err := overlay(root, "root", o.User, append(lower, stage+"skeleton")...); err != nil {
 		return err
 	}
@@ -139,9 +144,14 @@ func attach(fd int, at string) error {
 // cover mounts what a descriptor stands for over what is at a path.
 func cover(fd int, at string) error {
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mounting at %s: %w", strings.TrimPrefix(at, stage+"root"), err)
+		return fmt.Errorf("mounting at %s: %w", inCell(at), err)
 	}
 	return unix.Close(fd)
+}
+
+// inCell is a path as the cell will have it.
+func inCell(path string) string {
+	return "/" + strings.TrimPrefix(strings.TrimPrefix(path, stage+"root"), "/")
 }
 
 // least returns the lower one of two limits, of which 0 is none.
@@ -159,7 +169,7 @@ func mountAt(source, at, kind string, flags uintptr, options string) error {
 		return err
 	}
 	if err := unix.Mount(source, at, kind, flags, options); err != nil {
-		return fmt.Errorf("mounting %s at %s: %w", kind, strings.TrimPrefix(at, stage+"root"), err)
+		return fmt.Errorf("mounting %s at %s: %w", kind, inCell(at), err)
 	}
 	return nil
 }
@@ -168,7 +178,7 @@ func mountAt(source, at, kind string, flags uintptr, options string) error {
 // directory of the space that is called name.
 func overlay(at, name string, user bool, lower ...string) error {
 	upper, work := stage+"space/"+name+"-upper", stage+"space/"+name+"-work"
-	if err := errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(work, 0o755)); err != nil {
+	if err := errors.Join(os.MkdirAll(upper, 0o755), os.Mkdir(work, 0o755)); err != nil {
 		return err
 	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(lower, ":"), upper, work)
@@ -267,40 +277,8 @@ func accounts(path, always string) string {
 // special mounts what is no file system of the tree's: /proc, of which the parts that
 // concern the machine are read-only or hidden, and a small /dev. There is no /sys.
 func special(root string, nodes map[string]int) error {
-	for _, d := range []string{"proc", "dev"} {
-		if path := filepath.Join(root, d); !isDir(path) {
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err // hidden in the overlay: the tree keeps its link or node
-			}
-			if err := os.Mkdir(path, 0o755); err != nil {
-				return err
-			}
-		}
-	}
 	if tmp := filepath.Join(root, "tmp"); isDir(tmp) {
 		if err := os.Chmod(tmp, 0o777|os.ModeSticky); err != nil {
-			return err
-		}
-	}
-
-	proc := filepath.Join(root, "proc")
-	if err := mountAt("proc", proc, "proc", writableFlags|unix.MS_NOEXEC, ""); err != nil {
-		return err
-	}
-	for _, p := range []string{"sys", "bus", "fs", "irq", "acpi", "scsi", "sysrq-trigger", "kcore", "keys", "key-users", "kmsg", "timer_list", "kallsyms", "kpagecount", "kpageflags"} {
-		path := filepath.Join(proc, p)
-		from := path
-		if !isDir(path) {
-			from = "/proc/self/fd/" + strconv.Itoa(nodes["null"])
-		}
-		if identify(path) == "" {
-			continue
-		}
-		fd, err := clone(from, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
-		if err != nil {
-			return err
-		}
-		if err := cover(fd, path); err != nil {
 			return err
 		}
 	}
@@ -325,6 +303,28 @@ func special(root string, nodes map[string]int) error {
 	if err := mountAt("cell", dev+"/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"); err != nil {
 		return err
 	}
+	proc := filepath.Join(root, "proc")
+	if err := mountAt("proc", proc, "proc", writableFlags|unix.MS_NOEXEC, ""); err != nil {
+		return err
+	}
+	for _, p := range []string{"sys", "bus", "fs", "irq", "acpi", "scsi", "sysrq-trigger", "kcore", "keys", "key-users", "kmsg", "timer_list", "kallsyms", "kpagecount", "kpageflags"} {
+		path := filepath.Join(proc, p)
+		from := path
+		if !isDir(path) {
+			from = filepath.Join(dev, "null")
+		}
+		if identify(path) == "" {
+			continue
+		}
+		fd, err := clone(from, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		if err != nil {
+			return err
+		}
+		if err := cover(fd, path); err != nil {
+			return err
+		}
+	}
+
 	if err := os.Mkdir(stage+"space/shm", 0o755); err != nil {
 		return err
 	}
