@@ -25,6 +25,13 @@ type configuration struct {
 
 const oneEnvironment = "environments: {e: {sources: [{path: @SRC@}], "
 
+// twoRoots are environments e and f with their roots.
+func twoRoots(e, f string) string {
+	return fmt.Sprintf("environments:\n  e: {root: %s, sources: [{path: %[1]s}]}\n  f: {root: %s, sources: [{path: %[2]s}]}\n@BASE@", e, f)
+}
+
+const manyMistakes = "repository: {url: 's3://Bad_Bucket/p?regoin=x&endpont=x&path_style=yes&endpoint=https://h/x&ca=/no/such/ca.pem&zone=x'}\n@HERE@"
+
 var configurations = []configuration{
 	// The store judges its own URL.
 	{"an unknown parameter", "repository: {url: 's3://bucket/p?regoin=x'}\n@HERE@", "repository.url", 1, `unknown parameter "regoin", want one of endpoint, region`},
@@ -89,7 +96,21 @@ var configurations = []configuration{
 	{"the same address twice", "listen: 127.0.0.1:9321\nlisten_tcp: tcp://127.0.0.1:9321\nstate_dir: @STATE@\n", "listen_tcp", 2, "choose another port"},
 	{"patterns to include that exclude", "environments: {e: {sources: [{path: @SRC@, include: ['!*.go']}]}}\n@BASE@", "environments.e.sources.0", 1, "exclude what is not wanted"},
 
+	// Directories that are replaced as a whole.
+	{"two environments with one root", twoRoots("/srv/app", "/srv/app"), "environments.f.root", 3, "Choose a directory of its own"},
+	{"a root in that of another", twoRoots("/srv/app/sub", "/srv/app"), "environments.f.root", 3, "Choose a directory of its own"},
+	{"a root in the generations of another", twoRoots("/srv/app", "/srv/.app.generations/x"), "environments.f.root", 3, "Choose a directory of its own"},
+	{"a root that is another by a link", twoRoots("/proc/self/root/srv/app", "/srv/app"), "environments.f.root", 3, "Choose a directory of its own"},
+	{"instances in the root of another", "environments:\n  e: {root: /srv/app, sources: [{path: /srv/app}]}\n  f: {sources: [{path: /etc}], scale: {dir: /srv/app/i}}\n@BASE@", "environments.f.scale.dir", 3, "Choose a directory of its own"},
+
+	// Several mistakes of one value.
+	{"the endpoint beside other mistakes of a URL", manyMistakes, "repository.url", 1, "want https://host or https://host:port"},
+	{"the last parameter beside other mistakes of a URL", manyMistakes, "repository.url", 1, `unknown parameter "zone"`},
+	{"the certificates beside other mistakes of a URL", manyMistakes, "repository.url", 1, "/no/such/ca.pem: no such file"},
+	{"the bucket beside other mistakes of a URL", manyMistakes, "repository.url", 1, "use lower-case letters, digits, dots and hyphens"},
+
 	// What is taken.
+	{name: "roots beside each other", text: twoRoots("/srv/app", "/srv/app2")},
 	{name: "a bucket that nobody can reach", text: "repository: {url: 's3://bucket/p?endpoint=http://127.0.0.1:1&region=us-east-1&path_style=true'}\n@HERE@"},
 	{name: "a bucket of Amazon", text: "repository: {url: 's3://my.bucket-1/deep/prefix/?region=eu-central-1&endpoint=http://127.0.0.1:1', lock: {mode: governance, keep: 29200d}}\n@HERE@"},
 	{name: "a profile", text: "repository: {url: 's3://bucket?profile=other&endpoint=http://127.0.0.1:1&path_style=0'}\n@HERE@"},

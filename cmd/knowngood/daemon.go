@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"strconv"
@@ -63,7 +64,7 @@ func runDaemon(ctx context.Context, sess *session.Session, level, drillSocket st
 	}
 	defer log.Sync()
 	if sess.Given.RepoURL != "" { // that of the configuration was judged with it
-		if err := stores.Check(sess.Given.RepoURL); err != nil {
+		if err := errors.Join(stores.Check(sess.Given.RepoURL)...); err != nil {
 			return usage.Errorf("--repo: %w", err)
 		}
 	}

@@ -11,11 +11,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"knowngood/configs"
 	"knowngood/daemon/notify"
 	"knowngood/snapshot/filter"
+	"knowngood/snapshot/live"
 	"knowngood/storage/s3"
 	"knowngood/storage/stores"
 )
@@ -120,11 +123,12 @@ func judgeAbsent(c *configs.Config, f configs.Findings) {
 // judgeUse has those who will use the configuration judge it.
 func judgeUse(c *configs.Config, f configs.Findings) {
 	if c.Repository.URL != "" {
-		switch err := stores.Check(c.Repository.URL); {
-		case errors.Is(err, s3.ErrBucketName): // some servers have such buckets
-			f.Add(configs.Unfit, []string{"repository", "url"}, "%v", err)
-		case err != nil:
-			f.Add(configs.Invalid, []string{"repository", "url"}, "%v", err)
+		for _, err := range stores.Check(c.Repository.URL) {
+			severity := configs.Invalid
+			if errors.Is(err, s3.ErrBucketName) { // some servers have such buckets
+				severity = configs.Unfit
+			}
+			f.Add(severity, []string{"repository", "url"}, "%v", err)
 		}
 	}
 
@@ -139,7 +143,52 @@ func judgeUse(c *configs.Config, f configs.Findings) {
 		}
 	}
 
+	judgePlaces(c, f)
 	notify.Check(c.Notify, func(key []string, format string, args ...any) {
 		f.Add(configs.Unfit, append([]string{"notify"}, key...), format, args...)
 	})
+}
+
+// place is a directory whose content is replaced by what an environment does.
+type place struct {
+	environment, path, real string // real: free of links above it, as far as it exists
+	key                     []string
+}
+
+// judgePlaces refuses roots, their generations and instances of one environment that lie
+// in those of another: a switch of the one would replace the other.
+func judgePlaces(c *configs.Config, f configs.Findings) {
+	var others []place
+	for _, name := range c.EnvironmentNames() {
+		env, key := c.Environments[name], []string{"environments", name}
+		var own []place
+		add := func(path string, below ...string) {
+			real := filepath.Clean(path)
+			if parent, err := filepath.EvalSymlinks(filepath.Dir(real)); err == nil {
+				real = filepath.Join(parent, filepath.Base(real))
+			}
+			own = append(own, place{name, path, real, slices.Concat(key, below)})
+		}
+		if env.Root != "" {
+			add(env.Root, "root")
+			add(filepath.Join(filepath.Dir(env.Root), live.DirName(env.Root)), "root")
+		}
+		if env.Scale != nil && env.Scale.Dir != "" {
+			add(env.Scale.Dir, "scale", "dir")
+		}
+
+		for _, p := range own {
+			if i := slices.IndexFunc(others, p.meets); i >= 0 {
+				f.Add(configs.Unfit, p.key, "%s and %s, of environment %s, are in each other's way: a switch of one environment would replace what is of the other. Choose a directory of its own", p.path, others[i].path, others[i].environment)
+				break
+			}
+		}
+		others = append(others, own...)
+	}
+}
+
+// meets reports whether one of two places is the other, or lies in it.
+func (p *place) meets(other place) bool {
+	within := func(path, parent string) bool { return path == parent || strings.HasPrefix(path, parent+"/") }
+	return within(p.real, other.real) || within(other.real, p.real)
 }

@@ -28,21 +28,22 @@ type bucket struct {
 	idle     time.Duration // how long a transfer may stand still
 }
 
-// newBucket returns the bucket of a configuration, without credentials.
-func newBucket(c Config) (*bucket, error) {
+// newBucket returns the bucket of a configuration, without credentials, and what is
+// wrong with it.
+func newBucket(c Config) (b *bucket, wrong []error) {
 	if err := s3utils.CheckValidBucketName(c.Bucket); err != nil {
-		return nil, fmt.Errorf("bucket name %q: %w: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them", c.Bucket, err)
+		wrong = append(wrong, fmt.Errorf("bucket name %q: %w: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them", c.Bucket, err))
 	}
-	b := &bucket{url: c.URL(), name: c.Bucket, idle: c.IdleTimeout}
+	b = &bucket{url: c.URL(), name: c.Bucket, idle: c.IdleTimeout}
 	if prefix := strings.Trim(c.Prefix, "/"); prefix != "" {
 		if err := storage.CheckKey(prefix); err != nil || len(prefix) > maxPrefix {
-			return nil, fmt.Errorf("prefix %q: %w: use letters, digits, '.', '_', '=' and '-' between single slashes", c.Prefix, storage.ErrInvalidKey)
+			wrong = append(wrong, fmt.Errorf("prefix %q: %w: use letters, digits, '.', '_', '=' and '-' between single slashes", c.Prefix, storage.ErrInvalidKey))
 		}
 		b.prefix = prefix + "/"
 	}
 	var err error
 	if b.endpoint, err = parseEndpoint(c.Endpoint); err != nil {
-		return nil, err
+		return nil, append(wrong, err)
 	}
 	b.options = minio.Options{
 		Secure:     b.endpoint.Scheme == "https",
@@ -55,7 +56,7 @@ func newBucket(c Config) (*bucket, error) {
 	case AddressHost:
 		b.options.BucketLookup = minio.BucketLookupDNS
 	}
-	return b, nil
+	return b, wrong
 }
 
 func parseEndpoint(endpoint string) (*url.URL, error) {

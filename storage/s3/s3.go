@@ -101,34 +101,33 @@ var ErrConfig = errors.New("invalid configuration of the store")
 // some servers do not enforce: Open accepts it, and Check does not.
 var ErrBucketName = errors.New("not a name of a bucket by the rules of S3")
 
-// Check reports what Open would refuse of a Config, whatever the server and the
-// credentials are, and a name of a bucket that breaks the rules; it asks nothing
-// of anybody.
-func Check(c Config) error {
-	s, err := newStore(c)
-	if err == nil {
-		_, err = s.bucket.newClient(s.transport)
+// Check reports each mistake for which Open would refuse a Config, whatever the server
+// and the credentials are, and a name of a bucket that breaks the rules; it asks
+// nothing of anybody.
+func Check(c Config) []error {
+	s, wrong := newStore(c)
+	if wrong == nil {
+		if _, err := s.bucket.newClient(s.transport); err != nil {
+			wrong = append(wrong, err)
+		}
 	}
-	if s3utils.CheckValidBucketNameStrict(c.Bucket) == nil {
-		return err
+	if s3utils.CheckValidBucketName(c.Bucket) == nil && s3utils.CheckValidBucketNameStrict(c.Bucket) != nil {
+		wrong = append(wrong, fmt.Errorf("%w: %q: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them, with a letter or digit at both ends", ErrBucketName, c.Bucket))
 	}
-	badName := fmt.Errorf("%w: %q: use lower-case letters, digits, dots and hyphens, from 3 to 63 of them, with a letter or digit at both ends", ErrBucketName, c.Bucket)
-	if err != nil {
-		return fmt.Errorf("%w; %v", err, badName)
-	}
-	return badName
+	return wrong
 }
 
 // Open finds credentials and, where it is not given, the region of the
 // bucket. Otherwise it asks nothing of the server: a missing bucket may show
 // only with the first operation. ctx governs only the opening.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s, err := newStore(c)
-	if err != nil {
-		return nil, &storage.Error{Op: "open", Store: c.URL(), Err: fmt.Errorf("%w: %w", ErrConfig, err)}
+	s, wrong := newStore(c)
+	if wrong != nil {
+		return nil, &storage.Error{Op: "open", Store: c.URL(), Err: fmt.Errorf("%w: %w", ErrConfig, wrong[0])}
 	}
 
 	b := s.bucket
+	var err error
 	if s.retry.creds, err = findCredentials(ctx, c.Profile); err != nil {
 		return nil, b.fail(ctx, "open", "", err)
 	}
@@ -144,19 +143,19 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-// newStore returns a store without credentials and client.
-func newStore(c Config) (*Store, error) {
+// newStore returns a store without credentials and client, or what is wrong with c.
+func newStore(c Config) (*Store, []error) {
 	c.MaxRetries = cmp.Or(c.MaxRetries, defaultRetries)
 	if c.IdleTimeout <= 0 {
 		c.IdleTimeout = defaultIdleTimeout
 	}
-	b, err := newBucket(c)
-	if err != nil {
-		return nil, err
-	}
+	b, wrong := newBucket(c)
 	t, err := newTransport(c)
 	if err != nil {
-		return nil, err
+		wrong = append(wrong, err)
+	}
+	if wrong != nil {
+		return nil, wrong
 	}
 	return &Store{bucket: b, transport: t, retry: &retrier{max: c.MaxRetries, counts: t.counts}}, nil
 }

@@ -47,27 +47,25 @@ func Create(ctx context.Context, rawURL string, o Options) (storage.Store, error
 	return open(ctx, rawURL, o, dir.Create)
 }
 
-// Check reports why no store could be opened at a URL, whatever it is like: what
-// Open and Create refuse, and a name of a bucket that breaks the rules
-// (s3.ErrBucketName). It connects to nothing. The error does not repeat what may
+// Check reports why no store could be opened at a URL, whatever it is like: each mistake
+// for which Open and Create refuse it, and a name of a bucket that breaks the rules
+// (s3.ErrBucketName). It connects to nothing. The errors do not repeat what may
 // be a secret.
-func Check(rawURL string) error {
-	u, err := parse(rawURL)
+func Check(rawURL string) []error {
+	u, wrong := parse(rawURL)
 	if u == nil || u.Scheme == "file" {
-		return err
+		return wrong
 	}
-	wrong := []error{err}
-	c, err := bucketConfig(u)
-	wrong = append(wrong, err)
+	c, mistakes := bucketConfig(u)
+	wrong = append(wrong, mistakes...)
 	if u.Host != "" {
-		wrong = append(wrong, s3.Check(c))
+		wrong = append(wrong, s3.Check(c)...)
 	}
-	return inOneLine(wrong)
+	return wrong
 }
 
-// inOneLine is one error of several mistakes: the only one as it is.
+// inOneLine is one error of several mistakes: the only one as it is, and nil of none.
 func inOneLine(wrong []error) error {
-	wrong = slices.DeleteFunc(wrong, func(err error) bool { return err == nil })
 	if len(wrong) <= 1 {
 		return errors.Join(wrong...)
 	}
@@ -79,11 +77,12 @@ func inOneLine(wrong []error) error {
 }
 
 func open(ctx context.Context, rawURL string, o Options, openDir func(string) (*dir.Store, error)) (storage.Store, error) {
-	u, err := parse(rawURL)
-	if err != nil {
+	u, wrong := parse(rawURL)
+	if err := inOneLine(wrong); err != nil {
 		return nil, &storage.Error{Op: "open", Store: Redact(rawURL), Err: fmt.Errorf("%w: %w", ErrURL, err), Hint: "use file:///path or s3://bucket/prefix?endpoint=https://host:port"}
 	}
 	var s storage.Store
+	var err error
 	if u.Scheme == "file" {
 		s, err = openDir(u.Path)
 	} else {
@@ -107,9 +106,9 @@ func Region(s storage.Store) string {
 }
 
 func openBucket(ctx context.Context, u *url.URL, region string) (storage.Store, error) {
-	c, err := bucketConfig(u)
+	c, wrong := bucketConfig(u)
 	c.Region = cmp.Or(c.Region, region)
-	if err != nil {
+	if err := inOneLine(wrong); err != nil {
 		return nil, &storage.Error{Op: "open", Store: Redact(u.String()), Err: fmt.Errorf("%w: %w", ErrURL, err)}
 	}
 	s, err := s3.Open(ctx, c)
@@ -122,26 +121,25 @@ func openBucket(ctx context.Context, u *url.URL, region string) (storage.Store, 
 	return s, nil
 }
 
-// parse checks the parts of a URL that all schemes have in common. With an error it
-// returns a URL whose other parts can be checked, too; else nil.
-func parse(rawURL string) (*url.URL, error) {
+// parse checks the parts of a URL that all schemes have in common. With mistakes it
+// returns a URL whose other parts can be checked, too, or nil.
+func parse(rawURL string) (u *url.URL, wrong []error) {
 	if strings.ContainsRune(rawURL, 0) {
-		return nil, errors.New("it has a NUL in it")
+		return nil, []error{errors.New("it has a NUL in it")}
 	}
 	if filepath.IsAbs(rawURL) {
 		return &url.URL{Scheme: "file", Path: filepath.Clean(rawURL)}, nil
 	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, errors.New("it does not parse") // the parser's message repeats the URL with its secrets
+		return nil, []error{errors.New("it does not parse")} // the parser's message repeats the URL with its secrets
 	}
 	switch {
 	case u.Scheme == "" && rawURL != "":
-		return nil, errors.New("a path must be absolute: use /path, or s3://bucket/prefix")
+		return nil, []error{errors.New("a path must be absolute: use /path, or s3://bucket/prefix")}
 	case u.Scheme != "file" && u.Scheme != "s3":
-		return nil, fmt.Errorf("the scheme is %q, want file or s3: file:///path, or s3://bucket/prefix?endpoint=https://host:port", u.Scheme)
+		return nil, []error{fmt.Errorf("the scheme is %q, want file or s3: file:///path, or s3://bucket/prefix?endpoint=https://host:port", u.Scheme)}
 	}
-	var wrong []error
 	if u.User != nil {
 		wrong = append(wrong, errors.New("it has credentials in it: put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the AWS credentials file"))
 	}
@@ -149,24 +147,25 @@ func parse(rawURL string) (*url.URL, error) {
 		wrong = append(wrong, errors.New("it has a fragment (#): write %23 for a # in it"))
 	}
 	if u.Scheme == "file" {
-		wrong = append(wrong, checkFile(u))
+		wrong = append(wrong, checkFile(u)...)
 	} else if u.Host == "" || u.Opaque != "" || u.Port() != "" {
 		wrong = append(wrong, errors.New("the bucket is missing: s3://bucket/prefix; a server's address goes into endpoint="))
 		u.Host = ""
 	}
-	return u, inOneLine(wrong)
+	return u, wrong
 }
 
-func checkFile(u *url.URL) error {
-	switch {
-	case u.RawQuery != "":
-		return errors.New("a file URL takes no parameters")
-	case u.Host != "" && u.Host != "localhost":
-		return errors.New("a file URL has three slashes: file:///path")
-	case u.Opaque != "" || !filepath.IsAbs(u.Path):
-		return errors.New("the path must be absolute: file:///path")
+func checkFile(u *url.URL) (wrong []error) {
+	if u.RawQuery != "" {
+		wrong = append(wrong, errors.New("a file URL takes no parameters"))
 	}
-	return nil
+	switch {
+	case u.Host != "" && u.Host != "localhost":
+		wrong = append(wrong, errors.New("a file URL has three slashes: file:///path"))
+	case u.Opaque != "" || !filepath.IsAbs(u.Path):
+		wrong = append(wrong, errors.New("the path must be absolute: file:///path"))
+	}
+	return wrong
 }
 
 // parameters that an S3 URL may have.
@@ -178,12 +177,11 @@ const (
 	paramProfile   = "profile"
 )
 
-func bucketConfig(u *url.URL) (s3.Config, error) {
+func bucketConfig(u *url.URL) (c s3.Config, wrong []error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return s3.Config{}, errors.New("its parameters do not parse")
+		wrong = append(wrong, errors.New("its parameters do not parse"))
 	}
-	var wrong []error
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		known, values := []string{paramEndpoint, paramRegion, paramPathStyle, paramCA, paramProfile}, query[name]
 		if !slices.Contains(known, name) {
@@ -192,7 +190,7 @@ func bucketConfig(u *url.URL) (s3.Config, error) {
 			wrong = append(wrong, fmt.Errorf("parameter %q needs one value", name))
 		}
 	}
-	c := s3.Config{
+	c = s3.Config{
 		Bucket:   u.Host,
 		Prefix:   strings.Trim(u.Path, "/"),
 		Endpoint: query.Get(paramEndpoint),
@@ -211,7 +209,7 @@ func bucketConfig(u *url.URL) (s3.Config, error) {
 			c.Addressing = s3.AddressHost
 		}
 	}
-	return c, inOneLine(wrong)
+	return c, wrong
 }
 
 // Place names the store at a URL: the same for every spelling of the URL, and
@@ -219,8 +217,8 @@ func bucketConfig(u *url.URL) (s3.Config, error) {
 // URL that cannot be used stands for itself, secrets left out. What comes out of
 // Redact has the place of what went in.
 func Place(rawURL string) string {
-	u, err := parse(rawURL)
-	if err != nil {
+	u, wrong := parse(rawURL)
+	if len(wrong) > 0 {
 		return Redact(rawURL)
 	}
 	if u.Scheme == "file" {

@@ -113,7 +113,7 @@ func testWhatCannotBeMeantIsRefused(t *testing.T) {
 		{"s3://Bad_Bucket", ""}, // some servers have such
 		{"s3://buck_et/p", ""},
 	} {
-		checked := stores.Check(c.url)
+		checked := errors.Join(stores.Check(c.url)...)
 		if c.want == "" {
 			if !errors.Is(checked, s3.ErrBucketName) || !strings.Contains(checked.Error(), "lower-case letters") {
 				t.Errorf("%q is checked with %v", c.url, checked)
