@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,9 +41,12 @@ func Run(ctx context.Context, sess *session.Session, source string) error {
 	if err != nil {
 		return err
 	}
-	if st, err := os.Stat(source); err != nil {
+	switch st, err := os.Stat(source); {
+	case errors.Is(err, fs.ErrNotExist):
+		return usage.Errorf("there is no directory %s: name one that can be captured as a trial", source)
+	case err != nil:
 		return err
-	} else if !st.IsDir() {
+	case !st.IsDir():
 		return usage.Errorf("%s is not a directory", source)
 	}
 	folder, err := trialFolder(sess)

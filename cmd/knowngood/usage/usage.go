@@ -164,8 +164,8 @@ func FlagError(cmd *cobra.Command, err error) error {
 		invalid *pflag.InvalidValueError
 		syntax  *pflag.InvalidSyntaxError
 	)
-	// Flags of a command whose name is misspelled are unknown, too.
-	if cmd.HasSubCommands() && errors.As(err, &unknown) {
+	// Flags of a command whose name is misspelled are unknown, too, unless it is an argument.
+	if cmd.HasSubCommands() && !strings.Contains(cmd.Use, " ") && errors.As(err, &unknown) {
 		if err := UnknownCommand(cmd, cmd.Flags().Args()); err != nil {
 			return err
 		}
