@@ -11,7 +11,7 @@ import (
 )
 
 // jsonCommand looks into the last line of standard output, and demands that
-// every line is a JSON object with a type, or that of a listing:
+// every line is a JSON object in which nothing is null and no time is zero:
 //
 //	json PATH                there is such a value, and it is not null
 //	json PATH == VALUE       also !=, > and < between numbers, ~ with a pattern
@@ -56,8 +56,36 @@ func lastObject(ts *testscript.TestScript) any {
 		if _, ok := last.(map[string]any); !ok || d.More() {
 			ts.Fatalf("a line of standard output is not one object: %s", line)
 		}
+		if path := unknown(last); path != "" {
+			ts.Fatalf("what is not known is not left out: %s in %s", path, line)
+		}
 	}
 	return last
+}
+
+// unknown is the path of a value that is null, or a time that is zero; "" for none.
+func unknown(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "null"
+	case string:
+		if strings.HasPrefix(v, "0001-01-01T") {
+			return v
+		}
+	case map[string]any:
+		for name, x := range v {
+			if path := unknown(x); path != "" {
+				return name + "." + path
+			}
+		}
+	case []any:
+		for _, x := range v {
+			if path := unknown(x); path != "" {
+				return path
+			}
+		}
+	}
+	return ""
 }
 
 func lookup(value any, path string) (any, error) {

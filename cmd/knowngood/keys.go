@@ -141,5 +141,5 @@ func printRecipient(out *console.Console, verb, effect string, c *trust.Recipien
 	for _, n := range c.Notes {
 		out.Printf("note: %s\n", n)
 	}
-	return out.Result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": present.List(c.Notes)})
+	return out.Result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": c.Notes})
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"reflect"
 	"strings"
 
 	"knowngood/internal/printable"
@@ -40,10 +41,21 @@ func (c *Console) Printf(format string, args ...any) {
 	}
 }
 
-// Result prints an object of --json; without it nothing.
+// Result prints an object of --json; without it nothing. In a map a value that is nil is
+// not known and left out, and a list without entries is printed as [].
 func (c *Console) Result(v any) error {
 	if !c.JSON {
 		return nil
+	}
+	if fields, ok := v.(map[string]any); ok {
+		for name, value := range fields {
+			switch x := reflect.ValueOf(value); {
+			case !x.IsValid(), x.Kind() == reflect.Pointer && x.IsNil():
+				delete(fields, name)
+			case x.Kind() == reflect.Slice && x.IsNil():
+				fields[name] = []any{}
+			}
+		}
 	}
 	b, err := json.Marshal(v)
 	if err != nil {

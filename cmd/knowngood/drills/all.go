@@ -14,7 +14,6 @@ import (
 
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/human"
-	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
@@ -277,7 +276,7 @@ func listAll(ctx context.Context, sess *session.Session) error {
 		lines = append(lines, l)
 	}
 	if sess.Out.JSON {
-		return sess.Out.Result(map[string]any{"type": "result", "environments": present.List(lines)})
+		return sess.Out.Result(map[string]any{"type": "result", "environments": lines})
 	}
 	return w.Flush()
 }

@@ -218,7 +218,7 @@ func list(ctx context.Context, sess *session.Session, envs []string) error {
 			}
 		}
 	}
-	if err := sess.Out.Result(map[string]any{"type": "result", "drills": present.List(rows)}); err != nil || sess.Out.JSON {
+	if err := sess.Out.Result(map[string]any{"type": "result", "drills": rows}); err != nil || sess.Out.JSON {
 		return err
 	}
 	if len(rows) == 0 {

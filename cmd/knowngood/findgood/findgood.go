@@ -207,7 +207,7 @@ func (s *search) step(i int, a Answer, took time.Duration) error {
 	}
 	width := len(s.name(len(s.snapshots) - 1))
 	s.sess.Out.Printf("%-*s  %s  %-10s %8s%s%s\n", width, s.name(i), x.At.Local().Format("2006-01-02 15:04:05"), a.Answer, human.Duration(took), s.marked(i), why)
-	return s.sess.Out.Result(map[string]any{"type": "step", "ref": x.Ref(), "host": x.Host, "time": x.At.UTC(), "answer": a.Answer, "reason": a.Why, "marks": present.List(s.marks(i)), "seconds": took.Seconds()})
+	return s.sess.Out.Result(map[string]any{"type": "step", "ref": x.Ref(), "host": x.Host, "time": x.At.UTC(), "answer": a.Answer, "reason": a.Why, "marks": s.marks(i), "seconds": took.Seconds()})
 }
 
 // marks are what else a person should know of a snapshot.

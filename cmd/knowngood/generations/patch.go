@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"knowngood/cmd/knowngood/human"
-	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/take"
 	"knowngood/cmd/knowngood/usage"
@@ -163,7 +162,7 @@ func (w *switching) patched(ctx context.Context, before *history.Snapshot, out *
 	if out == nil {
 		return err
 	}
-	result := map[string]any{"type": "result", "environment": w.name, "before": before.Ref(), "kept": out.Committed, "waiting": out.Waiting, "probes": present.List(w.asked()), "seconds": out.Took.Seconds()}
+	result := map[string]any{"type": "result", "environment": w.name, "before": before.Ref(), "kept": out.Committed, "waiting": out.Waiting, "probes": w.asked(), "seconds": out.Took.Seconds()}
 	text := ""
 	switch {
 	case err != nil:

@@ -21,7 +21,7 @@ func (w *switching) print(was, now *generation.Generation, out *generation.Outco
 	if out == nil {
 		return err
 	}
-	result := map[string]any{"type": "result", "environment": w.name, "root": w.env.Root, "from": was.Name, "to": now.Name, "live": out.Live, "committed": out.Committed, "waiting": out.Waiting, "way": now.Way, "proof": now.Proof, "probes": present.List(w.asked()), "seconds": out.Took.Seconds()}
+	result := map[string]any{"type": "result", "environment": w.name, "root": w.env.Root, "from": was.Name, "to": now.Name, "live": out.Live, "committed": out.Committed, "waiting": out.Waiting, "way": now.Way, "proof": now.Proof, "probes": w.asked(), "seconds": out.Took.Seconds()}
 	if err != nil {
 		result["reason"] = out.Why
 	}
@@ -135,6 +135,7 @@ func List(ctx context.Context, sess *session.Session, f *ListOptions, name strin
 		return err
 	}
 	printView(sess, name, v)
+	v.Data = present.List(v.Data)
 	return errors.Join(err, sess.Out.Result(struct {
 		Type        string `json:"type"`
 		Environment string `json:"environment"`
@@ -155,7 +156,7 @@ func adopt(ctx context.Context, sess *session.Session, o *generation.Options, dr
 	for _, d := range p.Data {
 		sess.Out.Printf("  data %s: %s beside the generations, and linked\n", printable.Name(d), moved)
 	}
-	return sess.Out.Result(map[string]any{"type": "result", "environment": o.Environment, "root": p.Root, "directory": p.Dir, "generation": p.Name, "data": present.List(p.Data), "dry_run": dry})
+	return sess.Out.Result(map[string]any{"type": "result", "environment": o.Environment, "root": p.Root, "directory": p.Dir, "generation": p.Name, "data": p.Data, "dry_run": dry})
 }
 
 // recoverAll finishes what is under way, of one environment or of all that have generations.
@@ -164,6 +165,7 @@ func recoverAll(ctx context.Context, sess *session.Session, f *ListOptions, name
 	if name != "" {
 		names = []string{name}
 	}
+	var whole []string
 	var errs []error
 	for _, n := range names {
 		o, err := Options(sess, n)
@@ -175,12 +177,13 @@ func recoverAll(ctx context.Context, sess *session.Session, f *ListOptions, name
 		switch {
 		case err == nil:
 			s.Close()
+			whole = append(whole, n)
 		case errors.Is(err, generation.ErrNotAdopted), errors.Is(err, generation.ErrBusy):
 		default:
 			errs = append(errs, fmt.Errorf("environment %s: %w", n, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, sess.Out.Result(map[string]any{"type": "result", "environments": whole}))...)
 }
 
 func printView(sess *session.Session, name string, v *generation.View) {

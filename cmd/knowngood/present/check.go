@@ -58,7 +58,7 @@ func Check(out *console.Console, r *check.Report, url string, store *statement.P
 	out.Printf("checked %s%s, %s, %s%s: %s; %s\n", human.Counted(r.Snapshots, "snapshot"), forgotten, human.Counted(r.Packs, "pack"), human.Counted(r.Chunks, "chunk"), read, verdict, human.Duration(r.Duration))
 	Unprotected(out, url, store)
 	err := out.Result(map[string]any{"type": "result", "store": StoreJSON(store), "snapshots": r.Snapshots, "forgotten": r.Forgotten, "packs": r.Packs, "containers": r.Containers, "chunks": r.Chunks, "segments": r.Segments,
-		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": List(r.Heals), "lost": List(r.Lost), "lost_files": List(r.LostFiles), "repaired": List(r.Repaired), "unneeded": List(r.Unneeded), "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
+		"bytes_read": r.BytesRead, "locks": r.Locks, "damage": list, "heals": r.Heals, "lost": r.Lost, "lost_files": r.LostFiles, "repaired": r.Repaired, "unneeded": r.Unneeded, "notes": r.Notes, "duration_seconds": r.Duration.Seconds()})
 	if err == nil && len(list) > 0 {
 		switch n := len(list) - short; n {
 		case 0:

@@ -55,7 +55,7 @@ func Prune(out *console.Console, r *prune.Report, o *prune.Options) error {
 		printNote(out, n)
 	}
 	out.Printf("%s %sfreed; %s\n", human.Bytes(freed), would, human.Duration(r.Duration))
-	return out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": PlannedOr(dryRun, "pruned"), "domains": domains, "freed_bytes": freed, "blocked": console.Each(r.Blocked, prune.Blocked.Error), "notes": List(r.Notes), "duration_seconds": r.Duration.Seconds()})
+	return out.Result(map[string]any{"type": "result", "dry_run": dryRun, "status": PlannedOr(dryRun, "pruned"), "domains": domains, "freed_bytes": freed, "blocked": console.Each(r.Blocked, prune.Blocked.Error), "notes": r.Notes, "duration_seconds": r.Duration.Seconds()})
 }
 
 func amountText(a prune.Amount) string {

@@ -276,7 +276,10 @@ key that verifies it.`,
 					return err
 				}
 				if output != "" {
-					return durable.Create(output, object, 0o644)
+					if err := durable.Create(output, object, 0o644); err != nil {
+						return err
+					}
+					return sess.Out.Result(map[string]any{"type": "result", "ref": s.Ref(), "host": s.Host, "output": output})
 				}
 				_, err = sess.Out.Stdout.Content().Write(object)
 				return err

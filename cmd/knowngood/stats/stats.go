@@ -59,7 +59,7 @@ func Print(ctx context.Context, sess *session.Session, r *repository.Repository,
 		l.sum()
 	}
 	if sess.Out.JSON {
-		return errors.Join(sess.Out.Result(map[string]any{"type": "result", "environments": present.List(lines), "total": total}), damaged)
+		return errors.Join(sess.Out.Result(map[string]any{"type": "result", "environments": lines, "total": total}), damaged)
 	}
 	if len(lines) == 0 {
 		sess.Out.Printf("No snapshots yet.\n")
