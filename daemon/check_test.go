@@ -266,7 +266,7 @@ func TestCheck(t *testing.T) {
 			if c.Data.Oldest.IsZero() {
 				t.Errorf("after a restart: %+v, last %+v", c.Data, c.Last)
 			}
-			if c.Last.ReadBytes >= c.Data.StoredBytes || c.Last.ReadBytes == 0 {
+			if c.Last.ReadBytes >= c.Data.Bytes || c.Last.ReadBytes == 0 {
 				t.Errorf("it read %d bytes after the restart, of %d packs, in %d requests", c.Last.ReadBytes, len(keys), len(w.faulty.Log())-before)
 			}
 			stop()

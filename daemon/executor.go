@@ -87,7 +87,7 @@ var errGone = errors.New("it is not configured any more")
 // its turn comes; jobs.mu is held.
 func (x *executor) capture(j *job, r *running) func(context.Context) error {
 	one := x.runner(j, func() {
-		r.generation, r.timeout = x.repo.generation(), time.Duration(j.env.Timeout)
+		r.generation, r.env, r.timeout = x.repo.generation(), j.env, time.Duration(j.env.Timeout)
 		x.messages.ping(notify.Started, j.name, nil)
 		x.o.Log.Info("run started", zap.String("environment", j.name), zap.String("trigger", r.run.Trigger))
 	})
@@ -192,7 +192,7 @@ func (x *executor) record(j *job, r *running, repo *repository.Repository, gone 
 	if r.run.Snapshot != "" {
 		j.problems.snapshot, j.problems.list = r.run.Snapshot, r.problems
 		if repo != nil && r.generation == x.repo.generation() { // otherwise it may be in another repository
-			j.committed(repo, t.config.Host, &r.run)
+			j.committed(repo, t.config.Host, &r.run, r.env)
 		}
 	}
 	if r.run.Died && r.run.Scheduled.After(j.state.LastScheduled) {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"time"
 
 	"knowngood/configs"
@@ -71,6 +72,10 @@ type job struct {
 	state   jobState
 	slots   *jobfiles.Slots
 	history *jobfiles.History
+
+	// lacks are those paths of sources that the newest good snapshot does not have; nil
+	// while that is not known.
+	lacks func(paths []string) []string
 
 	looked  string   // ID of the repository in which its newest snapshot was last searched
 	running *running // nil when it is not
@@ -167,13 +172,18 @@ func (j *job) reschedule(host, expression, zone string, jitter, catchUp time.Dur
 // due is what to do now of a job that has a schedule.
 func (j *job) due(now time.Time) dueNow { return j.timing.due(j.state.LastScheduled, now) }
 
-// committed records the snapshot of a run.
-func (j *job) committed(repo *repository.Repository, host string, run *report.Run) {
+// committed records the snapshot of a run with a configuration.
+func (j *job) committed(repo *repository.Repository, host string, run *report.Run, env *configs.Environment) {
 	j.state.Repository = repo.ID().String()
 	if run.MadeGood() {
 		j.state.Newest, j.state.Protected = run.Started, run.ProtectedUntil
+		captured := runner.SourcePaths(env)
+		j.lacks = func(paths []string) []string {
+			return slices.DeleteFunc(paths, func(p string) bool { return slices.Contains(captured, p) })
+		}
 	}
 	j.state.Accepted = snapshot.Accepted(repo, j.name)
+	j.judgeFirst()
 	if n, err := repo.Remembered(host, j.name); err == nil {
 		if n != j.state.Number+1 {
 			j.kept.Invalidate() // somebody captured by hand in between
@@ -182,8 +192,16 @@ func (j *job) committed(repo *repository.Repository, host string, run *report.Ru
 	}
 }
 
+// judgeFirst has it read what is proven, where there was no snapshot to be judged.
+func (j *job) judgeFirst() {
+	if p := j.proof; p != nil && p.Newest == "" {
+		j.proved = time.Time{}
+	}
+}
+
 // update records snapshots that were made or accepted elsewhere.
 func (j *job) update(f *found) {
+	j.judgeFirst()
 	j.state.Number, j.state.Accepted = f.head.Number, f.accepted
 	j.state.Newest, j.state.Protected, j.state.LastSuccess, j.state.Suspect = time.Time{}, time.Time{}, nil, nil
 	if g := f.good; g != nil {

@@ -180,6 +180,11 @@ func (t *jobs) update(name, id string, f *found, err error) {
 		return
 	}
 	j.looked = id
+	if !none && f.head.Number >= j.state.Number {
+		if j.lacks = nil; f.good != nil {
+			j.lacks = f.good.Lacks
+		}
+	}
 	switch {
 	case none && j.state.Repository != id:
 		j.state.Number, j.state.Newest, j.state.Protected, j.state.LastSuccess, j.state.Suspect = 0, time.Time{}, time.Time{}, nil, nil

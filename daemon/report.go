@@ -113,6 +113,9 @@ func (j *job) environment(now time.Time, runs bool) report.Environment {
 	}
 	if !e.Newest.IsZero() {
 		e.AgeSeconds, e.ProtectedUntil = now.Sub(e.Newest).Seconds(), j.state.Protected
+		if j.lacks != nil {
+			e.Uncaptured = j.lacks(runner.SourcePaths(j.env))
+		}
 	}
 	if j.proof != nil {
 		p := *j.proof

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"knowngood/configs"
 	"knowngood/daemon/report"
 	"knowngood/daemon/runner"
 	"knowngood/snapshot/check"
@@ -23,8 +24,9 @@ type running struct {
 
 	began  time.Time
 	cancel context.CancelCauseFunc
-	// generation of the repository, and timeout (0: none), when its turn came.
+	// generation of the repository, the configuration, and timeout (0: none), when its turn came.
 	generation int
+	env        *configs.Environment
 	timeout    time.Duration
 
 	// When progress was last seen, and what it was.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,6 +52,21 @@ func testADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 	if e := environmentOf(r, "web"); e == nil || e.Schedule != "0 0 1 1 *" {
 		t.Errorf("the old configuration is not in force: %+v", e)
 	}
+
+	// Another source: it is named until a run has captured it, also by a daemon that is started anew.
+	added := t.TempDir()
+	s.configure(t, "environments: {web: {schedule: \"0 0 1 1 *\", catch_up: 0s, sources: [{path: %s}, {path: %s}]}}\n%s", src, added, notify)
+	s.hup(t)
+	lacks := func(r *report.Report) bool {
+		e := environmentOf(r, "web")
+		return e != nil && slices.Equal(e.Uncaptured, []string{added})
+	}
+	s.until(t, "the new source is named", lacks)
+	s.stop(t)
+	s.up(t, manager.env()...)
+	s.until(t, "the new source is named after a start", lacks)
+	s.take(t, "web")
+	s.until(t, "it is captured", func(r *report.Report) bool { return environmentOf(r, "web").Uncaptured == nil })
 
 	// Added, and another schedule.
 	s.configure(t, "environments:\n  web: {schedule: \"@every 1s\", sources: [{path: %s}]}\n  db: {sources: [{command: [sh, -c, \"while test -e %s; do sleep 0.05; done; echo rows\"], as: dump}]}\n%s", src, gate, notify)

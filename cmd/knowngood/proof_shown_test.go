@@ -102,7 +102,14 @@ func testProofIsShownByTheDaemon(t *testing.T) {
 	grow(t, src, "file", 1000)
 	s := newService(t, m, "environments: {web: {sources: [{path: %s}], known_good: {require: restored}}}\n", src)
 	s.up(t)
+	judged := func(newest string) func(r *report.Report) bool {
+		return func(r *report.Report) bool {
+			return r.Environments[0].Proof != nil && r.Environments[0].Proof.Newest == newest
+		}
+	}
+	s.until(t, "there is no snapshot to be judged", judged(""))
 	s.take(t, "web")
+	s.until(t, "the first snapshot is judged", judged("web@1"))
 	is := func(what string, want func(*report.Proof) bool) *report.Environment {
 		t.Helper()
 		s.hup(t) // after which it is read again

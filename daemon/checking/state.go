@@ -100,7 +100,7 @@ func (s *State) Report(c *configs.Config, now time.Time) *report.Check {
 	if how == nil && oldest.IsZero() {
 		return out
 	}
-	out.Data = &report.CheckedData{Oldest: oldest, PassPart: k.Data.place(), PassBegan: k.Data.Begun, Objects: k.Objects, StoredBytes: k.Stored}
+	out.Data = &report.CheckedData{Oldest: oldest, PassPart: k.Data.place(), PassBegan: k.Data.Begun, Objects: k.Objects, Bytes: k.Stored}
 	if how != nil {
 		out.Data.Scheduled = true
 		out.Data.CycleSeconds, out.Data.DailyBytes = how.cycle.Seconds(), how.daily

@@ -47,9 +47,9 @@ type CheckedData struct {
 	CycleSeconds    float64 `json:"cycle_seconds,omitempty"`
 	ExpectedSeconds float64 `json:"expected_seconds,omitempty"`
 	DailyBytes      uint64  `json:"daily_bytes,omitempty"`
-	// Objects and StoredBytes are what there was to read at the last check.
-	Objects     int    `json:"objects,omitempty"`
-	StoredBytes uint64 `json:"stored_bytes,omitempty"`
+	// Objects and Bytes are what there was to read at the last check.
+	Objects int    `json:"objects,omitempty"`
+	Bytes   uint64 `json:"bytes,omitempty"`
 }
 
 // Warnings are what a person should know of a check.
@@ -152,4 +152,29 @@ func (d *CheckedData) Scope(now time.Time) string {
 		text += fmt.Sprintf(" in place of %s, at %s a day (check.max_data)", Span(seconds(d.CycleSeconds)), humanize.IBytes(d.DailyBytes))
 	}
 	return text
+}
+
+// Verification is when what the newest good snapshot of an environment needs was last
+// verified, as far as is known, and how: by a listing of the store, the check c or a drill.
+func (e *Environment) Verification(c *Check) (at time.Time, how string) {
+	l := e.LastSuccess
+	if l == nil {
+		return time.Time{}, ""
+	}
+	newer := func(t time.Time, by string) {
+		if t.After(at) {
+			at, how = t, by
+		}
+	}
+	newer(l.Verified, "by listing")
+	if c != nil && c.Damaged == 0 && c.Began.After(l.Finished) {
+		newer(c.Began, "by a check of the structure")
+	}
+	if c != nil && c.Damaged == 0 && c.Data != nil && !c.Data.Oldest.Before(e.Newest) {
+		newer(c.Data.Oldest, "by reading its data")
+	}
+	if p := e.Proof; p != nil && p.Snapshot == l.Snapshot {
+		newer(p.Proven, "by a drill")
+	}
+	return at, how
 }

@@ -81,6 +81,9 @@ type Environment struct {
 	Name string `json:"name"`
 	Job
 	Sources []Source `json:"sources,omitempty"`
+	// Uncaptured are those that the newest good snapshot does not have: they are newer than
+	// it, or whoever took it by hand named others.
+	Uncaptured []string `json:"uncaptured,omitempty"`
 	// Retention is which snapshots are kept, in words; empty when nothing is ever
 	// forgotten.
 	Retention string `json:"retention,omitempty"`

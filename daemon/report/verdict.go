@@ -64,6 +64,12 @@ func (e *Environment) Verdict() (Level, string) {
 		return Attention, "is suspect: " + strings.Join(e.Suspect.Reasons, "; ") + "; nothing is forgotten meanwhile"
 	case e.Newest.IsZero():
 		return Attention, "has no snapshot yet"
+	case len(e.Uncaptured) > 0:
+		more := ""
+		if n := len(e.Uncaptured) - 1; n > 0 {
+			more = fmt.Sprintf(" and %d more", n)
+		}
+		return Attention, fmt.Sprintf("has no %s%s in its newest good snapshot, and captures it in the next", e.Uncaptured[0], more)
 	case e.Last != nil && e.Last.Result == Partial:
 		return Attention, fmt.Sprintf("lacks what could not be read: %d in its last run", e.Last.Problems)
 	case e.Proof.Lacks() != "":

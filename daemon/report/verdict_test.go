@@ -176,3 +176,41 @@ func theNextStepFitsWhatIsAmiss(t *testing.T) {
 		t.Errorf("of a suspect one: %q", got)
 	}
 }
+
+func TestVerification(t *testing.T) {
+	t.Parallel()
+	t.Run("is the newest one of listings, checks and drills that had the newest snapshot", testVerificationIsTheNewest)
+}
+
+func testVerificationIsTheNewest(t *testing.T) {
+	t.Parallel()
+	at := func(hour int) time.Time { return time.Date(2026, 11, 20, hour, 0, 0, 0, time.UTC) }
+	environment := func(listed time.Time, proven string, drilled time.Time) *Environment {
+		run := &Run{Snapshot: "web@2", Started: at(8), Finished: at(9), Verified: listed}
+		return &Environment{Newest: run.Started, Job: Job{LastSuccess: run}, Proof: &Proof{Snapshot: proven, Proven: drilled}}
+	}
+	data := func(oldest time.Time, damaged int) *Check {
+		return &Check{Began: at(12), Damaged: damaged, Data: &CheckedData{Oldest: oldest}}
+	}
+	for name, c := range map[string]struct {
+		e    *Environment
+		c    *Check
+		at   time.Time
+		want string
+	}{
+		"no snapshot":                       {&Environment{}, data(at(10), 0), time.Time{}, ""},
+		"nothing but its run":               {environment(time.Time{}, "", time.Time{}), nil, time.Time{}, ""},
+		"a listing":                         {environment(at(7), "", time.Time{}), nil, at(7), "by listing"},
+		"a check that began in the run":     {environment(at(7), "", time.Time{}), &Check{Began: at(8).Add(time.Minute)}, at(7), "by listing"},
+		"a check after it":                  {environment(at(7), "", time.Time{}), data(at(1), 0), at(12), "by a check of the structure"},
+		"a check that found damage":         {environment(at(7), "", time.Time{}), data(at(12), 1), at(7), "by listing"},
+		"its data was read with the run":    {environment(at(7), "", time.Time{}), &Check{Began: at(1), Data: &CheckedData{Oldest: at(8)}}, at(8), "by reading its data"},
+		"its data was read after the check": {environment(at(7), "", time.Time{}), data(at(13), 0), at(13), "by reading its data"},
+		"a drill of it":                     {environment(at(7), "web@2", at(14)), data(at(13), 0), at(14), "by a drill"},
+		"a drill of an older one":           {environment(at(7), "web@1", at(14)), nil, at(7), "by listing"},
+	} {
+		if got, how := c.e.Verification(c.c); !got.Equal(c.at) || how != c.want {
+			t.Errorf("%s: %v, %q, want %v, %q", name, got, how, c.at, c.want)
+		}
+	}
+}

@@ -48,7 +48,7 @@ var (
 	snapFiles    = desc("snapshot_files", "Files of the newest good snapshot.", "environment")
 	snapBytes    = desc("snapshot_bytes", "Content of the newest good snapshot.", "environment")
 	snapNew      = desc("snapshot_new_bytes", "Content of it that the repository did not have.", "environment")
-	snapStored   = desc("snapshot_stored_bytes", "What was written to the store for it.", "environment")
+	snapStored   = desc("snapshot_stored_bytes", "What its run wrote to the store before the root.", "environment")
 	snapProblems = desc("snapshot_problems", "Paths that could not be captured as they should.", "environment")
 	kept         = desc("snapshots_kept", "Snapshots that are not forgotten.", "environment")
 	trialEnd     = desc("trial_deadline_timestamp_seconds", "When the trial of a generation that is not committed yet ends; in the past: it should have gone back.", "environment")

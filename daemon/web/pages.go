@@ -105,7 +105,7 @@ func (p *pages) overview(w http.ResponseWriter, _ *http.Request) {
 	v := newView(r)
 	v.Compact = len(r.Environments) >= compactFrom
 	for _, e := range r.Ranked() {
-		v.Envs = append(v.Envs, newEnvView(e, r.Lock, r.Now, !v.Compact))
+		v.Envs = append(v.Envs, newEnvView(e, &r, !v.Compact))
 	}
 	v.troubles(r.Environments)
 	p.show(w, http.StatusOK, v)
@@ -130,7 +130,7 @@ func (p *pages) environment(w http.ResponseWriter, req *http.Request) {
 		level, words = report.Broken, "The daemon cannot do its work; "+words
 	}
 	v.Level, v.Words = level.String(), unbroken(words)
-	v.Envs = []envView{newEnvView(*e, r.Lock, r.Now, true)}
+	v.Envs = []envView{newEnvView(*e, &r, true)}
 	v.troubles([]report.Environment{*e})
 	t := p.source.Timeline(e.Name)
 	v.NoSteps = t.Missing

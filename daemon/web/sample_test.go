@@ -150,7 +150,7 @@ func sampleCheck() *report.Check {
 		Job:   report.Job{Schedule: "0 5 * * *", Next: now.Add(19 * time.Hour), Last: last, LastSuccess: last, Totals: map[report.Result]uint64{report.Success: 60, report.Failed: 1}},
 		Began: last.Started, Notes: []string{"the keys of the repository were not looked at: these credentials may not read them"},
 		Data: &report.CheckedData{Scheduled: true, Oldest: now.Add(-80 * 24 * time.Hour), PassBegan: now.Add(-30 * 24 * time.Hour), PassPart: 0.17, CycleSeconds: 90 * 86400, ExpectedSeconds: 177 * 86400,
-			DailyBytes: 1 << 30, Objects: 11000, StoredBytes: 1.9e11},
+			DailyBytes: 1 << 30, Objects: 11000, Bytes: 1.9e11},
 	}
 }
 

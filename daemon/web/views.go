@@ -124,6 +124,7 @@ type envView struct {
 	// Instances is how many there are; empty where there are none.
 	Instances string
 	Verified  moment // of the newest good snapshot
+	How       string // it was verified
 	Notices   []notice
 	Strip     *strip
 	Charts    []*chart  // none of what fails
@@ -137,11 +138,12 @@ const (
 	sourcesShown = 8
 )
 
-func newEnvView(e report.Environment, lock *report.Lock, now time.Time, charts bool) envView {
+func newEnvView(e report.Environment, r *report.Report, charts bool) envView {
+	now := r.Now
 	level, words := e.Verdict()
 	v := envView{
 		jobView: newJobView(e.Job, now), Name: e.Name, Level: level.String(), Words: unbroken(words),
-		Newest: moment{e.Newest, now}, Kept: e.Kept, Locked: locked(e.ProtectedUntil, now), Lock: lockText(lock), Sources: e.Sources, Keeps: e.Retention,
+		Newest: moment{e.Newest, now}, Kept: e.Kept, Locked: locked(e.ProtectedUntil, now), Lock: lockText(r.Lock), Sources: e.Sources, Keeps: e.Retention,
 		Notices: notices(e, now), Strip: newStrip(&e, now),
 	}
 	if extra := len(v.Sources) - sourcesShown; extra > 0 {
@@ -173,7 +175,9 @@ func newEnvView(e report.Environment, lock *report.Lock, now time.Time, charts b
 		if i := strings.LastIndexByte(s.Snapshot, '@'); i > 20 {
 			v.Ref = s.Snapshot[i:]
 		}
-		v.Size, v.Files, v.Verified = size(s.Bytes), count(s.Files, "file", "files"), moment{s.Verified, now}
+		v.Size, v.Files = size(s.Bytes), count(s.Files, "file", "files")
+		at, how := e.Verification(r.Check)
+		v.Verified, v.How = moment{at, now}, how
 	}
 	if charts {
 		for i := len(e.Runs) - 1; i >= 0 && len(v.Recent) < recentRuns; i-- {

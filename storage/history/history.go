@@ -11,6 +11,7 @@ package history
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"knowngood/storage"
@@ -76,6 +77,21 @@ type Snapshot struct {
 
 // Ref names the snapshot within its host: web@42.
 func (s *Snapshot) Ref() string { return s.Root.Ref() }
+
+// Lacks are those paths of sources that are none of the snapshot; none where its body
+// is not known.
+func (s *Snapshot) Lacks(paths []string) (out []string) {
+	for _, p := range paths {
+		if s.Body == nil {
+			return nil
+		}
+		tag := s.Domain.SourceTag(p)
+		if !slices.ContainsFunc(s.Body.Sources, func(c statement.SourceCounts) bool { return c.Tag == tag }) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
 
 func (s *Snapshot) head() statement.Head {
 	return statement.Head{Environment: s.Environment, Number: s.Number, Hash: s.ID}

@@ -70,6 +70,11 @@ func Print(out *console.Console, s *Report) error {
 			out.Printf("\n%s %s.\n", printable.Line(e.Name), printable.Line(e.Instances.Text(s.Now)))
 		}
 	}
+	for i := range s.Environments {
+		if e := &s.Environments[i]; len(e.Uncaptured) > 0 {
+			out.Printf("\nNot in the newest good snapshot of %s: %s. Next: knowngood snapshot %[1]s\n", printable.Line(e.Name), printable.Line(strings.Join(e.Uncaptured, ", ")))
+		}
+	}
 	showTroubles(out, s)
 	return nil
 }

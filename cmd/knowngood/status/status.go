@@ -15,6 +15,7 @@ import (
 	"knowngood/configs"
 	"knowngood/daemon"
 	"knowngood/daemon/report"
+	"knowngood/daemon/runner"
 	"knowngood/daemon/web"
 	"knowngood/storage/history"
 	"knowngood/storage/repository"
@@ -144,6 +145,9 @@ func OfRepository(ctx context.Context, sess *session.Session, now time.Time) (*R
 			line.Proof = daemon.ProofOf(ctx, r, h, env, configured, policy, now)
 			if h == sess.Host {
 				seen[env] = true
+				if good != nil && configured != nil {
+					line.Uncaptured = good.Lacks(runner.SourcePaths(configured))
+				}
 				promise(&line, sess.Config.Environments[env])
 			}
 			s.add(line)
