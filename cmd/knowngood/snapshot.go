@@ -43,6 +43,7 @@ and compares it with its name; that takes no identity.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.Env, "env", "", "`name` of the environment")
+	cmd.RegisterFlagCompletionFunc("env", completion.Environments(sess, -1))
 	fl.StringArrayVar(&f.Include, "include", nil, "capture only what matches this `pattern`; may be repeated")
 	fl.StringArrayVar(&f.Exclude, "exclude", nil, "`pattern` to leave out (! takes back); may be repeated")
 	fl.BoolVar(&f.ExcludeCaches, "exclude-caches", false, "leave out directories marked by a CACHEDIR.TAG")

@@ -131,6 +131,11 @@ func CheckNames(root *cobra.Command) {
 			}
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			cmd.Annotations = map[string]string{"config": "none"}
+			for _, shell := range cmd.Commands() {
+				shell.Example = "  " + shell.CommandPath() + " --no-descriptions"
+				cmd.Example += "  " + shell.CommandPath() + "\n"
+			}
+			cmd.Example = strings.TrimSuffix(cmd.Example, "\n")
 		}
 	}
 }
