@@ -112,6 +112,54 @@ func TestTakenHost(t *testing.T) {
 	t.Run("snapshots that claim to be old take no place of good ones", testSnapshotsThatClaimToBeOldTakeNoPlaceOfGoodOnes)
 	t.Run("the announcement of a taken host starts no clock of a pruner", testTheAnnouncementOfATakenHostStartsNoClockOfAPruner)
 	t.Run("what is forgotten again waits anew", testWhatIsForgottenAgainWaitsAnew)
+	t.Run("a root that does not follow the newest brings that into no doubt where versions show", func(t *testing.T) {
+		simulated(t, memory, func(w *world) { testADeniedRoot(w, true) })
+	})
+	t.Run("a root that does not follow the newest blocks a prune without versions until that is forgotten", func(t *testing.T) {
+		simulated(t, plainMemory, func(w *world) { testADeniedRoot(w, false) })
+	})
+}
+
+// Whoever has the key of a host signs one more root, which denies the newest good one. It
+// takes no more than a put at a free key.
+func testADeniedRoot(w *world, versions bool) {
+	trees, _ := w.days(3)
+	_, s, err := w.Snapshot("web@3")
+	w.check(err)
+	object, _ := w.forge(4, [32]byte{1}, s.Body, time.Now())
+	w.put(key(4), object)
+	w.reenrol()
+	w.capture("web")
+
+	w.Warnings()
+	if _, _, err := w.Snapshot("web@3"); versions != (err == nil) || !versions && !authentic.Tampered(err) {
+		w.t.Errorf("web@3: %v", err)
+	}
+	if found := w.Warnings(); versions && !named(found, key(4)) {
+		w.t.Errorf("web@4, which denies it, is not named: %v", found)
+	}
+	blocked := func() int {
+		w.t.Helper()
+		report, err := prune.Run(w.Ctx, w.Bare(), prune.Options{})
+		w.check(err)
+		return len(report.Blocked)
+	}
+	if versions {
+		w.Restores("web@3", w.dir, trees[2])
+		if blocked() > 0 {
+			w.t.Error("nothing is pruned")
+		}
+		return
+	}
+	if blocked() == 0 {
+		w.t.Error("it is pruned while it is not known what web@3 is")
+	}
+	_, err = w.Bare().Forget(w.Ctx, enginetest.Host, "web", history.Change{Forget: statement.NumbersOf(3), Now: time.Now()})
+	w.check(err)
+	w.Warnings()
+	if n := blocked(); n > 0 || !named(w.Warnings(), key(3)) {
+		w.t.Errorf("%d are blocked once web@3 is forgotten, or it is not named", n)
+	}
 }
 
 func testATakenHostThatSignsItsHistoryAgain(t *testing.T) {

@@ -195,6 +195,18 @@ func (r *Reader) Versions(ctx context.Context, key string) ([]storage.Version, e
 	return all, nil
 }
 
+// First reports whether the version that the store took at a time is the first one of
+// key, as far as the store shows: it kept versions when it took that one. A version
+// without an ID of its own replaces what was there.
+func (r *Reader) First(ctx context.Context, key string, taken time.Time) (bool, error) {
+	all, err := r.Versions(ctx, key)
+	if err != nil || len(all) == 0 {
+		return false, err
+	}
+	first := all[len(all)-1]
+	return !first.Marker && first.ID != "" && first.ID != "null" && first.Modified.Equal(taken), nil
+}
+
 // version appends a range of one version to dst.
 func (r *Reader) version(ctx context.Context, dst []byte, key, id string, offset, length int64) ([]byte, error) {
 	v, ok := storage.Capability[storage.Versioner](r.store)

@@ -162,8 +162,23 @@ func (e *environment) warnOfGap(ctx context.Context, s *Snapshot) error {
 	return nil
 }
 
-// unlike is the error where a root does not name the one before it.
-func (e *environment) unlike(newer, s *Snapshot) error {
+// unlike is the error where a root does not name the one before it. It is nil, and the
+// newer one is reported, where the store shows that it took the older one first, and
+// that this is the first one at its key: whoever holds the host's key can sign a root
+// that names any other, and must not bring the one before it into doubt.
+func (e *environment) unlike(ctx context.Context, newer, s *Snapshot) error {
+	first := false
+	if s.Stored.Before(newer.Stored) {
+		var err error
+		if first, err = e.t.Read.First(ctx, e.key(s.Number), s.Stored); err != nil {
+			return err
+		}
+	}
+	if first {
+		e.t.Warn(&authentic.TamperError{What: "root " + e.key(newer.Number), Key: e.key(newer.Number), Remembered: fmt.Sprintf("%s (%x), which the store took before", s.Ref(), s.ID), Found: fmt.Sprintf("%s, which names %x in its place", newer.Ref(), newer.Root.Previous),
+			Hint: fmt.Sprintf("whoever signed %s with the host's key did not know, or denies, %s, which counts", newer.Ref(), s.Ref())})
+		return nil
+	}
 	return &authentic.TamperError{What: "root " + e.key(s.Number), Key: e.key(s.Number), Remembered: fmt.Sprintf("%x by %s", newer.Root.Previous, newer.Ref()), Found: fmt.Sprintf("%x", s.ID),
 		Hint: "the history was forked: two machines sign with this host's key, or a root was replaced"}
 }

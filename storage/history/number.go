@@ -41,7 +41,9 @@ func (h *Roots) byNumber(ctx context.Context, ref Ref, host string) (*Snapshot, 
 	case nerr != nil && !authentic.Damaged(nerr):
 		return nil, nerr
 	case nerr == nil && err == nil && newer.Root.Previous != s.ID:
-		return nil, e.unlike(newer, s)
+		if err := e.unlike(ctx, newer, s); err != nil {
+			return nil, err
+		}
 	case nerr != nil && errors.Is(err, storage.ErrNotFound):
 		return nil, e.absent(ctx, ref)
 	case err == nil && nerr != nil && !errors.Is(nerr, storage.ErrNotFound):

@@ -130,14 +130,14 @@ func (e *environment) walk(ctx context.Context, n int) iter.Seq2[*Snapshot, erro
 		defer e.copies.running.Wait()
 		for r, err := range ledger.Ordered(ctx, n, e.places, e.fetch) {
 			if err != nil {
-				c.fail(err)
+				c.fail(ctx, err)
 				return
 			}
-			if !c.add(r) {
+			if !c.add(ctx, r) {
 				return
 			}
 		}
-		c.release(nil)
+		c.release(ctx, nil)
 	}
 }
 
@@ -181,21 +181,21 @@ type chain struct {
 }
 
 // add takes in the next older place, and reports whether to go on.
-func (c *chain) add(p place) bool {
+func (c *chain) add(ctx context.Context, p place) bool {
 	// What is remembered decides. With no memory there is nothing to hold back for.
 	held := c.known != nil && p.number > c.known.Number
-	if !held && len(c.above) > 0 && !c.release(&p) {
+	if !held && len(c.above) > 0 && !c.release(ctx, &p) {
 		return false
 	}
 	if held {
 		c.above = append(c.above, p)
 		return true
 	}
-	return c.pass(p)
+	return c.pass(ctx, p)
 }
 
 // pass checks how p is linked with the one newer than it, and yields it.
-func (c *chain) pass(p place) bool {
+func (c *chain) pass(ctx context.Context, p place) bool {
 	if p.read == nil && p.err == nil { // known and not asked for, as is the one below
 		c.newer, c.unlinked = nil, false
 		return true
@@ -207,8 +207,16 @@ func (c *chain) pass(p place) bool {
 	s, newer := p.read, c.newer
 	c.newer, c.gap = s, p.gap && !c.pinned(s)
 	if newer != nil && newer.Number == s.Number+1 && newer.Root.Previous != s.ID && !c.pinned(s) {
-		c.newer, c.unlinked, c.forked = nil, true, true
-		return c.yield(nil, c.unlike(newer, s))
+		switch err := c.unlike(ctx, newer, s); {
+		case err == nil:
+		case p.skip && authentic.Tampered(err):
+			c.newer, c.unlinked, c.forked = nil, true, true
+			c.t.Warn(err)
+			return true
+		default:
+			c.newer, c.unlinked, c.forked = nil, true, true
+			return c.yield(nil, err)
+		}
 	}
 	switch {
 	case c.pinned(s):
@@ -231,7 +239,7 @@ func (c *chain) pass(p place) bool {
 
 // release yields what is held back. known is the place of the newest that is
 // remembered, or of the next older one; nil when there is none.
-func (c *chain) release(known *place) bool {
+func (c *chain) release(ctx context.Context, known *place) bool {
 	above := c.above
 	c.above = nil
 	if known != nil && known.number == c.known.Number && !errors.Is(known.err, statement.ErrEnded) {
@@ -253,7 +261,7 @@ func (c *chain) release(known *place) bool {
 		}
 	}
 	for _, p := range above {
-		if !c.pass(p) {
+		if !c.pass(ctx, p) {
 			return false
 		}
 	}
@@ -261,8 +269,8 @@ func (c *chain) release(known *place) bool {
 }
 
 // fail ends the walk with an error of the store.
-func (c *chain) fail(err error) {
-	if len(c.above) == 0 || c.release(nil) {
+func (c *chain) fail(ctx context.Context, err error) {
+	if len(c.above) == 0 || c.release(ctx, nil) {
 		c.yield(nil, err)
 	}
 }
