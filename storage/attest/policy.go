@@ -36,7 +36,7 @@ type Proof struct {
 	Base, Rung   string
 	Machine      string
 	RTO          time.Duration
-	Stored       time.Time // when the store took the result
+	Stored       time.Time // when the store took the result; see Attestation.found
 	Age          time.Duration
 	SelfAttested bool
 	Stale        bool
@@ -131,12 +131,12 @@ func (p Policy) prove(j *Judged, results []*Attestation, now time.Time) string {
 		case a.Level >= max(p.Require, Restored):
 			newest = &pass
 		}
-		if *newest == nil || a.Stored.After((*newest).Stored) {
+		if *newest == nil || a.found().After((*newest).found()) {
 			*newest = a
 		}
 	}
 	switch {
-	case failed != nil && (pass == nil || !pass.Stored.After(failed.Stored)): // at one time it failed
+	case failed != nil && (pass == nil || !pass.found().After(failed.found())): // at one time it failed
 		j.Proof = p.proof(failed, now)
 		return fmt.Sprintf("the drill on %s failed", failed.Machine)
 	case pass != nil:
@@ -152,12 +152,25 @@ func (p Policy) prove(j *Judged, results []*Attestation, now time.Time) string {
 	return NotDrilled
 }
 
+// maxUntilStored is how long after a drill its result may be stored.
+const maxUntilStored = time.Hour
+
+// found is when a result was found: when the store took it. But a pass counts from an hour
+// after its drill at the latest, by the clock of its machine: where a store keeps no
+// versions, whoever may put there can put an old one again, after a failure.
+func (a *Attestation) found() time.Time {
+	if latest := a.Started.Add(a.RTO() + maxUntilStored); a.Passed && latest.Before(a.Stored) {
+		return latest
+	}
+	return a.Stored
+}
+
 func (p Policy) proof(a *Attestation, now time.Time) *Proof {
 	level := a.Level
 	if !a.Passed {
 		level = Unproven
 	}
-	age := now.Sub(a.Stored)
-	return &Proof{Level: level, Base: a.Isolation.Base, Rung: a.Isolation.Rung, Machine: a.Machine, RTO: a.RTO(), Stored: a.Stored, Age: age,
+	age := now.Sub(a.found())
+	return &Proof{Level: level, Base: a.Isolation.Base, Rung: a.Isolation.Rung, Machine: a.Machine, RTO: a.RTO(), Stored: a.found(), Age: age,
 		SelfAttested: a.SelfAttested, Stale: p.NotOlderThan > 0 && age > p.NotOlderThan, Attestation: a}
 }

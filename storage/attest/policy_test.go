@@ -15,7 +15,7 @@ func hour(n int) time.Time { return now.Add(time.Duration(n) * time.Hour) }
 func idOf(number uint64) [32]byte { return [32]byte{byte(number), 0xee} }
 
 // attested reads results as "42 probed 3": of snapshot 42, taken in hour 3. Words after
-// these are: self, failed, refused (it does not count), other (of another root at that
+// these are: self, failed, again (put again ten days later), other (of another root at that
 // number), partial.
 func attested(t *testing.T, lines ...string) (all []*Attestation) {
 	t.Helper()
@@ -26,7 +26,7 @@ func attested(t *testing.T, lines ...string) (all []*Attestation) {
 		if _, err := fmt.Sscan(line, &number, &level, &at); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		a := &Attestation{Result: &Result{Subject: Subject{"web-1", "web", number, idOf(number)}, Machine: "drill-1", Passed: true, Isolation: Isolation{Rung: "namespaces", Base: "none"}, Phases: []Phase{{"restore", 41 * time.Second}}}, Stored: hour(at)}
+		a := &Attestation{Result: &Result{Subject: Subject{"web-1", "web", number, idOf(number)}, Machine: "drill-1", Passed: true, Isolation: Isolation{Rung: "namespaces", Base: "none"}, Started: hour(at), Phases: []Phase{{"restore", 41 * time.Second}}}, Stored: hour(at)}
 		var err error
 		if a.Level, err = ParseLevel(level); err != nil {
 			t.Fatal(err)
@@ -37,6 +37,8 @@ func attested(t *testing.T, lines ...string) (all []*Attestation) {
 				a.SelfAttested, a.Machine = true, "web-1"
 			case "failed":
 				a.Passed = false
+			case "again": // put again ten days later
+				a.Stored = a.Stored.Add(240 * time.Hour)
 			case "revoked":
 				a.Err = ErrRevoked
 			case "scope":
@@ -98,6 +100,9 @@ func TestPolicy(t *testing.T) {
 			"a pass after a failure after a pass":               {probed, "2", []string{"2 probed 0", "2 probed 1 failed", "2 probed 2"}, nil, "2"},
 			"a failure after a pass after a failure":            {probed, "2", []string{"2 probed 0 failed", "2 probed 1", "2 probed 2 failed"}, nil, "none | the drill on drill-1 failed"},
 			"a failure and a pass in one moment":                {Policy{}, "2", []string{"2 probed 1", "2 probed 1 failed"}, nil, "none | the drill on drill-1 failed"},
+			"a pass that is put again after a failure":          {Policy{}, "2 1", []string{"1 probed 0", "2 probed 0 again", "2 probed 2 failed"}, nil, "1 | the drill on drill-1 failed"},
+			"a failure that is put again after a pass":          {Policy{}, "2 1", []string{"1 probed 0", "2 probed 1", "2 probed 0 failed again"}, nil, "1 | the drill on drill-1 failed"},
+			"a proof that is put again stays old":               {Policy{NotOlderThan: time.Hour}, "2", []string{"2 probed -9000 again"}, nil, "2"},
 			"a lower pass does not end a failure":               {probed, "2", []string{"2 probed 0", "2 probed 1 failed", "2 restored 2"}, nil, "none | the drill on drill-1 failed"},
 			"a lower pass does not end a higher":                {probed, "2", []string{"2 probed 0", "2 restored 1"}, nil, "2"},
 			"a failure whose level was low":                     {restored, "2", []string{"2 probed 0", "2 restored 1 failed"}, nil, "none | the drill on drill-1 failed"},
