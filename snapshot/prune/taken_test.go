@@ -118,6 +118,31 @@ func TestTakenHost(t *testing.T) {
 	t.Run("a root that does not follow the newest blocks a prune without versions until that is forgotten", func(t *testing.T) {
 		simulated(t, plainMemory, func(w *world) { testADeniedRoot(w, false) })
 	})
+	t.Run("what it hid, and says that it deleted, is taken back on a machine that a root above does not follow", func(t *testing.T) {
+		simulated(t, memory, func(w *world) {
+			trees, _ := w.days(3)
+			remembers := w.drillHost()
+			head, err := remembers.Head(w.Ctx, enginetest.Host, "web")
+			w.check(err)
+			object, _ := w.forge(4, [32]byte{1}, head.Body, time.Now())
+			w.put(key(4), object)
+			h, err := w.host().Host(w.Ctx)
+			w.check(err)
+			w.put(layout.KeyDeletion(enginetest.Host, w.domain(), 1), w.signed(h, 1, func(x *statement.Deletion) {
+				for _, k := range w.objects() {
+					id, _ := deletion.ParseKey(k)
+					x.Deleted = append(x.Deleted, statement.Object{Kind: id.Kind, Hash: id.Hash})
+					w.check(w.Store.Delete(w.Ctx, k))
+				}
+				slices.SortFunc(x.Deleted, statement.CompareObjects)
+			}))
+			w.forget("web", 1, 2)
+			if x, err := remembers.Forget(w.Ctx, enginetest.Host, "web", history.Change{Undo: statement.NumbersOf(1, 2), Now: time.Now()}); err != nil || len(x.Forgotten) > 0 {
+				t.Fatalf("it stays forgotten: %v, %v", x, err)
+			}
+			w.Restores("web@2", w.dir, trees[1])
+		})
+	})
 }
 
 // Whoever has the key of a host signs one more root, which denies the newest good one. It

@@ -97,7 +97,7 @@ func (e *environment) head(ctx context.Context, past bool) (*Snapshot, error) {
 			return s, e.warnOfGap(ctx, s)
 		case err == nil:
 			return s, nil
-		case errors.Is(err, statement.ErrEnded) || authentic.Unverified(err) && past:
+		case errors.Is(err, statement.ErrEnded) || authentic.Damaged(err) && past:
 			e.t.Warn(err)
 		default:
 			return nil, err

@@ -32,15 +32,9 @@ func (r *Objects) Lacking(ctx context.Context, host string, snapshots []*history
 		if err != nil {
 			return nil, err
 		}
-		there := map[ID]bool{}
-		for _, prefix := range []string{layout.PrefixPacks(host, id), layout.PrefixManifests(host, id)} {
-			listed, _, err := domain{&seal.Domain{ID: id}, r, host}.listBeneath(ctx, prefix)
-			if err != nil {
-				return nil, err
-			}
-			for _, o := range listed {
-				there[o.ID] = true
-			}
+		there, err := domain{&seal.Domain{ID: id}, r, host}.there(ctx)
+		if err != nil {
+			return nil, err
 		}
 		reader := r.NewReader(host, of[0].Domain)
 		g, gctx := errgroup.WithContext(ctx)
@@ -61,6 +55,21 @@ func (r *Objects) Lacking(ctx context.Context, host string, snapshots []*history
 		}
 	}
 	return out, nil
+}
+
+// there are the packs and containers of the domain, hidden ones included.
+func (d domain) there(ctx context.Context) (map[ID]bool, error) {
+	there := map[ID]bool{}
+	for _, prefix := range []string{layout.PrefixPacks(d.host, d.ID), layout.PrefixManifests(d.host, d.ID)} {
+		listed, _, err := d.listBeneath(ctx, prefix)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range listed {
+			there[o.ID] = true
+		}
+	}
+	return there, nil
 }
 
 // lacks reports whether something that a snapshot needs is not there.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"knowngood/internal/wire"
 	"knowngood/storage"
 	"knowngood/storage/deletion"
 	"knowngood/storage/history"
@@ -12,7 +11,8 @@ import (
 )
 
 // Whole reports whether what a snapshot needs was deleted, by history.ErrPruned. What is
-// only announced is warned of, and what is missing for another reason.
+// only announced is warned of, and what is missing for another reason. What a delete
+// marker hides is there, whatever its host says.
 func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	if s.Body == nil {
 		return fmt.Errorf("an identity is needed to find out whether its content is still there: %w", r.t.Closed(ctx, s.Root))
@@ -39,13 +39,9 @@ func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("manifest of %s: %w", s.Ref(), err)
 	}
-	listing, err := domain{s.Domain, r, s.Host}.list(ctx, map[wire.Kind]int{wire.KindPack: 1, wire.KindManifest: 1})
+	there, err := domain{s.Domain, r, s.Host}.there(ctx)
 	if err != nil {
 		return err
-	}
-	there := map[ID]bool{}
-	for _, o := range listing {
-		there[o.ID] = true
 	}
 	announced, missing := 0, 0
 	for _, o := range objects {
