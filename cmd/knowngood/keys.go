@@ -139,7 +139,7 @@ type recipientJSON struct {
 func printRecipient(out *console.Console, verb, effect string, c *trust.RecipientChange) error {
 	out.Printf("%s %s (%s): %s, of all hosts\n", verb, trust.ShortRecipient(c.Recipient.Text), c.Recipient.Fingerprint, effect)
 	for _, n := range c.Notes {
-		out.Printf("note: %s\n", n)
+		out.Printf("note: %s\n", printable.Line(n))
 	}
 	return out.Result(map[string]any{"type": "result", "recipient": c.Recipient.Text, "fingerprint": c.Recipient.Fingerprint, "epoch": c.Epoch.String(), "past": c.Past, "notes": c.Notes})
 }
