@@ -151,17 +151,24 @@ func testADeniedRoot(w *world, versions bool) {
 	trees, _ := w.days(3)
 	_, s, err := w.Snapshot("web@3")
 	w.check(err)
+	remembers := w.drillHost()
+	_, err = remembers.Head(w.Ctx, enginetest.Host, "web")
+	w.check(err)
 	object, _ := w.forge(4, [32]byte{1}, s.Body, time.Now())
 	w.put(key(4), object)
-	w.reenrol()
-	w.capture("web")
-
 	w.Warnings()
 	if _, _, err := w.Snapshot("web@3"); versions != (err == nil) || !versions && !authentic.Tampered(err) {
 		w.t.Errorf("web@3: %v", err)
 	}
 	if found := w.Warnings(); versions && !named(found, key(4)) {
 		w.t.Errorf("web@4, which denies it, is not named: %v", found)
+	}
+	w.reenrol()
+	if s := w.capture("web"); s.Number != 5 {
+		w.t.Errorf("the next is %s", s.Ref())
+	}
+	if _, err := remembers.Head(w.Ctx, enginetest.Host, "web"); versions && err != nil {
+		w.t.Errorf("whoever saw web@3 does not follow the new key: %v", err)
 	}
 	blocked := func() int {
 		w.t.Helper()

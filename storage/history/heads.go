@@ -34,35 +34,50 @@ func (h *Hosts) Heads(ctx context.Context, host string) (heads []statement.Head,
 		return nil, false, err
 	}
 	for _, env := range envs {
-		for s, err := range h.roots.Snapshots(ctx, host, env) {
-			if err == nil && s.Number >= absurd {
-				err = &authentic.DamageError{Key: layout.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
-			}
-			if authentic.Damaged(err) {
-				h.t.Warn(err)
-				continue
-			}
-			if err != nil {
-				return nil, false, err
-			}
-			// The owner is about to vouch for it: it must not have been put over
-			// between listing and reading.
-			e, err := h.roots.environment(ctx, host, env)
-			if err != nil {
-				return nil, false, err
-			}
-			if s, err = e.root(ctx, s.Number); err != nil {
-				return nil, false, err
-			}
-			heads = append(heads, s.head())
-			break
+		newest, err := h.newest(ctx, host, env)
+		if err != nil {
+			return nil, false, err
 		}
+		if newest == nil {
+			continue
+		}
+		// The owner is about to vouch for it: it must not have been put over
+		// between listing and reading.
+		e, err := h.roots.environment(ctx, host, env)
+		if err != nil {
+			return nil, false, err
+		}
+		if newest, err = e.root(ctx, newest.Number); err != nil {
+			return nil, false, err
+		}
+		heads = append(heads, newest.head())
 	}
 	known = len(heads)+len(remembered) > 0
 	if len(heads) > statement.MaxHeads {
 		heads, err = h.oldest(ctx, host, heads)
 	}
 	return heads, known, err
+}
+
+// newest is the newest root of an environment that verifies and does not deny the one
+// before it; nil for none.
+func (h *Hosts) newest(ctx context.Context, host, env string) (newest *Snapshot, err error) {
+	for s, err := range h.roots.Snapshots(ctx, host, env) {
+		if err == nil && s.Number >= absurd {
+			err = &authentic.DamageError{Key: layout.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
+		}
+		switch {
+		case authentic.Damaged(err):
+			h.t.Warn(err)
+		case err != nil:
+			return nil, err
+		case newest == nil || newest.Number == s.Number+1 && newest.Root.Previous != s.ID:
+			newest = s
+		default:
+			return newest, nil
+		}
+	}
+	return newest, nil
 }
 
 // oldest are those of the heads that a certificate has room for. Whoever took a key
