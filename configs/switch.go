@@ -47,18 +47,24 @@ type Generations struct {
 	Keep Count `yaml:"keep"`
 }
 
+// DefaultSwitch is that of an environment whose configuration has none.
+func DefaultSwitch() *Switch {
+	return &Switch{Confirm: "none", Watch: Duration(time.Minute), Trial: Duration(10 * time.Minute)}
+}
+
 // fillSwitch gives an environment with a root its defaults.
 func (e *Environment) fillSwitch(given func(key string) bool) {
 	if e.Root == "" && e.Switch == nil {
 		return
 	}
-	e.Switch = cmp.Or(e.Switch, &Switch{})
-	s := e.Switch
-	s.Confirm = cmp.Or(s.Confirm, "none")
+	d := DefaultSwitch()
+	s := cmp.Or(e.Switch, d)
+	e.Switch = s
+	s.Confirm = cmp.Or(s.Confirm, d.Confirm)
 	if s.Watch == 0 && !given("watch") {
-		s.Watch = Duration(time.Minute)
+		s.Watch = d.Watch
 	}
-	s.Trial = cmp.Or(s.Trial, Duration(10*time.Minute))
+	s.Trial = cmp.Or(s.Trial, d.Trial)
 	if e.Root == "" {
 		return
 	}

@@ -1,9 +1,7 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,13 +34,12 @@ func (x *executor) drift(ctx context.Context, name string, r *running) error {
 		r.run.Result, r.run.Error = report.Interrupted, "the comparison was stopped, and begins again"
 		return nil
 	}
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
 	var last struct {
 		Type   string
 		Error  string
 		Drifts []report.Drifted
 	}
-	switch unread := json.Unmarshal(lines[len(lines)-1], &last); {
+	switch unread := lastLine(out, &last); {
 	case unread == nil && last.Type == "result" && len(last.Drifts) > 0:
 		r.run.SetDrifted(last.Drifts)
 		return nil

@@ -74,8 +74,7 @@ func drilled(run *report.Run, out []byte, err error) error {
 		Drills []report.Drilled
 		Never  []string `json:"never_proven"`
 	}
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	switch unread := json.Unmarshal(lines[len(lines)-1], &last); {
+	switch unread := lastLine(out, &last); {
 	case unread == nil && last.Type == "result" && len(last.Drills) > 0:
 		run.SetDrilled(last.Drills, last.Never)
 		return nil
@@ -89,6 +88,12 @@ func drilled(run *report.Run, out []byte, err error) error {
 		return fmt.Errorf("the drill ended before it had a result: %w", err)
 	}
 	return errors.New("the drill ended without a result: see the log")
+}
+
+// lastLine reads the last line of JSON that a process of a job printed.
+func lastLine(out []byte, into any) error {
+	out = bytes.TrimSpace(out)
+	return json.Unmarshal(out[bytes.LastIndexByte(out, '\n')+1:], into)
 }
 
 // drillWaits reports whether a drill that is due cannot begin yet: another one is
