@@ -53,7 +53,7 @@ func testADaemonTakesANewConfigurationAndNoBrokenOne(t *testing.T) {
 		t.Errorf("the old configuration is not in force: %+v", e)
 	}
 
-	// Another source: it is named until a run has captured it, also by a daemon that is started anew.
+	// Another source: it is named until a run has captured it, also by a daemon that is started again.
 	added := t.TempDir()
 	s.configure(t, "environments: {web: {schedule: \"0 0 1 1 *\", catch_up: 0s, sources: [{path: %s}, {path: %s}]}}\n%s", src, added, notify)
 	s.hup(t)

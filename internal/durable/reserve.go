@@ -9,7 +9,7 @@ import (
 
 const reserveSize = 256 << 10
 
-// ReplaceReserved replaces a file by a value as JSON, for its owner alone; see Replace. On a
+// ReplaceReserved replaces a file by a value as JSON, that only its owner can read; see Replace. On a
 // full disk it removes the reserve, a file beside it that keeps room for that, and tries again.
 // When nothing is under way it makes the reserve, for the next time.
 func ReplaceReserved(path, reserve string, value any, idle bool) error {

@@ -126,7 +126,7 @@ func (w *world) repeat(c *crash, killed string) {
 }
 
 // What was written to the disk at each point, and nothing else, is mounted again by a machine
-// that was started anew: nothing runs and nothing is mounted there.
+// that was started again: nothing runs and nothing is mounted there.
 func powerCutAtEachPoint(t *testing.T, name string, overlay bool) {
 	c := crashes[name]
 	for n, killed := 1, "at all"; killed != ""; n++ {

@@ -200,7 +200,7 @@ func (f *forger) act() {
 		object, err := x.Encode(f.key.SigningKey())
 		f.check(err)
 		f.put(layout.KeyTombstone(enginetest.Host, "web", x.Serial), object)
-	case 8, 9: // announces, or says that it deleted, and rewrote, what it likes
+	case 8, 9: // claims what it likes as announced, deleted and rewritten
 		x := &statement.Deletion{Repository: f.Bare().ID(), Host: enginetest.Host, Domain: f.domain(), Serial: serial("pending/"), Made: when(), Certificate: f.key.Certificate}
 		x.Since = 1 + f.rand.Uint64N(x.Serial)
 		var packs [][32]byte

@@ -12,7 +12,7 @@ import (
 
 // Whole reports whether what a snapshot needs was deleted, by history.ErrPruned. What is
 // only announced is warned of, and what is missing for another reason. What a delete
-// marker hides is there, whatever its host says.
+// marker hides is there, whatever its host states.
 func (r *Objects) Whole(ctx context.Context, s *history.Snapshot) error {
 	if s.Body == nil {
 		return fmt.Errorf("an identity is needed to find out whether its content is still there: %w", r.t.Closed(ctx, s.Root))
