@@ -97,11 +97,11 @@ var configurations = []configuration{
 	{"patterns to include that exclude", "environments: {e: {sources: [{path: @SRC@, include: ['!*.go']}]}}\n@BASE@", "environments.e.sources.0", 1, "exclude what is not wanted"},
 
 	// Directories that are replaced as a whole.
-	{"two environments with one root", twoRoots("/srv/app", "/srv/app"), "environments.f.root", 3, "Choose a directory of its own"},
-	{"a root in that of another", twoRoots("/srv/app/sub", "/srv/app"), "environments.f.root", 3, "Choose a directory of its own"},
-	{"a root in the generations of another", twoRoots("/srv/app", "/srv/.app.generations/x"), "environments.f.root", 3, "Choose a directory of its own"},
-	{"a root that is another by a link", twoRoots("/proc/self/root/srv/app", "/srv/app"), "environments.f.root", 3, "Choose a directory of its own"},
-	{"instances in the root of another", "environments:\n  e: {root: /srv/app, sources: [{path: /srv/app}]}\n  f: {sources: [{path: /etc}], scale: {dir: /srv/app/i}}\n@BASE@", "environments.f.scale.dir", 3, "Choose a directory of its own"},
+	{"two environments with one root", twoRoots("/srv/app", "/srv/app"), "environments.f.root", 3, "is also used by environment e: a switch of one would replace what is of the other. Give each a directory of its own"},
+	{"a root in that of another", twoRoots("/srv/app/sub", "/srv/app"), "environments.f.root", 3, "Give each a directory of its own"},
+	{"a root in the generations of another", twoRoots("/srv/app", "/srv/.app.generations/x"), "environments.f.root", 3, "Give each a directory of its own"},
+	{"a root that is another by a link", twoRoots("/proc/self/root/srv/app", "/srv/app"), "environments.f.root", 3, "is also used by environment e: a switch of one would replace what is of the other. Give each a directory of its own"},
+	{"instances in the root of another", "environments:\n  e: {root: /srv/app, sources: [{path: /srv/app}]}\n  f: {sources: [{path: /etc}], scale: {dir: /srv/app/i}}\n@BASE@", "environments.f.scale.dir", 3, "/srv/app/i lies in /srv/app of environment e: "},
 
 	// Several mistakes of one value.
 	{"the endpoint beside other mistakes of a URL", manyMistakes, "repository.url", 1, "want https://host or https://host:port"},

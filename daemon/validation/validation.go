@@ -179,7 +179,15 @@ func judgePlaces(c *configs.Config, f configs.Findings) {
 
 		for _, p := range own {
 			if i := slices.IndexFunc(others, p.meets); i >= 0 {
-				f.Add(configs.Unfit, p.key, "%s and %s, of environment %s, are in each other's way: a switch of one environment would replace what is of the other. Choose a directory of its own", p.path, others[i].path, others[i].environment)
+				o := others[i]
+				how := "contains " + o.path + " of"
+				switch {
+				case p.real == o.real:
+					how = "is also used by"
+				case strings.HasPrefix(p.real, o.real+"/"):
+					how = "lies in " + o.path + " of"
+				}
+				f.Add(configs.Unfit, p.key, "%s %s environment %s: a switch of one would replace what is of the other. Give each a directory of its own", p.path, how, o.environment)
 				break
 			}
 		}
