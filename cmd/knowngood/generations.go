@@ -18,7 +18,8 @@ func generationsCommand(sess *session.Session) *cobra.Command {
 		Short: "Show the versions of an environment on this machine; adopt a directory",
 		Long: `Show the generations of an environment: which is live (*), where each comes from,
 how it was built, why it may go live, and its state. What another command left under
-way is finished, or taken back, first.
+way is finished, or taken back, first. Of an environment with scale: its instances, which
+are ready, and why others failed; that changes nothing.
 
 --adopt makes the existing directory root the first generation, and moves carried data
 out of it; --release makes it a plain directory again. See docs/GENERATIONS.md.`,
@@ -57,7 +58,8 @@ func rollbackCommand(sess *session.Session) *cobra.Command {
 		Use:   "rollback ENVIRONMENT",
 		Short: "Go back to the generation before, at once",
 		Long: `Make the generation before the live one live again, and the live one bad. It takes
-neither the repository nor an identity. A generation on trial is taken back.`,
+neither the repository nor an identity. A generation on trial is taken back. With scale,
+all instances become ones of the snapshot before, one by one; that works once.`,
 		Example:           "  knowngood rollback web",
 		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: completion.Configured(sess),

@@ -65,7 +65,7 @@ func TestLifecycle(t *testing.T) {
 		w := newWorld(t, t.TempDir(), false)
 		s := w.open(w.options(), 2)
 		_, err := s.Rollback(t.Context())
-		refused(t, err, "no tree of a snapshot before: knowngood switch web REF")
+		refused(t, err, "no tree of the snapshot before: it is kept for one rollback after each switch. Choose a snapshot: knowngood switch web REF")
 		tree, err := w.tree(t.Context(), s, 2)
 		w.must(err)
 		w.must(s.Roll(t.Context(), tree))
@@ -78,7 +78,7 @@ func TestLifecycle(t *testing.T) {
 			t.Errorf("there are %v, %d run", versions, running)
 		}
 		_, err = s.Rollback(t.Context()) // what it came from is no way back
-		refused(t, err, "no tree of a snapshot before")
+		refused(t, err, "no tree of the snapshot before")
 	})
 
 	// An overlay that the state does not name is one of a state that was lost.

@@ -245,7 +245,7 @@ func (s *Set) Roll(ctx context.Context, to *Tree) error {
 func (s *Set) Rollback(ctx context.Context) (*Tree, error) {
 	to := s.state.tree(s.state.Previous)
 	if to == nil {
-		return nil, fmt.Errorf("%s has no tree of a snapshot before: knowngood switch %s REF makes the instances ones of another one", s.dir, s.Environment)
+		return nil, fmt.Errorf("%s has no tree of the snapshot before: it is kept for one rollback after each switch. Choose a snapshot: knowngood switch %s REF", s.dir, s.Environment)
 	}
 	return to, s.roll(ctx, to, "")
 }

@@ -104,7 +104,7 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 		}
 		t, err := s.tree(ctx, ref)
 		if err != nil {
-			return fmt.Errorf("the first tree: %w (--unproven takes the newest snapshot, knowngood switch %s REF another one)", err, name)
+			return fmt.Errorf("there is no snapshot to make the first instances of: %w. With --unproven scale takes the newest one; knowngood switch %s REF chooses one", err, name)
 		}
 		if _, err := s.set.Spawn(ctx, t, 0); err != nil {
 			return err

@@ -154,7 +154,7 @@ func printInstances(sess *session.Session, v *instance.View, began time.Time, be
 		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable.Name(filepath.Join(v.Dir, strconv.Itoa(in.Number))), in.Status, in.Tree, in.Way, in.Made.Local().Format(time.DateTime), probed, printable.Line(in.Why))
 	}
 	out.Flush()
-	text := human.Counted(len(v.Instances), "instance") + " of no snapshot"
+	text := human.Counted(len(v.Instances), "instance") + ", and no snapshot yet to make them of"
 	if v.Current != nil {
 		text = human.Counted(len(v.Instances), "instance") + " of " + v.Current.Snapshot
 	}
