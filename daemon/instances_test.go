@@ -44,11 +44,14 @@ func TestTheReportHasTheInstancesOfAnEnvironment(t *testing.T) {
 	if i := e.Instances; i == nil || i.CheckedAt.IsZero() || *i != (report.Instances{Snapshot: "web@42", Wanted: 3, Ready: 2, Failed: 1, CheckedAt: i.CheckedAt}) {
 		t.Fatalf("instances: %+v", i)
 	}
-	if n := len(r.Warnings); n == 0 || !strings.Contains(r.Warnings[n-1].Text, "web instances of web@42: 2 of 3 are ready, 1 failed, checked ") {
+	if n := len(r.Warnings); n == 0 || !strings.Contains(r.Warnings[n-1].Text, "web: 2 of 3 instances of web@42 are ready, 1 failed, checked ") {
 		t.Errorf("warnings: %+v", r.Warnings)
 	}
 	w.Check(os.WriteFile(filepath.Join(dir, "instances.json"), []byte("x"), 0o600))
 	if i := w.environment(d, "web").Instances; i == nil || !strings.Contains(i.Error, "instances.json cannot be read") {
 		t.Errorf("a state that cannot be read: %+v", i)
+	}
+	if ws := d.Report().Warnings; len(ws) == 0 || ws[len(ws)-1].Time.IsZero() {
+		t.Errorf("warnings of a state that cannot be read: %+v", ws)
 	}
 }

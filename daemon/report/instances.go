@@ -17,13 +17,13 @@ type Instances struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Text is how many there are in one sentence: instances of web@42: 2 of 3 are ready, 1 failed,
-// checked 20 s ago.
+// Text is how many there are in one sentence: 2 of 3 instances of web@42 are ready, 1
+// failed, checked 20 s ago.
 func (i *Instances) Text(now time.Time) string {
 	if i.Error != "" {
-		return "instances: not known: " + i.Error
+		return "it is not known which instances there are: " + i.Error
 	}
-	text := fmt.Sprintf("instances of %s: %d of %d are ready, %d failed", i.Snapshot, i.Ready, i.Wanted, i.Failed)
+	text := fmt.Sprintf("%d of %d instances of %s are ready, %d failed", i.Ready, i.Wanted, i.Snapshot, i.Failed)
 	if i.CheckedAt.IsZero() {
 		return text + ", and no probe is asked"
 	}
@@ -34,7 +34,11 @@ func (i *Instances) Text(now time.Time) string {
 func (r *Report) WarnOfInstances() {
 	for n := range r.Environments {
 		if i := r.Environments[n].Instances; i != nil && (i.Failed > 0 || i.Error != "") {
-			r.Warnings = append(r.Warnings, Warning{Time: i.CheckedAt, Text: r.Environments[n].Name + " " + i.Text(r.Now) + " (knowngood generations " + r.Environments[n].Name + ")"})
+			at := i.CheckedAt
+			if at.IsZero() {
+				at = r.Now
+			}
+			r.Warnings = append(r.Warnings, Warning{Time: at, Text: r.Environments[n].Name + ": " + i.Text(r.Now) + " (knowngood generations " + r.Environments[n].Name + ")"})
 		}
 	}
 }

@@ -129,7 +129,7 @@ func (e *Environment) TrialOverdue(now time.Time) string {
 	if e.Trial == nil || now.Sub(e.Trial.Deadline) < overdueAfter {
 		return ""
 	}
-	return fmt.Sprintf("has generation %s on trial, which was not committed by %s and has not gone back. Next: knowngood generations %s --recover, as the user whose it is; "+
+	return fmt.Sprintf("has generation %s on trial, which was not committed by %s and has not gone back. Next: knowngood generations %s --recover, as the user who owns its files; "+
 		"systemctl enable --now knowngood-generations-check.timer does that each minute", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime), e.Name)
 }
 

@@ -69,7 +69,7 @@ func (e *Environment) Verdict() (Level, string) {
 		if n := len(e.Uncaptured) - 1; n > 0 {
 			more = fmt.Sprintf(" and %d more", n)
 		}
-		return Attention, fmt.Sprintf("has no %s%s in its newest good snapshot, and captures it in the next", e.Uncaptured[0], more)
+		return Attention, fmt.Sprintf("has no %s%s in its newest good snapshot", e.Uncaptured[0], more)
 	case e.Last != nil && e.Last.Result == Partial:
 		return Attention, fmt.Sprintf("lacks what could not be read: %d in its last run", e.Last.Problems)
 	case e.Proof.Lacks() != "":
@@ -136,7 +136,7 @@ func (r *Report) verdict() (Level, string) {
 	case r.Check != nil && r.Check.Failures > 0:
 		return Attention, "The check of what is stored " + second(r.Check.Verdict(r.Now))
 	case len(r.Warnings) > 0:
-		return Attention, fmt.Sprintf("All environments are well; %s a look", english.Plural(len(r.Warnings), "warning deserves", "warnings deserve"))
+		return Attention, fmt.Sprintf("Snapshots are well; %s a look, the newest: %s", english.Plural(len(r.Warnings), "warning deserves", "warnings deserve"), r.Warnings[len(r.Warnings)-1].Text)
 	case len(envs) == 0:
 		return Well, english.Plural(len(r.Drills), "drill is", "drills are") + " configured, and none failed"
 	case unpromised == len(envs):

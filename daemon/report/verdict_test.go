@@ -77,7 +77,7 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"degraded":                        {Report{Environments: []Environment{failing}, Degraded: "no route to host"}, Broken, "The daemon cannot do its work: no route to host"},
 		"a broken RPO before degraded":    {Report{Environments: []Environment{slow}, Degraded: "x"}, Broken, "db broke its RPO"},
 		"tampering before all":            {Report{Environments: []Environment{slow}, Warnings: []Warning{{Tampering: true}}}, Broken, "The repository was tampered with"},
-		"a warning":                       {Report{Environments: []Environment{well}, Warnings: []Warning{{}}}, Attention, "All environments are well; 1 warning deserves a look"},
+		"a warning":                       {Report{Environments: []Environment{well}, Warnings: []Warning{{Text: "past"}, {Text: "web: 0 of 4 instances of web@1 are ready"}}}, Attention, "Snapshots are well; 2 warnings deserve a look, the newest: web: 0 of 4 instances of web@1 are ready"},
 		"the check found damage":          {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1}}, Broken, "What is stored is damaged: the check found that 1 object is missing or damaged, see the warnings"},
 		"locks end early":                 {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1, Short: 1}}, Broken, "What is stored is not locked as it should be: the check found that the locks of 1 snapshot end before the host says, see the warnings"},
 		"the check fails":                 {Report{Environments: []Environment{well}, Check: &Check{Job: Job{Failures: 1}}}, Attention, "The check of what is stored failed in its last run"},

@@ -38,6 +38,9 @@ func inState(state, name string) report.Environment {
 		e = environment(name, time.Hour, nil)
 		e.Kept = 0
 		e.Running = &report.Progress{Started: now.Add(-3*time.Hour - 5*time.Minute), Phase: "capture", Attempt: 1, Files: 1, Bytes: 3e11}
+	case "by-hand": // before the daemon was started
+		e = environment(name, time.Hour, good(40))
+		e.Runs = nil
 	case "good":
 		e = environment(name, time.Hour, good(40))
 	case "overdue":
@@ -181,6 +184,7 @@ func thePageNamesEachState(t *testing.T) {
 		lacks []string
 	}{
 		"never":       {"broken", []string{"never has no snapshot, and its RPO is 1 h.", "No runs yet", "Next: run it now: knowngood snapshot neverCopy", "it is run by itself at 2026-11-20 10:09 UTC"}, []string{"first run"}},
+		"by-hand":     {"well", []string{"by-hand is within its RPO.", "success 14 min ago"}, []string{"No runs yet"}},
 		"first":       {"attention", []string{"first has no snapshot yet: its first run is under way.", "capture for 3 h 5 min, 1 file, 279 GiB"}, []string{"Next: ", "broke", "No runs yet"}},
 		"good":        {"well", []string{"good is within its RPO."}, []string{"Next: ", "Error history"}},
 		"overdue":     {"broken", []string{"overdue broke its RPO: the newest good snapshot is 9 h 14 min old, 1 h was promised.", "No run failed: it did not run in time.", "Next: run it now: knowngood snapshot overdueCopy it is run by itself at "}, []string{"Error history"}},

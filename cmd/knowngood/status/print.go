@@ -67,7 +67,7 @@ func Print(out *console.Console, s *Report) error {
 			out.Printf("\n%s %s.\n", printable.Line(e.Name), printable.Line(e.Proof.String()))
 		}
 		if e.Instances != nil {
-			out.Printf("\n%s %s.\n", printable.Line(e.Name), printable.Line(e.Instances.Text(s.Now)))
+			out.Printf("\n%s: %s.\n", printable.Line(e.Name), printable.Line(e.Instances.Text(s.Now)))
 		}
 	}
 	for i := range s.Environments {
