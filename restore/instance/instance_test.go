@@ -322,7 +322,7 @@ func TestWanted(t *testing.T) {
 		answer, status := "", 200
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status); fmt.Fprint(w, answer) }))
 		defer server.Close()
-		s := &Set{Options: &Options{Environment: "web", Config: &configs.Scale{Min: 1, Max: 9}}, layout: layout{"/srv/web"}, state: &state{Instances: []*Instance{{Number: 3, Status: Ready}, {Number: 4, Status: Made}}}}
+		s := &Set{fleet{stock{journal{Options: &Options{Environment: "web", Config: &configs.Scale{Min: 1, Max: 9}}, layout: layout{"/srv/web"}, state: &state{Instances: []*Instance{{Number: 3, Status: Ready}, {Number: 4, Status: Made}}}}}}}
 		for text, want := range map[string]int{"3": 3, " 4\n": 4, "2.1": 3, "0": 0, "": -1, "-1": -1, "1e3": -1, "Inf": -1, "many": -1, "3 4": -1, "\x1b[31m": -1, strings.Repeat("1", 1000): -1} {
 			for kind, target := range map[string]*configs.ScaleTarget{"command": {Command: []string{"printf", "%b", text}}, "http": {HTTP: server.URL}} {
 				answer, s.Config.Target = text, target

@@ -145,16 +145,6 @@ func (s *state) tree(name string) *Tree {
 	return s.Trees[i]
 }
 
-// save makes the state durable. at names the moment, for tests that end the process there.
-func (s *Set) save(at string) error {
-	s.point("before " + at)
-	if err := durable.ReplaceReserved(s.path(stateFile), s.path(reserveFile), s.state, s.state.idle()); err != nil {
-		return fmt.Errorf("state of instances: %w", err)
-	}
-	s.point("after " + at)
-	return nil
-}
-
 // alive are the instances that run or can be started, in the order in which they stay: the
 // oldest first, and last those that failed.
 func (s *state) alive() []*Instance {
@@ -197,9 +187,6 @@ type View struct {
 	Busy        bool        `json:"busy"`                // another process changes them
 	Problem     string      `json:"problem,omitempty"`
 }
-
-// View returns what there is.
-func (s *Set) View() *View { return s.state.view(s.dir) }
 
 func (s *state) view(dir string) *View {
 	v := &View{Environment: s.Environment, Dir: dir, Current: s.tree(s.Current), Previous: s.tree(s.Previous), Instances: slices.Clone(s.Instances), Wanted: s.Wanted, Ready: len(s.in(Ready)), Failed: len(s.in(Failed)), CheckedAt: s.CheckedAt, Problem: s.Problem}
