@@ -118,6 +118,47 @@ func TestTakenHost(t *testing.T) {
 	t.Run("a root that does not follow the newest blocks a prune without versions until that is forgotten", func(t *testing.T) {
 		simulated(t, plainMemory, func(w *world) { testADeniedRoot(w, false) })
 	})
+	t.Run("what it hid at a key before a good root was stored there brings that into no doubt", func(t *testing.T) {
+		simulated(t, memory, func(w *world) {
+			w.days(2)
+			w.put(key(3), []byte("rubbish"))
+			w.check(w.Store.Delete(w.Ctx, key(3)))
+			time.Sleep(time.Minute)
+			s := w.capture("web")
+			if s.Number != 3 {
+				t.Fatalf("it is %s", s.Ref())
+			}
+			time.Sleep(day)
+			object, _ := w.forge(4, [32]byte{1}, s.Body, time.Now())
+			w.put(key(4), object)
+			w.Warnings()
+			for s, err := range w.Bare().Snapshots(w.Ctx, enginetest.Host, "web") {
+				if err != nil {
+					t.Errorf("%v, %v", s, err)
+				}
+			}
+			if !named(w.Warnings(), key(4)) {
+				t.Error("web@4, which denies it, is not named")
+			}
+		})
+	})
+	t.Run("the owner vouches for no root that follows one that denies a good one", func(t *testing.T) {
+		simulated(t, memory, func(w *world) {
+			w.days(3)
+			remembers := w.drillHost()
+			head, err := remembers.Head(w.Ctx, enginetest.Host, "web")
+			w.check(err)
+			denies, hash := w.forge(4, [32]byte{1}, head.Body, time.Now())
+			w.put(key(4), denies)
+			follows, _ := w.forge(5, hash, head.Body, time.Now())
+			w.put(key(5), follows)
+			w.reenrol()
+			s := w.capture("web")
+			if seen, err := remembers.Head(w.Ctx, enginetest.Host, "web"); err != nil || seen.ID != s.ID {
+				t.Errorf("whoever saw web@3 does not follow the new key: %v", err)
+			}
+		})
+	})
 	t.Run("what it hid, and says that it deleted, is taken back on a machine that a root above does not follow", func(t *testing.T) {
 		simulated(t, memory, func(w *world) {
 			trees, _ := w.days(3)

@@ -195,16 +195,21 @@ func (r *Reader) Versions(ctx context.Context, key string) ([]storage.Version, e
 	return all, nil
 }
 
-// First reports whether the version that the store took at a time is the first one of
-// key, as far as the store shows: it kept versions when it took that one. A version
-// without an ID of its own replaces what was there.
-func (r *Reader) First(ctx context.Context, key string, taken time.Time) (bool, error) {
+// First reports whether nothing was replaced at key before the version that the store
+// took at a time, as far as the store shows: it kept versions when it took that one, and
+// all that lie beneath. A version without an ID of its own replaces what was there.
+func (r *Reader) First(ctx context.Context, key string, taken time.Time) (first bool, err error) {
 	all, err := r.Versions(ctx, key)
-	if err != nil || len(all) == 0 {
-		return false, err
+	for _, v := range all {
+		switch {
+		case v.Modified.After(taken):
+		case v.ID == "" || v.ID == "null":
+			return false, nil
+		case !v.Marker && v.Modified.Equal(taken):
+			first = true
+		}
 	}
-	first := all[len(all)-1]
-	return !first.Marker && first.ID != "" && first.ID != "null" && first.Modified.Equal(taken), nil
+	return first, err
 }
 
 // version appends a range of one version to dst.

@@ -25,6 +25,8 @@ type environment struct {
 	ledger     *ledger.Ledger[*statement.Root]
 	copies     *copies
 
+	denied *Snapshot // the oldest that counts though one that the newest follows denies it
+
 	gap bool // none is listed before the one that was yielded last, and it is not remembered
 
 	catalogued bool // catalogues are read

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"knowngood/storage/authentic"
-	"knowngood/storage/layout"
 	"knowngood/storage/statement"
 )
 
@@ -34,7 +33,11 @@ func (h *Hosts) Heads(ctx context.Context, host string) (heads []statement.Head,
 		return nil, false, err
 	}
 	for _, env := range envs {
-		newest, err := h.newest(ctx, host, env)
+		e, err := h.roots.environment(ctx, host, env)
+		if err != nil {
+			return nil, false, err
+		}
+		newest, err := e.vouched(ctx)
 		if err != nil {
 			return nil, false, err
 		}
@@ -43,10 +46,6 @@ func (h *Hosts) Heads(ctx context.Context, host string) (heads []statement.Head,
 		}
 		// The owner is about to vouch for it: it must not have been put over
 		// between listing and reading.
-		e, err := h.roots.environment(ctx, host, env)
-		if err != nil {
-			return nil, false, err
-		}
 		if newest, err = e.root(ctx, newest.Number); err != nil {
 			return nil, false, err
 		}
@@ -59,25 +58,23 @@ func (h *Hosts) Heads(ctx context.Context, host string) (heads []statement.Head,
 	return heads, known, err
 }
 
-// newest is the newest root of an environment that verifies and does not deny the one
-// before it; nil for none.
-func (h *Hosts) newest(ctx context.Context, host, env string) (newest *Snapshot, err error) {
-	for s, err := range h.roots.Snapshots(ctx, host, env) {
+// vouched is the newest root of the environment that verifies, and neither denies one
+// before it nor follows one that does; nil for none.
+func (e *environment) vouched(ctx context.Context) (newest *Snapshot, err error) {
+	for s, err := range e.walk(ctx, ahead) {
 		if err == nil && s.Number >= absurd {
-			err = &authentic.DamageError{Key: layout.KeyRoot(host, env, s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
+			err = &authentic.DamageError{Key: e.key(s.Number), What: "root", Err: errors.New("no host takes so many snapshots")}
 		}
 		switch {
 		case authentic.Damaged(err):
-			h.t.Warn(err)
+			e.t.Warn(err)
 		case err != nil:
 			return nil, err
-		case newest == nil || newest.Number == s.Number+1 && newest.Root.Previous != s.ID:
+		case newest == nil:
 			newest = s
-		default:
-			return newest, nil
 		}
 	}
-	return newest, nil
+	return cmp.Or(e.denied, newest), nil
 }
 
 // oldest are those of the heads that a certificate has room for. Whoever took a key

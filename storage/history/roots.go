@@ -208,6 +208,8 @@ func (c *chain) pass(ctx context.Context, p place) bool {
 	c.newer, c.gap = s, p.gap && !c.pinned(s)
 	if newer != nil && newer.Number == s.Number+1 && newer.Root.Previous != s.ID && !c.pinned(s) {
 		switch err := c.unlike(ctx, newer, s); {
+		case err == nil && !c.unlinked:
+			c.denied = s
 		case err == nil:
 		case p.skip && authentic.Tampered(err):
 			c.newer, c.unlinked, c.forked = nil, true, true
