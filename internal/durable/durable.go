@@ -3,12 +3,14 @@
 package durable
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Create writes a new file and fails with fs.ErrExist when path exists. The
@@ -63,21 +65,23 @@ func Finish(f *os.File, data []byte, mode os.FileMode) error {
 // ReadJSON reads a file of JSON of at most so many bytes, whose keys must all be known. It
 // reports whether there is one.
 func ReadJSON(path string, most int64, into any) (found bool, err error) {
-	info, err := os.Lstat(path)
+	// Whoever owns the directory may replace it at any moment.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
 	if err == nil && (!info.Mode().IsRegular() || info.Size() > most) {
 		err = fmt.Errorf("%s is no file of at most %d bytes", path, most)
 	}
 	if err != nil {
 		return false, err
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return false, err
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
+	d := json.NewDecoder(io.LimitReader(f, most))
 	d.DisallowUnknownFields()
 	return true, d.Decode(into)
 }

@@ -16,6 +16,16 @@ import (
 )
 
 func TestLifecycle(t *testing.T) {
+	t.Run("a pipe in place of the lock keeps nobody who looks waiting", func(t *testing.T) {
+		w := newWorld(t, t.TempDir(), false)
+		w.open(w.options(), 1).Close()
+		lock := filepath.Join(w.set(), lockFile)
+		w.must(os.Remove(lock))
+		w.must(unix.Mkfifo(lock, 0o600))
+		if v, err := Look(w.set()); err != nil || v.Ready != 1 {
+			t.Errorf("there are %+v, %v", v, err)
+		}
+	})
 	// A dead instance does not count, and is replaced once another one came up.
 	t.Run("one that died does not count and is replaced", func(t *testing.T) {
 		t.Parallel() // it waits

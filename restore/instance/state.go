@@ -204,7 +204,8 @@ func Look(dir string) (*View, error) {
 		return nil, err
 	}
 	v := s.view(dir)
-	if f, err := os.Open(filepath.Join(dir, lockFile)); err == nil {
+	// Whoever owns the directory may have put anything at the name.
+	if f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
 		v.Busy = errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 		f.Close()
 	}
