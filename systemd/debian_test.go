@@ -15,21 +15,29 @@ import (
 // in the user's cache. It is for copying.
 func debian(t *testing.T) string {
 	t.Helper()
+	uri, codename := mirror(t)
+	return cached(t, codename, func(temp string) {
+		run(t, "debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv,dbus", codename, temp, uri)
+	})
+}
+
+// cached is a directory that is filled once and then kept in the user's cache.
+func cached(t *testing.T, name string, fill func(temp string)) string {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Skipf("no place to keep a Debian: %v", err)
 	}
-	uri, codename := mirror(t)
-	dir := filepath.Join(cache, "knowngood-test", codename)
-	makeDebian.Lock()
-	defer makeDebian.Unlock()
+	dir := filepath.Join(cache, "knowngood-test", name)
+	filling.Lock()
+	defer filling.Unlock()
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	temp, err := os.MkdirTemp(filepath.Dir(dir), codename+"-")
+	temp, err := os.MkdirTemp(filepath.Dir(dir), name+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,14 +45,14 @@ func debian(t *testing.T) string {
 	if err := os.Chmod(temp, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv,dbus", codename, temp, uri)
+	fill(temp)
 	if err := os.Rename(temp, dir); err != nil && !errors.Is(err, os.ErrExist) { // another process was faster
 		t.Fatal(err)
 	}
 	return dir
 }
 
-var makeDebian sync.Mutex
+var filling sync.Mutex
 
 // mirror is where this machine's own packages come from, and its release.
 func mirror(t *testing.T) (uri, codename string) {

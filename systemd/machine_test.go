@@ -29,6 +29,7 @@ func TestSlow(t *testing.T) {
 	t.Run("the sandbox hides nothing that is captured", testTheSandboxHidesNothingThatIsCaptured)
 	t.Run("trusted attributes need their drop-in", testTrustedAttributesNeedTheirDropIn)
 	t.Run("the sandbox holds", testTheSandboxHolds)
+	t.Run("on the kernel of Debian", testOnTheKernelOfDebian)
 	t.Run("a snapshot that lacks something is a success that says so", testASnapshotThatLacksSomethingIsASuccessThatSaysSo)
 }
 
