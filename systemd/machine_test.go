@@ -23,6 +23,7 @@ func TestSlow(t *testing.T) {
 	t.Run("a daemon that dies or hangs is started again and a broken configuration is not taken", testADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken)
 	t.Run("a scheduled drill runs in a unit of its own", testAScheduledDrillRunsInAUnitOfItsOwn)
 	t.Run("an upgrade that breaks its service is undone", testAnUpgradeThatBreaksItsServiceIsUndone)
+	t.Run("apt-get upgrades a whole system over the network", testAptUpgradesAWholeSystemOverTheNetwork)
 	t.Run("a whole host is the same from the sandbox", testAWholeHostIsTheSameFromTheSandbox)
 	t.Run("the package is installed, upgraded and removed cleanly", testThePackageIsInstalledUpgradedAndRemovedCleanly)
 	t.Run("both packages hold the same", testBothPackagesHoldTheSame)

@@ -29,7 +29,7 @@ func (m *machine) greeter(version int, program, postinst string) (deb string) {
 	for path, text := range map[string]string{
 		"DEBIAN/control":                             fmt.Sprintf("Package: greeter\nVersion: %d\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: says hello\n", version),
 		"DEBIAN/conffiles":                           "/etc/greeter.conf\n",
-		"DEBIAN/postinst":                            "#!/bin/sh\nset -e\nsystemctl daemon-reload\n" + postinst + "systemctl restart greeter\n",
+		"DEBIAN/postinst":                            "#!/bin/sh\nset -e\n[ -d /run/systemd/system ] || exit 0\nsystemctl daemon-reload\n" + postinst + "systemctl restart greeter\n",
 		"etc/greeter.conf":                           fmt.Sprintf("version %d\n", version),
 		"usr/bin/greeter":                            "#!/bin/sh\n" + program,
 		"usr/lib/systemd/system/greeter.service":     fmt.Sprintf("[Service]\nExecStart=/usr/bin/greeter\nEnvironment=VERSION=%d\n", version),
@@ -109,10 +109,87 @@ func testAnUpgradeThatBreaksItsServiceIsUndone(t *testing.T) {
 	if out := m.must("cat", "/etc/greeter.conf"); out != "version 4\n" {
 		t.Errorf("its configuration is %s", out)
 	}
-	if names := m.snapshots(); len(names) != 4 {
+	testAptUpgrades(m, works)
+	if names := m.snapshots(); len(names) != 7 {
 		t.Errorf("there are the snapshots %v", names)
 	}
 	if out := m.must("sh", "-c", "ls -A /var/lib/knowngood-patches/host"); strings.Join(strings.Fields(out), " ") != "generations.json lock reserve watch.lock" {
 		t.Errorf("left: %s", out)
+	}
+}
+
+// testAptUpgrades has apt-get upgrade the package in place, to one that breaks its service and
+// to one that works, from a repository of this machine.
+func testAptUpgrades(m *machine, works string) {
+	m.t.Helper()
+	m.write("/etc/apt/sources.list", "deb [trusted=yes] file:/build ./\n")
+	upgrade := func() (string, error) {
+		m.must("apt-get", "update")
+		return m.try("knowngood", "patch", "host", "--", "apt-get", "-y", "-o", "Dpkg::Options::=--force-confnew", "upgrade")
+	}
+	m.offer(m.greeter(5, "echo broken >/run/greeter; exit 1\n", ""))
+	var exit *exec.ExitError
+	if _, err := upgrade(); !errors.As(err, &exit) || exit.ExitCode() != 14 {
+		m.t.Fatalf("the upgrade that breaks its service ends with %v", err)
+	}
+	m.is("4")
+	m.offer(m.greeter(6, works, ""))
+	if out, err := upgrade(); err != nil || !strings.Contains(out, "host is changed and kept") {
+		m.t.Fatalf("the upgrade that works ends with %s %v", out, err)
+	}
+	m.is("6")
+}
+
+// offer makes a package the one that apt finds in /build.
+func (m *machine) offer(deb string) {
+	m.t.Helper()
+	m.must("sh", "-c", "cd /build && { dpkg-deb -f $1; echo Filename: ./${1#/build/}; echo Size: $(stat -c %s $1); echo SHA256: $(sha256sum $1 | cut -d' ' -f1); } >Packages", "sh", deb)
+}
+
+// serveConfig is an environment of which the root is a whole system.
+const serveConfig = `repository: {url: "file:///backup"}
+host: machine
+environments:
+  system:
+    sources: [{path: /srv/system}]
+    root: /srv/system
+    switch: {watch: 0s}
+    drill: {limits: {disk: 4GiB}}
+`
+
+// A patch of a root that is a whole system: apt-get in it fetches from a server of the machine
+// with --network, and without it reaches nothing.
+func testAptUpgradesAWholeSystemOverTheNetwork(t *testing.T) {
+	m := boot(t)
+	m.must("dpkg", "-i", "/knowngood.deb")
+	m.write("/etc/knowngood/config.yaml", serveConfig)
+	m.repository()
+	m.must("sh", "-c", "mkdir -p /srv/system/tmp /srv/system/proc && cp -a /bin /sbin /lib* /usr /etc /var /srv/system")
+	m.write("/srv/system/etc/apt/sources.list", "deb [trusted=yes] http://127.0.0.1:8000 ./\n")
+	m.offer(m.greeter(1, "", ""))
+	m.write("/serve.pl", `use IO::Socket; my $s = IO::Socket::INET->new(Listen => 9, LocalAddr => "127.0.0.1:8000", ReuseAddr => 1) or die;
+while (my $c = $s->accept) {
+	my ($p) = <$c> =~ m{^GET (\S+)};
+	while (<$c>) { last if /^\s*$/ }
+	if (open my $f, "<", "/build$p") { local $/; my $b = <$f>; print $c "HTTP/1.1 200 OK\r\nContent-Length: " . length($b) . "\r\nConnection: close\r\n\r\n$b" }
+	else { print $c "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" }
+	close $c;
+}`)
+	m.must("systemd-run", "perl", "/serve.pl")
+	m.must("knowngood", "generations", "system", "--adopt")
+	install := func(flags ...string) (string, error) {
+		return m.try("knowngood", append(append([]string{"patch", "system", "--unproven"}, flags...), "--", "chroot", "/srv/system", "sh", "-ec", "apt-get update -o APT::Update::Error-Mode=any; apt-get -y install greeter")...)
+	}
+	if _, err := install(); err == nil || !strings.Contains(err.Error(), "nothing of it is live") {
+		t.Errorf("without the network it ends with %v", err)
+	}
+	if out, err := install("--network"); err != nil || !strings.Contains(out, "is live as /srv/system") {
+		t.Fatalf("it ends with %s %v", out, err)
+	}
+	if got := m.must("chroot", "/srv/system", "dpkg-query", "-W", "-f", "${Version} ${Status}", "greeter"); got != "1 install ok installed" {
+		t.Errorf("installed is %q", got)
+	}
+	if _, err := m.try("dpkg-query", "-W", "greeter"); err == nil {
+		t.Error("it is installed on the machine, too")
 	}
 }
