@@ -97,6 +97,12 @@ func testALostPackIsNoticedNamedAndHealed(t *testing.T) {
 			t.Errorf("the next one: %+v", s)
 		}
 
+		lose("/packs/")
+		if s := m.snapshot(t, "web", "--reread", src); s.HealedPacks == 0 {
+			t.Errorf("the one that reads all anew: %+v", s)
+		}
+		restores(t, m.bare(t), "web@3", src, contents(t, src))
+
 		// And once more, when nothing here knows of the packs any more.
 		lose("/packs/")
 		lose("/index/")

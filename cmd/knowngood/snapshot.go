@@ -52,7 +52,7 @@ and compares it with its name; that takes no identity.`,
 	fl.StringVar(&f.MaxFileSize, "max-file-size", "", "leave out files larger than `size`")
 	fl.BoolVar(&f.CachedAttributes, "cached-attributes", false, "on network and FUSE file systems, trust the attributes that the kernel has cached")
 	fl.BoolVar(&f.DryRun, "dry-run", false, "show what would be read, store nothing")
-	fl.BoolVar(&f.Reread, "reread", false, "read every file, even where its time stamps are unchanged")
+	fl.BoolVar(&f.Reread, "reread", false, "read every file, even where its time stamps are unchanged, and check what the store has")
 	fl.StringVar(&f.Verify, "verify", "", "check what the store has, and store again what it lost; `how`: listing, or data, which reads every object")
 	usage.Optional(fl.Lookup("verify"), take.VerifyListing, take.VerifyListing, take.VerifyData)
 	fl.StringVar(&f.Compression, "compression", "", "default, fastest or better")

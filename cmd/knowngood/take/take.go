@@ -163,7 +163,7 @@ func recordVerified(sess *session.Session, f *Options, r *snapshot.Result) {
 func addFlags(sess *session.Session, f *Options, o *snapshot.Options) {
 	o.NotEmpty = len(f.Include) > 0
 	o.Reread, o.DryRun, o.Tags, o.WritebackWindow = f.Reread, f.DryRun, f.Tags, sess.WritebackWindow
-	o.Verify.Listing, o.Verify.Data = f.Verify != "", f.Verify == VerifyData
+	o.Verify.Listing, o.Verify.Data = f.Verify != "" || f.Reread, f.Verify == VerifyData
 	o.Progress = cmp.Or(o.Progress, &snapshot.Progress{})
 	o.Verify.Read = func(bytes int) { o.Progress.Verified.Add(uint64(bytes)) }
 	f.problems = sess.Out.Problems() // of this try
