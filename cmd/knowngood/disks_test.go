@@ -60,6 +60,13 @@ func (d *image) mount(t treetest.T, dir string) {
 
 func unmount(t treetest.T, dir string) {
 	t.Helper()
+	// A process that is just started holds the files of this one until it runs its program.
+	for range 100 {
+		if unix.Unmount(dir, 0) == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	must(t, "umount", dir)
 }
 
