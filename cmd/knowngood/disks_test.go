@@ -60,14 +60,9 @@ func (d *image) mount(t treetest.T, dir string) {
 
 func unmount(t treetest.T, dir string) {
 	t.Helper()
-	// A process that is just started holds the files of this one until it runs its program.
-	for range 100 {
-		if unix.Unmount(dir, 0) == nil {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	if err := treetest.Unmount(dir); err != nil {
+		t.Fatalf("%s: %v", dir, err)
 	}
-	must(t, "umount", dir)
 }
 
 // exchange makes what lies on two images, neither of them mounted, change

@@ -14,6 +14,7 @@ import (
 
 	"knowngood/internal/enginetest"
 	"knowngood/internal/posix"
+	"knowngood/internal/treetest"
 )
 
 func TestSlow(t *testing.T) {
@@ -60,7 +61,7 @@ func mount(t *testing.T, image, at string) {
 
 func unmount(t *testing.T, at string) {
 	t.Helper()
-	if err := unix.Unmount(at, 0); err != nil {
+	if err := treetest.Unmount(at); err != nil {
 		t.Fatal(err)
 	}
 }
