@@ -30,10 +30,15 @@ func (i *Instances) Text(now time.Time) string {
 	return text + ", checked " + Span(max(0, now.Sub(i.CheckedAt))) + " ago"
 }
 
-// WarnOfInstances adds to the warnings those that failed.
+// Lacking reports whether fewer are ready than there should be, or nobody knows.
+func (i *Instances) Lacking() bool {
+	return i != nil && (i.Error != "" || i.Failed > 0 || i.Ready < i.Wanted)
+}
+
+// WarnOfInstances adds to the warnings where some are lacking.
 func (r *Report) WarnOfInstances() {
 	for n := range r.Environments {
-		if i := r.Environments[n].Instances; i != nil && (i.Failed > 0 || i.Error != "") {
+		if i := r.Environments[n].Instances; i.Lacking() {
 			at := i.CheckedAt
 			if at.IsZero() {
 				at = r.Now

@@ -53,7 +53,8 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 	good := Proof{Snapshot: "web@42", Level: "probed", Machine: "drill-1", AgeSeconds: month}
 	old := good
 	old.LimitSeconds = limit
-	scaled := well
+	scaled, fewer := well, well
+	fewer.Instances = &Instances{Snapshot: "web@1", Wanted: 4, Ready: 3}
 	scaled.Instances = &Instances{Snapshot: "web@1", Wanted: 4, Failed: 3}
 	for name, c := range map[string]struct {
 		r     Report
@@ -81,6 +82,7 @@ func theVerdictNamesWhatIsWorstFirst(t *testing.T) {
 		"tampering before all":            {Report{Environments: []Environment{slow}, Warnings: []Warning{{Tampering: true}}}, Broken, "The repository was tampered with"},
 		"a warning":                       {Report{Environments: []Environment{well}, Warnings: []Warning{{Text: "past"}, {Text: "web: 0 of 4 instances of web@1 are ready"}}}, Attention, "Snapshots are well; 2 warnings deserve a look, the newest: web: 0 of 4 instances of web@1 are ready"},
 		"instances that failed":           {Report{Environments: []Environment{scaled, well}}, Attention, "web has 0 of 4 instances of web@1 ready, and 3 failed"},
+		"instances that did not come up":  {Report{Environments: []Environment{fewer, well}}, Attention, "web has 3 of 4 instances of web@1 ready, and 0 failed"},
 		"the check found damage":          {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1}}, Broken, "What is stored is damaged: the check found that 1 object is missing or damaged, see the warnings"},
 		"locks end early":                 {Report{Environments: []Environment{slow}, Check: &Check{Damaged: 1, Short: 1}}, Broken, "What is stored is not locked as it should be: the check found that the locks of 1 snapshot end before the host says, see the warnings"},
 		"the check fails":                 {Report{Environments: []Environment{well}, Check: &Check{Job: Job{Failures: 1}}}, Attention, "The check of what is stored failed in its last run"},
