@@ -148,14 +148,11 @@ func (s *state) tree(name string) *Tree {
 // alive are the instances that run or can be started, in the order in which they stay: the
 // oldest first, and last those that failed.
 func (s *state) alive() []*Instance {
-	alive := append(s.in(Made, Starting, Ready), s.in(Failed)...)
-	slices.SortStableFunc(alive, func(a, b *Instance) int {
-		if failed := a.Status == Failed; failed != (b.Status == Failed) {
-			return map[bool]int{true: 1, false: -1}[failed]
-		}
-		return a.Made.Compare(b.Made)
-	})
-	return alive
+	sound, failed := s.in(Made, Starting, Ready), s.in(Failed)
+	for _, some := range [][]*Instance{sound, failed} {
+		slices.SortStableFunc(some, func(a, b *Instance) int { return a.Made.Compare(b.Made) })
+	}
+	return append(sound, failed...)
 }
 
 // in are the instances in one of some states.
