@@ -143,7 +143,7 @@ func TestBench(t *testing.T) {
 			t.Errorf("peak memory: %+v", p)
 		}
 		if _, ok := byMetric[metricRequests]; ok {
-			t.Error("requests are told though there were none")
+			t.Error("requests are reported though there were none")
 		}
 		if got := strings.Join(table(rows)[1], "|"); got != "first capture|wall|5 s (4–9)|10 s|0.50|≤ 0.50|met" {
 			t.Errorf("the line reads %s", got)

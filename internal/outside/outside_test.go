@@ -101,7 +101,7 @@ func TestOutside(t *testing.T) {
 			t.Errorf("it ran: %v", err)
 		}
 		if _, _, _, err := ask(t, t.Context(), server(t, func([]string) (Permission, error) { return No, errors.New("the configuration is broken") }), nil, "true"); err == nil || !strings.Contains(err.Error(), "is broken") {
-			t.Errorf("an error of the check is told as %v", err)
+			t.Errorf("an error of the check is reported as %v", err)
 		}
 	})
 
