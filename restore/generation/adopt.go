@@ -320,8 +320,8 @@ func (a *adoption) release(ctx context.Context) error {
 	if linked {
 		top = a.path(a.t.From)
 	}
-	if a.Config.Switch.Seal {
-		if err := seal(ctx, top, false); err != nil {
+	if g := a.state.find(a.t.From); g != nil && g.Sealed != "" {
+		if err := unseal(ctx, top); err != nil {
 			return err
 		}
 	}

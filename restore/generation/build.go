@@ -14,7 +14,6 @@ import (
 	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
-	"knowngood/snapshot/walk"
 )
 
 // Build is how a generation is made.
@@ -70,7 +69,7 @@ func (s *Set) ready(ctx context.Context, b *Build) (*Generation, error) {
 	if name == s.liveName() {
 		return nil, fmt.Errorf("%s: %w", g.Snapshot, ErrLive)
 	}
-	if g.Status != Bad {
+	if g.Status != Bad && (g.Sealed != "") == s.Config.Switch.Seal {
 		err := s.verify(ctx, g)
 		if changed := (*ChangedError)(nil); !errors.As(err, &changed) {
 			g.Proof = b.Proof
@@ -103,7 +102,8 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 	}
 	s.point("before building")
 	// No rename leaves a subvolume, as that of carried data would when it goes back.
-	top, way, subvolumes := s.path(newName+"/tree"), "", s.state.Method == "link" && len(s.Config.Carried()) == 0
+	// And one with files that fs-verity protects could not be changed by what is next.
+	top, way, subvolumes := s.path(newName+"/tree"), "", s.state.Method == "link" && len(s.Config.Carried()) == 0 && !s.Config.Switch.Seal
 	if b.Clone {
 		was, err := s.Live()
 		if err != nil {
@@ -150,7 +150,7 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 	}
 	s.point("after its name")
 	if top = s.path(g.Name); s.Config.Switch.Seal {
-		if err := seal(ctx, top, true); err != nil {
+		if g.Sealed, err = seal(ctx, top); err != nil {
 			return nil, err
 		}
 	}
@@ -231,50 +231,6 @@ func splitPath(p string) (names []string) {
 	}
 	return names
 }
-
-// seal makes every file and directory of a tree immutable, or no longer.
-func seal(ctx context.Context, top string, on bool) error {
-	err := walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: top}}}, func(n *walk.Node) error {
-		if n.Dir != nil {
-			defer n.Dir.Release()
-		}
-		if n.Err != nil || n.Implied || n.Stat.Type != inode.File && n.Stat.Type != inode.Dir {
-			return n.Err
-		}
-		dirfd, err := n.Dir.Open()
-		if err != nil {
-			return err
-		}
-		return setSealed(dirfd, n, on)
-	})
-	if err != nil {
-		return fmt.Errorf("seal: %w (switch.seal takes root and a file system with inode flags)", err)
-	}
-	return nil
-}
-
-func setSealed(dirfd int, n *walk.Node, on bool) (err error) {
-	var fd int
-	if n.Stat.Type == inode.Dir {
-		fd, err = posix.OpenDir(dirfd, n.Name)
-	} else {
-		fd, _, err = posix.OpenFile(dirfd, n.Name)
-	}
-	if err != nil {
-		return fmt.Errorf("/%s: %w", n.Path, err)
-	}
-	defer unix.Close(fd)
-	flags, _, err := posix.InodeFlags(fd)
-	if err == nil && on {
-		err = posix.SetInodeFlags(fd, flags|immutable)
-	} else if err == nil {
-		_, err = posix.Unlock(fd)
-	}
-	return err
-}
-
-// immutable is FS_IMMUTABLE_FL.
-const immutable = 0x10
 
 // prune removes what is more than is kept: bad ones that are older than the live one, then
 // the oldest, but never the live one, the one before it, and what a process still uses.

@@ -71,7 +71,11 @@ func btrfs(dir string, request uintptr, name string, of int) error {
 		name               [4040]byte
 	}{fd: uint64(int64(of))}
 	copy(args.name[:len(args.name)-1], name)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, d.Fd(), request, uintptr(unsafe.Pointer(&args))); errno != 0 {
+	return ioctl(int(d.Fd()), request, unsafe.Pointer(&args))
+}
+
+func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg)); errno != 0 {
 		return errno
 	}
 	return nil
@@ -101,6 +105,7 @@ type copier struct {
 	applier  *posix.Applier
 	onlyRefs bool // errNoReflink where content would have to be copied
 	replace  bool // what is there is replaced, by one rename, and keeps its inode flags
+	itself   bool // what is read is what is replaced, so that a file has fewer names each time
 	links    map[posix.DevIno]copied
 	made     posix.Stat // of what was made last
 	dirs     []dirCopy
@@ -319,7 +324,7 @@ func (c *copier) node(n *walk.Node, rel string) error {
 			return fmt.Errorf("%s is in the way", as)
 		}
 	}
-	if first, ok := c.links[st.ID()]; ok && st.Nlink > 1 {
+	if first, ok := c.links[st.ID()]; ok && (st.Nlink > 1 || c.itself) {
 		err = c.link(first, out, as)
 	} else {
 		err = c.make(in, n.Name, fd, &st, out.FD(), as, m)
@@ -428,6 +433,11 @@ func (c *copier) file(in int, name string, out int, as string, m inode.Metadata)
 	}
 	if err := c.apply(to, m); err != nil {
 		return err
+	}
+	if c.itself { // there is no other copy, once it has its name
+		if err := dst.Sync(); err != nil {
+			return err
+		}
 	}
 	c.made, err = posix.StatFd(to)
 	return err

@@ -31,12 +31,8 @@ func (s *Set) Patched(r *Run) *Build {
 	b := &Build{Clone: true, OnClone: "changed by a command", Origin: Origin{Way: "copied, then changed by a command"}}
 	b.Fill = func(ctx context.Context, dir string, cloned bool) error {
 		was, err := s.Live()
-		switch {
-		case err != nil:
-		case !cloned:
+		if err == nil && !cloned {
 			_, err = copyTree(ctx, s.topOf(was.Name), dir, s.Config.Carried(), false)
-		case s.Config.Switch.Seal:
-			err = seal(ctx, dir, false)
 		}
 		if err != nil {
 			return fmt.Errorf("clone of %s: %w", s.Config.Root, err)

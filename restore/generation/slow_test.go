@@ -1,6 +1,7 @@
 package generation
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ func TestSlow(t *testing.T) {
 		(&crash{[]string{"adopt"}, "patch in a clone", either, 2}).killedAtEachPoint(t, "link")
 	})
 	t.Run("sources are copied by reflinks on xfs", sourcesAreCopiedByReflinks)
+	t.Run("fs-verity keeps the files of a sealed generation", verityKeepsFiles)
 	t.Run("no request fails during 50 switches and rollbacks", func(t *testing.T) { requestsDuringSwitches(t, "link", 25) })
 	t.Run("nor with exchange", func(t *testing.T) { requestsDuringSwitches(t, "exchange", 25) })
 	t.Run("power cut at each point", powerCutAtEachPoint)
@@ -38,12 +40,12 @@ func TestSlow(t *testing.T) {
 }
 
 // disk is a file system in a file, mounted.
-func disk(t *testing.T, kind, size, image, at string) {
+func disk(t *testing.T, kind, size, image, at string, options ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting takes root")
 	}
-	for _, argv := range [][]string{{"truncate", "-s", size, image}, {"mkfs." + kind, "-q", image}} {
+	for _, argv := range [][]string{{"truncate", "-s", size, image}, append([]string{"mkfs." + kind, "-q", image}, options...)} {
 		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 			t.Skipf("%v: %v, %s", argv, err, out)
 		}
@@ -188,4 +190,76 @@ func sourcesAreCopiedByReflinks(t *testing.T) {
 		t.Errorf("version %d is live, %v, %v", w.live(), err, serr)
 	}
 	unmount(t, dir)
+}
+
+// What is sealed cannot be changed, also not by root that takes its flags away, and what was
+// changed on the disk below is not read. Released, it can be changed.
+func verityKeepsFiles(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/ext4/features/verity"); err != nil {
+		t.Skip("the kernel has no fs-verity (systemd's TestSlow runs this on one that has)")
+	}
+	dir := t.TempDir()
+	image, at := filepath.Join(dir, "image"), filepath.Join(dir, "mounted")
+	if err := os.Mkdir(at, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	disk(t, "ext4", "32M", image, at, "-O", "verity", "-b", "4096")
+	w := newWorld(t, filepath.Join(at, "w"), "link")
+	_, err := Adopt(t.Context(), w.options(), false)
+	w.must(err)
+	content := strings.Repeat("the content of the file ", 1000)
+	w.must(os.WriteFile(filepath.Join(w.at("build2"), "file"), []byte(content), 0o644))
+	w.must(os.Link(filepath.Join(w.at("build2"), "file"), filepath.Join(w.at("build2"), "other")))
+	o := w.options()
+	o.Config.Switch.Seal = true
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	v, err := Look(t.Context(), o)
+	w.must(err)
+	if v.Generations[0].Sealed != sealedVerity {
+		t.Fatalf("it was sealed as %q", v.Generations[0].Sealed)
+	}
+	path := filepath.Join(w.root(), "file")
+	unlocked := func() {
+		t.Helper()
+		f, err := os.Open(path)
+		w.must(err)
+		_, err = posix.Unlock(int(f.Fd()))
+		w.must(errors.Join(err, f.Close()))
+	}
+	unlocked()
+	if err := os.WriteFile(path, nil, 0o644); !errors.Is(err, unix.EPERM) {
+		t.Errorf("it was written without its flag: %v", err)
+	}
+	edit := func(was, now string) {
+		t.Helper()
+		unmount(t, at)
+		disk, err := os.ReadFile(image)
+		w.must(err)
+		if !bytes.Contains(disk, []byte(was)) {
+			t.Fatalf("%q is not on the disk", was)
+		}
+		w.must(os.WriteFile(image, bytes.ReplaceAll(disk, []byte(was), []byte(now)), 0o600))
+		mount(t, image, at)
+	}
+	edit("of the file", "of the FILE")
+	if b, err := os.ReadFile(path); !errors.Is(err, unix.EIO) {
+		t.Errorf("what was changed on the disk was read: %.40q, %v", b, err)
+	}
+	edit("of the FILE", "of the file")
+	w.must(Release(t.Context(), o))
+	if w.live() != 2 {
+		t.Errorf("version %d is live", w.live())
+	}
+	w.clean()
+	b, err := os.ReadFile(path)
+	w.must(err)
+	one, err := os.Stat(path)
+	w.must(err)
+	two, err := os.Stat(filepath.Join(w.root(), "other"))
+	w.must(err)
+	if string(b) != content || !os.SameFile(one, two) {
+		t.Errorf("after the release it is %.40q, one file: %v", b, os.SameFile(one, two))
+	}
+	w.must(os.WriteFile(path, []byte("changed"), 0o644))
+	unmount(t, at)
 }

@@ -37,6 +37,7 @@ type Generation struct {
 	LeftAt  time.Time `json:"left_at,omitzero"`
 	Why     string    `json:"why,omitempty"` // it is bad
 	Entries uint64    `json:"entries"`
+	Sealed  string    `json:"sealed,omitempty"` // immutable, or fs-verity, which is both
 }
 
 // Origin is where a generation comes from.

@@ -205,11 +205,15 @@ func printView(sess *session.Session, name string, v *generation.View) {
 		if g.Why != "" {
 			what += ": " + g.Why
 		}
+		way := g.Way
+		if g.Sealed != "" {
+			way += ", sealed: " + g.Sealed
+		}
 		from := g.Snapshot
 		if from == "" {
 			from = "-"
 		}
-		fmt.Fprintf(w, "%s %s\t%s\t%s\t%s\t%s\t%s\n", mark, g.Name, from, g.Built.Local().Format(time.DateTime), g.Way, g.Proof, printable.Line(what))
+		fmt.Fprintf(w, "%s %s\t%s\t%s\t%s\t%s\t%s\n", mark, g.Name, from, g.Built.Local().Format(time.DateTime), way, g.Proof, printable.Line(what))
 	}
 	w.Flush()
 	for _, g := range v.Generations {
