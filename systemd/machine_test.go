@@ -23,6 +23,7 @@ func TestSlow(t *testing.T) {
 	t.Run("a daemon that dies or hangs is started again and a broken configuration is not taken", testADaemonThatDiesOrHangsIsStartedAgainAndABrokenConfigurationIsNotTaken)
 	t.Run("a scheduled drill runs in a unit of its own", testAScheduledDrillRunsInAUnitOfItsOwn)
 	t.Run("an upgrade that breaks its service is undone", testAnUpgradeThatBreaksItsServiceIsUndone)
+	t.Run("what nobody commits goes back by the timer and at boot", testWhatNobodyCommitsGoesBack)
 	t.Run("apt-get upgrades a whole system over the network", testAptUpgradesAWholeSystemOverTheNetwork)
 	t.Run("a whole host is the same from the sandbox", testAWholeHostIsTheSameFromTheSandbox)
 	t.Run("the package is installed, upgraded and removed cleanly", testThePackageIsInstalledUpgradedAndRemovedCleanly)
@@ -38,8 +39,10 @@ func TestSlow(t *testing.T) {
 // file system of its own, no network.
 type machine struct {
 	t    *testing.T
+	dir  string // its disk
 	root string // of the machine, as the test sees it; mounts included
 	pid  string // of its process 1
+	stop func() // ends it, as a power cut does
 }
 
 // patience is how long the machine may take for anything.
@@ -51,16 +54,23 @@ func boot(t *testing.T) *machine {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start a machine in namespaces")
 	}
-	cgroup := newCgroup(t)
-	dir := filepath.Join(t.TempDir(), "machine")
-	run(t, "cp", "-a", debian(t), dir)
-	run(t, "cp", packages(t).deb, filepath.Join(dir, "knowngood.deb"))
+	m := &machine{t: t, dir: filepath.Join(t.TempDir(), "machine")}
+	run(t, "cp", "-a", debian(t), m.dir)
+	run(t, "cp", packages(t).deb, filepath.Join(m.dir, "knowngood.deb"))
+	m.boot()
+	return m
+}
 
+// boot starts a machine that does not run.
+func (m *machine) boot() {
+	t := m.t
+	t.Helper()
+	cgroup := newCgroup(t)
 	script, err := filepath.Abs("testdata/boot")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup", script, dir)
+	cmd := exec.Command("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup", script, m.dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Pdeathsig: syscall.SIGKILL}
 	var console bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &console, &console
@@ -69,15 +79,14 @@ func boot(t *testing.T) *machine {
 	}
 	ended := make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
+	m.stop = func() { cmd.Process.Kill(); <-ended }
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-ended
+		m.stop()
 		if t.Failed() {
 			t.Logf("the console:\n%s", &console)
 		}
 	})
 
-	m := &machine{t: t}
 	children := fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid)
 	m.until("the machine is up", func() error {
 		select {
@@ -98,7 +107,6 @@ func boot(t *testing.T) *machine {
 		}
 		return err
 	})
-	return m
 }
 
 // until tries until f has no error, or the test's patience is at its end.
