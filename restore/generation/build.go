@@ -273,11 +273,12 @@ const clockTick = 20 * time.Millisecond
 // which a snapshot has what there was: outside of data, and not as the record of the
 // generation has them. What was adopted has no record, so nothing is known to be missing in
 // it.
-func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, count int, err error) {
+func (s *Set) Unsaved(ctx context.Context, since time.Time) (*Changes, error) {
 	g, err := s.Live()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
+	all := &Changes{}
 	since = since.Add(-clockTick)
 	top := s.topOf(g.Name)
 	c := &scan{top: top, old: s.path(g.Name + recordName), moving: true, changed: func(x Change) {
@@ -287,11 +288,8 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, cou
 		} else {
 			saved = x.Is.Type == inode.Dir || x.Is.Ctime.Time().Before(since)
 		}
-		if saved {
-			return
-		}
-		if count++; count <= maxNamed {
-			first = append(first, x)
+		if !saved {
+			all.add(x.Path, x.Kind)
 		}
 	}}
 	for _, d := range s.Config.Data {
@@ -300,8 +298,7 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (first []Change, cou
 	if g.Snapshot == "" { // no snapshot has what was adopted, unless one was taken since
 		c.old = ""
 	}
-	err = c.run(ctx)
-	return first, count, err
+	return all, c.run(ctx)
 }
 
 // emptiedBefore reports whether what is gone from a path was removed before a moment: the

@@ -58,8 +58,8 @@ type scan struct {
 	omit    []posix.DevIno
 	node    func(n *walk.Node, e, was *entry) error
 
-	digest [32]byte
-	count  uint64
+	digest string // of what was read
+	count  uint64 // of its paths
 }
 
 // run reads the tree. A file that is as the record has it is not read again.
@@ -150,14 +150,8 @@ func (c *scan) run(ctx context.Context) (err error) {
 	if err := cmp.Or(walkErr, removedTo("")); err != nil {
 		return err
 	}
-	c.digest = [32]byte(w.digest.Sum(nil))
+	c.digest = hex.EncodeToString(w.digest.Sum(nil))
 	return w.finish(c.write)
-}
-
-// record is run, and returns the digest of the new record, and how many paths it has.
-func (c *scan) record(ctx context.Context) (digest string, paths uint64, err error) {
-	err = c.run(ctx)
-	return hex.EncodeToString(c.digest[:]), c.count, err
 }
 
 func (c *scan) leavesOut(rel string) bool {
@@ -291,36 +285,37 @@ func holeFrom(f *os.File, at, size uint64) uint64 {
 	return min(uint64(next), size)
 }
 
-// ChangedError: a tree is not as it was recorded.
-type ChangedError struct {
-	Name  string   // such as generation 42-3f9a1c2b
-	First []Change // of all
+// Changes counts changes, and remembers the first of them.
+type Changes struct {
 	Count int
-}
-
-func (e *ChangedError) Error() string {
-	return fmt.Sprintf("%s is not as it was recorded: %s", e.Name, Named(e.First, e.Count))
+	first []string // in words, with names from a tree
 }
 
 // maxNamed is how many changes are remembered.
 const maxNamed = 10
 
-// Named lists the first of some changes for people, as text from a tree.
-func Named(first []Change, count int) string {
-	var out []string
-	for _, c := range first {
-		out = append(out, fmt.Sprintf("%s %q", c.Kind, c.Path))
+func (c *Changes) add(path, kind string) {
+	if c.Count++; c.Count <= maxNamed {
+		c.first = append(c.first, fmt.Sprintf("%s %q", kind, path))
 	}
-	if count > len(first) {
-		out = append(out, fmt.Sprintf("and %d more", count-len(first)))
-	}
-	return strings.Join(out, ", ")
 }
 
-func (e *ChangedError) add(x Change) {
-	if e.Count++; e.Count <= maxNamed {
-		e.First = append(e.First, x)
+func (c *Changes) String() string {
+	text := strings.Join(c.first, ", ")
+	if more := c.Count - len(c.first); more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
 	}
+	return text
+}
+
+// ChangedError: a tree is not as it was recorded.
+type ChangedError struct {
+	Name string // such as generation 42-3f9a1c2b
+	Changes
+}
+
+func (e *ChangedError) Error() string {
+	return e.Name + " is not as it was recorded: " + e.String()
 }
 
 // verify compares the tree of a generation with its record, and that with the digest.
@@ -339,10 +334,11 @@ func (j *journal) verify(ctx context.Context, g *Generation) error {
 // programs may still have files open, and remove some.
 func (j *journal) record(ctx context.Context, top, name string, moving bool) (digest string, count uint64, err error) {
 	c := &scan{top: top, write: j.path(name + recordName), moving: moving}
-	if _, err := os.Lstat(c.write); err == nil {
+	if exists(c.write) {
 		c.old = c.write
 	}
-	return c.record(ctx)
+	err = c.run(ctx)
+	return c.digest, c.count, err
 }
 
 // ErrRecordedAgain is about a generation that was live before, and was changed then: its

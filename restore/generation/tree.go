@@ -2,7 +2,6 @@ package generation
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"os"
 
@@ -48,7 +47,9 @@ func CopyTop(from, to string) error {
 // RecordTree writes the record of a tree, whose content was just verified and is not read
 // again, into a file, durably. It returns the digest and how many paths the tree has.
 func RecordTree(ctx context.Context, top, file string) (digest string, paths uint64, err error) {
-	return (&scan{top: top, write: file, light: true}).record(ctx)
+	c := &scan{top: top, write: file, light: true}
+	err = c.run(ctx)
+	return c.digest, c.count, err
 }
 
 // VerifyTree compares a tree with what RecordTree wrote. A difference that a stat shows, which
@@ -60,16 +61,16 @@ func VerifyTree(ctx context.Context, name, top, file, digest string) error {
 // verifyTree compares a tree with its record, and that with the digest.
 func verifyTree(ctx context.Context, name, digest string, c *scan) error {
 	changed := &ChangedError{Name: name}
-	c.changed = changed.add
+	c.changed = func(x Change) { changed.add(x.Path, x.Kind) }
 	err := c.run(ctx)
-	same := hex.EncodeToString(c.digest[:]) == digest
+	same := c.digest == digest
 	switch {
 	case err != nil:
 		return fmt.Errorf("verify %s: %w", name, err)
 	case same && (changed.Count == 0 || !c.light):
 		return nil
 	case changed.Count == 0:
-		return fmt.Errorf("the record of %s is not the one that was written with it: its digest is %x, not %s", name, c.digest, digest)
+		return fmt.Errorf("the record of %s is not the one that was written with it: its digest is %s, not %s", name, c.digest, digest)
 	}
 	return changed
 }

@@ -44,9 +44,9 @@ func TestUnsaved(t *testing.T) {
 		c.do()
 		s, err := Open(ctx, o)
 		w.must(err)
-		first, count, err := s.Unsaved(ctx, since)
+		unsaved, err := s.Unsaved(ctx, since)
 		s.Close()
-		if got := Named(first, count); err != nil || got != c.want {
+		if got := unsaved.String(); err != nil || got != c.want {
 			t.Errorf("%s: %s, %v, want %s", c.name, got, err, c.want)
 		}
 	}

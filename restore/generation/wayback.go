@@ -250,19 +250,14 @@ func (w *wayBack) compare(ctx context.Context, before *changes) error {
 	if err != nil {
 		return err
 	}
-	var first []Change
-	count := 0
+	var differ Changes
 	for _, path := range x.order {
-		now, other := x.paths[path]
-		if !other || now.kind == "added" && before.dirs[path] {
-			continue
-		}
-		if count++; count <= maxNamed {
-			first = append(first, Change{Path: path, Kind: now.kind})
+		if now, other := x.paths[path]; other && !(now.kind == "added" && before.dirs[path]) {
+			differ.add(path, now.kind)
 		}
 	}
-	if count > 0 {
-		return &differsError{fmt.Errorf("what was put back is not all as it was, or was changed again: %s (the copy of it stays in %s)", Named(first, count), w.path(w.from))}
+	if differ.Count > 0 {
+		return &differsError{fmt.Errorf("what was put back is not all as it was, or was changed again: %s (the copy of it stays in %s)", &differ, w.path(w.from))}
 	}
 	return nil
 }

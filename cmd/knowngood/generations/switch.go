@@ -179,12 +179,12 @@ func (w *switching) saved(ctx context.Context) error {
 	case err != nil && !errors.Is(err, history.ErrNoSnapshot):
 		return err
 	}
-	first, count, err := w.set.Unsaved(ctx, since)
+	unsaved, err := w.set.Unsaved(ctx, since)
 	if err != nil {
 		return err
 	}
-	if count > 0 {
-		return fmt.Errorf("the live generation has changes that no snapshot has: %s. Take a snapshot (knowngood snapshot %s), declare the paths below data, or give --discard", printable.Line(generation.Named(first, count)), w.name)
+	if unsaved.Count > 0 {
+		return fmt.Errorf("the live generation has changes that no snapshot has: %s. Take a snapshot (knowngood snapshot %s), declare the paths below data, or give --discard", printable.Line(unsaved.String()), w.name)
 	}
 	return nil
 }
