@@ -52,12 +52,11 @@ func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
 			return nil, err
 		}
 	}
-	a := adoption{&s.journal, &transaction{Kind: "adopt", To: p.Name, Data: p.Data, Boot: BootID()}}
-	s.state.Transaction = a.t
+	s.state.Transaction = &transaction{Kind: "adopt", To: p.Name, Data: p.Data, Boot: BootID()}
 	if err := s.save("adopt"); err != nil {
 		return nil, err
 	}
-	return p, a.adopt(ctx)
+	return p, s.adopt(ctx)
 }
 
 // plan finds out what adopting would do, and refuses what cannot be adopted.
@@ -103,7 +102,7 @@ func (s *Set) plan() (*Plan, error) {
 
 // statBeneath describes a path below a directory, following no link.
 func statBeneath(top, path string) (posix.Stat, error) {
-	fd, err := unix.Open(top, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(top, openDirPath, 0)
 	if err != nil {
 		return posix.Stat{}, err
 	}
@@ -155,20 +154,19 @@ func (j *journal) begin() error {
 	return nil
 }
 
-// adoption makes a root its first generation, or a plain directory again.
-type adoption struct {
-	*journal
-	t *transaction
-}
-
 // adopt does what the transaction names, each part unless it is done.
-func (a *adoption) adopt(ctx context.Context) error {
-	if a.state.Method == "link" && !a.state.adopted() && !a.isLink() {
-		if err := a.exchangeRoot(a.t.To, true); err != nil {
+func (j *journal) adopt(ctx context.Context) error {
+	if j.toExchange() {
+		if err := j.exchangeRoot(j.state.Transaction.To, true); err != nil {
 			return err
 		}
 	}
-	return a.finish(ctx)
+	return j.finishAdoption(ctx)
+}
+
+// toExchange reports whether the root has still to change places with a link.
+func (j *journal) toExchange() bool {
+	return j.state.Method == "link" && !j.state.adopted() && !j.isLink()
 }
 
 func (p *places) isLink() bool {
@@ -191,35 +189,36 @@ func (p *places) exchangeRoot(name string, toLink bool) error {
 	return p.sync()
 }
 
-// finish moves the data, and records the generation.
-func (a *adoption) finish(ctx context.Context) error {
-	top := a.path(a.t.To)
-	if a.state.Method == "exchange" {
-		top = a.root
+// finishAdoption moves the data, and records the generation.
+func (j *journal) finishAdoption(ctx context.Context) error {
+	t := j.state.Transaction
+	top := j.path(t.To)
+	if j.state.Method == "exchange" {
+		top = j.root
 	}
-	for _, d := range a.t.Data {
-		if err := a.moveData(top, d, true); err != nil {
+	for _, d := range t.Data {
+		if err := j.moveData(top, d, true); err != nil {
 			return err
 		}
 	}
-	if err := posix.SyncFS(a.dir); err != nil {
+	if err := posix.SyncFS(j.dir); err != nil {
 		return err
 	}
 	st, err := posix.StatAt(unix.AT_FDCWD, top)
 	if err != nil {
 		return err
 	}
-	g := a.state.find(a.t.To)
+	g := j.state.find(t.To)
 	if g == nil {
-		g = &Generation{Name: a.t.To, Status: Committed, Origin: Origin{Way: "adopted", Proof: "it was there before"}, Built: a.Now(), LiveAt: a.Now()}
-		a.state.Generations = append(a.state.Generations, g)
+		g = &Generation{Name: t.To, Status: Committed, Origin: Origin{Way: "adopted", Proof: "it was there before"}, Built: j.Now(), LiveAt: j.Now()}
+		j.state.Generations = append(j.state.Generations, g)
 	}
 	g.Inode = st.Ino
-	if g.Digest, g.Entries, err = a.record(ctx, top, a.t.To, true); err != nil {
+	if g.Digest, g.Entries, err = j.record(ctx, top, t.To, true); err != nil {
 		return err
 	}
-	a.state.Transaction = nil
-	return a.save("adopted")
+	j.state.Transaction = nil
+	return j.save("adopted")
 }
 
 // moveData exchanges carried data in a tree and its place outside, of which one is a link to
@@ -246,8 +245,7 @@ func (p *places) moveData(top, path string, out bool) error {
 		return err
 	}
 	p.point("before moving data")
-	dir, name := filepath.Split(path)
-	err = beneath(top, filepath.Clean(dir), func(dirfd int) error {
+	err = inDirOf(top, path, func(dirfd int, name string) error {
 		return unix.Renameat2(dirfd, name, unix.AT_FDCWD, place, unix.RENAME_EXCHANGE)
 	})
 	if err != nil {
@@ -257,18 +255,18 @@ func (p *places) moveData(top, path string, out bool) error {
 	return nil
 }
 
-// recover finishes an adoption, or forgets one that changed nothing.
-func (a *adoption) recover(ctx context.Context) error {
-	if a.state.Method == "link" && !a.state.adopted() && !a.isLink() {
-		a.note("adopting %s was interrupted before it began: it is as it was", a.root)
-		if err := a.remove(a.t.To); err != nil {
+// recoverAdoption finishes an adoption, or forgets one that changed nothing.
+func (j *journal) recoverAdoption(ctx context.Context) error {
+	if j.toExchange() {
+		j.note("adopting %s was interrupted before it began: it is as it was", j.root)
+		if err := j.remove(j.state.Transaction.To); err != nil {
 			return err
 		}
-		a.state.Transaction = nil
-		return a.save("not adopted")
+		j.state.Transaction = nil
+		return j.save("not adopted")
 	}
-	a.note("adopting %s was interrupted: it is finished", a.root)
-	return a.finish(ctx)
+	j.note("adopting %s was interrupted: it is finished", j.root)
+	return j.finishAdoption(ctx)
 }
 
 // Release makes the root a plain directory again: the live generation, with its carried data
@@ -297,12 +295,11 @@ func Release(ctx context.Context, o *Options) error {
 			return fmt.Errorf("generation %s would be removed, and is still used by %s: restart or end it", other.Name, held[0])
 		}
 	}
-	a := adoption{&s.journal, &transaction{Kind: "release", From: g.Name, Data: s.carriedNow(s.topOf(g.Name)), Boot: BootID()}}
-	s.state.Transaction = a.t
+	s.state.Transaction = &transaction{Kind: "release", From: g.Name, Data: s.carriedNow(s.topOf(g.Name)), Boot: BootID()}
 	if err := s.save("release"); err != nil {
 		return err
 	}
-	return a.release(ctx)
+	return s.release(ctx)
 }
 
 // carriedNow are the paths of a tree that are links to carried data.
@@ -314,39 +311,39 @@ func (p *places) carriedNow(top string) []string {
 }
 
 // release does what is left of it: the data goes back, then the tree, then the rest.
-func (a *adoption) release(ctx context.Context) error {
-	top := a.root
-	linked := a.state.Method == "link" && a.isLink()
+func (j *journal) release(ctx context.Context) error {
+	t, top := j.state.Transaction, j.root
+	linked := j.state.Method == "link" && j.isLink()
 	if linked {
-		top = a.path(a.t.From)
+		top = j.path(t.From)
 	}
-	if g := a.state.find(a.t.From); g != nil && g.Sealed != "" {
+	if g := j.state.find(t.From); g != nil && g.Sealed != "" {
 		if err := unseal(ctx, top); err != nil {
 			return err
 		}
 	}
-	for _, d := range a.t.Data {
-		if err := a.moveData(top, d, false); err != nil {
+	for _, d := range t.Data {
+		if err := j.moveData(top, d, false); err != nil {
 			return err
 		}
 	}
 	if linked {
-		if err := a.exchangeRoot(a.t.From, false); err != nil {
+		if err := j.exchangeRoot(t.From, false); err != nil {
 			return err
 		}
 	}
-	if err := posix.SyncFS(a.dir); err != nil {
+	if err := posix.SyncFS(j.dir); err != nil {
 		return err
 	}
-	a.point("before removing")
-	left, err := a.leftData()
+	j.point("before removing")
+	left, err := j.leftData()
 	if err != nil {
 		return err
 	}
 	if left != "" {
 		return fmt.Errorf("%s holds data that the live generation has no link to: move it away, then release again", left)
 	}
-	names, err := os.ReadDir(a.dir)
+	names, err := os.ReadDir(j.dir)
 	if err != nil {
 		return err
 	}
@@ -354,16 +351,16 @@ func (a *adoption) release(ctx context.Context) error {
 		if n.Name() == live.StateFile || n.Name() == "lock" {
 			continue
 		}
-		if err := a.remove(n.Name()); err != nil {
+		if err := j.remove(n.Name()); err != nil {
 			return err
 		}
 	}
-	a.point("before the last")
-	if err := posix.RemovePath(a.dir); err != nil {
+	j.point("before the last")
+	if err := posix.RemovePath(j.dir); err != nil {
 		return err
 	}
-	a.state = nil
-	return durable.SyncDir(a.parent)
+	j.state = nil
+	return durable.SyncDir(j.parent)
 }
 
 // leftData is a file of carried data that is still outside of the tree; empty for none.

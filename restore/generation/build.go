@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -171,65 +172,43 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 // tree is followed.
 func (p *places) linkData(top string) error {
 	for _, d := range p.Config.Carried() {
-		if err := linkInto(top, d, p.data(d), true); err != nil {
+		err := inDirOf(top, d, func(dirfd int, name string) error {
+			if err := posix.RemoveAll(dirfd, name); err != nil {
+				return err
+			}
+			return unix.Symlinkat(p.data(d), dirfd, name)
+		})
+		if err != nil {
 			return fmt.Errorf("link to carried data %q: %w", d, err)
 		}
 	}
 	return nil
 }
 
-// linkInto makes a link at a path below a directory, following none on the way.
-func linkInto(top, path, target string, replace bool) error {
-	dir, name := filepath.Split(path)
-	return beneath(top, filepath.Clean(dir), func(dirfd int) error {
-		if replace {
-			if err := posix.RemoveAll(dirfd, name); err != nil {
-				return err
-			}
-		}
-		return unix.Symlinkat(target, dirfd, name)
-	})
-}
+// openDirPath opens a directory as a mere reference to it, which no right to read takes.
+const openDirPath = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
-// beneath opens a directory below another, following no link, and makes what is missing.
-func beneath(top, dir string, do func(dirfd int) error) error {
-	root, err := posix.OpenDir(unix.AT_FDCWD, top)
-	if err != nil {
-		return err
-	}
-	dirs, err := posix.NewDirs(root, posix.DirsLimit)
-	if err != nil {
-		return err
-	}
-	defer dirs.Close()
-	at := ""
-	for _, name := range append(splitPath(dir), "") {
-		h, err := dirs.Get(at)
+// inDirOf opens the directory that a path below another one lies in, following no link, and
+// makes what of it is missing.
+func inDirOf(top, path string, do func(dirfd int, name string) error) error {
+	names := strings.Split(path, "/")
+	last := len(names) - 1
+	dir, err := unix.Open(top, openDirPath, 0)
+	for _, name := range names[:last] {
 		if err != nil {
 			return err
 		}
-		if name == "" {
-			err = do(h.FD())
-		} else if err = unix.Mkdirat(h.FD(), name, 0o755); errors.Is(err, fs.ErrExist) {
-			err = nil
+		above := dir
+		if err = unix.Mkdirat(above, name, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
+			dir, err = unix.Openat(above, name, openDirPath, 0)
 		}
-		h.Release()
-		if err != nil {
-			return err
-		}
-		at = filepath.Join(at, name)
+		unix.Close(above)
 	}
-	return nil
-}
-
-func splitPath(p string) (names []string) {
-	for p != "" && p != "." {
-		names = append([]string{filepath.Base(p)}, names...)
-		if p = filepath.Dir(p); p == "/" {
-			break
-		}
+	if err != nil {
+		return err
 	}
-	return names
+	defer unix.Close(dir)
+	return do(dir, names[last])
 }
 
 // prune removes what is more than is kept: bad ones that are older than the live one, then
@@ -307,7 +286,8 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (*Changes, error) {
 func emptiedBefore(top, path string, moment time.Time) bool {
 	st, err := posix.StatAt(unix.AT_FDCWD, top)
 	changed := st.Mtime // a rename of the tree itself changes its ctime
-	for _, name := range splitPath(filepath.Dir(path)) {
+	names := strings.Split(path, "/")
+	for _, name := range names[:len(names)-1] {
 		if top = filepath.Join(top, name); err == nil {
 			st, err = posix.StatAt(unix.AT_FDCWD, top)
 		}

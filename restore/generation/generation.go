@@ -116,13 +116,10 @@ func unlocked(o *Options) (*Set, error) {
 	return &Set{journal: journal{places: *p, state: state}}, err
 }
 
-// Close unlocks.
+// Close unlocks. What is not locked, or not any more, stays so.
 func (s *Set) Close() {
-	s.close()
-	if s.watch != nil {
-		s.watch.Close()
-		s.watch = nil
-	}
+	s.lock.Close()
+	s.watch.Close()
 }
 
 func (o *Options) point(name string) {

@@ -35,7 +35,7 @@ func (j *journal) acquire() (err error) {
 		err = fmt.Errorf("%s was adopted with method %s, and the configuration has %s: release it first (knowngood generations %s --release)", j.Config.Root, j.state.Method, j.Config.Switch.Method, j.Environment)
 	}
 	if err != nil {
-		j.close()
+		j.lock.Close()
 	}
 	return err
 }
@@ -57,13 +57,6 @@ func HoldFile(path string) (*os.File, error) {
 		f.Close()
 	}
 	return f, err
-}
-
-func (j *journal) close() {
-	if j.lock != nil {
-		j.lock.Close()
-		j.lock = nil
-	}
 }
 
 // relock takes the lock again, for which it waits: nobody holds it long while a generation

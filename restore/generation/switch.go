@@ -159,7 +159,7 @@ func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 	if s.Config.Switch.Watch > 0 {
 		early = early.Add(settle)
 	}
-	s.close()
+	s.lock.Close()
 	var failed error
 	for passed := false; ; {
 		failed = within(ctx, t.Deadline.Sub(s.Now()), s.probe)
@@ -388,10 +388,10 @@ func (s *Set) recover(ctx context.Context) error {
 	var err error
 	switch t.Kind {
 	case "adopt":
-		err = (&adoption{&s.journal, t}).recover(ctx)
+		err = s.recoverAdoption(ctx)
 	case "release":
 		s.note("releasing %s was interrupted: it goes on", s.root)
-		return (&adoption{&s.journal, t}).release(ctx)
+		return s.release(ctx)
 	case "rollback":
 		s.note("a rollback of %s was interrupted: it goes on", s.Environment)
 		err = s.rollForward(ctx)
