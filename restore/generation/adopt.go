@@ -28,20 +28,13 @@ type Plan struct {
 // was adopted before only gets the data moved that is not yet. A dry run changes nothing but
 // a directory of its own, which it removes.
 func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
-	s, err := open(o)
+	s, err := opened(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	if s.state != nil {
-		if err := s.recover(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if s.state != nil {
-		if err := s.idle(); err != nil {
-			return nil, err
-		}
+	if err := s.idle(); err != nil {
+		return nil, err
 	}
 	p, err := s.plan()
 	if err != nil || dry {

@@ -22,8 +22,10 @@ type Build struct {
 	Origin
 	Number uint64
 	ID     [32]byte // of the snapshot
-	// Clone begins with a clone of the live generation, where that costs no space.
+	// Clone begins with a clone of the live generation, where that costs no space; with Copies
+	// also where it does.
 	Clone   bool
+	Copies  bool
 	OnClone string // what Fill does with a clone: then …
 	// Fill makes an empty directory, or one with a clone, hold the tree. Carried data is
 	// linked afterwards, in place of what is there.
@@ -110,12 +112,12 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		if err != nil {
 			return nil, err
 		}
-		if way, err = clone(ctx, s.topOf(was.Name), top, s.Config.Carried(), subvolumes); err != nil {
+		if way, err = CloneTree(ctx, s.topOf(was.Name), top, Cloning{s.Config.Carried(), subvolumes, !b.Copies}); err != nil {
 			return nil, fmt.Errorf("clone of %s: %w", was.Name, err)
 		}
 	}
 	if way == "" {
-		if err := makeTop(top, subvolumes); err != nil {
+		if err := MakeTop(top, subvolumes); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +125,7 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		return nil, err
 	}
 	if way != "" {
-		b.Way = way + ", then " + b.OnClone
+		b.Way = way + " of the live one, then " + b.OnClone
 	}
 	s.point("after filling")
 	if err := s.linkData(top); err != nil {

@@ -20,26 +20,38 @@ import (
 	"knowngood/snapshot/walk"
 )
 
-// clone makes a tree that shares the content of another, and returns how; empty, with
-// nothing made, where the file system cannot. Subvolumes all have the same inode number, so
-// where that shows which generation is live they are not used.
-func clone(ctx context.Context, from, to string, without []string, subvolumes bool) (string, error) {
-	if subvolumes && subvolume(from, to) == nil {
-		return "btrfs snapshot of the live one", nil
-	}
-	if err := makeTop(to, subvolumes); err != nil {
-		return "", err
-	}
-	_, err := copyTree(ctx, from, to, without, true)
-	if errors.Is(err, errNoReflink) {
-		return "", posix.RemovePath(to)
-	}
-	return "clone of the live one by reflinks", err
+// Cloning is how a tree is cloned.
+type Cloning struct {
+	Without []string // paths that are left out
+	// Subvolumes allows btrfs subvolumes. These all have the same inode number, so where that
+	// shows which generation is live they are not used.
+	Subvolumes bool
+	OnlyShared bool // nothing is made where the file system cannot share content
 }
 
-// makeTop makes an empty directory: on btrfs a subvolume, if it may be one, of which the next
-// generation can be a snapshot.
-func makeTop(path string, subvolumes bool) error {
+// CloneTree makes a copy of a tree at a path that does not exist, with all metadata, and
+// returns how: a snapshot of its subvolume, reflinks, or else copies of its content; empty
+// where nothing was made. No link of the tree is followed.
+func CloneTree(ctx context.Context, from, to string, o Cloning) (way string, err error) {
+	if o.Subvolumes && subvolume(from, to) == nil {
+		return "btrfs snapshot", nil
+	}
+	if err := MakeTop(to, o.Subvolumes); err != nil {
+		return "", err
+	}
+	shared, err := copyTree(ctx, from, to, o.Without, o.OnlyShared)
+	switch {
+	case errors.Is(err, errNoReflink):
+		return "", posix.RemovePath(to)
+	case shared:
+		return "reflinks", err
+	}
+	return "copies", err
+}
+
+// MakeTop makes an empty directory for a tree, only for its owner: on btrfs a subvolume, if it
+// may be one, of which others can be snapshots.
+func MakeTop(path string, subvolumes bool) error {
 	if subvolumes && btrfs(filepath.Dir(path), btrfsCreate, filepath.Base(path), -1) == nil {
 		return os.Chmod(path, 0o700)
 	}

@@ -59,21 +59,23 @@ type Set struct {
 // under way. The error is ErrNotAdopted where there are none, and ErrBusy while another
 // process changes them.
 func Open(ctx context.Context, o *Options) (*Set, error) {
-	s, err := open(o)
-	if err != nil {
-		return nil, err
-	}
-	if s.state != nil {
-		err = s.recover(ctx)
-	}
+	s, err := opened(ctx, o)
 	if err == nil && !s.state.adopted() {
-		err = s.notAdopted()
-	}
-	if err != nil {
 		s.Close()
-		return nil, err
+		return nil, s.notAdopted()
 	}
-	return s, nil
+	return s, err
+}
+
+// opened locks, and finishes what was under way. The state is nil where there is none.
+func opened(ctx context.Context, o *Options) (*Set, error) {
+	s, err := open(o)
+	if err == nil && s.state != nil {
+		if err = s.recover(ctx); err != nil {
+			s.Close()
+		}
+	}
+	return s, err
 }
 
 func (o *Options) notAdopted() error {

@@ -49,19 +49,18 @@ func Begin(ctx context.Context, o *Options) (*Set, error) {
 	if err := os.MkdirAll(o.InPlace.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	s, err := open(o)
-	if err == nil && s.state != nil {
-		err = s.recover(ctx)
-	} else if err == nil {
+	s, err := opened(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if s.state == nil {
 		s.state = &state{Version: stateVersion, Environment: s.Environment, Method: methodCopy, Generations: []*Generation{}}
 	}
-	if err == nil {
-		err = s.idle()
-	}
-	if err != nil && s != nil {
+	if err := s.idle(); err != nil {
 		s.Close()
+		return nil, err
 	}
-	return s, err
+	return s, nil
 }
 
 // Room is what a copy of sources takes, in bytes.

@@ -86,7 +86,8 @@ func (j *journal) save(at string) error {
 
 // idle refuses to begin something while a generation is on trial.
 func (j *journal) idle() error {
-	if t := j.state.Transaction; t != nil {
+	if j.state != nil && j.state.Transaction != nil {
+		t := j.state.Transaction
 		return fmt.Errorf("generation %s of %s is on trial until %s: knowngood commit %[2]s, or knowngood rollback %[2]s", t.To, j.Environment, t.Deadline.Format(time.DateTime))
 	}
 	return nil

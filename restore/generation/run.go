@@ -28,15 +28,8 @@ type Run struct {
 
 // Patched is the build of a generation by a command. The caller sets Name.
 func (s *Set) Patched(r *Run) *Build {
-	b := &Build{Clone: true, OnClone: "changed by a command", Origin: Origin{Way: "copied, then changed by a command"}}
-	b.Fill = func(ctx context.Context, dir string, cloned bool) error {
-		was, err := s.Live()
-		if err == nil && !cloned {
-			_, err = copyTree(ctx, s.topOf(was.Name), dir, s.Config.Carried(), false)
-		}
-		if err != nil {
-			return fmt.Errorf("clone of %s: %w", s.Config.Root, err)
-		}
+	b := &Build{Clone: true, Copies: true, OnClone: "changed by a command"}
+	b.Fill = func(ctx context.Context, dir string, _ bool) error {
 		scratch := filepath.Join(filepath.Dir(dir), "cell")
 		if err := os.Mkdir(scratch, 0o700); err != nil {
 			return err

@@ -33,7 +33,7 @@ func TestSlow(t *testing.T) {
 	t.Run("no request fails during 50 switches and rollbacks", func(t *testing.T) { requestsDuringSwitches(t, "link", 25) })
 	t.Run("nor with exchange", func(t *testing.T) { requestsDuringSwitches(t, "exchange", 25) })
 	t.Run("power cut at each point", powerCutAtEachPoint)
-	const reflinks, subvolume = "clone of the live one by reflinks", "btrfs snapshot of the live one"
+	const reflinks, subvolume = "reflinks of the live one", "btrfs snapshot of the live one"
 	t.Run("the next generation is a clone on xfs", func(t *testing.T) { clonesOn(t, "xfs", true, reflinks, reflinks) })
 	t.Run("the next generation is a clone on btrfs", func(t *testing.T) { clonesOn(t, "btrfs", true, reflinks, reflinks) })
 	t.Run("the next generation is a snapshot on btrfs, without data", func(t *testing.T) { clonesOn(t, "btrfs", false, reflinks, subvolume) })

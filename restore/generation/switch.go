@@ -18,8 +18,8 @@ import (
 type Outcome struct {
 	Live      string // generation that is live now
 	Committed bool
-	Waiting   bool   // for a commit from outside
-	Why       string // it went back
+	Until     time.Time // waits for a commit from outside; zero where it does not
+	Why       string    // it went back
 	Took      time.Duration
 }
 
@@ -193,7 +193,7 @@ func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 	case !s.Now().Before(t.Deadline):
 		return s.back(ctx, "its trial took longer than "+time.Duration(s.Config.Switch.Trial).String())
 	case t.External:
-		return &Outcome{Live: t.To, Waiting: true, Took: s.Now().Sub(s.began)}, nil
+		return &Outcome{Live: t.To, Until: t.Deadline, Took: s.Now().Sub(s.began)}, nil
 	}
 	if err := s.commit(); err != nil {
 		return nil, err
@@ -443,12 +443,4 @@ func unsupported(err error) error {
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
-}
-
-// Deadline is when the trial under way ends; zero where there is none.
-func (s *Set) Deadline() time.Time {
-	if t := s.state.Transaction; t != nil {
-		return t.Deadline
-	}
-	return time.Time{}
 }

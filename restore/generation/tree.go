@@ -10,26 +10,6 @@ import (
 	"knowngood/internal/posix"
 )
 
-// MakeTop makes an empty directory for a tree, only for its owner: a subvolume on btrfs.
-func MakeTop(path string) error { return makeTop(path, true) }
-
-// CloneTree makes a copy of a tree at a path that does not exist, with all metadata, and
-// returns how: a snapshot of its subvolume, reflinks, or else copies of its content. No link
-// of the tree is followed.
-func CloneTree(ctx context.Context, from, to string) (way string, err error) {
-	if subvolume(from, to) == nil {
-		return "btrfs snapshot", nil
-	}
-	if err := os.Mkdir(to, 0o700); err != nil {
-		return "", err
-	}
-	shared, err := copyTree(ctx, from, to, nil, false)
-	if shared {
-		return "reflinks", err
-	}
-	return "copies", err
-}
-
 // CopyTop gives a directory the metadata of another, and nothing that is in it.
 func CopyTop(from, to string) error {
 	fd, st, err := posix.OpenNode(unix.AT_FDCWD, from)

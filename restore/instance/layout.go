@@ -103,7 +103,7 @@ func (l layout) build(ctx context.Context, in *Instance, environment string, poi
 		return err
 	}
 	if in.Way != overlay {
-		in.Way, err = generation.CloneTree(ctx, l.treePath(in.Tree), l.Path(in))
+		in.Way, err = generation.CloneTree(ctx, l.treePath(in.Tree), l.Path(in), generation.Cloning{Subvolumes: true})
 		return err
 	}
 	upper := filepath.Join(l.layers(in), "upper")
@@ -197,5 +197,5 @@ func (l layout) makeTop(top string) error {
 	if err := os.Mkdir(filepath.Dir(top), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return generation.MakeTop(top)
+	return generation.MakeTop(top, true)
 }

@@ -162,7 +162,7 @@ func (w *switching) patched(ctx context.Context, before *history.Snapshot, out *
 	if out == nil {
 		return err
 	}
-	result := map[string]any{"type": "result", "environment": w.name, "before": before.Ref(), "kept": out.Committed, "waiting": out.Waiting, "probes": w.asked(), "seconds": out.Took.Seconds()}
+	result := map[string]any{"type": "result", "environment": w.name, "before": before.Ref(), "kept": out.Committed, "waiting": !out.Until.IsZero(), "probes": w.asked(), "seconds": out.Took.Seconds()}
 	text := ""
 	switch {
 	case err != nil:
@@ -178,8 +178,8 @@ func (w *switching) patched(ctx context.Context, before *history.Snapshot, out *
 			err = fmt.Errorf("%w. After the way back a probe fails, too, which is not tried again: %w", err, again)
 			result["problem"] = again.Error()
 		}
-	case out.Waiting:
-		text = fmt.Sprintf("%s is changed, on trial until %s: knowngood commit %s, or it is put back.\n", w.name, w.set.Deadline().Local().Format(time.DateTime), w.name)
+	case !out.Until.IsZero():
+		text = fmt.Sprintf("%s is changed, on trial until %s: knowngood commit %s, or it is put back.\n", w.name, out.Until.Local().Format(time.DateTime), w.name)
 	default:
 		after, terr := w.take(ctx)
 		if terr == nil {

@@ -21,7 +21,7 @@ func (w *switching) print(was, now *generation.Generation, out *generation.Outco
 	if out == nil {
 		return err
 	}
-	result := map[string]any{"type": "result", "environment": w.name, "root": w.env.Root, "from": was.Name, "to": now.Name, "live": out.Live, "committed": out.Committed, "waiting": out.Waiting, "way": now.Way, "proof": now.Proof, "probes": w.asked(), "seconds": out.Took.Seconds()}
+	result := map[string]any{"type": "result", "environment": w.name, "root": w.env.Root, "from": was.Name, "to": now.Name, "live": out.Live, "committed": out.Committed, "waiting": !out.Until.IsZero(), "way": now.Way, "proof": now.Proof, "probes": w.asked(), "seconds": out.Took.Seconds()}
 	if err != nil {
 		result["reason"] = out.Why
 	}
@@ -39,8 +39,8 @@ func (w *switching) print(was, now *generation.Generation, out *generation.Outco
 			of = " (" + was.Snapshot + ")"
 		}
 		return fmt.Errorf("%s: generation %s%s is live and %s is bad: %w", w.env.Root, out.Live, of, now.Name, err)
-	case out.Waiting:
-		w.sess.Out.Printf("%s is on trial as %s (%s).\nUntil %s: knowngood commit %s, or it goes back to %s.\n", now.Snapshot, w.env.Root, asked, w.set.Deadline().Local().Format(time.DateTime), w.name, was.Name)
+	case !out.Until.IsZero():
+		w.sess.Out.Printf("%s is on trial as %s (%s).\nUntil %s: knowngood commit %s, or it goes back to %s.\n", now.Snapshot, w.env.Root, asked, out.Until.Local().Format(time.DateTime), w.name, was.Name)
 	default:
 		w.sess.Out.Printf("%s is live as %s, after %s (%s).\nBack:  knowngood rollback %s\n", now.Snapshot, w.env.Root, human.Duration(out.Took), asked, w.name)
 	}
