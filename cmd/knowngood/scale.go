@@ -46,12 +46,13 @@ func scaleCommand(sess *session.Session) *cobra.Command {
 		Use:   "scale ENVIRONMENT [--to N]",
 		Short: "Start or retire equal instances of an environment",
 		Long: `Bring the number of instances of an environment to what its scale.target asks for,
-between min and max, or to N. New ones are made of the tree of the last switch, at first
-of the newest known-good snapshot; they are started, and count once their probes pass
-(exit code 14 where one does not). Probes of all are asked each time: one that fails is
-replaced once another one came up. Those that failed are retired first, then the newest:
-before_retire drains an instance, then it is stopped and removed. A target that cannot
-be read changes nothing and is an error. --to 0 retires all. See docs/GENERATIONS.md.`,
+between min and max, or to N; without either the number stays. New ones are made of the
+tree of the last switch, at first of the newest known-good snapshot; they are started,
+and count once their probes pass (exit code 14 where one does not). Probes of all are
+asked each time: one that fails is replaced once another one came up. Those that failed
+are retired first, then the newest: before_retire drains an instance, then it is stopped
+and removed. A target that cannot be read changes nothing and is an error. --to 0
+retires all. See docs/GENERATIONS.md.`,
 		Example: `  knowngood scale web
   knowngood scale web --to 4`,
 		Args:              usage.Takes(1, 1),

@@ -62,7 +62,7 @@ func (f *fleet) launch(ctx context.Context, in *Instance) error {
 // started records that an instance came up, or takes it away where it did not.
 func (f *fleet) started(ctx context.Context, in *Instance, err error) error {
 	if err == nil {
-		in.Status = Ready
+		in.Status = f.up()
 		return f.save("ready")
 	}
 	err = fmt.Errorf("instance %d did not come up: %w", in.Number, err)
@@ -95,9 +95,17 @@ func (f *fleet) probeAll(ctx context.Context, all []*Instance, errs []error) {
 	_ = g.Wait()
 }
 
+// up is the status of an instance that counts.
+func (f *fleet) up() Status {
+	if len(f.Probes) == 0 {
+		return Started
+	}
+	return Ready
+}
+
 // probe asks the probes of an instance until they pass.
 func (f *fleet) probe(ctx context.Context, in *Instance) error {
-	if f.Ask == nil || len(f.Probes) == 0 {
+	if len(f.Probes) == 0 {
 		return nil
 	}
 	var probes []configs.Probe
@@ -138,7 +146,7 @@ func (f *fleet) retire(ctx context.Context, in *Instance) error {
 		return err
 	}
 	if err := f.run(ctx, "before_retire", f.Config.BeforeRetire, in, false); err != nil && in.Why == "" {
-		in.Status = Ready
+		in.Status = f.up()
 		return errors.Join(fmt.Errorf("instance %d was not retired: %w", in.Number, err), f.save("not drained"))
 	}
 	return f.stop(ctx, in)

@@ -71,6 +71,36 @@ func TestLifecycle(t *testing.T) {
 		}
 	})
 
+	t.Run("one that no probe is asked of counts and is never ready", func(t *testing.T) {
+		w := newWorld(t, t.TempDir(), false)
+		o := w.options()
+		probes := o.Probes
+		o.Probes = nil
+		s := w.open(o, 2)
+		counts := func(status Status, checked bool) {
+			t.Helper()
+			w.must(s.Check(t.Context()))
+			if v := s.View(); len(s.state.in(status)) != 2 || v.Ready+v.NotProbed != 2 || (v.Ready > 0) != checked || v.CheckedAt.IsZero() == checked {
+				t.Errorf("there are %+v, and 2 should be %s", v, status)
+			}
+		}
+		counts(Started, false)
+		w.must(os.Remove(w.at("running/1")))
+		counts(Started, false) // nobody knows better
+		w.must(os.WriteFile(w.at("running/1"), []byte(w.set()+"/1\n"), 0o644))
+		s.Probes = probes
+		counts(Ready, true)
+		s.Probes = nil
+		counts(Started, false)
+		s.Probes = probes
+		tree, err := w.tree(t.Context(), s, 2)
+		w.must(err)
+		w.must(s.Roll(t.Context(), tree))
+		if v := s.View(); v.Ready != 2 || v.CheckedAt.IsZero() {
+			t.Errorf("after a switch that asked all there are %+v", v)
+		}
+	})
+
 	t.Run("a rollback goes to the tree before once", func(t *testing.T) {
 		w := newWorld(t, t.TempDir(), false)
 		s := w.open(w.options(), 2)

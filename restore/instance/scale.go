@@ -5,17 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"knowngood/restore/generation"
 )
 
 // Check asks the probes of all instances that run. One whose probes do not pass within the
-// timeout does not count any more, until they pass again; Scale replaces it.
+// timeout does not count any more, until they pass again; Scale replaces it. Where there are
+// no probes all count.
 func (s *Set) Check(ctx context.Context) error {
-	running := s.state.in(Ready, Failed)
-	if s.Ask == nil || len(s.Probes) == 0 {
-		return nil
-	}
+	running := s.state.in(Started, Ready, Failed)
 	errs := make([]error, len(running))
 	s.probeAll(ctx, running, errs)
 	if ctx.Err() != nil {
@@ -23,14 +22,21 @@ func (s *Set) Check(ctx context.Context) error {
 	}
 	for i, in := range running {
 		if errs[i] == nil {
-			in.Status, in.Why = Ready, ""
+			in.Status, in.Why = s.up(), ""
 			continue
 		}
 		in.Status, in.Why = Failed, errs[i].Error()
 		s.Note("instance %d failed: %s", in.Number, in.Why)
 	}
-	s.state.CheckedAt = s.Now()
+	s.checked()
 	return s.save("checked")
+}
+
+// checked notes that the probes of all were asked, where there are some.
+func (s *Set) checked() {
+	if s.state.CheckedAt = s.Now(); len(s.Probes) == 0 {
+		s.state.CheckedAt = time.Time{}
+	}
 }
 
 // Scale brings the number of instances to a number: it makes and starts new ones, which
@@ -111,6 +117,7 @@ func (s *Set) roll(ctx context.Context, to *Tree, previous string) error {
 			return s.back(ctx, why)
 		}
 		s.state.ChangedAt = s.Now()
+		s.checked()
 	}
 	s.state.Current, s.state.Previous, s.state.Roll, s.state.Problem = to.Name, previous, nil, ""
 	return errors.Join(s.save("current"), s.prune())
@@ -195,7 +202,7 @@ func (s *Set) recover(ctx context.Context) error {
 		if booted && (in.Status == Draining || in.Status == Stopping) {
 			in.Status = Removing // nothing of it runs any more
 		}
-		if booted && (in.Status == Starting || in.Status == Ready || in.Status == Failed) {
+		if booted && (in.Status == Starting || in.Status == Started || in.Status == Ready || in.Status == Failed) {
 			in.Status, in.Why, again = Made, "", append(again, in)
 		}
 		var err error

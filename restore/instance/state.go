@@ -22,7 +22,8 @@ const (
 	Building Status = "building" // it may be there in part
 	Made     Status = "made"     // its tree is complete, and nothing runs
 	Starting Status = "starting" // its probes have not passed yet
-	Ready    Status = "ready"    // it counts
+	Started  Status = "started"  // it counts, and no probe is asked of it
+	Ready    Status = "ready"    // it counts: its probes passed
 	Failed   Status = "failed"   // it came up, and its probes do not pass any more
 	Draining Status = "draining" // before_retire has begun
 	Stopping Status = "stopping" // what it runs is being stopped
@@ -148,7 +149,7 @@ func (s *state) tree(name string) *Tree {
 // alive are the instances that run or can be started, in the order in which they stay: the
 // oldest first, and last those that failed.
 func (s *state) alive() []*Instance {
-	sound, failed := s.in(Made, Starting, Ready), s.in(Failed)
+	sound, failed := s.in(Made, Starting, Started, Ready), s.in(Failed)
 	for _, some := range [][]*Instance{sound, failed} {
 		slices.SortStableFunc(some, func(a, b *Instance) int { return a.Made.Compare(b.Made) })
 	}
@@ -167,7 +168,7 @@ func (s *state) in(statuses ...Status) (in []*Instance) {
 
 // idle reports whether nothing is under way.
 func (s *state) idle() bool {
-	return s.Roll == nil && len(s.in(Made, Ready, Failed)) == len(s.Instances) && !slices.ContainsFunc(s.Trees, func(t *Tree) bool { return t.Digest == "" })
+	return s.Roll == nil && len(s.in(Made, Started, Ready, Failed)) == len(s.Instances) && !slices.ContainsFunc(s.Trees, func(t *Tree) bool { return t.Digest == "" })
 }
 
 // View is the instances of a directory as they are shown.
@@ -177,8 +178,9 @@ type View struct {
 	Current     *Tree       `json:"tree"`               // of new instances; nil before the first
 	Previous    *Tree       `json:"previous,omitempty"` // that a rollback goes back to
 	Instances   []*Instance `json:"instances"`
-	Wanted      int         `json:"wanted"` // how many there should be
-	Ready       int         `json:"ready"`  // how many count
+	Wanted      int         `json:"wanted"`     // how many there should be
+	Ready       int         `json:"ready"`      // how many count, and passed their probes
+	NotProbed   int         `json:"not_probed"` // how many count, and no probe is asked of them
 	Failed      int         `json:"failed"`
 	CheckedAt   time.Time   `json:"checked_at,omitzero"` // the probes of all were asked
 	Busy        bool        `json:"busy"`                // another process changes them
@@ -186,7 +188,7 @@ type View struct {
 }
 
 func (s *state) view(dir string) *View {
-	v := &View{Environment: s.Environment, Dir: dir, Current: s.tree(s.Current), Previous: s.tree(s.Previous), Instances: slices.Clone(s.Instances), Wanted: s.Wanted, Ready: len(s.in(Ready)), Failed: len(s.in(Failed)), CheckedAt: s.CheckedAt, Problem: s.Problem}
+	v := &View{Environment: s.Environment, Dir: dir, Current: s.tree(s.Current), Previous: s.tree(s.Previous), Instances: slices.Clone(s.Instances), Wanted: s.Wanted, Ready: len(s.in(Ready)), NotProbed: len(s.in(Started)), Failed: len(s.in(Failed)), CheckedAt: s.CheckedAt, Problem: s.Problem}
 	slices.SortFunc(v.Instances, func(a, b *Instance) int { return a.Number - b.Number })
 	return v
 }

@@ -84,7 +84,7 @@ func (s *Set) wanted(ctx context.Context) (int, error) {
 // askCommand passes the command which instances count, by their numbers, paths and units.
 func (s *Set) askCommand(ctx context.Context, t *configs.ScaleTarget, timeout time.Duration) (string, error) {
 	var numbers, paths, units []string
-	for _, in := range s.state.in(Ready) {
+	for _, in := range s.state.in(Started, Ready) {
 		numbers, paths, units = append(numbers, strconv.Itoa(in.Number)), append(paths, s.Path(in)), append(units, s.Unit(in))
 	}
 	text := ""

@@ -191,6 +191,9 @@ func printView(sess *session.Session, name string, v *generation.View) {
 		return
 	}
 	w := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
+	if len(v.Generations) > 0 {
+		fmt.Fprintln(w, "  GENERATION\tSNAPSHOT\tBUILT\tWAY\tPROOF\tSTATE")
+	}
 	for _, g := range v.Generations {
 		mark, what := " ", string(g.Status)
 		if g.Name == v.Live {

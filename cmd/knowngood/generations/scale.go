@@ -89,8 +89,13 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 	case to > int(c.Max) || to > 0 && to < int(c.Min):
 		return usage.Errorf("--to %d is not between scale.min, %d, and scale.max, %d", to, c.Min, c.Max)
 	case to >= 0:
-	case c.Target == nil:
+	case c.Target == nil && s.set.View().Current == nil:
 		return usage.Errorf("how many? Environment %s has no scale.target: give --to N", name)
+	case c.Target == nil: // as many as were asked for
+		if to = s.set.View().Wanted; to > 0 {
+			to = min(max(to, int(c.Min)), int(c.Max))
+		}
+		wanted = to
 	default:
 		if wanted, to, why, err = s.set.Decide(ctx); err != nil {
 			return err

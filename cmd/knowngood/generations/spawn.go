@@ -15,6 +15,7 @@ import (
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
 	"knowngood/configs"
+	"knowngood/daemon/report"
 	"knowngood/internal/printable"
 	"knowngood/restore/instance"
 	"knowngood/snapshot/manifest"
@@ -132,7 +133,7 @@ func noteOn(sess *session.Session) func(string, ...any) {
 // printInstances prints the instances of a directory, with what else is known as JSON. Nothing
 // began where they are only listed.
 func printInstances(sess *session.Session, v *instance.View, began time.Time, before int, more map[string]any) error {
-	result := map[string]any{"type": "result", "environment": v.Environment, "directory": v.Dir, "tree": v.Current, "previous": v.Previous, "instances": v.Instances, "ready": v.Ready, "failed": v.Failed, "busy": v.Busy, "problem": v.Problem}
+	result := map[string]any{"type": "result", "environment": v.Environment, "directory": v.Dir, "tree": v.Current, "previous": v.Previous, "instances": v.Instances, "ready": v.Ready, "not_probed": v.NotProbed, "failed": v.Failed, "busy": v.Busy, "problem": v.Problem}
 	maps.Copy(result, more)
 	if !v.CheckedAt.IsZero() {
 		result["checked_at"] = v.CheckedAt
@@ -146,6 +147,9 @@ func printInstances(sess *session.Session, v *instance.View, began time.Time, be
 		return sess.Out.Result(result)
 	}
 	out := tabwriter.NewWriter(sess.Out.Stdout, 0, 4, 2, ' ', 0)
+	if len(v.Instances) > 0 {
+		fmt.Fprintln(out, "INSTANCE\tSTATE\tTREE\tWAY\tMADE\tPROBES\tREASON")
+	}
 	for _, in := range v.Instances {
 		probed := "-"
 		if !in.Probed.IsZero() {
@@ -158,13 +162,18 @@ func printInstances(sess *session.Session, v *instance.View, began time.Time, be
 	if v.Current != nil {
 		text = human.Counted(len(v.Instances), "instance") + " of " + v.Current.Snapshot
 	}
-	if _, scaled := more["wanted"]; scaled || v.Ready+v.Failed > 0 {
+	if _, scaled := more["wanted"]; scaled && v.NotProbed == 0 || v.Ready+v.Failed > 0 {
 		text += fmt.Sprintf(", %d ready", v.Ready)
+	}
+	if v.NotProbed > 0 {
+		text += fmt.Sprintf(", %d not probed", v.NotProbed)
 	}
 	if v.Failed > 0 {
 		text += fmt.Sprintf(", %d failed", v.Failed)
 	}
-	if !began.IsZero() {
+	if began.IsZero() && !v.CheckedAt.IsZero() {
+		text += ", checked " + report.Span(max(0, time.Since(v.CheckedAt))) + " ago"
+	} else if !began.IsZero() {
 		text += fmt.Sprintf(" (before: %d), after %s", before, human.Duration(time.Since(began)))
 	}
 	sess.Out.Printf("%s\n", text)
