@@ -41,7 +41,7 @@ func TestTheReportHasTheInstancesOfAnEnvironment(t *testing.T) {
 	_, err = s.Spawn(t.Context(), tree, 0)
 	w.Check(errors.Join(err, s.Scale(t.Context(), 3), os.Remove(filepath.Join(dir, "2/file")), s.Check(t.Context())))
 	r, e := d.Report(), w.environment(d, "web")
-	if i := e.Instances; i == nil || i.CheckedAt.IsZero() || *i != (report.Instances{Snapshot: "web@42", Wanted: 3, Ready: 2, Failed: 1, CheckedAt: i.CheckedAt}) {
+	if i := e.Instances; i == nil || i.CheckedAt.IsZero() || *i != (report.Instances{Snapshot: "web@42", Wanted: 3, Ready: 2, Failed: 1, CheckedAt: i.CheckedAt, Busy: true}) {
 		t.Fatalf("instances: %+v", i)
 	}
 	if n := len(r.Warnings); n == 0 || !strings.Contains(r.Warnings[n-1].Text, "web: 2 of 3 instances of web@42 are ready, 1 failed, checked ") {

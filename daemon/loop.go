@@ -166,14 +166,15 @@ func (d *Daemon) status() {
 	}
 }
 
-// notifyAges sends messages of broken RPOs, of the check, and of a repository that
-// cannot be used. While that is being opened at the start, it is neither.
+// notifyAges sends, and logs, messages of broken RPOs, trials, instances, the check, and a
+// repository that cannot be used. While that is being opened at the start, it is neither.
 func (d *Daemon) notifyAges(r *report.Report) {
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
-	d.messages.notify(func(w *notify.Watch) (messages []notify.Message) {
+	messages := d.messages.notify(func(w *notify.Watch) (messages []notify.Message) {
 		for i := range r.Environments {
 			e := &r.Environments[i]
+			messages = append(messages, w.Counted(r.Now, e)...)
 			j := d.jobs.byName[e.Name]
 			if j != nil && j.tried {
 				messages = append(messages, w.Tried(r.Now, e)...)
@@ -197,6 +198,13 @@ func (d *Daemon) notifyAges(r *report.Report) {
 		}
 		return append(messages, w.Degraded(r.Now, r.Degraded)...)
 	})
+	for _, m := range messages {
+		log := d.Log.Warn
+		if m.Kind == notify.Recovery || m.Kind == notify.RPOMet {
+			log = d.Log.Info
+		}
+		log(m.Text)
+	}
 }
 
 func firstLine(s string) string {

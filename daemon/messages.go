@@ -146,7 +146,7 @@ func (m *messenger) retryWrite() {
 }
 
 // notify sends the messages that decide returns, and remembers that they were sent.
-func (m *messenger) notify(decide func(w *notify.Watch) []notify.Message) {
+func (m *messenger) notify(decide func(w *notify.Watch) []notify.Message) []notify.Message {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := m.watch.State.Size()
@@ -157,6 +157,7 @@ func (m *messenger) notify(decide func(w *notify.Watch) []notify.Message) {
 	if len(messages) > 0 || m.watch.State.Size() != before {
 		m.save()
 	}
+	return messages
 }
 
 // ping reports a run to the monitor; run is nil at its start.

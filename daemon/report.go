@@ -23,7 +23,7 @@ const growthDays = 30
 // report is the state now, with past runs or without.
 func (d *Daemon) report(runs bool) report.Report {
 	repo, err := d.repo.current()
-	instances := d.instances()
+	instances := d.instances(d.Now())
 	unprotected := time.Time{}
 	if repo != nil {
 		unprotected = UnprotectedAt(repo)
@@ -73,35 +73,42 @@ func (d *Daemon) report(runs bool) report.Report {
 	slices.SortFunc(r.Drifts, func(a, b report.Drift) int { return strings.Compare(a.Name, b.Name) })
 	r.WarnOfDrifts()
 	slices.SortFunc(r.Environments, func(a, b report.Environment) int { return strings.Compare(a.Name, b.Name) })
-	for i := range r.Environments {
-		if e := &r.Environments[i]; e.TrialOverdue(now) != "" {
-			r.Warnings = append(r.Warnings, report.Warning{Time: e.Trial.Deadline, Text: e.Name + " " + e.TrialOverdue(now), Degraded: true})
-		}
-	}
+	r.WarnOfTrials()
 	r.WarnOfInstances()
 	return r
 }
 
 // instances are those of the environments that have some. No lock is held while they are read.
-func (d *Daemon) instances() map[string]*report.Instances {
+func (d *Daemon) instances(now time.Time) map[string]*report.Instances {
 	d.jobs.mu.Lock()
 	config := d.jobs.config
 	d.jobs.mu.Unlock()
 	all := map[string]*report.Instances{}
 	for name, env := range config.Environments {
-		if env.Scale == nil {
-			continue
-		}
-		v, err := instance.Look(env.Scale.Dir)
-		switch {
-		case errors.Is(err, instance.ErrNone):
-		case err != nil:
-			all[name] = &report.Instances{Error: report.Shorten(err.Error(), report.MaxError)}
-		case v.Current != nil:
-			all[name] = &report.Instances{Snapshot: v.Current.Snapshot, Wanted: v.Wanted, Ready: v.Ready, Failed: v.Failed, CheckedAt: v.CheckedAt}
+		if i := InstancesOf(env, now); i != nil {
+			all[name] = i
 		}
 	}
 	return all
+}
+
+// InstancesOf are those of an environment; nil where it has none.
+func InstancesOf(env *configs.Environment, now time.Time) *report.Instances {
+	if env == nil || env.Scale == nil {
+		return nil
+	}
+	v, err := instance.Look(env.Scale.Dir)
+	switch {
+	case errors.Is(err, instance.ErrNone):
+		return nil
+	case err != nil:
+		return &report.Instances{Error: report.Shorten(err.Error(), report.MaxError)}
+	case v.Current == nil:
+		return nil
+	}
+	i := &report.Instances{Snapshot: v.Current.Snapshot, Wanted: v.Wanted, Ready: v.Ready, NotProbed: v.NotProbed, Failed: v.Failed, CheckedAt: v.CheckedAt, Busy: v.Busy}
+	i.Age(now)
+	return i
 }
 
 // environment reports a job that captures an environment, with past runs or without.

@@ -54,8 +54,11 @@ notify: {command: [sh, -c, "cat >>%[2]s"]}
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(built, "index"), "new")
-	run("switch", "app", "--from", built, "--unproven")
+	run("switch", "app", "--from", built, "--unproven", "--discard") // the snapshot began right after index was written
 
+	if o := s.ask(t, "status", "--no-daemon"); !regexp.MustCompile(`(?m)^app has generation 2-\S+ on trial until .*: it goes back then, unless it is committed\.$`).MatchString(o.stdout.String()) {
+		t.Errorf("status with a trial: %s", &o.stdout)
+	}
 	// Its deadline has passed, and another process holds the generations.
 	state := filepath.Join(generations, "generations.json")
 	b, err := os.ReadFile(state)
@@ -91,6 +94,7 @@ notify: {command: [sh, -c, "cat >>%[2]s"]}
 		return slices.ContainsFunc(messages(t, told), func(m notify.Message) bool { return m.Kind == kind && strings.Contains(m.Text, what) })
 	}
 	waitFor(t, "a message has it", func() bool { return sent(notify.Degraded, "which was not committed by") })
+	waitFor(t, "the log has it", func() bool { return strings.Contains(s.log(t), "on trial, which was not committed by") })
 
 	lock.Close()
 	waitFor(t, "it went back", func() bool {

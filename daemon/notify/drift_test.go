@@ -8,6 +8,42 @@ import (
 	"knowngood/daemon/report"
 )
 
+func TestInstancesThatAreLacking(t *testing.T) {
+	t.Parallel()
+	w := &Watch{Host: "web-7", Repeat: 24 * time.Hour}
+	for _, c := range []struct {
+		at   time.Duration
+		is   *report.Instances
+		kind Kind
+		text string
+	}{
+		{0, &report.Instances{Wanted: 3, Ready: 2, Failed: 1}, "", ""},
+		{4 * time.Minute, &report.Instances{Wanted: 3, Ready: 2, Failed: 1}, "", ""},
+		{5 * time.Minute, &report.Instances{Wanted: 3, Ready: 3}, "", ""}, // it was replaced
+		{6 * time.Minute, &report.Instances{Wanted: 3, Ready: 2}, "", ""},
+		{11 * time.Minute, &report.Instances{Wanted: 3, Ready: 2}, Degraded, "web-7/web: 2 of 3 instances of web@42 are ready. Next: knowngood generations web."},
+		{12 * time.Minute, &report.Instances{Wanted: 3, Stale: true}, "", ""},
+		{25 * time.Hour, &report.Instances{Wanted: 3, Stale: true}, Degraded, "web-7/web: it is not known how many of 3 instances of web@42 are ready. Next: knowngood scale web; "},
+		{26 * time.Hour, &report.Instances{Wanted: 3, Ready: 3}, Recovery, "web-7/web: 3 of 3 instances of web@42 are ready. Some were lacking since "},
+		{27 * time.Hour, &report.Instances{Wanted: 3, Ready: 3}, "", ""},
+		{28 * time.Hour, &report.Instances{Error: "no access"}, "", ""},
+		{29 * time.Hour, &report.Instances{Error: "no access"}, Degraded, "web-7/web: it is not known which instances there are: no access. Next: "},
+		{30 * time.Hour, nil, Recovery, "web-7/web: no instances are wanted any more. Some were lacking since "},
+	} {
+		if c.is != nil {
+			c.is.Snapshot = "web@42"
+		}
+		got := w.Counted(start.Add(c.at), &report.Environment{Name: "web", Instances: c.is})
+		if c.kind == "" && len(got) > 0 || c.kind != "" && (len(got) != 1 || got[0].Kind != c.kind || !strings.HasPrefix(got[0].Text, c.text)) {
+			t.Errorf("after %v: %+v", c.at, got)
+		}
+	}
+	w.Counted(start, &report.Environment{Name: "web", Instances: &report.Instances{Wanted: 1}})
+	if w.Keep([]string{"other"}); w.State.Size() != 0 {
+		t.Errorf("an environment that is not configured any more is remembered: %+v", w.State)
+	}
+}
+
 func TestDrift(t *testing.T) {
 	t.Parallel()
 

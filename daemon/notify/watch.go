@@ -31,12 +31,14 @@ type State struct {
 	Late     map[string]*Condition `json:"late,omitempty"`    // RPO broken
 	Unproven map[string]*Condition `json:"unproven,omitempty"`
 	Trial    map[string]*Condition `json:"trial,omitempty"` // overdue
-	Prune    *Condition            `json:"prune,omitempty"`
-	Degraded *Condition            `json:"degraded,omitempty"`
-	Check    *Condition            `json:"check,omitempty"`   // it fails
-	Overdue  *Condition            `json:"overdue,omitempty"` // the check
-	Damaged  *Condition            `json:"damaged,omitempty"` // by what the check found
-	Damage   map[string]*Condition `json:"damage,omitempty"`  // by the hash of its text
+	// Instances are lacking, or nobody knows.
+	Instances map[string]*Condition `json:"instances,omitempty"`
+	Prune     *Condition            `json:"prune,omitempty"`
+	Degraded  *Condition            `json:"degraded,omitempty"`
+	Check     *Condition            `json:"check,omitempty"`   // it fails
+	Overdue   *Condition            `json:"overdue,omitempty"` // the check
+	Damaged   *Condition            `json:"damaged,omitempty"` // by what the check found
+	Damage    map[string]*Condition `json:"damage,omitempty"`  // by the hash of its text
 
 	// Of drills, by the name of the job.
 	DrillFailed map[string]*Condition `json:"drill_failed,omitempty"`
@@ -48,7 +50,7 @@ type State struct {
 
 // Size is the number of conditions.
 func (s *State) Size() int {
-	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Unproven) + len(s.Trial) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO) + len(s.Drift)
+	n := len(s.Failing) + len(s.Lacking) + len(s.Suspect) + len(s.Late) + len(s.Unproven) + len(s.Trial) + len(s.Instances) + len(s.Damage) + len(s.DrillFailed) + len(s.DrillNotRun) + len(s.RTO) + len(s.Drift)
 	for _, t := range []*Condition{s.Prune, s.Degraded, s.Check, s.Overdue, s.Damaged} {
 		if t != nil {
 			n++
@@ -235,6 +237,39 @@ func (w *Watch) Tried(now time.Time, e *report.Environment) []Message {
 	return []Message{w.message(Recovery, e.Name, now, t, "its trial is over", "its trial is over, which was overdue since "+clock(t.Since)+".")}
 }
 
+// lackingAfter is how long instances lack before that is reported: until then the next scale
+// may have replaced them, or asked them after a boot.
+const lackingAfter = 5 * time.Minute
+
+// Counted reports instances that are lacking for a while.
+func (w *Watch) Counted(now time.Time, e *report.Environment) []Message {
+	i, t := e.Instances, w.State.Instances[e.Name]
+	switch {
+	case i.Lacking() && t == nil:
+		if w.State.Instances == nil {
+			w.State.Instances = map[string]*Condition{}
+		}
+		w.State.Instances[e.Name] = &Condition{Since: now}
+		return nil
+	case i.Lacking():
+		if now.Sub(t.Since).Abs() < lackingAfter || !w.begin(&t, now) {
+			return nil
+		}
+		return []Message{w.message(Degraded, e.Name, now, t, "instances are lacking", sentence(e.Lack(now)))}
+	case t == nil:
+		return nil
+	}
+	delete(w.State.Instances, e.Name)
+	if t.Times == 0 {
+		return nil
+	}
+	text := "no instances are wanted any more"
+	if i != nil {
+		text = i.Text(now)
+	}
+	return []Message{w.message(Recovery, e.Name, now, t, "no instance is lacking any more", fmt.Sprintf("%s. Some were lacking since %s.", text, clock(t.Since)))}
+}
+
 // Checked reports the age of an environment's newest snapshot.
 func (w *Watch) Checked(now time.Time, e *report.Environment) []Message {
 	newest := "there is no good snapshot"
@@ -352,7 +387,7 @@ func (w *Watch) Degraded(now time.Time, reason string) []Message {
 
 // Keep forgets environments that are not configured any more.
 func (w *Watch) Keep(environments []string) {
-	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.Unproven, w.State.Trial, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO, w.State.Drift} {
+	for _, m := range []map[string]*Condition{w.State.Failing, w.State.Lacking, w.State.Suspect, w.State.Late, w.State.Unproven, w.State.Trial, w.State.Instances, w.State.DrillFailed, w.State.DrillNotRun, w.State.RTO, w.State.Drift} {
 		for name := range m {
 			if !slices.Contains(environments, name) {
 				delete(m, name)

@@ -119,6 +119,15 @@ type Trial struct {
 	Deadline   time.Time `json:"deadline"` // after which it goes back
 }
 
+// TrialText is what happens to a generation that is on trial, in words that continue after the
+// environment's name; empty where there is none.
+func (e *Environment) TrialText() string {
+	if e.Trial == nil {
+		return ""
+	}
+	return fmt.Sprintf("has generation %s on trial until %s: it goes back then, unless it is committed", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime))
+}
+
 // overdueAfter is how long after its deadline a trial is overdue: until then the timer of the
 // package, or the daemon, takes it back.
 const overdueAfter = 2 * time.Minute
@@ -131,6 +140,15 @@ func (e *Environment) TrialOverdue(now time.Time) string {
 	}
 	return fmt.Sprintf("has generation %s on trial, which was not committed by %s and has not gone back. Next: knowngood generations %s --recover, as the user who owns its files; "+
 		"systemctl enable --now knowngood-generations-check.timer does that each minute", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime), e.Name)
+}
+
+// WarnOfTrials adds to the warnings where one is overdue.
+func (r *Report) WarnOfTrials() {
+	for i := range r.Environments {
+		if e := &r.Environments[i]; e.TrialOverdue(r.Now) != "" {
+			r.Warnings = append(r.Warnings, Warning{Time: e.Trial.Deadline, Text: e.Name + " " + e.TrialOverdue(r.Now), Degraded: true})
+		}
+	}
 }
 
 // Source is what an environment captures.

@@ -70,10 +70,8 @@ func (e *Environment) Verdict() (Level, string) {
 			more = fmt.Sprintf(" and %d more", n)
 		}
 		return Attention, fmt.Sprintf("has no %s%s in its newest good snapshot", e.Uncaptured[0], more)
-	case e.Instances.Lacking() && e.Instances.Error != "":
-		return Attention, "has instances of which the state cannot be read: " + e.Instances.Error
 	case e.Instances.Lacking():
-		return Attention, fmt.Sprintf("has %d of %d instances of %s ready, and %d failed", e.Instances.Ready, e.Instances.Wanted, e.Instances.Snapshot, e.Instances.Failed)
+		return Attention, "needs a look: " + e.Instances.count()
 	case e.Last != nil && e.Last.Result == Partial:
 		return Attention, fmt.Sprintf("lacks what could not be read: %d in its last run", e.Last.Problems)
 	case e.Proof.Lacks() != "":

@@ -82,7 +82,8 @@ var (
 	driftFailures = desc("drift_consecutive_failures", "Comparisons with the known-good state that could not be made, since the last that could.", "drift")
 	driftLast     = desc("drift_last_timestamp_seconds", "When the last comparison ended, whatever its result.", "drift")
 	instWanted    = desc("instances_wanted", "Instances that there should be.", "environment")
-	instReady     = desc("instances_ready", "Instances that came up, and whose probes passed when they were asked last.", "environment")
+	instReady     = desc("instances_ready", "Instances whose probes passed when they were asked last; 0 where that is too long ago.", "environment")
+	instUnprobed  = desc("instances_not_probed", "Instances that were started, and of which no probe is asked.", "environment")
 	instFailed    = desc("instances_failed", "Instances that came up, and whose probes did not pass when they were asked last.", "environment")
 	instChecked   = desc("instances_checked_timestamp_seconds", "When the probes of all instances were asked last.", "environment")
 	neverProven   = desc("never_proven", "Environments in the repository that nothing here drills, or that have no proof of the last 30 days.")
@@ -239,6 +240,7 @@ func (g gauges) environment(e *report.Environment, now time.Time) {
 	if i := e.Instances; i != nil && i.Error == "" {
 		g.set(instWanted, float64(i.Wanted), name)
 		g.set(instReady, float64(i.Ready), name)
+		g.set(instUnprobed, float64(i.NotProbed), name)
 		g.set(instFailed, float64(i.Failed), name)
 		g.time(instChecked, i.CheckedAt, name)
 	}

@@ -56,7 +56,7 @@ func metricsTellTheReport(t *testing.T) {
 		`knowngood_snapshots_kept{environment="web"} 87`, `knowngood_prune_freed_bytes 7.1e+09`, `knowngood_store_free_bytes 6e+10`, `knowngood_store_unprotected 0`,
 		`knowngood_known_good_timestamp_seconds{environment="web"} 1.79514387e+09`, `knowngood_known_good_proven_timestamp_seconds{environment="web"} 1.79514747e+09`, `knowngood_drill_rto_seconds{environment="web"} 41`, `knowngood_drill_rto_missed{drill="web"} 1`,
 		`knowngood_known_good_level{environment="web"} 2`, `knowngood_known_good_lacking{environment="web"} 0`, `knowngood_known_good_level{environment="etc"} 0`, `knowngood_known_good_lacking{environment="etc"} 1`,
-		`knowngood_instances_wanted{environment="etc"} 3`, `knowngood_instances_ready{environment="etc"} 2`, `knowngood_instances_failed{environment="etc"} 1`, `knowngood_instances_checked_timestamp_seconds{environment="etc"} 1.79516905e+09`,
+		`knowngood_instances_wanted{environment="etc"} 3`, `knowngood_instances_ready{environment="etc"} 2`, `knowngood_instances_not_probed{environment="etc"} 0`, `knowngood_instances_failed{environment="etc"} 1`, `knowngood_instances_checked_timestamp_seconds{environment="etc"} 1.79516905e+09`,
 		`knowngood_check_runs_total{result="failed"} 1`, `knowngood_check_damaged_objects 0`, `knowngood_check_overdue 0`, `knowngood_check_read_bytes 1.073741824e+09`,
 		`knowngood_check_data_cycle_seconds 1.52928e+07`, `knowngood_check_last_timestamp_seconds 1.79515107e+09`,
 	} {

@@ -121,7 +121,8 @@ type envView struct {
 	More    int // sources that are not shown
 	Keeps   string
 	Proof   string
-	// Instances is how many there are; empty where there are none.
+	// Trial is that of a generation, Instances how many there are; empty where there are none.
+	Trial     string
 	Instances string
 	Verified  moment // of the newest good snapshot
 	How       string // it was verified
@@ -151,6 +152,9 @@ func newEnvView(e report.Environment, r *report.Report, charts bool) envView {
 	}
 	if e.Proof != nil {
 		v.Proof = unbroken(e.Proof.String())
+	}
+	if e.TrialOverdue(now) == "" {
+		v.Trial = unbroken(e.TrialText())
 	}
 	if e.Instances != nil {
 		v.Instances = unbroken(e.Instances.Text(now))

@@ -63,7 +63,7 @@ func everyEndpointAnswers(t *testing.T) {
 		"/api/v1/environments/web":      `"last":{"trigger":"schedule"`,
 		"/api/v1/environments/web/runs": `"error":"capture web: put packs`,
 		"/":                             "db broke its RPO",
-		"/environments/web":             "web is within its RPO",
+		"/environments/web":             "has generation 42-3f9a1c2b on trial until ",
 		"/assets/page.css":              "prefers-color-scheme",
 		"/assets/page.js":               "use strict",
 	} {

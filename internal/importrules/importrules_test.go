@@ -42,9 +42,9 @@ var layers = [][]string{
 	{"cmd/knowngood/captures", "cmd/knowngood/catalog", "cmd/knowngood/session"},
 	{"cmd/knowngood/completion", "cmd/knowngood/present"},
 	{"cmd/knowngood/proof"},
-	{"cmd/knowngood/drills", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/status", "cmd/knowngood/take"},
+	{"cmd/knowngood/drills", "cmd/knowngood/quickstart", "cmd/knowngood/stats", "cmd/knowngood/take"},
 	{"cmd/knowngood/drifts", "cmd/knowngood/generations"},
-	{"cmd/knowngood/findgood"},
+	{"cmd/knowngood/findgood", "cmd/knowngood/status"},
 	{"cmd/knowngood"},
 	{"systemd"},
 }

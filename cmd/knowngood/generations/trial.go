@@ -33,6 +33,16 @@ func Trials(sess *session.Session, log *zap.Logger) func(ctx context.Context, na
 	}
 }
 
+// OnTrial is what of an environment is on trial; nil for nothing. It only reads.
+func OnTrial(sess *session.Session, name string) (*report.Trial, error) {
+	env := sess.Config.Environments[name]
+	if env == nil {
+		return nil, nil
+	}
+	u, err := uncommitted(sess.StateDir, name, env)
+	return trial(u), err
+}
+
 func trial(u *generation.Unfinished) *report.Trial {
 	if u == nil {
 		return nil

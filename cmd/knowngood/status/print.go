@@ -2,11 +2,18 @@ package status
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
@@ -66,17 +73,34 @@ func Print(out *console.Console, s *Report) error {
 		if e.Proof != nil {
 			out.Printf("\n%s %s.\n", printable.Line(e.Name), printable.Line(e.Proof.String()))
 		}
+		if e.Trial != nil && e.TrialOverdue(s.Now) == "" {
+			out.Printf("\n%s %s.\n", printable.Line(e.Name), printable.Line(e.TrialText()))
+		}
 		if e.Instances != nil {
 			out.Printf("\n%s: %s.\n", printable.Line(e.Name), printable.Line(e.Instances.Text(s.Now)))
 		}
 	}
 	for i := range s.Environments {
 		if e := &s.Environments[i]; len(e.Uncaptured) > 0 {
-			out.Printf("\nNot in the newest good snapshot of %s: %s. Next: knowngood snapshot %[1]s\n", printable.Line(e.Name), printable.Line(strings.Join(e.Uncaptured, ", ")))
+			next := "knowngood snapshot " + e.Name
+			if missing := slices.DeleteFunc(slices.Clone(e.Uncaptured), isThere); len(missing) > 0 {
+				next = fmt.Sprintf("%s cannot be captured, for it is not there: bring it back, or take it out of the configuration; then %s", strings.Join(missing, ", "), next)
+			}
+			out.Printf("\nNot in the newest good snapshot of %s: %s. Next: %s\n", printable.Line(e.Name), printable.Line(strings.Join(e.Uncaptured, ", ")), printable.Line(next))
 		}
 	}
 	showTroubles(out, s)
 	return nil
+}
+
+// isThere reports whether a source of this host can be captured, as far as this user sees. The
+// output of a command is no path, and is always there.
+func isThere(source string) bool {
+	if !filepath.IsAbs(source) {
+		return true
+	}
+	_, err := os.Lstat(source)
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR)
 }
 
 // showTroubles prints what is wrong, in full, and how full the store is.

@@ -5,10 +5,12 @@ package status
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"knowngood/cmd/knowngood/catalog"
+	"knowngood/cmd/knowngood/generations"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
@@ -148,7 +150,7 @@ func OfRepository(ctx context.Context, sess *session.Session, now time.Time) (*R
 				if good != nil && configured != nil {
 					line.Uncaptured = good.Lacks(runner.SourcePaths(configured))
 				}
-				promise(&line, sess.Config.Environments[env])
+				s.complete(sess, &line)
 			}
 			s.add(line)
 		}
@@ -156,11 +158,27 @@ func OfRepository(ctx context.Context, sess *session.Session, now time.Time) (*R
 	for _, env := range sess.Config.EnvironmentNames() {
 		if !seen[env] {
 			line := Line{reported: reported{Name: env, AgeSeconds: -1}, Name: env, Host: sess.Host}
-			promise(&line, sess.Config.Environments[env])
+			s.complete(sess, &line)
 			s.add(line)
 		}
 	}
+	s.WarnOfTrials()
+	s.WarnOfInstances()
 	return s, nil
+}
+
+// complete adds to a line of this host what the repository does not know: what its
+// configuration promises, and its trials and instances.
+func (s *Report) complete(sess *session.Session, l *Line) {
+	promise(l, sess.Config.Environments[l.Name])
+	if own := sess.OwnHost(); own != "" && own != sess.Host { // it is about another machine
+		return
+	}
+	l.Instances = daemon.InstancesOf(sess.Config.Environments[l.Name], s.Now)
+	var err error
+	if l.Trial, err = generations.OnTrial(sess, l.Name); err != nil {
+		s.Warnings = append(s.Warnings, report.Warning{Time: s.Now, Text: fmt.Sprintf("generations of %s: %v", l.Name, err)})
+	}
 }
 
 // doubt gives the newest good snapshot, and notes in the line when that is not
