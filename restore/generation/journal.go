@@ -71,13 +71,10 @@ func (j *journal) relock() (err error) {
 	return err
 }
 
-// reserveName is room for the state on a full disk, from which the way back frees it.
-const reserveName = "reserve"
-
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (j *journal) save(at string) error {
 	j.point("before " + at)
-	if err := durable.ReplaceReserved(j.path(live.StateFile), j.path(reserveName), j.state, j.state.Transaction == nil); err != nil {
+	if err := durable.WriteState(j.path(live.StateFile), j.state, j.state.Transaction == nil); err != nil {
 		return fmt.Errorf("state of generations: %w", err)
 	}
 	j.point("after " + at)
@@ -126,7 +123,7 @@ func (j *journal) tidy() error {
 	for _, n := range names {
 		name, isRecord := strings.CutSuffix(n.Name(), recordName)
 		copied := j.InPlace != nil && j.state.Transaction == nil && j.state.Problem == "" // it serves nothing any more
-		ours := namePattern.MatchString(name) || copied && name == reserveName || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
+		ours := namePattern.MatchString(name) || copied && name == durable.Reserve || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
 		if !ours || j.state.find(name) != nil && !copied {
 			continue
 		}

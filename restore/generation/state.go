@@ -95,10 +95,7 @@ const (
 	stepAfter = "after_switch"
 )
 
-const (
-	stateVersion = 1
-	maxState     = 4 << 20
-)
+const stateVersion = 1
 
 // Errors that callers branch on.
 var (
@@ -108,24 +105,13 @@ var (
 
 // readState reads the state beside a root; nil where there is none.
 func readState(dir string) (*state, error) {
-	s, path := &state{}, filepath.Join(dir, live.StateFile)
-	found, err := durable.ReadJSON(path, maxState, s)
-	if found && err == nil {
-		err = s.check()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, err)
-	}
-	if !found {
-		return nil, nil
-	}
-	return s, nil
+	return durable.ReadState(filepath.Join(dir, live.StateFile), (*state).check)
 }
 
 // check refuses names that lead elsewhere.
 func (s *state) check() error {
 	if s.Version != stateVersion {
-		return errors.New("it is of another version")
+		return fmt.Errorf("it is of version %d", s.Version)
 	}
 	for _, g := range s.Generations {
 		if g == nil || !namePattern.MatchString(g.Name) {

@@ -19,7 +19,7 @@ func TestState(t *testing.T) {
 		if s != nil || err == nil {
 			t.Fatalf("the state %+v is read (%v)", s, err)
 		}
-		if text := err.Error(); !strings.Contains(text, "(version 2): it is of another version") {
+		if text := err.Error(); !strings.Contains(text, "it is of version 2") {
 			t.Error(text)
 		}
 	})

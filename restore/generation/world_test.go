@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"knowngood/configs"
+	"knowngood/internal/durable"
 	"knowngood/internal/enginetest"
 	"knowngood/restore/isolate"
 )
@@ -265,7 +266,7 @@ func (w *world) clean() {
 	for _, n := range names {
 		name := strings.TrimSuffix(n.Name(), recordName)
 		switch {
-		case st.find(name) != nil, n.Name() == "lock", n.Name() == "watch.lock", n.Name() == "data", n.Name() == "generations.json", n.Name() == reserveName:
+		case st.find(name) != nil, n.Name() == "lock", n.Name() == "watch.lock", n.Name() == "data", n.Name() == "generations.json", n.Name() == durable.Reserve:
 		default:
 			w.t.Errorf("%s is left", n.Name())
 		}

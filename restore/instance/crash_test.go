@@ -183,7 +183,7 @@ func (w *world) reboot(running string) {
 	for _, in := range st.Instances {
 		in.Boot = "another"
 	}
-	w.must(durable.ReplaceJSON(filepath.Join(w.set(), stateFile), st, 0o600))
+	w.must(durable.WriteState(filepath.Join(w.set(), stateFile), st, false))
 }
 
 // sharesOn makes instances on a file system that shares content, and measures what they take.

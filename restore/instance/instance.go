@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
+	"knowngood/internal/durable"
 	"knowngood/restore/generation"
 	"knowngood/snapshot/live"
 )
@@ -35,9 +36,7 @@ const (
 	treesDir  = "trees" // with the trees that instances are made from, only for their owner
 	layersDir = "upper" // with the writable parts of overlays
 	recordExt = ".files"
-	// reserveFile is room for the state on a full disk.
-	reserveFile = "reserve"
-	envExt      = ".env"
+	envExt    = ".env"
 )
 
 // Errors that callers branch on.
@@ -144,7 +143,7 @@ func (s *Set) Remove() error {
 	if err := s.prune(); err != nil {
 		return err
 	}
-	for _, name := range []string{layersDir, treesDir, reserveFile, stateFile, lockFile} {
+	for _, name := range []string{layersDir, treesDir, durable.Reserve, stateFile, lockFile} {
 		if err := s.remove(name); err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
+	"knowngood/internal/durable"
 	"knowngood/restore/generation"
 )
 
@@ -186,7 +187,7 @@ func TestInstances(t *testing.T) {
 		in := *s.state.Instances[0]
 		in.Way, in.Number = "clone by reflinks", maxInstances
 		b, err := json.MarshalIndent(&in, "    ", "  ")
-		if err != nil || (len(b)+10)*maxInstances > maxState*3/4 {
+		if err != nil || (len(b)+10)*maxInstances > durable.MaxState*3/4 {
 			t.Errorf("an instance takes %d bytes, %v", len(b), err)
 		}
 	})

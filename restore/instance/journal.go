@@ -26,7 +26,7 @@ func (j *journal) Close() {
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (j *journal) save(at string) error {
 	j.point("before " + at)
-	if err := durable.ReplaceReserved(j.path(stateFile), j.path(reserveFile), j.state, j.state.idle()); err != nil {
+	if err := durable.WriteState(j.path(stateFile), j.state, j.state.idle()); err != nil {
 		return fmt.Errorf("state of instances: %w", err)
 	}
 	j.point("after " + at)

@@ -81,33 +81,19 @@ type state struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-const (
-	stateVersion = 1
-	maxState     = 4 << 20
-)
+const stateVersion = 1
 
 var treePattern = regexp.MustCompile(`^[0-9]+-[0-9a-f]{8}(-[0-9a-f]{8})?$`)
 
 // readState reads the state of a directory; nil where there is none.
 func readState(dir string) (*state, error) {
-	s, path := &state{}, filepath.Join(dir, stateFile)
-	found, err := durable.ReadJSON(path, maxState, s)
-	if found && err == nil {
-		err = s.check()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read by this version (version %d): %w", path, s.Version, err)
-	}
-	if !found {
-		return nil, nil
-	}
-	return s, nil
+	return durable.ReadState(filepath.Join(dir, stateFile), (*state).check)
 }
 
 // check refuses names that lead elsewhere.
 func (s *state) check() error {
 	if s.Version != stateVersion {
-		return errors.New("it is of another version")
+		return fmt.Errorf("it is of version %d", s.Version)
 	}
 	for _, t := range s.Trees {
 		if t == nil || !treePattern.MatchString(t.Name) {

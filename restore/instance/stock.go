@@ -15,7 +15,7 @@ import (
 	"knowngood/restore/generation"
 )
 
-// maxInstances is how many a directory can have, so that its state stays below maxState.
+// maxInstances is how many a directory can have, so that its state stays below durable.MaxState.
 const maxInstances = 10_000
 
 // stock is the trees, and the instances that are made from them: it makes and removes both, and

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
+	"knowngood/internal/durable"
 	"knowngood/internal/posix"
 	"knowngood/restore/generation"
 	"knowngood/restore/probe"
@@ -236,7 +237,7 @@ func (w *world) instances() (versions []int, running int) {
 	if st.Roll != nil {
 		w.t.Errorf("the switch %+v is still under way", *st.Roll)
 	}
-	known := map[string]bool{stateFile: true, lockFile: true, treesDir: true, layersDir: true, reserveFile: true}
+	known := map[string]bool{stateFile: true, lockFile: true, treesDir: true, layersDir: true, durable.Reserve: true}
 	mounted := 0
 	for _, in := range st.Instances {
 		n := strconv.Itoa(in.Number)
