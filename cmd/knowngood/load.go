@@ -1,14 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
+	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
@@ -94,16 +93,10 @@ func confirm(ctx context.Context, out *load.Output, ref string) error {
 	if len(shown) > present.MaxCommand {
 		return fmt.Errorf("its command is longer than %d bytes: look at it with knowngood show %s, and run it by hand", present.MaxCommand, ref)
 	}
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("there is no terminal to ask at: %w", err)
+	question := fmt.Sprintf("The snapshot %s names a command to load %s. An attacker who controlled that host may have written it:\n  %s\nRun it as this user?", ref, printable.Name(out.Path), shown)
+	yes, err := console.Confirm(ctx, question)
+	if err == nil && !yes {
+		err = errors.New("it was not confirmed")
 	}
-	defer tty.Close()
-	defer context.AfterFunc(ctx, func() { tty.Close() })()
-	fmt.Fprintf(printable.Writer{To: tty}, "The snapshot %s names a command to load %s. An attacker who controlled that host may have written it:\n  %s\nRun it as this user? Type yes: ", ref, printable.Name(out.Path), shown)
-	answer, err := bufio.NewReader(tty).ReadString('\n')
-	if err != nil || strings.TrimSpace(answer) != "yes" {
-		return errors.New("it was not confirmed")
-	}
-	return nil
+	return err
 }

@@ -88,22 +88,22 @@ func (o *options) run(ctx context.Context, sess *session.Session, args []string)
 	}
 	second := strings.Join(args[1:], "")
 	isPair := strings.ContainsAny(args[0], "@/") || second != "" && sess.Config.Environments[args[0]] == nil
-	var c *comparison
+	c := newComparison(sess)
+	defer c.close()
 	var err error
 	switch {
 	case isPair && (second == "" || o.fix || o.since != "" || o.content):
 		return usage.Errorf("name an environment of this machine, or two snapshots, which take no --fix, --since and --content: knowngood drift web@known-good web@latest")
 	case isPair:
-		c, err = between(ctx, sess, args[0], second)
+		err = c.between(ctx, args[0], second)
 	case o.since != "" && second != "":
 		return usage.Errorf("give --since known-good or %s, not both", second)
 	default:
-		c, err = o.live(ctx, sess, args[0], second)
+		err = c.live(ctx, o, args[0], second)
 	}
 	if err != nil {
 		return err
 	}
-	defer c.close()
 	fixes := o.fix && c.code() == exit.ProbeFailed
 	if err := c.print(sess.Out, !fixes || o.dryRun); err != nil || !fixes {
 		return err
@@ -111,10 +111,11 @@ func (o *options) run(ctx context.Context, sess *session.Session, args []string)
 	return o.repair(ctx, sess, c, args[0], second)
 }
 
-// comparison is one that was made.
+// comparison is one of two states.
 type comparison struct {
 	Environment, From, To string
 
+	sess     *session.Session
 	set      *drift.Set
 	problems *console.Problems
 	tree     *snapshot.Tree         // what it was compared with; nil for a record
@@ -128,31 +129,37 @@ func (c *comparison) close() {
 	}
 }
 
-// newComparison makes an empty one, of an environment of a host.
-func newComparison(sess *session.Session, host, environment string) (*comparison, error) {
-	own := cmp.Or(sess.OwnHost(), sess.Host)
-	rules, err := filter.Compile("/", nil, sess.Config.IgnoredOf(own, host, environment))
+func newComparison(sess *session.Session) *comparison {
+	problems := sess.Out.Problems()
+	return &comparison{sess: sess, problems: problems, set: &drift.Set{Problem: problems.Add}}
+}
+
+// of makes it one of an environment of a host.
+func (c *comparison) of(host, environment string) error {
+	own := cmp.Or(c.sess.OwnHost(), c.sess.Host)
+	rules, err := filter.Compile("/", nil, c.sess.Config.IgnoredOf(own, host, environment))
 	if err != nil {
-		return nil, usage.Errorf("drift.ignore: %w", err)
+		return usage.Errorf("drift.ignore: %w", err)
 	}
-	c := &comparison{Environment: environment, To: "this machine", problems: sess.Out.Problems()}
+	c.set.Ignore, c.Environment = rules, environment
 	if host != own {
 		c.Environment = host + "/" + environment
 	}
-	c.set = &drift.Set{Ignore: rules, Problem: c.problems.Add}
-	return c, nil
+	return nil
 }
 
 // live compares the live tree of an environment of this machine.
-func (o *options) live(ctx context.Context, sess *session.Session, name, ref string) (*comparison, error) {
+func (c *comparison) live(ctx context.Context, o *options, name, ref string) error {
+	sess := c.sess
 	env := sess.Config.Environments[name]
 	if env == nil {
-		return nil, sess.NoEnvironment(name)
+		return sess.NoEnvironment(name)
 	}
-	c, err := newComparison(sess, cmp.Or(sess.OwnHost(), sess.Host), name)
+	err := c.of(cmp.Or(sess.OwnHost(), sess.Host), name)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	c.To = "this machine"
 	if env.Root != "" && ref == "" && o.since == "" {
 		c.recorded, c.top, err = drift.Generation(ctx, &generation.Options{Environment: name, Config: env}, o.content, c.set)
 		if errors.Is(err, generation.ErrRecordedAgain) {
@@ -161,36 +168,36 @@ func (o *options) live(ctx context.Context, sess *session.Session, name, ref str
 		}
 		if err == nil {
 			c.From = "generation " + c.recorded.Name
-			return c.unless(c.explainRecorded(ctx, sess, env.Root))
+			return c.explainRecorded(ctx, env.Root)
 		}
 		if !errors.Is(err, generation.ErrNotAdopted) || sess.IdentityPath == "" {
-			return nil, err
+			return err
 		}
 	}
 	if sess.IdentityPath == "" {
-		return nil, fmt.Errorf("%w. Without one, an environment with a root is compared with its live generation, and on the machine that has one two snapshots are compared: knowngood drift %s@known-good %[2]s@latest", session.ErrIdentityMissing, name)
+		return fmt.Errorf("%w. Without one, an environment with a root is compared with its live generation, and on the machine that has one two snapshots are compared: knowngood drift %s@known-good %[2]s@latest", session.ErrIdentityMissing, name)
 	}
 	if c.tree, err = wholeTree(ctx, sess, cmp.Or(ref, name+"@known-good")); err != nil {
-		return nil, err
+		return err
 	}
 	s := c.tree.Snapshot
 	c.From = s.Ref()
 	if s.Environment != name {
-		return c.unless(usage.Errorf("%s is not a snapshot of %s", s.Ref(), name))
+		return usage.Errorf("%s is not a snapshot of %s", s.Ref(), name)
 	}
-	if err = c.withTree(ctx, sess, env, o.content); err == nil {
-		err = c.explain(ctx, sess, nil)
+	if err := c.withTree(ctx, env, o.content); err != nil {
+		return err
 	}
-	return c.unless(err)
+	return c.explain(ctx, nil)
 }
 
 // withTree compares the live tree with a snapshot.
-func (c *comparison) withTree(ctx context.Context, sess *session.Session, env *configs.Environment, content bool) error {
+func (c *comparison) withTree(ctx context.Context, env *configs.Environment, content bool) error {
 	today, err := runner.CaptureOptions(c.Environment, env)
 	if err != nil {
 		return err
 	}
-	runner.Omit(&today, sess.StateDir, sess.RepoURL)
+	runner.Omit(&today, c.sess.StateDir, c.sess.RepoURL)
 	for _, d := range env.Data {
 		c.set.Data = append(c.set.Data, strings.TrimPrefix(env.Root, "/")+"/"+d.Path)
 	}
@@ -229,46 +236,33 @@ func oneOf(ctx context.Context, sess *session.Session, ref, other string) (*snap
 }
 
 // between compares two snapshots.
-func between(ctx context.Context, sess *session.Session, older, newer string) (*comparison, error) {
-	was, err := oneOf(ctx, sess, older, newer)
-	if err != nil {
-		return nil, err
+func (c *comparison) between(ctx context.Context, older, newer string) (err error) {
+	if c.tree, err = oneOf(ctx, c.sess, older, newer); err != nil {
+		return err
 	}
-	is, err := oneOf(ctx, sess, newer, older)
+	is, err := oneOf(ctx, c.sess, newer, older)
 	if err != nil {
-		was.Reader.Close()
-		return nil, err
+		return err
 	}
 	defer is.Reader.Close()
-	c, err := newComparison(sess, is.Snapshot.Host, is.Snapshot.Environment)
-	if err != nil {
-		was.Reader.Close()
-		return nil, err
+	if err := c.of(is.Snapshot.Host, is.Snapshot.Environment); err != nil {
+		return err
 	}
-	c.tree, c.From, c.To = was, full(was.Snapshot), full(is.Snapshot)
-	if err = drift.Between(ctx, was, is, c.set); err == nil {
-		err = c.explain(ctx, sess, is)
+	c.From, c.To = full(c.tree.Snapshot), full(is.Snapshot)
+	if err := drift.Between(ctx, c.tree, is, c.set); err != nil {
+		return err
 	}
-	return c.unless(err)
-}
-
-// unless is the comparison, which is closed where there is an error.
-func (c *comparison) unless(err error) (*comparison, error) {
-	if err != nil {
-		c.close()
-		return nil, err
-	}
-	return c, nil
+	return c.explain(ctx, is)
 }
 
 func full(s *history.Snapshot) string { return s.Host + "/" + s.Ref() }
 
 // explain finds what packages explain; is is nil for the live tree.
-func (c *comparison) explain(ctx context.Context, sess *session.Session, is *snapshot.Tree) error {
+func (c *comparison) explain(ctx context.Context, is *snapshot.Tree) error {
 	if rows, _ := c.set.Rows(); len(rows) == 0 {
 		return nil
 	}
-	space, err := drill.Scratch(sess.StateDir)
+	space, err := drill.Scratch(c.sess.StateDir)
 	if err != nil {
 		return err
 	}
@@ -279,21 +273,21 @@ func (c *comparison) explain(ctx context.Context, sess *session.Session, is *sna
 	if err != nil {
 		c.set.Problem(drift.Database, fmt.Errorf("what packages explain is listed all the same: %w", err))
 	} else if found == 0 {
-		sess.Out.Notef("%s has no package database (/%s), so nothing is explained by packages", c.From, drift.Database)
+		c.sess.Out.Notef("%s has no package database (/%s), so nothing is explained by packages", c.From, drift.Database)
 	}
 	return space.Remove()
 }
 
 // explainRecorded is explain for what differs from a record.
-func (c *comparison) explainRecorded(ctx context.Context, sess *session.Session, root string) error {
+func (c *comparison) explainRecorded(ctx context.Context, root string) error {
 	same, err := c.set.ExplainRecorded(ctx, root)
 	switch {
 	case same || err != nil:
-	case c.recorded.Snapshot == "" || sess.IdentityPath == "":
-		sess.Out.Notef("packages explain nothing: their database was changed, too, and as it was it is only in the snapshot of the generation, which an identity reads")
+	case c.recorded.Snapshot == "" || c.sess.IdentityPath == "":
+		c.sess.Out.Notef("packages explain nothing: their database was changed, too, and as it was it is only in the snapshot of the generation, which an identity reads")
 	default:
-		if err = c.openRecorded(ctx, sess); err == nil {
-			return c.explain(ctx, sess, nil)
+		if err = c.openRecorded(ctx); err == nil {
+			return c.explain(ctx, nil)
 		}
 	}
 	if ctx.Err() != nil {
@@ -306,11 +300,11 @@ func (c *comparison) explainRecorded(ctx context.Context, sess *session.Session,
 }
 
 // openRecorded opens the snapshot that the live generation was made of.
-func (c *comparison) openRecorded(ctx context.Context, sess *session.Session) (err error) {
+func (c *comparison) openRecorded(ctx context.Context) (err error) {
 	if c.tree != nil {
 		return nil
 	}
-	if c.tree, err = wholeTree(ctx, sess, c.recorded.Snapshot); err == nil && fmt.Sprintf("%x", c.tree.Snapshot.ID) != c.recorded.ID {
+	if c.tree, err = wholeTree(ctx, c.sess, c.recorded.Snapshot); err == nil && fmt.Sprintf("%x", c.tree.Snapshot.ID) != c.recorded.ID {
 		err = fmt.Errorf("%s is not the snapshot that generation %s was made of", c.tree.Snapshot.Ref(), c.recorded.Name)
 	}
 	return err

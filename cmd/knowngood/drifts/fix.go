@@ -1,20 +1,18 @@
 package drifts
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
+	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/exit"
 	"knowngood/cmd/knowngood/generations"
 	"knowngood/cmd/knowngood/human"
 	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/usage"
-	"knowngood/internal/printable"
 	"knowngood/restore"
 	"knowngood/restore/generation"
 	"knowngood/restore/owners"
@@ -62,8 +60,12 @@ func (o *options) repair(ctx context.Context, sess *session.Session, c *comparis
 		return fmt.Errorf("%w: %s that it needs are missing or damaged, so nothing was changed (knowngood check)", exit.ErrDamage, human.Counted(len(result.Lacking), "object"))
 	}
 	if !o.yes {
-		if err := confirm(ctx); err != nil {
-			return err
+		yes, err := console.Confirm(ctx, "Do this?")
+		switch {
+		case err != nil:
+			return usage.Errorf("%w: give --yes, or --dry-run for the plan alone", err)
+		case !yes:
+			return usage.Errorf("it was not confirmed: nothing was changed")
 		}
 	}
 	problems := sess.Out.Problems()
@@ -77,11 +79,11 @@ func (o *options) repair(ctx context.Context, sess *session.Session, c *comparis
 		sess.Damage.Add(p.Err)
 	}
 	sess.Out.Notef("%s created, %s changed, %s deleted, %s given other metadata; comparing again", human.Count(result.Created), human.Count(result.Changed), human.Count(result.Deleted), human.Count(result.Metadata))
-	again, err := o.live(ctx, sess, name, ref)
-	if err != nil {
+	again := newComparison(sess)
+	defer again.close()
+	if err := again.live(ctx, o, name, ref); err != nil {
 		return err
 	}
-	defer again.close()
 	return again.print(sess.Out, true)
 }
 
@@ -116,7 +118,7 @@ func (o *options) plan(ctx context.Context, sess *session.Session, c *comparison
 		err = fmt.Errorf("%s went live meanwhile: compare again", now.Name)
 	}
 	if err == nil {
-		err = c.openRecorded(ctx, sess)
+		err = c.openRecorded(ctx)
 	}
 	if err != nil {
 		set.Close()
@@ -124,19 +126,4 @@ func (o *options) plan(ctx context.Context, sess *session.Session, c *comparison
 	}
 	plan.Tree, plan.Under, plan.Target, plan.Exact = c.tree, manifest.EntryPath(env.Root), c.top, true
 	return plan, set.Close, nil
-}
-
-// confirm asks at the terminal.
-func confirm(ctx context.Context) error {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return usage.Errorf("there is no terminal to ask at: give --yes, or --dry-run for the plan alone")
-	}
-	defer tty.Close()
-	defer context.AfterFunc(ctx, func() { tty.Close() })()
-	fmt.Fprint(printable.Writer{To: tty}, "Do this? Type yes: ")
-	if answer, err := bufio.NewReader(tty).ReadString('\n'); err != nil || strings.TrimSpace(answer) != "yes" {
-		return usage.Errorf("it was not confirmed: nothing was changed")
-	}
-	return nil
 }

@@ -2,7 +2,6 @@ package drifts
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -36,76 +35,71 @@ func (o *options) runJob(ctx context.Context, sess *session.Session) error {
 		return usage.Errorf("the configuration has no drift of %s", o.job)
 	}
 	o.content = d.Drift.Content
-	var all []report.Drifted
-	add := func(environment string, c *comparison, err error) {
-		x := report.Drifted{Environment: environment}
-		if err != nil {
-			x.Error, x.ExitCode = printable.Line(err.Error()), exit.Code(ctx, err)
-			sess.Damage.Add(err)
-			sess.Out.Messagef("%s: %s", environment, printable.Error(err))
-		} else {
-			defer c.close()
-			x = c.drifted()
-			x.Environment = environment
+	names := []string{d.Environment}
+	if d.Host != "" {
+		var err error
+		if names, err = others(ctx, sess, d); err != nil {
+			return err
 		}
-		all = append(all, x)
 	}
-	if d.Host == "" {
-		c, err := o.live(ctx, sess, d.Environment, "")
-		add(d.Environment, c, err)
-	} else if err := o.others(ctx, sess, d, add); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return errors.Join(errors.New("the comparison was stopped"), context.Cause(ctx))
-	}
-	for _, x := range all {
-		if report.Severity(x.ExitCode) > report.Severity(sess.Out.Code) {
+	var all []report.Drifted
+	for _, name := range names {
+		x := o.drifted(ctx, sess, d, name)
+		if ctx.Err() != nil {
+			return errors.Join(errors.New("the comparison was stopped"), context.Cause(ctx))
+		}
+		if all = append(all, x); report.Severity(x.ExitCode) > report.Severity(sess.Out.Code) {
 			sess.Out.Code = x.ExitCode
 		}
 	}
-	b, err := json.Marshal(all)
-	if err != nil {
-		return err
-	}
-	return sess.Out.Result(map[string]any{"type": "result", "drifts": json.RawMessage(b)})
+	return sess.Out.Result(map[string]any{"type": "result", "drifts": all})
 }
 
-// others compares the newest snapshot of each environment of other hosts that an entry
-// matches with its newest known-good one.
-func (o *options) others(ctx context.Context, sess *session.Session, d *configs.DrillEntry, add func(string, *comparison, error)) error {
+// others are the environments of other hosts that an entry matches.
+func others(ctx context.Context, sess *session.Session, d *configs.DrillEntry) (names []string, err error) {
 	r, err := sess.OpenForReading(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	hosts, err := r.AllHosts(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	none := true
 	for _, h := range hosts {
 		envs, err := r.Environments(ctx, h)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, e := range envs {
-			if name := h + "/" + e; sess.Config.DriftOf(h, e) == d && ctx.Err() == nil {
-				none = false
-				c, err := between(ctx, sess, name+"@known-good", name+"@latest")
-				add(name, c, err)
+			if sess.Config.DriftOf(h, e) == d {
+				names = append(names, h+"/"+e)
 			}
 		}
 	}
-	if none {
-		return fmt.Errorf("no enrolled host has snapshots of %s (knowngood list --all shows what there is)", d.Name())
+	if len(names) == 0 {
+		err = fmt.Errorf("no enrolled host has snapshots of %s (knowngood list --all shows what there is)", d.Name())
 	}
-	return nil
+	return names, err
 }
 
-// drifted is a comparison as the daemon keeps it.
-func (c *comparison) drifted() report.Drifted {
+// drifted compares an environment as an entry has it, and returns what the daemon keeps: its
+// live tree, or the newest snapshot of another host's with its newest known-good one.
+func (o *options) drifted(ctx context.Context, sess *session.Session, d *configs.DrillEntry, name string) report.Drifted {
+	c := newComparison(sess)
+	defer c.close()
+	var err error
+	if d.Host == "" {
+		err = c.live(ctx, o, name, "")
+	} else {
+		err = c.between(ctx, name+"@known-good", name+"@latest")
+	}
+	if err != nil {
+		sess.Damage.Add(err)
+		sess.Out.Messagef("%s: %s", name, printable.Error(err))
+		return report.Drifted{Environment: name, Error: printable.Line(err.Error()), ExitCode: exit.Code(ctx, err)}
+	}
 	rows, more := c.set.Rows()
-	x := report.Drifted{From: c.From, To: c.To, Paths: len(rows) + more, Problems: int(c.problems.Count()), ExitCode: c.code()}
+	x := report.Drifted{Environment: name, From: c.From, To: c.To, Paths: len(rows) + more, Problems: int(c.problems.Count()), ExitCode: c.code()}
 	for pass := range 2 { // what is always reported comes first
 		for _, r := range rows {
 			if why := r.Why; len(x.First) < report.MaxDrifted && (why != "") == (pass == 0) {

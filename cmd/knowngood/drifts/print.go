@@ -5,7 +5,6 @@ import (
 
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/human"
-	"knowngood/cmd/knowngood/present"
 	"knowngood/internal/printable"
 	"knowngood/restore/drift"
 )
@@ -54,7 +53,7 @@ func (c *comparison) print(out *console.Console, result bool) error {
 	}
 	return out.Result(map[string]any{"type": kind, "environment": c.Environment, "from": c.From, "to": c.To, "paths": len(rows) + more, "unlisted": more,
 		"added": counts[drift.Added], "removed": counts[drift.Removed], "changed": counts[drift.Changed], "metadata": counts[drift.Metadata],
-		"set_uid": always[drift.SetUID], "new_programs": always[drift.Program], "units": always[drift.Unit], "explained": present.List(groups), "problems": c.problems.Count()})
+		"set_uid": always[drift.SetUID], "new_programs": always[drift.Program], "units": always[drift.Unit], "explained": groups, "problems": c.problems.Count()})
 }
 
 // text is a group in words.

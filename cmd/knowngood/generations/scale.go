@@ -124,7 +124,7 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 
 // print prints the instances, and which probes they passed.
 func (s *scaling) print(began time.Time, before int, more map[string]any) error {
-	more["probes"] = append([]string{}, names(s.probes)...)
+	more["probes"] = names(s.probes)
 	if err := printInstances(s.sess, s.set.View(), began, before, more); err != nil {
 		return err
 	}
