@@ -103,12 +103,12 @@ func (j *journal) topOf(name string) string {
 
 // flip makes a generation the live one, in one rename, and makes that durable. In place it
 // runs the command of a patch, or puts back what that changed.
-func (j *journal) flip(ctx context.Context, name string) error {
-	if j.InPlace == nil {
-		return j.show(j.state, name)
-	}
-	w := wayBack{j.places, j.state.Transaction.From, j.state.Transaction.InPlace}
-	if name == w.from {
+func (j *journal) flip(ctx context.Context, t *transaction) error {
+	w := wayBack{j.places, t.To, t.InPlace}
+	switch {
+	case j.InPlace == nil:
+		return j.show(j.state, t.To)
+	case t.Kind == "rollback":
 		return w.putBack(ctx)
 	}
 	return cmp.Or(j.InPlace.Run(ctx), w.syncSources())

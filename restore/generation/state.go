@@ -68,10 +68,9 @@ type transaction struct {
 	From     string    `json:"from,omitempty"`
 	To       string    `json:"to,omitempty"`
 	Steps    []step    `json:"steps,omitempty"`
-	Begun    int       `json:"begun"`    // how many steps were begun; they may be done
-	Watching bool      `json:"watching"` // all are done: it is on trial
-	Undoing  bool      `json:"undoing"`
-	Why      string    `json:"why,omitempty"` // it is undone, or rolled back
+	Begun    int       `json:"begun"`         // how many steps were begun; they may be done
+	Watching bool      `json:"watching"`      // all are done: it is on trial
+	Why      string    `json:"why,omitempty"` // it is rolled back
 	Deadline time.Time `json:"deadline,omitzero"`
 	External bool      `json:"external,omitempty"` // somebody else commits
 	Boot     string    `json:"boot"`               // ID of the boot that it began in
@@ -118,7 +117,7 @@ func (s *state) check() error {
 			return errors.New("it names a generation that cannot be one")
 		}
 	}
-	if t := s.Transaction; t != nil && (t.To != "" && !namePattern.MatchString(t.To) || t.From != "" && !namePattern.MatchString(t.From) || t.Begun < 0 || t.Begun > len(t.Steps) || t.Kind == "switch" && (s.find(t.From) == nil || s.find(t.To) == nil)) {
+	if t := s.Transaction; t != nil && (t.To != "" && !namePattern.MatchString(t.To) || t.From != "" && !namePattern.MatchString(t.From) || t.Begun < 0 || t.Begun > len(t.Steps) || (t.Kind == "switch" || t.Kind == "rollback") && (s.find(t.From) == nil || s.find(t.To) == nil)) {
 		return errors.New("its transaction is none")
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,7 +57,7 @@ func (s *Set) Switch(ctx context.Context, name string, probe func(context.Contex
 		s.state.Transaction.InPlace = &s.InPlace.scope
 	}
 	to.Status, to.Left, to.LiveAt = Trial, "", x.began
-	_, err = s.advance(ctx, false)
+	_, err = s.advance(ctx)
 	if err == nil {
 		err = s.left(ctx, was)
 	}
@@ -92,8 +91,8 @@ func steps(c *configs.Switch) []step {
 }
 
 // advance does the steps that are left, each announced before it is begun. A step that was
-// begun is done again. With all it goes on after commands that fail, which are in failed.
-func (j *journal) advance(ctx context.Context, all bool) (failed, err error) {
+// begun is done again. A rollback goes on after what fails, which is in failed.
+func (j *journal) advance(ctx context.Context) (failed, err error) {
 	t := j.state.Transaction
 	for i := max(0, t.Begun-1); i < len(t.Steps); i++ {
 		x := t.Steps[i]
@@ -104,13 +103,18 @@ func (j *journal) advance(ctx context.Context, all bool) (failed, err error) {
 		if ctx.Err() != nil {
 			return failed, context.Cause(ctx)
 		}
+		differs := (*differsError)(nil)
 		switch {
 		case x.Name == stepFlip:
-			err = j.flip(ctx, t.To)
-		case !j.Boot && all:
-			failed = errors.Join(failed, j.run(ctx, x.Name, x.Commands, all))
-		case !j.Boot:
-			err = j.run(ctx, x.Name, x.Commands, all)
+			err = j.flip(ctx, t)
+		case j.Boot:
+		case t.Kind == "rollback":
+			failed = errors.Join(failed, j.run(ctx, "rollback: "+x.Name, x.Commands, true))
+		default:
+			err = j.run(ctx, x.Name, x.Commands, false)
+		}
+		if errors.As(err, &differs) { // which is not tried again
+			failed, err = errors.Join(failed, err), nil
 		}
 		if err != nil {
 			return failed, err
@@ -168,7 +172,7 @@ func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 		if !starting && (failed != nil || !s.Now().Before(until)) {
 			break
 		}
-		if now, err := readState(s.dir); err != nil || now == nil || now.Transaction == nil || now.Transaction.To != t.To || now.Transaction.Undoing {
+		if now, err := readState(s.dir); err != nil || now == nil || now.Transaction == nil || now.Transaction.To != t.To {
 			break
 		}
 		wait := pollEvery
@@ -186,7 +190,7 @@ func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 	}
 	now := s.state.Transaction
 	switch {
-	case now == nil || now.To != t.To || now.Undoing: // somebody else decided
+	case now == nil || now.To != t.To: // somebody else decided
 		return s.decided(ctx, t.To)
 	case failed != nil:
 		return s.back(ctx, s.why(ctx, failed))
@@ -215,8 +219,10 @@ func within(ctx context.Context, left time.Duration, probe func(context.Context)
 
 // decided is how a trial ended that another process ended.
 func (s *trial) decided(ctx context.Context, name string) (*Outcome, error) {
-	if t := s.state.Transaction; t != nil && t.Undoing {
-		return s.back(ctx, t.Why)
+	if s.state.Transaction != nil { // by a rollback, and died
+		if err := s.rollForward(ctx); err != nil {
+			return nil, err
+		}
 	}
 	out := &Outcome{Live: s.liveName(), Took: s.Now().Sub(s.began)}
 	if g := s.state.find(name); g != nil && g.Status == Committed {
@@ -230,7 +236,7 @@ func (s *trial) decided(ctx context.Context, name string) (*Outcome, error) {
 
 // back takes a switch back. It is not stopped by the end of ctx.
 func (s *trial) back(ctx context.Context, why string) (*Outcome, error) {
-	err := s.undo(context.WithoutCancel(ctx), why)
+	err := s.undo(ctx, why)
 	out := &Outcome{Live: s.liveName(), Why: why, Took: s.Now().Sub(s.began)}
 	switch {
 	case err != nil && s.state.Transaction != nil:
@@ -241,54 +247,18 @@ func (s *trial) back(ctx context.Context, why string) (*Outcome, error) {
 	return out, fmt.Errorf("%w: %s", ErrBack, why)
 }
 
-// undo takes the steps of a switch back that were begun, in reverse: what it started is
-// stopped, and what it stopped is started. It happens once: a command that fails is
-// reported, and stays in the state.
+// undo takes a switch back by a rollback: what it started is stopped, and what it stopped is
+// started. What it did not begin is left out.
 func (j *journal) undo(ctx context.Context, why string) error {
 	t := j.state.Transaction
-	to := j.state.find(t.To)
-	t.Undoing, t.Why = true, why
-	to.Status, to.Why = Bad, why
-	if err := j.save("undo"); err != nil {
-		return err
+	begun := map[string]bool{}
+	for _, x := range t.Steps[:t.Begun] {
+		begun[x.Name] = true
 	}
-	var failed []error
-	commands := func(name string) {
-		for _, x := range t.Steps {
-			if x.Name == name && !j.Boot {
-				failed = append(failed, j.run(ctx, "rollback: "+name, x.Commands, true))
-			}
-		}
-	}
-	begun := func(name string) bool {
-		i := slices.IndexFunc(t.Steps, func(x step) bool { return x.Name == name })
-		return i >= 0 && i < t.Begun
-	}
-	if begun(stepStart) {
-		commands(stepStop)
-	}
-	j.point("undo: stopped")
-	if begun(stepFlip) {
-		err := j.flip(ctx, t.From)
-		failed = append(failed, err)
-		if differs := (*differsError)(nil); err != nil && !errors.As(err, &differs) { // the next command goes on with it
-			return errors.Join(failed...)
-		}
-	}
-	j.point("undo: flipped")
-	if begun(stepStop) {
-		commands(stepStart)
-	}
-	if begun(stepAfter) || j.InPlace != nil && begun(stepFlip) {
-		commands(stepAfter)
-	}
-	j.point("undo: started")
-	to.LeftAt = j.Now()
-	if err := j.end(errors.Join(failed...), "undone"); err != nil || j.InPlace == nil {
-		return err
-	}
-	j.point("before removing")
-	return j.tidy()
+	goesBack := map[string]bool{stepStop: begun[stepStart], stepFlip: begun[stepFlip], stepStart: begun[stepStop], stepAfter: begun[stepAfter] || j.InPlace != nil && begun[stepFlip]}
+	steps := slices.DeleteFunc(t.Steps, func(x step) bool { return !goesBack[x.Name] })
+	j.state.Transaction = &transaction{Kind: "rollback", From: t.To, To: t.From, Steps: steps, Why: why, Boot: t.Boot, InPlace: t.InPlace}
+	return j.rollForward(ctx)
 }
 
 // end ends the transaction. What failed stays in the state.
@@ -358,21 +328,23 @@ func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
 	return &Outcome{Live: to.Name, Committed: true, Why: was.Name}, s.rollForward(ctx)
 }
 
-// rollForward does all steps of a rollback. A command that fails does not end it.
+// rollForward does all steps of a rollback. It happens once: a command that fails does not end
+// it, is reported, and stays in the state. It is not stopped by the end of ctx.
 func (j *journal) rollForward(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	t := j.state.Transaction
 	from := j.state.find(t.From)
-	if from == nil || j.state.find(t.To) == nil {
-		return fmt.Errorf("the rollback of %s cannot go on: a generation of it is missing", j.Environment)
-	}
 	from.Status, from.Why = Bad, t.Why
-	failed, err := j.advance(ctx, true)
-	if err != nil {
+	failed, err := j.advance(ctx)
+	if err != nil { // the next command goes on with it
 		return errors.Join(failed, err)
 	}
 	from.LeftAt = j.Now()
-	return j.end(failed, "rolled back")
+	if err := j.end(failed, "rolled back"); err != nil {
+		return err
+	}
+	j.point("before removing")
+	return j.tidy()
 }
 
 // recover finishes or takes back what another process left under way, or what went on for
@@ -414,8 +386,6 @@ func (s *Set) recoverSwitch(ctx context.Context) error {
 		f.Close()
 	}
 	switch {
-	case t.Undoing:
-		why = strings.TrimSpace(t.Why)
 	case !t.Watching:
 		why = "the switch was interrupted"
 	case !s.Now().Before(t.Deadline):
@@ -429,7 +399,7 @@ func (s *Set) recoverSwitch(ctx context.Context) error {
 		return nil
 	}
 	s.note("%s goes back from generation %s to %s: %s", s.Environment, t.To, t.From, why)
-	return s.undo(context.WithoutCancel(ctx), why)
+	return s.undo(ctx, why)
 }
 
 // unsupported explains why a file system cannot exchange two names.
