@@ -14,14 +14,9 @@ func (v *validator) environment(e *Environment, key keyPath) {
 		v.schedule(e.Schedule, e.TimeZone, key.child("schedule"))
 	}
 	sourceValidator{v}.all(e.Sources, key)
-	for _, h := range []struct {
-		name  string
-		hooks []Hook
-	}{{"before", e.Hooks.Before}, {"after", e.Hooks.After}, {"on_failure", e.Hooks.OnFailure}} {
-		for i, hook := range h.hooks {
-			v.command(hook.Command, key.child("hooks", h.name).item(i))
-		}
-	}
+	v.hooks(e.Hooks.Before, key.child("hooks", "before"))
+	v.hooks(e.Hooks.After, key.child("hooks", "after"))
+	v.hooks(e.Hooks.OnFailure, key.child("hooks", "on_failure"))
 	v.generations(e, key)
 	if e.Scale != nil {
 		v.scale(e, key.child("scale"))
@@ -132,13 +127,24 @@ func (v sourceValidator) commandSource(s *Source, seen []string, key keyPath) {
 		v.addf(key, "a command needs as: the path of its output in the snapshot, such as db/web.dump")
 		return
 	}
-	if path.IsAbs(s.As) || path.Clean(s.As) != s.As || s.As == "." || isWithin(s.As, "..") || strings.ContainsRune(s.As, 0) {
+	if !isPlain(s.As) {
 		v.addf(k, "%q is not a plain relative path, such as db/web.dump", s.As)
 	}
 	for _, other := range seen {
 		if isWithin(s.As, other) || isWithin(other, s.As) {
 			v.addf(k, "%q and %q are in each other's way", s.As, other)
 		}
+	}
+}
+
+// isPlain reports whether a path is relative, and leads nowhere else.
+func isPlain(p string) bool {
+	return p != "" && !path.IsAbs(p) && path.Clean(p) == p && p != "." && !isWithin(p, "..") && !strings.ContainsRune(p, 0)
+}
+
+func (v *validator) hooks(hooks []Hook, key keyPath) {
+	for i, h := range hooks {
+		v.command(h.Command, key.item(i))
 	}
 }
 

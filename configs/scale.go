@@ -143,11 +143,9 @@ func (v *validator) scale(e *Environment, key keyPath) {
 			v.addf(key.child("target"), "outside belongs to a command")
 		}
 	}
-	for name, hooks := range map[string][]Hook{"start": s.Start, "stop": s.Stop, "before_retire": s.BeforeRetire} {
-		for i, h := range hooks {
-			v.command(h.Command, key.child(name).item(i))
-		}
-	}
+	v.hooks(s.Start, key.child("start"))
+	v.hooks(s.Stop, key.child("stop"))
+	v.hooks(s.BeforeRetire, key.child("before_retire"))
 	if len(s.Probes) > maxAsked {
 		v.addf(key.child("probes"), "%d probes are too many: the most is %d", len(s.Probes), maxAsked)
 	}

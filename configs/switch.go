@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"path"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -79,13 +78,12 @@ const minGenerations = 2
 func (v *validator) generations(e *Environment, key keyPath) {
 	if e.Root == "" {
 		s := cmp.Or(e.Switch, &Switch{})
-		for name, set := range map[string]bool{"data": e.Data != nil, "generations": e.Generations != nil} {
-			if set {
-				v.addf(key.child(name), "it takes root: the directory whose versions are switched")
-			}
+		const takesRoot = "take root: the directory whose versions are switched"
+		if e.Data != nil || e.Generations != nil {
+			v.addf(key, "data and generations "+takesRoot)
 		}
 		if s.Method != "" || s.Seal {
-			v.addf(key.child("switch"), "method and seal take root: the directory whose versions are switched")
+			v.addf(key.child("switch"), "method and seal "+takesRoot)
 		}
 		v.switching(e.Switch, key.child("switch"))
 		return
@@ -127,16 +125,14 @@ func (v *validator) switching(s *Switch, k keyPath) {
 	if s.Trial <= s.Watch {
 		v.addf(k.child("trial"), "%v is not longer than watch, %v: nothing could be committed before it ends", s.Trial, s.Watch)
 	}
-	for name, hooks := range map[string][]Hook{"stop": s.Stop, "start": s.Start, "after_switch": s.AfterSwitch} {
-		for i, h := range hooks {
-			v.command(h.Command, k.child(name).item(i))
-		}
-	}
+	v.hooks(s.Stop, k.child("stop"))
+	v.hooks(s.Start, k.child("start"))
+	v.hooks(s.AfterSwitch, k.child("after_switch"))
 }
 
 func (v *validator) data(d *Data, before []Data, key keyPath) {
 	k := key.child("path")
-	if d.Path == "" || path.IsAbs(d.Path) || path.Clean(d.Path) != d.Path || d.Path == "." || isWithin(d.Path, "..") || strings.ContainsRune(d.Path, 0) {
+	if !isPlain(d.Path) {
 		v.addf(k, "%q is not a plain path below root, such as var/lib/app", d.Path)
 	}
 	switch d.Policy {

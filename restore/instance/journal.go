@@ -16,12 +16,7 @@ type journal struct {
 }
 
 // Close unlocks.
-func (j *journal) Close() {
-	if j.lock != nil {
-		j.lock.Close()
-		j.lock = nil
-	}
-}
+func (j *journal) Close() { j.lock.Close() }
 
 // save makes the state durable. at names the moment, for tests that end the process there.
 func (j *journal) save(at string) error {

@@ -191,11 +191,3 @@ func (l layout) tidy(st *state) error {
 	}
 	return nil
 }
-
-// makeTop makes an empty directory for a tree.
-func (l layout) makeTop(top string) error {
-	if err := os.Mkdir(filepath.Dir(top), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return generation.MakeTop(top, true)
-}

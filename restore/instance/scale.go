@@ -71,11 +71,7 @@ func (s *Set) replaceFailed(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		added, err := s.add(ctx, s.state.tree(s.state.Current), 1)
-		if err == nil {
-			err = s.start(ctx, added...)
-		}
-		if err != nil {
+		if err := s.startOneMore(ctx, s.state.Current); err != nil {
 			return fmt.Errorf("instance %d failed, and stays until another one comes up: %w", in.Number, err)
 		}
 		if err := s.retire(ctx, in); err != nil {
@@ -83,6 +79,15 @@ func (s *Set) replaceFailed(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// startOneMore makes another instance of a tree, and starts it.
+func (s *Set) startOneMore(ctx context.Context, tree string) error {
+	added, err := s.add(ctx, s.state.tree(tree), 1)
+	if err != nil {
+		return err
+	}
+	return s.start(ctx, added...)
 }
 
 // Roll replaces all instances by ones of another tree: one is added and probed first, then
@@ -146,11 +151,7 @@ func (s *Set) replace(ctx context.Context, tree string, count int) error {
 			}
 		}
 		if len(now) < count {
-			added, err := s.add(ctx, s.state.tree(tree), 1)
-			if err == nil {
-				err = s.start(ctx, added...)
-			}
-			if err != nil {
+			if err := s.startOneMore(ctx, tree); err != nil {
 				return err
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -44,7 +45,10 @@ func (s *stock) Tree(ctx context.Context, t *Tree, fill func(ctx context.Context
 		return nil, err
 	}
 	top := s.treePath(t.Name)
-	err := s.makeTop(top)
+	err := os.MkdirAll(s.path(treesDir), 0o700)
+	if err == nil {
+		err = generation.MakeTop(top, true)
+	}
 	if err == nil {
 		err = fill(ctx, top)
 	}

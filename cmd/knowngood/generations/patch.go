@@ -57,7 +57,7 @@ const (
 )
 
 // fromCommand is the build of the live generation as a command changes it.
-func (w *switching) fromCommand(context.Context) (*generation.Build, error) {
+func (w *switching) fromCommand() (*generation.Build, error) {
 	if !w.patch.DryRun {
 		if err := w.provable("what the command makes"); err != nil {
 			return nil, err

@@ -103,14 +103,12 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 	unchanged := o.Config.Root + " is"
 	defer func() { err = interrupted(ctx, err, unchanged) }()
 	w := &switching{SwitchOptions: f, sess: sess, name: name, env: o.Config}
-	open := sess.OpenForReading
 	if ref == "" {
-		open = func(ctx context.Context) (*repository.Repository, error) {
-			r, _, err := sess.OpenForWriting(ctx)
-			return r, err
-		}
+		w.repo, _, err = sess.OpenForWriting(ctx)
+	} else {
+		w.repo, err = sess.OpenForReading(ctx)
 	}
-	if w.repo, err = open(ctx); err != nil {
+	if err != nil {
 		return err
 	}
 	if w.set, err = generation.Open(ctx, o); err != nil {
@@ -121,13 +119,15 @@ func Switch(ctx context.Context, sess *session.Session, f *SwitchOptions, name, 
 		return err
 	}
 
-	build := w.fromDirectory
-	if f.patch != nil {
-		build = w.fromCommand
-	} else if ref != "" {
-		build = func(ctx context.Context) (*generation.Build, error) { return w.fromSnapshot(ctx, ref) }
+	var b *generation.Build
+	switch {
+	case f.patch != nil:
+		b, err = w.fromCommand()
+	case ref != "":
+		b, err = w.fromSnapshot(ctx, ref)
+	default:
+		b, err = w.fromDirectory()
 	}
-	b, err := build(ctx)
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (w *switching) saved(ctx context.Context) error {
 		return nil
 	}
 	if w.patch != nil || slices.ContainsFunc(w.env.Data, func(d configs.Data) bool { return d.Policy == "snapshot-first" }) {
-		if _, err := take.Environment(ctx, w.sess, w.name, w.env, &take.Options{}, nil); err != nil {
+		if _, err := w.take(ctx); err != nil {
 			return fmt.Errorf("the snapshot before it: %w", err)
 		}
 	}
@@ -198,11 +198,6 @@ func (w *switching) fromSnapshot(ctx context.Context, ref string) (*generation.B
 	if err != nil {
 		return nil, err
 	}
-	tree, err := snapshot.OpenTree(ctx, w.repo, s)
-	if err != nil {
-		return nil, err
-	}
-	defer tree.Reader.Close()
 	proof, err := w.prove(ctx, s)
 	if err != nil {
 		return nil, err
@@ -328,7 +323,7 @@ func (w *switching) drill(ctx context.Context, s *history.Snapshot, policy attes
 }
 
 // fromDirectory is the build of a directory: copied, captured, and named by its snapshot.
-func (w *switching) fromDirectory(context.Context) (*generation.Build, error) {
+func (w *switching) fromDirectory() (*generation.Build, error) {
 	from, err := w.directory()
 	if err != nil {
 		return nil, err
