@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -73,7 +74,7 @@ func (s *Set) plan() (*Plan, error) {
 		if mounted, err := posix.IsMountPoint(s.root); err != nil || mounted {
 			return nil, errors.Join(err, fmt.Errorf("a file system is mounted on %s: generations lie beside it, so they need a directory within one file system", s.root))
 		}
-		if err := tryExchange(s.parent); err != nil {
+		if err := canExchange(s.parent); err != nil {
 			return nil, err
 		}
 		p.Name = fmt.Sprintf("adopted-%08x", uint32(st.Ino))
@@ -111,8 +112,15 @@ func statBeneath(top, path string) (posix.Stat, error) {
 	return posix.StatFd(at)
 }
 
-// tryExchange finds out whether a directory and a link can change places below a directory.
-func tryExchange(parent string) error {
+// canExchange finds out whether a directory and a link can change places below a directory. An
+// overlay exchanges only what was made in it, so it is refused as a whole.
+func canExchange(parent string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(parent, &st); err != nil {
+		return &fs.PathError{Op: "statfs", Path: parent, Err: err}
+	} else if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return fmt.Errorf("%s is on an overlay: %w", parent, unsupported(unix.EXDEV))
+	}
 	dir, err := os.MkdirTemp(parent, ".knowngood-try-")
 	if err != nil {
 		return fmt.Errorf("generations lie beside the root: %w", err)
@@ -252,11 +260,7 @@ func (p *places) moveData(top, path string, out bool) error {
 func (j *journal) recoverAdoption(ctx context.Context) error {
 	if j.toExchange() {
 		j.note("adopting %s was interrupted before it began: it is as it was", j.root)
-		if err := j.remove(j.state.Transaction.To); err != nil {
-			return err
-		}
-		j.state.Transaction = nil
-		return j.save("not adopted")
+		return forget(j)
 	}
 	j.note("adopting %s was interrupted: it is finished", j.root)
 	return j.finishAdoption(ctx)
@@ -336,12 +340,18 @@ func (j *journal) release(ctx context.Context) error {
 	if left != "" {
 		return fmt.Errorf("%s holds data that the live generation has no link to: move it away, then release again", left)
 	}
+	return forget(j)
+}
+
+// forget removes the directory of generations, its state last: until then the next command
+// goes on. Nothing is locked after it.
+func forget(j *journal) error {
 	names, err := os.ReadDir(j.dir)
 	if err != nil {
 		return err
 	}
-	for _, n := range names { // the state last: until then the next release goes on
-		if n.Name() == live.StateFile || n.Name() == "lock" {
+	for _, n := range names {
+		if n.Name() == live.StateFile || n.Name() == lockName {
 			continue
 		}
 		if err := j.remove(n.Name()); err != nil {
@@ -352,8 +362,18 @@ func (j *journal) release(ctx context.Context) error {
 	if err := posix.RemovePath(j.dir); err != nil {
 		return err
 	}
-	j.state = nil
+	j.lock.Close()
+	j.state, j.lock = nil, nil
 	return durable.SyncDir(j.parent)
+}
+
+// begun reports whether the directory has only what is in it before the first adoption has a
+// state.
+func (p *places) begun() bool {
+	names, err := os.ReadDir(p.dir)
+	return err == nil && !slices.ContainsFunc(names, func(n fs.DirEntry) bool {
+		return n.Name() != lockName && n.Name() != reserveName && !strings.HasPrefix(n.Name(), "."+live.StateFile)
+	})
 }
 
 // leftData is a file of carried data that is still outside of the tree; empty for none.

@@ -70,10 +70,15 @@ func Open(ctx context.Context, o *Options) (*Set, error) {
 // opened locks, and finishes what was under way. The state is nil where there is none.
 func opened(ctx context.Context, o *Options) (*Set, error) {
 	s, err := open(o)
-	if err == nil && s.state != nil {
-		if err = s.recover(ctx); err != nil {
-			s.Close()
-		}
+	switch {
+	case err != nil:
+	case s.state != nil:
+		err = s.recover(ctx)
+	case s.lock != nil && s.InPlace == nil && s.begun():
+		err = forget(&s.journal)
+	}
+	if err != nil && s != nil {
+		s.Close()
 	}
 	return s, err
 }
@@ -102,7 +107,8 @@ func open(o *Options) (*Set, error) {
 	s := &Set{journal: journal{places: *p}}
 	if err = live.Ours(s.dir); err == nil {
 		err = s.acquire()
-	} else if errors.Is(err, fs.ErrNotExist) {
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	return s, err

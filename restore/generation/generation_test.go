@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,57 @@ func adopted(t *testing.T, method string) *world {
 	return w
 }
 
+func anOverlayIsRefused(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "link")
+	for _, d := range []string{"upper", "work", "merged"} {
+		w.must(os.Mkdir(w.at(d), 0o755))
+	}
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", w.at("srv"), w.at("upper"), w.at("work"))
+	if err := unix.Mount("test", w.at("merged"), "overlay", 0, layers); err != nil {
+		t.Skipf("no overlay can be mounted here: %v", err)
+	}
+	defer unix.Unmount(w.at("merged"), unix.MNT_DETACH)
+	o := w.options()
+	o.Config.Root = w.at("merged/app")
+	for _, dry := range []bool{true, false} {
+		if _, err := Adopt(t.Context(), o, dry); err == nil || !strings.Contains(err.Error(), "is on an overlay: ") {
+			t.Errorf("adopting an overlay, dry run %t: %v", dry, err)
+		}
+	}
+	if names, err := os.ReadDir(w.at("upper")); err != nil || len(names) > 0 {
+		t.Errorf("it was changed: %v, %v", names, err)
+	}
+}
+
+func aRemovedLockLocksNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), lockName)
+	first, err := HoldFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		f, err := HoldFile(path)
+		if err == nil {
+			is, _ := f.Stat()
+			at, aerr := os.Lstat(path)
+			if aerr != nil || !os.SameFile(is, at) {
+				err = errors.New("it holds a file that nobody else meets")
+			}
+			f.Close()
+		}
+		waited <- err
+	}()
+	time.Sleep(100 * time.Millisecond) // it waits
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestGenerations(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]func(*testing.T){
@@ -52,6 +104,8 @@ func TestGenerations(t *testing.T) {
 		"a user of the tree cannot hide from drift":                  aUserCannotHideFromDrift,
 		"a directory made by others meanwhile is not taken":          aDirectoryOfOthersIsNotTaken,
 		"a link is not put back to what others put there":            aLinkIsNotPutBackToAnother,
+		"an overlay is refused before anything is changed":           anOverlayIsRefused,
+		"a lock that was removed locks nothing":                      aRemovedLockLocksNothing,
 		"a read-only file system shows what there is":                aReadOnlyFileSystemIsShown,
 		"a hole of any size delays nothing":                          aHoleDelaysNothing,
 		"a hole is hashed as the zeros that it reads as":             aHoleIsHashedAsZeros,

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,7 +25,7 @@ type journal struct {
 
 // acquire takes the lock, and reads the state under it.
 func (j *journal) acquire() (err error) {
-	if j.lock, err = HoldFile(filepath.Join(j.dir, "lock")); errors.Is(err, unix.EWOULDBLOCK) {
+	if j.lock, err = HoldFile(j.path(lockName)); errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("%s: %w by another process: wait for it, or see what it does with knowngood generations %s", j.what(), ErrBusy, j.Environment)
 	} else if err != nil {
 		return err
@@ -40,23 +39,32 @@ func (j *journal) acquire() (err error) {
 	return err
 }
 
+// lockName is the file that the process has locked that changes the generations.
+const lockName = "lock"
+
 // HoldFile locks a file for as long as it is open, and waits a moment for it: a program that
 // is being started has a copy of the lock until it runs. EWOULDBLOCK: another process has it.
+// A file that was removed in the meantime, with its directory, locks nothing.
 func HoldFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for range 20 {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-			break
+	for wait := 20; ; wait-- {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			is, ierr := f.Stat()
+			at, aerr := os.Lstat(path)
+			if ierr == nil && aerr == nil && os.SameFile(is, at) {
+				return f, nil
+			}
+		}
+		f.Close()
+		if wait == 0 || err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, cmp.Or(err, error(unix.EWOULDBLOCK))
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	if err != nil {
-		f.Close()
-	}
-	return f, err
 }
 
 // relock takes the lock again, for which it waits: nobody holds it long while a generation

@@ -372,7 +372,7 @@ func (s *Set) recover(ctx context.Context) error {
 	default:
 		err = fmt.Errorf("%s has a transaction %q, which this version does not know", s.dir, t.Kind)
 	}
-	if err == nil && s.state.Transaction == nil {
+	if err == nil && s.state != nil && s.state.Transaction == nil {
 		err = s.tidy()
 	}
 	return err

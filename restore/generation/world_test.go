@@ -260,6 +260,9 @@ func (w *world) clean() {
 	if st == nil {
 		st = &state{}
 	}
+	if !st.adopted() && len(names) > 0 {
+		w.t.Errorf("nothing is adopted, and %s is left, with %v", w.gens(), names)
+	}
 	if st.Transaction != nil && !st.Transaction.Watching {
 		w.t.Errorf("the transaction %+v is still under way", *st.Transaction)
 	}
