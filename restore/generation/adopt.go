@@ -372,7 +372,7 @@ func forget(j *journal) error {
 func (p *places) begun() bool {
 	names, err := os.ReadDir(p.dir)
 	return err == nil && !slices.ContainsFunc(names, func(n fs.DirEntry) bool {
-		return n.Name() != lockName && n.Name() != reserveName && !strings.HasPrefix(n.Name(), "."+live.StateFile)
+		return n.Name() != lockName && n.Name() != durable.Reserve && !strings.HasPrefix(n.Name(), "."+live.StateFile)
 	})
 }
 
