@@ -257,7 +257,7 @@ func (j *journal) undo(ctx context.Context, why string) error {
 	}
 	goesBack := map[string]bool{stepStop: begun[stepStart], stepFlip: begun[stepFlip], stepStart: begun[stepStop], stepAfter: begun[stepAfter] || j.InPlace != nil && begun[stepFlip]}
 	steps := slices.DeleteFunc(t.Steps, func(x step) bool { return !goesBack[x.Name] })
-	j.state.Transaction = &transaction{Kind: "rollback", From: t.To, To: t.From, Steps: steps, Why: why, Boot: t.Boot, InPlace: t.InPlace}
+	j.state.Transaction = &transaction{Kind: "rollback", From: t.To, To: t.From, Steps: steps, Why: why, Deadline: t.Deadline, Boot: t.Boot, InPlace: t.InPlace}
 	return j.rollForward(ctx)
 }
 
@@ -324,7 +324,7 @@ func (s *Set) Rollback(ctx context.Context, anyway bool) (*Outcome, error) {
 	if err := s.verify(ctx, to); err != nil && !anyway {
 		return nil, fmt.Errorf("%w (to go there all the same: knowngood rollback %s --anyway)", err, s.Environment)
 	}
-	s.state.Transaction = &transaction{Kind: "rollback", From: was.Name, To: to.Name, Steps: steps(s.Config.Switch), Why: "knowngood rollback", Boot: BootID()}
+	s.state.Transaction = &transaction{Kind: "rollback", From: was.Name, To: to.Name, Steps: steps(s.Config.Switch), Why: "knowngood rollback", Deadline: s.Now(), Boot: BootID()}
 	return &Outcome{Live: to.Name, Committed: true, Why: was.Name}, s.rollForward(ctx)
 }
 

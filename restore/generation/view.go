@@ -24,24 +24,30 @@ type View struct {
 	Held map[string][]string `json:"held"`
 }
 
-// Unfinished is a switch that is not committed yet.
+// Unfinished is a switch that is not committed yet, or a rollback.
 type Unfinished struct {
 	Generation string // that is, or was about to go, on trial
 	Deadline   time.Time
 	Dir        string // of the generations
 }
 
-// Uncommitted returns the switch, or the patch, that is not committed yet; nil where there is
-// none. It only reads, and takes no lock.
+// Uncommitted returns the switch, or the patch, that is not committed yet, or goes back; nil
+// where there is none. It only reads, and takes no lock.
 func Uncommitted(o *Options) (*Unfinished, error) {
 	s, err := unlocked(o)
 	if errors.Is(err, ErrNotAdopted) {
 		return nil, nil
 	}
-	if err != nil || s.state == nil || s.state.Transaction == nil || s.state.Transaction.Kind != "switch" {
+	if err != nil || s.state == nil || s.state.Transaction == nil {
 		return nil, err
 	}
-	return &Unfinished{s.state.Transaction.To, s.state.Transaction.Deadline, s.dir}, nil
+	switch t := s.state.Transaction; t.Kind {
+	case "switch":
+		return &Unfinished{t.To, t.Deadline, s.dir}, nil
+	case "rollback":
+		return &Unfinished{t.From, t.Deadline, s.dir}, nil
+	}
+	return nil, nil
 }
 
 // Look finishes what another process left under way, and returns what there is. While
