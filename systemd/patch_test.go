@@ -183,7 +183,7 @@ while (my $c = $s->accept) {
 	if _, err := install(); err == nil || !strings.Contains(err.Error(), "nothing of it is live") {
 		t.Errorf("without the network it ends with %v", err)
 	}
-	if out, err := install("--network"); err != nil || !strings.Contains(out, "is live as /srv/system") {
+	if out, err := install("--network"); err != nil || !strings.Contains(out, "is live at /srv/system") {
 		t.Fatalf("it ends with %s %v", out, err)
 	}
 	if got := m.must("chroot", "/srv/system", "dpkg-query", "-W", "-f", "${Version} ${Status}", "greeter"); got != "1 install ok installed" {

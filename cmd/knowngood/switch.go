@@ -25,9 +25,10 @@ what was done is taken back, once, and the old generation is live again (exit co
 identity is needed for that.
 
 A snapshot must be known-good, or its drill must pass here first; --unproven goes on
-without. Files of the live generation outside of its data that no snapshot has make
-it refuse, unless --discard is given. With confirm: external it is on trial until
-knowngood commit. See docs/GENERATIONS.md.`,
+without. It is refused while the live generation has changes outside of its data that
+no snapshot has; --discard goes on, and the next generation has none of them. With
+confirm: external it is on trial: without knowngood commit it goes back when switch.trial
+is over. See docs/GENERATIONS.md.`,
 		Example: `  knowngood switch web web@known-good
   knowngood switch web web@42 --unproven
   knowngood switch web --from /srv/build/app --unproven`,
@@ -40,6 +41,6 @@ knowngood commit. See docs/GENERATIONS.md.`,
 	fl := cmd.Flags()
 	fl.StringVar(&f.From, "from", "", "`directory` with what was just built")
 	fl.BoolVar(&f.Unproven, "unproven", false, "without a proof; the probes after the switch are asked all the same")
-	fl.BoolVar(&f.Discard, "discard", false, "go on although the live generation has changes that no snapshot has")
+	fl.BoolVar(&f.Discard, "discard", false, "go on without the changes of the live generation that no snapshot has")
 	return cmd
 }

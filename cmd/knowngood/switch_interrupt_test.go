@@ -52,7 +52,7 @@ func TestSwitchInterrupted(t *testing.T) {
 	m.must(t, "switch", "many", "many@latest", "--unproven")
 	m.must(t, "scale", "many", "--to", "1")
 
-	back := `generation \S+ \(.*\) is live and \S+ is bad: the old generation is live again: interrupted %s. To try it anew, run the same command again\n`
+	back := `generation \S+ \(.*\) is live again, and \S+ is bad: interrupted %s. To try it anew, run the same command again\n`
 	changed := `what the command changed is put back: interrupted %s. To try it anew, run the same command again\n`
 	for i, c := range []struct{ step, of, text string }{
 		{"build", "app", `interrupted: \S+/app is as before. What was stored is kept; run the same command again to begin anew\n`},

@@ -93,7 +93,7 @@ func (j *journal) save(at string) error {
 func (j *journal) idle() error {
 	if j.state != nil && j.state.Transaction != nil {
 		t := j.state.Transaction
-		return fmt.Errorf("generation %s of %s is on trial until %s: knowngood commit %[2]s, or knowngood rollback %[2]s", t.To, j.Environment, t.Deadline.Format(time.DateTime))
+		return fmt.Errorf("generation %s of %s is on trial until %s: keep it (knowngood commit %[2]s) or go back (knowngood rollback %[2]s) first", t.To, j.Environment, t.Deadline.Format(time.DateTime))
 	}
 	return nil
 }

@@ -240,9 +240,9 @@ func (s *trial) back(ctx context.Context, why string) (*Outcome, error) {
 	out := &Outcome{Live: s.liveName(), Why: why, Took: s.Now().Sub(s.began)}
 	switch {
 	case err != nil && s.state.Transaction != nil:
-		return out, fmt.Errorf("%s; and taking it back failed, with which the next command goes on: %w", why, err)
+		return out, fmt.Errorf("%s; and going back failed: the next command goes on with that: %w", why, err)
 	case err != nil:
-		return out, fmt.Errorf("%s; and taking it back failed, which is not tried again: %w", why, err)
+		return out, fmt.Errorf("%s; and going back failed, which is not tried again: %w", why, err)
 	}
 	return out, fmt.Errorf("%w: %s", ErrBack, why)
 }

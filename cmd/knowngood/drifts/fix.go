@@ -60,7 +60,7 @@ func (o *options) repair(ctx context.Context, sess *session.Session, c *comparis
 		return fmt.Errorf("%w: %s that it needs are missing or damaged, so nothing was changed (knowngood check)", exit.ErrDamage, human.Counted(len(result.Lacking), "object"))
 	}
 	if !o.yes {
-		yes, err := console.Confirm(ctx, "Do this?")
+		yes, err := console.Confirm(ctx, "Put back what the plan lists?")
 		switch {
 		case err != nil:
 			return usage.Errorf("%w: give --yes, or --dry-run for the plan alone", err)

@@ -172,19 +172,19 @@ func (w *switching) patched(ctx context.Context, before *history.Snapshot, out *
 		case failed != nil && ctx.Err() == nil: // of which no probe is the judge
 			err = fmt.Errorf("the command failed, and what it changed is put back: %w", failed)
 		default:
-			err = &backError{out.Why}
+			err = &backError{"what the command changed is put back: " + out.Why}
 		}
 		if again := w.settled(ctx); again != nil {
 			err = fmt.Errorf("%w. After the way back a probe fails, too, which is not tried again: %w", err, again)
 			result["problem"] = again.Error()
 		}
 	case !out.Until.IsZero():
-		text = fmt.Sprintf("%s is changed, on trial until %s: knowngood commit %s, or it is put back.\n", w.name, out.Until.Local().Format(time.DateTime), w.name)
+		text = fmt.Sprintf("%s is changed, on trial until %s.\nTo keep it:  knowngood commit %s\nElse what was changed is put back then.\n", w.name, out.Until.Local().Format(time.DateTime), w.name)
 	default:
 		after, terr := w.take(ctx)
 		if terr == nil {
 			result["after"] = after.Ref()
-			text = fmt.Sprintf("%s is changed and kept, after %s: %s; before it: %s\n", w.name, human.Duration(out.Took), after.Ref(), before.Ref())
+			text = fmt.Sprintf("%s is changed and kept, after %s. Its snapshot is %s; what was there before is %s.\n", w.name, human.Duration(out.Took), after.Ref(), before.Ref())
 			terr = w.set.SetSnapshot(after.Ref(), after.ID)
 		}
 		if err = terr; err != nil {
@@ -195,10 +195,10 @@ func (w *switching) patched(ctx context.Context, before *history.Snapshot, out *
 	return errors.Join(err, w.sess.Out.Result(result))
 }
 
-// backError is generation.ErrBack for people who know of no generations.
-type backError struct{ why string }
+// backError is generation.ErrBack in other words.
+type backError struct{ text string }
 
-func (e *backError) Error() string { return "what the command changed is put back: " + e.why }
+func (e *backError) Error() string { return e.text }
 func (e *backError) Unwrap() error { return generation.ErrBack }
 
 // settled asks the probes until they pass, for a while. An interrupt ends that.

@@ -32,17 +32,19 @@ func (w *switching) print(was, now *generation.Generation, out *generation.Outco
 	if names := w.asked(); len(names) > 0 {
 		asked = fmt.Sprintf("probes passed: %s", strings.Join(names, ", "))
 	}
+	of := ""
+	if was.Snapshot != "" {
+		of = " (" + was.Snapshot + ")"
+	}
 	switch {
+	case errors.Is(err, generation.ErrBack):
+		return &backError{fmt.Sprintf("%s: generation %s%s is live again, and %s is bad: %s", w.env.Root, out.Live, of, now.Name, out.Why)}
 	case err != nil:
-		of := ""
-		if was.Snapshot != "" {
-			of = " (" + was.Snapshot + ")"
-		}
-		return fmt.Errorf("%s: generation %s%s is live and %s is bad: %w", w.env.Root, out.Live, of, now.Name, err)
+		return fmt.Errorf("%s: generation %s is live, and %s is bad: %w", w.env.Root, out.Live, now.Name, err)
 	case !out.Until.IsZero():
-		w.sess.Out.Printf("%s is on trial as %s (%s).\nUntil %s: knowngood commit %s, or it goes back to %s.\n", now.Snapshot, w.env.Root, asked, out.Until.Local().Format(time.DateTime), w.name, was.Name)
+		w.sess.Out.Printf("%s is live at %s, on trial until %s (%s).\nTo keep it:  knowngood commit %s\nElse it goes back to generation %s%s then.\n", now.Snapshot, w.env.Root, out.Until.Local().Format(time.DateTime), asked, w.name, was.Name, of)
 	default:
-		w.sess.Out.Printf("%s is live as %s, after %s (%s).\nBack:  knowngood rollback %s\n", now.Snapshot, w.env.Root, human.Duration(out.Took), asked, w.name)
+		w.sess.Out.Printf("%s is live at %s, after %s (%s).\nTo go back:  knowngood rollback %s\n", now.Snapshot, w.env.Root, human.Duration(out.Took), asked, w.name)
 	}
 	for _, h := range w.set.Holders(was.Name) {
 		w.sess.Out.Printf("%s still uses generation %s.\n", printable.Line(h), was.Name)
@@ -225,13 +227,13 @@ func printView(sess *session.Session, name string, v *generation.View) {
 		}
 	}
 	if len(v.Data) > 0 {
-		sess.Out.Printf("carried data, which no proof is about: %s\n", printable.Line(strings.Join(v.Data, ", ")))
+		sess.Out.Printf("carried data, which no proof covers: %s\n", printable.Line(strings.Join(v.Data, ", ")))
 	}
 	if v.Confirm {
-		sess.Out.Printf("%s waits for: knowngood commit %s\n", v.Trial, name)
+		sess.Out.Printf("%s goes back when its trial ends. To keep it:  knowngood commit %s\n", v.Trial, name)
 	}
 	if v.Busy {
-		sess.Out.Printf("another process is changing them\n")
+		sess.Out.Printf("another process is changing them now\n")
 	}
 	if v.Problem != "" {
 		sess.Out.Printf("the last rollback had a problem, which is not tried again: %s\n", printable.Line(v.Problem))

@@ -178,7 +178,7 @@ func printInstances(sess *session.Session, v *instance.View, began time.Time, be
 	}
 	sess.Out.Printf("%s\n", text)
 	if v.Busy && began.IsZero() {
-		sess.Out.Printf("another process is changing them\n")
+		sess.Out.Printf("another process is changing them now\n")
 	}
 	if v.Problem != "" {
 		sess.Out.Printf("the last switch had a problem when it went back, which is not tried again: %s\n", printable.Line(v.Problem))
