@@ -83,6 +83,14 @@ func (s *Set) ready(ctx context.Context, b *Build) (*Generation, error) {
 	return nil, s.discard(g)
 }
 
+// WentBack is why the generation of a snapshot went back here; empty where it did not.
+func (s *Set) WentBack(number uint64, id [32]byte) string {
+	if g := s.state.find(nameOf(number, id)); g != nil && g.Status == Bad {
+		return g.Why
+	}
+	return ""
+}
+
 // discard removes a generation that nothing uses.
 func (j *journal) discard(g *Generation) error {
 	if held := HeldBy(j.path(g.Name)); len(held) > 0 {

@@ -107,6 +107,14 @@ func (s *Set) Rollback(ctx context.Context) (*Tree, error) {
 	return to, s.roll(ctx, to, "")
 }
 
+// WentBack is why instances of a tree went back last; empty where they did not.
+func (s *Set) WentBack(t *Tree) string {
+	if b := s.state.Bad; b != nil && b.Tree == t.Name {
+		return b.Why
+	}
+	return ""
+}
+
 func (s *Set) roll(ctx context.Context, to *Tree, previous string) error {
 	from := s.state.Current
 	if count := len(s.state.alive()); count > 0 && from != "" {
@@ -123,6 +131,11 @@ func (s *Set) roll(ctx context.Context, to *Tree, previous string) error {
 		}
 		s.state.ChangedAt = s.Now()
 		s.checked()
+	}
+	if previous == "" && from != "" {
+		s.state.Bad = &badTree{from, "knowngood rollback"}
+	} else if s.state.Bad != nil && s.state.Bad.Tree == to.Name {
+		s.state.Bad = nil
 	}
 	s.state.Current, s.state.Previous, s.state.Roll, s.state.Problem = to.Name, previous, nil, ""
 	return errors.Join(s.save("current"), s.prune())
@@ -172,6 +185,7 @@ func (s *Set) replace(ctx context.Context, tree string, count int) error {
 func (s *Set) back(ctx context.Context, why string) error {
 	r := s.state.Roll
 	r.Undoing, r.Why = true, why
+	s.state.Bad = &badTree{r.To, why}
 	err := s.save("undo")
 	if err == nil {
 		err = s.replace(context.WithoutCancel(ctx), r.From, r.Count)

@@ -64,6 +64,12 @@ type roll struct {
 	Why     string `json:"why,omitempty"` // it goes back
 }
 
+// badTree is a tree whose instances went back.
+type badTree struct {
+	Tree string `json:"tree"`
+	Why  string `json:"why"`
+}
+
 // state is what the state file holds. It is replaced as a whole, durably, before each step
 // that it announces.
 type state struct {
@@ -71,6 +77,7 @@ type state struct {
 	Environment string      `json:"environment"`
 	Current     string      `json:"current"`            // tree of new instances
 	Previous    string      `json:"previous,omitempty"` // tree that a rollback goes back to
+	Bad         *badTree    `json:"bad,omitempty"`      // that went back last
 	Trees       []*Tree     `json:"trees"`
 	Instances   []*Instance `json:"instances"`
 	Wanted      int         `json:"wanted"`              // how many there should be

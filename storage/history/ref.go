@@ -47,6 +47,9 @@ type Ref struct {
 // String is what was parsed, without the path.
 func (r Ref) String() string { return r.text }
 
+// Chooses reports whether it may be another snapshot tomorrow, or with another proof.
+func (r Ref) Chooses() bool { return r.Selector != ByNumber && r.ID == "" }
+
 // ParseRef reads the name of a snapshot:
 //
 //	web, web@latest      the newest of environment web

@@ -65,6 +65,9 @@ func (s *scaling) tree(ctx context.Context, ref string) (*instance.Tree, error) 
 		return nil, err
 	}
 	t := treeOf(snap, s.env.Root)
+	if err := s.notAgain(ref, snap, s.set.WentBack(t)); err != nil {
+		return nil, err
+	}
 	if t.Proof, err = s.prove(ctx, snap); err != nil {
 		return nil, err
 	}

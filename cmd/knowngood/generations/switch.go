@@ -195,6 +195,9 @@ func (w *switching) fromSnapshot(ctx context.Context, ref string) (*generation.B
 	if err == nil && sub != "" {
 		err = usage.Errorf("a generation is made of a whole snapshot: %s without the path", s.Ref())
 	}
+	if err == nil {
+		err = w.notAgain(ref, s, w.set.WentBack(s.Number, s.ID))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +210,16 @@ func (w *switching) fromSnapshot(ctx context.Context, ref string) (*generation.B
 		Origin: generation.Origin{Snapshot: s.Ref(), ID: fmt.Sprintf("%x", s.ID), Way: "restored", Proof: proof},
 		Fill:   func(ctx context.Context, dir string, cloned bool) error { return w.restore(ctx, s, dir, cloned) },
 	}, nil
+}
+
+// notAgain refuses a snapshot that went back here, for a reason, unless it is named itself: what
+// runs on a schedule would choose it each time.
+func (w *switching) notAgain(text string, s *history.Snapshot, why string) error {
+	ref, _, err := w.sess.Ref(text)
+	if err != nil || why == "" || !ref.Chooses() {
+		return err
+	}
+	return fmt.Errorf("%s, which %s chooses, was live here and went back: %s. It does not go live again by itself: knowngood switch %s %[1]s names it", s.Ref(), ref, printable.Line(why), w.name)
 }
 
 // restore makes a directory hold the root of a snapshot, and nothing else.
