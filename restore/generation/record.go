@@ -26,7 +26,7 @@ import (
 //
 // The root digest is the SHA-256 over all entries without inode and ctime.
 const (
-	recordMagic = "KNGR\x01"
+	recordMagic = "KNGR\x02"
 	maxEntry    = 4 << 20
 )
 

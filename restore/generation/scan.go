@@ -218,14 +218,12 @@ func (c *scan) read(ctx context.Context, n *walk.Node, rel string, was *entry) (
 	return e, err
 }
 
-// zeroBlock is of how many zeros a hash has only the place: whoever may write a file can make
-// it a hole of any size, which nobody could read to its end.
+// zeroBlock is of how many zeros a hash has nothing: whoever may write a file can make it a
+// hole of any size, which nobody could read to its end.
 const zeroBlock = 1 << 20
 
-// zerosKey keys hashes of files with blocks of zeros. Of others it is the BLAKE3 of the content.
-var zerosKey = []byte("knowngood record: blocks of zero")
-
-// sum is the hash of a file's content, as long as it is now.
+// sum is the hash of a file's content, as long as it is now: of each block that is not all
+// zeros, with its place before it, and of the size.
 func sum(ctx context.Context, dirfd int, name string) (out [32]byte, err error) {
 	fd, st, err := posix.OpenFile(dirfd, name)
 	if err != nil {
@@ -233,44 +231,30 @@ func sum(ctx context.Context, dirfd int, name string) (out [32]byte, err error) 
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	data, zeros := blake3.New(32, nil), blake3.New(32, zerosKey)
-	block, begin, at, hasZeros := make([]byte, min(zeroBlock, st.Size)), uint64(0), uint64(0), false
-	run := func() { // of blocks of zeros, which ends here
-		if at > begin {
-			zeros.Write(binary.AppendUvarint(binary.AppendUvarint(nil, begin), at))
-			hasZeros = true
-		}
-	}
+	h, block, at := blake3.New(32, nil), make([]byte, min(zeroBlock, st.Size)), uint64(0)
 	for at < st.Size {
 		if err := ctx.Err(); err != nil {
 			return out, context.Cause(ctx)
 		}
-		b := block[:min(zeroBlock, st.Size-at)]
 		if skip := (holeFrom(f, at, st.Size) - at) / zeroBlock * zeroBlock; skip > 0 {
 			at += skip
 			continue
 		}
+		b := block[:min(zeroBlock, st.Size-at)]
 		n, err := f.ReadAt(b, int64(at))
 		if err != nil && err != io.EOF {
 			return out, err
 		}
-		if n == zeroBlock && b[0] == 0 && bytes.Equal(b[1:], b[:n-1]) {
-			at += zeroBlock
-			continue
+		if n < zeroBlock || b[0] != 0 || !bytes.Equal(b[1:], b[:n-1]) {
+			h.Write(binary.LittleEndian.AppendUint64(nil, at))
+			h.Write(b[:n])
 		}
-		run()
-		data.Write(b[:n])
 		if at += uint64(n); n < len(b) {
-			begin = at
 			break // it was made shorter
 		}
-		begin = at
 	}
-	if run(); hasZeros {
-		zeros.Write(data.Sum(nil))
-		data = zeros
-	}
-	return [32]byte(data.Sum(nil)), nil
+	h.Write(binary.LittleEndian.AppendUint64(nil, at))
+	return [32]byte(h.Sum(nil)), nil
 }
 
 // holeFrom is where a hole ends that begins at an offset, or before it.
