@@ -15,8 +15,8 @@ import (
 	"knowngood/snapshot/manifest"
 )
 
-// ExplainPackages is Explain by the databases that two snapshots have, or a snapshot and
-// the live tree, where is is nil. They are restored into a directory of the caller's, which
+// ExplainPackages makes differences that packages explain one line a package, by the databases
+// that two snapshots have, or a snapshot and the live tree, where is is nil. They are restored into a directory of the caller's, which
 // is empty. It returns how many there are.
 func (s *Set) ExplainPackages(ctx context.Context, was, is *snapshot.Tree, scratch string) (found int, err error) {
 	tops := []string{""}
@@ -35,24 +35,24 @@ func (s *Set) ExplainPackages(ctx context.Context, was, is *snapshot.Tree, scrat
 			continue
 		}
 		found++
-		p := &Packages{Top: top, Is: "/" + path, Sum: liveSum}
-		if p.Was, err = restoreDatabase(ctx, was, path, filepath.Join(scratch, "was-"+strconv.Itoa(found))); err != nil {
+		x := &explainer{set: s, top: top, databases: [2]string{newer: "/" + path}, sum: liveSum}
+		if x.databases[older], err = restoreDatabase(ctx, was, path, filepath.Join(scratch, "was-"+strconv.Itoa(found))); err != nil {
 			return found, err
 		}
 		if is != nil {
-			p.Sum = func(ctx context.Context, path string) ([md5.Size]byte, error) { return contentSum(ctx, is, path) }
-			if p.Is, err = restoreDatabase(ctx, is, path, filepath.Join(scratch, "is-"+strconv.Itoa(found))); err != nil {
+			x.sum = func(ctx context.Context, path string) ([md5.Size]byte, error) { return contentSum(ctx, is, path) }
+			if x.databases[newer], err = restoreDatabase(ctx, is, path, filepath.Join(scratch, "is-"+strconv.Itoa(found))); err != nil {
 				return found, err
 			}
 		}
-		if err := s.Explain(ctx, p); err != nil {
+		if err := x.run(ctx); err != nil {
 			return found, err
 		}
 	}
 	return found, nil
 }
 
-// ExplainRecorded is Explain by the database that a live generation has itself, where that is
+// ExplainRecorded is ExplainPackages by the database that a live generation has itself, where that is
 // as it was recorded. It reports whether it is; else only a snapshot has it as it was.
 func (s *Set) ExplainRecorded(ctx context.Context, root string) (bool, error) {
 	top := manifest.EntryPath(root)
@@ -62,10 +62,11 @@ func (s *Set) ExplainRecorded(ctx context.Context, root string) (bool, error) {
 			return false, nil
 		}
 	}
-	return s.more == 0, s.Explain(ctx, &Packages{Top: top, Was: "/" + dir, Is: "/" + dir, Sum: liveSum})
+	x := &explainer{set: s, top: top, databases: [2]string{"/" + dir, "/" + dir}, sum: liveSum}
+	return s.more == 0, x.run(ctx)
 }
 
-func liveSum(_ context.Context, path string) ([md5.Size]byte, error) { return FileSum("/" + path) }
+func liveSum(_ context.Context, path string) ([md5.Size]byte, error) { return fileSum("/" + path) }
 
 // isRead reports whether a file of a database, by its path in it, is one that is read.
 func isRead(rel string) bool {

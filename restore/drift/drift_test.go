@@ -1,7 +1,6 @@
 package drift_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -354,43 +353,4 @@ func divertedFilesAreExplained(t *testing.T) {
 	w.write("usr/share/app/text", "two", 0o644)
 	w.write("usr/share/app/own.other", "two", 0o644)
 	same(t, "what the package does not have there", w.live("m@2", false, &drift.Set{}), []string{"added usr/share/app/own.other", "changed usr/share/app/text"})
-}
-
-// FuzzDatabase reads databases that anybody may have written.
-func FuzzDatabase(f *testing.F) {
-	f.Add("Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nConffiles:\n /file d41d8cd98f00b204e9800998ecf8427e\n", "d41d8cd98f00b204e9800998ecf8427e  file\n", "/file\n/link\n/dir\n", "1:2-3")
-	f.Add(" \n:\nPackage:\n\nPackage: \x1b[31m\nVersion: ~\nStatus: installed", "\x00  \n  \n/ /  ../../x", "//\n..\n\xff", "~~a")
-	f.Fuzz(func(t *testing.T, status, sums, list, version string) {
-		dir := t.TempDir()
-		at := func(side string) string { return filepath.Join(dir, side) }
-		for _, side := range []string{"was", "is"} {
-			for name, text := range map[string]string{"status": status, "info/a.md5sums": sums, "info/a.list": list} {
-				if side == "is" {
-					text = strings.ReplaceAll(text, "Version: 1", "Version: "+version)
-				}
-				os.MkdirAll(filepath.Join(at(side), "info"), 0o755)
-				if err := os.WriteFile(filepath.Join(at(side), name), []byte(text), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		set := &drift.Set{}
-		for _, p := range []*drift.Pair{{Path: "file", Is: &drift.Node{Type: 1}}, {Path: "suid", Is: &drift.Node{Type: 1, Mode: 0o4755}}, {Path: "link", Is: &drift.Node{Type: 3, Target: "file"}}, {Path: "dir", Is: &drift.Node{Type: 2}}, {Path: "gone", Was: &drift.Node{Type: 1}}} {
-			set.Add(p)
-		}
-		_ = set.Explain(t.Context(), &drift.Packages{Was: at("was"), Is: at("is"), Sum: func(_ context.Context, path string) ([16]byte, error) {
-			return drift.FileSum("/dev/null/" + path)
-		}})
-		rows, _ := set.Rows()
-		if !slices.ContainsFunc(rows, func(r *drift.Row) bool { return r.Path == "suid" && r.Why == drift.SetUID }) {
-			t.Error("a set-uid file is explained")
-		}
-		explained := 0
-		for _, g := range set.Groups() {
-			explained += g.Paths
-		}
-		if len(rows)+explained != 5 {
-			t.Errorf("%d rows and %d explained, of 5", len(rows), explained)
-		}
-	})
 }

@@ -26,16 +26,6 @@ import (
 // Database is where dpkg has its database, below the top of a tree.
 const Database = "var/lib/dpkg"
 
-// Packages are what the databases of dpkg in the two states explain. A file is explained
-// by its MD5 (which is all that dpkg has) in the database of the older state, or in that of
-// the newer one where its package is newer there, or new.
-type Packages struct {
-	Top     string // path of the entry that the databases lie below; empty for the root
-	Was, Is string // directories that have them, as they were and are
-	// Sum is the MD5 of a file of the newer state.
-	Sum func(ctx context.Context, path string) ([md5.Size]byte, error)
-}
-
 // Bounds of what is read of a database, which may be hostile.
 const (
 	maxLine     = 64 << 10
@@ -47,15 +37,25 @@ const (
 // databaseFiles matches the files of a database, below it.
 var databaseFiles = regexp.MustCompile(`^((status|available|diversions|statoverride|lock|lock-frontend)(-(old|new))?|(info|triggers|alternatives|parts|updates)(/[^/]+)?)$`)
 
-// explainer explains the rows of a set.
+// The two states that are compared.
+const (
+	older = iota
+	newer
+)
+
+// explainer explains rows of a set by the databases of dpkg in the two states. A file is
+// explained by its MD5 (which is all that dpkg has) in the database of the older state, or in
+// that of the newer one where its package is newer there, or new.
 type explainer struct {
-	*Packages
-	ctx     context.Context
-	set     *Set
-	rows    map[string]*Row // by path below the top
-	was, is map[string]*dpkg
-	// diverted are paths of packages, merged, of which dpkg keeps the files elsewhere, in
-	// the two states.
+	set       *Set
+	top       string    // path of the entry that the databases lie below; empty for the root
+	databases [2]string // directories
+	// sum is the MD5 of a file of the newer state.
+	sum func(ctx context.Context, path string) ([md5.Size]byte, error)
+
+	rows      map[string]*Row // by path below the top
+	installed [2]map[string]*dpkg
+	// diverted are paths of packages, merged, of which dpkg keeps the files elsewhere.
 	diverted [2]map[string]diversion
 }
 
@@ -68,18 +68,18 @@ type dpkg struct {
 	conffiles [][2]string // path and MD5, of those that differ
 }
 
-// Explain makes differences that packages explain one line a package. It returns what of
-// the databases could not be read.
-func (s *Set) Explain(ctx context.Context, p *Packages) error {
-	x := &explainer{Packages: p, ctx: ctx, set: s, rows: map[string]*Row{}}
-	for _, r := range s.rows {
-		rel, below := strings.CutPrefix(r.Path, p.Top)
+// run makes differences that packages explain one line a package. It returns what of the
+// databases could not be read.
+func (x *explainer) run(ctx context.Context) (err error) {
+	x.rows = map[string]*Row{}
+	for _, r := range x.set.rows {
+		rel, below := strings.CutPrefix(r.Path, x.top)
 		rel = strings.TrimPrefix(rel, "/")
 		if !below || r.Why != "" || r.group != nil {
 			continue
 		}
 		if file, ok := strings.CutPrefix(rel, Database+"/"); ok && databaseFiles.MatchString(file) && !r.owner {
-			s.explain(r, Group{What: "database"})
+			x.set.explain(r, Group{What: "database"})
 			continue
 		}
 		x.rows[rel] = r
@@ -87,19 +87,15 @@ func (s *Set) Explain(ctx context.Context, p *Packages) error {
 	if len(x.rows) == 0 {
 		return nil
 	}
-	var err error
-	if x.was, err = x.status(p.Was); err != nil {
-		return err
-	}
-	if x.is, err = x.status(p.Is); err != nil {
-		return err
-	}
-	for i, dir := range []string{p.Was, p.Is} {
+	for i, dir := range x.databases {
+		if x.installed[i], err = x.status(dir); err != nil {
+			return err
+		}
 		if x.diverted[i], err = diversions(dir); err != nil {
 			return err
 		}
 	}
-	return errors.Join(x.database(p.Was, x.was, false), x.database(p.Is, x.is, true))
+	return errors.Join(x.database(ctx, older), x.database(ctx, newer))
 }
 
 // diversions reads which paths are diverted: three lines each.
@@ -195,8 +191,9 @@ func (x *explainer) status(dir string) (map[string]*dpkg, error) {
 	return all, err
 }
 
-// database goes through what a database has of each package.
-func (x *explainer) database(dir string, packages map[string]*dpkg, newer bool) error {
+// database goes through what the database of a state has of each package.
+func (x *explainer) database(ctx context.Context, state int) error {
+	dir := x.databases[state]
 	infos, err := os.ReadDir(filepath.Join(dir, "info"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("package database: %w", err)
@@ -209,27 +206,27 @@ func (x *explainer) database(dir string, packages map[string]*dpkg, newer bool) 
 	}
 	for _, i := range infos {
 		name, isList := strings.CutSuffix(i.Name(), ".list")
-		p := packages[name]
+		p := x.installed[state][name]
 		if !isList || p == nil {
 			continue
 		}
-		if err := x.ctx.Err(); err != nil {
-			return context.Cause(x.ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		before := x.was[name]
-		if newer && before != nil && compareVersions(p.version, before.version) <= 0 {
+		before := x.installed[older][name]
+		if state == newer && before != nil && compareVersions(p.version, before.version) <= 0 {
 			continue // the older state has what there is to know
 		}
 		by := Group{What: "package", Name: name, To: p.version}
 		if before != nil {
 			by.From = before.version
 		}
-		if now := x.is[name]; now != nil {
+		if now := x.installed[newer][name]; now != nil {
 			by.To = now.version
 		}
 		explain := func(file, sum string) {
 			for _, at := range x.places(file, name) {
-				note(x.file(at, sum, by))
+				note(x.file(ctx, at, sum, by))
 			}
 		}
 		for _, c := range p.conffiles {
@@ -240,19 +237,19 @@ func (x *explainer) database(dir string, packages map[string]*dpkg, newer bool) 
 				explain(file, sum)
 			}
 		}))
-		note(x.list(dir, name, newer, by))
+		note(x.list(state, name, by))
 	}
 	return errors.Join(failed...)
 }
 
 // file explains a file that is as a package has it.
-func (x *explainer) file(name, sum string, by Group) error {
+func (x *explainer) file(ctx context.Context, name, sum string, by Group) error {
 	r := x.find(name)
 	if r == nil || r.group != nil || r.owner || r.is == nil || r.is.Type != inode.File {
 		return nil
 	}
 	if r.sum == "" {
-		have, err := x.Sum(x.ctx, r.Path)
+		have, err := x.sum(ctx, r.Path)
 		r.sum = hex.EncodeToString(have[:])
 		if err != nil {
 			r.sum = "unknown"
@@ -267,22 +264,22 @@ func (x *explainer) file(name, sum string, by Group) error {
 
 // list explains what has no content: directories and links of a package that is newer, where
 // links lead to what it has, too; and what a package had that is newer or gone.
-func (x *explainer) list(dir, name string, newer bool, by Group) error {
+func (x *explainer) list(state int, name string, by Group) error {
 	var open []*Row
-	err := lines(filepath.Join(dir, "info", name+".list"), func(file string) {
+	err := lines(filepath.Join(x.databases[state], "info", name+".list"), func(file string) {
 		for _, at := range x.places(file, name) {
 			if r := x.find(at); r != nil && r.group == nil && !r.owner {
 				open = append(open, r)
 			}
 		}
 	})
-	now := x.is[name]
-	if len(open) == 0 || err != nil || !newer && now != nil && compareVersions(now.version, by.From) <= 0 {
+	now := x.installed[newer][name]
+	if len(open) == 0 || err != nil || state == older && now != nil && compareVersions(now.version, by.From) <= 0 {
 		return err
 	}
 	has := map[string]bool{}
 	if now != nil {
-		err = lines(filepath.Join(x.Is, "info", name+".list"), func(file string) {
+		err = lines(filepath.Join(x.databases[newer], "info", name+".list"), func(file string) {
 			for _, at := range x.places(file, name) {
 				has[merged(at)] = true
 			}
@@ -291,11 +288,11 @@ func (x *explainer) list(dir, name string, newer bool, by Group) error {
 		by.To = ""
 	}
 	for _, r := range open {
-		at := merged(strings.TrimPrefix(strings.TrimPrefix(r.Path, x.Top), "/"))
+		at := merged(strings.TrimPrefix(strings.TrimPrefix(r.Path, x.top), "/"))
 		switch {
-		case r.Change == Removed && !newer && !has[at]:
-		case newer && r.is != nil && r.is.Type == inode.Dir:
-		case newer && r.is != nil && r.is.Type == inode.Symlink && has[merged(leads(at, r.is.Target))]:
+		case r.Change == Removed && state == older && !has[at]:
+		case state == newer && r.is != nil && r.is.Type == inode.Dir:
+		case state == newer && r.is != nil && r.is.Type == inode.Symlink && has[merged(leads(at, r.is.Target))]:
 		default:
 			continue
 		}
@@ -322,8 +319,8 @@ func merged(name string) string {
 	return name
 }
 
-// FileSum is the MD5 of a file, which is not reached over a link at its end.
-func FileSum(name string) (sum [md5.Size]byte, err error) {
+// fileSum is the MD5 of a file, which is not reached over a link at its end.
+func fileSum(name string) (sum [md5.Size]byte, err error) {
 	fd, _, err := posix.OpenFile(unix.AT_FDCWD, name)
 	if err != nil {
 		return sum, err
