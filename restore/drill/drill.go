@@ -47,6 +47,7 @@ type Options struct {
 	Machine string   // that drills, by the name in the result
 	Version string   // of the program
 	Started time.Time
+	Carried bool // switches leave data of the environment as it is, so that what is live is not proven
 	// Progress of the restore; Step, when set, gets each phase as it begins.
 	Progress *restore.Progress
 	Step     func(phase string)
@@ -277,6 +278,9 @@ func (d *drill) restore(ctx context.Context) error {
 	}
 	if d.share() < 100 {
 		d.unproven(whySample, "")
+	}
+	if d.o.Carried {
+		d.unproven(whyCarried, "")
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ const (
 	whyNoProof    = "no required probe proves data"
 	whyRung       = "the configured isolation was not reached"
 	whyNoPrograms = "this machine cannot isolate programs"
+	whyCarried    = "data that switches carry: the live one is another"
 )
 
 // level is how far a snapshot is proven by a result of which everything else is

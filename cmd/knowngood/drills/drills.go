@@ -211,6 +211,9 @@ func drillOne(ctx context.Context, sess *session.Session, r *repository.Reposito
 		return nil, err
 	}
 	defer o.Tree.Reader.Close()
+	if env := sess.Config.Environments[s.Environment]; env != nil && s.Host == sess.OwnHost() {
+		o.Carried = env.Scale == nil && len(env.Carried()) > 0
+	}
 	if base := o.Config.Base; strings.Contains(base, "@") {
 		if o.Base, _, err = sess.Tree(ctx, base); err != nil {
 			return nil, fmt.Errorf("base %s: %w", base, err)
