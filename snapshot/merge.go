@@ -275,9 +275,7 @@ func (m *merger) takeOver(it *item, n *walk.Node, group *linkGroup) {
 
 // unchanged hands on a node whose entry was taken over.
 func (m *merger) unchanged(it *item, n *walk.Node, group *linkGroup) error {
-	if n.Dir != nil {
-		n.Dir.Release()
-	}
+	n.Dir.Release()
 	link := uint64(0)
 	if group != nil {
 		link = group.name

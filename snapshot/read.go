@@ -50,9 +50,7 @@ func (c *capture) readFiles(ctx context.Context) error {
 func (r *reader) node(ctx context.Context, f *file) error {
 	n := f.node
 	f.node = nil
-	if n.Dir != nil {
-		defer n.Dir.Release()
-	}
+	defer n.Dir.Release()
 	if f.read != nil {
 		defer func() {
 			close(f.read)

@@ -1,6 +1,7 @@
 package drift
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,11 +88,7 @@ func (l *Live) places() (sources []walk.Source, err error) {
 				s.At = now.At
 			}
 		}
-		at := s.Path
-		if s.At != "" {
-			at = s.At
-		}
-		if _, err := os.Lstat(at); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(cmp.Or(s.At, s.Path)); errors.Is(err, fs.ErrNotExist) {
 			continue // all of it was removed
 		}
 		sources = append(sources, s)
@@ -160,28 +157,23 @@ func (m *merge) node(n *walk.Node) error {
 			m.hidden = strings.Clone(e.Path)
 		}
 	}
-	release := func() {
-		if n.Dir != nil {
-			n.Dir.Release()
-		}
-	}
 	switch {
 	case n.Gone && e != nil && e.Flags&manifest.Implied == 0:
 		m.set.Add(&Pair{Path: e.Path, Was: ofEntry(e)})
-		release()
+		n.Dir.Release()
 	case n.Gone, n.Implied, e != nil && e.Flags&manifest.Implied != 0, e == nil && (m.isHidden(n.Path) || m.today.LeavesOut(n.Path, &n.Stat)):
-		release()
+		n.Dir.Release()
 	case n.Err != nil:
 		m.set.Problem(n.Path, n.Err)
 		if n.Stat.Type == inode.Dir || !n.Listed {
 			m.hidden = strings.Clone(n.Path)
 		}
-		release()
+		n.Dir.Release()
 	case e != nil && !m.Content && sameStat(&n.Stat, e) && n.Stat.Ctime.Time().Before(m.since):
-		release()
+		n.Dir.Release()
 	default:
 		m.g.Go(func() error {
-			defer release()
+			defer n.Dir.Release()
 			err := m.compare(n, e)
 			if errors.Is(err, unix.ENOENT) || errors.Is(err, walk.ErrReplaced) {
 				return nil // it goes while it is compared: so it is not known

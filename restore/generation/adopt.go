@@ -259,10 +259,10 @@ func (p *places) moveData(top, path string, out bool) error {
 // recoverAdoption finishes an adoption, or forgets one that changed nothing.
 func (j *journal) recoverAdoption(ctx context.Context) error {
 	if j.toExchange() {
-		j.note("adopting %s was interrupted before it began: it is as it was", j.root)
+		j.Note("adopting %s was interrupted before it began: it is as it was", j.root)
 		return forget(j)
 	}
-	j.note("adopting %s was interrupted: it is finished", j.root)
+	j.Note("adopting %s was interrupted: it is finished", j.root)
 	return j.finishAdoption(ctx)
 }
 

@@ -78,7 +78,7 @@ func (s *Set) ready(ctx context.Context, b *Build) (*Generation, error) {
 			g.Proof = b.Proof
 			return g, err
 		}
-		s.note("%v; it is built anew", err)
+		s.Note("%v; it is built anew", err)
 	}
 	return nil, s.discard(g)
 }
@@ -245,7 +245,7 @@ func (j *journal) prune() error {
 			continue
 		}
 		if held := HeldBy(j.path(g.Name)); len(held) > 0 {
-			j.note("generation %s is kept: %s still uses it", g.Name, held[0])
+			j.Note("generation %s is kept: %s still uses it", g.Name, held[0])
 			continue
 		}
 		if err := j.discard(g); err != nil {

@@ -176,9 +176,7 @@ func copyTree(ctx context.Context, from, to string, without []string, onlyRefs b
 func eachBelow(ctx context.Context, top string, do func(n *walk.Node, rel string) error) error {
 	prefix := manifest.EntryPath(top)
 	return walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: top}}}, func(n *walk.Node) error {
-		if n.Dir != nil {
-			defer n.Dir.Release()
-		}
+		defer n.Dir.Release()
 		if n.Implied || !manifest.Within(n.Path, prefix) {
 			return nil
 		}

@@ -41,7 +41,7 @@ type Options struct {
 	// InPlace, when set, is about sources that a command changes where they are.
 	InPlace *InPlace
 	Now     func() time.Time
-	// Note, when set, gets what a person should know; text of programs is printable.
+	// Note gets what a person should know; text of programs is printable.
 	Note func(format string, args ...any)
 	// Boot skips commands while what was under way is finished: nothing runs yet.
 	Boot bool
@@ -133,12 +133,6 @@ func (s *Set) Close() {
 func (o *Options) point(name string) {
 	if o.Point != nil {
 		o.Point(name)
-	}
-}
-
-func (o *Options) note(format string, args ...any) {
-	if o.Note != nil {
-		o.Note(format, args...)
 	}
 }
 

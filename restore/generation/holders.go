@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// Holders are processes that still use a generation that is not live: by their working
-// directory, root, program, open files or maps. Those of other users are seen only by root.
+// Holders are processes that still use a generation that is not live; see HeldBy.
 func (s *Set) Holders(name string) []string { return HeldBy(s.path(name)) }
 
-// HeldBy are processes that use what is in a directory; see Set.Holders.
+// HeldBy are processes that use what is in a directory: by their working directory, root,
+// program, open files or maps. Those of other users are seen only by root.
 func HeldBy(top string) (held []string) {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {

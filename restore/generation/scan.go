@@ -100,9 +100,7 @@ func (c *scan) run(ctx context.Context) (err error) {
 		options.Sources = []walk.Source{{Path: c.top}}
 	}
 	walkErr := walk.Walk(ctx, options, func(n *walk.Node) error {
-		if n.Dir != nil {
-			defer n.Dir.Release()
-		}
+		defer n.Dir.Release()
 		if n.Implied || !manifest.Within(n.Path, prefix) || c.sources != nil && (n.Gone || n.Mount == walk.SkippedMount) {
 			return nil
 		}

@@ -362,10 +362,10 @@ func (s *Set) recover(ctx context.Context) error {
 	case "adopt":
 		err = s.recoverAdoption(ctx)
 	case "release":
-		s.note("releasing %s was interrupted: it goes on", s.root)
+		s.Note("releasing %s was interrupted: it goes on", s.root)
 		return s.release(ctx)
 	case "rollback":
-		s.note("a rollback of %s was interrupted: it goes on", s.Environment)
+		s.Note("a rollback of %s was interrupted: it goes on", s.Environment)
 		err = s.rollForward(ctx)
 	case "switch":
 		err = s.recoverSwitch(ctx)
@@ -394,11 +394,11 @@ func (s *Set) recoverSwitch(ctx context.Context) error {
 		why = "the machine was started anew during its trial"
 	default:
 		if !watched && !t.External {
-			s.note("the process that watched the trial of %s is gone: commit it (knowngood commit %s), or it goes back at %s", t.To, s.Environment, t.Deadline.Format(time.DateTime))
+			s.Note("the process that watched the trial of %s is gone: commit it (knowngood commit %s), or it goes back at %s", t.To, s.Environment, t.Deadline.Format(time.DateTime))
 		}
 		return nil
 	}
-	s.note("%s goes back from generation %s to %s: %s", s.Environment, t.To, t.From, why)
+	s.Note("%s goes back from generation %s to %s: %s", s.Environment, t.To, t.From, why)
 	return s.undo(ctx, why)
 }
 

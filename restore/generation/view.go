@@ -78,7 +78,7 @@ func Look(ctx context.Context, o *Options) (*View, error) {
 		}
 	}
 	if readOnly && s.state.Transaction != nil {
-		o.note("%s is on a read-only file system: what was interrupted there is not finished", s.what())
+		o.Note("%s is on a read-only file system: what was interrupted there is not finished", s.what())
 	}
 	if v.Live == "" && !busy {
 		_, err = s.Live()

@@ -126,7 +126,7 @@ func present(sources []walk.Source) (have []walk.Source, err error) {
 func (w *wayBack) putBack(ctx context.Context) error {
 	x, err := w.changed(ctx)
 	if err == nil {
-		w.note("putting back what was changed in environment %s: %d %s", w.Environment, len(x.order), english.PluralWord(len(x.order), "path", ""))
+		w.Note("putting back what was changed in environment %s: %d %s", w.Environment, len(x.order), english.PluralWord(len(x.order), "path", ""))
 		err = w.apply(ctx, x)
 	}
 	if err != nil {
@@ -155,7 +155,7 @@ func (w *wayBack) apply(ctx context.Context, x *changes) error {
 		}
 		if err := c.remove(path); errors.Is(err, unix.ENOTEMPTY) {
 			x.dirs[path] = true // of what it holds the environment leaves out all
-			w.note("/%s is new and is kept: what is in it is no part of environment %s", path, w.Environment)
+			w.Note("/%s is new and is kept: what is in it is no part of environment %s", path, w.Environment)
 		} else if err != nil {
 			return fmt.Errorf("remove /%s: %w", path, err)
 		}

@@ -71,7 +71,7 @@ func shell(line string) []configs.Hook {
 }
 
 func (w *world) options() *Options {
-	return &Options{Environment: "web", Now: time.Now, Config: &configs.Environment{
+	return &Options{Environment: "web", Now: time.Now, Note: func(string, ...any) {}, Config: &configs.Environment{
 		Root: w.root(), Sources: []configs.Source{{Path: w.root()}},
 		Switch: &configs.Switch{Method: w.method, Watch: 0, Trial: configs.Duration(time.Hour), Confirm: "none",
 			Stop: shell("rm -f " + w.at("running")), Start: shell("touch " + w.at("running")), AfterSwitch: shell("echo after >>" + w.at("log"))},

@@ -86,8 +86,11 @@ func (d *DirRef) Open() (int, error) {
 	return h.FD(), nil
 }
 
-// Release gives the directory back.
+// Release gives the directory back. A node that has none needs no check.
 func (d *DirRef) Release() {
+	if d == nil {
+		return
+	}
 	if d.open != nil {
 		d.open.Release()
 		d.open = nil
