@@ -68,8 +68,11 @@ func aLookupAllocatesNothing(t *testing.T) {
 }
 
 // scales are how many chunks benchmarks of lookups have; KNOWNGOOD_SLOW adds 100 million,
-// which takes 8 GB of disk.
+// which takes 8 GB of disk. -short shows only that they run.
 func scales() []int {
+	if testing.Short() {
+		return []int{1e5}
+	}
 	if os.Getenv("KNOWNGOOD_SLOW") != "" {
 		return []int{1e6, 1e7, 1e8}
 	}
@@ -193,7 +196,11 @@ func BenchmarkIndex(b *testing.B) {
 // BenchmarkGrowth adds chunks as a first capture does, which looks for each first, and
 // finds them again as a check does. Linear is what costs each chunk the same.
 func BenchmarkGrowth(b *testing.B) {
-	for _, n := range []int{250_000, 1_000_000, 4_000_000} {
+	sizes := []int{250_000, 1_000_000, 4_000_000}
+	if testing.Short() {
+		sizes = sizes[:1]
+	}
+	for _, n := range sizes {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			var added, found time.Duration
 			for b.Loop() {
