@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,13 +43,31 @@ type site struct {
 	value  string // file with what the canary must be
 }
 
-// buildServer builds the web server.
-func buildServer(t *testing.T, to string) {
-	t.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "./testdata/drill")
+// builtServer is the web server, which is built once.
+var builtServer = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "server")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "server")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "./testdata/drill")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return os.ReadFile(file)
+})
+
+// writeServer writes the web server to a file.
+func writeServer(t *testing.T, to string) {
+	t.Helper()
+	program, err := builtServer()
+	if err == nil {
+		err = os.WriteFile(to, program, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -64,7 +83,7 @@ func newSite(t *testing.T, m *machine) *site {
 	if err := os.MkdirAll(filepath.Join(s.dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	buildServer(t, filepath.Join(s.dir, "bin", "server"))
+	writeServer(t, filepath.Join(s.dir, "bin", "server"))
 	write(t, filepath.Join(s.dir, "index.html"), "hello")
 	write(t, filepath.Join(s.dir, "canary"), "secret")
 	write(t, s.value, "secret")

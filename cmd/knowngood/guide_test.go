@@ -279,7 +279,7 @@ func (r *reader) tree() {
 			r.t.Fatal(err)
 		}
 	}
-	buildServer(r.t, "/srv/app/bin/server")
+	writeServer(r.t, "/srv/app/bin/server")
 	for _, to := range []string{"/srv/app/instance", "/srv/build/app/bin/server", "/srv/build/app/instance"} {
 		if err := os.Link("/srv/app/bin/server", to); err != nil {
 			r.t.Fatal(err)

@@ -209,7 +209,7 @@ func initIdentity(sess *session.Session, f *initFlags) (recipients []string, mad
 	if err != nil {
 		return nil, false, err
 	}
-	w := identity.WriteOptions{Created: time.Now()}
+	w := identity.WriteOptions{Created: time.Now(), WorkFactor: sess.WorkFactor}
 	if f.protect {
 		if w.Passphrase, err = identity.NewPassphrase(sess.PassphraseFD).New("the new identity " + sess.IdentityPath); err != nil {
 			return nil, false, err

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 	_ "time/tzdata" // for hosts that have no zone files
 
 	"knowngood/cmd/knowngood/console"
@@ -32,11 +31,10 @@ import (
 // version is set at link time.
 var version = "0.1.0-dev"
 
-func main() { start(0) }
+func main() { start(func(*session.Session) {}) }
 
-// start runs the program as a process of its own, and ends it. writebackWindow is
-// that of snapshot.Options.
-func start(writebackWindow time.Duration) {
+// start runs the program as a process of its own, and ends it; tests adjust the session.
+func start(adjust func(*session.Session)) {
 	// Most of the heap are a few large buffers: collecting often costs little
 	// and keeps the peak low. GOMEMLIMIT overrides the limit.
 	debug.SetGCPercent(25)
@@ -44,7 +42,7 @@ func start(writebackWindow time.Duration) {
 		debug.SetMemoryLimit(152 << 20)
 	}
 	sess := session.New(console.New(os.Stdout, os.Stderr), version)
-	sess.WritebackWindow = writebackWindow
+	adjust(sess)
 	os.Exit(run(sess, os.Args[1:]))
 }
 

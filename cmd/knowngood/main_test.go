@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"knowngood/cmd/knowngood/session"
 	"knowngood/internal/enginetest"
 )
 
@@ -29,9 +30,14 @@ func TestMain(m *testing.M) {
 		}
 	}
 	testscript.Main(inMemory{m}, map[string]func(){
-		// Files of tests are younger than what the kernel leaves unwritten;
-		// tests of package snapshot are about that.
-		"knowngood":         func() { start(time.Nanosecond) },
+		"knowngood": func() {
+			start(func(s *session.Session) {
+				// Files of tests are younger than what the kernel leaves unwritten;
+				// tests of package snapshot are about that.
+				s.WritebackWindow = time.Nanosecond
+				s.WorkFactor = 10 // what makes guessing slow makes tests slow; package identity has a test of it
+			})
+		},
 		"without-rights":    withoutRights,
 		"with-disk":         withDisk,
 		"without-proc":      withoutProc,

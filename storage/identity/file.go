@@ -34,6 +34,7 @@ type WriteOptions struct {
 	Created    time.Time
 	Pins       []Pin
 	Passphrase []byte // protects the file when it is not empty
+	WorkFactor int    // of the passphrase, the logarithm of scrypt's N; 0: that of age
 }
 
 // WriteFile writes a new identity file that only its owner can read. It
@@ -48,7 +49,7 @@ func WriteFile(path string, key *Key, opts WriteOptions) error {
 	data := []byte(b.String())
 	if len(opts.Passphrase) > 0 {
 		var err error
-		if data, err = protect(data, opts.Passphrase); err != nil {
+		if data, err = protect(data, opts); err != nil {
 			return fmt.Errorf("protect identity file %s: %w", path, err)
 		}
 	}
@@ -60,10 +61,13 @@ func WriteFile(path string, key *Key, opts WriteOptions) error {
 	return nil
 }
 
-func protect(plain, passphrase []byte) ([]byte, error) {
-	r, err := age.NewScryptRecipient(string(passphrase))
+func protect(plain []byte, opts WriteOptions) ([]byte, error) {
+	r, err := age.NewScryptRecipient(string(opts.Passphrase))
 	if err != nil {
 		return nil, err
+	}
+	if opts.WorkFactor > 0 {
+		r.SetWorkFactor(opts.WorkFactor)
 	}
 	var out bytes.Buffer
 	a := armor.NewWriter(&out)

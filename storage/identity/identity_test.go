@@ -8,15 +8,18 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"filippo.io/age"
+	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -118,6 +121,9 @@ func TestFile(t *testing.T) {
 		if bytes.Contains(raw, []byte("SECRET")) || !bytes.HasPrefix(raw, []byte("-----BEGIN AGE ENCRYPTED FILE-----")) {
 			t.Errorf("the file starts with %.40q", raw)
 		}
+		if header, err := io.ReadAll(armor.NewReader(bytes.NewReader(raw))); err != nil || !regexp.MustCompile(`\n-> scrypt \S+ 18\n`).Match(header) {
+			t.Errorf("guessing its passphrase is cheap: %.100q, %v", header, err)
+		}
 		f, err := identity.Load(path, says("correct horse"))
 		if err != nil || !f.Protected {
 			t.Fatal(f, err)
@@ -138,7 +144,7 @@ func TestFile(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "identity")
 		inside, first, second := identity.Pin{Repository: "file:///srv/a", Descriptor: [32]byte{1}, Owner: "aa"}, identity.Pin{Repository: "file:///srv/b", Descriptor: [32]byte{2}, Owner: "bb"}, identity.Pin{Repository: "file:///srv/b", Descriptor: [32]byte{3}, Owner: "cc"}
 		key := generate(t, identity.X25519)
-		if err := identity.WriteFile(path, key, identity.WriteOptions{Created: created, Pins: []identity.Pin{inside}, Passphrase: []byte("correct horse")}); err != nil {
+		if err := identity.WriteFile(path, key, identity.WriteOptions{Created: created, Pins: []identity.Pin{inside}, Passphrase: []byte("correct horse"), WorkFactor: 10}); err != nil {
 			t.Fatal(err)
 		}
 		for _, p := range []identity.Pin{first, second, second} {

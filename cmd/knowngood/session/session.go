@@ -63,6 +63,7 @@ type Session struct {
 	Region          string                            // of stores.Options
 	Over            func(storage.Store) storage.Store // decorates the store; nil for not
 	WritebackWindow time.Duration                     // of snapshot.Options
+	WorkFactor      int                               // of identity.WriteOptions
 
 	Repo     *repository.Repository // that was opened; nil before
 	Findings *authentic.Findings    // of the repository
