@@ -77,7 +77,7 @@ func (f *Fetcher) Start(ctx context.Context, g *errgroup.Group) {
 	f.budget = semaphore.NewWeighted(memoryBudget)
 	f.decoders = make(chan *decoder, runtime.GOMAXPROCS(0)+1)
 	for range cap(f.decoders) {
-		f.decoders <- &decoder{content: make([]byte, 0, pack.LargeFrame), hasher: chunk.NewHasher(f.reader.Domain().ChunkKey())}
+		f.decoders <- &decoder{hasher: chunk.NewHasher(f.reader.Domain().ChunkKey())}
 	}
 	for range rangesInFlight {
 		g.Go(func() error { return f.work(ctx) })
@@ -171,6 +171,9 @@ func (f *Fetcher) read(ctx context.Context, job *rangeJob) error {
 
 	d := <-f.decoders
 	defer func() { f.decoders <- d }()
+	if d.content == nil { // few are used for little
+		d.content = make([]byte, 0, pack.LargeFrame)
+	}
 	for _, fr := range job.frames {
 		c, ferr := []byte(nil), err
 		switch {

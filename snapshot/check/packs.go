@@ -38,7 +38,7 @@ func (d *packCheck) run(ctx context.Context, l *listing) error {
 	g.SetLimit(max(inFlight, 2*runtime.GOMAXPROCS(0)))
 	whole := make(chan *scratch, runtime.GOMAXPROCS(0)+1) // bounds the packs in memory
 	for range cap(whole) {
-		whole <- &scratch{content: make([]byte, 0, pack.LargeFrame), hasher: chunk.NewHasher(d.domain.ChunkKey()), dec: pack.NewDecompressor()}
+		whole <- &scratch{hasher: chunk.NewHasher(d.domain.ChunkKey()), dec: pack.NewDecompressor()}
 	}
 	for hash, size := range l.packs {
 		g.Go(func() error {
@@ -115,7 +115,11 @@ type scratch struct {
 // again.
 func (d *packCheck) readWhole(ctx context.Context, s *scratch, kind wire.Kind, hash [32]byte, size int64) ([]byte, error) {
 	if need := min(size, pack.MaxObject) + 512; int64(cap(s.object)) < need { // with room to see the end
-		s.object = make([]byte, 0, max(need, 17<<20))
+		room := int64(1 << 20) // enough where there is little
+		if need > room {
+			room = max(need, 17<<20)
+		}
+		s.object = make([]byte, 0, room)
 	}
 	b, err := d.reader.Whole(ctx, s.object, kind, hash, size)
 	d.Progress.Bytes.Add(uint64(len(b)))
@@ -168,6 +172,9 @@ func (d *packCheck) wholePack(ctx context.Context, s *scratch, key string, hash 
 
 // frames opens every frame of a pack and verifies every chunk in it.
 func (d *packCheck) frames(ctx context.Context, s *scratch, key string, k cipher.AEAD, object []byte, contents *pack.Contents) error {
+	if s.content == nil {
+		s.content = make([]byte, 0, pack.LargeFrame)
+	}
 	var first error
 	for _, f := range contents.Files {
 		if err := ctx.Err(); err != nil {
