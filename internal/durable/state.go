@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,11 +52,31 @@ func ReadState[T any](path string, check func(*T) error) (*T, error) {
 	return state, nil
 }
 
-// WriteState replaces a state, that only its owner can read; see Replace. On a full disk it
-// removes the reserve, and tries again. When nothing is under way it makes the reserve, for
-// the next time.
+// MaxText is how many bytes a state spends on a text that a program, or a name in a tree, may
+// make of any length.
+const MaxText = 6 << 10
+
+// Text is what a state remembers of a text, in at most some bytes of JSON: where that is long,
+// its begin and its end.
+func Text(s string, limit int) string {
+	if len(s) < limit {
+		if b, err := json.Marshal(s); err == nil && len(b) <= limit {
+			return s
+		}
+	}
+	const escaped = len(`\u0001`) // what a byte may take
+	part := min(len(s), limit/escaped) / 2
+	return strings.ToValidUTF8(s[:part], "") + "…" + strings.ToValidUTF8(s[len(s)-part:], "")
+}
+
+// WriteState replaces a state, that only its owner can read; see Replace. One that could not be
+// read again is refused. On a full disk it removes the reserve, and tries again. When nothing is
+// under way it makes the reserve, for the next time.
 func WriteState(path string, state any, idle bool) error {
 	b, err := json.MarshalIndent(state, "", "  ")
+	if err == nil && len(b) >= MaxState {
+		err = fmt.Errorf("%s would have more than %d bytes, and is not written", path, MaxState)
+	}
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knowngood/configs"
+	"knowngood/internal/durable"
 )
 
 // Outcome is how a switch ended.
@@ -257,7 +258,7 @@ func (j *journal) undo(ctx context.Context, why string) error {
 	}
 	goesBack := map[string]bool{stepStop: begun[stepStart], stepFlip: begun[stepFlip], stepStart: begun[stepStop], stepAfter: begun[stepAfter] || j.InPlace != nil && begun[stepFlip]}
 	steps := slices.DeleteFunc(t.Steps, func(x step) bool { return !goesBack[x.Name] })
-	j.state.Transaction = &transaction{Kind: "rollback", From: t.To, To: t.From, Steps: steps, Why: why, Deadline: t.Deadline, Boot: t.Boot, InPlace: t.InPlace}
+	j.state.Transaction = &transaction{Kind: "rollback", From: t.To, To: t.From, Steps: steps, Why: durable.Text(why, durable.MaxText), Deadline: t.Deadline, Boot: t.Boot, InPlace: t.InPlace}
 	return j.rollForward(ctx)
 }
 
@@ -265,7 +266,7 @@ func (j *journal) undo(ctx context.Context, why string) error {
 func (j *journal) end(failed error, at string) error {
 	j.state.Transaction, j.state.Problem = nil, ""
 	if failed != nil {
-		j.state.Problem = failed.Error()
+		j.state.Problem = durable.Text(failed.Error(), durable.MaxText)
 	}
 	if g := j.state.find(j.liveName()); g != nil {
 		g.Left, g.LeftAt, g.LiveAt = "", time.Time{}, j.Now()

@@ -190,6 +190,18 @@ func TestInstances(t *testing.T) {
 		if err != nil || (len(b)+10)*maxInstances > durable.MaxState*3/4 {
 			t.Errorf("an instance takes %d bytes, %v", len(b), err)
 		}
+		one := s.state.Instances[0]
+		s.state.Instances = nil
+		for n := range maxInstances {
+			in := *one
+			in.Number, in.Way = n+1, "clone by reflinks"
+			in.setFailed(errors.New(strings.Repeat("\x01", 1000)), maxInstances)
+			s.state.Instances = append(s.state.Instances, &in)
+		}
+		w.must(s.save("all failed, for reasons of any length"))
+		if _, err := Look(s.dir); err != nil {
+			t.Error(err)
+		}
 	})
 
 	t.Run("directories that are refused", func(t *testing.T) {

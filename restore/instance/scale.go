@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"knowngood/internal/durable"
 	"knowngood/restore/generation"
 )
 
@@ -25,7 +26,7 @@ func (s *Set) Check(ctx context.Context) error {
 			in.Status, in.Why = s.up(), ""
 			continue
 		}
-		in.Status, in.Why = Failed, errs[i].Error()
+		in.setFailed(errs[i], len(running))
 		s.Note("instance %d failed: %s", in.Number, in.Why)
 	}
 	s.checked()
@@ -184,15 +185,15 @@ func (s *Set) replace(ctx context.Context, tree string, count int) error {
 // back takes a roll back, once. It is not stopped by the end of ctx.
 func (s *Set) back(ctx context.Context, why string) error {
 	r := s.state.Roll
-	r.Undoing, r.Why = true, why
-	s.state.Bad = &badTree{r.To, why}
+	r.Undoing, r.Why = true, durable.Text(why, durable.MaxText)
+	s.state.Bad = &badTree{r.To, r.Why}
 	err := s.save("undo")
 	if err == nil {
 		err = s.replace(context.WithoutCancel(ctx), r.From, r.Count)
 	}
 	s.state.Roll, s.state.Problem = nil, ""
 	if err != nil {
-		s.state.Problem = err.Error()
+		s.state.Problem = durable.Text(err.Error(), durable.MaxText)
 		return errors.Join(fmt.Errorf("%s; and going back failed, which is not tried again: %w", why, err), s.save("not undone"))
 	}
 	return errors.Join(fmt.Errorf("%w: %s", generation.ErrBack, why), s.save("undone"), s.prune())

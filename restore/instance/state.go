@@ -55,6 +55,14 @@ type Instance struct {
 	Why    string    `json:"why,omitempty"` // it failed
 }
 
+// maxWhy is how many bytes of a state all reasons take for which instances failed.
+const maxWhy = 1 << 20
+
+// setFailed remembers why an instance failed, one of many that may have.
+func (in *Instance) setFailed(err error, of int) {
+	in.Status, in.Why = Failed, durable.Text(err.Error(), min(durable.MaxText, maxWhy/of))
+}
+
 // roll is a switch to another tree under way.
 type roll struct {
 	From    string `json:"from"`
