@@ -40,10 +40,14 @@ func OpenDir(dirfd int, name string) (int, error) {
 	return openNoatime(dirfd, name, unix.O_DIRECTORY)
 }
 
-// openNoatime opens for reading. O_NOATIME is refused to those who neither own
-// the node nor are privileged.
+// openNoatime opens for reading, following no link.
 func openNoatime(dirfd int, name string, flags int) (int, error) {
-	flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	return noatime(dirfd, name, flags|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+}
+
+// noatime opens with O_NOATIME, which is refused to those who neither own the node nor are
+// privileged.
+func noatime(dirfd int, name string, flags int) (int, error) {
 	fd, err := openat(dirfd, name, flags|unix.O_NOATIME)
 	if errors.Is(err, unix.EPERM) {
 		fd, err = openat(dirfd, name, flags)
@@ -73,6 +77,12 @@ func OpenNode(dirfd int, name string) (int, Stat, error) {
 		return -1, Stat{}, err
 	}
 	return fd, st, nil
+}
+
+// OpenAgain opens for reading the regular file that OpenNode opened, whatever has its name by
+// now. The caller closes the descriptor.
+func OpenAgain(fd int) (int, error) {
+	return noatime(unix.AT_FDCWD, procPath(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC)
 }
 
 // Readlink is the target of a symbolic link, however long. The empty name is

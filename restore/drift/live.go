@@ -290,7 +290,7 @@ func Generation(ctx context.Context, o *generation.Options, content bool, set *S
 			p.Is.Capable = err == nil
 		}
 		set.Add(p)
-	})
+	}, func(path string, err error) { set.Problem(root+"/"+path, err) })
 }
 
 // Between adds how a snapshot differs from an older one.

@@ -120,7 +120,10 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		if err != nil {
 			return nil, err
 		}
-		if way, err = CloneTree(ctx, s.topOf(was.Name), top, Cloning{s.Config.Carried(), subvolumes, !b.Copies}); err != nil {
+		unread := func(path string, err error) {
+			s.note("the clone is without %q, which cannot be read: %v", durable.Text(path, durable.MaxText), err)
+		}
+		if way, err = CloneTree(ctx, s.topOf(was.Name), top, Cloning{s.Config.Carried(), subvolumes, !b.Copies, unread}); err != nil {
 			return nil, fmt.Errorf("clone of %s: %w", was.Name, err)
 		}
 	}
@@ -270,7 +273,8 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (*Changes, error) {
 	all := &Changes{}
 	since = since.Add(-clockTick)
 	top := s.topOf(g.Name)
-	c := &scan{top: top, old: s.path(g.Name + recordName), moving: true, changed: func(x Change) {
+	unread := func(path string, err error) { all.add(path, "unreadable ("+err.Error()+")") }
+	c := &scan{top: top, old: s.path(g.Name + recordName), moving: true, unread: unread, changed: func(x Change) {
 		var saved bool
 		if x.Is == nil {
 			saved = x.Was.Type == inode.Dir || emptiedBefore(top, x.Path, since)

@@ -27,6 +27,8 @@ type Cloning struct {
 	// shows which generation is live they are not used.
 	Subvolumes bool
 	OnlyShared bool // nothing is made where the file system cannot share content
+	// Unread, when set, gets what cannot be read, and is left out; else it is an error.
+	Unread func(path string, err error)
 }
 
 // CloneTree makes a copy of a tree at a path that does not exist, with all metadata, and
@@ -39,7 +41,7 @@ func CloneTree(ctx context.Context, from, to string, o Cloning) (way string, err
 	if err := MakeTop(to, o.Subvolumes); err != nil {
 		return "", err
 	}
-	shared, err := copyTree(ctx, from, to, o.Without, o.OnlyShared)
+	shared, err := copyTree(ctx, from, to, o)
 	switch {
 	case errors.Is(err, errNoReflink):
 		return "", posix.RemovePath(to)
@@ -151,17 +153,16 @@ func newCopier(to string, replace bool) (*copier, error) {
 	return &copier{to: dirs, applier: posix.NewApplier(posix.ApplyOptions{KeepOwner: os.Geteuid() != 0, Exact: replace}), replace: replace, links: map[posix.DevIno]copied{}, flags: map[string]uint32{}, reflinks: true}, nil
 }
 
-// copyTree copies a tree, with all metadata, except the paths of without.
-// It reports whether all content is shared.
-func copyTree(ctx context.Context, from, to string, without []string, onlyRefs bool) (shared bool, err error) {
+// copyTree copies a tree, with all metadata. It reports whether all content is shared.
+func copyTree(ctx context.Context, from, to string, o Cloning) (shared bool, err error) {
 	c, err := newCopier(to, false)
 	if err != nil {
 		return false, err
 	}
 	defer c.to.Close()
-	c.onlyRefs = onlyRefs
-	err = eachBelow(ctx, from, func(n *walk.Node, rel string) error {
-		if slices.ContainsFunc(without, func(p string) bool { return manifest.Within(rel, p) }) {
+	c.onlyRefs = o.OnlyShared
+	err = eachBelow(ctx, from, o.Unread, func(n *walk.Node, rel string) error {
+		if slices.ContainsFunc(o.Without, func(p string) bool { return manifest.Within(rel, p) }) {
 			return nil
 		}
 		return c.node(n, rel)
@@ -172,17 +173,32 @@ func copyTree(ctx context.Context, from, to string, without []string, onlyRefs b
 	return c.reflinks, c.finish()
 }
 
-// eachBelow calls do with each node of a tree, by its path below the top.
-func eachBelow(ctx context.Context, top string, do func(n *walk.Node, rel string) error) error {
+// unreadError is about a node that cannot be read.
+type unreadError struct{ error }
+
+func (e *unreadError) Unwrap() error { return e.error }
+
+// eachBelow calls do with each node of a tree, by its path below the top. What cannot be read is
+// an error, or left out where unread, which gets it, is not nil; then the tree is in use, and what
+// goes meanwhile is left out, too.
+func eachBelow(ctx context.Context, top string, unread func(rel string, err error), do func(n *walk.Node, rel string) error) error {
 	prefix := manifest.EntryPath(top)
 	return walk.Walk(ctx, walk.Options{Sources: []walk.Source{{Path: top}}}, func(n *walk.Node) error {
 		defer n.Dir.Release()
-		if n.Implied || !manifest.Within(n.Path, prefix) {
+		if n.Implied || n.Gone || !manifest.Within(n.Path, prefix) {
 			return nil
 		}
-		rel, err := strings.TrimPrefix(n.Path[len(prefix):], "/"), n.Err
-		if err == nil {
+		rel, err := strings.TrimPrefix(n.Path[len(prefix):], "/"), error(nil)
+		if n.Err != nil {
+			err = &unreadError{n.Err}
+		} else {
 			err = do(n, rel)
+		}
+		if lost := (*unreadError)(nil); unread != nil && rel != "" && errors.As(err, &lost) {
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, walk.ErrReplaced) {
+				unread(rel, lost.error)
+			}
+			return nil
 		}
 		if err != nil && !errors.Is(err, errNoReflink) {
 			err = fmt.Errorf("%s: %w", filepath.Join(top, rel), err)
@@ -302,16 +318,16 @@ func metadataOf(fd int, st *posix.Stat) (m inode.Metadata, err error) {
 func (c *copier) node(n *walk.Node, rel string) error {
 	in, err := n.Dir.Open()
 	if err != nil {
-		return err
+		return &unreadError{err}
 	}
 	fd, st, err := posix.OpenNode(in, n.Name)
 	if err != nil {
-		return err
+		return &unreadError{err}
 	}
 	defer unix.Close(fd)
 	m, err := metadataOf(fd, &st)
 	if err != nil {
-		return err
+		return &unreadError{err}
 	}
 	if st.Type == inode.Dir {
 		c.dirs = append(c.dirs, dirCopy{strings.Clone(rel), m})
@@ -337,7 +353,7 @@ func (c *copier) node(n *walk.Node, rel string) error {
 	if first, ok := c.links[st.ID()]; ok && (st.Nlink > 1 || c.itself) {
 		err = c.link(first, out, as)
 	} else {
-		err = c.make(in, n.Name, fd, &st, out.FD(), as, m)
+		err = c.make(fd, &st, out.FD(), as, m)
 	}
 	if err != nil {
 		return err
@@ -376,10 +392,10 @@ func (c *copier) dir(out *posix.Dir, name, rel string) error {
 }
 
 // make makes what is no directory, of an open node.
-func (c *copier) make(in int, name string, fd int, st *posix.Stat, out int, as string, m inode.Metadata) (err error) {
+func (c *copier) make(fd int, st *posix.Stat, out int, as string, m inode.Metadata) (err error) {
 	switch st.Type {
 	case inode.File:
-		return c.file(in, name, out, as, m)
+		return c.file(fd, out, as, m)
 	case inode.Symlink:
 		var target string
 		if target, err = posix.Readlink(fd, ""); err == nil {
@@ -417,12 +433,14 @@ func (c *copier) link(first copied, out *posix.Dir, name string) error {
 	return err
 }
 
-func (c *copier) file(in int, name string, out int, as string, m inode.Metadata) error {
-	from, _, err := posix.OpenFile(in, name)
+// file copies an open node, so that content and metadata are those of one file: whoever may
+// rename in its directory could have his own metadata given to a file that he cannot read.
+func (c *copier) file(fd, out int, as string, m inode.Metadata) error {
+	from, err := posix.OpenAgain(fd)
 	if err != nil {
 		return err
 	}
-	src := os.NewFile(uintptr(from), name)
+	src := os.NewFile(uintptr(from), as)
 	defer src.Close()
 	to, err := unix.Openat(out, as, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -480,7 +498,7 @@ func copyData(dst, src *os.File) error {
 // Copy returns a Fill that copies a directory, by reflinks where the file system can.
 func Copy(from string, without []string) func(ctx context.Context, dir string, cloned bool) error {
 	return func(ctx context.Context, dir string, _ bool) error {
-		_, err := copyTree(ctx, from, dir, without, false)
+		_, err := copyTree(ctx, from, dir, Cloning{Without: without})
 		return err
 	}
 }

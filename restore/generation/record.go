@@ -22,12 +22,13 @@ import (
 // A record lists the paths of a generation, in the order of manifest.Compare:
 //
 //	"KNGR" u8 version | entries, each with its length before it
-//	entry: path | type u8 | mode | uid | gid | size | mtime | rdev | link target | SHA-256 of extended attributes | hash of content (see sum) | inode | ctime
+//	entry: begin that its path shares with the one before, in bytes | rest of the path | type u8 | mode | uid | gid | size | mtime | rdev | link target | SHA-256 of extended attributes | hash of content (see sum) | inode | ctime
 //
-// The root digest is the SHA-256 over all entries without inode and ctime.
+// The root digest is the SHA-256 over all entries without inode and ctime. That paths are shared
+// keeps a record as small as its tree: whoever makes a directory in a deep one makes a long path.
 const (
-	recordMagic = "KNGR\x02"
-	maxEntry    = 4 << 20
+	recordMagic = "KNGR\x03"
+	maxEntry    = 4 << 20 // of a path, too
 )
 
 // entry is a path of a generation.
@@ -44,13 +45,13 @@ func (e *entry) same(st *posix.Stat) bool {
 	return e.st.Type == st.Type && e.st.Ino == st.Ino && e.st.Ctime == st.Ctime && e.st.Mtime == st.Mtime && (e.st.Size == st.Size || st.Type == inode.Dir) && e.st.Mode == st.Mode && e.st.UID == st.UID && e.st.GID == st.GID
 }
 
-// fixed is what the digest covers.
+// fixed is what the digest covers, besides the path.
 func (e *entry) fixed(b []byte) []byte {
 	size := e.st.Size
 	if e.st.Type == inode.Dir {
 		size = 0
 	}
-	b = append(wire.AppendBytes(b, e.path), byte(e.st.Type))
+	b = append(b, byte(e.st.Type))
 	for _, v := range []uint64{uint64(e.st.Mode), uint64(e.st.UID), uint64(e.st.GID), size} {
 		b = wire.AppendUvarint(b, v)
 	}
@@ -59,14 +60,19 @@ func (e *entry) fixed(b []byte) []byte {
 	return append(append(b, e.attrs[:]...), e.sum[:]...)
 }
 
+// append appends what an entry has besides its fixed part.
 func (e *entry) append(b []byte) []byte {
-	b = wire.AppendUvarint(e.fixed(b), e.st.Ino)
+	b = wire.AppendUvarint(b, e.st.Ino)
 	return wire.AppendUvarint(wire.AppendSvarint(b, e.st.Ctime.Sec), uint64(e.st.Ctime.Nsec))
 }
 
-func parseEntry(b []byte) (*entry, error) {
+// parseEntry parses an entry that comes after the one with the path before.
+func parseEntry(b []byte, before string) (*entry, error) {
 	d := wire.NewDecoder(b)
-	e := &entry{path: string(d.Bytes())}
+	e := &entry{path: before[:d.UvarintMax(uint64(len(before)))] + string(d.Bytes())}
+	if len(e.path) > maxEntry {
+		return nil, wire.ErrMalformed
+	}
 	e.st.Type = inode.Type(d.U8())
 	e.st.Mode, e.st.UID, e.st.GID, e.st.Size = uint32(d.UvarintMax(1<<32-1)), uint32(d.UvarintMax(1<<32-1)), uint32(d.UvarintMax(1<<32-1)), d.Uvarint()
 	e.st.Mtime = inode.Time{Sec: d.Svarint(), Nsec: uint32(d.UvarintMax(1e9 - 1))}
@@ -87,7 +93,7 @@ func readRecord(r io.Reader) iter.Seq2[*entry, error] {
 			yield(nil, errors.New("it is no record of a generation"))
 			return
 		}
-		for {
+		for before := ""; ; {
 			n, err := binary.ReadUvarint(in)
 			if err == io.EOF {
 				return
@@ -99,12 +105,13 @@ func readRecord(r io.Reader) iter.Seq2[*entry, error] {
 			if err == nil {
 				b := make([]byte, n)
 				if _, err = io.ReadFull(in, b); err == nil {
-					e, err = parseEntry(b)
+					e, err = parseEntry(b, before)
 				}
 			}
 			if !yield(e, err) || err != nil {
 				return
 			}
+			before = e.path
 		}
 	}
 }
@@ -114,18 +121,24 @@ type recordWriter struct {
 	file   *os.File // nil for only the digest
 	out    *bufio.Writer
 	digest hash.Hash
+	before string // path of the last entry
 	buf    []byte
 }
 
 func (w *recordWriter) add(e *entry) error {
-	w.buf = e.fixed(w.buf[:0])
+	shared := 0
+	for shared < min(len(e.path), len(w.before)) && e.path[shared] == w.before[shared] {
+		shared++
+	}
+	w.buf = e.fixed(wire.AppendBytes(wire.AppendUvarint(w.buf[:0], uint64(shared)), e.path[shared:]))
+	w.before = e.path
 	w.digest.Write(binary.AppendUvarint(nil, uint64(len(w.buf))))
 	w.digest.Write(w.buf)
 	if w.file == nil {
 		return nil
 	}
-	w.buf = e.append(w.buf[:0])
-	if len(w.buf) > maxEntry {
+	w.buf = e.append(w.buf)
+	if len(w.buf) > maxEntry || len(e.path) > maxEntry {
 		return errors.New("its path or link is too long for a record")
 	}
 	w.out.Write(binary.AppendUvarint(nil, uint64(len(w.buf))))

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	"lukechampine.com/blake3"
 
+	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 	"knowngood/internal/wire"
@@ -50,6 +51,9 @@ type scan struct {
 	all     bool // files are read whatever the record has of them
 	moving  bool // the tree is in use: what goes meanwhile does not count
 	skipped func(path string, why walk.Reason)
+	// unread, when set, gets what cannot be read, such as a path that is too long, which anybody
+	// can make who may write somewhere in the tree. It is left out; else it ends the pass.
+	unread func(path string, err error)
 
 	// In place: the top is that of the file system, a record has neither content nor
 	// attributes, and node is called with each entry and what is recorded of it, or nil. What
@@ -111,9 +115,6 @@ func (c *scan) run(ctx context.Context) (err error) {
 		if n.Gone && c.moving {
 			return nil
 		}
-		if n.Err != nil {
-			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), n.Err)
-		}
 		if c.leavesOut(rel) {
 			return nil
 		}
@@ -124,14 +125,24 @@ func (c *scan) run(ctx context.Context) (err error) {
 		if more && old.path == rel {
 			was = old
 		}
-		e, err := &entry{path: rel, st: n.Stat}, error(nil)
-		if c.sources == nil {
+		e, err := &entry{path: rel, st: n.Stat}, n.Err
+		if err == nil && c.sources == nil {
 			e, err = c.read(ctx, n, rel, was)
-		} else if err = c.node(n, e, was); errors.Is(err, fs.ErrNotExist) {
-			return nil
+		} else if err == nil {
+			if err = c.node(n, e, was); errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
 		}
 		if c.moving && (errors.Is(err, unix.ENOENT) || errors.Is(err, walk.ErrReplaced)) {
 			return nil
+		}
+		if err != nil && c.unread != nil && rel != "." && ctx.Err() == nil {
+			c.unread(strings.TrimPrefix(rel, "./"), err)
+			err = nil
+			if was != nil {
+				old, err, more = next()
+			}
+			return err
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(c.top, rel), err)
@@ -210,7 +221,7 @@ func (c *scan) read(ctx context.Context, n *walk.Node, rel string, was *entry) (
 		e.target, err = posix.Readlink(fd, "")
 	case inode.File:
 		if !c.light {
-			e.sum, err = sum(ctx, dirfd, n.Name)
+			e.sum, err = sum(ctx, fd)
 		}
 	}
 	return e, err
@@ -220,15 +231,19 @@ func (c *scan) read(ctx context.Context, n *walk.Node, rel string, was *entry) (
 // hole of any size, which nobody could read to its end.
 const zeroBlock = 1 << 20
 
-// sum is the hash of a file's content, as long as it is now: of each block that is not all
-// zeros, with its place before it, and of the size.
-func sum(ctx context.Context, dirfd int, name string) (out [32]byte, err error) {
-	fd, st, err := posix.OpenFile(dirfd, name)
+// sum is the hash of the content of a file that posix.OpenNode opened, as long as it is now: of
+// each block that is not all zeros, with its place before it, and of the size.
+func sum(ctx context.Context, node int) (out [32]byte, err error) {
+	fd, err := posix.OpenAgain(node)
 	if err != nil {
 		return out, err
 	}
-	f := os.NewFile(uintptr(fd), name)
+	f := os.NewFile(uintptr(fd), "content")
 	defer f.Close()
+	st, err := posix.StatFd(fd)
+	if err != nil {
+		return out, err
+	}
 	h, block, at := blake3.New(32, nil), make([]byte, min(zeroBlock, st.Size)), uint64(0)
 	for at < st.Size {
 		if err := ctx.Err(); err != nil {
@@ -278,7 +293,7 @@ const maxNamed = 10
 
 func (c *Changes) add(path, kind string) {
 	if c.Count++; c.Count <= maxNamed {
-		c.first = append(c.first, fmt.Sprintf("%s %q", kind, path))
+		c.first = append(c.first, fmt.Sprintf("%s %q", kind, durable.Text(path, durable.MaxText)))
 	}
 }
 
@@ -316,6 +331,11 @@ func (j *journal) verify(ctx context.Context, g *Generation) error {
 // programs may still have files open, and remove some.
 func (j *journal) record(ctx context.Context, top, name string, moving bool) (digest string, count uint64, err error) {
 	c := &scan{top: top, write: j.path(name + recordName), moving: moving}
+	if moving {
+		c.unread = func(path string, err error) {
+			j.note("generation %s has %q, which cannot be recorded: %v", name, durable.Text(path, durable.MaxText), err)
+		}
+	}
 	if exists(c.write) {
 		c.old = c.write
 	}
@@ -328,10 +348,10 @@ func (j *journal) record(ctx context.Context, top, name string, moving bool) (di
 var ErrRecordedAgain = errors.New("it was changed while it was live before, and its record has that")
 
 // Drift calls each with what of the live generation is not as its record has it, and with
-// where its tree is, which it returns, too. It reads files whose stat shows a difference; with content all. It changes
-// nothing, and takes no lock: the error is ErrBusy when another generation went live
+// where its tree is, which it returns, too, and unread with what cannot be read. It reads files
+// whose stat shows a difference; with content all. It changes nothing, and takes no lock: the error is ErrBusy when another generation went live
 // meanwhile. The generation is returned with ErrRecordedAgain, too.
-func Drift(ctx context.Context, o *Options, content bool, each func(top string, c Change)) (*Generation, string, error) {
+func Drift(ctx context.Context, o *Options, content bool, each func(top string, c Change), unread func(path string, err error)) (*Generation, string, error) {
 	s, err := unlocked(o)
 	if err == nil && !s.state.adopted() {
 		err = s.notAdopted()
@@ -344,7 +364,7 @@ func Drift(ctx context.Context, o *Options, content bool, each func(top string, 
 		return nil, "", err
 	}
 	top := s.topOf(g.Name)
-	c := &scan{top: top, old: s.path(g.Name + recordName), all: content, moving: true, changed: func(x Change) { each(top, x) }}
+	c := &scan{top: top, old: s.path(g.Name + recordName), all: content, moving: true, unread: unread, changed: func(x Change) { each(top, x) }}
 	c.skipped = func(path string, why walk.Reason) { // anybody can give a file such a name
 		rel := strings.TrimPrefix(strings.TrimPrefix(path, manifest.EntryPath(top)), "/")
 		if st, err := posix.StatAt(unix.AT_FDCWD, filepath.Join(top, rel)); err == nil && why == walk.Unfinished {

@@ -91,7 +91,7 @@ func unseal(ctx context.Context, top string) error {
 	}
 	defer c.to.Close()
 	c.itself = true
-	err = eachBelow(ctx, top, func(n *walk.Node, rel string) error {
+	err = eachBelow(ctx, top, nil, func(n *walk.Node, rel string) error {
 		switch {
 		case filepath.Base(rel) == tempName: // a copy that was interrupted
 			return posix.RemovePath(filepath.Join(top, rel))
@@ -108,7 +108,7 @@ func unseal(ctx context.Context, top string) error {
 
 // eachNode calls do with each file and directory of a tree, open.
 func eachNode(ctx context.Context, top string, do func(fd int, isDir bool) error) error {
-	err := eachBelow(ctx, top, func(n *walk.Node, _ string) error {
+	err := eachBelow(ctx, top, nil, func(n *walk.Node, _ string) error {
 		if n.Stat.Type != inode.File && n.Stat.Type != inode.Dir {
 			return nil
 		}

@@ -42,6 +42,7 @@ func VerifyTree(ctx context.Context, name, top, file, digest string) error {
 func verifyTree(ctx context.Context, name, digest string, c *scan) error {
 	changed := &ChangedError{Name: name}
 	c.changed = func(x Change) { changed.add(x.Path, x.Kind) }
+	c.unread = func(path string, err error) { changed.add(path, "unreadable ("+err.Error()+")") }
 	err := c.run(ctx)
 	same := c.digest == digest
 	switch {

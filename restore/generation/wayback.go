@@ -161,7 +161,7 @@ func (w *wayBack) apply(ctx context.Context, x *changes) error {
 		}
 		w.point("a path is removed")
 	}
-	return errors.Join(eachBelow(ctx, w.path(w.from), func(n *walk.Node, rel string) error {
+	return errors.Join(eachBelow(ctx, w.path(w.from), nil, func(n *walk.Node, rel string) error {
 		was, ok := x.paths[rel]
 		isDir := n.Stat.Type == inode.Dir
 		if !ok && !(isDir && touched[rel] && x.dirs[rel]) {
@@ -229,7 +229,7 @@ func (w *wayBack) compare(ctx context.Context, before *changes) error {
 		return err
 	}
 	groups := map[posix.DevIno]posix.DevIno{} // names of one file are names of one file again
-	err = eachBelow(ctx, w.path(w.from), func(n *walk.Node, rel string) error {
+	err = eachBelow(ctx, w.path(w.from), nil, func(n *walk.Node, rel string) error {
 		now, ok := x.paths[rel]
 		if !ok || now.kind != "changed" {
 			return nil

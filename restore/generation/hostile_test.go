@@ -1,0 +1,175 @@
+package generation
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"knowngood/internal/durable"
+	"knowngood/internal/enginetest"
+	"knowngood/internal/inode"
+	"knowngood/internal/posix"
+)
+
+// What somebody may do who can write somewhere in a tree, and nowhere else.
+func TestHostile(t *testing.T) {
+	t.Run("a file that is exchanged while it is copied gives its rights to no other", copiesOneFile)
+	t.Run("what cannot be read forbids no switch", unreadable)
+	t.Run("a path without end forbids no switch", endlessPath)
+	t.Run("a reason of any length leaves a state that can be read", longReason)
+	t.Run("directories in directories take little of a record", deepRecord)
+}
+
+// Who may rename in a directory puts another file in the place of his own, between the moment at
+// which that is described and the one at which it is read.
+func copiesOneFile(t *testing.T) {
+	t.Parallel()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	from, to := t.TempDir(), t.TempDir()
+	at := func(name string) string { return filepath.Join(from, name) }
+	must(os.WriteFile(at("his"), []byte("his"), 0o644))
+	must(os.WriteFile(at("secret"), []byte("secret"), 0o600))
+
+	c, err := newCopier(to, false)
+	must(err)
+	defer c.to.Close()
+	node, st, err := posix.OpenNode(unix.AT_FDCWD, at("his"))
+	must(err)
+	defer unix.Close(node)
+	want, err := sum(t.Context(), node)
+	must(err)
+	must(os.Rename(at("secret"), at("his")))
+	out, err := c.to.Get("")
+	must(err)
+	defer out.Release()
+	must(c.make(node, &st, out.FD(), "copy", inode.Metadata{Type: st.Type, Mode: st.Mode, UID: st.UID, GID: st.GID}))
+
+	if b, err := os.ReadFile(filepath.Join(to, "copy")); err != nil || string(b) != "his" {
+		t.Errorf("the copy has the content %q, with the rights of another file (%v)", b, err)
+	}
+	if got, err := sum(t.Context(), node); err != nil || got != want {
+		t.Errorf("the hash is that of another file (%v)", err)
+	}
+}
+
+// endless makes a path that is longer than any that is captured, of names that take six bytes
+// each in a state.
+func endless(t *testing.T, dir string) {
+	t.Helper()
+	name := strings.Repeat("\x01", 255)
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	for range 4200 {
+		if err == nil {
+			err = unix.Mkdirat(fd, name, 0o755)
+		}
+		if err == nil {
+			var next int
+			next, err = unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+			unix.Close(fd)
+			fd = next
+		}
+	}
+	unix.Close(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := posix.RemovePath(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// unreadable: what is in the tree of an environment is recorded when another one goes live, and
+// then nothing in it can keep that from happening.
+func unreadable(t *testing.T) {
+	if enginetest.AsNobody(t) {
+		w := newWorld(t, t.TempDir(), "link")
+		w.must(os.WriteFile(filepath.Join(w.root(), "d0/unreadable"), nil, 0))
+		goesLiveWith(t, w)
+	}
+}
+
+func endlessPath(t *testing.T) {
+	if !enginetest.Slow() {
+		t.Skip("it takes half a minute: KNOWNGOOD_SLOW=1")
+	}
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), "link")
+	endless(t, filepath.Join(w.root(), "d0"))
+	goesLiveWith(t, w)
+}
+
+// goesLiveWith demands that a tree with a path that cannot be read is adopted, compared, left and
+// gone back to.
+func goesLiveWith(t *testing.T, w *world) {
+	t.Helper()
+	ctx := context.Background()
+	o := w.options()
+	noted := ""
+	o.Note = func(format string, args ...any) { noted += format }
+	_, err := Adopt(ctx, o, false)
+	w.must(err)
+	if !strings.Contains(noted, "cannot be recorded") {
+		t.Errorf("nothing is said of what is not in the record: %s", noted)
+	}
+	var unread []string
+	_, _, err = Drift(ctx, o, true, func(_ string, c Change) { t.Errorf("%s is %s", c.Path, c.Kind) }, func(path string, _ error) { unread = append(unread, path) })
+	if err != nil || len(unread) != 1 {
+		t.Errorf("a comparison ends with %v, and %d paths are unread", err, len(unread))
+	}
+	w.must(switchTo(ctx, w, o, 2, passes))
+	if w.live() != 2 {
+		t.Error("the next generation is not live")
+	}
+	w.must(act(ctx, w, o, "rollback"))
+	if w.live() != 1 {
+		t.Error("the generation before is not live")
+	}
+}
+
+// A state that could not be read again would leave the generations for good.
+func longReason(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := adopted(t, "link")
+	why := errors.New("it begins " + strings.Repeat("\x01", durable.MaxState) + " and ends")
+	if err := switchTo(ctx, w, w.options(), 2, func(context.Context) error { return why }); !errors.Is(err, ErrBack) {
+		t.Errorf("the switch ends with %v", err)
+	}
+	v, err := Look(ctx, w.options())
+	w.must(err)
+	if got := v.Generations[0].Why; !strings.HasPrefix(got, "it begins") || !strings.HasSuffix(got, "and ends") {
+		t.Errorf("the reason is %q", got)
+	}
+}
+
+func deepRecord(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	w := &recordWriter{file: new(os.File), out: bufio.NewWriter(&out), digest: sha256.New()}
+	path := "."
+	for range 1000 {
+		path += "/" + strings.Repeat("d", 255)
+		if err := w.add(&entry{path: path}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.out.Flush()
+	if out.Len() > 1<<20 {
+		t.Errorf("a thousand directories take a record of %d bytes", out.Len())
+	}
+}
