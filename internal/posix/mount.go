@@ -38,16 +38,21 @@ func statxFollow(path string) (st unix.Statx_t, err error) {
 	return st, err
 }
 
-// Mount is a file system that is mounted.
+// Mount is a file system, or a directory of one, that is mounted.
 type Mount struct {
-	Path string // of the mount point
-	Type string // of the file system
+	Path   string // of the mount point
+	Type   string // of the file system
+	Device string // of the file system: major:minor
+	Root   string // path in the file system of what is mounted
 }
 
 // Mounts are those at an absolute path, free of links, and below it, in the order in which
 // they were mounted; all of them for /.
-func Mounts(at string) (mounts []Mount, err error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+func Mounts(at string) (mounts []Mount, err error) { return MountsOf("/proc/self", at) }
+
+// MountsOf are Mounts as a process has them, which is a directory of /proc.
+func MountsOf(process, at string) (mounts []Mount, err error) {
+	b, err := os.ReadFile(process + "/mountinfo")
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +61,10 @@ func Mounts(at string) (mounts []Mount, err error) {
 		before, after, _ := strings.Cut(line, " - ")
 		f, kind := strings.Fields(before), strings.Fields(after)
 		if len(f) < 5 || len(kind) == 0 {
-			return nil, fmt.Errorf("/proc/self/mountinfo has the line %q, which is not understood", line)
+			return nil, fmt.Errorf("%s/mountinfo has the line %q, which is not understood", process, line)
 		}
 		if path := unescape.Replace(f[4]); path == at || strings.HasPrefix(path, strings.TrimSuffix(at, "/")+"/") {
-			mounts = append(mounts, Mount{path, kind[0]})
+			mounts = append(mounts, Mount{path, kind[0], f[2], unescape.Replace(f[3])})
 		}
 	}
 	return mounts, nil

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,6 +98,7 @@ func TestGenerations(t *testing.T) {
 		"two switches at once exclude each other":                    twoSwitchesExcludeEachOther,
 		"a generation that was changed does not go live":             aChangedGenerationDoesNotGoLive,
 		"what is more than is kept goes, unless it is held":          whatIsMoreGoes,
+		"a generation that a container has mounted stays":            aMountedGenerationStays,
 		"what is bad goes before what is good":                       badOnesGoFirst,
 		"links in a tree lead nowhere":                               linksInATreeLeadNowhere,
 		"a place that others can change is refused":                  aPlaceOfOthersIsRefused,
@@ -331,6 +333,45 @@ func whatIsMoreGoes(t *testing.T) {
 	}
 	w.must(holder.Process.Kill())
 	holder.Wait()
+	w.must(switchTo(t.Context(), w, o, 4, passes))
+	if v, err = Look(t.Context(), o); err != nil || len(v.Generations) != 2 {
+		t.Errorf("%d generations, %v", len(v.Generations), err)
+	}
+	w.clean()
+}
+
+func aMountedGenerationStays(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("a namespace of mounts takes root")
+	}
+	w := adopted(t, "link")
+	o := w.options()
+	o.Config.Generations.Keep = 2
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	s, err := Open(t.Context(), o)
+	w.must(err)
+	old := s.state.before(s.liveName()).Name
+	s.Close()
+	w.must(os.Mkdir(w.at("a b"), 0o755))
+	container := exec.Command("/bin/sh", "-c", `mount --bind "$1" "$2" && echo mounted && exec sleep 60`, "sh", filepath.Join(w.gens(), old), w.at("a b"))
+	container.Dir = "/"
+	container.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Unshareflags: syscall.CLONE_NEWNS}
+	out, err := container.StdoutPipe()
+	w.must(err)
+	w.must(container.Start())
+	defer container.Wait()
+	defer container.Process.Kill()
+	if _, err := io.ReadFull(out, make([]byte, len("mounted"))); err != nil {
+		t.Fatal(err)
+	}
+	w.must(switchTo(t.Context(), w, o, 3, passes))
+	v, err := Look(t.Context(), o)
+	if err != nil || len(v.Generations) != 3 || len(v.Held[old]) != 1 || !strings.HasSuffix(v.Held[old][0], "mounted at "+w.at("a b")+")") {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	w.must(container.Process.Kill())
+	container.Wait()
 	w.must(switchTo(t.Context(), w, o, 4, passes))
 	if v, err = Look(t.Context(), o); err != nil || len(v.Generations) != 2 {
 		t.Errorf("%d generations, %v", len(v.Generations), err)
