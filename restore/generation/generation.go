@@ -10,6 +10,7 @@
 package generation
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -160,11 +161,7 @@ func (o *Options) run(ctx context.Context, what string, hooks []configs.Hook, al
 // when all is set.
 func RunHooks(ctx context.Context, what string, hooks []configs.Hook, env []string, all bool) (err error) {
 	for _, h := range hooks {
-		timeout := time.Duration(h.Timeout)
-		if timeout == 0 {
-			timeout = commandTimeout
-		}
-		c := command.Command{Argv: h.Command, Timeout: timeout, Outside: h.Outside, Env: env}
+		c := command.Command{Argv: h.Command, Timeout: cmp.Or(time.Duration(h.Timeout), commandTimeout), Outside: h.Outside, Env: env}
 		if cerr := c.Run(ctx); cerr != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", what, cerr))
 			if !all {

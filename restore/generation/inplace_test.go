@@ -22,7 +22,7 @@ import (
 // host is a world whose environment has no root.
 func (w *world) host() *Options {
 	o := w.options()
-	o.Config.Root, o.Config.Switch.Method, o.Config.Data, o.Config.Generations = "", methodCopy, nil, nil
+	o.Config.Root, o.Config.Switch.Method, o.Config.Data, o.Config.Generations = "", "", nil, nil
 	o.InPlace = &InPlace{Dir: w.at("patches/host"), Sources: []configs.Source{{Path: w.at("srv/app")}, {Path: w.at("single")}}}
 	o.InPlace.Walk = func(sources []configs.Source) (out []walk.Source, _ []posix.DevIno, _ error) {
 		for _, s := range sources {

@@ -30,7 +30,7 @@ func (j *journal) acquire() (err error) {
 	} else if err != nil {
 		return err
 	}
-	if j.state, err = readState(j.dir); err == nil && j.state != nil && j.state.Method != j.Config.Switch.Method {
+	if j.state, err = readState(j.dir); err == nil && j.state != nil && j.InPlace == nil && j.state.Method != j.Config.Switch.Method {
 		err = fmt.Errorf("%s was adopted with method %s, and the configuration has %s: release it first (knowngood generations %s --release)", j.Config.Root, j.state.Method, j.Config.Switch.Method, j.Environment)
 	}
 	if err != nil {

@@ -320,11 +320,7 @@ func (j *journal) verify(ctx context.Context, g *Generation) error {
 	if j.InPlace != nil {
 		return nil // it is not there yet
 	}
-	want := g.Digest
-	if g.Left != "" {
-		want = g.Left
-	}
-	return verifyTree(ctx, "generation "+g.Name, want, &scan{top: j.topOf(g.Name), old: j.path(g.Name + recordName)})
+	return verifyTree(ctx, "generation "+g.Name, cmp.Or(g.Left, g.Digest), &scan{top: j.topOf(g.Name), old: j.path(g.Name + recordName)})
 }
 
 // record writes the record of a generation again, and returns the digest. Of one that is moving

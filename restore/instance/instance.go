@@ -117,9 +117,7 @@ func (s *Set) begin(ctx context.Context) (err error) {
 		return err
 	}
 	s.state = cmp.Or(s.state, &state{Version: stateVersion, Environment: s.Environment, Trees: []*Tree{}, Instances: []*Instance{}})
-	if s.Environment == "" {
-		s.Environment = s.state.Environment
-	}
+	s.Environment = cmp.Or(s.Environment, s.state.Environment)
 	if s.state.Environment != s.Environment {
 		return fmt.Errorf("%s has instances of environment %q, not of %q: choose another directory", s.dir, s.state.Environment, s.Environment)
 	}

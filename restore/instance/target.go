@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -59,10 +60,7 @@ func decide(c *configs.Scale, now, failed int, age time.Duration, wanted int) (t
 // wanted reads a number, rounded up, and nothing else.
 func (s *Set) wanted(ctx context.Context) (int, error) {
 	t := s.Config.Target
-	timeout := time.Duration(t.Timeout)
-	if timeout == 0 {
-		timeout = targetTimeout
-	}
+	timeout := cmp.Or(time.Duration(t.Timeout), targetTimeout)
 	var text string
 	var err error
 	if t.HTTP != "" {

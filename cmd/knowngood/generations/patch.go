@@ -85,9 +85,7 @@ func logged(sess *session.Session) func(stream, line string) {
 // inPlace adds what an environment without a root needs.
 func inPlace(sess *session.Session, o *generation.Options) {
 	env := *o.Config
-	env.Switch = cmp.Or(env.Switch, configs.DefaultSwitch())
-	around := *env.Switch
-	around.Method, env.Switch, o.Config = "copy", &around, &env
+	env.Switch, o.Config = cmp.Or(env.Switch, configs.DefaultSwitch()), &env
 	o.InPlace = &generation.InPlace{Dir: filepath.Join(scratch.Beside(sess.StateDir, "patches"), o.Environment)}
 	for _, s := range env.Sources {
 		if s.Path != "" {

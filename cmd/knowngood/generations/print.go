@@ -1,6 +1,7 @@
 package generations
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -214,11 +215,7 @@ func printView(sess *session.Session, name string, v *generation.View) {
 		if g.Sealed != "" {
 			way += ", sealed: " + g.Sealed
 		}
-		from := g.Snapshot
-		if from == "" {
-			from = "-"
-		}
-		fmt.Fprintf(w, "%s %s\t%s\t%s\t%s\t%s\t%s\n", mark, g.Name, from, g.Built.Local().Format(time.DateTime), way, g.Proof, printable.Line(what))
+		fmt.Fprintf(w, "%s %s\t%s\t%s\t%s\t%s\t%s\n", mark, g.Name, cmp.Or(g.Snapshot, "-"), g.Built.Local().Format(time.DateTime), way, g.Proof, printable.Line(what))
 	}
 	w.Flush()
 	for _, g := range v.Generations {
