@@ -121,7 +121,7 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 			return nil, err
 		}
 		unread := func(path string, err error) {
-			s.note("the clone is without %q, which cannot be read: %v", durable.Text(path, durable.MaxText), err)
+			s.Note("the clone is without %q, which cannot be read: %v", durable.Text(path, durable.MaxText), err)
 		}
 		if way, err = CloneTree(ctx, s.topOf(was.Name), top, Cloning{s.Config.Carried(), subvolumes, !b.Copies, unread}); err != nil {
 			return nil, fmt.Errorf("clone of %s: %w", was.Name, err)

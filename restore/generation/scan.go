@@ -329,7 +329,7 @@ func (j *journal) record(ctx context.Context, top, name string, moving bool) (di
 	c := &scan{top: top, write: j.path(name + recordName), moving: moving}
 	if moving {
 		c.unread = func(path string, err error) {
-			j.note("generation %s has %q, which cannot be recorded: %v", name, durable.Text(path, durable.MaxText), err)
+			j.Note("generation %s has %q, which cannot be recorded: %v", name, durable.Text(path, durable.MaxText), err)
 		}
 	}
 	if exists(c.write) {
