@@ -29,6 +29,9 @@ func ReadState[T any](path string, check func(*T) error) (*T, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
+	if errors.Is(err, os.ErrPermission) {
+		err = fmt.Errorf("%w: be root, or the user who owns that directory", err)
+	}
 	if err != nil {
 		return nil, err
 	}

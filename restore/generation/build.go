@@ -258,8 +258,8 @@ func (j *journal) prune() error {
 	return nil
 }
 
-// clockTick is by how much times of files lag behind the clock, at most.
-const clockTick = 20 * time.Millisecond
+// ClockTick is by how much times of files lag behind the clock, at most.
+const ClockTick = 20 * time.Millisecond
 
 // Unsaved are files of the live generation that were changed or removed after a moment, by
 // which a snapshot has what there was: outside of data, and not as the record of the
@@ -271,7 +271,7 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (*Changes, error) {
 		return nil, err
 	}
 	all := &Changes{}
-	since = since.Add(-clockTick)
+	since = since.Add(-ClockTick)
 	top := s.topOf(g.Name)
 	unread := func(path string, err error) { all.add(path, "unreadable ("+err.Error()+")") }
 	c := &scan{top: top, old: s.path(g.Name + recordName), moving: true, unread: unread, changed: func(x Change) {
@@ -280,6 +280,9 @@ func (s *Set) Unsaved(ctx context.Context, since time.Time) (*Changes, error) {
 			saved = x.Was.Type == inode.Dir || emptiedBefore(top, x.Path, since)
 		} else {
 			saved = x.Is.Type == inode.Dir || x.Is.Ctime.Time().Before(since)
+		}
+		if !saved && g.Snapshot == "" {
+			x.Kind = "added or changed" // nothing is known of before
 		}
 		if !saved {
 			all.add(x.Path, x.Kind)

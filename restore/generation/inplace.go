@@ -211,7 +211,7 @@ func (s *Set) copySources(ctx context.Context, number uint64, id [32]byte, o Ori
 	}
 	to := &Generation{Name: fmt.Sprintf("patched-%08x", uint32(s.Now().Unix())), Status: Staged, Origin: Origin{Way: "changed in place", Proof: "unproven"}, Built: s.Now()}
 	s.state.Generations = []*Generation{from, to}
-	time.Sleep(clockTick) // what is changed from now on has another ctime
+	time.Sleep(ClockTick) // what is changed from now on has another ctime
 	return to.Name, s.save("staged")
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -48,6 +49,9 @@ const lockName = "lock"
 func HoldFile(path string) (*os.File, error) {
 	for wait := 20; ; wait-- {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: be root, or the user who owns that directory", err)
+		}
 		if err != nil {
 			return nil, err
 		}

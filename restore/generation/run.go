@@ -36,6 +36,9 @@ func (s *Set) Patched(r *Run) *Build {
 		}
 		s.point("before the command")
 		if err := r.in(ctx, isolate.Spec{Rung: isolate.Namespaces, Tree: dir, At: s.Config.Root, Base: "host", Network: r.Network, Scratch: scratch, Limits: r.Limits}); err != nil {
+			if !r.Network {
+				err = fmt.Errorf("%w; it had no network (--network gives it that of the machine)", err)
+			}
 			return fmt.Errorf("%w; nothing of it is live", err)
 		}
 		return s.remove(newName + "/cell")

@@ -38,9 +38,9 @@ func TestUnsaved(t *testing.T) {
 			w.must(os.Symlink(t.TempDir(), at("d1")))
 		}},
 	} {
-		time.Sleep(2 * clockTick) // a snapshot of all that was done before
+		time.Sleep(2 * ClockTick) // a snapshot of all that was done before
 		since := time.Now()
-		time.Sleep(2 * clockTick)
+		time.Sleep(2 * ClockTick)
 		c.do()
 		s, err := Open(ctx, o)
 		w.must(err)

@@ -17,7 +17,6 @@ import (
 	"knowngood/cmd/knowngood/console"
 	"knowngood/cmd/knowngood/drills"
 	"knowngood/cmd/knowngood/human"
-	"knowngood/cmd/knowngood/present"
 	"knowngood/cmd/knowngood/session"
 	"knowngood/cmd/knowngood/take"
 	"knowngood/cmd/knowngood/usage"
@@ -164,6 +163,7 @@ func (w *switching) saved(ctx context.Context) error {
 		return nil
 	}
 	if w.patch != nil || slices.ContainsFunc(w.env.Data, func(d configs.Data) bool { return d.Policy == "snapshot-first" }) {
+		time.Sleep(generation.ClockTick) // so that what was changed just now is known to be in it
 		if _, err := w.take(ctx); err != nil {
 			return fmt.Errorf("the snapshot before it: %w", err)
 		}
@@ -279,8 +279,12 @@ func (w *switching) prove(ctx context.Context, s *history.Snapshot) (string, err
 		if j.Number != s.Number || j.ID != s.ID {
 			continue
 		}
-		if j.Reason == "" {
-			return "known-good: " + present.ProofText(j.Proof), nil
+		if j.Reason == "" { // these words are kept, so they have the time, and no age
+			proof := fmt.Sprintf("known-good: %v %s on %s", j.Proof.Level, human.Time(j.Proof.Stored), printable.Name(j.Proof.Machine))
+			if j.Proof.SelfAttested {
+				proof += ", self-attested"
+			}
+			return proof, nil
 		}
 		if why = j.Reason; j.Bad {
 			return "", fmt.Errorf("%s does not go live: %s (knowngood attest bad %[1]s --undo takes that back)", s.Ref(), printable.Line(why))
