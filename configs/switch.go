@@ -93,7 +93,7 @@ func (v *validator) generations(e *Environment, key keyPath) {
 	case path.Clean(e.Root) != e.Root || e.Root == "/":
 		v.addf(key.child("root"), "write it as a plain path of a directory, such as /srv/app")
 	case !slices.ContainsFunc(e.Sources, func(s Source) bool { return s.Path == e.Root }):
-		v.addf(key.child("root"), "%q is no source of the environment: generations are made of snapshots, so it must be one by itself", e.Root)
+		v.addf(key.child("root"), "%q is no source of the environment: add {path: %[1]s} to its sources", e.Root)
 	}
 	s, k := e.Switch, key.child("switch")
 	if s == nil || e.Generations == nil {

@@ -56,7 +56,7 @@ notify: {command: [sh, -c, "cat >>%[2]s"]}
 	write(t, filepath.Join(built, "index"), "new")
 	run("switch", "app", "--from", built, "--unproven", "--discard") // the snapshot began right after index was written
 
-	if o := s.ask(t, "status", "--no-daemon"); !regexp.MustCompile(`(?m)^app has generation 2-\S+ on trial until .*: it goes back then, unless it is committed\.$`).MatchString(o.stdout.String()) {
+	if o := s.ask(t, "status", "--no-daemon"); !regexp.MustCompile(`(?m)^app has generation 2-\S+ on trial until .*: it goes back then, unless it is committed \(knowngood commit app\)\.$`).MatchString(o.stdout.String()) {
 		t.Errorf("status with a trial: %s", &o.stdout)
 	}
 	// Its deadline has passed, and another process holds the generations.

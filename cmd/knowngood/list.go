@@ -202,7 +202,7 @@ func list(ctx context.Context, sess *session.Session, r *repository.Repository, 
 			fmt.Fprintf(w, "\t%s", present.ProofColumn(proofs[snapshots[i].Snapshot]))
 		}
 		if reasons {
-			fmt.Fprintf(w, "\t%s", printable.Name(s.Reason))
+			fmt.Fprintf(w, "\t%s", printable.Line(s.Reason))
 		}
 		fmt.Fprintln(w)
 	}

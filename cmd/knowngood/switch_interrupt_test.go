@@ -61,7 +61,7 @@ func TestSwitchInterrupted(t *testing.T) {
 		{"watch", "app", fmt.Sprintf(back, "while it was watched")},
 		{"run", "host", fmt.Sprintf(changed, "while the command ran")},
 		{"watch", "host", fmt.Sprintf(changed, "while it was watched")},
-		{"come", "many", `the old generation is live again: interrupted. To try it anew, run the same command again\n`},
+		{"come", "many", `all instances are of many@1 again: interrupted. To try it anew, run the same command again\n`},
 	} {
 		index := func() string {
 			tree := at(c.of)

@@ -125,7 +125,7 @@ func (e *Environment) TrialText() string {
 	if e.Trial == nil {
 		return ""
 	}
-	return fmt.Sprintf("has generation %s on trial until %s: it goes back then, unless it is committed", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime))
+	return fmt.Sprintf("has generation %s on trial until %s: it goes back then, unless it is committed (knowngood commit %s)", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime), e.Name)
 }
 
 // overdueAfter is how long after its deadline a trial is overdue: until then the timer of the

@@ -196,8 +196,17 @@ func (s *Set) back(ctx context.Context, why string) error {
 		s.state.Problem = durable.Text(err.Error(), durable.MaxText)
 		return errors.Join(fmt.Errorf("%s; and going back failed, which is not tried again: %w", why, err), s.save("not undone"))
 	}
-	return errors.Join(fmt.Errorf("%w: %s", generation.ErrBack, why), s.save("undone"), s.prune())
+	return errors.Join(&backError{s.state.tree(r.From).Snapshot, why}, s.save("undone"), s.prune())
 }
+
+// backError is generation.ErrBack of instances.
+type backError struct{ snapshot, why string }
+
+func (e *backError) Error() string {
+	return fmt.Sprintf("all instances are of %s again: %s", e.snapshot, e.why)
+}
+
+func (e *backError) Unwrap() error { return generation.ErrBack }
 
 // recover finishes or removes what another process left under way. What cannot be removed
 // yet is noted, and stays for the next command.

@@ -80,7 +80,7 @@ func (o *options) run(ctx context.Context, sess *session.Session, args []string)
 	case o.job != "":
 		return o.runJob(ctx, sess)
 	case len(args) == 0:
-		return usage.Errorf("which environment? It has: %s", strings.Join(sess.Config.EnvironmentNames(), ", "))
+		return sess.WhichEnvironment()
 	case o.since != "" && o.since != "known-good":
 		return usage.Errorf("--since %s: only known-good; for a snapshot give its reference: knowngood drift %s %[2]s@42", o.since, args[0])
 	case (o.dryRun || o.yes) && !o.fix:

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"knowngood/restore/generation"
 )
 
@@ -17,10 +19,13 @@ type interruptedError struct{ error }
 
 func (e *interruptedError) Unwrap() []error { return []error{e.error, ErrInterrupted} }
 
-// interrupted is how a command ended with err whose context may have ended. Before it
-// changed anything, unchanged is what is as it was; empty later.
+// interrupted is how a command ended with err whose context may have ended, or whose disk
+// may be full. Before it changed anything, unchanged is what is as it was; empty later.
 func interrupted(ctx context.Context, err error, unchanged string) error {
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 	switch {
+	case err != nil && ctx.Err() == nil && full && unchanged != "":
+		return fmt.Errorf("%w: make room there, then run the same command again; %s as before", err, unchanged)
 	case err == nil || ctx.Err() == nil:
 		return err
 	case unchanged != "":

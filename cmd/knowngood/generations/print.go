@@ -55,6 +55,9 @@ func (w *switching) print(was, now *generation.Generation, out *generation.Outco
 
 // Commit commits the generation on trial.
 func Commit(ctx context.Context, sess *session.Session, name string) error {
+	if hasInstances(sess, name) {
+		return usage.Errorf("environment %s has instances: a switch of them ends once their probes passed, and nothing is on trial", name)
+	}
 	o, err := Options(sess, name)
 	if err != nil {
 		return err
@@ -109,7 +112,7 @@ func List(ctx context.Context, sess *session.Session, f *ListOptions, name strin
 		return recoverAll(ctx, sess, f, name)
 	}
 	if name == "" {
-		return usage.Errorf("which environment? It has: %s", strings.Join(sess.Config.EnvironmentNames(), ", "))
+		return sess.WhichEnvironment()
 	}
 	if hasInstances(sess, name) && *f == (ListOptions{}) {
 		return listInstances(sess, sess.Config.Environments[name].Scale.Dir)
@@ -124,6 +127,8 @@ func List(ctx context.Context, sess *session.Session, f *ListOptions, name strin
 		return err
 	case f.Adopt && f.Release, f.DryRun && !f.Adopt, f.Boot:
 		return usage.Errorf("give one of --adopt (with --dry-run) and --release; --boot goes with --recover")
+	case f.Adopt && hasInstances(sess, name):
+		return usage.Errorf("environment %s has instances: a switch is about them, and %s stays as it is", name, o.Config.Root)
 	case f.Adopt:
 		return adopt(ctx, sess, o, f.DryRun)
 	case f.Release:

@@ -11,6 +11,7 @@ import (
 	"knowngood/configs"
 	"knowngood/restore/generation"
 	"knowngood/restore/instance"
+	"knowngood/storage/history"
 )
 
 // ScaleOptions are the flags of scale.
@@ -112,17 +113,32 @@ func Scale(ctx context.Context, sess *session.Session, f *ScaleOptions, name str
 		}
 		t, err := s.tree(ctx, ref)
 		if err != nil {
-			return fmt.Errorf("there is no snapshot to make the first instances of: %w. With --unproven scale takes the newest one; knowngood switch %s REF chooses one", err, name)
+			return s.noFirst(ctx, err)
 		}
 		if _, err := s.set.Spawn(ctx, t, 0); err != nil {
 			return err
 		}
 	}
 	scaleErr := s.set.Scale(ctx, to)
-	if why != "" {
+	switch {
+	case why != "":
 		sess.Out.Printf("the number stays: %s\n", why)
+	case wanted != to:
+		sess.Out.Printf("the target asks for %d: min, max, up and down of scale allow %d now\n", wanted, to)
 	}
 	return errors.Join(scaleErr, s.print(began, len(before.Instances), map[string]any{"wanted": wanted, "reason": why}))
+}
+
+// noFirst is why there are no first instances, with what to do where no snapshot was found.
+func (s *scaling) noFirst(ctx context.Context, err error) error {
+	if !errors.Is(err, history.ErrNoSnapshot) {
+		return fmt.Errorf("the first instances are not made: %w", err)
+	}
+	err = fmt.Errorf("there is no snapshot to make the first instances of: %w", err)
+	if _, _, newest := s.sess.Resolve(ctx, s.repo, s.name); newest != nil {
+		return fmt.Errorf("%w. Take one: knowngood snapshot %s", err, s.name)
+	}
+	return fmt.Errorf("%w. With --unproven scale takes the newest one; knowngood switch %s REF chooses one", err, s.name)
 }
 
 // print prints the instances, and which probes they passed.
@@ -164,7 +180,7 @@ func roll(ctx context.Context, sess *session.Session, f *SwitchOptions, name, re
 	}
 	err = s.set.Roll(ctx, t)
 	if s.made != nil && errors.Is(err, generation.ErrBack) && ctx.Err() == nil {
-		s.markBad(ctx, err.Error())
+		s.markBad(ctx, s.set.WentBack(t))
 	}
 	return s.rolled(ctx, began, before, t, err)
 }

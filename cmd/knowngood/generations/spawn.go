@@ -113,7 +113,7 @@ func treeOf(s *history.Snapshot, root string) *instance.Tree {
 // filled makes a directory hold the root of a snapshot, or all of it.
 func (w *switching) filled(s *history.Snapshot) func(context.Context, string) error {
 	return func(ctx context.Context, dir string) error {
-		w.sess.Out.Notef("%s is restored and verified once, into %s", s.Ref(), dir)
+		w.sess.Out.Notef("%s is being restored once, into %s", s.Ref(), dir)
 		if err := w.restore(ctx, s, dir, false); err != nil {
 			return err
 		}

@@ -107,6 +107,15 @@ func (sess *Session) NoEnvironment(name string) error {
 	return usage.Errorf("%s has no environment %q. It has: %s", sess.ConfigFile, name, strings.Join(names, ", "))
 }
 
+// WhichEnvironment is the mistake of naming no environment.
+func (sess *Session) WhichEnvironment() error {
+	names := sess.Config.EnvironmentNames()
+	if len(names) == 0 {
+		return usage.Errorf("which environment? There is none in the configuration")
+	}
+	return usage.Errorf("which environment? The configuration has: %s", strings.Join(names, ", "))
+}
+
 // Today is what a capture of the environment would mean now, as the
 // configuration has it; nil where it does not have it.
 func (sess *Session) Today(environment string) (*snapshot.Scope, error) {
