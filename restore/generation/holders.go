@@ -2,12 +2,15 @@ package generation
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"knowngood/internal/posix"
+	"knowngood/snapshot/manifest"
 )
 
 // Holders are processes that still use a generation that is not live; see HeldBy.
@@ -73,15 +76,14 @@ func mounts(process string, place *posix.Mount) string {
 
 // holds is by what a process uses what is in a directory; empty where it does not.
 func holds(process, top string) string {
-	within := func(path string) bool { return path == top || strings.HasPrefix(path, top+"/") }
 	for _, kind := range []string{"cwd", "root", "exe"} {
-		if to, err := os.Readlink(process + "/" + kind); err == nil && within(to) {
+		if leadsInto(process+"/"+kind, top) {
 			return kind
 		}
 	}
 	open, _ := filepath.Glob(process + "/fd/*")
 	for _, fd := range open {
-		if to, err := os.Readlink(fd); err == nil && within(to) {
+		if leadsInto(fd, top) {
 			return "an open file"
 		}
 	}
@@ -92,9 +94,31 @@ func holds(process, top string) string {
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if at := strings.IndexByte(lines.Text(), '/'); at >= 0 && within(lines.Text()[at:]) {
+		addresses, rest, _ := strings.Cut(lines.Text(), " ")
+		if at := strings.IndexByte(rest, '/'); at >= 0 && manifest.Within(rest[at:], top) && leadsInto(process+"/map_files/"+unpadded(addresses), top) {
 			return "a mapped file"
 		}
 	}
 	return ""
+}
+
+// unpadded is the name of a mapping in map_files.
+func unpadded(addresses string) string {
+	from, to, _ := strings.Cut(addresses, "-")
+	return strings.TrimLeft(from, "0") + "-" + strings.TrimLeft(to, "0")
+}
+
+// leadsInto reports whether a link of /proc leads to what is in a directory. Its text alone shows
+// nothing: in a mount namespace of his own anybody has any path.
+func leadsInto(link, top string) bool {
+	to, err := os.Readlink(link)
+	if err != nil || !manifest.Within(to, top) {
+		return false
+	}
+	is, err := os.Stat(link)
+	if err != nil {
+		return errors.Is(err, fs.ErrPermission)
+	}
+	at, err := os.Lstat(to)
+	return err == nil && os.SameFile(is, at)
 }

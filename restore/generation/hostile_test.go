@@ -6,7 +6,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,6 +28,7 @@ func TestHostile(t *testing.T) {
 	t.Run("a path without end forbids no switch", endlessPath)
 	t.Run("a reason of any length leaves a state that can be read", longReason)
 	t.Run("directories in directories take little of a record", deepRecord)
+	t.Run("only what is there is held", forgedHolder)
 }
 
 // Who may rename in a directory puts another file in the place of his own, between the moment at
@@ -172,4 +175,45 @@ func deepRecord(t *testing.T) {
 	if out.Len() > 1<<20 {
 		t.Errorf("a thousand directories take a record of %d bytes", out.Len())
 	}
+}
+
+// In a mount namespace of his own anybody has a directory of any path, and would keep old
+// generations for ever.
+func forgedHolder(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	w.must(switchTo(t.Context(), w, w.options(), 2, passes))
+	v, err := Look(t.Context(), w.options())
+	w.must(err)
+	old := filepath.Join(w.gens(), v.Generations[1].Name)
+	w.must(os.WriteFile(filepath.Join(old, "program"), make([]byte, 4096), 0o644))
+
+	script := fmt.Sprintf("mount -t tmpfs none %[1]s && mkdir -p %[2]s && cd %[2]s && echo there && exec sleep 100", w.dir, old)
+	cmd := exec.CommandContext(t.Context(), "unshare", "-Urm", "sh", "-c", script)
+	out, err := cmd.StdoutPipe()
+	w.must(err)
+	w.must(cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Skipf("it takes mounts in a namespace of a user: %q, %v", line, err)
+	}
+	if to, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", cmd.Process.Pid)); err != nil || to != old {
+		t.Fatalf("the process is in %s, %v", to, err)
+	}
+	if held := HeldBy(old); len(held) > 0 {
+		t.Errorf("%s is held by %v, which has another one", old, held)
+	}
+
+	f, err := os.Open(filepath.Join(old, "program"))
+	w.must(err)
+	mapped, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE)
+	w.must(err)
+	w.must(f.Close())
+	if held := HeldBy(old); len(held) != 1 || !strings.HasSuffix(held[0], ": a mapped file)") {
+		t.Errorf("a mapped file is held by %v", held)
+	}
+	w.must(unix.Munmap(mapped))
 }
