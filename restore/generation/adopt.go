@@ -150,6 +150,9 @@ func (j *journal) begin() error {
 		if err := j.acquire(); err != nil {
 			return err
 		}
+		if j.state != nil {
+			return fmt.Errorf("%s was adopted by another process: %w", j.root, ErrBusy)
+		}
 	}
 	j.state = &state{Version: stateVersion, Environment: j.Environment, Root: j.Config.Root, Method: j.Config.Switch.Method, Generations: []*Generation{}}
 	return nil

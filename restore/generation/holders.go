@@ -108,7 +108,7 @@ func unpadded(addresses string) string {
 	return strings.TrimLeft(from, "0") + "-" + strings.TrimLeft(to, "0")
 }
 
-// leadsInto reports whether a link of /proc leads to what is in a directory. Its text alone shows
+// leadsInto reports whether a link of /proc leads to what is in a directory. Its text shows
 // nothing: in a mount namespace of his own anybody has any path.
 func leadsInto(link, top string) bool {
 	to, err := os.Readlink(link)

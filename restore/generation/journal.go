@@ -132,11 +132,12 @@ func (j *journal) tidy() error {
 	if err != nil {
 		return err
 	}
+	liveNow, _ := live.Link(j.root) // whatever the state has: it may be an older one that somebody put back
 	for _, n := range names {
 		name, isRecord := strings.CutSuffix(n.Name(), recordName)
 		copied := j.InPlace != nil && j.state.Transaction == nil && j.state.Problem == "" // it serves nothing any more
 		ours := namePattern.MatchString(name) || copied && name == durable.Reserve || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
-		if !ours || j.state.find(name) != nil && !copied {
+		if !ours || name == liveNow || j.state.find(name) != nil && !copied {
 			continue
 		}
 		if err := j.remove(n.Name()); err != nil {

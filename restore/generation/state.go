@@ -117,10 +117,25 @@ func (s *state) check() error {
 			return errors.New("it names a generation that cannot be one")
 		}
 	}
-	if t := s.Transaction; t != nil && (t.To != "" && !namePattern.MatchString(t.To) || t.From != "" && !namePattern.MatchString(t.From) || t.Begun < 0 || t.Begun > len(t.Steps) || (t.Kind == "switch" || t.Kind == "rollback") && (s.find(t.From) == nil || s.find(t.To) == nil)) {
+	if t := s.Transaction; t != nil && !s.possible(t) {
 		return errors.New("its transaction is none")
 	}
 	return nil
+}
+
+// possible reports whether a transaction can be gone on with.
+func (s *state) possible(t *transaction) bool {
+	named := false
+	switch t.Kind {
+	case "switch", "rollback":
+		named = s.find(t.From) != nil && s.find(t.To) != nil && (s.Method != methodCopy || t.InPlace != nil)
+	case "adopt":
+		named = namePattern.MatchString(t.To)
+	case "release":
+		named = s.find(t.From) != nil
+	}
+	beneath := !slices.ContainsFunc(t.Data, func(path string) bool { return !filepath.IsLocal(path) || filepath.Clean(path) != path })
+	return named && beneath && t.Begun >= 0 && t.Begun <= len(t.Steps)
 }
 
 func (s *state) find(name string) *Generation {

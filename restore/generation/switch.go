@@ -189,6 +189,9 @@ func (s *trial) observe(ctx context.Context) (*Outcome, error) {
 	if err := s.relock(); err != nil {
 		return nil, err
 	}
+	if s.state == nil { // it was released, after a rollback
+		return nil, s.notAdopted()
+	}
 	now := s.state.Transaction
 	switch {
 	case now == nil || now.To != t.To: // somebody else decided
@@ -370,8 +373,6 @@ func (s *Set) recover(ctx context.Context) error {
 		err = s.rollForward(ctx)
 	case "switch":
 		err = s.recoverSwitch(ctx)
-	default:
-		err = fmt.Errorf("%s has a transaction %q, which this version does not know", s.dir, t.Kind)
 	}
 	if err == nil && s.state != nil && s.state.Transaction == nil {
 		err = s.tidy()
