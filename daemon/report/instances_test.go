@@ -9,6 +9,28 @@ import (
 	"knowngood/daemon/report"
 )
 
+func TestTrials(t *testing.T) {
+	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.Local)
+	for _, c := range []struct {
+		is            report.Trial
+		text, overdue string
+	}{
+		{report.Trial{Deadline: now.Add(time.Minute)}, "has generation 2-5d on trial until 2026-11-20 12:01:00: it goes back then, unless it is committed (knowngood commit web)", ""},
+		{report.Trial{Deadline: now.Add(-time.Minute), Back: true}, "goes back from generation 2-5d since 2026-11-20 11:59:00", ""},
+		{report.Trial{Deadline: now.Add(-time.Hour)}, "", "has generation 2-5d on trial, which was not committed by 2026-11-20 11:00:00 and has not gone back. Next: knowngood generations web --recover, "},
+		{report.Trial{Deadline: now.Add(-time.Hour), Back: true}, "", "goes back from generation 2-5d since 2026-11-20 11:00:00, and has not yet. Next: knowngood generations web --recover, "},
+	} {
+		c.is.Generation = "2-5d"
+		e := &report.Environment{Name: "web", Trial: &c.is}
+		if c.text != "" && e.TrialText() != c.text {
+			t.Errorf("%+v: %s", c.is, e.TrialText())
+		}
+		if got := e.TrialOverdue(now); !strings.HasPrefix(got, c.overdue) || (got == "") != (c.overdue == "") {
+			t.Errorf("%+v is overdue: %s", c.is, got)
+		}
+	}
+}
+
 func TestInstances(t *testing.T) {
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct {

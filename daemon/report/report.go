@@ -117,6 +117,8 @@ type Environment struct {
 type Trial struct {
 	Generation string    `json:"generation"`
 	Deadline   time.Time `json:"deadline"` // after which it goes back
+	// Back means that it goes back since then, and cannot be committed any more.
+	Back bool `json:"back"`
 }
 
 // TrialText is what happens to a generation that is on trial, in words that continue after the
@@ -124,6 +126,9 @@ type Trial struct {
 func (e *Environment) TrialText() string {
 	if e.Trial == nil {
 		return ""
+	}
+	if e.Trial.Back {
+		return fmt.Sprintf("goes back from generation %s since %s", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime))
 	}
 	return fmt.Sprintf("has generation %s on trial until %s: it goes back then, unless it is committed (knowngood commit %s)", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime), e.Name)
 }
@@ -138,7 +143,11 @@ func (e *Environment) TrialOverdue(now time.Time) string {
 	if e.Trial == nil || now.Sub(e.Trial.Deadline) < overdueAfter {
 		return ""
 	}
-	return fmt.Sprintf("has generation %s on trial, which was not committed by %s and has not gone back. Next: knowngood generations %s --recover, as the user who owns its files; "+
+	what := "has generation %s on trial, which was not committed by %s and has not gone back"
+	if e.Trial.Back {
+		what = "goes back from generation %s since %s, and has not yet"
+	}
+	return fmt.Sprintf(what+". Next: knowngood generations %s --recover, as the user who owns its files; "+
 		"systemctl enable --now knowngood-generations-check.timer does that each minute", e.Trial.Generation, e.Trial.Deadline.Local().Format(time.DateTime), e.Name)
 }
 

@@ -181,7 +181,7 @@ func TestInPlace(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(w.root(), "mounted/file")); err != nil {
 			t.Error(err)
 		}
-		if u, err := Uncommitted(w.host()); err != nil || u == nil || !strings.HasPrefix(u.Generation, "patched-") || u.Deadline.IsZero() {
+		if u, err := Uncommitted(w.host()); err != nil || u == nil || !strings.HasPrefix(u.Generation, "patched-") || u.Deadline.IsZero() || !u.Back {
 			t.Errorf("what has not gone back is %+v, %v", u, err)
 		}
 		unmount()

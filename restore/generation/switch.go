@@ -261,7 +261,7 @@ func (j *journal) undo(ctx context.Context, why string) error {
 	}
 	goesBack := map[string]bool{stepStop: begun[stepStart], stepFlip: begun[stepFlip], stepStart: begun[stepStop], stepAfter: begun[stepAfter] || j.InPlace != nil && begun[stepFlip]}
 	steps := slices.DeleteFunc(t.Steps, func(x step) bool { return !goesBack[x.Name] })
-	j.state.Transaction = &transaction{Kind: "rollback", From: t.To, To: t.From, Steps: steps, Why: durable.Text(why, durable.MaxText), Deadline: t.Deadline, Boot: t.Boot, InPlace: t.InPlace}
+	j.state.Transaction = &transaction{Kind: "rollback", From: t.To, To: t.From, Steps: steps, Why: durable.Text(why, durable.MaxText), Deadline: j.Now(), Boot: t.Boot, InPlace: t.InPlace}
 	return j.rollForward(ctx)
 }
 

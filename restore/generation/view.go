@@ -28,6 +28,7 @@ type View struct {
 type Unfinished struct {
 	Generation string // that is, or was about to go, on trial
 	Deadline   time.Time
+	Back       bool   // it goes back since the deadline, and cannot be committed any more
 	Dir        string // of the generations
 }
 
@@ -43,9 +44,9 @@ func Uncommitted(o *Options) (*Unfinished, error) {
 	}
 	switch t := s.state.Transaction; t.Kind {
 	case "switch":
-		return &Unfinished{t.To, t.Deadline, s.dir}, nil
+		return &Unfinished{t.To, t.Deadline, false, s.dir}, nil
 	case "rollback":
-		return &Unfinished{t.From, t.Deadline, s.dir}, nil
+		return &Unfinished{t.From, t.Deadline, true, s.dir}, nil
 	}
 	return nil, nil
 }

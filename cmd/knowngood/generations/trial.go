@@ -47,7 +47,7 @@ func trial(u *generation.Unfinished) *report.Trial {
 	if u == nil {
 		return nil
 	}
-	return &report.Trial{Generation: u.Generation, Deadline: u.Deadline}
+	return &report.Trial{Generation: u.Generation, Deadline: u.Deadline, Back: u.Back}
 }
 
 // uncommitted is that of the root of an environment, or of a patch in place by this user or by
