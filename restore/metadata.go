@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 	"knowngood/snapshot/manifest"
 )
@@ -62,7 +63,7 @@ func sameXattrs(have []manifest.Xattr, e *manifest.Entry) bool {
 			return !slices.ContainsFunc(e.Xattrs, func(y manifest.Xattr) bool { return x.Name == y.Name })
 		})
 	}
-	return slices.EqualFunc(have, e.Xattrs, func(a, b manifest.Xattr) bool { return a.Name == b.Name && string(a.Value) == string(b.Value) })
+	return inode.SameXattrs(have, e.Xattrs)
 }
 
 // sameNode reports whether nothing has to be applied to a node that is not a file.

@@ -5,6 +5,7 @@ package inode
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -44,6 +45,11 @@ func (t Time) Time() time.Time { return time.Unix(t.Sec, int64(t.Nsec)).UTC() }
 type Xattr struct {
 	Name  string
 	Value []byte
+}
+
+// SameXattrs reports whether two lists have the same names and values.
+func SameXattrs(a, b []Xattr) bool {
+	return slices.EqualFunc(a, b, func(x, y Xattr) bool { return x.Name == y.Name && string(x.Value) == string(y.Value) })
 }
 
 // Extent is a range of a file in bytes.

@@ -223,7 +223,7 @@ func (l *Live) compare(n *walk.Node, e *manifest.Entry) error {
 	}
 
 	p.Was = ofEntry(e)
-	p.Owner = st.UID != e.UID || st.GID != e.GID || st.Mode != e.Mode && st.Type != inode.Symlink || e.Flags&manifest.MetadataIncomplete == 0 && !sameAttributes(attrs, e.Xattrs)
+	p.Owner = st.UID != e.UID || st.GID != e.GID || st.Mode != e.Mode && st.Type != inode.Symlink || e.Flags&manifest.MetadataIncomplete == 0 && !inode.SameXattrs(attrs, e.Xattrs)
 	p.Content = st.Type != e.Type || st.Rdev != e.Rdev || p.Is.Target != e.Target
 	if e.Flags&manifest.Incomplete != 0 {
 		p.Content = st.Type != e.Type
@@ -249,10 +249,6 @@ func (l *Live) sameContent(dirfd int, name string, e *manifest.Entry) (bool, err
 	}
 	defer unix.Close(fd)
 	return restore.SameContent(l.hasher, fd, &st, e)
-}
-
-func sameAttributes(a, b []manifest.Xattr) bool {
-	return slices.EqualFunc(a, b, func(x, y manifest.Xattr) bool { return x.Name == y.Name && string(x.Value) == string(y.Value) })
 }
 
 func capable(attrs []manifest.Xattr) bool {
@@ -305,7 +301,7 @@ func Between(ctx context.Context, was, is *snapshot.Tree, set *Set) error {
 		}
 		p := &Pair{Path: d.Path, Was: ofEntry(d.From), Is: ofEntry(d.To), Content: d.Change == diff.Modified}
 		if a, b := d.From, d.To; a != nil && b != nil {
-			p.Owner = a.UID != b.UID || a.GID != b.GID || a.User != b.User || a.Group != b.Group || a.Mode != b.Mode || !sameAttributes(a.Xattrs, b.Xattrs)
+			p.Owner = a.UID != b.UID || a.GID != b.GID || a.User != b.User || a.Group != b.Group || a.Mode != b.Mode || !inode.SameXattrs(a.Xattrs, b.Xattrs)
 		}
 		set.Add(p)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"knowngood/internal/inode"
 	"knowngood/snapshot"
 	"knowngood/snapshot/manifest"
 )
@@ -147,8 +148,7 @@ func compare(a, b *manifest.Entry) Change {
 	case a.Type != b.Type, a.Size != b.Size, a.Target != b.Target, a.Rdev != b.Rdev,
 		!slices.EqualFunc(a.Chunks, b.Chunks, func(x, y manifest.Chunk) bool { return x.ID == y.ID }):
 		return Modified
-	case a.Mode != b.Mode, a.UID != b.UID, a.GID != b.GID, a.User != b.User, a.Group != b.Group, a.Mtime != b.Mtime, a.Flags != b.Flags,
-		!slices.EqualFunc(a.Xattrs, b.Xattrs, func(x, y manifest.Xattr) bool { return x.Name == y.Name && string(x.Value) == string(y.Value) }):
+	case a.Mode != b.Mode, a.UID != b.UID, a.GID != b.GID, a.User != b.User, a.Group != b.Group, a.Mtime != b.Mtime, a.Flags != b.Flags, !inode.SameXattrs(a.Xattrs, b.Xattrs):
 		return Metadata
 	}
 	return ""

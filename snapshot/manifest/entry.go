@@ -3,7 +3,6 @@
 package manifest
 
 import (
-	"bytes"
 	"slices"
 	"strings"
 
@@ -160,8 +159,7 @@ func SameContent(a, b *Entry) bool {
 // SameInode reports whether two files may be names of one inode: they have the
 // same content and metadata.
 func SameInode(a, b *Entry) bool {
-	return SameContent(a, b) && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Mtime == b.Mtime && a.InodeFlags == b.InodeFlags &&
-		slices.EqualFunc(a.Xattrs, b.Xattrs, func(x, y Xattr) bool { return x.Name == y.Name && bytes.Equal(x.Value, y.Value) })
+	return SameContent(a, b) && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Mtime == b.Mtime && a.InodeFlags == b.InodeFlags && inode.SameXattrs(a.Xattrs, b.Xattrs)
 }
 
 // ContentSize is how many bytes of a file are not holes.
