@@ -166,7 +166,14 @@ func aReadOnlyFileSystemIsShown(t *testing.T) {
 	o.Config.Switch.Confirm = "external"
 	w.must(act(t.Context(), w, o, "adopt"))
 	w.must(switchTo(t.Context(), w, o, 2, passes))
-	w.must(unix.Mount("", w.dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // a process that another test starts has copies of open files until it runs
+		err := unix.Mount("", w.dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		if errors.Is(err, unix.EBUSY) && time.Now().Before(end) {
+			continue
+		}
+		w.must(err)
+		break
+	}
 
 	o.Now = func() time.Time { return time.Now().Add(2 * time.Hour) }
 	v, err := Look(t.Context(), o)
