@@ -38,7 +38,7 @@ func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
 		return nil, err
 	}
 	p, err := s.plan()
-	if err != nil || dry {
+	if err != nil || dry || s.state.adopted() && len(p.Data) == 0 {
 		return p, err
 	}
 	if s.state == nil {

@@ -84,6 +84,32 @@ func parseEntry(b []byte, before string) (*entry, error) {
 	return e, d.Finish()
 }
 
+// unreadableError is about a record that is damaged, or of another version of the program.
+type unreadableError struct {
+	path string
+	err  error
+}
+
+func (e *unreadableError) Error() string {
+	return fmt.Sprintf("the record %s cannot be read by this version of knowngood: %v", e.path, e.err)
+}
+
+func (e *unreadableError) Unwrap() error { return e.err }
+
+// recordIn yields the entries of the record in a file. The error is an unreadableError.
+func recordIn(f *os.File) iter.Seq2[*entry, error] {
+	return func(yield func(*entry, error) bool) {
+		for e, err := range readRecord(f) {
+			if err != nil {
+				err = &unreadableError{f.Name(), err}
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
 // readRecord yields the entries of a record. What cannot be parsed is an error.
 func readRecord(r io.Reader) iter.Seq2[*entry, error] {
 	return func(yield func(*entry, error) bool) {
@@ -168,12 +194,12 @@ func recordDigest(path string) (string, error) {
 	}
 	defer f.Close()
 	w := &recordWriter{digest: sha256.New()}
-	for e, err := range readRecord(f) {
+	for e, err := range recordIn(f) {
 		if err == nil {
 			err = w.add(e)
 		}
 		if err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
+			return "", err
 		}
 	}
 	return hex.EncodeToString(w.digest.Sum(nil)), nil

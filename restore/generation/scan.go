@@ -75,7 +75,7 @@ func (c *scan) run(ctx context.Context) (err error) {
 			return fmt.Errorf("record of a generation: %w", err)
 		}
 		defer f.Close()
-		records = readRecord(f)
+		records = recordIn(f)
 	}
 	next, stop := iter.Pull2(records)
 	defer stop()
@@ -336,6 +336,11 @@ func (j *journal) record(ctx context.Context, top, name string, moving bool) (di
 		c.old = c.write
 	}
 	err = c.run(ctx)
+	if unreadable := (*unreadableError)(nil); errors.As(err, &unreadable) {
+		j.Note("%v: it is made anew, for which every file of generation %s is read", err, name)
+		c.old, c.count = "", 0
+		err = c.run(ctx)
+	}
 	return c.digest, c.count, err
 }
 

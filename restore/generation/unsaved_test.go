@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -49,5 +50,46 @@ func TestUnsaved(t *testing.T) {
 		if got := unsaved.String(); err != nil || got != c.want {
 			t.Errorf("%s: %s, %v, want %s", c.name, got, err, c.want)
 		}
+	}
+}
+
+// Records that cannot be read, because they are damaged or of another version, stop neither a
+// rollback that is asked for all the same nor a switch, after which they can be read again.
+func TestUnreadableRecords(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t, t.TempDir(), "link")
+	o := w.options()
+	if _, err := Adopt(ctx, o, false); err != nil {
+		t.Fatal(err)
+	}
+	w.must(switchTo(ctx, w, o, 2, passes))
+	records, err := filepath.Glob(filepath.Join(w.gens(), "*"+recordName))
+	if err != nil || len(records) != 2 {
+		t.Fatalf("records %v, %v", records, err)
+	}
+	for _, r := range records {
+		w.must(os.WriteFile(r, []byte("KNGR\x00"), 0o600))
+	}
+
+	if p, err := Adopt(ctx, o, false); err != nil || !strings.HasPrefix(p.Name, "2-") {
+		t.Errorf("adopted again, where there is nothing to do: %+v, %v", p, err)
+	}
+	err = act(ctx, w, o, "rollback")
+	if err == nil || !strings.Contains(err.Error(), w.gens()) || !strings.Contains(err.Error(), "cannot be read by this version") || !strings.Contains(err.Error(), "--anyway") {
+		t.Errorf("a rollback to what cannot be compared: %v", err)
+	}
+	s, err := Open(ctx, o)
+	w.must(err)
+	_, err = s.Rollback(ctx, true)
+	s.Close()
+	w.must(err)
+	if w.live() != 1 {
+		t.Errorf("version %d is live, want 1", w.live())
+	}
+	w.must(switchTo(ctx, w, o, 3, passes))
+	w.must(act(ctx, w, o, "rollback"))
+	if w.live() != 1 {
+		t.Errorf("version %d is live, want 1", w.live())
 	}
 }

@@ -163,7 +163,7 @@ func TestInstances(t *testing.T) {
 		w := newWorld(t, t.TempDir(), false)
 		s := w.open(w.options(), 1)
 		w.must(os.WriteFile(filepath.Join(s.treePath(s.View().Current.Name), "d0/0"), []byte("changed"), 0o644))
-		refused(t, s.Scale(t.Context(), 2), "no instance is made from a tree that was changed", `changed "d0/0"`)
+		refused(t, s.Scale(t.Context(), 2), "no instance is made from a tree that is not as it was recorded", `changed "d0/0"`)
 		w.instances()
 
 		// The same size and time, and other content.

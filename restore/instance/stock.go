@@ -112,7 +112,7 @@ func (s *stock) add(ctx context.Context, t *Tree, n int) ([]*Instance, error) {
 		return nil, fmt.Errorf("%s would have %d instances, and can have %d: use further directories", s.dir, all, maxInstances)
 	}
 	if err := generation.VerifyTree(ctx, "tree "+t.Name, s.treePath(t.Name), s.treePath(t.Name)+recordExt, t.Digest); err != nil {
-		return nil, fmt.Errorf("no instance is made from a tree that was changed: %w (remove the instances, then begin again)", err)
+		return nil, fmt.Errorf("no instance is made from a tree that is not as it was recorded: %w (remove the instances, then begin again)", err)
 	}
 	var added []*Instance
 	for number := 1; len(added) < n; number++ {

@@ -181,7 +181,7 @@ func (w *switching) saved(ctx context.Context) error {
 	}
 	unsaved, err := w.set.Unsaved(ctx, since)
 	if err != nil {
-		return err
+		return fmt.Errorf("what was changed in the live generation is not known: %w (take a snapshot, then give --discard)", err)
 	}
 	if unsaved.Count > 0 {
 		return fmt.Errorf("the live generation has changes that no snapshot has: %s. Take a snapshot (knowngood snapshot %s), declare the paths below data, or give --discard", printable.Line(unsaved.String()), w.name)
