@@ -60,13 +60,13 @@ func fromGenerations(o *snapshot.Options, env *configs.Environment) error {
 	if i < 0 {
 		return nil
 	}
-	o.Sources[i].At = tree.Top
+	o.Sources[i].At, o.Sources[i].Sealed = tree.Top, tree.Sealed
 	for _, path := range slices.Sorted(maps.Keys(tree.Data)) {
 		s := o.Sources[i]
 		if s.Rules.Match(path, true) != filter.Include {
 			continue
 		}
-		s.Path, s.At = filepath.Join(s.Path, path), tree.Data[path]
+		s.Path, s.At, s.Sealed = filepath.Join(s.Path, path), tree.Data[path], false
 		include, exclude := s.Rules.Patterns()
 		above := []string{env.Root}
 		if s.Rules, err = filter.Compile(s.Path, filter.Inner(s.Path, above, include), filter.Inner(s.Path, above, exclude)); err != nil {

@@ -41,7 +41,12 @@ func (f FileSystem) SizeUnknown(size uint64) bool { return f == ProcOrSys || f =
 type Volume struct {
 	kind    FileSystem
 	noFlags atomic.Bool // it was asked for inode flags, and has none
+	sealed  bool
 }
+
+// Sealed is the volume as it is for a tree that something made immutable for as long as it lies
+// there: what is immutable in it does not show as that.
+func (v *Volume) Sealed() *Volume { return &Volume{kind: v.Kind(), sealed: true} }
 
 // Kind of the file system.
 func (v *Volume) Kind() FileSystem {
@@ -60,6 +65,9 @@ func (v *Volume) InodeFlags(fd int) (uint32, error) {
 	flags, ok, err := InodeFlags(fd)
 	if v != nil && !ok && err == nil && v.kind.CachesAttributes() {
 		v.noFlags.Store(true)
+	}
+	if v != nil && v.sealed {
+		flags &^= flagImmutable
 	}
 	return flags, err
 }

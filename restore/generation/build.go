@@ -159,16 +159,17 @@ func (s *Set) build(ctx context.Context, b *Build) (*Generation, error) {
 		return nil, err
 	}
 	g.Inode = st.Ino
-	if err := unix.Renameat2(unix.AT_FDCWD, top, unix.AT_FDCWD, s.path(g.Name), unix.RENAME_NOREPLACE); err != nil {
-		return nil, fmt.Errorf("rename the new generation to %s: %w", g.Name, err)
-	}
-	s.point("after its name")
-	if top = s.path(g.Name); s.Config.Switch.Seal {
+	// Once it has its name, those who own files in it can change them.
+	if s.Config.Switch.Seal {
 		if g.Sealed, err = seal(ctx, top); err != nil {
 			return nil, err
 		}
 	}
 	if g.Digest, g.Entries, err = s.record(ctx, top, g.Name, false); err != nil {
+		return nil, err
+	}
+	s.point("after its record")
+	if err := s.named(g, top); err != nil {
 		return nil, err
 	}
 	if err := durable.SyncDir(s.dir); err != nil {

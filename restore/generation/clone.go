@@ -295,7 +295,7 @@ func (c *copier) finish() error {
 
 // apply applies metadata to an open file or directory.
 func (c *copier) apply(fd int, m inode.Metadata) error {
-	if c.replace {
+	if c.replace && !c.itself {
 		m.Flags, _, _ = posix.InodeFlags(fd) // where there are none it stays 0
 	}
 	return applied(c.applier.Apply(fd, m))
@@ -458,6 +458,9 @@ func (c *copier) file(fd, out int, as string, m inode.Metadata) error {
 		if err := copyData(dst, src); err != nil {
 			return err
 		}
+	}
+	if c.itself {
+		m.Flags, _, _ = posix.InodeFlags(from)
 	}
 	if err := c.apply(to, m); err != nil {
 		return err

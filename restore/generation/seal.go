@@ -25,11 +25,15 @@ const (
 // immutable is FS_IMMUTABLE_FL.
 const immutable = 0x10
 
-// seal makes every file and directory of a tree immutable, and returns how: with fs-verity
-// where each file could have it.
+// seal makes every file and directory below the top of a tree immutable, and returns how: with
+// fs-verity where each file could have it. The top itself is sealed once it has its name. Nobody
+// else may be able to write in the tree, who could have files of others sealed by further names.
 func seal(ctx context.Context, top string) (sealed string, err error) {
 	sealed = sealedVerity
-	err = eachNode(ctx, top, func(fd int, isDir bool) error {
+	err = eachNode(ctx, top, func(fd int, rel string, isDir bool) error {
+		if rel == "" {
+			return nil
+		}
 		flags, _, err := posix.InodeFlags(fd)
 		if err == nil && !isDir {
 			var has bool
@@ -46,6 +50,30 @@ func seal(ctx context.Context, top string) (sealed string, err error) {
 		return err
 	})
 	return sealed, err
+}
+
+// named gives the top of a tree its name, whatever flags it has, and seals it then.
+func (p *places) named(g *Generation, top string) error {
+	fd, err := posix.OpenDir(unix.AT_FDCWD, top)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	flags, _, err := posix.InodeFlags(fd)
+	if err == nil {
+		_, err = posix.Unlock(fd)
+	}
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, top, unix.AT_FDCWD, p.path(g.Name), unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		return fmt.Errorf("rename the new generation to %s: %w", g.Name, err)
+	}
+	p.point("after its name")
+	if g.Sealed != "" {
+		flags |= immutable
+	}
+	return posix.SetInodeFlags(fd, flags)
 }
 
 // enableVerity makes the content of a file what it is for good; false where the file system,
@@ -75,8 +103,11 @@ func hasVerity(fd int) (bool, error) {
 // replaced by a copy, under all its names.
 func unseal(ctx context.Context, top string) error {
 	verity := false
-	err := eachNode(ctx, top, func(fd int, isDir bool) error {
-		_, err := posix.Unlock(fd)
+	err := eachNode(ctx, top, func(fd int, _ string, isDir bool) error {
+		flags, _, err := posix.InodeFlags(fd)
+		if err == nil {
+			err = posix.SetInodeFlags(fd, flags&^immutable)
+		}
 		if err == nil && !verity && !isDir {
 			verity, err = hasVerity(fd)
 		}
@@ -91,8 +122,14 @@ func unseal(ctx context.Context, top string) error {
 	}
 	defer c.to.Close()
 	c.itself = true
+	var dev uint64
 	err = eachBelow(ctx, top, nil, func(n *walk.Node, rel string) error {
+		if rel == "" {
+			dev = n.Stat.Dev
+		}
 		switch {
+		case n.Stat.Dev != dev: // mounted in it
+			return nil
 		case filepath.Base(rel) == tempName: // a copy that was interrupted
 			return posix.RemovePath(filepath.Join(top, rel))
 		case n.Stat.Type != inode.File && n.Stat.Type != inode.Dir:
@@ -106,10 +143,14 @@ func unseal(ctx context.Context, top string) error {
 	return c.finish()
 }
 
-// eachNode calls do with each file and directory of a tree, open.
-func eachNode(ctx context.Context, top string, do func(fd int, isDir bool) error) error {
-	err := eachBelow(ctx, top, nil, func(n *walk.Node, _ string) error {
-		if n.Stat.Type != inode.File && n.Stat.Type != inode.Dir {
+// eachNode calls do with each file and directory of a tree, open, except of what is mounted in it.
+func eachNode(ctx context.Context, top string, do func(fd int, rel string, isDir bool) error) error {
+	var dev uint64
+	err := eachBelow(ctx, top, nil, func(n *walk.Node, rel string) error {
+		if rel == "" {
+			dev = n.Stat.Dev
+		}
+		if n.Stat.Dev != dev || n.Stat.Type != inode.File && n.Stat.Type != inode.Dir {
 			return nil
 		}
 		dirfd, err := n.Dir.Open()
@@ -126,7 +167,7 @@ func eachNode(ctx context.Context, top string, do func(fd int, isDir bool) error
 			return err
 		}
 		defer unix.Close(fd)
-		return do(fd, n.Stat.Type == inode.Dir)
+		return do(fd, rel, n.Stat.Type == inode.Dir)
 	})
 	if err != nil {
 		return fmt.Errorf("seal: %w (switch.seal takes root and a file system with inode flags)", err)

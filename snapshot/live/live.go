@@ -105,8 +105,9 @@ func Ours(dir string) error {
 
 // Tree is where an environment's tree lies.
 type Tree struct {
-	Top  string            // free of links; empty where the root is no link into generations
-	Data map[string]string // where carried data lies, by its path below the root
+	Top    string            // free of links; empty where the root is no link into generations
+	Sealed bool              // all of it was made immutable
+	Data   map[string]string // where carried data lies, by its path below the root
 }
 
 // Find finds the tree of a root, and which of the paths below it are carried. A root without
@@ -126,6 +127,9 @@ func Find(root string, data []string) (*Tree, error) {
 	}
 	if name, err := Link(filepath.Join(parent, filepath.Base(root))); err == nil {
 		t.Top = filepath.Join(dir, name)
+		for _, g := range generations(dir) {
+			t.Sealed = t.Sealed || g.Name == name && g.Sealed != ""
+		}
 	}
 	for _, p := range data {
 		fd, err := unix.Open(filepath.Join(dir, DataDir), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -214,8 +218,17 @@ func Owner(path string) string {
 }
 
 // adopted reports whether a state has generations: not one that was only begun.
-func adopted(dir string) bool {
+func adopted(dir string) bool { return len(generations(dir)) > 0 }
+
+// generation is what is read here of a generation.
+type generation struct{ Name, Sealed string }
+
+// generations are those that a state has; none where it cannot be read.
+func generations(dir string) []generation {
 	b, err := os.ReadFile(filepath.Join(dir, StateFile))
-	var state struct{ Generations []json.RawMessage }
-	return err == nil && json.Unmarshal(b, &state) == nil && len(state.Generations) > 0
+	var state struct{ Generations []generation }
+	if err != nil || json.Unmarshal(b, &state) != nil {
+		return nil
+	}
+	return state.Generations
 }

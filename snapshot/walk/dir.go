@@ -90,7 +90,7 @@ func (l *lister) list(d *dir) {
 	defer h.Release()
 	d.found, d.stat = true, h.Stat
 	d.where = &location{tree: d.tree, rel: d.rel, id: h.Stat.ID()}
-	d.volume, d.step = l.volumes.Of(h.FD(), h.Stat.Dev), blockNodes
+	d.volume, d.step = d.src.volume(l.volumes.Of(h.FD(), h.Stat.Dev)), blockNodes
 	if d.volume.Kind().CachesAttributes() && !d.src.CachedAttributes {
 		d.current, d.step = true, remoteNodes
 		l.remote.Do(func() { l.start(remoteWorkers) })

@@ -102,7 +102,7 @@ func (e *emitter) describeSource(p *place, n *Node, at *location) error {
 		return err
 	}
 	defer unix.Close(fd)
-	n.Volume = e.volumes.Of(fd, n.Stat.Dev)
+	n.Volume = p.source.volume(e.volumes.Of(fd, n.Stat.Dev))
 	if n.Volume.Kind().CachesAttributes() && !p.source.CachedAttributes {
 		n.Stat, err = posix.CurrentStatFd(fd)
 	}

@@ -87,7 +87,15 @@ func plan(sources []Source) (*place, error) {
 
 func (s *Source) equal(o *Source) bool {
 	return s.At == o.At && s.Rules == o.Rules && s.OneFileSystem == o.OneFileSystem && s.ExcludeCaches == o.ExcludeCaches &&
-		slices.Equal(s.ExcludeIfPresent, o.ExcludeIfPresent) && s.MaxFileSize == o.MaxFileSize && s.CachedAttributes == o.CachedAttributes
+		slices.Equal(s.ExcludeIfPresent, o.ExcludeIfPresent) && s.MaxFileSize == o.MaxFileSize && s.CachedAttributes == o.CachedAttributes && s.Sealed == o.Sealed
+}
+
+// volume is that of nodes of the source on a volume.
+func (s *Source) volume(v *posix.Volume) *posix.Volume {
+	if s.Sealed {
+		return v.Sealed()
+	}
+	return v
 }
 
 // check finds sources that are missing, and those that lie behind a symbolic

@@ -55,6 +55,8 @@ type Source struct {
 	// CachedAttributes believes what the kernel remembers of files on network
 	// and FUSE file systems, instead of asking these for each file.
 	CachedAttributes bool
+	// Sealed means that all of it was made immutable where it lies, which is no part of it.
+	Sealed bool
 }
 
 // Options of a walk.

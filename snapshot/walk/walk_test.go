@@ -327,3 +327,48 @@ func theFirstErrorOfYieldAndTheEndOfTheContextEndTheWalk(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// TestSealed: what was made immutable because of where it lies is captured as it was before.
+func TestSealed(t *testing.T) {
+	top := t.TempDir()
+	names := []string{"d/file", "d", ""} // the last before what it lies in
+	if err := errors.Join(os.Mkdir(filepath.Join(top, "d"), 0o755), os.WriteFile(filepath.Join(top, "d/file"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	const immutable = 0x10
+	flag := func(name string, flags uint32) error {
+		f, err := os.Open(filepath.Join(top, name))
+		if err != nil {
+			return err
+		}
+		return errors.Join(posix.SetInodeFlags(int(f.Fd()), flags), f.Close())
+	}
+	for _, name := range names {
+		t.Cleanup(func() { _ = flag(name, 0) })
+		if err := flag(name, immutable); err != nil {
+			t.Skipf("it takes root, and a file system with inode flags: %v", err)
+		}
+	}
+	for _, sealed := range []bool{false, true} {
+		seen := 0
+		err := walk.Walk(t.Context(), walk.Options{Sources: []walk.Source{{Path: top, Sealed: sealed}}}, func(n *walk.Node) error {
+			defer n.Dir.Release()
+			if n.Implied {
+				return nil
+			}
+			f, err := os.Open("/" + n.Path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			flags, err := n.Volume.InodeFlags(int(f.Fd()))
+			if seen++; flags&immutable == 0 != sealed {
+				t.Errorf("%s has flags %#x, and sealed is %v", n.Path, flags, sealed)
+			}
+			return err
+		})
+		if err != nil || seen != len(names) {
+			t.Errorf("%d nodes, %v", seen, err)
+		}
+	}
+}
