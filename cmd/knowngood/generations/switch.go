@@ -229,6 +229,9 @@ func (w *switching) restore(ctx context.Context, s *history.Snapshot, dir string
 		return err
 	}
 	defer tree.Reader.Close()
+	if w.name != "" && !covers(tree, w.env.Root) {
+		return fmt.Errorf("%s was not taken of %s, so it may have a part of it only: knowngood switch %s takes another one", s.Ref(), w.env.Root, w.name)
+	}
 	o := restore.Options{Tree: tree, Under: manifest.EntryPath("/" + w.env.Root), Target: dir, InPlace: true, Delete: true, Exact: true, Progress: &restore.Progress{}}
 	o.Owners = owners.Options{Keep: os.Geteuid() != 0}
 	if carried := w.env.Carried(); len(carried) > 0 {
@@ -261,6 +264,13 @@ func (w *switching) restore(ctx context.Context, s *history.Snapshot, dir string
 		return fmt.Errorf("%s cannot go live: %s not as captured, the first /%s: %w", s.Ref(), human.Counted(result.Count, "path"), printable.Name(result.Problems[0].Path), result.Problems[0].Err)
 	}
 	return nil
+}
+
+// covers reports whether a snapshot was taken of a directory, or of one that it lies in.
+func covers(tree *snapshot.Tree, dir string) bool {
+	return dir == "" || slices.ContainsFunc(tree.Table.Sources, func(s manifest.Source) bool {
+		return len(s.Command) == 0 && manifest.Within(manifest.EntryPath(dir), manifest.EntryPath(s.Path))
+	})
 }
 
 // prove returns why a snapshot may go live. Where it is not known-good, its drill must pass
