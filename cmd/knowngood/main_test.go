@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,9 +23,11 @@ import (
 // it in their PATH as knowngood, beside programs that start it under
 // circumstances.
 func TestMain(m *testing.M) {
-	// Each check of a property runs the program several times, and the same ones
-	// are made each time. Flags on the command line, which are read later, win.
-	for name, value := range map[string]string{"rapid.checks": "15", "rapid.seed": "1"} {
+	// Each check of a property runs the program several times, and the same ones are made
+	// each time; other tests wait more than they work. Flags on the command line, which
+	// are read later, win.
+	parallel := strconv.Itoa(2 * runtime.GOMAXPROCS(0))
+	for name, value := range map[string]string{"rapid.checks": "15", "rapid.seed": "1", "test.parallel": parallel} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err)
 		}
