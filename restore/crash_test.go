@@ -161,8 +161,11 @@ func testARunThatStopsAnywhereHarmsNothingAndLosesNoPack(t *testing.T) {
 	if full.NewBytes < 2<<20 {
 		t.Fatalf("only %d bytes are new", full.NewBytes)
 	}
-	operations := len(log.Log())
-	for n := 1; n <= operations; n++ {
+	operations, step := len(log.Log()), 1
+	if testing.Short() {
+		step = 4
+	}
+	for n := 1; n <= operations; n += step {
 		for _, effect := range []bool{false, true} {
 			for _, lost := range []loss{nothing, allButTheKey, everything} {
 				if lost != nothing && (!effect || !enginetest.Slow() && n%4 != 0) {

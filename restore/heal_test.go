@@ -168,6 +168,9 @@ func (a *archive) forgetState(name string) {
 }
 
 func testOnlyWhatLayInALostPackIsReadAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Parallel()
 	a := newArchive(t)
 	for name, harm := range map[string]func(a *archive, key string){
@@ -194,6 +197,9 @@ func testOnlyWhatLayInALostPackIsReadAgain(t *testing.T) {
 }
 
 func testSegmentsInALostContainerAreStoredAgainFromTheHostsCopy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Parallel()
 	// Of two snapshots the second shares all segments but one with the first.
 	h := &changedTree{memory: storagetest.NewMemory(), src: treetest.TempDir(t)}
@@ -452,6 +458,9 @@ func (a *archive) noted(onHost bool, keys ...string) {
 }
 
 func testAHintThatIsWrongChangesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Parallel()
 	a := newArchive(t)
 	for _, onHost := range []bool{true, false} {
@@ -479,6 +488,9 @@ func testAHintThatIsWrongChangesNothing(t *testing.T) {
 }
 
 func testADamageReportCountsOnlyAsTheFormatSays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Parallel()
 	a := newArchive(t)
 	key := a.keys("hosts/h/packs/")[0]
@@ -645,6 +657,9 @@ func testALargeStoreIsListedInPartsAtOnce(t *testing.T) {
 }
 
 func testWhatIsReportedIsNotReportedAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Parallel()
 	a := newArchive(t)
 	first, second := a.keys("hosts/h/packs/")[0], a.keys("hosts/h/packs/")[1]

@@ -86,6 +86,9 @@ func testARunAfterAnInterruptedOneReadsOnlyWhatWasNotStored(t *testing.T) {
 // A host that enrols again has other chunk IDs: what an interrupted run of the
 // old key noted is of no use.
 func testWhatAnInterruptedRunNotedIsNotUsedUnderAnotherKey(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Parallel()
 	src := manyFiles(t, 400)
 	want := treetest.Snapshot(t, src)

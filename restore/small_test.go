@@ -79,6 +79,9 @@ func (s *small) restored(but ...int) {
 func TestSmallSnapshots(t *testing.T) {
 	t.Parallel()
 	t.Run("are a pack and a root each", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("-short leaves it out")
+		}
 		t.Parallel()
 		const snapshots = 70
 		s := newSmall(t, snapshots)

@@ -10,6 +10,9 @@ import (
 // Little content is in no index run, so whoever prunes elsewhere does not know that
 // the host still has it in its index.
 func TestDeletedElsewhere(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("is no loss to a host that holds its index", func(t *testing.T) {
 		for name, every := range map[string]int{"captured every day": 1, "captured every nine days": 9} {
 			t.Run(name, func(t *testing.T) {

@@ -42,6 +42,9 @@ func (w *world) ownerForgets(c history.Change) *statement.Tombstone {
 
 // TestEndOfAKey is of what stays forgotten when the key of a host ends.
 func TestEndOfAKey(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	captured := func(t *testing.T, f func(w *world)) {
 		simulated(t, memory, func(w *world) {
 			for range 7 {

@@ -15,6 +15,9 @@ import (
 )
 
 func TestPolicy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("a policy of the pruner goes by when the roots that count were written", testAPolicyOfThePrunerGoesByWhenTheRootsThatCountWereWritten)
 	t.Run("forgotten rubbish takes no place in a policy of the pruner", testForgottenRubbishTakesNoPlaceInAPolicyOfThePruner)
 	t.Run("a policy of the pruner", testAPolicyOfThePruner)

@@ -116,6 +116,9 @@ func (w *world) prunes(pass func(), spoil func(keys)) {
 }
 
 func TestRubbish(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves it out")
+	}
 	t.Run("no rubbish among statements blocks forgetting or pruning", testNoRubbishAmongStatementsBlocksForgettingOrPruning)
 	t.Run("no rubbish on a server blocks forgetting or pruning", testNoRubbishOnAServerBlocksForgettingOrPruning)
 	t.Run("what a key that ended signed last blocks nothing", testWhatAKeyThatEndedSignedLastBlocksNothing)
