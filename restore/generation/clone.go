@@ -60,11 +60,12 @@ func MakeTop(path string, subvolumes bool) error {
 	return os.Mkdir(path, 0o700)
 }
 
-// Numbers of btrfs: BTRFS_IOC_SUBVOL_CREATE_V2, BTRFS_IOC_SNAP_CREATE_V2, and the inode of the
-// top of each subvolume.
+// Numbers of btrfs: BTRFS_IOC_SUBVOL_CREATE_V2, BTRFS_IOC_SNAP_CREATE_V2,
+// BTRFS_IOC_GET_SUBVOL_ROOTREF, and the inode of the top of each subvolume.
 const (
 	btrfsCreate   = 0x50009418
 	btrfsSnapshot = 0x50009417
+	btrfsWithin   = 0xd000943d
 	btrfsTop      = 256
 )
 
@@ -95,7 +96,8 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 	return nil
 }
 
-// subvolume makes a snapshot of a tree that is one.
+// subvolume makes a snapshot of a tree that is one. Of a subvolume within it, a snapshot would
+// have an empty directory that nobody can write in, so where there is one nothing is made.
 func subvolume(from, to string) error {
 	st, err := posix.StatAt(unix.AT_FDCWD, from)
 	if err != nil || st.Ino != btrfsTop {
@@ -106,6 +108,15 @@ func subvolume(from, to string) error {
 		return err
 	}
 	defer f.Close()
+	within := struct { // btrfs_ioctl_get_subvol_rootref_args
+		from  uint64
+		refs  [255][2]uint64
+		count uint8
+		_     [7]byte
+	}{}
+	if err := ioctl(int(f.Fd()), btrfsWithin, unsafe.Pointer(&within)); err != nil || within.count > 0 {
+		return unix.EOPNOTSUPP
+	}
 	return btrfs(filepath.Dir(to), btrfsSnapshot, filepath.Base(to), int(f.Fd()))
 }
 
