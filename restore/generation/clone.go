@@ -460,7 +460,11 @@ func (c *copier) file(fd, out int, as string, m inode.Metadata) error {
 	dst := os.NewFile(uintptr(to), as)
 	defer dst.Close()
 	if err = unix.EOPNOTSUPP; c.reflinks {
-		err = unix.IoctlFileClone(to, from)
+		if err = unix.IoctlFileClone(to, from); errors.Is(err, unix.EINVAL) { // btrfs shares with one of the same kind
+			flags, _, _ := posix.InodeFlags(from)
+			posix.SetEmptyFlags(to, flags)
+			err = unix.IoctlFileClone(to, from)
+		}
 	}
 	if err != nil {
 		if c.reflinks = false; c.onlyRefs {

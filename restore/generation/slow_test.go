@@ -37,6 +37,7 @@ func TestSlow(t *testing.T) {
 	t.Run("the next generation is a clone on xfs", func(t *testing.T) { clonesOn(t, "xfs", true, reflinks, reflinks) })
 	t.Run("the next generation is a clone on btrfs", func(t *testing.T) { clonesOn(t, "btrfs", true, reflinks, reflinks) })
 	t.Run("the next generation is a snapshot on btrfs, without data", func(t *testing.T) { clonesOn(t, "btrfs", false, reflinks, subvolume) })
+	t.Run("a clone has subvolumes within, and shares files that are written in place", cloneOfSubvolumesWithin)
 }
 
 // disk is a file system in a file, mounted.
@@ -170,6 +171,38 @@ func clonesOn(t *testing.T, kind string, carry bool, want ...string) {
 	}
 	w.live()
 	unmount(t, dir)
+}
+
+// A snapshot of a subvolume would have an empty directory in place of one within it. And content
+// is shared only between files of which both, or none, are written in place (chattr +C).
+func cloneOfSubvolumesWithin(t *testing.T) {
+	dir := t.TempDir()
+	disk(t, "btrfs", "128M", filepath.Join(dir, "image"), dir)
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	within := filepath.Join(from, "within")
+	if err := errors.Join(MakeTop(from, true), MakeTop(within, true), os.WriteFile(filepath.Join(within, "file"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(within, "file"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const noCow = 0x00800000 // FS_NOCOW_FL
+	posix.SetEmptyFlags(int(f.Fd()), noCow)
+	content := strings.Repeat("content ", 1000)
+	if flags, _, _ := posix.InodeFlags(int(f.Fd())); flags&noCow == 0 {
+		t.Error("the file is not written in place")
+	} else if _, err := f.WriteString(content); err != nil {
+		t.Fatal(err)
+	}
+	way, err := CloneTree(t.Context(), from, to, Cloning{Subvolumes: true})
+	if err != nil || way != "reflinks" {
+		t.Errorf("it was cloned by %s, %v", way, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(to, "within/file")); err != nil || string(b) != content {
+		t.Errorf("the clone has %d bytes of %d, %v", len(b), len(content), err)
+	}
 }
 
 // The copy of sources takes no room there, and is not changed with them.
