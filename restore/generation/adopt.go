@@ -16,6 +16,7 @@ import (
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
 	"knowngood/snapshot/live"
+	"knowngood/snapshot/walk"
 )
 
 // Plan is what adopting an existing directory would do.
@@ -37,7 +38,7 @@ func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
 	if err := s.idle(); err != nil {
 		return nil, err
 	}
-	p, err := s.plan()
+	p, err := s.plan(ctx)
 	if err != nil || dry || s.state.adopted() && len(p.Data) == 0 {
 		return p, err
 	}
@@ -54,7 +55,7 @@ func Adopt(ctx context.Context, o *Options, dry bool) (*Plan, error) {
 }
 
 // plan finds out what adopting would do, and refuses what cannot be adopted.
-func (s *Set) plan() (*Plan, error) {
+func (s *Set) plan(ctx context.Context) (*Plan, error) {
 	p := &Plan{Root: s.root, Dir: s.dir}
 	top := s.root
 	if s.state.adopted() {
@@ -78,6 +79,9 @@ func (s *Set) plan() (*Plan, error) {
 			return nil, err
 		}
 		p.Name = fmt.Sprintf("adopted-%08x", uint32(st.Ino))
+		if err := s.movable(ctx, p.Name); err != nil {
+			return nil, err
+		}
 	}
 	for _, d := range s.Config.Carried() {
 		st, err := statBeneath(top, d)
@@ -92,6 +96,48 @@ func (s *Set) plan() (*Plan, error) {
 		}
 	}
 	return p, nil
+}
+
+// movable refuses a directory of which something would be lost where a link takes its place: what
+// is mounted in it, and where its links out of it lead, because these would begin elsewhere.
+func (s *Set) movable(ctx context.Context, name string) error {
+	if err := nothingMounted(s.root); err != nil || s.Config.Switch.Method != "link" {
+		return err
+	}
+	unread := func(string, error) {} // that is noted where the tree is recorded
+	return eachBelow(ctx, s.root, unread, func(n *walk.Node, rel string) error {
+		if n.Stat.Type != inode.Symlink {
+			return nil
+		}
+		dirfd, err := n.Dir.Open()
+		if err != nil {
+			return &unreadError{err}
+		}
+		target, err := posix.Readlink(dirfd, n.Name)
+		if err != nil {
+			return &unreadError{err}
+		}
+		was, is := filepath.Join(s.root, filepath.Dir(rel), target), filepath.Join(s.path(name), filepath.Dir(rel), target)
+		if _, err := os.Stat(was); err != nil || was == is || !leadsOut(rel, target) {
+			return nil
+		}
+		return fmt.Errorf("this link leads out of the tree by %q, and from a generation, which lies in %s, to %s: make it %s, or set method: exchange", target, s.dir, is, was)
+	})
+}
+
+// nothingMounted refuses a tree in which something is mounted: that would stay there, and not be in
+// the one that goes live next.
+func nothingMounted(top string) error {
+	all, err := posix.Mounts(top)
+	if err == nil && len(all) > 0 {
+		err = fmt.Errorf("a file system is mounted on %s, which would stay there when another generation goes live: mount it outside, and have a link to it in the tree", all[0].Path)
+	}
+	return err
+}
+
+// leadsOut reports whether a link at a path leads out of its tree by "..".
+func leadsOut(rel, target string) bool {
+	return !filepath.IsAbs(target) && !filepath.IsLocal(filepath.Join(filepath.Dir(rel), target))
 }
 
 // statBeneath describes a path below a directory, following no link.

@@ -49,6 +49,11 @@ func (s *Set) Stage(ctx context.Context, b *Build) (*Generation, error) {
 			return nil, fmt.Errorf("data %q is not carried yet: knowngood generations %s --adopt moves it out of the live generation", p, s.Environment)
 		}
 	}
+	if was, err := s.Live(); err == nil {
+		if err := nothingMounted(s.topOf(was.Name)); err != nil {
+			return nil, err
+		}
+	}
 	if b.Name == nil {
 		if g, err := s.ready(ctx, b); g != nil || err != nil {
 			return g, err

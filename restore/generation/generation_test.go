@@ -101,6 +101,7 @@ func TestGenerations(t *testing.T) {
 		"a generation that a container has mounted stays":            aMountedGenerationStays,
 		"what is bad goes before what is good":                       badOnesGoFirst,
 		"links in a tree lead nowhere":                               linksInATreeLeadNowhere,
+		"what leads or is mounted elsewhere is not adopted":          whatWouldLeadElsewhereIsNotAdopted,
 		"a place that others can change is refused":                  aPlaceOfOthersIsRefused,
 		"a user other than root can do all of it":                    anyUserCanDoIt,
 		"a sealed generation cannot be changed":                      aSealedGenerationCannotBeChanged,
@@ -135,6 +136,55 @@ func aFailedCommandTakesBackWhatWasDone(t *testing.T) {
 	if v := w.live(); v != 1 {
 		t.Errorf("version %d is live", v)
 	}
+}
+
+// A link that climbs out of the tree would begin in another directory once the tree is a
+// generation, and what is mounted in it would stay in the old one.
+func whatWouldLeadElsewhereIsNotAdopted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), "link")
+	link := filepath.Join(w.root(), "d0/up")
+	adopt := func(o *Options, want string) {
+		t.Helper()
+		if _, err := Adopt(t.Context(), o, true); err == nil && want != "" || err != nil && (want == "" || !strings.Contains(err.Error(), want)) {
+			t.Errorf("it ends with %v, not with %q", err, want)
+		}
+	}
+	exchange := w.options()
+	exchange.Config.Switch.Method = "exchange"
+	for target, want := range map[string]string{
+		"../../../build2/link": link + ": this link leads out of the tree",
+		"../../app/link":       "make it " + filepath.Join(w.root(), "link"),
+		"../../../nothing":     "",
+		"../d1/../link":        "",
+		w.at("build2/link"):    "",
+	} {
+		w.must(os.Symlink(target, link))
+		adopt(w.options(), want)
+		adopt(exchange, "")
+		w.must(os.Remove(link))
+	}
+	w.must(os.Symlink("../../../build2/link", filepath.Join(w.at("build2"), "d0/up")))
+	_, err := Adopt(t.Context(), w.options(), false)
+	w.must(err)
+	noted := ""
+	o := w.options()
+	o.Note = func(format string, args ...any) { noted += fmt.Sprintf(format, args...) }
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	if !strings.Contains(noted, `"d0/up"`) {
+		t.Errorf("it noted %q", noted)
+	}
+
+	at := filepath.Join(w.root(), "d1")
+	unmount := w.mounted(at)
+	if err := switchTo(t.Context(), w, w.options(), 3, passes); err == nil || !strings.Contains(err.Error(), "/d1, which would stay there") {
+		t.Errorf("with a mount in the live generation a switch ends with %v", err)
+	}
+	unmount()
+	w.must(switchTo(t.Context(), w, w.options(), 3, passes))
+	w.must(Release(t.Context(), w.options()))
+	defer w.mounted(at)()
+	adopt(w.options(), "/d1, which would stay there")
 }
 
 func aServiceMayStartSlowly(t *testing.T) {

@@ -51,6 +51,7 @@ type scan struct {
 	all     bool // files are read whatever the record has of them
 	moving  bool // the tree is in use: what goes meanwhile does not count
 	skipped func(path string, why walk.Reason)
+	link    func(path, target string) // when set, gets the links that are read
 	// unread, when set, gets what cannot be read, such as a path that is too long, which anybody
 	// can make who may write somewhere in the tree. It is left out; else it ends the pass.
 	unread func(path string, err error)
@@ -218,7 +219,9 @@ func (c *scan) read(ctx context.Context, n *walk.Node, rel string, was *entry) (
 	}
 	switch st.Type {
 	case inode.Symlink:
-		e.target, err = posix.Readlink(fd, "")
+		if e.target, err = posix.Readlink(fd, ""); c.link != nil {
+			c.link(strings.TrimPrefix(rel, "./"), e.target)
+		}
 	case inode.File:
 		if !c.light {
 			e.sum, err = sum(ctx, fd)
@@ -335,11 +338,20 @@ func (j *journal) record(ctx context.Context, top, name string, moving bool) (di
 	if exists(c.write) {
 		c.old = c.write
 	}
+	out := ""
+	c.link = func(path, target string) {
+		if out == "" && j.state.Method == "link" && leadsOut(path, target) {
+			out = path
+		}
+	}
 	err = c.run(ctx)
 	if unreadable := (*unreadableError)(nil); errors.As(err, &unreadable) {
 		j.Note("%v: it is made anew, for which every file of generation %s is read", err, name)
 		c.old, c.count = "", 0
 		err = c.run(ctx)
+	}
+	if out != "" {
+		j.Note("generation %s has links that lead out of it by \"..\", which is %s there, not %s; the first is %q", name, j.dir, filepath.Dir(j.root), durable.Text(out, durable.MaxText))
 	}
 	return c.digest, c.count, err
 }
