@@ -26,6 +26,7 @@ func TestDrift(t *testing.T) {
 	t.Run("what is left out is counted, but never a privileged file", whatIsLeftOutIsCounted)
 	t.Run("packages of a real dpkg explain what they changed", packagesExplainWhatTheyChanged)
 	t.Run("what dpkg diverts is explained where it is", divertedFilesAreExplained)
+	t.Run("what was removed is purged, or comes back, and triggers may be pending", removedPackages)
 	t.Run("a removed source is removed files", aRemovedSource)
 	t.Run("a file beyond the limit of size has changed", aFileBeyondTheLimit)
 }
@@ -313,6 +314,45 @@ func packagesExplainWhatTheyChanged(t *testing.T) {
 		if !slices.Contains(got, row) {
 			t.Errorf("a downgrade lacks %q: %q", row, got)
 		}
+	}
+}
+
+// Of a package that was removed, dpkg has the configuration, until it is purged.
+func removedPackages(t *testing.T) {
+	if _, err := exec.LookPath("dpkg-deb"); err != nil || os.Geteuid() != 0 {
+		t.Skip("packages are installed by dpkg, as root")
+	}
+	w := newWorld(t)
+	for _, d := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "etc"} {
+		w.do(os.MkdirAll(w.at(d), 0o755))
+	}
+	w.write("var/lib/dpkg/status", "", 0o644)
+	deb := w.build("app", "1", map[string]string{"usr/share/text": "one"}, nil, nil)
+	w.dpkg("-i", deb, w.build("other", "1", map[string]string{"usr/share/other": "one"}, nil, nil))
+	w.dpkg("-r", "app")
+	w.MustCapture("m", w.top)
+	drifts := func(name string, rows []string, group string) {
+		t.Helper()
+		set := &drift.Set{}
+		same(t, name, w.live("m@1", false, set), rows)
+		if got := groups(set); group == "" && len(got) > 0 || group != "" && !slices.Contains(got, group) {
+			t.Errorf("%s: explained %q, not %q", name, got, group)
+		}
+	}
+	w.do(os.Rename(w.at("etc/app.conf"), w.at("kept")))
+	drifts("its configuration is removed without dpkg", []string{"removed etc/app.conf", "added kept"}, "")
+	w.do(os.Rename(w.at("kept"), w.at("etc/app.conf")))
+	w.dpkg("-i", deb)
+	drifts("it is installed again", nil, "package app  1 1")
+	w.dpkg("-P", "app")
+	drifts("it is purged", nil, "package app 1  1")
+
+	w.dpkg("-i", w.build("other", "2", map[string]string{"usr/share/other": "two"}, nil, nil))
+	status, err := os.ReadFile(w.at("var/lib/dpkg/status"))
+	w.do(err)
+	for state, rows := range map[string][]string{"triggers-awaited": nil, "triggers-pending": nil, "half-configured": {"changed etc/other.conf", "changed usr/share/other"}} {
+		w.write("var/lib/dpkg/status", strings.Replace(string(status), "install ok installed", "install ok "+state, 1), 0o644)
+		same(t, state, w.live("m@1", false, &drift.Set{}), rows)
 	}
 }
 

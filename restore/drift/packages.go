@@ -62,9 +62,11 @@ type explainer struct {
 // diversion is where the files of packages are, but those of one.
 type diversion struct{ to, except string }
 
-// dpkg is an installed package.
+// dpkg is an installed package, or in the older state one that was removed: only its configuration
+// is there.
 type dpkg struct {
 	version   string
+	removed   bool
 	conffiles [][2]string // path and MD5, of those that differ
 }
 
@@ -88,7 +90,7 @@ func (x *explainer) run(ctx context.Context) (err error) {
 		return nil
 	}
 	for i, dir := range x.databases {
-		if x.installed[i], err = x.status(dir); err != nil {
+		if x.installed[i], err = x.status(dir, i); err != nil {
 			return err
 		}
 		if x.diverted[i], err = diversions(dir); err != nil {
@@ -96,6 +98,11 @@ func (x *explainer) run(ctx context.Context) (err error) {
 		}
 	}
 	return errors.Join(x.database(ctx, older), x.database(ctx, newer))
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
 }
 
 // diversions reads which paths are diverted: three lines each.
@@ -157,15 +164,19 @@ func lines(name string, each func(line string)) error {
 	return nil
 }
 
-// status reads which packages are installed.
-func (x *explainer) status(dir string) (map[string]*dpkg, error) {
+// status reads which packages are installed in a state. One whose triggers are still to be
+// processed, its own or those of others, is installed and configured.
+func (x *explainer) status(dir string, state int) (map[string]*dpkg, error) {
 	all := map[string]*dpkg{}
 	fields := map[string]string{}
 	var conffiles [][2]string
 	in := ""
 	end := func() {
-		if name := fields["Package"]; name != "" && strings.HasSuffix(fields["Status"], " installed") && len(all) < maxPackages {
-			p := &dpkg{strings.Clone(fields["Version"]), conffiles}
+		status := fields["Status"][strings.LastIndexByte(fields["Status"], ' ')+1:]
+		removed := status == "config-files" && state == older
+		is := removed || status == "installed" || status == "triggers-awaited" || status == "triggers-pending"
+		if name := fields["Package"]; name != "" && is && len(all) < maxPackages {
+			p := &dpkg{strings.Clone(fields["Version"]), removed, conffiles}
 			all[name], all[name+":"+fields["Architecture"]] = p, p
 		}
 		clear(fields)
@@ -213,15 +224,18 @@ func (x *explainer) database(ctx context.Context, state int) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		before := x.installed[older][name]
-		if state == newer && before != nil && compareVersions(p.version, before.version) <= 0 {
+		before, now := x.installed[older][name], x.installed[newer][name]
+		if p.removed && now == nil && exists(filepath.Join(x.databases[newer], "info", i.Name())) {
+			continue // it was not purged since
+		}
+		if state == newer && before != nil && !before.removed && compareVersions(p.version, before.version) <= 0 {
 			continue // the older state has what there is to know
 		}
 		by := Group{What: "package", Name: name, To: p.version}
-		if before != nil {
+		if before != nil && (now == nil || !before.removed) {
 			by.From = before.version
 		}
-		if now := x.installed[newer][name]; now != nil {
+		if now != nil {
 			by.To = now.version
 		}
 		explain := func(file, sum string) {
