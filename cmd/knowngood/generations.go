@@ -44,7 +44,7 @@ func commitCommand(sess *session.Session) *cobra.Command {
 	return &cobra.Command{
 		Use:               "commit ENVIRONMENT",
 		Short:             "Keep the generation that is on trial",
-		Long:              "Commit the generation of an environment that is on trial, before its trial ends.",
+		Long:              "Commit the generation of an environment that is on trial, or what a patch changed in place.",
 		Example:           "  knowngood commit web",
 		Args:              usage.Takes(1, 1),
 		ValidArgsFunction: completion.Configured(sess),

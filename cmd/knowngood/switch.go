@@ -21,8 +21,8 @@ it live: stop services, flip, start them, run after_switch, and ask the probes f
 long as the configuration has it. Then it is committed. When anything of that fails,
 what was done is taken back, once, and the old generation is live again (exit code 14).
 
---from copies DIR, takes a snapshot of it as the environment, and makes it live; no
-identity is needed for that.
+--from copies DIR, takes a snapshot of it as the environment, and makes it live; with
+--unproven no identity is needed for that.
 
 A snapshot must be known-good, or its drill must pass here first; --unproven goes on
 without. It is refused while the live generation has changes outside of its data that

@@ -142,7 +142,10 @@ func (s *Set) Live() (*Generation, error) {
 	if g := s.state.find(s.liveName()); g != nil {
 		return g, nil
 	}
-	next := "None of them is there; a snapshot has the tree: knowngood restore " + s.Environment + "@latest --target DIRECTORY"
+	next := fmt.Sprintf("None that is good is there. Move away what is there, and begin again: mv %s %[1]s.old; knowngood restore %s@latest:%s --target %[3]s; knowngood generations %[2]s --adopt", s.dir, s.Environment, s.root)
+	if exists(s.path("data")) {
+		next += ". The carried data is then in " + s.dir + ".old/data"
+	}
 	if last := s.state.last(func(g *Generation) bool { return exists(s.path(g.Name)) }); last != nil {
 		put := "ln -s " + live.DirName(s.root) + "/" + last.Name
 		if s.state.Method == "exchange" {
