@@ -31,6 +31,7 @@ var namePattern = regexp.MustCompile(`^([0-9]+|adopted|patched)-[0-9a-f]{8}$`)
 
 const (
 	newName    = "new"
+	oldName    = "old" // while it is removed
 	linkName   = "flip"
 	recordName = ".files"
 )

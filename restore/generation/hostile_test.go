@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +31,7 @@ func TestHostile(t *testing.T) {
 	t.Run("a reason of any length leaves a state that can be read", longReason)
 	t.Run("directories in directories take little of a record", deepRecord)
 	t.Run("only what is there is held", forgedHolder)
+	t.Run("a generation that somebody fills while it is emptied goes", filledWhileEmptied)
 }
 
 // Who may rename in a directory puts another file in the place of his own, between the moment at
@@ -216,4 +219,38 @@ func forgedHolder(t *testing.T) {
 		t.Errorf("a mapped file is held by %v", held)
 	}
 	w.must(unix.Munmap(mapped))
+}
+
+func filledWhileEmptied(t *testing.T) {
+	t.Parallel()
+	w := adopted(t, "link")
+	o := w.options()
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	w.must(act(t.Context(), w, o, "rollback"))
+	his := filepath.Join(w.gens(), nameOf(2, idOf(2)), "d0")
+	stop, stopped, wrote := make(chan struct{}), make(chan struct{}), false
+	go func() { // who owns the directory knows only its path
+		defer close(stopped)
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+				err := os.Symlink("his", filepath.Join(his, strconv.Itoa(n)+".link"))
+				wrote = wrote || err == nil
+			}
+		}
+	}()
+	for wait := 0; wait < 1000 && !exists(filepath.Join(his, "10.link")); wait++ {
+		time.Sleep(time.Millisecond)
+	}
+	s, err := Open(t.Context(), o)
+	w.must(err)
+	defer s.Close()
+	err = s.discard(s.state.find(nameOf(2, idOf(2))))
+	close(stop)
+	<-stopped
+	if err != nil || exists(filepath.Dir(his)) || !wrote {
+		t.Errorf("it is there: %v; it was filled: %v; %v", exists(filepath.Dir(his)), wrote, err)
+	}
 }

@@ -136,7 +136,7 @@ func (j *journal) tidy() error {
 	for _, n := range names {
 		name, isRecord := strings.CutSuffix(n.Name(), recordName)
 		copied := j.InPlace != nil && j.state.Transaction == nil && j.state.Problem == "" // it serves nothing any more
-		ours := namePattern.MatchString(name) || copied && name == durable.Reserve || !isRecord && (name == newName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
+		ours := namePattern.MatchString(name) || copied && name == durable.Reserve || !isRecord && (name == newName || name == oldName || name == linkName) || strings.HasPrefix(name, ".record-") || strings.HasPrefix(name, "."+live.StateFile)
 		if !ours || name == liveNow || j.state.find(name) != nil && !copied {
 			continue
 		}

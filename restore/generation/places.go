@@ -118,8 +118,30 @@ func (p *places) ownNames(s *state) error {
 	return nil
 }
 
-// remove removes something in the directory of generations.
-func (p *places) remove(name string) error { return posix.RemovePath(p.path(name)) }
+// remove removes something in the directory of generations. A generation is first put where only
+// the running user gets to: who owns a directory in it could fill that while it is emptied, and
+// nobody is to start a set-uid program of it any more.
+func (p *places) remove(name string) error {
+	if p.InPlace != nil || !namePattern.MatchString(name) {
+		return posix.RemovePath(p.path(name))
+	}
+	err := posix.RemovePath(p.path(oldName))
+	if err == nil {
+		err = os.Mkdir(p.path(oldName), 0o700)
+	}
+	if fd, oerr := posix.OpenDir(unix.AT_FDCWD, p.path(name)); oerr == nil { // one that is sealed has no other name
+		_, _ = posix.Unlock(fd)
+		unix.Close(fd)
+	}
+	if err == nil {
+		err = os.Rename(p.path(name), p.path(oldName+"/"+name))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove generation %s: %w", name, err)
+	}
+	p.point("after it is put away")
+	return posix.RemovePath(p.path(oldName))
+}
 
 // sync makes durable which names the root and the generations have.
 func (p *places) sync() error { return errors.Join(durable.SyncDir(p.parent), durable.SyncDir(p.dir)) }
