@@ -15,6 +15,7 @@ import (
 	"knowngood/internal/durable"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
+	"knowngood/snapshot/walk"
 )
 
 // Build is how a generation is made.
@@ -255,6 +256,9 @@ func (j *journal) prune() error {
 		}
 		if held := HeldBy(j.path(g.Name)); len(held) > 0 {
 			j.Note("generation %s is kept: %s still uses it", g.Name, held[0])
+			if err := disarm(j, g); err != nil {
+				return fmt.Errorf("generation %s: its set-uid programs: %w", g.Name, err)
+			}
 			continue
 		}
 		if err := j.discard(g); err != nil {
@@ -262,6 +266,44 @@ func (j *journal) prune() error {
 		}
 	}
 	return nil
+}
+
+// disarm takes the rights of others from the programs of a generation that goes once nothing uses
+// it any more: anybody can use it for ever, to keep a set-uid program that has a hole. A file with
+// further names may be one of another tree, and stays.
+func disarm(j *journal, g *Generation) error {
+	unread := func(string, error) {} // nor can it be started
+	return eachBelow(context.Background(), j.path(g.Name), unread, func(n *walk.Node, _ string) error {
+		if n.Stat.Type != inode.File || n.Stat.Mode&0o111 == 0 {
+			return nil
+		}
+		dirfd, err := n.Dir.Open()
+		if err != nil {
+			return &unreadError{err}
+		}
+		fd, st, err := posix.OpenFile(dirfd, n.Name)
+		if err != nil {
+			return &unreadError{err}
+		}
+		defer unix.Close(fd)
+		_, plain := unix.Fgetxattr(fd, "security.capability", nil)
+		if st.Nlink > 1 || st.Mode&0o6000 == 0 && plain != nil {
+			return nil
+		}
+		if g.Status != Bad {
+			g.Status, g.Why = Bad, "its set-uid programs are none any more: it was to be removed, and was still used"
+			if err := j.save("disarm"); err != nil {
+				return err
+			}
+		}
+		if _, err = posix.Unlock(fd); err == nil && plain == nil {
+			err = unix.Fremovexattr(fd, "security.capability")
+		}
+		if err == nil {
+			err = posix.Chmod(fd, st.Mode&^0o6000)
+		}
+		return err
+	})
 }
 
 // ClockTick is by how much times of files lag behind the clock, at most.

@@ -31,6 +31,7 @@ func TestHostile(t *testing.T) {
 	t.Run("a reason of any length leaves a state that can be read", longReason)
 	t.Run("directories in directories take little of a record", deepRecord)
 	t.Run("only what is there is held", forgedHolder)
+	t.Run("a generation that somebody keeps has no set-uid programs", keptForItsHole)
 	t.Run("a generation that somebody fills while it is emptied goes", filledWhileEmptied)
 }
 
@@ -252,5 +253,46 @@ func filledWhileEmptied(t *testing.T) {
 	<-stopped
 	if err != nil || exists(filepath.Dir(his)) || !wrote {
 		t.Errorf("it is there: %v; it was filled: %v; %v", exists(filepath.Dir(his)), wrote, err)
+	}
+}
+
+func keptForItsHole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), "link")
+	for _, name := range []string{"hole", "linked", "plain"} {
+		w.must(os.WriteFile(filepath.Join(w.root(), name), nil, 0o755))
+	}
+	w.must(os.Chmod(filepath.Join(w.root(), "hole"), 0o755|os.ModeSetuid|os.ModeSetgid))
+	w.must(os.Chmod(filepath.Join(w.root(), "linked"), 0o755|os.ModeSetuid))
+	w.must(os.Link(filepath.Join(w.root(), "linked"), w.at("elsewhere")))
+	o := w.options()
+	o.Config.Generations.Keep = 2
+	_, err := Adopt(t.Context(), o, false)
+	w.must(err)
+	v, err := Look(t.Context(), o)
+	w.must(err)
+	old := filepath.Join(w.gens(), v.Live)
+	f, err := os.Open(filepath.Join(old, "plain"))
+	w.must(err)
+	defer f.Close()
+	mode := func(path string) os.FileMode {
+		info, err := os.Stat(path)
+		w.must(err)
+		return info.Mode()
+	}
+	w.must(switchTo(t.Context(), w, o, 2, passes))
+	if mode(filepath.Join(old, "hole"))&os.ModeSetuid == 0 {
+		t.Error("the generation before the live one was changed")
+	}
+	w.must(switchTo(t.Context(), w, o, 3, passes))
+	if got := mode(filepath.Join(old, "hole")); got != 0o755 {
+		t.Errorf("a program of a generation that was to be removed is %v", got)
+	}
+	if mode(w.at("elsewhere"))&os.ModeSetuid == 0 {
+		t.Error("a program of another tree was changed")
+	}
+	v, err = Look(t.Context(), o)
+	if last := v.Generations[len(v.Generations)-1]; err != nil || last.Status != Bad || !exists(old) {
+		t.Errorf("the generation is %+v, %v", last, err)
 	}
 }
