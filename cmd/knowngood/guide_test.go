@@ -45,6 +45,7 @@ var instead = map[string]struct {
 	"switch --from DIR":                                  {reason: "a placeholder"},
 	"knowngood attest bad REF --undo":                    {reason: "a placeholder"},
 	"switch REF":                                         {reason: "a placeholder"},
+	"accept REF":                                         {reason: "a placeholder"},
 	"spawn REF":                                          {reason: "a placeholder"},
 	"spawn --dir DIR":                                    {reason: "a placeholder"},
 }
