@@ -23,11 +23,16 @@ func TestTheReportHasTheInstancesOfAnEnvironment(t *testing.T) {
 	d.jobs.mu.Lock()
 	d.jobs.configure(c)
 	d.jobs.mu.Unlock()
-	if e := w.environment(d, "web"); e.Instances != nil {
-		t.Errorf("before there are any: %+v", e.Instances)
+	none := "web: no instance is there, and at least 1 should be. Next: knowngood scale web"
+	if ws := d.Report().Warnings; len(ws) == 0 || ws[len(ws)-1].Text != none {
+		t.Errorf("before there are any: %+v", ws)
 	}
 
 	env := c.Environments["web"]
+	env.Scale.Min = 0
+	if e := w.environment(d, "web"); e.Instances != nil {
+		t.Errorf("before there need be any: %+v", e.Instances)
+	}
 	ask := func(_ context.Context, probes []configs.Probe) error {
 		_, err := os.Stat(probes[0].File.Path)
 		return err

@@ -92,19 +92,20 @@ func (d *Daemon) instances(now time.Time) map[string]*report.Instances {
 	return all
 }
 
-// InstancesOf are those of an environment; nil where it has none.
+// InstancesOf are those of an environment; nil where it has none, and need not have any.
 func InstancesOf(env *configs.Environment, now time.Time) *report.Instances {
 	if env == nil || env.Scale == nil {
 		return nil
 	}
 	v, err := instance.Look(env.Scale.Dir)
 	switch {
-	case errors.Is(err, instance.ErrNone):
-		return nil
+	case errors.Is(err, instance.ErrNone), err == nil && v.Current == nil:
+		if env.Scale.Min == 0 {
+			return nil
+		}
+		return &report.Instances{Wanted: int(env.Scale.Min)}
 	case err != nil:
 		return &report.Instances{Error: report.Shorten(err.Error(), report.MaxError)}
-	case v.Current == nil:
-		return nil
 	}
 	i := &report.Instances{Snapshot: v.Current.Snapshot, Wanted: v.Wanted, Ready: v.Ready, NotProbed: v.NotProbed, Failed: v.Failed, CheckedAt: v.CheckedAt, Busy: v.Busy}
 	i.Age(now)

@@ -7,7 +7,7 @@ import (
 
 // Instances are the instances of an environment on this host, as its last scale left them.
 type Instances struct {
-	Snapshot string `json:"snapshot,omitempty"` // that new ones are made of
+	Snapshot string `json:"snapshot,omitempty"` // that new ones are made of; empty where none was made
 	Wanted   int    `json:"wanted"`
 	// Ready are those whose probes passed; none where that is too long ago.
 	Ready int `json:"ready"`
@@ -51,6 +51,8 @@ func (i *Instances) count() string {
 	switch {
 	case i.Error != "":
 		return "it is not known which instances there are: " + i.Error
+	case i.Snapshot == "":
+		return fmt.Sprintf("no instance is there, and at least %d should be", i.Wanted)
 	case i.Stale:
 		return fmt.Sprintf("it is not known how many of %d instances of %s are ready", i.Wanted, i.Snapshot)
 	}
@@ -82,6 +84,9 @@ func (i *Instances) Lacking() bool {
 func (e *Environment) Lack(now time.Time) string {
 	if e.Instances.Stale {
 		return fmt.Sprintf("%s. Next: knowngood scale %s; systemctl enable --now knowngood-scale@%[2]s.timer does that each minute", e.Instances.Text(now), e.Name)
+	}
+	if e.Instances.Snapshot == "" && e.Instances.Error == "" {
+		return fmt.Sprintf("%s. Next: knowngood scale %s", e.Instances.Text(now), e.Name)
 	}
 	return fmt.Sprintf("%s. Next: knowngood generations %s", e.Instances.Text(now), e.Name)
 }
