@@ -41,15 +41,14 @@ func decide(c *configs.Scale, now, failed int, age time.Duration, wanted int) (t
 	wanted = min(max(wanted, int(c.Min)), int(c.Max))
 	cooldown := time.Duration(c.Cooldown)
 	switch {
-	case now < int(c.Min):
-		return wanted, ""
+	case now < int(c.Min): // whatever the cooldown
 	case wanted < now && failed > 0:
 		return now, fmt.Sprintf("%d of %d instances failed, and fewer are wanted only when all are ready", failed, now)
 	case wanted != now && age >= 0 && age < cooldown:
 		return now, fmt.Sprintf("it was changed %v ago, and cooldown is %v", age.Round(time.Second), cooldown)
 	}
 	if c.Up > 0 {
-		wanted = min(wanted, now+int(c.Up))
+		wanted = min(wanted, max(now+int(c.Up), int(c.Min)))
 	}
 	if c.Down > 0 {
 		wanted = max(wanted, now-int(c.Down))
