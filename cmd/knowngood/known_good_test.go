@@ -136,7 +136,7 @@ func restoresTheNewestThatIsProven(t *testing.T, m *machine) {
 	restore := func(args ...string) *outcome {
 		return drill.run(t, append([]string{"restore", "web@known-good:" + src, "--target", filepath.Join(t.TempDir(), "out")}, args...)...)
 	}
-	if text := restore().says(t, exit.Failed); !strings.Contains(text, "no snapshot of web is known-good (web@3: no drill has passed; web@2") || !strings.Contains(text, "Drill one (knowngood drill web-7/web)") {
+	if text := restore().says(t, exit.Failed); !strings.Contains(text, "no snapshot of web is known-good (web@3, web@2, web@1: no drill has passed). ") || !strings.Contains(text, "Drill one (knowngood drill web-7/web)") {
 		t.Errorf("it says %s", text)
 	}
 	drill.attests(t, "web@1", nil)

@@ -223,13 +223,16 @@ func (h *Resolver) knownGood(ctx context.Context, ref Ref, host string) (*Snapsh
 
 // noneGood is the error where no snapshot is known-good.
 func noneGood(ref Ref, host string, v *attest.Verdict) error {
-	var why []string
+	var why, same []string // same are snapshots with the same reason
 	for i, j := range v.Snapshots {
 		if i == maxReasons {
 			why = append(why, fmt.Sprintf("and %d older", len(v.Snapshots)-i))
 			break
 		}
-		why = append(why, fmt.Sprintf("%s@%d: %s", ref.Environment, j.Number, j.Reason))
+		same = append(same, fmt.Sprintf("%s@%d", ref.Environment, j.Number))
+		if next := i + 1; next == maxReasons || next == len(v.Snapshots) || v.Snapshots[next].Reason != j.Reason {
+			why, same = append(why, strings.Join(same, ", ")+": "+j.Reason), nil
+		}
 	}
 	if len(why) == 0 {
 		why = []string{"there is none"}

@@ -126,7 +126,7 @@ func TestReferences(t *testing.T) {
 			t.Errorf("two hosts: %v", err)
 		}
 		_, err = r.Resolve(t.Context(), ref(t, "web@known-good"), "web-1")
-		if err == nil || !strings.Contains(err.Error(), "no snapshot of web is known-good (web@3: no drill has passed; web@2: ") {
+		if err == nil || !strings.Contains(err.Error(), "no snapshot of web is known-good (web@3, web@2, web@1: no drill has passed). ") {
 			t.Errorf("known-good: %v", err)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -44,7 +45,7 @@ func Child(ctx context.Context, sess *session.Session, log *zap.Logger, args []s
 
 func output(ctx context.Context, log *zap.Logger, what string, argv, env []string) ([]byte, error) {
 	var out bytes.Buffer
-	c := command.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Stdout: &out, Line: func(_, line string) { log.Info(what + ": " + line) }}
+	c := command.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Stdout: &out, Line: func(_, line string) { log.Info(what + ": " + strings.TrimPrefix(line, "knowngood: ")) }}
 	err := c.Run(ctx)
 	return out.Bytes(), err
 }
