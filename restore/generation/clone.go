@@ -131,6 +131,10 @@ type copier struct {
 	onlyRefs bool // errNoReflink where content would have to be copied
 	replace  bool // what is there is replaced, by one rename, and keeps its inode flags
 	itself   bool // what is read is what is replaced, so that a file has fewer names each time
+	// there are directories that may be given the metadata of what is copied, where others could
+	// exchange them: those of these paths, and new ones. Nil allows all.
+	there    map[string]posix.DevIno
+	failed   error // of directories
 	links    map[posix.DevIno]copied
 	made     posix.Stat // of what was made last
 	dirs     []dirCopy
@@ -148,6 +152,7 @@ type copied struct {
 type dirCopy struct {
 	rel  string
 	meta inode.Metadata
+	id   posix.DevIno // of what gets it; zero for any
 }
 
 // newCopier copies into a directory, of which one that replaces what is there makes the
@@ -294,14 +299,16 @@ func (c *copier) finish() error {
 	for _, d := range slices.Backward(c.dirs) {
 		h, err := c.to.Get(d.rel)
 		if err == nil {
-			err = c.apply(h.FD(), d.meta)
+			if err = errExchanged; d.id == (posix.DevIno{}) || d.id == h.Stat.ID() {
+				err = c.apply(h.FD(), d.meta)
+			}
 			h.Release()
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", d.rel, err)
+			c.failed = errors.Join(c.failed, fmt.Errorf("%s: %w", d.rel, err))
 		}
 	}
-	return c.protect()
+	return errors.Join(c.failed, c.protect())
 }
 
 // apply applies metadata to an open file or directory.
@@ -340,11 +347,9 @@ func (c *copier) node(n *walk.Node, rel string) error {
 	if err != nil {
 		return &unreadError{err}
 	}
-	if st.Type == inode.Dir {
-		c.dirs = append(c.dirs, dirCopy{strings.Clone(rel), m})
-		if rel == "" {
-			return nil
-		}
+	if st.Type == inode.Dir && rel == "" {
+		c.dirs = append(c.dirs, dirCopy{rel, m, c.there[rel]})
+		return nil
 	}
 	dir, name := filepath.Split(rel)
 	out, err := c.to.Get(strings.TrimSuffix(dir, "/"))
@@ -353,7 +358,17 @@ func (c *copier) node(n *walk.Node, rel string) error {
 	}
 	defer out.Release()
 	if st.Type == inode.Dir {
-		return c.dir(out, name, rel)
+		made, err := c.dir(out, name, rel)
+		id := st.ID()
+		if err == nil && !c.itself {
+			id, err = c.gets(rel, made)
+		}
+		if errors.Is(err, errExchanged) { // all else goes on
+			c.failed = errors.Join(c.failed, fmt.Errorf("%s: %w", rel, err))
+			return nil
+		}
+		c.dirs = append(c.dirs, dirCopy{strings.Clone(rel), m, id})
+		return err
 	}
 	as := name
 	if c.replace {
@@ -389,17 +404,40 @@ func (c *copier) node(n *walk.Node, rel string) error {
 const tempName = ".knowngood-put-back"
 
 // dir makes a directory, unless it is there and may be.
-func (c *copier) dir(out *posix.Dir, name, rel string) error {
-	err := unix.Mkdirat(out.FD(), name, 0o700)
+func (c *copier) dir(out *posix.Dir, name, rel string) (made bool, err error) {
+	err = unix.Mkdirat(out.FD(), name, 0o700)
 	if !c.replace || !errors.Is(err, unix.EEXIST) {
-		return err
+		return true, err
 	}
 	st, err := posix.StatAt(out.FD(), name)
 	if err != nil || st.Type == inode.Dir {
-		return err
+		return false, err
 	}
 	c.to.Forget(rel)
-	return errors.Join(posix.RemoveAll(out.FD(), name), unix.Mkdirat(out.FD(), name, 0o700))
+	return true, errors.Join(posix.RemoveAll(out.FD(), name), unix.Mkdirat(out.FD(), name, 0o700))
+}
+
+var errExchanged = errors.New("another directory was put in its place meanwhile")
+
+// gets is which directory gets metadata: the one that was there, or was made just now, and so is
+// empty. Who may rename where it lies could put one of somebody else in its place, and own that.
+func (c *copier) gets(rel string, made bool) (id posix.DevIno, err error) {
+	if c.there == nil {
+		return id, nil
+	}
+	h, err := c.to.Get(rel)
+	if err != nil {
+		return id, err
+	}
+	defer h.Release()
+	id = h.Stat.ID()
+	if !made && c.there[rel] != id {
+		return id, errExchanged
+	}
+	if made {
+		err = posix.ReadDir(h.FD(), make([]byte, posix.DirBuffer), func([]byte, inode.Type) error { return errExchanged })
+	}
+	return id, err
 }
 
 // make makes what is no directory, of an open node.

@@ -21,11 +21,13 @@ import (
 	"knowngood/internal/enginetest"
 	"knowngood/internal/inode"
 	"knowngood/internal/posix"
+	"knowngood/snapshot/walk"
 )
 
 // What somebody may do who can write somewhere in a tree, and nowhere else.
 func TestHostile(t *testing.T) {
 	t.Run("a file that is exchanged while it is copied gives its rights to no other", copiesOneFile)
+	t.Run("a directory that is exchanged gives its rights to no other", exchangedDirectory)
 	t.Run("what cannot be read forbids no switch", unreadable)
 	t.Run("a path without end forbids no switch", endlessPath)
 	t.Run("a reason of any length leaves a state that can be read", longReason)
@@ -294,5 +296,57 @@ func keptForItsHole(t *testing.T) {
 	v, err = Look(t.Context(), o)
 	if last := v.Generations[len(v.Generations)-1]; err != nil || last.Status != Bad || !exists(old) {
 		t.Errorf("the generation is %+v, %v", last, err)
+	}
+}
+
+// Who may rename in a directory puts one that he cannot enter in the place of his own, while that
+// is put back.
+func exchangedDirectory(t *testing.T) {
+	t.Parallel()
+	for _, before := range []bool{true, false} {
+		from, to := t.TempDir(), t.TempDir()
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		must(os.Mkdir(filepath.Join(from, "his"), 0o755))
+		must(os.Mkdir(filepath.Join(to, "his"), 0o700))
+		must(os.Mkdir(filepath.Join(to, "secret"), 0o700))
+		st, err := posix.StatAt(unix.AT_FDCWD, filepath.Join(to, "his"))
+		must(err)
+		secret, err := os.Open(filepath.Join(to, "secret"))
+		must(err)
+		defer secret.Close()
+		exchange := func() {
+			must(unix.Renameat2(unix.AT_FDCWD, filepath.Join(to, "his"), unix.AT_FDCWD, filepath.Join(to, "secret"), unix.RENAME_EXCHANGE))
+		}
+		c, err := newCopier(to, true)
+		must(err)
+		defer c.to.Close()
+		c.there = map[string]posix.DevIno{"his": st.ID()}
+		must(eachBelow(t.Context(), from, nil, func(n *walk.Node, rel string) error {
+			if rel != "his" {
+				return nil
+			}
+			if before {
+				exchange()
+			}
+			if err := c.node(n, rel); err != nil {
+				return err
+			}
+			if !before {
+				exchange()
+				c.to.Forget(rel)
+			}
+			return nil
+		}))
+		if err := c.finish(); !errors.Is(err, errExchanged) {
+			t.Errorf("it ends with %v", err)
+		}
+		if info, err := secret.Stat(); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("the other directory is %v, %v", info.Mode(), err)
+		}
 	}
 }

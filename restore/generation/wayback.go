@@ -22,8 +22,14 @@ import (
 // changes are what of sources is not as it was copied, by path.
 type changes struct {
 	paths map[string]change
-	order []string        // as they were found: what is in a directory after it
-	dirs  map[string]bool // that were there and are
+	order []string                // as they were found: what is in a directory after it
+	dirs  map[string]posix.DevIno // that were there and are
+}
+
+// has reports whether a directory was there and is.
+func (x *changes) has(dir string) bool {
+	_, ok := x.dirs[dir]
+	return ok
 }
 
 type change struct {
@@ -64,7 +70,7 @@ func (w *wayBack) changed(ctx context.Context) (*changes, error) {
 	if sources, err = present(sources); err != nil {
 		return nil, err
 	}
-	x := &changes{map[string]change{}, nil, map[string]bool{}}
+	x := &changes{map[string]change{}, nil, map[string]posix.DevIno{}}
 	add := func(path string, c change) {
 		x.paths[path] = c
 		x.order = append(x.order, path)
@@ -88,7 +94,7 @@ func (w *wayBack) changed(ctx context.Context) (*changes, error) {
 			add(path, change{"changed", sum, n.Stat.ID()})
 		}
 		if was != nil && e.st.Type == inode.Dir {
-			x.dirs[path] = true
+			x.dirs[path] = n.Stat.ID()
 		}
 		return nil
 	}
@@ -142,9 +148,10 @@ func (w *wayBack) apply(ctx context.Context, x *changes) error {
 		return err
 	}
 	defer c.to.Close()
+	c.there = x.dirs
 	touched := map[string]bool{}
 	for _, path := range x.order { // what holds a directory comes before it
-		if dir := parentOf(path); !touched[dir] && (x.dirs[dir] || x.paths[dir].kind == "added") {
+		if dir := parentOf(path); !touched[dir] && (x.has(dir) || x.paths[dir].kind == "added") {
 			c.open(dir)
 		}
 		touched[parentOf(path)] = true
@@ -154,7 +161,7 @@ func (w *wayBack) apply(ctx context.Context, x *changes) error {
 			continue
 		}
 		if err := c.remove(path); errors.Is(err, unix.ENOTEMPTY) {
-			x.dirs[path] = true // of what it holds the environment leaves out all
+			x.dirs[path] = posix.DevIno{} // of what it holds the environment leaves out all
 			w.Note("/%s is new and is kept: what is in it is no part of environment %s", path, w.Environment)
 		} else if err != nil {
 			return fmt.Errorf("remove /%s: %w", path, err)
@@ -164,7 +171,7 @@ func (w *wayBack) apply(ctx context.Context, x *changes) error {
 	return errors.Join(eachBelow(ctx, w.path(w.from), nil, func(n *walk.Node, rel string) error {
 		was, ok := x.paths[rel]
 		isDir := n.Stat.Type == inode.Dir
-		if !ok && !(isDir && touched[rel] && x.dirs[rel]) {
+		if !ok && !(isDir && touched[rel] && x.has(rel)) {
 			return nil
 		}
 		if ok && was.kind == "changed" && (n.Stat.Nlink == 1 || isDir && !touched[rel]) {
@@ -252,7 +259,7 @@ func (w *wayBack) compare(ctx context.Context, before *changes) error {
 	}
 	var differ Changes
 	for _, path := range x.order {
-		if now, other := x.paths[path]; other && !(now.kind == "added" && before.dirs[path]) {
+		if now, other := x.paths[path]; other && !(now.kind == "added" && before.has(path)) {
 			differ.add(path, now.kind)
 		}
 	}
