@@ -1,6 +1,7 @@
 package generation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -305,7 +306,7 @@ func (c *copier) finish() error {
 			h.Release()
 		}
 		if err != nil {
-			c.failed = errors.Join(c.failed, fmt.Errorf("%s: %w", d.rel, err))
+			c.failed = cmp.Or(c.failed, fmt.Errorf("%s: %w", d.rel, err))
 		}
 	}
 	return errors.Join(c.failed, c.protect())
@@ -351,8 +352,12 @@ func (c *copier) node(n *walk.Node, rel string) error {
 		c.dirs = append(c.dirs, dirCopy{rel, m, c.there[rel]})
 		return nil
 	}
-	dir, name := filepath.Split(rel)
-	out, err := c.to.Get(strings.TrimSuffix(dir, "/"))
+	name := filepath.Base(rel)
+	out, err := c.above(rel)
+	if errors.Is(err, errExchanged) { // all else goes on
+		c.failed = cmp.Or(c.failed, err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -364,7 +369,7 @@ func (c *copier) node(n *walk.Node, rel string) error {
 			id, err = c.gets(rel, made)
 		}
 		if errors.Is(err, errExchanged) { // all else goes on
-			c.failed = errors.Join(c.failed, fmt.Errorf("%s: %w", rel, err))
+			c.failed = cmp.Or(c.failed, fmt.Errorf("%s: %w", rel, err))
 			return nil
 		}
 		c.dirs = append(c.dirs, dirCopy{strings.Clone(rel), m, id})
@@ -417,6 +422,17 @@ func (c *copier) dir(out *posix.Dir, name, rel string) (made bool, err error) {
 	return true, errors.Join(posix.RemoveAll(out.FD(), name), unix.Mkdirat(out.FD(), name, 0o700))
 }
 
+// above opens the directory that a path lies in: the one that was there, or was made.
+func (c *copier) above(rel string) (*posix.Dir, error) {
+	dir := parentOf(rel)
+	out, err := c.to.Get(dir)
+	if want, known := c.there[dir]; err == nil && known && want != out.Stat.ID() {
+		out.Release()
+		return nil, fmt.Errorf("%s: %w", dir, errExchanged)
+	}
+	return out, err
+}
+
 var errExchanged = errors.New("another directory was put in its place meanwhile")
 
 // gets is which directory gets metadata: the one that was there, or was made just now, and so is
@@ -435,6 +451,7 @@ func (c *copier) gets(rel string, made bool) (id posix.DevIno, err error) {
 		return id, errExchanged
 	}
 	if made {
+		c.there[rel] = id
 		err = posix.ReadDir(h.FD(), make([]byte, posix.DirBuffer), func([]byte, inode.Type) error { return errExchanged })
 	}
 	return id, err

@@ -312,6 +312,7 @@ func exchangedDirectory(t *testing.T) {
 			}
 		}
 		must(os.Mkdir(filepath.Join(from, "his"), 0o755))
+		must(os.WriteFile(filepath.Join(from, "his/file"), nil, 0o644))
 		must(os.Mkdir(filepath.Join(to, "his"), 0o700))
 		must(os.Mkdir(filepath.Join(to, "secret"), 0o700))
 		st, err := posix.StatAt(unix.AT_FDCWD, filepath.Join(to, "his"))
@@ -327,8 +328,11 @@ func exchangedDirectory(t *testing.T) {
 		defer c.to.Close()
 		c.there = map[string]posix.DevIno{"his": st.ID()}
 		must(eachBelow(t.Context(), from, nil, func(n *walk.Node, rel string) error {
-			if rel != "his" {
+			if rel == "" {
 				return nil
+			}
+			if rel == "his/file" {
+				return c.node(n, rel)
 			}
 			if before {
 				exchange()
@@ -344,6 +348,13 @@ func exchangedDirectory(t *testing.T) {
 		}))
 		if err := c.finish(); !errors.Is(err, errExchanged) {
 			t.Errorf("it ends with %v", err)
+		}
+		if entries, err := secret.ReadDir(-1); err != nil || len(entries) > 0 {
+			t.Errorf("the other directory has %v, %v", entries, err)
+		}
+		must(os.WriteFile(filepath.Join(to, "his/added"), nil, 0o600))
+		if err := c.remove("his/added"); err != nil || !exists(filepath.Join(to, "his/added")) {
+			t.Errorf("a file of the other directory is removed, %v", err)
 		}
 		if info, err := secret.Stat(); err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("the other directory is %v, %v", info.Mode(), err)

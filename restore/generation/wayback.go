@@ -1,6 +1,7 @@
 package generation
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -204,8 +205,11 @@ func parentOf(path string) string { return strings.TrimPrefix(filepath.Dir("/"+p
 
 // remove removes what was added. A directory is empty by then, or it is unix.ENOTEMPTY.
 func (c *copier) remove(path string) error {
-	out, err := c.to.Get(parentOf(path))
-	if errors.Is(err, fs.ErrNotExist) {
+	out, err := c.above(path)
+	if errors.Is(err, errExchanged) { // all else goes on
+		c.failed = cmp.Or(c.failed, err)
+		return nil
+	} else if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
