@@ -29,7 +29,6 @@ func TestHostile(t *testing.T) {
 	t.Run("a file that is exchanged while it is copied gives its rights to no other", copiesOneFile)
 	t.Run("a directory that is exchanged gives its rights to no other", exchangedDirectory)
 	t.Run("what cannot be read forbids no switch", unreadable)
-	t.Run("a path without end forbids no switch", endlessPath)
 	t.Run("a reason of any length leaves a state that can be read", longReason)
 	t.Run("directories in directories take little of a record", deepRecord)
 	t.Run("only what is there is held", forgedHolder)
@@ -113,10 +112,6 @@ func unreadable(t *testing.T) {
 }
 
 func endlessPath(t *testing.T) {
-	if !enginetest.Slow() {
-		t.Skip("it takes half a minute: KNOWNGOOD_SLOW=1")
-	}
-	t.Parallel()
 	w := newWorld(t, t.TempDir(), "link")
 	endless(t, filepath.Join(w.root(), "d0"))
 	goesLiveWith(t, w)

@@ -28,6 +28,7 @@ func TestSlow(t *testing.T) {
 	t.Run("a patch in a clone, killed at each point", func(t *testing.T) {
 		(&crash{[]string{"adopt"}, "patch in a clone", either, 2}).killedAtEachPoint(t, "link")
 	})
+	t.Run("a path without end forbids no switch", endlessPath)
 	t.Run("sources are copied by reflinks on xfs", sourcesAreCopiedByReflinks)
 	t.Run("fs-verity keeps the files of a sealed generation", verityKeepsFiles)
 	t.Run("no request fails during 50 switches and rollbacks", func(t *testing.T) { requestsDuringSwitches(t, "link", 25) })
