@@ -149,8 +149,9 @@ func (d *Daemon) open(ctx context.Context) {
 // status publishes the state: to the service manager in a line, and to people when
 // a promise is broken.
 func (d *Daemon) status() {
+	opening := d.repo.settling(d.Now()) // before: meanwhile it may be open
 	r := d.report(false)
-	d.notifyAges(&r)
+	d.notifyAges(&r, opening || d.repo.settling(r.Now))
 	_, text := r.Verdict()
 	running := 0
 	for _, e := range r.Environments {
@@ -167,8 +168,8 @@ func (d *Daemon) status() {
 }
 
 // notifyAges sends, and logs, messages of broken RPOs, trials, instances, the check, and a
-// repository that cannot be used. While that is being opened at the start, it is neither.
-func (d *Daemon) notifyAges(r *report.Report) {
+// repository that cannot be used. While that is opened for the first time, it is neither.
+func (d *Daemon) notifyAges(r *report.Report, opening bool) {
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
 	messages := d.messages.notify(func(w *notify.Watch) (messages []notify.Message) {
@@ -193,7 +194,7 @@ func (d *Daemon) notifyAges(r *report.Report) {
 		if r.Check != nil {
 			messages = append(messages, w.Verified(r.Now, r.Check)...)
 		}
-		if d.repo.settling(r.Now) {
+		if opening {
 			return messages
 		}
 		return append(messages, w.Degraded(r.Now, r.Degraded)...)
