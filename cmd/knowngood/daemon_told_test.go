@@ -134,7 +134,7 @@ func testABrokenPromiseIsReportedOnceAndMetAgainOnce(t *testing.T) {
 	s.until(t, "there was time", func(r *report.Report) bool { return r.Now.Sub(r.Started) > environmentOf(r, "web").RPO() })
 	// It looks once a minute by itself. What was promised counts from a moment after the start.
 	look := func() { s.hup(t); time.Sleep(200 * time.Millisecond) }
-	waitFor(t, "the broken promise is told", func() bool { look(); return len(messages(t, told)) > 0 })
+	waitFor(t, "a message says that the promise is broken", func() bool { look(); return len(messages(t, told)) > 0 })
 	for range 3 { // further looks send nothing
 		s.hup(t)
 	}
@@ -147,7 +147,7 @@ func testABrokenPromiseIsReportedOnceAndMetAgainOnce(t *testing.T) {
 		t.Errorf("told: %v", list)
 	}
 	s.until(t, "the promise is broken again", func(r *report.Report) bool { return environmentOf(r, "web").RPOBroken })
-	waitFor(t, "that is told", func() bool { look(); return len(messages(t, told)) > 2 })
+	waitFor(t, "a message says so", func() bool { look(); return len(messages(t, told)) > 2 })
 	s.stop(t)
 	if list := kinds(messages(t, told)); !slices.Equal(list, []notify.Kind{notify.RPO, notify.RPOMet, notify.RPO}) {
 		t.Errorf("told: %v", list)
